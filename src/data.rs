@@ -1,0 +1,241 @@
+//! Inputs that anybody can make again: every element is a function of a key
+//! and its index, so the reference checks a kernel without touching the
+//! kernel's buffers, and each rotation slot holds other data.
+//!
+//! Values are uniform in [-1, 1), the distribution that the CUTLASS
+//! measurement document asks for: zeros would draw less power and clock
+//! higher than real data do.
+
+use half::{bf16, f16};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64Mcg;
+use rayon::prelude::*;
+
+use crate::problem::{DType, Format};
+
+/// Names the contents of one tensor in one rotation slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u64);
+
+impl Key {
+    /// The key of tensor number `tensor` of a problem in rotation slot `slot`.
+    pub fn new(seed: u64, slot: usize, tensor: usize) -> Self {
+        Key(mix(mix(mix(seed) ^ slot as u64) ^ tensor as u64))
+    }
+
+    /// The 64 random bits at `index`.
+    #[inline(always)]
+    fn bits(self, index: u64) -> u64 {
+        mix(self.0 ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Element `index` of a tensor of raw 32-bit words.
+    #[inline(always)]
+    pub fn word(self, index: u64) -> u32 {
+        (self.bits(index / 2) >> (32 * (index % 2))) as u32
+    }
+
+    /// Element `index` of a tensor of `dtype`, exact in `f32`.
+    pub fn value(self, dtype: DType, index: u64) -> f32 {
+        match dtype {
+            DType::F32 => f32_from(self.word(index)),
+            DType::Bf16 => bf16_from(self.half_word(index)).to_f32(),
+            DType::F16 => f16_from(self.half_word(index)).to_f32(),
+            DType::Int8 => f32::from(self.byte(index) as i8),
+            DType::Fp8E4m3 => e4m3_to_f32(e4m3_from(self.byte(index))),
+        }
+    }
+
+    fn half_word(self, index: u64) -> u16 {
+        (self.bits(index / 4) >> (16 * (index % 4))) as u16
+    }
+
+    fn byte(self, index: u64) -> u8 {
+        (self.bits(index / 8) >> (8 * (index % 8))) as u8
+    }
+
+    /// The page table of `pages` pages: every page number once, shuffled.
+    pub fn page_table(self, pages: usize) -> Vec<u32> {
+        let mut table: Vec<u32> = (0..pages as u32).collect();
+        table.shuffle(&mut Pcg64Mcg::seed_from_u64(self.0));
+        table
+    }
+
+    /// Writes a whole tensor of `format` into `bytes`, on all cores. `bytes`
+    /// is 4-byte aligned or longer; a tail shorter than an element stays.
+    pub fn fill(self, format: Format, bytes: &mut [u8]) {
+        match format {
+            Format::PageTable => {
+                let table = self.page_table(bytes.len() / 4);
+                bytes[..table.len() * 4].copy_from_slice(bytemuck::cast_slice(&table));
+            }
+            Format::Words => self.fill_with(bytes, |bits| bits),
+            Format::Values(DType::F32) => self.fill_with(bytes, |bits| {
+                let low = f32_from(bits as u32).to_bits();
+                let high = f32_from((bits >> 32) as u32).to_bits();
+                u64::from(low) | u64::from(high) << 32
+            }),
+            Format::Values(DType::Bf16) => {
+                self.fill_with(bytes, |bits| by_quarters(bits, |x| bf16_from(x).to_bits()));
+            }
+            Format::Values(DType::F16) => {
+                self.fill_with(bytes, |bits| by_quarters(bits, |x| f16_from(x).to_bits()));
+            }
+            Format::Values(DType::Int8) => self.fill_with(bytes, |bits| bits),
+            Format::Values(DType::Fp8E4m3) => self.fill_with(bytes, |bits| {
+                u64::from_le_bytes(bits.to_le_bytes().map(e4m3_from))
+            }),
+        }
+    }
+
+    /// Writes `encode(bits(i))` as little-endian words of 8 bytes.
+    fn fill_with(self, bytes: &mut [u8], encode: impl Fn(u64) -> u64 + Sync) {
+        const BLOCK_WORDS: usize = 1 << 15;
+        bytes.par_chunks_mut(BLOCK_WORDS * 8).enumerate().for_each(|(block, chunk)| {
+            let first = (block * BLOCK_WORDS) as u64;
+            let (words, tail) = chunk.as_chunks_mut::<8>();
+            let count = words.len() as u64;
+            for (index, word) in (first..).zip(words) {
+                *word = encode(self.bits(index)).to_le_bytes();
+            }
+            let last = encode(self.bits(first + count)).to_le_bytes();
+            tail.copy_from_slice(&last[..tail.len()]);
+        });
+    }
+}
+
+/// The finaliser of splitmix64: a bijection whose output bits all depend on
+/// all input bits.
+#[inline(always)]
+fn mix(mut x: u64) -> u64 {
+    x ^= x >> 30;
+    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^= x >> 27;
+    x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn by_quarters(bits: u64, encode: impl Fn(u16) -> u16) -> u64 {
+    (0..4)
+        .fold(0, |word, i| word | u64::from(encode((bits >> (16 * i)) as u16)) << (16 * i))
+}
+
+/// 24 of the bits as a multiple of 2^-23 in [-1, 1): exact in binary32.
+#[inline(always)]
+fn f32_from(bits: u32) -> f32 {
+    (bits as i32 >> 8) as f32 * (1.0 / (1 << 23) as f32)
+}
+
+/// Eight of the bits as an odd multiple of 2^-8 in (-1, 1): eight significant
+/// bits are what bfloat16 holds, so no rounding is left to any library.
+#[inline(always)]
+fn bf16_from(bits: u16) -> bf16 {
+    let value = (2 * i32::from(bits as i16 >> 8) + 1) as f32 * (1.0 / 256.0);
+    bf16::from_bits((value.to_bits() >> 16) as u16)
+}
+
+/// Eleven of the bits as a multiple of 2^-10 in [-1, 1): exact in binary16.
+#[inline(always)]
+fn f16_from(bits: u16) -> f16 {
+    f16::from_f32(f32::from(bits as i16 >> 5) * (1.0 / 1024.0))
+}
+
+/// An E4M3 code whose value is below 1 in size: sign and fraction are random,
+/// the exponent lies in the seven codes under that of 1.
+#[inline(always)]
+fn e4m3_from(bits: u8) -> u8 {
+    let exponent = (bits >> 3) & 7;
+    if exponent == 7 { bits & 0x87 } else { bits & 0xbf }
+}
+
+/// The value of an E4M3 code that is not NaN.
+fn e4m3_to_f32(code: u8) -> f32 {
+    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
+    let exponent = i32::from((code >> 3) & 15);
+    let fraction = f32::from(code & 7) / 8.0;
+    let size = if exponent == 0 {
+        fraction * 2f32.powi(-6)
+    } else {
+        (1.0 + fraction) * 2f32.powi(exponent - 7)
+    };
+    sign * size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(dtype: DType, bytes: &[u8], index: usize) -> f32 {
+        match dtype {
+            DType::F32 => bytemuck::pod_read_unaligned(&bytes[index * 4..][..4]),
+            DType::Bf16 => {
+                bytemuck::pod_read_unaligned::<bf16>(&bytes[index * 2..][..2]).to_f32()
+            }
+            DType::F16 => {
+                bytemuck::pod_read_unaligned::<f16>(&bytes[index * 2..][..2]).to_f32()
+            }
+            DType::Int8 => f32::from(bytes[index] as i8),
+            DType::Fp8E4m3 => e4m3_to_f32(bytes[index]),
+        }
+    }
+
+    #[test]
+    fn filled_elements_are_those_made_one_by_one() {
+        for dtype in DType::ALL {
+            let key = Key::new(7, 2, 1);
+            let elements = 300_007;
+            let mut bytes = vec![0; elements * dtype.bytes() as usize];
+            key.fill(Format::Values(dtype), &mut bytes);
+            for index in [0, 1, 2, 3, 7, 8, 131_071, 131_072, 262_144, elements - 1] {
+                let made = key.value(dtype, index as u64);
+                assert_eq!(decode(dtype, &bytes, index), made, "{dtype} {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn filled_words_are_those_made_one_by_one() {
+        let key = Key::new(7, 0, 0);
+        let mut bytes = vec![0; 4 * 70_001];
+        key.fill(Format::Words, &mut bytes);
+        for index in [0usize, 1, 65_535, 65_536, 70_000] {
+            let word: u32 = bytemuck::pod_read_unaligned(&bytes[4 * index..][..4]);
+            assert_eq!(word, key.word(index as u64));
+        }
+    }
+
+    #[test]
+    fn values_are_centred_and_below_one_in_size() {
+        for dtype in [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3] {
+            let key = Key::new(1, 0, 0);
+            let values: Vec<f32> = (0..100_000).map(|i| key.value(dtype, i)).collect();
+            let mean = values.iter().sum::<f32>() / values.len() as f32;
+            assert!(values.iter().all(|x| x.abs() <= 1.0), "{dtype}");
+            assert!(mean.abs() < 0.01, "{dtype} has mean {mean}");
+            let distinct = values
+                .iter()
+                .map(|x| x.to_bits())
+                .collect::<std::collections::HashSet<_>>();
+            assert!(distinct.len() > 50, "{dtype} has {} values", distinct.len());
+        }
+    }
+
+    #[test]
+    fn page_table_holds_every_page_once_and_shuffled() {
+        let table = Key::new(3, 0, 2).page_table(1000);
+        let mut sorted = table.clone();
+        sorted.sort_unstable();
+        assert!(sorted.iter().copied().eq(0..1000));
+        assert_ne!(table, sorted);
+    }
+
+    #[test]
+    fn slots_and_tensors_differ() {
+        let word = |slot, tensor| Key::new(1, slot, tensor).word(0);
+        let words = [word(0, 0), word(0, 1), word(1, 0), word(1, 1)];
+        for (i, a) in words.iter().enumerate() {
+            assert!(words[..i].iter().all(|b| a != b));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! ridgepoint measures kernels of LLM inference and sets every measurement
+//! beside an analytical model.
+//!
+//! Dependencies run one way:
+//!
+//! ```text
+//! problem <- {data, roofline} <- reference <- device <- measure
+//!         <- {suite, record} <- campaign <- analysis <- {verdict, plot} <- cmd
+//! ```
+
+pub mod data;
+pub mod device;
+pub mod problem;
+pub mod reference;
+pub mod roofline;

@@ -1,0 +1,1114 @@
+//! What is asked: an operation with its shape and number formats, and the
+//! FLOPs and bytes that it cannot do without.
+//!
+//! FLOPs and bytes are counted here and nowhere else. Sweeps, verdicts,
+//! figures and predictions all call [`Problem::work`]. One FLOP is one
+//! multiplication or one addition, so a multiply-add is two. Bytes are
+//! compulsory traffic: every input read once, every output written once.
+//!
+//! A problem has one spelling as text, `op:key=value,key=value`, which parses
+//! back into the same problem. Suites, point ids and the command that repeats
+//! a row all use it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Largest extent of one dimension.
+pub const MAX_EXTENT: u64 = 1 << 40;
+/// Largest compulsory traffic of one problem, in bytes (64 TiB).
+pub const MAX_BYTES: u64 = 1 << 46;
+/// Largest FLOP count of one problem.
+pub const MAX_FLOPS: u64 = 1 << 62;
+
+/// A number format of tensor elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DType {
+    /// IEEE 754 binary32.
+    F32,
+    /// bfloat16: 8 exponent bits, 7 fraction bits.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+    /// OCP FP8 E4M3: 4 exponent bits, 3 fraction bits, no infinity.
+    Fp8E4m3,
+    /// Signed 8-bit integer.
+    Int8,
+}
+
+impl DType {
+    /// Every format, in the order in which tables list them.
+    pub const ALL: [DType; 5] =
+        [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Int8];
+
+    /// Size of one element in bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            DType::F32 => 4,
+            DType::Bf16 | DType::F16 => 2,
+            DType::Fp8E4m3 | DType::Int8 => 1,
+        }
+    }
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+            DType::F16 => "f16",
+            DType::Fp8E4m3 => "fp8_e4m3",
+            DType::Int8 => "int8",
+        }
+    }
+}
+
+/// Which way a stream goes through memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Read every byte once.
+    Read,
+    /// Write every byte once.
+    Write,
+    /// Read one half of the bytes and write them to the other half.
+    Copy,
+}
+
+impl Access {
+    /// Every access, in the order in which tables list them.
+    pub const ALL: [Access; 3] = [Access::Read, Access::Write, Access::Copy];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::Copy => "copy",
+        }
+    }
+}
+
+/// Which arithmetic unit a problem keeps busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unit {
+    /// Multiply-adds on the ordinary vector units.
+    Fma,
+    /// Matrix multiply-accumulates on tensor cores or their like.
+    Tensor,
+}
+
+impl Unit {
+    /// Every unit, in the order in which tables list them.
+    pub const ALL: [Unit; 2] = [Unit::Fma, Unit::Tensor];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Unit::Fma => "fma",
+            Unit::Tensor => "tensor",
+        }
+    }
+}
+
+/// How keys and values lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layout {
+    /// `[batch][kv head][token][dim]`.
+    Contiguous,
+    /// `[page][kv head][token in page][dim]`, pages found through a table
+    /// `[batch][page of the request]` of 32-bit page numbers, shuffled.
+    Paged {
+        /// Tokens in one page.
+        page_size: u64,
+    },
+}
+
+impl Layout {
+    /// Number of pages that `batch` requests of `context` tokens occupy; zero
+    /// when contiguous.
+    pub fn pages(self, batch: u64, context: u64) -> u64 {
+        match self {
+            Layout::Contiguous => 0,
+            Layout::Paged { page_size } => batch * context.div_ceil(page_size),
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Layout::Contiguous => f.write_str("contiguous"),
+            Layout::Paged { page_size } => write!(f, "paged{page_size}"),
+        }
+    }
+}
+
+impl FromStr for Layout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "contiguous" {
+            return Ok(Layout::Contiguous);
+        }
+        text.strip_prefix("paged")
+            .and_then(|n| n.parse().ok())
+            .map(|page_size| Layout::Paged { page_size })
+            .ok_or_else(|| {
+                format!("`{text}` is no layout; write `contiguous` or `paged16`")
+            })
+    }
+}
+
+macro_rules! text_of_name {
+    ($($type:ty => $what:literal),* $(,)?) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                <$type>::ALL.into_iter().find(|x| x.name() == text).ok_or_else(|| {
+                    let known: Vec<_> = <$type>::ALL.iter().map(|x| x.name()).collect();
+                    format!("`{text}` is no {}; one of {}", $what, known.join(", "))
+                })
+            }
+        }
+    )*};
+}
+
+text_of_name!(DType => "dtype", Access => "access", Unit => "unit", Op => "op");
+
+/// The operations, one for each variant of [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// See [`Stream`].
+    Stream,
+    /// See [`Peak`].
+    Peak,
+    /// See [`KvRead`].
+    KvRead,
+    /// See [`Gemm`].
+    Gemm,
+    /// See [`DecodeAttention`].
+    DecodeAttention,
+    /// See [`PrefillAttention`].
+    PrefillAttention,
+}
+
+impl Op {
+    /// Every operation, in the order in which tables list them.
+    pub const ALL: [Op; 6] = [
+        Op::Stream,
+        Op::Peak,
+        Op::KvRead,
+        Op::Gemm,
+        Op::DecodeAttention,
+        Op::PrefillAttention,
+    ];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Op::Stream => "stream",
+            Op::Peak => "peak",
+            Op::KvRead => "kv_read",
+            Op::Gemm => "gemm",
+            Op::DecodeAttention => "decode_attention",
+            Op::PrefillAttention => "prefill_attention",
+        }
+    }
+
+    /// Keys that a problem of this operation is written with.
+    pub const fn keys(self) -> &'static [&'static str] {
+        match self {
+            Op::Stream => &["access", "bytes"],
+            Op::Peak => &["unit", "dtype", "lanes", "steps"],
+            Op::KvRead => &["batch", "context", "kv_heads", "head_dim", "dtype", "layout"],
+            Op::Gemm => &["m", "n", "k", "dtype"],
+            Op::DecodeAttention => &[
+                "batch", "context", "q_heads", "kv_heads", "head_dim", "dtype", "kv_dtype",
+                "layout",
+            ],
+            Op::PrefillAttention => &[
+                "batch",
+                "prefix",
+                "new_tokens",
+                "q_heads",
+                "kv_heads",
+                "head_dim",
+                "causal",
+                "dtype",
+                "kv_dtype",
+            ],
+        }
+    }
+}
+
+/// Every key that any problem is written with, in the order of CSV columns.
+pub const SHAPE_KEYS: [&str; 19] = [
+    "access",
+    "bytes",
+    "unit",
+    "lanes",
+    "steps",
+    "m",
+    "n",
+    "k",
+    "batch",
+    "context",
+    "prefix",
+    "new_tokens",
+    "q_heads",
+    "kv_heads",
+    "head_dim",
+    "causal",
+    "layout",
+    "dtype",
+    "kv_dtype",
+];
+
+/// Stream through `bytes` of memory: the bandwidth ceilings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stream {
+    /// Which way.
+    pub access: Access,
+    /// Distinct bytes touched; a copy reads one half and writes the other.
+    pub bytes: u64,
+}
+
+/// Arithmetic out of registers: the compute ceilings. Each of `lanes` values
+/// goes through `steps` dependent multiply-adds.
+///
+/// With [`Unit::Fma`] a lane is one number and a step is `x = x * a + b`. With
+/// [`Unit::Tensor`] a lane is a 16 x 8 accumulator tile and a step adds the
+/// product of a 16 x 16 and a 16 x 8 tile, 4096 FLOPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peak {
+    /// Which unit.
+    pub unit: Unit,
+    /// Format of the operands.
+    pub dtype: DType,
+    /// Independent chains.
+    pub lanes: u64,
+    /// Multiply-adds in each chain.
+    pub steps: u64,
+}
+
+/// Read the keys and values of a cache and do nothing with them: the bytes of
+/// decode attention without its arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvRead {
+    /// Requests.
+    pub batch: u64,
+    /// Cached tokens of each request.
+    pub context: u64,
+    /// Key and value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Format of keys and values.
+    pub dtype: DType,
+    /// How they lie in memory.
+    pub layout: Layout,
+}
+
+/// `C[m][n] = A[m][k] * B[n][k]^T`: activations times weights, both with `k`
+/// innermost, as in a linear layer. With small `m` it is decode's projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gemm {
+    /// Rows of activations (tokens).
+    pub m: u64,
+    /// Output features.
+    pub n: u64,
+    /// Input features.
+    pub k: u64,
+    /// Format of A, B and C.
+    pub dtype: DType,
+}
+
+/// One new token per request attends to `context` cached tokens.
+/// Q and O are `[batch][q head][dim]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecodeAttention {
+    /// Requests.
+    pub batch: u64,
+    /// Cached tokens of each request.
+    pub context: u64,
+    /// Query heads.
+    pub q_heads: u64,
+    /// Key and value heads; divides `q_heads`.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Format of queries and outputs.
+    pub dtype: DType,
+    /// Format of keys and values.
+    pub kv_dtype: DType,
+    /// How keys and values lie in memory.
+    pub layout: Layout,
+}
+
+impl DecodeAttention {
+    /// Query heads that share one key and value head.
+    pub const fn group(&self) -> u64 {
+        self.q_heads / self.kv_heads
+    }
+
+    /// The cache read that this attention cannot do without.
+    pub const fn kv(&self) -> KvRead {
+        KvRead {
+            batch: self.batch,
+            context: self.context,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            dtype: self.kv_dtype,
+            layout: self.layout,
+        }
+    }
+}
+
+/// `new_tokens` tokens of each request attend to `prefix` cached tokens and to
+/// each other. Q and O are `[batch][q head][token][dim]`, K and V are
+/// `[batch][kv head][prefix and new tokens][dim]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefillAttention {
+    /// Requests.
+    pub batch: u64,
+    /// Tokens already in the cache.
+    pub prefix: u64,
+    /// Tokens processed now.
+    pub new_tokens: u64,
+    /// Query heads.
+    pub q_heads: u64,
+    /// Key and value heads; divides `q_heads`.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Whether a token sees only the tokens up to itself.
+    pub causal: bool,
+    /// Format of queries and outputs.
+    pub dtype: DType,
+    /// Format of keys and values.
+    pub kv_dtype: DType,
+}
+
+impl PrefillAttention {
+    /// Query heads that share one key and value head.
+    pub const fn group(&self) -> u64 {
+        self.q_heads / self.kv_heads
+    }
+
+    /// Keys of each request and head.
+    pub const fn context(&self) -> u64 {
+        self.prefix + self.new_tokens
+    }
+
+    /// Keys that new token number `row` attends to.
+    pub const fn attended(&self, row: u64) -> u64 {
+        if self.causal { self.prefix + row + 1 } else { self.context() }
+    }
+}
+
+/// What is asked of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Problem {
+    /// See [`Stream`].
+    Stream(Stream),
+    /// See [`Peak`].
+    Peak(Peak),
+    /// See [`KvRead`].
+    KvRead(KvRead),
+    /// See [`Gemm`].
+    Gemm(Gemm),
+    /// See [`DecodeAttention`].
+    DecodeAttention(DecodeAttention),
+    /// See [`PrefillAttention`].
+    PrefillAttention(PrefillAttention),
+}
+
+/// FLOPs by unit, and compulsory bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// FLOPs of matrix products, which tensor cores can do.
+    pub matrix_flops: u64,
+    /// FLOPs that only the vector units can do.
+    pub vector_flops: u64,
+    /// Bytes that must be read.
+    pub bytes_read: u64,
+    /// Bytes that must be written.
+    pub bytes_written: u64,
+}
+
+impl Work {
+    /// All FLOPs.
+    pub const fn flops(&self) -> u64 {
+        self.matrix_flops + self.vector_flops
+    }
+
+    /// All bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes_read + self.bytes_written
+    }
+
+    /// Operational intensity in FLOPs per byte.
+    pub fn operational_intensity(&self) -> f64 {
+        self.flops() as f64 / self.bytes() as f64
+    }
+}
+
+/// What a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Numbers of a format.
+    Values(DType),
+    /// Raw 32-bit words.
+    Words,
+    /// A shuffled table of 32-bit page numbers, each used once.
+    PageTable,
+}
+
+impl Format {
+    /// Size of one element in bytes.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Format::Values(dtype) => dtype.bytes(),
+            Format::Words | Format::PageTable => 4,
+        }
+    }
+}
+
+/// What a tensor is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Read; part of the compulsory bytes.
+    Input,
+    /// Written; part of the compulsory bytes.
+    Output,
+    /// Proof that the inputs were read: a checksum, not counted as traffic.
+    Witness,
+}
+
+/// One array that a problem reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name in messages.
+    pub name: &'static str,
+    /// What it is there for.
+    pub role: Role,
+    /// What its elements are.
+    pub format: Format,
+    /// How many elements.
+    pub elements: u64,
+}
+
+impl Tensor {
+    const fn new(name: &'static str, role: Role, format: Format, elements: u64) -> Self {
+        Tensor { name, role, format, elements }
+    }
+
+    /// Size in bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.elements * self.format.bytes()
+    }
+}
+
+/// Why a problem cannot be asked.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[error("{message}")]
+pub struct ProblemError {
+    /// The key to change, where there is one.
+    pub key: Option<String>,
+    /// What is wrong and what to write.
+    pub message: String,
+}
+
+impl ProblemError {
+    fn at(key: &str, message: impl Into<String>) -> Self {
+        ProblemError { key: Some(key.to_owned()), message: message.into() }
+    }
+}
+
+impl Problem {
+    /// The operation.
+    pub const fn op(&self) -> Op {
+        match self {
+            Problem::Stream(_) => Op::Stream,
+            Problem::Peak(_) => Op::Peak,
+            Problem::KvRead(_) => Op::KvRead,
+            Problem::Gemm(_) => Op::Gemm,
+            Problem::DecodeAttention(_) => Op::DecodeAttention,
+            Problem::PrefillAttention(_) => Op::PrefillAttention,
+        }
+    }
+
+    /// FLOPs and compulsory bytes, from the shape alone.
+    ///
+    /// * gemm: `2 m n k`; `b (m k + n k + m n)`.
+    /// * decode attention: `4 B n_q d s`; Q and O `2 B n_q d b`, K and V
+    ///   `2 B n_kv d s b_kv`.
+    /// * prefill attention: `4 B n_q d` times the attended keys summed over
+    ///   rows, which is `2 B n_q d S (2 P + S + 1)` when causal; Q and O
+    ///   `2 B n_q S d b`, K and V `2 B n_kv (S + P) d b_kv`.
+    /// * kv_read: the K and V bytes of decode attention.
+    /// * paged layouts add 4 bytes for each entry of the page table.
+    ///
+    /// Formulas as in NVIDIA aiconfigurator, with the causal sum exact; the
+    /// softmax is not counted. See METHODOLOGY.md.
+    pub fn work(&self) -> Work {
+        match *self {
+            Problem::Stream(Stream { access, bytes }) => Work {
+                bytes_read: match access {
+                    Access::Read => bytes,
+                    Access::Write => 0,
+                    Access::Copy => bytes / 2,
+                },
+                bytes_written: match access {
+                    Access::Read => 0,
+                    Access::Write => bytes,
+                    Access::Copy => bytes / 2,
+                },
+                ..Work::default()
+            },
+            Problem::Peak(p) => peak_work(p),
+            Problem::KvRead(p) => Work { bytes_read: kv_bytes(&p), ..Work::default() },
+            Problem::Gemm(Gemm { m, n, k, dtype }) => Work {
+                matrix_flops: 2 * m * n * k,
+                bytes_read: (m * k + n * k) * dtype.bytes(),
+                bytes_written: m * n * dtype.bytes(),
+                ..Work::default()
+            },
+            Problem::DecodeAttention(p) => {
+                let rows = p.batch * p.q_heads * p.head_dim;
+                Work {
+                    matrix_flops: 4 * rows * p.context,
+                    bytes_read: rows * p.dtype.bytes() + kv_bytes(&p.kv()),
+                    bytes_written: rows * p.dtype.bytes(),
+                    ..Work::default()
+                }
+            }
+            Problem::PrefillAttention(p) => {
+                let rows = p.batch * p.q_heads * p.head_dim;
+                let twice_attended = if p.causal {
+                    p.new_tokens * (2 * p.prefix + p.new_tokens + 1)
+                } else {
+                    2 * p.new_tokens * p.context()
+                };
+                let q_bytes = rows * p.new_tokens * p.dtype.bytes();
+                let kv_bytes = 2
+                    * p.batch
+                    * p.kv_heads
+                    * p.context()
+                    * p.head_dim
+                    * p.kv_dtype.bytes();
+                Work {
+                    matrix_flops: 2 * rows * twice_attended,
+                    bytes_read: q_bytes + kv_bytes,
+                    bytes_written: q_bytes,
+                    ..Work::default()
+                }
+            }
+        }
+    }
+
+    /// The format whose compute ceiling binds, if the problem computes.
+    pub const fn math_dtype(&self) -> Option<DType> {
+        match self {
+            Problem::Stream(_) | Problem::KvRead(_) => None,
+            Problem::Peak(p) => Some(p.dtype),
+            Problem::Gemm(p) => Some(p.dtype),
+            Problem::DecodeAttention(p) => Some(p.dtype),
+            Problem::PrefillAttention(p) => Some(p.dtype),
+        }
+    }
+
+    /// The arrays of one instance, in a fixed order: devices lay them out,
+    /// and the reference regenerates them, by position in this list.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        use Role::{Input, Output, Witness};
+        match *self {
+            Problem::Stream(Stream { access, bytes }) => {
+                let words = bytes / 4;
+                match access {
+                    Access::Read => vec![
+                        Tensor::new("source", Input, Format::Words, words),
+                        Tensor::new("checksum", Witness, Format::Words, 1),
+                    ],
+                    Access::Write => {
+                        vec![Tensor::new("target", Output, Format::Words, words)]
+                    }
+                    Access::Copy => vec![
+                        Tensor::new("source", Input, Format::Words, words / 2),
+                        Tensor::new("target", Output, Format::Words, words / 2),
+                    ],
+                }
+            }
+            Problem::Peak(p) => {
+                let elements = p.lanes * lane_elements(p.unit);
+                vec![
+                    Tensor::new("start", Input, Format::Values(DType::F32), elements),
+                    Tensor::new("end", Output, Format::Values(DType::F32), elements),
+                ]
+            }
+            Problem::KvRead(p) => {
+                let mut tensors = kv_tensors(&p);
+                tensors.push(Tensor::new(
+                    "checksums",
+                    Witness,
+                    Format::Words,
+                    p.batch * p.kv_heads,
+                ));
+                tensors
+            }
+            Problem::Gemm(Gemm { m, n, k, dtype }) => {
+                let format = Format::Values(dtype);
+                vec![
+                    Tensor::new("a", Input, format, m * k),
+                    Tensor::new("b", Input, format, n * k),
+                    Tensor::new("c", Output, format, m * n),
+                ]
+            }
+            Problem::DecodeAttention(p) => {
+                let format = Format::Values(p.dtype);
+                let rows = p.batch * p.q_heads * p.head_dim;
+                let mut tensors = kv_tensors(&p.kv());
+                tensors.push(Tensor::new("q", Input, format, rows));
+                tensors.push(Tensor::new("o", Output, format, rows));
+                tensors
+            }
+            Problem::PrefillAttention(p) => {
+                let format = Format::Values(p.dtype);
+                let kv_format = Format::Values(p.kv_dtype);
+                let rows = p.batch * p.q_heads * p.new_tokens * p.head_dim;
+                let kv = p.batch * p.kv_heads * p.context() * p.head_dim;
+                vec![
+                    Tensor::new("k", Input, kv_format, kv),
+                    Tensor::new("v", Input, kv_format, kv),
+                    Tensor::new("q", Input, format, rows),
+                    Tensor::new("o", Output, format, rows),
+                ]
+            }
+        }
+    }
+
+    /// The keys and values that spell this problem, in the order of
+    /// [`Op::keys`].
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let values: Vec<String> = match *self {
+            Problem::Stream(p) => vec![p.access.to_string(), p.bytes.to_string()],
+            Problem::Peak(p) => vec![
+                p.unit.to_string(),
+                p.dtype.to_string(),
+                p.lanes.to_string(),
+                p.steps.to_string(),
+            ],
+            Problem::KvRead(p) => vec![
+                p.batch.to_string(),
+                p.context.to_string(),
+                p.kv_heads.to_string(),
+                p.head_dim.to_string(),
+                p.dtype.to_string(),
+                p.layout.to_string(),
+            ],
+            Problem::Gemm(p) => {
+                vec![p.m.to_string(), p.n.to_string(), p.k.to_string(), p.dtype.to_string()]
+            }
+            Problem::DecodeAttention(p) => vec![
+                p.batch.to_string(),
+                p.context.to_string(),
+                p.q_heads.to_string(),
+                p.kv_heads.to_string(),
+                p.head_dim.to_string(),
+                p.dtype.to_string(),
+                p.kv_dtype.to_string(),
+                p.layout.to_string(),
+            ],
+            Problem::PrefillAttention(p) => vec![
+                p.batch.to_string(),
+                p.prefix.to_string(),
+                p.new_tokens.to_string(),
+                p.q_heads.to_string(),
+                p.kv_heads.to_string(),
+                p.head_dim.to_string(),
+                p.causal.to_string(),
+                p.dtype.to_string(),
+                p.kv_dtype.to_string(),
+            ],
+        };
+        self.op().keys().iter().copied().zip(values).collect()
+    }
+
+    /// Builds a problem from its operation and `key = value` fields.
+    ///
+    /// `layout`, `kv_dtype`, `prefix` and `causal` may be left out; they are
+    /// then `contiguous`, the `dtype`, 0 and `true`.
+    ///
+    /// # Errors
+    /// An unknown, missing or doubled key, a value that does not parse, a zero
+    /// or huge dimension, an impossible shape.
+    pub fn from_fields(op: Op, fields: &[(String, String)]) -> Result<Self, ProblemError> {
+        let f = FieldReader::new(op, fields)?;
+        let problem = match op {
+            Op::Stream => Problem::Stream(Stream {
+                access: f.parse("access")?,
+                bytes: f.size("bytes")?,
+            }),
+            Op::Peak => Problem::Peak(Peak {
+                unit: f.parse("unit")?,
+                dtype: f.parse("dtype")?,
+                lanes: f.extent("lanes")?,
+                steps: f.extent("steps")?,
+            }),
+            Op::KvRead => Problem::KvRead(KvRead {
+                batch: f.extent("batch")?,
+                context: f.extent("context")?,
+                kv_heads: f.extent("kv_heads")?,
+                head_dim: f.extent("head_dim")?,
+                dtype: f.parse("dtype")?,
+                layout: f.layout()?,
+            }),
+            Op::Gemm => Problem::Gemm(Gemm {
+                m: f.extent("m")?,
+                n: f.extent("n")?,
+                k: f.extent("k")?,
+                dtype: f.parse("dtype")?,
+            }),
+            Op::DecodeAttention => Problem::DecodeAttention(DecodeAttention {
+                batch: f.extent("batch")?,
+                context: f.extent("context")?,
+                q_heads: f.extent("q_heads")?,
+                kv_heads: f.extent("kv_heads")?,
+                head_dim: f.extent("head_dim")?,
+                dtype: f.parse("dtype")?,
+                kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
+                layout: f.layout()?,
+            }),
+            Op::PrefillAttention => Problem::PrefillAttention(PrefillAttention {
+                batch: f.extent("batch")?,
+                prefix: f.extent_or_zero("prefix")?,
+                new_tokens: f.extent("new_tokens")?,
+                q_heads: f.extent("q_heads")?,
+                kv_heads: f.extent("kv_heads")?,
+                head_dim: f.extent("head_dim")?,
+                causal: f.flag("causal", true)?,
+                dtype: f.parse("dtype")?,
+                kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
+            }),
+        };
+        problem.check_shape()?;
+        problem.check_size()?;
+        Ok(problem)
+    }
+
+    fn check_shape(&self) -> Result<(), ProblemError> {
+        let heads = match self {
+            Problem::DecodeAttention(p) => Some((p.q_heads, p.kv_heads)),
+            Problem::PrefillAttention(p) => Some((p.q_heads, p.kv_heads)),
+            _ => None,
+        };
+        if let Some((q_heads, kv_heads)) = heads
+            && q_heads % kv_heads != 0
+        {
+            return Err(ProblemError::at(
+                "kv_heads",
+                format!(
+                    "q_heads = {q_heads} is no multiple of kv_heads = {kv_heads}; every key and \
+                     value head serves the same number of query heads, so make it one"
+                ),
+            ));
+        }
+        match self {
+            Problem::Stream(p) if p.bytes % 128 != 0 => Err(ProblemError::at(
+                "bytes",
+                format!("bytes = {} is no multiple of 128; round it to one", p.bytes),
+            )),
+            Problem::Peak(Peak { unit: Unit::Tensor, dtype: DType::F32, .. }) => {
+                Err(ProblemError::at(
+                    "dtype",
+                    "no tensor unit takes f32 operands; use `unit = \"fma\"` or a 16-bit or \
+                     8-bit dtype",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what would overflow the counts, before they are taken: the
+    /// same products in floating point.
+    fn check_size(&self) -> Result<(), ProblemError> {
+        let product = |xs: &[u64]| xs.iter().map(|&x| x as f64).product::<f64>();
+        let (flops, elements) = match *self {
+            Problem::Stream(p) => (0.0, p.bytes as f64 / 4.0),
+            Problem::Peak(p) => (
+                product(&[step_flops(p.unit), p.lanes, p.steps]),
+                product(&[2, lane_elements(p.unit), p.lanes]),
+            ),
+            Problem::KvRead(p) => (0.0, kv_elements(&p)),
+            Problem::Gemm(p) => (
+                product(&[2, p.m, p.n, p.k]),
+                product(&[p.m, p.n]) + product(&[p.m, p.k]) + product(&[p.n, p.k]),
+            ),
+            Problem::DecodeAttention(p) => (
+                product(&[4, p.batch, p.q_heads, p.head_dim, p.context]),
+                product(&[2, p.batch, p.q_heads, p.head_dim]) + kv_elements(&p.kv()),
+            ),
+            Problem::PrefillAttention(p) => (
+                product(&[4, p.batch, p.q_heads, p.head_dim, p.new_tokens, p.context()]),
+                product(&[4, p.batch, p.q_heads, p.head_dim, p.context()]),
+            ),
+        };
+        if elements * 4.0 > MAX_BYTES as f64 || flops > MAX_FLOPS as f64 {
+            return Err(ProblemError {
+                key: None,
+                message: format!(
+                    "{self} asks for {:.3e} bytes and {flops:.3e} FLOPs, more than the {:.1e} \
+                     and {:.1e} that are counted exactly; make it smaller",
+                    elements * 4.0,
+                    MAX_BYTES as f64,
+                    MAX_FLOPS as f64
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn peak_work(p: Peak) -> Work {
+    let elements = p.lanes * lane_elements(p.unit);
+    let flops = step_flops(p.unit) * p.lanes * p.steps;
+    let (matrix_flops, vector_flops) = match p.unit {
+        Unit::Fma => (0, flops),
+        Unit::Tensor => (flops, 0),
+    };
+    let bytes = elements * DType::F32.bytes();
+    Work { matrix_flops, vector_flops, bytes_read: bytes, bytes_written: bytes }
+}
+
+/// FLOPs of one step of one lane of a peak problem.
+const fn step_flops(unit: Unit) -> u64 {
+    match unit {
+        Unit::Fma => 2,
+        Unit::Tensor => 2 * 16 * 8 * 16,
+    }
+}
+
+/// Numbers that one lane of a peak problem holds.
+const fn lane_elements(unit: Unit) -> u64 {
+    match unit {
+        Unit::Fma => 1,
+        Unit::Tensor => 16 * 8,
+    }
+}
+
+/// Elements allocated for keys and values, in floating point so that nothing
+/// overflows.
+fn kv_elements(p: &KvRead) -> f64 {
+    let tokens = match p.layout {
+        Layout::Contiguous => p.context as f64,
+        Layout::Paged { page_size } => {
+            p.context.div_ceil(page_size) as f64 * page_size as f64
+        }
+    };
+    2.0 * p.batch as f64 * p.kv_heads as f64 * p.head_dim as f64 * tokens
+}
+
+fn kv_bytes(p: &KvRead) -> u64 {
+    2 * p.batch * p.kv_heads * p.context * p.head_dim * p.dtype.bytes()
+        + 4 * p.layout.pages(p.batch, p.context)
+}
+
+/// Keys, values and, where paged, the page table. A paged pool holds whole
+/// pages, so its tail past the context is allocated but never read.
+fn kv_tensors(p: &KvRead) -> Vec<Tensor> {
+    let tokens = match p.layout {
+        Layout::Contiguous => p.batch * p.context,
+        Layout::Paged { page_size } => p.layout.pages(p.batch, p.context) * page_size,
+    };
+    let format = Format::Values(p.dtype);
+    let elements = tokens * p.kv_heads * p.head_dim;
+    let mut tensors = vec![
+        Tensor::new("k", Role::Input, format, elements),
+        Tensor::new("v", Role::Input, format, elements),
+    ];
+    let pages = p.layout.pages(p.batch, p.context);
+    if pages > 0 {
+        tensors.push(Tensor::new("page_table", Role::Input, Format::PageTable, pages));
+    }
+    tensors
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.op())?;
+        for (i, (key, value)) in self.fields().iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Problem {
+    type Err = ProblemError;
+
+    fn from_str(text: &str) -> Result<Self, ProblemError> {
+        let (op, rest) = text.split_once(':').ok_or_else(|| ProblemError {
+            key: None,
+            message: format!("`{text}` is no problem; write `op:key=value,key=value`"),
+        })?;
+        let op = op.trim().parse().map_err(|e: String| ProblemError::at("op", e))?;
+        let mut fields = Vec::new();
+        for part in rest.split(',').filter(|part| !part.trim().is_empty()) {
+            let (key, value) = part.split_once('=').ok_or_else(|| ProblemError {
+                key: None,
+                message: format!("`{part}` in `{text}` is no `key=value`"),
+            })?;
+            fields.push((key.trim().to_owned(), value.trim().to_owned()));
+        }
+        Problem::from_fields(op, &fields)
+    }
+}
+
+/// Takes typed values out of `key = value` fields.
+struct FieldReader<'a> {
+    op: Op,
+    fields: &'a [(String, String)],
+}
+
+impl<'a> FieldReader<'a> {
+    fn new(op: Op, fields: &'a [(String, String)]) -> Result<Self, ProblemError> {
+        for (i, (key, _)) in fields.iter().enumerate() {
+            if !op.keys().contains(&key.as_str()) {
+                return Err(ProblemError::at(key, unknown_key(key, op.name(), op.keys())));
+            }
+            if fields[..i].iter().any(|(earlier, _)| earlier == key) {
+                return Err(ProblemError::at(key, format!("`{key}` is given twice")));
+            }
+        }
+        Ok(FieldReader { op, fields })
+    }
+
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.fields.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    fn require(&self, key: &str) -> Result<&'a str, ProblemError> {
+        self.get(key).ok_or_else(|| ProblemError {
+            key: None,
+            message: format!(
+                "{} needs `{key}`; its keys are {}",
+                self.op,
+                self.op.keys().join(", ")
+            ),
+        })
+    }
+
+    fn parse<T: FromStr<Err = String>>(&self, key: &str) -> Result<T, ProblemError> {
+        self.require(key)?.parse().map_err(|e: String| ProblemError::at(key, e))
+    }
+
+    fn parse_or_other<T: FromStr<Err = String>>(
+        &self,
+        key: &str,
+        other: &str,
+    ) -> Result<T, ProblemError> {
+        self.parse(if self.get(key).is_some() { key } else { other })
+    }
+
+    fn layout(&self) -> Result<Layout, ProblemError> {
+        let Some(text) = self.get("layout") else { return Ok(Layout::Contiguous) };
+        let layout = text.parse().map_err(|e: String| ProblemError::at("layout", e))?;
+        if let Layout::Paged { page_size } = layout {
+            check_extent("layout", page_size)?;
+        }
+        Ok(layout)
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool, ProblemError> {
+        let Some(text) = self.get(key) else { return Ok(default) };
+        text.parse().map_err(|_| {
+            ProblemError::at(key, format!("{key} = `{text}` is neither `true` nor `false`"))
+        })
+    }
+
+    fn number(&self, key: &str) -> Result<u64, ProblemError> {
+        let text = self.require(key)?;
+        text.parse().map_err(|_| {
+            ProblemError::at(
+                key,
+                format!("{key} = `{text}` is no whole number of 0 or more"),
+            )
+        })
+    }
+
+    fn extent(&self, key: &str) -> Result<u64, ProblemError> {
+        let n = self.number(key)?;
+        check_extent(key, n)?;
+        Ok(n)
+    }
+
+    fn extent_or_zero(&self, key: &str) -> Result<u64, ProblemError> {
+        match self.get(key) {
+            None | Some("0") => Ok(0),
+            Some(_) => self.extent(key),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<u64, ProblemError> {
+        let text = self.require(key)?;
+        let bytes = parse_bytes(text).ok_or_else(|| {
+            ProblemError::at(
+                key,
+                format!("{key} = `{text}` is no size; write `4 MiB` or 4194304"),
+            )
+        })?;
+        check_extent(key, bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn check_extent(key: &str, n: u64) -> Result<(), ProblemError> {
+    if n == 0 {
+        return Err(ProblemError::at(key, format!("{key} = 0; it must be at least 1")));
+    }
+    if n > MAX_EXTENT {
+        let limit = MAX_EXTENT;
+        return Err(ProblemError::at(
+            key,
+            format!("{key} = {n} is more than the limit of {limit}; make it smaller"),
+        ));
+    }
+    Ok(())
+}
+
+/// Sentence for a key that nobody knows, with the nearest that somebody does.
+pub fn unknown_key(key: &str, place: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(k, key), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().max(3) / 2);
+    match nearest {
+        Some((_, k)) => format!("{place} has no key `{key}`; did you mean `{k}`?"),
+        None => format!("{place} has no key `{key}`; its keys are {}", known.join(", ")),
+    }
+}
+
+/// Reads `4 MiB`, `4MiB`, `1 GiB`, `512 KiB`, `64 B` or a plain number of
+/// bytes. Powers of 1024 only, so that nobody has to guess.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}

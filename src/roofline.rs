@@ -1,0 +1,332 @@
+//! What time a piece of work must take on a machine: pure arithmetic.
+//!
+//! The time of perfect overlap is the larger of the memory time and the
+//! compute time (Williams, Waterman and Patterson, "Roofline", CACM 2009).
+//! Fractions of a roof are not clamped: one above 1 says that the roof is
+//! wrong or that a cache helped, and hiding it would hide that.
+
+use crate::problem::{DType, Work};
+
+/// Bandwidth measured at one working set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CurvePoint {
+    /// Distinct bytes touched between two uses of the same byte.
+    pub footprint_bytes: u64,
+    /// Bytes moved per second.
+    pub bytes_per_s: f64,
+}
+
+/// Bandwidth as a function of the working set: caches make it fall in steps
+/// until only DRAM is left, the last point.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve(Vec<CurvePoint>);
+
+impl Curve {
+    /// A curve through `points`, in any order. `None` when there are none.
+    pub fn new(mut points: Vec<CurvePoint>) -> Option<Self> {
+        points.sort_by_key(|p| p.footprint_bytes);
+        (!points.is_empty()).then_some(Curve(points))
+    }
+
+    /// The same bandwidth at every working set.
+    pub fn flat(bytes_per_s: f64) -> Self {
+        Curve(vec![CurvePoint { footprint_bytes: 0, bytes_per_s }])
+    }
+
+    /// Bandwidth in bytes/s at a working set: linear in the logarithm of the
+    /// footprint between two points, constant beyond the ends.
+    pub fn at(&self, footprint_bytes: u64) -> f64 {
+        let after = self.0.partition_point(|p| p.footprint_bytes <= footprint_bytes);
+        let Some(low) = after.checked_sub(1).map(|i| self.0[i]) else {
+            return self.0[0].bytes_per_s;
+        };
+        let Some(high) = self.0.get(after) else { return low.bytes_per_s };
+        let log = |bytes: u64| (bytes.max(1) as f64).ln();
+        let span = log(high.footprint_bytes) - log(low.footprint_bytes);
+        let share = (log(footprint_bytes) - log(low.footprint_bytes)) / span;
+        low.bytes_per_s + share * (high.bytes_per_s - low.bytes_per_s)
+    }
+
+    /// The point with the largest working set: what DRAM gives.
+    pub fn plateau(&self) -> CurvePoint {
+        self.0[self.0.len() - 1]
+    }
+
+    /// The points, by growing footprint.
+    pub fn points(&self) -> &[CurvePoint] {
+        &self.0
+    }
+}
+
+/// Memory ceilings by direction. A bus that turns around between reading and
+/// writing gives less than one that only reads, so a read-only kernel must not
+/// be judged by a copy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bandwidth {
+    /// Read only.
+    pub read: Curve,
+    /// Write only.
+    pub write: Option<Curve>,
+    /// Half of the bytes read, half written.
+    pub copy: Option<Curve>,
+}
+
+impl Bandwidth {
+    /// One bandwidth whatever the direction, as data sheets state it.
+    pub fn flat(bytes_per_s: f64) -> Self {
+        Bandwidth { read: Curve::flat(bytes_per_s), write: None, copy: None }
+    }
+
+    /// Seconds that `work`'s bytes take at a working set of `footprint_bytes`.
+    ///
+    /// The time per byte is interpolated over the share of written bytes
+    /// through the three measured shares 0 (read), 1/2 (copy) and 1 (write).
+    /// A share that was not measured is read off the next that was.
+    pub fn seconds(&self, work: &Work, footprint_bytes: u64) -> f64 {
+        if work.bytes() == 0 {
+            return 0.0;
+        }
+        let per_byte = |curve: &Curve| 1.0 / curve.at(footprint_bytes);
+        let read = per_byte(&self.read);
+        let write = self.write.as_ref().map(per_byte);
+        let copy = self.copy.as_ref().map(per_byte);
+        let copy = copy.unwrap_or_else(|| (read + write.unwrap_or(read)) / 2.0);
+        let write = write.unwrap_or(copy);
+        let written = work.bytes_written as f64 / work.bytes() as f64;
+        let mixed = if written <= 0.5 {
+            read + (copy - read) * (written / 0.5)
+        } else {
+            copy + (write - copy) * ((written - 0.5) / 0.5)
+        };
+        work.bytes() as f64 * mixed
+    }
+}
+
+/// The rate of arithmetic in one number format.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ComputePeak {
+    /// Format of the operands.
+    pub dtype: DType,
+    /// FLOPs per second, dense.
+    pub flops_per_s: f64,
+}
+
+/// Where peaks come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeakSource {
+    /// The vendor's data sheet.
+    Spec,
+    /// Computed from clocks and unit counts that the device reports.
+    Derived,
+    /// The best that this campaign measured on this device.
+    Empirical,
+}
+
+impl PeakSource {
+    /// The spelling used in figures and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PeakSource::Spec => "spec",
+            PeakSource::Derived => "derived",
+            PeakSource::Empirical => "empirical",
+        }
+    }
+}
+
+/// The ceilings of one machine, from one source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peaks {
+    /// Where they come from.
+    pub source: PeakSource,
+    /// Memory ceilings.
+    pub bandwidth: Bandwidth,
+    /// Compute ceilings, one for each format that is known.
+    pub compute: Vec<ComputePeak>,
+}
+
+impl Peaks {
+    /// FLOPs per second in a format, if known.
+    pub fn flops_per_s(&self, dtype: DType) -> Option<f64> {
+        self.compute.iter().find(|p| p.dtype == dtype).map(|p| p.flops_per_s)
+    }
+
+    /// FLOPs per byte at which compute and DRAM reads take the same time.
+    pub fn ridge(&self, dtype: DType) -> Option<f64> {
+        Some(self.flops_per_s(dtype)? / self.bandwidth.read.plateau().bytes_per_s)
+    }
+
+    /// The least time of `work` whose math is in `dtype`, touching
+    /// `footprint_bytes` between two uses of the same byte. `None` when the
+    /// work computes in a format without a known ceiling.
+    pub fn roof(
+        &self,
+        work: &Work,
+        dtype: Option<DType>,
+        footprint_bytes: u64,
+    ) -> Option<Roof> {
+        let memory_s = self.bandwidth.seconds(work, footprint_bytes);
+        let compute_s = match (work.flops(), dtype) {
+            (0, _) => 0.0,
+            (flops, Some(dtype)) => flops as f64 / self.flops_per_s(dtype)?,
+            (_, None) => return None,
+        };
+        Some(Roof { memory_s, compute_s })
+    }
+}
+
+/// Which resource sets the time of a piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Bytes per second.
+    Memory,
+    /// FLOPs per second.
+    Compute,
+}
+
+impl Resource {
+    /// The spelling used in tables and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Resource::Memory => "memory",
+            Resource::Compute => "compute",
+        }
+    }
+}
+
+/// The two times that a roofline compares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roof {
+    /// Seconds to move the bytes.
+    pub memory_s: f64,
+    /// Seconds to do the arithmetic.
+    pub compute_s: f64,
+}
+
+impl Roof {
+    /// Seconds when both overlap perfectly.
+    pub fn time_s(&self) -> f64 {
+        self.memory_s.max(self.compute_s)
+    }
+
+    /// The resource that takes longer.
+    pub fn binding(&self) -> Resource {
+        if self.memory_s >= self.compute_s { Resource::Memory } else { Resource::Compute }
+    }
+
+    /// Share of the binding roof that a measured time reaches, not clamped.
+    pub fn fraction(&self, measured_s: f64) -> f64 {
+        self.time_s() / measured_s
+    }
+}
+
+/// `m` at which a gemm with `n = k = size` and `ridge` FLOPs per byte crosses
+/// from memory to compute bound, for elements of `element_bytes`. `None` when
+/// it never does.
+///
+/// From `2 m N^2 = ridge b (2 m N + N^2)`.
+pub fn gemm_ridge_rows(ridge: f64, size: u64, element_bytes: u64) -> Option<f64> {
+    let n = size as f64;
+    let scaled = ridge * element_bytes as f64 / 2.0;
+    let rows = scaled * n / (n - 2.0 * scaled);
+    (rows > 0.0 && rows.is_finite()).then_some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(footprint_bytes: u64, bytes_per_s: f64) -> CurvePoint {
+        CurvePoint { footprint_bytes, bytes_per_s }
+    }
+
+    fn h100() -> Peaks {
+        Peaks {
+            source: PeakSource::Spec,
+            bandwidth: Bandwidth::flat(3.35e12),
+            compute: vec![ComputePeak { dtype: DType::Bf16, flops_per_s: 989e12 }],
+        }
+    }
+
+    #[test]
+    fn curve_is_linear_in_the_logarithm_and_constant_beyond_its_ends() {
+        let curve = Curve::new(vec![point(1 << 30, 30.0), point(1 << 20, 90.0)]).unwrap();
+        assert_eq!(curve.at(1), 90.0);
+        assert_eq!(curve.at(1 << 20), 90.0);
+        assert!((curve.at(1 << 25) - 60.0).abs() < 1e-9);
+        assert_eq!(curve.at(1 << 30), 30.0);
+        assert_eq!(curve.at(1 << 40), 30.0);
+        assert_eq!(curve.plateau(), point(1 << 30, 30.0));
+        assert_eq!(Curve::new(vec![]), None);
+    }
+
+    #[test]
+    fn memory_time_follows_the_share_of_writes() {
+        let bandwidth = Bandwidth {
+            read: Curve::flat(10.0),
+            write: Some(Curve::flat(5.0)),
+            copy: Some(Curve::flat(4.0)),
+        };
+        let seconds = |bytes_read, bytes_written| {
+            bandwidth.seconds(&Work { bytes_read, bytes_written, ..Work::default() }, 0)
+        };
+        assert!((seconds(100, 0) - 10.0).abs() < 1e-12);
+        assert!((seconds(50, 50) - 25.0).abs() < 1e-12);
+        assert!((seconds(0, 100) - 20.0).abs() < 1e-12);
+        // A quarter written lies half way between read and copy: 0.175 s/B.
+        assert!((seconds(75, 25) - 17.5).abs() < 1e-12);
+        assert_eq!(seconds(0, 0), 0.0);
+    }
+
+    #[test]
+    fn unmeasured_directions_are_read_off_the_measured_ones() {
+        let work = Work { bytes_read: 0, bytes_written: 100, ..Work::default() };
+        assert!((Bandwidth::flat(10.0).seconds(&work, 0) - 10.0).abs() < 1e-12);
+        let copy_only = Bandwidth {
+            read: Curve::flat(10.0),
+            write: None,
+            copy: Some(Curve::flat(5.0)),
+        };
+        assert!((copy_only.seconds(&work, 0) - 20.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn ridge_of_the_h100_is_295() {
+        assert!((h100().ridge(DType::Bf16).unwrap() - 295.2).abs() < 0.05);
+        assert_eq!(h100().ridge(DType::F32), None);
+    }
+
+    #[test]
+    fn the_slower_resource_binds() {
+        let memory = Work { matrix_flops: 4, bytes_read: 1, ..Work::default() };
+        let compute = Work { matrix_flops: 400, bytes_read: 1, ..Work::default() };
+        let roof = |work| h100().roof(work, Some(DType::Bf16), 0).unwrap();
+        assert_eq!(roof(&memory).binding(), Resource::Memory);
+        assert_eq!(roof(&memory).time_s(), 1.0 / 3.35e12);
+        assert_eq!(roof(&compute).binding(), Resource::Compute);
+        assert_eq!(roof(&compute).time_s(), 400.0 / 989e12);
+    }
+
+    #[test]
+    fn fraction_is_not_clamped() {
+        let roof = Roof { memory_s: 2.0, compute_s: 1.0 };
+        assert_eq!(roof.fraction(4.0), 0.5);
+        assert_eq!(roof.fraction(1.0), 2.0);
+    }
+
+    #[test]
+    fn an_unknown_format_has_no_roof_unless_nothing_is_computed() {
+        let bytes_only = Work { bytes_read: 335, ..Work::default() };
+        let computes = Work { matrix_flops: 1, ..bytes_only };
+        assert!(h100().roof(&bytes_only, None, 0).is_some());
+        assert!(h100().roof(&computes, Some(DType::Int8), 0).is_none());
+        assert!(h100().roof(&computes, None, 0).is_none());
+    }
+
+    #[test]
+    fn gemm_crosses_the_ridge_where_the_formula_says() {
+        // R N / (N - 2 R) with R = 295.2, N = 8192, two-byte elements.
+        let rows = gemm_ridge_rows(295.2, 8192, 2).unwrap();
+        assert!((rows - 295.2 * 8192.0 / (8192.0 - 590.4)).abs() < 1e-9);
+        assert_eq!(gemm_ridge_rows(295.2, 512, 2), None);
+    }
+}
