@@ -8,8 +8,12 @@
 //!         <- {suite, record} <- campaign <- analysis <- {verdict, plot} <- cmd
 //! ```
 
+pub mod analysis;
 pub mod data;
 pub mod device;
+pub mod point;
 pub mod problem;
+pub mod record;
 pub mod reference;
 pub mod roofline;
+pub mod statistics;

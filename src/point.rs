@@ -1,0 +1,133 @@
+//! One thing to measure: a problem, the kernel that solves it and the state of
+//! the caches. Its text runs it alone, `op:key=value,...@kernel@cold`, and its
+//! id, a hash of that text, joins it across files and campaigns.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::problem::{Problem, ProblemError};
+
+/// Revision of the measuring protocol. It is part of every id: rows measured
+/// under different rules must not be joined.
+pub const PROTOCOL: &str = "1";
+
+/// What the caches hold when a launch starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CacheState {
+    /// Nothing of the launch's inputs: buffers rotate, and at least twice the
+    /// last-level cache is touched before any byte is touched again.
+    Cold,
+    /// Whatever the same launch left behind: one set of buffers, used over and
+    /// over.
+    Hot,
+}
+
+impl CacheState {
+    /// Both states, in the order in which tables list them.
+    pub const ALL: [CacheState; 2] = [CacheState::Cold, CacheState::Hot];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CacheState::Cold => "cold",
+            CacheState::Hot => "hot",
+        }
+    }
+}
+
+impl fmt::Display for CacheState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for CacheState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        CacheState::ALL
+            .into_iter()
+            .find(|s| s.name() == text)
+            .ok_or_else(|| format!("`{text}` is no cache state; write `cold` or `hot`"))
+    }
+}
+
+/// A problem, its kernel and its cache state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Point {
+    /// What is asked.
+    pub problem: Problem,
+    /// The kernel that does it; `none` where the device has none.
+    pub kernel: String,
+    /// What the caches hold.
+    pub cache: CacheState,
+}
+
+impl Point {
+    /// Twelve hexadecimal digits that stay the same wherever and whenever the
+    /// point is measured under the same protocol.
+    pub fn id(&self) -> String {
+        let text = format!("{self}@protocol{PROTOCOL}");
+        blake3::hash(text.as_bytes()).to_hex()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}@{}", self.problem, self.kernel, self.cache)
+    }
+}
+
+impl FromStr for Point {
+    type Err = ProblemError;
+
+    fn from_str(text: &str) -> Result<Self, ProblemError> {
+        let error = |message| ProblemError { key: None, message };
+        let mut parts = text.split('@');
+        let (Some(problem), Some(kernel), Some(cache), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(error(format!(
+                "`{text}` is no point; write `op:key=value,key=value@kernel@cold`"
+            )));
+        };
+        Ok(Point {
+            problem: problem.parse()?,
+            kernel: kernel.to_owned(),
+            cache: cache.parse().map_err(error)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "decode_attention:batch=8,context=1024,q_heads=32,kv_heads=8,\
+                        head_dim=128,dtype=bf16,kv_dtype=bf16,layout=paged16@cpu@cold";
+
+    #[test]
+    fn text_parses_back() {
+        let point: Point = TEXT.parse().unwrap();
+        assert_eq!(point.to_string(), TEXT);
+    }
+
+    #[test]
+    fn id_is_pinned_and_depends_on_every_part() {
+        let id = |text: &str| text.parse::<Point>().unwrap().id();
+        let base = id(TEXT);
+        assert_eq!(base, "PIN");
+        let changes =
+            [("=8,con", "=9,con"), ("@cpu", "@gpu"), ("@cold", "@hot"), ("d16@", "d32@")];
+        for (from, to) in changes {
+            assert_ne!(id(&TEXT.replace(from, to)), base, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn malformed_points_say_what_to_write() {
+        for text in ["", "gemm:m=1", "gemm:m=1,n=1,k=1,dtype=f32@x@warm", "a@b@c@d"] {
+            assert!(text.parse::<Point>().is_err(), "{text}");
+        }
+    }
+}

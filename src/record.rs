@@ -1,0 +1,212 @@
+//! Records on disk. A campaign is a folder of three CSV files:
+//!
+//! * `run.csv`: one row for each process that worked on it: provenance;
+//! * `results.csv`: one row for each planned point: model, time, check, status;
+//! * `samples.csv`: every timed sample.
+//!
+//! What was measured is stored with its unit in the column's name, in SI units
+//! without prefixes; rates and fractions are derived on reading. Empty means
+//! unknown. A point's samples reach the disk before its row does, each in one
+//! write, so a process may be killed at any moment: what a reader then drops
+//! is a torn last line and samples that no row vouches for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{Problem, SHAPE_KEYS};
+
+/// Version of the columns.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What became of a planned point.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Measured to the wanted precision.
+    Ok,
+    /// Measured, but the interval was still too wide when time was up.
+    Noisy,
+    /// Not measured: the device falls short, and `reason` says of what.
+    Skipped,
+    /// Not measured: the launch failed.
+    Failed,
+    /// Not measured, or not to be used: the output is wrong.
+    Wrong,
+}
+
+impl Status {
+    /// The spelling used in tables and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Noisy => "noisy",
+            Status::Skipped => "skipped",
+            Status::Failed => "failed",
+            Status::Wrong => "wrong",
+        }
+    }
+
+    /// Whether the row carries a time to be used.
+    pub const fn has_time(self) -> bool {
+        matches!(self, Status::Ok | Status::Noisy)
+    }
+}
+
+/// A row of `results.csv`. The columns of [`SHAPE_KEYS`] follow it on disk,
+/// for people who filter by shape; they are read back from `problem`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the columns are described in README.md")]
+pub struct Row {
+    pub run_id: String,
+    pub point_id: String,
+    pub repeat: u32,
+    pub order_index: u32,
+    pub suite: String,
+    pub device: String,
+    pub device_kind: String,
+    pub op: String,
+    pub kernel: String,
+    pub cache_state: String,
+    pub status: Option<Status>,
+    pub reason: String,
+    pub problem: String,
+    pub matrix_flops_model: u64,
+    pub vector_flops_model: u64,
+    pub bytes_read_model: u64,
+    pub bytes_written_model: u64,
+    pub bytes_extra: Option<u64>,
+    pub slots: Option<u64>,
+    pub footprint_bytes: Option<u64>,
+    pub reuse_distance_bytes: Option<u64>,
+    pub residency: String,
+    pub timer: String,
+    pub launches_per_sample: Option<u64>,
+    pub n_samples: u64,
+    pub time_s_median: Option<f64>,
+    pub time_s_ci_lo: Option<f64>,
+    pub time_s_ci_hi: Option<f64>,
+    pub time_s_mean: Option<f64>,
+    pub time_s_sd: Option<f64>,
+    pub time_s_min: Option<f64>,
+    pub time_s_p05: Option<f64>,
+    pub time_s_p25: Option<f64>,
+    pub time_s_p75: Option<f64>,
+    pub time_s_p95: Option<f64>,
+    pub check: String,
+    pub max_abs_err: Option<f64>,
+    pub max_rel_err: Option<f64>,
+    pub started_utc: String,
+    pub setup_s: f64,
+    pub check_s: f64,
+    pub warmup_s: f64,
+    pub sample_s: f64,
+    pub repro_command: String,
+}
+
+impl Row {
+    /// What identifies the row within its campaign.
+    pub fn key(&self) -> (String, u32) {
+        (self.point_id.clone(), self.repeat)
+    }
+}
+
+/// A row of `samples.csv`: `launches` launches timed together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the columns are described in README.md")]
+pub struct SampleRow {
+    pub run_id: String,
+    pub point_id: String,
+    pub repeat: u32,
+    pub sample_index: u32,
+    pub first_slot: u64,
+    pub launches: u64,
+    pub elapsed_s: f64,
+    /// Seconds since the process began to measure.
+    pub since_start_s: f64,
+}
+
+/// Provenance of one process: columns that every device has, then the
+/// device's own facts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    fields: Vec<(String, String)>,
+}
+
+impl Run {
+    /// Adds a column.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.fields.push((name.to_owned(), value.to_string()));
+    }
+
+    /// The value of a column.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// All columns in order.
+    pub fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+}
+
+/// The files of a campaign, read.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// Rows of `run.csv`.
+    pub runs: Vec<Run>,
+    /// Rows of `results.csv`.
+    pub rows: Vec<Row>,
+}
+
+impl Records {
+    /// Reads `run.csv` and `results.csv`. A torn last line is left out.
+    ///
+    /// # Errors
+    /// A file that is missing or does not parse, with its line.
+    pub fn read(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            bail!("{} is no folder; give one that `measure` wrote", folder.display());
+        }
+        Ok(Records {
+            runs: read_runs(&folder.join("run.csv"))?,
+            rows: read_csv(&folder.join("results.csv"))?,
+        })
+    }
+}
+
+/// The text of a file up to its last complete line.
+fn complete_lines(path: &Path) -> Result<String> {
+    let mut text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    Ok(text)
+}
+
+fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = complete_lines(path)?;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let rows: Result<Vec<T>, csv::Error> = reader.deserialize().collect();
+    rows.with_context(|| format!("{} does not parse", path.display()))
+}
+
+fn read_runs(path: &Path) -> Result<Vec<Run>> {
+    let text = complete_lines(path)?;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers()?.clone();
+    let mut runs = Vec::new();
+    for record in reader.records() {
+        let record =
+            record.with_context(|| format!("{} does not parse", path.display()))?;
+        let pairs = header.iter().zip(record.iter());
+        let fields = pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        runs.push(Run { fields });
+    }
+    Ok(runs)
+}
