@@ -116,7 +116,7 @@ mod tests {
     fn id_is_pinned_and_depends_on_every_part() {
         let id = |text: &str| text.parse::<Point>().unwrap().id();
         let base = id(TEXT);
-        assert_eq!(base, "PIN");
+        assert_eq!(base, "1b9417b0fbf5");
         let changes =
             [("=8,con", "=9,con"), ("@cpu", "@gpu"), ("@cold", "@hot"), ("d16@", "d32@")];
         for (from, to) in changes {

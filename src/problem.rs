@@ -1112,3 +1112,266 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     };
     number.checked_mul(unit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn work(text: &str) -> Work {
+        text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
+    }
+
+    fn decode(q_heads: u64, batch: u64, context: u64) -> Work {
+        work(&format!(
+            "decode_attention:batch={batch},context={context},q_heads={q_heads},kv_heads=8,\
+             head_dim=128,dtype=bf16"
+        ))
+    }
+
+    fn near(value: f64, golden: f64, tolerance: f64) {
+        assert!((value - golden).abs() <= tolerance, "{value} is not {golden}");
+    }
+
+    /// Golden values of decode attention for one layer at batch 1, 8192 tokens.
+    #[test]
+    fn decode_attention_golden() {
+        let w = decode(32, 1, 8192);
+        assert_eq!((w.flops(), w.bytes()), (134_217_728, 33_570_816));
+        near(w.operational_intensity(), 3.998, 5e-4);
+        let w = decode(64, 1, 8192);
+        assert_eq!((w.flops(), w.bytes()), (268_435_456, 33_587_200));
+        near(w.operational_intensity(), 7.992, 5e-4);
+    }
+
+    /// Twice the query heads: twice the FLOPs, and the same cache, so nearly
+    /// the same bytes. The pair of the memory-bound test.
+    #[test]
+    fn equal_bytes_pairs_differ_in_flops_alone() {
+        let (low, high) = (decode(32, 32, 8192), decode(64, 32, 8192));
+        assert_eq!(high.flops(), 2 * low.flops());
+        assert!((high.bytes() as f64 / low.bytes() as f64) < 1.001);
+    }
+
+    /// Two FLOPs per cached byte and query head, whatever batch and context.
+    #[test]
+    fn decode_intensity_does_not_depend_on_batch() {
+        let oi = |batch| decode(32, batch, 4096).operational_intensity();
+        near(oi(1), oi(256), 1e-12);
+        near(decode(32, 1, 1 << 20).operational_intensity(), 4.0, 1e-3);
+    }
+
+    /// KV bytes per token over all layers, in bf16.
+    #[test]
+    fn kv_bytes_per_token_golden() {
+        let models = [(32, 8, 131_072), (80, 8, 327_680), (32, 32, 524_288)];
+        for (layers, kv_heads, golden) in models {
+            let one = work(&format!(
+                "kv_read:batch=1,context=1,kv_heads={kv_heads},head_dim=128,dtype=bf16"
+            ));
+            assert_eq!(layers * one.bytes_read, golden);
+            assert_eq!((one.flops(), one.bytes_written), (0, 0));
+        }
+    }
+
+    #[test]
+    fn gemm_golden() {
+        let square = |m| work(&format!("gemm:m={m},n=8192,k=8192,dtype=bf16"));
+        for (m, golden, tolerance) in
+            [(1, 1.0, 5e-4), (64, 63.0, 0.05), (256, 240.9, 0.05), (4096, 2048.0, 0.05)]
+        {
+            near(square(m).operational_intensity(), golden, tolerance);
+        }
+        let q_proj = work("gemm:m=2048,n=4096,k=4096,dtype=f16");
+        assert_eq!((q_proj.flops(), q_proj.bytes()), (68_719_476_736, 67_108_864));
+        let q_proj = work("gemm:m=1,n=4096,k=4096,dtype=f16");
+        assert_eq!((q_proj.flops(), q_proj.bytes()), (33_554_432, 33_570_816));
+        near(q_proj.operational_intensity(), 0.9995, 5e-5);
+    }
+
+    fn prefill(q_heads: u64, prefix: u64, new_tokens: u64, causal: bool) -> Work {
+        work(&format!(
+            "prefill_attention:batch=1,prefix={prefix},new_tokens={new_tokens},\
+             q_heads={q_heads},kv_heads=8,head_dim=128,causal={causal},dtype=bf16"
+        ))
+    }
+
+    /// The literature counts `(S + P)^2 - P^2` of the score square for a
+    /// causal mask; the exact count has half of the diagonal more.
+    #[test]
+    fn causal_prefill_golden_in_the_literature_form() {
+        for (q_heads, s, golden) in [(32, 512, 204.8), (32, 2048, 819.2), (64, 512, 227.6)]
+        {
+            let w = prefill(q_heads, 0, s, true);
+            let diagonal = 2 * q_heads * 128 * s;
+            near((w.flops() - diagonal) as f64 / w.bytes() as f64, golden, 0.05);
+        }
+    }
+
+    #[test]
+    fn causal_prefill_counts_exactly_the_attended_keys() {
+        for (prefix, new_tokens) in [(0, 1), (0, 7), (5, 1), (5, 7)] {
+            for causal in [false, true] {
+                let mut attended = 0;
+                for row in 0..new_tokens {
+                    for key in 0..prefix + new_tokens {
+                        attended += u64::from(!causal || key <= prefix + row);
+                    }
+                }
+                let w = prefill(8, prefix, new_tokens, causal);
+                assert_eq!(w.flops(), 4 * 8 * 128 * attended);
+            }
+        }
+    }
+
+    /// A prefill of one token behind a prefix is a decode step.
+    #[test]
+    fn one_new_token_is_decode() {
+        assert_eq!(prefill(32, 8191, 1, true), decode(32, 1, 8192));
+    }
+
+    #[test]
+    fn streams_count_what_they_touch() {
+        let stream = |access| work(&format!("stream:access={access},bytes=1 KiB"));
+        assert_eq!((stream("read").bytes_read, stream("read").bytes_written), (1024, 0));
+        assert_eq!((stream("write").bytes_read, stream("write").bytes_written), (0, 1024));
+        assert_eq!((stream("copy").bytes_read, stream("copy").bytes_written), (512, 512));
+    }
+
+    #[test]
+    fn peaks_count_two_flops_a_multiply_add_and_4096_a_tile() {
+        let fma = work("peak:unit=fma,dtype=f32,lanes=10,steps=7");
+        assert_eq!((fma.vector_flops, fma.matrix_flops), (140, 0));
+        let tensor = work("peak:unit=tensor,dtype=bf16,lanes=10,steps=7");
+        assert_eq!((tensor.vector_flops, tensor.matrix_flops), (0, 286_720));
+    }
+
+    #[test]
+    fn a_page_table_costs_four_bytes_a_page() {
+        let kv = |layout| {
+            work(&format!(
+                "kv_read:batch=3,context=33,kv_heads=2,head_dim=64,dtype=bf16,layout={layout}"
+            ))
+        };
+        assert_eq!(kv("paged16").bytes_read, kv("contiguous").bytes_read + 4 * 3 * 3);
+    }
+
+    #[test]
+    fn what_is_left_out_has_defaults() {
+        let text = "prefill_attention:batch=1,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,dtype=f16";
+        let spelled = text.parse::<Problem>().unwrap().to_string();
+        assert_eq!(
+            spelled,
+            "prefill_attention:batch=1,prefix=0,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,\
+             causal=true,dtype=f16,kv_dtype=f16"
+        );
+    }
+
+    #[test]
+    fn bad_input_is_told_what_to_do() {
+        let cases = [
+            ("gemm:m=0,n=1,k=1,dtype=f32", "m", "at least 1"),
+            ("gemm:m=1,n=1,k=1,dtype=f64", "dtype", "one of f32, bf16"),
+            ("gemm:m=1,n=1,kk=1,dtype=f32", "kk", "did you mean `k`"),
+            ("gemm:m=1,n=1,dtype=f32", "", "needs `k`"),
+            ("gemm:m=1,m=1,n=1,k=1,dtype=f32", "m", "twice"),
+            ("gemm:m=1.5,n=1,k=1,dtype=f32", "m", "whole number"),
+            ("gemm:m=99999999999999,n=1,k=1,dtype=f32", "m", "more than the limit"),
+            ("gemm:m=999999999,n=999999999,k=999999999,dtype=f32", "", "make it smaller"),
+            ("gmm:m=1", "op", "one of stream"),
+            ("gemm", "", "op:key=value"),
+            ("stream:access=read,bytes=4 MB", "bytes", "4 MiB"),
+            ("stream:access=read,bytes=100", "bytes", "multiple of 128"),
+            ("peak:unit=tensor,dtype=f32,lanes=1,steps=1", "dtype", "unit = \"fma\""),
+            (
+                "decode_attention:batch=1,context=1,q_heads=6,kv_heads=4,head_dim=8,dtype=f32",
+                "kv_heads",
+                "no multiple",
+            ),
+            (
+                "kv_read:batch=1,context=1,kv_heads=1,head_dim=8,dtype=f32,layout=paged0",
+                "layout",
+                "at least 1",
+            ),
+        ];
+        for (text, key, part) in cases {
+            let error = text.parse::<Problem>().unwrap_err();
+            assert_eq!(error.key.unwrap_or_default(), key, "{text}");
+            assert!(error.message.contains(part), "{text}: {}", error.message);
+        }
+    }
+
+    fn dtype() -> impl Strategy<Value = String> {
+        prop::sample::select(&DType::ALL[..]).prop_map(|d| d.to_string())
+    }
+
+    prop_compose! {
+        fn any_problem()(
+            op in prop::sample::select(&Op::ALL[..]),
+            dims in prop::array::uniform6(1u64..200),
+            group in 1u64..9,
+            names in (dtype(), dtype()),
+            choice in 0usize..3,
+        ) -> Problem {
+            let fields = op.keys().iter().enumerate().map(|(i, &key)| {
+                let value = match key {
+                    "access" => Access::ALL[choice].to_string(),
+                    "unit" => Unit::Fma.to_string(),
+                    "bytes" => (dims[0] * 128).to_string(),
+                    "dtype" => names.0.clone(),
+                    "kv_dtype" => names.1.clone(),
+                    "layout" => ["contiguous".into(), format!("paged{}", dims[1]), "paged16".into()]
+                        [choice].clone(),
+                    "causal" => (choice == 0).to_string(),
+                    "kv_heads" => dims[2].to_string(),
+                    "q_heads" => (dims[2] * group).to_string(),
+                    _ => dims[i % 6].to_string(),
+                };
+                (key.to_owned(), value)
+            });
+            Problem::from_fields(op, &fields.collect::<Vec<_>>()).unwrap()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_parses_back(problem in any_problem()) {
+            prop_assert_eq!(problem.to_string().parse::<Problem>(), Ok(problem));
+        }
+
+        #[test]
+        fn every_field_has_a_column(problem in any_problem()) {
+            for (key, _) in problem.fields() {
+                prop_assert!(SHAPE_KEYS.contains(&key), "{}", key);
+            }
+        }
+
+        /// The formulas against a second count: the sizes of the arrays. Only
+        /// the unread tail of a last page is allocated and not counted.
+        #[test]
+        fn compulsory_bytes_are_the_sizes_of_the_arrays(problem in any_problem()) {
+            let sum = |role| {
+                problem.tensors().iter().filter(|t| t.role == role).map(Tensor::bytes).sum::<u64>()
+            };
+            let work = problem.work();
+            let tail = match problem {
+                Problem::KvRead(p) => unread_tail(&p),
+                Problem::DecodeAttention(p) => unread_tail(&p.kv()),
+                _ => 0,
+            };
+            prop_assert_eq!(work.bytes_read + tail, sum(Role::Input));
+            prop_assert_eq!(work.bytes_written, sum(Role::Output));
+        }
+
+        #[test]
+        fn nonsense_never_panics(text in "[a-z_]{0,12}:?([a-z_]{0,9}=?[0-9a-zM ]{0,20},?){0,5}") {
+            let _ = text.parse::<Problem>();
+        }
+    }
+
+    fn unread_tail(p: &KvRead) -> u64 {
+        let Layout::Paged { page_size } = p.layout else { return 0 };
+        let tokens = p.context.div_ceil(page_size) * page_size - p.context;
+        2 * p.batch * tokens * p.kv_heads * p.head_dim * p.dtype.bytes()
+    }
+}
