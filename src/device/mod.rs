@@ -3,12 +3,25 @@
 //! for every device.
 
 pub mod cpu;
+pub mod simulated;
 
 use std::borrow::Cow;
 
+use anyhow::{Result, bail};
 use thiserror::Error;
 
 use crate::problem::Problem;
+
+/// Opens a device by name: `cpu`, or `auto` for the best there is.
+///
+/// # Errors
+/// An unknown name, a machine that cannot be read.
+pub fn open(name: &str) -> Result<Box<dyn Device>> {
+    match name {
+        "auto" | "cpu" => Ok(Box::new(cpu::CpuDevice::new()?)),
+        other => bail!("no device `{other}`; this version measures on `cpu`, or `auto`"),
+    }
+}
 
 /// Whether times come from hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

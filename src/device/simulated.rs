@@ -1,0 +1,181 @@
+//! A made-up device: right answers, invented times. Tests drive the protocol,
+//! the records and the verdicts with it, and plant faults in it. Its rows say
+//! `simulated` and figures drawn from them are marked.
+
+use std::borrow::Cow;
+
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use super::{Cache, Device, DeviceInfo, DeviceKind, LaunchError, Prepared, Refusal};
+use crate::data::Key;
+use crate::problem::{Access, DType, Gemm, Problem, Stream};
+
+/// What goes wrong, and from which launch of a point on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The last output byte is wrong.
+    WrongOutput,
+    /// The last output element is never written.
+    Unwritten,
+    /// The launch is reported as failed.
+    LaunchFails,
+    /// The kernel panics.
+    Panics,
+    /// The clock gives nonsense.
+    BadClock,
+}
+
+/// A device that answers reads and small f32 gemms.
+#[derive(Clone, Debug)]
+pub struct SimulatedDevice {
+    /// What it says it is.
+    pub info: DeviceInfo,
+    /// A fault and the number of the launch from which on it shows.
+    pub fault: Option<(Fault, usize)>,
+    /// Relative spread of times.
+    pub noise: f64,
+    /// Bytes per second.
+    pub bytes_per_s: f64,
+    /// FLOPs per second.
+    pub flops_per_s: f64,
+}
+
+impl Default for SimulatedDevice {
+    fn default() -> Self {
+        SimulatedDevice {
+            info: DeviceInfo {
+                kind: DeviceKind::Simulated,
+                backend: "simulated".into(),
+                name: "Simulated Device".into(),
+                slug: "simulated".into(),
+                caches: vec![Cache { name: "L2".into(), bytes: 1 << 20 }],
+                memory_bytes: 1 << 26,
+                timer: "made up".into(),
+                timer_quantum_s: 1e-9,
+                launch_overhead_s: 1e-6,
+                facts: Vec::new(),
+            },
+            fault: None,
+            noise: 0.0,
+            bytes_per_s: 1e11,
+            flops_per_s: 1e12,
+        }
+    }
+}
+
+impl Device for SimulatedDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
+        match problem {
+            Problem::Stream(Stream { access: Access::Read, .. })
+            | Problem::Gemm(Gemm { dtype: DType::F32, .. }) => Ok("simulated"),
+            other => Err(Refusal(format!("the simulated device has no {}", other.op()))),
+        }
+    }
+
+    fn prepare<'a>(
+        &'a mut self,
+        problem: &Problem,
+        _: &str,
+        slots: usize,
+        seed: u64,
+    ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+        self.kernel(problem)?;
+        let answers =
+            (0..slots).map(|slot| answer(problem, seed, slot)).collect::<Vec<_>>();
+        let work = problem.work();
+        let seconds = (work.bytes() as f64 / self.bytes_per_s)
+            .max(work.flops() as f64 / self.flops_per_s)
+            + self.info.launch_overhead_s;
+        Ok(Box::new(SimulatedPoint {
+            outputs: answers.clone(),
+            answers,
+            seconds,
+            noise: self.noise,
+            fault: self.fault,
+            launched: 0,
+            rng: Pcg64Mcg::seed_from_u64(seed),
+        }))
+    }
+}
+
+fn answer(problem: &Problem, seed: u64, slot: usize) -> Vec<u8> {
+    let key = |tensor| Key::new(seed, slot, tensor);
+    match *problem {
+        Problem::Stream(stream) => {
+            let words = (0..stream.bytes / 4).map(|i| key(0).word(i));
+            words.fold(0u32, u32::wrapping_add).to_le_bytes().to_vec()
+        }
+        Problem::Gemm(Gemm { m, n, k, dtype }) => (0..m * n)
+            .flat_map(|index| {
+                let (row, column) = (index / n, index % n);
+                let product = |i| {
+                    f64::from(key(0).value(dtype, row * k + i))
+                        * f64::from(key(1).value(dtype, column * k + i))
+                };
+                ((0..k).map(product).sum::<f64>() as f32).to_le_bytes()
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+struct SimulatedPoint {
+    answers: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+    seconds: f64,
+    noise: f64,
+    fault: Option<(Fault, usize)>,
+    launched: usize,
+    rng: Pcg64Mcg,
+}
+
+impl Prepared for SimulatedPoint {
+    fn extra_bytes(&self) -> u64 {
+        0
+    }
+
+    fn poison(&mut self) {
+        for output in &mut self.outputs {
+            output.fill(0xff);
+        }
+    }
+
+    fn launch(&mut self, first_slot: usize, launches: usize) -> Result<f64, LaunchError> {
+        self.launched += launches;
+        let fault = self.fault.filter(|(_, from)| self.launched > *from).map(|(f, _)| f);
+        let slots = self.answers.len();
+        for slot in (first_slot..first_slot + launches.min(slots)).map(|s| s % slots) {
+            let answer = &self.answers[slot];
+            let written = match fault {
+                Some(Fault::Unwritten) => answer.len() - 4,
+                _ => answer.len(),
+            };
+            self.outputs[slot][..written].copy_from_slice(&answer[..written]);
+            if let (Some(Fault::WrongOutput), Some(last)) =
+                (fault, self.outputs[slot].last_mut())
+            {
+                *last ^= 0x15;
+            }
+        }
+        match fault {
+            Some(Fault::LaunchFails) => {
+                Err(LaunchError("the launch failed as planned".into()))
+            }
+            Some(Fault::Panics) => panic!("planned panic"),
+            Some(Fault::BadClock) => Ok(f64::NAN),
+            _ => {
+                let noise = 1.0 + self.noise * self.rng.random_range(-1.0..1.0);
+                Ok(self.seconds * launches as f64 * noise)
+            }
+        }
+    }
+
+    fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
+        Ok(Cow::Borrowed(&self.outputs[slot]))
+    }
+}

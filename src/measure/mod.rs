@@ -1,0 +1,544 @@
+//! The measuring protocol: one piece of code for all devices. Only how a row
+//! of launches is timed is left to the device.
+//!
+//! For each point: lay out the rotation, check a launch on poisoned outputs,
+//! warm up by time, take samples until the median is known well enough or time
+//! is up, check the outputs of the timed launches, summarise.
+
+use std::time::Instant;
+
+use crate::device::{Device, DeviceInfo, LaunchError, Prepared, Refusal};
+use crate::point::{CacheState, Point};
+use crate::problem::Problem;
+use crate::record::Status;
+use crate::reference::{self, Check};
+use crate::statistics::{Summary, summarise};
+
+/// How long and how precisely to measure a point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Seconds of warm-up launches before the first sample.
+    pub warmup_s: f64,
+    /// Fewest samples.
+    pub min_samples: usize,
+    /// Fewest seconds of samples.
+    pub min_sample_s: f64,
+    /// Most seconds of samples; a point that is not precise enough by then is
+    /// `noisy`.
+    pub max_sample_s: f64,
+    /// Wanted half-width of the median's 95% interval, as a share of it.
+    pub half_width: f64,
+    /// Longest launch worth measuring; slower points are skipped.
+    pub max_launch_s: f64,
+    /// How many points are measured between two repeats of the sentinel.
+    pub sentinel_every: usize,
+    /// Most bytes that the buffers of one point may take.
+    pub memory_bytes: u64,
+}
+
+impl Settings {
+    /// Names of the settings as suites spell them.
+    pub const KEYS: [&str; 8] = [
+        "warmup_s",
+        "min_samples",
+        "min_sample_s",
+        "max_sample_s",
+        "half_width",
+        "max_launch_s",
+        "sentinel_every",
+        "memory_bytes",
+    ];
+}
+
+impl Default for Settings {
+    /// The protocol of METHODOLOGY.md.
+    fn default() -> Self {
+        Settings {
+            warmup_s: 0.5,
+            min_samples: 30,
+            min_sample_s: 0.5,
+            max_sample_s: 15.0,
+            half_width: 0.005,
+            max_launch_s: 2.0,
+            sentinel_every: 16,
+            memory_bytes: 8 << 30,
+        }
+    }
+}
+
+/// Instances of a problem that launches take in turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Number of instances.
+    pub slots: usize,
+    /// Bytes of all of their buffers.
+    pub footprint_bytes: u64,
+    /// Distinct bytes touched between two uses of the same byte.
+    pub reuse_distance_bytes: u64,
+}
+
+impl Rotation {
+    /// Plans the rotation of a point: one instance when hot, enough instances
+    /// to touch twice the last-level cache between two uses when cold.
+    ///
+    /// # Errors
+    /// A refusal when that takes more than `memory_bytes`.
+    pub fn plan(
+        point: &Point,
+        cache_bytes: u64,
+        memory_bytes: u64,
+    ) -> Result<Self, Refusal> {
+        let slot_bytes: u64 = point.problem.tensors().iter().map(|t| t.bytes()).sum();
+        let touched = point.problem.work().bytes();
+        let wanted = match point.cache {
+            CacheState::Hot => 1,
+            CacheState::Cold => (2 * cache_bytes).div_ceil(touched).max(1),
+        };
+        let footprint_bytes = wanted.saturating_mul(slot_bytes);
+        if footprint_bytes > memory_bytes {
+            let why = match wanted {
+                1 => String::new(),
+                n => format!(
+                    " for the {n} instances that keep a {} MiB cache cold",
+                    cache_bytes >> 20
+                ),
+            };
+            return Err(Refusal(format!(
+                "needs {} MiB{why}, {} MiB are allowed; raise memory_bytes or take a larger \
+                 machine",
+                footprint_bytes >> 20,
+                memory_bytes >> 20
+            )));
+        }
+        Ok(Rotation {
+            slots: wanted as usize,
+            footprint_bytes,
+            reuse_distance_bytes: wanted * touched,
+        })
+    }
+
+    /// Where the bytes of a rotation live between two uses: the smallest cache
+    /// that holds them all, `dram` from twice the last-level cache on, and in
+    /// between `L3+dram`, since a part may stay.
+    pub fn residency(&self, info: &DeviceInfo) -> String {
+        let bytes = self.reuse_distance_bytes;
+        match (info.caches.iter().find(|c| bytes <= c.bytes), info.caches.last()) {
+            (Some(cache), _) => cache.name.clone(),
+            (None, Some(last)) if bytes < 2 * last.bytes => format!("{}+dram", last.name),
+            _ => "dram".to_owned(),
+        }
+    }
+}
+
+/// Launches timed together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Slot of the first launch.
+    pub first_slot: usize,
+    /// Number of launches.
+    pub launches: usize,
+    /// Seconds of all of them by the device's clock.
+    pub elapsed_s: f64,
+    /// Host seconds since the point's measurement began.
+    pub since_point_s: f64,
+}
+
+/// Host seconds spent on the parts of one point.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Durations {
+    /// Laying out and filling buffers.
+    pub setup_s: f64,
+    /// Launches and comparisons for correctness.
+    pub check_s: f64,
+    /// Warm-up.
+    pub warmup_s: f64,
+    /// Timed samples.
+    pub sample_s: f64,
+}
+
+/// What became of a point.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Status of the row.
+    pub status: Status,
+    /// Why it is not `ok`; empty when it is.
+    pub reason: String,
+    /// The rotation, unless it could not be planned.
+    pub rotation: Option<Rotation>,
+    /// Bytes that the kernel moves beyond the compulsory ones.
+    pub bytes_extra: Option<u64>,
+    /// Launches in each sample.
+    pub launches: usize,
+    /// All samples in the order taken.
+    pub samples: Vec<Sample>,
+    /// Seconds of one launch, over the samples.
+    pub summary: Option<Summary>,
+    /// The last check, if one was made.
+    pub check: Option<Check>,
+    /// Host time by part.
+    pub durations: Durations,
+}
+
+impl Outcome {
+    /// The outcome of a point whose measurement broke.
+    pub fn failed(reason: String) -> Self {
+        Outcome { status: Status::Failed, reason, ..Outcome::default() }
+    }
+}
+
+/// Ends a point early: its status and the reason.
+struct Stop(Status, String);
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Stop(Status::Skipped, refusal.0)
+    }
+}
+
+impl From<LaunchError> for Stop {
+    fn from(error: LaunchError) -> Self {
+        Stop(Status::Failed, error.0)
+    }
+}
+
+/// Measures one point. `seed` makes its inputs. Failures are outcomes too.
+pub fn measure(
+    device: &mut dyn Device,
+    point: &Point,
+    settings: &Settings,
+    seed: u64,
+) -> Outcome {
+    let mut outcome = Outcome::default();
+    if let Err(Stop(status, reason)) = run(device, point, settings, seed, &mut outcome) {
+        outcome.status = status;
+        outcome.reason = reason;
+    }
+    outcome
+}
+
+/// The protocol.
+fn run(
+    device: &mut dyn Device,
+    point: &Point,
+    settings: &Settings,
+    seed: u64,
+    outcome: &mut Outcome,
+) -> Result<(), Stop> {
+    let began = Instant::now();
+    let cache_bytes = device.info().last_level_cache_bytes();
+    let quantum_s = device.info().timer_quantum_s;
+    let memory_bytes = settings.memory_bytes.min(device.info().memory_bytes);
+    device.kernel(&point.problem)?;
+    let rotation = Rotation::plan(point, cache_bytes, memory_bytes)?;
+    outcome.rotation = Some(rotation);
+    let mut prepared =
+        device.prepare(&point.problem, &point.kernel, rotation.slots, seed)?;
+    outcome.bytes_extra = Some(prepared.extra_bytes());
+    outcome.durations.setup_s = began.elapsed().as_secs_f64();
+
+    let mut bench = Bench { prepared: &mut *prepared, rotation, next_slot: 0, began };
+    let launch_s = bench.check_first_launch(&point.problem, seed, outcome)?;
+    if launch_s > settings.max_launch_s {
+        let reason = format!(
+            "one launch takes {launch_s:.2} s, the suite allows {} s; measure it alone or \
+             raise max_launch_s",
+            settings.max_launch_s
+        );
+        return Err(Stop(Status::Skipped, reason));
+    }
+    let launch_s = bench.warm_up(settings, launch_s, outcome)?;
+    outcome.launches = launches_per_sample(launch_s, quantum_s, settings);
+    bench.prepared.poison();
+    bench.sample(settings, outcome)?;
+    bench.check_timed_launches(&point.problem, seed, outcome)
+}
+
+/// Launches in one sample: at least a thousandth of the shortest sampling time
+/// and 50 ticks of the clock, so that neither the clock nor its reading shows.
+fn launches_per_sample(launch_s: f64, quantum_s: f64, settings: &Settings) -> usize {
+    let sample_s = (settings.min_sample_s / 1000.0).max(50.0 * quantum_s).max(100e-6);
+    (sample_s / launch_s.max(1e-9)).ceil().clamp(1.0, 1e7) as usize
+}
+
+/// A prepared point and its place in the rotation.
+struct Bench<'a, 'd> {
+    prepared: &'a mut (dyn Prepared + 'd),
+    rotation: Rotation,
+    next_slot: usize,
+    began: Instant,
+}
+
+impl Bench<'_, '_> {
+    /// Launches on the next slots in turn; seconds by the device's clock.
+    fn launch(&mut self, launches: usize) -> Result<f64, LaunchError> {
+        let elapsed_s = self.prepared.launch(self.next_slot, launches)?;
+        self.next_slot = (self.next_slot + launches) % self.rotation.slots;
+        if !elapsed_s.is_finite() || elapsed_s < 0.0 {
+            return Err(LaunchError(format!(
+                "the device's clock gave {elapsed_s} s for {launches} launches; its times \
+                 cannot be used"
+            )));
+        }
+        Ok(elapsed_s)
+    }
+
+    /// Poisons every output, launches once and compares.
+    fn check_first_launch(
+        &mut self,
+        problem: &Problem,
+        seed: u64,
+        outcome: &mut Outcome,
+    ) -> Result<f64, Stop> {
+        let start = Instant::now();
+        self.prepared.poison();
+        let launch_s = self.launch(1)?;
+        let result = self.compare(problem, seed, 0, outcome);
+        outcome.durations.check_s += start.elapsed().as_secs_f64();
+        result.map(|()| launch_s)
+    }
+
+    /// Compares the slot that was written last, whose launch was timed.
+    fn check_timed_launches(
+        &mut self,
+        problem: &Problem,
+        seed: u64,
+        outcome: &mut Outcome,
+    ) -> Result<(), Stop> {
+        let start = Instant::now();
+        let slot = (self.next_slot + self.rotation.slots - 1) % self.rotation.slots;
+        let result = self.compare(problem, seed, slot, outcome);
+        outcome.durations.check_s += start.elapsed().as_secs_f64();
+        result
+    }
+
+    fn compare(
+        &mut self,
+        problem: &Problem,
+        seed: u64,
+        slot: usize,
+        outcome: &mut Outcome,
+    ) -> Result<(), Stop> {
+        let output = self.prepared.output(slot)?;
+        let check = reference::check(problem, seed, slot, &output);
+        let failure = check.failure.clone();
+        outcome.check = Some(check);
+        match failure {
+            Some(message) => Err(Stop(Status::Wrong, message)),
+            None => Ok(()),
+        }
+    }
+
+    /// Launches until the warm-up time has passed; the mean seconds of a
+    /// launch over the second half, when caches and clocks have settled.
+    fn warm_up(
+        &mut self,
+        settings: &Settings,
+        first_launch_s: f64,
+        outcome: &mut Outcome,
+    ) -> Result<f64, Stop> {
+        let start = Instant::now();
+        let batch_s = settings.warmup_s / 20.0;
+        let mut launch_s = first_launch_s;
+        let mut second_half = (0usize, 0.0);
+        loop {
+            let launches = (batch_s / launch_s.max(1e-9)).clamp(1.0, 1e7) as usize;
+            let elapsed_s = self.launch(launches)?;
+            launch_s = elapsed_s / launches as f64;
+            let so_far = start.elapsed().as_secs_f64();
+            if so_far > settings.warmup_s / 2.0 {
+                second_half = (second_half.0 + launches, second_half.1 + elapsed_s);
+            }
+            if so_far > settings.warmup_s {
+                break;
+            }
+        }
+        outcome.durations.warmup_s = start.elapsed().as_secs_f64();
+        Ok(second_half.1 / second_half.0.max(1) as f64)
+    }
+
+    /// Takes samples until the median is precise enough or time is up.
+    ///
+    /// The interval is looked at when the number of samples has grown by half
+    /// since the last look: looking costs time, and stopping at the first
+    /// lucky look among many would make intervals too narrow.
+    fn sample(&mut self, settings: &Settings, outcome: &mut Outcome) -> Result<(), Stop> {
+        let start = Instant::now();
+        let mut seconds = Vec::new();
+        let mut next_look = settings.min_samples;
+        let mut half_width = f64::INFINITY;
+        loop {
+            let first_slot = self.next_slot;
+            let elapsed_s = self.launch(outcome.launches)?;
+            outcome.samples.push(Sample {
+                first_slot,
+                launches: outcome.launches,
+                elapsed_s,
+                since_point_s: self.began.elapsed().as_secs_f64(),
+            });
+            seconds.push(elapsed_s / outcome.launches as f64);
+            let spent_s = start.elapsed().as_secs_f64();
+            if seconds.len() >= next_look && spent_s >= settings.min_sample_s {
+                next_look = seconds.len() + seconds.len().div_ceil(2);
+                outcome.summary = summarise(&seconds);
+                half_width = outcome.summary.map_or(half_width, |s| s.median.half_width());
+                if half_width <= settings.half_width {
+                    break;
+                }
+            }
+            if spent_s >= settings.max_sample_s {
+                outcome.summary = summarise(&seconds);
+                break;
+            }
+        }
+        outcome.durations.sample_s = start.elapsed().as_secs_f64();
+        if outcome.summary.is_none_or(|s| s.median.value <= 0.0) {
+            let reason = "the median time is zero: the clock is too coarse for this point";
+            return Err(Stop(Status::Failed, reason.to_owned()));
+        }
+        self.judge_precision(settings, seconds.len(), outcome);
+        Ok(())
+    }
+
+    fn judge_precision(&self, settings: &Settings, samples: usize, outcome: &mut Outcome) {
+        let half_width = outcome.summary.map_or(f64::INFINITY, |s| s.median.half_width());
+        if half_width > settings.half_width || samples < settings.min_samples {
+            outcome.status = Status::Noisy;
+            outcome.reason = format!(
+                "after {samples} samples in {:.1} s the half-width is {:.2}% of the median, \
+                 {:.2}% with {} samples were wanted",
+                outcome.durations.sample_s,
+                100.0 * half_width,
+                100.0 * settings.half_width,
+                settings.min_samples
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::simulated::{Fault, SimulatedDevice};
+
+    const GEMM: &str = "gemm:m=3,n=5,k=7,dtype=f32@simulated@cold";
+
+    fn quick() -> Settings {
+        Settings {
+            warmup_s: 0.002,
+            min_samples: 10,
+            min_sample_s: 0.002,
+            max_sample_s: 0.05,
+            ..Settings::default()
+        }
+    }
+
+    fn measured(device: &mut SimulatedDevice, point: &str) -> Outcome {
+        measure(device, &point.parse().unwrap(), &quick(), 7)
+    }
+
+    #[test]
+    fn a_steady_point_is_ok_and_timed_by_the_device() {
+        let outcome = measured(&mut SimulatedDevice::default(), GEMM);
+        assert_eq!((outcome.status, outcome.reason.as_str()), (Status::Ok, ""));
+        let bytes = 4.0 * (21.0 + 35.0 + 15.0);
+        let expected_s = bytes / 1e11 + 1e-6;
+        let median = outcome.summary.unwrap().median;
+        assert!((median.value / expected_s - 1.0).abs() < 1e-9, "{median:?}");
+        assert_eq!(outcome.check.unwrap().verdict(), "pass");
+        assert!(outcome.samples.len() >= 10);
+    }
+
+    #[test]
+    fn a_restless_point_is_noisy_and_keeps_its_samples() {
+        let mut device = SimulatedDevice { noise: 0.5, ..Default::default() };
+        let settings = Settings { half_width: 1e-7, ..quick() };
+        let outcome = measure(&mut device, &GEMM.parse().unwrap(), &settings, 7);
+        assert_eq!(outcome.status, Status::Noisy);
+        assert!(outcome.reason.contains("half-width"), "{}", outcome.reason);
+        assert!(outcome.summary.is_some());
+    }
+
+    #[test]
+    fn faults_end_in_their_status_with_a_reason() {
+        let cases = [
+            (Fault::WrongOutput, 0, Status::Wrong, "c"),
+            (Fault::Unwritten, 0, Status::Wrong, "c"),
+            (Fault::WrongOutput, 100, Status::Wrong, "c"),
+            (Fault::Unwritten, 100, Status::Wrong, "c"),
+            (Fault::LaunchFails, 0, Status::Failed, "as planned"),
+            (Fault::LaunchFails, 100, Status::Failed, "as planned"),
+            (Fault::BadClock, 0, Status::Failed, "clock"),
+        ];
+        for (fault, from, status, part) in cases {
+            let mut device =
+                SimulatedDevice { fault: Some((fault, from)), ..Default::default() };
+            let outcome = measured(&mut device, GEMM);
+            assert_eq!(outcome.status, status, "{fault:?} from launch {from}");
+            assert!(outcome.reason.contains(part), "{}", outcome.reason);
+        }
+    }
+
+    #[test]
+    fn what_a_device_cannot_run_is_skipped() {
+        let mut device = SimulatedDevice::default();
+        let outcome = measured(&mut device, "stream:access=copy,bytes=1 MiB@none@cold");
+        assert_eq!(outcome.status, Status::Skipped);
+        assert!(outcome.reason.contains("no stream"), "{}", outcome.reason);
+        let outcome = measured(&mut device, "stream:access=read,bytes=1 GiB@simulated@hot");
+        assert_eq!(outcome.status, Status::Skipped);
+        assert!(outcome.reason.contains("1024 MiB"), "{}", outcome.reason);
+    }
+
+    #[test]
+    fn slow_launches_are_skipped_before_they_cost_time() {
+        let mut device = SimulatedDevice { bytes_per_s: 1.0, ..Default::default() };
+        let outcome = measured(&mut device, GEMM);
+        assert_eq!(outcome.status, Status::Skipped);
+        assert!(outcome.reason.contains("max_launch_s"), "{}", outcome.reason);
+    }
+
+    fn rotation(point: &str, cache_bytes: u64) -> Result<Rotation, Refusal> {
+        Rotation::plan(&point.parse().unwrap(), cache_bytes, 1 << 30)
+    }
+
+    #[test]
+    fn cold_rotations_touch_twice_the_cache_before_reuse() {
+        let cache = 1 << 20;
+        for bytes in [128, 4096, 1 << 20, (1 << 21) - 128, 1 << 21, 1 << 22] {
+            let point = format!("stream:access=read,bytes={bytes}@x@cold");
+            let r = rotation(&point, cache).unwrap();
+            assert!(r.reuse_distance_bytes >= 2 * cache, "{bytes}: {r:?}");
+            assert!(r.reuse_distance_bytes < 2 * cache + bytes, "{bytes}: {r:?}");
+            assert_eq!(r.reuse_distance_bytes, r.slots as u64 * bytes);
+        }
+        assert_eq!(rotation("stream:access=read,bytes=128@x@hot", cache).unwrap().slots, 1);
+        let error = rotation("gemm:m=1,n=1,k=1,dtype=f32@x@cold", 1 << 40).unwrap_err();
+        assert!(error.0.contains("to keep a") || error.0.contains("cold"), "{error}");
+    }
+
+    #[test]
+    fn residency_names_the_cache_that_holds_the_rotation() {
+        let mut info = SimulatedDevice::default().info;
+        info.caches.push(crate::device::Cache { name: "L3".into(), bytes: 1 << 22 });
+        for (mib, expected) in
+            [(1, "L2"), (2, "L3"), (4, "L3"), (5, "L3+dram"), (8, "dram"), (99, "dram")]
+        {
+            let point = format!("stream:access=read,bytes={mib} MiB@x@hot");
+            assert_eq!(
+                rotation(&point, 0).unwrap().residency(&info),
+                expected,
+                "{mib} MiB"
+            );
+        }
+    }
+
+    #[test]
+    fn samples_wrap_the_rotation() {
+        let outcome = measured(&mut SimulatedDevice::default(), GEMM);
+        let slots = outcome.rotation.unwrap().slots;
+        for pair in outcome.samples.windows(2) {
+            let next = (pair[0].first_slot + pair[0].launches) % slots;
+            assert_eq!(pair[1].first_slot, next);
+        }
+    }
+}
