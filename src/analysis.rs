@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::model::machine::Machines;
 use crate::problem::{Access, DType, Op, Problem, Work};
 use crate::record::{Records, Row, Run};
 use crate::roofline::{
@@ -127,6 +128,8 @@ pub struct Campaign {
     pub runs: Vec<Run>,
     /// One entry for each planned point, repeats of the sentinel left out.
     pub points: Vec<Measured>,
+    /// Rows in `results.csv`, repeats counted in.
+    pub row_count: usize,
     /// Ceilings, if the campaign measured a read stream.
     pub ceilings: Option<Ceilings>,
     /// The data sheet's ceilings, if the machine is known.
@@ -136,18 +139,26 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Reads a campaign folder.
+    /// Reads a campaign folder. Data-sheet ceilings come from `machines`, by
+    /// the name of the campaign's device.
     ///
     /// # Errors
     /// A missing or unreadable file, a column or problem that does not parse.
-    pub fn load(folder: &Path, spec: Option<Peaks>) -> Result<Self> {
+    pub fn load(folder: &Path, machines: &Machines) -> Result<Self> {
         let records = Records::read(folder)?;
+        let device = records.runs.last().and_then(|run| run.get("device"));
+        let spec = device.and_then(|device| machines.spec(device));
         Self::from_records(folder, records, spec)
             .with_context(|| format!("in {}", folder.join("results.csv").display()))
     }
 
-    fn from_records(folder: &Path, records: Records, spec: Option<Peaks>) -> Result<Self> {
+    pub(crate) fn from_records(
+        folder: &Path,
+        records: Records,
+        spec: Option<Peaks>,
+    ) -> Result<Self> {
         let sentinel = sentinel(&records.rows);
+        let row_count = records.rows.len();
         let mut points = Vec::new();
         for row in records.rows.into_iter().filter(|row| row.repeat == 0) {
             points.push(join(row)?);
@@ -165,6 +176,7 @@ impl Campaign {
             folder: folder.to_owned(),
             runs: records.runs,
             points,
+            row_count,
             ceilings,
             spec,
             sentinel,

@@ -1,0 +1,3 @@
+//! Facts about machines, from their makers. Needs problem and roofline only.
+
+pub mod machine;
