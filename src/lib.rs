@@ -9,11 +9,18 @@
 //! ```
 
 pub mod analysis;
+pub mod campaign;
+pub mod cmd;
 pub mod data;
 pub mod device;
+pub mod measure;
+pub mod model;
+pub mod plot;
 pub mod point;
 pub mod problem;
 pub mod record;
 pub mod reference;
 pub mod roofline;
 pub mod statistics;
+pub mod suite;
+pub mod verdict;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ridgepoint` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ridgepoint::cmd::main()
+}

@@ -1,0 +1,100 @@
+//! `ridgepoint doctor`: what can be measured here, and why the rest cannot.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{Format, table};
+use crate::device::{self, Device, DeviceInfo};
+use crate::problem::{DType, Problem};
+use crate::verdict::Section;
+
+/// Say what can be measured on this machine, and why the rest cannot.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let device = device::open("auto")?;
+    let sections = [machine(device.info()), abilities(&*device)];
+    table::print(&sections, args.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn machine(info: &DeviceInfo) -> Section {
+    let mut rows = vec![
+        ["device".into(), info.name.clone()],
+        ["backend".into(), info.backend.clone()],
+    ];
+    for cache in &info.caches {
+        let size = format!("{:.1} MiB over all instances", cache.bytes as f64 / 1048576.0);
+        rows.push([cache.name.clone(), size]);
+    }
+    let cold = 2 * info.last_level_cache_bytes();
+    rows.extend([
+        ["cold needs".into(), format!("{} MiB touched before reuse", cold >> 20)],
+        ["memory for buffers".into(), format!("{} MiB", info.memory_bytes >> 20)],
+        ["timer".into(), format!("{}, {:.0} ns", info.timer, 1e9 * info.timer_quantum_s)],
+        ["empty launch".into(), format!("{:.1} us", 1e6 * info.launch_overhead_s)],
+    ]);
+    rows.extend(info.facts.iter().map(|(name, value)| [name.clone(), value.clone()]));
+    Section {
+        heading: "This machine".into(),
+        columns: vec!["fact", "value"],
+        rows: rows.into_iter().map(Vec::from).collect(),
+    }
+}
+
+/// One small problem of every operation in every format.
+const SAMPLES: [(&str, &str); 6] = [
+    ("stream", "stream:access=read,bytes=1048576"),
+    ("peak fma", "peak:unit=fma,lanes=256,steps=16,dtype="),
+    ("peak tensor", "peak:unit=tensor,lanes=256,steps=16,dtype="),
+    ("kv_read", "kv_read:batch=1,context=64,kv_heads=1,head_dim=128,layout=paged16,dtype="),
+    ("gemm", "gemm:m=4,n=64,k=64,dtype="),
+    (
+        "attention",
+        "decode_attention:batch=1,context=64,q_heads=4,kv_heads=1,head_dim=128,dtype=",
+    ),
+];
+
+fn abilities(device: &dyn Device) -> Section {
+    let mut rows = Vec::new();
+    for (name, text) in SAMPLES {
+        for dtype in DType::ALL {
+            let (spelled, label) = match text.ends_with('=') {
+                true => (format!("{text}{dtype}"), dtype.to_string()),
+                false => (text.to_owned(), "any".to_owned()),
+            };
+            let answer = match spelled.parse::<Problem>() {
+                Ok(problem) => match device.kernel(&problem) {
+                    Ok(kernel) => format!("yes, {kernel}"),
+                    Err(refusal) => format!("no: {refusal}"),
+                },
+                Err(_) => continue,
+            };
+            rows.push(vec![name.to_owned(), label, answer]);
+            if !text.ends_with('=') {
+                break;
+            }
+        }
+    }
+    rows.push(vec![
+        "counters".into(),
+        "any".into(),
+        "no: this version reads no hardware counters; bytes are the model's".into(),
+    ]);
+    rows.push(vec![
+        "CUDA".into(),
+        "any".into(),
+        "no: this version has no CUDA device".into(),
+    ]);
+    Section {
+        heading: "Can be measured".into(),
+        columns: vec!["what", "dtype", "answer"],
+        rows,
+    }
+}

@@ -1,0 +1,213 @@
+//! `ridgepoint measure SUITE`, and `cargo bench`: run a campaign, then print
+//! its table and verdict and write its figures.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Format, MachineFile, report, table, verdict};
+use crate::analysis::{Campaign, Measured};
+use crate::campaign::{self, Observer, Request, Scheduled, Summary};
+use crate::device;
+use crate::model::machine::Machines;
+use crate::point::Point;
+use crate::record::{Row, Status};
+use crate::suite::Suite;
+use crate::verdict::{Section, judge};
+
+/// Measure a suite, record it, draw it and judge it.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A built-in suite (quick, decode, roofline, paper) or a .toml file.
+    suite: Option<String>,
+    /// Measure this one point, as the repro_command column spells it.
+    #[arg(long, conflicts_with = "suite")]
+    point: Option<Point>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Measure a suite on this machine; what follows `--` on `cargo bench`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --", version, max_term_width = 100)]
+pub struct BenchArgs {
+    /// A built-in suite (quick, decode, roofline, paper) or a .toml file;
+    /// quick unless given.
+    #[arg(long)]
+    suite: Option<String>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// Where to measure.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Folder to write; it must not exist. By default
+    /// results/<date>-<device>-<suite>.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Finish the campaign in this folder instead of beginning one.
+    #[arg(long, conflicts_with = "out")]
+    resume: Option<PathBuf>,
+    /// Seed of the order and of the inputs; new on every run unless given.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    machines: MachineFile,
+    /// How to print the tables.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let suite = match (&args.suite, &args.point) {
+        (Some(name), _) => Some(Suite::load(name)?),
+        (None, Some(point)) => Some(Suite::of_point(point)?),
+        (None, None) if args.options.resume.is_some() => None,
+        (None, None) => bail!(
+            "name a suite ({}, or a .toml file), a --point, or a folder to --resume",
+            Suite::built_in_names().join(", ")
+        ),
+    };
+    measure(suite, &args.options)
+}
+
+pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
+    let name = args.suite.as_deref();
+    let suite = match (name, &args.options.resume) {
+        (None, Some(_)) => None,
+        _ => Some(Suite::load(name.unwrap_or("quick"))?),
+    };
+    measure(suite, &args.options)
+}
+
+fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
+    // Before the campaign: a mistake in the file must not cost an hour.
+    let machines = options.machines.load()?;
+    let mut device = device::open(&options.device)?;
+    let info = device.info();
+    eprintln!("device: {} ({}, asked for {})", info.name, info.backend, options.device);
+    let request = Request {
+        suite,
+        out: options.out.clone(),
+        resume: options.resume.clone(),
+        seed: options.seed,
+        command_line: std::env::args().collect::<Vec<_>>().join(" "),
+    };
+    let mut bar = Bar::new();
+    let summary = campaign::run(&mut *device, &request, &mut bar)?;
+    bar.bar.finish_and_clear();
+    conclude(&summary, &machines, options.format)
+}
+
+/// Prints and writes what the records say.
+fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<ExitCode> {
+    let campaign = Campaign::load(&summary.folder, machines)?;
+    let judged = judge(&campaign);
+    let mut sections = vec![points_section(&campaign)];
+    sections.extend(judged.sections.iter().cloned());
+    table::print(&sections, format)?;
+    let paths = report::write_files(&campaign, &judged, &summary.folder)?;
+    eprintln!("\nrecords and figures:");
+    for name in ["run.csv", "results.csv", "samples.csv"] {
+        eprintln!("  {}", summary.folder.join(name).display());
+    }
+    for path in paths {
+        eprintln!("  {}", path.display());
+    }
+    eprintln!(
+        "{} rows in {:.1} s ({} were there before); {:.1}% of the time went outside warm-up, \
+         checks and samples",
+        summary.rows,
+        summary.total_s,
+        summary.resumed_rows,
+        100.0 * summary.overhead()
+    );
+    verdict::print_remarks(&judged);
+    Ok(verdict::exit_code(&judged))
+}
+
+/// One line for each point, best readable first: by operation, then shape.
+fn points_section(campaign: &Campaign) -> Section {
+    let mut points: Vec<&Measured> = campaign.points.iter().collect();
+    points.sort_by_key(|p| (p.problem.op(), p.work.bytes(), p.work.flops()));
+    Section {
+        heading: "Points".into(),
+        columns: vec![
+            "problem", "data in", "time", "+-", "GB/s", "GFLOP/s", "OI", "of roof",
+            "status",
+        ],
+        rows: points.into_iter().map(point_row).collect(),
+    }
+}
+
+fn point_row(point: &Measured) -> Vec<String> {
+    let shown = |value: Option<f64>, digits: usize| {
+        value.map_or(String::new(), |v| format!("{v:.digits$}"))
+    };
+    let op = point.problem.op().to_string();
+    let shape: Vec<String> =
+        point.problem.fields().into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let status = point.row.status.unwrap_or_default();
+    let oi = point.work.operational_intensity();
+    vec![
+        format!("{op} {}", shape.join(" ")),
+        point.row.residency.clone(),
+        point.time_s.map_or(String::new(), |t| seconds(t.value)),
+        point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
+        shown(point.bytes_per_s().map(|r| r.value * 1e-9), 1),
+        shown(point.flops_per_s().map(|r| r.value * 1e-9), 1),
+        shown((point.work.flops() > 0).then_some(oi), 2),
+        shown(point.fraction().map(|f| 100.0 * f.value), 0),
+        match status {
+            Status::Ok | Status::Noisy => status.name().to_owned(),
+            _ => format!("{}: {}", status.name(), point.row.reason),
+        },
+    ]
+}
+
+fn seconds(s: f64) -> String {
+    match s {
+        s if s >= 1.0 => format!("{s:.3} s"),
+        s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
+        s => format!("{:.2} us", s * 1e6),
+    }
+}
+
+/// The progress bar on standard error; silent where that is no terminal.
+struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {wide_msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar { bar }
+    }
+}
+
+impl Observer for Bar {
+    fn begin(&mut self, folder: &Path, total: usize, done: usize) {
+        eprintln!("{} points into {}", total - done, folder.display());
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        self.bar.reset_eta();
+        self.bar.enable_steady_tick(Duration::from_secs(1));
+    }
+
+    fn start(&mut self, scheduled: &Scheduled) {
+        self.bar.set_message(scheduled.point.problem.to_string());
+    }
+
+    fn recorded(&mut self, _: &Row) {
+        self.bar.inc(1);
+    }
+}

@@ -1,0 +1,45 @@
+//! `ridgepoint report DIR`: figures and HTML from records alone.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{MachineFile, verdict};
+use crate::analysis::{Campaign, write_derived};
+use crate::plot;
+use crate::verdict::{Verdict, judge};
+
+/// Draw figures and the HTML report from a campaign's records.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A folder that `measure` wrote.
+    folder: PathBuf,
+    #[command(flatten)]
+    machines: MachineFile,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
+    let judged = judge(&campaign);
+    for path in write_files(&campaign, &judged, &args.folder)? {
+        println!("{}", path.display());
+    }
+    verdict::print_remarks(&judged);
+    Ok(verdict::exit_code(&judged))
+}
+
+/// Writes everything that is derived from the records into their folder.
+pub fn write_files(
+    campaign: &Campaign,
+    judged: &Verdict,
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    let points = folder.join("points.csv");
+    let claims = folder.join("verdict.csv");
+    write_derived(campaign, &points)?;
+    verdict::write_csv(judged, &claims)?;
+    let mut paths = vec![points, claims];
+    paths.extend(plot::write_all(campaign, folder, judged)?);
+    Ok(paths)
+}

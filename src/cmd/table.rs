@@ -1,0 +1,69 @@
+//! Printing of tables as text, CSV or JSON.
+
+use std::io::Write;
+
+use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::Format;
+use crate::verdict::Section;
+
+/// Prints sections to standard output. A reader that goes away early, such as
+/// `head`, is no error.
+pub fn print(sections: &[Section], format: Format) -> Result<()> {
+    let text = match format {
+        Format::Table => sections.iter().map(text_table).collect::<Vec<_>>().join("\n"),
+        Format::Csv => csv_tables(sections)?,
+        Format::Json => json_tables(sections)? + "\n",
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+fn text_table(section: &Section) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(section.columns.clone());
+    for row in &section.rows {
+        table.add_row(row);
+    }
+    format!("{}\n{table}\n", section.heading)
+}
+
+/// Several tables of different columns do not fit one CSV header, so each has
+/// its own behind an empty line; a single one is plain CSV.
+fn csv_tables(sections: &[Section]) -> Result<String> {
+    let mut parts = Vec::new();
+    for section in sections {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(&section.columns)?;
+        for row in &section.rows {
+            writer.write_record(row)?;
+        }
+        parts.push(String::from_utf8(writer.into_inner()?)?);
+    }
+    Ok(parts.join("\n"))
+}
+
+fn json_tables(sections: &[Section]) -> Result<String> {
+    let tables: Vec<_> = sections
+        .iter()
+        .map(|section| {
+            let rows: Vec<_> = section
+                .rows
+                .iter()
+                .map(|row| {
+                    let cells = section.columns.iter().zip(row);
+                    cells.map(|(c, v)| (c.to_string(), v.clone().into())).collect()
+                })
+                .map(serde_json::Value::Object)
+                .collect();
+            serde_json::json!({ "heading": section.heading, "rows": rows })
+        })
+        .collect();
+    Ok(serde_json::to_string_pretty(&tables)?)
+}

@@ -1,0 +1,273 @@
+//! The program as a person runs it: real measurements on this machine's CPU,
+//! small enough for tests.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tiny.toml");
+
+fn ridgepoint(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ridgepoint"));
+    command.current_dir(directory).args(arguments);
+    command
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    ridgepoint(directory, arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a run that must succeed.
+fn succeed(directory: &Path, arguments: &[&str]) -> String {
+    let output = run(directory, arguments);
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {:?}\n{errors}", output.status);
+    text(&output.stdout)
+}
+
+/// Standard error of a run that must fail with exit code 1 and without panic.
+fn fail(directory: &Path, arguments: &[&str]) -> String {
+    let output = run(directory, arguments);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}\n{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    errors
+}
+
+/// Column `name` of a CSV file of the campaign.
+fn column(file: &Path, name: &str) -> Vec<String> {
+    let mut reader = csv::Reader::from_path(file).unwrap();
+    let index = reader.headers().unwrap().iter().position(|h| h == name).unwrap();
+    reader.records().map(|record| record.unwrap()[index].to_owned()).collect()
+}
+
+fn keys(folder: &Path) -> Vec<(String, String)> {
+    let results = folder.join("results.csv");
+    column(&results, "point_id").into_iter().zip(column(&results, "repeat")).collect()
+}
+
+fn planned(folder: &Path) -> usize {
+    column(&folder.join("run.csv"), "planned_rows")[0].parse().unwrap()
+}
+
+#[test]
+fn measure_writes_records_figures_and_a_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["measure", TINY, "--out", "campaign"]);
+    let (printed, remarks) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{remarks}");
+    assert!(printed.contains("Decode attention is memory bound."), "{printed}");
+    assert!(remarks.contains("outside warm-up, checks and samples"), "{remarks}");
+    let folder = dir.path().join("campaign");
+    assert_eq!(keys(&folder).len(), planned(&folder));
+    let statuses = column(&folder.join("results.csv"), "status");
+    let reasons = column(&folder.join("results.csv"), "reason");
+    for (status, reason) in statuses.iter().zip(&reasons) {
+        assert!(
+            ["ok", "noisy", "skipped"].contains(&status.as_str()),
+            "{status}: {reason}"
+        );
+        assert_eq!(status == "ok", reason.is_empty());
+    }
+    // bf16 multiply-adds, tensor units and int8 gemms are beyond this device.
+    assert_eq!(statuses.iter().filter(|s| *s == "skipped").count(), 5, "{reasons:?}");
+    for name in ["roofline", "oi", "bandwidth"] {
+        let png = fs::read(folder.join(format!("{name}.png"))).unwrap();
+        assert!(png.starts_with(b"\x89PNG"), "{name}");
+        let svg = fs::read_to_string(folder.join(format!("{name}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{name}");
+    }
+    for name in ["report.html", "points.csv", "verdict.csv", "suite.toml"] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn verdict_and_report_need_the_records_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--out", "a"]);
+    let copy = dir.path().join("b");
+    fs::create_dir(&copy).unwrap();
+    for name in ["run.csv", "results.csv"] {
+        fs::copy(dir.path().join("a").join(name), copy.join(name)).unwrap();
+    }
+    let table = succeed(dir.path(), &["verdict", "b"]);
+    assert_eq!(table, succeed(dir.path(), &["verdict", "a"]));
+    let json = succeed(dir.path(), &["verdict", "b", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["rows"][0]["claim"], "Decode attention is memory bound.");
+    succeed(dir.path(), &["report", "b"]);
+    for name in ["roofline.svg", "roofline.png", "points.csv"] {
+        let read = |folder: &str| fs::read(dir.path().join(folder).join(name)).unwrap();
+        assert_eq!(read("a"), read("b"), "{name} is not the same twice");
+    }
+}
+
+#[test]
+fn results_go_to_a_dated_folder_and_never_over_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let point = "stream:access=read,bytes=1 MiB@cpu_stream@hot";
+    succeed(dir.path(), &["measure", "--point", point]);
+    succeed(dir.path(), &["measure", "--point", point]);
+    let mut names: Vec<String> = fs::read_dir(dir.path().join("results"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 2);
+    assert_eq!(names[1], format!("{}.2", names[0]));
+    assert!(names[0].contains("-cpu-") && names[0].ends_with("-point"), "{names:?}");
+}
+
+/// Each row's own command, in a fresh process, gives a row of the same id.
+#[test]
+fn a_point_runs_alone_by_its_recorded_command() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--out", "all"]);
+    let results = dir.path().join("all/results.csv");
+    let commands = column(&results, "repro_command");
+    let ids = column(&results, "point_id");
+    for index in [0, ids.len() / 2, ids.len() - 1] {
+        let arguments: Vec<&str> = commands[index].split(' ').skip(1).collect();
+        let out = format!("alone{index}");
+        let mut all = arguments.clone();
+        all.extend(["--out", &out]);
+        run(dir.path(), &all);
+        let alone = column(&dir.path().join(out).join("results.csv"), "point_id");
+        assert_eq!(alone, [ids[index].clone()]);
+    }
+}
+
+#[test]
+fn bad_input_says_where_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let suite = fs::read_to_string(TINY).unwrap();
+    write("zero.toml", &suite.replace("n = 64", "n = 0"));
+    write("key.toml", &suite.replace("head_dim = 64", "head_dims = 64"));
+    write("heads.toml", &suite.replace("q_heads = [2, 8]", "q_heads = [3]"));
+    fs::create_dir(dir.path().join("taken")).unwrap();
+    let cases: [(&[&str], &str); 10] = [
+        (&["measure", "zero.toml"], "zero.toml:46: n = 0; it must be at least 1"),
+        (
+            &["measure", "key.toml"],
+            "key.toml:56: kv_read has no key `head_dims`; did you mean",
+        ),
+        (
+            &["measure", "heads.toml"],
+            "heads.toml:66: q_heads = 3 is no multiple of kv_heads = 2",
+        ),
+        (&["measure", "none.toml"], "cannot read suite none.toml"),
+        (&["measure", "quik"], "did you mean `quick`?"),
+        (&["measure"], "name a suite (quick, decode, roofline, paper"),
+        (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
+        (&["measure", TINY, "--out", "taken"], "never overwritten"),
+        (&["measure", "--resume", "taken"], "run.csv"),
+        (&["verdict", "nowhere"], "nowhere is no folder"),
+    ];
+    for (arguments, part) in cases {
+        let errors = fail(dir.path(), arguments);
+        assert!(errors.contains(part), "{arguments:?}: {errors}");
+    }
+    assert!(!dir.path().join("results").exists(), "a refused run leaves nothing behind");
+    let bad_point =
+        run(dir.path(), &["measure", "--point", "gemm:m=0,n=1,k=1,dtype=f32@x@hot"]);
+    assert!(text(&bad_point.stderr).contains("m = 0; it must be at least 1"));
+}
+
+#[test]
+fn an_incomplete_campaign_is_invalid_and_says_how_to_finish() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--out", "c"]);
+    let path = dir.path().join("c/results.csv");
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, whole.lines().take(5).map(|l| format!("{l}\n")).collect::<String>())
+        .unwrap();
+    let output = run(dir.path(), &["verdict", "c"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("measure --resume"));
+}
+
+#[test]
+fn list_and_doctor_print_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    for suite in ["quick", "decode", "roofline", "paper"] {
+        let listed = succeed(dir.path(), &["list", suite, "--format", "csv"]);
+        let mut reader = csv::Reader::from_reader(listed.as_bytes());
+        let ids: HashSet<String> =
+            reader.records().map(|r| r.unwrap()[0].to_owned()).collect();
+        assert!(ids.len() > 20, "{suite}");
+    }
+    let doctor = succeed(dir.path(), &["doctor", "--format", "json"]);
+    let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
+    assert_eq!(doctor.as_array().map(Vec::len), Some(2));
+    assert!(succeed(dir.path(), &["doctor"]).contains("CUDA"));
+}
+
+/// Kills the campaign at random moments until it is through. Nothing that was
+/// recorded is lost or measured twice.
+#[test]
+fn killed_at_any_moment_a_campaign_resumes_to_completion() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("c");
+    let mut kills = 0;
+    let mut before: Vec<(String, String)> = Vec::new();
+    for round in 0..200u64 {
+        let begun = folder.join("run.csv").is_file();
+        let arguments: Vec<&str> = match begun {
+            true => vec!["measure", "--resume", "c"],
+            false => vec!["measure", TINY, "--out", "c"],
+        };
+        let mut child = ridgepoint(dir.path(), &arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Spread over start-up, points and writes, without a common beat.
+        std::thread::sleep(Duration::from_millis(40 + (round * 7919) % 331));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        let status = child.wait().unwrap();
+        if begun || folder.join("run.csv").is_file() {
+            let after = keys(&folder_with_whole_lines(dir.path(), &folder));
+            assert_eq!(after[..before.len()], before[..], "a row was lost or changed");
+            before = after;
+        }
+        if status.success() {
+            break;
+        }
+    }
+    let all = keys(&folder);
+    let distinct: HashSet<_> = all.iter().collect();
+    println!(
+        "{kills} kills, {} rows, {} distinct, {} planned",
+        all.len(),
+        distinct.len(),
+        planned(&folder)
+    );
+    assert_eq!(all.len(), planned(&folder));
+    assert_eq!(distinct.len(), all.len(), "a row was doubled");
+    assert!(kills >= 3, "only {kills} kills hit a running campaign");
+    let counts = column(&folder.join("results.csv"), "n_samples");
+    let expected: usize = counts.iter().map(|n| n.parse::<usize>().unwrap()).sum();
+    assert_eq!(column(&folder.join("samples.csv"), "point_id").len(), expected);
+}
+
+/// A copy of the results without a torn last line, for looking at them between
+/// a kill and the resume that repairs them.
+fn folder_with_whole_lines(parent: &Path, folder: &Path) -> PathBuf {
+    let copy = parent.join("look");
+    fs::create_dir_all(&copy).unwrap();
+    let text = fs::read_to_string(folder.join("results.csv")).unwrap();
+    let end = text.rfind('\n').map_or(0, |end| end + 1);
+    fs::write(copy.join("results.csv"), &text[..end]).unwrap();
+    copy
+}
