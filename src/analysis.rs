@@ -146,7 +146,11 @@ impl Campaign {
             .with_context(|| format!("in {}", folder.join("results.csv").display()))
     }
 
-    fn from_records(folder: &Path, records: Records, spec: Option<Peaks>) -> Result<Self> {
+    pub(crate) fn from_records(
+        folder: &Path,
+        records: Records,
+        spec: Option<Peaks>,
+    ) -> Result<Self> {
         let sentinel = sentinel(&records.rows);
         let mut points = Vec::new();
         for row in records.rows.into_iter().filter(|row| row.repeat == 0) {

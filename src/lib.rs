@@ -11,6 +11,7 @@
 pub mod analysis;
 pub mod data;
 pub mod device;
+pub mod plot;
 pub mod point;
 pub mod problem;
 pub mod record;
