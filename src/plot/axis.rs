@@ -33,7 +33,8 @@ pub struct Tick {
 
 impl Axis {
     /// The range of `values`, widened by a factor at the lower and the upper
-    /// end. `None` without a positive value.
+    /// end, and further where all values are nearly the same. `None` without a
+    /// positive value.
     pub fn spanning(
         values: impl IntoIterator<Item = f64>,
         scale: Scale,
@@ -44,6 +45,8 @@ impl Axis {
             lo = lo.min(value);
             hi = hi.max(value);
         }
+        let (below, above) =
+            if hi < 1.2 * lo { (2.0 * below, 2.0 * above) } else { (below, above) };
         (hi > 0.0).then(|| Axis { lo: lo / below, hi: hi * above, scale })
     }
 
@@ -75,7 +78,7 @@ impl Axis {
 
     fn label(&self, value: f64) -> String {
         match self.scale {
-            Scale::Decimal(unit) => number(value / unit),
+            Scale::Decimal(unit) => short(value / unit),
             Scale::Count => count(value),
             Scale::Bytes => bytes(value),
         }
@@ -139,7 +142,7 @@ impl Axis {
     fn label_of(&self, value: f64, unit: f64) -> String {
         match self.scale {
             Scale::Bytes => bytes(value),
-            Scale::Decimal(_) | Scale::Count => number(value / unit),
+            Scale::Decimal(_) | Scale::Count => short(value / unit),
         }
     }
 
@@ -185,6 +188,27 @@ pub fn number(value: f64) -> String {
         grouped.push(c);
     }
     grouped
+}
+
+/// A number short enough for a tick: powers of ten where digits would not do.
+fn short(value: f64) -> String {
+    if (0.000_999..99_999.0).contains(&value) {
+        return number(value);
+    }
+    let power = (value.log10() + 1e-9).floor();
+    let digits: String = format!("{power}")
+        .chars()
+        .map(|c| match c.to_digit(10) {
+            Some(digit) => {
+                ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit as usize]
+            }
+            None => '⁻',
+        })
+        .collect();
+    match number(value / 10f64.powf(power)).as_str() {
+        "1" => format!("10{digits}"),
+        factor => format!("{factor}×10{digits}"),
+    }
 }
 
 /// A quantity with an SI prefix: `31.2 GB/s`.
@@ -258,6 +282,8 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+        assert_eq!((short(1e7), short(2e-4)), ("10⁷".into(), "2×10⁻⁴".into()));
+        assert_eq!((short(0.001), short(50000.0)), ("0.001".into(), "50,000".into()));
         assert_eq!(si(31.2e9, "B/s"), "31.2 GB/s");
         assert_eq!(si(999.9e9, "FLOP/s"), "1 TFLOP/s");
         assert_eq!(si(1.25e-5, "s"), "12.5 µs");
@@ -286,6 +312,12 @@ mod tests {
         let many = labels(1.0, 1_048_576.0, Scale::Count);
         assert_eq!(many, ["1", "8", "64", "512", "4K", "32K", "256K"]);
         assert_eq!(labels(1e6, 5e6, Scale::Bytes), ["1 MiB", "2 MiB", "4 MiB"]);
+    }
+
+    #[test]
+    fn one_value_has_a_range_around_it() {
+        let axis = Axis::spanning([8.0], Scale::Count, (1.0, 1.0)).unwrap();
+        assert_eq!((axis.lo, axis.hi), (4.0, 16.0));
     }
 
     #[test]

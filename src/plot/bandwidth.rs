@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::axis::{Axis, Scale, bytes, prefix, si};
 use super::frame::{
     self, Entry, Figure, Key, LABEL, PALETTE, Panel, SPEC, WIDTH, cache_levels,
-    draw_legend, draw_point, draw_titles, marker, op_entries, tip,
+    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
@@ -52,8 +52,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     }
     let mut canvas = Canvas::new(WIDTH);
     let how = "Compulsory bytes per second against the bytes touched between two uses of \
-               the same byte. Curves: streams; points: kernels that read a KV cache. \
-               Vertical lines: cache capacities over the whole device.";
+               the same byte. Dashed: cache capacities, summed over the device. Bars, \
+               where larger than the marker: 95% interval.";
     let top = draw_titles(&mut canvas, campaign, "Bandwidth", how);
     let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 476.0);
     let panel = panel(campaign, placed(), area);
@@ -83,7 +83,7 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
 
 fn placed(point: &Measured) -> Option<Placed<'_>> {
     let distance = point.row.reuse_distance_bytes.filter(|distance| *distance > 0)?;
-    Some((distance as f64, point.bytes_per_s()?.value, point))
+    Some((distance as f64, point.bytes_per_s().filter(drawable)?.value, point))
 }
 
 fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
@@ -104,7 +104,8 @@ fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
 
 fn readers(campaign: &Campaign) -> Vec<Placed<'_>> {
     let reads = |p: &&Measured| matches!(p.problem.op(), Op::KvRead | Op::DecodeAttention);
-    campaign.points.iter().filter(reads).filter_map(placed).collect()
+    let points = frame::rarest_last(campaign.points.iter().filter(reads).collect());
+    points.into_iter().filter_map(placed).collect()
 }
 
 fn panel<'a>(
@@ -122,7 +123,7 @@ fn panel<'a>(
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
     let spec = campaign.spec.iter().map(|s| s.bandwidth.read.plateau().bytes_per_s);
     let rates = points.map(|(_, y, _)| *y).chain(spec);
-    let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.5, 1.6)).unwrap_or(byte);
+    let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
 }

@@ -9,6 +9,7 @@ use super::svg::{
 use crate::analysis::{Campaign, Measured};
 use crate::point::CacheState;
 use crate::problem::{DType, Op};
+use crate::record::Status;
 use crate::statistics::Estimate;
 
 /// Width of every figure in pixels.
@@ -21,8 +22,8 @@ pub const LABEL: f64 = 11.5;
 const LEGEND_ROW: f64 = 22.0;
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
-pub const PALETTE: [&str; 6] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+pub const PALETTE: [&str; 7] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
 /// The data sheet's colour.
 pub const SPEC: &str = "#8a3ea8";
 
@@ -88,6 +89,13 @@ impl Panel {
         (x0 + self.x.share(x) * (x1 - x0), y1 - self.y.share(y) * (y1 - y0))
     }
 
+    /// The pixels of a value and of both ends of its interval, which may reach
+    /// beyond the frame or even to zero.
+    pub fn bar(&self, x: f64, y: Estimate) -> [Spot; 3] {
+        let ends = [y.lo, y.hi].map(|end| end.clamp(self.y.lo / 2.0, self.y.hi * 2.0));
+        [y.value, ends[0], ends[1]].map(|y| self.spot(x, y))
+    }
+
     /// A segment between two pairs of values, clipped to the frame.
     pub fn segment(&self, from: (f64, f64), to: (f64, f64)) -> Option<(Spot, Spot)> {
         self.area.clip((self.spot(from.0, from.1), self.spot(to.0, to.1)))
@@ -111,10 +119,12 @@ impl Panel {
                 canvas.text(Text { anchor, ..Text::new(&label, (x, y1 + 18.0), 12.0) });
             }
         }
+        let mut widest = 0.0f64;
         for tick in self.y.ticks(most(y1 - y0, 26.0)) {
             let (_, y) = self.spot(self.x.lo, tick.value);
             draw_grid(canvas, ((x0, y), (x1, y)), tick.label.is_some());
             if let Some(label) = tick.label {
+                widest = widest.max(text_width(&label, 12.0));
                 let anchor = Anchor::End;
                 canvas
                     .text(Text { anchor, ..Text::new(&label, (x0 - 8.0, y + 4.3), 12.0) });
@@ -124,7 +134,8 @@ impl Panel {
         let (x, y) = self.area.centre();
         let anchor = Anchor::Middle;
         canvas.text(Text { anchor, ..Text::new(x_title, (x, y1 + 40.0), 13.0) });
-        let at = (x0 - 52.0, y);
+        // At one distance whatever the labels, unless they are long.
+        let at = (x0 - 52.0f64.max(widest + 16.0), y);
         canvas.text(Text { anchor, degrees: -90.0, ..Text::new(y_title, at, 13.0) });
     }
 
@@ -272,6 +283,15 @@ pub fn op_name(op: Op) -> &'static str {
     }
 }
 
+/// Orders points for drawing: where markers overlap, operations with few
+/// points come last and stay visible.
+pub fn rarest_last(mut points: Vec<&Measured>) -> Vec<&Measured> {
+    let ops: Vec<Op> = points.iter().map(|p| p.problem.op()).collect();
+    let count = |op: Op| ops.iter().filter(|other| **other == op).count();
+    points.sort_by_cached_key(|p| std::cmp::Reverse(count(p.problem.op())));
+    points
+}
+
 /// Legend entries for the operations and cache states that `points` hold.
 pub fn op_entries(points: &[&Measured]) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -288,6 +308,11 @@ pub fn op_entries(points: &[&Measured]) -> Vec<Entry> {
     entries
 }
 
+/// Whether a logarithmic axis has a place for a value.
+pub fn drawable(y: &Estimate) -> bool {
+    y.value.is_finite() && y.value > 0.0 && !y.lo.is_nan() && !y.hi.is_nan()
+}
+
 /// Draws a point, and its interval where it is larger than the marker.
 pub fn draw_point(
     canvas: &mut Canvas,
@@ -297,7 +322,7 @@ pub fn draw_point(
     marker: Marker,
     tip: &str,
 ) {
-    let [at, lo, hi] = [y.value, y.lo, y.hi].map(|y| panel.spot(x, y));
+    let [at, lo, hi] = panel.bar(x, y);
     if lo.1 - hi.1 > 2.0 * Marker::RADIUS
         && let Some(bar) = panel.area.clip((lo, hi))
     {
@@ -330,6 +355,9 @@ pub fn tip(point: &Measured) -> String {
     }
     if let Some(distance) = row.reuse_distance_bytes {
         lines.push(format!("working set {}", bytes(distance as f64)));
+    }
+    if row.status == Some(Status::Noisy) {
+        lines.push("noisy: the interval is wider than wanted".to_owned());
     }
     if let Some(fraction) = point.fraction() {
         lines.push(format!("{}% of the measured roof", number(100.0 * fraction.value)));

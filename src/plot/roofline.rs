@@ -4,12 +4,15 @@
 use super::axis::{Axis, Scale, number, prefix, si};
 use super::frame::{
     self, Entry, Figure, Key, LABEL, Panel, SPEC, WIDTH, cache_levels, draw_legend,
-    draw_point, draw_titles, marker, op_entries, tip,
+    draw_point, draw_titles, drawable, marker, op_entries, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
+use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text, text_width};
 use crate::analysis::{Campaign, Measured};
 use crate::problem::{DType, Op};
+
+/// Horizontal room for the label of a slope, in pixels.
+const SLOPE_LABEL: f64 = 125.0;
 
 /// A ceiling as a line in the plane of intensity and FLOP/s.
 #[derive(Clone, Debug)]
@@ -64,9 +67,11 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
 /// counting: they are the horizontal ceilings.
 fn shown(campaign: &Campaign) -> Vec<&Measured> {
     let fits = |p: &&Measured| {
-        p.flops_per_s().is_some() && p.work.bytes() > 0 && p.problem.op() != Op::Peak
+        p.flops_per_s().is_some_and(|rate| drawable(&rate))
+            && p.work.bytes() > 0
+            && p.problem.op() != Op::Peak
     };
-    campaign.points.iter().filter(fits).collect()
+    frame::rarest_last(campaign.points.iter().filter(fits).collect())
 }
 
 fn subtitle(campaign: &Campaign) -> String {
@@ -78,26 +83,40 @@ fn subtitle(campaign: &Campaign) -> String {
         _ => "Dotted: data sheet; no ceiling was measured.",
     };
     format!(
-        "Measured kernels at the FLOPs and compulsory bytes of their shapes. {ceilings} \
-         Bars: 95% intervals where larger than the marker."
+        "Intensity from the FLOPs and compulsory bytes of the shape. {ceilings} Bars, \
+         where larger than the marker: 95% interval."
     )
 }
 
-/// Both axes: everything that is drawn, with room for labels above the
-/// highest ceiling and for the flat part right of the last ridge.
+/// Both axes. Points lie closest to the ceilings at the ends of their range,
+/// so room for the labels of the ceilings is added there: right of the points
+/// for horizontals, left of them for slopes, and above.
 fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
-    let ridges: Vec<f64> =
-        ceilings(campaign, points).into_iter().map(|c| c.ridge()).collect();
+    let flats = ceilings(campaign, points);
+    let scale = Scale::Decimal(1.0);
+    let one = Axis { lo: 1.0, hi: 10.0, scale };
     let intensities = points.iter().map(|p| p.work.operational_intensity());
-    let last = ridges.iter().map(|ridge| ridge * 8.0);
-    let first = ridges.iter().map(|ridge| ridge / 8.0);
-    let x = intensities.chain(first).chain(last);
+    let ridges = flats.iter().flat_map(|flat| [flat.ridge() / 4.0, flat.ridge() * 1.5]);
+    let mut x = Axis::spanning(intensities.chain(ridges), scale, (1.0, 1.0)).unwrap_or(one);
+    let widest =
+        flats.iter().map(|flat| text_width(&flat.label(), LABEL)).fold(0.0, f64::max);
+    let width = area.x1 - area.x0;
+    // The data sheet's slope lies just above the measured one and leaves room
+    // for that one's label only below it, where the points are.
+    let crowded = campaign.ceilings.is_some() && campaign.spec.is_some();
+    let left = if crowded { SLOPE_LABEL } else { 30.0 } / width;
+    let right = ((widest + 24.0) / width).min(0.4);
+    let span = (x.hi / x.lo).ln() / (1.0 - left - right);
+    x.lo *= (-left * span).exp();
+    x.hi *= (right * span).exp();
+    let measured = campaign.ceilings.as_ref().filter(|_| crowded);
+    let slope = measured.map(|ceilings| 1.1 * x.lo * ceilings.read.rate.value);
     let rates = points.iter().filter_map(|p| p.flops_per_s());
-    let ceilings = ceilings(campaign, points).into_iter().map(|c| c.flops_per_s);
-    let y = rates.flat_map(|r| [r.value, r.hi]).chain(ceilings);
-    let one = Axis { lo: 1.0, hi: 10.0, scale: Scale::Decimal(1.0) };
-    let x = Axis::spanning(x, Scale::Decimal(1.0), (1.6, 1.6)).unwrap_or(one);
-    let mut y = Axis::spanning(y, Scale::Decimal(1.0), (2.0, 2.2)).unwrap_or(one);
+    let y = rates
+        .flat_map(|r| [r.value, r.hi])
+        .chain(flats.iter().map(|flat| flat.flops_per_s))
+        .chain(slope);
+    let mut y = Axis::spanning(y, scale, (1.8, 1.5)).unwrap_or(one);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
 }
@@ -114,6 +133,14 @@ struct Flat {
 impl Flat {
     fn ridge(&self) -> f64 {
         self.flops_per_s / self.bytes_per_s
+    }
+
+    fn label(&self) -> String {
+        let rate = si(self.flops_per_s, "FLOP/s");
+        match &self.kernel {
+            Some(kernel) => format!("{} {rate} ({kernel})", self.dtype),
+            None => format!("{} data sheet {rate}", self.dtype),
+        }
     }
 }
 
@@ -210,18 +237,15 @@ fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> 
 }
 
 fn horizontal(flat: &Flat, panel: &Panel) -> Roof {
-    let rate = si(flat.flops_per_s, "FLOP/s");
-    let (stroke, label) = match &flat.kernel {
-        Some(kernel) => {
-            (Stroke::solid(INK, 1.8), format!("{} {rate} ({kernel})", flat.dtype))
-        }
-        None => (Stroke::dotted(SPEC, 1.8), format!("{} data sheet {rate}", flat.dtype)),
+    let stroke = match flat.kernel {
+        Some(_) => Stroke::solid(INK, 1.8),
+        None => Stroke::dotted(SPEC, 1.8),
     };
     Roof {
         from: (flat.ridge(), flat.flops_per_s),
         to: (panel.x.hi, flat.flops_per_s),
         stroke,
-        label: Some(label),
+        label: Some(flat.label()),
     }
 }
 
@@ -280,7 +304,7 @@ fn draw_roofs(
 fn take_point(room: &mut Room, panel: &Panel, point: &Measured) {
     let Some(rate) = point.flops_per_s() else { return };
     let intensity = point.work.operational_intensity();
-    let [at, lo, hi] = [rate.value, rate.lo, rate.hi].map(|y| panel.spot(intensity, y));
+    let [at, lo, hi] = panel.bar(intensity, rate);
     room.take(Quad::around(at, Marker::RADIUS * 1.3));
     room.take(Quad::of_line((lo, hi), 8.0));
 }

@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 use resvg::tiny_skia::Pixmap;
 
 use super::fixture::{cpu, gpu, rows, with_rows};
@@ -123,6 +126,39 @@ fn few_points_are_drawn_soundly() {
     assert_is_sound(figures(&spec_only)[0].1.as_ref().unwrap());
 }
 
+/// A random part of a campaign with its times moved by up to three decades
+/// either way, some with an interval that reaches zero.
+fn shaken(of: &Campaign, seed: u64) -> Campaign {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    let keep = [0.02, 0.1, 0.5, 1.0][rng.random_range(0..4)];
+    let decades = [0.0, 0.5, 3.0][rng.random_range(0..3)];
+    let mut kept = rows(of);
+    kept.retain(|_| rng.random_bool(keep));
+    for row in &mut kept {
+        let factor = 10f64.powf(decades * rng.random_range(-1.0..1.0));
+        let time = row.time_s_median.unwrap() * factor;
+        row.time_s_median = Some(time);
+        row.time_s_ci_lo = Some(if rng.random_bool(0.05) { 0.0 } else { 0.7 * time });
+        row.time_s_ci_hi = Some(1.5 * time);
+    }
+    with_rows(of, kept)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_part_of_a_campaign_is_drawn_soundly(seed in any::<u64>(), gpu in any::<bool>()) {
+        let full: &LazyLock<Campaign> = if gpu { &GPU } else { &CPU };
+        for (_, drawn) in figures(&shaken(full, seed)) {
+            drawn.iter().for_each(assert_is_sound);
+        }
+    }
+}
+
+static CPU: LazyLock<Campaign> = LazyLock::new(cpu);
+static GPU: LazyLock<Campaign> = LazyLock::new(gpu);
+
 #[test]
 fn names_from_records_are_escaped() {
     let hostile = altered(&cpu(), |row| {
@@ -165,10 +201,11 @@ fn everything_is_written_and_pngs_have_twice_the_size() {
     assert!(!page.contains("https://"), "the page needs nothing but itself");
 }
 
-/// Keeps the pictures for people: `RIDGEPOINT_FIGURES=folder cargo test`.
+/// `RIDGEPOINT_FIGURES=folder cargo test pictures_for_people -- --ignored`
 #[test]
+#[ignore = "writes pictures to look at into the folder RIDGEPOINT_FIGURES"]
 fn pictures_for_people() {
-    let Some(folder) = std::env::var_os("RIDGEPOINT_FIGURES") else { return };
+    let folder = std::env::var_os("RIDGEPOINT_FIGURES").expect("a folder");
     let simulated = altered(&cpu(), |row| row.device_kind = "simulated".to_owned());
     for (name, campaign) in [("cpu", cpu()), ("gpu", gpu()), ("simulated", simulated)] {
         let folder = Path::new(&folder).join(name);
