@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 use super::axis::{Axis, Scale, bytes, prefix, si};
 use super::frame::{
     self, Entry, Figure, Key, LABEL, PALETTE, Panel, SPEC, WIDTH, cache_levels,
-    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, tip,
+    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, shown_span,
+    take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::problem::{Access, Op, Problem};
+use crate::statistics::Estimate;
 
 /// A point with its working set and bandwidth.
-type Placed<'a> = (f64, f64, &'a Measured);
+type Placed<'a> = (f64, Estimate, &'a Measured);
 
 /// The best of the streams of one direction at each working set.
 struct Curve<'a> {
@@ -61,14 +63,13 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let y_title = format!("bandwidth ({unit}B/s)");
     panel.draw(&mut canvas, "working set (reuse distance)", &y_title);
     let mut room = panel.room();
-    for (x, y, _) in placed() {
-        room.take(Quad::around(panel.spot(*x, *y), 6.0));
+    for (x, rate, _) in placed() {
+        take_point(&mut room, &panel, *x, *rate);
     }
     let labels = draw_lines(&mut canvas, campaign, &panel, &mut room);
-    for (x, _, point) in &readers {
-        let Some(rate) = point.bytes_per_s() else { continue };
+    for (x, rate, point) in &readers {
         let marker = marker(point.problem.op(), &point.row.cache_state);
-        draw_point(&mut canvas, &panel, *x, rate, marker, &tip(point));
+        draw_point(&mut canvas, &panel, *x, *rate, marker, &tip(point));
     }
     for curve in &curves {
         draw_curve(&mut canvas, &panel, &mut room, curve);
@@ -83,7 +84,7 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
 
 fn placed(point: &Measured) -> Option<Placed<'_>> {
     let distance = point.row.reuse_distance_bytes.filter(|distance| *distance > 0)?;
-    Some((distance as f64, point.bytes_per_s().filter(drawable)?.value, point))
+    Some((distance as f64, point.bytes_per_s().filter(drawable)?, point))
 }
 
 fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
@@ -95,7 +96,7 @@ fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
         }
         let Some(new) = placed(point) else { continue };
         let old = best.entry(new.0 as u64).or_insert(new);
-        if new.1 > old.1 {
+        if new.1.value > old.1.value {
             *old = new;
         }
     }
@@ -122,7 +123,7 @@ fn panel<'a>(
     let sets = points.clone().map(|(x, ..)| *x).chain(caches);
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
     let spec = campaign.spec.iter().map(|s| s.bandwidth.read.plateau().bytes_per_s);
-    let rates = points.map(|(_, y, _)| *y).chain(spec);
+    let rates = points.flat_map(|(_, rate, _)| shown_span(rate)).chain(spec);
     let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
@@ -185,16 +186,15 @@ fn draw_labels(canvas: &mut Canvas, room: &mut Room, labels: Vec<Label>) -> Vec<
 fn draw_curve(canvas: &mut Canvas, panel: &Panel, room: &mut Room, curve: &Curve) {
     let (stroke, marker) = curve.style();
     let spots: Vec<Spot> =
-        curve.points.iter().map(|(x, y, _)| panel.spot(*x, *y)).collect();
+        curve.points.iter().map(|(x, rate, _)| panel.spot(*x, rate.value)).collect();
     for pair in spots.windows(2) {
         room.take(Quad::of_line((pair[0], pair[1]), 4.0));
     }
     if spots.len() > 1 {
         canvas.polyline(&spots, stroke);
     }
-    for (x, _, point) in &curve.points {
-        let Some(rate) = point.bytes_per_s() else { continue };
-        draw_point(canvas, panel, *x, rate, marker, &tip(point));
+    for (x, rate, point) in &curve.points {
+        draw_point(canvas, panel, *x, *rate, marker, &tip(point));
     }
 }
 

@@ -248,10 +248,9 @@ pub fn finish(
 ) -> Figure {
     let height = bottom + 18.0;
     if campaign.is_simulated() {
-        let all = panels.iter().fold(panels[0], |a, b| {
-            Rect::new(a.x0.min(b.x0), a.y0.min(b.y0), a.x1.max(b.x1), a.y1.max(b.y1))
-        });
-        canvas.watermark("SIMULATED", all);
+        for panel in &panels {
+            canvas.watermark("SIMULATED", *panel);
+        }
     }
     let svg = canvas.finish(height, &title(campaign, name));
     let size = (canvas.width(), height);
@@ -311,6 +310,19 @@ pub fn op_entries(points: &[&Measured]) -> Vec<Entry> {
 /// Whether a logarithmic axis has a place for a value.
 pub fn drawable(y: &Estimate) -> bool {
     y.value.is_finite() && y.value > 0.0 && !y.lo.is_nan() && !y.hi.is_nan()
+}
+
+/// What of a value and its interval an axis should show: an interval far wider
+/// than its value would squeeze everything else.
+pub fn shown_span(y: &Estimate) -> [f64; 3] {
+    [y.value, y.lo.max(y.value / 2.0), y.hi.min(y.value * 2.0)]
+}
+
+/// Keeps labels clear of a point and its interval.
+pub fn take_point(room: &mut Room, panel: &Panel, x: f64, y: Estimate) {
+    let [at, lo, hi] = panel.bar(x, y);
+    room.take(Quad::around(at, 6.0));
+    room.take(Quad::of_line((lo, hi), 8.0));
 }
 
 /// Draws a point, and its interval where it is larger than the marker.
@@ -404,4 +416,22 @@ pub fn ridges(campaign: &Campaign, points: &[&Measured]) -> Vec<(DType, f64)> {
     };
     let dtypes = DType::ALL.into_iter().filter(used);
     dtypes.filter_map(|dtype| Some((dtype, ridge(dtype)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plot::fixture::campaign;
+    use crate::record::Run;
+
+    #[test]
+    fn cache_levels_are_sorted_and_the_unreadable_left_out() {
+        let mut run = Run::default();
+        run.set("caches", " L2=4194304; L1 = 98304;L3=;nonsense;L4=-1;L5=inf");
+        let levels = cache_levels(&campaign(Vec::new(), vec![run], None));
+        let text: Vec<String> =
+            levels.iter().map(|level| format!("{} {}", level.name, level.bytes)).collect();
+        assert_eq!(text, ["L1 98304", "L2 4194304"]);
+        assert_eq!(cache_levels(&campaign(Vec::new(), Vec::new(), None)), []);
+    }
 }

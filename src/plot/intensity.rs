@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::axis::{Axis, Scale, count, number};
 use super::frame::{
     self, Entry, Figure, Key, LABEL, PALETTE, Panel, WIDTH, draw_legend, draw_point,
-    draw_titles, drawable, ridges, tip,
+    draw_titles, drawable, ridges, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
@@ -98,7 +98,9 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let parts = parts(campaign);
     if parts.is_empty() {
         return Err(
-            "no batch, matrix row or context was swept over two measured values".to_owned()
+            "no batch, matrix row or context was swept over two measured values in a \
+             format with a measured compute ceiling"
+                .to_owned(),
         );
     }
     let mut canvas = Canvas::new(WIDTH);
@@ -139,7 +141,7 @@ fn parts(campaign: &Campaign) -> Vec<Part<'_>> {
     let by_context = pick(campaign, context_place, MOST_SERIES);
     let mut parts = vec![
         Part { letter: "a", axis, series: by_batch },
-        Part { letter: "b", axis: "context", series: by_context },
+        Part { letter: "b", axis: "context in tokens", series: by_context },
     ];
     parts.retain(|part| !part.series.is_empty());
     parts
@@ -256,7 +258,8 @@ fn panel(campaign: &Campaign, area: Rect, series: &[Series]) -> Option<Panel> {
     let points = || series.iter().flat_map(|s| &s.points);
     let shown: Vec<&Measured> = points().map(|(_, p)| *p).collect();
     let model = shown.iter().map(|p| p.work.operational_intensity());
-    let measured = shown.iter().filter_map(|p| p.effective_intensity()).map(|e| e.value);
+    let measured = shown.iter().filter_map(|p| p.effective_intensity());
+    let measured = measured.flat_map(|e| shown_span(&e));
     let ridges = ridges(campaign, &shown).into_iter().map(|(_, ridge)| ridge);
     let swept = points().map(|(x, _)| *x as f64);
     let x = Axis::spanning(swept, Scale::Count, (1.3, 1.3))?;
@@ -331,7 +334,7 @@ fn draw_panel(
             let Some(measured) = point.effective_intensity().filter(drawable) else {
                 continue;
             };
-            room.take(Quad::around(panel.spot(*x as f64, measured.value), 6.0));
+            take_point(&mut room, panel, *x as f64, measured);
             draw_point(canvas, panel, *x as f64, measured, marker, &tip(point));
         }
     }

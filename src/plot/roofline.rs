@@ -4,10 +4,10 @@
 use super::axis::{Axis, Scale, number, prefix, si};
 use super::frame::{
     self, Entry, Figure, Key, LABEL, Panel, SPEC, WIDTH, cache_levels, draw_legend,
-    draw_point, draw_titles, drawable, marker, op_entries, tip,
+    draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
 };
-use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text, text_width};
+use super::layout::{Quad, Rect, Spot};
+use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
 use crate::analysis::{Campaign, Measured};
 use crate::problem::{DType, Op};
 
@@ -113,7 +113,7 @@ fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
     let slope = measured.map(|ceilings| 1.1 * x.lo * ceilings.read.rate.value);
     let rates = points.iter().filter_map(|p| p.flops_per_s());
     let y = rates
-        .flat_map(|r| [r.value, r.hi])
+        .flat_map(|rate| shown_span(&rate))
         .chain(flats.iter().map(|flat| flat.flops_per_s))
         .chain(slope);
     let mut y = Axis::spanning(y, scale, (1.8, 1.5)).unwrap_or(one);
@@ -276,7 +276,8 @@ fn draw_roofs(
     lines.extend(ridge_lines(campaign, points, panel));
     let mut room = panel.room();
     for point in points {
-        take_point(&mut room, panel, point);
+        let Some(rate) = point.flops_per_s() else { continue };
+        take_point(&mut room, panel, point.work.operational_intensity(), rate);
     }
     let mut drawn: Vec<((Spot, Spot), Roof)> = Vec::new();
     for line in lines {
@@ -299,14 +300,6 @@ fn draw_roofs(
         }
     }
     unplaced
-}
-
-fn take_point(room: &mut Room, panel: &Panel, point: &Measured) {
-    let Some(rate) = point.flops_per_s() else { return };
-    let intensity = point.work.operational_intensity();
-    let [at, lo, hi] = panel.bar(intensity, rate);
-    room.take(Quad::around(at, Marker::RADIUS * 1.3));
-    room.take(Quad::of_line((lo, hi), 8.0));
 }
 
 /// What the kinds of lines mean.

@@ -207,7 +207,19 @@ fn everything_is_written_and_pngs_have_twice_the_size() {
 fn pictures_for_people() {
     let folder = std::env::var_os("RIDGEPOINT_FIGURES").expect("a folder");
     let simulated = altered(&cpu(), |row| row.device_kind = "simulated".to_owned());
-    for (name, campaign) in [("cpu", cpu()), ("gpu", gpu()), ("simulated", simulated)] {
+    let sparse = shaken(&GPU, 6);
+    let mut reading = rows(&CPU);
+    reading.retain(|row| {
+        row.op != "gemm" && row.op != "prefill_attention" && row.op != "peak"
+    });
+    let campaigns = [
+        ("cpu", cpu()),
+        ("gpu", gpu()),
+        ("simulated", simulated),
+        ("sparse", sparse),
+        ("reading", with_rows(&CPU, reading)),
+    ];
+    for (name, campaign) in campaigns {
         let folder = Path::new(&folder).join(name);
         fs::create_dir_all(&folder).unwrap();
         write_all(&campaign, &folder, &[]).unwrap();
