@@ -17,7 +17,7 @@ pub const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans.ttf");
 pub const INK: &str = "#222222";
 /// Ink of what matters less.
 pub const FAINT: &str = "#666666";
-/// Grid lines.
+/// Background.
 const PAPER: &str = "#ffffff";
 
 static FACE: LazyLock<FontRef<'static>> =
