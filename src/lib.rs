@@ -1,11 +1,12 @@
 //! ridgepoint measures kernels of LLM inference and sets every measurement
-//! beside an analytical model.
+//! beside an analytical model. DESIGN.md is the way into the code.
 //!
 //! Dependencies run one way:
 //!
 //! ```text
-//! problem <- {data, roofline} <- reference <- device <- measure
-//!         <- {suite, record} <- campaign <- analysis <- {verdict, plot} <- cmd
+//! problem <- {data, roofline, point, statistics} <- {reference, device, model}
+//!         <- {measure, record} <- {suite, campaign} <- analysis <- verdict
+//!         <- plot <- cmd
 //! ```
 
 pub mod analysis;

@@ -1,0 +1,204 @@
+//! Bandwidth against the working set: the streams as curves, cache capacities
+//! as vertical lines, and the kernels that read a KV cache as points.
+
+use std::collections::BTreeMap;
+
+use super::axis::{Axis, Scale, bytes, prefix, si};
+use super::frame::{
+    self, Entry, Figure, Key, LABEL, PALETTE, Panel, SPEC, WIDTH, cache_levels,
+    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, shown_span,
+    take_point, tip,
+};
+use super::layout::{Quad, Rect, Room, Spot};
+use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
+use crate::analysis::{Campaign, Measured};
+use crate::problem::{Access, Op, Problem};
+use crate::statistics::Estimate;
+
+/// A point with its working set and bandwidth.
+type Placed<'a> = (f64, Estimate, &'a Measured);
+
+/// The best of the streams of one direction at each working set.
+struct Curve<'a> {
+    access: Access,
+    points: Vec<Placed<'a>>,
+}
+
+impl Curve<'_> {
+    fn style(&self) -> (Stroke, Marker) {
+        let (colour, shape) = match self.access {
+            Access::Read => (INK, Shape::Circle),
+            Access::Write => (PALETTE[1], Shape::Square),
+            Access::Copy => (PALETTE[3], Shape::Diamond),
+        };
+        (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
+    }
+}
+
+/// Draws bandwidth against the working set, or says what the records lack.
+///
+/// # Errors
+/// The reason why there is nothing to draw.
+pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
+    let curves: Vec<Curve> = Access::ALL
+        .into_iter()
+        .map(|access| Curve { access, points: stream(campaign, access) })
+        .filter(|curve| !curve.points.is_empty())
+        .collect();
+    let readers = readers(campaign);
+    let placed = || curves.iter().flat_map(|c| &c.points).chain(&readers);
+    if placed().next().is_none() {
+        return Err("no stream, KV read or decode attention was measured with a known \
+                    working set"
+            .to_owned());
+    }
+    let mut canvas = Canvas::new(WIDTH);
+    let how = "Compulsory bytes per second against the bytes touched between two uses of \
+               the same byte. Dashed: cache capacities, summed over the device. Bars, \
+               where larger than the marker: 95% interval.";
+    let top = draw_titles(&mut canvas, campaign, "Bandwidth", how);
+    let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 476.0);
+    let panel = panel(campaign, placed(), area);
+    let (_, unit) = prefix(panel.y.hi / 3.0);
+    let y_title = format!("bandwidth ({unit}B/s)");
+    panel.draw(&mut canvas, "working set (reuse distance)", &y_title);
+    let mut room = panel.room();
+    for (x, rate, _) in placed() {
+        take_point(&mut room, &panel, *x, *rate);
+    }
+    let labels = draw_lines(&mut canvas, campaign, &panel, &mut room);
+    for (x, rate, point) in &readers {
+        let marker = marker(point.problem.op(), &point.row.cache_state);
+        draw_point(&mut canvas, &panel, *x, *rate, marker, &tip(point));
+    }
+    for curve in &curves {
+        draw_curve(&mut canvas, &panel, &mut room, curve);
+    }
+    let mut entries: Vec<Entry> = curves.iter().map(curve_entry).collect();
+    let readers: Vec<&Measured> = readers.iter().map(|(_, _, point)| *point).collect();
+    entries.extend(op_entries(&readers));
+    entries.extend(draw_labels(&mut canvas, &mut room, labels));
+    let bottom = draw_legend(&mut canvas, &entries, area.y1 + 68.0);
+    Ok(frame::finish(canvas, campaign, "bandwidth", vec![area], bottom))
+}
+
+fn placed(point: &Measured) -> Option<Placed<'_>> {
+    let distance = point.row.reuse_distance_bytes.filter(|distance| *distance > 0)?;
+    Some((distance as f64, point.bytes_per_s().filter(drawable)?, point))
+}
+
+fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
+    let mut best: BTreeMap<u64, Placed> = BTreeMap::new();
+    for point in &campaign.points {
+        let Problem::Stream(stream) = point.problem else { continue };
+        if stream.access != access {
+            continue;
+        }
+        let Some(new) = placed(point) else { continue };
+        let old = best.entry(new.0 as u64).or_insert(new);
+        if new.1.value > old.1.value {
+            *old = new;
+        }
+    }
+    best.into_values().collect()
+}
+
+fn readers(campaign: &Campaign) -> Vec<Placed<'_>> {
+    let reads = |p: &&Measured| matches!(p.problem.op(), Op::KvRead | Op::DecodeAttention);
+    let points = frame::rarest_last(campaign.points.iter().filter(reads).collect());
+    points.into_iter().filter_map(placed).collect()
+}
+
+fn panel<'a>(
+    campaign: &Campaign,
+    points: impl Iterator<Item = &'a Placed<'a>> + Clone,
+    area: Rect,
+) -> Panel {
+    let byte = Axis { lo: 1.0, hi: 1024.0, scale: Scale::Bytes };
+    let sets = points.clone().map(|(x, ..)| *x);
+    let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
+    // A cache just outside still explains the end of the curve.
+    let near = |bytes: &f64| x.lo / 4.0 < *bytes && *bytes < x.hi * 4.0;
+    let caches = cache_levels(campaign).into_iter().map(|level| level.bytes).filter(near);
+    let sets = points.clone().map(|(x, ..)| *x).chain(caches);
+    let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
+    let spec = campaign.spec.iter().map(|s| s.bandwidth.read.plateau().bytes_per_s);
+    let rates = points.flat_map(|(_, rate, _)| shown_span(rate)).chain(spec);
+    let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
+    y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
+    Panel { area, x, y }
+}
+
+/// A segment with its label and style.
+type Label = ((Spot, Spot), String, Stroke);
+
+/// Draws cache capacities and DRAM ceilings; their labels wait until all that
+/// they must avoid is known.
+fn draw_lines(
+    canvas: &mut Canvas,
+    campaign: &Campaign,
+    panel: &Panel,
+    room: &mut Room,
+) -> Vec<Label> {
+    let (x, y) = (panel.x, panel.y);
+    let mut lines = Vec::new();
+    for level in cache_levels(campaign) {
+        let ends = ((level.bytes, y.lo), (level.bytes, y.hi));
+        let label = format!("{} {}", level.name, bytes(level.bytes));
+        lines.push((ends, label, Stroke::dashed(FAINT, 1.2)));
+    }
+    if let Some(measured) = &campaign.ceilings {
+        let rate = measured.read.rate.value;
+        let label = format!("DRAM read {}", si(rate, "B/s"));
+        lines.push((((x.hi, rate), (x.lo, rate)), label, Stroke::solid("#999999", 1.0)));
+    }
+    if let Some(spec) = &campaign.spec {
+        let rate = spec.bandwidth.read.plateau().bytes_per_s;
+        let label = format!("data sheet {}", si(rate, "B/s"));
+        lines.push((((x.hi, rate), (x.lo, rate)), label, Stroke::dotted(SPEC, 1.8)));
+    }
+    let mut labels = Vec::new();
+    for ((from, to), label, stroke) in lines {
+        let Some(segment) = panel.segment(from, to) else { continue };
+        canvas.line(segment, stroke);
+        room.take(Quad::of_line(segment, stroke.width + 2.0));
+        labels.push((segment, label, stroke));
+    }
+    labels
+}
+
+fn draw_labels(canvas: &mut Canvas, room: &mut Room, labels: Vec<Label>) -> Vec<Entry> {
+    let mut unplaced = Vec::new();
+    for (segment, label, stroke) in labels {
+        let colour = if stroke.colour == SPEC { SPEC } else { INK };
+        match room.place_along(segment, &label, LABEL) {
+            Some(place) => canvas.text(Text {
+                degrees: place.degrees,
+                colour,
+                ..Text::new(&label, place.at, LABEL)
+            }),
+            None => unplaced.push(Entry::new(Key::Line(stroke), label)),
+        }
+    }
+    unplaced
+}
+
+fn draw_curve(canvas: &mut Canvas, panel: &Panel, room: &mut Room, curve: &Curve) {
+    let (stroke, marker) = curve.style();
+    let spots: Vec<Spot> =
+        curve.points.iter().map(|(x, rate, _)| panel.spot(*x, rate.value)).collect();
+    for pair in spots.windows(2) {
+        room.take(Quad::of_line((pair[0], pair[1]), 4.0));
+    }
+    if spots.len() > 1 {
+        canvas.polyline(&spots, stroke);
+    }
+    for (x, rate, point) in &curve.points {
+        draw_point(canvas, panel, *x, *rate, marker, &tip(point));
+    }
+}
+
+fn curve_entry(curve: &Curve) -> Entry {
+    let (stroke, marker) = curve.style();
+    Entry::new(Key::Both(stroke, marker), format!("{} stream", curve.access))
+}

@@ -1,0 +1,241 @@
+//! Made-up campaigns to draw.
+
+use std::path::Path;
+
+use crate::analysis::Campaign;
+use crate::point::{CacheState, Point};
+use crate::problem::{DType, Problem};
+use crate::record::{Records, Row, Run, Status};
+use crate::roofline::{Bandwidth, ComputePeak, PeakSource, Peaks};
+
+/// A machine that times are made up for.
+struct Machine {
+    name: &'static str,
+    caches: &'static str,
+    kernel: &'static str,
+    last_level: u64,
+    read: f64,
+    flops_per_s: &'static [(DType, f64)],
+    launch_s: f64,
+    rows: Vec<Row>,
+}
+
+impl Machine {
+    /// Adds a measured row.
+    fn push(&mut self, problem: &str, cache: CacheState, reuse: u64, time_s: f64) {
+        let problem: Problem = problem.parse().expect("a valid problem");
+        let point = Point { problem, kernel: self.kernel.to_owned(), cache };
+        let spread = 0.004 + 0.03 * noise(&point);
+        let work = problem.work();
+        self.rows.push(Row {
+            point_id: point.id(),
+            order_index: self.rows.len() as u32,
+            suite: "default".to_owned(),
+            device: self.name.to_owned(),
+            device_kind: "measured".to_owned(),
+            op: problem.op().name().to_owned(),
+            kernel: point.kernel,
+            cache_state: cache.name().to_owned(),
+            status: Some(Status::Ok),
+            problem: problem.to_string(),
+            matrix_flops_model: work.matrix_flops,
+            vector_flops_model: work.vector_flops,
+            bytes_read_model: work.bytes_read,
+            bytes_written_model: work.bytes_written,
+            reuse_distance_bytes: Some(reuse),
+            n_samples: 30,
+            time_s_median: Some(time_s),
+            time_s_ci_lo: Some(time_s * (1.0 - spread)),
+            time_s_ci_hi: Some(time_s * (1.0 + spread)),
+            started_utc: format!("2026-11-23T10:{:02}:00Z", self.rows.len() / 60),
+            ..Row::default()
+        });
+    }
+
+    /// Adds a stream at a bandwidth.
+    fn stream(&mut self, access: &str, bytes: u64, bytes_per_s: f64) {
+        let problem = format!("stream:access={access},bytes={bytes}");
+        self.push(&problem, CacheState::Hot, bytes, bytes as f64 / bytes_per_s);
+    }
+
+    /// Adds a kernel that reaches 60 to 95% of its roof after a launch.
+    fn kernel(&mut self, problem: &str, cache: CacheState) {
+        let parsed: Problem = problem.parse().expect("a valid problem");
+        let work = parsed.work();
+        let dtype = parsed.math_dtype();
+        let peak = self.flops_per_s.iter().find(|(d, _)| Some(*d) == dtype);
+        let compute_s = peak.map_or(0.0, |(_, rate)| work.flops() as f64 / rate);
+        let hot = cache == CacheState::Hot;
+        let reuse = if hot { work.bytes() } else { work.bytes().max(2 * self.last_level) };
+        let fits = reuse < self.last_level;
+        let bandwidth = if fits { 1.6 * self.read } else { self.read };
+        let roof = compute_s.max(work.bytes() as f64 / bandwidth);
+        let point = Point { problem: parsed, kernel: String::new(), cache };
+        let share = 0.6 + 0.35 * noise(&point);
+        self.push(problem, cache, reuse, roof / share + self.launch_s);
+    }
+
+    fn campaign(self, spec: Option<Peaks>) -> Campaign {
+        let mut run = Run::default();
+        run.set("device_name", self.name);
+        run.set("caches", self.caches);
+        run.set("seed", 42);
+        campaign(self.rows, vec![run], spec)
+    }
+}
+
+/// A number in 0..1 that depends on the point alone.
+fn noise(point: &Point) -> f64 {
+    let id = u64::from_str_radix(&point.id(), 16).expect("hexadecimal");
+    (id % 1000) as f64 / 1000.0
+}
+
+/// A campaign of these rows.
+pub fn campaign(rows: Vec<Row>, runs: Vec<Run>, spec: Option<Peaks>) -> Campaign {
+    let records = Records { runs, rows };
+    Campaign::from_records(Path::new("made-up"), records, spec).expect("valid rows")
+}
+
+const MIB: u64 = 1 << 20;
+
+fn decode(batch: u64, context: u64, q_heads: u64, dtype: &str) -> String {
+    format!(
+        "decode_attention:batch={batch},context={context},q_heads={q_heads},kv_heads=8,\
+         head_dim=128,dtype={dtype},kv_dtype={dtype},layout=contiguous"
+    )
+}
+
+/// A server with two cores and a last-level cache larger than its curve shows.
+pub fn cpu() -> Campaign {
+    let mut machine = Machine {
+        name: "Example CPU, 2 cores",
+        caches: "L1=98304;L2=4194304;L3=503316480",
+        kernel: "cpu",
+        last_level: 480 * MIB,
+        read: 31e9,
+        flops_per_s: &[(DType::F32, 300e9), (DType::Bf16, 240e9)],
+        launch_s: 4e-6,
+        rows: Vec::new(),
+    };
+    let read = [(1, 96), (16, 47), (64, 55), (128, 46), (256, 31), (1024, 31), (2048, 31)];
+    for (mib, rate) in read {
+        machine.stream("read", mib * MIB, rate as f64 * 1e9);
+    }
+    for (mib, write, copy) in [(1, 44, 60), (64, 24, 33), (512, 20, 27), (2048, 20, 27)] {
+        machine.stream("write", mib * MIB, write as f64 * 1e9);
+        machine.stream("copy", mib * MIB, copy as f64 * 1e9);
+    }
+    machine.kernel("peak:unit=fma,dtype=f32,lanes=256,steps=1048576", CacheState::Hot);
+    for (dtype, rate) in [("f32", 290e9), ("bf16", 230e9)] {
+        let problem = format!("gemm:m=2048,n=4096,k=4096,dtype={dtype}");
+        let flops = 2.0 * 2048.0 * 4096.0 * 4096.0;
+        machine.push(&problem, CacheState::Cold, 1 << 30, flops / rate);
+        for m in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] {
+            machine.kernel(
+                &format!("gemm:m={m},n=4096,k=4096,dtype={dtype}"),
+                CacheState::Cold,
+            );
+        }
+    }
+    for q_heads in [8, 16, 32, 64] {
+        for batch in [1, 2, 4, 8] {
+            for context in [1024, 4096, 16384, 32768] {
+                machine.kernel(&decode(batch, context, q_heads, "bf16"), CacheState::Cold);
+            }
+        }
+        machine.kernel(&decode(1, 1024, q_heads, "bf16"), CacheState::Hot);
+    }
+    for context in [1024, 4096, 16384, 32768] {
+        let shape = "kv_heads=8,head_dim=128,dtype=bf16,layout=contiguous";
+        let problem = format!("kv_read:batch=4,context={context},{shape}");
+        machine.kernel(&problem, CacheState::Cold);
+    }
+    for tokens in [128, 512, 2048] {
+        machine.kernel(
+            &format!(
+                "prefill_attention:batch=1,prefix=0,new_tokens={tokens},q_heads=32,\
+                 kv_heads=8,head_dim=128,causal=true,dtype=f32,kv_dtype=f32"
+            ),
+            CacheState::Cold,
+        );
+    }
+    machine.campaign(None)
+}
+
+/// The data sheet of an H100 SXM.
+fn h100_spec() -> Peaks {
+    let peak = |dtype, flops_per_s| ComputePeak { dtype, flops_per_s };
+    Peaks {
+        source: PeakSource::Spec,
+        bandwidth: Bandwidth::flat(3.35e12),
+        compute: vec![
+            peak(DType::F32, 67e12),
+            peak(DType::Bf16, 989e12),
+            peak(DType::Fp8E4m3, 1979e12),
+        ],
+    }
+}
+
+/// A GPU with a data sheet and many points.
+pub fn gpu() -> Campaign {
+    let mut machine = Machine {
+        name: "Example H100 80GB HBM3",
+        caches: "L2=52428800",
+        kernel: "gemm_mma",
+        last_level: 50 * MIB,
+        read: 3.02e12,
+        flops_per_s: &[(DType::F32, 52e12), (DType::Bf16, 720e12)],
+        launch_s: 2.5e-6,
+        rows: Vec::new(),
+    };
+    for (mib, rate) in [(4, 5.2), (16, 5.6), (32, 5.5), (64, 3.6), (128, 3.05)] {
+        machine.stream("read", mib * MIB, rate * 1e12);
+    }
+    for mib in [512, 2048, 8192] {
+        machine.stream("read", mib * MIB, 3.02e12);
+        machine.stream("write", mib * MIB, 2.9e12);
+        machine.stream("copy", mib * MIB, 2.8e12);
+    }
+    for dtype in ["f32", "bf16"] {
+        for n in [4096, 8192, 14336] {
+            for m in (0..14).map(|e| 1 << e) {
+                let problem = format!("gemm:m={m},n={n},k=4096,dtype={dtype}");
+                machine.kernel(&problem, CacheState::Cold);
+                if m < 256 {
+                    machine.kernel(&problem, CacheState::Hot);
+                }
+            }
+        }
+    }
+    for q_heads in [8, 16, 32, 64, 128] {
+        for batch in [1, 2, 4, 8, 16, 32, 64] {
+            for context in (9..17).map(|e| 1 << e) {
+                machine.kernel(&decode(batch, context, q_heads, "bf16"), CacheState::Cold);
+                if batch == 1 {
+                    machine
+                        .kernel(&decode(batch, context, q_heads, "bf16"), CacheState::Hot);
+                }
+            }
+        }
+    }
+    for tokens in [128, 512, 2048, 8192] {
+        machine.kernel(
+            &format!(
+                "prefill_attention:batch=4,prefix=0,new_tokens={tokens},q_heads=32,\
+                 kv_heads=8,head_dim=128,causal=true,dtype=bf16,kv_dtype=bf16"
+            ),
+            CacheState::Cold,
+        );
+    }
+    machine.campaign(Some(h100_spec()))
+}
+
+/// The rows of a campaign, to be altered.
+pub fn rows(campaign: &Campaign) -> Vec<Row> {
+    campaign.points.iter().map(|p| p.row.clone()).collect()
+}
+
+/// The same campaign with other rows.
+pub fn with_rows(of: &Campaign, rows: Vec<Row>) -> Campaign {
+    campaign(rows, of.runs.clone(), of.spec.clone())
+}

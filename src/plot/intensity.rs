@@ -1,0 +1,384 @@
+//! Operational intensity against batch and against context: the model as
+//! lines, what the measured times amount to as markers, and the ridge.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::axis::{Axis, Scale, count, number};
+use super::frame::{
+    self, Entry, Figure, Key, LABEL, PALETTE, Panel, WIDTH, draw_legend, draw_point,
+    draw_titles, drawable, ridges, shown_span, take_point, tip,
+};
+use super::layout::{Quad, Rect, Room, Spot};
+use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
+use crate::analysis::{Campaign, Measured};
+use crate::point::CacheState;
+use crate::problem::Problem;
+
+/// Series that a panel can show and still be read.
+const MOST_SERIES: usize = PALETTE.len();
+/// Of these, sweeps over the rows of a matrix product.
+const MOST_GEMMS: usize = 2;
+
+/// Group size, to sort by, and name in the legend.
+type Family = (u64, String);
+
+/// Points that differ in one dimension only.
+#[derive(Clone, Debug)]
+struct Series<'a> {
+    /// What sets it apart from the other series of the panel.
+    family: Family,
+    /// What is held constant.
+    fixed: String,
+    /// Sorted by the swept dimension.
+    points: Vec<(u64, &'a Measured)>,
+}
+
+impl Series<'_> {
+    /// Distinct values of the swept dimension with a measured point.
+    fn richness(&self) -> usize {
+        let measured =
+            self.points.iter().filter(|(_, p)| p.effective_intensity().is_some());
+        measured.map(|(x, _)| x).collect::<BTreeSet<_>>().len()
+    }
+
+    fn is_gemm(&self) -> bool {
+        matches!(self.points[0].1.problem, Problem::Gemm(_))
+    }
+
+    fn top(&self) -> f64 {
+        let intensities = self.points.iter().map(|(_, p)| p.work.operational_intensity());
+        intensities.fold(0.0, f64::max)
+    }
+}
+
+/// Where a point belongs.
+struct Place {
+    /// Value of the swept dimension.
+    swept: u64,
+    /// All that must be equal within a series, larger shapes sorting last.
+    rest: String,
+    /// Of each family one series is shown; this is its name in the legend.
+    family: Family,
+    /// What is held constant within the series, in words.
+    fixed: String,
+}
+
+/// A panel's data.
+struct Part<'a> {
+    letter: &'static str,
+    axis: &'static str,
+    series: Vec<Series<'a>>,
+}
+
+impl Part<'_> {
+    /// What all sweeps over attention hold constant, if it is the same.
+    fn common(&self) -> Option<&str> {
+        let attention = self.series.iter().filter(|series| !series.is_gemm());
+        let mut fixed = attention.map(|series| series.fixed.as_str());
+        let first = fixed.next()?;
+        fixed.all(|other| other == first).then_some(first)
+    }
+
+    fn heading(&self) -> String {
+        let common = self.common().map(|fixed| format!("; decode at {fixed}"));
+        format!("({}) against {}{}", self.letter, self.axis, common.unwrap_or_default())
+    }
+}
+
+/// Draws both panels, or says what the records lack.
+///
+/// # Errors
+/// The reason why there is nothing to draw.
+pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
+    if campaign.ceilings.is_none() {
+        return Err("the measured intensity needs a measured read bandwidth, and no \
+                    read stream was measured"
+            .to_owned());
+    }
+    let parts = parts(campaign);
+    if parts.is_empty() {
+        return Err(
+            "no batch, matrix row or context was swept over two measured values in a \
+             format with a measured compute ceiling"
+                .to_owned(),
+        );
+    }
+    let mut canvas = Canvas::new(WIDTH);
+    let how = "Lines: model, FLOPs over compulsory bytes. Markers: FLOPs over the bytes \
+               that the measured bandwidth could move in the measured time. They reach \
+               the line at full bandwidth and fall below it where compute, launch time \
+               or extra traffic cost time.";
+    let top = draw_titles(&mut canvas, campaign, "Operational intensity", how);
+    let columns = parts.len() as f64;
+    let width = (WIDTH - 24.0 - 84.0 * columns) / columns;
+    let families = families(&parts);
+    let mut entries = legend(&parts, &families);
+    let mut areas = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        let x0 = 84.0 + i as f64 * (width + 84.0);
+        let area = Rect::new(x0, top + 34.0, x0 + width, top + 424.0);
+        let Some(panel) = panel(campaign, area, &part.series) else { continue };
+        panel.draw(&mut canvas, part.axis, "intensity (FLOP/byte)");
+        panel.heading(&mut canvas, &part.heading());
+        entries.extend(draw_panel(&mut canvas, campaign, &panel, part, &families));
+        areas.push(area);
+    }
+    let bottom = draw_legend(&mut canvas, &entries, top + 424.0 + 68.0);
+    Ok(frame::finish(canvas, campaign, "oi", areas, bottom))
+}
+
+/// The panels that have anything to show.
+fn parts(campaign: &Campaign) -> Vec<Part<'_>> {
+    let by_batch = by_batch(campaign);
+    let axis = match (
+        by_batch.iter().any(Series::is_gemm),
+        by_batch.iter().all(Series::is_gemm),
+    ) {
+        (_, true) => "GEMM rows m",
+        (true, false) => "batch or GEMM rows m",
+        (false, false) => "batch",
+    };
+    let by_context = pick(campaign, context_place, MOST_SERIES);
+    let mut parts = vec![
+        Part { letter: "a", axis, series: by_batch },
+        Part { letter: "b", axis: "context in tokens", series: by_context },
+    ];
+    parts.retain(|part| !part.series.is_empty());
+    parts
+}
+
+/// Families of all panels. Their order gives each the same colour in both.
+fn families(parts: &[Part]) -> Vec<Family> {
+    let mut families: Vec<Family> = Vec::new();
+    for series in parts.iter().flat_map(|part| &part.series) {
+        families.push(series.family.clone());
+    }
+    families.sort();
+    families.dedup();
+    families
+}
+
+fn by_batch(campaign: &Campaign) -> Vec<Series<'_>> {
+    let gemms = pick(campaign, gemm_place, MOST_GEMMS);
+    let mut series = pick(campaign, batch_place, MOST_SERIES - gemms.len());
+    series.extend(gemms);
+    series
+}
+
+fn batch_place(point: &Measured) -> Option<Place> {
+    let Problem::DecodeAttention(p) = point.problem else { return None };
+    let (group, row) = (p.group(), &point.row);
+    Some(Place {
+        swept: p.batch,
+        rest: format!(
+            "{:020} {} {} {} {} {} {} {}",
+            p.context,
+            p.dtype,
+            p.kv_dtype,
+            p.layout,
+            p.kv_heads,
+            p.head_dim,
+            row.kernel,
+            row.cache_state
+        ),
+        family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
+        fixed: format!("context {}", count(p.context as f64)),
+    })
+}
+
+fn context_place(point: &Measured) -> Option<Place> {
+    let Problem::DecodeAttention(p) = point.problem else { return None };
+    let (group, row) = (p.group(), &point.row);
+    Some(Place {
+        swept: p.context,
+        rest: format!(
+            "{:020} {} {} {} {} {} {} {}",
+            p.batch,
+            p.dtype,
+            p.kv_dtype,
+            p.layout,
+            p.kv_heads,
+            p.head_dim,
+            row.kernel,
+            row.cache_state
+        ),
+        family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
+        fixed: format!("batch {}", p.batch),
+    })
+}
+
+fn gemm_place(point: &Measured) -> Option<Place> {
+    let Problem::Gemm(p) = point.problem else { return None };
+    let row = &point.row;
+    let weights = format!("{} x {}", count(p.n as f64), count(p.k as f64));
+    Some(Place {
+        swept: p.m,
+        rest: format!("{:020} {:020} {} {}", p.n, p.k, row.kernel, row.cache_state),
+        family: (u64::MAX, format!("GEMM {}", p.dtype)),
+        fixed: format!("weights {weights}"),
+    })
+}
+
+/// Of each family the series with the most measured values, then the first
+/// `most` families. Among equally rich series a cold one is shown, and of
+/// these the largest.
+fn pick(
+    campaign: &Campaign,
+    place: impl Fn(&Measured) -> Option<Place>,
+    most: usize,
+) -> Vec<Series<'_>> {
+    let mut all: BTreeMap<(Family, String), Series> = BTreeMap::new();
+    for point in &campaign.points {
+        let Some(Place { swept, rest, family, fixed }) = place(point) else { continue };
+        let series = all.entry((family.clone(), rest)).or_insert_with(|| Series {
+            family,
+            fixed,
+            points: Vec::new(),
+        });
+        series.points.push((swept, point));
+    }
+    let mut best: BTreeMap<Family, Series> = BTreeMap::new();
+    for ((family, _), mut series) in all {
+        series.points.sort_by_key(|(swept, _)| *swept);
+        let rank = |s: &Series| (s.richness(), s.points[0].1.row.cache_state == "cold");
+        if series.richness() > 1
+            && best.get(&family).is_none_or(|b| rank(b) <= rank(&series))
+        {
+            best.insert(family, series);
+        }
+    }
+    let mut series: Vec<Series> = best.into_values().collect();
+    series.sort_by_key(|s| std::cmp::Reverse(s.richness()));
+    series.truncate(most);
+    series.sort_by(|a, b| a.top().total_cmp(&b.top()));
+    series
+}
+
+fn panel(campaign: &Campaign, area: Rect, series: &[Series]) -> Option<Panel> {
+    let points = || series.iter().flat_map(|s| &s.points);
+    let shown: Vec<&Measured> = points().map(|(_, p)| *p).collect();
+    let model = shown.iter().map(|p| p.work.operational_intensity());
+    let measured = shown.iter().filter_map(|p| p.effective_intensity());
+    let measured = measured.flat_map(|e| shown_span(&e));
+    let ridges = ridges(campaign, &shown).into_iter().map(|(_, ridge)| ridge);
+    let swept = points().map(|(x, _)| *x as f64);
+    let x = Axis::spanning(swept, Scale::Count, (1.3, 1.3))?;
+    let y = model.chain(measured).chain(ridges);
+    let y = Axis::spanning(y, Scale::Decimal(1.0), (1.4, 1.8))?;
+    Some(Panel { area, x, y })
+}
+
+/// How a ridge is drawn.
+const RIDGE: Stroke = Stroke::dashed(INK, 1.2);
+
+const SHAPES: [Shape; 5] =
+    [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle, Shape::Wedge];
+
+fn style(series: &Series, families: &[Family]) -> (Stroke, Marker) {
+    let i = families.iter().position(|family| *family == series.family).unwrap_or(0);
+    let colour = PALETTE[i % PALETTE.len()];
+    let filled = series.points[0].1.row.cache_state != CacheState::Hot.name();
+    let shape = SHAPES[i % SHAPES.len()];
+    (Stroke::solid(colour, 1.6), Marker { shape, colour, filled })
+}
+
+/// One entry for each family; what a series holds constant is said here only
+/// where the panel's heading does not say it for all.
+fn legend(parts: &[Part], families: &[Family]) -> Vec<Entry> {
+    let entry = |family: &Family| {
+        let mut text = family.1.clone();
+        let mut key = None;
+        for part in parts {
+            let Some(series) = part.series.iter().find(|s| s.family == *family) else {
+                continue;
+            };
+            let (stroke, marker) = style(series, families);
+            key.get_or_insert(Key::Both(stroke, marker));
+            if series.is_gemm() {
+                text.push_str(&format!(", {}", series.fixed));
+            } else if part.common().is_none() {
+                text.push_str(&format!(" ({}: {})", part.letter, series.fixed));
+            }
+        }
+        Some(Entry::new(key?, text))
+    };
+    families.iter().filter_map(entry).collect()
+}
+
+/// Draws model lines, ridges, markers and labels; returns for the legend what
+/// found no room.
+fn draw_panel(
+    canvas: &mut Canvas,
+    campaign: &Campaign,
+    panel: &Panel,
+    part: &Part,
+    families: &[Family],
+) -> Vec<Entry> {
+    let mut room = panel.room();
+    for series in &part.series {
+        let (stroke, _) = style(series, families);
+        let model: Vec<_> = series
+            .points
+            .iter()
+            .map(|(x, p)| panel.spot(*x as f64, p.work.operational_intensity()))
+            .collect();
+        for pair in model.windows(2) {
+            room.take(Quad::of_line((pair[0], pair[1]), 4.0));
+        }
+        canvas.polyline(&model, stroke);
+    }
+    let ridges = draw_ridges(canvas, campaign, panel, &mut room, part);
+    for series in &part.series {
+        let (_, marker) = style(series, families);
+        for (x, point) in &series.points {
+            let Some(measured) = point.effective_intensity().filter(drawable) else {
+                continue;
+            };
+            take_point(&mut room, panel, *x as f64, measured);
+            draw_point(canvas, panel, *x as f64, measured, marker, &tip(point));
+        }
+    }
+    let mut unplaced = Vec::new();
+    for (segment, label) in ridges {
+        match room.place_along(segment, &label, LABEL) {
+            Some(place) => canvas.text(Text::new(&label, place.at, LABEL)),
+            None => unplaced.push(Entry::new(Key::Line(RIDGE), label)),
+        }
+    }
+    unplaced
+}
+
+/// Draws the ridges and returns their labels, one for those too close
+/// together for two.
+fn draw_ridges(
+    canvas: &mut Canvas,
+    campaign: &Campaign,
+    panel: &Panel,
+    room: &mut Room,
+    part: &Part,
+) -> Vec<((Spot, Spot), String)> {
+    let points = part.series.iter().flat_map(|s| &s.points);
+    let shown: Vec<&Measured> = points.map(|(_, p)| *p).collect();
+    let mut ridges = ridges(campaign, &shown);
+    ridges.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut labels: Vec<((Spot, Spot), String)> = Vec::new();
+    let mut last = f64::NEG_INFINITY;
+    for (dtype, ridge) in ridges {
+        // From right to left: labels lie as near as possible to a line's end,
+        // and the left end is where the least is drawn.
+        let ends = ((panel.x.hi, ridge), (panel.x.lo, ridge));
+        let Some(segment) = panel.segment(ends.0, ends.1) else { continue };
+        canvas.line(segment, RIDGE);
+        room.take(Quad::of_line(segment, 3.0));
+        let label = format!("{dtype} ridge {}", number(ridge));
+        match labels.last_mut() {
+            Some((_, above)) if segment.0.1 - last < 2.0 * LABEL => {
+                above.push_str(", ");
+                above.push_str(&label);
+            }
+            _ => labels.push((segment, label)),
+        }
+        last = segment.0.1;
+    }
+    labels
+}

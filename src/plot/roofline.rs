@@ -1,0 +1,319 @@
+//! The roofline: FLOP/s against operational intensity, under the ceilings that
+//! the campaign measured and those of the data sheet.
+
+use super::axis::{Axis, Scale, number, prefix, si};
+use super::frame::{
+    self, Entry, Figure, Key, LABEL, Panel, SPEC, WIDTH, cache_levels, draw_legend,
+    draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
+};
+use super::layout::{Quad, Rect, Spot};
+use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
+use crate::analysis::{Campaign, Measured};
+use crate::problem::{DType, Op};
+
+/// Horizontal room for the label of a slope, in pixels.
+const SLOPE_LABEL: f64 = 125.0;
+
+/// A ceiling as a line in the plane of intensity and FLOP/s.
+#[derive(Clone, Debug)]
+struct Roof {
+    from: (f64, f64),
+    to: (f64, f64),
+    stroke: Stroke,
+    label: Option<String>,
+}
+
+/// Draws the roofline, or says what the records lack.
+///
+/// # Errors
+/// The reason why there is nothing to draw.
+pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
+    let points = shown(campaign);
+    if points.is_empty() {
+        return Err("no measured point computes anything".to_owned());
+    }
+    if campaign.ceilings.is_none() && campaign.spec.is_none() {
+        return Err(
+            "no ceiling is known: no read stream was measured and the machine has no \
+             data sheet"
+                .to_owned(),
+        );
+    }
+    let mut canvas = Canvas::new(WIDTH);
+    let top = draw_titles(&mut canvas, campaign, "Roofline", &subtitle(campaign));
+    let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 516.0);
+    let panel = panel(campaign, &points, area);
+    let (_, unit) = prefix(panel.y.hi / 3.0);
+    panel.draw(
+        &mut canvas,
+        "operational intensity (FLOP/byte)",
+        &format!("performance ({unit}FLOP/s)"),
+    );
+    let unplaced = draw_roofs(&mut canvas, campaign, &points, &panel);
+    for point in &points {
+        let Some(rate) = point.flops_per_s() else { continue };
+        let marker = marker(point.problem.op(), &point.row.cache_state);
+        let intensity = point.work.operational_intensity();
+        draw_point(&mut canvas, &panel, intensity, rate, marker, &tip(point));
+    }
+    let mut entries = op_entries(&points);
+    entries.extend(roof_entries(campaign));
+    entries.extend(unplaced);
+    let bottom = draw_legend(&mut canvas, &entries, area.y1 + 68.0);
+    Ok(frame::finish(canvas, campaign, "roofline", vec![area], bottom))
+}
+
+/// Points that have a place in the figure. Peak kernels touch no memory worth
+/// counting: they are the horizontal ceilings.
+fn shown(campaign: &Campaign) -> Vec<&Measured> {
+    let fits = |p: &&Measured| {
+        p.flops_per_s().is_some_and(|rate| drawable(&rate))
+            && p.work.bytes() > 0
+            && p.problem.op() != Op::Peak
+    };
+    frame::rarest_last(campaign.points.iter().filter(fits).collect())
+}
+
+fn subtitle(campaign: &Campaign) -> String {
+    let ceilings = match (&campaign.ceilings, &campaign.spec) {
+        (Some(_), Some(_)) => {
+            "Solid: ceilings measured in this campaign; dotted: data sheet."
+        }
+        (Some(_), None) => "Solid: ceilings measured in this campaign.",
+        _ => "Dotted: data sheet; no ceiling was measured.",
+    };
+    format!(
+        "Intensity from the FLOPs and compulsory bytes of the shape. {ceilings} Bars, \
+         where larger than the marker: 95% interval."
+    )
+}
+
+/// Both axes. Points lie closest to the ceilings at the ends of their range,
+/// so room for the labels of the ceilings is added there: right of the points
+/// for horizontals, left of them for slopes, and above.
+fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
+    let flats = ceilings(campaign, points);
+    let scale = Scale::Decimal(1.0);
+    let one = Axis { lo: 1.0, hi: 10.0, scale };
+    let intensities = points.iter().map(|p| p.work.operational_intensity());
+    let ridges = flats.iter().flat_map(|flat| [flat.ridge() / 4.0, flat.ridge() * 1.5]);
+    let mut x = Axis::spanning(intensities.chain(ridges), scale, (1.0, 1.0)).unwrap_or(one);
+    let widest =
+        flats.iter().map(|flat| text_width(&flat.label(), LABEL)).fold(0.0, f64::max);
+    let width = area.x1 - area.x0;
+    // The data sheet's slope lies just above the measured one and leaves room
+    // for that one's label only below it, where the points are.
+    let crowded = campaign.ceilings.is_some() && campaign.spec.is_some();
+    let left = if crowded { SLOPE_LABEL } else { 30.0 } / width;
+    let right = ((widest + 24.0) / width).min(0.4);
+    let span = (x.hi / x.lo).ln() / (1.0 - left - right);
+    x.lo *= (-left * span).exp();
+    x.hi *= (right * span).exp();
+    let measured = campaign.ceilings.as_ref().filter(|_| crowded);
+    let slope = measured.map(|ceilings| 1.1 * x.lo * ceilings.read.rate.value);
+    let rates = points.iter().filter_map(|p| p.flops_per_s());
+    let y = rates
+        .flat_map(|rate| shown_span(&rate))
+        .chain(flats.iter().map(|flat| flat.flops_per_s))
+        .chain(slope);
+    let mut y = Axis::spanning(y, scale, (1.8, 1.5)).unwrap_or(one);
+    y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
+    Panel { area, x, y }
+}
+
+/// A horizontal ceiling with the bandwidth that it meets.
+struct Flat {
+    dtype: DType,
+    flops_per_s: f64,
+    bytes_per_s: f64,
+    /// Kernel that reached it; `None` for the data sheet.
+    kernel: Option<String>,
+}
+
+impl Flat {
+    fn ridge(&self) -> f64 {
+        self.flops_per_s / self.bytes_per_s
+    }
+
+    fn label(&self) -> String {
+        let rate = si(self.flops_per_s, "FLOP/s");
+        match &self.kernel {
+            Some(kernel) => format!("{} {rate} ({kernel})", self.dtype),
+            None => format!("{} data sheet {rate}", self.dtype),
+        }
+    }
+}
+
+/// Measured horizontals, then the data sheet's, in the formats that were
+/// measured or computed in.
+fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
+    let mut flats = Vec::new();
+    if let Some(measured) = &campaign.ceilings {
+        flats.extend(measured.compute.iter().map(|(&dtype, ceiling)| Flat {
+            dtype,
+            flops_per_s: ceiling.rate.value,
+            bytes_per_s: measured.read.rate.value,
+            kernel: Some(ceiling.kernel.clone()),
+        }));
+    }
+    if let Some(spec) = &campaign.spec {
+        let used = |dtype: DType| {
+            points.iter().any(|p| p.problem.math_dtype() == Some(dtype))
+                || flats.iter().any(|flat| flat.dtype == dtype)
+        };
+        let bytes_per_s = spec.bandwidth.read.plateau().bytes_per_s;
+        let sheet = spec.compute.iter().filter(|peak| used(peak.dtype)).map(|peak| Flat {
+            dtype: peak.dtype,
+            flops_per_s: peak.flops_per_s,
+            bytes_per_s,
+            kernel: None,
+        });
+        let sheet: Vec<Flat> = sheet.collect();
+        flats.extend(sheet);
+    }
+    flats
+}
+
+/// The largest measured read bandwidth that fits into each cache level, where
+/// it stands out from DRAM's.
+fn cache_bandwidths(campaign: &Campaign) -> Vec<(String, f64)> {
+    let Some(measured) = &campaign.ceilings else { return Vec::new() };
+    let curve = measured.peaks.bandwidth.read.points();
+    let mut levels = Vec::new();
+    let mut below = 0.0;
+    for level in cache_levels(campaign) {
+        let fits = curve.iter().filter(|point| {
+            let footprint = point.footprint_bytes as f64;
+            below < footprint && footprint <= level.bytes
+        });
+        let best = fits.map(|point| point.bytes_per_s).fold(0.0, f64::max);
+        if best > 1.15 * measured.read.rate.value {
+            levels.push((level.name, best));
+        }
+        below = level.bytes;
+    }
+    levels
+}
+
+/// All ceilings as lines, those first whose labels matter most.
+fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> {
+    let flats = ceilings(campaign, points);
+    let highest = |spec: bool| {
+        let rates = flats.iter().filter(|f| f.kernel.is_none() == spec);
+        let highest = rates.map(|f| f.flops_per_s).fold(0.0, f64::max);
+        if highest > 0.0 { highest } else { panel.y.hi }
+    };
+    let slope = |bytes_per_s: f64, spec: bool, stroke: Stroke, label: String| Roof {
+        from: (panel.x.lo, panel.x.lo * bytes_per_s),
+        to: (highest(spec) / bytes_per_s, highest(spec)),
+        stroke,
+        label: Some(label),
+    };
+    let mut roofs = Vec::new();
+    for flat in &flats {
+        roofs.push(horizontal(flat, panel));
+    }
+    if let Some(measured) = &campaign.ceilings {
+        let read = measured.read.rate.value;
+        let label = format!("DRAM read {}", si(read, "B/s"));
+        roofs.push(slope(read, false, Stroke::solid(INK, 1.8), label));
+        for (name, best) in cache_bandwidths(campaign) {
+            let label = format!("{name} read {}", si(best, "B/s"));
+            roofs.push(slope(best, false, Stroke::dashed(FAINT, 1.3), label));
+            roofs.extend(flats.iter().filter(|f| f.kernel.is_some()).map(|flat| Roof {
+                from: (flat.flops_per_s / best, flat.flops_per_s),
+                to: (flat.ridge(), flat.flops_per_s),
+                stroke: Stroke::dashed(FAINT, 1.3),
+                label: None,
+            }));
+        }
+    }
+    if let Some(spec) = &campaign.spec {
+        let bandwidth = spec.bandwidth.read.plateau().bytes_per_s;
+        let label = format!("data sheet {}", si(bandwidth, "B/s"));
+        roofs.push(slope(bandwidth, true, Stroke::dotted(SPEC, 1.8), label));
+    }
+    roofs
+}
+
+fn horizontal(flat: &Flat, panel: &Panel) -> Roof {
+    let stroke = match flat.kernel {
+        Some(_) => Stroke::solid(INK, 1.8),
+        None => Stroke::dotted(SPEC, 1.8),
+    };
+    Roof {
+        from: (flat.ridge(), flat.flops_per_s),
+        to: (panel.x.hi, flat.flops_per_s),
+        stroke,
+        label: Some(flat.label()),
+    }
+}
+
+/// A vertical line from each ridge point down to the axis.
+fn ridge_lines(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> {
+    let flats = ceilings(campaign, points);
+    let measured = flats.iter().any(|flat| flat.kernel.is_some());
+    let drawn = flats.iter().filter(|flat| flat.kernel.is_some() == measured);
+    drawn
+        .map(|flat| Roof {
+            from: (flat.ridge(), flat.flops_per_s),
+            to: (flat.ridge(), panel.y.lo),
+            stroke: Stroke::solid("#999999", 0.9),
+            label: Some(format!("{} ridge {} FLOP/B", flat.dtype, number(flat.ridge()))),
+        })
+        .collect()
+}
+
+/// Draws all lines, then their labels where there is room. What finds none is
+/// returned for the legend.
+fn draw_roofs(
+    canvas: &mut Canvas,
+    campaign: &Campaign,
+    points: &[&Measured],
+    panel: &Panel,
+) -> Vec<Entry> {
+    let mut lines = roofs(campaign, points, panel);
+    lines.extend(ridge_lines(campaign, points, panel));
+    let mut room = panel.room();
+    for point in points {
+        let Some(rate) = point.flops_per_s() else { continue };
+        take_point(&mut room, panel, point.work.operational_intensity(), rate);
+    }
+    let mut drawn: Vec<((Spot, Spot), Roof)> = Vec::new();
+    for line in lines {
+        let Some(segment) = panel.segment(line.from, line.to) else { continue };
+        canvas.line(segment, line.stroke);
+        room.take(Quad::of_line(segment, line.stroke.width + 2.0));
+        drawn.push((segment, line));
+    }
+    let mut unplaced = Vec::new();
+    for (segment, line) in drawn {
+        let Some(label) = line.label else { continue };
+        let colour = if line.stroke.colour == SPEC { SPEC } else { INK };
+        match room.place_along(segment, &label, LABEL) {
+            Some(place) => canvas.text(Text {
+                degrees: place.degrees,
+                colour,
+                ..Text::new(&label, place.at, LABEL)
+            }),
+            None => unplaced.push(Entry::new(Key::Line(line.stroke), label)),
+        }
+    }
+    unplaced
+}
+
+/// What the kinds of lines mean.
+fn roof_entries(campaign: &Campaign) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut add = |stroke, text| entries.push(Entry::new(Key::Line(stroke), text));
+    if campaign.ceilings.is_some() {
+        add(Stroke::solid(INK, 1.8), "measured ceiling");
+    }
+    if !cache_bandwidths(campaign).is_empty() {
+        add(Stroke::dashed(FAINT, 1.3), "measured cache bandwidth");
+    }
+    if campaign.spec.is_some() {
+        add(Stroke::dotted(SPEC, 1.8), "data sheet");
+    }
+    entries
+}

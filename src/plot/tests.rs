@@ -1,0 +1,227 @@
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use resvg::tiny_skia::Pixmap;
+
+use super::fixture::{cpu, gpu, rows, with_rows};
+use super::*;
+use crate::record::{Row, Status};
+
+fn all(campaign: &Campaign) -> Vec<Figure> {
+    figures(campaign).into_iter().map(|(_, drawn)| drawn.unwrap()).collect()
+}
+
+fn reasons(campaign: &Campaign) -> Vec<Option<String>> {
+    figures(campaign).into_iter().map(|(_, drawn)| drawn.err()).collect()
+}
+
+/// A campaign whose rows pass through `change`.
+fn altered(of: &Campaign, change: impl FnMut(&mut Row)) -> Campaign {
+    let mut rows = rows(of);
+    rows.iter_mut().for_each(change);
+    with_rows(of, rows)
+}
+
+fn assert_is_sound(figure: &Figure) {
+    parse(&figure.svg).unwrap();
+    for mark in &figure.marks {
+        let inside = figure.panels.iter().any(|panel| panel.contains(*mark));
+        assert!(inside, "{}: {mark:?} outside", figure.name);
+    }
+    let whole = layout::Rect::new(0.0, 0.0, figure.size.0, figure.size.1);
+    for (i, (text, quad)) in figure.texts.iter().enumerate() {
+        let inside = quad.0.iter().all(|corner| whole.contains(*corner));
+        assert!(inside, "{}: `{text}` is clipped", figure.name);
+        for (other, covered) in &figure.texts[i + 1..] {
+            assert!(!quad.overlaps(covered), "{}: `{text}` on `{other}`", figure.name);
+        }
+        for mark in &figure.marks {
+            let covered = quad.overlaps(&layout::Quad::around(*mark, 3.0));
+            assert!(!covered, "{}: `{text}` on a point at {mark:?}", figure.name);
+        }
+    }
+}
+
+#[test]
+fn nothing_overlaps_and_nothing_is_clipped() {
+    for campaign in [cpu(), gpu()] {
+        for figure in all(&campaign) {
+            assert_is_sound(&figure);
+        }
+    }
+}
+
+#[test]
+fn every_measured_kernel_is_a_point_of_the_roofline() {
+    for campaign in [cpu(), gpu()] {
+        let computes =
+            |p: &&crate::analysis::Measured| p.work.flops() > 0 && p.row.op != "peak";
+        let expected = campaign.points.iter().filter(computes).count();
+        assert_eq!(all(&campaign)[0].marks.len(), expected);
+    }
+}
+
+#[test]
+fn ceilings_are_labelled() {
+    let cpu_roofline = &all(&cpu())[0];
+    for label in ["DRAM read 31 GB/s", "L2 read 96 GB/s", "L3 read 55 GB/s"] {
+        assert!(cpu_roofline.svg.contains(label), "{label}");
+    }
+    let gpu_roofline = &all(&gpu())[0];
+    for label in ["bf16 data sheet 989 TFLOP/s", "data sheet 3.35 TB/s", "ridge"] {
+        assert!(gpu_roofline.svg.contains(label), "{label}");
+    }
+    assert!(!gpu_roofline.svg.contains("fp8_e4m3"), "a ceiling that nothing uses");
+}
+
+#[test]
+fn output_is_deterministic() {
+    let (first, second) = (all(&cpu()), all(&cpu()));
+    for (a, b) in first.iter().zip(&second) {
+        assert_eq!(a.svg, b.svg);
+    }
+    assert_eq!(rasterise(&first[1].svg).unwrap(), rasterise(&second[1].svg).unwrap());
+}
+
+#[test]
+fn simulated_campaigns_say_so_everywhere() {
+    let simulated = altered(&cpu(), |row| row.device_kind = "simulated".to_owned());
+    for figure in all(&simulated) {
+        assert!(figure.svg.contains(">SIMULATED<"));
+    }
+    assert!(report::html(&simulated, &[], &[]).contains("SIMULATED"));
+    assert!(!all(&cpu())[0].svg.contains("SIMULATED"));
+}
+
+#[test]
+fn missing_records_give_reasons() {
+    let full = cpu();
+    let empty = with_rows(&full, Vec::new());
+    assert!(reasons(&empty).iter().all(Option::is_some));
+
+    let skipped = altered(&full, |row| row.status = Some(Status::Skipped));
+    assert!(reasons(&skipped).iter().all(Option::is_some));
+
+    let no_streams: Vec<Row> =
+        rows(&full).into_iter().filter(|row| row.op != "stream").collect();
+    let [roofline, oi, bandwidth] = &reasons(&with_rows(&full, no_streams))[..] else {
+        panic!("three figures");
+    };
+    assert!(roofline.as_ref().unwrap().contains("no read stream"));
+    assert!(oi.as_ref().unwrap().contains("no read stream"));
+    assert_eq!(*bandwidth, None);
+}
+
+#[test]
+fn few_points_are_drawn_soundly() {
+    let full = cpu();
+    let first = |op: &str| rows(&full).into_iter().find(|row| row.op == op).unwrap();
+    for op in ["gemm", "decode_attention", "prefill_attention", "stream"] {
+        let few = with_rows(&full, vec![first("stream"), first(op)]);
+        for (_, drawn) in figures(&few) {
+            drawn.iter().for_each(assert_is_sound);
+        }
+    }
+    let spec_only = with_rows(&gpu(), vec![first("gemm")]);
+    assert_is_sound(figures(&spec_only)[0].1.as_ref().unwrap());
+}
+
+/// A random part of a campaign with its times moved by up to three decades
+/// either way, some with an interval that reaches zero.
+fn shaken(of: &Campaign, seed: u64) -> Campaign {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    let keep = [0.02, 0.1, 0.5, 1.0][rng.random_range(0..4)];
+    let decades = [0.0, 0.5, 3.0][rng.random_range(0..3)];
+    let mut kept = rows(of);
+    kept.retain(|_| rng.random_bool(keep));
+    for row in &mut kept {
+        let factor = 10f64.powf(decades * rng.random_range(-1.0..1.0));
+        let time = row.time_s_median.unwrap() * factor;
+        row.time_s_median = Some(time);
+        row.time_s_ci_lo = Some(if rng.random_bool(0.05) { 0.0 } else { 0.7 * time });
+        row.time_s_ci_hi = Some(1.5 * time);
+    }
+    with_rows(of, kept)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_part_of_a_campaign_is_drawn_soundly(seed in any::<u64>(), gpu in any::<bool>()) {
+        let full: &LazyLock<Campaign> = if gpu { &GPU } else { &CPU };
+        for (_, drawn) in figures(&shaken(full, seed)) {
+            drawn.iter().for_each(assert_is_sound);
+        }
+    }
+}
+
+static CPU: LazyLock<Campaign> = LazyLock::new(cpu);
+static GPU: LazyLock<Campaign> = LazyLock::new(gpu);
+
+#[test]
+fn names_from_records_are_escaped() {
+    let hostile = altered(&cpu(), |row| {
+        row.suite = "<script>alert('&')</script>".to_owned();
+        row.reason = "\"<img>\"".to_owned();
+    });
+    for figure in all(&hostile) {
+        parse(&figure.svg).unwrap();
+        assert!(!figure.svg.contains("<script>"));
+    }
+    let page = report::html(&hostile, &figures(&hostile), &[]);
+    assert_eq!(page.matches("<script>").count(), 1);
+    assert!(!page.contains("<img>"));
+}
+
+#[test]
+fn everything_is_written_and_pngs_have_twice_the_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let campaign = cpu();
+    let verdict = [Section {
+        heading: "Is decode memory bound?".to_owned(),
+        paragraphs: vec!["Yes.".to_owned()],
+        columns: vec!["claim".to_owned()],
+        rows: vec![vec!["x < y".to_owned()]],
+    }];
+    for _ in 0..2 {
+        let written = write_all(&campaign, folder.path(), &verdict).unwrap();
+        assert_eq!(written.len(), 7);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);
+    }
+    for figure in all(&campaign) {
+        let png = fs::read(folder.path().join(format!("{}.png", figure.name))).unwrap();
+        let image = Pixmap::decode_png(&png).unwrap();
+        let expected = (2.0 * figure.size.0, (2.0 * figure.size.1).ceil());
+        assert_eq!((image.width() as f64, image.height() as f64), expected);
+    }
+    let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert_eq!(page.matches("<svg").count(), 3);
+    assert!(page.contains("x &lt; y") && page.contains("Is decode memory bound?"));
+    assert!(!page.contains("https://"), "the page needs nothing but itself");
+}
+
+/// `RIDGEPOINT_FIGURES=folder cargo test pictures_for_people -- --ignored`
+#[test]
+#[ignore = "writes pictures to look at into the folder RIDGEPOINT_FIGURES"]
+fn pictures_for_people() {
+    let folder = std::env::var_os("RIDGEPOINT_FIGURES").expect("a folder");
+    let simulated = altered(&cpu(), |row| row.device_kind = "simulated".to_owned());
+    let sparse = shaken(&GPU, 6);
+    let mut reading = rows(&CPU);
+    reading.retain(|row| {
+        row.op != "gemm" && row.op != "prefill_attention" && row.op != "peak"
+    });
+    let campaigns = [
+        ("cpu", cpu()),
+        ("gpu", gpu()),
+        ("simulated", simulated),
+        ("sparse", sparse),
+        ("reading", with_rows(&CPU, reading)),
+    ];
+    for (name, campaign) in campaigns {
+        let folder = Path::new(&folder).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        write_all(&campaign, &folder, &[]).unwrap();
+    }
+}
