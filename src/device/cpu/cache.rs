@@ -77,15 +77,16 @@ impl Cache {
         })
     }
 
-    /// Writes where each of `tokens` starts to the front of `offsets`.
-    pub fn offsets<'a>(
+    /// Writes where each of `tokens` starts to the front of `offsets`, and
+    /// returns how many there are.
+    pub fn offsets(
         &self,
         table: &[u32],
         request: usize,
         head: usize,
         tokens: Range<usize>,
-        offsets: &'a mut [usize],
-    ) -> &'a [usize] {
+        offsets: &mut [usize],
+    ) -> usize {
         let mut filled = 0;
         for (start, count) in self.runs(table, request, head, tokens) {
             for (i, offset) in offsets[filled..filled + count].iter_mut().enumerate() {
@@ -93,7 +94,7 @@ impl Cache {
             }
             filled += count;
         }
-        &offsets[..filled]
+        filled
     }
 }
 

@@ -19,7 +19,7 @@ use crate::device::Refusal;
 use crate::problem::{DType, DecodeAttention};
 
 /// Tokens in a block: keys and values of 128 16-bit elements are 32 KiB.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 /// Most query heads that the inner loops take at once.
 const MAX_ROWS: usize = 8;
@@ -39,7 +39,7 @@ pub fn kernel(p: DecodeAttention, threads: usize) -> Result<Box<dyn Kernel>, Ref
 
 /// One block of tokens for some query heads: queries, keys, values, where the
 /// tokens start, head width, running state.
-type Attend<T> = fn(&[Lanes], &[T], &[T], &[usize], usize, &mut State);
+type Attend<T> = fn(&[Lanes], &[T], &[T], &[usize], &[usize], usize, &mut State);
 
 /// Running softmax of up to [`MAX_ROWS`] query heads.
 struct State {
@@ -106,18 +106,29 @@ impl<T: Element> DecodeKernel<T> {
     /// states.
     fn attend_part(&self, item: usize, inputs: &[&[u8]], scratch: &mut Scratch) {
         let (request, head, tokens) = self.split.item(item);
+        let width = self.p.head_dim as usize;
         let keys: &[T] = bytemuck::cast_slice(inputs[0]);
         let values: &[T] = bytemuck::cast_slice(inputs[1]);
         let table = self.cache.page_table(inputs);
         self.load_queries(item / self.split.splits, inputs[inputs.len() - 1], scratch);
         scratch.states.iter_mut().for_each(State::clear);
-        let mut offsets = [0; BLOCK];
-        for start in tokens.clone().step_by(BLOCK) {
-            let block = start..tokens.end.min(start + BLOCK);
-            let offsets = self.cache.offsets(table, request, head, block, &mut offsets);
-            for (queries, state) in scratch.queries.iter().zip(&mut scratch.states) {
-                (self.attend)(queries, keys, values, offsets, self.p.head_dim as usize, state);
+        let blocks = tokens.clone().step_by(BLOCK);
+        let offsets_of = |start: usize, offsets: &mut [usize; BLOCK]| {
+            let block = start.min(tokens.end)..tokens.end.min(start + BLOCK);
+            self.cache.offsets(table, request, head, block, offsets)
+        };
+        let (mut offsets, mut next) = ([0; BLOCK], [0; BLOCK]);
+        let mut count = offsets_of(tokens.start, &mut offsets);
+        for start in blocks {
+            let next_count = offsets_of(start + BLOCK, &mut next);
+            for (i, queries) in scratch.queries.iter().enumerate() {
+                // Only the first heads of a large group need to touch.
+                let next = if i == 0 { &next[..next_count] } else { &[] };
+                let (offsets, state) = (&offsets[..count], &mut scratch.states[i]);
+                (self.attend)(queries, keys, values, offsets, next, width, state);
             }
+            std::mem::swap(&mut offsets, &mut next);
+            count = next_count;
         }
     }
 
@@ -228,12 +239,13 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
     keys: &[T],
     values: &[T],
     offsets: &[usize],
+    next: &[usize],
     width: usize,
     state: &mut State,
 ) {
     let mut scores = [Lanes::ZERO; BLOCK * MAX_ROWS / 16];
     let scores = &mut scores[..offsets.len().div_ceil(N)];
-    dots::<T, G, N>(queries, keys, offsets, width, scores);
+    dots::<T, G, N>(queries, keys, offsets, next, width, scores);
     // Padding repeats the last token, which does not change the maximum.
     let max = highest::<G>(scores, &state.max);
     let mut scale = [0.0; G];
@@ -246,7 +258,7 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
         state.sum[g] = state.sum[g] * scale[g] + sums[g];
     }
     let weights = bytemuck::cast_slice(scores);
-    accumulate::<T, G, C>(weights, values, offsets, width, &scale, &mut state.values);
+    accumulate::<T, G, C>(weights, values, offsets, next, width, &scale, &mut state.values);
 }
 }
 

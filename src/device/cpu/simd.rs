@@ -8,6 +8,7 @@
 use bytemuck::{Pod, Zeroable};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use prefetch_index::prefetch_index;
 
 use crate::problem::DType;
 
@@ -23,6 +24,9 @@ macro_rules! multiversioned {
     };
 }
 pub(super) use multiversioned;
+
+/// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
+const ROWS: usize = 16;
 
 /// Elements that one step of an inner loop takes from a row.
 pub const CHUNK: usize = 32;
@@ -335,25 +339,30 @@ fn padded<T: Element>(row: &[T], index: usize) -> [T; CHUNK] {
 /// Dot products of `G` rows, laid out by [`arrange`], with the rows of `width`
 /// elements that start at `offsets` in `data`. `G * N` is 16; one vector of
 /// `to` takes `N` rows, the lane of offset `t` and row `g` being `t * G + g`.
-/// Lanes past the last offset repeat the last one.
+/// Lanes past the last offset repeat the last one. The rows at `next` are
+/// fetched ahead on the way.
 #[inline(always)]
 pub fn dots<T: Element, const G: usize, const N: usize>(
     left: &[Lanes],
     data: &[T],
     offsets: &[usize],
+    next: &[usize],
     width: usize,
     to: &mut [Lanes],
 ) {
     let whole = width / CHUNK;
     let (left, _) = left.as_chunks::<2>();
     let (left, _) = left.as_chunks::<G>();
-    for (offsets, to) in offsets.chunks(N).zip(to) {
+    for (index, (offsets, to)) in offsets.chunks(N).zip(to).enumerate() {
         let mut rows = [&data[..0]; N];
+        let mut ahead = [0; N];
         let mut chunks: [&[[T; CHUNK]]; N] = [&[]; N];
         for t in 0..N {
             let start = offsets[t.min(offsets.len() - 1)];
             rows[t] = &data[start..start + width];
             chunks[t] = &rows[t].as_chunks().0[..whole];
+            // Without a next row, this one, which is there already.
+            ahead[t] = next.get(index * N + t).copied().unwrap_or(start);
         }
         let mut sums = [Lanes::ZERO; 16];
         for (c, left) in left[..whole].iter().enumerate() {
@@ -361,6 +370,7 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
             unrolled!(I, {
                 if I % G == 0 {
                     right = T::split(&chunks[I / G][c]);
+                    fetch_ahead(data, ahead[I / G] + c * CHUNK);
                 }
                 sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
                 sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
@@ -380,6 +390,17 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
     }
 }
 
+/// Asks for the cache lines of a chunk that is needed soon. The CPU's own
+/// prefetchers stop at a few lines ahead, and a block is worked on for longer
+/// than that lasts: without this, memory idles during arithmetic.
+#[inline(always)]
+fn fetch_ahead<T: Element>(data: &[T], start: usize) {
+    prefetch_index(data, start);
+    if size_of::<T>() * CHUNK > 64 {
+        prefetch_index(data, start + CHUNK / 2);
+    }
+}
+
 /// `sums = sums * scale + weights^T * rows`: adds the rows of `width` elements
 /// at `offsets` in `data`, weighted, to each of `G` sums in the layout of
 /// [`arrange`]. `weights` is `[row][G]`. `C` chunks are summed in registers at
@@ -389,33 +410,54 @@ pub fn accumulate<T: Element, const G: usize, const C: usize>(
     weights: &[f32],
     data: &[T],
     offsets: &[usize],
+    next: &[usize],
     width: usize,
     scale: &[f32; G],
     sums: &mut [Lanes],
 ) {
     let (weights, _) = weights.as_chunks::<G>();
     let whole = width / CHUNK;
-    let mut chunk = 0;
-    while chunk + C <= whole {
-        let sums = &mut sums[chunk * G * 2..][..C * G * 2];
-        accumulate_chunks::<T, G, C>(weights, data, offsets, chunk * CHUNK, scale, sums);
-        chunk += C;
-    }
-    while chunk < whole {
-        let sums = &mut sums[chunk * G * 2..][..G * 2];
-        accumulate_chunks::<T, G, 1>(weights, data, offsets, chunk * CHUNK, scale, sums);
-        chunk += 1;
-    }
-    if width % CHUNK > 0 {
-        let sums = &mut sums[whole * G * 2..][..G * 2];
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = sum.times(Lanes::splat(scale[i / 2]));
+    let mut scale = *scale;
+    for (index, offsets) in offsets.chunks(ROWS).enumerate() {
+        let first = index * ROWS;
+        let rows = (offsets, next.get(first..).unwrap_or_default());
+        let weights = &weights[first..];
+        let mut chunk = 0;
+        while chunk + C <= whole {
+            let sums = &mut sums[chunk * G * 2..][..C * G * 2];
+            accumulate_chunks::<T, G, C>(weights, data, rows, chunk * CHUNK, &scale, sums);
+            chunk += C;
         }
-        for (&offset, weights) in offsets.iter().zip(weights) {
-            let right = T::split(&padded(&data[offset..offset + width], whole));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = Lanes::splat(weights[i / 2]).mul_add(right[i % 2], *sum);
-            }
+        while chunk < whole {
+            let sums = &mut sums[chunk * G * 2..][..G * 2];
+            accumulate_chunks::<T, G, 1>(weights, data, rows, chunk * CHUNK, &scale, sums);
+            chunk += 1;
+        }
+        if width % CHUNK > 0 {
+            let sums = &mut sums[whole * G * 2..][..G * 2];
+            accumulate_tail(weights, data, offsets, width, &scale, sums);
+        }
+        scale = [1.0; G];
+    }
+}
+
+/// The part of [`accumulate`] for the chunk that a row ends in.
+#[inline(always)]
+fn accumulate_tail<T: Element, const G: usize>(
+    weights: &[[f32; G]],
+    data: &[T],
+    offsets: &[usize],
+    width: usize,
+    scale: &[f32; G],
+    sums: &mut [Lanes],
+) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = sum.times(Lanes::splat(scale[i / 2]));
+    }
+    for (&offset, weights) in offsets.iter().zip(weights) {
+        let right = T::split(&padded(&data[offset..offset + width], width / CHUNK));
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = Lanes::splat(weights[i / 2]).mul_add(right[i % 2], *sum);
         }
     }
 }
@@ -424,7 +466,7 @@ pub fn accumulate<T: Element, const G: usize, const C: usize>(
 fn accumulate_chunks<T: Element, const G: usize, const C: usize>(
     weights: &[[f32; G]],
     data: &[T],
-    offsets: &[usize],
+    (offsets, next): (&[usize], &[usize]),
     first: usize,
     scale: &[f32; G],
     sums: &mut [Lanes],
@@ -435,13 +477,15 @@ fn accumulate_chunks<T: Element, const G: usize, const C: usize>(
             held[I] = sums[I].times(Lanes::splat(scale[I / 2 % G]));
         }
     });
-    for (&offset, weights) in offsets.iter().zip(weights) {
+    for (index, (&offset, weights)) in offsets.iter().zip(weights).enumerate() {
         let (row, _) = data[offset + first..][..C * CHUNK].as_chunks::<CHUNK>();
+        let ahead = next.get(index).copied().unwrap_or(offset) + first;
         let mut right = [Lanes::ZERO; 2];
         unrolled!(I, {
             if I < 2 * G * C {
                 if I % (2 * G) == 0 {
                     right = T::split(&row[I / (2 * G)]);
+                    fetch_ahead(data, ahead + I / (2 * G) * CHUNK);
                 }
                 held[I] = Lanes::splat(weights[I / 2 % G]).mul_add(right[I % 2], held[I]);
             }
