@@ -180,15 +180,17 @@ impl<T: Element> Kernel for DecodeKernel<T> {
             return;
         }
         let mut partials = std::mem::take(&mut self.partials);
-        partials.par_chunks_mut(group * (width + 2)).enumerate().for_each(|(item, part)| {
-            self.scratch.with(|scratch| {
-                self.attend_part(item, inputs, scratch);
-                for (g, part) in part.chunks_exact_mut(width + 2).enumerate() {
-                    (part[0], part[1]) = self.take_head(g, scratch);
-                    part[2..].copy_from_slice(&scratch.row);
-                }
-            });
-        });
+        partials.par_chunks_mut(group * (width + 2)).enumerate().for_each(
+            |(item, part)| {
+                self.scratch.with(|scratch| {
+                    self.attend_part(item, inputs, scratch);
+                    for (g, part) in part.chunks_exact_mut(width + 2).enumerate() {
+                        (part[0], part[1]) = self.take_head(g, scratch);
+                        part[2..].copy_from_slice(&scratch.row);
+                    }
+                });
+            },
+        );
         output.par_chunks_mut(row_bytes).enumerate().for_each(|(row, out)| {
             self.scratch.with(|scratch| {
                 let parts = |split: usize| {

@@ -184,7 +184,11 @@ impl<T: Element> Kernel for Tiled<T> {
     fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
         let operands = (bytemuck::cast_slice(inputs[0]), bytemuck::cast_slice(inputs[1]));
         let (rows, columns) = self.tile;
-        let c = view_mut(bytemuck::cast_slice_mut(output), self.p.m as usize, self.p.n as usize);
+        let c = view_mut(
+            bytemuck::cast_slice_mut(output),
+            self.p.m as usize,
+            self.p.n as usize,
+        );
         let mut tiles = Vec::new();
         for (i, stripe) in tiles_of(c, Axis(0), rows).into_iter().enumerate() {
             for (j, tile) in tiles_of(stripe, Axis(1), columns).into_iter().enumerate() {
@@ -239,7 +243,8 @@ fn operand<'a, T: Element>(
 ) -> ArrayView2<'a, f32> {
     let matrix = &matrix[..rows * columns];
     if let Some(values) = T::as_f32(matrix) {
-        return view(values, rows, columns).slice_move(ndarray::s![.., start..start + depth]);
+        return view(values, rows, columns)
+            .slice_move(ndarray::s![.., start..start + depth]);
     }
     let scratch = &mut scratch[..rows * depth];
     for (from, to) in matrix.chunks_exact(columns).zip(scratch.chunks_exact_mut(depth)) {

@@ -139,7 +139,9 @@ fn group_headroom(root: &Path, groups: &str) -> Option<u64> {
     let mut least: Option<u64> = None;
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
         let (root, limit, used) = if controllers.is_empty() {
             (root.to_owned(), "memory.max", "memory.current")
         } else if controllers.split(',').any(|c| c == "memory") {
@@ -217,8 +219,12 @@ mod tests {
             for (index, level, kind, size, shared) in caches {
                 let folder = root.path().join(format!("cpu{cpu}/cache/{index}"));
                 fs::create_dir_all(&folder).unwrap();
-                let files =
-                    [("level", level), ("type", kind), ("size", size), ("shared_cpu_list", shared)];
+                let files = [
+                    ("level", level),
+                    ("type", kind),
+                    ("size", size),
+                    ("shared_cpu_list", shared),
+                ];
                 for (file, text) in files {
                     fs::write(folder.join(file), format!("{text}\n")).unwrap();
                 }

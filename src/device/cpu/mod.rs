@@ -127,7 +127,9 @@ impl Prepared for Ready<'_> {
         let count = self.slots.len();
         match self.slots.get(slot) {
             Some(slot) => Ok(Cow::Borrowed(&*slot.output)),
-            None => Err(LaunchError(format!("there is no slot {slot}, only {count} slots"))),
+            None => {
+                Err(LaunchError(format!("there is no slot {slot}, only {count} slots")))
+            }
         }
     }
 }
@@ -153,22 +155,24 @@ fn refuse_formats(problem: &Problem) -> Result<(), Refusal> {
     };
     match problem {
         Problem::Stream(_) => Ok(()),
-        Problem::Peak(p) if p.unit == Unit::Tensor => Err(Refusal(
-            "no CPU kernel drives a tensor unit; use unit = fma".to_owned(),
-        )),
+        Problem::Peak(p) if p.unit == Unit::Tensor => {
+            Err(Refusal("no CPU kernel drives a tensor unit; use unit = fma".to_owned()))
+        }
         Problem::Peak(p) if p.dtype != DType::F32 => Err(Refusal(format!(
             "the CPU kernels multiply and add in f32, so dtype = {} has no peak of its own; \
              use dtype = f32",
             p.dtype
         ))),
         Problem::Peak(_) => Ok(()),
-        Problem::KvRead(p) if p.head_dim * p.dtype.bytes() % 4 != 0 => Err(Refusal(format!(
-            "head_dim = {} of {} is {} bytes, and the checksum takes words of 4; make it a \
+        Problem::KvRead(p) if p.head_dim * p.dtype.bytes() % 4 != 0 => {
+            Err(Refusal(format!(
+                "head_dim = {} of {} is {} bytes, and the checksum takes words of 4; make it a \
              multiple",
-            p.head_dim,
-            p.dtype,
-            p.head_dim * p.dtype.bytes()
-        ))),
+                p.head_dim,
+                p.dtype,
+                p.head_dim * p.dtype.bytes()
+            )))
+        }
         Problem::KvRead(_) => Ok(()),
         Problem::Gemm(p) => computes("dtype", p.dtype),
         Problem::DecodeAttention(p) => {
@@ -270,3 +274,6 @@ impl<T> PerThread<T> {
 fn no_kernel(dtype: DType) -> Refusal {
     Refusal(format!("the CPU has no kernel for {dtype}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,10 +154,11 @@ impl Kernel for PrefillKernel {
         let row_bytes = (self.p.head_dim * self.p.dtype.bytes()) as usize;
         let rows = self.rows;
         let head_bytes = self.p.new_tokens as usize * row_bytes;
-        let blocks = output.par_chunks_mut(head_bytes).enumerate().flat_map(|(head, out)| {
-            let blocks = out.par_chunks_mut(rows * row_bytes).enumerate();
-            blocks.map(move |(block, out)| (head, block * rows, out))
-        });
+        let blocks =
+            output.par_chunks_mut(head_bytes).enumerate().flat_map(|(head, out)| {
+                let blocks = out.par_chunks_mut(rows * row_bytes).enumerate();
+                blocks.map(move |(block, out)| (head, block * rows, out))
+            });
         blocks.for_each(|(head, first, out)| {
             self.scratch.with(|scratch| self.run_block(head, first, inputs, out, scratch));
         });

@@ -559,3 +559,75 @@ pub fn level() -> &'static str {
         "scalar"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_sums_come_out_in_order() {
+        let mut vectors = [Lanes::ZERO; 16];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            *vector = Lanes(std::array::from_fn(|lane| (i * 100 + lane) as f32));
+        }
+        let sums = sum_each(vectors);
+        for (i, sum) in sums.0.into_iter().enumerate() {
+            assert_eq!(sum, (i * 1600 + 120) as f32);
+        }
+    }
+
+    #[test]
+    fn powers_of_two_are_exact_and_others_near() {
+        for n in -125..=127 {
+            assert_eq!(exp2(n as f32), 2f32.powi(n));
+        }
+        for i in 0..10_000 {
+            let x = -20.0 + i as f32 * 0.004_1;
+            let want = f64::from(x).exp2();
+            let error = (f64::from(exp2(x)) - want).abs() / want;
+            assert!(error < 5e-7, "2^{x} is off by {error}");
+        }
+        assert!(exp2(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn every_finite_half_splits_into_its_value() {
+        for first in (0..=u16::MAX - 31).step_by(32) {
+            let chunk: [f16; CHUNK] =
+                std::array::from_fn(|i| f16::from_bits(first + i as u16));
+            let split: [f32; CHUNK] = bytemuck::cast(f16::split(&chunk));
+            for (i, x) in chunk.into_iter().enumerate().filter(|(_, x)| x.is_finite()) {
+                assert_eq!(split[f16::place(i)], x.to_f32());
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_that_of_the_half_crate() {
+        let values: Vec<f32> = (0..5000)
+            .map(|i: u32| f32::from_bits(i.wrapping_mul(0x9e37_79b9)))
+            .chain([1.0, -0.0, f32::INFINITY, f32::NAN, 1.003_906_3, 1.011_718_8])
+            .collect();
+        let mut rounded = vec![bf16::ZERO; values.len()];
+        bf16::narrow(&values, &mut rounded);
+        for (x, got) in values.into_iter().zip(rounded) {
+            let want = bf16::from_f32(x);
+            assert!(got == want || got.is_nan() && want.is_nan(), "{x}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn rows_come_back_out_as_they_went_in() {
+        let rows: Vec<Vec<f32>> =
+            (0..3).map(|r| (0..70).map(|i| (r * 100 + i) as f32).collect()).collect();
+        let mut laid_out = vec![Lanes::ZERO; chunks(70) * 4 * 2];
+        for (r, row) in rows.iter().enumerate() {
+            arrange::<bf16>(row, r, 4, &mut laid_out);
+        }
+        let mut back = vec![0.0; 70];
+        for (r, row) in rows.iter().enumerate() {
+            take_out::<bf16>(&laid_out, r, 4, &mut back);
+            assert_eq!(&back, row);
+        }
+    }
+}
