@@ -47,6 +47,48 @@ impl Key {
         }
     }
 
+    /// Elements `first` and on of a tensor of `dtype`, exact in `f32`.
+    pub fn values(self, dtype: DType, first: u64, to: &mut [f32]) {
+        for (index, value) in (first..).zip(to) {
+            *value = self.value(dtype, index);
+        }
+    }
+
+    /// Wrapping sum of the 32-bit little-endian words `first` up to `end` of
+    /// a tensor's bytes.
+    pub fn word_sum(self, format: Format, first: u64, end: u64) -> u32 {
+        match format {
+            Format::Words | Format::Values(DType::Int8) => {
+                self.word_sum_with(first, end, |bits| bits)
+            }
+            Format::Values(DType::F32) => self.word_sum_with(first, end, f32_pair),
+            Format::Values(DType::Bf16) => self.word_sum_with(first, end, bf16_quarters),
+            Format::Values(DType::F16) => self.word_sum_with(first, end, f16_quarters),
+            Format::Values(DType::Fp8E4m3) => self.word_sum_with(first, end, e4m3_eighths),
+            Format::PageTable => {
+                let table = self.page_table(end as usize);
+                table[first as usize..].iter().fold(0, |sum, &word| sum.wrapping_add(word))
+            }
+        }
+    }
+
+    /// Both halves of a draw at once; ends inside a draw give one half back.
+    fn word_sum_with(self, first: u64, end: u64, encode: impl Fn(u64) -> u64) -> u32 {
+        let low = |draw: u64| encode(self.bits(draw)) as u32;
+        let high = |draw: u64| (encode(self.bits(draw)) >> 32) as u32;
+        let mut sum = (first / 2..end.div_ceil(2)).fold(0u32, |sum, draw| {
+            let bits = encode(self.bits(draw));
+            sum.wrapping_add(bits as u32).wrapping_add((bits >> 32) as u32)
+        });
+        if first % 2 == 1 {
+            sum = sum.wrapping_sub(low(first / 2));
+        }
+        if end % 2 == 1 {
+            sum = sum.wrapping_sub(high(end / 2));
+        }
+        sum
+    }
+
     fn half_word(self, index: u64) -> u16 {
         (self.bits(index / 4) >> (16 * (index % 4))) as u16
     }
@@ -71,21 +113,11 @@ impl Key {
                 bytes[..table.len() * 4].copy_from_slice(bytemuck::cast_slice(&table));
             }
             Format::Words => self.fill_with(bytes, |bits| bits),
-            Format::Values(DType::F32) => self.fill_with(bytes, |bits| {
-                let low = f32_from(bits as u32).to_bits();
-                let high = f32_from((bits >> 32) as u32).to_bits();
-                u64::from(low) | u64::from(high) << 32
-            }),
-            Format::Values(DType::Bf16) => {
-                self.fill_with(bytes, |bits| by_quarters(bits, |x| bf16_from(x).to_bits()));
-            }
-            Format::Values(DType::F16) => {
-                self.fill_with(bytes, |bits| by_quarters(bits, |x| f16_from(x).to_bits()));
-            }
+            Format::Values(DType::F32) => self.fill_with(bytes, f32_pair),
+            Format::Values(DType::Bf16) => self.fill_with(bytes, bf16_quarters),
+            Format::Values(DType::F16) => self.fill_with(bytes, f16_quarters),
             Format::Values(DType::Int8) => self.fill_with(bytes, |bits| bits),
-            Format::Values(DType::Fp8E4m3) => self.fill_with(bytes, |bits| {
-                u64::from_le_bytes(bits.to_le_bytes().map(e4m3_from))
-            }),
+            Format::Values(DType::Fp8E4m3) => self.fill_with(bytes, e4m3_eighths),
         }
     }
 
@@ -116,6 +148,33 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Two binary32 elements out of one draw.
+#[inline(always)]
+fn f32_pair(bits: u64) -> u64 {
+    let low = f32_from(bits as u32).to_bits();
+    let high = f32_from((bits >> 32) as u32).to_bits();
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Four bfloat16 elements out of one draw.
+#[inline(always)]
+fn bf16_quarters(bits: u64) -> u64 {
+    by_quarters(bits, |x| bf16_from(x).to_bits())
+}
+
+/// Four binary16 elements out of one draw.
+#[inline(always)]
+fn f16_quarters(bits: u64) -> u64 {
+    by_quarters(bits, |x| f16_from(x).to_bits())
+}
+
+/// Eight E4M3 elements out of one draw.
+#[inline(always)]
+fn e4m3_eighths(bits: u64) -> u64 {
+    u64::from_le_bytes(bits.to_le_bytes().map(e4m3_from))
+}
+
+#[inline(always)]
 fn by_quarters(bits: u64, encode: impl Fn(u16) -> u16) -> u64 {
     (0..4)
         .fold(0, |word, i| word | u64::from(encode((bits >> (16 * i)) as u16)) << (16 * i))
@@ -150,7 +209,7 @@ fn e4m3_from(bits: u8) -> u8 {
 }
 
 /// The value of an E4M3 code that is not NaN.
-fn e4m3_to_f32(code: u8) -> f32 {
+pub(crate) fn e4m3_to_f32(code: u8) -> f32 {
     let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
     let exponent = i32::from((code >> 3) & 15);
     let fraction = f32::from(code & 7) / 8.0;
@@ -202,6 +261,26 @@ mod tests {
         for index in [0usize, 1, 65_535, 65_536, 70_000] {
             let word: u32 = bytemuck::pod_read_unaligned(&bytes[4 * index..][..4]);
             assert_eq!(word, key.word(index as u64));
+        }
+    }
+
+    #[test]
+    fn sums_of_words_are_those_of_the_filled_bytes() {
+        let formats = DType::ALL.map(Format::Values);
+        for format in formats.into_iter().chain([Format::Words, Format::PageTable]) {
+            let key = Key::new(5, 1, 0);
+            let mut bytes = vec![0; 4 * 40];
+            key.fill(format, &mut bytes);
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+            for (first, end) in [(0, 40), (1, 40), (3, 4), (4, 4), (6, 33), (39, 40)] {
+                // A table is drawn as a whole, so only whole ones compare.
+                if format == Format::PageTable && end != 40 {
+                    continue;
+                }
+                let sum = words[first..end].iter().fold(0, |a: u32, &b| a.wrapping_add(b));
+                let made = key.word_sum(format, first as u64, end as u64);
+                assert_eq!(made, sum, "{format:?} {first}..{end}");
+            }
         }
     }
 

@@ -1,1 +1,561 @@
-//! x
+//! Plain, obviously right answers in f64, and the rule by which a device's
+//! output is held against them.
+//!
+//! Inputs are made again from their keys and never read from a device's
+//! buffers: a device that overwrote its inputs would otherwise pass. Every
+//! output element is scanned for values that no kernel may leave behind (NaN,
+//! the poison, or infinity). Elements are then compared: all of them where
+//! that is cheap, else a random sample of rows drawn from the seed, with the
+//! first and the last.
+//!
+//! # The rule
+//! `|x - ref| <= tolerance * (rms + |ref|)`, with the root mean square of the
+//! row that the element is in. Errors of sums grow with the size of what was
+//! added, not of what is left after cancellation, and the rms is the measure
+//! of that. Tolerances by output format:
+//!
+//! * f32, 1e-4: sums of n random terms in f32 err by about `2^-24 sqrt(n)` of
+//!   their rms, 5e-6 for n = 8192, and approximate exponentials add 1e-6.
+//! * f16, 2^-9: rounding the output errs by 2^-11, and a kernel may round its
+//!   attention weights to f16, which errs by another 2^-11 of the rms.
+//! * bf16, 2^-7: the same with 2^-9.
+//! * 8-bit formats have no kernels with such outputs; 2^-3 is two roundings
+//!   to 3 fraction bits.
+//!
+//! An error below the tolerance passes. A dropped token of n moves attention
+//! by about `1 / sqrt(n)` of the rms: bf16 shows it up to 10^4 tokens, f32
+//! for every context.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+use thiserror::Error;
+
+use crate::data::Key;
+use crate::problem::{
+    Access, DType, DecodeAttention, Format, Gemm, KvRead, Layout, Peak, PrefillAttention,
+    Problem, Stream, Tensor, Unit,
+};
+
+/// Factor of a step of [`Peak`] with [`Unit::Fma`], `x = x * A + B`. Lanes
+/// swing around 0.25 and close in on it slowly enough that 10^5 steps still
+/// tell their starts and the number of steps apart; nothing overflows or
+/// becomes subnormal.
+pub const FMA_A: f32 = -1.0 + 1.0 / 16384.0;
+
+/// Summand of a step, see [`FMA_A`].
+pub const FMA_B: f32 = 0.5;
+
+/// The word that a write stream stores everywhere. Its first bit is zero, so
+/// it differs from poison.
+pub fn write_pattern(seed: u64, slot: usize) -> u32 {
+    Key::new(seed, slot, 0).word(0) & 0x7fff_ffff
+}
+
+/// Values that a check may make: about 0.2 s on two cores.
+const BUDGET: u64 = 40_000_000;
+
+/// Outputs of a gemm row that are compared together.
+const GEMM_COLUMNS: u64 = 64;
+
+/// Why nothing can be compared.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct NoReference(pub String);
+
+/// Whether an output is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything that was looked at is right.
+    Pass,
+    /// Something is wrong.
+    Fail,
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// Whether the output is right.
+    pub verdict: Verdict,
+    /// Elements compared with the reference. All are scanned for NaN and
+    /// infinity.
+    pub elements: u64,
+    /// Largest difference; infinite where an element is not finite.
+    pub max_abs_err: f64,
+    /// Largest difference over `rms + |ref|`, what the tolerance is held
+    /// against; infinite where an element is not finite.
+    pub max_rel_err: f64,
+    /// The worst wrong element: tensor, index, value, expectation, tolerance.
+    /// Empty on a pass.
+    pub message: String,
+}
+
+impl Check {
+    fn new() -> Self {
+        Check {
+            verdict: Verdict::Pass,
+            elements: 0,
+            max_abs_err: 0.0,
+            max_rel_err: 0.0,
+            message: String::new(),
+        }
+    }
+
+    fn failed(message: String) -> Self {
+        Check {
+            verdict: Verdict::Fail,
+            max_abs_err: f64::INFINITY,
+            max_rel_err: f64::INFINITY,
+            message,
+            ..Check::new()
+        }
+    }
+
+    /// Both checks as one, with the message of the worse.
+    fn and(self, other: Check) -> Check {
+        let worse = other.verdict == Verdict::Fail
+            && (self.verdict == Verdict::Pass || other.max_rel_err > self.max_rel_err);
+        Check {
+            verdict: if worse { Verdict::Fail } else { self.verdict },
+            elements: self.elements + other.elements,
+            max_abs_err: self.max_abs_err.max(other.max_abs_err),
+            max_rel_err: self.max_rel_err.max(other.max_rel_err),
+            message: if worse { other.message } else { self.message },
+        }
+    }
+}
+
+/// Compares the bytes of the output or witness tensor of a rotation slot with
+/// the reference.
+///
+/// # Errors
+/// When there is no reference for the problem.
+pub fn check(
+    problem: &Problem,
+    seed: u64,
+    slot: usize,
+    output: &[u8],
+) -> Result<Check, NoReference> {
+    let tensors = problem.tensors();
+    let position = tensors.len() - 1;
+    let tensor = tensors[position];
+    if output.len() as u64 != tensor.bytes() {
+        return Ok(Check::failed(format!(
+            "{} has {} bytes, expected {}",
+            tensor.name,
+            output.len(),
+            tensor.bytes()
+        )));
+    }
+    let keys: Vec<Key> = (0..position).map(|i| Key::new(seed, slot, i)).collect();
+    let target = Target { tensor, axes: axes(problem), bytes: output };
+    if let Some(found) = target.scan() {
+        return Ok(found);
+    }
+    Ok(match *problem {
+        Problem::Stream(p) => match p.access {
+            Access::Read => target.compare_rows(&stream_sum(p, keys[0]), seed),
+            Access::Write => target.compare_words(|_| write_pattern(seed, slot)),
+            Access::Copy => target.compare_words(|index| keys[0].word(index)),
+        },
+        Problem::Peak(p) => target.compare_rows(&peak_lanes(p, keys[0])?, seed),
+        Problem::KvRead(p) => target.compare_rows(&kv_sums(p, &keys)?, seed),
+        Problem::Gemm(p) => target.compare_rows(&gemm_rows(p, &keys), seed),
+        Problem::DecodeAttention(p) => target.compare_rows(&decode_rows(p, &keys), seed),
+        Problem::PrefillAttention(p) => target.compare_rows(&prefill_rows(p, &keys), seed),
+    })
+}
+
+/// Largest error of an output format in units of `rms + |ref|`.
+pub const fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-4,
+        DType::Bf16 => 1.0 / 128.0,
+        DType::F16 => 1.0 / 512.0,
+        DType::Fp8E4m3 | DType::Int8 => 1.0 / 8.0,
+    }
+}
+
+/// A way to make part of the expected output.
+struct Rows<'a> {
+    /// Number of parts.
+    count: u64,
+    /// Values made for one part, a measure of its cost.
+    cost: u64,
+    /// Elements that the rms is taken over; one part may have several rows.
+    width: usize,
+    /// Whether elements must be equal to the last bit.
+    exact: bool,
+    /// First element of a part and its expected elements.
+    make: Box<dyn Fn(u64) -> (u64, Vec<f64>) + Sync + 'a>,
+}
+
+impl Rows<'_> {
+    /// Parts to compare: all, or as many as the budget allows, with the first
+    /// and the last.
+    fn sample(&self, seed: u64) -> Vec<u64> {
+        let affordable = (BUDGET / self.cost.max(1)).max(2);
+        if self.count <= affordable {
+            return (0..self.count).collect();
+        }
+        // One out of each of equal stretches: random, distinct and spread.
+        let (inner, stretches) = (self.count - 2, affordable - 2);
+        let draws = Key::new(seed, 0, 0);
+        let between = (0..stretches).map(|i| {
+            let first = i * inner / stretches;
+            let length = (i + 1) * inner / stretches - first;
+            1 + first + u64::from(draws.word(i)) % length
+        });
+        [0, self.count - 1].into_iter().chain(between).collect()
+    }
+}
+
+/// The output under examination.
+struct Target<'a> {
+    tensor: Tensor,
+    axes: Vec<(&'static str, u64)>,
+    bytes: &'a [u8],
+}
+
+impl Target<'_> {
+    fn get(&self, index: u64) -> f64 {
+        let size = self.tensor.format.bytes() as usize;
+        let at = &self.bytes[index as usize * size..][..size];
+        match self.tensor.format {
+            Format::Values(DType::F32) => bytemuck::pod_read_unaligned::<f32>(at).into(),
+            Format::Values(DType::Bf16) => bytemuck::pod_read_unaligned::<bf16>(at).into(),
+            Format::Values(DType::F16) => bytemuck::pod_read_unaligned::<f16>(at).into(),
+            Format::Values(DType::Int8) => f64::from(at[0] as i8),
+            Format::Values(DType::Fp8E4m3) => f64::from(crate::data::e4m3_to_f32(at[0])),
+            Format::Words | Format::PageTable => {
+                bytemuck::pod_read_unaligned::<u32>(at).into()
+            }
+        }
+    }
+
+    /// Fails on the first element that is not finite. Words cannot tell.
+    fn scan(&self) -> Option<Check> {
+        let is_wrong = |&index: &u64| !self.get(index).is_finite();
+        let Format::Values(_) = self.tensor.format else { return None };
+        let first = (0..self.tensor.elements).into_par_iter().find_first(is_wrong)?;
+        Some(Check::failed(format!(
+            "{} is {}; it was never written, or computed from what is not a number",
+            self.place(first),
+            self.get(first)
+        )))
+    }
+
+    /// `o at batch 3, q head 7, dim 12`.
+    fn place(&self, index: u64) -> String {
+        let mut rest = index;
+        let mut parts: Vec<String> = Vec::new();
+        for (name, extent) in self.axes.iter().rev() {
+            parts.push(format!("{name} {}", rest % extent));
+            rest /= extent;
+        }
+        parts.reverse();
+        format!("{} at {}", self.tensor.name, parts.join(", "))
+    }
+
+    /// Compares every word, each made by itself.
+    fn compare_words(&self, expected: impl Fn(u64) -> u32 + Sync) -> Check {
+        const BLOCK: usize = 1 << 16;
+        let blocks = self.bytes.par_chunks(BLOCK * 4).enumerate();
+        let wrong = blocks.find_map_first(|(block, bytes)| {
+            let (words, _) = bytes.as_chunks::<4>();
+            let first = (block * BLOCK) as u64;
+            (first..)
+                .zip(words)
+                .find(|(i, word)| u32::from_le_bytes(**word) != expected(*i))
+        });
+        let check = Check { elements: self.tensor.elements, ..Check::new() };
+        match wrong {
+            None => check,
+            Some((index, word)) => check.and(Check::failed(format!(
+                "{} is {:#010x}, expected {:#010x}",
+                self.place(index),
+                u32::from_le_bytes(*word),
+                expected(index)
+            ))),
+        }
+    }
+
+    fn compare_rows(&self, rows: &Rows<'_>, seed: u64) -> Check {
+        let parts = rows.sample(seed);
+        let compare = |part: u64| {
+            let (first, expected) = (rows.make)(part);
+            let starts = (first..).step_by(rows.width);
+            let rows_of = starts.zip(expected.chunks(rows.width));
+            rows_of.fold(Check::new(), |check, (first, expected)| {
+                check.and(self.compare_row(first, expected, rows.exact))
+            })
+        };
+        parts.into_par_iter().map(compare).reduce(Check::new, Check::and)
+    }
+
+    fn compare_row(&self, first: u64, expected: &[f64], exact: bool) -> Check {
+        let squares: f64 = expected.iter().map(|x| x * x).sum();
+        let rms = (squares / expected.len() as f64).sqrt();
+        let relative = match self.tensor.format {
+            Format::Values(dtype) if !exact => tolerance(dtype),
+            _ => 0.0,
+        };
+        let mut check = Check { elements: expected.len() as u64, ..Check::new() };
+        for (index, &expected) in (first..).zip(expected) {
+            let got = self.get(index);
+            let error = (got - expected).abs();
+            let scale = rms + expected.abs();
+            let relative_error = if error == 0.0 { 0.0 } else { error / scale };
+            check.max_abs_err = check.max_abs_err.max(error);
+            // Words are equal or wrong, however near.
+            if error > relative * scale && relative_error >= check.max_rel_err {
+                check.verdict = Verdict::Fail;
+                let place = self.place(index);
+                let tolerance = relative * scale;
+                check.message =
+                    format!("{place} is {got}, expected {expected} within {tolerance:.3e}");
+            }
+            check.max_rel_err = check.max_rel_err.max(relative_error);
+        }
+        check
+    }
+}
+
+/// Names and extents of the dimensions of a problem's output.
+fn axes(problem: &Problem) -> Vec<(&'static str, u64)> {
+    match *problem {
+        Problem::Stream(Stream { access: Access::Read, .. }) => vec![("word", 1)],
+        Problem::Stream(p) => vec![("word", p.bytes / 4)],
+        Problem::Peak(Peak { unit: Unit::Fma, lanes, .. }) => vec![("lane", lanes)],
+        Problem::Peak(p) => vec![("lane", p.lanes), ("element", 128)],
+        Problem::KvRead(p) => vec![("batch", p.batch), ("kv head", p.kv_heads)],
+        Problem::Gemm(p) => vec![("row", p.m), ("column", p.n)],
+        Problem::DecodeAttention(p) => {
+            vec![("batch", p.batch), ("q head", p.q_heads), ("dim", p.head_dim)]
+        }
+        Problem::PrefillAttention(p) => vec![
+            ("batch", p.batch),
+            ("q head", p.q_heads),
+            ("token", p.new_tokens),
+            ("dim", p.head_dim),
+        ],
+    }
+}
+
+/// The wrapping sum of every word.
+fn stream_sum(p: Stream, source: Key) -> Rows<'static> {
+    let make = move |_| {
+        const BLOCK: u64 = 1 << 16;
+        let words = p.bytes / 4;
+        let block = |block: u64| {
+            let first = block * BLOCK;
+            source.word_sum(Format::Words, first, words.min(first + BLOCK))
+        };
+        let blocks = (0..words.div_ceil(BLOCK)).into_par_iter();
+        (0, vec![blocks.map(block).reduce(|| 0, u32::wrapping_add).into()])
+    };
+    Rows { count: 1, cost: 1, width: 1, exact: true, make: Box::new(make) }
+}
+
+/// Every step of every lane, rounded as the kernel must.
+fn peak_lanes(p: Peak, start: Key) -> Result<Rows<'static>, NoReference> {
+    if p.unit != Unit::Fma || p.dtype != DType::F32 {
+        return Err(NoReference(format!(
+            "there is no reference for {} chains in {}, only for fma chains in f32",
+            p.unit, p.dtype
+        )));
+    }
+    let make = move |lane| {
+        let mut x = start.value(DType::F32, lane);
+        for _ in 0..p.steps {
+            x = x.mul_add(FMA_A, FMA_B);
+        }
+        (lane, vec![f64::from(x)])
+    };
+    let make = Box::new(make);
+    Ok(Rows { count: p.lanes, cost: p.steps, width: 1, exact: true, make })
+}
+
+/// Where keys and values of one problem come from.
+struct Cache {
+    p: KvRead,
+    keys: Key,
+    values: Key,
+    table: Vec<u32>,
+}
+
+impl Cache {
+    fn new(p: KvRead, keys: &[Key]) -> Self {
+        let pages = p.layout.pages(p.batch, p.context) as usize;
+        let table = if pages > 0 { keys[2].page_table(pages) } else { Vec::new() };
+        Cache { p, keys: keys[0], values: keys[1], table }
+    }
+
+    /// First element of the keys, or values, of a token.
+    fn offset(&self, batch: u64, head: u64, token: u64) -> u64 {
+        let KvRead { context, kv_heads, head_dim, .. } = self.p;
+        let row = match self.p.layout {
+            Layout::Contiguous => (batch * kv_heads + head) * context + token,
+            Layout::Paged { page_size } => {
+                let index = batch * context.div_ceil(page_size) + token / page_size;
+                let page = u64::from(self.table[index as usize]);
+                (page * kv_heads + head) * page_size + token % page_size
+            }
+        };
+        row * head_dim
+    }
+
+    /// A token's row of keys, or of values.
+    fn row(&self, tensor: Key, batch: u64, head: u64, token: u64, to: &mut [f32]) {
+        tensor.values(self.p.dtype, self.offset(batch, head, token), to);
+    }
+}
+
+/// For each request and head, the wrapping sum of the words of its keys and
+/// values.
+fn kv_sums(p: KvRead, keys: &[Key]) -> Result<Rows<'static>, NoReference> {
+    let row_bytes = p.head_dim * p.dtype.bytes();
+    if row_bytes % 4 != 0 {
+        return Err(NoReference(format!(
+            "a row of head_dim = {} is {row_bytes} bytes, which are no whole words",
+            p.head_dim
+        )));
+    }
+    let cache = Cache::new(p, keys);
+    let make = move |pair| {
+        let mut sum = 0u32;
+        for token in 0..p.context {
+            let offset = cache.offset(pair / p.kv_heads, pair % p.kv_heads, token);
+            let first = offset * p.dtype.bytes() / 4;
+            for tensor in [cache.keys, cache.values] {
+                let format = Format::Values(p.dtype);
+                sum =
+                    sum.wrapping_add(tensor.word_sum(format, first, first + row_bytes / 4));
+            }
+        }
+        (pair, vec![f64::from(sum)])
+    };
+    // Whole words cost a third of what single values do.
+    let cost = 2 * p.context * row_bytes / 12;
+    let count = p.batch * p.kv_heads;
+    Ok(Rows { count, cost, width: 1, exact: true, make: Box::new(make) })
+}
+
+/// Stretches of columns of each row of C.
+fn gemm_rows(p: Gemm, keys: &[Key]) -> Rows<'static> {
+    let (a_key, b_key) = (keys[0], keys[1]);
+    let stretches = p.n.div_ceil(GEMM_COLUMNS);
+    let make = move |part: u64| {
+        let (row, first) = (part / stretches, part % stretches * GEMM_COLUMNS);
+        let mut a = vec![0.0; p.k as usize];
+        let mut b = a.clone();
+        a_key.values(p.dtype, row * p.k, &mut a);
+        let columns = first..p.n.min(first + GEMM_COLUMNS);
+        let products = columns.map(|column| {
+            b_key.values(p.dtype, column * p.k, &mut b);
+            dot(&a, &b)
+        });
+        (row * p.n + first, products.collect())
+    };
+    let cost = p.k * (GEMM_COLUMNS.min(p.n) + 1);
+    let width = GEMM_COLUMNS.min(p.n) as usize;
+    Rows { count: p.m * stretches, cost, width, exact: false, make: Box::new(make) }
+}
+
+/// All query heads of a request that share a key and value head.
+fn decode_rows(p: DecodeAttention, keys: &[Key]) -> Rows<'static> {
+    let cache = Cache::new(p.kv(), keys);
+    let q_key = keys[keys.len() - 1];
+    let group_elements = p.group() * p.head_dim;
+    let make = move |pair: u64| {
+        let mut queries = vec![0.0; group_elements as usize];
+        q_key.values(p.dtype, pair * group_elements, &mut queries);
+        let (batch, head) = (pair / p.kv_heads, pair % p.kv_heads);
+        let out = attention(&queries, &cache, batch, head, p.context);
+        (pair * group_elements, out)
+    };
+    // Making a value costs about as much as two multiply-adds.
+    let cost = p.context * p.head_dim * (2 + p.group());
+    Rows {
+        count: p.batch * p.kv_heads,
+        cost,
+        width: p.head_dim as usize,
+        exact: false,
+        make: Box::new(make),
+    }
+}
+
+/// One new token of one query head.
+fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
+    let kv = KvRead {
+        batch: p.batch,
+        context: p.context(),
+        kv_heads: p.kv_heads,
+        head_dim: p.head_dim,
+        dtype: p.kv_dtype,
+        layout: Layout::Contiguous,
+    };
+    let cache = Cache::new(kv, keys);
+    let q_key = keys[2];
+    let make = move |row: u64| {
+        let (head, token) = (row / p.new_tokens, row % p.new_tokens);
+        let mut query = vec![0.0; p.head_dim as usize];
+        q_key.values(p.dtype, row * p.head_dim, &mut query);
+        let kv_head = head % p.q_heads / p.group();
+        let out = attention(&query, &cache, head / p.q_heads, kv_head, p.attended(token));
+        (row * p.head_dim, out)
+    };
+    Rows {
+        count: p.batch * p.q_heads * p.new_tokens,
+        cost: p.context() * p.head_dim * 3,
+        width: p.head_dim as usize,
+        exact: false,
+        make: Box::new(make),
+    }
+}
+
+/// `softmax(q k^T / sqrt(d)) v` over the first `tokens` of a request and head,
+/// for one or more queries, in the order in which it is written.
+fn attention(
+    queries: &[f32],
+    cache: &Cache,
+    batch: u64,
+    head: u64,
+    tokens: u64,
+) -> Vec<f64> {
+    let width = cache.p.head_dim as usize;
+    let mut row = vec![0.0; width];
+    let mut scores = vec![Vec::new(); queries.len() / width];
+    for token in 0..tokens {
+        cache.row(cache.keys, batch, head, token, &mut row);
+        for (query, scores) in queries.chunks(width).zip(&mut scores) {
+            scores.push(dot(query, &row) / (width as f64).sqrt());
+        }
+    }
+    for scores in &mut scores {
+        softmax(scores);
+    }
+    let mut out = vec![0.0; queries.len()];
+    for token in 0..tokens {
+        cache.row(cache.values, batch, head, token, &mut row);
+        for (out, scores) in out.chunks_mut(width).zip(&scores) {
+            for (out, &value) in out.iter_mut().zip(&row) {
+                *out += scores[token as usize] * f64::from(value);
+            }
+        }
+    }
+    out
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn softmax(scores: &mut [f64]) {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    scores.iter_mut().for_each(|x| *x = (*x - max).exp());
+    let sum: f64 = scores.iter().sum();
+    scores.iter_mut().for_each(|x| *x /= sum);
+}
+
+#[cfg(test)]
+mod tests;

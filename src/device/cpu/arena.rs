@@ -1,0 +1,72 @@
+//! The memory that all buffers lie in: one mapping, kept from point to point.
+//! The first touch of fresh memory costs up to a second per GiB in a virtual
+//! machine, so memory that was touched once is used again.
+
+use std::io;
+
+use memmap2::MmapMut;
+
+/// Tensors begin at multiples of a cache line.
+const ALIGNMENT: usize = 64;
+
+/// One anonymous mapping that grows to the largest size asked for.
+#[derive(Default)]
+pub struct Arena {
+    mapping: Option<MmapMut>,
+}
+
+impl Arena {
+    /// The first `bytes` of the mapping, with whatever was left in them.
+    ///
+    /// # Errors
+    /// When the system gives no mapping of that size.
+    pub fn take(&mut self, bytes: usize) -> io::Result<&mut [u8]> {
+        if self.mapping.as_ref().is_none_or(|m| m.len() < bytes) {
+            // The old mapping goes first, so that both need not fit at once.
+            self.mapping = None;
+            let mapping = MmapMut::map_anon(bytes.max(ALIGNMENT))?;
+            // Huge pages keep misses of the address cache out of the
+            // measurement. A system without them runs all the same.
+            #[cfg(target_os = "linux")]
+            let _ = mapping.advise(memmap2::Advice::HugePage);
+            self.mapping = Some(mapping);
+        }
+        Ok(self.mapping.as_deref_mut().map_or(&mut [], |m| &mut m[..bytes]))
+    }
+}
+
+/// Cuts `bytes` off the front of `rest`, and the padding after them.
+///
+/// # Panics
+/// When `rest` is too short.
+pub fn carve<'a>(rest: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
+    let whole = std::mem::take(rest);
+    let (tensor, after) = whole.split_at_mut(bytes.next_multiple_of(ALIGNMENT));
+    *rest = after;
+    &mut tensor[..bytes]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_aligned_and_apart() {
+        let mut arena = Arena::default();
+        let mut rest = arena.take(3 * 64).unwrap();
+        let a = carve(&mut rest, 4);
+        let b = carve(&mut rest, 65);
+        assert_eq!((a.len(), b.len(), rest.len()), (4, 65, 0));
+        assert_eq!(a.as_ptr().addr() % 64, 0);
+        assert_eq!(b.as_ptr().addr() - a.as_ptr().addr(), 64);
+    }
+
+    #[test]
+    fn memory_is_kept_and_grown() {
+        let mut arena = Arena::default();
+        arena.take(100).unwrap().fill(7);
+        assert_eq!(arena.take(50).unwrap(), [7; 50]);
+        assert_eq!(arena.take(1 << 20).unwrap().len(), 1 << 20);
+        assert_eq!(arena.take(0).unwrap().len(), 0);
+    }
+}

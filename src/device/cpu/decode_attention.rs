@@ -1,0 +1,308 @@
+//! Decode attention, bound by the bytes of the cache: all query heads of a
+//! group work on a block of keys and values while it is in the first caches,
+//! so each byte comes from memory once, whatever the group.
+//!
+//! Requests and heads are divided among threads, and the context too where
+//! they are too few (split-KV). The softmax is taken online: each block
+//! rescales what the ones before it left (Milakov and Gimelshein, 2018).
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::cache::{Cache, Split};
+use super::simd::{
+    Element, Lanes, accumulate, arrange, chunks, dots, multiversioned, narrow, padded_rows,
+    take_out, widen,
+};
+use super::{Kernel, PerThread, no_kernel};
+use crate::device::Refusal;
+use crate::problem::{DType, DecodeAttention};
+
+/// Tokens in a block: keys and values of 128 16-bit elements are 32 KiB.
+const BLOCK: usize = 32;
+
+/// Most query heads that the inner loops take at once.
+const MAX_ROWS: usize = 8;
+
+/// A kernel for `p` by the format of its keys and values.
+///
+/// # Errors
+/// A refusal of a format without a kernel.
+pub fn kernel(p: DecodeAttention, threads: usize) -> Result<Box<dyn Kernel>, Refusal> {
+    match p.kv_dtype {
+        DType::F32 => Ok(Box::new(DecodeKernel::<f32>::new(p, threads))),
+        DType::Bf16 => Ok(Box::new(DecodeKernel::<bf16>::new(p, threads))),
+        DType::F16 => Ok(Box::new(DecodeKernel::<f16>::new(p, threads))),
+        dtype => Err(no_kernel(dtype)),
+    }
+}
+
+/// One block of tokens for some query heads: queries, keys, values, where the
+/// tokens start, head width, running state.
+type Attend<T> = fn(&[Lanes], &[T], &[T], &[usize], &[usize], usize, &mut State);
+
+/// Running softmax of up to [`MAX_ROWS`] query heads.
+struct State {
+    /// Largest score so far, in powers of two.
+    max: [f32; MAX_ROWS],
+    /// Sum of the weights so far.
+    sum: [f32; MAX_ROWS],
+    /// Weighted sums of values, in the layout of [`arrange`].
+    values: Vec<Lanes>,
+}
+
+/// What one thread works with: queries and state for each run of
+/// [`MAX_ROWS`] heads.
+struct Scratch {
+    queries: Vec<Vec<Lanes>>,
+    states: Vec<State>,
+    row: Vec<f32>,
+}
+
+/// Attention of one token per request.
+struct DecodeKernel<T> {
+    p: DecodeAttention,
+    cache: Cache,
+    split: Split,
+    /// Query heads that the inner loops take at once.
+    rows: usize,
+    attend: Attend<T>,
+    scratch: PerThread<Scratch>,
+    /// Maximum, sum and values of every part and head, where contexts are
+    /// split.
+    partials: Vec<f32>,
+}
+
+impl<T: Element> DecodeKernel<T> {
+    fn new(p: DecodeAttention, threads: usize) -> Self {
+        let group = p.group() as usize;
+        let width = p.head_dim as usize;
+        let rows = padded_rows(group);
+        let split = Split::new(&p.kv(), threads);
+        let parts = if split.splits > 1 { split.items() } else { 0 };
+        let lanes = chunks(width) * rows * 2;
+        let scratch = || Scratch {
+            queries: vec![vec![Lanes::ZERO; lanes]; group.div_ceil(rows)],
+            states: (0..group.div_ceil(rows)).map(|_| State::new(lanes)).collect(),
+            row: vec![0.0; width],
+        };
+        DecodeKernel {
+            p,
+            cache: Cache::new(&p.kv()),
+            split,
+            rows,
+            attend: match rows {
+                1 => attend::<T, 1, 16, 4>,
+                2 => attend::<T, 2, 8, 4>,
+                4 => attend::<T, 4, 4, 2>,
+                _ => attend::<T, 8, 2, 1>,
+            },
+            scratch: PerThread::new(threads, scratch),
+            partials: vec![0.0; parts * group * (width + 2)],
+        }
+    }
+
+    /// Works through one part of a context and leaves the result in the
+    /// states.
+    fn attend_part(&self, item: usize, inputs: &[&[u8]], scratch: &mut Scratch) {
+        let (request, head, tokens) = self.split.item(item);
+        let width = self.p.head_dim as usize;
+        let keys: &[T] = bytemuck::cast_slice(inputs[0]);
+        let values: &[T] = bytemuck::cast_slice(inputs[1]);
+        let table = self.cache.page_table(inputs);
+        self.load_queries(item / self.split.splits, inputs[inputs.len() - 1], scratch);
+        scratch.states.iter_mut().for_each(State::clear);
+        let blocks = tokens.clone().step_by(BLOCK);
+        let offsets_of = |start: usize, offsets: &mut [usize; BLOCK]| {
+            let block = start.min(tokens.end)..tokens.end.min(start + BLOCK);
+            self.cache.offsets(table, request, head, block, offsets)
+        };
+        let (mut offsets, mut next) = ([0; BLOCK], [0; BLOCK]);
+        let mut count = offsets_of(tokens.start, &mut offsets);
+        for start in blocks {
+            let next_count = offsets_of(start + BLOCK, &mut next);
+            for (i, queries) in scratch.queries.iter().enumerate() {
+                // Only the first heads of a large group need to touch.
+                let next = if i == 0 { &next[..next_count] } else { &[] };
+                let (offsets, state) = (&offsets[..count], &mut scratch.states[i]);
+                (self.attend)(queries, keys, values, offsets, next, width, state);
+            }
+            std::mem::swap(&mut offsets, &mut next);
+            count = next_count;
+        }
+    }
+
+    /// Lays out the queries of a pair of request and head, scaled so that
+    /// scores are exponents of two.
+    fn load_queries(&self, pair: usize, q: &[u8], scratch: &mut Scratch) {
+        let group = self.p.group() as usize;
+        let row_bytes = (self.p.head_dim * self.p.dtype.bytes()) as usize;
+        let scale = std::f32::consts::LOG2_E / (self.p.head_dim as f32).sqrt();
+        let heads = &q[pair * group * row_bytes..][..group * row_bytes];
+        for (g, head) in heads.chunks_exact(row_bytes).enumerate() {
+            widen(self.p.dtype, head, &mut scratch.row);
+            scratch.row.iter_mut().for_each(|x| *x *= scale);
+            let queries = &mut scratch.queries[g / self.rows];
+            arrange::<T>(&scratch.row, g % self.rows, self.rows, queries);
+        }
+    }
+
+    /// The state of one query head: its maximum, its sum, and its values in
+    /// order in `scratch.row`.
+    fn take_head(&self, g: usize, scratch: &mut Scratch) -> (f32, f32) {
+        let (state, row) = (&scratch.states[g / self.rows], g % self.rows);
+        take_out::<T>(&state.values, row, self.rows, &mut scratch.row);
+        (state.max[row], state.sum[row])
+    }
+}
+
+impl<T: Element> Kernel for DecodeKernel<T> {
+    fn extra_bytes(&self) -> u64 {
+        // Written by the parts, read where they are combined.
+        2 * size_of_val(self.partials.as_slice()) as u64
+    }
+
+    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+        let width = self.p.head_dim as usize;
+        let row_bytes = width * self.p.dtype.bytes() as usize;
+        let group = self.p.group() as usize;
+        if self.split.splits == 1 {
+            output.par_chunks_mut(group * row_bytes).enumerate().for_each(|(item, out)| {
+                self.scratch.with(|scratch| {
+                    self.attend_part(item, inputs, scratch);
+                    for (g, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+                        let (_, sum) = self.take_head(g, scratch);
+                        scratch.row.iter_mut().for_each(|x| *x /= sum);
+                        narrow(self.p.dtype, &scratch.row, out);
+                    }
+                });
+            });
+            return;
+        }
+        let mut partials = std::mem::take(&mut self.partials);
+        partials.par_chunks_mut(group * (width + 2)).enumerate().for_each(
+            |(item, part)| {
+                self.scratch.with(|scratch| {
+                    self.attend_part(item, inputs, scratch);
+                    for (g, part) in part.chunks_exact_mut(width + 2).enumerate() {
+                        (part[0], part[1]) = self.take_head(g, scratch);
+                        part[2..].copy_from_slice(&scratch.row);
+                    }
+                });
+            },
+        );
+        output.par_chunks_mut(row_bytes).enumerate().for_each(|(row, out)| {
+            self.scratch.with(|scratch| {
+                let parts = |split: usize| {
+                    let item = row / group * self.split.splits + split;
+                    &partials[(item * group + row % group) * (width + 2)..][..width + 2]
+                };
+                combine((0..self.split.splits).map(parts), &mut scratch.row);
+                narrow(self.p.dtype, &scratch.row, out);
+            });
+        });
+        self.partials = partials;
+    }
+}
+
+/// The softmax over all parts from the softmax of each.
+fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
+    let max = parts.clone().map(|part| part[0]).fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = parts.clone().map(|part| part[1] * (part[0] - max).exp2()).sum();
+    out.fill(0.0);
+    for part in parts {
+        let weight = (part[0] - max).exp2() / sum;
+        for (out, &value) in out.iter_mut().zip(&part[2..]) {
+            *out += weight * value;
+        }
+    }
+}
+
+impl State {
+    fn new(lanes: usize) -> Self {
+        State {
+            max: [f32::NEG_INFINITY; MAX_ROWS],
+            sum: [0.0; MAX_ROWS],
+            values: vec![Lanes::ZERO; lanes],
+        }
+    }
+
+    fn clear(&mut self) {
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill(0.0);
+        self.values.fill(Lanes::ZERO);
+    }
+}
+
+multiversioned! {
+/// Attends `G` query heads to a block of tokens. `G * N` is 16.
+fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
+    queries: &[Lanes],
+    keys: &[T],
+    values: &[T],
+    offsets: &[usize],
+    next: &[usize],
+    width: usize,
+    state: &mut State,
+) {
+    let mut scores = [Lanes::ZERO; BLOCK * MAX_ROWS / 16];
+    let scores = &mut scores[..offsets.len().div_ceil(N)];
+    dots::<T, G, N>(queries, keys, offsets, next, width, scores);
+    // Padding repeats the last token, which does not change the maximum.
+    let max = highest::<G>(scores, &state.max);
+    let mut scale = [0.0; G];
+    for g in 0..G {
+        scale[g] = super::simd::exp2(state.max[g] - max[g]);
+        state.max[g] = max[g];
+    }
+    let sums = weigh::<G>(scores, offsets.len() * G, &max);
+    for g in 0..G {
+        state.sum[g] = state.sum[g] * scale[g] + sums[g];
+    }
+    let weights = bytemuck::cast_slice(scores);
+    accumulate::<T, G, C>(weights, values, offsets, next, width, &scale, &mut state.values);
+}
+}
+
+/// The largest score of each head and of `floor`; lane `i` is of head `i % G`.
+#[inline(always)]
+fn highest<const G: usize>(scores: &[Lanes], floor: &[f32; MAX_ROWS]) -> [f32; G] {
+    let mut lanes = Lanes::splat(f32::NEG_INFINITY);
+    for &score in scores {
+        lanes = lanes.max(score);
+    }
+    let mut max = [f32::NEG_INFINITY; G];
+    for i in 0..16 {
+        max[i % G] = max[i % G].max(lanes.0[i]);
+    }
+    for g in 0..G {
+        max[g] = max[g].max(floor[g]);
+    }
+    max
+}
+
+/// Turns scores into weights and returns their sum for each head. Only the
+/// first `count` are of tokens; the rest become zero.
+#[inline(always)]
+fn weigh<const G: usize>(scores: &mut [Lanes], count: usize, max: &[f32; G]) -> [f32; G] {
+    let mut shift = Lanes::ZERO;
+    for i in 0..16 {
+        shift.0[i] = max[i % G];
+    }
+    let mut lanes = Lanes::ZERO;
+    let last = scores.len() - 1;
+    for (index, score) in scores.iter_mut().enumerate() {
+        *score = score.exp2_less(shift);
+        if index == last {
+            for i in count - last * 16..16 {
+                score.0[i] = 0.0;
+            }
+        }
+        lanes = lanes.plus(*score);
+    }
+    let mut sums = [0.0; G];
+    for i in 0..16 {
+        sums[i % G] += lanes.0[i];
+    }
+    sums
+}

@@ -1,0 +1,266 @@
+//! What this CPU is, from what the system says about it. Every source may be
+//! missing; what is then assumed stands among the facts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::simd;
+use crate::device::{Cache, DeviceInfo, DeviceKind};
+
+/// Cache capacity that is assumed where the system does not tell: more than
+/// the last cache of most machines, so that "cold" is not claimed too early.
+const ASSUMED_CACHE_BYTES: u64 = 64 << 20;
+
+/// Memory that is assumed where the system does not tell.
+const ASSUMED_MEMORY_BYTES: u64 = 1 << 30;
+
+/// Everything about this machine that a campaign records.
+pub fn device_info() -> DeviceInfo {
+    let name = model_name().unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH));
+    let threads = rayon::current_num_threads();
+    let mut facts = vec![
+        ("threads".to_owned(), threads.to_string()),
+        ("simd".to_owned(), simd::level().to_owned()),
+    ];
+    let mut caches = caches(Path::new("/sys/devices/system/cpu"));
+    if caches.is_empty() {
+        caches.push(Cache { name: "L3".to_owned(), bytes: ASSUMED_CACHE_BYTES });
+        facts.push((
+            "assumed_cache_bytes".to_owned(),
+            format!("{ASSUMED_CACHE_BYTES}: the system lists no caches"),
+        ));
+    }
+    let memory_bytes = memory_bytes().unwrap_or_else(|| {
+        facts.push((
+            "assumed_memory_bytes".to_owned(),
+            format!("{ASSUMED_MEMORY_BYTES}: the system does not say what is free"),
+        ));
+        ASSUMED_MEMORY_BYTES
+    });
+    DeviceInfo {
+        kind: DeviceKind::Measured,
+        backend: "cpu".to_owned(),
+        slug: slug(&name),
+        name,
+        caches,
+        memory_bytes,
+        timer: "std::time::Instant".to_owned(),
+        timer_quantum_s: timer_quantum_s(),
+        launch_overhead_s: launch_overhead_s(),
+        facts,
+    }
+}
+
+fn model_name() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    let (_, name) = line.split_once(':')?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+/// Lower case letters and digits, everything else as single dashes.
+fn slug(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join("-").to_lowercase()
+}
+
+/// Data caches by level, each summed over its instances.
+fn caches(cpus: &Path) -> Vec<Cache> {
+    // An instance is a level and the CPUs that share it: every one of them
+    // lists it.
+    let mut instances = BTreeMap::new();
+    for cpu in entries(cpus, "cpu") {
+        for index in entries(&cpu.join("cache"), "index") {
+            let read = |file| fs::read_to_string(index.join(file)).ok();
+            let (Some(level), Some(kind), Some(size), Some(shared)) =
+                (read("level"), read("type"), read("size"), read("shared_cpu_list"))
+            else {
+                continue;
+            };
+            let level: Option<u32> = level.trim().parse().ok();
+            if let (Some(level), Some(bytes)) = (level, cache_bytes(size.trim()))
+                && kind.trim() != "Instruction"
+            {
+                instances.insert((level, shared), bytes);
+            }
+        }
+    }
+    let mut levels = BTreeMap::new();
+    for ((level, _), bytes) in instances {
+        *levels.entry(level).or_insert(0) += bytes;
+    }
+    let named = |(level, bytes)| Cache { name: format!("L{level}"), bytes };
+    levels.into_iter().map(named).collect()
+}
+
+/// Entries of a folder whose name is `prefix` and a number.
+fn entries(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let is_numbered = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix(prefix));
+        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.flatten().map(|entry| entry.path()).filter(is_numbered).collect()
+}
+
+/// Reads `48K`, `2M` or a plain number.
+fn cache_bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match &text[digits..] {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Nine tenths of what is free, of the machine and of the control group. The
+/// rest is for results and for the system.
+fn memory_bytes() -> Option<u64> {
+    let available = mem_available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = group_headroom(Path::new("/sys/fs/cgroup"), &groups);
+    Some(available.min(limit.unwrap_or(u64::MAX)) / 10 * 9)
+}
+
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Bytes that the tightest control group above this process still grants.
+fn group_headroom(root: &Path, groups: &str) -> Option<u64> {
+    let mut least: Option<u64> = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, limit, used) = if controllers.is_empty() {
+            (root.to_owned(), "memory.max", "memory.current")
+        } else if controllers.split(',').any(|c| c == "memory") {
+            (root.join("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes")
+        } else {
+            continue;
+        };
+        let group = root.join(path.trim_start_matches('/'));
+        for folder in group.ancestors().take_while(|folder| folder.starts_with(&root)) {
+            let number = |file| -> Option<u64> {
+                fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()
+            };
+            if let (Some(limit), Some(used)) = (number(limit), number(used)) {
+                let left = limit.saturating_sub(used);
+                least = Some(least.map_or(left, |least| least.min(left)));
+            }
+        }
+    }
+    least
+}
+
+/// Smallest step that the clock is seen to make.
+fn timer_quantum_s() -> f64 {
+    let step = || {
+        let start = Instant::now();
+        loop {
+            let elapsed = start.elapsed();
+            if !elapsed.is_zero() {
+                return elapsed.as_secs_f64();
+            }
+        }
+    };
+    (0..1000).map(|_| step()).fold(f64::INFINITY, f64::min)
+}
+
+/// Median time of starting all threads and waiting for them.
+fn launch_overhead_s() -> f64 {
+    let launch = || {
+        let start = Instant::now();
+        rayon::broadcast(|context| std::hint::black_box(context.index()));
+        start.elapsed().as_secs_f64()
+    };
+    let mut times: Vec<f64> = (0..201).map(|_| launch()).collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_lower_case_words_with_dashes() {
+        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.60GHz"), "intel-r-xeon-r-cpu-2-60ghz");
+    }
+
+    #[test]
+    fn sizes_of_caches_are_read() {
+        assert_eq!(cache_bytes("48K"), Some(48 << 10));
+        assert_eq!(cache_bytes("480M"), Some(480 << 20));
+        assert_eq!(cache_bytes("12"), Some(12));
+        assert_eq!(cache_bytes("12 apples"), None);
+    }
+
+    #[test]
+    fn caches_are_summed_over_instances_and_shared_ones_counted_once() {
+        let root = tempfile::tempdir().unwrap();
+        for cpu in 0..2 {
+            let own = cpu.to_string();
+            let caches = [
+                ("index0", "1", "Data", "48K", own.as_str()),
+                ("index1", "1", "Instruction", "64K", own.as_str()),
+                ("index2", "3", "Unified", "8M", "0-1"),
+            ];
+            for (index, level, kind, size, shared) in caches {
+                let folder = root.path().join(format!("cpu{cpu}/cache/{index}"));
+                fs::create_dir_all(&folder).unwrap();
+                let files = [
+                    ("level", level),
+                    ("type", kind),
+                    ("size", size),
+                    ("shared_cpu_list", shared),
+                ];
+                for (file, text) in files {
+                    fs::write(folder.join(file), format!("{text}\n")).unwrap();
+                }
+            }
+        }
+        let found = caches(root.path());
+        let found: Vec<_> = found.iter().map(|c| (c.name.as_str(), c.bytes)).collect();
+        assert_eq!(found, [("L1", 96 << 10), ("L3", 8 << 20)]);
+        assert_eq!(caches(&root.path().join("nowhere")), []);
+    }
+
+    #[test]
+    fn the_tightest_control_group_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("a/b");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("memory.max"), "max\n").unwrap();
+        fs::write(group.join("memory.current"), "10\n").unwrap();
+        fs::write(root.path().join("a/memory.max"), "100\n").unwrap();
+        fs::write(root.path().join("a/memory.current"), "40\n").unwrap();
+        assert_eq!(group_headroom(root.path(), "0::/a/b\n"), Some(60));
+        assert_eq!(group_headroom(root.path(), ""), None);
+    }
+
+    #[test]
+    fn free_memory_is_read() {
+        assert_eq!(mem_available("MemTotal: 9 kB\nMemAvailable:    4 kB\n"), Some(4096));
+        assert_eq!(mem_available("nothing"), None);
+    }
+
+    #[test]
+    fn this_machine_is_described() {
+        let info = device_info();
+        assert!(info.memory_bytes > 0);
+        assert!(info.last_level_cache_bytes() > 0);
+        assert!(info.timer_quantum_s > 0.0 && info.timer_quantum_s < 1e-3);
+        assert!(info.launch_overhead_s > 0.0);
+    }
+}

@@ -1,0 +1,58 @@
+//! Reads a key and value cache the way decode attention does and only adds up
+//! the words: the memory time of attention without its arithmetic.
+
+use rayon::prelude::*;
+
+use super::Kernel;
+use super::cache::{Cache, Split};
+use super::simd::sum_words;
+use crate::problem::KvRead;
+
+/// Tokens whose keys are read before their values.
+const BLOCK: usize = 256;
+
+/// Sums keys and values, divided over requests, heads and context.
+pub struct KvReadKernel {
+    cache: Cache,
+    split: Split,
+    token_bytes: usize,
+    sums: Vec<u32>,
+}
+
+impl KvReadKernel {
+    /// A kernel for `p`, whose rows are whole words.
+    pub fn new(p: KvRead, threads: usize) -> Self {
+        let split = Split::new(&p, threads);
+        KvReadKernel {
+            cache: Cache::new(&p),
+            split,
+            token_bytes: (p.head_dim * p.dtype.bytes()) as usize,
+            sums: vec![0; split.items()],
+        }
+    }
+}
+
+impl Kernel for KvReadKernel {
+    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+        let KvReadKernel { cache, split, token_bytes, ref mut sums } = *self;
+        let table = cache.page_table(inputs);
+        let element_bytes = token_bytes / cache.head_dim();
+        sums.par_iter_mut().enumerate().for_each(|(item, sum)| {
+            let (request, head, tokens) = split.item(item);
+            *sum = 0;
+            for start in tokens.clone().step_by(BLOCK) {
+                let block = start..tokens.end.min(start + BLOCK);
+                for tensor in &inputs[..2] {
+                    for (first, count) in cache.runs(table, request, head, block.clone()) {
+                        let bytes = &tensor[first * element_bytes..][..count * token_bytes];
+                        *sum = sum.wrapping_add(sum_words(bytemuck::cast_slice(bytes)));
+                    }
+                }
+            }
+        });
+        let (to, _) = output.as_chunks_mut::<4>();
+        for (to, parts) in to.iter_mut().zip(sums.chunks(split.splits)) {
+            *to = parts.iter().fold(0, |a: u32, &b| a.wrapping_add(b)).to_le_bytes();
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Prefill attention, bound by arithmetic: blocks of query rows meet tiles of
+//! keys and values in two library products in f32, with the softmax taken
+//! online between them (Dao et al., "FlashAttention", 2022). Tiles that no row
+//! of a block may see are skipped.
+
+use ndarray::linalg::general_mat_mul;
+use rayon::prelude::*;
+
+use super::gemm::{view, view_mut};
+use super::simd::{Lanes, exp2, multiversioned, narrow, widen};
+use super::{Kernel, PerThread};
+use crate::problem::PrefillAttention;
+
+/// Keys in a tile.
+const KEYS: usize = 256;
+
+/// Most query rows in a block.
+const MAX_ROWS: usize = 256;
+
+/// What one thread works with, all in f32.
+struct Scratch {
+    q: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    scores: Vec<f32>,
+    out: Vec<f32>,
+    rows: Vec<RowState>,
+}
+
+/// Running softmax of one query row.
+#[derive(Clone, Copy)]
+struct RowState {
+    max: f32,
+    sum: f32,
+}
+
+/// Attention of many tokens per request.
+pub struct PrefillKernel {
+    p: PrefillAttention,
+    /// Query rows in a block.
+    rows: usize,
+    scratch: PerThread<Scratch>,
+}
+
+impl PrefillKernel {
+    /// A kernel for `p`; blocks shrink until there are a few for each thread.
+    pub fn new(p: PrefillAttention, threads: usize) -> Self {
+        let (heads, tokens) = ((p.batch * p.q_heads) as usize, p.new_tokens as usize);
+        let mut rows = tokens.min(MAX_ROWS);
+        while heads * tokens.div_ceil(rows) < 4 * threads && rows > 32 {
+            rows = rows.div_ceil(2);
+        }
+        let width = p.head_dim as usize;
+        let scratch = || Scratch {
+            q: vec![0.0; rows * width],
+            keys: vec![0.0; KEYS * width],
+            values: vec![0.0; KEYS * width],
+            scores: vec![0.0; rows * KEYS],
+            out: vec![0.0; rows * width],
+            rows: vec![RowState { max: f32::NEG_INFINITY, sum: 0.0 }; rows],
+        };
+        PrefillKernel { p, rows, scratch: PerThread::new(threads, scratch) }
+    }
+
+    /// One block of query rows of one head, from token `first` on.
+    fn run_block(
+        &self,
+        head: usize,
+        first: usize,
+        inputs: &[&[u8]],
+        out: &mut [u8],
+        scratch: &mut Scratch,
+    ) {
+        let p = &self.p;
+        let width = p.head_dim as usize;
+        let row_bytes = width * p.dtype.bytes() as usize;
+        let rows = out.len() / row_bytes;
+        let q_start = (head * p.new_tokens as usize + first) * row_bytes;
+        let q = &mut scratch.q[..rows * width];
+        widen(p.dtype, &inputs[2][q_start..][..out.len()], q);
+        // Scores become exponents of two.
+        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
+        q.iter_mut().for_each(|x| *x *= scale);
+        scratch.out.fill(0.0);
+        scratch.rows.fill(RowState { max: f32::NEG_INFINITY, sum: 0.0 });
+
+        let attended = p.attended((first + rows - 1) as u64) as usize;
+        for start in (0..attended).step_by(KEYS) {
+            let keys = KEYS.min(attended - start);
+            self.load_tile(head, start, keys, inputs, scratch);
+            self.attend_tile(first, rows, start, keys, scratch);
+        }
+        for (i, row) in scratch.out[..rows * width].chunks_exact_mut(width).enumerate() {
+            let sum = scratch.rows[i].sum;
+            row.iter_mut().for_each(|x| *x /= sum);
+        }
+        narrow(p.dtype, &scratch.out[..rows * width], out);
+    }
+
+    /// Widens a tile of the keys and values that `head` reads.
+    fn load_tile(
+        &self,
+        head: usize,
+        start: usize,
+        keys: usize,
+        inputs: &[&[u8]],
+        scratch: &mut Scratch,
+    ) {
+        let p = &self.p;
+        let width = p.head_dim as usize;
+        let row_bytes = width * p.kv_dtype.bytes() as usize;
+        // Query heads are numbered through requests, and so are the key and
+        // value heads, each of which serves a group of them.
+        let kv_head = head / p.group() as usize;
+        let from = (kv_head * p.context() as usize + start) * row_bytes;
+        let bytes = keys * row_bytes;
+        widen(p.kv_dtype, &inputs[0][from..][..bytes], &mut scratch.keys[..keys * width]);
+        widen(p.kv_dtype, &inputs[1][from..][..bytes], &mut scratch.values[..keys * width]);
+    }
+
+    /// Attends `rows` query rows to the tile of `keys` keys from `start` on.
+    fn attend_tile(
+        &self,
+        first: usize,
+        rows: usize,
+        start: usize,
+        keys: usize,
+        scratch: &mut Scratch,
+    ) {
+        let width = self.p.head_dim as usize;
+        let Scratch { q, keys: k, values: v, scores, out, rows: states } = scratch;
+        let (q, k) = (view(&q[..rows * width], rows, width), &k[..keys * width]);
+        let scores = &mut scores[..rows * keys];
+        let out = &mut out[..rows * width];
+        let k = view(k, keys, width);
+        general_mat_mul(1.0, &q, &k.t(), 0.0, &mut view_mut(scores, rows, keys));
+        let lines = scores.chunks_exact_mut(keys).zip(out.chunks_exact_mut(width));
+        for (i, (scores, out)) in lines.enumerate() {
+            let attended = self.p.attended((first + i) as u64) as usize;
+            let visible = attended.saturating_sub(start).min(keys);
+            let scale = weigh_row(scores, visible, &mut states[i]);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|x| *x *= scale);
+            }
+        }
+        let v = view(&v[..keys * width], keys, width);
+        let weights = view(scores, rows, keys);
+        general_mat_mul(1.0, &weights, &v, 1.0, &mut view_mut(out, rows, width));
+    }
+}
+
+impl Kernel for PrefillKernel {
+    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+        let row_bytes = (self.p.head_dim * self.p.dtype.bytes()) as usize;
+        let rows = self.rows;
+        let head_bytes = self.p.new_tokens as usize * row_bytes;
+        let blocks =
+            output.par_chunks_mut(head_bytes).enumerate().flat_map(|(head, out)| {
+                let blocks = out.par_chunks_mut(rows * row_bytes).enumerate();
+                blocks.map(move |(block, out)| (head, block * rows, out))
+            });
+        blocks.for_each(|(head, first, out)| {
+            self.scratch.with(|scratch| self.run_block(head, first, inputs, out, scratch));
+        });
+    }
+}
+
+multiversioned! {
+/// Turns the first `visible` scores of a row into weights and the others into
+/// zeros, and returns what to scale the earlier sums by.
+fn weigh_row(scores: &mut [f32], visible: usize, state: &mut RowState) -> f32 {
+    let (seen, hidden) = scores.split_at_mut(visible);
+    hidden.fill(0.0);
+    let (blocks, tail) = seen.as_chunks_mut::<16>();
+    let mut max = Lanes::splat(state.max);
+    for block in &*blocks {
+        max = max.max(Lanes(*block));
+    }
+    let max = max.0.iter().chain(&*tail).fold(state.max, |a, &b| a.max(b));
+    if max == f32::NEG_INFINITY {
+        return 1.0;
+    }
+    let mut sums = Lanes::ZERO;
+    for block in blocks {
+        *block = Lanes(*block).exp2_less(Lanes::splat(max)).0;
+        sums = sums.plus(Lanes(*block));
+    }
+    for score in &mut *tail {
+        *score = exp2(*score - max);
+    }
+    let scale = exp2(state.max - max);
+    let sum: f32 = sums.0.iter().chain(&*tail).sum();
+    *state = RowState { max, sum: state.sum * scale + sum };
+    scale
+}
+}

@@ -1,0 +1,633 @@
+//! Vectors of sixteen floats and the inner loops that several kernels share.
+//!
+//! Everything here is plain Rust over fixed-size arrays, which the compiler
+//! turns into vector instructions. [`multiversioned!`] compiles a function
+//! once for each instruction set and picks at run time; what it calls must be
+//! `#[inline(always)]`, or it would be compiled for the oldest set.
+
+use bytemuck::{Pod, Zeroable};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use prefetch_index::prefetch_index;
+
+use crate::problem::DType;
+
+/// Compiles a function for AVX-512, for AVX2 and for the baseline of the
+/// target (NEON on aarch64), and calls the best that the CPU has.
+macro_rules! multiversioned {
+    ($($function:tt)*) => {
+        #[multiversion::multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+fma+avx2+f16c+bmi2",
+            "x86_64+avx2+fma+f16c",
+        ))]
+        $($function)*
+    };
+}
+pub(super) use multiversioned;
+
+/// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
+const ROWS: usize = 16;
+
+/// Elements that one step of an inner loop takes from a row.
+pub const CHUNK: usize = 32;
+
+/// Sixteen floats: one AVX-512 register, aligned so that no load crosses a
+/// cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Lanes(pub [f32; 16]);
+
+impl Lanes {
+    /// All zero.
+    pub const ZERO: Lanes = Lanes([0.0; 16]);
+
+    /// The same number in every lane.
+    #[inline(always)]
+    pub fn splat(x: f32) -> Self {
+        Lanes([x; 16])
+    }
+
+    /// `self * a + b`, fused.
+    #[inline(always)]
+    pub fn mul_add(mut self, a: Lanes, b: Lanes) -> Self {
+        for i in 0..16 {
+            self.0[i] = self.0[i].mul_add(a.0[i], b.0[i]);
+        }
+        self
+    }
+
+    /// `self + other`.
+    #[inline(always)]
+    pub fn plus(mut self, other: Lanes) -> Self {
+        for i in 0..16 {
+            self.0[i] += other.0[i];
+        }
+        self
+    }
+
+    /// `self * other`.
+    #[inline(always)]
+    pub fn times(mut self, other: Lanes) -> Self {
+        for i in 0..16 {
+            self.0[i] *= other.0[i];
+        }
+        self
+    }
+
+    /// The larger of each pair; no lane is NaN.
+    #[inline(always)]
+    pub fn max(mut self, other: Lanes) -> Self {
+        for i in 0..16 {
+            self.0[i] = if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] };
+        }
+        self
+    }
+
+    /// Two to the power of each lane less the lane of `from`.
+    #[inline(always)]
+    pub fn exp2_less(mut self, from: Lanes) -> Self {
+        for i in 0..16 {
+            self.0[i] = exp2(self.0[i] - from.0[i]);
+        }
+        self
+    }
+}
+
+/// Two to the power of `x`, to about 2e-7 of the result; 2^-126 for anything
+/// below, which softmax cannot tell from zero. No branches, so that loops over
+/// it turn into vector code.
+#[inline(always)]
+pub fn exp2(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low
+    // bits; the rest is at most a half, where six terms of the series do.
+    const ROUND: f32 = 12_582_912.0;
+    let x = if x > -126.0 { x } else { -126.0 };
+    let shifted = x + ROUND;
+    let rest = x - (shifted - ROUND);
+    let series = 1.540_353e-4f32
+        .mul_add(rest, 1.333_355_8e-3)
+        .mul_add(rest, 9.618_129e-3)
+        .mul_add(rest, 5.550_411e-2)
+        .mul_add(rest, 2.402_265_1e-1)
+        .mul_add(rest, std::f32::consts::LN_2)
+        .mul_add(rest, 1.0);
+    f32::from_bits(series.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// An element format that kernels here compute with, in `f32`.
+pub trait Element: Pod + Send + Sync {
+    /// A chunk as two vectors, in whatever order is cheapest; always the same
+    /// order for a format, see [`Element::place`].
+    fn split(chunk: &[Self; CHUNK]) -> [Lanes; 2];
+
+    /// Where [`Element::split`] puts element `i` of a chunk, counted through
+    /// both vectors.
+    fn place(i: usize) -> usize;
+
+    /// Converts a row to `f32`, in order.
+    fn widen(from: &[Self], to: &mut [f32]);
+
+    /// The row itself where it needs no conversion.
+    fn as_f32(_row: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    /// Rounds a row from `f32` to nearest, ties to even.
+    fn narrow(from: &[f32], to: &mut [Self]);
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn split(chunk: &[f32; CHUNK]) -> [Lanes; 2] {
+        bytemuck::cast(*chunk)
+    }
+
+    #[inline(always)]
+    fn place(i: usize) -> usize {
+        i
+    }
+
+    fn widen(from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn as_f32(row: &[f32]) -> Option<&[f32]> {
+        Some(row)
+    }
+
+    fn narrow(from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// Where pairs of 16-bit elements go: the even ones to the first vector, the
+/// odd ones to the second.
+#[inline(always)]
+const fn place_in_pairs(i: usize) -> usize {
+    i / 2 + 16 * (i % 2)
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn split(chunk: &[bf16; CHUNK]) -> [Lanes; 2] {
+        let pairs: [u32; 16] = bytemuck::cast(*chunk);
+        let mut split = [Lanes::ZERO; 2];
+        for i in 0..16 {
+            split[0].0[i] = f32::from_bits(pairs[i] << 16);
+            split[1].0[i] = f32::from_bits(pairs[i] & 0xffff_0000);
+        }
+        split
+    }
+
+    #[inline(always)]
+    fn place(i: usize) -> usize {
+        place_in_pairs(i)
+    }
+
+    fn widen(from: &[bf16], to: &mut [f32]) {
+        widen_bf16(bytemuck::cast_slice(from), to);
+    }
+
+    fn narrow(from: &[f32], to: &mut [bf16]) {
+        narrow_bf16(from, bytemuck::cast_slice_mut(to));
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn split(chunk: &[f16; CHUNK]) -> [Lanes; 2] {
+        let pairs: [u32; 16] = bytemuck::cast(*chunk);
+        let mut split = [Lanes::ZERO; 2];
+        for i in 0..16 {
+            split[0].0[i] = f16_in_high_half(pairs[i] << 16);
+            split[1].0[i] = f16_in_high_half(pairs[i]);
+        }
+        split
+    }
+
+    #[inline(always)]
+    fn place(i: usize) -> usize {
+        place_in_pairs(i)
+    }
+
+    fn widen(from: &[f16], to: &mut [f32]) {
+        from.convert_to_f32_slice(to);
+    }
+
+    fn narrow(from: &[f32], to: &mut [f16]) {
+        to.convert_from_f32_slice(from);
+    }
+}
+
+/// The finite binary16 number in the high half of a word: sign and the rest
+/// shifted to where binary32 has them, and the exponent's bias made up for by
+/// a multiplication, which is exact for subnormals too.
+#[inline(always)]
+fn f16_in_high_half(word: u32) -> f32 {
+    const BIAS: f32 = f32::from_bits((127 + 112) << 23);
+    f32::from_bits(((word as i32 >> 3) as u32) & 0x8fff_e000) * BIAS
+}
+
+multiversioned! {
+fn widen_bf16(from: &[u16], to: &mut [f32]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = f32::from_bits(u32::from(from) << 16);
+    }
+}
+}
+
+multiversioned! {
+fn narrow_bf16(from: &[f32], to: &mut [u16]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        let bits = from.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        *to = if from.is_nan() { 0x7fc0 } else { rounded as u16 };
+    }
+}
+}
+
+/// Repeats a block for a constant that runs from 0 to 15. A plain loop would
+/// index its arrays by a variable until late in the compiler, which then keeps
+/// them in memory and not in registers.
+macro_rules! unrolled {
+    ($name:ident, $body:block) => {
+        unrolled!(@ $name, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $name:ident, $body:block, $($value:literal)*) => {
+        $({
+            const $name: usize = $value;
+            $body
+        })*
+    };
+}
+
+pub(super) use unrolled;
+
+/// Adds up sixteen vectors each: lane `i` is the sum of `v[i]`. Folding two
+/// vectors into one at a time takes a quarter of the additions that sixteen
+/// separate sums would.
+#[inline(always)]
+pub fn sum_each(v: [Lanes; 16]) -> Lanes {
+    // Every fold interleaves, so the sums come out in the order of reversed
+    // bits unless the vectors go in that way.
+    let quarter = |i: usize| {
+        let low = fold::<16>(v[i], v[i + 8]);
+        let high = fold::<16>(v[i + 4], v[i + 12]);
+        fold::<8>(low, high)
+    };
+    let even = fold::<4>(quarter(0), quarter(2));
+    let odd = fold::<4>(quarter(1), quarter(3));
+    let sums = fold::<2>(even, odd);
+    let mut ordered = Lanes::ZERO;
+    unrolled!(I, {
+        ordered.0[I] = sums.0[((I & 1) << 3) | ((I & 2) << 1) | ((I & 4) >> 1) | (I >> 3)];
+    });
+    ordered
+}
+
+/// Folds every group of `WIDTH` lanes of `a`, then of `b`, to half its width.
+#[inline(always)]
+fn fold<const WIDTH: usize>(a: Lanes, b: Lanes) -> Lanes {
+    let mut low = Lanes::ZERO;
+    let mut high = Lanes::ZERO;
+    unrolled!(I, {
+        let from = if I < 8 { &a.0 } else { &b.0 };
+        let at = I % 8 / (WIDTH / 2) * WIDTH + I % (WIDTH / 2);
+        low.0[I] = from[at];
+        high.0[I] = from[at + WIDTH / 2];
+    });
+    low.plus(high)
+}
+
+/// Number of chunks that a row of `width` elements takes.
+pub const fn chunks(width: usize) -> usize {
+    width.div_ceil(CHUNK)
+}
+
+/// Rows that the inner loops work on at once: 1, 2, 4 or 8, padded with zeros.
+/// Computing on padding is free where memory is the limit.
+pub const fn padded_rows(rows: usize) -> usize {
+    if rows > 4 { 8 } else { rows.next_power_of_two() }
+}
+
+/// Puts row `row` of `rows` where [`dots`] and [`accumulate`] have it, in
+/// `[chunk][row][2]` and in the order in which `T` splits.
+pub fn arrange<T: Element>(from: &[f32], row: usize, rows: usize, to: &mut [Lanes]) {
+    for (i, &x) in from.iter().enumerate() {
+        let place = T::place(i % CHUNK);
+        to[(i / CHUNK * rows + row) * 2 + place / 16].0[place % 16] = x;
+    }
+}
+
+/// The inverse of [`arrange`]: takes row `row` of `rows` out.
+pub fn take_out<T: Element>(from: &[Lanes], row: usize, rows: usize, to: &mut [f32]) {
+    for (i, x) in to.iter_mut().enumerate() {
+        let place = T::place(i % CHUNK);
+        *x = from[(i / CHUNK * rows + row) * 2 + place / 16].0[place % 16];
+    }
+}
+
+/// The chunk `index` of a row, padded with zeros when the row ends in it.
+#[inline(always)]
+fn padded<T: Element>(row: &[T], index: usize) -> [T; CHUNK] {
+    let mut chunk = [T::zeroed(); CHUNK];
+    let tail = &row[index * CHUNK..];
+    chunk[..tail.len()].copy_from_slice(tail);
+    chunk
+}
+
+/// Dot products of `G` rows, laid out by [`arrange`], with the rows of `width`
+/// elements that start at `offsets` in `data`. `G * N` is 16; one vector of
+/// `to` takes `N` rows, the lane of offset `t` and row `g` being `t * G + g`.
+/// Lanes past the last offset repeat the last one. The rows at `next` are
+/// fetched ahead on the way.
+#[inline(always)]
+pub fn dots<T: Element, const G: usize, const N: usize>(
+    left: &[Lanes],
+    data: &[T],
+    offsets: &[usize],
+    next: &[usize],
+    width: usize,
+    to: &mut [Lanes],
+) {
+    let whole = width / CHUNK;
+    let (left, _) = left.as_chunks::<2>();
+    let (left, _) = left.as_chunks::<G>();
+    for (index, (offsets, to)) in offsets.chunks(N).zip(to).enumerate() {
+        let mut rows = [&data[..0]; N];
+        let mut ahead = [0; N];
+        let mut chunks: [&[[T; CHUNK]]; N] = [&[]; N];
+        for t in 0..N {
+            let start = offsets[t.min(offsets.len() - 1)];
+            rows[t] = &data[start..start + width];
+            chunks[t] = &rows[t].as_chunks().0[..whole];
+            // Without a next row, this one, which is there already.
+            ahead[t] = next.get(index * N + t).copied().unwrap_or(start);
+        }
+        let mut sums = [Lanes::ZERO; 16];
+        for (c, left) in left[..whole].iter().enumerate() {
+            let mut right = [Lanes::ZERO; 2];
+            unrolled!(I, {
+                if I % G == 0 {
+                    right = T::split(&chunks[I / G][c]);
+                    fetch_ahead(data, ahead[I / G] + c * CHUNK);
+                }
+                sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
+                sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
+            });
+        }
+        if let Some(left) = left.get(whole).filter(|_| width % CHUNK > 0) {
+            let mut right = [Lanes::ZERO; 2];
+            unrolled!(I, {
+                if I % G == 0 {
+                    right = T::split(&padded(rows[I / G], whole));
+                }
+                sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
+                sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
+            });
+        }
+        *to = sum_each(sums);
+    }
+}
+
+/// Asks for the cache lines of a chunk that is needed soon. The CPU's own
+/// prefetchers stop at a few lines ahead, and a block is worked on for longer
+/// than that lasts: without this, memory idles during arithmetic.
+#[inline(always)]
+fn fetch_ahead<T: Element>(data: &[T], start: usize) {
+    prefetch_index(data, start);
+    if size_of::<T>() * CHUNK > 64 {
+        prefetch_index(data, start + CHUNK / 2);
+    }
+}
+
+/// `sums = sums * scale + weights^T * rows`: adds the rows of `width` elements
+/// at `offsets` in `data`, weighted, to each of `G` sums in the layout of
+/// [`arrange`]. `weights` is `[row][G]`. `C` chunks are summed in registers at
+/// a time; `2 * G * C` is at most 16.
+#[inline(always)]
+pub fn accumulate<T: Element, const G: usize, const C: usize>(
+    weights: &[f32],
+    data: &[T],
+    offsets: &[usize],
+    next: &[usize],
+    width: usize,
+    scale: &[f32; G],
+    sums: &mut [Lanes],
+) {
+    let (weights, _) = weights.as_chunks::<G>();
+    let whole = width / CHUNK;
+    let mut scale = *scale;
+    for (index, offsets) in offsets.chunks(ROWS).enumerate() {
+        let first = index * ROWS;
+        let rows = (offsets, next.get(first..).unwrap_or_default());
+        let weights = &weights[first..];
+        let mut chunk = 0;
+        while chunk + C <= whole {
+            let sums = &mut sums[chunk * G * 2..][..C * G * 2];
+            accumulate_chunks::<T, G, C>(weights, data, rows, chunk * CHUNK, &scale, sums);
+            chunk += C;
+        }
+        while chunk < whole {
+            let sums = &mut sums[chunk * G * 2..][..G * 2];
+            accumulate_chunks::<T, G, 1>(weights, data, rows, chunk * CHUNK, &scale, sums);
+            chunk += 1;
+        }
+        if width % CHUNK > 0 {
+            let sums = &mut sums[whole * G * 2..][..G * 2];
+            accumulate_tail(weights, data, offsets, width, &scale, sums);
+        }
+        scale = [1.0; G];
+    }
+}
+
+/// The part of [`accumulate`] for the chunk that a row ends in.
+#[inline(always)]
+fn accumulate_tail<T: Element, const G: usize>(
+    weights: &[[f32; G]],
+    data: &[T],
+    offsets: &[usize],
+    width: usize,
+    scale: &[f32; G],
+    sums: &mut [Lanes],
+) {
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = sum.times(Lanes::splat(scale[i / 2]));
+    }
+    for (&offset, weights) in offsets.iter().zip(weights) {
+        let right = T::split(&padded(&data[offset..offset + width], width / CHUNK));
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = Lanes::splat(weights[i / 2]).mul_add(right[i % 2], *sum);
+        }
+    }
+}
+
+#[inline(always)]
+fn accumulate_chunks<T: Element, const G: usize, const C: usize>(
+    weights: &[[f32; G]],
+    data: &[T],
+    (offsets, next): (&[usize], &[usize]),
+    first: usize,
+    scale: &[f32; G],
+    sums: &mut [Lanes],
+) {
+    let mut held = [Lanes::ZERO; 16];
+    unrolled!(I, {
+        if I < 2 * G * C {
+            held[I] = sums[I].times(Lanes::splat(scale[I / 2 % G]));
+        }
+    });
+    for (index, (&offset, weights)) in offsets.iter().zip(weights).enumerate() {
+        let (row, _) = data[offset + first..][..C * CHUNK].as_chunks::<CHUNK>();
+        let ahead = next.get(index).copied().unwrap_or(offset) + first;
+        let mut right = [Lanes::ZERO; 2];
+        unrolled!(I, {
+            if I < 2 * G * C {
+                if I % (2 * G) == 0 {
+                    right = T::split(&row[I / (2 * G)]);
+                    fetch_ahead(data, ahead + I / (2 * G) * CHUNK);
+                }
+                held[I] = Lanes::splat(weights[I / 2 % G]).mul_add(right[I % 2], held[I]);
+            }
+        });
+    }
+    unrolled!(I, {
+        if I < 2 * G * C {
+            sums[I] = held[I];
+        }
+    });
+}
+
+multiversioned! {
+/// Wrapping sum of words.
+pub fn sum_words(words: &[u32]) -> u32 {
+    let (blocks, tail) = words.as_chunks::<64>();
+    let mut sums = [0u32; 64];
+    for block in blocks {
+        for i in 0..64 {
+            sums[i] = sums[i].wrapping_add(block[i]);
+        }
+    }
+    sums.iter().chain(tail).fold(0, |sum, &word| sum.wrapping_add(word))
+}
+}
+
+/// Widens the bytes of a row of `dtype` to `f32`.
+///
+/// # Panics
+/// On a format without kernels here; `prepare` refuses those.
+pub fn widen(dtype: DType, from: &[u8], to: &mut [f32]) {
+    match dtype {
+        DType::F32 => f32::widen(bytemuck::cast_slice(from), to),
+        DType::Bf16 => bf16::widen(bytemuck::cast_slice(from), to),
+        DType::F16 => f16::widen(bytemuck::cast_slice(from), to),
+        DType::Int8 | DType::Fp8E4m3 => unreachable!("{dtype} is refused in prepare"),
+    }
+}
+
+/// Rounds a row of `f32` to the bytes of `dtype`.
+///
+/// # Panics
+/// On a format without kernels here; `prepare` refuses those.
+pub fn narrow(dtype: DType, from: &[f32], to: &mut [u8]) {
+    match dtype {
+        DType::F32 => f32::narrow(from, bytemuck::cast_slice_mut(to)),
+        DType::Bf16 => bf16::narrow(from, bytemuck::cast_slice_mut(to)),
+        DType::F16 => f16::narrow(from, bytemuck::cast_slice_mut(to)),
+        DType::Int8 | DType::Fp8E4m3 => unreachable!("{dtype} is refused in prepare"),
+    }
+}
+
+/// The instruction set that [`multiversioned!`] functions run with here.
+pub fn level() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let avx2 = has!("avx2") && has!("fma") && has!("f16c");
+        let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq");
+        if avx2 && avx512 && has!("avx512vl") && has!("avx512cd") && has!("bmi2") {
+            return "avx512";
+        }
+        if avx2 { "avx2+fma" } else { "sse2" }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        "neon"
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        "scalar"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_sums_come_out_in_order() {
+        let mut vectors = [Lanes::ZERO; 16];
+        for (i, vector) in vectors.iter_mut().enumerate() {
+            *vector = Lanes(std::array::from_fn(|lane| (i * 100 + lane) as f32));
+        }
+        let sums = sum_each(vectors);
+        for (i, sum) in sums.0.into_iter().enumerate() {
+            assert_eq!(sum, (i * 1600 + 120) as f32);
+        }
+    }
+
+    #[test]
+    fn powers_of_two_are_exact_and_others_near() {
+        for n in -125..=127 {
+            assert_eq!(exp2(n as f32), 2f32.powi(n));
+        }
+        for i in 0..10_000 {
+            let x = -20.0 + i as f32 * 0.004_1;
+            let want = f64::from(x).exp2();
+            let error = (f64::from(exp2(x)) - want).abs() / want;
+            assert!(error < 5e-7, "2^{x} is off by {error}");
+        }
+        assert!(exp2(f32::NEG_INFINITY) < 1e-37);
+    }
+
+    #[test]
+    fn every_finite_half_splits_into_its_value() {
+        for first in (0..=u16::MAX - 31).step_by(32) {
+            let chunk: [f16; CHUNK] =
+                std::array::from_fn(|i| f16::from_bits(first + i as u16));
+            let split: [f32; CHUNK] = bytemuck::cast(f16::split(&chunk));
+            for (i, x) in chunk.into_iter().enumerate().filter(|(_, x)| x.is_finite()) {
+                assert_eq!(split[f16::place(i)], x.to_f32());
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_that_of_the_half_crate() {
+        let values: Vec<f32> = (0..5000)
+            .map(|i: u32| f32::from_bits(i.wrapping_mul(0x9e37_79b9)))
+            .chain([1.0, -0.0, f32::INFINITY, f32::NAN, 1.003_906_3, 1.011_718_8])
+            .collect();
+        let mut rounded = vec![bf16::ZERO; values.len()];
+        bf16::narrow(&values, &mut rounded);
+        for (x, got) in values.into_iter().zip(rounded) {
+            let want = bf16::from_f32(x);
+            assert!(got == want || got.is_nan() && want.is_nan(), "{x}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn rows_come_back_out_as_they_went_in() {
+        let rows: Vec<Vec<f32>> =
+            (0..3).map(|r| (0..70).map(|i| (r * 100 + i) as f32).collect()).collect();
+        let mut laid_out = vec![Lanes::ZERO; chunks(70) * 4 * 2];
+        for (r, row) in rows.iter().enumerate() {
+            arrange::<bf16>(row, r, 4, &mut laid_out);
+        }
+        let mut back = vec![0.0; 70];
+        for (r, row) in rows.iter().enumerate() {
+            take_out::<bf16>(&laid_out, r, 4, &mut back);
+            assert_eq!(&back, row);
+        }
+    }
+}

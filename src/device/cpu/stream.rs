@@ -1,0 +1,49 @@
+//! Bandwidth ceilings: read, write or copy a stretch of memory on all cores.
+
+use rayon::prelude::*;
+
+use super::Kernel;
+use super::simd::sum_words;
+use crate::problem::{Access, Stream};
+use crate::reference::write_pattern;
+
+/// Reads are summed, writes store [`write_pattern`], copies copy.
+pub struct StreamKernel {
+    access: Access,
+    seed: u64,
+    chunk_bytes: usize,
+}
+
+impl StreamKernel {
+    /// Chunks are large enough to hide the cost of handing them out and small
+    /// enough that no thread waits long for the last.
+    pub fn new(p: Stream, seed: u64, threads: usize) -> Self {
+        let chunk_bytes = (p.bytes as usize / (8 * threads)).clamp(1 << 16, 1 << 22);
+        let chunk_bytes = chunk_bytes.next_multiple_of(64);
+        StreamKernel { access: p.access, seed, chunk_bytes }
+    }
+}
+
+impl Kernel for StreamKernel {
+    fn run(&mut self, slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+        match self.access {
+            Access::Read => {
+                let sum = inputs[0]
+                    .par_chunks(self.chunk_bytes)
+                    .map(|chunk| sum_words(bytemuck::cast_slice(chunk)))
+                    .reduce(|| 0, u32::wrapping_add);
+                output.copy_from_slice(&sum.to_le_bytes());
+            }
+            Access::Write => {
+                let pattern = write_pattern(self.seed, slot);
+                output.par_chunks_mut(self.chunk_bytes).for_each(|chunk| {
+                    bytemuck::cast_slice_mut::<u8, u32>(chunk).fill(pattern);
+                });
+            }
+            Access::Copy => output
+                .par_chunks_mut(self.chunk_bytes)
+                .zip(inputs[0].par_chunks(self.chunk_bytes))
+                .for_each(|(to, from)| to.copy_from_slice(from)),
+        }
+    }
+}

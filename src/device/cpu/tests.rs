@@ -1,0 +1,259 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::reference::{Verdict, check};
+
+const SEED: u64 = 7;
+
+/// Runs a problem in two slots and holds both against the reference.
+fn verify(device: &mut CpuDevice, text: &str) {
+    let problem: Problem = text.parse().unwrap();
+    let kernel = device.kernel(&problem).unwrap();
+    let mut ready = device.prepare(&problem, kernel, 2, SEED).unwrap();
+    ready.poison();
+    let seconds = ready.launch(1, 3).unwrap();
+    assert!(seconds > 0.0);
+    for slot in 0..2 {
+        let output = ready.output(slot).unwrap();
+        let found = check(&problem, SEED, slot, &output).unwrap();
+        assert_eq!(found.verdict, Verdict::Pass, "{text} slot {slot}: {}", found.message);
+    }
+}
+
+fn device() -> CpuDevice {
+    CpuDevice { info: host::device_info(), arena: Arena::default() }
+}
+
+#[test]
+fn streams_are_right() {
+    let mut device = device();
+    for access in ["read", "write", "copy"] {
+        for bytes in [128, 256, 65_536 + 128, 3 << 20] {
+            verify(&mut device, &format!("stream:access={access},bytes={bytes}"));
+        }
+    }
+}
+
+#[test]
+fn chains_are_right() {
+    let mut device = device();
+    for lanes in [1, 15, 16, 255, 256, 257, 1000] {
+        verify(&mut device, &format!("peak:unit=fma,dtype=f32,lanes={lanes},steps=77"));
+    }
+}
+
+#[test]
+fn cache_reads_are_right() {
+    let mut device = device();
+    for layout in ["contiguous", "paged1", "paged16", "paged64"] {
+        for context in [1, 15, 17, 65, 1000] {
+            for (kv_heads, head_dim, dtype) in
+                [(1, 8, "bf16"), (3, 80, "f32"), (2, 12, "int8")]
+            {
+                verify(
+                    &mut device,
+                    &format!(
+                        "kv_read:batch=3,context={context},kv_heads={kv_heads},\
+                         head_dim={head_dim},dtype={dtype},layout={layout}"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gemms_are_right() {
+    let mut device = device();
+    for m in (1..=9).chain([33]) {
+        for (n, k) in [(1, 1), (7, 33), (65, 31), (130, 100), (64, 600)] {
+            for dtype in ["f32", "bf16", "f16"] {
+                verify(&mut device, &format!("gemm:m={m},n={n},k={k},dtype={dtype}"));
+            }
+        }
+    }
+    verify(&mut device, "gemm:m=600,n=530,k=513,dtype=bf16");
+}
+
+fn decode(shape: (u64, u64, u64, u64), dtypes: (&str, &str), layout: &str) -> String {
+    let (context, group, kv_heads, head_dim) = shape;
+    let q_heads = group * kv_heads;
+    let (dtype, kv_dtype) = dtypes;
+    format!(
+        "decode_attention:batch=2,context={context},q_heads={q_heads},kv_heads={kv_heads},\
+         head_dim={head_dim},dtype={dtype},kv_dtype={kv_dtype},layout={layout}"
+    )
+}
+
+#[test]
+fn decode_is_right_for_every_tail_of_the_context() {
+    let mut device = device();
+    for context in [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 1000] {
+        for (group, layout) in
+            [(1, "paged16"), (2, "contiguous"), (4, "paged64"), (8, "paged1")]
+        {
+            verify(&mut device, &decode((context, group, 2, 64), ("bf16", "bf16"), layout));
+        }
+    }
+}
+
+#[test]
+fn decode_is_right_for_every_group() {
+    let mut device = device();
+    for group in [1, 2, 3, 4, 5, 8, 12, 16] {
+        verify(&mut device, &decode((50, group, 2, 128), ("f32", "f32"), "contiguous"));
+        verify(&mut device, &decode((1000, group, 1, 64), ("f16", "f16"), "paged16"));
+    }
+}
+
+#[test]
+fn decode_is_right_for_every_head_width_and_format() {
+    let mut device = device();
+    for head_dim in [1, 8, 20, 64, 80, 128, 256] {
+        for kv_dtype in ["f32", "bf16", "f16"] {
+            for dtype in ["f32", "bf16", "f16"] {
+                let shape = (45, 4, 2, head_dim);
+                verify(&mut device, &decode(shape, (dtype, kv_dtype), "paged16"));
+            }
+            verify(
+                &mut device,
+                &decode((45, 1, 2, head_dim), ("f32", kv_dtype), "contiguous"),
+            );
+        }
+    }
+}
+
+#[test]
+fn prefill_is_right_at_the_edges_of_mask_and_tiles() {
+    let mut device = device();
+    for (prefix, new_tokens) in
+        [(0, 1), (0, 33), (1, 1), (7, 65), (255, 2), (256, 1), (300, 40)]
+    {
+        for causal in [true, false] {
+            for (dtype, head_dim) in [("f32", 8), ("bf16", 80), ("f16", 64)] {
+                verify(
+                    &mut device,
+                    &format!(
+                        "prefill_attention:batch=2,prefix={prefix},new_tokens={new_tokens},\
+                         q_heads=6,kv_heads=2,head_dim={head_dim},causal={causal},dtype={dtype}"
+                    ),
+                );
+            }
+        }
+    }
+    verify(
+        &mut device,
+        "prefill_attention:batch=1,prefix=5,new_tokens=600,q_heads=1,kv_heads=1,head_dim=16,\
+         causal=true,dtype=bf16,kv_dtype=f32",
+    );
+}
+
+#[test]
+fn split_contexts_cost_their_partial_results() {
+    let mut device = device();
+    let extra = |device: &mut CpuDevice, text: &str| {
+        let problem = text.parse().unwrap();
+        let kernel = device.kernel(&problem).unwrap();
+        device.prepare(&problem, kernel, 1, SEED).unwrap().extra_bytes()
+    };
+    let alone = decode((512, 4, 1, 64), ("bf16", "bf16"), "contiguous");
+    let items = cache::Split::new(
+        &crate::problem::KvRead {
+            batch: 2,
+            context: 512,
+            kv_heads: 1,
+            head_dim: 64,
+            dtype: DType::Bf16,
+            layout: crate::problem::Layout::Contiguous,
+        },
+        rayon::current_num_threads(),
+    );
+    let parts = if items.splits > 1 { items.items() as u64 } else { 0 };
+    assert_eq!(extra(&mut device, &alone), 2 * parts * 4 * (64 + 2) * 4);
+    assert_eq!(extra(&mut device, "gemm:m=2,n=2,k=2,dtype=f32"), 0);
+}
+
+#[test]
+fn what_cannot_run_is_refused_with_a_reason() {
+    let mut device = device();
+    let cases = [
+        ("gemm:m=1,n=1,k=1,dtype=int8", "dtype = int8"),
+        (
+            "decode_attention:batch=1,context=1,q_heads=1,kv_heads=1,head_dim=8,dtype=f32,\
+             kv_dtype=fp8_e4m3",
+            "kv_dtype = fp8_e4m3",
+        ),
+        ("peak:unit=tensor,dtype=bf16,lanes=1,steps=1", "tensor unit"),
+        ("peak:unit=fma,dtype=f16,lanes=1,steps=1", "dtype = f16"),
+        ("kv_read:batch=1,context=1,kv_heads=1,head_dim=3,dtype=bf16", "6 bytes"),
+    ];
+    for (text, reason) in cases {
+        let refusal = device.kernel(&text.parse().unwrap()).unwrap_err();
+        assert!(refusal.to_string().contains(reason), "{refusal}");
+    }
+    let huge = "stream:access=read,bytes=1099511627776".parse().unwrap();
+    let refusal = device.prepare(&huge, "cpu_stream", 1, SEED).err().unwrap();
+    let available = device.info().memory_bytes.to_string();
+    assert!(refusal.to_string().contains("1099511627840 bytes"), "{refusal}");
+    assert!(refusal.to_string().contains(&available), "{refusal}");
+    let small = "stream:access=read,bytes=128".parse().unwrap();
+    let refusal = device.prepare(&small, "cpu_gemm", 1, SEED).err().unwrap();
+    assert!(refusal.to_string().contains("use `cpu_stream`"), "{refusal}");
+}
+
+#[test]
+fn slots_beyond_the_last_are_an_error() {
+    let mut device = device();
+    let problem = "stream:access=read,bytes=128".parse().unwrap();
+    let mut ready = device.prepare(&problem, "cpu_stream", 1, SEED).unwrap();
+    assert!(ready.output(1).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_small_decode_is_right(
+        context in 1u64..90,
+        group in 1u64..10,
+        kv_heads in 1u64..4,
+        head_dim in 1u64..70,
+        format in 0usize..3,
+        page_size in 0u64..20,
+    ) {
+        let dtype = ["f32", "bf16", "f16"][format];
+        let layout =
+            if page_size == 0 { "contiguous".to_owned() } else { format!("paged{page_size}") };
+        let shape = (context, group, kv_heads, head_dim);
+        verify(&mut device(), &decode(shape, (dtype, dtype), &layout));
+    }
+
+    #[test]
+    fn any_small_gemm_is_right(
+        m in 1u64..40,
+        n in 1u64..80,
+        k in 1u64..80,
+        format in 0usize..3,
+    ) {
+        let dtype = ["f32", "bf16", "f16"][format];
+        verify(&mut device(), &format!("gemm:m={m},n={n},k={k},dtype={dtype}"));
+    }
+
+    #[test]
+    fn any_small_prefill_is_right(
+        prefix in 0u64..40,
+        new_tokens in 1u64..40,
+        group in 1u64..4,
+        head_dim in 1u64..40,
+        causal in any::<bool>(),
+    ) {
+        verify(
+            &mut device(),
+            &format!(
+                "prefill_attention:batch=2,prefix={prefix},new_tokens={new_tokens},\
+                 q_heads={},kv_heads=2,head_dim={head_dim},causal={causal},dtype=f32",
+                2 * group
+            ),
+        );
+    }
+}

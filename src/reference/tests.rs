@@ -1,0 +1,353 @@
+use super::*;
+
+const SEED: u64 = 11;
+
+fn problem(text: &str) -> Problem {
+    text.parse().unwrap()
+}
+
+fn checked(text: &str, output: &[u8]) -> Check {
+    check(&problem(text), SEED, 0, output).unwrap()
+}
+
+fn key(tensor: usize) -> Key {
+    Key::new(SEED, 0, tensor)
+}
+
+fn bytes_of(values: &[f64]) -> Vec<u8> {
+    values.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect()
+}
+
+/// Mistakes that kernels make.
+#[derive(Clone, Copy, PartialEq)]
+enum Bug {
+    None,
+    DroppedToken,
+    WrongHead,
+    SwappedKv,
+    MaskOneShort,
+    MaskOneLong,
+    NoScale,
+}
+
+/// Attention in f32 formats written another way than the reference: an
+/// unshifted softmax, element by element, over the rows of Q in `[batch][q
+/// head][token]`.
+fn plain_attention(p: &PrefillAttention, bug: Bug) -> Vec<f64> {
+    let value = |tensor: usize, index: u64| f64::from(key(tensor).value(DType::F32, index));
+    let (k, v) = if bug == Bug::SwappedKv { (1, 0) } else { (0, 1) };
+    let mut out = Vec::new();
+    for row in 0..p.batch * p.q_heads * p.new_tokens {
+        let (head, token) = (row / p.new_tokens % p.q_heads, row % p.new_tokens);
+        let batch = row / p.new_tokens / p.q_heads;
+        let kv_head =
+            if bug == Bug::WrongHead { head % p.kv_heads } else { head / p.group() };
+        let base = (batch * p.kv_heads + kv_head) * p.context();
+        let mut seen = if p.causal { p.prefix + token + 1 } else { p.context() };
+        match bug {
+            Bug::DroppedToken => seen -= 1,
+            Bug::MaskOneShort if seen > 1 => seen -= 1,
+            Bug::MaskOneLong => seen = (seen + 1).min(p.context()),
+            _ => {}
+        }
+        let scale = if bug == Bug::NoScale { 1.0 } else { (p.head_dim as f64).powf(-0.5) };
+        let at = |t: u64, i: u64| (base + t) * p.head_dim + i;
+        let weights: Vec<f64> = (0..seen)
+            .map(|t| {
+                let terms = (0..p.head_dim)
+                    .map(|i| value(2, row * p.head_dim + i) * value(k, at(t, i)));
+                (terms.sum::<f64>() * scale).exp()
+            })
+            .collect();
+        let total: f64 = weights.iter().sum();
+        for i in 0..p.head_dim {
+            let sum: f64 =
+                (0..seen).map(|t| weights[t as usize] * value(v, at(t, i))).sum();
+            out.push(sum / total);
+        }
+    }
+    out
+}
+
+/// A decode problem and the same as a prefill of one token, whose tensors lie
+/// alike.
+fn decode_case(context: u64) -> (String, PrefillAttention) {
+    let text = format!(
+        "decode_attention:batch=2,context={context},q_heads=6,kv_heads=2,head_dim=8,dtype=f32"
+    );
+    let same = PrefillAttention {
+        batch: 2,
+        prefix: context - 1,
+        new_tokens: 1,
+        q_heads: 6,
+        kv_heads: 2,
+        head_dim: 8,
+        causal: true,
+        dtype: DType::F32,
+        kv_dtype: DType::F32,
+    };
+    (text, same)
+}
+
+#[test]
+fn one_cached_token_is_its_value_row() {
+    let text =
+        "decode_attention:batch=2,context=1,q_heads=4,kv_heads=2,head_dim=8,dtype=f32";
+    let value = |batch: u64, head: u64, i: u64| {
+        f64::from(key(1).value(DType::F32, (batch * 2 + head) * 8 + i))
+    };
+    let mut grouped = Vec::new();
+    let mut interleaved = Vec::new();
+    for (batch, head) in (0..2).flat_map(|b| (0..4).map(move |h| (b, h))) {
+        grouped.extend((0..8).map(|i| value(batch, head / 2, i)));
+        interleaved.extend((0..8).map(|i| value(batch, head % 2, i)));
+    }
+    assert_eq!(checked(text, &bytes_of(&grouped)).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &bytes_of(&interleaved)).verdict, Verdict::Fail);
+}
+
+#[test]
+fn the_first_causal_row_is_the_first_value_row() {
+    let text =
+        "prefill_attention:batch=1,new_tokens=1,q_heads=1,kv_heads=1,head_dim=4,dtype=f32";
+    let row: Vec<f64> = (0..4).map(|i| key(1).value(DType::F32, i).into()).collect();
+    assert_eq!(checked(text, &bytes_of(&row)).verdict, Verdict::Pass);
+}
+
+#[test]
+fn equal_scores_give_the_mean_of_the_values() {
+    let kv = KvRead {
+        batch: 1,
+        context: 5,
+        kv_heads: 1,
+        head_dim: 3,
+        dtype: DType::F32,
+        layout: Layout::Contiguous,
+    };
+    let out = attention(&[0.0; 3], &Cache::new(kv, &[key(0), key(1)]), 0, 0, 5);
+    for (i, got) in out.iter().enumerate() {
+        let column = (0..5).map(|t| f64::from(key(1).value(DType::F32, t * 3 + i as u64)));
+        assert!((got - column.sum::<f64>() / 5.0).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn softmax_of_logarithms_is_their_share() {
+    let mut scores = [1f64.ln(), 2f64.ln(), 5f64.ln()];
+    softmax(&mut scores);
+    for (got, want) in scores.iter().zip([0.125, 0.25, 0.625]) {
+        assert!((got - want).abs() < 1e-15);
+    }
+}
+
+#[test]
+fn tokens_are_found_through_the_page_table() {
+    let p = KvRead {
+        batch: 2,
+        context: 3,
+        kv_heads: 2,
+        head_dim: 10,
+        dtype: DType::F32,
+        layout: Layout::Paged { page_size: 2 },
+    };
+    let table = vec![3, 0, 2, 1];
+    let paged = Cache { p, keys: key(0), values: key(1), table };
+    // Page 3, head 1, token 1: ((3 * 2 + 1) * 2 + 1) * 10.
+    assert_eq!(paged.offset(0, 1, 1), 150);
+    // The last token of request 0 is the first of its second page, page 0.
+    assert_eq!(paged.offset(0, 0, 2), 0);
+    assert_eq!(paged.offset(1, 1, 2), 60);
+    let contiguous = Cache { p: KvRead { layout: Layout::Contiguous, ..p }, ..paged };
+    assert_eq!(contiguous.offset(1, 1, 2), 110);
+}
+
+#[test]
+fn pages_of_the_whole_context_in_order_are_contiguous() {
+    let p = KvRead {
+        batch: 2,
+        context: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        dtype: DType::Bf16,
+        layout: Layout::Paged { page_size: 4 },
+    };
+    let paged = Cache { p, keys: key(0), values: key(1), table: vec![0, 1] };
+    let contiguous =
+        Cache::new(KvRead { layout: Layout::Contiguous, ..p }, &[key(0), key(1)]);
+    let q = [0.5; 8];
+    for (batch, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let out = attention(&q, &paged, batch, head, 4);
+        assert_eq!(out, attention(&q, &contiguous, batch, head, 4));
+    }
+}
+
+#[test]
+fn attention_agrees_with_a_plain_one_and_planted_bugs_are_caught() {
+    let (text, p) = decode_case(33);
+    let right = checked(&text, &bytes_of(&plain_attention(&p, Bug::None)));
+    assert_eq!((right.verdict, right.elements), (Verdict::Pass, 96), "{}", right.message);
+    for bug in [Bug::DroppedToken, Bug::WrongHead, Bug::SwappedKv, Bug::NoScale] {
+        let wrong = checked(&text, &bytes_of(&plain_attention(&p, bug)));
+        assert_eq!(wrong.verdict, Verdict::Fail);
+        assert!(wrong.message.starts_with("o at batch "), "{}", wrong.message);
+    }
+}
+
+#[test]
+fn a_mask_that_is_off_by_one_is_caught() {
+    for (prefix, causal) in [(0, true), (3, true), (3, false)] {
+        let text = format!(
+            "prefill_attention:batch=2,prefix={prefix},new_tokens=5,q_heads=4,kv_heads=2,\
+             head_dim=8,causal={causal},dtype=f32"
+        );
+        let Problem::PrefillAttention(p) = problem(&text) else { panic!("{text}") };
+        let verdict = |bug| checked(&text, &bytes_of(&plain_attention(&p, bug))).verdict;
+        assert_eq!(verdict(Bug::None), Verdict::Pass);
+        assert_eq!(verdict(Bug::MaskOneShort), Verdict::Fail);
+        if causal {
+            assert_eq!(verdict(Bug::MaskOneLong), Verdict::Fail);
+        }
+    }
+}
+
+#[test]
+fn a_single_poisoned_element_is_named() {
+    let (text, p) = decode_case(4);
+    let mut output = bytes_of(&plain_attention(&p, Bug::None));
+    // Batch 1, q head 3, dim 5 of [2][6][8].
+    let at = (6 + 3) * 8 + 5;
+    output[at * 4..][..4].fill(0xff);
+    let found = checked(&text, &output);
+    assert_eq!(found.verdict, Verdict::Fail);
+    assert!(
+        found.message.starts_with("o at batch 1, q head 3, dim 5 is NaN"),
+        "{}",
+        found.message
+    );
+}
+
+#[test]
+fn a_single_wrong_element_is_named_with_its_expectation() {
+    let text = "gemm:m=3,n=70,k=9,dtype=f32";
+    let dot = |i: u64, j: u64| -> f64 {
+        let term = |k| {
+            f64::from(key(0).value(DType::F32, i * 9 + k))
+                * f64::from(key(1).value(DType::F32, j * 9 + k))
+        };
+        (0..9).map(term).sum()
+    };
+    let mut c: Vec<f64> = (0..3).flat_map(|i| (0..70).map(move |j| dot(i, j))).collect();
+    assert_eq!(checked(text, &bytes_of(&c)).verdict, Verdict::Pass);
+    c[2 * 70 + 65] += 0.5;
+    let found = checked(text, &bytes_of(&c));
+    assert_eq!((found.verdict, found.elements), (Verdict::Fail, 210));
+    assert!(found.message.starts_with("c at row 2, column 65 is "), "{}", found.message);
+    assert!((found.max_abs_err - 0.5).abs() < 1e-6);
+}
+
+#[test]
+fn a_sample_has_both_ends_and_no_part_twice() {
+    let rows = Rows {
+        count: 1_000_000,
+        cost: BUDGET / 50,
+        width: 1,
+        exact: false,
+        make: Box::new(|part| (part, vec![])),
+    };
+    let mut parts = rows.sample(3);
+    parts.sort_unstable();
+    parts.dedup();
+    assert_eq!((parts.len(), parts[0], parts[49]), (50, 0, 999_999));
+}
+
+#[test]
+fn checksums_are_exact() {
+    let text = "stream:access=read,bytes=262272";
+    let sum = (0..65_568).fold(0u32, |sum, i| sum.wrapping_add(key(0).word(i)));
+    assert_eq!(checked(text, &sum.to_le_bytes()).verdict, Verdict::Pass);
+    let off = checked(text, &sum.wrapping_add(1).to_le_bytes());
+    assert_eq!(off.verdict, Verdict::Fail);
+}
+
+#[test]
+fn cache_checksums_leave_out_the_unread_tail() {
+    let text = "kv_read:batch=1,context=3,kv_heads=1,head_dim=4,dtype=bf16,layout=paged2";
+    let mut words = [vec![0u32; 8], vec![0u32; 8]];
+    for (tensor, words) in words.iter_mut().enumerate() {
+        key(tensor).fill(Format::Values(DType::Bf16), bytemuck::cast_slice_mut(words));
+    }
+    let table = key(2).page_table(2);
+    // Two words a token, four a page; the second page is read half.
+    let full = table[0] as usize * 4;
+    let half = table[1] as usize * 4;
+    let read = |words: &Vec<u32>| {
+        words[full..full + 4]
+            .iter()
+            .chain(&words[half..half + 2])
+            .copied()
+            .collect::<Vec<_>>()
+    };
+    let sum = words.iter().flat_map(read).fold(0, u32::wrapping_add);
+    assert_eq!(checked(text, &sum.to_le_bytes()).verdict, Verdict::Pass);
+}
+
+#[test]
+fn written_and_copied_words_are_compared_one_by_one() {
+    let words: Vec<u32> = vec![write_pattern(SEED, 0); 64];
+    let mut bytes: Vec<u8> = bytemuck::pod_collect_to_vec(&words);
+    let write = "stream:access=write,bytes=256";
+    assert_eq!(checked(write, &bytes).verdict, Verdict::Pass);
+    bytes[4 * 40..][..4].fill(0xff);
+    let found = checked(write, &bytes);
+    assert!(
+        found.message.starts_with("target at word 40 is 0xffffffff"),
+        "{}",
+        found.message
+    );
+    let copied: Vec<u32> = (0..32).map(|i| key(0).word(i)).collect();
+    let copied: Vec<u8> = bytemuck::pod_collect_to_vec(&copied);
+    assert_eq!(checked("stream:access=copy,bytes=256", &copied).verdict, Verdict::Pass);
+}
+
+#[test]
+fn every_slot_has_its_own_write_pattern() {
+    assert_ne!(write_pattern(1, 0), write_pattern(1, 1));
+}
+
+#[test]
+fn a_chain_that_lacks_a_step_is_caught() {
+    let text = "peak:unit=fma,dtype=f32,lanes=20,steps=1000";
+    let chain = |steps: usize| -> Vec<f64> {
+        let step = |x: f32, _| x.mul_add(FMA_A, FMA_B);
+        let lanes = (0..20).map(|i| key(0).value(DType::F32, i));
+        lanes.map(|x| f64::from((0..steps).fold(x, step))).collect()
+    };
+    assert_eq!(checked(text, &bytes_of(&chain(1000))).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &bytes_of(&chain(999))).verdict, Verdict::Fail);
+    assert_eq!(checked(text, &bytes_of(&chain(998))).verdict, Verdict::Fail);
+}
+
+#[test]
+fn long_chains_stay_normal_and_apart() {
+    let mut lanes = [-1.0f32, -0.3, 0.0, 0.7];
+    for _ in 0..100_000 {
+        lanes = lanes.map(|x| x.mul_add(FMA_A, FMA_B));
+        assert!(lanes.iter().all(|x| x.is_normal() && x.abs() < 2.0));
+    }
+    assert!(lanes.windows(2).all(|pair| pair[0] != pair[1]), "{lanes:?}");
+}
+
+#[test]
+fn what_has_no_reference_says_so() {
+    let output = vec![0; 128 * 4];
+    let tensor = problem("peak:unit=tensor,dtype=bf16,lanes=1,steps=4");
+    let error = check(&tensor, SEED, 0, &output).unwrap_err();
+    assert!(error.to_string().contains("tensor chains in bf16"), "{error}");
+}
+
+#[test]
+fn an_output_of_the_wrong_size_fails() {
+    let found = checked("gemm:m=1,n=1,k=1,dtype=f32", &[0; 3]);
+    assert_eq!(found.verdict, Verdict::Fail);
+    assert_eq!(found.message, "c has 3 bytes, expected 4");
+}
