@@ -151,8 +151,9 @@ fn bench(
         prepared.poison();
         launch(&mut *prepared, 1);
         let output = prepared.output(0).unwrap_or_else(|error| panic!("{point}: {error}"));
-        let check = reference::check(&point.problem, SEED, 0, &output);
-        assert!(check.failure.is_none(), "{point}: {:?}", check.failure);
+        let check = reference::check(&point.problem, SEED, 0, &output)
+            .unwrap_or_else(|error| panic!("{point}: {error}"));
+        assert!(check.verdict == reference::Verdict::Pass, "{point}: {}", check.message);
         drop(output);
         bencher.iter_custom(|iterations| 1e9 * launch(&mut *prepared, iterations as usize));
     });

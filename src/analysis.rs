@@ -28,7 +28,10 @@ pub struct Measured {
     pub work: Work,
     /// Seconds of one launch; `None` unless the row carries a usable time.
     pub time_s: Option<Estimate>,
-    /// Least time under the measured ceilings.
+    /// Seconds to move the bytes at the measured bandwidth.
+    pub memory_s: Option<f64>,
+    /// Least time under the measured ceilings; `None` too where the format has
+    /// no measured compute ceiling.
     pub empirical: Option<Roof>,
     /// Least time under the data sheet's ceilings.
     pub spec: Option<Roof>,
@@ -54,7 +57,7 @@ impl Measured {
 
     /// Share of the memory roof, whether it binds or not.
     pub fn memory_fraction(&self) -> Option<Estimate> {
-        Some(self.time_s?.into_rate(self.empirical?.memory_s))
+        Some(self.time_s?.into_rate(self.memory_s?))
     }
 
     /// Share of the compute roof, whether it binds or not.
@@ -169,6 +172,8 @@ impl Campaign {
             let footprint = point.row.reuse_distance_bytes.unwrap_or(u64::MAX);
             let dtype = point.problem.math_dtype();
             let roof = |peaks: &Peaks| peaks.roof(&point.work, dtype, footprint);
+            point.memory_s =
+                empirical.map(|peaks| peaks.bandwidth.seconds(&point.work, footprint));
             point.empirical = empirical.and_then(roof);
             point.spec = spec.as_ref().and_then(roof);
         }
@@ -205,7 +210,15 @@ fn join(row: Row) -> Result<Measured> {
         }
         _ => None,
     };
-    Ok(Measured { work: problem.work(), row, problem, time_s, empirical: None, spec: None })
+    Ok(Measured {
+        work: problem.work(),
+        row,
+        problem,
+        time_s,
+        memory_s: None,
+        empirical: None,
+        spec: None,
+    })
 }
 
 fn sentinel(rows: &[Row]) -> Option<Sentinel> {

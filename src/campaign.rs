@@ -310,7 +310,7 @@ impl Runner<'_> {
             time_s_p25: percentile(1),
             time_s_p75: percentile(2),
             time_s_p95: percentile(3),
-            check: check.map_or("none", |c| c.verdict()).to_owned(),
+            check: check.map_or("none", |c| c.verdict.name()).to_owned(),
             max_abs_err: check.map(|c| c.max_abs_err),
             max_rel_err: check.map(|c| c.max_rel_err),
             started_utc: String::new(),

@@ -12,6 +12,7 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
+use crate::multiversion::multiversioned;
 use crate::problem::{DType, Format};
 
 /// Names the contents of one tensor in one rotation slot.
@@ -57,34 +58,24 @@ impl Key {
     /// Wrapping sum of the 32-bit little-endian words `first` up to `end` of
     /// a tensor's bytes.
     pub fn word_sum(self, format: Format, first: u64, end: u64) -> u32 {
-        match format {
-            Format::Words | Format::Values(DType::Int8) => {
-                self.word_sum_with(first, end, |bits| bits)
-            }
-            Format::Values(DType::F32) => self.word_sum_with(first, end, f32_pair),
-            Format::Values(DType::Bf16) => self.word_sum_with(first, end, bf16_quarters),
-            Format::Values(DType::F16) => self.word_sum_with(first, end, f16_quarters),
-            Format::Values(DType::Fp8E4m3) => self.word_sum_with(first, end, e4m3_eighths),
-            Format::PageTable => {
-                let table = self.page_table(end as usize);
-                table[first as usize..].iter().fold(0, |sum, &word| sum.wrapping_add(word))
-            }
+        if format == Format::PageTable {
+            let table = self.page_table(end as usize);
+            return table[first as usize..]
+                .iter()
+                .fold(0, |sum, &word| sum.wrapping_add(word));
         }
-    }
-
-    /// Both halves of a draw at once; ends inside a draw give one half back.
-    fn word_sum_with(self, first: u64, end: u64, encode: impl Fn(u64) -> u64) -> u32 {
-        let low = |draw: u64| encode(self.bits(draw)) as u32;
-        let high = |draw: u64| (encode(self.bits(draw)) >> 32) as u32;
-        let mut sum = (first / 2..end.div_ceil(2)).fold(0u32, |sum, draw| {
-            let bits = encode(self.bits(draw));
-            sum.wrapping_add(bits as u32).wrapping_add((bits >> 32) as u32)
-        });
-        if first % 2 == 1 {
-            sum = sum.wrapping_sub(low(first / 2));
-        }
-        if end % 2 == 1 {
-            sum = sum.wrapping_sub(high(end / 2));
+        let mut sum = 0u32;
+        let mut draws = [0; BLOCK];
+        let mut draw = first / 2;
+        while 2 * draw < end {
+            let count = BLOCK.min((end.div_ceil(2) - draw) as usize);
+            self.draw(format, draw, &mut draws[..count]);
+            let words: &[u32] = bytemuck::cast_slice(&draws[..count]);
+            // Ends inside a draw leave one half out.
+            let skip = first.saturating_sub(2 * draw) as usize;
+            let take = words.len().min((end - 2 * draw) as usize);
+            sum = words[skip..take].iter().fold(sum, |sum, &word| sum.wrapping_add(word));
+            draw += count as u64;
         }
         sum
     }
@@ -104,36 +95,83 @@ impl Key {
         table
     }
 
-    /// Writes a whole tensor of `format` into `bytes`, on all cores. `bytes`
-    /// is 4-byte aligned or longer; a tail shorter than an element stays.
+    /// Writes a whole tensor of `format` into `bytes`, on all cores. A tail
+    /// shorter than an element stays.
     pub fn fill(self, format: Format, bytes: &mut [u8]) {
-        match format {
-            Format::PageTable => {
-                let table = self.page_table(bytes.len() / 4);
-                bytes[..table.len() * 4].copy_from_slice(bytemuck::cast_slice(&table));
-            }
-            Format::Words => self.fill_with(bytes, |bits| bits),
-            Format::Values(DType::F32) => self.fill_with(bytes, f32_pair),
-            Format::Values(DType::Bf16) => self.fill_with(bytes, bf16_quarters),
-            Format::Values(DType::F16) => self.fill_with(bytes, f16_quarters),
-            Format::Values(DType::Int8) => self.fill_with(bytes, |bits| bits),
-            Format::Values(DType::Fp8E4m3) => self.fill_with(bytes, e4m3_eighths),
+        if format == Format::PageTable {
+            let table = self.page_table(bytes.len() / 4);
+            bytes[..table.len() * 4].copy_from_slice(bytemuck::cast_slice(&table));
+            return;
         }
+        const CHUNK_BYTES: usize = 1 << 18;
+        bytes.par_chunks_mut(CHUNK_BYTES).enumerate().for_each(|(index, chunk)| {
+            let mut draws = [0; BLOCK];
+            let mut next = (index * CHUNK_BYTES / 8) as u64;
+            for block in chunk.chunks_mut(8 * BLOCK) {
+                let draws = &mut draws[..block.len().div_ceil(8)];
+                self.draw(format, next, draws);
+                block.copy_from_slice(&bytemuck::cast_slice(draws)[..block.len()]);
+                next += draws.len() as u64;
+            }
+        });
     }
 
-    /// Writes `encode(bits(i))` as little-endian words of 8 bytes.
-    fn fill_with(self, bytes: &mut [u8], encode: impl Fn(u64) -> u64 + Sync) {
-        const BLOCK_WORDS: usize = 1 << 15;
-        bytes.par_chunks_mut(BLOCK_WORDS * 8).enumerate().for_each(|(block, chunk)| {
-            let first = (block * BLOCK_WORDS) as u64;
-            let (words, tail) = chunk.as_chunks_mut::<8>();
-            let count = words.len() as u64;
-            for (index, word) in (first..).zip(words) {
-                *word = encode(self.bits(index)).to_le_bytes();
-            }
-            let last = encode(self.bits(first + count)).to_le_bytes();
-            tail.copy_from_slice(&last[..tail.len()]);
-        });
+    /// The bytes of a tensor of `format`, eight for each draw from `first` on.
+    fn draw(self, format: Format, first: u64, draws: &mut [u64]) {
+        draw_bits(self, first, draws);
+        match format {
+            Format::Words | Format::Values(DType::Int8) | Format::PageTable => {}
+            Format::Values(DType::F32) => encode_f32(bytemuck::cast_slice_mut(draws)),
+            Format::Values(DType::Bf16) => encode_bf16(bytemuck::cast_slice_mut(draws)),
+            Format::Values(DType::F16) => encode_f16(bytemuck::cast_slice_mut(draws)),
+            Format::Values(DType::Fp8E4m3) => encode_e4m3(bytemuck::cast_slice_mut(draws)),
+        }
+    }
+}
+
+/// Draws made at a time: 4 KiB, which stay in the first cache until they are
+/// encoded and copied.
+const BLOCK: usize = 512;
+
+// Elements are cut out of draws by position in memory.
+const _: () =
+    assert!(cfg!(target_endian = "little"), "ridgepoint needs a little-endian CPU");
+
+multiversioned! {
+fn draw_bits(key: Key, first: u64, draws: &mut [u64]) {
+    for (index, draw) in (first..).zip(draws) {
+        *draw = key.bits(index);
+    }
+}
+}
+
+multiversioned! {
+fn encode_f32(words: &mut [u32]) {
+    for word in words {
+        *word = f32_from(*word).to_bits();
+    }
+}
+}
+
+multiversioned! {
+fn encode_bf16(words: &mut [u16]) {
+    for word in words {
+        *word = bf16_from(*word).to_bits();
+    }
+}
+}
+
+multiversioned! {
+fn encode_f16(words: &mut [u16]) {
+    for word in words {
+        *word = f16_from(*word).to_bits();
+    }
+}
+}
+
+fn encode_e4m3(bytes: &mut [u8]) {
+    for byte in bytes {
+        *byte = e4m3_from(*byte);
     }
 }
 
@@ -146,38 +184,6 @@ fn mix(mut x: u64) -> u64 {
     x ^= x >> 27;
     x = x.wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
-}
-
-/// Two binary32 elements out of one draw.
-#[inline(always)]
-fn f32_pair(bits: u64) -> u64 {
-    let low = f32_from(bits as u32).to_bits();
-    let high = f32_from((bits >> 32) as u32).to_bits();
-    u64::from(low) | u64::from(high) << 32
-}
-
-/// Four bfloat16 elements out of one draw.
-#[inline(always)]
-fn bf16_quarters(bits: u64) -> u64 {
-    by_quarters(bits, |x| bf16_from(x).to_bits())
-}
-
-/// Four binary16 elements out of one draw.
-#[inline(always)]
-fn f16_quarters(bits: u64) -> u64 {
-    by_quarters(bits, |x| f16_from(x).to_bits())
-}
-
-/// Eight E4M3 elements out of one draw.
-#[inline(always)]
-fn e4m3_eighths(bits: u64) -> u64 {
-    u64::from_le_bytes(bits.to_le_bytes().map(e4m3_from))
-}
-
-#[inline(always)]
-fn by_quarters(bits: u64, encode: impl Fn(u16) -> u16) -> u64 {
-    (0..4)
-        .fold(0, |word, i| word | u64::from(encode((bits >> (16 * i)) as u16)) << (16 * i))
 }
 
 /// 24 of the bits as a multiple of 2^-23 in [-1, 1): exact in binary32.
@@ -194,10 +200,14 @@ fn bf16_from(bits: u16) -> bf16 {
     bf16::from_bits((value.to_bits() >> 16) as u16)
 }
 
-/// Eleven of the bits as a multiple of 2^-10 in [-1, 1): exact in binary16.
+/// Eleven of the bits as a multiple of 2^-10 in [-1, 1): exact in binary16,
+/// and zero or at least 2^-10 in size, so the exponent is only moved.
 #[inline(always)]
 fn f16_from(bits: u16) -> f16 {
-    f16::from_f32(f32::from(bits as i16 >> 5) * (1.0 / 1024.0))
+    let wide = (f32::from(bits as i16 >> 5) * (1.0 / 1024.0)).to_bits();
+    let size = (wide & 0x7fff_ffff) >> 13;
+    let size = if size == 0 { 0 } else { size - (112 << 10) };
+    f16::from_bits((size | wide >> 31 << 15) as u16)
 }
 
 /// An E4M3 code whose value is below 1 in size: sign and fraction are random,
@@ -250,6 +260,14 @@ mod tests {
                 let made = key.value(dtype, index as u64);
                 assert_eq!(decode(dtype, &bytes, index), made, "{dtype} {index}");
             }
+        }
+    }
+
+    #[test]
+    fn binary16_values_are_exact() {
+        for bits in 0..=u16::MAX {
+            let expected = f32::from(bits as i16 >> 5) / 1024.0;
+            assert_eq!(f16_from(bits).to_f32(), expected, "{bits:#06x}");
         }
     }
 

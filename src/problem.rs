@@ -741,6 +741,34 @@ impl Problem {
         self.op().keys().iter().copied().zip(values).collect()
     }
 
+    /// The fields on one line for people, without those that have their
+    /// default and with sizes in MiB.
+    pub fn label(&self) -> String {
+        let fields = self.fields();
+        let dtype = fields.iter().find(|(key, _)| *key == "dtype").map(|(_, v)| v.clone());
+        let mut label = self.op().to_string();
+        for (key, value) in fields {
+            let is_default = match key {
+                "layout" => value == "contiguous",
+                "kv_dtype" => Some(&value) == dtype.as_ref(),
+                "prefix" => value == "0",
+                "causal" => value == "true",
+                _ => false,
+            };
+            match value.parse::<f64>() {
+                _ if is_default => {}
+                Ok(bytes) if key == "bytes" => {
+                    label.push_str(&format!(" {} MiB", bytes / f64::from(1 << 20)));
+                }
+                Err(_) if matches!(key, "access" | "unit" | "dtype" | "layout") => {
+                    label.push_str(&format!(" {value}"));
+                }
+                _ => label.push_str(&format!(" {key}={value}")),
+            }
+        }
+        label
+    }
+
     /// Builds a problem from its operation and `key = value` fields.
     ///
     /// `layout`, `kv_dtype`, `prefix` and `causal` may be left out; they are
@@ -1264,6 +1292,24 @@ mod tests {
             spelled,
             "prefill_attention:batch=1,prefix=0,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,\
              causal=true,dtype=f16,kv_dtype=f16"
+        );
+    }
+
+    #[test]
+    fn labels_leave_out_defaults() {
+        let label = |text: &str| text.parse::<Problem>().unwrap().label();
+        assert_eq!(label("stream:access=read,bytes=1536 KiB"), "stream read 1.5 MiB");
+        assert_eq!(
+            label(
+                "decode_attention:batch=2,context=3,q_heads=4,kv_heads=1,head_dim=8,dtype=bf16,layout=paged16"
+            ),
+            "decode_attention batch=2 context=3 q_heads=4 kv_heads=1 head_dim=8 bf16 paged16"
+        );
+        assert_eq!(
+            label(
+                "prefill_attention:batch=1,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,causal=false,dtype=f16,kv_dtype=f32"
+            ),
+            "prefill_attention batch=1 new_tokens=4 q_heads=2 kv_heads=1 head_dim=8 causal=false f16 kv_dtype=f32"
         );
     }
 

@@ -71,6 +71,16 @@ pub enum Verdict {
     Fail,
 }
 
+impl Verdict {
+    /// The spelling used in CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+        }
+    }
+}
+
 /// What a comparison found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {

@@ -11,6 +11,7 @@ use crate::analysis::{Campaign, Measured};
 use crate::problem::{DecodeAttention, Op, Problem};
 use crate::record::Status;
 use crate::roofline::Resource;
+use crate::section::Section;
 use crate::statistics::Estimate;
 
 /// Share of a roof from which on that roof counts as what limits a kernel.
@@ -104,17 +105,6 @@ pub struct Claim {
     pub finding: Finding,
     /// The numbers behind it.
     pub evidence: String,
-}
-
-/// A table of the verdict, for the terminal, CSV, JSON and HTML alike.
-#[derive(Clone, Debug, Default)]
-pub struct Section {
-    /// Heading.
-    pub heading: String,
-    /// Column names.
-    pub columns: Vec<&'static str>,
-    /// Rows of cells.
-    pub rows: Vec<Vec<String>>,
 }
 
 /// Everything that the records of one campaign say.
@@ -223,15 +213,15 @@ impl<'a> Judge<'a> {
     fn bound(&self, point: &Measured) -> Option<Bound> {
         let time_s = point.time_s?.value;
         let memory = self.share(point.memory_fraction())?;
-        let compute = self.share(point.compute_fraction())?;
+        let compute = self.share(point.compute_fraction());
         let reaches = |e: Estimate| e.lo >= BOUND_SHARE;
         let misses = |e: Estimate| e.hi < BOUND_SHARE;
-        Some(match (reaches(memory), reaches(compute)) {
+        Some(match (reaches(memory), compute.is_some_and(reaches)) {
             (true, true) => Bound::Ridge,
             (true, false) => Bound::Memory,
             (false, true) => Bound::Compute,
             _ if self.launch_overhead_s > 0.5 * time_s => Bound::Latency,
-            _ if misses(memory) && misses(compute) => Bound::Kernel,
+            _ if misses(memory) && compute.is_some_and(misses) => Bound::Kernel,
             _ => Bound::Undecided,
         })
     }
@@ -256,9 +246,10 @@ impl<'a> Judge<'a> {
         let points = self.decode_from_dram();
         let count =
             |f: &dyn Fn(Bound) -> bool| points.iter().filter(|(_, _, b)| f(*b)).count();
+        // A kernel that reaches no roof says nothing about the hardware.
         let agree = count(&|b| matches!(b, Bound::Memory | Bound::Ridge));
-        let undecided = count(&|b| b == Bound::Undecided);
-        let disagree = points.len() - agree - undecided;
+        let disagree = count(&|b| matches!(b, Bound::Compute | Bound::Latency));
+        let undecided = points.len() - agree - disagree;
         let mut by_group: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         for (_, shape, bound) in &points {
             let entry = by_group.entry(shape.group()).or_default();
@@ -280,7 +271,7 @@ impl<'a> Judge<'a> {
             ),
         };
         if let Some(from) = memory_bound_from(&points) {
-            evidence.push_str(&format!("; memory bound {from}"));
+            evidence.push_str(&format!("; memory bound: {from}"));
         }
         Claim {
             id: "decode-memory-bound",
@@ -383,6 +374,7 @@ impl<'a> Judge<'a> {
             heading: "Machine, as measured".into(),
             columns: vec!["limit", "value (95% interval)", "from"],
             rows,
+            paragraphs: Vec::new(),
         }
     }
 
@@ -417,6 +409,7 @@ impl<'a> Judge<'a> {
             heading: "Share of the binding roof reached".into(),
             columns: vec!["op", "roof", "data in", "points", "median", "least", "most"],
             rows,
+            paragraphs: Vec::new(),
         }
     }
 
@@ -426,9 +419,10 @@ impl<'a> Judge<'a> {
         let rows = points
             .into_iter()
             .filter_map(|(point, p)| {
-                let predicted = match point.empirical?.binding() {
-                    Resource::Memory => "memory bound",
-                    Resource::Compute => "compute bound",
+                let predicted = match point.empirical.map(|roof| roof.binding()) {
+                    Some(Resource::Memory) => "memory bound",
+                    Some(Resource::Compute) => "compute bound",
+                    None => "",
                 };
                 let share = self.share(point.memory_fraction())?;
                 Some(vec![
@@ -465,6 +459,7 @@ impl<'a> Judge<'a> {
                 "measured",
             ],
             rows,
+            paragraphs: Vec::new(),
         }
     }
 
@@ -505,6 +500,7 @@ impl<'a> Judge<'a> {
                 "follows bytes",
             ],
             rows: rows.collect(),
+            paragraphs: Vec::new(),
         }
     }
 
@@ -589,6 +585,7 @@ fn claims_section(claims: &[Claim]) -> Section {
         heading: "Verdict".into(),
         columns: vec!["claim", "finding", "evidence"],
         rows: rows.collect(),
+        paragraphs: Vec::new(),
     }
 }
 
@@ -603,24 +600,28 @@ fn pair_kind(a: &DecodeAttention, b: &DecodeAttention) -> Option<PairKind> {
     }
 }
 
-/// From which batch and context on every point of a group size is memory
-/// bound, in words, for the largest group of which that can be said.
+/// For each group size, from which batch and context on all points are memory
+/// bound, in words. Points whose kernel reaches no roof are left out.
 fn memory_bound_from(points: &[(&Measured, DecodeAttention, Bound)]) -> Option<String> {
     let mut groups: Vec<u64> = points.iter().map(|(_, p, _)| p.group()).collect();
     groups.sort_unstable();
     groups.dedup();
-    groups.into_iter().rev().find_map(|group| {
-        let mut of_group: Vec<_> =
-            points.iter().filter(|(_, p, _)| p.group() == group).collect();
+    let of_group = |group: u64| {
+        let mut of_group: Vec<_> = points
+            .iter()
+            .filter(|(_, p, bound)| p.group() == group && *bound != Bound::Kernel)
+            .collect();
         of_group.sort_by_key(|(_, p, _)| p.batch * p.context * p.kv_heads);
         let is_memory = |b: &Bound| matches!(b, Bound::Memory | Bound::Ridge);
         let bad = of_group.iter().rposition(|(_, _, bound)| !is_memory(bound));
         let (_, first, _) = of_group.get(bad.map_or(0, |i| i + 1))?;
         Some(format!(
-            "up to group {group} from batch {} x context {} on",
+            "group {group} from batch {} x context {} on",
             first.batch, first.context
         ))
-    })
+    };
+    let parts: Vec<String> = groups.into_iter().filter_map(of_group).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn percent(share: f64) -> String {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Format, table};
 use crate::device::{self, Device, DeviceInfo};
 use crate::problem::{DType, Problem};
-use crate::verdict::Section;
+use crate::section::Section;
 
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,7 @@ fn machine(info: &DeviceInfo) -> Section {
         heading: "This machine".into(),
         columns: vec!["fact", "value"],
         rows: rows.into_iter().map(Vec::from).collect(),
+        ..Section::default()
     }
 }
 
@@ -96,5 +97,6 @@ fn abilities(device: &dyn Device) -> Section {
         heading: "Can be measured".into(),
         columns: vec!["what", "dtype", "answer"],
         rows,
+        ..Section::default()
     }
 }

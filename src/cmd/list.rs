@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::{Format, table};
 use crate::device::{self, Device};
 use crate::point::Point;
+use crate::section::Section;
 use crate::suite::Suite;
-use crate::verdict::Section;
 
 /// List the planned points of a suite with the model's FLOPs, bytes and OI.
 #[derive(Debug, clap::Args)]
@@ -29,9 +29,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let plan = suite.plan(&*device)?;
     let rows = plan.points.iter().map(|point| row(&*device, point)).collect();
     let section = Section {
-        heading: format!("{}: {}", suite.name, suite.about.trim()),
+        heading: suite.name.clone(),
+        paragraphs: vec![suite.about.trim().to_owned()],
         columns: vec!["id", "problem", "kernel", "cache", "FLOPs", "bytes", "OI"],
         rows,
+        ..Section::default()
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)

@@ -16,8 +16,9 @@ use crate::device;
 use crate::model::machine::Machines;
 use crate::point::Point;
 use crate::record::{Row, Status};
+use crate::section::Section;
 use crate::suite::Suite;
-use crate::verdict::{Section, judge};
+use crate::verdict::judge;
 
 /// Measure a suite, record it, draw it and judge it.
 #[derive(Debug, clap::Args)]
@@ -144,6 +145,7 @@ fn points_section(campaign: &Campaign) -> Section {
             "status",
         ],
         rows: points.into_iter().map(point_row).collect(),
+        ..Section::default()
     }
 }
 
@@ -151,13 +153,10 @@ fn point_row(point: &Measured) -> Vec<String> {
     let shown = |value: Option<f64>, digits: usize| {
         value.map_or(String::new(), |v| format!("{v:.digits$}"))
     };
-    let op = point.problem.op().to_string();
-    let shape: Vec<String> =
-        point.problem.fields().into_iter().map(|(k, v)| format!("{k}={v}")).collect();
     let status = point.row.status.unwrap_or_default();
     let oi = point.work.operational_intensity();
     vec![
-        format!("{op} {}", shape.join(" ")),
+        point.problem.label(),
         point.row.residency.clone(),
         point.time_s.map_or(String::new(), |t| seconds(t.value)),
         point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
@@ -204,7 +203,7 @@ impl Observer for Bar {
     }
 
     fn start(&mut self, scheduled: &Scheduled) {
-        self.bar.set_message(scheduled.point.problem.to_string());
+        self.bar.set_message(scheduled.point.problem.label());
     }
 
     fn recorded(&mut self, _: &Row) {

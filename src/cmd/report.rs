@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::{MachineFile, verdict};
 use crate::analysis::{Campaign, write_derived};
 use crate::plot;
+use crate::section::Section;
 use crate::verdict::{Verdict, judge};
 
 /// Draw figures and the HTML report from a campaign's records.
@@ -40,6 +41,17 @@ pub fn write_files(
     write_derived(campaign, &points)?;
     verdict::write_csv(judged, &claims)?;
     let mut paths = vec![points, claims];
-    paths.extend(plot::write_all(campaign, folder, judged)?);
+    paths.extend(plot::write_all(campaign, folder, &with_remarks(judged))?);
     Ok(paths)
+}
+
+/// The verdict's sections, with what spoils or qualifies the run in front.
+fn with_remarks(judged: &Verdict) -> Vec<Section> {
+    let faults = judged.faults.iter().map(|fault| format!("Invalid: {fault}"));
+    let warnings = judged.warnings.iter().map(|warning| format!("Note: {warning}"));
+    let mut sections = judged.sections.clone();
+    if let Some(first) = sections.first_mut() {
+        first.paragraphs = faults.chain(warnings).collect();
+    }
+    sections
 }

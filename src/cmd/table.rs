@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use anyhow::Result;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::Format;
-use crate::verdict::Section;
+use crate::section::Section;
 
 /// Prints sections to standard output. A reader that goes away early, such as
 /// `head`, is no error.
@@ -22,16 +22,27 @@ pub fn print(sections: &[Section], format: Format) -> Result<()> {
     }
 }
 
+/// Columns of the terminal; of a wide page where there is none.
+fn width() -> u16 {
+    console::Term::stdout().size_checked().map_or(150, |(_, columns)| columns)
+}
+
 fn text_table(section: &Section) -> String {
     let mut table = Table::new();
+    let line = LineStyle::none().fill('─').junction('─');
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(TableStyle::new().header_separator(line))
+        .set_width(width())
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(section.columns.clone());
     for row in &section.rows {
         table.add_row(row);
     }
-    format!("{}\n{table}\n", section.heading)
+    let mut text = format!("{}\n", section.heading);
+    for paragraph in &section.paragraphs {
+        text.push_str(&format!("{paragraph}\n"));
+    }
+    format!("{text}{table}\n")
 }
 
 /// Several tables of different columns do not fit one CSV header, so each has

@@ -319,13 +319,12 @@ impl Bench<'_, '_> {
         outcome: &mut Outcome,
     ) -> Result<(), Stop> {
         let output = self.prepared.output(slot)?;
-        let check = reference::check(problem, seed, slot, &output);
-        let failure = check.failure.clone();
+        let check = reference::check(problem, seed, slot, &output)
+            .map_err(|e| Stop(Status::Failed, e.0))?;
+        let wrong = (check.verdict == reference::Verdict::Fail)
+            .then(|| Stop(Status::Wrong, check.message.clone()));
         outcome.check = Some(check);
-        match failure {
-            Some(message) => Err(Stop(Status::Wrong, message)),
-            None => Ok(()),
-        }
+        wrong.map_or(Ok(()), Err)
     }
 
     /// Launches until the warm-up time has passed; the mean seconds of a
@@ -444,7 +443,7 @@ mod tests {
         let expected_s = bytes / 1e11 + 1e-6;
         let median = outcome.summary.unwrap().median;
         assert!((median.value / expected_s - 1.0).abs() < 1e-9, "{median:?}");
-        assert_eq!(outcome.check.unwrap().verdict(), "pass");
+        assert_eq!(outcome.check.unwrap().verdict, reference::Verdict::Pass);
         assert!(outcome.samples.len() >= 10);
     }
 

@@ -77,7 +77,7 @@ impl Machine {
 
     fn campaign(self, spec: Option<Peaks>) -> Campaign {
         let mut run = Run::default();
-        run.set("device_name", self.name);
+        run.set("device", self.name);
         run.set("caches", self.caches);
         run.set("seed", 42);
         campaign(self.rows, vec![run], spec)

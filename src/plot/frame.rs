@@ -188,7 +188,7 @@ fn title(campaign: &Campaign, what: &str) -> String {
 
 /// The device's name.
 pub fn device_name(campaign: &Campaign) -> Option<String> {
-    let named = campaign.provenance("device_name").map(str::to_owned);
+    let named = campaign.provenance("device").map(str::to_owned);
     named.or_else(|| first(campaign, |p| p.row.device.clone()))
 }
 

@@ -14,7 +14,6 @@ mod svg;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -23,23 +22,12 @@ use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{self, fontdb};
 
 use crate::analysis::Campaign;
+use crate::record::write_atomically;
+use crate::section::Section;
 pub use frame::Figure;
 
 /// Pixels of a PNG for each pixel of its SVG.
 const PNG_SCALE: f32 = 2.0;
-
-/// A part of the report that the figures do not make: prose and a table.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Section {
-    /// What it is about.
-    pub heading: String,
-    /// Paragraphs before the table.
-    pub paragraphs: Vec<String>,
-    /// Column heads; no table when empty.
-    pub columns: Vec<String>,
-    /// Rows of the table, one cell for each column.
-    pub rows: Vec<Vec<String>>,
-}
 
 /// A figure's name with the figure, or with the reason why there is none.
 pub type Drawn = (&'static str, Result<Figure, String>);
@@ -68,25 +56,16 @@ pub fn write_all(
     let mut written = Vec::new();
     for figure in figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok()) {
         let path = folder.join(format!("{}.svg", figure.name));
-        replace(&path, figure.svg.as_bytes())?;
+        write_atomically(&path, figure.svg.as_bytes())?;
         written.push(path);
         let path = folder.join(format!("{}.png", figure.name));
-        replace(&path, &rasterise(&figure.svg)?)?;
+        write_atomically(&path, &rasterise(&figure.svg)?)?;
         written.push(path);
     }
     let path = folder.join("report.html");
-    replace(&path, report::html(campaign, &figures, verdict).as_bytes())?;
+    write_atomically(&path, report::html(campaign, &figures, verdict).as_bytes())?;
     written.push(path);
     Ok(written)
-}
-
-/// Writes a file so that a reader sees the old or the new one, never half.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.tmp"));
-    fs::write(&beside, bytes)
-        .and_then(|()| fs::rename(&beside, path))
-        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
+use super::Drawn;
 use super::axis::{bytes, number, si};
 use super::frame::{date, device_name, ridges};
 use super::svg::escape;
-use super::{Drawn, Section};
 use crate::analysis::{Campaign, Measured};
 use crate::record::Status;
 use crate::roofline::Resource;
+use crate::section::Section;
 use crate::statistics::Estimate;
 
 const STYLE: &str = include_str!("report.css");
@@ -143,8 +144,7 @@ fn section_html(section: &Section) -> String {
         let _ = writeln!(text, "<p>{}</p>", escape(paragraph));
     }
     if !section.columns.is_empty() {
-        let columns: Vec<&str> = section.columns.iter().map(String::as_str).collect();
-        text.push_str(&table(&columns, &section.rows, ""));
+        text.push_str(&table(&section.columns, &section.rows, ""));
     }
     text + "</section>\n"
 }

@@ -3,6 +3,8 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use resvg::tiny_skia::Pixmap;
 
+use std::fs;
+
 use super::fixture::{cpu, gpu, rows, with_rows};
 use super::*;
 use crate::record::{Row, Status};
@@ -181,7 +183,7 @@ fn everything_is_written_and_pngs_have_twice_the_size() {
     let verdict = [Section {
         heading: "Is decode memory bound?".to_owned(),
         paragraphs: vec!["Yes.".to_owned()],
-        columns: vec!["claim".to_owned()],
+        columns: vec!["claim"],
         rows: vec![vec!["x < y".to_owned()]],
     }];
     for _ in 0..2 {
@@ -199,29 +201,4 @@ fn everything_is_written_and_pngs_have_twice_the_size() {
     assert_eq!(page.matches("<svg").count(), 3);
     assert!(page.contains("x &lt; y") && page.contains("Is decode memory bound?"));
     assert!(!page.contains("https://"), "the page needs nothing but itself");
-}
-
-/// `RIDGEPOINT_FIGURES=folder cargo test pictures_for_people -- --ignored`
-#[test]
-#[ignore = "writes pictures to look at into the folder RIDGEPOINT_FIGURES"]
-fn pictures_for_people() {
-    let folder = std::env::var_os("RIDGEPOINT_FIGURES").expect("a folder");
-    let simulated = altered(&cpu(), |row| row.device_kind = "simulated".to_owned());
-    let sparse = shaken(&GPU, 6);
-    let mut reading = rows(&CPU);
-    reading.retain(|row| {
-        row.op != "gemm" && row.op != "prefill_attention" && row.op != "peak"
-    });
-    let campaigns = [
-        ("cpu", cpu()),
-        ("gpu", gpu()),
-        ("simulated", simulated),
-        ("sparse", sparse),
-        ("reading", with_rows(&CPU, reading)),
-    ];
-    for (name, campaign) in campaigns {
-        let folder = Path::new(&folder).join(name);
-        fs::create_dir_all(&folder).unwrap();
-        write_all(&campaign, &folder, &[]).unwrap();
-    }
 }
