@@ -529,14 +529,30 @@ pub fn narrow(dtype: DType, from: &[f32], to: &mut [u8]) {
     }
 }
 
-/// The instruction set that [`multiversioned!`] functions run with here.
+/// The instruction set that [`multiversioned!`] functions run with here. That
+/// macro uses AVX-512 from Ice Lake on only, as older CPUs slow down for it,
+/// so the rest of Ice Lake's features count too.
 pub fn level() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
         let avx2 = has!("avx2") && has!("fma") && has!("f16c");
-        let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq");
-        if avx2 && avx512 && has!("avx512vl") && has!("avx512cd") && has!("bmi2") {
+        let skylake = has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512dq")
+            && has!("avx512vl")
+            && has!("avx512cd")
+            && has!("bmi2");
+        let ice_lake = has!("avx512bitalg")
+            && has!("avx512ifma")
+            && has!("avx512vbmi")
+            && has!("avx512vbmi2")
+            && has!("avx512vnni")
+            && has!("avx512vpopcntdq")
+            && has!("gfni")
+            && has!("vaes")
+            && has!("vpclmulqdq");
+        if avx2 && skylake && ice_lake {
             return "avx512";
         }
         if avx2 { "avx2+fma" } else { "sse2" }
