@@ -424,7 +424,7 @@ impl Cache {
 /// values.
 fn kv_sums(p: KvRead, keys: &[Key]) -> Result<Rows<'static>, NoReference> {
     let row_bytes = p.head_dim * p.dtype.bytes();
-    if row_bytes % 4 != 0 {
+    if !row_bytes.is_multiple_of(4) {
         return Err(NoReference(format!(
             "a row of head_dim = {} is {row_bytes} bytes, which are no whole words",
             p.head_dim

@@ -1,26 +1,28 @@
 //! `C = A * B^T`. A few rows of A are bound by the bytes of B: every row of B
 //! is read once and multiplied with all rows of A. More rows are bound by
-//! arithmetic: tiles go through a library's f32 product, 16-bit operands
-//! widened tile by tile.
+//! arithmetic: tiles are widened to f32 and multiplied out of registers.
 
 use half::{bf16, f16};
-use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
+use super::product::{DEPTH, Product};
 use super::simd::{Element, Lanes, arrange, chunks, dots, multiversioned, padded_rows};
 use super::{Kernel, PerThread, no_kernel};
 use crate::device::Refusal;
 use crate::problem::{DType, Gemm};
 
-/// Most rows of A for which B is streamed.
-const FEW_ROWS: u64 = 8;
+/// Most rows of A for which B is streamed; above, packing B pays.
+const FEW_ROWS: u64 = 32;
 
 /// Rows of B that one piece of work of the streaming kernel takes.
 const BLOCK: usize = 64;
 
-/// Largest extent of a tile: two operands and the result, in f32, fit the
-/// second cache with it.
+/// Rows of B that stay in the second cache while all rows of A meet them.
+const STRIPE: usize = 16;
+
+/// Largest extent of a tile: panels of two operands and the result, in f32,
+/// fit the second cache with it.
 const TILE: usize = 512;
 
 /// A kernel for `p` by its format and number of rows.
@@ -51,19 +53,21 @@ type Dots<T> = fn(&[Lanes], &[T], &[usize], usize, &mut [Lanes]);
 /// The kernel for few rows.
 struct StreamB<T> {
     p: Gemm,
+    /// Rows of A that the inner loop takes at once.
     rows: usize,
     dots: Dots<T>,
-    a: Vec<Lanes>,
+    /// A, laid out for the inner loop, for each run of `rows` rows.
+    a: Vec<Vec<Lanes>>,
     row: Vec<f32>,
-    /// C transposed, `[n][rows]`, each block of rows of B padded to whole
-    /// vectors.
+    /// C as the inner loop leaves it, `[block][run][row of B][row of A]`.
     c: Vec<Lanes>,
 }
 
 impl<T: Element> StreamB<T> {
     fn new(p: Gemm) -> Self {
-        let (n, k) = (p.n as usize, p.k as usize);
-        let rows = padded_rows(p.m as usize);
+        let (m, n, k) = (p.m as usize, p.n as usize, p.k as usize);
+        let rows = padded_rows(m);
+        let runs = m.div_ceil(rows);
         StreamB {
             p,
             rows,
@@ -73,43 +77,68 @@ impl<T: Element> StreamB<T> {
                 4 => dots_of::<T, 4, 4>,
                 _ => dots_of::<T, 8, 2>,
             },
-            a: vec![Lanes::ZERO; chunks(k) * rows * 2],
+            a: vec![vec![Lanes::ZERO; chunks(k) * rows * 2]; runs],
             row: vec![0.0; n.max(k)],
-            c: vec![Lanes::ZERO; n.div_ceil(BLOCK) * BLOCK * rows / 16],
+            c: vec![Lanes::ZERO; n.div_ceil(BLOCK) * runs * BLOCK * rows / 16],
+        }
+    }
+
+    /// Lays out A.
+    fn load(&mut self, a: &[T]) {
+        let k = self.p.k as usize;
+        for (index, from) in a.chunks_exact(k).enumerate() {
+            T::widen(from, &mut self.row[..k]);
+            let run = &mut self.a[index / self.rows];
+            arrange::<T>(&self.row[..k], index % self.rows, self.rows, run);
+        }
+    }
+
+    /// Multiplies with all of B.
+    fn multiply(&mut self, b: &[T]) {
+        let (n, k) = (self.p.n as usize, self.p.k as usize);
+        let (a, dots) = (&self.a, self.dots);
+        let run_lanes = BLOCK * self.rows / 16;
+        let stripe_lanes = STRIPE * self.rows / 16;
+        self.c.par_chunks_mut(a.len() * run_lanes).enumerate().for_each(|(block, c)| {
+            let end = n.min((block + 1) * BLOCK);
+            for (stripe, first) in (block * BLOCK..end).step_by(STRIPE).enumerate() {
+                let mut offsets = [0; STRIPE];
+                let count = STRIPE.min(end - first);
+                for (i, offset) in offsets[..count].iter_mut().enumerate() {
+                    *offset = (first + i) * k;
+                }
+                for (a, c) in a.iter().zip(c.chunks_exact_mut(run_lanes)) {
+                    let c = &mut c[stripe * stripe_lanes..];
+                    dots(a, b, &offsets[..count], k, c);
+                }
+            }
+        });
+    }
+
+    /// Puts C in order.
+    fn store(&mut self, output: &mut [T]) {
+        let n = self.p.n as usize;
+        let c: &[f32] = bytemuck::cast_slice(&self.c);
+        let run_len = BLOCK * self.rows;
+        for (index, out) in output.chunks_exact_mut(n).enumerate() {
+            let (run, row) = (index / self.rows, index % self.rows);
+            let blocks = c.chunks_exact(self.a.len() * run_len);
+            for (block, to) in blocks.zip(self.row[..n].chunks_mut(BLOCK)) {
+                let columns = block[run * run_len..].chunks_exact(self.rows);
+                for (x, column) in to.iter_mut().zip(columns) {
+                    *x = column[row];
+                }
+            }
+            T::narrow(&self.row[..n], out);
         }
     }
 }
 
 impl<T: Element> Kernel for StreamB<T> {
     fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
-        let (n, k) = (self.p.n as usize, self.p.k as usize);
-        let (rows, dots) = (self.rows, self.dots);
-        let a_rows: &[T] = bytemuck::cast_slice(inputs[0]);
-        let b: &[T] = bytemuck::cast_slice(inputs[1]);
-        let mut a = std::mem::take(&mut self.a);
-        for (index, from) in a_rows.chunks_exact(k).enumerate() {
-            T::widen(from, &mut self.row[..k]);
-            arrange::<T>(&self.row[..k], index, rows, &mut a);
-        }
-        self.c.par_chunks_mut(BLOCK * rows / 16).enumerate().for_each(|(block, c)| {
-            let mut offsets = [0; BLOCK];
-            let first = block * BLOCK;
-            let count = BLOCK.min(n - first);
-            for (i, offset) in offsets[..count].iter_mut().enumerate() {
-                *offset = (first + i) * k;
-            }
-            dots(&a, b, &offsets[..count], k, c);
-        });
-        self.a = a;
-        let transposed: &[f32] = bytemuck::cast_slice(&self.c);
-        let output: &mut [T] = bytemuck::cast_slice_mut(output);
-        for (index, out) in output.chunks_exact_mut(n).enumerate() {
-            let column = transposed.chunks_exact(rows);
-            for (x, from) in self.row[..n].iter_mut().zip(column) {
-                *x = from[index];
-            }
-            T::narrow(&self.row[..n], out);
-        }
+        self.load(bytemuck::cast_slice(inputs[0]));
+        self.multiply(bytemuck::cast_slice(inputs[1]));
+        self.store(bytemuck::cast_slice_mut(output));
     }
 }
 
@@ -128,13 +157,14 @@ fn dots_of<T: Element, const G: usize, const N: usize>(
 /// Tiles of one thread, in f32.
 struct Scratch {
     a: Vec<f32>,
-    b: Vec<f32>,
+    b: Vec<Lanes>,
     c: Vec<f32>,
 }
 
 /// The kernel for many rows.
 struct Tiled<T> {
     p: Gemm,
+    product: Product,
     tile: (usize, usize),
     scratch: PerThread<Scratch>,
     format: std::marker::PhantomData<T>,
@@ -143,14 +173,15 @@ struct Tiled<T> {
 impl<T: Element> Tiled<T> {
     fn new(p: Gemm, threads: usize) -> Self {
         let tile = tile_extents(p.m as usize, p.n as usize, threads);
-        let depth = TILE.min(p.k as usize);
+        let depth = DEPTH.min(p.k as usize);
+        let product = Product::new();
         let scratch = || Scratch {
             a: vec![0.0; tile.0 * depth],
-            b: vec![0.0; tile.1 * depth],
+            b: vec![Lanes::ZERO; product.packed_len(tile.1, depth)],
             c: vec![0.0; tile.0 * tile.1],
         };
         let scratch = PerThread::new(threads, scratch);
-        Tiled { p, tile, scratch, format: std::marker::PhantomData }
+        Tiled { p, product, tile, scratch, format: std::marker::PhantomData }
     }
 
     /// One tile of C, summed over tiles of the operands' depth.
@@ -164,13 +195,20 @@ impl<T: Element> Tiled<T> {
         let (rows, columns) = out.dim();
         let k = self.p.k as usize;
         let c = &mut scratch.c[..rows * columns];
-        for start in (0..k).step_by(TILE) {
-            let depth = TILE.min(k - start);
-            let a = operand(&a[row * k..], (rows, k), start, depth, &mut scratch.a);
-            let b = operand(&b[column * k..], (columns, k), start, depth, &mut scratch.b);
-            let beta = if start == 0 { 0.0 } else { 1.0 };
-            let mut c = view_mut(c, rows, columns);
-            general_mat_mul(1.0, &a, &b.t(), beta, &mut c);
+        c.fill(0.0);
+        for start in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - start);
+            let packed = &mut scratch.b[..self.product.packed_len(columns, depth)];
+            let b = &b[column * k + start..];
+            self.product.pack_rows(b, k, (columns, depth), packed);
+            // Copied in f32 too: rows a power of two apart would share a few
+            // sets of the first cache.
+            let widened = &mut scratch.a[..rows * depth];
+            for (i, to) in widened.chunks_exact_mut(depth).enumerate() {
+                T::widen(&a[(row + i) * k + start..][..depth], to);
+            }
+            let extents = (rows, columns, depth);
+            self.product.multiply_add((widened, depth), packed, extents, c);
         }
         for (from, mut to) in c.chunks_exact(columns).zip(out.rows_mut()) {
             if let Some(to) = to.as_slice_mut() {
@@ -232,39 +270,10 @@ fn tile_extents(m: usize, n: usize, threads: usize) -> (usize, usize) {
     (rows, columns)
 }
 
-/// `depth` columns from `start` on of a matrix of the given rows and columns,
-/// as f32: the matrix itself, or a widened copy in `scratch`.
-fn operand<'a, T: Element>(
-    matrix: &'a [T],
-    (rows, columns): (usize, usize),
-    start: usize,
-    depth: usize,
-    scratch: &'a mut [f32],
-) -> ArrayView2<'a, f32> {
-    let matrix = &matrix[..rows * columns];
-    if let Some(values) = T::as_f32(matrix) {
-        return view(values, rows, columns)
-            .slice_move(ndarray::s![.., start..start + depth]);
-    }
-    let scratch = &mut scratch[..rows * depth];
-    for (from, to) in matrix.chunks_exact(columns).zip(scratch.chunks_exact_mut(depth)) {
-        T::widen(&from[start..start + depth], to);
-    }
-    view(scratch, rows, depth)
-}
-
-/// `values` as a matrix, row by row.
-///
-/// # Panics
-/// When there are fewer values than elements.
-pub fn view(values: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((rows, columns), values).expect("a matrix of its own size")
-}
-
 /// `values` as a matrix to write to, row by row.
 ///
 /// # Panics
 /// When there are fewer values than elements.
-pub fn view_mut<T>(values: &mut [T], rows: usize, columns: usize) -> ArrayViewMut2<'_, T> {
+fn view_mut<T>(values: &mut [T], rows: usize, columns: usize) -> ArrayViewMut2<'_, T> {
     ArrayViewMut2::from_shape((rows, columns), values).expect("a matrix of its own size")
 }

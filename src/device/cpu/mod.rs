@@ -9,6 +9,7 @@ mod host;
 mod kv_read;
 mod peak;
 mod prefill_attention;
+mod product;
 mod simd;
 mod stream;
 

@@ -1,18 +1,17 @@
 //! Prefill attention, bound by arithmetic: blocks of query rows meet tiles of
-//! keys and values in two library products in f32, with the softmax taken
-//! online between them (Dao et al., "FlashAttention", 2022). Tiles that no row
+//! keys and values in two products in f32, with the softmax taken online
+//! between them (Dao et al., "FlashAttention", 2022). Tiles that no row
 //! of a block may see are skipped.
 
-use ndarray::linalg::general_mat_mul;
 use rayon::prelude::*;
 
-use super::gemm::{view, view_mut};
+use super::product::{DEPTH, Product};
 use super::simd::{Lanes, exp2, multiversioned, narrow, widen};
 use super::{Kernel, PerThread};
 use crate::problem::PrefillAttention;
 
-/// Keys in a tile.
-const KEYS: usize = 256;
+/// Keys in a tile, which the second product takes at once.
+const KEYS: usize = DEPTH;
 
 /// Most query rows in a block.
 const MAX_ROWS: usize = 256;
@@ -22,6 +21,8 @@ struct Scratch {
     q: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// Keys or values of a tile, packed for a product.
+    packed: Vec<Lanes>,
     scores: Vec<f32>,
     out: Vec<f32>,
     rows: Vec<RowState>,
@@ -39,6 +40,7 @@ pub struct PrefillKernel {
     p: PrefillAttention,
     /// Query rows in a block.
     rows: usize,
+    product: Product,
     scratch: PerThread<Scratch>,
 }
 
@@ -51,15 +53,22 @@ impl PrefillKernel {
             rows = rows.div_ceil(2);
         }
         let width = p.head_dim as usize;
+        let product = Product::new();
         let scratch = || Scratch {
             q: vec![0.0; rows * width],
             keys: vec![0.0; KEYS * width],
             values: vec![0.0; KEYS * width],
+            packed: vec![
+                Lanes::ZERO;
+                product
+                    .packed_len(KEYS, width)
+                    .max(product.packed_len(width, KEYS))
+            ],
             scores: vec![0.0; rows * KEYS],
             out: vec![0.0; rows * width],
             rows: vec![RowState { max: f32::NEG_INFINITY, sum: 0.0 }; rows],
         };
-        PrefillKernel { p, rows, scratch: PerThread::new(threads, scratch) }
+        PrefillKernel { p, rows, product, scratch: PerThread::new(threads, scratch) }
     }
 
     /// One block of query rows of one head, from token `first` on.
@@ -128,12 +137,17 @@ impl PrefillKernel {
         scratch: &mut Scratch,
     ) {
         let width = self.p.head_dim as usize;
-        let Scratch { q, keys: k, values: v, scores, out, rows: states } = scratch;
-        let (q, k) = (view(&q[..rows * width], rows, width), &k[..keys * width]);
+        let Scratch { q, keys: k, values: v, packed, scores, out, rows: states } = scratch;
         let scores = &mut scores[..rows * keys];
         let out = &mut out[..rows * width];
-        let k = view(k, keys, width);
-        general_mat_mul(1.0, &q, &k.t(), 0.0, &mut view_mut(scores, rows, keys));
+        scores.fill(0.0);
+        for first in (0..width).step_by(DEPTH) {
+            let depth = DEPTH.min(width - first);
+            let packed = &mut packed[..self.product.packed_len(keys, depth)];
+            self.product.pack_rows(&k[first..], width, (keys, depth), packed);
+            let q = (&q[first..], width);
+            self.product.multiply_add(q, packed, (rows, keys, depth), scores);
+        }
         let lines = scores.chunks_exact_mut(keys).zip(out.chunks_exact_mut(width));
         for (i, (scores, out)) in lines.enumerate() {
             let attended = self.p.attended((first + i) as u64) as usize;
@@ -143,9 +157,9 @@ impl PrefillKernel {
                 out.iter_mut().for_each(|x| *x *= scale);
             }
         }
-        let v = view(&v[..keys * width], keys, width);
-        let weights = view(scores, rows, keys);
-        general_mat_mul(1.0, &weights, &v, 1.0, &mut view_mut(out, rows, width));
+        let packed = &mut packed[..self.product.packed_len(width, keys)];
+        self.product.pack_columns(&v[..keys * width], (width, keys), packed);
+        self.product.multiply_add((scores, keys), packed, (rows, width, keys), out);
     }
 }
 

@@ -108,7 +108,7 @@ pub fn exp2(x: f32) -> f32 {
         .mul_add(rest, 1.333_355_8e-3)
         .mul_add(rest, 9.618_129e-3)
         .mul_add(rest, 5.550_411e-2)
-        .mul_add(rest, 2.402_265_1e-1)
+        .mul_add(rest, 2.402_265e-1)
         .mul_add(rest, std::f32::consts::LN_2)
         .mul_add(rest, 1.0);
     f32::from_bits(series.to_bits().wrapping_add(shifted.to_bits() << 23))
@@ -126,11 +126,6 @@ pub trait Element: Pod + Send + Sync {
 
     /// Converts a row to `f32`, in order.
     fn widen(from: &[Self], to: &mut [f32]);
-
-    /// The row itself where it needs no conversion.
-    fn as_f32(_row: &[Self]) -> Option<&[f32]> {
-        None
-    }
 
     /// Rounds a row from `f32` to nearest, ties to even.
     fn narrow(from: &[f32], to: &mut [Self]);
@@ -151,10 +146,6 @@ impl Element for f32 {
         to.copy_from_slice(from);
     }
 
-    fn as_f32(row: &[f32]) -> Option<&[f32]> {
-        Some(row)
-    }
-
     fn narrow(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
@@ -172,9 +163,9 @@ impl Element for bf16 {
     fn split(chunk: &[bf16; CHUNK]) -> [Lanes; 2] {
         let pairs: [u32; 16] = bytemuck::cast(*chunk);
         let mut split = [Lanes::ZERO; 2];
-        for i in 0..16 {
-            split[0].0[i] = f32::from_bits(pairs[i] << 16);
-            split[1].0[i] = f32::from_bits(pairs[i] & 0xffff_0000);
+        for (i, pair) in pairs.into_iter().enumerate() {
+            split[0].0[i] = f32::from_bits(pair << 16);
+            split[1].0[i] = f32::from_bits(pair & 0xffff_0000);
         }
         split
     }
@@ -198,9 +189,9 @@ impl Element for f16 {
     fn split(chunk: &[f16; CHUNK]) -> [Lanes; 2] {
         let pairs: [u32; 16] = bytemuck::cast(*chunk);
         let mut split = [Lanes::ZERO; 2];
-        for i in 0..16 {
-            split[0].0[i] = f16_in_high_half(pairs[i] << 16);
-            split[1].0[i] = f16_in_high_half(pairs[i]);
+        for (i, pair) in pairs.into_iter().enumerate() {
+            split[0].0[i] = f16_in_high_half(pair << 16);
+            split[1].0[i] = f16_in_high_half(pair);
         }
         split
     }
@@ -368,7 +359,7 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
         for (c, left) in left[..whole].iter().enumerate() {
             let mut right = [Lanes::ZERO; 2];
             unrolled!(I, {
-                if I % G == 0 {
+                if I.is_multiple_of(G) {
                     right = T::split(&chunks[I / G][c]);
                     fetch_ahead(data, ahead[I / G] + c * CHUNK);
                 }
@@ -376,10 +367,10 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
                 sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
             });
         }
-        if let Some(left) = left.get(whole).filter(|_| width % CHUNK > 0) {
+        if let Some(left) = left.get(whole).filter(|_| !width.is_multiple_of(CHUNK)) {
             let mut right = [Lanes::ZERO; 2];
             unrolled!(I, {
-                if I % G == 0 {
+                if I.is_multiple_of(G) {
                     right = T::split(&padded(rows[I / G], whole));
                 }
                 sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
@@ -433,7 +424,7 @@ pub fn accumulate<T: Element, const G: usize, const C: usize>(
             accumulate_chunks::<T, G, 1>(weights, data, rows, chunk * CHUNK, &scale, sums);
             chunk += 1;
         }
-        if width % CHUNK > 0 {
+        if !width.is_multiple_of(CHUNK) {
             let sums = &mut sums[whole * G * 2..][..G * 2];
             accumulate_tail(weights, data, offsets, width, &scale, sums);
         }
@@ -483,7 +474,7 @@ fn accumulate_chunks<T: Element, const G: usize, const C: usize>(
         let mut right = [Lanes::ZERO; 2];
         unrolled!(I, {
             if I < 2 * G * C {
-                if I % (2 * G) == 0 {
+                if I.is_multiple_of(2 * G) {
                     right = T::split(&row[I / (2 * G)]);
                     fetch_ahead(data, ahead + I / (2 * G) * CHUNK);
                 }
@@ -538,14 +529,30 @@ pub fn narrow(dtype: DType, from: &[f32], to: &mut [u8]) {
     }
 }
 
-/// The instruction set that [`multiversioned!`] functions run with here.
+/// The instruction set that [`multiversioned!`] functions run with here. That
+/// macro uses AVX-512 from Ice Lake on only, as older CPUs slow down for it,
+/// so the rest of Ice Lake's features count too.
 pub fn level() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
         let avx2 = has!("avx2") && has!("fma") && has!("f16c");
-        let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq");
-        if avx2 && avx512 && has!("avx512vl") && has!("avx512cd") && has!("bmi2") {
+        let skylake = has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512dq")
+            && has!("avx512vl")
+            && has!("avx512cd")
+            && has!("bmi2");
+        let ice_lake = has!("avx512bitalg")
+            && has!("avx512ifma")
+            && has!("avx512vbmi")
+            && has!("avx512vbmi2")
+            && has!("avx512vnni")
+            && has!("avx512vpopcntdq")
+            && has!("gfni")
+            && has!("vaes")
+            && has!("vpclmulqdq");
+        if avx2 && skylake && ice_lake {
             return "avx512";
         }
         if avx2 { "avx2+fma" } else { "sse2" }

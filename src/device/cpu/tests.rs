@@ -65,7 +65,7 @@ fn cache_reads_are_right() {
 #[test]
 fn gemms_are_right() {
     let mut device = device();
-    for m in (1..=9).chain([33]) {
+    for m in (1..=9).chain([17, 32, 33]) {
         for (n, k) in [(1, 1), (7, 33), (65, 31), (130, 100), (64, 600)] {
             for dtype in ["f32", "bf16", "f16"] {
                 verify(&mut device, &format!("gemm:m={m},n={n},k={k},dtype={dtype}"));
