@@ -117,7 +117,7 @@ impl Key {
     }
 
     /// The bytes of a tensor of `format`, eight for each draw from `first` on.
-    fn draw(self, format: Format, first: u64, draws: &mut [u64]) {
+    pub fn draw(self, format: Format, first: u64, draws: &mut [u64]) {
         draw_bits(self, first, draws);
         match format {
             Format::Words | Format::Values(DType::Int8) | Format::PageTable => {}

@@ -164,8 +164,13 @@ pub fn check(
     Ok(match *problem {
         Problem::Stream(p) => match p.access {
             Access::Read => target.compare_rows(&stream_sum(p, keys[0]), seed),
-            Access::Write => target.compare_words(|_| write_pattern(seed, slot)),
-            Access::Copy => target.compare_words(|index| keys[0].word(index)),
+            Access::Write => {
+                let word = u64::from(write_pattern(seed, slot));
+                target.compare_words(|_, words| words.fill(word | word << 32))
+            }
+            Access::Copy => target.compare_words(|first, words| {
+                keys[0].draw(Format::Words, first / 2, words);
+            }),
         },
         Problem::Peak(p) => target.compare_rows(&peak_lanes(p, keys[0])?, seed),
         Problem::KvRead(p) => target.compare_rows(&kv_sums(p, &keys)?, seed),
@@ -266,25 +271,32 @@ impl Target<'_> {
         format!("{} at {}", self.tensor.name, parts.join(", "))
     }
 
-    /// Compares every word, each made by itself.
-    fn compare_words(&self, expected: impl Fn(u64) -> u32 + Sync) -> Check {
-        const BLOCK: usize = 1 << 16;
-        let blocks = self.bytes.par_chunks(BLOCK * 4).enumerate();
+    /// Compares every word. `expect` makes the words from an even index on,
+    /// two for each element of the buffer.
+    fn compare_words(&self, expect: impl Fn(u64, &mut [u64]) + Sync) -> Check {
+        const BLOCK: usize = 1 << 12;
+        let blocks = self.bytes.par_chunks(BLOCK * 8).enumerate();
         let wrong = blocks.find_map_first(|(block, bytes)| {
-            let (words, _) = bytes.as_chunks::<4>();
-            let first = (block * BLOCK) as u64;
-            (first..)
-                .zip(words)
-                .find(|(i, word)| u32::from_le_bytes(**word) != expected(*i))
+            let mut expected = [0; BLOCK];
+            let first = (block * BLOCK * 2) as u64;
+            expect(first, &mut expected[..bytes.len().div_ceil(8)]);
+            let expected = &bytemuck::cast_slice(&expected)[..bytes.len()];
+            // Whole blocks compare at the speed of memory; only a wrong one is
+            // looked through.
+            if bytes == expected {
+                return None;
+            }
+            let words = bytes.as_chunks::<4>().0.iter().zip(expected.as_chunks::<4>().0);
+            let words = words
+                .map(|(got, want)| (u32::from_le_bytes(*got), u32::from_le_bytes(*want)));
+            (first..).zip(words).find(|(_, (got, want))| got != want)
         });
         let check = Check { elements: self.tensor.elements, ..Check::new() };
         match wrong {
             None => check,
-            Some((index, word)) => check.and(Check::failed(format!(
-                "{} is {:#010x}, expected {:#010x}",
+            Some((index, (got, want))) => check.and(Check::failed(format!(
+                "{} is {got:#010x}, expected {want:#010x}",
                 self.place(index),
-                u32::from_le_bytes(*word),
-                expected(index)
             ))),
         }
     }

@@ -33,7 +33,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         paragraphs: vec![suite.about.trim().to_owned()],
         columns: vec!["id", "problem", "kernel", "cache", "FLOPs", "bytes", "OI"],
         rows,
-        ..Section::default()
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)

@@ -1,21 +1,27 @@
 //! The memory that all buffers lie in: one mapping, kept from point to point.
 //! The first touch of fresh memory costs up to a second per GiB in a virtual
-//! machine, so memory that was touched once is used again.
+//! machine, so memory that was touched once is used again, and the mapping
+//! reserves room to grow: pages cost nothing until they are touched.
 
 use std::io;
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 
 /// Tensors begin at multiples of a cache line.
 const ALIGNMENT: usize = 64;
 
-/// One anonymous mapping that grows to the largest size asked for.
-#[derive(Default)]
+/// One anonymous mapping.
 pub struct Arena {
+    reserve: usize,
     mapping: Option<MmapMut>,
 }
 
 impl Arena {
+    /// An arena that expects to need up to `reserve` bytes.
+    pub fn new(reserve: usize) -> Self {
+        Arena { reserve, mapping: None }
+    }
+
     /// The first `bytes` of the mapping, with whatever was left in them.
     ///
     /// # Errors
@@ -24,7 +30,11 @@ impl Arena {
         if self.mapping.as_ref().is_none_or(|m| m.len() < bytes) {
             // The old mapping goes first, so that both need not fit at once.
             self.mapping = None;
-            let mapping = MmapMut::map_anon(bytes.max(ALIGNMENT))?;
+            let bytes = bytes.max(ALIGNMENT);
+            let map = |bytes| MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
+            // A system that does not hand out more than it has gets asked for
+            // what is needed now.
+            let mapping = map(bytes.max(self.reserve)).or_else(|_| map(bytes))?;
             // Huge pages keep misses of the address cache out of the
             // measurement. A system without them runs all the same.
             #[cfg(target_os = "linux")]
@@ -52,7 +62,7 @@ mod tests {
 
     #[test]
     fn tensors_are_aligned_and_apart() {
-        let mut arena = Arena::default();
+        let mut arena = Arena::new(0);
         let mut rest = arena.take(3 * 64).unwrap();
         let a = carve(&mut rest, 4);
         let b = carve(&mut rest, 65);
@@ -63,9 +73,10 @@ mod tests {
 
     #[test]
     fn memory_is_kept_and_grown() {
-        let mut arena = Arena::default();
+        let mut arena = Arena::new(4096);
         arena.take(100).unwrap().fill(7);
         assert_eq!(arena.take(50).unwrap(), [7; 50]);
+        assert_eq!(arena.take(4096).unwrap()[..100], [7; 100]);
         assert_eq!(arena.take(1 << 20).unwrap().len(), 1 << 20);
         assert_eq!(arena.take(0).unwrap().len(), 0);
     }

@@ -11,11 +11,11 @@ use rayon::prelude::*;
 
 use super::cache::{Cache, Split};
 use super::simd::{
-    Element, Lanes, accumulate, arrange, chunks, dots, multiversioned, narrow, padded_rows,
-    take_out, widen,
+    Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows, take_out, widen,
 };
 use super::{Kernel, PerThread, no_kernel};
 use crate::device::Refusal;
+use crate::multiversion::multiversioned;
 use crate::problem::{DType, DecodeAttention};
 
 /// Tokens in a block: keys and values of 128 16-bit elements are 32 KiB.

@@ -1,15 +1,16 @@
 //! `C = A * B^T`. A few rows of A are bound by the bytes of B: every row of B
 //! is read once and multiplied with all rows of A. More rows are bound by
-//! arithmetic: tiles are widened to f32 and multiplied out of registers.
+//! arithmetic: tiles are widened to f32 and multiplied by faer.
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use half::{bf16, f16};
-use ndarray::{ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use super::product::{DEPTH, Product};
-use super::simd::{Element, Lanes, arrange, chunks, dots, multiversioned, padded_rows};
+use super::simd::{Element, Lanes, arrange, chunks, dots, padded_rows};
 use super::{Kernel, PerThread, no_kernel};
 use crate::device::Refusal;
+use crate::multiversion::multiversioned;
 use crate::problem::{DType, Gemm};
 
 /// Most rows of A for which B is streamed; above, packing B pays.
@@ -21,9 +22,12 @@ const BLOCK: usize = 64;
 /// Rows of B that stay in the second cache while all rows of A meet them.
 const STRIPE: usize = 16;
 
-/// Largest extent of a tile: panels of two operands and the result, in f32,
-/// fit the second cache with it.
+/// Largest extent of a tile.
 const TILE: usize = 512;
+
+/// Depth of a tile of the operands: with the result, in f32, they take 2 MiB,
+/// what a core's second cache holds.
+const DEPTH: usize = 256;
 
 /// A kernel for `p` by its format and number of rows.
 ///
@@ -157,14 +161,13 @@ fn dots_of<T: Element, const G: usize, const N: usize>(
 /// Tiles of one thread, in f32.
 struct Scratch {
     a: Vec<f32>,
-    b: Vec<Lanes>,
+    b: Vec<f32>,
     c: Vec<f32>,
 }
 
 /// The kernel for many rows.
 struct Tiled<T> {
     p: Gemm,
-    product: Product,
     tile: (usize, usize),
     scratch: PerThread<Scratch>,
     format: std::marker::PhantomData<T>,
@@ -174,14 +177,13 @@ impl<T: Element> Tiled<T> {
     fn new(p: Gemm, threads: usize) -> Self {
         let tile = tile_extents(p.m as usize, p.n as usize, threads);
         let depth = DEPTH.min(p.k as usize);
-        let product = Product::new();
         let scratch = || Scratch {
             a: vec![0.0; tile.0 * depth],
-            b: vec![Lanes::ZERO; product.packed_len(tile.1, depth)],
+            b: vec![0.0; tile.1 * depth],
             c: vec![0.0; tile.0 * tile.1],
         };
         let scratch = PerThread::new(threads, scratch);
-        Tiled { p, product, tile, scratch, format: std::marker::PhantomData }
+        Tiled { p, tile, scratch, format: std::marker::PhantomData }
     }
 
     /// One tile of C, summed over tiles of the operands' depth.
@@ -189,71 +191,81 @@ impl<T: Element> Tiled<T> {
         &self,
         (row, column): (usize, usize),
         (a, b): (&[T], &[T]),
-        out: &mut ArrayViewMut2<T>,
+        out: MatMut<'_, T>,
         scratch: &mut Scratch,
     ) {
-        let (rows, columns) = out.dim();
+        let (rows, columns) = out.shape();
         let k = self.p.k as usize;
         let c = &mut scratch.c[..rows * columns];
-        c.fill(0.0);
+        let mut accumulate = Accum::Replace;
         for start in (0..k).step_by(DEPTH) {
             let depth = DEPTH.min(k - start);
-            let packed = &mut scratch.b[..self.product.packed_len(columns, depth)];
-            let b = &b[column * k + start..];
-            self.product.pack_rows(b, k, (columns, depth), packed);
-            // Copied in f32 too: rows a power of two apart would share a few
-            // sets of the first cache.
-            let widened = &mut scratch.a[..rows * depth];
-            for (i, to) in widened.chunks_exact_mut(depth).enumerate() {
-                T::widen(&a[(row + i) * k + start..][..depth], to);
-            }
-            let extents = (rows, columns, depth);
-            self.product.multiply_add((widened, depth), packed, extents, c);
+            let a =
+                widen_rows(&a[row * k + start..], k, depth, &mut scratch.a[..rows * depth]);
+            let b = widen_rows(
+                &b[column * k + start..],
+                k,
+                depth,
+                &mut scratch.b[..columns * depth],
+            );
+            let c = MatMut::from_row_major_slice_mut(c, rows, columns);
+            matmul(c, accumulate, a, b.transpose(), 1.0, Par::Seq);
+            accumulate = Accum::Add;
         }
-        for (from, mut to) in c.chunks_exact(columns).zip(out.rows_mut()) {
-            if let Some(to) = to.as_slice_mut() {
-                T::narrow(from, to);
+        for (from, to) in c.chunks_exact(columns).zip(out.row_iter_mut()) {
+            if let Some(to) = to.try_as_row_major_mut() {
+                T::narrow(from, to.as_slice_mut());
             }
         }
     }
+}
+
+/// The first `depth` elements of each of the rows that `to` has room for, as a
+/// matrix in f32.
+fn widen_rows<'a, T: Element>(
+    from: &[T],
+    stride: usize,
+    depth: usize,
+    to: &'a mut [f32],
+) -> MatRef<'a, f32> {
+    let rows = to.len() / depth;
+    for (i, to) in to.chunks_exact_mut(depth).enumerate() {
+        T::widen(&from[i * stride..][..depth], to);
+    }
+    MatRef::from_row_major_slice(to, rows, depth)
 }
 
 impl<T: Element> Kernel for Tiled<T> {
     fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
         let operands = (bytemuck::cast_slice(inputs[0]), bytemuck::cast_slice(inputs[1]));
-        let (rows, columns) = self.tile;
-        let c = view_mut(
-            bytemuck::cast_slice_mut(output),
-            self.p.m as usize,
-            self.p.n as usize,
-        );
-        let mut tiles = Vec::new();
-        for (i, stripe) in tiles_of(c, Axis(0), rows).into_iter().enumerate() {
-            for (j, tile) in tiles_of(stripe, Axis(1), columns).into_iter().enumerate() {
-                tiles.push(((i * rows, j * columns), tile));
-            }
-        }
-        tiles.into_par_iter().with_max_len(1).for_each(|(at, mut tile)| {
-            self.scratch.with(|scratch| self.run_tile(at, operands, &mut tile, scratch));
+        let (m, n) = (self.p.m as usize, self.p.n as usize);
+        let c = MatMut::from_row_major_slice_mut(bytemuck::cast_slice_mut(output), m, n);
+        cut(c, self.tile).into_par_iter().with_max_len(1).for_each(|(at, tile)| {
+            self.scratch.with(|scratch| self.run_tile(at, operands, tile, scratch));
         });
     }
 }
 
-/// Cuts a matrix into stripes of `extent` along `axis`.
-fn tiles_of<T>(
-    matrix: ArrayViewMut2<'_, T>,
-    axis: Axis,
-    extent: usize,
-) -> Vec<ArrayViewMut2<'_, T>> {
-    let mut stripes = Vec::new();
-    let mut rest = matrix;
-    while rest.len_of(axis) > extent {
-        let (stripe, after) = rest.split_at(axis, extent);
-        stripes.push(stripe);
-        rest = after;
+/// Cuts a matrix into tiles, each with the row and column where it starts.
+fn cut<T>(
+    matrix: MatMut<'_, T>,
+    (rows, columns): (usize, usize),
+) -> Vec<((usize, usize), MatMut<'_, T>)> {
+    let mut tiles = Vec::new();
+    let (mut row, mut below) = (0, matrix);
+    while below.nrows() > 0 {
+        let height = rows.min(below.nrows());
+        let (stripe, rest) = below.split_at_row_mut(height);
+        let (mut column, mut right) = (0, stripe);
+        while right.ncols() > 0 {
+            let width = columns.min(right.ncols());
+            let (tile, rest) = right.split_at_col_mut(width);
+            tiles.push(((row, column), tile));
+            (column, right) = (column + width, rest);
+        }
+        (row, below) = (row + height, rest);
     }
-    stripes.push(rest);
-    stripes
+    tiles
 }
 
 /// Tile extents that give every thread the same number of tiles where the
@@ -268,12 +280,4 @@ fn tile_extents(m: usize, n: usize, threads: usize) -> (usize, usize) {
         }
     }
     (rows, columns)
-}
-
-/// `values` as a matrix to write to, row by row.
-///
-/// # Panics
-/// When there are fewer values than elements.
-fn view_mut<T>(values: &mut [T], rows: usize, columns: usize) -> ArrayViewMut2<'_, T> {
-    ArrayViewMut2::from_shape((rows, columns), values).expect("a matrix of its own size")
 }

@@ -42,7 +42,7 @@ pub fn device_info() -> DeviceInfo {
     DeviceInfo {
         kind: DeviceKind::Measured,
         backend: "cpu".to_owned(),
-        slug: slug(&name),
+        slug: format!("cpu-{}-{threads}c", slug(&name)),
         name,
         caches,
         memory_bytes,
@@ -62,9 +62,11 @@ fn model_name() -> Option<String> {
 
 /// Lower case letters and digits, everything else as single dashes.
 fn slug(name: &str) -> String {
+    // What every vendor adds and nobody calls a machine by.
+    let noise = ["r", "tm", "processor", "cpu", ""];
+    let name = name.to_lowercase();
     let words = name.split(|c: char| !c.is_ascii_alphanumeric());
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    words.join("-").to_lowercase()
+    words.filter(|word| !noise.contains(word)).collect::<Vec<_>>().join("-")
 }
 
 /// Data caches by level, each summed over its instances.
@@ -195,7 +197,8 @@ mod tests {
 
     #[test]
     fn slugs_are_lower_case_words_with_dashes() {
-        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.60GHz"), "intel-r-xeon-r-cpu-2-60ghz");
+        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.60GHz"), "intel-xeon-2-60ghz");
+        assert_eq!(slug("AMD EPYC 9684X 96-Core Processor"), "amd-epyc-9684x-96-core");
     }
 
     #[test]

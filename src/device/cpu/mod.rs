@@ -9,7 +9,6 @@ mod host;
 mod kv_read;
 mod peak;
 mod prefill_attention;
-mod product;
 mod simd;
 mod stream;
 
@@ -33,7 +32,9 @@ pub struct CpuDevice {
 impl CpuDevice {
     /// Looks at the machine and measures the clock and an empty launch.
     pub fn new() -> Self {
-        CpuDevice { info: host::device_info(), arena: Arena::default() }
+        let info = host::device_info();
+        let arena = Arena::new(info.memory_bytes as usize);
+        CpuDevice { info, arena }
     }
 }
 

@@ -4,7 +4,8 @@
 use rayon::prelude::*;
 
 use super::Kernel;
-use super::simd::{Lanes, level, multiversioned, unrolled};
+use super::simd::{Lanes, level, unrolled};
+use crate::multiversion::multiversioned;
 use crate::problem::Peak;
 use crate::reference::{FMA_A, FMA_B};
 

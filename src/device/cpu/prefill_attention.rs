@@ -3,15 +3,17 @@
 //! between them (Dao et al., "FlashAttention", 2022). Tiles that no row
 //! of a block may see are skipped.
 
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::product::{DEPTH, Product};
-use super::simd::{Lanes, exp2, multiversioned, narrow, widen};
+use super::simd::{Lanes, exp2, narrow, widen};
 use super::{Kernel, PerThread};
+use crate::multiversion::multiversioned;
 use crate::problem::PrefillAttention;
 
-/// Keys in a tile, which the second product takes at once.
-const KEYS: usize = DEPTH;
+/// Keys in a tile.
+const KEYS: usize = 256;
 
 /// Most query rows in a block.
 const MAX_ROWS: usize = 256;
@@ -21,8 +23,6 @@ struct Scratch {
     q: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
-    /// Keys or values of a tile, packed for a product.
-    packed: Vec<Lanes>,
     scores: Vec<f32>,
     out: Vec<f32>,
     rows: Vec<RowState>,
@@ -40,7 +40,6 @@ pub struct PrefillKernel {
     p: PrefillAttention,
     /// Query rows in a block.
     rows: usize,
-    product: Product,
     scratch: PerThread<Scratch>,
 }
 
@@ -53,22 +52,15 @@ impl PrefillKernel {
             rows = rows.div_ceil(2);
         }
         let width = p.head_dim as usize;
-        let product = Product::new();
         let scratch = || Scratch {
             q: vec![0.0; rows * width],
             keys: vec![0.0; KEYS * width],
             values: vec![0.0; KEYS * width],
-            packed: vec![
-                Lanes::ZERO;
-                product
-                    .packed_len(KEYS, width)
-                    .max(product.packed_len(width, KEYS))
-            ],
             scores: vec![0.0; rows * KEYS],
             out: vec![0.0; rows * width],
             rows: vec![RowState { max: f32::NEG_INFINITY, sum: 0.0 }; rows],
         };
-        PrefillKernel { p, rows, product, scratch: PerThread::new(threads, scratch) }
+        PrefillKernel { p, rows, scratch: PerThread::new(threads, scratch) }
     }
 
     /// One block of query rows of one head, from token `first` on.
@@ -137,17 +129,13 @@ impl PrefillKernel {
         scratch: &mut Scratch,
     ) {
         let width = self.p.head_dim as usize;
-        let Scratch { q, keys: k, values: v, packed, scores, out, rows: states } = scratch;
+        let Scratch { q, keys: k, values: v, scores, out, rows: states } = scratch;
         let scores = &mut scores[..rows * keys];
         let out = &mut out[..rows * width];
-        scores.fill(0.0);
-        for first in (0..width).step_by(DEPTH) {
-            let depth = DEPTH.min(width - first);
-            let packed = &mut packed[..self.product.packed_len(keys, depth)];
-            self.product.pack_rows(&k[first..], width, (keys, depth), packed);
-            let q = (&q[first..], width);
-            self.product.multiply_add(q, packed, (rows, keys, depth), scores);
-        }
+        let q = MatRef::from_row_major_slice(&q[..rows * width], rows, width);
+        let k = MatRef::from_row_major_slice(&k[..keys * width], keys, width);
+        let s = MatMut::from_row_major_slice_mut(scores, rows, keys);
+        matmul(s, Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
         let lines = scores.chunks_exact_mut(keys).zip(out.chunks_exact_mut(width));
         for (i, (scores, out)) in lines.enumerate() {
             let attended = self.p.attended((first + i) as u64) as usize;
@@ -157,9 +145,10 @@ impl PrefillKernel {
                 out.iter_mut().for_each(|x| *x *= scale);
             }
         }
-        let packed = &mut packed[..self.product.packed_len(width, keys)];
-        self.product.pack_columns(&v[..keys * width], (width, keys), packed);
-        self.product.multiply_add((scores, keys), packed, (rows, width, keys), out);
+        let weights = MatRef::from_row_major_slice(scores, rows, keys);
+        let v = MatRef::from_row_major_slice(&v[..keys * width], keys, width);
+        let out = MatMut::from_row_major_slice_mut(out, rows, width);
+        matmul(out, Accum::Add, weights, v, 1.0, Par::Seq);
     }
 }
 

@@ -10,20 +10,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use prefetch_index::prefetch_index;
 
+use crate::multiversion::multiversioned;
 use crate::problem::DType;
-
-/// Compiles a function for AVX-512, for AVX2 and for the baseline of the
-/// target (NEON on aarch64), and calls the best that the CPU has.
-macro_rules! multiversioned {
-    ($($function:tt)*) => {
-        #[multiversion::multiversion(targets(
-            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+fma+avx2+f16c+bmi2",
-            "x86_64+avx2+fma+f16c",
-        ))]
-        $($function)*
-    };
-}
-pub(super) use multiversioned;
 
 /// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
 const ROWS: usize = 16;

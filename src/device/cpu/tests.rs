@@ -21,7 +21,7 @@ fn verify(device: &mut CpuDevice, text: &str) {
 }
 
 fn device() -> CpuDevice {
-    CpuDevice { info: host::device_info(), arena: Arena::default() }
+    CpuDevice { info: host::device_info(), arena: Arena::new(0) }
 }
 
 #[test]
