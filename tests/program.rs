@@ -154,14 +154,14 @@ fn bad_input_says_where_and_what_to_do() {
     write("heads.toml", &suite.replace("q_heads = [2, 8]", "q_heads = [3]"));
     fs::create_dir(dir.path().join("taken")).unwrap();
     let cases: [(&[&str], &str); 10] = [
-        (&["measure", "zero.toml"], "zero.toml:46: n = 0; it must be at least 1"),
+        (&["measure", "zero.toml"], "zero.toml:42: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
-            "key.toml:56: kv_read has no key `head_dims`; did you mean",
+            "key.toml:52: kv_read has no key `head_dims`; did you mean",
         ),
         (
             &["measure", "heads.toml"],
-            "heads.toml:66: q_heads = 3 is no multiple of kv_heads = 2",
+            "heads.toml:62: q_heads = 3 is no multiple of kv_heads = 2",
         ),
         (&["measure", "none.toml"], "cannot read suite none.toml"),
         (&["measure", "quik"], "did you mean `quick`?"),

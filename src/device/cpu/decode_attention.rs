@@ -247,7 +247,7 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
 ) {
     let mut scores = [Lanes::ZERO; BLOCK * MAX_ROWS / 16];
     let scores = &mut scores[..offsets.len().div_ceil(N)];
-    dots::<T, G, N>(queries, keys, offsets, next, width, scores);
+    dots::<T, G, N>(queries, keys, offsets, (values, offsets), width, scores);
     // Padding repeats the last token, which does not change the maximum.
     let max = highest::<G>(scores, &state.max);
     let mut scale = [0.0; G];
@@ -260,7 +260,7 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
         state.sum[g] = state.sum[g] * scale[g] + sums[g];
     }
     let weights = bytemuck::cast_slice(scores);
-    accumulate::<T, G, C>(weights, values, offsets, next, width, &scale, &mut state.values);
+    accumulate::<T, G, C>(weights, values, offsets, (keys, next), width, &scale, &mut state.values);
 }
 }
 

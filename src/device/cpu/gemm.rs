@@ -154,7 +154,7 @@ fn dots_of<T: Element, const G: usize, const N: usize>(
     width: usize,
     to: &mut [Lanes],
 ) {
-    dots::<T, G, N>(a, b, offsets, &[], width, to);
+    dots::<T, G, N>(a, b, offsets, (b, &[]), width, to);
 }
 }
 
