@@ -151,7 +151,7 @@ fn bench(
         prepared.poison();
         launch(&mut *prepared, 1);
         let output = prepared.output(0).unwrap_or_else(|error| panic!("{point}: {error}"));
-        let check = reference::check(&point.problem, SEED, 0, &output)
+        let check = reference::check(&point.problem, SEED, 0, 0, &output)
             .unwrap_or_else(|error| panic!("{point}: {error}"));
         assert!(check.verdict == reference::Verdict::Pass, "{point}: {}", check.message);
         drop(output);

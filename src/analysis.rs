@@ -2,15 +2,15 @@
 //! that the same campaign measured. Verdicts, tables and figures read this and
 //! nothing else, so all of them can be made again from the CSV files alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::model::machine::Machines;
-use crate::problem::{Access, DType, Op, Problem, Work};
-use crate::record::{Records, Row, Run};
+use crate::problem::{Access, DType, Op, Problem, Stream, Work};
+use crate::record::{Records, Row, Run, write_atomically};
 use crate::roofline::{
     Bandwidth, ComputePeak, Curve, CurvePoint, PeakSource, Peaks, Resource, Roof,
 };
@@ -86,7 +86,9 @@ pub struct Ceiling {
     pub kernel: String,
 }
 
-/// What this campaign measured as the machine's limits.
+/// What this campaign measured as the machine's limits. There are none unless
+/// it measured a read stream from DRAM: what a cache gives is no limit of the
+/// machine.
 #[derive(Clone, Debug)]
 pub struct Ceilings {
     /// The same as pure numbers.
@@ -133,7 +135,7 @@ pub struct Campaign {
     pub points: Vec<Measured>,
     /// Rows in `results.csv`, repeats counted in.
     pub row_count: usize,
-    /// Ceilings, if the campaign measured a read stream.
+    /// Ceilings, if the campaign measured a read stream from DRAM.
     pub ceilings: Option<Ceilings>,
     /// The data sheet's ceilings, if the machine is known.
     pub spec: Option<Peaks>,
@@ -160,6 +162,10 @@ impl Campaign {
         records: Records,
         spec: Option<Peaks>,
     ) -> Result<Self> {
+        let mut keys = HashSet::new();
+        if let Some(row) = records.rows.iter().find(|row| !keys.insert(row.key())) {
+            bail!("point {} repeat {} is there twice", row.point_id, row.repeat);
+        }
         let sentinel = sentinel(&records.rows);
         let row_count = records.rows.len();
         let mut points = Vec::new();
@@ -204,12 +210,7 @@ fn join(row: Row) -> Result<Measured> {
         .problem
         .parse()
         .with_context(|| format!("point {}: problem `{}`", row.point_id, row.problem))?;
-    let time_s = match (row.time_s_median, row.time_s_ci_lo, row.time_s_ci_hi) {
-        (Some(value), Some(lo), Some(hi)) if row.status.is_some_and(|s| s.has_time()) => {
-            Some(Estimate { value, lo, hi })
-        }
-        _ => None,
-    };
+    let time_s = time_of(&row)?;
     Ok(Measured {
         work: problem.work(),
         row,
@@ -221,15 +222,45 @@ fn join(row: Row) -> Result<Measured> {
     })
 }
 
+/// The time of a row, if it has one that may be used. Files can be edited, and
+/// a time that is no time would turn every share into nonsense.
+fn time_of(row: &Row) -> Result<Option<Estimate>> {
+    let Some(status) = row.status else { bail!("point {} has no status", row.point_id) };
+    if !status.has_time() {
+        return Ok(None);
+    }
+    match (row.time_s_median, row.time_s_ci_lo, row.time_s_ci_hi) {
+        (Some(value), Some(lo), Some(hi))
+            if 0.0 < lo && lo <= value && value <= hi && hi.is_finite() =>
+        {
+            Ok(Some(Estimate { value, lo, hi }))
+        }
+        (value, lo, hi) => bail!(
+            "point {} is {} with a median time of {value:?} s in {lo:?} to {hi:?} s; these \
+             must be positive and in order",
+            row.point_id,
+            status.name()
+        ),
+    }
+}
+
 fn sentinel(rows: &[Row]) -> Option<Sentinel> {
     let point_id = &rows.iter().find(|row| row.repeat > 0)?.point_id;
     let mut repeats: Vec<&Row> = rows.iter().filter(|r| &r.point_id == point_id).collect();
     repeats.sort_by_key(|row| row.order_index);
-    let times_s: Vec<f64> = repeats.iter().filter_map(|row| row.time_s_median).collect();
+    let times = repeats.iter().filter_map(|row| time_of(row).ok().flatten());
+    let times_s: Vec<f64> = times.map(|time| time.value).collect();
     (times_s.len() > 1).then(|| Sentinel { point_id: point_id.clone(), times_s })
 }
 
 fn ceilings(points: &[Measured]) -> Option<Ceilings> {
+    let is_read = |p: &Measured| {
+        matches!(p.problem, Problem::Stream(Stream { access: Access::Read, .. }))
+    };
+    if !points.iter().any(|p| is_read(p) && p.time_s.is_some() && p.row.residency == "dram")
+    {
+        return None;
+    }
     let (read, read_rows) = stream_curve(points, Access::Read)?;
     let plateau = read.plateau().footprint_bytes;
     let read_ceiling = read_rows.into_iter().rfind(|(bytes, _)| *bytes == plateau)?.1;
@@ -323,7 +354,7 @@ struct Derived<'a> {
     problem: &'a str,
     flops: u64,
     bytes: u64,
-    oi_model_flops_per_byte: f64,
+    oi_model_flops_per_byte: Option<f64>,
     oi_effective_flops_per_byte: Option<f64>,
     time_s: Option<f64>,
     flops_per_s: Option<f64>,
@@ -344,8 +375,15 @@ struct Derived<'a> {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_derived(campaign: &Campaign, path: &Path) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write_atomically(path, derived_csv(campaign)?.as_bytes())
+}
+
+/// The text of `points.csv`.
+///
+/// # Errors
+/// None that a campaign can cause.
+pub fn derived_csv(campaign: &Campaign) -> Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
     for point in &campaign.points {
         let fraction = point.fraction();
         writer.serialize(Derived {
@@ -358,7 +396,8 @@ pub fn write_derived(campaign: &Campaign, path: &Path) -> Result<()> {
             problem: &point.row.problem,
             flops: point.work.flops(),
             bytes: point.work.bytes(),
-            oi_model_flops_per_byte: point.work.operational_intensity(),
+            oi_model_flops_per_byte: (point.work.bytes() > 0)
+                .then(|| point.work.operational_intensity()),
             oi_effective_flops_per_byte: point.effective_intensity().map(|e| e.value),
             time_s: point.time_s.map(|t| t.value),
             flops_per_s: point.flops_per_s().map(|r| r.value),
@@ -376,6 +415,5 @@ pub fn write_derived(campaign: &Campaign, path: &Path) -> Result<()> {
                 .map(|(r, t)| r.fraction(t.value)),
         })?;
     }
-    writer.flush().with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(())
+    Ok(String::from_utf8(writer.into_inner()?)?)
 }

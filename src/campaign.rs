@@ -11,6 +11,7 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
 use crate::device::{Device, DeviceInfo};
+use crate::host_load::HostLoad;
 use crate::measure::{Durations, Outcome, Settings, measure};
 use crate::point::{PROTOCOL, Point};
 use crate::record::{Recorder, Records, Row, Run, SCHEMA_VERSION, SampleRow};
@@ -76,11 +77,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Share of the time spent outside warm-up, checks and samples.
-    pub fn overhead(&self) -> f64 {
+    /// Share of the time spent outside warm-up, checks and samples, with
+    /// `after_s` seconds of drawing and judging added to the campaign. `None`
+    /// when nothing was measured.
+    pub fn overhead(&self, after_s: f64) -> Option<f64> {
         let d = &self.durations;
         let useful_s = d.check_s + d.warmup_s + d.sample_s;
-        if self.total_s > 0.0 { 1.0 - useful_s / self.total_s } else { 0.0 }
+        (self.rows > 0).then(|| 1.0 - useful_s / (self.total_s + after_s))
     }
 }
 
@@ -118,9 +121,7 @@ pub fn run(
 ) -> Result<Summary> {
     let earlier = request.resume.as_deref().map(Earlier::read).transpose()?;
     let (suite, seed) = match (&earlier, &request.suite) {
-        (Some(earlier), asked) => {
-            earlier.agree(asked.as_ref(), request.seed, device.info())?
-        }
+        (Some(earlier), asked) => earlier.go_on(asked.as_ref(), request.seed)?,
         (None, Some(suite)) => (suite.clone(), request.seed.unwrap_or_else(new_seed)),
         (None, None) => bail!("name a suite to measure, or a folder to resume"),
     };
@@ -128,6 +129,10 @@ pub fn run(
     let order = schedule(&plan, seed, suite.settings.sentinel_every);
     let mut run = provenance(device.info(), &suite, seed, &request.command_line);
     run.set("planned_rows", order.len());
+    run.set("plan_hash", plan_hash(&order));
+    if let Some(earlier) = &earlier {
+        earlier.agree(&run)?;
+    }
     let recorder = match &request.resume {
         Some(folder) => Recorder::resume(folder, &run)?,
         None => {
@@ -174,24 +179,12 @@ impl Earlier {
     }
 
     /// The suite and seed to go on with.
-    fn agree(
-        &self,
-        asked: Option<&Suite>,
-        seed: Option<u64>,
-        info: &DeviceInfo,
-    ) -> Result<(Suite, u64)> {
+    fn go_on(&self, asked: Option<&Suite>, seed: Option<u64>) -> Result<(Suite, u64)> {
         let folder = self.folder.display();
         if asked.is_some_and(|suite| suite.text != self.suite.text) {
             bail!(
                 "{folder} was begun with another text of its suite; leave the suite out, or \
                  start anew"
-            );
-        }
-        let device = self.run.get("device").unwrap_or_default();
-        if device != info.name {
-            bail!(
-                "{folder} was measured on `{device}`, this is `{}`; start anew",
-                info.name
             );
         }
         let recorded: u64 = self
@@ -204,6 +197,29 @@ impl Earlier {
         }
         Ok((self.suite.clone(), recorded))
     }
+
+    /// Refuses to go on where rows would not belong together.
+    fn agree(&self, run: &Run) -> Result<()> {
+        for name in ["schema_version", "protocol", "device", "caches", "plan_hash"] {
+            let value = |run: &Run| run.get(name).unwrap_or_default().to_owned();
+            let (was, is) = (value(&self.run), value(run));
+            if was != is {
+                bail!(
+                    "{} was begun with {name} = `{was}`, now it is `{is}`; its rows would not \
+                     belong together, so start anew",
+                    self.folder.display()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which points in which order: what a resumed campaign must share with the
+/// one it finishes. Sizes in caches make it depend on the machine.
+fn plan_hash(order: &[Scheduled]) -> String {
+    let ids: Vec<String> = order.iter().map(|s| s.point.id()).collect();
+    blake3::hash(ids.concat().as_bytes()).to_hex()[..12].to_owned()
 }
 
 struct Runner<'a> {
@@ -228,8 +244,11 @@ impl Runner<'_> {
             observer.start(scheduled);
             let started_s = self.began.elapsed().as_secs_f64();
             let started_utc = jiff::Timestamp::now();
+            let load = HostLoad::now();
             let outcome = self.measure(&scheduled.point);
             let mut row = self.row(scheduled, order_index, &outcome);
+            row.other_cpu_share =
+                HostLoad::now().zip(load).and_then(|(b, a)| b.others_since(&a));
             row.started_utc = format!("{started_utc:.3}");
             let samples = self.sample_rows(scheduled, &outcome, started_s);
             self.recorder.record(&row, &samples)?;
@@ -311,15 +330,16 @@ impl Runner<'_> {
             time_s_p75: percentile(2),
             time_s_p95: percentile(3),
             check: check.map_or("none", |c| c.verdict.name()).to_owned(),
-            max_abs_err: check.map(|c| c.max_abs_err),
-            max_rel_err: check.map(|c| c.max_rel_err),
+            max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
+            max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
+            other_cpu_share: None,
             started_utc: String::new(),
             setup_s: outcome.durations.setup_s,
             check_s: outcome.durations.check_s,
             warmup_s: outcome.durations.warmup_s,
             sample_s: outcome.durations.sample_s,
             repro_command: format!(
-                "ridgepoint measure --device {} --seed {} --point {point}",
+                "ridgepoint measure --device {} --seed {} --point '{point}'",
                 info.backend, self.seed
             ),
         }
@@ -495,7 +515,8 @@ dtype = "f32"
         let dir = tempfile::tempdir().unwrap();
         let summary = start(dir.path(), &mut SimulatedDevice::default());
         for row in Records::read(&summary.folder).unwrap().rows {
-            let (_, point) = row.repro_command.split_once("--point ").unwrap();
+            let (_, point) = row.repro_command.split_once("--point '").unwrap();
+            let point = point.strip_suffix('\'').unwrap();
             assert_eq!(point.parse::<Point>().unwrap().id(), row.point_id);
             assert!(row.repro_command.contains("--seed 5"));
         }
@@ -531,7 +552,24 @@ dtype = "f32"
         let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
         let summary =
             run(&mut SimulatedDevice::default(), &resume(&folder), &mut Silent).unwrap();
-        assert_eq!(summary.rows, 0);
+        assert_eq!((summary.rows, summary.overhead(0.0)), (0, None));
+    }
+
+    #[test]
+    fn overhead_is_what_is_neither_warm_up_nor_check_nor_sample() {
+        let summary = Summary {
+            folder: PathBuf::new(),
+            rows: 1,
+            resumed_rows: 0,
+            total_s: 9.0,
+            durations: Durations {
+                setup_s: 1.0,
+                check_s: 2.0,
+                warmup_s: 3.0,
+                sample_s: 3.0,
+            },
+        };
+        assert!((summary.overhead(1.0).unwrap() - 0.2).abs() < 1e-12);
     }
 
     #[test]
@@ -564,7 +602,12 @@ dtype = "f32"
         };
         let mut other = SimulatedDevice::default();
         other.info.name = "Another".into();
-        assert!(refused(&mut other, resume(&folder)).contains("was measured on"));
+        assert!(
+            refused(&mut other, resume(&folder)).contains("device = `Simulated Device`")
+        );
+        let mut grown = SimulatedDevice::default();
+        grown.info.caches[0].bytes *= 2;
+        assert!(refused(&mut grown, resume(&folder)).contains("caches"));
         let device = &mut SimulatedDevice::default();
         let seeded = Request { seed: Some(6), ..resume(&folder) };
         assert!(refused(device, seeded).contains("seed 5"));

@@ -218,8 +218,11 @@ fn e4m3_from(bits: u8) -> u8 {
     if exponent == 7 { bits & 0x87 } else { bits & 0xbf }
 }
 
-/// The value of an E4M3 code that is not NaN.
+/// The value of an E4M3 code.
 pub(crate) fn e4m3_to_f32(code: u8) -> f32 {
+    if code & 0x7f == 0x7f {
+        return f32::NAN;
+    }
     let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
     let exponent = i32::from((code >> 3) & 15);
     let fraction = f32::from(code & 7) / 8.0;

@@ -14,6 +14,7 @@ pub mod campaign;
 pub mod cmd;
 pub mod data;
 pub mod device;
+mod host_load;
 pub mod measure;
 pub mod model;
 mod multiversion;

@@ -93,9 +93,23 @@ impl FromStr for Point {
         };
         Ok(Point {
             problem: problem.parse()?,
-            kernel: kernel.to_owned(),
+            kernel: check_kernel(kernel).map_err(error)?.to_owned(),
             cache: cache.parse().map_err(error)?,
         })
+    }
+}
+
+/// A kernel's name if it may be one: it becomes part of ids and commands.
+///
+/// # Errors
+/// What may be in a name.
+pub fn check_kernel(name: &str) -> Result<&str, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match !name.is_empty() && name.chars().all(plain) {
+        true => Ok(name),
+        false => Err(format!(
+            "`{name}` is no kernel name; those have lower-case letters, digits and underscores"
+        )),
     }
 }
 
@@ -126,7 +140,13 @@ mod tests {
 
     #[test]
     fn malformed_points_say_what_to_write() {
-        for text in ["", "gemm:m=1", "gemm:m=1,n=1,k=1,dtype=f32@x@warm", "a@b@c@d"] {
+        for text in [
+            "",
+            "gemm:m=1,n=1,k=1,dtype=f32@$(x)@hot",
+            "gemm:m=1",
+            "gemm:m=1,n=1,k=1,dtype=f32@x@warm",
+            "a@b@c@d",
+        ] {
             assert!(text.parse::<Point>().is_err(), "{text}");
         }
     }

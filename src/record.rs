@@ -114,6 +114,7 @@ pub struct Row {
     pub check: String,
     pub max_abs_err: Option<f64>,
     pub max_rel_err: Option<f64>,
+    pub other_cpu_share: Option<f64>,
     pub started_utc: String,
     pub setup_s: f64,
     pub check_s: f64,
@@ -276,11 +277,23 @@ impl Recorder {
                 run_path.display()
             );
         }
+        let samples_path = folder.join("samples.csv");
+        for (path, expected) in
+            [(&results_path, results_header()), (&samples_path, samples_header())]
+        {
+            if !complete_lines(path)?.into_bytes().starts_with(&csv_line(expected)?) {
+                bail!(
+                    "{} has other columns than this version writes; finish it with the \
+                     version that began it, or start anew",
+                    path.display()
+                );
+            }
+        }
         truncate_to_lines(&run_path)?;
         truncate_to_lines(&results_path)?;
         let rows: Vec<Row> = read_csv(&results_path)?;
         let done: HashSet<_> = rows.iter().map(Row::key).collect();
-        drop_unvouched_samples(&folder.join("samples.csv"), &done)?;
+        drop_unvouched_samples(&samples_path, &done)?;
         append(&run_path)?.write_all(&run_csv(run, false)?)?;
         Self::open(folder, run, results, done)
     }
@@ -579,6 +592,15 @@ mod tests {
         other.set("new_column", 1);
         let error = Recorder::resume(&folder, &other).unwrap_err().to_string();
         assert!(error.contains("other columns"), "{error}");
+        for file in ["results.csv", "samples.csv"] {
+            let path = folder.join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, text.replacen("run_id", "id", 1)).unwrap();
+            let error = Recorder::resume(&folder, &run("b")).unwrap_err().to_string();
+            assert!(error.contains(file), "{error}");
+            fs::write(&path, text).unwrap();
+        }
+        Recorder::resume(&folder, &run("b")).unwrap();
     }
 
     #[test]

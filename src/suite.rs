@@ -29,7 +29,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::device::Device;
 use crate::measure::Settings;
-use crate::point::{CacheState, Point};
+use crate::point::{CacheState, Point, check_kernel};
 use crate::problem::{Op, Problem, parse_bytes, unknown_key};
 
 /// Suites that are part of the program: name and text.
@@ -40,8 +40,11 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("paper", include_str!("../benches/paper.toml")),
 ];
 
-/// Most combinations of one suite: a typing error should not plan a year.
+/// Most combinations of one table: a typing error should not plan a year.
 const MAX_POINTS: usize = 100_000;
+
+/// Largest number of samples or seconds: more than a day is a typing error.
+const MAX_SETTING: f64 = 1e5;
 
 /// A mistake in a suite, where it is and what to do.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -177,11 +180,15 @@ impl Suite {
         Ok(suite)
     }
 
-    /// A suite of one point, measured with the default settings.
+    /// A suite of one point, measured with the default settings and without a
+    /// limit on how long a launch may take.
+    ///
+    /// # Errors
+    /// None for a point that parsed.
     pub fn of_point(point: &Point) -> Result<Self, SuiteError> {
         let mut text = format!(
-            "name = \"point\"\nabout = \"One point alone.\"\n\n[[points]]\nop = \"{}\"\n\
-             cache = \"{}\"\nkernel = \"{}\"\n",
+            "name = \"point\"\nabout = \"One point alone, however slow.\"\n\n[protocol]\n\
+             max_launch_s = 600\n\n[[points]]\nop = \"{}\"\ncache = \"{}\"\nkernel = \"{}\"\n",
             point.problem.op(),
             point.cache,
             point.kernel
@@ -276,7 +283,9 @@ impl Suite {
             self.error(line, e.message)
         })?;
         let kernel = match value_of("kernel") {
-            Some(kernel) => kernel.to_owned(),
+            Some(kernel) => check_kernel(kernel)
+                .map_err(|message| self.error(line_of("kernel"), message))?
+                .to_owned(),
             None => device.kernel(&problem).unwrap_or("none").to_owned(),
         };
         Ok(Point { problem, kernel, cache })
@@ -350,13 +359,18 @@ impl Source<'_> {
 
     fn number(&self, value: &Value<'_>, key: &str) -> Result<f64, SuiteError> {
         let text = match value.get_ref() {
-            DeValue::Integer(n) => n.as_str().to_owned(),
+            DeValue::Integer(n) if n.radix() == 10 => n.as_str().to_owned(),
             DeValue::Float(x) => x.as_str().to_owned(),
             _ => String::new(),
         };
         match text.replace('_', "").parse::<f64>() {
-            Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
-            _ => Err(self.error(value.span(), format!("{key} must be a number above 0"))),
+            Ok(x) if x > 0.0 && x <= MAX_SETTING => Ok(x),
+            _ => {
+                let message = format!(
+                    "{key} must be a decimal number above 0 and up to {MAX_SETTING}"
+                );
+                Err(self.error(value.span(), message))
+            }
         }
     }
 
@@ -556,6 +570,16 @@ mod tests {
                 "s.toml:6: `warm` is no cache state",
             ),
             (gemm("n = 3", "n = [3"), "s.toml:"),
+            (gemm("n = 3", "n = 3\nkernel = \"a b\""), "s.toml:6: `a b` is no kernel name"),
+            (
+                error_of(
+                    &GEMM.replace(
+                        "[[points]]",
+                        "[protocol]\nmin_samples = 0x20\n[[points]]",
+                    ),
+                ),
+                "s.toml:3: min_samples must be a decimal number",
+            ),
             (error_of("name = \"x\""), "s.toml:1: a suite needs at least one"),
             (
                 error_of(&GEMM.replace("[[points]]", "[protocol]\nwarmup = 1\n[[points]]")),
@@ -565,7 +589,7 @@ mod tests {
                 error_of(
                     &GEMM.replace("[[points]]", "[protocol]\nwarmup_s = -1\n[[points]]"),
                 ),
-                "s.toml:3: warmup_s must be a number above 0",
+                "s.toml:3: warmup_s must be a decimal number above 0",
             ),
         ];
         for (message, start) in cases {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::{Campaign, Measured};
+use crate::analysis::{Campaign, Ceiling, Measured};
 use crate::problem::{DecodeAttention, Op, Problem};
 use crate::record::Status;
 use crate::roofline::Resource;
@@ -21,6 +21,9 @@ pub const BOUND_SHARE: f64 = 0.7;
 /// Share of the roof above which a time is no longer noise but impossible.
 pub const IMPOSSIBLE_SHARE: f64 = 1.25;
 
+/// Share of CPU time from which on others count as having disturbed a point.
+pub const DISTURBED_SHARE: f64 = 0.05;
+
 /// Elasticity of time up to which it does not follow a quantity, and from
 /// `1 - FLAT` on it does.
 pub const FLAT: f64 = 0.25;
@@ -32,7 +35,7 @@ pub enum Finding {
     Supported,
     /// Some points agree; the others do not, or it cannot be told.
     Partly,
-    /// No point agrees.
+    /// No point agrees, and most of them disagree.
     Contradicted,
     /// The intervals are too wide to say.
     Undecided,
@@ -56,7 +59,7 @@ impl Finding {
         match (agree, disagree, undecided) {
             (0, 0, 0) => Finding::NotTested,
             (_, 0, 0) => Finding::Supported,
-            (0, _, 0) => Finding::Contradicted,
+            (0, no, unclear) if no > unclear => Finding::Contradicted,
             (0, _, _) => Finding::Undecided,
             (_, _, _) => Finding::Partly,
         }
@@ -81,6 +84,11 @@ pub enum Bound {
 }
 
 impl Bound {
+    /// Whether the memory roof is reached.
+    pub const fn is_memory(self) -> bool {
+        matches!(self, Bound::Memory | Bound::Ridge)
+    }
+
     /// The spelling used in tables and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -145,6 +153,7 @@ struct Pair<'a> {
     high: &'a Measured,
     /// log2 of the ratio of times: 0 when time did not move, 1 when it doubled.
     elasticity: Estimate,
+    follows: Follows,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,28 +173,53 @@ impl PairKind {
     }
 }
 
-impl Pair<'_> {
-    /// Whether time follows bytes in this pair; `None` when it cannot be told.
-    fn follows_bytes(&self) -> Option<bool> {
-        let e = self.elasticity;
-        let (flat, steep) = (FLAT, 1.0 - FLAT);
-        match self.kind {
-            PairKind::EqualBytes if e.hi <= flat => Some(true),
-            PairKind::EqualBytes if e.lo > flat => Some(false),
-            PairKind::EqualFlops if e.lo >= steep => Some(true),
-            PairKind::EqualFlops if e.hi < steep => Some(false),
-            _ => None,
+/// What time follows in a pair.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    Bytes,
+    Flops,
+    /// Between the two.
+    Neither,
+    /// The interval spans more than one answer.
+    Undecided,
+    /// An end of the pair reaches no roof, so it says nothing of the hardware.
+    NoEvidence,
+}
+
+impl Follows {
+    const fn name(self) -> &'static str {
+        match self {
+            Follows::Bytes => "bytes",
+            Follows::Flops => "FLOPs",
+            Follows::Neither => "neither",
+            Follows::Undecided => "undecided",
+            Follows::NoEvidence => "no evidence: kernel below both roofs",
+        }
+    }
+
+    fn of(kind: PairKind, elasticity: Estimate) -> Self {
+        let e = elasticity;
+        let (flat, steep) = match kind {
+            PairKind::EqualBytes => (Follows::Bytes, Follows::Flops),
+            PairKind::EqualFlops => (Follows::Flops, Follows::Bytes),
+        };
+        if e.hi <= FLAT {
+            flat
+        } else if e.lo >= 1.0 - FLAT {
+            steep
+        } else if e.lo > FLAT && e.hi < 1.0 - FLAT {
+            Follows::Neither
+        } else {
+            Follows::Undecided
         }
     }
 }
 
 struct Judge<'a> {
     campaign: &'a Campaign,
-    /// Relative error that samples of one point cannot show: drift between
-    /// points, as the sentinel saw it.
+    /// Relative error of the ratio of two times taken at different moments: the
+    /// whole range of the sentinel, since each may be at another end of it.
     drift: f64,
-    /// Relative half-width of the read ceiling.
-    ceiling_error: f64,
     launch_overhead_s: f64,
 }
 
@@ -193,11 +227,7 @@ impl<'a> Judge<'a> {
     fn new(campaign: &'a Campaign) -> Self {
         Judge {
             campaign,
-            drift: campaign.sentinel.as_ref().map_or(0.0, |s| s.drift()),
-            ceiling_error: campaign
-                .ceilings
-                .as_ref()
-                .map_or(0.0, |c| c.read.rate.half_width()),
+            drift: campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
             launch_overhead_s: campaign
                 .provenance("launch_overhead_s")
                 .and_then(|text| text.parse().ok())
@@ -205,15 +235,39 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// A share of a roof with everything that may be off about it.
-    fn share(&self, share: Option<Estimate>) -> Option<Estimate> {
-        Some(share?.widened(self.drift + self.ceiling_error))
+    /// A share of a roof with everything that may be off about it: its own
+    /// interval, its ceiling's and the drift.
+    fn share(
+        &self,
+        share: Option<Estimate>,
+        ceiling: Option<&Ceiling>,
+    ) -> Option<Estimate> {
+        Some(share?.widened(self.drift + ceiling?.rate.half_width()))
+    }
+
+    fn memory_share(&self, point: &Measured) -> Option<Estimate> {
+        let ceiling = self.campaign.ceilings.as_ref().map(|c| &c.read);
+        self.share(point.memory_fraction(), ceiling)
+    }
+
+    fn compute_share(&self, point: &Measured) -> Option<Estimate> {
+        let dtype = point.problem.math_dtype()?;
+        let ceiling = self.campaign.ceilings.as_ref()?.compute.get(&dtype);
+        self.share(point.compute_fraction(), ceiling)
+    }
+
+    /// The share of the roof that binds.
+    fn binding_share(&self, point: &Measured) -> Option<Estimate> {
+        match point.empirical?.binding() {
+            Resource::Memory => self.memory_share(point),
+            Resource::Compute => self.compute_share(point),
+        }
     }
 
     fn bound(&self, point: &Measured) -> Option<Bound> {
         let time_s = point.time_s?.value;
-        let memory = self.share(point.memory_fraction())?;
-        let compute = self.share(point.compute_fraction());
+        let memory = self.memory_share(point)?;
+        let compute = self.compute_share(point);
         let reaches = |e: Estimate| e.lo >= BOUND_SHARE;
         let misses = |e: Estimate| e.hi < BOUND_SHARE;
         Some(match (reaches(memory), compute.is_some_and(reaches)) {
@@ -243,48 +297,48 @@ impl<'a> Judge<'a> {
     }
 
     fn memory_bound_claim(&self) -> Claim {
-        let points = self.decode_from_dram();
-        let count =
-            |f: &dyn Fn(Bound) -> bool| points.iter().filter(|(_, _, b)| f(*b)).count();
+        let all = self.decode_from_dram();
         // A kernel that reaches no roof says nothing about the hardware.
-        let agree = count(&|b| matches!(b, Bound::Memory | Bound::Ridge));
-        let disagree = count(&|b| matches!(b, Bound::Compute | Bound::Latency));
-        let undecided = points.len() - agree - disagree;
-        let mut by_group: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-        for (_, shape, bound) in &points {
-            let entry = by_group.entry(shape.group()).or_default();
-            entry.0 += usize::from(matches!(bound, Bound::Memory | Bound::Ridge));
-            entry.1 += 1;
+        let is_evidence = |bound: Bound| bound != Bound::Kernel;
+        let points: Vec<_> = all.iter().filter(|(_, _, b)| is_evidence(*b)).collect();
+        let count = |f: fn(Bound) -> bool| points.iter().filter(|(_, _, b)| f(*b)).count();
+        let agree = count(Bound::is_memory);
+        let disagree = count(|b| matches!(b, Bound::Compute | Bound::Latency));
+        let mut evidence = format!(
+            "{agree} of {} points from DRAM reach {:.0}% of read bandwidth",
+            points.len(),
+            100.0 * BOUND_SHARE
+        );
+        if all.len() > points.len() {
+            let left_out = all.len() - points.len();
+            evidence.push_str(&format!(
+                " ({left_out} more are no evidence: their kernel reaches no roof)"
+            ));
         }
-        let groups: Vec<String> = by_group
-            .iter()
-            .map(|(group, (memory, all))| format!("group {group}: {memory} of {all}"))
-            .collect();
-        let mut evidence = match points.is_empty() {
-            true => "no decode attention point was measured from DRAM under a read ceiling"
-                .into(),
-            false => format!(
-                "{agree} of {} points from DRAM reach {:.0}% of read bandwidth ({})",
-                points.len(),
-                100.0 * BOUND_SHARE,
-                groups.join(", ")
-            ),
-        };
-        if let Some(from) = memory_bound_from(&points) {
-            evidence.push_str(&format!("; memory bound: {from}"));
+        for sentence in memory_bound_from(&points) {
+            evidence.push_str("; ");
+            evidence.push_str(&sentence);
+        }
+        if all.is_empty() {
+            evidence =
+                "no decode attention was measured from DRAM under a DRAM read ceiling"
+                    .into();
         }
         Claim {
             id: "decode-memory-bound",
             statement: "Decode attention is memory bound.",
-            finding: Finding::of(agree, disagree, undecided),
+            finding: Finding::of(agree, disagree, points.len() - agree - disagree),
             evidence,
         }
     }
 
     fn follows_bytes_claim(&self) -> Claim {
-        let pairs = self.pairs();
-        let count = |answer| pairs.iter().filter(|p| p.follows_bytes() == answer).count();
-        let (agree, disagree) = (count(Some(true)), count(Some(false)));
+        let all = self.pairs();
+        let pairs: Vec<_> =
+            all.iter().filter(|p| p.follows != Follows::NoEvidence).collect();
+        let count = |answer| pairs.iter().filter(|p| p.follows == answer).count();
+        let agree = count(Follows::Bytes);
+        let disagree = count(Follows::Flops) + count(Follows::Neither);
         let summary = |kind: PairKind| {
             let mut e: Vec<f64> = pairs
                 .iter()
@@ -294,13 +348,13 @@ impl<'a> Judge<'a> {
             e.sort_by(f64::total_cmp);
             match (e.first(), e.last()) {
                 (Some(low), Some(high)) => format!(
-                    "{} pairs of {}: time x {:.2} to {:.2}",
+                    "{} of {}, time x {:.2} to {:.2}",
                     e.len(),
                     kind.name(),
                     low.exp2(),
                     high.exp2()
                 ),
-                _ => format!("no pairs of {}", kind.name()),
+                _ => format!("none of {}", kind.name()),
             }
         };
         Claim {
@@ -308,10 +362,14 @@ impl<'a> Judge<'a> {
             statement: "Decode attention's time follows its bytes and not its FLOPs.",
             finding: Finding::of(agree, disagree, pairs.len() - agree - disagree),
             evidence: format!(
-                "{}; {}; {agree} of {} follow bytes",
+                "{agree} of {} pairs follow bytes: {}; {}{}",
+                pairs.len(),
                 summary(PairKind::EqualBytes),
                 summary(PairKind::EqualFlops),
-                pairs.len()
+                match all.len() - pairs.len() {
+                    0 => String::new(),
+                    n => format!("; {n} more are no evidence: a kernel reaches no roof"),
+                }
             ),
         }
     }
@@ -335,7 +393,12 @@ impl<'a> Judge<'a> {
                     lo: log2(ratio.lo),
                     hi: log2(ratio.hi),
                 };
-                pairs.push(Pair { kind, low, high, elasticity });
+                let is_kernel = |p: &Measured| self.bound(p) == Some(Bound::Kernel);
+                let follows = match is_kernel(low) || is_kernel(high) {
+                    true => Follows::NoEvidence,
+                    false => Follows::of(kind, elasticity),
+                };
+                pairs.push(Pair { kind, low, high, elasticity, follows });
             }
         }
         pairs
@@ -366,7 +429,7 @@ impl<'a> Judge<'a> {
         if let Some(sentinel) = &self.campaign.sentinel {
             add(
                 "drift".into(),
-                format!("+-{:.1}%", 100.0 * sentinel.drift()),
+                format!("{:.1}% from fastest to slowest", 200.0 * sentinel.drift()),
                 format!("{} repeats of the sentinel", sentinel.times_s.len()),
             );
         }
@@ -380,35 +443,51 @@ impl<'a> Judge<'a> {
 
     fn regime_section(&self) -> Section {
         type Regime = (Op, &'static str, String);
-        let mut regimes: BTreeMap<Regime, Vec<f64>> = BTreeMap::new();
+        let mut regimes: BTreeMap<Regime, Vec<(Estimate, Bound)>> = BTreeMap::new();
         for point in &self.campaign.points {
-            let (Some(roof), Some(fraction)) = (point.empirical, point.fraction()) else {
+            // Streams and peaks are the roofs themselves.
+            if matches!(point.problem.op(), Op::Stream | Op::Peak) {
+                continue;
+            }
+            let (Some(roof), Some(share), Some(bound)) =
+                (point.empirical, self.binding_share(point), self.bound(point))
+            else {
                 continue;
             };
             let key =
                 (point.problem.op(), roof.binding().name(), point.row.residency.clone());
-            regimes.entry(key).or_default().push(fraction.value);
+            regimes.entry(key).or_default().push((share, bound));
         }
-        let rows = regimes
-            .into_iter()
-            .map(|((op, roof, residency), mut fractions)| {
-                fractions.sort_by(f64::total_cmp);
-                let at = |p| percent(crate::statistics::quantile(&fractions, p));
-                vec![
-                    op.to_string(),
-                    roof.to_owned(),
-                    residency,
-                    fractions.len().to_string(),
-                    at(0.5),
-                    at(0.0),
-                    at(1.0),
-                ]
-            })
-            .collect();
+        let rows = regimes.into_iter().map(|((op, roof, residency), points)| {
+            let mut shares: Vec<f64> =
+                points.iter().map(|(share, _)| share.value).collect();
+            shares.sort_by(f64::total_cmp);
+            let lo = points.iter().map(|(share, _)| share.lo).fold(f64::INFINITY, f64::min);
+            let hi = points.iter().map(|(share, _)| share.hi).fold(0.0, f64::max);
+            vec![
+                op.to_string(),
+                roof.to_owned(),
+                residency,
+                points.len().to_string(),
+                percent(crate::statistics::quantile(&shares, 0.5)),
+                format!("{} to {}", percent(shares[0]), percent(shares[shares.len() - 1])),
+                format!("[{}, {}]", percent(lo), percent(hi)),
+                tally(points.iter().map(|(_, bound)| bound.name())),
+            ]
+        });
         Section {
             heading: "Share of the binding roof reached".into(),
-            columns: vec!["op", "roof", "data in", "points", "median", "least", "most"],
-            rows,
+            columns: vec![
+                "op",
+                "roof",
+                "data in",
+                "points",
+                "median",
+                "range",
+                "with intervals",
+                "measured as",
+            ],
+            rows: rows.collect(),
             paragraphs: Vec::new(),
         }
     }
@@ -424,7 +503,7 @@ impl<'a> Judge<'a> {
                     Some(Resource::Compute) => "compute bound",
                     None => "",
                 };
-                let share = self.share(point.memory_fraction())?;
+                let share = self.memory_share(point)?;
                 Some(vec![
                     p.batch.to_string(),
                     p.context.to_string(),
@@ -481,12 +560,7 @@ impl<'a> Judge<'a> {
                 context.to_string(),
                 format!("{} -> {}", heads(pair.low), heads(pair.high)),
                 format!("{:.2} [{:.2}, {:.2}]", e.value.exp2(), e.lo.exp2(), e.hi.exp2()),
-                match pair.follows_bytes() {
-                    Some(true) => "yes",
-                    Some(false) => "no",
-                    None => "undecided",
-                }
-                .to_owned(),
+                pair.follows.name().to_owned(),
             ]
         });
         Section {
@@ -497,7 +571,7 @@ impl<'a> Judge<'a> {
                 "context",
                 "q/kv heads",
                 "time ratio",
-                "follows bytes",
+                "time follows",
             ],
             rows: rows.collect(),
             paragraphs: Vec::new(),
@@ -520,7 +594,7 @@ impl<'a> Judge<'a> {
             }
             if point.row.residency == "dram"
                 && point.problem.op() != Op::Stream
-                && let Some(share) = self.share(point.fraction())
+                && let Some(share) = self.binding_share(point)
                 && share.lo > IMPOSSIBLE_SHARE
             {
                 faults.push(format!(
@@ -543,32 +617,52 @@ impl<'a> Judge<'a> {
         if skipped > 0 {
             warnings.push(format!("{skipped} points were skipped; their rows say why"));
         }
+        self.circumstances(&mut warnings);
+        (faults, warnings)
+    }
+
+    /// What about the machine a reader should know.
+    fn circumstances(&self, warnings: &mut Vec<String>) {
         if self.campaign.ceilings.is_none() {
-            warnings
-                .push("no read stream was measured: shares of roofs are unknown".into());
+            warnings.push(
+                "no read stream was measured from DRAM: shares of roofs are unknown".into(),
+            );
         }
         if self.drift > 0.1 {
             warnings.push(format!(
-                "the machine drifted by +-{:.0}% during the campaign; every interval is \
-                 widened by that",
+                "the machine drifted over {:.0}% during the campaign; every interval is \
+                 widened by that to both sides",
                 100.0 * self.drift
             ));
         }
-        (faults, warnings)
+        let is_disturbed = |p: &&Measured| {
+            p.row.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE)
+        };
+        let disturbed = self.campaign.points.iter().filter(is_disturbed).count();
+        if disturbed > 0 {
+            warnings.push(format!(
+                "during {disturbed} points other programs or the hypervisor took more than \
+                 {:.0}% of the CPU time (other_cpu_share in results.csv)",
+                100.0 * DISTURBED_SHARE
+            ));
+        }
     }
 
     fn missing_rows(&self, faults: &mut Vec<String>) {
         let planned: Option<usize> =
             self.campaign.provenance("planned_rows").and_then(|n| n.parse().ok());
         let rows = self.campaign.row_count;
-        if let Some(planned) = planned
-            && rows != planned
-        {
-            let folder = self.campaign.folder.display();
-            faults.push(format!(
+        let folder = self.campaign.folder.display();
+        match planned {
+            None => faults.push(format!("{folder}/run.csv does not say how many rows were planned")),
+            Some(planned) if rows < planned => faults.push(format!(
                 "{rows} of {planned} planned rows are there; finish it with `ridgepoint \
                  measure --resume {folder}`"
-            ));
+            )),
+            Some(planned) if rows > planned => faults.push(format!(
+                "{rows} rows are there and {planned} were planned: files were mixed or edited"
+            )),
+            Some(_) => {}
         }
     }
 }
@@ -600,28 +694,41 @@ fn pair_kind(a: &DecodeAttention, b: &DecodeAttention) -> Option<PairKind> {
     }
 }
 
-/// For each group size, from which batch and context on all points are memory
-/// bound, in words. Points whose kernel reaches no roof are left out.
-fn memory_bound_from(points: &[(&Measured, DecodeAttention, Bound)]) -> Option<String> {
-    let mut groups: Vec<u64> = points.iter().map(|(_, p, _)| p.group()).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    let of_group = |group: u64| {
-        let mut of_group: Vec<_> = points
-            .iter()
-            .filter(|(_, p, bound)| p.group() == group && *bound != Bound::Kernel)
-            .collect();
-        of_group.sort_by_key(|(_, p, _)| p.batch * p.context * p.kv_heads);
-        let is_memory = |b: &Bound| matches!(b, Bound::Memory | Bound::Ridge);
-        let bad = of_group.iter().rposition(|(_, _, bound)| !is_memory(bound));
-        let (_, first, _) = of_group.get(bad.map_or(0, |i| i + 1))?;
-        Some(format!(
-            "group {group} from batch {} x context {} on",
-            first.batch, first.context
-        ))
+/// `memory bound 3, undecided 1`.
+fn tally(names: impl Iterator<Item = &'static str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    parts.join(", ")
+}
+
+/// For each group size, from how much cache on all points are memory bound, in
+/// words.
+fn memory_bound_from(points: &[&(&Measured, DecodeAttention, Bound)]) -> Vec<String> {
+    let mut groups: BTreeMap<u64, Vec<(u64, DecodeAttention, Bound)>> = BTreeMap::new();
+    for (_, shape, bound) in points {
+        let kv_bytes = Problem::KvRead(shape.kv()).work().bytes_read;
+        groups.entry(shape.group()).or_default().push((kv_bytes, *shape, *bound));
+    }
+    let sentence = |(group, mut points): (u64, Vec<(u64, DecodeAttention, Bound)>)| {
+        points.sort_by_key(|(kv_bytes, _, _)| *kv_bytes);
+        let all = points.len();
+        let memory = points.iter().filter(|(_, _, bound)| bound.is_memory()).count();
+        let last_other = points.iter().rposition(|(_, _, bound)| !bound.is_memory());
+        match points.get(last_other.map_or(0, |i| i + 1)) {
+            Some((kv_bytes, p, _)) => format!(
+                "group {group}: {memory} of {all}, all from {:.1} MB of keys and values on \
+                 (batch {} x context {})",
+                *kv_bytes as f64 / 1e6,
+                p.batch,
+                p.context
+            ),
+            None => format!("group {group}: {memory} of {all}"),
+        }
     };
-    let parts: Vec<String> = groups.into_iter().filter_map(of_group).collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+    groups.into_iter().map(sentence).collect()
 }
 
 fn percent(share: f64) -> String {
@@ -687,8 +794,11 @@ mod tests {
         row(&text, time_s.max(work.flops() as f64 / FLOPS), spread)
     }
 
-    fn judged(mut rows: Vec<Row>, run: Run) -> Verdict {
+    fn judged(mut rows: Vec<Row>, mut run: Run) -> Verdict {
         rows.extend(ceilings());
+        if run.get("planned_rows").is_none() {
+            run.set("planned_rows", rows.len());
+        }
         let records = Records { runs: vec![run], rows };
         judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
     }
@@ -738,14 +848,72 @@ mod tests {
     fn drift_of_the_sentinel_widens_intervals() {
         let mut rows = [(8, 8), (16, 8)].map(|(q, kv)| decode(q, kv, 0.8, 0.001)).to_vec();
         assert_eq!(findings(rows.clone()).0, Finding::Supported);
-        let mut sentinel = row("stream:access=read,bytes=2 GiB", 2.147 / 30.0, 0.0);
-        rows.push(sentinel.clone());
-        sentinel.time_s_median = sentinel.time_s_median.map(|t| 1.5 * t);
-        sentinel.repeat = 1;
-        rows.push(sentinel);
+        for (repeat, time_s) in [(0, 2.147 / 30.0), (1, 1.5 * 2.147 / 30.0)] {
+            let sentinel = row("stream:access=read,bytes=2 GiB", time_s, 0.0);
+            rows.push(Row { repeat, ..sentinel });
+        }
         let verdict = judged(rows, Run::default());
         assert_eq!(claim(&verdict, "decode-memory-bound").finding, Finding::Undecided);
-        assert!(verdict.warnings.iter().any(|w| w.contains("drifted by +-20%")));
+        assert!(verdict.warnings.iter().any(|w| w.contains("drifted over 40%")));
+    }
+
+    #[test]
+    fn kernels_that_reach_no_roof_are_no_evidence() {
+        let slow = decode(32, 8, 0.3, 0.01);
+        let rows = vec![decode(8, 8, 0.9, 0.01), decode(16, 8, 0.9, 0.01), slow.clone()];
+        assert_eq!(findings(rows), (Finding::Supported, Finding::Supported));
+        assert_eq!(findings(vec![slow]), (Finding::NotTested, Finding::NotTested));
+    }
+
+    #[test]
+    fn what_a_cache_gives_is_no_ceiling() {
+        let mut rows = vec![decode(8, 8, 0.9, 0.01)];
+        rows.extend(ceilings());
+        rows[1].residency = "L3".into();
+        let records = Records { runs: vec![], rows };
+        let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+        assert!(campaign.ceilings.is_none());
+        assert!(
+            judge(&campaign).sections.iter().all(|s| !s.heading.starts_with("Machine"))
+        );
+    }
+
+    #[test]
+    fn time_between_bytes_and_flops_follows_neither() {
+        let e = |value| Estimate { value, lo: value - 0.01, hi: value + 0.01 };
+        let of = |kind, value| Follows::of(kind, e(value)).name();
+        for (value, equal_bytes, equal_flops) in [
+            (0.0, "bytes", "FLOPs"),
+            (0.25, "undecided", "undecided"),
+            (0.5, "neither", "neither"),
+            (1.0, "FLOPs", "bytes"),
+        ] {
+            assert_eq!(of(PairKind::EqualBytes, value), equal_bytes);
+            assert_eq!(of(PairKind::EqualFlops, value), equal_flops);
+        }
+    }
+
+    #[test]
+    fn a_few_unclear_points_do_not_hide_many_that_disagree() {
+        assert_eq!(Finding::of(0, 9, 1), Finding::Contradicted);
+        assert_eq!(Finding::of(0, 1, 9), Finding::Undecided);
+        assert_eq!(Finding::of(9, 0, 1), Finding::Partly);
+    }
+
+    #[test]
+    fn times_that_are_none_are_refused() {
+        for time in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let mut row = decode(8, 8, 0.9, 0.01);
+            row.time_s_median = Some(time);
+            let records = Records { runs: vec![], rows: vec![row] };
+            assert!(
+                Campaign::from_records(Path::new("x"), records, None).is_err(),
+                "{time}"
+            );
+        }
+        let twice = vec![decode(8, 8, 0.9, 0.01), decode(8, 8, 0.9, 0.01)];
+        let records = Records { runs: vec![], rows: twice };
+        assert!(Campaign::from_records(Path::new("x"), records, None).is_err());
     }
 
     #[test]
@@ -809,5 +977,6 @@ mod tests {
         let verdict = judge(&campaign);
         assert!(verdict.claims.iter().all(|c| c.finding == Finding::NotTested));
         assert!(verdict.warnings.iter().any(|w| w.contains("no read stream")));
+        assert!(!verdict.is_valid(), "nothing says that nothing was planned");
     }
 }

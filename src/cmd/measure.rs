@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -99,7 +99,7 @@ fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
         out: options.out.clone(),
         resume: options.resume.clone(),
         seed: options.seed,
-        command_line: std::env::args().collect::<Vec<_>>().join(" "),
+        command_line: command_line(),
     };
     let mut bar = Bar::new();
     let summary = campaign::run(&mut *device, &request, &mut bar)?;
@@ -107,8 +107,15 @@ fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
     conclude(&summary, &machines, options.format)
 }
 
+fn command_line() -> String {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let shown: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
+    shown.join(" ")
+}
+
 /// Prints and writes what the records say.
 fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<ExitCode> {
+    let measured = Instant::now();
     let campaign = Campaign::load(&summary.folder, machines)?;
     let judged = judge(&campaign);
     let mut sections = vec![points_section(&campaign)];
@@ -122,14 +129,18 @@ fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<Ex
     for path in paths {
         eprintln!("  {}", path.display());
     }
+    let after_s = measured.elapsed().as_secs_f64();
+    let total_s = summary.total_s + after_s;
     eprintln!(
-        "{} rows in {:.1} s ({} were there before); {:.1}% of the time went outside warm-up, \
-         checks and samples",
-        summary.rows,
-        summary.total_s,
-        summary.resumed_rows,
-        100.0 * summary.overhead()
+        "{} rows in {total_s:.1} s ({} were there before)",
+        summary.rows, summary.resumed_rows
     );
+    if let Some(overhead) = summary.overhead(after_s) {
+        eprintln!(
+            "{:.1}% of the time went outside warm-up, checks and samples",
+            100.0 * overhead
+        );
+    }
     verdict::print_remarks(&judged);
     Ok(verdict::exit_code(&judged))
 }

@@ -122,9 +122,10 @@ pub trait Device {
 
 /// A problem laid out on a device, ready to launch.
 pub trait Prepared {
-    /// Bytes that the kernel moves to and from memory by its own choice,
-    /// beyond the compulsory ones, in one launch.
-    fn extra_bytes(&self) -> u64;
+    /// Bytes that the kernel moves by its own choice, beyond the compulsory
+    /// ones, in one launch; `None` where it does not know, as a blocked product
+    /// that relies on caches.
+    fn extra_bytes(&self) -> Option<u64>;
 
     /// Overwrites every output of every slot with the byte 0xff: a NaN in all
     /// floating-point formats.

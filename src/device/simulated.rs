@@ -135,8 +135,8 @@ struct SimulatedPoint {
 }
 
 impl Prepared for SimulatedPoint {
-    fn extra_bytes(&self) -> u64 {
-        0
+    fn extra_bytes(&self) -> Option<u64> {
+        Some(0)
     }
 
     fn poison(&mut self) {

@@ -61,7 +61,7 @@ impl Default for Settings {
             half_width: 0.005,
             max_launch_s: 2.0,
             sentinel_every: 16,
-            memory_bytes: 8 << 30,
+            memory_bytes: u64::MAX,
         }
     }
 }
@@ -186,6 +186,10 @@ impl Outcome {
     }
 }
 
+/// Fewest samples of any point, even when time is up: a median of five samples
+/// or fewer has no 95% interval within their range.
+const FEWEST_SAMPLES: usize = 6;
+
 /// Ends a point early: its status and the reason.
 struct Stop(Status, String);
 
@@ -233,7 +237,7 @@ fn run(
     outcome.rotation = Some(rotation);
     let mut prepared =
         device.prepare(&point.problem, &point.kernel, rotation.slots, seed)?;
-    outcome.bytes_extra = Some(prepared.extra_bytes());
+    outcome.bytes_extra = prepared.extra_bytes();
     outcome.durations.setup_s = began.elapsed().as_secs_f64();
 
     let mut bench = Bench { prepared: &mut *prepared, rotation, next_slot: 0, began };
@@ -248,7 +252,7 @@ fn run(
     }
     let launch_s = bench.warm_up(settings, launch_s, outcome)?;
     outcome.launches = launches_per_sample(launch_s, quantum_s, settings);
-    bench.prepared.poison();
+    bench.poison(outcome);
     bench.sample(settings, outcome)?;
     bench.check_timed_launches(&point.problem, seed, outcome)
 }
@@ -289,15 +293,22 @@ impl Bench<'_, '_> {
         seed: u64,
         outcome: &mut Outcome,
     ) -> Result<f64, Stop> {
+        self.poison(outcome);
         let start = Instant::now();
-        self.prepared.poison();
         let launch_s = self.launch(1)?;
-        let result = self.compare(problem, seed, 0, outcome);
+        let result = self.compare(problem, seed, 0, 0, outcome);
         outcome.durations.check_s += start.elapsed().as_secs_f64();
         result.map(|()| launch_s)
     }
 
-    /// Compares the slot that was written last, whose launch was timed.
+    fn poison(&mut self, outcome: &mut Outcome) {
+        let start = Instant::now();
+        self.prepared.poison();
+        outcome.durations.check_s += start.elapsed().as_secs_f64();
+    }
+
+    /// Compares outputs of timed launches: the last, and where all slots were
+    /// written one half a rotation away from it.
     fn check_timed_launches(
         &mut self,
         problem: &Problem,
@@ -305,8 +316,13 @@ impl Bench<'_, '_> {
         outcome: &mut Outcome,
     ) -> Result<(), Stop> {
         let start = Instant::now();
-        let slot = (self.next_slot + self.rotation.slots - 1) % self.rotation.slots;
-        let result = self.compare(problem, seed, slot, outcome);
+        let slots = self.rotation.slots;
+        let last = (self.next_slot + slots - 1) % slots;
+        let mut result = self.compare(problem, seed, last, 1, outcome);
+        let launches: usize = outcome.samples.iter().map(|s| s.launches).sum();
+        if slots > 1 && launches >= slots && result.is_ok() {
+            result = self.compare(problem, seed, (last + slots / 2) % slots, 2, outcome);
+        }
         outcome.durations.check_s += start.elapsed().as_secs_f64();
         result
     }
@@ -316,10 +332,11 @@ impl Bench<'_, '_> {
         problem: &Problem,
         seed: u64,
         slot: usize,
+        round: u64,
         outcome: &mut Outcome,
     ) -> Result<(), Stop> {
         let output = self.prepared.output(slot)?;
-        let check = reference::check(problem, seed, slot, &output)
+        let check = reference::check(problem, seed, slot, round, &output)
             .map_err(|e| Stop(Status::Failed, e.0))?;
         let wrong = (check.verdict == reference::Verdict::Fail)
             .then(|| Stop(Status::Wrong, check.message.clone()));
@@ -384,7 +401,7 @@ impl Bench<'_, '_> {
                     break;
                 }
             }
-            if spent_s >= settings.max_sample_s {
+            if spent_s >= settings.max_sample_s && seconds.len() >= FEWEST_SAMPLES {
                 outcome.summary = summarise(&seconds);
                 break;
             }

@@ -43,6 +43,8 @@ impl Machine {
             bytes_read_model: work.bytes_read,
             bytes_written_model: work.bytes_written,
             reuse_distance_bytes: Some(reuse),
+            residency: if reuse < 2 * self.last_level { "cache" } else { "dram" }
+                .to_owned(),
             n_samples: 30,
             time_s_median: Some(time_s),
             time_s_ci_lo: Some(time_s * (1.0 - spread)),

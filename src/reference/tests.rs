@@ -7,7 +7,7 @@ fn problem(text: &str) -> Problem {
 }
 
 fn checked(text: &str, output: &[u8]) -> Check {
-    check(&problem(text), SEED, 0, output).unwrap()
+    check(&problem(text), SEED, 0, 0, output).unwrap()
 }
 
 fn key(tensor: usize) -> Key {
@@ -251,10 +251,10 @@ fn a_sample_has_both_ends_and_no_part_twice() {
         count: 1_000_000,
         cost: BUDGET / 50,
         width: 1,
-        exact: false,
+        typical: Some(1.0),
         make: Box::new(|part| (part, vec![])),
     };
-    let mut parts = rows.sample(3);
+    let mut parts = rows.sample(Key::new(3, 0, 0));
     parts.sort_unstable();
     parts.dedup();
     assert_eq!((parts.len(), parts[0], parts[49]), (50, 0, 999_999));
@@ -341,7 +341,7 @@ fn long_chains_stay_normal_and_apart() {
 fn what_has_no_reference_says_so() {
     let output = vec![0; 128 * 4];
     let tensor = problem("peak:unit=tensor,dtype=bf16,lanes=1,steps=4");
-    let error = check(&tensor, SEED, 0, &output).unwrap_err();
+    let error = check(&tensor, SEED, 0, 0, &output).unwrap_err();
     assert!(error.to_string().contains("tensor chains in bf16"), "{error}");
 }
 
@@ -350,4 +350,33 @@ fn an_output_of_the_wrong_size_fails() {
     let found = checked("gemm:m=1,n=1,k=1,dtype=f32", &[0; 3]);
     assert_eq!(found.verdict, Verdict::Fail);
     assert_eq!(found.message, "c has 3 bytes, expected 4");
+}
+
+/// Hundreds of checksums are too many to compare, and one that was never
+/// written is found all the same.
+#[test]
+fn an_unwritten_checksum_is_found_among_many() {
+    let text = "kv_read:batch=64,context=65536,kv_heads=8,head_dim=128,dtype=bf16";
+    let mut output = vec![0x11; 4 * 64 * 8];
+    output[4 * 300..4 * 301].fill(0xff);
+    let found = checked(text, &output);
+    assert_eq!(found.verdict, Verdict::Fail);
+    let target = problem(text);
+    let sums = checked(text, &vec![0xff; 4 * 64 * 8]).elements;
+    assert!(sums < target.tensors().last().unwrap().elements, "all were compared");
+}
+
+#[test]
+fn rounds_look_at_different_rows() {
+    let rows = Rows {
+        count: 1000,
+        cost: BUDGET / 10,
+        width: 1,
+        typical: None,
+        make: Box::new(|part| (part, vec![0.0])),
+    };
+    let sample = |round: u64| rows.sample(Key::new(1 ^ round, 0, usize::MAX));
+    assert_eq!(sample(0).len(), 10);
+    assert_ne!(sample(0), sample(1));
+    assert_eq!(sample(1)[..2], [0, 999]);
 }

@@ -157,9 +157,9 @@ impl<T: Element> DecodeKernel<T> {
 }
 
 impl<T: Element> Kernel for DecodeKernel<T> {
-    fn extra_bytes(&self) -> u64 {
+    fn extra_bytes(&self) -> Option<u64> {
         // Written by the parts, read where they are combined.
-        2 * size_of_val(self.partials.as_slice()) as u64
+        Some(2 * size_of_val(self.partials.as_slice()) as u64)
     }
 
     fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {

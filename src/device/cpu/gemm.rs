@@ -236,6 +236,11 @@ fn widen_rows<'a, T: Element>(
 }
 
 impl<T: Element> Kernel for Tiled<T> {
+    /// Tiles of B are read once for each row of tiles, from memory or a cache.
+    fn extra_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
         let operands = (bytemuck::cast_slice(inputs[0]), bytemuck::cast_slice(inputs[1]));
         let (m, n) = (self.p.m as usize, self.p.n as usize);

@@ -6,8 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::simd;
 use crate::device::{Cache, DeviceInfo, DeviceKind};
+use crate::statistics::median;
 
 /// Cache capacity that is assumed where the system does not tell: more than
 /// the last cache of most machines, so that "cold" is not claimed too early.
@@ -181,14 +184,16 @@ fn timer_quantum_s() -> f64 {
 
 /// Median time of starting all threads and waiting for them.
 fn launch_overhead_s() -> f64 {
+    let threads = rayon::current_num_threads();
     let launch = || {
         let start = Instant::now();
-        rayon::broadcast(|context| std::hint::black_box(context.index()));
+        (0..threads).into_par_iter().for_each(|thread| {
+            std::hint::black_box(thread);
+        });
         start.elapsed().as_secs_f64()
     };
-    let mut times: Vec<f64> = (0..201).map(|_| launch()).collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    let times: Vec<f64> = rayon::scope(|_| (0..201).map(|_| launch()).collect());
+    median(&times)
 }
 
 #[cfg(test)]

@@ -153,6 +153,12 @@ impl PrefillKernel {
 }
 
 impl Kernel for PrefillKernel {
+    /// Keys and values are read once for each block of query rows, from memory
+    /// or a cache.
+    fn extra_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
         let row_bytes = (self.p.head_dim * self.p.dtype.bytes()) as usize;
         let rows = self.rows;

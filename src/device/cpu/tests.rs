@@ -15,7 +15,7 @@ fn verify(device: &mut CpuDevice, text: &str) {
     assert!(seconds > 0.0);
     for slot in 0..2 {
         let output = ready.output(slot).unwrap();
-        let found = check(&problem, SEED, slot, &output).unwrap();
+        let found = check(&problem, SEED, slot, 0, &output).unwrap();
         assert_eq!(found.verdict, Verdict::Pass, "{text} slot {slot}: {}", found.message);
     }
 }
@@ -169,8 +169,9 @@ fn split_contexts_cost_their_partial_results() {
         rayon::current_num_threads(),
     );
     let parts = if items.splits > 1 { items.items() as u64 } else { 0 };
-    assert_eq!(extra(&mut device, &alone), 2 * parts * 4 * (64 + 2) * 4);
-    assert_eq!(extra(&mut device, "gemm:m=2,n=2,k=2,dtype=f32"), 0);
+    assert_eq!(extra(&mut device, &alone), Some(2 * parts * 4 * (64 + 2) * 4));
+    assert_eq!(extra(&mut device, "gemm:m=2,n=2,k=2,dtype=f32"), Some(0));
+    assert_eq!(extra(&mut device, "gemm:m=99,n=2,k=2,dtype=f32"), None);
 }
 
 #[test]
