@@ -115,11 +115,27 @@ pub struct Claim {
     pub evidence: String,
 }
 
+/// One of the machine's measured limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// Short stable name: `dram_read_bandwidth`, `bf16_compute`, `bf16_ridge`,
+    /// `drift`.
+    pub id: String,
+    /// Value with its interval.
+    pub value: Estimate,
+    /// SI unit without prefix.
+    pub unit: &'static str,
+    /// The kernel that reached it, or how it was derived.
+    pub from: String,
+}
+
 /// Everything that the records of one campaign say.
 #[derive(Clone, Debug)]
 pub struct Verdict {
     /// The claims.
     pub claims: Vec<Claim>,
+    /// The machine's measured limits.
+    pub limits: Vec<Limit>,
     /// Tables, in the order to print.
     pub sections: Vec<Section>,
     /// Why the run is invalid; empty when it is valid.
@@ -139,11 +155,12 @@ impl Verdict {
 pub fn judge(campaign: &Campaign) -> Verdict {
     let judge = Judge::new(campaign);
     let claims = vec![judge.memory_bound_claim(), judge.follows_bytes_claim()];
-    let mut sections = vec![claims_section(&claims), judge.machine_section()];
+    let limits = judge.limits();
+    let mut sections = vec![claims_section(&claims), limits_section(&limits)];
     sections.extend([judge.regime_section(), judge.decode_section(), judge.pair_section()]);
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();
-    Verdict { claims, sections, faults, warnings }
+    Verdict { claims, limits, sections, faults, warnings }
 }
 
 /// Two decode points that differ in one thing.
@@ -404,41 +421,38 @@ impl<'a> Judge<'a> {
         pairs
     }
 
-    fn machine_section(&self) -> Section {
-        let mut rows = Vec::new();
-        let mut add =
-            |name: String, value: String, from: String| rows.push(vec![name, value, from]);
+    /// What the machine was measured to do at most.
+    fn limits(&self) -> Vec<Limit> {
+        let mut limits = Vec::new();
         if let Some(ceilings) = &self.campaign.ceilings {
-            add(
-                "DRAM read bandwidth".into(),
-                interval(ceilings.read.rate, 1e-9, "GB/s"),
-                ceilings.read.kernel.clone(),
-            );
+            limits.push(Limit {
+                id: "dram_read_bandwidth".into(),
+                value: ceilings.read.rate,
+                unit: "bytes/s",
+                from: ceilings.read.kernel.clone(),
+            });
             for (dtype, ceiling) in &ceilings.compute {
-                add(
-                    format!("{dtype} compute"),
-                    interval(ceiling.rate, 1e-9, "GFLOP/s"),
-                    ceiling.kernel.clone(),
-                );
-                if let Some(ridge) = ceilings.ridge(*dtype) {
-                    let value = interval(ridge, 1.0, "FLOP/B");
-                    add(format!("{dtype} ridge"), value, "compute / read".into());
+                limits.push(Limit {
+                    id: format!("{dtype}_compute"),
+                    value: ceiling.rate,
+                    unit: "flops/s",
+                    from: ceiling.kernel.clone(),
+                });
+                if let Some(value) = ceilings.ridge(*dtype) {
+                    let (id, from) = (format!("{dtype}_ridge"), "compute over read".into());
+                    limits.push(Limit { id, value, unit: "flops/byte", from });
                 }
             }
         }
         if let Some(sentinel) = &self.campaign.sentinel {
-            add(
-                "drift".into(),
-                format!("{:.1}% from fastest to slowest", 200.0 * sentinel.drift()),
-                format!("{} repeats of the sentinel", sentinel.times_s.len()),
-            );
+            limits.push(Limit {
+                id: "drift".into(),
+                value: Estimate::exact(2.0 * sentinel.drift()),
+                unit: "share",
+                from: format!("{} repeats of the sentinel", sentinel.times_s.len()),
+            });
         }
-        Section {
-            heading: "Machine, as measured".into(),
-            columns: vec!["limit", "value (95% interval)", "from"],
-            rows,
-            paragraphs: Vec::new(),
-        }
+        limits
     }
 
     fn regime_section(&self) -> Section {
@@ -664,6 +678,24 @@ impl<'a> Judge<'a> {
             )),
             Some(_) => {}
         }
+    }
+}
+
+fn limits_section(limits: &[Limit]) -> Section {
+    let rows = limits.iter().map(|limit| {
+        let value = match limit.unit {
+            "bytes/s" => interval(limit.value, 1e-9, "GB/s"),
+            "flops/s" => interval(limit.value, 1e-9, "GFLOP/s"),
+            "share" => format!("{:.1}% from fastest to slowest", 100.0 * limit.value.value),
+            _ => interval(limit.value, 1.0, "FLOP/B"),
+        };
+        vec![limit.id.replace('_', " "), value, limit.from.clone()]
+    });
+    Section {
+        heading: "Machine, as measured".into(),
+        columns: vec!["limit", "value (95% interval)", "from"],
+        rows: rows.collect(),
+        paragraphs: Vec::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Format, MachineFile, report, table, verdict};
-use crate::analysis::{Campaign, Measured};
+use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{self, Observer, Request, Scheduled, Summary};
 use crate::device;
 use crate::model::machine::Machines;
@@ -61,7 +61,7 @@ struct Options {
     seed: Option<u64>,
     #[command(flatten)]
     machines: MachineFile,
-    /// How to print the tables.
+    /// How to print: as tables, or the points as in points.csv.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -118,9 +118,14 @@ fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<Ex
     let measured = Instant::now();
     let campaign = Campaign::load(&summary.folder, machines)?;
     let judged = judge(&campaign);
-    let mut sections = vec![points_section(&campaign)];
-    sections.extend(judged.sections.iter().cloned());
-    table::print(&sections, format)?;
+    match format {
+        Format::Table => {
+            let mut sections = vec![points_section(&campaign)];
+            sections.extend(judged.sections.iter().cloned());
+            table::print(&sections, format)?;
+        }
+        _ => table::print_csv(&derived_csv(&campaign)?, format)?,
+    }
     let paths = report::write_files(&campaign, &judged, &summary.folder)?;
     eprintln!("\nrecords and figures:");
     for name in ["run.csv", "results.csv", "samples.csv"] {
@@ -152,7 +157,14 @@ fn points_section(campaign: &Campaign) -> Section {
     Section {
         heading: "Points".into(),
         columns: vec![
-            "problem", "data in", "time", "+-", "GB/s", "GFLOP/s", "OI", "of roof",
+            "problem",
+            "data in",
+            "time",
+            "95% +-",
+            "GB/s",
+            "GFLOP/s",
+            "OI",
+            "% of roof",
             "status",
         ],
         rows: points.into_iter().map(point_row).collect(),

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::{MachineFile, verdict};
 use crate::analysis::{Campaign, write_derived};
 use crate::plot;
+use crate::record::write_atomically;
 use crate::section::Section;
 use crate::verdict::{Verdict, judge};
 
@@ -39,7 +40,7 @@ pub fn write_files(
     let points = folder.join("points.csv");
     let claims = folder.join("verdict.csv");
     write_derived(campaign, &points)?;
-    verdict::write_csv(judged, &claims)?;
+    write_atomically(&claims, verdict::csv_text(judged)?.as_bytes())?;
     let mut paths = vec![points, claims];
     paths.extend(plot::write_all(campaign, folder, &with_remarks(judged))?);
     Ok(paths)

@@ -8,14 +8,49 @@ use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use super::Format;
 use crate::section::Section;
 
-/// Prints sections to standard output. A reader that goes away early, such as
-/// `head`, is no error.
+/// Prints sections to standard output.
 pub fn print(sections: &[Section], format: Format) -> Result<()> {
-    let text = match format {
-        Format::Table => sections.iter().map(text_table).collect::<Vec<_>>().join("\n"),
-        Format::Csv => csv_tables(sections)?,
-        Format::Json => json_tables(sections)? + "\n",
-    };
+    match format {
+        Format::Table => {
+            write(&sections.iter().map(text_table).collect::<Vec<_>>().join("\n"))
+        }
+        Format::Csv => write(&csv_tables(sections)?),
+        Format::Json => write(&(json_tables(sections)? + "\n")),
+    }
+}
+
+/// Prints one CSV table as it is, or as a JSON array of objects in which what
+/// reads as a number is one and what is empty is null.
+pub fn print_csv(text: &str, format: Format) -> Result<()> {
+    if format != Format::Json {
+        return write(text);
+    }
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers()?.clone();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record?;
+        let cells = header.iter().zip(&record).map(|(name, value)| {
+            // An id may happen to have digits only.
+            let value = if name.ends_with("id") { value.into() } else { json_value(value) };
+            (name.to_owned(), value)
+        });
+        rows.push(serde_json::Value::Object(cells.collect()));
+    }
+    write(&(serde_json::to_string_pretty(&rows)? + "\n"))
+}
+
+fn json_value(cell: &str) -> serde_json::Value {
+    match cell.parse::<f64>() {
+        _ if cell.is_empty() => serde_json::Value::Null,
+        Ok(number) if number.is_finite() => number.into(),
+        _ => cell.into(),
+    }
+}
+
+/// Writes to standard output. A reader that goes away early, such as `head`, is
+/// no error.
+fn write(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),

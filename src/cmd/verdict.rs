@@ -1,6 +1,6 @@
 //! `ridgepoint verdict DIR`: claims against records.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,7 +16,7 @@ use crate::verdict::{Verdict, judge};
 pub struct Args {
     /// A folder that `measure` wrote.
     folder: PathBuf,
-    /// How to print.
+    /// How to print: as tables, or claims and limits as in verdict.csv.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -24,7 +24,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let campaign = Campaign::load(&args.folder, &Machines::load(None)?)?;
     let verdict = judge(&campaign);
-    table::print(&verdict.sections, args.format)?;
+    match args.format {
+        Format::Table => table::print(&verdict.sections, Format::Table)?,
+        format => table::print_csv(&csv_text(&verdict)?, format)?,
+    }
     print_remarks(&verdict);
     Ok(exit_code(&verdict))
 }
@@ -43,13 +46,34 @@ pub fn exit_code(verdict: &Verdict) -> ExitCode {
     if verdict.is_valid() { ExitCode::SUCCESS } else { ExitCode::from(INVALID) }
 }
 
-/// Writes the claims as `verdict.csv`.
-pub fn write_csv(verdict: &Verdict, path: &Path) -> Result<()> {
+/// The text of `verdict.csv`: claims with findings, limits with values.
+pub fn csv_text(verdict: &Verdict) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(["claim_id", "statement", "finding", "evidence"])?;
+    writer.write_record([
+        "kind",
+        "id",
+        "statement",
+        "finding",
+        "value",
+        "value_lo",
+        "value_hi",
+        "unit",
+        "evidence",
+    ])?;
     for claim in &verdict.claims {
-        let finding = claim.finding.name();
-        writer.write_record([claim.id, claim.statement, finding, &claim.evidence])?;
+        let (finding, evidence) = (claim.finding.name(), claim.evidence.as_str());
+        let statement = claim.statement;
+        writer.write_record([
+            "claim", claim.id, statement, finding, "", "", "", "", evidence,
+        ])?;
     }
-    crate::record::write_atomically(path, &writer.into_inner()?)
+    for limit in &verdict.limits {
+        let v = limit.value;
+        let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
+        let from = &limit.from;
+        writer.write_record([
+            "limit", &limit.id, "", "", &value, &lo, &hi, limit.unit, from,
+        ])?;
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
 }
