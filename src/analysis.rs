@@ -11,9 +11,7 @@ use serde::Serialize;
 use crate::model::machine::Machines;
 use crate::problem::{Access, DType, Op, Problem, Stream, Work};
 use crate::record::{Records, Row, Run, write_atomically};
-use crate::roofline::{
-    Bandwidth, ComputePeak, Curve, CurvePoint, PeakSource, Peaks, Resource, Roof,
-};
+use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks, Resource, Roof};
 use crate::statistics::Estimate;
 
 /// A row with its problem and, where it carries a time, its place under the
@@ -266,7 +264,6 @@ fn ceilings(points: &[Measured]) -> Option<Ceilings> {
     let read_ceiling = read_rows.into_iter().rfind(|(bytes, _)| *bytes == plateau)?.1;
     let compute = compute_ceilings(points);
     let peaks = Peaks {
-        source: PeakSource::Empirical,
         bandwidth: Bandwidth {
             read,
             write: stream_curve(points, Access::Write).map(|(curve, _)| curve),

@@ -4,8 +4,8 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! problem <- {data, roofline, point, statistics} <- {reference, device, model}
-//!         <- {measure, record} <- {suite, campaign} <- analysis <- verdict
+//! problem <- {data, roofline, point, statistics, record} <- {reference, model}
+//!         <- device <- measure <- suite <- campaign <- analysis <- verdict
 //!         <- plot <- cmd
 //! ```
 

@@ -111,33 +111,9 @@ pub struct ComputePeak {
     pub flops_per_s: f64,
 }
 
-/// Where peaks come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeakSource {
-    /// The vendor's data sheet.
-    Spec,
-    /// Computed from clocks and unit counts that the device reports.
-    Derived,
-    /// The best that this campaign measured on this device.
-    Empirical,
-}
-
-impl PeakSource {
-    /// The spelling used in figures and CSV files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            PeakSource::Spec => "spec",
-            PeakSource::Derived => "derived",
-            PeakSource::Empirical => "empirical",
-        }
-    }
-}
-
-/// The ceilings of one machine, from one source.
+/// The ceilings of one machine: a data sheet's, or measured ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
-    /// Where they come from.
-    pub source: PeakSource,
     /// Memory ceilings.
     pub bandwidth: Bandwidth,
     /// Compute ceilings, one for each format that is known.
@@ -219,18 +195,6 @@ impl Roof {
     }
 }
 
-/// `m` at which a gemm with `n = k = size` and `ridge` FLOPs per byte crosses
-/// from memory to compute bound, for elements of `element_bytes`. `None` when
-/// it never does.
-///
-/// From `2 m N^2 = ridge b (2 m N + N^2)`.
-pub fn gemm_ridge_rows(ridge: f64, size: u64, element_bytes: u64) -> Option<f64> {
-    let n = size as f64;
-    let scaled = ridge * element_bytes as f64 / 2.0;
-    let rows = scaled * n / (n - 2.0 * scaled);
-    (rows > 0.0 && rows.is_finite()).then_some(rows)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,7 +205,6 @@ mod tests {
 
     fn h100() -> Peaks {
         Peaks {
-            source: PeakSource::Spec,
             bandwidth: Bandwidth::flat(3.35e12),
             compute: vec![ComputePeak { dtype: DType::Bf16, flops_per_s: 989e12 }],
         }
@@ -320,13 +283,5 @@ mod tests {
         assert!(h100().roof(&bytes_only, None, 0).is_some());
         assert!(h100().roof(&computes, Some(DType::Int8), 0).is_none());
         assert!(h100().roof(&computes, None, 0).is_none());
-    }
-
-    #[test]
-    fn gemm_crosses_the_ridge_where_the_formula_says() {
-        // R N / (N - 2 R) with R = 295.2, N = 8192, two-byte elements.
-        let rows = gemm_ridge_rows(295.2, 8192, 2).unwrap();
-        assert!((rows - 295.2 * 8192.0 / (8192.0 - 590.4)).abs() < 1e-9);
-        assert_eq!(gemm_ridge_rows(295.2, 512, 2), None);
     }
 }

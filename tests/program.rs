@@ -107,7 +107,8 @@ fn measure_writes_records_figures_and_a_verdict() {
         let png = fs::read(folder.join(format!("{name}.png"))).unwrap();
         assert!(png.starts_with(b"\x89PNG"), "{name}");
         let svg = fs::read_to_string(folder.join(format!("{name}.svg"))).unwrap();
-        assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{name}");
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{name}");
+        assert!(!svg.contains("<text"), "{name} needs a font");
     }
     for name in ["report.html", "points.csv", "verdict.csv", "suite.toml"] {
         assert!(folder.join(name).is_file(), "{name}");

@@ -50,14 +50,18 @@ fn machine(info: &DeviceInfo) -> Section {
 }
 
 /// One small problem of every operation in every format.
-const SAMPLES: [(&str, &str); 6] = [
+const SAMPLES: [(&str, &str); 7] = [
     ("stream", "stream:access=read,bytes=1048576"),
     ("peak fma", "peak:unit=fma,lanes=256,steps=16,dtype="),
     ("peak tensor", "peak:unit=tensor,lanes=256,steps=16,dtype="),
     ("kv_read", "kv_read:batch=1,context=64,kv_heads=1,head_dim=128,layout=paged16,dtype="),
     ("gemm", "gemm:m=4,n=64,k=64,dtype="),
     (
-        "attention",
+        "prefill attention",
+        "prefill_attention:batch=1,new_tokens=8,q_heads=4,kv_heads=1,head_dim=128,dtype=",
+    ),
+    (
+        "decode attention",
         "decode_attention:batch=1,context=64,q_heads=4,kv_heads=1,head_dim=128,dtype=",
     ),
 ];

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::problem::DType;
-use crate::roofline::{Bandwidth, ComputePeak, PeakSource, Peaks};
+use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// One machine as its maker states it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -63,7 +63,6 @@ impl Machines {
             Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })
         });
         Some(Peaks {
-            source: PeakSource::Spec,
             bandwidth: Bandwidth::flat(machine.bytes_per_s),
             compute: compute.collect(),
         })

@@ -6,7 +6,7 @@ use crate::analysis::Campaign;
 use crate::point::{CacheState, Point};
 use crate::problem::{DType, Problem};
 use crate::record::{Records, Row, Run, Status};
-use crate::roofline::{Bandwidth, ComputePeak, PeakSource, Peaks};
+use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// A machine that times are made up for.
 struct Machine {
@@ -168,7 +168,6 @@ pub fn cpu() -> Campaign {
 fn h100_spec() -> Peaks {
     let peak = |dtype, flops_per_s| ComputePeak { dtype, flops_per_s };
     Peaks {
-        source: PeakSource::Spec,
         bandwidth: Bandwidth::flat(3.35e12),
         compute: vec![
             peak(DType::F32, 67e12),

@@ -41,7 +41,7 @@ pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
     ]
 }
 
-/// Writes every figure as SVG and PNG, and `report.html` with all of them and
+/// Writes every figure as SVG (text as outlines) and PNG, and `report.html` with all of them and
 /// `verdict`. Returns what was written. All of it is derived from the records:
 /// files of an earlier call are replaced.
 ///
@@ -56,7 +56,7 @@ pub fn write_all(
     let mut written = Vec::new();
     for figure in figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok()) {
         let path = folder.join(format!("{}.svg", figure.name));
-        write_atomically(&path, figure.svg.as_bytes())?;
+        write_atomically(&path, outlined(&figure.svg)?.as_bytes())?;
         written.push(path);
         let path = folder.join(format!("{}.png", figure.name));
         write_atomically(&path, &rasterise(&figure.svg)?)?;
@@ -77,6 +77,19 @@ static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {
 fn parse(svg: &str) -> Result<usvg::Tree> {
     let options = usvg::Options { fontdb: FONTS.clone(), ..usvg::Options::default() };
     usvg::Tree::from_str(svg, &options).context("the figure is not valid SVG")
+}
+
+/// The SVG with its text as outlines of the embedded font: it looks the same
+/// wherever it is opened, whatever fonts are there. The report keeps the text,
+/// to be searched and read aloud.
+fn outlined(svg: &str) -> Result<String> {
+    let options = usvg::WriteOptions {
+        preserve_text: false,
+        coordinates_precision: 2,
+        transforms_precision: 5,
+        ..usvg::WriteOptions::default()
+    };
+    Ok(parse(svg)?.to_string(&options))
 }
 
 /// Draws an SVG as PNG, at twice its size, with the embedded font.

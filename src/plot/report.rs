@@ -151,8 +151,10 @@ fn section_html(section: &Section) -> String {
 
 /// A table; columns whose cells are all numbers are set to the right.
 fn table(columns: &[&str], rows: &[Vec<String>], class: &str) -> String {
+    // Prose may begin with a number too, but goes on.
     let is_number = |cell: &String| {
-        cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+        let begins = cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+        cell.is_empty() || begins && cell.len() <= 32
     };
     let numeric: Vec<bool> = (0..columns.len())
         .map(|i| rows.iter().filter_map(|row| row.get(i)).all(is_number))
