@@ -50,7 +50,7 @@ struct Options {
     #[arg(long, default_value = "auto")]
     device: String,
     /// Folder to write; it must not exist. By default
-    /// results/<date>-<device>-<suite>.
+    /// `results/<date>-<device>-<suite>`.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Finish the campaign in this folder instead of beginning one.
