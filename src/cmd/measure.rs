@@ -107,10 +107,15 @@ fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
     conclude(&summary, &machines, options.format)
 }
 
+/// The command line, with the program's name for its path: records are shared,
+/// and where somebody keeps programs is nobody's business.
 fn command_line() -> String {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let shown: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
-    shown.join(" ")
+    let shown = arguments.iter().enumerate().map(|(index, argument)| {
+        let name = Path::new(argument).file_name().filter(|_| index == 0);
+        name.unwrap_or(argument).to_string_lossy()
+    });
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 /// Prints and writes what the records say.
