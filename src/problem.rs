@@ -697,48 +697,23 @@ impl Problem {
     /// The keys and values that spell this problem, in the order of
     /// [`Op::keys`].
     pub fn fields(&self) -> Vec<(&'static str, String)> {
-        let values: Vec<String> = match *self {
-            Problem::Stream(p) => vec![p.access.to_string(), p.bytes.to_string()],
-            Problem::Peak(p) => vec![
-                p.unit.to_string(),
-                p.dtype.to_string(),
-                p.lanes.to_string(),
-                p.steps.to_string(),
-            ],
-            Problem::KvRead(p) => vec![
-                p.batch.to_string(),
-                p.context.to_string(),
-                p.kv_heads.to_string(),
-                p.head_dim.to_string(),
-                p.dtype.to_string(),
-                p.layout.to_string(),
-            ],
-            Problem::Gemm(p) => {
-                vec![p.m.to_string(), p.n.to_string(), p.k.to_string(), p.dtype.to_string()]
+        macro_rules! spell {
+            ($p:ident: $($field:ident)*) => {
+                vec![$((stringify!($field), $p.$field.to_string())),*]
+            };
+        }
+        match self {
+            Problem::Stream(p) => spell!(p: access bytes),
+            Problem::Peak(p) => spell!(p: unit dtype lanes steps),
+            Problem::KvRead(p) => spell!(p: batch context kv_heads head_dim dtype layout),
+            Problem::Gemm(p) => spell!(p: m n k dtype),
+            Problem::DecodeAttention(p) => {
+                spell!(p: batch context q_heads kv_heads head_dim dtype kv_dtype layout)
             }
-            Problem::DecodeAttention(p) => vec![
-                p.batch.to_string(),
-                p.context.to_string(),
-                p.q_heads.to_string(),
-                p.kv_heads.to_string(),
-                p.head_dim.to_string(),
-                p.dtype.to_string(),
-                p.kv_dtype.to_string(),
-                p.layout.to_string(),
-            ],
-            Problem::PrefillAttention(p) => vec![
-                p.batch.to_string(),
-                p.prefix.to_string(),
-                p.new_tokens.to_string(),
-                p.q_heads.to_string(),
-                p.kv_heads.to_string(),
-                p.head_dim.to_string(),
-                p.causal.to_string(),
-                p.dtype.to_string(),
-                p.kv_dtype.to_string(),
-            ],
-        };
-        self.op().keys().iter().copied().zip(values).collect()
+            Problem::PrefillAttention(p) => {
+                spell!(p: batch prefix new_tokens q_heads kv_heads head_dim causal dtype kv_dtype)
+            }
+        }
     }
 
     /// The fields on one line for people, without those that have their
@@ -1387,9 +1362,10 @@ mod tests {
 
         #[test]
         fn every_field_has_a_column(problem in any_problem()) {
-            for (key, _) in problem.fields() {
-                prop_assert!(SHAPE_KEYS.contains(&key), "{}", key);
-            }
+            let fields = problem.fields();
+            let keys: Vec<_> = fields.iter().map(|(key, _)| *key).collect();
+            prop_assert_eq!(&keys[..], problem.op().keys());
+            prop_assert!(keys.iter().all(|key| SHAPE_KEYS.contains(key)));
         }
 
         /// The formulas against a second count: the sizes of the arrays. Only

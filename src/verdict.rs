@@ -736,8 +736,8 @@ fn tally(names: impl Iterator<Item = &'static str>) -> String {
     parts.join(", ")
 }
 
-/// For each group size, from how much cache on all points are memory bound, in
-/// words.
+/// For each group size, from how much cache on no point is anything but memory
+/// bound, in words. Undecided points count among all and decide nothing.
 fn memory_bound_from(points: &[&(&Measured, DecodeAttention, Bound)]) -> Vec<String> {
     let mut groups: BTreeMap<u64, Vec<(u64, DecodeAttention, Bound)>> = BTreeMap::new();
     for (_, shape, bound) in points {
@@ -745,14 +745,15 @@ fn memory_bound_from(points: &[&(&Measured, DecodeAttention, Bound)]) -> Vec<Str
         groups.entry(shape.group()).or_default().push((kv_bytes, *shape, *bound));
     }
     let sentence = |(group, mut points): (u64, Vec<(u64, DecodeAttention, Bound)>)| {
-        points.sort_by_key(|(kv_bytes, _, _)| *kv_bytes);
         let all = points.len();
+        points.retain(|(_, _, bound)| *bound != Bound::Undecided);
+        points.sort_by_key(|(kv_bytes, _, _)| *kv_bytes);
         let memory = points.iter().filter(|(_, _, bound)| bound.is_memory()).count();
         let last_other = points.iter().rposition(|(_, _, bound)| !bound.is_memory());
         match points.get(last_other.map_or(0, |i| i + 1)) {
             Some((kv_bytes, p, _)) => format!(
-                "group {group}: {memory} of {all}, all from {:.1} MB of keys and values on \
-                 (batch {} x context {})",
+                "group {group}: {memory} of {all}, from {:.1} MB of keys and values on (batch \
+                 {} x context {})",
                 *kv_bytes as f64 / 1e6,
                 p.batch,
                 p.context

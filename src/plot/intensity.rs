@@ -12,7 +12,7 @@ use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::point::CacheState;
-use crate::problem::Problem;
+use crate::problem::{DecodeAttention, Problem};
 
 /// Series that a panel can show and still be read.
 const MOST_SERIES: usize = PALETTE.len();
@@ -166,34 +166,28 @@ fn by_batch(campaign: &Campaign) -> Vec<Series<'_>> {
 }
 
 fn batch_place(point: &Measured) -> Option<Place> {
-    let Problem::DecodeAttention(p) = point.problem else { return None };
-    let (group, row) = (p.group(), &point.row);
-    Some(Place {
-        swept: p.batch,
-        rest: format!(
-            "{:020} {} {} {} {} {} {} {}",
-            p.context,
-            p.dtype,
-            p.kv_dtype,
-            p.layout,
-            p.kv_heads,
-            p.head_dim,
-            row.kernel,
-            row.cache_state
-        ),
-        family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
-        fixed: format!("context {}", count(p.context as f64)),
+    decode_place(point, |p| {
+        (p.batch, p.context, format!("context {}", count(p.context as f64)))
     })
 }
 
 fn context_place(point: &Measured) -> Option<Place> {
+    decode_place(point, |p| (p.context, p.batch, format!("batch {}", p.batch)))
+}
+
+/// Where a decode point belongs, by what is swept, what is held and how that is
+/// named.
+fn decode_place(
+    point: &Measured,
+    axes: impl Fn(&DecodeAttention) -> (u64, u64, String),
+) -> Option<Place> {
     let Problem::DecodeAttention(p) = point.problem else { return None };
     let (group, row) = (p.group(), &point.row);
+    let (swept, held, fixed) = axes(&p);
     Some(Place {
-        swept: p.context,
+        swept,
         rest: format!(
-            "{:020} {} {} {} {} {} {} {}",
-            p.batch,
+            "{held:020} {} {} {} {} {} {} {}",
             p.dtype,
             p.kv_dtype,
             p.layout,
@@ -203,7 +197,7 @@ fn context_place(point: &Measured) -> Option<Place> {
             row.cache_state
         ),
         family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
-        fixed: format!("batch {}", p.batch),
+        fixed,
     })
 }
 
