@@ -6,8 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use super::simd;
 use crate::device::{Cache, DeviceInfo, DeviceKind};
 use crate::statistics::median;
@@ -182,14 +180,12 @@ fn timer_quantum_s() -> f64 {
     (0..1000).map(|_| step()).fold(f64::INFINITY, f64::min)
 }
 
-/// Median time of starting all threads and waiting for them.
+/// Median time of an empty kernel that every thread takes part in. A parallel
+/// loop over nothing would not do: one thread would take all of it.
 fn launch_overhead_s() -> f64 {
-    let threads = rayon::current_num_threads();
     let launch = || {
         let start = Instant::now();
-        (0..threads).into_par_iter().for_each(|thread| {
-            std::hint::black_box(thread);
-        });
+        rayon::broadcast(|context| std::hint::black_box(context.index()));
         start.elapsed().as_secs_f64()
     };
     let times: Vec<f64> = rayon::scope(|_| (0..201).map(|_| launch()).collect());
