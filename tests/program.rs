@@ -273,7 +273,7 @@ fn killed_at_any_moment_a_campaign_resumes_to_completion() {
             .spawn()
             .unwrap();
         if round < 25 {
-            std::thread::sleep(Duration::from_millis(random_below(400)));
+            std::thread::sleep(Duration::from_millis(random_below(300)));
         } else {
             child.wait().unwrap();
         }
