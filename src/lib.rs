@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! problem <- {data, roofline, point, statistics, record} <- {reference, model}
-//!         <- device <- measure <- suite <- campaign <- analysis <- verdict
+//!         <- kernel <- device <- measure <- suite <- campaign <- analysis <- verdict
 //!         <- plot <- cmd
 //! ```
 
@@ -15,6 +15,7 @@ pub mod cmd;
 pub mod data;
 pub mod device;
 mod host_load;
+pub mod kernel;
 pub mod measure;
 pub mod model;
 mod multiversion;

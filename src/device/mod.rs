@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use anyhow::{Result, bail};
 use thiserror::Error;
 
+pub use crate::kernel::Refusal;
 use crate::problem::Problem;
 
 /// Opens a device by name: `cpu`, or `auto` for the best there is.
@@ -82,11 +83,6 @@ impl DeviceInfo {
         self.caches.iter().map(|c| c.bytes).max().unwrap_or(0)
     }
 }
-
-/// Why a device does not run a problem. Not a failure: the row says `skipped`.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct Refusal(pub String);
 
 /// A launch that went wrong.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -1,0 +1,19 @@
+// The 16-bit number format that a kernel is compiled for, chosen by
+// -DELEMENT_BF16 or -DELEMENT_F16.
+#pragma once
+#include "ptx.cuh"
+
+#if defined(ELEMENT_BF16)
+DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  mma_m16n8k16_bf16(d, a, b0, b1);
+}
+// Two floats rounded to the format and packed, the first in the low half.
+DEVICE u32 pack(float low, float high) { return cvt_bf16x2(low, high); }
+#elif defined(ELEMENT_F16)
+DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  mma_m16n8k16_f16(d, a, b0, b1);
+}
+DEVICE u32 pack(float low, float high) { return cvt_f16x2(low, high); }
+#else
+#error "compile with -DELEMENT_BF16 or -DELEMENT_F16"
+#endif

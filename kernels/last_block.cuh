@@ -1,0 +1,30 @@
+// The last block to finish combines what all have written: no second launch.
+#pragma once
+#include "ptx.cuh"
+
+// Whether this block is the last of `blocks` to come here. What the others
+// wrote to global memory before is then visible to all of its threads, and
+// `ticket` is zero again for the next launch. All threads of a block call it.
+DEVICE bool is_last_block(u32 *ticket, u32 blocks) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atom_add_acq_rel_gpu(ticket, 1) == blocks - 1;
+    if (last) *ticket = 0;
+  }
+  __syncthreads();
+  return last;
+}
+
+// Sum over the block, in every thread; wraps around.
+template <u32 threads>
+DEVICE u32 block_sum(u32 value) {
+  __shared__ u32 of_warp[threads / WARP];
+  value = __reduce_add_sync(ALL_LANES, value);
+  if (lane_index() == 0) of_warp[warp_index()] = value;
+  __syncthreads();
+  u32 sum = 0;
+  for (u32 warp = 0; warp < threads / WARP; ++warp) sum += of_warp[warp];
+  __syncthreads();
+  return sum;
+}

@@ -1,0 +1,143 @@
+// PTX instructions as functions: one function, one instruction, and no other
+// file contains asm. Names follow the PTX ISA.
+#pragma once
+#include "prelude.cuh"
+
+// --- Global memory ---------------------------------------------------------
+
+// Reads 16 bytes that no thread writes during the launch, past L1, and asks L2
+// for the whole 256 bytes around them.
+DEVICE Words4 ld_global_nc_v4(const void *address) {
+  Words4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(address));
+  return v;
+}
+
+// Writes 16 bytes, past L1.
+DEVICE void st_global_v4(void *address, Words4 v) {
+  asm volatile("st.global.L1::no_allocate.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address),
+               "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
+
+// Adds to a counter that other blocks add to; orders this thread's earlier
+// writes before it and its later reads after it, for all threads of the GPU.
+DEVICE u32 atom_add_acq_rel_gpu(u32 *address, u32 value) {
+  u32 old;
+  asm volatile("atom.global.acq_rel.gpu.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(address), "r"(value)
+               : "memory");
+  return old;
+}
+
+// --- Shared memory and asynchronous copies ---------------------------------
+
+// The 32-bit address within shared memory that instructions take.
+DEVICE u32 shared_address(const void *pointer) {
+  return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+// Copies 16 bytes from global to shared memory past L1; where `bytes` is 0,
+// writes zeros and reads nothing.
+DEVICE void cp_async_16(u32 to, const void *from, u32 bytes = 16) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(bytes)
+               : "memory");
+}
+
+// Makes a group of this thread's copies since the last group.
+DEVICE void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most `pending` of this thread's groups are still under way.
+template <u32 pending>
+DEVICE void cp_async_wait_group() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+// Loads four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the
+// rows of matrix i, and lane l gets elements 2 (l % 4) and the next of row l / 4.
+DEVICE void ldmatrix_x4(u32 (&r)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+// The same with every 8 x 8 matrix transposed.
+DEVICE void ldmatrix_x4_trans(u32 (&r)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+// --- Tensor cores: d += a * b, row times column --------------------------------
+// Lane l holds, with g = l / 4 and t = l % 4:
+//   a, 16-bit: rows g (registers 0, 2) and g + 8 (1, 3), columns 2 t and 2 t + 1,
+//              registers 2 and 3 eight columns further;
+//   b, 16-bit: column g, rows 2 t and 2 t + 1, register 1 eight rows further;
+//   d:         rows g (0, 1) and g + 8 (2, 3), columns 2 t and 2 t + 1.
+
+DEVICE void mma_m16n8k16_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+DEVICE void mma_m16n8k16_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// --- Arithmetic ------------------------------------------------------------
+
+// 2^x, to about 2 units in the last place; 0 for -infinity.
+DEVICE float ex2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Two floats rounded to nearest even and packed, the first in the low half.
+DEVICE u32 cvt_bf16x2(float low, float high) {
+  u32 packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+DEVICE u32 cvt_f16x2(float low, float high) {
+  u32 packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// --- Clocks ----------------------------------------------------------------
+
+// Nanoseconds of the GPU's wall clock.
+DEVICE u64 globaltimer() {
+  u64 ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");
+  return ns;
+}
+
+// Cycles of this SM.
+DEVICE u64 clock64_cycles() {
+  u64 cycles;
+  asm volatile("mov.u64 %0, %%clock64;" : "=l"(cycles)::"memory");
+  return cycles;
+}
+
+// Number of the SM that this block runs on.
+DEVICE u32 smid() {
+  u32 id;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(id));
+  return id;
+}
