@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! problem <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- campaign <- analysis <- verdict
 //!         <- plot <- cmd
 //! ```
@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod measure;
 pub mod model;
 mod multiversion;
+pub mod nvrtc;
 pub mod plot;
 pub mod point;
 pub mod problem;

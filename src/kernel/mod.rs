@@ -6,12 +6,17 @@
 //! [`KERNELS`].
 
 pub mod arch;
+pub mod compile;
+pub mod prebuilt;
 mod stream;
+
+use std::fmt;
 
 use bytemuck::Pod;
 use thiserror::Error;
 
 pub use arch::{Arch, Target};
+pub use compile::{Binary, CompileError, Compiler, CompilerOptions};
 
 use crate::problem::{Op, Problem};
 
@@ -98,6 +103,15 @@ impl Defines {
     }
 }
 
+impl fmt::Display for Defines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs: Vec<String> =
+            self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        f.write_str(if pairs.is_empty() { "no macros" } else { "" })?;
+        f.write_str(&pairs.join(" "))
+    }
+}
+
 /// How a problem is launched: its launches in order, on one stream.
 #[derive(Debug)]
 pub struct Plan {
@@ -160,8 +174,8 @@ impl Launch {
     }
 }
 
-impl std::fmt::Debug for Launch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Launch")
             .field("entry", &self.entry)
             .field("grid", &self.grid)

@@ -1,0 +1,338 @@
+//! From a kernel's source to machine code: from a folder of prebuilt images,
+//! from the cache on disk, or by NVRTC.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Once, OnceLock};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::prebuilt::{Folder, FolderError};
+use super::{Arch, Defines, Kernel};
+use crate::nvrtc::{self, Nvrtc, NvrtcError, Resources, SearchPath, Source};
+
+/// Options of every compilation, beside the architecture and the defines.
+const OPTIONS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
+
+/// First line of a file in the cache. Its number changes with the format.
+const CACHE_FORMAT: &str = "ridgepoint cubin 1";
+
+/// Why a kernel has no machine code.
+#[derive(Debug, Error)]
+pub enum CompileError {
+    /// There is no compiler.
+    #[error(transparent)]
+    NoCompiler(#[from] NvrtcError),
+    /// The compiler rejects the source.
+    #[error(transparent)]
+    Rejected(#[from] nvrtc::CompileError),
+    /// The folder of prebuilt kernels cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The folder of prebuilt kernels lacks this one and there is no compiler.
+    #[error("{missing}; or build it here: {no_compiler}")]
+    NotPrebuilt {
+        /// What the folder lacks.
+        missing: String,
+        /// Why it cannot be built.
+        no_compiler: NvrtcError,
+    },
+}
+
+/// Where machine code may come from.
+#[derive(Clone, Debug)]
+pub struct CompilerOptions {
+    /// A folder that `ridgepoint kernels build` wrote.
+    pub kernels: Option<PathBuf>,
+    /// Newest CUDA release whose code the driver loads; any where there is no
+    /// driver.
+    pub max_major: Option<u32>,
+    /// Root of the cache on disk; none to compile every time.
+    pub cache: Option<PathBuf>,
+    /// Where to look for NVRTC.
+    pub search: SearchPath,
+}
+
+impl Default for CompilerOptions {
+    fn default() -> Self {
+        CompilerOptions {
+            kernels: None,
+            max_major: None,
+            cache: cache_root(|name| std::env::var_os(name).map(PathBuf::from)),
+            search: SearchPath::of_this_machine(),
+        }
+    }
+}
+
+/// The user's cache folder, from environment variables.
+fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let path = |name: &str| variable(name).filter(|path| !path.as_os_str().is_empty());
+    path("RIDGEPOINT_CACHE")
+        .or_else(|| path("XDG_CACHE_HOME").map(|root| root.join("ridgepoint")))
+        .or_else(|| path("HOME").map(|home| home.join(".cache/ridgepoint")))
+}
+
+/// Machine code of a source, ready to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binary {
+    /// The ELF file that a driver loads.
+    pub image: Vec<u8>,
+    /// Twelve hexadecimal digits of the image's BLAKE3.
+    pub hash: String,
+    /// What each entry takes.
+    pub resources: BTreeMap<String, Resources>,
+    /// Warnings of the compiler and the assembler.
+    pub warnings: Vec<String>,
+    /// What compiled it, `NVRTC 13.0.88`.
+    pub compiler: String,
+}
+
+/// Compiles kernels, or finds them compiled.
+#[derive(Debug)]
+pub struct Compiler {
+    options: CompilerOptions,
+    folder: Option<Folder>,
+    nvrtc: OnceLock<Result<Nvrtc, NvrtcError>>,
+    cache_warning: Once,
+}
+
+impl Compiler {
+    /// Opens the folder of prebuilt kernels. NVRTC is looked for when a kernel
+    /// first needs it.
+    ///
+    /// # Errors
+    /// A folder of prebuilt kernels that cannot be used.
+    pub fn new(options: CompilerOptions) -> Result<Self, CompileError> {
+        let folder = match &options.kernels {
+            Some(path) => Some(Folder::open(path, options.max_major)?),
+            None => None,
+        };
+        Ok(Compiler { options, folder, nvrtc: OnceLock::new(), cache_warning: Once::new() })
+    }
+
+    /// The compiler itself.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn nvrtc(&self) -> Result<&Nvrtc, &NvrtcError> {
+        self.nvrtc
+            .get_or_init(|| Nvrtc::find(&self.options.search, self.options.max_major))
+            .as_ref()
+    }
+
+    /// Which folder or compiler is used, or why there is none.
+    pub fn describe(&self) -> String {
+        match (&self.folder, self.nvrtc()) {
+            (Some(folder), Ok(nvrtc)) => format!("{folder}, then {nvrtc}"),
+            (Some(folder), Err(_)) => folder.to_string(),
+            (None, Ok(nvrtc)) => nvrtc.to_string(),
+            (None, Err(why)) => why.to_string(),
+        }
+    }
+
+    /// Machine code of a kernel.
+    ///
+    /// # Errors
+    /// A kernel that is not prebuilt and cannot be compiled.
+    pub fn binary(
+        &self,
+        kernel: &Kernel,
+        defines: &Defines,
+        arch: Arch,
+    ) -> Result<Binary, CompileError> {
+        self.compile(&kernel.file(), defines, arch)
+    }
+
+    /// Machine code of any source.
+    ///
+    /// # Errors
+    /// A source that is not prebuilt and cannot be compiled.
+    pub fn compile(
+        &self,
+        source: &Source,
+        defines: &Defines,
+        arch: Arch,
+    ) -> Result<Binary, CompileError> {
+        let key = key(source, defines, arch);
+        let missing = match &self.folder {
+            Some(folder) => match folder.binary(source, defines, arch, &key)? {
+                Ok(binary) => return Ok(binary),
+                Err(missing) => Some(missing),
+            },
+            None => None,
+        };
+        let nvrtc = match (self.nvrtc(), missing) {
+            (Ok(nvrtc), _) => nvrtc,
+            (Err(why), None) => return Err(why.clone().into()),
+            (Err(why), Some(missing)) => {
+                return Err(CompileError::NotPrebuilt {
+                    missing,
+                    no_compiler: why.clone(),
+                });
+            }
+        };
+        let cached = self.options.cache.as_ref().map(|root| {
+            root.join(format!("nvrtc-{}", nvrtc.version())).join(format!("{key}.cubin"))
+        });
+        if let Some(binary) = cached.as_deref().and_then(read_cached) {
+            return Ok(binary);
+        }
+        let cubin = nvrtc.compile(source, &arguments(defines), &arch.compiler_name())?;
+        let binary = Binary {
+            hash: short_hash(&cubin.image),
+            image: cubin.image,
+            resources: cubin.resources,
+            warnings: cubin.warnings,
+            compiler: format!("NVRTC {}", nvrtc.version()),
+        };
+        if let Some(path) = cached {
+            self.keep(&path, &binary);
+        }
+        Ok(binary)
+    }
+
+    /// PTX of a source.
+    ///
+    /// # Errors
+    /// No compiler, or a source that it rejects.
+    pub fn ptx(
+        &self,
+        source: &Source,
+        defines: &Defines,
+        arch: Arch,
+    ) -> Result<String, CompileError> {
+        let nvrtc = self.nvrtc().map_err(Clone::clone)?;
+        let name = arch.compiler_name().replace("sm_", "compute_");
+        Ok(nvrtc.ptx(source, &arguments(defines), &name)?)
+    }
+
+    /// Keeps a binary in the cache. A cache that cannot be written costs time
+    /// and nothing else.
+    fn keep(&self, path: &Path, binary: &Binary) {
+        if let Err(why) = write_cached(path, binary) {
+            self.cache_warning.call_once(|| {
+                eprintln!(
+                    "ridgepoint: cannot keep compiled kernels in {}: {why}",
+                    path.parent().unwrap_or(path).display()
+                );
+            });
+        }
+    }
+}
+
+impl Kernel {
+    /// The source with its file name and what it includes.
+    pub fn file(&self) -> Source<'static> {
+        Source { name: self.name, text: self.source, headers: super::HEADERS }
+    }
+}
+
+/// Options of a compilation, without the architecture.
+fn arguments(defines: &Defines) -> Vec<String> {
+    OPTIONS.iter().map(|option| option.to_string()).chain(defines.options()).collect()
+}
+
+/// Sixteen hexadecimal digits of all that an image depends on, but for the
+/// compiler. Every part is preceded by its length.
+pub(super) fn key(source: &Source, defines: &Defines, arch: Arch) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |part: &str| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    };
+    add(source.name);
+    add(source.text);
+    for (name, text) in source.headers {
+        add(name);
+        add(text);
+    }
+    add(&arch.compiler_name());
+    arguments(defines).iter().for_each(|argument| add(argument));
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// The digits of an image that records and manifests hold.
+pub(super) fn short_hash(image: &[u8]) -> String {
+    blake3::hash(image).to_hex()[..12].to_owned()
+}
+
+/// What a cached file says before the image.
+#[derive(Serialize, Deserialize)]
+struct CacheHeader {
+    resources: BTreeMap<String, Resources>,
+    warnings: Vec<String>,
+    compiler: String,
+}
+
+/// A file of the cache, if it is whole: its format, the hash of all that
+/// follows, a header in JSON, the image.
+fn read_cached(path: &Path) -> Option<Binary> {
+    let bytes = fs::read(path).ok()?;
+    let rest = bytes.strip_prefix(CACHE_FORMAT.as_bytes())?.strip_prefix(b"\n")?;
+    let (hash, rest) = rest.split_at_checked(64)?;
+    let rest = rest.strip_prefix(b"\n")?;
+    if blake3::hash(rest).to_hex().as_bytes() != hash {
+        return None;
+    }
+    let end = rest.iter().position(|&byte| byte == b'\n')?;
+    let header: CacheHeader = serde_json::from_slice(&rest[..end]).ok()?;
+    let image = rest[end + 1..].to_vec();
+    Some(Binary {
+        hash: short_hash(&image),
+        image,
+        resources: header.resources,
+        warnings: header.warnings,
+        compiler: header.compiler,
+    })
+}
+
+/// Writes a file of the cache beside its place and moves it there, so that
+/// another process sees all of it or nothing.
+fn write_cached(path: &Path, binary: &Binary) -> std::io::Result<()> {
+    let header = CacheHeader {
+        resources: binary.resources.clone(),
+        warnings: binary.warnings.clone(),
+        compiler: binary.compiler.clone(),
+    };
+    let mut rest = serde_json::to_vec(&header)?;
+    rest.push(b'\n');
+    rest.extend_from_slice(&binary.image);
+    let mut bytes =
+        format!("{CACHE_FORMAT}\n{}\n", blake3::hash(&rest).to_hex()).into_bytes();
+    bytes.append(&mut rest);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let staging = path.with_extension(format!("{}.new", std::process::id()));
+    fs::write(&staging, bytes)?;
+    fs::rename(&staging, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::KERNELS;
+
+    #[test]
+    fn a_kernel_compiles() {
+        let folder = tempfile::tempdir().unwrap();
+        let compiler = Compiler::new(CompilerOptions {
+            cache: Some(folder.path().to_owned()),
+            ..CompilerOptions::default()
+        })
+        .unwrap();
+        if let Err(why) = compiler.nvrtc() {
+            eprintln!("DID NOT RUN: {why}");
+            return;
+        }
+        let problem = "stream:access=read,bytes=1048576".parse().unwrap();
+        let kernel = &KERNELS[0];
+        let defines = (kernel.defines)(&problem, Arch::SM_90);
+        let binary = compiler.binary(kernel, &defines, Arch::SM_90).unwrap();
+        assert_eq!(binary.resources["stream_read"].param_bytes, 56);
+        eprintln!("{} {:?}", compiler.describe(), binary.resources);
+        assert_eq!(compiler.binary(kernel, &defines, Arch::SM_90).unwrap(), binary);
+    }
+}
