@@ -15,6 +15,7 @@ use crate::host_load::HostLoad;
 use crate::measure::{Durations, Outcome, Settings, measure};
 use crate::point::{PROTOCOL, Point};
 use crate::record::{Recorder, Records, Row, Run, SCHEMA_VERSION, SampleRow};
+use crate::statistics;
 use crate::suite::{Plan, Suite};
 
 /// One entry of the order in which points are measured.
@@ -255,6 +256,15 @@ impl Runner<'_> {
             observer.recorded(&row);
             add(&mut durations, &outcome.durations);
             rows += 1;
+            if let Some(why) = self.device.lost() {
+                let folder = self.recorder.folder().display();
+                bail!(
+                    "{} cannot be used any more after {}: {why}. What was measured is safe; \
+                     `ridgepoint measure --resume {folder}` goes on behind this point",
+                    self.device.info().name,
+                    scheduled.point
+                );
+            }
         }
         Ok(Summary {
             folder: self.recorder.folder().to_owned(),
@@ -293,6 +303,9 @@ impl Runner<'_> {
         let percentile = |i: usize| summary.map(|s| s.percentiles[i]);
         let rotation = outcome.rotation;
         let check = outcome.check.as_ref();
+        let kernel = outcome.kernel.as_ref();
+        let clocks: Vec<f64> =
+            outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
         Row {
             run_id: self.recorder.run_id().to_owned(),
             point_id: point.id(),
@@ -316,6 +329,13 @@ impl Runner<'_> {
             footprint_bytes: rotation.map(|r| r.footprint_bytes),
             reuse_distance_bytes: rotation.map(|r| r.reuse_distance_bytes),
             residency: rotation.map(|r| r.residency(info)).unwrap_or_default(),
+            grid: kernel.map(|k| k.grid.clone()).unwrap_or_default(),
+            block: kernel.map(|k| k.block.clone()).unwrap_or_default(),
+            registers: kernel.map(|k| k.registers),
+            spill_bytes: kernel.map(|k| k.spill_bytes),
+            shared_bytes_per_block: kernel.map(|k| k.shared_bytes),
+            blocks_per_sm: kernel.map(|k| k.blocks_per_sm),
+            code_hash: kernel.map(|k| k.code_hash.clone()).unwrap_or_default(),
             timer: info.timer.clone(),
             launches_per_sample: (outcome.launches > 0).then_some(outcome.launches as u64),
             n_samples: outcome.samples.len() as u64,
@@ -329,6 +349,7 @@ impl Runner<'_> {
             time_s_p25: percentile(1),
             time_s_p75: percentile(2),
             time_s_p95: percentile(3),
+            sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
             check: check.map_or("none", |c| c.verdict.name()).to_owned(),
             max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
             max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
@@ -359,6 +380,7 @@ impl Runner<'_> {
             first_slot: sample.first_slot as u64,
             launches: sample.launches as u64,
             elapsed_s: sample.elapsed_s,
+            sm_clock_hz: sample.sm_clock_hz,
             since_start_s: started_s + sample.since_point_s,
         };
         outcome.samples.iter().enumerate().map(row).collect()

@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Format, MachineFile, report, table, verdict};
+use super::{DeviceArgs, Format, MachineFile, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{self, Observer, Request, Scheduled, Summary};
-use crate::device;
+use crate::device::{self, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
 use crate::record::{Row, Status};
@@ -46,9 +46,8 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// Where to measure.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Folder to write; it must not exist. By default
     /// `results/<date>-<device>-<suite>`.
     #[arg(long)]
@@ -91,9 +90,10 @@ pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
 fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
-    let mut device = device::open(&options.device)?;
+    let Opened { mut device, why } =
+        device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
-    eprintln!("device: {} ({}, asked for {})", info.name, info.backend, options.device);
+    eprintln!("device: {} ({}): {why}", info.name, info.backend);
     let request = Request {
         suite,
         out: options.out.clone(),

@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod compile;
+mod peak;
 pub mod prebuilt;
 mod stream;
 
@@ -18,6 +19,7 @@ use thiserror::Error;
 pub use arch::{Arch, Target};
 pub use compile::{Binary, CompileError, Compiler, CompilerOptions};
 
+use crate::nvrtc::Source;
 use crate::problem::{Op, Problem};
 
 /// Why a problem is not run. Not a failure: the row says `skipped`.
@@ -27,7 +29,7 @@ pub struct Refusal(pub String);
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
-pub static KERNELS: &[Kernel] = &[stream::KERNEL];
+pub static KERNELS: &[Kernel] = &[stream::KERNEL, peak::KERNEL];
 
 /// Headers that kernels include: name and text.
 pub static HEADERS: &[(&str, &str)] = &[
@@ -36,6 +38,14 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
 ];
+
+/// Kernels that a device needs around those under test: to fill buffers, to
+/// hold a queue, to read clocks.
+pub const UTILITIES: Source<'static> = Source {
+    name: "device",
+    text: include_str!("../../kernels/device.cu"),
+    headers: HEADERS,
+};
 
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
