@@ -49,7 +49,7 @@ enum Format {
     Json,
 }
 
-/// Which data sheets to set beside what was measured.
+/// Which data sheets to draw beside what was measured.
 #[derive(Debug, clap::Args)]
 struct MachineFile {
     /// TOML file with data sheets of machines that the program does not know;
