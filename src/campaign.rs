@@ -58,6 +58,9 @@ pub struct Request {
     pub resume: Option<PathBuf>,
     /// Seed of the order and the inputs; `None` for a new one.
     pub seed: Option<u64>,
+    /// Seconds after which no further point is begun; the rest is left to a
+    /// process that resumes.
+    pub budget_s: Option<f64>,
     /// The command line, for provenance.
     pub command_line: String,
 }
@@ -71,6 +74,8 @@ pub struct Summary {
     pub rows: usize,
     /// Rows that were there before.
     pub resumed_rows: usize,
+    /// Rows that the time did not suffice for.
+    pub rows_left: usize,
     /// Host seconds of this process's campaign, from the first point on.
     pub total_s: f64,
     /// The same by part.
@@ -151,7 +156,8 @@ pub fn run(
             Recorder::create(&wanted, &run, &suite.text)?
         }
     };
-    Runner { device, suite: &suite, seed, recorder, began: Instant::now() }
+    let budget_s = request.budget_s.unwrap_or(f64::INFINITY);
+    Runner { device, suite: &suite, seed, recorder, began: Instant::now(), budget_s }
         .run(&order, observer)
 }
 
@@ -229,6 +235,7 @@ struct Runner<'a> {
     seed: u64,
     recorder: Recorder,
     began: Instant,
+    budget_s: f64,
 }
 
 impl Runner<'_> {
@@ -241,6 +248,9 @@ impl Runner<'_> {
         for (order_index, scheduled) in order.iter().enumerate() {
             if is_done(&self.recorder, scheduled) {
                 continue;
+            }
+            if self.began.elapsed().as_secs_f64() > self.budget_s {
+                break;
             }
             observer.start(scheduled);
             let started_s = self.began.elapsed().as_secs_f64();
@@ -270,6 +280,7 @@ impl Runner<'_> {
             folder: self.recorder.folder().to_owned(),
             rows,
             resumed_rows: done,
+            rows_left: order.len() - done - rows,
             total_s: self.began.elapsed().as_secs_f64(),
             durations,
         })
@@ -490,6 +501,7 @@ dtype = "f32"
             out: Some(dir.join("campaign")),
             resume: None,
             seed: Some(5),
+            budget_s: None,
             command_line: "test".into(),
         }
     }
@@ -500,6 +512,7 @@ dtype = "f32"
             out: None,
             resume: Some(folder.to_owned()),
             seed: None,
+            budget_s: None,
             command_line: "test".into(),
         }
     }
@@ -569,6 +582,19 @@ dtype = "f32"
     }
 
     #[test]
+    fn a_campaign_out_of_time_is_finished_by_resuming() {
+        let dir = tempfile::tempdir().unwrap();
+        // Less than one point takes, so exactly one is begun.
+        let short = Request { budget_s: Some(1e-9), ..request(dir.path()) };
+        let first = run(&mut SimulatedDevice::default(), &short, &mut Silent).unwrap();
+        assert!(first.rows_left > 0 && first.rows + first.rows_left == 9, "{first:?}");
+        let rest =
+            run(&mut SimulatedDevice::default(), &resume(&first.folder), &mut Silent)
+                .unwrap();
+        assert_eq!((rest.rows + rest.resumed_rows, rest.rows_left), (9, 0));
+    }
+
+    #[test]
     fn a_finished_campaign_resumes_to_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
@@ -583,6 +609,7 @@ dtype = "f32"
             folder: PathBuf::new(),
             rows: 1,
             resumed_rows: 0,
+            rows_left: 0,
             total_s: 9.0,
             durations: Durations {
                 setup_s: 1.0,

@@ -58,6 +58,10 @@ struct Options {
     /// Seed of the order and of the inputs; new on every run unless given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Begin no further point after so many minutes; `--resume` finishes the
+    /// rest.
+    #[arg(long, value_parser = positive)]
+    minutes: Option<f64>,
     #[command(flatten)]
     machines: MachineFile,
     /// How to print: as tables, or the points as in points.csv.
@@ -99,12 +103,20 @@ fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
         out: options.out.clone(),
         resume: options.resume.clone(),
         seed: options.seed,
+        budget_s: options.minutes.map(|minutes| 60.0 * minutes),
         command_line: command_line(),
     };
     let mut bar = Bar::new();
     let summary = campaign::run(&mut *device, &request, &mut bar)?;
     bar.bar.finish_and_clear();
     conclude(&summary, &machines, options.format)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("give a number above 0".to_owned()),
+    }
 }
 
 /// The command line, with the program's name for its path: records are shared,
@@ -145,6 +157,13 @@ fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<Ex
         "{} rows in {total_s:.1} s ({} were there before)",
         summary.rows, summary.resumed_rows
     );
+    if summary.rows_left > 0 {
+        eprintln!(
+            "time was up with {} rows left; `ridgepoint measure --resume {}` goes on",
+            summary.rows_left,
+            summary.folder.display()
+        );
+    }
     if let Some(overhead) = summary.overhead(after_s) {
         eprintln!(
             "{:.1}% of the time went outside warm-up, checks and samples",
