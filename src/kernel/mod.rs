@@ -6,6 +6,9 @@
 //! [`KERNELS`].
 
 pub mod arch;
+mod attention_decode;
+mod kv_read;
+mod split;
 mod stream;
 
 use bytemuck::Pod;
@@ -22,7 +25,8 @@ pub struct Refusal(pub String);
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
-pub static KERNELS: &[Kernel] = &[stream::KERNEL];
+pub static KERNELS: &[Kernel] =
+    &[stream::KERNEL, kv_read::KERNEL, attention_decode::KERNEL];
 
 /// Headers that kernels include: name and text.
 pub static HEADERS: &[(&str, &str)] = &[
@@ -30,6 +34,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
+    ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
 ];
 
 /// A CUDA kernel: a source file and its host half.
