@@ -173,7 +173,6 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         }
     });
     let (output_bytes, softmax_bytes) = (p.group() * p.head_dim * 4, p.group() * 8);
-    let partial_bytes = u64::from(list.slots) * (output_bytes + softmax_bytes);
     Plan {
         scratch: vec![
             list.scratch(),
@@ -181,10 +180,122 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
             list.tickets(),
         ],
-        extra_bytes: Some(list.bytes() + 2 * partial_bytes),
+        extra_bytes: Some(list.extra_bytes(output_bytes + softmax_bytes)),
         ..Plan::of(Launch {
             shared_bytes: rings.shared_bytes,
             ..Launch::new("attention_decode", list.blocks, THREADS, params)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> Problem {
+        let rest = text.strip_prefix("decode_attention:").unwrap_or(text);
+        format!("decode_attention:{rest}").parse().unwrap()
+    }
+
+    fn llama() -> Problem {
+        problem("batch=32,context=8192,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16")
+    }
+
+    #[test]
+    fn rings_fit_every_architecture() {
+        let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
+        for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
+            let sm = Target::new(arch, 1);
+            for head_dim in [64, 128] {
+                for group in 1..=MAX_GROUP {
+                    let shape = format!(
+                        "batch=1,context=1,q_heads={group},kv_heads=1,head_dim={head_dim},\
+                         dtype=f16"
+                    );
+                    let rings = Rings::new(of(&problem(&shape)), arch);
+                    assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
+                    let block = rings.shared_bytes + OTHER_SHARED_BYTES;
+                    assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
+                    assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
+                    let in_flight = (rings.slots - 1) * TILE_TOKENS * head_dim * 2;
+                    let floor =
+                        if arch < Arch::SM_90 || arch == Arch::SM_120 { 32 } else { 64 };
+                    assert!(
+                        rings.blocks_per_sm * in_flight >= floor << 10,
+                        "{arch} {shape}"
+                    );
+                }
+            }
+        }
+        let h100 = Rings::new(of(&llama()), Arch::SM_90);
+        assert_eq!((h100.blocks_per_sm, h100.slots, h100.shared_bytes), (2, 7, 7 * 16384));
+    }
+
+    #[test]
+    fn refusals_say_what_is_taken() {
+        for (shape, says) in [
+            ("q_heads=8,kv_heads=8,head_dim=128,dtype=f32", "bf16 and f16"),
+            ("q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,kv_dtype=int8", "same"),
+            ("q_heads=8,kv_heads=8,head_dim=80,dtype=bf16", "64 and 128"),
+            ("q_heads=33,kv_heads=1,head_dim=64,dtype=bf16", "up to 32"),
+        ] {
+            let problem = problem(&format!("batch=1,context=64,{shape}"));
+            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{refusal}");
+        }
+        assert_eq!(supports(&llama(), Arch::OLDEST), Ok(()));
+        let long = problem(
+            "batch=1,context=2147483648,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
+        );
+        assert!(
+            supports(&long, Arch::SM_90)
+                .unwrap_err()
+                .0
+                .contains("context below 2147483648")
+        );
+    }
+
+    #[test]
+    fn partial_results_are_extra_traffic() {
+        let plan = plan(&llama(), &Target::new(Arch::SM_90, 132));
+        let launch = &plan.launches[0];
+        assert_eq!((launch.grid, launch.block), ([263, 1, 1], [128, 1, 1]));
+        // 256 sequences over 263 blocks: two pieces of 32 bytes each, which leave
+        // 4 heads of 128 values, a maximum and a sum, and a ticket of 4 bytes.
+        let pieces = plan.scratch[0].bytes() / 32;
+        let slots = plan.scratch[3].bytes() / 4;
+        assert_eq!((pieces, slots), (512, 512));
+        let partials = slots * 4 * (128 + 2) * 4;
+        assert_eq!(plan.extra_bytes, Some(pieces * 32 + 2 * (partials + 256 * 4)));
+        // A whole sequence for each block leaves none.
+        let whole = "batch=4,context=64,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16";
+        let plan = super::plan(&problem(whole), &Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.extra_bytes, Some(32 * 32));
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let shape = "batch=2,context=100,q_heads=8,kv_heads=2,head_dim=64,dtype=f16";
+        let problem = problem(&format!("{shape},layout=paged16"));
+        let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
+        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+            seed: 0,
+            slot: 0,
+            tensors: &[1, 2, 3, 4, 5],
+            scratch: &[6, 7, 8, 9],
+            tensor_maps: &[],
+        });
+        let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        // Two key and value heads, seven pages, log2(e) / 8.
+        let scale = u64::from((std::f32::consts::LOG2_E / 8.0).to_bits());
+        assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 8, 9, 7 << 32 | 2, scale]);
+    }
+
+    #[test]
+    fn defines_depend_on_the_architecture() {
+        let options = |arch| defines(&llama(), arch).options().join(" ");
+        assert!(options(Arch::SM_80).contains("-DSLOTS=5"));
+        assert!(options(Arch::SM_90).contains("-DSLOTS=7 -DSHARED_BYTES=114688 -DGROUP=4"));
+        assert!(options(Arch::SM_120).contains("-DSLOTS=3"));
     }
 }

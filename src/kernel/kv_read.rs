@@ -55,7 +55,7 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
     let p = of(problem);
     let row = row_bytes(p);
     let most = u64::from(THREADS * UNROLL) * VECTOR_BYTES;
-    if row % VECTOR_BYTES != 0 || row > most {
+    if !row.is_multiple_of(VECTOR_BYTES) || row > most {
         return Err(Refusal(format!(
             "the CUDA kernel takes rows of up to {most} bytes that are multiples of \
              {VECTOR_BYTES}, not head_dim = {} of {}, which is {row} bytes; use another head_dim",
@@ -125,7 +125,54 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             Scratch::unset("partials", list.slots_bytes(4)),
             list.tickets(),
         ],
-        extra_bytes: Some(list.bytes() + 2 * 4 * u64::from(list.slots)),
+        extra_bytes: Some(list.extra_bytes(4)),
         ..Plan::of(Launch::new("kv_read", list.blocks, THREADS, params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(rest: &str) -> Problem {
+        format!("kv_read:batch=2,context=1000,kv_heads=3,{rest}").parse().unwrap()
+    }
+
+    #[test]
+    fn rows_are_whole_vectors() {
+        for (shape, takes) in [
+            ("head_dim=128,dtype=bf16", true),
+            ("head_dim=80,dtype=f16,layout=paged1", true),
+            ("head_dim=64,dtype=int8", true),
+            ("head_dim=4096,dtype=f32", true),
+            ("head_dim=4,dtype=bf16", false),
+            ("head_dim=100,dtype=fp8_e4m3", false),
+            ("head_dim=8192,dtype=f32", false),
+        ] {
+            let problem = problem(shape);
+            assert_eq!(supports(&problem, Arch::SM_80).is_ok(), takes, "{problem}");
+        }
+        let refusal = supports(&problem("head_dim=4,dtype=bf16"), Arch::SM_80).unwrap_err();
+        assert!(refusal.0.contains("which is 8 bytes; use another head_dim"), "{refusal}");
+    }
+
+    #[test]
+    fn a_tile_is_what_a_block_reads_at_a_time() {
+        let problem = problem("head_dim=128,dtype=bf16,layout=paged16");
+        let options = defines(&problem, Arch::SM_90).options().join(" ");
+        assert!(options.ends_with("-DROW_BYTES=256 -DTILE_TOKENS=64 -DPAGE_SIZE=16"));
+        // Six sequences of 16 tiles, a block for each tile.
+        let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.launches[0].grid, [96, 1, 1]);
+        assert_eq!(plan.extra_bytes, Some(96 * 32 + 2 * 4 * (96 + 6)));
+        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+            seed: 0,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[5, 6, 7],
+            tensor_maps: &[],
+        });
+        let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 63 << 32 | 3]);
     }
 }

@@ -112,15 +112,19 @@ impl WorkList {
         WorkList::new(&contexts, p.kv_heads as u32, tile_tokens, max_blocks)
     }
 
-    /// Bytes of the list itself.
-    pub fn bytes(&self) -> u64 {
-        size_of_val(self.pieces.as_slice()) as u64
+    /// Traffic that dividing the work adds, where a slot is so many bytes: the
+    /// list is read, partial results and the tickets of shared sequences are
+    /// written and read, all once.
+    pub fn extra_bytes(&self, slot_bytes: u64) -> u64 {
+        let list = size_of_val(self.pieces.as_slice()) as u64;
+        let tickets = 4 * self.shared_sequences();
+        list + 2 * (u64::from(self.slots) * slot_bytes + tickets)
     }
 
     /// Sequences that several blocks share.
-    pub fn shared_sequences(&self) -> u64 {
-        let last = |piece: &&Piece| piece.splits > 1 && piece.split + 1 == piece.splits;
-        self.pieces.iter().filter(last).count() as u64
+    fn shared_sequences(&self) -> u64 {
+        let is_last = |piece: &&Piece| piece.splits > 1 && piece.split + 1 == piece.splits;
+        self.pieces.iter().filter(is_last).count() as u64
     }
 
     /// The list as a buffer.
@@ -295,14 +299,14 @@ mod tests {
         let loads: Vec<_> = (0..5).map(|b| load(&of_block(&list, b), 64)).collect();
         assert_eq!(loads, [42, 42, 42, 42, 38]);
         assert_eq!(list.slots, 6);
-        assert_eq!(list.shared_sequences(), 2);
+        assert_eq!(list.extra_bytes(100), 6 * 32 + 2 * (6 * 100 + 2 * 4));
     }
 
     #[test]
     fn short_contexts_stay_whole() {
         let list = check(&[64; 8], 1, 64, 4);
         assert_eq!((list.blocks, list.slots, list.pieces.len()), (4, 0, 8));
-        assert_eq!(list.bytes(), 8 * 32);
+        assert_eq!(list.extra_bytes(100), 8 * 32);
     }
 
     #[test]
