@@ -15,6 +15,14 @@ DEVICE Words4 ld_global_nc_v4(const void *address) {
   return v;
 }
 
+// Reads a word that no thread writes during the launch; its neighbours are
+// likely to be read soon, so L1 keeps them.
+DEVICE u32 ld_global_nc_u32(const u32 *address) {
+  u32 value;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(address));
+  return value;
+}
+
 // Writes 16 bytes, past L1.
 DEVICE void st_global_v4(void *address, Words4 v) {
   asm volatile("st.global.L1::no_allocate.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address),
@@ -142,6 +150,13 @@ DEVICE u32 fma_f16x2(u32 x, u32 a, u32 b) {
 DEVICE float ex2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x, to about 1 unit in the last place.
+DEVICE float rcp_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

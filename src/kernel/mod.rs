@@ -6,9 +6,12 @@
 //! [`KERNELS`].
 
 pub mod arch;
+mod attention_decode;
 pub mod compile;
+mod kv_read;
 mod peak;
 pub mod prebuilt;
+mod split;
 mod stream;
 
 use std::fmt;
@@ -29,7 +32,12 @@ pub struct Refusal(pub String);
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
-pub static KERNELS: &[Kernel] = &[stream::KERNEL, peak::KERNEL];
+pub static KERNELS: &[Kernel] = &[
+    stream::KERNEL,
+    peak::KERNEL,
+    kv_read::KERNEL,
+    attention_decode::KERNEL,
+];
 
 /// Headers that kernels include: name and text.
 pub static HEADERS: &[(&str, &str)] = &[
@@ -37,6 +45,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
+    ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
 ];
 
 /// Kernels that a device needs around those under test: to fill buffers, to
