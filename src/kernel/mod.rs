@@ -6,6 +6,7 @@
 //! [`KERNELS`].
 
 pub mod arch;
+mod gemm;
 mod stream;
 
 use bytemuck::Pod;
@@ -13,16 +14,31 @@ use thiserror::Error;
 
 pub use arch::{Arch, Target};
 
-use crate::problem::{Op, Problem};
+use crate::problem::{DType, Op, Problem};
 
 /// Why a problem is not run. Not a failure: the row says `skipped`.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+/// Refuses unless `right`: `the CUDA kernel takes`, and then what it takes,
+/// what it was given and what to use.
+fn refuse_unless(right: bool, takes: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if right { Ok(()) } else { Err(Refusal(format!("the CUDA kernel takes {}", takes()))) }
+}
+
+/// The macro that chooses a 16-bit format in `element.cuh`.
+fn element(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::Bf16 => Some("ELEMENT_BF16"),
+        DType::F16 => Some("ELEMENT_F16"),
+        DType::F32 | DType::Fp8E4m3 | DType::Int8 => None,
+    }
+}
+
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
-pub static KERNELS: &[Kernel] = &[stream::KERNEL];
+pub static KERNELS: &[Kernel] = &[stream::KERNEL, gemm::KERNEL];
 
 /// Headers that kernels include: name and text.
 pub static HEADERS: &[(&str, &str)] = &[
@@ -30,6 +46,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
+    ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
 /// A CUDA kernel: a source file and its host half.
