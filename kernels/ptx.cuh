@@ -121,6 +121,13 @@ DEVICE float ex2_approx(float x) {
   return y;
 }
 
+// 1 / x, to about 1 unit in the last place.
+DEVICE float rcp_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Two floats rounded to nearest even and packed, the first in the low half.
 DEVICE u32 cvt_bf16x2(float low, float high) {
   u32 packed;

@@ -6,6 +6,7 @@
 //! [`KERNELS`].
 
 pub mod arch;
+mod attention_prefill;
 mod gemm;
 mod stream;
 
@@ -38,7 +39,7 @@ fn element(dtype: DType) -> Option<&'static str> {
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
-pub static KERNELS: &[Kernel] = &[stream::KERNEL, gemm::KERNEL];
+pub static KERNELS: &[Kernel] = &[stream::KERNEL, gemm::KERNEL, attention_prefill::KERNEL];
 
 /// Headers that kernels include: name and text.
 pub static HEADERS: &[(&str, &str)] = &[
