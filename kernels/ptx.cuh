@@ -48,6 +48,21 @@ DEVICE u32 shared_address(const void *pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// Reads 16 bytes.
+DEVICE Words4 ld_shared_v4(u32 address) {
+  Words4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// Writes 4 bytes.
+DEVICE void st_shared(u32 address, u32 value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
 // Copies 16 bytes from global to shared memory past L1; where `bytes` is 0,
 // writes zeros and reads nothing.
 DEVICE void cp_async_16(u32 to, const void *from, u32 bytes = 16) {

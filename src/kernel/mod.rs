@@ -7,7 +7,9 @@
 
 pub mod arch;
 mod attention_decode;
+mod attention_prefill;
 pub mod compile;
+mod gemm;
 mod kv_read;
 mod peak;
 pub mod prebuilt;
@@ -23,12 +25,27 @@ pub use arch::{Arch, Target};
 pub use compile::{Binary, CompileError, Compiler, CompilerOptions};
 
 use crate::nvrtc::Source;
-use crate::problem::{Op, Problem};
+use crate::problem::{DType, Op, Problem};
 
 /// Why a problem is not run. Not a failure: the row says `skipped`.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Refusal(pub String);
+
+/// Refuses unless `right`: `the CUDA kernel takes`, and then what it takes,
+/// what it was given and what to use.
+fn refuse_unless(right: bool, takes: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if right { Ok(()) } else { Err(Refusal(format!("the CUDA kernel takes {}", takes()))) }
+}
+
+/// The macro that chooses a 16-bit format in `element.cuh`.
+fn element(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::Bf16 => Some("ELEMENT_BF16"),
+        DType::F16 => Some("ELEMENT_F16"),
+        DType::F32 | DType::Fp8E4m3 | DType::Int8 => None,
+    }
+}
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
@@ -36,7 +53,9 @@ pub static KERNELS: &[Kernel] = &[
     stream::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
+    gemm::KERNEL,
     attention_decode::KERNEL,
+    attention_prefill::KERNEL,
 ];
 
 /// Headers that kernels include: name and text.
@@ -46,6 +65,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
+    ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
 /// Kernels that a device needs around those under test: to fill buffers, to
