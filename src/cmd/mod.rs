@@ -2,6 +2,7 @@
 //! print; nothing is computed here.
 
 mod doctor;
+mod kernels;
 mod list;
 mod measure;
 mod report;
@@ -32,6 +33,7 @@ struct Cli {
 enum Command {
     Doctor(doctor::Args),
     List(list::Args),
+    Kernels(kernels::Args),
     Measure(measure::Args),
     Verdict(verdict::Args),
     Report(report::Args),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Verdict(args) => verdict::run(&args),
         Command::Report(args) => report::run(&args),

@@ -7,7 +7,9 @@
 
 pub mod arch;
 pub mod compile;
+pub mod occupancy;
 pub mod prebuilt;
+pub mod sass;
 mod stream;
 
 use std::fmt;
@@ -18,6 +20,7 @@ use thiserror::Error;
 pub use arch::{Arch, Target};
 pub use compile::{Binary, CompileError, Compiler, CompilerOptions};
 
+use crate::nvrtc::Source;
 use crate::problem::{Op, Problem};
 
 /// Why a problem is not run. Not a failure: the row says `skipped`.
@@ -36,6 +39,10 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
 ];
+
+/// Sources beyond the kernels that a device compiles, without macros. They are
+/// built and checked with the kernels.
+pub static UTILITIES: &[Source] = &[];
 
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
