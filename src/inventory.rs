@@ -42,14 +42,15 @@ pub struct LaunchShape {
     pub param_bytes: usize,
 }
 
-/// Problems that no kernel runs on an architecture, for one reason.
+/// Problems that no kernel runs, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Which architecture.
-    pub arch: Arch,
+    /// On which architectures.
+    pub archs: Vec<Arch>,
     /// Why.
     pub reason: String,
-    /// How many.
+    /// How many; on the first of the architectures, since sizes in suites depend
+    /// on the GPU.
     pub points: usize,
     /// The first of them.
     pub example: String,
@@ -137,17 +138,15 @@ impl Inventory {
             Err(refusal) => refusal.to_string(),
             Ok(_) => return,
         };
-        let same =
-            |refused: &&mut Refused| refused.arch == arch && refused.reason == reason;
-        match self.refused.iter_mut().find(same) {
-            Some(refused) => refused.points += 1,
-            None => self.refused.push(Refused {
-                arch,
-                reason,
-                points: 1,
-                example: problem.to_string(),
-            }),
+        let Some(refused) = self.refused.iter_mut().find(|r| r.reason == reason) else {
+            let example = problem.to_string();
+            self.refused.push(Refused { archs: vec![arch], reason, points: 1, example });
+            return;
+        };
+        if !refused.archs.contains(&arch) {
+            refused.archs.push(arch);
         }
+        refused.points += usize::from(refused.archs[0] == arch);
     }
 
     fn add_kernel(&mut self, kernel: &Kernel, problem: &Problem, target: &Target) {
@@ -326,9 +325,10 @@ mod tests {
     #[test]
     fn what_no_kernel_runs_is_counted_with_its_reason() {
         let odd = "[[points]]\nop = \"gemm\"\nm = [1, 2]\nn = 3\nk = 5\ndtype = \"f32\"\n";
-        let inventory = Inventory::of(&[suite(odd)], &[Arch::SM_80]).unwrap();
-        assert_eq!(inventory.refused.len(), 1);
-        assert_eq!(inventory.refused[0].points, 2);
+        let archs = vec![Arch::SM_80, Arch::SM_90];
+        let refused = Inventory::of(&[suite(odd)], &archs).unwrap().refused;
+        assert_eq!(refused.len(), 1);
+        assert_eq!((&refused[0].archs, refused[0].points), (&archs, 2));
     }
 
     #[test]

@@ -38,6 +38,10 @@ struct BuildArgs {
     /// given several times.
     #[arg(long, required = true)]
     arch: Vec<Arch>,
+    /// Newest CUDA release that the driver there loads, such as 12; nvidia-smi
+    /// shows it. Code of an older release runs on newer drivers too.
+    #[arg(long, value_name = "MAJOR")]
+    cuda: Option<u32>,
     /// Folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -66,7 +70,8 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     archs.sort();
     archs.dedup();
     let disassembler = if args.sass { Some(Disassembler::find()?) } else { None };
-    let compiler = Compiler::new(CompilerOptions::default())?;
+    let options = CompilerOptions { max_major: args.cuda, ..CompilerOptions::default() };
+    let compiler = Compiler::new(options)?;
     eprintln!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
 
     let inventory = Inventory::of(&suites, &archs)?;
@@ -87,7 +92,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
 
     let mut sections = vec![resources(&inventory, &built)];
     if args.sass {
-        sections.push(mixes(&inventory, &listings));
+        sections.push(mixes(&built, &listings));
     }
     table::print(&sections, args.format)?;
     report(&inventory, &built);
@@ -165,28 +170,31 @@ fn entries(wanted: &Wanted, binary: &Binary) -> Vec<Vec<String>> {
     binary.resources.iter().map(row).collect()
 }
 
-fn mixes(inventory: &Inventory, listings: &[Listing]) -> Section {
-    let mut rows = Vec::new();
-    for (wanted, listing) in inventory.wanted.iter().zip(listings) {
+fn mixes(built: &[Built], listings: &[Listing]) -> Section {
+    let mut found = Vec::new();
+    for (item, listing) in built.iter().zip(listings) {
         for (entry, code) in &listing.functions {
             let (part, mix) = match code.main_loop() {
                 Some(mix) => ("loop", mix),
                 None => ("all", code.mix()),
             };
-            let mut row =
-                vec![entry.clone(), wanted.defines.to_string(), wanted.arch.to_string()];
-            row.push(part.to_owned());
-            row.push(mix.total().to_string());
-            row.extend(Mix::classes().map(|class| mix.of(class).to_string()));
-            rows.push(row);
+            let (arch, hash) = (item.arch.to_string(), item.binary.hash.clone());
+            let total = mix.total().to_string();
+            found.push((vec![entry.clone(), arch, hash, part.to_owned(), total], mix));
         }
     }
-    let mut columns = vec!["entry", "configuration", "arch", "part", "instructions"];
-    columns.extend(Mix::classes());
+    let used = |class: &&str| found.iter().any(|(_, mix)| mix.of(class) > 0);
+    let classes: Vec<_> = Mix::classes().filter(used).collect();
+    let row = |(mut row, mix): (Vec<String>, Mix)| {
+        row.extend(classes.iter().map(|class| mix.of(class).to_string()));
+        row
+    };
+    let mut columns = vec!["entry", "arch", "hash", "part", "instructions"];
+    columns.extend(&classes);
     Section {
         heading: "Instructions of the loop that does the work".into(),
         columns,
-        rows,
+        rows: found.into_iter().map(row).collect(),
         ..Section::default()
     }
 }
@@ -200,9 +208,13 @@ fn report(inventory: &Inventory, built: &[Built]) {
         }
     }
     for refused in &inventory.refused {
+        let archs: Vec<String> = refused.archs.iter().map(ToString::to_string).collect();
         eprintln!(
             "ridgepoint: {} points have no kernel on {}: {} (such as {})",
-            refused.points, refused.arch, refused.reason, refused.example
+            refused.points,
+            archs.join(", "),
+            refused.reason,
+            refused.example
         );
     }
 }

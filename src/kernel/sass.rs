@@ -157,14 +157,6 @@ impl Mix {
     pub fn total(&self) -> usize {
         self.0.values().sum()
     }
-
-    /// Accesses of shared and global memory.
-    fn accesses(&self) -> usize {
-        ["LDSM", "LDGSTS", "TMA", "LDG", "STG", "LDS", "STS"]
-            .map(|class| self.of(class))
-            .iter()
-            .sum()
-    }
 }
 
 impl Listing {
@@ -243,7 +235,7 @@ impl Code {
     }
 
     /// The loop that does the work: the one that has the most tensor
-    /// instructions of its own, or, without any, the most accesses of memory.
+    /// instructions of its own, or, without any, the most bytes of memory.
     /// What loops within it execute is not its own.
     pub fn main_loop(&self) -> Option<Mix> {
         let loops = self.loops();
@@ -253,10 +245,18 @@ impl Code {
                     (f, l) != (first, last) && first <= f && l <= last && f <= at && at <= l
                 })
             };
-            mix((first..=last).filter(|&at| !nested(at)).map(|at| &self.instructions[at]))
+            let own = (first..=last).filter(|&at| !nested(at));
+            own.map(|at| &self.instructions[at]).collect::<Vec<_>>()
         };
-        let mixes = loops.iter().map(own);
-        mixes.max_by_key(|mix| (mix.of("tensor"), mix.accesses(), mix.total()))
+        let work = |own: &Vec<&Instruction>| {
+            let tensor = own.iter().filter(|i| class(&i.opcode) == "tensor").count();
+            (
+                tensor,
+                own.iter().map(|i| accessed_bytes(&i.opcode)).sum::<usize>(),
+                own.len(),
+            )
+        };
+        loops.iter().map(own).max_by_key(work).map(|own| mix(own.into_iter()))
     }
 
     /// First and last instruction of every loop: a branch back to a label.
@@ -287,6 +287,19 @@ fn mix<'a>(instructions: impl Iterator<Item = &'a Instruction>) -> Mix {
         *mix.0.entry(class(&instruction.opcode)).or_default() += 1;
     }
     mix
+}
+
+/// Bytes of shared or global memory that a thread accesses; a nominal kilobyte
+/// for copies of tiles.
+fn accessed_bytes(opcode: &str) -> usize {
+    let has = |part: &str| opcode.split('.').any(|other| other == part);
+    match class(opcode) {
+        "TMA" => 1024,
+        "LDSM" if has("4") => 16,
+        "LDGSTS" | "LDG" | "STG" | "LDS" | "STS" | "LDSM" if has("128") => 16,
+        "LDGSTS" | "LDG" | "STG" | "LDS" | "STS" | "LDSM" => 4,
+        _ => 0,
+    }
 }
 
 /// The class of an opcode.
