@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
-//!         <- kernel <- device <- measure <- suite <- campaign <- analysis <- verdict
-//!         <- plot <- cmd
+//!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
+//!         <- verdict <- plot <- cmd
 //! ```
 
 pub mod analysis;
@@ -15,6 +15,7 @@ pub mod cmd;
 pub mod data;
 pub mod device;
 mod host_load;
+pub mod inventory;
 pub mod kernel;
 pub mod measure;
 pub mod model;

@@ -85,6 +85,16 @@ pub struct Plan {
     pub sentinel: Option<Point>,
 }
 
+/// What a plan depends on beside the suite.
+pub struct Ground<'a> {
+    /// Capacity of the last cache before DRAM, in bytes.
+    pub cache_bytes: u64,
+    /// Cores or multiprocessors.
+    pub units: u64,
+    /// The kernel that runs a problem when the suite names none.
+    pub kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
+}
+
 /// One `[[points]]` table.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -207,31 +217,43 @@ impl Suite {
     /// # Errors
     /// An impossible shape, with the line of the key to change.
     pub fn plan(&self, device: &dyn Device) -> Result<Plan, SuiteError> {
+        self.plan_for(&Ground {
+            cache_bytes: device.info().last_level_cache_bytes(),
+            units: device.info().units,
+            kernel: &|problem| device.kernel(problem).ok(),
+        })
+    }
+
+    /// All points for a device that need not be there.
+    ///
+    /// # Errors
+    /// An impossible shape, with the line of the key to change.
+    pub fn plan_for(&self, ground: &Ground) -> Result<Plan, SuiteError> {
         let mut points = Vec::new();
         let mut seen = HashSet::new();
         for entry in &self.entries {
-            for point in self.expand(entry, device)? {
+            for point in self.expand(entry, ground)? {
                 if seen.insert(point.clone()) {
                     points.push(point);
                 }
             }
         }
         let sentinel = match &self.sentinel {
-            Some(entry) => Some(self.one(entry, device)?),
+            Some(entry) => Some(self.one(entry, ground)?),
             None => None,
         };
         Ok(Plan { points, sentinel })
     }
 
-    fn one(&self, entry: &Entry, device: &dyn Device) -> Result<Point, SuiteError> {
-        let mut points = self.expand(entry, device)?;
+    fn one(&self, entry: &Entry, ground: &Ground) -> Result<Point, SuiteError> {
+        let mut points = self.expand(entry, ground)?;
         match (points.pop(), points.is_empty()) {
             (Some(point), true) => Ok(point),
             _ => Err(self.error(entry.line, "the sentinel is one point; give no lists")),
         }
     }
 
-    fn expand(&self, entry: &Entry, device: &dyn Device) -> Result<Vec<Point>, SuiteError> {
+    fn expand(&self, entry: &Entry, ground: &Ground) -> Result<Vec<Point>, SuiteError> {
         let sizes = entry.axes.iter().map(|axis| axis.values.len());
         let count = sizes.fold(1usize, usize::saturating_mul);
         if count > MAX_POINTS {
@@ -240,7 +262,7 @@ impl Suite {
             );
             return Err(self.error(entry.line, message));
         }
-        (0..count).map(|index| self.combination(entry, index, device)).collect()
+        (0..count).map(|index| self.combination(entry, index, ground)).collect()
     }
 
     /// Combination number `index` of an entry; the last axis varies fastest.
@@ -248,7 +270,7 @@ impl Suite {
         &self,
         entry: &Entry,
         mut index: usize,
-        device: &dyn Device,
+        ground: &Ground,
     ) -> Result<Point, SuiteError> {
         let mut chosen = Vec::new();
         for axis in entry.axes.iter().rev() {
@@ -276,8 +298,8 @@ impl Suite {
             }
             let multiple = |unit| value.strip_suffix(unit);
             let value = match (*key, multiple("llc"), multiple("units")) {
-                ("bytes", Some(factor), _) => self.cache_multiple(factor, *line, device)?,
-                ("lanes", _, Some(factor)) => self.unit_multiple(factor, *line, device)?,
+                ("bytes", Some(factor), _) => self.cache_multiple(factor, *line, ground)?,
+                ("lanes", _, Some(factor)) => self.unit_multiple(factor, *line, ground)?,
                 _ => (*value).to_owned(),
             };
             fields.push(((*key).to_owned(), value));
@@ -290,7 +312,7 @@ impl Suite {
             Some(kernel) => check_kernel(kernel)
                 .map_err(|message| self.error(line_of("kernel"), message))?
                 .to_owned(),
-            None => device.kernel(&problem).unwrap_or("none").to_owned(),
+            None => (ground.kernel)(&problem).unwrap_or("none").to_owned(),
         };
         Ok(Point { problem, kernel, cache })
     }
@@ -300,7 +322,7 @@ impl Suite {
         &self,
         factor: &str,
         line: usize,
-        device: &dyn Device,
+        ground: &Ground,
     ) -> Result<String, SuiteError> {
         const MIB: f64 = (1 << 20) as f64;
         let factor: f64 = match factor.trim().parse() {
@@ -311,8 +333,7 @@ impl Suite {
                 return Err(self.error(line, message));
             }
         };
-        let cache_bytes = device.info().last_level_cache_bytes() as f64;
-        let mib = (factor * cache_bytes / MIB).ceil().max(1.0);
+        let mib = (factor * ground.cache_bytes as f64 / MIB).ceil().max(1.0);
         Ok(((mib * MIB) as u64).to_string())
     }
 
@@ -321,12 +342,10 @@ impl Suite {
         &self,
         factor: &str,
         line: usize,
-        device: &dyn Device,
+        ground: &Ground,
     ) -> Result<String, SuiteError> {
         match factor.trim().parse::<u64>() {
-            Ok(f) if (1..=1 << 24).contains(&f) => {
-                Ok((f * device.info().units).to_string())
-            }
+            Ok(f) if (1..=1 << 24).contains(&f) => Ok((f * ground.units).to_string()),
             _ => {
                 let message =
                     format!("`{factor}units` is no number of lanes; write `64 units`");

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{DeviceArgs, Format, table};
 use crate::device::{self, Device, DeviceInfo, Opened};
+use crate::nvrtc::{Nvrtc, SearchPath};
 use crate::problem::{DType, Problem};
 use crate::section::Section;
 
@@ -42,6 +43,7 @@ fn machine(info: &DeviceInfo, why: &str) -> Section {
         ["memory for buffers".into(), format!("{} MiB", info.memory_bytes >> 20)],
         ["timer".into(), format!("{}, {:.0} ns", info.timer, 1e9 * info.timer_quantum_s)],
         ["empty launch".into(), format!("{:.1} us", 1e6 * info.launch_overhead_s)],
+        ["CUDA compiler".into(), cuda_compiler()],
     ]);
     rows.extend(info.facts.iter().map(|(name, value)| [name.clone(), value.clone()]));
     Section {
@@ -49,6 +51,14 @@ fn machine(info: &DeviceInfo, why: &str) -> Section {
         columns: vec!["fact", "value"],
         rows: rows.into_iter().map(Vec::from).collect(),
         ..Section::default()
+    }
+}
+
+/// NVRTC, or why there is none.
+fn cuda_compiler() -> String {
+    match Nvrtc::find(&SearchPath::of_this_machine(), None) {
+        Ok(nvrtc) => nvrtc.to_string(),
+        Err(why) => format!("none: {why}"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod check;
 mod doctor;
+mod kernels;
 mod list;
 mod measure;
 mod report;
@@ -35,6 +36,7 @@ enum Command {
     Doctor(doctor::Args),
     Check(check::Args),
     List(list::Args),
+    Kernels(kernels::Args),
     Measure(measure::Args),
     Verdict(verdict::Args),
     Report(report::Args),
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Check(args) => check::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Verdict(args) => verdict::run(&args),
         Command::Report(args) => report::run(&args),

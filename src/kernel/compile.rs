@@ -313,26 +313,101 @@ fn write_cached(path: &Path, binary: &Binary) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::KERNELS;
+    use crate::kernel::HEADERS;
+
+    const SOURCE: Source = Source { name: "k", text: "// text", headers: HEADERS };
+
+    fn binary() -> Binary {
+        let image = vec![0x7f, b'E', b'L', b'F', b'\n', 0];
+        Binary {
+            hash: short_hash(&image),
+            image,
+            resources: [("k".to_owned(), Resources::default())].into(),
+            warnings: vec!["ptxas warning : no".to_owned()],
+            compiler: "NVRTC 13.0.88".to_owned(),
+        }
+    }
 
     #[test]
-    fn a_kernel_compiles() {
-        let folder = tempfile::tempdir().unwrap();
-        let compiler = Compiler::new(CompilerOptions {
-            cache: Some(folder.path().to_owned()),
-            ..CompilerOptions::default()
-        })
-        .unwrap();
-        if let Err(why) = compiler.nvrtc() {
-            eprintln!("DID NOT RUN: {why}");
-            return;
+    fn keys_tell_all_apart_that_images_depend_on() {
+        let defines = Defines::new().with("N", 1);
+        let base = key(&SOURCE, &defines, Arch::SM_90);
+        let others = [
+            key(&Source { name: "l", ..SOURCE }, &defines, Arch::SM_90),
+            key(&Source { text: "// txet", ..SOURCE }, &defines, Arch::SM_90),
+            key(&Source { headers: &HEADERS[1..], ..SOURCE }, &defines, Arch::SM_90),
+            key(&SOURCE, &Defines::new().with("N", 2), Arch::SM_90),
+            key(&SOURCE, &Defines::new().with("N", 1).with("M", 1), Arch::SM_90),
+            key(&SOURCE, &defines, Arch::SM_80),
+        ];
+        for other in others {
+            assert_eq!(other.len(), 16);
+            assert_ne!(other, base);
         }
-        let problem = "stream:access=read,bytes=1048576".parse().unwrap();
-        let kernel = &KERNELS[0];
-        let defines = (kernel.defines)(&problem, Arch::SM_90);
-        let binary = compiler.binary(kernel, &defines, Arch::SM_90).unwrap();
-        assert_eq!(binary.resources["stream_read"].param_bytes, 56);
-        eprintln!("{} {:?}", compiler.describe(), binary.resources);
-        assert_eq!(compiler.binary(kernel, &defines, Arch::SM_90).unwrap(), binary);
+    }
+
+    #[test]
+    fn a_cached_file_is_read_back_and_a_damaged_one_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("nvrtc-13.0.88").join("0123456789abcdef.cubin");
+        assert_eq!(read_cached(&path), None);
+        write_cached(&path, &binary()).unwrap();
+        assert_eq!(read_cached(&path), Some(binary()));
+        let whole = fs::read(&path).unwrap();
+        for end in 0..whole.len() {
+            fs::write(&path, &whole[..end]).unwrap();
+            assert_eq!(read_cached(&path), None, "cut to {end} bytes");
+        }
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(read_cached(&path), None, "byte {at} damaged");
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_cache_lies_where_the_user_says() {
+        let root = |variables: &[(&str, &str)]| {
+            cache_root(|name| {
+                let found = variables.iter().find(|(n, _)| *n == name);
+                found.map(|(_, value)| PathBuf::from(value))
+            })
+        };
+        let (own, xdg, home) =
+            (("RIDGEPOINT_CACHE", "/a"), ("XDG_CACHE_HOME", "/b"), ("HOME", "/c"));
+        assert_eq!(root(&[home, xdg, own]), Some("/a".into()));
+        assert_eq!(root(&[home, xdg]), Some("/b/ridgepoint".into()));
+        assert_eq!(
+            root(&[home, ("XDG_CACHE_HOME", "")]),
+            Some("/c/.cache/ridgepoint".into())
+        );
+        assert_eq!(root(&[]), None);
+    }
+
+    #[test]
+    fn without_a_compiler_the_error_says_what_to_do() {
+        let options = |kernels: Option<PathBuf>| CompilerOptions {
+            kernels,
+            max_major: None,
+            cache: None,
+            search: SearchPath::default(),
+        };
+        let compiler = Compiler::new(options(None)).unwrap();
+        let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();
+        assert!(error.to_string().contains("scripts/install-nvrtc"), "{error}");
+        assert!(compiler.describe().contains("found no NVRTC"));
+        assert!(compiler.ptx(&SOURCE, &Defines::new(), Arch::SM_90).is_err());
+
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("kernels");
+        crate::kernel::prebuilt::write(&folder, &[], &[]).unwrap();
+        let compiler = Compiler::new(options(Some(folder))).unwrap();
+        let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();
+        let error = error.to_string();
+        for part in ["lacks k with no macros for sm_90a", "kernels build --arch sm_90a"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

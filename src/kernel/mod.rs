@@ -11,8 +11,10 @@ mod attention_prefill;
 pub mod compile;
 mod gemm;
 mod kv_read;
+pub mod occupancy;
 mod peak;
 pub mod prebuilt;
+pub mod sass;
 mod split;
 mod stream;
 
@@ -70,11 +72,15 @@ pub static HEADERS: &[(&str, &str)] = &[
 
 /// Kernels that a device needs around those under test: to fill buffers, to
 /// hold a queue, to read clocks.
-pub const UTILITIES: Source<'static> = Source {
+pub const DEVICE_SOURCE: Source<'static> = Source {
     name: "device",
     text: include_str!("../../kernels/device.cu"),
     headers: HEADERS,
 };
+
+/// Sources beyond the kernels that a device compiles, without macros. They are
+/// built and checked with the kernels.
+pub static UTILITIES: &[Source] = &[DEVICE_SOURCE];
 
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
@@ -241,8 +247,10 @@ pub struct Bound<'a> {
     pub tensor_maps: &'a [EncodedTensorMap],
 }
 
+type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
+
 /// Makes the bytes of a kernel's parameter for a slot.
-pub struct Params(Box<dyn Fn(&Bound) -> Vec<u8> + Send + Sync>);
+pub struct Params(Box<MakeBytes>);
 
 impl Params {
     /// From a function to the struct that the kernel declares: `#[repr(C)]`,

@@ -160,6 +160,42 @@ impl fmt::Display for Folder {
     }
 }
 
+/// Writes a folder. Its name is taken only when all of it is there. `listings`
+/// are further files, names and texts.
+///
+/// # Errors
+/// A folder that exists, a file that cannot be written.
+pub fn write(
+    path: &Path,
+    built: &[Built],
+    listings: &[(String, String)],
+) -> Result<(), FolderError> {
+    let error = |path: &Path, why: String| FolderError::File { path: path.to_owned(), why };
+    if path.exists() {
+        let why = "it exists; choose another name or remove it".to_owned();
+        return Err(error(path, why));
+    }
+    let staging = path.with_added_extension(format!("{}.new", std::process::id()));
+    let manifest = Manifest {
+        compiler: built.first().map(|b| b.binary.compiler.clone()).unwrap_or_default(),
+        files: built.iter().map(Built::entry).collect(),
+    };
+    let images = built.iter().map(|b| (b.entry().file, b.binary.image.as_slice()));
+    let texts = listings.iter().map(|(name, text)| (name.clone(), text.as_bytes()));
+    let result = (|| {
+        fs::create_dir_all(&staging)?;
+        for (name, bytes) in images.chain(texts) {
+            fs::write(staging.join(name), bytes)?;
+        }
+        fs::write(staging.join(MANIFEST), serde_json::to_vec_pretty(&manifest)?)?;
+        fs::rename(&staging, path)
+    })();
+    result.map_err(|why: std::io::Error| {
+        let _ = fs::remove_dir_all(&staging);
+        error(path, why.to_string())
+    })
+}
+
 /// What to write into a folder: a compiled source.
 #[derive(Clone, Debug)]
 pub struct Built<'a> {
@@ -180,7 +216,6 @@ impl Built<'_> {
         format!("{}-{}-{key}", self.source.name, self.arch)
     }
 
-    #[expect(dead_code, reason = "the command that writes folders comes next")]
     fn entry(&self) -> Entry {
         Entry {
             file: format!("{}.cubin", self.base_name()),
@@ -192,5 +227,82 @@ impl Built<'_> {
             resources: self.binary.resources.clone(),
             warnings: self.binary.warnings.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::HEADERS;
+
+    const SOURCE: Source = Source { name: "stream", text: "// text", headers: HEADERS };
+
+    fn built(unroll: u32) -> Built<'static> {
+        let image = vec![7; 9 + unroll as usize];
+        Built {
+            source: SOURCE,
+            defines: Defines::new().with("UNROLL", unroll),
+            arch: Arch::SM_90,
+            binary: Binary {
+                hash: short_hash(&image),
+                image,
+                resources: [("k".to_owned(), Resources::default())].into(),
+                warnings: Vec::new(),
+                compiler: "NVRTC 13.0.88".to_owned(),
+            },
+        }
+    }
+
+    fn find(folder: &Folder, source: &Source, unroll: u32) -> Result<Binary, String> {
+        let defines = Defines::new().with("UNROLL", unroll);
+        let key = key(source, &defines, Arch::SM_90);
+        folder.binary(source, &defines, Arch::SM_90, &key).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_found_and_what_lacks_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("kernels");
+        let listing = ("stream.sass".to_owned(), "text".to_owned());
+        write(&path, &[built(4), built(8)], &[listing]).unwrap();
+        let folder = Folder::open(&path, Some(13)).unwrap();
+        assert_eq!(find(&folder, &SOURCE, 8).unwrap(), built(8).binary);
+        assert!(folder.to_string().starts_with("2 kernels by NVRTC 13.0.88 in "));
+
+        let missing = find(&folder, &SOURCE, 2).unwrap_err();
+        for part in
+            ["stream with UNROLL=2 for sm_90a", "lacks", "kernels build --arch sm_90a"]
+        {
+            assert!(missing.contains(part), "{missing}");
+        }
+        let edited = Source { text: "// other", ..SOURCE };
+        let missing = find(&folder, &edited, 8).unwrap_err();
+        assert!(missing.contains("another version of its source"), "{missing}");
+
+        let again = write(&path, &[built(4)], &[]).unwrap_err();
+        assert!(again.to_string().contains("exists"), "{again}");
+        let names = fs::read_dir(root.path()).unwrap().count();
+        assert_eq!(names, 1, "a staging folder is left behind");
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("kernels");
+        let absent = Folder::open(&path, None).unwrap_err().to_string();
+        assert!(absent.contains("manifest.json"), "{absent}");
+        write(&path, &[built(4)], &[]).unwrap();
+        let old = Folder::open(&path, Some(12)).unwrap_err().to_string();
+        assert!(old.contains("build them with NVRTC 12"), "{old}");
+
+        let file = path.join(built(4).entry().file);
+        fs::write(&file, "cut").unwrap();
+        let folder = Folder::open(&path, None).unwrap();
+        let defines = built(4).defines;
+        let key = key(&SOURCE, &defines, Arch::SM_90);
+        let damaged = folder.binary(&SOURCE, &defines, Arch::SM_90, &key).unwrap_err();
+        assert!(damaged.to_string().contains("is damaged"), "{damaged}");
+        fs::write(path.join(MANIFEST), "{").unwrap();
+        assert!(Folder::open(&path, None).is_err());
     }
 }

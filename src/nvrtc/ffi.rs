@@ -2,6 +2,7 @@
 //! outside this file can pass it a wrong pointer.
 #![allow(unsafe_code, reason = "NVRTC is a C library, opened at run time")]
 
+use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
@@ -28,8 +29,7 @@ macro_rules! functions {
                 // SAFETY: the file is named like NVRTC and comes from a place
                 // for libraries; its initialisers run as in any program that
                 // links it.
-                let library = unsafe { libloading::Library::new(path) }
-                    .map_err(|error| error.to_string())?;
+                let library = unsafe { libloading::Library::new(path) }.map_err(fault)?;
                 // SAFETY: names and types are those of nvrtc.h.
                 let functions = unsafe {
                     Library {
@@ -69,10 +69,15 @@ functions! {
     cubin: "nvrtcGetCUBIN", Bytes;
 }
 
+/// What the loader says of a library that does not open.
+fn fault(error: libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// Keeps a library in the process, so that another finds it by its bare name.
 pub fn keep_open(path: &Path) -> Result<(), String> {
     // SAFETY: as for `Library::open`.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(fault)?;
     std::mem::forget(library);
     Ok(())
 }

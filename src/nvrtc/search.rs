@@ -17,8 +17,8 @@ const TOOLKIT: [&str; 4] =
 /// Folders of libraries among Python's packages.
 const WHEELS: [&str; 3] = ["nvidia/cu13/lib", "nvidia/cu12/lib", "nvidia/cuda_nvrtc/lib"];
 
-/// Folder that `scripts/install-nvrtc` fills, beside the build's own.
-const DOWNLOADS: &str = "cuda-toolkit";
+/// Folders that `scripts/install-nvrtc` fills, beside the build's own.
+const DOWNLOADS: [&str; 2] = ["cuda-toolkit", "cuda-toolkit-12"];
 
 /// Places to look for NVRTC in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl SearchPath {
         if self.python {
             places.push("CUDA_HOME, CUDA_PATH, /usr/local/cuda*".to_owned());
             places.push("Python's packages".to_owned());
-            places.push(format!("target/{DOWNLOADS}"));
+            places.push(format!("target/{}", DOWNLOADS[0]));
         }
         places
     }
@@ -128,10 +128,14 @@ impl SearchPath {
 /// Folders that `scripts/install-nvrtc` fills: of the checkout that the program
 /// was built in, and beside the program.
 pub fn download_folders() -> Vec<PathBuf> {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(DOWNLOADS);
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     let program = std::env::current_exe().unwrap_or_default();
-    let beside = program.ancestors().skip(1).take(3).map(|folder| folder.join(DOWNLOADS));
-    std::iter::once(checkout).chain(beside).filter(|folder| folder.is_dir()).collect()
+    let beside = program.ancestors().skip(1).take(3).map(Path::to_owned);
+    let roots = std::iter::once(checkout).chain(beside);
+    roots
+        .flat_map(|root| DOWNLOADS.map(|folder| root.join(folder)))
+        .filter(|folder| folder.is_dir())
+        .collect()
 }
 
 /// The builtins library of the NVRTC in a file. NVRTC opens it by its bare name,

@@ -19,7 +19,7 @@ use super::{
     Refusal, slug,
 };
 use crate::kernel::compile::{Binary, Compiler, CompilerOptions};
-use crate::kernel::{Arch, Defines, Kernel, Target, UTILITIES};
+use crate::kernel::{Arch, DEVICE_SOURCE, Defines, Kernel, Target};
 use crate::problem::Problem;
 
 /// Share of the free memory that buffers may take: the driver needs some, and
@@ -81,7 +81,7 @@ impl CudaDevice {
             max_major: Some(version as u32 / 1000),
             ..CompilerOptions::default()
         })?;
-        let binary = compiler.compile(&UTILITIES, &Defines::new(), target.arch)?;
+        let binary = compiler.compile(&DEVICE_SOURCE, &Defines::new(), target.arch)?;
         let entries = ["empty", "hold", "read_clocks", "spin", "fill"];
         let functions = load(&context, &binary, &entries)?;
         let [empty, hold, read_clocks, spin, fill] =

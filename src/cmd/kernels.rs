@@ -1,0 +1,220 @@
+//! `ridgepoint kernels build`: CUDA kernels compiled ahead, on any machine, for
+//! one that has a driver and nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+
+use super::{Format, table};
+use crate::inventory::{Inventory, Wanted};
+use crate::kernel::prebuilt::{self, Built};
+use crate::kernel::sass::{Disassembler, Listing, Mix};
+use crate::kernel::{Arch, Binary, Compiler, CompilerOptions};
+use crate::nvrtc::Resources;
+use crate::section::Section;
+use crate::suite::Suite;
+
+/// Compile CUDA kernels ahead of time.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(BuildArgs),
+}
+
+/// Compile what suites need into a folder, for machines without NVRTC. Needs no
+/// GPU.
+#[derive(Debug, clap::Args)]
+struct BuildArgs {
+    /// Built-in suites or .toml files; all built-in ones when none is given.
+    suites: Vec<String>,
+    /// Architecture to compile for, such as sm_80, sm_90a or sm_120; may be
+    /// given several times.
+    #[arg(long, required = true)]
+    arch: Vec<Arch>,
+    /// Newest CUDA release that the driver there loads, such as 12; nvidia-smi
+    /// shows it. Code of an older release runs on newer drivers too.
+    #[arg(long, value_name = "MAJOR")]
+    cuda: Option<u32>,
+    /// Folder to write.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Also write the machine code as text, and count the instructions of main
+    /// loops; needs nvdisasm.
+    #[arg(long)]
+    sass: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    match &args.command {
+        Command::Build(args) => build(args),
+    }
+}
+
+fn build(args: &BuildArgs) -> Result<ExitCode> {
+    let names: Vec<&str> = match args.suites.is_empty() {
+        true => Suite::built_in_names(),
+        false => args.suites.iter().map(String::as_str).collect(),
+    };
+    let suites = names.into_iter().map(Suite::load).collect::<Result<Vec<_>>>()?;
+    let mut archs = args.arch.clone();
+    archs.sort();
+    archs.dedup();
+    let disassembler = if args.sass { Some(Disassembler::find()?) } else { None };
+    let options = CompilerOptions { max_major: args.cuda, ..CompilerOptions::default() };
+    let compiler = Compiler::new(options)?;
+    eprintln!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
+
+    let inventory = Inventory::of(&suites, &archs)?;
+    let built = compile(&inventory, &compiler)?;
+    let listings = match &disassembler {
+        Some(disassembler) => built
+            .iter()
+            .map(|item| disassembler.listing(&item.binary.image))
+            .collect::<Result<_>>()?,
+        None => Vec::new(),
+    };
+    let named: Vec<_> = built
+        .iter()
+        .zip(&listings)
+        .map(|(item, listing)| (format!("{}.sass", item.base_name()), listing.text.clone()))
+        .collect();
+    prebuilt::write(&args.out, &built, &named)?;
+
+    let mut sections = vec![resources(&inventory, &built)];
+    if args.sass {
+        sections.push(mixes(&built, &listings));
+    }
+    table::print(&sections, args.format)?;
+    report(&inventory, &built);
+    eprintln!("ridgepoint: {} images in {}", built.len(), args.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything compiled, or all that does not compile.
+fn compile<'a>(inventory: &'a Inventory, compiler: &Compiler) -> Result<Vec<Built<'a>>> {
+    let mut built = Vec::new();
+    let mut errors = Vec::new();
+    for (wanted, result) in inventory.wanted.iter().zip(inventory.compile(compiler)) {
+        match result {
+            Ok(binary) => built.push(Built {
+                source: wanted.source,
+                defines: wanted.defines.clone(),
+                arch: wanted.arch,
+                binary,
+            }),
+            Err(why) => errors
+                .push(format!("{} with {}: {why}", wanted.source.name, wanted.defines)),
+        }
+    }
+    if !errors.is_empty() {
+        bail!("{}", errors.join("\n"));
+    }
+    if built.is_empty() {
+        bail!("no kernel runs a point of these suites on these architectures");
+    }
+    Ok(built)
+}
+
+fn resources(inventory: &Inventory, built: &[Built]) -> Section {
+    let pairs = inventory.wanted.iter().zip(built);
+    Section {
+        heading: "What was compiled".into(),
+        columns: vec![
+            "entry",
+            "configuration",
+            "arch",
+            "registers",
+            "spill bytes",
+            "shared bytes",
+            "threads",
+            "blocks per SM",
+            "points",
+            "image bytes",
+            "hash",
+        ],
+        rows: pairs.flat_map(|(wanted, item)| entries(wanted, &item.binary)).collect(),
+        ..Section::default()
+    }
+}
+
+/// A row for each entry of an image.
+fn entries(wanted: &Wanted, binary: &Binary) -> Vec<Vec<String>> {
+    let row = |(entry, resources): (&String, &Resources)| {
+        let (blocks, threads) = wanted.blocks_per_sm(entry, resources);
+        let dynamic =
+            wanted.launches.get(entry.as_str()).map_or(0, |shape| shape.dynamic_bytes);
+        vec![
+            entry.clone(),
+            wanted.defines.to_string(),
+            wanted.arch.to_string(),
+            resources.registers.to_string(),
+            (resources.spill_store_bytes + resources.spill_load_bytes).to_string(),
+            (resources.shared_bytes + dynamic).to_string(),
+            threads.to_string(),
+            blocks.to_string(),
+            wanted.points.to_string(),
+            binary.image.len().to_string(),
+            binary.hash.clone(),
+        ]
+    };
+    binary.resources.iter().map(row).collect()
+}
+
+fn mixes(built: &[Built], listings: &[Listing]) -> Section {
+    let mut found = Vec::new();
+    for (item, listing) in built.iter().zip(listings) {
+        for (entry, code) in &listing.functions {
+            let (part, mix) = match code.main_loop() {
+                Some(mix) => ("loop", mix),
+                None => ("all", code.mix()),
+            };
+            let (arch, hash) = (item.arch.to_string(), item.binary.hash.clone());
+            let total = mix.total().to_string();
+            found.push((vec![entry.clone(), arch, hash, part.to_owned(), total], mix));
+        }
+    }
+    let used = |class: &&str| found.iter().any(|(_, mix)| mix.of(class) > 0);
+    let classes: Vec<_> = Mix::classes().filter(used).collect();
+    let row = |(mut row, mix): (Vec<String>, Mix)| {
+        row.extend(classes.iter().map(|class| mix.of(class).to_string()));
+        row
+    };
+    let mut columns = vec!["entry", "arch", "hash", "part", "instructions"];
+    columns.extend(&classes);
+    Section {
+        heading: "Instructions of the loop that does the work".into(),
+        columns,
+        rows: found.into_iter().map(row).collect(),
+        ..Section::default()
+    }
+}
+
+/// Says what is wrong with what was compiled, and what cannot run.
+fn report(inventory: &Inventory, built: &[Built]) {
+    for (wanted, item) in inventory.wanted.iter().zip(built) {
+        for fault in wanted.faults(&item.binary) {
+            let (name, arch) = (wanted.source.name, wanted.arch);
+            eprintln!("ridgepoint: {name} with {} for {arch}: {fault}", wanted.defines);
+        }
+    }
+    for refused in &inventory.refused {
+        let archs: Vec<String> = refused.archs.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "ridgepoint: {} points have no kernel on {}: {} (such as {})",
+            refused.points,
+            archs.join(", "),
+            refused.reason,
+            refused.example
+        );
+    }
+}

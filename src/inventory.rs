@@ -1,0 +1,365 @@
+//! What suites ask of the CUDA kernels: every configuration to compile, on any
+//! machine, before there is a GPU. And what must hold of each one compiled.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use crate::kernel::occupancy::blocks_per_sm;
+use crate::kernel::{
+    Arch, Binary, Bound, CompileError, Compiler, Defines, EncodedTensorMap, KERNELS,
+    Kernel, Plan, Target, UTILITIES,
+};
+use crate::nvrtc::{Resources, Source};
+use crate::problem::Problem;
+use crate::suite::{Ground, Suite};
+
+/// A source in one configuration for one architecture.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The source.
+    pub source: Source<'static>,
+    /// The configuration.
+    pub defines: Defines,
+    /// The architecture.
+    pub arch: Arch,
+    /// How its entries are launched; none for what is not a kernel of the
+    /// table.
+    pub launches: BTreeMap<&'static str, LaunchShape>,
+    /// Points of the suites that need it.
+    pub points: usize,
+}
+
+/// What launches of an entry have in common, and the most that any takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub dynamic_bytes: u32,
+    /// Bytes of the parameter that the plan makes.
+    pub param_bytes: usize,
+}
+
+/// Problems that no kernel runs, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// On which architectures.
+    pub archs: Vec<Arch>,
+    /// Why.
+    pub reason: String,
+    /// How many; on the first of the architectures, since sizes in suites depend
+    /// on the GPU.
+    pub points: usize,
+    /// The first of them.
+    pub example: String,
+}
+
+/// All that suites ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// What to compile, in order of architectures and of kernels.
+    pub wanted: Vec<Wanted>,
+    /// What cannot be run.
+    pub refused: Vec<Refused>,
+}
+
+/// A GPU to plan for where there is none: the largest of its architecture.
+/// Sizes in suites depend on its cache, configurations hardly ever.
+struct Nominal {
+    target: Target,
+    cache_bytes: u64,
+}
+
+impl Nominal {
+    fn of(arch: Arch) -> Self {
+        // A100, L40S, H100 SXM, B200, RTX PRO 6000; NVIDIA's white papers of
+        // the architectures.
+        let (sms, cache_mib) = match (arch.major, arch.minor) {
+            (8, 0) => (108, 40),
+            (8, _) => (142, 96),
+            (9, _) => (132, 50),
+            (10 | 11, _) => (148, 126),
+            _ => (188, 128),
+        };
+        Nominal { target: Target::new(arch, sms), cache_bytes: cache_mib << 20 }
+    }
+}
+
+impl Inventory {
+    /// What suites ask for on architectures: every kernel that supports a
+    /// point, in the configuration that the point needs, and what a device
+    /// compiles beside kernels.
+    ///
+    /// # Errors
+    /// A suite that does not plan.
+    pub fn of(suites: &[Suite], archs: &[Arch]) -> Result<Self> {
+        let mut inventory = Inventory::default();
+        for &arch in archs {
+            let nominal = Nominal::of(arch);
+            let kernel = |problem: &Problem| {
+                Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
+            };
+            let ground = Ground {
+                cache_bytes: nominal.cache_bytes,
+                units: u64::from(nominal.target.sms),
+                kernel: &kernel,
+            };
+            for source in UTILITIES {
+                inventory.wanted.push(Wanted {
+                    source: *source,
+                    defines: Defines::new(),
+                    arch,
+                    launches: BTreeMap::new(),
+                    points: 0,
+                });
+            }
+            for suite in suites {
+                for point in suite.plan_for(&ground)?.points {
+                    inventory.add(&point.problem, &nominal.target);
+                }
+            }
+        }
+        inventory.wanted.sort_by_key(|wanted| (wanted.arch, wanted.source.name));
+        Ok(inventory)
+    }
+
+    /// Adds every kernel that runs a problem.
+    fn add(&mut self, problem: &Problem, target: &Target) {
+        let arch = target.arch;
+        let mut runs = false;
+        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
+            if (kernel.supports)(problem, arch).is_ok() {
+                runs = true;
+                self.add_kernel(kernel, problem, target);
+            }
+        }
+        if runs {
+            return;
+        }
+        let reason = match Kernel::for_problem(problem, arch) {
+            Err(refusal) => refusal.to_string(),
+            Ok(_) => return,
+        };
+        let Some(refused) = self.refused.iter_mut().find(|r| r.reason == reason) else {
+            let example = problem.to_string();
+            self.refused.push(Refused { archs: vec![arch], reason, points: 1, example });
+            return;
+        };
+        if !refused.archs.contains(&arch) {
+            refused.archs.push(arch);
+        }
+        refused.points += usize::from(refused.archs[0] == arch);
+    }
+
+    fn add_kernel(&mut self, kernel: &Kernel, problem: &Problem, target: &Target) {
+        let defines = (kernel.defines)(problem, target.arch);
+        let same = |wanted: &Wanted| {
+            wanted.source.name == kernel.name
+                && wanted.arch == target.arch
+                && wanted.defines == defines
+        };
+        let at = self.wanted.iter().position(same).unwrap_or_else(|| {
+            self.wanted.push(Wanted {
+                source: kernel.file(),
+                defines,
+                arch: target.arch,
+                launches: BTreeMap::new(),
+                points: 0,
+            });
+            self.wanted.len() - 1
+        });
+        let wanted = &mut self.wanted[at];
+        wanted.points += 1;
+        let plan = (kernel.plan)(problem, target);
+        let bound = Stand::of(problem, &plan);
+        for launch in &plan.launches {
+            let shape = wanted.launches.entry(launch.entry).or_default();
+            shape.threads = shape.threads.max(launch.block.iter().product());
+            shape.dynamic_bytes = shape.dynamic_bytes.max(launch.shared_bytes);
+            shape.param_bytes = launch.params.bytes(&bound.bound()).len();
+        }
+    }
+
+    /// Compiles everything, on all cores.
+    pub fn compile(&self, compiler: &Compiler) -> Vec<Result<Binary, CompileError>> {
+        let compile = |wanted: &Wanted| {
+            compiler.compile(&wanted.source, &wanted.defines, wanted.arch)
+        };
+        self.wanted.par_iter().map(compile).collect()
+    }
+}
+
+/// Addresses to stand in for a GPU's.
+struct Stand {
+    tensors: Vec<u64>,
+    scratch: Vec<u64>,
+    tensor_maps: Vec<EncodedTensorMap>,
+}
+
+impl Stand {
+    fn of(problem: &Problem, plan: &Plan) -> Self {
+        Stand {
+            tensors: vec![1 << 20; problem.tensors().len()],
+            scratch: vec![1 << 20; plan.scratch.len()],
+            tensor_maps: vec![EncodedTensorMap([0; 128]); plan.tensor_maps.len()],
+        }
+    }
+
+    fn bound(&self) -> Bound<'_> {
+        Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &self.tensors,
+            scratch: &self.scratch,
+            tensor_maps: &self.tensor_maps,
+        }
+    }
+}
+
+impl Wanted {
+    /// Blocks of an entry that an SM holds at once, and the threads of each.
+    pub fn blocks_per_sm(&self, entry: &str, resources: &Resources) -> (u32, u32) {
+        let shape = self.launches.get(entry).copied().unwrap_or_default();
+        let threads = match shape.threads {
+            0 => resources.max_threads.unwrap_or(0),
+            threads => threads,
+        };
+        let target = Target::new(self.arch, 1);
+        (blocks_per_sm(resources, threads, shape.dynamic_bytes, &target), threads)
+    }
+
+    /// What is wrong with it as compiled: warnings, spills and local memory,
+    /// launches that do not fit what was compiled.
+    pub fn faults(&self, binary: &Binary) -> Vec<String> {
+        let mut faults = binary.warnings.clone();
+        for (entry, resources) in &binary.resources {
+            let spilled = resources.spill_store_bytes + resources.spill_load_bytes;
+            if spilled > 0 {
+                faults.push(format!(
+                    "{entry} spills: stores {} and loads {} bytes",
+                    resources.spill_store_bytes, resources.spill_load_bytes
+                ));
+            }
+            if resources.stack_bytes > 0 {
+                faults.push(format!(
+                    "{entry} has {} bytes of local memory",
+                    resources.stack_bytes
+                ));
+            }
+            let (blocks, threads) = self.blocks_per_sm(entry, resources);
+            let launched = self.launches.contains_key(entry.as_str());
+            match resources.min_blocks {
+                Some(asked) if launched && blocks < asked => faults.push(format!(
+                    "{entry} asks for {asked} blocks on an SM, and {blocks} fit"
+                )),
+                _ => {}
+            }
+            if launched && resources.max_threads.is_some_and(|most| threads > most) {
+                faults.push(format!(
+                    "{entry} is launched with {threads} threads and compiled for fewer"
+                ));
+            }
+        }
+        for (entry, shape) in &self.launches {
+            match binary.resources.get(*entry) {
+                None => faults.push(format!("it has no entry {entry}")),
+                Some(resources) if resources.param_bytes as usize != shape.param_bytes => {
+                    faults.push(format!(
+                        "{entry} takes {} bytes of parameters, and the plan makes {}",
+                        resources.param_bytes, shape.param_bytes
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suite(points: &str) -> Suite {
+        Suite::parse("s.toml", &format!("name = \"x\"\n{points}")).unwrap()
+    }
+
+    const STREAMS: &str = "[[points]]\nop = \"stream\"\naccess = [\"read\", \"copy\"]\n\
+                           bytes = [\"0.5 llc\", \"4 llc\"]\n";
+
+    /// The stream kernel on an H100, as if it had been compiled well.
+    fn stream() -> (Wanted, Binary) {
+        let inventory = Inventory::of(&[suite(STREAMS)], &[Arch::SM_90]).unwrap();
+        let wanted =
+            inventory.wanted.into_iter().find(|w| w.source.name == "stream").unwrap();
+        let resources = Resources {
+            registers: 46,
+            param_bytes: 56,
+            max_threads: Some(512),
+            min_blocks: Some(2),
+            ..Resources::default()
+        };
+        let entry = |name: &str| (name.to_owned(), resources.clone());
+        let binary = Binary {
+            image: vec![1],
+            hash: String::new(),
+            resources: [entry("stream_read"), entry("stream_copy")].into(),
+            warnings: Vec::new(),
+            compiler: String::new(),
+        };
+        (wanted, binary)
+    }
+
+    #[test]
+    fn a_configuration_is_wanted_once() {
+        let (wanted, _) = stream();
+        assert_eq!(wanted.points, 4);
+        let shape = LaunchShape { threads: 512, dynamic_bytes: 0, param_bytes: 56 };
+        let expected = [("stream_copy", shape), ("stream_read", shape)];
+        assert_eq!(wanted.launches, expected.into());
+        let archs = [Arch::SM_80, Arch::SM_120];
+        let inventory = Inventory::of(&[suite(STREAMS), suite(STREAMS)], &archs).unwrap();
+        let streams = inventory.wanted.iter().filter(|w| w.source.name == "stream");
+        let found: Vec<_> = streams.map(|w| (w.arch, w.points)).collect();
+        assert_eq!(found, [(Arch::SM_80, 8), (Arch::SM_120, 8)]);
+    }
+
+    #[test]
+    fn what_no_kernel_runs_is_counted_with_its_reason() {
+        let odd = "[[points]]\nop = \"gemm\"\nm = [1, 2]\nn = 3\nk = 5\ndtype = \"f32\"\n";
+        let archs = vec![Arch::SM_80, Arch::SM_90];
+        let refused = Inventory::of(&[suite(odd)], &archs).unwrap().refused;
+        assert_eq!(refused.len(), 1);
+        assert_eq!((&refused[0].archs, refused[0].points), (&archs, 2));
+    }
+
+    #[test]
+    fn every_fault_is_found() {
+        let (wanted, good) = stream();
+        assert_eq!(wanted.faults(&good), [""; 0]);
+        type Break = fn(&mut Resources);
+        let cases: [(Break, &str); 6] = [
+            (|r| r.spill_store_bytes = 4, "spills"),
+            (|r| r.spill_load_bytes = 4, "spills"),
+            (|r| r.stack_bytes = 8, "local memory"),
+            (|r| r.registers = 128, "2 blocks on an SM, and 1 fit"),
+            (|r| r.param_bytes = 64, "takes 64 bytes of parameters, and the plan makes 56"),
+            (|r| r.max_threads = Some(256), "launched with 512 threads"),
+        ];
+        for (break_it, expected) in cases {
+            let mut bad = good.clone();
+            break_it(bad.resources.get_mut("stream_read").unwrap());
+            let faults = wanted.faults(&bad);
+            assert_eq!(faults.len(), 1, "{expected}: {faults:?}");
+            assert!(faults[0].contains(expected), "{expected}: {faults:?}");
+        }
+        let mut bad = good.clone();
+        bad.warnings.push("ptxas info    : (C7511) Potential Performance Loss".into());
+        assert_eq!(wanted.faults(&bad).len(), 1);
+        let mut bad = good;
+        bad.resources.remove("stream_copy");
+        assert_eq!(wanted.faults(&bad), ["it has no entry stream_copy"]);
+    }
+}

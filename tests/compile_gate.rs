@@ -1,0 +1,348 @@
+//! The compile gate: every CUDA kernel in every configuration that the built-in
+//! suites use compiles for every architecture without warnings, spills or local
+//! memory, and to the instructions it was written for. Needs NVRTC and no GPU.
+//! Without NVRTC these tests say that they did not run; where CI or
+//! RIDGEPOINT_REQUIRE_NVRTC is set they fail.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ridgepoint::inventory::{Inventory, Wanted};
+use ridgepoint::kernel::sass::{Disassembler, Listing};
+use ridgepoint::kernel::{
+    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines, HEADERS,
+};
+use ridgepoint::nvrtc::{Nvrtc, SearchPath, Source};
+use ridgepoint::suite::Suite;
+
+const ARCHS: [Arch; 3] = [Arch::SM_80, Arch::SM_90, Arch::SM_120];
+
+/// The pinned compiler where it is installed: what another version makes of the
+/// kernels is not this test's business.
+fn search() -> SearchPath {
+    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit");
+    let pinned = pinned.join("nvidia/cu13/lib");
+    match std::env::var_os("RIDGEPOINT_NVRTC").is_none() && pinned.is_dir() {
+        true => SearchPath::only(pinned),
+        false => SearchPath::of_this_machine(),
+    }
+}
+
+fn options() -> CompilerOptions {
+    CompilerOptions {
+        cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins")),
+        search: search(),
+        ..CompilerOptions::default()
+    }
+}
+
+/// What a test needs; or nothing, said where `--quiet` and captured output
+/// cannot hide it. Required, its absence is a failure.
+fn need<T, E: std::fmt::Display>(what: Result<T, E>) -> Option<T> {
+    let why = match what {
+        Ok(found) => return Some(found),
+        Err(why) => why,
+    };
+    let set = |name: &str| {
+        std::env::var(name).is_ok_and(|v| !["", "0", "false"].contains(&v.as_str()))
+    };
+    assert!(!set("CI") && !set("RIDGEPOINT_REQUIRE_NVRTC"), "{why}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "\n*** compile gate: {test} DID NOT RUN: {why}\n");
+    None
+}
+
+fn compiler() -> Option<Compiler> {
+    let compiler = Compiler::new(options()).unwrap();
+    need(compiler.nvrtc().map(drop)).map(|()| compiler)
+}
+
+fn built_in() -> Inventory {
+    let suites: Vec<Suite> = Suite::built_in_names()
+        .into_iter()
+        .map(|name| Suite::load(name).unwrap())
+        .collect();
+    Inventory::of(&suites, &ARCHS).unwrap()
+}
+
+/// What is wrong with a source as compiled, a source that does not compile
+/// included.
+fn faults(wanted: &Wanted, result: &Result<Binary, CompileError>) -> Vec<String> {
+    match result {
+        Ok(binary) => wanted.faults(binary),
+        Err(why) => vec![why.to_string()],
+    }
+}
+
+#[test]
+fn every_configuration_of_the_suites_compiles_clean() {
+    let Some(compiler) = compiler() else { return };
+    let inventory = built_in();
+    let mut found = Vec::new();
+    for (wanted, result) in inventory.wanted.iter().zip(inventory.compile(&compiler)) {
+        let Wanted { source, defines, arch, .. } = wanted;
+        for fault in faults(wanted, &result) {
+            found.push(format!("{} with {defines} for {arch}: {fault}", source.name));
+        }
+    }
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+    for arch in ARCHS {
+        let count = inventory.wanted.iter().filter(|w| w.arch == arch).count();
+        assert!(count > 0, "nothing is compiled for {arch}");
+    }
+}
+
+/// A source that is not in the table, as the gate sees it.
+fn planted(text: &'static str) -> Wanted {
+    Wanted {
+        source: Source { name: "planted", text, headers: HEADERS },
+        defines: Defines::new(),
+        arch: Arch::SM_90,
+        launches: BTreeMap::new(),
+        points: 0,
+    }
+}
+
+/// A kernel whose 80 values do not fit the 32 registers that two blocks of 1024
+/// threads leave.
+const SPILLS: &str = r#"
+#include "prelude.cuh"
+KERNEL(1024, 2) spills(const float *a, float *b) {
+  float v[80];
+#pragma unroll
+  for (u32 i = 0; i < 80; ++i) v[i] = a[i * 1024 + threadIdx.x];
+#pragma unroll
+  for (u32 j = 0; j < 80; ++j) {
+    float sum = 0;
+#pragma unroll
+    for (u32 i = 0; i < 80; i += 7) sum += v[(i + j) % 80] * v[(3 * i * j + 1) % 80];
+    b[j * 1024 + threadIdx.x] = sum;
+  }
+}
+"#;
+
+/// A table that is indexed by what is known at run time only.
+const LOCAL: &str = r#"
+#include "prelude.cuh"
+KERNEL(128, 1) local(const u32 *a, u32 *b) {
+  u32 v[64];
+  for (u32 i = 0; i < 64; ++i) v[a[i] % 64] = i;
+  b[threadIdx.x] = v[a[threadIdx.x] % 64];
+}
+"#;
+
+/// An accumulator that is touched while the instruction that writes it runs.
+const SERIALIZED: &str = r#"
+#include "prelude.cuh"
+KERNEL(128, 1) serialized(float *out, u64 a, u64 b) {
+  float d[4] = {0, 0, 0, 0};
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+  for (u32 i = 0; i < 4; ++i) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, "
+        "1, 1, 1, 0, 0;"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "l"(a), "l"(b));
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    d[0] *= 2;
+  }
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  out[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
+}
+"#;
+
+#[test]
+fn the_gate_rejects_what_it_should() {
+    let Some(compiler) = compiler() else { return };
+    let cases = [
+        (
+            "#include \"prelude.cuh\"\nKERNEL(128, 1) broken(u32 *a) { a[0] = 1 }",
+            "expected a",
+        ),
+        ("#include \"absent.cuh\"\n", "cannot open source file"),
+        ("__global__ void k(int *a) { asm volatile(\"no.such;\"); }", "Not a name of any"),
+        (
+            "extern \"C\" __global__ void k(int *a) { int unused; a[0] = 1; }",
+            "never referenced",
+        ),
+        (SPILLS, "spills: stores"),
+        (LOCAL, "bytes of local memory"),
+        (SERIALIZED, "(C75"),
+    ];
+    for (text, expected) in cases {
+        let wanted = planted(text);
+        let result = compiler.compile(&wanted.source, &wanted.defines, wanted.arch);
+        let found = faults(&wanted, &result);
+        assert!(
+            found.iter().any(|f| f.contains(expected)),
+            "{expected}: {found:?}\n{text}"
+        );
+    }
+    let fine = planted("#include \"prelude.cuh\"\nKERNEL(128, 1) fine(u32 *a) { *a = 1; }");
+    let result = compiler.compile(&fine.source, &fine.defines, fine.arch);
+    assert_eq!(faults(&fine, &result), [""; 0]);
+}
+
+#[test]
+fn images_do_not_depend_on_the_working_folder() {
+    let Some(_) = compiler() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let hashes = |folder: &str| {
+        let folder = root.path().join(folder);
+        fs::create_dir(&folder).unwrap();
+        let output =
+            build(&folder, &root.path().join(format!("{}.cache", folder.display())));
+        assert!(output.status.success(), "{output:?}");
+        let text = fs::read_to_string(folder.join("kernels/manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let files = manifest["files"].as_array().unwrap().clone();
+        files.iter().map(|file| file["hash"].to_string()).collect::<Vec<_>>()
+    };
+    let here = hashes("here");
+    assert!(!here.is_empty());
+    assert_eq!(here, hashes("elsewhere"));
+}
+
+/// `ridgepoint kernels build` of the smallest suite, in a folder, to `kernels`.
+fn build(folder: &Path, cache: &Path) -> Output {
+    let nvrtc =
+        search().chosen.or_else(|| std::env::var_os("RIDGEPOINT_NVRTC").map(PathBuf::from));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ridgepoint"));
+    command.current_dir(folder).env("RIDGEPOINT_CACHE", cache);
+    if let Some(nvrtc) = nvrtc {
+        command.env("RIDGEPOINT_NVRTC", nvrtc);
+    }
+    let arguments = [
+        "kernels", "build", "--arch", "sm_90a", "--out", "kernels", "--format", "csv",
+        "roofline",
+    ];
+    command.args(arguments).output().unwrap()
+}
+
+#[test]
+fn what_was_built_ahead_needs_no_compiler() {
+    let Some(compiler) = compiler() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let cache = root.path().join("cache");
+    let output = build(root.path(), &cache);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.starts_with("entry,configuration,arch,registers,"), "{table}");
+    assert!(cache.is_dir(), "the cache is not where it should be");
+
+    // A machine without NVRTC.
+    let driver_only = Compiler::new(CompilerOptions {
+        kernels: Some(root.path().join("kernels")),
+        search: SearchPath::default(),
+        cache: None,
+        max_major: Some(compiler.nvrtc().unwrap().version().major),
+    })
+    .unwrap();
+    let suite = Suite::load("roofline").unwrap();
+    let inventory = Inventory::of(&[suite], &[Arch::SM_90]).unwrap();
+    for wanted in &inventory.wanted {
+        let (source, defines) = (&wanted.source, &wanted.defines);
+        let ahead = driver_only.compile(source, defines, wanted.arch).unwrap();
+        assert_eq!(ahead, compiler.compile(source, defines, wanted.arch).unwrap());
+    }
+    // Never overwritten.
+    let again = build(root.path(), &cache);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("it exists"));
+}
+
+#[test]
+fn the_cache_is_used_and_repaired_and_may_be_missing() {
+    let Some(_) = compiler() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let fine = planted("#include \"prelude.cuh\"\nKERNEL(64, 1) fine(u32 *a) { *a = 2; }");
+    let compile = |cache: &Path| {
+        let options = CompilerOptions { cache: Some(cache.to_owned()), ..options() };
+        let compiler = Compiler::new(options).unwrap();
+        compiler.compile(&fine.source, &fine.defines, fine.arch).unwrap()
+    };
+    let cache = root.path().join("cache");
+    let built = compile(&cache);
+    let version = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    let file = fs::read_dir(version).unwrap().next().unwrap().unwrap().path();
+    let whole = fs::read(&file).unwrap();
+    let age = fs::metadata(&file).unwrap().modified().unwrap();
+    assert_eq!(compile(&cache), built);
+    assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), age, "compiled again");
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(compile(&cache), built);
+    assert_eq!(fs::read(&file).unwrap(), whole, "not repaired");
+    // A file where the cache's folder should be.
+    assert_eq!(compile(&file), built);
+}
+
+#[test]
+fn a_driver_that_is_too_old_for_the_compiler_is_told_so() {
+    let Some(compiler) = compiler() else { return };
+    let version = compiler.nvrtc().unwrap().version().clone();
+    let found = Nvrtc::find(&search(), Some(version.major)).unwrap();
+    assert_eq!(found.version(), &version);
+    let error = Nvrtc::find(&search(), Some(version.major - 1)).unwrap_err().to_string();
+    assert!(error.contains("only newer compilers were found"), "{error}");
+}
+
+#[test]
+fn ptx_is_there_for_every_architecture() {
+    let Some(compiler) = compiler() else { return };
+    let stream = built_in().wanted.into_iter().find(|w| w.source.name == "stream").unwrap();
+    for arch in ARCHS {
+        let ptx = compiler.ptx(&stream.source, &stream.defines, arch).unwrap();
+        let target = format!(".target {arch}");
+        assert!(ptx.contains(&target) && ptx.contains(".entry stream_read("), "{arch}");
+    }
+}
+
+/// Checks of machine code: kernel, how the names of its functions begin, and
+/// opcodes that each of them must have.
+const CODE: [(&str, &str, &[&str]); 3] = [
+    ("stream", "stream_read", &["LDG.128"]),
+    ("stream", "stream_write", &["STG.128"]),
+    ("stream", "stream_copy", &["LDG.128", "STG.128"]),
+];
+
+#[test]
+fn kernels_are_made_of_the_instructions_they_were_written_for() {
+    let Some(compiler) = compiler() else { return };
+    let Some(disassembler) = need(Disassembler::find()) else { return };
+    let inventory = built_in();
+    let mut missing = Vec::new();
+    let mut checked = 0;
+    for (wanted, result) in inventory.wanted.iter().zip(inventory.compile(&compiler)) {
+        let checks: Vec<_> =
+            CODE.iter().filter(|(kernel, ..)| *kernel == wanted.source.name).collect();
+        // What does not compile is another test's finding.
+        let Ok(binary) = result else { continue };
+        if checks.is_empty() {
+            continue;
+        }
+        let listing: Listing = disassembler.listing(&binary.image).unwrap();
+        for (kernel, entry, opcodes) in checks {
+            for name in listing.functions.keys().filter(|name| name.starts_with(entry)) {
+                for opcode in *opcodes {
+                    checked += 1;
+                    if listing.count(name, opcode) == 0 {
+                        let (defines, arch) = (&wanted.defines, wanted.arch);
+                        missing.push(format!(
+                            "{kernel} with {defines} for {arch}: {name} has no {opcode}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+    assert!(
+        checked >= CODE.len() * ARCHS.len(),
+        "only {checked} checks found their function"
+    );
+}
