@@ -1,0 +1,351 @@
+//! Control flow, synchronisation and exchanges within a warp.
+
+use crate::count::Class;
+use crate::decode::memory::SCOPES;
+use crate::decode::{Decoder, Result, Type};
+use crate::exec::barrier::{Barrier, BarrierKind};
+use crate::exec::warp_ops::{Redux, Shuffle, ShuffleMode, Vote, VoteMode};
+use crate::instruction::*;
+use crate::syntax::{Bank, Operand};
+
+impl<'a> Decoder<'_, 'a> {
+    pub(super) fn control(&mut self, name: &str) -> Result<()> {
+        match name {
+            "bra" => self.branch(),
+            "brx" => self.branch_index(),
+            "ret" | "exit" => {
+                self.parts.take("uni");
+                self.push(Op::Exit, Class::Control);
+                Ok(())
+            }
+            "trap" | "brkpt" => {
+                self.push(Op::Trap, Class::Control);
+                Ok(())
+            }
+            "bar" | "barrier" => self.barrier(name),
+            "membar" | "fence" => self.fence(name),
+            "nanosleep" => {
+                self.parts.take("u32");
+                self.push(Op::Yield, Class::Control);
+                Ok(())
+            }
+            "setmaxnreg" => {
+                let known = self.parts.any(&["inc", "dec"]).is_some()
+                    && self.parts.take("sync")
+                    && self.parts.take("aligned")
+                    && self.parts.take("u32");
+                let count = self.immediate(0)?;
+                if !known || count % 8 != 0 || !(24..=256).contains(&count) {
+                    return self.fail("register count or form");
+                }
+                self.push(Op::SetMaxRegisters, Class::Control);
+                Ok(())
+            }
+            "griddepcontrol" | "pmevent" => {
+                self.parts.any(&["launch_dependents", "wait"]);
+                self.push(Op::Nop, Class::Control);
+                Ok(())
+            }
+            "shfl" => self.shuffle(),
+            "vote" => self.vote(),
+            "match" => self.matches(),
+            "activemask" => {
+                self.parts.take("b32");
+                let d = self.dest_at(0, Type::B32)?;
+                self.push(Op::ActiveMask { d }, Class::Warp);
+                Ok(())
+            }
+            "redux" => self.redux(),
+            "elect" => self.elect(),
+            "mapa" => self.mapa(),
+            _ => self.get_rank(),
+        }
+    }
+
+    fn label(&self, operand: &Operand<'a>) -> Result<u32> {
+        let Operand::Name(name) = operand else { return self.fail("expected a label") };
+        match self.function.label(self.statement.scope, name) {
+            Some(at) => Ok(at as u32),
+            None => self.fail(format!("label '{name}' is not known")),
+        }
+    }
+
+    fn branch(&mut self) -> Result<()> {
+        self.parts.take("uni");
+        self.arity(1, 1)?;
+        let target = self.label(self.operand(0)?)?;
+        self.push(Op::Branch { target }, Class::Control);
+        Ok(())
+    }
+
+    fn branch_index(&mut self) -> Result<()> {
+        if !self.parts.take("idx") {
+            return self.fail("only '.idx' is implemented");
+        }
+        self.parts.take("uni");
+        self.arity(2, 2)?;
+        let index = self.source(0, Type::U32)?;
+        let Operand::Name(list) = self.operand(1)? else {
+            return self.fail("expected a list of targets");
+        };
+        let Some(names) = self.function.targets(self.statement.scope, list) else {
+            return self.fail(format!("targets '{list}' are not known"));
+        };
+        let targets = names
+            .iter()
+            .map(|name| self.label(&Operand::Name(name)))
+            .collect::<Result<_>>()?;
+        self.push(Op::BranchIndex { index, targets }, Class::Control);
+        Ok(())
+    }
+
+    fn barrier(&mut self, name: &str) -> Result<()> {
+        if self.parts.take("warp") {
+            self.parts.take("sync");
+            self.arity(1, 1)?;
+            let mask = self.source(0, Type::B32)?;
+            self.push(Op::WarpBarrier { mask }, Class::Barrier);
+            return Ok(());
+        }
+        if self.parts.take("cluster") {
+            return self.cluster_barrier();
+        }
+        self.parts.take("cta");
+        let aligned = self.parts.take("aligned") || name == "bar";
+        let kind = match self.parts.any(&["sync", "arrive", "red"]) {
+            Some("sync") => BarrierKind::Sync,
+            Some("arrive") => BarrierKind::Arrive,
+            Some(_) => BarrierKind::Reduce,
+            None => return self.fail("'.sync', '.arrive' or '.red'"),
+        };
+        let mut op =
+            Barrier { kind, aligned, id: 0, count: None, predicate: None, negated: false };
+        if kind == BarrierKind::Reduce {
+            return self.barrier_reduce(op);
+        }
+        self.arity(1, 2)?;
+        op.id = self.source(0, Type::U32)?;
+        if self.operands() == 2 {
+            op.count = Some(self.source(1, Type::U32)?);
+        } else if kind == BarrierKind::Arrive {
+            return self.fail("the number of threads is missing");
+        }
+        self.push(Op::Barrier(Box::new(op)), Class::Barrier);
+        Ok(())
+    }
+
+    fn barrier_reduce(&mut self, mut op: Barrier) -> Result<()> {
+        let how = self.parts.any(&["popc", "and", "or"]);
+        let ty = self.expect_ty()?;
+        self.arity(3, 4)?;
+        let d = self.dest_at(0, ty)?;
+        op.id = self.source(1, Type::U32)?;
+        let last = self.operands() - 1;
+        if last == 3 {
+            op.count = Some(self.source(2, Type::U32)?);
+        }
+        op.predicate = Some(self.source(last, Type::Pred)?);
+        let what = match (how, ty) {
+            (Some("and"), Type::Pred) => 0,
+            (Some("or"), Type::Pred) => 1,
+            (Some("popc"), Type::U32) => 2,
+            _ => return self.fail("form is not implemented"),
+        };
+        let id = op.id;
+        self.push(Op::Barrier(Box::new(op)), Class::Barrier);
+        let bank = ty.bank();
+        self.push(Op::BarrierResult { id, what, bank, d }, Class::Move);
+        Ok(())
+    }
+
+    fn cluster_barrier(&mut self) -> Result<()> {
+        let aligned = self.parts.take("aligned");
+        let order = self.parts.any(&["release", "acquire", "relaxed"]);
+        let op = match self.parts.any(&["arrive", "wait"]) {
+            Some("arrive") => {
+                Op::ClusterArrive { aligned, release: order != Some("relaxed") }
+            }
+            Some(_) => Op::ClusterWait { aligned },
+            None => return self.fail("'.arrive' or '.wait'"),
+        };
+        self.push(op, Class::Barrier);
+        Ok(())
+    }
+
+    fn fence(&mut self, name: &str) -> Result<()> {
+        let fence = if name == "membar" {
+            match self.parts.any(&["cta", "gl", "sys"]) {
+                Some("cta") => Fence::Memory { global: false },
+                Some(_) => Fence::Memory { global: true },
+                None => return self.fail("the scope is missing"),
+            }
+        } else if self.parts.take("proxy") {
+            let restriction =
+                self.parts.find(|part| part.starts_with("sync_restrict").then_some(()));
+            match self.parts.any(&["async", "alias", "tensormap::generic"]) {
+                Some("async") => {
+                    self.parts.any(&["global", "shared::cta", "shared::cluster"]);
+                    if restriction.is_some() {
+                        self.parts.any(&["acquire", "release"]);
+                        self.parts.any(&SCOPES);
+                    }
+                    Fence::ProxyAsync
+                }
+                _ => return self.fail("this proxy fence is not implemented"),
+            }
+        } else if self.parts.take("mbarrier_init") {
+            self.parts.take("release");
+            self.parts.take("cluster");
+            Fence::Other
+        } else {
+            self.parts.any(&["sc", "acq_rel", "acquire", "release"]);
+            match self.parts.any(&SCOPES) {
+                Some("cta") => Fence::Memory { global: false },
+                Some("cluster") => Fence::Memory { global: false },
+                Some(_) => Fence::Memory { global: true },
+                None => return self.fail("the scope is missing"),
+            }
+        };
+        self.push(Op::Fence(fence), Class::Barrier);
+        Ok(())
+    }
+
+    fn shuffle(&mut self) -> Result<()> {
+        if !self.parts.take("sync") {
+            return self.fail("only '.sync' is implemented");
+        }
+        let mode = match self.parts.any(&["up", "down", "bfly", "idx"]) {
+            Some("up") => ShuffleMode::Up,
+            Some("down") => ShuffleMode::Down,
+            Some("bfly") => ShuffleMode::Butterfly,
+            Some(_) => ShuffleMode::Index,
+            None => return self.fail("the mode is missing"),
+        };
+        if self.expect_ty()? != Type::B32 {
+            return self.fail("type is not implemented");
+        }
+        self.arity(5, 5)?;
+        let (a, b) = (self.source(1, Type::B32)?, self.source(2, Type::U32)?);
+        let (c, mask) = (self.source(3, Type::U32)?, self.source(4, Type::B32)?);
+        let (d, p) = match self.operand(0)?.clone() {
+            Operand::Pair(d, p) => {
+                (self.dest(&d, Bank::Word)?, self.dest(&p, Bank::Predicate)?)
+            }
+            single => (self.dest(&single, Bank::Word)?, SINK),
+        };
+        let op = Shuffle { mode, d, p, a, b, c, mask };
+        self.push(Op::Shuffle(Box::new(op)), Class::Warp);
+        Ok(())
+    }
+
+    fn vote(&mut self) -> Result<()> {
+        if !self.parts.take("sync") {
+            return self.fail("only '.sync' is implemented");
+        }
+        let (mode, ty) = match self.parts.any(&["all", "any", "uni", "ballot"]) {
+            Some("all") => (VoteMode::All, Type::Pred),
+            Some("any") => (VoteMode::Any, Type::Pred),
+            Some("uni") => (VoteMode::Uniform, Type::Pred),
+            Some(_) => (VoteMode::Ballot, Type::B32),
+            None => return self.fail("the mode is missing"),
+        };
+        if self.expect_ty()? != ty {
+            return self.fail("type is not implemented");
+        }
+        self.arity(3, 3)?;
+        let a = self.source(1, Type::Pred)?;
+        let mask = self.source(2, Type::B32)?;
+        let d = self.dest_at(0, ty)?;
+        let bank = Bank::Predicate;
+        let op = Vote { mode, d, p: SINK, bank, a, negated: false, mask };
+        self.push(Op::Vote(Box::new(op)), Class::Warp);
+        Ok(())
+    }
+
+    fn matches(&mut self) -> Result<()> {
+        let sync = self.parts.take("sync");
+        let mode = match self.parts.any(&["any", "all"]) {
+            Some("any") => VoteMode::MatchAny,
+            Some(_) => VoteMode::MatchAll,
+            None => return self.fail("the mode is missing"),
+        };
+        let ty = self.expect_ty()?;
+        if !sync || !matches!(ty, Type::B32 | Type::B64) {
+            return self.fail("form is not implemented");
+        }
+        self.arity(3, 3)?;
+        let (a, mask) = (self.source(1, ty)?, self.source(2, Type::B32)?);
+        let (d, p) = match self.operand(0)?.clone() {
+            Operand::Pair(d, p) => {
+                (self.dest(&d, Bank::Word)?, self.dest(&p, Bank::Predicate)?)
+            }
+            single => (self.dest(&single, Bank::Word)?, SINK),
+        };
+        let op = Vote { mode, d, p, bank: ty.bank(), a, negated: false, mask };
+        self.push(Op::Vote(Box::new(op)), Class::Warp);
+        Ok(())
+    }
+
+    fn redux(&mut self) -> Result<()> {
+        let sync = self.parts.take("sync");
+        let name = self.parts.any(&["add", "min", "max", "and", "or", "xor"]);
+        let ty = self.expect_ty()?;
+        let f: fn(u32, u32) -> u32 = match (name, ty) {
+            (Some("add"), Type::U32 | Type::S32) => u32::wrapping_add,
+            (Some("min"), Type::U32) => u32::min,
+            (Some("max"), Type::U32) => u32::max,
+            (Some("min"), Type::S32) => |a, b| (a as i32).min(b as i32) as u32,
+            (Some("max"), Type::S32) => |a, b| (a as i32).max(b as i32) as u32,
+            (Some("and"), Type::B32) => |a, b| a & b,
+            (Some("or"), Type::B32) => |a, b| a | b,
+            (Some("xor"), Type::B32) => |a, b| a ^ b,
+            _ => return self.fail("form is not implemented"),
+        };
+        if !sync {
+            return self.fail("only '.sync' is implemented");
+        }
+        self.arity(3, 3)?;
+        let (a, mask) = (self.source(1, ty)?, self.source(2, Type::B32)?);
+        let d = self.dest_at(0, ty)?;
+        self.push(Op::Redux(Box::new(Redux { f, d, a, mask })), Class::Warp);
+        Ok(())
+    }
+
+    fn elect(&mut self) -> Result<()> {
+        self.parts.take("sync");
+        self.arity(2, 2)?;
+        let mask = self.source(1, Type::B32)?;
+        let Operand::Pair(d, p) = self.operand(0)?.clone() else {
+            return self.fail("expected 'd|p'");
+        };
+        let d = match *d {
+            Operand::Name("_") => SINK,
+            d => self.dest(&d, Bank::Word)?,
+        };
+        let p = self.dest(&p, Bank::Predicate)?;
+        self.push(Op::Elect { d, p, mask }, Class::Warp);
+        Ok(())
+    }
+
+    fn mapa(&mut self) -> Result<()> {
+        let generic = self.space() == Space::Generic;
+        let ty = self.expect_ty()?;
+        self.arity(3, 3)?;
+        let a = self.source(1, ty)?;
+        let rank = self.source(2, Type::U32)?;
+        let d = self.dest_at(0, ty)?;
+        let op = Op::MapRank { d, a, rank, bank: ty.bank(), generic };
+        self.push(op, Class::Integer);
+        Ok(())
+    }
+
+    fn get_rank(&mut self) -> Result<()> {
+        self.space();
+        let ty = self.expect_ty()?;
+        self.arity(2, 2)?;
+        let a = self.source(1, ty)?;
+        let d = self.dest_at(0, Type::U32)?;
+        self.push(Op::GetRank { d, a, bank: ty.bank() }, Class::Integer);
+        Ok(())
+    }
+}

@@ -1,0 +1,295 @@
+//! Matrix instructions.
+
+use crate::count::{Class, Unit};
+use crate::decode::{Decoder, Result, Type};
+use crate::exec::matrix::{Accumulator, Element, LdMatrix, Mma};
+use crate::exec::wgmma::{Source, Wgmma};
+use crate::instruction::*;
+use crate::syntax::{Bank, Operand};
+
+impl Element {
+    /// The matrix element that a type name means.
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "f16" => Self::F16,
+            "bf16" => Self::BF16,
+            "tf32" => Self::TF32,
+            "e4m3" => Self::E4M3,
+            "e5m2" => Self::E5M2,
+            "s8" => Self::S8,
+            "u8" => Self::U8,
+            "f64" => Self::F64,
+            _ => return None,
+        })
+    }
+
+    fn unit(self) -> Unit {
+        match self {
+            Self::F16 => Unit::TensorF16,
+            Self::BF16 => Unit::TensorBF16,
+            Self::TF32 => Unit::TensorTF32,
+            Self::E4M3 | Self::E5M2 => Unit::TensorF8,
+            Self::S8 | Self::U8 => Unit::TensorInt8,
+            Self::F64 => Unit::TensorF64,
+        }
+    }
+
+    fn is_integer(self) -> bool {
+        matches!(self, Self::S8 | Self::U8)
+    }
+}
+
+fn accumulator(name: &str) -> Option<Accumulator> {
+    Some(match name {
+        "f32" => Accumulator::F32,
+        "f16" => Accumulator::F16,
+        "s32" => Accumulator::S32,
+        "f64" => Accumulator::F64,
+        _ => return None,
+    })
+}
+
+/// `m16n8k16` as three numbers.
+fn shape(name: &str) -> Option<(usize, usize, usize)> {
+    let (m, rest) = name.strip_prefix('m')?.split_once('n')?;
+    let (n, k) = rest.split_once('k')?;
+    Some((m.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
+}
+
+impl<'a> Decoder<'_, 'a> {
+    pub(super) fn matrix(&mut self, name: &str) -> Result<()> {
+        match name {
+            "mma" => self.mma(),
+            "ldmatrix" | "stmatrix" => self.ldmatrix(name == "ldmatrix"),
+            "movmatrix" => self.movmatrix(),
+            _ => self.wgmma(),
+        }
+    }
+
+    fn mma(&mut self) -> Result<()> {
+        if !(self.parts.take("sync") & self.parts.take("aligned")) {
+            return self.fail("form is not implemented");
+        }
+        let Some((m, n, k)) = self.parts.find(shape) else {
+            return self.fail("shape is not implemented");
+        };
+        if !(self.parts.take("row") & self.parts.take("col")) {
+            return self.fail("only '.row.col' is implemented");
+        }
+        self.parts.take("kind::f8f6f4");
+        let saturate = self.parts.take("satfinite");
+        let d_ty = self.parts.find(accumulator);
+        let (a_ty, b_ty) =
+            (self.parts.find(Element::parse), self.parts.find(Element::parse));
+        let c_ty = self.parts.find(accumulator);
+        let (Some(accumulator), Some(a_ty), Some(b_ty)) = (d_ty, a_ty, b_ty) else {
+            return self.fail("types are not implemented");
+        };
+        if c_ty != Some(accumulator) {
+            return self.fail("accumulators of two types are not implemented");
+        }
+        if !valid_mma((m, n, k), a_ty, b_ty, accumulator) {
+            return self.fail("this shape of these types is not implemented");
+        }
+        self.arity(4, 4)?;
+        let wide = a_ty == Element::F64;
+        let source = if wide { Type::B64 } else { Type::B32 };
+        let acc = match accumulator {
+            Accumulator::F64 => Bank::Double,
+            _ => Bank::Word,
+        };
+        let d = self.dests(0, acc)?;
+        let (a, b) = (self.sources(1, source)?, self.sources(2, source)?);
+        let acc_ty = if acc == Bank::Double { Type::F64 } else { Type::F32 };
+        let c = self.sources(3, acc_ty)?;
+        let per = if wide { 1 } else { 32 / a_ty.bits() };
+        let acc_per = if accumulator == Accumulator::F16 { 2 } else { 1 };
+        let counts = (m * k / 32 / per, n * k / 32 / per, m * n / 32 / acc_per);
+        if (a.len(), b.len(), c.len()) != counts || d.len() != c.len() {
+            return self.fail("operands of the wrong length");
+        }
+        let op = Mma { m, n, k, a_ty, b_ty, accumulator, saturate, d, a, b, c };
+        self.push(Op::Mma(Box::new(op)), Class::Tensor);
+        self.work(a_ty.unit(), (2 * m * n * k / 32) as u32);
+        Ok(())
+    }
+
+    fn ldmatrix(&mut self, load: bool) -> Result<()> {
+        let sync = self.parts.take("sync") & self.parts.take("aligned");
+        let shape = self.parts.take("m8n8");
+        let count = match self.parts.any(&["x1", "x2", "x4"]) {
+            Some("x1") => 1,
+            Some("x2") => 2,
+            Some(_) => 4,
+            None => return self.fail("the number of matrices is missing"),
+        };
+        let transpose = self.parts.take("trans");
+        let space = self.space();
+        let ty = self.expect_ty()?;
+        if !sync
+            || !shape
+            || ty != Type::B16
+            || !matches!(space, Space::Shared | Space::Generic)
+        {
+            return self.fail("form is not implemented");
+        }
+        self.arity(2, 2)?;
+        let (registers, address) = if load {
+            (self.dests(0, Bank::Word)?, self.address(1, space)?)
+        } else {
+            (self.sources(1, Type::B32)?, self.address(0, space)?)
+        };
+        if registers.len() != count {
+            return self.fail("operands of the wrong length");
+        }
+        let op = Box::new(LdMatrix { registers, address, transpose });
+        if load {
+            self.push(Op::LdMatrix(op), Class::LoadShared);
+        } else {
+            self.push(Op::StMatrix(op), Class::StoreShared);
+        }
+        Ok(())
+    }
+
+    fn movmatrix(&mut self) -> Result<()> {
+        let known = self.parts.take("sync")
+            & self.parts.take("aligned")
+            & self.parts.take("m8n8")
+            & self.parts.take("trans");
+        if !known || self.expect_ty()? != Type::B16 {
+            return self.fail("form is not implemented");
+        }
+        self.arity(2, 2)?;
+        let a = self.source(1, Type::B32)?;
+        let d = self.dest_at(0, Type::B32)?;
+        self.push(Op::MovMatrix { d, a }, Class::Warp);
+        Ok(())
+    }
+
+    fn wgmma(&mut self) -> Result<()> {
+        let sync = self.parts.any(&["fence", "commit_group", "wait_group", "mma_async"]);
+        if !(self.parts.take("sync") & self.parts.take("aligned")) {
+            return self.fail("form is not implemented");
+        }
+        match sync {
+            Some("fence") => {
+                self.push(Op::WgmmaFence, Class::Barrier);
+            }
+            Some("commit_group") => {
+                self.push(Op::WgmmaCommit, Class::Async);
+            }
+            Some("wait_group") => {
+                let pending = self.immediate(0)?.min(u64::from(u32::MAX)) as u32;
+                self.push(Op::WgmmaWait { pending }, Class::Async);
+            }
+            Some(_) => return self.wgmma_product(),
+            None => return self.fail("form is not implemented"),
+        }
+        Ok(())
+    }
+
+    fn wgmma_product(&mut self) -> Result<()> {
+        let Some((m, n, k)) = self.parts.find(shape) else {
+            return self.fail("shape is not implemented");
+        };
+        let saturate = self.parts.take("satfinite");
+        let d_ty = self.parts.find(accumulator);
+        let (a_ty, b_ty) =
+            (self.parts.find(Element::parse), self.parts.find(Element::parse));
+        let (Some(accumulator), Some(a_ty), Some(b_ty)) = (d_ty, a_ty, b_ty) else {
+            return self.fail("types are not implemented");
+        };
+        let fits = m == 64 && k as u32 * a_ty.bits() as u32 == 256 && n >= 8 && n <= 256;
+        let steps =
+            if a_ty.is_integer() { n % 16 == 0 || n == 8 || n == 24 } else { n % 8 == 0 };
+        let types = match accumulator {
+            Accumulator::F32 => !a_ty.is_integer() && a_ty != Element::F64,
+            Accumulator::F16 => {
+                matches!(a_ty, Element::F16 | Element::E4M3 | Element::E5M2)
+            }
+            Accumulator::S32 => a_ty.is_integer(),
+            Accumulator::F64 => false,
+        };
+        let small = matches!(a_ty, Element::E4M3 | Element::E5M2) || a_ty.is_integer();
+        let same = a_ty == b_ty
+            || small
+                && a_ty.is_integer() == b_ty.is_integer()
+                && a_ty.bits() == b_ty.bits();
+        if !(fits && steps && types && same) {
+            return self.fail("this shape of these types is not implemented");
+        }
+        let d = self.dests(0, Bank::Word)?;
+        let per = if accumulator == Accumulator::F16 { 2 } else { 1 };
+        if d.len() != m * n / 128 / per {
+            return self.fail("accumulator of the wrong length");
+        }
+        let a = match self.operand(1)? {
+            Operand::List(_) => Source::Registers(self.sources(1, Type::B32)?),
+            _ => Source::Descriptor(self.source(1, Type::B64)?),
+        };
+        if matches!(&a, Source::Registers(rows) if rows.len() != 4) {
+            return self.fail("A of the wrong length");
+        }
+        let b = self.source(2, Type::B64)?;
+        let scale_d = self.source(3, Type::Pred)?;
+        let sixteen = matches!(a_ty, Element::F16 | Element::BF16);
+        let in_registers = matches!(a, Source::Registers(_));
+        let signs = if a_ty.is_integer() { 0 } else { 2 };
+        let turns = match (sixteen, in_registers) {
+            (true, true) => 1,
+            (true, false) => 2,
+            (false, _) => 0,
+        };
+        self.arity(4 + signs + turns, 4 + signs + turns)?;
+        let mut flags = Vec::new();
+        for n in 4..4 + signs + turns {
+            flags.push(self.immediate(n)? as i64);
+        }
+        let (sign, turn) = flags.split_at(signs);
+        if sign.iter().any(|s| s.abs() != 1) || turn.iter().any(|t| *t != 0 && *t != 1) {
+            return self.fail("scale or transpose of another value than 1");
+        }
+        let at = |list: &[i64], n: usize| list.get(n).copied().unwrap_or(0);
+        let op = Wgmma {
+            n,
+            k,
+            a_ty,
+            b_ty,
+            accumulator,
+            saturate,
+            d,
+            a,
+            b,
+            scale_d,
+            negate_a: at(sign, 0) < 0,
+            negate_b: at(sign, 1) < 0,
+            transpose_a: turn.len() == 2 && turn[0] == 1,
+            transpose_b: turn.last() == Some(&1),
+        };
+        self.push(Op::Wgmma(Box::new(op)), Class::Tensor);
+        self.work(a_ty.unit(), (2 * m * n * k / 128) as u32);
+        Ok(())
+    }
+}
+
+fn valid_mma(
+    shape: (usize, usize, usize),
+    a: Element,
+    b: Element,
+    accumulator: Accumulator,
+) -> bool {
+    use Element::*;
+    let float = matches!(accumulator, Accumulator::F32 | Accumulator::F16);
+    let f32 = accumulator == Accumulator::F32;
+    match (shape, a, b) {
+        ((16, 8, 8 | 16), F16, F16) => float,
+        ((16, 8, 8 | 16), BF16, BF16) => f32,
+        ((16, 8, 4 | 8), TF32, TF32) => f32,
+        ((16, 8, 16 | 32), E4M3 | E5M2, E4M3 | E5M2) => float,
+        ((16, 8, 16 | 32) | (8, 8, 16), S8 | U8, S8 | U8) => {
+            accumulator == Accumulator::S32
+        }
+        ((8, 8, 4), F64, F64) => accumulator == Accumulator::F64,
+        _ => false,
+    }
+}

@@ -1,0 +1,285 @@
+//! Loads, stores, atomics and address arithmetic.
+
+use crate::count::Class;
+use crate::decode::operand::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::decode::{Decoder, Result, Type};
+use crate::exec::atomic::{Atomic, AtomicOp};
+use crate::instruction::*;
+use crate::lanes::{Args, Wide, copy, wide};
+use crate::syntax::{Bank, Operand};
+
+const CACHE: [&str; 20] = [
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L1::no_allocate",
+    "L2::evict_normal",
+    "L2::evict_last",
+    "L2::evict_first",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
+    "nc",
+    "L2::cache_hint",
+];
+
+pub(crate) const SCOPES: [&str; 4] = ["cta", "cluster", "gpu", "sys"];
+
+impl<'a> Decoder<'_, 'a> {
+    pub(super) fn memory(&mut self, name: &str) -> Result<()> {
+        match name {
+            "cvta" => self.cvta(),
+            "isspacep" => self.isspacep(),
+            "ld" | "ldu" => self.load(),
+            "st" => self.store(),
+            "atom" | "red" => self.atomic(name == "atom"),
+            "createpolicy" => {
+                // A policy is a hint; any value will do.
+                self.parts.rest.clear();
+                let d = self.dest_at(0, Type::B64)?;
+                let a = self.row(Bank::Double, Initial::Value(0));
+                let args = Args { d, a, ..Args::default() };
+                self.alu(copy::<u64>, args, Class::Move);
+                Ok(())
+            }
+            _ => {
+                // Prefetches and hints touch nothing that could be seen.
+                self.parts.rest.clear();
+                self.push(Op::Nop, Class::OtherMemory);
+                Ok(())
+            }
+        }
+    }
+
+    /// The state space that the parts name.
+    pub(super) fn space(&mut self) -> Space {
+        let spaces = [
+            ("global", Space::Global),
+            ("const", Space::Const),
+            ("shared", Space::Shared),
+            ("shared::cta", Space::Shared),
+            ("shared::cluster", Space::SharedCluster),
+            ("local", Space::Local),
+            ("param", Space::Param),
+            ("param::entry", Space::Param),
+        ];
+        self.parts
+            .find(|part| spaces.iter().find(|(name, _)| *name == part).map(|s| s.1))
+            .unwrap_or(Space::Generic)
+    }
+
+    fn cvta(&mut self) -> Result<()> {
+        let back = self.parts.take("to");
+        let space = self.space();
+        let ty = self.expect_ty()?;
+        if ty != Type::U64 {
+            return self.fail("only 64-bit addresses are implemented");
+        }
+        self.arity(2, 2)?;
+        let window = match space {
+            Space::Shared | Space::SharedCluster => SHARED_WINDOW,
+            Space::Local => LOCAL_WINDOW,
+            Space::Global | Space::Const | Space::Param => 0,
+            Space::Generic => return self.fail("the space is missing"),
+        };
+        let a = self.source(1, ty)?;
+        let d = self.dest_at(0, ty)?;
+        if window == 0 {
+            self.alu(copy::<u64>, Args { d, a, ..Args::default() }, Class::Move);
+            return Ok(());
+        }
+        let b = self.row(Bank::Double, Initial::Value(window));
+        let wide: Wide = if back {
+            wide!(|a: u64, b: u64| u64: a.wrapping_sub(b))
+        } else {
+            wide!(|a: u64, b: u64| u64: a.wrapping_add(b))
+        };
+        self.alu(wide, Args { d, a, b, ..Args::default() }, Class::Integer);
+        Ok(())
+    }
+
+    fn isspacep(&mut self) -> Result<()> {
+        let space = self.space();
+        self.arity(2, 2)?;
+        let a = self.source(1, Type::U64)?;
+        let d = self.dest_at(0, Type::Pred)?;
+        let wide = match space {
+            Space::Shared | Space::SharedCluster => {
+                wide!(|a: u64| bool: a.wrapping_sub(SHARED_WINDOW) < WINDOW_BYTES)
+            }
+            Space::Local => {
+                wide!(|a: u64| bool: a.wrapping_sub(LOCAL_WINDOW) < WINDOW_BYTES)
+            }
+            Space::Param => {
+                wide!(|a: u64| bool: a.wrapping_sub(PARAM_WINDOW) < WINDOW_BYTES)
+            }
+            Space::Global => wide!(|a: u64| bool: a < PARAM_WINDOW),
+            _ => return self.fail("space is not implemented"),
+        };
+        self.alu(wide, Args { d, a, ..Args::default() }, Class::Compare);
+        Ok(())
+    }
+
+    /// Memory semantics and their scope.
+    pub(super) fn order(&mut self) -> Order {
+        let order = match self.parts.any(&["relaxed", "acquire", "release", "acq_rel"]) {
+            Some("relaxed") => Order::Relaxed,
+            Some("acquire") => Order::Acquire,
+            Some("release") => Order::Release,
+            Some(_) => Order::AcquireRelease,
+            None => Order::Weak,
+        };
+        self.parts.take("weak");
+        let volatile = self.parts.take("volatile") | self.parts.take("mmio");
+        self.parts.any(&SCOPES);
+        if volatile && order == Order::Weak { Order::Relaxed } else { order }
+    }
+
+    fn hints(&mut self) -> bool {
+        let mut policy = false;
+        while let Some(hint) = self.parts.any(&CACHE) {
+            policy |= hint == "L2::cache_hint";
+        }
+        policy
+    }
+
+    /// The registers of a vector operand and the element's width.
+    fn access(&mut self, n: usize, load: bool) -> Result<(u32, bool, Bank, u32, Vec<u16>)> {
+        let vector = match self.parts.any(&["v2", "v4", "v8"]) {
+            Some("v2") => 2,
+            Some("v4") => 4,
+            Some(_) => 8,
+            None => 1,
+        };
+        let ty = self.expect_ty()?;
+        let list = self.list(n)?;
+        if list.len() != vector || ty == Type::Pred || vector as u32 * ty.bits() > 256 {
+            return self.fail("vector and type do not fit");
+        }
+        let (mut registers, mut bank, mut bits) = (Vec::new(), None, 0);
+        for operand in &list {
+            let register = match operand {
+                Operand::Name("_") if load => {
+                    let index = self.spare(ty.bank());
+                    crate::syntax::Register { bank: ty.bank(), index, bits: 64 }
+                }
+                Operand::Name(_) if self.register(operand).is_ok() => {
+                    self.register(operand)?
+                }
+                _ if !load => {
+                    let index = self.source_of(operand, ty)?;
+                    crate::syntax::Register { bank: ty.bank(), index, bits: ty.bits() }
+                }
+                _ => return self.fail("expected registers"),
+            };
+            if register.bits < ty.bits() && register.bits != 1
+                || register.bank == Bank::Predicate
+                || *bank.get_or_insert(register.bank) != register.bank
+            {
+                return self.fail("registers of different or too small size");
+            }
+            bits = register.bits.max(bits);
+            registers.push(register.index);
+        }
+        let bank = bank.unwrap_or(Bank::Word);
+        Ok((ty.bits() / 8, ty.is_signed(), bank, bits, registers))
+    }
+
+    fn class(space: Space, load: bool) -> Class {
+        match (space, load) {
+            (Space::Global | Space::Generic, true) => Class::LoadGlobal,
+            (Space::Global | Space::Generic, false) => Class::StoreGlobal,
+            (Space::Shared | Space::SharedCluster, true) => Class::LoadShared,
+            (Space::Shared | Space::SharedCluster, false) => Class::StoreShared,
+            _ => Class::OtherMemory,
+        }
+    }
+
+    fn load(&mut self) -> Result<()> {
+        let order = self.order();
+        let space = self.space();
+        let policy = self.hints();
+        let (width, signed, bank, bits, registers) = self.access(0, true)?;
+        self.arity(2 + usize::from(policy), 2 + usize::from(policy))?;
+        let address = self.address(1, space)?;
+        let access = Access { address, width, signed, bank, bits, registers, order };
+        if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
+            self.talks();
+        }
+        self.push(Op::Load(Box::new(access)), Self::class(space, true));
+        Ok(())
+    }
+
+    fn store(&mut self) -> Result<()> {
+        if self.parts.take("async") || self.parts.take("bulk") {
+            return self.fail("asynchronous stores are not implemented");
+        }
+        let order = self.order();
+        let space = self.space();
+        let policy = self.hints();
+        let (width, signed, bank, bits, registers) = self.access(1, false)?;
+        self.arity(2 + usize::from(policy), 2 + usize::from(policy))?;
+        let address = self.address(0, space)?;
+        let access = Access { address, width, signed, bank, bits, registers, order };
+        if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
+            self.talks();
+        }
+        self.push(Op::Store(Box::new(access)), Self::class(space, false));
+        Ok(())
+    }
+
+    fn atomic(&mut self, returns: bool) -> Result<()> {
+        if self.parts.take("async") {
+            return self.fail("asynchronous reductions are not implemented");
+        }
+        let order = match self.order() {
+            Order::Weak => Order::Relaxed,
+            order => order,
+        };
+        let space = self.space();
+        let names = ["and", "or", "xor", "cas", "exch", "add", "inc", "dec", "min", "max"];
+        let Some(name) = self.parts.any(&names) else {
+            return self.fail("operation is missing or not implemented");
+        };
+        self.parts.take("noftz");
+        let policy = self.hints();
+        let count = match self.parts.any(&["v2", "v4", "v8"]) {
+            Some("v2") => 2,
+            Some("v4") => 4,
+            Some(_) => 8,
+            None => 1,
+        };
+        let ty = self.expect_ty()?;
+        let Some(op) = AtomicOp::parse(name, ty) else {
+            return self.fail("operation is not implemented for this type");
+        };
+        if !matches!(space, Space::Shared | Space::SharedCluster) {
+            self.talks();
+        }
+        let first = usize::from(returns);
+        let sources = 1 + usize::from(name == "cas");
+        let wanted = first + 1 + sources;
+        self.arity(wanted, wanted + usize::from(policy))?;
+        let d = match (returns, self.operand(0)?.clone()) {
+            (true, Operand::Name("_")) | (false, _) => Vec::new(),
+            (true, _) => self.dests(0, ty.bank())?,
+        };
+        let address = self.address(first, space)?;
+        let a = self.sources(first + 1, ty)?;
+        if a.len() != count || !(d.is_empty() || d.len() == count) || count > 1 && returns {
+            return self.fail("this vector is not implemented");
+        }
+        let b = if name == "cas" { Some(self.source(first + 2, ty)?) } else { None };
+        let atomic = Atomic { op, address, d, a, b, bank: ty.bank(), order };
+        self.push(Op::Atomic(Box::new(atomic)), Class::Atomic);
+        Ok(())
+    }
+}

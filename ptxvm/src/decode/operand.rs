@@ -1,0 +1,267 @@
+//! Operands to register rows.
+
+use crate::count::Class;
+use crate::decode::{CARRY, Decoder, Result, SHARED_START, Type};
+use crate::instruction::*;
+use crate::lanes::{Args, wide};
+use crate::syntax::*;
+
+/// Generic addresses of parameters start here.
+pub(crate) const PARAM_WINDOW: u64 = 0x7d00_0000_0000;
+/// Generic addresses of local memory start here.
+pub(crate) const LOCAL_WINDOW: u64 = 0x7e00_0000_0000;
+/// Generic addresses of shared memory start here.
+pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
+/// Each window's size.
+pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+
+impl<'a> Decoder<'_, 'a> {
+    pub(crate) fn operand(&self, n: usize) -> Result<&Operand<'a>> {
+        match self.statement.operands.get(n) {
+            Some(operand) => Ok(operand),
+            None => self.fail(format!("operand {} is missing", n + 1)),
+        }
+    }
+
+    pub(crate) fn operands(&self) -> usize {
+        self.statement.operands.len()
+    }
+
+    /// Fails unless the instruction has between `least` and `most` operands.
+    pub(crate) fn arity(&self, least: usize, most: usize) -> Result<()> {
+        let count = self.operands();
+        if count < least || count > most {
+            return self.fail(format!("{count} operands"));
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, name: &str) -> Option<Register> {
+        let register = self.function.register(self.statement.scope, name)?;
+        // Predicate 0 is the carry flag.
+        let shift = u16::from(register.bank == Bank::Predicate) * (CARRY + 1);
+        Some(Register { index: register.index + shift, ..register })
+    }
+
+    /// The register that `operand` names.
+    pub(crate) fn register(&self, operand: &Operand<'a>) -> Result<Register> {
+        if let Operand::Name(name) = operand {
+            return match self.lookup(name) {
+                Some(register) => Ok(register),
+                None => self.fail(format!("'{name}' is no register here")),
+            };
+        }
+        self.fail("expected a register")
+    }
+
+    /// A destination row of `bank`; `_` drops the result into a spare row.
+    pub(crate) fn dest(&mut self, operand: &Operand<'a>, bank: Bank) -> Result<u16> {
+        if *operand == Operand::Name("_") {
+            return Ok(self.spare(bank));
+        }
+        let register = self.register(operand)?;
+        if register.bank != bank {
+            return self.fail(format!("{operand:?} is of the wrong size"));
+        }
+        Ok(register.index)
+    }
+
+    /// The n-th operand as a destination of type `ty`.
+    pub(crate) fn dest_at(&mut self, n: usize, ty: Type) -> Result<u16> {
+        let operand = self.operand(n)?.clone();
+        self.dest(&operand, ty.bank())
+    }
+
+    /// A row that no register of the text uses.
+    pub(crate) fn spare(&mut self, bank: Bank) -> u16 {
+        let index = self.counts[bank as usize];
+        self.counts[bank as usize] += 1;
+        index.min(u32::from(u16::MAX)) as u16
+    }
+
+    /// The row that holds `initial` from the start.
+    pub(crate) fn row(&mut self, bank: Bank, initial: Initial) -> u16 {
+        if let Some(&row) = self.rows.get(&(bank, initial)) {
+            return row;
+        }
+        let row = self.spare(bank);
+        self.rows.insert((bank, initial), row);
+        row
+    }
+
+    /// A predicate register.
+    pub(crate) fn predicate(&mut self, operand: &Operand<'a>) -> Result<u16> {
+        match operand {
+            Operand::Not(name) => {
+                let a = self.predicate(&Operand::Name(name))?;
+                let d = self.spare(Bank::Predicate);
+                let args = Args { d, a, ..Args::default() };
+                let guard = std::mem::replace(&mut self.guard, (NO_GUARD, false));
+                self.alu(wide!(|a: bool| bool: !a), args, Class::Logic);
+                self.guard = guard;
+                Ok(d)
+            }
+            Operand::Int(value) => {
+                Ok(self.row(Bank::Predicate, Initial::Value(u64::from(*value != 0))))
+            }
+            _ => {
+                let register = self.register(operand)?;
+                if register.bank != Bank::Predicate {
+                    return self.fail("expected a predicate");
+                }
+                Ok(register.index)
+            }
+        }
+    }
+
+    /// The n-th operand as a source of type `ty`.
+    pub(crate) fn source(&mut self, n: usize, ty: Type) -> Result<u16> {
+        let operand = self.operand(n)?.clone();
+        self.source_of(&operand, ty)
+    }
+
+    /// `operand` as a source of type `ty`.
+    pub(crate) fn source_of(&mut self, operand: &Operand<'a>, ty: Type) -> Result<u16> {
+        let bank = ty.bank();
+        if bank == Bank::Predicate {
+            return self.predicate(operand);
+        }
+        match operand {
+            Operand::Name(name) => {
+                if let Some(register) = self.lookup(name) {
+                    if register.bank != bank {
+                        return self.fail(format!("'{name}' is of the wrong size"));
+                    }
+                    return Ok(register.index);
+                }
+                if let Some(special) = Special::parse(name) {
+                    return Ok(self.row(bank, Initial::Special(special)));
+                }
+                if *name == "WARP_SZ" {
+                    return Ok(self.row(bank, Initial::Value(32)));
+                }
+                let initial = self.symbol(name, 0)?;
+                Ok(self.row(bank, initial))
+            }
+            Operand::Offset(name, offset) => {
+                let initial = self.symbol(name, *offset)?;
+                Ok(self.row(bank, initial))
+            }
+            Operand::Int(value) => {
+                let value = if ty == Type::F32 {
+                    u64::from((*value as i64 as f32).to_bits())
+                } else if ty == Type::F64 {
+                    (*value as i64 as f64).to_bits()
+                } else {
+                    value & (u64::MAX >> (64 - ty.bits()))
+                };
+                Ok(self.row(bank, Initial::Value(value)))
+            }
+            Operand::Float(bits) if bank == Bank::Word => {
+                Ok(self.row(bank, Initial::Value(u64::from(*bits))))
+            }
+            Operand::Double(bits) if bank == Bank::Double => {
+                Ok(self.row(bank, Initial::Value(*bits)))
+            }
+            Operand::Double(bits) if ty == Type::F32 => {
+                let value = (f64::from_bits(*bits) as f32).to_bits();
+                Ok(self.row(bank, Initial::Value(u64::from(value))))
+            }
+            _ => self.fail(format!("operand {operand:?} is not implemented here")),
+        }
+    }
+
+    /// An operand that must be an integer in the text.
+    pub(crate) fn immediate(&self, n: usize) -> Result<u64> {
+        match self.operand(n)? {
+            Operand::Int(value) => Ok(*value),
+            _ => self.fail(format!("operand {} must be a number", n + 1)),
+        }
+    }
+
+    /// The registers of a `{...}` operand, or of a single register.
+    pub(crate) fn list(&self, n: usize) -> Result<Vec<Operand<'a>>> {
+        Ok(match self.operand(n)? {
+            Operand::List(list) => list.clone(),
+            single => vec![single.clone()],
+        })
+    }
+
+    /// The rows of a list of destinations.
+    pub(crate) fn dests(&mut self, n: usize, bank: Bank) -> Result<Vec<u16>> {
+        let list = self.list(n)?;
+        list.iter().map(|operand| self.dest(operand, bank)).collect()
+    }
+
+    /// The rows of a list of sources.
+    pub(crate) fn sources(&mut self, n: usize, ty: Type) -> Result<Vec<u16>> {
+        let list = self.list(n)?;
+        list.iter().map(|operand| self.source_of(operand, ty)).collect()
+    }
+
+    /// What the name of a variable or parameter stands for: its address.
+    fn symbol(&self, name: &str, offset: i64) -> Result<Initial> {
+        let at = |base: u64| Ok(Initial::Value(base.wrapping_add(offset as u64)));
+        if let Some(param) = self.function.params.iter().find(|p| p.name == name) {
+            return at(PARAM_WINDOW + param.offset);
+        }
+        let mut scope = Some(self.statement.scope);
+        while let Some(here) = scope {
+            if let Some(&address) = self.shared.get(&(here, name)) {
+                return at(u64::from(address));
+            }
+            if let Some(&address) = self.local.get(&(here, name)) {
+                return at(u64::from(address));
+            }
+            scope = self.function.scopes[here].parent;
+        }
+        if let Some(&address) = self.module_shared.get(name) {
+            return at(u64::from(address));
+        }
+        if let Some(&index) = self.module_variables.get(name) {
+            return Ok(Initial::Symbol(index, offset));
+        }
+        self.fail(format!("'{name}' is not known"))
+    }
+
+    /// The n-th operand as an address in `space`.
+    pub(crate) fn address(&mut self, n: usize, space: Space) -> Result<Address> {
+        let operand = self.operand(n)?.clone();
+        match &operand {
+            Operand::Address(base, offset, more) if more.is_empty() => {
+                self.base(*base, *offset, space)
+            }
+            _ => self.fail(format!("operand {} must be an address", n + 1)),
+        }
+    }
+
+    /// `base + offset` in `space`.
+    pub(crate) fn base(
+        &mut self,
+        base: Base<'a>,
+        offset: i64,
+        space: Space,
+    ) -> Result<Address> {
+        let name = match base {
+            Base::Absolute(value) => {
+                let index = self.row(Bank::Double, Initial::Value(value));
+                return Ok(Address { space, bank: Bank::Double, index, offset });
+            }
+            Base::Name(name) => name,
+        };
+        if let Some(register) = self.lookup(name) {
+            if register.bank == Bank::Predicate || register.bits < 32 {
+                return self.fail(format!("'{name}' holds no address"));
+            }
+            let (bank, index) = (register.bank, register.index);
+            return Ok(Address { space, bank, index, offset });
+        }
+        let initial = self.symbol(name, 0)?;
+        let index = self.row(Bank::Double, initial);
+        // A named parameter is in the parameter space whatever the access says.
+        Ok(Address { space, bank: Bank::Double, index, offset })
+    }
+}
+
+// Addresses stay clear of the windows' first kilobyte.
+const _: () = assert!(SHARED_START >= 16);

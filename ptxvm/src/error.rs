@@ -1,0 +1,19 @@
+//! What can go wrong before a launch.
+
+use thiserror::Error;
+
+/// Why a module could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("PTX line {line}: {message}")]
+pub struct ParseError {
+    /// Line of the PTX text, from 1.
+    pub line: u32,
+    /// What is wrong, with the instruction's text where there is one.
+    pub message: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(line: u32, message: impl Into<String>) -> Self {
+        Self { line, message: message.into() }
+    }
+}

@@ -1,0 +1,281 @@
+//! Barriers of a warp, a block and a cluster.
+
+use crate::decode::operand::SHARED_WINDOW;
+use crate::exec::memory::{cluster_address, cluster_target};
+use crate::exec::{Next, set};
+use crate::finding::FindingKind;
+use crate::instruction::Op;
+use crate::lanes::lanes;
+use crate::machine::{BarrierState, Machine, Step};
+use crate::syntax::Bank;
+use crate::warp::{Wait, Warp};
+
+/// What a thread does at a barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BarrierKind {
+    Sync,
+    Arrive,
+    Reduce,
+}
+
+/// `bar` or `barrier`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Barrier {
+    pub kind: BarrierKind,
+    pub aligned: bool,
+    pub id: u16,
+    /// Threads that take part; without it, all of the block.
+    pub count: Option<u16>,
+    pub predicate: Option<u16>,
+    pub negated: bool,
+}
+
+/// Hardware barriers of a block.
+pub(crate) const BARRIERS: usize = 16;
+
+impl BarrierState {
+    /// Lets everyone go who waits.
+    fn release(&mut self) {
+        self.generation += 1;
+        std::mem::swap(&mut self.released, &mut self.message);
+        self.message.clear();
+        self.result = self.reduction;
+        self.reduction = (true, false, 0);
+        self.arrived = 0;
+        self.expected = 0;
+        self.warps.clear();
+    }
+}
+
+pub(crate) fn run(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &Barrier,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    if op.aligned && active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    let lane = active.trailing_zeros() as usize;
+    let id = warp.regs.r[usize::from(op.id)][lane] as usize;
+    if id >= BARRIERS {
+        let detail = format!("barrier {id} of {BARRIERS}");
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+    }
+    let count = op.count.map(|row| warp.regs.r[usize::from(row)][lane]);
+    if count.is_some_and(|count| count == 0 || count % 32 != 0) {
+        let detail = "the number of threads must be a multiple of 32";
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+    }
+    // With a count, whole warps are counted; without, the threads that there are.
+    let threads = if count.is_some() && op.aligned { 32 } else { active.count_ones() };
+    let bits = op.predicate.map_or(0, |row| warp.regs.p[usize::from(row)]) & active;
+    let warp_id = warp.id();
+    let block = &mut m.blocks[warp.rank];
+    let barrier = &mut block.barriers[id];
+    let expected = count.unwrap_or(0);
+    if barrier.arrived > 0 && barrier.expected != expected {
+        let detail = format!(
+            "barrier {id} is awaited by {} and by {} threads",
+            barrier.expected, expected
+        );
+        return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
+    }
+    if barrier.arrived == 0 {
+        barrier.reduction = (true, false, 0);
+    }
+    barrier.expected = expected;
+    barrier.arrived += threads;
+    barrier.warps.push(warp_id);
+    barrier.message.add(&warp.clock);
+    if op.predicate.is_some() {
+        barrier.reduction.0 &= bits == active;
+        barrier.reduction.1 |= bits != 0;
+        barrier.reduction.2 += bits.count_ones();
+    }
+    let generation = barrier.generation;
+    let wanted = if expected == 0 { block.live_threads } else { expected };
+    if barrier.arrived > wanted {
+        let detail = format!("{} threads at barrier {id} of {wanted}", barrier.arrived);
+        return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
+    }
+    m.progress += 1;
+    if barrier.arrived == wanted {
+        barrier.release();
+        let all = m.run.block.iter().product::<u32>();
+        let left = all - m.blocks[warp.rank].live_threads;
+        if expected == 0 && left > 0 {
+            early_exit(warp, m, pc, lane, left);
+        }
+        if op.kind == BarrierKind::Arrive {
+            warp.clock.tick();
+        } else {
+            let barrier = &m.blocks[warp.rank].barriers[id];
+            warp.clock.learn(&barrier.released);
+        }
+        return Ok(Next::Go);
+    }
+    if op.kind == BarrierKind::Arrive {
+        warp.clock.tick();
+        return Ok(Next::Go);
+    }
+    Ok(Next::Wait(Wait::Barrier { id, generation }))
+}
+
+#[cold]
+fn early_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32, lane: usize, left: u32) {
+    m.note(FindingKind::BarrierDivergence, warp, pc, lane, None, || {
+        format!("{left} threads of the block returned before this barrier of all")
+    });
+}
+
+/// Threads that return may be the last that a barrier of the whole block waits for.
+pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
+    let block = &mut m.blocks[warp.rank];
+    let live = block.live_threads;
+    let mut freed = false;
+    for barrier in &mut block.barriers {
+        if barrier.expected == 0 && barrier.arrived > 0 && barrier.arrived >= live {
+            barrier.release();
+            freed = true;
+        }
+    }
+    if freed {
+        m.note(FindingKind::BarrierDivergence, warp, pc, 0, None, || {
+            "threads return while others wait for them at a barrier of the block".to_owned()
+        });
+    }
+    let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
+    if m.cluster_barrier.arrived > 0 && m.cluster_barrier.arrived >= live {
+        m.cluster_barrier.release();
+    }
+}
+
+/// The result of a reducing barrier.
+pub(crate) fn result(
+    warp: &mut Warp,
+    m: &Machine<'_>,
+    (id, what, bank, d): (u16, u8, Bank, u16),
+    active: u32,
+) {
+    let lane = active.trailing_zeros() as usize;
+    let id = warp.regs.r[usize::from(id)][lane] as usize;
+    let result = m.blocks[warp.rank].barriers[id].result;
+    let value = match what {
+        0 => u64::from(result.0),
+        1 => u64::from(result.1),
+        _ => u64::from(result.2),
+    };
+    set(warp, bank, d, value, active);
+}
+
+/// `bar.warp.sync`: threads of the mask may come from different places.
+pub(crate) fn warp(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    mask: u16,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    let row = warp.regs.r[usize::from(mask)];
+    let lane = active.trailing_zeros() as usize;
+    let members = row[lane];
+    if lanes(active).any(|lane| row[lane] != members || members >> lane & 1 == 0) {
+        let detail = format!("member mask {members:#x} at threads {active:#x}");
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+    }
+    let code = &m.run.kernel.code;
+    let waits = |wait: Wait, pc: u32| {
+        wait == Wait::Meet { mask: members }
+            && matches!(code[pc as usize].op, Op::WarpBarrier { .. })
+    };
+    let here = warp.groups.iter().filter(|group| waits(group.wait, group.pc));
+    let here = here.fold(active, |all, group| all | group.mask);
+    if members & warp.live & !here != 0 {
+        return Ok(Next::Meet { mask: members });
+    }
+    for group in &mut warp.groups {
+        if waits(group.wait, group.pc) {
+            group.wait = Wait::None;
+            group.pc += 1;
+        }
+    }
+    warp.clock.converge();
+    Ok(Next::Go)
+}
+
+pub(crate) fn cluster_arrive(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    aligned: bool,
+    release: bool,
+    active: u32,
+) -> Step<Next> {
+    if aligned && active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
+    let barrier = &mut m.cluster_barrier;
+    warp.cluster_generation = barrier.generation;
+    barrier.arrived += active.count_ones();
+    if release {
+        barrier.message.add(&warp.clock);
+    }
+    warp.clock.tick();
+    if barrier.arrived >= live {
+        barrier.release();
+    }
+    m.progress += 1;
+    Ok(Next::Go)
+}
+
+pub(crate) fn cluster_wait(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    aligned: bool,
+    active: u32,
+) -> Step<Next> {
+    if aligned && active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    let generation = warp.cluster_generation;
+    if m.cluster_barrier.generation == generation {
+        return Ok(Next::Wait(Wait::Cluster { generation }));
+    }
+    warp.clock.learn(&m.cluster_barrier.released);
+    Ok(Next::Go)
+}
+
+/// `mapa`: the address of the same place in another block of the cluster.
+pub(crate) fn map_rank(
+    warp: &mut Warp,
+    m: &Machine<'_>,
+    (d, a, rank): (u16, u16, u16),
+    (bank, generic): (Bank, bool),
+    (active, pc): (u32, u32),
+) -> Step {
+    let row = crate::exec::values(warp, bank, a);
+    let ranks = warp.regs.r[usize::from(rank)];
+    for lane in lanes(active) {
+        if ranks[lane] as usize >= m.blocks.len() {
+            let detail = format!("rank {} of {} blocks", ranks[lane], m.blocks.len());
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        }
+        let base = if generic { SHARED_WINDOW } else { 0 };
+        let (_, offset) = cluster_target(warp.rank, row[lane].wrapping_sub(base));
+        let address = base + cluster_address(ranks[lane], offset);
+        set(warp, bank, d, address, 1 << lane);
+    }
+    Ok(())
+}
+
+/// `getctarank`.
+pub(crate) fn get_rank(warp: &mut Warp, (d, a, bank): (u16, u16, Bank), active: u32) {
+    let row = crate::exec::values(warp, bank, a);
+    for lane in lanes(active) {
+        let address = row[lane] & 0xffff_ffff;
+        let (rank, _) = cluster_target(warp.rank, address);
+        set(warp, Bank::Word, d, rank as u64, 1 << lane);
+    }
+}

@@ -1,0 +1,167 @@
+//! `cp.async`: copies that land when they are waited for, and not before.
+
+use crate::exec::memory::{
+    addresses, aligned, conflict, global, note_global_read, sectors, shared, touch_sectors,
+};
+use crate::finding::FindingKind;
+use crate::instruction::Address;
+use crate::lanes::{LANES, lanes};
+use crate::machine::{Machine, Step};
+use crate::shared::Who;
+use crate::warp::Warp;
+
+/// A `cp.async`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CpAsync {
+    pub to: Address,
+    pub from: Address,
+    pub bytes: u32,
+    /// Bytes to read; the rest is zero.
+    pub source_bytes: Option<u16>,
+    /// Read nothing where this predicate is set.
+    pub ignore: Option<u16>,
+}
+
+/// One lane's copy on its way.
+#[derive(Debug, Clone, Copy)]
+struct Copy {
+    lane: usize,
+    to: usize,
+    /// Allocation and offset.
+    from: (usize, u64),
+    bytes: usize,
+    source_bytes: usize,
+    /// The lane's commit group; none while that is open.
+    group: Option<u32>,
+}
+
+/// A warp's copies on their way.
+#[derive(Debug, Default)]
+pub(crate) struct CopyGroups {
+    copies: Vec<Copy>,
+    committed: [u32; LANES],
+}
+
+impl CopyGroups {
+    /// Closes the active lanes' open groups.
+    pub(crate) fn commit(&mut self, active: u32) {
+        for copy in &mut self.copies {
+            if copy.group.is_none() && active >> copy.lane & 1 != 0 {
+                copy.group = Some(self.committed[copy.lane]);
+            }
+        }
+        lanes(active).for_each(|lane| self.committed[lane] += 1);
+    }
+}
+
+/// Starts the active lanes' copies.
+pub(crate) fn issue(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &CpAsync,
+    active: u32,
+    pc: u32,
+) -> Step {
+    let to = addresses(warp, m, &op.to, active, pc);
+    let from = addresses(warp, m, &op.from, active, pc);
+    let sizes = op.source_bytes.map(|row| warp.regs.r[usize::from(row)]);
+    let ignored = op.ignore.map_or(0, |row| warp.regs.p[usize::from(row)]);
+    let bytes = u64::from(op.bytes);
+    let mut spans = Vec::with_capacity(LANES);
+    for lane in lanes(active) {
+        aligned(warp, m, (pc, lane), to[lane], bytes)?;
+        let asked = sizes.map_or(op.bytes, |row| row[lane]);
+        if asked > op.bytes {
+            let detail = format!("{asked} source bytes of {bytes}");
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        }
+        let wanted = if ignored >> lane & 1 != 0 { 0 } else { u64::from(asked) };
+        let place = if wanted > 0 {
+            aligned(warp, m, (pc, lane), from[lane], bytes)?;
+            let address =
+                match crate::exec::memory::resolve(op.from.space, warp.rank, from[lane]) {
+                    crate::exec::memory::Target::Global(address) => address,
+                    _ => {
+                        let detail = "the source is not global memory";
+                        return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+                    }
+                };
+            let place = global(warp, m, (pc, lane), address, wanted)?;
+            note_global_read(warp, m, (pc, lane), place, wanted, false);
+            sectors(&mut spans, place.0, place.1, wanted);
+            place
+        } else {
+            (0, 0)
+        };
+        let at = shared(warp, m, (pc, lane), (warp.rank, to[lane]), bytes)?;
+        let who = Who { clock: &warp.clock, lane, strong: false, proxy: false };
+        let memory = &mut m.blocks[warp.rank].shared;
+        let found = memory.on_write(at, bytes as usize, who, true);
+        memory.landing(at, bytes as usize, true);
+        if let Some(found) = found {
+            conflict(warp, m, (pc, lane), to[lane], found);
+        }
+        warp.copies.copies.push(Copy {
+            lane,
+            to: at,
+            from: place,
+            bytes: bytes as usize,
+            source_bytes: wanted as usize,
+            group: None,
+        });
+        m.counts.global_read_bytes += wanted;
+        m.counts.async_bytes += bytes;
+    }
+    touch_sectors(m, &mut spans, false);
+    Ok(())
+}
+
+/// Waits until at most `pending` groups of each active lane are on their way.
+pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, active: u32) {
+    let committed = warp.copies.committed;
+    land_where(warp, m, |copy| {
+        active >> copy.lane & 1 != 0
+            && copy.group.is_some_and(|group| group + pending < committed[copy.lane])
+    });
+}
+
+/// Waits for all of the active lanes' copies.
+pub(crate) fn wait_all(warp: &mut Warp, m: &mut Machine<'_>, active: u32) {
+    land_where(warp, m, |copy| active >> copy.lane & 1 != 0);
+}
+
+/// Copies outlive the threads that asked for them.
+pub(crate) fn land_on_exit(warp: &mut Warp, m: &mut Machine<'_>, gone: u32) {
+    land_where(warp, m, |copy| gone >> copy.lane & 1 != 0);
+}
+
+fn land_where(warp: &mut Warp, m: &mut Machine<'_>, ready: impl Fn(&Copy) -> bool) {
+    if warp.copies.copies.is_empty() {
+        return;
+    }
+    let mut copies = std::mem::take(&mut warp.copies.copies);
+    copies.retain(|copy| {
+        let lands = ready(copy);
+        if lands {
+            land(warp, m, copy);
+        }
+        !lands
+    });
+    warp.copies.copies = copies;
+    m.progressed();
+}
+
+fn land(warp: &Warp, m: &mut Machine<'_>, copy: &Copy) {
+    let mut data = [0; 16];
+    let mut defined = true;
+    if copy.source_bytes > 0 {
+        let found = &m.run.memory.allocations[copy.from.0];
+        found.read(copy.from.1, &mut data[..copy.source_bytes]);
+        defined = found.is_written(copy.from.1, copy.source_bytes as u64);
+    }
+    let memory = &mut m.blocks[warp.rank].shared;
+    memory.landing(copy.to, copy.bytes, false);
+    memory.put(copy.to, &data[..copy.bytes], defined);
+    let who = Who { clock: &warp.clock, lane: copy.lane, strong: false, proxy: false };
+    memory.note_write(copy.to, copy.bytes, who);
+}

@@ -1,0 +1,404 @@
+//! Matrix fragments: `ldmatrix`, `stmatrix`, `movmatrix` and `mma`.
+//!
+//! In every fragment of the PTX ISA four neighbouring lanes share a row. With
+//! `row = lane / 4` and `quad = lane % 4`, register r of A holds row
+//! `row + 8 * (r % 2)` and, with `per` elements in a register, the columns from
+//! `per * quad + 4 * per * (r / 2)` on; B is the same with columns for rows and no
+//! second half; C and D hold two neighbouring columns a register pair.
+
+use crate::exec::Next;
+use crate::exec::memory::{
+    Target, addresses, aligned, conflict, count_shared, resolve, shared,
+};
+use crate::finding::FindingKind;
+use crate::float::{E4M3, E5M2, F16, Format, Rounding, bf16_to_f32, f16_to_f32};
+use crate::instruction::Address;
+use crate::lanes::{LANES, Origin, lanes};
+use crate::machine::{Machine, Step};
+use crate::shared::{WHOLE_WARP, Who};
+use crate::syntax::Bank;
+use crate::warp::Warp;
+
+/// The element type of a matrix operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F16,
+    BF16,
+    TF32,
+    E4M3,
+    E5M2,
+    S8,
+    U8,
+    F64,
+}
+
+/// The type that products are summed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accumulator {
+    F16,
+    F32,
+    S32,
+    F64,
+}
+
+impl Element {
+    pub(crate) fn bits(self) -> usize {
+        match self {
+            Self::F16 | Self::BF16 => 16,
+            Self::TF32 => 32,
+            Self::F64 => 64,
+            _ => 8,
+        }
+    }
+
+    /// The value of the element's bits; exact in f64.
+    pub(crate) fn value(self, bits: u32) -> f64 {
+        match self {
+            Self::F16 => f64::from(f16_to_f32(bits as u16)),
+            Self::BF16 => f64::from(bf16_to_f32(bits as u16)),
+            // The low bits of a tf32 operand are not looked at.
+            Self::TF32 => f64::from(f32::from_bits(bits & 0xffff_e000)),
+            Self::E4M3 => small(E4M3, bits),
+            Self::E5M2 => small(E5M2, bits),
+            Self::S8 => f64::from(bits as u8 as i8),
+            Self::U8 => f64::from(bits as u8),
+            Self::F64 => f64::NAN,
+        }
+    }
+}
+
+fn small(format: Format, bits: u32) -> f64 {
+    use std::sync::LazyLock;
+    static TABLES: LazyLock<[[f64; 256]; 2]> = LazyLock::new(|| {
+        [E4M3, E5M2].map(|format| std::array::from_fn(|bits| format.decode(bits as u64)))
+    });
+    TABLES[usize::from(format == E5M2)][(bits & 0xff) as usize]
+}
+
+/// `ldmatrix` or `stmatrix` of one, two or four 8x8 matrices of 16-bit elements.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LdMatrix {
+    pub registers: Vec<u16>,
+    pub address: Address,
+    pub transpose: bool,
+}
+
+/// `mma.sync`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Mma {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a_ty: Element,
+    pub b_ty: Element,
+    pub accumulator: Accumulator,
+    pub saturate: bool,
+    pub d: Vec<u16>,
+    pub a: Vec<u16>,
+    pub b: Vec<u16>,
+    pub c: Vec<u16>,
+}
+
+/// The rows of the matrices, as the lanes' addresses name them.
+fn matrix_rows(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    op: &LdMatrix,
+    active: u32,
+    pc: u32,
+) -> Step<Vec<usize>> {
+    let rows = 8 * op.registers.len();
+    let first = if rows == 32 { u32::MAX } else { (1 << rows) - 1 };
+    let row = addresses(warp, m, &op.address, active & first, pc);
+    let mut places = Vec::with_capacity(rows);
+    for (lane, &address) in row.iter().enumerate().take(rows) {
+        if active >> lane & 1 == 0 {
+            let detail = "a lane that gives an address does not take part";
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        }
+        aligned(warp, m, (pc, lane), address, 16)?;
+        let Target::Shared(rank, offset) = resolve(op.address.space, warp.rank, address)
+        else {
+            let detail = "the address is not in shared memory";
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        };
+        places.push(shared(warp, m, (pc, lane), (rank, offset), 16)?);
+    }
+    Ok(places)
+}
+
+fn count_rows(m: &mut Machine<'_>, places: &[usize], write: bool) {
+    for matrix in places.chunks(8) {
+        let banks: Vec<u32> = matrix.iter().map(|&place| place as u32).collect();
+        count_shared(m, &banks, 16, write);
+    }
+}
+
+pub(crate) fn load(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &LdMatrix,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    if active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    let places = matrix_rows(warp, m, op, active, pc)?;
+    for (lane, &place) in places.iter().enumerate() {
+        let who = Who { clock: &warp.clock, lane: WHOLE_WARP, strong: false, proxy: false };
+        let memory = &mut m.blocks[warp.rank].shared;
+        if let Some(found) = memory.on_read(place, 16, who) {
+            conflict(warp, m, (pc, lane), place as u64, found);
+        }
+    }
+    for (n, &register) in op.registers.iter().enumerate() {
+        let memory = &m.blocks[warp.rank].shared;
+        let half = |row: usize, column: usize| {
+            let at = places[8 * n + row] + 2 * column;
+            let bytes = memory.get(at, 2);
+            let value = u32::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+            (value, memory.is_written(at, 2))
+        };
+        let mut undefined = None;
+        for lane in lanes(active) {
+            let (row, pair) = (lane / 4, 2 * (lane % 4));
+            let (low, high) = if op.transpose {
+                (half(pair, row), half(pair + 1, row))
+            } else {
+                (half(row, pair), half(row, pair + 1))
+            };
+            warp.regs.r[usize::from(register)][lane] = low.0 | high.0 << 16;
+            let bad = !(low.1 && high.1);
+            warp.regs.set_undefined(
+                Bank::Word,
+                register,
+                u32::from(bad) << lane,
+                1 << lane,
+            );
+            if bad && undefined.is_none() {
+                undefined = Some(places[8 * n + if op.transpose { pair } else { row }]);
+            }
+        }
+        if let Some(address) = undefined {
+            let origin = Origin::Load { pc, address: address as u64 };
+            warp.regs.origins.insert((Bank::Word, register), origin);
+        }
+    }
+    count_rows(m, &places, false);
+    Ok(Next::Go)
+}
+
+pub(crate) fn store(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &LdMatrix,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    if active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    let places = matrix_rows(warp, m, op, active, pc)?;
+    for (n, &register) in op.registers.iter().enumerate() {
+        for lane in lanes(active) {
+            let value = warp.regs.r[usize::from(register)][lane];
+            let defined = warp.regs.undefined(Bank::Word, register) >> lane & 1 == 0;
+            let (row, pair) = (lane / 4, 2 * (lane % 4));
+            for half in 0..2 {
+                let bytes = ((value >> (16 * half)) as u16).to_le_bytes();
+                let at = if op.transpose {
+                    places[8 * n + pair + half] + 2 * row
+                } else {
+                    places[8 * n + row] + 2 * (pair + half)
+                };
+                let memory = &mut m.blocks[warp.rank].shared;
+                memory.put(at, &bytes, defined);
+            }
+        }
+    }
+    for (lane, &place) in places.iter().enumerate() {
+        let who = Who { clock: &warp.clock, lane: WHOLE_WARP, strong: false, proxy: false };
+        let memory = &mut m.blocks[warp.rank].shared;
+        if let Some(found) = memory.on_write(place, 16, who, true) {
+            conflict(warp, m, (pc, lane), place as u64, found);
+        }
+    }
+    count_rows(m, &places, true);
+    m.progressed();
+    Ok(Next::Go)
+}
+
+/// `movmatrix`: an 8x8 matrix transposed in registers.
+pub(crate) fn transpose(warp: &mut Warp, d: u16, a: u16, active: u32) -> Step<Next> {
+    if active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    let row = warp.regs.r[usize::from(a)];
+    let element = |r: usize, c: usize| row[4 * r + c / 2] >> (16 * (c % 2)) & 0xffff;
+    let bad = warp.regs.undefined(Bank::Word, a);
+    for lane in lanes(active) {
+        let (r, c) = (lane / 4, 2 * (lane % 4));
+        warp.regs.r[usize::from(d)][lane] = element(c, r) | element(c + 1, r) << 16;
+    }
+    let undefined = if bad & active != 0 { active } else { 0 };
+    warp.regs.set_undefined(Bank::Word, d, undefined, active);
+    if undefined != 0 {
+        warp.regs.taint((Bank::Word, d), &[(Bank::Word, a)], false);
+    }
+    Ok(Next::Go)
+}
+
+/// The largest `k` of any product here.
+const MAX_K: usize = 32;
+
+/// A product's operands as numbers, and which rows and columns are undefined.
+struct Tiles {
+    a: [[f64; MAX_K]; 16],
+    b: [[f64; 8]; MAX_K],
+    bad_rows: u32,
+    bad_columns: u32,
+}
+
+pub(crate) fn multiply(warp: &mut Warp, op: &Mma, active: u32) -> Step<Next> {
+    if active != warp.live {
+        return Ok(Next::Meet { mask: warp.live });
+    }
+    if op.a_ty == Element::F64 {
+        multiply_f64(warp, op);
+        return Ok(Next::Go);
+    }
+    let tiles = tiles(warp, op);
+    let mut sums = [[0.0; 8]; 16];
+    for_rows(&tiles, op.k, &mut sums);
+    write_back(warp, op, &tiles, &sums);
+    Ok(Next::Go)
+}
+
+fn tiles(warp: &Warp, op: &Mma) -> Tiles {
+    let mut tiles =
+        Tiles { a: [[0.0; MAX_K]; 16], b: [[0.0; 8]; MAX_K], bad_rows: 0, bad_columns: 0 };
+    let (bits, halves) = (op.a_ty.bits(), op.m / 8);
+    let per = 32 / bits;
+    let mask = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
+    for (r, &register) in op.a.iter().enumerate() {
+        let (words, bad) = (
+            &warp.regs.r[usize::from(register)],
+            warp.regs.undefined(Bank::Word, register),
+        );
+        for (lane, &word) in words.iter().enumerate() {
+            let row = lane / 4 + 8 * (r % halves);
+            let first = per * (lane % 4) + 4 * per * (r / halves);
+            for n in 0..per {
+                tiles.a[row][first + n] = op.a_ty.value(word >> (bits * n) & mask);
+            }
+            tiles.bad_rows |= (bad >> lane & 1) << row;
+        }
+    }
+    for (r, &register) in op.b.iter().enumerate() {
+        let (words, bad) = (
+            &warp.regs.r[usize::from(register)],
+            warp.regs.undefined(Bank::Word, register),
+        );
+        for (lane, &word) in words.iter().enumerate() {
+            let first = per * (lane % 4) + 4 * per * r;
+            for n in 0..per {
+                tiles.b[first + n][lane / 4] = op.b_ty.value(word >> (bits * n) & mask);
+            }
+            tiles.bad_columns |= (bad >> lane & 1) << (lane / 4);
+        }
+    }
+    tiles
+}
+
+/// All products, exact, summed in f64.
+#[multiversion::multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+fn for_rows(tiles: &Tiles, k: usize, sums: &mut [[f64; 8]; 16]) {
+    for (sums, a) in sums.iter_mut().zip(&tiles.a) {
+        for (&a, b) in a.iter().zip(&tiles.b).take(k) {
+            for n in 0..8 {
+                sums[n] += a * b[n];
+            }
+        }
+    }
+}
+
+/// Adds the sum of products to an accumulator's bits.
+pub(crate) fn accumulate(kind: Accumulator, old: u32, sum: f64, saturate: bool) -> u32 {
+    match kind {
+        Accumulator::F32 => (f64::from(f32::from_bits(old)) + sum) as f32,
+        Accumulator::S32 => {
+            let total = i64::from(old as i32) + sum as i64;
+            return if saturate {
+                total.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as u32
+            } else {
+                total as u32
+            };
+        }
+        Accumulator::F16 => {
+            let total = f64::from(f16_to_f32(old as u16)) + sum;
+            return F16.encode(total, Rounding::Nearest, false) as u32;
+        }
+        Accumulator::F64 => f32::NAN,
+    }
+    .to_bits()
+}
+
+fn write_back(warp: &mut Warp, op: &Mma, tiles: &Tiles, sums: &[[f64; 8]; 16]) {
+    let packed = op.accumulator == Accumulator::F16;
+    // C is read whole before D is written: they may be the same registers.
+    let old: Vec<[u32; LANES]> =
+        op.c.iter().map(|&c| warp.regs.r[usize::from(c)]).collect();
+    let old_bad: Vec<u32> =
+        op.c.iter().map(|&c| warp.regs.undefined(Bank::Word, c)).collect();
+    for (n, &register) in op.d.iter().enumerate() {
+        let (half, offset) = if packed { (n, 0) } else { (n / 2, n % 2) };
+        let (mut row_out, mut undefined) = ([0; LANES], old_bad[n]);
+        for lane in 0..LANES {
+            let row = lane / 4 + 8 * half;
+            let column = 2 * (lane % 4) + offset;
+            row_out[lane] = if packed {
+                let add = |shift: u32, column: usize| {
+                    let old = old[n][lane] >> shift & 0xffff;
+                    accumulate(op.accumulator, old, sums[row][column], false) << shift
+                };
+                add(0, column) | add(16, column + 1)
+            } else {
+                let (old, sum) = (old[n][lane], sums[row][column]);
+                accumulate(op.accumulator, old, sum, op.saturate)
+            };
+            let columns = if packed { 3 << column } else { 1 << column };
+            let bad = tiles.bad_rows >> row & 1 != 0 || tiles.bad_columns & columns != 0;
+            undefined |= u32::from(bad) << lane;
+        }
+        warp.regs.r[usize::from(register)] = row_out;
+        warp.regs.set_undefined(Bank::Word, register, undefined, u32::MAX);
+        if undefined != 0 {
+            taint(warp, op, register);
+        }
+    }
+}
+
+#[cold]
+fn taint(warp: &mut Warp, op: &Mma, register: u16) {
+    let from: Vec<_> =
+        op.a.iter().chain(&op.b).chain(&op.c).map(|&index| (Bank::Word, index)).collect();
+    warp.regs.taint((Bank::Word, register), &from, false);
+}
+
+/// m8n8k4 in f64: one element of A and B and two of C a lane.
+fn multiply_f64(warp: &mut Warp, op: &Mma) {
+    let row = |index: u16| warp.regs.d[usize::from(index)].map(f64::from_bits);
+    let (a, b) = (row(op.a[0]), row(op.b[0]));
+    let old = [row(op.c[0]), row(op.c[1])];
+    for (n, &register) in op.d.iter().enumerate() {
+        for lane in 0..LANES {
+            let (r, c) = (lane / 4, 2 * (lane % 4) + n);
+            let sum =
+                (0..4).fold(old[n][lane], |sum, k| a[4 * r + k].mul_add(b[4 * c + k], sum));
+            warp.regs.d[usize::from(register)][lane] = sum.to_bits();
+        }
+        let from = [op.a[0], op.b[0], op.c[n]].map(|index| (Bank::Double, index));
+        warp.regs.carry((Bank::Double, register), &from, u32::MAX);
+    }
+}

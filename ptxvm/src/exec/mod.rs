@@ -1,0 +1,440 @@
+//! Execution: one warp's instruction after another.
+
+pub(crate) mod atomic;
+pub(crate) mod barrier;
+pub(crate) mod bulk;
+pub(crate) mod convert;
+pub(crate) mod cp_async;
+pub(crate) mod matrix;
+pub(crate) mod mbarrier;
+pub(crate) mod memory;
+pub(crate) mod tensor_copy;
+pub(crate) mod warp_ops;
+pub(crate) mod wgmma;
+
+use crate::finding::FindingKind;
+use crate::instruction::{Clock, Fence, Instruction, NO_GUARD, Op};
+use crate::lanes::{LANES, Origin, lanes};
+use crate::machine::{Machine, Step};
+use crate::syntax::Bank;
+use crate::warp::{Group, Wait, Warp};
+
+/// What the running group does after an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The next instruction.
+    Go,
+    /// The lanes of the mask continue at the target.
+    Jump { target: u32, taken: u32 },
+    /// Lanes were sent to several places already; choose anew.
+    Choose,
+    /// The next instruction, after a wait.
+    Wait(Wait),
+    /// The same instruction again, when the other threads of the mask are here.
+    Meet { mask: u32 },
+    /// The same instruction again, later.
+    Again,
+    /// The next instruction, but let others go first: it asked in vain.
+    Polled,
+    /// These lanes are done.
+    Exit { mask: u32 },
+}
+
+/// After so many instructions, a group gives way to the warp's other groups.
+const STREAK: u32 = 400;
+
+/// Runs `warp` for about `quantum` instructions, or until it cannot go on.
+pub(crate) fn run(warp: &mut Warp, m: &mut Machine<'_>, quantum: u32) -> Step {
+    let mut left = quantum;
+    while left > 0 && choose(warp, m) {
+        if !run_group(warp, m, &mut left)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Wakes what may go on and picks the group to run: the one furthest behind, so that
+/// threads meet again, but no group for ever.
+fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
+    wake(warp, m);
+    if warp.groups.len() != 1 {
+        warp.merge();
+    } else if let Wait::Meet { mask } = warp.groups[0].wait
+        && mask & warp.live & !warp.groups[0].mask == 0
+    {
+        warp.groups[0].wait = Wait::None;
+    }
+    let ready = |group: &Group| group.wait == Wait::None;
+    let count = warp.groups.iter().filter(|group| ready(group)).count();
+    if count == 0 {
+        return false;
+    }
+    let candidates = warp.groups.iter().enumerate().filter(|(_, group)| ready(group));
+    let chosen = if count > 1 && warp.streak > STREAK {
+        warp.streak = 0;
+        candidates.map(|(at, _)| at).nth(m.random.below(count))
+    } else {
+        candidates.min_by_key(|(_, group)| group.pc).map(|(at, _)| at)
+    };
+    warp.current = chosen.unwrap_or_default();
+    true
+}
+
+/// Ends waits whose reason is gone.
+fn wake(warp: &mut Warp, m: &Machine<'_>) {
+    for group in &mut warp.groups {
+        match group.wait {
+            Wait::Barrier { id, generation } => {
+                let barrier = &m.blocks[warp.rank].barriers[id];
+                if barrier.generation != generation {
+                    warp.clock.learn(&barrier.released);
+                    group.wait = Wait::None;
+                }
+            }
+            Wait::Cluster { generation } => {
+                if m.cluster_barrier.generation != generation {
+                    warp.clock.learn(&m.cluster_barrier.released);
+                    group.wait = Wait::None;
+                }
+            }
+            Wait::None | Wait::Meet { .. } => {}
+        }
+    }
+}
+
+/// Runs the chosen group until it meets another, splits, waits or uses up `left`.
+/// Says whether the warp should go on.
+fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool> {
+    let code = &m.run.kernel.code;
+    let at = warp.current;
+    let Group { mut pc, mask, .. } = warp.groups[at];
+    let alone = warp.groups.len() == 1;
+    // The next instruction where another group stands.
+    let others = warp.groups.iter().enumerate().filter(|&(n, _)| n != at);
+    let meeting = others.map(|(_, g)| g.pc).filter(|&other| other > pc).min();
+    let meeting = meeting.unwrap_or(u32::MAX);
+    loop {
+        if *left == 0 {
+            warp.groups[at].pc = pc;
+            return Ok(false);
+        }
+        *left -= 1;
+        warp.cycles += 1;
+        warp.streak += 1;
+        let instruction = &code[pc as usize];
+        let active = guard(warp, m, instruction, mask, pc);
+        let executed = &mut m.executed[pc as usize];
+        executed.0 += u64::from(active.count_ones());
+        executed.1 += u64::from(active != 0);
+        if active == 0 {
+            pc += 1;
+        } else if let Op::Alu(wide, args) = &instruction.op {
+            wide(&mut warp.regs, args, active);
+            if warp.regs.touched_in_flight {
+                touched(warp, m, pc, active);
+            }
+            pc += 1;
+        } else {
+            warp.groups[at].pc = pc;
+            match execute(warp, m, &instruction.op, active, pc)? {
+                Next::Go => pc += 1,
+                Next::Jump { target, taken } if taken == mask => {
+                    pc = target;
+                    if !alone {
+                        warp.groups[at].pc = pc;
+                        return Ok(true);
+                    }
+                }
+                Next::Jump { target, taken } => {
+                    let group = &mut warp.groups[at];
+                    *group = Group { pc: pc + 1, mask: mask & !taken, ..*group };
+                    let wait = Wait::None;
+                    warp.groups.push(Group { pc: target, mask: taken, wait });
+                    return Ok(true);
+                }
+                Next::Choose => return Ok(true),
+                Next::Wait(wait) => {
+                    split(warp, at, active, pc);
+                    warp.groups[at].pc = pc + 1;
+                    warp.groups[at].wait = wait;
+                    return Ok(true);
+                }
+                Next::Meet { mask } => {
+                    split(warp, at, active, pc);
+                    warp.groups[at].wait = Wait::Meet { mask };
+                    return Ok(true);
+                }
+                Next::Again => return Ok(false),
+                Next::Polled => {
+                    warp.groups[at].pc = pc + 1;
+                    warp.polls += 1;
+                    warp.streak = STREAK + 1;
+                    return Ok(false);
+                }
+                Next::Exit { mask: gone } => {
+                    warp.groups[at].pc = pc + 1;
+                    leave(warp, m, gone, pc);
+                    return Ok(true);
+                }
+            }
+        }
+        if pc >= meeting {
+            warp.groups[at].pc = pc;
+            return Ok(true);
+        }
+    }
+}
+
+/// Where only some of a group's lanes wait (a guarded instruction), the others go on
+/// as a group of their own.
+fn split(warp: &mut Warp, at: usize, active: u32, pc: u32) {
+    let rest = warp.groups[at].mask & !active;
+    if rest != 0 {
+        warp.groups[at].mask = active;
+        warp.groups.push(Group { pc: pc + 1, mask: rest, wait: Wait::None });
+    }
+}
+
+/// The lanes that the guard lets through.
+#[inline(always)]
+fn guard(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    instruction: &Instruction,
+    mask: u32,
+    pc: u32,
+) -> u32 {
+    if instruction.guard == NO_GUARD {
+        return mask;
+    }
+    let undefined = warp.regs.undefined(Bank::Predicate, instruction.guard) & mask;
+    if undefined != 0 {
+        report_undefined(
+            warp,
+            m,
+            pc,
+            undefined,
+            (Bank::Predicate, instruction.guard),
+            "guard",
+        );
+    }
+    let bits = warp.regs.p[usize::from(instruction.guard)];
+    mask & if instruction.negated { !bits } else { bits }
+}
+
+/// An undefined value was used where it matters.
+#[cold]
+pub(crate) fn report_undefined(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    pc: u32,
+    lanes: u32,
+    (bank, index): (Bank, u16),
+    role: &str,
+) {
+    let origin = warp.regs.origin(bank, index);
+    let lane = lanes.trailing_zeros() as usize;
+    let in_flight = matches!(origin, Origin::Wgmma { .. });
+    let kind = if in_flight {
+        FindingKind::AccumulatorInFlight
+    } else {
+        FindingKind::Uninitialised
+    };
+    let code = &m.run.kernel.code;
+    m.note(kind, warp, pc, lane, None, || match origin {
+        Origin::Register => format!("the {role} depends on a register never written"),
+        Origin::Load { pc, address } => {
+            let line = code[pc as usize].line;
+            format!(
+                "the {role} depends on never-written bytes at {address:#x}, \
+                 loaded at PTX line {line}"
+            )
+        }
+        Origin::Wgmma { .. } => {
+            format!("the {role} depends on a wgmma accumulator before its wait")
+        }
+    });
+}
+
+#[cold]
+fn touched(warp: &mut Warp, m: &mut Machine<'_>, pc: u32, active: u32) {
+    warp.regs.touched_in_flight = false;
+    let lane = active.trailing_zeros() as usize;
+    m.note(FindingKind::AccumulatorInFlight, warp, pc, lane, None, || {
+        "computes with a wgmma accumulator before its wait".to_owned()
+    });
+}
+
+/// Threads return.
+fn leave(warp: &mut Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
+    cp_async::land_on_exit(warp, m, gone);
+    warp.exit(gone);
+    let block = &mut m.blocks[warp.rank];
+    block.live_threads -= gone.count_ones();
+    if warp.is_done() {
+        block.live_warps -= 1;
+    }
+    m.progressed();
+    barrier::after_exit(warp, m, pc);
+}
+
+fn execute(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &Op,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    match op {
+        Op::Alu(wide, args) => wide(&mut warp.regs, args, active),
+        Op::Convert(conversion) => conversion.run(&mut warp.regs, active),
+        Op::Nop | Op::SetMaxRegisters => {}
+        Op::Branch { target } => {
+            return Ok(Next::Jump { target: *target, taken: active });
+        }
+        Op::BranchIndex { index, targets } => {
+            return branch_index(warp, m, *index, targets, active, pc);
+        }
+        Op::Exit => return Ok(Next::Exit { mask: active }),
+        Op::Trap => {
+            let lane = active.trailing_zeros() as usize;
+            return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel gave up");
+        }
+        Op::Clock { clock, bank, d } => {
+            let now = match clock {
+                Clock::Cycles => warp.cycles,
+                Clock::CyclesHigh => warp.cycles >> 32,
+                Clock::Timer => 1 << 40 | warp.cycles,
+                Clock::TimerHigh => 1 << 8,
+            };
+            set(warp, *bank, *d, now, active);
+        }
+        Op::Load(access) => return memory::load(warp, m, access, active, pc),
+        Op::Store(access) => memory::store(warp, m, access, active, pc)?,
+        Op::Atomic(atomic) => return atomic::run(warp, m, atomic, active, pc),
+        Op::Shuffle(shuffle) => return warp_ops::shuffle(warp, m, shuffle, active, pc),
+        Op::Vote(vote) => return warp_ops::vote(warp, m, vote, active, pc),
+        Op::Redux(redux) => return warp_ops::redux(warp, m, redux, active, pc),
+        Op::ActiveMask { d } => {
+            set(warp, Bank::Word, *d, u64::from(active), active);
+        }
+        Op::Elect { d, p, mask } => {
+            return warp_ops::elect(warp, m, (*d, *p, *mask), active, pc);
+        }
+        Op::WarpBarrier { mask } => return barrier::warp(warp, m, *mask, active, pc),
+        Op::Barrier(barrier) => return barrier::run(warp, m, barrier, active, pc),
+        Op::BarrierResult { id, what, bank, d } => {
+            barrier::result(warp, m, (*id, *what, *bank, *d), active);
+        }
+        Op::ClusterArrive { aligned, release } => {
+            return barrier::cluster_arrive(warp, m, *aligned, *release, active);
+        }
+        Op::ClusterWait { aligned } => {
+            return barrier::cluster_wait(warp, m, *aligned, active);
+        }
+        Op::Fence(fence) => run_fence(warp, m, *fence),
+        Op::LdMatrix(load) => return matrix::load(warp, m, load, active, pc),
+        Op::StMatrix(store) => return matrix::store(warp, m, store, active, pc),
+        Op::MovMatrix { d, a } => return matrix::transpose(warp, *d, *a, active),
+        Op::Mma(mma) => return matrix::multiply(warp, mma, active),
+        Op::CpAsync(copy) => cp_async::issue(warp, m, copy, active, pc)?,
+        Op::CpCommit => warp.copies.commit(active),
+        Op::CpWait { pending } => cp_async::wait(warp, m, *pending, active),
+        Op::CpWaitAll => cp_async::wait_all(warp, m, active),
+        Op::CpArrive { address, counted } => {
+            mbarrier::copies_arrive(warp, m, (*address, *counted), active, pc)?;
+        }
+        Op::Mbarrier(operation) => {
+            return mbarrier::run(warp, m, operation, active, pc);
+        }
+        Op::Bulk(bulk) => bulk::issue(warp, m, bulk, active, pc)?,
+        Op::BulkCommit => bulk::commit(warp, m, active),
+        Op::BulkWait { pending, read } => {
+            return bulk::wait(warp, m, (*pending, *read), active, pc);
+        }
+        Op::MapRank { d, a, rank, bank, generic } => {
+            barrier::map_rank(warp, m, (*d, *a, *rank), (*bank, *generic), (active, pc))?;
+        }
+        Op::GetRank { d, a, bank } => barrier::get_rank(warp, (*d, *a, *bank), active),
+        Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
+        Op::WgmmaFence => wgmma::fence(warp),
+        Op::WgmmaCommit => wgmma::commit(warp),
+        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending, pc),
+        Op::Yield => return Ok(Next::Polled),
+    }
+    Ok(Next::Go)
+}
+
+/// Writes the same value to all active lanes.
+pub(crate) fn set(warp: &mut Warp, bank: Bank, index: u16, value: u64, active: u32) {
+    let at = usize::from(index);
+    for lane in lanes(active) {
+        match bank {
+            Bank::Double => warp.regs.d[at][lane] = value,
+            Bank::Word => warp.regs.r[at][lane] = value as u32,
+            Bank::Predicate => {
+                let bit = u32::from(value != 0) << lane;
+                warp.regs.p[at] = warp.regs.p[at] & !(1 << lane) | bit;
+            }
+        }
+    }
+    warp.regs.set_undefined(bank, index, 0, active);
+}
+
+/// A source's lanes as 64-bit values.
+pub(crate) fn values(warp: &Warp, bank: Bank, index: u16) -> [u64; LANES] {
+    match bank {
+        Bank::Double => warp.regs.d[usize::from(index)],
+        Bank::Word => warp.regs.r[usize::from(index)].map(u64::from),
+        Bank::Predicate => {
+            let bits = warp.regs.p[usize::from(index)];
+            std::array::from_fn(|lane| u64::from(bits >> lane & 1))
+        }
+    }
+}
+
+fn branch_index(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    index: u16,
+    targets: &[u32],
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    let undefined = warp.regs.undefined(Bank::Word, index) & active;
+    if undefined != 0 {
+        report_undefined(warp, m, pc, undefined, (Bank::Word, index), "branch");
+    }
+    let row = warp.regs.r[usize::from(index)];
+    let at = warp.current;
+    let rest = warp.groups[at].mask & !active;
+    let mut groups: Vec<(u32, u32)> = vec![(pc + 1, rest)];
+    for lane in lanes(active) {
+        let Some(&target) = targets.get(row[lane] as usize) else {
+            let detail = format!("branch index {} of {}", row[lane], targets.len());
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        };
+        match groups.iter_mut().find(|group| group.0 == target) {
+            Some(group) => group.1 |= 1 << lane,
+            None => groups.push((target, 1 << lane)),
+        }
+    }
+    warp.groups.remove(at);
+    let group = |(pc, mask)| Group { pc, mask, wait: Wait::None };
+    warp.groups.extend(groups.into_iter().filter(|group| group.1 != 0).map(group));
+    Ok(Next::Choose)
+}
+
+fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
+    match fence {
+        Fence::Memory { global } => {
+            warp.clock.fence();
+            if global {
+                m.blocks[warp.rank].global.fence();
+            }
+        }
+        Fence::ProxyAsync => warp.clock.fence_proxy(),
+        Fence::Other => {}
+    }
+}

@@ -1,0 +1,195 @@
+//! A cluster of blocks at work, and what its warps share.
+
+use std::collections::HashMap;
+
+use crate::check::{BlockClock, GlobalRaces};
+use crate::clock::Message;
+use crate::count::Counts;
+use crate::exec::bulk::Pending;
+use crate::exec::mbarrier::Mbarrier;
+use crate::finding::{Fault, Finding, FindingKind, Findings};
+use crate::instruction::{Instruction, Kernel};
+use crate::launch::Options;
+use crate::memory::Memory;
+use crate::random::Random;
+use crate::shared::Shared;
+use crate::warp::Warp;
+
+/// What ends a launch.
+pub(crate) type Stop = Box<Finding>;
+/// A step's outcome.
+pub(crate) type Step<T = ()> = Result<T, Stop>;
+
+/// What all blocks of a launch share.
+pub(crate) struct Run<'l> {
+    pub kernel: &'l Kernel,
+    pub files: &'l HashMap<u32, String>,
+    pub memory: &'l Memory,
+    pub params: Vec<u8>,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub cluster: [u32; 3],
+    pub dynamic_shared: u32,
+    pub symbols: Vec<u64>,
+    pub options: Options,
+    pub races: GlobalRaces,
+    pub sectors: crate::check::Sectors,
+}
+
+/// A hardware barrier of a block.
+#[derive(Debug, Default)]
+pub(crate) struct BarrierState {
+    /// Threads that have arrived, counted as the instruction counts them.
+    pub arrived: u32,
+    pub expected: u32,
+    pub generation: u64,
+    pub message: Message,
+    /// What those released by the last generation learn.
+    pub released: Message,
+    /// Running `and`, `or` and sum of a reduction, and the last generation's.
+    pub reduction: (bool, bool, u32),
+    pub result: (bool, bool, u32),
+    /// Warps that have arrived, to name those that have not.
+    pub warps: Vec<usize>,
+}
+
+/// One block.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    pub id: [u32; 3],
+    /// Number in the grid.
+    pub linear: u32,
+    pub shared: Shared,
+    /// What it knows of other blocks' global accesses.
+    pub global: BlockClock,
+    pub barriers: Vec<BarrierState>,
+    pub mbarriers: HashMap<u32, Mbarrier>,
+    pub warps: usize,
+    pub live_warps: usize,
+    pub live_threads: u32,
+}
+
+/// The running cluster.
+pub(crate) struct Machine<'l> {
+    pub run: &'l Run<'l>,
+    pub blocks: Vec<Block>,
+    pub cluster_barrier: BarrierState,
+    pub pending: Vec<Pending>,
+    pub counts: Counts,
+    /// Lanes that executed each instruction, and warps.
+    pub executed: Vec<(u64, u64)>,
+    pub findings: Findings,
+    pub random: Random,
+    /// Moves on whenever something happened that others may wait for.
+    pub progress: u64,
+    /// Number of asynchronous writes that have landed.
+    pub landed: u32,
+    /// Last allocation that an access fell into.
+    pub last_allocation: usize,
+}
+
+impl<'l> Machine<'l> {
+    /// The instruction at `pc`.
+    pub(crate) fn instruction(&self, pc: u32) -> &'l Instruction {
+        &self.run.kernel.code[pc as usize]
+    }
+
+    /// A finding at `pc` for `lane` of `warp`.
+    pub(crate) fn finding(
+        &self,
+        kind: FindingKind,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        detail: String,
+    ) -> Finding {
+        let (kernel, instruction) = (self.run.kernel, self.instruction(pc));
+        let place = kernel.places.get(instruction.place as usize);
+        let file = |number: u32| {
+            self.run.files.get(&number).cloned().unwrap_or_else(|| "?".to_owned())
+        };
+        let [x, y, _] = self.run.block;
+        let thread = (warp.index * 32 + lane) as u32;
+        Finding {
+            kind,
+            kernel: kernel.name.clone(),
+            source: place.map(|place| (file(place.file), place.line)),
+            ptx_line: instruction.line,
+            instruction: kernel.texts[instruction.text as usize].clone(),
+            block: self.blocks[warp.rank].id,
+            thread: [thread % x, thread / x % y, thread / x / y],
+            address: None,
+            allocation: None,
+            detail,
+            times: 1,
+        }
+    }
+
+    /// Notes a finding; the detail is only made for the first of its kind.
+    pub(crate) fn note(
+        &mut self,
+        kind: FindingKind,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        address: Option<(u64, String)>,
+        detail: impl FnOnce() -> String,
+    ) {
+        if self.findings.count(kind, self.instruction(pc).line) {
+            return;
+        }
+        let mut finding = self.finding(kind, warp, pc, lane, detail());
+        if let Some((address, allocation)) = address {
+            finding.address = Some(address);
+            finding.allocation = Some(allocation);
+        }
+        self.findings.add(finding);
+    }
+
+    /// The end of the launch.
+    pub(crate) fn stop<T>(
+        &self,
+        kind: FindingKind,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        detail: impl Into<String>,
+    ) -> Step<T> {
+        Err(Box::new(self.finding(kind, warp, pc, lane, detail.into())))
+    }
+
+    /// The end of the launch over an address.
+    pub(crate) fn stop_at<T>(
+        &self,
+        kind: FindingKind,
+        warp: &Warp,
+        pc: u32,
+        lane: usize,
+        address: (u64, Option<String>),
+        detail: impl Into<String>,
+    ) -> Step<T> {
+        let finding = self.finding(kind, warp, pc, lane, detail.into());
+        let (address, allocation) = address;
+        Err(Box::new(Finding { address: Some(address), allocation, ..finding }))
+    }
+
+    /// Where a warp of the cluster is, in words.
+    pub(crate) fn warp_name(&self, id: usize) -> String {
+        let warps = self.blocks.first().map_or(1, |block| block.warps.max(1));
+        match self.blocks.get(id / warps) {
+            Some(_) if self.blocks.len() == 1 => format!("warp {id}"),
+            Some(_) => format!("warp {} of block rank {}", id % warps, id / warps),
+            None => "an asynchronous copy".to_owned(),
+        }
+    }
+
+    /// Something happened that may let others go on.
+    pub(crate) fn progressed(&mut self) {
+        self.progress += 1;
+    }
+}
+
+/// Turns the end of a launch into what the caller sees.
+pub(crate) fn fault(cause: Stop, findings: Findings) -> Fault {
+    Fault { cause, findings: findings.list }
+}

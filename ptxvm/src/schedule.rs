@@ -1,0 +1,370 @@
+//! The order in which blocks and warps run: random, and the same for a seed.
+
+use crate::check::BlockClock;
+use crate::clock::Clock;
+use crate::count::Counts;
+use crate::exec::barrier::BARRIERS;
+use crate::exec::{self, bulk};
+use crate::finding::{FindingKind, Findings};
+use crate::instruction::Special;
+use crate::lanes::LANES;
+use crate::launch::{Row, initial};
+use crate::machine::{BarrierState, Block, Machine, Run, Step, Stop};
+use crate::random::Random;
+use crate::shared::Shared;
+use crate::syntax::Bank;
+use crate::warp::{Wait, Warp};
+
+/// What a host thread did of a launch.
+pub(crate) struct Share {
+    pub counts: Counts,
+    pub executed: Vec<(u64, u64)>,
+    pub findings: Findings,
+    pub stop: Option<Stop>,
+}
+
+/// After so many turns in which nothing moved, nothing will.
+const PATIENCE: u32 = 64;
+/// Most clusters that are under way at once when blocks wait for other blocks.
+const MOST_RESIDENT: usize = 512;
+
+/// A cluster under way.
+struct Active<'l> {
+    machine: Machine<'l>,
+    warps: Vec<Warp>,
+    /// Turns in a row without progress.
+    idle: u32,
+    seen: u64,
+}
+
+/// Runs the clusters from `from` up to `to`.
+pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
+    let mut total = Share {
+        counts: Counts::default(),
+        executed: vec![(0, 0); run.kernel.code.len()],
+        findings: Findings::default(),
+        stop: None,
+    };
+    let mut random = Random::new(seed, from);
+    // Blocks start in any order.
+    let mut waiting: Vec<u64> = (from..to).rev().collect();
+    if run.kernel.talks {
+        shuffle(&mut waiting, &mut random);
+    }
+    let mut resident = run.options.resident.max(1);
+    let (mut active, mut spare): (Vec<Active<'_>>, Vec<Vec<Warp>>) =
+        (Vec::new(), Vec::new());
+    let mut spent = 0u64;
+    loop {
+        while active.len() < resident
+            && let Some(cluster) = waiting.pop()
+        {
+            let warps = spare.pop().unwrap_or_default();
+            active.push(Active::new(run, cluster, seed, warps));
+        }
+        if active.is_empty() {
+            return total;
+        }
+        let at = random.below(active.len());
+        let outcome = active[at].turn(&mut random, &mut spent);
+        let stuck = active.iter().all(|cluster| cluster.idle > PATIENCE);
+        let stop = match outcome {
+            Err(stop) => Some(stop),
+            Ok(()) if spent > run.options.budget => Some(active[at].stuck(true)),
+            Ok(()) if stuck && (waiting.is_empty() || resident >= MOST_RESIDENT) => {
+                Some(active[at].stuck(false))
+            }
+            Ok(()) => None,
+        };
+        if stuck {
+            resident = (2 * resident).min(MOST_RESIDENT);
+            active.iter_mut().for_each(|cluster| cluster.idle = 0);
+        }
+        if stop.is_some() {
+            total.stop = stop;
+            active.drain(..).for_each(|cluster| total.take(cluster.machine));
+            return total;
+        }
+        if active[at].warps.iter().all(Warp::is_done) {
+            let done = active.swap_remove(at);
+            spare.push(done.warps);
+            total.take(done.machine);
+            // One block's progress may be what another waits for.
+            active.iter_mut().for_each(|cluster| cluster.idle = 0);
+        }
+    }
+}
+
+fn shuffle(list: &mut [u64], random: &mut Random) {
+    for at in (1..list.len()).rev() {
+        list.swap(at, random.below(at + 1));
+    }
+}
+
+impl Share {
+    fn take(&mut self, machine: Machine<'_>) {
+        self.counts.add(&machine.counts);
+        for (total, part) in self.executed.iter_mut().zip(&machine.executed) {
+            total.0 += part.0;
+            total.1 += part.1;
+        }
+        machine.findings.list.into_iter().for_each(|finding| self.findings.add(finding));
+    }
+}
+
+impl<'l> Active<'l> {
+    fn new(run: &'l Run<'l>, cluster: u64, seed: u64, mut warps: Vec<Warp>) -> Self {
+        let ranks: usize = run.cluster.iter().product::<u32>() as usize;
+        let threads: u32 = run.block.iter().product();
+        let per_block = (threads as usize).div_ceil(LANES);
+        let all = ranks * per_block;
+        warps.resize_with(all, Warp::default);
+        let blocks: Vec<Block> =
+            (0..ranks).map(|rank| block(run, cluster, rank as u32, per_block)).collect();
+        for (id, warp) in warps.iter_mut().enumerate() {
+            let (rank, index) = (id / per_block, id % per_block);
+            let left = threads as usize - index * LANES;
+            let live = if left >= LANES { u32::MAX } else { (1 << left) - 1 };
+            warp.start(run.kernel, rank, index, live);
+            warp.clock = Clock::new(id, all);
+            fill(run, warp, &blocks[rank], rank as u32);
+        }
+        let machine = Machine {
+            run,
+            blocks,
+            cluster_barrier: BarrierState::default(),
+            pending: Vec::new(),
+            counts: Counts::default(),
+            executed: vec![(0, 0); run.kernel.code.len()],
+            findings: Findings::default(),
+            random: Random::new(seed, cluster.wrapping_add(1) << 20),
+            progress: 0,
+            landed: 0,
+            last_allocation: 0,
+        };
+        Self { machine, warps, idle: 0, seen: u64::MAX }
+    }
+
+    /// Lets one warp run for a while, or a copy land.
+    fn turn(&mut self, random: &mut Random, spent: &mut u64) -> Step {
+        let alive: Vec<usize> =
+            (0..self.warps.len()).filter(|&at| self.may_run(at)).collect();
+        if alive.is_empty() {
+            if bulk::land_one(&mut self.machine)? {
+                self.idle = 0;
+            } else {
+                self.idle = PATIENCE + 1;
+            }
+            return Ok(());
+        }
+        let at = alive[random.below(alive.len())];
+        // Mostly short turns, to interleave; now and then a long one, to run ahead.
+        let quantum = match random.below(8) {
+            0 => 4000,
+            1..4 => 400,
+            _ => 40,
+        };
+        let warp = &mut self.warps[at];
+        let before = (warp.cycles, warp.polls);
+        exec::run(warp, &mut self.machine, quantum)?;
+        *spent += warp.cycles - before.0;
+        let progress = self.machine.progress;
+        let polled = warp.polls != before.1;
+        if progress != self.seen || !polled {
+            self.idle = 0;
+        } else {
+            self.idle += 1;
+        }
+        self.seen = progress;
+        // Everyone only asks: whatever was put off must happen now. Before that, a
+        // copy lands at a random time.
+        let asked = self.idle > 2 * self.warps.len() as u32;
+        if (asked || random.below(200) == 0) && bulk::land_one(&mut self.machine)? {
+            self.idle = 0;
+        }
+        Ok(())
+    }
+
+    fn may_run(&self, at: usize) -> bool {
+        let warp = &self.warps[at];
+        !warp.is_done()
+            && warp.groups.iter().any(|group| match group.wait {
+                Wait::None => true,
+                Wait::Meet { mask } => self.meets(warp, mask),
+                Wait::Barrier { id, generation } => {
+                    self.machine.blocks[warp.rank].barriers[id].generation != generation
+                }
+                Wait::Cluster { generation } => {
+                    self.machine.cluster_barrier.generation != generation
+                }
+            })
+    }
+
+    /// Whether threads that wait to meet are together: at one instruction, in groups
+    /// that run or wait to meet.
+    fn meets(&self, warp: &Warp, mask: u32) -> bool {
+        warp.groups.iter().any(|group| {
+            let together = warp.groups.iter().filter(|other| {
+                other.pc == group.pc && matches!(other.wait, Wait::None | Wait::Meet { .. })
+            });
+            mask & warp.live & !together.fold(0, |all, other| all | other.mask) == 0
+        })
+    }
+
+    /// The finding that ends a launch in which nothing goes on.
+    fn stuck(&self, budget: bool) -> Stop {
+        let mut lines = Vec::new();
+        let mut divergent = true;
+        for warp in self.warps.iter().filter(|warp| !warp.is_done()) {
+            for group in warp.groups.iter().filter(|group| group.mask != 0) {
+                let instruction = self.machine.instruction(group.pc.saturating_sub(1));
+                let here = self.machine.instruction(group.pc);
+                let what = match group.wait {
+                    Wait::None => format!("runs at PTX line {}", here.line),
+                    Wait::Meet { mask } => format!(
+                        "waits at PTX line {} for threads {:#x}",
+                        here.line,
+                        mask & warp.live & !group.mask
+                    ),
+                    Wait::Barrier { id, .. } => {
+                        format!("waits at barrier {id}, PTX line {}", instruction.line)
+                    }
+                    Wait::Cluster { .. } => {
+                        format!(
+                            "waits at the cluster's barrier, PTX line {}",
+                            instruction.line
+                        )
+                    }
+                };
+                divergent &= group.wait != Wait::None;
+                let name = self.machine.warp_name(warp.id());
+                lines.push(format!("{name}, threads {:#x}: {what}", group.mask));
+            }
+        }
+        let more = lines.len().saturating_sub(12);
+        lines.truncate(12);
+        if more > 0 {
+            lines.push(format!("and {more} more"));
+        }
+        let meets = self.warps.iter().flat_map(|warp| &warp.groups);
+        let meets = meets.filter(|group| matches!(group.wait, Wait::Meet { .. })).count();
+        let kind = match (budget, divergent && meets > 0) {
+            (true, _) => FindingKind::Timeout,
+            (false, true) => FindingKind::BarrierDivergence,
+            (false, false) => FindingKind::Deadlock,
+        };
+        let warp = self.warps.iter().find(|warp| !warp.is_done()).unwrap_or(&self.warps[0]);
+        let group = warp.groups.iter().find(|group| group.mask != 0);
+        let (pc, mask) = group.map_or((0, 1), |group| (group.pc, group.mask));
+        let pc = match group.map(|group| group.wait) {
+            Some(Wait::Barrier { .. } | Wait::Cluster { .. }) => pc.saturating_sub(1),
+            _ => pc,
+        };
+        let lane = mask.trailing_zeros() as usize;
+        Box::new(self.machine.finding(kind, warp, pc, lane, lines.join("; ")))
+    }
+}
+
+fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
+    let clusters: [u64; 3] =
+        std::array::from_fn(|axis| u64::from(run.grid[axis] / run.cluster[axis]));
+    let at = [
+        cluster % clusters[0],
+        cluster / clusters[0] % clusters[1],
+        cluster / clusters[0] / clusters[1],
+    ];
+    let inside = inside(run, rank);
+    let id: [u32; 3] =
+        std::array::from_fn(|axis| at[axis] as u32 * run.cluster[axis] + inside[axis]);
+    let linear = id[0] + run.grid[0] * (id[1] + run.grid[1] * id[2]);
+    let bytes = run.kernel.static_shared + run.dynamic_shared;
+    let ranks: u32 = run.cluster.iter().product();
+    Block {
+        id,
+        linear,
+        shared: Shared::new(bytes as usize, warps * ranks as usize, run.options.checks),
+        global: BlockClock::new(linear),
+        barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
+        mbarriers: Default::default(),
+        warps,
+        live_warps: warps,
+        live_threads: run.block.iter().product(),
+    }
+}
+
+/// A block's place in its cluster.
+fn inside(run: &Run<'_>, rank: u32) -> [u32; 3] {
+    let [x, y, _] = run.cluster;
+    [rank % x, rank / x % y, rank / x / y]
+}
+
+/// Writes constants and special registers into a warp's rows.
+fn fill(run: &Run<'_>, warp: &mut Warp, block: &Block, rank: u32) {
+    for &(bank, index, what) in &run.kernel.initials {
+        let value = initial(run, what);
+        let row: [u64; LANES] = std::array::from_fn(|lane| match (value, what) {
+            (Some(value), _) => value,
+            (None, crate::instruction::Initial::Special(special)) => {
+                self::special(run, warp, block, rank, special, lane)
+            }
+            (None, _) => 0,
+        });
+        put(warp, (bank, index, what), &row);
+    }
+    // The carry flag starts clear.
+    warp.regs.undefined[0][0] = 0;
+}
+
+fn put(warp: &mut Warp, (bank, index, _): Row, row: &[u64; LANES]) {
+    let at = usize::from(index);
+    match bank {
+        Bank::Double => warp.regs.d[at] = *row,
+        Bank::Word => warp.regs.r[at] = row.map(|value| value as u32),
+        Bank::Predicate => {
+            let bits = row.iter().enumerate();
+            warp.regs.p[at] = bits.fold(0, |all, (n, &bit)| all | u32::from(bit != 0) << n);
+        }
+    }
+    warp.regs.undefined[bank as usize][at] = 0;
+}
+
+fn special(
+    run: &Run<'_>,
+    warp: &Warp,
+    block: &Block,
+    rank: u32,
+    what: Special,
+    lane: usize,
+) -> u64 {
+    let thread = (warp.index * LANES + lane) as u32;
+    let [x, y, _] = run.block;
+    let axis = |list: [u32; 3], axis: u8| list[usize::from(axis)];
+    let cluster_of = |n: u8| block.id[usize::from(n)] / run.cluster[usize::from(n)];
+    let bit = 1u32 << lane;
+    u64::from(match what {
+        Special::Thread(n) => axis([thread % x, thread / x % y, thread / x / y], n),
+        Special::BlockSize(n) => axis(run.block, n),
+        Special::Block(n) => axis(block.id, n),
+        Special::Grid(n) => axis(run.grid, n),
+        Special::Lane => lane as u32,
+        Special::Warp => warp.index as u32,
+        Special::Warps => block.warps as u32,
+        Special::Processor => block.linear % 132,
+        Special::Processors => 132,
+        Special::GridId => 1,
+        Special::Cluster(n) => cluster_of(n),
+        Special::Clusters(n) => run.grid[usize::from(n)] / run.cluster[usize::from(n)],
+        Special::ClusterBlock(n) => axis(inside(run, rank), n),
+        Special::ClusterSize(n) => axis(run.cluster, n),
+        Special::ClusterRank => rank,
+        Special::ClusterRanks => run.cluster.iter().product(),
+        Special::IsExplicitCluster => u32::from(run.kernel.cluster.is_some()),
+        Special::MaskEqual => bit,
+        Special::MaskLess => bit - 1,
+        Special::MaskLessEqual => bit | (bit - 1),
+        Special::MaskGreater => !(bit | (bit - 1)),
+        Special::MaskGreaterEqual => !(bit - 1),
+        Special::DynamicShared => run.dynamic_shared,
+        Special::TotalShared => run.dynamic_shared + run.kernel.static_shared,
+    })
+}

@@ -1,0 +1,207 @@
+//! The shape of a PTX file: what the parser hands to the decoder.
+//!
+//! Nothing here knows what an instruction means; names stay text.
+
+use std::collections::HashMap;
+
+/// A register class: which of a warp's register files a register lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Bank {
+    /// One bit per lane.
+    Predicate,
+    /// Up to 32 bits per lane.
+    Word,
+    /// 64 bits per lane.
+    Double,
+}
+
+/// A register: its file, its place there and its declared width in bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Register {
+    pub bank: Bank,
+    pub index: u16,
+    pub bits: u32,
+}
+
+/// The state space of a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VariableSpace {
+    Global,
+    Const,
+    Shared,
+    Local,
+}
+
+/// A variable of the module or of a function.
+#[derive(Debug, Clone)]
+pub(crate) struct Variable<'a> {
+    pub name: &'a str,
+    pub space: VariableSpace,
+    pub align: u64,
+    pub bytes: u64,
+    /// What stands at its start; the rest is zero.
+    pub init: Vec<u8>,
+    /// `.extern .shared x[]`: the block's dynamic shared memory.
+    pub dynamic: bool,
+    /// Whether the text gave a size.
+    pub sized: bool,
+}
+
+/// A kernel parameter.
+#[derive(Debug, Clone)]
+pub(crate) struct Param<'a> {
+    pub name: &'a str,
+    pub align: u64,
+    pub bytes: u64,
+    /// Where it lies in the parameter block.
+    pub offset: u64,
+}
+
+/// An operand, names unresolved.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Operand<'a> {
+    /// A register, label, variable or `_`.
+    Name(&'a str),
+    /// `!name`.
+    Not(&'a str),
+    /// An integer, as its 64 bits.
+    Int(u64),
+    /// `0f...`.
+    Float(u32),
+    /// `0d...` or a decimal fraction.
+    Double(u64),
+    /// `name+4` outside of brackets.
+    Offset(&'a str, i64),
+    /// `[base+offset, more...]`.
+    Address(Base<'a>, i64, Vec<Operand<'a>>),
+    /// `{a, b, ...}`.
+    List(Vec<Operand<'a>>),
+    /// `a|b`.
+    Pair(Box<Operand<'a>>, Box<Operand<'a>>),
+}
+
+/// What an address starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Base<'a> {
+    Name(&'a str),
+    Absolute(u64),
+}
+
+/// One instruction.
+#[derive(Debug, Clone)]
+pub(crate) struct Statement<'a> {
+    /// The guard: name and whether it is negated.
+    pub guard: Option<(&'a str, bool)>,
+    pub opcode: &'a str,
+    pub operands: Vec<Operand<'a>>,
+    pub line: u32,
+    /// Index in the function's `places`, or `u32::MAX`.
+    pub place: u32,
+    pub scope: usize,
+}
+
+/// A row of registers declared together: `%r<89>` or a single name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Declared {
+    pub first: Register,
+    /// How many `name0, name1, ...`; none for a single register.
+    pub count: Option<u32>,
+}
+
+/// A `{ }` block: its registers, variables and labels.
+#[derive(Debug, Default)]
+pub(crate) struct Scope<'a> {
+    pub parent: Option<usize>,
+    pub registers: HashMap<&'a str, Declared>,
+    pub variables: HashMap<&'a str, Variable<'a>>,
+    pub labels: HashMap<&'a str, usize>,
+    /// `.branchtargets` lists by label.
+    pub targets: HashMap<&'a str, Vec<&'a str>>,
+}
+
+/// A source place from `.loc`: file number and line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub file: u32,
+    pub line: u32,
+}
+
+/// A kernel.
+#[derive(Debug)]
+pub(crate) struct Function<'a> {
+    pub name: &'a str,
+    pub line: u32,
+    pub params: Vec<Param<'a>>,
+    pub max_threads: Option<[u32; 3]>,
+    pub required_threads: Option<[u32; 3]>,
+    pub cluster: Option<[u32; 3]>,
+    pub statements: Vec<Statement<'a>>,
+    pub scopes: Vec<Scope<'a>>,
+    pub places: Vec<Place>,
+    /// Registers declared, by bank: predicates, words, doubles.
+    pub register_counts: [u32; 3],
+}
+
+/// A whole module.
+#[derive(Debug, Default)]
+pub(crate) struct Source<'a> {
+    pub version: Option<(u32, u32)>,
+    pub target: Option<&'a str>,
+    pub files: HashMap<u32, String>,
+    pub variables: Vec<Variable<'a>>,
+    pub entries: Vec<Function<'a>>,
+}
+
+impl<'a> Function<'a> {
+    /// The register `name` as seen from `scope`.
+    pub(crate) fn register(&self, scope: usize, name: &str) -> Option<Register> {
+        let mut at = Some(scope);
+        while let Some(scope) = at {
+            if let Some(found) = self.scopes[scope].register(name) {
+                return Some(found);
+            }
+            at = self.scopes[scope].parent;
+        }
+        None
+    }
+
+    /// The statement that label `name` stands before.
+    pub(crate) fn label(&self, scope: usize, name: &str) -> Option<usize> {
+        self.up(scope).find_map(|scope| scope.labels.get(name).copied())
+    }
+
+    /// The branch targets listed under `name`.
+    pub(crate) fn targets(&self, scope: usize, name: &str) -> Option<&[&'a str]> {
+        self.up(scope).find_map(|scope| scope.targets.get(name)).map(Vec::as_slice)
+    }
+
+    /// The function's variable `name`.
+    pub(crate) fn variable(&self, scope: usize, name: &str) -> Option<&Variable<'a>> {
+        self.up(scope).find_map(|scope| scope.variables.get(name))
+    }
+
+    fn up(&self, scope: usize) -> impl Iterator<Item = &Scope<'a>> {
+        let parent = |scope: &&Scope<'a>| scope.parent.map(|at| &self.scopes[at]);
+        std::iter::successors(self.scopes.get(scope), parent)
+    }
+}
+
+impl Scope<'_> {
+    fn register(&self, name: &str) -> Option<Register> {
+        if let Some(declared) = self.registers.get(name)
+            && declared.count.is_none()
+        {
+            return Some(declared.first);
+        }
+        let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let declared = self.registers.get(prefix)?;
+        let digits = &name[prefix.len()..];
+        if digits.len() > 1 && digits.starts_with('0') {
+            return None;
+        }
+        let number: u32 = digits.parse().ok()?;
+        let first = declared.first;
+        (number < declared.count?)
+            .then(|| Register { index: first.index + number as u16, ..first })
+    }
+}

@@ -1,0 +1,150 @@
+//! One warp: registers, where its threads are, and what is under way for it.
+
+use crate::clock::Clock;
+use crate::exec::cp_async::CopyGroups;
+use crate::exec::wgmma::WgmmaState;
+use crate::instruction::Kernel;
+use crate::lanes::{LANES, Regs};
+
+/// Why a group of threads does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// It runs.
+    None,
+    /// For the other threads of `mask` to come to the same instruction.
+    Meet { mask: u32 },
+    /// For barrier `id` to leave generation `generation`.
+    Barrier { id: usize, generation: u64 },
+    /// For the cluster's barrier to leave a generation.
+    Cluster { generation: u64 },
+}
+
+/// Threads of a warp that are at the same instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub pc: u32,
+    pub mask: u32,
+    pub wait: Wait,
+}
+
+/// A warp.
+#[derive(Debug, Default)]
+pub(crate) struct Warp {
+    pub regs: Regs,
+    /// The block's rank in its cluster.
+    pub rank: usize,
+    /// Number within the block.
+    pub index: usize,
+    /// Threads that exist and have not returned.
+    pub live: u32,
+    pub groups: Vec<Group>,
+    /// The group that runs.
+    pub current: usize,
+    /// Local memory, lane after lane, and whether each byte was written.
+    pub local: Vec<u8>,
+    pub local_written: Vec<bool>,
+    pub clock: Clock,
+    pub copies: CopyGroups,
+    pub wgmma: WgmmaState,
+    /// The cluster barrier's generation when this warp arrived at it.
+    pub cluster_generation: u64,
+    /// The last thing that it did was to ask in vain.
+    pub polls: u32,
+    /// Instructions executed, which is what its clock shows.
+    pub cycles: u64,
+    /// The last value that each strong load saw, to notice waiting loops.
+    pub polled: Option<(u32, u64)>,
+    /// Picks since the running group was chosen anew.
+    pub streak: u32,
+}
+
+impl Warp {
+    /// Readies the warp to run `kernel` from its first instruction.
+    pub(crate) fn start(&mut self, kernel: &Kernel, rank: usize, index: usize, live: u32) {
+        self.rank = rank;
+        self.index = index;
+        self.live = live;
+        self.groups.clear();
+        if live != 0 {
+            self.groups.push(Group { pc: 0, mask: live, wait: Wait::None });
+        }
+        self.current = 0;
+        let bytes = kernel.local_bytes as usize * LANES;
+        self.local.clear();
+        self.local.resize(bytes, 0xff);
+        self.local_written.clear();
+        self.local_written.resize(bytes, false);
+        let [p, r, d] = kernel.counts;
+        self.regs.p.clear();
+        self.regs.p.resize(p, 0);
+        // What was never written reads as an address that belongs to nobody.
+        self.regs.r.clear();
+        self.regs.r.resize(r, [0xdead_beef; LANES]);
+        self.regs.d.clear();
+        self.regs.d.resize(d, [0xdead_beef_dead_beef; LANES]);
+        for (undefined, count) in self.regs.undefined.iter_mut().zip(kernel.counts) {
+            undefined.clear();
+            undefined.resize(count, u32::MAX);
+        }
+        self.regs.origins.clear();
+        self.copies = CopyGroups::default();
+        self.wgmma = WgmmaState::default();
+        self.polls = 0;
+        self.cycles = 0;
+        self.polled = None;
+        self.streak = 0;
+    }
+
+    /// Whether all threads have returned.
+    pub(crate) fn is_done(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Takes threads out for good.
+    pub(crate) fn exit(&mut self, mask: u32) {
+        self.live &= !mask;
+        for group in &mut self.groups {
+            group.mask &= !mask;
+        }
+        self.groups.retain(|group| group.mask != 0);
+    }
+
+    /// Joins groups that are at the same instruction, and drops empty ones. Groups
+    /// that wait to meet run again once all whom they wait for are with them.
+    pub(crate) fn merge(&mut self) {
+        let live = self.live;
+        self.groups.retain(|group| group.mask != 0);
+        let mut at = 0;
+        while at < self.groups.len() {
+            let (pc, wait) = (self.groups[at].pc, self.groups[at].wait);
+            let mut other = at + 1;
+            while other < self.groups.len() {
+                let candidate = self.groups[other];
+                let open = |wait: Wait| matches!(wait, Wait::None | Wait::Meet { .. });
+                let joins = candidate.pc == pc
+                    && (candidate.wait == wait || open(candidate.wait) && open(wait));
+                if joins {
+                    self.groups[at].mask |= candidate.mask;
+                    if candidate.wait == Wait::None {
+                        self.groups[at].wait = Wait::None;
+                    }
+                    self.groups.remove(other);
+                } else {
+                    other += 1;
+                }
+            }
+            let group = &mut self.groups[at];
+            if let Wait::Meet { mask } = group.wait
+                && mask & live & !group.mask == 0
+            {
+                group.wait = Wait::None;
+            }
+            at += 1;
+        }
+    }
+
+    /// The clock's owner number in its cluster.
+    pub(crate) fn id(&self) -> usize {
+        self.clock.own
+    }
+}
