@@ -5,6 +5,7 @@
 pub mod cpu;
 pub mod cuda;
 pub mod simulated;
+pub mod vm;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use thiserror::Error;
 
+use crate::kernel::Arch;
 pub use crate::kernel::Refusal;
 use crate::problem::Problem;
 
@@ -41,6 +43,10 @@ pub fn open(name: &str, options: &Options) -> Result<Opened> {
         let device = Box::new(cuda::CudaDevice::open(ordinal, options)?);
         Ok(Opened { device, why })
     };
+    let vm = |arch| {
+        let device = Box::new(vm::VmDevice::open(arch, options)?);
+        Ok(Opened { device, why: "asked for".to_owned() })
+    };
     let cpu = |why: String| Opened { device: Box::new(cpu::CpuDevice::new()), why };
     match name {
         "cpu" => Ok(cpu("asked for".to_owned())),
@@ -50,6 +56,11 @@ pub fn open(name: &str, options: &Options) -> Result<Opened> {
             Err(why) => Ok(cpu(format!("no GPU can be used: {why}"))),
         },
         "cuda" => cuda(0, "asked for".to_owned()),
+        "vm" => vm(Arch::SM_90),
+        other if other.starts_with("vm:") => match other["vm:".len()..].parse() {
+            Ok(arch) => vm(arch),
+            Err(why) => bail!("{why}"),
+        },
         other => match other.strip_prefix("cuda:").map(str::parse) {
             Some(Ok(ordinal)) => cuda(ordinal, "asked for".to_owned()),
             _ => bail!("no device `{other}`; write `auto`, `cpu`, `cuda` or `cuda:1`"),

@@ -1,0 +1,252 @@
+//! A GPU that is none: the CUDA kernels' own PTX, executed and checked on the
+//! virtual machine of the crate `ptxvm`. It shows whether kernels are right,
+//! not how fast they are: its times are counted instructions.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+use ptxvm::{Launch, Memory, Module};
+
+use super::{
+    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared, Refusal,
+    Timing,
+};
+use crate::data::Key;
+use crate::kernel::{
+    Arch, Bound, Compiler, CompilerOptions, Content, Defines, Kernel, Plan, Target,
+};
+use crate::problem::{Problem, Role};
+
+/// Multiprocessors that plans are made for: enough that work is split over
+/// blocks, few enough that small problems fill them.
+const SMS: u32 = 4;
+
+/// L2 cache that plans are made for, in bytes.
+const L2_BYTES: u64 = 1 << 20;
+
+/// Instructions of a thread in a second, for times that are no times.
+const INSTRUCTIONS_PER_S: f64 = 1e9;
+
+/// The virtual machine as a device.
+pub struct VmDevice {
+    info: DeviceInfo,
+    target: Target,
+    compiler: Compiler,
+    modules: HashMap<(&'static str, Defines), Rc<Module>>,
+}
+
+impl VmDevice {
+    /// A virtual GPU of an architecture.
+    ///
+    /// # Errors
+    /// No compiler that could make PTX.
+    pub fn open(arch: Arch, options: &Options) -> Result<Self> {
+        let compiler = Compiler::new(CompilerOptions {
+            kernels: options.kernels.clone(),
+            ..CompilerOptions::default()
+        })?;
+        compiler.nvrtc().map_err(Clone::clone)?;
+        let target = Target::new(arch, SMS);
+        let info = DeviceInfo {
+            kind: DeviceKind::Simulated,
+            backend: format!("vm:{arch}"),
+            name: format!("PTX virtual machine {arch}"),
+            slug: format!("vm-{arch}").replace('_', "-"),
+            caches: vec![Cache { name: "L2".to_owned(), bytes: L2_BYTES }],
+            units: u64::from(SMS),
+            memory_bytes: 1 << 30,
+            timer: "counted instructions".to_owned(),
+            timer_quantum_s: 1.0 / INSTRUCTIONS_PER_S,
+            launch_overhead_s: 0.0,
+            facts: vec![("compiler".to_owned(), compiler.describe())],
+        };
+        Ok(VmDevice { info, target, compiler, modules: HashMap::new() })
+    }
+
+    fn module(
+        &mut self,
+        kernel: &'static Kernel,
+        problem: &Problem,
+    ) -> Result<Rc<Module>, LaunchError> {
+        let arch = self.target.arch;
+        let defines = (kernel.defines)(problem, arch);
+        let key = (kernel.name, defines.clone());
+        if let Some(module) = self.modules.get(&key) {
+            return Ok(Rc::clone(module));
+        }
+        let failed = |why: String| LaunchError(format!("kernel {}: {why}", kernel.name));
+        let ptx = self
+            .compiler
+            .ptx(&kernel.file(), &defines, arch)
+            .map_err(|e| failed(e.to_string()))?;
+        let module = Rc::new(Module::parse(&ptx).map_err(|e| failed(e.to_string()))?);
+        self.modules.insert(key, Rc::clone(&module));
+        Ok(module)
+    }
+}
+
+impl Device for VmDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
+        Kernel::for_problem(problem, self.target.arch).map(|kernel| kernel.name)
+    }
+
+    fn prepare<'a>(
+        &'a mut self,
+        problem: &Problem,
+        kernel: &str,
+        slots: usize,
+        seed: u64,
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        let known = Kernel::for_problem(problem, self.target.arch)?;
+        let found = Kernel::named(kernel).filter(|found| found.op == problem.op());
+        let Some(kernel) = found else {
+            return Err(Refusal(format!(
+                "there is no CUDA kernel `{kernel}` for {}; use `{}`",
+                problem.op(),
+                known.name
+            ))
+            .into());
+        };
+        (kernel.supports)(problem, self.target.arch)?;
+        let module = self.module(kernel, problem)?;
+        let plan = (kernel.plan)(problem, &self.target);
+        Ok(Box::new(Ready::new(module, plan, problem, slots, seed)))
+    }
+}
+
+/// A problem in the virtual machine's memory.
+struct Ready {
+    module: Rc<Module>,
+    plan: Plan,
+    memory: Memory,
+    params: Vec<Vec<Vec<u8>>>,
+    /// Address and bytes of every slot's output.
+    outputs: Vec<(u64, u64)>,
+    launched: u64,
+}
+
+impl Ready {
+    fn new(
+        module: Rc<Module>,
+        plan: Plan,
+        problem: &Problem,
+        slots: usize,
+        seed: u64,
+    ) -> Self {
+        let mut memory = Memory::new();
+        let scratch: Vec<u64> =
+            plan.scratch.iter().map(|s| scratch(&mut memory, s.name, &s.content)).collect();
+        let mut params = Vec::new();
+        let mut outputs = Vec::new();
+        for slot in 0..slots {
+            let mut tensors = Vec::new();
+            for (position, tensor) in problem.tensors().iter().enumerate() {
+                let address = memory.alloc(tensor.bytes(), tensor.name);
+                if tensor.role == Role::Input {
+                    let mut bytes = vec![0; tensor.bytes() as usize];
+                    Key::new(seed, slot, position).fill(tensor.format, &mut bytes);
+                    memory.write(address, &bytes);
+                } else {
+                    outputs.push((address, tensor.bytes()));
+                }
+                tensors.push(address);
+            }
+            let bound = Bound {
+                seed,
+                slot,
+                tensors: &tensors,
+                scratch: &scratch,
+                tensor_maps: &[],
+            };
+            params.push(plan.launches.iter().map(|l| l.params.bytes(&bound)).collect());
+        }
+        Ready { module, plan, memory, params, outputs, launched: 0 }
+    }
+
+    /// Runs all launches of a slot; thread instructions that they took.
+    fn run(&mut self, slot: usize) -> Result<u64, LaunchError> {
+        let mut instructions = 0;
+        for (launch, params) in self.plan.launches.iter().zip(&self.params[slot]) {
+            self.launched += 1;
+            let asked = Launch {
+                grid: launch.grid,
+                block: launch.block,
+                cluster: launch.cluster,
+                shared_bytes: launch.shared_bytes,
+                params: params.clone(),
+                seed: self.launched,
+                ..Launch::new(launch.entry)
+            };
+            let report = self
+                .module
+                .launch(&mut self.memory, &asked)
+                .map_err(|fault| LaunchError(fault.to_string()))?;
+            if let Some(first) = report.findings.first() {
+                return Err(LaunchError(format!(
+                    "{first} ({} findings)",
+                    report.findings.len()
+                )));
+            }
+            instructions += report.counts.thread_instructions();
+        }
+        let (address, bytes) = self.outputs[slot];
+        if !self.memory.is_written(address, bytes as usize) {
+            return Err(LaunchError("part of the output was never written".to_owned()));
+        }
+        Ok(instructions)
+    }
+}
+
+fn scratch(memory: &mut Memory, name: &str, content: &Content) -> u64 {
+    match content {
+        Content::Zeros(bytes) => {
+            let address = memory.alloc(*bytes, name);
+            memory.write(address, &vec![0; *bytes as usize]);
+            address
+        }
+        Content::Unset(bytes) => memory.alloc(*bytes, name),
+        Content::Bytes(bytes) => {
+            let address = memory.alloc(bytes.len() as u64, name);
+            memory.write(address, bytes);
+            address
+        }
+    }
+}
+
+impl Prepared for Ready {
+    fn extra_bytes(&self) -> Option<u64> {
+        self.plan.extra_bytes
+    }
+
+    fn poison(&mut self) -> Result<(), LaunchError> {
+        for &(address, bytes) in &self.outputs {
+            self.memory.write(address, &vec![0xff; bytes as usize]);
+            self.memory.forget(address, bytes as usize);
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, first_slot: usize, launches: usize) -> Result<Timing, LaunchError> {
+        let slots = self.params.len();
+        let mut instructions = 0;
+        for launch in 0..launches {
+            instructions += self.run((first_slot + launch) % slots)?;
+        }
+        let seconds = instructions as f64 / INSTRUCTIONS_PER_S;
+        Ok(Timing { seconds, sm_clock_hz: None })
+    }
+
+    fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
+        let count = self.outputs.len();
+        let &(address, bytes) = self.outputs.get(slot).ok_or_else(|| {
+            LaunchError(format!("there is no slot {slot}, only {count} slots"))
+        })?;
+        Ok(Cow::Owned(self.memory.read(address, bytes as usize)))
+    }
+}
