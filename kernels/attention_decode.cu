@@ -86,9 +86,9 @@ struct Params {
   const u16 *q;
   u16 *o;
   const Piece *work;
-  Floats4 *partial_outputs;   // [slot][GROUP][VECTORS], not divided by the sum
+  Floats4 *partial_outputs;    // [slot][GROUP][VECTORS], not divided by the sum
   Softmax *partial_softmaxes;  // [slot][GROUP]
-  u32 *tickets;               // one word per slot; zero between launches
+  u32 *tickets;                // one word per slot; zero between launches
   u32 kv_heads;
   u32 request_rows;  // tokens of a request; entries of its page table when paged
   float scale;       // log2(e) / sqrt(HEAD_DIM)
@@ -142,7 +142,7 @@ struct Fetch {
     const u32 lane_row = lane_index() / ROW_CHUNKS, chunk = lane_index() % ROW_CHUNKS;
     const auto to = [&](u32 row) { return slot + row * ROW_BYTES + (chunk ^ row % 8) * 16; };
     if (token + STEP <= end) {
-      const u8 *run = tensor + offset(0) + lane_index() * 16;
+      const u8 *run = RUNS ? tensor + offset(0) + lane_index() * 16 : nullptr;
 #pragma unroll
       for (u32 i = 0; i < COPIES; ++i) {
         const u32 row = i * COPY_ROWS + lane_row;
@@ -468,7 +468,8 @@ DEVICE void merge(State &state, const Params &p, const Piece &piece, u8 *rings) 
 }
 
 // Combines the pieces of a sequence. The rings are free, and take as many
-// partial outputs at a time as fit.
+// partial outputs at a time as fit: one block alone has no others to cover the
+// latency.
 DEVICE void combine(const Params &p, const Piece &piece, u8 *rings) {
   __shared__ Softmax of_row[GROUP];
   const Softmax *softmaxes = p.partial_softmaxes + u64(piece.first_slot) * GROUP;
@@ -517,6 +518,7 @@ DEVICE void combine(const Params &p, const Piece &piece, u8 *rings) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
+  // Rows are aligned to their size: the swizzle changes bits of the address.
   extern __shared__ __align__(256) u8 rings[];
   const u32 ring = shared_address(rings) + warp_index() * RING_BYTES;
   for_each_piece(p.work, [&](const Piece &piece) {
