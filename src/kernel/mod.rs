@@ -210,7 +210,9 @@ pub struct Bound<'a> {
 }
 
 /// Makes the bytes of a kernel's parameter for a slot.
-pub struct Params(Box<dyn Fn(&Bound) -> Vec<u8> + Send + Sync>);
+pub struct Params(Box<MakeBytes>);
+
+type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
 
 impl Params {
     /// From a function to the struct that the kernel declares: `#[repr(C)]`,
