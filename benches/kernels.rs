@@ -93,8 +93,8 @@ impl ValueFormatter for Nanoseconds {
 }
 
 fn main() {
-    let mut device = match device::open("auto") {
-        Ok(device) => device,
+    let mut device = match device::open("auto", &device::Options::default()) {
+        Ok(opened) => opened.device,
         Err(error) => {
             eprintln!("kernels: {error:#}");
             std::process::exit(1);
@@ -142,13 +142,13 @@ fn bench(
             .unwrap_or_else(|refusal| panic!("{point}: {refusal}"));
         let mut next_slot = 0;
         let mut launch = |prepared: &mut dyn device::Prepared, launches: usize| {
-            let elapsed_s = prepared
+            let timing = prepared
                 .launch(next_slot, launches)
                 .unwrap_or_else(|error| panic!("{point}: {error}"));
             next_slot = (next_slot + launches) % rotation.slots;
-            elapsed_s
+            timing.seconds
         };
-        prepared.poison();
+        prepared.poison().unwrap_or_else(|error| panic!("{point}: {error}"));
         launch(&mut *prepared, 1);
         let output = prepared.output(0).unwrap_or_else(|error| panic!("{point}: {error}"));
         let check = reference::check(&point.problem, SEED, 0, 0, &output)

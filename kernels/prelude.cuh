@@ -35,3 +35,6 @@ DEVICE constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
 // This thread's place in its warp, and its warp's in the block.
 DEVICE u32 lane_index() { return threadIdx.x % WARP; }
 DEVICE u32 warp_index() { return threadIdx.x / WARP; }
+
+// Lower than every number.
+DEVICE float minus_infinity() { return __int_as_float(0xff800000); }

@@ -15,6 +15,14 @@ DEVICE Words4 ld_global_nc_v4(const void *address) {
   return v;
 }
 
+// Reads a word that no thread writes during the launch; its neighbours are
+// likely to be read soon, so L1 keeps them.
+DEVICE u32 ld_global_nc_u32(const u32 *address) {
+  u32 value;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(address));
+  return value;
+}
+
 // Writes 16 bytes, past L1.
 DEVICE void st_global_v4(void *address, Words4 v) {
   asm volatile("st.global.L1::no_allocate.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address),
@@ -38,6 +46,21 @@ DEVICE u32 atom_add_acq_rel_gpu(u32 *address, u32 value) {
 // The 32-bit address within shared memory that instructions take.
 DEVICE u32 shared_address(const void *pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+// Reads 16 bytes.
+DEVICE Words4 ld_shared_v4(u32 address) {
+  Words4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// Writes 4 bytes.
+DEVICE void st_shared(u32 address, u32 value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
 // Copies 16 bytes from global to shared memory past L1; where `bytes` is 0,
@@ -97,12 +120,58 @@ DEVICE void mma_m16n8k16_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// 8-bit: a has rows g and g + 8 as above, columns 4 t to 4 t + 3 and 16 further;
+// b has column g, rows 4 t to 4 t + 3, register 1 16 rows further.
+
+DEVICE void mma_m16n8k32_s8(i32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// sm_89 and up.
+DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // --- Arithmetic ------------------------------------------------------------
+
+// x * a + b, rounded once. Volatile, since what is measured is that it is done.
+DEVICE float fma_f32(float x, float a, float b) {
+  float y;
+  asm volatile("fma.rn.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(x), "f"(a), "f"(b));
+  return y;
+}
+
+DEVICE u32 fma_bf16x2(u32 x, u32 a, u32 b) {
+  u32 y;
+  asm volatile("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(a), "r"(b));
+  return y;
+}
+
+DEVICE u32 fma_f16x2(u32 x, u32 a, u32 b) {
+  u32 y;
+  asm volatile("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(a), "r"(b));
+  return y;
+}
 
 // 2^x, to about 2 units in the last place; 0 for -infinity.
 DEVICE float ex2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 / x, to about 1 unit in the last place.
+DEVICE float rcp_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
@@ -117,6 +186,19 @@ DEVICE u32 cvt_f16x2(float low, float high) {
   u32 packed;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+// Two floats rounded to E4M3 and packed, the first in the low byte. sm_89 and up.
+DEVICE u16 cvt_e4m3x2(float low, float high) {
+  u16 packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+DEVICE float cvt_f32_f16(u16 bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
 }
 
 // --- Clocks ----------------------------------------------------------------

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::model::machine::Machines;
+use crate::model::derived;
+use crate::model::identity::Identity;
+use crate::model::machine::{DataSheet, Machines};
 use crate::problem::{Access, DType, Op, Problem, Stream, Work};
 use crate::record::{Records, Row, Run, write_atomically};
 use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks, Resource, Roof};
@@ -31,6 +33,8 @@ pub struct Measured {
     /// Least time under the measured ceilings; `None` too where the format has
     /// no measured compute ceiling.
     pub empirical: Option<Roof>,
+    /// Least time under the ceilings derived from the device's clocks.
+    pub derived: Option<Roof>,
     /// Least time under the data sheet's ceilings.
     pub spec: Option<Roof>,
 }
@@ -135,30 +139,38 @@ pub struct Campaign {
     pub row_count: usize,
     /// Ceilings, if the campaign measured a read stream from DRAM.
     pub ceilings: Option<Ceilings>,
-    /// The data sheet's ceilings, if the machine is known.
-    pub spec: Option<Peaks>,
+    /// Ceilings that follow from what the device reports: its clocks, its
+    /// memory bus, its multiprocessors.
+    pub derived: Option<Peaks>,
+    /// The data sheet, if the machine is known.
+    pub spec: Option<DataSheet>,
+    /// Why there is none although the machine's name is known.
+    pub spec_refused: Option<String>,
     /// The sentinel, if it was measured at least twice.
     pub sentinel: Option<Sentinel>,
 }
 
 impl Campaign {
-    /// Reads a campaign folder. Data-sheet ceilings come from `machines`, by
-    /// the name of the campaign's device.
+    /// Reads a campaign folder. Its data sheet comes from `machines`, by what
+    /// the campaign's device said of itself.
     ///
     /// # Errors
     /// A missing or unreadable file, a column or problem that does not parse.
     pub fn load(folder: &Path, machines: &Machines) -> Result<Self> {
         let records = Records::read(folder)?;
-        let device = records.runs.last().and_then(|run| run.get("device"));
-        let spec = device.and_then(|device| machines.spec(device));
-        Self::from_records(folder, records, spec)
-            .with_context(|| format!("in {}", folder.join("results.csv").display()))
+        let (spec, spec_refused) = match machines.spec(&identity(&records.runs)) {
+            Ok(spec) => (spec, None),
+            Err(mismatch) => (None, Some(mismatch.to_string())),
+        };
+        let campaign = Self::from_records(folder, records, spec)
+            .with_context(|| format!("in {}", folder.join("results.csv").display()))?;
+        Ok(Campaign { spec_refused, ..campaign })
     }
 
     pub(crate) fn from_records(
         folder: &Path,
         records: Records,
-        spec: Option<Peaks>,
+        spec: Option<DataSheet>,
     ) -> Result<Self> {
         let mut keys = HashSet::new();
         if let Some(row) = records.rows.iter().find(|row| !keys.insert(row.key())) {
@@ -171,6 +183,7 @@ impl Campaign {
             points.push(join(row)?);
         }
         let ceilings = ceilings(&points);
+        let derived = derived::peaks(&identity(&records.runs));
         let empirical = ceilings.as_ref().map(|c| &c.peaks);
         for point in &mut points {
             let footprint = point.row.reuse_distance_bytes.unwrap_or(u64::MAX);
@@ -179,7 +192,8 @@ impl Campaign {
             point.memory_s =
                 empirical.map(|peaks| peaks.bandwidth.seconds(&point.work, footprint));
             point.empirical = empirical.and_then(roof);
-            point.spec = spec.as_ref().and_then(roof);
+            point.derived = derived.as_ref().and_then(roof);
+            point.spec = spec.as_ref().and_then(|sheet| roof(&sheet.peaks));
         }
         Ok(Campaign {
             folder: folder.to_owned(),
@@ -187,7 +201,9 @@ impl Campaign {
             points,
             row_count,
             ceilings,
+            derived,
             spec,
+            spec_refused: None,
             sentinel,
         })
     }
@@ -197,10 +213,20 @@ impl Campaign {
         self.runs.last()?.get(name).filter(|value| !value.is_empty())
     }
 
+    /// What the campaign's device said of itself.
+    pub fn identity(&self) -> Identity {
+        identity(&self.runs)
+    }
+
     /// Whether any row was made up rather than measured.
     pub fn is_simulated(&self) -> bool {
         self.points.iter().any(|p| p.row.device_kind != "measured")
     }
+}
+
+fn identity(runs: &[Run]) -> Identity {
+    let column = |name: &str| runs.last()?.get(name);
+    Identity::read(column("device").unwrap_or_default(), column)
 }
 
 fn join(row: Row) -> Result<Measured> {
@@ -216,6 +242,7 @@ fn join(row: Row) -> Result<Measured> {
         time_s,
         memory_s: None,
         empirical: None,
+        derived: None,
         spec: None,
     })
 }
@@ -339,7 +366,7 @@ fn keep_best<K: Ord>(
         .or_insert_with(ceiling);
 }
 
-/// A row of `points.csv`: what is derived from a record, ready to plot.
+/// A row of `points.csv`: what follows from a record, ready to plot.
 #[derive(Clone, Debug, Serialize)]
 struct Derived<'a> {
     point_id: &'a str,
@@ -362,6 +389,8 @@ struct Derived<'a> {
     fraction_of_roof: Option<f64>,
     fraction_of_roof_lo: Option<f64>,
     fraction_of_roof_hi: Option<f64>,
+    derived_roof_s: Option<f64>,
+    fraction_of_derived: Option<f64>,
     spec_roof_s: Option<f64>,
     fraction_of_spec: Option<f64>,
 }
@@ -383,6 +412,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for point in &campaign.points {
         let fraction = point.fraction();
+        let share = |roof: Option<Roof>| Some(roof?.fraction(point.time_s?.value));
         writer.serialize(Derived {
             point_id: &point.row.point_id,
             op: &point.row.op,
@@ -405,12 +435,80 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             fraction_of_roof: fraction.map(|f| f.value),
             fraction_of_roof_lo: fraction.map(|f| f.lo),
             fraction_of_roof_hi: fraction.map(|f| f.hi),
+            derived_roof_s: point.derived.map(|r| r.time_s()),
+            fraction_of_derived: share(point.derived),
             spec_roof_s: point.spec.map(|r| r.time_s()),
-            fraction_of_spec: point
-                .spec
-                .zip(point.time_s)
-                .map(|(r, t)| r.fraction(t.value)),
+            fraction_of_spec: share(point.spec),
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A campaign of one gemm on a device that reports these facts, read back
+    /// from disk.
+    fn loaded(facts: &[(&str, &str)]) -> Campaign {
+        let folder = tempfile::tempdir().unwrap();
+        let (names, values): (Vec<&str>, Vec<&str>) = facts.iter().copied().unzip();
+        let run = format!("{}\n{}\n", names.join(","), values.join(","));
+        std::fs::write(folder.path().join("run.csv"), run).unwrap();
+        let mut results =
+            csv::Writer::from_path(folder.path().join("results.csv")).unwrap();
+        let row = Row {
+            status: Some(crate::record::Status::Ok),
+            problem: "gemm:m=8192,n=8192,k=8192,dtype=bf16".into(),
+            time_s_median: Some(2e-3),
+            time_s_ci_lo: Some(2e-3),
+            time_s_ci_hi: Some(2e-3),
+            ..Row::default()
+        };
+        results.serialize(row).unwrap();
+        results.flush().unwrap();
+        Campaign::load(folder.path(), &Machines::load(None).unwrap()).unwrap()
+    }
+
+    const H100: [(&str, &str); 6] = [
+        ("device", "NVIDIA H100 80GB HBM3"),
+        ("compute_capability", "9.0"),
+        ("sm_count", "132"),
+        ("sm_clock_max_hz", "1980000000"),
+        ("memory_clock_max_hz", "2619000000"),
+        ("memory_bus_bits", "5120"),
+    ];
+
+    #[test]
+    fn a_devices_facts_give_it_both_roofs() {
+        let campaign = loaded(&H100);
+        assert_eq!(campaign.spec.as_ref().unwrap().machine, "h100-sxm");
+        assert_eq!(campaign.spec_refused, None);
+        let point = &campaign.points[0];
+        let share = |roof: Option<Roof>| (1000.0 * roof.unwrap().fraction(2e-3)).round();
+        assert_eq!(share(point.derived), 514.0, "549.8 of 1070.5 TFLOP/s");
+        assert_eq!(share(point.spec), 556.0, "549.8 of 989 TFLOP/s");
+        let text = derived_csv(&campaign).unwrap();
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let header = reader.headers().unwrap().clone();
+        let record = reader.records().next().unwrap().unwrap();
+        for (column, start) in
+            [("fraction_of_derived", "0.51"), ("fraction_of_spec", "0.55")]
+        {
+            let index = header.iter().position(|name| name == column).unwrap();
+            assert!(record[index].starts_with(start), "{column} {}", &record[index]);
+        }
+    }
+
+    #[test]
+    fn another_product_of_that_name_keeps_only_what_its_clocks_say() {
+        let mut facts = H100;
+        facts[5].1 = "6144";
+        let campaign = loaded(&facts);
+        assert_eq!(campaign.spec, None);
+        assert!(campaign.spec_refused.unwrap().contains("5120 bits of memory bus"));
+        assert!(campaign.derived.unwrap().ridge(DType::Bf16).is_some());
+        let cpu = loaded(&[("device", "Some CPU")]);
+        assert_eq!((cpu.spec, cpu.spec_refused, cpu.derived), (None, None, None));
+    }
 }

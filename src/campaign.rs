@@ -15,6 +15,7 @@ use crate::host_load::HostLoad;
 use crate::measure::{Durations, Outcome, Settings, measure};
 use crate::point::{PROTOCOL, Point};
 use crate::record::{Recorder, Records, Row, Run, SCHEMA_VERSION, SampleRow};
+use crate::statistics;
 use crate::suite::{Plan, Suite};
 
 /// One entry of the order in which points are measured.
@@ -57,6 +58,9 @@ pub struct Request {
     pub resume: Option<PathBuf>,
     /// Seed of the order and the inputs; `None` for a new one.
     pub seed: Option<u64>,
+    /// Seconds after which no further point is begun; the rest is left to a
+    /// process that resumes.
+    pub budget_s: Option<f64>,
     /// The command line, for provenance.
     pub command_line: String,
 }
@@ -70,6 +74,8 @@ pub struct Summary {
     pub rows: usize,
     /// Rows that were there before.
     pub resumed_rows: usize,
+    /// Rows that the time did not suffice for.
+    pub rows_left: usize,
     /// Host seconds of this process's campaign, from the first point on.
     pub total_s: f64,
     /// The same by part.
@@ -150,7 +156,8 @@ pub fn run(
             Recorder::create(&wanted, &run, &suite.text)?
         }
     };
-    Runner { device, suite: &suite, seed, recorder, began: Instant::now() }
+    let budget_s = request.budget_s.unwrap_or(f64::INFINITY);
+    Runner { device, suite: &suite, seed, recorder, began: Instant::now(), budget_s }
         .run(&order, observer)
 }
 
@@ -228,6 +235,7 @@ struct Runner<'a> {
     seed: u64,
     recorder: Recorder,
     began: Instant,
+    budget_s: f64,
 }
 
 impl Runner<'_> {
@@ -240,6 +248,9 @@ impl Runner<'_> {
         for (order_index, scheduled) in order.iter().enumerate() {
             if is_done(&self.recorder, scheduled) {
                 continue;
+            }
+            if self.began.elapsed().as_secs_f64() > self.budget_s {
+                break;
             }
             observer.start(scheduled);
             let started_s = self.began.elapsed().as_secs_f64();
@@ -255,11 +266,21 @@ impl Runner<'_> {
             observer.recorded(&row);
             add(&mut durations, &outcome.durations);
             rows += 1;
+            if let Some(why) = self.device.lost() {
+                let folder = self.recorder.folder().display();
+                bail!(
+                    "{} cannot be used any more after {}: {why}. What was measured is safe; \
+                     `ridgepoint measure --resume {folder}` goes on behind this point",
+                    self.device.info().name,
+                    scheduled.point
+                );
+            }
         }
         Ok(Summary {
             folder: self.recorder.folder().to_owned(),
             rows,
             resumed_rows: done,
+            rows_left: order.len() - done - rows,
             total_s: self.began.elapsed().as_secs_f64(),
             durations,
         })
@@ -293,6 +314,9 @@ impl Runner<'_> {
         let percentile = |i: usize| summary.map(|s| s.percentiles[i]);
         let rotation = outcome.rotation;
         let check = outcome.check.as_ref();
+        let kernel = outcome.kernel.as_ref();
+        let clocks: Vec<f64> =
+            outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
         Row {
             run_id: self.recorder.run_id().to_owned(),
             point_id: point.id(),
@@ -316,6 +340,13 @@ impl Runner<'_> {
             footprint_bytes: rotation.map(|r| r.footprint_bytes),
             reuse_distance_bytes: rotation.map(|r| r.reuse_distance_bytes),
             residency: rotation.map(|r| r.residency(info)).unwrap_or_default(),
+            grid: kernel.map(|k| k.grid.clone()).unwrap_or_default(),
+            block: kernel.map(|k| k.block.clone()).unwrap_or_default(),
+            registers: kernel.map(|k| k.registers),
+            spill_bytes: kernel.map(|k| k.spill_bytes),
+            shared_bytes_per_block: kernel.map(|k| k.shared_bytes),
+            blocks_per_sm: kernel.map(|k| k.blocks_per_sm),
+            code_hash: kernel.map(|k| k.code_hash.clone()).unwrap_or_default(),
             timer: info.timer.clone(),
             launches_per_sample: (outcome.launches > 0).then_some(outcome.launches as u64),
             n_samples: outcome.samples.len() as u64,
@@ -329,6 +360,7 @@ impl Runner<'_> {
             time_s_p25: percentile(1),
             time_s_p75: percentile(2),
             time_s_p95: percentile(3),
+            sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
             check: check.map_or("none", |c| c.verdict.name()).to_owned(),
             max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
             max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
@@ -359,6 +391,7 @@ impl Runner<'_> {
             first_slot: sample.first_slot as u64,
             launches: sample.launches as u64,
             elapsed_s: sample.elapsed_s,
+            sm_clock_hz: sample.sm_clock_hz,
             since_start_s: started_s + sample.since_point_s,
         };
         outcome.samples.iter().enumerate().map(row).collect()
@@ -468,6 +501,7 @@ dtype = "f32"
             out: Some(dir.join("campaign")),
             resume: None,
             seed: Some(5),
+            budget_s: None,
             command_line: "test".into(),
         }
     }
@@ -478,6 +512,7 @@ dtype = "f32"
             out: None,
             resume: Some(folder.to_owned()),
             seed: None,
+            budget_s: None,
             command_line: "test".into(),
         }
     }
@@ -547,6 +582,19 @@ dtype = "f32"
     }
 
     #[test]
+    fn a_campaign_out_of_time_is_finished_by_resuming() {
+        let dir = tempfile::tempdir().unwrap();
+        // Less than one point takes, so exactly one is begun.
+        let short = Request { budget_s: Some(1e-9), ..request(dir.path()) };
+        let first = run(&mut SimulatedDevice::default(), &short, &mut Silent).unwrap();
+        assert!(first.rows_left > 0 && first.rows + first.rows_left == 9, "{first:?}");
+        let rest =
+            run(&mut SimulatedDevice::default(), &resume(&first.folder), &mut Silent)
+                .unwrap();
+        assert_eq!((rest.rows + rest.resumed_rows, rest.rows_left), (9, 0));
+    }
+
+    #[test]
     fn a_finished_campaign_resumes_to_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
@@ -561,6 +609,7 @@ dtype = "f32"
             folder: PathBuf::new(),
             rows: 1,
             resumed_rows: 0,
+            rows_left: 0,
             total_s: 9.0,
             durations: Durations {
                 setup_s: 1.0,

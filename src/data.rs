@@ -25,6 +25,11 @@ impl Key {
         Key(mix(mix(mix(seed) ^ slot as u64) ^ tensor as u64))
     }
 
+    /// The key as a number, for devices that draw by themselves.
+    pub(crate) fn raw(self) -> u64 {
+        self.0
+    }
+
     /// The 64 random bits at `index`.
     #[inline(always)]
     fn bits(self, index: u64) -> u64 {

@@ -101,7 +101,11 @@ impl Inventory {
             let kernel = |problem: &Problem| {
                 Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
             };
-            let ground = Ground { cache_bytes: nominal.cache_bytes, kernel: &kernel };
+            let ground = Ground {
+                cache_bytes: nominal.cache_bytes,
+                units: u64::from(nominal.target.sms),
+                kernel: &kernel,
+            };
             for source in UTILITIES {
                 inventory.wanted.push(Wanted {
                     source: *source,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::problem::{Problem, SHAPE_KEYS};
 
 /// Version of the columns.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// What became of a planned point.
 #[derive(
@@ -72,8 +72,10 @@ impl Status {
 }
 
 /// A row of `results.csv`. The columns of [`SHAPE_KEYS`] follow it on disk,
-/// for people who filter by shape; they are read back from `problem`.
+/// for people who filter by shape; they are read back from `problem`. Columns
+/// that an older version did not write are read as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs, reason = "the columns are described in README.md")]
 pub struct Row {
     pub run_id: String,
@@ -98,6 +100,13 @@ pub struct Row {
     pub footprint_bytes: Option<u64>,
     pub reuse_distance_bytes: Option<u64>,
     pub residency: String,
+    pub grid: String,
+    pub block: String,
+    pub registers: Option<u32>,
+    pub spill_bytes: Option<u32>,
+    pub shared_bytes_per_block: Option<u32>,
+    pub blocks_per_sm: Option<u32>,
+    pub code_hash: String,
     pub timer: String,
     pub launches_per_sample: Option<u64>,
     pub n_samples: u64,
@@ -111,6 +120,7 @@ pub struct Row {
     pub time_s_p25: Option<f64>,
     pub time_s_p75: Option<f64>,
     pub time_s_p95: Option<f64>,
+    pub sm_clock_hz_median: Option<f64>,
     pub check: String,
     pub max_abs_err: Option<f64>,
     pub max_rel_err: Option<f64>,
@@ -141,6 +151,7 @@ pub struct SampleRow {
     pub first_slot: u64,
     pub launches: u64,
     pub elapsed_s: f64,
+    pub sm_clock_hz: Option<f64>,
     /// Seconds since the process began to measure.
     pub since_start_s: f64,
 }
@@ -472,6 +483,7 @@ pub fn samples_header() -> Vec<String> {
         first_slot: 0,
         launches: 0,
         elapsed_s: 0.0,
+        sm_clock_hz: None,
         since_start_s: 0.0,
     })
 }
@@ -526,6 +538,7 @@ mod tests {
             first_slot: 0,
             launches: 2,
             elapsed_s: 0.5,
+            sm_clock_hz: None,
             since_start_s: 1.5,
         }
     }

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! `bytes` of a stream may be given in units of the device's last-level cache,
-//! `"4 llc"`, and `cache` is `"cold"`, unless given.
+//! `"4 llc"`, `lanes` of a peak for each of its cores or multiprocessors,
+//! `"64 units"`, and `cache` is `"cold"`, unless given.
 
 use std::collections::HashSet;
 use std::fs;
@@ -33,11 +34,12 @@ use crate::point::{CacheState, Point, check_kernel};
 use crate::problem::{Op, Problem, parse_bytes, unknown_key};
 
 /// Suites that are part of the program: name and text.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("quick", include_str!("../benches/quick.toml")),
     ("decode", include_str!("../benches/decode.toml")),
     ("roofline", include_str!("../benches/roofline.toml")),
     ("paper", include_str!("../benches/paper.toml")),
+    ("corners", include_str!("../benches/corners.toml")),
 ];
 
 /// Most combinations of one table: a typing error should not plan a year.
@@ -87,6 +89,8 @@ pub struct Plan {
 pub struct Ground<'a> {
     /// Capacity of the last cache before DRAM, in bytes.
     pub cache_bytes: u64,
+    /// Cores or multiprocessors.
+    pub units: u64,
     /// The kernel that runs a problem when the suite names none.
     pub kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
 }
@@ -215,6 +219,7 @@ impl Suite {
     pub fn plan(&self, device: &dyn Device) -> Result<Plan, SuiteError> {
         self.plan_for(&Ground {
             cache_bytes: device.info().last_level_cache_bytes(),
+            units: device.info().units,
             kernel: &|problem| device.kernel(problem).ok(),
         })
     }
@@ -291,8 +296,10 @@ impl Suite {
             if ["cache", "kernel"].contains(key) {
                 continue;
             }
-            let value = match (*key, value.strip_suffix("llc")) {
-                ("bytes", Some(factor)) => self.cache_multiple(factor, *line, ground)?,
+            let multiple = |unit| value.strip_suffix(unit);
+            let value = match (*key, multiple("llc"), multiple("units")) {
+                ("bytes", Some(factor), _) => self.cache_multiple(factor, *line, ground)?,
+                ("lanes", _, Some(factor)) => self.unit_multiple(factor, *line, ground)?,
                 _ => (*value).to_owned(),
             };
             fields.push(((*key).to_owned(), value));
@@ -328,6 +335,23 @@ impl Suite {
         };
         let mib = (factor * ground.cache_bytes as f64 / MIB).ceil().max(1.0);
         Ok(((mib * MIB) as u64).to_string())
+    }
+
+    /// `"64 units"`: so many for each core or multiprocessor.
+    fn unit_multiple(
+        &self,
+        factor: &str,
+        line: usize,
+        ground: &Ground,
+    ) -> Result<String, SuiteError> {
+        match factor.trim().parse::<u64>() {
+            Ok(f) if (1..=1 << 24).contains(&f) => Ok((f * ground.units).to_string()),
+            _ => {
+                let message =
+                    format!("`{factor}units` is no number of lanes; write `64 units`");
+                Err(self.error(line, message))
+            }
+        }
     }
 
     fn error(&self, line: usize, message: impl Into<String>) -> SuiteError {
@@ -544,6 +568,21 @@ mod tests {
         let twice = format!("{GEMM}[[points]]{}", GEMM.split_once("[[points]]").unwrap().1);
         let plan = Suite::parse("s.toml", &twice).unwrap().plan(&device()).unwrap();
         assert_eq!(plan.points.len(), 4);
+    }
+
+    #[test]
+    fn lanes_in_units_follow_the_device() {
+        let text = "name = \"x\"\n[[points]]\nop = \"peak\"\nunit = \"fma\"\n\
+                    dtype = \"f32\"\nlanes = \"64 units\"\nsteps = 2\n";
+        let mut device = device();
+        device.info.units = 3;
+        let suite = |text: &str| Suite::parse("s.toml", text).unwrap().plan(&device);
+        assert_eq!(
+            suite(text).unwrap().points[0].problem.to_string(),
+            "peak:unit=fma,dtype=f32,lanes=192,steps=2"
+        );
+        let error = suite(&text.replace("64 units", "0 units")).unwrap_err().to_string();
+        assert!(error.contains("s.toml:6") && error.contains("64 units"), "{error}");
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //!
 //! A claim may fail on a machine; that is a finding and no fault. What makes a
 //! run invalid are wrong outputs, failed launches, missing rows and times that
-//! beat the measured ceilings by more than the noise allows.
+//! beat the measured ceilings by more than the noise allows, or that beat what
+//! the device's clocks allow.
 
 use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Ceiling, Measured};
+use crate::model::derived;
 use crate::problem::{DecodeAttention, Op, Problem};
 use crate::record::Status;
-use crate::roofline::Resource;
+use crate::roofline::{Peaks, Resource};
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -125,8 +127,12 @@ pub struct Limit {
     pub value: Estimate,
     /// SI unit without prefix.
     pub unit: &'static str,
-    /// The kernel that reached it, or how it was derived.
+    /// The kernel that reached it, or what it was computed from.
     pub from: String,
+    /// The same as it follows from the device's clocks, where those are known.
+    pub derived: Option<f64>,
+    /// The same by the data sheet, where there is one.
+    pub spec: Option<f64>,
 }
 
 /// Everything that the records of one campaign say.
@@ -156,7 +162,7 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     let judge = Judge::new(campaign);
     let claims = vec![judge.memory_bound_claim(), judge.follows_bytes_claim()];
     let limits = judge.limits();
-    let mut sections = vec![claims_section(&claims), limits_section(&limits)];
+    let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
     sections.extend([judge.regime_section(), judge.decode_section(), judge.pair_section()]);
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();
@@ -424,35 +430,65 @@ impl<'a> Judge<'a> {
     /// What the machine was measured to do at most.
     fn limits(&self) -> Vec<Limit> {
         let mut limits = Vec::new();
+        let mut add =
+            |id: String, value, unit, from, of: &dyn Fn(&Peaks) -> Option<f64>| {
+                let derived = self.campaign.derived.as_ref().and_then(of);
+                let spec = self.campaign.spec.as_ref().and_then(|sheet| of(&sheet.peaks));
+                limits.push(Limit { id, value, unit, from, derived, spec });
+            };
         if let Some(ceilings) = &self.campaign.ceilings {
-            limits.push(Limit {
-                id: "dram_read_bandwidth".into(),
-                value: ceilings.read.rate,
-                unit: "bytes/s",
-                from: ceilings.read.kernel.clone(),
-            });
-            for (dtype, ceiling) in &ceilings.compute {
-                limits.push(Limit {
-                    id: format!("{dtype}_compute"),
-                    value: ceiling.rate,
-                    unit: "flops/s",
-                    from: ceiling.kernel.clone(),
-                });
-                if let Some(value) = ceilings.ridge(*dtype) {
-                    let (id, from) = (format!("{dtype}_ridge"), "compute over read".into());
-                    limits.push(Limit { id, value, unit: "flops/byte", from });
+            let read = &ceilings.read;
+            let of = |peaks: &Peaks| Some(peaks.bandwidth.read.plateau().bytes_per_s);
+            add(
+                "dram_read_bandwidth".into(),
+                read.rate,
+                "bytes/s",
+                read.kernel.clone(),
+                &of,
+            );
+            for (&dtype, ceiling) in &ceilings.compute {
+                let (rate, kernel) = (ceiling.rate, ceiling.kernel.clone());
+                let of = |peaks: &Peaks| peaks.flops_per_s(dtype);
+                add(format!("{dtype}_compute"), rate, "flops/s", kernel, &of);
+                if let Some(ridge) = ceilings.ridge(dtype) {
+                    let from = "compute over read".into();
+                    let of = |peaks: &Peaks| peaks.ridge(dtype);
+                    add(format!("{dtype}_ridge"), ridge, "flops/byte", from, &of);
                 }
             }
         }
         if let Some(sentinel) = &self.campaign.sentinel {
-            limits.push(Limit {
-                id: "drift".into(),
-                value: Estimate::exact(2.0 * sentinel.drift()),
-                unit: "share",
-                from: format!("{} repeats of the sentinel", sentinel.times_s.len()),
-            });
+            let drift = Estimate::exact(2.0 * sentinel.drift());
+            let from = format!("{} repeats of the sentinel", sentinel.times_s.len());
+            add("drift".into(), drift, "share", from, &|_| None);
         }
         limits
+    }
+
+    /// The measured limits, beside what the clocks and the data sheet promise
+    /// where that is known.
+    fn limits_section(&self, limits: &[Limit]) -> Section {
+        let (derived, spec) = (self.campaign.derived.is_some(), &self.campaign.spec);
+        let mut columns = vec!["limit", "value (95% interval)"];
+        columns.extend(derived.then_some("of derived"));
+        columns.extend(spec.is_some().then_some("of data sheet"));
+        columns.push("from");
+        let rows = limits.iter().map(|limit| {
+            let mut cells = vec![limit.id.replace('_', " "), limit.text()];
+            cells.extend(derived.then(|| limit.share_of(limit.derived)));
+            cells.extend(spec.is_some().then(|| limit.share_of(limit.spec)));
+            cells.push(limit.from.clone());
+            cells
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        let mut paragraphs = Vec::new();
+        if derived && !rows.is_empty() {
+            paragraphs.push(DERIVED.to_owned());
+        }
+        if let (Some(sheet), false) = (spec, rows.is_empty()) {
+            paragraphs.push(format!("Data sheet: {}, {}.", sheet.machine, sheet.source));
+        }
+        Section { heading: "Machine, as measured".into(), columns, rows, paragraphs }
     }
 
     fn regime_section(&self) -> Section {
@@ -619,6 +655,7 @@ impl<'a> Judge<'a> {
                 ));
             }
         }
+        self.impossible_rates(&mut faults);
         self.missing_rows(&mut faults);
         let count =
             |s| self.campaign.points.iter().filter(|p| p.row.status == Some(s)).count();
@@ -635,6 +672,70 @@ impl<'a> Judge<'a> {
         (faults, warnings)
     }
 
+    /// Rates that no memory and no multiprocessor of this device can reach.
+    fn impossible_rates(&self, faults: &mut Vec<String>) {
+        let Some(derived) = &self.campaign.derived else { return };
+        let bytes_per_s = derived.bandwidth.read.plateau().bytes_per_s;
+        let read = self.campaign.ceilings.as_ref().map(|ceilings| &ceilings.read);
+        if let Some(read) = read
+            && read.rate.lo > derived::MARGIN * bytes_per_s
+        {
+            faults.push(format!(
+                "impossible: the DRAM read ceiling of {:.1} GB/s is {} of the {:.1} GB/s that \
+                 the memory's clock and bus allow; a cache helped, bytes are miscounted, or \
+                 the device misreports its memory",
+                1e-9 * read.rate.value,
+                percent(read.rate.value / bytes_per_s),
+                1e-9 * bytes_per_s
+            ));
+        }
+        let margin = derived::compute_margin(&self.campaign.identity());
+        for point in &self.campaign.points {
+            let is_ceiling = read.is_some_and(|read| read.point_id == point.row.point_id);
+            if let Some(rate) = self.least_dram_rate(point)
+                && rate.lo > derived::MARGIN * bytes_per_s
+                && !is_ceiling
+            {
+                faults.push(format!(
+                    "impossible: {} moved {:.1} GB/s from DRAM, {} of the {:.1} GB/s that the \
+                     memory's clock and bus allow; its bytes are miscounted, or the device \
+                     misreports its memory",
+                    point.row.problem,
+                    1e-9 * rate.value,
+                    percent(rate.value / bytes_per_s),
+                    1e-9 * bytes_per_s
+                ));
+            }
+            let peak =
+                point.problem.math_dtype().and_then(|dtype| derived.flops_per_s(dtype));
+            if let (Some(rate), Some(peak)) = (point.flops_per_s(), peak)
+                && rate.lo > margin * peak
+            {
+                faults.push(format!(
+                    "impossible: {} ran at {:.2} TFLOP/s, {} of the {:.2} TFLOP/s that the \
+                     multiprocessors can do at their highest clock; its FLOPs are miscounted, \
+                     or it computed in another format",
+                    point.row.problem,
+                    1e-12 * rate.value,
+                    percent(rate.value / peak),
+                    1e-12 * peak
+                ));
+            }
+        }
+    }
+
+    /// The rate at which DRAM must have moved bytes for a point at the least.
+    /// Of each round through the rotation, the last-level cache can keep no
+    /// more than it holds, whatever its replacement policy; the rest of the
+    /// compulsory bytes came from DRAM. `None` for what lies in a cache.
+    fn least_dram_rate(&self, point: &Measured) -> Option<Estimate> {
+        let rate = point.bytes_per_s().filter(|_| point.row.residency == "dram")?;
+        let cache =
+            self.campaign.provenance("l2_bytes").and_then(|n| n.parse::<f64>().ok());
+        let round = point.row.reuse_distance_bytes? as f64;
+        Some(rate.scaled(1.0 - (cache.unwrap_or(0.0) / round).clamp(0.0, 1.0)))
+    }
+
     /// What about the machine a reader should know.
     fn circumstances(&self, warnings: &mut Vec<String>) {
         if self.campaign.ceilings.is_none() {
@@ -642,6 +743,7 @@ impl<'a> Judge<'a> {
                 "no read stream was measured from DRAM: shares of roofs are unknown".into(),
             );
         }
+        warnings.extend(self.campaign.spec_refused.clone());
         if self.drift > 0.1 {
             warnings.push(format!(
                 "the machine drifted over {:.0}% during the campaign; every interval is \
@@ -681,21 +783,35 @@ impl<'a> Judge<'a> {
     }
 }
 
-fn limits_section(limits: &[Limit]) -> Section {
-    let rows = limits.iter().map(|limit| {
-        let value = match limit.unit {
-            "bytes/s" => interval(limit.value, 1e-9, "GB/s"),
-            "flops/s" => interval(limit.value, 1e-9, "GFLOP/s"),
-            "share" => format!("{:.1}% from fastest to slowest", 100.0 * limit.value.value),
-            _ => interval(limit.value, 1.0, "FLOP/B"),
+/// What the column of derived peaks means.
+const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x FLOPs per \
+                       clock x clock, at the highest clocks that the device reports.";
+
+impl Limit {
+    /// The value with its interval and unit.
+    fn text(&self) -> String {
+        match self.scale() {
+            Some((scale, unit)) => interval(self.value, scale, unit),
+            None => format!("{:.1}% from fastest to slowest", 100.0 * self.value.value),
+        }
+    }
+
+    /// `93% of 3352.3 GB/s`.
+    fn share_of(&self, peak: Option<f64>) -> String {
+        let (Some(peak), Some((scale, unit))) = (peak, self.scale()) else {
+            return "-".to_owned();
         };
-        vec![limit.id.replace('_', " "), value, limit.from.clone()]
-    });
-    Section {
-        heading: "Machine, as measured".into(),
-        columns: vec!["limit", "value (95% interval)", "from"],
-        rows: rows.collect(),
-        paragraphs: Vec::new(),
+        format!("{} of {:.1} {unit}", percent(self.value.value / peak), peak * scale)
+    }
+
+    /// Factor and unit in which the value is printed; none for a share.
+    fn scale(&self) -> Option<(f64, &'static str)> {
+        match self.unit {
+            "bytes/s" => Some((1e-9, "GB/s")),
+            "flops/s" => Some((1e-9, "GFLOP/s")),
+            "flops/byte" => Some((1.0, "FLOP/B")),
+            _ => None,
+        }
     }
 }
 
@@ -779,8 +895,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::model::machine::DataSheet;
     use crate::point::Point;
     use crate::record::{Records, Row, Run};
+    use crate::roofline::Bandwidth;
 
     const GB_S: f64 = 1e9;
     /// A machine with a ridge of 10 FLOPs per byte.
@@ -976,6 +1094,126 @@ mod tests {
             verdict.sections.iter().find(|s| s.heading.starts_with("Machine")).unwrap();
         let ridge = machine.rows.iter().find(|row| row[0] == "bf16 ridge").unwrap();
         assert_eq!(ridge[1], "10.0 [10.0, 10.0] FLOP/B");
+    }
+
+    /// What a driver reports of a device whose clocks allow 31 GB/s and 320
+    /// GFLOP/s in bf16, a little more than the ceilings of these tests.
+    fn clocked() -> Run {
+        let mut run = Run::default();
+        for (name, value) in [
+            ("device", "NVIDIA Test"),
+            ("compute_capability", "8.0"),
+            ("sm_count", "1"),
+            ("sm_clock_max_hz", "156250000"),
+            ("memory_clock_max_hz", "1937500000"),
+            ("memory_bus_bits", "64"),
+        ] {
+            run.set(name, value);
+        }
+        run
+    }
+
+    fn machine_section(verdict: &Verdict) -> &Section {
+        verdict.sections.iter().find(|s| s.heading.starts_with("Machine")).unwrap()
+    }
+
+    #[test]
+    fn limits_stand_beside_what_clocks_and_data_sheet_promise() {
+        let unknown = judged(vec![], Run::default());
+        let columns = ["limit", "value (95% interval)", "from"];
+        assert_eq!(machine_section(&unknown).columns, columns);
+        assert!(machine_section(&unknown).paragraphs.is_empty());
+
+        let mut run = clocked();
+        run.set("planned_rows", 2);
+        let records = Records { runs: vec![run], rows: ceilings() };
+        let sheet = DataSheet {
+            machine: "test".into(),
+            source: "https://example.org".into(),
+            peaks: Peaks { bandwidth: Bandwidth::flat(40e9), compute: vec![] },
+        };
+        let campaign =
+            Campaign::from_records(Path::new("x"), records, Some(sheet)).unwrap();
+        let verdict = judge(&campaign);
+        assert!(verdict.is_valid(), "{:?}", verdict.faults);
+        let section = machine_section(&verdict);
+        assert_eq!(section.columns[2..4], ["of derived", "of data sheet"]);
+        let cells = |row: usize| section.rows[row][2..4].to_vec();
+        assert_eq!(cells(0), ["97% of 31.0 GB/s", "75% of 40.0 GB/s"]);
+        assert_eq!(cells(1), ["94% of 320.0 GFLOP/s", "-"]);
+        assert_eq!(cells(2), ["97% of 10.3 FLOP/B", "-"]);
+        assert!(section.paragraphs[1].contains("test, https://example.org"));
+        assert!(section.rows.iter().all(|row| row.len() == section.columns.len()));
+    }
+
+    /// Faults of a campaign whose row `index` is faster by `factor`.
+    fn faster(mut run: Run, index: usize, factor: f64, residency: &str) -> Vec<String> {
+        let mut rows = ceilings();
+        rows.push(decode(8, 8, 0.9, 0.0));
+        let row = &mut rows[index];
+        for time in [&mut row.time_s_median, &mut row.time_s_ci_lo, &mut row.time_s_ci_hi] {
+            *time = time.map(|t| t / factor);
+        }
+        row.residency = residency.into();
+        run.set("planned_rows", rows.len());
+        let records = Records { runs: vec![run], rows };
+        judge(&Campaign::from_records(Path::new("x"), records, None).unwrap()).faults
+    }
+
+    #[test]
+    fn bytes_faster_than_the_memory_are_a_fault() {
+        // 30 GB/s of the 31 that the clock allows.
+        assert_eq!(faster(clocked(), 0, 1.0, "dram"), [""; 0]);
+        assert_eq!(faster(clocked(), 0, 1.05, "dram"), [""; 0], "within 2%");
+        let faults = faster(clocked(), 0, 1.07, "dram");
+        assert!(
+            faults.len() == 1 && faults[0].contains("read ceiling of 32.1 GB/s"),
+            "{faults:?}"
+        );
+        assert!(faults[0].contains("104% of the 31.0 GB/s"), "{faults:?}");
+        assert_eq!(faster(Run::default(), 0, 1.07, "dram"), [""; 0], "nothing is derived");
+
+        // 27 GB/s by a kernel that is no ceiling.
+        let faults = faster(clocked(), 2, 1.2, "dram");
+        assert!(faults.len() == 1 && faults[0].contains("moved 32.4 GB/s"), "{faults:?}");
+        assert_eq!(faster(clocked(), 2, 1.2, "L2"), [""; 0], "a cache may be faster");
+    }
+
+    #[test]
+    fn what_a_cache_can_keep_of_a_rotation_is_granted() {
+        let with_cache = |bytes: u64| {
+            let mut run = clocked();
+            run.set("l2_bytes", bytes);
+            faster(run, 2, 1.2, "dram")
+        };
+        // 3% of the rotation of 1 GiB leaves 31.4 of 32.4 GB/s, within 2%.
+        assert_eq!(with_cache((1 << 30) * 3 / 100), [""; 0]);
+        assert_eq!(with_cache((1 << 30) / 100).len(), 1);
+    }
+
+    #[test]
+    fn flops_faster_than_the_multiprocessors_are_a_fault() {
+        assert_eq!(faster(clocked(), 1, 1.08, "dram"), [""; 0], "within 2%");
+        let faults = faster(clocked(), 1, 1.1, "L2");
+        assert!(
+            faults.len() == 1 && faults[0].contains("103% of the 0.32 TFLOP/s"),
+            "{faults:?}"
+        );
+        let mut board = Run::default();
+        for (name, value) in clocked().fields() {
+            let is_name = name == "device";
+            board.set(name, if is_name { "NVIDIA RTX Test" } else { value.as_str() });
+        }
+        assert_eq!(faster(board, 1, 1.1, "L2"), [""; 0], "boards boost");
+    }
+
+    #[test]
+    fn a_refused_data_sheet_is_said() {
+        let records = Records { runs: vec![Run::default()], rows: ceilings() };
+        let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+        let refused = Some("the name says h100-sxm".to_owned());
+        let verdict = judge(&Campaign { spec_refused: refused, ..campaign });
+        assert!(verdict.warnings.iter().any(|w| w.contains("says h100-sxm")));
     }
 
     #[test]

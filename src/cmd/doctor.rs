@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, table};
-use crate::device::{self, Device, DeviceInfo};
+use super::{DeviceArgs, Format, table};
+use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::nvrtc::{Nvrtc, SearchPath};
 use crate::problem::{DType, Problem};
 use crate::section::Section;
@@ -13,22 +13,25 @@ use crate::section::Section;
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    device: DeviceArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let device = device::open("auto")?;
-    let sections = [machine(device.info()), abilities(&*device)];
+    let Opened { device, why } = device::open(&args.device.name, &args.device.options())?;
+    let sections = [machine(device.info(), &why), abilities(&*device)];
     table::print(&sections, args.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn machine(info: &DeviceInfo) -> Section {
+fn machine(info: &DeviceInfo, why: &str) -> Section {
     let mut rows = vec![
         ["device".into(), info.name.clone()],
         ["backend".into(), info.backend.clone()],
+        ["chosen because".into(), why.to_owned()],
     ];
     for cache in &info.caches {
         let size = format!("{:.1} MiB over all instances", cache.bytes as f64 / 1048576.0);
@@ -101,11 +104,6 @@ fn abilities(device: &dyn Device) -> Section {
         "counters".into(),
         "any".into(),
         "no: this version reads no hardware counters; bytes are the model's".into(),
-    ]);
-    rows.push(vec![
-        "CUDA".into(),
-        "any".into(),
-        "no: this version has no CUDA device".into(),
     ]);
     Section {
         heading: "Can be measured".into(),

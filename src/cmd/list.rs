@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, table};
+use super::{DeviceArgs, Format, table};
 use crate::device::{self, Device};
 use crate::point::Point;
 use crate::section::Section;
@@ -15,16 +15,15 @@ use crate::suite::Suite;
 pub struct Args {
     /// A built-in suite (quick, decode, roofline, paper) or a .toml file.
     suite: String,
-    /// Device to plan for.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let device = device::open(&args.device)?;
+    let device = device::open(&args.device.name, &args.device.options())?.device;
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
     let rows = plan.points.iter().map(|point| row(&*device, point)).collect();

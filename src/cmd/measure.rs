@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Format, MachineFile, report, table, verdict};
+use super::{DeviceArgs, Format, MachineFile, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{self, Observer, Request, Scheduled, Summary};
-use crate::device;
+use crate::device::{self, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
 use crate::record::{Row, Status};
@@ -46,9 +46,8 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// Where to measure.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Folder to write; it must not exist. By default
     /// `results/<date>-<device>-<suite>`.
     #[arg(long)]
@@ -59,6 +58,10 @@ struct Options {
     /// Seed of the order and of the inputs; new on every run unless given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Begin no further point after so many minutes; `--resume` finishes the
+    /// rest.
+    #[arg(long, value_parser = positive)]
+    minutes: Option<f64>,
     #[command(flatten)]
     machines: MachineFile,
     /// How to print: as tables, or the points as in points.csv.
@@ -91,20 +94,29 @@ pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
 fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
-    let mut device = device::open(&options.device)?;
+    let Opened { mut device, why } =
+        device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
-    eprintln!("device: {} ({}, asked for {})", info.name, info.backend, options.device);
+    eprintln!("device: {} ({}): {why}", info.name, info.backend);
     let request = Request {
         suite,
         out: options.out.clone(),
         resume: options.resume.clone(),
         seed: options.seed,
+        budget_s: options.minutes.map(|minutes| 60.0 * minutes),
         command_line: command_line(),
     };
     let mut bar = Bar::new();
     let summary = campaign::run(&mut *device, &request, &mut bar)?;
     bar.bar.finish_and_clear();
     conclude(&summary, &machines, options.format)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("give a number above 0".to_owned()),
+    }
 }
 
 /// The command line, with the program's name for its path: records are shared,
@@ -145,6 +157,13 @@ fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<Ex
         "{} rows in {total_s:.1} s ({} were there before)",
         summary.rows, summary.resumed_rows
     );
+    if summary.rows_left > 0 {
+        eprintln!(
+            "time was up with {} rows left; `ridgepoint measure --resume {}` goes on",
+            summary.rows_left,
+            summary.folder.display()
+        );
+    }
     if let Some(overhead) = summary.overhead(after_s) {
         eprintln!(
             "{:.1}% of the time went outside warm-up, checks and samples",

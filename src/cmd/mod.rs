@@ -1,6 +1,7 @@
 //! The commands, one file each. They parse arguments, call the library and
 //! print; nothing is computed here.
 
+mod check;
 mod doctor;
 mod kernels;
 mod list;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::device;
 use crate::model::machine::Machines;
 
 /// Exit code of a run that finished but may not be used.
@@ -32,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Doctor(doctor::Args),
+    Check(check::Args),
     List(list::Args),
     Kernels(kernels::Args),
     Measure(measure::Args),
@@ -49,6 +52,24 @@ enum Format {
     Csv,
     /// One JSON document.
     Json,
+}
+
+/// Which device to use.
+#[derive(Debug, clap::Args)]
+struct DeviceArgs {
+    /// Where: cpu, cuda:0, or auto for a GPU where there is one.
+    #[arg(long = "device", default_value = "auto")]
+    name: String,
+    /// Take compiled kernels from this folder, which `ridgepoint kernels
+    /// build` wrote, for a GPU on a machine without a compiler.
+    #[arg(long, value_name = "DIR")]
+    kernels: Option<PathBuf>,
+}
+
+impl DeviceArgs {
+    fn options(&self) -> device::Options {
+        device::Options { kernels: self.kernels.clone() }
+    }
 }
 
 /// Which data sheets to draw beside what was measured.
@@ -70,6 +91,7 @@ impl MachineFile {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::List(args) => list::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Measure(args) => measure::run(&args),

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, INVALID, table};
+use super::{Format, INVALID, MachineFile, table};
 use crate::analysis::Campaign;
-use crate::model::machine::Machines;
 use crate::verdict::{Verdict, judge};
 
 /// Hold the claims against the records of a campaign. Exits with 3 when the
@@ -16,13 +15,15 @@ use crate::verdict::{Verdict, judge};
 pub struct Args {
     /// A folder that `measure` wrote.
     folder: PathBuf,
+    #[command(flatten)]
+    machines: MachineFile,
     /// How to print: as tables, or claims and limits as in verdict.csv.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let campaign = Campaign::load(&args.folder, &Machines::load(None)?)?;
+    let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
     let verdict = judge(&campaign);
     match args.format {
         Format::Table => table::print(&verdict.sections, Format::Table)?,
@@ -58,21 +59,25 @@ pub fn csv_text(verdict: &Verdict) -> Result<String> {
         "value_lo",
         "value_hi",
         "unit",
+        "derived",
+        "spec",
         "evidence",
     ])?;
     for claim in &verdict.claims {
         let (finding, evidence) = (claim.finding.name(), claim.evidence.as_str());
         let statement = claim.statement;
         writer.write_record([
-            "claim", claim.id, statement, finding, "", "", "", "", evidence,
+            "claim", claim.id, statement, finding, "", "", "", "", "", "", evidence,
         ])?;
     }
     for limit in &verdict.limits {
         let v = limit.value;
         let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
-        let from = &limit.from;
+        let [derived, spec] = [limit.derived, limit.spec]
+            .map(|peak| peak.map_or(String::new(), |x| x.to_string()));
+        let (id, unit, from) = (&limit.id, limit.unit, &limit.from);
         writer.write_record([
-            "limit", &limit.id, "", "", &value, &lo, &hi, limit.unit, from,
+            "limit", id, "", "", &value, &lo, &hi, unit, &derived, &spec, from,
         ])?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -3,9 +3,11 @@
 //! for every device.
 
 pub mod cpu;
+pub mod cuda;
 pub mod simulated;
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use thiserror::Error;
@@ -13,15 +15,56 @@ use thiserror::Error;
 pub use crate::kernel::Refusal;
 use crate::problem::Problem;
 
-/// Opens a device by name: `cpu`, or `auto` for the best there is.
+/// What a device may need to know before it is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A folder that `ridgepoint kernels build` wrote, for machines that have
+    /// a GPU but no compiler.
+    pub kernels: Option<PathBuf>,
+}
+
+/// A device, and why it is this one.
+pub struct Opened {
+    /// The device.
+    pub device: Box<dyn Device>,
+    /// One sentence for people.
+    pub why: String,
+}
+
+/// Opens a device by name: `cpu`, `cuda:0` (or `cuda`), or `auto` for a GPU
+/// where there is one and the CPU otherwise.
 ///
 /// # Errors
-/// An unknown name, a machine that cannot be read.
-pub fn open(name: &str) -> Result<Box<dyn Device>> {
+/// An unknown name, a GPU that was asked for or is there but cannot be used.
+pub fn open(name: &str, options: &Options) -> Result<Opened> {
+    let cuda = |ordinal, why: String| {
+        let device = Box::new(cuda::CudaDevice::open(ordinal, options)?);
+        Ok(Opened { device, why })
+    };
+    let cpu = |why: String| Opened { device: Box::new(cpu::CpuDevice::new()), why };
     match name {
-        "auto" | "cpu" => Ok(Box::new(cpu::CpuDevice::new())),
-        other => bail!("no device `{other}`; this version measures on `cpu`, or `auto`"),
+        "cpu" => Ok(cpu("asked for".to_owned())),
+        "auto" => match cuda::gpu_count() {
+            Ok(1) => cuda(0, "the one GPU here".to_owned()),
+            Ok(count) => cuda(0, format!("the first of {count} GPUs here")),
+            Err(why) => Ok(cpu(format!("no GPU can be used: {why}"))),
+        },
+        "cuda" => cuda(0, "asked for".to_owned()),
+        other => match other.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(ordinal)) => cuda(ordinal, "asked for".to_owned()),
+            _ => bail!("no device `{other}`; write `auto`, `cpu`, `cuda` or `cuda:1`"),
+        },
     }
+}
+
+/// A name for folders: lower case letters and digits, everything else as
+/// single dashes.
+fn slug(name: &str) -> String {
+    // What every vendor adds and nobody calls a machine by.
+    let noise = ["r", "tm", "processor", "cpu", ""];
+    let name = name.to_lowercase();
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter(|word| !noise.contains(word)).collect::<Vec<_>>().join("-")
 }
 
 /// Whether times come from hardware.
@@ -65,6 +108,8 @@ pub struct DeviceInfo {
     pub slug: String,
     /// Data caches, smallest first, each summed over its instances.
     pub caches: Vec<Cache>,
+    /// Cores or multiprocessors: what work is spread over.
+    pub units: u64,
     /// Bytes that buffers may take together.
     pub memory_bytes: u64,
     /// The clock that times launches.
@@ -89,6 +134,46 @@ impl DeviceInfo {
 #[error("{0}")]
 pub struct LaunchError(pub String);
 
+/// Why a problem could not be laid out.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PrepareError {
+    /// The device does not run it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The device runs such problems, but this time something broke.
+    #[error(transparent)]
+    Failed(#[from] LaunchError),
+}
+
+/// What a row of launches took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Seconds of all launches together, by the device's clock.
+    pub seconds: f64,
+    /// Mean clock of the multiprocessors meanwhile, in Hz, where the device
+    /// can tell.
+    pub sm_clock_hz: Option<f64>,
+}
+
+/// How a kernel was compiled and launched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// Blocks, as `132x1x1`.
+    pub grid: String,
+    /// Threads of a block, as `128x1x1`.
+    pub block: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread that the compiler moved between registers and memory.
+    pub spill_bytes: u32,
+    /// Shared memory of a block, static and dynamic, in bytes.
+    pub shared_bytes: u32,
+    /// Blocks that one multiprocessor holds at a time.
+    pub blocks_per_sm: u32,
+    /// First digits of the BLAKE3 hash of the machine code.
+    pub code_hash: String,
+}
+
 /// A machine with kernels.
 pub trait Device {
     /// What it is.
@@ -106,14 +191,21 @@ pub trait Device {
     /// Problem::tensors)`.
     ///
     /// # Errors
-    /// A refusal when the kernel does not take the problem or memory is short.
+    /// A refusal when the kernel does not take the problem or memory is short;
+    /// a failure when compiling or filling breaks.
     fn prepare<'a>(
         &'a mut self,
         problem: &Problem,
         kernel: &str,
         slots: usize,
         seed: u64,
-    ) -> Result<Box<dyn Prepared + 'a>, Refusal>;
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError>;
+
+    /// Why the device cannot be used again by this process, if that is so: on
+    /// a GPU, a kernel that faulted ends all further work.
+    fn lost(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A problem laid out on a device, ready to launch.
@@ -123,21 +215,50 @@ pub trait Prepared {
     /// that relies on caches.
     fn extra_bytes(&self) -> Option<u64>;
 
+    /// How the kernel was compiled and launched, where that is known.
+    fn kernel_facts(&self) -> Option<KernelFacts> {
+        None
+    }
+
     /// Overwrites every output of every slot with the byte 0xff: a NaN in all
     /// floating-point formats.
-    fn poison(&mut self);
+    ///
+    /// # Errors
+    /// A device that reports a failure.
+    fn poison(&mut self) -> Result<(), LaunchError>;
 
     /// Runs `launches` times back to back, on slot `first_slot` and the ones
-    /// after it in turn, and returns the seconds of the whole row of launches
-    /// by the device's clock.
+    /// after it in turn, and times the whole row of launches by the device's
+    /// clock.
     ///
     /// # Errors
     /// A launch that the device reports as failed.
-    fn launch(&mut self, first_slot: usize, launches: usize) -> Result<f64, LaunchError>;
+    fn launch(&mut self, first_slot: usize, launches: usize)
+    -> Result<Timing, LaunchError>;
 
     /// The bytes of a slot's output or witness tensor.
     ///
     /// # Errors
     /// A copy that the device reports as failed.
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_lower_case_words_with_dashes() {
+        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.60GHz"), "intel-xeon-2-60ghz");
+        assert_eq!(slug("AMD EPYC 9684X 96-Core Processor"), "amd-epyc-9684x-96-core");
+        assert_eq!(slug("NVIDIA H100 80GB HBM3"), "nvidia-h100-80gb-hbm3");
+    }
+
+    #[test]
+    fn unknown_devices_are_answered_with_the_known_ones() {
+        for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
+            let error = open(name, &Options::default()).err().unwrap().to_string();
+            assert!(error.contains("cuda:1"), "{error}");
+        }
+    }
 }

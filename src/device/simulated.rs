@@ -7,7 +7,10 @@ use std::borrow::Cow;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::{Cache, Device, DeviceInfo, DeviceKind, LaunchError, Prepared, Refusal};
+use super::{
+    Cache, Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared, Refusal,
+    Timing,
+};
 use crate::data::Key;
 use crate::problem::{Access, DType, Gemm, Problem, Stream};
 
@@ -49,6 +52,7 @@ impl Default for SimulatedDevice {
                 backend: "simulated".into(),
                 name: "Simulated Device".into(),
                 slug: "simulated".into(),
+                units: 1,
                 caches: vec![Cache { name: "L2".into(), bytes: 1 << 20 }],
                 memory_bytes: 1 << 26,
                 timer: "made up".into(),
@@ -83,7 +87,7 @@ impl Device for SimulatedDevice {
         _: &str,
         slots: usize,
         seed: u64,
-    ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         self.kernel(problem)?;
         let answers =
             (0..slots).map(|slot| answer(problem, seed, slot)).collect::<Vec<_>>();
@@ -139,13 +143,18 @@ impl Prepared for SimulatedPoint {
         Some(0)
     }
 
-    fn poison(&mut self) {
+    fn poison(&mut self) -> Result<(), LaunchError> {
         for output in &mut self.outputs {
             output.fill(0xff);
         }
+        Ok(())
     }
 
-    fn launch(&mut self, first_slot: usize, launches: usize) -> Result<f64, LaunchError> {
+    fn launch(
+        &mut self,
+        first_slot: usize,
+        launches: usize,
+    ) -> Result<Timing, LaunchError> {
         self.launched += launches;
         let fault = self.fault.filter(|(_, from)| self.launched > *from).map(|(f, _)| f);
         let slots = self.answers.len();
@@ -167,10 +176,11 @@ impl Prepared for SimulatedPoint {
                 Err(LaunchError("the launch failed as planned".into()))
             }
             Some(Fault::Panics) => panic!("planned panic"),
-            Some(Fault::BadClock) => Ok(f64::NAN),
+            Some(Fault::BadClock) => Ok(Timing { seconds: f64::NAN, sm_clock_hz: None }),
             _ => {
                 let noise = 1.0 + self.noise * self.rng.random_range(-1.0..1.0);
-                Ok(self.seconds * launches as f64 * noise)
+                let seconds = self.seconds * launches as f64 * noise;
+                Ok(Timing { seconds, sm_clock_hz: None })
             }
         }
     }

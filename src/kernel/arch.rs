@@ -44,6 +44,18 @@ impl Arch {
         (kib << 10, (kib - 1) << 10)
     }
 
+    /// Multiprocessors of a usual GPU of this architecture: what is compiled may
+    /// depend on it, but not on the GPU at hand.
+    pub const fn usual_sms(self) -> u32 {
+        match (self.major, self.minor) {
+            (8, 0) => 108,  // A100
+            (8, _) => 84,   // A40, RTX A6000; L40S has 142, L4 58
+            (9, _) => 132,  // H100
+            (12, _) => 170, // RTX 5090
+            _ => 148,       // B200
+        }
+    }
+
     /// Threads that an SM holds, from the same table.
     const fn threads_per_sm(self) -> u32 {
         match (self.major, self.minor) {

@@ -6,10 +6,16 @@
 //! [`KERNELS`].
 
 pub mod arch;
+mod attention_decode;
+mod attention_prefill;
 pub mod compile;
+mod gemm;
+mod kv_read;
 pub mod occupancy;
+mod peak;
 pub mod prebuilt;
 pub mod sass;
+mod split;
 mod stream;
 
 use std::fmt;
@@ -21,16 +27,38 @@ pub use arch::{Arch, Target};
 pub use compile::{Binary, CompileError, Compiler, CompilerOptions};
 
 use crate::nvrtc::Source;
-use crate::problem::{Op, Problem};
+use crate::problem::{DType, Op, Problem};
 
 /// Why a problem is not run. Not a failure: the row says `skipped`.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+/// Refuses unless `right`: `the CUDA kernel takes`, and then what it takes,
+/// what it was given and what to use.
+fn refuse_unless(right: bool, takes: impl FnOnce() -> String) -> Result<(), Refusal> {
+    if right { Ok(()) } else { Err(Refusal(format!("the CUDA kernel takes {}", takes()))) }
+}
+
+/// The macro that chooses a 16-bit format in `element.cuh`.
+fn element(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::Bf16 => Some("ELEMENT_BF16"),
+        DType::F16 => Some("ELEMENT_F16"),
+        DType::F32 | DType::Fp8E4m3 | DType::Int8 => None,
+    }
+}
+
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
-pub static KERNELS: &[Kernel] = &[stream::KERNEL];
+pub static KERNELS: &[Kernel] = &[
+    stream::KERNEL,
+    peak::KERNEL,
+    kv_read::KERNEL,
+    gemm::KERNEL,
+    attention_decode::KERNEL,
+    attention_prefill::KERNEL,
+];
 
 /// Headers that kernels include: name and text.
 pub static HEADERS: &[(&str, &str)] = &[
@@ -38,11 +66,21 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
+    ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
+    ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
+
+/// Kernels that a device needs around those under test: to fill buffers, to
+/// hold a queue, to read clocks.
+pub const DEVICE_SOURCE: Source<'static> = Source {
+    name: "device",
+    text: include_str!("../../kernels/device.cu"),
+    headers: HEADERS,
+};
 
 /// Sources beyond the kernels that a device compiles, without macros. They are
 /// built and checked with the kernels.
-pub static UTILITIES: &[Source] = &[];
+pub static UTILITIES: &[Source] = &[DEVICE_SOURCE];
 
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
@@ -209,10 +247,10 @@ pub struct Bound<'a> {
     pub tensor_maps: &'a [EncodedTensorMap],
 }
 
+type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
+
 /// Makes the bytes of a kernel's parameter for a slot.
 pub struct Params(Box<MakeBytes>);
-
-type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
 
 impl Params {
     /// From a function to the struct that the kernel declares: `#[repr(C)]`,

@@ -7,7 +7,9 @@
 
 use std::time::Instant;
 
-use crate::device::{Device, DeviceInfo, LaunchError, Prepared, Refusal};
+use crate::device::{
+    Device, DeviceInfo, KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing,
+};
 use crate::point::{CacheState, Point};
 use crate::problem::Problem;
 use crate::record::Status;
@@ -139,6 +141,8 @@ pub struct Sample {
     pub launches: usize,
     /// Seconds of all of them by the device's clock.
     pub elapsed_s: f64,
+    /// Clock of the multiprocessors meanwhile, in Hz, where the device tells.
+    pub sm_clock_hz: Option<f64>,
     /// Host seconds since the point's measurement began.
     pub since_point_s: f64,
 }
@@ -167,6 +171,8 @@ pub struct Outcome {
     pub rotation: Option<Rotation>,
     /// Bytes that the kernel moves beyond the compulsory ones.
     pub bytes_extra: Option<u64>,
+    /// How the kernel was compiled and launched.
+    pub kernel: Option<KernelFacts>,
     /// Launches in each sample.
     pub launches: usize,
     /// All samples in the order taken.
@@ -220,6 +226,57 @@ pub fn measure(
     outcome
 }
 
+impl From<PrepareError> for Stop {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Refused(refusal) => refusal.into(),
+            PrepareError::Failed(error) => error.into(),
+        }
+    }
+}
+
+/// Checks one point and times nothing: two instances, each launched more than
+/// once, so that a kernel that leaves something behind for its next launch, or
+/// mixes instances up, is found. Failures are outcomes too.
+pub fn verify(device: &mut dyn Device, point: &Point, seed: u64) -> Outcome {
+    let mut outcome = Outcome::default();
+    if let Err(Stop(status, reason)) = verify_slots(device, point, seed, &mut outcome) {
+        outcome.status = status;
+        outcome.reason = reason;
+    }
+    outcome
+}
+
+fn verify_slots(
+    device: &mut dyn Device,
+    point: &Point,
+    seed: u64,
+    outcome: &mut Outcome,
+) -> Result<(), Stop> {
+    const SLOTS: usize = 2;
+    let slot_bytes: u64 = point.problem.tensors().iter().map(|t| t.bytes()).sum();
+    let rotation = Rotation {
+        slots: SLOTS,
+        footprint_bytes: SLOTS as u64 * slot_bytes,
+        reuse_distance_bytes: SLOTS as u64 * point.problem.work().bytes(),
+    };
+    outcome.rotation = Some(rotation);
+    device.kernel(&point.problem)?;
+    let mut prepared = device.prepare(&point.problem, &point.kernel, SLOTS, seed)?;
+    outcome.bytes_extra = prepared.extra_bytes();
+    outcome.kernel = prepared.kernel_facts();
+    let mut bench =
+        Bench { prepared: &mut *prepared, rotation, next_slot: 0, began: Instant::now() };
+    for launches in [2, 3] {
+        bench.poison(outcome)?;
+        bench.launch(launches)?;
+        for slot in 0..SLOTS {
+            bench.compare(&point.problem, seed, slot, launches as u64, outcome)?;
+        }
+    }
+    Ok(())
+}
+
 /// The protocol.
 fn run(
     device: &mut dyn Device,
@@ -238,6 +295,7 @@ fn run(
     let mut prepared =
         device.prepare(&point.problem, &point.kernel, rotation.slots, seed)?;
     outcome.bytes_extra = prepared.extra_bytes();
+    outcome.kernel = prepared.kernel_facts();
     outcome.durations.setup_s = began.elapsed().as_secs_f64();
 
     let mut bench = Bench { prepared: &mut *prepared, rotation, next_slot: 0, began };
@@ -252,7 +310,7 @@ fn run(
     }
     let launch_s = bench.warm_up(settings, launch_s, outcome)?;
     outcome.launches = launches_per_sample(launch_s, quantum_s, settings);
-    bench.poison(outcome);
+    bench.poison(outcome)?;
     bench.sample(settings, outcome)?;
     bench.check_timed_launches(&point.problem, seed, outcome)
 }
@@ -273,9 +331,10 @@ struct Bench<'a, 'd> {
 }
 
 impl Bench<'_, '_> {
-    /// Launches on the next slots in turn; seconds by the device's clock.
-    fn launch(&mut self, launches: usize) -> Result<f64, LaunchError> {
-        let elapsed_s = self.prepared.launch(self.next_slot, launches)?;
+    /// Launches on the next slots in turn, timed by the device's clock.
+    fn launch(&mut self, launches: usize) -> Result<Timing, LaunchError> {
+        let timing = self.prepared.launch(self.next_slot, launches)?;
+        let elapsed_s = timing.seconds;
         self.next_slot = (self.next_slot + launches) % self.rotation.slots;
         if !elapsed_s.is_finite() || elapsed_s < 0.0 {
             return Err(LaunchError(format!(
@@ -283,7 +342,7 @@ impl Bench<'_, '_> {
                  cannot be used"
             )));
         }
-        Ok(elapsed_s)
+        Ok(timing)
     }
 
     /// Poisons every output, launches once and compares.
@@ -293,18 +352,19 @@ impl Bench<'_, '_> {
         seed: u64,
         outcome: &mut Outcome,
     ) -> Result<f64, Stop> {
-        self.poison(outcome);
+        self.poison(outcome)?;
         let start = Instant::now();
-        let launch_s = self.launch(1)?;
+        let launch_s = self.launch(1)?.seconds;
         let result = self.compare(problem, seed, 0, 0, outcome);
         outcome.durations.check_s += start.elapsed().as_secs_f64();
         result.map(|()| launch_s)
     }
 
-    fn poison(&mut self, outcome: &mut Outcome) {
+    fn poison(&mut self, outcome: &mut Outcome) -> Result<(), LaunchError> {
         let start = Instant::now();
-        self.prepared.poison();
+        self.prepared.poison()?;
         outcome.durations.check_s += start.elapsed().as_secs_f64();
+        Ok(())
     }
 
     /// Compares outputs of timed launches: the last, and where all slots were
@@ -358,7 +418,7 @@ impl Bench<'_, '_> {
         let mut second_half = (0usize, 0.0);
         loop {
             let launches = (batch_s / launch_s.max(1e-9)).clamp(1.0, 1e7) as usize;
-            let elapsed_s = self.launch(launches)?;
+            let elapsed_s = self.launch(launches)?.seconds;
             launch_s = elapsed_s / launches as f64;
             let so_far = start.elapsed().as_secs_f64();
             if so_far > settings.warmup_s / 2.0 {
@@ -384,11 +444,13 @@ impl Bench<'_, '_> {
         let mut half_width = f64::INFINITY;
         loop {
             let first_slot = self.next_slot;
-            let elapsed_s = self.launch(outcome.launches)?;
+            let Timing { seconds: elapsed_s, sm_clock_hz } =
+                self.launch(outcome.launches)?;
             outcome.samples.push(Sample {
                 first_slot,
                 launches: outcome.launches,
                 elapsed_s,
+                sm_clock_hz,
                 since_point_s: self.began.elapsed().as_secs_f64(),
             });
             seconds.push(elapsed_s / outcome.launches as f64);

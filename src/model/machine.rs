@@ -1,5 +1,5 @@
-//! Data-sheet ceilings by device name. Users add rows of their own in a file
-//! of the same form, `--machines FILE`: the sheet of a CPU, say, with as many
+//! Data-sheet ceilings by product. Users add rows of their own in a file of
+//! the same form, `--machines FILE`: the sheet of a CPU, say, with as many
 //! cores and memory channels as are in use.
 
 use std::collections::BTreeMap;
@@ -7,9 +7,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use thiserror::Error;
 
+use super::identity::Identity;
 use crate::problem::DType;
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
+
+/// How far a reported clock or bus width may lie from the row's. Drivers
+/// differ by 2% in the width of one and the same bus.
+const TOLERANCE: f64 = 0.03;
 
 /// One machine as its maker states it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -17,8 +23,14 @@ use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 pub struct Machine {
     /// Short name.
     pub name: String,
-    /// Part of the device's own name that tells it from all others.
+    /// Words of the device's own name that tell it from others.
     pub device: String,
+    /// Multiprocessors that the device must report, if it reports any.
+    pub sm_count: Option<u64>,
+    /// Memory clock in Hz, likewise.
+    pub memory_clock_hz: Option<f64>,
+    /// Width of the memory bus in bits, likewise.
+    pub memory_bus_bits: Option<u64>,
     /// Memory bandwidth, bytes per second.
     pub bytes_per_s: f64,
     /// Dense FLOPs per second by number format.
@@ -27,9 +39,25 @@ pub struct Machine {
     pub source: String,
 }
 
-/// Machines, the user's own before the built-in ones.
+/// What a data sheet says of a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataSheet {
+    /// Short name of the product.
+    pub machine: String,
+    /// Where the figures stand.
+    pub source: String,
+    /// The figures.
+    pub peaks: Peaks,
+}
+
+/// A device that has the name of a product and is another one.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Mismatch(String);
+
+/// Machines: the user's own table, if there is one, and the built-in one.
 #[derive(Clone, Debug, Default)]
-pub struct Machines(Vec<Machine>);
+pub struct Machines(Vec<Vec<Machine>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,47 +70,118 @@ impl Machines {
     ///
     /// # Errors
     /// A file that cannot be read, does not parse, or states an unknown format
-    /// or a rate that is not positive.
+    /// or a number that is not positive.
     pub fn load(file: Option<&Path>) -> Result<Self> {
-        let mut machines = match file {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read machines {}", path.display()))?;
-                parse(&text).with_context(|| path.display().to_string())?
-            }
-            None => Vec::new(),
-        };
-        machines.extend(parse(include_str!("machines.toml")).context("built-in machines")?);
-        Ok(Machines(machines))
+        let mut tables = Vec::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read machines {}", path.display()))?;
+            tables.push(parse(&text).with_context(|| path.display().to_string())?);
+        }
+        tables.push(parse(include_str!("machines.toml")).context("built-in machines")?);
+        Ok(Machines(tables))
     }
 
-    /// The data-sheet ceilings of a device, if a row matches its name.
-    pub fn spec(&self, device_name: &str) -> Option<Peaks> {
-        let machine = self.0.iter().find(|m| device_name.contains(&m.device))?;
-        let compute = machine.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
+    /// The data sheet of a device: of the rows whose words are in its name the
+    /// one with the longest words, in the first table that has one. `None`
+    /// when there is no such row.
+    ///
+    /// # Errors
+    /// A device that is named like a row and reports other numbers.
+    pub fn spec(&self, device: &Identity) -> Result<Option<DataSheet>, Mismatch> {
+        let mut refused = None;
+        for table in &self.0 {
+            let named = || table.iter().filter(|m| device.is_named(&m.device));
+            let longest = named().map(|m| m.device.len()).max();
+            for machine in named().filter(|m| Some(m.device.len()) == longest) {
+                match machine.disagreement(device) {
+                    None => return Ok(Some(machine.sheet())),
+                    Some(reason) => refused = refused.or(Some(Mismatch(reason))),
+                }
+            }
+        }
+        refused.map_or(Ok(None), Err)
+    }
+}
+
+impl Machine {
+    /// In what the device differs from the row, as a sentence.
+    fn disagreement(&self, device: &Identity) -> Option<String> {
+        let bits = |n: u64| n as f64;
+        let facts = [
+            (
+                "multiprocessors",
+                1.0,
+                0.0,
+                self.sm_count.map(bits).zip(device.sm_count.map(bits)),
+            ),
+            (
+                "MHz of memory clock",
+                1e6,
+                TOLERANCE,
+                self.memory_clock_hz.zip(device.memory_clock_hz),
+            ),
+            (
+                "bits of memory bus",
+                1.0,
+                TOLERANCE,
+                self.memory_bus_bits.map(bits).zip(device.memory_bus_bits.map(bits)),
+            ),
+        ];
+        facts.into_iter().find_map(|(what, unit, tolerance, values)| {
+            let (stated, reported) = values?;
+            let is_off = (reported / stated - 1.0).abs() > tolerance;
+            is_off.then(|| {
+                format!(
+                    "the name \"{}\" says {}, which has {} {what}, but the device reports {}: no \
+                     data sheet is used",
+                    device.name,
+                    self.name,
+                    stated / unit,
+                    reported / unit
+                )
+            })
+        })
+    }
+
+    fn sheet(&self) -> DataSheet {
+        let compute = self.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
             Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })
         });
-        Some(Peaks {
-            bandwidth: Bandwidth::flat(machine.bytes_per_s),
-            compute: compute.collect(),
-        })
+        DataSheet {
+            machine: self.name.clone(),
+            source: self.source.clone(),
+            peaks: Peaks {
+                bandwidth: Bandwidth::flat(self.bytes_per_s),
+                compute: compute.collect(),
+            },
+        }
     }
 }
 
 fn parse(text: &str) -> Result<Vec<Machine>> {
     let file: File = toml::from_str(text)?;
+    let is_positive = |x: f64| x.is_finite() && x > 0.0;
     for machine in &file.machine {
         let name = &machine.name;
         for (dtype, rate) in &machine.flops_per_s {
             if let Err(message) = dtype.parse::<DType>() {
                 bail!("machine {name}: {message}");
             }
-            if !(rate.is_finite() && *rate > 0.0) {
+            if !is_positive(*rate) {
                 bail!("machine {name}: {dtype} = {rate}; give FLOPs per second above 0");
             }
         }
-        if !(machine.bytes_per_s.is_finite() && machine.bytes_per_s > 0.0) {
-            bail!("machine {name}: bytes_per_s must be above 0");
+        let numbers = [
+            ("bytes_per_s", Some(machine.bytes_per_s)),
+            ("sm_count", machine.sm_count.map(|n| n as f64)),
+            ("memory_clock_hz", machine.memory_clock_hz),
+            ("memory_bus_bits", machine.memory_bus_bits.map(|n| n as f64)),
+        ];
+        for (key, number) in numbers {
+            if number.is_some_and(|x| !is_positive(x)) {
+                bail!("machine {name}: {key} must be above 0");
+            }
         }
         if machine.device.is_empty() || machine.source.is_empty() {
             bail!("machine {name}: `device` and `source` must not be empty");
@@ -94,6 +193,16 @@ fn parse(text: &str) -> Result<Vec<Machine>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::derived;
+
+    fn named(name: &str) -> Identity {
+        Identity { name: name.into(), ..Identity::default() }
+    }
+
+    fn machine_of(device: &Identity) -> Option<String> {
+        let sheet = Machines::load(None).unwrap().spec(device).unwrap();
+        sheet.map(|sheet| sheet.machine)
+    }
 
     #[test]
     fn data_sheets_give_the_published_ridges() {
@@ -102,12 +211,178 @@ mod tests {
             ("NVIDIA A100-SXM4-80GB", 153.0),
             ("NVIDIA H100 80GB HBM3", 295.2),
             ("NVIDIA H200", 206.0),
+            ("NVIDIA B200", 292.2),
         ];
         for (device, ridge) in golden {
-            let spec = machines.spec(device).unwrap();
-            assert!((spec.ridge(DType::Bf16).unwrap() - ridge).abs() < 0.05, "{device}");
+            let sheet = machines.spec(&named(device)).unwrap().unwrap();
+            assert!(
+                (sheet.peaks.ridge(DType::Bf16).unwrap() - ridge).abs() < 0.05,
+                "{device}"
+            );
         }
-        assert_eq!(machines.spec("Some CPU"), None);
+        assert_eq!(machines.spec(&named("Some CPU")), Ok(None));
+    }
+
+    #[test]
+    fn every_name_of_a_driver_finds_its_own_row_or_none() {
+        let names = [
+            ("Tesla V100-SXM2-16GB", Some("v100-sxm2")),
+            ("Tesla V100-SXM2-32GB", Some("v100-sxm2")),
+            ("Tesla V100-PCIE-16GB", Some("v100-pcie")),
+            ("Tesla V100S-PCIE-32GB", None),
+            ("Tesla T4", Some("t4")),
+            ("NVIDIA T400 4GB", None),
+            ("NVIDIA A100-SXM4-40GB", Some("a100-sxm-40gb")),
+            ("NVIDIA A100-SXM4-80GB", Some("a100-sxm-80gb")),
+            ("NVIDIA A100-PCIE-40GB", Some("a100-pcie-40gb")),
+            ("NVIDIA A100 80GB PCIe", Some("a100-pcie-80gb")),
+            ("NVIDIA A10", Some("a10")),
+            ("NVIDIA A10G", None),
+            ("NVIDIA A30", Some("a30")),
+            ("NVIDIA A40", Some("a40")),
+            ("NVIDIA RTX A4000", None),
+            ("NVIDIA L4", Some("l4")),
+            ("NVIDIA L40", Some("l40")),
+            ("NVIDIA L40S", Some("l40s")),
+            ("NVIDIA GeForce RTX 3090", Some("rtx-3090")),
+            ("NVIDIA GeForce RTX 4090", Some("rtx-4090")),
+            ("NVIDIA GeForce RTX 5090", Some("rtx-5090")),
+            ("NVIDIA RTX 6000 Ada Generation", Some("rtx-6000-ada")),
+            (
+                "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+                Some("rtx-pro-6000-workstation"),
+            ),
+            (
+                "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+                Some("rtx-pro-6000-max-q"),
+            ),
+            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None),
+            ("NVIDIA H100 80GB HBM3", Some("h100-sxm")),
+            ("NVIDIA H100 PCIe", Some("h100-pcie")),
+            ("NVIDIA H100 NVL", Some("h100-nvl")),
+            ("NVIDIA H200", Some("h200")),
+            ("NVIDIA H200 NVL", Some("h200-nvl")),
+            ("NVIDIA H20", Some("h20")),
+            ("NVIDIA H20-3e", Some("h20-3e")),
+            ("NVIDIA H800", None),
+            ("NVIDIA GH200 480GB", Some("gh200-96gb")),
+            ("NVIDIA GH200 144G HBM3e", Some("gh200-144gb")),
+            ("NVIDIA B200", Some("b200")),
+            ("NVIDIA GB200", Some("gb200")),
+            ("NVIDIA B300 SXM6 AC", Some("b300")),
+        ];
+        for (name, machine) in names {
+            assert_eq!(machine_of(&named(name)).as_deref(), machine, "{name}");
+        }
+        let rows: Vec<_> = names.iter().filter_map(|(_, machine)| *machine).collect();
+        for machine in Machines::load(None).unwrap().0.concat() {
+            assert!(
+                rows.contains(&machine.name.as_str()),
+                "{} is never found",
+                machine.name
+            );
+        }
+    }
+
+    /// Boost clocks as published, in Hz, of the products whose sheets count at
+    /// them.
+    const BOOST: [(&str, (u32, u32), f64); 21] = [
+        ("v100-sxm2", (7, 0), 1530e6),
+        ("v100-pcie", (7, 0), 1380e6),
+        ("t4", (7, 5), 1590e6),
+        ("a100-sxm-40gb", (8, 0), 1410e6),
+        ("a100-sxm-80gb", (8, 0), 1410e6),
+        ("a100-pcie-80gb", (8, 0), 1410e6),
+        ("a30", (8, 0), 1440e6),
+        ("a10", (8, 6), 1695e6),
+        ("a40", (8, 6), 1740e6),
+        ("rtx-3090", (8, 6), 1695e6),
+        ("l4", (8, 9), 2040e6),
+        ("l40", (8, 9), 2490e6),
+        ("l40s", (8, 9), 2520e6),
+        ("rtx-4090", (8, 9), 2520e6),
+        ("rtx-6000-ada", (8, 9), 2505e6),
+        ("h100-sxm", (9, 0), 1830e6),
+        ("h100-pcie", (9, 0), 1620e6),
+        ("h200", (9, 0), 1830e6),
+        ("rtx-5090", (12, 0), 2407e6),
+        ("rtx-pro-6000-workstation", (12, 0), 2617e6),
+        ("rtx-pro-6000-max-q", (12, 0), 2280e6),
+    ];
+
+    #[test]
+    fn sheets_agree_with_clocks_and_with_rates_per_clock() {
+        for machine in Machines::load(None).unwrap().0.concat() {
+            let name = &machine.name;
+            let is_near = |a: f64, b: f64| (a / b - 1.0).abs() < 0.022;
+            if let (Some(clock), Some(bits)) =
+                (machine.memory_clock_hz, machine.memory_bus_bits)
+            {
+                let derived = derived::bytes_per_s(clock, bits);
+                assert!(is_near(derived, machine.bytes_per_s), "{name}: {derived:e}");
+            }
+            let Some((_, compute_capability, clock)) = BOOST.iter().find(|b| b.0 == name)
+            else {
+                continue;
+            };
+            let device = Identity {
+                compute_capability: Some(*compute_capability),
+                sm_count: machine.sm_count,
+                ..named(&format!("NVIDIA {}", machine.device))
+            };
+            let sheet = machine.sheet().peaks;
+            let derived = derived::compute(&device, *clock);
+            assert_eq!(
+                derived.len().min(sheet.compute.len()),
+                sheet.compute.len(),
+                "{name}"
+            );
+            // Hopper's sheets count f32 at a higher clock than the rest.
+            let skip = |dtype| *compute_capability == (9, 0) && dtype == DType::F32;
+            for peak in derived.into_iter().filter(|peak| !skip(peak.dtype)) {
+                let Some(stated) = sheet.flops_per_s(peak.dtype) else { continue };
+                let (dtype, derived) = (peak.dtype, peak.flops_per_s);
+                assert!(is_near(derived, stated), "{name} {dtype}: {derived:e} {stated:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_tell_products_apart_that_share_a_name() {
+        let machines = Machines::load(None).unwrap();
+        let h100 = Identity {
+            sm_count: Some(132),
+            memory_clock_hz: Some(2619e6),
+            memory_bus_bits: Some(5120),
+            ..named("NVIDIA H100 80GB HBM3")
+        };
+        assert_eq!(machine_of(&h100).as_deref(), Some("h100-sxm"));
+        let near = Identity { memory_clock_hz: Some(2600e6), ..h100.clone() };
+        assert_eq!(machine_of(&near).as_deref(), Some("h100-sxm"));
+        let reason = |device: Identity| machines.spec(&device).unwrap_err().to_string();
+        assert_eq!(
+            reason(Identity { memory_bus_bits: Some(6144), ..h100.clone() }),
+            "the name \"NVIDIA H100 80GB HBM3\" says h100-sxm, which has 5120 bits of memory \
+             bus, but the device reports 6144: no data sheet is used"
+        );
+        let slower = reason(Identity { memory_clock_hz: Some(1593e6), ..h100.clone() });
+        assert!(slower.contains("2619 MHz of memory clock"), "{slower}");
+        let slice = Identity {
+            sm_count: Some(60),
+            name: "NVIDIA H100 80GB HBM3 MIG 3g.40gb".into(),
+            ..h100
+        };
+        assert!(reason(slice).contains("132 multiprocessors"));
+        // The same bus of the H200, as two drivers report it.
+        for bits in [6016, 6144] {
+            let h200 = Identity { memory_bus_bits: Some(bits), ..named("NVIDIA H200") };
+            assert_eq!(machine_of(&h200).as_deref(), Some("h200"));
+        }
+        let laptop = Identity {
+            memory_bus_bits: Some(256),
+            ..named("NVIDIA GeForce RTX 4090 Laptop GPU")
+        };
+        assert!(reason(laptop).contains("384 bits"));
     }
 
     #[test]
@@ -115,15 +390,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.toml");
         let row = "[[machine]]\nname = \"mine\"\ndevice = \"H200\"\nbytes_per_s = 1e12\n\
-                   flops_per_s = { f32 = 2e12 }\nsource = \"me\"\n";
+                   memory_bus_bits = 64\nflops_per_s = { f32 = 2e12 }\nsource = \"me\"\n";
         let load = |text: &str| {
             std::fs::write(&path, text).unwrap();
             Machines::load(Some(&path)).map_err(|e| format!("{e:#}"))
         };
-        let spec = load(row).unwrap().spec("NVIDIA H200").unwrap();
-        assert_eq!(spec.ridge(DType::F32), Some(2.0));
+        // Although the built-in row has more words of the name.
+        let device = Identity { memory_bus_bits: Some(64), ..named("NVIDIA H200 NVL") };
+        let mine = load(row).unwrap();
+        assert_eq!(mine.spec(&device).unwrap().unwrap().peaks.ridge(DType::F32), Some(2.0));
+        // A row of the user's that does not fit leaves the built-in ones.
+        let other = Identity { memory_bus_bits: Some(6144), ..named("NVIDIA H200") };
+        assert_eq!(mine.spec(&other).unwrap().unwrap().machine, "h200");
         for (from, to, part) in [
             ("1e12", "0.0", "above 0"),
+            ("= 64", "= 0", "above 0"),
             ("f32", "f64", "no dtype"),
             ("source = \"me\"", "", "source"),
             ("name", "nam", "mine.toml"),

@@ -1,3 +1,6 @@
-//! Facts about machines, from their makers. Needs problem and roofline only.
+//! Facts about machines, from their makers and from the devices themselves.
+//! Needs problem and roofline only.
 
+pub mod derived;
+pub mod identity;
 pub mod machine;

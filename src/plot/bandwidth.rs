@@ -122,8 +122,9 @@ fn panel<'a>(
     let caches = cache_levels(campaign).into_iter().map(|level| level.bytes).filter(near);
     let sets = points.clone().map(|(x, ..)| *x).chain(caches);
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
-    let spec = campaign.spec.iter().map(|s| s.bandwidth.read.plateau().bytes_per_s);
-    let rates = points.flat_map(|(_, rate, _)| shown_span(rate)).chain(spec);
+    let promised =
+        frame::promise(campaign).map(|p| p.peaks.bandwidth.read.plateau().bytes_per_s);
+    let rates = points.flat_map(|(_, rate, _)| shown_span(rate)).chain(promised);
     let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
@@ -152,10 +153,10 @@ fn draw_lines(
         let label = format!("DRAM read {}", si(rate, "B/s"));
         lines.push((((x.hi, rate), (x.lo, rate)), label, Stroke::solid("#999999", 1.0)));
     }
-    if let Some(spec) = &campaign.spec {
-        let rate = spec.bandwidth.read.plateau().bytes_per_s;
-        let label = format!("data sheet {}", si(rate, "B/s"));
-        lines.push((((x.hi, rate), (x.lo, rate)), label, Stroke::dotted(SPEC, 1.8)));
+    if let Some(promise) = frame::promise(campaign) {
+        let rate = promise.peaks.bandwidth.read.plateau().bytes_per_s;
+        let label = format!("{} {}", promise.name, si(rate, "B/s"));
+        lines.push((((x.hi, rate), (x.lo, rate)), label, promise.stroke));
     }
     let mut labels = Vec::new();
     for ((from, to), label, stroke) in lines {

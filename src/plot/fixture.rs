@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::analysis::Campaign;
+use crate::model::machine::DataSheet;
 use crate::point::{CacheState, Point};
 use crate::problem::{DType, Problem};
 use crate::record::{Records, Row, Run, Status};
@@ -77,7 +78,7 @@ impl Machine {
         self.push(problem, cache, reuse, roof / share + self.launch_s);
     }
 
-    fn campaign(self, spec: Option<Peaks>) -> Campaign {
+    fn campaign(self, spec: Option<DataSheet>) -> Campaign {
         let mut run = Run::default();
         run.set("device", self.name);
         run.set("caches", self.caches);
@@ -93,7 +94,7 @@ fn noise(point: &Point) -> f64 {
 }
 
 /// A campaign of these rows.
-pub fn campaign(rows: Vec<Row>, runs: Vec<Run>, spec: Option<Peaks>) -> Campaign {
+pub fn campaign(rows: Vec<Row>, runs: Vec<Run>, spec: Option<DataSheet>) -> Campaign {
     let records = Records { runs, rows };
     Campaign::from_records(Path::new("made-up"), records, spec).expect("valid rows")
 }
@@ -165,16 +166,17 @@ pub fn cpu() -> Campaign {
 }
 
 /// The data sheet of an H100 SXM.
-fn h100_spec() -> Peaks {
+fn h100_spec() -> DataSheet {
     let peak = |dtype, flops_per_s| ComputePeak { dtype, flops_per_s };
-    Peaks {
+    let peaks = Peaks {
         bandwidth: Bandwidth::flat(3.35e12),
         compute: vec![
             peak(DType::F32, 67e12),
             peak(DType::Bf16, 989e12),
             peak(DType::Fp8E4m3, 1979e12),
         ],
-    }
+    };
+    DataSheet { machine: "h100-sxm".to_owned(), source: "a test".to_owned(), peaks }
 }
 
 /// A GPU with a data sheet and many points.
@@ -229,6 +231,23 @@ pub fn gpu() -> Campaign {
         );
     }
     machine.campaign(Some(h100_spec()))
+}
+
+/// The same GPU without a data sheet, but with a driver that says how fast its
+/// clocks are.
+pub fn gpu_without_sheet() -> Campaign {
+    let gpu = gpu();
+    let mut run = gpu.runs[0].clone();
+    for (name, value) in [
+        ("compute_capability", "9.0"),
+        ("sm_count", "132"),
+        ("sm_clock_max_hz", "1980000000"),
+        ("memory_clock_max_hz", "2619000000"),
+        ("memory_bus_bits", "5120"),
+    ] {
+        run.set(name, value);
+    }
+    campaign(rows(&gpu), vec![run], None)
 }
 
 /// The rows of a campaign, to be altered.

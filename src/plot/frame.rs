@@ -10,6 +10,7 @@ use crate::analysis::{Campaign, Measured};
 use crate::point::CacheState;
 use crate::problem::{DType, Op};
 use crate::record::Status;
+use crate::roofline::Peaks;
 use crate::statistics::Estimate;
 
 /// Width of every figure in pixels.
@@ -24,7 +25,7 @@ const LEGEND_ROW: f64 = 22.0;
 /// Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
 pub const PALETTE: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
-/// The data sheet's colour.
+/// The colour of what the machine promises: its data sheet, or its clocks.
 pub const SPEC: &str = "#8a3ea8";
 
 /// A finished figure.
@@ -403,16 +404,47 @@ pub fn cache_levels(campaign: &Campaign) -> Vec<CacheLevel> {
     levels
 }
 
+/// Ceilings that the machine promises, to draw beside the measured ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Promise<'a> {
+    /// Where they come from, for labels.
+    pub name: &'static str,
+    /// The same for legends.
+    pub legend: &'static str,
+    /// How their lines are drawn.
+    pub stroke: Stroke,
+    /// The ceilings.
+    pub peaks: &'a Peaks,
+}
+
+/// The data sheet's ceilings, or those that follow from the clocks where there
+/// is no sheet. The two lie some percent apart, which is a few pixels, so that
+/// only one of them can be read in a figure.
+pub fn promise(campaign: &Campaign) -> Option<Promise<'_>> {
+    let sheet = campaign.spec.as_ref().map(|sheet| Promise {
+        name: "data sheet",
+        legend: "data sheet",
+        stroke: Stroke::dotted(SPEC, 1.8),
+        peaks: &sheet.peaks,
+    });
+    let derived = campaign.derived.as_ref().map(|peaks| Promise {
+        name: "derived",
+        legend: "derived from the device's clocks",
+        stroke: Stroke::dashed(SPEC, 1.5),
+        peaks,
+    });
+    sheet.or(derived)
+}
+
 /// FLOPs per byte where compute and DRAM reads take the same time, by format
-/// and in the formats that `points` compute in: measured, or the data sheet's
-/// where nothing was measured.
+/// and in the formats that `points` compute in: measured, or promised where
+/// nothing was measured.
 pub fn ridges(campaign: &Campaign, points: &[&Measured]) -> Vec<(DType, f64)> {
     let used =
         |dtype: &DType| points.iter().any(|p| p.problem.math_dtype() == Some(*dtype));
-    let ridge = |dtype: DType| match (&campaign.ceilings, &campaign.spec) {
-        (Some(measured), _) => measured.ridge(dtype).map(|ridge| ridge.value),
-        (None, Some(spec)) => spec.ridge(dtype),
-        (None, None) => None,
+    let ridge = |dtype: DType| match &campaign.ceilings {
+        Some(measured) => measured.ridge(dtype).map(|ridge| ridge.value),
+        None => promise(campaign)?.peaks.ridge(dtype),
     };
     let dtypes = DType::ALL.into_iter().filter(used);
     dtypes.filter_map(|dtype| Some((dtype, ridge(dtype)?))).collect()

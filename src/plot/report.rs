@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
 
 /// How the page is to be read.
-const GUIDE: [(&str, &str); 7] = [
+const GUIDE: [(&str, &str); 8] = [
     (
         "Time",
         "Median seconds of one launch, with the 95% bootstrap interval of that median.",
@@ -36,6 +36,11 @@ const GUIDE: [(&str, &str); 7] = [
         "Roof",
         "Share of the best that the measured ceilings allow at this shape and working \
          set. It is not clamped: above 100% the roof is too low or a cache helped.",
+    ),
+    (
+        "Derived, data sheet",
+        "What the device's clocks, bus and multiprocessors allow, and what its maker \
+         states, dense. Where both are known, figures draw the data sheet.",
     ),
     (
         "Cold, hot",

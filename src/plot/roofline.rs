@@ -1,5 +1,5 @@
 //! The roofline: FLOP/s against operational intensity, under the ceilings that
-//! the campaign measured and those of the data sheet.
+//! the campaign measured and those that the machine promises.
 
 use super::axis::{Axis, Scale, number, prefix, si};
 use super::frame::{
@@ -32,10 +32,10 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     if points.is_empty() {
         return Err("no measured point computes anything".to_owned());
     }
-    if campaign.ceilings.is_none() && campaign.spec.is_none() {
+    if campaign.ceilings.is_none() && frame::promise(campaign).is_none() {
         return Err(
-            "no ceiling is known: no read stream was measured and the machine has no \
-             data sheet"
+            "no ceiling is known: no read stream was measured, and the machine has no \
+             data sheet and does not report its clocks"
                 .to_owned(),
         );
     }
@@ -75,12 +75,18 @@ fn shown(campaign: &Campaign) -> Vec<&Measured> {
 }
 
 fn subtitle(campaign: &Campaign) -> String {
-    let ceilings = match (&campaign.ceilings, &campaign.spec) {
-        (Some(_), Some(_)) => {
-            "Solid: ceilings measured in this campaign; dotted: data sheet."
+    let measured = campaign.ceilings.is_some();
+    let ceilings = match (measured, campaign.spec.is_some(), campaign.derived.is_some()) {
+        (true, true, _) => "Solid: ceilings measured in this campaign; dotted: data sheet.",
+        (true, false, true) => {
+            "Solid: ceilings measured in this campaign; dashed in colour: derived from the \
+             device's clocks."
         }
-        (Some(_), None) => "Solid: ceilings measured in this campaign.",
-        _ => "Dotted: data sheet; no ceiling was measured.",
+        (true, false, false) => "Solid: ceilings measured in this campaign.",
+        (false, true, _) => "Dotted: data sheet; no ceiling was measured.",
+        (false, false, _) => {
+            "Dashed: derived from the device's clocks; no ceiling was measured."
+        }
     };
     format!(
         "Intensity from the FLOPs and compulsory bytes of the shape. {ceilings} Bars, \
@@ -101,9 +107,9 @@ fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
     let widest =
         flats.iter().map(|flat| text_width(&flat.label(), LABEL)).fold(0.0, f64::max);
     let width = area.x1 - area.x0;
-    // The data sheet's slope lies just above the measured one and leaves room
-    // for that one's label only below it, where the points are.
-    let crowded = campaign.ceilings.is_some() && campaign.spec.is_some();
+    // The promised slope lies just above the measured one and leaves room for
+    // that one's label only below it, where the points are.
+    let crowded = campaign.ceilings.is_some() && frame::promise(campaign).is_some();
     let left = if crowded { SLOPE_LABEL } else { 30.0 } / width;
     let right = ((widest + 24.0) / width).min(0.4);
     let span = (x.hi / x.lo).ln() / (1.0 - left - right);
@@ -126,8 +132,15 @@ struct Flat {
     dtype: DType,
     flops_per_s: f64,
     bytes_per_s: f64,
-    /// Kernel that reached it; `None` for the data sheet.
-    kernel: Option<String>,
+    from: Origin,
+}
+
+/// Where a ceiling comes from.
+enum Origin {
+    /// This kernel reached it.
+    Kernel(String),
+    /// The machine promises it: by its data sheet, or by its clocks.
+    Promise { name: &'static str, stroke: Stroke },
 }
 
 impl Flat {
@@ -135,17 +148,21 @@ impl Flat {
         self.flops_per_s / self.bytes_per_s
     }
 
+    fn is_measured(&self) -> bool {
+        matches!(self.from, Origin::Kernel(_))
+    }
+
     fn label(&self) -> String {
         let rate = si(self.flops_per_s, "FLOP/s");
-        match &self.kernel {
-            Some(kernel) => format!("{} {rate} ({kernel})", self.dtype),
-            None => format!("{} data sheet {rate}", self.dtype),
+        match &self.from {
+            Origin::Kernel(kernel) => format!("{} {rate} ({kernel})", self.dtype),
+            Origin::Promise { name, .. } => format!("{} {name} {rate}", self.dtype),
         }
     }
 }
 
-/// Measured horizontals, then the data sheet's, in the formats that were
-/// measured or computed in.
+/// Measured horizontals, then promised ones, in the formats that were measured
+/// or computed in.
 fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
     let mut flats = Vec::new();
     if let Some(measured) = &campaign.ceilings {
@@ -153,23 +170,24 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
             dtype,
             flops_per_s: ceiling.rate.value,
             bytes_per_s: measured.read.rate.value,
-            kernel: Some(ceiling.kernel.clone()),
+            from: Origin::Kernel(ceiling.kernel.clone()),
         }));
     }
-    if let Some(spec) = &campaign.spec {
+    if let Some(promise) = frame::promise(campaign) {
         let used = |dtype: DType| {
             points.iter().any(|p| p.problem.math_dtype() == Some(dtype))
                 || flats.iter().any(|flat| flat.dtype == dtype)
         };
-        let bytes_per_s = spec.bandwidth.read.plateau().bytes_per_s;
-        let sheet = spec.compute.iter().filter(|peak| used(peak.dtype)).map(|peak| Flat {
+        let bytes_per_s = promise.peaks.bandwidth.read.plateau().bytes_per_s;
+        let peaks = promise.peaks.compute.iter().filter(|peak| used(peak.dtype));
+        let promised = peaks.map(|peak| Flat {
             dtype: peak.dtype,
             flops_per_s: peak.flops_per_s,
             bytes_per_s,
-            kernel: None,
+            from: Origin::Promise { name: promise.name, stroke: promise.stroke },
         });
-        let sheet: Vec<Flat> = sheet.collect();
-        flats.extend(sheet);
+        let promised: Vec<Flat> = promised.collect();
+        flats.extend(promised);
     }
     flats
 }
@@ -198,14 +216,14 @@ fn cache_bandwidths(campaign: &Campaign) -> Vec<(String, f64)> {
 /// All ceilings as lines, those first whose labels matter most.
 fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> {
     let flats = ceilings(campaign, points);
-    let highest = |spec: bool| {
-        let rates = flats.iter().filter(|f| f.kernel.is_none() == spec);
+    let highest = |measured: bool| {
+        let rates = flats.iter().filter(|f| f.is_measured() == measured);
         let highest = rates.map(|f| f.flops_per_s).fold(0.0, f64::max);
         if highest > 0.0 { highest } else { panel.y.hi }
     };
-    let slope = |bytes_per_s: f64, spec: bool, stroke: Stroke, label: String| Roof {
+    let slope = |bytes_per_s: f64, measured: bool, stroke: Stroke, label: String| Roof {
         from: (panel.x.lo, panel.x.lo * bytes_per_s),
-        to: (highest(spec) / bytes_per_s, highest(spec)),
+        to: (highest(measured) / bytes_per_s, highest(measured)),
         stroke,
         label: Some(label),
     };
@@ -216,11 +234,11 @@ fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> 
     if let Some(measured) = &campaign.ceilings {
         let read = measured.read.rate.value;
         let label = format!("DRAM read {}", si(read, "B/s"));
-        roofs.push(slope(read, false, Stroke::solid(INK, 1.8), label));
+        roofs.push(slope(read, true, Stroke::solid(INK, 1.8), label));
         for (name, best) in cache_bandwidths(campaign) {
             let label = format!("{name} read {}", si(best, "B/s"));
-            roofs.push(slope(best, false, Stroke::dashed(FAINT, 1.3), label));
-            roofs.extend(flats.iter().filter(|f| f.kernel.is_some()).map(|flat| Roof {
+            roofs.push(slope(best, true, Stroke::dashed(FAINT, 1.3), label));
+            roofs.extend(flats.iter().filter(|f| f.is_measured()).map(|flat| Roof {
                 from: (flat.flops_per_s / best, flat.flops_per_s),
                 to: (flat.ridge(), flat.flops_per_s),
                 stroke: Stroke::dashed(FAINT, 1.3),
@@ -228,18 +246,18 @@ fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> 
             }));
         }
     }
-    if let Some(spec) = &campaign.spec {
-        let bandwidth = spec.bandwidth.read.plateau().bytes_per_s;
-        let label = format!("data sheet {}", si(bandwidth, "B/s"));
-        roofs.push(slope(bandwidth, true, Stroke::dotted(SPEC, 1.8), label));
+    if let Some(promise) = frame::promise(campaign) {
+        let bandwidth = promise.peaks.bandwidth.read.plateau().bytes_per_s;
+        let label = format!("{} {}", promise.name, si(bandwidth, "B/s"));
+        roofs.push(slope(bandwidth, false, promise.stroke, label));
     }
     roofs
 }
 
 fn horizontal(flat: &Flat, panel: &Panel) -> Roof {
-    let stroke = match flat.kernel {
-        Some(_) => Stroke::solid(INK, 1.8),
-        None => Stroke::dotted(SPEC, 1.8),
+    let stroke = match flat.from {
+        Origin::Kernel(_) => Stroke::solid(INK, 1.8),
+        Origin::Promise { stroke, .. } => stroke,
     };
     Roof {
         from: (flat.ridge(), flat.flops_per_s),
@@ -252,8 +270,8 @@ fn horizontal(flat: &Flat, panel: &Panel) -> Roof {
 /// A vertical line from each ridge point down to the axis.
 fn ridge_lines(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> {
     let flats = ceilings(campaign, points);
-    let measured = flats.iter().any(|flat| flat.kernel.is_some());
-    let drawn = flats.iter().filter(|flat| flat.kernel.is_some() == measured);
+    let measured = flats.iter().any(Flat::is_measured);
+    let drawn = flats.iter().filter(|flat| flat.is_measured() == measured);
     drawn
         .map(|flat| Roof {
             from: (flat.ridge(), flat.flops_per_s),
@@ -312,8 +330,8 @@ fn roof_entries(campaign: &Campaign) -> Vec<Entry> {
     if !cache_bandwidths(campaign).is_empty() {
         add(Stroke::dashed(FAINT, 1.3), "measured cache bandwidth");
     }
-    if campaign.spec.is_some() {
-        add(Stroke::dotted(SPEC, 1.8), "data sheet");
+    if let Some(promise) = frame::promise(campaign) {
+        add(promise.stroke, promise.legend);
     }
     entries
 }

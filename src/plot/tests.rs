@@ -5,7 +5,7 @@ use resvg::tiny_skia::Pixmap;
 
 use std::fs;
 
-use super::fixture::{cpu, gpu, rows, with_rows};
+use super::fixture::{cpu, gpu, gpu_without_sheet, rows, with_rows};
 use super::*;
 use crate::record::{Row, Status};
 
@@ -46,7 +46,7 @@ fn assert_is_sound(figure: &Figure) {
 
 #[test]
 fn nothing_overlaps_and_nothing_is_clipped() {
-    for campaign in [cpu(), gpu()] {
+    for campaign in [cpu(), gpu(), gpu_without_sheet()] {
         for figure in all(&campaign) {
             assert_is_sound(&figure);
         }
@@ -74,6 +74,24 @@ fn ceilings_are_labelled() {
         assert!(gpu_roofline.svg.contains(label), "{label}");
     }
     assert!(!gpu_roofline.svg.contains("fp8_e4m3"), "a ceiling that nothing uses");
+}
+
+#[test]
+fn clocks_stand_in_for_a_data_sheet() {
+    let clocks = all(&gpu_without_sheet());
+    for label in ["bf16 derived 1.07 PFLOP/s", "derived 3.35 TB/s", "derived from"] {
+        assert!(clocks[0].svg.contains(label), "{label}");
+    }
+    assert!(clocks[2].svg.contains("derived 3.35 TB/s"));
+    assert!(clocks.iter().all(|figure| !figure.svg.contains("data sheet")));
+    // With both, one is drawn: they lie too close together.
+    let both = Campaign { spec: gpu().spec, ..gpu_without_sheet() };
+    assert!(all(&both).iter().all(|figure| !figure.svg.contains("derived")));
+    let nothing: Vec<Row> =
+        rows(&gpu()).into_iter().filter(|row| row.op != "stream").collect();
+    let unmeasured = with_rows(&gpu_without_sheet(), nothing);
+    let (_, roofline) = &figures(&unmeasured)[0];
+    assert!(roofline.as_ref().unwrap().svg.contains("Dashed"));
 }
 
 #[test]

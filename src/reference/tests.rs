@@ -338,11 +338,69 @@ fn long_chains_stay_normal_and_apart() {
 }
 
 #[test]
+fn short_formats_settle_into_two_values() {
+    let settle = |round: &dyn Fn(f32) -> f32, start: f32| {
+        let mut x = round(start);
+        for _ in 0..SETTLED_STEPS {
+            x = round(0.5 - x);
+        }
+        let next = round(0.5 - x);
+        assert_eq!(round(0.5 - next).to_bits(), x.to_bits(), "from {start}");
+    };
+    for bits in 0..=u16::MAX {
+        let value = bf16::from_bits(bits).to_f32();
+        if value.abs() <= 1.0 {
+            settle(&|x| bf16::from_f32(x).to_f32(), value);
+        }
+        let value = f16::from_bits(bits).to_f32();
+        if value.abs() <= 1.0 {
+            settle(&|x| f16::from_f32(x).to_f32(), value);
+        }
+    }
+}
+
+/// The tile of one lane after 3 steps, multiplied out the plain way.
+fn tile(dtype: DType) -> Vec<f32> {
+    let scale = tensor_scale(dtype);
+    let mut tile: Vec<f64> =
+        (0..128).map(|i| f64::from(Key::new(SEED, 0, 0).value(DType::F32, i))).collect();
+    for _ in 0..3 {
+        for (element, sum) in (0..).zip(&mut tile) {
+            for k in 0..16 {
+                *sum += tensor_a(element / 8, k) as f64
+                    * scale
+                    * (tensor_b(k, element % 8) as f64 * scale);
+            }
+        }
+    }
+    tile.into_iter().map(|x| x as f32).collect()
+}
+
+#[test]
+fn tensor_tiles_are_compared() {
+    for dtype in [DType::Bf16, DType::Int8] {
+        let text = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=3");
+        let mut end = tile(dtype);
+        let found = checked(&text, bytemuck::cast_slice(&end));
+        assert_eq!(found.verdict, Verdict::Pass, "{}", found.message);
+        // One step left out shows.
+        let size: f32 = end.iter().map(|x| x.abs()).fold(0.0, f32::max);
+        assert!(size > 1.0);
+        let fewer = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=2");
+        assert_eq!(checked(&fewer, bytemuck::cast_slice(&end)).verdict, Verdict::Fail);
+        end[77] += 0.01 * size;
+        let found = checked(&text, bytemuck::cast_slice(&end));
+        assert!(found.message.contains("77") || found.message.contains('9'), "{found:?}");
+        assert_eq!(found.verdict, Verdict::Fail);
+    }
+}
+
+#[test]
 fn what_has_no_reference_says_so() {
-    let output = vec![0; 128 * 4];
-    let tensor = problem("peak:unit=tensor,dtype=bf16,lanes=1,steps=4");
-    let error = check(&tensor, SEED, 0, 0, &output).unwrap_err();
-    assert!(error.to_string().contains("tensor chains in bf16"), "{error}");
+    let output = vec![0; 4];
+    let fma = problem("peak:unit=fma,dtype=int8,lanes=1,steps=4");
+    let error = check(&fma, SEED, 0, 0, &output).unwrap_err();
+    assert!(error.to_string().contains("fma chains in int8"), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::simd;
-use crate::device::{Cache, DeviceInfo, DeviceKind};
+use crate::device::{Cache, DeviceInfo, DeviceKind, slug};
 use crate::statistics::median;
 
 /// Cache capacity that is assumed where the system does not tell: more than
@@ -46,6 +46,7 @@ pub fn device_info() -> DeviceInfo {
         slug: format!("cpu-{}-{threads}c", slug(&name)),
         name,
         caches,
+        units: threads as u64,
         memory_bytes,
         timer: "std::time::Instant".to_owned(),
         timer_quantum_s: timer_quantum_s(),
@@ -59,15 +60,6 @@ fn model_name() -> Option<String> {
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     let (_, name) = line.split_once(':')?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
-}
-
-/// Lower case letters and digits, everything else as single dashes.
-fn slug(name: &str) -> String {
-    // What every vendor adds and nobody calls a machine by.
-    let noise = ["r", "tm", "processor", "cpu", ""];
-    let name = name.to_lowercase();
-    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
-    words.filter(|word| !noise.contains(word)).collect::<Vec<_>>().join("-")
 }
 
 /// Data caches by level, each summed over its instances.
@@ -195,12 +187,6 @@ fn launch_overhead_s() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slugs_are_lower_case_words_with_dashes() {
-        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.60GHz"), "intel-xeon-2-60ghz");
-        assert_eq!(slug("AMD EPYC 9684X 96-Core Processor"), "amd-epyc-9684x-96-core");
-    }
 
     #[test]
     fn sizes_of_caches_are_read() {

@@ -20,7 +20,9 @@ use arena::Arena;
 use rayon::prelude::*;
 
 use crate::data::Key;
-use crate::device::{Device, DeviceInfo, LaunchError, Prepared, Refusal};
+use crate::device::{
+    Device, DeviceInfo, LaunchError, PrepareError, Prepared, Refusal, Timing,
+};
 use crate::problem::{DType, Op, Problem, Role, Unit};
 
 /// This machine's CPU, with all cores of the rayon pool.
@@ -60,16 +62,17 @@ impl Device for CpuDevice {
         kernel: &str,
         slots: usize,
         seed: u64,
-    ) -> Result<Box<dyn Prepared + 'a>, Refusal> {
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         let known = self.kernel(problem)?;
         if kernel != known {
             return Err(Refusal(format!(
                 "the CPU has no kernel `{kernel}` for {}; use `{known}`",
                 problem.op()
-            )));
+            ))
+            .into());
         }
         if slots == 0 {
-            return Err(Refusal(format!("{problem} needs at least one slot, not 0")));
+            return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
         }
         refuse_size(problem, slots, self.info.memory_bytes)?;
         let threads = rayon::current_num_threads();
@@ -108,13 +111,18 @@ impl Prepared for Ready<'_> {
         self.kernel.extra_bytes()
     }
 
-    fn poison(&mut self) {
+    fn poison(&mut self) -> Result<(), LaunchError> {
         for slot in &mut self.slots {
             slot.output.par_chunks_mut(1 << 20).for_each(|chunk| chunk.fill(0xff));
         }
+        Ok(())
     }
 
-    fn launch(&mut self, first_slot: usize, launches: usize) -> Result<f64, LaunchError> {
+    fn launch(
+        &mut self,
+        first_slot: usize,
+        launches: usize,
+    ) -> Result<Timing, LaunchError> {
         let count = self.slots.len();
         // From a thread of the pool: one from outside would be put to sleep
         // and woken again at every launch.
@@ -127,7 +135,7 @@ impl Prepared for Ready<'_> {
             }
             start.elapsed()
         });
-        Ok(elapsed.as_secs_f64())
+        Ok(Timing { seconds: elapsed.as_secs_f64(), sm_clock_hz: None })
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {

@@ -10,9 +10,9 @@ fn verify(device: &mut CpuDevice, text: &str) {
     let problem: Problem = text.parse().unwrap();
     let kernel = device.kernel(&problem).unwrap();
     let mut ready = device.prepare(&problem, kernel, 2, SEED).unwrap();
-    ready.poison();
-    let seconds = ready.launch(1, 3).unwrap();
-    assert!(seconds > 0.0);
+    ready.poison().unwrap();
+    let timing = ready.launch(1, 3).unwrap();
+    assert!(timing.seconds > 0.0);
     for slot in 0..2 {
         let output = ready.output(slot).unwrap();
         let found = check(&problem, SEED, slot, 0, &output).unwrap();

@@ -1,0 +1,521 @@
+// Attention of one new token per request to its cached tokens:
+// o = softmax(q k^T / sqrt(HEAD_DIM)) v for each query head.
+//
+// q and o are [batch][q head][dim]; k and v are [batch][kv head][token][dim],
+// or [page][kv head][token in page][dim] with pages found through
+// [batch][page of the request]. The GROUP query heads that share a key and
+// value head are the rows of one matrix, padded to 16 or 32, so that the cache
+// is read once whatever the group.
+//
+// Blocks divide the cache by a work list (split-KV); the last block of a
+// sequence combines what all have left. Within a block a warp owns 16 tokens of
+// every tile of 64: it copies them into a ring of its own, waits for nobody,
+// keeps the softmax of what it has seen (online, in powers of two), and meets
+// the other warps only at the end of a piece. Memory binds: the tensor cores
+// are mostly idle, and what counts is bytes in flight, (SLOTS - 1) / SLOTS of
+// the rings.
+//
+// Launch: as many blocks as the work list is made for, THREADS threads,
+// SHARED_BYTES of dynamic shared memory.
+#include "element.cuh"
+#include "last_block.cuh"
+#include "work_list.cuh"
+
+// --- Shape -----------------------------------------------------------------
+
+constexpr bool PAGED = PAGE_SIZE != 0;
+constexpr u32 PAGE_TOKENS = PAGED ? PAGE_SIZE : 1;
+
+constexpr u32 WARPS = THREADS / WARP;
+constexpr u32 STEP = 16;  // tokens of a tile that one warp owns
+constexpr u32 TILE = WARPS * STEP;
+
+constexpr u32 M_TILES = ceil_div<u32>(GROUP, 16);
+// Lane l has rows l / 4 and l / 4 + 8 of a matrix; the latter are all padding
+// in groups of up to 8.
+constexpr u32 HALVES = GROUP > 8 ? 2 : 1;
+constexpr u32 K_STEPS = HEAD_DIM / 16;
+constexpr u32 N_TILES = HEAD_DIM / 8;
+
+// Queries and outputs of 32 rows of 128 do not fit the registers.
+constexpr bool QUERIES_IN_SHARED = M_TILES * K_STEPS > 8;
+constexpr u32 QUERY_BYTES = QUERIES_IN_SHARED ? M_TILES * 16 * HEAD_DIM * sizeof(u16) : 0;
+
+constexpr u32 ROW_BYTES = HEAD_DIM * sizeof(u16);
+constexpr u32 ROW_CHUNKS = ROW_BYTES / 16;
+constexpr u32 SLOT_BYTES = STEP * ROW_BYTES;
+constexpr u32 RING_BYTES = SLOTS * SLOT_BYTES;
+constexpr u32 COPIES = SLOT_BYTES / 16 / WARP;  // of each lane, to fill a slot
+constexpr u32 COPY_ROWS = STEP / COPIES;        // rows that a copy of all lanes fills
+
+// What warps leave for each other lies in their rings; rows are padded so that
+// eight of them fall into different banks.
+constexpr u32 MERGE_STRIDE = HEAD_DIM + 8;
+constexpr u32 VECTORS = HEAD_DIM / 4;  // of four floats, in a row
+
+static_assert(THREADS == 128, "four warps");
+static_assert(TILE == TILE_TOKENS, "the work list is cut at tiles");
+static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "swizzle and copies are for these");
+static_assert(GROUP >= 1 && GROUP <= 32, "accumulators fit the registers");
+static_assert(SLOTS % 2 == 1 && SLOTS >= 3, "keys fill the slots of keys, values of values");
+static_assert(SHARED_BYTES == WARPS * RING_BYTES + QUERY_BYTES, "the host reserves these");
+static_assert(16 * MERGE_STRIDE * sizeof(float) <= RING_BYTES, "rings hold a merge");
+
+// --- Parameters ------------------------------------------------------------
+
+struct alignas(16) Floats4 {
+  float x[4];
+};
+
+struct alignas(8) Words2 {
+  u32 w[2];
+};
+
+#define MINUS_INFINITY __int_as_float(0xff800000)
+
+// Largest score and sum of weights relative to it.
+struct alignas(8) Softmax {
+  float max;
+  float sum;
+};
+
+struct Params {
+  const u8 *k;
+  const u8 *v;
+  const u32 *page_table;  // null when contiguous
+  const u16 *q;
+  u16 *o;
+  const Piece *work;
+  Floats4 *partial_outputs;   // [slot][GROUP][VECTORS], not divided by the sum
+  Softmax *partial_softmaxes;  // [slot][GROUP]
+  u32 *tickets;               // one word per slot; zero between launches
+  u32 kv_heads;
+  u32 request_rows;  // tokens of a request; entries of its page table when paged
+  float scale;       // log2(e) / sqrt(HEAD_DIM)
+  u32 unused;
+};
+
+// --- Copies ----------------------------------------------------------------
+
+// A warp's cursor over its tokens of a piece: fetches keys and values of the
+// step ahead into the ring.
+struct Fetch {
+  const u32 *table;  // the request's part of the page table
+  u64 first_row;     // contiguous: row of the request's first token
+  u32 kv_heads;
+  u32 head;
+  u32 token;  // first of the step to fetch
+  u32 end;    // of the piece
+  u32 page;   // of the step; of this lane's row where pages are smaller than a step
+
+  DEVICE Fetch(const Params &p, const Piece &piece)
+      : table(p.page_table + u64(piece.request) * p.request_rows),
+        first_row((u64(piece.request) * p.kv_heads + piece.head) * p.request_rows),
+        kv_heads(p.kv_heads),
+        head(piece.head),
+        token(piece.first_token + warp_index() * STEP),
+        end(piece.first_token + piece.tokens) {
+    look_up();
+  }
+
+  // Whether the rows of a step lie side by side.
+  static constexpr bool RUNS = !PAGED || PAGE_TOKENS % STEP == 0;
+
+  // Asks for the page numbers of the step: a copy needs them half a turn later.
+  DEVICE void look_up() {
+    if (!PAGED) return;
+    const u32 row = RUNS ? token : token + lane_index() % STEP;
+    page = row < end ? ld_global_nc_u32(table + row / PAGE_TOKENS) : 0;
+  }
+
+  // Byte offset of a row of the step in k and in v.
+  DEVICE u64 offset(u32 row) const {
+    const u32 at = token + row;
+    if (!PAGED) return (first_row + at) * ROW_BYTES;
+    const u32 page_of_row = RUNS ? page : __shfl_sync(ALL_LANES, page, row);
+    return ((u64(page_of_row) * kv_heads + head) * PAGE_TOKENS + at % PAGE_TOKENS) * ROW_BYTES;
+  }
+
+  // Copies the step's rows of a tensor to a slot; rows past the end of the
+  // piece become zeros, since what lies there may be no number.
+  DEVICE void copy(const u8 *tensor, u32 slot) const {
+    const u32 lane_row = lane_index() / ROW_CHUNKS, chunk = lane_index() % ROW_CHUNKS;
+    const auto to = [&](u32 row) { return slot + row * ROW_BYTES + (chunk ^ row % 8) * 16; };
+    if (token + STEP <= end) {
+      const u8 *run = tensor + offset(0) + lane_index() * 16;
+#pragma unroll
+      for (u32 i = 0; i < COPIES; ++i) {
+        const u32 row = i * COPY_ROWS + lane_row;
+        cp_async_16(to(row), RUNS ? run + i * COPY_ROWS * ROW_BYTES
+                                  : tensor + offset(row) + chunk * 16);
+      }
+    } else if (token < end) {
+#pragma unroll 1
+      for (u32 row = lane_row; row < STEP; row += COPY_ROWS) {
+        const u8 *from = tensor + offset(row) + chunk * 16;
+        const bool inside = token + row < end;
+        cp_async_16(to(row), inside ? from : tensor, inside ? 16 : 0);
+      }
+    }
+    cp_async_commit_group();
+  }
+
+  DEVICE void advance() {
+    token += TILE;
+    look_up();
+  }
+};
+
+// --- Reductions --------------------------------------------------------------
+
+// Over the four lanes that share rows of a matrix, in all of them.
+DEVICE float max_of_quad(float x) {
+  x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
+  return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
+}
+
+DEVICE float sum_of_quad(float x) {
+  x += __shfl_xor_sync(ALL_LANES, x, 1);
+  return x + __shfl_xor_sync(ALL_LANES, x, 2);
+}
+
+// Over the warp, in all lanes.
+DEVICE float max_of_warp(float x) {
+  for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2)
+    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, lanes));
+  return x;
+}
+
+DEVICE float sum_of_warp(float x) {
+  for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(ALL_LANES, x, lanes);
+  return x;
+}
+
+// --- One warp's share of a piece ---------------------------------------------
+
+// The softmax of what a warp has seen, and the values weighted by it. Of each
+// row of the group, a lane has the columns 2 (l % 4) and the next of every 8.
+struct State {
+  Softmax softmax[M_TILES][HALVES];  // sums: of this lane's columns only
+  float o[M_TILES][N_TILES][4];
+};
+
+// Four registers of the group's queries as the left operand of mma: rows of
+// tile `m`, columns of step `k`. Padding rows are zero.
+DEVICE Words4 query_fragment(const u16 *group, u32 m, u32 k) {
+  Words4 fragment = {};
+#pragma unroll
+  for (u32 i = 0; i < 4; ++i) {
+    const u32 first_row = m * 16 + i % 2 * 8;
+    const u32 row = first_row + lane_index() / 4;
+    const u32 column = k * 16 + i / 2 * 8 + lane_index() % 4 * 2;
+    if (first_row < GROUP && row < GROUP)
+      fragment.w[i] =
+          ld_global_nc_u32(reinterpret_cast<const u32 *>(group + row * HEAD_DIM + column));
+  }
+  return fragment;
+}
+
+// The group's queries: in registers where there are enough of these, else in
+// shared memory, in the order in which lanes take them.
+struct Queries {
+  static constexpr u32 FRAGMENTS = M_TILES * K_STEPS;
+  Words4 held[QUERIES_IN_SHARED ? 1 : FRAGMENTS];
+  Words4 *shared;
+
+  DEVICE void load(const u16 *group) {
+    if (QUERIES_IN_SHARED) {
+      for (u32 i = warp_index(); i < FRAGMENTS; i += WARPS)
+        shared[i * WARP + lane_index()] = query_fragment(group, i / K_STEPS, i % K_STEPS);
+      __syncthreads();
+    } else {
+#pragma unroll
+      for (u32 i = 0; i < FRAGMENTS; ++i) held[i] = query_fragment(group, i / K_STEPS, i % K_STEPS);
+    }
+  }
+
+  DEVICE Words4 at(u32 m, u32 k) const {
+    const u32 i = m * K_STEPS + k;
+    return QUERIES_IN_SHARED ? shared[i * WARP + lane_index()] : held[i];
+  }
+};
+
+// s = q k^T for the 16 tokens of a slot: s[m][n] are the scores of tokens 8 n on.
+DEVICE void score(float (&s)[M_TILES][2][4], const Queries &q, u32 slot) {
+  // Matrices of ldmatrix: tokens 0 to 7 in the two halves of 16 columns, then
+  // tokens 8 to 15.
+  const u32 row = lane_index() / 16 * 8 + lane_index() % 8, chunk = lane_index() / 8 % 2;
+  const u32 from = slot + row * ROW_BYTES + (chunk ^ row % 8) * 16;
+#pragma unroll
+  for (u32 k = 0; k < K_STEPS; ++k) {
+    u32 keys[4];
+    ldmatrix_x4(keys, from ^ k * 32);
+#pragma unroll
+    for (u32 m = 0; m < M_TILES; ++m) {
+      const Words4 rows = q.at(m, k);
+      mma_m16n8k16(s[m][0], rows.w, keys[0], keys[1]);
+      mma_m16n8k16(s[m][1], rows.w, keys[2], keys[3]);
+    }
+  }
+}
+
+// Leaves out tokens from number `tokens` of the step on.
+DEVICE void mask(float (&s)[M_TILES][2][4], u32 tokens) {
+#pragma unroll
+  for (u32 n = 0; n < 2; ++n)
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i)
+#pragma unroll
+      for (u32 m = 0; m < M_TILES; ++m)
+        if (n * 8 + lane_index() % 4 * 2 + i % 2 >= tokens) s[m][n][i] = MINUS_INFINITY;
+}
+
+// Takes the scores of a step into the softmax: turns them into weights, packed
+// as the left operand of mma, and rescales what came before. At least one token
+// of the step counts, so no maximum is left infinite.
+DEVICE void weigh(State &state, u32 (&weights)[M_TILES][4], const float (&s)[M_TILES][2][4],
+                  float scale) {
+#pragma unroll
+  for (u32 m = 0; m < M_TILES; ++m) {
+    weights[m][1] = weights[m][3] = 0;
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      Softmax &softmax = state.softmax[m][h];
+      const float *left = &s[m][0][2 * h], *right = &s[m][1][2 * h];
+      const float largest = max_of_quad(fmaxf(fmaxf(left[0], left[1]), fmaxf(right[0], right[1])));
+      const float max = fmaxf(softmax.max, largest);
+      const float shift = max * scale;
+      const float rescale = ex2_approx(softmax.max * scale - shift);
+      const float w[4] = {ex2_approx(left[0] * scale - shift), ex2_approx(left[1] * scale - shift),
+                          ex2_approx(right[0] * scale - shift),
+                          ex2_approx(right[1] * scale - shift)};
+      softmax.max = max;
+      softmax.sum = softmax.sum * rescale + ((w[0] + w[1]) + (w[2] + w[3]));
+      weights[m][h] = pack(w[0], w[1]);
+      weights[m][2 + h] = pack(w[2], w[3]);
+#pragma unroll
+      for (u32 n = 0; n < N_TILES; ++n) {
+        state.o[m][n][2 * h] *= rescale;
+        state.o[m][n][2 * h + 1] *= rescale;
+      }
+    }
+  }
+}
+
+// o += weights * v for the 16 tokens of a slot.
+DEVICE void accumulate(State &state, const u32 (&weights)[M_TILES][4], u32 slot) {
+  // Matrices of ldmatrix: the two halves of the tokens in columns 0 to 7, then
+  // in columns 8 to 15.
+  const u32 row = lane_index() % 16, chunk = lane_index() / 16;
+  const u32 from = slot + row * ROW_BYTES + (chunk ^ row % 8) * 16;
+#pragma unroll
+  for (u32 n = 0; n < N_TILES; n += 2) {
+    u32 values[4];
+    ldmatrix_x4_trans(values, from ^ n * 16);
+#pragma unroll
+    for (u32 m = 0; m < M_TILES; ++m) {
+      mma_m16n8k16(state.o[m][n], weights[m], values[0], values[1]);
+      mma_m16n8k16(state.o[m][n + 1], weights[m], values[2], values[3]);
+    }
+  }
+}
+
+// Works through this warp's tokens of a piece.
+DEVICE void attend(State &state, Queries &q, const Params &p, const Piece &piece, u32 ring) {
+  // Keys and values in turn take the slots in turn. A slot is filled again as
+  // soon as the one after it has arrived: its own was then read by all lanes.
+  u32 slot = ring, used = ring + (SLOTS - 1) * SLOT_BYTES;
+  const auto next_slot = [&] {
+    used = slot;
+    slot = slot == ring + (SLOTS - 1) * SLOT_BYTES ? ring : slot + SLOT_BYTES;
+  };
+  const auto wait = [] {
+    cp_async_wait_group<SLOTS - 2>();
+    __syncwarp();
+  };
+
+  // Fill the ring but for one slot, and read the queries meanwhile.
+  Fetch fetch(p, piece);
+#pragma unroll
+  for (u32 i = 0; i + 1 < SLOTS; i += 2) {
+    fetch.copy(p.k, ring + i * SLOT_BYTES);
+    fetch.copy(p.v, ring + (i + 1) * SLOT_BYTES);
+    fetch.advance();
+  }
+  q.load(p.q + (u64(piece.request) * p.kv_heads + piece.head) * GROUP * HEAD_DIM);
+
+  // Start from nothing.
+#pragma unroll
+  for (u32 m = 0; m < M_TILES; ++m) {
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) state.softmax[m][h] = {MINUS_INFINITY, 0};
+#pragma unroll
+    for (u32 n = 0; n < N_TILES; ++n)
+#pragma unroll
+      for (u32 i = 0; i < 4; ++i) state.o[m][n][i] = 0;
+  }
+
+  for (u32 done = warp_index() * STEP; done < piece.tokens; done += TILE) {
+    // Keys
+    wait();
+    fetch.copy(p.k, used);
+    float s[M_TILES][2][4] = {};
+    score(s, q, slot);
+    next_slot();
+    if (done + STEP > piece.tokens) mask(s, piece.tokens - done);
+
+    // Softmax
+    u32 weights[M_TILES][4];
+    weigh(state, weights, s, p.scale);
+
+    // Values
+    wait();
+    fetch.copy(p.v, used);
+    fetch.advance();
+    accumulate(state, weights, slot);
+    next_slot();
+  }
+
+  // Nothing but empty copies is under way, and all lanes are done with the ring.
+  cp_async_wait_group<0>();
+  __syncwarp();
+
+#pragma unroll
+  for (u32 m = 0; m < M_TILES; ++m)
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h)
+      state.softmax[m][h].sum = sum_of_quad(state.softmax[m][h].sum);
+}
+
+// --- From warps to a piece, from pieces to a sequence ------------------------
+
+// 2^((max - of) scale): what a part that has seen `max` counts for where all of
+// them have seen `of`. Nothing, where it has seen no token.
+DEVICE float weight_of(float max, float of, float scale) {
+  return max == MINUS_INFINITY ? 0 : ex2_approx((max - of) * scale);
+}
+
+// Writes four outputs of a row of the group, divided by the sum of weights;
+// zeros where there was no token.
+DEVICE void write_output(const Params &p, const Piece &piece, u32 row, u32 vector, Floats4 x,
+                         float sum) {
+  const float factor = sum > 0 ? rcp_approx(sum) : 0;
+  const u64 head = (u64(piece.request) * p.kv_heads + piece.head) * GROUP + row;
+  const Words2 packed = {pack(x.x[0] * factor, x.x[1] * factor),
+                         pack(x.x[2] * factor, x.x[3] * factor)};
+  reinterpret_cast<Words2 *>(p.o)[head * VECTORS + vector] = packed;
+}
+
+// Merges what the warps have of a piece, 16 rows at a time, and writes outputs,
+// or partial ones where the sequence has further pieces.
+DEVICE void merge(State &state, const Params &p, const Piece &piece, u8 *rings) {
+  __shared__ Softmax of_warp[WARPS][16];
+  __shared__ Softmax of_row[16];
+  const auto values_of = [&](u32 warp) {
+    return reinterpret_cast<float *>(rings + warp * RING_BYTES);
+  };
+  const u32 lane_row = lane_index() / 4, lane_column = lane_index() % 4 * 2;
+
+#pragma unroll
+  for (u32 m = 0; m < M_TILES; ++m) {
+    const u32 rows = min_of<u32>(16, GROUP - m * 16);
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h)
+      if (lane_index() % 4 == 0) of_warp[warp_index()][h * 8 + lane_row] = state.softmax[m][h];
+    __syncthreads();
+
+    // Each warp scales its values to the largest score of all.
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      const u32 row = h * 8 + lane_row;
+      Softmax all = {MINUS_INFINITY, 0};
+#pragma unroll
+      for (u32 warp = 0; warp < WARPS; ++warp) all.max = fmaxf(all.max, of_warp[warp][row].max);
+#pragma unroll
+      for (u32 warp = 0; warp < WARPS; ++warp)
+        all.sum += of_warp[warp][row].sum * weight_of(of_warp[warp][row].max, all.max, p.scale);
+      if (warp_index() == 0 && lane_index() % 4 == 0) of_row[row] = all;
+      const float weight = weight_of(state.softmax[m][h].max, all.max, p.scale);
+      float *to = values_of(warp_index()) + row * MERGE_STRIDE + lane_column;
+      if (row < rows) {
+#pragma unroll
+        for (u32 n = 0; n < N_TILES; ++n) {
+          to[n * 8] = state.o[m][n][2 * h] * weight;
+          to[n * 8 + 1] = state.o[m][n][2 * h + 1] * weight;
+        }
+      }
+    }
+    __syncthreads();
+
+    // All threads add up.
+    const u64 first_row = u64(piece.first_slot + piece.split) * GROUP + m * 16;
+    for (u32 i = threadIdx.x; i < rows * VECTORS; i += THREADS) {
+      const u32 row = i / VECTORS, vector = i % VECTORS;
+      Floats4 sum = {};
+#pragma unroll
+      for (u32 warp = 0; warp < WARPS; ++warp) {
+        const Floats4 part = *reinterpret_cast<const Floats4 *>(
+            values_of(warp) + row * MERGE_STRIDE + vector * 4);
+#pragma unroll
+        for (u32 j = 0; j < 4; ++j) sum.x[j] += part.x[j];
+      }
+      if (piece.splits == 1)
+        write_output(p, piece, m * 16 + row, vector, sum, of_row[row].sum);
+      else
+        p.partial_outputs[(first_row + row) * VECTORS + vector] = sum;
+    }
+    if (piece.splits > 1 && threadIdx.x < rows)
+      p.partial_softmaxes[first_row + threadIdx.x] = of_row[threadIdx.x];
+    __syncthreads();
+  }
+}
+
+// Combines the pieces of a sequence.
+DEVICE void combine(const Params &p, const Piece &piece) {
+  __shared__ Softmax of_row[GROUP];
+  const Softmax *softmaxes = p.partial_softmaxes + u64(piece.first_slot) * GROUP;
+  const Floats4 *outputs = p.partial_outputs + u64(piece.first_slot) * GROUP * VECTORS;
+
+  // Largest scores and sums: a warp for each row, a lane for each piece.
+  for (u32 row = warp_index(); row < GROUP; row += WARPS) {
+    float max = MINUS_INFINITY, sum = 0;
+    for (u32 split = lane_index(); split < piece.splits; split += WARP)
+      max = fmaxf(max, softmaxes[split * GROUP + row].max);
+    max = max_of_warp(max);
+    for (u32 split = lane_index(); split < piece.splits; split += WARP) {
+      const Softmax part = softmaxes[split * GROUP + row];
+      sum += part.sum * weight_of(part.max, max, p.scale);
+    }
+    sum = sum_of_warp(sum);
+    if (lane_index() == 0) of_row[row] = {max, sum};
+  }
+  __syncthreads();
+
+  for (u32 i = threadIdx.x; i < GROUP * VECTORS; i += THREADS) {
+    const u32 row = i / VECTORS;
+    const Softmax all = of_row[row];
+    Floats4 total = {};
+#pragma unroll 8
+    for (u32 split = 0; split < piece.splits; ++split) {
+      const Floats4 part = outputs[u64(split) * GROUP * VECTORS + i];
+      const float weight = weight_of(softmaxes[split * GROUP + row].max, all.max, p.scale);
+#pragma unroll
+      for (u32 j = 0; j < 4; ++j) total.x[j] += part.x[j] * weight;
+    }
+    write_output(p, piece, row, i % VECTORS, total, all.sum);
+  }
+}
+
+KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
+  extern __shared__ __align__(256) u8 rings[];
+  const u32 ring = shared_address(rings) + warp_index() * RING_BYTES;
+  for_each_piece(p.work, [&](const Piece &piece) {
+    State state;
+    Queries q;
+    q.shared = reinterpret_cast<Words4 *>(rings + WARPS * RING_BYTES);
+    attend(state, q, p, piece, ring);
+    merge(state, p, piece, rings);
+    if (piece.splits > 1 && is_last_block(p.tickets + piece.first_slot, piece.splits))
+      combine(p, piece);
+  });
+}

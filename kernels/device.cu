@@ -1,0 +1,127 @@
+// What the device needs around the kernels under test: input data, clocks, and
+// a kernel that holds the queue until the host has filled it.
+//
+// Launch: as stated at each kernel.
+#include "ptx.cuh"
+
+// Nothing: what a launch costs.
+KERNEL(32, 1) empty() {}
+
+// --- Holding the queue -----------------------------------------------------------
+
+struct HoldParams {
+  const volatile u32 *go;  // host memory; not zero: go on
+  volatile u32 *timed_out; // host memory; 1 if nobody said so in time
+  u64 timeout_ns;
+};
+
+// Waits for the host's word, so that launches queued behind it run back to back
+// however long the host takes to queue them. One thread.
+KERNEL(32, 1) hold(const __grid_constant__ HoldParams p) {
+  const u64 start = globaltimer();
+  while (*p.go == 0) {
+    if (globaltimer() - start > p.timeout_ns) {
+      *p.timed_out = 1;
+      return;
+    }
+  }
+}
+
+// --- Clocks ------------------------------------------------------------------------
+
+struct ClockParams {
+  u64 *cycles;  // by SM number
+  u64 *ns;      // by SM number
+  u32 sms;
+  u32 unused;
+};
+
+// Every SM's cycle count beside the wall clock. One block for each SM; blocks
+// are spread over idle SMs, and an SM that gets none keeps its old entry.
+KERNEL(32, 1) read_clocks(const __grid_constant__ ClockParams p) {
+  const u32 sm = smid();
+  if (threadIdx.x == 0 && sm < p.sms) {
+    p.cycles[sm] = clock64_cycles();
+    p.ns[sm] = globaltimer();
+  }
+}
+
+struct SpinParams {
+  u64 ns;
+};
+
+// Passes a stretch of wall-clock time, to hold the events' clock against. One
+// thread.
+KERNEL(32, 1) spin(const __grid_constant__ SpinParams p) {
+  const u64 start = globaltimer();
+  while (globaltimer() - start < p.ns) {
+  }
+}
+
+// --- Input data --------------------------------------------------------------------
+
+// What data.rs draws for a key, eight bytes a draw, encoded in a format.
+struct FillParams {
+  u64 key;
+  u64 *to;
+  u64 draws;
+  u32 format;  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3
+  u32 unused;
+};
+
+// The finaliser of splitmix64.
+DEVICE u64 mix(u64 x) {
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9ull;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+DEVICE u32 encode_f32(u32 bits) {
+  return __float_as_uint(float(i32(bits) >> 8) * (1.0f / (1 << 23)));
+}
+
+DEVICE u32 encode_bf16(u32 bits) {
+  const float value = float(2 * (i32(bits << 16) >> 24) + 1) * (1.0f / 256.0f);
+  return __float_as_uint(value) >> 16;
+}
+
+DEVICE u32 encode_f16(u32 bits) {
+  const u32 wide = __float_as_uint(float(i32(bits << 16) >> 21) * (1.0f / 1024.0f));
+  const u32 size = (wide & 0x7fffffff) >> 13;
+  return (size == 0 ? 0 : size - (112 << 10)) | (wide >> 31 << 15);
+}
+
+DEVICE u32 encode_e4m3(u32 bits) {
+  return ((bits >> 3) & 7) == 7 ? bits & 0x87 : bits & 0xbf;
+}
+
+// 1-D grid of any size, 256 threads.
+KERNEL(256, 1) fill(const __grid_constant__ FillParams p) {
+  const u64 stride = u64(gridDim.x) * blockDim.x;
+  for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.draws; i += stride) {
+    const u64 draw = mix(p.key ^ (i * 0x9e3779b97f4a7c15ull));
+    u64 bytes = 0;
+    switch (p.format) {
+      case 1:
+        bytes = encode_f32(u32(draw)) | u64(encode_f32(u32(draw >> 32))) << 32;
+        break;
+      case 2:
+        for (u32 at = 0; at < 64; at += 16)
+          bytes |= u64(encode_bf16(u32(draw >> at) & 0xffff)) << at;
+        break;
+      case 3:
+        for (u32 at = 0; at < 64; at += 16)
+          bytes |= u64(encode_f16(u32(draw >> at) & 0xffff)) << at;
+        break;
+      case 4:
+        for (u32 at = 0; at < 64; at += 8)
+          bytes |= u64(encode_e4m3(u32(draw >> at) & 0xff)) << at;
+        break;
+      default:
+        bytes = draw;
+    }
+    p.to[i] = bytes;
+  }
+}

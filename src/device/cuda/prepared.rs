@@ -1,0 +1,427 @@
+//! A problem laid out in GPU memory, ready to launch.
+
+use std::borrow::Cow;
+
+use super::driver::{self, Buffer, DriverError, Function, Graph, Shape};
+use super::timing::MAX_QUEUED;
+use super::{CudaDevice, Loaded};
+use crate::data::Key;
+use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing};
+use crate::kernel::{Bound, Content, EncodedTensorMap, Launch, Plan};
+use crate::problem::{DType, Format, Problem, Role, Tensor};
+
+/// Tensors begin at multiples of this: what cudaMalloc promises.
+const ALIGNMENT: u64 = 256;
+
+/// A graph goes round the rotation until it has at least so many launches.
+const GRAPH_LAUNCHES: usize = 64;
+
+/// Rotations of more slots are launched one by one.
+const MAX_GRAPH_SLOTS: usize = 4096;
+
+/// Bytes compared at either end of a tensor after it was filled.
+const COMPARED_BYTES: u64 = 4096;
+
+/// A prepared point.
+pub(super) struct Ready<'a> {
+    device: &'a CudaDevice,
+    launches: Vec<(Function, Shape)>,
+    /// Parameters by slot, then launch.
+    params: Vec<Vec<Vec<u8>>>,
+    memory: Buffer,
+    /// Offset and bytes of the output of every slot.
+    outputs: Vec<(u64, u64)>,
+    /// Kept alive for the kernel.
+    _scratch: Vec<Buffer>,
+    /// The whole rotation from slot 0 on, some times over.
+    rounds: Option<Graph>,
+    rounds_launches: usize,
+    extra_bytes: Option<u64>,
+    facts: KernelFacts,
+}
+
+/// Lays out and fills everything that the launches of `plan` need.
+pub(super) fn prepare<'a>(
+    device: &'a CudaDevice,
+    problem: &Problem,
+    plan: Plan,
+    loaded: &Loaded,
+    slots: usize,
+    seed: u64,
+) -> Result<Ready<'a>, PrepareError> {
+    let tensors = problem.tensors();
+    let layout = Layout::new(&tensors);
+    let failed =
+        |e: DriverError| PrepareError::from(LaunchError(format!("{problem}: {e}")));
+    let memory = allocate(device, problem, layout.slot_bytes * slots as u64)?;
+    device.context.reset_persisting_l2().map_err(failed)?;
+    fill(device, &tensors, &layout, &memory, slots, seed).map_err(failed)?;
+    verify_fill(device, &tensors, &layout, &memory, slots, seed)?;
+    let mut scratch = Vec::new();
+    for wanted in &plan.scratch {
+        let buffer = allocate(device, problem, wanted.bytes())?;
+        match &wanted.content {
+            Content::Zeros(bytes) => {
+                buffer.set(&device.stream, 0, *bytes, 0).map_err(failed)?;
+            }
+            Content::Unset(bytes) => {
+                buffer.set(&device.stream, 0, *bytes, 0xff).map_err(failed)?;
+            }
+            Content::Bytes(bytes) => buffer.upload(0, bytes).map_err(failed)?,
+        }
+        scratch.push(buffer);
+    }
+    let params = bind(&plan, &layout, &memory, &scratch, slots, seed).map_err(failed)?;
+    let launches = configure(&plan, loaded).map_err(failed)?;
+    let facts = facts(&launches, &plan, loaded).map_err(failed)?;
+    device.stream.synchronize().map_err(failed)?;
+    let outputs = (0..slots as u64).map(|slot| layout.output(&tensors, slot)).collect();
+    let mut ready = Ready {
+        device,
+        launches,
+        params,
+        memory,
+        outputs,
+        _scratch: scratch,
+        rounds: None,
+        rounds_launches: 0,
+        extra_bytes: plan.extra_bytes,
+        facts,
+    };
+    ready.record_rounds().map_err(failed)?;
+    Ok(ready)
+}
+
+/// Where the tensors of a slot lie.
+struct Layout {
+    offsets: Vec<u64>,
+    slot_bytes: u64,
+}
+
+impl Layout {
+    fn new(tensors: &[Tensor]) -> Self {
+        let mut slot_bytes = 0;
+        let mut offsets = Vec::new();
+        for tensor in tensors {
+            offsets.push(slot_bytes);
+            slot_bytes += tensor.bytes().next_multiple_of(ALIGNMENT);
+        }
+        Layout { offsets, slot_bytes }
+    }
+
+    fn offset(&self, slot: u64, tensor: usize) -> u64 {
+        slot * self.slot_bytes + self.offsets[tensor]
+    }
+
+    /// The output is the last tensor.
+    fn output(&self, tensors: &[Tensor], slot: u64) -> (u64, u64) {
+        let last = tensors.len() - 1;
+        (self.offset(slot, last), tensors[last].bytes())
+    }
+}
+
+fn allocate(
+    device: &CudaDevice,
+    problem: &Problem,
+    bytes: u64,
+) -> Result<Buffer, PrepareError> {
+    Buffer::new(&device.context, bytes).map_err(|error| match error {
+        error if error.is_out_of_memory() => Refusal(format!(
+            "{problem} needs {bytes} bytes of GPU memory, more than is free; make it smaller"
+        ))
+        .into(),
+        error => LaunchError(format!("{problem}: {error}")).into(),
+    })
+}
+
+/// Fills every input on the GPU, except page tables, which the host draws.
+fn fill(
+    device: &CudaDevice,
+    tensors: &[Tensor],
+    layout: &Layout,
+    memory: &Buffer,
+    slots: usize,
+    seed: u64,
+) -> driver::Result<()> {
+    for slot in 0..slots {
+        for (position, tensor) in tensors.iter().enumerate() {
+            let offset = layout.offset(slot as u64, position);
+            let key = Key::new(seed, slot, position);
+            match (tensor.role, tensor.format) {
+                (Role::Output | Role::Witness, _) => {
+                    memory.set(&device.stream, offset, tensor.bytes(), 0xff)?;
+                }
+                (Role::Input, Format::PageTable) => {
+                    let mut table = vec![0; tensor.bytes() as usize];
+                    key.fill(tensor.format, &mut table);
+                    memory.upload(offset, &table)?;
+                }
+                (Role::Input, format) => {
+                    // Tensors are padded, so a last draw may run over.
+                    let draws = tensor.bytes().div_ceil(8);
+                    let address = memory.address() + offset;
+                    let words = [key.raw(), address, draws, format_code(format)];
+                    let blocks = draws.div_ceil(256).clamp(1, 16_384) as u32;
+                    let shape =
+                        Shape { block: [256, 1, 1], ..super::timing::one_warp(blocks) };
+                    device.stream.launch(
+                        &device.fill,
+                        &shape,
+                        bytemuck::cast_slice(&words),
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number that `fill` knows a format by.
+const fn format_code(format: Format) -> u64 {
+    match format {
+        Format::Words | Format::PageTable | Format::Values(DType::Int8) => 0,
+        Format::Values(DType::F32) => 1,
+        Format::Values(DType::Bf16) => 2,
+        Format::Values(DType::F16) => 3,
+        Format::Values(DType::Fp8E4m3) => 4,
+    }
+}
+
+/// Compares both ends of the first and the last slot's inputs with what the
+/// host draws: the reference relies on their being the same.
+fn verify_fill(
+    device: &CudaDevice,
+    tensors: &[Tensor],
+    layout: &Layout,
+    memory: &Buffer,
+    slots: usize,
+    seed: u64,
+) -> Result<(), LaunchError> {
+    let inputs =
+        |t: &(usize, &Tensor)| t.1.role == Role::Input && t.1.format != Format::PageTable;
+    for slot in [0, slots - 1] {
+        for (position, tensor) in tensors.iter().enumerate().filter(inputs) {
+            let last = (tensor.bytes() / 8 * 8).saturating_sub(COMPARED_BYTES);
+            for first in [0, last] {
+                let bytes = (tensor.bytes() - first).min(COMPARED_BYTES) / 8 * 8;
+                let mut found = vec![0u64; bytes as usize / 8];
+                let mut expected = found.clone();
+                Key::new(seed, slot, position).draw(
+                    tensor.format,
+                    first / 8,
+                    &mut expected,
+                );
+                let offset = layout.offset(slot as u64, position) + first;
+                memory
+                    .download(&device.stream, offset, bytemuck::cast_slice_mut(&mut found))
+                    .map_err(|e| LaunchError(e.to_string()))?;
+                if found != expected {
+                    return Err(LaunchError(format!(
+                        "the GPU filled tensor {} of slot {slot} with other values than the \
+                         host draws, so nothing could be compared; this is a bug, please \
+                         report it",
+                        tensor.name
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The parameters of every slot and launch.
+fn bind(
+    plan: &Plan,
+    layout: &Layout,
+    memory: &Buffer,
+    scratch: &[Buffer],
+    slots: usize,
+    seed: u64,
+) -> driver::Result<Vec<Vec<Vec<u8>>>> {
+    let scratch: Vec<u64> = scratch.iter().map(Buffer::address).collect();
+    let mut params = Vec::with_capacity(slots);
+    for slot in 0..slots {
+        let base = memory.address() + slot as u64 * layout.slot_bytes;
+        let tensors: Vec<u64> = layout.offsets.iter().map(|offset| base + offset).collect();
+        let tensor_maps: Vec<EncodedTensorMap> = plan
+            .tensor_maps
+            .iter()
+            .map(|map| driver::encode(map, tensors[map.tensor]))
+            .collect::<driver::Result<_>>()?;
+        let bound = Bound {
+            seed,
+            slot,
+            tensors: &tensors,
+            scratch: &scratch,
+            tensor_maps: &tensor_maps,
+        };
+        params
+            .push(plan.launches.iter().map(|launch| launch.params.bytes(&bound)).collect());
+    }
+    Ok(params)
+}
+
+const fn shape(launch: &Launch) -> Shape {
+    Shape {
+        grid: launch.grid,
+        block: launch.block,
+        cluster: launch.cluster,
+        shared_bytes: launch.shared_bytes,
+        overlaps_previous: launch.overlaps_previous,
+    }
+}
+
+/// Functions and shapes of the launches, with the shared memory they need.
+fn configure(plan: &Plan, loaded: &Loaded) -> driver::Result<Vec<(Function, Shape)>> {
+    let mut launches = Vec::new();
+    for launch in &plan.launches {
+        let function =
+            loaded.function(launch.entry).cloned().ok_or_else(|| DriverError {
+                call: "cuModuleGetFunction",
+                name: launch.entry.to_owned(),
+                description: "the kernel was not loaded".to_owned(),
+            })?;
+        // Several entries may share a function; the largest need counts.
+        if launch.shared_bytes > 0 {
+            let most = plan.launches.iter().filter(|l| l.entry == launch.entry);
+            let bytes = most.map(|l| l.shared_bytes).max().unwrap_or(0);
+            function.allow_shared_bytes(bytes)?;
+        }
+        launches.push((function, shape(launch)));
+    }
+    Ok(launches)
+}
+
+/// Facts about the first launch, which is the main one.
+fn facts(
+    launches: &[(Function, Shape)],
+    plan: &Plan,
+    loaded: &Loaded,
+) -> driver::Result<KernelFacts> {
+    let by = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
+    let (function, shape) = &launches[0];
+    let compiled = loaded.binary.resources.get(plan.launches[0].entry);
+    Ok(KernelFacts {
+        grid: by(shape.grid),
+        block: by(shape.block),
+        registers: function.registers()?,
+        spill_bytes: match compiled {
+            Some(r) => r.spill_store_bytes + r.spill_load_bytes,
+            None => function.local_bytes()?,
+        },
+        shared_bytes: function.static_shared_bytes()? + shape.shared_bytes,
+        blocks_per_sm: function.blocks_per_sm(shape)?,
+        code_hash: loaded.binary.hash.clone(),
+    })
+}
+
+impl Ready<'_> {
+    fn slots(&self) -> usize {
+        self.params.len()
+    }
+
+    fn queue(&self, slot: usize) -> driver::Result<()> {
+        for ((function, shape), params) in self.launches.iter().zip(&self.params[slot]) {
+            self.device.stream.launch(function, shape, params)?;
+        }
+        Ok(())
+    }
+
+    /// Records the rotation as a graph, so that long rows of short launches
+    /// are limited by the GPU and not by the host.
+    fn record_rounds(&mut self) -> driver::Result<()> {
+        let slots = self.slots();
+        if slots > MAX_GRAPH_SLOTS {
+            return Ok(());
+        }
+        let launches = slots * GRAPH_LAUNCHES.div_ceil(slots);
+        let graph = self
+            .device
+            .stream
+            .capture(|| (0..launches).try_for_each(|launch| self.queue(launch % slots)))?;
+        self.rounds = Some(graph);
+        self.rounds_launches = launches;
+        Ok(())
+    }
+
+    /// Queues launches from `slot` on until the queue is full or `wanted` are
+    /// queued; how many that were.
+    fn queue_some(&self, slot: usize, wanted: usize) -> driver::Result<usize> {
+        let slots = self.slots();
+        let per_launch = self.launches.len();
+        let mut queued = 0;
+        let mut entries = 0;
+        while queued < wanted && entries + per_launch <= MAX_QUEUED {
+            match &self.rounds {
+                Some(graph)
+                    if (slot + queued).is_multiple_of(slots)
+                        && wanted - queued >= self.rounds_launches =>
+                {
+                    self.device.stream.launch_graph(graph)?;
+                    queued += self.rounds_launches;
+                    entries += 1;
+                }
+                _ => {
+                    self.queue((slot + queued) % slots)?;
+                    queued += 1;
+                    entries += per_launch;
+                }
+            }
+        }
+        Ok(queued)
+    }
+}
+
+impl Prepared for Ready<'_> {
+    fn extra_bytes(&self) -> Option<u64> {
+        self.extra_bytes
+    }
+
+    fn kernel_facts(&self) -> Option<KernelFacts> {
+        Some(self.facts.clone())
+    }
+
+    fn poison(&mut self) -> Result<(), LaunchError> {
+        let stream = &self.device.stream;
+        let set =
+            |&(offset, bytes): &(u64, u64)| self.memory.set(stream, offset, bytes, 0xff);
+        let done =
+            self.outputs.iter().try_for_each(set).and_then(|()| stream.synchronize());
+        done.map_err(|e| LaunchError(e.to_string()))
+    }
+
+    fn launch(
+        &mut self,
+        first_slot: usize,
+        launches: usize,
+    ) -> Result<Timing, LaunchError> {
+        let mut done = 0;
+        let mut seconds = 0.0;
+        let mut cycles = 0.0;
+        while done < launches {
+            let mut queued = 0;
+            let slot = (first_slot + done) % self.slots();
+            let timing = self.device.stopwatch.time(&self.device.stream, || {
+                queued = self.queue_some(slot, launches - done)?;
+                Ok(())
+            })?;
+            done += queued;
+            seconds += timing.seconds;
+            cycles += timing.sm_clock_hz.unwrap_or(f64::NAN) * timing.seconds;
+        }
+        let sm_clock_hz = Some(cycles / seconds).filter(|clock| clock.is_finite());
+        Ok(Timing { seconds, sm_clock_hz })
+    }
+
+    fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
+        let count = self.outputs.len();
+        let &(offset, bytes) = self.outputs.get(slot).ok_or_else(|| {
+            LaunchError(format!("there is no slot {slot}, only {count} slots"))
+        })?;
+        let mut output = vec![0; bytes as usize];
+        self.memory
+            .download(&self.device.stream, offset, &mut output)
+            .map_err(|e| LaunchError(e.to_string()))?;
+        Ok(Cow::Owned(output))
+    }
+}

@@ -1,0 +1,209 @@
+//! How a row of launches is timed on a GPU.
+//!
+//! ```text
+//! hold | clocks | start | launch launch ... launch | stop | clocks
+//! ```
+//!
+//! All of this is queued while `hold` keeps the GPU waiting, so the launches
+//! run back to back however long the host took to queue them (the blocking
+//! kernel of nvbench). Events give the time between `start` and `stop`; each
+//! SM's cycle counter beside the wall clock gives the true clock.
+
+use std::rc::Rc;
+
+use super::driver::{
+    self, Buffer, Context, Event, Function, HostPage, Result, Shape, Stream,
+};
+use crate::device::{LaunchError, Timing};
+use crate::statistics::median;
+
+/// Entries that a queue takes while it is held: well under the about 1000
+/// after which a driver makes the host wait, which would be for ever.
+pub const MAX_QUEUED: usize = 256;
+
+/// Longest wait for the host. Queueing takes a few microseconds an entry.
+const HOLD_TIMEOUT_NS: u64 = 4_000_000_000;
+
+/// Resolution of event times as documented for `cuEventElapsedTime`.
+pub const EVENT_QUANTUM_S: f64 = 0.5e-6;
+
+/// Words of the host page.
+const GO: usize = 0;
+const TIMED_OUT: usize = 1;
+
+/// Kernels that the stopwatch is made of.
+pub struct Functions {
+    /// See `kernels/device.cu`.
+    pub hold: Function,
+    /// See `kernels/device.cu`.
+    pub read_clocks: Function,
+}
+
+/// Times what is queued on a stream.
+pub struct Stopwatch {
+    functions: Functions,
+    page: HostPage,
+    start: Event,
+    stop: Event,
+    clocks: Buffer,
+    sms: usize,
+}
+
+/// One thread, or a warp of which one works.
+pub const fn one_warp(blocks: u32) -> Shape {
+    Shape {
+        grid: [blocks, 1, 1],
+        block: [32, 1, 1],
+        cluster: [1, 1, 1],
+        shared_bytes: 0,
+        overlaps_previous: false,
+    }
+}
+
+impl Stopwatch {
+    /// Makes what every measurement needs.
+    pub fn new(
+        context: &Rc<Context>,
+        stream: &Stream,
+        functions: Functions,
+        sms: u32,
+    ) -> Result<Self> {
+        let sms = sms as usize;
+        let bytes = 4 * 8 * sms as u64;
+        let clocks = Buffer::new(context, bytes)?;
+        clocks.set(stream, 0, bytes, 0)?;
+        Ok(Stopwatch {
+            functions,
+            page: HostPage::new(context)?,
+            start: Event::new(context)?,
+            stop: Event::new(context)?,
+            clocks,
+            sms,
+        })
+    }
+
+    /// Runs and times what `queue` queues, at most [`MAX_QUEUED`] entries.
+    ///
+    /// # Errors
+    /// A driver call or kernel that failed, a host too slow to fill the queue.
+    pub fn time(
+        &self,
+        stream: &Stream,
+        queue: impl FnOnce() -> Result<()>,
+    ) -> Result<Timing, LaunchError> {
+        self.page.store(GO, 0);
+        self.page.store(TIMED_OUT, 0);
+        let queued = self.hold(stream).and_then(|()| self.bracket(stream, queue));
+        // Also after a failure, or the GPU would wait for the time to run out.
+        self.page.store(GO, 1);
+        let finished = stream.synchronize();
+        queued.and(finished).map_err(|e| LaunchError(e.to_string()))?;
+        if self.page.load(TIMED_OUT) != 0 {
+            return Err(LaunchError(format!(
+                "the host took more than {} s to queue a row of launches, so its time would be \
+                 the host's; is the machine overloaded?",
+                HOLD_TIMEOUT_NS / 1_000_000_000
+            )));
+        }
+        self.read(stream).map_err(|e| LaunchError(e.to_string()))
+    }
+
+    fn hold(&self, stream: &Stream) -> Result<()> {
+        let words = [self.page.address(GO), self.page.address(TIMED_OUT), HOLD_TIMEOUT_NS];
+        stream.launch(&self.functions.hold, &one_warp(1), bytemuck::cast_slice(&words))
+    }
+
+    fn bracket(&self, stream: &Stream, queue: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.queue_clocks(stream, 0)?;
+        self.start.record(stream)?;
+        queue()?;
+        self.stop.record(stream)?;
+        self.queue_clocks(stream, 2 * self.sms)
+    }
+
+    /// Queues a reading of all SMs' clocks into words `first` and on.
+    fn queue_clocks(&self, stream: &Stream, first: usize) -> Result<()> {
+        let cycles = self.clocks.address() + 8 * first as u64;
+        let ns = cycles + 8 * self.sms as u64;
+        let words = [cycles, ns, self.sms as u64];
+        let shape = one_warp(self.sms as u32);
+        stream.launch(&self.functions.read_clocks, &shape, bytemuck::cast_slice(&words))
+    }
+
+    fn read(&self, stream: &Stream) -> Result<Timing> {
+        let mut words = vec![0u64; 4 * self.sms];
+        self.clocks.download(stream, 0, bytemuck::cast_slice_mut(&mut words))?;
+        Ok(Timing {
+            seconds: self.stop.seconds_since(&self.start)?,
+            sm_clock_hz: sm_clock_hz(&words),
+        })
+    }
+
+    /// How many times longer the events say a stretch took than the wall clock
+    /// of the GPU says.
+    ///
+    /// # Errors
+    /// As [`Stopwatch::time`].
+    pub fn event_clock_ratio(
+        &self,
+        stream: &Stream,
+        spin: &Function,
+    ) -> Result<f64, LaunchError> {
+        const SPIN_NS: u64 = 2_000_000;
+        let shape = one_warp(1);
+        let timing = self.time(stream, || {
+            stream.launch(spin, &shape, bytemuck::cast_slice(&[SPIN_NS]))
+        })?;
+        Ok(timing.seconds / (SPIN_NS as f64 * 1e-9))
+    }
+}
+
+/// The median SM's clock from the cycles and nanoseconds of every SM before,
+/// then after. An SM that one of the readings missed has no progress or an
+/// impossible one and is left out.
+fn sm_clock_hz(words: &[u64]) -> Option<f64> {
+    let sms = words.len() / 4;
+    let clock = |sm: usize| {
+        let cycles = words[2 * sms + sm].checked_sub(words[sm]).filter(|c| *c > 0)?;
+        let ns = words[3 * sms + sm].checked_sub(words[sms + sm]).filter(|ns| *ns > 0)?;
+        (words[sm] > 0).then(|| cycles as f64 * 1e9 / ns as f64)
+    };
+    let clocks: Vec<f64> = (0..sms).filter_map(clock).collect();
+    (!clocks.is_empty()).then(|| median(&clocks))
+}
+
+/// Seconds of one launch of the empty kernel, back to back with others.
+///
+/// # Errors
+/// As [`Stopwatch::time`].
+pub fn launch_overhead_s(
+    stopwatch: &Stopwatch,
+    stream: &Stream,
+    empty: &driver::Function,
+) -> Result<f64, LaunchError> {
+    let mut seconds = Vec::new();
+    for _ in 0..11 {
+        let timing = stopwatch.time(stream, || {
+            (0..MAX_QUEUED).try_for_each(|_| stream.launch(empty, &one_warp(1), &[]))
+        })?;
+        seconds.push(timing.seconds / MAX_QUEUED as f64);
+    }
+    Ok(median(&seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_the_median_over_sms_that_were_read_twice() {
+        // Three SMs: 1.5 GHz, never read, 2 GHz; 1000 ns passed.
+        let before = [100, 0, 7, 10, 0, 30];
+        let after = [1600, 500, 2007, 1010, 900, 1030];
+        let words: Vec<u64> = before.into_iter().chain(after).collect();
+        assert_eq!(sm_clock_hz(&words), Some(1.75e9));
+        assert_eq!(sm_clock_hz(&[0; 12]), None);
+        // Going backwards is no clock.
+        assert_eq!(sm_clock_hz(&[9, 5, 3, 8]), None);
+    }
+}

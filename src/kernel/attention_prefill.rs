@@ -1,0 +1,297 @@
+//! Host half of `kernels/attention_prefill.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
+use super::{element, refuse_unless};
+use crate::problem::{Op, PrefillAttention, Problem};
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "attention_prefill",
+    op: Op::PrefillAttention,
+    source: include_str!("../../kernels/attention_prefill.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// Warps of a block.
+const WARPS: u64 = 4;
+/// Most tiles of keys or values in shared memory.
+const MAX_STAGES: u64 = 6;
+/// Shared memory that the system takes of each block.
+const RESERVED_BYTES: u64 = 1024;
+/// Bytes of keys and values that heads which run together may have, so that
+/// they stay in L2 from the first block that reads them to the last. Half of
+/// what the smallest data-centre GPUs have.
+const SECTION_BYTES: u64 = 16 << 20;
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PrefillParams {
+    k: u64,
+    v: u64,
+    q: u64,
+    o: u64,
+    new_tokens: u32,
+    context: u32,
+    reach: u32,
+    heads: u32,
+    group: u32,
+    section: u32,
+    scale: f32,
+    unused: u32,
+}
+
+/// How blocks are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    /// Tokens of a block.
+    rows: u64,
+    /// Keys of a tile.
+    keys: u64,
+    /// Tiles of keys or values in shared memory.
+    stages: u64,
+    /// Blocks that share an SM: as many as registers allow.
+    resident: u64,
+    /// Elements of a row of every tile.
+    head_dim: u64,
+}
+
+impl Shape {
+    /// Blocks of `rows` tokens. Tiles have 64 keys, but 48 where outputs of
+    /// 32 x 128 in a warp leave no registers for more scores, and 32 where
+    /// shared memory holds no two tiles.
+    fn new(rows: u64, head_dim: u64, arch: Arch) -> Self {
+        let (resident, keys) = match (rows, head_dim) {
+            (128, 128) => (2, 48),
+            (64, 64) => (3, 64),
+            _ => (2, 64),
+        };
+        let share =
+            u64::from(Target::new(arch, 1).shared_bytes_per_sm) / resident - RESERVED_BYTES;
+        let with_keys = |keys| {
+            let stages = (share / (2 * head_dim)).saturating_sub(rows) / keys;
+            Shape { rows, keys, stages: stages.min(MAX_STAGES), resident, head_dim }
+        };
+        let wide = with_keys(keys);
+        if wide.stages >= 2 { wide } else { with_keys(32) }
+    }
+
+    /// Of Q and the ring of stages.
+    fn shared_bytes(&self) -> u64 {
+        2 * self.head_dim * (self.rows + self.stages * self.keys)
+    }
+
+    fn blocks(&self, p: &PrefillAttention) -> u64 {
+        p.new_tokens.div_ceil(self.rows) * p.q_heads * p.batch
+    }
+
+    /// Time that a problem takes on `sms` SMs, in no particular unit: what the
+    /// SM with the most blocks does.
+    fn time(&self, p: &PrefillAttention, sms: u64) -> u64 {
+        // With 16 rows of a warp instead of 32, an operand from shared memory
+        // serves half as many products: half as slow again.
+        let per_row = if self.rows == 128 { 2 } else { 3 };
+        self.blocks(p).div_ceil(sms) * self.rows * per_row
+    }
+}
+
+/// The shape that takes the least time on a usual GPU of the architecture.
+fn best_shape(p: &PrefillAttention, arch: Arch) -> Shape {
+    let tall = Shape::new(128, p.head_dim, arch);
+    let flat = Shape::new(64, p.head_dim, arch);
+    let time = |shape: &Shape| shape.time(p, arch.usual_sms().into());
+    if time(&tall) <= time(&flat) { tall } else { flat }
+}
+
+/// Query heads that run together: whole groups, as many as have keys and
+/// values that fit.
+fn section(p: &PrefillAttention) -> u64 {
+    let bytes = 2 * p.context() * p.head_dim * p.kv_dtype.bytes();
+    let groups = (SECTION_BYTES / bytes).clamp(1, p.batch * p.kv_heads);
+    groups * p.group()
+}
+
+fn attention(problem: &Problem) -> PrefillAttention {
+    let Problem::PrefillAttention(p) = *problem else {
+        unreachable!("the kernel table pairs operations and kernels")
+    };
+    p
+}
+
+fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
+    let p = attention(problem);
+    refuse_unless(element(p.dtype).is_some(), || {
+        format!("dtype = bf16 or f16, not {}; use one of those", p.dtype)
+    })?;
+    refuse_unless(p.kv_dtype == p.dtype, || {
+        format!("kv_dtype = dtype, not {} beside {}; use {1}", p.kv_dtype, p.dtype)
+    })?;
+    refuse_unless(matches!(p.head_dim, 64 | 128), || {
+        format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
+    })?;
+    let most = 1 << 30;
+    refuse_unless(p.context() <= most, || {
+        format!("contexts up to {most} tokens, not {}; use less", p.context())
+    })?;
+    let blocks = Shape { rows: 64, ..Shape::new(64, p.head_dim, Arch::OLDEST) }.blocks(&p);
+    refuse_unless(blocks <= i32::MAX as u64, || {
+        format!("at most {} blocks, not {blocks}; use a smaller batch", i32::MAX)
+    })
+}
+
+fn defines(problem: &Problem, arch: Arch) -> Defines {
+    let p = attention(problem);
+    let shape = best_shape(&p, arch);
+    Defines::new()
+        .with(element(p.dtype).unwrap_or_default(), 1)
+        .with("HEAD_DIM", p.head_dim)
+        .with("ROWS", shape.rows)
+        .with("KEYS", shape.keys)
+        .with("WARPS", WARPS)
+        .with("STAGES", shape.stages)
+        .with("BLOCKS_PER_SM", shape.resident)
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let p = attention(problem);
+    let shape = best_shape(&p, target.arch);
+    let params = Params::of(move |bound| PrefillParams {
+        k: bound.tensors[0],
+        v: bound.tensors[1],
+        q: bound.tensors[2],
+        o: bound.tensors[3],
+        new_tokens: p.new_tokens as u32,
+        context: p.context() as u32,
+        reach: p.attended(0) as u32,
+        heads: (p.batch * p.q_heads) as u32,
+        group: p.group() as u32,
+        section: section(&p) as u32,
+        scale: std::f32::consts::LOG2_E / (p.head_dim as f32).sqrt(),
+        unused: 0,
+    });
+    let launch = Launch::new(
+        "attention_prefill",
+        shape.blocks(&p) as u32,
+        (32 * WARPS) as u32,
+        params,
+    );
+    Plan {
+        // Blocks of tokens read keys and values again, through L2 where it
+        // holds them.
+        extra_bytes: None,
+        ..Plan::of(Launch { shared_bytes: shape.shared_bytes() as u32, ..launch })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Bound;
+
+    const ARCHS: [Arch; 5] = [
+        Arch::SM_80,
+        Arch { major: 8, minor: 6 },
+        Arch::SM_90,
+        Arch { major: 10, minor: 0 },
+        Arch::SM_120,
+    ];
+
+    fn problem(shape: &str) -> Problem {
+        format!("prefill_attention:{shape}").parse().unwrap()
+    }
+
+    #[test]
+    fn every_shape_fits_every_architecture() {
+        for arch in ARCHS {
+            let target = Target::new(arch, 1);
+            for (rows, head_dim) in [(64, 64), (64, 128), (128, 64), (128, 128)] {
+                let shape = Shape::new(rows, head_dim, arch);
+                assert!(shape.stages >= 2, "{arch} {shape:?}");
+                let block = shape.shared_bytes() + RESERVED_BYTES;
+                assert!(block * shape.resident <= target.shared_bytes_per_sm.into());
+                assert!(shape.shared_bytes() <= target.shared_bytes_per_block.into());
+            }
+        }
+    }
+
+    #[test]
+    fn few_tokens_take_flat_blocks() {
+        let rows = |tokens: u64, head_dim: u64| {
+            let p = attention(&problem(&format!(
+                "batch=1,new_tokens={tokens},q_heads=32,kv_heads=8,head_dim={head_dim},dtype=bf16"
+            )));
+            best_shape(&p, Arch::SM_90).rows
+        };
+        for head_dim in [64, 128] {
+            assert_eq!(rows(16, head_dim), 64);
+            assert_eq!(rows(8192, head_dim), 128);
+        }
+    }
+
+    #[test]
+    fn plan_of_a_chunk_behind_a_prefix() {
+        let text = "batch=2,prefix=100,new_tokens=130,q_heads=6,kv_heads=2,head_dim=128,\
+                    dtype=bf16";
+        let bound = Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &[256, 512, 768, 1024],
+            scratch: &[],
+            tensor_maps: &[],
+        };
+        let words_of = |problem: &Problem| {
+            let plan = plan(problem, &Target::new(Arch::SM_90, 132));
+            let launch = &plan.launches[0];
+            // Three tiles of 64 tokens for each of 12 heads.
+            assert_eq!((launch.grid, launch.block), ([36, 1, 1], [128, 1, 1]));
+            assert_eq!(launch.shared_bytes, 2 * 128 * (64 + 6 * 64));
+            bytemuck::pod_collect_to_vec::<u8, u32>(&launch.params.bytes(&bound))
+        };
+        let words = words_of(&problem(text));
+        assert_eq!(words[..8], [256, 0, 512, 0, 768, 0, 1024, 0]);
+        assert_eq!(words[8..14], [130, 230, 101, 12, 3, 12]);
+        let scale = f32::from_bits(words[14]);
+        assert!((scale - 0.127_517_4).abs() < 1e-6, "{scale}");
+        assert_eq!(words[15..], [0]);
+        // Without a mask every token reaches every key.
+        let words = words_of(&problem(&format!("{text},causal=false")));
+        assert_eq!(words[10], 230);
+    }
+
+    /// 16 MiB are 32,768 keys and values of 256 bytes.
+    #[test]
+    fn heads_run_together_while_their_keys_fit_l2() {
+        let heads = |context: u64| {
+            section(&attention(&problem(&format!(
+                "batch=1,new_tokens={context},q_heads=32,kv_heads=8,head_dim=128,dtype=bf16"
+            ))))
+        };
+        assert_eq!(
+            [heads(1024), heads(8192), heads(16384), heads(100_000)],
+            [32, 16, 8, 4]
+        );
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let why = |shape: &str| supports(&problem(shape), Arch::SM_90).unwrap_err().0;
+        let of = "batch=1,new_tokens=4,q_heads=1,kv_heads=1";
+        assert_eq!(
+            why(&format!("{of},head_dim=64,dtype=f32")),
+            "the CUDA kernel takes dtype = bf16 or f16, not f32; use one of those"
+        );
+        assert_eq!(
+            why(&format!("{of},head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3")),
+            "the CUDA kernel takes kv_dtype = dtype, not fp8_e4m3 beside bf16; use bf16"
+        );
+        assert_eq!(
+            why(&format!("{of},head_dim=96,dtype=bf16")),
+            "the CUDA kernel takes head_dim = 64 or 128, not 96; use one of those"
+        );
+        let far = "batch=1,prefix=2000000000,new_tokens=4,q_heads=1,kv_heads=1,head_dim=64";
+        assert!(why(&format!("{far},dtype=f16")).contains("contexts up to 1073741824"));
+    }
+}

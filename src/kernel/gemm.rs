@@ -1,0 +1,335 @@
+//! Host half of `kernels/gemm.cu`: which tile, in how many splits.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
+use super::{element, refuse_unless};
+use crate::problem::{Gemm, Op, Problem};
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "gemm",
+    op: Op::Gemm,
+    source: include_str!("../../kernels/gemm.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct GemmParams {
+    a: u64,
+    b: u64,
+    c: u64,
+    partials: u64,
+    tickets: u64,
+    m: u32,
+    n: u32,
+    k: u32,
+    splits: u32,
+}
+
+/// A tile of C and how its block works on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    m: u64,
+    n: u64,
+    warps_m: u64,
+    warps_n: u64,
+    /// Blocks that share an SM: as many as registers allow.
+    resident: u64,
+}
+
+/// From the one that reads its operands the fewest times to the one that
+/// leaves no row empty when there are few. Warps have 64 x 64 where they can:
+/// four times as many FLOPs per byte of shared memory as 16 x 16.
+const TILES: [Tile; 4] = [
+    Tile { m: 128, n: 256, warps_m: 2, warps_n: 4, resident: 1 },
+    Tile { m: 128, n: 128, warps_m: 2, warps_n: 2, resident: 2 },
+    Tile { m: 64, n: 128, warps_m: 2, warps_n: 2, resident: 2 },
+    Tile { m: 16, n: 128, warps_m: 1, warps_n: 4, resident: 2 },
+];
+
+/// Most parts that k is split into.
+const MAX_SPLITS: u64 = 16;
+/// Most stages: more than that is no longer waited for.
+const MAX_STAGES: u64 = 6;
+/// Shared memory that a block has beside the ring of stages: the system's 1024
+/// bytes, and the kernel's own.
+const RESERVED_BYTES: u64 = 1024 + 256;
+
+/// What an SM does in a clock, roughly, on all architectures: enough to
+/// compare tiles of the same problem with each other.
+mod nominal {
+    /// Multiply-adds of 16-bit operands on tensor cores.
+    pub const MULTIPLY_ADDS: f64 = 1024.0;
+    /// Bytes to and from shared memory.
+    pub const SHARED_BYTES: f64 = 128.0;
+    /// Bytes from L2, when all SMs ask for some.
+    pub const L2_BYTES: f64 = 40.0;
+    /// Its part of the bytes from DRAM; others do not take what it leaves.
+    pub const DRAM_BYTES: f64 = 14.0;
+    /// Clocks from asking L2 or DRAM to having.
+    pub const LATENCY: f64 = 800.0;
+    /// Clocks of a block before its first and after its last step.
+    pub const START_AND_END: f64 = 2000.0;
+}
+
+impl Tile {
+    const fn threads(&self) -> u64 {
+        32 * self.warps_m * self.warps_n
+    }
+
+    fn stage_bytes(&self, columns: u64) -> u64 {
+        2 * (self.m + self.n) * columns
+    }
+
+    /// Columns of a step and number of stages: 64 columns, a whole line of
+    /// memory, where three stages of them fit.
+    fn depth(&self, arch: Arch) -> (u64, u64) {
+        let target = Target::new(arch, 1);
+        let share = u64::from(target.shared_bytes_per_sm) / self.resident - RESERVED_BYTES;
+        let most = share.min(u64::from(target.shared_bytes_per_block) - RESERVED_BYTES);
+        let stages = |columns| (most / self.stage_bytes(columns)).min(MAX_STAGES);
+        if stages(64) >= 3 { (64, stages(64)) } else { (32, stages(32)) }
+    }
+
+    fn tiles(&self, p: &Gemm) -> u64 {
+        p.m.div_ceil(self.m) * p.n.div_ceil(self.n)
+    }
+
+    /// Bytes of the accumulators that all blocks leave behind, none where each
+    /// finishes its tile.
+    fn partial_bytes(&self, p: &Gemm, splits: u64) -> u64 {
+        if splits == 1 { 0 } else { 4 * self.m * self.n * self.tiles(p) * splits }
+    }
+
+    /// Clocks that a problem takes on `sms` SMs, roughly: the SM with the most
+    /// blocks decides, unless DRAM does.
+    fn clocks(&self, p: &Gemm, splits: u64, arch: Arch, sms: u64) -> f64 {
+        let (columns, stages) = self.depth(arch);
+        let blocks = self.tiles(p) * splits;
+        let steps = p.k.div_ceil(columns).div_ceil(splits) as f64;
+        let waves = blocks.div_ceil(sms * self.resident) as f64;
+
+        let copied = self.stage_bytes(columns) as f64;
+        let (warp_m, warp_n) = (self.m / self.warps_m, self.n / self.warps_n);
+        let loaded =
+            (self.warps_m * self.warps_n * self.stage_bytes(columns) * (warp_m + warp_n)
+                / (self.m + self.n)) as f64;
+        let step = ((self.m * self.n * columns) as f64 / nominal::MULTIPLY_ADDS)
+            .max((copied + loaded) / nominal::SHARED_BYTES)
+            .max(copied / nominal::L2_BYTES);
+        let alone = nominal::LATENCY / (stages - 1) as f64;
+        let busiest = blocks.div_ceil(sms) as f64;
+
+        let bytes = Problem::Gemm(*p).work().bytes() as f64;
+        let dram = bytes / (nominal::DRAM_BYTES * sms.min(blocks) as f64);
+        let add = if splits == 1 {
+            0.0
+        } else {
+            // Each block writes its accumulators; the last one reads all, in
+            // batches of 16 per thread and split, one after the other.
+            let of_block = (4 * self.m * self.n) as f64 / nominal::L2_BYTES;
+            let batches = (self.m * self.n / 4 / self.threads()).div_ceil(16) * splits;
+            nominal::START_AND_END + of_block * busiest + nominal::LATENCY * batches as f64
+        };
+        (steps * (busiest * step).max(waves * alone)).max(dram)
+            + waves * nominal::START_AND_END
+            + add
+    }
+
+    /// How many parts of k to make on `sms` SMs, and the clocks that takes.
+    fn best_splits(&self, p: &Gemm, arch: Arch, sms: u64) -> (u64, f64) {
+        let (columns, _) = self.depth(arch);
+        let most = p.k.div_ceil(columns).min(MAX_SPLITS);
+        (1..=most)
+            .map(|splits| (splits, self.clocks(p, splits, arch, sms)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .unwrap_or((1, 0.0))
+    }
+}
+
+/// The tile that takes the fewest clocks on a usual GPU of the architecture.
+fn best_tile(p: &Gemm, arch: Arch) -> Tile {
+    let clocks = |tile: &Tile| tile.best_splits(p, arch, arch.usual_sms().into()).1;
+    TILES.into_iter().min_by(|a, b| clocks(a).total_cmp(&clocks(b))).unwrap_or(TILES[0])
+}
+
+fn gemm(problem: &Problem) -> Gemm {
+    let Problem::Gemm(p) = *problem else {
+        unreachable!("the kernel table pairs operations and kernels")
+    };
+    p
+}
+
+fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
+    let p = gemm(problem);
+    refuse_unless(element(p.dtype).is_some(), || {
+        format!("dtype = bf16 or f16, not {}; use one of those", p.dtype)
+    })?;
+    refuse_unless(p.k % 8 == 0, || {
+        format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
+    })?;
+    let most = 1 << 30;
+    refuse_unless(p.m.max(p.n).max(p.k) <= most, || {
+        format!("m, n and k up to {most}, not {}; use less", p.m.max(p.n).max(p.k))
+    })?;
+    // Of the smallest tile, with the most splits.
+    let blocks = TILES[3].tiles(&p) * MAX_SPLITS;
+    refuse_unless(blocks <= i32::MAX as u64, || {
+        format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
+    })
+}
+
+fn defines(problem: &Problem, arch: Arch) -> Defines {
+    let p = gemm(problem);
+    let tile = best_tile(&p, arch);
+    let (columns, stages) = tile.depth(arch);
+    Defines::new()
+        .with(element(p.dtype).unwrap_or_default(), 1)
+        .with("TILE_M", tile.m)
+        .with("TILE_N", tile.n)
+        .with("TILE_K", columns)
+        .with("WARPS_M", tile.warps_m)
+        .with("WARPS_N", tile.warps_n)
+        .with("STAGES", stages)
+        .with("BLOCKS_PER_SM", tile.resident)
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let p = gemm(problem);
+    let tile = best_tile(&p, target.arch);
+    let (columns, stages) = tile.depth(target.arch);
+    let (splits, _) = tile.best_splits(&p, target.arch, target.sms.into());
+    let blocks = tile.tiles(&p) * splits;
+    let params = Params::of(move |bound| GemmParams {
+        a: bound.tensors[0],
+        b: bound.tensors[1],
+        c: bound.tensors[2],
+        partials: bound.scratch[0],
+        tickets: bound.scratch[1],
+        m: p.m as u32,
+        n: p.n as u32,
+        k: p.k as u32,
+        splits: splits as u32,
+    });
+    let launch = Launch::new("gemm", blocks as u32, tile.threads() as u32, params);
+    Plan {
+        scratch: vec![
+            Scratch::unset("partials", tile.partial_bytes(&p, splits).max(16)),
+            Scratch::zeros("tickets", 4 * tile.tiles(&p)),
+        ],
+        // Tiles read A and B again, and splits pass their parts on, all through
+        // L2 where it holds them.
+        extra_bytes: None,
+        ..Plan::of(Launch {
+            shared_bytes: (stages * tile.stage_bytes(columns)) as u32,
+            ..launch
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Bound;
+
+    const ARCHS: [Arch; 5] = [
+        Arch::SM_80,
+        Arch { major: 8, minor: 6 },
+        Arch::SM_90,
+        Arch { major: 10, minor: 0 },
+        Arch::SM_120,
+    ];
+
+    fn problem(m: u64, n: u64, k: u64) -> Problem {
+        format!("gemm:m={m},n={n},k={k},dtype=bf16").parse().unwrap()
+    }
+
+    #[test]
+    fn every_tile_fits_every_architecture() {
+        for arch in ARCHS {
+            let target = Target::new(arch, 1);
+            for tile in TILES {
+                let (columns, stages) = tile.depth(arch);
+                assert!(stages >= 3, "{arch} {tile:?}");
+                let ring = stages * tile.stage_bytes(columns);
+                assert!(ring <= (target.shared_bytes_per_block).into());
+                let block = ring + RESERVED_BYTES;
+                assert!(block * tile.resident <= target.shared_bytes_per_sm.into());
+                // The tile of C passes through the ring.
+                assert!(2 * tile.m * tile.n <= ring);
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_follow_the_number_of_rows() {
+        let rows = |m| best_tile(&gemm(&problem(m, 4096, 4096)), Arch::SM_90).m;
+        assert_eq!([rows(1), rows(16), rows(4096)], [16, 16, 128]);
+        assert!(rows(64) <= 64);
+    }
+
+    /// Decode's projections have few tiles: splits give every SM a part.
+    #[test]
+    fn splits_keep_sms_busy() {
+        for arch in ARCHS {
+            let sms = arch.usual_sms();
+            let p = problem(1, 4096, 4096);
+            let launch = &plan(&p, &Target::new(arch, sms)).launches[0];
+            assert!(10 * launch.grid[0] > 9 * sms, "{arch}: {:?}", launch.grid);
+        }
+        let plan = plan(&problem(8192, 8192, 8192), &Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.launches[0].grid, [64 * 32, 1, 1]);
+    }
+
+    #[test]
+    fn splits_have_a_step_each() {
+        for k in [8, 64, 72, 4096] {
+            for tile in TILES {
+                let (columns, _) = tile.depth(Arch::SM_80);
+                let p = gemm(&problem(1, 128, k));
+                assert!(tile.best_splits(&p, Arch::SM_80, 108).0 <= k.div_ceil(columns));
+            }
+        }
+    }
+
+    #[test]
+    fn params_and_scratch() {
+        let p = problem(3, 200, 8);
+        let plan = plan(&p, &Target::new(Arch::SM_90, 132));
+        let launch = &plan.launches[0];
+        // Two tiles of 16 x 128, one step.
+        assert_eq!((launch.grid, launch.block), ([2, 1, 1], [128, 1, 1]));
+        assert_eq!(plan.scratch.iter().map(Scratch::bytes).collect::<Vec<_>>(), [16, 8]);
+        let bound = Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &[256, 512, 768],
+            scratch: &[1024, 2048],
+            tensor_maps: &[],
+        };
+        let bytes = launch.params.bytes(&bound);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        assert_eq!(words, [256, 0, 512, 0, 768, 0, 1024, 0, 2048, 0, 3, 200, 8, 1]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let why = |text: &str| supports(&text.parse().unwrap(), Arch::SM_90).unwrap_err().0;
+        assert_eq!(
+            why("gemm:m=1,n=1,k=8,dtype=int8"),
+            "the CUDA kernel takes dtype = bf16 or f16, not int8; use one of those"
+        );
+        assert_eq!(
+            why("gemm:m=1,n=1,k=100,dtype=f16"),
+            "the CUDA kernel takes k in multiples of 8, not 100; use 104"
+        );
+        assert!(why("gemm:m=1,n=2000000000,k=8,dtype=f16").contains("up to 1073741824"));
+        assert!(
+            why("gemm:m=1000000,n=10000000,k=8,dtype=f16").contains("at most 2147483647")
+        );
+    }
+}

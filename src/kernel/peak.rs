@@ -1,0 +1,166 @@
+//! Host half of `kernels/peak.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
+use crate::problem::{DType, Op, Peak, Problem, Unit};
+use crate::reference::fma_step;
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "peak",
+    op: Op::Peak,
+    source: include_str!("../../kernels/peak.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// Threads of a block.
+const THREADS: u32 = 256;
+/// Steps between two looks at the loop counter.
+const UNROLL: u32 = 8;
+/// Numbers of chains that there are entries for, most first.
+const CHAINS: [u32; 4] = [8, 4, 2, 1];
+/// Warps that keep the tensor units of an SM busy when each has some chains.
+const TENSOR_WARPS_PER_SM: u32 = 16;
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PeakParams {
+    start: u64,
+    end: u64,
+    lanes: u64,
+    steps: u64,
+    factor: f32,
+    summand: f32,
+}
+
+fn problem_of(problem: &Problem) -> Peak {
+    let Problem::Peak(peak) = *problem else {
+        unreachable!("the kernel table pairs operations and kernels")
+    };
+    peak
+}
+
+fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
+    let Peak { unit, dtype, steps, .. } = problem_of(problem);
+    match (unit, dtype) {
+        (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => Err(Refusal(format!(
+            "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = tensor, \
+             or dtype = f32, bf16 or f16"
+        ))),
+        (Unit::Tensor, DType::Fp8E4m3) if arch < Arch::SM_89 => Err(Refusal(format!(
+            "the tensor units of {arch} do not take fp8_e4m3; sm_89 and later do"
+        ))),
+        (Unit::Tensor, DType::Fp8E4m3) if matches!(arch.major, 9 | 10) => {
+            Err(Refusal(format!(
+                "on {arch} mma.sync turns fp8_e4m3 into f16 first, so its rate is not that of \
+                 the fp8 units, and there is no kernel yet that drives those; use dtype = bf16, \
+                 f16 or int8"
+            )))
+        }
+        (Unit::Tensor, DType::Fp8E4m3 | DType::Int8) if steps % 2 != 0 => {
+            Err(Refusal(format!(
+                "one instruction does two steps in {dtype}, and steps = {steps} is odd; make it \
+                 even"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn defines(problem: &Problem, _: Arch) -> Defines {
+    let Peak { unit, dtype, .. } = problem_of(problem);
+    let unit = match unit {
+        Unit::Fma => "UNIT_FMA",
+        Unit::Tensor => "UNIT_TENSOR",
+    };
+    let operand = match dtype {
+        DType::F32 => "OPERAND_F32",
+        DType::Bf16 => "OPERAND_BF16",
+        DType::F16 => "OPERAND_F16",
+        DType::Fp8E4m3 => "OPERAND_FP8_E4M3",
+        DType::Int8 => "OPERAND_INT8",
+    };
+    Defines::new()
+        .with("THREADS", THREADS)
+        .with("UNROLL", UNROLL)
+        .with(unit, 1)
+        .with(operand, 1)
+}
+
+/// Lanes that one chain of a thread or warp steps at once.
+const fn lanes_per_chain(peak: Peak) -> u32 {
+    match (peak.unit, peak.dtype) {
+        (Unit::Fma, DType::Bf16 | DType::F16) => 2,
+        _ => 1,
+    }
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let peak = problem_of(problem);
+    // First every place on the GPU gets a chain, then each gets more.
+    let (places, per_block) = match peak.unit {
+        Unit::Fma => (target.sms * target.threads_per_sm, THREADS),
+        Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, THREADS / 32),
+    };
+    let share = peak.lanes.div_ceil(u64::from(places * lanes_per_chain(peak)));
+    let chains = CHAINS.into_iter().find(|c| u64::from(*c) <= share).unwrap_or(1);
+    let workers = peak.lanes.div_ceil(u64::from(chains * lanes_per_chain(peak)));
+    let blocks = workers.div_ceil(u64::from(per_block)).min(u64::from(i32::MAX as u32));
+    let entry = match chains {
+        8 => "peak_8",
+        4 => "peak_4",
+        2 => "peak_2",
+        _ => "peak_1",
+    };
+    let (factor, summand) = fma_step(peak.dtype);
+    let params = Params::of(move |bound| PeakParams {
+        start: bound.tensors[0],
+        end: bound.tensors[1],
+        lanes: peak.lanes,
+        steps: peak.steps,
+        factor,
+        summand,
+    });
+    Plan::of(Launch::new(entry, blocks as u32, THREADS, params))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(text: &str) -> (&'static str, u32) {
+        let plan = plan(&text.parse().unwrap(), &Target::new(Arch::SM_90, 132));
+        (plan.launches[0].entry, plan.launches[0].grid[0])
+    }
+
+    #[test]
+    fn a_gpu_is_filled_before_chains_are_stacked() {
+        // 132 SMs hold 270,336 threads.
+        let fma =
+            |lanes: u32| entry(&format!("peak:unit=fma,dtype=f32,lanes={lanes},steps=8"));
+        assert_eq!(fma(65_536), ("peak_1", 256));
+        assert_eq!(fma(132 * 16_384), ("peak_8", 132 * 8));
+        let tensor = |lanes: u32| {
+            entry(&format!("peak:unit=tensor,dtype=bf16,lanes={lanes},steps=8"))
+        };
+        assert_eq!(tensor(132 * 64), ("peak_4", 132 * 2));
+        assert_eq!(tensor(1), ("peak_1", 1));
+    }
+
+    #[test]
+    fn formats_that_a_unit_lacks_are_refused() {
+        let refusal =
+            |text: &str, arch| supports(&text.parse().unwrap(), arch).unwrap_err().0;
+        let fp8 = "peak:unit=tensor,dtype=fp8_e4m3,lanes=1,steps=2";
+        assert!(refusal(fp8, Arch::SM_80).contains("do not take"));
+        assert!(refusal(fp8, Arch::SM_90).contains("mma.sync"));
+        let odd = "peak:unit=tensor,dtype=int8,lanes=1,steps=3";
+        assert!(refusal(odd, Arch::SM_80).contains("even"));
+        let fma = "peak:unit=fma,dtype=int8,lanes=1,steps=3";
+        assert!(refusal(fma, Arch::SM_80).contains("unit = tensor"));
+        assert_eq!(supports(&fp8.parse().unwrap(), Arch::SM_120), Ok(()));
+    }
+}

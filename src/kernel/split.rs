@@ -1,0 +1,340 @@
+//! Divides sequences among the blocks of one wave: the host half of
+//! `kernels/work_list.cuh`.
+//!
+//! A sequence is one request and one key and value head. Laid end to end, the
+//! tiles of all sequences are one stream, which is cut into as many stretches
+//! as there are blocks, as in FlashMLA's scheduler. A stretch may span several
+//! sequences and begin and end within one. Blocks then run at the same time
+//! and finish together, whatever the contexts.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Refusal, Scratch};
+use crate::problem::{KvRead, Layout};
+
+/// What starting on a piece costs a block, in tiles: reading queries, filling
+/// its pipeline, leaving results.
+const OVERHEAD: u64 = 1;
+
+/// Most tokens of a request, and most sequences: kernels count them in 32
+/// bits, with room for a tile beyond the end.
+const MAX_COUNT: u64 = 1 << 31;
+
+/// `Piece` of the device half: one block's share of one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Piece {
+    /// Request of the sequence.
+    pub request: u32,
+    /// Key and value head of the sequence.
+    pub head: u32,
+    /// First token, a multiple of the tile.
+    pub first_token: u32,
+    /// Tokens; zero only for a sequence without any.
+    pub tokens: u32,
+    /// Number of this piece within its sequence.
+    pub split: u32,
+    /// Pieces of the sequence.
+    pub splits: u32,
+    /// Slot of the sequence's split 0 for partial results, and of its ticket,
+    /// where it has several pieces.
+    pub first_slot: u32,
+    /// Position in the list of the block's next piece; 0 after the last.
+    pub next: u32,
+}
+
+/// Who does what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkList {
+    /// The first pieces of all blocks in order, then the further pieces.
+    pub pieces: Vec<Piece>,
+    /// Blocks, each with at least one piece.
+    pub blocks: u32,
+    /// Slots for partial results: pieces of sequences that have several.
+    pub slots: u32,
+}
+
+/// A stretch of tiles of one sequence.
+struct Cut {
+    block: u64,
+    sequence: usize,
+    first_tile: u64,
+    tiles: u64,
+}
+
+impl WorkList {
+    /// Divides requests of these contexts, with `kv_heads` sequences each, in
+    /// tiles of `tile_tokens` among at most `max_blocks` blocks.
+    pub fn new(contexts: &[u32], kv_heads: u32, tile_tokens: u32, max_blocks: u32) -> Self {
+        let sequences = contexts.len() * kv_heads as usize;
+        let context = |sequence: usize| contexts[sequence / kv_heads as usize];
+        let tiles: Vec<u64> = (0..sequences)
+            .map(|sequence| u64::from(context(sequence).div_ceil(tile_tokens)))
+            .collect();
+        let cuts = cut_evenly(&tiles, u64::from(max_blocks));
+
+        let mut splits = vec![0; sequences];
+        for cut in &cuts {
+            splits[cut.sequence] += 1;
+        }
+        let (mut slots, mut split) = (0, 0);
+        let mut pieces: Vec<(u64, Piece)> = Vec::with_capacity(cuts.len());
+        for cut in &cuts {
+            let first_token = cut.first_tile as u32 * tile_tokens;
+            let left = context(cut.sequence) - first_token;
+            let pieces_of_sequence = splits[cut.sequence];
+            pieces.push((
+                cut.block,
+                Piece {
+                    request: (cut.sequence / kv_heads as usize) as u32,
+                    head: (cut.sequence % kv_heads as usize) as u32,
+                    first_token,
+                    tokens: left.min((cut.tiles * u64::from(tile_tokens)) as u32),
+                    split,
+                    splits: pieces_of_sequence,
+                    first_slot: if pieces_of_sequence > 1 { slots } else { 0 },
+                    next: 0,
+                },
+            ));
+            split += 1;
+            if split == pieces_of_sequence {
+                slots += if split > 1 { split } else { 0 };
+                split = 0;
+            }
+        }
+        let blocks = cuts.last().map_or(0, |cut| cut.block as u32 + 1);
+        WorkList { pieces: chain(&pieces, blocks), blocks, slots }
+    }
+
+    /// The list for a problem whose requests all have the same context.
+    pub fn uniform(p: &KvRead, tile_tokens: u32, max_blocks: u32) -> Self {
+        let contexts = vec![p.context as u32; p.batch as usize];
+        WorkList::new(&contexts, p.kv_heads as u32, tile_tokens, max_blocks)
+    }
+
+    /// Traffic that dividing the work adds, where a slot is so many bytes: the
+    /// list is read, partial results and the tickets of shared sequences are
+    /// written and read, all once.
+    pub fn extra_bytes(&self, slot_bytes: u64) -> u64 {
+        let list = size_of_val(self.pieces.as_slice()) as u64;
+        let tickets = 4 * self.shared_sequences();
+        list + 2 * (u64::from(self.slots) * slot_bytes + tickets)
+    }
+
+    /// Sequences that several blocks share.
+    fn shared_sequences(&self) -> u64 {
+        let is_last = |piece: &&Piece| piece.splits > 1 && piece.split + 1 == piece.splits;
+        self.pieces.iter().filter(is_last).count() as u64
+    }
+
+    /// The list as a buffer.
+    pub fn scratch(&self) -> Scratch {
+        Scratch::of("work list", &self.pieces)
+    }
+
+    /// A ticket for each slot, of which the first of a sequence is used.
+    pub fn tickets(&self) -> Scratch {
+        Scratch::zeros("tickets", self.slots_bytes(4))
+    }
+
+    /// Size of a buffer of so many bytes for each slot. Never nothing, which
+    /// no driver allocates.
+    pub fn slots_bytes(&self, bytes: u64) -> u64 {
+        u64::from(self.slots.max(1)) * bytes
+    }
+}
+
+/// Refuses what the list cannot count.
+pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
+    let page_size = match p.layout {
+        Layout::Contiguous => 0,
+        Layout::Paged { page_size } => page_size,
+    };
+    for (name, value) in [
+        ("context", p.context),
+        ("page size", page_size),
+        ("batch * kv_heads", p.batch.saturating_mul(p.kv_heads)),
+    ] {
+        if value >= MAX_COUNT {
+            return Err(Refusal(format!(
+                "the CUDA kernel takes a {name} below {MAX_COUNT}, not {value}; use a smaller one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Cuts sequences of so many tiles into stretches for at most `max_blocks`
+/// blocks, such that the largest load is as small as cutting in order allows.
+fn cut_evenly(tiles: &[u64], max_blocks: u64) -> Vec<Cut> {
+    let total: u64 = tiles.iter().map(|tiles| tiles + OVERHEAD).sum();
+    // Every cut within a sequence adds an overhead to the next block, so the
+    // mean plus an overhead is always enough.
+    let mut load = total.div_ceil(max_blocks).max(OVERHEAD + 1);
+    loop {
+        let cuts = cut_at_load(tiles, load);
+        if cuts.last().is_none_or(|cut| cut.block < max_blocks) {
+            return cuts;
+        }
+        load += 1;
+    }
+}
+
+/// Fills one block after the other up to a load of tiles and overheads.
+fn cut_at_load(tiles: &[u64], load: u64) -> Vec<Cut> {
+    let mut cuts = Vec::with_capacity(tiles.len());
+    let (mut block, mut room) = (0, load);
+    for (sequence, &tiles) in tiles.iter().enumerate() {
+        let mut first_tile = 0;
+        loop {
+            // A piece needs room for its overhead and, unless it is empty, for
+            // a tile.
+            if room < OVERHEAD + tiles.min(1) {
+                (block, room) = (block + 1, load);
+            }
+            let taken = (tiles - first_tile).min(room - OVERHEAD);
+            cuts.push(Cut { block, sequence, first_tile, tiles: taken });
+            room -= OVERHEAD + taken;
+            first_tile += taken;
+            if first_tile == tiles {
+                break;
+            }
+        }
+    }
+    cuts
+}
+
+/// Puts the first pieces of blocks first and links each block's pieces. Pieces
+/// come in the order of blocks.
+fn chain(pieces: &[(u64, Piece)], blocks: u32) -> Vec<Piece> {
+    let mut list = Vec::with_capacity(pieces.len());
+    let is_first = |index: usize| index == 0 || pieces[index - 1].0 != pieces[index].0;
+    list.extend((0..pieces.len()).filter(|&i| is_first(i)).map(|i| pieces[i].1));
+    let mut last = 0;
+    for (index, &(block, piece)) in pieces.iter().enumerate() {
+        if is_first(index) {
+            last = block as usize;
+        } else {
+            list[last].next = list.len() as u32;
+            last = list.len();
+            list.push(piece);
+        }
+    }
+    debug_assert_eq!(
+        pieces.iter().enumerate().filter(|(i, _)| is_first(*i)).count(),
+        blocks as usize
+    );
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The pieces of a block in order.
+    fn of_block(list: &WorkList, block: u32) -> Vec<Piece> {
+        let mut pieces = vec![list.pieces[block as usize]];
+        while let Some(next) = pieces.last().map(|p| p.next).filter(|&next| next != 0) {
+            assert!(next >= list.blocks, "first pieces have no predecessor");
+            pieces.push(list.pieces[next as usize]);
+        }
+        pieces
+    }
+
+    fn load(pieces: &[Piece], tile: u32) -> u64 {
+        pieces.iter().map(|p| u64::from(p.tokens.div_ceil(tile)) + OVERHEAD).sum()
+    }
+
+    /// Everything that kernels rely on.
+    fn check(contexts: &[u32], kv_heads: u32, tile: u32, max_blocks: u32) -> WorkList {
+        let list = WorkList::new(contexts, kv_heads, tile, max_blocks);
+        assert_eq!(list, WorkList::new(contexts, kv_heads, tile, max_blocks));
+        assert!(list.blocks <= max_blocks);
+
+        // Blocks in order walk through all sequences in order, each token once.
+        let blocks: Vec<_> = (0..list.blocks).map(|b| of_block(&list, b)).collect();
+        assert_eq!(blocks.iter().flatten().count(), list.pieces.len());
+        let mut walk = blocks.iter().flatten();
+        let mut slots = 0;
+        for (request, &context) in contexts.iter().enumerate() {
+            for head in 0..kv_heads {
+                let (mut token, mut split) = (0, 0);
+                loop {
+                    let piece = walk.next().unwrap();
+                    assert_eq!((piece.request, piece.head), (request as u32, head));
+                    assert_eq!((piece.first_token, piece.split), (token, split));
+                    assert!(piece.tokens > 0 || context == 0);
+                    if piece.splits > 1 {
+                        assert_eq!(piece.first_slot, slots);
+                    }
+                    token += piece.tokens;
+                    split += 1;
+                    if split == piece.splits {
+                        break;
+                    }
+                    assert_eq!(token % tile, 0);
+                }
+                assert_eq!(token, context);
+                slots += if split > 1 { split } else { 0 };
+            }
+        }
+        assert!(walk.next().is_none());
+        assert_eq!(slots, list.slots);
+
+        // No block has more than its share and one overhead.
+        let sequences = contexts.iter().flat_map(|c| (0..kv_heads).map(move |_| c));
+        let total: u64 = sequences.map(|c| u64::from(c.div_ceil(tile)) + OVERHEAD).sum();
+        let most = blocks.iter().map(|pieces| load(pieces, tile)).max().unwrap_or(0);
+        assert!(most <= total.div_ceil(u64::from(max_blocks)).max(2) + OVERHEAD);
+        list
+    }
+
+    #[test]
+    fn long_contexts_are_split_evenly() {
+        // Two sequences of 100 tiles on 5 blocks: 202 units are 41 each at
+        // best, and the second piece of a sequence costs another.
+        let list = check(&[6400], 2, 64, 5);
+        let loads: Vec<_> = (0..5).map(|b| load(&of_block(&list, b), 64)).collect();
+        assert_eq!(loads, [42, 42, 42, 42, 38]);
+        assert_eq!(list.slots, 6);
+        assert_eq!(list.extra_bytes(100), 6 * 32 + 2 * (6 * 100 + 2 * 4));
+    }
+
+    #[test]
+    fn short_contexts_stay_whole() {
+        let list = check(&[64; 8], 1, 64, 4);
+        assert_eq!((list.blocks, list.slots, list.pieces.len()), (4, 0, 8));
+        assert_eq!(list.extra_bytes(100), 8 * 32);
+    }
+
+    #[test]
+    fn blocks_are_as_many_as_have_work() {
+        assert_eq!(check(&[1], 1, 64, 264).blocks, 1);
+        assert_eq!(check(&[1024], 8, 64, 264).blocks, 128);
+        // 256 sequences of 129 units are 125.1 for each block, so 126 at best
+        // and 127 with the cuts.
+        assert_eq!(check(&[8192; 32], 8, 64, 264).blocks, 263);
+    }
+
+    #[test]
+    fn empty_sequences_have_a_piece_for_their_output() {
+        let list = check(&[0, 130, 0], 2, 64, 3);
+        assert_eq!(list.pieces.iter().filter(|p| p.tokens == 0).count(), 4);
+        assert_eq!(check(&[], 8, 64, 4).blocks, 0);
+        assert_eq!(check(&[0], 1, 64, 1).blocks, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn every_token_is_taken_once(
+            contexts in prop::collection::vec(0u32..3000, 0..20),
+            kv_heads in 1u32..9,
+            tile in prop::sample::select(vec![1u32, 16, 51, 64]),
+            max_blocks in 1u32..300,
+        ) {
+            check(&contexts, kv_heads, tile, max_blocks);
+        }
+    }
+}

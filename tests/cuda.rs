@@ -1,0 +1,221 @@
+//! The program on a driver that is no driver: `tests/mock_driver.c`, which
+//! runs the stream kernels and no others.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// The compiled program on the mock driver.
+struct Mock {
+    folder: TempDir,
+}
+
+impl Mock {
+    fn new(macros: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libcuda.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mock_driver.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(&library).arg(source);
+        let status = cc.args(macros.iter().map(|m| format!("-D{m}"))).status();
+        assert!(status.expect("a C compiler builds the mock driver").success());
+        std::fs::copy(&library, folder.path().join("libcuda.so.1")).unwrap();
+        Mock { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn suite(&self, text: &str) -> PathBuf {
+        let path = self.path("suite.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ridgepoint"))
+            .args(arguments)
+            .env("LD_LIBRARY_PATH", self.folder.path())
+            .output()
+            .unwrap()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether there is an NVRTC; the device compiles its kernels with it. Without
+/// one, says loudly that a test did not run, and fails where it must.
+fn compiler_found() -> bool {
+    use ridgepoint::nvrtc::{Nvrtc, SearchPath};
+    match Nvrtc::find(&SearchPath::of_this_machine(), None) {
+        Ok(_) => true,
+        Err(why) => {
+            eprintln!("NOT RUN: the CUDA device on a mock driver: {why}");
+            let required = ["CI", "RIDGEPOINT_REQUIRE_NVRTC"];
+            assert!(required.iter().all(|name| std::env::var_os(name).is_none()), "{why}");
+            false
+        }
+    }
+}
+
+/// One row of a CSV file by column.
+fn column(csv: &str, row: usize, name: &str) -> String {
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let at = reader.headers().unwrap().iter().position(|header| header == name).unwrap();
+    reader.records().nth(row).unwrap().unwrap()[at].to_owned()
+}
+
+/// Whether a column holds the 1.5 GHz that the mock's clocks run at.
+fn is_mock_clock(value: &str) -> bool {
+    value.parse::<f64>().is_ok_and(|clock| (clock / 1.5e9 - 1.0).abs() < 1e-3)
+}
+
+const STREAMS: &str = r#"
+name = "streams"
+[protocol]
+warmup_s = 0.01
+min_samples = 6
+min_sample_s = 0.01
+max_sample_s = 0.05
+[[points]]
+op = "stream"
+access = ["read", "write", "copy"]
+bytes = [128, 1048704]
+"#;
+
+const ONE_OF_MANY: &str = r#"
+name = "two"
+[protocol]
+warmup_s = 0.01
+min_samples = 6
+min_sample_s = 0.01
+max_sample_s = 0.05
+[[points]]
+op = "stream"
+access = ["read", "write", "copy"]
+bytes = 4096
+"#;
+
+#[test]
+fn auto_takes_the_gpu_and_its_rows_say_how_they_were_made() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&[]);
+    let suite = mock.suite(STREAMS);
+    let out = mock.path("campaign");
+    let run =
+        mock.run(&["measure", suite.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let errors = text(&run.stderr);
+    assert!(
+        errors.contains("device: Mock GPU 9000 (cuda:0): the one GPU here"),
+        "{errors}"
+    );
+    let results = std::fs::read_to_string(out.join("results.csv")).unwrap();
+    assert_eq!(results.lines().count(), 7, "{results}");
+    for row in 0..6 {
+        let get = |name| column(&results, row, name);
+        assert!(["ok", "noisy"].contains(&get("status").as_str()), "{results}");
+        assert_eq!((get("kernel"), get("check")), ("stream".into(), "pass".into()));
+        assert_eq!((get("registers"), get("spill_bytes")), ("40".into(), "0".into()));
+        assert_eq!((get("block"), get("blocks_per_sm")), ("512x1x1".into(), "4".into()));
+        assert_eq!(get("code_hash").len(), 12);
+        assert!(is_mock_clock(&get("sm_clock_hz_median")), "{results}");
+        assert!(get("repro_command").contains("--device cuda:0"));
+    }
+    let samples = std::fs::read_to_string(out.join("samples.csv")).unwrap();
+    assert!(is_mock_clock(&column(&samples, 0, "sm_clock_hz")), "{samples}");
+    let runs = std::fs::read_to_string(out.join("run.csv")).unwrap();
+    for (name, value) in [
+        ("compute_capability", "9.0"),
+        ("sm_count", "4"),
+        ("memory_clock_max_hz", "2619000000"),
+        ("memory_bus_bits", "5120"),
+        ("caches", "L2=1048576"),
+        ("cuda_driver", "13.0"),
+    ] {
+        assert_eq!(column(&runs, 0, name), value);
+    }
+}
+
+#[test]
+fn kernels_that_do_nothing_are_wrong() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&[]);
+    let suite = mock.suite(
+        "name = \"x\"\n[[points]]\nop = \"peak\"\nunit = \"fma\"\ndtype = \"f32\"\n\
+         lanes = 64\nsteps = 2\n",
+    );
+    let run = mock.run(&["check", suite.to_str().unwrap()]);
+    assert!(!run.status.success());
+    let printed = text(&run.stdout);
+    assert!(printed.contains("0 right, 1 wrong or failed"), "{printed}");
+}
+
+/// A kernel that faults ends the process's use of the GPU, but costs its own
+/// row only: the next process goes on behind it.
+#[test]
+fn a_fault_ends_the_campaign_and_resuming_goes_on_behind_it() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["FAULT=\"stream_write\""]);
+    let suite = mock.suite(ONE_OF_MANY);
+    let out = mock.path("campaign");
+    let out = out.to_str().unwrap();
+    let mut run =
+        mock.run(&["measure", suite.to_str().unwrap(), "--seed", "1", "--out", out]);
+    let errors = text(&run.stderr);
+    assert!(!run.status.success());
+    assert!(
+        errors.contains("cannot be used any more after stream:access=write"),
+        "{errors}"
+    );
+    assert!(errors.contains(&format!("--resume {out}")), "{errors}");
+    for _ in 0..2 {
+        run = mock.run(&["measure", "--resume", out]);
+    }
+    assert!(!text(&run.stderr).contains("any more"), "{}", text(&run.stderr));
+    let results = std::fs::read_to_string(Path::new(out).join("results.csv")).unwrap();
+    let mut statuses: Vec<_> = (0..3).map(|row| column(&results, row, "status")).collect();
+    statuses.sort();
+    assert_eq!(statuses[0], "failed", "{results}");
+    assert!(results.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{results}");
+    assert!(statuses[1..].iter().all(|s| s == "ok" || s == "noisy"), "{results}");
+}
+
+#[test]
+fn a_host_that_is_too_slow_is_told_from_a_slow_kernel() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["HOLD_TIMES_OUT"]);
+    let run = mock.run(&["doctor", "--device", "cuda:0"]);
+    let errors = text(&run.stderr);
+    assert!(!run.status.success());
+    assert!(
+        errors.contains("Mock GPU 9000, cannot be used: the host took more"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn memory_that_is_short_is_a_skipped_row() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["MEMORY_BYTES=4000000"]);
+    let suite = mock.suite(STREAMS);
+    let out = mock.path("campaign");
+    mock.run(&["measure", suite.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let results = std::fs::read_to_string(out.join("results.csv")).unwrap();
+    assert!(results.contains("skipped"), "{results}");
+    assert!(results.contains("bytes of GPU memory, more than is free"), "{results}");
+    assert!(!results.contains("failed"), "{results}");
+}

@@ -1,0 +1,343 @@
+// A stand-in for libcuda, built by the tests with the system's C compiler.
+//
+// Device memory is host memory. Launches run at once and, for the few kernels
+// implemented here, do what the real ones do; other kernels do nothing. Macros
+// make it a driver that something is wrong with:
+//   INIT_ERROR=n       cuInit answers n
+//   VERSION=n          the version that the driver says it has
+//   WITHOUT_LAUNCH     it has no cuLaunchKernelEx
+//   GPUS=n             how many GPUs there are
+//   FAULT="entry"      that kernel faults, and everything after it too
+//   HOLD_TIMES_OUT     the host is never fast enough
+//   MEMORY_BYTES=n     device memory
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifndef INIT_ERROR
+#define INIT_ERROR 0
+#endif
+#ifndef VERSION
+#define VERSION 13000
+#endif
+#ifndef GPUS
+#define GPUS 1
+#endif
+#ifndef FAULT
+#define FAULT ""
+#endif
+#ifndef MEMORY_BYTES
+#define MEMORY_BYTES (1ull << 30)
+#endif
+
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200,
+       NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+
+typedef uint64_t u64;
+typedef uint32_t u32;
+
+static int broken = OK;
+static u64 allocated = 0;
+
+int cuInit(unsigned flags) { return flags ? INVALID_VALUE : INIT_ERROR; }
+// NVRTC loads the driver too, for tables that a mock does not have.
+int cuGetExportTable(const void **table, const void *id) { return NOT_FOUND; }
+int cuDriverGetVersion(int *version) { *version = VERSION; return OK; }
+int cuGetErrorString(int error, const char **text) {
+  switch (error) {
+    case ILLEGAL_ADDRESS: *text = "an illegal memory access was encountered"; return OK;
+    case OUT_OF_MEMORY: *text = "out of memory"; return OK;
+    case NO_DEVICE: *text = "no CUDA-capable device is detected"; return OK;
+    case 803: *text = "system has unsupported display driver / cuda driver combination"; return OK;
+  }
+  *text = "an error of the mock driver";
+  return OK;
+}
+
+// --- Device and context ---------------------------------------------------------
+
+int cuDeviceGetCount(int *count) { *count = GPUS; return OK; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return OK; }
+int cuDeviceGetName(char *name, int bytes, int device) {
+  strncpy(name, "Mock GPU 9000", bytes);
+  return OK;
+}
+int cuDeviceGetUuid_v2(void *uuid, int device) { memset(uuid, 7, 16); return OK; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+  switch (attribute) {
+    case 75: *value = 9; return OK;        // compute capability, major
+    case 76: *value = 0; return OK;        // minor
+    case 16: *value = 4; return OK;        // SMs
+    case 39: *value = 2048; return OK;     // threads per SM
+    case 81: *value = 233472; return OK;   // shared bytes per SM
+    case 97: *value = 232448; return OK;   // shared bytes per block
+    case 38: *value = 1 << 20; return OK;  // L2 bytes
+    case 13: *value = 1980000; return OK;  // SM clock, kHz
+    case 36: *value = 2619000; return OK;  // memory clock, kHz
+    case 37: *value = 5120; return OK;     // bus bits
+    case 32: *value = 1; return OK;        // ECC
+  }
+  return INVALID_VALUE;
+}
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &broken; return OK; }
+int cuDevicePrimaryCtxRelease_v2(int device) { return OK; }
+int cuCtxSetCurrent(void *context) { return context == &broken ? OK : INVALID_VALUE; }
+int cuCtxResetPersistingL2Cache(void) { return broken; }
+
+// --- Memory ---------------------------------------------------------------------
+
+int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+  *free_bytes = MEMORY_BYTES - allocated;
+  *total = MEMORY_BYTES;
+  return OK;
+}
+// The size stands in front of every allocation.
+int cuMemAlloc_v2(u64 *address, size_t bytes) {
+  if (broken) return broken;
+  if (allocated + bytes > MEMORY_BYTES) return OUT_OF_MEMORY;
+  char *memory = aligned_alloc(256, (bytes + 256 + 255) / 256 * 256);
+  *(size_t *)memory = bytes;
+  allocated += bytes;
+  *address = (u64)(memory + 256);
+  return OK;
+}
+int cuMemFree_v2(u64 address) {
+  char *memory = (char *)address - 256;
+  allocated -= *(size_t *)memory;
+  free(memory);
+  return OK;
+}
+int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
+  *memory = flags == 2 ? calloc(1, bytes) : NULL;
+  return *memory ? OK : INVALID_VALUE;
+}
+int cuMemFreeHost(void *memory) { free(memory); return OK; }
+int cuMemHostGetDevicePointer_v2(u64 *address, void *memory, unsigned flags) {
+  *address = (u64)memory;
+  return OK;
+}
+int cuMemcpyHtoD_v2(u64 to, const void *from, size_t bytes) {
+  memcpy((void *)to, from, bytes);
+  return broken;
+}
+int cuMemcpyDtoH_v2(void *to, u64 from, size_t bytes) {
+  memcpy(to, (void *)from, bytes);
+  return broken;
+}
+int cuMemsetD8Async(u64 to, unsigned char value, size_t bytes, void *stream) {
+  memset((void *)to, value, bytes);
+  return broken;
+}
+
+// --- Modules and functions --------------------------------------------------------
+
+typedef struct {
+  char name[64];
+  int shared_bytes;
+} Function;
+
+int cuModuleLoadData(void **module, const void *image) {
+  if (memcmp(image, "\177ELF", 4)) return INVALID_IMAGE;
+  *module = &broken;
+  return OK;
+}
+int cuModuleUnload(void *module) { return OK; }
+int cuModuleGetFunction(Function **function, void *module, const char *name) {
+  if (strcmp(name, "missing") == 0) return NOT_FOUND;
+  *function = calloc(1, sizeof(Function));
+  strncpy((*function)->name, name, 63);
+  (*function)->shared_bytes = 48 << 10;
+  return OK;
+}
+int cuFuncGetAttribute(int *value, int attribute, Function *function) {
+  switch (attribute) {
+    case 1: *value = 64; return OK;  // static shared bytes
+    case 3: *value = 0; return OK;   // local bytes
+    case 4: *value = 40; return OK;  // registers
+  }
+  return INVALID_VALUE;
+}
+int cuFuncSetAttribute(Function *function, int attribute, int value) {
+  if (attribute != 8 || value > 232448) return INVALID_VALUE;
+  function->shared_bytes = value;
+  return OK;
+}
+int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function *f, int threads,
+                                                size_t shared_bytes) {
+  *blocks = 2048 / threads;
+  return OK;
+}
+
+// --- Kernels --------------------------------------------------------------------
+
+typedef struct { u32 grid[3], block[3], shared_bytes; void *stream; void *attributes; u32 count; }
+    Config;
+typedef struct { u32 id; char pad[4]; u32 value[16]; } Attribute;
+
+static u64 now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return 1000000000ull * t.tv_sec + t.tv_nsec;
+}
+
+static u64 mix(u64 x) {
+  x ^= x >> 30;
+  x *= 0xbf58476d1ce4e5b9ull;
+  x ^= x >> 27;
+  x *= 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+// Raw words only: what streams are filled with.
+static void fill(const u64 *p) {
+  u64 *to = (u64 *)p[1];
+  for (u64 i = 0; i < p[2]; ++i) to[i] = mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull));
+}
+
+// source, target, checksum, partials, ticket, vectors, pattern
+static void stream(const char *entry, const u64 *p) {
+  const u32 *source = (const u32 *)p[0];
+  u32 *target = (u32 *)p[1];
+  u32 sum = 0;
+  for (u64 i = 0; i < 4 * p[5]; ++i) {
+    if (!strcmp(entry, "stream_read")) sum += source[i];
+    if (!strcmp(entry, "stream_write")) target[i] = (u32)p[6];
+    if (!strcmp(entry, "stream_copy")) target[i] = source[i];
+  }
+  if (!strcmp(entry, "stream_read")) *(u32 *)p[2] = sum;
+}
+
+static void read_clocks(const u64 *p) {
+  const u64 ns = now_ns();
+  for (u32 sm = 0; sm < (u32)p[2]; ++sm) {
+    ((u64 *)p[0])[sm] = ns * 3 / 2;  // 1.5 GHz
+    ((u64 *)p[1])[sm] = ns;
+  }
+}
+
+// How a test sees what reached the driver: number of attributes, then the id
+// and four values of each, as 32-bit words at the address in the parameter.
+static void report_attributes(const Config *config, const u64 *p) {
+  u32 *to = (u32 *)p[0];
+  const Attribute *attributes = config->attributes;
+  *to++ = config->count;
+  for (u32 i = 0; i < config->count; ++i) {
+    *to++ = attributes[i].id;
+    for (u32 j = 0; j < 4; ++j) *to++ = attributes[i].value[j];
+  }
+}
+
+static void run(const Config *config, const Function *function, const void *params) {
+  const char *entry = function->name;
+  if (*FAULT && !strcmp(entry, FAULT)) broken = ILLEGAL_ADDRESS;
+  if (!strcmp(entry, "fill")) fill(params);
+  if (!strncmp(entry, "stream_", 7)) stream(entry, params);
+  if (!strcmp(entry, "read_clocks")) read_clocks(params);
+  if (!strcmp(entry, "report_attributes")) report_attributes(config, params);
+  if (!strcmp(entry, "spin")) {
+    const u64 end = now_ns() + *(const u64 *)params;
+    while (now_ns() < end) {
+    }
+  }
+#ifdef HOLD_TIMES_OUT
+  if (!strcmp(entry, "hold")) **(u32 **)((char *)params + 8) = 1;
+#endif
+}
+
+// --- Streams, graphs, launches ------------------------------------------------------
+
+// The most bytes that a parameter of a kernel implemented here has.
+enum { PARAM_BYTES = 64 };
+typedef struct Node { Config config; Function *function; char params[PARAM_BYTES]; struct Node *next; }
+    Node;
+typedef struct { Node *first, **last; } Graph;
+
+static Graph *captured = NULL;
+
+int cuStreamCreate(void **stream, unsigned flags) { *stream = &captured; return OK; }
+int cuStreamDestroy_v2(void *stream) { return OK; }
+int cuStreamSynchronize(void *stream) { return broken; }
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+  captured = calloc(1, sizeof(Graph));
+  captured->last = &captured->first;
+  return OK;
+}
+int cuStreamEndCapture(void *stream, Graph **graph) {
+  *graph = captured;
+  captured = NULL;
+  return OK;
+}
+int cuGraphInstantiateWithFlags(Graph **executable, Graph *graph, unsigned long long flags) {
+  *executable = graph;
+  return OK;
+}
+int cuGraphLaunch(Graph *graph, void *stream) {
+  for (Node *node = graph->first; node; node = node->next)
+    run(&node->config, node->function, node->params);
+  return OK;
+}
+int cuGraphExecDestroy(Graph *graph) { return OK; }
+int cuGraphDestroy(Graph *graph) {
+  for (Node *node = graph->first, *next; node; node = next) {
+    next = node->next;
+    free(node);
+  }
+  free(graph);
+  return OK;
+}
+#ifndef WITHOUT_LAUNCH
+int cuLaunchKernelEx(const Config *config, Function *function, void **params, void **extra) {
+  const u64 threads = (u64)config->block[0] * config->block[1] * config->block[2];
+  if (broken) return broken;
+  if (threads == 0 || threads > 1024 || config->grid[0] == 0) return INVALID_VALUE;
+  if (config->shared_bytes > (u32)function->shared_bytes) return INVALID_VALUE;
+  const void *param = params ? params[0] : NULL;
+  if (!captured) {
+    run(config, function, param);
+    return OK;
+  }
+  Node *node = calloc(1, sizeof(Node));
+  node->config = *config;
+  node->function = function;
+  // Only kernels implemented here have their parameter read, and all of those
+  // have at least this much but for the small ones, which are never captured.
+  if (!strncmp(function->name, "stream_", 7)) memcpy(node->params, param, 56);
+  *captured->last = node;
+  captured->last = &node->next;
+  return OK;
+}
+#endif
+
+// --- Events ---------------------------------------------------------------------
+
+int cuEventCreate(u64 **event, unsigned flags) {
+  // A test that forgets to ask for timing shows here.
+  if (flags != 0) return INVALID_VALUE;
+  *event = calloc(1, sizeof(u64));
+  return OK;
+}
+int cuEventDestroy_v2(u64 *event) { free(event); return OK; }
+int cuEventRecord(u64 *event, void *stream) { *event = now_ns(); return OK; }
+int cuEventElapsedTime(float *ms, const u64 *start, const u64 *stop) {
+  *ms = (float)((*stop - *start) * 1e-6);
+  return broken;
+}
+
+// --- Tensor maps ------------------------------------------------------------------
+
+// Echoes its arguments into the map.
+int cuTensorMapEncodeTiled(u64 *map, int type, u32 rank, void *address, const u64 *extents,
+                           const u64 *strides, const u32 *tile, const u32 *steps, int interleave,
+                           int swizzle, int promotion, int fill) {
+  memset(map, 0, 128);
+  if (rank < 1 || rank > 5 || steps[0] != 1) return INVALID_VALUE;
+  map[0] = (u64)address;
+  map[1] = type;
+  map[2] = rank;
+  map[3] = extents[rank - 1];
+  map[4] = rank > 1 ? strides[rank - 2] : 0;
+  map[5] = tile[rank - 1];
+  map[6] = swizzle;
+  return OK;
+}
