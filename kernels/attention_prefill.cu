@@ -14,9 +14,9 @@
 // one exponential.
 //
 // Launch: 1-D grid of ceil(new_tokens / ROWS) times heads, WARPS * 32 threads,
-
-// and V fit L2 together; within one, the last tokens come first, since with a
-// causal mask they see the most keys.
+// Q_BYTES + RING_BYTES of dynamic shared memory. Blocks take heads in sections
+// whose K and V fit L2 together; within one, the last tokens come first, since
+// with a causal mask they see the most keys.
 #include "element.cuh"
 #include "tile.cuh"
 
