@@ -133,6 +133,7 @@ DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
   const u32 lane = lane_index();
   const u32 warp_row = warp_index() / WARPS_N * WARP_M;
   const u32 warp_column = warp_index() % WARPS_N * WARP_N;
+  // Warps load operands ahead, also of a step after the last.
   __syncthreads();
 #pragma unroll
   for (u32 i = 0; i < BLOCKS_M; ++i)
