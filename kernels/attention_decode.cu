@@ -86,9 +86,9 @@ struct Params {
   const u16 *q;
   u16 *o;
   const Piece *work;
-  Floats4 *partial_outputs;   // [slot][GROUP][VECTORS], not divided by the sum
+  Floats4 *partial_outputs;    // [slot][GROUP][VECTORS], not divided by the sum
   Softmax *partial_softmaxes;  // [slot][GROUP]
-  u32 *tickets;               // one word per slot; zero between launches
+  u32 *tickets;                // one word per slot; zero between launches
   u32 kv_heads;
   u32 request_rows;  // tokens of a request; entries of its page table when paged
   float scale;       // log2(e) / sqrt(HEAD_DIM)
@@ -142,7 +142,7 @@ struct Fetch {
     const u32 lane_row = lane_index() / ROW_CHUNKS, chunk = lane_index() % ROW_CHUNKS;
     const auto to = [&](u32 row) { return slot + row * ROW_BYTES + (chunk ^ row % 8) * 16; };
     if (token + STEP <= end) {
-      const u8 *run = tensor + offset(0) + lane_index() * 16;
+      const u8 *run = RUNS ? tensor + offset(0) + lane_index() * 16 : nullptr;
 #pragma unroll
       for (u32 i = 0; i < COPIES; ++i) {
         const u32 row = i * COPY_ROWS + lane_row;
@@ -336,10 +336,10 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Piece &piece
 
   // Fill the ring but for one slot, and read the queries meanwhile.
   Fetch fetch(p, piece);
-#pragma unroll
-  for (u32 i = 0; i + 1 < SLOTS; i += 2) {
-    fetch.copy(p.k, ring + i * SLOT_BYTES);
-    fetch.copy(p.v, ring + (i + 1) * SLOT_BYTES);
+#pragma unroll 1
+  for (u32 to = slot; to != used; to += 2 * SLOT_BYTES) {
+    fetch.copy(p.k, to);
+    fetch.copy(p.v, to + SLOT_BYTES);
     fetch.advance();
   }
   q.load(p.q + (u64(piece.request) * p.kv_heads + piece.head) * GROUP * HEAD_DIM);
@@ -376,10 +376,7 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Piece &piece
     next_slot();
   }
 
-  // Nothing but empty copies is under way, and all lanes are done with the ring.
-  cp_async_wait_group<0>();
-  __syncwarp();
-
+  // Each copy has been waited for: the groups still under way are empty.
 #pragma unroll
   for (u32 m = 0; m < M_TILES; ++m)
 #pragma unroll
@@ -470,8 +467,10 @@ DEVICE void merge(State &state, const Params &p, const Piece &piece, u8 *rings) 
   }
 }
 
-// Combines the pieces of a sequence.
-DEVICE void combine(const Params &p, const Piece &piece) {
+// Combines the pieces of a sequence. The rings are free, and take as many
+// partial outputs at a time as fit: one block alone has no others to cover the
+// latency.
+DEVICE void combine(const Params &p, const Piece &piece, u8 *rings) {
   __shared__ Softmax of_row[GROUP];
   const Softmax *softmaxes = p.partial_softmaxes + u64(piece.first_slot) * GROUP;
   const Floats4 *outputs = p.partial_outputs + u64(piece.first_slot) * GROUP * VECTORS;
@@ -491,22 +490,35 @@ DEVICE void combine(const Params &p, const Piece &piece) {
   }
   __syncthreads();
 
+  // Outputs: every thread fetches what it adds up, so none waits for another.
+  constexpr u32 BATCH = WARPS * RING_BYTES / sizeof(Floats4) / THREADS;
+  Floats4 *parts = reinterpret_cast<Floats4 *>(rings) + threadIdx.x;
   for (u32 i = threadIdx.x; i < GROUP * VECTORS; i += THREADS) {
     const u32 row = i / VECTORS;
     const Softmax all = of_row[row];
     Floats4 total = {};
-#pragma unroll 8
-    for (u32 split = 0; split < piece.splits; ++split) {
-      const Floats4 part = outputs[u64(split) * GROUP * VECTORS + i];
-      const float weight = weight_of(softmaxes[split * GROUP + row].max, all.max, p.scale);
+    for (u32 first = 0; first < piece.splits; first += BATCH) {
+      const u32 count = min_of(BATCH, piece.splits - first);
+      for (u32 j = 0; j < count; ++j)
+        cp_async_16(shared_address(parts + j * THREADS),
+                    outputs + u64(first + j) * GROUP * VECTORS + i);
+      cp_async_commit_group();
+      cp_async_wait_group<0>();
+      for (u32 j = 0; j < count; ++j) {
+        const float max = softmaxes[(first + j) * GROUP + row].max;
+        const float weight = weight_of(max, all.max, p.scale);
+        const Floats4 part = parts[j * THREADS];
 #pragma unroll
-      for (u32 j = 0; j < 4; ++j) total.x[j] += part.x[j] * weight;
+        for (u32 k = 0; k < 4; ++k) total.x[k] += part.x[k] * weight;
+      }
     }
     write_output(p, piece, row, i % VECTORS, total, all.sum);
   }
+  __syncthreads();
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
+  // Rows are aligned to their size: the swizzle changes bits of the address.
   extern __shared__ __align__(256) u8 rings[];
   const u32 ring = shared_address(rings) + warp_index() * RING_BYTES;
   for_each_piece(p.work, [&](const Piece &piece) {
@@ -516,6 +528,6 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
     attend(state, q, p, piece, ring);
     merge(state, p, piece, rings);
     if (piece.splits > 1 && is_last_block(p.tickets + piece.first_slot, piece.splits))
-      combine(p, piece);
+      combine(p, piece, rings);
   });
 }

@@ -14,9 +14,9 @@
 // one exponential.
 //
 // Launch: 1-D grid of ceil(new_tokens / ROWS) times heads, WARPS * 32 threads,
-
-// and V fit L2 together; within one, the last tokens come first, since with a
-// causal mask they see the most keys.
+// Q_BYTES + RING_BYTES of dynamic shared memory. Blocks take heads in sections
+// whose K and V fit L2 together; within one, the last tokens come first, since
+// with a causal mask they see the most keys.
 #include "element.cuh"
 #include "tile.cuh"
 
@@ -146,8 +146,8 @@ DEVICE void weigh(Outputs &o, const Scores &s, u32 v_lane) {
       ldmatrix_x4_trans(v, right_by(v_lane, d) + j * 16 * ROW_BYTES);
 #pragma unroll
       for (u32 i = 0; i < BLOCKS_M; ++i) {
-        mma_m16n8k16(o[i][2 * d], p[i], v[0], v[2]);
-        mma_m16n8k16(o[i][2 * d + 1], p[i], v[1], v[3]);
+        mma_m16n8k16(o[i][2 * d], p[i], v[0], v[1]);
+        mma_m16n8k16(o[i][2 * d + 1], p[i], v[2], v[3]);
       }
     }
   }
@@ -219,7 +219,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
   // Operands from shared memory
   const u32 first_row = warp_index() * WARP_ROWS;
   const u32 q_lane = q_tile + first_row * ROW_BYTES + lane_offset_a<HEAD_DIM>();
-  const u32 kv_lane = lane_offset_b<HEAD_DIM>();
+  const u32 k_lane = lane_offset_b<HEAD_DIM>(), v_lane = lane_offset_a<HEAD_DIM>();
   const u32 last_place = ring + RING_BYTES - STAGE_BYTES;
   u32 place = last_place;
   // Waits for the next tile, which `turn` says, and starts copies to the place
@@ -238,13 +238,13 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
   for (u32 r = 0; r < 2 * BLOCKS_M; ++r) state.max[r] = minus_infinity(), state.sum[r] = 0;
   for (u32 tile = 0; tile < tiles; ++tile) {
     Scores s = {};
-    score(s, q_lane, next_tile(tile, 0) + kv_lane);
+    score(s, q_lane, next_tile(tile, 0) + k_lane);
     if (tile >= plain_tiles) {
       const u32 token = job.token + first_row + lane_index() / 4;
       hide(s, token + p.reach, p.context, tile * KEYS + lane_index() % 4 * 2);
     }
     soften(state, s, o, p.scale);
-    weigh(o, s, next_tile(tile, 1) + kv_lane);
+    weigh(o, s, next_tile(tile, 1) + v_lane);
   }
 
   // Output, by way of this warp's rows of Q

@@ -131,7 +131,9 @@ DEVICE bool add_splits(const Params &p, const Job &job, Accumulators &sum) {
 DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
   const u32 tile = shared_address(shared);
   const u32 lane = lane_index();
-  const u32 warp_row = warp_index() / WARPS_N * WARP_M, warp_column = warp_index() % WARPS_N * WARP_N;
+  const u32 warp_row = warp_index() / WARPS_N * WARP_M;
+  const u32 warp_column = warp_index() % WARPS_N * WARP_N;
+  // Warps load operands ahead, also of a step after the last.
   __syncthreads();
 #pragma unroll
   for (u32 i = 0; i < BLOCKS_M; ++i)

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Once;
 
 use ridgepoint::inventory::{Inventory, Wanted};
 use ridgepoint::kernel::sass::{Disassembler, Listing};
@@ -50,9 +51,14 @@ fn need<T, E: std::fmt::Display>(what: Result<T, E>) -> Option<T> {
         std::env::var(name).is_ok_and(|v| !["", "0", "false"].contains(&v.as_str()))
     };
     assert!(!set("CI") && !set("RIDGEPOINT_REQUIRE_NVRTC"), "{why}");
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Why is the same for all tests.
+    static SAID: Once = Once::new();
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "\n*** compile gate: {test} DID NOT RUN: {why}\n");
+    SAID.call_once(|| {
+        let _ = writeln!(stderr, "\n*** COMPILE GATE NOT RUN: {why}\n");
+    });
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(stderr, "\n*** compile gate: {test} DID NOT RUN");
     None
 }
 

@@ -218,12 +218,7 @@ mod tests {
                     assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
                     assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
                     let in_flight = (rings.slots - 1) * TILE_TOKENS * head_dim * 2;
-                    let floor =
-                        if arch < Arch::SM_90 || arch == Arch::SM_120 { 32 } else { 64 };
-                    assert!(
-                        rings.blocks_per_sm * in_flight >= floor << 10,
-                        "{arch} {shape}"
-                    );
+                    assert!(rings.blocks_per_sm * in_flight >= 64 << 10, "{arch} {shape}");
                 }
             }
         }

@@ -129,21 +129,26 @@ impl Tile {
         let add = if splits == 1 {
             0.0
         } else {
-            // Each block writes its accumulators; the last one reads all, in
+            // Each block writes its accumulators. The last one reads all, in
             // batches of 16 per thread and split, one after the other.
             let of_block = (4 * self.m * self.n) as f64 / nominal::L2_BYTES;
-            let batches = (self.m * self.n / 4 / self.threads()).div_ceil(16) * splits;
-            nominal::START_AND_END + of_block * busiest + nominal::LATENCY * batches as f64
+            let batches = (self.m * self.n / 4 / self.threads()).div_ceil(16) as f64;
+            nominal::START_AND_END
+                + of_block * busiest
+                + splits as f64 * of_block.max(nominal::LATENCY * batches)
         };
-        (steps * (busiest * step).max(waves * alone)).max(dram)
-            + waves * nominal::START_AND_END
-            + add
+        let sm = steps * (busiest * step).max(waves * alone);
+        // The larger hides the smaller, but never wholly.
+        sm.max(dram) + 0.1 * sm.min(dram) + waves * nominal::START_AND_END + add
     }
 
-    /// How many parts of k to make on `sms` SMs, and the clocks that takes.
+    /// How many parts of k to make on `sms` SMs, and the clocks that takes. One
+    /// where tiles alone keep them busy: parts on their way through memory
+    /// cost more than a last wave that is not full.
     fn best_splits(&self, p: &Gemm, arch: Arch, sms: u64) -> (u64, f64) {
         let (columns, _) = self.depth(arch);
-        let most = p.k.div_ceil(columns).min(MAX_SPLITS);
+        let busy = self.tiles(p) >= sms;
+        let most = if busy { 1 } else { p.k.div_ceil(columns).min(MAX_SPLITS) };
         (1..=most)
             .map(|splits| (splits, self.clocks(p, splits, arch, sms)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
@@ -169,7 +174,7 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
     refuse_unless(element(p.dtype).is_some(), || {
         format!("dtype = bf16 or f16, not {}; use one of those", p.dtype)
     })?;
-    refuse_unless(p.k % 8 == 0, || {
+    refuse_unless(p.k.is_multiple_of(8), || {
         format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
     })?;
     let most = 1 << 30;
@@ -268,8 +273,8 @@ mod tests {
     #[test]
     fn tiles_follow_the_number_of_rows() {
         let rows = |m| best_tile(&gemm(&problem(m, 4096, 4096)), Arch::SM_90).m;
-        assert_eq!([rows(1), rows(16), rows(4096)], [16, 16, 128]);
-        assert!(rows(64) <= 64);
+        assert_eq!([rows(1), rows(16), rows(64), rows(4096)], [16, 16, 64, 128]);
+        assert_eq!(best_tile(&gemm(&problem(1, 128, 64)), Arch::SM_80).m, 16);
     }
 
     /// Decode's projections have few tiles: splits give every SM a part.

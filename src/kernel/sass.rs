@@ -309,7 +309,7 @@ fn class(opcode: &str) -> &'static str {
         Some(whole) => stem == whole,
         None => stem.starts_with(prefix),
     };
-    let class = CLASSES.iter().find(|(_, prefixes)| prefixes.iter().any(|p| begins(p)));
+    let class = CLASSES.iter().find(|(_, prefixes)| prefixes.iter().any(begins));
     class.map_or("integer", |(name, _)| name)
 }
 

@@ -336,7 +336,11 @@ impl Finds {
                 Ok(nvrtc) => self.found.push(nvrtc),
                 // The loader does not know the name, which is no fault.
                 Err(_) if path.parent() == Some(Path::new("")) => {}
-                Err(why) => self.faults.push(format!("{}: {why}", path.display())),
+                Err(why) => {
+                    let name = format!("{}: ", path.display());
+                    let why = why.strip_prefix(&name).unwrap_or(&why);
+                    self.faults.push(format!("{name}{why}"));
+                }
             }
         }
     }

@@ -52,6 +52,7 @@ const SYMBOLS: &[&str] = &[
     "cuGraphExecDestroy",
     "cuGraphInstantiateWithFlags",
     "cuGraphLaunch",
+    "cuGraphUpload",
     "cuInit",
     "cuLaunchKernelEx",
     "cuMemAlloc_v2",
@@ -596,6 +597,13 @@ pub struct Graph {
     raw: sys::CUgraph,
     executable: sys::CUgraphExec,
     _context: Rc<Context>,
+}
+
+impl Graph {
+    /// Brings it to the GPU, so that its first launch need not.
+    pub fn upload(&self, stream: &Stream) -> Result<()> {
+        call!(cuGraphUpload(self.executable, stream.raw))
+    }
 }
 
 impl Drop for Graph {

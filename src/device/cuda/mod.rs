@@ -91,6 +91,11 @@ impl CudaDevice {
         context.reset_persisting_l2()?;
         let functions = Functions { hold, read_clocks };
         let stopwatch = Stopwatch::new(&context, &stream, functions, target.sms)?;
+        for utility in [&empty, &spin] {
+            // See timing.rs on first launches; a `spin` of no time.
+            stream.launch(utility, &timing::one_warp(1), &[0; 8])?;
+        }
+        stream.synchronize()?;
         let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
         let overhead_s = timing::launch_overhead_s(&stopwatch, &stream, &empty)?;
         let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::driver::{self, Buffer, DriverError, Function, Graph, Shape};
-use super::timing::MAX_QUEUED;
+use super::timing::MAX_HELD;
 use super::{CudaDevice, Loaded};
 use crate::data::Key;
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing};
@@ -12,12 +12,6 @@ use crate::problem::{DType, Format, Problem, Role, Tensor};
 
 /// Tensors begin at multiples of this: what cudaMalloc promises.
 const ALIGNMENT: u64 = 256;
-
-/// A graph goes round the rotation until it has at least so many launches.
-const GRAPH_LAUNCHES: usize = 64;
-
-/// Rotations of more slots are launched one by one.
-const MAX_GRAPH_SLOTS: usize = 4096;
 
 /// Bytes compared at either end of a tensor after it was filled.
 const COMPARED_BYTES: u64 = 4096;
@@ -88,6 +82,9 @@ pub(super) fn prepare<'a>(
         extra_bytes: plan.extra_bytes,
         facts,
     };
+    // The first launch of a kernel may load it, which must not happen while the
+    // GPU is held.
+    ready.queue(0).and_then(|()| device.stream.synchronize()).map_err(failed)?;
     ready.record_rounds().map_err(failed)?;
     Ok(ready)
 }
@@ -327,44 +324,54 @@ impl Ready<'_> {
         Ok(())
     }
 
-    /// Records the rotation as a graph, so that long rows of short launches
-    /// are limited by the GPU and not by the host.
+    /// Records as many rounds of the rotation as may be queued while the GPU is
+    /// held. Longer rotations are launched one by one.
     fn record_rounds(&mut self) -> driver::Result<()> {
         let slots = self.slots();
-        if slots > MAX_GRAPH_SLOTS {
+        let launches = MAX_HELD / self.launches.len() / slots * slots;
+        if launches == 0 {
             return Ok(());
         }
-        let launches = slots * GRAPH_LAUNCHES.div_ceil(slots);
-        let graph = self
-            .device
-            .stream
-            .capture(|| (0..launches).try_for_each(|launch| self.queue(launch % slots)))?;
+        let stream = &self.device.stream;
+        let queue = || (0..launches).try_for_each(|launch| self.queue(launch % slots));
+        let graph = stream.capture(queue)?;
+        graph.upload(stream)?;
+        stream.synchronize()?;
         self.rounds = Some(graph);
         self.rounds_launches = launches;
         Ok(())
     }
 
-    /// Queues launches from `slot` on until the queue is full or `wanted` are
-    /// queued; how many that were.
-    fn queue_some(&self, slot: usize, wanted: usize) -> driver::Result<usize> {
+    /// Queues launches from `slot` on, at most `wanted`; how many it queued.
+    /// Launched one by one, short kernels end sooner than the host queues the
+    /// next, so a row that no graph continues ends when it may be held no more.
+    fn queue_row(
+        &self,
+        slot: usize,
+        wanted: usize,
+        let_go: &dyn Fn(),
+    ) -> driver::Result<usize> {
         let slots = self.slots();
         let per_launch = self.launches.len();
         let mut queued = 0;
-        let mut entries = 0;
-        while queued < wanted && entries + per_launch <= MAX_QUEUED {
-            match &self.rounds {
-                Some(graph)
-                    if (slot + queued).is_multiple_of(slots)
-                        && wanted - queued >= self.rounds_launches =>
-                {
+        while queued < wanted {
+            let round = self.rounds.as_ref().filter(|_| {
+                (slot + queued).is_multiple_of(slots)
+                    && wanted - queued >= self.rounds_launches
+            });
+            match round {
+                Some(graph) => {
+                    if (queued + self.rounds_launches) * per_launch > MAX_HELD {
+                        let_go();
+                    }
                     self.device.stream.launch_graph(graph)?;
                     queued += self.rounds_launches;
-                    entries += 1;
                 }
-                _ => {
+                // The first launch is always queued, or there would be no end.
+                None if queued > 0 && (queued + 1) * per_launch > MAX_HELD => break,
+                None => {
                     self.queue((slot + queued) % slots)?;
                     queued += 1;
-                    entries += per_launch;
                 }
             }
         }
@@ -401,8 +408,8 @@ impl Prepared for Ready<'_> {
         while done < launches {
             let mut queued = 0;
             let slot = (first_slot + done) % self.slots();
-            let timing = self.device.stopwatch.time(&self.device.stream, || {
-                queued = self.queue_some(slot, launches - done)?;
+            let timing = self.device.stopwatch.time(&self.device.stream, |let_go| {
+                queued = self.queue_row(slot, launches - done, let_go)?;
                 Ok(())
             })?;
             done += queued;

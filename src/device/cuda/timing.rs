@@ -6,8 +6,14 @@
 //!
 //! All of this is queued while `hold` keeps the GPU waiting, so the launches
 //! run back to back however long the host took to queue them (the blocking
-//! kernel of nvbench). Events give the time between `start` and `stop`; each
-//! SM's cycle counter beside the wall clock gives the true clock.
+//! kernel of nvbench). Longer rows are let go when the queue is full, and go on
+//! as graphs, which the host queues faster than a GPU runs them. Events give
+//! the time between `start` and `stop`; each SM's cycle counter beside the wall
+//! clock gives the true clock.
+//!
+//! Nothing that waits for the GPU may happen while it is held. Loading a kernel
+//! does, and the driver puts that off to the first launch: so every kernel is
+//! launched once before it is timed.
 
 use std::rc::Rc;
 
@@ -17,9 +23,10 @@ use super::driver::{
 use crate::device::{LaunchError, Timing};
 use crate::statistics::median;
 
-/// Entries that a queue takes while it is held: well under the about 1000
-/// after which a driver makes the host wait, which would be for ever.
-pub const MAX_QUEUED: usize = 256;
+/// Launches that are queued while the GPU is held: well under the about 1000
+/// after which a driver makes the host wait, which would be for ever. Those in
+/// a graph count one by one.
+pub const MAX_HELD: usize = 256;
 
 /// Longest wait for the host. Queueing takes a few microseconds an entry.
 const HOLD_TIMEOUT_NS: u64 = 4_000_000_000;
@@ -72,24 +79,31 @@ impl Stopwatch {
         let bytes = 4 * 8 * sms as u64;
         let clocks = Buffer::new(context, bytes)?;
         clocks.set(stream, 0, bytes, 0)?;
-        Ok(Stopwatch {
+        let stopwatch = Stopwatch {
             functions,
             page: HostPage::new(context)?,
             start: Event::new(context)?,
             stop: Event::new(context)?,
             clocks,
             sms,
-        })
+        };
+        // The first launch of each, see above.
+        stopwatch.page.store(GO, 1);
+        stopwatch.hold(stream)?;
+        stopwatch.queue_clocks(stream, 0)?;
+        stream.synchronize()?;
+        Ok(stopwatch)
     }
 
-    /// Runs and times what `queue` queues, at most [`MAX_QUEUED`] entries.
+    /// Runs and times what `queue` queues. It is given a way to let the GPU go,
+    /// and takes it before it queues more than [`MAX_HELD`] launches.
     ///
     /// # Errors
     /// A driver call or kernel that failed, a host too slow to fill the queue.
     pub fn time(
         &self,
         stream: &Stream,
-        queue: impl FnOnce() -> Result<()>,
+        queue: impl FnOnce(&dyn Fn()) -> Result<()>,
     ) -> Result<Timing, LaunchError> {
         self.page.store(GO, 0);
         self.page.store(TIMED_OUT, 0);
@@ -113,10 +127,14 @@ impl Stopwatch {
         stream.launch(&self.functions.hold, &one_warp(1), bytemuck::cast_slice(&words))
     }
 
-    fn bracket(&self, stream: &Stream, queue: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn bracket(
+        &self,
+        stream: &Stream,
+        queue: impl FnOnce(&dyn Fn()) -> Result<()>,
+    ) -> Result<()> {
         self.queue_clocks(stream, 0)?;
         self.start.record(stream)?;
-        queue()?;
+        queue(&|| self.page.store(GO, 1))?;
         self.stop.record(stream)?;
         self.queue_clocks(stream, 2 * self.sms)
     }
@@ -151,7 +169,7 @@ impl Stopwatch {
     ) -> Result<f64, LaunchError> {
         const SPIN_NS: u64 = 2_000_000;
         let shape = one_warp(1);
-        let timing = self.time(stream, || {
+        let timing = self.time(stream, |_| {
             stream.launch(spin, &shape, bytemuck::cast_slice(&[SPIN_NS]))
         })?;
         Ok(timing.seconds / (SPIN_NS as f64 * 1e-9))
@@ -183,10 +201,10 @@ pub fn launch_overhead_s(
 ) -> Result<f64, LaunchError> {
     let mut seconds = Vec::new();
     for _ in 0..11 {
-        let timing = stopwatch.time(stream, || {
-            (0..MAX_QUEUED).try_for_each(|_| stream.launch(empty, &one_warp(1), &[]))
+        let timing = stopwatch.time(stream, |_| {
+            (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &one_warp(1), &[]))
         })?;
-        seconds.push(timing.seconds / MAX_QUEUED as f64);
+        seconds.push(timing.seconds / MAX_HELD as f64);
     }
     Ok(median(&seconds))
 }
