@@ -86,11 +86,16 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
             return total;
         }
         if active[at].warps.iter().all(Warp::is_done) {
-            let done = active.swap_remove(at);
+            let mut done = active.swap_remove(at);
+            let landed = bulk::land_all(&mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
             // One block's progress may be what another waits for.
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
+            if let Err(stop) = landed {
+                total.stop = Some(stop);
+                return total;
+            }
         }
     }
 }

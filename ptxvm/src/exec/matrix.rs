@@ -392,10 +392,9 @@ fn multiply_f64(warp: &mut Warp, op: &Mma) {
     let (a, b) = (row(op.a[0]), row(op.b[0]));
     let old = [row(op.c[0]), row(op.c[1])];
     for (n, &register) in op.d.iter().enumerate() {
-        for lane in 0..LANES {
+        for (lane, &old) in old[n].iter().enumerate() {
             let (r, c) = (lane / 4, 2 * (lane % 4) + n);
-            let sum =
-                (0..4).fold(old[n][lane], |sum, k| a[4 * r + k].mul_add(b[4 * c + k], sum));
+            let sum = (0..4).fold(old, |sum, k| a[4 * r + k].mul_add(b[4 * c + k], sum));
             warp.regs.d[usize::from(register)][lane] = sum.to_bits();
         }
         let from = [op.a[0], op.b[0], op.c[n]].map(|index| (Bank::Double, index));

@@ -145,7 +145,7 @@ pub(crate) fn aligned(
     address: u64,
     bytes: u64,
 ) -> Step {
-    if address % bytes == 0 {
+    if address.is_multiple_of(bytes) {
         return Ok(());
     }
     let detail = format!("an access of {bytes} bytes must be aligned to as many");
