@@ -291,6 +291,7 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         global: BlockClock::new(linear),
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
+        published: Default::default(),
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

@@ -159,6 +159,10 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
                     return Ok(true);
                 }
                 Next::Meet { mask } => {
+                    // It did nothing yet, and will be counted when it does.
+                    let executed = &mut m.executed[pc as usize];
+                    executed.0 -= u64::from(active.count_ones());
+                    executed.1 -= 1;
                     split(warp, at, active, pc);
                     warp.groups[at].wait = Wait::Meet { mask };
                     return Ok(true);

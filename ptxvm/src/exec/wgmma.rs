@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 
 use crate::exec::Next;
-use crate::exec::matrix::{Accumulator, Element, accumulate};
+use crate::exec::matrix::{Accumulator, Element, accumulate, expand};
 use crate::exec::memory::{conflict, shared};
 use crate::exec::report_undefined;
 use crate::finding::FindingKind;
-use crate::lanes::{LANES, Origin};
+use crate::lanes::{LANES, Origin, lanes};
 use crate::machine::{Machine, Step};
 use crate::shared::{WHOLE_WARP, Who};
 use crate::syntax::Bank;
@@ -313,21 +313,18 @@ fn read_a(
     let sign = if op.negate_a { -1.0 } else { 1.0 };
     match &op.a {
         Source::Registers(registers) => {
-            let bits = op.a_ty.bits();
-            let per = 32 / bits;
-            let mask = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
+            let per = 32 / op.a_ty.bits();
             for (r, &register) in registers.iter().enumerate() {
-                let words = warp.regs.r[usize::from(register)];
-                let undefined = warp.regs.undefined(Bank::Word, register);
-                for (lane, word) in words.into_iter().enumerate() {
+                let values = expand(op.a_ty, &warp.regs.r[usize::from(register)]);
+                for (lane, values) in values.iter().enumerate() {
                     let row = lane / 4 + 8 * (r % 2);
                     let first = per * (lane % 4) + 4 * per * (r / 2);
-                    for n in 0..per {
-                        let value = op.a_ty.value(word >> (bits * n) & mask);
+                    for (n, &value) in values[..per].iter().enumerate() {
                         a[row * op.k + first + n] = sign * value;
                     }
-                    bad |= (undefined >> lane & 1) << row;
                 }
+                let undefined = warp.regs.undefined(Bank::Word, register);
+                lanes(undefined).for_each(|lane| bad |= 1 << (lane / 4 + 8 * (r % 2)));
             }
         }
         Source::Descriptor(index) => {
