@@ -54,6 +54,14 @@ impl BlockClock {
         Self { linear, epoch: 1, ..Self::default() }
     }
 
+    /// The time of a write. A strong one is part of what it publishes: whoever sees
+    /// it knows of it.
+    fn time(&self, strong: bool) -> u32 {
+        let own = self.linear as usize;
+        let released = self.released.as_ref().filter(|_| strong);
+        released.and_then(|known| known.get(own).copied()).unwrap_or(self.epoch)
+    }
+
     fn knows(&self, block: u32, epoch: u32) -> bool {
         self.known.get(block as usize).is_some_and(|&known| known >= epoch)
     }
@@ -152,9 +160,10 @@ impl GlobalRaces {
             return None;
         }
         let mut rival = None;
+        let new = tag(by.linear, by.time(strong), strong);
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let (page, at) = self.page(allocation, word);
-            let write = page.writes[at].swap(tag(by.linear, by.epoch, strong), Relaxed);
+            let write = page.writes[at].swap(new, Relaxed);
             if write != 0 && is_whole(offset, bytes, word) && unordered(write, by, strong) {
                 let block = (write >> 32) as u32 - 1;
                 rival = Some(Rival { block: Some(block), wrote: true });

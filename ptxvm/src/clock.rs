@@ -88,6 +88,16 @@ impl Clock {
         self.tick();
     }
 
+    /// A strong read saw what a strong write published: learnt at once where it
+    /// acquires, else at the next fence.
+    pub(crate) fn observe(&mut self, published: &[u32], acquire: bool) {
+        if acquire {
+            join(&mut self.known, published);
+        } else {
+            join(self.seen.get_or_insert_default(), published);
+        }
+    }
+
     /// A proxy fence: every write known here may be read by the async proxy.
     pub(crate) fn fence_proxy(&mut self) {
         let known = std::mem::take(&mut self.known);

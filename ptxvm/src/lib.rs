@@ -55,6 +55,7 @@ mod random;
 mod schedule;
 mod shared;
 mod syntax;
+mod tensor_map;
 mod warp;
 
 pub use count::{Class, Counts, Unit};
@@ -62,3 +63,4 @@ pub use error::ParseError;
 pub use finding::{Fault, Finding, FindingKind};
 pub use launch::{KernelInfo, Launch, Module, Options, Params, Report};
 pub use memory::{Address, Memory};
+pub use tensor_map::{OutOfBoundsFill, Swizzle, TensorElement, TensorMap, TensorMapError};

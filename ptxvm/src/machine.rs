@@ -64,6 +64,8 @@ pub(crate) struct Block {
     pub global: BlockClock,
     pub barriers: Vec<BarrierState>,
     pub mbarriers: HashMap<u32, Mbarrier>,
+    /// What strong writes to shared memory have published, by offset.
+    pub published: HashMap<u32, Vec<u32>>,
     pub warps: usize,
     pub live_warps: usize,
     pub live_threads: u32,

@@ -72,7 +72,7 @@ impl Allocation {
     /// Copies bytes from `offset` on.
     #[inline]
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) {
-        if offset % 4 == 0 && out.len() % 4 == 0 {
+        if offset.is_multiple_of(4) && out.len().is_multiple_of(4) {
             let first = (offset / 4) as usize;
             let words = &self.words[first..first + out.len() / 4];
             for (bytes, word) in out.chunks_exact_mut(4).zip(words) {
@@ -89,7 +89,7 @@ impl Allocation {
     /// Stores bytes from `offset` on and marks them written.
     #[inline]
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
-        if offset % 4 == 0 && bytes.len() % 4 == 0 {
+        if offset.is_multiple_of(4) && bytes.len().is_multiple_of(4) {
             let first = (offset / 4) as usize;
             let words = &self.words[first..first + bytes.len() / 4];
             for (bytes, word) in bytes.chunks_exact(4).zip(words) {

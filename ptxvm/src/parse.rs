@@ -110,14 +110,6 @@ impl<'a> Parser<'a> {
         u32::try_from(value).or_else(|_| self.fail(format!("{value} is too large here")))
     }
 
-    /// Skips to the first token of the next line.
-    fn skip_line(&mut self) {
-        let line = self.line();
-        while self.at < self.tokens.len() && self.tokens[self.at].line == line {
-            self.at += 1;
-        }
-    }
-
     /// Skips a `{ ... }` group, the opening brace already eaten.
     fn skip_group(&mut self) -> Result<()> {
         let mut depth = 1usize;
@@ -317,7 +309,7 @@ impl<'a> Parser<'a> {
         if external && !dynamic {
             return self.fail(format!("external variable '{name}' is not implemented"));
         }
-        Ok(Variable { name, space, align, bytes, init, dynamic, sized })
+        Ok(Variable { name, space, align, bytes, init, dynamic })
     }
 
     fn initial(&mut self, element: u64, out: &mut Vec<u8>, depth: usize) -> Result<()> {
@@ -403,7 +395,7 @@ impl<'a> Parser<'a> {
                 return self.fail(format!("parameter '{name}' of {bytes} bytes"));
             }
             offset = offset.next_multiple_of(align);
-            params.push(Param { name, align, bytes, offset });
+            params.push(Param { name, bytes, offset });
             offset += bytes;
             self.eat(b',');
         }

@@ -22,6 +22,6 @@ impl Random {
 
     /// Uniform below `bound`, which is small.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((self.next() >> 32) * bound as u64 >> 32) as usize
+        (((self.next() >> 32) * bound as u64) >> 32) as usize
     }
 }

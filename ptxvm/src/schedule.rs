@@ -86,11 +86,16 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
             return total;
         }
         if active[at].warps.iter().all(Warp::is_done) {
-            let done = active.swap_remove(at);
+            let mut done = active.swap_remove(at);
+            let landed = bulk::land_all(&mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
             // One block's progress may be what another waits for.
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
+            if let Err(stop) = landed {
+                total.stop = Some(stop);
+                return total;
+            }
         }
     }
 }
@@ -286,6 +291,7 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         global: BlockClock::new(linear),
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
+        published: Default::default(),
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

@@ -43,15 +43,12 @@ pub(crate) struct Variable<'a> {
     pub init: Vec<u8>,
     /// `.extern .shared x[]`: the block's dynamic shared memory.
     pub dynamic: bool,
-    /// Whether the text gave a size.
-    pub sized: bool,
 }
 
 /// A kernel parameter.
 #[derive(Debug, Clone)]
 pub(crate) struct Param<'a> {
     pub name: &'a str,
-    pub align: u64,
     pub bytes: u64,
     /// Where it lies in the parameter block.
     pub offset: u64,
@@ -173,11 +170,6 @@ impl<'a> Function<'a> {
     /// The branch targets listed under `name`.
     pub(crate) fn targets(&self, scope: usize, name: &str) -> Option<&[&'a str]> {
         self.up(scope).find_map(|scope| scope.targets.get(name)).map(Vec::as_slice)
-    }
-
-    /// The function's variable `name`.
-    pub(crate) fn variable(&self, scope: usize, name: &str) -> Option<&Variable<'a>> {
-        self.up(scope).find_map(|scope| scope.variables.get(name))
     }
 
     fn up(&self, scope: usize) -> impl Iterator<Item = &Scope<'a>> {

@@ -46,6 +46,8 @@ pub(crate) struct Warp {
     pub clock: Clock,
     pub copies: CopyGroups,
     pub wgmma: WgmmaState,
+    /// Bulk groups that each lane has committed.
+    pub bulk_groups: [u32; LANES],
     /// The cluster barrier's generation when this warp arrived at it.
     pub cluster_generation: u64,
     /// The last thing that it did was to ask in vain.
@@ -89,6 +91,8 @@ impl Warp {
         self.regs.origins.clear();
         self.copies = CopyGroups::default();
         self.wgmma = WgmmaState::default();
+        self.bulk_groups = [0; LANES];
+        self.cluster_generation = 0;
         self.polls = 0;
         self.cycles = 0;
         self.polled = None;

@@ -1,41 +1,12 @@
 //! Kernels as NVRTC compiled them, against answers computed here.
 
-use ptxvm::{Launch, Memory, Module, Params, Report, Unit};
+mod common;
+
+use common::{bf16, clean, floats, upload, words};
+use ptxvm::{Launch, Memory, Module, Params, Unit};
 
 const BASIC: &str = include_str!("ptx/basic.ptx");
 const GEMM: &str = include_str!("ptx/gemm.ptx");
-
-fn upload<T: Copy, const N: usize>(
-    memory: &mut Memory,
-    name: &str,
-    values: &[T],
-    bytes: fn(T) -> [u8; N],
-) -> u64 {
-    let address = memory.alloc((values.len() * N) as u64, name);
-    let all: Vec<u8> = values.iter().flat_map(|&value| bytes(value)).collect();
-    memory.write(address, &all);
-    address
-}
-
-fn floats(memory: &Memory, address: u64, count: usize) -> Vec<f32> {
-    let bytes = memory.read(address, 4 * count);
-    bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-}
-
-fn words(memory: &Memory, address: u64, count: usize) -> Vec<u32> {
-    let bytes = memory.read(address, 4 * count);
-    bytes.chunks(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
-}
-
-#[track_caller]
-fn clean(module: &Module, memory: &mut Memory, launch: &Launch<'_>) -> Report {
-    let report = module.launch(memory, launch).unwrap_or_else(|fault| panic!("{fault}"));
-    for finding in &report.findings {
-        eprintln!("{finding}");
-    }
-    assert!(report.findings.is_empty());
-    report
-}
 
 #[test]
 fn integers_of_64_bits() {
@@ -181,10 +152,6 @@ fn a_padded_tile_has_no_conflicts() {
         }
         assert_eq!(report.counts.bank_conflicts, 0);
     }
-}
-
-fn bf16(x: f32) -> u16 {
-    (x.to_bits() >> 16) as u16
 }
 
 #[test]

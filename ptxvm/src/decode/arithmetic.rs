@@ -274,22 +274,22 @@ fn product(part: &str, ty: Type) -> Option<Wide> {
     Some(match (part, ty) {
         ("lo", _) => return integer2!(ty, |a, b| a.wrapping_mul(b)),
         ("hi", Type::U16) => {
-            wide!(|a: u16, b: u16| u16: (u32::from(a) * u32::from(b) >> 16) as u16)
+            wide!(|a: u16, b: u16| u16: ((u32::from(a) * u32::from(b)) >> 16) as u16)
         }
         ("hi", Type::S16) => {
-            wide!(|a: i16, b: i16| i16: (i32::from(a) * i32::from(b) >> 16) as i16)
+            wide!(|a: i16, b: i16| i16: ((i32::from(a) * i32::from(b)) >> 16) as i16)
         }
         ("hi", Type::U32) => {
-            wide!(|a: u32, b: u32| u32: (u64::from(a) * u64::from(b) >> 32) as u32)
+            wide!(|a: u32, b: u32| u32: ((u64::from(a) * u64::from(b)) >> 32) as u32)
         }
         ("hi", Type::S32) => {
-            wide!(|a: i32, b: i32| i32: (i64::from(a) * i64::from(b) >> 32) as i32)
+            wide!(|a: i32, b: i32| i32: ((i64::from(a) * i64::from(b)) >> 32) as i32)
         }
         ("hi", Type::U64) => {
-            wide!(|a: u64, b: u64| u64: (u128::from(a) * u128::from(b) >> 64) as u64)
+            wide!(|a: u64, b: u64| u64: ((u128::from(a) * u128::from(b)) >> 64) as u64)
         }
         ("hi", Type::S64) => {
-            wide!(|a: i64, b: i64| i64: (i128::from(a) * i128::from(b) >> 64) as i64)
+            wide!(|a: i64, b: i64| i64: ((i128::from(a) * i128::from(b)) >> 64) as i64)
         }
         ("wide", Type::U16) => wide!(|a: u16, b: u16| u32: u32::from(a) * u32::from(b)),
         ("wide", Type::S16) => wide!(|a: i16, b: i16| i32: i32::from(a) * i32::from(b)),
@@ -311,13 +311,13 @@ fn product_sum(part: &str, ty: Type) -> Option<Wide> {
             wide!(|a: u64, b: u64, c: u64| u64: a.wrapping_mul(b).wrapping_add(c))
         }
         ("hi", Type::U32) => wide!(|a: u32, b: u32, c: u32| u32:
-            ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)),
+            (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c)),
         ("hi", Type::S32) => wide!(|a: i32, b: i32, c: i32| i32:
-            ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c)),
+            (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c)),
         ("hi", Type::U64) => wide!(|a: u64, b: u64, c: u64| u64:
-            ((u128::from(a) * u128::from(b) >> 64) as u64).wrapping_add(c)),
+            (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c)),
         ("hi", Type::S64) => wide!(|a: i64, b: i64, c: i64| i64:
-            ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c)),
+            (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c)),
         ("wide", Type::U16) => wide!(|a: u16, b: u16, c: u32| u32:
             (u32::from(a) * u32::from(b)).wrapping_add(c)),
         ("wide", Type::S16) => wide!(|a: i16, b: i16, c: i32| i32:

@@ -2,7 +2,9 @@
 
 use crate::count::Class;
 use crate::decode::{Decoder, Result, Type};
+use crate::exec::bulk::{Bulk, What};
 use crate::exec::cp_async::CpAsync;
+use crate::exec::mbarrier::{MbarrierKind, MbarrierOp};
 use crate::instruction::*;
 use crate::syntax::{Bank, Operand};
 
@@ -87,10 +89,204 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn mbarrier(&mut self) -> Result<()> {
-        self.fail("instruction is not implemented")
+        let names = [
+            "init",
+            "inval",
+            "arrive",
+            "arrive_drop",
+            "expect_tx",
+            "complete_tx",
+            "test_wait",
+            "try_wait",
+            "pending_count",
+        ];
+        let Some(name) = self.parts.any(&names) else {
+            return self.fail("form is not implemented");
+        };
+        let bytes = name.starts_with("arrive") && self.parts.take("expect_tx");
+        let parity = self.parts.take("parity");
+        let order = self.parts.any(&["release", "acquire", "relaxed"]);
+        self.parts.any(&crate::decode::memory::SCOPES);
+        let space = self.space();
+        if self.expect_ty()? != Type::B64 {
+            return self.fail("form is not implemented");
+        }
+        let orders = order != Some("relaxed");
+        let kind = match name {
+            "init" => MbarrierKind::Init,
+            "inval" => MbarrierKind::Invalidate,
+            "arrive" => MbarrierKind::Arrive { bytes, drop: false },
+            "arrive_drop" => MbarrierKind::Arrive { bytes, drop: true },
+            "expect_tx" => MbarrierKind::ExpectBytes,
+            "complete_tx" => MbarrierKind::CompleteBytes,
+            "pending_count" => MbarrierKind::PendingCount,
+            _ => MbarrierKind::Wait { parity },
+        };
+        let mut op = MbarrierOp {
+            kind,
+            address: Address { space, bank: Bank::Double, index: 0, offset: 0 },
+            d: SINK,
+            operand: None,
+            orders,
+        };
+        match kind {
+            MbarrierKind::Init
+            | MbarrierKind::ExpectBytes
+            | MbarrierKind::CompleteBytes => {
+                self.arity(2, 2)?;
+                op.address = self.address(0, space)?;
+                op.operand = Some(self.source(1, Type::U32)?);
+                op.orders = false;
+            }
+            MbarrierKind::Invalidate => {
+                self.arity(1, 1)?;
+                op.address = self.address(0, space)?;
+                op.orders = false;
+            }
+            MbarrierKind::Arrive { .. } => self.mbarrier_arrive(&mut op, space, bytes)?,
+            MbarrierKind::PendingCount => {
+                self.arity(2, 2)?;
+                op.address.index = self.source(1, Type::B64)?;
+                op.d = self.dest_at(0, Type::U32)?;
+            }
+            MbarrierKind::Wait { parity } => {
+                // A time limit is a hint: here a try is over at once.
+                self.arity(3, 4)?;
+                op.address = self.address(1, space)?;
+                let ty = if parity { Type::U32 } else { Type::B64 };
+                op.operand = Some(self.source(2, ty)?);
+                op.d = self.dest_at(0, Type::Pred)?;
+            }
+        }
+        self.push(Op::Mbarrier(Box::new(op)), Class::Barrier);
+        Ok(())
+    }
+
+    fn mbarrier_arrive(
+        &mut self,
+        op: &mut MbarrierOp,
+        space: Space,
+        bytes: bool,
+    ) -> Result<()> {
+        // The state token is left out where the mbarrier may be another block's.
+        let first = usize::from(!matches!(self.operand(0)?, Operand::Address(..)));
+        self.arity(first + 1, first + 2)?;
+        if first == 1 && *self.operand(0)? != Operand::Name("_") {
+            op.d = self.dest_at(0, Type::B64)?;
+        }
+        op.address = self.address(first, space)?;
+        if self.operands() == first + 2 {
+            op.operand = Some(self.source(first + 1, Type::U32)?);
+        } else if bytes {
+            return self.fail("the number of bytes is missing");
+        }
+        Ok(())
     }
 
     fn bulk(&mut self) -> Result<()> {
-        self.fail("instruction is not implemented")
+        if self.parts.take("commit_group") {
+            self.push(Op::BulkCommit, Class::Async);
+            return Ok(());
+        }
+        if self.parts.take("wait_group") {
+            let read = self.parts.take("read");
+            let pending = self.immediate(0)?.min(1 << 30) as u32;
+            self.push(Op::BulkWait { pending, read }, Class::Async);
+            return Ok(());
+        }
+        if self.parts.take("prefetch") {
+            self.parts.rest.clear();
+            self.push(Op::Nop, Class::Async);
+            return Ok(());
+        }
+        let tensor = self.parts.take("tensor");
+        let dims = self.parts.any(&["1d", "2d", "3d", "4d", "5d"]);
+        self.parts.take("tile");
+        let (to, from) = (self.space(), self.space());
+        let barrier = self.parts.take("mbarrier::complete_tx::bytes");
+        let group = self.parts.take("bulk_group");
+        let multicast = self.parts.take("multicast::cluster");
+        let policy = usize::from(self.parts.take("L2::cache_hint"));
+        let inward = from == Space::Global;
+        if tensor != dims.is_some() || barrier == group || !inward && multicast {
+            return self.fail("form is not implemented");
+        }
+        let is_shared = |space| matches!(space, Space::Shared | Space::SharedCluster);
+        if !(is_shared(to) && inward && barrier
+            || is_shared(to) && is_shared(from) && barrier && !tensor
+            || to == Space::Global && is_shared(from) && group)
+        {
+            return self.fail("this pair of spaces is not implemented");
+        }
+        let extra = usize::from(multicast) + policy;
+        let op = if tensor {
+            self.bulk_tensor(inward, (to, from), extra, multicast)?
+        } else {
+            self.bulk_row(inward, (to, from), extra, multicast)?
+        };
+        if let (What::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
+            && !dims.starts_with(char::from(b'0' + coordinates.len() as u8))
+        {
+            return self.fail("the number of coordinates");
+        }
+        self.push(Op::Bulk(Box::new(op)), Class::Async);
+        Ok(())
+    }
+
+    fn bulk_row(
+        &mut self,
+        inward: bool,
+        (to, from): (Space, Space),
+        extra: usize,
+        multicast: bool,
+    ) -> Result<Bulk> {
+        let bytes = self.source(2, Type::U32)?;
+        let (a, b) = (self.address(0, to)?, self.address(1, from)?);
+        if to == Space::Global {
+            self.arity(3 + extra, 3 + extra)?;
+            let what = What::Row { global: a, bytes };
+            return Ok(Bulk { what, shared: b, barrier: None, multicast: None });
+        }
+        self.arity(4 + extra, 4 + extra)?;
+        let barrier = Some(self.address(3, to)?);
+        let multicast = if multicast { Some(self.source(4, Type::U16)?) } else { None };
+        let what = if inward {
+            What::Row { global: b, bytes }
+        } else {
+            What::Shared { from: b, bytes }
+        };
+        Ok(Bulk { what, shared: a, barrier, multicast })
+    }
+
+    fn bulk_tensor(
+        &mut self,
+        inward: bool,
+        (to, from): (Space, Space),
+        extra: usize,
+        multicast: bool,
+    ) -> Result<Bulk> {
+        let at = usize::from(inward);
+        let Operand::Address(base, offset, more) = self.operand(at)?.clone() else {
+            return self.fail("expected a tensor map and coordinates");
+        };
+        let [Operand::List(list)] = more.as_slice() else {
+            return self.fail("expected coordinates");
+        };
+        let coordinates = list
+            .iter()
+            .map(|operand| self.source_of(operand, Type::S32))
+            .collect::<Result<Vec<_>>>()?;
+        let map = self.base(base, offset, Space::Generic)?;
+        let what = What::Box { map, coordinates };
+        if !inward {
+            self.arity(2 + extra, 2 + extra)?;
+            let shared = self.address(1, from)?;
+            return Ok(Bulk { what, shared, barrier: None, multicast: None });
+        }
+        self.arity(3 + extra, 3 + extra)?;
+        let shared = self.address(0, to)?;
+        let barrier = Some(self.address(2, to)?);
+        let multicast = if multicast { Some(self.source(3, Type::U16)?) } else { None };
+        Ok(Bulk { what, shared, barrier, multicast })
     }
 }

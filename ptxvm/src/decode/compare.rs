@@ -32,7 +32,7 @@ macro_rules! float_compare {
             "eq" => Some(wide!(|a: $ty, b: $ty| bool: $load(a) == $load(b))),
             "ne" => Some(wide!(|a: $ty, b: $ty| bool: {
                 let (a, b) = ($load(a), $load(b));
-                a < b || a > b
+                a != b && !a.is_nan() && !b.is_nan()
             })),
             "lt" => Some(wide!(|a: $ty, b: $ty| bool: $load(a) < $load(b))),
             "le" => Some(wide!(|a: $ty, b: $ty| bool: $load(a) <= $load(b))),
@@ -40,7 +40,7 @@ macro_rules! float_compare {
             "ge" => Some(wide!(|a: $ty, b: $ty| bool: $load(a) >= $load(b))),
             "equ" => Some(wide!(|a: $ty, b: $ty| bool: {
                 let (a, b) = ($load(a), $load(b));
-                !(a < b || a > b)
+                a == b || a.is_nan() || b.is_nan()
             })),
             "neu" => Some(wide!(|a: $ty, b: $ty| bool: $load(a) != $load(b))),
             "ltu" => Some(wide!(|a: $ty, b: $ty| bool: {

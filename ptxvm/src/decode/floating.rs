@@ -68,6 +68,14 @@ fn strict(a: f32, b: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     if a.is_nan() || b.is_nan() { f32::from_bits(0x7fff_ffff) } else { f(a, b) }
 }
 
+fn strict_minimum(a: f32, b: f32) -> f32 {
+    strict(a, b, minimum)
+}
+
+fn strict_maximum(a: f32, b: f32) -> f32 {
+    strict(a, b, maximum)
+}
+
 /// A fused multiply-add of 16-bit values: exact product, odd sum, one rounding.
 fn fused(format: Format, a: f64, b: f64, c: f64) -> u16 {
     format.encode(add_odd(a * b, c), Rounding::Nearest, false) as u16
@@ -225,8 +233,8 @@ fn f32_op(
         "div" if near || approximate => flushing!(ftz, |a, b| a / b),
         "abs" => flushing!(ftz, |a| a.abs()),
         "neg" => flushing!(ftz, |a| -a),
-        "min" if nan => flushing!(ftz, |a, b| strict(a, b, minimum)),
-        "max" if nan => flushing!(ftz, |a, b| strict(a, b, maximum)),
+        "min" if nan => flushing!(ftz, |a, b| strict_minimum(a, b)),
+        "max" if nan => flushing!(ftz, |a, b| strict_maximum(a, b)),
         "min" => flushing!(ftz, |a, b| minimum(a, b)),
         "max" => flushing!(ftz, |a, b| maximum(a, b)),
         "copysign" => wide!(|a: f32, b: f32| f32: b.copysign(a)),
@@ -355,7 +363,7 @@ fn half_extreme(least: bool, is_f16: bool, packed: bool, nan: bool) -> Wide {
     match (least, nan) {
         (true, false) => extreme!(minimum),
         (false, false) => extreme!(maximum),
-        (true, true) => extreme!((|x, y| strict(x, y, minimum))),
-        (false, true) => extreme!((|x, y| strict(x, y, maximum))),
+        (true, true) => extreme!(strict_minimum),
+        (false, true) => extreme!(strict_maximum),
     }
 }

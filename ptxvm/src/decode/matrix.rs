@@ -199,7 +199,8 @@ impl<'a> Decoder<'_, 'a> {
         let (Some(accumulator), Some(a_ty), Some(b_ty)) = (d_ty, a_ty, b_ty) else {
             return self.fail("types are not implemented");
         };
-        let fits = m == 64 && k as u32 * a_ty.bits() as u32 == 256 && n >= 8 && n <= 256;
+        let fits =
+            m == 64 && k as u32 * a_ty.bits() as u32 == 256 && (8..=256).contains(&n);
         let steps =
             if a_ty.is_integer() { n % 16 == 0 || n == 8 || n == 24 } else { n % 8 == 0 };
         let types = match accumulator {

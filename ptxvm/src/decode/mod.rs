@@ -154,10 +154,6 @@ impl<'a> Parts<'a> {
     pub(crate) fn ty(&mut self) -> Option<Type> {
         self.find(Type::parse)
     }
-
-    pub(crate) fn peek(&self) -> Option<&'a str> {
-        self.rest.first().copied()
-    }
 }
 
 /// Decodes one kernel.

@@ -193,6 +193,10 @@ fn one(
             let found = memory.on_write(at, size, who, true);
             memory.put(at, &new.to_le_bytes()[..size], true);
             *changed |= new != old;
+            if let Some(published) = m.blocks[rank].published.get(&(at as u32)) {
+                warp.clock.observe(published, atomic.order.acquires());
+            }
+            crate::exec::memory::publish_shared(warp, m, (rank, at));
             if !written {
                 uninitialised(warp, m, pc, lane, offset);
             }

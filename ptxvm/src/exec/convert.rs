@@ -79,7 +79,7 @@ impl Conversion {
         match (self.from, self.to) {
             (Number::Integer { bits: width, signed }, to) => {
                 let value = extend(bits, width, signed);
-                self.from_integer(value, to)
+                self.integer_to(value, to)
             }
             (Number::Float(format, width), Number::Integer { bits: to, signed }) => {
                 let value = self.input(format, bits & ones(width));
@@ -97,7 +97,7 @@ impl Conversion {
         if self.flush && subnormal { 0.0f64.copysign(value) } else { value }
     }
 
-    fn from_integer(&self, value: i128, to: Number) -> u64 {
+    fn integer_to(&self, value: i128, to: Number) -> u64 {
         match to {
             Number::Integer { bits, signed } => {
                 let value = if self.saturate { clamp(value, bits, signed) } else { value };

@@ -275,38 +275,52 @@ pub(crate) fn multiply(warp: &mut Warp, op: &Mma, active: u32) -> Step<Next> {
     Ok(Next::Go)
 }
 
+/// A register's elements in every lane, the lowest first.
+pub(crate) fn expand(ty: Element, words: &[u32; LANES]) -> [[f64; 4]; LANES] {
+    let bytes =
+        |word: u32, value: fn(u32) -> f64| word.to_le_bytes().map(|b| value(b.into()));
+    match ty {
+        Element::BF16 => words.map(|word| {
+            let high = f64::from(f32::from_bits(word & 0xffff_0000));
+            [f64::from(f32::from_bits(word << 16)), high, 0.0, 0.0]
+        }),
+        Element::F16 => words.map(|word| {
+            let high = f64::from(f16_to_f32((word >> 16) as u16));
+            [f64::from(f16_to_f32(word as u16)), high, 0.0, 0.0]
+        }),
+        Element::S8 => words.map(|word| bytes(word, |b| f64::from(b as u8 as i8))),
+        Element::U8 => words.map(|word| bytes(word, f64::from)),
+        Element::E4M3 => words.map(|word| bytes(word, |b| small(E4M3, b))),
+        Element::E5M2 => words.map(|word| bytes(word, |b| small(E5M2, b))),
+        Element::TF32 | Element::F64 => words.map(|word| [ty.value(word), 0.0, 0.0, 0.0]),
+    }
+}
+
 fn tiles(warp: &Warp, op: &Mma) -> Tiles {
     let mut tiles =
         Tiles { a: [[0.0; MAX_K]; 16], b: [[0.0; 8]; MAX_K], bad_rows: 0, bad_columns: 0 };
-    let (bits, halves) = (op.a_ty.bits(), op.m / 8);
-    let per = 32 / bits;
-    let mask = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
+    let (halves, per) = (op.m / 8, 32 / op.a_ty.bits());
     for (r, &register) in op.a.iter().enumerate() {
-        let (words, bad) = (
-            &warp.regs.r[usize::from(register)],
-            warp.regs.undefined(Bank::Word, register),
-        );
-        for (lane, &word) in words.iter().enumerate() {
-            let row = lane / 4 + 8 * (r % halves);
-            let first = per * (lane % 4) + 4 * per * (r / halves);
-            for n in 0..per {
-                tiles.a[row][first + n] = op.a_ty.value(word >> (bits * n) & mask);
-            }
-            tiles.bad_rows |= (bad >> lane & 1) << row;
+        let values = expand(op.a_ty, &warp.regs.r[usize::from(register)]);
+        let step = 4 * per * (r / halves);
+        for (lane, values) in values.iter().enumerate() {
+            let first = per * (lane % 4) + step;
+            let row = &mut tiles.a[lane / 4 + 8 * (r % halves)];
+            row[first..first + per].copy_from_slice(&values[..per]);
         }
+        let bad = warp.regs.undefined(Bank::Word, register);
+        lanes(bad).for_each(|lane| tiles.bad_rows |= 1 << (lane / 4 + 8 * (r % halves)));
     }
     for (r, &register) in op.b.iter().enumerate() {
-        let (words, bad) = (
-            &warp.regs.r[usize::from(register)],
-            warp.regs.undefined(Bank::Word, register),
-        );
-        for (lane, &word) in words.iter().enumerate() {
+        let values = expand(op.b_ty, &warp.regs.r[usize::from(register)]);
+        for (lane, values) in values.iter().enumerate() {
             let first = per * (lane % 4) + 4 * per * r;
-            for n in 0..per {
-                tiles.b[first + n][lane / 4] = op.b_ty.value(word >> (bits * n) & mask);
+            for (n, &value) in values[..per].iter().enumerate() {
+                tiles.b[first + n][lane / 4] = value;
             }
-            tiles.bad_columns |= (bad >> lane & 1) << (lane / 4);
         }
+        let bad = warp.regs.undefined(Bank::Word, register);
+        lanes(bad).for_each(|lane| tiles.bad_columns |= 1 << (lane / 4));
     }
     tiles
 }
@@ -392,10 +406,9 @@ fn multiply_f64(warp: &mut Warp, op: &Mma) {
     let (a, b) = (row(op.a[0]), row(op.b[0]));
     let old = [row(op.c[0]), row(op.c[1])];
     for (n, &register) in op.d.iter().enumerate() {
-        for lane in 0..LANES {
+        for (lane, &old) in old[n].iter().enumerate() {
             let (r, c) = (lane / 4, 2 * (lane % 4) + n);
-            let sum =
-                (0..4).fold(old[n][lane], |sum, k| a[4 * r + k].mul_add(b[4 * c + k], sum));
+            let sum = (0..4).fold(old, |sum, k| a[4 * r + k].mul_add(b[4 * c + k], sum));
             warp.regs.d[usize::from(register)][lane] = sum.to_bits();
         }
         let from = [op.a[0], op.b[0], op.c[n]].map(|index| (Bank::Double, index));

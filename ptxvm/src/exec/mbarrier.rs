@@ -1,29 +1,298 @@
-//! mbarriers.
-use crate::exec::Next;
-use crate::instruction::Address;
+//! mbarriers: phases of arrivals and of bytes.
+
+use crate::clock::Message;
+use crate::exec::memory::{Target, addresses, aligned, resolve, shared};
+use crate::exec::{Next, set, values};
+use crate::finding::FindingKind;
+use crate::instruction::{Address, SINK};
+use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
+use crate::syntax::Bank;
 use crate::warp::Warp;
 
+/// A live mbarrier.
 #[derive(Debug, Default)]
-pub(crate) struct Mbarrier {}
+pub(crate) struct Mbarrier {
+    /// Arrivals that a phase takes.
+    pub expected: u32,
+    /// Arrivals still to come in this phase.
+    pub pending: u32,
+    /// Bytes announced and not yet there.
+    pub bytes: i64,
+    pub phase: u64,
+    message: Message,
+    released: Message,
+}
+
+/// What is done with an mbarrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MbarrierKind {
+    Init,
+    Invalidate,
+    /// `bytes` says that the operand announces bytes and one arrives; otherwise it
+    /// is the number of arrivals.
+    Arrive {
+        bytes: bool,
+        drop: bool,
+    },
+    ExpectBytes,
+    CompleteBytes,
+    Wait {
+        parity: bool,
+    },
+    PendingCount,
+}
+
+/// An instruction on an mbarrier.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MbarrierOp {}
+pub(crate) struct MbarrierOp {
+    pub kind: MbarrierKind,
+    pub address: Address,
+    /// State token or predicate; [`SINK`] for none.
+    pub d: u16,
+    pub operand: Option<u16>,
+    /// Publishes or learns; `.relaxed` does not.
+    pub orders: bool,
+}
+
+/// The most bytes or arrivals that an mbarrier counts.
+const MOST: i64 = (1 << 20) - 1;
+
+impl Mbarrier {
+    fn settle(&mut self) -> bool {
+        if self.pending != 0 || self.bytes != 0 {
+            return false;
+        }
+        self.phase += 1;
+        self.pending = self.expected;
+        std::mem::swap(&mut self.message, &mut self.released);
+        self.message.clear();
+        true
+    }
+
+    fn token(&self) -> u64 {
+        self.phase << 32 | u64::from(self.pending)
+    }
+}
+
+/// A block of the cluster and the offset of an mbarrier there.
+type Spot = (usize, u32);
+
+fn locate(
+    warp: &Warp,
+    m: &Machine<'_>,
+    site: (u32, usize),
+    address: &Address,
+    value: u64,
+) -> Step<Spot> {
+    aligned(warp, m, site, value, 8)?;
+    match resolve(address.space, warp.rank, value) {
+        Target::Shared(rank, offset) => {
+            let at = shared(warp, m, site, (rank, offset), 8)?;
+            Ok((rank, at as u32))
+        }
+        _ => {
+            let text = "the mbarrier is not in shared memory";
+            m.stop(FindingKind::Mbarrier, warp, site.0, site.1, text)
+        }
+    }
+}
+
+fn find<'m>(
+    warp: &Warp,
+    m: &'m mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (rank, offset): Spot,
+) -> Step<&'m mut Mbarrier> {
+    if !m.blocks[rank].mbarriers.contains_key(&offset) {
+        let place = (u64::from(offset), Some("shared".to_owned()));
+        let text = "there is no mbarrier here: it was never initialised";
+        return m.stop_at(FindingKind::Mbarrier, warp, pc, lane, place, text);
+    }
+    Ok(m.blocks[rank].mbarriers.entry(offset).or_default())
+}
 
 pub(crate) fn run(
-    _: &mut Warp,
-    _: &mut Machine<'_>,
-    _: &MbarrierOp,
-    _: u32,
-    _: u32,
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &MbarrierOp,
+    active: u32,
+    pc: u32,
 ) -> Step<Next> {
+    if op.kind == MbarrierKind::PendingCount {
+        let tokens = values(warp, Bank::Double, op.address.index);
+        for lane in lanes(active) {
+            set(warp, Bank::Word, op.d, tokens[lane] & 0xffff_ffff, 1 << lane);
+        }
+        return Ok(Next::Go);
+    }
+    let row = addresses(warp, m, &op.address, active, pc);
+    let bank = match op.kind {
+        MbarrierKind::Wait { parity: false } => Bank::Double,
+        _ => Bank::Word,
+    };
+    let operand = op.operand.map(|index| values(warp, bank, index));
+    let mut passed = true;
+    let mut learn = Message::default();
+    for lane in lanes(active) {
+        let site = (pc, lane);
+        let spot = locate(warp, m, site, &op.address, row[lane])?;
+        let value = operand.map(|row| row[lane]);
+        match op.kind {
+            MbarrierKind::Init => init(warp, m, site, spot, value.unwrap_or(0))?,
+            MbarrierKind::Invalidate => {
+                find(warp, m, site, spot)?;
+                m.blocks[spot.0].mbarriers.remove(&spot.1);
+                m.blocks[spot.0].shared.mbarrier(spot.1 as usize, false);
+            }
+            MbarrierKind::Wait { parity } => {
+                let barrier = find(warp, m, site, spot)?;
+                let value = value.unwrap_or(0);
+                let done = if parity {
+                    barrier.phase & 1 != value & 1
+                } else {
+                    barrier.phase > value >> 32
+                };
+                if done {
+                    crate::clock::join(&mut learn.known, &barrier.released.known);
+                    crate::clock::join(&mut learn.fenced, &barrier.released.fenced);
+                }
+                passed &= done;
+                set(warp, Bank::Predicate, op.d, u64::from(done), 1 << lane);
+            }
+            _ => arrive(warp, m, op, site, spot, value)?,
+        }
+    }
+    if matches!(op.kind, MbarrierKind::Wait { .. }) {
+        if op.orders && !learn.known.is_empty() {
+            warp.clock.learn(&learn);
+        }
+        return Ok(if passed { Next::Go } else { Next::Polled });
+    }
+    if op.orders {
+        warp.clock.tick();
+    }
+    m.progressed();
     Ok(Next::Go)
 }
-pub(crate) fn copies_arrive(
-    _: &mut Warp,
-    _: &mut Machine<'_>,
-    _: (Address, bool),
-    _: u32,
-    _: u32,
+
+fn init(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (rank, offset): Spot,
+    count: u64,
 ) -> Step {
+    if count == 0 || count as i64 > MOST {
+        let text = format!("an mbarrier of {count} arrivals");
+        return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
+    }
+    let count = count as u32;
+    let barrier = Mbarrier { expected: count, pending: count, ..Mbarrier::default() };
+    let old = m.blocks[rank].mbarriers.insert(offset, barrier);
+    m.blocks[rank].shared.mbarrier(offset as usize, true);
+    if old.is_some() {
+        let place = Some((u64::from(offset), "shared".to_owned()));
+        m.note(FindingKind::Mbarrier, warp, pc, lane, place, || {
+            "initialised again without having been invalidated".to_owned()
+        });
+    }
     Ok(())
+}
+
+fn arrive(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &MbarrierOp,
+    site: (u32, usize),
+    spot: Spot,
+    operand: Option<u64>,
+) -> Step {
+    let clock = &warp.clock;
+    let (arrivals, bytes, drops) = match op.kind {
+        MbarrierKind::Arrive { bytes: true, drop } => {
+            (1, operand.unwrap_or(0) as u32 as i64, u32::from(drop))
+        }
+        MbarrierKind::Arrive { bytes: false, drop } => {
+            let count = operand.unwrap_or(1) as u32;
+            (count, 0, if drop { count } else { 0 })
+        }
+        MbarrierKind::ExpectBytes => (0, operand.unwrap_or(0) as u32 as i64, 0),
+        _ => (0, -(operand.unwrap_or(0) as u32 as i64), 0),
+    };
+    let barrier = find(warp, m, site, spot)?;
+    let token = barrier.token();
+    let problem = if arrivals > barrier.pending {
+        Some(format!("{arrivals} arrivals where {} are due", barrier.pending))
+    } else if (barrier.bytes + bytes).abs() > MOST {
+        Some(format!("{} bytes announced", barrier.bytes + bytes))
+    } else {
+        None
+    };
+    if let Some(text) = problem {
+        return m.stop(FindingKind::Mbarrier, warp, site.0, site.1, text);
+    }
+    barrier.bytes += bytes;
+    barrier.pending -= arrivals;
+    barrier.expected -= drops.min(barrier.expected);
+    if op.orders {
+        barrier.message.add(clock);
+    }
+    barrier.settle();
+    if op.d != SINK {
+        set(warp, Bank::Double, op.d, token, 1 << site.1);
+    }
+    Ok(())
+}
+
+/// `cp.async.mbarrier.arrive`: an arrival once the thread's copies so far are there.
+/// Here they land at once.
+pub(crate) fn copies_arrive(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    (address, counted): (Address, bool),
+    active: u32,
+    pc: u32,
+) -> Step {
+    let row = addresses(warp, m, &address, active, pc);
+    crate::exec::cp_async::wait_all(warp, m, active);
+    for lane in lanes(active) {
+        let site = (pc, lane);
+        let spot = locate(warp, m, site, &address, row[lane])?;
+        let barrier = find(warp, m, site, spot)?;
+        // Without `.noinc` the arrival is one that nobody counted on.
+        if !counted {
+            continue;
+        }
+        if barrier.pending == 0 {
+            let text = "an arrival where none is due";
+            return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
+        }
+        barrier.pending -= 1;
+        barrier.message.add(&warp.clock);
+        barrier.settle();
+    }
+    warp.clock.tick();
+    m.progressed();
+    Ok(())
+}
+
+/// Bytes have landed: counts them, and lets waiters see them.
+pub(crate) fn complete(
+    m: &mut Machine<'_>,
+    (rank, offset): Spot,
+    bytes: u64,
+    (agent, time): (usize, u32),
+) -> bool {
+    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
+    barrier.bytes -= bytes as i64;
+    for list in [&mut barrier.message.known, &mut barrier.message.fenced] {
+        if list.len() <= agent {
+            list.resize(agent + 1, 0);
+        }
+        list[agent] = list[agent].max(time);
+    }
+    barrier.settle();
+    m.progressed();
+    true
 }

@@ -145,7 +145,7 @@ pub(crate) fn aligned(
     address: u64,
     bytes: u64,
 ) -> Step {
-    if address % bytes == 0 {
+    if address.is_multiple_of(bytes) {
         return Ok(());
     }
     let detail = format!("an access of {bytes} bytes must be aligned to as many");
@@ -393,7 +393,13 @@ fn load_shared(
     let written = memory.is_written(at, bytes.len());
     let who =
         Who { clock: &warp.clock, lane: site.1, strong: order.is_strong(), proxy: false };
-    if let Some(found) = memory.on_read(at, bytes.len(), who) {
+    let found = memory.on_read(at, bytes.len(), who);
+    if order.is_strong()
+        && let Some(published) = m.blocks[rank].published.get(&(at as u32))
+    {
+        warp.clock.observe(published, order.acquires());
+    }
+    if let Some(found) = found {
         conflict(warp, m, site, offset, found);
     }
     Ok(written)
@@ -588,6 +594,14 @@ pub(crate) fn store_global(
     }
 }
 
+/// A strong write to shared memory publishes what the warp's last fence made ready.
+pub(crate) fn publish_shared(warp: &Warp, m: &mut Machine<'_>, (rank, at): (usize, usize)) {
+    if let Some(released) = &warp.clock.released {
+        let published = m.blocks[rank].published.entry(at as u32).or_default();
+        crate::clock::join(published, released);
+    }
+}
+
 /// Writes bytes to shared memory, with the checks.
 pub(crate) fn store_shared(
     warp: &Warp,
@@ -605,6 +619,9 @@ pub(crate) fn store_shared(
         Who { clock: &warp.clock, lane: site.1, strong: order.is_strong(), proxy: false };
     let found = memory.on_write(at, bytes.len(), who, changes);
     memory.put(at, bytes, defined);
+    if order.is_strong() {
+        publish_shared(warp, m, (rank, at));
+    }
     if let Some(found) = found {
         conflict(warp, m, site, offset, found);
     }

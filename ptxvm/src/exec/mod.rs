@@ -32,8 +32,6 @@ pub(crate) enum Next {
     Wait(Wait),
     /// The same instruction again, when the other threads of the mask are here.
     Meet { mask: u32 },
-    /// The same instruction again, later.
-    Again,
     /// The next instruction, but let others go first: it asked in vain.
     Polled,
     /// These lanes are done.
@@ -161,11 +159,14 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
                     return Ok(true);
                 }
                 Next::Meet { mask } => {
+                    // It did nothing yet, and will be counted when it does.
+                    let executed = &mut m.executed[pc as usize];
+                    executed.0 -= u64::from(active.count_ones());
+                    executed.1 -= 1;
                     split(warp, at, active, pc);
                     warp.groups[at].wait = Wait::Meet { mask };
                     return Ok(true);
                 }
-                Next::Again => return Ok(false),
                 Next::Polled => {
                     warp.groups[at].pc = pc + 1;
                     warp.polls += 1;
@@ -269,6 +270,7 @@ fn touched(warp: &mut Warp, m: &mut Machine<'_>, pc: u32, active: u32) {
 /// Threads return.
 fn leave(warp: &mut Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
     cp_async::land_on_exit(warp, m, gone);
+    bulk::after_exit(warp, m, gone);
     warp.exit(gone);
     let block = &mut m.blocks[warp.rank];
     block.live_threads -= gone.count_ones();

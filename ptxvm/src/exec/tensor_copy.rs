@@ -1,1 +1,143 @@
-//! Tensor copies.
+//! Boxes of tensors: which bytes go where.
+
+use crate::exec::bulk::Piece;
+use crate::exec::memory::{Target, addresses, global, resolve};
+use crate::finding::FindingKind;
+use crate::instruction::Address;
+use crate::machine::{Machine, Step};
+use crate::tensor_map::TensorMap;
+use crate::warp::Warp;
+
+/// Reads the tensor map that an operand points to.
+pub(crate) fn read_map(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    address: &Address,
+) -> Step<TensorMap> {
+    let value = addresses(warp, m, address, 1 << lane, pc)[lane];
+    let mut bytes = [0; 128];
+    match resolve(address.space, warp.rank, value) {
+        Target::Param(offset) => {
+            let from = offset as usize;
+            match m.run.params.get(from..from.saturating_add(128)) {
+                Some(param) => bytes.copy_from_slice(param),
+                None => {
+                    let text = "the tensor map does not fit the parameters";
+                    return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
+                }
+            }
+        }
+        Target::Global(address) => {
+            let (allocation, offset) = global(warp, m, (pc, lane), address, 128)?;
+            m.run.memory.allocations[allocation].read(offset, &mut bytes);
+        }
+        Target::Shared(..) | Target::Local(_) => {
+            let text = "a tensor map lies in global memory, constants or parameters";
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
+        }
+    }
+    if !value.is_multiple_of(64) {
+        let text = "a tensor map must be aligned to 64 bytes";
+        return m.stop_at(FindingKind::Misaligned, warp, pc, lane, (value, None), text);
+    }
+    match TensorMap::decode(&bytes) {
+        Some(map) => Ok(map),
+        None => {
+            let text = "these bytes are no tensor map";
+            m.stop(FindingKind::BadOperand, warp, pc, lane, text)
+        }
+    }
+}
+
+/// The pieces of the box at `coordinates`, laid out from `at` in shared memory.
+pub(crate) fn pieces(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (map, coordinates, at): (&TensorMap, &[u16], usize),
+) -> Step<Vec<Piece>> {
+    if coordinates.len() != map.dims.len() {
+        let text = format!(
+            "{} coordinates for a tensor of {} dimensions",
+            coordinates.len(),
+            map.dims.len()
+        );
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
+    }
+    let first: Vec<i64> = coordinates
+        .iter()
+        .map(|&row| i64::from(warp.regs.r[usize::from(row)][lane] as i32))
+        .collect();
+    let row_bytes = u64::from(map.box_dims[0]) * map.element.bytes();
+    let rows = map.box_bytes() / row_bytes;
+    let mut pieces = Vec::with_capacity((map.box_bytes() / 16) as usize);
+    for row in 0..rows {
+        let base = row_address(map, &first, row);
+        let to = at as u64 + row * row_bytes;
+        for chunk in 0..row_bytes / 16 {
+            let plain = (to + 16 * chunk) as u32;
+            let shared = map.swizzle.apply(plain);
+            chunk_pieces(
+                warp,
+                m,
+                (pc, lane),
+                (map, first[0], base),
+                chunk,
+                shared,
+                &mut pieces,
+            )?;
+        }
+    }
+    Ok(pieces)
+}
+
+/// The address of column 0 of a row of the box; none where it is outside.
+fn row_address(map: &TensorMap, first: &[i64], row: u64) -> Option<u64> {
+    let (mut rest, mut address) = (row, map.address);
+    for (n, &first) in first.iter().enumerate().skip(1) {
+        let extent = u64::from(map.box_dims[n]);
+        let index = first + (rest % extent) as i64;
+        rest /= extent;
+        if index < 0 || index as u64 >= map.dims[n] {
+            return None;
+        }
+        address = address.wrapping_add(index as u64 * map.strides[n - 1]);
+    }
+    Some(address)
+}
+
+/// Splits 16 bytes of a row into what lies inside of the tensor and what does not.
+fn chunk_pieces(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (map, column, base): (&TensorMap, i64, Option<u64>),
+    chunk: u64,
+    shared: u32,
+    pieces: &mut Vec<Piece>,
+) -> Step {
+    let size = map.element.bytes();
+    // Bytes of the row, counted from the tensor's column 0.
+    let start = column * size as i64 + 16 * chunk as i64;
+    let end = (map.dims[0] * size) as i64;
+    let low = start.max(0).min(start + 16);
+    let high = end.min(start + 16).max(low);
+    let (low, high) = if base.is_some() { (low, high) } else { (start, start) };
+    let mut push = |from: i64, to: i64, global: Option<(usize, u64)>| {
+        if to > from {
+            let offset = (from - start) as u32;
+            let bytes = (to - from) as u32;
+            pieces.push(Piece { shared: shared + offset, global, bytes });
+        }
+    };
+    push(start, low, None);
+    if let Some(base) = base
+        && high > low
+    {
+        let place = global(warp, m, site, base + low as u64, (high - low) as u64)?;
+        push(low, high, Some(place));
+    }
+    push(high, start + 16, None);
+    Ok(())
+}

@@ -56,7 +56,7 @@ pub(crate) struct Vote {
 }
 
 /// `redux.sync`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Redux {
     pub f: fn(u32, u32) -> u32,
     pub d: u16,

@@ -1,0 +1,286 @@
+//! Tensor maps: what `cuTensorMapEncodeTiled` takes, in a form of our own.
+
+use thiserror::Error;
+
+/// Element types of tensor maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TensorElement {
+    /// 8-bit integers, and anything else of one byte.
+    U8,
+    /// 16-bit integers.
+    U16,
+    /// 32-bit integers.
+    U32,
+    /// Signed 32-bit integers.
+    I32,
+    /// 64-bit integers.
+    U64,
+    /// Signed 64-bit integers.
+    I64,
+    /// binary16.
+    F16,
+    /// binary32.
+    F32,
+    /// binary64.
+    F64,
+    /// bfloat16.
+    BF16,
+}
+
+impl TensorElement {
+    const ALL: [Self; 10] = [
+        Self::U8,
+        Self::U16,
+        Self::U32,
+        Self::I32,
+        Self::U64,
+        Self::I64,
+        Self::F16,
+        Self::F32,
+        Self::F64,
+        Self::BF16,
+    ];
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::U8 => 1,
+            Self::U16 | Self::F16 | Self::BF16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::U64 | Self::I64 | Self::F64 => 8,
+        }
+    }
+
+    fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::F32 | Self::F64 | Self::BF16)
+    }
+}
+
+/// How 16-byte chunks are permuted in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Swizzle {
+    /// Not at all.
+    None,
+    /// Within 32 bytes.
+    Bytes32,
+    /// Within 64 bytes.
+    Bytes64,
+    /// Within 128 bytes.
+    Bytes128,
+}
+
+impl Swizzle {
+    /// Where the byte at `address` of the plain layout lies: a function of the
+    /// address in shared memory, the same for tensor copies and for wgmma.
+    pub(crate) fn apply(self, address: u32) -> u32 {
+        let bits = (1 << self as u32) - 1;
+        address ^ (address >> 7 & bits) << 4
+    }
+
+    fn span(self) -> u64 {
+        match self {
+            Self::None => u64::MAX,
+            Self::Bytes32 => 32,
+            Self::Bytes64 => 64,
+            Self::Bytes128 => 128,
+        }
+    }
+}
+
+/// What elements outside of the tensor read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OutOfBoundsFill {
+    /// Zero.
+    Zero,
+    /// A NaN.
+    Nan,
+}
+
+/// A tiled tensor map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorMap {
+    /// The elements' type.
+    pub element: TensorElement,
+    /// Address of the tensor's first element.
+    pub address: u64,
+    /// Extent of each dimension in elements, the innermost first; one to five.
+    pub dims: Vec<u64>,
+    /// Bytes from one index to the next, for every dimension but the innermost.
+    pub strides: Vec<u64>,
+    /// Extent of the box that one copy moves.
+    pub box_dims: Vec<u32>,
+    /// Permutation of the box in shared memory.
+    pub swizzle: Swizzle,
+    /// What lies outside of the tensor.
+    pub fill: OutOfBoundsFill,
+}
+
+/// Why a tensor map cannot be encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct TensorMapError(String);
+
+/// The first bytes of an encoded map, so that other bytes are refused.
+const MAGIC: [u8; 8] = *b"ptxvmmap";
+
+impl TensorMap {
+    /// The 128 bytes that a kernel takes as its parameter, aligned to 64.
+    ///
+    /// # Errors
+    /// Where the driver would refuse the same parameters.
+    pub fn encode(&self) -> Result<[u8; 128], TensorMapError> {
+        self.check().map_err(TensorMapError)?;
+        let mut out = Vec::with_capacity(128);
+        out.extend(MAGIC);
+        out.extend([self.dims.len() as u8, self.element as u8]);
+        out.extend([self.swizzle as u8, self.fill as u8, 0, 0, 0, 0]);
+        out.extend(self.address.to_le_bytes());
+        for n in 0..5 {
+            out.extend(self.dims.get(n).copied().unwrap_or(1).to_le_bytes());
+        }
+        for n in 0..4 {
+            out.extend(self.strides.get(n).copied().unwrap_or(0).to_le_bytes());
+        }
+        for n in 0..5 {
+            out.extend((self.box_dims.get(n).copied().unwrap_or(1) as u16).to_le_bytes());
+        }
+        out.resize(128, 0);
+        let mut bytes = [0; 128];
+        bytes.copy_from_slice(&out);
+        Ok(bytes)
+    }
+
+    /// The map that [`TensorMap::encode`] made `bytes` from.
+    pub(crate) fn decode(bytes: &[u8; 128]) -> Option<Self> {
+        if bytes[..8] != MAGIC {
+            return None;
+        }
+        let word = |at: usize| {
+            bytes[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default()
+        };
+        let half = |at: usize| u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+        let rank = usize::from(bytes[8]);
+        let map = Self {
+            element: *TensorElement::ALL.get(usize::from(bytes[9]))?,
+            address: word(16),
+            dims: (0..rank).map(|n| word(24 + 8 * n)).collect(),
+            strides: (0..rank.checked_sub(1)?).map(|n| word(64 + 8 * n)).collect(),
+            box_dims: (0..rank).map(|n| half(96 + 2 * n)).collect(),
+            swizzle: match bytes[10] {
+                0 => Swizzle::None,
+                1 => Swizzle::Bytes32,
+                2 => Swizzle::Bytes64,
+                3 => Swizzle::Bytes128,
+                _ => return None,
+            },
+            fill: if bytes[11] == 0 { OutOfBoundsFill::Zero } else { OutOfBoundsFill::Nan },
+        };
+        map.check().is_ok().then_some(map)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let rank = self.dims.len();
+        if !(1..=5).contains(&rank) {
+            return Err(format!("a tensor of {rank} dimensions"));
+        }
+        if self.strides.len() != rank - 1 || self.box_dims.len() != rank {
+            return Err("strides or box do not fit the dimensions".to_owned());
+        }
+        if !self.address.is_multiple_of(16) {
+            return Err("the address must be a multiple of 16".to_owned());
+        }
+        if let Some(dim) = self.dims.iter().find(|&&dim| dim == 0 || dim > 1 << 32) {
+            return Err(format!("a dimension of {dim} elements"));
+        }
+        if let Some(stride) = self.strides.iter().find(|&&s| s % 16 != 0 || s >= 1 << 40) {
+            return Err(format!("a stride of {stride} bytes"));
+        }
+        if let Some(extent) = self.box_dims.iter().find(|&&n| n == 0 || n > 256) {
+            return Err(format!("a box of {extent} elements in one dimension"));
+        }
+        let inner = u64::from(self.box_dims[0]) * self.element.bytes();
+        if !inner.is_multiple_of(16) || inner > self.swizzle.span() {
+            return Err(format!("the box's rows of {inner} bytes"));
+        }
+        if self.fill == OutOfBoundsFill::Nan && !self.element.is_float() {
+            return Err("integers have no NaN".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Bytes of a box.
+    pub(crate) fn box_bytes(&self) -> u64 {
+        self.box_dims.iter().map(|&n| u64::from(n)).product::<u64>() * self.element.bytes()
+    }
+
+    /// The bytes of an element outside of the tensor, over and over.
+    pub(crate) fn fill_bytes(&self) -> [u8; 16] {
+        let nan: &[u8] = match (self.fill, self.element) {
+            (OutOfBoundsFill::Zero, _) => &[0],
+            (_, TensorElement::F16 | TensorElement::BF16) => &[0xff, 0x7f],
+            (_, TensorElement::F64) => &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+            _ => &[0xff, 0xff, 0xff, 0x7f],
+        };
+        std::array::from_fn(|n| nan[n % nan.len()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> TensorMap {
+        TensorMap {
+            element: TensorElement::BF16,
+            address: 0x1000,
+            dims: vec![100, 7, 3],
+            strides: vec![208, 2080],
+            box_dims: vec![64, 4, 1],
+            swizzle: Swizzle::Bytes128,
+            fill: OutOfBoundsFill::Nan,
+        }
+    }
+
+    #[test]
+    fn maps_survive_encoding() {
+        let bytes = map().encode().unwrap();
+        assert_eq!(TensorMap::decode(&bytes), Some(map()));
+        assert_eq!(TensorMap::decode(&[0; 128]), None);
+    }
+
+    #[test]
+    fn what_the_driver_refuses_is_refused() {
+        let refused = |change: fn(&mut TensorMap)| {
+            let mut map = map();
+            change(&mut map);
+            map.encode().is_err()
+        };
+        assert!(refused(|map| map.address += 8));
+        assert!(refused(|map| map.strides[0] = 200));
+        assert!(refused(|map| map.box_dims[0] = 72));
+        assert!(refused(|map| map.box_dims[0] = 60));
+        assert!(refused(|map| map.box_dims[1] = 257));
+        assert!(refused(|map| map.dims[1] = 0));
+        assert!(refused(|map| map.dims.clear()));
+    }
+
+    #[test]
+    fn swizzles_permute_chunks() {
+        // Row r of 128 bytes has its chunk c at c ^ r.
+        for row in 0..8 {
+            for chunk in 0..8 {
+                let swizzled = Swizzle::Bytes128.apply(1024 + 128 * row + 16 * chunk);
+                assert_eq!(swizzled, 1024 + 128 * row + 16 * (chunk ^ row));
+            }
+        }
+        // Two rows of 64 bytes share 128 bytes: chunks of 4 change every other row.
+        assert_eq!(Swizzle::Bytes64.apply(128), 128 + 16);
+        assert_eq!(Swizzle::Bytes64.apply(64), 64);
+        assert_eq!(Swizzle::Bytes64.apply(3 * 128), 3 * 128 + 48);
+        assert_eq!(Swizzle::Bytes32.apply(128), 128 + 16);
+        assert_eq!(Swizzle::Bytes32.apply(256), 256);
+    }
+}
