@@ -4,13 +4,14 @@
 //! Without NVRTC these tests say that they did not run; where CI or
 //! RIDGEPOINT_REQUIRE_NVRTC is set they fail.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Once;
 
+use common::{need, search};
 use ridgepoint::inventory::{Inventory, Wanted};
 use ridgepoint::kernel::sass::{Disassembler, Listing};
 use ridgepoint::kernel::{
@@ -21,45 +22,12 @@ use ridgepoint::suite::Suite;
 
 const ARCHS: [Arch; 3] = [Arch::SM_80, Arch::SM_90, Arch::SM_120];
 
-/// The pinned compiler where it is installed: what another version makes of the
-/// kernels is not this test's business.
-fn search() -> SearchPath {
-    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit");
-    let pinned = pinned.join("nvidia/cu13/lib");
-    match std::env::var_os("RIDGEPOINT_NVRTC").is_none() && pinned.is_dir() {
-        true => SearchPath::only(pinned),
-        false => SearchPath::of_this_machine(),
-    }
-}
-
 fn options() -> CompilerOptions {
     CompilerOptions {
         cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins")),
         search: search(),
         ..CompilerOptions::default()
     }
-}
-
-/// What a test needs; or nothing, said where `--quiet` and captured output
-/// cannot hide it. Required, its absence is a failure.
-fn need<T, E: std::fmt::Display>(what: Result<T, E>) -> Option<T> {
-    let why = match what {
-        Ok(found) => return Some(found),
-        Err(why) => why,
-    };
-    let set = |name: &str| {
-        std::env::var(name).is_ok_and(|v| !["", "0", "false"].contains(&v.as_str()))
-    };
-    assert!(!set("CI") && !set("RIDGEPOINT_REQUIRE_NVRTC"), "{why}");
-    // Why is the same for all tests.
-    static SAID: Once = Once::new();
-    let mut stderr = std::io::stderr().lock();
-    SAID.call_once(|| {
-        let _ = writeln!(stderr, "\n*** COMPILE GATE NOT RUN: {why}\n");
-    });
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(stderr, "\n*** compile gate: {test} DID NOT RUN");
-    None
 }
 
 fn compiler() -> Option<Compiler> {
