@@ -4,13 +4,15 @@
 //! Without NVRTC these tests say that they did not run; where CI or
 //! RIDGEPOINT_REQUIRE_NVRTC is set they fail.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Once;
 
+use common::{need, search};
+use rayon::prelude::*;
 use ridgepoint::inventory::{Inventory, Wanted};
 use ridgepoint::kernel::sass::{Disassembler, Listing};
 use ridgepoint::kernel::{
@@ -21,45 +23,12 @@ use ridgepoint::suite::Suite;
 
 const ARCHS: [Arch; 3] = [Arch::SM_80, Arch::SM_90, Arch::SM_120];
 
-/// The pinned compiler where it is installed: what another version makes of the
-/// kernels is not this test's business.
-fn search() -> SearchPath {
-    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit");
-    let pinned = pinned.join("nvidia/cu13/lib");
-    match std::env::var_os("RIDGEPOINT_NVRTC").is_none() && pinned.is_dir() {
-        true => SearchPath::only(pinned),
-        false => SearchPath::of_this_machine(),
-    }
-}
-
 fn options() -> CompilerOptions {
     CompilerOptions {
         cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins")),
         search: search(),
         ..CompilerOptions::default()
     }
-}
-
-/// What a test needs; or nothing, said where `--quiet` and captured output
-/// cannot hide it. Required, its absence is a failure.
-fn need<T, E: std::fmt::Display>(what: Result<T, E>) -> Option<T> {
-    let why = match what {
-        Ok(found) => return Some(found),
-        Err(why) => why,
-    };
-    let set = |name: &str| {
-        std::env::var(name).is_ok_and(|v| !["", "0", "false"].contains(&v.as_str()))
-    };
-    assert!(!set("CI") && !set("RIDGEPOINT_REQUIRE_NVRTC"), "{why}");
-    // Why is the same for all tests.
-    static SAID: Once = Once::new();
-    let mut stderr = std::io::stderr().lock();
-    SAID.call_once(|| {
-        let _ = writeln!(stderr, "\n*** COMPILE GATE NOT RUN: {why}\n");
-    });
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(stderr, "\n*** compile gate: {test} DID NOT RUN");
-    None
 }
 
 fn compiler() -> Option<Compiler> {
@@ -213,8 +182,13 @@ fn images_do_not_depend_on_the_working_folder() {
     assert_eq!(here, hashes("elsewhere"));
 }
 
-/// `ridgepoint kernels build` of the smallest suite, in a folder, to `kernels`.
+/// A suite of one kernel.
+const SMALL: &str = "name = \"small\"\n[[points]]\nop = \"stream\"\naccess = \"read\"\n\
+                     bytes = \"1 MiB\"\n";
+
+/// `ridgepoint kernels build` of the small suite, in a folder, to `kernels`.
 fn build(folder: &Path, cache: &Path) -> Output {
+    fs::write(folder.join("small.toml"), SMALL).unwrap();
     let nvrtc =
         search().chosen.or_else(|| std::env::var_os("RIDGEPOINT_NVRTC").map(PathBuf::from));
     let mut command = Command::new(env!("CARGO_BIN_EXE_ridgepoint"));
@@ -222,11 +196,8 @@ fn build(folder: &Path, cache: &Path) -> Output {
     if let Some(nvrtc) = nvrtc {
         command.env("RIDGEPOINT_NVRTC", nvrtc);
     }
-    let arguments = [
-        "kernels", "build", "--arch", "sm_90a", "--out", "kernels", "--format", "csv",
-        "roofline",
-    ];
-    command.args(arguments).output().unwrap()
+    command.args(["kernels", "build", "--arch", "sm_90a", "--out", "kernels"]);
+    command.args(["--format", "csv", "small.toml"]).output().unwrap()
 }
 
 #[test]
@@ -249,7 +220,7 @@ fn what_was_built_ahead_needs_no_compiler() {
         max_major: Some(compiler.nvrtc().unwrap().version().major),
     })
     .unwrap();
-    let suite = Suite::load("roofline").unwrap();
+    let suite = Suite::parse("small.toml", SMALL).unwrap();
     let inventory = Inventory::of(&[suite], &[Arch::SM_90]).unwrap();
     for wanted in &inventory.wanted {
         let (source, defines) = (&wanted.source, &wanted.defines);
@@ -308,12 +279,34 @@ fn ptx_is_there_for_every_architecture() {
     }
 }
 
-/// Checks of machine code: kernel, how the names of its functions begin, and
-/// opcodes that each of them must have.
-const CODE: [(&str, &str, &[&str]); 3] = [
-    ("stream", "stream_read", &["LDG.128"]),
-    ("stream", "stream_write", &["STG.128"]),
-    ("stream", "stream_copy", &["LDG.128", "STG.128"]),
+/// Checks of machine code: a kernel, macros of the configurations that are
+/// meant, how the names of its functions begin, and opcodes that each of them
+/// must have.
+type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+const CODE: [Check; 12] = [
+    ("stream", "", "stream_read", &["LDG.128"]),
+    ("stream", "", "stream_write", &["STG.128"]),
+    ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
+    ("kv_read", "", "kv_read", &["LDG.128"]),
+    ("gemm", "", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
+    (
+        "attention_decode",
+        "",
+        "attention_decode",
+        &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"],
+    ),
+    (
+        "attention_prefill",
+        "",
+        "attention_prefill",
+        &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"],
+    ),
+    ("peak", "UNIT_FMA=1 OPERAND_F32=1", "peak", &["FFMA"]),
+    ("peak", "UNIT_FMA=1 OPERAND_BF16=1", "peak", &["HFMA2"]),
+    ("peak", "UNIT_FMA=1 OPERAND_F16=1", "peak", &["HFMA2"]),
+    ("peak", "UNIT_TENSOR=1 OPERAND_BF16=1", "peak", &["HMMA.16816.F32.BF16"]),
+    ("peak", "UNIT_TENSOR=1 OPERAND_INT8=1", "peak", &["IMMA.16832.S8.S8"]),
 ];
 
 #[test]
@@ -321,34 +314,65 @@ fn kernels_are_made_of_the_instructions_they_were_written_for() {
     let Some(compiler) = compiler() else { return };
     let Some(disassembler) = need(Disassembler::find()) else { return };
     let inventory = built_in();
-    let mut missing = Vec::new();
-    let mut checked = 0;
-    for (wanted, result) in inventory.wanted.iter().zip(inventory.compile(&compiler)) {
-        let checks: Vec<_> =
-            CODE.iter().filter(|(kernel, ..)| *kernel == wanted.source.name).collect();
-        // What does not compile is another test's finding.
-        let Ok(binary) = result else { continue };
-        if checks.is_empty() {
-            continue;
-        }
-        let listing: Listing = disassembler.listing(&binary.image).unwrap();
-        for (kernel, entry, opcodes) in checks {
-            for name in listing.functions.keys().filter(|name| name.starts_with(entry)) {
-                for opcode in *opcodes {
-                    checked += 1;
-                    if listing.count(name, opcode) == 0 {
-                        let (defines, arch) = (&wanted.defines, wanted.arch);
-                        missing.push(format!(
-                            "{kernel} with {defines} for {arch}: {name} has no {opcode}"
-                        ));
-                    }
-                }
-            }
-        }
-    }
+    let images = inventory.wanted.par_iter().zip(inventory.compile(&compiler));
+    let results: Vec<_> = images
+        .map(|(wanted, result)| match result {
+            Ok(binary) => check_code(wanted, &binary, &disassembler),
+            // What does not compile is another test's finding.
+            Err(_) => (0, Vec::new()),
+        })
+        .collect();
+    let checked: usize = results.iter().map(|(checked, _)| checked).sum();
+    let missing: Vec<_> = results.into_iter().flat_map(|(_, missing)| missing).collect();
     assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
     assert!(
         checked >= CODE.len() * ARCHS.len(),
         "only {checked} checks found their function"
     );
+}
+
+/// How many checks found their function, and those that failed.
+fn check_code(
+    wanted: &Wanted,
+    binary: &Binary,
+    disassembler: &Disassembler,
+) -> (usize, Vec<String>) {
+    let macros = wanted.defines.to_string();
+    let has = |word: &str| macros.split(' ').any(|other| other == word);
+    let meant = |(kernel, only, ..): &&Check| {
+        *kernel == wanted.source.name && only.split_whitespace().all(has)
+    };
+    let checks: Vec<_> = CODE.iter().filter(meant).collect();
+    let (mut checked, mut missing) = (0, Vec::new());
+    if checks.is_empty() {
+        return (checked, missing);
+    }
+    let listing = listing(binary, disassembler);
+    for (kernel, _, entry, opcodes) in checks {
+        for name in listing.functions.keys().filter(|name| name.starts_with(entry)) {
+            checked += 1;
+            for opcode in opcodes.iter().filter(|opcode| listing.count(name, opcode) == 0) {
+                let arch = wanted.arch;
+                missing.push(format!(
+                    "{kernel} with {macros} for {arch}: {name} has no {opcode}"
+                ));
+            }
+        }
+    }
+    (checked, missing)
+}
+
+/// The disassembly of an image, kept for the next run.
+fn listing(binary: &Binary, disassembler: &Disassembler) -> Listing {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sass");
+    let path = folder.join(format!("{}.sass", binary.hash));
+    if let Ok(text) = fs::read_to_string(&path) {
+        return Listing::parse(text);
+    }
+    let listing = disassembler.listing(&binary.image).unwrap();
+    fs::create_dir_all(&folder).unwrap();
+    let staging = folder.join(format!("{}.{}.new", binary.hash, std::process::id()));
+    fs::write(&staging, &listing.text).unwrap();
+    fs::rename(&staging, &path).unwrap();
+    listing
 }

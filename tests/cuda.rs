@@ -1,9 +1,12 @@
 //! The program on a driver that is no driver: `tests/mock_driver.c`, which
 //! runs the stream kernels and no others.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ridgepoint::nvrtc::Nvrtc;
 use tempfile::TempDir;
 
 /// The compiled program on the mock driver.
@@ -47,19 +50,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Whether there is an NVRTC; the device compiles its kernels with it. Without
-/// one, says loudly that a test did not run, and fails where it must.
+/// Whether there is the compiler that the device needs.
 fn compiler_found() -> bool {
-    use ridgepoint::nvrtc::{Nvrtc, SearchPath};
-    match Nvrtc::find(&SearchPath::of_this_machine(), None) {
-        Ok(_) => true,
-        Err(why) => {
-            eprintln!("NOT RUN: the CUDA device on a mock driver: {why}");
-            let required = ["CI", "RIDGEPOINT_REQUIRE_NVRTC"];
-            assert!(required.iter().all(|name| std::env::var_os(name).is_none()), "{why}");
-            false
-        }
-    }
+    common::need(Nvrtc::find(&common::search(), None)).is_some()
 }
 
 /// One row of a CSV file by column.

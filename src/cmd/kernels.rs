@@ -90,7 +90,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
         .collect();
     prebuilt::write(&args.out, &built, &named)?;
 
-    let mut sections = vec![resources(&inventory, &built)];
+    let mut sections = vec![resources(&inventory, &built, args.format)];
     if args.sass {
         sections.push(mixes(&built, &listings));
     }
@@ -125,8 +125,12 @@ fn compile<'a>(inventory: &'a Inventory, compiler: &Compiler) -> Result<Vec<Buil
     Ok(built)
 }
 
-fn resources(inventory: &Inventory, built: &[Built]) -> Section {
+fn resources(inventory: &Inventory, built: &[Built], format: Format) -> Section {
     let pairs = inventory.wanted.iter().zip(built);
+    let macros = |wanted: &Wanted| match format {
+        Format::Table => telling_macros(wanted, inventory),
+        Format::Csv | Format::Json => wanted.defines.to_string(),
+    };
     Section {
         heading: "What was compiled".into(),
         columns: vec![
@@ -142,20 +146,37 @@ fn resources(inventory: &Inventory, built: &[Built]) -> Section {
             "image bytes",
             "hash",
         ],
-        rows: pairs.flat_map(|(wanted, item)| entries(wanted, &item.binary)).collect(),
+        rows: pairs
+            .flat_map(|(wanted, item)| entries(wanted, &item.binary, &macros(wanted)))
+            .collect(),
         ..Section::default()
     }
 }
 
+/// The macros that tell a configuration from the others of its source and
+/// architecture: a table has no room for those that all share.
+fn telling_macros(wanted: &Wanted, inventory: &Inventory) -> String {
+    let siblings: Vec<&Wanted> = inventory
+        .wanted
+        .iter()
+        .filter(|w| w.source.name == wanted.source.name && w.arch == wanted.arch)
+        .collect();
+    let telling = |pair: &&(&'static str, String)| {
+        siblings.len() == 1 || siblings.iter().any(|w| !w.defines.0.contains(pair))
+    };
+    let spell = |(name, value): &(&'static str, String)| format!("{name}={value}");
+    wanted.defines.0.iter().filter(telling).map(spell).collect::<Vec<_>>().join(" ")
+}
+
 /// A row for each entry of an image.
-fn entries(wanted: &Wanted, binary: &Binary) -> Vec<Vec<String>> {
+fn entries(wanted: &Wanted, binary: &Binary, macros: &str) -> Vec<Vec<String>> {
     let row = |(entry, resources): (&String, &Resources)| {
         let (blocks, threads) = wanted.blocks_per_sm(entry, resources);
         let dynamic =
             wanted.launches.get(entry.as_str()).map_or(0, |shape| shape.dynamic_bytes);
         vec![
             entry.clone(),
-            wanted.defines.to_string(),
+            macros.to_owned(),
             wanted.arch.to_string(),
             resources.registers.to_string(),
             (resources.spill_store_bytes + resources.spill_load_bytes).to_string(),

@@ -1,8 +1,8 @@
 //! The CUDA driver behind safe types. The only file that calls it.
 //!
 //! cudarc loads libcuda when it is first used, and panics where that fails or
-//! a symbol is missing. [`open`] therefore looks before the first call: at the
-//! library, at every symbol in [`SYMBOLS`], at the driver's version. After it
+//! a symbol is missing. [`Context::open`] therefore looks before the first call: at the
+//! library, at every symbol in `SYMBOLS`, at the driver's version. After it
 //! has returned a [`Context`], no call here can panic.
 //!
 //! # Safety
