@@ -23,8 +23,11 @@ pub(crate) struct Share {
     pub stop: Option<Stop>,
 }
 
-/// After so many turns in which nothing moved, nothing will.
-const PATIENCE: u32 = 64;
+/// After so many turns in which nothing moved, blocks may be waiting for blocks that
+/// have not started.
+const RESTLESS: u32 = 64;
+/// After so many, nothing will ever move. Loops that look like waiting may be long.
+const PATIENCE: u32 = 20_000;
 /// Most clusters that are under way at once when blocks wait for other blocks.
 const MOST_RESIDENT: usize = 512;
 
@@ -67,16 +70,15 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         }
         let at = random.below(active.len());
         let outcome = active[at].turn(&mut random, &mut spent);
-        let stuck = active.iter().all(|cluster| cluster.idle > PATIENCE);
+        let least = active.iter().map(|cluster| cluster.idle).min().unwrap_or(0);
+        let more = !waiting.is_empty() && resident < MOST_RESIDENT;
         let stop = match outcome {
             Err(stop) => Some(stop),
             Ok(()) if spent > run.options.budget => Some(active[at].stuck(true)),
-            Ok(()) if stuck && (waiting.is_empty() || resident >= MOST_RESIDENT) => {
-                Some(active[at].stuck(false))
-            }
+            Ok(()) if least > PATIENCE && !more => Some(active[at].stuck(false)),
             Ok(()) => None,
         };
-        if stuck {
+        if least > RESTLESS && more {
             resident = (2 * resident).min(MOST_RESIDENT);
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
         }
