@@ -36,6 +36,7 @@
 //! assert!(report.findings.is_empty());
 //! ```
 
+mod cache;
 mod check;
 mod clock;
 mod count;

@@ -166,8 +166,8 @@ fn one(
             *changed |= new != old;
             m.counts.global_atomics += 1;
             let sector = place.1 / 32;
-            m.run.sectors.touch(place.0, sector, false);
-            m.run.sectors.touch(place.0, sector, true);
+            m.touch(place.0, sector, false);
+            m.touch(place.0, sector, true);
             crate::exec::memory::note_global_write(
                 warp,
                 m,

@@ -208,7 +208,7 @@ pub(crate) fn touch_sectors(
     }
     spans.dedup();
     for &(allocation, sector) in spans.iter() {
-        m.run.sectors.touch(allocation, sector, write);
+        m.touch(allocation, sector, write);
     }
     let count = spans.len() as u64;
     if write {
