@@ -66,7 +66,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checks: true, parallel: true, resident: 3, l2_bytes: None, budget: 1 << 36 }
+        Self { checks: true, parallel: true, resident: 3, l2_bytes: None, budget: 1 << 32 }
     }
 }
 

@@ -218,6 +218,25 @@ impl<'l> Active<'l> {
         })
     }
 
+    /// What mbarriers whose phase has begun still wait for.
+    fn open_mbarriers(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for block in &self.machine.blocks {
+            let mut begun: Vec<_> =
+                block.mbarriers.iter().filter(|(_, barrier)| barrier.has_begun()).collect();
+            begun.sort_by_key(|(offset, _)| **offset);
+            for (offset, barrier) in begun {
+                lines.push(format!(
+                    "the mbarrier at {offset:#x} of block {:?} is in phase {} and waits for \
+                     {} arrivals and {} bytes",
+                    block.id, barrier.phase, barrier.pending, barrier.bytes
+                ));
+            }
+        }
+        lines.truncate(8);
+        lines
+    }
+
     /// The finding that ends a launch in which nothing goes on.
     fn stuck(&self, budget: bool) -> Stop {
         let mut lines = Vec::new();
@@ -253,6 +272,7 @@ impl<'l> Active<'l> {
         if more > 0 {
             lines.push(format!("and {more} more"));
         }
+        lines.extend(self.open_mbarriers());
         let meets = self.warps.iter().flat_map(|warp| &warp.groups);
         let meets = meets.filter(|group| matches!(group.wait, Wait::Meet { .. })).count();
         let kind = match (budget, divergent && meets > 0) {
