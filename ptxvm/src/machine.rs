@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use crate::cache::Cache;
-use crate::check::{BlockClock, GlobalRaces};
+use crate::check::GlobalRaces;
 use crate::clock::Message;
 use crate::count::Counts;
 use crate::exec::bulk::Pending;
@@ -63,8 +63,6 @@ pub(crate) struct Block {
     /// Number in the grid.
     pub linear: u32,
     pub shared: Shared,
-    /// What it knows of other blocks' global accesses.
-    pub global: BlockClock,
     pub barriers: Vec<BarrierState>,
     pub mbarriers: HashMap<u32, Mbarrier>,
     /// What strong writes to shared memory have published, by offset.

@@ -1,7 +1,8 @@
 //! The order in which blocks and warps run: random, and the same for a seed.
 
-use crate::check::BlockClock;
-use crate::clock::Clock;
+use std::sync::Arc;
+
+use crate::clock::{Clock, Home};
 use crate::count::Counts;
 use crate::exec::barrier::BARRIERS;
 use crate::exec::{self, bulk};
@@ -128,12 +129,16 @@ impl<'l> Active<'l> {
         warps.resize_with(all, Warp::default);
         let blocks: Vec<Block> =
             (0..ranks).map(|rank| block(run, cluster, rank as u32, per_block)).collect();
+        let home = Arc::new(Home {
+            blocks: blocks.iter().map(|block| block.linear).collect(),
+            warps: per_block,
+        });
         for (id, warp) in warps.iter_mut().enumerate() {
             let (rank, index) = (id / per_block, id % per_block);
             let left = threads as usize - index * LANES;
             let live = if left >= LANES { u32::MAX } else { (1 << left) - 1 };
             warp.start(run.kernel, rank, index, live);
-            warp.clock = Clock::new(id, all);
+            warp.clock = Clock::new(id, &home);
             fill(run, warp, &blocks[rank], rank as u32);
         }
         let machine = Machine {
@@ -310,7 +315,6 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         id,
         linear,
         shared: Shared::new(bytes as usize, warps * ranks as usize, run.options.checks),
-        global: BlockClock::new(linear),
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
         published: Default::default(),

@@ -343,7 +343,12 @@ fn note_read(old: u32, now: u32, lane: usize, mask: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Message;
+    use crate::clock::{Home, Message};
+    use std::sync::Arc;
+
+    fn home(warps: usize) -> Arc<Home> {
+        Arc::new(Home { blocks: vec![0], warps })
+    }
 
     fn who(clock: &Clock, lane: usize) -> Who<'_> {
         Who { clock, lane, strong: false, proxy: false }
@@ -352,7 +357,7 @@ mod tests {
     #[test]
     fn a_barrier_orders_what_nothing_else_does() {
         let mut shared = Shared::new(4096, 2, true);
-        let (mut a, mut b) = (Clock::new(0, 2), Clock::new(1, 2));
+        let (mut a, mut b) = (Clock::new(0, &home(2)), Clock::new(1, &home(2)));
         assert_eq!(shared.on_write(1024, 4, who(&a, 3), true), None);
         assert_eq!(shared.on_read(1024, 4, who(&a, 3)), None);
         assert_eq!(shared.on_read(1024, 4, who(&b, 0)), Some(Conflict::Write(0, 3)));
@@ -372,7 +377,7 @@ mod tests {
     #[test]
     fn lanes_need_a_warp_barrier() {
         let mut shared = Shared::new(4096, 1, true);
-        let mut clock = Clock::new(0, 1);
+        let mut clock = Clock::new(0, &home(1));
         shared.on_write(1024, 4, who(&clock, 0), true);
         assert_eq!(shared.on_read(1024, 4, who(&clock, 1)), Some(Conflict::Write(0, 0)));
         clock.converge();
@@ -382,7 +387,7 @@ mod tests {
     #[test]
     fn halves_of_a_word_are_apart() {
         let mut shared = Shared::new(4096, 2, true);
-        let (mut a, b) = (Clock::new(0, 2), Clock::new(1, 2));
+        let (mut a, b) = (Clock::new(0, &home(2)), Clock::new(1, &home(2)));
         assert_eq!(shared.on_write(1024, 2, who(&a, 0), true), None);
         assert_eq!(shared.on_write(1026, 2, who(&a, 1), true), None);
         assert_eq!(shared.on_read(1026, 2, who(&b, 0)), Some(Conflict::Write(0, 33)));
@@ -395,7 +400,7 @@ mod tests {
     #[test]
     fn the_async_proxy_needs_its_fence() {
         let mut shared = Shared::new(4096, 1, true);
-        let mut clock = Clock::new(0, 1);
+        let mut clock = Clock::new(0, &home(1));
         shared.on_write(1024, 4, who(&clock, 0), true);
         let read = |clock: &Clock, shared: &mut Shared| {
             let who = Who { clock, lane: 0, strong: false, proxy: true };

@@ -220,3 +220,43 @@ fn counts_do_not_depend_on_threads_of_the_host() {
     assert_eq!(first, run(true, 0));
     assert_eq!(first, run(true, 5));
 }
+
+fn publish(text: &str, seed: u64) -> (Result<Report, Fault>, Vec<u32>) {
+    let module = Module::parse(text).unwrap();
+    let mut memory = Memory::new();
+    let counter = zeros(&mut memory, 1, "counter");
+    let parts = memory.alloc(4 * 64 * 10, "parts");
+    let out = memory.alloc(256, "out");
+    let launch = Launch {
+        grid: [10, 1, 1],
+        block: [64, 1, 1],
+        params: Params::new().u64(counter).u64(parts).u64(out).build(),
+        seed,
+        ..Launch::new("publish")
+    };
+    let outcome = module.launch(&mut memory, &launch);
+    (outcome, words(&memory, out, 64))
+}
+
+#[test]
+fn what_a_whole_block_publishes() {
+    for seed in 0..4 {
+        let (outcome, out) = publish(SYNC, seed);
+        assert_eq!(kinds(&outcome), []);
+        assert_eq!(out, (0..64).map(|t| 10 * (63 - t)).collect::<Vec<u32>>());
+    }
+    // Without the barrier, one thread speaks for others that have not written yet.
+    let at = SYNC.find(".entry publish").unwrap();
+    for n in 0..2 {
+        let tail = replace(&SYNC[at..], "bar.sync \t0;", n, "");
+        let text = format!("{}{tail}", &SYNC[..at]);
+        for seed in 0..4 {
+            assert!(!kinds(&publish(&text, seed).0).is_empty(), "barrier {n}, seed {seed}");
+        }
+    }
+    for order in ["acquire", "release", "relaxed"] {
+        let tail = replace(&SYNC[at..], "acq_rel", 0, order);
+        let text = format!("{}{tail}", &SYNC[..at]);
+        caught(|seed| publish(&text, seed).0, FindingKind::GlobalRace);
+    }
+}
