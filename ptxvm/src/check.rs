@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::clock::join;
+use crate::clock::{Clock, Foreign};
 use crate::memory::Memory;
 
 /// Words that share a page of tags.
@@ -24,71 +24,76 @@ impl Page {
     }
 }
 
-/// Block numbers take the high half of a tag; this one stands for several readers.
-const SEVERAL: u32 = u32::MAX;
-const STRONG: u32 = 1 << 31;
+/// A warp number that stands for several warps of a block.
+const SEVERAL_WARPS: usize = 63;
+/// A read by several blocks.
+const SEVERAL_BLOCKS: u64 = u64::MAX;
 
-/// Races between blocks.
+/// Races in global memory, between blocks and between the warps of one.
 #[derive(Debug)]
 pub(crate) struct GlobalRaces {
     pages: Vec<Vec<OnceLock<Box<Page>>>>,
     /// What strong writes have published, by address.
-    published: Mutex<HashMap<u64, Vec<u32>>>,
+    published: Mutex<HashMap<u64, Arc<Foreign>>>,
     enabled: bool,
     /// Blocks talk, so that "several readers" may well be ordered.
     talks: bool,
 }
 
-/// What one block knows of the others' global accesses.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct BlockClock {
-    pub linear: u32,
-    pub epoch: u32,
-    known: Vec<u32>,
-    released: Option<Vec<u32>>,
-    seen: Option<Vec<u32>>,
+/// An access as the shadow keeps it: 28 bits of block, 6 of warp, 29 of time.
+#[derive(Debug, Clone, Copy)]
+struct Tag {
+    block: u32,
+    warp: usize,
+    time: u32,
+    strong: bool,
 }
 
-impl BlockClock {
-    pub(crate) fn new(linear: u32) -> Self {
-        Self { linear, epoch: 1, ..Self::default() }
+impl Tag {
+    fn pack(self) -> u64 {
+        let time = u64::from(self.time.min((1 << 29) - 1));
+        u64::from(self.block + 1) << 36
+            | (self.warp as u64) << 30
+            | u64::from(self.strong) << 29
+            | time
     }
 
-    /// The time of a write. A strong one is part of what it publishes: whoever sees
-    /// it knows of it.
-    fn time(&self, strong: bool) -> u32 {
-        let own = self.linear as usize;
-        let released = self.released.as_ref().filter(|_| strong);
-        released.and_then(|known| known.get(own).copied()).unwrap_or(self.epoch)
+    fn unpack(bits: u64) -> Option<Self> {
+        Some(Self {
+            block: ((bits >> 36) as u32).checked_sub(1)?,
+            warp: (bits >> 30 & 63) as usize,
+            strong: bits >> 29 & 1 != 0,
+            time: (bits & ((1 << 29) - 1)) as u32,
+        })
     }
 
-    fn knows(&self, block: u32, epoch: u32) -> bool {
-        self.known.get(block as usize).is_some_and(|&known| known >= epoch)
+    fn of(clock: &Clock, strong: bool, time: u32) -> Self {
+        let (block, warp) = clock.place();
+        Self { block, warp, time, strong }
     }
 
-    /// A fence that reaches other blocks.
-    pub(crate) fn fence(&mut self) {
-        if let Some(seen) = self.seen.take() {
-            join(&mut self.known, &seen);
+    /// Whether nothing orders this access before one by `clock`.
+    fn races(self, clock: &Clock, strong: bool) -> bool {
+        if strong && self.strong {
+            return false;
         }
-        let own = self.linear as usize;
-        if self.known.len() <= own {
-            self.known.resize(own + 1, 0);
+        if self.warp == SEVERAL_WARPS {
+            return !clock.has_met(self.block);
         }
-        self.known[own] = self.epoch;
-        self.released = Some(self.known.clone());
-        self.epoch += 1;
+        (self.block, self.warp) != clock.place()
+            && !clock.knows_of(self.block, self.warp, self.time)
+    }
+
+    fn rival(self, wrote: bool) -> Rival {
+        Rival { block: Some(self.block), warp: self.warp, wrote }
     }
 }
 
-fn tag(block: u32, epoch: u32, strong: bool) -> u64 {
-    u64::from(block + 1) << 32 | u64::from(epoch | if strong { STRONG } else { 0 })
-}
-
-/// Another block's access that is not ordered with this one.
+/// Another access that is not ordered with this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rival {
     pub block: Option<u32>,
+    pub warp: usize,
     pub wrote: bool,
 }
 
@@ -118,29 +123,25 @@ impl GlobalRaces {
         allocation: usize,
         offset: u64,
         bytes: u64,
-        by: &BlockClock,
+        by: &Clock,
         strong: bool,
     ) -> Option<Rival> {
         if !self.enabled {
             return None;
         }
         let mut rival = None;
+        let own = Tag::of(by, false, by.now());
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let (page, at) = self.page(allocation, word);
-            let write = page.writes[at].load(Relaxed);
-            if write != 0 && is_whole(offset, bytes, word) && unordered(write, by, strong) {
-                let block = (write >> 32) as u32 - 1;
-                rival = Some(Rival { block: Some(block), wrote: true });
+            if let Some(write) = Tag::unpack(page.writes[at].load(Relaxed))
+                && is_whole(offset, bytes, word)
+                && write.races(by, strong)
+            {
+                rival = Some(write.rival(true));
             }
-            if strong {
-                continue;
-            }
-            let old = page.reads[at].load(Relaxed);
-            let other = (old >> 32) as u32;
-            if other == 0 || other == by.linear + 1 {
-                page.reads[at].store(tag(by.linear, by.epoch, false), Relaxed);
-            } else if other != SEVERAL {
-                page.reads[at].store(u64::from(SEVERAL) << 32, Relaxed);
+            if !strong {
+                let old = page.reads[at].load(Relaxed);
+                page.reads[at].store(note_read(old, own), Relaxed);
             }
         }
         rival
@@ -153,72 +154,78 @@ impl GlobalRaces {
         allocation: usize,
         offset: u64,
         bytes: u64,
-        by: &BlockClock,
+        by: &Clock,
         strong: bool,
     ) -> Option<Rival> {
         if !self.enabled {
             return None;
         }
         let mut rival = None;
-        let new = tag(by.linear, by.time(strong), strong);
+        let own = Tag::of(by, strong, by.write_time(strong)).pack();
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let (page, at) = self.page(allocation, word);
-            let write = page.writes[at].swap(new, Relaxed);
-            if write != 0 && is_whole(offset, bytes, word) && unordered(write, by, strong) {
-                let block = (write >> 32) as u32 - 1;
-                rival = Some(Rival { block: Some(block), wrote: true });
+            let write = page.writes[at].swap(own, Relaxed);
+            // Two blocks may write different bytes of one word.
+            if !is_whole(offset, bytes, word) {
+                continue;
+            }
+            if let Some(write) = Tag::unpack(write)
+                && write.races(by, strong)
+            {
+                rival = Some(write.rival(true));
             }
             let read = page.reads[at].load(Relaxed);
-            let reader = (read >> 32) as u32;
-            if reader == SEVERAL {
+            if read == SEVERAL_BLOCKS {
                 if !self.talks {
-                    rival = Some(Rival { block: None, wrote: false });
+                    rival = Some(Rival { block: None, warp: 0, wrote: false });
                 }
-            } else if read != 0
-                && unordered(read, by, false)
-                && is_whole(offset, bytes, word)
+            } else if let Some(read) = Tag::unpack(read)
+                && read.races(by, false)
             {
-                rival = Some(Rival { block: Some(reader - 1), wrote: false });
+                rival = Some(read.rival(false));
             }
         }
         rival
     }
 
-    /// A strong write to `address` publishes what the block's last fence made ready.
-    pub(crate) fn publish(&self, address: u64, by: &BlockClock) {
-        if let (true, Some(released)) = (self.enabled, &by.released) {
+    /// A strong write to `address` publishes what the warp's last fence made ready.
+    pub(crate) fn publish(&self, address: u64, by: &Clock) {
+        if self.enabled && by.publishes() {
             let mut published =
                 self.published.lock().unwrap_or_else(|lock| lock.into_inner());
-            join(published.entry(address).or_default(), released);
+            by.publish(published.entry(address).or_default());
         }
     }
 
     /// A strong read of `address` sees what was published there; an acquiring one
     /// learns it at once, another at the next fence.
-    pub(crate) fn observe(&self, address: u64, by: &mut BlockClock, acquire: bool) {
+    pub(crate) fn observe(&self, address: u64, by: &mut Clock, acquire: bool) {
         if !self.enabled {
             return;
         }
         let published = self.published.lock().unwrap_or_else(|lock| lock.into_inner());
         if let Some(message) = published.get(&address) {
-            if acquire {
-                join(&mut by.known, message);
-            } else {
-                join(by.seen.get_or_insert_default(), message);
-            }
+            by.observe_global(message, acquire);
         }
     }
 }
 
-/// Whether the access covers the word: two blocks may write different bytes of one.
-fn is_whole(offset: u64, bytes: u64, word: u64) -> bool {
-    offset <= 4 * word && offset + bytes >= 4 * word + 4
+/// The last read of a word, or who all have read it.
+fn note_read(old: u64, own: Tag) -> u64 {
+    if old == SEVERAL_BLOCKS {
+        return old;
+    }
+    match Tag::unpack(old) {
+        None => own.pack(),
+        Some(old) if old.block != own.block => SEVERAL_BLOCKS,
+        Some(old) if old.warp != own.warp => Tag { warp: SEVERAL_WARPS, ..own }.pack(),
+        Some(_) => own.pack(),
+    }
 }
 
-fn unordered(tag: u64, by: &BlockClock, strong: bool) -> bool {
-    let (block, low) = ((tag >> 32) as u32 - 1, tag as u32);
-    let (epoch, other_strong) = (low & !STRONG, low & STRONG != 0);
-    block != by.linear && !(strong && other_strong) && !by.knows(block, epoch)
+/// Whether the access covers the word.
+fn is_whole(offset: u64, bytes: u64, word: u64) -> bool {
+    offset <= 4 * word && offset + bytes >= 4 * word + 4
 }
 
 /// Which 32-byte sectors of each allocation the launch touched.

@@ -3,6 +3,29 @@
 //! A warp's own entry is its time. It moves on whenever the warp publishes what it
 //! did (arrives at a barrier, fences), and whoever waits learns the publisher's
 //! entries. An access is ordered before another when its time is known there.
+//! What is known of warps of other clusters travels beside, by block.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Times of the warps of blocks, by the block's number in the grid.
+pub(crate) type Foreign = HashMap<u32, Vec<u32>>;
+
+/// Where a clock's warps live.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Home {
+    /// Numbers of the cluster's blocks, by rank.
+    pub blocks: Vec<u32>,
+    /// Warps of a block.
+    pub warps: usize,
+}
+
+/// What a fence made ready for other blocks to see.
+#[derive(Debug)]
+pub(crate) struct Released {
+    known: Vec<u32>,
+    foreign: Option<Arc<Foreign>>,
+}
 
 /// What one warp knows.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +40,12 @@ pub(crate) struct Clock {
     pub released: Option<Vec<u32>>,
     /// What strong reads have seen, to be learnt at the next fence.
     pub seen: Option<Vec<u32>>,
+    pub home: Arc<Home>,
+    /// What is known of other clusters' warps.
+    foreign: Option<Arc<Foreign>>,
+    /// The same as `released` and `seen`, for what passes between blocks.
+    global_released: Option<Arc<Released>>,
+    global_seen: Option<Arc<Foreign>>,
     /// Lanes of this warp are ordered among themselves up to this time.
     pub converged: u32,
 }
@@ -26,6 +55,22 @@ pub(crate) struct Clock {
 pub(crate) struct Message {
     pub known: Vec<u32>,
     pub fenced: Vec<u32>,
+    foreign: Option<Arc<Foreign>>,
+}
+
+/// Takes the later time of each entry of each block.
+fn join_foreign(into: &mut Option<Arc<Foreign>>, from: &Option<Arc<Foreign>>) {
+    match (into, from) {
+        (_, None) => {}
+        (into @ None, Some(from)) => *into = Some(Arc::clone(from)),
+        (Some(into), Some(from)) if Arc::ptr_eq(into, from) => {}
+        (Some(into), Some(from)) => {
+            let into = Arc::make_mut(into);
+            for (&block, times) in from.iter() {
+                join(into.entry(block).or_default(), times);
+            }
+        }
+    }
 }
 
 /// Takes the later time of each entry.
@@ -40,19 +85,23 @@ impl Message {
     pub(crate) fn add(&mut self, clock: &Clock) {
         join(&mut self.known, &clock.known);
         join(&mut self.fenced, &clock.fenced);
+        join_foreign(&mut self.foreign, &clock.foreign);
     }
 
     pub(crate) fn clear(&mut self) {
         self.known.clear();
         self.fenced.clear();
+        self.foreign = None;
     }
 }
 
 impl Clock {
-    pub(crate) fn new(own: usize, warps: usize) -> Self {
+    pub(crate) fn new(own: usize, home: &Arc<Home>) -> Self {
+        let warps = home.blocks.len() * home.warps;
         let mut known = vec![0; warps + 1];
         known[own] = 1;
-        Self { own, known, fenced: vec![0; warps + 1], ..Self::default() }
+        let (fenced, home) = (vec![0; warps + 1], Arc::clone(home));
+        Self { own, known, fenced, home, ..Self::default() }
     }
 
     /// The warp's time.
@@ -70,6 +119,7 @@ impl Clock {
     pub(crate) fn learn(&mut self, message: &Message) {
         join(&mut self.known, &message.known);
         join(&mut self.fenced, &message.fenced);
+        join_foreign(&mut self.foreign, &message.foreign);
         self.converge();
     }
 
@@ -86,6 +136,88 @@ impl Clock {
         }
         self.released = Some(self.known.clone());
         self.tick();
+    }
+
+    /// A memory fence that reaches other blocks.
+    pub(crate) fn fence_global(&mut self) {
+        if let Some(seen) = self.global_seen.take() {
+            self.absorb(&seen);
+        }
+        self.fence();
+        let known = self.released.clone().unwrap_or_default();
+        let foreign = self.foreign.clone();
+        self.global_released = Some(Arc::new(Released { known, foreign }));
+    }
+
+    /// Learns times of warps, wherever they live.
+    fn absorb(&mut self, message: &Arc<Foreign>) {
+        join_foreign(&mut self.foreign, &Some(Arc::clone(message)));
+        let warps = self.home.warps;
+        for (rank, block) in self.home.blocks.iter().enumerate() {
+            if let Some(times) = message.get(block) {
+                let own = &mut self.known[rank * warps..(rank + 1) * warps];
+                own.iter_mut().zip(times).for_each(|(a, &b)| *a = b.max(*a));
+            }
+        }
+    }
+
+    /// Adds what the last fence made ready to what an address publishes.
+    pub(crate) fn publish(&self, published: &mut Arc<Foreign>) {
+        let Some(released) = &self.global_released else { return };
+        let into = Arc::make_mut(published);
+        for (rank, &block) in self.home.blocks.iter().enumerate() {
+            let from = rank * self.home.warps;
+            let times = &released.known[from..from + self.home.warps];
+            join(into.entry(block).or_default(), times);
+        }
+        for (&block, times) in released.foreign.iter().flat_map(|map| map.iter()) {
+            join(into.entry(block).or_default(), times);
+        }
+    }
+
+    /// Whether there is anything to publish to other blocks.
+    pub(crate) fn publishes(&self) -> bool {
+        self.global_released.is_some()
+    }
+
+    /// A strong read saw what an address publishes.
+    pub(crate) fn observe_global(&mut self, published: &Arc<Foreign>, acquire: bool) {
+        if acquire {
+            self.absorb(published);
+        } else {
+            join_foreign(&mut self.global_seen, &Some(Arc::clone(published)));
+        }
+    }
+
+    /// The block's number and the warp's place in it.
+    pub(crate) fn place(&self) -> (u32, usize) {
+        let warps = self.home.warps.max(1);
+        let block = self.home.blocks.get(self.own / warps).copied().unwrap_or(0);
+        (block, self.own % warps)
+    }
+
+    /// The time of a write. A strong one is part of what it publishes: whoever sees
+    /// it knows of it.
+    pub(crate) fn write_time(&self, strong: bool) -> u32 {
+        let released = self.global_released.as_ref().filter(|_| strong);
+        released.map_or_else(|| self.now(), |released| released.known[self.own])
+    }
+
+    /// Whether an access of a warp of any block is ordered before now.
+    pub(crate) fn knows_of(&self, block: u32, warp: usize, time: u32) -> bool {
+        match self.home.blocks.iter().position(|&own| own == block) {
+            Some(rank) => self.knows(rank * self.home.warps + warp, time),
+            None => {
+                let times = self.foreign.as_ref().and_then(|map| map.get(&block));
+                times.and_then(|times| times.get(warp)).is_some_and(|&known| known >= time)
+            }
+        }
+    }
+
+    /// Whether anything at all is known of a block's warps.
+    pub(crate) fn has_met(&self, block: u32) -> bool {
+        self.home.blocks.contains(&block)
+            || self.foreign.as_ref().is_some_and(|map| map.contains_key(&block))
     }
 
     /// A strong read saw what a strong write published: learnt at once where it

@@ -143,6 +143,10 @@ pub struct Counts {
     pub distinct_sectors_read: u64,
     /// Different sectors that the launch wrote.
     pub distinct_sectors_written: u64,
+    /// Sectors read from DRAM past the cache of [`crate::Options::l2_bytes`].
+    pub dram_sectors_read: Option<u64>,
+    /// Sectors written to DRAM, those that are left in the cache at the end included.
+    pub dram_sectors_written: Option<u64>,
     /// Atomic operations on global memory, one a lane.
     pub global_atomics: u64,
     /// Bytes that threads and matrix units read from shared memory.

@@ -1,10 +1,12 @@
 //! Modules and launches.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
+use crate::cache::Cache;
 use crate::check::{GlobalRaces, Sectors};
 use crate::count::Counts;
 use crate::error::ParseError;
@@ -55,13 +57,16 @@ pub struct Options {
     pub parallel: bool,
     /// Clusters of blocks that are under way at the same time on one host thread.
     pub resident: usize,
+    /// Bytes of an L2 cache in front of DRAM, to count what gets past it. Blocks then
+    /// run on one thread of the host, so that the order is the seed's alone.
+    pub l2_bytes: Option<u64>,
     /// Warp instructions after which a launch counts as hung.
     pub budget: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checks: true, parallel: true, resident: 3, budget: 1 << 36 }
+        Self { checks: true, parallel: true, resident: 3, l2_bytes: None, budget: 1 << 32 }
     }
 }
 
@@ -254,6 +259,8 @@ impl Module {
         let cluster = cluster(kernel, launch);
         validate(kernel, launch, cluster)?;
         let parallel = launch.options.parallel && !kernel.talks;
+        let l2 = launch.options.l2_bytes.map(|bytes| Mutex::new(Cache::new(bytes)));
+        let parallel = parallel && l2.is_none();
         let run = Run {
             kernel,
             files: &self.files,
@@ -267,6 +274,7 @@ impl Module {
             options: launch.options,
             races: GlobalRaces::new(memory, launch.options.checks, kernel.talks),
             sectors: Sectors::new(memory),
+            l2,
         };
         let clusters = launch.grid.iter().zip(cluster).map(|(&g, c)| u64::from(g / c));
         let clusters: u64 = clusters.product();
@@ -384,6 +392,12 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
         }
     }
     (counts.distinct_sectors_read, counts.distinct_sectors_written) = run.sectors.totals();
+    if let Some(l2) = &run.l2 {
+        let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
+        l2.flush();
+        counts.dram_sectors_read = Some(l2.read);
+        counts.dram_sectors_written = Some(l2.written);
+    }
     Ok(Report { counts, findings: findings.list })
 }
 

@@ -1,6 +1,45 @@
 //! A virtual machine for PTX: it runs the kernels that NVRTC compiles on a CPU,
 //! checks them while they run, and counts their work.
 //!
+//! # What runs
+//!
+//! PTX 6 to 9 as NVRTC emits it for sm_80 up to sm_90a: integer and floating-point
+//! arithmetic in all formats down to 8 bits, each result rounded once; vector loads
+//! and stores in all state spaces; exchanges within a warp; atomics; barriers of
+//! warps, blocks and clusters; `cp.async`; mbarriers; bulk and tensor copies with
+//! swizzles, fill and multicast; `ldmatrix`, `stmatrix`, `mma` and `wgmma`.
+//! Whatever else a module uses is an error when it is loaded, naming the instruction
+//! and its line. Threads have program counters of their own and meet again where
+//! their ways do.
+//!
+//! # What is found
+//!
+//! The order of warps and blocks is random, and the same for a [`Launch::seed`].
+//! Asynchronous copies land as late as they may, shared memory and registers start
+//! as poison. A launch ends in a [`Fault`] where a GPU would fault or hang; it ends
+//! in a [`Report`] with [`Finding`]s where a GPU would go on with, perhaps, wrong
+//! data:
+//!
+//! * accesses to shared memory that nothing orders (warp barriers count too), and
+//!   accesses to global memory by different blocks that nothing orders;
+//! * bytes never written that become an address, a branch or a store to global
+//!   memory; merely moving them about, and masking them out, is fine;
+//! * bytes that an asynchronous copy may be writing or reading, accumulators of
+//!   `wgmma` before their wait, and a missing fence between what threads write and
+//!   the async proxy reads;
+//! * barriers that not all come to, and who waits for what in a deadlock.
+//!
+//! Not looked for: races between warps of one block through global memory, generic
+//! writes to global memory that the async proxy reads without a fence, and whether
+//! all four warps of a warpgroup execute the same `wgmma`.
+//!
+//! # What is counted
+//!
+//! [`Counts`] does not depend on the order of warps and blocks, but for instructions
+//! in loops that wait (for an mbarrier, or for other blocks).
+//!
+//! # Example
+//!
 //! ```
 //! use ptxvm::{Launch, Memory, Module, Params};
 //!
@@ -36,6 +75,7 @@
 //! assert!(report.findings.is_empty());
 //! ```
 
+mod cache;
 mod check;
 mod clock;
 mod count;

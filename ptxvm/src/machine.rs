@@ -1,8 +1,10 @@
 //! A cluster of blocks at work, and what its warps share.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 
-use crate::check::{BlockClock, GlobalRaces};
+use crate::cache::Cache;
+use crate::check::GlobalRaces;
 use crate::clock::Message;
 use crate::count::Counts;
 use crate::exec::bulk::Pending;
@@ -34,6 +36,7 @@ pub(crate) struct Run<'l> {
     pub options: Options,
     pub races: GlobalRaces,
     pub sectors: crate::check::Sectors,
+    pub l2: Option<Mutex<Cache>>,
 }
 
 /// A hardware barrier of a block.
@@ -60,8 +63,6 @@ pub(crate) struct Block {
     /// Number in the grid.
     pub linear: u32,
     pub shared: Shared,
-    /// What it knows of other blocks' global accesses.
-    pub global: BlockClock,
     pub barriers: Vec<BarrierState>,
     pub mbarriers: HashMap<u32, Mbarrier>,
     /// What strong writes to shared memory have published, by offset.
@@ -173,6 +174,16 @@ impl<'l> Machine<'l> {
         let finding = self.finding(kind, warp, pc, lane, detail.into());
         let (address, allocation) = address;
         Err(Box::new(Finding { address: Some(address), allocation, ..finding }))
+    }
+
+    /// A request touches a sector of an allocation.
+    pub(crate) fn touch(&self, allocation: usize, sector: u64, write: bool) {
+        self.run.sectors.touch(allocation, sector, write);
+        if let Some(l2) = &self.run.l2 {
+            let base = self.run.memory.allocations[allocation].base / 32;
+            let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
+            l2.access(base + sector, write);
+        }
     }
 
     /// Where a warp of the cluster is, in words.

@@ -1,7 +1,8 @@
 //! The order in which blocks and warps run: random, and the same for a seed.
 
-use crate::check::BlockClock;
-use crate::clock::Clock;
+use std::sync::Arc;
+
+use crate::clock::{Clock, Home};
 use crate::count::Counts;
 use crate::exec::barrier::BARRIERS;
 use crate::exec::{self, bulk};
@@ -23,8 +24,11 @@ pub(crate) struct Share {
     pub stop: Option<Stop>,
 }
 
-/// After so many turns in which nothing moved, nothing will.
-const PATIENCE: u32 = 64;
+/// After so many turns in which nothing moved, blocks may be waiting for blocks that
+/// have not started.
+const RESTLESS: u32 = 64;
+/// After so many, nothing will ever move. Loops that look like waiting may be long.
+const PATIENCE: u32 = 20_000;
 /// Most clusters that are under way at once when blocks wait for other blocks.
 const MOST_RESIDENT: usize = 512;
 
@@ -67,16 +71,15 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         }
         let at = random.below(active.len());
         let outcome = active[at].turn(&mut random, &mut spent);
-        let stuck = active.iter().all(|cluster| cluster.idle > PATIENCE);
+        let least = active.iter().map(|cluster| cluster.idle).min().unwrap_or(0);
+        let more = !waiting.is_empty() && resident < MOST_RESIDENT;
         let stop = match outcome {
             Err(stop) => Some(stop),
             Ok(()) if spent > run.options.budget => Some(active[at].stuck(true)),
-            Ok(()) if stuck && (waiting.is_empty() || resident >= MOST_RESIDENT) => {
-                Some(active[at].stuck(false))
-            }
+            Ok(()) if least > PATIENCE && !more => Some(active[at].stuck(false)),
             Ok(()) => None,
         };
-        if stuck {
+        if least > RESTLESS && more {
             resident = (2 * resident).min(MOST_RESIDENT);
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
         }
@@ -126,12 +129,16 @@ impl<'l> Active<'l> {
         warps.resize_with(all, Warp::default);
         let blocks: Vec<Block> =
             (0..ranks).map(|rank| block(run, cluster, rank as u32, per_block)).collect();
+        let home = Arc::new(Home {
+            blocks: blocks.iter().map(|block| block.linear).collect(),
+            warps: per_block,
+        });
         for (id, warp) in warps.iter_mut().enumerate() {
             let (rank, index) = (id / per_block, id % per_block);
             let left = threads as usize - index * LANES;
             let live = if left >= LANES { u32::MAX } else { (1 << left) - 1 };
             warp.start(run.kernel, rank, index, live);
-            warp.clock = Clock::new(id, all);
+            warp.clock = Clock::new(id, &home);
             fill(run, warp, &blocks[rank], rank as u32);
         }
         let machine = Machine {
@@ -216,6 +223,25 @@ impl<'l> Active<'l> {
         })
     }
 
+    /// What mbarriers whose phase has begun still wait for.
+    fn open_mbarriers(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for block in &self.machine.blocks {
+            let mut begun: Vec<_> =
+                block.mbarriers.iter().filter(|(_, barrier)| barrier.has_begun()).collect();
+            begun.sort_by_key(|(offset, _)| **offset);
+            for (offset, barrier) in begun {
+                lines.push(format!(
+                    "the mbarrier at {offset:#x} of block {:?} is in phase {} and waits for \
+                     {} arrivals and {} bytes",
+                    block.id, barrier.phase, barrier.pending, barrier.bytes
+                ));
+            }
+        }
+        lines.truncate(8);
+        lines
+    }
+
     /// The finding that ends a launch in which nothing goes on.
     fn stuck(&self, budget: bool) -> Stop {
         let mut lines = Vec::new();
@@ -251,6 +277,7 @@ impl<'l> Active<'l> {
         if more > 0 {
             lines.push(format!("and {more} more"));
         }
+        lines.extend(self.open_mbarriers());
         let meets = self.warps.iter().flat_map(|warp| &warp.groups);
         let meets = meets.filter(|group| matches!(group.wait, Wait::Meet { .. })).count();
         let kind = match (budget, divergent && meets > 0) {
@@ -288,7 +315,6 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         id,
         linear,
         shared: Shared::new(bytes as usize, warps * ranks as usize, run.options.checks),
-        global: BlockClock::new(linear),
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
         published: Default::default(),

@@ -11,6 +11,10 @@ const MBARRIER: u8 = 4;
 
 /// All lanes of a warp at once.
 pub(crate) const WHOLE_WARP: usize = 32;
+/// Several lanes, each its own bytes of a word: which had which is not kept.
+const APART: usize = 33;
+/// Times wrap no earlier than this, for want of bits.
+const MOST_TIME: u32 = (1 << 22) - 1;
 
 /// A block's shared memory. Addresses are offsets from the window's start.
 #[derive(Debug, Default)]
@@ -54,9 +58,63 @@ pub(crate) enum Conflict {
     Proxy(usize),
 }
 
-fn tag(warp: usize, lane: usize, time: u32, strong: bool, proxy: bool) -> u64 {
-    let flags = u64::from(strong) << 50 | u64::from(proxy) << 51;
-    u64::from(time) | (warp as u64) << 32 | (lane as u64) << 44 | flags
+/// One access to a word, as the shadow keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tag {
+    time: u32,
+    warp: usize,
+    lane: usize,
+    /// Bytes of the word, a bit each.
+    bytes: u32,
+    strong: bool,
+    proxy: bool,
+}
+
+impl Tag {
+    fn pack(self) -> u64 {
+        let flags = u64::from(self.strong) << 50 | u64::from(self.proxy) << 51;
+        let place = (self.warp as u64) << 32 | (self.lane as u64) << 44;
+        u64::from(self.time) | place | flags | u64::from(self.bytes) << 52
+    }
+
+    fn unpack(bits: u64) -> Self {
+        Self {
+            time: bits as u32,
+            warp: (bits >> 32 & 0xfff) as usize,
+            lane: (bits >> 44 & 63) as usize,
+            bytes: (bits >> 52 & 15) as u32,
+            strong: bits >> 50 & 1 != 0,
+            proxy: bits >> 51 & 1 != 0,
+        }
+    }
+
+    /// This access and an earlier one of the same warp at the same time.
+    fn with(self, old: Self) -> Self {
+        if old.time != self.time || old.warp != self.warp {
+            return self;
+        }
+        Self {
+            lane: both(old.lane, self.lane, old.bytes & self.bytes != 0),
+            bytes: old.bytes | self.bytes,
+            ..self
+        }
+    }
+}
+
+/// The lanes of two accesses of one warp to one word.
+fn both(a: usize, b: usize, overlap: bool) -> usize {
+    match (a == b, overlap) {
+        (true, _) => a,
+        (false, true) => WHOLE_WARP,
+        (false, false) => APART,
+    }
+}
+
+/// The bytes of word `word` that `bytes` from `offset` on touch.
+fn byte_mask(offset: usize, bytes: usize, word: usize) -> u32 {
+    let first = offset.max(4 * word) - 4 * word;
+    let last = (offset + bytes).min(4 * word + 4) - 4 * word;
+    (15 << first) & (15 >> (4 - last))
 }
 
 impl Shared {
@@ -144,15 +202,16 @@ impl Shared {
             return Some(if landing { Conflict::Landing } else { Conflict::Mbarrier });
         }
         let mut conflict = None;
-        let own = who.clock.own;
-        let read = who.clock.now() << 6 | who.lane as u32;
+        let (own, now) = (who.clock.own, who.clock.now().min(MOST_TIME));
         for word in offset / 4..(offset + bytes).div_ceil(4) {
+            let mask = byte_mask(offset, bytes, word);
             let write = self.writes[word];
             if write != 0 && conflict.is_none() {
-                conflict = who.after_write(write);
+                conflict = who.after_write(Tag::unpack(write), mask);
             }
             if !who.strong {
-                self.reads[word * self.warps + own] = read;
+                let read = &mut self.reads[word * self.warps + own];
+                *read = note_read(*read, now, who.lane, mask);
             }
         }
         conflict
@@ -182,20 +241,20 @@ impl Shared {
             return Some(Conflict::BeingRead);
         }
         let mut conflict = None;
-        let new = tag(who.clock.own, who.lane, who.clock.now(), who.strong, who.proxy);
         for word in offset / 4..(offset + bytes).div_ceil(4) {
+            let mask = byte_mask(offset, bytes, word);
             if changes && conflict.is_none() {
-                conflict = self.write_conflict(word, who);
+                conflict = self.write_conflict(word, who, mask);
             }
-            self.writes[word] = new;
+            self.writes[word] = who.tag(mask).with(Tag::unpack(self.writes[word])).pack();
         }
         conflict
     }
 
-    fn write_conflict(&self, word: usize, who: Who<'_>) -> Option<Conflict> {
+    fn write_conflict(&self, word: usize, who: Who<'_>, mask: u32) -> Option<Conflict> {
         let write = self.writes[word];
         if write != 0
-            && let Some(conflict) = who.after_write(write)
+            && let Some(conflict) = who.after_write(Tag::unpack(write), mask)
         {
             // The order of generic and async writes is the barrier's business.
             if !matches!(conflict, Conflict::Proxy(_)) {
@@ -204,8 +263,9 @@ impl Shared {
         }
         let row = &self.reads[word * self.warps..(word + 1) * self.warps];
         for (warp, &read) in row.iter().enumerate() {
-            let (time, lane) = (read >> 6, (read & 63) as usize);
-            if time != 0 && !who.is_after(warp, time, lane) {
+            let (time, lane) = (read >> 10, (read & 63) as usize);
+            let overlaps = read >> 6 & mask != 0;
+            if time != 0 && overlaps && !who.is_after(warp, time, lane) {
                 return Some(Conflict::Read(warp, lane));
             }
         }
@@ -217,14 +277,15 @@ impl Shared {
         if !self.checked {
             return;
         }
-        let new = tag(self.warps, WHOLE_WARP, time, false, true);
-        self.writes[offset / 4..(offset + bytes).div_ceil(4)].fill(new);
+        let (warp, lane) = (self.warps, WHOLE_WARP);
+        let new = Tag { time, warp, lane, bytes: 15, strong: false, proxy: true };
+        self.writes[offset / 4..(offset + bytes).div_ceil(4)].fill(new.pack());
     }
 
     /// A write by one lane whose conflicts were looked at before.
     pub(crate) fn note_write(&mut self, offset: usize, bytes: usize, who: Who<'_>) {
         if self.checked {
-            let new = tag(who.clock.own, who.lane, who.clock.now(), who.strong, who.proxy);
+            let new = who.tag(15).pack();
             self.writes[offset / 4..(offset + bytes).div_ceil(4)].fill(new);
         }
     }
@@ -235,31 +296,59 @@ impl Who<'_> {
     #[inline]
     fn is_after(&self, warp: usize, time: u32, lane: usize) -> bool {
         if warp == self.clock.own {
-            return lane == self.lane || time < self.clock.converged;
+            return lane == self.lane || lane == APART || time < self.clock.converged;
         }
         self.clock.knows(warp, time)
     }
 
-    #[inline]
-    fn after_write(&self, write: u64) -> Option<Conflict> {
-        let (time, warp) = (write as u32, (write >> 32 & 0xfff) as usize);
-        let lane = (write >> 44 & 63) as usize;
-        let strong = write >> 50 & 1 != 0 && self.strong;
-        if !strong && !self.is_after(warp, time, lane) {
-            return Some(Conflict::Write(warp, lane));
+    fn tag(&self, bytes: u32) -> Tag {
+        Tag {
+            time: self.clock.now(),
+            warp: self.clock.own,
+            lane: self.lane,
+            bytes,
+            strong: self.strong,
+            proxy: self.proxy,
         }
-        let generic = write >> 51 & 1 == 0;
-        if self.proxy && generic && self.clock.fenced[warp] < time {
-            return Some(Conflict::Proxy(warp));
+    }
+
+    /// What is wrong with coming after `write`, for an access to the bytes in `mask`.
+    #[inline]
+    fn after_write(&self, write: Tag, mask: u32) -> Option<Conflict> {
+        if write.bytes & mask == 0 {
+            return None;
+        }
+        let strong = write.strong && self.strong;
+        if !strong && !self.is_after(write.warp, write.time, write.lane) {
+            return Some(Conflict::Write(write.warp, write.lane));
+        }
+        if self.proxy && !write.proxy && self.clock.fenced[write.warp] < write.time {
+            return Some(Conflict::Proxy(write.warp));
         }
         None
     }
 }
 
+/// A warp's latest read of a word: time, bytes and lane.
+#[inline]
+fn note_read(old: u32, now: u32, lane: usize, mask: u32) -> u32 {
+    if old >> 10 != now {
+        return now << 10 | mask << 6 | lane as u32;
+    }
+    let bytes = old >> 6 & 15;
+    let lane = both((old & 63) as usize, lane, bytes & mask != 0);
+    now << 10 | (bytes | mask) << 6 | lane as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Message;
+    use crate::clock::{Home, Message};
+    use std::sync::Arc;
+
+    fn home(warps: usize) -> Arc<Home> {
+        Arc::new(Home { blocks: vec![0], warps })
+    }
 
     fn who(clock: &Clock, lane: usize) -> Who<'_> {
         Who { clock, lane, strong: false, proxy: false }
@@ -268,7 +357,7 @@ mod tests {
     #[test]
     fn a_barrier_orders_what_nothing_else_does() {
         let mut shared = Shared::new(4096, 2, true);
-        let (mut a, mut b) = (Clock::new(0, 2), Clock::new(1, 2));
+        let (mut a, mut b) = (Clock::new(0, &home(2)), Clock::new(1, &home(2)));
         assert_eq!(shared.on_write(1024, 4, who(&a, 3), true), None);
         assert_eq!(shared.on_read(1024, 4, who(&a, 3)), None);
         assert_eq!(shared.on_read(1024, 4, who(&b, 0)), Some(Conflict::Write(0, 3)));
@@ -288,7 +377,7 @@ mod tests {
     #[test]
     fn lanes_need_a_warp_barrier() {
         let mut shared = Shared::new(4096, 1, true);
-        let mut clock = Clock::new(0, 1);
+        let mut clock = Clock::new(0, &home(1));
         shared.on_write(1024, 4, who(&clock, 0), true);
         assert_eq!(shared.on_read(1024, 4, who(&clock, 1)), Some(Conflict::Write(0, 0)));
         clock.converge();
@@ -296,9 +385,22 @@ mod tests {
     }
 
     #[test]
+    fn halves_of_a_word_are_apart() {
+        let mut shared = Shared::new(4096, 2, true);
+        let (mut a, b) = (Clock::new(0, &home(2)), Clock::new(1, &home(2)));
+        assert_eq!(shared.on_write(1024, 2, who(&a, 0), true), None);
+        assert_eq!(shared.on_write(1026, 2, who(&a, 1), true), None);
+        assert_eq!(shared.on_read(1026, 2, who(&b, 0)), Some(Conflict::Write(0, 33)));
+        a.converge();
+        shared.on_read(1028, 2, who(&a, 0));
+        assert_eq!(shared.on_write(1030, 2, who(&a, 1), true), None);
+        assert_eq!(shared.on_write(1028, 2, who(&a, 1), true), Some(Conflict::Read(0, 0)));
+    }
+
+    #[test]
     fn the_async_proxy_needs_its_fence() {
         let mut shared = Shared::new(4096, 1, true);
-        let mut clock = Clock::new(0, 1);
+        let mut clock = Clock::new(0, &home(1));
         shared.on_write(1024, 4, who(&clock, 0), true);
         let read = |clock: &Clock, shared: &mut Shared| {
             let who = Who { clock, lane: 0, strong: false, proxy: true };

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{bf16, clean, floats, upload, words};
-use ptxvm::{Launch, Memory, Module, Params, Unit};
+use ptxvm::{Launch, Memory, Module, Options, Params, Unit};
 
 const BASIC: &str = include_str!("ptx/basic.ptx");
 const GEMM: &str = include_str!("ptx/gemm.ptx");
@@ -196,4 +196,26 @@ fn a_pipelined_product_on_the_matrix_unit() {
 /// Sectors of a tensor of 16-bit elements.
 fn sectors(elements: usize) -> u64 {
     (2 * elements).div_ceil(32) as u64
+}
+
+#[test]
+fn a_cache_keeps_what_fits() {
+    let module = Module::parse(BASIC).unwrap();
+    let run = |l2_bytes: u64| {
+        let mut memory = Memory::new();
+        let x = upload(&mut memory, "x", &vec![1.0f32; 256 * 256], f32::to_le_bytes);
+        let y = memory.alloc(4 * 256 * 256, "y");
+        let launch = Launch {
+            grid: [8, 8, 1],
+            block: [32, 8, 1],
+            shared_bytes: 33 * 32 * 4,
+            params: Params::new().u64(x).u64(y).i32(256).build(),
+            options: Options { l2_bytes: Some(l2_bytes), ..Options::default() },
+            ..Launch::new("transpose")
+        };
+        clean(&module, &mut memory, &launch).counts
+    };
+    let counts = run(1 << 20);
+    assert_eq!(counts.dram_sectors_read, Some(counts.distinct_sectors_read));
+    assert_eq!(counts.dram_sectors_written, Some(counts.distinct_sectors_written));
 }

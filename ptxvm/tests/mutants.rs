@@ -318,3 +318,16 @@ fn blocks_that_write_the_same_word() {
     let report = module.launch(&mut memory, &launch);
     assert_eq!(kinds(&report), [FindingKind::GlobalRace]);
 }
+
+#[test]
+fn warps_that_meet_in_global_memory() {
+    let body = |barrier: &str| {
+        format!(
+            "st.global.u32 [%rd3], %r1; {barrier} xor.b32 %r4, %r1, 32; \
+             mul.wide.u32 %rd4, %r4, 4; add.s64 %rd5, %rd1, %rd4; \
+             ld.global.u32 %r5, [%rd5]; st.global.u32 [%rd3+256], %r5;"
+        )
+    };
+    caught(|seed| run(&body(""), 64, seed), FindingKind::GlobalRace);
+    assert_eq!(kinds(&run(&body("bar.sync 0;"), 64, 3)), []);
+}

@@ -105,8 +105,7 @@ pub(crate) fn run(
         }
     }
     if atomic.order.releases() {
-        warp.clock.fence();
-        m.blocks[warp.rank].global.fence();
+        warp.clock.fence_global();
     }
     let (mut changed, mut first_old) = (false, None);
     for lane in lanes(active) {
@@ -166,8 +165,8 @@ fn one(
             *changed |= new != old;
             m.counts.global_atomics += 1;
             let sector = place.1 / 32;
-            m.run.sectors.touch(place.0, sector, false);
-            m.run.sectors.touch(place.0, sector, true);
+            m.touch(place.0, sector, false);
+            m.touch(place.0, sector, true);
             crate::exec::memory::note_global_write(
                 warp,
                 m,
@@ -177,9 +176,8 @@ fn one(
                 true,
             );
             let run = m.run;
-            let block = &mut m.blocks[warp.rank].global;
-            run.races.observe(address, block, atomic.order.acquires());
-            run.races.publish(address, block);
+            run.races.observe(address, &mut warp.clock, atomic.order.acquires());
+            run.races.publish(address, &warp.clock);
             Ok(old)
         }
         Target::Shared(rank, offset) => {

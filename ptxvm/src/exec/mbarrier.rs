@@ -70,6 +70,11 @@ impl Mbarrier {
         true
     }
 
+    /// Whether its phase is neither fresh nor complete.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.pending != self.expected || self.bytes != 0
+    }
+
     fn token(&self) -> u64 {
         self.phase << 32 | u64::from(self.pending)
     }

@@ -208,7 +208,7 @@ pub(crate) fn touch_sectors(
     }
     spans.dedup();
     for &(allocation, sector) in spans.iter() {
-        m.run.sectors.touch(allocation, sector, write);
+        m.touch(allocation, sector, write);
     }
     let count = spans.len() as u64;
     if write {
@@ -241,8 +241,8 @@ pub(crate) fn note_global_read(
     bytes: u64,
     strong: bool,
 ) {
-    let block = &m.blocks[warp.rank].global;
-    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, block, strong) {
+    let clock = &warp.clock;
+    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, clock, strong) {
         report_rival(warp, m, site, (allocation, offset), rival);
     }
 }
@@ -256,8 +256,8 @@ pub(crate) fn note_global_write(
     bytes: u64,
     strong: bool,
 ) {
-    let block = &m.blocks[warp.rank].global;
-    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, block, strong) {
+    let clock = &warp.clock;
+    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, clock, strong) {
         report_rival(warp, m, site, (allocation, offset), rival);
     }
 }
@@ -272,10 +272,14 @@ fn report_rival(
 ) {
     let found = &m.run.memory.allocations[allocation];
     let place = Some((found.base + offset, found.name.clone()));
-    let grid = m.run.grid;
+    let (grid, own) = (m.run.grid, m.blocks[warp.rank].linear);
     m.note(FindingKind::GlobalRace, warp, pc, lane, place, || {
         let what = if rival.wrote { "wrote" } else { "read" };
         match rival.block {
+            Some(n) if n == own => {
+                let warp = rival.warp;
+                format!("warp {warp} of the block {what} it, and nothing orders the two")
+            }
             Some(n) => {
                 let (x, y, z) = (n % grid[0], n / grid[0] % grid[1], n / grid[0] / grid[1]);
                 format!("block ({x}, {y}, {z}) {what} it, and nothing orders the two")
@@ -360,10 +364,8 @@ fn is_poll(warp: &mut Warp, pc: u32, bytes: &Bytes) -> bool {
     warp.polled.replace((pc, value)) == Some((pc, value))
 }
 
-fn observe_global(warp: &Warp, m: &mut Machine<'_>, address: u64, order: Order) {
-    let run = m.run;
-    let block = &mut m.blocks[warp.rank].global;
-    run.races.observe(address, block, order.acquires());
+fn observe_global(warp: &mut Warp, m: &Machine<'_>, address: u64, order: Order) {
+    m.run.races.observe(address, &mut warp.clock, order.acquires());
 }
 
 /// Counts a warp's access to shared memory.
@@ -502,8 +504,7 @@ pub(crate) fn store(
         .iter()
         .fold(0, |all, &register| all | warp.regs.undefined(access.bank, register));
     if access.order.releases() {
-        warp.clock.fence();
-        m.blocks[warp.rank].global.fence();
+        warp.clock.fence_global();
     }
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
@@ -522,7 +523,7 @@ pub(crate) fn store(
                 store_global(warp, m, (pc, lane), place, bytes, strong);
                 sectors(&mut spans, place.0, place.1, size);
                 if strong {
-                    m.run.races.publish(address, &m.blocks[warp.rank].global);
+                    m.run.races.publish(address, &warp.clock);
                 }
             }
             Target::Shared(rank, offset) => {

@@ -335,7 +335,7 @@ fn execute(
         Op::ClusterWait { aligned } => {
             return barrier::cluster_wait(warp, m, *aligned, active);
         }
-        Op::Fence(fence) => run_fence(warp, m, *fence),
+        Op::Fence(fence) => run_fence(warp, *fence),
         Op::LdMatrix(load) => return matrix::load(warp, m, load, active, pc),
         Op::StMatrix(store) => return matrix::store(warp, m, store, active, pc),
         Op::MovMatrix { d, a } => return matrix::transpose(warp, *d, *a, active),
@@ -428,12 +428,13 @@ fn branch_index(
     Ok(Next::Choose)
 }
 
-fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
+fn run_fence(warp: &mut Warp, fence: Fence) {
     match fence {
         Fence::Memory { global } => {
-            warp.clock.fence();
             if global {
-                m.blocks[warp.rank].global.fence();
+                warp.clock.fence_global();
+            } else {
+                warp.clock.fence();
             }
         }
         Fence::ProxyAsync => warp.clock.fence_proxy(),

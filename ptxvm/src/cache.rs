@@ -1,0 +1,105 @@
+//! An L2 cache in front of DRAM: how much of the traffic gets past it.
+//!
+//! Lines of 128 bytes in four sectors, 16 ways, least recently used out first, no
+//! fetch for a sector that is written. It is a size, not a model of any one GPU.
+
+use std::collections::HashMap;
+
+const WAYS: usize = 16;
+const LINE_BYTES: u64 = 128;
+const SECTORS: u64 = 4;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Line {
+    tag: u64,
+    /// Sectors that are there, and those that DRAM does not have yet.
+    valid: u8,
+    dirty: u8,
+    used: u64,
+}
+
+/// The cache, and the sectors that went past it.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    sets: u64,
+    lines: HashMap<u64, [Line; WAYS]>,
+    clock: u64,
+    pub read: u64,
+    pub written: u64,
+}
+
+impl Cache {
+    /// A cache of `bytes`, empty.
+    pub(crate) fn new(bytes: u64) -> Self {
+        let sets = (bytes / (LINE_BYTES * WAYS as u64)).max(1);
+        Self { sets, lines: HashMap::new(), clock: 0, read: 0, written: 0 }
+    }
+
+    /// A request for the sector at `address / 32`.
+    pub(crate) fn access(&mut self, sector: u64, write: bool) {
+        self.clock += 1;
+        let (line, bit) = (sector / SECTORS, 1u8 << (sector % SECTORS));
+        // Strides of powers of two must not all meet in one set.
+        let hashed = line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        let set = self.lines.entry(hashed % self.sets).or_default();
+        let held = set.iter().position(|way| way.valid != 0 && way.tag == line);
+        let at = held.unwrap_or_else(|| {
+            let oldest = set.iter().enumerate().min_by_key(|(_, way)| way.used);
+            oldest.map_or(0, |(at, _)| at)
+        });
+        if held.is_none() {
+            self.written += u64::from(set[at].dirty.count_ones());
+            set[at] = Line { tag: line, ..Line::default() };
+        }
+        let way = &mut set[at];
+        way.used = self.clock;
+        if write {
+            way.dirty |= bit;
+        } else if way.valid & bit == 0 {
+            self.read += 1;
+        }
+        way.valid |= bit;
+    }
+
+    /// What is dirty at the end has to reach DRAM too.
+    pub(crate) fn flush(&mut self) {
+        for way in self.lines.values_mut().flatten() {
+            self.written += u64::from(way.dirty.count_ones());
+            way.dirty = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_is_read_once() {
+        let mut cache = Cache::new(1 << 20);
+        for _ in 0..3 {
+            (0..1000).for_each(|sector| cache.access(sector, false));
+        }
+        assert_eq!((cache.read, cache.written), (1000, 0));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_read_again() {
+        let mut cache = Cache::new(LINE_BYTES * WAYS as u64);
+        for _ in 0..3 {
+            (0..1000).for_each(|sector| cache.access(sector, false));
+        }
+        assert_eq!(cache.read, 3000);
+    }
+
+    #[test]
+    fn writes_leave_once() {
+        let mut cache = Cache::new(1 << 20);
+        for _ in 0..3 {
+            (0..100).for_each(|sector| cache.access(sector, true));
+        }
+        cache.access(5, false);
+        cache.flush();
+        assert_eq!((cache.read, cache.written), (0, 100));
+    }
+}
