@@ -2,6 +2,7 @@
 //! print; nothing is computed here.
 
 mod check;
+mod count;
 mod doctor;
 mod kernels;
 mod list;
@@ -35,6 +36,7 @@ struct Cli {
 enum Command {
     Doctor(doctor::Args),
     Check(check::Args),
+    Count(count::Args),
     List(list::Args),
     Kernels(kernels::Args),
     Measure(measure::Args),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Count(args) => count::run(&args),
         Command::List(args) => list::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Measure(args) => measure::run(&args),

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::Result;
+pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared, Refusal,
-    Timing,
+    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
+    Refusal, Timing,
 };
 use crate::data::Key;
 use crate::kernel::{
@@ -65,6 +66,57 @@ impl VmDevice {
         Ok(VmDevice { info, target, compiler, modules: HashMap::new() })
     }
 
+    /// Runs a problem once, cold, and counts what its launches do, checked like
+    /// any other run.
+    ///
+    /// # Errors
+    /// A problem that no kernel runs, a kernel that does not compile or does
+    /// wrong.
+    pub fn count(
+        &mut self,
+        problem: &Problem,
+        kernel: &str,
+        seed: u64,
+    ) -> Result<Counted, PrepareError> {
+        let mut ready = self.lay_out(problem, kernel, 1, seed)?;
+        let counts = ready.run(0)?;
+        let output = ready.output(0)?.into_owned();
+        Ok(Counted { counts, output, extra_bytes: ready.plan.extra_bytes })
+    }
+
+    fn lay_out(
+        &mut self,
+        problem: &Problem,
+        kernel: &str,
+        slots: usize,
+        seed: u64,
+    ) -> Result<Ready, PrepareError> {
+        let known = Kernel::for_problem(problem, self.target.arch)?;
+        let found = Kernel::named(kernel).filter(|found| found.op == problem.op());
+        let Some(kernel) = found else {
+            return Err(Refusal(format!(
+                "there is no CUDA kernel `{kernel}` for {}; use `{}`",
+                problem.op(),
+                known.name
+            ))
+            .into());
+        };
+        (kernel.supports)(problem, self.target.arch)?;
+        let bytes: u64 = problem.tensors().iter().map(|t| t.bytes()).sum();
+        let needed = bytes.saturating_mul(slots as u64);
+        if needed > self.info.memory_bytes {
+            return Err(Refusal(format!(
+                "{problem} in {slots} slots needs {needed} bytes, and the virtual machine takes \
+                 {}; make it smaller",
+                self.info.memory_bytes
+            ))
+            .into());
+        }
+        let module = self.module(kernel, problem)?;
+        let plan = (kernel.plan)(problem, &self.target);
+        Ok(Ready::new(module, plan, problem, slots, seed))
+    }
+
     fn module(
         &mut self,
         kernel: &'static Kernel,
@@ -103,20 +155,39 @@ impl Device for VmDevice {
         slots: usize,
         seed: u64,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
-        let known = Kernel::for_problem(problem, self.target.arch)?;
-        let found = Kernel::named(kernel).filter(|found| found.op == problem.op());
-        let Some(kernel) = found else {
-            return Err(Refusal(format!(
-                "there is no CUDA kernel `{kernel}` for {}; use `{}`",
-                problem.op(),
-                known.name
-            ))
-            .into());
+        Ok(Box::new(self.lay_out(problem, kernel, slots, seed)?))
+    }
+}
+
+/// What a problem's launches did.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Their counts together. Different sectors are counted once for each launch.
+    pub counts: Vec<Counts>,
+    /// Bytes of the output.
+    pub output: Vec<u8>,
+    /// Traffic that the kernel says it adds.
+    pub extra_bytes: Option<u64>,
+}
+
+impl Counted {
+    /// FLOPs of all units but special functions.
+    pub fn flops(&self) -> u64 {
+        self.counts.iter().map(Counts::total_flops).sum()
+    }
+
+    /// FLOPs of the tensor units.
+    pub fn tensor_flops(&self) -> u64 {
+        let tensor = |c: &Counts| -> u64 {
+            ptxvm::Unit::ALL.iter().filter(|u| u.is_tensor()).map(|u| c.flops_of(*u)).sum()
         };
-        (kernel.supports)(problem, self.target.arch)?;
-        let module = self.module(kernel, problem)?;
-        let plan = (kernel.plan)(problem, &self.target);
-        Ok(Box::new(Ready::new(module, plan, problem, slots, seed)))
+        self.counts.iter().map(tensor).sum()
+    }
+
+    /// Bytes of different sectors, read and written: DRAM's traffic with an
+    /// endless cache.
+    pub fn bytes(&self) -> u64 {
+        self.counts.iter().map(Counts::compulsory_bytes).sum()
     }
 }
 
@@ -169,9 +240,9 @@ impl Ready {
         Ready { module, plan, memory, params, outputs, launched: 0 }
     }
 
-    /// Runs all launches of a slot; thread instructions that they took.
-    fn run(&mut self, slot: usize) -> Result<u64, LaunchError> {
-        let mut instructions = 0;
+    /// Runs all launches of a slot and counts each.
+    fn run(&mut self, slot: usize) -> Result<Vec<Counts>, LaunchError> {
+        let mut counts = Vec::new();
         for (launch, params) in self.plan.launches.iter().zip(&self.params[slot]) {
             self.launched += 1;
             let asked = Launch {
@@ -193,13 +264,13 @@ impl Ready {
                     report.findings.len()
                 )));
             }
-            instructions += report.counts.thread_instructions();
+            counts.push(report.counts);
         }
         let (address, bytes) = self.outputs[slot];
         if !self.memory.is_written(address, bytes as usize) {
             return Err(LaunchError("part of the output was never written".to_owned()));
         }
-        Ok(instructions)
+        Ok(counts)
     }
 }
 
@@ -232,11 +303,16 @@ impl Prepared for Ready {
         Ok(())
     }
 
-    fn launch(&mut self, first_slot: usize, launches: usize) -> Result<Timing, LaunchError> {
+    fn launch(
+        &mut self,
+        first_slot: usize,
+        launches: usize,
+    ) -> Result<Timing, LaunchError> {
         let slots = self.params.len();
         let mut instructions = 0;
         for launch in 0..launches {
-            instructions += self.run((first_slot + launch) % slots)?;
+            let counts = self.run((first_slot + launch) % slots)?;
+            instructions += counts.iter().map(Counts::thread_instructions).sum::<u64>();
         }
         let seconds = instructions as f64 / INSTRUCTIONS_PER_S;
         Ok(Timing { seconds, sm_clock_hz: None })

@@ -1,0 +1,159 @@
+//! `ridgepoint count SUITE`: the CUDA kernels' own PTX executed on the virtual
+//! machine, what it does counted beside what the model says must be done.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{Format, table};
+use crate::device::vm::{Counted, VmDevice};
+use crate::device::{Device, Options, PrepareError};
+use crate::kernel::Arch;
+use crate::point::Point;
+use crate::problem::Problem;
+use crate::reference::{self, Verdict};
+use crate::section::Section;
+use crate::suite::Suite;
+
+/// Execute a suite's CUDA kernels on the PTX virtual machine and count FLOPs and
+/// bytes beside the model's; needs no GPU.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A built-in suite or a .toml file.
+    suite: String,
+    /// Architecture whose code is executed.
+    #[arg(long, default_value = "sm_90a")]
+    arch: Arch,
+    /// Leave out points of more than so many FLOPs or bytes, in millions; the
+    /// virtual machine does a few hundred million a second.
+    #[arg(long, default_value_t = 2000.0)]
+    millions: f64,
+    /// Seed of the inputs.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut device = VmDevice::open(args.arch, &Options::default())?;
+    let suite = Suite::load(&args.suite)?;
+    let plan = suite.plan(&device)?;
+    let mut rows = Vec::new();
+    let mut wrong = false;
+    for point in &plan.points {
+        let row = count(&mut device, point, args);
+        wrong |= row.status == "wrong" || row.status == "failed";
+        rows.push(row.cells());
+    }
+    let section = Section {
+        heading: format!("{} on the virtual machine, {}", suite.name, args.arch),
+        columns: vec![
+            "problem",
+            "status",
+            "flops_model",
+            "flops_counted",
+            "ratio",
+            "bytes_model",
+            "bytes_extra",
+            "bytes_counted",
+            "ratio",
+            "oi_model",
+            "oi_counted",
+            "why",
+        ],
+        rows,
+        ..Section::default()
+    };
+    table::print(&[section], args.format)?;
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A point's line.
+struct Row {
+    problem: Problem,
+    status: &'static str,
+    counted: Option<Counted>,
+    why: String,
+}
+
+fn count(device: &mut VmDevice, point: &Point, args: &Args) -> Row {
+    let problem = point.problem;
+    let without = |status, why| Row { problem, status, counted: None, why };
+    if let Err(why) = device.kernel(&problem) {
+        return without("skipped", why.to_string());
+    }
+    let work = problem.work();
+    let size = work.flops().max(work.bytes()) as f64 * 1e-6;
+    if size > args.millions {
+        let why = format!("{size:.0} million FLOPs or bytes; raise --millions");
+        return without("skipped", why);
+    }
+    let counted = match device.count(&problem, &point.kernel, args.seed) {
+        Ok(counted) => counted,
+        Err(PrepareError::Refused(why)) => return without("skipped", why.to_string()),
+        Err(PrepareError::Failed(why)) => return without("failed", why.to_string()),
+    };
+    match reference::check(&problem, args.seed, 0, 0, &counted.output) {
+        Ok(check) if check.verdict == Verdict::Pass => {
+            let why = explain(&problem, &counted);
+            Row { problem, status: "ok", counted: Some(counted), why }
+        }
+        Ok(check) => without("wrong", check.message),
+        Err(none) => without("failed", none.to_string()),
+    }
+}
+
+/// Why a count differs from the model's.
+fn explain(problem: &Problem, counted: &Counted) -> String {
+    let work = problem.work();
+    let mut reasons = Vec::new();
+    let vector = counted.flops() - counted.tensor_flops();
+    let padding = counted.tensor_flops() as f64 / work.matrix_flops.max(1) as f64;
+    if work.matrix_flops > 0 && padding > 1.01 {
+        reasons.push(format!("tensor tiles are {padding:.2} times the shape"));
+    }
+    if work.matrix_flops > 0 && vector as f64 > 0.01 * work.matrix_flops as f64 {
+        let share = 100.0 * vector as f64 / counted.flops() as f64;
+        reasons.push(format!("{share:.0}% outside tensor units, such as the softmax"));
+    }
+    let declared = work.bytes() + counted.extra_bytes.unwrap_or(0);
+    let ratio = counted.bytes() as f64 / declared as f64;
+    if (ratio - 1.0).abs() > 0.02 {
+        let difference = counted.bytes() as i64 - declared as i64;
+        reasons.push(format!(
+            "{difference:+} bytes: witnesses, tickets, parts of sectors{}",
+            if counted.extra_bytes.is_none() { ", parts of sums" } else { "" }
+        ));
+    }
+    reasons.join("; ")
+}
+
+impl Row {
+    fn cells(self) -> Vec<String> {
+        let work = self.problem.work();
+        let shown = |value: Option<String>| value.unwrap_or_default();
+        let counted = self.counted.as_ref();
+        let ratio = |counted: u64, model: u64| {
+            (model > 0).then(|| format!("{:.3}", counted as f64 / model as f64))
+        };
+        let extra = counted.and_then(|c| c.extra_bytes);
+        vec![
+            self.problem.to_string(),
+            self.status.to_owned(),
+            work.flops().to_string(),
+            shown(counted.map(|c| c.flops().to_string())),
+            shown(counted.and_then(|c| ratio(c.flops(), work.flops()))),
+            work.bytes().to_string(),
+            shown(extra.map(|bytes| bytes.to_string())),
+            shown(counted.map(|c| c.bytes().to_string())),
+            shown(
+                counted.and_then(|c| ratio(c.bytes(), work.bytes() + extra.unwrap_or(0))),
+            ),
+            format!("{:.3}", work.operational_intensity()),
+            shown(counted.map(|c| format!("{:.3}", c.flops() as f64 / c.bytes() as f64))),
+            self.why,
+        ]
+    }
+}
