@@ -20,8 +20,9 @@
 //! in a [`Report`] with [`Finding`]s where a GPU would go on with, perhaps, wrong
 //! data:
 //!
-//! * accesses to shared memory that nothing orders (warp barriers count too), and
-//!   accesses to global memory by different blocks that nothing orders;
+//! * accesses to shared memory that nothing orders, those of lanes of one warp
+//!   included, and accesses to global memory by different warps or blocks that
+//!   nothing orders;
 //! * bytes never written that become an address, a branch or a store to global
 //!   memory; merely moving them about, and masking them out, is fine;
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
@@ -29,9 +30,8 @@
 //!   the async proxy reads;
 //! * barriers that not all come to, and who waits for what in a deadlock.
 //!
-//! Not looked for: races between warps of one block through global memory, generic
-//! writes to global memory that the async proxy reads without a fence, and whether
-//! all four warps of a warpgroup execute the same `wgmma`.
+//! Not looked for: races between lanes of one warp through global memory, and generic
+//! writes to global memory that the async proxy reads without a fence.
 //!
 //! # What is counted
 //!

@@ -448,3 +448,19 @@ fn an_mbarrier_that_nobody_made() {
     let run = |seed| bulk_copy(&text, seed).map(|(report, _)| report);
     caught(run, FindingKind::Mbarrier);
 }
+
+#[test]
+fn a_warp_missing_from_its_group() {
+    // The last warp of the consumers leaves before the products.
+    let from = "setmaxnreg.inc.sync.aligned.u32 232;";
+    let leave = format!(
+        "{from}\n{{\n.reg .pred gone;\n.reg .b32 who;\nmov.u32 who, %tid.x;\n\
+         setp.ge.u32 gone, who, 96;\n@gone ret;\n}}"
+    );
+    let text = within("product_nt", from, 0, &leave);
+    for seed in 0..2 {
+        let found = kinds(&nt(text.clone())(seed));
+        let of_it = [FindingKind::BarrierDivergence, FindingKind::Deadlock];
+        assert!(found.iter().any(|kind| of_it.contains(kind)));
+    }
+}
