@@ -304,11 +304,12 @@ fn execute(
             return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel gave up");
         }
         Op::Clock { clock, bank, d } => {
+            let cycles = warp.cycles + warp.slept;
             let now = match clock {
-                Clock::Cycles => warp.cycles,
-                Clock::CyclesHigh => warp.cycles >> 32,
-                Clock::Timer => 1 << 40 | warp.cycles,
-                Clock::TimerHigh => 1 << 8,
+                Clock::Cycles => cycles,
+                Clock::CyclesHigh => cycles >> 32,
+                Clock::Timer => 1 << 40 | cycles,
+                Clock::TimerHigh => (1 << 40 | cycles) >> 32,
             };
             set(warp, *bank, *d, now, active);
         }
@@ -363,7 +364,11 @@ fn execute(
         Op::WgmmaFence => wgmma::fence(warp),
         Op::WgmmaCommit => wgmma::commit(warp),
         Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending, pc),
-        Op::Yield => return Ok(Next::Polled),
+        Op::Sleep { time } => {
+            let lane = active.trailing_zeros() as usize;
+            warp.slept += u64::from(warp.regs.r[usize::from(*time)][lane]);
+            return Ok(Next::Polled);
+        }
     }
     Ok(Next::Go)
 }
