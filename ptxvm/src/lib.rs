@@ -38,6 +38,22 @@
 //! [`Counts`] does not depend on the order of warps and blocks, but for instructions
 //! in loops that wait (for an mbarrier, or for other blocks).
 //!
+//! # Inside
+//!
+//! ```text
+//! text -> lex -> parse -> syntax -> decode/ -> instruction     once, at load
+//! launch -> schedule -> machine, warp -> exec/                 for every block
+//!           lanes: registers as rows of 32 lanes, and loops over them
+//!           float: formats and rounding, used by decode/ and exec/
+//! memory, shared: bytes, and whether they were written
+//! clock, check:   who knows of whose accesses; races in global memory
+//! count, cache:   what is counted
+//! ```
+//!
+//! An instruction's meaning is in the file under `decode/` that names it, as an
+//! expression over typed lanes, or, where it touches more than registers, in the file
+//! under `exec/` that its operands' struct comes from.
+//!
 //! # Example
 //!
 //! ```
