@@ -1,7 +1,6 @@
 //! Bulk copies, which land whenever they like: here at a random time, and at the
 //! latest when nothing else can go on.
 
-use crate::exec::Next;
 use crate::exec::cp_async::{self, Copy};
 use crate::exec::mbarrier;
 use crate::exec::memory::{
@@ -325,7 +324,7 @@ fn across(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -
 }
 
 /// Closes the active lanes' groups.
-pub(crate) fn commit(warp: &mut Warp, _: &mut Machine<'_>, active: u32) {
+pub(crate) fn commit(warp: &mut Warp, active: u32) {
     lanes(active).for_each(|lane| warp.bulk_groups[lane] += 1);
 }
 
@@ -336,8 +335,7 @@ pub(crate) fn wait(
     m: &mut Machine<'_>,
     (count, read): (u32, bool),
     active: u32,
-    _pc: u32,
-) -> Step<Next> {
+) -> Step {
     let ready = |pending: &Pending| {
         pending.direction == Direction::Out
             && pending.warp == warp.id()
@@ -359,7 +357,7 @@ pub(crate) fn wait(
         }
     }
     m.progressed();
-    Ok(Next::Go)
+    Ok(())
 }
 
 /// The source may have been read as late as the wait.

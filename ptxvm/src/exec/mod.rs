@@ -352,9 +352,9 @@ fn execute(
             return mbarrier::run(warp, m, operation, active, pc);
         }
         Op::Bulk(bulk) => bulk::issue(warp, m, bulk, active, pc)?,
-        Op::BulkCommit => bulk::commit(warp, m, active),
+        Op::BulkCommit => bulk::commit(warp, active),
         Op::BulkWait { pending, read } => {
-            return bulk::wait(warp, m, (*pending, *read), active, pc);
+            bulk::wait(warp, m, (*pending, *read), active)?;
         }
         Op::MapRank { d, a, rank, bank, generic } => {
             barrier::map_rank(warp, m, (*d, *a, *rank), (*bank, *generic), (active, pc))?;
@@ -363,7 +363,7 @@ fn execute(
         Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
         Op::WgmmaFence => wgmma::fence(warp),
         Op::WgmmaCommit => wgmma::commit(warp),
-        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending, pc),
+        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending),
         Op::Sleep { time } => {
             let lane = active.trailing_zeros() as usize;
             warp.slept += u64::from(warp.regs.r[usize::from(*time)][lane]);

@@ -167,7 +167,7 @@ pub(crate) fn commit(warp: &mut Warp) {
 }
 
 /// `wgmma.wait_group`: groups but the last `pending` are done.
-pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, pc: u32) {
+pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
     let done = warp.wgmma.committed.saturating_sub(u64::from(pending));
     let mut flights = std::mem::take(&mut warp.wgmma.flights);
     let mut retired = false;
@@ -197,7 +197,6 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, pc: u32) 
         state.fenced = false;
         m.progressed();
     }
-    let _ = pc;
 }
 
 fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &Flight) {
