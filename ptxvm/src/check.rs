@@ -10,18 +10,19 @@ use crate::memory::Memory;
 /// Words that share a page of tags.
 const PAGE_WORDS: u64 = 1024;
 
-/// The last write and the last read of each word of a page.
-#[derive(Debug)]
-struct Page {
-    writes: Vec<AtomicU64>,
-    reads: Vec<AtomicU64>,
+/// Tags of the words of a page, made when the first is needed.
+type Page = OnceLock<Box<[AtomicU64]>>;
+
+fn tags(page: &Page) -> &[AtomicU64] {
+    page.get_or_init(|| (0..PAGE_WORDS).map(|_| AtomicU64::new(0)).collect())
 }
 
-impl Page {
-    fn new() -> Box<Self> {
-        let zeros = || (0..PAGE_WORDS).map(|_| AtomicU64::new(0)).collect();
-        Box::new(Self { writes: zeros(), reads: zeros() })
-    }
+fn pages(memory: &Memory, enabled: bool) -> Vec<Vec<Page>> {
+    let of = |bytes: u64| {
+        let count = bytes.div_ceil(4 * PAGE_WORDS) * u64::from(enabled);
+        (0..count).map(|_| OnceLock::new()).collect()
+    };
+    memory.allocations.iter().map(|allocation| of(allocation.bytes)).collect()
 }
 
 /// A warp number that stands for several warps of a block.
@@ -32,7 +33,9 @@ const SEVERAL_BLOCKS: u64 = u64::MAX;
 /// Races in global memory, between blocks and between the warps of one.
 #[derive(Debug)]
 pub(crate) struct GlobalRaces {
-    pages: Vec<Vec<OnceLock<Box<Page>>>>,
+    /// The last write and the last read of each word. Most memory sees only one.
+    writes: Vec<Vec<Page>>,
+    reads: Vec<Vec<Page>>,
     /// What strong writes have published, by address.
     published: Mutex<HashMap<u64, Arc<Foreign>>>,
     enabled: bool,
@@ -99,21 +102,13 @@ pub(crate) struct Rival {
 
 impl GlobalRaces {
     pub(crate) fn new(memory: &Memory, enabled: bool, talks: bool) -> Self {
-        let pages = |bytes: u64| {
-            let count = bytes.div_ceil(4 * PAGE_WORDS) * u64::from(enabled);
-            (0..count).map(|_| OnceLock::new()).collect()
-        };
         Self {
-            pages: memory.allocations.iter().map(|a| pages(a.bytes)).collect(),
+            writes: pages(memory, enabled),
+            reads: pages(memory, enabled),
             published: Mutex::new(HashMap::new()),
             enabled,
             talks,
         }
-    }
-
-    fn page(&self, allocation: usize, word: u64) -> (&Page, usize) {
-        let page = &self.pages[allocation][(word / PAGE_WORDS) as usize];
-        (page.get_or_init(Page::new), (word % PAGE_WORDS) as usize)
     }
 
     /// Notes a read of `bytes` and finds a write that it races with.
@@ -132,16 +127,17 @@ impl GlobalRaces {
         let mut rival = None;
         let own = Tag::of(by, false, by.now());
         for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let (page, at) = self.page(allocation, word);
-            if let Some(write) = Tag::unpack(page.writes[at].load(Relaxed))
+            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
+            if let Some(writes) = self.writes[allocation][page].get()
+                && let Some(write) = Tag::unpack(writes[at].load(Relaxed))
                 && is_whole(offset, bytes, word)
                 && write.races(by, strong)
             {
                 rival = Some(write.rival(true));
             }
             if !strong {
-                let old = page.reads[at].load(Relaxed);
-                page.reads[at].store(note_read(old, own), Relaxed);
+                let tag = &tags(&self.reads[allocation][page])[at];
+                tag.store(note_read(tag.load(Relaxed), own), Relaxed);
             }
         }
         rival
@@ -163,8 +159,8 @@ impl GlobalRaces {
         let mut rival = None;
         let own = Tag::of(by, strong, by.write_time(strong)).pack();
         for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let (page, at) = self.page(allocation, word);
-            let write = page.writes[at].swap(own, Relaxed);
+            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
+            let write = tags(&self.writes[allocation][page])[at].swap(own, Relaxed);
             // Two blocks may write different bytes of one word.
             if !is_whole(offset, bytes, word) {
                 continue;
@@ -174,7 +170,8 @@ impl GlobalRaces {
             {
                 rival = Some(write.rival(true));
             }
-            let read = page.reads[at].load(Relaxed);
+            let reads = self.reads[allocation][page].get();
+            let read = reads.map_or(0, |reads| reads[at].load(Relaxed));
             if read == SEVERAL_BLOCKS {
                 if !self.talks {
                     rival = Some(Rival { block: None, warp: 0, wrote: false });

@@ -196,7 +196,9 @@ pub(crate) enum Op {
         pending: u32,
     },
     SetMaxRegisters,
-    Yield,
+    Sleep {
+        time: u16,
+    },
 }
 
 /// An instruction with its guard, its bookkeeping and its place in the texts.

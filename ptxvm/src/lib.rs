@@ -20,8 +20,9 @@
 //! in a [`Report`] with [`Finding`]s where a GPU would go on with, perhaps, wrong
 //! data:
 //!
-//! * accesses to shared memory that nothing orders (warp barriers count too), and
-//!   accesses to global memory by different blocks that nothing orders;
+//! * accesses to shared memory that nothing orders, those of lanes of one warp
+//!   included, and accesses to global memory by different warps or blocks that
+//!   nothing orders;
 //! * bytes never written that become an address, a branch or a store to global
 //!   memory; merely moving them about, and masking them out, is fine;
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
@@ -29,14 +30,29 @@
 //!   the async proxy reads;
 //! * barriers that not all come to, and who waits for what in a deadlock.
 //!
-//! Not looked for: races between warps of one block through global memory, generic
-//! writes to global memory that the async proxy reads without a fence, and whether
-//! all four warps of a warpgroup execute the same `wgmma`.
+//! Not looked for: races between lanes of one warp through global memory, and generic
+//! writes to global memory that the async proxy reads without a fence.
 //!
 //! # What is counted
 //!
 //! [`Counts`] does not depend on the order of warps and blocks, but for instructions
 //! in loops that wait (for an mbarrier, or for other blocks).
+//!
+//! # Inside
+//!
+//! ```text
+//! text -> lex -> parse -> syntax -> decode/ -> instruction     once, at load
+//! launch -> schedule -> machine, warp -> exec/                 for every block
+//!           lanes: registers as rows of 32 lanes, and loops over them
+//!           float: formats and rounding, used by decode/ and exec/
+//! memory, shared: bytes, and whether they were written
+//! clock, check:   who knows of whose accesses; races in global memory
+//! count, cache:   what is counted
+//! ```
+//!
+//! An instruction's meaning is in the file under `decode/` that names it, as an
+//! expression over typed lanes, or, where it touches more than registers, in the file
+//! under `exec/` that its operands' struct comes from.
 //!
 //! # Example
 //!

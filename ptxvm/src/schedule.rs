@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, Home};
 use crate::count::Counts;
 use crate::exec::barrier::BARRIERS;
-use crate::exec::{self, bulk};
+use crate::exec::{self, bulk, wgmma};
 use crate::finding::{FindingKind, Findings};
 use crate::instruction::Special;
 use crate::lanes::LANES;
@@ -91,6 +91,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         if active[at].warps.iter().all(Warp::is_done) {
             let mut done = active.swap_remove(at);
             let landed = bulk::land_all(&mut done.machine);
+            wgmma::check_groups(&done.warps, &mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
             // One block's progress may be what another waits for.

@@ -54,6 +54,8 @@ pub(crate) struct Warp {
     pub polls: u32,
     /// Instructions executed, which is what its clock shows.
     pub cycles: u64,
+    /// What its clock shows more, for having slept.
+    pub slept: u64,
     /// The last value that each strong load saw, to notice waiting loops.
     pub polled: Option<(u32, u64)>,
     /// Picks since the running group was chosen anew.
@@ -95,6 +97,7 @@ impl Warp {
         self.cluster_generation = 0;
         self.polls = 0;
         self.cycles = 0;
+        self.slept = 0;
         self.polled = None;
         self.streak = 0;
     }

@@ -448,3 +448,61 @@ fn an_mbarrier_that_nobody_made() {
     let run = |seed| bulk_copy(&text, seed).map(|(report, _)| report);
     caught(run, FindingKind::Mbarrier);
 }
+
+#[test]
+fn a_warp_missing_from_its_group() {
+    // The last warp of the consumers leaves before the products.
+    let from = "setmaxnreg.inc.sync.aligned.u32 232;";
+    let leave = format!(
+        "{from}\n{{\n.reg .pred gone;\n.reg .b32 who;\nmov.u32 who, %tid.x;\n\
+         setp.ge.u32 gone, who, 96;\n@gone ret;\n}}"
+    );
+    let text = within("product_nt", from, 0, &leave);
+    for seed in 0..2 {
+        let found = kinds(&nt(text.clone())(seed));
+        let of_it = [FindingKind::BarrierDivergence, FindingKind::Deadlock];
+        assert!(found.iter().any(|kind| of_it.contains(kind)));
+    }
+}
+
+#[test]
+fn tiles_from_block_to_block() {
+    let module = Module::parse(HOPPER).unwrap();
+    for seed in 0..4 {
+        let mut memory = Memory::new();
+        let x: Vec<u32> = (0..128).map(|i| i * 3).collect();
+        let px = upload(&mut memory, "x", &x, u32::to_le_bytes);
+        let py = memory.alloc(4 * 130, "y");
+        let launch = Launch {
+            grid: [2, 1, 1],
+            block: [32, 1, 1],
+            params: Params::new().u64(px).u64(py).build(),
+            seed,
+            ..Launch::new("pass_on")
+        };
+        clean(&module, &mut memory, &launch);
+        let y = words(&memory, py, 130);
+        assert_eq!((&y[..64], y[64]), (&x[64..], 1));
+        assert_eq!((&y[65..129], y[129]), (&x[..64], 0));
+    }
+    // The tile is sent before the other block can take it.
+    let at = HOPPER.find(".entry pass_on").unwrap();
+    let text = HOPPER[at..].replacen("barrier.cluster.arrive.release.aligned;", "", 1);
+    let text = text.replacen("barrier.cluster.wait.acquire.aligned;", "", 1);
+    let module = Module::parse(&format!("{}{text}", &HOPPER[..at])).unwrap();
+    let run = |seed| {
+        let mut memory = Memory::new();
+        let x = upload(&mut memory, "x", &[7u32; 128], u32::to_le_bytes);
+        let y = memory.alloc(4 * 130, "y");
+        let launch = Launch {
+            grid: [2, 1, 1],
+            block: [32, 1, 1],
+            params: Params::new().u64(x).u64(y).build(),
+            seed,
+            ..Launch::new("pass_on")
+        };
+        module.launch(&mut memory, &launch)
+    };
+    let found: Vec<_> = (0..8).flat_map(|seed| kinds(&run(seed))).collect();
+    assert!(!found.is_empty());
+}

@@ -331,3 +331,11 @@ fn warps_that_meet_in_global_memory() {
     caught(|seed| run(&body(""), 64, seed), FindingKind::GlobalRace);
     assert_eq!(kinds(&run(&body("bar.sync 0;"), 64, 3)), []);
 }
+
+#[test]
+fn sleeping_passes_time() {
+    let body = "mov.u64 %rd4, %globaltimer; AGAIN: nanosleep.u32 1000; \
+                mov.u64 %rd5, %globaltimer; sub.u64 %rd6, %rd5, %rd4; \
+                setp.lt.u64 %p1, %rd6, 1000000; @%p1 bra AGAIN;";
+    assert_eq!(kinds(&run(body, 64, 0)), []);
+}

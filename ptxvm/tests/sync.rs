@@ -90,6 +90,27 @@ fn copies_that_arrive_at_an_mbarrier() {
     }
 }
 
+#[test]
+fn copies_that_nobody_waits_for() {
+    let at = SYNC.find(".entry copies").unwrap();
+    let text =
+        format!("{}{}", &SYNC[..at], replace(&SYNC[at..], "@!done bra AGAIN;", 0, ""));
+    let module = Module::parse(&text).unwrap();
+    let run = |seed| {
+        let mut memory = Memory::new();
+        let x = zeros(&mut memory, 128 * 5, "x");
+        let y = memory.alloc(128 * 5, "y");
+        let launch = Launch {
+            block: [32, 1, 1],
+            params: Params::new().u64(x).u64(y).i32(5).build(),
+            seed,
+            ..Launch::new("copies")
+        };
+        module.launch(&mut memory, &launch)
+    };
+    caught(run, FindingKind::AsyncRace);
+}
+
 fn ring(text: &str, seed: u64) -> (Result<Report, Fault>, Vec<u32>) {
     let module = Module::parse(text).unwrap();
     let mut memory = Memory::new();

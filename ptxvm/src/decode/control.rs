@@ -26,7 +26,9 @@ impl<'a> Decoder<'_, 'a> {
             "membar" | "fence" => self.fence(name),
             "nanosleep" => {
                 self.parts.take("u32");
-                self.push(Op::Yield, Class::Control);
+                self.arity(1, 1)?;
+                let time = self.source(0, Type::U32)?;
+                self.push(Op::Sleep { time }, Class::Control);
                 Ok(())
             }
             "setmaxnreg" => {

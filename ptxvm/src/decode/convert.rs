@@ -3,7 +3,7 @@
 use crate::count::Class;
 use crate::decode::{Decoder, Result, Type};
 use crate::exec::convert::{Conversion, Number};
-use crate::float::*;
+use crate::float::{self, Rounding, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::instruction::{Clock, Op};
 use crate::lanes::{Args, Wide, copy, wide};
 use crate::syntax::{Bank, Operand};
@@ -15,26 +15,18 @@ fn number(ty: Type) -> Option<(Number, u32)> {
     Some(match ty {
         U8 | U16 | U32 | U64 => (integer(false), 1),
         S8 | S16 | S32 | S64 => (integer(true), 1),
-        F16 => (Number::Float(F16_FORMAT, 16), 1),
-        F16x2 => (Number::Float(F16_FORMAT, 16), 2),
-        BF16 => (Number::Float(BF16_FORMAT, 16), 1),
-        BF16x2 => (Number::Float(BF16_FORMAT, 16), 2),
-        F32 => (Number::Float(F32_FORMAT, 32), 1),
-        F64 => (Number::Float(F64_FORMAT, 64), 1),
-        TF32 => (Number::Float(TF32_FORMAT, 32), 1),
-        E4M3x2 => (Number::Float(E4M3_FORMAT, 8), 2),
-        E5M2x2 => (Number::Float(E5M2_FORMAT, 8), 2),
+        F16 => (Number::Float(float::F16, 16), 1),
+        F16x2 => (Number::Float(float::F16, 16), 2),
+        BF16 => (Number::Float(float::BF16, 16), 1),
+        BF16x2 => (Number::Float(float::BF16, 16), 2),
+        F32 => (Number::Float(float::F32, 32), 1),
+        F64 => (Number::Float(float::F64, 64), 1),
+        TF32 => (Number::Float(float::TF32, 32), 1),
+        E4M3x2 => (Number::Float(float::E4M3, 8), 2),
+        E5M2x2 => (Number::Float(float::E5M2, 8), 2),
         _ => return None,
     })
 }
-
-const F16_FORMAT: Format = crate::float::F16;
-const BF16_FORMAT: Format = crate::float::BF16;
-const F32_FORMAT: Format = crate::float::F32;
-const F64_FORMAT: Format = crate::float::F64;
-const TF32_FORMAT: Format = crate::float::TF32;
-const E4M3_FORMAT: Format = crate::float::E4M3;
-const E5M2_FORMAT: Format = crate::float::E5M2;
 
 /// The rounding that a modifier names, and whether it rounds to an integer.
 fn rounding(part: &str) -> Option<(Rounding, bool)> {

@@ -1,7 +1,7 @@
 //! Bulk copies, which land whenever they like: here at a random time, and at the
 //! latest when nothing else can go on.
 
-use crate::exec::Next;
+use crate::exec::cp_async::{self, Copy};
 use crate::exec::mbarrier;
 use crate::exec::memory::{
     Target, addresses, aligned, conflict, global, note_global_read, note_global_write,
@@ -11,7 +11,7 @@ use crate::exec::tensor_copy;
 use crate::finding::{Finding, FindingKind};
 use crate::instruction::Address;
 use crate::lanes::lanes;
-use crate::machine::{Machine, Step};
+use crate::machine::{Machine, Step, Stop};
 use crate::shared::Who;
 use crate::warp::Warp;
 
@@ -54,6 +54,8 @@ enum Direction {
     Out,
     /// From one block's shared memory to another's.
     Across { to: (usize, u32), barrier: (usize, u32) },
+    /// A thread's `cp.async` copies, after which it arrives at an mbarrier.
+    Copies { barrier: (usize, u32) },
 }
 
 /// A copy on its way.
@@ -68,6 +70,7 @@ pub(crate) struct Pending {
     rank: usize,
     lane: usize,
     group: u32,
+    copies: Vec<Copy>,
     /// What was read of the source, once it was.
     data: Option<Vec<u8>>,
     /// Made at the issue, for findings at the landing.
@@ -227,9 +230,40 @@ fn start(
         rank: warp.rank,
         lane,
         group: warp.bulk_groups[lane],
+        copies: Vec::new(),
         data: None,
         blame: Box::new(finding),
     });
+}
+
+/// Sends a thread's `cp.async` copies on their way to an mbarrier.
+pub(crate) fn start_copies(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    copies: Vec<Copy>,
+    barrier: (usize, u32),
+) {
+    start(warp, m, site, (Direction::Copies { barrier }, Vec::new()), [0; 16], 0);
+    if let Some(pending) = m.pending.last_mut() {
+        pending.copies = copies;
+    }
+}
+
+/// Lands `cp.async` copies that lanes wait for in another way.
+pub(crate) fn land_copies_of(warp: &Warp, m: &mut Machine<'_>, active: u32) {
+    let mut at = 0;
+    while at < m.pending.len() {
+        let pending = &m.pending[at];
+        let found = matches!(pending.direction, Direction::Copies { .. })
+            && pending.warp == warp.id()
+            && active >> pending.lane & 1 != 0;
+        if !found {
+            at += 1;
+        } else if let Err(stop) = land(m, at) {
+            m.findings.add(*stop);
+        }
+    }
 }
 
 fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -> Step {
@@ -290,7 +324,7 @@ fn across(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -
 }
 
 /// Closes the active lanes' groups.
-pub(crate) fn commit(warp: &mut Warp, _: &mut Machine<'_>, active: u32) {
+pub(crate) fn commit(warp: &mut Warp, active: u32) {
     lanes(active).for_each(|lane| warp.bulk_groups[lane] += 1);
 }
 
@@ -301,8 +335,7 @@ pub(crate) fn wait(
     m: &mut Machine<'_>,
     (count, read): (u32, bool),
     active: u32,
-    _pc: u32,
-) -> Step<Next> {
+) -> Step {
     let ready = |pending: &Pending| {
         pending.direction == Direction::Out
             && pending.warp == warp.id()
@@ -324,7 +357,7 @@ pub(crate) fn wait(
         }
     }
     m.progressed();
-    Ok(Next::Go)
+    Ok(())
 }
 
 /// The source may have been read as late as the wait.
@@ -429,6 +462,19 @@ fn land(m: &mut Machine<'_>, at: usize) -> Step {
                 finish(m, (rank, barrier), &pending)?;
             }
         }
+        Direction::Copies { barrier } => {
+            let pending = m.pending.swap_remove(at);
+            m.landed += 1;
+            for copy in &pending.copies {
+                cp_async::land_for_mbarrier(m, pending.rank, copy);
+            }
+            let agent = m.blocks.len() * m.blocks[0].warps;
+            let landed = m.landed;
+            if !mbarrier::arrive_for_copies(m, barrier, (agent, landed)) {
+                let detail = "the mbarrier of a thread's copies expects no arrival";
+                return Err(blame(&pending, detail));
+            }
+        }
         Direction::Across { to, barrier } => {
             read_source(m, at);
             let pending = m.pending.swap_remove(at);
@@ -465,9 +511,12 @@ fn finish(m: &mut Machine<'_>, spot: (usize, u32), pending: &Pending) -> Step {
     let agent = m.blocks.len() * m.blocks[0].warps;
     let time = (agent, m.landed);
     if !mbarrier::complete(m, spot, pending.bytes, time) {
-        let detail = "the copy's mbarrier is gone when it lands".to_owned();
-        let kind = FindingKind::Mbarrier;
-        return Err(Box::new(Finding { kind, detail, ..(*pending.blame).clone() }));
+        return Err(blame(pending, "the copy's mbarrier is gone when it lands"));
     }
     Ok(())
+}
+
+fn blame(pending: &Pending, detail: &str) -> Stop {
+    let (kind, detail) = (FindingKind::Mbarrier, detail.to_owned());
+    Box::new(Finding { kind, detail, ..(*pending.blame).clone() })
 }

@@ -1,5 +1,6 @@
 //! `cp.async`: copies that land when they are waited for, and not before.
 
+use crate::exec::bulk;
 use crate::exec::memory::{
     addresses, aligned, conflict, global, note_global_read, sectors, shared, touch_sectors,
 };
@@ -24,7 +25,7 @@ pub(crate) struct CpAsync {
 
 /// One lane's copy on its way.
 #[derive(Debug, Clone, Copy)]
-struct Copy {
+pub(crate) struct Copy {
     lane: usize,
     to: usize,
     /// Allocation and offset.
@@ -51,6 +52,13 @@ impl CopyGroups {
             }
         }
         lanes(active).for_each(|lane| self.committed[lane] += 1);
+    }
+
+    /// Hands over a lane's copies, for something else to wait for.
+    pub(crate) fn take(&mut self, lane: usize) -> Vec<Copy> {
+        let (taken, left) = self.copies.drain(..).partition(|copy| copy.lane == lane);
+        self.copies = left;
+        taken
     }
 }
 
@@ -118,6 +126,7 @@ pub(crate) fn issue(
 
 /// Waits until at most `pending` groups of each active lane are on their way.
 pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, active: u32) {
+    bulk::land_copies_of(warp, m, active);
     let committed = warp.copies.committed;
     land_where(warp, m, |copy| {
         active >> copy.lane & 1 != 0
@@ -127,6 +136,7 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, active: u
 
 /// Waits for all of the active lanes' copies.
 pub(crate) fn wait_all(warp: &mut Warp, m: &mut Machine<'_>, active: u32) {
+    bulk::land_copies_of(warp, m, active);
     land_where(warp, m, |copy| active >> copy.lane & 1 != 0);
 }
 
@@ -152,6 +162,19 @@ fn land_where(warp: &mut Warp, m: &mut Machine<'_>, ready: impl Fn(&Copy) -> boo
 }
 
 fn land(warp: &Warp, m: &mut Machine<'_>, copy: &Copy) {
+    put(m, warp.rank, copy);
+    let memory = &mut m.blocks[warp.rank].shared;
+    let who = Who { clock: &warp.clock, lane: copy.lane, strong: false, proxy: false };
+    memory.note_write(copy.to, copy.bytes, who);
+}
+
+/// Lands a copy whose completion an mbarrier shows.
+pub(crate) fn land_for_mbarrier(m: &mut Machine<'_>, rank: usize, copy: &Copy) {
+    put(m, rank, copy);
+    m.blocks[rank].shared.landed(copy.to, copy.bytes, m.landed);
+}
+
+fn put(m: &mut Machine<'_>, rank: usize, copy: &Copy) {
     let mut data = [0; 16];
     let mut defined = true;
     if copy.source_bytes > 0 {
@@ -159,9 +182,7 @@ fn land(warp: &Warp, m: &mut Machine<'_>, copy: &Copy) {
         found.read(copy.from.1, &mut data[..copy.source_bytes]);
         defined = found.is_written(copy.from.1, copy.source_bytes as u64);
     }
-    let memory = &mut m.blocks[warp.rank].shared;
+    let memory = &mut m.blocks[rank].shared;
     memory.landing(copy.to, copy.bytes, false);
     memory.put(copy.to, &data[..copy.bytes], defined);
-    let who = Who { clock: &warp.clock, lane: copy.lane, strong: false, proxy: false };
-    memory.note_write(copy.to, copy.bytes, who);
 }

@@ -251,7 +251,6 @@ fn arrive(
 }
 
 /// `cp.async.mbarrier.arrive`: an arrival once the thread's copies so far are there.
-/// Here they land at once.
 pub(crate) fn copies_arrive(
     warp: &mut Warp,
     m: &mut Machine<'_>,
@@ -260,26 +259,34 @@ pub(crate) fn copies_arrive(
     pc: u32,
 ) -> Step {
     let row = addresses(warp, m, &address, active, pc);
-    crate::exec::cp_async::wait_all(warp, m, active);
     for lane in lanes(active) {
         let site = (pc, lane);
         let spot = locate(warp, m, site, &address, row[lane])?;
         let barrier = find(warp, m, site, spot)?;
-        // Without `.noinc` the arrival is one that nobody counted on.
-        if !counted {
-            continue;
-        }
+        // Without `.noinc` the arrival is one more than was counted on.
+        barrier.pending += u32::from(!counted);
         if barrier.pending == 0 {
             let text = "an arrival where none is due";
             return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
         }
-        barrier.pending -= 1;
-        barrier.message.add(&warp.clock);
-        barrier.settle();
+        let copies = warp.copies.take(lane);
+        crate::exec::bulk::start_copies(warp, m, site, copies, spot);
     }
-    warp.clock.tick();
-    m.progressed();
     Ok(())
+}
+
+/// A thread's copies have landed, and it arrives.
+pub(crate) fn arrive_for_copies(
+    m: &mut Machine<'_>,
+    (rank, offset): Spot,
+    agent: (usize, u32),
+) -> bool {
+    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
+    if barrier.pending == 0 {
+        return false;
+    }
+    barrier.pending -= 1;
+    complete(m, (rank, offset), 0, agent)
 }
 
 /// Bytes have landed: counts them, and lets waiters see them.

@@ -304,11 +304,12 @@ fn execute(
             return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel gave up");
         }
         Op::Clock { clock, bank, d } => {
+            let cycles = warp.cycles + warp.slept;
             let now = match clock {
-                Clock::Cycles => warp.cycles,
-                Clock::CyclesHigh => warp.cycles >> 32,
-                Clock::Timer => 1 << 40 | warp.cycles,
-                Clock::TimerHigh => 1 << 8,
+                Clock::Cycles => cycles,
+                Clock::CyclesHigh => cycles >> 32,
+                Clock::Timer => 1 << 40 | cycles,
+                Clock::TimerHigh => (1 << 40 | cycles) >> 32,
             };
             set(warp, *bank, *d, now, active);
         }
@@ -351,9 +352,9 @@ fn execute(
             return mbarrier::run(warp, m, operation, active, pc);
         }
         Op::Bulk(bulk) => bulk::issue(warp, m, bulk, active, pc)?,
-        Op::BulkCommit => bulk::commit(warp, m, active),
+        Op::BulkCommit => bulk::commit(warp, active),
         Op::BulkWait { pending, read } => {
-            return bulk::wait(warp, m, (*pending, *read), active, pc);
+            bulk::wait(warp, m, (*pending, *read), active)?;
         }
         Op::MapRank { d, a, rank, bank, generic } => {
             barrier::map_rank(warp, m, (*d, *a, *rank), (*bank, *generic), (active, pc))?;
@@ -362,8 +363,12 @@ fn execute(
         Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
         Op::WgmmaFence => wgmma::fence(warp),
         Op::WgmmaCommit => wgmma::commit(warp),
-        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending, pc),
-        Op::Yield => return Ok(Next::Polled),
+        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending),
+        Op::Sleep { time } => {
+            let lane = active.trailing_zeros() as usize;
+            warp.slept += u64::from(warp.regs.r[usize::from(*time)][lane]);
+            return Ok(Next::Polled);
+        }
     }
     Ok(Next::Go)
 }

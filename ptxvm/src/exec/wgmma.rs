@@ -66,6 +66,8 @@ pub(crate) struct WgmmaState {
     fenced: bool,
     /// Lanes of accumulators that are undefined whatever is waited for.
     undefined: HashMap<u16, u32>,
+    /// Products issued, and where the last one was.
+    pub issued: (u64, u32),
     /// What the last product left in its accumulators.
     last: HashMap<u16, [u32; LANES]>,
 }
@@ -137,6 +139,23 @@ impl Descriptor {
     }
 }
 
+/// All four warps of a warpgroup must take part in each product.
+pub(crate) fn check_groups(warps: &[Warp], m: &mut Machine<'_>) {
+    let per_block = m.blocks.first().map_or(1, |block| block.warps.max(1));
+    for group in warps.chunks(per_block).flat_map(|block| block.chunks(4)) {
+        let issued = |warp: &Warp| warp.wgmma.issued.0;
+        let most = group.iter().map(issued).max().unwrap_or(0);
+        let whole = group.len() == 4 && group.iter().all(|warp| issued(warp) == most);
+        if let (false, Some(warp)) = (whole, group.iter().find(|warp| issued(warp) > 0)) {
+            let each: Vec<_> = group.iter().map(issued).collect();
+            let pc = warp.wgmma.issued.1;
+            m.note(FindingKind::BarrierDivergence, warp, pc, 0, None, || {
+                format!("the warps of the warpgroup issued {each:?} products")
+            });
+        }
+    }
+}
+
 /// `wgmma.fence`.
 pub(crate) fn fence(warp: &mut Warp) {
     warp.wgmma.fenced = true;
@@ -148,7 +167,7 @@ pub(crate) fn commit(warp: &mut Warp) {
 }
 
 /// `wgmma.wait_group`: groups but the last `pending` are done.
-pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, pc: u32) {
+pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
     let done = warp.wgmma.committed.saturating_sub(u64::from(pending));
     let mut flights = std::mem::take(&mut warp.wgmma.flights);
     let mut retired = false;
@@ -178,7 +197,6 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, pc: u32) 
         state.fenced = false;
         m.progressed();
     }
-    let _ = pc;
 }
 
 fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &Flight) {
@@ -246,6 +264,7 @@ pub(crate) fn issue(
         }
         Source::Descriptor(_) => Vec::new(),
     };
+    warp.wgmma.issued = (warp.wgmma.issued.0 + 1, pc);
     let group = warp.wgmma.committed;
     warp.wgmma.flights.push(Flight { group, pc, chunks, a, d: op.d.clone() });
     Ok(Next::Go)

@@ -214,3 +214,28 @@ extern "C" __global__ void store_tile(const __grid_constant__ Map map, const u32
         asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;" ::: "memory");
     }
 }
+
+// Each block of a pair sends its tile to the other's shared memory; the wait is on a
+// state token, and the sender arrives for the receiver.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) pass_on(const u32* x, u32* y) {
+    __shared__ __align__(128) u32 mine[64], theirs[64];
+    __shared__ __align__(8) u64 bar;
+    u32 r = rank(), to, there, back;
+    u64 token;
+    if (threadIdx.x == 0) { init(shared(&bar), 1); init_fence(); }
+    for (int i = threadIdx.x; i < 64; i += 32) mine[i] = x[blockIdx.x * 64 + i];
+    proxy_fence();
+    cluster_sync();
+    if (threadIdx.x == 0) {
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 %0, [%1], %2;" : "=l"(token) : "r"(shared(&bar)), "r"(256) : "memory");
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared(theirs)), "r"(r ^ 1));
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared(&bar)), "r"(r ^ 1));
+        asm volatile("getctarank.shared::cluster.u32 %0, %1;" : "=r"(back) : "r"(to));
+        asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "r"(shared(mine)), "r"(256), "r"(there) : "memory");
+        asm volatile("{\n.reg .pred done;\nAGAIN:\nmbarrier.test_wait.shared::cta.b64 done, [%0], %1;\n@!done bra AGAIN;\n}" ::"r"(shared(&bar)), "l"(token) : "memory");
+        y[blockIdx.x * 65 + 64] = back;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 64; i += 32) y[blockIdx.x * 65 + i] = theirs[i];
+    cluster_sync();
+}
