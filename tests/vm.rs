@@ -1,0 +1,133 @@
+//! The CUDA kernels executed on the PTX virtual machine and compared with the
+//! reference: a spread of the suite `corners`, five launches under five
+//! schedules each. All of it: `ridgepoint check corners --device vm`.
+
+mod common;
+
+use rayon::prelude::*;
+use ridgepoint::device::vm::VmDevice;
+use ridgepoint::device::{Device, Options};
+use ridgepoint::kernel::{Arch, KERNELS};
+use ridgepoint::measure::verify;
+use ridgepoint::nvrtc::Nvrtc;
+use ridgepoint::point::Point;
+use ridgepoint::problem::Op;
+use ridgepoint::record::Status;
+use ridgepoint::suite::Suite;
+
+/// One of so many points of each operation is executed.
+const STRIDE: usize = 9;
+
+/// Larger points are left to the whole check.
+const MOST_WORK: u64 = 60_000_000;
+
+/// Inputs of all points.
+const SEED: u64 = 1;
+
+/// The points of `corners` that are executed: every ninth of an operation,
+/// from number `first` on, and its last.
+fn spread(points: &[Point], first: usize) -> Vec<Point> {
+    let mut chosen = Vec::new();
+    for op in Op::ALL {
+        let of_op: Vec<&Point> = points
+            .iter()
+            .filter(|p| p.problem.op() == op)
+            .filter(|p| p.problem.work().flops().max(p.problem.work().bytes()) < MOST_WORK)
+            .collect();
+        let every = of_op.iter().skip(first).step_by(STRIDE);
+        chosen.extend(every.chain(of_op.last()).map(|point| (*point).clone()));
+    }
+    chosen
+}
+
+fn kernels_are_right_on(arch: Arch, first: usize) {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let device = VmDevice::open(arch, &Options::default()).unwrap();
+    let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
+    let points = spread(&plan.points, first);
+    let per_thread = points.len().div_ceil(rayon::current_num_threads() * 4);
+    let run = |points: &[Point]| -> Vec<(Point, Status, String)> {
+        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let check = |point: &Point| {
+            let outcome = verify(&mut device, point, SEED);
+            (point.clone(), outcome.status, outcome.reason)
+        };
+        points.iter().map(check).collect()
+    };
+    let outcomes: Vec<_> = points.par_chunks(per_thread).flat_map_iter(run).collect();
+    let wrong: Vec<_> = outcomes
+        .iter()
+        .filter(|(_, status, _)| matches!(status, Status::Wrong | Status::Failed))
+        .map(|(point, _, why)| format!("{point}: {why}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for kernel in KERNELS {
+        let right = outcomes.iter().filter(|(point, status, _)| {
+            point.kernel == kernel.name && *status == Status::Ok
+        });
+        assert!(right.count() >= 3, "{} was hardly executed", kernel.name);
+    }
+}
+
+#[test]
+fn kernels_are_right_on_hopper() {
+    kernels_are_right_on(Arch::SM_90, 0);
+}
+
+#[test]
+fn kernels_are_right_on_ampere() {
+    kernels_are_right_on(Arch::SM_80, 4);
+}
+
+/// A kernel that leaves out part of its work is found: the virtual machine as a
+/// device is no better than what it catches.
+#[test]
+fn counts_are_the_models_where_nothing_is_padded() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    for (text, kernel) in [
+        ("stream:access=read,bytes=1048576", "stream"),
+        ("stream:access=copy,bytes=1048576", "stream"),
+        ("kv_read:batch=2,context=1024,kv_heads=2,head_dim=128,dtype=bf16", "kv_read"),
+        ("gemm:m=128,n=512,k=256,dtype=bf16", "gemm"),
+        ("peak:unit=fma,dtype=f32,lanes=32768,steps=16", "peak"),
+        ("peak:unit=tensor,dtype=bf16,lanes=64,steps=16", "peak"),
+    ] {
+        let problem = text.parse().unwrap();
+        let counted = device.count(&problem, kernel, SEED).unwrap();
+        let work = problem.work();
+        // Adding up checksums and starts is no work of the model's.
+        let flops =
+            if work.matrix_flops > 0 { counted.tensor_flops() } else { counted.flops() };
+        assert_eq!(flops, work.flops(), "{text}");
+        let declared = (work.bytes() + counted.extra_bytes.unwrap_or(0)) as f64;
+        let ratio = counted.bytes() as f64 / declared;
+        assert!(
+            (ratio - 1.0).abs() < 0.02,
+            "{text}: counted {ratio} of the declared bytes"
+        );
+    }
+}
+
+/// Two schedules of the same launch count the same.
+#[test]
+fn counts_do_not_depend_on_the_order_of_warps() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let text =
+        "decode_attention:batch=2,context=300,q_heads=8,kv_heads=2,head_dim=64,dtype=f16";
+    let problem = text.parse().unwrap();
+    let count = || {
+        let mut device = VmDevice::open(Arch::SM_80, &Options::default()).unwrap();
+        let counted = device.count(&problem, "attention_decode", SEED).unwrap();
+        (counted.flops(), counted.bytes())
+    };
+    assert_eq!(count(), count());
+    let device = VmDevice::open(Arch::SM_80, &Options::default()).unwrap();
+    assert_eq!(device.kernel(&problem), Ok("attention_decode"));
+}
