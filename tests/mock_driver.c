@@ -117,11 +117,11 @@ int cuMemHostGetDevicePointer_v2(u64 *address, void *memory, unsigned flags) {
   *address = (u64)memory;
   return OK;
 }
-int cuMemcpyHtoD_v2(u64 to, const void *from, size_t bytes) {
+int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t bytes, void *stream) {
   memcpy((void *)to, from, bytes);
   return broken;
 }
-int cuMemcpyDtoH_v2(void *to, u64 from, size_t bytes) {
+int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t bytes, void *stream) {
   memcpy(to, (void *)from, bytes);
   return broken;
 }

@@ -61,8 +61,8 @@ const SYMBOLS: &[&str] = &[
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemHostGetDevicePointer_v2",
-    "cuMemcpyDtoH_v2",
-    "cuMemcpyHtoD_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
@@ -375,23 +375,27 @@ impl Buffer {
         self.address
     }
 
-    /// Copies from the host, and waits for it.
+    /// Copies from the host in stream order, and waits for it. A copy outside
+    /// of the stream may return before its last bytes have arrived, and
+    /// launches on the stream would not wait for them.
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn upload(&self, offset: u64, from: &[u8]) -> Result<()> {
+    pub fn upload(&self, stream: &Stream, offset: u64, from: &[u8]) -> Result<()> {
         let to = self.address_of(offset, from.len());
-        call!(cuMemcpyHtoD_v2(to, from.as_ptr().cast(), from.len()))
+        call!(cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.raw))?;
+        stream.synchronize()
     }
 
-    /// Copies to the host, after all that is queued on the stream is done.
+    /// Copies to the host in stream order, and waits for it.
     ///
     /// # Panics
     /// If the range is not within the buffer.
     pub fn download(&self, stream: &Stream, offset: u64, to: &mut [u8]) -> Result<()> {
         let from = self.address_of(offset, to.len());
-        stream.synchronize()?;
-        call!(cuMemcpyDtoH_v2(to.as_mut_ptr().cast(), from, to.len()))
+        let bytes = to.len();
+        call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, bytes, stream.raw))?;
+        stream.synchronize()
     }
 
     /// Sets a range to one byte, in stream order.

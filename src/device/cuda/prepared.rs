@@ -61,7 +61,9 @@ pub(super) fn prepare<'a>(
             Content::Unset(bytes) => {
                 buffer.set(&device.stream, 0, *bytes, 0xff).map_err(failed)?;
             }
-            Content::Bytes(bytes) => buffer.upload(0, bytes).map_err(failed)?,
+            Content::Bytes(bytes) => {
+                buffer.upload(&device.stream, 0, bytes).map_err(failed)?;
+            }
         }
         scratch.push(buffer);
     }
@@ -151,7 +153,7 @@ fn fill(
                 (Role::Input, Format::PageTable) => {
                     let mut table = vec![0; tensor.bytes() as usize];
                     key.fill(tensor.format, &mut table);
-                    memory.upload(offset, &table)?;
+                    memory.upload(&device.stream, offset, &table)?;
                 }
                 (Role::Input, format) => {
                     // Tensors are padded, so a last draw may run over.

@@ -134,7 +134,7 @@ fn memory_goes_there_and_back() {
         let stream = Stream::new(&context).unwrap();
         let buffer = Buffer::new(&context, 1000).unwrap();
         buffer.set(&stream, 0, 1000, 0xff).unwrap();
-        buffer.upload(10, &[1, 2, 3]).unwrap();
+        buffer.upload(&stream, 10, &[1, 2, 3]).unwrap();
         let mut back = [0; 5];
         buffer.download(&stream, 9, &mut back).unwrap();
         assert_eq!(back, [0xff, 1, 2, 3, 0xff]);
