@@ -58,12 +58,12 @@ fn a_rehearsal_on_the_cpu_leaves_an_archive() {
     let run = script(&out, program, "0.6").output().unwrap();
     assert!(run.status.success(), "{}", printed(&run));
     let steps = steps(&out);
-    for step in ["doctor,0,", "check,0,", "sanitize", "machine"] {
+    for step in ["doctor,0,", "check.1,0,", "sanitize", "machine"] {
         assert!(steps.contains(step), "{steps}{}", printed(&run));
     }
     assert!(
-        fs::read_to_string(out.join("logs/check.out")).unwrap().contains("pass") || {
-            fs::read_to_string(out.join("logs/check.out")).unwrap().contains("ok")
+        fs::read_to_string(out.join("logs/check.1.out")).unwrap().contains("pass") || {
+            fs::read_to_string(out.join("logs/check.1.out")).unwrap().contains("ok")
         }
     );
     let campaigns: Vec<_> = fs::read_dir(out.join("campaigns")).unwrap().collect();
@@ -86,7 +86,7 @@ fn a_program_that_crashes_or_hangs_is_recorded() {
     let steps = steps(&out);
     assert!(steps.contains("doctor,139,"), "{steps}");
     assert!(steps.contains("killed by signal 11"), "{steps}");
-    assert!(steps.contains("check,1,"), "{steps}");
+    assert!(steps.contains("check.1,1,"), "{steps}");
     assert!(steps.contains("cut off"), "{steps}");
 }
 
@@ -141,4 +141,21 @@ fn mistakes_in_options_are_sentences() {
     let run =
         script(&dir.path().join("o"), &dir.path().join("none"), "1").output().unwrap();
     assert!(printed(&run).contains("build it first"), "{}", printed(&run));
+}
+
+#[test]
+fn a_check_that_a_kernel_ends_goes_on_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("box");
+    // Takes one point further each time, as `--skip` says, and dies of it.
+    let program = fake(
+        dir.path(),
+        "[ \"$1\" = check ] || exit 0\n\
+         while [ \"$1\" != --skip ]; do shift; done\n\
+         echo \"check $(($2 + 1))/3 stream:bytes=128\" >&2; kill -ABRT $$",
+    );
+    let run = script(&out, &program, "0.5").output().unwrap();
+    let steps = steps(&out);
+    let checks = steps.lines().filter(|line| line.starts_with("check."));
+    assert_eq!(checks.count(), 3, "{steps}{}", printed(&run));
 }

@@ -1,12 +1,14 @@
 //! `ridgepoint check SUITE`: every point's answer against the reference, no
 //! times.
 
+use std::io::IsTerminal;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
 use super::{DeviceArgs, Format, table};
-use crate::device::{self, Opened};
+use crate::device::{self, Device, Opened};
 use crate::measure::{Outcome, verify};
 use crate::point::Point;
 use crate::record::Status;
@@ -23,6 +25,10 @@ pub struct Args {
     suite: String,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Leave out the first so many points: to go on behind one that took the GPU
+    /// away.
+    #[arg(long, default_value_t = 0)]
+    skip: usize,
     /// Seed of the inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -37,28 +43,107 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
-    let mut rows = Vec::new();
-    let mut counts = [0; 3];
-    for point in &plan.points {
-        let outcome = verify(&mut *device, point, args.seed);
-        let kind = match outcome.status {
-            Status::Ok | Status::Noisy => 0,
-            Status::Skipped => 1,
-            Status::Failed | Status::Wrong => 2,
-        };
-        counts[kind] += 1;
-        // A table of hundreds of points that are right hides those that are not.
-        if kind == 2 || args.format != Format::Table {
-            rows.push(row(point, &outcome));
+    let mut report = Report::begin(&suite.name, args.format)?;
+    for (index, point) in plan.points.iter().enumerate().skip(args.skip) {
+        // Before it begins: a kernel that hangs is the last one named.
+        if !std::io::stderr().is_terminal() {
+            eprintln!("check {}/{} {point}", index + 1, plan.points.len());
         }
+        let outcome = verify_or_panic(&mut *device, point, args.seed);
+        report.add(point, &outcome)?;
         if let Some(why) = device.lost() {
-            rows.push(row(point, &outcome));
-            print(rows, &suite.name, counts, args.format)?;
-            bail!("the device cannot be used any more after {point}: {why}");
+            report.end()?;
+            bail!(
+                "the device cannot be used any more after {point}: {why}; `--skip {}` goes on \
+                 behind it",
+                index + 1
+            );
         }
     }
-    print(rows, &suite.name, counts, args.format)?;
-    Ok(if counts[2] == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let wrong = report.wrong;
+    report.end()?;
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A kernel that panics costs its own row only.
+fn verify_or_panic(device: &mut dyn Device, point: &Point, seed: u64) -> Outcome {
+    let attempt = AssertUnwindSafe(|| verify(device, point, seed));
+    panic::catch_unwind(attempt).unwrap_or_else(|_| {
+        Outcome::failed(format!(
+            "kernel {} panicked; this is a bug, please report it",
+            point.kernel
+        ))
+    })
+}
+
+const COLUMNS: [&str; 7] =
+    ["problem", "kernel", "status", "max_rel_err", "compared", "code_hash", "reason"];
+
+/// Rows as they come in CSV, so that a run which is killed leaves those it had;
+/// at the end otherwise. A table has only what is wrong: hundreds of points that
+/// are right would hide it.
+struct Report {
+    suite: String,
+    format: Format,
+    rows: Vec<Vec<String>>,
+    right: u32,
+    skipped: u32,
+    wrong: u32,
+}
+
+impl Report {
+    fn begin(suite: &str, format: Format) -> Result<Self> {
+        let report = Report {
+            suite: suite.to_owned(),
+            format,
+            rows: Vec::new(),
+            right: 0,
+            skipped: 0,
+            wrong: 0,
+        };
+        report.print_line(&COLUMNS.map(str::to_owned))?;
+        Ok(report)
+    }
+
+    fn print_line(&self, cells: &[String]) -> Result<()> {
+        if self.format == Format::Csv {
+            let mut line = csv::Writer::from_writer(Vec::new());
+            line.write_record(cells)?;
+            table::print_csv(&String::from_utf8(line.into_inner()?)?, Format::Csv)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, point: &Point, outcome: &Outcome) -> Result<()> {
+        let is_wrong = matches!(outcome.status, Status::Failed | Status::Wrong);
+        match outcome.status {
+            Status::Ok | Status::Noisy => self.right += 1,
+            Status::Skipped => self.skipped += 1,
+            Status::Failed | Status::Wrong => self.wrong += 1,
+        }
+        let row = row(point, outcome);
+        self.print_line(&row)?;
+        if is_wrong || self.format == Format::Json {
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<()> {
+        let Report { right, wrong, skipped, .. } = self;
+        let summary = format!("{right} right, {wrong} wrong or failed, {skipped} skipped");
+        if self.format == Format::Csv {
+            eprintln!("{summary}");
+            return Ok(());
+        }
+        let section = Section {
+            heading: format!("Check of {}", self.suite),
+            paragraphs: vec![summary],
+            columns: if self.rows.is_empty() { Vec::new() } else { COLUMNS.to_vec() },
+            rows: self.rows,
+        };
+        table::print(&[section], self.format)
+    }
 }
 
 fn row(point: &Point, outcome: &Outcome) -> Vec<String> {
@@ -75,29 +160,4 @@ fn row(point: &Point, outcome: &Outcome) -> Vec<String> {
         hash,
         outcome.reason.clone(),
     ]
-}
-
-fn print(
-    rows: Vec<Vec<String>>,
-    suite: &str,
-    counts: [u32; 3],
-    format: Format,
-) -> Result<()> {
-    let [right, skipped, wrong] = counts;
-    let summary = format!("{right} right, {wrong} wrong or failed, {skipped} skipped");
-    let section = Section {
-        heading: format!("Check of {suite}"),
-        paragraphs: vec![summary],
-        columns: vec![
-            "problem",
-            "kernel",
-            "status",
-            "max_rel_err",
-            "compared",
-            "code_hash",
-            "reason",
-        ],
-        rows,
-    };
-    table::print(&[section], format)
 }

@@ -148,7 +148,7 @@ impl DriverError {
     /// Whether every further call of this process will fail the same way: a
     /// kernel has faulted, and the context cannot be used again.
     pub fn is_final(&self) -> bool {
-        const FINAL: [&str; 12] = [
+        const FINAL: [&str; 14] = [
             "ILLEGAL_ADDRESS",
             "LAUNCH_TIMEOUT",
             "LAUNCH_FAILED",
@@ -159,6 +159,8 @@ impl DriverError {
             "INVALID_ADDRESS_SPACE",
             "INVALID_PC",
             "ECC_UNCORRECTABLE",
+            "NVLINK_UNCORRECTABLE",
+            "DEINITIALIZED",
             "CONTEXT_IS_DESTROYED",
             "UNKNOWN",
         ];
@@ -316,9 +318,13 @@ impl Context {
         Ok((free as u64, total as u64))
     }
 
-    /// Gives lines that a process pinned in L2 back to ordinary use.
+    /// Gives lines that a process pinned in L2 back to ordinary use. A GPU that
+    /// cannot pin any has nothing to give back.
     pub fn reset_persisting_l2(&self) -> Result<()> {
-        call!(cuCtxResetPersistingL2Cache())
+        match call!(cuCtxResetPersistingL2Cache()) {
+            Err(error) if error.name == "CUDA_ERROR_NOT_SUPPORTED" => Ok(()),
+            other => other,
+        }
     }
 }
 

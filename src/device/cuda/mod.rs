@@ -99,6 +99,7 @@ impl CudaDevice {
         let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
         let overhead_s = timing::launch_overhead_s(&stopwatch, &stream, &empty)?;
         let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;
+        info.timer = stopwatch.name().to_owned();
         info.facts.extend([
             ("cuda_driver".to_owned(), cuda_version(version)),
             ("compiler".to_owned(), binary.compiler),
@@ -243,7 +244,7 @@ fn device_info(
         caches: vec![Cache { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
         units: u64::from(p.sms),
         memory_bytes: (free as f64 * MEMORY_SHARE) as u64,
-        timer: "CUDA events behind a held queue".to_owned(),
+        timer: String::new(),
         timer_quantum_s: timing::EVENT_QUANTUM_S,
         launch_overhead_s,
         facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),

@@ -364,6 +364,11 @@ impl Ready<'_> {
             match round {
                 Some(graph) => {
                     if (queued + self.rounds_launches) * per_launch > MAX_HELD {
+                        // So few launches would be over before the graph is
+                        // queued, and the GPU would idle in a timed row.
+                        if queued > 0 && queued < self.rounds_launches {
+                            break;
+                        }
                         let_go();
                     }
                     self.device.stream.launch_graph(graph)?;
