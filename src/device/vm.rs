@@ -91,17 +91,7 @@ impl VmDevice {
         slots: usize,
         seed: u64,
     ) -> Result<Ready, PrepareError> {
-        let known = Kernel::for_problem(problem, self.target.arch)?;
-        let found = Kernel::named(kernel).filter(|found| found.op == problem.op());
-        let Some(kernel) = found else {
-            return Err(Refusal(format!(
-                "there is no CUDA kernel `{kernel}` for {}; use `{}`",
-                problem.op(),
-                known.name
-            ))
-            .into());
-        };
-        (kernel.supports)(problem, self.target.arch)?;
+        let kernel = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let bytes: u64 = problem.tensors().iter().map(|t| t.bytes()).sum();
         let needed = bytes.saturating_mul(slots as u64);
         if needed > self.info.memory_bytes {

@@ -108,6 +108,29 @@ impl Kernel {
         KERNELS.iter().find(|kernel| kernel.name == name)
     }
 
+    /// The kernel named `name`, if it runs a problem on an architecture.
+    ///
+    /// # Errors
+    /// A name that no kernel for the operation has, with the one to use; why the
+    /// kernel does not run the problem.
+    pub fn asked_for(
+        name: &str,
+        problem: &Problem,
+        arch: Arch,
+    ) -> Result<&'static Kernel, Refusal> {
+        let found = Kernel::named(name).filter(|found| found.op == problem.op());
+        let Some(kernel) = found else {
+            let known = Kernel::for_problem(problem, arch)?;
+            return Err(Refusal(format!(
+                "there is no CUDA kernel `{name}` for {}; use `{}`",
+                problem.op(),
+                known.name
+            )));
+        };
+        (kernel.supports)(problem, arch)?;
+        Ok(kernel)
+    }
+
     /// The kernel that runs a problem when nobody names one.
     ///
     /// # Errors

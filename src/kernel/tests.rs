@@ -15,6 +15,16 @@ fn names_are_file_names_and_unique() {
 }
 
 #[test]
+fn kernels_of_other_names_are_answered_with_the_right_one() {
+    let problem: Problem = "stream:access=read,bytes=128".parse().unwrap();
+    let asked = |name| Kernel::asked_for(name, &problem, Arch::SM_90).map(|k| k.name);
+    assert_eq!(asked("stream"), Ok("stream"));
+    for wrong in ["gemm", "cpu_stream", ""] {
+        assert!(asked(wrong).unwrap_err().0.contains("use `stream`"));
+    }
+}
+
+#[test]
 fn params_hold_what_a_slot_is_bound_to() {
     let problem: Problem = "stream:access=read,bytes=1048576".parse().unwrap();
     let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));

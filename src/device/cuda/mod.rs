@@ -164,16 +164,7 @@ impl Device for CudaDevice {
         slots: usize,
         seed: u64,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
-        let found = Kernel::named(kernel).filter(|found| found.op == problem.op());
-        let Some(found) = found else {
-            let known = self.kernel(problem)?;
-            return Err(Refusal(format!(
-                "there is no CUDA kernel `{kernel}` for {}; use `{known}`",
-                problem.op()
-            ))
-            .into());
-        };
-        (found.supports)(problem, self.target.arch)?;
+        let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
         if slots == 0 {
             return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
         }
