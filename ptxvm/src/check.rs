@@ -43,41 +43,65 @@ pub(crate) struct GlobalRaces {
     talks: bool,
 }
 
-/// An access as the shadow keeps it: 28 bits of block, 6 of warp, 29 of time.
+/// How memory is accessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// By a thread, with nothing said of order.
+    Weak,
+    /// By a thread, relaxed or stronger: it never races with its like.
+    Strong,
+    /// By the async proxy, for a thread.
+    Async,
+}
+
+impl Manner {
+    pub(crate) fn of_thread(strong: bool) -> Self {
+        if strong { Manner::Strong } else { Manner::Weak }
+    }
+}
+
+/// An access as the shadow keeps it: 28 bits of block, 6 of warp, 2 of manner, 28 of
+/// time.
 #[derive(Debug, Clone, Copy)]
 struct Tag {
     block: u32,
     warp: usize,
     time: u32,
-    strong: bool,
+    manner: Manner,
 }
 
 impl Tag {
     fn pack(self) -> u64 {
-        let time = u64::from(self.time.min((1 << 29) - 1));
-        u64::from(self.block + 1) << 36
-            | (self.warp as u64) << 30
-            | u64::from(self.strong) << 29
-            | time
+        let time = u64::from(self.time.min((1 << 28) - 1));
+        let manner = match self.manner {
+            Manner::Weak => 0,
+            Manner::Strong => 1,
+            Manner::Async => 2,
+        };
+        u64::from(self.block + 1) << 36 | (self.warp as u64) << 30 | manner << 28 | time
     }
 
     fn unpack(bits: u64) -> Option<Self> {
         Some(Self {
             block: ((bits >> 36) as u32).checked_sub(1)?,
             warp: (bits >> 30 & 63) as usize,
-            strong: bits >> 29 & 1 != 0,
-            time: (bits & ((1 << 29) - 1)) as u32,
+            manner: match bits >> 28 & 3 {
+                0 => Manner::Weak,
+                1 => Manner::Strong,
+                _ => Manner::Async,
+            },
+            time: (bits & ((1 << 28) - 1)) as u32,
         })
     }
 
-    fn of(clock: &Clock, strong: bool, time: u32) -> Self {
+    fn of(clock: &Clock, manner: Manner, time: u32) -> Self {
         let (block, warp) = clock.place();
-        Self { block, warp, time, strong }
+        Self { block, warp, time, manner }
     }
 
     /// Whether nothing orders this access before one by `clock`.
-    fn races(self, clock: &Clock, strong: bool) -> bool {
-        if strong && self.strong {
+    fn races(self, clock: &Clock, manner: Manner) -> bool {
+        if manner == Manner::Strong && self.manner == Manner::Strong {
             return false;
         }
         if self.warp == SEVERAL_WARPS {
@@ -87,9 +111,26 @@ impl Tag {
             && !clock.knows_of(self.block, self.warp, self.time)
     }
 
-    fn rival(self, wrote: bool) -> Rival {
-        Rival { block: Some(self.block), warp: self.warp, wrote }
+    /// Whether the async proxy may miss this write, though it is ordered before its
+    /// read.
+    fn is_hidden(self, clock: &Clock, reader: Manner) -> bool {
+        reader == Manner::Async
+            && self.manner != Manner::Async
+            && !clock.has_shown(self.block, self.warp, self.time)
     }
+
+    fn rival(self, did: Did) -> Rival {
+        Rival { block: Some(self.block), warp: self.warp, did }
+    }
+}
+
+/// What another access did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Did {
+    Read,
+    Write,
+    /// Wrote, in order, but with no proxy fence before the async proxy's read.
+    WriteUnfenced,
 }
 
 /// Another access that is not ordered with this one.
@@ -97,7 +138,7 @@ impl Tag {
 pub(crate) struct Rival {
     pub block: Option<u32>,
     pub warp: usize,
-    pub wrote: bool,
+    pub did: Did,
 }
 
 impl GlobalRaces {
@@ -119,23 +160,26 @@ impl GlobalRaces {
         offset: u64,
         bytes: u64,
         by: &Clock,
-        strong: bool,
+        manner: Manner,
     ) -> Option<Rival> {
         if !self.enabled {
             return None;
         }
         let mut rival = None;
-        let own = Tag::of(by, false, by.now());
+        let own = Tag::of(by, Manner::Weak, by.now());
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
             if let Some(writes) = self.writes[allocation][page].get()
                 && let Some(write) = Tag::unpack(writes[at].load(Relaxed))
                 && is_whole(offset, bytes, word)
-                && write.races(by, strong)
             {
-                rival = Some(write.rival(true));
+                if write.races(by, manner) {
+                    rival = Some(write.rival(Did::Write));
+                } else if write.is_hidden(by, manner) {
+                    rival = Some(write.rival(Did::WriteUnfenced));
+                }
             }
-            if !strong {
+            if manner != Manner::Strong {
                 let tag = &tags(&self.reads[allocation][page])[at];
                 tag.store(note_read(tag.load(Relaxed), own), Relaxed);
             }
@@ -151,13 +195,13 @@ impl GlobalRaces {
         offset: u64,
         bytes: u64,
         by: &Clock,
-        strong: bool,
+        manner: Manner,
     ) -> Option<Rival> {
         if !self.enabled {
             return None;
         }
         let mut rival = None;
-        let own = Tag::of(by, strong, by.write_time(strong)).pack();
+        let own = Tag::of(by, manner, by.write_time(manner == Manner::Strong)).pack();
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
             let write = tags(&self.writes[allocation][page])[at].swap(own, Relaxed);
@@ -166,20 +210,20 @@ impl GlobalRaces {
                 continue;
             }
             if let Some(write) = Tag::unpack(write)
-                && write.races(by, strong)
+                && write.races(by, manner)
             {
-                rival = Some(write.rival(true));
+                rival = Some(write.rival(Did::Write));
             }
             let reads = self.reads[allocation][page].get();
             let read = reads.map_or(0, |reads| reads[at].load(Relaxed));
             if read == SEVERAL_BLOCKS {
                 if !self.talks {
-                    rival = Some(Rival { block: None, warp: 0, wrote: false });
+                    rival = Some(Rival { block: None, warp: 0, did: Did::Read });
                 }
             } else if let Some(read) = Tag::unpack(read)
-                && read.races(by, false)
+                && read.races(by, Manner::Weak)
             {
-                rival = Some(read.rival(false));
+                rival = Some(read.rival(Did::Read));
             }
         }
         rival

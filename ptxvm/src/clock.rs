@@ -8,8 +8,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// What is known of a block's warps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Times {
+    /// Latest known time of every warp.
+    known: Vec<u32>,
+    /// The same, for writes to global memory that a proxy fence has shown to the async
+    /// proxy.
+    fenced: Vec<u32>,
+}
+
 /// Times of the warps of blocks, by the block's number in the grid.
-pub(crate) type Foreign = HashMap<u32, Vec<u32>>;
+pub(crate) type Foreign = HashMap<u32, Times>;
 
 /// Where a clock's warps live.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +34,7 @@ pub(crate) struct Home {
 #[derive(Debug)]
 pub(crate) struct Released {
     known: Vec<u32>,
+    fenced: Vec<u32>,
     foreign: Option<Arc<Foreign>>,
 }
 
@@ -34,8 +45,11 @@ pub(crate) struct Clock {
     pub own: usize,
     /// Latest known time of every warp, and last of the asynchronous copies.
     pub known: Vec<u32>,
-    /// The same, for writes that a proxy fence has shown to the async proxy.
-    pub fenced: Vec<u32>,
+    /// The same, for writes to shared memory that a proxy fence has shown to the async
+    /// proxy.
+    pub fenced_shared: Vec<u32>,
+    /// The same for writes to global memory.
+    fenced_global: Vec<u32>,
     /// What the last memory fence made ready for publication by an atomic.
     pub released: Option<Vec<u32>>,
     /// What strong reads have seen, to be learnt at the next fence.
@@ -53,8 +67,9 @@ pub(crate) struct Clock {
 /// What a synchronisation object carries from those that arrive to those that wait.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Message {
-    pub known: Vec<u32>,
-    pub fenced: Vec<u32>,
+    known: Vec<u32>,
+    fenced_shared: Vec<u32>,
+    fenced_global: Vec<u32>,
     foreign: Option<Arc<Foreign>>,
 }
 
@@ -67,9 +82,16 @@ fn join_foreign(into: &mut Option<Arc<Foreign>>, from: &Option<Arc<Foreign>>) {
         (Some(into), Some(from)) => {
             let into = Arc::make_mut(into);
             for (&block, times) in from.iter() {
-                join(into.entry(block).or_default(), times);
+                into.entry(block).or_default().join(&times.known, &times.fenced);
             }
         }
+    }
+}
+
+impl Times {
+    fn join(&mut self, known: &[u32], fenced: &[u32]) {
+        join(&mut self.known, known);
+        join(&mut self.fenced, fenced);
     }
 }
 
@@ -78,19 +100,50 @@ pub(crate) fn join(into: &mut Vec<u32>, from: &[u32]) {
     if into.len() < from.len() {
         into.resize(from.len(), 0);
     }
+    raise(into, from);
+}
+
+/// The same, of the entries that there are.
+fn raise(into: &mut [u32], from: &[u32]) {
     into.iter_mut().zip(from).for_each(|(a, &b)| *a = b.max(*a));
 }
 
 impl Message {
     pub(crate) fn add(&mut self, clock: &Clock) {
         join(&mut self.known, &clock.known);
-        join(&mut self.fenced, &clock.fenced);
+        join(&mut self.fenced_shared, &clock.fenced_shared);
+        join(&mut self.fenced_global, &clock.fenced_global);
         join_foreign(&mut self.foreign, &clock.foreign);
+    }
+
+    /// Adds what another message carries.
+    pub(crate) fn merge(&mut self, other: &Message) {
+        join(&mut self.known, &other.known);
+        join(&mut self.fenced_shared, &other.fenced_shared);
+        join(&mut self.fenced_global, &other.fenced_global);
+        join_foreign(&mut self.foreign, &other.foreign);
+    }
+
+    /// Adds an asynchronous copy that has landed in shared memory; the async proxy need
+    /// not be shown what it wrote itself.
+    pub(crate) fn add_copy(&mut self, agent: usize, time: u32) {
+        for list in [&mut self.known, &mut self.fenced_shared] {
+            if list.len() <= agent {
+                list.resize(agent + 1, 0);
+            }
+            list[agent] = list[agent].max(time);
+        }
+    }
+
+    /// Whether nobody has said anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
         self.known.clear();
-        self.fenced.clear();
+        self.fenced_shared.clear();
+        self.fenced_global.clear();
         self.foreign = None;
     }
 }
@@ -100,8 +153,9 @@ impl Clock {
         let warps = home.blocks.len() * home.warps;
         let mut known = vec![0; warps + 1];
         known[own] = 1;
-        let (fenced, home) = (vec![0; warps + 1], Arc::clone(home));
-        Self { own, known, fenced, home, ..Self::default() }
+        let (none, home) = (vec![0; warps + 1], Arc::clone(home));
+        let (fenced_shared, fenced_global) = (none.clone(), none);
+        Self { own, known, fenced_shared, fenced_global, home, ..Self::default() }
     }
 
     /// The warp's time.
@@ -118,7 +172,8 @@ impl Clock {
     /// Learns what others published.
     pub(crate) fn learn(&mut self, message: &Message) {
         join(&mut self.known, &message.known);
-        join(&mut self.fenced, &message.fenced);
+        join(&mut self.fenced_shared, &message.fenced_shared);
+        join(&mut self.fenced_global, &message.fenced_global);
         join_foreign(&mut self.foreign, &message.foreign);
         self.converge();
     }
@@ -145,8 +200,8 @@ impl Clock {
         }
         self.fence();
         let known = self.released.clone().unwrap_or_default();
-        let foreign = self.foreign.clone();
-        self.global_released = Some(Arc::new(Released { known, foreign }));
+        let (fenced, foreign) = (self.fenced_global.clone(), self.foreign.clone());
+        self.global_released = Some(Arc::new(Released { known, fenced, foreign }));
     }
 
     /// Learns times of warps, wherever they live.
@@ -155,8 +210,9 @@ impl Clock {
         let warps = self.home.warps;
         for (rank, block) in self.home.blocks.iter().enumerate() {
             if let Some(times) = message.get(block) {
-                let own = &mut self.known[rank * warps..(rank + 1) * warps];
-                own.iter_mut().zip(times).for_each(|(a, &b)| *a = b.max(*a));
+                let own = rank * warps..(rank + 1) * warps;
+                raise(&mut self.known[own.clone()], &times.known);
+                raise(&mut self.fenced_global[own], &times.fenced);
             }
         }
     }
@@ -166,12 +222,12 @@ impl Clock {
         let Some(released) = &self.global_released else { return };
         let into = Arc::make_mut(published);
         for (rank, &block) in self.home.blocks.iter().enumerate() {
-            let from = rank * self.home.warps;
-            let times = &released.known[from..from + self.home.warps];
-            join(into.entry(block).or_default(), times);
+            let warps = rank * self.home.warps..(rank + 1) * self.home.warps;
+            let (known, fenced) = (&released.known[warps.clone()], &released.fenced[warps]);
+            into.entry(block).or_default().join(known, fenced);
         }
         for (&block, times) in released.foreign.iter().flat_map(|map| map.iter()) {
-            join(into.entry(block).or_default(), times);
+            into.entry(block).or_default().join(&times.known, &times.fenced);
         }
     }
 
@@ -207,11 +263,25 @@ impl Clock {
     pub(crate) fn knows_of(&self, block: u32, warp: usize, time: u32) -> bool {
         match self.home.blocks.iter().position(|&own| own == block) {
             Some(rank) => self.knows(rank * self.home.warps + warp, time),
-            None => {
-                let times = self.foreign.as_ref().and_then(|map| map.get(&block));
-                times.and_then(|times| times.get(warp)).is_some_and(|&known| known >= time)
-            }
+            None => self
+                .times_of(block)
+                .and_then(|times| times.known.get(warp))
+                .is_some_and(|&known| known >= time),
         }
+    }
+
+    /// Whether a proxy fence has shown a write to global memory, by a warp of any
+    /// block, to the async proxy.
+    pub(crate) fn has_shown(&self, block: u32, warp: usize, time: u32) -> bool {
+        let fenced = match self.home.blocks.iter().position(|&own| own == block) {
+            Some(rank) => self.fenced_global.get(rank * self.home.warps + warp),
+            None => self.times_of(block).and_then(|times| times.fenced.get(warp)),
+        };
+        fenced.is_some_and(|&fenced| fenced >= time)
+    }
+
+    fn times_of(&self, block: u32) -> Option<&Times> {
+        self.foreign.as_ref().and_then(|map| map.get(&block))
     }
 
     /// Whether anything at all is known of a block's warps.
@@ -230,11 +300,20 @@ impl Clock {
         }
     }
 
-    /// A proxy fence: every write known here may be read by the async proxy.
-    pub(crate) fn fence_proxy(&mut self) {
-        let known = std::mem::take(&mut self.known);
-        join(&mut self.fenced, &known);
-        self.known = known;
+    /// A proxy fence: every write known here, to the memories that it is for, may be
+    /// read by the async proxy.
+    pub(crate) fn fence_proxy(&mut self, shared: bool, global: bool) {
+        if shared {
+            join(&mut self.fenced_shared, &self.known);
+        }
+        if global {
+            join(&mut self.fenced_global, &self.known);
+            for times in
+                self.foreign.iter_mut().flat_map(|map| Arc::make_mut(map).values_mut())
+            {
+                join(&mut times.fenced, &times.known);
+            }
+        }
         self.tick();
     }
 

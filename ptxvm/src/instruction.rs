@@ -94,8 +94,8 @@ pub(crate) enum Clock {
 pub(crate) enum Fence {
     /// Orders memory between threads; `global` reaches other blocks.
     Memory { global: bool },
-    /// `fence.proxy.async`.
-    ProxyAsync,
+    /// `fence.proxy.async`, for the memories that it names, or for all.
+    ProxyAsync { shared: bool, global: bool },
     /// Orders nothing that this machine could reorder.
     Other,
 }

@@ -30,8 +30,7 @@
 //!   the async proxy reads;
 //! * barriers that not all come to, and who waits for what in a deadlock.
 //!
-//! Not looked for: races between lanes of one warp through global memory, and generic
-//! writes to global memory that the async proxy reads without a fence.
+//! Not looked for: races between lanes of one warp through global memory.
 //!
 //! # What is counted
 //!

@@ -322,7 +322,7 @@ impl Who<'_> {
         if !strong && !self.is_after(write.warp, write.time, write.lane) {
             return Some(Conflict::Write(write.warp, write.lane));
         }
-        if self.proxy && !write.proxy && self.clock.fenced[write.warp] < write.time {
+        if self.proxy && !write.proxy && self.clock.fenced_shared[write.warp] < write.time {
             return Some(Conflict::Proxy(write.warp));
         }
         None
@@ -407,7 +407,9 @@ mod tests {
             shared.on_read(1024, 4, who)
         };
         assert_eq!(read(&clock, &mut shared), Some(Conflict::Proxy(0)));
-        clock.fence_proxy();
+        clock.fence_proxy(false, true);
+        assert_eq!(read(&clock, &mut shared), Some(Conflict::Proxy(0)));
+        clock.fence_proxy(true, false);
         assert_eq!(read(&clock, &mut shared), None);
     }
 }

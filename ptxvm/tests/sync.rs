@@ -281,3 +281,55 @@ fn what_a_whole_block_publishes() {
         caught(|seed| publish(&text, seed).0, FindingKind::GlobalRace);
     }
 }
+
+/// Block 0 writes `x` and says so; block 1 waits for it, reads `x` by a bulk copy and
+/// writes what it read to `y`. Each may have a proxy fence, or none.
+fn handed_over(writers: &str, readers: &str, seed: u64) -> Result<Report, Fault> {
+    let text = format!(
+        ".version 8.0\n.target sm_90\n.address_size 64\n\
+         .visible .entry k(.param .u64 x, .param .u64 flag, .param .u64 y)\n{{\n\
+         .reg .pred %p<3>;\n.reg .b32 %r<9>;\n.reg .b64 %x, %f, %y;\n\
+         .shared .align 16 .b8 tile[16];\n.shared .align 8 .b64 bar;\n\
+         ld.param.u64 %x, [x];\nld.param.u64 %f, [flag];\nld.param.u64 %y, [y];\n\
+         mov.u32 %r1, %ctaid.x;\nsetp.eq.u32 %p1, %r1, 1;\n@%p1 bra READER;\n\
+         mov.u32 %r2, 7;\nst.global.v4.u32 [%x], {{%r2, %r2, %r2, %r2}};\n{writers}\n\
+         fence.acq_rel.gpu;\natom.global.exch.b32 %r3, [%f], 1;\nret;\n\
+         READER:\nld.relaxed.gpu.global.u32 %r3, [%f];\nsetp.eq.u32 %p2, %r3, 0;\n\
+         @%p2 bra READER;\nfence.acq_rel.gpu;\n{readers}\n\
+         mov.u32 %r4, tile;\nmov.u32 %r5, bar;\n\
+         mbarrier.init.shared.b64 [%r5], 1;\nfence.proxy.async.shared::cta;\n\
+         mbarrier.arrive.expect_tx.shared.b64 _, [%r5], 16;\n\
+         cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes \
+         [%r4], [%x], 16, [%r5];\n\
+         WAIT:\nmbarrier.try_wait.parity.shared.b64 %p2, [%r5], 0;\n@!%p2 bra WAIT;\n\
+         ld.shared.u32 %r6, [%r4];\nst.global.u32 [%y], %r6;\nret;\n}}\n"
+    );
+    let module = Module::parse(&text).unwrap();
+    let mut memory = Memory::new();
+    let x = zeros(&mut memory, 4, "x");
+    let flag = zeros(&mut memory, 1, "flag");
+    let y = zeros(&mut memory, 1, "y");
+    let launch = Launch {
+        grid: [2, 1, 1],
+        block: [1, 1, 1],
+        params: Params::new().u64(x).u64(flag).u64(y).build(),
+        seed,
+        ..Launch::new("k")
+    };
+    let report = module.launch(&mut memory, &launch)?;
+    assert_eq!(words(&memory, y, 1), [7]);
+    Ok(report)
+}
+
+#[test]
+fn what_the_async_proxy_reads_from_global_memory_was_fenced() {
+    for seed in 0..4 {
+        for fence in ["fence.proxy.async;", "fence.proxy.async.global;"] {
+            assert_eq!(kinds(&handed_over(fence, "", seed)), []);
+            assert_eq!(kinds(&handed_over("", fence, seed)), []);
+        }
+    }
+    for fence in ["", "fence.proxy.async.shared::cta;"] {
+        caught(|seed| handed_over(fence, fence, seed), FindingKind::MissingProxyFence);
+    }
+}

@@ -186,12 +186,16 @@ impl<'a> Decoder<'_, 'a> {
                 self.parts.find(|part| part.starts_with("sync_restrict").then_some(()));
             match self.parts.any(&["async", "alias", "tensormap::generic"]) {
                 Some("async") => {
-                    self.parts.any(&["global", "shared::cta", "shared::cluster"]);
+                    let memory =
+                        self.parts.any(&["global", "shared::cta", "shared::cluster"]);
                     if restriction.is_some() {
                         self.parts.any(&["acquire", "release"]);
                         self.parts.any(&SCOPES);
                     }
-                    Fence::ProxyAsync
+                    Fence::ProxyAsync {
+                        shared: memory != Some("global"),
+                        global: memory.is_none_or(|memory| memory == "global"),
+                    }
                 }
                 _ => return self.fail("this proxy fence is not implemented"),
             }

@@ -1,5 +1,6 @@
 //! Read-modify-write on memory.
 
+use crate::check::Manner;
 use crate::decode::Type;
 use crate::exec::Next;
 use crate::exec::memory::{Target, addresses, aligned, conflict, global, resolve, shared};
@@ -173,7 +174,7 @@ fn one(
                 (pc, lane),
                 place,
                 size as u64,
-                true,
+                Manner::Strong,
             );
             let run = m.run;
             run.races.observe(address, &mut warp.clock, atomic.order.acquires());

@@ -1,6 +1,7 @@
 //! Bulk copies, which land whenever they like: here at a random time, and at the
 //! latest when nothing else can go on.
 
+use crate::check::Manner;
 use crate::exec::cp_async::{self, Copy};
 use crate::exec::mbarrier;
 use crate::exec::memory::{
@@ -185,7 +186,7 @@ fn copy_in(
         if let Some((allocation, offset)) = piece.global {
             let bytes = u64::from(piece.bytes);
             sectors(&mut spans, allocation, offset, bytes);
-            note_global_read(warp, m, site, (allocation, offset), bytes, false);
+            note_global_read(warp, m, site, (allocation, offset), bytes, Manner::Async);
             m.counts.global_read_bytes += bytes;
         }
     }
@@ -282,7 +283,14 @@ fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize))
         }
         if let Some((allocation, offset)) = piece.global {
             sectors(&mut spans, allocation, offset, bytes as u64);
-            note_global_write(warp, m, site, (allocation, offset), bytes as u64, false);
+            note_global_write(
+                warp,
+                m,
+                site,
+                (allocation, offset),
+                bytes as u64,
+                Manner::Async,
+            );
             m.counts.global_write_bytes += bytes as u64;
         }
     }

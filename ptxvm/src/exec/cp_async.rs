@@ -1,5 +1,6 @@
 //! `cp.async`: copies that land when they are waited for, and not before.
 
+use crate::check::Manner;
 use crate::exec::bulk;
 use crate::exec::memory::{
     addresses, aligned, conflict, global, note_global_read, sectors, shared, touch_sectors,
@@ -95,7 +96,7 @@ pub(crate) fn issue(
                     }
                 };
             let place = global(warp, m, (pc, lane), address, wanted)?;
-            note_global_read(warp, m, (pc, lane), place, wanted, false);
+            note_global_read(warp, m, (pc, lane), place, wanted, Manner::Weak);
             sectors(&mut spans, place.0, place.1, wanted);
             place
         } else {

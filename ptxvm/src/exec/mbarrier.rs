@@ -159,8 +159,7 @@ pub(crate) fn run(
                     barrier.phase > value >> 32
                 };
                 if done {
-                    crate::clock::join(&mut learn.known, &barrier.released.known);
-                    crate::clock::join(&mut learn.fenced, &barrier.released.fenced);
+                    learn.merge(&barrier.released);
                 }
                 passed &= done;
                 set(warp, Bank::Predicate, op.d, u64::from(done), 1 << lane);
@@ -169,7 +168,7 @@ pub(crate) fn run(
         }
     }
     if matches!(op.kind, MbarrierKind::Wait { .. }) {
-        if op.orders && !learn.known.is_empty() {
+        if op.orders && !learn.is_empty() {
             warp.clock.learn(&learn);
         }
         return Ok(if passed { Next::Go } else { Next::Polled });
@@ -298,12 +297,7 @@ pub(crate) fn complete(
 ) -> bool {
     let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
     barrier.bytes -= bytes as i64;
-    for list in [&mut barrier.message.known, &mut barrier.message.fenced] {
-        if list.len() <= agent {
-            list.resize(agent + 1, 0);
-        }
-        list[agent] = list[agent].max(time);
-    }
+    barrier.message.add_copy(agent, time);
     barrier.settle();
     m.progressed();
     true

@@ -1,5 +1,6 @@
 //! Loads and stores.
 
+use crate::check::{Did, Manner, Rival};
 use crate::decode::operand::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::exec::{Next, report_undefined, values};
 use crate::finding::FindingKind;
@@ -239,10 +240,10 @@ pub(crate) fn note_global_read(
     site: (u32, usize),
     (allocation, offset): (usize, u64),
     bytes: u64,
-    strong: bool,
+    manner: Manner,
 ) {
     let clock = &warp.clock;
-    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, clock, strong) {
+    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, clock, manner) {
         report_rival(warp, m, site, (allocation, offset), rival);
     }
 }
@@ -254,10 +255,10 @@ pub(crate) fn note_global_write(
     site: (u32, usize),
     (allocation, offset): (usize, u64),
     bytes: u64,
-    strong: bool,
+    manner: Manner,
 ) {
     let clock = &warp.clock;
-    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, clock, strong) {
+    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, clock, manner) {
         report_rival(warp, m, site, (allocation, offset), rival);
     }
 }
@@ -268,25 +269,28 @@ fn report_rival(
     m: &mut Machine<'_>,
     (pc, lane): (u32, usize),
     (allocation, offset): (usize, u64),
-    rival: crate::check::Rival,
+    rival: Rival,
 ) {
     let found = &m.run.memory.allocations[allocation];
     let place = Some((found.base + offset, found.name.clone()));
     let (grid, own) = (m.run.grid, m.blocks[warp.rank].linear);
-    m.note(FindingKind::GlobalRace, warp, pc, lane, place, || {
-        let what = if rival.wrote { "wrote" } else { "read" };
-        match rival.block {
-            Some(n) if n == own => {
-                let warp = rival.warp;
-                format!("warp {warp} of the block {what} it, and nothing orders the two")
-            }
-            Some(n) => {
-                let (x, y, z) = (n % grid[0], n / grid[0] % grid[1], n / grid[0] / grid[1]);
-                format!("block ({x}, {y}, {z}) {what} it, and nothing orders the two")
-            }
-            None => format!("other blocks {what} it, and nothing orders the accesses"),
+    let other = match rival.block {
+        Some(n) if n == own => format!("warp {} of the block", rival.warp),
+        Some(n) => {
+            let (x, y, z) = (n % grid[0], n / grid[0] % grid[1], n / grid[0] / grid[1]);
+            format!("block ({x}, {y}, {z})")
         }
-    });
+        None => "other blocks".to_owned(),
+    };
+    let (kind, what) = match rival.did {
+        Did::Read => (FindingKind::GlobalRace, "read it, and nothing orders the two"),
+        Did::Write => (FindingKind::GlobalRace, "wrote it, and nothing orders the two"),
+        Did::WriteUnfenced => (
+            FindingKind::MissingProxyFence,
+            "wrote it, with no proxy fence before the async proxy's read",
+        ),
+    };
+    m.note(kind, warp, pc, lane, place, || format!("{other} {what}"));
 }
 
 /// Up to 32 bytes of one lane.
@@ -316,8 +320,8 @@ pub(crate) fn load(
                 found.read(place.1, bytes);
                 if access.address.space != Space::Const {
                     sectors(&mut spans, place.0, place.1, size);
-                    let strong = access.order.is_strong();
-                    note_global_read(warp, m, (pc, lane), place, size, strong);
+                    let manner = Manner::of_thread(access.order.is_strong());
+                    note_global_read(warp, m, (pc, lane), place, size, manner);
                 }
                 if access.order.is_strong() {
                     observe_global(warp, m, address, access.order);
@@ -591,7 +595,8 @@ pub(crate) fn store_global(
     let same = old == bytes && found.is_written(offset, size);
     found.write(offset, bytes);
     if !same {
-        note_global_write(warp, m, site, (allocation, offset), size, strong);
+        let manner = Manner::of_thread(strong);
+        note_global_write(warp, m, site, (allocation, offset), size, manner);
     }
 }
 

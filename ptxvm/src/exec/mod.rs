@@ -442,7 +442,7 @@ fn run_fence(warp: &mut Warp, fence: Fence) {
                 warp.clock.fence();
             }
         }
-        Fence::ProxyAsync => warp.clock.fence_proxy(),
+        Fence::ProxyAsync { shared, global } => warp.clock.fence_proxy(shared, global),
         Fence::Other => {}
     }
 }
