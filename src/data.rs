@@ -53,6 +53,16 @@ impl Key {
         }
     }
 
+    /// Element `index` of a tensor of scales, or of their inverses; 1 in other formats.
+    pub fn scale(self, format: Format, index: u64) -> f32 {
+        match format {
+            Format::Scales(_) | Format::InverseScales(_) => {
+                scale_from(self.word(index), largest_scale(format))
+            }
+            Format::Values(_) | Format::Words | Format::PageTable => 1.0,
+        }
+    }
+
     /// Elements `first` and on of a tensor of `dtype`, exact in `f32`.
     pub fn values(self, dtype: DType, first: u64, to: &mut [f32]) {
         for (index, value) in (first..).zip(to) {
@@ -130,6 +140,12 @@ impl Key {
             Format::Values(DType::Bf16) => encode_bf16(bytemuck::cast_slice_mut(draws)),
             Format::Values(DType::F16) => encode_f16(bytemuck::cast_slice_mut(draws)),
             Format::Values(DType::Fp8E4m3) => encode_e4m3(bytemuck::cast_slice_mut(draws)),
+            Format::Scales(_) | Format::InverseScales(_) => {
+                let words: &mut [u32] = bytemuck::cast_slice_mut(draws);
+                words
+                    .iter_mut()
+                    .for_each(|w| *w = scale_from(*w, largest_scale(format)).to_bits());
+            }
         }
     }
 }
@@ -221,6 +237,32 @@ fn f16_from(bits: u16) -> f16 {
 fn e4m3_from(bits: u8) -> u8 {
     let exponent = (bits >> 3) & 7;
     if exponent == 7 { bits & 0x87 } else { bits & 0xbf }
+}
+
+/// Scales are between this and half of it. What is stored as 8-bit numbers times them
+/// is about 1 in size; inverses are so large that some numbers are beyond the format.
+const fn largest_scale(format: Format) -> f32 {
+    match format {
+        Format::Scales(DType::Int8) => 1.0 / 128.0,
+        Format::InverseScales(DType::Int8) => 256.0,
+        Format::InverseScales(_) => 512.0,
+        _ => 1.0,
+    }
+}
+
+/// A number between a half of `largest` and all of it, exact.
+fn scale_from(bits: u32, largest: f32) -> f32 {
+    largest * (0.5 + 0.5 * f32_from(bits).abs())
+}
+
+/// The E4M3 code nearest to a number, ties to even; 448 in size at most.
+pub(crate) fn e4m3_from_f32(x: f32) -> u8 {
+    let size = x.abs().min(448.0);
+    // Below 2^-6 numbers are multiples of 2^-9, above of an eighth of their power of two.
+    let exponent = ((size.to_bits() >> 23) as i32 - 127).max(-6);
+    let eighths = (size * 2f32.powi(3 - exponent)).round_ties_even() as i32;
+    let code = ((exponent + 6) << 3) + eighths;
+    code as u8 | if x.is_sign_negative() { 0x80 } else { 0 }
 }
 
 /// The value of an E4M3 code.
@@ -333,6 +375,40 @@ mod tests {
         sorted.sort_unstable();
         assert!(sorted.iter().copied().eq(0..1000));
         assert_ne!(table, sorted);
+    }
+
+    #[test]
+    fn scales_are_those_made_one_by_one() {
+        for dtype in [DType::Int8, DType::Fp8E4m3] {
+            for format in [Format::Scales(dtype), Format::InverseScales(dtype)] {
+                let key = Key::new(3, 1, 4);
+                let mut bytes = vec![0; 4 * 1001];
+                key.fill(format, &mut bytes);
+                let largest = largest_scale(format);
+                for (index, bytes) in bytes.chunks(4).enumerate() {
+                    let filled: f32 = bytemuck::pod_read_unaligned(bytes);
+                    assert_eq!(filled, key.scale(format, index as u64));
+                    assert!((largest / 2.0..=largest).contains(&filled));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn e4m3_codes_round_to_nearest_even() {
+        // Every code is its own value's, and the middle between two neighbours goes to
+        // the even one.
+        for code in 0u8..0x7e {
+            let (low, high) = (e4m3_to_f32(code), e4m3_to_f32(code + 1));
+            assert_eq!(e4m3_from_f32(low), code);
+            assert_eq!(e4m3_from_f32(-high), (code + 1) | 0x80);
+            let middle = (low + high) / 2.0;
+            assert_eq!(e4m3_from_f32(middle), code + code % 2, "{code:#x}");
+            assert_eq!(e4m3_from_f32(middle * 1.001), code + 1);
+            assert_eq!(e4m3_from_f32(middle * 0.999), code);
+        }
+        assert_eq!(e4m3_from_f32(1e9), 0x7e);
+        assert_eq!(e4m3_from_f32(-0.0), 0x80);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! a row all use it.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -21,6 +22,11 @@ pub const MAX_EXTENT: u64 = 1 << 40;
 pub const MAX_BYTES: u64 = 1 << 46;
 /// Largest FLOP count of one problem.
 pub const MAX_FLOPS: u64 = 1 << 62;
+
+/// Largest batch of requests of several lengths.
+pub const MAX_RAGGED: u64 = 1 << 20;
+/// Most new tokens of a request that count as decoding.
+pub const MAX_NEW_TOKENS: u64 = 64;
 
 /// A number format of tensor elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +55,12 @@ impl DType {
             DType::Bf16 | DType::F16 => 2,
             DType::Fp8E4m3 | DType::Int8 => 1,
         }
+    }
+
+    /// Whether numbers of this format mean something only times a scale that is kept
+    /// beside them.
+    pub const fn is_scaled(self) -> bool {
+        matches!(self, DType::Fp8E4m3 | DType::Int8)
     }
 
     /// The spelling used in suites, ids and CSV files.
@@ -115,12 +127,73 @@ impl Unit {
 pub enum Layout {
     /// `[batch][kv head][token][dim]`.
     Contiguous,
-    /// `[page][kv head][token in page][dim]`, pages found through a table
-    /// `[batch][page of the request]` of 32-bit page numbers, shuffled.
+    /// Pages found through a table `[batch][page of the request]` of 32-bit page
+    /// numbers, shuffled.
     Paged {
         /// Tokens in one page.
         page_size: u64,
+        /// How a page is laid out.
+        order: PageOrder,
     },
+}
+
+/// How keys, or values, lie within a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PageOrder {
+    /// HND, `[page][kv head][token in page][dim]`: a head's tokens lie side by side.
+    HeadFirst,
+    /// NHD, `[page][token in page][kv head][dim]`: a token's heads lie side by side.
+    TokenFirst,
+}
+
+/// How many tokens the requests of a batch have cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lengths {
+    /// All have `context`.
+    Equal,
+    /// From an eighth of `context` to all of it, evenly spread and in no order: the
+    /// multiples of the golden ratio. The same for every seed, since FLOPs and bytes
+    /// depend on them.
+    Ragged,
+}
+
+impl Lengths {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [Lengths; 2] = [Lengths::Equal, Lengths::Ragged];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Lengths::Equal => "equal",
+            Lengths::Ragged => "ragged",
+        }
+    }
+
+    /// Fewest tokens of a request.
+    pub const fn least(self, context: u64) -> u64 {
+        match self {
+            Lengths::Equal => context,
+            Lengths::Ragged => context.div_ceil(8),
+        }
+    }
+
+    /// Tokens of a request.
+    pub const fn of(self, request: u64, context: u64) -> u64 {
+        let least = self.least(context);
+        // The fraction of request times golden ratio, in 64 bits behind the point.
+        let fraction = (request + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) as u128;
+        least + ((fraction * (context - least + 1) as u128) >> 64) as u64
+    }
+
+    /// The sum over all requests of a batch of what depends on a request's tokens.
+    fn sum(self, batch: u64, context: u64, of: impl Fn(u64) -> u64) -> u64 {
+        match self {
+            Lengths::Equal => batch * of(context),
+            Lengths::Ragged => {
+                (0..batch).map(|request| of(self.of(request, context))).sum()
+            }
+        }
+    }
 }
 
 impl Layout {
@@ -129,7 +202,7 @@ impl Layout {
     pub fn pages(self, batch: u64, context: u64) -> u64 {
         match self {
             Layout::Contiguous => 0,
-            Layout::Paged { page_size } => batch * context.div_ceil(page_size),
+            Layout::Paged { page_size, .. } => batch * context.div_ceil(page_size),
         }
     }
 }
@@ -138,7 +211,13 @@ impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Layout::Contiguous => f.write_str("contiguous"),
-            Layout::Paged { page_size } => write!(f, "paged{page_size}"),
+            Layout::Paged { page_size, order } => {
+                let order = match order {
+                    PageOrder::HeadFirst => "",
+                    PageOrder::TokenFirst => "_nhd",
+                };
+                write!(f, "paged{page_size}{order}")
+            }
         }
     }
 }
@@ -150,11 +229,19 @@ impl FromStr for Layout {
         if text == "contiguous" {
             return Ok(Layout::Contiguous);
         }
-        text.strip_prefix("paged")
+        let (paged, order) = match text.strip_suffix("_nhd") {
+            Some(paged) => (paged, PageOrder::TokenFirst),
+            None => (text, PageOrder::HeadFirst),
+        };
+        paged
+            .strip_prefix("paged")
             .and_then(|n| n.parse().ok())
-            .map(|page_size| Layout::Paged { page_size })
+            .map(|page_size| Layout::Paged { page_size, order })
             .ok_or_else(|| {
-                format!("`{text}` is no layout; write `contiguous` or `paged16`")
+                format!(
+                    "`{text}` is no layout; write `contiguous`, `paged16`, or `paged16_nhd` for \
+                     pages with the token before the head"
+                )
             })
     }
 }
@@ -180,7 +267,10 @@ macro_rules! text_of_name {
     )*};
 }
 
-text_of_name!(DType => "dtype", Access => "access", Unit => "unit", Op => "op");
+text_of_name!(
+    DType => "dtype", Access => "access", Unit => "unit", Op => "op",
+    Lengths => "distribution of lengths",
+);
 
 /// The operations, one for each variant of [`Problem`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -191,6 +281,8 @@ pub enum Op {
     Peak,
     /// See [`KvRead`].
     KvRead,
+    /// See [`KvAppend`].
+    KvAppend,
     /// See [`Gemm`].
     Gemm,
     /// See [`DecodeAttention`].
@@ -201,10 +293,11 @@ pub enum Op {
 
 impl Op {
     /// Every operation, in the order in which tables list them.
-    pub const ALL: [Op; 6] = [
+    pub const ALL: [Op; 7] = [
         Op::Stream,
         Op::Peak,
         Op::KvRead,
+        Op::KvAppend,
         Op::Gemm,
         Op::DecodeAttention,
         Op::PrefillAttention,
@@ -216,6 +309,7 @@ impl Op {
             Op::Stream => "stream",
             Op::Peak => "peak",
             Op::KvRead => "kv_read",
+            Op::KvAppend => "kv_append",
             Op::Gemm => "gemm",
             Op::DecodeAttention => "decode_attention",
             Op::PrefillAttention => "prefill_attention",
@@ -227,11 +321,33 @@ impl Op {
         match self {
             Op::Stream => &["access", "bytes"],
             Op::Peak => &["unit", "dtype", "lanes", "steps"],
-            Op::KvRead => &["batch", "context", "kv_heads", "head_dim", "dtype", "layout"],
+            Op::KvRead => {
+                &["batch", "context", "kv_heads", "head_dim", "dtype", "layout", "lengths"]
+            }
+            Op::KvAppend => &[
+                "batch",
+                "context",
+                "new_tokens",
+                "kv_heads",
+                "head_dim",
+                "dtype",
+                "kv_dtype",
+                "layout",
+                "lengths",
+            ],
             Op::Gemm => &["m", "n", "k", "dtype"],
             Op::DecodeAttention => &[
-                "batch", "context", "q_heads", "kv_heads", "head_dim", "dtype", "kv_dtype",
+                "batch",
+                "context",
+                "q_heads",
+                "kv_heads",
+                "head_dim",
+                "dtype",
+                "kv_dtype",
                 "layout",
+                "lengths",
+                "new_tokens",
+                "window",
             ],
             Op::PrefillAttention => &[
                 "batch",
@@ -249,7 +365,7 @@ impl Op {
 }
 
 /// Every key that any problem is written with, in the order of CSV columns.
-pub const SHAPE_KEYS: [&str; 19] = [
+pub const SHAPE_KEYS: [&str; 21] = [
     "access",
     "bytes",
     "unit",
@@ -267,6 +383,8 @@ pub const SHAPE_KEYS: [&str; 19] = [
     "head_dim",
     "causal",
     "layout",
+    "lengths",
+    "window",
     "dtype",
     "kv_dtype",
 ];
@@ -304,7 +422,7 @@ pub struct Peak {
 pub struct KvRead {
     /// Requests.
     pub batch: u64,
-    /// Cached tokens of each request.
+    /// Most tokens that a request has cached.
     pub context: u64,
     /// Key and value heads.
     pub kv_heads: u64,
@@ -314,6 +432,72 @@ pub struct KvRead {
     pub dtype: DType,
     /// How they lie in memory.
     pub layout: Layout,
+    /// How many tokens the requests have cached.
+    pub lengths: Lengths,
+}
+
+impl KvRead {
+    /// Cached tokens of a request.
+    pub const fn length(&self, request: u64) -> u64 {
+        self.lengths.of(request, self.context)
+    }
+}
+
+/// Append the keys and values of new tokens to the pages of a cache, in the format of
+/// the cache. New keys and values are `[batch][token][kv head][dim]`, and `context`
+/// counts the new tokens.
+///
+/// The cache is one array, pages of keys and then pages of values, and holds for each
+/// request [`KvAppend::pages`] pages, those that new tokens fall into: no other is
+/// touched. To a format that [is scaled](DType::is_scaled) a number `x` goes as
+/// `x * inverse_scale` of its request and head, rounded to nearest even, at most the
+/// largest number of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvAppend {
+    /// Requests.
+    pub batch: u64,
+    /// Most tokens that a request has cached in the end.
+    pub context: u64,
+    /// New tokens of each request.
+    pub new_tokens: u64,
+    /// Key and value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Format of the new keys and values.
+    pub dtype: DType,
+    /// Format of the cache.
+    pub kv_dtype: DType,
+    /// How the cache lies in memory; paged.
+    pub layout: Layout,
+    /// How many tokens the requests have cached.
+    pub lengths: Lengths,
+}
+
+impl KvAppend {
+    /// Tokens in one page.
+    pub const fn page_size(&self) -> u64 {
+        match self.layout {
+            Layout::Contiguous => self.context,
+            Layout::Paged { page_size, .. } => page_size,
+        }
+    }
+
+    /// Pages that the array of the cache has for each request: as many as new tokens
+    /// fall into where they begin at the end of a page.
+    pub const fn pages(&self) -> u64 {
+        (self.page_size() - 1 + self.new_tokens).div_ceil(self.page_size())
+    }
+
+    /// Place of a request's first new token in its first page here.
+    pub const fn first_place(&self, request: u64) -> u64 {
+        (self.lengths.of(request, self.context) - self.new_tokens) % self.page_size()
+    }
+
+    /// Numbers of new keys, or of new values.
+    const fn elements(&self) -> u64 {
+        self.batch * self.new_tokens * self.kv_heads * self.head_dim
+    }
 }
 
 /// `C[m][n] = A[m][k] * B[n][k]^T`: activations times weights, both with `k`
@@ -330,13 +514,17 @@ pub struct Gemm {
     pub dtype: DType,
 }
 
-/// One new token per request attends to `context` cached tokens.
-/// Q and O are `[batch][q head][dim]`.
+/// The new tokens of each request, one or (with speculative decoding) a few, attend to
+/// its cached tokens, the new ones among them: each to those up to itself, and where
+/// there is a window only to the last so many of these.
+///
+/// Q and O are `[batch][new token][q head][dim]`. Keys and values in a format that
+/// [is scaled](DType::is_scaled) have a scale for each request and key and value head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeAttention {
     /// Requests.
     pub batch: u64,
-    /// Cached tokens of each request.
+    /// Most tokens that a request has cached.
     pub context: u64,
     /// Query heads.
     pub q_heads: u64,
@@ -350,6 +538,12 @@ pub struct DecodeAttention {
     pub kv_dtype: DType,
     /// How keys and values lie in memory.
     pub layout: Layout,
+    /// How many tokens the requests have cached.
+    pub lengths: Lengths,
+    /// Queries of each request and head.
+    pub new_tokens: u64,
+    /// Tokens that a query sees at most, the last ones; 0 for all.
+    pub window: u64,
 }
 
 impl DecodeAttention {
@@ -367,7 +561,25 @@ impl DecodeAttention {
             head_dim: self.head_dim,
             dtype: self.kv_dtype,
             layout: self.layout,
+            lengths: self.lengths,
         }
+    }
+
+    /// Tokens that new token number `token` of a request of `length` attends to.
+    pub const fn attended(&self, length: u64, token: u64) -> Range<u64> {
+        let end = length - (self.new_tokens - 1 - token);
+        let all = self.window == 0 || self.window >= end;
+        Range { start: if all { 0 } else { end - self.window }, end }
+    }
+
+    /// Tokens of a request of `length` that any of its new tokens attends to.
+    pub const fn visible(&self, length: u64) -> Range<u64> {
+        Range { start: self.attended(length, 0).start, end: length }
+    }
+
+    /// Numbers of the queries, or of the outputs.
+    const fn elements(&self) -> u64 {
+        self.batch * self.new_tokens * self.q_heads * self.head_dim
     }
 }
 
@@ -422,6 +634,8 @@ pub enum Problem {
     Peak(Peak),
     /// See [`KvRead`].
     KvRead(KvRead),
+    /// See [`KvAppend`].
+    KvAppend(KvAppend),
     /// See [`Gemm`].
     Gemm(Gemm),
     /// See [`DecodeAttention`].
@@ -469,6 +683,11 @@ pub enum Format {
     Words,
     /// A shuffled table of 32-bit page numbers, each used once.
     PageTable,
+    /// Scales of keys or values in a format, f32: as large as numbers of the format
+    /// times them are about 1.
+    Scales(DType),
+    /// One over such scales.
+    InverseScales(DType),
 }
 
 impl Format {
@@ -476,7 +695,10 @@ impl Format {
     pub const fn bytes(self) -> u64 {
         match self {
             Format::Values(dtype) => dtype.bytes(),
-            Format::Words | Format::PageTable => 4,
+            Format::Words
+            | Format::PageTable
+            | Format::Scales(_)
+            | Format::InverseScales(_) => 4,
         }
     }
 }
@@ -488,6 +710,8 @@ pub enum Role {
     Input,
     /// Written; part of the compulsory bytes.
     Output,
+    /// Written in part, which is part of the compulsory bytes; the rest stays.
+    Update,
     /// Proof that the inputs were read: a checksum, not counted as traffic.
     Witness,
 }
@@ -539,6 +763,7 @@ impl Problem {
             Problem::Stream(_) => Op::Stream,
             Problem::Peak(_) => Op::Peak,
             Problem::KvRead(_) => Op::KvRead,
+            Problem::KvAppend(_) => Op::KvAppend,
             Problem::Gemm(_) => Op::Gemm,
             Problem::DecodeAttention(_) => Op::DecodeAttention,
             Problem::PrefillAttention(_) => Op::PrefillAttention,
@@ -549,12 +774,16 @@ impl Problem {
     ///
     /// * gemm: `2 m n k`; `b (m k + n k + m n)`.
     /// * decode attention: `4 B n_q d s`; Q and O `2 B n_q d b`, K and V
-    ///   `2 B n_kv d s b_kv`.
+    ///   `2 B n_kv d s b_kv`. With several new tokens, a window or requests of
+    ///   several lengths the sums over the tokens that queries attend to, and over
+    ///   those that any query of a request attends to. Scales, where there are any,
+    ///   `8 B n_kv`.
     /// * prefill attention: `4 B n_q d` times the attended keys summed over
     ///   rows, which is `2 B n_q d S (2 P + S + 1)` when causal; Q and O
     ///   `2 B n_q S d b`, K and V `2 B n_kv (S + P) d b_kv`.
     /// * kv_read: the K and V bytes of decode attention.
-    /// * paged layouts add 4 bytes for each entry of the page table.
+    /// * kv_append: `2 B n n_kv d (b + b_kv)`, and the scales.
+    /// * paged layouts add 4 bytes for each entry of the page table that is needed.
     ///
     /// Formulas as in NVIDIA aiconfigurator, with the causal sum exact; the
     /// softmax is not counted. See METHODOLOGY.md.
@@ -574,22 +803,17 @@ impl Problem {
                 ..Work::default()
             },
             Problem::Peak(p) => peak_work(p),
-            Problem::KvRead(p) => Work { bytes_read: kv_bytes(&p), ..Work::default() },
+            Problem::KvRead(p) => {
+                Work { bytes_read: kv_bytes(&p, |length| 0..length), ..Work::default() }
+            }
+            Problem::KvAppend(p) => append_work(&p),
             Problem::Gemm(Gemm { m, n, k, dtype }) => Work {
                 matrix_flops: 2 * m * n * k,
                 bytes_read: (m * k + n * k) * dtype.bytes(),
                 bytes_written: m * n * dtype.bytes(),
                 ..Work::default()
             },
-            Problem::DecodeAttention(p) => {
-                let rows = p.batch * p.q_heads * p.head_dim;
-                Work {
-                    matrix_flops: 4 * rows * p.context,
-                    bytes_read: rows * p.dtype.bytes() + kv_bytes(&p.kv()),
-                    bytes_written: rows * p.dtype.bytes(),
-                    ..Work::default()
-                }
-            }
+            Problem::DecodeAttention(p) => decode_work(&p),
             Problem::PrefillAttention(p) => {
                 let rows = p.batch * p.q_heads * p.head_dim;
                 let twice_attended = if p.causal {
@@ -617,7 +841,7 @@ impl Problem {
     /// The format whose compute ceiling binds, if the problem computes.
     pub const fn math_dtype(&self) -> Option<DType> {
         match self {
-            Problem::Stream(_) | Problem::KvRead(_) => None,
+            Problem::Stream(_) | Problem::KvRead(_) | Problem::KvAppend(_) => None,
             Problem::Peak(p) => Some(p.dtype),
             Problem::Gemm(p) => Some(p.dtype),
             Problem::DecodeAttention(p) => Some(p.dtype),
@@ -663,6 +887,7 @@ impl Problem {
                 ));
                 tensors
             }
+            Problem::KvAppend(p) => append_tensors(&p),
             Problem::Gemm(Gemm { m, n, k, dtype }) => {
                 let format = Format::Values(dtype);
                 vec![
@@ -673,10 +898,15 @@ impl Problem {
             }
             Problem::DecodeAttention(p) => {
                 let format = Format::Values(p.dtype);
-                let rows = p.batch * p.q_heads * p.head_dim;
                 let mut tensors = kv_tensors(&p.kv());
-                tensors.push(Tensor::new("q", Input, format, rows));
-                tensors.push(Tensor::new("o", Output, format, rows));
+                if p.kv_dtype.is_scaled() {
+                    let (scales, count) =
+                        (Format::Scales(p.kv_dtype), p.batch * p.kv_heads);
+                    tensors.push(Tensor::new("k_scales", Input, scales, count));
+                    tensors.push(Tensor::new("v_scales", Input, scales, count));
+                }
+                tensors.push(Tensor::new("q", Input, format, p.elements()));
+                tensors.push(Tensor::new("o", Output, format, p.elements()));
                 tensors
             }
             Problem::PrefillAttention(p) => {
@@ -695,25 +925,35 @@ impl Problem {
     }
 
     /// The keys and values that spell this problem, in the order of
-    /// [`Op::keys`].
+    /// [`Op::keys`]. Of the keys that came later than the first campaigns, those with
+    /// their default are left out, so that a point keeps its name.
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         macro_rules! spell {
             ($p:ident: $($field:ident)*) => {
                 vec![$((stringify!($field), $p.$field.to_string())),*]
             };
         }
-        match self {
+        let mut fields = match self {
             Problem::Stream(p) => spell!(p: access bytes),
             Problem::Peak(p) => spell!(p: unit dtype lanes steps),
-            Problem::KvRead(p) => spell!(p: batch context kv_heads head_dim dtype layout),
+            Problem::KvRead(p) => {
+                spell!(p: batch context kv_heads head_dim dtype layout lengths)
+            }
+            Problem::KvAppend(p) => {
+                spell!(p: batch context new_tokens kv_heads head_dim dtype kv_dtype layout lengths)
+            }
             Problem::Gemm(p) => spell!(p: m n k dtype),
             Problem::DecodeAttention(p) => {
-                spell!(p: batch context q_heads kv_heads head_dim dtype kv_dtype layout)
+                spell!(p: batch context q_heads kv_heads head_dim dtype kv_dtype layout
+                          lengths new_tokens window)
             }
             Problem::PrefillAttention(p) => {
                 spell!(p: batch prefix new_tokens q_heads kv_heads head_dim causal dtype kv_dtype)
             }
-        }
+        };
+        let op = self.op();
+        fields.retain(|(key, value)| !is_silent_default(op, key, value));
+        fields
     }
 
     /// The fields on one line for people, without those that have their
@@ -746,8 +986,9 @@ impl Problem {
 
     /// Builds a problem from its operation and `key = value` fields.
     ///
-    /// `layout`, `kv_dtype`, `prefix` and `causal` may be left out; they are
-    /// then `contiguous`, the `dtype`, 0 and `true`.
+    /// `layout`, `kv_dtype`, `prefix`, `causal`, `lengths` and `window` may be left out;
+    /// they are then `contiguous`, the `dtype`, 0, `true`, `equal` and 0. So may be
+    /// `new_tokens`, but for prefill attention; it is then 1.
     ///
     /// # Errors
     /// An unknown, missing or doubled key, a value that does not parse, a zero
@@ -772,6 +1013,18 @@ impl Problem {
                 head_dim: f.extent("head_dim")?,
                 dtype: f.parse("dtype")?,
                 layout: f.layout()?,
+                lengths: f.lengths()?,
+            }),
+            Op::KvAppend => Problem::KvAppend(KvAppend {
+                batch: f.extent("batch")?,
+                context: f.extent("context")?,
+                new_tokens: f.extent_or("new_tokens", 1)?,
+                kv_heads: f.extent("kv_heads")?,
+                head_dim: f.extent("head_dim")?,
+                dtype: f.parse("dtype")?,
+                kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
+                layout: f.layout()?,
+                lengths: f.lengths()?,
             }),
             Op::Gemm => Problem::Gemm(Gemm {
                 m: f.extent("m")?,
@@ -788,6 +1041,9 @@ impl Problem {
                 dtype: f.parse("dtype")?,
                 kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
                 layout: f.layout()?,
+                lengths: f.lengths()?,
+                new_tokens: f.extent_or("new_tokens", 1)?,
+                window: f.extent_or_zero("window")?,
             }),
             Op::PrefillAttention => Problem::PrefillAttention(PrefillAttention {
                 batch: f.extent("batch")?,
@@ -823,7 +1079,14 @@ impl Problem {
                 ),
             ));
         }
+        self.check_requests()?;
         match self {
+            Problem::KvAppend(KvAppend { layout: Layout::Contiguous, .. }) => {
+                Err(ProblemError::at(
+                    "layout",
+                    "tokens are appended to pages; write `layout=paged16` or another size",
+                ))
+            }
             Problem::Stream(p) if p.bytes % 128 != 0 => Err(ProblemError::at(
                 "bytes",
                 format!("bytes = {} is no multiple of 128; round it to one", p.bytes),
@@ -839,6 +1102,43 @@ impl Problem {
         }
     }
 
+    /// Refuses new tokens that a request has no room for, and batches that nobody would
+    /// want to add up request by request.
+    fn check_requests(&self) -> Result<(), ProblemError> {
+        let (batch, context, lengths, new_tokens) = match *self {
+            Problem::KvRead(p) => (p.batch, p.context, p.lengths, 1),
+            Problem::KvAppend(p) => (p.batch, p.context, p.lengths, p.new_tokens),
+            Problem::DecodeAttention(p) => (p.batch, p.context, p.lengths, p.new_tokens),
+            _ => return Ok(()),
+        };
+        if lengths == Lengths::Ragged && batch > MAX_RAGGED {
+            return Err(ProblemError::at(
+                "batch",
+                format!("lengths = ragged takes batch = {MAX_RAGGED} at most, not {batch}"),
+            ));
+        }
+        let least = lengths.least(context);
+        if new_tokens > least {
+            return Err(ProblemError::at(
+                "new_tokens",
+                format!(
+                    "new_tokens = {new_tokens} are part of the context, and the shortest request \
+                     has {least} tokens; make the context longer"
+                ),
+            ));
+        }
+        if matches!(self, Problem::DecodeAttention(_)) && new_tokens > MAX_NEW_TOKENS {
+            return Err(ProblemError::at(
+                "new_tokens",
+                format!(
+                    "new_tokens = {new_tokens} is more than the {MAX_NEW_TOKENS} that count as \
+                     decoding; use prefill_attention"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses what would overflow the counts, before they are taken: the
     /// same products in floating point.
     fn check_size(&self) -> Result<(), ProblemError> {
@@ -850,13 +1150,19 @@ impl Problem {
                 product(&[2, lane_elements(p.unit), p.lanes]),
             ),
             Problem::KvRead(p) => (0.0, kv_elements(&p)),
+            Problem::KvAppend(p) => {
+                let pages = product(&[2, p.batch, p.pages(), p.page_size()]);
+                let row = product(&[p.kv_heads, p.head_dim]);
+                (0.0, row * (pages + product(&[2, p.batch, p.new_tokens])))
+            }
             Problem::Gemm(p) => (
                 product(&[2, p.m, p.n, p.k]),
                 product(&[p.m, p.n]) + product(&[p.m, p.k]) + product(&[p.n, p.k]),
             ),
             Problem::DecodeAttention(p) => (
-                product(&[4, p.batch, p.q_heads, p.head_dim, p.context]),
-                product(&[2, p.batch, p.q_heads, p.head_dim]) + kv_elements(&p.kv()),
+                product(&[4, p.batch, p.new_tokens, p.q_heads, p.head_dim, p.context]),
+                product(&[2, p.batch, p.new_tokens, p.q_heads, p.head_dim])
+                    + kv_elements(&p.kv()),
             ),
             Problem::PrefillAttention(p) => (
                 product(&[4, p.batch, p.q_heads, p.head_dim, p.new_tokens, p.context()]),
@@ -876,6 +1182,17 @@ impl Problem {
             });
         }
         Ok(())
+    }
+}
+
+/// Whether a problem is spelled without this key. So are keys that came later than the
+/// first campaigns, at their defaults.
+fn is_silent_default(op: Op, key: &str, value: &str) -> bool {
+    match key {
+        "lengths" => value == Lengths::Equal.name(),
+        "window" => value == "0",
+        "new_tokens" => op == Op::DecodeAttention && value == "1",
+        _ => false,
     }
 }
 
@@ -911,16 +1228,75 @@ const fn lane_elements(unit: Unit) -> u64 {
 fn kv_elements(p: &KvRead) -> f64 {
     let tokens = match p.layout {
         Layout::Contiguous => p.context as f64,
-        Layout::Paged { page_size } => {
+        Layout::Paged { page_size, .. } => {
             p.context.div_ceil(page_size) as f64 * page_size as f64
         }
     };
     2.0 * p.batch as f64 * p.kv_heads as f64 * p.head_dim as f64 * tokens
 }
 
-fn kv_bytes(p: &KvRead) -> u64 {
-    2 * p.batch * p.kv_heads * p.context * p.head_dim * p.dtype.bytes()
-        + 4 * p.layout.pages(p.batch, p.context)
+/// Bytes of the keys and values of the `needed` tokens of requests of all lengths, and
+/// of the page numbers that it takes to find them.
+fn kv_bytes(p: &KvRead, needed: impl Fn(u64) -> Range<u64>) -> u64 {
+    let row_bytes = 2 * p.kv_heads * p.head_dim * p.dtype.bytes();
+    p.lengths.sum(p.batch, p.context, |length| {
+        let tokens = needed(length);
+        let pages = match p.layout {
+            Layout::Contiguous => 0,
+            Layout::Paged { page_size, .. } => {
+                tokens.end.div_ceil(page_size) - tokens.start / page_size
+            }
+        };
+        row_bytes * (tokens.end - tokens.start) + 4 * pages
+    })
+}
+
+fn decode_work(p: &DecodeAttention) -> Work {
+    let attended = p.lengths.sum(p.batch, p.context, |length| {
+        let of_token = |token| {
+            let tokens = p.attended(length, token);
+            tokens.end - tokens.start
+        };
+        (0..p.new_tokens).map(of_token).sum()
+    });
+    let q_bytes = p.elements() * p.dtype.bytes();
+    let scale_bytes = if p.kv_dtype.is_scaled() { 8 * p.batch * p.kv_heads } else { 0 };
+    Work {
+        matrix_flops: 4 * p.q_heads * p.head_dim * attended,
+        bytes_read: q_bytes + scale_bytes + kv_bytes(&p.kv(), |length| p.visible(length)),
+        bytes_written: q_bytes,
+        ..Work::default()
+    }
+}
+
+fn append_work(p: &KvAppend) -> Work {
+    let scale_bytes = if p.kv_dtype.is_scaled() { 8 * p.batch * p.kv_heads } else { 0 };
+    let pages = p.lengths.sum(p.batch, p.context, |length| {
+        length.div_ceil(p.page_size()) - (length - p.new_tokens) / p.page_size()
+    });
+    Work {
+        bytes_read: 2 * p.elements() * p.dtype.bytes() + 4 * pages + scale_bytes,
+        bytes_written: 2 * p.elements() * p.kv_dtype.bytes(),
+        ..Work::default()
+    }
+}
+
+fn append_tensors(p: &KvAppend) -> Vec<Tensor> {
+    let new = Format::Values(p.dtype);
+    let pages = p.batch * p.pages();
+    let mut tensors = vec![
+        Tensor::new("k_new", Role::Input, new, p.elements()),
+        Tensor::new("v_new", Role::Input, new, p.elements()),
+        Tensor::new("page_table", Role::Input, Format::PageTable, pages),
+    ];
+    if p.kv_dtype.is_scaled() {
+        let (scales, count) = (Format::InverseScales(p.kv_dtype), p.batch * p.kv_heads);
+        tensors.push(Tensor::new("k_inverse_scales", Role::Input, scales, count));
+        tensors.push(Tensor::new("v_inverse_scales", Role::Input, scales, count));
+    }
+    let elements = 2 * pages * p.page_size() * p.kv_heads * p.head_dim;
+    tensors.push(Tensor::new("cache", Role::Update, Format::Values(p.kv_dtype), elements));
+    tensors
 }
 
 /// Keys, values and, where paged, the page table. A paged pool holds whole
@@ -928,7 +1304,7 @@ fn kv_bytes(p: &KvRead) -> u64 {
 fn kv_tensors(p: &KvRead) -> Vec<Tensor> {
     let tokens = match p.layout {
         Layout::Contiguous => p.batch * p.context,
-        Layout::Paged { page_size } => p.layout.pages(p.batch, p.context) * page_size,
+        Layout::Paged { page_size, .. } => p.layout.pages(p.batch, p.context) * page_size,
     };
     let format = Format::Values(p.dtype);
     let elements = tokens * p.kv_heads * p.head_dim;
@@ -1024,10 +1400,18 @@ impl<'a> FieldReader<'a> {
     fn layout(&self) -> Result<Layout, ProblemError> {
         let Some(text) = self.get("layout") else { return Ok(Layout::Contiguous) };
         let layout = text.parse().map_err(|e: String| ProblemError::at("layout", e))?;
-        if let Layout::Paged { page_size } = layout {
+        if let Layout::Paged { page_size, .. } = layout {
             check_extent("layout", page_size)?;
         }
         Ok(layout)
+    }
+
+    fn lengths(&self) -> Result<Lengths, ProblemError> {
+        if self.get("lengths").is_some() {
+            self.parse("lengths")
+        } else {
+            Ok(Lengths::Equal)
+        }
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool, ProblemError> {
@@ -1051,6 +1435,10 @@ impl<'a> FieldReader<'a> {
         let n = self.number(key)?;
         check_extent(key, n)?;
         Ok(n)
+    }
+
+    fn extent_or(&self, key: &str, default: u64) -> Result<u64, ProblemError> {
+        if self.get(key).is_some() { self.extent(key) } else { Ok(default) }
     }
 
     fn extent_or_zero(&self, key: &str) -> Result<u64, ProblemError> {
@@ -1341,9 +1729,16 @@ mod tests {
                     "bytes" => (dims[0] * 128).to_string(),
                     "dtype" => names.0.clone(),
                     "kv_dtype" => names.1.clone(),
-                    "layout" => ["contiguous".into(), format!("paged{}", dims[1]), "paged16".into()]
-                        [choice].clone(),
+                    "layout" => match op {
+                        Op::KvAppend => format!("paged{}", dims[1]),
+                        _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
+                            [choice].clone(),
+                    },
                     "causal" => (choice == 0).to_string(),
+                    "lengths" => Lengths::ALL[choice % 2].to_string(),
+                    "context" => (8 * dims[1]).to_string(),
+                    "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
+                    "window" => (dims[5] % 3 * dims[0]).to_string(),
                     "kv_heads" => dims[2].to_string(),
                     "q_heads" => (dims[2] * group).to_string(),
                     _ => dims[i % 6].to_string(),
@@ -1364,25 +1759,50 @@ mod tests {
         fn every_field_has_a_column(problem in any_problem()) {
             let fields = problem.fields();
             let keys: Vec<_> = fields.iter().map(|(key, _)| *key).collect();
-            prop_assert_eq!(&keys[..], problem.op().keys());
+            // In order; some are left out at their defaults.
+            let mut all = problem.op().keys().iter();
+            prop_assert!(keys.iter().all(|key| all.any(|other| other == key)));
             prop_assert!(keys.iter().all(|key| SHAPE_KEYS.contains(key)));
         }
 
-        /// The formulas against a second count: the sizes of the arrays. Only
-        /// the unread tail of a last page is allocated and not counted.
+        /// The formulas against a second count: the sizes of the arrays. Where only a
+        /// part of an array is needed, that part is counted one by one.
         #[test]
         fn compulsory_bytes_are_the_sizes_of_the_arrays(problem in any_problem()) {
             let sum = |role| {
                 problem.tensors().iter().filter(|t| t.role == role).map(Tensor::bytes).sum::<u64>()
             };
             let work = problem.work();
-            let tail = match problem {
-                Problem::KvRead(p) => unread_tail(&p),
-                Problem::DecodeAttention(p) => unread_tail(&p.kv()),
+            let unread = match problem {
+                Problem::KvRead(p) => unread_bytes(&p, |_| 0),
+                Problem::DecodeAttention(p) => {
+                    unread_bytes(&p.kv(), |length| first_visible(&p, length))
+                }
+                Problem::KvAppend(p) => unread_page_numbers(&p),
                 _ => 0,
             };
-            prop_assert_eq!(work.bytes_read + tail, sum(Role::Input));
-            prop_assert_eq!(work.bytes_written, sum(Role::Output));
+            prop_assert_eq!(work.bytes_read + unread, sum(Role::Input));
+            prop_assert_eq!(work.bytes_written, sum(Role::Output) + appended_bytes(&problem));
+        }
+
+        /// Multiply-adds counted one by one.
+        #[test]
+        fn decode_flops_are_those_of_what_is_attended(problem in any_problem()) {
+            let Problem::DecodeAttention(p) = problem else { return Ok(()) };
+            let mut attended = 0;
+            for request in 0..p.batch.min(20) {
+                let length = p.lengths.of(request, p.context);
+                for token in 0..p.new_tokens {
+                    let position = length - p.new_tokens + token;
+                    let sees = |other: u64| {
+                        other <= position && (p.window == 0 || position - other < p.window)
+                    };
+                    attended += (0..length).filter(|&other| sees(other)).count() as u64;
+                }
+            }
+            let first = DecodeAttention { batch: p.batch.min(20), ..p };
+            let flops = Problem::DecodeAttention(first).work().flops();
+            prop_assert_eq!(flops, 4 * p.q_heads * p.head_dim * attended);
         }
 
         #[test]
@@ -1391,9 +1811,131 @@ mod tests {
         }
     }
 
-    fn unread_tail(p: &KvRead) -> u64 {
-        let Layout::Paged { page_size } = p.layout else { return 0 };
-        let tokens = p.context.div_ceil(page_size) * page_size - p.context;
-        2 * p.batch * tokens * p.kv_heads * p.head_dim * p.dtype.bytes()
+    /// First token that the oldest new token of a request sees.
+    fn first_visible(p: &DecodeAttention, length: u64) -> u64 {
+        let seen = length - p.new_tokens + 1;
+        if p.window == 0 { 0 } else { seen.saturating_sub(p.window) }
+    }
+
+    /// Bytes of a cache, and of its page table, that nobody needs.
+    fn unread_bytes(p: &KvRead, first: impl Fn(u64) -> u64) -> u64 {
+        let (mut tokens, mut pages) = (0, 0);
+        for request in 0..p.batch {
+            let length = p.length(request);
+            let used = first(length)..length;
+            let mut allocated = p.context;
+            if let Layout::Paged { page_size, .. } = p.layout {
+                allocated = p.context.next_multiple_of(page_size);
+                let needed = |page: u64| {
+                    let of_page = page * page_size..(page + 1) * page_size;
+                    used.start < of_page.end && of_page.start < used.end
+                };
+                let all = 0..allocated / page_size;
+                pages += all.filter(|&page| !needed(page)).count() as u64;
+            }
+            tokens += (0..allocated).filter(|token| !used.contains(token)).count() as u64;
+        }
+        2 * tokens * p.kv_heads * p.head_dim * p.dtype.bytes() + 4 * pages
+    }
+
+    /// Bytes of page numbers for pages that no new token falls into.
+    fn unread_page_numbers(p: &KvAppend) -> u64 {
+        let unused = |request: u64| {
+            let places = p.first_place(request)..p.first_place(request) + p.new_tokens;
+            let page = |n: u64| n * p.page_size()..(n + 1) * p.page_size();
+            let meets = |n: &u64| page(*n).any(|place| places.contains(&place));
+            (0..p.pages()).filter(|n| !meets(n)).count() as u64
+        };
+        4 * (0..p.batch).map(unused).sum::<u64>()
+    }
+
+    fn appended_bytes(problem: &Problem) -> u64 {
+        let Problem::KvAppend(p) = problem else { return 0 };
+        2 * p.batch * p.new_tokens * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+    }
+
+    #[test]
+    fn lengths_are_spread_between_an_eighth_and_all() {
+        let lengths: Vec<u64> = (0..1000).map(|r| Lengths::Ragged.of(r, 8000)).collect();
+        let mean = lengths.iter().sum::<u64>() / 1000;
+        assert!(lengths.iter().all(|length| (1000..=8000).contains(length)));
+        assert!((4480..4520).contains(&mean), "{mean}");
+        assert!(lengths.iter().max() > Some(&7980) && lengths.iter().min() < Some(&1020));
+        assert_eq!(lengths[..4], [5326, 2652, 6979, 4305]);
+        assert_eq!(Lengths::Ragged.of(5, 1), 1);
+        assert!((0..1000).all(|r| Lengths::Equal.of(r, 8000) == 8000));
+    }
+
+    /// Eight-bit caches: half of the bytes, and a scale for each head; a window: what it
+    /// holds and no more; a draft of four tokens: nearly the same bytes, four times the
+    /// FLOPs.
+    #[test]
+    fn variants_of_decode_attention_golden() {
+        let decode = |rest: &str| {
+            work(&format!(
+                "decode_attention:batch=2,context=8192,q_heads=32,kv_heads=8,head_dim=128,\
+                 dtype=bf16{rest}"
+            ))
+        };
+        let (plain, q_bytes) = (decode(""), 2 * 32 * 128 * 2);
+        let fp8 = decode(",kv_dtype=fp8_e4m3");
+        assert_eq!(fp8.bytes_read - q_bytes, (plain.bytes_read - q_bytes) / 2 + 2 * 8 * 8);
+        let window = decode(",window=1024");
+        assert_eq!(window.flops() * 8, plain.flops());
+        assert_eq!((window.bytes_read - q_bytes) * 8, plain.bytes_read - q_bytes);
+        let draft = decode(",new_tokens=4");
+        assert_eq!(draft.flops(), 4 * 4 * 2 * 32 * 128 / 4 * (4 * 8192 - 6));
+        assert_eq!(draft.bytes() - plain.bytes(), 2 * 3 * q_bytes);
+    }
+
+    /// One token of 8 heads of 128 numbers is 4 KiB of keys and values in bf16.
+    #[test]
+    fn appended_bytes_golden() {
+        let append = |rest: &str| {
+            work(&format!(
+                "kv_append:batch=64,context=8192,kv_heads=8,head_dim=128,dtype=bf16,\
+                 layout=paged16{rest}"
+            ))
+        };
+        let plain = append("");
+        assert_eq!((plain.bytes_read, plain.bytes_written), (64 * (4096 + 4), 64 * 4096));
+        let fp8 = append(",kv_dtype=fp8_e4m3,new_tokens=17");
+        assert_eq!(fp8.bytes_written, 64 * 17 * 2048);
+        assert_eq!(fp8.bytes_read, 64 * (17 * 4096 + 2 * 4 + 8 * 8));
+    }
+
+    #[test]
+    fn impossible_requests_are_told_what_to_do() {
+        let cache = "batch=1,kv_heads=1,head_dim=8,dtype=f16";
+        for (text, key, part) in [
+            (format!("kv_append:{cache},context=8"), "layout", "paged16"),
+            (
+                format!("kv_append:{cache},context=8,new_tokens=9,layout=paged16"),
+                "new_tokens",
+                "has 8 tokens",
+            ),
+            (
+                format!("decode_attention:{cache},q_heads=1,context=64,new_tokens=9,lengths=ragged"),
+                "new_tokens",
+                "has 8 tokens",
+            ),
+            (
+                format!("decode_attention:{cache},q_heads=1,context=999,new_tokens=99"),
+                "new_tokens",
+                "prefill_attention",
+            ),
+            (format!("kv_read:{cache},context=9,lengths=odd"), "lengths", "equal, ragged"),
+            (format!("kv_read:{cache},context=9,layout=paged16_hnd"), "layout", "paged16_nhd"),
+            (
+                "kv_read:batch=2000000,context=9,kv_heads=1,head_dim=8,dtype=f16,lengths=ragged"
+                    .to_owned(),
+                "batch",
+                "1048576",
+            ),
+        ] {
+            let error = text.parse::<Problem>().unwrap_err();
+            assert_eq!(error.key.unwrap_or_default(), key, "{text}");
+            assert!(error.message.contains(part), "{text}: {}", error.message);
+        }
     }
 }

@@ -27,14 +27,16 @@
 //! by about `1 / sqrt(n)` of the rms: bf16 shows it up to 4000 tokens, f32
 //! for every context.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::data::Key;
 use crate::problem::{
-    Access, DType, DecodeAttention, Format, Gemm, KvRead, Layout, Peak, PrefillAttention,
-    Problem, Stream, Tensor, Unit,
+    Access, DType, DecodeAttention, Format, Gemm, KvAppend, KvRead, Layout, Lengths,
+    PageOrder, Peak, PrefillAttention, Problem, Role, Stream, Tensor, Unit,
 };
 
 /// Factor of a step of [`Peak`] with [`Unit::Fma`], `x = x * A + B`. Lanes
@@ -192,7 +194,9 @@ pub fn check(
     }
     let keys: Vec<Key> = (0..position).map(|i| Key::new(seed, slot, i)).collect();
     let target = Target { tensor, axes: axes(problem), bytes: output };
-    if let Some(found) = target.scan() {
+    if tensor.role != Role::Update
+        && let Some(found) = target.scan()
+    {
         return Ok(found);
     }
     let draws = Key::new(seed ^ round, slot, usize::MAX);
@@ -215,6 +219,10 @@ pub fn check(
             target.compare_rows(&rows, draws)
         }
         Problem::KvRead(p) => target.compare_rows(&kv_sums(p, &keys)?, draws),
+        Problem::KvAppend(p) => {
+            let rows = appended_rows(p, &keys);
+            target.scan_rest(&rows).unwrap_or_else(|| target.compare_rows(&rows, draws))
+        }
         Problem::Gemm(p) => target.compare_rows(&gemm_rows(p, &keys), draws),
         Problem::DecodeAttention(p) => target.compare_rows(&decode_rows(p, &keys), draws),
         Problem::PrefillAttention(p) => target.compare_rows(&prefill_rows(p, &keys), draws),
@@ -285,6 +293,9 @@ impl Target<'_> {
             Format::Words | Format::PageTable => {
                 bytemuck::pod_read_unaligned::<u32>(at).into()
             }
+            Format::Scales(_) | Format::InverseScales(_) => {
+                bytemuck::pod_read_unaligned::<f32>(at).into()
+            }
         }
     }
 
@@ -306,6 +317,24 @@ impl Target<'_> {
             "{} is {}; it was never written, or computed from what is not a number",
             self.place(first),
             self.get(first)
+        )))
+    }
+
+    /// Fails on the first row that is none of `rows` and holds something else than
+    /// poison: nobody was to write there.
+    fn scan_rest(&self, rows: &Rows<'_>) -> Option<Check> {
+        let mut wanted = vec![false; self.tensor.elements as usize / rows.width];
+        for part in 0..rows.count {
+            wanted[((rows.make)(part).0) as usize / rows.width] = true;
+        }
+        let row_bytes = rows.width * self.tensor.format.bytes() as usize;
+        let row = self.bytes.par_chunks(row_bytes).zip(wanted).position_first(
+            |(row, wanted)| !wanted && row.iter().any(|&byte| byte != 0xff),
+        )?;
+        let first = (row * rows.width) as u64;
+        Some(Check::failed(format!(
+            "the row of {} was written, and no new token belongs there",
+            self.place(first)
         )))
     }
 
@@ -406,10 +435,22 @@ fn axes(problem: &Problem) -> Vec<(&'static str, u64)> {
         Problem::Peak(Peak { unit: Unit::Fma, lanes, .. }) => vec![("lane", lanes)],
         Problem::Peak(p) => vec![("lane", p.lanes), ("element", 128)],
         Problem::KvRead(p) => vec![("batch", p.batch), ("kv head", p.kv_heads)],
-        Problem::Gemm(p) => vec![("row", p.m), ("column", p.n)],
-        Problem::DecodeAttention(p) => {
-            vec![("batch", p.batch), ("q head", p.q_heads), ("dim", p.head_dim)]
+        Problem::KvAppend(p) => {
+            let (heads, places) = (("kv head", p.kv_heads), ("place", p.page_size()));
+            let (outer, inner) = match p.layout {
+                Layout::Paged { order: PageOrder::TokenFirst, .. } => (places, heads),
+                _ => (heads, places),
+            };
+            let pages = p.batch * p.pages();
+            vec![("tensor", 2), ("page", pages), outer, inner, ("dim", p.head_dim)]
         }
+        Problem::Gemm(p) => vec![("row", p.m), ("column", p.n)],
+        Problem::DecodeAttention(p) => vec![
+            ("batch", p.batch),
+            ("new token", p.new_tokens),
+            ("q head", p.q_heads),
+            ("dim", p.head_dim),
+        ],
         Problem::PrefillAttention(p) => vec![
             ("batch", p.batch),
             ("q head", p.q_heads),
@@ -493,13 +534,28 @@ struct Cache {
     keys: Key,
     values: Key,
     table: Vec<u32>,
+    /// Scales of keys and of values, where they have any.
+    scales: Option<[Key; 2]>,
+}
+
+/// Row of a token's head, in head widths, within the pages of a cache.
+fn paged_row(
+    layout: (u64, PageOrder),
+    kv_heads: u64,
+    (page, head, place): (u64, u64, u64),
+) -> u64 {
+    let (page_size, order) = layout;
+    match order {
+        PageOrder::HeadFirst => (page * kv_heads + head) * page_size + place,
+        PageOrder::TokenFirst => (page * page_size + place) * kv_heads + head,
+    }
 }
 
 impl Cache {
     fn new(p: KvRead, keys: &[Key]) -> Self {
         let pages = p.layout.pages(p.batch, p.context) as usize;
         let table = if pages > 0 { keys[2].page_table(pages) } else { Vec::new() };
-        Cache { p, keys: keys[0], values: keys[1], table }
+        Cache { p, keys: keys[0], values: keys[1], table, scales: None }
     }
 
     /// First element of the keys, or values, of a token.
@@ -507,19 +563,32 @@ impl Cache {
         let KvRead { context, kv_heads, head_dim, .. } = self.p;
         let row = match self.p.layout {
             Layout::Contiguous => (batch * kv_heads + head) * context + token,
-            Layout::Paged { page_size } => {
+            Layout::Paged { page_size, order } => {
                 let index = batch * context.div_ceil(page_size) + token / page_size;
                 let page = u64::from(self.table[index as usize]);
-                (page * kv_heads + head) * page_size + token % page_size
+                paged_row((page_size, order), kv_heads, (page, head, token % page_size))
             }
         };
         row * head_dim
     }
 
     /// A token's row of keys, or of values.
-    fn row(&self, tensor: Key, batch: u64, head: u64, token: u64, to: &mut [f32]) {
+    fn row(&self, what: Part, batch: u64, head: u64, token: u64, to: &mut [f32]) {
+        let tensor = [self.keys, self.values][what as usize];
         tensor.values(self.p.dtype, self.offset(batch, head, token), to);
+        if let Some(scales) = &self.scales {
+            let format = Format::Scales(self.p.dtype);
+            let scale = scales[what as usize].scale(format, batch * self.p.kv_heads + head);
+            to.iter_mut().for_each(|x| *x *= scale);
+        }
     }
+}
+
+/// What of a token is cached.
+#[derive(Clone, Copy)]
+enum Part {
+    Key,
+    Value,
 }
 
 /// For each request and head, the wrapping sum of the words of its keys and
@@ -535,7 +604,7 @@ fn kv_sums(p: KvRead, keys: &[Key]) -> Result<Rows<'static>, NoReference> {
     let cache = Cache::new(p, keys);
     let make = move |pair| {
         let mut sum = 0u32;
-        for token in 0..p.context {
+        for token in 0..p.length(pair / p.kv_heads) {
             let offset = cache.offset(pair / p.kv_heads, pair % p.kv_heads, token);
             let first = offset * p.dtype.bytes() / 4;
             for tensor in [cache.keys, cache.values] {
@@ -550,6 +619,50 @@ fn kv_sums(p: KvRead, keys: &[Key]) -> Result<Rows<'static>, NoReference> {
     let cost = 2 * p.context * row_bytes / 12;
     let count = p.batch * p.kv_heads;
     Ok(Rows { count, cost, width: 1, typical: None, make: Box::new(make) })
+}
+
+/// The rows of new keys and values, as the cache is to hold them.
+fn appended_rows(p: KvAppend, keys: &[Key]) -> Rows<'static> {
+    let Layout::Paged { page_size, order } = p.layout else {
+        unreachable!("tokens are appended to pages")
+    };
+    let pages = p.batch * p.pages();
+    let table = keys[2].page_table(pages as usize);
+    let new = [keys[0], keys[1]];
+    let scales = p.kv_dtype.is_scaled().then(|| [keys[3], keys[4]]);
+    let rows_of_part = p.batch * p.new_tokens * p.kv_heads;
+    let make = move |row: u64| {
+        let (part, row) = ((row / rows_of_part) as usize, row % rows_of_part);
+        let (token, head) = (row / p.kv_heads, row % p.kv_heads);
+        let (batch, token) = (token / p.new_tokens, token % p.new_tokens);
+        let place = p.first_place(batch) + token;
+        let page = u64::from(table[(batch * p.pages() + place / page_size) as usize]);
+        let at = (page, head, place % page_size);
+        let to = part as u64 * pages * page_size * p.kv_heads
+            + paged_row((page_size, order), p.kv_heads, at);
+        let inverse_scale = scales.map_or(1.0, |scales| {
+            let format = Format::InverseScales(p.kv_dtype);
+            scales[part].scale(format, batch * p.kv_heads + head)
+        });
+        let stored = |dim: u64| {
+            let x = new[part].value(p.dtype, row * p.head_dim + dim);
+            round_to(p.kv_dtype, x * inverse_scale)
+        };
+        (to * p.head_dim, (0..p.head_dim).map(stored).collect())
+    };
+    let (count, width) = (2 * rows_of_part, p.head_dim as usize);
+    Rows { count, cost: p.head_dim, width, typical: None, make: Box::new(make) }
+}
+
+/// The number of a format nearest to `x`, ties to even, within its range.
+fn round_to(dtype: DType, x: f32) -> f64 {
+    match dtype {
+        DType::F32 => x.into(),
+        DType::Bf16 => bf16::from_f32(x).into(),
+        DType::F16 => f16::from_f32(x).into(),
+        DType::Fp8E4m3 => crate::data::e4m3_to_f32(crate::data::e4m3_from_f32(x)).into(),
+        DType::Int8 => x.round_ties_even().clamp(-128.0, 127.0).into(),
+    }
 }
 
 /// Stretches of columns of each row of C.
@@ -575,22 +688,25 @@ fn gemm_rows(p: Gemm, keys: &[Key]) -> Rows<'static> {
     Rows { count: p.m * stretches, cost, width, typical, make: Box::new(make) }
 }
 
-/// All query heads of a request that share a key and value head.
+/// All query heads of a new token that share a key and value head.
 fn decode_rows(p: DecodeAttention, keys: &[Key]) -> Rows<'static> {
-    let cache = Cache::new(p.kv(), keys);
-    let q_key = keys[keys.len() - 1];
+    let mut cache = Cache::new(p.kv(), keys);
+    let q = keys.len() - 1;
+    cache.scales = p.kv_dtype.is_scaled().then(|| [keys[q - 2], keys[q - 1]]);
+    let q_key = keys[q];
     let group_elements = p.group() * p.head_dim;
-    let make = move |pair: u64| {
+    let make = move |part: u64| {
         let mut queries = vec![0.0; group_elements as usize];
-        q_key.values(p.dtype, pair * group_elements, &mut queries);
-        let (batch, head) = (pair / p.kv_heads, pair % p.kv_heads);
-        let out = attention(&queries, &cache, batch, head, p.context);
-        (pair * group_elements, out)
+        q_key.values(p.dtype, part * group_elements, &mut queries);
+        let (token, head) = (part / p.kv_heads, part % p.kv_heads);
+        let (batch, token) = (token / p.new_tokens, token % p.new_tokens);
+        let tokens = p.attended(cache.p.length(batch), token);
+        (part * group_elements, attention(&queries, &cache, batch, head, tokens))
     };
     // Making a value costs about as much as two multiply-adds.
     let cost = p.context * p.head_dim * (2 + p.group());
     Rows {
-        count: p.batch * p.kv_heads,
+        count: p.batch * p.new_tokens * p.kv_heads,
         cost,
         width: p.head_dim as usize,
         typical: Some(typical_attention(p.context)),
@@ -613,6 +729,7 @@ fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
         head_dim: p.head_dim,
         dtype: p.kv_dtype,
         layout: Layout::Contiguous,
+        lengths: Lengths::Equal,
     };
     let cache = Cache::new(kv, keys);
     let q_key = keys[2];
@@ -621,7 +738,8 @@ fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
         let mut query = vec![0.0; p.head_dim as usize];
         q_key.values(p.dtype, row * p.head_dim, &mut query);
         let kv_head = head % p.q_heads / p.group();
-        let out = attention(&query, &cache, head / p.q_heads, kv_head, p.attended(token));
+        let out =
+            attention(&query, &cache, head / p.q_heads, kv_head, 0..p.attended(token));
         (row * p.head_dim, out)
     };
     Rows {
@@ -633,20 +751,20 @@ fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
     }
 }
 
-/// `softmax(q k^T / sqrt(d)) v` over the first `tokens` of a request and head,
+/// `softmax(q k^T / sqrt(d)) v` over some `tokens` of a request and head,
 /// for one or more queries, in the order in which it is written.
 fn attention(
     queries: &[f32],
     cache: &Cache,
     batch: u64,
     head: u64,
-    tokens: u64,
+    tokens: Range<u64>,
 ) -> Vec<f64> {
     let width = cache.p.head_dim as usize;
     let mut row = vec![0.0; width];
     let mut scores = vec![Vec::new(); queries.len() / width];
-    for token in 0..tokens {
-        cache.row(cache.keys, batch, head, token, &mut row);
+    for token in tokens.clone() {
+        cache.row(Part::Key, batch, head, token, &mut row);
         for (query, scores) in queries.chunks(width).zip(&mut scores) {
             scores.push(dot(query, &row) / (width as f64).sqrt());
         }
@@ -655,11 +773,11 @@ fn attention(
         softmax(scores);
     }
     let mut out = vec![0.0; queries.len()];
-    for token in 0..tokens {
-        cache.row(cache.values, batch, head, token, &mut row);
+    for token in tokens.clone() {
+        cache.row(Part::Value, batch, head, token, &mut row);
         for (out, scores) in out.chunks_mut(width).zip(&scores) {
             for (out, &value) in out.iter_mut().zip(&row) {
-                *out += scores[token as usize] * f64::from(value);
+                *out += scores[(token - tokens.start) as usize] * f64::from(value);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kv_read::{page_size, request_rows};
+use super::kv_read::{page_size, refuse_order, request_rows};
 use super::split::{WorkList, refuse_counts};
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
 use crate::problem::{DType, DecodeAttention, Op, Problem};
@@ -123,6 +123,14 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
             p.group()
         ));
     }
+    if p.new_tokens > 1 || p.window > 0 {
+        return refuse(format!(
+            "one new token that attends to all of its context, not new_tokens = {} with window \
+             = {}; use new_tokens = 1 and window = 0",
+            p.new_tokens, p.window
+        ));
+    }
+    refuse_order(p.layout)?;
     refuse_counts(&p.kv())
 }
 
@@ -148,7 +156,7 @@ fn defines(problem: &Problem, arch: Arch) -> Defines {
 fn plan(problem: &Problem, target: &Target) -> Plan {
     let p = *of(problem);
     let rings = Rings::new(&p, target.arch);
-    let list = WorkList::uniform(&p.kv(), TILE_TOKENS, target.sms * rings.blocks_per_sm);
+    let list = WorkList::of(&p.kv(), TILE_TOKENS, target.sms * rings.blocks_per_sm);
     let scale = (std::f64::consts::LOG2_E / (p.head_dim as f64).sqrt()) as f32;
     let params = Params::of(move |bound| {
         let (k, v, page_table, q, o) = match *bound.tensors {

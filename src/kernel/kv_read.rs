@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::split::{WorkList, refuse_counts};
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{KvRead, Layout, Op, Problem};
+use crate::problem::{KvRead, Layout, Op, PageOrder, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "kv_read",
@@ -62,7 +62,19 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
             p.head_dim, p.dtype
         )));
     }
+    refuse_order(p.layout)?;
     refuse_counts(p)
+}
+
+/// Refuses pages that the kernel does not know.
+pub(super) fn refuse_order(layout: Layout) -> Result<(), Refusal> {
+    match layout {
+        Layout::Paged { order: PageOrder::TokenFirst, .. } => Err(Refusal(format!(
+            "the CUDA kernel takes pages with the head before the token, not layout = {layout}; \
+             leave out `_nhd`"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Tokens whose keys and values a block reads at a time.
@@ -85,7 +97,7 @@ fn defines(problem: &Problem, _: Arch) -> Defines {
 pub(super) fn page_size(layout: Layout) -> u64 {
     match layout {
         Layout::Contiguous => 0,
-        Layout::Paged { page_size } => page_size,
+        Layout::Paged { page_size, .. } => page_size,
     }
 }
 
@@ -94,13 +106,13 @@ pub(super) fn page_size(layout: Layout) -> u64 {
 pub(super) fn request_rows(p: &KvRead) -> u32 {
     match p.layout {
         Layout::Contiguous => p.context as u32,
-        Layout::Paged { page_size } => p.context.div_ceil(page_size) as u32,
+        Layout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
     }
 }
 
 fn plan(problem: &Problem, target: &Target) -> Plan {
     let p = *of(problem);
-    let list = WorkList::uniform(&p, tile_tokens(&p), target.sms * BLOCKS_PER_SM);
+    let list = WorkList::of(&p, tile_tokens(&p), target.sms * BLOCKS_PER_SM);
     let params = Params::of(move |bound| {
         let (k, v, page_table, checksums) = match *bound.tensors {
             [k, v, page_table, checksums] => (k, v, page_table, checksums),

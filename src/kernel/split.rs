@@ -106,9 +106,10 @@ impl WorkList {
         WorkList { pieces: chain(&pieces, blocks), blocks, slots }
     }
 
-    /// The list for a problem whose requests all have the same context.
-    pub fn uniform(p: &KvRead, tile_tokens: u32, max_blocks: u32) -> Self {
-        let contexts = vec![p.context as u32; p.batch as usize];
+    /// The list for the requests of a problem.
+    pub fn of(p: &KvRead, tile_tokens: u32, max_blocks: u32) -> Self {
+        let contexts: Vec<u32> =
+            (0..p.batch).map(|request| p.length(request) as u32).collect();
         WorkList::new(&contexts, p.kv_heads as u32, tile_tokens, max_blocks)
     }
 
@@ -148,7 +149,7 @@ impl WorkList {
 pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
     let page_size = match p.layout {
         Layout::Contiguous => 0,
-        Layout::Paged { page_size } => page_size,
+        Layout::Paged { page_size, .. } => page_size,
     };
     for (name, value) in [
         ("context", p.context),

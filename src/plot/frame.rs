@@ -265,6 +265,7 @@ pub fn marker(op: Op, cache_state: &str) -> Marker {
         Op::Gemm => (Shape::Diamond, PALETTE[1]),
         Op::PrefillAttention => (Shape::Square, PALETTE[2]),
         Op::KvRead => (Shape::Triangle, PALETTE[4]),
+        Op::KvAppend => (Shape::Wedge, PALETTE[4]),
         Op::Stream => (Shape::Wedge, PALETTE[5]),
         Op::Peak => (Shape::Triangle, PALETTE[3]),
     };
@@ -277,6 +278,7 @@ pub fn op_name(op: Op) -> &'static str {
         Op::Stream => "stream",
         Op::Peak => "peak",
         Op::KvRead => "KV read",
+        Op::KvAppend => "KV append",
         Op::Gemm => "GEMM",
         Op::DecodeAttention => "decode attention",
         Op::PrefillAttention => "prefill attention",

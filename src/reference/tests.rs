@@ -123,8 +123,9 @@ fn equal_scores_give_the_mean_of_the_values() {
         head_dim: 3,
         dtype: DType::F32,
         layout: Layout::Contiguous,
+        lengths: Lengths::Equal,
     };
-    let out = attention(&[0.0; 3], &Cache::new(kv, &[key(0), key(1)]), 0, 0, 5);
+    let out = attention(&[0.0; 3], &Cache::new(kv, &[key(0), key(1)]), 0, 0, 0..5);
     for (i, got) in out.iter().enumerate() {
         let column = (0..5).map(|t| f64::from(key(1).value(DType::F32, t * 3 + i as u64)));
         assert!((got - column.sum::<f64>() / 5.0).abs() < 1e-12);
@@ -148,10 +149,11 @@ fn tokens_are_found_through_the_page_table() {
         kv_heads: 2,
         head_dim: 10,
         dtype: DType::F32,
-        layout: Layout::Paged { page_size: 2 },
+        layout: Layout::Paged { page_size: 2, order: PageOrder::HeadFirst },
+        lengths: Lengths::Equal,
     };
     let table = vec![3, 0, 2, 1];
-    let paged = Cache { p, keys: key(0), values: key(1), table };
+    let paged = Cache { p, keys: key(0), values: key(1), table, scales: None };
     // Page 3, head 1, token 1: ((3 * 2 + 1) * 2 + 1) * 10.
     assert_eq!(paged.offset(0, 1, 1), 150);
     // The last token of request 0 is the first of its second page, page 0.
@@ -169,15 +171,16 @@ fn pages_of_the_whole_context_in_order_are_contiguous() {
         kv_heads: 2,
         head_dim: 8,
         dtype: DType::Bf16,
-        layout: Layout::Paged { page_size: 4 },
+        layout: Layout::Paged { page_size: 4, order: PageOrder::HeadFirst },
+        lengths: Lengths::Equal,
     };
-    let paged = Cache { p, keys: key(0), values: key(1), table: vec![0, 1] };
+    let paged = Cache { p, keys: key(0), values: key(1), table: vec![0, 1], scales: None };
     let contiguous =
         Cache::new(KvRead { layout: Layout::Contiguous, ..p }, &[key(0), key(1)]);
     let q = [0.5; 8];
     for (batch, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        let out = attention(&q, &paged, batch, head, 4);
-        assert_eq!(out, attention(&q, &contiguous, batch, head, 4));
+        let out = attention(&q, &paged, batch, head, 0..4);
+        assert_eq!(out, attention(&q, &contiguous, batch, head, 0..4));
     }
 }
 
@@ -220,7 +223,7 @@ fn a_single_poisoned_element_is_named() {
     let found = checked(&text, &output);
     assert_eq!(found.verdict, Verdict::Fail);
     assert!(
-        found.message.starts_with("o at batch 1, q head 3, dim 5 is NaN"),
+        found.message.starts_with("o at batch 1, new token 0, q head 3, dim 5 is NaN"),
         "{}",
         found.message
     );

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::problem::{KvRead, Layout};
+use crate::problem::{KvRead, Layout, PageOrder};
 
 /// The geometry of a key and value cache.
 #[derive(Clone, Copy)]
@@ -14,15 +14,19 @@ pub struct Cache {
     /// Tokens in a page; the whole context when contiguous.
     page_size: usize,
     paged: bool,
+    /// Whether a page has a token's heads side by side.
+    token_first: bool,
 }
 
 impl Cache {
     /// The geometry that `p` describes.
     pub fn new(p: &KvRead) -> Self {
         let context = p.context as usize;
-        let (page_size, paged) = match p.layout {
-            Layout::Contiguous => (context, false),
-            Layout::Paged { page_size } => (page_size as usize, true),
+        let (page_size, paged, token_first) = match p.layout {
+            Layout::Contiguous => (context, false, false),
+            Layout::Paged { page_size, order } => {
+                (page_size as usize, true, order == PageOrder::TokenFirst)
+            }
         };
         Cache {
             context,
@@ -30,6 +34,7 @@ impl Cache {
             head_dim: p.head_dim as usize,
             page_size,
             paged,
+            token_first,
         }
     }
 
@@ -55,7 +60,7 @@ impl Cache {
     }
 
     /// Runs of `tokens` that lie side by side: where each starts, in elements,
-    /// and how many tokens it has.
+    /// and how many tokens it has. Single tokens where other heads lie between.
     pub fn runs<'a>(
         &'a self,
         table: &'a [u32],
@@ -69,9 +74,13 @@ impl Cache {
                 return None;
             }
             let (index, within) = (token / self.page_size, token % self.page_size);
-            let count = (self.page_size - within).min(tokens.end - token);
             let page = self.page(table, request, index);
-            let row = (page * self.kv_heads + head) * self.page_size + within;
+            let (row, count) = if self.token_first {
+                ((page * self.page_size + within) * self.kv_heads + head, 1)
+            } else {
+                let row = (page * self.kv_heads + head) * self.page_size + within;
+                (row, (self.page_size - within).min(tokens.end - token))
+            };
             token += count;
             Some((row * self.head_dim, count))
         })
@@ -102,7 +111,7 @@ impl Cache {
 /// `splits` parts of the context.
 #[derive(Clone, Copy)]
 pub struct Split {
-    context: usize,
+    p: KvRead,
     kv_heads: usize,
     /// Requests times heads.
     pub pairs: usize,
@@ -119,7 +128,7 @@ impl Split {
         let context = p.context as usize;
         let wanted = (4 * threads).div_ceil(pairs);
         let splits = wanted.min(context.div_ceil(256));
-        Split { context, kv_heads: p.kv_heads as usize, pairs, splits }
+        Split { p: *p, kv_heads: p.kv_heads as usize, pairs, splits }
     }
 
     /// Number of parts in all.
@@ -130,7 +139,9 @@ impl Split {
     /// Request, head and tokens of part `item`.
     pub fn item(&self, item: usize) -> (usize, usize, Range<usize>) {
         let (pair, split) = (item / self.splits, item % self.splits);
-        let start = |split: usize| split * self.context / self.splits;
-        (pair / self.kv_heads, pair % self.kv_heads, start(split)..start(split + 1))
+        let request = pair / self.kv_heads;
+        let length = self.p.length(request as u64) as usize;
+        let start = |split: usize| split * length / self.splits;
+        (request, pair % self.kv_heads, start(split)..start(split + 1))
     }
 }

@@ -6,6 +6,7 @@ mod cache;
 mod decode_attention;
 mod gemm;
 mod host;
+mod kv_append;
 mod kv_read;
 mod peak;
 mod prefill_attention;
@@ -154,6 +155,7 @@ const fn kernel_name(op: Op) -> &'static str {
         Op::Stream => "cpu_stream",
         Op::Peak => "cpu_peak",
         Op::KvRead => "cpu_kv_read",
+        Op::KvAppend => "cpu_kv_append",
         Op::Gemm => "cpu_gemm",
         Op::DecodeAttention => "cpu_decode_attention",
         Op::PrefillAttention => "cpu_prefill_attention",
@@ -189,10 +191,22 @@ fn refuse_formats(problem: &Problem) -> Result<(), Refusal> {
             )))
         }
         Problem::KvRead(_) => Ok(()),
+        Problem::KvAppend(p) => {
+            computes("dtype", p.dtype)?;
+            computes("kv_dtype", p.kv_dtype)
+        }
         Problem::Gemm(p) => computes("dtype", p.dtype),
         Problem::DecodeAttention(p) => {
             computes("dtype", p.dtype)?;
-            computes("kv_dtype", p.kv_dtype)
+            computes("kv_dtype", p.kv_dtype)?;
+            if p.new_tokens > 1 || p.window > 0 {
+                return Err(Refusal(format!(
+                    "the CPU kernel attends one new token to all of its context, not new_tokens \
+                     = {} with window = {}; use new_tokens = 1 and window = 0",
+                    p.new_tokens, p.window
+                )));
+            }
+            Ok(())
         }
         Problem::PrefillAttention(p) => {
             computes("dtype", p.dtype)?;
@@ -261,6 +275,7 @@ fn make_kernel(
         Problem::Stream(p) => Ok(Box::new(stream::StreamKernel::new(p, seed, threads))),
         Problem::Peak(p) => Ok(Box::new(peak::PeakKernel::new(p))),
         Problem::KvRead(p) => Ok(Box::new(kv_read::KvReadKernel::new(p, threads))),
+        Problem::KvAppend(p) => Ok(Box::new(kv_append::KvAppendKernel::new(p))),
         Problem::Gemm(p) => gemm::kernel(p, threads),
         Problem::DecodeAttention(p) => decode_attention::kernel(p, threads),
         Problem::PrefillAttention(p) => {

@@ -43,9 +43,67 @@ fn chains_are_right() {
 }
 
 #[test]
+fn appended_tokens_are_right() {
+    let mut device = device();
+    for layout in ["paged1", "paged16", "paged16_nhd", "paged3"] {
+        for (new_tokens, context) in [(1, 8), (1, 17), (3, 40), (20, 200)] {
+            for (dtype, kv_dtype) in [("bf16", "bf16"), ("f32", "f16"), ("bf16", "f32")] {
+                for lengths in ["equal", "ragged"] {
+                    verify(
+                        &mut device,
+                        &format!(
+                            "kv_append:batch=5,context={context},new_tokens={new_tokens},\
+                             kv_heads=3,head_dim=8,dtype={dtype},kv_dtype={kv_dtype},\
+                             layout={layout},lengths={lengths}"
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_in_the_wrong_place_is_found() {
+    let text = "kv_append:batch=2,context=17,new_tokens=2,kv_heads=1,head_dim=8,dtype=bf16,\
+                layout=paged16";
+    let problem: Problem = text.parse().unwrap();
+    let mut device = device();
+    let mut ready = device.prepare(&problem, "cpu_kv_append", 1, SEED).unwrap();
+    ready.poison().unwrap();
+    ready.launch(0, 1).unwrap();
+    let right = ready.output(0).unwrap().into_owned();
+    // Of each request's two pages one row of keys is written; the cache has two halves.
+    let rows = || right.chunks(16).enumerate();
+    let (written, _) = rows().find(|(_, row)| row[0] != 0xff || row[1] != 0xff).unwrap();
+    let (empty, _) = rows().find(|(_, row)| row.iter().all(|&b| b == 0xff)).unwrap();
+    let found = |wrong: &[u8]| check(&problem, SEED, 0, 0, wrong).unwrap().message;
+    assert_eq!(found(&right), "");
+    let mut stray = right.clone();
+    stray[empty * 16 + 5] = 0;
+    assert!(found(&stray).contains("no new token belongs there"));
+    let mut changed = right.clone();
+    changed[written * 16] ^= 1;
+    assert!(found(&changed).contains("expected"));
+}
+
+#[test]
+fn requests_of_several_lengths_are_right() {
+    let mut device = device();
+    for layout in ["contiguous", "paged16", "paged16_nhd"] {
+        let cache = format!("context=1000,kv_heads=2,layout={layout},lengths=ragged");
+        verify(&mut device, &format!("kv_read:batch=5,{cache},head_dim=16,dtype=f32"));
+        verify(
+            &mut device,
+            &format!("decode_attention:batch=5,{cache},q_heads=6,head_dim=64,dtype=bf16"),
+        );
+    }
+}
+
+#[test]
 fn cache_reads_are_right() {
     let mut device = device();
-    for layout in ["contiguous", "paged1", "paged16", "paged64"] {
+    for layout in ["contiguous", "paged1", "paged16", "paged64", "paged16_nhd"] {
         for context in [1, 15, 17, 65, 1000] {
             for (kv_heads, head_dim, dtype) in
                 [(1, 8, "bf16"), (3, 80, "f32"), (2, 12, "int8")]
@@ -165,6 +223,7 @@ fn split_contexts_cost_their_partial_results() {
             head_dim: 64,
             dtype: DType::Bf16,
             layout: crate::problem::Layout::Contiguous,
+            lengths: crate::problem::Lengths::Equal,
         },
         rayon::current_num_threads(),
     );

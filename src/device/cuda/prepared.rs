@@ -133,7 +133,7 @@ fn allocate(
     })
 }
 
-/// Fills every input on the GPU, except page tables, which the host draws.
+/// Fills every input on the GPU, except page tables and scales, which the host draws.
 fn fill(
     device: &CudaDevice,
     tensors: &[Tensor],
@@ -146,20 +146,20 @@ fn fill(
         for (position, tensor) in tensors.iter().enumerate() {
             let offset = layout.offset(slot as u64, position);
             let key = Key::new(seed, slot, position);
-            match (tensor.role, tensor.format) {
-                (Role::Output | Role::Witness, _) => {
+            match (tensor.role, format_code(tensor.format)) {
+                (Role::Output | Role::Update | Role::Witness, _) => {
                     memory.set(&device.stream, offset, tensor.bytes(), 0xff)?;
                 }
-                (Role::Input, Format::PageTable) => {
-                    let mut table = vec![0; tensor.bytes() as usize];
-                    key.fill(tensor.format, &mut table);
-                    memory.upload(&device.stream, offset, &table)?;
+                (Role::Input, None) => {
+                    let mut bytes = vec![0; tensor.bytes() as usize];
+                    key.fill(tensor.format, &mut bytes);
+                    memory.upload(&device.stream, offset, &bytes)?;
                 }
-                (Role::Input, format) => {
+                (Role::Input, Some(format)) => {
                     // Tensors are padded, so a last draw may run over.
                     let draws = tensor.bytes().div_ceil(8);
                     let address = memory.address() + offset;
-                    let words = [key.raw(), address, draws, format_code(format)];
+                    let words = [key.raw(), address, draws, format];
                     let blocks = draws.div_ceil(256).clamp(1, 16_384) as u32;
                     let shape =
                         Shape { block: [256, 1, 1], ..super::timing::one_warp(blocks) };
@@ -175,14 +175,15 @@ fn fill(
     Ok(())
 }
 
-/// The number that `fill` knows a format by.
-const fn format_code(format: Format) -> u64 {
+/// The number that `fill` knows a format by, if it does.
+const fn format_code(format: Format) -> Option<u64> {
     match format {
-        Format::Words | Format::PageTable | Format::Values(DType::Int8) => 0,
-        Format::Values(DType::F32) => 1,
-        Format::Values(DType::Bf16) => 2,
-        Format::Values(DType::F16) => 3,
-        Format::Values(DType::Fp8E4m3) => 4,
+        Format::Words | Format::Values(DType::Int8) => Some(0),
+        Format::Values(DType::F32) => Some(1),
+        Format::Values(DType::Bf16) => Some(2),
+        Format::Values(DType::F16) => Some(3),
+        Format::Values(DType::Fp8E4m3) => Some(4),
+        Format::PageTable | Format::Scales(_) | Format::InverseScales(_) => None,
     }
 }
 
@@ -197,7 +198,7 @@ fn verify_fill(
     seed: u64,
 ) -> Result<(), LaunchError> {
     let inputs =
-        |t: &(usize, &Tensor)| t.1.role == Role::Input && t.1.format != Format::PageTable;
+        |t: &(usize, &Tensor)| t.1.role == Role::Input && format_code(t.1.format).is_some();
     for slot in [0, slots - 1] {
         for (position, tensor) in tensors.iter().enumerate().filter(inputs) {
             let last = (tensor.bytes() / 8 * 8).saturating_sub(COMPARED_BYTES);
