@@ -116,7 +116,7 @@ DEVICE u32 piece_sum(const Params &p, const Piece &piece) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) kv_read(const __grid_constant__ Params p) {
-  for_each_piece(p.work, [&](const Piece &piece) {
+  for_each_piece(p.work, blockIdx.x, [&](const Piece &piece) {
     const u32 sum = block_sum<THREADS>(piece_sum(p, piece));
     u32 *checksum = p.checksums + u64(piece.request) * p.kv_heads + piece.head;
     if (piece.splits == 1) {

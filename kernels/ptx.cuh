@@ -15,6 +15,13 @@ DEVICE Words4 ld_global_nc_v4(const void *address) {
   return v;
 }
 
+// Reads a float that no thread writes during the launch.
+DEVICE float ld_global_nc_f32(const float *address) {
+  float value;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));
+  return value;
+}
+
 // Reads a word that no thread writes during the launch; its neighbours are
 // likely to be read soon, so L1 keeps them.
 DEVICE u32 ld_global_nc_u32(const u32 *address) {
@@ -97,6 +104,21 @@ DEVICE void ldmatrix_x4_trans(u32 (&r)[4], u32 address) {
                : "memory");
 }
 
+// The same for two matrices, whose rows lanes 0 to 15 give.
+DEVICE void ldmatrix_x2(u32 (&r)[2], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(address)
+               : "memory");
+}
+
+DEVICE void ldmatrix_x2_trans(u32 (&r)[2], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(address)
+               : "memory");
+}
+
 // --- Tensor cores: d += a * b, row times column --------------------------------
 // Lane l holds, with g = l / 4 and t = l % 4:
 //   a, 16-bit: rows g (registers 0, 2) and g + 8 (1, 3), columns 2 t and 2 t + 1,
@@ -161,6 +183,18 @@ DEVICE u32 fma_f16x2(u32 x, u32 a, u32 b) {
   return y;
 }
 
+DEVICE u32 add_f16x2(u32 x, u32 y) {
+  u32 sum;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(x), "r"(y));
+  return sum;
+}
+
+DEVICE u32 mul_f16x2(u32 x, u32 y) {
+  u32 product;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(x), "r"(y));
+  return product;
+}
+
 // 2^x, to about 2 units in the last place; 0 for -infinity.
 DEVICE float ex2_approx(float x) {
   float y;
@@ -193,6 +227,13 @@ DEVICE u16 cvt_e4m3x2(float low, float high) {
   u16 packed;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
   return packed;
+}
+
+// Two numbers of E4M3 as binary16, exact. sm_89 and up.
+DEVICE u32 cvt_f16x2_e4m3x2(u16 packed) {
+  u32 halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(packed));
+  return halves;
 }
 
 DEVICE float cvt_f32_f16(u16 bits) {

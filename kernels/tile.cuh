@@ -12,15 +12,34 @@ constexpr u32 CHUNK_ELEMENTS = CHUNK_BYTES / ELEMENT_BYTES;
 // their row where that is wider.
 constexpr u32 BANKS_BYTES = 128;
 
-// Offset in bytes of a chunk of a tile.
+// Chunks that change places among themselves, in rows of so many: the largest power of
+// two that divides the row, so that none leaves it, and at most what the banks hold.
+// Rows of an odd number of chunks need no change.
+template <u32 chunks>
+DEVICE constexpr u32 places() {
+  return min_of(chunks & -chunks, BANKS_BYTES / CHUNK_BYTES);
+}
+
+// Offset in bytes of a chunk of a tile with so many chunks in a row.
+template <u32 chunks>
+DEVICE u32 swizzled(u32 row, u32 chunk) {
+  constexpr u32 rows_per_line = BANKS_BYTES / CHUNK_BYTES / places<chunks>();
+  return row * (chunks * CHUNK_BYTES) + (chunk ^ row / rows_per_line % places<chunks>()) * CHUNK_BYTES;
+}
+
+// The address of a chunk, `pairs` times two chunks to the right of one of a row's first
+// two.
+template <u32 chunks>
+DEVICE u32 right_by_pairs(u32 address, u32 pairs) {
+  constexpr u32 line_pairs = max_of(places<chunks>() / 2, 1u);
+  return (address ^ pairs % line_pairs * (2 * CHUNK_BYTES)) +
+         pairs / line_pairs * (line_pairs * 2 * CHUNK_BYTES);
+}
+
+// Offset in bytes of a chunk of a tile of 16-bit elements.
 template <u32 columns>
 DEVICE u32 chunk_offset(u32 row, u32 chunk) {
-  constexpr u32 chunks = columns / CHUNK_ELEMENTS;
-  constexpr u32 places = min_of(chunks, BANKS_BYTES / CHUNK_BYTES);
-  constexpr u32 rows_per_line = BANKS_BYTES / CHUNK_BYTES / places;
-  static_assert(chunks % places == 0 && BANKS_BYTES / CHUNK_BYTES % places == 0,
-                "rows are 16, 32 or 64 bytes or a multiple of 128");
-  return row * (columns * ELEMENT_BYTES) + (chunk ^ row / rows_per_line % places) * CHUNK_BYTES;
+  return swizzled<columns / CHUNK_ELEMENTS>(row, chunk);
 }
 
 // Offset that this lane gives ldmatrix_x4 for the 16 x 16 elements in a

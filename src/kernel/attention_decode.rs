@@ -2,9 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kv_read::{page_size, refuse_order, request_rows};
+use super::kv_read::{is_token_first, page_size, request_rows};
 use super::split::{WorkList, refuse_counts};
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
+use super::{
+    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
+    refuse_unless,
+};
 use crate::problem::{DType, DecodeAttention, Op, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
@@ -16,12 +19,16 @@ pub(super) const KERNEL: Kernel = Kernel {
     plan,
 };
 
-/// Threads of a block: four warps.
-const THREADS: u32 = 128;
-/// Tokens of a tile: 16 for each warp.
-const TILE_TOKENS: u32 = 64;
-/// Largest group: two row tiles of the tensor cores.
+/// Most warps of a block, of 16 tokens of a tile each.
+const WARPS: u32 = 4;
+/// Tokens of a tile that one warp owns.
+const STEP: u32 = 16;
+/// Most query heads that share a key and value head.
 const MAX_GROUP: u64 = 32;
+/// Most new tokens of a request.
+const MAX_NEW_TOKENS: u64 = 16;
+/// Widths of a head.
+const HEAD_DIMS: [u64; 5] = [64, 80, 96, 128, 256];
 /// Most slots of a ring; more would add bytes in flight beyond what DRAM can
 /// use.
 const MAX_SLOTS: u32 = 13;
@@ -36,6 +43,8 @@ struct DecodeParams {
     k: u64,
     v: u64,
     page_table: u64,
+    k_scales: u64,
+    v_scales: u64,
     q: u64,
     o: u64,
     work: u64,
@@ -45,45 +54,79 @@ struct DecodeParams {
     kv_heads: u32,
     request_rows: u32,
     scale: f32,
-    unused: u32,
+    window: u32,
 }
 
-/// How a block uses the shared memory of an SM.
+/// How the rows of a sequence, new tokens times query heads, are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RowTiles {
+    /// Blocks that divide them.
+    count: u32,
+    /// Rows of a block, at most.
+    rows: u32,
+}
+
+impl RowTiles {
+    /// Two tiles of 16 rows for each block, or one where heads are so wide that
+    /// the outputs of two do not fit the registers.
+    fn new(p: &DecodeAttention) -> Self {
+        let rows = (p.group() * p.new_tokens) as u32;
+        let most = if p.head_dim > 128 { 16 } else { 32 };
+        let count = rows.div_ceil(most);
+        RowTiles { count, rows: rows.div_ceil(count) }
+    }
+}
+
+/// How blocks use the shared memory of an SM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rings {
     /// Blocks that share an SM.
     blocks_per_sm: u32,
+    /// Warps of a block.
+    warps: u32,
     /// Slots of each warp's ring: 16 tokens of keys or of values. Odd.
     slots: u32,
+    /// Bytes of a slot.
+    slot_bytes: u32,
     /// Dynamic shared memory of a block.
     shared_bytes: u32,
 }
 
 impl Rings {
     /// The most that fits: two blocks on an SM, so that one streams while the
-    /// other begins or ends a piece, or else one.
+    /// other begins or ends a piece, or else one; in the narrowest memories one
+    /// of half as many warps.
     fn new(p: &DecodeAttention, arch: Arch) -> Self {
         let target = Target::new(arch, 1);
-        let slot_bytes = TILE_TOKENS * p.head_dim as u32 * 2;
+        let slot_bytes = STEP * (p.head_dim * p.kv_dtype.bytes()) as u32;
         // Queries that do not fit the registers, see the kernel.
-        let rows = p.group().next_multiple_of(16) as u32;
+        let rows = RowTiles::new(p).rows.next_multiple_of(16);
         let query_bytes = if rows * p.head_dim as u32 > 16 * 128 {
             rows * p.head_dim as u32 * 2
         } else {
             0
         };
-        let fit = |blocks_per_sm: u32| {
+        let fit = |(blocks_per_sm, warps): (u32, u32)| {
             let share = (target.shared_bytes_per_sm / blocks_per_sm)
                 .min(target.shared_bytes_per_block + 1024);
-            let slots = (share - OTHER_SHARED_BYTES - query_bytes) / slot_bytes;
+            let slots = (share - OTHER_SHARED_BYTES - query_bytes) / (warps * slot_bytes);
             let slots = slots.min(MAX_SLOTS);
             // Odd: keys then always follow keys into a slot's place.
-            let slots = slots - (slots + 1) % 2;
-            let shared_bytes = slots * slot_bytes + query_bytes;
-            Rings { blocks_per_sm, slots, shared_bytes }
+            let slots = slots.saturating_sub((slots + 1) % 2);
+            let shared_bytes = slots * warps * slot_bytes + query_bytes;
+            Rings { blocks_per_sm, warps, slots, slot_bytes, shared_bytes }
         };
-        let two = fit(2);
-        if two.slots >= 3 { two } else { fit(1) }
+        let ways = [(2, WARPS), (1, WARPS), (1, WARPS / 2)].map(fit);
+        ways.into_iter().find(|way| way.slots >= 3).unwrap_or(ways[2])
+    }
+
+    fn threads(&self) -> u32 {
+        self.warps * 32
+    }
+
+    /// Tokens of a tile.
+    fn tile_tokens(&self) -> u32 {
+        self.warps * STEP
     }
 }
 
@@ -96,80 +139,121 @@ fn of(problem: &Problem) -> &DecodeAttention {
 
 fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
     let p = of(problem);
-    let refuse = |message: String| Err(Refusal(format!("the CUDA kernel takes {message}")));
-    if !matches!(p.dtype, DType::Bf16 | DType::F16) {
-        return refuse(format!(
-            "bf16 and f16 queries, not dtype = {}; use one of those",
-            p.dtype
-        ));
-    }
-    if p.kv_dtype != p.dtype {
-        return refuse(format!(
-            "keys and values in the format of queries, not kv_dtype = {} with dtype = {}; use \
-             the same",
+    refuse_unless(element(p.dtype).is_some(), || {
+        format!("bf16 and f16 queries, not dtype = {}; use one of those", p.dtype)
+    })?;
+    refuse_unless(cached(p).is_some(), || {
+        format!(
+            "keys and values in the format of queries, in fp8_e4m3 or in int8, not kv_dtype = \
+             {} with dtype = {}; use one of those",
             p.kv_dtype, p.dtype
-        ));
-    }
-    if !matches!(p.head_dim, 64 | 128) {
-        return refuse(format!(
-            "head_dim = 64 and 128, not {}; use one of those",
-            p.head_dim
-        ));
-    }
-    if p.group() > MAX_GROUP {
-        return refuse(format!(
+        )
+    })?;
+    refuse_unless(HEAD_DIMS.contains(&p.head_dim), || {
+        format!("head_dim = {HEAD_DIMS:?}, not {}; use one of those", p.head_dim)
+    })?;
+    refuse_unless(p.group() <= MAX_GROUP, || {
+        format!(
             "up to {MAX_GROUP} query heads for each key and value head, not {}; use more \
              kv_heads",
             p.group()
-        ));
-    }
-    if p.new_tokens > 1 || p.window > 0 {
-        return refuse(format!(
-            "one new token that attends to all of its context, not new_tokens = {} with window \
-             = {}; use new_tokens = 1 and window = 0",
-            p.new_tokens, p.window
-        ));
-    }
-    refuse_order(p.layout)?;
+        )
+    })?;
+    refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
+        format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
+    })?;
     refuse_counts(&p.kv())
+}
+
+/// The macro that chooses the format of keys and values in `cached.cuh`.
+fn cached(p: &DecodeAttention) -> Option<&'static str> {
+    match p.kv_dtype {
+        DType::Fp8E4m3 => Some("CACHED_E4M3"),
+        DType::Int8 => Some("CACHED_INT8"),
+        same if same == p.dtype => Some("CACHED_16"),
+        DType::F32 | DType::Bf16 | DType::F16 => None,
+    }
 }
 
 fn defines(problem: &Problem, arch: Arch) -> Defines {
     let p = of(problem);
     let rings = Rings::new(p, arch);
-    let element = match p.dtype {
-        DType::F16 => "ELEMENT_F16",
-        _ => "ELEMENT_BF16",
-    };
+    let (element, cached) = (element(p.dtype), cached(p));
     Defines::new()
-        .with(element, 1)
-        .with("THREADS", THREADS)
+        .with(element.unwrap_or("ELEMENT_BF16"), 1)
+        .with(cached.unwrap_or("CACHED_16"), 1)
+        .with("THREADS", rings.threads())
         .with("BLOCKS_PER_SM", rings.blocks_per_sm)
-        .with("TILE_TOKENS", TILE_TOKENS)
+        .with("TILE_TOKENS", rings.tile_tokens())
         .with("SLOTS", rings.slots)
         .with("SHARED_BYTES", rings.shared_bytes)
         .with("GROUP", p.group())
+        .with("NEW_TOKENS", p.new_tokens)
+        .with("ROW_TILES", RowTiles::new(p).count)
+        .with("WINDOWED", u32::from(p.window > 0))
         .with("HEAD_DIM", p.head_dim)
         .with("PAGE_SIZE", page_size(p.layout))
+        .with("TOKEN_FIRST", u32::from(is_token_first(p.layout)))
 }
 
 fn plan(problem: &Problem, target: &Target) -> Plan {
     let p = *of(problem);
     let rings = Rings::new(&p, target.arch);
-    let list = WorkList::of(&p.kv(), TILE_TOKENS, target.sms * rings.blocks_per_sm);
+    let row_tiles = RowTiles::new(&p).count;
+    let resident = target.sms * rings.blocks_per_sm;
+    let list = WorkList::of(
+        &p.kv(),
+        |length| p.visible(length),
+        rings.tile_tokens(),
+        (resident / row_tiles).max(1),
+    );
+    let rows = p.group() * p.new_tokens;
+    let (output_bytes, softmax_bytes) = (rows * p.head_dim * 4, rows * 8);
+    let ticket_bytes = 4 * u64::from(row_tiles);
+    // Blocks that divide rows share what they read by way of L2.
+    let extra_bytes = (row_tiles == 1)
+        .then(|| list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes));
+    Plan {
+        scratch: vec![
+            list.scratch(),
+            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
+            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
+            list.tickets(ticket_bytes),
+        ],
+        extra_bytes,
+        ..Plan::of(Launch {
+            shared_bytes: rings.shared_bytes,
+            ..Launch::new(
+                "attention_decode",
+                list.blocks * row_tiles,
+                rings.threads(),
+                params(p),
+            )
+        })
+    }
+}
+
+fn params(p: DecodeAttention) -> Params {
     let scale = (std::f64::consts::LOG2_E / (p.head_dim as f64).sqrt()) as f32;
-    let params = Params::of(move |bound| {
-        let (k, v, page_table, q, o) = match *bound.tensors {
-            [k, v, page_table, q, o] => (k, v, page_table, q, o),
-            [k, v, q, o] => (k, v, 0, q, o),
+    Params::of(move |bound| {
+        let [k, v, rest @ .., q, o] = bound.tensors else {
+            unreachable!("the tensors of decode attention")
+        };
+        let (page_table, scales) = match *rest {
+            [] => (0, [0, 0]),
+            [page_table] => (page_table, [0, 0]),
+            [k_scales, v_scales] => (0, [k_scales, v_scales]),
+            [page_table, k_scales, v_scales] => (page_table, [k_scales, v_scales]),
             _ => unreachable!("the tensors of decode attention"),
         };
         DecodeParams {
-            k,
-            v,
+            k: *k,
+            v: *v,
             page_table,
-            q,
-            o,
+            k_scales: scales[0],
+            v_scales: scales[1],
+            q: *q,
+            o: *o,
             work: bound.scratch[0],
             partial_outputs: bound.scratch[1],
             partial_softmaxes: bound.scratch[2],
@@ -177,23 +261,9 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             kv_heads: p.kv_heads as u32,
             request_rows: request_rows(&p.kv()),
             scale,
-            unused: 0,
+            window: p.window.min(u64::from(u32::MAX)) as u32,
         }
-    });
-    let (output_bytes, softmax_bytes) = (p.group() * p.head_dim * 4, p.group() * 8);
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(),
-        ],
-        extra_bytes: Some(list.extra_bytes(output_bytes + softmax_bytes)),
-        ..Plan::of(Launch {
-            shared_bytes: rings.shared_bytes,
-            ..Launch::new("attention_decode", list.blocks, THREADS, params)
-        })
-    }
+    })
 }
 
 #[cfg(test)]
@@ -214,19 +284,19 @@ mod tests {
         let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
         for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
             let sm = Target::new(arch, 1);
-            for head_dim in [64, 128] {
-                for group in 1..=MAX_GROUP {
-                    let shape = format!(
-                        "batch=1,context=1,q_heads={group},kv_heads=1,head_dim={head_dim},\
-                         dtype=f16"
-                    );
-                    let rings = Rings::new(of(&problem(&shape)), arch);
-                    assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
-                    let block = rings.shared_bytes + OTHER_SHARED_BYTES;
-                    assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
-                    assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
-                    let in_flight = (rings.slots - 1) * TILE_TOKENS * head_dim * 2;
-                    assert!(rings.blocks_per_sm * in_flight >= 64 << 10, "{arch} {shape}");
+            for head_dim in HEAD_DIMS {
+                for rows in 1..=MAX_GROUP {
+                    for kv_dtype in ["f16", "fp8_e4m3", "int8"] {
+                        let shape = format!(
+                            "batch=1,context=9,q_heads={rows},kv_heads=1,head_dim={head_dim},\
+                             dtype=f16,kv_dtype={kv_dtype}"
+                        );
+                        let rings = Rings::new(of(&problem(&shape)), arch);
+                        assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
+                        let block = rings.shared_bytes + OTHER_SHARED_BYTES;
+                        assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
+                        assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
+                    }
                 }
             }
         }
@@ -235,12 +305,29 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_divided_where_they_are_many() {
+        let tiles = |shape: &str| {
+            let text = format!("batch=1,context=99,kv_heads=1,dtype=f16,{shape}");
+            let tiles = RowTiles::new(of(&problem(&text)));
+            (tiles.count, tiles.rows)
+        };
+        assert_eq!(tiles("q_heads=32,head_dim=128"), (1, 32));
+        assert_eq!(tiles("q_heads=8,head_dim=128,new_tokens=8"), (2, 32));
+        assert_eq!(tiles("q_heads=11,head_dim=64,new_tokens=3"), (2, 17));
+        assert_eq!(tiles("q_heads=17,head_dim=256"), (2, 9));
+    }
+
+    #[test]
     fn refusals_say_what_is_taken() {
         for (shape, says) in [
             ("q_heads=8,kv_heads=8,head_dim=128,dtype=f32", "bf16 and f16"),
-            ("q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,kv_dtype=int8", "same"),
-            ("q_heads=8,kv_heads=8,head_dim=80,dtype=bf16", "64 and 128"),
+            (
+                "q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,kv_dtype=f16",
+                "format of queries",
+            ),
+            ("q_heads=8,kv_heads=8,head_dim=72,dtype=bf16", "64, 80, 96, 128, 256"),
             ("q_heads=33,kv_heads=1,head_dim=64,dtype=bf16", "up to 32"),
+            ("q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,new_tokens=17", "up to 16"),
         ] {
             let problem = problem(&format!("batch=1,context=64,{shape}"));
             let refusal = supports(&problem, Arch::SM_90).unwrap_err();
@@ -250,12 +337,8 @@ mod tests {
         let long = problem(
             "batch=1,context=2147483648,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
         );
-        assert!(
-            supports(&long, Arch::SM_90)
-                .unwrap_err()
-                .0
-                .contains("context below 2147483648")
-        );
+        let refusal = supports(&long, Arch::SM_90).unwrap_err();
+        assert!(refusal.0.contains("context below 2147483648"));
     }
 
     #[test]
@@ -291,7 +374,7 @@ mod tests {
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         // Two key and value heads, seven pages, log2(e) / 8.
         let scale = u64::from((std::f32::consts::LOG2_E / 8.0).to_bits());
-        assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 8, 9, 7 << 32 | 2, scale]);
+        assert_eq!(words, [1, 2, 3, 0, 0, 4, 5, 6, 7, 8, 9, 7 << 32 | 2, scale]);
     }
 
     #[test]

@@ -101,6 +101,11 @@ pub(super) fn page_size(layout: Layout) -> u64 {
     }
 }
 
+/// Whether pages have a token's heads side by side.
+pub(super) fn is_token_first(layout: Layout) -> bool {
+    matches!(layout, Layout::Paged { order: PageOrder::TokenFirst, .. })
+}
+
 /// Tokens of a request, or entries of its page table: what lies between one
 /// request and the next.
 pub(super) fn request_rows(p: &KvRead) -> u32 {
@@ -112,7 +117,8 @@ pub(super) fn request_rows(p: &KvRead) -> u32 {
 
 fn plan(problem: &Problem, target: &Target) -> Plan {
     let p = *of(problem);
-    let list = WorkList::of(&p, tile_tokens(&p), target.sms * BLOCKS_PER_SM);
+    let list =
+        WorkList::of(&p, |length| 0..length, tile_tokens(&p), target.sms * BLOCKS_PER_SM);
     let params = Params::of(move |bound| {
         let (k, v, page_table, checksums) = match *bound.tensors {
             [k, v, page_table, checksums] => (k, v, page_table, checksums),
@@ -135,9 +141,9 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         scratch: vec![
             list.scratch(),
             Scratch::unset("partials", list.slots_bytes(4)),
-            list.tickets(),
+            list.tickets(4),
         ],
-        extra_bytes: Some(list.extra_bytes(4)),
+        extra_bytes: Some(list.extra_bytes(4, 4)),
         ..Plan::of(Launch::new("kv_read", list.blocks, THREADS, params))
     }
 }

@@ -7,6 +7,8 @@
 //! sequences and begin and end within one. Blocks then run at the same time
 //! and finish together, whatever the contexts.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{Refusal, Scratch};
@@ -20,6 +22,9 @@ const OVERHEAD: u64 = 1;
 /// bits, with room for a tile beyond the end.
 const MAX_COUNT: u64 = 1 << 31;
 
+/// Most blocks: pieces count those of a sequence in 16 bits.
+const MAX_BLOCKS: u32 = u16::MAX as u32;
+
 /// `Piece` of the device half: one block's share of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -32,10 +37,12 @@ pub(super) struct Piece {
     pub first_token: u32,
     /// Tokens; zero only for a sequence without any.
     pub tokens: u32,
+    /// Tokens of the request, whether or not the sequence takes all of them.
+    pub length: u32,
     /// Number of this piece within its sequence.
-    pub split: u32,
+    pub split: u16,
     /// Pieces of the sequence.
-    pub splits: u32,
+    pub splits: u16,
     /// Slot of the sequence's split 0 for partial results, and of its ticket,
     /// where it has several pieces.
     pub first_slot: u32,
@@ -63,15 +70,25 @@ struct Cut {
 }
 
 impl WorkList {
-    /// Divides requests of these contexts, with `kv_heads` sequences each, in
-    /// tiles of `tile_tokens` among at most `max_blocks` blocks.
-    pub fn new(contexts: &[u32], kv_heads: u32, tile_tokens: u32, max_blocks: u32) -> Self {
-        let sequences = contexts.len() * kv_heads as usize;
-        let context = |sequence: usize| contexts[sequence / kv_heads as usize];
+    /// Divides requests of which these tokens are needed, with `kv_heads` sequences
+    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks. The first
+    /// piece of a sequence begins at the tile with the first needed token.
+    pub fn new(
+        needed: &[Range<u32>],
+        kv_heads: u32,
+        tile_tokens: u32,
+        max_blocks: u32,
+    ) -> Self {
+        let sequences = needed.len() * kv_heads as usize;
+        let needed = |sequence: usize| needed[sequence / kv_heads as usize].clone();
+        let first_tile = |sequence: usize| needed(sequence).start / tile_tokens;
         let tiles: Vec<u64> = (0..sequences)
-            .map(|sequence| u64::from(context(sequence).div_ceil(tile_tokens)))
+            .map(|sequence| {
+                let end_tile = needed(sequence).end.div_ceil(tile_tokens);
+                u64::from(end_tile - first_tile(sequence))
+            })
             .collect();
-        let cuts = cut_evenly(&tiles, u64::from(max_blocks));
+        let cuts = cut_evenly(&tiles, u64::from(max_blocks.min(MAX_BLOCKS)));
 
         let mut splits = vec![0; sequences];
         for cut in &cuts {
@@ -80,25 +97,25 @@ impl WorkList {
         let (mut slots, mut split) = (0, 0);
         let mut pieces: Vec<(u64, Piece)> = Vec::with_capacity(cuts.len());
         for cut in &cuts {
-            let first_token = cut.first_tile as u32 * tile_tokens;
-            let left = context(cut.sequence) - first_token;
-            let pieces_of_sequence = splits[cut.sequence];
-            pieces.push((
-                cut.block,
-                Piece {
-                    request: (cut.sequence / kv_heads as usize) as u32,
-                    head: (cut.sequence % kv_heads as usize) as u32,
-                    first_token,
-                    tokens: left.min((cut.tiles * u64::from(tile_tokens)) as u32),
-                    split,
-                    splits: pieces_of_sequence,
-                    first_slot: if pieces_of_sequence > 1 { slots } else { 0 },
-                    next: 0,
-                },
-            ));
+            let tile = first_tile(cut.sequence) + cut.first_tile as u32;
+            let first_token = tile * tile_tokens;
+            let length = needed(cut.sequence).end;
+            let splits = splits[cut.sequence];
+            let piece = Piece {
+                request: (cut.sequence / kv_heads as usize) as u32,
+                head: (cut.sequence % kv_heads as usize) as u32,
+                first_token,
+                tokens: (length - first_token).min(cut.tiles as u32 * tile_tokens),
+                length,
+                split,
+                splits,
+                first_slot: if splits > 1 { slots } else { 0 },
+                next: 0,
+            };
+            pieces.push((cut.block, piece));
             split += 1;
-            if split == pieces_of_sequence {
-                slots += if split > 1 { split } else { 0 };
+            if split == splits {
+                slots += if split > 1 { u32::from(split) } else { 0 };
                 split = 0;
             }
         }
@@ -106,19 +123,27 @@ impl WorkList {
         WorkList { pieces: chain(&pieces, blocks), blocks, slots }
     }
 
-    /// The list for the requests of a problem.
-    pub fn of(p: &KvRead, tile_tokens: u32, max_blocks: u32) -> Self {
-        let contexts: Vec<u32> =
-            (0..p.batch).map(|request| p.length(request) as u32).collect();
-        WorkList::new(&contexts, p.kv_heads as u32, tile_tokens, max_blocks)
+    /// The list for a problem of which the requests of each length need these tokens.
+    pub fn of(
+        p: &KvRead,
+        needed: impl Fn(u64) -> Range<u64>,
+        tile_tokens: u32,
+        max_blocks: u32,
+    ) -> Self {
+        let needed = |request| {
+            let tokens = needed(p.length(request));
+            tokens.start as u32..tokens.end as u32
+        };
+        let needed: Vec<Range<u32>> = (0..p.batch).map(needed).collect();
+        WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks)
     }
 
     /// Traffic that dividing the work adds, where a slot is so many bytes: the
-    /// list is read, partial results and the tickets of shared sequences are
-    /// written and read, all once.
-    pub fn extra_bytes(&self, slot_bytes: u64) -> u64 {
+    /// list is read, partial results and the tickets of shared sequences, of so
+    /// many bytes each, are written and read, all once.
+    pub fn extra_bytes(&self, slot_bytes: u64, ticket_bytes: u64) -> u64 {
         let list = size_of_val(self.pieces.as_slice()) as u64;
-        let tickets = 4 * self.shared_sequences();
+        let tickets = ticket_bytes * self.shared_sequences();
         list + 2 * (u64::from(self.slots) * slot_bytes + tickets)
     }
 
@@ -133,9 +158,10 @@ impl WorkList {
         Scratch::of("work list", &self.pieces)
     }
 
-    /// A ticket for each slot, of which the first of a sequence is used.
-    pub fn tickets(&self) -> Scratch {
-        Scratch::zeros("tickets", self.slots_bytes(4))
+    /// A ticket of so many bytes for each slot, of which the first of a sequence
+    /// is used.
+    pub fn tickets(&self, bytes: u64) -> Scratch {
+        Scratch::zeros("tickets", self.slots_bytes(bytes))
     }
 
     /// Size of a buffer of so many bytes for each slot. Never nothing, which
@@ -250,8 +276,19 @@ mod tests {
 
     /// Everything that kernels rely on.
     fn check(contexts: &[u32], kv_heads: u32, tile: u32, max_blocks: u32) -> WorkList {
-        let list = WorkList::new(contexts, kv_heads, tile, max_blocks);
-        assert_eq!(list, WorkList::new(contexts, kv_heads, tile, max_blocks));
+        let needed: Vec<_> = contexts.iter().map(|&context| 0..context).collect();
+        check_needed(&needed, kv_heads, tile, max_blocks)
+    }
+
+    /// The same where the first tokens of requests may be left out.
+    fn check_needed(
+        needed: &[Range<u32>],
+        kv_heads: u32,
+        tile: u32,
+        max_blocks: u32,
+    ) -> WorkList {
+        let list = WorkList::new(needed, kv_heads, tile, max_blocks);
+        assert_eq!(list, WorkList::new(needed, kv_heads, tile, max_blocks));
         assert!(list.blocks <= max_blocks);
 
         // Blocks in order walk through all sequences in order, each token once.
@@ -259,14 +296,15 @@ mod tests {
         assert_eq!(blocks.iter().flatten().count(), list.pieces.len());
         let mut walk = blocks.iter().flatten();
         let mut slots = 0;
-        for (request, &context) in contexts.iter().enumerate() {
+        for (request, tokens) in needed.iter().enumerate() {
             for head in 0..kv_heads {
-                let (mut token, mut split) = (0, 0);
+                let (mut token, mut split) = (tokens.start / tile * tile, 0);
                 loop {
                     let piece = walk.next().unwrap();
                     assert_eq!((piece.request, piece.head), (request as u32, head));
                     assert_eq!((piece.first_token, piece.split), (token, split));
-                    assert!(piece.tokens > 0 || context == 0);
+                    assert!(piece.tokens > 0 || tokens.is_empty());
+                    assert_eq!(piece.length, tokens.end);
                     if piece.splits > 1 {
                         assert_eq!(piece.first_slot, slots);
                     }
@@ -277,16 +315,17 @@ mod tests {
                     }
                     assert_eq!(token % tile, 0);
                 }
-                assert_eq!(token, context);
-                slots += if split > 1 { split } else { 0 };
+                assert_eq!(token, tokens.end);
+                slots += if split > 1 { u32::from(split) } else { 0 };
             }
         }
         assert!(walk.next().is_none());
         assert_eq!(slots, list.slots);
 
         // No block has more than its share and one overhead.
-        let sequences = contexts.iter().flat_map(|c| (0..kv_heads).map(move |_| c));
-        let total: u64 = sequences.map(|c| u64::from(c.div_ceil(tile)) + OVERHEAD).sum();
+        let tiles = |tokens: &Range<u32>| tokens.end.div_ceil(tile) - tokens.start / tile;
+        let sequences = needed.iter().flat_map(|c| (0..kv_heads).map(move |_| c));
+        let total: u64 = sequences.map(|c| u64::from(tiles(c)) + OVERHEAD).sum();
         let most = blocks.iter().map(|pieces| load(pieces, tile)).max().unwrap_or(0);
         assert!(most <= total.div_ceil(u64::from(max_blocks)).max(2) + OVERHEAD);
         list
@@ -300,14 +339,14 @@ mod tests {
         let loads: Vec<_> = (0..5).map(|b| load(&of_block(&list, b), 64)).collect();
         assert_eq!(loads, [42, 42, 42, 42, 38]);
         assert_eq!(list.slots, 6);
-        assert_eq!(list.extra_bytes(100), 6 * 32 + 2 * (6 * 100 + 2 * 4));
+        assert_eq!(list.extra_bytes(100, 4), 6 * 32 + 2 * (6 * 100 + 2 * 4));
     }
 
     #[test]
     fn short_contexts_stay_whole() {
         let list = check(&[64; 8], 1, 64, 4);
         assert_eq!((list.blocks, list.slots, list.pieces.len()), (4, 0, 8));
-        assert_eq!(list.extra_bytes(100), 8 * 32);
+        assert_eq!(list.extra_bytes(100, 4), 8 * 32);
     }
 
     #[test]
@@ -327,7 +366,25 @@ mod tests {
         assert_eq!(check(&[0], 1, 64, 1).blocks, 1);
     }
 
+    #[test]
+    fn what_no_window_shows_is_left_out() {
+        let list = check_needed(&[1000..6400, 0..10], 1, 64, 4);
+        assert_eq!(list.pieces.iter().map(|p| p.first_token).min(), Some(0));
+        let first = list.pieces.iter().filter(|p| p.request == 0).map(|p| p.first_token);
+        assert_eq!(first.min(), Some(960));
+    }
+
     proptest! {
+        #[test]
+        fn tokens_before_the_first_tile_are_left_out(
+            needed in prop::collection::vec((0u32..3000, 0u32..3000), 0..20),
+            kv_heads in 1u32..9,
+            max_blocks in 1u32..300,
+        ) {
+            let needed: Vec<_> = needed.iter().map(|&(a, b)| a.min(b)..a.max(b)).collect();
+            check_needed(&needed, kv_heads, 64, max_blocks);
+        }
+
         #[test]
         fn every_token_is_taken_once(
             contexts in prop::collection::vec(0u32..3000, 0..20),

@@ -1,0 +1,48 @@
+// Cached keys and values: the number format that a kernel is compiled for, chosen by
+// -DCACHED_16 (that of the queries, see element.cuh), -DCACHED_E4M3 or -DCACHED_INT8,
+// and the arithmetic that goes with it. 8-bit numbers become binary16, which holds all
+// of them exactly, and so do the queries that meet them.
+#pragma once
+#include "element.cuh"
+
+#if defined(CACHED_16)
+constexpr u32 CACHED_BYTES = 2;
+#elif defined(CACHED_E4M3) || defined(CACHED_INT8)
+constexpr u32 CACHED_BYTES = 1;
+#else
+#error "compile with -DCACHED_16, -DCACHED_E4M3 or -DCACHED_INT8"
+#endif
+
+// d += a * b, where a is of queries or weights and b of keys or values.
+DEVICE void mma_cached(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  if (CACHED_BYTES == 1)
+    mma_m16n8k16_f16(d, a, b0, b1);
+  else
+    mma_m16n8k16(d, a, b0, b1);
+}
+
+// Two weights as operands of mma_cached, the first in the low half.
+DEVICE u32 pack_weights(float low, float high) {
+  return CACHED_BYTES == 1 ? cvt_f16x2(low, high) : pack(low, high);
+}
+
+// Two numbers of a query as operands of mma_cached.
+DEVICE u32 query_operand(u32 packed) {
+  return CACHED_BYTES == 1 ? cvt_f16x2(low_float(packed), high_float(packed)) : packed;
+}
+
+// Bytes i and j of four 8-bit numbers, as two of binary16, the first in the low half.
+template <u32 i, u32 j>
+DEVICE u32 halves_of_bytes(u32 bytes) {
+#if defined(CACHED_INT8)
+  // 0x6400 + b is the number 1024 + b; with its sign bit flipped a byte is 128 more.
+  const u32 biased = __byte_perm(bytes ^ 0x80808080u, 0x64646464u, 0x4040 | j << 8 | i);
+  return add_f16x2(biased, 0xe480e480u);  // -1152
+#elif defined(CACHED_E4M3) && __CUDA_ARCH__ >= 890
+  return cvt_f16x2_e4m3x2(static_cast<u16>(__byte_perm(bytes, 0, j << 4 | i)));
+#else
+  // Sign, and exponent and fraction a bit lower: the biases differ by 8. NaN becomes 480.
+  const u32 high = __byte_perm(bytes, 0, 0x0404 | j << 12 | i << 4);
+  return mul_f16x2((high & 0x80008000u) | (high & 0x7f007f00u) >> 1, 0x5c005c00u);  // 256
+#endif
+}
