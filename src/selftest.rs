@@ -33,7 +33,7 @@ impl Outcome {
 
     /// Whether it speaks against the machine.
     fn is_wrong(&self) -> bool {
-        !self.is_right() && !matches!(self, Outcome::Skipped(_))
+        !self.is_right() && matches!(self, Outcome::Ran { .. } | Outcome::Failed(_))
     }
 
     /// The cases, by their number, that are wrong.
@@ -126,7 +126,7 @@ fn on_device(device: &dyn Device, program: &Program) -> Outcome {
 impl Selftest {
     /// Whether nothing speaks against the virtual machine or the GPU.
     pub fn is_right(&self) -> bool {
-        self.wrong() == (0, 0)
+        self.wrong() == (0, 0) && self.lost.is_none()
     }
 
     /// Programs that are wrong on the virtual machine, and on the GPU.

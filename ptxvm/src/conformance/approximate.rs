@@ -34,7 +34,7 @@ fn wanted(value: f64, format: Format, promise: Promise) -> Wanted {
     }
     if value.is_infinite() {
         let sign = u64::from(value < 0.0) << (format.bits() - 1);
-        return bits(format.largest() + 1 | sign);
+        return bits((format.largest() + 1) | sign);
     }
     Wanted::Near { value, margin: promise.margin(value), format }
 }

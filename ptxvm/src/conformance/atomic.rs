@@ -43,7 +43,7 @@ const fn doubles(name: &'static str, new: fn(u64, u64, u64) -> u64) -> Operation
 }
 
 const OPERATIONS: [Operation; 28] = [
-    words("add.u32", |old, a, _| old + a & 0xffff_ffff),
+    words("add.u32", |old, a, _| (old + a) & 0xffff_ffff),
     words("min.u32", |old, a, _| old.min(a)),
     words("max.u32", |old, a, _| old.max(a)),
     words("min.s32", |old, a, _| (old as i32).min(a as i32) as u32 as u64),
@@ -103,7 +103,7 @@ const OPERATIONS: [Operation; 28] = [
         operand: |_| 0x3c00_0002,
         ..words("add.noftz.f16x2", |_, _, _| 0x6800_0003)
     },
-    words("add.s32", |old, a, _| old + a & 0xffff_ffff),
+    words("add.s32", |old, a, _| (old + a) & 0xffff_ffff),
 ];
 
 fn float(t: u32, more: f32) -> u64 {

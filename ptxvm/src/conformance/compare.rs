@@ -13,6 +13,9 @@ fn selects(test: &str, cases: &Cases) -> Program {
     FAMILY.program(&format!("{test} selp.u32 %d, 1, 0, %p1;"), cases)
 }
 
+/// Whether two unsigned values stand in an order.
+type Order = fn(u32, u32) -> bool;
+
 /// Integers: an order of 32-bit values.
 fn integers() -> Vec<Program> {
     let words = [0u32, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 42];
@@ -26,7 +29,7 @@ fn integers() -> Vec<Program> {
     };
     add("eq", "b32", &|a, b| a == b);
     add("ne", "b32", &|a, b| a != b);
-    let unsigned: [(&str, fn(u32, u32) -> bool); 4] = [
+    let unsigned: [(&str, Order); 4] = [
         ("lo", |a, b| a < b),
         ("ls", |a, b| a <= b),
         ("hi", |a, b| a > b),
@@ -36,7 +39,7 @@ fn integers() -> Vec<Program> {
         add(name, "u32", &test);
     }
     // The signed order is the unsigned one with its halves exchanged.
-    let signed: [(&str, fn(u32, u32) -> bool); 4] = [
+    let signed: [(&str, Order); 4] = [
         ("lt", |a, b| a < b),
         ("le", |a, b| a <= b),
         ("gt", |a, b| a > b),

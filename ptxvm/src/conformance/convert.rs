@@ -142,7 +142,7 @@ fn eight_bits() -> Vec<Program> {
             .map(|(a, b)| two(a, b, narrow(a) << 8 | narrow(b)))
             .collect();
         // An infinity becomes the largest value, a NaN the one with all bits set.
-        cases.push(two(0x7f80_0000, 0xff80_0000, format.largest() * 0x101 | 0x80));
+        cases.push(two(0x7f80_0000, 0xff80_0000, (format.largest() * 0x101) | 0x80));
         cases.push(two(0x7fc0_0000, 0x3f80_0000, 0x7f00 | narrow(0x3f80_0000)));
         let name = format!("cvt.rn.satfinite.{ty}.f32");
         let body = format!("{name} %h1, %a, %b; cvt.u32.u16 %d, %h1;");

@@ -208,6 +208,14 @@ fn special_values() -> Vec<Program> {
             "fma.rn.sat.f32 %d, %a, %b, %c;",
             &vec![three(ONE, 0x3f00_0000, 0, 0x3f00_0000), three(ten, ONE, ten, ONE)],
         ),
+    ]
+}
+
+/// Minima, maxima and signs, by hand.
+fn extremes() -> Vec<Program> {
+    let minus_infinity = INFINITY | MINUS;
+    let ten = 0x4120_0000;
+    vec![
         FAMILY.program(
             "min.f32 %d, %a, %b;",
             &vec![
@@ -340,5 +348,6 @@ fn sixteen_bits() -> Vec<Program> {
 }
 
 pub(super) fn programs() -> Vec<Program> {
-    [single_precision(), double_precision(), special_values(), sixteen_bits()].concat()
+    [single_precision(), double_precision(), special_values(), extremes(), sixteen_bits()]
+        .concat()
 }

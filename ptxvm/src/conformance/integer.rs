@@ -35,7 +35,7 @@ impl Integer {
     /// Values at the ends of the range and between.
     fn samples(self) -> Vec<u64> {
         let top = 1u64 << (self.bits - 1);
-        let all = top - 1 | top;
+        let all = (top - 1) | top;
         let middle = 0x1234_5678_9abc_def1 & all;
         vec![0, 1, 2, 7, 255, middle, top - 1, top, top + 1, all - 6, all]
     }

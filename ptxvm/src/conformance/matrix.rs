@@ -311,6 +311,7 @@ fn mma(product: &Product) -> Program {
         let sum: i32 = (0..k).map(|i| a[row * k + i] * b[i * n + col]).sum();
         (product.encode_c)(c[row * n + col] + sum)
     });
+    let value = |lane: u32, word: usize| wanted[lane as usize][word];
     for word in 0..nc {
         if narrow == 64 && word % 2 == 0 {
             let pair = (na + nb + word) / 2;
@@ -321,9 +322,7 @@ fn mma(product: &Product) -> Program {
             ));
         }
         let register = format!("%x{}", na + nb + word);
-        draft.put(&format!("word {word} of D"), &register, |lane| {
-            wanted[lane as usize][word]
-        });
+        draft.put(&format!("word {word} of D"), &register, |lane| value(lane, word));
     }
     draft.finish()
 }
@@ -347,7 +346,7 @@ fn fragment(matrix: u32, t: u32, transposed: bool) -> u32 {
 /// thread; `%r2` becomes the address of the row that the thread speaks for.
 fn four_matrices(draft: &mut Draft) {
     draft.declare(".shared .align 128 .b8 tile[512];");
-    let words = (0..128).map(|n| 2 * n | (2 * n + 1) << 16);
+    let words = (0..128).map(|n| (2 * n) | ((2 * n + 1) << 16));
     let at = draft.input_words(words);
     draft.code(&format!(
         "mov.u32 %r3, tile;

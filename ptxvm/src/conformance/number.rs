@@ -238,10 +238,10 @@ impl Exact {
         }
         let up = if self.magnitude == 0 { 0 } else { self.magnitude.leading_zeros() - 1 };
         let dividend = self.magnitude << up;
-        let inexact = u128::from(dividend % other.magnitude != 0);
+        let inexact = u128::from(!dividend.is_multiple_of(other.magnitude));
         Some(Exact {
             negative: self.negative != other.negative,
-            magnitude: dividend / other.magnitude << 1 | inexact,
+            magnitude: ((dividend / other.magnitude) << 1) | inexact,
             exponent: self.exponent - up as i32 - other.exponent - 1,
         })
     }

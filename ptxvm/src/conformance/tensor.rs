@@ -99,7 +99,7 @@ fn swizzled(swizzle: Swizzle, at: usize) -> usize {
         Swizzle::Bytes64 => 4,
         Swizzle::Bytes128 => 8,
     };
-    at ^ (at / 128 % chunks) * 16
+    at ^ ((at / 128 % chunks) * 16)
 }
 
 /// Byte `n` of the tensors here: no two elements near each other are the same.
@@ -213,9 +213,9 @@ fn store(name: &str, shape: &Shape) -> Program {
     ));
     let mut wanted = vec![0; size];
     for place in shape.places().into_iter().filter_map(|(_, place)| place) {
-        for n in place..place + shape.element.bytes() as usize {
-            wanted[n] = byte(n);
-        }
+        let end = place + shape.element.bytes() as usize;
+        let bytes: Vec<u8> = (place..end).map(byte).collect();
+        wanted[place..end].copy_from_slice(&bytes);
     }
     for (n, word) in wanted.chunks(4).enumerate() {
         let wanted = bits(little_endian(word.iter().copied()));

@@ -133,6 +133,9 @@ fn matches() -> Program {
     draft.finish()
 }
 
+/// Two values in one.
+type Combine = fn(u32, u32) -> u32;
+
 fn reductions() -> Program {
     let mut draft = Draft::new("vote", "redux.sync");
     draft.input_words((0..32u32).map(|t| t.wrapping_mul(0x0765_4321)));
@@ -144,7 +147,7 @@ fn reductions() -> Program {
     );
     let value = |t: u32| t.wrapping_mul(0x0765_4321).rotate_left(t) ^ 0x8000_0001;
     let fold = |f: fn(u32, u32) -> u32| (0..32).map(value).reduce(f).unwrap_or_default();
-    let operations: [(&str, fn(u32, u32) -> u32); 8] = [
+    let operations: [(&str, Combine); 8] = [
         ("add.u32", u32::wrapping_add),
         ("min.u32", |a, b| a.min(b)),
         ("max.u32", |a, b| a.max(b)),
