@@ -28,6 +28,7 @@ pub mod record;
 pub mod reference;
 pub mod roofline;
 pub mod section;
+pub mod selftest;
 pub mod statistics;
 pub mod suite;
 pub mod verdict;

@@ -212,3 +212,51 @@ fn memory_that_is_short_is_a_skipped_row() {
     assert!(results.contains("bytes of GPU memory, more than is free"), "{results}");
     assert!(!results.contains("failed"), "{results}");
 }
+
+/// The mock's kernels do nothing, which is wrong about every program.
+#[test]
+fn a_selftest_on_a_gpu_that_does_nothing_is_wrong() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&[]);
+    let run = mock.run(&["doctor", "--selftest", "--format", "csv"]);
+    let (printed, errors) = (text(&run.stdout), text(&run.stderr));
+    assert_eq!(run.status.code(), Some(1), "{errors}");
+    let line = "add.sat.s32,\"add.sat.s32 of 0x0, 0x1\",0x1,0x00000001,0xa5a5a5a5";
+    assert!(printed.contains(line), "{printed}");
+    assert!(errors.contains("on Mock GPU 9000 (cuda:0) 0 right"), "{errors}");
+    assert!(errors.contains("selftest 1/"), "{errors}");
+}
+
+#[test]
+fn a_selftest_reports_what_the_driver_does_not_compile() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["REFUSE_PTX=\"add.sat.s32\""]);
+    let run = mock.run(&["doctor", "--selftest", "--format", "csv"]);
+    let printed = text(&run.stdout);
+    assert!(!run.status.success());
+    let line = printed.lines().find(|line| line.starts_with("add.sat.s32,does not run"));
+    let line = line.unwrap_or_else(|| panic!("{printed}"));
+    assert!(line.contains("CUDA_ERROR_INVALID_PTX"), "{line}");
+    assert!(line.contains("ptxas fatal : not by the mock"), "{line}");
+}
+
+/// A fault takes the GPU away; what was seen before is kept, and so is what the
+/// virtual machine makes of the rest.
+#[test]
+fn a_selftest_that_faults_stops_and_names_the_program() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["FAULT=\"k\""]);
+    let run = mock.run(&["doctor", "--selftest", "--format", "csv"]);
+    let (printed, errors) = (text(&run.stdout), text(&run.stderr));
+    assert_eq!(run.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("cannot be used any more after add.u16:"), "{errors}");
+    assert!(errors.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{errors}");
+    assert!(!errors.contains("selftest 2/"), "{errors}");
+    assert!(printed.contains("the device was lost before"), "{printed}");
+}

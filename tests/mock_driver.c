@@ -8,6 +8,7 @@
 //   WITHOUT_LAUNCH     it has no cuLaunchKernelEx
 //   GPUS=n             how many GPUs there are
 //   FAULT="entry"      that kernel faults, and everything after it too
+//   REFUSE_PTX="text"  PTX with this text in it does not compile
 //   HOLD_TIMES_OUT     the host is never fast enough
 //   MEMORY_BYTES=n     device memory
 #include <stdint.h>
@@ -27,12 +28,15 @@
 #ifndef FAULT
 #define FAULT ""
 #endif
+#ifndef REFUSE_PTX
+#define REFUSE_PTX ""
+#endif
 #ifndef MEMORY_BYTES
 #define MEMORY_BYTES (1ull << 30)
 #endif
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200,
-       NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+       INVALID_PTX = 218, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
 
 typedef uint64_t u64;
 typedef uint32_t u32;
@@ -139,6 +143,19 @@ typedef struct {
 
 int cuModuleLoadData(void **module, const void *image) {
   if (memcmp(image, "\177ELF", 4)) return INVALID_IMAGE;
+  *module = &broken;
+  return OK;
+}
+// Takes PTX; of the options, it knows the log and its size, in this order.
+int cuModuleLoadDataEx(void **module, const void *image, unsigned count, const int *options,
+                       void **values) {
+  if (broken) return broken;
+  if (memcmp(image, ".version", 8)) return INVALID_IMAGE;
+  if (*REFUSE_PTX && strstr(image, REFUSE_PTX)) {
+    if (count == 2 && options[0] == 5 && options[1] == 6)
+      strncpy(values[0], "ptxas fatal : not by the mock", (size_t)values[1]);
+    return INVALID_PTX;
+  }
   *module = &broken;
   return OK;
 }

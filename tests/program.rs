@@ -319,3 +319,11 @@ fn whole_lines(path: &Path) -> String {
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
     text
 }
+
+#[test]
+fn a_selftest_without_a_gpu_runs_on_the_virtual_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let printed = succeed(dir.path(), &["doctor", "--selftest", "--device", "cpu"]);
+    assert!(printed.contains("only the virtual machine did"), "{printed}");
+    assert!(printed.contains("wgmma") && !printed.contains("Wrong"), "{printed}");
+}

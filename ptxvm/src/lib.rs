@@ -93,6 +93,7 @@
 mod cache;
 mod check;
 mod clock;
+pub mod conformance;
 mod count;
 mod decode;
 mod error;

@@ -1,5 +1,7 @@
-//! `ridgepoint doctor`: what can be measured here, and why the rest cannot.
+//! `ridgepoint doctor`: what can be measured here, and why the rest cannot. With
+//! `--selftest`, whether the virtual machine and the GPU do what the PTX ISA says.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,12 +11,18 @@ use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::nvrtc::{Nvrtc, SearchPath};
 use crate::problem::{DType, Problem};
 use crate::section::Section;
+use crate::selftest;
 
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
+    /// Instead, run small PTX programs of every family of instructions on the
+    /// virtual machine and, where the device is one, on the GPU, and compare what
+    /// they compute with the PTX ISA's definitions.
+    #[arg(long)]
+    selftest: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -22,9 +30,26 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let Opened { device, why } = device::open(&args.device.name, &args.device.options())?;
+    if args.selftest {
+        return selftest(&*device, args.format);
+    }
     let sections = [machine(device.info(), &why), abilities(&*device)];
     table::print(&sections, args.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn selftest(device: &dyn Device, format: Format) -> Result<ExitCode> {
+    let programs = ptxvm::conformance::programs();
+    let count = programs.len();
+    let done = selftest::run(device, programs, |number, program| {
+        // Before it begins: a program that hangs is the last one named.
+        if !std::io::stderr().is_terminal() {
+            eprintln!("selftest {}/{count} {}", number + 1, program.name);
+        }
+    });
+    table::print(&done.sections(), format)?;
+    eprintln!("{}", done.summary());
+    Ok(if done.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn machine(info: &DeviceInfo, why: &str) -> Section {

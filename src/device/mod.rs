@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use ptxvm::conformance::Program;
 use thiserror::Error;
 
 use crate::kernel::Arch;
@@ -211,6 +212,21 @@ pub trait Device {
         slots: usize,
         seed: u64,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError>;
+
+    /// Whether it can run PTX that it is given.
+    fn runs_programs(&self) -> bool {
+        false
+    }
+
+    /// Runs a conformance program once and returns its output.
+    ///
+    /// # Errors
+    /// A refusal where the device has not the program's instructions; a failure
+    /// where the program does not load or does not come to its end.
+    fn run_program(&self, program: &Program) -> Result<Vec<u8>, PrepareError> {
+        Err(Refusal(format!("{} runs no PTX, as of {}", self.info().name, program.name))
+            .into())
+    }
 
     /// Why the device cannot be used again by this process, if that is so: on
     /// a GPU, a kernel that faulted ends all further work.

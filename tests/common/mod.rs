@@ -1,4 +1,5 @@
 //! What tests that need the CUDA compiler share.
+#![allow(dead_code, reason = "each of them uses a part")]
 
 use std::io::Write;
 use std::path::Path;

@@ -60,7 +60,23 @@ fn minimum(a: f32, b: f32) -> f32 {
 }
 
 fn maximum(a: f32, b: f32) -> f32 {
-    -minimum(-a, -b)
+    if a.is_nan() && b.is_nan() { minimum(a, b) } else { -minimum(-a, -b) }
+}
+
+/// As [`minimum`], of binary64.
+fn minimum_f64(a: f64, b: f64) -> f64 {
+    if a == b && a == 0.0 {
+        return if a.is_sign_negative() { a } else { b };
+    }
+    a.min(b)
+}
+
+/// The sum of two values that rounding downward follows: where it is exactly zero, it
+/// is negative unless both are positive zeros.
+fn add_down(a: f64, b: f64) -> f64 {
+    let sum = add_odd(a, b);
+    let negative = a.is_sign_negative() || b.is_sign_negative();
+    if sum == 0.0 && negative { -0.0 } else { sum }
 }
 
 /// NaN wins.
@@ -214,6 +230,9 @@ fn f32_op(
 ) -> Option<Wide> {
     let near = rounding == Rounding::Nearest;
     Some(match name {
+        "add" | "sub" | "fma" | "mad" if rounding == Rounding::Down => {
+            return sum_down(name, ftz);
+        }
         "add" if near => flushing!(ftz, |a, b| a + b),
         "sub" if near => flushing!(ftz, |a, b| a - b),
         "mul" if near => flushing!(ftz, |a, b| a * b),
@@ -250,6 +269,22 @@ fn f32_op(
     })
 }
 
+fn round_down(x: f64) -> f32 {
+    to_f32(x, Rounding::Down)
+}
+
+/// Sums rounded downward.
+fn sum_down(name: &str, ftz: bool) -> Option<Wide> {
+    Some(match name {
+        "add" => flushing!(ftz, |a, b| round_down(add_down(f64::from(a), f64::from(b)))),
+        "sub" => flushing!(ftz, |a, b| round_down(add_down(f64::from(a), -f64::from(b)))),
+        _ => flushing!(ftz, |a, b, c| round_down(add_down(
+            f64::from(a) * f64::from(b),
+            f64::from(c)
+        ))),
+    })
+}
+
 /// The commonest instruction of all, compiled for machines with and without a fused
 /// multiply-add of their own.
 fn fused_multiply_add(regs: &mut crate::lanes::Regs, args: &Args, mask: u32) {
@@ -280,8 +315,8 @@ fn f64_op(name: &str) -> Option<Wide> {
         "div" => wide!(|a: f64, b: f64| f64: a / b),
         "abs" => wide!(|a: f64| f64: a.abs()),
         "neg" => wide!(|a: f64| f64: -a),
-        "min" => wide!(|a: f64, b: f64| f64: a.min(b)),
-        "max" => wide!(|a: f64, b: f64| f64: a.max(b)),
+        "min" => wide!(|a: f64, b: f64| f64: minimum_f64(a, b)),
+        "max" => wide!(|a: f64, b: f64| f64: -minimum_f64(-a, -b)),
         "copysign" => wide!(|a: f64, b: f64| f64: b.copysign(a)),
         "rcp" => wide!(|a: f64| f64: 1.0 / a),
         "sqrt" => wide!(|a: f64| f64: a.sqrt()),

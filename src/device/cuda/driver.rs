@@ -20,6 +20,7 @@ use std::ptr;
 use std::rc::Rc;
 
 use cudarc::driver::sys;
+use ptxvm::{OutOfBoundsFill, TensorElement};
 use sys::CUdevice_attribute as Attribute;
 use sys::CUfunction_attribute as FunctionAttribute;
 use thiserror::Error;
@@ -66,6 +67,7 @@ const SYMBOLS: &[&str] = &[
     "cuMemsetD8Async",
     "cuModuleGetFunction",
     "cuModuleLoadData",
+    "cuModuleLoadDataEx",
     "cuModuleUnload",
     "cuOccupancyMaxActiveBlocksPerMultiprocessor",
     "cuStreamBeginCapture_v2",
@@ -515,6 +517,17 @@ impl Stream {
     /// Queues a kernel. `params` are the bytes of its one parameter, none for
     /// a kernel without one.
     pub fn launch(&self, function: &Function, shape: &Shape, params: &[u8]) -> Result<()> {
+        let one = [params];
+        self.launch_with(function, shape, if params.is_empty() { &[] } else { &one })
+    }
+
+    /// Queues a kernel with the bytes of each of its parameters.
+    pub fn launch_with(
+        &self,
+        function: &Function,
+        shape: &Shape,
+        params: &[&[u8]],
+    ) -> Result<()> {
         let [grid_x, grid_y, grid_z] = shape.grid;
         let [block_x, block_y, block_z] = shape.block;
         let mut attributes = launch_attributes(shape);
@@ -530,11 +543,13 @@ impl Stream {
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as u32,
         };
-        // The driver reads as many bytes as the kernel's parameter has; that
+        // The driver reads as many bytes as the kernel's parameters have; that
         // they are as many as here is tested where kernels are compiled.
-        let mut pointer = params.as_ptr().cast_mut().cast::<c_void>();
-        let pointers = if params.is_empty() { ptr::null_mut() } else { &raw mut pointer };
-        call!(cuLaunchKernelEx(&config, function.raw, pointers, ptr::null_mut()))
+        let mut pointers: Vec<_> =
+            params.iter().map(|bytes| bytes.as_ptr().cast_mut().cast::<c_void>()).collect();
+        let first =
+            if pointers.is_empty() { ptr::null_mut() } else { pointers.as_mut_ptr() };
+        call!(cuLaunchKernelEx(&config, function.raw, first, ptr::null_mut()))
     }
 
     /// Queues a graph.
@@ -690,11 +705,56 @@ pub fn load(
     let mut raw = ptr::null_mut();
     call!(cuModuleLoadData(&mut raw, image.as_ptr().cast()))?;
     let module = Rc::new(Module { raw, _context: Rc::clone(context) });
+    functions(&module, entries)
+}
+
+/// Bytes for what the driver's compiler has to say.
+const LOG_BYTES: usize = 4096;
+
+/// Has the driver compile PTX, and finds kernels in it, in the order of `entries`. An
+/// error says what the compiler said.
+pub fn load_ptx(
+    context: &Rc<Context>,
+    ptx: &str,
+    entries: &[&str],
+) -> Result<Vec<Function>> {
+    use sys::CUjit_option as Option;
+    let text = CString::new(ptx).unwrap_or_default();
+    let mut log = vec![0u8; LOG_BYTES];
+    let mut options =
+        [Option::CU_JIT_ERROR_LOG_BUFFER, Option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    // A number is passed in the place of a pointer.
+    let mut values: [*mut c_void; 2] =
+        [log.as_mut_ptr().cast(), ptr::without_provenance_mut(LOG_BYTES - 1)];
+    let mut raw = ptr::null_mut();
+    let loaded = call!(cuModuleLoadDataEx(
+        &mut raw,
+        text.as_ptr().cast(),
+        options.len() as u32,
+        options.as_mut_ptr(),
+        values.as_mut_ptr()
+    ));
+    loaded.map_err(|error| {
+        let said = log.split(|&byte| byte == 0).next().unwrap_or_default();
+        let said = String::from_utf8_lossy(said).trim().replace('\n', "; ");
+        match said.is_empty() {
+            true => error,
+            false => DriverError {
+                description: format!("{}: {said}", error.description),
+                ..error
+            },
+        }
+    })?;
+    let module = Rc::new(Module { raw, _context: Rc::clone(context) });
+    functions(&module, entries)
+}
+
+fn functions(module: &Rc<Module>, entries: &[&str]) -> Result<Vec<Function>> {
     let find = |entry: &&str| {
         let name = CString::new(*entry).unwrap_or_default();
         let mut raw = ptr::null_mut();
         call!(cuModuleGetFunction(&mut raw, module.raw, name.as_ptr()))?;
-        Ok(Function { raw, _module: Rc::clone(&module) })
+        Ok(Function { raw, _module: Rc::clone(module) })
     };
     entries.iter().map(find).collect()
 }
@@ -742,41 +802,79 @@ impl Function {
     }
 }
 
-/// Encodes a tensor map over the tensor at `address`.
+/// Encodes a kernel's tensor map over the tensor at `address`.
 pub fn encode(map: &TensorMap, address: u64) -> Result<EncodedTensorMap> {
+    use ptxvm::Swizzle;
+    encode_tiled(&ptxvm::TensorMap {
+        element: match map.element_bytes {
+            1 => TensorElement::U8,
+            2 => TensorElement::U16,
+            _ => TensorElement::U32,
+        },
+        address,
+        dims: map.extents.clone(),
+        strides: map.strides_bytes.clone(),
+        box_dims: map.tile.clone(),
+        swizzle: match map.swizzle_bytes {
+            32 => Swizzle::Bytes32,
+            64 => Swizzle::Bytes64,
+            128 => Swizzle::Bytes128,
+            _ => Swizzle::None,
+        },
+        fill: OutOfBoundsFill::Zero,
+    })
+}
+
+fn data_type(element: TensorElement) -> sys::CUtensorMapDataType {
     use sys::CUtensorMapDataType as DataType;
+    match element {
+        TensorElement::U8 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        TensorElement::U16 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+        TensorElement::U32 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        TensorElement::I32 => DataType::CU_TENSOR_MAP_DATA_TYPE_INT32,
+        TensorElement::U64 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT64,
+        TensorElement::I64 => DataType::CU_TENSOR_MAP_DATA_TYPE_INT64,
+        TensorElement::F16 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        TensorElement::F32 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        TensorElement::F64 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
+        TensorElement::BF16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+    }
+}
+
+/// Encodes a tensor map as the virtual machine has it.
+pub fn encode_tiled(map: &ptxvm::TensorMap) -> Result<EncodedTensorMap> {
+    use sys::CUtensorMapFloatOOBfill as Fill;
     use sys::CUtensorMapSwizzle as Swizzle;
-    let data_type = match map.element_bytes {
-        1 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
-        2 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
-        _ => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+    let swizzle = match map.swizzle {
+        ptxvm::Swizzle::None => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        ptxvm::Swizzle::Bytes32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        ptxvm::Swizzle::Bytes64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        ptxvm::Swizzle::Bytes128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
     };
-    let swizzle = match map.swizzle_bytes {
-        32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
-        64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
-        128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-        _ => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+    let fill = match map.fill {
+        OutOfBoundsFill::Zero => Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        OutOfBoundsFill::Nan => Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA,
     };
-    let rank = map.extents.len();
+    let rank = map.dims.len();
     assert!(
-        map.tile.len() == rank && map.strides_bytes.len() + 1 == rank,
+        map.box_dims.len() == rank && map.strides.len() + 1 == rank,
         "a tensor map has a tile side for each dimension and a stride for all but one"
     );
     let steps = vec![1u32; rank];
     let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
     call!(cuTensorMapEncodeTiled(
         &mut encoded,
-        data_type,
+        data_type(map.element),
         rank as u32,
-        address as *mut c_void,
-        map.extents.as_ptr(),
-        map.strides_bytes.as_ptr(),
-        map.tile.as_ptr(),
+        map.address as *mut c_void,
+        map.dims.as_ptr(),
+        map.strides.as_ptr(),
+        map.box_dims.as_ptr(),
         steps.as_ptr(),
         sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
         swizzle,
         sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        fill,
     ))?;
     Ok(EncodedTensorMap(bytemuck::cast(encoded.opaque)))
 }

@@ -3,6 +3,7 @@
 
 mod driver;
 mod prepared;
+mod program;
 mod timing;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use driver::{Context, Function, Properties, Stream};
 pub use driver::{DriverError, Unavailable, gpu_count};
+use ptxvm::conformance::Program;
 use timing::{Functions, Stopwatch};
 
 use super::{
@@ -174,6 +176,14 @@ impl Device for CudaDevice {
         let loaded = self.loaded(found, problem, &entries)?;
         let ready = prepared::prepare(self, problem, plan, &loaded, slots, seed)?;
         Ok(Box::new(ready))
+    }
+
+    fn runs_programs(&self) -> bool {
+        true
+    }
+
+    fn run_program(&self, program: &Program) -> Result<Vec<u8>, PrepareError> {
+        program::run(self, program)
     }
 
     fn lost(&self) -> Option<String> {

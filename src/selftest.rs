@@ -1,0 +1,261 @@
+//! The conformance programs on the virtual machine and on a GPU: whether both compute
+//! what the PTX ISA says, and so whether the one can be trusted about the other.
+
+use ptxvm::conformance::{Case, Mismatch, Program};
+
+use crate::device::{Device, PrepareError};
+use crate::section::Section;
+
+/// Mismatches of one program that are listed; the others are counted.
+const LISTED: usize = 5;
+
+/// What one machine made of a program.
+#[derive(Clone, Debug)]
+enum Outcome {
+    /// It ran; what is wrong of its output, and the output.
+    Ran { mismatches: Vec<Mismatch>, output: Vec<u8> },
+    /// It did not load, or not come to its end, or broke a rule.
+    Failed(String),
+    /// This machine is not made for it.
+    Skipped(String),
+    /// The machine was lost before.
+    NotRun,
+}
+
+impl Outcome {
+    fn ran(program: &Program, output: Vec<u8>) -> Self {
+        Outcome::Ran { mismatches: program.mismatches(&output), output }
+    }
+
+    fn is_right(&self) -> bool {
+        matches!(self, Outcome::Ran { mismatches, .. } if mismatches.is_empty())
+    }
+
+    /// Whether it speaks against the machine.
+    fn is_wrong(&self) -> bool {
+        !self.is_right() && matches!(self, Outcome::Ran { .. } | Outcome::Failed(_))
+    }
+
+    /// The cases, by their number, that are wrong.
+    fn wrong_cases(&self) -> impl Iterator<Item = usize> {
+        let mismatches = match self {
+            Outcome::Ran { mismatches, .. } => &mismatches[..],
+            _ => &[],
+        };
+        mismatches.iter().map(|mismatch| mismatch.case)
+    }
+
+    /// What is at a case's place, for people.
+    fn shown(&self, program: &Program, case: usize) -> String {
+        let case = &program.cases[case];
+        match self {
+            Outcome::Ran { output, .. } => {
+                let bytes = output[case.offset..][..case.bytes].iter().rev();
+                bytes.fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+            }
+            Outcome::Failed(_) => "failed".to_owned(),
+            Outcome::Skipped(_) | Outcome::NotRun => "-".to_owned(),
+        }
+    }
+}
+
+/// The outcome of all programs.
+#[derive(Clone, Debug)]
+pub struct Selftest {
+    rows: Vec<Row>,
+    device: String,
+    has_gpu: bool,
+    lost: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    program: Program,
+    vm: Outcome,
+    /// None where there is no GPU.
+    gpu: Option<Outcome>,
+}
+
+/// Runs programs on the virtual machine and, if it runs PTX, on the device. `before`
+/// is told of each program that the device is about to run.
+pub fn run(
+    device: &dyn Device,
+    programs: Vec<Program>,
+    mut before: impl FnMut(usize, &Program),
+) -> Selftest {
+    let mut selftest = Selftest {
+        rows: Vec::new(),
+        device: format!("{} ({})", device.info().name, device.info().backend),
+        has_gpu: device.runs_programs(),
+        lost: None,
+    };
+    for (number, program) in programs.into_iter().enumerate() {
+        let vm = on_vm(&program);
+        let mut gpu = selftest.has_gpu.then_some(Outcome::NotRun);
+        if selftest.has_gpu && selftest.lost.is_none() {
+            before(number, &program);
+            gpu = Some(on_device(device, &program));
+            let lost = device.lost();
+            selftest.lost = lost.map(|why| format!("{}: {why}", program.name));
+        }
+        selftest.rows.push(Row { program, vm, gpu });
+    }
+    selftest
+}
+
+/// Findings are failures: the programs are without races and all else that is looked
+/// for.
+fn on_vm(program: &Program) -> Outcome {
+    match program.run(0) {
+        Err(why) => Outcome::Failed(why.to_string()),
+        Ok(run) => match run.report.findings.first() {
+            Some(finding) => Outcome::Failed(finding.to_string()),
+            None => Outcome::ran(program, run.output),
+        },
+    }
+}
+
+fn on_device(device: &dyn Device, program: &Program) -> Outcome {
+    match device.run_program(program) {
+        Ok(output) => Outcome::ran(program, output),
+        Err(PrepareError::Refused(why)) => Outcome::Skipped(why.to_string()),
+        Err(PrepareError::Failed(why)) => Outcome::Failed(why.to_string()),
+    }
+}
+
+impl Selftest {
+    /// Whether nothing speaks against the virtual machine or the GPU.
+    pub fn is_right(&self) -> bool {
+        self.wrong() == (0, 0) && self.lost.is_none()
+    }
+
+    /// Programs that are wrong on the virtual machine, and on the GPU.
+    fn wrong(&self) -> (usize, usize) {
+        let vm = self.rows.iter().filter(|row| row.vm.is_wrong()).count();
+        let gpu = self.rows.iter().filter_map(|row| row.gpu.as_ref());
+        (vm, gpu.filter(|outcome| outcome.is_wrong()).count())
+    }
+
+    /// One sentence.
+    pub fn summary(&self) -> String {
+        let count = self.rows.len();
+        let (vm, gpu) = self.wrong();
+        let mut text = format!("selftest: {} of {count} programs right on vm", count - vm);
+        if !self.has_gpu {
+            return format!(
+                "{text}; {} runs no PTX, so only the virtual machine did",
+                self.device
+            );
+        }
+        let right =
+            self.rows.iter().filter(|row| row.gpu.as_ref().is_some_and(Outcome::is_right));
+        text += &format!("; on {} {} right, {gpu} wrong", self.device, right.count());
+        match &self.lost {
+            Some(why) => format!("{text}; the device cannot be used any more after {why}"),
+            None => text,
+        }
+    }
+
+    /// A table of families, and one of all that is wrong.
+    pub fn sections(&self) -> Vec<Section> {
+        let mut sections = vec![self.families()];
+        let wrong: Vec<Vec<String>> =
+            self.rows.iter().flat_map(|row| row.mistakes()).collect();
+        if !wrong.is_empty() {
+            sections.push(Section {
+                heading: "Wrong".into(),
+                columns: vec!["program", "case", "expected", "vm", "gpu"],
+                rows: wrong,
+                ..Section::default()
+            });
+        }
+        sections
+    }
+
+    fn families(&self) -> Section {
+        let mut families: Vec<&str> =
+            self.rows.iter().map(|row| row.program.family).collect();
+        families.dedup();
+        let mut rows = Vec::new();
+        for family in families.into_iter().map(Some).chain([None]) {
+            let members = self.rows.iter();
+            let members: Vec<&Row> = members
+                .filter(|row| family.is_none_or(|family| row.program.family == family))
+                .collect();
+            let cases: usize = members.iter().map(|row| row.program.cases.len()).sum();
+            let vm = members.iter().filter(|row| row.vm.is_right()).count();
+            let gpu = members.iter().filter_map(|row| row.gpu.as_ref());
+            let right = gpu.filter(|outcome| outcome.is_right()).count();
+            rows.push(vec![
+                family.unwrap_or("all").to_owned(),
+                members.len().to_string(),
+                cases.to_string(),
+                vm.to_string(),
+                if self.has_gpu { right.to_string() } else { "-".to_owned() },
+                skipped(&members),
+            ]);
+        }
+        Section {
+            heading: "Conformance to the PTX ISA".into(),
+            paragraphs: vec![self.summary()],
+            columns: vec![
+                "family",
+                "programs",
+                "cases",
+                "right_on_vm",
+                "right_on_gpu",
+                "skipped_on_gpu",
+            ],
+            rows,
+        }
+    }
+}
+
+/// How many programs the GPU did not run, for each reason.
+fn skipped(rows: &[&Row]) -> String {
+    let mut reasons: Vec<(&str, usize)> = Vec::new();
+    for row in rows {
+        let why = match &row.gpu {
+            Some(Outcome::Skipped(why)) => why,
+            Some(Outcome::NotRun) => "the device was lost before",
+            _ => continue,
+        };
+        match reasons.iter_mut().find(|(reason, _)| *reason == why) {
+            Some((_, count)) => *count += 1,
+            None => reasons.push((why, 1)),
+        }
+    }
+    let reasons: Vec<String> =
+        reasons.iter().map(|(why, count)| format!("{count}: {why}")).collect();
+    reasons.join("; ")
+}
+
+impl Row {
+    /// What is wrong with the program, a line each.
+    fn mistakes(&self) -> Vec<Vec<String>> {
+        let mut lines = Vec::new();
+        let line = |case: &str, expected: &str, vm: &str, gpu: &str| {
+            [&*self.program.name, case, expected, vm, gpu].map(str::to_owned).to_vec()
+        };
+        if let Outcome::Failed(why) = &self.vm {
+            lines.push(line("does not run", "", why, ""));
+        }
+        if let Some(Outcome::Failed(why)) = &self.gpu {
+            lines.push(line("does not run", "", "", why));
+        }
+        let mut cases: Vec<usize> = self.vm.wrong_cases().collect();
+        cases.extend(self.gpu.iter().flat_map(Outcome::wrong_cases));
+        cases.sort_unstable();
+        cases.dedup();
+        for &case in cases.iter().take(LISTED) {
+            let Case { label, wanted, .. } = &self.program.cases[case];
+            let vm = self.vm.shown(&self.program, case);
+            let gpu = self.gpu.as_ref().map(|gpu| gpu.shown(&self.program, case));
+            lines.push(line(label, &wanted.to_string(), &vm, &gpu.unwrap_or("-".into())));
+        }
+        if cases.len() > LISTED {
+            lines.push(line(&format!("and {} more", cases.len() - LISTED), "", "", ""));
+        }
+        lines
+    }
+}
