@@ -85,6 +85,12 @@ impl Rings {
         let two = fit(2);
         if two.slots >= 3 { two } else { fit(1) }
     }
+
+    /// Bytes that a block's warps have under way: all slots but the one that is
+    /// multiplied.
+    fn bytes_in_flight(&self, p: &DecodeAttention) -> u64 {
+        u64::from(self.slots - 1) * u64::from(TILE_TOKENS) * p.head_dim * p.kv_dtype.bytes()
+    }
 }
 
 fn of(problem: &Problem) -> &DecodeAttention {
@@ -183,6 +189,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         extra_bytes: Some(list.extra_bytes(output_bytes + softmax_bytes)),
         ..Plan::of(Launch {
             shared_bytes: rings.shared_bytes,
+            bytes_in_flight: rings.bytes_in_flight(&p),
             ..Launch::new("attention_decode", list.blocks, THREADS, params)
         })
     }
@@ -212,13 +219,16 @@ mod tests {
                         "batch=1,context=1,q_heads={group},kv_heads=1,head_dim={head_dim},\
                          dtype=f16"
                     );
-                    let rings = Rings::new(of(&problem(&shape)), arch);
+                    let problem = problem(&shape);
+                    let rings = Rings::new(of(&problem), arch);
                     assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
                     let block = rings.shared_bytes + OTHER_SHARED_BYTES;
                     assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
                     assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
-                    let in_flight = (rings.slots - 1) * TILE_TOKENS * head_dim * 2;
-                    assert!(rings.blocks_per_sm * in_flight >= 64 << 10, "{arch} {shape}");
+                    let in_flight = rings.bytes_in_flight(of(&problem));
+                    assert_eq!(in_flight, u64::from(rings.slots - 1) * head_dim * 128);
+                    let of_sm = u64::from(rings.blocks_per_sm) * in_flight;
+                    assert!(of_sm >= 64 << 10, "{arch} {shape}");
                 }
             }
         }

@@ -223,6 +223,11 @@ pub struct Launch {
     /// Whether the launch may begin while the one before it drains
     /// (programmatic dependent launch).
     pub overlaps_previous: bool,
+    /// Bytes that a block has asked memory for, or given to it, and not yet seen
+    /// arrive, in the middle of its work: what its loads, copies or stores span
+    /// between issue and use. Times the blocks of an SM, it must cover latency
+    /// times bandwidth (Little's law); 0 where memory does not matter.
+    pub bytes_in_flight: u64,
     /// Makes the bytes of the kernel's one parameter.
     pub params: Params,
 }
@@ -237,6 +242,7 @@ impl Launch {
             cluster: [1, 1, 1],
             shared_bytes: 0,
             overlaps_previous: false,
+            bytes_in_flight: 0,
             params,
         }
     }
@@ -251,6 +257,7 @@ impl fmt::Debug for Launch {
             .field("cluster", &self.cluster)
             .field("shared_bytes", &self.shared_bytes)
             .field("overlaps_previous", &self.overlaps_previous)
+            .field("bytes_in_flight", &self.bytes_in_flight)
             .finish_non_exhaustive()
     }
 }

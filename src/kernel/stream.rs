@@ -90,6 +90,9 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             Scratch::unset("partials", 4 * u64::from(blocks)),
             Scratch::zeros("ticket", 4),
         ],
-        ..Plan::of(Launch::new(entry, blocks, THREADS, params))
+        ..Plan::of(Launch {
+            bytes_in_flight: u64::from(THREADS * UNROLL) * VECTOR_BYTES,
+            ..Launch::new(entry, blocks, THREADS, params)
+        })
     }
 }
