@@ -17,6 +17,7 @@ pub mod prebuilt;
 pub mod sass;
 mod split;
 mod stream;
+mod stream_bulk;
 
 use std::fmt;
 
@@ -53,6 +54,7 @@ fn element(dtype: DType) -> Option<&'static str> {
 /// supports it is the default.
 pub static KERNELS: &[Kernel] = &[
     stream::KERNEL,
+    stream_bulk::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
     gemm::KERNEL,

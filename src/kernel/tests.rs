@@ -36,10 +36,27 @@ fn params_hold_what_a_slot_is_bound_to() {
         tensor_maps: &[],
     };
     let bytes = plan.launches[0].params.bytes(&bound);
-    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..48]);
-    assert_eq!(words, [256, 0, 512, 1024, 2048, 65536]);
-    // 65,536 vectors in tiles of 4096.
-    assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([16, 1, 1], [512, 1, 1]));
+    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
+    assert_eq!(words, [256, 0, 0, 512, 1024, 2048, 65536]);
+    // 65,536 vectors, one for each thread.
+    assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([128, 1, 1], [512, 1, 1]));
+}
+
+#[test]
+fn a_triads_arrays_are_told_apart() {
+    let problem: Problem = "stream:access=triad,bytes=3 GiB".parse().unwrap();
+    let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));
+    let bound = Bound {
+        seed: 1,
+        slot: 0,
+        tensors: &[256, 512, 768],
+        scratch: &[1024, 2048],
+        tensor_maps: &[],
+    };
+    let bytes = plan.launches[0].params.bytes(&bound);
+    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
+    assert_eq!(words, [256, 512, 768, 0, 1024, 2048, 1 << 26]);
+    assert_eq!((plan.launches[0].entry, plan.launches[0].grid[0]), ("stream_triad", 264));
 }
 
 /// Bytes that all blocks of an SM have under way, of every launch.
@@ -62,6 +79,10 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
         ("stream", "stream:access=read,bytes=1 GiB".to_owned()),
         ("stream", "stream:access=write,bytes=1 GiB".to_owned()),
         ("stream", "stream:access=copy,bytes=1 GiB".to_owned()),
+        ("stream", "stream:access=triad,bytes=3 GiB".to_owned()),
+        ("stream_bulk", "stream:access=read,bytes=1 GiB".to_owned()),
+        ("stream_bulk", "stream:access=write,bytes=1 GiB".to_owned()),
+        ("stream_bulk", "stream:access=copy,bytes=1 GiB".to_owned()),
         ("kv_read", format!("kv_read:{cache}")),
         ("kv_read", format!("kv_read:{cache},layout=paged16")),
         ("attention_decode", format!("decode_attention:q_heads=32,{cache}")),

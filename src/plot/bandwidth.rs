@@ -30,6 +30,7 @@ impl Curve<'_> {
             Access::Read => (INK, Shape::Circle),
             Access::Write => (PALETTE[1], Shape::Square),
             Access::Copy => (PALETTE[3], Shape::Diamond),
+            Access::Triad => (PALETTE[5], Shape::Wedge),
         };
         (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
     }
