@@ -28,3 +28,17 @@ DEVICE u32 block_sum(u32 value) {
   __syncthreads();
   return sum;
 }
+
+// Sum of `sum` over all threads of the grid, to *total; wraps around. `partials`
+// has a word for each block, `ticket` is zero between launches. All threads of
+// all blocks call it.
+template <u32 threads>
+DEVICE void sum_over_grid(u32 sum, u32 *partials, u32 *ticket, u32 *total) {
+  sum = block_sum<threads>(sum);
+  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  if (!is_last_block(ticket, gridDim.x)) return;
+  sum = 0;
+  for (u32 block = threadIdx.x; block < gridDim.x; block += threads) sum += partials[block];
+  sum = block_sum<threads>(sum);
+  if (threadIdx.x == 0) *total = sum;
+}

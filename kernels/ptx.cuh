@@ -65,6 +65,13 @@ DEVICE Words4 ld_shared_v4(u32 address) {
   return v;
 }
 
+// Writes 16 bytes.
+DEVICE void st_shared_v4(u32 address, Words4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.w[0]),
+               "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
+
 // Writes 4 bytes.
 DEVICE void st_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
@@ -86,6 +93,85 @@ template <u32 pending>
 DEVICE void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
+
+// --- Bulk copies and their barriers: sm_90 and up --------------------------
+
+// Makes an mbarrier whose phases end after `arrivals` arrivals, and when no bytes
+// are expected any more.
+DEVICE void mbarrier_init(u32 barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// Shows the mbarriers that this thread made to the copy engine.
+DEVICE void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Arrives, and makes the phase wait for `bytes` of copies more.
+DEVICE void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+// Arrives; orders what this thread did before for those who see the phase end.
+DEVICE void mbarrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Whether the phase of this parity has ended, after a while at the latest. The
+// phase before the first counts as ended and has parity 1.
+DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
+  u32 ended;
+  asm volatile(
+      "{\n.reg .pred ended;\nmbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, ended;\n}"
+      : "=r"(ended)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return ended;
+}
+
+// Copies a multiple of 16 bytes from global to shared memory, both at multiples
+// of 16, and tells the mbarrier how many have come.
+DEVICE void cp_async_bulk_load(u32 to, const void *from, u32 bytes, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// The same from shared to global memory, as part of this thread's next group.
+DEVICE void cp_async_bulk_store(void *to, u32 from, u32 bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+}
+
+// Makes a group of this thread's bulk copies out since the last group.
+DEVICE void cp_async_bulk_commit_group() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until at most `pending` of this thread's groups are still under way.
+template <u32 pending>
+DEVICE void cp_async_bulk_wait_group() {
+  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+// The same for groups that still read shared memory.
+template <u32 pending>
+DEVICE void cp_async_bulk_wait_group_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
+}
+
+// Orders this thread's accesses to shared memory before those of copies that are
+// started after it.
+DEVICE void fence_proxy_async_shared() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// --- Matrices in shared memory ---------------------------------------------
 
 // Loads four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the
 // rows of matrix i, and lane l gets elements 2 (l % 4) and the next of row l / 4.

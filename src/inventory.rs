@@ -296,7 +296,7 @@ mod tests {
             inventory.wanted.into_iter().find(|w| w.source.name == "stream").unwrap();
         let resources = Resources {
             registers: 46,
-            param_bytes: 56,
+            param_bytes: 64,
             max_threads: Some(512),
             min_blocks: Some(2),
             ..Resources::default()
@@ -316,7 +316,7 @@ mod tests {
     fn a_configuration_is_wanted_once() {
         let (wanted, _) = stream();
         assert_eq!(wanted.points, 4);
-        let shape = LaunchShape { threads: 512, dynamic_bytes: 0, param_bytes: 56 };
+        let shape = LaunchShape { threads: 512, dynamic_bytes: 0, param_bytes: 64 };
         let expected = [("stream_copy", shape), ("stream_read", shape)];
         assert_eq!(wanted.launches, expected.into());
         let archs = [Arch::SM_80, Arch::SM_120];
@@ -345,7 +345,7 @@ mod tests {
             (|r| r.spill_load_bytes = 4, "spills"),
             (|r| r.stack_bytes = 8, "local memory"),
             (|r| r.registers = 128, "2 blocks on an SM, and 1 fit"),
-            (|r| r.param_bytes = 64, "takes 64 bytes of parameters, and the plan makes 56"),
+            (|r| r.param_bytes = 72, "takes 72 bytes of parameters, and the plan makes 64"),
             (|r| r.max_threads = Some(256), "launched with 512 threads"),
         ];
         for (break_it, expected) in cases {

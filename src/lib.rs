@@ -6,7 +6,7 @@
 //! ```text
 //! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
-//!         <- verdict <- plot <- cmd
+//!         <- transfer <- verdict <- plot <- cmd
 //! ```
 
 pub mod analysis;
@@ -31,4 +31,5 @@ pub mod section;
 pub mod selftest;
 pub mod statistics;
 pub mod suite;
+pub mod transfer;
 pub mod verdict;

@@ -84,11 +84,14 @@ pub enum Access {
     Write,
     /// Read one half of the bytes and write them to the other half.
     Copy,
+    /// `a = b + s c` over three arrays of f32, a third of the bytes each: STREAM's
+    /// triad (McCalpin 1995), two bytes read for each that is written.
+    Triad,
 }
 
 impl Access {
     /// Every access, in the order in which tables list them.
-    pub const ALL: [Access; 3] = [Access::Read, Access::Write, Access::Copy];
+    pub const ALL: [Access; 4] = [Access::Read, Access::Write, Access::Copy, Access::Triad];
 
     /// The spelling used in suites, ids and CSV files.
     pub const fn name(self) -> &'static str {
@@ -96,6 +99,7 @@ impl Access {
             Access::Read => "read",
             Access::Write => "write",
             Access::Copy => "copy",
+            Access::Triad => "triad",
         }
     }
 }
@@ -394,8 +398,27 @@ pub const SHAPE_KEYS: [&str; 21] = [
 pub struct Stream {
     /// Which way.
     pub access: Access,
-    /// Distinct bytes touched; a copy reads one half and writes the other.
+    /// Distinct bytes touched; a copy reads one half and writes the other, a
+    /// triad reads two thirds and writes the third.
     pub bytes: u64,
+}
+
+impl Stream {
+    /// What `bytes` must be a multiple of: every array is whole 128-byte lines.
+    const fn line_bytes(self) -> u64 {
+        match self.access {
+            Access::Read | Access::Write | Access::Copy => 128,
+            Access::Triad => 3 * 128,
+        }
+    }
+
+    /// A multiplication and an addition for each element of a triad.
+    const fn flops(self) -> u64 {
+        match self.access {
+            Access::Read | Access::Write | Access::Copy => 0,
+            Access::Triad => 2 * (self.bytes / 3 / DType::F32.bytes()),
+        }
+    }
 }
 
 /// Arithmetic out of registers: the compute ceilings. Each of `lanes` values
@@ -772,6 +795,7 @@ impl Problem {
 
     /// FLOPs and compulsory bytes, from the shape alone.
     ///
+    /// * stream: the bytes; a triad has 2 FLOPs for 12 of them.
     /// * gemm: `2 m n k`; `b (m k + n k + m n)`.
     /// * decode attention: `4 B n_q d s`; Q and O `2 B n_q d b`, K and V
     ///   `2 B n_kv d s b_kv`. With several new tokens, a window or requests of
@@ -789,19 +813,20 @@ impl Problem {
     /// softmax is not counted. See METHODOLOGY.md.
     pub fn work(&self) -> Work {
         match *self {
-            Problem::Stream(Stream { access, bytes }) => Work {
-                bytes_read: match access {
-                    Access::Read => bytes,
-                    Access::Write => 0,
-                    Access::Copy => bytes / 2,
-                },
-                bytes_written: match access {
+            Problem::Stream(p) => {
+                let bytes_written = match p.access {
                     Access::Read => 0,
-                    Access::Write => bytes,
-                    Access::Copy => bytes / 2,
-                },
-                ..Work::default()
-            },
+                    Access::Write => p.bytes,
+                    Access::Copy => p.bytes / 2,
+                    Access::Triad => p.bytes / 3,
+                };
+                Work {
+                    vector_flops: p.flops(),
+                    bytes_read: p.bytes - bytes_written,
+                    bytes_written,
+                    ..Work::default()
+                }
+            }
             Problem::Peak(p) => peak_work(p),
             Problem::KvRead(p) => {
                 Work { bytes_read: kv_bytes(&p, |length| 0..length), ..Work::default() }
@@ -841,6 +866,7 @@ impl Problem {
     /// The format whose compute ceiling binds, if the problem computes.
     pub const fn math_dtype(&self) -> Option<DType> {
         match self {
+            Problem::Stream(Stream { access: Access::Triad, .. }) => Some(DType::F32),
             Problem::Stream(_) | Problem::KvRead(_) | Problem::KvAppend(_) => None,
             Problem::Peak(p) => Some(p.dtype),
             Problem::Gemm(p) => Some(p.dtype),
@@ -868,6 +894,14 @@ impl Problem {
                         Tensor::new("source", Input, Format::Words, words / 2),
                         Tensor::new("target", Output, Format::Words, words / 2),
                     ],
+                    Access::Triad => {
+                        let format = Format::Values(DType::F32);
+                        vec![
+                            Tensor::new("b", Input, format, words / 3),
+                            Tensor::new("c", Input, format, words / 3),
+                            Tensor::new("a", Output, format, words / 3),
+                        ]
+                    }
                 }
             }
             Problem::Peak(p) => {
@@ -1087,9 +1121,15 @@ impl Problem {
                     "tokens are appended to pages; write `layout=paged16` or another size",
                 ))
             }
-            Problem::Stream(p) if p.bytes % 128 != 0 => Err(ProblemError::at(
+            Problem::Stream(p) if p.bytes % p.line_bytes() != 0 => Err(ProblemError::at(
                 "bytes",
-                format!("bytes = {} is no multiple of 128; round it to one", p.bytes),
+                format!(
+                    "bytes = {} is no multiple of {}, a line in each array of a {}; use {}",
+                    p.bytes,
+                    p.line_bytes(),
+                    p.access,
+                    p.bytes.next_multiple_of(p.line_bytes())
+                ),
             )),
             Problem::Peak(Peak { unit: Unit::Tensor, dtype: DType::F32, .. }) => {
                 Err(ProblemError::at(
@@ -1144,7 +1184,7 @@ impl Problem {
     fn check_size(&self) -> Result<(), ProblemError> {
         let product = |xs: &[u64]| xs.iter().map(|&x| x as f64).product::<f64>();
         let (flops, elements) = match *self {
-            Problem::Stream(p) => (0.0, p.bytes as f64 / 4.0),
+            Problem::Stream(p) => (p.flops() as f64, p.bytes as f64 / 4.0),
             Problem::Peak(p) => (
                 product(&[step_flops(p.unit), p.lanes, p.steps]),
                 product(&[2, lane_elements(p.unit), p.lanes]),
@@ -1627,6 +1667,10 @@ mod tests {
         assert_eq!((stream("read").bytes_read, stream("read").bytes_written), (1024, 0));
         assert_eq!((stream("write").bytes_read, stream("write").bytes_written), (0, 1024));
         assert_eq!((stream("copy").bytes_read, stream("copy").bytes_written), (512, 512));
+        // 64 elements of each array.
+        let triad = work("stream:access=triad,bytes=768");
+        assert_eq!((triad.bytes_read, triad.bytes_written), (512, 256));
+        assert_eq!((triad.vector_flops, triad.matrix_flops), (128, 0));
     }
 
     #[test]
@@ -1691,6 +1735,8 @@ mod tests {
             ("gemm", "", "op:key=value"),
             ("stream:access=read,bytes=4 MB", "bytes", "4 MiB"),
             ("stream:access=read,bytes=100", "bytes", "multiple of 128"),
+            ("stream:access=triad,bytes=1 GiB", "bytes", "multiple of 384"),
+            ("stream:access=triad,bytes=1 GiB", "bytes", "use 1073741952"),
             ("peak:unit=tensor,dtype=f32,lanes=1,steps=1", "dtype", "unit = \"fma\""),
             (
                 "decode_attention:batch=1,context=1,q_heads=6,kv_heads=4,head_dim=8,dtype=f32",
@@ -1721,12 +1767,13 @@ mod tests {
             group in 1u64..9,
             names in (dtype(), dtype()),
             choice in 0usize..3,
+            access in 0usize..Access::ALL.len(),
         ) -> Problem {
             let fields = op.keys().iter().enumerate().map(|(i, &key)| {
                 let value = match key {
-                    "access" => Access::ALL[choice].to_string(),
+                    "access" => Access::ALL[access].to_string(),
                     "unit" => Unit::Fma.to_string(),
-                    "bytes" => (dims[0] * 128).to_string(),
+                    "bytes" => (dims[0] * 384).to_string(),
                     "dtype" => names.0.clone(),
                     "kv_dtype" => names.1.clone(),
                     "layout" => match op {

@@ -85,6 +85,11 @@ pub fn write_pattern(seed: u64, slot: usize) -> u32 {
     Key::new(seed, slot, 0).word(0) & 0x7fff_ffff
 }
 
+/// Factor `s` of the triad `a = b + s c`. A power of two: the product is then
+/// exact, so that a fused multiply-add and a product with a sum after it give
+/// the same bits, and answers are compared to the last one.
+pub const TRIAD_FACTOR: f32 = 0.5;
+
 /// Values that a check may make: about 0.2 s on two cores.
 const BUDGET: u64 = 40_000_000;
 
@@ -209,6 +214,9 @@ pub fn check(
             }
             Access::Copy => target.compare_words(|first, words| {
                 keys[0].draw(Format::Words, first / 2, words);
+            }),
+            Access::Triad => target.compare_words(|first, words| {
+                triad(&keys, first, bytemuck::cast_slice_mut(words));
             }),
         },
         Problem::Peak(p) => {
@@ -431,7 +439,7 @@ impl Target<'_> {
 fn axes(problem: &Problem) -> Vec<(&'static str, u64)> {
     match *problem {
         Problem::Stream(Stream { access: Access::Read, .. }) => vec![("word", 1)],
-        Problem::Stream(p) => vec![("word", p.bytes / 4)],
+        Problem::Stream(p) => vec![("word", written_words(p))],
         Problem::Peak(Peak { unit: Unit::Fma, lanes, .. }) => vec![("lane", lanes)],
         Problem::Peak(p) => vec![("lane", p.lanes), ("element", 128)],
         Problem::KvRead(p) => vec![("batch", p.batch), ("kv head", p.kv_heads)],
@@ -457,6 +465,21 @@ fn axes(problem: &Problem) -> Vec<(&'static str, u64)> {
             ("token", p.new_tokens),
             ("dim", p.head_dim),
         ],
+    }
+}
+
+/// Words that a stream writes.
+fn written_words(p: Stream) -> u64 {
+    Problem::Stream(p).work().bytes_written / 4
+}
+
+/// Elements of a triad's output from `first` on.
+fn triad(keys: &[Key], first: u64, a: &mut [f32]) {
+    let mut c = vec![0.0; a.len()];
+    keys[0].values(DType::F32, first, a);
+    keys[1].values(DType::F32, first, &mut c);
+    for (a, c) in a.iter_mut().zip(c) {
+        *a += TRIAD_FACTOR * c;
     }
 }
 

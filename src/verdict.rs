@@ -15,6 +15,7 @@ use crate::record::Status;
 use crate::roofline::{Peaks, Resource};
 use crate::section::Section;
 use crate::statistics::Estimate;
+use crate::transfer::{self, Family};
 
 /// Share of a roof from which on that roof counts as what limits a kernel.
 /// Below it, something else costs more than 30% of the time.
@@ -163,6 +164,7 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     let claims = vec![judge.memory_bound_claim(), judge.follows_bytes_claim()];
     let limits = judge.limits();
     let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
+    sections.push(judge.transfer_section());
     sections.extend([judge.regime_section(), judge.decode_section(), judge.pair_section()]);
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();
@@ -491,6 +493,37 @@ impl<'a> Judge<'a> {
         Section { heading: "Machine, as measured".into(), columns, rows, paragraphs }
     }
 
+    /// What moving bytes costs apart from the bytes. Too few read streams for a
+    /// line are said; of other kernels only lines are shown.
+    fn transfer_section(&self) -> Section {
+        let derived = self.campaign.derived.as_ref();
+        let peak = derived.map(|peaks| peaks.bandwidth.read.plateau().bytes_per_s);
+        let families = transfer::families(self.campaign);
+        let shown = |f: &&Family| f.op == Op::Stream || f.fit.is_some();
+        let rows = families.iter().filter(shown).map(|family| {
+            let mut cells =
+                vec![family.op.to_string(), family.kernel.clone(), family.shape.clone()];
+            cells.push(family.points.len().to_string());
+            cells.extend(transfer_cells(family, peak));
+            cells
+        });
+        Section {
+            heading: "Time against bytes, from DRAM".into(),
+            columns: vec![
+                "op",
+                "kernel",
+                "shape",
+                "points",
+                "fixed cost a",
+                "bandwidth b",
+                "of derived",
+                "largest residual",
+            ],
+            rows: rows.collect(),
+            paragraphs: vec![TRANSFER.to_owned()],
+        }
+    }
+
     fn regime_section(&self) -> Section {
         type Regime = (Op, &'static str, String);
         let mut regimes: BTreeMap<Regime, Vec<(Estimate, Bound)>> = BTreeMap::new();
@@ -786,6 +819,28 @@ impl<'a> Judge<'a> {
 /// What the column of derived peaks means.
 const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x FLOPs per \
                        clock x clock, at the highest clocks that the device reports.";
+
+/// What the table of fits means.
+const TRANSFER: &str = "T = a + V / b by least squares of relative errors, over points whose \
+                        data come from DRAM, 95% intervals; a decides small sizes.";
+
+/// Fixed cost, bandwidth, its share of the derived peak and the largest residual.
+fn transfer_cells(family: &Family, peak: Option<f64>) -> [String; 4] {
+    let none = || "-".to_owned();
+    match family.fit {
+        Some(fit) => [
+            interval(fit.fixed_s, 1e6, "us"),
+            interval(fit.bytes_per_s, 1e-9, "GB/s"),
+            peak.map_or_else(none, |peak| percent(fit.bytes_per_s.value / peak)),
+            format!("{:.1}%", 100.0 * fit.worst_residual),
+        ],
+        None if family.points.len() < transfer::FEWEST_POINTS => {
+            let fewest = transfer::FEWEST_POINTS;
+            [format!("a line needs {fewest} points"), none(), none(), none()]
+        }
+        None => ["no line goes through these".to_owned(), none(), none(), none()],
+    }
+}
 
 impl Limit {
     /// The value with its interval and unit.
@@ -1094,6 +1149,42 @@ mod tests {
             verdict.sections.iter().find(|s| s.heading.starts_with("Machine")).unwrap();
         let ridge = machine.rows.iter().find(|row| row[0] == "bf16 ridge").unwrap();
         assert_eq!(ridge[1], "10.0 [10.0, 10.0] FLOP/B");
+    }
+
+    #[test]
+    fn lines_through_read_streams_are_told_with_what_they_rest_on() {
+        let streams = |kernel: &str, fixed_s: f64, count: u32| -> Vec<Row> {
+            let make = |e: u32| {
+                let problem = format!("stream:access=read,bytes={} MiB", 256 << e);
+                let bytes = (256u64 << e << 20) as f64;
+                let row = row(&problem, fixed_s + bytes / READ, 0.001);
+                Row { kernel: kernel.into(), point_id: format!("{kernel} {e}"), ..row }
+            };
+            (0..count).map(make).collect()
+        };
+        let mut rows = streams("stream", 1e-3, 5);
+        rows.extend(streams("stream_bulk", 2e-3, 3));
+        let records = Records { runs: vec![clocked()], rows };
+        let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+        let verdict = judge(&campaign);
+        let section = verdict
+            .sections
+            .iter()
+            .find(|s| s.heading.starts_with("Time against"))
+            .unwrap();
+        let row = |at: usize| section.rows[at].join("|");
+        assert_eq!(
+            row(0),
+            "stream|stream|read|5|1000.0 [1000.0, 1000.0] us|30.0 [30.0, 30.0] GB/s|97%|0.0%"
+        );
+        assert_eq!(row(1), "stream|stream_bulk|read|3|a line needs 4 points|-|-|-");
+        // The ceiling is the best of both kernels at the largest working set.
+        let limit = &verdict.limits[0];
+        assert_eq!(
+            (limit.id.as_str(), limit.from.as_str()),
+            ("dram_read_bandwidth", "stream")
+        );
+        assert!(judged(vec![], Run::default()).sections.len() > 2);
     }
 
     /// What a driver reports of a device whose clocks allow 31 GB/s and 320

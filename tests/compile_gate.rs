@@ -284,10 +284,14 @@ fn ptx_is_there_for_every_architecture() {
 /// must have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CODE: [Check; 12] = [
+const CODE: [Check; 16] = [
     ("stream", "", "stream_read", &["LDG.128"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
+    ("stream", "", "stream_triad", &["LDG.128", "STG.128", "FFMA"]),
+    ("stream_bulk", "", "stream_bulk_read", &["UBLKCP.S.G", "LDS.128", "SYNCS"]),
+    ("stream_bulk", "", "stream_bulk_write", &["UBLKCP.G.S"]),
+    ("stream_bulk", "", "stream_bulk_copy", &["UBLKCP.S.G", "UBLKCP.G.S", "SYNCS"]),
     ("kv_read", "", "kv_read", &["LDG.128"]),
     ("gemm", "", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
     (

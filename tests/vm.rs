@@ -7,7 +7,7 @@ mod common;
 use rayon::prelude::*;
 use ridgepoint::device::vm::VmDevice;
 use ridgepoint::device::{Device, Options};
-use ridgepoint::kernel::{Arch, KERNELS};
+use ridgepoint::kernel::{Arch, KERNELS, Kernel};
 use ridgepoint::measure::verify;
 use ridgepoint::nvrtc::Nvrtc;
 use ridgepoint::point::Point;
@@ -15,7 +15,7 @@ use ridgepoint::problem::Op;
 use ridgepoint::record::Status;
 use ridgepoint::suite::Suite;
 
-/// One of so many points of each operation is executed.
+/// One of so many points of each kernel is executed.
 const STRIDE: usize = 9;
 
 /// Larger points are left to the whole check.
@@ -24,18 +24,18 @@ const MOST_WORK: u64 = 60_000_000;
 /// Inputs of all points.
 const SEED: u64 = 1;
 
-/// The points of `corners` that are executed: every ninth of an operation,
-/// from number `first` on, and its last.
+/// The points of `corners` that are executed: every ninth of a kernel, from
+/// number `first` on, and its last.
 fn spread(points: &[Point], first: usize) -> Vec<Point> {
     let mut chosen = Vec::new();
-    for op in Op::ALL {
-        let of_op: Vec<&Point> = points
+    for kernel in KERNELS {
+        let of_kernel: Vec<&Point> = points
             .iter()
-            .filter(|p| p.problem.op() == op)
+            .filter(|p| p.kernel == kernel.name)
             .filter(|p| p.problem.work().flops().max(p.problem.work().bytes()) < MOST_WORK)
             .collect();
-        let every = of_op.iter().skip(first).step_by(STRIDE);
-        chosen.extend(every.chain(of_op.last()).map(|point| (*point).clone()));
+        let every = of_kernel.iter().skip(first).step_by(STRIDE);
+        chosen.extend(every.chain(of_kernel.last()).map(|point| (*point).clone()));
     }
     chosen
 }
@@ -63,7 +63,11 @@ fn kernels_are_right_on(arch: Arch, first: usize) {
         .map(|(point, _, why)| format!("{point}: {why}"))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for kernel in KERNELS {
+    let runs = |kernel: &Kernel| {
+        let supported = |p: &Point| (kernel.supports)(&p.problem, arch).is_ok();
+        plan.points.iter().filter(|p| p.kernel == kernel.name).any(supported)
+    };
+    for kernel in KERNELS.iter().filter(|kernel| runs(kernel)) {
         let right = outcomes.iter().filter(|(point, status, _)| {
             point.kernel == kernel.name && *status == Status::Ok
         });
@@ -91,7 +95,12 @@ fn counts_are_the_models_where_nothing_is_padded() {
     let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
     for (text, kernel) in [
         ("stream:access=read,bytes=1048576", "stream"),
+        ("stream:access=write,bytes=1048576", "stream"),
         ("stream:access=copy,bytes=1048576", "stream"),
+        ("stream:access=triad,bytes=1572864", "stream"),
+        ("stream:access=read,bytes=1048704", "stream_bulk"),
+        ("stream:access=write,bytes=1048704", "stream_bulk"),
+        ("stream:access=copy,bytes=2097408", "stream_bulk"),
         ("kv_read:batch=2,context=1024,kv_heads=2,head_dim=128,dtype=bf16", "kv_read"),
         ("gemm:m=128,n=512,k=256,dtype=bf16", "gemm"),
         ("peak:unit=fma,dtype=f32,lanes=32768,steps=16", "peak"),
@@ -130,4 +139,24 @@ fn counts_do_not_depend_on_the_order_of_warps() {
     assert_eq!(count(), count());
     let device = VmDevice::open(Arch::SM_80, &Options::default()).unwrap();
     assert_eq!(device.kernel(&problem), Ok("attention_decode"));
+}
+
+/// Every stream of `corners` under several inputs; their schedules differ too.
+#[test]
+fn streams_are_right_whatever_the_seed() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
+    let streams =
+        |p: &&Point| p.problem.op() == Op::Stream && p.problem.work().bytes() < 1 << 20;
+    let points: Vec<&Point> = plan.points.iter().filter(streams).collect();
+    assert!(points.len() > 40, "{} points", points.len());
+    for seed in [2, 77] {
+        for point in &points {
+            let outcome = verify(&mut device, point, seed);
+            assert_eq!(outcome.status, Status::Ok, "{point}: {}", outcome.reason);
+        }
+    }
 }

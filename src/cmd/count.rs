@@ -51,6 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         heading: format!("{} on the virtual machine, {}", suite.name, args.arch),
         columns: vec![
             "problem",
+            "kernel",
             "status",
             "flops_model",
             "flops_counted",
@@ -73,6 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// A point's line.
 struct Row {
     problem: Problem,
+    kernel: String,
     status: &'static str,
     counted: Option<Counted>,
     why: String,
@@ -80,28 +82,29 @@ struct Row {
 
 fn count(device: &mut VmDevice, point: &Point, args: &Args) -> Row {
     let problem = point.problem;
-    let without = |status, why| Row { problem, status, counted: None, why };
+    let kernel = point.kernel.clone();
+    let row = |status, counted, why| Row { problem, kernel, status, counted, why };
     if let Err(why) = device.kernel(&problem) {
-        return without("skipped", why.to_string());
+        return row("skipped", None, why.to_string());
     }
     let work = problem.work();
     let size = work.flops().max(work.bytes()) as f64 * 1e-6;
     if size > args.millions {
         let why = format!("{size:.0} million FLOPs or bytes; raise --millions");
-        return without("skipped", why);
+        return row("skipped", None, why);
     }
     let counted = match device.count(&problem, &point.kernel, args.seed) {
         Ok(counted) => counted,
-        Err(PrepareError::Refused(why)) => return without("skipped", why.to_string()),
-        Err(PrepareError::Failed(why)) => return without("failed", why.to_string()),
+        Err(PrepareError::Refused(why)) => return row("skipped", None, why.to_string()),
+        Err(PrepareError::Failed(why)) => return row("failed", None, why.to_string()),
     };
     match reference::check(&problem, args.seed, 0, 0, &counted.output) {
         Ok(check) if check.verdict == Verdict::Pass => {
             let why = explain(&problem, &counted);
-            Row { problem, status: "ok", counted: Some(counted), why }
+            row("ok", Some(counted), why)
         }
-        Ok(check) => without("wrong", check.message),
-        Err(none) => without("failed", none.to_string()),
+        Ok(check) => row("wrong", None, check.message),
+        Err(none) => row("failed", None, none.to_string()),
     }
 }
 
@@ -141,6 +144,7 @@ impl Row {
         let extra = counted.and_then(|c| c.extra_bytes);
         vec![
             self.problem.to_string(),
+            self.kernel,
             self.status.to_owned(),
             work.flops().to_string(),
             shown(counted.map(|c| c.flops().to_string())),

@@ -128,6 +128,12 @@ impl Rings {
     fn tile_tokens(&self) -> u32 {
         self.warps * STEP
     }
+
+    /// Bytes that a block's warps have under way: all slots but the one that is
+    /// multiplied.
+    fn bytes_in_flight(&self) -> u64 {
+        u64::from(self.warps * (self.slots - 1) * self.slot_bytes)
+    }
 }
 
 fn of(problem: &Problem) -> &DecodeAttention {
@@ -223,6 +229,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         extra_bytes,
         ..Plan::of(Launch {
             shared_bytes: rings.shared_bytes,
+            bytes_in_flight: rings.bytes_in_flight(),
             ..Launch::new(
                 "attention_decode",
                 list.blocks * row_tiles,
@@ -296,6 +303,14 @@ mod tests {
                         let block = rings.shared_bytes + OTHER_SHARED_BYTES;
                         assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
                         assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
+                        // Little's law asks 8 KB of an SM on an RTX 5090, the fastest
+                        // memory with as little shared memory, and 29 KB on an H200.
+                        let in_flight =
+                            u64::from(rings.blocks_per_sm) * rings.bytes_in_flight();
+                        assert!(in_flight >= 32 << 10, "{arch} {shape}: {in_flight}");
+                        if arch == Arch::SM_90 {
+                            assert!(in_flight >= 96 << 10, "{shape}: {in_flight}");
+                        }
                     }
                 }
             }

@@ -84,6 +84,11 @@ impl Shape {
         2 * self.head_dim * (self.rows + self.stages * self.keys)
     }
 
+    /// All stages but the one that is multiplied.
+    fn bytes_in_flight(&self) -> u64 {
+        2 * self.head_dim * (self.stages - 1) * self.keys
+    }
+
     fn blocks(&self, p: &PrefillAttention) -> u64 {
         p.new_tokens.div_ceil(self.rows) * p.q_heads * p.batch
     }
@@ -182,7 +187,11 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         // Blocks of tokens read keys and values again, through L2 where it
         // holds them.
         extra_bytes: None,
-        ..Plan::of(Launch { shared_bytes: shape.shared_bytes() as u32, ..launch })
+        ..Plan::of(Launch {
+            shared_bytes: shape.shared_bytes() as u32,
+            bytes_in_flight: shape.bytes_in_flight(),
+            ..launch
+        })
     }
 }
 

@@ -231,6 +231,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         extra_bytes: None,
         ..Plan::of(Launch {
             shared_bytes: (stages * tile.stage_bytes(columns)) as u32,
+            bytes_in_flight: (stages - 1) * tile.stage_bytes(columns),
             ..launch
         })
     }

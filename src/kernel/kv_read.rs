@@ -144,7 +144,11 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             list.tickets(4),
         ],
         extra_bytes: Some(list.extra_bytes(4, 4)),
-        ..Plan::of(Launch::new("kv_read", list.blocks, THREADS, params))
+        ..Plan::of(Launch {
+            // A tile of keys and the same of values.
+            bytes_in_flight: 2 * u64::from(tile_tokens(&p)) * row_bytes(&p),
+            ..Launch::new("kv_read", list.blocks, THREADS, params)
+        })
     }
 }
 

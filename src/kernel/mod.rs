@@ -17,6 +17,7 @@ pub mod prebuilt;
 pub mod sass;
 mod split;
 mod stream;
+mod stream_bulk;
 
 use std::fmt;
 
@@ -53,6 +54,7 @@ fn element(dtype: DType) -> Option<&'static str> {
 /// supports it is the default.
 pub static KERNELS: &[Kernel] = &[
     stream::KERNEL,
+    stream_bulk::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
     gemm::KERNEL,
@@ -224,6 +226,11 @@ pub struct Launch {
     /// Whether the launch may begin while the one before it drains
     /// (programmatic dependent launch).
     pub overlaps_previous: bool,
+    /// Bytes that a block has asked memory for, or given to it, and not yet seen
+    /// arrive, in the middle of its work: what its loads, copies or stores span
+    /// between issue and use. Times the blocks of an SM, it must cover latency
+    /// times bandwidth (Little's law); 0 where memory does not matter.
+    pub bytes_in_flight: u64,
     /// Makes the bytes of the kernel's one parameter.
     pub params: Params,
 }
@@ -238,6 +245,7 @@ impl Launch {
             cluster: [1, 1, 1],
             shared_bytes: 0,
             overlaps_previous: false,
+            bytes_in_flight: 0,
             params,
         }
     }
@@ -252,6 +260,7 @@ impl fmt::Debug for Launch {
             .field("cluster", &self.cluster)
             .field("shared_bytes", &self.shared_bytes)
             .field("overlaps_previous", &self.overlaps_previous)
+            .field("bytes_in_flight", &self.bytes_in_flight)
             .finish_non_exhaustive()
     }
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
 use crate::problem::{Access, Op, Problem, Stream};
-use crate::reference::write_pattern;
+use crate::reference::{TRIAD_FACTOR, write_pattern};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "stream",
@@ -27,13 +27,22 @@ const VECTOR_BYTES: u64 = 16;
 #[repr(C)]
 struct StreamParams {
     source: u64,
+    second: u64,
     target: u64,
     checksum: u64,
     partials: u64,
     ticket: u64,
     vectors: u64,
     pattern: u32,
-    unused: u32,
+    factor: f32,
+}
+
+/// The stream that a problem is.
+pub(super) fn of(problem: &Problem) -> Stream {
+    let Problem::Stream(stream) = *problem else {
+        unreachable!("the kernel table pairs operations and kernels")
+    };
+    stream
 }
 
 fn supports(_: &Problem, _: Arch) -> Result<(), Refusal> {
@@ -53,36 +62,39 @@ fn defines(_: &Problem, arch: Arch) -> Defines {
 }
 
 fn plan(problem: &Problem, target: &Target) -> Plan {
-    let Problem::Stream(Stream { access, bytes }) = *problem else {
-        unreachable!("the kernel table pairs operations and kernels")
-    };
+    let Stream { access, bytes } = of(problem);
     let vectors = match access {
         Access::Read | Access::Write => bytes / VECTOR_BYTES,
         Access::Copy => bytes / 2 / VECTOR_BYTES,
+        Access::Triad => bytes / 3 / VECTOR_BYTES,
     };
-    let tiles = vectors.div_ceil(u64::from(THREADS * UNROLL));
+    // Little is spread over many SMs rather than read at depth by a few: with a
+    // tile for each block, 4 MiB would keep half of an H100 idle.
     let resident = u64::from(target.sms * blocks_per_sm(target.arch));
-    let blocks = tiles.clamp(1, resident) as u32;
+    let blocks = vectors.div_ceil(THREADS.into()).clamp(1, resident) as u32;
     let entry = match access {
         Access::Read => "stream_read",
         Access::Write => "stream_write",
         Access::Copy => "stream_copy",
+        Access::Triad => "stream_triad",
     };
     let params = Params::of(move |bound| {
-        let (source, target, checksum) = match (access, bound.tensors) {
-            (Access::Read, &[source, checksum]) => (source, 0, checksum),
-            (Access::Copy, &[source, target]) => (source, target, 0),
-            (_, tensors) => (0, tensors[0], 0),
+        let [source, second, target, checksum] = match (access, bound.tensors) {
+            (Access::Read, &[source, checksum]) => [source, 0, 0, checksum],
+            (Access::Copy, &[source, target]) => [source, 0, target, 0],
+            (Access::Triad, &[b, c, a]) => [b, c, a, 0],
+            (_, tensors) => [0, 0, tensors[0], 0],
         };
         StreamParams {
             source,
+            second,
             target,
             checksum,
             partials: bound.scratch[0],
             ticket: bound.scratch[1],
             vectors,
             pattern: write_pattern(bound.seed, bound.slot),
-            unused: 0,
+            factor: TRIAD_FACTOR,
         }
     });
     Plan {
@@ -90,6 +102,9 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             Scratch::unset("partials", 4 * u64::from(blocks)),
             Scratch::zeros("ticket", 4),
         ],
-        ..Plan::of(Launch::new(entry, blocks, THREADS, params))
+        ..Plan::of(Launch {
+            bytes_in_flight: u64::from(THREADS * UNROLL) * VECTOR_BYTES,
+            ..Launch::new(entry, blocks, THREADS, params)
+        })
     }
 }

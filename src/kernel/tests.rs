@@ -36,8 +36,79 @@ fn params_hold_what_a_slot_is_bound_to() {
         tensor_maps: &[],
     };
     let bytes = plan.launches[0].params.bytes(&bound);
-    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..48]);
-    assert_eq!(words, [256, 0, 512, 1024, 2048, 65536]);
-    // 65,536 vectors in tiles of 4096.
-    assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([16, 1, 1], [512, 1, 1]));
+    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
+    assert_eq!(words, [256, 0, 0, 512, 1024, 2048, 65536]);
+    // 65,536 vectors, one for each thread.
+    assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([128, 1, 1], [512, 1, 1]));
+}
+
+#[test]
+fn a_triads_arrays_are_told_apart() {
+    let problem: Problem = "stream:access=triad,bytes=3 GiB".parse().unwrap();
+    let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));
+    let bound = Bound {
+        seed: 1,
+        slot: 0,
+        tensors: &[256, 512, 768],
+        scratch: &[1024, 2048],
+        tensor_maps: &[],
+    };
+    let bytes = plan.launches[0].params.bytes(&bound);
+    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
+    assert_eq!(words, [256, 512, 768, 0, 1024, 2048, 1 << 26]);
+    assert_eq!((plan.launches[0].entry, plan.launches[0].grid[0]), ("stream_triad", 264));
+}
+
+/// Bytes that all blocks of an SM have under way, of every launch.
+fn bytes_in_flight_per_sm(kernel: &Kernel, problem: &Problem, arch: Arch) -> Vec<u64> {
+    (kernel.supports)(problem, arch).unwrap();
+    let defines = (kernel.defines)(problem, arch);
+    let blocks = defines.0.iter().find(|(name, _)| *name == "BLOCKS_PER_SM");
+    // What the launch bounds promise.
+    let blocks: u64 = blocks.unwrap().1.parse().unwrap();
+    let plan = (kernel.plan)(problem, &Target::new(arch, arch.usual_sms()));
+    plan.launches.iter().map(|launch| blocks * launch.bytes_in_flight).collect()
+}
+
+/// Little's law: 4.8 TB/s times 0.8 us are 29 KB for each of 132 SMs. Twice that
+/// leaves room for blocks that begin, end or wait for one another.
+#[test]
+fn memory_bound_kernels_have_enough_bytes_in_flight() {
+    let cache = "batch=32,context=8192,kv_heads=8,head_dim=128,dtype=bf16";
+    for (name, text) in [
+        ("stream", "stream:access=read,bytes=1 GiB".to_owned()),
+        ("stream", "stream:access=write,bytes=1 GiB".to_owned()),
+        ("stream", "stream:access=copy,bytes=1 GiB".to_owned()),
+        ("stream", "stream:access=triad,bytes=3 GiB".to_owned()),
+        ("stream_bulk", "stream:access=read,bytes=1 GiB".to_owned()),
+        ("stream_bulk", "stream:access=write,bytes=1 GiB".to_owned()),
+        ("stream_bulk", "stream:access=copy,bytes=1 GiB".to_owned()),
+        ("kv_read", format!("kv_read:{cache}")),
+        ("kv_read", format!("kv_read:{cache},layout=paged16")),
+        ("attention_decode", format!("decode_attention:q_heads=32,{cache}")),
+        ("attention_decode", format!("decode_attention:q_heads=32,{cache},layout=paged16")),
+    ] {
+        let kernel = Kernel::named(name).unwrap();
+        let problem: Problem = text.parse().unwrap();
+        for bytes in bytes_in_flight_per_sm(kernel, &problem, Arch::SM_90) {
+            assert!(bytes >= 64 << 10, "{name} for {text}: {bytes}");
+        }
+    }
+}
+
+#[test]
+fn tiles_under_way_are_counted_for_every_kernel() {
+    let target = Target::new(Arch::SM_90, 132);
+    for (text, bytes) in [
+        // Threads times vectors of each; tokens of a tile, keys and values.
+        ("stream:access=read,bytes=1 GiB", 512 * 8 * 16),
+        ("peak:unit=fma,dtype=f32,lanes=4096,steps=16", 0),
+        ("kv_read:batch=1,context=99,kv_heads=1,head_dim=128,dtype=bf16", 2 * 64 * 256),
+        ("kv_read:batch=1,context=99,kv_heads=1,head_dim=80,dtype=bf16", 2 * 102 * 160),
+    ] {
+        let problem: Problem = text.parse().unwrap();
+        let kernel = Kernel::for_problem(&problem, Arch::SM_90).unwrap();
+        let plan = (kernel.plan)(&problem, &target);
+        assert_eq!(plan.launches[0].bytes_in_flight, bytes, "{text}");
+    }
 }

@@ -14,6 +14,7 @@ use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::problem::{Access, Op, Problem};
 use crate::statistics::Estimate;
+use crate::transfer::{self, Fit};
 
 /// A point with its working set and bandwidth.
 type Placed<'a> = (f64, Estimate, &'a Measured);
@@ -30,6 +31,7 @@ impl Curve<'_> {
             Access::Read => (INK, Shape::Circle),
             Access::Write => (PALETTE[1], Shape::Square),
             Access::Copy => (PALETTE[3], Shape::Diamond),
+            Access::Triad => (PALETTE[5], Shape::Wedge),
         };
         (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
     }
@@ -75,6 +77,9 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         draw_curve(&mut canvas, &panel, &mut room, curve);
     }
     let mut entries: Vec<Entry> = curves.iter().map(curve_entry).collect();
+    entries.extend(
+        curves.iter().find_map(|curve| draw_fit(&mut canvas, campaign, &panel, curve)),
+    );
     let readers: Vec<&Measured> = readers.iter().map(|(_, _, point)| *point).collect();
     entries.extend(op_entries(&readers));
     entries.extend(draw_labels(&mut canvas, &mut room, labels));
@@ -197,6 +202,44 @@ fn draw_curve(canvas: &mut Canvas, panel: &Panel, room: &mut Room, curve: &Curve
     for (x, rate, point) in &curve.points {
         draw_point(canvas, panel, *x, *rate, marker, &tip(point));
     }
+}
+
+/// Pieces of a fitted line: it is bent where both axes are logarithmic.
+const FIT_PIECES: u32 = 48;
+
+/// The line through the read streams from DRAM, as far as its points reach; the
+/// one of the kernel with the higher bandwidth.
+fn draw_fit(
+    canvas: &mut Canvas,
+    campaign: &Campaign,
+    panel: &Panel,
+    curve: &Curve,
+) -> Option<Entry> {
+    if curve.access != Access::Read {
+        return None;
+    }
+    let of_streams = |f: &transfer::Family| f.op == Op::Stream;
+    let families = transfer::families(campaign).into_iter().filter(of_streams);
+    let rate = |fit: &Fit| fit.bytes_per_s.value;
+    let (fit, points) = families
+        .filter_map(|family| Some((family.fit?, family.points)))
+        .max_by(|a, b| rate(&a.0).total_cmp(&rate(&b.0)))?;
+    let (first, last) = (points.first()?.0, points.last()?.0);
+    let at = |piece: u32| {
+        let bytes = first * (last / first).powf(f64::from(piece) / f64::from(FIT_PIECES));
+        (bytes, bytes / fit.seconds(bytes))
+    };
+    let line: Vec<(f64, f64)> = (0..=FIT_PIECES).map(at).collect();
+    let stroke = Stroke::solid(PALETTE[2], 1.0);
+    for ends in line.windows(2).filter(|ends| ends.iter().all(|(_, rate)| *rate > 0.0)) {
+        if let Some(segment) = panel.segment(ends[0], ends[1]) {
+            canvas.line(segment, stroke);
+        }
+    }
+    let cost = si(fit.fixed_s.value.abs(), "s");
+    let sign = if fit.fixed_s.value < 0.0 { "-" } else { "" };
+    let label = format!("read fit: {sign}{cost} + bytes / {}", si(rate(&fit), "B/s"));
+    Some(Entry::new(Key::Line(stroke), label))
 }
 
 fn curve_entry(curve: &Curve) -> Entry {

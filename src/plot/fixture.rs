@@ -191,11 +191,15 @@ pub fn gpu() -> Campaign {
         launch_s: 2.5e-6,
         rows: Vec::new(),
     };
-    for (mib, rate) in [(4, 5.2), (16, 5.6), (32, 5.5), (64, 3.6), (128, 3.05)] {
+    for (mib, rate) in [(4, 5.2), (16, 5.6), (32, 5.5), (64, 3.6)] {
         machine.stream("read", mib * MIB, rate * 1e12);
     }
+    for mib in [128, 256, 512, 2048, 8192] {
+        // A line with a fixed cost of 4 us.
+        let bytes = (mib * MIB) as f64;
+        machine.stream("read", mib * MIB, bytes / (4e-6 + bytes / 3.02e12));
+    }
     for mib in [512, 2048, 8192] {
-        machine.stream("read", mib * MIB, 3.02e12);
         machine.stream("write", mib * MIB, 2.9e12);
         machine.stream("copy", mib * MIB, 2.8e12);
     }

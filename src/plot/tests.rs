@@ -95,6 +95,14 @@ fn clocks_stand_in_for_a_data_sheet() {
 }
 
 #[test]
+fn the_line_through_reads_from_dram_is_drawn_and_told() {
+    let bandwidth = &all(&gpu())[2];
+    assert!(bandwidth.svg.contains("read fit: 4 µs + bytes / 3.02 TB/s"));
+    // The CPU's curve has two points beyond twice its cache.
+    assert!(!all(&cpu())[2].svg.contains("read fit"));
+}
+
+#[test]
 fn output_is_deterministic() {
     let (first, second) = (all(&cpu()), all(&cpu()));
     for (a, b) in first.iter().zip(&second) {

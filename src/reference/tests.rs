@@ -441,3 +441,24 @@ fn rounds_look_at_different_rows() {
     assert_ne!(sample(0), sample(1));
     assert_eq!(sample(1)[..2], [0, 999]);
 }
+
+#[test]
+fn triads_are_compared_to_the_last_bit() {
+    let text = "stream:access=triad,bytes=3072";
+    let value = |tensor: usize, index| key(tensor).value(DType::F32, index);
+    let fused: Vec<f32> =
+        (0..256).map(|i| TRIAD_FACTOR.mul_add(value(1, i), value(0, i))).collect();
+    let apart: Vec<f32> =
+        (0..256).map(|i| value(0, i) + TRIAD_FACTOR * value(1, i)).collect();
+    assert_eq!(fused, apart);
+    let bytes = |a: &[f32]| bytemuck::cast_slice::<f32, u8>(a).to_vec();
+    assert_eq!(checked(text, &bytes(&fused)).verdict, Verdict::Pass);
+    let mut wrong = fused.clone();
+    wrong[77] = f32::from_bits(wrong[77].to_bits() ^ 1);
+    let found = checked(text, &bytes(&wrong));
+    assert_eq!(found.verdict, Verdict::Fail);
+    assert!(found.message.contains("a at word 77"), "{}", found.message);
+    let swapped: Vec<f32> =
+        (0..256).map(|i| value(1, i) + TRIAD_FACTOR * value(0, i)).collect();
+    assert_eq!(checked(text, &bytes(&swapped)).verdict, Verdict::Fail);
+}

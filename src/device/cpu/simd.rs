@@ -519,6 +519,15 @@ pub fn sum_words(words: &[u32]) -> u32 {
 }
 }
 
+multiversioned! {
+/// `a = b + s c`, element by element.
+pub fn triad(a: &mut [f32], b: &[f32], s: f32, c: &[f32]) {
+    for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+        *a = b + s * c;
+    }
+}
+}
+
 /// Widens the bytes of a row of `dtype` to `f32`.
 ///
 /// # Panics

@@ -1,13 +1,15 @@
-//! Bandwidth ceilings: read, write or copy a stretch of memory on all cores.
+//! Bandwidth ceilings: read, write, copy or add up stretches of memory on all
+//! cores.
 
 use rayon::prelude::*;
 
 use super::Kernel;
-use super::simd::sum_words;
+use super::simd::{sum_words, triad};
 use crate::problem::{Access, Stream};
-use crate::reference::write_pattern;
+use crate::reference::{TRIAD_FACTOR, write_pattern};
 
-/// Reads are summed, writes store [`write_pattern`], copies copy.
+/// Reads are summed, writes store [`write_pattern`], copies copy, triads
+/// multiply by [`TRIAD_FACTOR`] and add.
 pub struct StreamKernel {
     access: Access,
     seed: u64,
@@ -44,6 +46,18 @@ impl Kernel for StreamKernel {
                 .par_chunks_mut(self.chunk_bytes)
                 .zip(inputs[0].par_chunks(self.chunk_bytes))
                 .for_each(|(to, from)| to.copy_from_slice(from)),
+            Access::Triad => output
+                .par_chunks_mut(self.chunk_bytes)
+                .zip(inputs[0].par_chunks(self.chunk_bytes))
+                .zip(inputs[1].par_chunks(self.chunk_bytes))
+                .for_each(|((a, b), c)| {
+                    let (a, b, c) = (
+                        bytemuck::cast_slice_mut(a),
+                        bytemuck::cast_slice(b),
+                        bytemuck::cast_slice(c),
+                    );
+                    triad(a, b, TRIAD_FACTOR, c);
+                }),
         }
     }
 }

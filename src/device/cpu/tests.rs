@@ -32,6 +32,9 @@ fn streams_are_right() {
             verify(&mut device, &format!("stream:access={access},bytes={bytes}"));
         }
     }
+    for bytes in [384, 768, 3 * 65_536 + 384, 9 << 20] {
+        verify(&mut device, &format!("stream:access=triad,bytes={bytes}"));
+    }
 }
 
 #[test]
