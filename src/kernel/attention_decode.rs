@@ -116,8 +116,12 @@ impl Rings {
             let shared_bytes = slots * warps * slot_bytes + query_bytes;
             Rings { blocks_per_sm, warps, slots, slot_bytes, shared_bytes }
         };
+        // In the end each ring holds 16 rows of outputs, see the kernel.
+        let merge_bytes = 16 * (p.head_dim as u32 + 8) * 4;
+        let is_enough =
+            |way: &Rings| way.slots >= 3 && way.slots * slot_bytes >= merge_bytes;
         let ways = [(2, WARPS), (1, WARPS), (1, WARPS / 2)].map(fit);
-        ways.into_iter().find(|way| way.slots >= 3).unwrap_or(ways[2])
+        ways.into_iter().find(is_enough).unwrap_or(ways[2])
     }
 
     fn threads(&self) -> u32 {
@@ -300,6 +304,11 @@ mod tests {
                         );
                         let rings = Rings::new(of(&problem(&shape)), arch);
                         assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
+                        let merge_bytes = 16 * (head_dim as u32 + 8) * 4;
+                        assert!(
+                            rings.slots * rings.slot_bytes >= merge_bytes,
+                            "{arch} {shape}"
+                        );
                         let block = rings.shared_bytes + OTHER_SHARED_BYTES;
                         assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
                         assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
