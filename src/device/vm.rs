@@ -36,6 +36,7 @@ pub struct VmDevice {
     target: Target,
     compiler: Compiler,
     modules: HashMap<(&'static str, Defines), Rc<Module>>,
+    launching: ptxvm::Options,
 }
 
 impl VmDevice {
@@ -63,7 +64,42 @@ impl VmDevice {
             launch_overhead_s: 0.0,
             facts: vec![("compiler".to_owned(), compiler.describe())],
         };
-        Ok(VmDevice { info, target, compiler, modules: HashMap::new() })
+        let launching = ptxvm::Options::default();
+        Ok(VmDevice { info, target, compiler, modules: HashMap::new(), launching })
+    }
+
+    /// Launches with other options from now on.
+    pub fn set_launching(&mut self, launching: ptxvm::Options) {
+        self.launching = launching;
+    }
+
+    /// The PTX that a kernel runs a problem with.
+    ///
+    /// # Errors
+    /// A problem that the kernel does not run, a kernel that does not compile.
+    pub fn ptx(&self, problem: &Problem, kernel: &str) -> Result<String, PrepareError> {
+        let arch = self.target.arch;
+        let kernel = Kernel::asked_for(kernel, problem, arch)?;
+        let defines = (kernel.defines)(problem, arch);
+        Ok(self.compile(kernel, &defines)?)
+    }
+
+    /// Runs a problem, and all that the kernel is compiled alike for, with this
+    /// PTX instead of the kernel's own: how tests plant bugs.
+    ///
+    /// # Errors
+    /// A problem that the kernel does not run, PTX that the virtual machine does
+    /// not take.
+    pub fn replace_ptx(
+        &mut self,
+        problem: &Problem,
+        kernel: &str,
+        ptx: &str,
+    ) -> Result<(), PrepareError> {
+        let arch = self.target.arch;
+        let kernel = Kernel::asked_for(kernel, problem, arch)?;
+        self.load(kernel, (kernel.defines)(problem, arch), ptx)?;
+        Ok(())
     }
 
     /// Runs a problem once, cold, and counts what its launches do, checked like
@@ -104,7 +140,7 @@ impl VmDevice {
         }
         let module = self.module(kernel, problem)?;
         let plan = (kernel.plan)(problem, &self.target);
-        Ok(Ready::new(module, plan, problem, slots, seed))
+        Ok(Ready::new(module, plan, self.launching, problem, slots, seed))
     }
 
     fn module(
@@ -112,19 +148,30 @@ impl VmDevice {
         kernel: &'static Kernel,
         problem: &Problem,
     ) -> Result<Rc<Module>, LaunchError> {
-        let arch = self.target.arch;
-        let defines = (kernel.defines)(problem, arch);
-        let key = (kernel.name, defines.clone());
-        if let Some(module) = self.modules.get(&key) {
+        let defines = (kernel.defines)(problem, self.target.arch);
+        if let Some(module) = self.modules.get(&(kernel.name, defines.clone())) {
             return Ok(Rc::clone(module));
         }
-        let failed = |why: String| LaunchError(format!("kernel {}: {why}", kernel.name));
-        let ptx = self
-            .compiler
-            .ptx(&kernel.file(), &defines, arch)
-            .map_err(|e| failed(e.to_string()))?;
-        let module = Rc::new(Module::parse(&ptx).map_err(|e| failed(e.to_string()))?);
-        self.modules.insert(key, Rc::clone(&module));
+        let ptx = self.compile(kernel, &defines)?;
+        self.load(kernel, defines, &ptx)
+    }
+
+    fn compile(&self, kernel: &Kernel, defines: &Defines) -> Result<String, LaunchError> {
+        self.compiler
+            .ptx(&kernel.file(), defines, self.target.arch)
+            .map_err(|why| LaunchError(format!("kernel {}: {why}", kernel.name)))
+    }
+
+    fn load(
+        &mut self,
+        kernel: &'static Kernel,
+        defines: Defines,
+        ptx: &str,
+    ) -> Result<Rc<Module>, LaunchError> {
+        let module = Module::parse(ptx)
+            .map_err(|why| LaunchError(format!("kernel {}: {why}", kernel.name)))?;
+        let module = Rc::new(module);
+        self.modules.insert((kernel.name, defines), Rc::clone(&module));
         Ok(module)
     }
 }
@@ -185,6 +232,7 @@ impl Counted {
 struct Ready {
     module: Rc<Module>,
     plan: Plan,
+    launching: ptxvm::Options,
     memory: Memory,
     params: Vec<Vec<Vec<u8>>>,
     /// Address and bytes of every slot's output.
@@ -198,6 +246,7 @@ impl Ready {
     fn new(
         module: Rc<Module>,
         plan: Plan,
+        launching: ptxvm::Options,
         problem: &Problem,
         slots: usize,
         seed: u64,
@@ -230,7 +279,7 @@ impl Ready {
             };
             params.push(plan.launches.iter().map(|l| l.params.bytes(&bound)).collect());
         }
-        Ready { module, plan, memory, params, outputs, writes_all, launched: 0 }
+        Ready { module, plan, launching, memory, params, outputs, writes_all, launched: 0 }
     }
 
     /// Runs all launches of a slot and counts each.
@@ -245,6 +294,7 @@ impl Ready {
                 shared_bytes: launch.shared_bytes,
                 params: params.clone(),
                 seed: self.launched,
+                options: self.launching,
                 ..Launch::new(launch.entry)
             };
             let report = self

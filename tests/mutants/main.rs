@@ -1,0 +1,365 @@
+//! Planted bugs: the kernels' own PTX with one thing taken out or altered, run
+//! on the virtual machine like any point. Each must be found, by the machine's
+//! checks or by a wrong answer, or be listed in `survivors.toml` with the reason
+//! why nobody could.
+//!
+//! The test plants all bugs of synchronisation and a sample of the others; so
+//! many of each operator with RIDGEPOINT_MUTANTS=20, every one with `all`:
+//!
+//! ```text
+//! RIDGEPOINT_MUTANTS=all cargo test --release --test mutants -- --nocapture
+//! ```
+
+#[path = "../common/mod.rs"]
+mod common;
+mod operators;
+mod ptx;
+mod specimens;
+mod survivors;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use operators::{Class, OPERATORS, Operator};
+use ptx::Statement;
+use rayon::prelude::*;
+use ridgepoint::device::vm::{Counts, VmDevice};
+use ridgepoint::device::{Device, Options};
+use ridgepoint::kernel::{Arch, KERNELS, Kernel, Target};
+use ridgepoint::measure::verify;
+use ridgepoint::nvrtc::Nvrtc;
+use ridgepoint::point::{CacheState, Point};
+use ridgepoint::record::Status;
+use specimens::SPECIMENS;
+use survivors::Survivors;
+
+/// Mutants of an operator in a specimen that the standing test plants, where it
+/// does not plant all.
+const SAMPLE: usize = 2;
+
+/// Copies of an unrolled loop that get the same bug.
+const COPIES: usize = 2;
+
+/// Inputs of all points.
+const SEED: u64 = 1;
+
+/// A mutant may take so many times the instructions of the original.
+const PATIENCE: u64 = 6;
+
+/// A kernel's PTX and the points that run it.
+struct Specimen {
+    kernel: &'static Kernel,
+    points: Vec<Point>,
+    /// The entry that each point launches.
+    entries: Vec<&'static str>,
+    ptx: String,
+    budget: u64,
+}
+
+/// One thing altered.
+struct Mutant {
+    specimen: usize,
+    operator: &'static Operator,
+    statement: Statement,
+    /// What stands in the statement's place.
+    text: String,
+}
+
+impl Mutant {
+    /// What it has in common with the same bug in another copy of an unrolled
+    /// loop: all but registers, labels and offsets.
+    fn kind(&self) -> [String; 4] {
+        let Statement { source, caller, entry, .. } = &self.statement;
+        let without_numbers =
+            |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+        let altered = without_numbers(&ptx::normalised(&self.text));
+        let place = format!("{entry} {source} {caller}");
+        let statement = without_numbers(&self.statement.normalised());
+        [self.operator.name.to_owned(), place, statement, altered]
+    }
+}
+
+/// What became of a mutant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// Found, by this kind of finding or `wrong answer`.
+    Caught(String),
+    /// It ran, and nothing showed.
+    Survived,
+    /// No point comes by it.
+    NotReached,
+    /// The virtual machine does not take it: an operator made no sense.
+    Malformed(String),
+}
+
+fn device(budget: u64) -> VmDevice {
+    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    // Mutants run beside one another already.
+    let launching = ptxvm::Options { parallel: false, budget, ..Default::default() };
+    device.set_launching(launching);
+    device
+}
+
+impl Specimen {
+    fn new(kernel: &str, problems: &[&str]) -> Self {
+        let kernel = Kernel::named(kernel).unwrap();
+        let mut counting = device(1 << 32);
+        let sms = counting.info().units as u32;
+        let point = |text: &&str| Point {
+            problem: text.parse().unwrap_or_else(|why| panic!("{text}: {why}")),
+            kernel: kernel.name.to_owned(),
+            cache: CacheState::Hot,
+        };
+        let points: Vec<Point> = problems.iter().map(point).collect();
+        let texts = points.iter().map(|p| counting.ptx(&p.problem, kernel.name).unwrap());
+        let texts: BTreeSet<String> = texts.collect();
+        assert_eq!(texts.len(), 1, "{problems:?} are not compiled alike");
+        let target = Target::new(Arch::SM_90, sms);
+        let entry =
+            |point: &Point| (kernel.plan)(&point.problem, &target).launches[0].entry;
+        let mut most = 0;
+        for point in &points {
+            let counted = counting.count(&point.problem, kernel.name, SEED).unwrap();
+            let instructions: u64 =
+                counted.counts.iter().map(Counts::thread_instructions).sum();
+            most = most.max(instructions);
+        }
+        let entries = points.iter().map(entry).collect();
+        let ptx = texts.into_iter().next().unwrap_or_default();
+        // 32 threads of a warp make one step together, at best.
+        Specimen { kernel, points, entries, ptx, budget: 1000 + PATIENCE * most / 32 }
+    }
+
+    /// Every mutant of the entries that the points launch.
+    fn mutants(&self, specimen: usize) -> Vec<Mutant> {
+        let mut all = Vec::new();
+        let mut copies: BTreeMap<[String; 4], usize> = BTreeMap::new();
+        for statement in ptx::statements(&self.ptx, self.kernel) {
+            if !self.entries.contains(&statement.entry.as_str()) {
+                continue;
+            }
+            for operator in OPERATORS {
+                for text in (operator.mutants)(&statement) {
+                    let mutant =
+                        Mutant { specimen, operator, statement: statement.clone(), text };
+                    let copy = copies.entry(mutant.kind()).or_default();
+                    *copy += 1;
+                    if *copy <= COPIES {
+                        all.push(mutant);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// The PTX with a mutant's text in its place.
+    fn altered(&self, mutant: &Mutant) -> String {
+        let mut lines: Vec<&str> = self.ptx.lines().collect();
+        lines[mutant.statement.line] = &mutant.text;
+        lines.join("\n")
+    }
+
+    /// The PTX with a trap where a mutant's statement is.
+    fn trapped(&self, mutant: &Mutant) -> String {
+        let mut lines: Vec<&str> = self.ptx.lines().collect();
+        let line = format!("trap; {}", lines[mutant.statement.line]);
+        lines[mutant.statement.line] = &line;
+        lines.join("\n")
+    }
+
+    /// Runs PTX on the points that launch an entry.
+    fn fate(&self, device: &mut VmDevice, entry: &str, ptx: &str) -> Fate {
+        let problem = &self.points[0].problem;
+        if let Err(why) = device.replace_ptx(problem, self.kernel.name, ptx) {
+            return Fate::Malformed(why.to_string());
+        }
+        for (point, _) in
+            self.points.iter().zip(&self.entries).filter(|(_, e)| **e == entry)
+        {
+            let outcome = verify(device, point, SEED);
+            match outcome.status {
+                Status::Ok => {}
+                Status::Wrong => return Fate::Caught("wrong answer".to_owned()),
+                Status::Failed => return Fate::Caught(kind(&outcome.reason)),
+                status => return Fate::Malformed(format!("{point} is {status:?}")),
+            }
+        }
+        Fate::Survived
+    }
+}
+
+/// What a failed run says of the mistake: the kind of the finding.
+fn kind(reason: &str) -> String {
+    let first = reason.split(" in ").next().unwrap_or_default();
+    match first.chars().all(char::is_alphanumeric) {
+        true => first.to_owned(),
+        false => "unwritten output".to_owned(),
+    }
+}
+
+/// The mutants that are planted: everything, or what matters most and every
+/// so many of the rest.
+fn chosen(mutants: Vec<Mutant>, most: usize) -> Vec<Mutant> {
+    let mut sites: BTreeMap<&str, usize> = BTreeMap::new();
+    for mutant in &mutants {
+        *sites.entry(mutant.operator.name).or_default() += 1;
+    }
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut is_chosen = |mutant: &Mutant| {
+        let number = seen.entry(mutant.operator.name).or_default();
+        *number += 1;
+        let stride = sites[mutant.operator.name].div_ceil(most);
+        mutant.operator.all || (*number - 1).is_multiple_of(stride)
+    };
+    mutants.into_iter().filter(|mutant| is_chosen(mutant)).collect()
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let most = match std::env::var("RIDGEPOINT_MUTANTS") {
+        Ok(most) if most == "all" => usize::MAX,
+        Ok(most) => most.parse().expect("RIDGEPOINT_MUTANTS is `all` or a number"),
+        Err(_) => SAMPLE,
+    };
+    let survivors = Survivors::load();
+    let specimens: Vec<Specimen> = SPECIMENS
+        .par_iter()
+        .map(|(kernel, points)| Specimen::new(kernel, points))
+        .collect();
+    let mut planted = Vec::new();
+    for (number, specimen) in specimens.iter().enumerate() {
+        let mutants = specimen.mutants(number);
+        planted.extend(chosen(mutants, most));
+    }
+    let fates = fates(&specimens, &planted);
+    let outcomes: Vec<(&Kernel, &Mutant, Fate)> = planted
+        .iter()
+        .zip(fates)
+        .map(|(mutant, fate)| (specimens[mutant.specimen].kernel, mutant, fate))
+        .collect();
+    println!("{}", table(&outcomes));
+    let complaints = complaints(&outcomes, &survivors, most == usize::MAX);
+    assert!(complaints.is_empty(), "{complaints}");
+}
+
+/// Runs the originals, which must be right, and then the mutants.
+fn fates(specimens: &[Specimen], planted: &[Mutant]) -> Vec<Fate> {
+    for specimen in specimens {
+        let mut device = device(specimen.budget);
+        for entry in specimen.entries.iter().collect::<BTreeSet<_>>() {
+            let fate = specimen.fate(&mut device, entry, &specimen.ptx);
+            assert_eq!(fate, Fate::Survived, "{} unaltered", specimen.kernel.name);
+        }
+    }
+    let run = |mutants: &[Mutant]| -> Vec<Fate> {
+        let mut device = device(0);
+        let fate = |mutant: &Mutant| {
+            let specimen = &specimens[mutant.specimen];
+            let budget = specimen.budget;
+            device.set_launching(ptxvm::Options {
+                parallel: false,
+                budget,
+                ..Default::default()
+            });
+            let entry = &mutant.statement.entry;
+            let fate = specimen.fate(&mut device, entry, &specimen.altered(mutant));
+            let mut trap =
+                |fate| match specimen.fate(&mut device, entry, &specimen.trapped(mutant)) {
+                    Fate::Survived => Fate::NotReached,
+                    _ => fate,
+                };
+            if fate == Fate::Survived { trap(fate) } else { fate }
+        };
+        mutants.iter().map(fate).collect()
+    };
+    planted.par_chunks(4).flat_map_iter(run).collect()
+}
+
+/// What is not as it should be.
+fn complaints(
+    outcomes: &[(&Kernel, &Mutant, Fate)],
+    survivors: &Survivors,
+    all: bool,
+) -> String {
+    let mut text = String::new();
+    let mut used = BTreeSet::new();
+    let mut unlisted: BTreeMap<String, usize> = BTreeMap::new();
+    for (kernel, mutant, fate) in outcomes {
+        match fate {
+            Fate::Caught(_) => {}
+            Fate::Malformed(why) => {
+                let (name, altered) = (mutant.operator.name, &mutant.text);
+                let _ = writeln!(text, "`{name}` made {altered}: {why}");
+            }
+            Fate::Survived | Fate::NotReached => {
+                let reached = *fate == Fate::Survived;
+                match survivors.entry_of(kernel.name, mutant, reached) {
+                    Some(entry) => drop(used.insert(entry)),
+                    None => {
+                        let line = survivors::line(kernel.name, mutant);
+                        *unlisted.entry(format!("# {fate:?}\n{line}")).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+    for (line, count) in unlisted {
+        let _ = writeln!(text, "{count} not caught and not listed:\n{line}");
+    }
+    for entry in survivors.stale(&used, all) {
+        let _ = writeln!(
+            text,
+            "listed, but all are caught: {entry:?}; the list says: {}",
+            entry.reason
+        );
+    }
+    for kernel in KERNELS {
+        if !outcomes.iter().any(|(of, ..)| of.name == kernel.name) {
+            let _ = writeln!(text, "{} has no mutant; give it points", kernel.name);
+        }
+    }
+    text
+}
+
+/// Kernel by operator: how many were planted, how they were caught, and how
+/// many were not.
+fn table(outcomes: &[(&Kernel, &Mutant, Fate)]) -> String {
+    type Key<'a> = (&'a str, Class, &'a str);
+    let mut rows: BTreeMap<Key, BTreeMap<&Fate, usize>> = BTreeMap::new();
+    let mut classes: BTreeMap<(&str, Class), [usize; 2]> = BTreeMap::new();
+    for (kernel, mutant, fate) in outcomes {
+        let Operator { class, name, .. } = mutant.operator;
+        *rows.entry((kernel.name, *class, name)).or_default().entry(fate).or_default() += 1;
+        let totals = classes.entry((kernel.name, *class)).or_default();
+        totals[0] += 1;
+        totals[1] += usize::from(!matches!(fate, Fate::Caught(_)));
+    }
+    let mut text = String::new();
+    for ((kernel, _, operator), fates) in rows {
+        let planted: usize = fates.values().sum();
+        let _ = write!(text, "{kernel:18} {operator:26} {planted:5}:");
+        for (fate, count) in fates {
+            let _ = match fate {
+                Fate::Caught(how) => write!(text, " {count} {how},"),
+                Fate::Survived => write!(text, " {count} NOT CAUGHT,"),
+                Fate::NotReached => write!(text, " {count} NOT REACHED,"),
+                Fate::Malformed(_) => write!(text, " {count} MALFORMED,"),
+            };
+        }
+        text.truncate(text.trim_end_matches(',').len());
+        text.push('\n');
+    }
+    for ((kernel, class), [planted, survived]) in classes {
+        let caught = planted - survived;
+        let _ = writeln!(
+            text,
+            "{kernel} {class:?}: planted {planted}, caught {caught}, explained {survived}"
+        );
+    }
+    let _ = writeln!(text, "{} mutants", outcomes.len());
+    text
+}
