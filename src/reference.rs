@@ -607,6 +607,36 @@ impl Cache {
     }
 }
 
+/// Bytes of a problem's inputs that no answer depends on, as positions in
+/// [`Problem::tensors`] and ranges: what lies in the cache behind the end of a request,
+/// or before its window. A kernel that lets them into its answer is wrong, though the
+/// answer may be right by chance.
+pub fn unneeded(problem: &Problem, seed: u64, slot: usize) -> Vec<(usize, Range<u64>)> {
+    let (kv, visible): (KvRead, Box<dyn Fn(u64) -> Range<u64>>) = match *problem {
+        Problem::KvRead(p) => (p, Box::new(|length| 0..length)),
+        Problem::DecodeAttention(p) => (p.kv(), Box::new(move |length| p.visible(length))),
+        _ => return Vec::new(),
+    };
+    let keys: Vec<Key> = (0..3).map(|i| Key::new(seed, slot, i)).collect();
+    let cache = Cache::new(kv, &keys);
+    let allocated = match kv.layout {
+        Layout::Contiguous => kv.context,
+        Layout::Paged { page_size, .. } => kv.context.next_multiple_of(page_size),
+    };
+    let row_bytes = kv.head_dim * kv.dtype.bytes();
+    let mut found = Vec::new();
+    for request in 0..kv.batch {
+        let needed = visible(kv.length(request));
+        for token in (0..allocated).filter(|token| !needed.contains(token)) {
+            for head in 0..kv.kv_heads {
+                let first = cache.offset(request, head, token) * kv.dtype.bytes();
+                found.extend([0, 1].map(|position| (position, first..first + row_bytes)));
+            }
+        }
+    }
+    found
+}
+
 /// What of a token is cached.
 #[derive(Clone, Copy)]
 enum Part {

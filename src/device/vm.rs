@@ -19,6 +19,7 @@ use crate::kernel::{
     Arch, Bound, Compiler, CompilerOptions, Content, Defines, Kernel, Plan, Target,
 };
 use crate::problem::{Problem, Role};
+use crate::reference;
 
 /// Multiprocessors that plans are made for: enough that work is split over
 /// blocks, few enough that small problems fill them.
@@ -269,6 +270,10 @@ impl Ready {
                     outputs.push((address, tensor.bytes()));
                 }
                 tensors.push(address);
+            }
+            for (position, bytes) in reference::unneeded(problem, seed, slot) {
+                let length = bytes.end - bytes.start;
+                memory.forget(tensors[position] + bytes.start, length as usize);
             }
             let bound = Bound {
                 seed,
