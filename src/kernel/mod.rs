@@ -10,6 +10,7 @@ mod attention_decode;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
+mod kv_append;
 mod kv_read;
 pub mod occupancy;
 mod peak;
@@ -55,6 +56,7 @@ pub static KERNELS: &[Kernel] = &[
     stream::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
+    kv_append::KERNEL,
     gemm::KERNEL,
     attention_decode::KERNEL,
     attention_prefill::KERNEL,
