@@ -284,11 +284,12 @@ fn ptx_is_there_for_every_architecture() {
 /// must have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CODE: [Check; 12] = [
+const CODE: [Check; 13] = [
     ("stream", "", "stream_read", &["LDG.128"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
     ("kv_read", "", "kv_read", &["LDG.128"]),
+    ("kv_append", "", "kv_append", &["LDG.128", "STG.128"]),
     ("gemm", "", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
     (
         "attention_decode",
