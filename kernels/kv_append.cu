@@ -8,9 +8,9 @@
 // multiplied by the inverse scale of its request and head and rounded.
 //
 // A thread takes the same 16 bytes of keys and of values, counted in the
-// narrower of both formats; it reads them before it knows where they belong, so
-// that only the page number stands between launching and storing. Latency binds
-// where tokens are few, else memory.
+// narrower of both formats. Its reads, the page number among them, do not wait
+// for one another, so that one latency stands between launching and storing.
+// Latency binds where tokens are few, else memory.
 //
 // Launch: 1-D grid with a thread for each vector of new keys, THREADS threads.
 #include "ptx.cuh"
@@ -68,8 +68,10 @@ struct New {
 
   DEVICE explicit New(const u8 *from) {
 #pragma unroll
-    for (u32 i = 0; i < READS; ++i)
-      vectors[i] = READS == 1 ? ld_global_nc_v4(from) : ld_global_nc_v4_kept(from + i * VECTOR_BYTES);
+    for (u32 i = 0; i < READS; ++i) {
+      const u8 *at = from + i * VECTOR_BYTES;
+      vectors[i] = READS == 1 ? ld_global_nc_v4(at) : ld_global_nc_v4_kept(at);
+    }
   }
 
   DEVICE float number(u32 i) const {
