@@ -2,13 +2,19 @@
 // table where there is one, and only adds up the words: the memory time of
 // attention without its arithmetic.
 //
-// Keys and values are [batch][kv head][token][dim], or
-// [page][kv head][token in page][dim] with pages found through
-// [batch][page of the request]. A block works through its pieces of the work
-// list tile by tile. A thread takes UNROLL vectors of 16 bytes of a tile's keys
-// and the same of its values before it looks at the first, so that enough bytes
-// are in flight to cover the latency of DRAM; page numbers are fetched one tile
-// ahead. Memory binds.
+// Keys and values are [batch][kv head][token][dim], or pages that are found
+// through [batch][page of the request]: [page][kv head][token in page][dim] or
+// [page][token in page][kv head][dim]. A block works through its pieces of the
+// work list tile by tile. A thread takes UNROLL vectors of 16 bytes of a tile's
+// keys and the same of its values before it looks at the first, so that enough
+// bytes are in flight to cover the latency of DRAM; page numbers are fetched
+// one tile ahead. Memory binds.
+//
+// Where a token's heads lie side by side, a tile has HEADS heads of its tokens,
+// all if they fit: one head's rows alone would be 256 bytes here and there, of
+// which DRAM opens a row each, and whoever reads the next head comes for the
+// same row another time. Whole tokens are as contiguous as the page. A thread
+// then stays within one head, whose sum it adds to.
 //
 // Launch: as many blocks as the work list is made for, THREADS threads.
 #include "last_block.cuh"
@@ -16,68 +22,171 @@
 
 constexpr bool PAGED = PAGE_SIZE != 0;
 constexpr u32 PAGE_TOKENS = PAGED ? PAGE_SIZE : 1;
-constexpr u32 ROW_VECTORS = ROW_BYTES / sizeof(Words4);
-constexpr u32 TILE_VECTORS = TILE_TOKENS * ROW_VECTORS;
+constexpr u32 VECTOR_BYTES = sizeof(Words4);
+// Of one head, of a tile's part of a token, of a tile, of that part of a page.
+constexpr u32 ROW_VECTORS = ROW_BYTES / VECTOR_BYTES;
+constexpr u32 TOKEN_VECTORS = HEADS * ROW_VECTORS;
+constexpr u32 TILE_VECTORS = TILE_TOKENS * TOKEN_VECTORS;
+constexpr u32 PAGE_VECTORS = PAGE_TOKENS * TOKEN_VECTORS;
+
+// STRIP threads side by side take as many vectors side by side, and the UNROLL
+// vectors of a thread are STRIP apart.
+constexpr u32 STRIPS = THREADS / STRIP;
+// Whether a tile is something for every thread.
+constexpr bool FULL_TILES = TILE_VECTORS == THREADS * UNROLL;
+
+// Whether tokens of a tile's part of a page lie end to end.
+constexpr bool DENSE = TOKEN_BYTES == TOKEN_VECTORS * VECTOR_BYTES;
+constexpr u32 STEP_BYTES =
+    DENSE ? STRIP * VECTOR_BYTES : STRIP / TOKEN_VECTORS * TOKEN_BYTES;
+
+// Tiles are whole pages, or parts of one.
+constexpr bool WHOLE_PAGES = TILE_TOKENS % PAGE_TOKENS == 0;
+constexpr bool WITHIN_PAGE = !WHOLE_PAGES && PAGE_TOKENS % TILE_TOKENS == 0;
+
+// Whether any `count` vectors of a thread, from a multiple of `count` on, lie
+// in one page STEP_BYTES apart.
+DEVICE constexpr bool share_page(u32 count) {
+  const bool evenly = DENSE || STRIP % TOKEN_VECTORS == 0;
+  const bool aligned =
+      PAGE_VECTORS % (STRIP * count) == 0 && TILE_VECTORS % (STRIP * count) == 0;
+  return evenly && (WITHIN_PAGE || aligned);
+}
+DEVICE constexpr u32 largest_group() {
+  u32 count = UNROLL;
+  while (count > 1 && !share_page(count)) count /= 2;
+  return count;
+}
+// Vectors of a thread that one page number serves, and page numbers of a tile.
+constexpr u32 GROUP = largest_group();
+constexpr u32 GROUPS = UNROLL / GROUP;
+
+// A thread reads at the same place of a page in every group and tile.
+constexpr bool SAME_PLACE = WHOLE_PAGES && (GROUPS == 1 || STRIP * GROUP % PAGE_VECTORS == 0);
+constexpr u32 GROUP_PAGES = GROUPS == 1 ? 0 : STRIP * GROUP / PAGE_VECTORS;
+
+// Bytes that are read together wherever they lie. L2 is asked for 256 bytes at
+// a time only if all of them are: more would be another head's.
+constexpr u32 RUN_BYTES = DENSE ? PAGE_TOKENS * TOKEN_BYTES : HEADS * ROW_BYTES;
+constexpr bool WIDE_FETCH = !PAGED || RUN_BYTES % 256 == 0;
 
 static_assert(THREADS % WARP == 0, "whole warps");
-static_assert(ROW_BYTES % sizeof(Words4) == 0, "rows are whole vectors");
-static_assert(TILE_TOKENS > 0 && TILE_VECTORS <= THREADS * UNROLL, "one pass takes a tile");
+static_assert((UNROLL & (UNROLL - 1)) == 0, "groups halve");
+static_assert(ROW_BYTES % VECTOR_BYTES == 0, "rows are whole vectors");
+static_assert(TILE_TOKENS > 0 && TILE_VECTORS <= STRIPS * STRIP * UNROLL, "one pass takes a tile");
+static_assert(HEADS == 1 || STRIP % TOKEN_VECTORS == 0, "a thread stays within a head");
+static_assert(HEADS <= THREADS, "a thread for each sum");
+static_assert(PAGED || (DENSE && HEADS == 1), "without pages heads come before tokens");
 
 struct Params {
-  const Words4 *k;
-  const Words4 *v;
+  const u8 *k;
+  const u8 *v;
   const u32 *page_table;  // null when contiguous
   u32 *checksums;         // [batch][kv head]: wrapping sum of all 32-bit words
-  const Piece *work;
-  u32 *partials;  // one word per slot of the work list
-  u32 *tickets;   // one word per slot; zero between launches
+  const Piece *work;      // whose `head` counts groups of HEADS
+  u32 *partials;          // [slot of the work list][HEADS]
+  u32 *tickets;           // one word per slot; zero between launches
   u32 kv_heads;
   u32 request_rows;  // tokens of a request; entries of its page table when paged
 };
 
-// The vectors of a tile that a thread takes are THREADS apart, from its own
-// number on.
-DEVICE u32 vector_of(u32 i) { return threadIdx.x + i * THREADS; }
+// Number of this thread's vector i in a tile; beyond the tile for threads that
+// are part of no strip.
+DEVICE u32 vector_of(u32 i) {
+  return threadIdx.x / STRIP * (STRIP * UNROLL) + i * STRIP + threadIdx.x % STRIP;
+}
 
-// One request and head.
-struct Sequence {
-  const u32 *table;  // the request's part of the page table
-  u64 first_row;     // contiguous: row of its first token
-  u32 kv_heads;
-  u32 head;
+// A vector's place in the heads' part of a page, in bytes.
+DEVICE u32 bytes_of(u32 vector) {
+  if (DENSE) return vector * VECTOR_BYTES;
+  return vector / TOKEN_VECTORS * TOKEN_BYTES + vector % TOKEN_VECTORS * VECTOR_BYTES;
+}
 
-  // The page number of vector i of the tile at `token`.
-  DEVICE u32 page(u32 token, u32 i) const {
-    return ld_global_nc_u32(table + (token + vector_of(i) / ROW_VECTORS) / PAGE_TOKENS);
+// Where this thread reads: one request, and one head or group of heads.
+struct Reader {
+  // What does not change from tile to tile: where in page 0, or, contiguous, in
+  // the tile at `token`.
+  const u8 *k;
+  const u8 *v;
+  const u32 *table;  // the request's part of the page table, or the thread's of that
+  u32 page_bytes;    // of all heads
+  u32 token;
+  u32 pages[GROUPS];
+
+  DEVICE Reader(const Params &p, const Piece &piece) : token(piece.first_token), pages() {
+    u64 first;
+    if (PAGED) {
+      const u32 first_bytes = HEADS > 1 || !DENSE ? HEADS * ROW_BYTES : PAGE_TOKENS * ROW_BYTES;
+      first = u64(piece.head) * first_bytes;
+      if (SAME_PLACE) first += bytes_of(vector_of(0) % PAGE_VECTORS);
+      if (WITHIN_PAGE) first += bytes_of(vector_of(0));
+    } else {
+      const u64 row = (u64(piece.request) * p.kv_heads + piece.head) * p.request_rows + token;
+      first = row * ROW_BYTES + vector_of(0) * VECTOR_BYTES;
+    }
+    k = p.k + first;
+    v = p.v + first;
+    table = p.page_table + u64(piece.request) * p.request_rows;
+    if (SAME_PLACE) table += token / PAGE_TOKENS + vector_of(0) / PAGE_VECTORS;
+    page_bytes = p.kv_heads * (PAGE_TOKENS * ROW_BYTES);
   }
 
-  // Where that vector lies in k and in v, counted in vectors.
-  DEVICE u64 place(u32 page, u32 token, u32 i) const {
-    if (!PAGED) return (first_row + token) * ROW_VECTORS + threadIdx.x + u64(i * THREADS);
-    const u32 row_of_page = (token + vector_of(i) / ROW_VECTORS) % PAGE_TOKENS;
-    const u64 row = (u64(page) * kv_heads + head) * PAGE_TOKENS + row_of_page;
-    return row * ROW_VECTORS + vector_of(i) % ROW_VECTORS;
+  // Fetches the page numbers of the first `vectors` vectors of the tile `ahead`
+  // tokens from here.
+  DEVICE void look_up(u32 ahead, u32 vectors) {
+#pragma unroll
+    for (u32 group = 0; group < GROUPS; ++group) {
+      const u32 vector = vector_of(group * GROUP);
+      if (!PAGED || vector >= vectors) continue;
+      u32 entry = (token + ahead + vector / TOKEN_VECTORS) / PAGE_TOKENS;
+      if (WITHIN_PAGE) entry = (token + ahead) / PAGE_TOKENS;
+      if (SAME_PLACE) entry = ahead / PAGE_TOKENS + group * GROUP_PAGES;
+      pages[group] = ld_global_nc_u32(table + entry);
+    }
+  }
+
+  // How far from k, or v, the first vector of a group is.
+  DEVICE u64 offset(u32 group) const {
+    if (!PAGED) return group * (GROUP * STEP_BYTES);
+    u32 place = 0;
+    if (WITHIN_PAGE)
+      place = token % PAGE_TOKENS * TOKEN_BYTES + bytes_of(vector_of(group * GROUP)) -
+              bytes_of(vector_of(0));
+    else if (!SAME_PLACE)
+      place = bytes_of((token % PAGE_TOKENS * TOKEN_VECTORS + vector_of(group * GROUP)) %
+                       PAGE_VECTORS);
+    return u64(pages[group]) * page_bytes + place;
+  }
+
+  DEVICE void advance() {
+    token += TILE_TOKENS;
+    if (SAME_PLACE) table += TILE_TOKENS / PAGE_TOKENS;
+    if (!PAGED) {
+      k += TILE_TOKENS * ROW_BYTES;
+      v += TILE_TOKENS * ROW_BYTES;
+    }
   }
 };
 
-// Sum of the first `vectors` of the keys and values of the tile at `token`,
-// whose pages are given; replaces them by those of the next tile, of which
-// `next_vectors` are read.
+DEVICE Words4 fetch(const u8 *at) {
+  return WIDE_FETCH ? ld_global_nc_v4(at) : ld_global_nc_v4_only(at);
+}
+
+// Sum of the first `vectors` of the keys and values of the reader's tile, and
+// on to the next, of which `next_vectors` are to be read.
 template <bool whole>
-DEVICE u32 tile_sum(const Params &p, const Sequence &sequence, u32 token, u32 vectors,
-                    u32 next_vectors, u32 (&pages)[UNROLL]) {
+DEVICE u32 tile_sum(Reader &reader, u32 vectors, u32 next_vectors) {
   Words4 k[UNROLL] = {}, v[UNROLL] = {};
 #pragma unroll
   for (u32 i = 0; i < UNROLL; ++i) {
     if (!whole && vector_of(i) >= vectors) continue;
-    const u64 at = sequence.place(pages[i], token, i);
-    k[i] = ld_global_nc_v4(p.k + at);
-    v[i] = ld_global_nc_v4(p.v + at);
+    const u64 offset = reader.offset(i / GROUP);
+    const u32 step = i % GROUP * STEP_BYTES;
+    k[i] = fetch(reader.k + offset + step);
+    v[i] = fetch(reader.v + offset + step);
   }
-#pragma unroll
-  for (u32 i = 0; i < UNROLL; ++i)
-    if (PAGED && vector_of(i) < next_vectors)
-      pages[i] = sequence.page(token + TILE_TOKENS, i);
+  reader.look_up(TILE_TOKENS, next_vectors);
+  reader.advance();
   u32 sum = 0;
 #pragma unroll
   for (u32 i = 0; i < UNROLL; ++i)
@@ -88,49 +197,61 @@ DEVICE u32 tile_sum(const Params &p, const Sequence &sequence, u32 token, u32 ve
 
 // Sum of the words of a piece that this thread takes.
 DEVICE u32 piece_sum(const Params &p, const Piece &piece) {
-  const Sequence sequence = {
-      p.page_table + u64(piece.request) * p.request_rows,
-      (u64(piece.request) * p.kv_heads + piece.head) * p.request_rows,
-      p.kv_heads,
-      piece.head,
-  };
-  const auto vectors_at = [&](u32 done) {
-    return done < piece.tokens ? min_of(piece.tokens - done, u32(TILE_TOKENS)) * ROW_VECTORS : 0;
-  };
-
-  u32 pages[UNROLL] = {};
-#pragma unroll
-  for (u32 i = 0; i < UNROLL; ++i)
-    if (PAGED && vector_of(i) < vectors_at(0)) pages[i] = sequence.page(piece.first_token, i);
-
+  Reader reader(p, piece);
+  u32 left = piece.tokens;
+  reader.look_up(0, min_of(left, u32(TILE_TOKENS)) * TOKEN_VECTORS);
   u32 sum = 0;
-  for (u32 done = 0; done < piece.tokens; done += TILE_TOKENS) {
-    const u32 token = piece.first_token + done;
-    const u32 vectors = vectors_at(done), next = vectors_at(done + TILE_TOKENS);
-    if (vectors == THREADS * UNROLL)
-      sum += tile_sum<true>(p, sequence, token, vectors, next, pages);
-    else
-      sum += tile_sum<false>(p, sequence, token, vectors, next, pages);
+  // Whole tiles before whole tiles. Unrolled, it would take more registers than
+  // there are.
+#pragma unroll 1
+  for (; FULL_TILES && left >= 2 * TILE_TOKENS; left -= TILE_TOKENS)
+    sum += tile_sum<true>(reader, TILE_VECTORS, TILE_VECTORS);
+  while (left > 0) {
+    const u32 tokens = min_of(left, u32(TILE_TOKENS));
+    left -= tokens;
+    const u32 next = min_of(left, u32(TILE_TOKENS));
+    sum += tile_sum<false>(reader, tokens * TOKEN_VECTORS, next * TOKEN_VECTORS);
   }
   return sum;
 }
 
+// The sums of all threads by head: that of head h in thread h.
+DEVICE u32 sum_of_head(u32 sum) {
+  if (HEADS == 1) return block_sum<THREADS>(sum);
+  __shared__ u32 of_thread[THREADS];
+  __shared__ u32 of_head[HEADS];
+  of_thread[threadIdx.x] = sum;
+  __syncthreads();
+  for (u32 head = warp_index(); head < HEADS; head += THREADS / WARP) {
+    u32 total = 0;
+    for (u32 i = lane_index(); i < STRIPS * STRIP / HEADS; i += WARP)
+      total += of_thread[i / ROW_VECTORS * TOKEN_VECTORS + head * ROW_VECTORS + i % ROW_VECTORS];
+    total = __reduce_add_sync(ALL_LANES, total);
+    if (lane_index() == 0) of_head[head] = total;
+  }
+  __syncthreads();
+  return threadIdx.x < HEADS ? of_head[threadIdx.x] : 0;
+}
+
 KERNEL(THREADS, BLOCKS_PER_SM) kv_read(const __grid_constant__ Params p) {
   for_each_piece(p.work, blockIdx.x, [&](const Piece &piece) {
-    const u32 sum = block_sum<THREADS>(piece_sum(p, piece));
-    u32 *checksum = p.checksums + u64(piece.request) * p.kv_heads + piece.head;
+    const u32 sum = sum_of_head(piece_sum(p, piece));
+    u32 *checksums = p.checksums + u64(piece.request) * p.kv_heads + piece.head * HEADS;
     if (piece.splits == 1) {
-      if (threadIdx.x == 0) *checksum = sum;
+      if (threadIdx.x < HEADS) checksums[threadIdx.x] = sum;
       return;
     }
 
     // Several blocks share the sequence.
-    u32 *partials = p.partials + piece.first_slot;
-    if (threadIdx.x == 0) partials[piece.split] = sum;
+    u32 *partials = p.partials + u64(piece.first_slot) * HEADS;
+    if (threadIdx.x < HEADS) partials[piece.split * HEADS + threadIdx.x] = sum;
     if (!is_last_block(p.tickets + piece.first_slot, piece.splits)) return;
-    u32 total = 0;
-    for (u32 split = threadIdx.x; split < piece.splits; split += THREADS) total += partials[split];
-    total = block_sum<THREADS>(total);
-    if (threadIdx.x == 0) *checksum = total;
+    for (u32 head = warp_index(); head < HEADS; head += THREADS / WARP) {
+      u32 total = 0;
+      for (u32 split = lane_index(); split < piece.splits; split += WARP)
+        total += partials[split * HEADS + head];
+      total = __reduce_add_sync(ALL_LANES, total);
+      if (lane_index() == 0) checksums[head] = total;
+    }
   });
 }

@@ -15,11 +15,24 @@ DEVICE Words4 ld_global_nc_v4(const void *address) {
   return v;
 }
 
-// Reads a float that no thread writes during the launch.
-DEVICE float ld_global_nc_f32(const float *address) {
-  float value;
-  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));
-  return value;
+// Reads 16 bytes that no thread writes during the launch, past L1, and nothing
+// around them.
+DEVICE Words4 ld_global_nc_v4_only(const void *address) {
+  Words4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(address));
+  return v;
+}
+
+// Reads 16 bytes that no thread writes during the launch; the same thread reads
+// what is beside them, so L1 keeps their sectors.
+DEVICE Words4 ld_global_nc_v4_kept(const void *address) {
+  Words4 v;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(address));
+  return v;
 }
 
 // Reads a word that no thread writes during the launch; its neighbours are
@@ -27,6 +40,13 @@ DEVICE float ld_global_nc_f32(const float *address) {
 DEVICE u32 ld_global_nc_u32(const u32 *address) {
   u32 value;
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(address));
+  return value;
+}
+
+// The same for a float.
+DEVICE float ld_global_nc_f32(const float *address) {
+  float value;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));
   return value;
 }
 
@@ -320,6 +340,14 @@ DEVICE u32 cvt_f16x2_e4m3x2(u16 packed) {
   u32 halves;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(packed));
   return halves;
+}
+
+// Two integers saturated to 8 bits, `low` in the low byte, below the low half of
+// `above`.
+DEVICE u32 cvt_pack_s8(i32 high, i32 low, u32 above) {
+  u32 packed;
+  asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(packed) : "r"(high), "r"(low), "r"(above));
+  return packed;
 }
 
 DEVICE float cvt_f32_f16(u16 bits) {

@@ -290,7 +290,7 @@ fn ptx_is_there_for_every_architecture() {
 /// must have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CODE: [Check; 16] = [
+const CODE: [Check; 17] = [
     ("stream", "", "stream_read", &["LDG.128"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
@@ -299,6 +299,7 @@ const CODE: [Check; 16] = [
     ("stream_bulk", "", "stream_bulk_write", &["UBLKCP.G.S"]),
     ("stream_bulk", "", "stream_bulk_copy", &["UBLKCP.S.G", "UBLKCP.G.S", "SYNCS"]),
     ("kv_read", "", "kv_read", &["LDG.128"]),
+    ("kv_append", "", "kv_append", &["LDG.128", "STG.128"]),
     ("gemm", "", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
     (
         "attention_decode",

@@ -88,11 +88,16 @@ fn cuda_compiler() -> String {
 }
 
 /// One small problem of every operation in every format.
-const SAMPLES: [(&str, &str); 7] = [
+const SAMPLES: [(&str, &str); 8] = [
     ("stream", "stream:access=read,bytes=1048576"),
     ("peak fma", "peak:unit=fma,lanes=256,steps=16,dtype="),
     ("peak tensor", "peak:unit=tensor,lanes=256,steps=16,dtype="),
     ("kv_read", "kv_read:batch=1,context=64,kv_heads=1,head_dim=128,layout=paged16,dtype="),
+    (
+        "kv_append",
+        "kv_append:batch=1,context=64,new_tokens=1,kv_heads=1,head_dim=128,layout=paged16,\
+         dtype=",
+    ),
     ("gemm", "gemm:m=4,n=64,k=64,dtype="),
     (
         "prefill attention",

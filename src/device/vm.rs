@@ -116,6 +116,8 @@ impl VmDevice {
         seed: u64,
     ) -> Result<Counted, PrepareError> {
         let mut ready = self.lay_out(problem, kernel, 1, seed)?;
+        // What is to stay as it was is held against this.
+        ready.poison()?;
         let counts = ready.run(0)?;
         let output = ready.output(0)?.into_owned();
         Ok(Counted { counts, output, extra_bytes: ready.plan.extra_bytes })

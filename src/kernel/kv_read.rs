@@ -24,6 +24,8 @@ const BLOCKS_PER_SM: u32 = 4;
 const UNROLL: u32 = 4;
 /// Bytes of one access.
 const VECTOR_BYTES: u64 = 16;
+/// Threads of a warp.
+const WARP: u64 = 32;
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -62,34 +64,70 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
             p.head_dim, p.dtype
         )));
     }
-    refuse_order(p.layout)?;
+    let page_bytes = u128::from(page_size(p.layout)) * u128::from(p.kv_heads * row);
+    if page_bytes > u128::from(u32::MAX) {
+        return Err(Refusal(format!(
+            "the CUDA kernel takes pages below 4 GiB, not {page_bytes} bytes; use smaller ones"
+        )));
+    }
     refuse_counts(p)
 }
 
-/// Refuses pages that the kernel does not know.
-pub(super) fn refuse_order(layout: Layout) -> Result<(), Refusal> {
-    match layout {
-        Layout::Paged { order: PageOrder::TokenFirst, .. } => Err(Refusal(format!(
-            "the CUDA kernel takes pages with the head before the token, not layout = {layout}; \
-             leave out `_nhd`"
-        ))),
-        _ => Ok(()),
-    }
+/// How a block takes its part of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    /// Heads of a token in a tile.
+    heads: u64,
+    /// Threads side by side that take vectors side by side.
+    strip: u64,
+    /// Tokens of a tile.
+    tokens: u64,
+    /// Bytes from a head's row of one token to that of the next.
+    token_bytes: u64,
 }
 
-/// Tokens whose keys and values a block reads at a time.
-fn tile_tokens(p: &KvRead) -> u32 {
-    THREADS * UNROLL / (row_bytes(p) / VECTOR_BYTES) as u32
+impl Tile {
+    /// All heads, or as many as a pass of the block has room for, where they lie side by
+    /// side, and one where a head's tokens do.
+    fn new(p: &KvRead) -> Self {
+        let threads = u64::from(THREADS);
+        let row_vectors = row_bytes(p) / VECTOR_BYTES;
+        let (heads, token_bytes) = match p.layout {
+            Layout::Paged { order: PageOrder::TokenFirst, .. } => {
+                let most = (threads / row_vectors).clamp(1, p.kv_heads);
+                let fits = |heads: &u64| p.kv_heads.is_multiple_of(*heads);
+                let heads = (1..=most).rev().find(fits).unwrap_or(1);
+                (heads, p.kv_heads * row_bytes(p))
+            }
+            _ => (1, row_bytes(p)),
+        };
+        // Warps take runs. A thread that serves one head of several steps over whole
+        // tokens.
+        let token_vectors = heads * row_vectors;
+        let strip = if heads == 1 || WARP.is_multiple_of(token_vectors) {
+            WARP
+        } else if token_vectors.is_multiple_of(WARP) {
+            token_vectors
+        } else {
+            threads / token_vectors * token_vectors
+        };
+        let tokens = threads / strip * strip * u64::from(UNROLL) / token_vectors;
+        Tile { heads, strip, tokens, token_bytes }
+    }
 }
 
 fn defines(problem: &Problem, _: Arch) -> Defines {
     let p = of(problem);
+    let tile = Tile::new(p);
     Defines::new()
         .with("THREADS", THREADS)
         .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
         .with("UNROLL", UNROLL)
         .with("ROW_BYTES", row_bytes(p))
-        .with("TILE_TOKENS", tile_tokens(p))
+        .with("TOKEN_BYTES", tile.token_bytes)
+        .with("HEADS", tile.heads)
+        .with("STRIP", tile.strip)
+        .with("TILE_TOKENS", tile.tokens)
         .with("PAGE_SIZE", page_size(p.layout))
 }
 
@@ -117,8 +155,12 @@ pub(super) fn request_rows(p: &KvRead) -> u32 {
 
 fn plan(problem: &Problem, target: &Target) -> Plan {
     let p = *of(problem);
-    let list =
-        WorkList::of(&p, |length| 0..length, tile_tokens(&p), target.sms * BLOCKS_PER_SM);
+    let tile = Tile::new(&p);
+    // A group of heads is what the list calls a head.
+    let groups = KvRead { kv_heads: p.kv_heads / tile.heads, ..p };
+    let resident = target.sms * BLOCKS_PER_SM;
+    let list = WorkList::of(&groups, |length| 0..length, tile.tokens as u32, resident);
+    let slot_bytes = 4 * tile.heads;
     let params = Params::of(move |bound| {
         let (k, v, page_table, checksums) = match *bound.tensors {
             [k, v, page_table, checksums] => (k, v, page_table, checksums),
@@ -140,13 +182,13 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     Plan {
         scratch: vec![
             list.scratch(),
-            Scratch::unset("partials", list.slots_bytes(4)),
+            Scratch::unset("partials", list.slots_bytes(slot_bytes)),
             list.tickets(4),
         ],
-        extra_bytes: Some(list.extra_bytes(4, 4)),
+        extra_bytes: Some(list.extra_bytes(slot_bytes, 4)),
         ..Plan::of(Launch {
             // A tile of keys and the same of values.
-            bytes_in_flight: 2 * u64::from(tile_tokens(&p)) * row_bytes(&p),
+            bytes_in_flight: 2 * tile.tokens * tile.heads * row_bytes(&p),
             ..Launch::new("kv_read", list.blocks, THREADS, params)
         })
     }
@@ -182,7 +224,10 @@ mod tests {
     fn a_tile_is_what_a_block_reads_at_a_time() {
         let problem = problem("head_dim=128,dtype=bf16,layout=paged16");
         let options = defines(&problem, Arch::SM_90).options().join(" ");
-        assert!(options.ends_with("-DROW_BYTES=256 -DTILE_TOKENS=64 -DPAGE_SIZE=16"));
+        assert!(options.ends_with(
+            "-DROW_BYTES=256 -DTOKEN_BYTES=256 -DHEADS=1 -DSTRIP=32 -DTILE_TOKENS=64 \
+             -DPAGE_SIZE=16"
+        ));
         // Six sequences of 16 tiles, a block for each tile.
         let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [96, 1, 1]);
@@ -196,5 +241,50 @@ mod tests {
         });
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 63 << 32 | 3]);
+    }
+
+    #[test]
+    fn tiles_of_token_first_pages_have_whole_tokens() {
+        // kv_heads, head_dim, dtype, and the tile: heads, strip, tokens.
+        for (heads, dim, dtype, tile) in [
+            (8, 128, "bf16", (8, 128, 8)),
+            (8, 128, "int8", (8, 64, 16)),
+            (2, 64, "int8", (2, 32, 128)),
+            (1, 128, "bf16", (1, 32, 64)),
+            // 30 vectors go eight times into 256 threads.
+            (3, 80, "f16", (3, 240, 32)),
+            // 512 vectors do not go into 256 threads, and 13 heads have no part but one.
+            (32, 128, "bf16", (16, 256, 4)),
+            (13, 192, "f16", (1, 32, 42)),
+            (3, 2048, "f32", (1, 32, 2)),
+        ] {
+            let text = format!(
+                "kv_read:batch=1,context=99,kv_heads={heads},head_dim={dim},dtype={dtype},\
+                 layout=paged16_nhd"
+            );
+            let problem: Problem = text.parse().unwrap();
+            let found = Tile::new(of(&problem));
+            assert_eq!((found.heads, found.strip, found.tokens), tile, "{text}");
+            assert!(supports(&problem, Arch::SM_90).is_ok());
+        }
+    }
+
+    #[test]
+    fn groups_of_heads_share_the_list_and_have_a_sum_each() {
+        let problem = problem("head_dim=128,dtype=bf16,layout=paged16_nhd");
+        // 48 vectors of a token, five times in 256 threads: 20 tokens. Two requests of 50
+        // tiles.
+        assert_eq!(Tile::new(of(&problem)).tokens, 20);
+        let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.launches[0].grid, [100, 1, 1]);
+        assert_eq!(plan.scratch[1].bytes(), 100 * 3 * 4);
+        assert_eq!(plan.extra_bytes, Some(100 * 32 + 2 * (12 * 100 + 4 * 2)));
+    }
+
+    #[test]
+    fn pages_are_counted_in_32_bits() {
+        let problem = problem("head_dim=4096,dtype=f32,layout=paged90000");
+        let refusal = supports(&problem, Arch::SM_90).unwrap_err();
+        assert!(refusal.0.contains("pages below 4 GiB"), "{refusal}");
     }
 }

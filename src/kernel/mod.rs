@@ -10,6 +10,7 @@ mod attention_decode;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
+mod kv_append;
 mod kv_read;
 pub mod occupancy;
 mod peak;
@@ -57,6 +58,7 @@ pub static KERNELS: &[Kernel] = &[
     stream_bulk::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
+    kv_append::KERNEL,
     gemm::KERNEL,
     attention_decode::KERNEL,
     attention_prefill::KERNEL,

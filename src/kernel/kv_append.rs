@@ -1,0 +1,278 @@
+//! Host half of `kernels/kv_append.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target, refuse_unless};
+use crate::problem::{DType, KvAppend, Layout, Lengths, Op, PageOrder, Problem};
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "kv_append",
+    op: Op::KvAppend,
+    source: include_str!("../../kernels/kv_append.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// Threads of a block.
+const THREADS: u32 = 128;
+/// Bytes of one access.
+const VECTOR_BYTES: u64 = 16;
+/// Bytes that an SM should have under way, to cover the latency of DRAM.
+const BYTES_IN_FLIGHT: u64 = 64 << 10;
+/// The kernel counts threads, tokens and what it divides by in 31 bits.
+const MAX_COUNT: u64 = 1 << 31;
+
+/// What the kernel divides by: n / by = n * multiplier >> shift for n below 2^31.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Divisor {
+    by: u32,
+    multiplier: u32,
+    shift: u32,
+}
+
+impl Divisor {
+    /// Division by 1 up to 2^31. With `2^log >= by` the multiplier is
+    /// `2^(31 + log) / by` rounded up, which errs by less than `by <= 2^log`, so the
+    /// product by less than `2^(31 + log) / by`: too little to reach the next quotient.
+    fn new(by: u32) -> Self {
+        let shift = 31 + by.next_power_of_two().ilog2();
+        let multiplier = (1u64 << shift).div_ceil(u64::from(by)) as u32;
+        Divisor { by, multiplier, shift }
+    }
+}
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct AppendParams {
+    k_new: u64,
+    v_new: u64,
+    page_table: u64,
+    k_inverse_scales: u64,
+    v_inverse_scales: u64,
+    k_cache: u64,
+    v_cache: u64,
+    least: u64,
+    span: u64,
+    threads: u32,
+    pages: u32,
+    kv_heads: Divisor,
+    new_tokens: Divisor,
+}
+
+fn of(problem: &Problem) -> &KvAppend {
+    match problem {
+        Problem::KvAppend(p) => p,
+        _ => unreachable!("the kernel table pairs operations and kernels"),
+    }
+}
+
+/// Numbers of keys, and as many of values, that a thread appends: a vector in the
+/// narrower format.
+fn thread_numbers(p: &KvAppend) -> u64 {
+    VECTOR_BYTES / p.dtype.bytes().min(p.kv_dtype.bytes())
+}
+
+/// Threads of a launch that have something to do.
+fn threads(p: &KvAppend) -> u64 {
+    p.batch * p.new_tokens * p.kv_heads * (p.head_dim / thread_numbers(p))
+}
+
+fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
+    let p = of(problem);
+    refuse_unless(!p.dtype.is_scaled(), || {
+        format!(
+            "new keys and values in 16 or 32 bits, not dtype = {}; use bf16, and kv_dtype for \
+             the format of the cache",
+            p.dtype
+        )
+    })?;
+    let numbers = thread_numbers(p);
+    refuse_unless(p.head_dim.is_multiple_of(numbers), || {
+        format!(
+            "rows of whole {VECTOR_BYTES} bytes, not head_dim = {} of {} for a cache in {}; use \
+             a multiple of {numbers}",
+            p.head_dim, p.dtype, p.kv_dtype
+        )
+    })?;
+    for (name, value) in
+        [("context", p.context), ("page size", p.page_size()), ("vectors", threads(p))]
+    {
+        refuse_unless(value < MAX_COUNT, || {
+            format!("a number of {name} below {MAX_COUNT}, not {value}; use a smaller one")
+        })?;
+    }
+    Ok(())
+}
+
+/// Blocks that an SM must hold at least: as many as have enough bytes under way.
+fn blocks_per_sm(p: &KvAppend, arch: Arch) -> u64 {
+    let block_bytes = u64::from(THREADS) * 2 * thread_numbers(p) * p.dtype.bytes();
+    let most = u64::from(Target::new(arch, 1).threads_per_sm / THREADS);
+    (BYTES_IN_FLIGHT / block_bytes).min(most)
+}
+
+/// The kernel's name of a format.
+const fn format(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "F32",
+        DType::Bf16 => "BF16",
+        DType::F16 => "F16",
+        DType::Fp8E4m3 => "FP8_E4M3",
+        DType::Int8 => "INT8",
+    }
+}
+
+fn defines(problem: &Problem, arch: Arch) -> Defines {
+    let p = of(problem);
+    let token_first =
+        matches!(p.layout, Layout::Paged { order: PageOrder::TokenFirst, .. });
+    Defines::new()
+        .with("THREADS", THREADS)
+        .with("BLOCKS_PER_SM", blocks_per_sm(p, arch))
+        .with("FROM", format(p.dtype))
+        .with("TO", format(p.kv_dtype))
+        .with("HEAD_DIM", p.head_dim)
+        .with("PAGE_SIZE", p.page_size())
+        .with("TOKEN_FIRST", u8::from(token_first))
+}
+
+fn plan(problem: &Problem, _: &Target) -> Plan {
+    let p = *of(problem);
+    let cache_bytes = problem.tensors().last().map_or(0, |cache| cache.bytes());
+    let threads = threads(&p) as u32;
+    let least = p.lengths.least(p.context);
+    let span = match p.lengths {
+        Lengths::Equal => 1,
+        Lengths::Ragged => p.context - least + 1,
+    };
+    let params = Params::of(move |bound| {
+        let (new, scales, cache) = match *bound.tensors {
+            [k, v, table, cache] => ([k, v, table], [0, 0], cache),
+            [k, v, table, k_scales, v_scales, cache] => {
+                ([k, v, table], [k_scales, v_scales], cache)
+            }
+            _ => unreachable!("the tensors of an append"),
+        };
+        AppendParams {
+            k_new: new[0],
+            v_new: new[1],
+            page_table: new[2],
+            k_inverse_scales: scales[0],
+            v_inverse_scales: scales[1],
+            k_cache: cache,
+            v_cache: cache + cache_bytes / 2,
+            least,
+            span,
+            threads,
+            pages: p.pages() as u32,
+            kv_heads: Divisor::new(p.kv_heads as u32),
+            new_tokens: Divisor::new(p.new_tokens as u32),
+        }
+    });
+    // What goes into a vector of keys, and the same of values.
+    let read_bytes = VECTOR_BYTES / p.kv_dtype.bytes() * p.dtype.bytes();
+    Plan::of(Launch {
+        bytes_in_flight: u64::from(THREADS) * 2 * read_bytes,
+        ..Launch::new("kv_append", threads.div_ceil(THREADS), THREADS, params)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn problem(rest: &str) -> Problem {
+        format!("kv_append:batch=2,context=1000,kv_heads=3,head_dim=128,{rest}")
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn params_say_where_tokens_go() {
+        let problem =
+            problem("new_tokens=5,dtype=bf16,kv_dtype=int8,layout=paged16,lengths=ragged");
+        let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+        // 30 rows of 8 threads.
+        assert_eq!(plan.launches[0].grid, [2, 1, 1]);
+        assert_eq!(plan.extra_bytes, Some(0));
+        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+            seed: 0,
+            slot: 0,
+            tensors: &[1, 2, 3, 4, 5, 6],
+            scratch: &[],
+            tensor_maps: &[],
+        });
+        let (addresses, counts) = bytes.split_at(9 * 8);
+        // Pages of 16 x 3 x 128 bytes, two for each of two requests.
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(addresses);
+        assert_eq!(addresses, [1, 2, 3, 4, 5, 6, 6 + 4 * 16 * 3 * 128, 125, 876]);
+        let counts: Vec<u32> = bytemuck::pod_collect_to_vec(counts);
+        assert_eq!(counts, [240, 2, 3, 0xaaaa_aaab, 33, 5, 0xcccc_cccd, 34]);
+    }
+
+    #[test]
+    fn numbers_of_the_kernel_are_those_of_the_problem() {
+        for (rest, options) in [
+            (
+                "new_tokens=1,dtype=bf16,layout=paged16",
+                "-DBLOCKS_PER_SM=16 -DFROM=BF16 -DTO=BF16 -DHEAD_DIM=128 -DPAGE_SIZE=16 \
+                 -DTOKEN_FIRST=0",
+            ),
+            (
+                "new_tokens=1,dtype=f32,kv_dtype=fp8_e4m3,layout=paged1_nhd",
+                "-DBLOCKS_PER_SM=4 -DFROM=F32 -DTO=FP8_E4M3 -DHEAD_DIM=128 -DPAGE_SIZE=1 \
+                 -DTOKEN_FIRST=1",
+            ),
+        ] {
+            let found = defines(&problem(rest), Arch::SM_90).options().join(" ");
+            assert_eq!(found, format!("-DTHREADS=128 {options}"));
+        }
+        // An SM of fewer threads.
+        let copy = problem("new_tokens=1,dtype=bf16,layout=paged16");
+        assert_eq!(blocks_per_sm(of(&copy), Arch::SM_120), 12);
+    }
+
+    #[test]
+    fn rows_are_whole_vectors_and_new_numbers_wide() {
+        for (rest, refusal) in [
+            ("head_dim=128,dtype=int8", "new keys and values in 16 or 32 bits"),
+            ("head_dim=24,dtype=bf16,kv_dtype=fp8_e4m3", "use a multiple of 16"),
+            ("head_dim=24,dtype=bf16", ""),
+            ("head_dim=20,dtype=f32", ""),
+            ("head_dim=20,dtype=f32,kv_dtype=f16", "use a multiple of 8"),
+        ] {
+            let text = format!(
+                "kv_append:batch=1,context=64,new_tokens=2,kv_heads=3,layout=paged16,{rest}"
+            );
+            let problem: Problem = text.parse().unwrap();
+            match supports(&problem, Arch::SM_80) {
+                Ok(()) => assert_eq!(refusal, "", "{text}"),
+                Err(why) => {
+                    assert!(!refusal.is_empty() && why.0.contains(refusal), "{why}")
+                }
+            }
+        }
+        let many = "kv_append:batch=3000000,context=99,new_tokens=99,kv_heads=8,head_dim=128,\
+                    dtype=bf16,layout=paged16";
+        let refusal = supports(&many.parse().unwrap(), Arch::SM_90).unwrap_err();
+        assert!(refusal.0.contains("a number of vectors below"), "{refusal}");
+    }
+
+    proptest! {
+        #[test]
+        fn divisors_divide(n in 0..1u32 << 31, by in 1..=1u32 << 31, log in 0u32..31) {
+            for (n, by) in [(n, by), (n, by >> log), (u32::MAX / 2, by), (n >> log, by >> log)] {
+                let by = by.max(1);
+                let divisor = Divisor::new(by);
+                let quotient =
+                    (u64::from(n) * u64::from(divisor.multiplier)) >> divisor.shift;
+                prop_assert_eq!(quotient, u64::from(n / by));
+            }
+        }
+    }
+}
