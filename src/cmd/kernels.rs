@@ -1,4 +1,4 @@
-//! `ridgepoint kernels build`: CUDA kernels compiled ahead, on any machine, for
+//! `ridgepoint kernels`: what is launched, and CUDA kernels compiled ahead, on any machine, for
 //! one that has a driver and nothing else.
 
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use super::{Format, table};
+use super::{Format, plans, table};
 use crate::inventory::{Inventory, Wanted};
 use crate::kernel::prebuilt::{self, Built};
 use crate::kernel::sass::{Disassembler, Listing, Mix};
@@ -16,7 +16,7 @@ use crate::nvrtc::Resources;
 use crate::section::Section;
 use crate::suite::Suite;
 
-/// Compile CUDA kernels ahead of time.
+/// Compile CUDA kernels ahead of time, or show how they are launched.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -26,6 +26,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(BuildArgs),
+    Plan(plans::Args),
 }
 
 /// Compile what suites need into a folder, for machines without NVRTC. Needs no
@@ -57,6 +58,7 @@ struct BuildArgs {
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
         Command::Build(args) => build(args),
+        Command::Plan(args) => plans::run(args),
     }
 }
 

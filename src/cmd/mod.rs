@@ -7,6 +7,7 @@ mod doctor;
 mod kernels;
 mod list;
 mod measure;
+mod plans;
 mod report;
 mod table;
 mod verdict;

@@ -231,6 +231,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             list.tickets(ticket_bytes),
         ],
         extra_bytes,
+        imbalance: list.imbalance(),
         ..Plan::of(Launch {
             shared_bytes: rings.shared_bytes,
             bytes_in_flight: rings.bytes_in_flight(),

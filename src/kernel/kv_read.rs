@@ -186,6 +186,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
             list.tickets(4),
         ],
         extra_bytes: Some(list.extra_bytes(slot_bytes, 4)),
+        imbalance: list.imbalance(),
         ..Plan::of(Launch {
             // A tile of keys and the same of values.
             bytes_in_flight: 2 * tile.tokens * tile.heads * row_bytes(&p),

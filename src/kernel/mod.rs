@@ -199,6 +199,9 @@ pub struct Plan {
     /// Bytes to and from DRAM that the kernel adds to the compulsory ones by
     /// its own choice; `None` where it depends on caches.
     pub extra_bytes: Option<u64>,
+    /// Work of the busiest block over that of the mean block; 1 where all have the
+    /// same but for a tail.
+    pub imbalance: f64,
 }
 
 impl Plan {
@@ -209,6 +212,7 @@ impl Plan {
             scratch: Vec::new(),
             tensor_maps: Vec::new(),
             extra_bytes: Some(0),
+            imbalance: 1.0,
         }
     }
 }

@@ -138,6 +138,24 @@ impl WorkList {
         WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks)
     }
 
+    /// Tokens of the busiest block over those of the mean block.
+    pub fn imbalance(&self) -> f64 {
+        let of_block = |first: &Piece| {
+            let next = |piece: &&Piece| match piece.next {
+                0 => None,
+                next => self.pieces.get(next as usize),
+            };
+            let pieces = std::iter::successors(Some(first), next);
+            pieces.map(|piece| u64::from(piece.tokens)).sum::<u64>()
+        };
+        let blocks = &self.pieces[..self.blocks as usize];
+        let (most, all) = blocks
+            .iter()
+            .map(of_block)
+            .fold((0, 0), |(most, all), tokens| (tokens.max(most), tokens + all));
+        if all == 0 { 1.0 } else { most as f64 * f64::from(self.blocks) / all as f64 }
+    }
+
     /// Traffic that dividing the work adds, where a slot is so many bytes: the
     /// list is read, partial results and the tickets of shared sequences, of so
     /// many bytes each, are written and read, all once.
@@ -340,6 +358,8 @@ mod tests {
         assert_eq!(loads, [42, 42, 42, 42, 38]);
         assert_eq!(list.slots, 6);
         assert_eq!(list.extra_bytes(100, 4), 6 * 32 + 2 * (6 * 100 + 2 * 4));
+        // 41 tiles of 40.
+        assert_eq!(list.imbalance(), 41.0 / 40.0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::identity::Identity;
-use crate::problem::DType;
+use crate::problem::{DType, unknown_key};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// How far a reported clock or bus width may lie from the row's. Drivers
@@ -80,6 +80,18 @@ impl Machines {
         }
         tables.push(parse(include_str!("machines.toml")).context("built-in machines")?);
         Ok(Machines(tables))
+    }
+
+    /// The row with a short name.
+    ///
+    /// # Errors
+    /// No such row; the message has the nearest name.
+    pub fn named(&self, name: &str) -> Result<&Machine> {
+        let rows = || self.0.iter().flatten();
+        rows().find(|machine| machine.name == name).with_context(|| {
+            let names: Vec<&str> = rows().map(|machine| machine.name.as_str()).collect();
+            unknown_key(name, "the list of machines", &names)
+        })
     }
 
     /// The data sheet of a device: of the rows whose words are in its name the

@@ -3,4 +3,5 @@
 
 pub mod derived;
 pub mod identity;
+pub mod launch;
 pub mod machine;

@@ -1,0 +1,181 @@
+//! `ridgepoint kernels plan`: how the kernels that memory binds are launched for every
+//! point of suites, what they take of an SM, and how fast they should be.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use super::{Format, table};
+use crate::inventory::{Inventory, Wanted};
+use crate::kernel::{Arch, Compiler, CompilerOptions, Kernel, Plan, Target};
+use crate::model::launch::{Expected, FIXED_S, LATENCY_S, REACHABLE, Traffic, expect};
+use crate::model::machine::{Machine, Machines};
+use crate::nvrtc::Resources;
+use crate::point::Point;
+use crate::problem::{Op, Problem};
+use crate::section::Section;
+use crate::suite::{Ground, Suite};
+
+/// Show how kernels that memory binds are launched for every point of suites: what they
+/// take of an SM, bytes in flight, and the time that follows from these. Needs no GPU.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Built-in suites or .toml files.
+    #[arg(default_value = "paper")]
+    suites: Vec<String>,
+    /// Architecture to compile for.
+    #[arg(long, default_value = "sm_90a")]
+    arch: Arch,
+    /// Machine of the table of data sheets, for its multiprocessors and bandwidth.
+    #[arg(long, default_value = "h100-sxm")]
+    machine: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let machines = Machines::load(None)?;
+    let machine = machines.named(&args.machine)?;
+    let sms = machine.sm_count.map_or(args.arch.usual_sms(), |n| n as u32);
+    let target = Target::new(args.arch, sms);
+    let suites =
+        args.suites.iter().map(|name| Suite::load(name)).collect::<Result<Vec<_>>>()?;
+    let resources = compile(&suites, args.arch)?;
+    let mut rows = Vec::new();
+    for suite in &suites {
+        for point in points(suite, &target)? {
+            rows.extend(row(&point, &target, machine, &resources));
+        }
+    }
+    let section = Section {
+        heading: format!("Launches on {} ({}, {sms} SMs)", machine.name, args.arch),
+        paragraphs: vec![format!(
+            "Expected, not measured: {:.1} us for each launch, and its bytes at {:.1} % of \
+             {:.0} GB/s or at what is in flight over {:.1} us, whichever is slower, times the \
+             busiest block's share. `of stream` compares with an endless read.",
+            1e6 * FIXED_S,
+            100.0 * REACHABLE,
+            machine.bytes_per_s / 1e9,
+            1e6 * LATENCY_S
+        )],
+        columns: COLUMNS.to_vec(),
+        rows,
+    };
+    table::print(&[section], args.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+const COLUMNS: [&str; 12] = [
+    "point",
+    "kernel",
+    "registers",
+    "shared bytes",
+    "blocks per SM",
+    "blocks",
+    "in flight per SM",
+    "bytes",
+    "extra",
+    "busiest",
+    "expected us",
+    "of stream",
+];
+
+/// Whether memory binds an operation, so that the expectation means something.
+fn is_memory_bound(op: Op) -> bool {
+    matches!(op, Op::Stream | Op::KvRead | Op::KvAppend | Op::DecodeAttention)
+}
+
+/// The distinct points of a suite that memory binds.
+fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
+    let kernel = |problem: &Problem| {
+        Kernel::for_problem(problem, target.arch).ok().map(|kernel| kernel.name)
+    };
+    let ground =
+        Ground { cache_bytes: 50 << 20, units: u64::from(target.sms), kernel: &kernel };
+    let mut points = suite.plan_for(&ground)?.points;
+    points.retain(|point| is_memory_bound(point.problem.op()));
+    Ok(points)
+}
+
+/// Entries of compiled kernels by kernel and macros.
+type Compiled = HashMap<(&'static str, String), (Wanted, HashMap<String, Resources>)>;
+
+fn compile(suites: &[Suite], arch: Arch) -> Result<Compiled> {
+    let compiler = Compiler::new(CompilerOptions::default())?;
+    compiler.nvrtc().map_err(Clone::clone)?;
+    let mut inventory = Inventory::of(suites, &[arch])?;
+    inventory.wanted.retain(|wanted| {
+        Kernel::named(wanted.source.name).is_some_and(|kernel| is_memory_bound(kernel.op))
+    });
+    let results = inventory.compile(&compiler);
+    let mut compiled = HashMap::new();
+    for (wanted, result) in inventory.wanted.into_iter().zip(results) {
+        let binary = result
+            .with_context(|| format!("{} with {}", wanted.source.name, wanted.defines))?;
+        let key = (wanted.source.name, wanted.defines.to_string());
+        compiled.insert(key, (wanted, binary.resources.into_iter().collect()));
+    }
+    Ok(compiled)
+}
+
+/// The row of a point, if a kernel runs it.
+fn row(
+    point: &Point,
+    target: &Target,
+    machine: &Machine,
+    compiled: &Compiled,
+) -> Option<Vec<String>> {
+    let kernel = Kernel::asked_for(&point.kernel, &point.problem, target.arch).ok()?;
+    let defines = (kernel.defines)(&point.problem, target.arch).to_string();
+    let (wanted, entries) = compiled.get(&(kernel.name, defines))?;
+    let plan = (kernel.plan)(&point.problem, target);
+    let launch = plan.launches.first()?;
+    let resources = entries.get(launch.entry)?;
+    let (blocks_per_sm, _) = wanted.blocks_per_sm(launch.entry, resources);
+    let blocks: u32 = launch.grid.iter().product();
+    let work = point.problem.work();
+    let expected = expectation(&plan, blocks_per_sm, target, work.bytes(), machine);
+    let in_flight = launch.bytes_in_flight * u64::from(blocks_per_sm);
+    let extra = match plan.extra_bytes {
+        Some(bytes) => format!("{:.2} %", 100.0 * bytes as f64 / work.bytes() as f64),
+        None => "by cache".to_owned(),
+    };
+    Some(vec![
+        point.problem.label(),
+        kernel.name.to_owned(),
+        resources.registers.to_string(),
+        (resources.shared_bytes + launch.shared_bytes).to_string(),
+        blocks_per_sm.to_string(),
+        blocks.to_string(),
+        format!("{} KiB", in_flight >> 10),
+        work.bytes().to_string(),
+        extra,
+        format!("{:.3}", plan.imbalance),
+        format!("{:.1}", 1e6 * expected.time_s),
+        format!("{:.3} ({})", expected.of_read_stream, expected.limit.name()),
+    ])
+}
+
+/// What a plan lets expect where so many of its blocks share an SM.
+fn expectation(
+    plan: &Plan,
+    blocks_per_sm: u32,
+    target: &Target,
+    compulsory_bytes: u64,
+    machine: &Machine,
+) -> Expected {
+    let in_flight_bytes = plan.launches.iter().map(|launch| {
+        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+        let resident = u64::from(target.sms * blocks_per_sm);
+        launch.bytes_in_flight * blocks.min(resident)
+    });
+    let traffic = Traffic {
+        compulsory_bytes,
+        extra_bytes: plan.extra_bytes.unwrap_or(0),
+        in_flight_bytes: in_flight_bytes.min().unwrap_or(0),
+        imbalance: plan.imbalance,
+    };
+    expect(&traffic, machine.bytes_per_s)
+}

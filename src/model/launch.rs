@@ -1,0 +1,125 @@
+//! How long a launch that memory binds should take, from its plan alone: what one
+//! expects before there is a GPU, to hold the measurement against.
+//!
+//! `T = FIXED_S + imbalance * bytes / rate`, with the smaller of two rates: the share
+//! of the data sheet's bandwidth that the best reads reach, and by Little's law the
+//! bytes that are under way at a time over the latency of DRAM. Arithmetic is left
+//! out, and so is what caches save.
+
+/// Best read known, of the data sheet's bandwidth: 3240 of 3352 GB/s for a sum of
+/// 4 GiB on an H100 SXM (the repository fast.cu, "sum").
+pub const REACHABLE: f64 = 0.967;
+
+/// Latency of a read from DRAM under load, in seconds: 0.5 to 0.6 us idle on Hopper
+/// (arXiv 2501.12084), and a third more where the memory is busy. Assumed.
+pub const LATENCY_S: f64 = 0.8e-6;
+
+/// What a launch costs beside its bytes, in seconds: starting blocks, filling the first
+/// rings, leaving results, the last block's combining. Assumed; a campaign fits it, see
+/// [`crate::transfer`].
+pub const FIXED_S: f64 = 5e-6;
+
+/// What a plan says of a launch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Traffic {
+    /// Bytes that the problem cannot do without.
+    pub compulsory_bytes: u64,
+    /// Bytes that the kernel adds.
+    pub extra_bytes: u64,
+    /// Bytes that all blocks that run at the same time have under way.
+    pub in_flight_bytes: u64,
+    /// Bytes of the busiest block over those of the mean block.
+    pub imbalance: f64,
+}
+
+/// What limits a launch most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The bandwidth of DRAM.
+    Bandwidth,
+    /// Bytes under way.
+    Latency,
+    /// Costs that do not depend on the bytes.
+    Fixed,
+}
+
+impl Limit {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Limit::Bandwidth => "bandwidth",
+            Limit::Latency => "bytes in flight",
+            Limit::Fixed => "fixed costs",
+        }
+    }
+}
+
+/// An expectation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expected {
+    /// Time of a launch, in seconds.
+    pub time_s: f64,
+    /// Time of an endless read of the compulsory bytes, over this time.
+    pub of_read_stream: f64,
+    /// What takes most of the time.
+    pub limit: Limit,
+}
+
+/// The expectation for a launch on a machine with so much bandwidth.
+pub fn expect(traffic: &Traffic, bytes_per_s: f64) -> Expected {
+    let reachable = REACHABLE * bytes_per_s;
+    let by_latency = traffic.in_flight_bytes as f64 / LATENCY_S;
+    let rate = reachable.min(by_latency);
+    let bytes = (traffic.compulsory_bytes + traffic.extra_bytes) as f64;
+    let moving_s = traffic.imbalance * bytes / rate;
+    let time_s = FIXED_S + moving_s;
+    let limit = if FIXED_S > moving_s {
+        Limit::Fixed
+    } else if by_latency < reachable {
+        Limit::Latency
+    } else {
+        Limit::Bandwidth
+    };
+    let of_read_stream = traffic.compulsory_bytes as f64 / reachable / time_s;
+    Expected { time_s, of_read_stream, limit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H100: f64 = 3.35e12;
+
+    fn traffic(compulsory_bytes: u64) -> Traffic {
+        Traffic {
+            compulsory_bytes,
+            extra_bytes: 0,
+            in_flight_bytes: 132 * 128 * 1024,
+            imbalance: 1.0,
+        }
+    }
+
+    #[test]
+    fn large_reads_reach_the_stream_and_small_ones_the_fixed_cost() {
+        let large = expect(&traffic(4 << 30), H100);
+        assert_eq!(large.limit, Limit::Bandwidth);
+        assert!((0.995..1.0).contains(&large.of_read_stream), "{large:?}");
+        // 1.0737e9 / (0.967 * 3.35e12) = 331.5 us, and 5.
+        let one = expect(&traffic(1 << 30), H100);
+        assert!((one.time_s - 336.5e-6).abs() < 0.1e-6, "{one:?}");
+        let small = expect(&traffic(1 << 20), H100);
+        assert_eq!(small.limit, Limit::Fixed);
+        assert!(small.time_s < 5.4e-6);
+    }
+
+    #[test]
+    fn few_bytes_under_way_and_uneven_blocks_cost_time() {
+        let few = Traffic { in_flight_bytes: 1 << 20, ..traffic(1 << 30) };
+        let few = expect(&few, H100);
+        assert_eq!(few.limit, Limit::Latency);
+        assert!((few.time_s - FIXED_S - 1024.0 * LATENCY_S).abs() < 1e-9);
+        let uneven = Traffic { imbalance: 1.1, ..traffic(1 << 30) };
+        let even = expect(&traffic(1 << 30), H100).of_read_stream;
+        assert!(expect(&uneven, H100).of_read_stream < even / 1.09);
+    }
+}
