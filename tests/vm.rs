@@ -149,6 +149,44 @@ fn counts_are_the_models_where_nothing_is_padded() {
     }
 }
 
+/// Decode attention reads what the model says in every format, width, page order, for
+/// drafts and windows, and adds what its plan declares. Products are padded to rows of
+/// the tensor cores, so FLOPs are more.
+#[test]
+fn decode_attention_reads_what_it_must() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    for (n, rest) in [
+        "q_heads=8,head_dim=128,dtype=bf16",
+        "q_heads=32,head_dim=64,dtype=f16,layout=paged16",
+        "q_heads=8,head_dim=256,dtype=bf16,layout=paged64_nhd",
+        "q_heads=2,head_dim=80,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged16",
+        "q_heads=8,head_dim=96,dtype=f16,kv_dtype=int8,layout=paged32_nhd",
+        "q_heads=8,head_dim=128,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1_nhd",
+        "q_heads=8,head_dim=128,dtype=bf16,new_tokens=4,window=300",
+        "q_heads=8,head_dim=128,dtype=bf16,lengths=ragged,layout=paged16",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let arch = [Arch::SM_90, Arch::SM_80][n % 2];
+        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let text = format!("decode_attention:batch=3,context=1500,kv_heads=2,{rest}");
+        let problem: Problem = text.parse().unwrap();
+        let counted = device.count(&problem, "attention_decode", SEED).unwrap();
+        let work = problem.work();
+        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
+        let ratio = counted.bytes() as f64 / declared;
+        assert!(
+            (ratio - 1.0).abs() < 0.02,
+            "{text}: counted {ratio} of the declared bytes"
+        );
+        let padding = counted.tensor_flops() as f64 / work.flops() as f64;
+        assert!((1.0..17.0).contains(&padding), "{text}: {padding} times the FLOPs");
+    }
+}
+
 /// Two schedules of the same launch count the same.
 #[test]
 fn counts_do_not_depend_on_the_order_of_warps() {
