@@ -1,0 +1,439 @@
+use super::*;
+use proptest::prelude::*;
+
+fn work(text: &str) -> Work {
+    text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
+}
+
+fn decode(q_heads: u64, batch: u64, context: u64) -> Work {
+    work(&format!(
+        "decode_attention:batch={batch},context={context},q_heads={q_heads},kv_heads=8,\
+         head_dim=128,dtype=bf16"
+    ))
+}
+
+fn near(value: f64, golden: f64, tolerance: f64) {
+    assert!((value - golden).abs() <= tolerance, "{value} is not {golden}");
+}
+
+/// Golden values of decode attention for one layer at batch 1, 8192 tokens.
+#[test]
+fn decode_attention_golden() {
+    let w = decode(32, 1, 8192);
+    assert_eq!((w.flops(), w.bytes()), (134_217_728, 33_570_816));
+    near(w.operational_intensity(), 3.998, 5e-4);
+    let w = decode(64, 1, 8192);
+    assert_eq!((w.flops(), w.bytes()), (268_435_456, 33_587_200));
+    near(w.operational_intensity(), 7.992, 5e-4);
+}
+
+/// Twice the query heads: twice the FLOPs, and the same cache, so nearly
+/// the same bytes. The pair of the memory-bound test.
+#[test]
+fn equal_bytes_pairs_differ_in_flops_alone() {
+    let (low, high) = (decode(32, 32, 8192), decode(64, 32, 8192));
+    assert_eq!(high.flops(), 2 * low.flops());
+    assert!((high.bytes() as f64 / low.bytes() as f64) < 1.001);
+}
+
+/// Two FLOPs per cached byte and query head, whatever batch and context.
+#[test]
+fn decode_intensity_does_not_depend_on_batch() {
+    let oi = |batch| decode(32, batch, 4096).operational_intensity();
+    near(oi(1), oi(256), 1e-12);
+    near(decode(32, 1, 1 << 20).operational_intensity(), 4.0, 1e-3);
+}
+
+/// KV bytes per token over all layers, in bf16.
+#[test]
+fn kv_bytes_per_token_golden() {
+    let models = [(32, 8, 131_072), (80, 8, 327_680), (32, 32, 524_288)];
+    for (layers, kv_heads, golden) in models {
+        let one = work(&format!(
+            "kv_read:batch=1,context=1,kv_heads={kv_heads},head_dim=128,dtype=bf16"
+        ));
+        assert_eq!(layers * one.bytes_read, golden);
+        assert_eq!((one.flops(), one.bytes_written), (0, 0));
+    }
+}
+
+#[test]
+fn gemm_golden() {
+    let square = |m| work(&format!("gemm:m={m},n=8192,k=8192,dtype=bf16"));
+    for (m, golden, tolerance) in
+        [(1, 1.0, 5e-4), (64, 63.0, 0.05), (256, 240.9, 0.05), (4096, 2048.0, 0.05)]
+    {
+        near(square(m).operational_intensity(), golden, tolerance);
+    }
+    let q_proj = work("gemm:m=2048,n=4096,k=4096,dtype=f16");
+    assert_eq!((q_proj.flops(), q_proj.bytes()), (68_719_476_736, 67_108_864));
+    let q_proj = work("gemm:m=1,n=4096,k=4096,dtype=f16");
+    assert_eq!((q_proj.flops(), q_proj.bytes()), (33_554_432, 33_570_816));
+    near(q_proj.operational_intensity(), 0.9995, 5e-5);
+}
+
+fn prefill(q_heads: u64, prefix: u64, new_tokens: u64, causal: bool) -> Work {
+    work(&format!(
+        "prefill_attention:batch=1,prefix={prefix},new_tokens={new_tokens},\
+         q_heads={q_heads},kv_heads=8,head_dim=128,causal={causal},dtype=bf16"
+    ))
+}
+
+/// The literature counts `(S + P)^2 - P^2` of the score square for a
+/// causal mask; the exact count has half of the diagonal more.
+#[test]
+fn causal_prefill_golden_in_the_literature_form() {
+    for (q_heads, s, golden) in [(32, 512, 204.8), (32, 2048, 819.2), (64, 512, 227.6)] {
+        let w = prefill(q_heads, 0, s, true);
+        let diagonal = 2 * q_heads * 128 * s;
+        near((w.flops() - diagonal) as f64 / w.bytes() as f64, golden, 0.05);
+    }
+}
+
+#[test]
+fn causal_prefill_counts_exactly_the_attended_keys() {
+    for (prefix, new_tokens) in [(0, 1), (0, 7), (5, 1), (5, 7)] {
+        for causal in [false, true] {
+            let mut attended = 0;
+            for row in 0..new_tokens {
+                for key in 0..prefix + new_tokens {
+                    attended += u64::from(!causal || key <= prefix + row);
+                }
+            }
+            let w = prefill(8, prefix, new_tokens, causal);
+            assert_eq!(w.flops(), 4 * 8 * 128 * attended);
+        }
+    }
+}
+
+/// A prefill of one token behind a prefix is a decode step.
+#[test]
+fn one_new_token_is_decode() {
+    assert_eq!(prefill(32, 8191, 1, true), decode(32, 1, 8192));
+}
+
+#[test]
+fn streams_count_what_they_touch() {
+    let stream = |access| work(&format!("stream:access={access},bytes=1 KiB"));
+    assert_eq!((stream("read").bytes_read, stream("read").bytes_written), (1024, 0));
+    assert_eq!((stream("write").bytes_read, stream("write").bytes_written), (0, 1024));
+    assert_eq!((stream("copy").bytes_read, stream("copy").bytes_written), (512, 512));
+    // 64 elements of each array.
+    let triad = work("stream:access=triad,bytes=768");
+    assert_eq!((triad.bytes_read, triad.bytes_written), (512, 256));
+    assert_eq!((triad.vector_flops, triad.matrix_flops), (128, 0));
+}
+
+#[test]
+fn peaks_count_two_flops_a_multiply_add_and_4096_a_tile() {
+    let fma = work("peak:unit=fma,dtype=f32,lanes=10,steps=7");
+    assert_eq!((fma.vector_flops, fma.matrix_flops), (140, 0));
+    let tensor = work("peak:unit=tensor,dtype=bf16,lanes=10,steps=7");
+    assert_eq!((tensor.vector_flops, tensor.matrix_flops), (0, 286_720));
+}
+
+#[test]
+fn a_page_table_costs_four_bytes_a_page() {
+    let kv = |layout| {
+        work(&format!(
+            "kv_read:batch=3,context=33,kv_heads=2,head_dim=64,dtype=bf16,layout={layout}"
+        ))
+    };
+    assert_eq!(kv("paged16").bytes_read, kv("contiguous").bytes_read + 4 * 3 * 3);
+}
+
+#[test]
+fn what_is_left_out_has_defaults() {
+    let text =
+        "prefill_attention:batch=1,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,dtype=f16";
+    let spelled = text.parse::<Problem>().unwrap().to_string();
+    assert_eq!(
+        spelled,
+        "prefill_attention:batch=1,prefix=0,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,\
+         causal=true,dtype=f16,kv_dtype=f16"
+    );
+}
+
+#[test]
+fn labels_leave_out_defaults() {
+    let label = |text: &str| text.parse::<Problem>().unwrap().label();
+    assert_eq!(label("stream:access=read,bytes=1536 KiB"), "stream read 1.5 MiB");
+    assert_eq!(
+        label(
+            "decode_attention:batch=2,context=3,q_heads=4,kv_heads=1,head_dim=8,dtype=bf16,layout=paged16"
+        ),
+        "decode_attention batch=2 context=3 q_heads=4 kv_heads=1 head_dim=8 bf16 paged16"
+    );
+    assert_eq!(
+        label(
+            "prefill_attention:batch=1,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,causal=false,dtype=f16,kv_dtype=f32"
+        ),
+        "prefill_attention batch=1 new_tokens=4 q_heads=2 kv_heads=1 head_dim=8 causal=false f16 kv_dtype=f32"
+    );
+}
+
+#[test]
+fn bad_input_is_told_what_to_do() {
+    let cases = [
+        ("gemm:m=0,n=1,k=1,dtype=f32", "m", "at least 1"),
+        ("gemm:m=1,n=1,k=1,dtype=f64", "dtype", "one of f32, bf16"),
+        ("gemm:m=1,n=1,kk=1,dtype=f32", "kk", "did you mean `k`"),
+        ("gemm:m=1,n=1,dtype=f32", "", "needs `k`"),
+        ("gemm:m=1,m=1,n=1,k=1,dtype=f32", "m", "twice"),
+        ("gemm:m=1.5,n=1,k=1,dtype=f32", "m", "whole number"),
+        ("gemm:m=99999999999999,n=1,k=1,dtype=f32", "m", "more than the limit"),
+        ("gemm:m=999999999,n=999999999,k=999999999,dtype=f32", "", "make it smaller"),
+        ("gmm:m=1", "op", "one of stream"),
+        ("gemm", "", "op:key=value"),
+        ("stream:access=read,bytes=4 MB", "bytes", "4 MiB"),
+        ("stream:access=read,bytes=100", "bytes", "multiple of 128"),
+        ("stream:access=triad,bytes=1 GiB", "bytes", "multiple of 384"),
+        ("stream:access=triad,bytes=1 GiB", "bytes", "use 1073741952"),
+        ("peak:unit=tensor,dtype=f32,lanes=1,steps=1", "dtype", "unit = \"fma\""),
+        (
+            "decode_attention:batch=1,context=1,q_heads=6,kv_heads=4,head_dim=8,dtype=f32",
+            "kv_heads",
+            "no multiple",
+        ),
+        (
+            "kv_read:batch=1,context=1,kv_heads=1,head_dim=8,dtype=f32,layout=paged0",
+            "layout",
+            "at least 1",
+        ),
+    ];
+    for (text, key, part) in cases {
+        let error = text.parse::<Problem>().unwrap_err();
+        assert_eq!(error.key.unwrap_or_default(), key, "{text}");
+        assert!(error.message.contains(part), "{text}: {}", error.message);
+    }
+}
+
+fn dtype() -> impl Strategy<Value = String> {
+    prop::sample::select(&DType::ALL[..]).prop_map(|d| d.to_string())
+}
+
+prop_compose! {
+    fn any_problem()(
+        op in prop::sample::select(&Op::ALL[..]),
+        dims in prop::array::uniform6(1u64..200),
+        group in 1u64..9,
+        names in (dtype(), dtype()),
+        choice in 0usize..3,
+        access in 0usize..Access::ALL.len(),
+    ) -> Problem {
+        let fields = op.keys().iter().enumerate().map(|(i, &key)| {
+            let value = match key {
+                "access" => Access::ALL[access].to_string(),
+                "unit" => Unit::Fma.to_string(),
+                "bytes" => (dims[0] * 384).to_string(),
+                "dtype" => names.0.clone(),
+                "kv_dtype" => names.1.clone(),
+                "layout" => match op {
+                    Op::KvAppend => format!("paged{}", dims[1]),
+                    _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
+                        [choice].clone(),
+                },
+                "causal" => (choice == 0).to_string(),
+                "lengths" => Lengths::ALL[choice % 2].to_string(),
+                "context" => (8 * dims[1]).to_string(),
+                "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
+                "window" => (dims[5] % 3 * dims[0]).to_string(),
+                "kv_heads" => dims[2].to_string(),
+                "q_heads" => (dims[2] * group).to_string(),
+                _ => dims[i % 6].to_string(),
+            };
+            (key.to_owned(), value)
+        });
+        Problem::from_fields(op, &fields.collect::<Vec<_>>()).unwrap()
+    }
+}
+
+proptest! {
+    #[test]
+    fn text_parses_back(problem in any_problem()) {
+        prop_assert_eq!(problem.to_string().parse::<Problem>(), Ok(problem));
+    }
+
+    #[test]
+    fn every_field_has_a_column(problem in any_problem()) {
+        let fields = problem.fields();
+        let keys: Vec<_> = fields.iter().map(|(key, _)| *key).collect();
+        // In order; some are left out at their defaults.
+        let mut all = problem.op().keys().iter();
+        prop_assert!(keys.iter().all(|key| all.any(|other| other == key)));
+        prop_assert!(keys.iter().all(|key| SHAPE_KEYS.contains(key)));
+    }
+
+    /// The formulas against a second count: the sizes of the arrays. Where only a
+    /// part of an array is needed, that part is counted one by one.
+    #[test]
+    fn compulsory_bytes_are_the_sizes_of_the_arrays(problem in any_problem()) {
+        let sum = |role| {
+            problem.tensors().iter().filter(|t| t.role == role).map(Tensor::bytes).sum::<u64>()
+        };
+        let work = problem.work();
+        let unread = match problem {
+            Problem::KvRead(p) => unread_bytes(&p, |_| 0),
+            Problem::DecodeAttention(p) => {
+                unread_bytes(&p.kv(), |length| first_visible(&p, length))
+            }
+            Problem::KvAppend(p) => unread_page_numbers(&p),
+            _ => 0,
+        };
+        prop_assert_eq!(work.bytes_read + unread, sum(Role::Input));
+        prop_assert_eq!(work.bytes_written, sum(Role::Output) + appended_bytes(&problem));
+    }
+
+    /// Multiply-adds counted one by one.
+    #[test]
+    fn decode_flops_are_those_of_what_is_attended(problem in any_problem()) {
+        let Problem::DecodeAttention(p) = problem else { return Ok(()) };
+        let mut attended = 0;
+        for request in 0..p.batch.min(20) {
+            let length = p.lengths.of(request, p.context);
+            for token in 0..p.new_tokens {
+                let position = length - p.new_tokens + token;
+                let sees = |other: u64| {
+                    other <= position && (p.window == 0 || position - other < p.window)
+                };
+                attended += (0..length).filter(|&other| sees(other)).count() as u64;
+            }
+        }
+        let first = DecodeAttention { batch: p.batch.min(20), ..p };
+        let flops = Problem::DecodeAttention(first).work().flops();
+        prop_assert_eq!(flops, 4 * p.q_heads * p.head_dim * attended);
+    }
+
+    #[test]
+    fn nonsense_never_panics(text in "[a-z_]{0,12}:?([a-z_]{0,9}=?[0-9a-zM ]{0,20},?){0,5}") {
+        let _ = text.parse::<Problem>();
+    }
+}
+
+/// First token that the oldest new token of a request sees.
+fn first_visible(p: &DecodeAttention, length: u64) -> u64 {
+    let seen = length - p.new_tokens + 1;
+    if p.window == 0 { 0 } else { seen.saturating_sub(p.window) }
+}
+
+/// Bytes of a cache, and of its page table, that nobody needs.
+fn unread_bytes(p: &KvRead, first: impl Fn(u64) -> u64) -> u64 {
+    let (mut tokens, mut pages) = (0, 0);
+    for request in 0..p.batch {
+        let length = p.length(request);
+        let used = first(length)..length;
+        let mut allocated = p.context;
+        if let Layout::Paged { page_size, .. } = p.layout {
+            allocated = p.context.next_multiple_of(page_size);
+            let needed = |page: u64| {
+                let of_page = page * page_size..(page + 1) * page_size;
+                used.start < of_page.end && of_page.start < used.end
+            };
+            let all = 0..allocated / page_size;
+            pages += all.filter(|&page| !needed(page)).count() as u64;
+        }
+        tokens += (0..allocated).filter(|token| !used.contains(token)).count() as u64;
+    }
+    2 * tokens * p.kv_heads * p.head_dim * p.dtype.bytes() + 4 * pages
+}
+
+/// Bytes of page numbers for pages that no new token falls into.
+fn unread_page_numbers(p: &KvAppend) -> u64 {
+    let unused = |request: u64| {
+        let places = p.first_place(request)..p.first_place(request) + p.new_tokens;
+        let page = |n: u64| n * p.page_size()..(n + 1) * p.page_size();
+        let meets = |n: &u64| page(*n).any(|place| places.contains(&place));
+        (0..p.pages()).filter(|n| !meets(n)).count() as u64
+    };
+    4 * (0..p.batch).map(unused).sum::<u64>()
+}
+
+fn appended_bytes(problem: &Problem) -> u64 {
+    let Problem::KvAppend(p) = problem else { return 0 };
+    2 * p.batch * p.new_tokens * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+}
+
+#[test]
+fn lengths_are_spread_between_an_eighth_and_all() {
+    let lengths: Vec<u64> = (0..1000).map(|r| Lengths::Ragged.of(r, 8000)).collect();
+    let mean = lengths.iter().sum::<u64>() / 1000;
+    assert!(lengths.iter().all(|length| (1000..=8000).contains(length)));
+    assert!((4480..4520).contains(&mean), "{mean}");
+    assert!(lengths.iter().max() > Some(&7980) && lengths.iter().min() < Some(&1020));
+    assert_eq!(lengths[..4], [5326, 2652, 6979, 4305]);
+    assert_eq!(Lengths::Ragged.of(5, 1), 1);
+    assert!((0..1000).all(|r| Lengths::Equal.of(r, 8000) == 8000));
+}
+
+/// Eight-bit caches: half of the bytes, and a scale for each head; a window: what it
+/// holds and no more; a draft of four tokens: nearly the same bytes, four times the
+/// FLOPs.
+#[test]
+fn variants_of_decode_attention_golden() {
+    let decode = |rest: &str| {
+        work(&format!(
+            "decode_attention:batch=2,context=8192,q_heads=32,kv_heads=8,head_dim=128,\
+             dtype=bf16{rest}"
+        ))
+    };
+    let (plain, q_bytes) = (decode(""), 2 * 32 * 128 * 2);
+    let fp8 = decode(",kv_dtype=fp8_e4m3");
+    assert_eq!(fp8.bytes_read - q_bytes, (plain.bytes_read - q_bytes) / 2 + 2 * 8 * 8);
+    let window = decode(",window=1024");
+    assert_eq!(window.flops() * 8, plain.flops());
+    assert_eq!((window.bytes_read - q_bytes) * 8, plain.bytes_read - q_bytes);
+    let draft = decode(",new_tokens=4");
+    assert_eq!(draft.flops(), 4 * 4 * 2 * 32 * 128 / 4 * (4 * 8192 - 6));
+    assert_eq!(draft.bytes() - plain.bytes(), 2 * 3 * q_bytes);
+}
+
+/// One token of 8 heads of 128 numbers is 4 KiB of keys and values in bf16.
+#[test]
+fn appended_bytes_golden() {
+    let append = |rest: &str| {
+        work(&format!(
+            "kv_append:batch=64,context=8192,kv_heads=8,head_dim=128,dtype=bf16,\
+             layout=paged16{rest}"
+        ))
+    };
+    let plain = append("");
+    assert_eq!((plain.bytes_read, plain.bytes_written), (64 * (4096 + 4), 64 * 4096));
+    let fp8 = append(",kv_dtype=fp8_e4m3,new_tokens=17");
+    assert_eq!(fp8.bytes_written, 64 * 17 * 2048);
+    assert_eq!(fp8.bytes_read, 64 * (17 * 4096 + 2 * 4 + 8 * 8));
+}
+
+#[test]
+fn impossible_requests_are_told_what_to_do() {
+    let cache = "batch=1,kv_heads=1,head_dim=8,dtype=f16";
+    for (text, key, part) in [
+        (format!("kv_append:{cache},context=8"), "layout", "paged16"),
+        (
+            format!("kv_append:{cache},context=8,new_tokens=9,layout=paged16"),
+            "new_tokens",
+            "has 8 tokens",
+        ),
+        (
+            format!("decode_attention:{cache},q_heads=1,context=64,new_tokens=9,lengths=ragged"),
+            "new_tokens",
+            "has 8 tokens",
+        ),
+        (
+            format!("decode_attention:{cache},q_heads=1,context=999,new_tokens=99"),
+            "new_tokens",
+            "prefill_attention",
+        ),
+        (format!("kv_read:{cache},context=9,lengths=odd"), "lengths", "equal, ragged"),
+        (format!("kv_read:{cache},context=9,layout=paged16_hnd"), "layout", "paged16_nhd"),
+        (
+            "kv_read:batch=2000000,context=9,kv_heads=1,head_dim=8,dtype=f16,lengths=ragged"
+                .to_owned(),
+            "batch",
+            "1048576",
+        ),
+    ] {
+        let error = text.parse::<Problem>().unwrap_err();
+        assert_eq!(error.key.unwrap_or_default(), key, "{text}");
+        assert!(error.message.contains(part), "{text}: {}", error.message);
+    }
+}
