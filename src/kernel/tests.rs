@@ -74,26 +74,47 @@ fn bytes_in_flight_per_sm(kernel: &Kernel, problem: &Problem, arch: Arch) -> Vec
 /// leaves room for blocks that begin, end or wait for one another.
 #[test]
 fn memory_bound_kernels_have_enough_bytes_in_flight() {
-    let cache = "batch=32,context=8192,kv_heads=8,head_dim=128,dtype=bf16";
-    for (name, text) in [
-        ("stream", "stream:access=read,bytes=1 GiB".to_owned()),
-        ("stream", "stream:access=write,bytes=1 GiB".to_owned()),
-        ("stream", "stream:access=copy,bytes=1 GiB".to_owned()),
-        ("stream", "stream:access=triad,bytes=3 GiB".to_owned()),
-        ("stream_bulk", "stream:access=read,bytes=1 GiB".to_owned()),
-        ("stream_bulk", "stream:access=write,bytes=1 GiB".to_owned()),
-        ("stream_bulk", "stream:access=copy,bytes=1 GiB".to_owned()),
-        ("kv_read", format!("kv_read:{cache}")),
-        ("kv_read", format!("kv_read:{cache},layout=paged16")),
-        ("attention_decode", format!("decode_attention:q_heads=32,{cache}")),
-        ("attention_decode", format!("decode_attention:q_heads=32,{cache},layout=paged16")),
-    ] {
-        let kernel = Kernel::named(name).unwrap();
+    let mut looked_at = 0;
+    for text in memory_bound_points() {
         let problem: Problem = text.parse().unwrap();
-        for bytes in bytes_in_flight_per_sm(kernel, &problem, Arch::SM_90) {
-            assert!(bytes >= 64 << 10, "{name} for {text}: {bytes}");
+        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
+            if (kernel.supports)(&problem, Arch::SM_90).is_err() {
+                continue;
+            }
+            for bytes in bytes_in_flight_per_sm(kernel, &problem, Arch::SM_90) {
+                assert!(bytes >= 64 << 10, "{} for {text}: {bytes}", kernel.name);
+                looked_at += 1;
+            }
         }
     }
+    assert!(looked_at > 300, "only {looked_at} launches");
+}
+
+/// One of each shape that decides how memory-bound kernels are compiled.
+fn memory_bound_points() -> Vec<String> {
+    let mut points: Vec<String> = ["read", "write", "copy", "triad"]
+        .iter()
+        .map(|access| format!("stream:access={access},bytes=3 GiB"))
+        .collect();
+    for layout in ["contiguous", "paged1", "paged16", "paged128", "paged16_nhd"] {
+        let cache = format!("batch=32,context=8192,kv_heads=8,layout={layout}");
+        for kv_dtype in ["bf16", "fp8_e4m3", "int8"] {
+            points.push(format!("kv_read:{cache},head_dim=128,dtype={kv_dtype}"));
+            let formats = format!("dtype=bf16,kv_dtype={kv_dtype}");
+            if layout != "contiguous" {
+                points.push(format!("kv_append:{cache},head_dim=128,{formats}"));
+            }
+            for head_dim in [64, 80, 96, 128, 256] {
+                for q_heads in [8, 32, 64, 128, 256] {
+                    points.push(format!(
+                        "decode_attention:{cache},q_heads={q_heads},head_dim={head_dim},\
+                         {formats}"
+                    ));
+                }
+            }
+        }
+    }
+    points
 }
 
 #[test]
