@@ -588,6 +588,28 @@ impl DecodeAttention {
         }
     }
 
+    /// Whether each request has one new token that attends to all of its context: what
+    /// is said of decode attention without more words is said of this.
+    pub const fn is_plain(&self) -> bool {
+        self.new_tokens == 1 && self.window == 0
+    }
+
+    /// What sets it apart from one new token for each of equally long requests, in
+    /// words; empty if nothing does.
+    pub fn variant(&self) -> String {
+        let mut words = Vec::new();
+        if self.new_tokens > 1 {
+            words.push(format!("{} new tokens", self.new_tokens));
+        }
+        if self.window > 0 {
+            words.push(format!("window {}", self.window));
+        }
+        if self.lengths != Lengths::Equal {
+            words.push(self.lengths.to_string());
+        }
+        words.join(", ")
+    }
+
     /// Tokens that new token number `token` of a request of `length` attends to.
     pub const fn attended(&self, length: u64, token: u64) -> Range<u64> {
         let end = length - (self.new_tokens - 1 - token);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Measured};
-use crate::problem::{Access, Op, Problem};
+use crate::problem::{Access, Lengths, Op, Problem};
 use crate::statistics::Estimate;
 
 /// Fewest points of a fit: two more than it has unknowns, so that what is left
@@ -164,13 +164,27 @@ fn shape_of(problem: &Problem) -> Option<String> {
     match problem {
         Problem::Stream(p) if p.access == Access::Read => Some("read".to_owned()),
         Problem::KvRead(p) => Some(format!(
-            "{} heads of {}, {}, {}",
-            p.kv_heads, p.head_dim, p.dtype, p.layout
+            "{} heads of {}, {}, {}{}",
+            p.kv_heads,
+            p.head_dim,
+            p.dtype,
+            p.layout,
+            if p.lengths == Lengths::Equal { "" } else { ", ragged" }
         )),
-        Problem::DecodeAttention(p) => Some(format!(
-            "{}/{} heads of {}, {}, {}",
-            p.q_heads, p.kv_heads, p.head_dim, p.kv_dtype, p.layout
-        )),
+        Problem::DecodeAttention(p) => {
+            let mut shape = format!(
+                "{}/{} heads of {}, {}, {}",
+                p.q_heads, p.kv_heads, p.head_dim, p.kv_dtype, p.layout
+            );
+            let queries = (p.dtype != p.kv_dtype).then(|| format!("{} queries", p.dtype));
+            for words in queries.into_iter().chain([p.variant()]) {
+                if !words.is_empty() {
+                    shape.push_str(", ");
+                    shape.push_str(&words);
+                }
+            }
+            Some(shape)
+        }
         _ => None,
     }
 }

@@ -300,7 +300,7 @@ impl<'a> Judge<'a> {
             (true, false) => Bound::Memory,
             (false, true) => Bound::Compute,
             _ if self.launch_overhead_s > 0.5 * time_s => Bound::Latency,
-            _ if misses(memory) && compute.is_some_and(misses) => Bound::Kernel,
+            _ if misses(memory) && compute.is_none_or(misses) => Bound::Kernel,
             _ => Bound::Undecided,
         })
     }
@@ -313,10 +313,12 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// The decode points that the claims are about: from DRAM, measured.
+    /// The decode points that the claims are about: from DRAM, measured, of one new
+    /// token that sees all of its context. Drafts have the intensity of larger groups,
+    /// and windows the bytes of shorter contexts.
     fn decode_from_dram(&self) -> Vec<(&'a Measured, DecodeAttention, Bound)> {
         self.decode()
-            .filter(|(point, _)| point.row.residency == "dram")
+            .filter(|(point, shape)| point.row.residency == "dram" && shape.is_plain())
             .filter_map(|(point, shape)| Some((point, shape, self.bound(point)?)))
             .collect()
     }
@@ -593,6 +595,8 @@ impl<'a> Judge<'a> {
                     format!("{}/{}", p.q_heads, p.kv_heads),
                     p.kv_dtype.to_string(),
                     p.layout.to_string(),
+                    p.head_dim.to_string(),
+                    p.variant(),
                     point.row.residency.clone(),
                     format!("{:.2}", point.work.operational_intensity()),
                     format!(
@@ -614,6 +618,8 @@ impl<'a> Judge<'a> {
                 "q/kv heads",
                 "kv",
                 "layout",
+                "head dim",
+                "variant",
                 "data in",
                 "OI",
                 "of read bandwidth",
@@ -632,9 +638,14 @@ impl<'a> Judge<'a> {
                 Problem::DecodeAttention(p) => format!("{}/{}", p.q_heads, p.kv_heads),
                 _ => String::new(),
             };
-            let (batch, context) = match pair.low.problem {
-                Problem::DecodeAttention(p) => (p.batch, p.context),
-                _ => (0, 0),
+            let (batch, context, others) = match pair.low.problem {
+                Problem::DecodeAttention(p) => {
+                    let words = [p.kv_dtype.to_string(), p.layout.to_string(), p.variant()];
+                    let words = words.into_iter().filter(|word| !word.is_empty());
+                    let words: Vec<_> = words.collect();
+                    (p.batch, p.context, format!("{}, {}", p.head_dim, words.join(", ")))
+                }
+                _ => (0, 0, String::new()),
             };
             let e = pair.elasticity;
             vec![
@@ -642,6 +653,7 @@ impl<'a> Judge<'a> {
                 batch.to_string(),
                 context.to_string(),
                 format!("{} -> {}", heads(pair.low), heads(pair.high)),
+                others,
                 format!("{:.2} [{:.2}, {:.2}]", e.value.exp2(), e.lo.exp2(), e.hi.exp2()),
                 pair.follows.name().to_owned(),
             ]
@@ -653,6 +665,7 @@ impl<'a> Judge<'a> {
                 "batch",
                 "context",
                 "q/kv heads",
+                "head dim, cache",
                 "time ratio",
                 "time follows",
             ],
@@ -888,7 +901,8 @@ fn claims_section(claims: &[Claim]) -> Section {
 
 fn pair_kind(a: &DecodeAttention, b: &DecodeAttention) -> Option<PairKind> {
     let same_flops = DecodeAttention { kv_heads: a.kv_heads, ..*b } == *a;
-    if a.kv() == b.kv() && a.dtype == b.dtype && b.q_heads == 2 * a.q_heads {
+    let same_bytes = DecodeAttention { q_heads: a.q_heads, ..*b } == *a;
+    if same_bytes && b.q_heads == 2 * a.q_heads {
         Some(PairKind::EqualBytes)
     } else if same_flops && b.kv_heads == 2 * a.kv_heads {
         Some(PairKind::EqualFlops)
@@ -959,6 +973,45 @@ mod tests {
     /// A machine with a ridge of 10 FLOPs per byte.
     const READ: f64 = 30.0 * GB_S;
     const FLOPS: f64 = 300.0 * GB_S;
+
+    fn shape(rest: &str) -> DecodeAttention {
+        let text =
+            format!("decode_attention:batch=4,context=4096,head_dim=128,dtype=bf16,{rest}");
+        match text.parse() {
+            Ok(Problem::DecodeAttention(p)) => p,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn pairs_differ_in_heads_alone() {
+        let kind = |a: &str, b: &str| pair_kind(&shape(a), &shape(b)).map(PairKind::name);
+        let plain = "q_heads=8,kv_heads=8";
+        assert_eq!(kind(plain, "q_heads=16,kv_heads=8"), Some(PairKind::EqualBytes.name()));
+        let half = "q_heads=16,kv_heads=4";
+        assert_eq!(kind(half, "q_heads=16,kv_heads=8"), Some(PairKind::EqualFlops.name()));
+        for other in ["window=64", "new_tokens=2", "lengths=ragged", "kv_dtype=int8"] {
+            assert_eq!(
+                kind(plain, &format!("q_heads=16,kv_heads=8,{other}")),
+                None,
+                "{other}"
+            );
+            let both = kind(
+                &format!("{plain},{other}"),
+                &format!("q_heads=16,kv_heads=8,{other}"),
+            );
+            assert_eq!(both, Some(PairKind::EqualBytes.name()), "{other}");
+        }
+    }
+
+    #[test]
+    fn drafts_and_windows_are_no_evidence_of_plain_decoding() {
+        assert!(shape("q_heads=8,kv_heads=8,lengths=ragged").is_plain());
+        assert!(!shape("q_heads=8,kv_heads=8,window=64").is_plain());
+        assert!(!shape("q_heads=8,kv_heads=8,new_tokens=2").is_plain());
+        let variant = shape("q_heads=8,kv_heads=8,new_tokens=2,window=64,lengths=ragged");
+        assert_eq!(variant.variant(), "2 new tokens, window 64, ragged");
+    }
 
     fn row(problem: &str, time_s: f64, spread: f64) -> Row {
         let problem: Problem = problem.parse().unwrap();

@@ -139,6 +139,18 @@ fn products_count_their_flops() {
     }
 }
 
+/// The address of a parameter is no generic address: a copy that takes its tensor map
+/// there faults on a GPU.
+#[test]
+fn a_map_whose_address_is_not_converted_is_found() {
+    let all = programs();
+    let program = all.iter().find(|program| program.family == "tensor copy").unwrap();
+    assert!(program.ptx.contains("cvta.param.u64 %q1, %q1;"));
+    let ptx = program.ptx.replace("cvta.param.u64 %q1, %q1;", "");
+    let wrong = Program { ptx, ..program.clone() };
+    assert!(wrong.run(0).is_err());
+}
+
 #[test]
 fn a_wrong_form_is_refused() {
     for body in [

@@ -43,10 +43,16 @@ fn selftest(device: &dyn Device, format: Format) -> Result<ExitCode> {
     let count = programs.len();
     let done = selftest::run(device, programs, |number, program| {
         // Before it begins: a program that hangs is the last one named.
-        if !std::io::stderr().is_terminal() {
-            eprintln!("selftest {}/{count} {}", number + 1, program.name);
+        let line = format!("selftest {}/{count} {}", number + 1, program.name);
+        match std::io::stderr().is_terminal() {
+            // Over the line before.
+            true => eprint!("\r{line:<79}"),
+            false => eprintln!("{line}"),
         }
     });
+    if std::io::stderr().is_terminal() {
+        eprintln!();
+    }
     table::print(&done.sections(), format)?;
     eprintln!("{}", done.summary());
     Ok(if done.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -234,7 +234,8 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         imbalance: list.imbalance(),
         ..Plan::of(Launch {
             shared_bytes: rings.shared_bytes,
-            bytes_in_flight: rings.bytes_in_flight(),
+            // Blocks that divide rows read the same.
+            bytes_in_flight: rings.bytes_in_flight() / u64::from(row_tiles),
             ..Launch::new(
                 "attention_decode",
                 list.blocks * row_tiles,

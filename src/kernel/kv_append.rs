@@ -173,7 +173,7 @@ fn plan(problem: &Problem, _: &Target) -> Plan {
         }
     });
     // What goes into a vector of keys, and the same of values.
-    let read_bytes = VECTOR_BYTES / p.kv_dtype.bytes() * p.dtype.bytes();
+    let read_bytes = thread_numbers(&p) * p.dtype.bytes();
     Plan::of(Launch {
         bytes_in_flight: u64::from(THREADS) * 2 * read_bytes,
         ..Launch::new("kv_append", threads.div_ceil(THREADS), THREADS, params)

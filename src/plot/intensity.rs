@@ -187,17 +187,21 @@ fn decode_place(
     Some(Place {
         swept,
         rest: format!(
-            "{held:020} {} {} {} {} {} {} {}",
+            "{held:020} {} {} {} {} {} {} {} {}",
             p.dtype,
             p.kv_dtype,
             p.layout,
             p.kv_heads,
             p.head_dim,
             row.kernel,
-            row.cache_state
+            row.cache_state,
+            p.variant()
         ),
         family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
-        fixed,
+        fixed: match p.variant() {
+            none if none.is_empty() => fixed,
+            variant => format!("{fixed}, {variant}"),
+        },
     })
 }
 

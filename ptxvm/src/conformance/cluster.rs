@@ -176,7 +176,8 @@ fn registers() -> Program {
     let mut draft = Draft::new("setmaxnreg", "setmaxnreg")
         .needs("sm_90a", "8.0")
         .threads(256)
-        .directive(".maxntid 256, 1, 1");
+        // Without a number of blocks the assembler ignores the request.
+        .directive(".maxntid 256, 1, 1\n.minnctapersm 1");
     draft.code(
         "setp.ge.u32 %p1, %t, 128;
          mov.u32 %r2, 7;

@@ -124,7 +124,8 @@ fn copy_in(draft: &mut Draft, shape: &Shape) {
          @%p1 mbarrier.init.shared::cta.b64 [%r3], 1;
          @%p1 fence.mbarrier_init.release.cluster;
          bar.sync 0;
-         mov.u64 %q1, map0;",
+         mov.u64 %q1, map0;
+         cvta.param.u64 %q1, %q1;",
     );
     for (axis, start) in shape.start.iter().enumerate() {
         draft.code(&format!("mov.b32 %r{}, {start};", 8 + axis));
@@ -192,6 +193,7 @@ fn store(name: &str, shape: &Shape) -> Program {
     let offset = draft.column(size.div_ceil(64).next_multiple_of(4));
     draft.code(&format!(
         "mov.u64 %q4, map1;
+         cvta.param.u64 %q4, %q4;
          @%p1 cp.async.bulk.tensor.{}d.global.shared::cta.tile.bulk_group [%q4, {}], [%r2];
          @%p1 cp.async.bulk.commit_group;
          @%p1 cp.async.bulk.wait_group 0;
@@ -252,6 +254,7 @@ fn multicast() -> Program {
          barrier.cluster.arrive.release.aligned;
          barrier.cluster.wait.acquire.aligned;
          mov.u64 %q1, map0;
+         cvta.param.u64 %q1, %q1;
          mul.lo.u32 %r5, %r4, 32;
          mad.lo.u32 %r6, %r4, 128, %r2;
          mov.u16 %h1, 3;

@@ -147,7 +147,11 @@ fn copies(draft: &mut Draft, swizzle: Swizzle, operands: &[(usize, Operand)]) {
     let mut at = 0usize;
     for (n, (map, operand)) in operands.iter().enumerate() {
         at = at.next_multiple_of(1024);
-        draft.code(&format!("add.u32 %r{}, %r2, {at};\nmov.u64 %q3, map{n};", 8 + map));
+        draft.code(&format!(
+            "add.u32 %r{}, %r2, {at};\nmov.u64 %q3, map{n};\n\
+             cvta.param.u64 %q3, %q3;",
+            8 + map
+        ));
         for &column in &operand.boxes {
             draft.code(&format!(
                 "add.u32 %r4, %r2, {at};

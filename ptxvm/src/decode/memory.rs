@@ -87,7 +87,8 @@ impl<'a> Decoder<'_, 'a> {
         let window = match space {
             Space::Shared | Space::SharedCluster => SHARED_WINDOW,
             Space::Local => LOCAL_WINDOW,
-            Space::Global | Space::Const | Space::Param => 0,
+            Space::Param => PARAM_WINDOW,
+            Space::Global | Space::Const => 0,
             Space::Generic => return self.fail("the space is missing"),
         };
         let a = self.source(1, ty)?;

@@ -203,7 +203,7 @@ impl<'a> Decoder<'_, 'a> {
     fn symbol(&self, name: &str, offset: i64) -> Result<Initial> {
         let at = |base: u64| Ok(Initial::Value(base.wrapping_add(offset as u64)));
         if let Some(param) = self.function.params.iter().find(|p| p.name == name) {
-            return at(PARAM_WINDOW + param.offset);
+            return at(param.offset);
         }
         let mut scope = Some(self.statement.scope);
         while let Some(here) = scope {

@@ -45,7 +45,7 @@ pub(crate) fn resolve(space: Space, own: usize, address: u64) -> Target {
             Target::Shared(rank, offset)
         }
         Space::Local => Target::Local(address),
-        Space::Param => Target::Param(address.wrapping_sub(PARAM_WINDOW)),
+        Space::Param => Target::Param(address),
         Space::Generic => {
             let within = |window: u64| address.wrapping_sub(window) < WINDOW_BYTES;
             if within(SHARED_WINDOW) {

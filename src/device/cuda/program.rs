@@ -52,6 +52,7 @@ fn launch(device: &CudaDevice, program: &Program) -> Result<Vec<u8>, DriverError
         shared_bytes: program.shared_bytes,
         overlaps_previous: false,
     };
+    functions[0].allow_shared_bytes(program.shared_bytes)?;
     stream.launch_with(&functions[0], &shape, &params)?;
     stream.synchronize()?;
     let mut bytes = vec![0; program.output_bytes];
