@@ -437,10 +437,7 @@ fn no_fence_behind_the_making_of_a_barrier() {
 #[test]
 fn no_barrier_behind_the_making_of_a_barrier() {
     let text = within("bulk_copy", "bar.sync \t0;", 0, "");
-    caught(
-        |seed| bulk_copy(&text, seed).map(|(report, _)| report),
-        FindingKind::Mbarrier,
-    );
+    caught(|seed| bulk_copy(&text, seed).map(|(report, _)| report), FindingKind::Mbarrier);
 }
 
 #[test]

@@ -217,8 +217,7 @@ fn init(
     }
     let count = count as u32;
     let made = (warp.clock.own, warp.clock.now());
-    let barrier =
-        Mbarrier { expected: count, pending: count, made, ..Mbarrier::default() };
+    let barrier = Mbarrier { expected: count, pending: count, made, ..Mbarrier::default() };
     let old = m.blocks[rank].mbarriers.insert(offset, barrier);
     m.blocks[rank].shared.mbarrier(offset as usize, true);
     if old.is_some() {
