@@ -96,8 +96,8 @@ pub(crate) enum Fence {
     Memory { global: bool },
     /// `fence.proxy.async`, for the memories that it names, or for all.
     ProxyAsync { shared: bool, global: bool },
-    /// Orders nothing that this machine could reorder.
-    Other,
+    /// `fence.mbarrier_init`: shows the async proxy the warp's new mbarriers.
+    MbarrierInit,
 }
 
 /// What an instruction does.

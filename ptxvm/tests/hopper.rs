@@ -421,6 +421,26 @@ fn no_proxy_fence() {
 }
 
 #[test]
+fn no_fence_behind_the_making_of_a_barrier() {
+    let fence = "fence.mbarrier_init.release.cluster;";
+    let run = |with: &str| {
+        let text = within("bulk_copy", fence, 0, with);
+        move |seed| bulk_copy(&text, seed).map(|(report, _)| report)
+    };
+    caught(run(""), FindingKind::MissingProxyFence);
+    caught(run("fence.acq_rel.cta;"), FindingKind::MissingProxyFence);
+    caught(run("fence.proxy.async.global;"), FindingKind::MissingProxyFence);
+    let fenced = run("fence.proxy.async.shared::cta;");
+    assert!((0..4).all(|seed| kinds(&fenced(seed)).is_empty()));
+}
+
+#[test]
+fn no_barrier_behind_the_making_of_a_barrier() {
+    let text = within("bulk_copy", "bar.sync \t0;", 0, "");
+    caught(|seed| bulk_copy(&text, seed).map(|(report, _)| report), FindingKind::Mbarrier);
+}
+
+#[test]
 fn no_barrier_before_the_store() {
     let text = within("bulk_copy", "bar.sync \t0;", 1, "");
     let run = |seed| bulk_copy(&text, seed).map(|(report, _)| report);

@@ -3,8 +3,9 @@
 //! checks or by a wrong answer, or be listed in `survivors.toml` with the reason
 //! why nobody could.
 //!
-//! The test plants all bugs of synchronisation and a sample of the others; so
-//! many of each operator with RIDGEPOINT_MUTANTS=20, every one with `all`:
+//! The test plants every bug of order and a sample of those of guards,
+//! addresses, swizzles and fills. All sites of these and bugs of many further
+//! kinds are planted, counted and printed, but not judged, by
 //!
 //! ```text
 //! RIDGEPOINT_MUTANTS=all cargo test --release --test mutants -- --nocapture
@@ -35,9 +36,9 @@ use survivors::Survivors;
 
 /// Mutants of an operator in a specimen that the standing test plants, where it
 /// does not plant all.
-const SAMPLE: usize = 2;
+const SAMPLE: usize = 3;
 
-/// Copies of an unrolled loop that get the same bug.
+/// Copies of an unrolled loop that get the same bug, unless it is one of order.
 const COPIES: usize = 2;
 
 /// Inputs of all points.
@@ -45,6 +46,9 @@ const SEED: u64 = 1;
 
 /// A mutant may take so many times the instructions of the original.
 const PATIENCE: u64 = 6;
+
+/// What is said of a mutant that only its answer gives away.
+const WRONG: &str = "wrong answer";
 
 /// A kernel's PTX and the points that run it.
 struct Specimen {
@@ -63,6 +67,8 @@ struct Mutant {
     statement: Statement,
     /// What stands in the statement's place.
     text: String,
+    /// Whether the standing test plants it, and judges it.
+    strict: bool,
 }
 
 impl Mutant {
@@ -91,6 +97,9 @@ enum Fate {
     /// The virtual machine does not take it: an operator made no sense.
     Malformed(String),
 }
+
+/// A mutant of a kernel, and what became of it.
+type Outcome<'a> = (&'static Kernel, &'a Mutant, Fate);
 
 fn device(budget: u64) -> VmDevice {
     let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
@@ -140,11 +149,11 @@ impl Specimen {
             }
             for operator in OPERATORS {
                 for text in (operator.mutants)(&statement) {
-                    let mutant =
-                        Mutant { specimen, operator, statement: statement.clone(), text };
+                    let (statement, strict) = (statement.clone(), false);
+                    let mutant = Mutant { specimen, operator, statement, text, strict };
                     let copy = copies.entry(mutant.kind()).or_default();
                     *copy += 1;
-                    if *copy <= COPIES {
+                    if *copy <= COPIES || operator.class == Class::Order {
                         all.push(mutant);
                     }
                 }
@@ -180,7 +189,7 @@ impl Specimen {
             let outcome = verify(device, point, SEED);
             match outcome.status {
                 Status::Ok => {}
-                Status::Wrong => return Fate::Caught("wrong answer".to_owned()),
+                Status::Wrong => return Fate::Caught(WRONG.to_owned()),
                 Status::Failed => return Fate::Caught(kind(&outcome.reason)),
                 status => return Fate::Malformed(format!("{point} is {status:?}")),
             }
@@ -198,21 +207,23 @@ fn kind(reason: &str) -> String {
     }
 }
 
-/// The mutants that are planted: everything, or what matters most and every
-/// so many of the rest.
-fn chosen(mutants: Vec<Mutant>, most: usize) -> Vec<Mutant> {
-    let mut sites: BTreeMap<&str, usize> = BTreeMap::new();
-    for mutant in &mutants {
-        *sites.entry(mutant.operator.name).or_default() += 1;
+/// Marks the mutants that the standing test plants: all of order, of the other
+/// judged operators some that are far apart.
+fn mark(mutants: &mut [Mutant]) {
+    let mut sites: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (number, mutant) in mutants.iter().enumerate() {
+        sites.entry(mutant.operator.name).or_default().push(number);
     }
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut is_chosen = |mutant: &Mutant| {
-        let number = seen.entry(mutant.operator.name).or_default();
-        *number += 1;
-        let stride = sites[mutant.operator.name].div_ceil(most);
-        mutant.operator.all || (*number - 1).is_multiple_of(stride)
-    };
-    mutants.into_iter().filter(|mutant| is_chosen(mutant)).collect()
+    for numbers in sites.into_values() {
+        let stride = match mutants[numbers[0]].operator.class {
+            Class::Order => 1,
+            Class::Wider => continue,
+            _ => numbers.len().div_ceil(SAMPLE),
+        };
+        for number in numbers.into_iter().step_by(stride) {
+            mutants[number].strict = true;
+        }
+    }
 }
 
 #[test]
@@ -220,11 +231,7 @@ fn planted_bugs_are_caught() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let most = match std::env::var("RIDGEPOINT_MUTANTS") {
-        Ok(most) if most == "all" => usize::MAX,
-        Ok(most) => most.parse().expect("RIDGEPOINT_MUTANTS is `all` or a number"),
-        Err(_) => SAMPLE,
-    };
+    let all = std::env::var("RIDGEPOINT_MUTANTS").is_ok_and(|which| which == "all");
     let survivors = Survivors::load();
     let specimens: Vec<Specimen> = SPECIMENS
         .par_iter()
@@ -232,17 +239,27 @@ fn planted_bugs_are_caught() {
         .collect();
     let mut planted = Vec::new();
     for (number, specimen) in specimens.iter().enumerate() {
-        let mutants = specimen.mutants(number);
-        planted.extend(chosen(mutants, most));
+        let mut mutants = specimen.mutants(number);
+        mark(&mut mutants);
+        planted.extend(mutants.into_iter().filter(|mutant| all || mutant.strict));
     }
     let fates = fates(&specimens, &planted);
-    let outcomes: Vec<(&Kernel, &Mutant, Fate)> = planted
+    let outcomes: Vec<Outcome> = planted
         .iter()
         .zip(fates)
         .map(|(mutant, fate)| (specimens[mutant.specimen].kernel, mutant, fate))
         .collect();
     println!("{}", table(&outcomes));
-    let complaints = complaints(&outcomes, &survivors, most == usize::MAX);
+    if all {
+        for (kernel, mutant, fate) in &outcomes {
+            if !mutant.strict && !matches!(fate, Fate::Caught(_)) {
+                println!("# {fate:?}\n{}", survivors::line(kernel.name, mutant));
+            }
+        }
+    }
+    let strict: Vec<Outcome> =
+        outcomes.into_iter().filter(|(_, mutant, _)| mutant.strict).collect();
+    let complaints = complaints(&strict, &survivors);
     assert!(complaints.is_empty(), "{complaints}");
 }
 
@@ -280,13 +297,9 @@ fn fates(specimens: &[Specimen], planted: &[Mutant]) -> Vec<Fate> {
 }
 
 /// What is not as it should be.
-fn complaints(
-    outcomes: &[(&Kernel, &Mutant, Fate)],
-    survivors: &Survivors,
-    all: bool,
-) -> String {
+fn complaints(outcomes: &[Outcome], survivors: &Survivors) -> String {
     let mut text = String::new();
-    let mut used = BTreeSet::new();
+    let mut used: BTreeMap<usize, usize> = BTreeMap::new();
     let mut unlisted: BTreeMap<String, usize> = BTreeMap::new();
     for (kernel, mutant, fate) in outcomes {
         match fate {
@@ -296,9 +309,8 @@ fn complaints(
                 let _ = writeln!(text, "`{name}` made {altered}: {why}");
             }
             Fate::Survived | Fate::NotReached => {
-                let reached = *fate == Fate::Survived;
-                match survivors.entry_of(kernel.name, mutant, reached) {
-                    Some(entry) => drop(used.insert(entry)),
+                match survivors.entry_of(kernel.name, mutant) {
+                    Some(entry) => *used.entry(entry).or_default() += 1,
                     None => {
                         let line = survivors::line(kernel.name, mutant);
                         *unlisted.entry(format!("# {fate:?}\n{line}")).or_default() += 1;
@@ -308,14 +320,13 @@ fn complaints(
         }
     }
     for (line, count) in unlisted {
-        let _ = writeln!(text, "{count} not caught and not listed:\n{line}");
+        let _ = writeln!(text, "not caught and not listed:\n{line}mutants = {count}\n");
     }
-    for entry in survivors.stale(&used, all) {
-        let _ = writeln!(
-            text,
-            "listed, but all are caught: {entry:?}; the list says: {}",
-            entry.reason
-        );
+    for (number, entry) in survivors.entries() {
+        let count = used.get(&number).copied().unwrap_or(0);
+        if count != entry.mutants {
+            let _ = writeln!(text, "{count} are not caught of what is listed as {entry:?}");
+        }
     }
     for kernel in KERNELS {
         if !outcomes.iter().any(|(of, ..)| of.name == kernel.name) {
@@ -325,41 +336,39 @@ fn complaints(
     text
 }
 
-/// Kernel by operator: how many were planted, how they were caught, and how
-/// many were not.
-fn table(outcomes: &[(&Kernel, &Mutant, Fate)]) -> String {
-    type Key<'a> = (&'a str, Class, &'a str);
-    let mut rows: BTreeMap<Key, BTreeMap<&Fate, usize>> = BTreeMap::new();
-    let mut classes: BTreeMap<(&str, Class), [usize; 2]> = BTreeMap::new();
+/// Kernel by class: how many were planted, what caught them, and how many
+/// nothing did; then the same by operator, with the kinds of findings.
+fn table(outcomes: &[Outcome]) -> String {
+    let mut classes: BTreeMap<(&str, Class), [usize; 4]> = BTreeMap::new();
+    let mut totals = [0; 4];
+    let mut operators: BTreeMap<(Class, &str), BTreeMap<String, usize>> = BTreeMap::new();
     for (kernel, mutant, fate) in outcomes {
         let Operator { class, name, .. } = mutant.operator;
-        *rows.entry((kernel.name, *class, name)).or_default().entry(fate).or_default() += 1;
-        let totals = classes.entry((kernel.name, *class)).or_default();
-        totals[0] += 1;
-        totals[1] += usize::from(!matches!(fate, Fate::Caught(_)));
-    }
-    let mut text = String::new();
-    for ((kernel, _, operator), fates) in rows {
-        let planted: usize = fates.values().sum();
-        let _ = write!(text, "{kernel:18} {operator:26} {planted:5}:");
-        for (fate, count) in fates {
-            let _ = match fate {
-                Fate::Caught(how) => write!(text, " {count} {how},"),
-                Fate::Survived => write!(text, " {count} NOT CAUGHT,"),
-                Fate::NotReached => write!(text, " {count} NOT REACHED,"),
-                Fate::Malformed(_) => write!(text, " {count} MALFORMED,"),
-            };
+        let (column, how) = match fate {
+            Fate::Caught(how) if how == WRONG => (2, how.clone()),
+            Fate::Caught(how) => (1, how.clone()),
+            fate => (3, format!("{fate:?}")),
+        };
+        for row in [classes.entry((kernel.name, *class)).or_default(), &mut totals] {
+            row[0] += 1;
+            row[column] += 1;
         }
-        text.truncate(text.trim_end_matches(',').len());
-        text.push('\n');
+        *operators.entry((*class, name)).or_default().entry(how).or_default() += 1;
     }
-    for ((kernel, class), [planted, survived]) in classes {
-        let caught = planted - survived;
+    let mut text =
+        "| kernel | class | planted | finding | wrong answer | listed |\n".to_owned();
+    for ((kernel, class), [planted, found, wrong, survived]) in classes {
         let _ = writeln!(
             text,
-            "{kernel} {class:?}: planted {planted}, caught {caught}, explained {survived}"
+            "| {kernel} | {class:?} | {planted} | {found} | {wrong} | {survived} |"
         );
     }
-    let _ = writeln!(text, "{} mutants", outcomes.len());
+    let [planted, found, wrong, survived] = totals;
+    let _ = writeln!(text, "| all | | {planted} | {found} | {wrong} | {survived} |\n");
+    for ((class, operator), fates) in operators {
+        let fates: Vec<String> =
+            fates.iter().map(|(how, count)| format!("{count} {how}")).collect();
+        let _ = writeln!(text, "{class:?}, {operator}: {}", fates.join(", "));
+    }
     text
 }

@@ -5,14 +5,18 @@ use crate::ptx::Statement;
 /// What kind of thing is altered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Waits, barriers, fences, atomics.
+    /// Waits, barriers, fences, mbarriers, atomics.
     Order,
-    /// Predicates, branches, comparisons.
-    Control,
-    /// Addresses, swizzles, fills.
-    Address,
-    /// What is computed, exchanged and stored.
-    Value,
+    /// Whether an access of memory happens.
+    Guard,
+    /// Where it happens.
+    Index,
+    /// The order of chunks within rows of shared memory.
+    Swizzle,
+    /// What a copy fills with zeros.
+    Fill,
+    /// Anything else: comparisons, constants, arithmetic. Not judged.
+    Wider,
 }
 
 /// A way to alter statements.
@@ -21,8 +25,6 @@ pub struct Operator {
     pub name: &'static str,
     /// Its kind.
     pub class: Class,
-    /// Whether the standing test plants each of its mutants.
-    pub all: bool,
     /// The texts to put in place of a statement; none where it has nothing to
     /// alter.
     pub mutants: fn(&Statement) -> Vec<String>,
@@ -30,65 +32,57 @@ pub struct Operator {
 
 /// All operators. Those without a site in today's kernels are for the next ones.
 pub const OPERATORS: &[Operator] = &[
-    order("wait for a group fewer", wait_for_fewer),
-    order("no wait", |s| removed_if(is_wait(s), s)),
-    order("no commit", |s| {
+    new(Class::Order, "wait for a group fewer", wait_for_fewer),
+    new(Class::Order, "no wait", |s| removed_if(is_wait(s))),
+    new(Class::Order, "no commit", |s| {
         let names =
             ["cp.async.commit_group", "cp.async.bulk.commit_group", "wgmma.commit_group"];
-        removed_if(is_any(s, &names), s)
+        removed_if(is_any(s, &names))
     }),
-    order("no barrier", |s| {
-        removed_if(is_any(s, &["bar", "barrier"]) && !s.has("warp"), s)
+    new(Class::Order, "no barrier", |s| {
+        removed_if(is_any(s, &["bar", "barrier"]) && !s.has("warp"))
     }),
-    order("no warp barrier", |s| removed_if(s.is("bar.warp"), s)),
-    order("no fence", |s| {
-        removed_if(is_any(s, &["membar", "fence"]) && !is_async_fence(s), s)
+    new(Class::Order, "no warp barrier", |s| removed_if(s.is("bar.warp"))),
+    new(Class::Order, "no fence", |s| {
+        removed_if(is_any(s, &["membar", "fence"]) && !is_async_fence(s))
     }),
-    order("no async fence", |s| removed_if(is_async_fence(s), s)),
-    order("plain instead of atomic", plain_atomic),
-    order("weaker atomic", weaker_atomic),
-    order("no arrival", |s| removed_if(s.is("mbarrier.arrive"), s)),
-    order("other count of an mbarrier", other_count),
-    order("other parity", other_parity),
-    order("shorter bulk copy", shorter_bulk),
-    Operator { all: false, ..control("guard dropped", guard_dropped) },
-    control("guard negated", guard_negated),
-    control("always taken", |s| when(is_branch(s), || branch(s, true))),
-    control("never taken", |s| when(is_branch(s), || branch(s, false))),
-    control("other comparison", other_comparison),
-    control("bound off by one", bound_off_by_one),
-    address("other shared address", |s| moved_on(s, true)),
-    address("other global address", |s| moved_on(s, false)),
-    address("other swizzle", other_swizzle),
-    address("other mask or shift", other_mask_or_shift),
-    address("other integer constant", other_constant),
-    address("other integer operation", other_integer_operation),
-    address("other fill", other_fill),
-    value("other transposition", other_transposition),
-    value("no product", no_product),
-    value("other lane", other_lane),
-    value("other vote or reduction", other_vote),
-    value("other float operation", other_float_operation),
-    value("operands swapped", operands_swapped),
-    value("no store", |s| removed_if(s.is("st"), s)),
+    new(Class::Order, "no async fence", |s| removed_if(is_async_fence(s))),
+    new(Class::Order, "plain instead of atomic", plain_atomic),
+    new(Class::Order, "weaker atomic", weaker_atomic),
+    new(Class::Order, "no mbarrier init", |s| removed_if(s.is("mbarrier.init"))),
+    new(Class::Order, "no arrival", |s| removed_if(s.is("mbarrier.arrive"))),
+    new(Class::Order, "no wait for an mbarrier", no_mbarrier_wait),
+    new(Class::Order, "other count of an mbarrier", other_count),
+    new(Class::Order, "other parity", other_parity),
+    new(Class::Order, "shorter bulk copy", shorter_bulk),
+    new(Class::Guard, "guard dropped", guard_dropped),
+    new(Class::Guard, "guard negated", guard_negated),
+    new(Class::Index, "other shared address", |s| moved_on(s, true)),
+    new(Class::Index, "other global address", |s| moved_on(s, false)),
+    new(Class::Swizzle, "no swizzle", no_swizzle),
+    new(Class::Swizzle, "other swizzle", other_swizzle),
+    new(Class::Fill, "no fill", |s| other_fill(s, "16")),
+    new(Class::Fill, "all filled", |s| other_fill(s, "0")),
+    new(Class::Wider, "always taken", |s| when(is_branch(s), || branch(s, true))),
+    new(Class::Wider, "never taken", |s| when(is_branch(s), || branch(s, false))),
+    new(Class::Wider, "other comparison", other_comparison),
+    new(Class::Wider, "bound off by one", bound_off_by_one),
+    new(Class::Wider, "other mask or shift", other_mask_or_shift),
+    new(Class::Wider, "other integer constant", other_constant),
+    new(Class::Wider, "other integer operation", other_integer_operation),
+    new(Class::Wider, "other transposition", other_transposition),
+    new(Class::Wider, "no product", no_product),
+    new(Class::Wider, "other lane", other_lane),
+    new(Class::Wider, "other vote or reduction", other_vote),
+    new(Class::Wider, "other float operation", other_float_operation),
+    new(Class::Wider, "operands swapped", operands_swapped),
+    new(Class::Wider, "no store", |s| removed_if(s.is("st"))),
 ];
 
 type Mutants = fn(&Statement) -> Vec<String>;
 
-const fn order(name: &'static str, mutants: Mutants) -> Operator {
-    Operator { name, class: Class::Order, all: true, mutants }
-}
-
-const fn control(name: &'static str, mutants: Mutants) -> Operator {
-    Operator { name, class: Class::Control, all: false, mutants }
-}
-
-const fn address(name: &'static str, mutants: Mutants) -> Operator {
-    Operator { name, class: Class::Address, all: false, mutants }
-}
-
-const fn value(name: &'static str, mutants: Mutants) -> Operator {
-    Operator { name, class: Class::Value, all: false, mutants }
+const fn new(class: Class, name: &'static str, mutants: Mutants) -> Operator {
+    Operator { name, class, mutants }
 }
 
 fn is_any(s: &Statement, names: &[&str]) -> bool {
@@ -99,7 +93,7 @@ fn when(applies: bool, text: impl FnOnce() -> String) -> Vec<String> {
     if applies { vec![text()] } else { Vec::new() }
 }
 
-fn removed_if(applies: bool, _: &Statement) -> Vec<String> {
+fn removed_if(applies: bool) -> Vec<String> {
     when(applies, String::new)
 }
 
@@ -176,25 +170,39 @@ fn other_parity(s: &Statement) -> Vec<String> {
     when(waits && s.operands.len() > 2, || with_computed(s, 2, "xor.b32", "1"))
 }
 
+/// Goes on whether or not the phase has ended.
+fn no_mbarrier_wait(s: &Statement) -> Vec<String> {
+    let waits = is_any(s, &["mbarrier.try_wait", "mbarrier.test_wait"]);
+    let passed = || s.guarded(&[format!("setp.eq.b64 {0}, 0, 0", s.operands[0])]);
+    when(waits, passed)
+}
+
 /// 16 bytes less than the mbarrier or the group waits for.
 fn shorter_bulk(s: &Statement) -> Vec<String> {
     let copies = s.is("cp.async.bulk") && !s.has("tensor") && s.operands.len() > 2;
     when(copies, || with_computed(s, 2, "sub.u32", "16"))
 }
 
-// --- Control -----------------------------------------------------------------
+// --- Guard -------------------------------------------------------------------
 
 fn is_branch(s: &Statement) -> bool {
     s.is("bra") && s.guard.is_some()
 }
 
+/// Whether a predicate decides about an access: its own, or a branch around it.
+fn is_guard(s: &Statement) -> bool {
+    s.guard.is_some() && (s.accesses_memory() || s.skips_access)
+}
+
 fn guard_dropped(s: &Statement) -> Vec<String> {
-    let without = Statement { guard: None, ..s.clone() };
-    when(s.guard.is_some() && !s.is("bra"), || without.with_opcode(&s.opcode))
+    when(is_guard(s), || match s.is("bra") {
+        true => String::new(),
+        false => Statement { guard: None, ..s.clone() }.with_opcode(&s.opcode),
+    })
 }
 
 fn guard_negated(s: &Statement) -> Vec<String> {
-    let Some(guard) = &s.guard else { return Vec::new() };
+    let Some(guard) = s.guard.as_ref().filter(|_| is_guard(s)) else { return Vec::new() };
     let negated = match guard.strip_prefix('!') {
         Some(name) => name.to_owned(),
         None => format!("!{guard}"),
@@ -263,18 +271,23 @@ fn bytes_of(s: &Statement) -> u64 {
 /// The next place instead of this one.
 fn moved_on(s: &Statement, shared: bool) -> Vec<String> {
     let shared_of = |at: usize| match s.is("cp.async") {
-        true => at == 0,
+        true => (at == 0) == (s.is("cp.async.bulk.shared::cluster") || !is_bulk(s)),
         false => s.opcode.contains(".shared"),
     };
-    let accesses = is_any(s, &["ld", "st", "ldmatrix", "stmatrix", "cp.async", "atom"]);
-    if !accesses || s.has("param") || s.has("local") || s.is("cp.async.bulk") {
+    if !s.accesses_memory() {
         return Vec::new();
     }
-    let addresses = s.operands.iter().enumerate().filter(|(_, o)| o.starts_with('['));
+    // What follows the two places of a bulk copy is its mbarrier.
+    let addresses =
+        s.operands.iter().enumerate().take(2).filter(|(_, o)| o.starts_with('['));
     addresses
         .filter(|(at, _)| shared_of(*at) == shared)
         .map(|(at, operand)| s.with_operand(at, &further(operand, bytes_of(s))))
         .collect()
+}
+
+fn is_bulk(s: &Statement) -> bool {
+    s.is("cp.async.bulk")
 }
 
 /// `[%r1+8]` and 16 are `[%r1+24]`.
@@ -287,16 +300,33 @@ fn further(operand: &str, bytes: u64) -> String {
     format!("[{base}+{}]", offset + bytes as i64)
 }
 
-/// One bit fewer or other, and none at all.
-fn other_swizzle(s: &Statement) -> Vec<String> {
-    let [_, from, by] = s.operands.as_slice() else { return Vec::new() };
-    if !s.is("xor") || s.has("pred") {
-        return Vec::new();
-    }
+/// Whether it exchanges chunks of a row: the lines of `tile.cuh` that do.
+fn is_swizzle(s: &Statement) -> bool {
+    let lines = ["(chunk ^ row", "(address ^ pairs", "return address ^ blocks"];
+    s.is("xor") && s.operands.len() == 3 && lines.iter().any(|line| s.source.contains(line))
+}
+
+fn no_swizzle(s: &Statement) -> Vec<String> {
     let kind = s.opcode.rsplit('.').next().unwrap_or_default();
-    let none = s.guarded(&[format!("mov.{kind} {}, {from}", s.operands[0])]);
-    let other = number(by).map(|by| s.with_operand(2, &(by ^ 16).to_string()));
-    std::iter::once(none).chain(other).collect()
+    when(is_swizzle(s), || {
+        s.guarded(&[format!("mov.{kind} {}, {}", s.operands[0], s.operands[1])])
+    })
+}
+
+/// The bit of the next chunk more or less, of an address or of a chunk's number.
+fn other_swizzle(s: &Statement) -> Vec<String> {
+    let bit = if s.source.contains("(chunk ^ row") { 1 } else { 16 };
+    when(is_swizzle(s), || match number(&s.operands[2]) {
+        Some(by) => s.with_operand(2, &(by ^ bit).to_string()),
+        None => {
+            let (d, from, by) = (&s.operands[0], &s.operands[1], &s.operands[2]);
+            let opcode = &s.opcode;
+            s.guarded(&[
+                format!("{opcode} {d}, {from}, {by}"),
+                format!("{opcode} {d}, {d}, {bit}"),
+            ])
+        }
+    })
 }
 
 fn other_mask_or_shift(s: &Statement) -> Vec<String> {
@@ -339,17 +369,15 @@ fn other_integer_operation(s: &Statement) -> Vec<String> {
         .collect()
 }
 
-/// A copy that does not look whether it should fill, and one that always does.
-fn other_fill(s: &Statement) -> Vec<String> {
+/// A copy of so many bytes whatever it should fill.
+fn other_fill(s: &Statement, bytes: &str) -> Vec<String> {
     let copies = s.is("cp.async.cg") || s.is("cp.async.ca");
-    match s.operands.get(3).filter(|_| copies) {
-        Some(bytes) if number(bytes).is_some() => vec![s.with_operand(3, "0")],
-        Some(_) => vec![s.with_operand(3, "16"), s.with_operand(3, "0")],
-        None => Vec::new(),
-    }
+    let size = s.operands.get(3).map(|operand| s.known.get(operand).unwrap_or(operand));
+    let fills = size.is_some_and(|size| size != bytes);
+    when(copies && fills, || s.with_operand(3, bytes))
 }
 
-// --- Value -------------------------------------------------------------------
+// --- Wider -------------------------------------------------------------------
 
 fn other_transposition(s: &Statement) -> Vec<String> {
     let opcode = match s.has("trans") {

@@ -1,6 +1,6 @@
 //! PTX text as statements, each with its place in the CUDA source.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ridgepoint::kernel::{HEADERS, Kernel};
 
@@ -21,6 +21,11 @@ pub struct Statement {
     pub source: String,
     /// The line of CUDA that this is inlined into, or nothing.
     pub caller: String,
+    /// Whether it is a branch forward that, not taken, leads to an access of
+    /// memory before any other branch or label.
+    pub skips_access: bool,
+    /// Operands that are registers of one value that the PTX gives: this one.
+    pub known: HashMap<String, String>,
 }
 
 impl Statement {
@@ -33,6 +38,14 @@ impl Statement {
     /// Whether the opcode has a modifier.
     pub fn has(&self, modifier: &str) -> bool {
         self.opcode.split('.').any(|part| part == modifier)
+    }
+
+    /// Whether it reads or writes global or shared memory.
+    pub fn accesses_memory(&self) -> bool {
+        let names = ["ld", "st", "ldmatrix", "stmatrix", "cp.async", "atom", "red"];
+        names.iter().any(|name| self.is(name))
+            && self.operands.len() > 1
+            && !["param", "local", "const"].iter().any(|space| self.has(space))
     }
 
     /// Text of other instructions under the same guard.
@@ -87,7 +100,10 @@ pub fn statements(ptx: &str, kernel: &Kernel) -> Vec<Statement> {
     let files = files(ptx);
     let mut place = (String::new(), String::new());
     let mut entry = String::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Statement> = Vec::new();
+    // The label that the last branch goes to, until what it decides about ends.
+    let mut branch: Option<usize> = None;
+    let mut labels = HashSet::new();
     for (number, line) in ptx.lines().enumerate() {
         let line = line.split("//").next().unwrap_or_default().trim();
         if let Some(at) = line.find(".entry ") {
@@ -95,13 +111,44 @@ pub fn statements(ptx: &str, kernel: &Kernel) -> Vec<Statement> {
             entry = name.trim_end_matches('(').trim().to_owned();
         } else if let Some(loc) = line.strip_prefix(".loc") {
             place = place_of(loc, &files, kernel);
+        } else if let Some(label) = line.strip_suffix(':').filter(|l| l.contains("__BB")) {
+            labels.insert(label.to_owned());
+            branch = None;
         } else if let Some(found) = statement(line) {
             let (source, caller) = place.clone();
             let entry = entry.clone();
+            if found.is("bra") {
+                let back = found.operands.iter().any(|label| labels.contains(label));
+                branch = (found.guard.is_some() && !back).then_some(all.len());
+            } else if found.accesses_memory()
+                && let Some(at) = branch
+            {
+                all[at].skips_access = true;
+            }
             all.push(Statement { line: number, entry, source, caller, ..found });
         }
     }
+    find_constants(&mut all);
     all
+}
+
+/// Notes which operands of copies are registers that one `mov` of a number sets.
+fn find_constants(all: &mut [Statement]) {
+    let mut values: HashMap<(String, String), Vec<Option<String>>> = HashMap::new();
+    for s in all.iter().filter(|s| !s.operands.is_empty()) {
+        let number = s.is("mov") && s.operands[1].parse::<u32>().is_ok();
+        let value = number.then(|| s.operands[1].clone());
+        let key = (s.entry.clone(), s.operands[0].clone());
+        values.entry(key).or_default().push(value);
+    }
+    for s in all.iter_mut().filter(|s| s.is("cp.async")) {
+        for operand in &s.operands {
+            let key = (s.entry.clone(), operand.clone());
+            if let Some([Some(value)]) = values.get(&key).map(Vec::as_slice) {
+                s.known.insert(operand.clone(), value.clone());
+            }
+        }
+    }
 }
 
 /// The statement that a line is, if it is one.

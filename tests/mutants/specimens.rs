@@ -7,9 +7,18 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         "stream",
         &[
             "stream:access=read,bytes=720896",
-            "stream:access=read,bytes=128",
             "stream:access=write,bytes=721024",
             "stream:access=copy,bytes=1442048",
+            "stream:access=triad,bytes=1081728",
+        ],
+    ),
+    (
+        "stream_bulk",
+        &[
+            // More pieces than places for each block, and a short last one.
+            "stream:access=read,bytes=1769600",
+            "stream:access=write,bytes=1000064",
+            "stream:access=copy,bytes=3539200",
         ],
     ),
     (
@@ -17,22 +26,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         &[
             "peak:unit=fma,dtype=f32,lanes=3,steps=45",
             "peak:unit=fma,dtype=f32,lanes=1000,steps=45",
-            "peak:unit=fma,dtype=f32,lanes=8200,steps=45",
-            "peak:unit=fma,dtype=f32,lanes=32800,steps=13",
-        ],
-    ),
-    (
-        "peak",
-        &[
-            "peak:unit=fma,dtype=f16,lanes=3,steps=45",
-            "peak:unit=fma,dtype=f16,lanes=1001,steps=45",
-        ],
-    ),
-    (
-        "peak",
-        &[
-            "peak:unit=fma,dtype=bf16,lanes=3,steps=45",
-            "peak:unit=fma,dtype=bf16,lanes=1001,steps=45",
+            "peak:unit=fma,dtype=f32,lanes=8201,steps=45",
         ],
     ),
     (
@@ -40,25 +34,33 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         &[
             "peak:unit=tensor,dtype=bf16,lanes=9,steps=45",
             "peak:unit=tensor,dtype=bf16,lanes=65,steps=45",
-            "peak:unit=tensor,dtype=bf16,lanes=193,steps=13",
-            "peak:unit=tensor,dtype=bf16,lanes=449,steps=13",
         ],
     ),
-    ("peak", &["peak:unit=tensor,dtype=int8,lanes=9,steps=90"]),
     (
         "kv_read",
         &[
             "kv_read:batch=1,context=700,kv_heads=1,head_dim=64,dtype=bf16",
-            "kv_read:batch=9,context=33,kv_heads=2,head_dim=64,dtype=bf16",
             "kv_read:batch=11,context=330,kv_heads=2,head_dim=64,dtype=bf16",
         ],
     ),
     (
         "kv_read",
         &[
-            "kv_read:batch=1,context=700,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
-            "kv_read:batch=9,context=33,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
-            "kv_read:batch=11,context=330,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
+            "kv_read:batch=1,context=700,kv_heads=4,head_dim=64,dtype=bf16,layout=paged16_nhd",
+            "kv_read:batch=1,context=10,kv_heads=4,head_dim=64,dtype=bf16,layout=paged16_nhd",
+            "kv_read:batch=9,context=90,kv_heads=4,head_dim=64,dtype=bf16,layout=paged16_nhd,lengths=ragged",
+        ],
+    ),
+    (
+        "kv_append",
+        &[
+            "kv_append:batch=7,context=99,new_tokens=3,kv_heads=3,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged",
+        ],
+    ),
+    (
+        "kv_append",
+        &[
+            "kv_append:batch=7,context=99,new_tokens=3,kv_heads=3,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged16_nhd,lengths=ragged",
         ],
     ),
     (
@@ -69,26 +71,33 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "gemm:m=17,n=300,k=376,dtype=bf16",
         ],
     ),
+    // Pieces of several blocks; several pieces in a block.
     (
         "attention_decode",
         &[
-            "decode_attention:batch=1,context=333,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
-            "decode_attention:batch=5,context=33,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16",
+            "decode_attention:batch=1,context=1333,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=20,context=40,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=7,context=333,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
             "decode_attention:batch=5,context=1100,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
         ],
     ),
     (
         "attention_decode",
         &[
-            "decode_attention:batch=2,context=200,q_heads=10,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
-            "decode_attention:batch=9,context=100,q_heads=10,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
+            "decode_attention:batch=1,context=700,new_tokens=3,window=400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
+            "decode_attention:batch=1,context=9,new_tokens=3,window=400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
+            "decode_attention:batch=1,context=700,new_tokens=3,window=20,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
+            "decode_attention:batch=20,context=40,new_tokens=3,window=400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
+            "decode_attention:batch=5,context=1100,new_tokens=3,window=1000,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
+            "decode_attention:batch=5,context=250,new_tokens=3,window=100,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
     (
         "attention_decode",
         &[
-            "decode_attention:batch=1,context=200,q_heads=24,kv_heads=1,head_dim=128,dtype=f16,layout=paged3",
-            "decode_attention:batch=5,context=100,q_heads=24,kv_heads=1,head_dim=128,dtype=f16,layout=paged3",
+            "decode_attention:batch=1,context=700,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+            "decode_attention:batch=5,context=1100,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+            "decode_attention:batch=7,context=200,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
     (

@@ -202,7 +202,7 @@ impl<'a> Decoder<'_, 'a> {
         } else if self.parts.take("mbarrier_init") {
             self.parts.take("release");
             self.parts.take("cluster");
-            Fence::Other
+            Fence::MbarrierInit
         } else {
             self.parts.any(&["sc", "acq_rel", "acquire", "release"]);
             match self.parts.any(&SCOPES) {

@@ -192,10 +192,16 @@ fn copy_in(
     }
     touch_sectors(m, &mut spans, false);
     for rank in lanes(ranks) {
-        let present = m.blocks[rank].mbarriers.contains_key(&(barrier as u32));
-        if !present {
+        let Some(known) = m.blocks[rank].mbarriers.get(&(barrier as u32)) else {
             let text = "the copy's mbarrier was never initialised";
             return m.stop(FindingKind::Mbarrier, warp, site.0, site.1, text);
+        };
+        if !known.is_shown {
+            let place = Some((barrier as u64, "shared".to_owned()));
+            m.note(FindingKind::MissingProxyFence, warp, site.0, site.1, place, || {
+                "the async proxy is given an mbarrier whose initialisation no fence has shown it"
+                    .to_owned()
+            });
         }
         for piece in &pieces {
             let who = Who { clock: &warp.clock, lane: site.1, strong: false, proxy: true };

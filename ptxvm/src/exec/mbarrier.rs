@@ -1,6 +1,6 @@
 //! mbarriers: phases of arrivals and of bytes.
 
-use crate::clock::Message;
+use crate::clock::{Clock, Message};
 use crate::exec::memory::{Target, addresses, aligned, resolve, shared};
 use crate::exec::{Next, set, values};
 use crate::finding::FindingKind;
@@ -20,6 +20,10 @@ pub(crate) struct Mbarrier {
     /// Bytes announced and not yet there.
     pub bytes: i64,
     pub phase: u64,
+    /// The warp, by its place in clocks, that initialised it, and when.
+    made: (usize, u32),
+    /// Whether a fence has shown its initialisation to the async proxy.
+    pub is_shown: bool,
     message: Message,
     released: Message,
 }
@@ -75,6 +79,11 @@ impl Mbarrier {
         self.pending != self.expected || self.bytes != 0
     }
 
+    /// Whether it was initialised before what a warp does now.
+    pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
+        self.made.0 == clock.own || clock.knows(self.made.0, self.made.1)
+    }
+
     fn token(&self) -> u64 {
         self.phase << 32 | u64::from(self.pending)
     }
@@ -114,7 +123,22 @@ fn find<'m>(
         let text = "there is no mbarrier here: it was never initialised";
         return m.stop_at(FindingKind::Mbarrier, warp, pc, lane, place, text);
     }
+    if !m.blocks[rank].mbarriers[&offset].is_ready(&warp.clock) {
+        let place = Some((u64::from(offset), "shared".to_owned()));
+        m.note(FindingKind::Mbarrier, warp, pc, lane, place, || {
+            "not ordered after the mbarrier's initialisation".to_owned()
+        });
+    }
     Ok(m.blocks[rank].mbarriers.entry(offset).or_default())
+}
+
+/// A fence shows mbarriers to the async proxy: those that the warp initialised, or
+/// all whose initialisation it knows of.
+pub(crate) fn show(warp: &Warp, m: &mut Machine<'_>, known: bool) {
+    for barrier in m.blocks.iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
+        let own = barrier.made.0 == warp.clock.own;
+        barrier.is_shown |= own || known && barrier.is_ready(&warp.clock);
+    }
 }
 
 pub(crate) fn run(
@@ -192,7 +216,8 @@ fn init(
         return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
     }
     let count = count as u32;
-    let barrier = Mbarrier { expected: count, pending: count, ..Mbarrier::default() };
+    let made = (warp.clock.own, warp.clock.now());
+    let barrier = Mbarrier { expected: count, pending: count, made, ..Mbarrier::default() };
     let old = m.blocks[rank].mbarriers.insert(offset, barrier);
     m.blocks[rank].shared.mbarrier(offset as usize, true);
     if old.is_some() {

@@ -336,7 +336,7 @@ fn execute(
         Op::ClusterWait { aligned } => {
             return barrier::cluster_wait(warp, m, *aligned, active);
         }
-        Op::Fence(fence) => run_fence(warp, *fence),
+        Op::Fence(fence) => run_fence(warp, m, *fence),
         Op::LdMatrix(load) => return matrix::load(warp, m, load, active, pc),
         Op::StMatrix(store) => return matrix::store(warp, m, store, active, pc),
         Op::MovMatrix { d, a } => return matrix::transpose(warp, *d, *a, active),
@@ -433,7 +433,7 @@ fn branch_index(
     Ok(Next::Choose)
 }
 
-fn run_fence(warp: &mut Warp, fence: Fence) {
+fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
     match fence {
         Fence::Memory { global } => {
             if global {
@@ -442,7 +442,12 @@ fn run_fence(warp: &mut Warp, fence: Fence) {
                 warp.clock.fence();
             }
         }
-        Fence::ProxyAsync { shared, global } => warp.clock.fence_proxy(shared, global),
-        Fence::Other => {}
+        Fence::ProxyAsync { shared, global } => {
+            if shared {
+                mbarrier::show(warp, m, true);
+            }
+            warp.clock.fence_proxy(shared, global);
+        }
+        Fence::MbarrierInit => mbarrier::show(warp, m, false),
     }
 }
