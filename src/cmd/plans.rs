@@ -137,7 +137,9 @@ fn row(
     let blocks: u32 = launch.grid.iter().product();
     let work = point.problem.work();
     let expected = expectation(&plan, blocks_per_sm, target, work.bytes(), machine);
-    let in_flight = launch.bytes_in_flight * u64::from(blocks_per_sm);
+    // One wave leaves room on an SM.
+    let resident = blocks_per_sm.min(blocks.div_ceil(target.sms));
+    let in_flight = launch.bytes_in_flight * u64::from(resident);
     let extra = match plan.extra_bytes {
         Some(bytes) => format!("{:.2} %", 100.0 * bytes as f64 / work.bytes() as f64),
         None => "by cache".to_owned(),
