@@ -212,17 +212,22 @@ static void fill(const u64 *p) {
   for (u64 i = 0; i < p[2]; ++i) to[i] = mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull));
 }
 
-// source, target, checksum, partials, ticket, vectors, pattern
+// source, second, target, checksum, partials, ticket, vectors, pattern; of stream.cu
 static void stream(const char *entry, const u64 *p) {
   const u32 *source = (const u32 *)p[0];
-  u32 *target = (u32 *)p[1];
+  u32 *target = (u32 *)p[2];
   u32 sum = 0;
-  for (u64 i = 0; i < 4 * p[5]; ++i) {
+  for (u64 i = 0; i < 4 * p[6]; ++i) {
     if (!strcmp(entry, "stream_read")) sum += source[i];
-    if (!strcmp(entry, "stream_write")) target[i] = (u32)p[6];
+    if (!strcmp(entry, "stream_write")) target[i] = (u32)p[7];
     if (!strcmp(entry, "stream_copy")) target[i] = source[i];
   }
-  if (!strcmp(entry, "stream_read")) *(u32 *)p[2] = sum;
+  if (!strcmp(entry, "stream_read")) *(u32 *)p[3] = sum;
+}
+
+// Whether an entry is one of stream.cu, and not of stream_bulk.cu.
+static int is_stream(const char *entry) {
+  return !strncmp(entry, "stream_", 7) && strncmp(entry, "stream_bulk", 11);
 }
 
 static void read_clocks(const u64 *p) {
@@ -249,7 +254,7 @@ static void run(const Config *config, const Function *function, const void *para
   const char *entry = function->name;
   if (*FAULT && !strcmp(entry, FAULT)) broken = ILLEGAL_ADDRESS;
   if (!strcmp(entry, "fill")) fill(params);
-  if (!strncmp(entry, "stream_", 7)) stream(entry, params);
+  if (is_stream(entry)) stream(entry, params);
   if (!strcmp(entry, "read_clocks")) read_clocks(params);
   if (!strcmp(entry, "report_attributes")) report_attributes(config, params);
   if (!strcmp(entry, "spin")) {
@@ -320,7 +325,7 @@ int cuLaunchKernelEx(const Config *config, Function *function, void **params, vo
   node->function = function;
   // Only kernels implemented here have their parameter read, and all of those
   // have at least this much but for the small ones, which are never captured.
-  if (!strncmp(function->name, "stream_", 7)) memcpy(node->params, param, 56);
+  if (is_stream(function->name)) memcpy(node->params, param, 64);
   *captured->last = node;
   captured->last = &node->next;
   return OK;
