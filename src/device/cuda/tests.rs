@@ -235,7 +235,7 @@ fn graphs_replay_what_was_queued() {
         let functions = load(&context, b"\x7fELF", &["stream_write"]).unwrap();
         let target = Buffer::new(&context, 64).unwrap();
         target.set(&stream, 0, 64, 0).unwrap();
-        let params = [0, target.address(), 0, 0, 0, 1, 0x0505_0505u64];
+        let params = [0, 0, target.address(), 0, 0, 0, 1, 0x0505_0505u64];
         let graph = stream
             .capture(|| {
                 stream.launch(&functions[0], &one_warp(1), bytemuck::cast_slice(&params))
