@@ -199,24 +199,7 @@ impl<'a> Decoder<'_, 'a> {
         let (Some(accumulator), Some(a_ty), Some(b_ty)) = (d_ty, a_ty, b_ty) else {
             return self.fail("types are not implemented");
         };
-        let fits =
-            m == 64 && k as u32 * a_ty.bits() as u32 == 256 && (8..=256).contains(&n);
-        let steps =
-            if a_ty.is_integer() { n % 16 == 0 || n == 8 || n == 24 } else { n % 8 == 0 };
-        let types = match accumulator {
-            Accumulator::F32 => !a_ty.is_integer() && a_ty != Element::F64,
-            Accumulator::F16 => {
-                matches!(a_ty, Element::F16 | Element::E4M3 | Element::E5M2)
-            }
-            Accumulator::S32 => a_ty.is_integer(),
-            Accumulator::F64 => false,
-        };
-        let small = matches!(a_ty, Element::E4M3 | Element::E5M2) || a_ty.is_integer();
-        let same = a_ty == b_ty
-            || small
-                && a_ty.is_integer() == b_ty.is_integer()
-                && a_ty.bits() == b_ty.bits();
-        if !(fits && steps && types && same) {
+        if !valid_wgmma((m, n, k), accumulator, (a_ty, b_ty)) {
             return self.fail("this shape of these types is not implemented");
         }
         let d = self.dests(0, Bank::Word)?;
@@ -271,6 +254,25 @@ impl<'a> Decoder<'_, 'a> {
         self.work(a_ty.unit(), (2 * m * n * k / 128) as u32);
         Ok(())
     }
+}
+
+/// Whether the ISA has a wgmma of this shape of these types.
+fn valid_wgmma(
+    (m, n, k): (usize, usize, usize),
+    accumulator: Accumulator,
+    (a, b): (Element, Element),
+) -> bool {
+    let fits = m == 64 && k as u32 * a.bits() as u32 == 256 && (8..=256).contains(&n);
+    let steps = if a.is_integer() { n % 16 == 0 || n == 8 || n == 24 } else { n % 8 == 0 };
+    let types = match accumulator {
+        Accumulator::F32 => !a.is_integer() && a != Element::F64,
+        Accumulator::F16 => matches!(a, Element::F16 | Element::E4M3 | Element::E5M2),
+        Accumulator::S32 => a.is_integer(),
+        Accumulator::F64 => false,
+    };
+    let small = matches!(a, Element::E4M3 | Element::E5M2) || a.is_integer();
+    let same = a == b || small && a.is_integer() == b.is_integer() && a.bits() == b.bits();
+    fits && steps && types && same
 }
 
 fn valid_mma(
