@@ -1082,6 +1082,27 @@ mod tests {
         assert_eq!(findings(rows.to_vec()), (Finding::Supported, Finding::Supported));
     }
 
+    /// A draft past the ridge and a window with a fraction of the bytes, as fast as they
+    /// can be, would else count against the claims.
+    #[test]
+    fn drafts_and_windows_change_no_claim() {
+        let mut rows = [(8, 8), (16, 8), (32, 8), (8, 4)]
+            .map(|(q, kv)| decode(q, kv, 0.9, 0.01))
+            .to_vec();
+        for (q_heads, variant) in
+            [(64, "new_tokens=8"), (64, "window=64"), (32, "window=64")]
+        {
+            let text = format!(
+                "decode_attention:batch=8,context=8192,q_heads={q_heads},kv_heads=8,\
+                 head_dim=128,dtype=bf16,{variant}"
+            );
+            let work = text.parse::<Problem>().unwrap().work();
+            let memory_s = work.bytes() as f64 / READ / 0.9;
+            rows.push(row(&text, memory_s.max(work.flops() as f64 / FLOPS / 0.9), 0.01));
+        }
+        assert_eq!(findings(rows), (Finding::Supported, Finding::Supported));
+    }
+
     #[test]
     fn decode_past_the_ridge_is_not_memory_bound_and_follows_flops() {
         // Groups of 16 and 32: 16 and 32 FLOPs per byte against a ridge of 10.
