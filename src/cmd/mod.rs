@@ -1,6 +1,7 @@
 //! The commands, one file each. They parse arguments, call the library and
 //! print; nothing is computed here.
 
+mod axis;
 mod check;
 mod count;
 mod doctor;
@@ -8,6 +9,7 @@ mod kernels;
 mod list;
 mod measure;
 mod plans;
+mod predict;
 mod report;
 mod table;
 mod verdict;
@@ -39,6 +41,7 @@ enum Command {
     Check(check::Args),
     Count(count::Args),
     List(list::Args),
+    Predict(predict::Args),
     Kernels(kernels::Args),
     Measure(measure::Args),
     Verdict(verdict::Args),
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Count(args) => count::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Verdict(args) => verdict::run(&args),

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::identity::Identity;
-use crate::problem::{DType, unknown_key};
+use super::table::{self, Raw};
+use crate::problem::DType;
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// How far a reported clock or bus width may lie from the row's. Drivers
@@ -69,12 +70,6 @@ pub struct Mismatch(String);
 #[derive(Clone, Debug, Default)]
 pub struct Machines(Vec<Vec<Machine>>);
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    machine: Vec<Machine>,
-}
-
 impl Machines {
     /// The built-in table, and a user's file in front of it.
     ///
@@ -86,9 +81,10 @@ impl Machines {
         if let Some(path) = file {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read machines {}", path.display()))?;
-            tables.push(parse(&text).with_context(|| path.display().to_string())?);
+            tables.push(table::parse::<Machine>(&path.display().to_string(), &text)?);
         }
-        tables.push(parse(include_str!("machines.toml")).context("built-in machines")?);
+        tables
+            .push(table::parse::<Machine>("machines.toml", include_str!("machines.toml"))?);
         Ok(Machines(tables))
     }
 
@@ -97,11 +93,13 @@ impl Machines {
     /// # Errors
     /// No such row; the message has the nearest name.
     pub fn named(&self, name: &str) -> Result<&Machine> {
-        let rows = || self.0.iter().flatten();
-        rows().find(|machine| machine.name == name).with_context(|| {
-            let names: Vec<&str> = rows().map(|machine| machine.name.as_str()).collect();
-            unknown_key(name, "the list of machines", &names)
-        })
+        let rows: Vec<&Machine> = self.iter().collect();
+        table::named(&rows, "machine", name, |machine| &machine.name).copied()
+    }
+
+    /// All rows, the user's first.
+    pub fn iter(&self) -> impl Iterator<Item = &Machine> {
+        self.0.iter().flatten()
     }
 
     /// The data sheet of a device: of the rows whose words are in its name the
@@ -186,17 +184,27 @@ impl Machine {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<Machine>> {
-    let file: File = toml::from_str(text)?;
-    let is_positive = |x: f64| x.is_finite() && x > 0.0;
-    for machine in &file.machine {
+/// Formats that sheets state rates of, and that nothing here computes in.
+const STATED_ONLY: [&str; 1] = ["fp4"];
+
+impl Raw for Machine {
+    type Checked = Machine;
+    const KEY: &'static str = "machine";
+
+    fn check(self) -> Result<Machine, String> {
+        let machine = &self;
+        let is_positive = |x: f64| x.is_finite() && x > 0.0;
         let name = &machine.name;
         for (dtype, rate) in &machine.flops_per_s {
-            if let Err(message) = dtype.parse::<DType>() {
-                bail!("machine {name}: {message}");
+            if !STATED_ONLY.contains(&dtype.as_str())
+                && let Err(message) = dtype.parse::<DType>()
+            {
+                return Err(format!("machine {name}: {message}"));
             }
             if !is_positive(*rate) {
-                bail!("machine {name}: {dtype} = {rate}; give FLOPs per second above 0");
+                return Err(format!(
+                    "machine {name}: {dtype} = {rate}; give FLOPs per second above 0"
+                ));
             }
         }
         let numbers = [
@@ -212,14 +220,14 @@ fn parse(text: &str) -> Result<Vec<Machine>> {
         ];
         for (key, number) in numbers {
             if number.is_some_and(|x| !is_positive(x)) {
-                bail!("machine {name}: {key} must be above 0");
+                return Err(format!("machine {name}: {key} must be above 0"));
             }
         }
         if machine.device.is_empty() || machine.source.is_empty() {
-            bail!("machine {name}: `device` and `source` must not be empty");
+            return Err(format!("machine {name}: `device` and `source` must not be empty"));
         }
+        Ok(self)
     }
-    Ok(file.machine)
 }
 
 #[cfg(test)]
@@ -302,6 +310,12 @@ mod tests {
             ("NVIDIA B200", Some("b200")),
             ("NVIDIA GB200", Some("gb200")),
             ("NVIDIA B300 SXM6 AC", Some("b300")),
+            // Not measured, but named by their products.
+            ("AMD Instinct MI300X", Some("mi300x")),
+            ("AMD Instinct MI355X", Some("mi355x")),
+            ("Google TPU v5p", Some("tpu-v5p")),
+            ("Google TPU v6e", Some("tpu-v6e")),
+            ("Intel Gaudi 3", Some("gaudi-3")),
         ];
         for (name, machine) in names {
             assert_eq!(machine_of(&named(name)).as_deref(), machine, "{name}");

@@ -2,13 +2,18 @@
 //! language models, and what both predict for a step. Needs problem and roofline only.
 
 pub mod derived;
+pub mod explain;
 pub mod identity;
 pub mod launch;
 pub mod llm;
 pub mod machine;
 pub mod predict;
+pub mod published;
 pub mod step;
+pub mod sweep;
 pub mod table;
+pub mod task;
+pub mod workload;
 
 #[cfg(test)]
 mod tests;

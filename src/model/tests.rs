@@ -256,7 +256,7 @@ fn tables_of_users_are_checked_line_by_line() {
         ("head_dim = 16", "head_dim = 16\nwindow = 9", "`window` and `global_every`"),
         ("[[model]]", "[[machine]]", "machine"),
         ("source = \"me\"", "source = \"\"", "`source`"),
-        ("head_dim = 16", "experts = 2", "`top_k`"),
+        ("head_dim = 16", "head_dim = 16\nexperts = 2", "`top_k`"),
         ("kv_heads = 2\nhead_dim = 16", "kv_lora_rank = 8", "qk_nope_dim"),
     ] {
         let error = load(&row.replacen(from, to, 1)).unwrap_err();
@@ -264,4 +264,71 @@ fn tables_of_users_are_checked_line_by_line() {
     }
     let error = llm::named(&models(), "llama-3.1-80b").unwrap_err().to_string();
     assert!(error.contains("llama-3.1-8b"), "{error}");
+}
+
+/// No measurement of anybody's is faster than the roofline at achievable peaks by more
+/// than 5%, and rows that imply more than the data sheet would be mistakes.
+#[test]
+fn predictions_are_never_above_what_was_measured() {
+    let compared = super::published::compare(&Machines::load(None).unwrap()).unwrap();
+    assert!(compared.len() >= 20);
+    for of in &compared {
+        let name = &of.measurement.name;
+        assert!(of.ratio() <= 1.05, "{name}: {}", of.ratio());
+        assert!(of.implied_bandwidth <= 1.0 && of.implied_compute <= 1.0, "{name}");
+    }
+    // Where memory binds the model is near what is reached, and it tells the regimes of
+    // the pair with equal bytes: twice the FLOPs in the same time.
+    let memory: Vec<f64> = compared
+        .iter()
+        .filter(|of| of.measurement.regime == "memory")
+        .map(|of| of.ratio())
+        .collect();
+    let mean = memory.iter().sum::<f64>() / memory.len() as f64;
+    assert!(memory.len() > 8 && mean > 0.8, "{mean} of {}", memory.len());
+}
+
+/// Agents pay for their growing contexts: the turns of a task, added up by hand.
+#[test]
+fn tasks_are_their_turns() {
+    use super::task::{Disaggregated, Offloaded, Served, Turn};
+    use super::workload;
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let workloads = workload::load(None).unwrap();
+    let rates = Rates::new(machines.named("h200").unwrap(), Peaks::Sheet);
+    let parallel = Parallel { tensor: 4, ..Parallel::ONE };
+    let model = llm::named(&models, "llama-3.1-70b").unwrap();
+    let served = Served { model, formats: BF16, parallel, cache_hit: None };
+    let coding = workload::named(&workloads, "coding").unwrap();
+    let task = Turn::of_task(&served, &rates, coding, 8).unwrap();
+    let mut prefill_s = 0.0;
+    for turn in 0..coding.turns {
+        let (prompt, new) = (coding.prompt(turn), coding.computed(turn, None));
+        prefill_s += served.prefill_s(&rates, prompt, new).unwrap();
+    }
+    assert!((task.prefill_s / prefill_s - 1.0).abs() < 1e-12);
+    assert_eq!(task.output_tokens, coding.turns * coding.output_tokens);
+    assert_eq!(task.computed_tokens, 12_367 + 32 * 4_011);
+    assert_eq!((coding.prompt(0), coding.prompt(coding.turns - 1)), (12_367, 84_482));
+    // Steps in stretches are steps one by one.
+    let stretches = served.answer_s(&rates, 8, 5_000, 200).unwrap();
+    let singly: f64 =
+        (0..200).map(|i| served.decode_s(&rates, 8, 5_000 + i).unwrap()).sum();
+    assert!((stretches / singly - 1.0).abs() < 1e-4, "{stretches} {singly}");
+    // Without a cache each prompt is computed whole.
+    let cold = Served { cache_hit: Some(0.0), ..served };
+    let cold = Turn::of_task(&cold, &rates, coding, 8).unwrap();
+    assert_eq!(cold.cached_tokens, 0);
+    assert!(cold.prefill_s > 5.0 * task.prefill_s);
+
+    let h100 = Rates::new(machines.named("h100-sxm").unwrap(), Peaks::Sheet);
+    let apart = Disaggregated::of(&served, (&h100, &rates), coding, u64::MAX).unwrap();
+    // A quarter of 327,680 bytes for each token that is computed, over 450 GB/s.
+    assert!((apart.shipped_bytes / (81_920.0 * 4_011.0) - 1.0).abs() < 1e-9);
+    assert!((apart.link_s.unwrap() * 450e9 / apart.shipped_bytes - 1.0).abs() < 1e-9);
+    assert!(apart.batch > 10 && apart.prefill_per_decode() > 0.1, "{apart:?}");
+    let away = Offloaded::of(&served, &rates, 16, 65_536).unwrap();
+    let needed = away.streaming_bytes_per_s();
+    assert!(needed < 4.8e12 && needed > 0.5 * 4.8e12, "{away:?}");
+    assert!(away.slowdown().unwrap() > 10.0 && away.fetching_bytes_per_s() < 64e9);
 }

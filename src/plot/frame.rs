@@ -162,9 +162,14 @@ fn draw_grid(canvas: &mut Canvas, (from, to): (Spot, Spot), labelled: bool) {
 
 /// Draws the title and the lines below it, and returns where they end.
 pub fn draw_titles(canvas: &mut Canvas, campaign: &Campaign, what: &str, how: &str) -> f64 {
+    draw_title_lines(canvas, &title(campaign, what), how)
+}
+
+/// The same with a title as it stands.
+pub fn draw_title_lines(canvas: &mut Canvas, title: &str, how: &str) -> f64 {
     let width = canvas.width() - 2.0 * MARGIN;
     let mut y = 10.0;
-    for line in wrap(&title(campaign, what), 17.0, width) {
+    for line in wrap(title, 17.0, width) {
         y += 22.0;
         canvas.text(Text::new(&line, (MARGIN, y), 17.0));
     }

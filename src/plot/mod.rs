@@ -8,6 +8,7 @@ mod fixture;
 mod frame;
 mod intensity;
 mod layout;
+pub mod predicted;
 mod report;
 mod roofline;
 mod svg;

@@ -719,7 +719,7 @@ fn unneeded_bytes_are_those_that_work_leaves_out() {
             p.tensors().iter().filter(|t| t.role == Role::Input).map(Tensor::bytes).sum();
         // But for numbers of pages that are not looked up.
         let pages = inputs - left_out - p.work().bytes_read;
-        assert!(pages < 4 * 18 && pages % 4 == 0, "{text}: {pages}");
+        assert!(pages < 4 * 18 && pages.is_multiple_of(4), "{text}: {pages}");
         for (position, range) in unneeded {
             assert!(range.end <= p.tensors()[position].bytes());
         }

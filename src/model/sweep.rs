@@ -1,0 +1,375 @@
+//! Predictions over a grid: every model, phase, format and way to spread it, at every
+//! context, batch and machine. Rows come in a fixed order, in constant memory.
+
+use std::fmt::Write;
+use std::io;
+
+use rayon::prelude::*;
+
+use super::llm::Llm;
+use super::predict::{Growth, Prediction, Question, Rates, Totals};
+use super::step::{Formats, Parallel, Phase, Shape, Step};
+
+/// Tokens of the requests of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tokens {
+    /// The workload that they are from, where they are from one.
+    pub workload: String,
+    /// Tokens in the end.
+    pub context: u64,
+    /// New tokens of a prefill.
+    pub prefill: u64,
+}
+
+/// The axes of a grid.
+#[derive(Clone, Debug)]
+pub struct Grid<'a> {
+    /// Models.
+    pub models: Vec<&'a Llm>,
+    /// What steps do.
+    pub phases: Vec<Phase>,
+    /// Formats of numbers.
+    pub formats: Vec<Formats>,
+    /// Ways to spread a model.
+    pub parallel: Vec<Parallel>,
+    /// Tokens of requests.
+    pub tokens: Vec<Tokens>,
+    /// Requests.
+    pub batches: Vec<u64>,
+    /// Machines with their rates.
+    pub rates: Vec<Rates<'a>>,
+}
+
+/// Columns of a row.
+pub const COLUMNS: [&str; 42] = [
+    "model",
+    "workload",
+    "phase",
+    "batch",
+    "context",
+    "new_tokens",
+    "weights",
+    "cache",
+    "activations",
+    "tensor",
+    "expert",
+    "data",
+    "machine",
+    "flops",
+    "bytes",
+    "weight_bytes",
+    "cache_bytes",
+    "expected_bytes",
+    "link_bytes",
+    "oi_flops_per_byte",
+    "oi_weights_and_cache_flops_per_byte",
+    "ridge_flops_per_byte",
+    "memory_s",
+    "compute_s",
+    "link_s",
+    "launch_s",
+    "time_s",
+    "bound",
+    "capacity_footprint_bytes",
+    "resident_bytes",
+    "memory_bytes",
+    "fits",
+    "short_bytes",
+    "quadrant",
+    "batch_max",
+    "batch_at_ridge",
+    "wall_comes_first",
+    "tokens_per_s_per_gpu",
+    "mfu",
+    "mbu",
+    "energy_per_token_j",
+    "reason",
+];
+
+/// Batches that share what does not depend on the batch.
+const BATCHES: usize = 256;
+
+/// Pieces of the grid under way at a time.
+const PIECES: usize = 64;
+
+/// What rows of a piece of the grid have in common.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    model: &'a Llm,
+    phase: Phase,
+    formats: Formats,
+    parallel: Parallel,
+    tokens: &'a Tokens,
+    batches: &'a [u64],
+}
+
+impl<'a> Grid<'a> {
+    /// Rows altogether.
+    pub fn rows(&self) -> usize {
+        let chunks = self.pieces().map(|place| place.batches.len()).sum::<usize>();
+        chunks * self.rates.len()
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Place<'_>> {
+        self.models.iter().flat_map(move |model| {
+            self.phases.iter().flat_map(move |&phase| {
+                self.formats.iter().flat_map(move |&formats| {
+                    self.parallel.iter().flat_map(move |&parallel| {
+                        self.tokens.iter().flat_map(move |tokens| {
+                            self.batches.chunks(BATCHES).map(move |batches| Place {
+                                model,
+                                phase,
+                                formats,
+                                parallel,
+                                tokens,
+                                batches,
+                            })
+                        })
+                    })
+                })
+            })
+        })
+    }
+
+    /// Writes a header and all rows as CSV.
+    ///
+    /// # Errors
+    /// What writing fails with.
+    pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<()> {
+        writeln!(to, "{}", COLUMNS.join(","))?;
+        let mut pieces = self.pieces();
+        loop {
+            let some: Vec<Place> = pieces.by_ref().take(PIECES).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            let texts: Vec<String> =
+                some.into_par_iter().map(|place| self.rows_of(&place)).collect();
+            for text in texts {
+                to.write_all(text.as_bytes())?;
+            }
+        }
+    }
+
+    /// The rows of a piece as CSV.
+    fn rows_of(&self, place: &Place) -> String {
+        let mut text = String::with_capacity(512 * place.batches.len() * self.rates.len());
+        let new_tokens = match place.phase {
+            Phase::Decode => 1,
+            Phase::Prefill => place.tokens.prefill,
+        };
+        let shape = |batch| Shape {
+            phase: place.phase,
+            batch,
+            context: place.tokens.context,
+            new_tokens,
+            formats: place.formats,
+            parallel: place.parallel,
+        };
+        let decode = Shape { phase: Phase::Decode, new_tokens: 1, ..shape(1) };
+        let growth = Growth::of(place.model, &decode);
+        for &batch in place.batches {
+            let shape = shape(batch);
+            let step = Step::of(place.model, &shape);
+            let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
+            for rates in &self.rates {
+                let question = Question { model: place.model, shape: &shape, rates };
+                let row = Row { question, workload: &place.tokens.workload };
+                match &step {
+                    Ok(step) => {
+                        let of = Prediction::of(&question, step, totals, &growth);
+                        row.write(&mut text, &of);
+                    }
+                    Err(reason) => row.write_refusal(&mut text, reason),
+                }
+            }
+        }
+        text
+    }
+}
+
+/// A row to write.
+struct Row<'a> {
+    question: Question<'a>,
+    workload: &'a str,
+}
+
+impl Row<'_> {
+    fn write_question(&self, to: &mut String) {
+        let Question { model, shape, rates } = self.question;
+        let Shape { phase, batch, context, new_tokens, formats, parallel } = shape;
+        let Formats { weights, cache, activations } = formats;
+        let Parallel { tensor, expert, data } = parallel;
+        quote(to, &model.name);
+        to.push(',');
+        quote(to, self.workload);
+        // Writing to a string never fails.
+        let _ = write!(
+            to,
+            ",{},{batch},{context},{new_tokens},{},{},{},{tensor},{expert},{data},",
+            phase.name(),
+            weights.name(),
+            cache.name(),
+            activations.name()
+        );
+        quote(to, &rates.machine().name);
+    }
+
+    fn write(&self, to: &mut String, of: &Prediction) {
+        self.write_question(to);
+        let Prediction { totals, times, .. } = of;
+        let shape = self.question.shape;
+        number(to, Some(totals.flops));
+        number(to, Some(totals.bytes));
+        number(to, Some(totals.weight_bytes));
+        number(to, Some(totals.cache_bytes));
+        number(to, Some(totals.expected_bytes));
+        number(to, Some(totals.link_bytes));
+        number(to, Some(totals.operational_intensity()));
+        number(to, Some(totals.intensity_of_weights_and_cache()));
+        number(to, of.ridge);
+        number(to, times.map(|times| times.memory_s));
+        number(to, times.map(|times| times.compute_s));
+        number(to, times.map(|times| times.link_s));
+        number(to, times.map(|times| times.launch_s));
+        number(to, times.map(|times| times.time_s()));
+        word(to, of.bound().map(|bound| bound.name()));
+        number(to, Some(of.footprint.per_request_bytes()));
+        number(to, Some(of.footprint.resident_bytes()));
+        number(to, of.memory_bytes);
+        flag(to, of.fits());
+        number(to, of.short_bytes());
+        word(
+            to,
+            of.quadrant().map(|name| match name {
+                "high OI, low CF" => "\"high OI, low CF\"",
+                "high OI, high CF" => "\"high OI, high CF\"",
+                "low OI, low CF" => "\"low OI, low CF\"",
+                _ => "\"low OI, high CF\"",
+            }),
+        );
+        number(to, of.batch_max);
+        number(to, of.batch_at_ridge.map(|batch| batch as f64));
+        flag(to, of.wall_comes_first());
+        number(to, of.tokens_per_s_per_gpu(shape));
+        number(to, of.compute_share());
+        number(to, of.bandwidth_share());
+        number(to, of.energy_per_token_j(&self.question));
+        to.push(',');
+        if of.times.is_none() {
+            let machine = self.question.rates.machine();
+            let activations = shape.formats.activations;
+            let reason = if of.ridge.is_none() {
+                format!("{} states no peak in {activations}", machine.name)
+            } else {
+                format!("{} states no links to other GPUs", machine.name)
+            };
+            quote(to, &reason);
+        }
+        to.push('\n');
+    }
+
+    fn write_refusal(&self, to: &mut String, reason: &str) {
+        self.write_question(to);
+        let written = 13;
+        for _ in written..COLUMNS.len() {
+            to.push(',');
+        }
+        quote(to, reason);
+        to.push('\n');
+    }
+}
+
+/// A cell that may hold anything.
+fn quote(to: &mut String, text: &str) {
+    if text.contains([',', '"', '\n', '\r']) {
+        to.push('"');
+        to.push_str(&text.replace('"', "\"\""));
+        to.push('"');
+    } else {
+        to.push_str(text);
+    }
+}
+
+/// A comma, and a number that reads back as the same.
+fn number(to: &mut String, value: Option<f64>) {
+    to.push(',');
+    if let Some(value) = value.filter(|value| value.is_finite()) {
+        let _ = write!(to, "{value}");
+    }
+}
+
+fn word(to: &mut String, value: Option<&str>) {
+    to.push(',');
+    to.push_str(value.unwrap_or_default());
+}
+
+fn flag(to: &mut String, value: Option<bool>) {
+    word(to, value.map(|value| if value { "true" } else { "false" }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::llm;
+    use crate::model::machine::Machines;
+    use crate::model::predict::Peaks;
+    use crate::problem::DType;
+
+    fn with_grid(check: impl Fn(&Grid)) {
+        let (models, machines) = (llm::load(None).unwrap(), Machines::load(None).unwrap());
+        let formats =
+            Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+        let tokens =
+            |context| Tokens { workload: String::new(), context, prefill: context };
+        check(&Grid {
+            models: models.iter().collect(),
+            phases: Phase::ALL.to_vec(),
+            formats: vec![formats],
+            parallel: vec![Parallel::ONE, Parallel { tensor: 5, ..Parallel::ONE }],
+            tokens: [64, 8192].map(tokens).to_vec(),
+            batches: (1..=300).step_by(37).collect(),
+            rates: machines.iter().map(|m| Rates::new(m, Peaks::Sheet)).collect(),
+        });
+    }
+
+    fn csv_of(grid: &Grid) -> String {
+        let mut bytes = Vec::new();
+        grid.write_csv(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Every point is a row with all its cells; what cannot be is one with a reason.
+    #[test]
+    fn every_point_is_a_row() {
+        with_grid(|grid| {
+            let text = csv_of(grid);
+            let mut reader = csv::Reader::from_reader(text.as_bytes());
+            let rows: Vec<csv::StringRecord> =
+                reader.records().map(Result::unwrap).collect();
+            assert_eq!(rows.len(), grid.rows());
+            let at =
+                |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap();
+            for row in &rows {
+                assert_eq!(row.len(), COLUMNS.len());
+                let (time, reason) = (&row[at("time_s")], &row[at("reason")]);
+                assert_eq!(time.is_empty(), !reason.is_empty(), "{row:?}");
+                let short = row[at("short_bytes")].is_empty();
+                assert_eq!(&row[at("fits")] == "false", !short, "{row:?}");
+            }
+            let refused = rows.iter().filter(|row| &row[at("tensor")] == "5");
+            let reasons: Vec<&str> =
+                refused.map(|row| row.get(at("reason")).unwrap()).collect();
+            assert!(reasons.iter().any(|reason| reason.contains("does not divide")));
+        });
+    }
+
+    /// The same grid gives the same bytes, however it is divided among cores.
+    #[test]
+    fn sweeps_are_pure() {
+        with_grid(|grid| {
+            let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            assert_eq!(csv_of(grid), one.install(|| csv_of(grid)));
+        });
+    }
+}

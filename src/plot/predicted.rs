@@ -1,0 +1,525 @@
+//! The paper's figures, out of predictions: operational intensity and capacity footprint
+//! of models, workloads and machines. Each with the numbers that it shows, as CSV.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::axis::{Axis, Scale};
+use super::frame::{
+    Entry, Key, LABEL, PALETTE, Panel, WIDTH, draw_legend, draw_title_lines,
+};
+use super::layout::{Quad, Rect};
+use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
+use crate::model::llm::{self, Attention, Llm};
+use crate::model::machine::{Machine, Machines};
+use crate::model::predict::{Footprint, Peaks, Rates, Totals};
+use crate::model::step::{Formats, Parallel, Part, Phase, Shape as StepShape, Step};
+use crate::model::workload::{self, Workload};
+use crate::problem::DType;
+use crate::record::write_atomically;
+
+/// A figure out of predictions.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// Name of its files, without ending.
+    pub name: &'static str,
+    title: String,
+    how: String,
+    panels: Vec<Area>,
+}
+
+/// A panel of a chart.
+#[derive(Clone, Debug)]
+struct Area {
+    heading: String,
+    x_title: &'static str,
+    y_title: &'static str,
+    x_scale: Scale,
+    series: Vec<Series>,
+    /// Values of x that are lines, with what they mean.
+    verticals: Vec<(f64, String)>,
+    /// Values of y that are lines.
+    horizontals: Vec<(f64, String)>,
+}
+
+/// Points of one kind, joined where there is an order.
+#[derive(Clone, Debug)]
+struct Series {
+    name: String,
+    joined: bool,
+    points: Vec<(f64, f64)>,
+}
+
+/// Formats of all figures, unless one is about them.
+const BF16: Formats =
+    Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+
+/// A gigabyte, in which footprints are drawn.
+const GB: f64 = 1e9;
+
+/// Draws all figures, and writes each as SVG, PNG and CSV. Returns what was written.
+///
+/// # Errors
+/// A model, machine or workload of the built-in tables that is not there; a file that
+/// cannot be written.
+pub fn write_all(
+    models: &[Llm],
+    machines: &Machines,
+    workloads: &[Workload],
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut written = Vec::new();
+    for chart in charts(models, machines, workloads)? {
+        let svg = chart.draw();
+        let png = super::rasterise(&svg)?;
+        let files: [(&str, Vec<u8>); 3] = [
+            ("svg", super::outlined(&svg)?.into_bytes()),
+            ("png", png),
+            ("csv", chart.csv().into_bytes()),
+        ];
+        for (ending, bytes) in files {
+            let path = folder.join(format!("{}.{ending}", chart.name));
+            write_atomically(&path, &bytes)?;
+            written.push(path);
+        }
+    }
+    Ok(written)
+}
+
+/// All figures.
+fn charts(
+    models: &[Llm],
+    machines: &Machines,
+    workloads: &[Workload],
+) -> Result<Vec<Chart>> {
+    Ok(vec![
+        quadrants(models, machines)?,
+        workflows(models, machines, workloads)?,
+        caches(models, machines)?,
+        dense_and_experts(models, machines)?,
+    ])
+}
+
+/// A decode step of a model on one GPU, however large that would have to be.
+fn decode(model: &Llm, formats: Formats, batch: u64, context: u64) -> Result<Step> {
+    step(model, formats, (Phase::Decode, batch, context, 1))
+}
+
+fn step(
+    model: &Llm,
+    formats: Formats,
+    (phase, batch, context, new_tokens): (Phase, u64, u64, u64),
+) -> Result<Step> {
+    let parallel = Parallel::ONE;
+    let shape = StepShape { phase, batch, context, new_tokens, formats, parallel };
+    Step::of(model, &shape).map_err(|reason| anyhow!("{}: {reason}", model.name))
+}
+
+/// The ridges of machines in bf16, as lines.
+fn ridges(machines: &Machines, names: &[&str]) -> Result<Vec<(f64, String)>> {
+    let ridge = |name: &&str| {
+        let rates = Rates::new(machines.named(name)?, Peaks::Sheet);
+        let ridge =
+            rates.ridge(DType::Bf16).with_context(|| format!("{name} has no ridge"))?;
+        Ok((ridge, format!("ridge of {name} {ridge:.0}")))
+    };
+    names.iter().map(ridge).collect()
+}
+
+/// The capacities of machines, as lines.
+fn capacities(machines: &Machines, names: &[&str]) -> Result<Vec<(f64, String)>> {
+    let capacity = |name: &&str| {
+        let machine: &Machine = machines.named(name)?;
+        let bytes = machine.memory_bytes.with_context(|| format!("{name}: no capacity"))?;
+        Ok((bytes / GB, format!("{name} {:.0} GB", bytes / GB)))
+    };
+    names.iter().map(capacity).collect()
+}
+
+/// Intensity and footprint of attention and of feed-forward layers, in both phases.
+fn quadrants(models: &[Llm], machines: &Machines) -> Result<Chart> {
+    const BATCH: u64 = 16;
+    let mut panels = Vec::new();
+    for name in ["llama-3.1-70b", "deepseek-v3"] {
+        let model = llm::named(models, name)?;
+        let mut series = Vec::new();
+        for phase in Phase::ALL {
+            for (part, what) in
+                [(Part::Attention, "attention"), (Part::FeedForward, "feed-forward")]
+            {
+                let mut points = Vec::new();
+                for context in [1024, 4096, 16_384, 65_536, 131_072] {
+                    let new_tokens = if phase == Phase::Decode { 1 } else { context };
+                    let batch = if phase == Phase::Decode { BATCH } else { 1 };
+                    let step = step(model, BF16, (phase, batch, context, new_tokens))?;
+                    points.push(place(&step, part));
+                }
+                let name = format!("{} {what}", phase.name());
+                series.push(Series { name, joined: true, points });
+            }
+        }
+        panels.push(Area {
+            heading: format!("{name}: contexts 1K to 128K, from thin to thick"),
+            x_title: "operational intensity (FLOPs/byte)",
+            y_title: "capacity footprint (GB per request)",
+            x_scale: Scale::Decimal(1.0),
+            series,
+            verticals: ridges(machines, &["h100-sxm", "h200"])?,
+            horizontals: capacities(machines, &["b200"])?,
+        });
+    }
+    Ok(Chart {
+        name: "quadrants",
+        title: "Operational intensity and capacity footprint of the parts of a step"
+            .to_owned(),
+        how: format!(
+            "Decode at batch {BATCH}, prefill of one whole prompt, bf16. The footprint of \
+             attention is a request's cache, of feed-forward layers the request's share of \
+             their weights. Right of a ridge compute binds, left of it memory."
+        ),
+        panels,
+    })
+}
+
+/// Where a part of a step lies among the quadrants.
+fn place(step: &Step, part: Part) -> (f64, f64) {
+    let totals = Totals::of(step, |other| other == part);
+    let bytes = match part {
+        Part::Attention => step.request_cache_bytes as f64,
+        _ => {
+            let of_part = step.pieces.iter().filter(|piece| piece.part == part);
+            let weights: u64 = of_part.map(|p| p.count * p.resident_bytes()).sum();
+            weights as f64 / step.requests as f64
+        }
+    };
+    (totals.operational_intensity(), bytes / GB)
+}
+
+/// The paper's four workflows.
+const WORKFLOWS: [&str; 4] = ["chat", "coding", "web_use", "computer_use"];
+
+/// LLaMA-70B under the four workflows: footprint against capacity, intensity against
+/// ridges.
+fn workflows(models: &[Llm], machines: &Machines, workloads: &[Workload]) -> Result<Chart> {
+    let model = llm::named(models, "llama-3.1-70b")?;
+    let batches: Vec<u64> = (0..=10).map(|power| 1 << power).collect();
+    let (mut footprints, mut intensities) = (Vec::new(), Vec::new());
+    for name in WORKFLOWS {
+        let workload = workload::named(workloads, name)?;
+        let (mut resident, mut oi) = (Vec::new(), Vec::new());
+        for &batch in &batches {
+            let step = decode(model, BF16, batch, workload.context)?;
+            let totals = Totals::of_step(&step);
+            resident.push((batch as f64, Footprint::of(&step).resident_bytes() / GB));
+            oi.push((batch as f64, totals.operational_intensity()));
+        }
+        let Workload { context, new_tokens, output_tokens, .. } = workload;
+        let name =
+            format!("{name}: {context} cached, {new_tokens} new, {output_tokens} out");
+        footprints.push(Series { name: name.clone(), joined: true, points: resident });
+        intensities.push(Series { name, joined: true, points: oi });
+    }
+    let panel = |heading: &str, y_title, series, horizontals| Area {
+        heading: heading.to_owned(),
+        x_title: "batch (requests)",
+        y_title,
+        x_scale: Scale::Count,
+        series,
+        verticals: Vec::new(),
+        horizontals,
+    };
+    Ok(Chart {
+        name: "workflows",
+        title: "Llama 3.1 70B under four workflows".to_owned(),
+        how: "Decode in bf16, weights and cache of all requests together, over the batch: the \
+              capacity of a GPU is full long before the step is at its ridge."
+            .to_owned(),
+        panels: vec![
+            panel(
+                "Capacity footprint of all requests",
+                "batch x capacity footprint (GB)",
+                footprints,
+                capacities(machines, &["h100-sxm", "b200"])?,
+            ),
+            panel(
+                "Operational intensity of decode",
+                "operational intensity (FLOPs/byte)",
+                intensities,
+                ridges(machines, &["h100-sxm", "b200"])?,
+            ),
+        ],
+    })
+}
+
+/// Cache over context: heads with keys and values of their own, shared ones, latents.
+fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
+    let llama = llm::named(models, "llama-3.1-70b")?;
+    let latent = llm::named(models, "deepseek-v3")?;
+    let with_heads = |count: u64| {
+        let mut model = llama.clone();
+        if let Attention::Heads { kv_heads, .. } = &mut model.attention {
+            *kv_heads = count;
+        }
+        model
+    };
+    let with_latents = |width: u64| {
+        let mut model = Llm { layers: llama.layers, ..latent.clone() };
+        if let Attention::Latent { kv_lora_rank, .. } = &mut model.attention {
+            *kv_lora_rank = width;
+        }
+        model
+    };
+    let mut variants = vec![
+        ("MHA, 64 key and value heads".to_owned(), with_heads(64)),
+        ("GQA, 8 heads".to_owned(), with_heads(8)),
+        ("MQA, 1 head".to_owned(), with_heads(1)),
+    ];
+    for width in [1024, 512, 256, 64] {
+        variants.push((format!("MLA, latents of {width}"), with_latents(width)));
+    }
+    let contexts = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
+    let mut series = Vec::new();
+    for (name, model) in &variants {
+        let mut points = Vec::new();
+        for context in contexts {
+            let step = decode(model, BF16, 1, context)?;
+            points.push((context as f64, step.request_cache_bytes as f64 / GB));
+        }
+        series.push(Series { name: name.clone(), joined: true, points });
+    }
+    Ok(Chart {
+        name: "caches",
+        title: "Capacity footprint of a request's cache over its context".to_owned(),
+        how: "80 layers, 64 query heads of 128, bf16: the cache alone, without weights. Latents \
+              carry 64 numbers of position beside."
+            .to_owned(),
+        panels: vec![Area {
+            heading: String::new(),
+            x_title: "context (tokens)",
+            y_title: "cache (GB per request)",
+            x_scale: Scale::Decimal(1.0),
+            series,
+            verticals: Vec::new(),
+            horizontals: capacities(machines, &["h100-sxm", "b200"])?,
+        }],
+    })
+}
+
+/// Footprint over the batch of dense models and of models with experts.
+fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
+    const CONTEXT: u64 = 131_072;
+    let mut panels = Vec::new();
+    let batches: Vec<u64> = (0..=9).map(|power| 1 << power).collect();
+    let names = ["llama-3.1-70b", "llama-3.1-405b", "mixtral-8x7b", "deepseek-r1"];
+    for per_request in [true, false] {
+        let mut series = Vec::new();
+        for name in names {
+            let model = llm::named(models, name)?;
+            let mut points = Vec::new();
+            for &batch in &batches {
+                let step = decode(model, BF16, batch, CONTEXT)?;
+                let footprint = Footprint::of(&step);
+                let y = if per_request {
+                    footprint.per_request_bytes() / GB
+                } else {
+                    Totals::of_step(&step).operational_intensity()
+                };
+                points.push((batch as f64, y));
+            }
+            series.push(Series { name: name.to_owned(), joined: true, points });
+        }
+        let (heading, y_title, horizontals) = if per_request {
+            let lines = capacities(machines, &["h100-sxm", "b200"])?;
+            ("Capacity footprint", "capacity footprint (GB per request)", lines)
+        } else {
+            let lines = ridges(machines, &["h100-sxm"])?;
+            ("Operational intensity of decode", "operational intensity (FLOPs/byte)", lines)
+        };
+        panels.push(Area {
+            heading: heading.to_owned(),
+            x_title: "batch (requests)",
+            y_title,
+            x_scale: Scale::Count,
+            series,
+            verticals: Vec::new(),
+            horizontals,
+        });
+    }
+    Ok(Chart {
+        name: "experts",
+        title: "Dense models and models with experts".to_owned(),
+        how: format!(
+            "Decode in bf16 at a context of {CONTEXT}: the footprint is a request's cache and \
+             its share of all weights, of which experts that no token chose are read by nobody \
+             and lie in memory all the same. As many experts are touched as tokens can."
+        ),
+        panels,
+    })
+}
+
+/// Height of a panel in pixels.
+const HEIGHT: f64 = 400.0;
+
+impl Chart {
+    /// The numbers, a row for each point and each line.
+    fn csv(&self) -> String {
+        let mut text = String::from("panel,series,x_quantity,x,y_quantity,y\n");
+        let quote = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        for panel in &self.panels {
+            let (x_title, y_title) = (quote(panel.x_title), quote(panel.y_title));
+            let mut row = |series: &str, x: &str, y: &str| {
+                // Writing to a string never fails.
+                let _ = writeln!(
+                    text,
+                    "{},{},{x_title},{x},{y_title},{y}",
+                    quote(&panel.heading),
+                    quote(series)
+                );
+            };
+            for series in &panel.series {
+                for (x, y) in &series.points {
+                    row(&series.name, &x.to_string(), &y.to_string());
+                }
+            }
+            for (x, name) in &panel.verticals {
+                row(name, &x.to_string(), "");
+            }
+            for (y, name) in &panel.horizontals {
+                row(name, "", &y.to_string());
+            }
+        }
+        text
+    }
+
+    fn draw(&self) -> String {
+        let mut canvas = Canvas::new(WIDTH);
+        let top = draw_title_lines(&mut canvas, &self.title, &self.how) + 34.0;
+        let count = self.panels.len() as f64;
+        let gap = 92.0;
+        let width = (WIDTH - 84.0 - 24.0 - gap * (count - 1.0)) / count;
+        for (index, panel) in self.panels.iter().enumerate() {
+            let left = 84.0 + index as f64 * (width + gap);
+            panel.draw(&mut canvas, Rect::new(left, top, left + width, top + HEIGHT));
+        }
+        let series = self.panels.first().map_or(&[][..], |panel| &panel.series);
+        let entries: Vec<Entry> = (0..)
+            .zip(series)
+            .map(|(index, series)| {
+                let (stroke, marker) = style(index);
+                Entry::new(Key::Both(stroke, marker), series.name.clone())
+            })
+            .collect();
+        let bottom = draw_legend(&mut canvas, &entries, top + HEIGHT + 66.0);
+        canvas.finish(bottom + 18.0, &self.title)
+    }
+}
+
+/// How the series with a number is drawn.
+fn style(index: usize) -> (Stroke, Marker) {
+    let shapes =
+        [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle, Shape::Wedge];
+    let colour = PALETTE[index % PALETTE.len()];
+    let marker = Marker { shape: shapes[index % shapes.len()], colour, filled: true };
+    (Stroke::solid(colour, 1.8), marker)
+}
+
+impl Area {
+    fn draw(&self, canvas: &mut Canvas, area: Rect) {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let xs = points().map(|p| p.0).chain(self.verticals.iter().map(|line| line.0));
+        let ys = points().map(|p| p.1).chain(self.horizontals.iter().map(|line| line.0));
+        let one = Axis { lo: 1.0, hi: 10.0, scale: Scale::Decimal(1.0) };
+        let panel = Panel {
+            area,
+            x: Axis::spanning(xs, self.x_scale, (1.3, 1.3)).unwrap_or(one),
+            y: Axis::spanning(ys, Scale::Decimal(1.0), (1.5, 1.5)).unwrap_or(one),
+        };
+        panel.draw(canvas, self.x_title, self.y_title);
+        panel.heading(canvas, &self.heading);
+        let mut room = panel.room();
+        for (x, y) in points() {
+            room.take(Quad::around(panel.spot(*x, *y), 6.0));
+        }
+        for (index, series) in self.series.iter().enumerate() {
+            let spots: Vec<_> =
+                series.points.iter().map(|p| panel.spot(p.0, p.1)).collect();
+            let (stroke, marker) = style(index);
+            if series.joined && spots.len() > 1 {
+                for pair in spots.windows(2) {
+                    room.take(Quad::of_line((pair[0], pair[1]), 3.0));
+                }
+                canvas.polyline(&spots, stroke);
+            }
+            for (spot, (x, y)) in spots.iter().zip(&series.points) {
+                canvas.mark(*spot, marker, &format!("{}: {x:.4}, {y:.4}", series.name));
+            }
+        }
+        let ends = |x: f64| ((x, panel.y.lo), (x, panel.y.hi));
+        let verticals = self.verticals.iter().map(|(x, name)| (ends(*x), name));
+        let ends = |y: f64| ((panel.x.lo, y), (panel.x.hi, y));
+        let horizontals = self.horizontals.iter().map(|(y, name)| (ends(*y), name));
+        for ((from, to), name) in verticals.chain(horizontals) {
+            let Some(segment) = panel.segment(from, to) else { continue };
+            canvas.line(segment, Stroke::dashed(FAINT, 1.3));
+            if let Some(place) = room.place_along(segment, name, LABEL) {
+                let text = Text::new(name, place.at, LABEL);
+                canvas.text(Text { degrees: place.degrees, colour: INK, ..text });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Chart> {
+        let (models, machines) = (llm::load(None).unwrap(), Machines::load(None).unwrap());
+        charts(&models, &machines, &workload::load(None).unwrap()).unwrap()
+    }
+
+    fn points<'a>(chart: &'a Chart, series: &str) -> &'a [(f64, f64)] {
+        let all = chart.panels.iter().flat_map(|panel| &panel.series);
+        &all.into_iter().find(|s| s.name.starts_with(series)).unwrap().points
+    }
+
+    /// What the figures are there to show.
+    #[test]
+    fn figures_show_the_papers_claims() {
+        let charts = all();
+        // Decode attention has the intensity of its group at every context, prefill's
+        // is beyond the ridge of an H100 and grows.
+        let decode = points(&charts[0], "decode attention");
+        assert!(decode.iter().all(|(oi, _)| (7.9..8.0).contains(oi)));
+        assert!(points(&charts[0], "prefill attention").iter().all(|(oi, _)| *oi > 295.0));
+        // Coding fills a B200 before batch 16, and its intensity stays under 10.
+        let coding = points(&charts[1], "coding");
+        assert!(coding.iter().any(|(batch, gb)| *batch <= 16.0 && *gb > 180.0));
+        // A cache of 64 heads is 8 times that of 8; latents of 512 are 576 of 2048.
+        let at = |name: &str| points(&charts[2], name)[0].1;
+        assert!((at("MHA") / at("GQA") - 8.0).abs() < 1e-9);
+        assert!((at("GQA") / at("MLA, latents of 512") - 2048.0 / 576.0).abs() < 1e-9);
+        // All of R1's weights, at batch 16: 84 GB of each request, and its cache.
+        let r1 = points(&charts[3], "deepseek-r1");
+        let (_, at_16) = r1.iter().find(|(batch, _)| *batch == 16.0).unwrap();
+        assert!((90.0..95.0).contains(at_16), "{at_16}");
+    }
+
+    #[test]
+    fn figures_are_valid_and_their_numbers_read_back() {
+        for chart in all() {
+            assert!(super::super::rasterise(&chart.draw()).is_ok(), "{}", chart.name);
+            let text = chart.csv();
+            let mut reader = csv::Reader::from_reader(text.as_bytes());
+            let rows = reader.records().map(Result::unwrap);
+            let with_both = rows.filter(|row| !row[3].is_empty() && !row[5].is_empty());
+            let shown = chart.panels.iter().flat_map(|panel| &panel.series);
+            let points: usize = shown.map(|series| series.points.len()).sum();
+            assert_eq!(with_both.count(), points, "{}", chart.name);
+        }
+    }
+}
