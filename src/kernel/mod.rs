@@ -72,6 +72,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
+    ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
