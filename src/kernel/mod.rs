@@ -7,6 +7,7 @@
 
 pub mod arch;
 mod attention_decode;
+mod attention_mla;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
@@ -61,6 +62,7 @@ pub static KERNELS: &[Kernel] = &[
     kv_append::KERNEL,
     gemm::KERNEL,
     attention_decode::KERNEL,
+    attention_mla::KERNEL,
     attention_prefill::KERNEL,
 ];
 
