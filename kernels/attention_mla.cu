@@ -136,7 +136,7 @@ static_assert(SHARED_BYTES == RING_BYTES + sizeof(Exchange), "the host reserves 
 // A cursor over the tokens of a piece: fetches the tile ahead into the ring. A
 // warp copies every eighth record, so that its swizzle is always the same.
 struct Fetch {
-  static constexpr u32 RECORDS = TILE / WARPS;    // of this warp, in a tile
+  static constexpr u32 RECORDS = TILE / WARPS;  // of this warp, in a tile
   static constexpr u32 TURNS = WARP / RECORDS;  // tiles whose pages the lanes hold
 
   const u8 *kv;
@@ -318,7 +318,8 @@ DEVICE u32 weighed_pair() { return threadIdx.x % PAIRS; }
 DEVICE bool has_row(u32 pass) { return ROWS * PAIRS % THREADS == 0 || weighed_row(pass) < ROWS; }
 
 // Leaves the weights of two tokens of a row; with E4M3 times the tokens' scales,
-// so that they meet bare latents.
+// so that they meet bare latents. A scale is 1/448 of a token's largest latent:
+// binary16 holds it with all its digits down to latents of 0.03.
 DEVICE void leave_weights(Exchange &exchange, u32 row, float left, float right, u32 slot) {
   const u32 at = chunk_offset<TILE>(row, weighed_pair() / 4) + weighed_pair() % 4 * sizeof(u32);
   const u32 to = shared_address(exchange.weights) + at;
@@ -430,8 +431,8 @@ DEVICE void attend(Outputs &o, const Params &p, const Piece &piece, const Rows &
   const auto slot_after = [&](u32 slot) {
     return slot == ring + (SLOTS - 1) * SLOT_BYTES ? ring : slot + SLOT_BYTES;
   };
-  // Tiles take the slots in turn: that of the outputs, that of the scores and,
-  // before it is filled again, that which outputs were made of before.
+  // Tiles take the slots in turn. Scores are made of the tile in `slot`, outputs
+  // of the one in `before`; the one in `used` is done with and filled again.
   u32 slot = ring, before = ring + (SLOTS - 1) * SLOT_BYTES, used = before - SLOT_BYTES;
 
   // Fill the ring but for two slots, and read the queries meanwhile.

@@ -312,7 +312,7 @@ mod tests {
         let shape = "batch=32,context=8192,q_heads=16,dtype=bf16,layout=paged64";
         let plan = plan(&problem(shape), &Target::new(Arch::SM_90, 132));
         let launch = &plan.launches[0];
-        assert_eq!((launch.grid, launch.block), ([132, 1, 1], [256, 1, 1]));
+        assert_eq!((launch.grid, launch.block), ([131, 1, 1], [256, 1, 1]));
         assert_eq!(launch.bytes_in_flight, 3 * 32 * 1152);
         // Pieces of 32 bytes each leave 16 rows of 512 values, a maximum and a sum, and
         // sequences that are shared a ticket of 4 bytes: all 32.
