@@ -22,8 +22,8 @@
 // threads, SHARED_BYTES of dynamic shared memory.
 #include "cached.cuh"
 #include "last_block.cuh"
+#include "split_kv.cuh"
 #include "tile.cuh"
-#include "work_list.cuh"
 
 // --- Shape -----------------------------------------------------------------
 
@@ -70,22 +70,6 @@ static_assert(16 * MERGE_STRIDE * sizeof(float) <= RING_BYTES, "rings hold a mer
 
 // --- Parameters ------------------------------------------------------------
 
-struct alignas(16) Floats4 {
-  float x[4];
-};
-
-struct alignas(8) Words2 {
-  u32 w[2];
-};
-
-#define MINUS_INFINITY __int_as_float(0xff800000)
-
-// Largest score and sum of weights relative to it.
-struct alignas(8) Softmax {
-  float max;
-  float sum;
-};
-
 struct Params {
   const u8 *k;
   const u8 *v;
@@ -95,9 +79,8 @@ struct Params {
   const u16 *q;
   u16 *o;
   const Piece *work;
-  Floats4 *partial_outputs;    // [slot][ALL_ROWS][VECTORS], not divided by the sum
-  Softmax *partial_softmaxes;  // [slot][ALL_ROWS]
-  u32 *tickets;                // [slot][ROW_TILES]; zero between launches
+  Partials<ALL_ROWS, VECTORS> partials;
+  u32 *tickets;  // [slot][ROW_TILES]; zero between launches
   u32 kv_heads;
   u32 request_rows;  // tokens of a request; entries of its page table when paged
   float scale;       // log2(e) / sqrt(HEAD_DIM)
@@ -226,62 +209,25 @@ struct Fetch {
   }
 };
 
-// --- Reductions --------------------------------------------------------------
-
-// Over the four lanes that share rows of a matrix, in all of them.
-DEVICE float max_of_quad(float x) {
-  x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-  return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-
-DEVICE float sum_of_quad(float x) {
-  x += __shfl_xor_sync(ALL_LANES, x, 1);
-  return x + __shfl_xor_sync(ALL_LANES, x, 2);
-}
-
-// Over the warp, in all lanes.
-DEVICE float max_of_warp(float x) {
-  for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2)
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, lanes));
-  return x;
-}
-
-DEVICE float sum_of_warp(float x) {
-  for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(ALL_LANES, x, lanes);
-  return x;
-}
-
 // --- One warp's share of a piece ---------------------------------------------
 
 // The softmax of what a warp has seen, and the values weighted by it. Of each
-// row of its matrices a lane has two columns of every 8: see column_of.
+// row of its matrices a lane has two columns of every 8: see output_column.
 struct State {
   Softmax softmax[M_TILES][HALVES];  // sums: of this lane's columns only
   float o[M_TILES][N_TILES][4];
 };
 
-// Column of o that number `i` of 0 and 1 of this lane belongs to, in n-tile
-// `n`. 8-bit values are taken apart two by two: even columns of 16 are one
-// tile, odd ones the next.
-DEVICE u32 column_of(u32 n, u32 i) {
-  const u32 member = lane_index() % 4;
-  return CACHED_BYTES == 1 ? n / 2 * 16 + member * 4 + i * 2 + n % 2 : n * 8 + member * 2 + i;
-}
-
 // Four registers of the queries as the left operand of mma: rows of tile `m`,
-// columns of step `k`. Padding rows are zero. The sum over columns may go in
-// any order: it goes in the one in which 8-bit keys come out of ldmatrix, four
-// to a lane.
+// columns of step `k`. Padding rows are zero.
 DEVICE Words4 query_fragment(const u16 *q, const Rows &rows, u32 m, u32 k) {
   Words4 fragment = {};
 #pragma unroll
   for (u32 i = 0; i < 4; ++i) {
     const u32 first_row = m * 16 + i % 2 * 8;
-    const u32 row = first_row + lane_index() / 4, member = lane_index() % 4;
-    const u32 column =
-        k * 16 + (CACHED_BYTES == 1 ? member * 4 + i / 2 * 2 : member * 2 + i / 2 * 8);
+    const u32 row = first_row + lane_index() / 4;
     if (first_row < TILE_ROWS && row < rows.count) {
-      const u16 *from = q + rows.q_row(row) * HEAD_DIM + column;
+      const u16 *from = q + rows.q_row(row) * HEAD_DIM + query_column(k, i);
       fragment.w[i] = query_operand(ld_global_nc_u32(reinterpret_cast<const u32 *>(from)));
     }
   }
@@ -368,7 +314,7 @@ DEVICE void mask(float (&s)[M_TILES][2][4], const Sight (&sights)[M_TILES][HALVE
 #pragma unroll
         for (u32 h = 0; h < HALVES; ++h)
           if (at >= sights[m][h].end || (WINDOWED && at < sights[m][h].begin))
-            s[m][n][2 * h + i] = MINUS_INFINITY;
+            s[m][n][2 * h + i] = minus_infinity();
     }
 }
 
@@ -387,7 +333,7 @@ DEVICE void weigh(State &state, u32 (&weights)[M_TILES][4], const float (&s)[M_T
       const float *left = &s[m][0][2 * h], *right = &s[m][1][2 * h];
       const float largest = max_of_quad(fmaxf(fmaxf(left[0], left[1]), fmaxf(right[0], right[1])));
       const float max = fmaxf(softmax.max, largest);
-      const float shift = RAGGED_ROWS && max == MINUS_INFINITY ? 0 : max * scale;
+      const float shift = RAGGED_ROWS && max == minus_infinity() ? 0 : max * scale;
       const float rescale = ex2_approx(softmax.max * scale - shift);
       const float w[4] = {ex2_approx(left[0] * scale - shift), ex2_approx(left[1] * scale - shift),
                           ex2_approx(right[0] * scale - shift),
@@ -478,7 +424,7 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Piece &piece
   for (u32 m = 0; m < M_TILES; ++m) {
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
-      state.softmax[m][h] = {MINUS_INFINITY, 0};
+      state.softmax[m][h] = {minus_infinity(), 0};
       const u32 row = min_of(m * 16 + h * 8 + lane_index() / 4, rows.count - 1);
       sights[m][h] = sight_of(p, piece.length, (rows.first + row) / GROUP);
     }
@@ -521,24 +467,16 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Piece &piece
       state.softmax[m][h].sum = sum_of_quad(state.softmax[m][h].sum);
 }
 
-// --- From warps to a piece, from pieces to a sequence ------------------------
-
-// 2^((max - of) scale): what a part that has seen `max` counts for where all of
-// them have seen `of`. Nothing, where it has seen no token.
-DEVICE float weight_of(float max, float of, float scale) {
-  return max == MINUS_INFINITY ? 0 : ex2_approx((max - of) * scale);
-}
+// --- From warps to a piece ---------------------------------------------------
 
 // Writes four outputs of a row, divided by the sum of weights; zeros where
 // there was no token.
 DEVICE void write_output(const Params &p, const Piece &piece, const Rows &rows, u32 row,
                          u32 vector, Floats4 x, float sum) {
-  float factor = sum > 0 ? rcp_approx(sum) : 0;
+  float factor = factor_of(sum);
   if (CACHED_BYTES == 1)
     factor *= ld_global_nc_f32(p.v_scales + piece.request * p.kv_heads + piece.head);
-  const Words2 packed = {pack(x.x[0] * factor, x.x[1] * factor),
-                         pack(x.x[2] * factor, x.x[3] * factor)};
-  reinterpret_cast<Words2 *>(p.o)[rows.q_row(row) * VECTORS + vector] = packed;
+  reinterpret_cast<Words2 *>(p.o)[rows.q_row(row) * VECTORS + vector] = pack_outputs(x, factor);
 }
 
 // Merges what the warps have of a piece, 16 rows at a time, and writes outputs,
@@ -563,7 +501,7 @@ DEVICE void merge(State &state, const Params &p, const Piece &piece, const Rows 
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
       const u32 row = h * 8 + lane_row;
-      Softmax all = {MINUS_INFINITY, 0};
+      Softmax all = {minus_infinity(), 0};
 #pragma unroll
       for (u32 warp = 0; warp < WARPS; ++warp) all.max = fmaxf(all.max, of_warp[warp][row].max);
 #pragma unroll
@@ -575,8 +513,8 @@ DEVICE void merge(State &state, const Params &p, const Piece &piece, const Rows 
       if (row < tile_rows) {
 #pragma unroll
         for (u32 n = 0; n < N_TILES; ++n) {
-          to[column_of(n, 0)] = state.o[m][n][2 * h] * weight;
-          to[column_of(n, 1)] = state.o[m][n][2 * h + 1] * weight;
+          to[output_column(n, 0)] = state.o[m][n][2 * h] * weight;
+          to[output_column(n, 1)] = state.o[m][n][2 * h + 1] * weight;
         }
       }
     }
@@ -597,63 +535,12 @@ DEVICE void merge(State &state, const Params &p, const Piece &piece, const Rows 
       if (piece.splits == 1)
         write_output(p, piece, rows, m * 16 + row, vector, sum, of_row[row].sum);
       else
-        p.partial_outputs[(first_row + row) * VECTORS + vector] = sum;
+        p.partials.outputs[(first_row + row) * VECTORS + vector] = sum;
     }
     if (piece.splits > 1 && threadIdx.x < tile_rows)
-      p.partial_softmaxes[first_row + threadIdx.x] = of_row[threadIdx.x];
+      p.partials.softmaxes[first_row + threadIdx.x] = of_row[threadIdx.x];
     __syncthreads();
   }
-}
-
-// Combines the pieces of a sequence. The rings are free, and take as many
-// partial outputs at a time as fit: one block alone has no others to cover the
-// latency.
-DEVICE void combine(const Params &p, const Piece &piece, const Rows &rows, u8 *rings) {
-  __shared__ Softmax of_row[TILE_ROWS];
-  const u64 first_row = u64(piece.first_slot) * ALL_ROWS + rows.first;
-  const Softmax *softmaxes = p.partial_softmaxes + first_row;
-  const Floats4 *outputs = p.partial_outputs + first_row * VECTORS;
-
-  // Largest scores and sums: a warp for each row, a lane for each piece.
-  for (u32 row = warp_index(); row < rows.count; row += WARPS) {
-    float max = MINUS_INFINITY, sum = 0;
-    for (u32 split = lane_index(); split < piece.splits; split += WARP)
-      max = fmaxf(max, softmaxes[split * ALL_ROWS + row].max);
-    max = max_of_warp(max);
-    for (u32 split = lane_index(); split < piece.splits; split += WARP) {
-      const Softmax part = softmaxes[split * ALL_ROWS + row];
-      sum += part.sum * weight_of(part.max, max, rows.scale);
-    }
-    sum = sum_of_warp(sum);
-    if (lane_index() == 0) of_row[row] = {max, sum};
-  }
-  __syncthreads();
-
-  // Outputs: every thread fetches what it adds up, so none waits for another.
-  constexpr u32 BATCH = WARPS * RING_BYTES / sizeof(Floats4) / THREADS;
-  Floats4 *parts = reinterpret_cast<Floats4 *>(rings) + threadIdx.x;
-  for (u32 i = threadIdx.x; i < rows.count * VECTORS; i += THREADS) {
-    const u32 row = i / VECTORS;
-    const Softmax all = of_row[row];
-    Floats4 total = {};
-    for (u32 first = 0; first < piece.splits; first += BATCH) {
-      const u32 count = min_of<u32>(BATCH, piece.splits - first);
-      for (u32 j = 0; j < count; ++j)
-        cp_async_16(shared_address(parts + j * THREADS),
-                    outputs + u64(first + j) * ALL_ROWS * VECTORS + i);
-      cp_async_commit_group();
-      cp_async_wait_group<0>();
-      for (u32 j = 0; j < count; ++j) {
-        const float max = softmaxes[(first + j) * ALL_ROWS + row].max;
-        const float weight = weight_of(max, all.max, rows.scale);
-        const Floats4 part = parts[j * THREADS];
-#pragma unroll
-        for (u32 k = 0; k < 4; ++k) total.x[k] += part.x[k] * weight;
-      }
-    }
-    write_output(p, piece, rows, row, i % VECTORS, total, all.sum);
-  }
-  __syncthreads();
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
@@ -669,6 +556,11 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
     attend(state, q, p, piece, rows, ring);
     merge(state, p, piece, rows, rings);
     u32 *ticket = p.tickets + piece.first_slot * ROW_TILES + row_tile;
-    if (piece.splits > 1 && is_last_block(ticket, piece.splits)) combine(p, piece, rows, rings);
+    if (piece.splits > 1 && is_last_block(ticket, piece.splits))
+      combine<THREADS, WARPS * RING_BYTES, TILE_ROWS>(
+          p.partials, piece, rows.first, rows.count, rows.scale, rings,
+          [&](u32 row, u32 vector, Floats4 x, float sum) {
+            write_output(p, piece, rows, row, vector, x, sum);
+          });
   });
 }

@@ -187,6 +187,40 @@ fn decode_attention_reads_what_it_must() {
     }
 }
 
+/// Latent attention reads each record once, though it is key and value, in both formats
+/// and pages of all sizes, and adds what its plan declares. All rows are of queries
+/// here, so FLOPs are more by the last tile's padding only.
+#[test]
+fn latent_attention_reads_what_it_must() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    for (n, rest) in [
+        "q_heads=16,dtype=bf16",
+        "q_heads=16,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged64",
+        "q_heads=16,dtype=f16,new_tokens=2,layout=paged1",
+        "q_heads=32,dtype=bf16,kv_dtype=fp8_e4m3,lengths=ragged,layout=paged16",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let arch = [Arch::SM_90, Arch::SM_80][n % 2];
+        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let text = format!("mla_decode:batch=3,context=1000,{rest}");
+        let problem: Problem = text.parse().unwrap();
+        let counted = device.count(&problem, "attention_mla", SEED).unwrap();
+        let work = problem.work();
+        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
+        let ratio = counted.bytes() as f64 / declared;
+        assert!(
+            (ratio - 1.0).abs() < 0.02,
+            "{text}: counted {ratio} of the declared bytes"
+        );
+        let padding = counted.tensor_flops() as f64 / work.flops() as f64;
+        assert!((1.0..1.1).contains(&padding), "{text}: {padding} times the FLOPs");
+    }
+}
+
 /// Two schedules of the same launch count the same.
 #[test]
 fn counts_do_not_depend_on_the_order_of_warps() {

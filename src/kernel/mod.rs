@@ -7,6 +7,7 @@
 
 pub mod arch;
 mod attention_decode;
+mod attention_mla;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
@@ -61,6 +62,7 @@ pub static KERNELS: &[Kernel] = &[
     kv_append::KERNEL,
     gemm::KERNEL,
     attention_decode::KERNEL,
+    attention_mla::KERNEL,
     attention_prefill::KERNEL,
 ];
 
@@ -72,6 +74,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
+    ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
