@@ -13,3 +13,52 @@ pub struct Section {
     /// Rows of the table, one cell for each column.
     pub rows: Vec<Vec<String>>,
 }
+
+impl Section {
+    /// Says once, in a paragraph, what the first columns have in common in all of several
+    /// rows, instead of in each.
+    pub fn say_once(&mut self, first_columns: usize) {
+        let Some((first, rest)) = self.rows.split_first() else { return };
+        if rest.is_empty() {
+            return;
+        }
+        let is_common = |at: usize| rest.iter().all(|row| row.get(at) == first.get(at));
+        let common: Vec<usize> = (0..first_columns.min(self.columns.len()))
+            .filter(|&at| is_common(at))
+            .collect();
+        let said = common.iter().filter(|&&at| !first[at].is_empty());
+        let said: Vec<String> =
+            said.map(|&at| format!("{}: {}", self.columns[at], first[at])).collect();
+        for &at in common.iter().rev() {
+            self.columns.remove(at);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+        if !said.is_empty() {
+            self.paragraphs.push(format!("All rows: {}.", said.join(", ")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rows_have_in_common_is_said_once() {
+        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let mut section = Section {
+            columns: vec!["model", "batch", "empty", "time"],
+            rows: vec![row(["a", "1", "", "5"]), row(["a", "2", "", "5"])],
+            ..Section::default()
+        };
+        section.say_once(3);
+        assert_eq!(section.columns, ["batch", "time"]);
+        assert_eq!(section.rows, [["1", "5"], ["2", "5"]]);
+        assert_eq!(section.paragraphs, ["All rows: model: a."]);
+        let mut one =
+            Section { rows: vec![row(["a", "1", "", "5"])], ..Section::default() };
+        one.columns = vec!["model", "batch", "empty", "time"];
+        one.say_once(3);
+        assert_eq!(one.columns.len(), 4);
+    }
+}

@@ -136,12 +136,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table::print(&explanations(&grid), args.format)?;
     } else if args.tasks {
         let workloads = args.chosen_workloads(&facts)?;
-        table::print(&[tasks(&grid, &workloads, args.cache_hit)], args.format)?;
+        print_apart(tasks(&grid, &workloads, args.cache_hit), args.format)?;
     } else if args.disaggregate {
         let workloads = args.chosen_workloads(&facts)?;
-        table::print(&[disaggregation(&grid, &workloads, args.cache_hit)], args.format)?;
+        print_apart(disaggregation(&grid, &workloads, args.cache_hit), args.format)?;
     } else if args.offload {
-        table::print(&[offload(&grid)], args.format)?;
+        print_apart(offload(&grid), args.format)?;
     } else {
         print_grid(&grid, args.format)?;
     }
@@ -229,30 +229,33 @@ fn phase(name: &str) -> Result<Phase> {
         .with_context(|| format!("`{name}` is no phase; write decode or prefill"))
 }
 
-/// Columns of the table for the terminal, out of those of the CSV file.
-const SHOWN: [&str; 22] = [
-    "model",
-    "workload",
-    "phase",
-    "batch",
-    "context",
-    "weights",
-    "cache",
-    "tensor",
-    "machine",
-    "oi_flops_per_byte",
-    "ridge_flops_per_byte",
-    "bound",
-    "time_s",
-    "tokens_per_s_per_gpu",
-    "capacity_footprint_bytes",
-    "resident_bytes",
-    "fits",
-    "short_bytes",
-    "batch_max",
-    "batch_at_ridge",
-    "wall_comes_first",
-    "reason",
+/// Columns of the table for the terminal, out of those of the CSV file: names, and
+/// whether a column says what a row is about.
+const SHOWN: [(&str, &str, bool); 24] = [
+    ("model", "model", true),
+    ("workload", "workload", true),
+    ("phase", "phase", true),
+    ("batch", "batch", true),
+    ("context", "context", true),
+    ("new_tokens", "new", true),
+    ("weights", "weights", true),
+    ("cache", "cache", true),
+    ("activations", "activations", true),
+    ("tensor", "tensor", true),
+    ("expert", "expert", true),
+    ("data", "data", true),
+    ("machine", "machine", true),
+    ("oi_flops_per_byte", "OI", false),
+    ("ridge_flops_per_byte", "ridge", false),
+    ("bound", "bound", false),
+    ("time_s", "ms", false),
+    ("tokens_per_s_per_gpu", "tokens/s", false),
+    ("capacity_footprint_bytes", "CF GB", false),
+    ("resident_bytes", "all GB", false),
+    ("short_bytes", "short GB", false),
+    ("batch_max", "B max", false),
+    ("batch_at_ridge", "B ridge", false),
+    ("reason", "note", false),
 ];
 
 fn print_grid(grid: &Grid, format: Format) -> Result<()> {
@@ -272,34 +275,43 @@ fn print_grid(grid: &Grid, format: Format) -> Result<()> {
     }
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
-    let of = |name: &str| COLUMNS.iter().position(|column| *column == name);
-    let shown: Vec<usize> = SHOWN
-        .into_iter()
-        .filter_map(of)
-        .filter(|&at| rows.iter().any(|row| !row[at].is_empty()))
+    table::print(&[shown(&rows)], format)
+}
+
+/// The rows as people read them.
+fn shown(rows: &[csv::StringRecord]) -> Section {
+    let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap_or(0);
+    let has_any = |at: usize| rows.iter().any(|row| !row[at].is_empty());
+    let columns: Vec<_> = SHOWN
+        .iter()
+        .filter(|(name, _, is_question)| *is_question || has_any(at(name)))
         .collect();
-    let section = Section {
+    let cell = |row: &csv::StringRecord, name: &str| rounded(name, &row[at(name)]);
+    let mut section = Section {
         heading: "Predictions".to_owned(),
         paragraphs: vec![
-            "Of one GPU, but for the batch. OI and ridge in FLOPs per byte of DRAM; the capacity \
-             footprint is the cache of a request and its share of the weights; `resident` is \
-             everything. --format csv has all columns."
+            "On each GPU: operational intensity (OI) and ridge in FLOPs per byte of DRAM; new \
+             tokens per second; the capacity footprint (CF) of a request, its cache and its \
+             share of the weights; everything in memory, and what is short. B max is the \
+             largest batch that fits, B ridge the smallest at the ridge, if any is. \
+             --format csv has all columns."
                 .to_owned(),
         ],
-        columns: shown.iter().map(|&at| COLUMNS[at]).collect(),
+        columns: columns.iter().map(|(_, header, _)| *header).collect(),
         rows: rows
             .iter()
-            .map(|row| shown.iter().map(|&at| rounded(COLUMNS[at], &row[at])).collect())
+            .map(|row| columns.iter().map(|(name, ..)| cell(row, name)).collect())
             .collect(),
     };
-    table::print(&[section], format)
+    section.say_once(SHOWN.iter().filter(|(.., is_question)| *is_question).count());
+    section
 }
 
 /// A cell with as many digits as people read.
 fn rounded(column: &str, cell: &str) -> String {
     match cell.parse::<f64>() {
-        Ok(value) if column.ends_with("_bytes") => format!("{:.2} GB", value / 1e9),
-        Ok(value) if column.ends_with("_s") => milliseconds(value),
+        Ok(value) if column.ends_with("_bytes") => format!("{:.2}", value / 1e9),
+        Ok(value) if column == "time_s" => format!("{:.3}", 1e3 * value),
         Ok(value) if column.contains("_per_") => format!("{value:.1}"),
         _ => cell.to_owned(),
     }
@@ -307,6 +319,14 @@ fn rounded(column: &str, cell: &str) -> String {
 
 fn milliseconds(seconds: f64) -> String {
     format!("{:.3} ms", 1e3 * seconds)
+}
+
+/// Prints a section whose first six columns say what a row is about.
+fn print_apart(mut section: Section, format: Format) -> Result<()> {
+    if format == Format::Table {
+        section.say_once(6);
+    }
+    table::print(&[section], format)
 }
 
 /// The problems of every step of a grid, with formulas.
@@ -549,7 +569,7 @@ fn disaggregation(grid: &Grid, workloads: &[&Workload], cache_hit: Option<f64>) 
             "decode of one",
             "prefill per decode",
             "turns/s per group",
-            "note",
+            "shipping",
         ],
         rows,
     }
@@ -593,7 +613,8 @@ fn offload(grid: &Grid) -> Section {
         paragraphs: vec![
             "Streaming: every decode step fetches all of the cache; from that bandwidth on it \
              is no slower. Fetching: the cache of a request comes back once, before its turn; \
-             from that bandwidth on that is faster than computing it anew. Of one GPU."
+             from that bandwidth on that is faster than computing it anew, and over the host \
+             link the one or the other is. Of one GPU."
                 .to_owned(),
         ],
         columns: vec![
@@ -606,10 +627,10 @@ fn offload(grid: &Grid) -> Section {
             "cache of a step",
             "step",
             "streaming needs",
-            "over the host link",
+            "from the host",
             "recompute",
             "fetching needs",
-            "note",
+            "over the host link",
         ],
         rows,
     }
@@ -622,8 +643,8 @@ fn offloaded_cells(of: &Offloaded) -> Vec<String> {
         of.host_link_bytes_per_s.is_some_and(|link| link >= of.fetching_bytes_per_s());
     let note = match of.host_link_bytes_per_s {
         None => "no host link stated",
-        Some(_) if fetches => "the host link is enough to fetch",
-        Some(_) => "the host link is too slow to fetch",
+        Some(_) if fetches => "fetch",
+        Some(_) => "compute anew",
     };
     vec![
         format!("{:.2} GB", of.step_cache_bytes / 1e9),
@@ -670,7 +691,7 @@ fn published(machines: &Machines, format: Format) -> Result<ExitCode> {
             format!("{:.3}", ratios[ratios.len() - 1]),
         ]
     });
-    let sections = [
+    let mut sections = [
         Section {
             heading: "Published measurements".to_owned(),
             paragraphs: vec![
@@ -699,6 +720,12 @@ fn published(machines: &Machines, format: Format) -> Result<ExitCode> {
             ..Section::default()
         },
     ];
+    if format == Format::Table {
+        // Addresses are longer than all other cells together.
+        sections[0].columns.pop();
+        sections[0].rows.iter_mut().for_each(|row| drop(row.pop()));
+        sections[0].paragraphs.push("--format csv has the source of each.".to_owned());
+    }
     table::print(&sections, format)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -163,7 +163,7 @@ fn quadrants(models: &[Llm], machines: &Machines) -> Result<Chart> {
             }
         }
         panels.push(Area {
-            heading: format!("{name}: contexts 1K to 128K, from thin to thick"),
+            heading: format!("{name}, contexts of 1K, 4K, 16K, 64K and 128K"),
             x_title: "operational intensity (FLOPs/byte)",
             y_title: "capacity footprint (GB per request)",
             x_scale: Scale::Decimal(1.0),
@@ -465,7 +465,8 @@ impl Area {
         for ((from, to), name) in verticals.chain(horizontals) {
             let Some(segment) = panel.segment(from, to) else { continue };
             canvas.line(segment, Stroke::dashed(FAINT, 1.3));
-            if let Some(place) = room.place_along(segment, name, LABEL) {
+            // Labels of lines side by side need a gap.
+            if let Some(place) = room.place_along(segment, &format!("  {name}"), LABEL) {
                 let text = Text::new(name, place.at, LABEL);
                 canvas.text(Text { degrees: place.degrees, colour: INK, ..text });
             }
