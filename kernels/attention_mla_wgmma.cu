@@ -11,8 +11,9 @@
 // to a block; ROW_TILES blocks read the same tokens at the same time.
 //
 // Of a block, a warp fetches and two warpgroups compute. Tiles of 64 tokens come in
-// panels of 64 columns to two places of a ring; warpgroup w scores those whose number
-// is w modulo 2, and has columns w * 256 on of the outputs of all tiles. For a tile
+// panels of 64 columns to two places of a ring. Warpgroup 0 owns the first tile of a
+// piece, 1 the second, and so on; warpgroup w has columns 256 w on of the outputs of
+// all tiles. For a tile
 //
 //   its owner   scores = q k^T, panel by panel as they come; weights by softmax
 //               (online, in powers of two); weights over the tile's last panel, which
@@ -68,8 +69,6 @@ constexpr u32 FETCHING_REGISTERS = 24;
 
 // Whether rows of one matrix may see different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;
-// Whether tensor cores bind rather than memory.
-constexpr bool SCORES_FIRST = ROW_TILES > 1;
 
 static_assert(THREADS == COMPUTING + WARPGROUP, "a warpgroup fetches, the others compute");
 static_assert(TILE == TILE_TOKENS, "the work list is cut at tiles");
@@ -111,7 +110,7 @@ struct Tile {
 
   DEVICE u32 place() const { return number % PLACES; }
   DEVICE u32 parity() const { return number / PLACES % 2; }
-  DEVICE u32 owner() const { return number % WARPGROUPS; }
+  DEVICE Tile after(u32 tiles) const { return {number + tiles}; }
   DEVICE u32 panel(u32 panel) const { return query_panel((1 + place()) * KEY_PANELS + panel); }
 };
 
@@ -327,6 +326,11 @@ DEVICE Sums weigh(const State &state, const float (&s)[TILE / 2], Shared &shared
 
 template <u32 group>
 struct Compute {
+  // Whether the scores of this warpgroup's tiles come before the values of the other's:
+  // where tensor cores bind rather than memory, so that they have work during the
+  // other's softmax.
+  static constexpr bool OVERTAKES = group == 1 && ROW_TILES > 1;
+
   const Params &p;
   Shared &shared;
   State state;
@@ -351,6 +355,35 @@ struct Compute {
   // Gives this warpgroup's values of a tile back.
   DEVICE void release(Tile tile) { arrive(shared.empty[tile.place()][group]); }
 
+  // Makes the scores of a tile that this warpgroup owns, and starts on the values of
+  // the other's tile before.
+  DEVICE void next(float (&s)[TILE / 2], Tile tile) {
+    const Tile before = {tile.number - 1};
+    if (OVERTAKES) {
+      start_scores(s, shared, tile);
+      wgmma_commit_group();
+      add_values(before, {});
+      wgmma_commit_group();
+      finish<1>(s);
+    } else {
+      add_values(before, {});
+      wgmma_commit_group();
+      start_scores(s, shared, tile);
+      wgmma_commit_group();
+      finish<1>(state.o);
+      release(before);
+      finish<0>(s);
+    }
+  }
+
+  // Adds all of a tile.
+  DEVICE void add(Tile tile, Sums sums) {
+    add_values(tile, sums);
+    wgmma_commit_group();
+    finish<0>(state.o);
+    release(tile);
+  }
+
   // Works through `piece`, whose first tile is `first`.
   DEVICE void attend(const Piece &piece, u32 first_row, Tile first) {
 #pragma unroll
@@ -364,56 +397,37 @@ struct Compute {
       ends[h] = piece.length - (NEW_TOKENS - 1 - token);
     }
 
-    const u32 end = first.number + ceil_div(piece.tokens, TILE);
-    Tile tile = {first.number + (first.owner() ^ group)};
-    for (; tile.number < end; tile.number += WARPGROUPS) {
-      // The other's tile before, and this one's scores.
-      const Tile other = {tile.number - 1};
-      const bool follows = tile.number > first.number;
+    const u32 tiles = ceil_div(piece.tokens, TILE);
+    if (group < tiles) {
       float s[TILE / 2];
-      if (SCORES_FIRST && group == 1) {
-        start_scores(s, shared, tile);
+      if (group == 0) {
+        start_scores(s, shared, first);
         wgmma_commit_group();
-        if (follows) add_values(other, {});
-        wgmma_commit_group();
-        finish<1>(s);
-      } else {
-        if (follows) add_values(other, {});
-        wgmma_commit_group();
-        start_scores(s, shared, tile);
-        wgmma_commit_group();
-        finish<1>(state.o);
-        if (follows) release(other);
         finish<0>(s);
+      } else {
+        next(s, first.after(1));
       }
-
-      // Weights
-      const u32 done = (tile.number - first.number) * TILE;
-      const u32 token = piece.first_token + done, left = piece.tokens - done;
-      if (token + TILE > piece.length - (NEW_TOKENS - 1)) mask(s, ends, token);
-      if (left < TILE) clear_values(tile, left);
-      const Sums sums = weigh(state, s, shared, tile, p.scale);
-      fence_proxy_async_shared();
-      arrive(shared.weighed[tile.place()]);
-
-      // This tile's values
-      if (SCORES_FIRST && group == 1) {
-        finish<0>(state.o);
-        if (follows) release(other);
+      for (u32 index = group;; index += WARPGROUPS) {
+        const Tile tile = first.after(index);
+        const u32 token = piece.first_token + index * TILE;
+        const u32 left = piece.tokens - index * TILE;
+        if (token + TILE > piece.length - (NEW_TOKENS - 1)) mask(s, ends, token);
+        if (left < TILE) clear_values(tile, left);
+        const Sums sums = weigh(state, s, shared, tile, p.scale);
+        fence_proxy_async_shared();
+        arrive(shared.weighed[tile.place()]);
+        if (OVERTAKES) {
+          finish<0>(state.o);
+          release(first.after(index - 1));
+        }
+        add(tile, sums);
+        if (index + WARPGROUPS >= tiles) break;
+        next(s, first.after(index + WARPGROUPS));
       }
-      add_values(tile, sums);
-      wgmma_commit_group();
-      finish<0>(state.o);
-      release(tile);
     }
     // The last tile, where it is the other's.
-    if (tile.number == end && end > first.number) {
-      const Tile last = {end - 1};
-      add_values(last, {});
-      wgmma_commit_group();
-      finish<0>(state.o);
-      release(last);
-    }
+    if (tiles > 0 && (tiles - 1) % WARPGROUPS != group)
+      add(first.after(tiles - 1), {});
   }
 
   // Writes outputs, or partial ones where the sequence has further pieces.

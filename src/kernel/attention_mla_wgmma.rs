@@ -1,0 +1,235 @@
+//! Host half of `kernels/attention_mla_wgmma.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::kv_read::{page_size, request_rows};
+use super::split::{WorkList, refuse_counts};
+use super::{
+    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, TensorMap, element,
+    refuse_unless,
+};
+use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "attention_mla_wgmma",
+    op: Op::MlaDecode,
+    source: include_str!("../../kernels/attention_mla_wgmma.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// Threads of a block: two warpgroups compute, one fetches.
+const THREADS: u32 = 3 * 128;
+/// Rows of a block, new tokens times query heads; fewer are padded.
+const ROWS: u32 = 64;
+/// With fewer rows, padding is most of what tensor cores would do.
+const LEAST_ROWS: u64 = 16;
+/// Most new tokens of a request.
+const MAX_NEW_TOKENS: u64 = 16;
+/// Tokens of a tile.
+const TILE_TOKENS: u32 = 64;
+/// Tokens of the smallest box, which a request's last tile is made of.
+const LEAST_BOX: u32 = 8;
+/// Columns of a panel, which a box has: 128 bytes.
+const PANEL_COLUMNS: u32 = 64;
+/// Width of queries and keys.
+const KEY_DIM: u64 = 576;
+/// Width of values and outputs.
+const VALUE_DIM: u64 = 512;
+/// Places for tiles.
+const PLACES: u32 = 2;
+/// Bytes of a tile, and of a block's queries.
+const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
+/// Dynamic shared memory of a block.
+const SHARED_BYTES: u32 = (1 + PLACES) * TILE_BYTES;
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MlaWgmmaParams {
+    boxes: [u8; 128],
+    least: [u8; 128],
+    q: [u8; 128],
+    o: u64,
+    page_table: u64,
+    work: u64,
+    partial_outputs: u64,
+    partial_softmaxes: u64,
+    tickets: u64,
+    request_pages: u32,
+    scale: f32,
+    unused: u64,
+}
+
+fn of(problem: &Problem) -> &MlaDecode {
+    match problem {
+        Problem::MlaDecode(p) => p,
+        _ => unreachable!("the kernel table pairs operations and kernels"),
+    }
+}
+
+/// Rows of a request.
+const fn rows(p: &MlaDecode) -> u64 {
+    p.q_heads * p.new_tokens
+}
+
+/// Blocks that divide the rows of a request.
+fn row_tiles(p: &MlaDecode) -> u32 {
+    rows(p).div_ceil(ROWS.into()) as u32
+}
+
+fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
+    let p = of(problem);
+    let other = "use `attention_mla`";
+    refuse_unless(arch == Arch::SM_90, || {
+        format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
+    })?;
+    refuse_unless(element(p.dtype).is_some() && p.kv_dtype == p.dtype, || {
+        format!(
+            "a cache in the format of queries, bf16 or f16, not kv_dtype = {} with dtype = {}; \
+             {other}",
+            p.kv_dtype, p.dtype
+        )
+    })?;
+    refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
+        format!(
+            "latent_dim = 512 and rope_dim = 64, not {} and {}; {other}",
+            p.latent_dim, p.rope_dim
+        )
+    })?;
+    refuse_unless(rows(p) >= LEAST_ROWS, || {
+        format!(
+            "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, not \
+             {}; {other}",
+            rows(p)
+        )
+    })?;
+    refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
+        format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
+    })?;
+    let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
+    let is_boxes = page.is_multiple_of(tile)
+        || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
+    refuse_unless(is_boxes, || {
+        format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
+    })?;
+    refuse_counts(&p.kv())
+}
+
+fn defines(problem: &Problem, _: Arch) -> Defines {
+    let p = of(problem);
+    Defines::new()
+        .with(element(p.dtype).unwrap_or("ELEMENT_BF16"), 1)
+        .with("THREADS", THREADS)
+        .with("TILE_TOKENS", TILE_TOKENS)
+        .with("SHARED_BYTES", SHARED_BYTES)
+        .with("Q_HEADS", p.q_heads)
+        .with("NEW_TOKENS", p.new_tokens)
+        .with("ROW_TILES", row_tiles(p))
+        .with("KEY_DIM", KEY_DIM)
+        .with("VALUE_DIM", VALUE_DIM)
+        .with("PAGE_SIZE", page_size(p.layout))
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let p = *of(problem);
+    let row_tiles = row_tiles(&p);
+    let blocks = (target.sms / row_tiles).max(1);
+    let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
+    let (output_bytes, softmax_bytes) = (rows(&p) * VALUE_DIM * 4, rows(&p) * 8);
+    let ticket_bytes = 4 * u64::from(row_tiles);
+    // Blocks that divide rows share what they read by way of L2.
+    let extra_bytes = (row_tiles == 1).then(|| {
+        list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes) + bytes_behind(&p)
+    });
+    Plan {
+        scratch: vec![
+            list.scratch(),
+            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
+            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
+            list.tickets(ticket_bytes),
+        ],
+        tensor_maps: tensor_maps(&p),
+        extra_bytes,
+        imbalance: list.imbalance(),
+        ..Plan::of(Launch {
+            shared_bytes: SHARED_BYTES,
+            // A tile is awaited while one is used; blocks that divide rows read the same.
+            bytes_in_flight: u64::from(TILE_BYTES / row_tiles),
+            ..Launch::new(
+                "attention_mla_wgmma",
+                list.blocks * row_tiles,
+                THREADS,
+                params(p),
+            )
+        })
+    }
+}
+
+/// Bytes behind the ends of requests that the smallest boxes take along.
+fn bytes_behind(p: &MlaDecode) -> u64 {
+    let behind = |request| {
+        let length = p.length(request);
+        let end = length.next_multiple_of(LEAST_BOX.into());
+        match p.layout {
+            Layout::Contiguous => end.min(p.context) - length,
+            Layout::Paged { .. } => end - length,
+        }
+    };
+    p.record_bytes() * (0..p.batch).map(behind).sum::<u64>()
+}
+
+/// The cache in boxes of a tile's tokens or a page's, the same in the smallest boxes,
+/// and the queries.
+fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
+    let row_bytes = KEY_DIM * p.dtype.bytes();
+    let map = |tensor, [rows, groups]: [u64; 2], tile_rows| TensorMap {
+        tensor,
+        element_bytes: p.dtype.bytes() as u32,
+        extents: vec![KEY_DIM, rows, groups],
+        strides_bytes: vec![row_bytes, rows * row_bytes],
+        tile: vec![PANEL_COLUMNS, tile_rows, 1],
+        swizzle_bytes: 128,
+    };
+    let (rows_of_group, tile_rows, q) = match p.layout {
+        Layout::Contiguous => (p.context, TILE_TOKENS, 1),
+        Layout::Paged { page_size, .. } => {
+            (page_size, page_size.min(TILE_TOKENS.into()) as u32, 2)
+        }
+    };
+    let cache = [rows_of_group, p.allocated() / rows_of_group];
+    vec![
+        map(0, cache, tile_rows),
+        map(0, cache, LEAST_BOX),
+        map(q, [rows(p), p.batch], ROWS),
+    ]
+}
+
+fn params(p: MlaDecode) -> Params {
+    let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
+    Params::of(move |bound| {
+        let (o, page_table) = match *bound.tensors {
+            [_, _, o] => (o, 0),
+            [_, page_table, _, o] => (o, page_table),
+            _ => unreachable!("the tensors of MLA decode"),
+        };
+        let [boxes, least, q] = bound.tensor_maps else {
+            unreachable!("the plan has three tensor maps")
+        };
+        MlaWgmmaParams {
+            boxes: boxes.0,
+            least: least.0,
+            q: q.0,
+            o,
+            page_table,
+            work: bound.scratch[0],
+            partial_outputs: bound.scratch[1],
+            partial_softmaxes: bound.scratch[2],
+            tickets: bound.scratch[3],
+            request_pages: request_rows(&p.kv()),
+            scale,
+            unused: 0,
+        }
+    })
+}
