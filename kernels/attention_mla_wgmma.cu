@@ -155,6 +155,12 @@ struct Computing {
   DEVICE void operator()() const { bar_sync(1, COMPUTING); }
 };
 
+// The barriers of warpgroups that compute.
+template <u32 group>
+DEVICE void sync_warpgroup() {
+  bar_sync(2 + group, WARPGROUP);
+}
+
 // --- The warp that fetches ------------------------------------------------------
 
 // One thread of it: copies queries and tiles as soon as there is room.
@@ -322,6 +328,19 @@ DEVICE Sums weigh(const State &state, const float (&s)[TILE / 2], Shared &shared
   return sums;
 }
 
+// What `combine` calls: the same for both warpgroups, which share its shared memory.
+struct WriteCombined {
+  const Params &p;
+  const Piece &piece;
+  u32 first_row;
+
+  DEVICE void operator()(u32 row, u32 vector, Floats4 outputs, float sum) const {
+    const u64 o_row = u64(piece.request) * ALL_ROWS + first_row + row;
+    reinterpret_cast<Words2 *>(p.o)[o_row * VECTORS + vector] =
+        pack_outputs(outputs, factor_of(sum));
+  }
+};
+
 // --- A warpgroup's part of a piece -----------------------------------------------
 
 template <u32 group>
@@ -412,6 +431,8 @@ struct Compute {
         const u32 token = piece.first_token + index * TILE;
         const u32 left = piece.tokens - index * TILE;
         if (token + TILE > piece.length - (NEW_TOKENS - 1)) mask(s, ends, token);
+        // All four warps have read the keys that weights and zeros replace.
+        sync_warpgroup<group>();
         if (left < TILE) clear_values(tile, left);
         const Sums sums = weigh(state, s, shared, tile, p.scale);
         fence_proxy_async_shared();
@@ -479,14 +500,8 @@ struct Compute {
       u32 *ticket = p.tickets + piece.first_slot * ROW_TILES + row_tile;
       if (piece.splits > 1 && is_last_block(ticket, piece.splits, Computing{}))
         // The queries' place is free.
-        combine<COMPUTING, TILE_BYTES, ROWS>(
-            p.partials, piece, first_row, rows, p.scale, panels,
-            [&](u32 row, u32 vector, Floats4 outputs, float sum) {
-              const u64 o_row = u64(piece.request) * ALL_ROWS + first_row + row;
-              reinterpret_cast<Words2 *>(p.o)[o_row * VECTORS + vector] =
-                  pack_outputs(outputs, factor_of(sum));
-            },
-            Computing{});
+        combine<COMPUTING, TILE_BYTES, ROWS>(p.partials, piece, first_row, rows, p.scale, panels,
+                                             WriteCombined{p, piece, first_row}, Computing{});
       fence_proxy_async_shared();
       arrive(shared.queries_empty);
       first.number += ceil_div(piece.tokens, TILE);

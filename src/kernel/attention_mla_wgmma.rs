@@ -233,3 +233,138 @@ fn params(p: MlaDecode) -> Params {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Bound, EncodedTensorMap};
+
+    fn problem(rest: &str) -> Problem {
+        format!("mla_decode:{rest}").parse().unwrap()
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    #[test]
+    fn a_block_fits_an_sm() {
+        // What the kernel declares itself, rounded up to where a tile may begin, and
+        // what the hardware reserves.
+        let shared_bytes = SHARED_BYTES + 4096 + 1024;
+        assert!(shared_bytes <= h100().shared_bytes_per_block);
+        let plan = plan(&problem("batch=8,context=4096,q_heads=64,dtype=bf16"), &h100());
+        let launch = &plan.launches[0];
+        assert_eq!((launch.grid, launch.block), ([132, 1, 1], [384, 1, 1]));
+        assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
+    }
+
+    #[test]
+    fn rows_are_divided_by_64() {
+        let tiles = |shape: &str| {
+            let problem = problem(&format!("batch=64,context=512,dtype=f16,{shape}"));
+            let plan = plan(&problem, &h100());
+            (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
+        };
+        assert_eq!(tiles("q_heads=16"), (1, 132, true));
+        assert_eq!(tiles("q_heads=64"), (1, 132, true));
+        assert_eq!(tiles("q_heads=33,new_tokens=2"), (2, 132, false));
+        assert_eq!(tiles("q_heads=128,new_tokens=2"), (4, 132, false));
+    }
+
+    #[test]
+    fn maps_cut_the_cache_into_pages_or_tiles() {
+        let maps = |layout: &str| {
+            let shape = "batch=3,context=100,q_heads=40,new_tokens=2,dtype=bf16";
+            tensor_maps(of(&problem(&format!("{shape},layout={layout}"))))
+        };
+        let shapes = |layout| {
+            let of_map = |map: &TensorMap| (map.tensor, map.extents.clone(), map.tile.clone());
+            maps(layout).iter().map(of_map).collect::<Vec<_>>()
+        };
+        let rows = vec![576, 80, 3];
+        let contiguous = vec![576, 100, 3];
+        assert_eq!(
+            shapes("contiguous"),
+            [
+                (0, contiguous.clone(), vec![64, 64, 1]),
+                (0, contiguous, vec![64, 8, 1]),
+                (1, rows.clone(), vec![64, 64, 1])
+            ]
+        );
+        for (layout, extents, box_tokens) in [
+            ("paged16", vec![576, 16, 21], 16),
+            ("paged64", vec![576, 64, 6], 64),
+            ("paged128", vec![576, 128, 3], 64),
+        ] {
+            let expected = [
+                (0, extents.clone(), vec![64, box_tokens, 1]),
+                (0, extents, vec![64, 8, 1]),
+                (2, rows.clone(), vec![64, 64, 1]),
+            ];
+            assert_eq!(shapes(layout), expected);
+        }
+        for map in maps("paged16") {
+            assert_eq!(map.strides_bytes[0], 1152);
+            assert!(map.over(1 << 20).encode().is_ok());
+        }
+    }
+
+    #[test]
+    fn what_the_smallest_boxes_take_along_is_extra_traffic() {
+        let behind = |rest: &str| {
+            let rest = format!("batch=2,q_heads=16,dtype=bf16,{rest}");
+            bytes_behind(of(&problem(&rest)))
+        };
+        assert_eq!(behind("context=64"), 0);
+        // What is outside of the tensor is not read.
+        assert_eq!(behind("context=65"), 0);
+        assert_eq!(behind("context=65,layout=paged8"), 2 * 7 * 1152);
+        assert_eq!(behind("context=72,layout=paged64"), 0);
+    }
+
+    #[test]
+    fn refusals_say_what_is_taken() {
+        for (rest, says) in [
+            ("q_heads=16,dtype=f32", "bf16 or f16"),
+            ("q_heads=16,dtype=bf16,kv_dtype=fp8_e4m3", "use `attention_mla`"),
+            ("q_heads=16,dtype=bf16,latent_dim=256", "latent_dim = 512"),
+            ("q_heads=5,new_tokens=3,dtype=bf16", "not 15"),
+            ("q_heads=16,new_tokens=17,dtype=bf16", "up to 16"),
+            ("q_heads=16,dtype=bf16,layout=paged1", "not 1; use"),
+            ("q_heads=16,dtype=bf16,layout=paged24", "not 24; use"),
+            ("q_heads=16,dtype=bf16,layout=paged96", "not 96; use"),
+        ] {
+            let problem = problem(&format!("batch=1,context=64,{rest}"));
+            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{refusal}");
+        }
+        let usual = problem("batch=1,context=64,q_heads=128,dtype=bf16,layout=paged64");
+        assert_eq!(supports(&usual, Arch::SM_90), Ok(()));
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            assert!(supports(&usual, arch).unwrap_err().0.contains("sm_90a, which"));
+        }
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let problem =
+            problem("batch=2,context=100,q_heads=64,dtype=bf16,layout=paged16");
+        let plan = plan(&problem, &h100());
+        let maps = [1, 2, 3].map(|byte| EncodedTensorMap([byte; 128]));
+        let bytes = plan.launches[0].params.bytes(&Bound {
+            seed: 0,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[5, 6, 7, 8],
+            tensor_maps: &maps,
+        });
+        assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
+        let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..]);
+        // Seven pages; log2(e) / sqrt(192) is 0.104.
+        let scale = f32::from_bits((words[6] >> 32) as u32);
+        assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
+        assert_eq!((&words[..6], words[6] as u32), (&[4, 2, 5, 6, 7, 8][..], 7));
+    }
+}
