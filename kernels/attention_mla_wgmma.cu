@@ -250,10 +250,9 @@ DEVICE void start_scores(float (&s)[TILE / 2], Shared &shared, Tile tile) {
     wgmma_fence();
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
-      const u32 offset = step * STEP * sizeof(u16);
-      wgmma_m64n64k16(s, panel_descriptor(query_panel(panel) + offset, 0, ATOM_BYTES),
-                      panel_descriptor(tile.panel(panel) + offset, 0, ATOM_BYTES),
-                      panel + step > 0);
+      const u32 offset = panel * PANEL_BYTES + step * STEP * sizeof(u16);
+      wgmma_m64n64k16(s, panel_descriptor(query_panel(0), offset, 0, ATOM_BYTES),
+                      panel_descriptor(tile.panel(0), offset, 0, ATOM_BYTES), panel + step > 0);
     }
   }
 }
@@ -264,10 +263,11 @@ DEVICE void start_outputs(State &state, Tile tile, u32 group) {
   wgmma_fence();
 #pragma unroll
   for (u32 step = 0; step < STEPS; ++step) {
-    const u32 weights = tile.panel(WEIGHTS_PANEL) + step * STEP * sizeof(u16);
-    const u32 values = tile.panel(group * OWN_PANELS) + step * STEP * ROW_BYTES;
-    wgmma_m64n256k16_trans(state.o, panel_descriptor(weights, 0, ATOM_BYTES),
-                           panel_descriptor(values, PANEL_BYTES, ATOM_BYTES));
+    const u64 weights = panel_descriptor(tile.panel(WEIGHTS_PANEL), step * STEP * sizeof(u16),
+                                         0, ATOM_BYTES);
+    const u64 values = panel_descriptor(tile.panel(group * OWN_PANELS), step * STEP * ROW_BYTES,
+                                        PANEL_BYTES, ATOM_BYTES);
+    wgmma_m64n256k16_trans(state.o, weights, values);
   }
 }
 
@@ -356,7 +356,7 @@ struct Compute {
 
   // Shrinks what came before a tile to its maximum and starts on its values; `sums`
   // are of its weights where this warpgroup owns it.
-  DEVICE void add_values(Tile tile, Sums sums) {
+  DEVICE void start_values(Tile tile, Sums sums) {
     wait(shared_address(&shared.weighed[tile.place()]), tile.parity());
     float factor[HALVES];
 #pragma unroll
@@ -374,33 +374,30 @@ struct Compute {
   // Gives this warpgroup's values of a tile back.
   DEVICE void release(Tile tile) { arrive(shared.empty[tile.place()][group]); }
 
-  // Makes the scores of a tile that this warpgroup owns, and starts on the values of
-  // the other's tile before.
+  // Adds all of a tile.
+  DEVICE void add(Tile tile, Sums sums) {
+    start_values(tile, sums);
+    wgmma_commit_group();
+    finish<0>(state.o);
+    release(tile);
+  }
+
+  // Makes the scores of a tile that this warpgroup owns, and adds the other's tile
+  // before; where it overtakes, only starts on that.
   DEVICE void next(float (&s)[TILE / 2], Tile tile) {
     const Tile before = {tile.number - 1};
     if (OVERTAKES) {
       start_scores(s, shared, tile);
       wgmma_commit_group();
-      add_values(before, {});
+      start_values(before, {});
       wgmma_commit_group();
       finish<1>(s);
     } else {
-      add_values(before, {});
-      wgmma_commit_group();
+      add(before, {});
       start_scores(s, shared, tile);
       wgmma_commit_group();
-      finish<1>(state.o);
-      release(before);
       finish<0>(s);
     }
-  }
-
-  // Adds all of a tile.
-  DEVICE void add(Tile tile, Sums sums) {
-    add_values(tile, sums);
-    wgmma_commit_group();
-    finish<0>(state.o);
-    release(tile);
   }
 
   // Works through `piece`, whose first tile is `first`.

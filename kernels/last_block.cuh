@@ -5,7 +5,9 @@
 // The barrier of all threads of a block. Where some go their own ways, the others
 // have one of their own, among them thread 0.
 struct WholeBlock {
-  DEVICE void operator()() const { __syncthreads(); }
+  DEVICE void operator()() const {
+    __syncthreads();
+  }
 };
 
 // Whether this block is the last of `blocks` to come here. What the others

@@ -312,11 +312,13 @@ DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) 
 // they go on. Accumulators are laid out as in mma above: warp w has rows 16 w on, and
 // registers 4 i to 4 i + 3 are columns 8 i on.
 
-// Where a tile of 16-bit elements begins that lies in panels of 128 bytes a row with
-// their chunks swizzled: eight rows after `stride` bytes follow eight rows, and, where
-// the sum runs along the rows of panels, panel after `leading` bytes follows panel.
-DEVICE u64 panel_descriptor(u32 address, u32 leading, u32 stride) {
-  return u64(1) << 62 | u64(stride >> 4) << 32 | (leading >> 4) << 16 | (address & 0x3ffff) >> 4;
+// Describes a tile of 16-bit elements, `offset` bytes behind an address. It lies in
+// panels of 128 bytes a row with their chunks swizzled: eight rows after `stride` bytes
+// follow eight rows, and, where the sum runs across the rows of panels, panel after
+// `leading` bytes follows panel.
+DEVICE u64 panel_descriptor(u32 address, u32 offset, u32 leading, u32 stride) {
+  const u32 low = (address >> 4) + (offset >> 4) + (leading >> 4 << 16);
+  return u64(1u << 30 | stride >> 4) << 32 | low;
 }
 
 // Orders accesses to registers before products that are started after it.
