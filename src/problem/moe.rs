@@ -181,22 +181,31 @@ impl MoeGemm {
         experts * (1.0 - (1.0 - top_k / experts).powf(self.tokens as f64))
     }
 
-    /// Bytes of X that the routing needs, of one expert's weights, and of Y.
-    pub(super) fn bytes(&self) -> (u64, u64, u64) {
-        let (x, y) = (self.input_rows() * self.k, self.rows() * self.n);
-        (
-            self.dtype.bytes_of(x),
-            weights_bytes(self.w_dtype, self.n, self.k),
-            self.dtype.bytes_of(y),
-        )
+    /// Bytes of an expert's weights, and of their scales.
+    pub const fn expert_bytes(&self) -> u64 {
+        weights_bytes(self.w_dtype, self.n, self.k)
+    }
+
+    /// Bytes of X.
+    const fn input_bytes(&self) -> u64 {
+        self.dtype.bytes_of(self.input_rows() * self.k)
+    }
+
+    /// Bytes read with as many experts as can be touched, [`MoeGemm::experts_bound`].
+    pub const fn bytes_read_bound(&self) -> u64 {
+        self.input_bytes() + self.expert_bytes() * self.experts_bound()
+    }
+
+    /// Bytes read in the mean under uniform routing, [`MoeGemm::experts_expected`].
+    pub fn bytes_read_expected(&self) -> f64 {
+        self.input_bytes() as f64 + self.expert_bytes() as f64 * self.experts_expected()
     }
 
     pub(super) fn work(&self) -> Work {
-        let (x, expert, y) = self.bytes();
         Work {
             matrix_flops: 2 * self.rows() * self.n * self.k,
-            bytes_read: x + expert * self.experts_touched(),
-            bytes_written: y,
+            bytes_read: self.input_bytes() + self.expert_bytes() * self.experts_touched(),
+            bytes_written: self.dtype.bytes_of(self.rows() * self.n),
             ..Work::default()
         }
     }
@@ -322,8 +331,8 @@ mod tests {
     #[test]
     fn draws_are_pinned() {
         let of = |routing| moe(3, 8, 2, routing, 1).expert_of_rows();
-        assert_eq!(of(Routing::Uniform), [0; 6]);
-        assert_eq!(of(Routing::Zipf), [0; 6]);
+        assert_eq!(of(Routing::Uniform), [2, 7, 1, 5, 5, 1]);
+        assert_eq!(of(Routing::Zipf), [1, 5, 7, 5, 5, 7]);
         assert_eq!(moe(3, 4, 2, Routing::Balanced, 0).expert_of_rows(), [0, 1, 2, 3, 0, 1]);
     }
 
