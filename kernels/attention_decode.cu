@@ -212,34 +212,22 @@ struct Fetch {
 // --- One warp's share of a piece ---------------------------------------------
 
 // The softmax of what a warp has seen, and the values weighted by it. Of each
-// row of its matrices a lane has two columns of every 8: see column_of.
+// row of its matrices a lane has two columns of every 8: see output_column.
 struct State {
   Softmax softmax[M_TILES][HALVES];  // sums: of this lane's columns only
   float o[M_TILES][N_TILES][4];
 };
 
-// Column of o that number `i` of 0 and 1 of this lane belongs to, in n-tile
-// `n`. 8-bit values are taken apart two by two: even columns of 16 are one
-// tile, odd ones the next.
-DEVICE u32 column_of(u32 n, u32 i) {
-  const u32 member = lane_index() % 4;
-  return CACHED_BYTES == 1 ? n / 2 * 16 + member * 4 + i * 2 + n % 2 : n * 8 + member * 2 + i;
-}
-
 // Four registers of the queries as the left operand of mma: rows of tile `m`,
-// columns of step `k`. Padding rows are zero. The sum over columns may go in
-// any order: it goes in the one in which 8-bit keys come out of ldmatrix, four
-// to a lane.
+// columns of step `k`. Padding rows are zero.
 DEVICE Words4 query_fragment(const u16 *q, const Rows &rows, u32 m, u32 k) {
   Words4 fragment = {};
 #pragma unroll
   for (u32 i = 0; i < 4; ++i) {
     const u32 first_row = m * 16 + i % 2 * 8;
-    const u32 row = first_row + lane_index() / 4, member = lane_index() % 4;
-    const u32 column =
-        k * 16 + (CACHED_BYTES == 1 ? member * 4 + i / 2 * 2 : member * 2 + i / 2 * 8);
+    const u32 row = first_row + lane_index() / 4;
     if (first_row < TILE_ROWS && row < rows.count) {
-      const u16 *from = q + rows.q_row(row) * HEAD_DIM + column;
+      const u16 *from = q + rows.q_row(row) * HEAD_DIM + query_column(k, i);
       fragment.w[i] = query_operand(ld_global_nc_u32(reinterpret_cast<const u32 *>(from)));
     }
   }
@@ -525,8 +513,8 @@ DEVICE void merge(State &state, const Params &p, const Piece &piece, const Rows 
       if (row < tile_rows) {
 #pragma unroll
         for (u32 n = 0; n < N_TILES; ++n) {
-          to[column_of(n, 0)] = state.o[m][n][2 * h] * weight;
-          to[column_of(n, 1)] = state.o[m][n][2 * h + 1] * weight;
+          to[output_column(n, 0)] = state.o[m][n][2 * h] * weight;
+          to[output_column(n, 1)] = state.o[m][n][2 * h + 1] * weight;
         }
       }
     }

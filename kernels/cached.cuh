@@ -31,6 +31,22 @@ DEVICE u32 query_operand(u32 packed) {
   return CACHED_BYTES == 1 ? cvt_f16x2(low_float(packed), high_float(packed)) : packed;
 }
 
+// Column of a query, in steps of 16, whose number register `i` of operand a begins
+// with in step `k`. The sum over columns may go in any order: it goes in the one in
+// which 8-bit keys come out of ldmatrix, four to a lane.
+DEVICE u32 query_column(u32 k, u32 i) {
+  const u32 member = lane_index() % 4;
+  return k * 16 + (CACHED_BYTES == 1 ? member * 4 + i / 2 * 2 : member * 2 + i / 2 * 8);
+}
+
+// Column of the outputs that number `i` of 0 and 1 of this lane belongs to, in n-tile
+// `n`. 8-bit values are taken apart two by two: even columns of 16 are one tile, odd
+// ones the next.
+DEVICE u32 output_column(u32 n, u32 i) {
+  const u32 member = lane_index() % 4;
+  return CACHED_BYTES == 1 ? n / 2 * 16 + member * 4 + i * 2 + n % 2 : n * 8 + member * 2 + i;
+}
+
 // Bytes i and j of four 8-bit numbers, as two of binary16, the first in the low half.
 template <u32 i, u32 j>
 DEVICE u32 halves_of_bytes(u32 bytes) {

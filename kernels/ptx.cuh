@@ -85,6 +85,13 @@ DEVICE Words4 ld_shared_v4(u32 address) {
   return v;
 }
 
+// Reads a float.
+DEVICE float ld_shared_f32(u32 address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
 // Writes 16 bytes.
 DEVICE void st_shared_v4(u32 address, Words4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.w[0]),

@@ -34,28 +34,29 @@ struct Partials {
 
 // --- Reductions --------------------------------------------------------------
 
-// Over the four lanes that share rows of a matrix, in all of them.
-DEVICE float max_of_quad(float x) {
-  x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-  return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-
-DEVICE float sum_of_quad(float x) {
-  x += __shfl_xor_sync(ALL_LANES, x, 1);
-  return x + __shfl_xor_sync(ALL_LANES, x, 2);
-}
-
-// Over the warp, in all lanes.
-DEVICE float max_of_warp(float x) {
-  for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2)
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, lanes));
+// Over so many lanes side by side, in all of them.
+template <u32 lanes>
+DEVICE float max_of_lanes(float x) {
+#pragma unroll
+  for (u32 apart = 1; apart < lanes; apart *= 2)
+    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, apart));
   return x;
 }
 
-DEVICE float sum_of_warp(float x) {
-  for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(ALL_LANES, x, lanes);
+template <u32 lanes>
+DEVICE float sum_of_lanes(float x) {
+#pragma unroll
+  for (u32 apart = 1; apart < lanes; apart *= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
   return x;
 }
+
+// Over the four lanes that share rows of a matrix.
+DEVICE float max_of_quad(float x) { return max_of_lanes<4>(x); }
+DEVICE float sum_of_quad(float x) { return sum_of_lanes<4>(x); }
+
+// Over the warp.
+DEVICE float max_of_warp(float x) { return max_of_lanes<WARP>(x); }
+DEVICE float sum_of_warp(float x) { return sum_of_lanes<WARP>(x); }
 
 // --- Weights and outputs -----------------------------------------------------
 

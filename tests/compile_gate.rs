@@ -307,6 +307,7 @@ const CODE: [Check; 18] = [
         "attention_decode",
         &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"],
     ),
+    ("attention_mla", "", "attention_mla", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
     (
         "attention_mla_wgmma",
         "",

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::data::Key;
 use crate::kernel::{
-    Arch, Bound, Compiler, CompilerOptions, Content, Defines, EncodedTensorMap, Kernel, Plan,
-    Target, TensorMap,
+    Arch, Bound, Compiler, CompilerOptions, Content, Defines, EncodedTensorMap, Kernel,
+    Plan, Target, TensorMap,
 };
 use crate::problem::{Problem, Role};
 use crate::reference;
@@ -293,7 +293,16 @@ impl Ready {
             };
             params.push(plan.launches.iter().map(|l| l.params.bytes(&bound)).collect());
         }
-        Ok(Ready { module, plan, launching, memory, params, outputs, writes_all, launched: 0 })
+        Ok(Ready {
+            module,
+            plan,
+            launching,
+            memory,
+            params,
+            outputs,
+            writes_all,
+            launched: 0,
+        })
     }
 
     /// Runs all launches of a slot and counts each.

@@ -5,8 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use super::kv_read::{page_size, request_rows};
 use super::split::{WorkList, refuse_counts};
 use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, TensorMap, element,
-    refuse_unless,
+    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, TensorMap,
+    element, refuse_unless,
 };
 use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
 
@@ -23,8 +23,8 @@ pub(super) const KERNEL: Kernel = Kernel {
 const THREADS: u32 = 3 * 128;
 /// Rows of a block, new tokens times query heads; fewer are padded.
 const ROWS: u32 = 64;
-/// With fewer rows, padding is most of what tensor cores would do.
-const LEAST_ROWS: u64 = 16;
+/// Up to 32 rows are one block of `attention_mla`, which pads them to 16 or 32.
+const LEAST_ROWS: u64 = 33;
 /// Most new tokens of a request.
 const MAX_NEW_TOKENS: u64 = 16;
 /// Tokens of a tile.
@@ -266,7 +266,7 @@ mod tests {
             let plan = plan(&problem, &h100());
             (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
         };
-        assert_eq!(tiles("q_heads=16"), (1, 132, true));
+        assert_eq!(tiles("q_heads=33"), (1, 132, true));
         assert_eq!(tiles("q_heads=64"), (1, 132, true));
         assert_eq!(tiles("q_heads=33,new_tokens=2"), (2, 132, false));
         assert_eq!(tiles("q_heads=128,new_tokens=2"), (4, 132, false));
@@ -279,7 +279,8 @@ mod tests {
             tensor_maps(of(&problem(&format!("{shape},layout={layout}"))))
         };
         let shapes = |layout| {
-            let of_map = |map: &TensorMap| (map.tensor, map.extents.clone(), map.tile.clone());
+            let of_map =
+                |map: &TensorMap| (map.tensor, map.extents.clone(), map.tile.clone());
             maps(layout).iter().map(of_map).collect::<Vec<_>>()
         };
         let rows = vec![576, 80, 3];
@@ -313,7 +314,7 @@ mod tests {
     #[test]
     fn what_the_smallest_boxes_take_along_is_extra_traffic() {
         let behind = |rest: &str| {
-            let rest = format!("batch=2,q_heads=16,dtype=bf16,{rest}");
+            let rest = format!("batch=2,q_heads=64,dtype=bf16,{rest}");
             bytes_behind(of(&problem(&rest)))
         };
         assert_eq!(behind("context=64"), 0);
@@ -326,14 +327,14 @@ mod tests {
     #[test]
     fn refusals_say_what_is_taken() {
         for (rest, says) in [
-            ("q_heads=16,dtype=f32", "bf16 or f16"),
-            ("q_heads=16,dtype=bf16,kv_dtype=fp8_e4m3", "use `attention_mla`"),
-            ("q_heads=16,dtype=bf16,latent_dim=256", "latent_dim = 512"),
-            ("q_heads=5,new_tokens=3,dtype=bf16", "not 15"),
-            ("q_heads=16,new_tokens=17,dtype=bf16", "up to 16"),
-            ("q_heads=16,dtype=bf16,layout=paged1", "not 1; use"),
-            ("q_heads=16,dtype=bf16,layout=paged24", "not 24; use"),
-            ("q_heads=16,dtype=bf16,layout=paged96", "not 96; use"),
+            ("q_heads=64,dtype=f32", "bf16 or f16"),
+            ("q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3", "use `attention_mla`"),
+            ("q_heads=64,dtype=bf16,latent_dim=256", "latent_dim = 512"),
+            ("q_heads=16,new_tokens=2,dtype=bf16", "not 32"),
+            ("q_heads=64,new_tokens=17,dtype=bf16", "up to 16"),
+            ("q_heads=64,dtype=bf16,layout=paged1", "not 1; use"),
+            ("q_heads=64,dtype=bf16,layout=paged24", "not 24; use"),
+            ("q_heads=64,dtype=bf16,layout=paged96", "not 96; use"),
         ] {
             let problem = problem(&format!("batch=1,context=64,{rest}"));
             let refusal = supports(&problem, Arch::SM_90).unwrap_err();
@@ -348,8 +349,7 @@ mod tests {
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
-        let problem =
-            problem("batch=2,context=100,q_heads=64,dtype=bf16,layout=paged16");
+        let problem = problem("batch=2,context=100,q_heads=64,dtype=bf16,layout=paged16");
         let plan = plan(&problem, &h100());
         let maps = [1, 2, 3].map(|byte| EncodedTensorMap([byte; 128]));
         let bytes = plan.launches[0].params.bytes(&Bound {

@@ -7,6 +7,7 @@
 
 pub mod arch;
 mod attention_decode;
+mod attention_mla;
 mod attention_mla_wgmma;
 mod attention_prefill;
 pub mod compile;
@@ -63,6 +64,7 @@ pub static KERNELS: &[Kernel] = &[
     gemm::KERNEL,
     attention_decode::KERNEL,
     attention_mla_wgmma::KERNEL,
+    attention_mla::KERNEL,
     attention_prefill::KERNEL,
 ];
 

@@ -100,6 +100,22 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "decode_attention:batch=7,context=200,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
+    // Pieces of several blocks; several pieces in a block. Then rows of two blocks.
+    (
+        "attention_mla",
+        &[
+            "mla_decode:batch=1,context=300,q_heads=4,dtype=bf16,layout=paged16",
+            "mla_decode:batch=9,context=40,q_heads=4,dtype=bf16,layout=paged16",
+            "mla_decode:batch=5,context=250,q_heads=4,dtype=bf16,layout=paged16,lengths=ragged",
+        ],
+    ),
+    (
+        "attention_mla",
+        &[
+            "mla_decode:batch=1,context=350,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+            "mla_decode:batch=5,context=70,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
+        ],
+    ),
     (
         "attention_prefill",
         &[

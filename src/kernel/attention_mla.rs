@@ -1,0 +1,347 @@
+//! Host half of `kernels/attention_mla.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::kv_read::{page_size, request_rows};
+use super::split::{WorkList, refuse_counts};
+use super::{
+    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
+    refuse_unless,
+};
+use crate::problem::{DType, MlaDecode, Op, Problem, SCORE_WIDTH};
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "attention_mla",
+    op: Op::MlaDecode,
+    source: include_str!("../../kernels/attention_mla.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// Threads of the one block of an SM: two warps for each quarter of the columns.
+const THREADS: u32 = 256;
+/// Numbers of a record that are values too.
+const LATENT_DIM: u64 = 512;
+/// Further numbers of a record.
+const ROPE_DIM: u64 = 64;
+/// Quarters of the latents, which have a scale each.
+const QUARTERS: u32 = 4;
+/// Most query heads.
+const MAX_HEADS: u64 = 128;
+/// Most rows of a block: more queries do not fit its registers.
+const MAX_ROWS: u32 = 32;
+/// Most slots of the ring.
+const MAX_SLOTS: u32 = 8;
+/// Bytes in flight that a block has if it can: larger tiles meet fewer barriers,
+/// smaller ones leave more of the ring under way. Little's law asks 29 KB on an H200.
+const ENOUGH_IN_FLIGHT: u32 = 64 << 10;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 1024;
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MlaParams {
+    kv: u64,
+    page_table: u64,
+    q: u64,
+    o: u64,
+    work: u64,
+    partial_outputs: u64,
+    partial_softmaxes: u64,
+    tickets: u64,
+    request_rows: u32,
+    scale: f32,
+}
+
+/// Blocks that divide the rows of a request, query heads times new tokens.
+fn row_tiles(p: &MlaDecode) -> u32 {
+    rows(p).div_ceil(MAX_ROWS)
+}
+
+fn rows(p: &MlaDecode) -> u32 {
+    (p.q_heads * p.new_tokens) as u32
+}
+
+/// How a block uses the shared memory of its SM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ring {
+    /// Tokens of a tile.
+    tile_tokens: u32,
+    /// Tiles of the ring.
+    slots: u32,
+    /// Bytes of a tile.
+    slot_bytes: u32,
+    /// Dynamic shared memory of the block.
+    shared_bytes: u32,
+}
+
+impl Ring {
+    /// The largest tiles that leave enough bytes under way, or else the smallest.
+    fn new(p: &MlaDecode, arch: Arch) -> Self {
+        let target = Target::new(arch, 1);
+        let tile_rows = rows(p).div_ceil(row_tiles(p)).next_multiple_of(16);
+        let fit = |tile_tokens: u32| {
+            let slot_bytes = tile_tokens * p.record_bytes() as u32;
+            let exchange_bytes = exchange_bytes(tile_rows, tile_tokens, p.kv_dtype);
+            let room = target.shared_bytes_per_block - STATIC_SHARED_BYTES - exchange_bytes;
+            let slots = (room / slot_bytes).min(MAX_SLOTS);
+            let shared_bytes = slots * slot_bytes + exchange_bytes;
+            Ring { tile_tokens, slots, slot_bytes, shared_bytes }
+        };
+        let ways = [64, 32, 16].map(fit);
+        let is_enough = |way: &Ring| way.bytes_in_flight() >= u64::from(ENOUGH_IN_FLIGHT);
+        ways.into_iter().find(is_enough).unwrap_or(ways[2])
+    }
+
+    /// Bytes that the block has under way: all slots but the two that are
+    /// multiplied.
+    fn bytes_in_flight(&self) -> u64 {
+        u64::from(self.slots.saturating_sub(2) * self.slot_bytes)
+    }
+}
+
+/// Size of the kernel's `Exchange`: scores in floats with eight beside each row,
+/// weights in 16 bits, for each quarter where these are scaled, and three words for
+/// each row.
+fn exchange_bytes(rows: u32, tile_tokens: u32, kv_dtype: DType) -> u32 {
+    let scalings = if kv_dtype.is_scaled() { QUARTERS } else { 1 };
+    let scores = QUARTERS * (tile_tokens + 8) * 4;
+    (rows * (scores + scalings * tile_tokens * 2 + 12)).next_multiple_of(128)
+}
+
+fn of(problem: &Problem) -> &MlaDecode {
+    match problem {
+        Problem::MlaDecode(p) => p,
+        _ => unreachable!("the kernel table pairs operations and kernels"),
+    }
+}
+
+fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
+    let p = of(problem);
+    refuse_unless(element(p.dtype).is_some(), || {
+        format!("bf16 and f16 queries, not dtype = {}; use one of those", p.dtype)
+    })?;
+    refuse_unless(cached(p).is_some(), || {
+        format!(
+            "a cache in the format of queries, or in fp8_e4m3 with dtype = bf16, not kv_dtype \
+             = {} with dtype = {}; use one of those",
+            p.kv_dtype, p.dtype
+        )
+    })?;
+    refuse_unless((p.latent_dim, p.rope_dim) == (LATENT_DIM, ROPE_DIM), || {
+        format!(
+            "latent_dim = {LATENT_DIM} with rope_dim = {ROPE_DIM}, not {} with {}; use those",
+            p.latent_dim, p.rope_dim
+        )
+    })?;
+    refuse_unless(p.q_heads <= MAX_HEADS, || {
+        format!("up to {MAX_HEADS} q_heads, not {}; use fewer", p.q_heads)
+    })?;
+    refuse_counts(&p.kv())
+}
+
+/// The macro that chooses the format of the latents in `cached.cuh`.
+fn cached(p: &MlaDecode) -> Option<&'static str> {
+    match (p.kv_dtype, p.dtype) {
+        (DType::Fp8E4m3, DType::Bf16) => Some("CACHED_E4M3"),
+        (cached, queries) if cached == queries => Some("CACHED_16"),
+        _ => None,
+    }
+}
+
+fn defines(problem: &Problem, arch: Arch) -> Defines {
+    let p = of(problem);
+    let ring = Ring::new(p, arch);
+    Defines::new()
+        .with(element(p.dtype).unwrap_or("ELEMENT_BF16"), 1)
+        .with(cached(p).unwrap_or("CACHED_16"), 1)
+        .with("THREADS", THREADS)
+        .with("TILE_TOKENS", ring.tile_tokens)
+        .with("SLOTS", ring.slots)
+        .with("SHARED_BYTES", ring.shared_bytes)
+        .with("Q_HEADS", p.q_heads)
+        .with("NEW_TOKENS", p.new_tokens)
+        .with("ROW_TILES", row_tiles(p))
+        .with("PAGE_SIZE", page_size(p.layout))
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let p = *of(problem);
+    let ring = Ring::new(&p, target.arch);
+    let row_tiles = row_tiles(&p);
+    let list = WorkList::of(
+        &p.kv(),
+        |length| 0..length,
+        ring.tile_tokens,
+        (target.sms / row_tiles).max(1),
+    );
+    let rows = u64::from(rows(&p));
+    let (output_bytes, softmax_bytes) = (rows * LATENT_DIM * 4, rows * 8);
+    let ticket_bytes = 4 * u64::from(row_tiles);
+    // Blocks that divide rows share what they read by way of L2.
+    let extra_bytes = (row_tiles == 1)
+        .then(|| list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes));
+    Plan {
+        scratch: vec![
+            list.scratch(),
+            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
+            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
+            list.tickets(ticket_bytes),
+        ],
+        extra_bytes,
+        imbalance: list.imbalance(),
+        ..Plan::of(Launch {
+            shared_bytes: ring.shared_bytes,
+            // Blocks that divide rows read the same.
+            bytes_in_flight: ring.bytes_in_flight() / u64::from(row_tiles),
+            ..Launch::new("attention_mla", list.blocks * row_tiles, THREADS, params(p))
+        })
+    }
+}
+
+fn params(p: MlaDecode) -> Params {
+    let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
+    Params::of(move |bound| {
+        let (kv, page_table, q, o) = match *bound.tensors {
+            [kv, q, o] => (kv, 0, q, o),
+            [kv, page_table, q, o] => (kv, page_table, q, o),
+            _ => unreachable!("the tensors of latent attention"),
+        };
+        MlaParams {
+            kv,
+            page_table,
+            q,
+            o,
+            work: bound.scratch[0],
+            partial_outputs: bound.scratch[1],
+            partial_softmaxes: bound.scratch[2],
+            tickets: bound.scratch[3],
+            request_rows: request_rows(&p.kv()),
+            scale,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(shape: &str) -> Problem {
+        format!("mla_decode:{shape}").parse().unwrap()
+    }
+
+    #[test]
+    fn rings_fit_every_architecture() {
+        let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
+        for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
+            let sm = Target::new(arch, 1);
+            for heads in 1..=MAX_HEADS {
+                for kv_dtype in ["bf16", "fp8_e4m3"] {
+                    let shape = format!(
+                        "batch=1,context=9,q_heads={heads},dtype=bf16,kv_dtype={kv_dtype},\
+                         new_tokens=2"
+                    );
+                    let problem = problem(&shape);
+                    let p = of(&problem);
+                    let ring = Ring::new(p, arch);
+                    assert!((3..=MAX_SLOTS).contains(&ring.slots), "{arch} {shape}");
+                    let block = ring.shared_bytes + STATIC_SHARED_BYTES;
+                    assert!(block <= sm.shared_bytes_per_block, "{arch} {shape}");
+                    // In the end the ring holds the outputs, see the kernel.
+                    let tile_rows = rows(p).div_ceil(row_tiles(p)).next_multiple_of(16);
+                    let merge_bytes = tile_rows * (LATENT_DIM as u32 + 8) * 4;
+                    assert!(ring.slots * ring.slot_bytes >= merge_bytes, "{arch} {shape}");
+                    // Little's law asks 8 KB of an SM on an RTX 5090, the fastest memory
+                    // with as little shared memory.
+                    let in_flight = ring.bytes_in_flight();
+                    assert!(in_flight >= 32 << 10, "{arch} {shape}: {in_flight}");
+                    if sm.shared_bytes_per_sm >= 164 << 10 {
+                        assert!(in_flight >= u64::from(ENOUGH_IN_FLIGHT), "{arch} {shape}");
+                    }
+                }
+            }
+        }
+        let ring = |kv_dtype: &str| {
+            let shape = "batch=1,context=9,q_heads=16,dtype=bf16";
+            let problem = problem(&format!("{shape},kv_dtype={kv_dtype}"));
+            Ring::new(of(&problem), Arch::SM_90)
+        };
+        let (h100, fp8) = (ring("bf16"), ring("fp8_e4m3"));
+        assert_eq!((h100.tile_tokens, h100.slots, h100.shared_bytes), (32, 5, 195_840));
+        assert_eq!((fp8.tile_tokens, fp8.slots, fp8.shared_bytes), (64, 4, 194_816));
+    }
+
+    #[test]
+    fn rows_are_divided_where_they_are_many() {
+        let tiles = |shape: &str| {
+            let problem = problem(&format!("batch=1,context=99,dtype=f16,{shape}"));
+            let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+            (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
+        };
+        // 99 tokens are four tiles, and a piece is two of them at least.
+        assert_eq!(tiles("q_heads=32"), (1, 4, true));
+        assert_eq!(tiles("q_heads=17,new_tokens=2"), (2, 8, false));
+        assert_eq!(tiles("q_heads=128,new_tokens=2"), (8, 32, false));
+    }
+
+    #[test]
+    fn refusals_say_what_is_taken() {
+        for (shape, says) in [
+            ("q_heads=8,dtype=f32", "bf16 and f16"),
+            ("q_heads=8,dtype=bf16,kv_dtype=f16", "format of queries"),
+            ("q_heads=8,dtype=f16,kv_dtype=fp8_e4m3", "with dtype = bf16"),
+            ("q_heads=8,dtype=bf16,latent_dim=256", "latent_dim = 512 with rope_dim = 64"),
+            ("q_heads=8,dtype=bf16,rope_dim=32", "latent_dim = 512 with rope_dim = 64"),
+            ("q_heads=129,dtype=bf16", "up to 128 q_heads"),
+        ] {
+            let problem = problem(&format!("batch=1,context=64,{shape}"));
+            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{refusal}");
+        }
+        let taken = problem("batch=1,context=64,q_heads=128,dtype=bf16,kv_dtype=fp8_e4m3");
+        assert_eq!(supports(&taken, Arch::OLDEST), Ok(()));
+        let long = problem("batch=1,context=2147483648,q_heads=1,dtype=bf16");
+        let refusal = supports(&long, Arch::SM_90).unwrap_err();
+        assert!(refusal.0.contains("context below 2147483648"));
+    }
+
+    #[test]
+    fn partial_results_are_extra_traffic() {
+        let shape = "batch=32,context=8192,q_heads=16,dtype=bf16,layout=paged64";
+        let plan = plan(&problem(shape), &Target::new(Arch::SM_90, 132));
+        let launch = &plan.launches[0];
+        assert_eq!((launch.grid, launch.block), ([132, 1, 1], [256, 1, 1]));
+        assert_eq!(launch.bytes_in_flight, 3 * 32 * 1152);
+        // Pieces of 32 bytes each leave 16 rows of 512 values, a maximum and a sum, and
+        // sequences that are shared a ticket of 4 bytes: all 32.
+        let pieces = plan.scratch[0].bytes() / 32;
+        let slots = plan.scratch[3].bytes() / 4;
+        assert_eq!(pieces, slots);
+        let partials = slots * 16 * (512 + 2) * 4;
+        assert_eq!(plan.extra_bytes, Some(pieces * 32 + 2 * (partials + 32 * 4)));
+        // A whole sequence for each block leaves none.
+        let whole = problem("batch=4,context=32,q_heads=16,dtype=bf16");
+        let plan = super::plan(&whole, &Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.extra_bytes, Some(4 * 32));
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let problem = problem("batch=2,context=100,q_heads=8,dtype=f16,layout=paged16");
+        let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
+        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+            seed: 0,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[6, 7, 8, 9],
+            tensor_maps: &[],
+        });
+        let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        // Seven pages, log2(e) / sqrt(192).
+        let scale = (std::f64::consts::LOG2_E / 192f64.sqrt()) as f32;
+        let last = u64::from(scale.to_bits()) << 32 | 7;
+        assert_eq!(words, [1, 2, 3, 4, 6, 7, 8, 9, last]);
+    }
+}
