@@ -123,7 +123,7 @@ struct alignas(8) Rescale {
 
 struct Shared {
   u64 full[PLACES][KEY_PANELS];   // panels have come
-  u64 empty[PLACES][WARPGROUPS];  // values are used; and keys, before
+  u64 empty[PLACES][WARPGROUPS];  // a warpgroup's values are used; with both, all is
   u64 weighed[PLACES];            // weights and `rescales` are there
   u64 queries_full;
   u64 queries_empty;
@@ -170,7 +170,7 @@ struct Fetch {
   Tile tile = {0};
   u32 pieces = 0;
 
-  // Copies the queries of a piece.
+  // Copies the queries of a piece when the one before has ended.
   DEVICE void queries(const Piece &piece, u32 first_row) {
     wait(shared_address(&shared.queries_empty), (pieces & 1) ^ 1);
     const u32 full = shared_address(&shared.queries_full);
@@ -212,15 +212,23 @@ struct Fetch {
     }
   }
 
-  // Copies the tiles of a piece: of the last one only what holds its tokens.
-  DEVICE void tiles(const Piece &piece) {
-    for (u32 done = 0; done < piece.tokens; done += TILE, ++tile.number) {
-      const u32 token = piece.first_token + done, left = piece.tokens - done;
-      if (left >= TILE)
-        boxes<BOX>(p.boxes, piece, token, TILE / BOX);
-      else
-        boxes<LEAST_BOX>(p.least, piece, token, ceil_div(left, LEAST_BOX));
-    }
+  // Copies a tile: of a piece's last one only what holds its tokens.
+  DEVICE void next_tile(const Piece &piece, u32 index) {
+    const u32 token = piece.first_token + index * TILE, left = piece.tokens - index * TILE;
+    if (left >= TILE)
+      boxes<BOX>(p.boxes, piece, token, TILE / BOX);
+    else
+      boxes<LEAST_BOX>(p.least, piece, token, ceil_div(left, LEAST_BOX));
+    ++tile.number;
+  }
+
+  // Copies what a piece needs. Its first tiles come while the piece before ends, for
+  // which its queries wait.
+  DEVICE void copy(const Piece &piece, u32 first_row) {
+    const u32 tiles = ceil_div(piece.tokens, TILE), early = min_of(tiles, PLACES);
+    for (u32 index = 0; index < early; ++index) next_tile(piece, index);
+    queries(piece, first_row);
+    for (u32 index = early; index < tiles; ++index) next_tile(piece, index);
   }
 };
 
@@ -524,9 +532,7 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
     setmaxnreg_dec<FETCHING_REGISTERS>();
     if (threadIdx.x != COMPUTING) return;
     Fetch fetch = {p, shared};
-    for_each_piece(p.work, blockIdx.x / ROW_TILES, [&](const Piece &piece) {
-      fetch.queries(piece, row_tile * ROWS);
-      fetch.tiles(piece);
-    });
+    for_each_piece(p.work, blockIdx.x / ROW_TILES,
+                   [&](const Piece &piece) { fetch.copy(piece, row_tile * ROWS); });
   }
 }
