@@ -120,15 +120,15 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "attention_mla_wgmma",
         &[
-            "mla_decode:batch=1,context=1300,q_heads=33,dtype=bf16,layout=paged16",
-            "mla_decode:batch=7,context=150,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
+            "mla_decode:batch=1,context=700,q_heads=33,dtype=bf16,layout=paged16",
+            "mla_decode:batch=5,context=100,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
     (
         "attention_mla_wgmma",
         &[
-            "mla_decode:batch=1,context=700,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
-            "mla_decode:batch=4,context=170,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
+            "mla_decode:batch=1,context=330,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+            "mla_decode:batch=3,context=100,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
         ],
     ),
     (
