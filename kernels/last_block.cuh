@@ -2,17 +2,26 @@
 #pragma once
 #include "ptx.cuh"
 
+// The barrier of all threads of a block. Where some go their own ways, the others
+// have one of their own, among them thread 0.
+struct WholeBlock {
+  DEVICE void operator()() const {
+    __syncthreads();
+  }
+};
+
 // Whether this block is the last of `blocks` to come here. What the others
 // wrote to global memory before is then visible to all of its threads, and
 // `ticket` is zero again for the next launch. All threads of a block call it.
-DEVICE bool is_last_block(u32 *ticket, u32 blocks) {
+template <typename Sync = WholeBlock>
+DEVICE bool is_last_block(u32 *ticket, u32 blocks, Sync sync = {}) {
   __shared__ bool last;
-  __syncthreads();
+  sync();
   if (threadIdx.x == 0) {
     last = atom_add_acq_rel_gpu(ticket, 1) == blocks - 1;
     if (last) *ticket = 0;
   }
-  __syncthreads();
+  sync();
   return last;
 }
 

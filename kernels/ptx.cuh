@@ -121,6 +121,28 @@ DEVICE void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// --- Barriers ------------------------------------------------------------------
+
+// Waits until so many threads of the block, whole warps, have come to barrier
+// `number`; number 0 is that of __syncthreads.
+DEVICE void bar_sync(u32 number, u32 threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+// --- Registers: sm_90a --------------------------------------------------------
+
+// Gives registers back until a thread has so many; all of a warpgroup.
+template <u32 registers>
+DEVICE void setmaxnreg_dec() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
+// Waits until there are so many for each thread.
+template <u32 registers>
+DEVICE void setmaxnreg_inc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
+}
+
 // --- Bulk copies and their barriers: sm_90 and up --------------------------
 
 // Makes an mbarrier whose phases end after `arrivals` arrivals, and when no bytes
@@ -158,6 +180,11 @@ DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
   return ended;
 }
 
+// How boxes are cut out of a tensor; the driver knows what the bytes mean.
+struct alignas(64) TensorMap {
+  u8 bytes[128];
+};
+
 // Copies a multiple of 16 bytes from global to shared memory, both at multiples
 // of 16, and tells the mbarrier how many have come.
 DEVICE void cp_async_bulk_load(u32 to, const void *from, u32 bytes, u32 barrier) {
@@ -165,6 +192,18 @@ DEVICE void cp_async_bulk_load(u32 to, const void *from, u32 bytes, u32 barrier)
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
           to),
       "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// Copies a box of a tensor of three dimensions, whose map and place are given, and
+// tells the mbarrier how many bytes have come: all of the box, with zeros for what
+// lies outside of the tensor.
+DEVICE void cp_async_bulk_tensor_3d_load(u32 to, const TensorMap &map, u32 x, u32 y, u32 z,
+                                         u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier)
       : "memory");
 }
 
@@ -274,6 +313,105 @@ DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) 
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+// --- Tensor cores by warpgroup: d += a * b, sm_90a -------------------------------
+// Four warps together multiply tiles in shared memory, given by descriptors, while
+// they go on. Accumulators are laid out as in mma above: warp w has rows 16 w on, and
+// registers 4 i to 4 i + 3 are columns 8 i on.
+
+// Describes a tile of 16-bit elements, `offset` bytes behind an address. It lies in
+// panels of 128 bytes a row with their chunks swizzled: eight rows after `stride` bytes
+// follow eight rows, and, where the sum runs across the rows of panels, panel after
+// `leading` bytes follows panel.
+DEVICE u64 panel_descriptor(u32 address, u32 offset, u32 leading, u32 stride) {
+  const u32 low = (address >> 4) + (offset >> 4) + (leading >> 4 << 16);
+  return u64(1u << 30 | stride >> 4) << 32 | low;
+}
+
+// Orders accesses to registers before products that are started after it.
+DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+// Makes a group of the products since the last group.
+DEVICE void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most `pending` groups are still under way.
+template <u32 pending>
+DEVICE void wgmma_wait_group() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+
+// No instruction: what is done to the registers before and after stays there.
+template <u32 count>
+DEVICE void pin(float (&d)[count]) {
+#pragma unroll
+  for (u32 i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// Operands of the instructions below and their places.
+#define F8(d, i)                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]),            \
+      "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define F32(d, i) F8(d, i), F8(d, i + 8), F8(d, i + 16), F8(d, i + 24)
+#define F128(d) F32(d, 0), F32(d, 32), F32(d, 64), F32(d, 96)
+#define PLACES_32                                                                        \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                   \
+  "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                         \
+  "%24, %25, %26, %27, %28, %29, %30, %31"
+#define PLACES_128                                                                       \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                   \
+  "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                         \
+  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "                         \
+  "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "                         \
+  "%60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, "                         \
+  "%72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, "                         \
+  "%84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                         \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, "                 \
+  "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, "             \
+  "%120, %121, %122, %123, %124, %125, %126, %127"
+
+// b has 64 columns; both operands have the sum along the rows of their panels. Starts
+// from zero where `accumulate` is false.
+DEVICE void wgmma_m64n64k16_bf16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulate;\nsetp.ne.u32 accumulate, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PLACES_32 "}, %32, %33, "
+      "accumulate, 1, 1, 0, 0;\n}"
+      : F32(d, 0)
+      : "l"(a), "l"(b), "r"(accumulate));
+}
+
+DEVICE void wgmma_m64n64k16_f16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
+  asm volatile(
+      "{\n.reg .pred accumulate;\nsetp.ne.u32 accumulate, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" PLACES_32 "}, %32, %33, "
+      "accumulate, 1, 1, 0, 0;\n}"
+      : F32(d, 0)
+      : "l"(a), "l"(b), "r"(accumulate));
+}
+
+// b has 256 columns, which lie along the rows of its panels.
+DEVICE void wgmma_m64n256k16_trans_bf16(float (&d)[128], u64 a, u64 b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" PLACES_128 "}, %128, %129, "
+      "1, 1, 1, 0, 1;"
+      : F128(d)
+      : "l"(a), "l"(b));
+}
+
+DEVICE void wgmma_m64n256k16_trans_f16(float (&d)[128], u64 a, u64 b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" PLACES_128 "}, %128, %129, "
+      "1, 1, 1, 0, 1;"
+      : F128(d)
+      : "l"(a), "l"(b));
+}
+
+#undef F8
+#undef F32
+#undef F128
+#undef PLACES_32
+#undef PLACES_128
 
 // --- Arithmetic ------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 // combines them.
 #pragma once
 #include "element.cuh"
+#include "last_block.cuh"
 #include "work_list.cuh"
 
 struct alignas(16) Floats4 {
@@ -80,9 +81,10 @@ DEVICE Words2 pack_outputs(Floats4 x, float factor) {
 // each vector of `count` rows from number `first` on, up to `most_rows`. All
 // threads of the block call it. `buffer` takes as many partial outputs at a time
 // as fit its `bytes`: one block alone has no others to cover the latency.
-template <u32 threads, u32 bytes, u32 most_rows, u32 rows, u32 vectors, typename Write>
+template <u32 threads, u32 bytes, u32 most_rows, u32 rows, u32 vectors, typename Write,
+          typename Sync = WholeBlock>
 DEVICE void combine(const Partials<rows, vectors> &partials, const Piece &piece, u32 first,
-                    u32 count, float scale, u8 *buffer, Write write) {
+                    u32 count, float scale, u8 *buffer, Write write, Sync sync = {}) {
   __shared__ Softmax of_row[most_rows];
   const u64 first_row = u64(piece.first_slot) * rows + first;
   const Softmax *softmaxes = partials.softmaxes + first_row;
@@ -101,7 +103,7 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Piece &piece,
     sum = sum_of_warp(sum);
     if (lane_index() == 0) of_row[row] = {max, sum};
   }
-  __syncthreads();
+  sync();
 
   // Outputs: every thread fetches what it adds up, so none waits for another.
   constexpr u32 batch = bytes / sizeof(Floats4) / threads;
@@ -127,5 +129,5 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Piece &piece,
     }
     write(row, i % vectors, total, all.sum);
   }
-  __syncthreads();
+  sync();
 }

@@ -13,6 +13,7 @@
 // Launch: 1-D grid of any size, THREADS threads; dynamic shared memory of STAGES
 // places for read and copy, one for write. sm_90 and up.
 #include "last_block.cuh"
+#include "mbarrier.cuh"
 
 constexpr u32 STAGE_VECTORS = STAGE_BYTES / sizeof(Words4);
 constexpr u32 READERS = THREADS - WARP;
@@ -74,11 +75,6 @@ struct Barriers {
     for (u32 i = 0; i < STAGES; ++i) mbarrier_init(first + i * sizeof(u64), arrivals);
   }
 };
-
-DEVICE void wait(u32 barrier, u32 parity) {
-  while (!mbarrier_try_wait_parity(barrier, parity)) {
-  }
-}
 
 // Starts the copy of piece i to a place, whose mbarrier tells when it has come.
 DEVICE void fill(const Share &share, const u8 *source, u32 i, Place place, u32 barrier) {

@@ -290,7 +290,7 @@ fn ptx_is_there_for_every_architecture() {
 /// must have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CODE: [Check; 18] = [
+const CODE: [Check; 19] = [
     ("stream", "", "stream_read", &["LDG.128"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
@@ -308,6 +308,12 @@ const CODE: [Check; 18] = [
         &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"],
     ),
     ("attention_mla", "", "attention_mla", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
+    (
+        "attention_mla_wgmma",
+        "",
+        "attention_mla_wgmma",
+        &["HGMMA.64x64x16.F32", "HGMMA.64x256x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG"],
+    ),
     (
         "attention_prefill",
         "",

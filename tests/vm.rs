@@ -221,6 +221,34 @@ fn latent_attention_reads_what_it_must() {
     }
 }
 
+/// Latent attention by warpgroup reads what the model says and adds what its plan
+/// declares, boxes behind the ends of requests included. Rows are padded to 64 and
+/// tokens to tiles. Blocks that divide rows declare nothing, since they rely on L2.
+#[test]
+fn latent_attention_by_warpgroup_reads_what_it_must() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    for (rest, padding) in [
+        ("context=640,q_heads=64,dtype=bf16", 1.0..1.01),
+        ("context=520,q_heads=40,dtype=f16,layout=paged16", 1.6..1.8),
+        ("context=500,q_heads=64,dtype=bf16,layout=paged64,lengths=ragged", 1.0..1.4),
+    ] {
+        let problem: Problem = format!("mla_decode:batch=3,{rest}").parse().unwrap();
+        let counted = device.count(&problem, "attention_mla_wgmma", SEED).unwrap();
+        let work = problem.work();
+        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
+        let ratio = counted.bytes() as f64 / declared;
+        assert!(
+            (ratio - 1.0).abs() < 0.02,
+            "{rest}: counted {ratio} of the declared bytes"
+        );
+        let times = counted.tensor_flops() as f64 / work.flops() as f64;
+        assert!(padding.contains(&times), "{rest}: {times} times the FLOPs");
+    }
+}
+
 /// Two schedules of the same launch count the same.
 #[test]
 fn counts_do_not_depend_on_the_order_of_warps() {

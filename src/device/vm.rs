@@ -16,7 +16,8 @@ use super::{
 };
 use crate::data::Key;
 use crate::kernel::{
-    Arch, Bound, Compiler, CompilerOptions, Content, Defines, Kernel, Plan, Target,
+    Arch, Bound, Compiler, CompilerOptions, Content, Defines, EncodedTensorMap, Kernel,
+    Plan, Target, TensorMap,
 };
 use crate::problem::{Problem, Role};
 use crate::reference;
@@ -143,7 +144,7 @@ impl VmDevice {
         }
         let module = self.module(kernel, problem)?;
         let plan = (kernel.plan)(problem, &self.target);
-        Ok(Ready::new(module, plan, self.launching, problem, slots, seed))
+        Ok(Ready::new(module, plan, self.launching, problem, slots, seed)?)
     }
 
     fn module(
@@ -253,7 +254,7 @@ impl Ready {
         problem: &Problem,
         slots: usize,
         seed: u64,
-    ) -> Self {
+    ) -> Result<Self, LaunchError> {
         let mut memory = Memory::new();
         let scratch: Vec<u64> =
             plan.scratch.iter().map(|s| scratch(&mut memory, s.name, &s.content)).collect();
@@ -277,16 +278,31 @@ impl Ready {
                 let length = bytes.end - bytes.start;
                 memory.forget(tensors[position] + bytes.start, length as usize);
             }
+            let encode = |map: &TensorMap| {
+                let encoded = map.over(tensors[map.tensor]).encode();
+                encoded.map(EncodedTensorMap).map_err(|why| LaunchError(why.to_string()))
+            };
+            let tensor_maps: Vec<EncodedTensorMap> =
+                plan.tensor_maps.iter().map(encode).collect::<Result<_, _>>()?;
             let bound = Bound {
                 seed,
                 slot,
                 tensors: &tensors,
                 scratch: &scratch,
-                tensor_maps: &[],
+                tensor_maps: &tensor_maps,
             };
             params.push(plan.launches.iter().map(|l| l.params.bytes(&bound)).collect());
         }
-        Ready { module, plan, launching, memory, params, outputs, writes_all, launched: 0 }
+        Ok(Ready {
+            module,
+            plan,
+            launching,
+            memory,
+            params,
+            outputs,
+            writes_all,
+            launched: 0,
+        })
     }
 
     /// Runs all launches of a slot and counts each.

@@ -8,6 +8,7 @@
 pub mod arch;
 mod attention_decode;
 mod attention_mla;
+mod attention_mla_wgmma;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
@@ -62,6 +63,7 @@ pub static KERNELS: &[Kernel] = &[
     kv_append::KERNEL,
     gemm::KERNEL,
     attention_decode::KERNEL,
+    attention_mla_wgmma::KERNEL,
     attention_mla::KERNEL,
     attention_prefill::KERNEL,
 ];
@@ -75,6 +77,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
     ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
+    ("mbarrier.cuh", include_str!("../../kernels/mbarrier.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
@@ -368,6 +371,31 @@ pub struct TensorMap {
     pub tile: Vec<u32>,
     /// Span of the shared-memory swizzle in bytes: 0, 32, 64 or 128.
     pub swizzle_bytes: u32,
+}
+
+impl TensorMap {
+    /// The map over the tensor at `address`. What lies outside reads as zeros.
+    pub fn over(&self, address: u64) -> ptxvm::TensorMap {
+        use ptxvm::{OutOfBoundsFill, Swizzle, TensorElement};
+        ptxvm::TensorMap {
+            element: match self.element_bytes {
+                1 => TensorElement::U8,
+                2 => TensorElement::U16,
+                _ => TensorElement::U32,
+            },
+            address,
+            dims: self.extents.clone(),
+            strides: self.strides_bytes.clone(),
+            box_dims: self.tile.clone(),
+            swizzle: match self.swizzle_bytes {
+                32 => Swizzle::Bytes32,
+                64 => Swizzle::Bytes64,
+                128 => Swizzle::Bytes128,
+                _ => Swizzle::None,
+            },
+            fill: OutOfBoundsFill::Zero,
+        }
+    }
 }
 
 /// A tensor map as the hardware takes it.

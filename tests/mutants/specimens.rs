@@ -116,6 +116,21 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "mla_decode:batch=5,context=70,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
+    // Several tiles to a block; several pieces in a block. Then rows of two blocks.
+    (
+        "attention_mla_wgmma",
+        &[
+            "mla_decode:batch=1,context=700,q_heads=33,dtype=bf16,layout=paged16",
+            "mla_decode:batch=5,context=100,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
+        ],
+    ),
+    (
+        "attention_mla_wgmma",
+        &[
+            "mla_decode:batch=1,context=330,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+            "mla_decode:batch=3,context=100,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
+        ],
+    ),
     (
         "attention_prefill",
         &[

@@ -804,25 +804,7 @@ impl Function {
 
 /// Encodes a kernel's tensor map over the tensor at `address`.
 pub fn encode(map: &TensorMap, address: u64) -> Result<EncodedTensorMap> {
-    use ptxvm::Swizzle;
-    encode_tiled(&ptxvm::TensorMap {
-        element: match map.element_bytes {
-            1 => TensorElement::U8,
-            2 => TensorElement::U16,
-            _ => TensorElement::U32,
-        },
-        address,
-        dims: map.extents.clone(),
-        strides: map.strides_bytes.clone(),
-        box_dims: map.tile.clone(),
-        swizzle: match map.swizzle_bytes {
-            32 => Swizzle::Bytes32,
-            64 => Swizzle::Bytes64,
-            128 => Swizzle::Bytes128,
-            _ => Swizzle::None,
-        },
-        fill: OutOfBoundsFill::Zero,
-    })
+    encode_tiled(&map.over(address))
 }
 
 fn data_type(element: TensorElement) -> sys::CUtensorMapDataType {
