@@ -43,7 +43,8 @@ constexpr u32 LEAST_BOX = 8;  // tokens: rows that a swizzle spans
 
 // Where pages are smaller than tiles, a tile is several boxes.
 constexpr bool PAGED = PAGE_SIZE != 0;
-constexpr u32 BOX = PAGED && PAGE_SIZE < TILE ? PAGE_SIZE : TILE;
+constexpr u32 PAGE_TOKENS = PAGED ? PAGE_SIZE : TILE;
+constexpr u32 BOX = min_of(PAGE_TOKENS, TILE);
 
 constexpr u32 PANEL_COLUMNS = 64;
 constexpr u32 ROW_BYTES = PANEL_COLUMNS * sizeof(u16);
@@ -78,7 +79,7 @@ static_assert(OWN_COLUMNS == 256, "a product's columns are all of a warpgroup");
 static_assert(ALL_ROWS <= ROW_TILES * ROWS && ALL_ROWS > (ROW_TILES - 1) * ROWS,
               "every block has rows");
 static_assert(BOX % LEAST_BOX == 0 && TILE % BOX == 0, "boxes tile a tile");
-static_assert(!PAGED || PAGE_SIZE % BOX == 0, "boxes lie within pages");
+static_assert(PAGE_TOKENS % BOX == 0, "boxes lie within pages");
 static_assert(SHARED_BYTES == (1 + PLACES) * TILE_BYTES, "the host reserves these");
 
 // --- Parameters ------------------------------------------------------------
@@ -192,7 +193,7 @@ struct Fetch {
       for (u32 i = 0; i < TILE / BOX; ++i)
         if (i * BOX < count * tokens)
           page[i] = ld_global_nc_u32(p.page_table + u64(piece.request) * p.request_pages +
-                                     (token + i * BOX) / PAGE_SIZE);
+                                     (token + i * BOX) / PAGE_TOKENS);
     }
     for (u32 group = 0; group < WARPGROUPS; ++group) {
       wait(shared_address(&shared.empty[tile.place()][group]), tile.parity() ^ 1);
@@ -205,7 +206,7 @@ struct Fetch {
           if (i >= count) break;
           const u32 at = token + i * tokens;
           cp_async_bulk_tensor_3d_load(tile.panel(panel) + i * tokens * ROW_BYTES, map,
-                                       panel * PANEL_COLUMNS, PAGED ? at % PAGE_SIZE : at,
+                                       panel * PANEL_COLUMNS, PAGED ? at % PAGE_TOKENS : at,
                                        PAGED ? page[i * tokens / BOX] : piece.request, full);
         }
       }
@@ -366,6 +367,10 @@ struct Compute {
   // are of its weights where this warpgroup owns it.
   DEVICE void start_values(Tile tile, Sums sums) {
     wait(shared_address(&shared.weighed[tile.place()]), tile.parity());
+    // Of a tile of the other's, this warpgroup has yet to see itself what has come.
+#pragma unroll 1
+    for (u32 panel = 0; panel < OWN_PANELS; ++panel)
+      wait(shared_address(&shared.full[tile.place()][group * OWN_PANELS + panel]), tile.parity());
     float factor[HALVES];
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {

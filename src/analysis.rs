@@ -336,8 +336,10 @@ fn stream_curve(
 fn compute_ceilings(points: &[Measured]) -> BTreeMap<DType, Ceiling> {
     let mut best = BTreeMap::new();
     for point in points {
-        let counts =
-            matches!(point.problem.op(), Op::Peak | Op::Gemm | Op::PrefillAttention);
+        let counts = matches!(
+            point.problem.op(),
+            Op::Peak | Op::Gemm | Op::MoeGemm | Op::PrefillAttention | Op::MlaDecode
+        );
         if let (true, Some(dtype), Some(rate)) =
             (counts, point.problem.math_dtype(), point.flops_per_s())
         {

@@ -185,6 +185,18 @@ fn shape_of(problem: &Problem) -> Option<String> {
             }
             Some(shape)
         }
+        Problem::MlaDecode(p) => {
+            let mut shape = format!("{} heads, {}, {}", p.q_heads, p.kv_dtype, p.layout);
+            if p.new_tokens > 1 {
+                shape.push_str(&format!(", {} new tokens", p.new_tokens));
+            }
+            if p.lengths != Lengths::Equal {
+                shape.push_str(", ragged");
+            }
+            Some(shape)
+        }
+        // One row: what is written is nothing beside the weights.
+        Problem::Gemm(p) if p.m == 1 => Some(format!("one row, {} weights", p.w_dtype)),
         _ => None,
     }
 }

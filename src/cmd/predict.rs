@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::axis::numbers;
 use super::{Format, MachineFile, table};
+use crate::model::claims::Claims;
 use crate::model::explain::explain;
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
@@ -91,6 +92,9 @@ pub struct Args {
     /// Hold predictions against published measurements.
     #[arg(long, group = "view")]
     published: bool,
+    /// Ask predictions for the paper's claims: where they hold, and by how much.
+    #[arg(long, group = "view")]
+    claims: bool,
     /// Draw the paper's figures into this folder, each with its CSV.
     #[arg(long, value_name = "DIR", group = "view")]
     figures: Option<PathBuf>,
@@ -130,6 +134,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.published {
         return published(&facts.machines, args.format);
+    }
+    if args.claims {
+        table::print(&[claims(&facts)?], args.format)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let grid = args.grid(&facts)?;
     if args.explain {
@@ -655,6 +663,24 @@ fn offloaded_cells(of: &Offloaded) -> Vec<String> {
         rate(of.fetching_bytes_per_s()),
         note.to_owned(),
     ]
+}
+
+fn claims(facts: &Facts) -> Result<Section> {
+    let Facts { models, machines, workloads } = facts;
+    let found = Claims { models, machines, workloads }.all()?;
+    Ok(Section {
+        heading: "The paper's claims, by prediction".to_owned(),
+        paragraphs: vec![
+            "On H100 SXM, H200 and B200, at their data sheets' peaks, in bf16 but for claims 1 \
+             and 7. OI in FLOPs per byte."
+                .to_owned(),
+        ],
+        columns: vec!["claim", "finding", "evidence"],
+        rows: found
+            .into_iter()
+            .map(|of| vec![of.claim.to_owned(), of.finding.to_owned(), of.evidence])
+            .collect(),
+    })
 }
 
 fn published(machines: &Machines, format: Format) -> Result<ExitCode> {

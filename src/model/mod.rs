@@ -1,6 +1,7 @@
 //! Facts about machines, from their makers and from the devices themselves, facts about
 //! language models, and what both predict for a step. Needs problem and roofline only.
 
+pub mod claims;
 pub mod derived;
 pub mod explain;
 pub mod identity;

@@ -109,7 +109,9 @@ fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
 }
 
 fn readers(campaign: &Campaign) -> Vec<Placed<'_>> {
-    let reads = |p: &&Measured| matches!(p.problem.op(), Op::KvRead | Op::DecodeAttention);
+    let reads = |p: &&Measured| {
+        matches!(p.problem.op(), Op::KvRead | Op::DecodeAttention | Op::MlaDecode)
+    };
     let points = frame::rarest_last(campaign.points.iter().filter(reads).collect());
     points.into_iter().filter_map(placed).collect()
 }

@@ -12,7 +12,7 @@ use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::point::CacheState;
-use crate::problem::{DecodeAttention, Problem};
+use crate::problem::{DecodeAttention, MlaDecode, Problem};
 
 /// Series that a panel can show and still be read.
 const MOST_SERIES: usize = PALETTE.len();
@@ -166,25 +166,55 @@ fn by_batch(campaign: &Campaign) -> Vec<Series<'_>> {
 }
 
 fn batch_place(point: &Measured) -> Option<Place> {
-    decode_place(point, |p| {
-        (p.batch, p.context, format!("context {}", count(p.context as f64)))
+    attention_place(point, |batch, context| {
+        (batch, context, format!("context {}", count(context as f64)))
     })
 }
 
 fn context_place(point: &Measured) -> Option<Place> {
-    decode_place(point, |p| (p.context, p.batch, format!("batch {}", p.batch)))
+    attention_place(point, |batch, context| (context, batch, format!("batch {batch}")))
 }
 
-/// Where a decode point belongs, by what is swept, what is held and how that is
-/// named.
+/// Where a decode point belongs, by what of batch and context is swept, what is held and
+/// how that is named.
+fn attention_place(
+    point: &Measured,
+    axes: impl Fn(u64, u64) -> (u64, u64, String),
+) -> Option<Place> {
+    match &point.problem {
+        Problem::DecodeAttention(p) => {
+            Some(decode_place(point, p, axes(p.batch, p.context)))
+        }
+        Problem::MlaDecode(p) => Some(latent_place(point, p, axes(p.batch, p.context))),
+        _ => None,
+    }
+}
+
+/// Latent attention: the heads are its group, beyond all others'.
+fn latent_place(
+    point: &Measured,
+    p: &MlaDecode,
+    (swept, held, fixed): (u64, u64, String),
+) -> Place {
+    let MlaDecode { q_heads, dtype, kv_dtype, layout, lengths, new_tokens, .. } = p;
+    let cache = &point.row.cache_state;
+    Place {
+        swept,
+        rest: format!(
+            "{held:020} {dtype} {kv_dtype} {layout} {lengths} {new_tokens:020} {cache}"
+        ),
+        family: (u64::MAX / 2 + q_heads, format!("MLA, {q_heads} heads, {kv_dtype} KV")),
+        fixed,
+    }
+}
+
 fn decode_place(
     point: &Measured,
-    axes: impl Fn(&DecodeAttention) -> (u64, u64, String),
-) -> Option<Place> {
-    let Problem::DecodeAttention(p) = point.problem else { return None };
+    p: &DecodeAttention,
+    (swept, held, fixed): (u64, u64, String),
+) -> Place {
     let (group, row) = (p.group(), &point.row);
-    let (swept, held, fixed) = axes(&p);
-    Some(Place {
+    Place {
         swept,
         rest: format!(
             "{held:020} {} {} {} {} {} {} {} {}",
@@ -202,17 +232,26 @@ fn decode_place(
             none if none.is_empty() => fixed,
             variant => format!("{fixed}, {variant}"),
         },
-    })
+    }
 }
 
 fn gemm_place(point: &Measured) -> Option<Place> {
     let Problem::Gemm(p) = point.problem else { return None };
     let row = &point.row;
     let weights = format!("{} x {}", count(p.n as f64), count(p.k as f64));
+    let family = if p.w_dtype == p.dtype {
+        format!("GEMM {}", p.dtype)
+    } else {
+        format!("GEMM {}, {} weights", p.dtype, p.w_dtype)
+    };
     Some(Place {
         swept: p.m,
-        rest: format!("{:020} {:020} {} {}", p.n, p.k, row.kernel, row.cache_state),
-        family: (u64::MAX, format!("GEMM {}", p.dtype)),
+        // Few rows and many have kernels of their own.
+        rest: format!(
+            "{:020} {:020} {} {} {}",
+            p.n, p.k, p.dtype, p.w_dtype, row.cache_state
+        ),
+        family: (u64::MAX, family),
         fixed: format!("weights {weights}"),
     })
 }
