@@ -10,6 +10,9 @@
 //! ```text
 //! RIDGEPOINT_MUTANTS=all cargo test --release --test mutants -- --nocapture
 //! ```
+//!
+//! Kernels that take minutes are left to that, and to `RIDGEPOINT_MUTANTS=slow`, which
+//! judges them like the others.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -31,7 +34,7 @@ use ridgepoint::measure::verify;
 use ridgepoint::nvrtc::Nvrtc;
 use ridgepoint::point::{CacheState, Point};
 use ridgepoint::record::Status;
-use specimens::SPECIMENS;
+use specimens::{SLOW, SPECIMENS};
 use survivors::Survivors;
 
 /// Mutants of an operator in a specimen that the standing test plants, where it
@@ -231,10 +234,13 @@ fn planted_bugs_are_caught() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let all = std::env::var("RIDGEPOINT_MUTANTS").is_ok_and(|which| which == "all");
+    let which = std::env::var("RIDGEPOINT_MUTANTS").unwrap_or_default();
+    let all = which == "all";
+    let slow = if all || which == "slow" { SLOW } else { &[] };
     let survivors = Survivors::load();
     let specimens: Vec<Specimen> = SPECIMENS
         .par_iter()
+        .chain(slow)
         .map(|(kernel, points)| Specimen::new(kernel, points))
         .collect();
     let mut planted = Vec::new();
@@ -322,14 +328,16 @@ fn complaints(outcomes: &[Outcome], survivors: &Survivors) -> String {
     for (line, count) in unlisted {
         let _ = writeln!(text, "not caught and not listed:\n{line}mutants = {count}\n");
     }
-    for (number, entry) in survivors.entries() {
+    let is_run = |name: &str| outcomes.iter().any(|(kernel, ..)| kernel.name == name);
+    for (number, entry) in survivors.entries().filter(|(_, entry)| is_run(&entry.kernel)) {
         let count = used.get(&number).copied().unwrap_or(0);
         if count != entry.mutants {
             let _ = writeln!(text, "{count} are not caught of what is listed as {entry:?}");
         }
     }
     for kernel in KERNELS {
-        if !outcomes.iter().any(|(of, ..)| of.name == kernel.name) {
+        let is_slow = SLOW.iter().any(|(name, _)| *name == kernel.name);
+        if !is_run(kernel.name) && !is_slow {
             let _ = writeln!(text, "{} has no mutant; give it points", kernel.name);
         }
     }

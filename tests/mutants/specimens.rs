@@ -116,6 +116,19 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "mla_decode:batch=5,context=70,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
+    (
+        "attention_prefill",
+        &[
+            "prefill_attention:batch=1,prefix=7,new_tokens=65,q_heads=4,kv_heads=2,head_dim=64,causal=true,dtype=bf16",
+            "prefill_attention:batch=1,prefix=100,new_tokens=15,q_heads=3,kv_heads=1,head_dim=64,causal=false,dtype=bf16",
+            "prefill_attention:batch=2,prefix=0,new_tokens=130,q_heads=2,kv_heads=2,head_dim=64,causal=true,dtype=bf16",
+        ],
+    ),
+];
+
+/// The same of kernels whose unrolled products make hundreds of bugs that each take
+/// seconds: for when such a kernel changes.
+pub const SLOW: &[(&str, &[&str])] = &[
     // Several tiles to a block; several pieces in a block. Then rows of two blocks.
     (
         "attention_mla_wgmma",
@@ -129,14 +142,6 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         &[
             "mla_decode:batch=1,context=330,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
             "mla_decode:batch=3,context=100,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
-        ],
-    ),
-    (
-        "attention_prefill",
-        &[
-            "prefill_attention:batch=1,prefix=7,new_tokens=65,q_heads=4,kv_heads=2,head_dim=64,causal=true,dtype=bf16",
-            "prefill_attention:batch=1,prefix=100,new_tokens=15,q_heads=3,kv_heads=1,head_dim=64,causal=false,dtype=bf16",
-            "prefill_attention:batch=2,prefix=0,new_tokens=130,q_heads=2,kv_heads=2,head_dim=64,causal=true,dtype=bf16",
         ],
     ),
 ];

@@ -17,7 +17,7 @@ pub struct Survivors {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Survivor {
-    kernel: String,
+    pub kernel: String,
     /// What was altered: the name of an operator.
     operator: String,
     /// The line of CUDA.
