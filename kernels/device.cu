@@ -65,8 +65,9 @@ struct FillParams {
   u64 key;
   u64 *to;
   u64 draws;
-  u32 format;  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3
-  u32 unused;
+  u32 format;  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3, 5 records of latents
+  u16 latent_dim;
+  u16 rope_dim;
 };
 
 // The finaliser of splitmix64.
@@ -97,31 +98,48 @@ DEVICE u32 encode_e4m3(u32 bits) {
   return ((bits >> 3) & 7) == 7 ? bits & 0x87 : bits & 0xbf;
 }
 
+// A scale between a half and 1.
+DEVICE u32 encode_scale(u32 bits) {
+  return __float_as_uint(0.5f + 0.5f * fabsf(__uint_as_float(encode_f32(bits))));
+}
+
+enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES };
+
+// What draw number `i` of a tensor is: a record's latents, their scales (one for each 128)
+// and the rest have formats of their own.
+DEVICE u32 format_of_draw(const FillParams &p, u64 i) {
+  if (p.format != LATENT_RECORDS) return p.format;
+  const u32 latents = p.latent_dim / 8, scales = p.latent_dim / 256, rest = p.rope_dim / 4;
+  const u32 at = i % (latents + scales + rest);
+  return at < latents ? E4M3 : at < latents + scales ? SCALES : BF16;
+}
+
+DEVICE u64 encode(u64 draw, u32 format) {
+  u64 bytes = 0;
+  switch (format) {
+    case F32:
+      return encode_f32(u32(draw)) | u64(encode_f32(u32(draw >> 32))) << 32;
+    case SCALES:
+      return encode_scale(u32(draw)) | u64(encode_scale(u32(draw >> 32))) << 32;
+    case BF16:
+      for (u32 at = 0; at < 64; at += 16)
+        bytes |= u64(encode_bf16(u32(draw >> at) & 0xffff)) << at;
+      return bytes;
+    case F16:
+      for (u32 at = 0; at < 64; at += 16)
+        bytes |= u64(encode_f16(u32(draw >> at) & 0xffff)) << at;
+      return bytes;
+    case E4M3:
+      for (u32 at = 0; at < 64; at += 8) bytes |= u64(encode_e4m3(u32(draw >> at) & 0xff)) << at;
+      return bytes;
+    default:
+      return draw;
+  }
+}
+
 // 1-D grid of any size, 256 threads.
 KERNEL(256, 1) fill(const __grid_constant__ FillParams p) {
   const u64 stride = u64(gridDim.x) * blockDim.x;
-  for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.draws; i += stride) {
-    const u64 draw = mix(p.key ^ (i * 0x9e3779b97f4a7c15ull));
-    u64 bytes = 0;
-    switch (p.format) {
-      case 1:
-        bytes = encode_f32(u32(draw)) | u64(encode_f32(u32(draw >> 32))) << 32;
-        break;
-      case 2:
-        for (u32 at = 0; at < 64; at += 16)
-          bytes |= u64(encode_bf16(u32(draw >> at) & 0xffff)) << at;
-        break;
-      case 3:
-        for (u32 at = 0; at < 64; at += 16)
-          bytes |= u64(encode_f16(u32(draw >> at) & 0xffff)) << at;
-        break;
-      case 4:
-        for (u32 at = 0; at < 64; at += 8)
-          bytes |= u64(encode_e4m3(u32(draw >> at) & 0xff)) << at;
-        break;
-      default:
-        bytes = draw;
-    }
-    p.to[i] = bytes;
-  }
+  for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.draws; i += stride)
+    p.to[i] = encode(mix(p.key ^ (i * 0x9e3779b97f4a7c15ull)), format_of_draw(p, i));
 }

@@ -13,7 +13,8 @@ use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
 use crate::multiversion::multiversioned;
-use crate::problem::{DType, Format};
+use crate::problem::{DType, Format, LATENTS_OF_SCALE};
+use crate::weights;
 
 /// Names the contents of one tensor in one rotation slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ impl Key {
             DType::F16 => f16_from(self.half_word(index)).to_f32(),
             DType::Int8 => f32::from(self.byte(index) as i8),
             DType::Fp8E4m3 => e4m3_to_f32(e4m3_from(self.byte(index))),
+            DType::Int4 => f32::from(weights::number(&[self.byte(index / 2)], index % 2)),
         }
     }
 
@@ -59,7 +61,36 @@ impl Key {
             Format::Scales(_) | Format::InverseScales(_) => {
                 scale_from(self.word(index), largest_scale(format))
             }
-            Format::Values(_) | Format::Words | Format::PageTable => 1.0,
+            Format::HalfScales(_) => {
+                half_scale_from(self.half_word(index), largest_scale(format)).to_f32()
+            }
+            Format::Values(_)
+            | Format::Words
+            | Format::PageTable
+            | Format::LatentRecords { .. } => 1.0,
+        }
+    }
+
+    /// The numbers of a record of latents in fp8: latents times their scales, then the
+    /// rest. As many as `to` holds, from the first on.
+    pub fn latent_record(
+        self,
+        latent_dim: u64,
+        rope_dim: u64,
+        record: u64,
+        to: &mut [f32],
+    ) {
+        let format = Format::LatentRecords { latent_dim, rope_dim };
+        let first = record * format.bytes();
+        let rope = first + latent_dim + 4 * (latent_dim / LATENTS_OF_SCALE);
+        let scales = Format::Scales(DType::Fp8E4m3);
+        for (column, x) in (0..).zip(to) {
+            *x = if column < latent_dim {
+                let scale = (first + latent_dim) / 4 + column / LATENTS_OF_SCALE;
+                self.value(DType::Fp8E4m3, first + column) * self.scale(scales, scale)
+            } else {
+                self.value(DType::Bf16, rope / 2 + column - latent_dim)
+            };
         }
     }
 
@@ -135,7 +166,9 @@ impl Key {
     pub fn draw(self, format: Format, first: u64, draws: &mut [u64]) {
         draw_bits(self, first, draws);
         match format {
-            Format::Words | Format::Values(DType::Int8) | Format::PageTable => {}
+            Format::Words
+            | Format::Values(DType::Int8 | DType::Int4)
+            | Format::PageTable => {}
             Format::Values(DType::F32) => encode_f32(bytemuck::cast_slice_mut(draws)),
             Format::Values(DType::Bf16) => encode_bf16(bytemuck::cast_slice_mut(draws)),
             Format::Values(DType::F16) => encode_f16(bytemuck::cast_slice_mut(draws)),
@@ -145,6 +178,25 @@ impl Key {
                 words
                     .iter_mut()
                     .for_each(|w| *w = scale_from(*w, largest_scale(format)).to_bits());
+            }
+            Format::HalfScales(_) => {
+                let halves: &mut [u16] = bytemuck::cast_slice_mut(draws);
+                halves.iter_mut().for_each(|h| {
+                    *h = half_scale_from(*h, largest_scale(format)).to_bits()
+                });
+            }
+            Format::LatentRecords { latent_dim, .. } => {
+                let record = format.bytes() / 8;
+                let scales =
+                    latent_dim / 8..latent_dim / 8 + latent_dim / LATENTS_OF_SCALE / 2;
+                for (index, draw) in (first..).zip(draws) {
+                    let part = match index % record {
+                        at if at < scales.start => Format::Values(DType::Fp8E4m3),
+                        at if scales.contains(&at) => Format::Scales(DType::Fp8E4m3),
+                        _ => Format::Values(DType::Bf16),
+                    };
+                    self.draw(part, index, std::slice::from_mut(draw));
+                }
             }
         }
     }
@@ -244,6 +296,7 @@ fn e4m3_from(bits: u8) -> u8 {
 const fn largest_scale(format: Format) -> f32 {
     match format {
         Format::Scales(DType::Int8) => 1.0 / 128.0,
+        Format::HalfScales(_) => 1.0 / 8.0,
         Format::InverseScales(DType::Int8) => 256.0,
         Format::InverseScales(_) => 512.0,
         _ => 1.0,
@@ -253,6 +306,11 @@ const fn largest_scale(format: Format) -> f32 {
 /// A number between a half of `largest` and all of it, exact.
 fn scale_from(bits: u32, largest: f32) -> f32 {
     largest * (0.5 + 0.5 * f32_from(bits).abs())
+}
+
+/// The same in binary16, exact for powers of two.
+fn half_scale_from(bits: u16, largest: f32) -> f16 {
+    f16::from_f32(largest * (0.5 + 0.5 * f16_from(bits).to_f32().abs()))
 }
 
 /// The E4M3 code nearest to a number, ties to even; 448 in size at most.
@@ -296,6 +354,7 @@ mod tests {
             }
             DType::Int8 => f32::from(bytes[index] as i8),
             DType::Fp8E4m3 => e4m3_to_f32(bytes[index]),
+            DType::Int4 => f32::from(weights::number(bytes, index as u64)),
         }
     }
 
@@ -304,7 +363,7 @@ mod tests {
         for dtype in DType::ALL {
             let key = Key::new(7, 2, 1);
             let elements = 300_007;
-            let mut bytes = vec![0; elements * dtype.bytes() as usize];
+            let mut bytes = vec![0; dtype.bytes_of(elements as u64) as usize];
             key.fill(Format::Values(dtype), &mut bytes);
             for index in [0, 1, 2, 3, 7, 8, 131_071, 131_072, 262_144, elements - 1] {
                 let made = key.value(dtype, index as u64);
@@ -390,6 +449,43 @@ mod tests {
                     assert_eq!(filled, key.scale(format, index as u64));
                     assert!((largest / 2.0..=largest).contains(&filled));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn half_scales_are_those_made_one_by_one() {
+        let (key, format) = (Key::new(3, 1, 4), Format::HalfScales(DType::Int4));
+        let mut bytes = vec![0; 2 * 1001];
+        key.fill(format, &mut bytes);
+        for (index, bytes) in bytes.chunks_exact(2).enumerate() {
+            let filled = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+            assert_eq!(filled, key.scale(format, index as u64));
+            assert!((1.0 / 16.0..=1.0 / 8.0).contains(&filled));
+        }
+    }
+
+    /// Records lie as FlashMLA has them: 512 bytes, 4 scales, 64 numbers of 2 bytes.
+    #[test]
+    fn records_are_those_made_one_by_one() {
+        let format = Format::LatentRecords { latent_dim: 512, rope_dim: 64 };
+        assert_eq!(format.bytes(), 656);
+        let key = Key::new(3, 1, 0);
+        let mut bytes = vec![0; 656 * 9];
+        key.fill(format, &mut bytes);
+        for (record, bytes) in bytes.chunks(656).enumerate() {
+            let mut numbers = vec![0.0; 576];
+            key.latent_record(512, 64, record as u64, &mut numbers);
+            for (column, &number) in numbers.iter().enumerate() {
+                let expected = if column < 512 {
+                    let scale = 512 + column / 128 * 4;
+                    let scale: f32 = bytemuck::pod_read_unaligned(&bytes[scale..][..4]);
+                    assert!((0.5..=1.0).contains(&scale));
+                    e4m3_to_f32(bytes[column]) * scale
+                } else {
+                    decode(DType::Bf16, &bytes[528..], column - 512)
+                };
+                assert_eq!(number, expected, "record {record}, column {column}");
             }
         }
     }

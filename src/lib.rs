@@ -33,3 +33,4 @@ pub mod statistics;
 pub mod suite;
 pub mod transfer;
 pub mod verdict;
+pub mod weights;

@@ -16,6 +16,14 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+mod mla;
+mod moe;
+
+pub use mla::{LATENTS_OF_SCALE, MlaDecode, SCORE_WIDTH};
+pub use moe::{Inputs, MoeGemm, Routing};
+
+use crate::weights;
+
 /// Largest extent of one dimension.
 pub const MAX_EXTENT: u64 = 1 << 40;
 /// Largest compulsory traffic of one problem, in bytes (64 TiB).
@@ -27,6 +35,9 @@ pub const MAX_FLOPS: u64 = 1 << 62;
 pub const MAX_RAGGED: u64 = 1 << 20;
 /// Most new tokens of a request that count as decoding.
 pub const MAX_NEW_TOKENS: u64 = 64;
+/// Widths of DeepSeek's latent attention, the defaults of [`MlaDecode`].
+const LATENT_DIM: u64 = 512;
+const ROPE_DIM: u64 = 64;
 
 /// A number format of tensor elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,26 +52,39 @@ pub enum DType {
     Fp8E4m3,
     /// Signed 8-bit integer.
     Int8,
+    /// Signed 4-bit integer, two to a byte: weights only.
+    Int4,
 }
 
 impl DType {
     /// Every format, in the order in which tables list them.
-    pub const ALL: [DType; 5] =
-        [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Int8];
+    pub const ALL: [DType; 6] =
+        [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Int8, DType::Int4];
 
-    /// Size of one element in bytes.
-    pub const fn bytes(self) -> u64 {
+    /// Size of one element in bits.
+    pub const fn bits(self) -> u64 {
         match self {
-            DType::F32 => 4,
-            DType::Bf16 | DType::F16 => 2,
-            DType::Fp8E4m3 | DType::Int8 => 1,
+            DType::F32 => 32,
+            DType::Bf16 | DType::F16 => 16,
+            DType::Fp8E4m3 | DType::Int8 => 8,
+            DType::Int4 => 4,
         }
+    }
+
+    /// Size of so many elements in bytes.
+    pub const fn bytes_of(self, elements: u64) -> u64 {
+        (elements * self.bits()).div_ceil(8)
+    }
+
+    /// Size of one element in bytes; a byte where two share one.
+    pub const fn bytes(self) -> u64 {
+        self.bytes_of(1)
     }
 
     /// Whether numbers of this format mean something only times a scale that is kept
     /// beside them.
     pub const fn is_scaled(self) -> bool {
-        matches!(self, DType::Fp8E4m3 | DType::Int8)
+        matches!(self, DType::Fp8E4m3 | DType::Int8 | DType::Int4)
     }
 
     /// The spelling used in suites, ids and CSV files.
@@ -71,6 +95,7 @@ impl DType {
             DType::F16 => "f16",
             DType::Fp8E4m3 => "fp8_e4m3",
             DType::Int8 => "int8",
+            DType::Int4 => "int4",
         }
     }
 }
@@ -209,6 +234,11 @@ impl Layout {
             Layout::Paged { page_size, .. } => batch * context.div_ceil(page_size),
         }
     }
+
+    /// Whether pages have a token's heads side by side.
+    pub const fn is_token_first(self) -> bool {
+        matches!(self, Layout::Paged { order: PageOrder::TokenFirst, .. })
+    }
 }
 
 impl fmt::Display for Layout {
@@ -273,7 +303,7 @@ macro_rules! text_of_name {
 
 text_of_name!(
     DType => "dtype", Access => "access", Unit => "unit", Op => "op",
-    Lengths => "distribution of lengths",
+    Lengths => "distribution of lengths", Routing => "routing", Inputs => "kind of inputs",
 );
 
 /// The operations, one for each variant of [`Problem`].
@@ -289,21 +319,27 @@ pub enum Op {
     KvAppend,
     /// See [`Gemm`].
     Gemm,
+    /// See [`MoeGemm`].
+    MoeGemm,
     /// See [`DecodeAttention`].
     DecodeAttention,
+    /// See [`MlaDecode`].
+    MlaDecode,
     /// See [`PrefillAttention`].
     PrefillAttention,
 }
 
 impl Op {
     /// Every operation, in the order in which tables list them.
-    pub const ALL: [Op; 7] = [
+    pub const ALL: [Op; 9] = [
         Op::Stream,
         Op::Peak,
         Op::KvRead,
         Op::KvAppend,
         Op::Gemm,
+        Op::MoeGemm,
         Op::DecodeAttention,
+        Op::MlaDecode,
         Op::PrefillAttention,
     ];
 
@@ -315,7 +351,9 @@ impl Op {
             Op::KvRead => "kv_read",
             Op::KvAppend => "kv_append",
             Op::Gemm => "gemm",
+            Op::MoeGemm => "moe_gemm",
             Op::DecodeAttention => "decode_attention",
+            Op::MlaDecode => "mla_decode",
             Op::PrefillAttention => "prefill_attention",
         }
     }
@@ -339,7 +377,19 @@ impl Op {
                 "layout",
                 "lengths",
             ],
-            Op::Gemm => &["m", "n", "k", "dtype"],
+            Op::Gemm => &["m", "n", "k", "dtype", "w_dtype"],
+            Op::MoeGemm => &[
+                "tokens",
+                "experts",
+                "top_k",
+                "n",
+                "k",
+                "dtype",
+                "w_dtype",
+                "routing",
+                "routing_seed",
+                "inputs",
+            ],
             Op::DecodeAttention => &[
                 "batch",
                 "context",
@@ -352,6 +402,18 @@ impl Op {
                 "lengths",
                 "new_tokens",
                 "window",
+            ],
+            Op::MlaDecode => &[
+                "batch",
+                "context",
+                "q_heads",
+                "latent_dim",
+                "rope_dim",
+                "dtype",
+                "kv_dtype",
+                "layout",
+                "lengths",
+                "new_tokens",
             ],
             Op::PrefillAttention => &[
                 "batch",
@@ -369,7 +431,7 @@ impl Op {
 }
 
 /// Every key that any problem is written with, in the order of CSV columns.
-pub const SHAPE_KEYS: [&str; 21] = [
+pub const SHAPE_KEYS: [&str; 30] = [
     "access",
     "bytes",
     "unit",
@@ -378,6 +440,12 @@ pub const SHAPE_KEYS: [&str; 21] = [
     "m",
     "n",
     "k",
+    "tokens",
+    "experts",
+    "top_k",
+    "routing",
+    "routing_seed",
+    "inputs",
     "batch",
     "context",
     "prefix",
@@ -385,12 +453,15 @@ pub const SHAPE_KEYS: [&str; 21] = [
     "q_heads",
     "kv_heads",
     "head_dim",
+    "latent_dim",
+    "rope_dim",
     "causal",
     "layout",
     "lengths",
     "window",
     "dtype",
     "kv_dtype",
+    "w_dtype",
 ];
 
 /// Stream through `bytes` of memory: the bandwidth ceilings.
@@ -525,6 +596,11 @@ impl KvAppend {
 
 /// `C[m][n] = A[m][k] * B[n][k]^T`: activations times weights, both with `k`
 /// innermost, as in a linear layer. With small `m` it is decode's projection.
+///
+/// Weights in a format that [is scaled](DType::is_scaled) are numbers times scales: in 8
+/// bits one for each output feature, `[n]` in f32, in int4 one for each
+/// [`weights::GROUP_COLUMNS`] columns, `[k / 128][n]` in f16. Weights of int4 are shuffled,
+/// see [`weights`]. Products are summed in f32 whatever the formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
     /// Rows of activations (tokens).
@@ -533,8 +609,10 @@ pub struct Gemm {
     pub n: u64,
     /// Input features.
     pub k: u64,
-    /// Format of A, B and C.
+    /// Format of A and C.
     pub dtype: DType,
+    /// Format of B.
+    pub w_dtype: DType,
 }
 
 /// The new tokens of each request, one or (with speculative decoding) a few, attend to
@@ -612,9 +690,7 @@ impl DecodeAttention {
 
     /// Tokens that new token number `token` of a request of `length` attends to.
     pub const fn attended(&self, length: u64, token: u64) -> Range<u64> {
-        let end = length - (self.new_tokens - 1 - token);
-        let all = self.window == 0 || self.window >= end;
-        Range { start: if all { 0 } else { end - self.window }, end }
+        attended(length, self.new_tokens, token, self.window)
     }
 
     /// Tokens of a request of `length` that any of its new tokens attends to.
@@ -683,8 +759,12 @@ pub enum Problem {
     KvAppend(KvAppend),
     /// See [`Gemm`].
     Gemm(Gemm),
+    /// See [`MoeGemm`].
+    MoeGemm(MoeGemm),
     /// See [`DecodeAttention`].
     DecodeAttention(DecodeAttention),
+    /// See [`MlaDecode`].
+    MlaDecode(MlaDecode),
     /// See [`PrefillAttention`].
     PrefillAttention(PrefillAttention),
 }
@@ -728,23 +808,42 @@ pub enum Format {
     Words,
     /// A shuffled table of 32-bit page numbers, each used once.
     PageTable,
-    /// Scales of keys or values in a format, f32: as large as numbers of the format
-    /// times them are about 1.
+    /// Scales of numbers in a format, f32: as large as numbers of the format times them
+    /// are about 1.
     Scales(DType),
     /// One over such scales.
     InverseScales(DType),
+    /// Such scales in f16.
+    HalfScales(DType),
+    /// Records of so many latents in fp8_e4m3, with their scales and so many numbers in
+    /// bf16: see [`MlaDecode`].
+    LatentRecords {
+        /// Latents of a record.
+        latent_dim: u64,
+        /// Other numbers of a record.
+        rope_dim: u64,
+    },
 }
 
 impl Format {
-    /// Size of one element in bytes.
-    pub const fn bytes(self) -> u64 {
+    /// Size of so many elements in bytes.
+    pub const fn bytes_of(self, elements: u64) -> u64 {
         match self {
-            Format::Values(dtype) => dtype.bytes(),
+            Format::Values(dtype) => dtype.bytes_of(elements),
+            Format::HalfScales(_) => 2 * elements,
             Format::Words
             | Format::PageTable
             | Format::Scales(_)
-            | Format::InverseScales(_) => 4,
+            | Format::InverseScales(_) => 4 * elements,
+            Format::LatentRecords { latent_dim, rope_dim } => {
+                elements * (latent_dim + 4 * (latent_dim / LATENTS_OF_SCALE) + 2 * rope_dim)
+            }
         }
+    }
+
+    /// Size of one element in bytes.
+    pub const fn bytes(self) -> u64 {
+        self.bytes_of(1)
     }
 }
 
@@ -781,7 +880,7 @@ impl Tensor {
 
     /// Size in bytes.
     pub const fn bytes(&self) -> u64 {
-        self.elements * self.format.bytes()
+        self.format.bytes_of(self.elements)
     }
 }
 
@@ -810,7 +909,9 @@ impl Problem {
             Problem::KvRead(_) => Op::KvRead,
             Problem::KvAppend(_) => Op::KvAppend,
             Problem::Gemm(_) => Op::Gemm,
+            Problem::MoeGemm(_) => Op::MoeGemm,
             Problem::DecodeAttention(_) => Op::DecodeAttention,
+            Problem::MlaDecode(_) => Op::MlaDecode,
             Problem::PrefillAttention(_) => Op::PrefillAttention,
         }
     }
@@ -818,7 +919,13 @@ impl Problem {
     /// FLOPs and compulsory bytes, from the shape alone.
     ///
     /// * stream: the bytes; a triad has 2 FLOPs for 12 of them.
-    /// * gemm: `2 m n k`; `b (m k + n k + m n)`.
+    /// * gemm: `2 m n k`; `b (m k + m n) + b_w n k`, and the scales of weights: `4 n`
+    ///   for 8 bits, `2 n k / 128` for int4.
+    /// * moe_gemm: `2 T top_k n k`; the weights and scales of each expert that any token
+    ///   has chosen, X `b T k` (times `top_k` where experts have inputs of their own) and
+    ///   Y `b T top_k n`.
+    /// * mla decode: `2 B h s (2 d_c + d_r)`; Q `B h (d_c + d_r) b`, O `B h d_c b`, and
+    ///   the cache `B s (d_c + d_r) b_kv`, or 656 bytes for each record of fp8.
     /// * decode attention: `4 B n_q d s`; Q and O `2 B n_q d b`, K and V
     ///   `2 B n_kv d s b_kv`. With several new tokens, a window or requests of
     ///   several lengths the sums over the tokens that queries attend to, and over
@@ -854,13 +961,15 @@ impl Problem {
                 Work { bytes_read: kv_bytes(&p, |length| 0..length), ..Work::default() }
             }
             Problem::KvAppend(p) => append_work(&p),
-            Problem::Gemm(Gemm { m, n, k, dtype }) => Work {
+            Problem::Gemm(Gemm { m, n, k, dtype, w_dtype }) => Work {
                 matrix_flops: 2 * m * n * k,
-                bytes_read: (m * k + n * k) * dtype.bytes(),
-                bytes_written: m * n * dtype.bytes(),
+                bytes_read: dtype.bytes_of(m * k) + weights_bytes(w_dtype, n, k),
+                bytes_written: dtype.bytes_of(m * n),
                 ..Work::default()
             },
+            Problem::MoeGemm(p) => p.work(),
             Problem::DecodeAttention(p) => decode_work(&p),
+            Problem::MlaDecode(p) => p.work(),
             Problem::PrefillAttention(p) => {
                 let rows = p.batch * p.q_heads * p.head_dim;
                 let twice_attended = if p.causal {
@@ -892,7 +1001,9 @@ impl Problem {
             Problem::Stream(_) | Problem::KvRead(_) | Problem::KvAppend(_) => None,
             Problem::Peak(p) => Some(p.dtype),
             Problem::Gemm(p) => Some(p.dtype),
+            Problem::MoeGemm(p) => Some(p.dtype),
             Problem::DecodeAttention(p) => Some(p.dtype),
+            Problem::MlaDecode(p) => Some(p.dtype),
             Problem::PrefillAttention(p) => Some(p.dtype),
         }
     }
@@ -944,13 +1055,41 @@ impl Problem {
                 tensors
             }
             Problem::KvAppend(p) => append_tensors(&p),
-            Problem::Gemm(Gemm { m, n, k, dtype }) => {
+            Problem::Gemm(Gemm { m, n, k, dtype, w_dtype }) => {
                 let format = Format::Values(dtype);
-                vec![
+                let mut tensors = vec![
                     Tensor::new("a", Input, format, m * k),
-                    Tensor::new("b", Input, format, n * k),
-                    Tensor::new("c", Output, format, m * n),
-                ]
+                    Tensor::new("b", Input, Format::Values(w_dtype), n * k),
+                ];
+                tensors.extend(weight_scales("b_scales", w_dtype, 1, n, k));
+                tensors.push(Tensor::new("c", Output, format, m * n));
+                tensors
+            }
+            Problem::MoeGemm(p) => {
+                let format = Format::Values(p.dtype);
+                let weights = p.experts * p.n * p.k;
+                let mut tensors = vec![
+                    Tensor::new("x", Input, format, p.input_rows() * p.k),
+                    Tensor::new("w", Input, Format::Values(p.w_dtype), weights),
+                ];
+                tensors.extend(weight_scales("w_scales", p.w_dtype, p.experts, p.n, p.k));
+                tensors.push(Tensor::new("y", Output, format, p.rows() * p.n));
+                tensors
+            }
+            Problem::MlaDecode(p) => {
+                let format = Format::Values(p.dtype);
+                let mut tensors = vec![if p.kv_dtype.is_scaled() {
+                    let MlaDecode { latent_dim, rope_dim, .. } = p;
+                    let records = Format::LatentRecords { latent_dim, rope_dim };
+                    Tensor::new("kv", Input, records, p.allocated())
+                } else {
+                    let elements = p.allocated() * p.key_dim();
+                    Tensor::new("kv", Input, Format::Values(p.kv_dtype), elements)
+                }];
+                tensors.extend(page_table(p.layout.pages(p.batch, p.context)));
+                tensors.push(Tensor::new("q", Input, format, p.rows() * p.key_dim()));
+                tensors.push(Tensor::new("o", Output, format, p.rows() * p.latent_dim));
+                tensors
             }
             Problem::DecodeAttention(p) => {
                 let format = Format::Values(p.dtype);
@@ -998,7 +1137,14 @@ impl Problem {
             Problem::KvAppend(p) => {
                 spell!(p: batch context new_tokens kv_heads head_dim dtype kv_dtype layout lengths)
             }
-            Problem::Gemm(p) => spell!(p: m n k dtype),
+            Problem::Gemm(p) => spell!(p: m n k dtype w_dtype),
+            Problem::MoeGemm(p) => {
+                spell!(p: tokens experts top_k n k dtype w_dtype routing routing_seed inputs)
+            }
+            Problem::MlaDecode(p) => {
+                spell!(p: batch context q_heads latent_dim rope_dim dtype kv_dtype layout
+                          lengths new_tokens)
+            }
             Problem::DecodeAttention(p) => {
                 spell!(p: batch context q_heads kv_heads head_dim dtype kv_dtype layout
                           lengths new_tokens window)
@@ -1008,7 +1154,11 @@ impl Problem {
             }
         };
         let op = self.op();
-        fields.retain(|(key, value)| !is_silent_default(op, key, value));
+        let dtype = value_of(&fields, "dtype");
+        fields.retain(|(key, value)| {
+            !is_silent_default(op, key, value)
+                && (*key != "w_dtype" || Some(value) != dtype.as_ref())
+        });
         fields
     }
 
@@ -1016,7 +1166,7 @@ impl Problem {
     /// default and with sizes in MiB.
     pub fn label(&self) -> String {
         let fields = self.fields();
-        let dtype = fields.iter().find(|(key, _)| *key == "dtype").map(|(_, v)| v.clone());
+        let dtype = value_of(&fields, "dtype");
         let mut label = self.op().to_string();
         for (key, value) in fields {
             let is_default = match key {
@@ -1031,7 +1181,12 @@ impl Problem {
                 Ok(bytes) if key == "bytes" => {
                     label.push_str(&format!(" {} MiB", bytes / f64::from(1 << 20)));
                 }
-                Err(_) if matches!(key, "access" | "unit" | "dtype" | "layout") => {
+                Err(_)
+                    if matches!(
+                        key,
+                        "access" | "unit" | "dtype" | "layout" | "routing"
+                    ) =>
+                {
                     label.push_str(&format!(" {value}"));
                 }
                 _ => label.push_str(&format!(" {key}={value}")),
@@ -1044,7 +1199,9 @@ impl Problem {
     ///
     /// `layout`, `kv_dtype`, `prefix`, `causal`, `lengths` and `window` may be left out;
     /// they are then `contiguous`, the `dtype`, 0, `true`, `equal` and 0. So may be
-    /// `new_tokens`, but for prefill attention; it is then 1.
+    /// `new_tokens`, but for prefill attention; it is then 1. So may be `w_dtype`,
+    /// `routing_seed`, `inputs`, `latent_dim` and `rope_dim`; they are then the `dtype`,
+    /// 0, `per_token`, 512 and 64.
     ///
     /// # Errors
     /// An unknown, missing or doubled key, a value that does not parse, a zero
@@ -1058,7 +1215,7 @@ impl Problem {
             }),
             Op::Peak => Problem::Peak(Peak {
                 unit: f.parse("unit")?,
-                dtype: f.parse("dtype")?,
+                dtype: f.number_format("dtype")?,
                 lanes: f.extent("lanes")?,
                 steps: f.extent("steps")?,
             }),
@@ -1067,7 +1224,7 @@ impl Problem {
                 context: f.extent("context")?,
                 kv_heads: f.extent("kv_heads")?,
                 head_dim: f.extent("head_dim")?,
-                dtype: f.parse("dtype")?,
+                dtype: f.number_format("dtype")?,
                 layout: f.layout()?,
                 lengths: f.lengths()?,
             }),
@@ -1077,8 +1234,8 @@ impl Problem {
                 new_tokens: f.extent_or("new_tokens", 1)?,
                 kv_heads: f.extent("kv_heads")?,
                 head_dim: f.extent("head_dim")?,
-                dtype: f.parse("dtype")?,
-                kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
+                dtype: f.number_format("dtype")?,
+                kv_dtype: f.number_format("kv_dtype")?,
                 layout: f.layout()?,
                 lengths: f.lengths()?,
             }),
@@ -1086,7 +1243,32 @@ impl Problem {
                 m: f.extent("m")?,
                 n: f.extent("n")?,
                 k: f.extent("k")?,
-                dtype: f.parse("dtype")?,
+                dtype: f.number_format("dtype")?,
+                w_dtype: f.parse_or_other("w_dtype", "dtype")?,
+            }),
+            Op::MoeGemm => Problem::MoeGemm(MoeGemm {
+                tokens: f.extent("tokens")?,
+                experts: f.extent("experts")?,
+                top_k: f.extent("top_k")?,
+                n: f.extent("n")?,
+                k: f.extent("k")?,
+                dtype: f.number_format("dtype")?,
+                w_dtype: f.parse_or_other("w_dtype", "dtype")?,
+                routing: f.parse("routing")?,
+                routing_seed: f.extent_or_zero("routing_seed")?,
+                inputs: f.parse_or("inputs", Inputs::PerToken)?,
+            }),
+            Op::MlaDecode => Problem::MlaDecode(MlaDecode {
+                batch: f.extent("batch")?,
+                context: f.extent("context")?,
+                q_heads: f.extent("q_heads")?,
+                latent_dim: f.extent_or("latent_dim", LATENT_DIM)?,
+                rope_dim: f.extent_or("rope_dim", ROPE_DIM)?,
+                dtype: f.number_format("dtype")?,
+                kv_dtype: f.number_format("kv_dtype")?,
+                layout: f.layout()?,
+                lengths: f.lengths()?,
+                new_tokens: f.extent_or("new_tokens", 1)?,
             }),
             Op::DecodeAttention => Problem::DecodeAttention(DecodeAttention {
                 batch: f.extent("batch")?,
@@ -1094,8 +1276,8 @@ impl Problem {
                 q_heads: f.extent("q_heads")?,
                 kv_heads: f.extent("kv_heads")?,
                 head_dim: f.extent("head_dim")?,
-                dtype: f.parse("dtype")?,
-                kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
+                dtype: f.number_format("dtype")?,
+                kv_dtype: f.number_format("kv_dtype")?,
                 layout: f.layout()?,
                 lengths: f.lengths()?,
                 new_tokens: f.extent_or("new_tokens", 1)?,
@@ -1109,8 +1291,8 @@ impl Problem {
                 kv_heads: f.extent("kv_heads")?,
                 head_dim: f.extent("head_dim")?,
                 causal: f.flag("causal", true)?,
-                dtype: f.parse("dtype")?,
-                kv_dtype: f.parse_or_other("kv_dtype", "dtype")?,
+                dtype: f.number_format("dtype")?,
+                kv_dtype: f.number_format("kv_dtype")?,
             }),
         };
         problem.check_shape()?;
@@ -1137,6 +1319,12 @@ impl Problem {
         }
         self.check_requests()?;
         match self {
+            Problem::Gemm(p) => check_weights(p.w_dtype, p.n, p.k),
+            Problem::MoeGemm(p) => {
+                p.check()?;
+                check_weights(p.w_dtype, p.n, p.k)
+            }
+            Problem::MlaDecode(p) => p.check(),
             Problem::KvAppend(KvAppend { layout: Layout::Contiguous, .. }) => {
                 Err(ProblemError::at(
                     "layout",
@@ -1171,6 +1359,7 @@ impl Problem {
             Problem::KvRead(p) => (p.batch, p.context, p.lengths, 1),
             Problem::KvAppend(p) => (p.batch, p.context, p.lengths, p.new_tokens),
             Problem::DecodeAttention(p) => (p.batch, p.context, p.lengths, p.new_tokens),
+            Problem::MlaDecode(p) => (p.batch, p.context, p.lengths, p.new_tokens),
             _ => return Ok(()),
         };
         if lengths == Lengths::Ragged && batch > MAX_RAGGED {
@@ -1189,7 +1378,9 @@ impl Problem {
                 ),
             ));
         }
-        if matches!(self, Problem::DecodeAttention(_)) && new_tokens > MAX_NEW_TOKENS {
+        if matches!(self, Problem::DecodeAttention(_) | Problem::MlaDecode(_))
+            && new_tokens > MAX_NEW_TOKENS
+        {
             return Err(ProblemError::at(
                 "new_tokens",
                 format!(
@@ -1220,6 +1411,20 @@ impl Problem {
             Problem::Gemm(p) => (
                 product(&[2, p.m, p.n, p.k]),
                 product(&[p.m, p.n]) + product(&[p.m, p.k]) + product(&[p.n, p.k]),
+            ),
+            Problem::MoeGemm(p) => (
+                product(&[2, p.tokens, p.top_k, p.n, p.k]),
+                product(&[p.input_rows(), p.k])
+                    + product(&[p.experts, p.n, p.k])
+                    + product(&[p.tokens, p.top_k, p.n]),
+            ),
+            Problem::MlaDecode(p) => (
+                product(&[2, p.batch, p.new_tokens, p.q_heads, p.context])
+                    * (p.key_dim() + p.latent_dim) as f64,
+                kv_elements(&p.kv())
+                    + 2.0
+                        * product(&[p.batch, p.new_tokens, p.q_heads])
+                        * p.key_dim() as f64,
             ),
             Problem::DecodeAttention(p) => (
                 product(&[4, p.batch, p.new_tokens, p.q_heads, p.head_dim, p.context]),
@@ -1252,10 +1457,85 @@ impl Problem {
 fn is_silent_default(op: Op, key: &str, value: &str) -> bool {
     match key {
         "lengths" => value == Lengths::Equal.name(),
-        "window" => value == "0",
-        "new_tokens" => op == Op::DecodeAttention && value == "1",
+        "window" | "routing_seed" => value == "0",
+        "new_tokens" => matches!(op, Op::DecodeAttention | Op::MlaDecode) && value == "1",
+        "inputs" => value == Inputs::PerToken.name(),
+        "latent_dim" => value == LATENT_DIM.to_string(),
+        "rope_dim" => value == ROPE_DIM.to_string(),
         _ => false,
     }
+}
+
+/// The value of a field, if there is one.
+fn value_of(fields: &[(&'static str, String)], key: &str) -> Option<String> {
+    fields.iter().find(|(k, _)| *k == key).map(|(_, value)| value.clone())
+}
+
+/// Tokens that new token number `token` of so many attends to, in a request of `length`
+/// in which they are the last: those up to itself, in a window only the last of them.
+const fn attended(length: u64, new_tokens: u64, token: u64, window: u64) -> Range<u64> {
+    let end = length - (new_tokens - 1 - token);
+    let all = window == 0 || window >= end;
+    Range { start: if all { 0 } else { end - window }, end }
+}
+
+/// Bytes of a matrix `[n][k]` of weights, and of their scales.
+const fn weights_bytes(dtype: DType, n: u64, k: u64) -> u64 {
+    let scales = match scale_format(dtype) {
+        Some(format) => format.bytes_of(n * scales_of_row(dtype, k)),
+        None => 0,
+    };
+    dtype.bytes_of(n * k) + scales
+}
+
+/// What the scales of weights are, where they have any.
+const fn scale_format(dtype: DType) -> Option<Format> {
+    match dtype {
+        DType::Int4 => Some(Format::HalfScales(dtype)),
+        _ if dtype.is_scaled() => Some(Format::Scales(dtype)),
+        _ => None,
+    }
+}
+
+/// Scales of each output feature, where weights have scales.
+const fn scales_of_row(dtype: DType, k: u64) -> u64 {
+    match dtype {
+        DType::Int4 => k / weights::GROUP_COLUMNS,
+        _ => 1,
+    }
+}
+
+/// The scales of so many matrices `[n][k]` of weights, where they have any.
+fn weight_scales(
+    name: &'static str,
+    dtype: DType,
+    matrices: u64,
+    n: u64,
+    k: u64,
+) -> Option<Tensor> {
+    let count = matrices * n * scales_of_row(dtype, k);
+    scale_format(dtype).map(|format| Tensor::new(name, Role::Input, format, count))
+}
+
+/// Refuses matrices `[n][k]` of int4 that are no whole tiles and groups.
+fn check_weights(dtype: DType, n: u64, k: u64) -> Result<(), ProblemError> {
+    if dtype != DType::Int4 {
+        return Ok(());
+    }
+    for (key, value, of) in [("n", n, weights::TILE_ROWS), ("k", k, weights::GROUP_COLUMNS)]
+    {
+        if !value.is_multiple_of(of) {
+            return Err(ProblemError::at(
+                key,
+                format!(
+                    "{key} = {value} is no multiple of {of}, which tiles and groups of int4 \
+                     weights are made of; use {}",
+                    value.next_multiple_of(of)
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn peak_work(p: Peak) -> Work {
@@ -1303,14 +1583,18 @@ fn kv_bytes(p: &KvRead, needed: impl Fn(u64) -> Range<u64>) -> u64 {
     let row_bytes = 2 * p.kv_heads * p.head_dim * p.dtype.bytes();
     p.lengths.sum(p.batch, p.context, |length| {
         let tokens = needed(length);
-        let pages = match p.layout {
-            Layout::Contiguous => 0,
-            Layout::Paged { page_size, .. } => {
-                tokens.end.div_ceil(page_size) - tokens.start / page_size
-            }
-        };
-        row_bytes * (tokens.end - tokens.start) + 4 * pages
+        row_bytes * (tokens.end - tokens.start) + 4 * kv_pages(p.layout, &tokens)
     })
+}
+
+/// Pages that some tokens of a request lie in.
+const fn kv_pages(layout: Layout, tokens: &Range<u64>) -> u64 {
+    match layout {
+        Layout::Contiguous => 0,
+        Layout::Paged { page_size, .. } => {
+            tokens.end.div_ceil(page_size) - tokens.start / page_size
+        }
+    }
 }
 
 fn decode_work(p: &DecodeAttention) -> Work {
@@ -1374,11 +1658,13 @@ fn kv_tensors(p: &KvRead) -> Vec<Tensor> {
         Tensor::new("k", Role::Input, format, elements),
         Tensor::new("v", Role::Input, format, elements),
     ];
-    let pages = p.layout.pages(p.batch, p.context);
-    if pages > 0 {
-        tensors.push(Tensor::new("page_table", Role::Input, Format::PageTable, pages));
-    }
+    tensors.extend(page_table(p.layout.pages(p.batch, p.context)));
     tensors
+}
+
+/// A table of so many pages, if there are any.
+fn page_table(pages: u64) -> Option<Tensor> {
+    (pages > 0).then(|| Tensor::new("page_table", Role::Input, Format::PageTable, pages))
 }
 
 impl fmt::Display for Problem {
@@ -1459,6 +1745,26 @@ impl<'a> FieldReader<'a> {
         self.parse(if self.get(key).is_some() { key } else { other })
     }
 
+    fn parse_or<T: FromStr<Err = String>>(
+        &self,
+        key: &str,
+        default: T,
+    ) -> Result<T, ProblemError> {
+        if self.get(key).is_some() { self.parse(key) } else { Ok(default) }
+    }
+
+    /// The format of activations (`dtype`), or of cached numbers (`kv_dtype`), which is
+    /// that of activations where nothing else is said.
+    fn number_format(&self, key: &str) -> Result<DType, ProblemError> {
+        match self.parse_or_other(key, "dtype")? {
+            DType::Int4 => Err(ProblemError::at(
+                key,
+                "int4 is a format of weights; write it as `w_dtype` of gemm or moe_gemm",
+            )),
+            dtype => Ok(dtype),
+        }
+    }
+
     fn layout(&self) -> Result<Layout, ProblemError> {
         let Some(text) = self.get("layout") else { return Ok(Layout::Contiguous) };
         let layout = text.parse().map_err(|e: String| ProblemError::at("layout", e))?;
@@ -1469,11 +1775,7 @@ impl<'a> FieldReader<'a> {
     }
 
     fn lengths(&self) -> Result<Lengths, ProblemError> {
-        if self.get("lengths").is_some() {
-            self.parse("lengths")
-        } else {
-            Ok(Lengths::Equal)
-        }
+        self.parse_or("lengths", Lengths::Equal)
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool, ProblemError> {

@@ -36,8 +36,10 @@ use thiserror::Error;
 use crate::data::Key;
 use crate::problem::{
     Access, DType, DecodeAttention, Format, Gemm, KvAppend, KvRead, Layout, Lengths,
-    PageOrder, Peak, PrefillAttention, Problem, Role, Stream, Tensor, Unit,
+    MlaDecode, MoeGemm, PageOrder, Peak, PrefillAttention, Problem, Role, SCORE_WIDTH,
+    Stream, Tensor, Unit,
 };
+use crate::weights;
 
 /// Factor of a step of [`Peak`] with [`Unit::Fma`], `x = x * A + B`. Lanes
 /// swing around 0.25 and close in on it slowly enough that 10^5 steps still
@@ -232,6 +234,8 @@ pub fn check(
             target.scan_rest(&rows).unwrap_or_else(|| target.compare_rows(&rows, draws))
         }
         Problem::Gemm(p) => target.compare_rows(&gemm_rows(p, &keys), draws),
+        Problem::MoeGemm(p) => target.compare_rows(&moe_rows(p, &keys), draws),
+        Problem::MlaDecode(p) => target.compare_rows(&mla_rows(p, &keys), draws),
         Problem::DecodeAttention(p) => target.compare_rows(&decode_rows(p, &keys), draws),
         Problem::PrefillAttention(p) => target.compare_rows(&prefill_rows(p, &keys), draws),
     })
@@ -243,7 +247,7 @@ pub const fn tolerance(dtype: DType) -> f64 {
         DType::F32 => 1e-4,
         DType::Bf16 => 1.0 / 64.0,
         DType::F16 => 1.0 / 512.0,
-        DType::Fp8E4m3 | DType::Int8 => 1.0 / 8.0,
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => 1.0 / 8.0,
     }
 }
 
@@ -298,6 +302,10 @@ impl Target<'_> {
             Format::Values(DType::F16) => bytemuck::pod_read_unaligned::<f16>(at).into(),
             Format::Values(DType::Int8) => f64::from(at[0] as i8),
             Format::Values(DType::Fp8E4m3) => f64::from(crate::data::e4m3_to_f32(at[0])),
+            Format::Values(DType::Int4) | Format::LatentRecords { .. } => {
+                unreachable!("no output has this format")
+            }
+            Format::HalfScales(_) => bytemuck::pod_read_unaligned::<f16>(at).into(),
             Format::Words | Format::PageTable => {
                 bytemuck::pod_read_unaligned::<u32>(at).into()
             }
@@ -453,6 +461,15 @@ fn axes(problem: &Problem) -> Vec<(&'static str, u64)> {
             vec![("tensor", 2), ("page", pages), outer, inner, ("dim", p.head_dim)]
         }
         Problem::Gemm(p) => vec![("row", p.m), ("column", p.n)],
+        Problem::MoeGemm(p) => {
+            vec![("token", p.tokens), ("slot", p.top_k), ("column", p.n)]
+        }
+        Problem::MlaDecode(p) => vec![
+            ("batch", p.batch),
+            ("new token", p.new_tokens),
+            ("q head", p.q_heads),
+            ("latent", p.latent_dim),
+        ],
         Problem::DecodeAttention(p) => vec![
             ("batch", p.batch),
             ("new token", p.new_tokens),
@@ -506,7 +523,7 @@ fn fma_lanes(p: Peak, start: Key) -> Result<Rows<'static>, NoReference> {
         DType::F32 => |x| x,
         DType::Bf16 => |x| bf16::from_f32(x).to_f32(),
         DType::F16 => |x| f16::from_f32(x).to_f32(),
-        DType::Fp8E4m3 | DType::Int8 => {
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => {
             return Err(NoReference(format!(
                 "there is no reference for fma chains in {}, which no device has",
                 p.dtype
@@ -609,29 +626,65 @@ impl Cache {
 
 /// Bytes of a problem's inputs that no answer depends on, as positions in
 /// [`Problem::tensors`] and ranges: what lies in the cache behind the end of a request,
-/// or before its window. A kernel that lets them into its answer is wrong, though the
+/// or before its window, and the weights of experts that no token has chosen. A kernel that lets them into its answer is wrong, though the
 /// answer may be right by chance.
 pub fn unneeded(problem: &Problem, seed: u64, slot: usize) -> Vec<(usize, Range<u64>)> {
-    let (kv, visible): (KvRead, Box<dyn Fn(u64) -> Range<u64>>) = match *problem {
-        Problem::KvRead(p) => (p, Box::new(|length| 0..length)),
-        Problem::DecodeAttention(p) => (p.kv(), Box::new(move |length| p.visible(length))),
-        _ => return Vec::new(),
-    };
-    let keys: Vec<Key> = (0..3).map(|i| Key::new(seed, slot, i)).collect();
-    let cache = Cache::new(kv, &keys);
+    let key = |position| Key::new(seed, slot, position);
+    match *problem {
+        Problem::KvRead(p) => unneeded_rows(p, key, |length| 0..length),
+        Problem::DecodeAttention(p) => {
+            unneeded_rows(p.kv(), key, |length| p.visible(length))
+        }
+        Problem::MlaDecode(p) => {
+            let latents = Latents::new(p, &[key(0), key(1)]);
+            let bytes = p.record_bytes();
+            let records = unneeded_tokens(p.kv(), |length| 0..length);
+            let first = |(batch, token)| latents.record(batch, token) * bytes;
+            records.map(first).map(|first| (0, first..first + bytes)).collect()
+        }
+        Problem::MoeGemm(p) => {
+            let experts = p.untouched();
+            let tensors = problem.tensors();
+            // Weights, and their scales where there are any.
+            let of_expert = |position: usize| {
+                let bytes = tensors[position].bytes() / p.experts;
+                experts.iter().map(move |e| (position, e * bytes..(e + 1) * bytes))
+            };
+            (1..tensors.len() - 1).flat_map(of_expert).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Tokens of a cache, as requests and tokens, that are not needed.
+fn unneeded_tokens(
+    kv: KvRead,
+    needed: impl Fn(u64) -> Range<u64>,
+) -> impl Iterator<Item = (u64, u64)> {
     let allocated = match kv.layout {
         Layout::Contiguous => kv.context,
         Layout::Paged { page_size, .. } => kv.context.next_multiple_of(page_size),
     };
+    (0..kv.batch).flat_map(move |request| {
+        let needed = needed(kv.length(request));
+        let others = (0..allocated).filter(move |token| !needed.contains(token));
+        others.map(move |token| (request, token))
+    })
+}
+
+/// Rows of keys and of values that are not needed.
+fn unneeded_rows(
+    kv: KvRead,
+    key: impl Fn(usize) -> Key,
+    needed: impl Fn(u64) -> Range<u64>,
+) -> Vec<(usize, Range<u64>)> {
+    let cache = Cache::new(kv, &[key(0), key(1), key(2)]);
     let row_bytes = kv.head_dim * kv.dtype.bytes();
     let mut found = Vec::new();
-    for request in 0..kv.batch {
-        let needed = visible(kv.length(request));
-        for token in (0..allocated).filter(|token| !needed.contains(token)) {
-            for head in 0..kv.kv_heads {
-                let first = cache.offset(request, head, token) * kv.dtype.bytes();
-                found.extend([0, 1].map(|position| (position, first..first + row_bytes)));
-            }
+    for (request, token) in unneeded_tokens(kv, needed) {
+        for head in 0..kv.kv_heads {
+            let first = cache.offset(request, head, token) * kv.dtype.bytes();
+            found.extend([0, 1].map(|position| (position, first..first + row_bytes)));
         }
     }
     found
@@ -715,30 +768,109 @@ fn round_to(dtype: DType, x: f32) -> f64 {
         DType::F16 => f16::from_f32(x).into(),
         DType::Fp8E4m3 => crate::data::e4m3_to_f32(crate::data::e4m3_from_f32(x)).into(),
         DType::Int8 => x.round_ties_even().clamp(-128.0, 127.0).into(),
+        DType::Int4 => x.round_ties_even().clamp(-8.0, 7.0).into(),
     }
 }
 
-/// Stretches of columns of each row of C.
-fn gemm_rows(p: Gemm, keys: &[Key]) -> Rows<'static> {
-    let (a_key, b_key) = (keys[0], keys[1]);
-    let stretches = p.n.div_ceil(GEMM_COLUMNS);
+/// Matrices of weights `[n][k]`, as problems define them.
+struct Weights {
+    dtype: DType,
+    n: u64,
+    k: u64,
+    numbers: Key,
+    /// Of scales, where there are any.
+    scales: Option<Key>,
+}
+
+impl Weights {
+    /// Inputs of a problem whose second tensor are weights, and whose third, if there is
+    /// one, their scales.
+    fn new(dtype: DType, (n, k): (u64, u64), keys: &[Key]) -> Self {
+        let scales = dtype.is_scaled().then(|| keys[2]);
+        Weights { dtype, n, k, numbers: keys[1], scales }
+    }
+
+    /// The row that makes an output feature of a matrix.
+    fn row(&self, matrix: u64, feature: u64, to: &mut [f32]) {
+        let first = matrix * self.n * self.k;
+        if self.dtype == DType::Int4 {
+            for (column, x) in (0..).zip(&mut *to) {
+                let nibble = first + weights::place(self.k, feature, column);
+                *x = self.numbers.value(DType::Int4, nibble);
+            }
+        } else {
+            self.numbers.values(self.dtype, first + feature * self.k, to);
+        }
+        let Some(scales) = self.scales else { return };
+        if self.dtype == DType::Int4 {
+            let groups = self.k / weights::GROUP_COLUMNS;
+            for (group, xs) in (0..).zip(to.chunks_mut(weights::GROUP_COLUMNS as usize)) {
+                let index = (matrix * groups + group) * self.n + feature;
+                let scale = scales.scale(Format::HalfScales(self.dtype), index);
+                xs.iter_mut().for_each(|x| *x *= scale);
+            }
+        } else {
+            let scale = scales.scale(Format::Scales(self.dtype), matrix * self.n + feature);
+            to.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+
+    /// Size of a sum of `k` products of activations and weights. Both are uniform in
+    /// [-1, 1), of variance 1/3; weights that are numbers times scales less, since scales
+    /// are between a half and 1 of what they could be.
+    fn typical(&self) -> f64 {
+        let variance = match self.dtype {
+            DType::F32 | DType::Bf16 | DType::F16 => 1.0 / 3.0,
+            // The mean square of a scale is 7/12 of the largest.
+            DType::Int8 | DType::Int4 => 7.0 / 36.0,
+            // Exponents are evenly spread over seven powers of two below 1, so that the
+            // mean square of a number is 0.09.
+            DType::Fp8E4m3 => 7.0 / 12.0 * 0.09,
+        };
+        (self.k as f64 / 3.0 * variance).sqrt()
+    }
+}
+
+/// Stretches of columns of each row of the output of a layer with weights. `source` gives
+/// the row of activations and the matrix that make a row of the output.
+fn linear_rows<'a>(
+    rows: u64,
+    (a_key, a_dtype): (Key, DType),
+    weights: Weights,
+    source: impl Fn(u64) -> (u64, u64) + Sync + 'a,
+) -> Rows<'a> {
+    let (n, k) = (weights.n, weights.k);
+    let stretches = n.div_ceil(GEMM_COLUMNS);
+    let cost = k * (GEMM_COLUMNS.min(n) + 1);
+    let typical = Some(weights.typical());
     let make = move |part: u64| {
         let (row, first) = (part / stretches, part % stretches * GEMM_COLUMNS);
-        let mut a = vec![0.0; p.k as usize];
+        let (input_row, matrix) = source(row);
+        let mut a = vec![0.0; k as usize];
         let mut b = a.clone();
-        a_key.values(p.dtype, row * p.k, &mut a);
-        let columns = first..p.n.min(first + GEMM_COLUMNS);
+        a_key.values(a_dtype, input_row * k, &mut a);
+        let columns = first..n.min(first + GEMM_COLUMNS);
         let products = columns.map(|column| {
-            b_key.values(p.dtype, column * p.k, &mut b);
+            weights.row(matrix, column, &mut b);
             dot(&a, &b)
         });
-        (row * p.n + first, products.collect())
+        (row * n + first, products.collect())
     };
-    let cost = p.k * (GEMM_COLUMNS.min(p.n) + 1);
-    let width = GEMM_COLUMNS.min(p.n) as usize;
-    // A sum of k products of values uniform in [-1, 1), variance 1/9 each.
-    let typical = Some((p.k as f64 / 9.0).sqrt());
-    Rows { count: p.m * stretches, cost, width, typical, make: Box::new(make) }
+    let width = GEMM_COLUMNS.min(n) as usize;
+    Rows { count: rows * stretches, cost, width, typical, make: Box::new(make) }
+}
+
+fn gemm_rows(p: Gemm, keys: &[Key]) -> Rows<'static> {
+    let weights = Weights::new(p.w_dtype, (p.n, p.k), keys);
+    linear_rows(p.m, (keys[0], p.dtype), weights, |row| (row, 0))
+}
+
+fn moe_rows(p: MoeGemm, keys: &[Key]) -> Rows<'static> {
+    let weights = Weights::new(p.w_dtype, (p.n, p.k), keys);
+    let experts = p.expert_of_rows();
+    linear_rows(p.rows(), (keys[0], p.dtype), weights, move |row| {
+        (p.input_row(row), experts[row as usize].into())
+    })
 }
 
 /// All query heads of a new token that share a key and value head.
@@ -754,7 +886,9 @@ fn decode_rows(p: DecodeAttention, keys: &[Key]) -> Rows<'static> {
         let (token, head) = (part / p.kv_heads, part % p.kv_heads);
         let (batch, token) = (token / p.new_tokens, token % p.new_tokens);
         let tokens = p.attended(cache.p.length(batch), token);
-        (part * group_elements, attention(&queries, &cache, batch, head, tokens))
+        let attention = Attention::of_heads(p.head_dim);
+        let row = |what, token, to: &mut [f32]| cache.row(what, batch, head, token, to);
+        (part * group_elements, attention.of(&queries, tokens, row))
     };
     // Making a value costs about as much as two multiply-adds.
     let cost = p.context * p.head_dim * (2 + p.group());
@@ -764,6 +898,69 @@ fn decode_rows(p: DecodeAttention, keys: &[Key]) -> Rows<'static> {
         width: p.head_dim as usize,
         typical: Some(typical_attention(p.context)),
         make: Box::new(make),
+    }
+}
+
+/// All query heads of a new token, which share the latents.
+fn mla_rows(p: MlaDecode, keys: &[Key]) -> Rows<'static> {
+    let latents = Latents::new(p, keys);
+    let q_key = keys[keys.len() - 1];
+    let attention = Attention {
+        key_dim: p.key_dim() as usize,
+        value_dim: p.latent_dim as usize,
+        scale: 1.0 / (SCORE_WIDTH as f64).sqrt(),
+    };
+    let make = move |part: u64| {
+        let mut queries = vec![0.0; (p.q_heads * p.key_dim()) as usize];
+        q_key.values(p.dtype, part * p.q_heads * p.key_dim(), &mut queries);
+        let (batch, token) = (part / p.new_tokens, part % p.new_tokens);
+        let tokens = p.attended(p.length(batch), token);
+        // Values are the first numbers of keys.
+        let row = |_, token, to: &mut [f32]| latents.row(batch, token, to);
+        (part * p.q_heads * p.latent_dim, attention.of(&queries, tokens, row))
+    };
+    Rows {
+        count: p.batch * p.new_tokens,
+        cost: p.context * p.key_dim() * (2 + p.q_heads),
+        width: p.latent_dim as usize,
+        typical: Some(typical_attention(p.context)),
+        make: Box::new(make),
+    }
+}
+
+/// Where the cache of latent attention comes from.
+struct Latents {
+    p: MlaDecode,
+    numbers: Key,
+    table: Vec<u32>,
+}
+
+impl Latents {
+    fn new(p: MlaDecode, keys: &[Key]) -> Self {
+        let pages = p.layout.pages(p.batch, p.context) as usize;
+        let table = if pages > 0 { keys[1].page_table(pages) } else { Vec::new() };
+        Latents { p, numbers: keys[0], table }
+    }
+
+    /// Number of a token's record.
+    fn record(&self, batch: u64, token: u64) -> u64 {
+        match self.p.layout {
+            Layout::Contiguous => batch * self.p.context + token,
+            Layout::Paged { page_size, .. } => {
+                let index = batch * self.p.context.div_ceil(page_size) + token / page_size;
+                u64::from(self.table[index as usize]) * page_size + token % page_size
+            }
+        }
+    }
+
+    /// As many numbers of a token's record as `to` holds.
+    fn row(&self, batch: u64, token: u64, to: &mut [f32]) {
+        let (p, record) = (&self.p, self.record(batch, token));
+        if p.kv_dtype.is_scaled() {
+            self.numbers.latent_record(p.latent_dim, p.rope_dim, record, to);
+        } else {
+            self.numbers.values(p.kv_dtype, record * p.key_dim(), to);
+        }
     }
 }
 
@@ -791,9 +988,11 @@ fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
         let mut query = vec![0.0; p.head_dim as usize];
         q_key.values(p.dtype, row * p.head_dim, &mut query);
         let kv_head = head % p.q_heads / p.group();
-        let out =
-            attention(&query, &cache, head / p.q_heads, kv_head, 0..p.attended(token));
-        (row * p.head_dim, out)
+        let attention = Attention::of_heads(p.head_dim);
+        let batch = head / p.q_heads;
+        let row_of =
+            |what, token, to: &mut [f32]| cache.row(what, batch, kv_head, token, to);
+        (row * p.head_dim, attention.of(&query, 0..p.attended(token), row_of))
     };
     Rows {
         count: p.batch * p.q_heads * p.new_tokens,
@@ -804,37 +1003,51 @@ fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
     }
 }
 
-/// `softmax(q k^T / sqrt(d)) v` over some `tokens` of a request and head,
-/// for one or more queries, in the order in which it is written.
-fn attention(
-    queries: &[f32],
-    cache: &Cache,
-    batch: u64,
-    head: u64,
-    tokens: Range<u64>,
-) -> Vec<f64> {
-    let width = cache.p.head_dim as usize;
-    let mut row = vec![0.0; width];
-    let mut scores = vec![Vec::new(); queries.len() / width];
-    for token in tokens.clone() {
-        cache.row(Part::Key, batch, head, token, &mut row);
-        for (query, scores) in queries.chunks(width).zip(&mut scores) {
-            scores.push(dot(query, &row) / (width as f64).sqrt());
-        }
+/// Widths of attention, and what scores are multiplied with.
+struct Attention {
+    key_dim: usize,
+    value_dim: usize,
+    scale: f64,
+}
+
+impl Attention {
+    /// Keys and values as wide as a head, `softmax(q k^T / sqrt(d)) v`.
+    fn of_heads(head_dim: u64) -> Self {
+        let dim = head_dim as usize;
+        Attention { key_dim: dim, value_dim: dim, scale: 1.0 / (dim as f64).sqrt() }
     }
-    for scores in &mut scores {
-        softmax(scores);
-    }
-    let mut out = vec![0.0; queries.len()];
-    for token in tokens.clone() {
-        cache.row(Part::Value, batch, head, token, &mut row);
-        for (out, scores) in out.chunks_mut(width).zip(&scores) {
-            for (out, &value) in out.iter_mut().zip(&row) {
-                *out += scores[(token - tokens.start) as usize] * f64::from(value);
+
+    /// `softmax(scale q k^T) v` over some tokens for one or more queries, in the order
+    /// in which it is written. `row` makes the key or the value of a token.
+    fn of(
+        &self,
+        queries: &[f32],
+        tokens: Range<u64>,
+        row: impl Fn(Part, u64, &mut [f32]),
+    ) -> Vec<f64> {
+        let mut key = vec![0.0; self.key_dim];
+        let mut scores = vec![Vec::new(); queries.len() / self.key_dim];
+        for token in tokens.clone() {
+            row(Part::Key, token, &mut key);
+            for (query, scores) in queries.chunks(self.key_dim).zip(&mut scores) {
+                scores.push(dot(query, &key) * self.scale);
             }
         }
+        for scores in &mut scores {
+            softmax(scores);
+        }
+        let mut value = vec![0.0; self.value_dim];
+        let mut out = vec![0.0; scores.len() * self.value_dim];
+        for token in tokens.clone() {
+            row(Part::Value, token, &mut value);
+            for (out, scores) in out.chunks_mut(self.value_dim).zip(&scores) {
+                for (out, &value) in out.iter_mut().zip(&value) {
+                    *out += scores[(token - tokens.start) as usize] * f64::from(value);
+                }
+            }
+        }
+        out
     }
-    out
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

@@ -114,7 +114,7 @@ fn answer(problem: &Problem, seed: u64, slot: usize) -> Vec<u8> {
             let words = (0..stream.bytes / 4).map(|i| key(0).word(i));
             words.fold(0u32, u32::wrapping_add).to_le_bytes().to_vec()
         }
-        Problem::Gemm(Gemm { m, n, k, dtype }) => (0..m * n)
+        Problem::Gemm(Gemm { m, n, k, dtype, .. }) => (0..m * n)
             .flat_map(|index| {
                 let (row, column) = (index / n, index % n);
                 let product = |i| {

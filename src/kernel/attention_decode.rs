@@ -181,7 +181,7 @@ fn cached(p: &DecodeAttention) -> Option<&'static str> {
         DType::Fp8E4m3 => Some("CACHED_E4M3"),
         DType::Int8 => Some("CACHED_INT8"),
         same if same == p.dtype => Some("CACHED_16"),
-        DType::F32 | DType::Bf16 | DType::F16 => None,
+        DType::F32 | DType::Bf16 | DType::F16 | DType::Int4 => None,
     }
 }
 

@@ -174,6 +174,9 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
     refuse_unless(element(p.dtype).is_some(), || {
         format!("dtype = bf16 or f16, not {}; use one of those", p.dtype)
     })?;
+    refuse_unless(p.w_dtype == p.dtype, || {
+        format!("weights in the dtype of activations, not w_dtype = {}", p.w_dtype)
+    })?;
     refuse_unless(p.k.is_multiple_of(8), || {
         format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
     })?;

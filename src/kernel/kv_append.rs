@@ -121,7 +121,7 @@ const fn format(dtype: DType) -> &'static str {
         DType::Bf16 => "BF16",
         DType::F16 => "F16",
         DType::Fp8E4m3 => "FP8_E4M3",
-        DType::Int8 => "INT8",
+        DType::Int8 | DType::Int4 => "INT8",
     }
 }
 

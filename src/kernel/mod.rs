@@ -47,7 +47,7 @@ fn element(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::Bf16 => Some("ELEMENT_BF16"),
         DType::F16 => Some("ELEMENT_F16"),
-        DType::F32 | DType::Fp8E4m3 | DType::Int8 => None,
+        DType::F32 | DType::Fp8E4m3 | DType::Int8 | DType::Int4 => None,
     }
 }
 

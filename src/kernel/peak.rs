@@ -46,6 +46,10 @@ fn problem_of(problem: &Problem) -> Peak {
 fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
     let Peak { unit, dtype, steps, .. } = problem_of(problem);
     match (unit, dtype) {
+        (_, DType::Int4) => Err(Refusal(
+            "int4 is a format of weights, and there is no peak of its own; use int8"
+                .to_owned(),
+        )),
         (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => Err(Refusal(format!(
             "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = tensor, \
              or dtype = f32, bf16 or f16"
@@ -81,7 +85,7 @@ fn defines(problem: &Problem, _: Arch) -> Defines {
         DType::Bf16 => "OPERAND_BF16",
         DType::F16 => "OPERAND_F16",
         DType::Fp8E4m3 => "OPERAND_FP8_E4M3",
-        DType::Int8 => "OPERAND_INT8",
+        DType::Int8 | DType::Int4 => "OPERAND_INT8",
     };
     Defines::new()
         .with("THREADS", THREADS)

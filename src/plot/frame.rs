@@ -262,7 +262,9 @@ pub fn finish(
 pub fn marker(op: Op, cache_state: &str) -> Marker {
     let (shape, colour) = match op {
         Op::DecodeAttention => (Shape::Circle, PALETTE[0]),
+        Op::MlaDecode => (Shape::Circle, PALETTE[4]),
         Op::Gemm => (Shape::Diamond, PALETTE[1]),
+        Op::MoeGemm => (Shape::Diamond, PALETTE[3]),
         Op::PrefillAttention => (Shape::Square, PALETTE[2]),
         Op::KvRead => (Shape::Triangle, PALETTE[4]),
         Op::KvAppend => (Shape::Wedge, PALETTE[4]),
@@ -280,6 +282,8 @@ pub fn op_name(op: Op) -> &'static str {
         Op::KvRead => "KV read",
         Op::KvAppend => "KV append",
         Op::Gemm => "GEMM",
+        Op::MoeGemm => "MoE GEMM",
+        Op::MlaDecode => "MLA decode",
         Op::DecodeAttention => "decode attention",
         Op::PrefillAttention => "prefill attention",
     }

@@ -114,6 +114,18 @@ fn the_first_causal_row_is_the_first_value_row() {
     assert_eq!(checked(text, &bytes_of(&row)).verdict, Verdict::Pass);
 }
 
+/// Attention to a cache of keys and values as wide as a head.
+fn attention(
+    queries: &[f32],
+    cache: &Cache,
+    batch: u64,
+    head: u64,
+    tokens: Range<u64>,
+) -> Vec<f64> {
+    let row = |what, token, to: &mut [f32]| cache.row(what, batch, head, token, to);
+    Attention::of_heads(cache.p.head_dim).of(queries, tokens, row)
+}
+
 #[test]
 fn equal_scores_give_the_mean_of_the_values() {
     let kv = KvRead {

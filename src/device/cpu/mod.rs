@@ -157,6 +157,7 @@ const fn kernel_name(op: Op) -> &'static str {
         Op::KvRead => "cpu_kv_read",
         Op::KvAppend => "cpu_kv_append",
         Op::Gemm => "cpu_gemm",
+        Op::MoeGemm | Op::MlaDecode => "none",
         Op::DecodeAttention => "cpu_decode_attention",
         Op::PrefillAttention => "cpu_prefill_attention",
     }
@@ -165,7 +166,7 @@ const fn kernel_name(op: Op) -> &'static str {
 fn refuse_formats(problem: &Problem) -> Result<(), Refusal> {
     let computes = |key: &str, dtype: DType| match dtype {
         DType::F32 | DType::Bf16 | DType::F16 => Ok(()),
-        DType::Fp8E4m3 | DType::Int8 => Err(Refusal(format!(
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => Err(Refusal(format!(
             "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
              {dtype}; choose one of those"
         ))),
@@ -195,7 +196,18 @@ fn refuse_formats(problem: &Problem) -> Result<(), Refusal> {
             computes("dtype", p.dtype)?;
             computes("kv_dtype", p.kv_dtype)
         }
-        Problem::Gemm(p) => computes("dtype", p.dtype),
+        Problem::Gemm(p) => {
+            computes("dtype", p.dtype)?;
+            if p.w_dtype != p.dtype {
+                return Err(Refusal(format!(
+                    "the CPU kernel multiplies operands of one format, not dtype = {} with \
+                     w_dtype = {}; use the same",
+                    p.dtype, p.w_dtype
+                )));
+            }
+            Ok(())
+        }
+        Problem::MoeGemm(_) | Problem::MlaDecode(_) => Err(no_kernel(problem.op())),
         Problem::DecodeAttention(p) => {
             computes("dtype", p.dtype)?;
             computes("kv_dtype", p.kv_dtype)?;
@@ -277,6 +289,7 @@ fn make_kernel(
         Problem::KvRead(p) => Ok(Box::new(kv_read::KvReadKernel::new(p, threads))),
         Problem::KvAppend(p) => Ok(Box::new(kv_append::KvAppendKernel::new(p))),
         Problem::Gemm(p) => gemm::kernel(p, threads),
+        Problem::MoeGemm(_) | Problem::MlaDecode(_) => Err(no_kernel(problem.op())),
         Problem::DecodeAttention(p) => decode_attention::kernel(p, threads),
         Problem::PrefillAttention(p) => {
             Ok(Box::new(prefill_attention::PrefillKernel::new(p, threads)))
@@ -300,9 +313,10 @@ impl<T> PerThread<T> {
     }
 }
 
-/// A refusal for formats that [`refuse_formats`] has already turned away.
-fn no_kernel(dtype: DType) -> Refusal {
-    Refusal(format!("the CPU has no kernel for {dtype}"))
+/// A refusal for an operation without kernel here, or for a format that
+/// [`refuse_formats`] has already turned away.
+fn no_kernel(what: impl std::fmt::Display) -> Refusal {
+    Refusal(format!("the CPU has no kernel for {what}"))
 }
 
 #[cfg(test)]

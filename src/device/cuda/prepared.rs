@@ -175,15 +175,22 @@ fn fill(
     Ok(())
 }
 
-/// The number that `fill` knows a format by, if it does.
+/// The number that `fill` knows a format by, if it does; in the upper half the widths of
+/// records.
 const fn format_code(format: Format) -> Option<u64> {
     match format {
-        Format::Words | Format::Values(DType::Int8) => Some(0),
+        Format::Words | Format::Values(DType::Int8 | DType::Int4) => Some(0),
         Format::Values(DType::F32) => Some(1),
         Format::Values(DType::Bf16) => Some(2),
         Format::Values(DType::F16) => Some(3),
         Format::Values(DType::Fp8E4m3) => Some(4),
-        Format::PageTable | Format::Scales(_) | Format::InverseScales(_) => None,
+        Format::LatentRecords { latent_dim, rope_dim } => {
+            Some(5 | latent_dim << 32 | rope_dim << 48)
+        }
+        Format::PageTable
+        | Format::Scales(_)
+        | Format::InverseScales(_)
+        | Format::HalfScales(_) => None,
     }
 }
 

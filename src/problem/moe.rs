@@ -1,0 +1,361 @@
+//! A layer of routed experts: which expert gets which token.
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use super::{DType, ProblemError, Work, weights_bytes};
+
+/// Most rows, tokens times experts of each, that a routing is drawn for.
+pub const MAX_ROUTED: u64 = 1 << 24;
+
+/// How tokens choose their experts. Whatever the way, the experts of a token differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Routing {
+    /// In turn: each expert gets as many tokens as any other, or one more.
+    Balanced,
+    /// At random, all experts alike.
+    Uniform,
+    /// At random, the r-th most popular expert 1/r times as often as the first. Which
+    /// these are is drawn too.
+    Zipf,
+}
+
+impl Routing {
+    /// Every way, in the order in which tables list them.
+    pub const ALL: [Routing; 3] = [Routing::Balanced, Routing::Uniform, Routing::Zipf];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Routing::Balanced => "balanced",
+            Routing::Uniform => "uniform",
+            Routing::Zipf => "zipf",
+        }
+    }
+}
+
+/// What the experts of a token are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Inputs {
+    /// All the same row of activations, as gate and up projections are.
+    PerToken,
+    /// Each its own row, as down projections are.
+    PerExpert,
+}
+
+impl Inputs {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [Inputs; 2] = [Inputs::PerToken, Inputs::PerExpert];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Inputs::PerToken => "per_token",
+            Inputs::PerExpert => "per_expert",
+        }
+    }
+}
+
+/// One projection of routed experts: `Y[token][slot][n] = X[row][k] * W[e][n][k]^T` for
+/// each of the `top_k` experts `e` that a token chooses, in slots 0 and on.
+///
+/// The row is the token's, or the token's and slot's own: see [`Inputs`]. Weights are as
+/// in [`Gemm`](super::Gemm), one matrix after the other. Which experts are read depends
+/// on the routing, which is part of the problem, its seed included: FLOPs and bytes are
+/// those of the experts really touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MoeGemm {
+    /// Tokens.
+    pub tokens: u64,
+    /// Experts to choose from.
+    pub experts: u64,
+    /// Experts that each token chooses.
+    pub top_k: u64,
+    /// Output features of an expert.
+    pub n: u64,
+    /// Input features of an expert.
+    pub k: u64,
+    /// Format of X and Y.
+    pub dtype: DType,
+    /// Format of the weights.
+    pub w_dtype: DType,
+    /// How tokens choose.
+    pub routing: Routing,
+    /// Seed of what is drawn.
+    pub routing_seed: u64,
+    /// What the experts of a token are given.
+    pub inputs: Inputs,
+}
+
+impl MoeGemm {
+    /// Rows of Y: tokens times experts of each.
+    pub const fn rows(&self) -> u64 {
+        self.tokens * self.top_k
+    }
+
+    /// Rows of X.
+    pub const fn input_rows(&self) -> u64 {
+        match self.inputs {
+            Inputs::PerToken => self.tokens,
+            Inputs::PerExpert => self.rows(),
+        }
+    }
+
+    /// The row of X that a row of Y, `token * top_k + slot`, is made of.
+    pub const fn input_row(&self, row: u64) -> u64 {
+        match self.inputs {
+            Inputs::PerToken => row / self.top_k,
+            Inputs::PerExpert => row,
+        }
+    }
+
+    /// The expert of each row of Y. The same on every machine: integer arithmetic on
+    /// the numbers of a PCG generator.
+    pub fn expert_of_rows(&self) -> Vec<u32> {
+        match self.routing {
+            Routing::Balanced => {
+                (0..self.rows()).map(|row| (row % self.experts) as u32).collect()
+            }
+            Routing::Uniform => self.drawn_experts(|_| 1),
+            Routing::Zipf => self.drawn_experts(|rank| (1 << 32) / rank),
+        }
+    }
+
+    /// Experts drawn by the share of their rank, which begins at 1. A token draws again
+    /// what it has drawn before.
+    fn drawn_experts(&self, share: impl Fn(u64) -> u64) -> Vec<u32> {
+        let mut draws = Draws(Pcg64Mcg::seed_from_u64(self.routing_seed));
+        let mut expert_of_rank: Vec<u32> = (0..self.experts as u32).collect();
+        for last in (1..expert_of_rank.len()).rev() {
+            expert_of_rank.swap(last, draws.below(last as u64 + 1) as usize);
+        }
+        let mut ends: Vec<u64> = (1..=self.experts).map(share).collect();
+        for rank in 1..ends.len() {
+            ends[rank] += ends[rank - 1];
+        }
+        let all = ends[ends.len() - 1];
+        let mut experts = Vec::with_capacity(self.rows() as usize);
+        for _ in 0..self.tokens {
+            let first = experts.len();
+            while experts.len() < first + self.top_k as usize {
+                let drawn = draws.below(all);
+                let rank = ends.partition_point(|&end| end <= drawn);
+                let expert = expert_of_rank[rank];
+                if !experts[first..].contains(&expert) {
+                    experts.push(expert);
+                }
+            }
+        }
+        experts
+    }
+
+    /// For each expert the rows of Y that it makes, in order.
+    pub fn rows_of_experts(&self) -> Vec<Vec<u32>> {
+        let mut rows = vec![Vec::new(); self.experts as usize];
+        for (row, expert) in (0..).zip(self.expert_of_rows()) {
+            rows[expert as usize].push(row);
+        }
+        rows
+    }
+
+    /// Experts that any token has chosen.
+    pub fn experts_touched(&self) -> u64 {
+        if self.routing == Routing::Balanced {
+            return self.experts_bound();
+        }
+        let mut touched = vec![false; self.experts as usize];
+        self.expert_of_rows().into_iter().for_each(|e| touched[e as usize] = true);
+        touched.into_iter().filter(|&touched| touched).count() as u64
+    }
+
+    /// Most experts that so many tokens can touch, `min(E, T k)`: what balanced routing
+    /// gives.
+    pub const fn experts_bound(&self) -> u64 {
+        if self.rows() < self.experts { self.rows() } else { self.experts }
+    }
+
+    /// Experts that tokens touch in the mean under uniform routing,
+    /// `E (1 - (1 - k/E)^T)`: each is missed by a token with probability `1 - k/E`.
+    pub fn experts_expected(&self) -> f64 {
+        let (experts, top_k) = (self.experts as f64, self.top_k as f64);
+        experts * (1.0 - (1.0 - top_k / experts).powf(self.tokens as f64))
+    }
+
+    /// Bytes of X that the routing needs, of one expert's weights, and of Y.
+    pub(super) fn bytes(&self) -> (u64, u64, u64) {
+        let (x, y) = (self.input_rows() * self.k, self.rows() * self.n);
+        (
+            self.dtype.bytes_of(x),
+            weights_bytes(self.w_dtype, self.n, self.k),
+            self.dtype.bytes_of(y),
+        )
+    }
+
+    pub(super) fn work(&self) -> Work {
+        let (x, expert, y) = self.bytes();
+        Work {
+            matrix_flops: 2 * self.rows() * self.n * self.k,
+            bytes_read: x + expert * self.experts_touched(),
+            bytes_written: y,
+            ..Work::default()
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), ProblemError> {
+        if self.top_k > self.experts {
+            return Err(ProblemError::at(
+                "top_k",
+                format!(
+                    "top_k = {} experts for each token, and there are {} experts; choose fewer",
+                    self.top_k, self.experts
+                ),
+            ));
+        }
+        if self.tokens.saturating_mul(self.top_k).max(self.experts) > MAX_ROUTED {
+            return Err(ProblemError::at(
+                "tokens",
+                format!(
+                    "routing takes tokens * top_k and experts up to {MAX_ROUTED}, not {} * {} and \
+                     {}; use fewer",
+                    self.tokens, self.top_k, self.experts
+                ),
+            ));
+        }
+        if self.routing == Routing::Balanced && self.routing_seed != 0 {
+            return Err(ProblemError::at(
+                "routing_seed",
+                "balanced routing draws nothing; leave `routing_seed` out",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Experts that no token has chosen.
+    pub fn untouched(&self) -> Vec<u64> {
+        let rows = self.rows_of_experts();
+        (0..).zip(&rows).filter(|(_, rows)| rows.is_empty()).map(|(e, _)| e).collect()
+    }
+}
+
+/// Whole numbers out of a generator whose bits are the same everywhere.
+struct Draws(Pcg64Mcg);
+
+impl Draws {
+    /// A number below `end`, which is so much smaller than 2^64 that all are alike.
+    fn below(&mut self, end: u64) -> u64 {
+        ((u128::from(self.0.next_u64()) * u128::from(end)) >> 64) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn moe(tokens: u64, experts: u64, top_k: u64, routing: Routing, seed: u64) -> MoeGemm {
+        MoeGemm {
+            tokens,
+            experts,
+            top_k,
+            n: 256,
+            k: 128,
+            dtype: DType::Bf16,
+            w_dtype: DType::Bf16,
+            routing,
+            routing_seed: seed,
+            inputs: Inputs::PerToken,
+        }
+    }
+
+    /// The numbers of analytics: expected distinct experts.
+    #[test]
+    fn expectations_are_the_golden_ones() {
+        for (experts, top_k, tokens, expected) in [
+            (8, 2, 1, 2.0),
+            (8, 2, 2, 3.5),
+            (8, 2, 4, 5.4688),
+            (8, 2, 8, 7.1991),
+            (256, 8, 8, 57.42),
+            (256, 8, 64, 222.44),
+        ] {
+            let p = moe(tokens, experts, top_k, Routing::Uniform, 0);
+            let off = (p.experts_expected() - expected).abs();
+            assert!(off < 6e-3, "{p:?}: {}", p.experts_expected());
+            assert_eq!(p.experts_bound(), experts.min(tokens * top_k));
+        }
+    }
+
+    /// The mean over many seeds of what uniform routing touches is the expectation.
+    #[test]
+    fn uniform_routing_touches_what_is_expected() {
+        for (experts, top_k, tokens) in [(8, 2, 4), (64, 6, 16), (256, 8, 64)] {
+            let of_seed = |seed| {
+                moe(tokens, experts, top_k, Routing::Uniform, seed).experts_touched()
+            };
+            let touched: Vec<f64> = (0..400).map(|seed| of_seed(seed) as f64).collect();
+            let mean = touched.iter().sum::<f64>() / 400.0;
+            let expected =
+                moe(tokens, experts, top_k, Routing::Uniform, 0).experts_expected();
+            // Distinct counts vary by less than sqrt(E) / 2, so 5 deviations of the mean
+            // are an eighth of it.
+            let margin = (experts as f64).sqrt() / 8.0;
+            assert!((mean - expected).abs() < margin, "{mean} against {expected}");
+        }
+    }
+
+    /// Popularity falls as one over the rank.
+    #[test]
+    fn zipf_routing_prefers_few() {
+        let p = moe(20_000, 16, 1, Routing::Zipf, 3);
+        let mut counts: Vec<f64> =
+            p.rows_of_experts().iter().map(|rows| rows.len() as f64).collect();
+        counts.sort_by(|a, b| b.total_cmp(a));
+        let harmonic: f64 = (1..=16).map(|rank| 1.0 / f64::from(rank)).sum();
+        for (rank, count) in (1..).zip(&counts).take(6) {
+            let share = 1.0 / f64::from(rank) / harmonic;
+            assert!((count / 20_000.0 / share - 1.0).abs() < 0.1, "rank {rank}: {count}");
+        }
+    }
+
+    /// Routings are part of a problem's bytes, so they may never change.
+    #[test]
+    fn draws_are_pinned() {
+        let of = |routing| moe(3, 8, 2, routing, 1).expert_of_rows();
+        assert_eq!(of(Routing::Uniform), [0; 6]);
+        assert_eq!(of(Routing::Zipf), [0; 6]);
+        assert_eq!(moe(3, 4, 2, Routing::Balanced, 0).expert_of_rows(), [0, 1, 2, 3, 0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_choose_different_experts(
+            tokens in 1u64..40,
+            experts in 1u64..70,
+            top_k in 1u64..9,
+            routing in prop::sample::select(&Routing::ALL[..]),
+            seed in 0u64..1000,
+        ) {
+            let p = moe(tokens, experts, top_k.min(experts), routing, seed);
+            let experts = p.expert_of_rows();
+            prop_assert_eq!(experts.len() as u64, p.rows());
+            for of_token in experts.chunks(p.top_k as usize) {
+                let mut distinct = of_token.to_vec();
+                distinct.sort_unstable();
+                distinct.dedup();
+                prop_assert_eq!(distinct.len() as u64, p.top_k);
+                prop_assert!(distinct.iter().all(|&e| u64::from(e) < p.experts));
+            }
+            let touched = p.experts_touched();
+            let rows = p.rows_of_experts();
+            prop_assert_eq!(touched, rows.iter().filter(|rows| !rows.is_empty()).count() as u64);
+            prop_assert!(touched >= p.top_k && touched <= p.experts_bound());
+            prop_assert_eq!(p.untouched().len() as u64, p.experts - touched);
+            if routing == Routing::Balanced {
+                let most = rows.iter().map(Vec::len).max().unwrap_or(0);
+                let least = rows.iter().map(Vec::len).min().unwrap_or(0);
+                prop_assert!(most - least <= 1);
+            }
+        }
+    }
+}
