@@ -72,6 +72,60 @@ fn gemm_golden() {
     near(q_proj.operational_intensity(), 0.9995, 5e-5);
 }
 
+/// 0.516 bytes for each weight of int4, and a scale for each feature in 8 bits.
+#[test]
+fn weights_count_their_scales() {
+    let of =
+        |w_dtype| work(&format!("gemm:m=2,n=8192,k=4096,dtype=bf16,w_dtype={w_dtype}"));
+    let weights = |w_dtype| of(w_dtype).bytes() - 2 * 2 * (8192 + 4096);
+    assert_eq!(weights("bf16"), 2 << 25);
+    assert_eq!(weights("fp8_e4m3"), (1 << 25) + 4 * 8192);
+    assert_eq!(weights("int8"), (1 << 25) + 4 * 8192);
+    assert_eq!(weights("int4"), (1 << 24) + 2 * 8192 * 32);
+    near(weights("int4") as f64 / f64::from(1 << 25), 0.516, 5e-4);
+    assert_eq!(of("int4").flops(), of("bf16").flops());
+}
+
+/// Mixtral's gate and up projections: two of eight experts for each token.
+#[test]
+fn experts_count_once_each() {
+    let of = |rest: &str| {
+        work(&format!("moe_gemm:experts=8,top_k=2,n=28672,k=4096,dtype=bf16,{rest}"))
+    };
+    let expert = 2 * 28672 * 4096;
+    for (tokens, touched) in [(1, 2), (3, 6), (4, 8), (100, 8)] {
+        let w = of(&format!("tokens={tokens},routing=balanced"));
+        assert_eq!(w.bytes_read, touched * expert + 2 * tokens * 4096);
+        assert_eq!(w.bytes_written, 2 * 2 * tokens * 28672);
+        assert_eq!(w.flops(), 2 * 2 * tokens * 28672 * 4096);
+    }
+    let own = of("tokens=3,routing=balanced,inputs=per_expert");
+    assert_eq!(own.bytes_read, 6 * expert + 2 * 2 * 3 * 4096);
+    // What is drawn counts: 4 tokens cannot touch fewer than 2 experts nor more than 8.
+    let touched: Vec<u64> = (0..50)
+        .map(|seed| of(&format!("tokens=4,routing=uniform,routing_seed={seed}")))
+        .map(|w| (w.bytes_read - 2 * 4 * 4096) / expert)
+        .collect();
+    assert!(touched.iter().all(|n| (2..=8).contains(n)));
+    assert!(touched.iter().any(|n| n != &touched[0]));
+}
+
+/// Absorbed, keys and values are the same 576 numbers: the ridge with 128 heads, far
+/// below it with 16 (FlashMLA's document).
+#[test]
+fn latent_attention_golden() {
+    let mla = |rest: &str| work(&format!("mla_decode:batch=1,dtype=bf16,{rest}"));
+    near(mla("context=8192,q_heads=16").operational_intensity(), 30.1, 0.05);
+    near(mla("context=65536,q_heads=128").operational_intensity(), 240.9, 0.05);
+    let w = mla("context=1000,q_heads=16,layout=paged64,kv_dtype=fp8_e4m3");
+    assert_eq!(w.bytes_read, 656 * 1000 + 4 * 16 + 2 * 16 * 576);
+    assert_eq!(w.bytes_written, 2 * 16 * 512);
+    assert_eq!(w.flops(), 2 * 16 * 1000 * (576 + 512));
+    // The first of two new tokens does not see the second.
+    let two = mla("context=1000,q_heads=16,new_tokens=2");
+    assert_eq!(two.flops(), 2 * 16 * 1999 * (576 + 512));
+}
+
 fn prefill(q_heads: u64, prefix: u64, new_tokens: u64, causal: bool) -> Work {
     work(&format!(
         "prefill_attention:batch=1,prefix={prefix},new_tokens={new_tokens},\
@@ -200,6 +254,49 @@ fn bad_input_is_told_what_to_do() {
             "layout",
             "at least 1",
         ),
+        ("gemm:m=1,n=24,k=128,dtype=bf16,w_dtype=int4", "n", "use 32"),
+        ("gemm:m=1,n=16,k=64,dtype=bf16,w_dtype=int4", "k", "multiple of 128"),
+        ("gemm:m=1,n=16,k=128,dtype=int4", "dtype", "format of weights"),
+        (
+            "moe_gemm:tokens=1,experts=4,top_k=5,n=1,k=1,dtype=f16,routing=zipf",
+            "top_k",
+            "there are 4 experts",
+        ),
+        (
+            "moe_gemm:tokens=1,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=random",
+            "routing",
+            "balanced, uniform, zipf",
+        ),
+        (
+            "moe_gemm:tokens=1,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=balanced,routing_seed=1",
+            "routing_seed",
+            "draws nothing",
+        ),
+        (
+            "moe_gemm:tokens=99999999,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=zipf",
+            "tokens",
+            "up to 16777216",
+        ),
+        (
+            "mla_decode:batch=1,context=9,q_heads=1,dtype=bf16,kv_dtype=int8",
+            "kv_dtype",
+            "fp8",
+        ),
+        (
+            "mla_decode:batch=1,context=9,q_heads=1,dtype=bf16,layout=paged64_nhd",
+            "layout",
+            "without `_nhd`",
+        ),
+        (
+            "mla_decode:batch=1,context=9,q_heads=1,dtype=bf16,kv_dtype=fp8_e4m3,latent_dim=64",
+            "kv_dtype",
+            "multiples of 256",
+        ),
+        (
+            "mla_decode:batch=1,context=1,q_heads=1,dtype=bf16,new_tokens=2",
+            "new_tokens",
+            "longer",
+        ),
     ];
     for (text, key, part) in cases {
         let error = text.parse::<Problem>().unwrap_err();
@@ -208,8 +305,11 @@ fn bad_input_is_told_what_to_do() {
     }
 }
 
-fn dtype() -> impl Strategy<Value = String> {
-    prop::sample::select(&DType::ALL[..]).prop_map(|d| d.to_string())
+/// A format of numbers, and of weights.
+fn dtypes() -> impl Strategy<Value = (DType, DType)> {
+    let all = &DType::ALL[..];
+    let numbers: Vec<_> = all.iter().copied().filter(|d| *d != DType::Int4).collect();
+    (prop::sample::select(numbers), prop::sample::select(all))
 }
 
 prop_compose! {
@@ -217,7 +317,8 @@ prop_compose! {
         op in prop::sample::select(&Op::ALL[..]),
         dims in prop::array::uniform6(1u64..200),
         group in 1u64..9,
-        names in (dtype(), dtype()),
+        (dtype, w_dtype) in dtypes(),
+        kv_dtype in dtypes(),
         choice in 0usize..3,
         access in 0usize..Access::ALL.len(),
     ) -> Problem {
@@ -226,10 +327,23 @@ prop_compose! {
                 "access" => Access::ALL[access].to_string(),
                 "unit" => Unit::Fma.to_string(),
                 "bytes" => (dims[0] * 384).to_string(),
-                "dtype" => names.0.clone(),
-                "kv_dtype" => names.1.clone(),
+                "dtype" => dtype.to_string(),
+                "w_dtype" => w_dtype.to_string(),
+                "kv_dtype" if op == Op::MlaDecode && kv_dtype.0 == DType::Int8 => "bf16".into(),
+                "kv_dtype" => kv_dtype.0.to_string(),
+                // Whole tiles and groups of int4.
+                "n" => (16 * dims[1]).to_string(),
+                "k" => (128 * dims[2]).to_string(),
+                "top_k" => (1 + dims[0] % dims[1]).to_string(),
+                "experts" => dims[1].to_string(),
+                "routing" => Routing::ALL[choice].to_string(),
+                "routing_seed" => (dims[3] * u64::from(choice > 0)).to_string(),
+                "inputs" => Inputs::ALL[access % 2].to_string(),
+                "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
+                "rope_dim" => (4 * dims[2]).to_string(),
                 "layout" => match op {
                     Op::KvAppend => format!("paged{}", dims[1]),
+                    Op::MlaDecode if choice == 2 => "paged64".into(),
                     _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
                         [choice].clone(),
                 },
@@ -273,9 +387,16 @@ proptest! {
         };
         let work = problem.work();
         let unread = match problem {
-            Problem::KvRead(p) => unread_bytes(&p, |_| 0),
+            Problem::KvRead(p) => unread_bytes(&p, kv_row_bytes(&p), |_| 0),
             Problem::DecodeAttention(p) => {
-                unread_bytes(&p.kv(), |length| first_visible(&p, length))
+                unread_bytes(&p.kv(), kv_row_bytes(&p.kv()), |length| first_visible(&p, length))
+            }
+            Problem::MlaDecode(p) => unread_bytes(&p.kv(), p.record_bytes(), |_| 0),
+            Problem::MoeGemm(p) => {
+                let tensors = problem.tensors();
+                let of_experts = tensors[1..].iter().filter(|t| t.role == Role::Input);
+                let expert: u64 = of_experts.map(|t| t.bytes() / p.experts).sum();
+                expert * (p.experts - p.experts_touched())
             }
             Problem::KvAppend(p) => unread_page_numbers(&p),
             _ => 0,
@@ -305,6 +426,19 @@ proptest! {
     }
 
     #[test]
+    fn latent_flops_are_those_of_what_is_attended(problem in any_problem()) {
+        let Problem::MlaDecode(p) = problem else { return Ok(()) };
+        let attended: u64 = (0..p.batch)
+            .flat_map(|request| {
+                let length = p.length(request);
+                (0..p.new_tokens).map(move |token| length - p.new_tokens + token + 1)
+            })
+            .sum();
+        let of_token = 2 * p.q_heads * (p.latent_dim + p.rope_dim + p.latent_dim);
+        prop_assert_eq!(problem.work().flops(), of_token * attended);
+    }
+
+    #[test]
     fn nonsense_never_panics(text in "[a-z_]{0,12}:?([a-z_]{0,9}=?[0-9a-zM ]{0,20},?){0,5}") {
         let _ = text.parse::<Problem>();
     }
@@ -316,8 +450,14 @@ fn first_visible(p: &DecodeAttention, length: u64) -> u64 {
     if p.window == 0 { 0 } else { seen.saturating_sub(p.window) }
 }
 
-/// Bytes of a cache, and of its page table, that nobody needs.
-fn unread_bytes(p: &KvRead, first: impl Fn(u64) -> u64) -> u64 {
+/// Bytes of a token's keys and values.
+fn kv_row_bytes(p: &KvRead) -> u64 {
+    2 * p.kv_heads * p.head_dim * p.dtype.bytes()
+}
+
+/// Bytes of a cache with so many for each token, and of its page table, that nobody
+/// needs.
+fn unread_bytes(p: &KvRead, row_bytes: u64, first: impl Fn(u64) -> u64) -> u64 {
     let (mut tokens, mut pages) = (0, 0);
     for request in 0..p.batch {
         let length = p.length(request);
@@ -334,7 +474,7 @@ fn unread_bytes(p: &KvRead, first: impl Fn(u64) -> u64) -> u64 {
         }
         tokens += (0..allocated).filter(|token| !used.contains(token)).count() as u64;
     }
-    2 * tokens * p.kv_heads * p.head_dim * p.dtype.bytes() + 4 * pages
+    tokens * row_bytes + 4 * pages
 }
 
 /// Bytes of page numbers for pages that no new token falls into.

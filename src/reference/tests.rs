@@ -1,4 +1,5 @@
 use super::*;
+use crate::problem::Inputs;
 
 const SEED: u64 = 11;
 
@@ -473,4 +474,253 @@ fn triads_are_compared_to_the_last_bit() {
     let swapped: Vec<f32> =
         (0..256).map(|i| value(1, i) + TRIAD_FACTOR * value(0, i)).collect();
     assert_eq!(checked(text, &bytes(&swapped)).verdict, Verdict::Fail);
+}
+
+/// Bytes of an input of a problem, as a device has them.
+fn filled(problem: &Problem, tensor: usize) -> Vec<u8> {
+    let tensors = problem.tensors();
+    let mut bytes = vec![0; tensors[tensor].bytes() as usize];
+    key(tensor).fill(tensors[tensor].format, &mut bytes);
+    bytes
+}
+
+fn f32_at(bytes: &[u8], index: u64) -> f64 {
+    f64::from(bytemuck::pod_read_unaligned::<f32>(&bytes[index as usize * 4..][..4]))
+}
+
+/// A weight out of the bytes of matrices `[n][k]` and of their scales. Off by `shift`
+/// scales, for a planted bug.
+fn weight(
+    dtype: DType,
+    (numbers, scales): (&[u8], &[u8]),
+    (n, k): (u64, u64),
+    (matrix, row, column): (u64, u64, u64),
+    shift: u64,
+) -> f64 {
+    let index = (matrix * n + row) * k + column;
+    let scale = |index: u64| f32_at(scales, (index + shift) % (scales.len() as u64 / 4));
+    match dtype {
+        DType::F32 => f32_at(numbers, index),
+        DType::Int8 => f64::from(numbers[index as usize] as i8) * scale(matrix * n + row),
+        DType::Fp8E4m3 => {
+            f64::from(crate::data::e4m3_to_f32(numbers[index as usize]))
+                * scale(matrix * n + row)
+        }
+        DType::Int4 => {
+            let group = (matrix * (k / 128) + column / 128) * n + row + shift;
+            let at = &scales[group as usize % (scales.len() / 2) * 2..][..2];
+            let scale = f16::from_le_bytes([at[0], at[1]]).to_f64();
+            let of_matrix = &numbers[(matrix * n * k / 2) as usize..];
+            let number = weights::number(of_matrix, weights::place(k, row, column));
+            f64::from(number) * scale
+        }
+        DType::Bf16 | DType::F16 => unreachable!("not tested"),
+    }
+}
+
+/// Answers from the bytes of weights in every format; with wrong scales they are wrong.
+#[test]
+fn weights_are_numbers_times_their_scales() {
+    for w_dtype in [DType::F32, DType::Int8, DType::Fp8E4m3, DType::Int4] {
+        let text = format!("gemm:m=2,n=32,k=256,dtype=f32,w_dtype={w_dtype}");
+        let p = problem(&text);
+        let numbers = filled(&p, 1);
+        let scales = if w_dtype.is_scaled() { filled(&p, 2) } else { Vec::new() };
+        let c = |shift| -> Vec<f64> {
+            let weight_at = |row, column| {
+                weight(w_dtype, (&numbers, &scales), (32, 256), (0, row, column), shift)
+            };
+            let element = |index: u64| {
+                let a =
+                    |column| f64::from(key(0).value(DType::F32, index / 32 * 256 + column));
+                (0..256).map(|column| a(column) * weight_at(index % 32, column)).sum()
+            };
+            (0..64).map(element).collect()
+        };
+        let found = checked(&text, &bytes_of(&c(0)));
+        assert_eq!(
+            (found.verdict, found.elements),
+            (Verdict::Pass, 64),
+            "{}",
+            found.message
+        );
+        if w_dtype.is_scaled() {
+            assert_eq!(
+                checked(&text, &bytes_of(&c(1))).verdict,
+                Verdict::Fail,
+                "{w_dtype}"
+            );
+        }
+    }
+}
+
+/// The size that outputs have typically is the one that they have.
+#[test]
+fn typical_sizes_are_those_of_the_outputs() {
+    for w_dtype in DType::ALL {
+        let Problem::Gemm(p) =
+            problem(&format!("gemm:m=8,n=64,k=512,dtype=f32,w_dtype={w_dtype}"))
+        else {
+            unreachable!("a gemm")
+        };
+        let rows = gemm_rows(p, &[key(0), key(1), key(2)]);
+        let squares: f64 =
+            (0..rows.count).flat_map(|part| (rows.make)(part).1).map(|x| x * x).sum();
+        let ratio = (squares / 512.0).sqrt() / rows.typical.unwrap();
+        assert!((0.8..1.25).contains(&ratio), "{w_dtype}: {ratio}");
+    }
+}
+
+/// Each row of the output is its token's, or its own, times its expert's weights.
+#[test]
+fn experts_get_their_tokens() {
+    for (inputs, w_dtype) in
+        [(Inputs::PerToken, DType::F32), (Inputs::PerExpert, DType::Int4)]
+    {
+        let text = format!(
+            "moe_gemm:tokens=5,experts=7,top_k=2,n=16,k=128,dtype=f32,w_dtype={w_dtype},\
+             routing=uniform,routing_seed=3,inputs={inputs}"
+        );
+        let p = problem(&text);
+        let Problem::MoeGemm(moe) = p else { unreachable!("experts") };
+        let numbers = filled(&p, 1);
+        let scales = if w_dtype.is_scaled() { filled(&p, 2) } else { Vec::new() };
+        let experts = moe.expert_of_rows();
+        let y = |wrong_expert: u64, wrong_row: bool| -> Vec<f64> {
+            let element = |index: u64| -> f64 {
+                let (row, feature) = (index / 16, index % 16);
+                let expert = (u64::from(experts[row as usize]) + wrong_expert) % 7;
+                let input =
+                    if (inputs == Inputs::PerToken) == wrong_row { row } else { row / 2 };
+                let term = |column| {
+                    let place = (expert, feature, column);
+                    f64::from(key(0).value(DType::F32, input * 128 + column))
+                        * weight(w_dtype, (&numbers, &scales), (16, 128), place, 0)
+                };
+                (0..128).map(term).sum()
+            };
+            (0..10 * 16).map(element).collect()
+        };
+        let found = checked(&text, &bytes_of(&y(0, false)));
+        assert_eq!(
+            (found.verdict, found.elements),
+            (Verdict::Pass, 160),
+            "{}",
+            found.message
+        );
+        for wrong in [y(1, false), y(0, true)] {
+            let found = checked(&text, &bytes_of(&wrong));
+            assert_eq!(found.verdict, Verdict::Fail);
+            assert!(found.message.starts_with("y at token "), "{}", found.message);
+        }
+    }
+}
+
+/// Mistakes of kernels of latent attention.
+#[derive(Clone, Copy, PartialEq)]
+enum LatentBug {
+    None,
+    NoRope,
+    ValuesFromRope,
+    WrongScale,
+    SeesTheFuture,
+}
+
+#[test]
+fn latent_attention_agrees_with_a_plain_one() {
+    for kv_dtype in ["f32", "fp8_e4m3"] {
+        let text = format!(
+            "mla_decode:batch=2,context=9,q_heads=3,dtype=f32,kv_dtype={kv_dtype},\
+             layout=paged4,lengths=ragged,new_tokens=1"
+        );
+        let Problem::MlaDecode(p) = problem(&text) else { unreachable!("latents") };
+        let cache = filled(&Problem::MlaDecode(p), 0);
+        let table = key(1).page_table(6);
+        let number = |request: u64, token: u64, column: u64| {
+            let record =
+                u64::from(table[(request * 3 + token / 4) as usize]) * 4 + token % 4;
+            if kv_dtype == "f32" {
+                return f32_at(&cache, record * 576 + column);
+            }
+            let bytes = &cache[record as usize * 656..][..656];
+            match column as usize {
+                at @ 0..512 => {
+                    f64::from(crate::data::e4m3_to_f32(bytes[at]))
+                        * f32_at(&bytes[512..528], at as u64 / 128)
+                }
+                at => {
+                    let at = 528 + (at - 512) * 2;
+                    bf16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f64()
+                }
+            }
+        };
+        let o = |bug: LatentBug| -> Vec<f64> {
+            let mut o = Vec::new();
+            for row in 0..2 * 3 {
+                let request = row / 3;
+                let mut tokens = p.length(request);
+                if bug == LatentBug::SeesTheFuture {
+                    tokens = 9;
+                }
+                let width = if bug == LatentBug::NoRope { 512 } else { 576 };
+                let scale = if bug == LatentBug::WrongScale { 576.0 } else { 192.0 };
+                let score = |token| -> f64 {
+                    let q = |c| f64::from(key(2).value(DType::F32, row * 576 + c));
+                    (0..width).map(|c| q(c) * number(request, token, c)).sum::<f64>()
+                        / f64::sqrt(scale)
+                };
+                let weights: Vec<f64> = (0..tokens).map(|t| score(t).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let first = if bug == LatentBug::ValuesFromRope { 64 } else { 0 };
+                o.extend((0..512).map(|c| {
+                    let values = (0..tokens).map(|t| number(request, t, first + c));
+                    values.zip(&weights).map(|(v, w)| v * w / sum).sum::<f64>()
+                }));
+            }
+            o
+        };
+        let found = checked(&text, &bytes_of(&o(LatentBug::None)));
+        let elements = 2 * 3 * 512;
+        assert_eq!(
+            (found.verdict, found.elements),
+            (Verdict::Pass, elements),
+            "{}",
+            found.message
+        );
+        for bug in [
+            LatentBug::NoRope,
+            LatentBug::ValuesFromRope,
+            LatentBug::WrongScale,
+            LatentBug::SeesTheFuture,
+        ] {
+            let found = checked(&text, &bytes_of(&o(bug)));
+            assert_eq!(found.verdict, Verdict::Fail);
+            assert!(found.message.starts_with("o at batch "), "{}", found.message);
+        }
+    }
+}
+
+/// What nobody needs of a cache of latents, and of experts, is told byte by byte.
+#[test]
+fn unneeded_bytes_are_those_that_work_leaves_out() {
+    for text in [
+        "mla_decode:batch=3,context=21,q_heads=1,dtype=bf16,layout=paged4,lengths=ragged",
+        "mla_decode:batch=3,context=21,q_heads=1,dtype=bf16,kv_dtype=fp8_e4m3,lengths=ragged",
+        "moe_gemm:tokens=2,experts=9,top_k=2,n=16,k=128,dtype=bf16,w_dtype=int4,routing=zipf",
+        "moe_gemm:tokens=2,experts=9,top_k=2,n=16,k=128,dtype=bf16,routing=balanced",
+        "kv_read:batch=3,context=21,kv_heads=2,head_dim=64,dtype=bf16,layout=paged4,\
+         lengths=ragged",
+    ] {
+        let p = problem(text);
+        let unneeded = unneeded(&p, SEED, 0);
+        let left_out: u64 = unneeded.iter().map(|(_, range)| range.end - range.start).sum();
+        let inputs: u64 =
+            p.tensors().iter().filter(|t| t.role == Role::Input).map(Tensor::bytes).sum();
+        // But for numbers of pages that are not looked up.
+        let pages = inputs - left_out - p.work().bytes_read;
+        assert!(pages < 4 * 18 && pages % 4 == 0, "{text}: {pages}");
+        for (position, range) in unneeded {
+            assert!(range.end <= p.tensors()[position].bytes());
+        }
+    }
 }
