@@ -44,19 +44,20 @@ DEVICE u32 bf16x2_of_e4m3(u32 bytes) {
 
 // --- Nibbles i and i + 4 of eight, signed, the first in the low half -----------
 
-// To flip a nibble's sign bit is to add 8. The flip and the exponent that makes the
-// nibble the fraction's last bits are one operation: both set bits that are known.
+// (bits & mask) ^ flip. With an exponent to flip, which makes the masked nibble the last
+// bits of a fraction, and the nibble's sign bit, which makes it 8 more.
+DEVICE u32 and_xor(u32 bits, u32 mask, u32 flip) { return lop3<0x6a>(bits, mask, flip); }
 
 template <u32 i>
 DEVICE u32 f16x2_of_int4(u32 nibbles) {
   // Odd nibbles stay where they are and count 16 times as much: half as many shifts.
   const u32 pair = nibbles >> i / 2 * 8;
-  if (i % 2 == 0) return add_f16x2((pair & 0x000f000fu) ^ 0x64086408u, 0xe408e408u);  // -1032
-  return fma_f16x2((pair & 0x00f000f0u) ^ 0x64806480u, 0x2c002c00u, 0xd480d480u);  // / 16 - 72
+  if (i % 2 == 0) return add_f16x2(and_xor(pair, 0x000f000f, 0x64086408), 0xe408e408u);  // -1032
+  return fma_f16x2(and_xor(pair, 0x00f000f0, 0x64806480), 0x2c002c00u, 0xd480d480u);  // / 16 - 72
 }
 
 template <u32 i>
 DEVICE u32 bf16x2_of_int4(u32 nibbles) {
   const u32 pair = nibbles >> i * 4;
-  return fma_bf16x2((pair & 0x000f000fu) ^ 0x43084308u, 0x3f803f80u, 0xc308c308u);  // 1, -136
+  return fma_bf16x2(and_xor(pair, 0x000f000f, 0x43084308), 0x3f803f80u, 0xc308c308u);  // 1, -136
 }

@@ -10,8 +10,10 @@ mod attention_decode;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
+mod gemm_skinny;
 mod kv_append;
 mod kv_read;
+mod moe_gemm;
 pub mod occupancy;
 mod peak;
 pub mod prebuilt;
@@ -59,7 +61,9 @@ pub static KERNELS: &[Kernel] = &[
     peak::KERNEL,
     kv_read::KERNEL,
     kv_append::KERNEL,
+    gemm_skinny::KERNEL,
     gemm::KERNEL,
+    moe_gemm::KERNEL,
     attention_decode::KERNEL,
     attention_prefill::KERNEL,
 ];
@@ -69,10 +73,13 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
+    ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
+    ("weights.cuh", include_str!("../../kernels/weights.cuh")),
+    ("skinny.cuh", include_str!("../../kernels/skinny.cuh")),
 ];
 
 /// Kernels that a device needs around those under test: to fill buffers, to
