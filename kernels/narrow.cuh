@@ -4,6 +4,10 @@
 #pragma once
 #include "ptx.cuh"
 
+// (bits & mask) ^ flip: what is masked becomes the last bits of a fraction where its
+// exponent is flipped, and 8 more where the sign bit of a nibble is.
+DEVICE u32 and_xor(u32 bits, u32 mask, u32 flip) { return lop3<0x6a>(bits, mask, flip); }
+
 // --- Bytes i and j of four, the first in the low half ------------------------
 
 template <u32 i, u32 j>
@@ -30,8 +34,8 @@ DEVICE u32 bf16x2_of_int8(u32 bytes) {
   // 0x4300 + b is the number 128 + b for 7 bits; the eighth, the sign, counts -128: what
   // it makes of 128 is 256.
   const u32 low = __byte_perm(bytes, 0, 0x4040 | j << 8 | i);
-  const u32 biased = (low & 0x007f007fu) | 0x43004300u;
-  return fma_bf16x2((low & 0x00800080u) | 0x43004300u, 0xbf80bf80u, biased);  // times -1
+  const u32 biased = and_xor(low, 0x007f007f, 0x43004300);
+  return fma_bf16x2(and_xor(low, 0x00800080, 0x43004300), 0xbf80bf80u, biased);  // times -1
 }
 
 // NaN becomes 480.
@@ -43,10 +47,6 @@ DEVICE u32 bf16x2_of_e4m3(u32 bytes) {
 }
 
 // --- Nibbles i and i + 4 of eight, signed, the first in the low half -----------
-
-// (bits & mask) ^ flip. With an exponent to flip, which makes the masked nibble the last
-// bits of a fraction, and the nibble's sign bit, which makes it 8 more.
-DEVICE u32 and_xor(u32 bits, u32 mask, u32 flip) { return lop3<0x6a>(bits, mask, flip); }
 
 template <u32 i>
 DEVICE u32 f16x2_of_int4(u32 nibbles) {

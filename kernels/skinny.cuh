@@ -91,7 +91,8 @@ struct Fetch {
   const u8 *scales;   // the same, where groups have some
   u32 x[TOKEN_COPIES];  // this thread's chunk of each token's first columns
   u32 tokens;
-  u32 lines;   // of the tile
+  u32 lines;   // of the tile, from this thread's first on
+  bool scaled;  // whether this thread's rows of scales are in the matrix
   u32 column;  // first of the stage to fetch
   u32 end;     // of the piece
 
@@ -111,8 +112,10 @@ struct Fetch {
     if (GROUP_SCALES) {
       const u64 group = (u64(of.expert()) * p.k + piece.first_token) / STAGE_COLUMNS;
       scales = p.scales + (group * p.n + row) * sizeof(u16) + threadIdx.x * CHUNK_BYTES;
+      scaled = row + threadIdx.x * CHUNK_ELEMENTS < p.n;
     }
-    lines = min_of(LINES, (p.n - row) / LINE_ROWS);
+    lines = (p.n - row) / LINE_ROWS;
+    lines -= min_of(lines, line());
     tokens = of.count();
 #pragma unroll
     for (u32 i = 0; i < TOKEN_COPIES; ++i) {
@@ -127,17 +130,13 @@ struct Fetch {
 
   // Copies the weights of a stage; lines below the tile and chunks right of the piece
   // become zeros.
-  template <bool whole>
   DEVICE void copy_weights(u32 stage) const {
     constexpr u32 chunk_columns = LINE_ROWS == 1 ? CHUNK_BYTES / LINE_BYTES_PER_COLUMN : 0;
-    const u32 below = whole || column + line_chunk() * chunk_columns < end ? lines : 0;
+    const u32 inside = column + line_chunk() * chunk_columns < end ? lines : 0;
     const u32 to = stage + line_chunk_offset(line(), line_chunk());
 #pragma unroll
-    for (u32 i = 0; i < LINES / LINES_AT_ONCE; ++i) {
-      const bool inside = whole || line() + i * LINES_AT_ONCE < below;
-      cp_async_16(to + i * LINES_AT_ONCE * LINE_BYTES, weights + i * LINES_AT_ONCE * line_bytes(),
-                  inside ? CHUNK_BYTES : 0);
-    }
+    for (u32 i = 0; i < LINES; i += LINES_AT_ONCE)
+      cp_async_16(to + i * LINE_BYTES, weights + i * line_bytes(), i < inside ? CHUNK_BYTES : 0);
   }
 
   // Copies the tokens' columns of a stage; those right of the piece become zeros.
@@ -152,22 +151,24 @@ struct Fetch {
                     inside ? CHUNK_BYTES : 0);
   }
 
+  // Copies the scales of a stage, each thread a chunk; those below the tile become zeros.
+  DEVICE void copy_scales(u32 stage) {
+    if (!GROUP_SCALES || threadIdx.x >= SCALE_CHUNKS) return;
+    cp_async_16(stage + STAGE_BYTES - (SCALE_CHUNKS - threadIdx.x) * CHUNK_BYTES, scales,
+                scaled ? CHUNK_BYTES : 0);
+    scales += p.n * sizeof(u16);
+  }
+
   // Copies the next stage to a place, if there is one. `tokens_of` makes the Tokens of a
   // piece.
   template <typename TokensOf>
   DEVICE void next(u32 stage, TokensOf tokens_of) {
     if (column < end) {
-      if (lines == LINES && column + STAGE_COLUMNS <= end)
-        copy_weights<true>(stage);
-      else
-        copy_weights<false>(stage);
+      copy_weights(stage);
       copy_tokens(stage);
-      if (GROUP_SCALES && threadIdx.x < SCALE_CHUNKS)
-        cp_async_16(stage + STAGE_BYTES - (SCALE_CHUNKS - threadIdx.x) * CHUNK_BYTES, scales,
-                    threadIdx.x * CHUNK_ELEMENTS < lines * LINE_ROWS ? CHUNK_BYTES : 0);
+      copy_scales(stage);
       column += STAGE_COLUMNS;
       weights += STAGE_COLUMNS * LINE_BYTES_PER_COLUMN;
-      scales += p.n * sizeof(u16);
       if (column >= end && !last) enter(following, tokens_of(following));
     }
     cp_async_commit_group();
