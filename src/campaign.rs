@@ -308,7 +308,7 @@ impl Runner<'_> {
     fn row(&self, scheduled: &Scheduled, order_index: usize, outcome: &Outcome) -> Row {
         let point = &scheduled.point;
         let info = self.device.info();
-        let work = point.problem.work();
+        let (work, routed) = (point.problem.work(), point.problem.routed());
         let summary = outcome.summary;
         let median = summary.map(|s| s.median);
         let percentile = |i: usize| summary.map(|s| s.percentiles[i]);
@@ -335,6 +335,9 @@ impl Runner<'_> {
             vector_flops_model: work.vector_flops,
             bytes_read_model: work.bytes_read,
             bytes_written_model: work.bytes_written,
+            experts_touched_model: routed.map(|p| p.experts_touched()),
+            bytes_read_bound_model: routed.map(|p| p.bytes_read_bound()),
+            bytes_read_expected_model: routed.map(|p| p.bytes_read_expected()),
             bytes_extra: outcome.bytes_extra,
             slots: rotation.map(|r| r.slots as u64),
             footprint_bytes: rotation.map(|r| r.footprint_bytes),

@@ -994,6 +994,15 @@ impl Problem {
         }
     }
 
+    /// The layer of routed experts, if the problem is one: what it reads depends on who
+    /// chose whom, so the model has a bound and an expectation for it too.
+    pub const fn routed(&self) -> Option<&MoeGemm> {
+        match self {
+            Problem::MoeGemm(p) => Some(p),
+            _ => None,
+        }
+    }
+
     /// The format whose compute ceiling binds, if the problem computes.
     pub const fn math_dtype(&self) -> Option<DType> {
         match self {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::problem::{Problem, SHAPE_KEYS};
 
 /// Version of the columns.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// What became of a planned point.
 #[derive(
@@ -95,6 +95,9 @@ pub struct Row {
     pub vector_flops_model: u64,
     pub bytes_read_model: u64,
     pub bytes_written_model: u64,
+    pub experts_touched_model: Option<u64>,
+    pub bytes_read_bound_model: Option<u64>,
+    pub bytes_read_expected_model: Option<f64>,
     pub bytes_extra: Option<u64>,
     pub slots: Option<u64>,
     pub footprint_bytes: Option<u64>,

@@ -34,9 +34,11 @@ use crate::point::{CacheState, Point, check_kernel};
 use crate::problem::{Op, Problem, parse_bytes, unknown_key};
 
 /// Suites that are part of the program: name and text.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 7] = [
     ("quick", include_str!("../benches/quick.toml")),
     ("decode", include_str!("../benches/decode.toml")),
+    ("weights", include_str!("../benches/weights.toml")),
+    ("mla", include_str!("../benches/mla.toml")),
     ("roofline", include_str!("../benches/roofline.toml")),
     ("paper", include_str!("../benches/paper.toml")),
     ("corners", include_str!("../benches/corners.toml")),

@@ -7,13 +7,14 @@ use anyhow::Result;
 use super::{DeviceArgs, Format, table};
 use crate::device::{self, Device};
 use crate::point::Point;
+use crate::problem::MoeGemm;
 use crate::section::Section;
 use crate::suite::Suite;
 
 /// List the planned points of a suite with the model's FLOPs, bytes and OI.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A built-in suite (quick, decode, roofline, paper) or a .toml file.
+    /// A built-in suite (quick, decode, weights, mla, roofline, paper) or a .toml file.
     suite: String,
     #[command(flatten)]
     device: DeviceArgs,
@@ -26,22 +27,47 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let device = device::open(&args.device.name, &args.device.options())?.device;
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
-    let rows = plan.points.iter().map(|point| row(&*device, point)).collect();
+    let mut rows: Vec<_> = plan.points.iter().map(|point| row(&*device, point)).collect();
+    let mut columns = COLUMNS.to_vec();
+    if plan.points.iter().all(|point| point.problem.routed().is_none()) {
+        columns.truncate(OF_EVERY_POINT);
+        rows.iter_mut().for_each(|row| row.truncate(OF_EVERY_POINT));
+    }
     let section = Section {
         heading: suite.name.clone(),
         paragraphs: vec![suite.about.trim().to_owned()],
-        columns: vec!["id", "problem", "kernel", "cache", "FLOPs", "bytes", "OI"],
+        columns,
         rows,
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The last three are of routed experts: how many are touched, the bytes read if they
+/// were as many as can be, and in the mean under uniform routing.
+const COLUMNS: [&str; 10] = [
+    "id",
+    "problem",
+    "kernel",
+    "cache",
+    "FLOPs",
+    "bytes",
+    "OI",
+    "experts touched",
+    "bytes read at most",
+    "bytes read expected",
+];
+/// Columns that every point has something in.
+const OF_EVERY_POINT: usize = 7;
+
 fn row(device: &dyn Device, point: &Point) -> Vec<String> {
     let work = point.problem.work();
     let kernel = match device.kernel(&point.problem) {
         Ok(_) => point.kernel.clone(),
         Err(refusal) => format!("skipped: {refusal}"),
+    };
+    let of_routed = |cell: &dyn Fn(&MoeGemm) -> String| {
+        point.problem.routed().map_or(String::new(), cell)
     };
     vec![
         point.id(),
@@ -51,5 +77,8 @@ fn row(device: &dyn Device, point: &Point) -> Vec<String> {
         work.flops().to_string(),
         work.bytes().to_string(),
         format!("{:.3}", work.operational_intensity()),
+        of_routed(&|p| p.experts_touched().to_string()),
+        of_routed(&|p| p.bytes_read_bound().to_string()),
+        of_routed(&|p| format!("{:.0}", p.bytes_read_expected())),
     ]
 }

@@ -181,22 +181,31 @@ impl MoeGemm {
         experts * (1.0 - (1.0 - top_k / experts).powf(self.tokens as f64))
     }
 
-    /// Bytes of X that the routing needs, of one expert's weights, and of Y.
-    pub(super) fn bytes(&self) -> (u64, u64, u64) {
-        let (x, y) = (self.input_rows() * self.k, self.rows() * self.n);
-        (
-            self.dtype.bytes_of(x),
-            weights_bytes(self.w_dtype, self.n, self.k),
-            self.dtype.bytes_of(y),
-        )
+    /// Bytes of an expert's weights, and of their scales.
+    pub const fn expert_bytes(&self) -> u64 {
+        weights_bytes(self.w_dtype, self.n, self.k)
+    }
+
+    /// Bytes of X.
+    const fn input_bytes(&self) -> u64 {
+        self.dtype.bytes_of(self.input_rows() * self.k)
+    }
+
+    /// Bytes read with as many experts as can be touched, [`MoeGemm::experts_bound`].
+    pub const fn bytes_read_bound(&self) -> u64 {
+        self.input_bytes() + self.expert_bytes() * self.experts_bound()
+    }
+
+    /// Bytes read in the mean under uniform routing, [`MoeGemm::experts_expected`].
+    pub fn bytes_read_expected(&self) -> f64 {
+        self.input_bytes() as f64 + self.expert_bytes() as f64 * self.experts_expected()
     }
 
     pub(super) fn work(&self) -> Work {
-        let (x, expert, y) = self.bytes();
         Work {
             matrix_flops: 2 * self.rows() * self.n * self.k,
-            bytes_read: x + expert * self.experts_touched(),
-            bytes_written: y,
+            bytes_read: self.input_bytes() + self.expert_bytes() * self.experts_touched(),
+            bytes_written: self.dtype.bytes_of(self.rows() * self.n),
             ..Work::default()
         }
     }

@@ -101,6 +101,17 @@ fn experts_count_once_each() {
     }
     let own = of("tokens=3,routing=balanced,inputs=per_expert");
     assert_eq!(own.bytes_read, 6 * expert + 2 * 2 * 3 * 4096);
+    // The model's columns: a bound that balanced routing meets, and an expectation.
+    let Problem::MoeGemm(p) = "moe_gemm:tokens=4,experts=8,top_k=2,n=16,k=128,dtype=bf16,\
+                               w_dtype=int4,routing=zipf"
+        .parse()
+        .unwrap()
+    else {
+        unreachable!("experts")
+    };
+    let (x, expert) = (2 * 4 * 128, 16 * 128 / 2 + 2 * 16);
+    assert_eq!(p.bytes_read_bound(), x + 8 * expert);
+    near(p.bytes_read_expected(), x as f64 + 5.4688 * expert as f64, 0.05);
     // What is drawn counts: 4 tokens cannot touch fewer than 2 experts nor more than 8.
     let touched: Vec<u64> = (0..50)
         .map(|seed| of(&format!("tokens=4,routing=uniform,routing_seed={seed}")))
