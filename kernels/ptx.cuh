@@ -365,6 +365,14 @@ DEVICE float cvt_f32_f16(u16 bits) {
   return value;
 }
 
+// The same word, as if out of nowhere: it is held in a register rather than made again
+// where it is used.
+DEVICE u32 held(u32 word) {
+  u32 same;
+  asm volatile("mov.u32 %0, %1;" : "=r"(same) : "r"(word));
+  return same;
+}
+
 // --- Clocks ----------------------------------------------------------------
 
 // Nanoseconds of the GPU's wall clock.

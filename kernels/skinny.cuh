@@ -76,7 +76,17 @@ struct Matrices {
   u32 k;
 };
 
-typedef float Sums[M_TILES][TOKEN_TILES][4];
+// Of a warp's rows for eight tokens, and for all.
+typedef float TileSums[M_TILES][4];
+typedef TileSums Sums[TOKEN_TILES];
+
+// Tokens that are multiplied where there are so many: where their number VARIES, experts
+// with few are spared the products of many.
+DEVICE u32 padded_tokens(u32 tokens) {
+  u32 padded = TOKENS;
+  while (VARIES && padded > 8 && tokens <= padded / 16 * 8) padded = padded / 16 * 8;
+  return padded;
+}
 
 // --- Copies ----------------------------------------------------------------
 
@@ -85,21 +95,34 @@ typedef float Sums[M_TILES][TOKEN_TILES][4];
 template <typename Tokens>
 struct Fetch {
   const Matrices &p;
-  Piece following;  // where the piece has a next one, that; asked for long before use
-  bool last;
-  const u8 *weights;  // this thread's first chunk of the stage to fetch
-  const u8 *scales;   // the same, where groups have some
-  u32 x[TOKEN_COPIES];  // this thread's chunk of each token's first columns
-  u32 tokens;
-  u32 lines;   // of the tile, from this thread's first on
+  u32 following;  // the next piece of the block, 0 after the last
+  u32 column;     // first of the stage to fetch
+  u32 end;        // of the piece
+
+  // This thread's first chunk of weights, of tokens and of scales: where it lies in a
+  // stage, and of the stage to fetch in memory.
+  const u32 weights_to, x_to, scales_to;
+  const u32 weights_column, x_column;  // within a stage
+  const u8 *weights;
+  const u16 *x[TOKEN_COPIES];
+  const u8 *scales;
+  u32 lines;    // of the tile, from this thread's first on
+  u32 tokens;   // the same of tokens
+  u32 padded;   // and with their padding
   bool scaled;  // whether this thread's rows of scales are in the matrix
-  u32 column;  // first of the stage to fetch
-  u32 end;     // of the piece
 
   static DEVICE u32 line() { return threadIdx.x / LINE_CHUNKS; }
   static DEVICE u32 line_chunk() { return threadIdx.x % LINE_CHUNKS; }
   static DEVICE u32 token() { return threadIdx.x / X_CHUNKS; }
   static DEVICE u32 x_chunk() { return threadIdx.x % X_CHUNKS; }
+
+  DEVICE Fetch(const Matrices &matrices)
+      : p(matrices),
+        weights_to(held(line_chunk_offset(line(), line_chunk()))),
+        x_to(held(WEIGHT_BYTES + x_chunk_offset(token(), x_chunk()))),
+        scales_to(STAGE_BYTES - (SCALE_CHUNKS - threadIdx.x) * CHUNK_BYTES),
+        weights_column(CHUNK_COLUMNS == 0 ? 0 : held(line_chunk() * CHUNK_COLUMNS)),
+        x_column(held(x_chunk() * CHUNK_ELEMENTS)) {}
 
   DEVICE u64 line_bytes() const { return u64(p.k) * LINE_BYTES_PER_COLUMN; }
 
@@ -109,53 +132,53 @@ struct Fetch {
     const u64 matrix_lines = u64(of.expert()) * (p.n / LINE_ROWS);
     weights = p.weights + (matrix_lines + row / LINE_ROWS + line()) * line_bytes() +
               piece.first_token * LINE_BYTES_PER_COLUMN + line_chunk() * CHUNK_BYTES;
+    lines = (p.n - row) / LINE_ROWS;
+    lines -= min_of(lines, line());
     if (GROUP_SCALES) {
       const u64 group = (u64(of.expert()) * p.k + piece.first_token) / STAGE_COLUMNS;
       scales = p.scales + (group * p.n + row) * sizeof(u16) + threadIdx.x * CHUNK_BYTES;
       scaled = row + threadIdx.x * CHUNK_ELEMENTS < p.n;
     }
-    lines = (p.n - row) / LINE_ROWS;
-    lines -= min_of(lines, line());
-    tokens = of.count();
+    tokens = held(of.count() - min_of(of.count(), token()));
+    padded = held(padded_tokens(of.count()) - min_of(padded_tokens(of.count()), token()));
 #pragma unroll
     for (u32 i = 0; i < TOKEN_COPIES; ++i) {
-      const u32 number = token() + i * TOKENS_AT_ONCE;
-      x[i] = number < tokens ? of.x_row(number) * (p.k / CHUNK_ELEMENTS) + x_chunk() : 0;
+      const u32 row = i * TOKENS_AT_ONCE < tokens ? of.x_row(token() + i * TOKENS_AT_ONCE) : 0;
+      x[i] = p.x + u64(row) * p.k + piece.first_token + x_column;
     }
     column = piece.first_token;
     end = column + piece.tokens;
-    last = piece.next == 0;
-    if (!last) following = load_piece(p.work, piece.next);
+    following = piece.next;
   }
 
   // Copies the weights of a stage; lines below the tile and chunks right of the piece
   // become zeros.
-  DEVICE void copy_weights(u32 stage) const {
-    constexpr u32 chunk_columns = LINE_ROWS == 1 ? CHUNK_BYTES / LINE_BYTES_PER_COLUMN : 0;
-    const u32 inside = column + line_chunk() * chunk_columns < end ? lines : 0;
-    const u32 to = stage + line_chunk_offset(line(), line_chunk());
+  DEVICE void copy_weights(u32 stage) {
+    const u32 inside = column + weights_column < end ? lines : 0;
 #pragma unroll
     for (u32 i = 0; i < LINES; i += LINES_AT_ONCE)
-      cp_async_16(to + i * LINE_BYTES, weights + i * line_bytes(), i < inside ? CHUNK_BYTES : 0);
+      cp_async_16(stage + weights_to + i * LINE_BYTES, weights + i * line_bytes(),
+                  i < inside ? CHUNK_BYTES : 0);
+    weights += STAGE_COLUMNS * LINE_BYTES_PER_COLUMN;
   }
 
-  // Copies the tokens' columns of a stage; those right of the piece become zeros.
-  DEVICE void copy_tokens(u32 stage) const {
-    const u32 to = stage + WEIGHT_BYTES + x_chunk_offset(token(), x_chunk());
-    const bool inside = column + x_chunk() * CHUNK_ELEMENTS < end;
+  // Copies the tokens' columns of a stage; those right of the piece and of padding become
+  // zeros.
+  DEVICE void copy_tokens(u32 stage) {
+    const bool inside = column + x_column < end;
 #pragma unroll
-    for (u32 i = 0; i < TOKEN_COPIES; ++i)
-      if (token() + i * TOKENS_AT_ONCE < tokens)
-        cp_async_16(to + i * TOKENS_AT_ONCE * X_BYTES,
-                    p.x + u64(x[i] + column / CHUNK_ELEMENTS) * CHUNK_ELEMENTS,
-                    inside ? CHUNK_BYTES : 0);
+    for (u32 i = 0; i < TOKEN_COPIES; ++i) {
+      if (i * TOKENS_AT_ONCE < padded)
+        cp_async_16(stage + x_to + i * TOKENS_AT_ONCE * X_BYTES, x[i],
+                    inside && i * TOKENS_AT_ONCE < tokens ? CHUNK_BYTES : 0);
+      x[i] += STAGE_COLUMNS;
+    }
   }
 
   // Copies the scales of a stage, each thread a chunk; those below the tile become zeros.
   DEVICE void copy_scales(u32 stage) {
     if (!GROUP_SCALES || threadIdx.x >= SCALE_CHUNKS) return;
-    cp_async_16(stage + STAGE_BYTES - (SCALE_CHUNKS - threadIdx.x) * CHUNK_BYTES, scales,
-                scaled ? CHUNK_BYTES : 0);
+    cp_async_16(stage + scales_to, scales, scaled ? CHUNK_BYTES : 0);
     scales += p.n * sizeof(u16);
   }
 
@@ -168,8 +191,10 @@ struct Fetch {
       copy_tokens(stage);
       copy_scales(stage);
       column += STAGE_COLUMNS;
-      weights += STAGE_COLUMNS * LINE_BYTES_PER_COLUMN;
-      if (column >= end && !last) enter(following, tokens_of(following));
+      if (column >= end && following != 0) {
+        const Piece piece = load_piece(p.work, following);
+        enter(piece, tokens_of(piece));
+      }
     }
     cp_async_commit_group();
   }
@@ -177,60 +202,70 @@ struct Fetch {
 
 // --- Products --------------------------------------------------------------
 
-// Adds the products of a stage for the first `tiles` tiles of tokens. `x` is where this
-// lane's activations of each tile lie in a stage.
+// The left operands of half a stage.
+typedef u32 Weights[M_TILES][PRODUCTS][4];
+
+DEVICE void load_weights_of_half(Weights &a, u32 stage, u32 half) {
+  const u32 from = stage + warp_index() * M_TILES * ROWS_16_BYTES + weights_lane_offset();
+#pragma unroll
+  for (u32 m = 0; m < M_TILES; ++m)
+    load_weights(a[m], weights_of_half(from, half) + m * ROWS_16_BYTES);
+}
+
+// Adds the products of half a stage for tile `n` of tokens.
+DEVICE void multiply_half(TileSums &sums, const Weights &a, u32 stage, u32 n, u32 half) {
+  u32 b[PRODUCTS][2];
+  load_activations(b, stage + WEIGHT_BYTES + x_lane_offset() + n * 8 * X_BYTES, half);
+#pragma unroll
+  for (u32 i = 0; i < PRODUCTS; ++i)
+#pragma unroll
+    for (u32 m = 0; m < M_TILES; ++m) mma_m16n8k16(sums[m], a[m][i], b[i][0], b[i][1]);
+}
+
+// Adds the products of a stage for the first `tiles` tiles of tokens.
 template <u32 tiles>
-DEVICE void multiply(Sums &sums, u32 stage, const u32 (&x)[TOKEN_TILES]) {
-  const u32 weights = stage + warp_index() * M_TILES * ROWS_16_BYTES + weights_lane_offset();
+DEVICE void multiply(Sums &sums, u32 stage) {
 #pragma unroll
   for (u32 half = 0; half < 2; ++half) {
-    u32 a[M_TILES][PRODUCTS][4];
+    Weights a;
+    load_weights_of_half(a, stage, half);
 #pragma unroll
-    for (u32 m = 0; m < M_TILES; ++m)
-      load_weights(a[m], weights_of_half(weights, half) + m * ROWS_16_BYTES);
-#pragma unroll
-    for (u32 n = 0; n < tiles; ++n) {
-      u32 b[PRODUCTS][2];
-      load_activations(b, stage + x[n], half);
-#pragma unroll
-      for (u32 i = 0; i < PRODUCTS; ++i)
-#pragma unroll
-        for (u32 m = 0; m < M_TILES; ++m) mma_m16n8k16(sums[m][n], a[m][i], b[i][0], b[i][1]);
-    }
+    for (u32 n = 0; n < tiles; ++n) multiply_half(sums[n], a, stage, n, half);
   }
 }
 
-// The same where a stage is a group of columns with scales.
+// The same where a stage is a group of columns whose scales lie at `scales`, from this
+// lane's first row on. The sums of a group are apart for one tile of tokens at a time: for
+// all of them they would not fit the registers.
 template <u32 tiles>
-DEVICE void multiply_group(Sums &sums, u32 stage, const u32 (&x)[TOKEN_TILES], const u8 *shared) {
-  Sums group = {};
-  multiply<tiles>(group, stage, x);
-  const u16 *scales = reinterpret_cast<const u16 *>(shared + STAGE_BYTES - TILE_ROWS * sizeof(u16));
+DEVICE void multiply_group(Sums &sums, u32 stage, const u16 *scales) {
+  Weights a[2];
 #pragma unroll
-  for (u32 m = 0; m < M_TILES; ++m)
+  for (u32 half = 0; half < 2; ++half) load_weights_of_half(a[half], stage, half);
 #pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-      const u32 row = warp_index() * WARP_ROWS + m * 16 + half * 8 + lane_index() / 4;
-      const float scale = cvt_f32_f16(scales[row]);
+  for (u32 n = 0; n < tiles; ++n) {
+    TileSums group = {};
 #pragma unroll
-      for (u32 n = 0; n < tiles; ++n)
+    for (u32 half = 0; half < 2; ++half) multiply_half(group, a[half], stage, n, half);
 #pragma unroll
-        for (u32 i = 0; i < 2; ++i)
-          sums[m][n][half * 2 + i] += group[m][n][half * 2 + i] * scale;
-    }
+    for (u32 m = 0; m < M_TILES; ++m)
+#pragma unroll
+      for (u32 i = 0; i < 4; ++i)
+        sums[n][m][i] += group[m][i] * cvt_f32_f16(scales[m * 16 + i / 2 * 8]);
+  }
 }
 
-// The stage at `offset` of the ring, for as many tiles as have tokens: where their number
-// varies, experts with few tokens are spared the products of many.
+// The stage at `offset` of the ring, for so many tokens with padding.
 template <u32 tiles = TOKEN_TILES>
-DEVICE void multiply_stage(Sums &sums, u8 *ring, u32 offset, const u32 (&x)[TOKEN_TILES],
-                           u32 tokens) {
-  if (VARIES && tiles > 1 && tokens <= tiles / 2 * 8)
-    multiply_stage<max_of(tiles / 2, 1u)>(sums, ring, offset, x, tokens);
+DEVICE void multiply_stage(Sums &sums, u8 *ring, u32 offset, u32 padded) {
+  if (VARIES && tiles > 1 && padded < tiles * 8)
+    multiply_stage<max_of(tiles / 2, 1u)>(sums, ring, offset, padded);
   else if (GROUP_SCALES)
-    multiply_group<tiles>(sums, shared_address(ring) + offset, x, ring + offset);
+    multiply_group<tiles>(sums, shared_address(ring) + offset,
+                          reinterpret_cast<const u16 *>(ring + offset + STAGE_BYTES) - TILE_ROWS +
+                              warp_index() * WARP_ROWS + lane_index() / 4);
   else
-    multiply<tiles>(sums, shared_address(ring) + offset, x);
+    multiply<tiles>(sums, shared_address(ring) + offset);
 }
 
 // --- From pieces to y --------------------------------------------------------
@@ -281,7 +316,7 @@ DEVICE void leave(const Matrices &p, const Piece &piece, const Tokens &of, const
         for (u32 i = 0; i < 4; ++i) {
           const u32 row = warp_index() * WARP_ROWS + m * 16 + i / 2 * 8 + lane_index() / 4;
           const u32 token = n * 8 + lane_index() % 4 * 2 + i % 2;
-          turned[token * TURNED_STRIDE + row] = sums[m][first / 8 + n][i];
+          turned[token * TURNED_STRIDE + row] = sums[first / 8 + n][m][i];
         }
     __syncthreads();
     const u32 end = min_of(first + TURNED_TOKENS, of.count());
@@ -322,7 +357,7 @@ DEVICE void multiply_pieces(const Matrices &p, u32 block, TokensOf tokens_of) {
   // Halves of a line are told apart by a bit of the address.
   extern __shared__ __align__(256) u8 ring[];
   const Piece first = load_piece(p.work, block);
-  Fetch<decltype(tokens_of(first))> fetch{p};
+  Fetch<decltype(tokens_of(first))> fetch(p);
   fetch.enter(first, tokens_of(first));
   u32 fill = 0, drain = 0;
   const auto after = [](u32 place) {
@@ -336,12 +371,7 @@ DEVICE void multiply_pieces(const Matrices &p, u32 block, TokensOf tokens_of) {
 
   for_each_piece(p.work, block, [&](const Piece &piece) {
     const auto of = tokens_of(piece);
-    // Padding is the last token again.
-    u32 x[TOKEN_TILES];
-#pragma unroll
-    for (u32 n = 0; n < TOKEN_TILES; ++n)
-      x[n] = WEIGHT_BYTES + x_lane_offset(min_of(n * 8 + lane_index() / 4, of.count() - 1));
-
+    const u32 padded = padded_tokens(of.count());
     Sums sums = {};
     u32 place = drain;
     for (u32 done = 0; done < piece.tokens; done += STAGE_COLUMNS) {
@@ -351,7 +381,7 @@ DEVICE void multiply_pieces(const Matrices &p, u32 block, TokensOf tokens_of) {
       __syncthreads();
       start_copies();
       place = drain;
-      multiply_stage(sums, ring, place, x, of.count());
+      multiply_stage(sums, ring, place, padded);
       drain = after(drain);
     }
     leave(p, piece, of, sums, ring + place);

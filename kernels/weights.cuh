@@ -40,6 +40,8 @@ constexpr u32 PRODUCTS = HALF_COLUMNS / 16;
 constexpr u32 LINE_CHUNKS = STAGE_COLUMNS * LINE_BYTES_PER_COLUMN / CHUNK_BYTES;
 constexpr u32 LINE_BYTES = LINE_CHUNKS * CHUNK_BYTES;
 constexpr u32 ROWS_16_BYTES = 16 / LINE_ROWS * LINE_BYTES;
+// Columns from a chunk to the next; none in a group, whose chunks all are there or none.
+constexpr u32 CHUNK_COLUMNS = LINE_ROWS == 1 ? CHUNK_BYTES / LINE_BYTES_PER_COLUMN : 0;
 
 // Columns begin where a lane's chunks of a line do: lane t of four has chunk t of a half.
 // Odd lines of 128 bytes have their halves exchanged, so that the lanes of two lines that
@@ -109,7 +111,7 @@ DEVICE void load_weights(u32 (&a)[PRODUCTS][4], u32 address) {
   }
 }
 
-// Activations of a stage: rows of this many chunks. Lane t has chunks ROW_CHUNKS / 8 * t on
+// Activations of a stage: rows of this many chunks. Lane t has chunks X_LOADS * t on
 // of a half, and finds banks as with weights.
 constexpr u32 X_CHUNKS = STAGE_COLUMNS / CHUNK_ELEMENTS;
 constexpr u32 X_BYTES = X_CHUNKS * CHUNK_BYTES;
@@ -119,8 +121,8 @@ DEVICE u32 x_chunk_offset(u32 token, u32 chunk) {
   return token * X_BYTES + (chunk ^ token % 2 * (X_LOADS == 1 ? 4 : 1)) * CHUNK_BYTES;
 }
 
-// Where this lane's activations of the first half of a row lie.
-DEVICE u32 x_lane_offset(u32 token) { return x_chunk_offset(token, lane_index() % 4 * X_LOADS); }
+// Where this lane's activations of the first half and of the first 8 tokens lie.
+DEVICE u32 x_lane_offset() { return x_chunk_offset(lane_index() / 4, lane_index() % 4 * X_LOADS); }
 
 // The right operands of a half's products, from this lane's address: products i, two words
 // each.
