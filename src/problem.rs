@@ -425,6 +425,7 @@ impl Op {
                 "causal",
                 "dtype",
                 "kv_dtype",
+                "window",
             ],
         }
     }
@@ -727,6 +728,8 @@ pub struct PrefillAttention {
     pub dtype: DType,
     /// Format of keys and values.
     pub kv_dtype: DType,
+    /// Tokens that a token sees at most, the last ones up to itself; 0 for all.
+    pub window: u64,
 }
 
 impl PrefillAttention {
@@ -741,8 +744,34 @@ impl PrefillAttention {
     }
 
     /// Keys that new token number `row` attends to.
-    pub const fn attended(&self, row: u64) -> u64 {
-        if self.causal { self.prefix + row + 1 } else { self.context() }
+    pub const fn attended(&self, row: u64) -> Range<u64> {
+        if self.causal {
+            attended(self.context(), self.new_tokens, row, self.window)
+        } else {
+            Range { start: 0, end: self.context() }
+        }
+    }
+
+    /// Keys that any of the new tokens attends to.
+    const fn visible(&self) -> u64 {
+        self.context() - self.attended(0).start
+    }
+
+    /// Keys that new tokens attend to, added up over all of them.
+    const fn all_attended(&self) -> u64 {
+        if !self.causal {
+            return self.new_tokens * self.context();
+        }
+        // Tokens whose window reaches the first key see one more from each to the next.
+        let growing = match self.window {
+            0 => self.new_tokens,
+            window if window <= self.prefix => 0,
+            window if window - self.prefix < self.new_tokens => window - self.prefix,
+            _ => self.new_tokens,
+        };
+        // One of two neighbours is even.
+        let up_to = growing * self.prefix + growing * (growing + 1) / 2;
+        up_to + (self.new_tokens - growing) * self.window
     }
 }
 
@@ -933,7 +962,8 @@ impl Problem {
     ///   `8 B n_kv`.
     /// * prefill attention: `4 B n_q d` times the attended keys summed over
     ///   rows, which is `2 B n_q d S (2 P + S + 1)` when causal; Q and O
-    ///   `2 B n_q S d b`, K and V `2 B n_kv (S + P) d b_kv`.
+    ///   `2 B n_q S d b`, K and V `2 B n_kv (S + P) d b_kv`. In a window only the keys
+    ///   that some row attends to.
     /// * kv_read: the K and V bytes of decode attention.
     /// * kv_append: `2 B n n_kv d (b + b_kv)`, and the scales.
     /// * paged layouts add 4 bytes for each entry of the page table that is needed.
@@ -957,8 +987,8 @@ impl Problem {
                 }
             }
             Problem::Peak(p) => peak_work(p),
-            Problem::KvRead(p) => {
-                Work { bytes_read: kv_bytes(&p, |length| 0..length), ..Work::default() }
+            Problem::KvRead(_) => {
+                Work { bytes_read: self.cache_bytes(), ..Work::default() }
             }
             Problem::KvAppend(p) => append_work(&p),
             Problem::Gemm(Gemm { m, n, k, dtype, w_dtype }) => Work {
@@ -968,29 +998,58 @@ impl Problem {
                 ..Work::default()
             },
             Problem::MoeGemm(p) => p.work(),
-            Problem::DecodeAttention(p) => decode_work(&p),
+            Problem::DecodeAttention(p) => decode_work(&p, self.cache_bytes()),
             Problem::MlaDecode(p) => p.work(),
             Problem::PrefillAttention(p) => {
                 let rows = p.batch * p.q_heads * p.head_dim;
-                let twice_attended = if p.causal {
-                    p.new_tokens * (2 * p.prefix + p.new_tokens + 1)
-                } else {
-                    2 * p.new_tokens * p.context()
-                };
                 let q_bytes = rows * p.new_tokens * p.dtype.bytes();
-                let kv_bytes = 2
-                    * p.batch
-                    * p.kv_heads
-                    * p.context()
-                    * p.head_dim
-                    * p.kv_dtype.bytes();
                 Work {
-                    matrix_flops: 2 * rows * twice_attended,
-                    bytes_read: q_bytes + kv_bytes,
+                    matrix_flops: 4 * rows * p.all_attended(),
+                    bytes_read: q_bytes + self.cache_bytes(),
                     bytes_written: q_bytes,
                     ..Work::default()
                 }
             }
+        }
+    }
+
+    /// The same problem, if it can be asked.
+    ///
+    /// # Errors
+    /// As of [`Problem::from_fields`], but for what only text can get wrong.
+    pub fn checked(self) -> Result<Self, ProblemError> {
+        self.check_shape()?;
+        self.check_size()?;
+        Ok(self)
+    }
+
+    /// Bytes of [`Problem::work`] that are weights, and their scales.
+    pub fn weight_bytes(&self) -> u64 {
+        match self {
+            Problem::Gemm(p) => weights_bytes(p.w_dtype, p.n, p.k),
+            Problem::MoeGemm(p) => p.expert_bytes() * p.experts_touched(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of [`Problem::work`] that are a cache of keys and values, with the page
+    /// numbers and scales that go with it.
+    pub fn cache_bytes(&self) -> u64 {
+        match self {
+            Problem::KvRead(p) => kv_bytes(p, |length| 0..length),
+            Problem::DecodeAttention(p) => {
+                scale_bytes(p.kv_dtype, p.batch * p.kv_heads)
+                    + kv_bytes(&p.kv(), |length| p.visible(length))
+            }
+            Problem::MlaDecode(p) => p.cache_bytes(),
+            Problem::PrefillAttention(p) => {
+                p.kv_dtype.bytes_of(2 * p.batch * p.kv_heads * p.visible() * p.head_dim)
+            }
+            Problem::Stream(_)
+            | Problem::Peak(_)
+            | Problem::KvAppend(_)
+            | Problem::Gemm(_)
+            | Problem::MoeGemm(_) => 0,
         }
     }
 
@@ -1159,7 +1218,8 @@ impl Problem {
                           lengths new_tokens window)
             }
             Problem::PrefillAttention(p) => {
-                spell!(p: batch prefix new_tokens q_heads kv_heads head_dim causal dtype kv_dtype)
+                spell!(p: batch prefix new_tokens q_heads kv_heads head_dim causal dtype kv_dtype
+                          window)
             }
         };
         let op = self.op();
@@ -1302,6 +1362,7 @@ impl Problem {
                 causal: f.flag("causal", true)?,
                 dtype: f.number_format("dtype")?,
                 kv_dtype: f.number_format("kv_dtype")?,
+                window: f.extent_or_zero("window")?,
             }),
         };
         problem.check_shape()?;
@@ -1334,6 +1395,12 @@ impl Problem {
                 check_weights(p.w_dtype, p.n, p.k)
             }
             Problem::MlaDecode(p) => p.check(),
+            Problem::PrefillAttention(p) if p.window > 0 && !p.causal => {
+                Err(ProblemError::at(
+                    "window",
+                    "a window ends at the token that looks through it; write `causal=true`",
+                ))
+            }
             Problem::KvAppend(KvAppend { layout: Layout::Contiguous, .. }) => {
                 Err(ProblemError::at(
                     "layout",
@@ -1606,7 +1673,7 @@ const fn kv_pages(layout: Layout, tokens: &Range<u64>) -> u64 {
     }
 }
 
-fn decode_work(p: &DecodeAttention) -> Work {
+fn decode_work(p: &DecodeAttention, cache_bytes: u64) -> Work {
     let attended = p.lengths.sum(p.batch, p.context, |length| {
         let of_token = |token| {
             let tokens = p.attended(length, token);
@@ -1615,17 +1682,21 @@ fn decode_work(p: &DecodeAttention) -> Work {
         (0..p.new_tokens).map(of_token).sum()
     });
     let q_bytes = p.elements() * p.dtype.bytes();
-    let scale_bytes = if p.kv_dtype.is_scaled() { 8 * p.batch * p.kv_heads } else { 0 };
     Work {
         matrix_flops: 4 * p.q_heads * p.head_dim * attended,
-        bytes_read: q_bytes + scale_bytes + kv_bytes(&p.kv(), |length| p.visible(length)),
+        bytes_read: q_bytes + cache_bytes,
         bytes_written: q_bytes,
         ..Work::default()
     }
 }
 
+/// Bytes of the scales of keys and of values, for so many requests and heads.
+const fn scale_bytes(kv_dtype: DType, sequences: u64) -> u64 {
+    if kv_dtype.is_scaled() { 8 * sequences } else { 0 }
+}
+
 fn append_work(p: &KvAppend) -> Work {
-    let scale_bytes = if p.kv_dtype.is_scaled() { 8 * p.batch * p.kv_heads } else { 0 };
+    let scale_bytes = scale_bytes(p.kv_dtype, p.batch * p.kv_heads);
     let pages = p.lengths.sum(p.batch, p.context, |length| {
         length.div_ceil(p.page_size()) - (length - p.new_tokens) / p.page_size()
     });

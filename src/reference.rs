@@ -992,7 +992,7 @@ fn prefill_rows(p: PrefillAttention, keys: &[Key]) -> Rows<'static> {
         let batch = head / p.q_heads;
         let row_of =
             |what, token, to: &mut [f32]| cache.row(what, batch, kv_head, token, to);
-        (row * p.head_dim, attention.of(&query, 0..p.attended(token), row_of))
+        (row * p.head_dim, attention.of(&query, p.attended(token), row_of))
     };
     Rows {
         count: p.batch * p.q_heads * p.new_tokens,

@@ -137,6 +137,9 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
     refuse_unless(matches!(p.head_dim, 64 | 128), || {
         format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
     })?;
+    refuse_unless(p.window == 0, || {
+        format!("all of the context, no window = {}; use 0", p.window)
+    })?;
     let most = 1 << 30;
     refuse_unless(p.context() <= most, || {
         format!("contexts up to {most} tokens, not {}; use less", p.context())
@@ -170,7 +173,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         o: bound.tensors[3],
         new_tokens: p.new_tokens as u32,
         context: p.context() as u32,
-        reach: p.attended(0) as u32,
+        reach: p.attended(0).end as u32,
         heads: (p.batch * p.q_heads) as u32,
         group: p.group() as u32,
         section: section(&p) as u32,

@@ -101,18 +101,23 @@ impl MlaDecode {
         }
     }
 
+    /// Bytes of the records of all tokens, and of their page numbers.
+    pub(super) fn cache_bytes(&self) -> u64 {
+        let record_bytes = self.record_bytes();
+        self.lengths.sum(self.batch, self.context, |length| {
+            record_bytes * length + 4 * kv_pages(self.layout, &(0..length))
+        })
+    }
+
     pub(super) fn work(&self) -> Work {
         let attended = self.lengths.sum(self.batch, self.context, |length| {
             let of_token = |token| self.attended(length, token).end;
             (0..self.new_tokens).map(of_token).sum()
         });
-        let record_bytes = self.record_bytes();
-        let cache_bytes = self.lengths.sum(self.batch, self.context, |length| {
-            record_bytes * length + 4 * kv_pages(self.layout, &(0..length))
-        });
         Work {
             matrix_flops: 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended,
-            bytes_read: cache_bytes + self.dtype.bytes_of(self.rows() * self.key_dim()),
+            bytes_read: self.cache_bytes()
+                + self.dtype.bytes_of(self.rows() * self.key_dim()),
             bytes_written: self.dtype.bytes_of(self.rows() * self.latent_dim),
             ..Work::default()
         }

@@ -362,6 +362,7 @@ prop_compose! {
                 "lengths" => Lengths::ALL[choice % 2].to_string(),
                 "context" => (8 * dims[1]).to_string(),
                 "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
+                "window" if op == Op::PrefillAttention && choice > 0 => "0".into(),
                 "window" => (dims[5] % 3 * dims[0]).to_string(),
                 "kv_heads" => dims[2].to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
@@ -410,6 +411,10 @@ proptest! {
                 expert * (p.experts - p.experts_touched())
             }
             Problem::KvAppend(p) => unread_page_numbers(&p),
+            Problem::PrefillAttention(p) => {
+                let unseen = p.attended(0).start;
+                2 * unseen * p.batch * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+            }
             _ => 0,
         };
         prop_assert_eq!(work.bytes_read + unread, sum(Role::Input));
@@ -434,6 +439,33 @@ proptest! {
         let first = DecodeAttention { batch: p.batch.min(20), ..p };
         let flops = Problem::DecodeAttention(first).work().flops();
         prop_assert_eq!(flops, 4 * p.q_heads * p.head_dim * attended);
+    }
+
+    #[test]
+    fn prefill_flops_are_those_of_what_is_attended(problem in any_problem()) {
+        let Problem::PrefillAttention(p) = problem else { return Ok(()) };
+        let sees = |row: u64, key: u64| {
+            let position = p.prefix + row;
+            !p.causal
+                || key <= position && (p.window == 0 || position - key < p.window)
+        };
+        let keys = |row| (0..p.context()).filter(move |&key| sees(row, key));
+        let attended: u64 = (0..p.new_tokens).map(|row| keys(row).count() as u64).sum();
+        prop_assert_eq!(problem.work().flops(), 4 * p.batch * p.q_heads * p.head_dim * attended);
+        let seen = (0..p.context()).filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)));
+        let row_bytes = 2 * p.batch * p.kv_heads * p.head_dim * p.kv_dtype.bytes();
+        prop_assert_eq!(problem.cache_bytes(), row_bytes * seen.count() as u64);
+    }
+
+    /// Weights, cache and the rest are parts of the whole.
+    #[test]
+    fn kinds_of_bytes_are_parts_of_all(problem in any_problem()) {
+        let work = problem.work();
+        prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read);
+        if let Problem::Gemm(p) = problem {
+            let activations = p.dtype.bytes_of(p.m * p.k) + p.dtype.bytes_of(p.m * p.n);
+            prop_assert_eq!(work.bytes(), problem.weight_bytes() + activations);
+        }
     }
 
     #[test]

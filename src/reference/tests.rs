@@ -86,6 +86,7 @@ fn decode_case(context: u64) -> (String, PrefillAttention) {
         causal: true,
         dtype: DType::F32,
         kv_dtype: DType::F32,
+        window: 0,
     };
     (text, same)
 }

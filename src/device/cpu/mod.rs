@@ -222,7 +222,14 @@ fn refuse_formats(problem: &Problem) -> Result<(), Refusal> {
         }
         Problem::PrefillAttention(p) => {
             computes("dtype", p.dtype)?;
-            computes("kv_dtype", p.kv_dtype)
+            computes("kv_dtype", p.kv_dtype)?;
+            if p.window > 0 {
+                return Err(Refusal(format!(
+                    "the CPU kernel attends to all of the context, not to a window = {}; use 0",
+                    p.window
+                )));
+            }
+            Ok(())
         }
     }
 }

@@ -85,7 +85,7 @@ impl PrefillKernel {
         scratch.out.fill(0.0);
         scratch.rows.fill(RowState { max: f32::NEG_INFINITY, sum: 0.0 });
 
-        let attended = p.attended((first + rows - 1) as u64) as usize;
+        let attended = p.attended((first + rows - 1) as u64).end as usize;
         for start in (0..attended).step_by(KEYS) {
             let keys = KEYS.min(attended - start);
             self.load_tile(head, start, keys, inputs, scratch);
@@ -138,7 +138,7 @@ impl PrefillKernel {
         matmul(s, Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
         let lines = scores.chunks_exact_mut(keys).zip(out.chunks_exact_mut(width));
         for (i, (scores, out)) in lines.enumerate() {
-            let attended = self.p.attended((first + i) as u64) as usize;
+            let attended = self.p.attended((first + i) as u64).end as usize;
             let visible = attended.saturating_sub(start).min(keys);
             let scale = weigh_row(scores, visible, &mut states[i]);
             if scale != 1.0 {
