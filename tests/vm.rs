@@ -187,6 +187,47 @@ fn decode_attention_reads_what_it_must() {
     }
 }
 
+/// Weights are read once in every format, and what else is moved is declared: the tiles
+/// here are shared by several blocks. Tokens are padded to those of the tensor cores.
+#[test]
+fn few_rows_read_what_they_must() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    for (n, text) in [
+        "gemm:m=1,n=256,k=4096,dtype=bf16",
+        "gemm:m=16,n=520,k=2064,dtype=f16",
+        "gemm:m=40,n=300,k=1032,dtype=bf16",
+        "gemm:m=8,n=264,k=2064,dtype=bf16,w_dtype=fp8_e4m3",
+        "gemm:m=64,n=256,k=1024,dtype=f16,w_dtype=int8",
+        "gemm:m=1,n=272,k=4096,dtype=bf16,w_dtype=int4",
+        "gemm:m=30,n=512,k=2048,dtype=f16,w_dtype=int4",
+        "moe_gemm:tokens=20,experts=8,top_k=2,n=192,k=512,dtype=bf16,routing=zipf",
+        "moe_gemm:tokens=5,experts=30,top_k=3,n=192,k=512,dtype=f16,w_dtype=fp8_e4m3,\
+         routing=uniform,inputs=per_expert",
+        "moe_gemm:tokens=9,experts=8,top_k=2,n=144,k=1024,dtype=bf16,w_dtype=int4",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let arch = [Arch::SM_90, Arch::SM_80][n % 2];
+        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let problem: Problem = text.parse().unwrap();
+        let kernel = device.kernel(&problem).unwrap();
+        let counted = device.count(&problem, kernel, SEED).unwrap();
+        let work = problem.work();
+        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
+        let ratio = counted.bytes() as f64 / declared;
+        println!("{text}: {ratio:.4} of the declared bytes");
+        assert!(
+            (ratio - 1.0).abs() < 0.02,
+            "{text}: counted {ratio} of the declared bytes"
+        );
+        let padding = counted.tensor_flops() as f64 / work.flops() as f64;
+        assert!((1.0..65.0).contains(&padding), "{text}: {padding} times the FLOPs");
+    }
+}
+
 /// Two schedules of the same launch count the same.
 #[test]
 fn counts_do_not_depend_on_the_order_of_warps() {

@@ -300,7 +300,10 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
     refuse_matrices(p.dtype, p.w_dtype, p.n, p.k)?;
     let most = if p.w_dtype == p.dtype { MAX_TOKENS } else { MAX_ROWS };
     refuse_unless(p.m <= most, || {
-        format!("up to {most} rows of weights in {}, not m = {}; use less", p.w_dtype, p.m)
+        format!(
+            "up to {most} rows with weights in {}, not m = {}; use less",
+            p.w_dtype, p.m
+        )
     })?;
     refuse_activations(p.m, p.k)
 }
@@ -328,5 +331,155 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         extra_bytes: (row_tiles == 1).then(|| division.extra_bytes()),
         imbalance: division.imbalance(),
         ..Plan::of(division.launch("gemm_skinny", params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARCHS: [&str; 7] =
+        ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
+    const FORMATS: [DType; 4] = [DType::Bf16, DType::Fp8E4m3, DType::Int8, DType::Int4];
+
+    fn problem(text: &str) -> Problem {
+        format!("gemm:{text}").parse().unwrap()
+    }
+
+    fn plan_on_h100(text: &str) -> Plan {
+        plan(&problem(text), &Target::new(Arch::SM_90, 132))
+    }
+
+    #[test]
+    fn rings_fit_every_architecture() {
+        for arch in ARCHS.map(|arch| arch.parse::<Arch>().unwrap()) {
+            let sm = Target::new(arch, 1);
+            for (w_dtype, tokens) in
+                FORMATS.into_iter().flat_map(|f| (1..=MAX_TOKENS).map(move |m| (f, m)))
+            {
+                let ring = Ring::new(tokens, w_dtype, arch);
+                let what = format!("{arch} {w_dtype} {tokens}: {ring:?}");
+                assert!(u64::from(ring.tokens) >= tokens && ring.stages >= 2, "{what}");
+                let block = ring.shared_bytes() + OTHER_SHARED_BYTES;
+                assert!(ring.blocks_per_sm * block <= sm.shared_bytes_per_sm, "{what}");
+                assert!(ring.shared_bytes() + 256 <= sm.shared_bytes_per_block, "{what}");
+                // The kernel turns sums of up to 16 tokens in a stage's place.
+                let turned = ring.tokens.min(16) * (ring.tile_rows() as u32 + 4) * 4;
+                assert!(turned <= ring.stage_bytes, "{what}");
+                // Little's law asks 8 KB of an SM on an RTX 5090, the fastest memory
+                // with as little shared memory, and 29 KB on an H200.
+                let in_flight = u64::from(ring.blocks_per_sm) * ring.bytes_in_flight();
+                assert!(in_flight >= 32 << 10, "{what}: {in_flight}");
+                if arch == Arch::SM_90 {
+                    let least = if tokens <= 16 { 128 } else { 80 };
+                    assert!(in_flight >= least << 10, "{what}: {in_flight}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_block_has_rows() {
+        for m in 1..=MAX_ROWS {
+            let p = Gemm { m, ..of(&problem("m=1,n=16,k=128,dtype=bf16,w_dtype=int4")) };
+            let (tiles, tokens) = (row_tiles(&p), ring(&p, Arch::SM_90).tokens.into());
+            assert!(
+                (tiles - 1) * tokens < m && m <= tiles * tokens,
+                "{m}: {tiles} {tokens}"
+            );
+        }
+    }
+
+    #[test]
+    fn configurations_do_not_depend_on_matrices() {
+        let options = |text: &str| defines(&problem(text), Arch::SM_90).options().join(" ");
+        let of_one = options("m=1,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(of_one, options("m=8,n=4096,k=8192,dtype=f16,w_dtype=int4"));
+        assert_eq!(
+            of_one,
+            "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=4 -DBLOCKS_PER_SM=2 \
+             -DSTAGES=11 -DSHARED_BYTES=115456"
+        );
+        let of_many = options("m=64,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(of_many, options("m=4096,n=16,k=128,dtype=f16,w_dtype=int4"));
+    }
+
+    #[test]
+    fn blocks_finish_together() {
+        for text in [
+            "m=1,n=4096,k=8192,dtype=bf16",
+            "m=16,n=8192,k=8192,dtype=bf16,w_dtype=int8",
+            "m=1,n=28672,k=8192,dtype=bf16,w_dtype=int4",
+            "m=64,n=5120,k=25600,dtype=bf16,w_dtype=fp8_e4m3",
+        ] {
+            let plan = plan_on_h100(text);
+            assert!(plan.imbalance < 1.01, "{text}: {}", plan.imbalance);
+            // Nearly all SMs take part.
+            let resident = if text.starts_with("m=64") { 132 } else { 264 };
+            assert!(plan.launches[0].grid[0] * 100 >= resident * 96, "{text}");
+        }
+    }
+
+    #[test]
+    fn partial_sums_are_extra_traffic() {
+        // One tile of 128 rows and one of 72.
+        let plan = plan_on_h100("m=3,n=200,k=8192,dtype=bf16");
+        let pieces: Vec<Piece> = match &plan.scratch[0].content {
+            crate::kernel::Content::Bytes(bytes) => bytemuck::pod_collect_to_vec(bytes),
+            other => unreachable!("{other:?}"),
+        };
+        let rows: u64 = pieces.iter().map(|p| [128, 72][p.head as usize]).sum();
+        assert!(pieces.iter().all(|piece| piece.splits > 1));
+        let list = 32 * pieces.len() as u64;
+        assert_eq!(plan.extra_bytes, Some(list + 2 * (rows * 3 * 4 + 2 * 4)));
+        // A tile of one unit leaves nothing.
+        let plan = plan_on_h100("m=3,n=100,k=32,dtype=bf16");
+        assert_eq!(plan.extra_bytes, Some(32));
+        // Blocks that share weights share them by way of a cache.
+        let plan = plan_on_h100("m=65,n=100,k=64,dtype=bf16,w_dtype=int8");
+        assert_eq!((plan.extra_bytes, plan.launches[0].grid), (None, [2, 1, 1]));
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let plan = plan_on_h100("m=70,n=48,k=256,dtype=f16,w_dtype=int4");
+        let bound = Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[5, 6, 7],
+            tensor_maps: &[],
+        };
+        let bytes = plan.launches[0].params.bytes(&bound);
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
+        assert_eq!(addresses, [2, 3, 1, 4, 5, 6, 7]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[56..]);
+        assert_eq!(words, [48, 256, 70, 2]);
+        let unscaled = plan_on_h100("m=7,n=48,k=256,dtype=f16");
+        let bound = Bound { tensors: &[1, 2, 4], ..bound };
+        let bytes = unscaled.launches[0].params.bytes(&bound);
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..32]);
+        assert_eq!(addresses, [2, 0, 1, 4]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        for (text, says) in [
+            ("m=1,n=1,k=8,dtype=f32", "dtype = bf16 or f16, not f32"),
+            ("m=1,n=1,k=16,dtype=bf16,w_dtype=f16", "not w_dtype = f16 with dtype = bf16"),
+            ("m=1,n=1,k=12,dtype=f16", "multiples of 8, not 12; use 16"),
+            ("m=1,n=1,k=24,dtype=f16,w_dtype=int8", "multiples of 16, not 24; use 32"),
+            ("m=65,n=1,k=8,dtype=f16", "up to 64 rows"),
+            ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "up to 4096 rows"),
+            ("m=1,n=1000000000,k=8,dtype=f16", "up to 268435456"),
+        ] {
+            let refusal = supports(&problem(text), Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{text}: {refusal}");
+        }
+        assert_eq!(supports(&problem("m=64,n=1,k=8,dtype=f16"), Arch::OLDEST), Ok(()));
+        // Which is then the default.
+        let default = |text| Kernel::for_problem(&problem(text), Arch::SM_90).unwrap().name;
+        assert_eq!(default("m=64,n=1,k=8,dtype=f16"), "gemm_skinny");
+        assert_eq!(default("m=65,n=1,k=8,dtype=f16"), "gemm");
     }
 }

@@ -118,3 +118,85 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         ..Plan::of(division.launch("moe_gemm", params))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Bound;
+
+    fn problem(text: &str) -> Problem {
+        format!("moe_gemm:{text}").parse().unwrap()
+    }
+
+    #[test]
+    fn every_row_has_its_expert() {
+        for text in [
+            "tokens=1,experts=8,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8",
+            "tokens=300,experts=3,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8",
+            "tokens=90,experts=16,top_k=4,n=16,k=16,dtype=bf16,w_dtype=int8,routing=zipf",
+        ] {
+            let p = of(&problem(text));
+            let routed = Routed::new(&p);
+            let expert_of_rows = p.expert_of_rows();
+            let mut seen = vec![false; p.rows() as usize];
+            for set in &routed.sets {
+                assert!(set.rows > 0 && u64::from(set.rows) <= MAX_TOKENS);
+                let first = set.first as usize;
+                for &row in &routed.rows[first..first + set.rows as usize] {
+                    assert_eq!(expert_of_rows[row as usize], set.expert);
+                    assert!(!std::mem::replace(&mut seen[row as usize], true));
+                }
+            }
+            assert!(seen.into_iter().all(|seen| seen));
+            assert_eq!(routed.repeats, text.starts_with("tokens=300"));
+        }
+    }
+
+    #[test]
+    fn lists_are_extra_traffic() {
+        let target = Target::new(Arch::SM_90, 132);
+        // Four experts of two rows, one piece each.
+        let text = "tokens=8,experts=4,top_k=1,n=16,k=32,dtype=bf16";
+        let plan = super::plan(&problem(text), &target);
+        assert_eq!(plan.extra_bytes, Some(4 * 32 + 4 * 16 + 8 * 4));
+        assert_eq!(plan.launches[0].grid, [4, 1, 1]);
+        let many = "tokens=800,experts=4,top_k=1,n=16,k=32,dtype=bf16";
+        assert_eq!(super::plan(&problem(many), &target).extra_bytes, None);
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let bound = Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[5, 6, 7, 8, 9],
+            tensor_maps: &[],
+        };
+        for (inputs, rows_of_input) in [("per_token", 3), ("per_expert", 1)] {
+            let text = format!(
+                "tokens=4,experts=4,top_k=3,n=48,k=256,dtype=f16,w_dtype=int8,\
+                 inputs={inputs}"
+            );
+            let plan = super::plan(&problem(&text), &Target::new(Arch::SM_90, 132));
+            let bytes = plan.launches[0].params.bytes(&bound);
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+            assert_eq!(words[..14], [2, 0, 3, 0, 1, 0, 4, 0, 5, 0, 6, 0, 7, 0]);
+            assert_eq!(words[14..], [48, 256, 8, 0, 9, 0, rows_of_input, 0]);
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        for (text, says) in [
+            ("tokens=1,experts=1,top_k=1,n=1,k=8,dtype=f32", "dtype = bf16 or f16"),
+            (
+                "tokens=1,experts=1,top_k=1,n=1,k=24,dtype=f16,w_dtype=int8",
+                "multiples of 16, not 24",
+            ),
+        ] {
+            let refusal = supports(&problem(text), Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{text}: {refusal}");
+        }
+    }
+}
