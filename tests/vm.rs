@@ -205,7 +205,8 @@ fn few_rows_read_what_they_must() {
         "moe_gemm:tokens=20,experts=8,top_k=2,n=192,k=512,dtype=bf16,routing=zipf",
         "moe_gemm:tokens=5,experts=30,top_k=3,n=192,k=512,dtype=f16,w_dtype=fp8_e4m3,\
          routing=uniform,inputs=per_expert",
-        "moe_gemm:tokens=9,experts=8,top_k=2,n=144,k=1024,dtype=bf16,w_dtype=int4",
+        "moe_gemm:tokens=9,experts=8,top_k=2,n=144,k=1024,dtype=bf16,w_dtype=int4,\
+         routing=balanced",
     ]
     .into_iter()
     .enumerate()

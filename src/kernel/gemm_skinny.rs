@@ -382,7 +382,7 @@ mod tests {
     fn every_block_has_rows() {
         for m in 1..=MAX_ROWS {
             let p = Gemm { m, ..of(&problem("m=1,n=16,k=128,dtype=bf16,w_dtype=int4")) };
-            let (tiles, tokens) = (row_tiles(&p), ring(&p, Arch::SM_90).tokens.into());
+            let (tiles, tokens) = (row_tiles(&p), u64::from(ring(&p, Arch::SM_90).tokens));
             assert!(
                 (tiles - 1) * tokens < m && m <= tiles * tokens,
                 "{m}: {tiles} {tokens}"
@@ -406,6 +406,7 @@ mod tests {
 
     #[test]
     fn blocks_finish_together() {
+        assert!(plan_on_h100("m=1,n=4096,k=8192,dtype=bf16").imbalance < 1.01);
         for text in [
             "m=1,n=4096,k=8192,dtype=bf16",
             "m=16,n=8192,k=8192,dtype=bf16,w_dtype=int8",
@@ -413,7 +414,8 @@ mod tests {
             "m=64,n=5120,k=25600,dtype=bf16,w_dtype=fp8_e4m3",
         ] {
             let plan = plan_on_h100(text);
-            assert!(plan.imbalance < 1.01, "{text}: {}", plan.imbalance);
+            // A block with two pieces has a unit less.
+            assert!(plan.imbalance < 1.02, "{text}: {}", plan.imbalance);
             // Nearly all SMs take part.
             let resident = if text.starts_with("m=64") { 132 } else { 264 };
             assert!(plan.launches[0].grid[0] * 100 >= resident * 96, "{text}");

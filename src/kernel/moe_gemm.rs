@@ -131,8 +131,8 @@ mod tests {
     #[test]
     fn every_row_has_its_expert() {
         for text in [
-            "tokens=1,experts=8,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8",
-            "tokens=300,experts=3,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8",
+            "tokens=1,experts=8,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8,routing=balanced",
+            "tokens=300,experts=3,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8,routing=balanced",
             "tokens=90,experts=16,top_k=4,n=16,k=16,dtype=bf16,w_dtype=int8,routing=zipf",
         ] {
             let p = of(&problem(text));
@@ -156,11 +156,11 @@ mod tests {
     fn lists_are_extra_traffic() {
         let target = Target::new(Arch::SM_90, 132);
         // Four experts of two rows, one piece each.
-        let text = "tokens=8,experts=4,top_k=1,n=16,k=32,dtype=bf16";
+        let text = "tokens=8,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
         let plan = super::plan(&problem(text), &target);
         assert_eq!(plan.extra_bytes, Some(4 * 32 + 4 * 16 + 8 * 4));
         assert_eq!(plan.launches[0].grid, [4, 1, 1]);
-        let many = "tokens=800,experts=4,top_k=1,n=16,k=32,dtype=bf16";
+        let many = "tokens=800,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
         assert_eq!(super::plan(&problem(many), &target).extra_bytes, None);
     }
 
@@ -176,7 +176,7 @@ mod tests {
         for (inputs, rows_of_input) in [("per_token", 3), ("per_expert", 1)] {
             let text = format!(
                 "tokens=4,experts=4,top_k=3,n=48,k=256,dtype=f16,w_dtype=int8,\
-                 inputs={inputs}"
+                 routing=balanced,inputs={inputs}"
             );
             let plan = super::plan(&problem(&text), &Target::new(Arch::SM_90, 132));
             let bytes = plan.launches[0].params.bytes(&bound);
@@ -189,9 +189,12 @@ mod tests {
     #[test]
     fn refusals_say_what_to_use() {
         for (text, says) in [
-            ("tokens=1,experts=1,top_k=1,n=1,k=8,dtype=f32", "dtype = bf16 or f16"),
             (
-                "tokens=1,experts=1,top_k=1,n=1,k=24,dtype=f16,w_dtype=int8",
+                "tokens=1,experts=1,top_k=1,n=1,k=8,dtype=f32,routing=balanced",
+                "dtype = bf16 or f16",
+            ),
+            (
+                "tokens=1,experts=1,top_k=1,n=1,k=24,dtype=f16,w_dtype=int8,routing=balanced",
                 "multiples of 16, not 24",
             ),
         ] {
