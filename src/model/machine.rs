@@ -35,6 +35,16 @@ pub struct Machine {
     pub bytes_per_s: f64,
     /// Dense FLOPs per second by number format.
     pub flops_per_s: BTreeMap<String, f64>,
+    /// Capacity of the memory, bytes.
+    pub memory_bytes: Option<f64>,
+    /// Capacity of the last-level cache, bytes.
+    pub l2_bytes: Option<f64>,
+    /// Bandwidth to other GPUs, all links together, one way, bytes per second.
+    pub link_bytes_per_s: Option<f64>,
+    /// Bandwidth to the host's memory, one way, bytes per second.
+    pub host_link_bytes_per_s: Option<f64>,
+    /// Power limit of the board, watts.
+    pub power_w: Option<f64>,
     /// Where the figures stand.
     pub source: String,
 }
@@ -156,6 +166,11 @@ impl Machine {
         })
     }
 
+    /// Dense FLOPs per second in a format, where they are stated.
+    pub fn flops_per_s(&self, dtype: DType) -> Option<f64> {
+        self.flops_per_s.get(dtype.name()).copied()
+    }
+
     fn sheet(&self) -> DataSheet {
         let compute = self.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
             Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })
@@ -189,6 +204,11 @@ fn parse(text: &str) -> Result<Vec<Machine>> {
             ("sm_count", machine.sm_count.map(|n| n as f64)),
             ("memory_clock_hz", machine.memory_clock_hz),
             ("memory_bus_bits", machine.memory_bus_bits.map(|n| n as f64)),
+            ("memory_bytes", machine.memory_bytes),
+            ("l2_bytes", machine.l2_bytes),
+            ("link_bytes_per_s", machine.link_bytes_per_s),
+            ("host_link_bytes_per_s", machine.host_link_bytes_per_s),
+            ("power_w", machine.power_w),
         ];
         for (key, number) in numbers {
             if number.is_some_and(|x| !is_positive(x)) {

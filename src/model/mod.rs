@@ -1,7 +1,14 @@
-//! Facts about machines, from their makers and from the devices themselves.
-//! Needs problem and roofline only.
+//! Facts about machines, from their makers and from the devices themselves, facts about
+//! language models, and what both predict for a step. Needs problem and roofline only.
 
 pub mod derived;
 pub mod identity;
 pub mod launch;
+pub mod llm;
 pub mod machine;
+pub mod predict;
+pub mod step;
+pub mod table;
+
+#[cfg(test)]
+mod tests;

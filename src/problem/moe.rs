@@ -5,7 +5,7 @@ use rand_pcg::Pcg64Mcg;
 
 use super::{DType, ProblemError, Work, weights_bytes};
 
-/// Most rows, tokens times experts of each, that a routing is drawn for.
+/// Most rows, tokens times experts of each, and most experts, that a routing is drawn for.
 pub const MAX_ROUTED: u64 = 1 << 24;
 
 /// How tokens choose their experts. Whatever the way, the experts of a token differ.
@@ -220,13 +220,17 @@ impl MoeGemm {
                 ),
             ));
         }
-        if self.tokens.saturating_mul(self.top_k).max(self.experts) > MAX_ROUTED {
+        let most = match self.routing {
+            Routing::Balanced => u64::from(u32::MAX),
+            Routing::Uniform | Routing::Zipf => MAX_ROUTED,
+        };
+        if self.tokens.saturating_mul(self.top_k).max(self.experts) > most {
             return Err(ProblemError::at(
                 "tokens",
                 format!(
-                    "routing takes tokens * top_k and experts up to {MAX_ROUTED}, not {} * {} and \
+                    "{} routing takes tokens * top_k and experts up to {most}, not {} * {} and \
                      {}; use fewer",
-                    self.tokens, self.top_k, self.experts
+                    self.routing, self.tokens, self.top_k, self.experts
                 ),
             ));
         }

@@ -109,9 +109,9 @@ fn experts_count_once_each() {
     else {
         unreachable!("experts")
     };
-    let (x, expert) = (2 * 4 * 128, 16 * 128 / 2 + 2 * 16);
-    assert_eq!(p.bytes_read_bound(), x + 8 * expert);
-    near(p.bytes_read_expected(), x as f64 + 5.4688 * expert as f64, 0.05);
+    let (x, of_int4) = (2 * 4 * 128, 16 * 128 / 2 + 2 * 16);
+    assert_eq!(p.bytes_read_bound(), x + 8 * of_int4);
+    near(p.bytes_read_expected(), x as f64 + 5.46875 * of_int4 as f64, 0.05);
     // What is drawn counts: 4 tokens cannot touch fewer than 2 experts nor more than 8.
     let touched: Vec<u64> = (0..50)
         .map(|seed| of(&format!("tokens=4,routing=uniform,routing_seed={seed}")))

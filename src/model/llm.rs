@@ -1,0 +1,332 @@
+//! Language models as their published configurations state them. Users add rows of their
+//! own in a file of the same form, `--models FILE`.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::table::{self, Raw};
+
+/// A model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Llm {
+    /// Short name.
+    pub name: String,
+    /// Layers, all with attention.
+    pub layers: u64,
+    /// Width of the residual stream.
+    pub hidden: u64,
+    /// Tokens of the vocabulary.
+    pub vocab: u64,
+    /// Whether the head is the embedding too.
+    pub tied_embeddings: bool,
+    /// Parameters as published.
+    pub parameters: Option<u64>,
+    /// How tokens attend.
+    pub attention: Attention,
+    /// Layers that see only the last tokens.
+    pub windows: Option<Windows>,
+    /// Width of the gated feed-forward of dense layers; 0 where no layer is dense.
+    pub intermediate: u64,
+    /// Routed experts, in all but the first layers.
+    pub experts: Option<Experts>,
+    /// Norms of the width of the residual stream in each layer.
+    pub norms_per_layer: u64,
+    /// Most tokens that the model was made for.
+    pub context_limit: Option<u64>,
+    /// Where the figures stand.
+    pub source: String,
+}
+
+/// How tokens attend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Query heads that share keys and values in groups: MHA, GQA and MQA.
+    Heads {
+        /// Query heads.
+        q_heads: u64,
+        /// Key and value heads.
+        kv_heads: u64,
+        /// Width of a head.
+        head_dim: u64,
+        /// Whether the projections of queries, keys and values add a bias.
+        qkv_bias: bool,
+        /// Whether queries and keys are normed, each head alike.
+        qk_norm: bool,
+    },
+    /// Latent attention (MLA).
+    Latent {
+        /// Query heads.
+        q_heads: u64,
+        /// Width of the latents of queries; `None` where queries have none.
+        q_lora_rank: Option<u64>,
+        /// Width of the latents of keys and values.
+        kv_lora_rank: u64,
+        /// Width of a head's key without position.
+        qk_nope_dim: u64,
+        /// Width of the part of keys that carries the position, which heads share.
+        qk_rope_dim: u64,
+        /// Width of a head's value.
+        v_head_dim: u64,
+    },
+}
+
+/// Layers that attend to the last tokens only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Tokens that they see.
+    pub tokens: u64,
+    /// Of so many layers one sees all tokens.
+    pub global_every: u64,
+}
+
+/// Routed experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: u64,
+    /// Experts of a token.
+    pub top_k: u64,
+    /// Width of an expert.
+    pub intermediate: u64,
+    /// Width of all experts together that every token passes; 0 without any.
+    pub shared_intermediate: u64,
+    /// Layers at the beginning that have none.
+    pub dense_layers: u64,
+}
+
+impl Llm {
+    /// Layers that see all tokens.
+    pub const fn global_layers(&self) -> u64 {
+        match self.windows {
+            None => self.layers,
+            Some(windows) => self.layers / windows.global_every,
+        }
+    }
+
+    /// Layers with routed experts.
+    pub const fn expert_layers(&self) -> u64 {
+        match self.experts {
+            None => 0,
+            Some(experts) => self.layers - experts.dense_layers,
+        }
+    }
+
+    /// Query heads.
+    pub const fn q_heads(&self) -> u64 {
+        match self.attention {
+            Attention::Heads { q_heads, .. } | Attention::Latent { q_heads, .. } => q_heads,
+        }
+    }
+
+    /// Parameters that are no matrices of a step: norms, biases.
+    pub fn vector_parameters(&self) -> u64 {
+        let of_layer = match self.attention {
+            Attention::Heads { q_heads, kv_heads, head_dim, qkv_bias, qk_norm } => {
+                let bias = if qkv_bias { (q_heads + 2 * kv_heads) * head_dim } else { 0 };
+                bias + if qk_norm { 2 * head_dim } else { 0 }
+            }
+            Attention::Latent { q_lora_rank, kv_lora_rank, .. } => {
+                q_lora_rank.unwrap_or(0) + kv_lora_rank
+            }
+        };
+        self.layers * (of_layer + self.norms_per_layer * self.hidden) + self.hidden
+    }
+}
+
+/// All models that are known, the user's first.
+///
+/// # Errors
+/// A table that cannot be read, does not parse, or has an inconsistent row.
+pub fn load(user: Option<&Path>) -> Result<Vec<Llm>> {
+    table::load::<Row>(("models.toml", include_str!("models.toml")), user)
+}
+
+/// The model with a name.
+///
+/// # Errors
+/// There is none; the message has the nearest names.
+pub fn named<'a>(models: &'a [Llm], name: &str) -> Result<&'a Llm> {
+    table::named(models, "model", name, |model| &model.name)
+}
+
+/// A row of the table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    layers: u64,
+    hidden: u64,
+    vocab: u64,
+    #[serde(default)]
+    tied_embeddings: bool,
+    parameters: Option<u64>,
+    q_heads: u64,
+    kv_heads: Option<u64>,
+    head_dim: Option<u64>,
+    #[serde(default)]
+    qkv_bias: bool,
+    #[serde(default)]
+    qk_norm: bool,
+    norms_per_layer: Option<u64>,
+    window: Option<u64>,
+    global_every: Option<u64>,
+    intermediate: Option<u64>,
+    experts: Option<u64>,
+    top_k: Option<u64>,
+    expert_intermediate: Option<u64>,
+    shared_experts: Option<u64>,
+    shared_intermediate: Option<u64>,
+    dense_layers: Option<u64>,
+    kv_lora_rank: Option<u64>,
+    q_lora_rank: Option<u64>,
+    qk_nope_dim: Option<u64>,
+    qk_rope_dim: Option<u64>,
+    v_head_dim: Option<u64>,
+    context_limit: Option<u64>,
+    source: String,
+}
+
+/// Largest number of a row: products of a few stay far below what is counted.
+const MOST: u64 = 1 << 24;
+
+impl Row {
+    fn attention(&self) -> Result<Attention, String> {
+        let need = |key: &str, value: Option<u64>| {
+            value.ok_or_else(|| format!("model {} needs `{key}`", self.name))
+        };
+        if let Some(kv_lora_rank) = self.kv_lora_rank {
+            if self.kv_heads.is_some() || self.head_dim.is_some() {
+                return Err(format!(
+                    "model {}: latent attention has no `kv_heads` and no `head_dim`; leave out \
+                     these or `kv_lora_rank`",
+                    self.name
+                ));
+            }
+            return Ok(Attention::Latent {
+                q_heads: self.q_heads,
+                q_lora_rank: self.q_lora_rank,
+                kv_lora_rank,
+                qk_nope_dim: need("qk_nope_dim", self.qk_nope_dim)?,
+                qk_rope_dim: need("qk_rope_dim", self.qk_rope_dim)?,
+                v_head_dim: need("v_head_dim", self.v_head_dim)?,
+            });
+        }
+        let (q_heads, kv_heads) = (self.q_heads, need("kv_heads", self.kv_heads)?);
+        if !q_heads.is_multiple_of(kv_heads) {
+            return Err(format!(
+                "model {}: q_heads = {q_heads} is no multiple of kv_heads = {kv_heads}; every key \
+                 and value head serves the same number of query heads",
+                self.name
+            ));
+        }
+        Ok(Attention::Heads {
+            q_heads,
+            kv_heads,
+            head_dim: need("head_dim", self.head_dim)?,
+            qkv_bias: self.qkv_bias,
+            qk_norm: self.qk_norm,
+        })
+    }
+
+    fn experts(&self) -> Result<Option<Experts>, String> {
+        let Some(count) = self.experts else { return Ok(None) };
+        let (Some(top_k), Some(intermediate)) = (self.top_k, self.expert_intermediate)
+        else {
+            return Err(format!(
+                "model {}: experts need `top_k` and `expert_intermediate`",
+                self.name
+            ));
+        };
+        let dense_layers = self.dense_layers.unwrap_or(0);
+        if top_k > count || dense_layers > self.layers {
+            return Err(format!(
+                "model {}: top_k = {top_k} of {count} experts, {dense_layers} dense of {} layers; \
+                 make the first of each pair at most the second",
+                self.name, self.layers
+            ));
+        }
+        let shared = self.shared_experts.unwrap_or(0);
+        let shared_intermediate = shared
+            * self.shared_intermediate.unwrap_or(self.expert_intermediate.unwrap_or(0));
+        Ok(Some(Experts { count, top_k, intermediate, shared_intermediate, dense_layers }))
+    }
+
+    fn check_numbers(&self) -> Result<(), String> {
+        let numbers = [
+            ("layers", Some(self.layers)),
+            ("hidden", Some(self.hidden)),
+            ("vocab", Some(self.vocab)),
+            ("q_heads", Some(self.q_heads)),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("window", self.window),
+            ("global_every", self.global_every),
+            ("intermediate", self.intermediate),
+            ("experts", self.experts),
+            ("top_k", self.top_k),
+            ("expert_intermediate", self.expert_intermediate),
+            ("kv_lora_rank", self.kv_lora_rank),
+            ("q_lora_rank", self.q_lora_rank),
+            ("qk_nope_dim", self.qk_nope_dim),
+            ("qk_rope_dim", self.qk_rope_dim),
+            ("v_head_dim", self.v_head_dim),
+        ];
+        for (key, number) in numbers {
+            if number.is_some_and(|n| n == 0 || n > MOST) {
+                return Err(format!(
+                    "model {}: {key} = {}; it must be from 1 to {MOST}",
+                    self.name,
+                    number.unwrap_or(0)
+                ));
+            }
+        }
+        if self.source.is_empty() {
+            return Err(format!("model {}: say in `source` where this stands", self.name));
+        }
+        Ok(())
+    }
+}
+
+impl Raw for Row {
+    type Checked = Llm;
+    const KEY: &'static str = "model";
+
+    fn check(self) -> Result<Llm, String> {
+        self.check_numbers()?;
+        let (attention, experts) = (self.attention()?, self.experts()?);
+        let windows = match (self.window, self.global_every) {
+            (None, None) => None,
+            (Some(tokens), Some(global_every)) => Some(Windows { tokens, global_every }),
+            _ => {
+                return Err(format!(
+                    "model {}: `window` and `global_every` go together",
+                    self.name
+                ));
+            }
+        };
+        let dense = experts.is_none_or(|experts| experts.dense_layers > 0);
+        if dense && self.intermediate.is_none() {
+            return Err(format!(
+                "model {} has dense layers and no `intermediate`",
+                self.name
+            ));
+        }
+        Ok(Llm {
+            name: self.name,
+            layers: self.layers,
+            hidden: self.hidden,
+            vocab: self.vocab,
+            tied_embeddings: self.tied_embeddings,
+            parameters: self.parameters,
+            attention,
+            windows,
+            intermediate: self.intermediate.unwrap_or(0),
+            experts,
+            norms_per_layer: self.norms_per_layer.unwrap_or(2),
+            context_limit: self.context_limit,
+            source: self.source,
+        })
+    }
+}

@@ -1,0 +1,267 @@
+//! Golden values: parameters, caches, whole steps.
+
+use super::llm::{self, Llm};
+use super::machine::Machines;
+use super::predict::{Footprint, Growth, Peaks, Prediction, Question, Rates, Totals};
+use super::step::{Formats, Parallel, Phase, Shape, Step};
+use crate::problem::{DType, MoeGemm, Problem};
+
+const BF16: Formats =
+    Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+
+fn models() -> Vec<Llm> {
+    llm::load(None).unwrap()
+}
+
+fn decode(batch: u64, context: u64) -> Shape {
+    let (phase, parallel) = (Phase::Decode, Parallel::ONE);
+    Shape { phase, batch, context, new_tokens: 1, formats: BF16, parallel }
+}
+
+fn step(name: &str, shape: &Shape) -> Step {
+    Step::of(llm::named(&models(), name).unwrap(), shape).unwrap()
+}
+
+/// Matrices of the list, experts all of them, and what is no matrix.
+fn parameters(model: &Llm) -> u64 {
+    let step = Step::of(model, &decode(1, 1)).unwrap();
+    let of_piece = |problem: &Problem| match *problem {
+        Problem::Gemm(p) => p.n * p.k,
+        Problem::MoeGemm(MoeGemm { experts, n, k, .. }) => experts * n * k,
+        _ => 0,
+    };
+    let matrices: u64 = step.pieces.iter().map(|p| p.count * of_piece(&p.problem)).sum();
+    matrices + step.embedding_bytes / 2 + model.vector_parameters()
+}
+
+#[test]
+fn parameters_are_the_published_ones() {
+    let models = models();
+    for (name, golden) in [
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-2-7b", 6_738_415_616),
+    ] {
+        assert_eq!(parameters(llm::named(&models, name).unwrap()), golden, "{name}");
+    }
+    for model in &models {
+        let Some(published) = model.parameters else { continue };
+        let counted = parameters(model);
+        let off = counted as f64 / published as f64 - 1.0;
+        assert!(off.abs() < 1e-3, "{}: {counted} against {published}", model.name);
+    }
+}
+
+#[test]
+fn caches_grow_by_the_golden_bytes() {
+    for (name, golden) in [
+        ("llama-3.1-8b", 131_072),
+        ("llama-3.1-70b", 327_680),
+        ("llama-2-7b", 524_288),
+        ("deepseek-v3", 70_272),
+    ] {
+        let cached = |context| step(name, &decode(1, context)).request_cache_bytes;
+        assert_eq!(cached(1001) - cached(1000), golden, "{name}");
+        assert_eq!(cached(1), golden, "{name}");
+    }
+}
+
+/// A layer's attention out of the list, as the literature counts it.
+#[test]
+fn attention_of_a_layer_is_golden() {
+    for (name, flops, bytes, intensity) in [
+        ("llama-3.1-8b", 134_217_728, 33_570_816, 3.998),
+        ("llama-3.1-70b", 268_435_456, 33_587_200, 7.992),
+    ] {
+        let step = step(name, &decode(1, 8192));
+        let attention = step.pieces.iter().find(|p| p.name == "attention").unwrap();
+        let work = attention.problem.work();
+        assert_eq!((work.flops(), work.bytes()), (flops, bytes));
+        assert!((work.operational_intensity() - intensity).abs() < 5e-4);
+    }
+}
+
+/// Weights give the batch, and the cache 8: at batch 8 every context has 8.000.
+#[test]
+fn whole_steps_of_llama_70b_are_golden() {
+    let oi = |batch, context| {
+        let totals = Totals::of_step(&step("llama-3.1-70b", &decode(batch, context)));
+        totals.intensity_of_weights_and_cache()
+    };
+    for context in [1, 100, 1024, 32_768, 131_072, 1 << 20] {
+        assert!((oi(8, context) - 8.0).abs() < 1e-9, "{context}: {}", oi(8, context));
+    }
+    assert!((oi(16, 1024) - 15.70).abs() < 0.005, "{}", oi(16, 1024));
+    assert!((oi(16, 32_768) - 11.58).abs() < 0.005, "{}", oi(16, 32_768));
+    // With activations it is a little less, never more.
+    let totals = Totals::of_step(&step("llama-3.1-70b", &decode(8, 1024)));
+    assert!((7.9..8.0).contains(&totals.operational_intensity()));
+    let footprint = Footprint::of(&step("llama-3.1-70b", &decode(16, 131_072)));
+    assert!((footprint.per_request_bytes() / 1e9 - 51.64).abs() < 0.005);
+}
+
+/// What a GPU has of a step times the GPUs is the step, but for what each repeats.
+#[test]
+fn tensor_parallelism_divides_a_step() {
+    for name in ["llama-3.1-70b", "qwen3-235b-a22b", "gpt-oss-120b"] {
+        let shape = decode(16, 4096);
+        let one = Totals::of_step(&step(name, &shape));
+        let parallel = Parallel { tensor: 4, ..Parallel::ONE };
+        let quarter = Totals::of_step(&step(name, &Shape { parallel, ..shape }));
+        assert!((4.0 * quarter.flops / one.flops - 1.0).abs() < 0.02, "{name}");
+        assert!((4.0 * quarter.cache_bytes / one.cache_bytes - 1.0).abs() < 1e-9, "{name}");
+        assert!(
+            (4.0 * quarter.weight_bytes / one.weight_bytes - 1.0).abs() < 0.02,
+            "{name}"
+        );
+        assert!(quarter.link_bytes > 0.0 && one.link_bytes == 0.0);
+    }
+}
+
+/// Latents are not divided by heads: claim 5's second half.
+#[test]
+fn tensor_parallelism_repeats_latents() {
+    let oi = |tensor| {
+        let shape =
+            Shape { parallel: Parallel { tensor, ..Parallel::ONE }, ..decode(16, 65_536) };
+        let step = step("deepseek-v3", &shape);
+        let mla = step.pieces.iter().find(|p| p.name == "latent attention").unwrap();
+        mla.problem.work().operational_intensity()
+    };
+    assert!((oi(1) - 240.9).abs() < 0.1, "{}", oi(1));
+    assert!((oi(8) - 30.2).abs() < 0.1, "{}", oi(8));
+}
+
+/// Experts spread over all GPUs: each reads its share, and in the mean less than that.
+#[test]
+fn expert_parallelism_divides_experts() {
+    let name = "deepseek-v3";
+    let shape = Shape {
+        parallel: Parallel { tensor: 1, expert: 32, data: 32 },
+        ..decode(32 * 8, 4096)
+    };
+    let step = step(name, &shape);
+    let up = step.pieces.iter().find(|p| p.name == "experts' gate and up").unwrap();
+    let Problem::MoeGemm(p) = up.problem else { panic!("{up:?}") };
+    assert_eq!((p.experts, p.tokens, p.top_k), (8, 256 * 8 / 32, 1));
+    assert_eq!(p.experts_touched(), 8);
+    let expected = up.expected_bytes() / up.problem.work().bytes() as f64;
+    assert!((0.95..1.0).contains(&expected), "{expected}");
+    assert!(step.transfers.iter().any(|t| t.name == "all-to-all" && t.count == 2 * 58));
+}
+
+fn prediction(name: &str, shape: &Shape, machine: &str) -> Prediction {
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let rates = Rates::new(machines.named(machine).unwrap(), Peaks::Sheet);
+    let model = llm::named(&models, name).unwrap();
+    let step = Step::of(model, shape).unwrap();
+    let growth = Growth::of(model, shape);
+    let question = Question { model, shape, rates: &rates };
+    Prediction::of(&question, &step, Totals::of_step(&step), &growth)
+}
+
+/// The smallest batch at the ridge, found by trying.
+#[test]
+fn batches_at_the_ridge_are_the_smallest() {
+    for (name, context) in [("llama-3.1-8b", 16), ("llama-3.1-70b", 64)] {
+        let shape = decode(1, context);
+        let found = prediction(name, &shape, "h200").batch_at_ridge.unwrap();
+        let oi = |batch| {
+            Totals::of_step(&step(name, &decode(batch, context))).operational_intensity()
+        };
+        let ridge = 989e12 / 4.8e12;
+        assert!(oi(found) >= ridge && oi(found - 1) < ridge, "{name}: {found}");
+    }
+    // At long contexts intensity falls to the group's size: no batch reaches the ridge.
+    let long = prediction("llama-3.1-70b", &decode(1, 32_768), "h200");
+    assert_eq!(long.batch_at_ridge, None);
+    assert_eq!(long.wall_comes_first(), Some(true));
+}
+
+#[test]
+fn what_does_not_fit_says_what_is_short() {
+    let on_one = prediction("llama-3.1-70b", &decode(1, 1024), "h100-sxm");
+    assert_eq!(on_one.fits(), Some(false));
+    assert_eq!(on_one.bound().unwrap().name(), "capacity");
+    // 141.1 GB and a third of one, on 80.
+    assert!((on_one.short_bytes().unwrap() / 1e9 - 61.44).abs() < 0.05, "{on_one:?}");
+    let shape =
+        Shape { parallel: Parallel { tensor: 4, ..Parallel::ONE }, ..decode(1, 1024) };
+    let on_four = prediction("llama-3.1-70b", &shape, "h100-sxm");
+    assert_eq!((on_four.fits(), on_four.short_bytes()), (Some(true), None));
+}
+
+#[test]
+fn windows_bound_the_cache() {
+    let cached = |context| step("gpt-oss-120b", &decode(1, context)).request_cache_bytes;
+    // 36 layers, of which 18 keep 128 tokens; 8 heads of 64, twice, in 2 bytes.
+    let token = 2 * 8 * 64 * 2;
+    assert_eq!(cached(100), 36 * 100 * token);
+    assert_eq!(cached(10_000), 18 * token * (10_000 + 128));
+    let attention = step("gpt-oss-120b", &decode(1, 10_000));
+    let windowed =
+        attention.pieces.iter().find(|p| p.name == "windowed attention").unwrap();
+    assert_eq!(windowed.count, 18);
+    assert_eq!(windowed.problem.cache_bytes(), 128 * token);
+}
+
+/// A prompt in two pieces computes what it computes in one.
+#[test]
+fn prefill_behind_a_prefix_is_the_rest_of_a_prompt() {
+    let prefill = |context, new_tokens| {
+        let shape =
+            Shape { phase: Phase::Prefill, context, new_tokens, ..decode(1, context) };
+        let step = step("llama-3.1-8b", &shape);
+        let attention = step.pieces.iter().find(|p| p.name == "attention").unwrap();
+        attention.problem.work().flops()
+    };
+    assert_eq!(prefill(1000, 600) + prefill(400, 400), prefill(1000, 1000));
+}
+
+#[test]
+fn what_cannot_be_divided_is_said() {
+    let of = |name: &str, parallel| {
+        let models = models();
+        let shape = Shape { parallel, ..decode(8, 64) };
+        Step::of(llm::named(&models, name).unwrap(), &shape).unwrap_err()
+    };
+    let three = Parallel { tensor: 3, ..Parallel::ONE };
+    assert!(of("llama-3.1-8b", three).contains("q_heads = 32"));
+    let experts = Parallel { expert: 2, ..Parallel::ONE };
+    assert!(of("llama-3.1-8b", experts).contains("no experts"));
+    assert!(of("mixtral-8x7b", experts).contains("more than the 1 GPUs"));
+}
+
+#[test]
+fn tables_of_users_are_checked_line_by_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.toml");
+    let row = "# mine\n\n[[model]]\nname = \"mine\"\nlayers = 2\nhidden = 64\nvocab = 100\n\
+               q_heads = 4\nkv_heads = 2\nhead_dim = 16\nintermediate = 128\nsource = \"me\"\n";
+    let load = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        llm::load(Some(&path)).map_err(|e| format!("{e:#}"))
+    };
+    assert_eq!(load(row).unwrap()[0].name, "mine");
+    for (from, to, part) in [
+        (
+            "kv_heads = 2",
+            "kv_heads = 3",
+            "mine.toml:3: model mine: q_heads = 4 is no multiple",
+        ),
+        ("layers = 2", "layers = 0", "mine.toml:3: model mine: layers = 0"),
+        ("layers = 2", "layer = 2", "unknown field `layer`"),
+        ("layers = 2", "layers = \"x\"", "mine.toml:5"),
+        ("intermediate = 128\n", "", "no `intermediate`"),
+        ("head_dim = 16", "head_dim = 16\nwindow = 9", "`window` and `global_every`"),
+        ("[[model]]", "[[machine]]", "machine"),
+        ("source = \"me\"", "source = \"\"", "`source`"),
+        ("head_dim = 16", "experts = 2", "`top_k`"),
+        ("kv_heads = 2\nhead_dim = 16", "kv_lora_rank = 8", "qk_nope_dim"),
+    ] {
+        let error = load(&row.replacen(from, to, 1)).unwrap_err();
+        assert!(error.contains(part), "{from} -> {to}: {error}");
+    }
+    let error = llm::named(&models(), "llama-3.1-80b").unwrap_err().to_string();
+    assert!(error.contains("llama-3.1-8b"), "{error}");
+}
