@@ -234,7 +234,8 @@ impl Division {
         let blocks = (target.sms * ring.blocks_per_sm / sharers).max(1);
         let columns = vec![0..k as u32; sets.len()];
         let unit = unit_columns(w_dtype) as u32;
-        let list = WorkList::new(&columns, row_tiles, unit, blocks);
+        // Stages pass from piece to piece without a pause.
+        let list = WorkList::new(&columns, row_tiles, unit, blocks, 0);
         let of_piece = |piece: &Piece| {
             let rows = (n - u64::from(piece.head) * ring.tile_rows()).min(ring.tile_rows());
             rows.next_multiple_of(4) * sets[piece.request as usize] * 4
@@ -406,7 +407,13 @@ mod tests {
 
     #[test]
     fn blocks_finish_together() {
-        assert!(plan_on_h100("m=1,n=4096,k=8192,dtype=bf16").imbalance < 1.01);
+        for (n, k) in [(4096, 8192), (8192, 8192), (28672, 4096)] {
+            for (m, w_dtype) in [(1, "bf16"), (1, "int4"), (64, "bf16"), (64, "int4")] {
+                let text = format!("m={m},n={n},k={k},dtype=bf16,w_dtype={w_dtype}");
+                let plan = plan_on_h100(&text);
+                assert!(plan.imbalance < 1.01, "{text}: {}", plan.imbalance);
+            }
+        }
         for text in [
             "m=1,n=4096,k=8192,dtype=bf16",
             "m=16,n=8192,k=8192,dtype=bf16,w_dtype=int8",
