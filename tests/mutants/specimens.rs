@@ -77,7 +77,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         &[
             "gemm:m=5,n=200,k=520,dtype=bf16",
             "gemm:m=7,n=2090,k=72,dtype=bf16",
-            "gemm:m=8,n=90,k=1352,dtype=bf16",
+            "gemm:m=8,n=138,k=1352,dtype=bf16",
         ],
     ),
     (
