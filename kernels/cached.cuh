@@ -4,6 +4,7 @@
 // of them exactly, and so do the queries that meet them.
 #pragma once
 #include "element.cuh"
+#include "narrow.cuh"
 
 #if defined(CACHED_16)
 constexpr u32 CACHED_BYTES = 2;
@@ -51,14 +52,8 @@ DEVICE u32 output_column(u32 n, u32 i) {
 template <u32 i, u32 j>
 DEVICE u32 halves_of_bytes(u32 bytes) {
 #if defined(CACHED_INT8)
-  // 0x6400 + b is the number 1024 + b; with its sign bit flipped a byte is 128 more.
-  const u32 biased = __byte_perm(bytes ^ 0x80808080u, 0x64646464u, 0x4040 | j << 8 | i);
-  return add_f16x2(biased, 0xe480e480u);  // -1152
-#elif defined(CACHED_E4M3) && __CUDA_ARCH__ >= 890
-  return cvt_f16x2_e4m3x2(static_cast<u16>(__byte_perm(bytes, 0, j << 4 | i)));
+  return f16x2_of_int8<i, j>(bytes);
 #else
-  // Sign, and exponent and fraction a bit lower: the biases differ by 8. NaN becomes 480.
-  const u32 high = __byte_perm(bytes, 0, 0x0404 | j << 12 | i << 4);
-  return mul_f16x2((high & 0x80008000u) | (high & 0x7f007f00u) >> 1, 0x5c005c00u);  // 256
+  return f16x2_of_e4m3<i, j>(bytes);
 #endif
 }

@@ -446,6 +446,15 @@ DEVICE u32 mul_f16x2(u32 x, u32 y) {
   return product;
 }
 
+// Of a, b and c bit by bit what `table` says: bit 4 a + 2 b + c of it. The compiler makes
+// two operations where it finds two constants.
+template <u32 table>
+DEVICE u32 lop3(u32 a, u32 b, u32 c) {
+  u32 bits;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(bits) : "r"(a), "r"(b), "r"(c), "n"(table));
+  return bits;
+}
+
 // 2^x, to about 2 units in the last place; 0 for -infinity.
 DEVICE float ex2_approx(float x) {
   float y;
@@ -499,6 +508,14 @@ DEVICE float cvt_f32_f16(u16 bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
+}
+
+// The same word, as if out of nowhere: it is held in a register rather than made again
+// where it is used.
+DEVICE u32 held(u32 word) {
+  u32 same;
+  asm volatile("mov.u32 %0, %1;" : "=r"(same) : "r"(word));
+  return same;
 }
 
 // --- Clocks ----------------------------------------------------------------

@@ -290,7 +290,7 @@ fn ptx_is_there_for_every_architecture() {
 /// must have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CODE: [Check; 19] = [
+const CODE: [Check; 25] = [
     ("stream", "", "stream_read", &["LDG.128"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
@@ -301,6 +301,32 @@ const CODE: [Check; 19] = [
     ("kv_read", "", "kv_read", &["LDG.128"]),
     ("kv_append", "", "kv_append", &["LDG.128", "STG.128"]),
     ("gemm", "", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
+    (
+        "gemm_skinny",
+        "WEIGHT_16=1",
+        "gemm_skinny",
+        &["HMMA.16816.F32", "LDS.128", "LDGSTS.128"],
+    ),
+    (
+        "gemm_skinny",
+        "WEIGHT_E4M3=1 ELEMENT_BF16=1",
+        "gemm_skinny",
+        &["HMMA.16816.F32.BF16", "LDS.128", "LDGSTS.128", "PRMT"],
+    ),
+    (
+        "gemm_skinny",
+        "WEIGHT_INT8=1 ELEMENT_BF16=1",
+        "gemm_skinny",
+        &["HMMA.16816.F32.BF16", "LDS.128", "LDGSTS.128", "PRMT", "HFMA2"],
+    ),
+    (
+        "gemm_skinny",
+        "WEIGHT_INT4=1 ELEMENT_BF16=1",
+        "gemm_skinny",
+        &["HMMA.16816.F32.BF16", "LDS.128", "LDGSTS.128", "LOP3", "HFMA2"],
+    ),
+    ("moe_gemm", "", "moe_gemm", &["HMMA.16816.F32", "LDS.128", "LDGSTS.128"]),
+    ("moe_gemm", "WEIGHT_INT4=1", "moe_gemm", &["LOP3", "HFMA2"]),
     (
         "attention_decode",
         "",

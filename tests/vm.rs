@@ -149,6 +149,17 @@ fn counts_are_the_models_where_nothing_is_padded() {
     }
 }
 
+/// How many times the problem's FLOPs a kernel does on tensor cores. What it moves is what
+/// the model and its plan declare, within 2%.
+fn padding_of(device: &mut VmDevice, problem: &Problem, kernel: &str) -> f64 {
+    let counted = device.count(problem, kernel, SEED).unwrap();
+    let work = problem.work();
+    let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
+    let ratio = counted.bytes() as f64 / declared;
+    assert!((ratio - 1.0).abs() < 0.02, "{problem}: counted {ratio} of the declared bytes");
+    counted.tensor_flops() as f64 / work.flops() as f64
+}
+
 /// Decode attention reads what the model says in every format, width, page order, for
 /// drafts and windows, and adds what its plan declares. Products are padded to rows of
 /// the tensor cores, so FLOPs are more.
@@ -174,15 +185,7 @@ fn decode_attention_reads_what_it_must() {
         let mut device = VmDevice::open(arch, &Options::default()).unwrap();
         let text = format!("decode_attention:batch=3,context=1500,kv_heads=2,{rest}");
         let problem: Problem = text.parse().unwrap();
-        let counted = device.count(&problem, "attention_decode", SEED).unwrap();
-        let work = problem.work();
-        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
-        let ratio = counted.bytes() as f64 / declared;
-        assert!(
-            (ratio - 1.0).abs() < 0.02,
-            "{text}: counted {ratio} of the declared bytes"
-        );
-        let padding = counted.tensor_flops() as f64 / work.flops() as f64;
+        let padding = padding_of(&mut device, &problem, "attention_decode");
         assert!((1.0..17.0).contains(&padding), "{text}: {padding} times the FLOPs");
     }
 }
@@ -208,15 +211,7 @@ fn latent_attention_reads_what_it_must() {
         let mut device = VmDevice::open(arch, &Options::default()).unwrap();
         let text = format!("mla_decode:batch=3,context=1000,{rest}");
         let problem: Problem = text.parse().unwrap();
-        let counted = device.count(&problem, "attention_mla", SEED).unwrap();
-        let work = problem.work();
-        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
-        let ratio = counted.bytes() as f64 / declared;
-        assert!(
-            (ratio - 1.0).abs() < 0.02,
-            "{text}: counted {ratio} of the declared bytes"
-        );
-        let padding = counted.tensor_flops() as f64 / work.flops() as f64;
+        let padding = padding_of(&mut device, &problem, "attention_mla");
         assert!((1.0..1.1).contains(&padding), "{text}: {padding} times the FLOPs");
     }
 }
@@ -236,16 +231,41 @@ fn latent_attention_by_warpgroup_reads_what_it_must() {
         ("context=500,q_heads=64,dtype=bf16,layout=paged64,lengths=ragged", 1.0..1.4),
     ] {
         let problem: Problem = format!("mla_decode:batch=3,{rest}").parse().unwrap();
-        let counted = device.count(&problem, "attention_mla_wgmma", SEED).unwrap();
-        let work = problem.work();
-        let declared = (work.bytes() + counted.extra_bytes.unwrap()) as f64;
-        let ratio = counted.bytes() as f64 / declared;
-        assert!(
-            (ratio - 1.0).abs() < 0.02,
-            "{rest}: counted {ratio} of the declared bytes"
-        );
-        let times = counted.tensor_flops() as f64 / work.flops() as f64;
+        let times = padding_of(&mut device, &problem, "attention_mla_wgmma");
         assert!(padding.contains(&times), "{rest}: {times} times the FLOPs");
+    }
+}
+
+/// Weights are read once in every format, and what else is moved is declared: the tiles
+/// here are shared by several blocks. Tokens are padded to those of the tensor cores.
+#[test]
+fn few_rows_read_what_they_must() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    for (n, text) in [
+        "gemm:m=1,n=256,k=4096,dtype=bf16",
+        "gemm:m=16,n=520,k=2064,dtype=f16",
+        "gemm:m=40,n=300,k=1032,dtype=bf16",
+        "gemm:m=8,n=264,k=2064,dtype=bf16,w_dtype=fp8_e4m3",
+        "gemm:m=64,n=256,k=1024,dtype=f16,w_dtype=int8",
+        "gemm:m=1,n=272,k=4096,dtype=bf16,w_dtype=int4",
+        "gemm:m=30,n=512,k=2048,dtype=f16,w_dtype=int4",
+        "moe_gemm:tokens=20,experts=8,top_k=2,n=192,k=512,dtype=bf16,routing=zipf",
+        "moe_gemm:tokens=5,experts=30,top_k=3,n=192,k=512,dtype=f16,w_dtype=fp8_e4m3,\
+         routing=uniform,inputs=per_expert",
+        "moe_gemm:tokens=9,experts=8,top_k=2,n=144,k=1024,dtype=bf16,w_dtype=int4,\
+         routing=balanced",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let arch = [Arch::SM_90, Arch::SM_80][n % 2];
+        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let problem: Problem = text.parse().unwrap();
+        let kernel = device.kernel(&problem).unwrap();
+        let padding = padding_of(&mut device, &problem, kernel);
+        assert!((1.0..65.0).contains(&padding), "{text}: {padding} times the FLOPs");
     }
 }
 

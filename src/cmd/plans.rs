@@ -82,9 +82,15 @@ const COLUMNS: [&str; 12] = [
     "of stream",
 ];
 
-/// Whether memory binds an operation, so that the expectation means something.
-fn is_memory_bound(op: Op) -> bool {
-    matches!(op, Op::Stream | Op::KvRead | Op::KvAppend | Op::DecodeAttention)
+/// Whether memory binds what a kernel does, so that the expectation means something: a
+/// product of few rows is bound by it, one of many is not.
+fn is_memory_bound(kernel: &Kernel) -> bool {
+    match kernel.op {
+        Op::Stream | Op::KvRead | Op::KvAppend | Op::DecodeAttention => true,
+        Op::MoeGemm | Op::MlaDecode => true,
+        Op::Gemm => kernel.name == "gemm_skinny",
+        Op::Peak | Op::PrefillAttention => false,
+    }
 }
 
 /// The distinct points of a suite that memory binds.
@@ -95,7 +101,10 @@ fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
     let ground =
         Ground { cache_bytes: 50 << 20, units: u64::from(target.sms), kernel: &kernel };
     let mut points = suite.plan_for(&ground)?.points;
-    points.retain(|point| is_memory_bound(point.problem.op()));
+    points.retain(|point| {
+        Kernel::asked_for(&point.kernel, &point.problem, target.arch)
+            .is_ok_and(is_memory_bound)
+    });
     Ok(points)
 }
 
@@ -106,9 +115,9 @@ fn compile(suites: &[Suite], arch: Arch) -> Result<Compiled> {
     let compiler = Compiler::new(CompilerOptions::default())?;
     compiler.nvrtc().map_err(Clone::clone)?;
     let mut inventory = Inventory::of(suites, &[arch])?;
-    inventory.wanted.retain(|wanted| {
-        Kernel::named(wanted.source.name).is_some_and(|kernel| is_memory_bound(kernel.op))
-    });
+    inventory
+        .wanted
+        .retain(|wanted| Kernel::named(wanted.source.name).is_some_and(is_memory_bound));
     let results = inventory.compile(&compiler);
     let mut compiled = HashMap::new();
     for (wanted, result) in inventory.wanted.into_iter().zip(results) {

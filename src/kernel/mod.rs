@@ -12,8 +12,10 @@ mod attention_mla_wgmma;
 mod attention_prefill;
 pub mod compile;
 mod gemm;
+mod gemm_skinny;
 mod kv_append;
 mod kv_read;
+mod moe_gemm;
 pub mod occupancy;
 mod peak;
 pub mod prebuilt;
@@ -61,7 +63,9 @@ pub static KERNELS: &[Kernel] = &[
     peak::KERNEL,
     kv_read::KERNEL,
     kv_append::KERNEL,
+    gemm_skinny::KERNEL,
     gemm::KERNEL,
+    moe_gemm::KERNEL,
     attention_decode::KERNEL,
     attention_mla_wgmma::KERNEL,
     attention_mla::KERNEL,
@@ -73,12 +77,15 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
+    ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
     ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
     ("mbarrier.cuh", include_str!("../../kernels/mbarrier.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
+    ("weights.cuh", include_str!("../../kernels/weights.cuh")),
+    ("skinny.cuh", include_str!("../../kernels/skinny.cuh")),
 ];
 
 /// Kernels that a device needs around those under test: to fill buffers, to

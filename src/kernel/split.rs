@@ -14,8 +14,8 @@ use bytemuck::{Pod, Zeroable};
 use super::{Refusal, Scratch};
 use crate::problem::{KvRead, Layout};
 
-/// What starting on a piece costs a block, in tiles: reading queries, filling
-/// its pipeline, leaving results.
+/// What starting on a piece costs a block of attention, in tiles: reading queries,
+/// filling its pipeline, leaving results.
 const OVERHEAD: u64 = 1;
 
 /// Most tokens of a request, and most sequences: kernels count them in 32
@@ -71,13 +71,15 @@ struct Cut {
 
 impl WorkList {
     /// Divides requests of which these tokens are needed, with `kv_heads` sequences
-    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks. The first
-    /// piece of a sequence begins at the tile with the first needed token.
+    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks, where to start
+    /// on a piece costs as much as `overhead` tiles. The first piece of a sequence begins
+    /// at the tile with the first needed token.
     pub fn new(
         needed: &[Range<u32>],
         kv_heads: u32,
         tile_tokens: u32,
         max_blocks: u32,
+        overhead: u64,
     ) -> Self {
         let sequences = needed.len() * kv_heads as usize;
         let needed = |sequence: usize| needed[sequence / kv_heads as usize].clone();
@@ -88,7 +90,7 @@ impl WorkList {
                 u64::from(end_tile - first_tile(sequence))
             })
             .collect();
-        let cuts = cut_evenly(&tiles, u64::from(max_blocks.min(MAX_BLOCKS)));
+        let cuts = cut_evenly(&tiles, max_blocks.min(MAX_BLOCKS).into(), overhead);
 
         let mut splits = vec![0; sequences];
         for cut in &cuts {
@@ -135,7 +137,7 @@ impl WorkList {
             tokens.start as u32..tokens.end as u32
         };
         let needed: Vec<Range<u32>> = (0..p.batch).map(needed).collect();
-        WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks)
+        WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks, OVERHEAD)
     }
 
     /// Tokens of the busiest block over those of the mean block.
@@ -211,13 +213,13 @@ pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
 
 /// Cuts sequences of so many tiles into stretches for at most `max_blocks`
 /// blocks, such that the largest load is as small as cutting in order allows.
-fn cut_evenly(tiles: &[u64], max_blocks: u64) -> Vec<Cut> {
-    let total: u64 = tiles.iter().map(|tiles| tiles + OVERHEAD).sum();
+fn cut_evenly(tiles: &[u64], max_blocks: u64, overhead: u64) -> Vec<Cut> {
+    let total: u64 = tiles.iter().map(|tiles| tiles + overhead).sum();
     // Every cut within a sequence adds an overhead to the next block, so the
     // mean plus an overhead is always enough.
-    let mut load = total.div_ceil(max_blocks).max(OVERHEAD + 1);
+    let mut load = total.div_ceil(max_blocks).max(overhead + 1);
     loop {
-        let cuts = cut_at_load(tiles, load);
+        let cuts = cut_at_load(tiles, load, overhead);
         if cuts.last().is_none_or(|cut| cut.block < max_blocks) {
             return cuts;
         }
@@ -226,7 +228,7 @@ fn cut_evenly(tiles: &[u64], max_blocks: u64) -> Vec<Cut> {
 }
 
 /// Fills one block after the other up to a load of tiles and overheads.
-fn cut_at_load(tiles: &[u64], load: u64) -> Vec<Cut> {
+fn cut_at_load(tiles: &[u64], load: u64, overhead: u64) -> Vec<Cut> {
     let mut cuts = Vec::with_capacity(tiles.len());
     let (mut block, mut room) = (0, load);
     for (sequence, &tiles) in tiles.iter().enumerate() {
@@ -234,12 +236,12 @@ fn cut_at_load(tiles: &[u64], load: u64) -> Vec<Cut> {
         loop {
             // A piece needs room for its overhead and, unless it is empty, for
             // a tile.
-            if room < OVERHEAD + tiles.min(1) {
+            if room < overhead + tiles.min(1) {
                 (block, room) = (block + 1, load);
             }
-            let taken = (tiles - first_tile).min(room - OVERHEAD);
+            let taken = (tiles - first_tile).min(room - overhead);
             cuts.push(Cut { block, sequence, first_tile, tiles: taken });
-            room -= OVERHEAD + taken;
+            room -= overhead + taken;
             first_tile += taken;
             if first_tile == tiles {
                 break;
@@ -288,14 +290,14 @@ mod tests {
         pieces
     }
 
-    fn load(pieces: &[Piece], tile: u32) -> u64 {
-        pieces.iter().map(|p| u64::from(p.tokens.div_ceil(tile)) + OVERHEAD).sum()
+    fn load(pieces: &[Piece], tile: u32, overhead: u64) -> u64 {
+        pieces.iter().map(|p| u64::from(p.tokens.div_ceil(tile)) + overhead).sum()
     }
 
     /// Everything that kernels rely on.
     fn check(contexts: &[u32], kv_heads: u32, tile: u32, max_blocks: u32) -> WorkList {
         let needed: Vec<_> = contexts.iter().map(|&context| 0..context).collect();
-        check_needed(&needed, kv_heads, tile, max_blocks)
+        check_needed(&needed, kv_heads, tile, max_blocks, OVERHEAD)
     }
 
     /// The same where the first tokens of requests may be left out.
@@ -304,9 +306,10 @@ mod tests {
         kv_heads: u32,
         tile: u32,
         max_blocks: u32,
+        overhead: u64,
     ) -> WorkList {
-        let list = WorkList::new(needed, kv_heads, tile, max_blocks);
-        assert_eq!(list, WorkList::new(needed, kv_heads, tile, max_blocks));
+        let list = WorkList::new(needed, kv_heads, tile, max_blocks, overhead);
+        assert_eq!(list, WorkList::new(needed, kv_heads, tile, max_blocks, overhead));
         assert!(list.blocks <= max_blocks);
 
         // Blocks in order walk through all sequences in order, each token once.
@@ -343,9 +346,10 @@ mod tests {
         // No block has more than its share and one overhead.
         let tiles = |tokens: &Range<u32>| tokens.end.div_ceil(tile) - tokens.start / tile;
         let sequences = needed.iter().flat_map(|c| (0..kv_heads).map(move |_| c));
-        let total: u64 = sequences.map(|c| u64::from(tiles(c)) + OVERHEAD).sum();
-        let most = blocks.iter().map(|pieces| load(pieces, tile)).max().unwrap_or(0);
-        assert!(most <= total.div_ceil(u64::from(max_blocks)).max(2) + OVERHEAD);
+        let total: u64 = sequences.map(|c| u64::from(tiles(c)) + overhead).sum();
+        let loads = blocks.iter().map(|pieces| load(pieces, tile, overhead));
+        let share = total.div_ceil(max_blocks.into()).max(1 + overhead);
+        assert!(loads.max().unwrap_or(0) <= share + overhead);
         list
     }
 
@@ -354,7 +358,8 @@ mod tests {
         // Two sequences of 100 tiles on 5 blocks: 202 units are 41 each at
         // best, and the second piece of a sequence costs another.
         let list = check(&[6400], 2, 64, 5);
-        let loads: Vec<_> = (0..5).map(|b| load(&of_block(&list, b), 64)).collect();
+        let loads: Vec<_> =
+            (0..5).map(|b| load(&of_block(&list, b), 64, OVERHEAD)).collect();
         assert_eq!(loads, [42, 42, 42, 42, 38]);
         assert_eq!(list.slots, 6);
         assert_eq!(list.extra_bytes(100, 4), 6 * 32 + 2 * (6 * 100 + 2 * 4));
@@ -388,7 +393,7 @@ mod tests {
 
     #[test]
     fn what_no_window_shows_is_left_out() {
-        let list = check_needed(&[1000..6400, 0..10], 1, 64, 4);
+        let list = check_needed(&[1000..6400, 0..10], 1, 64, 4, OVERHEAD);
         assert_eq!(list.pieces.iter().map(|p| p.first_token).min(), Some(0));
         let first = list.pieces.iter().filter(|p| p.request == 0).map(|p| p.first_token);
         assert_eq!(first.min(), Some(960));
@@ -400,9 +405,10 @@ mod tests {
             needed in prop::collection::vec((0u32..3000, 0u32..3000), 0..20),
             kv_heads in 1u32..9,
             max_blocks in 1u32..300,
+            overhead in 0u64..3,
         ) {
             let needed: Vec<_> = needed.iter().map(|&(a, b)| a.min(b)..a.max(b)).collect();
-            check_needed(&needed, kv_heads, 64, max_blocks);
+            check_needed(&needed, kv_heads, 64, max_blocks, overhead);
         }
 
         #[test]

@@ -96,6 +96,13 @@ fn memory_bound_points() -> Vec<String> {
         .iter()
         .map(|access| format!("stream:access={access},bytes=3 GiB"))
         .collect();
+    for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
+        let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
+        points.extend((1..=64).map(|m| format!("gemm:m={m},{weights}")));
+        points.push(format!(
+            "moe_gemm:tokens=64,experts=64,top_k=8,{weights},routing=balanced"
+        ));
+    }
     for layout in ["contiguous", "paged1", "paged16", "paged128", "paged16_nhd"] {
         let cache = format!("batch=32,context=8192,kv_heads=8,layout={layout}");
         for kv_dtype in ["bf16", "fp8_e4m3", "int8"] {

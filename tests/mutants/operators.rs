@@ -300,10 +300,16 @@ fn further(operand: &str, bytes: u64) -> String {
     format!("[{base}+{}]", offset + bytes as i64)
 }
 
-/// Whether it exchanges chunks of a row: the lines of `tile.cuh` that do.
+/// Lines of `tile.cuh` and `weights.cuh` that exchange chunks of a row by their numbers,
+/// and by their addresses.
+const CHUNK_SWIZZLES: [&str; 3] = ["(chunk ^ row", "(chunk ^ line", "(chunk ^ token"];
+const ADDRESS_SWIZZLES: [&str; 4] =
+    ["(address ^ pairs", "return address ^ blocks", "address ^ half", "(address ^ load"];
+
+/// Whether it exchanges chunks of a row.
 fn is_swizzle(s: &Statement) -> bool {
-    let lines = ["(chunk ^ row", "(address ^ pairs", "return address ^ blocks"];
-    s.is("xor") && s.operands.len() == 3 && lines.iter().any(|line| s.source.contains(line))
+    let mut lines = CHUNK_SWIZZLES.iter().chain(&ADDRESS_SWIZZLES);
+    s.is("xor") && s.operands.len() == 3 && lines.any(|line| s.source.contains(line))
 }
 
 fn no_swizzle(s: &Statement) -> Vec<String> {
@@ -315,7 +321,8 @@ fn no_swizzle(s: &Statement) -> Vec<String> {
 
 /// The bit of the next chunk more or less, of an address or of a chunk's number.
 fn other_swizzle(s: &Statement) -> Vec<String> {
-    let bit = if s.source.contains("(chunk ^ row") { 1 } else { 16 };
+    let of_chunks = CHUNK_SWIZZLES.iter().any(|line| s.source.contains(line));
+    let bit = if of_chunks { 1 } else { 16 };
     when(is_swizzle(s), || match number(&s.operands[2]) {
         Some(by) => s.with_operand(2, &(by ^ bit).to_string()),
         None => {

@@ -71,6 +71,30 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "gemm:m=17,n=300,k=376,dtype=bf16",
         ],
     ),
+    // Tiles of several blocks, several tiles in a block, and tails of both.
+    (
+        "gemm_skinny",
+        &[
+            "gemm:m=5,n=200,k=520,dtype=bf16",
+            "gemm:m=7,n=2090,k=72,dtype=bf16",
+            "gemm:m=8,n=138,k=1352,dtype=bf16",
+        ],
+    ),
+    (
+        "gemm_skinny",
+        &[
+            "gemm:m=5,n=208,k=640,dtype=bf16,w_dtype=int4",
+            "gemm:m=7,n=1168,k=384,dtype=bf16,w_dtype=int4",
+            "gemm:m=8,n=80,k=2176,dtype=bf16,w_dtype=int4",
+        ],
+    ),
+    (
+        "moe_gemm",
+        &[
+            "moe_gemm:tokens=13,experts=5,top_k=2,n=136,k=272,dtype=bf16,w_dtype=int8,routing=zipf",
+            "moe_gemm:tokens=17,experts=9,top_k=2,n=70,k=400,dtype=bf16,w_dtype=int8,routing=zipf,inputs=per_expert",
+        ],
+    ),
     // Pieces of several blocks; several pieces in a block.
     (
         "attention_decode",

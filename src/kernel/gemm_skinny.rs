@@ -1,0 +1,494 @@
+//! Host half of `kernels/gemm_skinny.cu`, and what it shares with that of
+//! `kernels/moe_gemm.cu`: how weights are divided and pass through shared memory.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::split::{Piece, WorkList};
+use super::{
+    Arch, Bound, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
+    refuse_unless,
+};
+use crate::problem::{DType, Gemm, Op, Problem};
+use crate::weights;
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "gemm_skinny",
+    op: Op::Gemm,
+    source: include_str!("../../kernels/gemm_skinny.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// Most rows of activations that a block multiplies.
+pub(super) const MAX_TOKENS: u64 = 64;
+/// Most rows of activations; quantised weights have no other kernel, though with many
+/// rows the tensor cores bind, and this one does not spare them.
+const MAX_ROWS: u64 = 4096;
+/// Largest n and k.
+const MAX_EXTENT: u64 = 1 << 28;
+/// Rows of weights that a warp multiplies.
+const WARP_ROWS: u64 = 32;
+/// Most stages; more would add bytes in flight beyond what DRAM can use.
+const MAX_STAGES: u32 = 12;
+/// Shared memory that every block takes beside the ring: what the kernel declares
+/// itself, and what the hardware reserves.
+const OTHER_SHARED_BYTES: u32 = 256 + 1024;
+
+/// `Matrices` of the kernels.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Matrices {
+    weights: u64,
+    scales: u64,
+    x: u64,
+    y: u64,
+    work: u64,
+    partials: u64,
+    tickets: u64,
+    n: u32,
+    k: u32,
+}
+
+impl Matrices {
+    /// Where the tensors and the first three of the scratch buffers lie.
+    pub fn new(bound: &Bound, n: u64, k: u64) -> Self {
+        let [x, weights, rest @ .., y] = bound.tensors else {
+            unreachable!("the tensors of a product with weights")
+        };
+        Matrices {
+            weights: *weights,
+            scales: rest.first().copied().unwrap_or(0),
+            x: *x,
+            y: *y,
+            work: bound.scratch[0],
+            partials: bound.scratch[1],
+            tickets: bound.scratch[2],
+            n: n as u32,
+            k: k as u32,
+        }
+    }
+}
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct SkinnyParams {
+    of: Matrices,
+    m: u32,
+    row_tiles: u32,
+}
+
+/// How a block's stages lie in shared memory, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ring {
+    /// Activations' rows of a block, with padding.
+    pub tokens: u32,
+    /// Warps of a block, of 32 rows of weights each.
+    warps: u32,
+    /// Blocks that share an SM.
+    pub blocks_per_sm: u32,
+    /// Stages.
+    stages: u32,
+    /// Weights of a stage, in bytes.
+    weight_bytes: u32,
+    /// All of a stage, in bytes.
+    stage_bytes: u32,
+}
+
+impl Ring {
+    /// For blocks of up to so many rows of activations, at most [`MAX_TOKENS`].
+    ///
+    /// Two blocks share an SM, so that one streams while the other begins or ends a
+    /// piece. With many rows it is one with as many warps: the activations pass through
+    /// L2 for each block, and would take more of its bandwidth than the weights.
+    pub fn new(tokens: u64, w_dtype: DType, arch: Arch) -> Self {
+        let tokens = tokens.next_multiple_of(8) as u32;
+        let (blocks_per_sm, warps) = if tokens <= 16 { (2, 4) } else { (1, 8) };
+        let rows = warps * WARP_ROWS as u32;
+        let columns = stage_columns(w_dtype) as u32;
+        let weight_bytes = w_dtype.bytes_of(u64::from(rows * columns)) as u32;
+        let scale_bytes = if w_dtype == DType::Int4 { 2 * rows } else { 0 };
+        let stage_bytes = weight_bytes + 2 * tokens * columns + scale_bytes;
+
+        let target = Target::new(arch, 1);
+        let share = (target.shared_bytes_per_sm / blocks_per_sm)
+            .min(target.shared_bytes_per_block + 1024);
+        let stages = ((share - OTHER_SHARED_BYTES) / stage_bytes).min(MAX_STAGES);
+        Ring { tokens, warps, blocks_per_sm, stages, weight_bytes, stage_bytes }
+    }
+
+    pub fn threads(&self) -> u32 {
+        self.warps * 32
+    }
+
+    /// Rows of weights of a block.
+    pub fn tile_rows(&self) -> u64 {
+        u64::from(self.warps) * WARP_ROWS
+    }
+
+    pub fn shared_bytes(&self) -> u32 {
+        self.stages * self.stage_bytes
+    }
+
+    /// Weights that a block has asked for: all stages but the one that is multiplied.
+    pub fn bytes_in_flight(&self) -> u64 {
+        u64::from((self.stages - 1) * self.weight_bytes)
+    }
+
+    /// What a kernel is compiled with.
+    pub fn defines(&self, dtype: DType, w_dtype: DType) -> Defines {
+        Defines::new()
+            .with(element(dtype).unwrap_or("ELEMENT_BF16"), 1)
+            .with(weight(w_dtype), 1)
+            .with("TOKENS", self.tokens)
+            .with("WARPS", self.warps)
+            .with("BLOCKS_PER_SM", self.blocks_per_sm)
+            .with("STAGES", self.stages)
+            .with("SHARED_BYTES", self.shared_bytes())
+    }
+}
+
+/// Columns of a stage: a line of memory of each row, or a group with a scale.
+fn stage_columns(w_dtype: DType) -> u64 {
+    match w_dtype {
+        DType::Int4 => weights::GROUP_COLUMNS,
+        _ => 128 / w_dtype.bytes_of(1),
+    }
+}
+
+/// Columns at whose multiples pieces begin: as many as keep lines of memory, two sectors,
+/// and groups with a scale whole.
+fn unit_columns(w_dtype: DType) -> u64 {
+    match w_dtype {
+        DType::Int4 => weights::GROUP_COLUMNS,
+        _ => 64 / w_dtype.bytes_of(1),
+    }
+}
+
+/// The macro that chooses the format of weights in `weights.cuh`.
+fn weight(w_dtype: DType) -> &'static str {
+    match w_dtype {
+        DType::Fp8E4m3 => "WEIGHT_E4M3",
+        DType::Int8 => "WEIGHT_INT8",
+        DType::Int4 => "WEIGHT_INT4",
+        DType::F32 | DType::Bf16 | DType::F16 => "WEIGHT_16",
+    }
+}
+
+/// Refuses formats and extents of matrices that the kernels do not take.
+pub(super) fn refuse_matrices(
+    dtype: DType,
+    w_dtype: DType,
+    n: u64,
+    k: u64,
+) -> Result<(), Refusal> {
+    refuse_unless(element(dtype).is_some(), || {
+        format!("dtype = bf16 or f16, not {dtype}; use one of those")
+    })?;
+    let narrow = matches!(w_dtype, DType::Fp8E4m3 | DType::Int8 | DType::Int4);
+    refuse_unless(narrow || w_dtype == dtype, || {
+        format!(
+            "weights in the dtype of activations, fp8_e4m3, int8 or int4, not w_dtype = \
+             {w_dtype} with dtype = {dtype}; use one of those"
+        )
+    })?;
+    // Of rows that begin at 16 bytes; groups of 4-bit weights are more.
+    let columns = if w_dtype == dtype { 8 } else { 16 };
+    refuse_unless(k.is_multiple_of(columns), || {
+        format!("k in multiples of {columns}, not {k}; use {}", k.next_multiple_of(columns))
+    })?;
+    refuse_unless(n.max(k) <= MAX_EXTENT, || {
+        format!("n and k up to {MAX_EXTENT}, not {}; use less", n.max(k))
+    })
+}
+
+/// Refuses activations whose chunks of 16 bytes are too many for 32 bits.
+pub(super) fn refuse_activations(rows: u64, k: u64) -> Result<(), Refusal> {
+    refuse_unless(rows * k / 8 <= u64::from(u32::MAX), || {
+        format!("activations up to 64 GiB, not {rows} rows of {k}; use fewer")
+    })
+}
+
+/// A product of sets of tokens with their matrices of weights, divided among blocks.
+pub(super) struct Division {
+    ring: Ring,
+    list: WorkList,
+    /// Blocks that share the pieces of a block of the list.
+    sharers: u32,
+    /// Bytes that pieces leave for each other, those of every sharer.
+    partial_bytes: u64,
+}
+
+impl Division {
+    /// `sets` has the tokens of each set, or the most of any sharer.
+    pub fn new(
+        ring: Ring,
+        sets: &[u64],
+        (n, k): (u64, u64),
+        w_dtype: DType,
+        sharers: u32,
+        target: &Target,
+    ) -> Self {
+        let row_tiles = n.div_ceil(ring.tile_rows()) as u32;
+        let blocks = (target.sms * ring.blocks_per_sm / sharers).max(1);
+        let columns = vec![0..k as u32; sets.len()];
+        let unit = unit_columns(w_dtype) as u32;
+        // Stages pass from piece to piece without a pause.
+        let list = WorkList::new(&columns, row_tiles, unit, blocks, 0);
+        let of_piece = |piece: &Piece| {
+            let rows = (n - u64::from(piece.head) * ring.tile_rows()).min(ring.tile_rows());
+            rows.next_multiple_of(4) * sets[piece.request as usize] * 4
+        };
+        let shared = list.pieces.iter().filter(|piece| piece.splits > 1);
+        let partial_bytes = shared.map(of_piece).sum();
+        Division { ring, list, sharers, partial_bytes }
+    }
+
+    /// The first three scratch buffers.
+    pub fn scratch(&self) -> Vec<Scratch> {
+        let slot = self.ring.tile_rows() * u64::from(self.ring.tokens) * 4;
+        let sharers = u64::from(self.sharers);
+        vec![
+            self.list.scratch(),
+            Scratch::unset("partials", self.list.slots_bytes(slot * sharers)),
+            self.list.tickets(4 * sharers),
+        ]
+    }
+
+    /// What dividing adds to the traffic where nobody shares pieces.
+    pub fn extra_bytes(&self) -> u64 {
+        self.list.extra_bytes(0, 4) + 2 * self.partial_bytes
+    }
+
+    pub fn imbalance(&self) -> f64 {
+        self.list.imbalance()
+    }
+
+    pub fn launch(&self, entry: &'static str, params: Params) -> Launch {
+        Launch {
+            shared_bytes: self.ring.shared_bytes(),
+            // Those who share pieces read the same.
+            bytes_in_flight: self.ring.bytes_in_flight() / u64::from(self.sharers),
+            ..Launch::new(
+                entry,
+                self.list.blocks * self.sharers,
+                self.ring.threads(),
+                params,
+            )
+        }
+    }
+}
+
+fn of(problem: &Problem) -> Gemm {
+    match problem {
+        Problem::Gemm(p) => *p,
+        _ => unreachable!("the kernel table pairs operations and kernels"),
+    }
+}
+
+/// Blocks that divide the rows of activations.
+fn row_tiles(p: &Gemm) -> u64 {
+    p.m.div_ceil(MAX_TOKENS)
+}
+
+fn ring(p: &Gemm, arch: Arch) -> Ring {
+    Ring::new(p.m.div_ceil(row_tiles(p)), p.w_dtype, arch)
+}
+
+fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
+    let p = of(problem);
+    refuse_matrices(p.dtype, p.w_dtype, p.n, p.k)?;
+    let most = if p.w_dtype == p.dtype { MAX_TOKENS } else { MAX_ROWS };
+    refuse_unless(p.m <= most, || {
+        format!(
+            "up to {most} rows with weights in {}, not m = {}; use less",
+            p.w_dtype, p.m
+        )
+    })?;
+    refuse_activations(p.m, p.k)
+}
+
+fn defines(problem: &Problem, arch: Arch) -> Defines {
+    let p = of(problem);
+    ring(&p, arch).defines(p.dtype, p.w_dtype)
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let p = of(problem);
+    let ring = ring(&p, target.arch);
+    let row_tiles = row_tiles(&p);
+    let tokens = p.m.min(ring.tokens.into());
+    let division =
+        Division::new(ring, &[tokens], (p.n, p.k), p.w_dtype, row_tiles as u32, target);
+    let params = Params::of(move |bound| SkinnyParams {
+        of: Matrices::new(bound, p.n, p.k),
+        m: p.m as u32,
+        row_tiles: row_tiles as u32,
+    });
+    Plan {
+        scratch: division.scratch(),
+        // Blocks that divide rows share what they read by way of L2.
+        extra_bytes: (row_tiles == 1).then(|| division.extra_bytes()),
+        imbalance: division.imbalance(),
+        ..Plan::of(division.launch("gemm_skinny", params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARCHS: [&str; 7] =
+        ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
+    const FORMATS: [DType; 4] = [DType::Bf16, DType::Fp8E4m3, DType::Int8, DType::Int4];
+
+    fn problem(text: &str) -> Problem {
+        format!("gemm:{text}").parse().unwrap()
+    }
+
+    fn plan_on_h100(text: &str) -> Plan {
+        plan(&problem(text), &Target::new(Arch::SM_90, 132))
+    }
+
+    #[test]
+    fn rings_fit_every_architecture() {
+        for arch in ARCHS.map(|arch| arch.parse::<Arch>().unwrap()) {
+            let sm = Target::new(arch, 1);
+            for (w_dtype, tokens) in
+                FORMATS.into_iter().flat_map(|f| (1..=MAX_TOKENS).map(move |m| (f, m)))
+            {
+                let ring = Ring::new(tokens, w_dtype, arch);
+                let what = format!("{arch} {w_dtype} {tokens}: {ring:?}");
+                assert!(u64::from(ring.tokens) >= tokens && ring.stages >= 2, "{what}");
+                let block = ring.shared_bytes() + OTHER_SHARED_BYTES;
+                assert!(ring.blocks_per_sm * block <= sm.shared_bytes_per_sm, "{what}");
+                assert!(ring.shared_bytes() + 256 <= sm.shared_bytes_per_block, "{what}");
+                // The kernel turns sums of up to 16 tokens in a stage's place.
+                let turned = ring.tokens.min(16) * (ring.tile_rows() as u32 + 4) * 4;
+                assert!(turned <= ring.stage_bytes, "{what}");
+                // Little's law asks 8 KB of an SM on an RTX 5090, the fastest memory
+                // with as little shared memory, and 29 KB on an H200.
+                let in_flight = u64::from(ring.blocks_per_sm) * ring.bytes_in_flight();
+                assert!(in_flight >= 32 << 10, "{what}: {in_flight}");
+                if arch == Arch::SM_90 {
+                    let least = if tokens <= 16 { 128 } else { 80 };
+                    assert!(in_flight >= least << 10, "{what}: {in_flight}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_block_has_rows() {
+        for m in 1..=MAX_ROWS {
+            let p = Gemm { m, ..of(&problem("m=1,n=16,k=128,dtype=bf16,w_dtype=int4")) };
+            let (tiles, tokens) = (row_tiles(&p), u64::from(ring(&p, Arch::SM_90).tokens));
+            assert!(
+                (tiles - 1) * tokens < m && m <= tiles * tokens,
+                "{m}: {tiles} {tokens}"
+            );
+        }
+    }
+
+    #[test]
+    fn configurations_do_not_depend_on_matrices() {
+        let options = |text: &str| defines(&problem(text), Arch::SM_90).options().join(" ");
+        let of_one = options("m=1,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(of_one, options("m=8,n=4096,k=8192,dtype=f16,w_dtype=int4"));
+        assert_eq!(
+            of_one,
+            "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=4 -DBLOCKS_PER_SM=2 \
+             -DSTAGES=11 -DSHARED_BYTES=115456"
+        );
+        let of_many = options("m=64,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(of_many, options("m=4096,n=16,k=128,dtype=f16,w_dtype=int4"));
+    }
+
+    #[test]
+    fn blocks_finish_together() {
+        for (n, k) in [(4096, 8192), (8192, 8192), (28672, 4096)] {
+            for (m, w_dtype) in [(1, "bf16"), (1, "int4"), (64, "bf16"), (64, "int4")] {
+                let text = format!("m={m},n={n},k={k},dtype=bf16,w_dtype={w_dtype}");
+                let plan = plan_on_h100(&text);
+                assert!(plan.imbalance < 1.01, "{text}: {}", plan.imbalance);
+            }
+        }
+        for text in [
+            "m=1,n=4096,k=8192,dtype=bf16",
+            "m=16,n=8192,k=8192,dtype=bf16,w_dtype=int8",
+            "m=1,n=28672,k=8192,dtype=bf16,w_dtype=int4",
+            "m=64,n=5120,k=25600,dtype=bf16,w_dtype=fp8_e4m3",
+        ] {
+            let plan = plan_on_h100(text);
+            // A block with two pieces has a unit less.
+            assert!(plan.imbalance < 1.02, "{text}: {}", plan.imbalance);
+            // Nearly all SMs take part.
+            let resident = if text.starts_with("m=64") { 132 } else { 264 };
+            assert!(plan.launches[0].grid[0] * 100 >= resident * 96, "{text}");
+        }
+    }
+
+    #[test]
+    fn partial_sums_are_extra_traffic() {
+        // One tile of 128 rows and one of 72.
+        let plan = plan_on_h100("m=3,n=200,k=8192,dtype=bf16");
+        let pieces: Vec<Piece> = match &plan.scratch[0].content {
+            crate::kernel::Content::Bytes(bytes) => bytemuck::pod_collect_to_vec(bytes),
+            other => unreachable!("{other:?}"),
+        };
+        let rows: u64 = pieces.iter().map(|p| [128, 72][p.head as usize]).sum();
+        assert!(pieces.iter().all(|piece| piece.splits > 1));
+        let list = 32 * pieces.len() as u64;
+        assert_eq!(plan.extra_bytes, Some(list + 2 * (rows * 3 * 4 + 2 * 4)));
+        // A tile of one unit leaves nothing.
+        let plan = plan_on_h100("m=3,n=100,k=32,dtype=bf16");
+        assert_eq!(plan.extra_bytes, Some(32));
+        // Blocks that share weights share them by way of a cache.
+        let plan = plan_on_h100("m=65,n=100,k=64,dtype=bf16,w_dtype=int8");
+        assert_eq!((plan.extra_bytes, plan.launches[0].grid), (None, [2, 1, 1]));
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let plan = plan_on_h100("m=70,n=48,k=256,dtype=f16,w_dtype=int4");
+        let bound = Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[5, 6, 7],
+            tensor_maps: &[],
+        };
+        let bytes = plan.launches[0].params.bytes(&bound);
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
+        assert_eq!(addresses, [2, 3, 1, 4, 5, 6, 7]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[56..]);
+        assert_eq!(words, [48, 256, 70, 2]);
+        let unscaled = plan_on_h100("m=7,n=48,k=256,dtype=f16");
+        let bound = Bound { tensors: &[1, 2, 4], ..bound };
+        let bytes = unscaled.launches[0].params.bytes(&bound);
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..32]);
+        assert_eq!(addresses, [2, 0, 1, 4]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        for (text, says) in [
+            ("m=1,n=1,k=8,dtype=f32", "dtype = bf16 or f16, not f32"),
+            ("m=1,n=1,k=16,dtype=bf16,w_dtype=f16", "not w_dtype = f16 with dtype = bf16"),
+            ("m=1,n=1,k=12,dtype=f16", "multiples of 8, not 12; use 16"),
+            ("m=1,n=1,k=24,dtype=f16,w_dtype=int8", "multiples of 16, not 24; use 32"),
+            ("m=65,n=1,k=8,dtype=f16", "up to 64 rows"),
+            ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "up to 4096 rows"),
+            ("m=1,n=1000000000,k=8,dtype=f16", "up to 268435456"),
+        ] {
+            let refusal = supports(&problem(text), Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{text}: {refusal}");
+        }
+        assert_eq!(supports(&problem("m=64,n=1,k=8,dtype=f16"), Arch::OLDEST), Ok(()));
+        // Which is then the default.
+        let default = |text| Kernel::for_problem(&problem(text), Arch::SM_90).unwrap().name;
+        assert_eq!(default("m=64,n=1,k=8,dtype=f16"), "gemm_skinny");
+        assert_eq!(default("m=65,n=1,k=8,dtype=f16"), "gemm");
+    }
+}

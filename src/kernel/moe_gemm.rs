@@ -1,0 +1,205 @@
+//! Host half of `kernels/moe_gemm.cu`: which rows go with which expert.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::gemm_skinny::{
+    Division, MAX_TOKENS, Matrices, Ring, refuse_activations, refuse_matrices,
+};
+use super::{Arch, Defines, Kernel, Params, Plan, Refusal, Scratch, Target};
+use crate::problem::{Inputs, MoeGemm, Op, Problem};
+
+pub(super) const KERNEL: Kernel = Kernel {
+    name: "moe_gemm",
+    op: Op::MoeGemm,
+    source: include_str!("../../kernels/moe_gemm.cu"),
+    supports,
+    defines,
+    plan,
+};
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MoeParams {
+    of: Matrices,
+    sets: u64,
+    rows: u64,
+    rows_of_input: u32,
+    unused: u32,
+}
+
+/// `Set` of the kernel: some rows of the output with the same expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Set {
+    expert: u32,
+    first: u32,
+    rows: u32,
+    unused: u32,
+}
+
+/// Rows of the output in the order in which sets have them.
+struct Routed {
+    sets: Vec<Set>,
+    rows: Vec<u32>,
+    /// Whether an expert has several sets, and its weights are read for each.
+    repeats: bool,
+}
+
+impl Routed {
+    /// The rows of each expert that has any, as evenly as can be in as few sets of at
+    /// most [`MAX_TOKENS`] as can be.
+    fn new(p: &MoeGemm) -> Self {
+        let (mut sets, mut rows) = (Vec::new(), Vec::new());
+        let mut repeats = false;
+        for (expert, of_expert) in (0..).zip(p.rows_of_experts()) {
+            let count = of_expert.len().div_ceil(MAX_TOKENS as usize).max(1);
+            repeats |= count > 1;
+            for set in of_expert.chunks(of_expert.len().div_ceil(count).max(1)) {
+                let first = rows.len() as u32;
+                sets.push(Set { expert, first, rows: set.len() as u32, unused: 0 });
+                rows.extend_from_slice(set);
+            }
+        }
+        Routed { sets, rows, repeats }
+    }
+
+    fn ring(&self, p: &MoeGemm, arch: Arch) -> Ring {
+        let most = self.sets.iter().map(|set| set.rows).max().unwrap_or(1);
+        Ring::new(most.into(), p.w_dtype, arch)
+    }
+}
+
+fn of(problem: &Problem) -> MoeGemm {
+    match problem {
+        Problem::MoeGemm(p) => *p,
+        _ => unreachable!("the kernel table pairs operations and kernels"),
+    }
+}
+
+fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
+    let p = of(problem);
+    refuse_matrices(p.dtype, p.w_dtype, p.n, p.k)?;
+    refuse_activations(p.input_rows(), p.k)
+}
+
+fn defines(problem: &Problem, arch: Arch) -> Defines {
+    let p = of(problem);
+    Routed::new(&p).ring(&p, arch).defines(p.dtype, p.w_dtype)
+}
+
+fn plan(problem: &Problem, target: &Target) -> Plan {
+    let p = of(problem);
+    let routed = Routed::new(&p);
+    let tokens: Vec<u64> = routed.sets.iter().map(|set| set.rows.into()).collect();
+    let ring = routed.ring(&p, target.arch);
+    let division = Division::new(ring, &tokens, (p.n, p.k), p.w_dtype, 1, target);
+    let rows_of_input = match p.inputs {
+        Inputs::PerToken => p.top_k as u32,
+        Inputs::PerExpert => 1,
+    };
+    let params = Params::of(move |bound| MoeParams {
+        of: Matrices::new(bound, p.n, p.k),
+        sets: bound.scratch[3],
+        rows: bound.scratch[4],
+        rows_of_input,
+        unused: 0,
+    });
+    let lists =
+        [Scratch::of("sets", &routed.sets), Scratch::of("rows of experts", &routed.rows)];
+    let list_bytes: u64 = lists.iter().map(Scratch::bytes).sum();
+    let mut scratch = division.scratch();
+    scratch.extend(lists);
+    Plan {
+        scratch,
+        // Sets of the same expert share its weights by way of L2.
+        extra_bytes: (!routed.repeats).then(|| division.extra_bytes() + list_bytes),
+        imbalance: division.imbalance(),
+        ..Plan::of(division.launch("moe_gemm", params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Bound;
+
+    fn problem(text: &str) -> Problem {
+        format!("moe_gemm:{text}").parse().unwrap()
+    }
+
+    #[test]
+    fn every_row_has_its_expert() {
+        for text in [
+            "tokens=1,experts=8,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8,routing=balanced",
+            "tokens=300,experts=3,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8,routing=balanced",
+            "tokens=90,experts=16,top_k=4,n=16,k=16,dtype=bf16,w_dtype=int8,routing=zipf",
+        ] {
+            let p = of(&problem(text));
+            let routed = Routed::new(&p);
+            let expert_of_rows = p.expert_of_rows();
+            let mut seen = vec![false; p.rows() as usize];
+            for set in &routed.sets {
+                assert!(set.rows > 0 && u64::from(set.rows) <= MAX_TOKENS);
+                let first = set.first as usize;
+                for &row in &routed.rows[first..first + set.rows as usize] {
+                    assert_eq!(expert_of_rows[row as usize], set.expert);
+                    assert!(!std::mem::replace(&mut seen[row as usize], true));
+                }
+            }
+            assert!(seen.into_iter().all(|seen| seen));
+            assert_eq!(routed.repeats, text.starts_with("tokens=300"));
+        }
+    }
+
+    #[test]
+    fn lists_are_extra_traffic() {
+        let target = Target::new(Arch::SM_90, 132);
+        // Four experts of two rows, one piece each.
+        let text = "tokens=8,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
+        let plan = super::plan(&problem(text), &target);
+        assert_eq!(plan.extra_bytes, Some(4 * 32 + 4 * 16 + 8 * 4));
+        assert_eq!(plan.launches[0].grid, [4, 1, 1]);
+        let many = "tokens=800,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
+        assert_eq!(super::plan(&problem(many), &target).extra_bytes, None);
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let bound = Bound {
+            seed: 1,
+            slot: 0,
+            tensors: &[1, 2, 3, 4],
+            scratch: &[5, 6, 7, 8, 9],
+            tensor_maps: &[],
+        };
+        for (inputs, rows_of_input) in [("per_token", 3), ("per_expert", 1)] {
+            let text = format!(
+                "tokens=4,experts=4,top_k=3,n=48,k=256,dtype=f16,w_dtype=int8,\
+                 routing=balanced,inputs={inputs}"
+            );
+            let plan = super::plan(&problem(&text), &Target::new(Arch::SM_90, 132));
+            let bytes = plan.launches[0].params.bytes(&bound);
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+            assert_eq!(words[..14], [2, 0, 3, 0, 1, 0, 4, 0, 5, 0, 6, 0, 7, 0]);
+            assert_eq!(words[14..], [48, 256, 8, 0, 9, 0, rows_of_input, 0]);
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        for (text, says) in [
+            (
+                "tokens=1,experts=1,top_k=1,n=1,k=8,dtype=f32,routing=balanced",
+                "dtype = bf16 or f16",
+            ),
+            (
+                "tokens=1,experts=1,top_k=1,n=1,k=24,dtype=f16,w_dtype=int8,routing=balanced",
+                "multiples of 16, not 24",
+            ),
+        ] {
+            let refusal = supports(&problem(text), Arch::SM_90).unwrap_err();
+            assert!(refusal.0.contains(says), "{text}: {refusal}");
+        }
+    }
+}
