@@ -255,7 +255,7 @@ mod tests {
         assert!(shared_bytes <= h100().shared_bytes_per_block);
         let plan = plan(&problem("batch=8,context=4096,q_heads=64,dtype=bf16"), &h100());
         let launch = &plan.launches[0];
-        assert_eq!((launch.grid, launch.block), ([132, 1, 1], [384, 1, 1]));
+        assert_eq!((launch.grid, launch.block), ([128, 1, 1], [384, 1, 1]));
         assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
     }
 
@@ -266,10 +266,10 @@ mod tests {
             let plan = plan(&problem, &h100());
             (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
         };
-        assert_eq!(tiles("q_heads=33"), (1, 132, true));
-        assert_eq!(tiles("q_heads=64"), (1, 132, true));
-        assert_eq!(tiles("q_heads=33,new_tokens=2"), (2, 132, false));
-        assert_eq!(tiles("q_heads=128,new_tokens=2"), (4, 132, false));
+        assert_eq!(tiles("q_heads=33"), (1, 128, true));
+        assert_eq!(tiles("q_heads=64"), (1, 128, true));
+        assert_eq!(tiles("q_heads=33,new_tokens=2"), (2, 128, false));
+        assert_eq!(tiles("q_heads=128,new_tokens=2"), (4, 128, false));
     }
 
     #[test]

@@ -53,6 +53,30 @@ fn parameters_are_the_published_ones() {
 }
 
 #[test]
+fn an_expert_of_v3_is_golden() {
+    let step = step("deepseek-v3", &decode(1, 1));
+    let of = |name: &str| match step.pieces.iter().find(|p| p.name == name).unwrap().problem
+    {
+        Problem::MoeGemm(p) => p.n * p.k,
+        _ => panic!("{name}"),
+    };
+    assert_eq!(of("experts' gate and up") + of("experts' down"), 44_040_192);
+}
+
+/// Rows at which a square product crosses the ridge, `m = R N / (N - 2 R)`.
+#[test]
+fn products_cross_the_ridge_where_the_formula_says() {
+    for (ridge, n) in [(295.2f64, 8192u64), (206.0, 4096)] {
+        let crossing = ridge * n as f64 / (n as f64 - 2.0 * ridge);
+        let oi = |m: u64| {
+            let text = format!("gemm:m={m},n={n},k={n},dtype=bf16");
+            text.parse::<Problem>().unwrap().work().operational_intensity()
+        };
+        assert!(oi(crossing.ceil() as u64) >= ridge && oi(crossing as u64 - 1) < ridge);
+    }
+}
+
+#[test]
 fn caches_grow_by_the_golden_bytes() {
     for (name, golden) in [
         ("llama-3.1-8b", 131_072),
