@@ -20,9 +20,21 @@ static_assert(sizeof(void *) == 8, "pointers are passed as 64-bit addresses");
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// Four 32-bit words: the widest access of one thread.
+// What a thread reads or writes at once, up to 16 bytes.
 struct alignas(16) Words4 {
   u32 w[4];
+};
+
+struct alignas(8) Words2 {
+  u32 w[2];
+};
+
+struct alignas(16) Floats4 {
+  float x[4];
+};
+
+struct alignas(8) Floats2 {
+  float x[2];
 };
 
 template <typename T>

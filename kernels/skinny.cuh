@@ -58,14 +58,6 @@ static_assert(min_of<u32>(TOKENS, TURNED_TOKENS) * TURNED_STRIDE * sizeof(float)
 
 // --- Parameters ------------------------------------------------------------
 
-struct alignas(16) Floats4 {
-  float x[4];
-};
-
-struct alignas(8) Words2 {
-  u32 w[2];
-};
-
 // What both kernels are given.
 struct Matrices {
   const u8 *weights;

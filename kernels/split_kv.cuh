@@ -7,18 +7,6 @@
 #include "last_block.cuh"
 #include "work_list.cuh"
 
-struct alignas(16) Floats4 {
-  float x[4];
-};
-
-struct alignas(8) Floats2 {
-  float x[2];
-};
-
-struct alignas(8) Words2 {
-  u32 w[2];
-};
-
 // Largest score and sum of weights relative to it.
 struct alignas(8) Softmax {
   float max;

@@ -339,34 +339,7 @@ fn print_apart(mut section: Section, format: Format) -> Result<()> {
 
 /// The problems of every step of a grid, with formulas.
 fn explanations(grid: &Grid) -> Vec<Section> {
-    let mut sections = Vec::new();
-    for &model in &grid.models {
-        for &phase in &grid.phases {
-            for &formats in &grid.formats {
-                for &parallel in &grid.parallel {
-                    for tokens in &grid.tokens {
-                        for &batch in &grid.batches {
-                            let new_tokens = match phase {
-                                Phase::Decode => 1,
-                                Phase::Prefill => tokens.prefill,
-                            };
-                            let context = tokens.context;
-                            let shape = Shape {
-                                phase,
-                                batch,
-                                context,
-                                new_tokens,
-                                formats,
-                                parallel,
-                            };
-                            sections.push(explanation(model, &shape, grid));
-                        }
-                    }
-                }
-            }
-        }
-    }
-    sections
+    grid.shapes().map(|(model, shape)| explanation(model, &shape, grid)).collect()
 }
 
 fn explanation(model: &Llm, shape: &Shape, grid: &Grid) -> Section {

@@ -103,6 +103,24 @@ struct Place<'a> {
     batches: &'a [u64],
 }
 
+impl Place<'_> {
+    /// The step of a batch.
+    fn shape(&self, batch: u64) -> Shape {
+        let new_tokens = match self.phase {
+            Phase::Decode => 1,
+            Phase::Prefill => self.tokens.prefill,
+        };
+        Shape {
+            phase: self.phase,
+            batch,
+            context: self.tokens.context,
+            new_tokens,
+            formats: self.formats,
+            parallel: self.parallel,
+        }
+    }
+}
+
 impl<'a> Grid<'a> {
     /// Rows altogether.
     pub fn rows(&self) -> usize {
@@ -131,6 +149,13 @@ impl<'a> Grid<'a> {
         })
     }
 
+    /// Every step, whatever the machine.
+    pub fn shapes(&self) -> impl Iterator<Item = (&Llm, Shape)> {
+        self.pieces().flat_map(|place| {
+            place.batches.iter().map(move |&batch| (place.model, place.shape(batch)))
+        })
+    }
+
     /// Writes a header and all rows as CSV.
     ///
     /// # Errors
@@ -154,22 +179,10 @@ impl<'a> Grid<'a> {
     /// The rows of a piece as CSV.
     fn rows_of(&self, place: &Place) -> String {
         let mut text = String::with_capacity(512 * place.batches.len() * self.rates.len());
-        let new_tokens = match place.phase {
-            Phase::Decode => 1,
-            Phase::Prefill => place.tokens.prefill,
-        };
-        let shape = |batch| Shape {
-            phase: place.phase,
-            batch,
-            context: place.tokens.context,
-            new_tokens,
-            formats: place.formats,
-            parallel: place.parallel,
-        };
-        let decode = Shape { phase: Phase::Decode, new_tokens: 1, ..shape(1) };
+        let decode = Shape { phase: Phase::Decode, new_tokens: 1, ..place.shape(1) };
         let growth = Growth::of(place.model, &decode);
         for &batch in place.batches {
-            let shape = shape(batch);
+            let shape = place.shape(batch);
             let step = Step::of(place.model, &shape);
             let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
             for rates in &self.rates {
