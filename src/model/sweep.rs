@@ -252,15 +252,8 @@ impl Row<'_> {
         number(to, of.memory_bytes);
         flag(to, of.fits());
         number(to, of.short_bytes());
-        word(
-            to,
-            of.quadrant().map(|name| match name {
-                "high OI, low CF" => "\"high OI, low CF\"",
-                "high OI, high CF" => "\"high OI, high CF\"",
-                "low OI, low CF" => "\"low OI, low CF\"",
-                _ => "\"low OI, high CF\"",
-            }),
-        );
+        to.push(',');
+        quote(to, of.quadrant().unwrap_or_default());
         number(to, of.batch_max);
         number(to, of.batch_at_ridge.map(|batch| batch as f64));
         flag(to, of.wall_comes_first());

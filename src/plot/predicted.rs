@@ -223,15 +223,6 @@ fn workflows(models: &[Llm], machines: &Machines, workloads: &[Workload]) -> Res
         footprints.push(Series { name: name.clone(), joined: true, points: resident });
         intensities.push(Series { name, joined: true, points: oi });
     }
-    let panel = |heading: &str, y_title, series, horizontals| Area {
-        heading: heading.to_owned(),
-        x_title: "batch (requests)",
-        y_title,
-        x_scale: Scale::Count,
-        series,
-        verticals: Vec::new(),
-        horizontals,
-    };
     Ok(Chart {
         name: "workflows",
         title: "Llama 3.1 70B under four workflows".to_owned(),
@@ -239,13 +230,13 @@ fn workflows(models: &[Llm], machines: &Machines, workloads: &[Workload]) -> Res
               capacity of a GPU is full long before the step is at its ridge."
             .to_owned(),
         panels: vec![
-            panel(
+            Area::over_batches(
                 "Capacity footprint of all requests",
                 "batch x capacity footprint (GB)",
                 footprints,
                 capacities(machines, &["h100-sxm", "b200"])?,
             ),
-            panel(
+            Area::over_batches(
                 "Operational intensity of decode",
                 "operational intensity (FLOPs/byte)",
                 intensities,
@@ -339,15 +330,7 @@ fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
             let lines = ridges(machines, &["h100-sxm"])?;
             ("Operational intensity of decode", "operational intensity (FLOPs/byte)", lines)
         };
-        panels.push(Area {
-            heading: heading.to_owned(),
-            x_title: "batch (requests)",
-            y_title,
-            x_scale: Scale::Count,
-            series,
-            verticals: Vec::new(),
-            horizontals,
-        });
+        panels.push(Area::over_batches(heading, y_title, series, horizontals));
     }
     Ok(Chart {
         name: "experts",
@@ -428,6 +411,24 @@ fn style(index: usize) -> (Stroke, Marker) {
 }
 
 impl Area {
+    /// A panel of decode steps over the batch.
+    fn over_batches(
+        heading: &str,
+        y_title: &'static str,
+        series: Vec<Series>,
+        horizontals: Vec<(f64, String)>,
+    ) -> Self {
+        Area {
+            heading: heading.to_owned(),
+            x_title: "batch (requests)",
+            y_title,
+            x_scale: Scale::Count,
+            series,
+            verticals: Vec::new(),
+            horizontals,
+        }
+    }
+
     fn draw(&self, canvas: &mut Canvas, area: Rect) {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let xs = points().map(|p| p.0).chain(self.verticals.iter().map(|line| line.0));
