@@ -188,7 +188,8 @@ fn bad_input_says_where_and_what_to_do() {
     write("key.toml", &suite.replace("head_dim = 64", "head_dims = 64"));
     write("heads.toml", &suite.replace("q_heads = [2, 8]", "q_heads = [3]"));
     fs::create_dir(dir.path().join("taken")).unwrap();
-    let cases: [(&[&str], &str); 10] = [
+    write("models.toml", "[[model]]\nname = \"x\"\nlayers = 0\n");
+    let cases: [(&[&str], &str); 17] = [
         (&["measure", "zero.toml"], "zero.toml:42: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
@@ -200,11 +201,18 @@ fn bad_input_says_where_and_what_to_do() {
         ),
         (&["measure", "none.toml"], "cannot read suite none.toml"),
         (&["measure", "quik"], "did you mean `quick`?"),
-        (&["measure"], "name a suite (quick, decode, roofline, paper"),
+        (&["measure"], "name a suite (quick, decode, weights, mla, roofline, paper"),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", TINY, "--out", "taken"], "never overwritten"),
         (&["measure", "--resume", "taken"], "run.csv"),
         (&["verdict", "nowhere"], "nowhere is no folder"),
+        (&["predict", "--model", "lama-3.1-70b"], "nearest are llama-3.1-70b"),
+        (&["predict", "--machine", "h10-sxm"], "nearest are h100-sxm"),
+        (&["predict", "--workload", "codin"], "nearest are coding"),
+        (&["predict", "--batch", "8..1"], "--batch: `8..1` ends before it begins"),
+        (&["predict", "--cache", "int4"], "int4 is a format of weights"),
+        (&["predict", "--cache-hit", "2"], "give a share from 0 to 1"),
+        (&["predict", "--models", "models.toml"], "models.toml:"),
     ];
     for (arguments, part) in cases {
         let errors = fail(dir.path(), arguments);
@@ -214,6 +222,45 @@ fn bad_input_says_where_and_what_to_do() {
     let bad_point =
         run(dir.path(), &["measure", "--point", "gemm:m=0,n=1,k=1,dtype=f32@x@hot"]);
     assert!(text(&bad_point.stderr).contains("m = 0; it must be at least 1"));
+}
+
+/// Predictions need nothing but the program: every view prints, a batch that does not fit
+/// is a row that says what is short, and figures are files.
+#[test]
+fn predictions_are_printed_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = succeed(
+        dir.path(),
+        &["predict", "--model", "llama-3.1-8b", "--batch", "1,4096", "--format", "csv"],
+    );
+    let mut reader = csv::Reader::from_reader(rows.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let at = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    assert_eq!(rows.len(), 6);
+    for row in &rows {
+        let fits = &row[at("batch")] == "1";
+        assert_eq!(&row[at("fits")], if fits { "true" } else { "false" });
+        assert_eq!(row[at("short_bytes")].is_empty(), fits);
+    }
+    for view in
+        ["--explain", "--tasks", "--disaggregate", "--offload", "--published", "--claims"]
+    {
+        for format in ["table", "csv", "json"] {
+            let arguments = ["predict", view, "--tensor", "4", "--format", format];
+            let printed = succeed(dir.path(), &arguments);
+            assert!(printed.lines().count() > 3, "{view} {format}: {printed}");
+            if format == "json" {
+                assert!(
+                    serde_json::from_str::<serde_json::Value>(&printed).is_ok(),
+                    "{view}"
+                );
+            }
+        }
+    }
+    succeed(dir.path(), &["predict", "--figures", "figures"]);
+    let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
+    assert_eq!(files, 4 * 3);
 }
 
 #[test]
@@ -232,7 +279,7 @@ fn an_incomplete_campaign_is_invalid_and_says_how_to_finish() {
 #[test]
 fn list_and_doctor_print_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
-    for suite in ["quick", "decode", "roofline", "paper"] {
+    for suite in ["quick", "decode", "weights", "mla", "roofline", "paper"] {
         let listed = succeed(dir.path(), &["list", suite, "--format", "csv"]);
         let mut reader = csv::Reader::from_reader(listed.as_bytes());
         let ids: HashSet<String> =

@@ -325,13 +325,33 @@ fn rounded(column: &str, cell: &str) -> String {
     }
 }
 
-fn milliseconds(seconds: f64) -> String {
-    format!("{:.3} ms", 1e3 * seconds)
+/// A number, or an empty cell.
+fn cell(value: Option<f64>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Cells of a section as people read them: SI units by the ends of columns' names.
+fn round(section: &mut Section) {
+    for row in &mut section.rows {
+        for (cell, column) in row.iter_mut().zip(&section.columns) {
+            let Ok(value) = cell.parse::<f64>() else { continue };
+            if column.ends_with("_bytes_per_s") {
+                *cell = format!("{:.1} GB/s", value / 1e9);
+            } else if column.ends_with("_bytes") {
+                *cell = format!("{:.3} GB", value / 1e9);
+            } else if column.ends_with("_s") {
+                *cell = format!("{:.3} ms", 1e3 * value);
+            } else if value.fract() != 0.0 {
+                *cell = format!("{value:.3}");
+            }
+        }
+    }
 }
 
 /// Prints a section whose first six columns say what a row is about.
 fn print_apart(mut section: Section, format: Format) -> Result<()> {
     if format == Format::Table {
+        round(&mut section);
         section.say_once(6);
     }
     table::print(&[section], format)
@@ -464,14 +484,14 @@ fn tasks(grid: &Grid, workloads: &[&Workload], cache_hit: Option<f64>) -> Sectio
             "machine",
             "batch",
             "turns",
-            "computed",
-            "cached",
-            "output",
-            "first token",
-            "prefill",
-            "decode",
-            "task",
-            "energy",
+            "computed_tokens",
+            "cached_tokens",
+            "output_tokens",
+            "first_token_s",
+            "prefill_s",
+            "decode_s",
+            "task_s",
+            "energy_j",
             "note",
         ],
         rows,
@@ -489,7 +509,7 @@ fn task_cells(
     let most = served.most_requests(rates, workload.prompt(workload.turns))?;
     let energy = rates.machine().power_w.map(|power| {
         let busy_s = task.prefill_s + task.decode_s / batch as f64;
-        format!("{:.0} J", power * served.parallel.gpus() as f64 * busy_s)
+        power * served.parallel.gpus() as f64 * busy_s
     });
     let note =
         if most < batch { format!("only {most} requests fit") } else { String::new() };
@@ -498,11 +518,11 @@ fn task_cells(
         task.computed_tokens.to_string(),
         task.cached_tokens.to_string(),
         task.output_tokens.to_string(),
-        milliseconds(last.prefill_s),
-        format!("{:.3} s", task.prefill_s),
-        format!("{:.3} s", task.decode_s),
-        format!("{:.3} s", task.time_s()),
-        energy.unwrap_or_default(),
+        last.prefill_s.to_string(),
+        task.prefill_s.to_string(),
+        task.decode_s.to_string(),
+        task.time_s().to_string(),
+        cell(energy),
         note,
     ])
 }
@@ -543,13 +563,13 @@ fn disaggregation(grid: &Grid, workloads: &[&Workload], cache_hit: Option<f64>) 
             "prefill on",
             "decode on",
             "batch",
-            "shipped",
-            "over links",
-            "over host links",
-            "prefill",
-            "decode of one",
-            "prefill per decode",
-            "turns/s per group",
+            "shipped_bytes",
+            "link_s",
+            "host_link_s",
+            "prefill_s",
+            "decode_of_one_s",
+            "prefill_per_decode",
+            "turns_per_s_per_group",
             "shipping",
         ],
         rows,
@@ -557,17 +577,16 @@ fn disaggregation(grid: &Grid, workloads: &[&Workload], cache_hit: Option<f64>) 
 }
 
 fn disaggregated_cells(of: &Disaggregated) -> Vec<String> {
-    let time = |seconds: Option<f64>| seconds.map(milliseconds).unwrap_or_default();
     let hides = of.link_s.or(of.host_link_s).is_some_and(|link_s| link_s <= of.prefill_s);
     vec![
         of.batch.to_string(),
-        format!("{:.3} GB", of.shipped_bytes / 1e9),
-        time(of.link_s),
-        time(of.host_link_s),
-        milliseconds(of.prefill_s),
-        milliseconds(of.decode_s_per_request),
-        format!("{:.3}", of.prefill_per_decode()),
-        format!("{:.2}", of.turns_per_s_per_group()),
+        of.shipped_bytes.to_string(),
+        cell(of.link_s),
+        cell(of.host_link_s),
+        of.prefill_s.to_string(),
+        of.decode_s_per_request.to_string(),
+        of.prefill_per_decode().to_string(),
+        of.turns_per_s_per_group().to_string(),
         if hides { "shipping hides behind prefill" } else { "shipping takes longer" }
             .to_owned(),
     ]
@@ -605,21 +624,19 @@ fn offload(grid: &Grid) -> Section {
             "context",
             "machine",
             "batch",
-            "cache of a step",
-            "step",
-            "streaming needs",
-            "from the host",
-            "recompute",
-            "fetching needs",
-            "over the host link",
+            "step_cache_bytes",
+            "step_s",
+            "streaming_bytes_per_s",
+            "host_slowdown",
+            "recompute_s",
+            "fetching_bytes_per_s",
+            "over_host_link",
         ],
         rows,
     }
 }
 
 fn offloaded_cells(of: &Offloaded) -> Vec<String> {
-    let rate = |bytes_per_s: f64| format!("{:.1} GB/s", bytes_per_s / 1e9);
-    let slowdown = of.slowdown().map(|times| format!("{times:.1} x slower"));
     let fetches =
         of.host_link_bytes_per_s.is_some_and(|link| link >= of.fetching_bytes_per_s());
     let note = match of.host_link_bytes_per_s {
@@ -628,12 +645,12 @@ fn offloaded_cells(of: &Offloaded) -> Vec<String> {
         Some(_) => "compute anew",
     };
     vec![
-        format!("{:.2} GB", of.step_cache_bytes / 1e9),
-        milliseconds(of.step_s),
-        rate(of.streaming_bytes_per_s()),
-        slowdown.unwrap_or_default(),
-        milliseconds(of.recompute_s),
-        rate(of.fetching_bytes_per_s()),
+        of.step_cache_bytes.to_string(),
+        of.step_s.to_string(),
+        of.streaming_bytes_per_s().to_string(),
+        cell(of.slowdown()),
+        of.recompute_s.to_string(),
+        of.fetching_bytes_per_s().to_string(),
         note.to_owned(),
     ]
 }
@@ -663,11 +680,11 @@ fn published(machines: &Machines, format: Format) -> Result<ExitCode> {
             of.measurement.name.clone(),
             of.measurement.machine.clone(),
             of.measurement.regime.clone(),
-            milliseconds(of.measurement.time_s),
-            milliseconds(of.roof_s),
-            format!("{:.3}", of.ratio()),
-            format!("{:.2}", of.implied_bandwidth),
-            format!("{:.2}", of.implied_compute),
+            of.measurement.time_s.to_string(),
+            of.roof_s.to_string(),
+            of.ratio().to_string(),
+            of.implied_bandwidth.to_string(),
+            of.implied_compute.to_string(),
             of.measurement.source.clone(),
         ]
     };
@@ -685,9 +702,9 @@ fn published(machines: &Machines, format: Format) -> Result<ExitCode> {
         vec![
             regime.to_owned(),
             ratios.len().to_string(),
-            format!("{:.3}", ratios[0]),
-            format!("{:.3}", ratios[ratios.len() / 2]),
-            format!("{:.3}", ratios[ratios.len() - 1]),
+            ratios[0].to_string(),
+            ratios[ratios.len() / 2].to_string(),
+            ratios[ratios.len() - 1].to_string(),
         ]
     });
     let mut sections = [
@@ -703,11 +720,11 @@ fn published(machines: &Machines, format: Format) -> Result<ExitCode> {
                 "measurement",
                 "machine",
                 "regime",
-                "measured",
-                "predicted",
-                "predicted / measured",
-                "bandwidth",
-                "compute",
+                "measured_s",
+                "predicted_s",
+                "predicted_over_measured",
+                "bandwidth_share",
+                "compute_share",
                 "source",
             ],
             rows: compared.iter().map(row).collect(),
@@ -724,6 +741,7 @@ fn published(machines: &Machines, format: Format) -> Result<ExitCode> {
         sections[0].columns.pop();
         sections[0].rows.iter_mut().for_each(|row| drop(row.pop()));
         sections[0].paragraphs.push("--format csv has the source of each.".to_owned());
+        sections.iter_mut().for_each(round);
     }
     table::print(&sections, format)?;
     Ok(ExitCode::SUCCESS)
