@@ -1133,32 +1133,8 @@ impl Problem {
                 tensors.push(Tensor::new("c", Output, format, m * n));
                 tensors
             }
-            Problem::MoeGemm(p) => {
-                let format = Format::Values(p.dtype);
-                let weights = p.experts * p.n * p.k;
-                let mut tensors = vec![
-                    Tensor::new("x", Input, format, p.input_rows() * p.k),
-                    Tensor::new("w", Input, Format::Values(p.w_dtype), weights),
-                ];
-                tensors.extend(weight_scales("w_scales", p.w_dtype, p.experts, p.n, p.k));
-                tensors.push(Tensor::new("y", Output, format, p.rows() * p.n));
-                tensors
-            }
-            Problem::MlaDecode(p) => {
-                let format = Format::Values(p.dtype);
-                let mut tensors = vec![if p.kv_dtype.is_scaled() {
-                    let MlaDecode { latent_dim, rope_dim, .. } = p;
-                    let records = Format::LatentRecords { latent_dim, rope_dim };
-                    Tensor::new("kv", Input, records, p.allocated())
-                } else {
-                    let elements = p.allocated() * p.key_dim();
-                    Tensor::new("kv", Input, Format::Values(p.kv_dtype), elements)
-                }];
-                tensors.extend(page_table(p.layout.pages(p.batch, p.context)));
-                tensors.push(Tensor::new("q", Input, format, p.rows() * p.key_dim()));
-                tensors.push(Tensor::new("o", Output, format, p.rows() * p.latent_dim));
-                tensors
-            }
+            Problem::MoeGemm(p) => p.tensors(),
+            Problem::MlaDecode(p) => p.tensors(),
             Problem::DecodeAttention(p) => {
                 let format = Format::Values(p.dtype);
                 let mut tensors = kv_tensors(&p.kv());

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::{DType, KvRead, Layout, Lengths, ProblemError, Work, attended, kv_pages};
+use super::{
+    DType, Format, KvRead, Layout, Lengths, ProblemError, Role, Tensor, Work, attended,
+    kv_pages, page_table,
+};
 
 /// Latents that share a scale in a record of fp8.
 pub const LATENTS_OF_SCALE: u64 = 128;
@@ -107,6 +110,22 @@ impl MlaDecode {
         self.lengths.sum(self.batch, self.context, |length| {
             record_bytes * length + 4 * kv_pages(self.layout, &(0..length))
         })
+    }
+
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        let format = Format::Values(self.dtype);
+        let mut tensors = vec![if self.kv_dtype.is_scaled() {
+            let MlaDecode { latent_dim, rope_dim, .. } = *self;
+            let records = Format::LatentRecords { latent_dim, rope_dim };
+            Tensor::new("kv", Role::Input, records, self.allocated())
+        } else {
+            let elements = self.allocated() * self.key_dim();
+            Tensor::new("kv", Role::Input, Format::Values(self.kv_dtype), elements)
+        }];
+        tensors.extend(page_table(self.layout.pages(self.batch, self.context)));
+        tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
+        tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
+        tensors
     }
 
     pub(super) fn work(&self) -> Work {

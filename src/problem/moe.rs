@@ -3,7 +3,9 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::{DType, ProblemError, Work, weights_bytes};
+use super::{
+    DType, Format, ProblemError, Role, Tensor, Work, weight_scales, weights_bytes,
+};
 
 /// Most rows, tokens times experts of each, and most experts, that a routing is drawn for.
 pub const MAX_ROUTED: u64 = 1 << 24;
@@ -199,6 +201,24 @@ impl MoeGemm {
     /// Bytes read in the mean under uniform routing, [`MoeGemm::experts_expected`].
     pub fn bytes_read_expected(&self) -> f64 {
         self.input_bytes() as f64 + self.expert_bytes() as f64 * self.experts_expected()
+    }
+
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        let format = Format::Values(self.dtype);
+        let weights = self.experts * self.n * self.k;
+        let mut tensors = vec![
+            Tensor::new("x", Role::Input, format, self.input_rows() * self.k),
+            Tensor::new("w", Role::Input, Format::Values(self.w_dtype), weights),
+        ];
+        tensors.extend(weight_scales(
+            "w_scales",
+            self.w_dtype,
+            self.experts,
+            self.n,
+            self.k,
+        ));
+        tensors.push(Tensor::new("y", Role::Output, format, self.rows() * self.n));
+        tensors
     }
 
     pub(super) fn work(&self) -> Work {
