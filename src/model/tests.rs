@@ -356,3 +356,16 @@ fn tasks_are_their_turns() {
     assert!(needed < 4.8e12 && needed > 0.5 * 4.8e12, "{away:?}");
     assert!(away.slowdown().unwrap() > 10.0 && away.fetching_bytes_per_s() < 64e9);
 }
+
+/// What predictions say of the paper's claims: a change of it is a finding, and belongs
+/// into METHODOLOGY.md or into a correction.
+#[test]
+fn claims_hold_where_they_do() {
+    use super::claims::Claims;
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let workloads = super::workload::load(None).unwrap();
+    let found = Claims { models: &models, machines: &machines, workloads: &workloads };
+    let found: Vec<&str> = found.all().unwrap().iter().map(|of| of.finding).collect();
+    let (holds, partly) = ("holds", "holds partly");
+    assert_eq!(found, [holds, holds, holds, partly, holds, holds, holds, partly]);
+}
