@@ -473,7 +473,8 @@ fn tasks(grid: &Grid, workloads: &[&Workload], cache_hit: Option<f64>) -> Sectio
         paragraphs: vec![
             "Prefill of one request at a time, decode of the batch together; contexts grow from \
              turn to turn. The first prompt of a task is computed whole, of others what the \
-             workload adds or --cache-hit leaves. Energy at the power limit of all GPUs, shared by the batch in decode."
+             workload adds or --cache-hit leaves. Energy at the power limit of all GPUs, shared by \
+             the batch in decode."
                 .to_owned(),
         ],
         columns: vec![
@@ -506,7 +507,8 @@ fn task_cells(
 ) -> Result<Vec<String>, String> {
     let last = Turn::of(served, rates, workload, (workload.turns - 1, batch))?;
     let task = Turn::of_task(served, rates, workload, batch)?;
-    let most = served.most_requests(rates, workload.prompt(workload.turns))?;
+    let end = workload.prompt(workload.turns - 1) + workload.output_tokens;
+    let most = served.most_requests(rates, end)?;
     let energy = rates.machine().power_w.map(|power| {
         let busy_s = task.prefill_s + task.decode_s / batch as f64;
         power * served.parallel.gpus() as f64 * busy_s
