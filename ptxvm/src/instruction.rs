@@ -172,6 +172,11 @@ pub(crate) enum Op {
     },
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<Bulk>),
+    /// Asks the cache for `bytes` in a row.
+    BulkPrefetch {
+        global: Address,
+        bytes: u16,
+    },
     BulkCommit,
     BulkWait {
         pending: u32,

@@ -526,3 +526,42 @@ fn tiles_from_block_to_block() {
     let found: Vec<_> = (0..8).flat_map(|seed| kinds(&run(seed))).collect();
     assert!(!found.is_empty());
 }
+
+/// A row that is asked for is traffic, read or not, and has to lie in memory.
+#[test]
+fn prefetched_rows() {
+    let run = |bytes: u32, offset: u32| {
+        let text = format!(
+            ".version 8.0
+             .target sm_90
+             .address_size 64
+             .visible .entry ask(.param .u64 rows)
+             {{
+                 .reg .b64 %q1, %q2;
+                 .reg .b32 %r1;
+                 ld.param.u64 %q1, [rows];
+                 add.u64 %q2, %q1, {offset};
+                 mov.u32 %r1, {bytes};
+                 cp.async.bulk.prefetch.L2.global [%q2], %r1;
+                 ret;
+             }}"
+        );
+        let mut memory = Memory::new();
+        let rows = memory.alloc(1024, "rows");
+        let launch =
+            Launch { params: Params::new().u64(rows).build(), ..Launch::new("ask") };
+        Module::parse(&text).unwrap().launch(&mut memory, &launch)
+    };
+    let outcome = run(656, 16);
+    assert_eq!(kinds(&outcome), []);
+    let counts = outcome.unwrap().counts;
+    assert_eq!((counts.distinct_sectors_read, counts.sectors_read), (21, 0));
+    for (bytes, offset, kind) in [
+        (1024, 16, FindingKind::OutOfBounds),
+        (24, 0, FindingKind::BadOperand),
+        (0, 0, FindingKind::BadOperand),
+        (16, 8, FindingKind::Misaligned),
+    ] {
+        assert_eq!(kinds(&run(bytes, offset)), [kind], "{bytes} bytes at {offset}");
+    }
+}

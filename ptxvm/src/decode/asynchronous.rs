@@ -194,12 +194,11 @@ impl<'a> Decoder<'_, 'a> {
             self.push(Op::BulkWait { pending, read }, Class::Async);
             return Ok(());
         }
-        if self.parts.take("prefetch") {
-            self.parts.rest.clear();
-            self.push(Op::Nop, Class::Async);
-            return Ok(());
-        }
+        let is_prefetch = self.parts.take("prefetch");
         let tensor = self.parts.take("tensor");
+        if is_prefetch {
+            return self.bulk_prefetch(tensor);
+        }
         let dims = self.parts.any(&["1d", "2d", "3d", "4d", "5d"]);
         self.parts.take("tile");
         let (to, from) = (self.space(), self.space());
@@ -230,6 +229,25 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("the number of coordinates");
         }
         self.push(Op::Bulk(Box::new(op)), Class::Async);
+        Ok(())
+    }
+
+    /// Boxes of tensors are not followed: only rows are seen to lie in memory.
+    fn bulk_prefetch(&mut self, tensor: bool) -> Result<()> {
+        if tensor {
+            self.parts.rest.clear();
+            self.push(Op::Nop, Class::Async);
+            return Ok(());
+        }
+        let to_l2 = self.parts.take("L2") && self.parts.take("global");
+        if !to_l2 {
+            return self.fail("form is not implemented");
+        }
+        let policy = usize::from(self.parts.take("L2::cache_hint"));
+        self.arity(2 + policy, 2 + policy)?;
+        let global = self.address(0, Space::Global)?;
+        let bytes = self.source(1, Type::U32)?;
+        self.push(Op::BulkPrefetch { global, bytes }, Class::Async);
         Ok(())
     }
 

@@ -96,6 +96,30 @@ pub(crate) fn issue(
     Ok(())
 }
 
+/// Brings rows into the cache: traffic like reading them, though nobody has them then.
+pub(crate) fn prefetch(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (address, bytes): (&Address, u16),
+    active: u32,
+    pc: u32,
+) -> Step {
+    let values = addresses(warp, m, address, active, pc);
+    for lane in lanes(active) {
+        let site = (pc, lane);
+        let bytes = row_bytes(warp, m, site, bytes)?;
+        aligned(warp, m, site, values[lane], 16)?;
+        let (allocation, offset) = global(warp, m, site, values[lane], bytes)?;
+        let mut spans = Vec::new();
+        sectors(&mut spans, allocation, offset, bytes);
+        spans
+            .into_iter()
+            .for_each(|(allocation, sector)| m.touch(allocation, sector, false));
+    }
+    m.progressed();
+    Ok(())
+}
+
 fn shared_spot(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -154,7 +178,7 @@ fn row_bytes(
 ) -> Step<u64> {
     let bytes = u64::from(warp.regs.r[usize::from(row)][lane]);
     if bytes == 0 || bytes % 16 != 0 {
-        let text = format!("a bulk copy of {bytes} bytes");
+        let text = format!("a bulk copy or prefetch of {bytes} bytes");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
     }
     Ok(bytes)

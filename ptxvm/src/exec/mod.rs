@@ -352,6 +352,9 @@ fn execute(
             return mbarrier::run(warp, m, operation, active, pc);
         }
         Op::Bulk(bulk) => bulk::issue(warp, m, bulk, active, pc)?,
+        Op::BulkPrefetch { global, bytes } => {
+            bulk::prefetch(warp, m, (global, *bytes), active, pc)?;
+        }
         Op::BulkCommit => bulk::commit(warp, active),
         Op::BulkWait { pending, read } => {
             bulk::wait(warp, m, (*pending, *read), active)?;
