@@ -38,12 +38,17 @@ pub(crate) struct Released {
     foreign: Option<Arc<Foreign>>,
 }
 
+/// Entries for asynchronous copies. Those of different mbarriers take different ones, as
+/// far as there are some: who has waited for one copy need not know of another that
+/// happened to land before.
+pub(crate) const COPY_ENTRIES: usize = 8;
+
 /// What one warp knows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
     /// Own place in the vectors.
     pub own: usize,
-    /// Latest known time of every warp, and last of the asynchronous copies.
+    /// Latest known time of every warp, and behind them of asynchronous copies.
     pub known: Vec<u32>,
     /// The same, for writes to shared memory that a proxy fence has shown to the async
     /// proxy.
@@ -126,12 +131,12 @@ impl Message {
 
     /// Adds an asynchronous copy that has landed in shared memory; the async proxy need
     /// not be shown what it wrote itself.
-    pub(crate) fn add_copy(&mut self, agent: usize, time: u32) {
+    pub(crate) fn add_copy(&mut self, entry: usize, time: u32) {
         for list in [&mut self.known, &mut self.fenced_shared] {
-            if list.len() <= agent {
-                list.resize(agent + 1, 0);
+            if list.len() <= entry {
+                list.resize(entry + 1, 0);
             }
-            list[agent] = list[agent].max(time);
+            list[entry] = list[entry].max(time);
         }
     }
 
@@ -150,10 +155,10 @@ impl Message {
 
 impl Clock {
     pub(crate) fn new(own: usize, home: &Arc<Home>) -> Self {
-        let warps = home.blocks.len() * home.warps;
-        let mut known = vec![0; warps + 1];
+        let entries = home.blocks.len() * home.warps + COPY_ENTRIES;
+        let mut known = vec![0; entries];
         known[own] = 1;
-        let (none, home) = (vec![0; warps + 1], Arc::clone(home));
+        let (none, home) = (vec![0; entries], Arc::clone(home));
         let (fenced_shared, fenced_global) = (none.clone(), none);
         Self { own, known, fenced_shared, fenced_global, home, ..Self::default() }
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crate::cache::Cache;
 use crate::check::GlobalRaces;
-use crate::clock::Message;
+use crate::clock::{COPY_ENTRIES, Message};
 use crate::count::Counts;
 use crate::exec::bulk::Pending;
 use crate::exec::mbarrier::Mbarrier;
@@ -85,7 +85,7 @@ pub(crate) struct Machine<'l> {
     pub random: Random,
     /// Moves on whenever something happened that others may wait for.
     pub progress: u64,
-    /// Number of asynchronous writes that have landed.
+    /// Number of asynchronous writes that have landed: their time.
     pub landed: u32,
     /// Last allocation that an access fell into.
     pub last_allocation: usize,
@@ -184,6 +184,13 @@ impl<'l> Machine<'l> {
             let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
             l2.access(base + sector, write);
         }
+    }
+
+    /// The clock entry and time of a copy that lands now and is told to this mbarrier.
+    pub(crate) fn next_landing(&mut self, barrier: u32) -> (usize, u32) {
+        self.landed += 1;
+        let warps = self.blocks.iter().map(|block| block.warps).sum::<usize>();
+        (warps + barrier as usize / 8 % COPY_ENTRIES, self.landed)
     }
 
     /// Where a warp of the cluster is, in words.

@@ -272,12 +272,17 @@ impl Shared {
         None
     }
 
-    /// An asynchronous write has landed, as the `time`-th of all.
-    pub(crate) fn landed(&mut self, offset: usize, bytes: usize, time: u32) {
+    /// An asynchronous write has landed, at a time of the clock entry of such copies.
+    pub(crate) fn landed(
+        &mut self,
+        offset: usize,
+        bytes: usize,
+        (entry, time): (usize, u32),
+    ) {
         if !self.checked {
             return;
         }
-        let (warp, lane) = (self.warps, WHOLE_WARP);
+        let (warp, lane) = (entry, WHOLE_WARP);
         let new = Tag { time, warp, lane, bytes: 15, strong: false, proxy: true };
         self.writes[offset / 4..(offset + bytes).div_ceil(4)].fill(new.pack());
     }

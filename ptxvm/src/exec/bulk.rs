@@ -492,23 +492,21 @@ fn land(m: &mut Machine<'_>, at: usize) -> Step {
         }
         Direction::In { ranks, barrier } => {
             let pending = m.pending.swap_remove(at);
-            m.landed += 1;
+            let time = m.next_landing(barrier);
             for rank in lanes(ranks) {
                 for piece in &pending.pieces {
-                    land_piece(m, rank, piece, &pending.fill);
+                    land_piece(m, rank, piece, &pending.fill, time);
                 }
-                finish(m, (rank, barrier), &pending)?;
+                finish(m, (rank, barrier), &pending, time)?;
             }
         }
         Direction::Copies { barrier } => {
             let pending = m.pending.swap_remove(at);
-            m.landed += 1;
+            let time = m.next_landing(barrier.1);
             for copy in &pending.copies {
-                cp_async::land_for_mbarrier(m, pending.rank, copy);
+                cp_async::land_for_mbarrier(m, pending.rank, copy, time);
             }
-            let agent = m.blocks.len() * m.blocks[0].warps;
-            let landed = m.landed;
-            if !mbarrier::arrive_for_copies(m, barrier, (agent, landed)) {
+            if !mbarrier::arrive_for_copies(m, barrier, time) {
                 let detail = "the mbarrier of a thread's copies expects no arrival";
                 return Err(blame(&pending, detail));
             }
@@ -517,19 +515,25 @@ fn land(m: &mut Machine<'_>, at: usize) -> Step {
             read_source(m, at);
             let pending = m.pending.swap_remove(at);
             let data = pending.data.clone().unwrap_or_default();
+            let time = m.next_landing(barrier.1);
             let memory = &mut m.blocks[to.0].shared;
             memory.landing(to.1 as usize, data.len(), false);
             memory.put(to.1 as usize, &data, true);
-            m.landed += 1;
-            memory.landed(to.1 as usize, data.len(), m.landed);
-            finish(m, barrier, &pending)?;
+            memory.landed(to.1 as usize, data.len(), time);
+            finish(m, barrier, &pending, time)?;
         }
     }
     m.progressed();
     Ok(())
 }
 
-fn land_piece(m: &mut Machine<'_>, rank: usize, piece: &Piece, fill: &[u8; 16]) {
+fn land_piece(
+    m: &mut Machine<'_>,
+    rank: usize,
+    piece: &Piece,
+    fill: &[u8; 16],
+    time: (usize, u32),
+) {
     let bytes = piece.bytes as usize;
     let mut data = *fill;
     let mut defined = true;
@@ -542,12 +546,15 @@ fn land_piece(m: &mut Machine<'_>, rank: usize, piece: &Piece, fill: &[u8; 16]) 
     let at = piece.shared as usize;
     memory.landing(at, bytes, false);
     memory.put(at, &data[..bytes], defined);
-    memory.landed(at, bytes, m.landed);
+    memory.landed(at, bytes, time);
 }
 
-fn finish(m: &mut Machine<'_>, spot: (usize, u32), pending: &Pending) -> Step {
-    let agent = m.blocks.len() * m.blocks[0].warps;
-    let time = (agent, m.landed);
+fn finish(
+    m: &mut Machine<'_>,
+    spot: (usize, u32),
+    pending: &Pending,
+    time: (usize, u32),
+) -> Step {
     if !mbarrier::complete(m, spot, pending.bytes, time) {
         return Err(blame(pending, "the copy's mbarrier is gone when it lands"));
     }

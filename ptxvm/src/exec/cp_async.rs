@@ -170,9 +170,14 @@ fn land(warp: &Warp, m: &mut Machine<'_>, copy: &Copy) {
 }
 
 /// Lands a copy whose completion an mbarrier shows.
-pub(crate) fn land_for_mbarrier(m: &mut Machine<'_>, rank: usize, copy: &Copy) {
+pub(crate) fn land_for_mbarrier(
+    m: &mut Machine<'_>,
+    rank: usize,
+    copy: &Copy,
+    time: (usize, u32),
+) {
     put(m, rank, copy);
-    m.blocks[rank].shared.landed(copy.to, copy.bytes, m.landed);
+    m.blocks[rank].shared.landed(copy.to, copy.bytes, time);
 }
 
 fn put(m: &mut Machine<'_>, rank: usize, copy: &Copy) {

@@ -303,14 +303,14 @@ pub(crate) fn copies_arrive(
 pub(crate) fn arrive_for_copies(
     m: &mut Machine<'_>,
     (rank, offset): Spot,
-    agent: (usize, u32),
+    time: (usize, u32),
 ) -> bool {
     let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
     if barrier.pending == 0 {
         return false;
     }
     barrier.pending -= 1;
-    complete(m, (rank, offset), 0, agent)
+    complete(m, (rank, offset), 0, time)
 }
 
 /// Bytes have landed: counts them, and lets waiters see them.
@@ -318,11 +318,11 @@ pub(crate) fn complete(
     m: &mut Machine<'_>,
     (rank, offset): Spot,
     bytes: u64,
-    (agent, time): (usize, u32),
+    (entry, time): (usize, u32),
 ) -> bool {
     let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
     barrier.bytes -= bytes as i64;
-    barrier.message.add_copy(agent, time);
+    barrier.message.add_copy(entry, time);
     barrier.settle();
     m.progressed();
     true
