@@ -4,14 +4,19 @@
 // tensor copies; sm_90a. For many heads: attention_mla.cu does without padding to 64.
 //
 // q is [batch][new token][q head][KEY_DIM], o the same with VALUE_DIM, and the cache
-// [batch][token][KEY_DIM] or [page][token in page][KEY_DIM] with pages found through
-// [batch][page of the request]. The first VALUE_DIM numbers of a token's key are also
-// its value, so a tile is fetched once and read twice. A new token attends to the
-// cached ones up to itself. All heads of all new tokens are rows of one matrix, 64
-// to a block; ROW_TILES blocks read the same tokens at the same time.
+// [batch][token][record] or [page][token in page][record] with pages found through
+// [batch][page of the request]. A record is KEY_DIM numbers in 16 bits; or the first
+// VALUE_DIM of them in E4M3, a scale for each quarter of these, and the rest in bf16.
+// The first VALUE_DIM numbers of a token's key are also its value, so a tile is fetched
+// once and read twice. A new token attends to the cached ones up to itself. All heads
+// of all new tokens are rows of one matrix, 64 to a block; ROW_TILES blocks read the
+// same tokens at the same time.
 //
-// Of a block, a warp fetches and two warpgroups compute. Tiles of 64 tokens come in
-// panels of 64 columns to two places of a ring. Warpgroup 0 owns the first tile of a
+// Of a block, a warpgroup fetches and two compute. Tiles of 64 tokens come in panels
+// of 64 columns to two places of a ring: numbers of 16 bits as tensor copies, those of
+// 8 bits through registers, where they become f16 and are multiplied by their scales,
+// and through L2, which is asked for them tiles ahead: so that memory has as much to
+// do as if they were copied. Warpgroup 0 owns the first tile of a
 // piece, 1 the second, and so on; warpgroup w has columns 256 w on of the outputs of
 // all tiles. For a tile
 //
@@ -27,8 +32,10 @@
 //
 // Launch: ROW_TILES times as many blocks as the work list is made for, THREADS
 // threads, SHARED_BYTES of dynamic shared memory.
+#include "cached.cuh"
 #include "mbarrier.cuh"
 #include "split_kv.cuh"
+#include "tile.cuh"
 
 // --- Shape -----------------------------------------------------------------
 
@@ -45,6 +52,16 @@ constexpr u32 LEAST_BOX = 8;  // tokens: rows that a swizzle spans
 constexpr bool PAGED = PAGE_SIZE != 0;
 constexpr u32 PAGE_TOKENS = PAGED ? PAGE_SIZE : TILE;
 constexpr u32 BOX = min_of(PAGE_TOKENS, TILE);
+
+// A record with E4M3 numbers: these, scales, what is bf16.
+constexpr bool CONVERTS = CACHED_BYTES == 1;
+constexpr u32 QUARTERS = 4;
+constexpr u32 QUARTER_BYTES = VALUE_DIM / QUARTERS;
+constexpr u32 SCALES_AT = VALUE_DIM;
+constexpr u32 REST_AT = SCALES_AT + QUARTERS * sizeof(float);
+constexpr u32 RECORD_BYTES = REST_AT + (KEY_DIM - VALUE_DIM) * sizeof(u16);
+// Of a tile's records, so many lie side by side: the largest power of two in a page.
+constexpr u32 RUN = min_of(PAGE_TOKENS & (0u - PAGE_TOKENS), TILE);
 
 constexpr u32 PANEL_COLUMNS = 64;
 constexpr u32 ROW_BYTES = PANEL_COLUMNS * sizeof(u16);
@@ -65,8 +82,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS = PANEL_COLUMNS / STEP;
 
 // Registers of a thread: as many for all as a thread has at first.
-constexpr u32 COMPUTING_REGISTERS = 240;
-constexpr u32 FETCHING_REGISTERS = 24;
+constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 208 : 240;
+constexpr u32 FETCHING_REGISTERS = CONVERTS ? 88 : 24;
 
 // Whether rows of one matrix may see different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;
@@ -78,23 +95,27 @@ static_assert(TILE == PANEL_COLUMNS && TILE == ROWS, "weights are a panel");
 static_assert(OWN_COLUMNS == 256, "a product's columns are all of a warpgroup");
 static_assert(ALL_ROWS <= ROW_TILES * ROWS && ALL_ROWS > (ROW_TILES - 1) * ROWS,
               "every block has rows");
-static_assert(BOX % LEAST_BOX == 0 && TILE % BOX == 0, "boxes tile a tile");
-static_assert(PAGE_TOKENS % BOX == 0, "boxes lie within pages");
+static_assert(CONVERTS || BOX % LEAST_BOX == 0 && TILE % BOX == 0, "boxes tile a tile");
+static_assert(CONVERTS || PAGE_TOKENS % BOX == 0, "boxes lie within pages");
+static_assert(QUARTERS * 2 == VALUE_PANELS, "a quarter is two panels");
+static_assert(RECORD_BYTES % CHUNK_BYTES == 0, "records begin at chunks");
+static_assert(TILES_AHEAD > 0 || !CONVERTS, "L2 is asked before records are read");
 static_assert(SHARED_BYTES == (1 + PLACES) * TILE_BYTES, "the host reserves these");
 
 // --- Parameters ------------------------------------------------------------
 
 struct Params {
-  TensorMap boxes;  // of BOX tokens: columns, tokens of a page or request, pages or requests
-  TensorMap least;  // the same of LEAST_BOX tokens
   TensorMap q;      // columns, rows of a request, requests
+  TensorMap boxes;  // of BOX tokens: columns, tokens of a page or request, pages or requests
+  TensorMap least;  // the same of LEAST_BOX tokens; neither where numbers are converted
+  const u8 *kv;
   u16 *o;
   const u32 *page_table;  // null when contiguous
   const Piece *work;
   Partials<ALL_ROWS, VECTORS> partials;
-  u32 *tickets;       // [slot][ROW_TILES]; zero between launches
-  u32 request_pages;  // entries of a request's page table
-  float scale;        // of scores, to powers of two
+  u32 *tickets;      // [slot][ROW_TILES]; zero between launches
+  u32 request_rows;  // tokens of a request; entries of its page table when paged
+  float scale;       // of scores, to powers of two
 };
 
 // --- Shared memory -----------------------------------------------------------
@@ -134,7 +155,7 @@ struct Shared {
   DEVICE void init() {
     for (u32 place = 0; place < PLACES; ++place) {
       for (u32 panel = 0; panel < KEY_PANELS; ++panel)
-        mbarrier_init(shared_address(&full[place][panel]), 1);
+        mbarrier_init(shared_address(&full[place][panel]), CONVERTS ? WARPGROUP / WARP : 1);
       for (u32 group = 0; group < WARPGROUPS; ++group)
         mbarrier_init(shared_address(&empty[place][group]), WARPGROUP / WARP);
       mbarrier_init(shared_address(&weighed[place]), WARPGROUP / WARP);
@@ -192,7 +213,7 @@ struct Fetch {
 #pragma unroll
       for (u32 i = 0; i < TILE / BOX; ++i)
         if (i * BOX < count * tokens)
-          page[i] = ld_global_nc_u32(p.page_table + u64(piece.request) * p.request_pages +
+          page[i] = ld_global_nc_u32(p.page_table + u64(piece.request) * p.request_rows +
                                      (token + i * BOX) / PAGE_TOKENS);
     }
     for (u32 group = 0; group < WARPGROUPS; ++group) {
@@ -231,6 +252,206 @@ struct Fetch {
     queries(piece, first_row);
     for (u32 index = early; index < tiles; ++index) next_tile(piece, index);
   }
+
+  // Copies all pieces of the block.
+  DEVICE void run(u32 row_tile) {
+    for_each_piece(p.work, blockIdx.x / ROW_TILES,
+                   [&](const Piece &piece) { copy(piece, row_tile * ROWS); });
+  }
+};
+
+// --- The warpgroup that converts --------------------------------------------------
+
+// Of the tile, a thread has four tokens, 16 from one to the next, and of each quarter
+// 16 numbers, which are two chunks of a panel; of the panel behind, one chunk. Lanes
+// have them such that eight which store together find different banks.
+struct Share {
+  static constexpr u32 TOKENS = 4;
+  static constexpr u32 APART = TILE / TOKENS;
+
+  DEVICE static u32 token() {
+    return threadIdx.x % WARPGROUP / WARP * 4 + lane_index() / 16 * 2 + lane_index() / 4 % 2;
+  }
+  // Of a record's part of 128 bytes.
+  DEVICE static u32 chunk() { return lane_index() / 8 % 2 * 4 + lane_index() % 4; }
+  // Where a chunk of 16-bit numbers of the first token lies in its panel.
+  DEVICE static u32 place(u32 chunk) {
+    return token() * ROW_BYTES + (chunk ^ token() % 8) * CHUNK_BYTES;
+  }
+};
+
+// Numbers of the records of a thread's tokens.
+struct Numbers {
+  static constexpr u32 NONE = ~0u;
+  u32 of[Share::TOKENS];
+};
+
+// The same records: where this thread's numbers of each begin, null where there is none,
+// and one of its scales, that of quarter lane % 4.
+struct Records {
+  const u8 *at[Share::TOKENS];
+  float scale[Share::TOKENS];
+};
+
+// What a thread has of a part of them.
+struct Raw {
+  Words4 numbers[Share::TOKENS];
+};
+
+struct Convert {
+  // Parts of a tile: its quarters and the panel behind.
+  static constexpr u32 PARTS = QUARTERS + 1;
+
+  const Params &p;
+  Shared &shared;
+  Fetch queries;
+  Tile tile = {0};
+
+  // Number of a request's record.
+  DEVICE u32 number(u32 request, u32 token) const {
+    const u32 *page = p.page_table + u64(request) * p.request_rows + token / PAGE_TOKENS;
+    return PAGED ? ld_global_nc_u32(page) * PAGE_TOKENS + token % PAGE_TOKENS
+                 : request * p.request_rows + token;
+  }
+
+  // Asks for the numbers of this thread's records in a tile of the piece.
+  DEVICE Numbers look_up(const Piece &piece, u32 index) const {
+    Numbers numbers;
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i) {
+      const u32 token = index * TILE + Share::token() + i * Share::APART;
+      numbers.of[i] = Numbers::NONE;
+      if (token < piece.tokens) numbers.of[i] = number(piece.request, piece.first_token + token);
+    }
+    return numbers;
+  }
+
+  // Finds them, and asks for scales.
+  DEVICE Records find(const Numbers &numbers) const {
+    Records records;
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i) {
+      records.at[i] = nullptr;
+      records.scale[i] = 0;
+      if (numbers.of[i] == Numbers::NONE) continue;
+      const u8 *record = p.kv + u64(numbers.of[i]) * RECORD_BYTES;
+      records.at[i] = record + Share::chunk() * CHUNK_BYTES;
+      records.scale[i] = ld_global_nc_f32(reinterpret_cast<const float *>(record + SCALES_AT) +
+                                          lane_index() % QUARTERS);
+    }
+    return records;
+  }
+
+  // Asks for a part of records; zeros where there are none, since what lies there may
+  // be no number.
+  DEVICE Raw load(const Records &records, u32 part) const {
+    Raw raw = {};
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i)
+      if (records.at[i] != nullptr)
+        raw.numbers[i] = ld_global_nc_v4_kept(records.at[i] + part_at(part));
+    return raw;
+  }
+
+  // Where a part begins in a record.
+  DEVICE static constexpr u32 part_at(u32 part) {
+    return part < QUARTERS ? part * QUARTER_BYTES : REST_AT;
+  }
+
+  // Writes a quarter as two panels of keys, times its scales.
+  DEVICE void store(const Raw &raw, const u32 (&scales)[Share::TOKENS], u32 part) const {
+    const u32 panel = Share::chunk() / 4, chunk = Share::chunk() % 4 * 2;
+    const u32 to = tile.panel(part * 2) + panel * PANEL_BYTES + Share::place(chunk);
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i) {
+      const u32 scale = __shfl_sync(ALL_LANES, scales[i], part, QUARTERS);
+      Words4 chunks[2];
+#pragma unroll
+      for (u32 j = 0; j < 4; ++j) {
+        const u32 bytes = raw.numbers[i].w[j];
+        u32 *words = chunks[j / 2].w + j % 2 * 2;
+        words[0] = mul_f16x2(f16x2_of_e4m3<0, 1>(bytes), scale);
+        words[1] = mul_f16x2(f16x2_of_e4m3<2, 3>(bytes), scale);
+      }
+      st_shared_v4(to + i * Share::APART * ROW_BYTES, chunks[0]);
+      st_shared_v4((to ^ CHUNK_BYTES) + i * Share::APART * ROW_BYTES, chunks[1]);
+    }
+  }
+
+  // Writes the panel behind the quarters as it is.
+  DEVICE void store_rest(const Raw &raw) const {
+    const u32 to = tile.panel(VALUE_PANELS) + Share::place(Share::chunk());
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i)
+      st_shared_v4(to + i * Share::APART * ROW_BYTES, raw.numbers[i]);
+  }
+
+  // Asks L2 for a tile, counted from the piece's first one on into the pieces after.
+  DEVICE void prefetch(Piece piece, u32 index) const {
+    const u32 run = threadIdx.x % WARPGROUP * RUN;
+    if (run >= TILE) return;
+    for (u32 tiles; index >= (tiles = ceil_div(piece.tokens, TILE)); index -= tiles) {
+      if (piece.next == 0) return;
+      piece = load_piece(p.work, piece.next);
+    }
+    const u32 token = index * TILE + run;
+    if (token >= piece.tokens) return;
+    const u64 first = number(piece.request, piece.first_token + token);
+    cp_async_bulk_prefetch(p.kv + first * RECORD_BYTES,
+                           min_of(RUN, piece.tokens - token) * RECORD_BYTES);
+  }
+
+  // Converts a tile, whose first part has been asked for: a warpgroup's values when its
+  // last ones are used. Asks for each part before it writes the one before, in the end
+  // for the first of the tile after.
+  DEVICE void convert(Raw &raw, Records &records, const Numbers &next) const {
+    const u32 place = tile.place();
+    u32 scales[Share::TOKENS];
+#pragma unroll
+    for (u32 i = 0; i < Share::TOKENS; ++i)
+      scales[i] = cvt_f16x2(records.scale[i], records.scale[i]);
+#pragma unroll
+    for (u32 part = 0; part < PARTS; ++part) {
+      if (part + 1 == PARTS) records = find(next);
+      const Raw after = load(records, (part + 1) % PARTS);
+      if (part < QUARTERS && part * 2 % OWN_PANELS == 0)
+        wait(shared_address(&shared.empty[place][part * 2 / OWN_PANELS]), tile.parity() ^ 1);
+      if (part < QUARTERS)
+        store(raw, scales, part);
+      else
+        store_rest(raw);
+      fence_proxy_async_shared();
+#pragma unroll
+      for (u32 panel = part * 2; panel < min_of(part * 2 + 2, KEY_PANELS); ++panel)
+        arrive(shared.full[place][panel]);
+      raw = after;
+    }
+  }
+
+  // Converts what a piece needs. Its first tiles are made while the piece before ends,
+  // for which its queries wait.
+  DEVICE void piece(const Piece &piece, u32 first_row) {
+    const u32 tiles = ceil_div(piece.tokens, TILE);
+    const u32 early = tile.number == 0 ? 0 : min_of(tiles, PLACES);
+    Records records = find(look_up(piece, 0));
+    Raw raw = load(records, 0);
+#pragma unroll 1
+    for (u32 index = 0;; ++index) {
+      if (index == early && threadIdx.x % WARPGROUP == 0) queries.queries(piece, first_row);
+      if (index == tiles) break;
+      prefetch(piece, index + TILES_AHEAD);
+      convert(raw, records, look_up(piece, index + 1));
+      ++tile.number;
+    }
+  }
+
+  // Converts all pieces of the block.
+  DEVICE void run(u32 row_tile) {
+    const u32 block = blockIdx.x / ROW_TILES;
+    const Piece first = load_piece(p.work, block);
+    for (u32 index = 0; index < TILES_AHEAD; ++index) prefetch(first, index);
+    for_each_piece(p.work, block, [&](const Piece &of) { piece(of, row_tile * ROWS); });
+  }
 };
 
 // --- What a warpgroup has of a piece ---------------------------------------------
@@ -250,6 +471,21 @@ struct State {
   float o[OWN_COLUMNS / 2];
 };
 
+// Makes queries of what meets converted numbers, where there are such.
+DEVICE void convert_queries() {
+  if (!CONVERTS) return;
+  const u32 first = query_panel(0) + threadIdx.x * CHUNK_BYTES;
+#pragma unroll 4
+  for (u32 at = 0; at < VALUE_PANELS * PANEL_BYTES; at += COMPUTING * CHUNK_BYTES) {
+    Words4 chunk = ld_shared_v4(first + at);
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) chunk.w[i] = query_operand(chunk.w[i]);
+    st_shared_v4(first + at, chunk);
+  }
+  fence_proxy_async_shared();
+  Computing{}();
+}
+
 // Starts s = q k^T for a tile, panel by panel as they come.
 DEVICE void start_scores(float (&s)[TILE / 2], Shared &shared, Tile tile) {
   pin(s);
@@ -260,8 +496,12 @@ DEVICE void start_scores(float (&s)[TILE / 2], Shared &shared, Tile tile) {
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
       const u32 offset = panel * PANEL_BYTES + step * STEP * sizeof(u16);
-      wgmma_m64n64k16(s, panel_descriptor(query_panel(0), offset, 0, ATOM_BYTES),
-                      panel_descriptor(tile.panel(0), offset, 0, ATOM_BYTES), panel + step > 0);
+      const u64 queries = panel_descriptor(query_panel(0), offset, 0, ATOM_BYTES);
+      const u64 keys = panel_descriptor(tile.panel(0), offset, 0, ATOM_BYTES);
+      if (panel < VALUE_PANELS)
+        wgmma_cached_m64n64k16(s, queries, keys, panel + step > 0);
+      else
+        wgmma_m64n64k16(s, queries, keys, true);
     }
   }
 }
@@ -276,7 +516,7 @@ DEVICE void start_outputs(State &state, Tile tile, u32 group) {
                                          0, ATOM_BYTES);
     const u64 values = panel_descriptor(tile.panel(group * OWN_PANELS), step * STEP * ROW_BYTES,
                                         PANEL_BYTES, ATOM_BYTES);
-    wgmma_m64n256k16_trans(state.o, weights, values);
+    wgmma_cached_m64n256k16_trans(state.o, weights, values);
   }
 }
 
@@ -331,7 +571,7 @@ DEVICE Sums weigh(const State &state, const float (&s)[TILE / 2], Shared &shared
       const float left = ex2_approx(s[4 * block + 2 * h] * scale - shift);
       const float right = ex2_approx(s[4 * block + 2 * h + 1] * scale - shift);
       sums.of[h] += left + right;
-      st_shared(to + (block ^ row % 8) * sizeof(Words4), pack(left, right));
+      st_shared(to + (block ^ row % 8) * sizeof(Words4), pack_weights(left, right));
     }
   }
   return sums;
@@ -443,7 +683,7 @@ struct Compute {
         if (token + TILE > piece.length - (NEW_TOKENS - 1)) mask(s, ends, token);
         // All four warps have read the keys that weights and zeros replace.
         sync_warpgroup<group>();
-        if (left < TILE) clear_values(tile, left);
+        if (!CONVERTS && left < TILE) clear_values(tile, left);
         const Sums sums = weigh(state, s, shared, tile, p.scale);
         fence_proxy_async_shared();
         arrive(shared.weighed[tile.place()]);
@@ -505,6 +745,7 @@ struct Compute {
     u32 parity = 0;
     for_each_piece(p.work, blockIdx.x / ROW_TILES, [&](const Piece &piece) {
       wait(shared_address(&shared.queries_full), parity);
+      convert_queries();
       attend(piece, first_row, first);
       write(piece, first_row);
       u32 *ticket = p.tickets + piece.first_slot * ROW_TILES + row_tile;
@@ -535,9 +776,9 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
     Compute<1>{p, shared}.run(row_tile);
   } else {
     setmaxnreg_dec<FETCHING_REGISTERS>();
-    if (threadIdx.x != COMPUTING) return;
-    Fetch fetch = {p, shared};
-    for_each_piece(p.work, blockIdx.x / ROW_TILES,
-                   [&](const Piece &piece) { fetch.copy(piece, row_tile * ROWS); });
+    if (CONVERTS)
+      Convert{p, shared, {p, shared}}.run(row_tile);
+    else if (threadIdx.x == COMPUTING)
+      Fetch{p, shared}.run(row_tile);
   }
 }

@@ -22,6 +22,20 @@ DEVICE void mma_cached(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     mma_m16n8k16(d, a, b0, b1);
 }
 
+// The same by warpgroup.
+DEVICE void wgmma_cached_m64n64k16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
+  if (CACHED_BYTES == 1)
+    wgmma_m64n64k16_f16(d, a, b, accumulate);
+  else
+    wgmma_m64n64k16(d, a, b, accumulate);
+}
+DEVICE void wgmma_cached_m64n256k16_trans(float (&d)[128], u64 a, u64 b) {
+  if (CACHED_BYTES == 1)
+    wgmma_m64n256k16_trans_f16(d, a, b);
+  else
+    wgmma_m64n256k16_trans(d, a, b);
+}
+
 // Two weights as operands of mma_cached, the first in the low half.
 DEVICE u32 pack_weights(float low, float high) {
   return CACHED_BYTES == 1 ? cvt_f16x2(low, high) : pack(low, high);

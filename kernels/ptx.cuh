@@ -207,7 +207,12 @@ DEVICE void cp_async_bulk_tensor_3d_load(u32 to, const TensorMap &map, u32 x, u3
       : "memory");
 }
 
-// The same from shared to global memory, as part of this thread's next group.
+// Asks L2 for a multiple of 16 bytes at a multiple of 16.
+DEVICE void cp_async_bulk_prefetch(const void *from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+}
+
+// Copies in the other direction, as part of this thread's next group.
 DEVICE void cp_async_bulk_store(void *to, u32 from, u32 bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
                "r"(bytes)

@@ -341,6 +341,18 @@ const CODE: [Check; 25] = [
         &["HGMMA.64x64x16.F32", "HGMMA.64x256x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG"],
     ),
     (
+        "attention_mla_wgmma",
+        "CACHED_E4M3=1",
+        "attention_mla_wgmma",
+        &[
+            "HGMMA.64x64x16.F32.BF16",
+            "UBLKPF.L2",
+            "LDG.E.128",
+            "F2FP.F16.E4M3.UNPACK_B",
+            "HMUL2",
+        ],
+    ),
+    (
         "attention_prefill",
         "",
         "attention_prefill",

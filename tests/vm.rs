@@ -229,6 +229,8 @@ fn latent_attention_by_warpgroup_reads_what_it_must() {
         ("context=640,q_heads=64,dtype=bf16", 1.0..1.01),
         ("context=520,q_heads=40,dtype=f16,layout=paged16", 1.6..1.8),
         ("context=500,q_heads=64,dtype=bf16,layout=paged64,lengths=ragged", 1.0..1.4),
+        ("context=640,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3", 1.0..1.01),
+        ("context=777,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged3", 1.0..1.1),
     ] {
         let problem: Problem = format!("mla_decode:batch=3,{rest}").parse().unwrap();
         let times = padding_of(&mut device, &problem, "attention_mla_wgmma");

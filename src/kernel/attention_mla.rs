@@ -143,7 +143,7 @@ fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
 }
 
 /// The macro that chooses the format of the latents in `cached.cuh`.
-fn cached(p: &MlaDecode) -> Option<&'static str> {
+pub(super) fn cached(p: &MlaDecode) -> Option<&'static str> {
     match (p.kv_dtype, p.dtype) {
         (DType::Fp8E4m3, DType::Bf16) => Some("CACHED_E4M3"),
         (cached, queries) if cached == queries => Some("CACHED_16"),

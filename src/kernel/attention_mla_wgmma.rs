@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::attention_mla::cached;
 use super::kv_read::{page_size, request_rows};
 use super::split::{WorkList, refuse_counts};
 use super::{
@@ -39,6 +40,8 @@ const KEY_DIM: u64 = 576;
 const VALUE_DIM: u64 = 512;
 /// Places for tiles.
 const PLACES: u32 = 2;
+/// Tiles of records that L2 is asked for before they are read.
+const TILES_AHEAD: u32 = 2;
 /// Bytes of a tile, and of a block's queries.
 const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
@@ -48,18 +51,18 @@ const SHARED_BYTES: u32 = (1 + PLACES) * TILE_BYTES;
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct MlaWgmmaParams {
+    q: [u8; 128],
     boxes: [u8; 128],
     least: [u8; 128],
-    q: [u8; 128],
+    kv: u64,
     o: u64,
     page_table: u64,
     work: u64,
     partial_outputs: u64,
     partial_softmaxes: u64,
     tickets: u64,
-    request_pages: u32,
+    request_rows: u32,
     scale: f32,
-    unused: u64,
 }
 
 fn of(problem: &Problem) -> &MlaDecode {
@@ -74,6 +77,11 @@ const fn rows(p: &MlaDecode) -> u64 {
     p.q_heads * p.new_tokens
 }
 
+/// Whether the cache has records whose numbers are converted, rather than copied in boxes.
+fn converts(p: &MlaDecode) -> bool {
+    p.kv_dtype.is_scaled()
+}
+
 /// Blocks that divide the rows of a request.
 fn row_tiles(p: &MlaDecode) -> u32 {
     rows(p).div_ceil(ROWS.into()) as u32
@@ -85,10 +93,10 @@ fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
     refuse_unless(arch == Arch::SM_90, || {
         format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
     })?;
-    refuse_unless(element(p.dtype).is_some() && p.kv_dtype == p.dtype, || {
+    refuse_unless(element(p.dtype).is_some() && cached(p).is_some(), || {
         format!(
-            "a cache in the format of queries, bf16 or f16, not kv_dtype = {} with dtype = {}; \
-             {other}",
+            "a cache in the format of queries, bf16 or f16, or in fp8_e4m3 with dtype = bf16, \
+             not kv_dtype = {} with dtype = {}; use one of those",
             p.kv_dtype, p.dtype
         )
     })?;
@@ -111,7 +119,7 @@ fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
     let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
     let is_boxes = page.is_multiple_of(tile)
         || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
-    refuse_unless(is_boxes, || {
+    refuse_unless(converts(p) || is_boxes, || {
         format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
     })?;
     refuse_counts(&p.kv())
@@ -121,8 +129,10 @@ fn defines(problem: &Problem, _: Arch) -> Defines {
     let p = of(problem);
     Defines::new()
         .with(element(p.dtype).unwrap_or("ELEMENT_BF16"), 1)
+        .with(cached(p).unwrap_or("CACHED_16"), 1)
         .with("THREADS", THREADS)
         .with("TILE_TOKENS", TILE_TOKENS)
+        .with("TILES_AHEAD", TILES_AHEAD)
         .with("SHARED_BYTES", SHARED_BYTES)
         .with("Q_HEADS", p.q_heads)
         .with("NEW_TOKENS", p.new_tokens)
@@ -155,8 +165,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         imbalance: list.imbalance(),
         ..Plan::of(Launch {
             shared_bytes: SHARED_BYTES,
-            // A tile is awaited while one is used; blocks that divide rows read the same.
-            bytes_in_flight: u64::from(TILE_BYTES / row_tiles),
+            bytes_in_flight: bytes_in_flight(&p) / u64::from(row_tiles),
             ..Launch::new(
                 "attention_mla_wgmma",
                 list.blocks * row_tiles,
@@ -167,8 +176,18 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     }
 }
 
+/// Bytes that a block awaits: a tile while one is used, or those that L2 is asked for.
+/// Blocks that divide rows await the same.
+fn bytes_in_flight(p: &MlaDecode) -> u64 {
+    let tiles = if converts(p) { TILES_AHEAD } else { PLACES - 1 };
+    u64::from(tiles * TILE_TOKENS) * p.record_bytes()
+}
+
 /// Bytes behind the ends of requests that the smallest boxes take along.
 fn bytes_behind(p: &MlaDecode) -> u64 {
+    if converts(p) {
+        return 0;
+    }
     let behind = |request| {
         let length = p.length(request);
         let end = length.next_multiple_of(LEAST_BOX.into());
@@ -180,8 +199,8 @@ fn bytes_behind(p: &MlaDecode) -> u64 {
     p.record_bytes() * (0..p.batch).map(behind).sum::<u64>()
 }
 
-/// The cache in boxes of a tile's tokens or a page's, the same in the smallest boxes,
-/// and the queries.
+/// The queries; and, unless its records are converted, the cache in boxes of a tile's
+/// tokens or a page's, and the same in the smallest boxes.
 fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
     let row_bytes = KEY_DIM * p.dtype.bytes();
     let map = |tensor, [rows, groups]: [u64; 2], tile_rows| TensorMap {
@@ -199,37 +218,35 @@ fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
         }
     };
     let cache = [rows_of_group, p.allocated() / rows_of_group];
-    vec![
-        map(0, cache, tile_rows),
-        map(0, cache, LEAST_BOX),
-        map(q, [rows(p), p.batch], ROWS),
-    ]
+    let mut maps = vec![map(q, [rows(p), p.batch], ROWS)];
+    if !converts(p) {
+        maps.extend([map(0, cache, tile_rows), map(0, cache, LEAST_BOX)]);
+    }
+    maps
 }
 
 fn params(p: MlaDecode) -> Params {
     let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
     Params::of(move |bound| {
-        let (o, page_table) = match *bound.tensors {
-            [_, _, o] => (o, 0),
-            [_, page_table, _, o] => (o, page_table),
+        let (kv, o, page_table) = match *bound.tensors {
+            [kv, _, o] => (kv, o, 0),
+            [kv, page_table, _, o] => (kv, o, page_table),
             _ => unreachable!("the tensors of MLA decode"),
         };
-        let [boxes, least, q] = bound.tensor_maps else {
-            unreachable!("the plan has three tensor maps")
-        };
+        let map = |n: usize| bound.tensor_maps.get(n).map_or([0; 128], |map| map.0);
         MlaWgmmaParams {
-            boxes: boxes.0,
-            least: least.0,
-            q: q.0,
+            q: map(0),
+            boxes: map(1),
+            least: map(2),
+            kv,
             o,
             page_table,
             work: bound.scratch[0],
             partial_outputs: bound.scratch[1],
             partial_softmaxes: bound.scratch[2],
             tickets: bound.scratch[3],
-            request_pages: request_rows(&p.kv()),
+            request_rows: request_rows(&p.kv()),
             scale,
-            unused: 0,
         }
     })
 }
@@ -257,6 +274,9 @@ mod tests {
         let launch = &plan.launches[0];
         assert_eq!((launch.grid, launch.block), ([128, 1, 1], [384, 1, 1]));
         assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
+        let records = "batch=8,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3";
+        let plan = super::plan(&problem(records), &h100());
+        assert_eq!((plan.tensor_maps.len(), plan.launches[0].bytes_in_flight), (1, 83_968));
     }
 
     #[test]
@@ -288,9 +308,9 @@ mod tests {
         assert_eq!(
             shapes("contiguous"),
             [
+                (1, rows.clone(), vec![64, 64, 1]),
                 (0, contiguous.clone(), vec![64, 64, 1]),
                 (0, contiguous, vec![64, 8, 1]),
-                (1, rows.clone(), vec![64, 64, 1])
             ]
         );
         for (layout, extents, box_tokens) in [
@@ -299,9 +319,9 @@ mod tests {
             ("paged128", vec![576, 128, 3], 64),
         ] {
             let expected = [
+                (2, rows.clone(), vec![64, 64, 1]),
                 (0, extents.clone(), vec![64, box_tokens, 1]),
                 (0, extents, vec![64, 8, 1]),
-                (2, rows.clone(), vec![64, 64, 1]),
             ];
             assert_eq!(shapes(layout), expected);
         }
@@ -328,7 +348,7 @@ mod tests {
     fn refusals_say_what_is_taken() {
         for (rest, says) in [
             ("q_heads=64,dtype=f32", "bf16 or f16"),
-            ("q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3", "use `attention_mla`"),
+            ("q_heads=64,dtype=f16,kv_dtype=fp8_e4m3", "with dtype = bf16"),
             ("q_heads=64,dtype=bf16,latent_dim=256", "latent_dim = 512"),
             ("q_heads=16,new_tokens=2,dtype=bf16", "not 32"),
             ("q_heads=64,new_tokens=17,dtype=bf16", "up to 16"),
@@ -342,6 +362,10 @@ mod tests {
         }
         let usual = problem("batch=1,context=64,q_heads=128,dtype=bf16,layout=paged64");
         assert_eq!(supports(&usual, Arch::SM_90), Ok(()));
+        // Records are found one by one.
+        let odd =
+            "batch=1,context=64,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged3";
+        assert_eq!(supports(&problem(odd), Arch::SM_90), Ok(()));
         for arch in [Arch::SM_80, Arch::SM_120] {
             assert!(supports(&usual, arch).unwrap_err().0.contains("sm_90a, which"));
         }
@@ -363,8 +387,8 @@ mod tests {
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..]);
         // Seven pages; log2(e) / sqrt(192) is 0.104.
-        let scale = f32::from_bits((words[6] >> 32) as u32);
+        let scale = f32::from_bits((words[7] >> 32) as u32);
         assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
-        assert_eq!((&words[..6], words[6] as u32), (&[4, 2, 5, 6, 7, 8][..], 7));
+        assert_eq!((&words[..7], words[7] as u32), (&[1, 4, 2, 5, 6, 7, 8][..], 7));
     }
 }

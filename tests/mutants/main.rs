@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Kernels that take minutes are left to that, and to `RIDGEPOINT_MUTANTS=slow`, which
-//! judges them like the others.
+//! judges them like the others. The name of a kernel judges that one alone.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -43,6 +43,9 @@ const SAMPLE: usize = 3;
 
 /// Copies of an unrolled loop that get the same bug, unless it is one of order.
 const COPIES: usize = 2;
+
+/// Copies that get the same bug of order, in slow specimens: some that are far apart.
+const SLOW_COPIES: usize = 4;
 
 /// Inputs of all points.
 const SEED: u64 = 1;
@@ -210,15 +213,20 @@ fn kind(reason: &str) -> String {
     }
 }
 
-/// Marks the mutants that the standing test plants: all of order, of the other
-/// judged operators some that are far apart.
-fn mark(mutants: &mut [Mutant]) {
-    let mut sites: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+/// Marks the mutants that are judged: all of order, or in slow specimens some copies of
+/// each that are far apart; of the other judged operators some that are far apart.
+fn mark(mutants: &mut [Mutant], is_slow: bool) {
+    let mut sites: BTreeMap<Vec<String>, Vec<usize>> = BTreeMap::new();
     for (number, mutant) in mutants.iter().enumerate() {
-        sites.entry(mutant.operator.name).or_default().push(number);
+        let site = match mutant.operator.class {
+            Class::Order => mutant.kind().to_vec(),
+            _ => vec![mutant.operator.name.to_owned()],
+        };
+        sites.entry(site).or_default().push(number);
     }
     for numbers in sites.into_values() {
         let stride = match mutants[numbers[0]].operator.class {
+            Class::Order if is_slow => numbers.len().div_ceil(SLOW_COPIES),
             Class::Order => 1,
             Class::Wider => continue,
             _ => numbers.len().div_ceil(SAMPLE),
@@ -236,17 +244,21 @@ fn planted_bugs_are_caught() {
     }
     let which = std::env::var("RIDGEPOINT_MUTANTS").unwrap_or_default();
     let all = which == "all";
-    let slow = if all || which == "slow" { SLOW } else { &[] };
+    let one = Kernel::named(&which).map(|kernel| kernel.name);
+    let known = ["", "all", "slow"].contains(&&*which) || one.is_some();
+    assert!(known, "RIDGEPOINT_MUTANTS={which}: neither all, slow nor a kernel");
+    let slow = if all || which == "slow" || one.is_some() { SLOW } else { &[] };
     let survivors = Survivors::load();
     let specimens: Vec<Specimen> = SPECIMENS
         .par_iter()
         .chain(slow)
+        .filter(|(kernel, _)| one.is_none_or(|one| one == *kernel))
         .map(|(kernel, points)| Specimen::new(kernel, points))
         .collect();
     let mut planted = Vec::new();
     for (number, specimen) in specimens.iter().enumerate() {
         let mut mutants = specimen.mutants(number);
-        mark(&mut mutants);
+        mark(&mut mutants, is_slow(specimen.kernel));
         planted.extend(mutants.into_iter().filter(|mutant| all || mutant.strict));
     }
     let fates = fates(&specimens, &planted);
@@ -265,8 +277,13 @@ fn planted_bugs_are_caught() {
     }
     let strict: Vec<Outcome> =
         outcomes.into_iter().filter(|(_, mutant, _)| mutant.strict).collect();
-    let complaints = complaints(&strict, &survivors);
+    let complaints = complaints(&strict, &survivors, one);
     assert!(complaints.is_empty(), "{complaints}");
+}
+
+/// Whether planted bugs of a kernel take minutes.
+fn is_slow(kernel: &Kernel) -> bool {
+    SLOW.iter().any(|(name, _)| *name == kernel.name)
 }
 
 /// Runs the originals, which must be right, and then the mutants.
@@ -303,7 +320,7 @@ fn fates(specimens: &[Specimen], planted: &[Mutant]) -> Vec<Fate> {
 }
 
 /// What is not as it should be.
-fn complaints(outcomes: &[Outcome], survivors: &Survivors) -> String {
+fn complaints(outcomes: &[Outcome], survivors: &Survivors, one: Option<&str>) -> String {
     let mut text = String::new();
     let mut used: BTreeMap<usize, usize> = BTreeMap::new();
     let mut unlisted: BTreeMap<String, usize> = BTreeMap::new();
@@ -335,9 +352,8 @@ fn complaints(outcomes: &[Outcome], survivors: &Survivors) -> String {
             let _ = writeln!(text, "{count} are not caught of what is listed as {entry:?}");
         }
     }
-    for kernel in KERNELS {
-        let is_slow = SLOW.iter().any(|(name, _)| *name == kernel.name);
-        if !is_run(kernel.name) && !is_slow {
+    for kernel in KERNELS.iter().filter(|kernel| one.is_none_or(|one| one == kernel.name)) {
+        if !is_run(kernel.name) && !is_slow(kernel) {
             let _ = writeln!(text, "{} has no mutant; give it points", kernel.name);
         }
     }

@@ -153,19 +153,30 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
 /// The same of kernels whose unrolled products make hundreds of bugs that each take
 /// seconds: for when such a kernel changes.
 pub const SLOW: &[(&str, &[&str])] = &[
-    // Several tiles to a block; several pieces in a block. Then rows of two blocks.
+    // One piece for each of several blocks; several to a block; long ones. Then rows of
+    // two blocks; then records of 8 bits.
     (
         "attention_mla_wgmma",
         &[
-            "mla_decode:batch=1,context=700,q_heads=33,dtype=bf16,layout=paged16",
-            "mla_decode:batch=5,context=100,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
+            "mla_decode:batch=1,context=511,q_heads=33,dtype=bf16,layout=paged16",
+            "mla_decode:batch=14,context=130,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
+            "mla_decode:batch=4,context=575,q_heads=33,dtype=bf16,layout=paged16",
         ],
     ),
     (
         "attention_mla_wgmma",
         &[
-            "mla_decode:batch=1,context=330,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
-            "mla_decode:batch=3,context=100,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
+            "mla_decode:batch=1,context=319,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+            "mla_decode:batch=8,context=130,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
+            "mla_decode:batch=2,context=575,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
+        ],
+    ),
+    (
+        "attention_mla_wgmma",
+        &[
+            "mla_decode:batch=1,context=511,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
+            "mla_decode:batch=14,context=130,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8,lengths=ragged",
+            "mla_decode:batch=4,context=575,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
         ],
     ),
 ];
