@@ -14,11 +14,10 @@
 //
 // Of a block, a warpgroup fetches and two compute. Tiles of 64 tokens come in panels
 // of 64 columns to two places of a ring: numbers of 16 bits as tensor copies, those of
-// 8 bits through registers, where they become f16 and are multiplied by their scales,
-// and through L2, which is asked for them tiles ahead: so that memory has as much to
-// do as if they were copied. Warpgroup 0 owns the first tile of a
-// piece, 1 the second, and so on; warpgroup w has columns 256 w on of the outputs of
-// all tiles. For a tile
+// 8 bits through registers, where they become f16 and are multiplied by their scales.
+// L2 is asked for the latter tiles ahead, so that memory has as much to do as if they
+// were copied. Warpgroup 0 owns the first tile of a piece, 1 the second, and so on;
+// warpgroup w has columns 256 w on of the outputs of all tiles. For a tile
 //
 //   its owner   scores = q k^T, panel by panel as they come; weights by softmax
 //               (online, in powers of two); weights over the tile's last panel, which
