@@ -1,0 +1,607 @@
+//! Synthetic campaigns, judged.
+
+use std::path::Path;
+
+use super::pairs::{Follows, Kind};
+use super::*;
+use crate::model::machine::DataSheet;
+use crate::point::Point;
+use crate::record::{Records, Row, Run};
+use crate::roofline::Bandwidth;
+
+const GB_S: f64 = 1e9;
+/// A machine with a ridge of 10 FLOPs per byte.
+const READ: f64 = 30.0 * GB_S;
+const FLOPS: f64 = 300.0 * GB_S;
+
+fn shape(rest: &str) -> DecodeAttention {
+    let text =
+        format!("decode_attention:batch=4,context=4096,head_dim=128,dtype=bf16,{rest}");
+    match text.parse() {
+        Ok(Problem::DecodeAttention(p)) => p,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn pairs_differ_in_heads_alone() {
+    let of = |rest: &str| Problem::DecodeAttention(shape(rest));
+    let kind = |a: &str, b: &str| Kind::of(&of(a), &of(b));
+    let plain = "q_heads=8,kv_heads=8";
+    assert_eq!(kind(plain, "q_heads=16,kv_heads=8"), Some(Kind::QueryHeads));
+    let half = "q_heads=16,kv_heads=4";
+    assert_eq!(kind(half, "q_heads=16,kv_heads=8"), Some(Kind::KvHeads));
+    for other in ["window=64", "new_tokens=2", "lengths=ragged", "kv_dtype=int8"] {
+        assert_eq!(kind(plain, &format!("q_heads=16,kv_heads=8,{other}")), None, "{other}");
+        let both =
+            kind(&format!("{plain},{other}"), &format!("q_heads=16,kv_heads=8,{other}"));
+        assert_eq!(both, Some(Kind::QueryHeads), "{other}");
+    }
+}
+
+#[test]
+fn drafts_and_windows_are_no_evidence_of_plain_decoding() {
+    assert!(shape("q_heads=8,kv_heads=8,lengths=ragged").is_plain());
+    assert!(!shape("q_heads=8,kv_heads=8,window=64").is_plain());
+    assert!(!shape("q_heads=8,kv_heads=8,new_tokens=2").is_plain());
+    let variant = shape("q_heads=8,kv_heads=8,new_tokens=2,window=64,lengths=ragged");
+    assert_eq!(variant.variant(), "2 new tokens, window 64, ragged");
+}
+
+fn row(problem: &str, time_s: f64, spread: f64) -> Row {
+    let problem: Problem = problem.parse().unwrap();
+    let point =
+        Point { problem, kernel: "k".into(), cache: crate::point::CacheState::Cold };
+    Row {
+        point_id: point.id(),
+        device_kind: "measured".into(),
+        op: problem.op().to_string(),
+        kernel: "k".into(),
+        cache_state: "cold".into(),
+        status: Some(Status::Ok),
+        problem: problem.to_string(),
+        reuse_distance_bytes: Some(1 << 30),
+        residency: "dram".into(),
+        time_s_median: Some(time_s),
+        time_s_ci_lo: Some(time_s * (1.0 - spread)),
+        time_s_ci_hi: Some(time_s * (1.0 + spread)),
+        ..Row::default()
+    }
+}
+
+fn ceilings() -> Vec<Row> {
+    let bytes = (1u64 << 30) as f64;
+    let flops = 2.0 * 1024f64.powi(3);
+    vec![
+        row("stream:access=read,bytes=1 GiB", bytes / READ, 0.0),
+        row("gemm:m=1024,n=1024,k=1024,dtype=bf16", flops / FLOPS, 0.0),
+    ]
+}
+
+fn decode(q_heads: u64, kv_heads: u64, share: f64, spread: f64) -> Row {
+    let text = format!(
+        "decode_attention:batch=8,context=8192,q_heads={q_heads},kv_heads={kv_heads},\
+         head_dim=128,dtype=bf16"
+    );
+    let work = text.parse::<Problem>().unwrap().work();
+    let time_s = work.bytes() as f64 / READ / share;
+    row(&text, time_s.max(work.flops() as f64 / FLOPS), spread)
+}
+
+fn judged(mut rows: Vec<Row>, mut run: Run) -> Verdict {
+    rows.extend(ceilings());
+    if run.get("planned_rows").is_none() {
+        run.set("planned_rows", rows.len());
+    }
+    let records = Records { runs: vec![run], rows };
+    judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
+}
+
+fn claim<'a>(verdict: &'a Verdict, id: &str) -> &'a Claim {
+    verdict.claims.iter().find(|c| c.id == id).unwrap()
+}
+
+fn findings(rows: Vec<Row>) -> (Finding, Finding) {
+    let verdict = judged(rows, Run::default());
+    assert!(verdict.is_valid(), "{:?}", verdict.faults);
+    (
+        claim(&verdict, "decode-memory-bound").finding,
+        claim(&verdict, "decode-follows-bytes").finding,
+    )
+}
+
+#[test]
+fn fast_steady_decode_is_memory_bound_and_follows_bytes() {
+    let rows = [(8, 8), (16, 8), (32, 8), (8, 4)].map(|(q, kv)| decode(q, kv, 0.9, 0.01));
+    assert_eq!(findings(rows.to_vec()), (Finding::Supported, Finding::Supported));
+}
+
+/// A draft past the ridge and a window with a fraction of the bytes, as fast as they
+/// can be, would else count against the claims.
+#[test]
+fn drafts_and_windows_change_no_claim() {
+    let mut rows =
+        [(8, 8), (16, 8), (32, 8), (8, 4)].map(|(q, kv)| decode(q, kv, 0.9, 0.01)).to_vec();
+    for (q_heads, variant) in [(64, "new_tokens=8"), (64, "window=64"), (32, "window=64")] {
+        let text = format!(
+            "decode_attention:batch=8,context=8192,q_heads={q_heads},kv_heads=8,\
+             head_dim=128,dtype=bf16,{variant}"
+        );
+        let work = text.parse::<Problem>().unwrap().work();
+        let memory_s = work.bytes() as f64 / READ / 0.9;
+        rows.push(row(&text, memory_s.max(work.flops() as f64 / FLOPS / 0.9), 0.01));
+    }
+    assert_eq!(findings(rows), (Finding::Supported, Finding::Supported));
+}
+
+#[test]
+fn decode_past_the_ridge_is_not_memory_bound_and_follows_flops() {
+    // Groups of 16 and 32: 16 and 32 FLOPs per byte against a ridge of 10.
+    let rows = [(128, 8), (256, 8)].map(|(q, kv)| decode(q, kv, 0.9, 0.01));
+    assert_eq!(findings(rows.to_vec()), (Finding::Contradicted, Finding::Contradicted));
+}
+
+#[test]
+fn some_of_both_is_partly() {
+    let rows =
+        [(8, 8), (16, 8), (128, 8), (256, 8)].map(|(q, kv)| decode(q, kv, 0.9, 0.01));
+    let (bound, follows) = findings(rows.to_vec());
+    assert_eq!((bound, follows), (Finding::Partly, Finding::Partly));
+}
+
+#[test]
+fn wide_intervals_decide_nothing() {
+    let rows = [(8, 8), (16, 8)].map(|(q, kv)| decode(q, kv, 0.75, 0.3));
+    assert_eq!(findings(rows.to_vec()), (Finding::Undecided, Finding::Undecided));
+}
+
+#[test]
+fn drift_of_the_sentinel_widens_intervals() {
+    let mut rows = [(8, 8), (16, 8)].map(|(q, kv)| decode(q, kv, 0.8, 0.001)).to_vec();
+    assert_eq!(findings(rows.clone()).0, Finding::Supported);
+    for (repeat, time_s) in [(0, 2.147 / 30.0), (1, 1.5 * 2.147 / 30.0)] {
+        let sentinel = row("stream:access=read,bytes=2 GiB", time_s, 0.0);
+        rows.push(Row { repeat, ..sentinel });
+    }
+    let verdict = judged(rows, Run::default());
+    assert_eq!(claim(&verdict, "decode-memory-bound").finding, Finding::Undecided);
+    assert!(verdict.warnings.iter().any(|w| w.contains("drifted over 40%")));
+}
+
+#[test]
+fn kernels_that_reach_no_roof_are_no_evidence() {
+    let slow = decode(32, 8, 0.3, 0.01);
+    let rows = vec![decode(8, 8, 0.9, 0.01), decode(16, 8, 0.9, 0.01), slow.clone()];
+    assert_eq!(findings(rows), (Finding::Supported, Finding::Supported));
+    assert_eq!(findings(vec![slow]), (Finding::NotTested, Finding::NotTested));
+}
+
+#[test]
+fn what_a_cache_gives_is_no_ceiling() {
+    let mut rows = vec![decode(8, 8, 0.9, 0.01)];
+    rows.extend(ceilings());
+    rows[1].residency = "L3".into();
+    let records = Records { runs: vec![], rows };
+    let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+    assert!(campaign.ceilings.is_none());
+    assert!(judge(&campaign).sections.iter().all(|s| !s.heading.starts_with("Machine")));
+}
+
+#[test]
+fn time_between_bytes_and_flops_follows_neither() {
+    let e = |value: f64| {
+        let [value, lo, hi] = [value, value - 0.01, value + 0.01].map(f64::exp2);
+        Estimate { value, lo, hi }
+    };
+    let of = |bytes, flops, value| Follows::of(e(value), bytes, flops).name();
+    for (value, equal_bytes, equal_flops) in [
+        (0.0, "bytes", "FLOPs"),
+        (0.25, "undecided", "undecided"),
+        (0.5, "neither", "neither"),
+        (1.0, "FLOPs", "bytes"),
+    ] {
+        assert_eq!(of(1.0, 2.0, value), equal_bytes);
+        assert_eq!(of(2.0, 1.0, value), equal_flops);
+    }
+}
+
+#[test]
+fn a_few_unclear_points_do_not_hide_many_that_disagree() {
+    assert_eq!(Finding::of(0, 9, 1), Finding::Contradicted);
+    assert_eq!(Finding::of(0, 1, 9), Finding::Undecided);
+    assert_eq!(Finding::of(9, 0, 1), Finding::Partly);
+}
+
+#[test]
+fn times_that_are_none_are_refused() {
+    for time in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let mut row = decode(8, 8, 0.9, 0.01);
+        row.time_s_median = Some(time);
+        let records = Records { runs: vec![], rows: vec![row] };
+        assert!(Campaign::from_records(Path::new("x"), records, None).is_err(), "{time}");
+    }
+    let twice = vec![decode(8, 8, 0.9, 0.01), decode(8, 8, 0.9, 0.01)];
+    let records = Records { runs: vec![], rows: twice };
+    assert!(Campaign::from_records(Path::new("x"), records, None).is_err());
+}
+
+#[test]
+fn points_in_a_cache_do_not_count() {
+    let mut in_cache = decode(8, 8, 0.9, 0.01);
+    in_cache.residency = "L3".into();
+    assert_eq!(findings(vec![in_cache]), (Finding::NotTested, Finding::NotTested));
+}
+
+#[test]
+fn slow_kernels_are_told_from_slow_memory_and_from_launches() {
+    let bound_of = |launch_overhead_s: f64| {
+        let mut run = Run::default();
+        run.set("launch_overhead_s", launch_overhead_s);
+        let verdict = judged(vec![decode(8, 8, 0.3, 0.01)], run);
+        let section = verdict.sections.iter().find(|s| s.heading == "Decode attention");
+        section.unwrap().rows[0].last().unwrap().clone()
+    };
+    assert_eq!(bound_of(1e-6), Bound::Kernel.name());
+    assert_eq!(bound_of(0.1), Bound::Latency.name());
+}
+
+#[test]
+fn ridge_is_compute_over_read() {
+    let verdict = judged(vec![], Run::default());
+    let machine =
+        verdict.sections.iter().find(|s| s.heading.starts_with("Machine")).unwrap();
+    let ridge = machine.rows.iter().find(|row| row[0] == "bf16 ridge").unwrap();
+    assert_eq!(ridge[1], "10.0 [10.0, 10.0] FLOP/B");
+}
+
+#[test]
+fn lines_through_read_streams_are_told_with_what_they_rest_on() {
+    let streams = |kernel: &str, fixed_s: f64, count: u32| -> Vec<Row> {
+        let make = |e: u32| {
+            let problem = format!("stream:access=read,bytes={} MiB", 256 << e);
+            let bytes = (256u64 << e << 20) as f64;
+            let row = row(&problem, fixed_s + bytes / READ, 0.001);
+            Row { kernel: kernel.into(), point_id: format!("{kernel} {e}"), ..row }
+        };
+        (0..count).map(make).collect()
+    };
+    let mut rows = streams("stream", 1e-3, 5);
+    rows.extend(streams("stream_bulk", 2e-3, 3));
+    let records = Records { runs: vec![clocked()], rows };
+    let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+    let verdict = judge(&campaign);
+    let section =
+        verdict.sections.iter().find(|s| s.heading.starts_with("Time against")).unwrap();
+    let row = |at: usize| section.rows[at].join("|");
+    assert_eq!(
+        row(0),
+        "stream|stream|read|5|1000.0 [1000.0, 1000.0] us|30.0 [30.0, 30.0] GB/s|97%|0.0%"
+    );
+    assert_eq!(row(1), "stream|stream_bulk|read|3|a line needs 4 points|-|-|-");
+    // The ceiling is the best of both kernels at the largest working set.
+    let limit = &verdict.limits[0];
+    assert_eq!((limit.id.as_str(), limit.from.as_str()), ("dram_read_bandwidth", "stream"));
+    assert!(judged(vec![], Run::default()).sections.len() > 2);
+}
+
+/// What a driver reports of a device whose clocks allow 31 GB/s and 320
+/// GFLOP/s in bf16, a little more than the ceilings of these tests.
+fn clocked() -> Run {
+    let mut run = Run::default();
+    for (name, value) in [
+        ("device", "NVIDIA Test"),
+        ("compute_capability", "8.0"),
+        ("sm_count", "1"),
+        ("sm_clock_max_hz", "156250000"),
+        ("memory_clock_max_hz", "1937500000"),
+        ("memory_bus_bits", "64"),
+    ] {
+        run.set(name, value);
+    }
+    run
+}
+
+fn machine_section(verdict: &Verdict) -> &Section {
+    verdict.sections.iter().find(|s| s.heading.starts_with("Machine")).unwrap()
+}
+
+#[test]
+fn limits_stand_beside_what_clocks_and_data_sheet_promise() {
+    let unknown = judged(vec![], Run::default());
+    let columns = ["limit", "value (95% interval)", "from"];
+    assert_eq!(machine_section(&unknown).columns, columns);
+    assert!(machine_section(&unknown).paragraphs.is_empty());
+
+    let mut run = clocked();
+    run.set("planned_rows", 2);
+    let records = Records { runs: vec![run], rows: ceilings() };
+    let sheet = DataSheet {
+        machine: "test".into(),
+        source: "https://example.org".into(),
+        peaks: Peaks { bandwidth: Bandwidth::flat(40e9), compute: vec![] },
+    };
+    let campaign = Campaign::from_records(Path::new("x"), records, Some(sheet)).unwrap();
+    let verdict = judge(&campaign);
+    assert!(verdict.is_valid(), "{:?}", verdict.faults);
+    let section = machine_section(&verdict);
+    assert_eq!(section.columns[2..4], ["of derived", "of data sheet"]);
+    let cells = |row: usize| section.rows[row][2..4].to_vec();
+    assert_eq!(cells(0), ["97% of 31.0 GB/s", "75% of 40.0 GB/s"]);
+    assert_eq!(cells(1), ["94% of 320.0 GFLOP/s", "-"]);
+    assert_eq!(cells(2), ["97% of 10.3 FLOP/B", "-"]);
+    assert!(section.paragraphs[1].contains("test, https://example.org"));
+    assert!(section.rows.iter().all(|row| row.len() == section.columns.len()));
+}
+
+/// Faults of a campaign whose row `index` is faster by `factor`.
+fn faster(mut run: Run, index: usize, factor: f64, residency: &str) -> Vec<String> {
+    let mut rows = ceilings();
+    rows.push(decode(8, 8, 0.9, 0.0));
+    let row = &mut rows[index];
+    for time in [&mut row.time_s_median, &mut row.time_s_ci_lo, &mut row.time_s_ci_hi] {
+        *time = time.map(|t| t / factor);
+    }
+    row.residency = residency.into();
+    run.set("planned_rows", rows.len());
+    let records = Records { runs: vec![run], rows };
+    judge(&Campaign::from_records(Path::new("x"), records, None).unwrap()).faults
+}
+
+#[test]
+fn bytes_faster_than_the_memory_are_a_fault() {
+    // 30 GB/s of the 31 that the clock allows.
+    assert_eq!(faster(clocked(), 0, 1.0, "dram"), [""; 0]);
+    assert_eq!(faster(clocked(), 0, 1.05, "dram"), [""; 0], "within 2%");
+    let faults = faster(clocked(), 0, 1.07, "dram");
+    assert!(
+        faults.len() == 1 && faults[0].contains("read ceiling of 32.1 GB/s"),
+        "{faults:?}"
+    );
+    assert!(faults[0].contains("104% of the 31.0 GB/s"), "{faults:?}");
+    assert_eq!(faster(Run::default(), 0, 1.07, "dram"), [""; 0], "nothing is derived");
+
+    // 27 GB/s by a kernel that is no ceiling.
+    let faults = faster(clocked(), 2, 1.2, "dram");
+    assert!(faults.len() == 1 && faults[0].contains("moved 32.4 GB/s"), "{faults:?}");
+    assert_eq!(faster(clocked(), 2, 1.2, "L2"), [""; 0], "a cache may be faster");
+}
+
+#[test]
+fn what_a_cache_can_keep_of_a_rotation_is_granted() {
+    let with_cache = |bytes: u64| {
+        let mut run = clocked();
+        run.set("l2_bytes", bytes);
+        faster(run, 2, 1.2, "dram")
+    };
+    // 3% of the rotation of 1 GiB leaves 31.4 of 32.4 GB/s, within 2%.
+    assert_eq!(with_cache((1 << 30) * 3 / 100), [""; 0]);
+    assert_eq!(with_cache((1 << 30) / 100).len(), 1);
+}
+
+#[test]
+fn flops_faster_than_the_multiprocessors_are_a_fault() {
+    assert_eq!(faster(clocked(), 1, 1.08, "dram"), [""; 0], "within 2%");
+    let faults = faster(clocked(), 1, 1.1, "L2");
+    assert!(
+        faults.len() == 1 && faults[0].contains("103% of the 0.32 TFLOP/s"),
+        "{faults:?}"
+    );
+    let mut board = Run::default();
+    for (name, value) in clocked().fields() {
+        let is_name = name == "device";
+        board.set(name, if is_name { "NVIDIA RTX Test" } else { value.as_str() });
+    }
+    assert_eq!(faster(board, 1, 1.1, "L2"), [""; 0], "boards boost");
+}
+
+#[test]
+fn a_refused_data_sheet_is_said() {
+    let records = Records { runs: vec![Run::default()], rows: ceilings() };
+    let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+    let refused = Some("the name says h100-sxm".to_owned());
+    let verdict = judge(&Campaign { spec_refused: refused, ..campaign });
+    assert!(verdict.warnings.iter().any(|w| w.contains("says h100-sxm")));
+}
+
+#[test]
+fn what_spoils_a_run_is_a_fault() {
+    let spoiled = |change: &dyn Fn(&mut Row)| {
+        let mut row = decode(8, 8, 0.9, 0.01);
+        change(&mut row);
+        judged(vec![row], Run::default()).faults.join(" ")
+    };
+    assert_eq!(spoiled(&|_| ()), "");
+    assert_eq!(spoiled(&|r| r.status = Some(Status::Noisy)), "");
+    assert_eq!(spoiled(&|r| r.status = Some(Status::Skipped)), "");
+    assert!(spoiled(&|r| r.status = Some(Status::Wrong)).contains("wrong output"));
+    assert!(spoiled(&|r| r.status = Some(Status::Failed)).contains("failed"));
+    let halve = |x: &mut Option<f64>| *x = x.map(|t| t / 2.0);
+    let too_fast = spoiled(&|r| {
+        halve(&mut r.time_s_median);
+        halve(&mut r.time_s_ci_lo);
+        halve(&mut r.time_s_ci_hi);
+    });
+    assert!(too_fast.contains("impossible"), "{too_fast}");
+    let mut run = Run::default();
+    run.set("planned_rows", 7);
+    let short = judged(vec![], run).faults.join(" ");
+    assert!(short.contains("2 of 7 planned rows"), "{short}");
+}
+
+#[test]
+fn nothing_measured_is_no_panic_and_not_tested() {
+    let records = Records { runs: vec![], rows: vec![] };
+    let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+    let verdict = judge(&campaign);
+    assert!(verdict.claims.iter().all(|c| c.finding == Finding::NotTested));
+    assert!(verdict.warnings.iter().any(|w| w.contains("no read stream")));
+    assert!(!verdict.is_valid(), "nothing says that nothing was planned");
+}
+
+/// A row that takes so many times what it takes at the roof of these tests' machine.
+fn at_roof(text: &str, slower: f64, spread: f64) -> Row {
+    let work = text.parse::<Problem>().unwrap().work();
+    let roof_s = (work.bytes() as f64 / READ).max(work.flops() as f64 / FLOPS);
+    row(text, roof_s * slower, spread)
+}
+
+fn found(rows: Vec<Row>, id: &str) -> (Finding, String) {
+    let verdict = judged(rows, Run::default());
+    let claim = claim(&verdict, id);
+    (claim.finding, claim.evidence.clone())
+}
+
+fn gemm(m: u64, w_dtype: &str) -> String {
+    format!("gemm:m={m},n=8192,k=8192,dtype=bf16,w_dtype={w_dtype}")
+}
+
+fn experts(tokens: u64, rest: &str) -> String {
+    format!("moe_gemm:tokens={tokens},experts=8,top_k=2,n=4096,k=4096,dtype=bf16,{rest}")
+}
+
+fn latents(q_heads: u64, rest: &str) -> String {
+    format!("mla_decode:batch=32,context=16384,q_heads={q_heads},dtype=bf16{rest}")
+}
+
+#[test]
+fn linear_layers_follow_weights_and_past_the_ridge_rows() {
+    let id = "linear-follows-weights";
+    let rows = |ms: &[u64]| -> Vec<Row> {
+        ms.iter().map(|&m| at_roof(&gemm(m, "bf16"), 1.1, 0.01)).collect()
+    };
+    let (finding, evidence) = found(rows(&[1, 2, 4, 32, 64]), id);
+    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert!(evidence.starts_with("3 of 3 pairs"), "{evidence}");
+    assert!(
+        evidence.contains("2 of double rows below the ridge, time x 1.00"),
+        "{evidence}"
+    );
+    assert!(
+        evidence.contains("1 of double rows past the ridge, time x 2.00"),
+        "{evidence}"
+    );
+    assert!(
+        evidence.contains(
+            "8192 x 8192 in bf16, weights in bf16: compute bound from 32 rows on"
+        ),
+        "{evidence}"
+    );
+    let (finding, evidence) = found(rows(&[8, 16]), id);
+    assert_eq!(finding, Finding::NotTested, "{evidence}");
+    assert!(evidence.contains("1 more are no evidence: they lie across"), "{evidence}");
+}
+
+#[test]
+fn rows_that_cost_time_below_the_ridge_contradict() {
+    let rows = vec![
+        at_roof(&gemm(1, "bf16"), 1.0 / 1.2, 0.001),
+        at_roof(&gemm(2, "bf16"), 1.0 / 0.705, 0.001),
+    ];
+    assert_eq!(found(rows, "linear-follows-weights").0, Finding::Contradicted);
+}
+
+#[test]
+fn slow_and_unlike_linear_layers_are_no_evidence() {
+    let id = "linear-follows-weights";
+    let slow = [1, 2].map(|m| at_roof(&gemm(m, "bf16"), 2.0, 0.01)).to_vec();
+    let (finding, evidence) = found(slow, id);
+    assert_eq!(finding, Finding::NotTested);
+    assert!(
+        evidence.contains("1 more are no evidence: an end reaches no roof"),
+        "{evidence}"
+    );
+    let mut hot = at_roof(&gemm(2, "bf16"), 1.1, 0.01);
+    hot.cache_state = "hot".into();
+    let unlike = [
+        hot,
+        at_roof(&gemm(3, "bf16"), 1.1, 0.01),
+        at_roof(&gemm(2, "int8"), 1.1, 0.01),
+        at_roof("gemm:m=2,n=4096,k=8192,dtype=bf16", 1.1, 0.01),
+    ];
+    for other in unlike {
+        let verdict =
+            judged(vec![at_roof(&gemm(1, "bf16"), 1.1, 0.01), other], Run::default());
+        assert!(verdict.claims.iter().all(|claim| claim.id != id));
+    }
+}
+
+#[test]
+fn experts_follow_the_bytes_of_those_touched() {
+    let id = "experts-follow-bytes";
+    let of = |tokens: &[u64], routing: &str| -> Vec<Row> {
+        let text = |t| experts(t, &format!("routing={routing}"));
+        tokens.iter().map(|&t| at_roof(&text(t), 1.1, 0.01)).collect()
+    };
+    // All eight are touched from four tokens on.
+    let (finding, evidence) = found(of(&[4, 8, 16], "balanced"), id);
+    assert_eq!(finding, Finding::Supported, "{evidence}");
+    // Twice the experts for twice the tokens: bytes and FLOPs change alike.
+    let (finding, evidence) = found(of(&[1, 2], "balanced"), id);
+    assert_eq!(finding, Finding::NotTested, "{evidence}");
+    assert!(evidence.contains("bytes and FLOPs change alike"), "{evidence}");
+    // Sixteen FLOPs for each byte and more, of a ridge of ten.
+    assert_eq!(found(of(&[128, 256], "balanced"), id).0, Finding::Contradicted);
+    let mut mixed = of(&[4], "balanced");
+    mixed.extend(of(&[8], "zipf"));
+    assert!(judged(mixed, Run::default()).claims.iter().all(|claim| claim.id != id));
+}
+
+#[test]
+fn quantized_numbers_shrink_time_as_bytes() {
+    let id = "quantizing-shrinks-time";
+    let mut rows = Vec::new();
+    for format in ["bf16", "fp8_e4m3", "int8", "int4"] {
+        rows.push(at_roof(&gemm(1, format), 1.1, 0.01));
+        rows.push(at_roof(&gemm(256, format), 1.1, 0.01));
+    }
+    for format in ["bf16", "fp8_e4m3"] {
+        rows.push(at_roof(&latents(1, &format!(",kv_dtype={format}")), 1.1, 0.01));
+        let text = experts(4, &format!("routing=balanced,w_dtype={format}"));
+        rows.push(at_roof(&text, 1.1, 0.01));
+    }
+    let (finding, evidence) = found(rows, id);
+    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert!(evidence.starts_with("8 of 8 pairs"), "{evidence}");
+    assert!(
+        evidence.contains("1 of weights in int4 below the ridge, time x 0.26"),
+        "{evidence}"
+    );
+    assert!(
+        evidence.contains("1 of weights in int4 past the ridge, time x 1.00"),
+        "{evidence}"
+    );
+    let slower = vec![
+        at_roof(&gemm(1, "bf16"), 1.0 / 1.2, 0.001),
+        at_roof(&gemm(1, "int8"), 1.0 / 0.705, 0.001),
+    ];
+    assert_eq!(found(slower, id).0, Finding::Contradicted);
+}
+
+#[test]
+fn latent_attention_stays_below_the_ridge_and_grows_past_it() {
+    let id = "latents-at-the-ridge";
+    let rows =
+        [1, 2, 16, 32].map(|q_heads| at_roof(&latents(q_heads, ""), 1.1, 0.01)).to_vec();
+    let (finding, evidence) = found(rows, id);
+    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert!(evidence.starts_with("2 of 2 pairs"), "{evidence}");
+    assert!(
+        evidence
+            .contains("compute bound from 16 heads x new tokens on (ridge 10.0 FLOP/B)"),
+        "{evidence}"
+    );
+    let drafts = vec![
+        at_roof(&latents(1, ""), 1.1, 0.01),
+        at_roof(&latents(2, ",new_tokens=2"), 1.1, 0.01),
+    ];
+    assert!(judged(drafts, Run::default()).claims.iter().all(|claim| claim.id != id));
+}
+
+#[test]
+fn launches_that_cost_most_of_the_time_are_no_evidence() {
+    let mut run = Run::default();
+    run.set("launch_overhead_s", 1.0);
+    let rows = [1, 2].map(|m| at_roof(&gemm(m, "bf16"), 2.0, 0.01)).to_vec();
+    let verdict = judged(rows, run);
+    assert_eq!(claim(&verdict, "linear-follows-weights").finding, Finding::NotTested);
+}
