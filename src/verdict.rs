@@ -176,6 +176,7 @@ pub fn judge(campaign: &Campaign) -> Verdict {
         judge.regime_section(),
         judge.decode_section(),
         judge.pair_section(&pairs),
+        judge.knee_section(),
     ]);
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();

@@ -37,11 +37,11 @@ pub(super) enum Kind {
     QueryHeads,
     /// Decode attention: the same query heads, twice the key and value heads.
     KvHeads,
-    /// A linear layer of twice the rows.
+    /// A linear layer of more rows.
     Rows,
-    /// Latent attention of twice the heads.
+    /// Latent attention of more heads.
     LatentHeads,
-    /// A layer of experts with twice the tokens.
+    /// A layer of experts with more tokens.
     Tokens,
     /// Weights in so many bits less.
     Weights(DType),
@@ -56,7 +56,7 @@ impl Kind {
             (Problem::DecodeAttention(a), Problem::DecodeAttention(b)) => of_decode(a, b),
             (Problem::MlaDecode(a), Problem::MlaDecode(b)) => of_latents(a, b),
             (Problem::Gemm(a), Problem::Gemm(b)) => {
-                if (Gemm { m: 2 * a.m, ..*a }) == *b {
+                if a.m < b.m && (Gemm { m: b.m, ..*a }) == *b {
                     return Some(Kind::Rows);
                 }
                 let alike = Gemm { w_dtype: b.w_dtype, ..*a } == *b;
@@ -64,7 +64,7 @@ impl Kind {
                     .then_some(Kind::Weights(b.w_dtype))
             }
             (Problem::MoeGemm(a), Problem::MoeGemm(b)) => {
-                if (MoeGemm { tokens: 2 * a.tokens, ..*a }) == *b {
+                if a.tokens < b.tokens && (MoeGemm { tokens: b.tokens, ..*a }) == *b {
                     return Some(Kind::Tokens);
                 }
                 let alike = MoeGemm { w_dtype: b.w_dtype, ..*a } == *b;
@@ -79,12 +79,18 @@ impl Kind {
         match self {
             Kind::QueryHeads => "equal bytes, double FLOPs".into(),
             Kind::KvHeads => "equal FLOPs, double bytes".into(),
-            Kind::Rows => "double rows".into(),
-            Kind::LatentHeads => "double heads".into(),
-            Kind::Tokens => "double tokens".into(),
+            Kind::Rows => "more rows".into(),
+            Kind::LatentHeads => "more heads".into(),
+            Kind::Tokens => "more tokens".into(),
             Kind::Weights(dtype) => format!("weights in {dtype}"),
             Kind::Cache(dtype) => format!("cache in {dtype}"),
         }
+    }
+
+    /// Whether it is a step along an axis that suites choose the width of: only the
+    /// next point along it makes a pair.
+    const fn is_step(self) -> bool {
+        matches!(self, Kind::Rows | Kind::LatentHeads | Kind::Tokens)
     }
 
     /// Whether the claim is that time follows bytes whatever binds. The others are of
@@ -116,7 +122,7 @@ fn of_decode(a: &DecodeAttention, b: &DecodeAttention) -> Option<Kind> {
 }
 
 fn of_latents(a: &MlaDecode, b: &MlaDecode) -> Option<Kind> {
-    if (MlaDecode { q_heads: 2 * a.q_heads, ..*a }) == *b {
+    if a.q_heads < b.q_heads && (MlaDecode { q_heads: b.q_heads, ..*a }) == *b {
         return Some(Kind::LatentHeads);
     }
     let alike = MlaDecode { kv_dtype: b.kv_dtype, ..*a } == *b;
@@ -236,7 +242,21 @@ impl<'a> Judge<'a> {
             self.campaign.points.iter().filter(|p| p.row.residency == "dram").collect();
         let mut pairs = Vec::new();
         for low in &points {
-            pairs.extend(points.iter().filter_map(|high| self.pair(low, high)));
+            let of_low: Vec<_> =
+                points.iter().filter_map(|high| self.pair(low, high)).collect();
+            let next = |kind: Kind| {
+                let alike = of_low.iter().filter(|pair| pair.kind == kind);
+                alike.map(|pair| pair.flops).fold(f64::INFINITY, f64::min)
+            };
+            let is_next =
+                |pair: &Pair<'_>| !pair.kind.is_step() || pair.flops <= next(pair.kind);
+            let kept: Vec<bool> = of_low.iter().map(is_next).collect();
+            pairs.extend(
+                of_low
+                    .into_iter()
+                    .zip(kept)
+                    .filter_map(|(pair, kept)| kept.then_some(pair)),
+            );
         }
         pairs.sort_by_key(|pair| pair.kind);
         pairs
@@ -282,7 +302,7 @@ impl<'a> Judge<'a> {
         let unclear = judged.iter().filter(|p| p.follows == Follows::Undecided).count();
         let mut parts = summaries(&judged);
         parts.extend(left_out(asked));
-        parts.extend(self.knees(|knee| (question.asks)(knee.kind)));
+        parts.extend(self.knees_in_short(question.asks));
         let evidence = format!(
             "{agree} of {} pairs follow what they should: {}",
             judged.len(),
@@ -329,34 +349,72 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// From how many rows on computing binds, in words, for each shape and format of
-    /// linear layers and each format of latent attention that are asked of.
-    fn knees(&self, asks: impl Fn(&Knee) -> bool) -> Vec<String> {
-        let mut groups: BTreeMap<String, (Knee, Vec<(u64, Bound)>)> = BTreeMap::new();
+    /// From how many rows on computing binds, for each shape and format of linear layers
+    /// and each format of latent attention.
+    fn knees(&self) -> Vec<Knee> {
+        let mut groups: BTreeMap<String, (Axis, Vec<(u64, Bound)>)> = BTreeMap::new();
         for point in self.campaign.points.iter().filter(|p| p.row.residency == "dram") {
-            let Some(knee) = Knee::of(point).filter(&asks) else { continue };
-            let Some(bound) = self.bound(point) else { continue };
-            let rows = knee.rows;
-            let name = knee.name.clone();
-            groups.entry(name).or_insert_with(|| (knee, Vec::new())).1.push((rows, bound));
-        }
-        let sentence = |(name, (knee, bounds)): (String, (Knee, Vec<(u64, Bound)>))| {
-            let text = match compute_bound_from(&bounds) {
-                Some(rows) => format!("{name}: compute bound from {rows} {} on", knee.unit),
-                None => format!("{name}: compute bound at no number of {}", knee.unit),
+            let (Some(axis), Some(bound)) = (Axis::of(point), self.bound(point)) else {
+                continue;
             };
-            let ridge = self.campaign.ceilings.as_ref().and_then(|c| c.ridge(knee.dtype));
-            match ridge {
-                Some(ridge) => format!("{text} (ridge {:.1} FLOP/B)", ridge.value),
-                None => text,
-            }
+            let rows = axis.rows;
+            let name = axis.name.clone();
+            groups.entry(name).or_insert_with(|| (axis, Vec::new())).1.push((rows, bound));
+        }
+        let knee = |(axis, bounds): (Axis, Vec<(u64, Bound)>)| {
+            let ceilings = self.campaign.ceilings.as_ref();
+            let ridge = ceilings.and_then(|c| c.ridge(axis.dtype)).map(|ridge| ridge.value);
+            Knee { rows: compute_bound_from(&bounds), ridge, axis }
         };
-        groups.into_iter().map(sentence).collect()
+        groups.into_values().map(knee).collect()
+    }
+
+    pub(super) fn knee_section(&self) -> Section {
+        let rows = self.knees().into_iter().map(|knee| {
+            let from = knee.rows.map_or("none that was measured".into(), |rows| {
+                format!("{rows} {} on", knee.axis.unit)
+            });
+            let ridge = knee.ridge.map_or(String::new(), |ridge| format!("{ridge:.1}"));
+            vec![knee.axis.name, from, ridge]
+        });
+        Section {
+            heading: "From where on does computing bind?".into(),
+            columns: vec!["points", "compute bound from", "ridge (FLOP/B)"],
+            rows: rows.collect(),
+            paragraphs: Vec::new(),
+        }
+    }
+
+    /// The same in a few words, of what is asked.
+    fn knees_in_short(&self, asks: impl Fn(Kind) -> bool) -> Option<String> {
+        let mut knees = self.knees();
+        knees.retain(|knee| asks(knee.axis.kind));
+        let rows: Vec<u64> = knees.iter().filter_map(|knee| knee.rows).collect();
+        let unit = knees.first()?.axis.unit;
+        let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max()) else {
+            return Some(format!("compute bound at no number of {unit}"));
+        };
+        let range =
+            if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        let kinds = match knees.len() {
+            1 => String::new(),
+            all => format!(", by shape and format ({} of {all})", rows.len()),
+        };
+        Some(format!("compute bound from {range} {unit} on{kinds}"))
     }
 }
 
-/// A point along whose rows computing begins to bind.
+/// From where on points along an axis are compute bound.
 struct Knee {
+    axis: Axis,
+    /// None where no point is.
+    rows: Option<u64>,
+    /// FLOPs per byte.
+    ridge: Option<f64>,
+}
+
+/// A point along whose rows computing begins to bind.
+struct Axis {
     kind: Kind,
     name: String,
     unit: &'static str,
@@ -364,19 +422,22 @@ struct Knee {
     dtype: DType,
 }
 
-impl Knee {
-    fn of(point: &Measured) -> Option<Knee> {
+impl Axis {
+    fn of(point: &Measured) -> Option<Axis> {
         match point.problem {
-            Problem::Gemm(p) => Some(Knee {
+            Problem::Gemm(p) => Some(Axis {
                 kind: Kind::Rows,
-                name: format!("{} x {} in {}, weights in {}", p.n, p.k, p.dtype, p.w_dtype),
+                name: format!(
+                    "gemm {} x {} in {}, weights in {}",
+                    p.n, p.k, p.dtype, p.w_dtype
+                ),
                 unit: "rows",
                 rows: p.m,
                 dtype: p.dtype,
             }),
-            Problem::MlaDecode(p) => Some(Knee {
+            Problem::MlaDecode(p) => Some(Axis {
                 kind: Kind::LatentHeads,
-                name: format!("{}, cache in {}", p.dtype, p.kv_dtype),
+                name: format!("mla_decode in {}, cache in {}", p.dtype, p.kv_dtype),
                 unit: "heads x new tokens",
                 rows: p.q_heads * p.new_tokens,
                 dtype: p.dtype,

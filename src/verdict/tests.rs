@@ -472,20 +472,23 @@ fn linear_layers_follow_weights_and_past_the_ridge_rows() {
     let (finding, evidence) = found(rows(&[1, 2, 4, 32, 64]), id);
     assert_eq!(finding, Finding::Supported, "{evidence}");
     assert!(evidence.starts_with("3 of 3 pairs"), "{evidence}");
-    assert!(
-        evidence.contains("2 of double rows below the ridge, time x 1.00"),
-        "{evidence}"
-    );
-    assert!(
-        evidence.contains("1 of double rows past the ridge, time x 2.00"),
-        "{evidence}"
-    );
+    assert!(evidence.contains("2 of more rows below the ridge, time x 1.00"), "{evidence}");
+    assert!(evidence.contains("1 of more rows past the ridge, time x 2.00"), "{evidence}");
     assert!(
         evidence.contains(
-            "8192 x 8192 in bf16, weights in bf16: compute bound from 32 rows on"
+            "compute bound from 32 to 1024 rows on, by shape and format (2 of 2)"
         ),
         "{evidence}"
     );
+    let verdict = judged(rows(&[1, 2, 4, 32, 64]), Run::default());
+    let section = verdict.sections.iter().find(|s| s.heading.starts_with("From where"));
+    let knee = section.and_then(|section| section.rows.last()).unwrap();
+    let name = "gemm 8192 x 8192 in bf16, weights in bf16";
+    assert_eq!(*knee, [name, "32 rows on", "10.0"]);
+    // A pair is a point and the next, however far.
+    let (_, evidence) = found(rows(&[1, 4, 2, 32, 256]), id);
+    assert!(evidence.starts_with("3 of 3 pairs"), "{evidence}");
+    assert!(evidence.contains("past the ridge, time x 8.00"), "{evidence}");
     let (finding, evidence) = found(rows(&[8, 16]), id);
     assert_eq!(finding, Finding::NotTested, "{evidence}");
     assert!(evidence.contains("1 more are no evidence: they lie across"), "{evidence}");
@@ -514,7 +517,6 @@ fn slow_and_unlike_linear_layers_are_no_evidence() {
     hot.cache_state = "hot".into();
     let unlike = [
         hot,
-        at_roof(&gemm(3, "bf16"), 1.1, 0.01),
         at_roof(&gemm(2, "int8"), 1.1, 0.01),
         at_roof("gemm:m=2,n=4096,k=8192,dtype=bf16", 1.1, 0.01),
     ];
@@ -585,11 +587,7 @@ fn latent_attention_stays_below_the_ridge_and_grows_past_it() {
     let (finding, evidence) = found(rows, id);
     assert_eq!(finding, Finding::Supported, "{evidence}");
     assert!(evidence.starts_with("2 of 2 pairs"), "{evidence}");
-    assert!(
-        evidence
-            .contains("compute bound from 16 heads x new tokens on (ridge 10.0 FLOP/B)"),
-        "{evidence}"
-    );
+    assert!(evidence.contains("compute bound from 16 heads x new tokens on"), "{evidence}");
     let drafts = vec![
         at_roof(&latents(1, ""), 1.1, 0.01),
         at_roof(&latents(2, ",new_tokens=2"), 1.1, 0.01),
