@@ -81,8 +81,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS = PANEL_COLUMNS / STEP;
 
 // Registers of a thread: as many for all as a thread has at first.
-constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 208 : 240;
-constexpr u32 FETCHING_REGISTERS = CONVERTS ? 88 : 24;
+constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : 240;
+constexpr u32 FETCHING_REGISTERS = CONVERTS ? 104 : 24;
 
 // Whether rows of one matrix may see different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;
@@ -706,14 +706,14 @@ struct Compute {
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
       state.sum[h] = sum_of_quad(state.sum[h]);
-      if (lane_index() % 4 == 0) shared.sums[group][lane_row(h)] = state.sum[h];
+      if (lane_index() % 4 == 0) shared.sums[group][held(lane_row(h))] = state.sum[h];
     }
     Computing{}();
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
       const u32 row = first_row + lane_row(h);
       if (row >= ALL_ROWS) continue;
-      const float sum = state.sum[h] + shared.sums[group ^ 1][lane_row(h)];
+      const float sum = state.sum[h] + shared.sums[group ^ 1][held(lane_row(h))];
       const u32 column = group * OWN_COLUMNS + lane_column(0);
       if (piece.splits == 1) {
         const float factor = factor_of(sum);
