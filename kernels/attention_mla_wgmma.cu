@@ -702,7 +702,8 @@ struct Compute {
 
   // Writes outputs, or partial ones where the sequence has further pieces.
   DEVICE void write(const Piece &piece, u32 first_row) {
-    // Either warpgroup has weighed some of the tiles.
+    // Either warpgroup has weighed some of the tiles. Places of sums are found here: the
+    // compiler would keep them over all tiles, for which there is no register.
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
       state.sum[h] = sum_of_quad(state.sum[h]);
