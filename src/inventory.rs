@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::kernel::occupancy::blocks_per_sm;
-use crate::kernel::{
-    Arch, Binary, Bound, CompileError, Compiler, Defines, EncodedTensorMap, KERNELS,
-    Kernel, Plan, Target, UTILITIES,
-};
-use crate::nvrtc::{Resources, Source};
+use crate::kernel::{Bound, EncodedTensorMap, KERNELS, Kernel, Plan, UTILITIES};
 use crate::problem::Problem;
 use crate::suite::{Ground, Suite};
+use crate::toolchain::nvrtc::{Resources, Source};
+use crate::toolchain::occupancy::blocks_per_sm;
+use crate::toolchain::{Arch, Binary, CompileError, Compiler, Defines, Target};
 
 /// A source in one configuration for one architecture.
 #[derive(Clone, Debug)]

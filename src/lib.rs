@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {problem, toolchain} <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -20,7 +20,6 @@ pub mod kernel;
 pub mod measure;
 pub mod model;
 mod multiversion;
-pub mod nvrtc;
 pub mod plot;
 pub mod point;
 pub mod problem;
@@ -31,6 +30,7 @@ pub mod section;
 pub mod selftest;
 pub mod statistics;
 pub mod suite;
+pub mod toolchain;
 pub mod transfer;
 pub mod verdict;
 pub mod weights;

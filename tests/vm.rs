@@ -7,13 +7,14 @@ mod common;
 use rayon::prelude::*;
 use ridgepoint::device::vm::VmDevice;
 use ridgepoint::device::{Device, Options};
-use ridgepoint::kernel::{Arch, KERNELS, Kernel};
+use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
-use ridgepoint::nvrtc::Nvrtc;
 use ridgepoint::point::Point;
 use ridgepoint::problem::{Op, Problem};
 use ridgepoint::record::Status;
 use ridgepoint::suite::Suite;
+use ridgepoint::toolchain::Arch;
+use ridgepoint::toolchain::nvrtc::Nvrtc;
 
 /// One of so many points of each kernel is executed.
 const STRIDE: usize = 9;

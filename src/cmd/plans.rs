@@ -8,14 +8,15 @@ use anyhow::{Context, Result};
 
 use super::{Format, table};
 use crate::inventory::{Inventory, Wanted};
-use crate::kernel::{Arch, Compiler, CompilerOptions, Kernel, Plan, Target};
+use crate::kernel::{Kernel, Plan};
 use crate::model::launch::{Expected, FIXED_S, LATENCY_S, REACHABLE, Traffic, expect};
 use crate::model::machine::{Machine, Machines};
-use crate::nvrtc::Resources;
 use crate::point::Point;
 use crate::problem::{Op, Problem};
 use crate::section::Section;
 use crate::suite::{Ground, Suite};
+use crate::toolchain::nvrtc::Resources;
+use crate::toolchain::{Arch, Compiler, CompilerOptions, Target};
 
 /// Show how kernels that memory binds are launched for every point of suites: what they
 /// take of an SM, bytes in flight, and the time that follows from these. Needs no GPU.

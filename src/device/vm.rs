@@ -15,12 +15,10 @@ use super::{
     Refusal, Timing,
 };
 use crate::data::Key;
-use crate::kernel::{
-    Arch, Bound, Compiler, CompilerOptions, Content, Defines, EncodedTensorMap, Kernel,
-    Plan, Target, TensorMap,
-};
+use crate::kernel::{Bound, Content, EncodedTensorMap, Kernel, Plan, TensorMap};
 use crate::problem::{Problem, Role};
 use crate::reference;
+use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
 
 /// Multiprocessors that plans are made for: enough that work is split over
 /// blocks, few enough that small problems fill them.

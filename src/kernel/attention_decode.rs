@@ -2,13 +2,14 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::Kernel;
+use super::formats::element;
 use super::kv_read::{is_token_first, page_size, request_rows};
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
-use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
-    refuse_unless,
-};
 use crate::problem::{DType, DecodeAttention, Op, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_decode",
@@ -390,7 +391,7 @@ mod tests {
         let shape = "batch=2,context=100,q_heads=8,kv_heads=2,head_dim=64,dtype=f16";
         let problem = problem(&format!("{shape},layout=paged16"));
         let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
             seed: 0,
             slot: 0,
             tensors: &[1, 2, 3, 4, 5],

@@ -2,13 +2,14 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::Kernel;
+use super::formats::element;
 use super::kv_read::{page_size, request_rows};
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
-use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
-    refuse_unless,
-};
 use crate::problem::{DType, MlaDecode, Op, Problem, SCORE_WIDTH};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_mla",
@@ -331,7 +332,7 @@ mod tests {
     fn params_lie_as_the_kernel_declares() {
         let problem = problem("batch=2,context=100,q_heads=8,dtype=f16,layout=paged16");
         let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
             seed: 0,
             slot: 0,
             tensors: &[1, 2, 3, 4],

@@ -3,13 +3,14 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::attention_mla::cached;
+use super::contract::Kernel;
+use super::formats::element;
 use super::kv_read::{page_size, request_rows};
+use super::plan::{Launch, Params, Plan, Scratch, TensorMap};
+use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
-use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, TensorMap,
-    element, refuse_unless,
-};
 use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_mla_wgmma",

@@ -2,9 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
-use super::{element, refuse_unless};
+use super::contract::Kernel;
+use super::formats::element;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless};
 use crate::problem::{Op, PrefillAttention, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_prefill",

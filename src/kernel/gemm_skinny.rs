@@ -3,12 +3,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::Kernel;
+use super::formats::element;
+use super::plan::{Bound, Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless};
 use super::split::{Piece, WorkList};
-use super::{
-    Arch, Bound, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
-    refuse_unless,
-};
 use crate::problem::{DType, Gemm, Op, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 use crate::weights;
 
 pub(super) const KERNEL: Kernel = Kernel {

@@ -2,8 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target, refuse_unless};
+use super::contract::Kernel;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless};
 use crate::problem::{DType, KvAppend, Layout, Lengths, Op, PageOrder, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "kv_append",
@@ -200,7 +203,7 @@ mod tests {
         // 30 rows of 8 threads.
         assert_eq!(plan.launches[0].grid, [2, 1, 1]);
         assert_eq!(plan.extra_bytes, Some(0));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
             seed: 0,
             slot: 0,
             tensors: &[1, 2, 3, 4, 5, 6],

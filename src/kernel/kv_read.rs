@@ -2,9 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::Kernel;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::Refusal;
 use super::split::{WorkList, refuse_counts};
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
 use crate::problem::{KvRead, Layout, Op, PageOrder, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "kv_read",
@@ -233,7 +236,7 @@ mod tests {
         let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [96, 1, 1]);
         assert_eq!(plan.extra_bytes, Some(96 * 32 + 2 * 4 * (96 + 6)));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
+        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
             seed: 0,
             slot: 0,
             tensors: &[1, 2, 3, 4],

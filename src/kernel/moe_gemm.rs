@@ -2,11 +2,14 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::Kernel;
 use super::gemm_skinny::{
     Division, MAX_TOKENS, Matrices, Ring, refuse_activations, refuse_matrices,
 };
-use super::{Arch, Defines, Kernel, Params, Plan, Refusal, Scratch, Target};
+use super::plan::{Params, Plan, Scratch};
+use super::refusal::Refusal;
 use crate::problem::{Inputs, MoeGemm, Op, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "moe_gemm",

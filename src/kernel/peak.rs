@@ -2,9 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
+use super::contract::Kernel;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::Refusal;
 use crate::problem::{DType, Op, Peak, Problem, Unit};
 use crate::reference::fma_step;
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "peak",

@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Refusal, Scratch};
+use super::plan::Scratch;
+use super::refusal::Refusal;
 use crate::problem::{KvRead, Layout};
 
 /// What starting on a piece costs a block of attention, in tiles: reading queries,

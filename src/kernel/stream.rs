@@ -2,9 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
+use super::contract::Kernel;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::Refusal;
 use crate::problem::{Access, Op, Problem, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "stream",

@@ -2,10 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use super::{refuse_unless, stream};
+use super::contract::Kernel;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless};
+use super::stream;
 use crate::problem::{Access, Op, Problem};
 use crate::reference::write_pattern;
+use crate::toolchain::{Arch, Defines, Target};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "stream_bulk",

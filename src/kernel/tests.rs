@@ -1,4 +1,6 @@
 use super::*;
+use crate::problem::Problem;
+use crate::toolchain::{Arch, Target};
 
 #[test]
 fn names_are_file_names_and_unique() {

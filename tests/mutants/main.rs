@@ -29,11 +29,12 @@ use ptx::Statement;
 use rayon::prelude::*;
 use ridgepoint::device::vm::{Counts, VmDevice};
 use ridgepoint::device::{Device, Options};
-use ridgepoint::kernel::{Arch, KERNELS, Kernel, Target};
+use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
-use ridgepoint::nvrtc::Nvrtc;
 use ridgepoint::point::{CacheState, Point};
 use ridgepoint::record::Status;
+use ridgepoint::toolchain::nvrtc::Nvrtc;
+use ridgepoint::toolchain::{Arch, Target};
 use specimens::{SLOW, SPECIMENS};
 use survivors::Survivors;
 

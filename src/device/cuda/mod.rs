@@ -20,9 +20,9 @@ use super::{
     Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
     Refusal, slug,
 };
-use crate::kernel::compile::{Binary, Compiler, CompilerOptions};
-use crate::kernel::{Arch, DEVICE_SOURCE, Defines, Kernel, Target};
+use crate::kernel::{DEVICE_SOURCE, Kernel};
 use crate::problem::Problem;
+use crate::toolchain::{Arch, Binary, Compiler, CompilerOptions, Defines, Target};
 
 /// Share of the free memory that buffers may take: the driver needs some, and
 /// so do modules.
@@ -129,7 +129,7 @@ impl CudaDevice {
         };
         let binary = self
             .compiler
-            .binary(kernel, &defines, self.target.arch)
+            .compile(&kernel.file(), &defines, self.target.arch)
             .map_err(|e| broken("does not compile", e.to_string()))?;
         let functions = load(&self.context, &binary, entries)
             .map_err(|e| broken("does not load", e.to_string()))?;

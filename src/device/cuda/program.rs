@@ -6,7 +6,8 @@ use ptxvm::conformance::Program;
 use super::CudaDevice;
 use super::driver::{self, Buffer, DriverError, Shape};
 use crate::device::{LaunchError, PrepareError, Refusal};
-use crate::kernel::{Arch, EncodedTensorMap};
+use crate::kernel::EncodedTensorMap;
+use crate::toolchain::Arch;
 
 /// Runs a program and returns its output.
 ///
