@@ -2,6 +2,7 @@
 //! machine, before there is a GPU. And what must hold of each one compiled.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -83,6 +84,14 @@ impl Nominal {
         };
         Nominal { target: Target::new(arch, sms), cache_bytes: cache_mib << 20 }
     }
+
+    fn ground<'a>(
+        &self,
+        kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
+    ) -> Ground<'a> {
+        let units = u64::from(self.target.sms);
+        Ground { cache_bytes: self.cache_bytes, units, kernel }
+    }
 }
 
 impl Inventory {
@@ -99,11 +108,7 @@ impl Inventory {
             let kernel = |problem: &Problem| {
                 Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
             };
-            let ground = Ground {
-                cache_bytes: nominal.cache_bytes,
-                units: u64::from(nominal.target.sms),
-                kernel: &kernel,
-            };
+            let ground = nominal.ground(&kernel);
             for source in UTILITIES {
                 inventory.wanted.push(Wanted {
                     source: *source,
@@ -171,12 +176,11 @@ impl Inventory {
         let wanted = &mut self.wanted[at];
         wanted.points += 1;
         let plan = (kernel.plan)(problem, target);
-        let bound = Stand::of(problem, &plan);
-        for launch in &plan.launches {
+        for (launch, params) in plan.launches.iter().zip(stand_in_params(problem, &plan)) {
             let shape = wanted.launches.entry(launch.entry).or_default();
             shape.threads = shape.threads.max(launch.block.iter().product());
             shape.dynamic_bytes = shape.dynamic_bytes.max(launch.shared_bytes);
-            shape.param_bytes = launch.params.bytes(&bound.bound()).len();
+            shape.param_bytes = params.len();
         }
     }
 
@@ -189,31 +193,24 @@ impl Inventory {
     }
 }
 
-/// Addresses to stand in for a GPU's.
-struct Stand {
-    tensors: Vec<u64>,
-    scratch: Vec<u64>,
-    tensor_maps: Vec<EncodedTensorMap>,
+/// The parameters of a plan's launches for addresses that stand in for a GPU's.
+fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<Vec<u8>> {
+    let tensors = problem.tensors();
+    let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(addresses()));
+    let scratch: Vec<u64> =
+        addresses().skip(tensors.len()).take(plan.scratch.len()).collect();
+    let encode = |map: &ptxvm::TensorMap| {
+        let mut bytes = [0; 128];
+        bytes[..8].copy_from_slice(&map.address.to_le_bytes());
+        Ok::<_, Infallible>(EncodedTensorMap(bytes))
+    };
+    let Ok(params) = plan.params(bound, &scratch, encode);
+    params
 }
 
-impl Stand {
-    fn of(problem: &Problem, plan: &Plan) -> Self {
-        Stand {
-            tensors: vec![1 << 20; problem.tensors().len()],
-            scratch: vec![1 << 20; plan.scratch.len()],
-            tensor_maps: vec![EncodedTensorMap([0; 128]); plan.tensor_maps.len()],
-        }
-    }
-
-    fn bound(&self) -> Bound<'_> {
-        Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &self.tensors,
-            scratch: &self.scratch,
-            tensor_maps: &self.tensor_maps,
-        }
-    }
+/// As many addresses as wanted, all different.
+fn addresses() -> impl Iterator<Item = u64> {
+    (1..).map(|n| n << 40)
 }
 
 impl Wanted {
@@ -278,6 +275,8 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeSet, HashSet};
+
     use super::*;
 
     fn suite(points: &str) -> Suite {
@@ -322,6 +321,65 @@ mod tests {
         let streams = inventory.wanted.iter().filter(|w| w.source.name == "stream");
         let found: Vec<_> = streams.map(|w| (w.arch, w.points)).collect();
         assert_eq!(found, [(Arch::SM_80, 8), (Arch::SM_120, 8)]);
+    }
+
+    /// Addresses of tensors and scratch buffers are nowhere else in parameters, so each of
+    /// them is passed on if and only if its bytes are found: a name that a host half
+    /// spells wrong leaves one out, or panics.
+    #[test]
+    fn every_tensor_and_scratch_buffer_reaches_its_kernel() {
+        let suites: Vec<Suite> = Suite::built_in_names()
+            .into_iter()
+            .map(|name| Suite::load(name).unwrap())
+            .collect();
+        let mut bound = BTreeSet::new();
+        for arch in [Arch::SM_80, Arch::SM_90, Arch::SM_120] {
+            let nominal = Nominal::of(arch);
+            for problem in problems(&suites, &nominal) {
+                for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
+                    if (kernel.supports)(&problem, arch).is_ok() {
+                        bound.insert(kernel.name);
+                        check_binding(kernel, &problem, &nominal.target);
+                    }
+                }
+            }
+        }
+        assert_eq!(bound.len(), KERNELS.len(), "only {bound:?}");
+    }
+
+    /// The different problems of suites.
+    fn problems(suites: &[Suite], nominal: &Nominal) -> HashSet<Problem> {
+        let arch = nominal.target.arch;
+        let kernel = |problem: &Problem| {
+            Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
+        };
+        let ground = nominal.ground(&kernel);
+        let plans = suites.iter().map(|suite| suite.plan_for(&ground).unwrap());
+        plans.flat_map(|plan| plan.points).map(|point| point.problem).collect()
+    }
+
+    fn check_binding(kernel: &Kernel, problem: &Problem, target: &Target) {
+        let plan = (kernel.plan)(problem, target);
+        let tensors = problem.tensors();
+        let names = || tensors.iter().map(|tensor| tensor.name);
+        let scratch = || plan.scratch.iter().map(|scratch| scratch.name);
+        let maps = || plan.tensor_maps.iter().map(|map| map.name);
+        for names in [names().collect(), scratch().collect(), maps().collect::<Vec<_>>()] {
+            let different: BTreeSet<&str> = names.iter().copied().collect();
+            assert_eq!(different.len(), names.len(), "{} for {problem}", kernel.name);
+        }
+        let params = stand_in_params(problem, &plan).concat();
+        let words: HashSet<u64> = params
+            .chunks_exact(8)
+            .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+            .collect();
+        for (name, address) in names().chain(scratch()).zip(addresses()) {
+            assert!(
+                words.contains(&address),
+                "{} gets no {name} for {problem}",
+                kernel.name
+            );
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     Refusal, Timing,
 };
 use crate::data::Key;
-use crate::kernel::{Bound, Content, EncodedTensorMap, Kernel, Plan, TensorMap};
+use crate::kernel::{Bound, Content, EncodedTensorMap, Kernel, Plan};
 use crate::problem::{Problem, Role};
 use crate::reference;
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
@@ -276,20 +276,13 @@ impl Ready {
                 let length = bytes.end - bytes.start;
                 memory.forget(tensors[position] + bytes.start, length as usize);
             }
-            let encode = |map: &TensorMap| {
-                let encoded = map.over(tensors[map.tensor]).encode();
-                encoded.map(EncodedTensorMap).map_err(|why| LaunchError(why.to_string()))
+            let encode = |map: &ptxvm::TensorMap| {
+                let encoded = map.encode().map(EncodedTensorMap);
+                encoded.map_err(|why| LaunchError(why.to_string()))
             };
-            let tensor_maps: Vec<EncodedTensorMap> =
-                plan.tensor_maps.iter().map(encode).collect::<Result<_, _>>()?;
-            let bound = Bound {
-                seed,
-                slot,
-                tensors: &tensors,
-                scratch: &scratch,
-                tensor_maps: &tensor_maps,
-            };
-            params.push(plan.launches.iter().map(|l| l.params.bytes(&bound)).collect());
+            let names = problem.tensors().into_iter().map(|tensor| tensor.name);
+            let bound = Bound::new(seed, slot, names.zip(tensors));
+            params.push(plan.params(bound, &scratch, encode)?);
         }
         Ok(Ready {
             module,

@@ -5,9 +5,10 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::Kernel;
 use super::formats::element;
 use super::kv_read::{is_token_first, page_size, request_rows};
-use super::plan::{Launch, Params, Plan, Scratch};
+use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
+use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use crate::problem::{DType, DecodeAttention, Op, Problem};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -48,10 +49,7 @@ struct DecodeParams {
     v_scales: u64,
     q: u64,
     o: u64,
-    work: u64,
-    partial_outputs: u64,
-    partial_softmaxes: u64,
-    tickets: u64,
+    buffers: SplitBuffers,
     kv_heads: u32,
     request_rows: u32,
     scale: f32,
@@ -218,70 +216,39 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         rings.tile_tokens(),
         (resident / row_tiles).max(1),
     );
-    let rows = p.group() * p.new_tokens;
-    let (output_bytes, softmax_bytes) = (rows * p.head_dim * 4, rows * 8);
-    let ticket_bytes = 4 * u64::from(row_tiles);
-    // Blocks that divide rows share what they read by way of L2.
-    let extra_bytes = (row_tiles == 1)
-        .then(|| list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes));
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(ticket_bytes),
-        ],
-        extra_bytes,
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
-            shared_bytes: rings.shared_bytes,
-            // Blocks that divide rows read the same.
-            bytes_in_flight: rings.bytes_in_flight() / u64::from(row_tiles),
-            ..Launch::new(
-                "attention_decode",
-                list.blocks * row_tiles,
-                rings.threads(),
-                params(p),
-            )
-        })
-    }
+    let division = DividedSequences {
+        list,
+        row_tiles,
+        rows: p.group() * p.new_tokens,
+        value_dim: p.head_dim,
+    };
+    let launch = Launch {
+        shared_bytes: rings.shared_bytes,
+        ..Launch::new("attention_decode", division.blocks(), rings.threads(), params(p))
+    };
+    division.plan(launch, rings.bytes_in_flight(), 0)
 }
 
 fn params(p: DecodeAttention) -> Params {
-    let scale = (std::f64::consts::LOG2_E / (p.head_dim as f64).sqrt()) as f32;
-    Params::of(move |bound| {
-        let [k, v, rest @ .., q, o] = bound.tensors else {
-            unreachable!("the tensors of decode attention")
-        };
-        let (page_table, scales) = match *rest {
-            [] => (0, [0, 0]),
-            [page_table] => (page_table, [0, 0]),
-            [k_scales, v_scales] => (0, [k_scales, v_scales]),
-            [page_table, k_scales, v_scales] => (page_table, [k_scales, v_scales]),
-            _ => unreachable!("the tensors of decode attention"),
-        };
-        DecodeParams {
-            k: *k,
-            v: *v,
-            page_table,
-            k_scales: scales[0],
-            v_scales: scales[1],
-            q: *q,
-            o: *o,
-            work: bound.scratch[0],
-            partial_outputs: bound.scratch[1],
-            partial_softmaxes: bound.scratch[2],
-            tickets: bound.scratch[3],
-            kv_heads: p.kv_heads as u32,
-            request_rows: request_rows(&p.kv()),
-            scale,
-            window: p.window.min(u64::from(u32::MAX)) as u32,
-        }
+    Params::of(move |bound| DecodeParams {
+        k: bound.tensor("k"),
+        v: bound.tensor("v"),
+        page_table: bound.tensor_or_null("page_table"),
+        k_scales: bound.tensor_or_null("k_scales"),
+        v_scales: bound.tensor_or_null("v_scales"),
+        q: bound.tensor("q"),
+        o: bound.tensor("o"),
+        buffers: SplitBuffers::new(bound),
+        kv_heads: p.kv_heads as u32,
+        request_rows: request_rows(&p.kv()),
+        scale: log2_scale(p.head_dim),
+        window: p.window.min(u64::from(u32::MAX)) as u32,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::split_kv::bound_in_order;
     use super::*;
 
     fn problem(text: &str) -> Problem {
@@ -391,13 +358,8 @@ mod tests {
         let shape = "batch=2,context=100,q_heads=8,kv_heads=2,head_dim=64,dtype=f16";
         let problem = problem(&format!("{shape},layout=paged16"));
         let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
-        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4, 5],
-            scratch: &[6, 7, 8, 9],
-            tensor_maps: &[],
-        });
+        let bound = bound_in_order(&["k", "v", "page_table", "q", "o"]);
+        let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         // Two key and value heads, seven pages, log2(e) / 8.
         let scale = u64::from((std::f32::consts::LOG2_E / 8.0).to_bits());

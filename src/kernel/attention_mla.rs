@@ -5,9 +5,10 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::Kernel;
 use super::formats::element;
 use super::kv_read::{page_size, request_rows};
-use super::plan::{Launch, Params, Plan, Scratch};
+use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
+use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use crate::problem::{DType, MlaDecode, Op, Problem, SCORE_WIDTH};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -48,10 +49,7 @@ struct MlaParams {
     page_table: u64,
     q: u64,
     o: u64,
-    work: u64,
-    partial_outputs: u64,
-    partial_softmaxes: u64,
-    tickets: u64,
+    buffers: SplitBuffers,
     request_rows: u32,
     scale: f32,
 }
@@ -178,55 +176,30 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         ring.tile_tokens,
         (target.sms / row_tiles).max(1),
     );
-    let rows = u64::from(rows(&p));
-    let (output_bytes, softmax_bytes) = (rows * LATENT_DIM * 4, rows * 8);
-    let ticket_bytes = 4 * u64::from(row_tiles);
-    // Blocks that divide rows share what they read by way of L2.
-    let extra_bytes = (row_tiles == 1)
-        .then(|| list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes));
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(ticket_bytes),
-        ],
-        extra_bytes,
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
-            shared_bytes: ring.shared_bytes,
-            // Blocks that divide rows read the same.
-            bytes_in_flight: ring.bytes_in_flight() / u64::from(row_tiles),
-            ..Launch::new("attention_mla", list.blocks * row_tiles, THREADS, params(p))
-        })
-    }
+    let division =
+        DividedSequences { list, row_tiles, rows: rows(&p).into(), value_dim: LATENT_DIM };
+    let launch = Launch {
+        shared_bytes: ring.shared_bytes,
+        ..Launch::new("attention_mla", division.blocks(), THREADS, params(p))
+    };
+    division.plan(launch, ring.bytes_in_flight(), 0)
 }
 
 fn params(p: MlaDecode) -> Params {
-    let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
-    Params::of(move |bound| {
-        let (kv, page_table, q, o) = match *bound.tensors {
-            [kv, q, o] => (kv, 0, q, o),
-            [kv, page_table, q, o] => (kv, page_table, q, o),
-            _ => unreachable!("the tensors of latent attention"),
-        };
-        MlaParams {
-            kv,
-            page_table,
-            q,
-            o,
-            work: bound.scratch[0],
-            partial_outputs: bound.scratch[1],
-            partial_softmaxes: bound.scratch[2],
-            tickets: bound.scratch[3],
-            request_rows: request_rows(&p.kv()),
-            scale,
-        }
+    Params::of(move |bound| MlaParams {
+        kv: bound.tensor("kv"),
+        page_table: bound.tensor_or_null("page_table"),
+        q: bound.tensor("q"),
+        o: bound.tensor("o"),
+        buffers: SplitBuffers::new(bound),
+        request_rows: request_rows(&p.kv()),
+        scale: log2_scale(SCORE_WIDTH),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::split_kv::bound_in_order;
     use super::*;
 
     fn problem(shape: &str) -> Problem {
@@ -332,17 +305,12 @@ mod tests {
     fn params_lie_as_the_kernel_declares() {
         let problem = problem("batch=2,context=100,q_heads=8,dtype=f16,layout=paged16");
         let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
-        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[6, 7, 8, 9],
-            tensor_maps: &[],
-        });
+        let bound = bound_in_order(&["kv", "page_table", "q", "o"]);
+        let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         // Seven pages, log2(e) / sqrt(192).
         let scale = (std::f64::consts::LOG2_E / 192f64.sqrt()) as f32;
         let last = u64::from(scale.to_bits()) << 32 | 7;
-        assert_eq!(words, [1, 2, 3, 4, 6, 7, 8, 9, last]);
+        assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 8, last]);
     }
 }

@@ -6,9 +6,11 @@ use super::attention_mla::cached;
 use super::contract::Kernel;
 use super::formats::element;
 use super::kv_read::{page_size, request_rows};
-use super::plan::{Launch, Params, Plan, Scratch, TensorMap};
+use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
+use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use super::tensor_map::TensorMap;
 use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -48,6 +50,12 @@ const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
 const SHARED_BYTES: u32 = (1 + PLACES) * TILE_BYTES;
 
+/// Names of the tensor maps: the queries, and the cache in boxes of a tile's tokens or a
+/// page's, and in the smallest boxes.
+const QUERIES: &str = "q";
+const BOXES: &str = "boxes";
+const LEAST_BOXES: &str = "least boxes";
+
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -58,10 +66,7 @@ struct MlaWgmmaParams {
     kv: u64,
     o: u64,
     page_table: u64,
-    work: u64,
-    partial_outputs: u64,
-    partial_softmaxes: u64,
-    tickets: u64,
+    buffers: SplitBuffers,
     request_rows: u32,
     scale: f32,
 }
@@ -148,32 +153,15 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     let row_tiles = row_tiles(&p);
     let blocks = (target.sms / row_tiles).max(1);
     let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
-    let (output_bytes, softmax_bytes) = (rows(&p) * VALUE_DIM * 4, rows(&p) * 8);
-    let ticket_bytes = 4 * u64::from(row_tiles);
-    // Blocks that divide rows share what they read by way of L2.
-    let extra_bytes = (row_tiles == 1).then(|| {
-        list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes) + bytes_behind(&p)
-    });
+    let division =
+        DividedSequences { list, row_tiles, rows: rows(&p), value_dim: VALUE_DIM };
+    let launch = Launch {
+        shared_bytes: SHARED_BYTES,
+        ..Launch::new("attention_mla_wgmma", division.blocks(), THREADS, params(p))
+    };
     Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(ticket_bytes),
-        ],
         tensor_maps: tensor_maps(&p),
-        extra_bytes,
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
-            shared_bytes: SHARED_BYTES,
-            bytes_in_flight: bytes_in_flight(&p) / u64::from(row_tiles),
-            ..Launch::new(
-                "attention_mla_wgmma",
-                list.blocks * row_tiles,
-                THREADS,
-                params(p),
-            )
-        })
+        ..division.plan(launch, bytes_in_flight(&p), bytes_behind(&p))
     }
 }
 
@@ -204,7 +192,8 @@ fn bytes_behind(p: &MlaDecode) -> u64 {
 /// tokens or a page's, and the same in the smallest boxes.
 fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
     let row_bytes = KEY_DIM * p.dtype.bytes();
-    let map = |tensor, [rows, groups]: [u64; 2], tile_rows| TensorMap {
+    let map = |name, tensor, [rows, groups]: [u64; 2], tile_rows| TensorMap {
+        name,
         tensor,
         element_bytes: p.dtype.bytes() as u32,
         extents: vec![KEY_DIM, rows, groups],
@@ -212,50 +201,40 @@ fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
         tile: vec![PANEL_COLUMNS, tile_rows, 1],
         swizzle_bytes: 128,
     };
-    let (rows_of_group, tile_rows, q) = match p.layout {
-        Layout::Contiguous => (p.context, TILE_TOKENS, 1),
+    let (rows_of_group, tile_rows) = match p.layout {
+        Layout::Contiguous => (p.context, TILE_TOKENS),
         Layout::Paged { page_size, .. } => {
-            (page_size, page_size.min(TILE_TOKENS.into()) as u32, 2)
+            (page_size, page_size.min(TILE_TOKENS.into()) as u32)
         }
     };
     let cache = [rows_of_group, p.allocated() / rows_of_group];
-    let mut maps = vec![map(q, [rows(p), p.batch], ROWS)];
+    let mut maps = vec![map(QUERIES, "q", [rows(p), p.batch], ROWS)];
     if !converts(p) {
-        maps.extend([map(0, cache, tile_rows), map(0, cache, LEAST_BOX)]);
+        maps.push(map(BOXES, "kv", cache, tile_rows));
+        maps.push(map(LEAST_BOXES, "kv", cache, LEAST_BOX));
     }
     maps
 }
 
 fn params(p: MlaDecode) -> Params {
-    let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
-    Params::of(move |bound| {
-        let (kv, o, page_table) = match *bound.tensors {
-            [kv, _, o] => (kv, o, 0),
-            [kv, page_table, _, o] => (kv, o, page_table),
-            _ => unreachable!("the tensors of MLA decode"),
-        };
-        let map = |n: usize| bound.tensor_maps.get(n).map_or([0; 128], |map| map.0);
-        MlaWgmmaParams {
-            q: map(0),
-            boxes: map(1),
-            least: map(2),
-            kv,
-            o,
-            page_table,
-            work: bound.scratch[0],
-            partial_outputs: bound.scratch[1],
-            partial_softmaxes: bound.scratch[2],
-            tickets: bound.scratch[3],
-            request_rows: request_rows(&p.kv()),
-            scale,
-        }
+    Params::of(move |bound| MlaWgmmaParams {
+        q: bound.tensor_map(QUERIES).0,
+        boxes: bound.tensor_map_or_unused(BOXES).0,
+        least: bound.tensor_map_or_unused(LEAST_BOXES).0,
+        kv: bound.tensor("kv"),
+        o: bound.tensor("o"),
+        page_table: bound.tensor_or_null("page_table"),
+        buffers: SplitBuffers::new(bound),
+        request_rows: request_rows(&p.kv()),
+        scale: log2_scale(SCORE_WIDTH),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::split_kv::bound_in_order;
     use super::*;
-    use crate::kernel::{Bound, EncodedTensorMap};
+    use crate::kernel::EncodedTensorMap;
 
     fn problem(rest: &str) -> Problem {
         format!("mla_decode:{rest}").parse().unwrap()
@@ -309,9 +288,9 @@ mod tests {
         assert_eq!(
             shapes("contiguous"),
             [
-                (1, rows.clone(), vec![64, 64, 1]),
-                (0, contiguous.clone(), vec![64, 64, 1]),
-                (0, contiguous, vec![64, 8, 1]),
+                ("q", rows.clone(), vec![64, 64, 1]),
+                ("kv", contiguous.clone(), vec![64, 64, 1]),
+                ("kv", contiguous, vec![64, 8, 1]),
             ]
         );
         for (layout, extents, box_tokens) in [
@@ -320,9 +299,9 @@ mod tests {
             ("paged128", vec![576, 128, 3], 64),
         ] {
             let expected = [
-                (2, rows.clone(), vec![64, 64, 1]),
-                (0, extents.clone(), vec![64, box_tokens, 1]),
-                (0, extents, vec![64, 8, 1]),
+                ("q", rows.clone(), vec![64, 64, 1]),
+                ("kv", extents.clone(), vec![64, box_tokens, 1]),
+                ("kv", extents, vec![64, 8, 1]),
             ];
             assert_eq!(shapes(layout), expected);
         }
@@ -376,14 +355,11 @@ mod tests {
     fn params_lie_as_the_kernel_declares() {
         let problem = problem("batch=2,context=100,q_heads=64,dtype=bf16,layout=paged16");
         let plan = plan(&problem, &h100());
-        let maps = [1, 2, 3].map(|byte| EncodedTensorMap([byte; 128]));
-        let bytes = plan.launches[0].params.bytes(&Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7, 8],
-            tensor_maps: &maps,
-        });
+        let mut bound = bound_in_order(&["kv", "page_table", "q", "o"]);
+        for (byte, name) in [(1, QUERIES), (2, BOXES), (3, LEAST_BOXES)] {
+            bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
+        }
+        let bytes = plan.launches[0].params.bytes(&bound);
         assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..]);

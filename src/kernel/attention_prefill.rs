@@ -170,10 +170,10 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     let p = attention(problem);
     let shape = best_shape(&p, target.arch);
     let params = Params::of(move |bound| PrefillParams {
-        k: bound.tensors[0],
-        v: bound.tensors[1],
-        q: bound.tensors[2],
-        o: bound.tensors[3],
+        k: bound.tensor("k"),
+        v: bound.tensor("v"),
+        q: bound.tensor("q"),
+        o: bound.tensor("o"),
         new_tokens: p.new_tokens as u32,
         context: p.context() as u32,
         reach: p.attended(0).end as u32,
@@ -250,13 +250,7 @@ mod tests {
     fn plan_of_a_chunk_behind_a_prefix() {
         let text = "batch=2,prefix=100,new_tokens=130,q_heads=6,kv_heads=2,head_dim=128,\
                     dtype=bf16";
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[256, 512, 768, 1024],
-            scratch: &[],
-            tensor_maps: &[],
-        };
+        let bound = Bound::new(1, 0, [("k", 256), ("v", 512), ("q", 768), ("o", 1024)]);
         let words_of = |problem: &Problem| {
             let plan = plan(problem, &Target::new(Arch::SM_90, 132));
             let launch = &plan.launches[0];

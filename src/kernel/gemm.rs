@@ -216,11 +216,11 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     let (splits, _) = tile.best_splits(&p, target.arch, target.sms.into());
     let blocks = tile.tiles(&p) * splits;
     let params = Params::of(move |bound| GemmParams {
-        a: bound.tensors[0],
-        b: bound.tensors[1],
-        c: bound.tensors[2],
-        partials: bound.scratch[0],
-        tickets: bound.scratch[1],
+        a: bound.tensor("a"),
+        b: bound.tensor("b"),
+        c: bound.tensor("c"),
+        partials: bound.scratch("partials"),
+        tickets: bound.scratch("tickets"),
         m: p.m as u32,
         n: p.n as u32,
         k: p.k as u32,
@@ -316,13 +316,8 @@ mod tests {
         // Two tiles of 16 x 128, one step.
         assert_eq!((launch.grid, launch.block), ([2, 1, 1], [128, 1, 1]));
         assert_eq!(plan.scratch.iter().map(Scratch::bytes).collect::<Vec<_>>(), [16, 8]);
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[256, 512, 768],
-            scratch: &[1024, 2048],
-            tensor_maps: &[],
-        };
+        let bound = Bound::new(1, 0, [("a", 256), ("b", 512), ("c", 768)])
+            .with_scratch([("partials", 1024), ("tickets", 2048)]);
         let bytes = launch.params.bytes(&bound);
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(words, [256, 0, 512, 0, 768, 0, 1024, 0, 2048, 0, 3, 200, 8, 1]);

@@ -3,9 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::bound::Bound;
 use super::contract::Kernel;
 use super::formats::element;
-use super::plan::{Bound, Launch, Params, Plan, Scratch};
+use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless};
 use super::split::{Piece, WorkList};
 use crate::problem::{DType, Gemm, Op, Problem};
@@ -36,6 +37,17 @@ const MAX_STAGES: u32 = 12;
 /// itself, and what the hardware reserves.
 const OTHER_SHARED_BYTES: u32 = 256 + 1024;
 
+/// What a problem calls the tensors of a product with weights.
+pub(super) struct MatrixNames {
+    pub x: &'static str,
+    pub weights: &'static str,
+    /// Not there where weights have no scales.
+    pub scales: &'static str,
+    pub y: &'static str,
+}
+
+const NAMES: MatrixNames = MatrixNames { x: "a", weights: "b", scales: "b_scales", y: "c" };
+
 /// `Matrices` of the kernels.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -52,19 +64,16 @@ pub(super) struct Matrices {
 }
 
 impl Matrices {
-    /// Where the tensors and the first three of the scratch buffers lie.
-    pub fn new(bound: &Bound, n: u64, k: u64) -> Self {
-        let [x, weights, rest @ .., y] = bound.tensors else {
-            unreachable!("the tensors of a product with weights")
-        };
+    /// Where the tensors of these names and the scratch buffers of a [`Division`] lie.
+    pub fn new(bound: &Bound, names: &MatrixNames, n: u64, k: u64) -> Self {
         Matrices {
-            weights: *weights,
-            scales: rest.first().copied().unwrap_or(0),
-            x: *x,
-            y: *y,
-            work: bound.scratch[0],
-            partials: bound.scratch[1],
-            tickets: bound.scratch[2],
+            weights: bound.tensor(names.weights),
+            scales: bound.tensor_or_null(names.scales),
+            x: bound.tensor(names.x),
+            y: bound.tensor(names.y),
+            work: bound.scratch("work list"),
+            partials: bound.scratch("partials"),
+            tickets: bound.scratch("tickets"),
             n: n as u32,
             k: k as u32,
         }
@@ -246,7 +255,7 @@ impl Division {
         Division { ring, list, sharers, partial_bytes }
     }
 
-    /// The first three scratch buffers.
+    /// The scratch buffers of a divided product.
     pub fn scratch(&self) -> Vec<Scratch> {
         let slot = self.ring.tile_rows() * u64::from(self.ring.tokens) * 4;
         let sharers = u64::from(self.sharers);
@@ -323,7 +332,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     let division =
         Division::new(ring, &[tokens], (p.n, p.k), p.w_dtype, row_tiles as u32, target);
     let params = Params::of(move |bound| SkinnyParams {
-        of: Matrices::new(bound, p.n, p.k),
+        of: Matrices::new(bound, &NAMES, p.n, p.k),
         m: p.m as u32,
         row_tiles: row_tiles as u32,
     });
@@ -453,20 +462,16 @@ mod tests {
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let plan = plan_on_h100("m=70,n=48,k=256,dtype=f16,w_dtype=int4");
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7],
-            tensor_maps: &[],
-        };
+        let scratch = [("work list", 5), ("partials", 6), ("tickets", 7)];
+        let tensors = [("a", 1), ("b", 2), ("b_scales", 3), ("c", 4)];
+        let bound = Bound::new(1, 0, tensors).with_scratch(scratch);
         let bytes = plan.launches[0].params.bytes(&bound);
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
         assert_eq!(addresses, [2, 3, 1, 4, 5, 6, 7]);
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[56..]);
         assert_eq!(words, [48, 256, 70, 2]);
         let unscaled = plan_on_h100("m=7,n=48,k=256,dtype=f16");
-        let bound = Bound { tensors: &[1, 2, 4], ..bound };
+        let bound = Bound::new(1, 0, [("a", 1), ("b", 2), ("c", 4)]).with_scratch(scratch);
         let bytes = unscaled.launches[0].params.bytes(&bound);
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..32]);
         assert_eq!(addresses, [2, 0, 1, 4]);

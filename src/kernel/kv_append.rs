@@ -142,9 +142,15 @@ fn defines(problem: &Problem, arch: Arch) -> Defines {
         .with("TOKEN_FIRST", u8::from(token_first))
 }
 
+/// Bytes of the cache: pages of keys, then pages of values.
+fn cache_bytes(p: &KvAppend) -> u64 {
+    let tokens = p.batch * p.pages() * p.page_size();
+    2 * p.kv_dtype.bytes_of(tokens * p.kv_heads * p.head_dim)
+}
+
 fn plan(problem: &Problem, _: &Target) -> Plan {
     let p = *of(problem);
-    let cache_bytes = problem.tensors().last().map_or(0, |cache| cache.bytes());
+    let cache_bytes = cache_bytes(&p);
     let threads = threads(&p) as u32;
     let least = p.lengths.least(p.context);
     let span = match p.lengths {
@@ -152,19 +158,13 @@ fn plan(problem: &Problem, _: &Target) -> Plan {
         Lengths::Ragged => p.context - least + 1,
     };
     let params = Params::of(move |bound| {
-        let (new, scales, cache) = match *bound.tensors {
-            [k, v, table, cache] => ([k, v, table], [0, 0], cache),
-            [k, v, table, k_scales, v_scales, cache] => {
-                ([k, v, table], [k_scales, v_scales], cache)
-            }
-            _ => unreachable!("the tensors of an append"),
-        };
+        let cache = bound.tensor("cache");
         AppendParams {
-            k_new: new[0],
-            v_new: new[1],
-            page_table: new[2],
-            k_inverse_scales: scales[0],
-            v_inverse_scales: scales[1],
+            k_new: bound.tensor("k_new"),
+            v_new: bound.tensor("v_new"),
+            page_table: bound.tensor("page_table"),
+            k_inverse_scales: bound.tensor_or_null("k_inverse_scales"),
+            v_inverse_scales: bound.tensor_or_null("v_inverse_scales"),
             k_cache: cache,
             v_cache: cache + cache_bytes / 2,
             least,
@@ -188,6 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::Bound;
 
     fn problem(rest: &str) -> Problem {
         format!("kv_append:batch=2,context=1000,kv_heads=3,head_dim=128,{rest}")
@@ -203,13 +204,11 @@ mod tests {
         // 30 rows of 8 threads.
         assert_eq!(plan.launches[0].grid, [2, 1, 1]);
         assert_eq!(plan.extra_bytes, Some(0));
-        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4, 5, 6],
-            scratch: &[],
-            tensor_maps: &[],
-        });
+        let tensors = problem.tensors();
+        let cache = tensors.last().unwrap();
+        assert_eq!((cache.name, cache.bytes()), ("cache", cache_bytes(of(&problem))));
+        let names = tensors.iter().map(|tensor| tensor.name);
+        let bytes = plan.launches[0].params.bytes(&Bound::new(0, 0, names.zip(1..)));
         let (addresses, counts) = bytes.split_at(9 * 8);
         // Pages of 16 x 3 x 128 bytes, two for each of two requests.
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(addresses);

@@ -164,23 +164,16 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     let resident = target.sms * BLOCKS_PER_SM;
     let list = WorkList::of(&groups, |length| 0..length, tile.tokens as u32, resident);
     let slot_bytes = 4 * tile.heads;
-    let params = Params::of(move |bound| {
-        let (k, v, page_table, checksums) = match *bound.tensors {
-            [k, v, page_table, checksums] => (k, v, page_table, checksums),
-            [k, v, checksums] => (k, v, 0, checksums),
-            _ => unreachable!("the tensors of a cache read"),
-        };
-        KvReadParams {
-            k,
-            v,
-            page_table,
-            checksums,
-            work: bound.scratch[0],
-            partials: bound.scratch[1],
-            tickets: bound.scratch[2],
-            kv_heads: p.kv_heads as u32,
-            request_rows: request_rows(&p),
-        }
+    let params = Params::of(move |bound| KvReadParams {
+        k: bound.tensor("k"),
+        v: bound.tensor("v"),
+        page_table: bound.tensor_or_null("page_table"),
+        checksums: bound.tensor("checksums"),
+        work: bound.scratch("work list"),
+        partials: bound.scratch("partials"),
+        tickets: bound.scratch("tickets"),
+        kv_heads: p.kv_heads as u32,
+        request_rows: request_rows(&p),
     });
     Plan {
         scratch: vec![
@@ -201,6 +194,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Bound;
 
     fn problem(rest: &str) -> Problem {
         format!("kv_read:batch=2,context=1000,kv_heads=3,{rest}").parse().unwrap()
@@ -236,13 +230,10 @@ mod tests {
         let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [96, 1, 1]);
         assert_eq!(plan.extra_bytes, Some(96 * 32 + 2 * 4 * (96 + 6)));
-        let bytes = plan.launches[0].params.bytes(&crate::kernel::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7],
-            tensor_maps: &[],
-        });
+        let tensors = ["k", "v", "page_table", "checksums"];
+        let bound = Bound::new(0, 0, tensors.into_iter().zip(1..))
+            .with_scratch(["work list", "partials", "tickets"].into_iter().zip(5..));
+        let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 63 << 32 | 3]);
     }

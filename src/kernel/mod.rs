@@ -6,13 +6,14 @@
 //! [`KERNELS`]. Within the module, imports run one way:
 //!
 //! ```text
-//! {refusal, formats, sources, plan} <- contract <- split <- host halves <- table
+//! tensor_map <- bound <- plan <- contract <- host halves <- table
 //! ```
 
 mod attention_decode;
 mod attention_mla;
 mod attention_mla_wgmma;
 mod attention_prefill;
+mod bound;
 mod contract;
 mod formats;
 mod gemm;
@@ -25,17 +26,19 @@ mod plan;
 mod refusal;
 mod sources;
 mod split;
+mod split_kv;
 mod stream;
 mod stream_bulk;
 mod table;
+mod tensor_map;
 
+pub use bound::Bound;
 pub use contract::Kernel;
-pub use plan::{
-    Bound, Content, EncodedTensorMap, Launch, Params, Plan, Scratch, TensorMap,
-};
+pub use plan::{Content, Launch, Params, Plan, Scratch};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};
 pub use table::KERNELS;
+pub use tensor_map::{EncodedTensorMap, TensorMap};
 
 #[cfg(test)]
 mod tests;

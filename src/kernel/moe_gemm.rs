@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::contract::Kernel;
 use super::gemm_skinny::{
-    Division, MAX_TOKENS, Matrices, Ring, refuse_activations, refuse_matrices,
+    Division, MAX_TOKENS, Matrices, MatrixNames, Ring, refuse_activations, refuse_matrices,
 };
 use super::plan::{Params, Plan, Scratch};
 use super::refusal::Refusal;
@@ -19,6 +19,8 @@ pub(super) const KERNEL: Kernel = Kernel {
     defines,
     plan,
 };
+
+const NAMES: MatrixNames = MatrixNames { x: "x", weights: "w", scales: "w_scales", y: "y" };
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -102,9 +104,9 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         Inputs::PerExpert => 1,
     };
     let params = Params::of(move |bound| MoeParams {
-        of: Matrices::new(bound, p.n, p.k),
-        sets: bound.scratch[3],
-        rows: bound.scratch[4],
+        of: Matrices::new(bound, &NAMES, p.n, p.k),
+        sets: bound.scratch("sets"),
+        rows: bound.scratch("rows of experts"),
         rows_of_input,
         unused: 0,
     });
@@ -169,13 +171,9 @@ mod tests {
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7, 8, 9],
-            tensor_maps: &[],
-        };
+        let scratch = ["work list", "partials", "tickets", "sets", "rows of experts"];
+        let bound = Bound::new(1, 0, [("x", 1), ("w", 2), ("w_scales", 3), ("y", 4)])
+            .with_scratch(scratch.into_iter().zip(5..));
         for (inputs, rows_of_input) in [("per_token", 3), ("per_expert", 1)] {
             let text = format!(
                 "tokens=4,experts=4,top_k=3,n=48,k=256,dtype=f16,w_dtype=int8,\

@@ -124,8 +124,8 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     };
     let (factor, summand) = fma_step(peak.dtype);
     let params = Params::of(move |bound| PeakParams {
-        start: bound.tensors[0],
-        end: bound.tensors[1],
+        start: bound.tensor("start"),
+        end: bound.tensor("end"),
         lanes: peak.lanes,
         steps: peak.steps,
         factor,

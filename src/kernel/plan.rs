@@ -4,6 +4,9 @@ use std::fmt;
 
 use bytemuck::Pod;
 
+use super::bound::Bound;
+use super::tensor_map::{EncodedTensorMap, TensorMap};
+
 /// How a problem is launched: its launches in order, on one stream.
 #[derive(Debug)]
 pub struct Plan {
@@ -33,6 +36,27 @@ impl Plan {
             extra_bytes: Some(0),
             imbalance: 1.0,
         }
+    }
+
+    /// The parameter bytes of every launch, in order, for a slot's tensors. `scratch` has
+    /// the device addresses of [`Plan::scratch`], in order; `encode` makes of each tensor
+    /// map what the hardware takes.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn params<E>(
+        &self,
+        tensors: Bound,
+        scratch: &[u64],
+        mut encode: impl FnMut(&ptxvm::TensorMap) -> Result<EncodedTensorMap, E>,
+    ) -> Result<Vec<Vec<u8>>, E> {
+        let names = self.scratch.iter().map(|scratch| scratch.name);
+        let mut bound = tensors.with_scratch(names.zip(scratch.iter().copied()));
+        for map in &self.tensor_maps {
+            let encoded = encode(&map.over(bound.tensor(map.tensor)))?;
+            bound = bound.with_tensor_map(map.name, encoded);
+        }
+        Ok(self.launches.iter().map(|launch| launch.params.bytes(&bound)).collect())
     }
 }
 
@@ -90,21 +114,6 @@ impl fmt::Debug for Launch {
     }
 }
 
-/// What the parameter of a launch is made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound<'a> {
-    /// Seed of the inputs.
-    pub seed: u64,
-    /// Rotation slot.
-    pub slot: usize,
-    /// Device addresses of the slot's tensors, as in [`Problem::tensors`].
-    pub tensors: &'a [u64],
-    /// Device addresses of [`Plan::scratch`].
-    pub scratch: &'a [u64],
-    /// The encoded [`Plan::tensor_maps`] of the slot.
-    pub tensor_maps: &'a [EncodedTensorMap],
-}
-
 type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
 
 /// Makes the bytes of a kernel's parameter for a slot.
@@ -126,7 +135,7 @@ impl Params {
 /// A buffer beyond the problem's tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scratch {
-    /// Name in messages.
+    /// Name by which the parameter of a launch asks for it, unique in its plan.
     pub name: &'static str,
     /// What it holds before the first launch.
     pub content: Content,
@@ -167,51 +176,3 @@ pub enum Content {
     /// These bytes.
     Bytes(Vec<u8>),
 }
-
-/// A tensor map: how the copy engine cuts tiles out of a tensor. Fields as in
-/// the driver's `cuTensorMapEncodeTiled`, innermost dimension first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorMap {
-    /// Position of the tensor in [`Problem::tensors`].
-    pub tensor: usize,
-    /// Bytes of an element: 1, 2 or 4.
-    pub element_bytes: u32,
-    /// Elements in each dimension.
-    pub extents: Vec<u64>,
-    /// Bytes from one index to the next, for every dimension but the innermost.
-    pub strides_bytes: Vec<u64>,
-    /// Elements of a tile in each dimension.
-    pub tile: Vec<u32>,
-    /// Span of the shared-memory swizzle in bytes: 0, 32, 64 or 128.
-    pub swizzle_bytes: u32,
-}
-
-impl TensorMap {
-    /// The map over the tensor at `address`. What lies outside reads as zeros.
-    pub fn over(&self, address: u64) -> ptxvm::TensorMap {
-        use ptxvm::{OutOfBoundsFill, Swizzle, TensorElement};
-        ptxvm::TensorMap {
-            element: match self.element_bytes {
-                1 => TensorElement::U8,
-                2 => TensorElement::U16,
-                _ => TensorElement::U32,
-            },
-            address,
-            dims: self.extents.clone(),
-            strides: self.strides_bytes.clone(),
-            box_dims: self.tile.clone(),
-            swizzle: match self.swizzle_bytes {
-                32 => Swizzle::Bytes32,
-                64 => Swizzle::Bytes64,
-                128 => Swizzle::Bytes128,
-                _ => Swizzle::None,
-            },
-            fill: OutOfBoundsFill::Zero,
-        }
-    }
-}
-
-/// A tensor map as the hardware takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub struct EncodedTensorMap(pub [u8; 128]);

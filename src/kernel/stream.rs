@@ -82,19 +82,19 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
         Access::Triad => "stream_triad",
     };
     let params = Params::of(move |bound| {
-        let [source, second, target, checksum] = match (access, bound.tensors) {
-            (Access::Read, &[source, checksum]) => [source, 0, 0, checksum],
-            (Access::Copy, &[source, target]) => [source, 0, target, 0],
-            (Access::Triad, &[b, c, a]) => [b, c, a, 0],
-            (_, tensors) => [0, 0, tensors[0], 0],
+        let [source, second, target] = match access {
+            Access::Read | Access::Write | Access::Copy => {
+                [bound.tensor_or_null("source"), 0, bound.tensor_or_null("target")]
+            }
+            Access::Triad => ["b", "c", "a"].map(|name| bound.tensor(name)),
         };
         StreamParams {
             source,
             second,
             target,
-            checksum,
-            partials: bound.scratch[0],
-            ticket: bound.scratch[1],
+            checksum: bound.tensor_or_null("checksum"),
+            partials: bound.scratch("partials"),
+            ticket: bound.scratch("ticket"),
             vectors,
             pattern: write_pattern(bound.seed, bound.slot),
             factor: TRIAD_FACTOR,

@@ -84,22 +84,15 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
     };
     let resident = u64::from(target.sms * BLOCKS_PER_SM);
     let blocks = bytes.div_ceil(STAGE_BYTES.into()).clamp(1, resident) as u32;
-    let params = Params::of(move |bound| {
-        let [source, target, checksum] = match (p.access, bound.tensors) {
-            (Access::Read, &[source, checksum]) => [source, 0, checksum],
-            (Access::Copy, &[source, target]) => [source, target, 0],
-            (_, tensors) => [0, tensors[0], 0],
-        };
-        StreamBulkParams {
-            source,
-            target,
-            checksum,
-            partials: bound.scratch[0],
-            ticket: bound.scratch[1],
-            bytes,
-            pattern: write_pattern(bound.seed, bound.slot),
-            unused: 0,
-        }
+    let params = Params::of(move |bound| StreamBulkParams {
+        source: bound.tensor_or_null("source"),
+        target: bound.tensor_or_null("target"),
+        checksum: bound.tensor_or_null("checksum"),
+        partials: bound.scratch("partials"),
+        ticket: bound.scratch("ticket"),
+        bytes,
+        pattern: write_pattern(bound.seed, bound.slot),
+        unused: 0,
     });
     Plan {
         scratch: vec![
@@ -156,14 +149,10 @@ mod tests {
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let target = Target::new(Arch::SM_90, 132);
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[256, 512],
-            scratch: &[1024, 2048],
-            tensor_maps: &[],
-        };
         let words = |access| {
+            let second = if access == Access::Read { "checksum" } else { "target" };
+            let bound = Bound::new(1, 0, [("source", 256), (second, 512)])
+                .with_scratch([("partials", 1024), ("ticket", 2048)]);
             let plan = plan(&problem(access, 1 << 20), &target);
             let launch = &plan.launches[0];
             let bytes = launch.params.bytes(&bound);

@@ -30,13 +30,8 @@ fn kernels_of_other_names_are_answered_with_the_right_one() {
 fn params_hold_what_a_slot_is_bound_to() {
     let problem: Problem = "stream:access=read,bytes=1048576".parse().unwrap();
     let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));
-    let bound = Bound {
-        seed: 1,
-        slot: 0,
-        tensors: &[256, 512],
-        scratch: &[1024, 2048],
-        tensor_maps: &[],
-    };
+    let bound = Bound::new(1, 0, [("source", 256), ("checksum", 512)])
+        .with_scratch([("partials", 1024), ("ticket", 2048)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
     assert_eq!(words, [256, 0, 0, 512, 1024, 2048, 65536]);
@@ -48,13 +43,8 @@ fn params_hold_what_a_slot_is_bound_to() {
 fn a_triads_arrays_are_told_apart() {
     let problem: Problem = "stream:access=triad,bytes=3 GiB".parse().unwrap();
     let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));
-    let bound = Bound {
-        seed: 1,
-        slot: 0,
-        tensors: &[256, 512, 768],
-        scratch: &[1024, 2048],
-        tensor_maps: &[],
-    };
+    let bound = Bound::new(1, 0, [("b", 256), ("c", 512), ("a", 768)])
+        .with_scratch([("partials", 1024), ("ticket", 2048)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
     assert_eq!(words, [256, 512, 768, 0, 1024, 2048, 1 << 26]);
