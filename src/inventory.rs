@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::kernel::{Bound, EncodedTensorMap, KERNELS, Kernel, Plan, UTILITIES};
+use crate::kernel::{Bound, Configured, EncodedTensorMap, Kernel, Plan, UTILITIES};
 use crate::problem::Problem;
 use crate::suite::{Ground, Suite};
 use crate::toolchain::nvrtc::{Resources, Source};
@@ -106,7 +106,7 @@ impl Inventory {
         for &arch in archs {
             let nominal = Nominal::of(arch);
             let kernel = |problem: &Problem| {
-                Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
+                Kernel::for_problem(problem, arch).ok().map(|found| found.kernel.name)
             };
             let ground = nominal.ground(&kernel);
             for source in UTILITIES {
@@ -132,11 +132,9 @@ impl Inventory {
     fn add(&mut self, problem: &Problem, target: &Target) {
         let arch = target.arch;
         let mut runs = false;
-        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
-            if (kernel.supports)(problem, arch).is_ok() {
-                runs = true;
-                self.add_kernel(kernel, problem, target);
-            }
+        for configured in Kernel::all_for(problem, arch) {
+            runs = true;
+            self.add_kernel(&configured, problem, target);
         }
         if runs {
             return;
@@ -156,17 +154,17 @@ impl Inventory {
         refused.points += usize::from(refused.archs[0] == arch);
     }
 
-    fn add_kernel(&mut self, kernel: &Kernel, problem: &Problem, target: &Target) {
-        let defines = (kernel.defines)(problem, target.arch);
+    fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {
+        let kernel = configured.kernel;
         let same = |wanted: &Wanted| {
             wanted.source.name == kernel.name
                 && wanted.arch == target.arch
-                && wanted.defines == defines
+                && wanted.defines == configured.defines
         };
         let at = self.wanted.iter().position(same).unwrap_or_else(|| {
             self.wanted.push(Wanted {
                 source: kernel.file(),
-                defines,
+                defines: configured.defines.clone(),
                 arch: target.arch,
                 launches: BTreeMap::new(),
                 points: 0,
@@ -175,7 +173,7 @@ impl Inventory {
         });
         let wanted = &mut self.wanted[at];
         wanted.points += 1;
-        let plan = (kernel.plan)(problem, target);
+        let plan = configured.plan(target);
         for (launch, params) in plan.launches.iter().zip(stand_in_params(problem, &plan)) {
             let shape = wanted.launches.entry(launch.entry).or_default();
             shape.threads = shape.threads.max(launch.block.iter().product());
@@ -278,6 +276,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
 
     use super::*;
+    use crate::kernel::KERNELS;
 
     fn suite(points: &str) -> Suite {
         Suite::parse("s.toml", &format!("name = \"x\"\n{points}")).unwrap()
@@ -336,11 +335,9 @@ mod tests {
         for arch in [Arch::SM_80, Arch::SM_90, Arch::SM_120] {
             let nominal = Nominal::of(arch);
             for problem in problems(&suites, &nominal) {
-                for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
-                    if (kernel.supports)(&problem, arch).is_ok() {
-                        bound.insert(kernel.name);
-                        check_binding(kernel, &problem, &nominal.target);
-                    }
+                for configured in Kernel::all_for(&problem, arch) {
+                    bound.insert(configured.kernel.name);
+                    check_binding(&configured, &problem, &nominal.target);
                 }
             }
         }
@@ -351,15 +348,15 @@ mod tests {
     fn problems(suites: &[Suite], nominal: &Nominal) -> HashSet<Problem> {
         let arch = nominal.target.arch;
         let kernel = |problem: &Problem| {
-            Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
+            Kernel::for_problem(problem, arch).ok().map(|found| found.kernel.name)
         };
         let ground = nominal.ground(&kernel);
         let plans = suites.iter().map(|suite| suite.plan_for(&ground).unwrap());
         plans.flat_map(|plan| plan.points).map(|point| point.problem).collect()
     }
 
-    fn check_binding(kernel: &Kernel, problem: &Problem, target: &Target) {
-        let plan = (kernel.plan)(problem, target);
+    fn check_binding(configured: &Configured, problem: &Problem, target: &Target) {
+        let (kernel, plan) = (configured.kernel, configured.plan(target));
         let tensors = problem.tensors();
         let names = || tensors.iter().map(|tensor| tensor.name);
         let scratch = || plan.scratch.iter().map(|scratch| scratch.name);

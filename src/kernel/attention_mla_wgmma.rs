@@ -2,26 +2,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::attention_mla::cached;
-use super::contract::Kernel;
-use super::formats::element;
+use super::contract::HostHalf;
+use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
-use super::refusal::{Refusal, refuse_unless};
+use super::refusal::{Refusal, refuse_unless, takes};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use super::tensor_map::TensorMap;
-use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
+use crate::problem::{Layout, MlaDecode, SCORE_WIDTH};
 use crate::toolchain::{Arch, Defines, Target};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "attention_mla_wgmma",
-    op: Op::MlaDecode,
-    source: include_str!("../../kernels/attention_mla_wgmma.cu"),
-    supports,
-    defines,
-    plan,
-};
 
 /// Threads of a block: two warpgroups compute, one fetches.
 const THREADS: u32 = 3 * 128;
@@ -71,13 +61,6 @@ struct MlaWgmmaParams {
     scale: f32,
 }
 
-fn of(problem: &Problem) -> &MlaDecode {
-    match problem {
-        Problem::MlaDecode(p) => p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
-    }
-}
-
 /// Rows of a request.
 const fn rows(p: &MlaDecode) -> u64 {
     p.q_heads * p.new_tokens
@@ -93,75 +76,91 @@ fn row_tiles(p: &MlaDecode) -> u32 {
     rows(p).div_ceil(ROWS.into()) as u32
 }
 
-fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    let other = "use `attention_mla`";
-    refuse_unless(arch == Arch::SM_90, || {
-        format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
-    })?;
-    refuse_unless(element(p.dtype).is_some() && cached(p).is_some(), || {
-        format!(
-            "a cache in the format of queries, bf16 or f16, or in fp8_e4m3 with dtype = bf16, \
-             not kv_dtype = {} with dtype = {}; use one of those",
-            p.kv_dtype, p.dtype
-        )
-    })?;
-    refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
-        format!(
-            "latent_dim = 512 and rope_dim = 64, not {} and {}; {other}",
-            p.latent_dim, p.rope_dim
-        )
-    })?;
-    refuse_unless(rows(p) >= LEAST_ROWS, || {
-        format!(
-            "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, not \
-             {}; {other}",
-            rows(p)
-        )
-    })?;
-    refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
-        format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
-    })?;
-    let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
-    let is_boxes = page.is_multiple_of(tile)
-        || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
-    refuse_unless(converts(p) || is_boxes, || {
-        format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
-    })?;
-    refuse_counts(&p.kv())
+/// Latent attention of few new tokens to a cache, by products of warpgroups.
+pub(super) struct AttentionMlaWgmma {
+    p: MlaDecode,
+    /// The macros that choose the formats of queries and of the cache.
+    element: &'static str,
+    cached: &'static str,
 }
 
-fn defines(problem: &Problem, _: Arch) -> Defines {
-    let p = of(problem);
-    Defines::new()
-        .with(element(p.dtype).unwrap_or("ELEMENT_BF16"), 1)
-        .with(cached(p).unwrap_or("CACHED_16"), 1)
-        .with("THREADS", THREADS)
-        .with("TILE_TOKENS", TILE_TOKENS)
-        .with("TILES_AHEAD", TILES_AHEAD)
-        .with("SHARED_BYTES", SHARED_BYTES)
-        .with("Q_HEADS", p.q_heads)
-        .with("NEW_TOKENS", p.new_tokens)
-        .with("ROW_TILES", row_tiles(p))
-        .with("KEY_DIM", KEY_DIM)
-        .with("VALUE_DIM", VALUE_DIM)
-        .with("PAGE_SIZE", page_size(p.layout))
-}
+impl HostHalf for AttentionMlaWgmma {
+    type Operation = MlaDecode;
+    const NAME: &'static str = "attention_mla_wgmma";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_mla_wgmma.cu");
+    const MEMORY_BOUND: bool = true;
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = *of(problem);
-    let row_tiles = row_tiles(&p);
-    let blocks = (target.sms / row_tiles).max(1);
-    let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
-    let division =
-        DividedSequences { list, row_tiles, rows: rows(&p), value_dim: VALUE_DIM };
-    let launch = Launch {
-        shared_bytes: SHARED_BYTES,
-        ..Launch::new("attention_mla_wgmma", division.blocks(), THREADS, params(p))
-    };
-    Plan {
-        tensor_maps: tensor_maps(&p),
-        ..division.plan(launch, bytes_in_flight(&p), bytes_behind(&p))
+    fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
+        let other = "use `attention_mla`";
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
+        })?;
+        let formats = element(p.dtype).zip(cached_latents(p.kv_dtype, p.dtype));
+        let (element, cached) = formats.ok_or_else(|| {
+            takes(format!(
+                "a cache in the format of queries, bf16 or f16, or in fp8_e4m3 with dtype = \
+                 bf16, not kv_dtype = {} with dtype = {}; use one of those",
+                p.kv_dtype, p.dtype
+            ))
+        })?;
+        refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
+            format!(
+                "latent_dim = 512 and rope_dim = 64, not {} and {}; {other}",
+                p.latent_dim, p.rope_dim
+            )
+        })?;
+        refuse_unless(rows(p) >= LEAST_ROWS, || {
+            format!(
+                "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, \
+                 not {}; {other}",
+                rows(p)
+            )
+        })?;
+        refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
+            format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
+        })?;
+        let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
+        let is_boxes = page.is_multiple_of(tile)
+            || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
+        refuse_unless(converts(p) || is_boxes, || {
+            format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
+        })?;
+        refuse_counts(&p.kv())?;
+        Ok(AttentionMlaWgmma { p: *p, element, cached })
+    }
+
+    fn defines(&self) -> Defines {
+        let p = &self.p;
+        Defines::new()
+            .with(self.element, 1)
+            .with(self.cached, 1)
+            .with("THREADS", THREADS)
+            .with("TILE_TOKENS", TILE_TOKENS)
+            .with("TILES_AHEAD", TILES_AHEAD)
+            .with("SHARED_BYTES", SHARED_BYTES)
+            .with("Q_HEADS", p.q_heads)
+            .with("NEW_TOKENS", p.new_tokens)
+            .with("ROW_TILES", row_tiles(p))
+            .with("KEY_DIM", KEY_DIM)
+            .with("VALUE_DIM", VALUE_DIM)
+            .with("PAGE_SIZE", page_size(p.layout))
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let p = self.p;
+        let row_tiles = row_tiles(&p);
+        let blocks = (target.sms / row_tiles).max(1);
+        let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
+        let division =
+            DividedSequences { list, row_tiles, rows: rows(&p), value_dim: VALUE_DIM };
+        let launch = Launch {
+            shared_bytes: SHARED_BYTES,
+            ..Launch::new("attention_mla_wgmma", division.blocks(), THREADS, params(p))
+        };
+        Plan {
+            tensor_maps: tensor_maps(&p),
+            ..division.plan(launch, bytes_in_flight(&p), bytes_behind(&p))
+        }
     }
 }
 
@@ -232,12 +231,13 @@ fn params(p: MlaDecode) -> Params {
 
 #[cfg(test)]
 mod tests {
-    use super::super::split_kv::bound_in_order;
     use super::*;
     use crate::kernel::EncodedTensorMap;
+    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::split_kv::bound_in_order;
 
-    fn problem(rest: &str) -> Problem {
-        format!("mla_decode:{rest}").parse().unwrap()
+    fn problem(rest: &str) -> String {
+        format!("mla_decode:{rest}")
     }
 
     fn h100() -> Target {
@@ -250,12 +250,12 @@ mod tests {
         // what the hardware reserves.
         let shared_bytes = SHARED_BYTES + 4096 + 1024;
         assert!(shared_bytes <= h100().shared_bytes_per_block);
-        let plan = plan(&problem("batch=8,context=4096,q_heads=64,dtype=bf16"), &h100());
-        let launch = &plan.launches[0];
+        let plain = problem("batch=8,context=4096,q_heads=64,dtype=bf16");
+        let launch = &plan::<AttentionMlaWgmma>(&plain, &h100()).launches[0];
         assert_eq!((launch.grid, launch.block), ([128, 1, 1], [384, 1, 1]));
         assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
         let records = "batch=8,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3";
-        let plan = super::plan(&problem(records), &h100());
+        let plan = plan::<AttentionMlaWgmma>(&problem(records), &h100());
         assert_eq!((plan.tensor_maps.len(), plan.launches[0].bytes_in_flight), (1, 83_968));
     }
 
@@ -263,8 +263,12 @@ mod tests {
     fn rows_are_divided_by_64() {
         let tiles = |shape: &str| {
             let problem = problem(&format!("batch=64,context=512,dtype=f16,{shape}"));
-            let plan = plan(&problem, &h100());
-            (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
+            let plan = plan::<AttentionMlaWgmma>(&problem, &h100());
+            (
+                row_tiles(&operation(&problem)),
+                plan.launches[0].grid[0],
+                plan.extra_bytes.is_some(),
+            )
         };
         assert_eq!(tiles("q_heads=33"), (1, 128, true));
         assert_eq!(tiles("q_heads=64"), (1, 128, true));
@@ -276,7 +280,7 @@ mod tests {
     fn maps_cut_the_cache_into_pages_or_tiles() {
         let maps = |layout: &str| {
             let shape = "batch=3,context=100,q_heads=40,new_tokens=2,dtype=bf16";
-            tensor_maps(of(&problem(&format!("{shape},layout={layout}"))))
+            tensor_maps(&operation(&problem(&format!("{shape},layout={layout}"))))
         };
         let shapes = |layout| {
             let of_map =
@@ -315,7 +319,7 @@ mod tests {
     fn what_the_smallest_boxes_take_along_is_extra_traffic() {
         let behind = |rest: &str| {
             let rest = format!("batch=2,q_heads=64,dtype=bf16,{rest}");
-            bytes_behind(of(&problem(&rest)))
+            bytes_behind(&operation(&problem(&rest)))
         };
         assert_eq!(behind("context=64"), 0);
         // What is outside of the tensor is not read.
@@ -337,24 +341,25 @@ mod tests {
             ("q_heads=64,dtype=bf16,layout=paged96", "not 96; use"),
         ] {
             let problem = problem(&format!("batch=1,context=64,{rest}"));
-            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
-            assert!(refusal.0.contains(says), "{refusal}");
+            let refusal = refusal::<AttentionMlaWgmma>(&problem, Arch::SM_90);
+            assert!(refusal.contains(says), "{refusal}");
         }
         let usual = problem("batch=1,context=64,q_heads=128,dtype=bf16,layout=paged64");
-        assert_eq!(supports(&usual, Arch::SM_90), Ok(()));
+        assert!(configured::<AttentionMlaWgmma>(&usual, Arch::SM_90).is_ok());
         // Records are found one by one.
         let odd =
             "batch=1,context=64,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged3";
-        assert_eq!(supports(&problem(odd), Arch::SM_90), Ok(()));
+        assert!(configured::<AttentionMlaWgmma>(&problem(odd), Arch::SM_90).is_ok());
         for arch in [Arch::SM_80, Arch::SM_120] {
-            assert!(supports(&usual, arch).unwrap_err().0.contains("sm_90a, which"));
+            let refusal = refusal::<AttentionMlaWgmma>(&usual, arch);
+            assert!(refusal.contains("sm_90a, which"), "{refusal}");
         }
     }
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let problem = problem("batch=2,context=100,q_heads=64,dtype=bf16,layout=paged16");
-        let plan = plan(&problem, &h100());
+        let plan = plan::<AttentionMlaWgmma>(&problem, &h100());
         let mut bound = bound_in_order(&["kv", "page_table", "q", "o"]);
         for (byte, name) in [(1, QUERIES), (2, BOXES), (3, LEAST_BOXES)] {
             bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));

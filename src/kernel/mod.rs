@@ -2,11 +2,14 @@
 //! it is compiled and how it is launched. Plain data and arithmetic, nothing
 //! here needs a GPU: a [`Plan`] is executed by a device, real or virtual.
 //!
+//! A host half takes a problem of its operation once and returns itself configured, or a
+//! [`Refusal`]; its macros and its plan follow from that.
+//!
 //! To add a kernel: `kernels/<name>.cu`, `src/kernel/<name>.rs`, and a line in
 //! [`KERNELS`]. Within the module, imports run one way:
 //!
 //! ```text
-//! tensor_map <- bound <- plan <- contract <- host halves <- table
+//! tensor_map <- bound <- plan <- {contract, split} <- split_kv <- host halves <- table
 //! ```
 
 mod attention_decode;
@@ -21,6 +24,7 @@ mod gemm_skinny;
 mod kv_append;
 mod kv_read;
 mod moe_gemm;
+mod operation;
 mod peak;
 mod plan;
 mod refusal;
@@ -33,7 +37,7 @@ mod table;
 mod tensor_map;
 
 pub use bound::Bound;
-pub use contract::Kernel;
+pub use contract::{Configured, Kernel};
 pub use plan::{Content, Launch, Params, Plan, Scratch};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};

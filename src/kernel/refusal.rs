@@ -7,11 +7,15 @@ use thiserror::Error;
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// Refuses unless `right`: `the CUDA kernel takes`, and then what it takes,
-/// what it was given and what to use.
+/// The refusal of a kernel: what it takes, what it was given and what to use.
+pub(super) fn takes(what: impl std::fmt::Display) -> Refusal {
+    Refusal(format!("the CUDA kernel takes {what}"))
+}
+
+/// Refuses unless `right`, with [`takes`].
 pub(super) fn refuse_unless(
     right: bool,
-    takes: impl FnOnce() -> String,
+    what: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
-    if right { Ok(()) } else { Err(Refusal(format!("the CUDA kernel takes {}", takes()))) }
+    if right { Ok(()) } else { Err(takes(what())) }
 }

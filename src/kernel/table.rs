@@ -1,29 +1,37 @@
 //! Every CUDA kernel, and how one is found.
 
-use super::contract::Kernel;
+use super::attention_decode::AttentionDecode;
+use super::attention_mla::AttentionMla;
+use super::attention_mla_wgmma::AttentionMlaWgmma;
+use super::attention_prefill::AttentionPrefill;
+use super::contract::{Configured, Kernel};
+use super::gemm::TiledGemm;
+use super::gemm_skinny::SkinnyGemm;
+use super::kv_append::AppendToPages;
+use super::kv_read::ReadCache;
+use super::moe_gemm::ExpertGemm;
+use super::peak::PeakChains;
 use super::refusal::Refusal;
-use super::{
-    attention_decode, attention_mla, attention_mla_wgmma, attention_prefill, gemm,
-    gemm_skinny, kv_append, kv_read, moe_gemm, peak, stream, stream_bulk,
-};
+use super::stream::VectorStream;
+use super::stream_bulk::BulkStream;
 use crate::problem::Problem;
 use crate::toolchain::Arch;
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default.
 pub static KERNELS: &[Kernel] = &[
-    stream::KERNEL,
-    stream_bulk::KERNEL,
-    peak::KERNEL,
-    kv_read::KERNEL,
-    kv_append::KERNEL,
-    gemm_skinny::KERNEL,
-    gemm::KERNEL,
-    moe_gemm::KERNEL,
-    attention_decode::KERNEL,
-    attention_mla_wgmma::KERNEL,
-    attention_mla::KERNEL,
-    attention_prefill::KERNEL,
+    Kernel::of::<VectorStream>(),
+    Kernel::of::<BulkStream>(),
+    Kernel::of::<PeakChains>(),
+    Kernel::of::<ReadCache>(),
+    Kernel::of::<AppendToPages>(),
+    Kernel::of::<SkinnyGemm>(),
+    Kernel::of::<TiledGemm>(),
+    Kernel::of::<ExpertGemm>(),
+    Kernel::of::<AttentionDecode>(),
+    Kernel::of::<AttentionMlaWgmma>(),
+    Kernel::of::<AttentionMla>(),
+    Kernel::of::<AttentionPrefill>(),
 ];
 
 impl Kernel {
@@ -32,7 +40,7 @@ impl Kernel {
         KERNELS.iter().find(|kernel| kernel.name == name)
     }
 
-    /// The kernel named `name`, if it runs a problem on an architecture.
+    /// The kernel named `name`, configured for a problem on an architecture.
     ///
     /// # Errors
     /// A name that no kernel for the operation has, with the one to use; why the
@@ -41,34 +49,39 @@ impl Kernel {
         name: &str,
         problem: &Problem,
         arch: Arch,
-    ) -> Result<&'static Kernel, Refusal> {
+    ) -> Result<Configured, Refusal> {
         let found = Kernel::named(name).filter(|found| found.op == problem.op());
         let Some(kernel) = found else {
             let known = Kernel::for_problem(problem, arch)?;
             return Err(Refusal(format!(
                 "there is no CUDA kernel `{name}` for {}; use `{}`",
                 problem.op(),
-                known.name
+                known.kernel.name
             )));
         };
-        (kernel.supports)(problem, arch)?;
-        Ok(kernel)
+        kernel.configure(problem, arch)
     }
 
-    /// The kernel that runs a problem when nobody names one.
+    /// The kernel that runs a problem when nobody names one, configured for it.
     ///
     /// # Errors
     /// Why the first kernel for the operation does not run the problem.
-    pub fn for_problem(problem: &Problem, arch: Arch) -> Result<&'static Kernel, Refusal> {
+    pub fn for_problem(problem: &Problem, arch: Arch) -> Result<Configured, Refusal> {
         let mut refusal = None;
         for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
-            match (kernel.supports)(problem, arch) {
-                Ok(()) => return Ok(kernel),
+            match kernel.configure(problem, arch) {
+                Ok(configured) => return Ok(configured),
                 Err(why) => refusal = refusal.or(Some(why)),
             }
         }
         Err(refusal.unwrap_or_else(|| {
             Refusal(format!("there is no CUDA kernel for {}", problem.op()))
         }))
+    }
+
+    /// Every kernel that runs a problem, configured for it.
+    pub fn all_for(problem: &Problem, arch: Arch) -> impl Iterator<Item = Configured> {
+        let of_op = KERNELS.iter().filter(|kernel| kernel.op == problem.op());
+        of_op.filter_map(move |kernel| kernel.configure(problem, arch).ok())
     }
 }

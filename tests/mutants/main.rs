@@ -131,8 +131,9 @@ impl Specimen {
         let texts: BTreeSet<String> = texts.collect();
         assert_eq!(texts.len(), 1, "{problems:?} are not compiled alike");
         let target = Target::new(Arch::SM_90, sms);
-        let entry =
-            |point: &Point| (kernel.plan)(&point.problem, &target).launches[0].entry;
+        let configured =
+            |point: &Point| kernel.configure(&point.problem, target.arch).unwrap();
+        let entry = |point: &Point| configured(point).plan(&target).launches[0].entry;
         let mut most = 0;
         for point in &points {
             let counted = counting.count(&point.problem, kernel.name, SEED).unwrap();
