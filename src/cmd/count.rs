@@ -8,12 +8,12 @@ use anyhow::Result;
 use super::{Format, table};
 use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
-use crate::kernel::Arch;
 use crate::op::Problem;
 use crate::point::Point;
 use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
+use crate::toolchain::Arch;
 
 /// Execute a suite's CUDA kernels on the PTX virtual machine and count FLOPs and
 /// bytes beside the model's; needs no GPU.

@@ -9,10 +9,10 @@ use anyhow::Result;
 use super::{DeviceArgs, Format, table};
 use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::format::DType;
-use crate::nvrtc::{Nvrtc, SearchPath};
 use crate::op::Problem;
 use crate::section::Section;
 use crate::selftest;
+use crate::toolchain::nvrtc::{Nvrtc, SearchPath};
 
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]

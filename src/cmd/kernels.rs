@@ -9,12 +9,12 @@ use clap::Subcommand;
 
 use super::{Format, plans, table};
 use crate::inventory::{Inventory, Wanted};
-use crate::kernel::prebuilt::{self, Built};
-use crate::kernel::sass::{Disassembler, Listing, Mix};
-use crate::kernel::{Arch, Binary, Compiler, CompilerOptions};
-use crate::nvrtc::Resources;
 use crate::section::Section;
 use crate::suite::Suite;
+use crate::toolchain::nvrtc::Resources;
+use crate::toolchain::prebuilt::{self, Built};
+use crate::toolchain::sass::{Disassembler, Listing, Mix};
+use crate::toolchain::{Arch, Binary, Compiler, CompilerOptions};
 
 /// Compile CUDA kernels ahead of time, or show how they are launched.
 #[derive(Debug, clap::Args)]
