@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::syntax::Bank;
+use crate::bank::Bank;
 
 /// Threads of a warp.
 pub const LANES: usize = 32;

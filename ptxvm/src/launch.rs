@@ -11,11 +11,12 @@ use crate::check::{GlobalRaces, Sectors};
 use crate::count::Counts;
 use crate::error::ParseError;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
-use crate::instruction::{Initial, Kernel};
+use crate::instruction::Kernel;
 use crate::machine::{Run, fault};
 use crate::memory::{Address, Memory};
+use crate::options::Options;
 use crate::schedule::{self, Share};
-use crate::syntax::{Bank, VariableSpace};
+use crate::syntax::VariableSpace;
 
 /// A loaded module: kernels and variables.
 #[derive(Debug)]
@@ -44,30 +45,6 @@ pub struct KernelInfo {
     pub max_threads: Option<[u32; 3]>,
     /// The cluster that the kernel was compiled for.
     pub cluster: Option<[u32; 3]>,
-}
-
-/// How a launch is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Look for races, unwritten memory and the like. Without it, only what would
-    /// crash is found.
-    pub checks: bool,
-    /// Run blocks on several threads of the host where the kernel has no way for
-    /// its blocks to talk to one another.
-    pub parallel: bool,
-    /// Clusters of blocks that are under way at the same time on one host thread.
-    pub resident: usize,
-    /// Bytes of an L2 cache in front of DRAM, to count what gets past it. Blocks then
-    /// run on one thread of the host, so that the order is the seed's alone.
-    pub l2_bytes: Option<u64>,
-    /// Warp instructions after which a launch counts as hung.
-    pub budget: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { checks: true, parallel: true, resident: 3, l2_bytes: None, budget: 1 << 32 }
-    }
 }
 
 /// One launch.
@@ -400,17 +377,3 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
     }
     Ok(Report { counts, findings: findings.list })
 }
-
-/// The bits that a row starts with.
-pub(crate) fn initial(run: &Run<'_>, what: Initial) -> Option<u64> {
-    match what {
-        Initial::Value(value) => Some(value),
-        Initial::Symbol(index, offset) => {
-            Some(run.symbols[index].wrapping_add(offset as u64))
-        }
-        Initial::Special(_) => None,
-    }
-}
-
-/// Which register files rows live in, for readers of [`initial`].
-pub(crate) type Row = (Bank, u16, Initial);

@@ -37,21 +37,30 @@
 //! [`Counts`] does not depend on the order of warps and blocks, but for instructions
 //! in loops that wait (for an mbarrier, or for other blocks).
 //!
-//! # Inside
+//! # Layers
+//!
+//! A module imports only from the layers below its own; a test holds this.
 //!
 //! ```text
-//! text -> lex -> parse -> syntax -> decode/ -> instruction     once, at load
-//! launch -> schedule -> machine, warp -> exec/                 for every block
-//!           lanes: registers as rows of 32 lanes, and loops over them
-//!           float: formats and rounding, used by decode/ and exec/
-//! memory, shared: bytes, and whether they were written
-//! clock, check:   who knows of whose accesses; races in global memory
-//! count, cache:   what is counted
+//! conformance      small programs of known results, for this machine and for GPUs
+//! launch           modules and launches: the public interface
+//! schedule         the order in which blocks and warps run
+//! exec             what each instruction does to a warp and its cluster
+//! machine          a running cluster and what its warps share
+//! warp             registers, groups of threads and their waits
+//! flight           copies and matrix products on their way
+//! shared, check, mbarrier   memory shared by warps, and the checks on it
+//! memory, clock    global memory; which warp knows of which accesses
+//! decode           statements to instructions, once, when a module is loaded
+//! parse            PTX text to statements
+//! instruction      decoded instructions and the kinds of their operands
+//! lex, syntax, lanes        tokens; statements; registers as rows of 32 lanes
+//! error, finding, count, bank, float, tensor_map, cache, options, random   basics
 //! ```
 //!
 //! An instruction's meaning is in the file under `decode/` that names it, as an
 //! expression over typed lanes, or, where it touches more than registers, in the file
-//! under `exec/` that its operands' struct comes from.
+//! under `exec/` that runs its kind of operands from `instruction/`.
 //!
 //! # Example
 //!
@@ -90,6 +99,7 @@
 //! assert!(report.findings.is_empty());
 //! ```
 
+mod bank;
 mod cache;
 mod check;
 mod clock;
@@ -99,13 +109,16 @@ mod decode;
 mod error;
 mod exec;
 mod finding;
+mod flight;
 mod float;
 mod instruction;
 mod lanes;
 mod launch;
 mod lex;
 mod machine;
+mod mbarrier;
 mod memory;
+mod options;
 mod parse;
 mod random;
 mod schedule;
@@ -117,6 +130,7 @@ mod warp;
 pub use count::{Class, Counts, Unit};
 pub use error::ParseError;
 pub use finding::{Fault, Finding, FindingKind};
-pub use launch::{KernelInfo, Launch, Module, Options, Params, Report};
+pub use launch::{KernelInfo, Launch, Module, Params, Report};
 pub use memory::{Address, Memory};
+pub use options::Options;
 pub use tensor_map::{OutOfBoundsFill, Swizzle, TensorElement, TensorMap, TensorMapError};

@@ -7,12 +7,12 @@ use crate::cache::Cache;
 use crate::check::GlobalRaces;
 use crate::clock::{COPY_ENTRIES, Message};
 use crate::count::Counts;
-use crate::exec::bulk::Pending;
-use crate::exec::mbarrier::Mbarrier;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
+use crate::flight::PendingCopy;
 use crate::instruction::{Instruction, Kernel};
-use crate::launch::Options;
+use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
+use crate::options::Options;
 use crate::random::Random;
 use crate::shared::Shared;
 use crate::warp::Warp;
@@ -39,6 +39,9 @@ pub(crate) struct Run<'l> {
     pub l2: Option<Mutex<Cache>>,
 }
 
+/// Hardware barriers of a block.
+pub(crate) const BARRIERS: usize = 16;
+
 /// A hardware barrier of a block.
 #[derive(Debug, Default)]
 pub(crate) struct BarrierState {
@@ -54,6 +57,20 @@ pub(crate) struct BarrierState {
     pub result: (bool, bool, u32),
     /// Warps that have arrived, to name those that have not.
     pub warps: Vec<usize>,
+}
+
+impl BarrierState {
+    /// Lets everyone go who waits.
+    pub(crate) fn release(&mut self) {
+        self.generation += 1;
+        std::mem::swap(&mut self.released, &mut self.message);
+        self.message.clear();
+        self.result = self.reduction;
+        self.reduction = (true, false, 0);
+        self.arrived = 0;
+        self.expected = 0;
+        self.warps.clear();
+    }
 }
 
 /// One block.
@@ -77,7 +94,7 @@ pub(crate) struct Machine<'l> {
     pub run: &'l Run<'l>,
     pub blocks: Vec<Block>,
     pub cluster_barrier: BarrierState,
-    pub pending: Vec<Pending>,
+    pub pending: Vec<PendingCopy>,
     pub counts: Counts,
     /// Lanes that executed each instruction, and warps.
     pub executed: Vec<(u64, u64)>,

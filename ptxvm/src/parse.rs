@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use crate::bank::Bank;
 use crate::error::ParseError;
 use crate::lex::{Kind, Token, lex};
 use crate::syntax::*;
@@ -673,11 +674,6 @@ fn number(word: &str) -> Option<Operand<'static>> {
         return Some(Operand::Int(value));
     }
     word.parse::<f64>().ok().map(|value| Operand::Double(value.to_bits()))
-}
-
-/// Where each kernel parameter and the whole block end.
-pub(crate) fn param_block(params: &[Param<'_>]) -> u64 {
-    params.last().map_or(0, |param| param.offset + param.bytes)
 }
 
 /// The first entry or variable that carries a name already taken.

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::bank::Bank;
 use crate::clock::{Clock, Home};
 use crate::count::Counts;
-use crate::exec::barrier::BARRIERS;
-use crate::exec::{self, bulk, wgmma};
+use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
-use crate::instruction::Special;
+use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
-use crate::launch::{Row, initial};
-use crate::machine::{BarrierState, Block, Machine, Run, Step, Stop};
+use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
 use crate::random::Random;
 use crate::shared::Shared;
-use crate::syntax::Bank;
 use crate::warp::{Wait, Warp};
 
 /// What a host thread did of a launch.
@@ -90,7 +88,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         }
         if active[at].warps.iter().all(Warp::is_done) {
             let mut done = active.swap_remove(at);
-            let landed = bulk::land_all(&mut done.machine);
+            let landed = landing::land_all(&mut done.machine);
             wgmma::check_groups(&done.warps, &mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
@@ -163,7 +161,7 @@ impl<'l> Active<'l> {
         let alive: Vec<usize> =
             (0..self.warps.len()).filter(|&at| self.may_run(at)).collect();
         if alive.is_empty() {
-            if bulk::land_one(&mut self.machine)? {
+            if landing::land_one(&mut self.machine)? {
                 self.idle = 0;
             } else {
                 self.idle = PATIENCE + 1;
@@ -192,7 +190,7 @@ impl<'l> Active<'l> {
         // Everyone only asks: whatever was put off must happen now. Before that, a
         // copy lands at a random time.
         let asked = self.idle > 2 * self.warps.len() as u32;
-        if (asked || random.below(200) == 0) && bulk::land_one(&mut self.machine)? {
+        if (asked || random.below(200) == 0) && landing::land_one(&mut self.machine)? {
             self.idle = 0;
         }
         Ok(())
@@ -337,18 +335,29 @@ fn fill(run: &Run<'_>, warp: &mut Warp, block: &Block, rank: u32) {
         let value = initial(run, what);
         let row: [u64; LANES] = std::array::from_fn(|lane| match (value, what) {
             (Some(value), _) => value,
-            (None, crate::instruction::Initial::Special(special)) => {
+            (None, Initial::Special(special)) => {
                 self::special(run, warp, block, rank, special, lane)
             }
             (None, _) => 0,
         });
-        put(warp, (bank, index, what), &row);
+        put(warp, (bank, index), &row);
     }
     // The carry flag starts clear.
     warp.regs.undefined[0][0] = 0;
 }
 
-fn put(warp: &mut Warp, (bank, index, _): Row, row: &[u64; LANES]) {
+/// The bits that a row starts with.
+fn initial(run: &Run<'_>, what: Initial) -> Option<u64> {
+    match what {
+        Initial::Value(value) => Some(value),
+        Initial::Symbol(index, offset) => {
+            Some(run.symbols[index].wrapping_add(offset as u64))
+        }
+        Initial::Special(_) => None,
+    }
+}
+
+fn put(warp: &mut Warp, (bank, index): (Bank, u16), row: &[u64; LANES]) {
     let at = usize::from(index);
     match bank {
         Bank::Double => warp.regs.d[at] = *row,

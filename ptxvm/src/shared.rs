@@ -1,6 +1,7 @@
 //! A block's shared memory, with what the checks need to know of each byte.
 
 use crate::clock::Clock;
+use crate::instruction::SHARED_START;
 
 /// The byte was written.
 const WRITTEN: u8 = 1;
@@ -139,7 +140,7 @@ impl Shared {
 
     /// Whether `bytes` from `offset` on are inside.
     pub(crate) fn contains(&self, offset: u64, bytes: u64) -> bool {
-        offset >= u64::from(crate::decode::SHARED_START)
+        offset >= u64::from(SHARED_START)
             && offset.saturating_add(bytes) <= self.bytes.len() as u64
     }
 

@@ -4,16 +4,7 @@
 
 use std::collections::HashMap;
 
-/// A register class: which of a warp's register files a register lives in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Bank {
-    /// One bit per lane.
-    Predicate,
-    /// Up to 32 bits per lane.
-    Word,
-    /// 64 bits per lane.
-    Double,
-}
+use crate::bank::Bank;
 
 /// A register: its file, its place there and its declared width in bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +161,11 @@ impl<'a> Function<'a> {
     /// The branch targets listed under `name`.
     pub(crate) fn targets(&self, scope: usize, name: &str) -> Option<&[&'a str]> {
         self.up(scope).find_map(|scope| scope.targets.get(name)).map(Vec::as_slice)
+    }
+
+    /// Bytes of the parameter block.
+    pub(crate) fn param_bytes(&self) -> u64 {
+        self.params.last().map_or(0, |param| param.offset + param.bytes)
     }
 
     fn up(&self, scope: usize) -> impl Iterator<Item = &Scope<'a>> {

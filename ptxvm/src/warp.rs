@@ -1,8 +1,7 @@
 //! One warp: registers, where its threads are, and what is under way for it.
 
 use crate::clock::Clock;
-use crate::exec::cp_async::CopyGroups;
-use crate::exec::wgmma::WgmmaState;
+use crate::flight::{CopyGroups, WgmmaState};
 use crate::instruction::Kernel;
 use crate::lanes::{LANES, Regs};
 

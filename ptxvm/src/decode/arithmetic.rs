@@ -1,7 +1,8 @@
 //! Arithmetic on integers and the instructions that integers and floats share.
 
 use crate::count::{Class, Unit};
-use crate::decode::{CARRY, Decoder, Result, Type};
+use crate::decode::decoder::{CARRY, Decoder, Result};
+use crate::instruction::Type;
 use crate::lanes::{Args, Wide, wide};
 
 /// One expression for signed and unsigned 32- and 64-bit lanes.
@@ -46,27 +47,6 @@ impl<'a> Decoder<'_, 'a> {
             "mul" | "mad" => self.multiply(name),
             "abs" | "neg" => self.integer1(name),
             _ => self.integer2(name),
-        }
-    }
-
-    /// Decodes `d, a, b` of one type.
-    pub(super) fn args2(&mut self, ty: Type) -> Result<Args> {
-        self.arity(3, 3)?;
-        let (a, b) = (self.source(1, ty)?, self.source(2, ty)?);
-        Ok(Args { d: self.dest_at(0, ty)?, a, b, ..Args::default() })
-    }
-
-    /// Decodes `d, a` of one type.
-    pub(super) fn args1(&mut self, ty: Type) -> Result<Args> {
-        self.arity(2, 2)?;
-        let a = self.source(1, ty)?;
-        Ok(Args { d: self.dest_at(0, ty)?, a, ..Args::default() })
-    }
-
-    pub(super) fn expect_ty(&mut self) -> Result<Type> {
-        match self.parts.ty() {
-            Some(ty) => Ok(ty),
-            None => self.fail("type is missing or not implemented"),
         }
     }
 

@@ -1,12 +1,11 @@
 //! Asynchronous copies and mbarriers.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::bulk::{Bulk, What};
-use crate::exec::cp_async::CpAsync;
-use crate::exec::mbarrier::{MbarrierKind, MbarrierOp};
+use crate::decode::decoder::{Decoder, Result};
+use crate::decode::operand::SCOPES;
 use crate::instruction::*;
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn asynchronous(&mut self, name: &str) -> Result<()> {
@@ -106,7 +105,7 @@ impl<'a> Decoder<'_, 'a> {
         let bytes = name.starts_with("arrive") && self.parts.take("expect_tx");
         let parity = self.parts.take("parity");
         let order = self.parts.any(&["release", "acquire", "relaxed"]);
-        self.parts.any(&crate::decode::memory::SCOPES);
+        self.parts.any(&SCOPES);
         let space = self.space();
         if self.expect_ty()? != Type::B64 {
             return self.fail("form is not implemented");
@@ -223,7 +222,7 @@ impl<'a> Decoder<'_, 'a> {
         } else {
             self.bulk_row(inward, (to, from), extra, multicast)?
         };
-        if let (What::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
+        if let (BulkKind::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
             && !dims.starts_with(char::from(b'0' + coordinates.len() as u8))
         {
             return self.fail("the number of coordinates");
@@ -262,16 +261,16 @@ impl<'a> Decoder<'_, 'a> {
         let (a, b) = (self.address(0, to)?, self.address(1, from)?);
         if to == Space::Global {
             self.arity(3 + extra, 3 + extra)?;
-            let what = What::Row { global: a, bytes };
+            let what = BulkKind::Row { global: a, bytes };
             return Ok(Bulk { what, shared: b, barrier: None, multicast: None });
         }
         self.arity(4 + extra, 4 + extra)?;
         let barrier = Some(self.address(3, to)?);
         let multicast = if multicast { Some(self.source(4, Type::U16)?) } else { None };
         let what = if inward {
-            What::Row { global: b, bytes }
+            BulkKind::Row { global: b, bytes }
         } else {
-            What::Shared { from: b, bytes }
+            BulkKind::Shared { from: b, bytes }
         };
         Ok(Bulk { what, shared: a, barrier, multicast })
     }
@@ -295,7 +294,7 @@ impl<'a> Decoder<'_, 'a> {
             .map(|operand| self.source_of(operand, Type::S32))
             .collect::<Result<Vec<_>>>()?;
         let map = self.base(base, offset, Space::Generic)?;
-        let what = What::Box { map, coordinates };
+        let what = BulkKind::Box { map, coordinates };
         if !inward {
             self.arity(2 + extra, 2 + extra)?;
             let shared = self.address(1, from)?;

@@ -1,10 +1,12 @@
 //! Comparison and selection.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
+use crate::decode::decoder::{Decoder, Result};
 use crate::float::{bf16_to_f32, f16_to_f32, flush};
+use crate::instruction::Type;
 use crate::lanes::{Args, Wide, select, wide};
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
 const COMPARISONS: [&str; 18] = [
     "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu",

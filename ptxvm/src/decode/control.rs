@@ -1,12 +1,11 @@
 //! Control flow, synchronisation and exchanges within a warp.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::memory::SCOPES;
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::barrier::{Barrier, BarrierKind};
-use crate::exec::warp_ops::{Redux, Shuffle, ShuffleMode, Vote, VoteMode};
+use crate::decode::decoder::{Decoder, Result};
+use crate::decode::operand::SCOPES;
 use crate::instruction::*;
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn control(&mut self, name: &str) -> Result<()> {

@@ -1,12 +1,14 @@
 //! `cvt` and `mov`.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::convert::{Conversion, Number};
+use crate::decode::decoder::{Decoder, Result};
 use crate::float::{self, Rounding, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::instruction::{Clock, Op};
+use crate::instruction::Type;
+use crate::instruction::{ClockRegister, Initial, Op};
+use crate::instruction::{Conversion, Number};
 use crate::lanes::{Args, Wide, copy, wide};
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
 /// How a type's values are held, and how many sit in one register.
 fn number(ty: Type) -> Option<(Number, u32)> {
@@ -244,7 +246,7 @@ impl<'a> Decoder<'_, 'a> {
         for (n, part) in parts.iter().enumerate() {
             let d = self.dest(part, narrow.bank())?;
             let shift = n as u64 * u64::from(width);
-            let b = self.row(Bank::Word, crate::instruction::Initial::Value(shift));
+            let b = self.row(Bank::Word, Initial::Value(shift));
             let wide = match (ty.bank(), width) {
                 (Bank::Double, 32) => wide!(|a: u64, b: u32| u32: (a >> b) as u32),
                 (Bank::Double, 16) => wide!(|a: u64, b: u32| u16: (a >> b) as u16),
@@ -299,12 +301,12 @@ impl<'a> Decoder<'_, 'a> {
     }
 }
 
-fn clock(name: &str) -> Option<Clock> {
+fn clock(name: &str) -> Option<ClockRegister> {
     Some(match name {
-        "%clock" | "%clock64" => Clock::Cycles,
-        "%clock_hi" => Clock::CyclesHigh,
-        "%globaltimer" | "%globaltimer_lo" => Clock::Timer,
-        "%globaltimer_hi" => Clock::TimerHigh,
+        "%clock" | "%clock64" => ClockRegister::Cycles,
+        "%clock_hi" => ClockRegister::CyclesHigh,
+        "%globaltimer" | "%globaltimer_lo" => ClockRegister::Timer,
+        "%globaltimer_hi" => ClockRegister::TimerHigh,
         _ => return None,
     })
 }

@@ -1,8 +1,9 @@
 //! Floating-point arithmetic.
 
 use crate::count::{Class, Unit};
-use crate::decode::{Decoder, Result, Type};
+use crate::decode::decoder::{Decoder, Result};
 use crate::float::*;
+use crate::instruction::Type;
 use crate::lanes::{Args, Wide, wide};
 
 /// An f32 expression, with subnormals flushed on both sides where `$ftz` is set.

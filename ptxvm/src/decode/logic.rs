@@ -1,7 +1,8 @@
 //! Bits.
 
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
+use crate::decode::decoder::{Decoder, Result};
+use crate::instruction::{Initial, Type};
 use crate::lanes::{Args, Wide, wide};
 
 /// The same expression over 16, 32 and 64 bits.
@@ -170,13 +171,6 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Decodes `d, a, b, c` of one type.
-    pub(super) fn args3(&mut self, ty: Type) -> Result<Args> {
-        self.arity(4, 4)?;
-        let (a, b, c) = (self.source(1, ty)?, self.source(2, ty)?, self.source(3, ty)?);
-        Ok(Args { d: self.dest_at(0, ty)?, a, b, c, e: 0 })
-    }
-
     fn lop3(&mut self) -> Result<()> {
         let ty = self.expect_ty()?;
         if ty != Type::B32 {
@@ -185,7 +179,7 @@ impl<'a> Decoder<'_, 'a> {
         self.arity(5, 5)?;
         let table = self.immediate(4)?;
         let (a, b, c) = (self.source(1, ty)?, self.source(2, ty)?, self.source(3, ty)?);
-        let e = self.row(ty.bank(), crate::instruction::Initial::Value(table & 0xff));
+        let e = self.row(ty.bank(), Initial::Value(table & 0xff));
         let args = Args { d: self.dest_at(0, ty)?, a, b, c, e };
         self.alu(
             wide!(|a: u32, b: u32, c: u32, t: u32| u32: lookup(a, b, c, t)),

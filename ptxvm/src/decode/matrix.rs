@@ -1,43 +1,10 @@
 //! Matrix instructions.
 
-use crate::count::{Class, Unit};
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::matrix::{Accumulator, Element, LdMatrix, Mma};
-use crate::exec::wgmma::{Source, Wgmma};
+use crate::bank::Bank;
+use crate::count::Class;
+use crate::decode::decoder::{Decoder, Result};
 use crate::instruction::*;
-use crate::syntax::{Bank, Operand};
-
-impl Element {
-    /// The matrix element that a type name means.
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "f16" => Self::F16,
-            "bf16" => Self::BF16,
-            "tf32" => Self::TF32,
-            "e4m3" => Self::E4M3,
-            "e5m2" => Self::E5M2,
-            "s8" => Self::S8,
-            "u8" => Self::U8,
-            "f64" => Self::F64,
-            _ => return None,
-        })
-    }
-
-    fn unit(self) -> Unit {
-        match self {
-            Self::F16 => Unit::TensorF16,
-            Self::BF16 => Unit::TensorBF16,
-            Self::TF32 => Unit::TensorTF32,
-            Self::E4M3 | Self::E5M2 => Unit::TensorF8,
-            Self::S8 | Self::U8 => Unit::TensorInt8,
-            Self::F64 => Unit::TensorF64,
-        }
-    }
-
-    fn is_integer(self) -> bool {
-        matches!(self, Self::S8 | Self::U8)
-    }
-}
+use crate::syntax::Operand;
 
 fn accumulator(name: &str) -> Option<Accumulator> {
     Some(match name {
@@ -208,16 +175,16 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("accumulator of the wrong length");
         }
         let a = match self.operand(1)? {
-            Operand::List(_) => Source::Registers(self.sources(1, Type::B32)?),
-            _ => Source::Descriptor(self.source(1, Type::B64)?),
+            Operand::List(_) => WgmmaA::Registers(self.sources(1, Type::B32)?),
+            _ => WgmmaA::Descriptor(self.source(1, Type::B64)?),
         };
-        if matches!(&a, Source::Registers(rows) if rows.len() != 4) {
+        if matches!(&a, WgmmaA::Registers(rows) if rows.len() != 4) {
             return self.fail("A of the wrong length");
         }
         let b = self.source(2, Type::B64)?;
         let scale_d = self.source(3, Type::Pred)?;
         let sixteen = matches!(a_ty, Element::F16 | Element::BF16);
-        let in_registers = matches!(a, Source::Registers(_));
+        let in_registers = matches!(a, WgmmaA::Registers(_));
         let signs = if a_ty.is_integer() { 0 } else { 2 };
         let turns = match (sixteen, in_registers) {
             (true, true) => 1,

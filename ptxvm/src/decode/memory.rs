@@ -1,12 +1,11 @@
 //! Loads, stores, atomics and address arithmetic.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::operand::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::atomic::{Atomic, AtomicOp};
+use crate::decode::decoder::{Decoder, Result};
 use crate::instruction::*;
 use crate::lanes::{Args, Wide, copy, wide};
-use crate::syntax::{Bank, Operand};
+use crate::syntax::{Operand, Register};
 
 const CACHE: [&str; 20] = [
     "ca",
@@ -30,8 +29,6 @@ const CACHE: [&str; 20] = [
     "nc",
     "L2::cache_hint",
 ];
-
-pub(crate) const SCOPES: [&str; 4] = ["cta", "cluster", "gpu", "sys"];
 
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn memory(&mut self, name: &str) -> Result<()> {
@@ -57,23 +54,6 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(())
             }
         }
-    }
-
-    /// The state space that the parts name.
-    pub(super) fn space(&mut self) -> Space {
-        let spaces = [
-            ("global", Space::Global),
-            ("const", Space::Const),
-            ("shared", Space::Shared),
-            ("shared::cta", Space::Shared),
-            ("shared::cluster", Space::SharedCluster),
-            ("local", Space::Local),
-            ("param", Space::Param),
-            ("param::entry", Space::Param),
-        ];
-        self.parts
-            .find(|part| spaces.iter().find(|(name, _)| *name == part).map(|s| s.1))
-            .unwrap_or(Space::Generic)
     }
 
     fn cvta(&mut self) -> Result<()> {
@@ -129,21 +109,6 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Memory semantics and their scope.
-    pub(super) fn order(&mut self) -> Order {
-        let order = match self.parts.any(&["relaxed", "acquire", "release", "acq_rel"]) {
-            Some("relaxed") => Order::Relaxed,
-            Some("acquire") => Order::Acquire,
-            Some("release") => Order::Release,
-            Some(_) => Order::AcquireRelease,
-            None => Order::Weak,
-        };
-        self.parts.take("weak");
-        let volatile = self.parts.take("volatile") | self.parts.take("mmio");
-        self.parts.any(&SCOPES);
-        if volatile && order == Order::Weak { Order::Relaxed } else { order }
-    }
-
     fn hints(&mut self) -> bool {
         let mut policy = false;
         while let Some(hint) = self.parts.any(&CACHE) {
@@ -170,14 +135,14 @@ impl<'a> Decoder<'_, 'a> {
             let register = match operand {
                 Operand::Name("_") if load => {
                     let index = self.spare(ty.bank());
-                    crate::syntax::Register { bank: ty.bank(), index, bits: 64 }
+                    Register { bank: ty.bank(), index, bits: 64 }
                 }
                 Operand::Name(_) if self.register(operand).is_ok() => {
                     self.register(operand)?
                 }
                 _ if !load => {
                     let index = self.source_of(operand, ty)?;
-                    crate::syntax::Register { bank: ty.bank(), index, bits: ty.bits() }
+                    Register { bank: ty.bank(), index, bits: ty.bits() }
                 }
                 _ => return self.fail("expected registers"),
             };

@@ -1,19 +1,14 @@
 //! Operands to register rows.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{CARRY, Decoder, Result, SHARED_START, Type};
+use crate::decode::decoder::{CARRY, Decoder, Result};
 use crate::instruction::*;
 use crate::lanes::{Args, wide};
 use crate::syntax::*;
 
-/// Generic addresses of parameters start here.
-pub(crate) const PARAM_WINDOW: u64 = 0x7d00_0000_0000;
-/// Generic addresses of local memory start here.
-pub(crate) const LOCAL_WINDOW: u64 = 0x7e00_0000_0000;
-/// Generic addresses of shared memory start here.
-pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
-/// Each window's size.
-pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+/// Scopes of memory orders.
+pub(crate) const SCOPES: [&str; 4] = ["cta", "cluster", "gpu", "sys"];
 
 impl<'a> Decoder<'_, 'a> {
     pub(crate) fn operand(&self, n: usize) -> Result<&Operand<'a>> {
@@ -261,7 +256,64 @@ impl<'a> Decoder<'_, 'a> {
         // A named parameter is in the parameter space whatever the access says.
         Ok(Address { space, bank: Bank::Double, index, offset })
     }
-}
 
-// Addresses stay clear of the windows' first kilobyte.
-const _: () = assert!(SHARED_START >= 16);
+    pub(super) fn expect_ty(&mut self) -> Result<Type> {
+        match self.parts.ty() {
+            Some(ty) => Ok(ty),
+            None => self.fail("type is missing or not implemented"),
+        }
+    }
+
+    /// Decodes `d, a` of one type.
+    pub(super) fn args1(&mut self, ty: Type) -> Result<Args> {
+        self.arity(2, 2)?;
+        let a = self.source(1, ty)?;
+        Ok(Args { d: self.dest_at(0, ty)?, a, ..Args::default() })
+    }
+
+    /// Decodes `d, a, b` of one type.
+    pub(super) fn args2(&mut self, ty: Type) -> Result<Args> {
+        self.arity(3, 3)?;
+        let (a, b) = (self.source(1, ty)?, self.source(2, ty)?);
+        Ok(Args { d: self.dest_at(0, ty)?, a, b, ..Args::default() })
+    }
+
+    /// Decodes `d, a, b, c` of one type.
+    pub(super) fn args3(&mut self, ty: Type) -> Result<Args> {
+        self.arity(4, 4)?;
+        let (a, b, c) = (self.source(1, ty)?, self.source(2, ty)?, self.source(3, ty)?);
+        Ok(Args { d: self.dest_at(0, ty)?, a, b, c, e: 0 })
+    }
+
+    /// The state space that the parts name.
+    pub(super) fn space(&mut self) -> Space {
+        let spaces = [
+            ("global", Space::Global),
+            ("const", Space::Const),
+            ("shared", Space::Shared),
+            ("shared::cta", Space::Shared),
+            ("shared::cluster", Space::SharedCluster),
+            ("local", Space::Local),
+            ("param", Space::Param),
+            ("param::entry", Space::Param),
+        ];
+        self.parts
+            .find(|part| spaces.iter().find(|(name, _)| *name == part).map(|s| s.1))
+            .unwrap_or(Space::Generic)
+    }
+
+    /// Memory semantics and their scope.
+    pub(super) fn order(&mut self) -> Order {
+        let order = match self.parts.any(&["relaxed", "acquire", "release", "acq_rel"]) {
+            Some("relaxed") => Order::Relaxed,
+            Some("acquire") => Order::Acquire,
+            Some("release") => Order::Release,
+            Some(_) => Order::AcquireRelease,
+            None => Order::Weak,
+        };
+        self.parts.take("weak");
+        let volatile = self.parts.take("volatile") | self.parts.take("mmio");
+        self.parts.any(&SCOPES);
+        if volatile && order == Order::Weak { Order::Relaxed } else { order }
+    }
+}

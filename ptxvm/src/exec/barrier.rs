@@ -1,51 +1,13 @@
 //! Barriers of a warp, a block and a cluster.
 
-use crate::decode::operand::SHARED_WINDOW;
-use crate::exec::memory::{cluster_address, cluster_target};
-use crate::exec::{Next, set};
+use crate::bank::Bank;
+use crate::exec::access::{cluster_address, cluster_target};
+use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::Op;
+use crate::instruction::{Barrier, BarrierKind, Op, SHARED_WINDOW};
 use crate::lanes::lanes;
-use crate::machine::{BarrierState, Machine, Step};
-use crate::syntax::Bank;
+use crate::machine::{BARRIERS, Machine, Step};
 use crate::warp::{Wait, Warp};
-
-/// What a thread does at a barrier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BarrierKind {
-    Sync,
-    Arrive,
-    Reduce,
-}
-
-/// `bar` or `barrier`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Barrier {
-    pub kind: BarrierKind,
-    pub aligned: bool,
-    pub id: u16,
-    /// Threads that take part; without it, all of the block.
-    pub count: Option<u16>,
-    pub predicate: Option<u16>,
-    pub negated: bool,
-}
-
-/// Hardware barriers of a block.
-pub(crate) const BARRIERS: usize = 16;
-
-impl BarrierState {
-    /// Lets everyone go who waits.
-    fn release(&mut self) {
-        self.generation += 1;
-        std::mem::swap(&mut self.released, &mut self.message);
-        self.message.clear();
-        self.result = self.reduction;
-        self.reduction = (true, false, 0);
-        self.arrived = 0;
-        self.expected = 0;
-        self.warps.clear();
-    }
-}
 
 pub(crate) fn run(
     warp: &mut Warp,
@@ -255,7 +217,7 @@ pub(crate) fn map_rank(
     (bank, generic): (Bank, bool),
     (active, pc): (u32, u32),
 ) -> Step {
-    let row = crate::exec::values(warp, bank, a);
+    let row = values(warp, bank, a);
     let ranks = warp.regs.r[usize::from(rank)];
     for lane in lanes(active) {
         if ranks[lane] as usize >= m.blocks.len() {
@@ -272,7 +234,7 @@ pub(crate) fn map_rank(
 
 /// `getctarank`.
 pub(crate) fn get_rank(warp: &mut Warp, (d, a, bank): (u16, u16, Bank), active: u32) {
-    let row = crate::exec::values(warp, bank, a);
+    let row = values(warp, bank, a);
     for lane in lanes(active) {
         let address = row[lane] & 0xffff_ffff;
         let (rank, _) = cluster_target(warp.rank, address);

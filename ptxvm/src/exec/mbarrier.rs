@@ -1,96 +1,19 @@
 //! mbarriers: phases of arrivals and of bytes.
 
-use crate::clock::{Clock, Message};
-use crate::exec::memory::{Target, addresses, aligned, resolve, shared};
-use crate::exec::{Next, set, values};
+use crate::bank::Bank;
+use crate::clock::Message;
+use crate::exec::access::{Target, addresses, aligned, resolve, shared};
+use crate::exec::landing;
+use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::{Address, SINK};
+use crate::instruction::{Address, MbarrierKind, MbarrierOp, SINK};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
-use crate::syntax::Bank;
+use crate::mbarrier::{Mbarrier, Spot};
 use crate::warp::Warp;
-
-/// A live mbarrier.
-#[derive(Debug, Default)]
-pub(crate) struct Mbarrier {
-    /// Arrivals that a phase takes.
-    pub expected: u32,
-    /// Arrivals still to come in this phase.
-    pub pending: u32,
-    /// Bytes announced and not yet there.
-    pub bytes: i64,
-    pub phase: u64,
-    /// The warp, by its place in clocks, that initialised it, and when.
-    made: (usize, u32),
-    /// Whether a fence has shown its initialisation to the async proxy.
-    pub is_shown: bool,
-    message: Message,
-    released: Message,
-}
-
-/// What is done with an mbarrier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MbarrierKind {
-    Init,
-    Invalidate,
-    /// `bytes` says that the operand announces bytes and one arrives; otherwise it
-    /// is the number of arrivals.
-    Arrive {
-        bytes: bool,
-        drop: bool,
-    },
-    ExpectBytes,
-    CompleteBytes,
-    Wait {
-        parity: bool,
-    },
-    PendingCount,
-}
-
-/// An instruction on an mbarrier.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MbarrierOp {
-    pub kind: MbarrierKind,
-    pub address: Address,
-    /// State token or predicate; [`SINK`] for none.
-    pub d: u16,
-    pub operand: Option<u16>,
-    /// Publishes or learns; `.relaxed` does not.
-    pub orders: bool,
-}
 
 /// The most bytes or arrivals that an mbarrier counts.
 const MOST: i64 = (1 << 20) - 1;
-
-impl Mbarrier {
-    fn settle(&mut self) -> bool {
-        if self.pending != 0 || self.bytes != 0 {
-            return false;
-        }
-        self.phase += 1;
-        self.pending = self.expected;
-        std::mem::swap(&mut self.message, &mut self.released);
-        self.message.clear();
-        true
-    }
-
-    /// Whether its phase is neither fresh nor complete.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.pending != self.expected || self.bytes != 0
-    }
-
-    /// Whether it was initialised before what a warp does now.
-    pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
-        self.made.0 == clock.own || clock.knows(self.made.0, self.made.1)
-    }
-
-    fn token(&self) -> u64 {
-        self.phase << 32 | u64::from(self.pending)
-    }
-}
-
-/// A block of the cluster and the offset of an mbarrier there.
-type Spot = (usize, u32);
 
 fn locate(
     warp: &Warp,
@@ -294,36 +217,7 @@ pub(crate) fn copies_arrive(
             return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
         }
         let copies = warp.copies.take(lane);
-        crate::exec::bulk::start_copies(warp, m, site, copies, spot);
+        landing::start_copies(warp, m, site, copies, spot);
     }
     Ok(())
-}
-
-/// A thread's copies have landed, and it arrives.
-pub(crate) fn arrive_for_copies(
-    m: &mut Machine<'_>,
-    (rank, offset): Spot,
-    time: (usize, u32),
-) -> bool {
-    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
-    if barrier.pending == 0 {
-        return false;
-    }
-    barrier.pending -= 1;
-    complete(m, (rank, offset), 0, time)
-}
-
-/// Bytes have landed: counts them, and lets waiters see them.
-pub(crate) fn complete(
-    m: &mut Machine<'_>,
-    (rank, offset): Spot,
-    bytes: u64,
-    (entry, time): (usize, u32),
-) -> bool {
-    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
-    barrier.bytes -= bytes as i64;
-    barrier.message.add_copy(entry, time);
-    barrier.settle();
-    m.progressed();
-    true
 }

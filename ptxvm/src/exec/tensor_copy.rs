@@ -1,8 +1,8 @@
 //! Boxes of tensors: which bytes go where.
 
-use crate::exec::bulk::Piece;
-use crate::exec::memory::{Target, addresses, global, resolve};
+use crate::exec::access::{Target, addresses, global, resolve};
 use crate::finding::FindingKind;
+use crate::flight::Piece;
 use crate::instruction::Address;
 use crate::machine::{Machine, Step};
 use crate::tensor_map::TensorMap;

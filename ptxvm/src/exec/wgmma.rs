@@ -4,73 +4,17 @@
 //! the instruction is issued, but the accumulators count as undefined until their
 //! group is waited for, and the tiles in shared memory as being read until then.
 
-use std::collections::HashMap;
-
-use crate::exec::Next;
-use crate::exec::matrix::{Accumulator, Element, accumulate, expand};
-use crate::exec::memory::{conflict, shared};
-use crate::exec::report_undefined;
+use crate::bank::Bank;
+use crate::exec::access::{conflict, shared};
+use crate::exec::step::{Next, report_undefined};
 use crate::finding::FindingKind;
+use crate::flight::WgmmaFlight;
+use crate::instruction::{Accumulator, Element, Wgmma, WgmmaA};
 use crate::lanes::{LANES, Origin, lanes};
 use crate::machine::{Machine, Step};
 use crate::shared::{WHOLE_WARP, Who};
-use crate::syntax::Bank;
 use crate::tensor_map::Swizzle;
 use crate::warp::Warp;
-
-/// Where A comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Source {
-    Registers(Vec<u16>),
-    Descriptor(u16),
-}
-
-/// `wgmma.mma_async`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Wgmma {
-    pub n: usize,
-    pub k: usize,
-    pub a_ty: Element,
-    pub b_ty: Element,
-    pub accumulator: Accumulator,
-    pub saturate: bool,
-    pub d: Vec<u16>,
-    pub a: Source,
-    pub b: u16,
-    pub scale_d: u16,
-    pub negate_a: bool,
-    pub negate_b: bool,
-    pub transpose_a: bool,
-    pub transpose_b: bool,
-}
-
-/// A product under way.
-#[derive(Debug)]
-struct Flight {
-    group: u64,
-    pc: u32,
-    /// Places of 16 bytes in shared memory that it reads.
-    chunks: Vec<u32>,
-    /// Registers of A, and what was in them.
-    a: Vec<(u16, [u32; LANES])>,
-    d: Vec<u16>,
-}
-
-/// A warp's products.
-#[derive(Debug, Default)]
-pub(crate) struct WgmmaState {
-    /// Groups committed so far.
-    committed: u64,
-    flights: Vec<Flight>,
-    /// A fence stands between the last change of registers and the next product.
-    fenced: bool,
-    /// Lanes of accumulators that are undefined whatever is waited for.
-    undefined: HashMap<u16, u32>,
-    /// Products issued, and where the last one was.
-    pub issued: (u64, u32),
-    /// What the last product left in its accumulators.
-    last: HashMap<u16, [u32; LANES]>,
-}
 
 /// A matrix descriptor's fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +143,7 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
     }
 }
 
-fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &Flight) {
+fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &WgmmaFlight) {
     for &chunk in &flight.chunks {
         // The tile may have been read as late as now.
         let who = Who { clock: &warp.clock, lane: WHOLE_WARP, strong: false, proxy: false };
@@ -253,20 +197,20 @@ pub(crate) fn issue(
     }
     // B is read once for the four warps.
     let first = warp.index.is_multiple_of(4);
-    let own = if matches!(op.a, Source::Descriptor(_)) { 512 } else { 0 };
+    let own = if matches!(op.a, WgmmaA::Descriptor(_)) { 512 } else { 0 };
     m.counts.shared_read_bytes += own + if first { 32 * op.n as u64 } else { 0 };
     let mut sums = vec![0.0; 16 * op.n];
     products(&a, &b, op.k, op.n, &mut sums);
     write_back(warp, op, &sums, bad_rows, &bad_columns);
     let a = match &op.a {
-        Source::Registers(rows) => {
+        WgmmaA::Registers(rows) => {
             rows.iter().map(|&index| (index, warp.regs.r[usize::from(index)])).collect()
         }
-        Source::Descriptor(_) => Vec::new(),
+        WgmmaA::Descriptor(_) => Vec::new(),
     };
     warp.wgmma.issued = (warp.wgmma.issued.0 + 1, pc);
     let group = warp.wgmma.committed;
-    warp.wgmma.flights.push(Flight { group, pc, chunks, a, d: op.d.clone() });
+    warp.wgmma.flights.push(WgmmaFlight { group, pc, chunks, a, d: op.d.clone() });
     Ok(Next::Go)
 }
 
@@ -278,7 +222,7 @@ fn check_fence(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) {
     }
     let same =
         |index: &u16| warp.wgmma.last.get(index) == Some(&warp.regs.r[usize::from(*index)]);
-    let descriptor = matches!(op.a, Source::Descriptor(_));
+    let descriptor = matches!(op.a, WgmmaA::Descriptor(_));
     if !(descriptor && op.d.iter().all(same)) {
         m.note(FindingKind::MissingWgmmaFence, warp, pc, 0, None, || {
             "the registers were written since the last wgmma.fence".to_owned()
@@ -331,10 +275,10 @@ fn read_a(
     let (mut a, mut bad) = (vec![0.0; 16 * op.k], 0u32);
     let sign = if op.negate_a { -1.0 } else { 1.0 };
     match &op.a {
-        Source::Registers(registers) => {
+        WgmmaA::Registers(registers) => {
             let per = 32 / op.a_ty.bits();
             for (r, &register) in registers.iter().enumerate() {
-                let values = expand(op.a_ty, &warp.regs.r[usize::from(register)]);
+                let values = op.a_ty.expand(&warp.regs.r[usize::from(register)]);
                 for (lane, values) in values.iter().enumerate() {
                     let row = lane / 4 + 8 * (r % 2);
                     let first = per * (lane % 4) + 4 * per * (r / 2);
@@ -346,7 +290,7 @@ fn read_a(
                 lanes(undefined).for_each(|lane| bad |= 1 << (lane / 4 + 8 * (r % 2)));
             }
         }
-        Source::Descriptor(index) => {
+        WgmmaA::Descriptor(index) => {
             let descriptor = uniform(warp, m, pc, *index)?;
             let size = (op.a_ty.bits() / 8) as u32;
             let first = 16 * (warp.index % 4) as u32;
@@ -427,11 +371,11 @@ fn write_back(
             let old = if keep >> lane & 1 != 0 { old[lane] } else { 0 };
             let sum = |column: usize| sums[row * op.n + column];
             out[lane] = if packed {
-                let low = accumulate(op.accumulator, old & 0xffff, sum(column), false);
-                let high = accumulate(op.accumulator, old >> 16, sum(column + 1), false);
+                let low = op.accumulator.add(old & 0xffff, sum(column), false);
+                let high = op.accumulator.add(old >> 16, sum(column + 1), false);
                 low | high << 16
             } else {
-                accumulate(op.accumulator, old, sum(column), op.saturate)
+                op.accumulator.add(old, sum(column), op.saturate)
             };
             let wide = if packed { 2 } else { 1 };
             let bad = bad_rows >> row & 1 != 0

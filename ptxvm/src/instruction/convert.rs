@@ -1,8 +1,8 @@
 //! Conversions, one lane at a time and each rounded once.
 
+use crate::bank::Bank;
 use crate::float::{Format, Rounding, round_integer};
 use crate::lanes::{Args, Regs, lanes};
-use crate::syntax::Bank;
 
 /// A number as a register holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
