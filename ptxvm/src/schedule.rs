@@ -71,12 +71,10 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         let outcome = active[at].turn(&mut random, &mut spent);
         let least = active.iter().map(|cluster| cluster.idle).min().unwrap_or(0);
         let more = !waiting.is_empty() && resident < MOST_RESIDENT;
-        let stop = match outcome {
-            Err(stop) => Some(stop),
-            Ok(()) if spent > run.options.budget => Some(active[at].stuck(true)),
-            Ok(()) if least > PATIENCE && !more => Some(active[at].stuck(false)),
-            Ok(()) => None,
-        };
+        let stop = outcome.err().or_else(|| {
+            let late = spent > run.options.budget;
+            (late || least > PATIENCE && !more).then(|| active[at].stuck(late))
+        });
         if least > RESTLESS && more {
             resident = (2 * resident).min(MOST_RESIDENT);
             active.iter_mut().for_each(|cluster| cluster.idle = 0);

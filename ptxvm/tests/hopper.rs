@@ -566,56 +566,59 @@ fn prefetched_rows() {
     }
 }
 
+/// A kernel in which one thread starts two copies, each with an mbarrier of its own (a and
+/// b), and all threads wait for those in `waits`.
+fn two_copies(waits: &str) -> String {
+    let wait = |name: &str, barrier: u32| {
+        format!(
+            "{name}: mbarrier.try_wait.parity.shared::cta.b64 %p2, [bars+{barrier}], 0;
+             @!%p2 bra {name};"
+        )
+    };
+    let waits: String = waits
+        .chars()
+        .map(|n| match n {
+            'a' => wait("A", 0),
+            _ => wait("B", 8),
+        })
+        .collect();
+    format!(
+        ".version 8.0
+         .target sm_90
+         .address_size 64
+         .visible .entry two(.param .u64 rows, .param .u64 out)
+         {{
+             .reg .pred %p<3>;
+             .reg .b64 %q<4>;
+             .reg .b32 %r<4>;
+             .shared .align 128 .b8 tile[64];
+             .shared .align 8 .b64 bars[2];
+             ld.param.u64 %q1, [rows];
+             ld.param.u64 %q2, [out];
+             mov.u32 %r1, %tid.x;
+             setp.eq.u32 %p1, %r1, 0;
+             @!%p1 bra READY;
+             mbarrier.init.shared::cta.b64 [bars], 1;
+             mbarrier.init.shared::cta.b64 [bars+8], 1;
+             fence.mbarrier_init.release.cluster;
+             mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars], 32;
+             cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%q1], 32, [bars];
+             mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars+8], 32;
+             cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile+32], [%q1], 32, [bars+8];
+         READY:
+             bar.sync 0;
+             {waits}
+             ld.shared.u32 %r2, [tile];
+             st.global.u32 [%q2], %r2;
+             ret;
+         }}"
+    )
+}
+
 /// Two copies, each with an mbarrier of its own. Who has waited for one of them knows
 /// nothing of the other, whichever landed first.
 #[test]
 fn no_wait_for_one_of_two_copies() {
-    let run = |waits: &str| {
-        let wait = |name: &str, barrier: u32| {
-            format!(
-                "{name}: mbarrier.try_wait.parity.shared::cta.b64 %p2, [bars+{barrier}], 0;
-                 @!%p2 bra {name};"
-            )
-        };
-        let waits: String = waits
-            .chars()
-            .map(|n| match n {
-                'a' => wait("A", 0),
-                _ => wait("B", 8),
-            })
-            .collect();
-        format!(
-            ".version 8.0
-             .target sm_90
-             .address_size 64
-             .visible .entry two(.param .u64 rows, .param .u64 out)
-             {{
-                 .reg .pred %p<3>;
-                 .reg .b64 %q<4>;
-                 .reg .b32 %r<4>;
-                 .shared .align 128 .b8 tile[64];
-                 .shared .align 8 .b64 bars[2];
-                 ld.param.u64 %q1, [rows];
-                 ld.param.u64 %q2, [out];
-                 mov.u32 %r1, %tid.x;
-                 setp.eq.u32 %p1, %r1, 0;
-                 @!%p1 bra READY;
-                 mbarrier.init.shared::cta.b64 [bars], 1;
-                 mbarrier.init.shared::cta.b64 [bars+8], 1;
-                 fence.mbarrier_init.release.cluster;
-                 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars], 32;
-                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%q1], 32, [bars];
-                 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars+8], 32;
-                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile+32], [%q1], 32, [bars+8];
-             READY:
-                 bar.sync 0;
-                 {waits}
-                 ld.shared.u32 %r2, [tile];
-                 st.global.u32 [%q2], %r2;
-                 ret;
-             }}"
-        )
-    };
     let outcome = |waits: &str, seed: u64| {
         let mut memory = Memory::new();
         let rows = upload(&mut memory, "rows", &[7u32; 8], u32::to_le_bytes);
@@ -626,7 +629,7 @@ fn no_wait_for_one_of_two_copies() {
             seed,
             ..Launch::new("two")
         };
-        Module::parse(&run(waits)).unwrap().launch(&mut memory, &launch)
+        Module::parse(&two_copies(waits)).unwrap().launch(&mut memory, &launch)
     };
     let of_a_copy = [FindingKind::SharedRace, FindingKind::AsyncRace];
     for seed in 0..20 {

@@ -296,11 +296,8 @@ fn mma(product: &Product) -> Program {
     }
     let [da, db, dc] = if narrow == 64 {
         for pair in 0..words / 2 {
-            draft.code(&format!(
-                "mov.b64 %q{pair}, {{%x{}, %x{}}};",
-                2 * pair,
-                2 * pair + 1
-            ));
+            let (low, high) = (2 * pair, 2 * pair + 1);
+            draft.code(&format!("mov.b64 %q{pair}, {{%x{low}, %x{high}}};"));
         }
         [list("q", 0, na / 2), list("q", na / 2, nb / 2), list("q", (na + nb) / 2, nc / 2)]
     } else {
@@ -314,12 +311,9 @@ fn mma(product: &Product) -> Program {
     let value = |lane: u32, word: usize| wanted[lane as usize][word];
     for word in 0..nc {
         if narrow == 64 && word % 2 == 0 {
-            let pair = (na + nb + word) / 2;
-            draft.code(&format!(
-                "mov.b64 {{%x{}, %x{}}}, %q{pair};",
-                na + nb + word,
-                na + nb + word + 1
-            ));
+            let (low, high, pair) =
+                (na + nb + word, na + nb + word + 1, (na + nb + word) / 2);
+            draft.code(&format!("mov.b64 {{%x{low}, %x{high}}}, %q{pair};"));
         }
         let register = format!("%x{}", na + nb + word);
         draft.put(&format!("word {word} of D"), &register, |lane| value(lane, word));

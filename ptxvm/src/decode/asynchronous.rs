@@ -7,6 +7,32 @@ use crate::decode::operand::SCOPES;
 use crate::instruction::*;
 use crate::syntax::Operand;
 
+/// What `mbarrier` is followed by.
+const MBARRIER_FORMS: [&str; 9] = [
+    "init",
+    "inval",
+    "arrive",
+    "arrive_drop",
+    "expect_tx",
+    "complete_tx",
+    "test_wait",
+    "try_wait",
+    "pending_count",
+];
+
+fn mbarrier_kind(name: &str, bytes: bool, parity: bool) -> MbarrierKind {
+    match name {
+        "init" => MbarrierKind::Init,
+        "inval" => MbarrierKind::Invalidate,
+        "arrive" => MbarrierKind::Arrive { bytes, drop: false },
+        "arrive_drop" => MbarrierKind::Arrive { bytes, drop: true },
+        "expect_tx" => MbarrierKind::ExpectBytes,
+        "complete_tx" => MbarrierKind::CompleteBytes,
+        "pending_count" => MbarrierKind::PendingCount,
+        _ => MbarrierKind::Wait { parity },
+    }
+}
+
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn asynchronous(&mut self, name: &str) -> Result<()> {
         if name == "mbarrier" {
@@ -88,18 +114,7 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn mbarrier(&mut self) -> Result<()> {
-        let names = [
-            "init",
-            "inval",
-            "arrive",
-            "arrive_drop",
-            "expect_tx",
-            "complete_tx",
-            "test_wait",
-            "try_wait",
-            "pending_count",
-        ];
-        let Some(name) = self.parts.any(&names) else {
+        let Some(name) = self.parts.any(&MBARRIER_FORMS) else {
             return self.fail("form is not implemented");
         };
         let bytes = name.starts_with("arrive") && self.parts.take("expect_tx");
@@ -111,16 +126,7 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("form is not implemented");
         }
         let orders = order != Some("relaxed");
-        let kind = match name {
-            "init" => MbarrierKind::Init,
-            "inval" => MbarrierKind::Invalidate,
-            "arrive" => MbarrierKind::Arrive { bytes, drop: false },
-            "arrive_drop" => MbarrierKind::Arrive { bytes, drop: true },
-            "expect_tx" => MbarrierKind::ExpectBytes,
-            "complete_tx" => MbarrierKind::CompleteBytes,
-            "pending_count" => MbarrierKind::PendingCount,
-            _ => MbarrierKind::Wait { parity },
-        };
+        let kind = mbarrier_kind(name, bytes, parity);
         let mut op = MbarrierOp {
             kind,
             address: Address { space, bank: Bank::Double, index: 0, offset: 0 },

@@ -80,16 +80,12 @@ impl<'a> Decoder<'_, 'a> {
         let a = self.convert_source(1, from_ty)?;
         let b = if wanted == 3 { self.convert_source(2, from_ty)? } else { a };
         let args = Args { d, a, b, ..Args::default() };
-        let (rounding, integral) = round.unwrap_or((
-            // Without a modifier the conversion is exact, or between integers.
-            Rounding::Nearest,
-            false,
-        ));
+        // Without a modifier the conversion is exact, or between integers.
+        let (rounding, integral) = round.unwrap_or((Rounding::Nearest, false));
         let plain = !flush && !finite && !sat && !relu;
         let fast = if plain { fast(to_ty, from_ty, round) } else { None };
-        let class = Class::Convert;
         if let Some(wide) = fast {
-            self.alu(wide, args, class);
+            self.alu(wide, args, Class::Convert);
             return self.widen(to_ty);
         }
         let conversion = Conversion {
@@ -106,7 +102,7 @@ impl<'a> Decoder<'_, 'a> {
             to_bank: to_ty.bank(),
             args,
         };
-        self.push(Op::Convert(Box::new(conversion)), class);
+        self.push(Op::Convert(Box::new(conversion)), Class::Convert);
         self.widen(to_ty)
     }
 

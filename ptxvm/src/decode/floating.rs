@@ -170,12 +170,7 @@ impl<'a> Decoder<'_, 'a> {
         };
         let Some(wide) = wide else { return self.fail("form is not implemented") };
         let args = match name {
-            "fma" | "mad" => {
-                self.arity(4, 4)?;
-                let (a, b) = (self.source(1, ty)?, self.source(2, ty)?);
-                let c = self.source(3, ty)?;
-                Args { d: self.dest_at(0, ty)?, a, b, c, e: 0 }
-            }
+            "fma" | "mad" => self.args3(ty)?,
             "add" | "sub" | "mul" | "div" | "min" | "max" | "copysign" => self.args2(ty)?,
             _ => self.args1(ty)?,
         };

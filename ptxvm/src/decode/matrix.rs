@@ -183,23 +183,8 @@ impl<'a> Decoder<'_, 'a> {
         }
         let b = self.source(2, Type::B64)?;
         let scale_d = self.source(3, Type::Pred)?;
-        let sixteen = matches!(a_ty, Element::F16 | Element::BF16);
-        let in_registers = matches!(a, WgmmaA::Registers(_));
-        let signs = if a_ty.is_integer() { 0 } else { 2 };
-        let turns = match (sixteen, in_registers) {
-            (true, true) => 1,
-            (true, false) => 2,
-            (false, _) => 0,
-        };
-        self.arity(4 + signs + turns, 4 + signs + turns)?;
-        let mut flags = Vec::new();
-        for n in 4..4 + signs + turns {
-            flags.push(self.immediate(n)? as i64);
-        }
-        let (sign, turn) = flags.split_at(signs);
-        if sign.iter().any(|s| s.abs() != 1) || turn.iter().any(|t| *t != 0 && *t != 1) {
-            return self.fail("scale or transpose of another value than 1");
-        }
+        let (sign, turn) =
+            self.signs_and_transposes(a_ty, matches!(a, WgmmaA::Registers(_)))?;
         let at = |list: &[i64], n: usize| list.get(n).copied().unwrap_or(0);
         let op = Wgmma {
             n,
@@ -212,14 +197,40 @@ impl<'a> Decoder<'_, 'a> {
             a,
             b,
             scale_d,
-            negate_a: at(sign, 0) < 0,
-            negate_b: at(sign, 1) < 0,
+            negate_a: at(&sign, 0) < 0,
+            negate_b: at(&sign, 1) < 0,
             transpose_a: turn.len() == 2 && turn[0] == 1,
             transpose_b: turn.last() == Some(&1),
         };
         self.push(Op::Wgmma(Box::new(op)), Class::Tensor);
         self.work(a_ty.unit(), (2 * m * n * k / 128) as u32);
         Ok(())
+    }
+
+    /// The last operands of a wgmma: the signs of A and B for floating-point types, and
+    /// whether the 16-bit operands in shared memory are transposed.
+    fn signs_and_transposes(
+        &self,
+        a_ty: Element,
+        in_registers: bool,
+    ) -> Result<(Vec<i64>, Vec<i64>)> {
+        let sixteen = matches!(a_ty, Element::F16 | Element::BF16);
+        let signs = if a_ty.is_integer() { 0 } else { 2 };
+        let turns = match (sixteen, in_registers) {
+            (true, true) => 1,
+            (true, false) => 2,
+            (false, _) => 0,
+        };
+        self.arity(4 + signs + turns, 4 + signs + turns)?;
+        let mut sign = Vec::new();
+        for n in 4..4 + signs + turns {
+            sign.push(self.immediate(n)? as i64);
+        }
+        let turn = sign.split_off(signs);
+        if sign.iter().any(|s| s.abs() != 1) || turn.iter().any(|t| *t != 0 && *t != 1) {
+            return self.fail("scale or transpose of another value than 1");
+        }
+        Ok((sign, turn))
     }
 }
 

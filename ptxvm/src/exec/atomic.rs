@@ -2,9 +2,13 @@
 
 use crate::bank::Bank;
 use crate::check::Manner;
-use crate::exec::access::{Target, addresses, aligned, conflict, global, resolve, shared};
+use crate::exec::access::{
+    Target, addresses, aligned, conflict, global, note_global_write, publish_shared,
+    resolve, shared,
+};
 use crate::exec::step::{Next, report_undefined};
-use crate::instruction::Atomic;
+use crate::finding::FindingKind;
+use crate::instruction::{Atomic, Order};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
 use crate::shared::Who;
@@ -71,75 +75,90 @@ fn one(
         _ => u64::from(warp.regs.r[usize::from(index)][lane]),
     };
     let (a, b) = (value(atomic.a[n]), atomic.b.map_or(0, value));
-    let size = atomic.op.bytes as usize;
-    let mut bytes = [0; 8];
-    match resolve(atomic.address.space, warp.rank, address) {
+    let update = |old: u64| (atomic.op.f)(old, a, b);
+    let (site, size) = ((pc, lane), atomic.op.bytes as usize);
+    let (old, new) = match resolve(atomic.address.space, warp.rank, address) {
         Target::Global(address) => {
-            let place = global(warp, m, (pc, lane), address, size as u64)?;
-            let found = &m.run.memory.allocations[place.0];
-            if !found.is_written(place.1, size as u64) {
-                uninitialised(warp, m, pc, lane, address);
-            }
-            found.read(place.1, &mut bytes[..size]);
-            let old = u64::from_le_bytes(bytes);
-            let new = (atomic.op.f)(old, a, b);
-            found.write(place.1, &new.to_le_bytes()[..size]);
-            *changed |= new != old;
-            m.counts.global_atomics += 1;
-            let sector = place.1 / 32;
-            m.touch(place.0, sector, false);
-            m.touch(place.0, sector, true);
-            crate::exec::access::note_global_write(
-                warp,
-                m,
-                (pc, lane),
-                place,
-                size as u64,
-                Manner::Strong,
-            );
-            let run = m.run;
-            run.races.observe(address, &mut warp.clock, atomic.order.acquires());
-            run.races.publish(address, &warp.clock);
-            Ok(old)
+            on_global(warp, m, site, address, (size, atomic.order), update)?
         }
         Target::Shared(rank, offset) => {
-            let at = shared(warp, m, (pc, lane), (rank, offset), size as u64)?;
-            let memory = &mut m.blocks[rank].shared;
-            bytes[..size].copy_from_slice(memory.get(at, size));
-            let written = memory.is_written(at, size);
-            let old = u64::from_le_bytes(bytes);
-            let new = (atomic.op.f)(old, a, b);
-            let who = Who { clock: &warp.clock, lane, strong: true, proxy: false };
-            let found = memory.on_write(at, size, who, true);
-            memory.put(at, &new.to_le_bytes()[..size], true);
-            *changed |= new != old;
-            if let Some(published) = m.blocks[rank].published.get(&(at as u32)) {
-                warp.clock.observe(published, atomic.order.acquires());
-            }
-            crate::exec::access::publish_shared(warp, m, (rank, at));
-            if !written {
-                uninitialised(warp, m, pc, lane, offset);
-            }
-            if let Some(found) = found {
-                conflict(warp, m, (pc, lane), offset, found);
-            }
-            Ok(old)
+            on_shared(warp, m, site, (rank, offset), (size, atomic.order), update)?
         }
-        Target::Local(_) | Target::Param(_) => m.stop_at(
-            crate::finding::FindingKind::OutOfBounds,
-            warp,
-            pc,
-            lane,
-            (address, None),
-            "atomics work on global and shared memory only",
-        ),
+        Target::Local(_) | Target::Param(_) => {
+            let detail = "atomics work on global and shared memory only";
+            let kind = FindingKind::OutOfBounds;
+            return m.stop_at(kind, warp, pc, lane, (address, None), detail);
+        }
+    };
+    *changed |= new != old;
+    Ok(old)
+}
+
+/// Replaces a value in global memory; gives the old and the new one.
+fn on_global(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    address: u64,
+    (size, order): (usize, Order),
+    update: impl Fn(u64) -> u64,
+) -> Step<(u64, u64)> {
+    let mut bytes = [0; 8];
+    let place = global(warp, m, site, address, size as u64)?;
+    let found = &m.run.memory.allocations[place.0];
+    if !found.is_written(place.1, size as u64) {
+        uninitialised(warp, m, site, address);
     }
+    found.read(place.1, &mut bytes[..size]);
+    let old = u64::from_le_bytes(bytes);
+    let new = update(old);
+    found.write(place.1, &new.to_le_bytes()[..size]);
+    m.counts.global_atomics += 1;
+    let sector = place.1 / 32;
+    m.touch(place.0, sector, false);
+    m.touch(place.0, sector, true);
+    note_global_write(warp, m, site, place, size as u64, Manner::Strong);
+    let run = m.run;
+    run.races.observe(address, &mut warp.clock, order.acquires());
+    run.races.publish(address, &warp.clock);
+    Ok((old, new))
+}
+
+/// Replaces a value in shared memory; gives the old and the new one.
+fn on_shared(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (rank, offset): (usize, u64),
+    (size, order): (usize, Order),
+    update: impl Fn(u64) -> u64,
+) -> Step<(u64, u64)> {
+    let mut bytes = [0; 8];
+    let at = shared(warp, m, site, (rank, offset), size as u64)?;
+    let memory = &mut m.blocks[rank].shared;
+    bytes[..size].copy_from_slice(memory.get(at, size));
+    let written = memory.is_written(at, size);
+    let old = u64::from_le_bytes(bytes);
+    let new = update(old);
+    let who = Who { clock: &warp.clock, lane: site.1, strong: true, proxy: false };
+    let found = memory.on_write(at, size, who, true);
+    memory.put(at, &new.to_le_bytes()[..size], true);
+    if let Some(published) = m.blocks[rank].published.get(&(at as u32)) {
+        warp.clock.observe(published, order.acquires());
+    }
+    publish_shared(warp, m, (rank, at));
+    if !written {
+        uninitialised(warp, m, site, offset);
+    }
+    if let Some(found) = found {
+        conflict(warp, m, site, offset, found);
+    }
+    Ok((old, new))
 }
 
 #[cold]
-fn uninitialised(warp: &Warp, m: &mut Machine<'_>, pc: u32, lane: usize, address: u64) {
-    let kind = crate::finding::FindingKind::Uninitialised;
-    m.note(kind, warp, pc, lane, None, || {
+fn uninitialised(warp: &Warp, m: &mut Machine<'_>, (pc, lane): (u32, usize), address: u64) {
+    m.note(FindingKind::Uninitialised, warp, pc, lane, None, || {
         format!("an atomic on never-written bytes at {address:#x}")
     });
 }

@@ -30,13 +30,45 @@ pub(crate) fn run(
         let detail = "the number of threads must be a multiple of 32";
         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
     }
+    let (generation, wanted) = arrive(warp, m, op, (id, count.unwrap_or(0)), (active, pc))?;
+    if m.blocks[warp.rank].barriers[id].arrived < wanted {
+        if op.kind == BarrierKind::Arrive {
+            warp.clock.tick();
+            return Ok(Next::Go);
+        }
+        return Ok(Next::Wait(Wait::Barrier { id, generation }));
+    }
+    m.blocks[warp.rank].barriers[id].release();
+    let all = m.run.block.iter().product::<u32>();
+    let left = all - m.blocks[warp.rank].live_threads;
+    if count.is_none() && left > 0 {
+        early_exit(warp, m, pc, lane, left);
+    }
+    if op.kind == BarrierKind::Arrive {
+        warp.clock.tick();
+    } else {
+        let barrier = &m.blocks[warp.rank].barriers[id];
+        warp.clock.learn(&barrier.released);
+    }
+    Ok(Next::Go)
+}
+
+/// Adds the active threads to those at barrier `id`, which `expected` threads take part in,
+/// or all of the block where it is 0. Gives the generation that they belong to and how
+/// many threads complete it.
+fn arrive(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    op: &Barrier,
+    (id, expected): (usize, u32),
+    (active, pc): (u32, u32),
+) -> Step<(u64, u32)> {
+    let lane = active.trailing_zeros() as usize;
     // With a count, whole warps are counted; without, the threads that there are.
-    let threads = if count.is_some() && op.aligned { 32 } else { active.count_ones() };
+    let threads = if expected != 0 && op.aligned { 32 } else { active.count_ones() };
     let bits = op.predicate.map_or(0, |row| warp.regs.p[usize::from(row)]) & active;
-    let warp_id = warp.id();
     let block = &mut m.blocks[warp.rank];
     let barrier = &mut block.barriers[id];
-    let expected = count.unwrap_or(0);
     if barrier.arrived > 0 && barrier.expected != expected {
         let detail = format!(
             "barrier {id} is awaited by {} and by {} threads",
@@ -49,7 +81,7 @@ pub(crate) fn run(
     }
     barrier.expected = expected;
     barrier.arrived += threads;
-    barrier.warps.push(warp_id);
+    barrier.warps.push(warp.id());
     barrier.message.add(&warp.clock);
     if op.predicate.is_some() {
         barrier.reduction.0 &= bits == active;
@@ -63,26 +95,7 @@ pub(crate) fn run(
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
     }
     m.progress += 1;
-    if barrier.arrived == wanted {
-        barrier.release();
-        let all = m.run.block.iter().product::<u32>();
-        let left = all - m.blocks[warp.rank].live_threads;
-        if expected == 0 && left > 0 {
-            early_exit(warp, m, pc, lane, left);
-        }
-        if op.kind == BarrierKind::Arrive {
-            warp.clock.tick();
-        } else {
-            let barrier = &m.blocks[warp.rank].barriers[id];
-            warp.clock.learn(&barrier.released);
-        }
-        return Ok(Next::Go);
-    }
-    if op.kind == BarrierKind::Arrive {
-        warp.clock.tick();
-        return Ok(Next::Go);
-    }
-    Ok(Next::Wait(Wait::Barrier { id, generation }))
+    Ok((generation, wanted))
 }
 
 #[cold]

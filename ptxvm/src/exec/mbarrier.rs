@@ -72,10 +72,7 @@ pub(crate) fn run(
     pc: u32,
 ) -> Step<Next> {
     if op.kind == MbarrierKind::PendingCount {
-        let tokens = values(warp, Bank::Double, op.address.index);
-        for lane in lanes(active) {
-            set(warp, Bank::Word, op.d, tokens[lane] & 0xffff_ffff, 1 << lane);
-        }
+        pending_count(warp, op, active);
         return Ok(Next::Go);
     }
     let row = addresses(warp, m, &op.address, active, pc);
@@ -125,6 +122,14 @@ pub(crate) fn run(
     }
     m.progressed();
     Ok(Next::Go)
+}
+
+/// `mbarrier.pending_count`: the arrivals that a state token says are still to come.
+fn pending_count(warp: &mut Warp, op: &MbarrierOp, active: u32) {
+    let tokens = values(warp, Bank::Double, op.address.index);
+    for lane in lanes(active) {
+        set(warp, Bank::Word, op.d, tokens[lane] & 0xffff_ffff, 1 << lane);
+    }
 }
 
 fn init(

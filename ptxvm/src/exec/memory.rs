@@ -33,30 +33,8 @@ pub(crate) fn load(
     for lane in lanes(active) {
         aligned(warp, m, (pc, lane), row[lane], size)?;
         let bytes = &mut data[lane][..size as usize];
-        let target = resolve(access.address.space, warp.rank, row[lane]);
-        let written = match target {
-            Target::Global(address) => {
-                let place = global(warp, m, (pc, lane), address, size)?;
-                let found = &m.run.memory.allocations[place.0];
-                found.read(place.1, bytes);
-                if access.address.space != Space::Const {
-                    sectors(&mut spans, place.0, place.1, size);
-                    let manner = Manner::of_thread(access.order.is_strong());
-                    note_global_read(warp, m, (pc, lane), place, size, manner);
-                }
-                if access.order.is_strong() {
-                    observe_global(warp, m, address, access.order);
-                }
-                m.run.memory.allocations[place.0].is_written(place.1, size)
-            }
-            Target::Shared(rank, offset) => {
-                banks.push(offset as u32);
-                let at = (rank, offset);
-                load_shared(warp, m, (pc, lane), at, access.order, bytes)?
-            }
-            Target::Local(offset) => load_local(warp, m, (pc, lane), offset, bytes)?,
-            Target::Param(offset) => load_param(warp, m, (pc, lane), offset, bytes)?,
-        };
+        let lists = (&mut spans, &mut banks);
+        let written = load_lane(warp, m, access, (pc, lane), row[lane], bytes, lists)?;
         undefined |= u32::from(!written) << lane;
     }
     if !spans.is_empty() {
@@ -81,6 +59,45 @@ pub(crate) fn load(
         return Ok(Next::Polled);
     }
     Ok(Next::Go)
+}
+
+/// The sectors and the banks' addresses that the lanes of an access touch.
+type Touched<'t> = (&'t mut Vec<(usize, u64)>, &'t mut Vec<u32>);
+
+/// Loads one lane's bytes; says whether all of them were written before.
+#[inline(always)]
+fn load_lane(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    access: &Access,
+    site: (u32, usize),
+    address: u64,
+    bytes: &mut [u8],
+    (spans, banks): Touched<'_>,
+) -> Step<bool> {
+    let size = bytes.len() as u64;
+    match resolve(access.address.space, warp.rank, address) {
+        Target::Global(address) => {
+            let place = global(warp, m, site, address, size)?;
+            let found = &m.run.memory.allocations[place.0];
+            found.read(place.1, bytes);
+            if access.address.space != Space::Const {
+                sectors(spans, place.0, place.1, size);
+                let manner = Manner::of_thread(access.order.is_strong());
+                note_global_read(warp, m, site, place, size, manner);
+            }
+            if access.order.is_strong() {
+                observe_global(warp, m, address, access.order);
+            }
+            Ok(m.run.memory.allocations[place.0].is_written(place.1, size))
+        }
+        Target::Shared(rank, offset) => {
+            banks.push(offset as u32);
+            load_shared(warp, m, site, (rank, offset), access.order, bytes)
+        }
+        Target::Local(offset) => load_local(warp, m, site, offset, bytes),
+        Target::Param(offset) => load_param(warp, m, site, offset, bytes),
+    }
 }
 
 /// Whether a strong load saw again what it saw last: perhaps a waiting loop.
@@ -223,38 +240,9 @@ pub(crate) fn store(
     for lane in lanes(active) {
         aligned(warp, m, (pc, lane), row[lane], size)?;
         let data = gather(warp, access, lane);
-        let bytes = &data[..size as usize];
-        let defined = undefined >> lane & 1 == 0;
-        match resolve(access.address.space, warp.rank, row[lane]) {
-            Target::Global(address) => {
-                let place = global(warp, m, (pc, lane), address, size)?;
-                if !defined {
-                    undefined_store(warp, m, access, pc, lane);
-                }
-                let strong = access.order.is_strong();
-                store_global(warp, m, (pc, lane), place, bytes, strong);
-                sectors(&mut spans, place.0, place.1, size);
-                if strong {
-                    m.run.races.publish(address, &warp.clock);
-                }
-            }
-            Target::Shared(rank, offset) => {
-                banks.push(offset as u32);
-                let at = (rank, offset);
-                store_shared(warp, m, (pc, lane), at, (bytes, defined), access.order)?;
-            }
-            Target::Local(offset) => {
-                let at = local_place(warp, m, (pc, lane), offset, bytes.len())?;
-                warp.local[at..at + bytes.len()].copy_from_slice(bytes);
-                warp.local_written[at..at + bytes.len()].fill(defined);
-            }
-            Target::Param(offset) => {
-                let place = (offset, Some("parameters".to_owned()));
-                let detail = "parameters cannot be written";
-                let kind = FindingKind::OutOfBounds;
-                return m.stop_at(kind, warp, pc, lane, place, detail);
-            }
-        }
+        let bytes = (&data[..size as usize], undefined >> lane & 1 == 0);
+        let lists = (&mut spans, &mut banks);
+        store_lane(warp, m, access, (pc, lane), row[lane], bytes, lists)?;
     }
     if !spans.is_empty() {
         m.counts.global_write_bytes += size * u64::from(active.count_ones());
@@ -264,6 +252,49 @@ pub(crate) fn store(
     if !banks.is_empty() {
         count_shared(m, &banks, size as u32, true);
         m.progressed();
+    }
+    Ok(())
+}
+
+/// Stores one lane's bytes; `defined` says whether their values mean anything.
+#[inline(always)]
+fn store_lane(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    access: &Access,
+    (pc, lane): (u32, usize),
+    address: u64,
+    (bytes, defined): (&[u8], bool),
+    (spans, banks): Touched<'_>,
+) -> Step {
+    let (site, size) = ((pc, lane), bytes.len() as u64);
+    match resolve(access.address.space, warp.rank, address) {
+        Target::Global(address) => {
+            let place = global(warp, m, site, address, size)?;
+            if !defined {
+                undefined_store(warp, m, access, pc, lane);
+            }
+            let strong = access.order.is_strong();
+            store_global(warp, m, site, place, bytes, strong);
+            sectors(spans, place.0, place.1, size);
+            if strong {
+                m.run.races.publish(address, &warp.clock);
+            }
+        }
+        Target::Shared(rank, offset) => {
+            banks.push(offset as u32);
+            store_shared(warp, m, site, (rank, offset), (bytes, defined), access.order)?;
+        }
+        Target::Local(offset) => {
+            let at = local_place(warp, m, site, offset, bytes.len())?;
+            warp.local[at..at + bytes.len()].copy_from_slice(bytes);
+            warp.local_written[at..at + bytes.len()].fill(defined);
+        }
+        Target::Param(offset) => {
+            let place = (offset, Some("parameters".to_owned()));
+            let detail = "parameters cannot be written";
+            return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
+        }
     }
     Ok(())
 }

@@ -91,7 +91,6 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
     let code = &m.run.kernel.code;
     let at = warp.current;
     let Group { mut pc, mask, .. } = warp.groups[at];
-    let alone = warp.groups.len() == 1;
     // The next instruction where another group stands.
     let others = warp.groups.iter().enumerate().filter(|&(n, _)| n != at);
     let meeting = others.map(|(_, g)| g.pc).filter(|&other| other > pc).min();
@@ -119,49 +118,10 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
             pc += 1;
         } else {
             warp.groups[at].pc = pc;
-            match execute(warp, m, &instruction.op, active, pc)? {
-                Next::Go => pc += 1,
-                Next::Jump { target, taken } if taken == mask => {
-                    pc = target;
-                    if !alone {
-                        warp.groups[at].pc = pc;
-                        return Ok(true);
-                    }
-                }
-                Next::Jump { target, taken } => {
-                    let group = &mut warp.groups[at];
-                    *group = Group { pc: pc + 1, mask: mask & !taken, ..*group };
-                    let wait = Wait::None;
-                    warp.groups.push(Group { pc: target, mask: taken, wait });
-                    return Ok(true);
-                }
-                Next::Choose => return Ok(true),
-                Next::Wait(wait) => {
-                    split(warp, at, active, pc);
-                    warp.groups[at].pc = pc + 1;
-                    warp.groups[at].wait = wait;
-                    return Ok(true);
-                }
-                Next::Meet { mask } => {
-                    // It did nothing yet, and will be counted when it does.
-                    let executed = &mut m.executed[pc as usize];
-                    executed.0 -= u64::from(active.count_ones());
-                    executed.1 -= 1;
-                    split(warp, at, active, pc);
-                    warp.groups[at].wait = Wait::Meet { mask };
-                    return Ok(true);
-                }
-                Next::Polled => {
-                    warp.groups[at].pc = pc + 1;
-                    warp.polls += 1;
-                    warp.streak = STREAK + 1;
-                    return Ok(false);
-                }
-                Next::Exit { mask: gone } => {
-                    warp.groups[at].pc = pc + 1;
-                    leave(warp, m, gone, pc);
-                    return Ok(true);
-                }
+            let next = execute(warp, m, &instruction.op, active, pc)?;
+            match follow(warp, m, next, (pc, mask, active)) {
+                Course::At(next) => pc = next,
+                Course::Ends { more } => return Ok(more),
             }
         }
         if pc >= meeting {
@@ -169,6 +129,65 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
             return Ok(true);
         }
     }
+}
+
+/// How the running group goes on after an instruction.
+enum Course {
+    /// At this instruction, without a look at the other groups.
+    At(u32),
+    /// Its turn is over; whether the warp should go on.
+    Ends { more: bool },
+}
+
+/// Does with the running group what an instruction at `pc` asks for. Of the group's lanes
+/// `mask`, those in `active` executed it.
+#[inline(always)]
+fn follow(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    next: Next,
+    (pc, mask, active): (u32, u32, u32),
+) -> Course {
+    let at = warp.current;
+    match next {
+        Next::Go => return Course::At(pc + 1),
+        Next::Jump { target, taken } if taken == mask => {
+            if warp.groups.len() == 1 {
+                return Course::At(target);
+            }
+            warp.groups[at].pc = target;
+        }
+        Next::Jump { target, taken } => {
+            let group = &mut warp.groups[at];
+            *group = Group { pc: pc + 1, mask: mask & !taken, ..*group };
+            warp.groups.push(Group { pc: target, mask: taken, wait: Wait::None });
+        }
+        Next::Choose => {}
+        Next::Wait(wait) => {
+            split(warp, at, active, pc);
+            warp.groups[at].pc = pc + 1;
+            warp.groups[at].wait = wait;
+        }
+        Next::Meet { mask } => {
+            // It did nothing yet, and will be counted when it does.
+            let executed = &mut m.executed[pc as usize];
+            executed.0 -= u64::from(active.count_ones());
+            executed.1 -= 1;
+            split(warp, at, active, pc);
+            warp.groups[at].wait = Wait::Meet { mask };
+        }
+        Next::Polled => {
+            warp.groups[at].pc = pc + 1;
+            warp.polls += 1;
+            warp.streak = STREAK + 1;
+            return Course::Ends { more: false };
+        }
+        Next::Exit { mask: gone } => {
+            warp.groups[at].pc = pc + 1;
+            leave(warp, m, gone, pc);
+        }
+    }
+    Course::Ends { more: true }
 }
 
 /// Where only some of a group's lanes wait (a guarded instruction), the others go on
