@@ -99,6 +99,11 @@
 //! assert!(report.findings.is_empty());
 //! ```
 
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod bank;
 mod cache;
 mod check;
