@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::finding::Finding;
 use crate::lanes::{LANES, lanes};
 
-/// One lane's copy on its way.
+/// One lane's `cp.async` on its way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ThreadCopy {
     pub lane: usize,
@@ -36,7 +36,7 @@ impl CopyGroups {
         lanes(active).for_each(|lane| self.committed[lane] += 1);
     }
 
-    /// Hands over a lane's copies, for something else to wait for.
+    /// Takes a lane's copies out, for an mbarrier to wait for.
     pub(crate) fn take(&mut self, lane: usize) -> Vec<ThreadCopy> {
         let (taken, left) = self.copies.drain(..).partition(|copy| copy.lane == lane);
         self.copies = left;
@@ -49,7 +49,7 @@ impl CopyGroups {
 pub(crate) struct Piece {
     /// Offset in shared memory.
     pub shared: u32,
-    /// Allocation and offset; none for what lies outside of a tensor.
+    /// Allocation and offset; none for a part outside of the tensor.
     pub global: Option<(usize, u64)>,
     pub bytes: u32,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Piece {
 /// Which way a copy goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// Into shared memory of these blocks (a bit a rank).
+    /// Into shared memory of these blocks (one bit per rank).
     In { ranks: u32, barrier: u32 },
     /// Out of shared memory.
     Out,
@@ -80,18 +80,18 @@ pub(crate) struct PendingCopy {
     pub lane: usize,
     pub group: u32,
     pub copies: Vec<ThreadCopy>,
-    /// What was read of the source, once it was.
+    /// The source's bytes, once they were read.
     pub data: Option<Vec<u8>>,
-    /// Made at the issue, for findings at the landing.
+    /// The instruction that started the copy, for findings when it completes.
     pub blame: Box<Finding>,
 }
 
-/// A product under way.
+/// A matrix product under way.
 #[derive(Debug)]
 pub(crate) struct WgmmaFlight {
     pub group: u64,
     pub pc: u32,
-    /// Places of 16 bytes in shared memory that it reads.
+    /// Offsets of the 16-byte chunks of shared memory that it reads.
     pub chunks: Vec<u32>,
     /// Registers of A, and what was in them.
     pub a: Vec<(u16, [u32; LANES])>,
@@ -104,12 +104,12 @@ pub(crate) struct WgmmaState {
     /// Groups committed so far.
     pub committed: u64,
     pub flights: Vec<WgmmaFlight>,
-    /// A fence stands between the last change of registers and the next product.
+    /// A fence was executed since the last change of registers.
     pub fenced: bool,
-    /// Lanes of accumulators that are undefined whatever is waited for.
+    /// Lanes of accumulators that are undefined even after the wait.
     pub undefined: HashMap<u16, u32>,
     /// Products issued, and where the last one was.
     pub issued: (u64, u32),
-    /// What the last product left in its accumulators.
+    /// The values that the last product left in its accumulators.
     pub last: HashMap<u16, [u32; LANES]>,
 }

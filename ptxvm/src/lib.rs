@@ -1,41 +1,40 @@
-//! A virtual machine for PTX: it runs the kernels that NVRTC compiles on a CPU,
-//! checks them while they run, and counts their work.
+//! A virtual machine for PTX: it runs the kernels that NVRTC compiles on a CPU, checks
+//! them while they run, and counts their work.
 //!
 //! # What runs
 //!
-//! PTX 6 to 9 as NVRTC emits it for sm_80 up to sm_90a: integer and floating-point
+//! PTX 6 to 9 as NVRTC emits it for sm_80 to sm_90a: integer and floating-point
 //! arithmetic in all formats down to 8 bits, each result rounded once; vector loads
 //! and stores in all state spaces; exchanges within a warp; atomics; barriers of
 //! warps, blocks and clusters; `cp.async`; mbarriers; bulk and tensor copies with
 //! swizzles, fill and multicast; `ldmatrix`, `stmatrix`, `mma` and `wgmma`.
-//! Whatever else a module uses is an error when it is loaded, naming the instruction
-//! and its line. Threads have program counters of their own and meet again where
-//! their ways do.
+//! A module that uses anything else is refused when it is loaded. The error names the
+//! instruction and its line. Threads have their own program counters, and reconverge
+//! where they reach the same instruction.
 //!
 //! # What is found
 //!
-//! The order of warps and blocks is random, and the same for a [`Launch::seed`].
-//! Asynchronous copies land as late as they may, shared memory and registers start
-//! as poison. A launch ends in a [`Fault`] where a GPU would fault or hang; it ends
-//! in a [`Report`] with [`Finding`]s where a GPU would go on with, perhaps, wrong
+//! The order of warps and blocks is random, but the same for the same [`Launch::seed`].
+//! Asynchronous copies complete as late as they may. Shared memory and registers start
+//! with poison values. A launch ends with a [`Fault`] where a GPU would fault or hang. It
+//! ends with a [`Report`] with [`Finding`]s where a GPU would continue, perhaps with wrong
 //! data:
 //!
-//! * accesses to shared memory that nothing orders, those of lanes of one warp
-//!   included, and accesses to global memory by different warps or blocks that
-//!   nothing orders;
-//! * bytes never written that become an address, a branch or a store to global
-//!   memory; merely moving them about, and masking them out, is fine;
+//! * accesses to shared memory that nothing orders, also between lanes of one warp, and
+//!   accesses to global memory by different warps or blocks that nothing orders;
+//! * bytes that were never written and become an address, a branch or a stored value in
+//!   global memory; it is allowed to move them and to mask them out;
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
 //!   `wgmma` before their wait, and a missing fence between what threads write and
 //!   the async proxy reads;
-//! * barriers that not all come to, and who waits for what in a deadlock.
+//! * barriers that not all threads reach, and who waits for what in a deadlock.
 //!
-//! Not looked for: races between lanes of one warp through global memory.
+//! Races between lanes of one warp through global memory are not looked for.
 //!
 //! # What is counted
 //!
-//! [`Counts`] does not depend on the order of warps and blocks, but for instructions
-//! in loops that wait (for an mbarrier, or for other blocks).
+//! [`Counts`] do not depend on the order of warps and blocks, except for instructions in
+//! loops that wait (for an mbarrier, or for other blocks).
 //!
 //! # Layers
 //!

@@ -1,4 +1,4 @@
-//! A cluster of blocks at work, and what its warps share.
+//! A running cluster of blocks, and what its warps share.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -50,7 +50,7 @@ pub(crate) struct BarrierState {
     pub expected: u32,
     pub generation: u64,
     pub message: Message,
-    /// What those released by the last generation learn.
+    /// What the threads released by the last generation learn.
     pub released: Message,
     /// Running `and`, `or` and sum of a reduction, and the last generation's.
     pub reduction: (bool, bool, u32),
@@ -60,7 +60,7 @@ pub(crate) struct BarrierState {
 }
 
 impl BarrierState {
-    /// Lets everyone go who waits.
+    /// Starts the next generation: the waiting threads continue.
     pub(crate) fn release(&mut self) {
         self.generation += 1;
         std::mem::swap(&mut self.released, &mut self.message);
@@ -100,11 +100,11 @@ pub(crate) struct Machine<'l> {
     pub executed: Vec<(u64, u64)>,
     pub findings: Findings,
     pub random: Random,
-    /// Moves on whenever something happened that others may wait for.
+    /// Increases when something happened that other warps may wait for.
     pub progress: u64,
-    /// Number of asynchronous writes that have landed: their time.
+    /// Number of asynchronous writes that have completed: their time.
     pub landed: u32,
-    /// Last allocation that an access fell into.
+    /// The allocation of the last access.
     pub last_allocation: usize,
 }
 
@@ -145,7 +145,7 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// Notes a finding; the detail is only made for the first of its kind.
+    /// Records a finding; `detail` is only called for the first of its kind.
     pub(crate) fn note(
         &mut self,
         kind: FindingKind,
@@ -178,7 +178,7 @@ impl<'l> Machine<'l> {
         Err(Box::new(self.finding(kind, warp, pc, lane, detail.into())))
     }
 
-    /// The end of the launch over an address.
+    /// The end of the launch because of an address.
     pub(crate) fn stop_at<T>(
         &self,
         kind: FindingKind,
@@ -203,14 +203,14 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// The clock entry and time of a copy that lands now and is told to this mbarrier.
+    /// The clock entry and time of a copy that completes now and signals this mbarrier.
     pub(crate) fn next_landing(&mut self, barrier: u32) -> (usize, u32) {
         self.landed += 1;
         let warps = self.blocks.iter().map(|block| block.warps).sum::<usize>();
         (warps + barrier as usize / 8 % COPY_ENTRIES, self.landed)
     }
 
-    /// Where a warp of the cluster is, in words.
+    /// The name of a warp of the cluster, for messages.
     pub(crate) fn warp_name(&self, id: usize) -> String {
         let warps = self.blocks.first().map_or(1, |block| block.warps.max(1));
         match self.blocks.get(id / warps) {
@@ -220,13 +220,13 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// Something happened that may let others go on.
+    /// Records that something happened that other warps may wait for.
     pub(crate) fn progressed(&mut self) {
         self.progress += 1;
     }
 }
 
-/// Turns the end of a launch into what the caller sees.
+/// The error of a launch that ended with `cause`.
 pub(crate) fn fault(cause: Stop, findings: Findings) -> Fault {
     Fault { cause, findings: findings.list }
 }

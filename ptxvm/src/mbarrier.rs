@@ -9,19 +9,19 @@ pub(crate) struct Mbarrier {
     pub expected: u32,
     /// Arrivals still to come in this phase.
     pub pending: u32,
-    /// Bytes announced and not yet there.
+    /// Bytes expected and not yet arrived.
     pub bytes: i64,
     pub phase: u64,
     /// The warp, by its place in clocks, that initialised it, and when.
     pub made: (usize, u32),
-    /// Whether a fence has shown its initialisation to the async proxy.
+    /// Whether a fence has made its initialisation visible to the async proxy.
     pub is_shown: bool,
     pub message: Message,
     pub released: Message,
 }
 
 impl Mbarrier {
-    /// Completes the phase where nothing is missing any more; says whether it did.
+    /// Completes the phase if nothing is missing; says whether it did.
     pub(crate) fn settle(&mut self) -> bool {
         if self.pending != 0 || self.bytes != 0 {
             return false;
@@ -33,7 +33,7 @@ impl Mbarrier {
         true
     }
 
-    /// Whether its phase is neither fresh nor complete.
+    /// Whether something has arrived in its phase, or bytes are expected.
     pub(crate) fn has_begun(&self) -> bool {
         self.pending != self.expected || self.bytes != 0
     }

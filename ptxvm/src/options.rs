@@ -3,16 +3,16 @@
 /// How a launch is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Look for races, unwritten memory and the like. Without it, only what would
-    /// crash is found.
+    /// Look for races, unwritten values and other mistakes after which a GPU would
+    /// continue. Without this, only mistakes that end the launch are found.
     pub checks: bool,
-    /// Run blocks on several threads of the host where the kernel has no way for
-    /// its blocks to talk to one another.
+    /// Run blocks on several threads of the host where the kernel's blocks cannot
+    /// communicate with each other.
     pub parallel: bool,
-    /// Clusters of blocks that are under way at the same time on one host thread.
+    /// Clusters of blocks that run at the same time on one host thread.
     pub resident: usize,
-    /// Bytes of an L2 cache in front of DRAM, to count what gets past it. Blocks then
-    /// run on one thread of the host, so that the order is the seed's alone.
+    /// Bytes of an L2 cache in front of DRAM, to count the traffic that reaches DRAM. Blocks
+    /// then run on one thread of the host, so that only the seed decides their order.
     pub l2_bytes: Option<u64>,
     /// Warp instructions after which a launch counts as hung.
     pub budget: u64,

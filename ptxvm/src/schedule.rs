@@ -14,7 +14,7 @@ use crate::random::Random;
 use crate::shared::Shared;
 use crate::warp::{Wait, Warp};
 
-/// What a host thread did of a launch.
+/// The part of a launch that one host thread executed.
 pub(crate) struct Share {
     pub counts: Counts,
     pub executed: Vec<(u64, u64)>,
@@ -22,15 +22,16 @@ pub(crate) struct Share {
     pub stop: Option<Stop>,
 }
 
-/// After so many turns in which nothing moved, blocks may be waiting for blocks that
-/// have not started.
+/// After so many turns without progress, blocks may be waiting for blocks that have not
+/// started.
 const RESTLESS: u32 = 64;
-/// After so many, nothing will ever move. Loops that look like waiting may be long.
+/// After so many turns without progress the launch is stuck. The number is large because
+/// long loops may look like waiting.
 const PATIENCE: u32 = 20_000;
-/// Most clusters that are under way at once when blocks wait for other blocks.
+/// Most clusters that run at once when blocks wait for other blocks.
 const MOST_RESIDENT: usize = 512;
 
-/// A cluster under way.
+/// A running cluster.
 struct Active<'l> {
     machine: Machine<'l>,
     warps: Vec<Warp>,
@@ -48,7 +49,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         stop: None,
     };
     let mut random = Random::new(seed, from);
-    // Blocks start in any order.
+    // Blocks that communicate start in a random order.
     let mut waiting: Vec<u64> = (from..to).rev().collect();
     if run.kernel.talks {
         shuffle(&mut waiting, &mut random);
@@ -90,7 +91,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
             wgmma::check_groups(&done.warps, &mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
-            // One block's progress may be what another waits for.
+            // Other blocks may have waited for this one.
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
             if let Err(stop) = landed {
                 total.stop = Some(stop);
@@ -154,7 +155,7 @@ impl<'l> Active<'l> {
         Self { machine, warps, idle: 0, seen: u64::MAX }
     }
 
-    /// Lets one warp run for a while, or a copy land.
+    /// Lets one warp run for a while, or a copy complete.
     fn turn(&mut self, random: &mut Random, spent: &mut u64) -> Step {
         let alive: Vec<usize> =
             (0..self.warps.len()).filter(|&at| self.may_run(at)).collect();
@@ -167,7 +168,8 @@ impl<'l> Active<'l> {
             return Ok(());
         }
         let at = alive[random.below(alive.len())];
-        // Mostly short turns, to interleave; now and then a long one, to run ahead.
+        // Mostly short turns, to interleave warps; sometimes a long one, to let a warp run
+        // ahead.
         let quantum = match random.below(8) {
             0 => 4000,
             1..4 => 400,
@@ -185,8 +187,8 @@ impl<'l> Active<'l> {
             self.idle += 1;
         }
         self.seen = progress;
-        // Everyone only asks: whatever was put off must happen now. Before that, a
-        // copy lands at a random time.
+        // All warps only poll: what was delayed must happen now. Before that, a copy
+        // completes at a random time.
         let asked = self.idle > 2 * self.warps.len() as u32;
         if (asked || random.below(200) == 0) && landing::land_one(&mut self.machine)? {
             self.idle = 0;
@@ -209,8 +211,8 @@ impl<'l> Active<'l> {
             })
     }
 
-    /// Whether threads that wait to meet are together: at one instruction, in groups
-    /// that run or wait to meet.
+    /// Whether threads that wait to meet are at one instruction, in groups that run or wait
+    /// to meet.
     fn meets(&self, warp: &Warp, mask: u32) -> bool {
         warp.groups.iter().any(|group| {
             let together = warp.groups.iter().filter(|other| {
@@ -220,7 +222,7 @@ impl<'l> Active<'l> {
         })
     }
 
-    /// What mbarriers whose phase has begun still wait for.
+    /// What mbarriers with an incomplete phase still wait for.
     fn open_mbarriers(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for block in &self.machine.blocks {
@@ -239,7 +241,7 @@ impl<'l> Active<'l> {
         lines
     }
 
-    /// The finding that ends a launch in which nothing goes on.
+    /// The finding that ends a launch without progress.
     fn stuck(&self, budget: bool) -> Stop {
         let mut lines = Vec::new();
         let mut divergent = true;
@@ -259,7 +261,7 @@ impl<'l> Active<'l> {
                     }
                     Wait::Cluster { .. } => {
                         format!(
-                            "waits at the cluster's barrier, PTX line {}",
+                            "waits at the barrier of the cluster, PTX line {}",
                             instruction.line
                         )
                     }

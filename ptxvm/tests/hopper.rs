@@ -394,7 +394,7 @@ fn too_many_bytes_expected() {
 }
 
 #[test]
-fn nobody_frees_a_stage() {
+fn a_stage_that_is_never_freed() {
     let text = all_within_nt("mbarrier.arrive.shared::cta.b64 _, [", "// [");
     caught(nt(text), FindingKind::Deadlock);
 }
@@ -421,7 +421,7 @@ fn no_proxy_fence() {
 }
 
 #[test]
-fn no_fence_behind_the_making_of_a_barrier() {
+fn no_fence_after_the_initialisation_of_an_mbarrier() {
     let fence = "fence.mbarrier_init.release.cluster;";
     let run = |with: &str| {
         let text = within("bulk_copy", fence, 0, with);
@@ -435,7 +435,7 @@ fn no_fence_behind_the_making_of_a_barrier() {
 }
 
 #[test]
-fn no_barrier_behind_the_making_of_a_barrier() {
+fn no_barrier_after_the_initialisation_of_an_mbarrier() {
     let text = within("bulk_copy", "bar.sync \t0;", 0, "");
     caught(|seed| bulk_copy(&text, seed).map(|(report, _)| report), FindingKind::Mbarrier);
 }
@@ -461,7 +461,7 @@ fn no_wait_for_the_store() {
 }
 
 #[test]
-fn an_mbarrier_that_nobody_made() {
+fn an_mbarrier_without_an_initialisation() {
     let at = HOPPER.find(".entry bulk_copy(").unwrap();
     let end = HOPPER[at..].find("mbarrier.init.shared::cta.b64 ").unwrap() + at;
     let text = format!("{}// {}", &HOPPER[..end], &HOPPER[end..]);
@@ -527,7 +527,7 @@ fn tiles_from_block_to_block() {
     assert!(!found.is_empty());
 }
 
-/// A row that is asked for is traffic, read or not, and has to lie in memory.
+/// A prefetched row counts as traffic, whether it is read or not, and must be allocated.
 #[test]
 fn prefetched_rows() {
     let run = |bytes: u32, offset: u32| {
@@ -615,8 +615,8 @@ fn two_copies(waits: &str) -> String {
     )
 }
 
-/// Two copies, each with an mbarrier of its own. Who has waited for one of them knows
-/// nothing of the other, whichever landed first.
+/// Two copies, each with an mbarrier of its own. A wait for one of them does not order the
+/// other, whichever completed first.
 #[test]
 fn no_wait_for_one_of_two_copies() {
     let outcome = |waits: &str, seed: u64| {

@@ -1,4 +1,4 @@
-//! Approximations: within what the ISA promises of the exact value.
+//! Approximations: within the error of the exact value that the ISA allows.
 
 use super::draft::{Cases, Scalar, bits, one};
 use super::number::{BF16, F16, F32, Format};
@@ -6,7 +6,7 @@ use super::{Program, Wanted};
 
 const FAMILY: Scalar = Scalar::new("approximation");
 
-/// What the ISA promises about an error.
+/// The error that the ISA allows.
 #[derive(Clone, Copy)]
 enum Promise {
     Absolute(f64),

@@ -103,7 +103,7 @@ fn narrowing() -> Vec<Program> {
     programs
 }
 
-/// All of [`FLOATS`] but those that tf32 has no finite neighbour for.
+/// All of [`FLOATS`] except those that would overflow in tf32.
 fn tf32_cases(mode: Mode) -> Cases {
     let finite = FLOATS.iter().filter(|&&a| a & 0x7fff_ffff < 0x7f00_0000);
     finite.map(|&a| one(a, TF32.round(F32.decode(a), mode))).collect()
@@ -169,7 +169,7 @@ fn eight_bits() -> Vec<Program> {
     programs
 }
 
-/// The integer nearest in the sense of `mode`, within the type's range.
+/// `value` rounded to an integer by `mode`, and limited to the type's range.
 fn to_integer(value: Exact, mode: Mode, signed: bool, width: u32) -> u64 {
     let magnitude = value.in_units_of(0, mode).min(1 << 100) as i128;
     let integer = if value.negative { -magnitude } else { magnitude };
@@ -233,7 +233,7 @@ fn to_integers() -> Vec<Program> {
         programs.push(FAMILY.program(&body, &NEAR_INTEGERS.iter().map(case).collect()));
     }
     programs.push(FAMILY.named(
-        "cvt.rzi.s32.f32 of what is no number",
+        "cvt.rzi.s32.f32 of NaN and infinities",
         "cvt.rzi.s32.f32 %d, %a;",
         &vec![
             one(0x7fc0_0000, 0),

@@ -1,11 +1,10 @@
-//! Small PTX programs, a family of instructions each, and what they must compute.
+//! Small PTX programs, each for one family of instructions, and what they must compute.
 //!
-//! What is expected is worked out by hand or from definitions that are written down
-//! here: exact integers and one rounding (`number`), the layouts of fragments by the
-//! ISA's formulas, copies element by element. Nothing of it comes from the machine
-//! under test, so the same programs judge this crate's virtual machine and a GPU
-//! alike: a GPU that agrees with them proves the virtual machine right about
-//! hardware.
+//! The expected values were computed by hand or from definitions in this module: exact
+//! integers and one rounding (`number`), the layouts of fragments by the formulas of the
+//! ISA, and copies element by element. They do not come from the machine under test, so
+//! the same programs check this crate's virtual machine and a GPU. If both agree with
+//! them, the virtual machine is right about the hardware in these cases.
 //!
 //! ```
 //! let programs = ptxvm::conformance::programs();

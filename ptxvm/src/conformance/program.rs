@@ -11,11 +11,11 @@ use crate::{Fault, Launch, Memory, Module, Params, ParseError, Report, TensorMap
 /// and 128 bytes, aligned to 64, for every tensor map.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The instruction, or what is done with it. No two programs have the same.
+    /// The instruction, or what is done with it; unique among the programs.
     pub name: String,
     /// The family of instructions.
     pub family: &'static str,
-    /// The oldest architecture that has all of its instructions, as `sm_90a`.
+    /// The oldest architecture that has all of its instructions, such as `sm_90a`.
     pub target: &'static str,
     /// The module.
     pub ptx: String,
@@ -31,16 +31,16 @@ pub struct Program {
     pub input: Vec<u8>,
     /// Bytes of what `out` points to.
     pub output_bytes: usize,
-    /// Tensor maps; their addresses count from `in`.
+    /// Tensor maps; their addresses are relative to `in`.
     pub tensor_maps: Vec<TensorMap>,
-    /// What must be in the output. What no case speaks of does not matter.
+    /// What must be in the output. Bytes without a case are not checked.
     pub cases: Vec<Case>,
 }
 
 /// One value of the output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// What it is, for people.
+    /// What it is, for messages.
     pub label: String,
     /// Its first byte in the output.
     pub offset: usize,
@@ -55,9 +55,9 @@ pub struct Case {
 pub enum Wanted {
     /// These bits.
     Bits(u64),
-    /// One of the format's NaNs: the ISA leaves open which.
+    /// Any NaN of the format, because the ISA leaves open which.
     Nan(Format),
-    /// As near as the ISA promises.
+    /// A value within the error that the ISA allows.
     Near {
         /// The exact value.
         value: f64,
@@ -69,7 +69,7 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Whether `bits` will do.
+    /// Whether `bits` are allowed.
     pub fn allows(&self, bits: u64) -> bool {
         match *self {
             Wanted::Bits(wanted) => bits == wanted,
@@ -93,7 +93,7 @@ impl fmt::Display for Wanted {
     }
 }
 
-/// A value that is not what it must be.
+/// A wrong value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
     /// The place in [`Program::cases`].
@@ -127,23 +127,23 @@ pub enum RunError {
     /// It cannot be loaded.
     #[error(transparent)]
     Parse(#[from] ParseError),
-    /// It did not come to its end.
+    /// It did not run to its end.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
 impl Program {
-    /// The byte that the output is filled with before a run, so that what was never
-    /// written is seen.
+    /// The byte that the output is filled with before a run, so that bytes that were never
+    /// written are noticed.
     pub const UNWRITTEN: u8 = 0xa5;
 
     /// Runs it on the virtual machine; `seed` picks the order of warps and blocks.
     ///
     /// # Errors
-    /// A program that the virtual machine does not load, or that faults.
+    /// If the virtual machine does not load the program, or the program faults.
     ///
     /// # Panics
-    /// If a tensor map is one that no driver would encode.
+    /// If a tensor map is not valid.
     pub fn run(&self, seed: u64) -> Result<Run, RunError> {
         let module = Module::parse(&self.ptx)?;
         let mut memory = Memory::new();
@@ -177,7 +177,7 @@ impl Program {
         self.tensor_maps.iter().map(moved).collect()
     }
 
-    /// The cases that `output`, of `output_bytes` bytes, is wrong about.
+    /// The cases for which `output`, of `output_bytes` bytes, is wrong.
     ///
     /// # Panics
     /// If the output is shorter.

@@ -78,7 +78,7 @@ impl<'a> Decoder<'_, 'a> {
 
     fn copy(&mut self) -> Result<()> {
         let Some(level) = self.parts.any(&["ca", "cg"]) else {
-            return self.fail("'.ca' or '.cg'");
+            return self.fail("expected '.ca' or '.cg'");
         };
         let (to, from) = (self.space(), self.space());
         if to != Space::Shared || from != Space::Global {
@@ -89,7 +89,7 @@ impl<'a> Decoder<'_, 'a> {
         self.arity(3, 4 + usize::from(policy))?;
         let bytes = self.immediate(2)?;
         if !(bytes == 16 || level == "ca" && matches!(bytes, 4 | 8)) {
-            return self.fail(format!("a copy of {bytes} bytes"));
+            return self.fail(format!("a copy of {bytes} bytes is not possible"));
         }
         let mut op = CpAsync {
             to: self.address(0, Space::Shared)?,
@@ -99,7 +99,7 @@ impl<'a> Decoder<'_, 'a> {
             ignore: None,
         };
         if self.operands() > 3 + usize::from(policy) {
-            // A predicate says to ignore the source, a number how much there is of it.
+            // A predicate means to ignore the source, an integer is the source's size.
             let operand = self.operand(3)?.clone();
             let is_predicate = matches!(operand, Operand::Not(_))
                 || self.register(&operand).is_ok_and(|r| r.bank == Bank::Predicate);
@@ -155,7 +155,7 @@ impl<'a> Decoder<'_, 'a> {
                 op.d = self.dest_at(0, Type::U32)?;
             }
             MbarrierKind::Wait { parity } => {
-                // A time limit is a hint: here a try is over at once.
+                // A time limit is a hint: here a try ends at once.
                 self.arity(3, 4)?;
                 op.address = self.address(1, space)?;
                 let ty = if parity { Type::U32 } else { Type::B64 };
@@ -173,7 +173,7 @@ impl<'a> Decoder<'_, 'a> {
         space: Space,
         bytes: bool,
     ) -> Result<()> {
-        // The state token is left out where the mbarrier may be another block's.
+        // There is no state token where the mbarrier may be in another block.
         let first = usize::from(!matches!(self.operand(0)?, Operand::Address(..)));
         self.arity(first + 1, first + 2)?;
         if first == 1 && *self.operand(0)? != Operand::Name("_") {
@@ -220,7 +220,7 @@ impl<'a> Decoder<'_, 'a> {
             || is_shared(to) && is_shared(from) && barrier && !tensor
             || to == Space::Global && is_shared(from) && group)
         {
-            return self.fail("this pair of spaces is not implemented");
+            return self.fail("this pair of state spaces is not implemented");
         }
         let extra = usize::from(multicast) + policy;
         let op = if tensor {
@@ -231,13 +231,14 @@ impl<'a> Decoder<'_, 'a> {
         if let (BulkKind::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
             && !dims.starts_with(char::from(b'0' + coordinates.len() as u8))
         {
-            return self.fail("the number of coordinates");
+            return self
+                .fail("the number of coordinates differs from the number of dimensions");
         }
         self.push(Op::Bulk(Box::new(op)), Class::Async);
         Ok(())
     }
 
-    /// Boxes of tensors are not followed: only rows are seen to lie in memory.
+    /// A prefetch of a tensor's box does nothing; that of a row is checked and counted.
     fn bulk_prefetch(&mut self, tensor: bool) -> Result<()> {
         if tensor {
             self.parts.rest.clear();

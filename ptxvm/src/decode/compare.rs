@@ -27,7 +27,7 @@ macro_rules! integer_compare {
     };
 }
 
-/// Ordered comparisons are false with a NaN, those with a final `u` true.
+/// Ordered comparisons with a NaN are false, those with a final `u` true.
 macro_rules! float_compare {
     ($name:expr, $ty:ty, $load:expr) => {
         match $name {
@@ -71,7 +71,7 @@ macro_rules! float_compare {
 }
 
 fn comparison(name: &str, ty: Type, ftz: bool) -> Option<Wide> {
-    // `lo` and its like are the unsigned spellings.
+    // `lo`, `ls`, `hi` and `hs` are the unsigned names.
     let name = match name {
         "lo" if !ty.is_float() => "lt",
         "ls" if !ty.is_float() => "le",

@@ -10,7 +10,7 @@ use crate::instruction::{Conversion, Number};
 use crate::lanes::{Args, Wide, copy, wide};
 use crate::syntax::Operand;
 
-/// How a type's values are held, and how many sit in one register.
+/// How a type's values are stored, and how many are in one register.
 fn number(ty: Type) -> Option<(Number, u32)> {
     use Type::*;
     let integer = |signed| Number::Integer { bits: ty.bits(), signed };
@@ -140,7 +140,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// A source may be wider than its type; the conversion looks at the low bits.
+    /// A source may be wider than its type; the conversion uses the low bits.
     fn convert_source(&mut self, n: usize, ty: Type) -> Result<u16> {
         let operand = self.operand(n)?.clone();
         if let Operand::Name(_) = operand
@@ -307,7 +307,7 @@ fn clock(name: &str) -> Option<ClockRegister> {
     })
 }
 
-/// The conversions that kernels are full of, as vector loops.
+/// The most frequent conversions, as vector loops.
 fn fast(to: Type, from: Type, round: Option<(Rounding, bool)>) -> Option<Wide> {
     use Type::*;
     let near = round == Some((Rounding::Nearest, false));

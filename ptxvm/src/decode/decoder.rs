@@ -11,13 +11,14 @@ use crate::syntax::{Function, Statement};
 
 pub(crate) type Result<T> = std::result::Result<T, ParseError>;
 
-/// An opcode's parts, taken one by one; what is left over is not implemented.
+/// The parts of an opcode. The decoder takes them one by one; what remains is not
+/// implemented.
 pub(crate) struct Parts<'a> {
     pub(super) rest: Vec<&'a str>,
 }
 
 impl<'a> Parts<'a> {
-    /// Takes `name` where it stands among the parts.
+    /// Takes the part `name`; says whether there was one.
     pub(crate) fn take(&mut self, name: &str) -> bool {
         let found = self.rest.iter().position(|&part| part == name);
         if let Some(at) = found {
@@ -26,14 +27,14 @@ impl<'a> Parts<'a> {
         found.is_some()
     }
 
-    /// Takes whichever of `names` stands first.
+    /// Takes the first part that is one of `names`.
     pub(crate) fn any(&mut self, names: &[&'static str]) -> Option<&'static str> {
         let at = self.rest.iter().position(|part| names.contains(part))?;
         let part = self.rest.remove(at);
         names.iter().copied().find(|&name| name == part)
     }
 
-    /// Takes the first part for which `f` has an answer.
+    /// Takes the first part that `f` maps to something.
     pub(crate) fn find<T>(&mut self, f: impl Fn(&str) -> Option<T>) -> Option<T> {
         let (at, found) =
             self.rest.iter().enumerate().find_map(|(at, part)| Some((at, f(part)?)))?;
@@ -71,7 +72,7 @@ pub(crate) struct Decoder<'s, 'a> {
 pub(crate) const CARRY: u16 = 0;
 
 impl Parts<'_> {
-    /// The first type among the parts, left where it is.
+    /// The first type among the parts, without taking it.
     pub(crate) fn peek_type(&self) -> Option<Type> {
         self.rest.iter().find_map(|part| Type::parse(part))
     }
@@ -115,7 +116,7 @@ impl Decoder<'_, '_> {
         }
     }
 
-    /// Blocks of this kernel may see one another's writes while running.
+    /// Records that blocks of this kernel may see each other's writes while they run.
     pub(crate) fn talks(&mut self) {
         self.talks = true;
     }

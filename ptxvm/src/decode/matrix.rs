@@ -53,10 +53,10 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("types are not implemented");
         };
         if c_ty != Some(accumulator) {
-            return self.fail("accumulators of two types are not implemented");
+            return self.fail("different types for C and D are not implemented");
         }
         if !valid_mma((m, n, k), a_ty, b_ty, accumulator) {
-            return self.fail("this shape of these types is not implemented");
+            return self.fail("this shape is not implemented for these types");
         }
         self.arity(4, 4)?;
         let wide = a_ty == Element::F64;
@@ -73,7 +73,7 @@ impl<'a> Decoder<'_, 'a> {
         let acc_per = if accumulator == Accumulator::F16 { 2 } else { 1 };
         let counts = (m * k / 32 / per, n * k / 32 / per, m * n / 32 / acc_per);
         if (a.len(), b.len(), c.len()) != counts || d.len() != c.len() {
-            return self.fail("operands of the wrong length");
+            return self.fail("an operand has the wrong number of registers");
         }
         let op = Mma { m, n, k, a_ty, b_ty, accumulator, saturate, d, a, b, c };
         self.push(Op::Mma(Box::new(op)), Class::Tensor);
@@ -107,7 +107,7 @@ impl<'a> Decoder<'_, 'a> {
             (self.sources(1, Type::B32)?, self.address(0, space)?)
         };
         if registers.len() != count {
-            return self.fail("operands of the wrong length");
+            return self.fail("an operand has the wrong number of registers");
         }
         let op = Box::new(LdMatrix { registers, address, transpose });
         if load {
@@ -167,19 +167,19 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("types are not implemented");
         };
         if !valid_wgmma((m, n, k), accumulator, (a_ty, b_ty)) {
-            return self.fail("this shape of these types is not implemented");
+            return self.fail("this shape is not implemented for these types");
         }
         let d = self.dests(0, Bank::Word)?;
         let per = if accumulator == Accumulator::F16 { 2 } else { 1 };
         if d.len() != m * n / 128 / per {
-            return self.fail("accumulator of the wrong length");
+            return self.fail("the accumulator has the wrong number of registers");
         }
         let a = match self.operand(1)? {
             Operand::List(_) => WgmmaA::Registers(self.sources(1, Type::B32)?),
             _ => WgmmaA::Descriptor(self.source(1, Type::B64)?),
         };
         if matches!(&a, WgmmaA::Registers(rows) if rows.len() != 4) {
-            return self.fail("A of the wrong length");
+            return self.fail("A has the wrong number of registers");
         }
         let b = self.source(2, Type::B64)?;
         let scale_d = self.source(3, Type::Pred)?;
@@ -228,7 +228,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         let turn = sign.split_off(signs);
         if sign.iter().any(|s| s.abs() != 1) || turn.iter().any(|t| *t != 0 && *t != 1) {
-            return self.fail("scale or transpose of another value than 1");
+            return self.fail("a scale must be 1 or -1, and a transpose flag 0 or 1");
         }
         Ok((sign, turn))
     }

@@ -39,7 +39,7 @@ impl<'a> Decoder<'_, 'a> {
             "st" => self.store(),
             "atom" | "red" => self.atomic(name == "atom"),
             "createpolicy" => {
-                // A policy is a hint; any value will do.
+                // A policy is a hint, so any value is right.
                 self.parts.rest.clear();
                 let d = self.dest_at(0, Type::B64)?;
                 let a = self.row(Bank::Double, Initial::Value(0));
@@ -48,7 +48,7 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(())
             }
             _ => {
-                // Prefetches and hints touch nothing that could be seen.
+                // Prefetches and hints do not change anything.
                 self.parts.rest.clear();
                 self.push(Op::Nop, Class::OtherMemory);
                 Ok(())
@@ -69,7 +69,7 @@ impl<'a> Decoder<'_, 'a> {
             Space::Local => LOCAL_WINDOW,
             Space::Param => PARAM_WINDOW,
             Space::Global | Space::Const => 0,
-            Space::Generic => return self.fail("the space is missing"),
+            Space::Generic => return self.fail("the state space is missing"),
         };
         let a = self.source(1, ty)?;
         let d = self.dest_at(0, ty)?;
@@ -103,7 +103,7 @@ impl<'a> Decoder<'_, 'a> {
                 wide!(|a: u64| bool: a.wrapping_sub(PARAM_WINDOW) < WINDOW_BYTES)
             }
             Space::Global => wide!(|a: u64| bool: a < PARAM_WINDOW),
-            _ => return self.fail("space is not implemented"),
+            _ => return self.fail("state space is not implemented"),
         };
         self.alu(wide, Args { d, a, ..Args::default() }, Class::Compare);
         Ok(())
@@ -128,7 +128,7 @@ impl<'a> Decoder<'_, 'a> {
         let ty = self.expect_ty()?;
         let list = self.list(n)?;
         if list.len() != vector || ty == Type::Pred || vector as u32 * ty.bits() > 256 {
-            return self.fail("vector and type do not fit");
+            return self.fail("the vector does not fit the type");
         }
         let (mut registers, mut bank, mut bits) = (Vec::new(), None, 0);
         for operand in &list {
@@ -150,7 +150,9 @@ impl<'a> Decoder<'_, 'a> {
                 || register.bank == Bank::Predicate
                 || *bank.get_or_insert(register.bank) != register.bank
             {
-                return self.fail("registers of different or too small size");
+                return self.fail(
+                    "the registers have different sizes or are too small for the type",
+                );
             }
             bits = register.bits.max(bits);
             registers.push(register.index);

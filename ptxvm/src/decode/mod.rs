@@ -1,5 +1,5 @@
-//! Statements to instructions: names become rows, modifiers become meaning, and what
-//! is not implemented becomes an error.
+//! Statements to instructions: names become register rows, modifiers become operations,
+//! and what is not implemented becomes an error.
 
 mod arithmetic;
 mod asynchronous;
@@ -50,8 +50,8 @@ pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Ker
         local_bytes: 0,
         talks: false,
     };
-    // Declared predicates are numbered from 0 by the parser: the flag comes last and
-    // every lookup shifts by one.
+    // The parser numbers predicates from 0; row 0 is the carry flag, so every lookup adds
+    // one.
     decoder.counts[Bank::Predicate as usize] += 1;
     decoder.lay_out(source);
     decoder.run()
@@ -67,7 +67,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             self.statement()?;
         }
         starts.push(self.code.len() as u32);
-        // Running off the end is a return.
+        // The end of the kernel is a return.
         self.guard = (NO_GUARD, false);
         self.push(Op::Exit, Class::Control);
         for instruction in &mut self.code {
@@ -132,7 +132,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
                 }
             }
         }
-        // Dynamic shared memory follows, at the strictest alignment asked for.
+        // Dynamic shared memory follows, at the strictest alignment that is declared.
         let dynamic = source.variables.iter().filter(|variable| variable.dynamic);
         let align = dynamic.clone().map(|variable| variable.align).max().unwrap_or(16);
         self.static_shared = self.static_shared.next_multiple_of(align.max(16) as u32);

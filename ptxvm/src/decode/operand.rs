@@ -26,7 +26,7 @@ impl<'a> Decoder<'_, 'a> {
     pub(crate) fn arity(&self, least: usize, most: usize) -> Result<()> {
         let count = self.operands();
         if count < least || count > most {
-            return self.fail(format!("{count} operands"));
+            return self.fail(format!("{count} operands, expected {least} to {most}"));
         }
         Ok(())
     }
@@ -43,20 +43,21 @@ impl<'a> Decoder<'_, 'a> {
         if let Operand::Name(name) = operand {
             return match self.lookup(name) {
                 Some(register) => Ok(register),
-                None => self.fail(format!("'{name}' is no register here")),
+                None => self.fail(format!("'{name}' is not a register in this scope")),
             };
         }
         self.fail("expected a register")
     }
 
-    /// A destination row of `bank`; `_` drops the result into a spare row.
+    /// A destination row of `bank`; for `_` a spare row, so that the result is dropped.
     pub(crate) fn dest(&mut self, operand: &Operand<'a>, bank: Bank) -> Result<u16> {
         if *operand == Operand::Name("_") {
             return Ok(self.spare(bank));
         }
         let register = self.register(operand)?;
         if register.bank != bank {
-            return self.fail(format!("{operand:?} is of the wrong size"));
+            return self
+                .fail(format!("{operand:?} has the wrong size for this instruction"));
         }
         Ok(register.index)
     }
@@ -67,14 +68,14 @@ impl<'a> Decoder<'_, 'a> {
         self.dest(&operand, ty.bank())
     }
 
-    /// A row that no register of the text uses.
+    /// A new row, which no register of the text uses.
     pub(crate) fn spare(&mut self, bank: Bank) -> u16 {
         let index = self.counts[bank as usize];
         self.counts[bank as usize] += 1;
         index.min(u32::from(u16::MAX)) as u16
     }
 
-    /// The row that holds `initial` from the start.
+    /// The row that holds `initial` when a warp starts.
     pub(crate) fn row(&mut self, bank: Bank, initial: Initial) -> u16 {
         if let Some(&row) = self.rows.get(&(bank, initial)) {
             return row;
@@ -125,7 +126,9 @@ impl<'a> Decoder<'_, 'a> {
             Operand::Name(name) => {
                 if let Some(register) = self.lookup(name) {
                     if register.bank != bank {
-                        return self.fail(format!("'{name}' is of the wrong size"));
+                        return self.fail(format!(
+                            "'{name}' has the wrong size for this instruction"
+                        ));
                     }
                     return Ok(register.index);
                 }
@@ -166,11 +169,11 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// An operand that must be an integer in the text.
+    /// An operand that must be an integer constant.
     pub(crate) fn immediate(&self, n: usize) -> Result<u64> {
         match self.operand(n)? {
             Operand::Int(value) => Ok(*value),
-            _ => self.fail(format!("operand {} must be a number", n + 1)),
+            _ => self.fail(format!("operand {} must be an integer constant", n + 1)),
         }
     }
 
@@ -194,7 +197,7 @@ impl<'a> Decoder<'_, 'a> {
         list.iter().map(|operand| self.source_of(operand, ty)).collect()
     }
 
-    /// What the name of a variable or parameter stands for: its address.
+    /// The address of the variable or parameter `name`.
     fn symbol(&self, name: &str, offset: i64) -> Result<Initial> {
         let at = |base: u64| Ok(Initial::Value(base.wrapping_add(offset as u64)));
         if let Some(param) = self.function.params.iter().find(|p| p.name == name) {
@@ -216,7 +219,7 @@ impl<'a> Decoder<'_, 'a> {
         if let Some(&index) = self.module_variables.get(name) {
             return Ok(Initial::Symbol(index, offset));
         }
-        self.fail(format!("'{name}' is not known"))
+        self.fail(format!("'{name}' is not defined"))
     }
 
     /// The n-th operand as an address in `space`.
@@ -246,14 +249,15 @@ impl<'a> Decoder<'_, 'a> {
         };
         if let Some(register) = self.lookup(name) {
             if register.bank == Bank::Predicate || register.bits < 32 {
-                return self.fail(format!("'{name}' holds no address"));
+                return self
+                    .fail(format!("register '{name}' is too narrow for an address"));
             }
             let (bank, index) = (register.bank, register.index);
             return Ok(Address { space, bank, index, offset });
         }
         let initial = self.symbol(name, 0)?;
         let index = self.row(Bank::Double, initial);
-        // A named parameter is in the parameter space whatever the access says.
+        // A named parameter is in the parameter space, whatever space the access has.
         Ok(Address { space, bank: Bank::Double, index, offset })
     }
 

@@ -24,7 +24,8 @@ pub(crate) enum Target {
     Param(u64),
 }
 
-/// The rank part of a `shared::cluster` address: 0 is the block's own.
+/// Where the rank is in a `shared::cluster` address: 0 is the block itself, else the rank
+/// plus one.
 const RANK_SHIFT: u32 = 24;
 
 /// The `shared::cluster` address of `offset` in the block of `rank`.
@@ -129,8 +130,9 @@ pub(crate) fn shared(
     if !block.shared.contains(offset, bytes) {
         let place = (offset, Some("shared".to_owned()));
         let size = block.shared.len();
-        let detail =
-            format!("{bytes} bytes at {offset:#x} of {size} bytes of shared memory");
+        let detail = format!(
+            "{bytes} bytes at {offset:#x}, but the block has {size} bytes of shared memory"
+        );
         return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
     }
     if rank != warp.rank && block.live_threads == 0 {
@@ -141,7 +143,7 @@ pub(crate) fn shared(
     Ok(offset as usize)
 }
 
-/// Ends the launch over an address that is not a multiple of `bytes`.
+/// Ends the launch if the address is not a multiple of `bytes`.
 pub(crate) fn aligned(
     warp: &Warp,
     m: &Machine<'_>,
@@ -152,7 +154,7 @@ pub(crate) fn aligned(
     if address.is_multiple_of(bytes) {
         return Ok(());
     }
-    let detail = format!("an access of {bytes} bytes must be aligned to as many");
+    let detail = format!("an access of {bytes} bytes must be aligned to {bytes} bytes");
     m.stop_at(FindingKind::Misaligned, warp, pc, lane, (address, None), detail)
 }
 
@@ -179,19 +181,20 @@ pub(crate) fn conflict(
             (FindingKind::SharedRace, text)
         }
         Conflict::Landing => {
-            let text = "an asynchronous copy to these bytes is not waited for";
+            let text = "an asynchronous copy to these bytes may still be under way";
             (FindingKind::AsyncRace, text.to_owned())
         }
         Conflict::BeingRead => {
-            let text = "an asynchronous read of these bytes is not waited for";
+            let text = "an asynchronous read of these bytes may still be under way";
             (FindingKind::AsyncRace, text.to_owned())
         }
-        Conflict::Mbarrier => {
-            (FindingKind::Mbarrier, "a plain access to a live mbarrier".to_owned())
-        }
+        Conflict::Mbarrier => (
+            FindingKind::Mbarrier,
+            "an ordinary access to the bytes of an mbarrier".to_owned(),
+        ),
         Conflict::Proxy(id) => {
             let text = format!(
-                "the async proxy reads what {} wrote, with no proxy fence between",
+                "the async proxy reads what {} wrote without a proxy fence in between",
                 name(id, 32)
             );
             (FindingKind::MissingProxyFence, text)
@@ -236,7 +239,7 @@ pub(crate) fn sectors(
     }
 }
 
-/// Notes a global read, with its races.
+/// Records a global read and reports its races.
 pub(crate) fn note_global_read(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -251,7 +254,7 @@ pub(crate) fn note_global_read(
     }
 }
 
-/// Notes a global write, with its races.
+/// Records a global write and reports its races.
 pub(crate) fn note_global_write(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -290,7 +293,7 @@ fn report_rival(
         Did::Write => (FindingKind::GlobalRace, "wrote it, and nothing orders the two"),
         Did::WriteUnfenced => (
             FindingKind::MissingProxyFence,
-            "wrote it, with no proxy fence before the async proxy's read",
+            "wrote it without a proxy fence before the async proxy's read",
         ),
     };
     m.note(kind, warp, pc, lane, place, || format!("{other} {what}"));
@@ -309,7 +312,7 @@ pub(crate) fn count_shared(m: &mut Machine<'_>, banks: &[u32], size: u32, write:
     m.counts.bank_conflicts += u64::from(passes - best);
 }
 
-/// A strong write to shared memory publishes what the warp's last fence made ready.
+/// A strong write to shared memory publishes what the warp's last fence released.
 pub(crate) fn publish_shared(warp: &Warp, m: &mut Machine<'_>, (rank, at): (usize, usize)) {
     if let Some(released) = &warp.clock.released {
         let published = m.blocks[rank].published.entry(at as u32).or_default();

@@ -85,7 +85,7 @@ fn one(
             on_shared(warp, m, site, (rank, offset), (size, atomic.order), update)?
         }
         Target::Local(_) | Target::Param(_) => {
-            let detail = "atomics work on global and shared memory only";
+            let detail = "an atomic needs an address in global or shared memory";
             let kind = FindingKind::OutOfBounds;
             return m.stop_at(kind, warp, pc, lane, (address, None), detail);
         }

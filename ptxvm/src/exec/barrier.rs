@@ -22,7 +22,7 @@ pub(crate) fn run(
     let lane = active.trailing_zeros() as usize;
     let id = warp.regs.r[usize::from(op.id)][lane] as usize;
     if id >= BARRIERS {
-        let detail = format!("barrier {id} of {BARRIERS}");
+        let detail = format!("barrier {id}, but a block has {BARRIERS} barriers");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
     }
     let count = op.count.map(|row| warp.regs.r[usize::from(row)][lane]);
@@ -71,7 +71,7 @@ fn arrive(
     let barrier = &mut block.barriers[id];
     if barrier.arrived > 0 && barrier.expected != expected {
         let detail = format!(
-            "barrier {id} is awaited by {} and by {} threads",
+            "threads disagree on how many take part in barrier {id}: {} and {} (0 is all)",
             barrier.expected, expected
         );
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
@@ -91,7 +91,10 @@ fn arrive(
     let generation = barrier.generation;
     let wanted = if expected == 0 { block.live_threads } else { expected };
     if barrier.arrived > wanted {
-        let detail = format!("{} threads at barrier {id} of {wanted}", barrier.arrived);
+        let detail = format!(
+            "{} threads arrived at barrier {id}, which takes {wanted}",
+            barrier.arrived
+        );
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
     }
     m.progress += 1;
@@ -101,11 +104,13 @@ fn arrive(
 #[cold]
 fn early_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32, lane: usize, left: u32) {
     m.note(FindingKind::BarrierDivergence, warp, pc, lane, None, || {
-        format!("{left} threads of the block returned before this barrier of all")
+        format!(
+            "{left} threads of the block returned before this barrier of the whole block"
+        )
     });
 }
 
-/// Threads that return may be the last that a barrier of the whole block waits for.
+/// Threads that return may complete a barrier of the whole block.
 pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
     let block = &mut m.blocks[warp.rank];
     let live = block.live_threads;
@@ -145,7 +150,7 @@ pub(crate) fn result(
     set(warp, bank, d, value, active);
 }
 
-/// `bar.warp.sync`: threads of the mask may come from different places.
+/// `bar.warp.sync`: threads of the mask may be at different instructions.
 pub(crate) fn warp(
     warp: &mut Warp,
     m: &mut Machine<'_>,
@@ -157,7 +162,8 @@ pub(crate) fn warp(
     let lane = active.trailing_zeros() as usize;
     let members = row[lane];
     if lanes(active).any(|lane| row[lane] != members || members >> lane & 1 == 0) {
-        let detail = format!("member mask {members:#x} at threads {active:#x}");
+        let detail =
+            format!("member mask {members:#x} does not fit the threads {active:#x}");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
     }
     let code = &m.run.kernel.code;
@@ -234,7 +240,8 @@ pub(crate) fn map_rank(
     let ranks = warp.regs.r[usize::from(rank)];
     for lane in lanes(active) {
         if ranks[lane] as usize >= m.blocks.len() {
-            let detail = format!("rank {} of {} blocks", ranks[lane], m.blocks.len());
+            let detail =
+                format!("rank {} in a cluster of {} blocks", ranks[lane], m.blocks.len());
             return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
         }
         let base = if generic { SHARED_WINDOW } else { 0 };

@@ -1,5 +1,5 @@
-//! Bulk copies, which land whenever they like: here at a random time, and at the
-//! latest when nothing else can go on.
+//! Bulk copies. They may complete at any time: here at a random time, and at the latest
+//! when no warp can continue.
 
 use crate::check::Manner;
 use crate::exec::access::{
@@ -33,7 +33,7 @@ pub(crate) fn issue(
     Ok(())
 }
 
-/// Brings rows into the cache: traffic like reading them, though nobody has them then.
+/// Brings rows into the cache: they count as traffic, but no thread gets them.
 pub(crate) fn prefetch(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -73,7 +73,8 @@ fn shared_spot(
     Ok((rank, shared(warp, m, (pc, lane), (rank, offset), bytes)?))
 }
 
-/// The pieces of the copy, with the fill of what is outside, and its size.
+/// The pieces of the copy, the fill for elements outside of the tensor, and its size in
+/// bytes.
 fn pieces(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -115,7 +116,8 @@ fn row_bytes(
 ) -> Step<u64> {
     let bytes = u64::from(warp.regs.r[usize::from(row)][lane]);
     if bytes == 0 || bytes % 16 != 0 {
-        let text = format!("a bulk copy or prefetch of {bytes} bytes");
+        let text =
+            format!("the size {bytes} of a bulk copy or prefetch is not a multiple of 16");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
     }
     Ok(bytes)
@@ -135,7 +137,8 @@ fn copy_in(
         None => 1 << to,
     };
     if ranks == 0 || ranks >> m.blocks.len() != 0 {
-        let text = format!("a multicast to blocks {ranks:#x} of {}", m.blocks.len());
+        let text =
+            format!("a multicast to ranks {ranks:#x} in a cluster of {}", m.blocks.len());
         return m.stop(FindingKind::BadOperand, warp, site.0, site.1, text);
     }
     if op.multicast.is_none() && barrier_rank != to {
@@ -160,7 +163,7 @@ fn copy_in(
         if !known.is_shown {
             let place = Some((barrier as u64, "shared".to_owned()));
             m.note(FindingKind::MissingProxyFence, warp, site.0, site.1, place, || {
-                "the async proxy is given an mbarrier whose initialisation no fence has shown it"
+                "the async proxy uses an mbarrier whose initialisation was not fenced for it"
                     .to_owned()
             });
         }
@@ -182,7 +185,7 @@ fn copy_in(
 
 fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -> Step {
     let (mut pieces, fill, bytes) = pieces(warp, m, op, site)?;
-    // What lies outside of the tensor is not written.
+    // Elements outside of the tensor are not written.
     pieces.retain(|piece| piece.global.is_some());
     let mut spans = Vec::with_capacity(pieces.len() / 2);
     for piece in &pieces {
@@ -281,7 +284,7 @@ pub(crate) fn wait(
     Ok(())
 }
 
-/// The source may have been read as late as the wait.
+/// Records that the source may have been read as late as the wait.
 fn note_reads(warp: &Warp, m: &mut Machine<'_>, at: usize) {
     let pending = &m.pending[at];
     if pending.data.is_some() {
@@ -295,7 +298,7 @@ fn note_reads(warp: &Warp, m: &mut Machine<'_>, at: usize) {
     }
 }
 
-/// Threads leave whose stores have not been read: their source may be gone.
+/// Reports threads that return before the sources of their stores were read.
 pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, gone: u32) {
     let unread = m.pending.iter().find(|pending| {
         pending.warp == warp.id()

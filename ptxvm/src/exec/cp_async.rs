@@ -1,4 +1,4 @@
-//! `cp.async`: copies that land when they are waited for, and not before.
+//! `cp.async`: copies that complete when they are waited for, and not before.
 
 use crate::check::Manner;
 use crate::exec::access::{
@@ -31,7 +31,7 @@ pub(crate) fn issue(
         aligned(warp, m, (pc, lane), to[lane], bytes)?;
         let asked = sizes.map_or(op.bytes, |row| row[lane]);
         if asked > op.bytes {
-            let detail = format!("{asked} source bytes of {bytes}");
+            let detail = format!("{asked} source bytes for a copy of {bytes} bytes");
             return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
         }
         let wanted = if ignored >> lane & 1 != 0 { 0 } else { u64::from(asked) };
@@ -91,7 +91,7 @@ pub(crate) fn wait_all(warp: &mut Warp, m: &mut Machine<'_>, active: u32) {
     land_where(warp, m, |copy| active >> copy.lane & 1 != 0);
 }
 
-/// Copies outlive the threads that asked for them.
+/// Completes the copies of threads that return.
 pub(crate) fn land_on_exit(warp: &mut Warp, m: &mut Machine<'_>, gone: u32) {
     land_where(warp, m, |copy| gone >> copy.lane & 1 != 0);
 }

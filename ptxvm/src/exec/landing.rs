@@ -1,4 +1,5 @@
-//! Copies that land: at a random time, or when somebody waits for them.
+//! The completion of copies: at a random time, or when a thread waits for them. A copy
+//! lands when its bytes arrive and its mbarrier, if it has one, is signalled.
 
 use crate::finding::{Finding, FindingKind};
 use crate::flight::{Direction, PendingCopy, Piece, ThreadCopy};
@@ -32,7 +33,7 @@ pub(crate) fn start(
     });
 }
 
-/// Sends a thread's `cp.async` copies on their way to an mbarrier.
+/// Starts a thread's `cp.async` copies, which signal an mbarrier.
 pub(crate) fn start_copies(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -46,7 +47,7 @@ pub(crate) fn start_copies(
     }
 }
 
-/// Lands `cp.async` copies that lanes wait for in another way.
+/// Lands `cp.async` copies that signal an mbarrier, for lanes that wait for their groups.
 pub(crate) fn land_copies_of(warp: &Warp, m: &mut Machine<'_>, active: u32) {
     let mut at = 0;
     while at < m.pending.len() {
@@ -92,7 +93,7 @@ pub(crate) fn read_source(m: &mut Machine<'_>, at: usize) {
     }
 }
 
-/// Lands one copy at random; says whether there was one.
+/// Lands a random copy; says whether there was one.
 pub(crate) fn land_one(m: &mut Machine<'_>) -> Step<bool> {
     if m.pending.is_empty() {
         return Ok(false);
@@ -102,7 +103,7 @@ pub(crate) fn land_one(m: &mut Machine<'_>) -> Step<bool> {
     Ok(true)
 }
 
-/// Lands everything that is left when the cluster is done.
+/// Lands all remaining copies when the cluster has finished.
 pub(crate) fn land_all(m: &mut Machine<'_>) -> Step {
     while land_one(m)? {}
     Ok(())
@@ -142,7 +143,7 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
                 land_for_mbarrier(m, pending.rank, copy, time);
             }
             if !arrive_for_copies(m, barrier, time) {
-                let detail = "the mbarrier of a thread's copies expects no arrival";
+                let detail = "the mbarrier of a thread's copies does not expect an arrival";
                 return Err(blame(&pending, detail));
             }
         }
@@ -191,7 +192,10 @@ fn finish(
     time: (usize, u32),
 ) -> Step {
     if !complete(m, spot, pending.bytes, time) {
-        return Err(blame(pending, "the copy's mbarrier is gone when it lands"));
+        return Err(blame(
+            pending,
+            "the copy's mbarrier was invalidated before the copy completed",
+        ));
     }
     Ok(())
 }
@@ -201,7 +205,7 @@ fn blame(pending: &PendingCopy, detail: &str) -> Stop {
     Box::new(Finding { kind, detail, ..(*pending.blame).clone() })
 }
 
-/// Lands a copy whose completion an mbarrier shows.
+/// Lands a copy whose completion an mbarrier signals.
 pub(crate) fn land_for_mbarrier(
     m: &mut Machine<'_>,
     rank: usize,
@@ -226,7 +230,7 @@ pub(crate) fn put(m: &mut Machine<'_>, rank: usize, copy: &ThreadCopy) {
     memory.put(copy.to, &data[..copy.bytes], defined);
 }
 
-/// A thread's copies have landed, and it arrives.
+/// The arrival of a thread whose copies have landed.
 pub(crate) fn arrive_for_copies(
     m: &mut Machine<'_>,
     (rank, offset): Spot,
@@ -240,7 +244,7 @@ pub(crate) fn arrive_for_copies(
     complete(m, (rank, offset), 0, time)
 }
 
-/// Bytes have landed: counts them, and lets waiters see them.
+/// Subtracts bytes that have landed, and passes the copy's time to those that wait.
 pub(crate) fn complete(
     m: &mut Machine<'_>,
     (rank, offset): Spot,

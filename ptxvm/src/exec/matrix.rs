@@ -4,7 +4,7 @@
 //! `row = lane / 4` and `quad = lane % 4`, register r of A holds row
 //! `row + 8 * (r % 2)` and, with `per` elements in a register, the columns from
 //! `per * quad + 4 * per * (r / 2)` on; B is the same with columns for rows and no
-//! second half; C and D hold two neighbouring columns a register pair.
+//! second half; C and D hold two neighbouring columns in a pair of registers.
 
 use crate::bank::Bank;
 use crate::exec::access::{
@@ -18,7 +18,7 @@ use crate::machine::{Machine, Step};
 use crate::shared::{WHOLE_WARP, Who};
 use crate::warp::Warp;
 
-/// The rows of the matrices, as the lanes' addresses name them.
+/// The offsets of the matrices' rows, from the lanes' addresses.
 fn matrix_rows(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -171,7 +171,7 @@ pub(crate) fn transpose(warp: &mut Warp, d: u16, a: u16, active: u32) -> Step<Ne
 /// The largest `k` of any product here.
 const MAX_K: usize = 32;
 
-/// A product's operands as numbers, and which rows and columns are undefined.
+/// A product's operands as values, and which rows and columns are undefined.
 struct Tiles {
     a: [[f64; MAX_K]; 16],
     b: [[f64; 8]; MAX_K],
@@ -237,7 +237,7 @@ fn for_rows(tiles: &Tiles, k: usize, sums: &mut [[f64; 8]; 16]) {
 
 fn write_back(warp: &mut Warp, op: &Mma, tiles: &Tiles, sums: &[[f64; 8]; 16]) {
     let packed = op.accumulator == Accumulator::F16;
-    // C is read whole before D is written: they may be the same registers.
+    // All of C is read before D is written: they may be the same registers.
     let old: Vec<[u32; LANES]> =
         op.c.iter().map(|&c| warp.regs.r[usize::from(c)]).collect();
     let old_bad: Vec<u32> =
@@ -277,7 +277,7 @@ fn taint(warp: &mut Warp, op: &Mma, register: u16) {
     warp.regs.taint((Bank::Word, register), &from, false);
 }
 
-/// m8n8k4 in f64: one element of A and B and two of C a lane.
+/// m8n8k4 in f64: a lane has one element of A, one of B and two of C.
 fn multiply_f64(warp: &mut Warp, op: &Mma) {
     let row = |index: u16| warp.regs.d[usize::from(index)].map(f64::from_bits);
     let (a, b) = (row(op.a[0]), row(op.b[0]));

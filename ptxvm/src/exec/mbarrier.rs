@@ -12,7 +12,7 @@ use crate::machine::{Machine, Step};
 use crate::mbarrier::{Mbarrier, Spot};
 use crate::warp::Warp;
 
-/// The most bytes or arrivals that an mbarrier counts.
+/// The most bytes or arrivals that an mbarrier can count.
 const MOST: i64 = (1 << 20) - 1;
 
 fn locate(
@@ -43,7 +43,7 @@ fn find<'m>(
 ) -> Step<&'m mut Mbarrier> {
     if !m.blocks[rank].mbarriers.contains_key(&offset) {
         let place = (u64::from(offset), Some("shared".to_owned()));
-        let text = "there is no mbarrier here: it was never initialised";
+        let text = "the mbarrier at this address was never initialised";
         return m.stop_at(FindingKind::Mbarrier, warp, pc, lane, place, text);
     }
     if !m.blocks[rank].mbarriers[&offset].is_ready(&warp.clock) {
@@ -55,8 +55,8 @@ fn find<'m>(
     Ok(m.blocks[rank].mbarriers.entry(offset).or_default())
 }
 
-/// A fence shows mbarriers to the async proxy: those that the warp initialised, or
-/// all whose initialisation it knows of.
+/// A fence makes mbarriers visible to the async proxy: those that the warp initialised,
+/// and with `known` all whose initialisation it knows of.
 pub(crate) fn show(warp: &Warp, m: &mut Machine<'_>, known: bool) {
     for barrier in m.blocks.iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
         let own = barrier.made.0 == warp.clock.own;
@@ -140,7 +140,9 @@ fn init(
     count: u64,
 ) -> Step {
     if count == 0 || count as i64 > MOST {
-        let text = format!("an mbarrier of {count} arrivals");
+        let text = format!(
+            "an mbarrier with an arrival count of {count}; 1 to {MOST} are possible"
+        );
         return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
     }
     let count = count as u32;
@@ -180,9 +182,9 @@ fn arrive(
     let barrier = find(warp, m, site, spot)?;
     let token = barrier.token();
     let problem = if arrivals > barrier.pending {
-        Some(format!("{arrivals} arrivals where {} are due", barrier.pending))
+        Some(format!("{arrivals} arrivals, but the phase expects {} more", barrier.pending))
     } else if (barrier.bytes + bytes).abs() > MOST {
-        Some(format!("{} bytes announced", barrier.bytes + bytes))
+        Some(format!("a transaction count of {} bytes", barrier.bytes + bytes))
     } else {
         None
     };
@@ -202,7 +204,7 @@ fn arrive(
     Ok(())
 }
 
-/// `cp.async.mbarrier.arrive`: an arrival once the thread's copies so far are there.
+/// `cp.async.mbarrier.arrive`: an arrival when the thread's copies so far have landed.
 pub(crate) fn copies_arrive(
     warp: &mut Warp,
     m: &mut Machine<'_>,
@@ -215,10 +217,10 @@ pub(crate) fn copies_arrive(
         let site = (pc, lane);
         let spot = locate(warp, m, site, &address, row[lane])?;
         let barrier = find(warp, m, site, spot)?;
-        // Without `.noinc` the arrival is one more than was counted on.
+        // Without `.noinc` the phase expects one more arrival.
         barrier.pending += u32::from(!counted);
         if barrier.pending == 0 {
-            let text = "an arrival where none is due";
+            let text = "an arrival, but the phase does not expect any more";
             return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
         }
         let copies = warp.copies.take(lane);

@@ -100,7 +100,7 @@ fn load_lane(
     }
 }
 
-/// Whether a strong load saw again what it saw last: perhaps a waiting loop.
+/// Whether a strong load read the same value as the last time: perhaps a waiting loop.
 fn is_poll(warp: &mut Warp, pc: u32, bytes: &Bytes) -> bool {
     let value = bytes[..8].iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
     warp.polled.replace((pc, value)) == Some((pc, value))
@@ -146,7 +146,9 @@ fn local_place(
     let size = u64::from(m.run.kernel.local_bytes);
     if offset.saturating_add(bytes as u64) > size {
         let place = (offset, Some("local".to_owned()));
-        let detail = format!("{bytes} bytes of {size} bytes of local memory");
+        let detail = format!(
+            "{bytes} bytes at {offset:#x}, but a thread has {size} bytes of local memory"
+        );
         return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
     }
     Ok(lane * size as usize + offset as usize)
@@ -175,14 +177,18 @@ fn load_param(
     let end = offset.saturating_add(bytes.len() as u64);
     if end > params.len() as u64 {
         let place = (offset, Some("parameters".to_owned()));
-        let detail = format!("{} bytes of {} of parameters", bytes.len(), params.len());
+        let detail = format!(
+            "{} bytes at {offset:#x} of {} bytes of parameters",
+            bytes.len(),
+            params.len()
+        );
         return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
     }
     bytes.copy_from_slice(&params[offset as usize..end as usize]);
     Ok(true)
 }
 
-/// Puts loaded bytes into registers, extended to their size.
+/// Writes loaded bytes to registers, extended to their size.
 fn scatter(warp: &mut Warp, access: &Access, data: &[Bytes; LANES], active: u32) {
     let width = access.width as usize;
     for (n, &register) in access.registers.iter().enumerate() {
@@ -256,7 +262,7 @@ pub(crate) fn store(
     Ok(())
 }
 
-/// Stores one lane's bytes; `defined` says whether their values mean anything.
+/// Stores one lane's bytes; `defined` says whether their values are defined.
 #[inline(always)]
 fn store_lane(
     warp: &mut Warp,
@@ -327,7 +333,7 @@ pub(crate) fn store_global(
 ) {
     let found = &m.run.memory.allocations[allocation];
     let size = bytes.len() as u64;
-    // Storing what is there already changes nothing and races with nothing.
+    // Storing the value that is there already cannot race.
     let mut old = [0; 32];
     let old = &mut old[..bytes.len()];
     found.read(offset, old);

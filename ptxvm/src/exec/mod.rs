@@ -22,10 +22,10 @@ mod tensor_copy;
 mod warp_ops;
 pub(crate) mod wgmma;
 
-/// After so many instructions, a group gives way to the warp's other groups.
+/// After so many instructions, another group of the warp may be chosen.
 const STREAK: u32 = 400;
 
-/// Runs `warp` for about `quantum` instructions, or until it cannot go on.
+/// Runs `warp` for about `quantum` instructions, or until it cannot continue.
 pub(crate) fn run(warp: &mut Warp, m: &mut Machine<'_>, quantum: u32) -> Step {
     let mut left = quantum;
     while left > 0 && choose(warp, m) {
@@ -36,8 +36,8 @@ pub(crate) fn run(warp: &mut Warp, m: &mut Machine<'_>, quantum: u32) -> Step {
     Ok(())
 }
 
-/// Wakes what may go on and picks the group to run: the one furthest behind, so that
-/// threads meet again, but no group for ever.
+/// Ends waits that are over and chooses the group to run: the one with the lowest
+/// instruction, so that threads meet again, but not the same group for ever.
 fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
     wake(warp, m);
     if warp.groups.len() != 1 {
@@ -63,7 +63,7 @@ fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
     true
 }
 
-/// Ends waits whose reason is gone.
+/// Ends waits that are over.
 fn wake(warp: &mut Warp, m: &Machine<'_>) {
     for group in &mut warp.groups {
         match group.wait {
@@ -86,7 +86,7 @@ fn wake(warp: &mut Warp, m: &Machine<'_>) {
 }
 
 /// Runs the chosen group until it meets another, splits, waits or uses up `left`.
-/// Says whether the warp should go on.
+/// Says whether the warp should continue.
 fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool> {
     let code = &m.run.kernel.code;
     let at = warp.current;
@@ -131,16 +131,16 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
     }
 }
 
-/// How the running group goes on after an instruction.
+/// How the running group continues after an instruction.
 enum Course {
-    /// At this instruction, without a look at the other groups.
+    /// It continues at this instruction.
     At(u32),
-    /// Its turn is over; whether the warp should go on.
+    /// Its turn is over; whether the warp should continue.
     Ends { more: bool },
 }
 
-/// Does with the running group what an instruction at `pc` asks for. Of the group's lanes
-/// `mask`, those in `active` executed it.
+/// Applies the outcome of the instruction at `pc` to the running group. Of the group's
+/// lanes `mask`, those in `active` executed it.
 #[inline(always)]
 fn follow(
     warp: &mut Warp,
@@ -169,7 +169,7 @@ fn follow(
             warp.groups[at].wait = wait;
         }
         Next::Meet { mask } => {
-            // It did nothing yet, and will be counted when it does.
+            // It was not executed yet, and will be counted when it is.
             let executed = &mut m.executed[pc as usize];
             executed.0 -= u64::from(active.count_ones());
             executed.1 -= 1;
@@ -190,8 +190,8 @@ fn follow(
     Course::Ends { more: true }
 }
 
-/// Where only some of a group's lanes wait (a guarded instruction), the others go on
-/// as a group of their own.
+/// Where only some lanes of a group wait (at a guarded instruction), the others continue
+/// as another group.
 fn split(warp: &mut Warp, at: usize, active: u32, pc: u32) {
     let rest = warp.groups[at].mask & !active;
     if rest != 0 {
@@ -270,7 +270,7 @@ fn execute(
         Op::Exit => return Ok(Next::Exit { mask: active }),
         Op::Trap => {
             let lane = active.trailing_zeros() as usize;
-            return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel gave up");
+            return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel executed a trap");
         }
         Op::Clock { clock, bank, d } => {
             let cycles = warp.cycles + warp.slept;
@@ -363,7 +363,11 @@ fn branch_index(
     let mut groups: Vec<(u32, u32)> = vec![(pc + 1, rest)];
     for lane in lanes(active) {
         let Some(&target) = targets.get(row[lane] as usize) else {
-            let detail = format!("branch index {} of {}", row[lane], targets.len());
+            let detail = format!(
+                "branch index {} in a list of {} targets",
+                row[lane],
+                targets.len()
+            );
             return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
         };
         match groups.iter_mut().find(|group| group.0 == target) {

@@ -11,21 +11,21 @@ use crate::warp::{Wait, Warp};
 pub(crate) enum Next {
     /// The next instruction.
     Go,
-    /// The lanes of the mask continue at the target.
+    /// The lanes `taken` continue at the target.
     Jump { target: u32, taken: u32 },
-    /// Lanes were sent to several places already; choose anew.
+    /// Lanes were moved to several instructions already; choose a group again.
     Choose,
     /// The next instruction, after a wait.
     Wait(Wait),
     /// The same instruction again, when the other threads of the mask are here.
     Meet { mask: u32 },
-    /// The next instruction, but let others go first: it asked in vain.
+    /// The next instruction, but other warps first: what it polled for has not happened.
     Polled,
     /// These lanes are done.
     Exit { mask: u32 },
 }
 
-/// An undefined value was used where it matters.
+/// Reports an undefined value that has an effect.
 #[cold]
 pub(crate) fn report_undefined(
     warp: &Warp,

@@ -8,9 +8,9 @@ use crate::lanes::{LANES, lanes};
 use crate::machine::{Machine, Step};
 use crate::warp::Warp;
 
-/// Whether all threads of the member mask are here, or what to wait for.
+/// What to wait for if not all threads of the member mask are here.
 ///
-/// Lanes of one group may name different masks; each mask is met on its own.
+/// Lanes of one group may have different masks, each of which is waited for.
 fn meet(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -53,7 +53,7 @@ pub(crate) fn shuffle(
         let (source, inside) = source_lane(op.mode, lane as u32, b[lane], c[lane]);
         valid |= u32::from(inside) << lane;
         out[lane] = a[source];
-        // A lane that does not take part has nothing to give.
+        // A lane that does not take part does not have a defined value.
         let absent = active >> source & 1 == 0 || mask[lane] >> source & 1 == 0;
         undefined |= u32::from(absent || bad >> source & 1 != 0) << lane;
     }
@@ -171,7 +171,7 @@ pub(crate) fn redux(
     Ok(Next::Go)
 }
 
-/// `elect.sync`: the lowest lane of the mask leads.
+/// `elect.sync`: the lowest lane of the mask is elected.
 pub(crate) fn elect(
     warp: &mut Warp,
     m: &mut Machine<'_>,

@@ -1,8 +1,8 @@
-//! wgmma: products of shared-memory tiles that run on while the warp does.
+//! wgmma: asynchronous matrix products of tiles in shared memory.
 //!
-//! Each of a warpgroup's four warps makes 16 of the 64 rows. Values are computed when
-//! the instruction is issued, but the accumulators count as undefined until their
-//! group is waited for, and the tiles in shared memory as being read until then.
+//! Each of a warpgroup's four warps computes 16 of the 64 rows. Values are computed when
+//! the instruction is issued, but until the wait for their group the accumulators count as
+//! undefined, and the tiles in shared memory as being read.
 
 use crate::bank::Bank;
 use crate::exec::access::{conflict, shared};
@@ -38,7 +38,7 @@ impl Descriptor {
             start: field(0),
             leading: field(16),
             stride: field(32),
-            // The codes run the other way round than a tensor map's.
+            // The codes have the reverse order of a tensor map's.
             swizzle: match bits >> 62 {
                 0 => Swizzle::None,
                 1 => Swizzle::Bytes128,
@@ -58,9 +58,9 @@ impl Descriptor {
         }
     }
 
-    /// The place of an element of `size` bytes: `major` counts along the dimension
-    /// that is contiguous in memory for transposed operands (rows of A, columns of
-    /// B), `k` along the sum. The layouts are the ISA's canonical ones.
+    /// The address of an element of `size` bytes. `major` is the index along the dimension
+    /// that is contiguous in memory for transposed operands (rows of A, columns of B), `k`
+    /// the index along the sum. The layouts are the canonical ones of the ISA.
     pub(crate) fn place(self, major: u32, k: u32, size: u32, transposed: bool) -> u32 {
         let (row, per) = (self.row(), 16 / size);
         let offset = if !transposed {
@@ -110,7 +110,7 @@ pub(crate) fn commit(warp: &mut Warp) {
     warp.wgmma.committed += 1;
 }
 
-/// `wgmma.wait_group`: groups but the last `pending` are done.
+/// `wgmma.wait_group`: all groups except the last `pending` are complete.
 pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
     let done = warp.wgmma.committed.saturating_sub(u64::from(pending));
     let mut flights = std::mem::take(&mut warp.wgmma.flights);
@@ -145,7 +145,7 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
 
 fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &WgmmaFlight) {
     for &chunk in &flight.chunks {
-        // The tile may have been read as late as now.
+        // The tile may be read until now.
         let who = Who { clock: &warp.clock, lane: WHOLE_WARP, strong: false, proxy: false };
         let memory = &mut m.blocks[warp.rank].shared;
         memory.reading(chunk as usize, 16, false);
@@ -175,7 +175,7 @@ pub(crate) fn issue(
 ) -> Step<Next> {
     if active != u32::MAX {
         if warp.live != u32::MAX {
-            let text = "a warp with threads missing";
+            let text = "wgmma needs all 32 threads of the warp, and some have returned";
             return m.stop(FindingKind::BadOperand, warp, pc, 0, text);
         }
         return Ok(Next::Meet { mask: u32::MAX });
@@ -214,8 +214,8 @@ pub(crate) fn issue(
     Ok(Next::Go)
 }
 
-/// A fence must stand between other instructions' writes to the registers and the
-/// product; accumulators straight from another product need none.
+/// A fence is needed between other instructions' writes to the registers and the product,
+/// but not for accumulators that another product wrote last.
 fn check_fence(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) {
     if warp.wgmma.fenced {
         return;
@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_transposed_panel() {
-        // 64 columns of 16 bits a row of 128 bytes, 8 tokens an atom.
+        // Rows of 128 bytes with 64 columns of 16 bits, 8 rows in an atom.
         let d = descriptor(8192, 1024, 1);
         assert_eq!(d.place(8, 0, 2, true), 1024 + 16);
         assert_eq!(d.place(0, 1, 2, true), 1024 + 128 + 16);

@@ -2,8 +2,8 @@
 
 use crate::bank::Bank;
 
-/// Shared addresses start here: the hardware keeps the first kilobyte for itself,
-/// and no valid pointer is null.
+/// The first address of shared memory in bytes: the hardware reserves the first kilobyte,
+/// and a valid pointer is not null.
 pub(crate) const SHARED_START: u32 = 1024;
 
 /// Generic addresses of parameters start here.
@@ -12,10 +12,10 @@ pub(crate) const PARAM_WINDOW: u64 = 0x7d00_0000_0000;
 pub(crate) const LOCAL_WINDOW: u64 = 0x7e00_0000_0000;
 /// Generic addresses of shared memory start here.
 pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
-/// Each window's size.
+/// The size of each window in bytes.
 pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
 
-/// A state space as an access names it.
+/// The state space of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Space {
     Generic,
@@ -48,7 +48,7 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// Whether two such accesses may meet without a race.
+    /// Whether two such accesses do not race with each other.
     pub(crate) fn is_strong(self) -> bool {
         self != Order::Weak
     }

@@ -5,7 +5,7 @@ use crate::float::{BF16, Rounding, bf16_to_f32, f16_to_f32, f32_to_f16};
 use crate::instruction::address::{Address, Order};
 use crate::instruction::types::Type;
 
-/// What is done to the old value.
+/// The operation on the old value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AtomicOp {
     /// Old value, operand, and `cas`'s new value.

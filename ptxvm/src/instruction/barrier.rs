@@ -2,7 +2,7 @@
 
 use crate::instruction::address::Address;
 
-/// What a thread does at a barrier.
+/// What a thread does at a barrier of its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BarrierKind {
     Sync,
@@ -16,7 +16,7 @@ pub(crate) struct Barrier {
     pub kind: BarrierKind,
     pub aligned: bool,
     pub id: u16,
-    /// Threads that take part; without it, all of the block.
+    /// The number of threads that take part; none for all threads of the block.
     pub count: Option<u16>,
     pub predicate: Option<u16>,
     pub negated: bool,
@@ -27,8 +27,8 @@ pub(crate) struct Barrier {
 pub(crate) enum MbarrierKind {
     Init,
     Invalidate,
-    /// `bytes` says that the operand announces bytes and one arrives; otherwise it
-    /// is the number of arrivals.
+    /// With `bytes`, one arrival, and the operand is the number of bytes to expect.
+    /// Otherwise the operand is the number of arrivals.
     Arrive {
         bytes: bool,
         drop: bool,
@@ -49,7 +49,7 @@ pub(crate) struct MbarrierOp {
     /// State token or predicate; [`SINK`] for none.
     pub d: u16,
     pub operand: Option<u16>,
-    /// Publishes or learns; `.relaxed` does not.
+    /// Whether it releases or acquires; `.relaxed` does not.
     pub orders: bool,
 }
 
@@ -58,8 +58,8 @@ pub(crate) struct MbarrierOp {
 pub(crate) enum Fence {
     /// Orders memory between threads; `global` reaches other blocks.
     Memory { global: bool },
-    /// `fence.proxy.async`, for the memories that it names, or for all.
+    /// `fence.proxy.async`, for the memories that it names, or for both.
     ProxyAsync { shared: bool, global: bool },
-    /// `fence.mbarrier_init`: shows the async proxy the warp's new mbarriers.
+    /// `fence.mbarrier_init`: makes the warp's new mbarriers visible to the async proxy.
     MbarrierInit,
 }

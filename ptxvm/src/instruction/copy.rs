@@ -8,16 +8,16 @@ pub(crate) struct CpAsync {
     pub to: Address,
     pub from: Address,
     pub bytes: u32,
-    /// Bytes to read; the rest is zero.
+    /// The number of bytes to read; the rest is zero.
     pub source_bytes: Option<u16>,
-    /// Read nothing where this predicate is set.
+    /// Do not read the source where this predicate is set.
     pub ignore: Option<u16>,
 }
 
 /// What a bulk copy moves.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum BulkKind {
-    /// `bytes` in a row between two addresses.
+    /// Contiguous `bytes` between two addresses.
     Row { global: Address, bytes: u16 },
     /// A box of a tensor map at these coordinates.
     Box { map: Address, coordinates: Vec<u16> },
@@ -30,7 +30,7 @@ pub(crate) enum BulkKind {
 pub(crate) struct Bulk {
     pub what: BulkKind,
     pub shared: Address,
-    /// Present on the way into shared memory.
+    /// The mbarrier that is signalled, for copies into shared memory.
     pub barrier: Option<Address>,
     pub multicast: Option<u16>,
 }

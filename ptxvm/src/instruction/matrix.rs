@@ -72,7 +72,7 @@ impl Element {
         match self {
             Self::F16 => f64::from(f16_to_f32(bits as u16)),
             Self::BF16 => f64::from(bf16_to_f32(bits as u16)),
-            // The low bits of a tf32 operand are not looked at.
+            // The low bits of a tf32 operand are ignored.
             Self::TF32 => f64::from(f32::from_bits(bits & 0xffff_e000)),
             Self::E4M3 => small(E4M3, bits),
             Self::E5M2 => small(E5M2, bits),
@@ -159,7 +159,7 @@ pub(crate) struct Mma {
     pub c: Vec<u16>,
 }
 
-/// Where A comes from.
+/// The operand A of `wgmma`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum WgmmaA {
     Registers(Vec<u16>),

@@ -1,4 +1,4 @@
-//! Decoded instructions: what the warps execute. Nothing here knows how.
+//! Decoded instructions and their operands. How a warp executes them is in `exec/`.
 
 pub(crate) mod address;
 pub(crate) mod atomic;
@@ -28,7 +28,7 @@ use crate::count::{Class, Unit};
 use crate::lanes::{Args, Wide};
 use crate::syntax::Place;
 
-/// No guard.
+/// The guard of an instruction without one.
 pub(crate) const NO_GUARD: u16 = u16::MAX;
 /// A destination that is dropped (`_`).
 pub(crate) const SINK: u16 = u16::MAX;
@@ -71,7 +71,7 @@ pub(crate) enum Op {
         mask: u16,
     },
     Barrier(Box<Barrier>),
-    /// What a reducing barrier found: `and`, `or` or a sum.
+    /// The result of a reducing barrier: `and`, `or` or a count.
     BarrierResult {
         id: u16,
         what: u8,
@@ -105,7 +105,7 @@ pub(crate) enum Op {
     },
     Mbarrier(Box<MbarrierOp>),
     Bulk(Box<Bulk>),
-    /// Asks the cache for `bytes` in a row.
+    /// Prefetches contiguous `bytes` into the cache.
     BulkPrefetch {
         global: Address,
         bytes: u16,
@@ -139,7 +139,7 @@ pub(crate) enum Op {
     },
 }
 
-/// An instruction with its guard, its bookkeeping and its place in the texts.
+/// An instruction with its guard, its class and work, and its place in the PTX.
 #[derive(Debug, Clone)]
 pub(crate) struct Instruction {
     pub op: Op,
@@ -147,7 +147,7 @@ pub(crate) struct Instruction {
     pub guard: u16,
     pub negated: bool,
     pub class: Class,
-    /// FLOPs of one lane, and whose they are.
+    /// The unit that does its FLOPs, and their number per lane.
     pub work: Option<(Unit, u32)>,
     pub line: u32,
     pub place: u32,
@@ -172,6 +172,6 @@ pub(crate) struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
-    /// Whether blocks may talk to one another through global memory.
+    /// Whether blocks may communicate through global memory.
     pub talks: bool,
 }

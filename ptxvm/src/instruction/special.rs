@@ -1,6 +1,6 @@
-//! What registers hold without an instruction that writes them.
+//! Values of registers that no instruction writes.
 
-/// A clock that an instruction reads.
+/// A register that shows the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClockRegister {
     Cycles,

@@ -24,7 +24,7 @@ pub(crate) struct Shuffle {
     pub mask: u16,
 }
 
-/// What `vote.sync` and `match.sync` answer.
+/// The result of `vote.sync` and `match.sync`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VoteMode {
     All,

@@ -1,4 +1,4 @@
-//! A place in the tokens, and what moves it on.
+//! The position in the tokens, and how it advances.
 
 use crate::error::ParseError;
 use crate::lex::{Kind, Token};
@@ -79,7 +79,7 @@ impl<'a> Parser<'a> {
         u32::try_from(value).or_else(|_| self.fail(format!("{value} is too large here")))
     }
 
-    /// Skips a `{ ... }` group, the opening brace already eaten.
+    /// Skips a `{ ... }` group, after its opening brace.
     pub(super) fn skip_group(&mut self) -> Result<()> {
         let mut depth = 1usize;
         while depth > 0 {
@@ -87,7 +87,7 @@ impl<'a> Parser<'a> {
                 Some(Kind::Punct(b'{')) => depth += 1,
                 Some(Kind::Punct(b'}')) => depth -= 1,
                 Some(_) => {}
-                None => return self.fail("'{' without '}'"),
+                None => return self.fail("'{' without a closing '}'"),
             }
         }
         Ok(())

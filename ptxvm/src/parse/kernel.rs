@@ -5,7 +5,7 @@ use crate::parse::cursor::{Parser, Result};
 use crate::parse::variable::scalar;
 use crate::syntax::*;
 
-/// More registers than this in one kernel is no kernel of ours.
+/// Most registers of a bank in one kernel.
 const MAX_REGISTERS: u32 = 1 << 15;
 const MAX_NESTING: usize = 64;
 
@@ -58,7 +58,11 @@ impl<'a> Parser<'a> {
                     _ if !word.starts_with('.') => break word,
                     _ => match scalar(word) {
                         Some((bytes, ..)) => element = bytes,
-                        None => return self.fail(format!("parameter type '{word}'")),
+                        None => {
+                            return self.fail(format!(
+                                "parameter type '{word}' is not implemented"
+                            ));
+                        }
                     },
                 }
             };
@@ -70,7 +74,7 @@ impl<'a> Parser<'a> {
             // `.ptr .align` states what a pointer points to, not where it lies.
             let align = if count == 1 && element == 8 { 8 } else { align.max(element) };
             if bytes == 0 || bytes > 1 << 16 || !align.is_power_of_two() || align > 4096 {
-                return self.fail(format!("parameter '{name}' of {bytes} bytes"));
+                return self.fail(format!("parameter '{name}' has {bytes} bytes, or an alignment, that is not possible"));
             }
             offset = offset.next_multiple_of(align);
             params.push(Param { name, bytes, offset });
@@ -116,7 +120,7 @@ impl<'a> Parser<'a> {
         let mut open = vec![0usize];
         while let Some(&scope) = open.last() {
             match self.peek() {
-                None => return self.fail("kernel without '}'"),
+                None => return self.fail("the kernel has no closing '}'"),
                 Some(Kind::Punct(b'{')) => {
                     self.at += 1;
                     if open.len() > MAX_NESTING {
@@ -165,7 +169,7 @@ impl<'a> Parser<'a> {
         }
         let at = function.statements.len();
         if function.scopes[scope].labels.insert(name, at).is_some() {
-            return self.fail(format!("label '{name}' stands twice"));
+            return self.fail(format!("label '{name}' is defined twice"));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Tokens to a [`Source`].
 //!
-//! A hand-written parser: PTX has one shape of instruction, and the decoder wants
-//! to name the line of whatever it does not know.
+//! The parser is written by hand: PTX has a single form of statement, and errors name the
+//! line of what is not implemented.
 
 mod cursor;
 mod kernel;
@@ -86,7 +86,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// What may follow `.visible`, `.extern` and the like.
+    /// A declaration with its linkage (`.visible`, `.extern` and so on).
     fn linked(&mut self) -> Result<()> {
         let mut external = false;
         loop {
@@ -106,20 +106,20 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A device function is skipped: a call is refused when it is decoded.
+    /// Skips a device function: a call of it is refused when it is decoded.
     fn func(&mut self) -> Result<()> {
         loop {
             match self.next() {
                 Some(Kind::Punct(b';')) => return Ok(()),
                 Some(Kind::Punct(b'{')) => return self.skip_group(),
                 Some(_) => {}
-                None => return self.fail("function without an end"),
+                None => return self.fail("the function has no end"),
             }
         }
     }
 }
 
-/// The first entry or variable that carries a name already taken.
+/// The first name that two kernels or variables have.
 pub(crate) fn duplicate<'a>(source: &Source<'a>) -> Option<&'a str> {
     let mut seen = HashMap::new();
     let names = source.entries.iter().map(|entry| entry.name);

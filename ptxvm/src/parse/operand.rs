@@ -22,7 +22,7 @@ impl<'a> Parser<'a> {
             Some(Kind::Punct(b'-')) => match self.single(depth + 1)? {
                 Operand::Int(value) => Ok(Operand::Int(value.wrapping_neg())),
                 Operand::Double(bits) => Ok(Operand::Double(bits ^ 1 << 63)),
-                _ => self.fail("'-' before something that is no number"),
+                _ => self.fail("'-' before something that is not a number"),
             },
             Some(Kind::Punct(b'[')) => self.address(depth),
             Some(Kind::Punct(b'{')) => {
@@ -39,7 +39,7 @@ impl<'a> Parser<'a> {
                 if word.starts_with(|c: char| c.is_ascii_digit()) {
                     return match number(word) {
                         Some(operand) => Ok(operand),
-                        None => self.fail(format!("number '{word}'")),
+                        None => self.fail(format!("'{word}' is not a number")),
                     };
                 }
                 match self.offset()? {

@@ -4,7 +4,7 @@ use crate::bank::Bank;
 use crate::parse::cursor::{Parser, Result};
 use crate::syntax::{Operand, Variable, VariableSpace};
 
-/// Larger variables are refused, so that no text can claim all memory.
+/// Larger variables, in bytes, are refused, so that no text can allocate all memory.
 const MAX_VARIABLE: u64 = 1 << 24;
 
 /// A scalar type's width in bytes, registers' bank and width in bits.
@@ -58,7 +58,7 @@ impl<'a> Parser<'a> {
             align = bytes;
         }
         if !align.is_power_of_two() || align > 1 << 16 {
-            return self.fail(format!("alignment {align}"));
+            return self.fail(format!("alignment {align} is not possible"));
         }
         let mut found = Vec::new();
         loop {
@@ -95,7 +95,9 @@ impl<'a> Parser<'a> {
         }
         let bytes = if sized { count.saturating_mul(element) } else { init.len() as u64 };
         if bytes > MAX_VARIABLE || init.len() as u64 > bytes {
-            return self.fail(format!("variable '{name}' of {bytes} bytes"));
+            return self.fail(format!(
+                "variable '{name}' has {bytes} bytes, too many or too few for its values"
+            ));
         }
         let dynamic = external && !sized && space == VariableSpace::Shared;
         if external && !dynamic {
@@ -123,7 +125,7 @@ impl<'a> Parser<'a> {
         let value = match self.operand(0)? {
             Operand::Int(value) | Operand::Double(value) => value,
             Operand::Float(bits) => u64::from(bits),
-            _ => return self.fail("only numbers are implemented as initial values"),
+            _ => return self.fail("initial values other than numbers are not implemented"),
         };
         out.extend_from_slice(&value.to_le_bytes()[..element.min(8) as usize]);
         Ok(())
