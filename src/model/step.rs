@@ -1,7 +1,7 @@
 //! One step of a model on one GPU as a list of problems: what a prediction adds up. There
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
-use super::llm::{Attention, Experts, Llm};
+use super::llm::{AttentionKind as Attention, Experts, Llm};
 use crate::problem::{
     Access, DType, DecodeAttention, Gemm, Inputs, KvAppend, KvRead, Layout, Lengths,
     MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem, Routing, Stream,

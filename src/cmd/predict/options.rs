@@ -8,7 +8,7 @@ use crate::cmd::axis;
 use crate::cmd::{Format, MachineFile};
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
-use crate::model::predict::{Peaks, Rates};
+use crate::model::predict::{PeakBasis, Rates};
 use crate::model::step::{Formats, Parallel};
 use crate::model::task::Served;
 use crate::model::workload::{self, Workload};
@@ -168,7 +168,7 @@ pub struct MachineOptions {
     machines: Vec<String>,
     /// Peaks to predict with.
     #[arg(long, value_enum, default_value_t)]
-    peaks: Peaks,
+    peaks: PeakBasis,
     #[command(flatten)]
     pub machine_file: MachineFile,
 }
