@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use crate::cmd::{Format, table};
+use crate::cmd::options::OutputFormat;
+use crate::cmd::table;
 use crate::model::step::Formats;
 use crate::model::task::Served;
 use crate::section::Section;
@@ -58,8 +59,8 @@ pub fn round(section: &mut Section) {
 }
 
 /// Prints a section whose first six columns say what a row is about.
-pub fn print(mut section: Section, format: Format) -> Result<()> {
-    if format == Format::Table {
+pub fn print(mut section: Section, format: OutputFormat) -> Result<()> {
+    if format == OutputFormat::Table {
         round(&mut section);
         section.say_once(6);
     }

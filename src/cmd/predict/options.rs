@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use crate::cmd::axis;
-use crate::cmd::{Format, MachineFile};
+use crate::cmd::options::{MachineFile, OutputFormat};
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
 use crate::model::predict::{PeakBasis, Rates};
@@ -75,7 +75,7 @@ impl FactFiles {
 pub struct Output {
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 /// Models, the formats of their tensors, and how they are spread over GPUs.

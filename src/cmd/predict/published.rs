@@ -4,7 +4,8 @@ use anyhow::Result;
 
 use super::cells::round;
 use super::options::Output;
-use crate::cmd::{Format, MachineFile, table};
+use crate::cmd::options::{MachineFile, OutputFormat};
+use crate::cmd::table;
 use crate::model::published::{self, Compared};
 use crate::section::Section;
 
@@ -20,7 +21,7 @@ pub struct PublishedArgs {
 pub fn run(args: &PublishedArgs) -> Result<()> {
     let compared = published::compare(&args.machine_file.load()?)?;
     let mut sections = [measurements(&compared), regimes(&compared)];
-    if args.output.format == Format::Table {
+    if args.output.format == OutputFormat::Table {
         // Addresses are longer than all other cells together.
         sections[0].columns.pop();
         sections[0].rows.iter_mut().for_each(|row| drop(row.pop()));

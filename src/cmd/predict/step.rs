@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 
 use super::explain;
 use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
-use crate::cmd::{Format, table};
+use crate::cmd::options::OutputFormat;
+use crate::cmd::table;
 use crate::model::step::Phase;
 use crate::model::sweep::{COLUMNS, Grid, Tokens};
 use crate::model::workload::Workload;
@@ -112,8 +113,8 @@ const SHOWN: [(&str, &str, bool); 24] = [
     ("reason", "note", false),
 ];
 
-fn print_grid(grid: &Grid, format: Format) -> Result<()> {
-    if format == Format::Csv {
+fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
+    if format == OutputFormat::Csv {
         let mut to = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
         return match grid.write_csv(&mut to).and_then(|()| to.flush()) {
             // A reader that goes away early, such as `head`, is no error.
@@ -124,7 +125,7 @@ fn print_grid(grid: &Grid, format: Format) -> Result<()> {
     let mut bytes = Vec::new();
     grid.write_csv(&mut bytes)?;
     let text = String::from_utf8(bytes)?;
-    if format == Format::Json {
+    if format == OutputFormat::Json {
         return table::print_csv(&text, format);
     }
     let mut reader = csv::Reader::from_reader(text.as_bytes());
