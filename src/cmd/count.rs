@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, table};
+use super::options::OutputFormat;
+use super::table;
 use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
 use crate::op::Problem;
@@ -33,7 +34,7 @@ pub struct Args {
     seed: u64,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
