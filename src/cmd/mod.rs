@@ -41,7 +41,7 @@ enum Command {
     Check(check::Args),
     Count(count::Args),
     List(list::Args),
-    Predict(predict::Args),
+    Predict(predict::PredictArgs),
     Kernels(kernels::Args),
     Measure(measure::Args),
     Verdict(verdict::Args),
