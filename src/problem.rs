@@ -969,7 +969,7 @@ impl Problem {
     /// * paged layouts add 4 bytes for each entry of the page table that is needed.
     ///
     /// Formulas as in NVIDIA aiconfigurator, with the causal sum exact; the
-    /// softmax is not counted. See docs/METHODOLOGY.md.
+    /// softmax is not counted. See METHODOLOGY.md.
     pub fn work(&self) -> Work {
         match *self {
             Problem::Stream(p) => {
