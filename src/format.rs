@@ -201,7 +201,7 @@ macro_rules! text_of_name {
             fn from_str(text: &str) -> Result<Self, String> {
                 <$type>::ALL.into_iter().find(|x| x.name() == text).ok_or_else(|| {
                     let known: Vec<_> = <$type>::ALL.iter().map(|x| x.name()).collect();
-                    format!("`{text}` is not a {}; one of {}", $what, known.join(", "))
+                    format!("`{text}` is not {}; one of {}", $what, known.join(", "))
                 })
             }
         }
@@ -209,4 +209,4 @@ macro_rules! text_of_name {
 }
 pub(crate) use text_of_name;
 
-text_of_name!(DType => "dtype");
+text_of_name!(DType => "a dtype");

@@ -617,8 +617,8 @@ mod tests {
                 gemm("n = 3", "n = 8888888888888"),
                 "s.toml:5: n = 8888888888888 is more than",
             ),
-            (gemm("gemm", "gem"), "s.toml:3: `gem` is no op; one of stream"),
-            (gemm("f32", "f23"), "s.toml:7: `f23` is no dtype"),
+            (gemm("gemm", "gem"), "s.toml:3: `gem` is not an op; one of stream"),
+            (gemm("f32", "f23"), "s.toml:7: `f23` is not a dtype"),
             (gemm("name = \"x\"", "name = \"../x\""), "s.toml:1: name = `../x`"),
             (
                 gemm("name", "nam"),
@@ -665,7 +665,7 @@ mod tests {
                     q_heads = 6\nkv_heads = [1,\n4]\nhead_dim = 8\ndtype = \"f32\"\n";
         assert!(
             error_of(text)
-                .starts_with("s.toml:8: q_heads = 6 is no multiple of kv_heads = 4")
+                .starts_with("s.toml:8: q_heads = 6 is not a multiple of kv_heads = 4")
         );
     }
 

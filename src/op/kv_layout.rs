@@ -140,7 +140,7 @@ pub enum Lengths {
     Ragged,
 }
 
-text_of_name!(Lengths => "distribution of lengths");
+text_of_name!(Lengths => "a distribution of lengths");
 
 impl Lengths {
     /// Both, in the order in which tables list them.

@@ -227,7 +227,7 @@ table! {
     prefill_attention::PrefillAttention,
 }
 
-text_of_name!(Op => "op");
+text_of_name!(Op => "an op");
 
 impl Op {
     /// The spelling used in suites, ids and CSV files.

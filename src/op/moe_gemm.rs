@@ -42,7 +42,7 @@ pub enum Routing {
     Zipf,
 }
 
-text_of_name!(Routing => "routing", Inputs => "kind of inputs");
+text_of_name!(Routing => "a routing", Inputs => "a kind of inputs");
 
 impl Routing {
     /// Every way, in the order in which tables list them.

@@ -25,7 +25,7 @@ pub enum Unit {
     Tensor,
 }
 
-text_of_name!(Unit => "unit");
+text_of_name!(Unit => "a unit");
 
 impl Unit {
     /// Every unit, in the order in which tables list them.

@@ -24,7 +24,7 @@ pub enum Access {
     Triad,
 }
 
-text_of_name!(Access => "access");
+text_of_name!(Access => "an access");
 
 impl Access {
     /// Every access, in the order in which tables list them.
