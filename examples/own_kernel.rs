@@ -8,7 +8,7 @@
 use std::error::Error;
 
 use ptxvm::{Launch, Memory, Module, Params};
-use ridgepoint::nvrtc::{Nvrtc, SearchPath, Source};
+use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath, Source};
 
 /// SwiGLU, the activation of most feed-forward layers: y = gate / (1 + e^-gate) * up.
 const TEXT: &str = r#"

@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {format, toolchain} <- op <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {format, toolchain} <- resource <- op <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -26,6 +26,7 @@ pub mod plot;
 pub mod point;
 pub mod record;
 pub mod reference;
+pub mod resource;
 pub mod roofline;
 pub mod section;
 pub mod selftest;

@@ -137,7 +137,7 @@ fn counts_are_the_models_where_nothing_is_padded() {
         let work = problem.work();
         // Adding up checksums and starts is no work of the model's, nor is scaling.
         let flops =
-            if work.matrix_flops > 0 { counted.tensor_flops() } else { counted.flops() };
+            if work.matrix_flops() > 0 { counted.tensor_flops() } else { counted.flops() };
         if problem.op() != Op::KvAppend {
             assert_eq!(flops, work.flops(), "{text}");
         }

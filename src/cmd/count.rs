@@ -114,11 +114,11 @@ fn explain(problem: &Problem, counted: &Counted) -> String {
     let work = problem.work();
     let mut reasons = Vec::new();
     let vector = counted.flops() - counted.tensor_flops();
-    let padding = counted.tensor_flops() as f64 / work.matrix_flops.max(1) as f64;
-    if work.matrix_flops > 0 && padding > 1.01 {
+    let padding = counted.tensor_flops() as f64 / work.matrix_flops().max(1) as f64;
+    if work.matrix_flops() > 0 && padding > 1.01 {
         reasons.push(format!("tensor tiles are {padding:.2} times the shape"));
     }
-    if work.matrix_flops > 0 && vector as f64 > 0.01 * work.matrix_flops as f64 {
+    if work.matrix_flops() > 0 && vector as f64 > 0.01 * work.matrix_flops() as f64 {
         let share = 100.0 * vector as f64 / counted.flops() as f64;
         reasons.push(format!("{share:.0}% outside tensor units, such as the softmax"));
     }

@@ -137,6 +137,9 @@ impl HostHalf for AttentionPrefill {
         refuse_unless(matches!(p.head_dim, 64 | 128), || {
             format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
         })?;
+        refuse_unless(p.v_head_dim == p.head_dim, || {
+            format!("v_head_dim = head_dim, not {}; use {}", p.v_head_dim, p.head_dim)
+        })?;
         refuse_unless(p.window == 0, || {
             format!("all of the context, no window = {}; use 0", p.window)
         })?;

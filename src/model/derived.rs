@@ -97,6 +97,7 @@ pub fn peaks(device: &Identity) -> Option<Peaks> {
     Some(Peaks {
         bandwidth: Bandwidth::flat(bytes_per_s),
         compute: device.sm_clock_hz.map_or(Vec::new(), |clock| compute(device, clock)),
+        links: Vec::new(),
     })
 }
 

@@ -134,7 +134,7 @@ pub fn explain(problem: &Problem) -> Explanation {
         }
         _ => Explanation {
             flops: work.flops().to_string(),
-            bytes: format!("{} read + {} written", work.bytes_read, work.bytes_written),
+            bytes: format!("{} read + {} written", work.bytes_read(), work.bytes_written()),
         },
     }
 }

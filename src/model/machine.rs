@@ -12,7 +12,8 @@ use thiserror::Error;
 use super::identity::Identity;
 use super::table::{self, Raw};
 use crate::format::DType;
-use crate::roofline::{Bandwidth, ComputePeak, Peaks};
+use crate::resource::Link;
+use crate::roofline::{Bandwidth, ComputePeak, LinkPeak, Peaks};
 
 /// How far a reported clock or bus width may lie from the row's. Drivers
 /// differ by 2% in the width of one and the same bus.
@@ -42,8 +43,11 @@ pub struct Machine {
     pub l2_bytes: Option<f64>,
     /// Bandwidth to other GPUs, all links together, one way, bytes per second.
     pub link_bytes_per_s: Option<f64>,
-    /// Bandwidth to the host's memory, one way, bytes per second.
+    /// Bandwidth to the host's memory, one way, bytes per second: PCIe or NVLink-C2C.
     pub host_link_bytes_per_s: Option<f64>,
+    /// Bandwidth to other hosts, one way, bytes per second, where the machine brings a
+    /// network adapter of its own.
+    pub network_bytes_per_s: Option<f64>,
     /// Power limit of the board, watts.
     pub power_w: Option<f64>,
     /// Where the figures stand.
@@ -169,7 +173,19 @@ impl Machine {
         self.flops_per_s.get(dtype.name()).copied()
     }
 
+    /// Bytes per second of a link, one way, where they are stated.
+    pub const fn link_bytes_per_s(&self, link: Link) -> Option<f64> {
+        match link {
+            Link::Host => self.host_link_bytes_per_s,
+            Link::Peer => self.link_bytes_per_s,
+            Link::Network => self.network_bytes_per_s,
+        }
+    }
+
     fn sheet(&self) -> DataSheet {
+        let links = Link::ALL.into_iter().filter_map(|link| {
+            Some(LinkPeak { link, bytes_per_s: self.link_bytes_per_s(link)? })
+        });
         let compute = self.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
             Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })
         });
@@ -179,6 +195,7 @@ impl Machine {
             peaks: Peaks {
                 bandwidth: Bandwidth::flat(self.bytes_per_s),
                 compute: compute.collect(),
+                links: links.collect(),
             },
         }
     }
@@ -216,6 +233,7 @@ impl Raw for Machine {
             ("l2_bytes", machine.l2_bytes),
             ("link_bytes_per_s", machine.link_bytes_per_s),
             ("host_link_bytes_per_s", machine.host_link_bytes_per_s),
+            ("network_bytes_per_s", machine.network_bytes_per_s),
             ("power_w", machine.power_w),
         ];
         for (key, number) in numbers {

@@ -5,6 +5,7 @@ use super::llm::Llm;
 use super::machine::Machine;
 use super::step::{Part, Phase, Shape, Step};
 use crate::format::DType;
+use crate::resource::{Resource, Work};
 use crate::roofline::Roof;
 
 /// Best read known, of a data sheet's bandwidth: see [`super::launch::REACHABLE`].
@@ -62,6 +63,17 @@ impl<'a> Rates<'a> {
         self.machine.flops_per_s(dtype).map(|rate| rate * self.compute)
     }
 
+    /// The least time of work, perfectly overlapped. `None` where the machine does not
+    /// state the rate of a resource that it uses.
+    pub fn roof(&self, work: &Work) -> Option<Roof> {
+        let memory_s = work.bytes() as f64 / self.bytes_per_s();
+        Roof::of(work, memory_s, |resource| match resource {
+            Resource::MemoryRead | Resource::MemoryWrite => Some(self.bytes_per_s()),
+            Resource::Matrix(dtype) | Resource::Vector(dtype) => self.flops_per_s(dtype),
+            Resource::Link(link, _) => self.machine.link_bytes_per_s(link),
+        })
+    }
+
     /// FLOPs per byte at which computing and moving take as long.
     pub fn ridge(&self, dtype: DType) -> Option<f64> {
         Some(self.flops_per_s(dtype)? / self.bytes_per_s())
@@ -98,16 +110,15 @@ impl Totals {
             totals.weight_bytes += count * piece.problem.weight_bytes() as f64;
             totals.cache_bytes += count * piece.problem.cache_bytes() as f64;
             totals.expected_bytes += count * piece.expected_bytes();
-            totals.launches += piece.count;
+            totals.link_bytes += count * work.sent_bytes() as f64;
+            totals.launches += piece.launches();
         }
         totals
     }
 
     /// Of a whole step.
     pub fn of_step(step: &Step) -> Totals {
-        let sent =
-            step.transfers.iter().map(|transfer| transfer.count as f64 * transfer.bytes);
-        Totals { link_bytes: sent.sum(), ..Totals::of(step, |_| true) }
+        Totals::of(step, |_| true)
     }
 
     /// Operational intensity, FLOPs per byte of DRAM.
@@ -173,26 +184,17 @@ impl StepTimes {
         let mut times = StepTimes::default();
         let mut launches = 0;
         for piece in &step.pieces {
-            let (work, count) = (piece.problem.work(), piece.count as f64);
-            let compute_s = match (work.flops(), piece.problem.math_dtype()) {
-                (0, _) | (_, None) => 0.0,
-                (flops, Some(dtype)) => flops as f64 / rates.flops_per_s(dtype)?,
-            };
-            let roof =
-                Roof { memory_s: work.bytes() as f64 / rates.bytes_per_s(), compute_s };
+            let (roof, count) = (rates.roof(&piece.problem.work())?, piece.count as f64);
             times.memory_s += count * roof.memory_s;
             times.compute_s += count * roof.compute_s;
-            times.roof_s += count * roof.time_s();
-            if compute_s > roof.memory_s {
-                times.computing_s += count * compute_s;
+            times.roof_s += count * roof.memory_s.max(roof.compute_s);
+            times.link_s += count * roof.link_s;
+            if roof.compute_s > roof.memory_s {
+                times.computing_s += count * roof.compute_s;
             }
-            launches += piece.count;
+            launches += piece.launches();
         }
         times.launch_s = launches as f64 * LAUNCH_S;
-        for transfer in &step.transfers {
-            let link = rates.machine.link_bytes_per_s?;
-            times.link_s += transfer.count as f64 * transfer.bytes / link;
-        }
         Some(times)
     }
 

@@ -66,18 +66,15 @@ fn compare_one(machines: &Machines, measurement: Measurement) -> Result<Compared
     let (mut roof_s, mut bytes, mut compute_s) = (0.0, 0.0, 0.0);
     for problem in &measurement.problems {
         let work = problem.work();
-        let of_flops = match problem.math_dtype() {
-            None => 0.0,
-            Some(dtype) => {
-                let rate = rates.flops_per_s(dtype).with_context(|| {
-                    format!("{}: no peak in {dtype} of {}", measurement.name, machine.name)
-                })?;
-                work.flops() as f64 / rate
-            }
-        };
-        roof_s += of_flops.max(work.bytes() as f64 / rates.bytes_per_s());
+        let roof = rates.roof(&work).with_context(|| {
+            format!(
+                "{}: {} does not state every rate that {problem} needs",
+                measurement.name, machine.name
+            )
+        })?;
+        roof_s += roof.time_s();
         bytes += work.bytes() as f64;
-        compute_s += of_flops;
+        compute_s += roof.compute_s;
     }
     let (time_s, sheet) = (measurement.time_s, Rates::new(machine, PeakBasis::Sheet));
     let reachable = super::predict::REACHABLE_COMPUTE;

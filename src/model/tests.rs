@@ -174,7 +174,7 @@ fn expert_parallelism_divides_experts() {
     assert_eq!(p.experts_touched(), 8);
     let expected = up.expected_bytes() / up.problem.work().bytes() as f64;
     assert!((0.95..1.0).contains(&expected), "{expected}");
-    assert!(step.transfers.iter().any(|t| t.name == "all-to-all" && t.count == 2 * 58));
+    assert!(step.pieces.iter().any(|p| p.name == "all-to-all" && p.count == 2 * 58));
 }
 
 fn prediction(name: &str, shape: &Shape, machine: &str) -> Prediction {

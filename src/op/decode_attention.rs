@@ -6,7 +6,8 @@ use super::kv_append::scale_bytes;
 use super::kv_layout::{Requests, attended, check_heads};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "decode_attention",
@@ -178,12 +179,10 @@ impl Operation for DecodeAttention {
             (0..self.new_tokens).map(of_token).sum()
         });
         let q_bytes = self.elements() * self.dtype.bytes();
-        Work {
-            matrix_flops: 4 * self.q_heads * self.head_dim * attended,
-            bytes_read: q_bytes + self.cache_bytes(),
-            bytes_written: q_bytes,
-            ..Work::default()
-        }
+        let flops = 4 * self.q_heads * self.head_dim * attended;
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), flops)
+            .with_bytes(q_bytes + self.cache_bytes(), q_bytes)
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -207,10 +206,6 @@ impl Operation for DecodeAttention {
     fn cache_bytes(&self) -> u64 {
         scale_bytes(self.kv_dtype, self.batch * self.kv_heads)
             + self.kv().bytes(|length| self.visible(length))
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {

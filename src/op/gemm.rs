@@ -3,7 +3,8 @@
 use super::linear::{check_weights, weight_scales, weights_bytes};
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "gemm",
@@ -80,12 +81,10 @@ impl Operation for Gemm {
 
     fn work(&self) -> Work {
         let Gemm { m, n, k, dtype, .. } = *self;
-        Work {
-            matrix_flops: 2 * m * n * k,
-            bytes_read: dtype.bytes_of(m * k) + self.weight_bytes(),
-            bytes_written: dtype.bytes_of(m * n),
-            ..Work::default()
-        }
+        let bytes_read = dtype.bytes_of(m * k) + self.weight_bytes();
+        Work::NONE
+            .with(Resource::Matrix(dtype), 2 * m * n * k)
+            .with_bytes(bytes_read, dtype.bytes_of(m * n))
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -106,10 +105,6 @@ impl Operation for Gemm {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {

@@ -1,9 +1,10 @@
 //! What a step of decoding adds to the cache.
 
-use super::kv_layout::Requests;
+use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{PageOrder, Problem, ProblemError, Routed, product};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
     name: "kv_append",
@@ -79,21 +80,22 @@ impl KvAppend {
 
     /// Tokens in one page, and how it is laid out.
     pub const fn paging(&self) -> (u64, PageOrder) {
-        match self.layout {
-            KvLayout::Contiguous => (self.context, PageOrder::HeadFirst),
-            KvLayout::Paged { page_size, order } => (page_size, order),
-        }
+        self.layout.paging(self.context)
     }
 
     /// Pages that the array of the cache has for each request: as many as new tokens
     /// fall into where they begin at the end of a page.
     pub const fn pages(&self) -> u64 {
-        (self.page_size() - 1 + self.new_tokens).div_ceil(self.page_size())
+        self.appended().pages()
     }
 
     /// Place of a request's first new token in its first page here.
     pub const fn first_place(&self, request: u64) -> u64 {
-        (self.lengths.of(request, self.context) - self.new_tokens) % self.page_size()
+        self.appended().first_place(self.lengths.of(request, self.context))
+    }
+
+    const fn appended(&self) -> AppendedPages {
+        AppendedPages { page_size: self.page_size(), new_tokens: self.new_tokens }
     }
 
     /// Elements of new keys, or of new values.
@@ -120,13 +122,7 @@ impl Operation for KvAppend {
     fn check(&self) -> Result<(), ProblemError> {
         let KvAppend { batch, context, lengths, new_tokens, layout, .. } = *self;
         Requests { batch, context, lengths, new_tokens }.check()?;
-        if layout == KvLayout::Contiguous {
-            return Err(ProblemError::at(
-                "layout",
-                "tokens are appended to pages; write `layout=paged16` or another size",
-            ));
-        }
-        Ok(())
+        check_paged(layout)
     }
 
     fn magnitude(&self) -> Magnitude {
@@ -137,17 +133,12 @@ impl Operation for KvAppend {
     }
 
     fn work(&self) -> Work {
-        let pages = self.lengths.sum(self.batch, self.context, |length| {
-            length.div_ceil(self.page_size())
-                - (length - self.new_tokens) / self.page_size()
-        });
-        Work {
-            bytes_read: 2 * self.elements() * self.dtype.bytes()
-                + 4 * pages
-                + scale_bytes(self.kv_dtype, self.batch * self.kv_heads),
-            bytes_written: 2 * self.elements() * self.kv_dtype.bytes(),
-            ..Work::default()
-        }
+        let touched = |length| self.appended().touched(length);
+        let pages = self.lengths.sum(self.batch, self.context, touched);
+        let bytes_read = 2 * self.elements() * self.dtype.bytes()
+            + 4 * pages
+            + scale_bytes(self.kv_dtype, self.batch * self.kv_heads);
+        Work::NONE.with_bytes(bytes_read, 2 * self.elements() * self.kv_dtype.bytes())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -176,10 +167,6 @@ impl Operation for KvAppend {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        None
     }
 
     fn routed(&self) -> Option<Routed> {

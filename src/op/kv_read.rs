@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::kv_layout::Requests;
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
     name: "kv_read",
@@ -125,7 +126,7 @@ impl Operation for KvRead {
     }
 
     fn work(&self) -> Work {
-        Work { bytes_read: self.cache_bytes(), ..Work::default() }
+        Work::NONE.with_bytes(self.cache_bytes(), 0)
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -141,10 +142,6 @@ impl Operation for KvRead {
 
     fn cache_bytes(&self) -> u64 {
         self.bytes(|length| 0..length)
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        None
     }
 
     fn routed(&self) -> Option<Routed> {

@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::kv_layout::{Requests, attended};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat, Work};
+use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "mla_decode",
@@ -172,25 +173,18 @@ impl Operation for MlaDecode {
             let of_token = |token| self.attended(length, token).end;
             (0..self.new_tokens).map(of_token).sum()
         });
-        Work {
-            matrix_flops: 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended,
-            bytes_read: self.cache_bytes()
-                + self.dtype.bytes_of(self.rows() * self.key_dim()),
-            bytes_written: self.dtype.bytes_of(self.rows() * self.latent_dim),
-            ..Work::default()
-        }
+        let flops = 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended;
+        let q_bytes = self.dtype.bytes_of(self.rows() * self.key_dim());
+        let o_bytes = self.dtype.bytes_of(self.rows() * self.latent_dim);
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), flops)
+            .with_bytes(self.cache_bytes() + q_bytes, o_bytes)
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
-        let mut tensors = vec![if self.kv_dtype.is_scaled() {
-            let MlaDecode { latent_dim, rope_dim, .. } = *self;
-            let records = TensorFormat::LatentRecords { latent_dim, rope_dim };
-            Tensor::new("kv", Role::Input, records, self.allocated())
-        } else {
-            let elements = self.allocated() * self.key_dim();
-            Tensor::new("kv", Role::Input, TensorFormat::Values(self.kv_dtype), elements)
-        }];
+        let (kv_format, elements) = self.records(self.allocated());
+        let mut tensors = vec![Tensor::new("kv", Role::Input, kv_format, elements)];
         tensors.extend(self.layout.page_table(self.batch, self.context));
         tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
         tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
@@ -208,18 +202,24 @@ impl Operation for MlaDecode {
         })
     }
 
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
-    }
-
     fn routed(&self) -> Option<Routed> {
         None
     }
 }
 
 impl MlaDecode {
+    /// Format and number of the elements of so many records.
+    pub(super) const fn records(&self, count: u64) -> (TensorFormat, u64) {
+        let MlaDecode { latent_dim, rope_dim, kv_dtype, .. } = *self;
+        if kv_dtype.is_scaled() {
+            (TensorFormat::LatentRecords { latent_dim, rope_dim }, count)
+        } else {
+            (TensorFormat::Values(kv_dtype), count * self.key_dim())
+        }
+    }
+
     /// Refuses caches that nobody has.
-    fn check_records(&self) -> Result<(), ProblemError> {
+    pub(super) fn check_records(&self) -> Result<(), ProblemError> {
         if self.layout.is_token_first() {
             return Err(ProblemError::at(
                 "layout",

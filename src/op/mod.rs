@@ -15,6 +15,7 @@
 //! back into the same problem. Suites, point ids and the command that repeats
 //! a row all use it.
 
+mod collective;
 mod decode_attention;
 mod fields;
 mod gemm;
@@ -22,6 +23,7 @@ mod kv_append;
 mod kv_layout;
 mod kv_read;
 mod linear;
+mod mla_append;
 mod mla_decode;
 mod moe_gemm;
 mod peak;
@@ -31,6 +33,7 @@ mod stream;
 use std::fmt;
 use std::str::FromStr;
 
+pub use collective::{Collective, CollectiveKind};
 pub use decode_attention::DecodeAttention;
 pub use fields::{Fields, KeyDefault, KeySpec, KeyStyle, MAX_EXTENT, ProblemError};
 pub use fields::{parse_bytes, unknown_key};
@@ -38,13 +41,15 @@ pub use gemm::Gemm;
 pub use kv_append::KvAppend;
 pub use kv_layout::{KvLayout, Lengths, MAX_NEW_TOKENS, MAX_RAGGED, PageOrder};
 pub use kv_read::KvRead;
+pub use mla_append::MlaAppend;
 pub use mla_decode::{MlaDecode, SCORE_WIDTH};
 pub use moe_gemm::{Inputs, MAX_ROUTED, MoeGemm, Routing};
 pub use peak::{Peak, Unit};
 pub use prefill_attention::PrefillAttention;
 pub use stream::{Access, Stream};
 
-use crate::format::{DType, Tensor, Work, text_of_name};
+use crate::format::{DType, Tensor, text_of_name};
+use crate::resource::Work;
 
 /// Largest compulsory traffic of one problem, in bytes (64 TiB).
 pub const MAX_BYTES: u64 = 1 << 46;
@@ -93,9 +98,6 @@ pub trait Operation {
     /// Bytes of [`Operation::work`] that are a cache of keys and values, with the page
     /// numbers and scales that go with it.
     fn cache_bytes(&self) -> u64;
-
-    /// The format whose compute ceiling binds, if the problem computes.
-    fn math_dtype(&self) -> Option<DType>;
 
     /// What the model knows of routed experts, if the problem has any: what it reads
     /// depends on which token chose which expert.
@@ -225,6 +227,8 @@ table! {
     decode_attention::DecodeAttention,
     mla_decode::MlaDecode,
     prefill_attention::PrefillAttention,
+    mla_append::MlaAppend,
+    collective::Collective,
 }
 
 text_of_name!(Op => "an op");
@@ -324,9 +328,9 @@ impl Problem {
         self.operation().routed()
     }
 
-    /// The format that is computed in: see [`Operation::math_dtype`].
+    /// The format that is computed in: see [`Work::math_dtype`].
     pub fn math_dtype(&self) -> Option<DType> {
-        self.operation().math_dtype()
+        self.work().math_dtype()
     }
 
     /// The same problem, if it can be asked.

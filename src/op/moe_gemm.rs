@@ -7,7 +7,8 @@ use super::linear::{check_weights, weight_scales, weights_bytes};
 use super::{
     Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed, product,
 };
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "moe_gemm",
@@ -316,12 +317,10 @@ impl Operation for MoeGemm {
     }
 
     fn work(&self) -> Work {
-        Work {
-            matrix_flops: 2 * self.rows() * self.n * self.k,
-            bytes_read: self.input_bytes() + self.weight_bytes(),
-            bytes_written: self.dtype.bytes_of(self.rows() * self.n),
-            ..Work::default()
-        }
+        let bytes_read = self.input_bytes() + self.weight_bytes();
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), 2 * self.rows() * self.n * self.k)
+            .with_bytes(bytes_read, self.dtype.bytes_of(self.rows() * self.n))
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -343,10 +342,6 @@ impl Operation for MoeGemm {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {

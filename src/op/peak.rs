@@ -2,7 +2,8 @@
 
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "peak",
@@ -117,12 +118,12 @@ impl Operation for Peak {
 
     fn work(&self) -> Work {
         let flops = self.unit.step_flops() * self.lanes * self.steps;
-        let (matrix_flops, vector_flops) = match self.unit {
-            Unit::Fma => (0, flops),
-            Unit::Tensor => (flops, 0),
+        let unit = match self.unit {
+            Unit::Fma => Resource::Vector(self.dtype),
+            Unit::Tensor => Resource::Matrix(self.dtype),
         };
         let bytes = self.elements() * DType::F32.bytes();
-        Work { matrix_flops, vector_flops, bytes_read: bytes, bytes_written: bytes }
+        Work::NONE.with(unit, flops).with_bytes(bytes, bytes)
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -139,10 +140,6 @@ impl Operation for Peak {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {

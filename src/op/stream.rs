@@ -1,7 +1,8 @@
 //! Streams through memory: the bandwidth ceilings.
 
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "stream",
@@ -111,12 +112,9 @@ impl Operation for Stream {
     }
 
     fn work(&self) -> Work {
-        Work {
-            vector_flops: self.flops(),
-            bytes_read: self.bytes - self.bytes_written(),
-            bytes_written: self.bytes_written(),
-            ..Work::default()
-        }
+        Work::NONE
+            .with_bytes(self.bytes - self.bytes_written(), self.bytes_written())
+            .with(Resource::Vector(DType::F32), self.flops())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -150,10 +148,6 @@ impl Operation for Stream {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        (self.access == Access::Triad).then_some(DType::F32)
     }
 
     fn routed(&self) -> Option<Routed> {

@@ -269,6 +269,8 @@ pub fn marker(op: Op, cache_state: &str) -> Marker {
     let (shape, colour) = match op {
         Op::DecodeAttention => (Shape::Circle, PALETTE[0]),
         Op::MlaDecode => (Shape::Circle, PALETTE[4]),
+        Op::MlaAppend => (Shape::Wedge, PALETTE[4]),
+        Op::Collective => (Shape::Square, PALETTE[5]),
         Op::Gemm => (Shape::Diamond, PALETTE[1]),
         Op::MoeGemm => (Shape::Diamond, PALETTE[3]),
         Op::PrefillAttention => (Shape::Square, PALETTE[2]),
@@ -290,6 +292,8 @@ pub fn op_name(op: Op) -> &'static str {
         Op::Gemm => "GEMM",
         Op::MoeGemm => "MoE GEMM",
         Op::MlaDecode => "MLA decode",
+        Op::MlaAppend => "MLA append",
+        Op::Collective => "collective",
         Op::DecodeAttention => "decode attention",
         Op::PrefillAttention => "prefill attention",
     }
