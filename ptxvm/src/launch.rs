@@ -234,7 +234,7 @@ impl Module {
         };
         let cluster = cluster(kernel, launch);
         validate(kernel, launch, cluster)?;
-        let parallel = launch.options.parallel && !kernel.talks;
+        let parallel = launch.options.parallel && !kernel.blocks_communicate;
         let l2 = launch.options.l2_bytes.map(|bytes| Mutex::new(Cache::new(bytes)));
         let parallel = parallel && l2.is_none();
         let run = Run {
@@ -248,7 +248,11 @@ impl Module {
             dynamic_shared: launch.shared_bytes,
             symbols,
             options: launch.options,
-            races: GlobalRaces::new(memory, launch.options.checks, kernel.talks),
+            races: GlobalRaces::new(
+                memory,
+                launch.options.checks,
+                kernel.blocks_communicate,
+            ),
             sectors: Sectors::new(memory),
             l2,
         };
