@@ -361,7 +361,7 @@ fn tasks_are_their_turns() {
 }
 
 /// What predictions say of the paper's claims: a change of it is a finding, and belongs
-/// into METHODOLOGY.md or into a correction.
+/// into docs/METHODOLOGY.md or into a correction.
 #[test]
 fn claims_hold_where_they_do() {
     use super::claims::Claims;
