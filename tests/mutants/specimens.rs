@@ -124,7 +124,8 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "decode_attention:batch=7,context=200,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
-    // Splits of one sequence in several blocks; several splits in a block. Then rows of two blocks.
+    // Splits of one sequence in several blocks; several splits in a block. Then rows of two
+    // blocks.
     (
         "attention_mla",
         &[
