@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::need;
-use ridgepoint::nvrtc::{Nvrtc, SearchPath};
+use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath};
 
 /// A document: its path below the root, and its text.
 struct Document {

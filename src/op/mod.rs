@@ -85,7 +85,7 @@ pub trait Operation {
 
     /// FLOPs and compulsory bytes, from the shape alone. The file of each operation gives
     /// the formula. Formulas are as in NVIDIA aiconfigurator, with causal sums exact; the
-    /// softmax is not counted. See METHODOLOGY.md.
+    /// softmax is not counted. See docs/METHODOLOGY.md.
     fn work(&self) -> Work;
 
     /// The arrays of one instance, in a fixed order: that of inputs in memory and of the
