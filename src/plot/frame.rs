@@ -3,6 +3,7 @@
 
 use super::axis::{Axis, bytes, number, si};
 use super::layout::{Quad, Rect, Room, Spot};
+use super::picture::{Letters, Picture};
 use super::svg::{
     Anchor, Canvas, FAINT, INK, Marker, Shape, Stroke, Text, text_width, wrap,
 };
@@ -35,6 +36,8 @@ pub struct Figure {
     /// Name of its files, without ending.
     pub name: &'static str,
     /// The image.
+    pub picture: Picture,
+    /// The same as SVG, with its texts as texts.
     pub svg: String,
     /// Texts with what they cover.
     pub texts: Vec<(String, Quad)>,
@@ -259,9 +262,10 @@ pub fn finish(
             canvas.watermark("SIMULATED", *panel);
         }
     }
-    let svg = canvas.finish(height, &title(campaign, name));
+    let picture = canvas.finish(height, &title(campaign, name));
+    let svg = picture.svg(Letters::Text);
     let size = (canvas.width(), height);
-    Figure { name, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
+    Figure { name, picture, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
 }
 
 /// The marker of an operation: hollow where the caches were hot.

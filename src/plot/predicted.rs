@@ -11,6 +11,8 @@ use super::frame::{
     Entry, Key, LABEL, PALETTE, Panel, WIDTH, draw_legend, draw_title_lines,
 };
 use super::layout::{Quad, Rect};
+use super::picture::{Letters, Picture};
+use super::raster;
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
 use crate::format::DType;
 use crate::model::llm::{self, AttentionKind, Llm};
@@ -74,11 +76,10 @@ pub fn write_all(
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let mut written = Vec::new();
     for chart in charts(models, machines, workloads)? {
-        let svg = chart.draw();
-        let png = super::rasterise(&svg)?;
+        let picture = chart.draw();
         let files: [(&str, Vec<u8>); 3] = [
-            ("svg", super::outlined(&svg)?.into_bytes()),
-            ("png", png),
+            ("svg", picture.svg(Letters::Outlines).into_bytes()),
+            ("png", raster::png(&picture)?),
             ("csv", chart.csv().into_bytes()),
         ];
         for (ending, bytes) in files {
@@ -378,7 +379,7 @@ impl Chart {
         text
     }
 
-    fn draw(&self) -> String {
+    fn draw(&self) -> Picture {
         let mut canvas = Canvas::new(WIDTH);
         let top = draw_title_lines(&mut canvas, &self.title, &self.how) + 34.0;
         let count = self.panels.len() as f64;
@@ -514,7 +515,7 @@ mod tests {
     #[test]
     fn figures_are_valid_and_their_numbers_read_back() {
         for chart in all() {
-            assert!(super::super::rasterise(&chart.draw()).is_ok(), "{}", chart.name);
+            assert!(raster::png(&chart.draw()).is_ok(), "{}", chart.name);
             let text = chart.csv();
             let mut reader = csv::Reader::from_reader(text.as_bytes());
             let rows = reader.records().map(Result::unwrap);

@@ -10,6 +10,7 @@ mod kv_append;
 mod kv_read;
 mod peak;
 mod prefill_attention;
+mod product;
 mod simd;
 mod stream;
 
