@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {format, nvrtc} <- op <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -14,6 +14,7 @@ pub mod campaign;
 pub mod cmd;
 pub mod data;
 pub mod device;
+pub mod format;
 mod host_load;
 pub mod inventory;
 pub mod kernel;
@@ -21,9 +22,9 @@ pub mod measure;
 pub mod model;
 mod multiversion;
 pub mod nvrtc;
+pub mod op;
 pub mod plot;
 pub mod point;
-pub mod problem;
 pub mod record;
 pub mod reference;
 pub mod roofline;

@@ -10,9 +10,9 @@ use super::table;
 use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
 use crate::kernel::Arch;
+use crate::op::Problem;
 use crate::point::Point;
-use crate::problem::Problem;
-use crate::reference::{self, Verdict};
+use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
 
@@ -100,7 +100,7 @@ fn count(device: &mut VmDevice, point: &Point, args: &Args) -> Row {
         Err(PrepareError::Failed(why)) => return row("failed", None, why.to_string()),
     };
     match reference::check(&problem, args.seed, 0, 0, &counted.output) {
-        Ok(check) if check.verdict == Verdict::Pass => {
+        Ok(check) if check.verdict == CheckVerdict::Pass => {
             let why = explain(&problem, &counted);
             row("ok", Some(counted), why)
         }

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::kernel::Arch;
 pub use crate::kernel::Refusal;
-use crate::problem::Problem;
+use crate::op::Problem;
 
 /// What a device may need to know before it is opened.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use super::predict::{
 };
 use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
 use super::workload::Workload;
-use crate::problem::DType;
+use crate::format::DType;
 
 /// What predictions say about a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]

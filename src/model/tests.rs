@@ -6,7 +6,8 @@ use super::predict::{
     Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
 };
 use super::step::{Formats, Parallel, Phase, Shape, Step};
-use crate::problem::{DType, MoeGemm, Problem};
+use crate::format::DType;
+use crate::op::{MoeGemm, Problem};
 
 const BF16: Formats =
     Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };

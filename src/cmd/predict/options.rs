@@ -6,13 +6,13 @@ use anyhow::{Result, bail};
 
 use crate::cmd::axis;
 use crate::cmd::options::{MachineFile, OutputFormat};
+use crate::format::DType;
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
 use crate::model::predict::{PeakBasis, Rates};
 use crate::model::step::{Formats, Parallel};
 use crate::model::task::Served;
 use crate::model::workload::{self, Workload};
-use crate::problem::DType;
 
 /// A file with models of the user's own.
 #[derive(Debug, clap::Args)]

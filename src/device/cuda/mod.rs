@@ -22,7 +22,7 @@ use super::{
 };
 use crate::kernel::compile::{Binary, Compiler, CompilerOptions};
 use crate::kernel::{Arch, DEVICE_SOURCE, Defines, Kernel, Target};
-use crate::problem::Problem;
+use crate::op::Problem;
 
 /// Share of the free memory that buffers may take: the driver needs some, and
 /// so do modules.
