@@ -1,5 +1,6 @@
 //! What a step of decoding adds to the cache.
 
+use super::explanation::Explanation;
 use super::kv_layout::Requests;
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{PageOrder, Problem, ProblemError, Routed, product};
@@ -148,6 +149,10 @@ impl Operation for KvAppend {
             bytes_written: 2 * self.elements() * self.kv_dtype.bytes(),
             ..Work::default()
         }
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -1,5 +1,6 @@
 //! Arithmetic out of registers: the compute ceilings.
 
+use super::explanation::Explanation;
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
@@ -123,6 +124,10 @@ impl Operation for Peak {
         };
         let bytes = self.elements() * DType::F32.bytes();
         Work { matrix_flops, vector_flops, bytes_read: bytes, bytes_written: bytes }
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::explanation::{Explanation, formula, size};
 use super::kv_layout::{attended, check_heads};
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
@@ -165,6 +166,28 @@ impl Operation for PrefillAttention {
             bytes_read: q_bytes + self.cache_bytes(),
             bytes_written: q_bytes,
             ..Work::default()
+        }
+    }
+
+    fn explanation(&self) -> Explanation {
+        if self.window > 0 || !self.causal {
+            return Explanation::results(&self.work());
+        }
+        let PrefillAttention { batch, prefix, new_tokens: s, .. } = *self;
+        let (q_heads, kv_heads, d) = (self.q_heads, self.kv_heads, self.head_dim);
+        let (b, b_kv) = (size(self.dtype), size(self.kv_dtype));
+        Explanation {
+            flops: formula(
+                "2 B n_q d S (2 P + S + 1)",
+                format!("2 * {batch} * {q_heads} * {d} * {s} * (2 * {prefix} + {s} + 1)"),
+            ),
+            bytes: formula(
+                "2 B n_q S d b + 2 B n_kv (S + P) d b_kv",
+                format!(
+                    "2 * {batch} * {q_heads} * {s} * {d} * {b} + 2 * {batch} * {kv_heads} * \
+                     ({s} + {prefix}) * {d} * {b_kv}"
+                ),
+            ),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Streams through memory: the bandwidth ceilings.
 
+use super::explanation::Explanation;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
 
@@ -117,6 +118,10 @@ impl Operation for Stream {
             bytes_written: self.bytes_written(),
             ..Work::default()
         }
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -1,6 +1,5 @@
 //! `ridgepoint predict step --explain`: each problem of a step with its formulas.
 
-use crate::model::explain::explain;
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
 use crate::model::step::{Piece, Shape, Step};
@@ -43,7 +42,7 @@ fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
 }
 
 fn row(piece: &Piece, rates: Option<&Rates>) -> Vec<String> {
-    let (work, explained) = (piece.problem.work(), explain(&piece.problem));
+    let (work, explained) = (piece.problem.work(), piece.problem.explanation());
     let seconds = rates.map(|rates| {
         let compute = piece.problem.math_dtype().and_then(|dtype| rates.flops_per_s(dtype));
         let memory_s = work.bytes() as f64 / rates.bytes_per_s();
