@@ -1,5 +1,6 @@
 //! What devices send each other: collectives over links.
 
+use super::explanation::Explanation;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Link, LinkDirection, Work};
@@ -115,6 +116,10 @@ impl Operation for Collective {
             LinkDirection::In,
             self.sent_bytes(),
         )
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

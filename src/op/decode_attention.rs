@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::explanation::{Explanation, formula, size};
 use super::kv_append::scale_bytes;
 use super::kv_layout::{Requests, attended, check_heads};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
@@ -183,6 +184,31 @@ impl Operation for DecodeAttention {
         Work::NONE
             .with(Resource::Matrix(self.dtype), flops)
             .with_bytes(q_bytes + self.cache_bytes(), q_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        let is_simple = self.new_tokens == 1
+            && self.layout == KvLayout::Contiguous
+            && self.lengths == Lengths::Equal;
+        if !is_simple {
+            return Explanation::results(&self.work());
+        }
+        let DecodeAttention { batch, q_heads, kv_heads, head_dim: d, .. } = *self;
+        let tokens = self.attended(self.context, 0);
+        let s = tokens.end - tokens.start;
+        let q = format!("2 * {batch} * {q_heads} * {d} * {}", size(self.dtype));
+        let kv = format!("2 * {batch} * {kv_heads} * {d} * {s} * {}", size(self.kv_dtype));
+        let (scales, scale_values) = match self.kv_dtype.is_scaled() {
+            true => (" + 8 B n_kv", format!(" + 8 * {batch} * {kv_heads}")),
+            false => ("", String::new()),
+        };
+        Explanation {
+            flops: formula("4 B n_q d s", format!("4 * {batch} * {q_heads} * {d} * {s}")),
+            bytes: formula(
+                &format!("2 B n_q d b + 2 B n_kv d s b_kv{scales}"),
+                format!("{q} + {kv}{scale_values}"),
+            ),
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {

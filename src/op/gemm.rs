@@ -1,5 +1,6 @@
 //! Linear layers.
 
+use super::explanation::{Explanation, formula, size, weights};
 use super::linear::{check_weights, weight_scales, weights_bytes};
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
@@ -85,6 +86,18 @@ impl Operation for Gemm {
         Work::NONE
             .with(Resource::Matrix(dtype), 2 * m * n * k)
             .with_bytes(bytes_read, dtype.bytes_of(m * n))
+    }
+
+    fn explanation(&self) -> Explanation {
+        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        let (of_weights, values) = weights(w_dtype, n, k);
+        Explanation {
+            flops: formula("2 m n k", format!("2 * {m} * {n} * {k}")),
+            bytes: formula(
+                &format!("b (m k + m n) + {of_weights}"),
+                format!("{} * ({m} * {k} + {m} * {n}) + {values}", size(dtype)),
+            ),
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {

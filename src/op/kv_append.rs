@@ -1,5 +1,6 @@
 //! What a step of decoding adds to the cache.
 
+use super::explanation::Explanation;
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{PageOrder, Problem, ProblemError, Routed, product};
@@ -139,6 +140,10 @@ impl Operation for KvAppend {
             + 4 * pages
             + scale_bytes(self.kv_dtype, self.batch * self.kv_heads);
         Work::NONE.with_bytes(bytes_read, 2 * self.elements() * self.kv_dtype.bytes())
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::explanation::Explanation;
 use super::kv_layout::Requests;
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
@@ -127,6 +128,10 @@ impl Operation for KvRead {
 
     fn work(&self) -> Work {
         Work::NONE.with_bytes(self.cache_bytes(), 0)
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -1,5 +1,6 @@
 //! What a step of decoding adds to a cache of latents.
 
+use super::explanation::Explanation;
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, MlaDecode, Operation};
 use super::{Problem, ProblemError, Routed, product};
@@ -151,6 +152,10 @@ impl Operation for MlaAppend {
         let new_bytes = self.dtype.bytes_of(self.tokens() * self.key_dim());
         let record_bytes = self.attention().record_bytes();
         Work::NONE.with_bytes(new_bytes + 4 * pages, self.tokens() * record_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

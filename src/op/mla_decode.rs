@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::explanation::{Explanation, formula, size};
 use super::kv_layout::{Requests, attended};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
@@ -179,6 +180,31 @@ impl Operation for MlaDecode {
         Work::NONE
             .with(Resource::Matrix(self.dtype), flops)
             .with_bytes(self.cache_bytes() + q_bytes, o_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        let is_simple = self.new_tokens == 1
+            && self.layout == KvLayout::Contiguous
+            && self.lengths == Lengths::Equal;
+        if !is_simple {
+            return Explanation::results(&self.work());
+        }
+        let (batch, s, heads) = (self.batch, self.context, self.q_heads);
+        let widths = self.key_dim() + self.latent_dim;
+        Explanation {
+            flops: formula(
+                "2 B h s (2 d_c + d_r)",
+                format!("2 * {batch} * {heads} * {s} * {widths}"),
+            ),
+            bytes: formula(
+                "B s record + B h (2 d_c + d_r) b",
+                format!(
+                    "{batch} * {s} * {} + {batch} * {heads} * {widths} * {}",
+                    self.record_bytes(),
+                    size(self.dtype)
+                ),
+            ),
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -17,6 +17,7 @@
 
 mod collective;
 mod decode_attention;
+mod explanation;
 mod fields;
 mod gemm;
 mod kv_append;
@@ -35,6 +36,7 @@ use std::str::FromStr;
 
 pub use collective::{Collective, CollectiveKind};
 pub use decode_attention::DecodeAttention;
+pub use explanation::Explanation;
 pub use fields::{Fields, KeyDefault, KeySpec, KeyStyle, MAX_EXTENT, ProblemError};
 pub use fields::{parse_bytes, unknown_key};
 pub use gemm::Gemm;
@@ -87,6 +89,10 @@ pub trait Operation {
     /// the formula. Formulas are as in NVIDIA aiconfigurator, with causal sums exact; the
     /// softmax is not counted. See docs/METHODOLOGY.md.
     fn work(&self) -> Work;
+
+    /// The formulas of [`Operation::work`] with the problem's values put in, or its results
+    /// where [`Explanation::results`] says enough.
+    fn explanation(&self) -> Explanation;
 
     /// The arrays of one instance, in a fixed order: that of inputs in memory and of the
     /// keys that they are drawn with. All inputs come before the one output.
@@ -300,6 +306,11 @@ impl Problem {
     /// FLOPs and compulsory bytes: see [`Operation::work`].
     pub fn work(&self) -> Work {
         self.operation().work()
+    }
+
+    /// The formulas of its work: see [`Operation::explanation`].
+    pub fn explanation(&self) -> Explanation {
+        self.operation().explanation()
     }
 
     /// The arrays of one instance: see [`Operation::tensors`].

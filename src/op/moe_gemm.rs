@@ -3,6 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::explanation::{Explanation, formula, size, weights};
 use super::linear::{check_weights, weight_scales, weights_bytes};
 use super::{
     Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed, product,
@@ -321,6 +322,22 @@ impl Operation for MoeGemm {
         Work::NONE
             .with(Resource::Matrix(self.dtype), 2 * self.rows() * self.n * self.k)
             .with_bytes(bytes_read, self.dtype.bytes_of(self.rows() * self.n))
+    }
+
+    fn explanation(&self) -> Explanation {
+        let (of_weights, values) = weights(self.w_dtype, self.n, self.k);
+        let (rows, x, n, k) = (self.rows(), self.input_rows(), self.n, self.k);
+        Explanation {
+            flops: formula("2 T top_k n k", format!("2 * {rows} * {n} * {k}")),
+            bytes: formula(
+                &format!("b (rows of X k + T top_k n) + experts touched ({of_weights})"),
+                format!(
+                    "{} * ({x} * {k} + {rows} * {n}) + {} * ({values})",
+                    size(self.dtype),
+                    self.experts_touched()
+                ),
+            ),
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -1,5 +1,6 @@
 //! Arithmetic out of registers: the compute ceilings.
 
+use super::explanation::Explanation;
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
@@ -124,6 +125,10 @@ impl Operation for Peak {
         };
         let bytes = self.elements() * DType::F32.bytes();
         Work::NONE.with(unit, flops).with_bytes(bytes, bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::explanation::{Explanation, formula, size};
 use super::kv_layout::{attended, check_heads};
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
@@ -174,6 +175,38 @@ impl Operation for PrefillAttention {
         Work::NONE
             .with(Resource::Matrix(self.dtype), 2 * widths * self.all_attended())
             .with_bytes(q_bytes + self.cache_bytes(), o_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        if self.window > 0 || !self.causal {
+            return Explanation::results(&self.work());
+        }
+        let PrefillAttention { batch, prefix, new_tokens: s, .. } = *self;
+        let (q_heads, kv_heads) = (self.q_heads, self.kv_heads);
+        let (b, b_kv) = (size(self.dtype), size(self.kv_dtype));
+        // Keys and values of one width have the literature's form.
+        let (two, d, width) = if self.v_head_dim == self.head_dim {
+            (["2 ", "2 * "], "d", self.head_dim.to_string())
+        } else {
+            (["", ""], "(d + d_v)", format!("({} + {})", self.head_dim, self.v_head_dim))
+        };
+        Explanation {
+            flops: formula(
+                &format!("{}B n_q {d} S (2 P + S + 1)", two[0]),
+                format!(
+                    "{}{batch} * {q_heads} * {width} * {s} * (2 * {prefix} + {s} + 1)",
+                    two[1]
+                ),
+            ),
+            bytes: formula(
+                &format!("{0}B n_q S {d} b + {0}B n_kv (S + P) {d} b_kv", two[0]),
+                format!(
+                    "{0}{batch} * {q_heads} * {s} * {width} * {b} + {0}{batch} * {kv_heads} * \
+                     ({s} + {prefix}) * {width} * {b_kv}",
+                    two[1]
+                ),
+            ),
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {

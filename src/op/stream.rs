@@ -1,5 +1,6 @@
 //! Streams through memory: the bandwidth ceilings.
 
+use super::explanation::Explanation;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Resource, Work};
@@ -115,6 +116,10 @@ impl Operation for Stream {
         Work::NONE
             .with_bytes(self.bytes - self.bytes_written(), self.bytes_written())
             .with(Resource::Vector(DType::F32), self.flops())
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -1,6 +1,5 @@
 //! `ridgepoint predict step --explain`: each problem of a step with its formulas.
 
-use crate::model::explain::explain;
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
 use crate::model::step::{Part, Piece, Shape, Step};
@@ -36,7 +35,7 @@ fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
 }
 
 fn row(piece: &Piece, rates: Option<&Rates>) -> Vec<String> {
-    let (work, explained) = (piece.problem.work(), explain(&piece.problem));
+    let (work, explained) = (piece.problem.work(), piece.problem.explanation());
     let of_piece = [piece.name.to_owned(), piece.count.to_string()];
     if piece.part == Part::Exchange {
         let sent = format!("{} sent", work.sent_bytes());
