@@ -310,3 +310,31 @@ fn streams_are_right_whatever_the_seed() {
         }
     }
 }
+
+/// A kernel that declares another parameter than its host half passes is not launched:
+/// its threads would read what is not there, or leave out what is.
+#[test]
+fn parameters_of_another_size_are_not_launched() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    let problem: Problem = "stream:access=write,bytes=1048576".parse().unwrap();
+    let ptx = device.ptx(&problem, "stream").unwrap();
+    let declared = "stream_write_param_0[64]";
+    assert!(ptx.contains(declared), "{ptx}");
+    for bytes in [56, 72] {
+        let other = ptx.replace(declared, &format!("stream_write_param_0[{bytes}]"));
+        device.replace_ptx(&problem, "stream", &other).unwrap();
+        let error = device.count(&problem, "stream", SEED).unwrap_err().to_string();
+        for part in [
+            "kernel stream, entry stream_write".to_owned(),
+            format!("declares {bytes} bytes of parameters"),
+            "passes 64 bytes (ridgepoint::kernel::stream::StreamParams)".to_owned(),
+        ] {
+            assert!(error.contains(&part), "{error}");
+        }
+    }
+    device.replace_ptx(&problem, "stream", &ptx).unwrap();
+    device.count(&problem, "stream", SEED).unwrap();
+}

@@ -4,6 +4,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod executor;
 pub mod simulated;
 pub mod vm;
 

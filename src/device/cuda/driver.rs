@@ -415,6 +415,12 @@ impl Buffer {
         call!(cuMemsetD8Async(to, value, bytes as usize, stream.raw))
     }
 
+    /// Where a range of addresses begins in the buffer, if it lies in it.
+    pub fn offset_of(&self, address: u64, bytes: u64) -> Option<u64> {
+        let offset = address.checked_sub(self.address)?;
+        (offset.checked_add(bytes)? <= self.bytes as u64).then_some(offset)
+    }
+
     fn address_of(&self, offset: u64, bytes: usize) -> u64 {
         let end = (offset as usize).checked_add(bytes);
         assert!(
