@@ -11,16 +11,16 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 
-use driver::{Context, Function, Properties, Stream};
+use driver::{Context, Function, LaunchShape, Properties, Stream};
 pub use driver::{DriverError, Unavailable, gpu_count};
 use ptxvm::conformance::Program;
-use timing::{Functions, Stopwatch};
+use timing::{Functions, SpinParams, Stopwatch};
 
 use super::{
     Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
     Refusal, slug,
 };
-use crate::kernel::{Configured, DEVICE_SOURCE, Kernel};
+use crate::kernel::{Configured, DEVICE_SOURCE, Kernel, ParamBytes};
 use crate::problem::Problem;
 use crate::toolchain::{Arch, Binary, Compiler, CompilerOptions, Defines, Target};
 
@@ -85,7 +85,8 @@ impl CudaDevice {
         })?;
         let binary = compiler.compile(&DEVICE_SOURCE, &Defines::new(), target.arch)?;
         let entries = ["empty", "hold", "read_clocks", "spin", "fill"];
-        let functions = load(&context, &binary, &entries)?;
+        let functions =
+            driver::load(&context, DEVICE_SOURCE.name, &binary.image, &entries)?;
         let [empty, hold, read_clocks, spin, fill] =
             <[Function; 5]>::try_from(functions)
                 .map_err(|_| anyhow::anyhow!("no functions"))?;
@@ -93,10 +94,10 @@ impl CudaDevice {
         context.reset_persisting_l2()?;
         let functions = Functions { hold, read_clocks };
         let stopwatch = Stopwatch::new(&context, &stream, functions, target.sms)?;
-        for utility in [&empty, &spin] {
-            // See timing.rs on first launches; a `spin` of no time.
-            stream.launch(utility, &timing::one_warp(1), &[0; 8])?;
-        }
+        // See timing.rs on first launches.
+        stream.launch(&empty, &LaunchShape::warps(1), &[])?;
+        let no_time = ParamBytes::of(&SpinParams { ns: 0 });
+        stream.launch(&spin, &LaunchShape::warps(1), &[no_time])?;
         stream.synchronize()?;
         let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
         let overhead_s = timing::launch_overhead_s(&stopwatch, &stream, &empty)?;
@@ -131,7 +132,7 @@ impl CudaDevice {
             .compiler
             .compile(&kernel.file(), defines, self.target.arch)
             .map_err(|e| broken("does not compile", e.to_string()))?;
-        let functions = load(&self.context, &binary, entries)
+        let functions = driver::load(&self.context, kernel.name, &binary.image, entries)
             .map_err(|e| broken("does not load", e.to_string()))?;
         let functions = entries.iter().copied().zip(functions).collect();
         let loaded = Rc::new(Loaded { binary, functions });
@@ -187,14 +188,6 @@ impl Device for CudaDevice {
         let error = self.stream.synchronize().err()?;
         error.is_final().then(|| error.to_string())
     }
-}
-
-fn load(
-    context: &Rc<Context>,
-    binary: &Binary,
-    entries: &[&str],
-) -> Result<Vec<Function>, DriverError> {
-    driver::load(context, &binary.image, entries)
 }
 
 /// What plans must know of this GPU, as the driver tells it.

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{self, Buffer, DriverError, Function, Graph, Shape};
-use super::timing::{MAX_HELD, one_warp};
+use super::driver::{self, Buffer, DriverError, Function, Graph, LaunchShape};
+use super::timing::MAX_HELD;
 use super::{CudaDevice, Loaded};
 use crate::data::Key;
 use crate::device::executor::{Executor, Gpu, Part, PlacedTensor};
@@ -39,7 +39,7 @@ impl CudaGpu<'_> {
 
 impl Gpu for CudaGpu<'_> {
     type Error = DriverError;
-    type Entry = (Function, Shape);
+    type Entry = (Function, LaunchShape);
     type Report = ();
 
     fn allocate(&mut self, parts: &[Part]) -> driver::Result<Vec<u64>> {
@@ -87,24 +87,24 @@ impl Gpu for CudaGpu<'_> {
         };
         // Tensors are padded, so that the last draw may write beyond the end.
         let draws = tensor.bytes().div_ceil(8);
-        let params = FillParams { key: key.raw(), to: address, draws, format };
+        let params =
+            ParamBytes::of(&FillParams { key: key.raw(), to: address, draws, format });
         let blocks = draws.div_ceil(256).clamp(1, 16_384) as u32;
-        let shape = Shape { block: [256, 1, 1], ..one_warp(blocks) };
-        let bytes = bytemuck::bytes_of(&params);
-        self.device.stream.launch(&self.device.fill, &shape, bytes)
+        let shape = LaunchShape { block: [256, 1, 1], ..LaunchShape::warps(blocks) };
+        self.device.stream.launch(&self.device.fill, &shape, &[params])
     }
 
     fn encode(&mut self, map: &ptxvm::TensorMap) -> driver::Result<EncodedTensorMap> {
         driver::encode(map)
     }
 
-    fn entry(&mut self, plan: &Plan, launch: &Launch) -> driver::Result<(Function, Shape)> {
+    fn entry(
+        &mut self,
+        plan: &Plan,
+        launch: &Launch,
+    ) -> driver::Result<(Function, LaunchShape)> {
         let function = self.loaded.function(launch.entry).cloned();
-        let function = function.ok_or_else(|| DriverError {
-            call: "cuModuleGetFunction",
-            name: launch.entry.to_owned(),
-            description: "the kernel was not loaded".to_owned(),
-        })?;
+        let function = function.ok_or(DriverError::NotLoaded { entry: launch.entry })?;
         // Several launches may share a function; the largest need counts.
         if launch.shared_bytes > 0 {
             let same = plan.launches.iter().filter(|l| l.entry == launch.entry);
@@ -116,11 +116,11 @@ impl Gpu for CudaGpu<'_> {
 
     fn launch(
         &mut self,
-        (function, shape): &(Function, Shape),
+        (function, shape): &(Function, LaunchShape),
         _: &Launch,
         params: &ParamBytes,
     ) -> driver::Result<()> {
-        self.device.stream.launch(function, shape, &params.bytes)
+        self.device.stream.launch(function, shape, std::slice::from_ref(params))
     }
 }
 
@@ -240,8 +240,8 @@ fn verify_fill(
     Ok(())
 }
 
-const fn shape(launch: &Launch) -> Shape {
-    Shape {
+const fn shape(launch: &Launch) -> LaunchShape {
+    LaunchShape {
         grid: launch.grid,
         block: launch.block,
         cluster: launch.cluster,

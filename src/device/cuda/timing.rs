@@ -17,10 +17,13 @@
 
 use std::rc::Rc;
 
+use bytemuck::{Pod, Zeroable};
+
 use super::driver::{
-    self, Buffer, Context, Event, Function, HostPage, Result, Shape, Stream,
+    self, Buffer, Context, Event, Function, HostPage, LaunchShape, Result, Stream,
 };
 use crate::device::{LaunchError, Timing};
+use crate::kernel::ParamBytes;
 use crate::statistics::median;
 
 /// Launches that are queued while the GPU is held: well under the about 1000
@@ -62,15 +65,31 @@ pub struct Stopwatch {
 /// would never answer. Times are then the host's too.
 const NO_HOLD: &str = "RIDGEPOINT_NO_HOLD";
 
-/// One thread, or a warp of which one works.
-pub const fn one_warp(blocks: u32) -> Shape {
-    Shape {
-        grid: [blocks, 1, 1],
-        block: [32, 1, 1],
-        cluster: [1, 1, 1],
-        shared_bytes: 0,
-        overlaps_previous: false,
-    }
+/// `HoldParams` of `kernels/device.cu`: addresses of two words and a time.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct HoldParams {
+    go: u64,
+    timed_out: u64,
+    timeout_ns: u64,
+}
+
+/// `ClockParams` of `kernels/device.cu`: addresses of two arrays by SM.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ClockParams {
+    cycles: u64,
+    ns: u64,
+    sms: u32,
+    unused: u32,
+}
+
+/// `SpinParams` of `kernels/device.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct SpinParams {
+    /// How long to spin.
+    pub ns: u64,
 }
 
 impl Stopwatch {
@@ -140,8 +159,12 @@ impl Stopwatch {
     }
 
     fn hold(&self, stream: &Stream) -> Result<()> {
-        let words = [self.page.address(GO), self.page.address(TIMED_OUT), HOLD_TIMEOUT_NS];
-        stream.launch(&self.functions.hold, &one_warp(1), bytemuck::cast_slice(&words))
+        let params = ParamBytes::of(&HoldParams {
+            go: self.page.address(GO),
+            timed_out: self.page.address(TIMED_OUT),
+            timeout_ns: HOLD_TIMEOUT_NS,
+        });
+        stream.launch(&self.functions.hold, &LaunchShape::warps(1), &[params])
     }
 
     fn bracket(
@@ -160,9 +183,10 @@ impl Stopwatch {
     fn queue_clocks(&self, stream: &Stream, first: usize) -> Result<()> {
         let cycles = self.clocks.address() + 8 * first as u64;
         let ns = cycles + 8 * self.sms as u64;
-        let words = [cycles, ns, self.sms as u64];
-        let shape = one_warp(self.sms as u32);
-        stream.launch(&self.functions.read_clocks, &shape, bytemuck::cast_slice(&words))
+        let sms = self.sms as u32;
+        let params = ParamBytes::of(&ClockParams { cycles, ns, sms, unused: 0 });
+        let shape = LaunchShape::warps(sms);
+        stream.launch(&self.functions.read_clocks, &shape, &[params])
     }
 
     fn read(&self, stream: &Stream) -> Result<Timing> {
@@ -185,10 +209,9 @@ impl Stopwatch {
         spin: &Function,
     ) -> Result<f64, LaunchError> {
         const SPIN_NS: u64 = 2_000_000;
-        let shape = one_warp(1);
-        let timing = self.time(stream, |_| {
-            stream.launch(spin, &shape, bytemuck::cast_slice(&[SPIN_NS]))
-        })?;
+        let params = [ParamBytes::of(&SpinParams { ns: SPIN_NS })];
+        let timing =
+            self.time(stream, |_| stream.launch(spin, &LaunchShape::warps(1), &params))?;
         Ok(timing.seconds / (SPIN_NS as f64 * 1e-9))
     }
 }
@@ -219,7 +242,8 @@ pub fn launch_overhead_s(
     let mut seconds = Vec::new();
     for _ in 0..11 {
         let timing = stopwatch.time(stream, |_| {
-            (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &one_warp(1), &[]))
+            let shape = LaunchShape::warps(1);
+            (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &shape, &[]))
         })?;
         seconds.push(timing.seconds / MAX_HELD as f64);
     }
