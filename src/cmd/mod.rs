@@ -73,8 +73,8 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    fn options(&self) -> device::Options {
-        device::Options { kernels: self.kernels.clone() }
+    fn options(&self) -> device::DeviceOptions {
+        device::DeviceOptions { kernels: self.kernels.clone() }
     }
 }
 

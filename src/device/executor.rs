@@ -30,7 +30,7 @@ pub trait Gpu {
     ///
     /// # Errors
     /// Memory that is short, see [`Gpu::is_out_of_memory`].
-    fn allocate(&mut self, parts: &[Part]) -> Result<Vec<u64>, Self::Error>;
+    fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, Self::Error>;
 
     /// Whether an error says that memory is short.
     fn is_out_of_memory(error: &Self::Error) -> bool;
@@ -161,7 +161,7 @@ fn names(structs: &[&str]) -> String {
 
 /// A stretch of device memory to allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct MemoryPart {
     /// Name in messages.
     pub name: &'static str,
     /// Size in bytes.
@@ -333,7 +333,7 @@ fn output(problem: &Problem, tensors: &[Tensor]) -> Result<usize, LaunchError> {
 fn allocate<G: Gpu>(
     gpu: &mut G,
     problem: &Problem,
-    parts: &[Part],
+    parts: &[MemoryPart],
 ) -> Result<Vec<u64>, PrepareError> {
     gpu.allocate(parts).map_err(|error| match G::is_out_of_memory(&error) {
         true => Refusal(format!(
@@ -350,7 +350,7 @@ fn make_scratch<G: Gpu>(
     problem: &Problem,
     scratch: &Scratch,
 ) -> Result<u64, PrepareError> {
-    let part = Part { name: scratch.name, bytes: scratch.bytes() };
+    let part = MemoryPart { name: scratch.name, bytes: scratch.bytes() };
     let address = allocate(gpu, problem, &[part])?[0];
     let made = match &scratch.content {
         Content::Zeros(bytes) => gpu.set(address, *bytes, 0),
@@ -368,8 +368,8 @@ fn place<G: Gpu>(
     tensors: &[Tensor],
     slots: usize,
 ) -> Result<Vec<Vec<PlacedTensor>>, PrepareError> {
-    let of_slot = tensors.iter().map(|t| Part { name: t.name, bytes: t.bytes() });
-    let of_slot: Vec<Part> = of_slot.collect();
+    let of_slot = tensors.iter().map(|t| MemoryPart { name: t.name, bytes: t.bytes() });
+    let of_slot: Vec<MemoryPart> = of_slot.collect();
     let addresses = allocate(gpu, problem, &of_slot.repeat(slots))?;
     let place = |addresses: &[u64]| {
         let placed = tensors.iter().zip(addresses);
@@ -423,7 +423,7 @@ mod tests {
         type Entry = ();
         type Report = usize;
 
-        fn allocate(&mut self, parts: &[Part]) -> Result<Vec<u64>, &'static str> {
+        fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, &'static str> {
             let mut addresses = Vec::new();
             for part in parts {
                 if part.bytes > self.memory_bytes {

@@ -10,10 +10,10 @@ use anyhow::Result;
 pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
-use super::executor::{Executor, Gpu, ParamMismatch, Part};
+use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch};
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
-    Refusal, Timing,
+    CacheLevel, Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError,
+    Prepared, Refusal, Timing,
 };
 use crate::kernel::{
     Configured, EncodedTensorMap, Kernel, Launch as PlannedLaunch, ParamBytes, Plan,
@@ -46,7 +46,7 @@ impl VmDevice {
     ///
     /// # Errors
     /// No compiler that could make PTX.
-    pub fn open(arch: Arch, options: &Options) -> Result<Self> {
+    pub fn open(arch: Arch, options: &DeviceOptions) -> Result<Self> {
         let compiler = Compiler::new(CompilerOptions {
             kernels: options.kernels.clone(),
             ..CompilerOptions::default()
@@ -58,7 +58,7 @@ impl VmDevice {
             backend: format!("vm:{arch}"),
             name: format!("PTX virtual machine {arch}"),
             slug: format!("vm-{arch}").replace('_', "-"),
-            caches: vec![Cache { name: "L2".to_owned(), bytes: L2_BYTES }],
+            caches: vec![CacheLevel { name: "L2".to_owned(), bytes: L2_BYTES }],
             units: u64::from(SMS),
             memory_bytes: 1 << 30,
             timer: "counted instructions".to_owned(),
@@ -128,7 +128,7 @@ impl VmDevice {
         kernel: &str,
         slots: usize,
         seed: u64,
-    ) -> Result<Ready, PrepareError> {
+    ) -> Result<VmPoint, PrepareError> {
         let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let bytes: u64 = problem.tensors().iter().map(|t| t.bytes()).sum();
         let needed = bytes.saturating_mul(slots as u64);
@@ -151,7 +151,7 @@ impl VmDevice {
         };
         let mut executor = Executor::new(gpu, problem, plan, slots, seed)?;
         forget_unneeded(&mut executor, problem, seed);
-        Ok(Ready { executor })
+        Ok(VmPoint { executor })
     }
 
     fn module(&mut self, configured: &Configured) -> Result<Rc<Module>, LaunchError> {
@@ -252,7 +252,7 @@ impl Gpu for VirtualGpu {
     type Entry = usize;
     type Report = Counts;
 
-    fn allocate(&mut self, parts: &[Part]) -> Result<Vec<u64>, LaunchError> {
+    fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, LaunchError> {
         Ok(parts.iter().map(|part| self.memory.alloc(part.bytes, part.name)).collect())
     }
 
@@ -341,11 +341,11 @@ fn forget_unneeded(executor: &mut Executor<VirtualGpu>, problem: &Problem, seed:
 }
 
 /// A problem in the virtual machine's memory.
-struct Ready {
+struct VmPoint {
     executor: Executor<VirtualGpu>,
 }
 
-impl Ready {
+impl VmPoint {
     /// Runs all launches of a slot and counts each.
     fn run(&mut self, slot: usize) -> Result<Vec<Counts>, LaunchError> {
         let counts = self.executor.run(slot)?;
@@ -359,7 +359,7 @@ impl Ready {
     }
 }
 
-impl Prepared for Ready {
+impl Prepared for VmPoint {
     fn extra_bytes(&self) -> Option<u64> {
         self.executor.plan().extra_bytes
     }

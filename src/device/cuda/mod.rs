@@ -11,14 +11,14 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 
-use driver::{Context, Function, LaunchShape, Properties, Stream};
+use driver::{Context, CudaStream, Function, LaunchShape, Properties};
 pub use driver::{DriverError, Unavailable, gpu_count};
 use ptxvm::conformance::Program;
 use timing::{Functions, SpinParams, Stopwatch};
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
-    Refusal, slug,
+    CacheLevel, Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError,
+    Prepared, Refusal, slug,
 };
 use crate::kernel::{Configured, DEVICE_SOURCE, Kernel, ParamBytes};
 use crate::problem::Problem;
@@ -33,7 +33,7 @@ pub struct CudaDevice {
     info: DeviceInfo,
     target: Target,
     context: Rc<Context>,
-    stream: Stream,
+    stream: CudaStream,
     stopwatch: Stopwatch,
     fill: Function,
     compiler: Compiler,
@@ -53,7 +53,7 @@ impl CudaDevice {
     /// # Errors
     /// A driver or GPU that cannot be used, an architecture that the kernels
     /// do not run on, no compiler and no compiled kernels.
-    pub fn open(ordinal: usize, options: &Options) -> Result<Self> {
+    pub fn open(ordinal: usize, options: &DeviceOptions) -> Result<Self> {
         let context = Context::open(ordinal)?;
         let name = context.name()?;
         let opened = Self::set_up(context, ordinal, &name, options);
@@ -64,7 +64,7 @@ impl CudaDevice {
         context: Rc<Context>,
         ordinal: usize,
         name: &str,
-        options: &Options,
+        options: &DeviceOptions,
     ) -> Result<Self> {
         let properties = context.properties()?;
         let target = target(&properties);
@@ -90,7 +90,7 @@ impl CudaDevice {
         let [empty, hold, read_clocks, spin, fill] =
             <[Function; 5]>::try_from(functions)
                 .map_err(|_| anyhow::anyhow!("no functions"))?;
-        let stream = Stream::new(&context)?;
+        let stream = CudaStream::new(&context)?;
         context.reset_persisting_l2()?;
         let functions = Functions { hold, read_clocks };
         let stopwatch = Stopwatch::new(&context, &stream, functions, target.sms)?;
@@ -232,7 +232,7 @@ fn device_info(
         backend: format!("cuda:{ordinal}"),
         name: name.to_owned(),
         slug: slug(name),
-        caches: vec![Cache { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
+        caches: vec![CacheLevel { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
         units: u64::from(p.sms),
         memory_bytes: (free as f64 * MEMORY_SHARE) as u64,
         timer: String::new(),

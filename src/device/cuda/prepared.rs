@@ -9,7 +9,7 @@ use super::driver::{self, Buffer, DriverError, Function, Graph, LaunchShape};
 use super::timing::MAX_HELD;
 use super::{CudaDevice, Loaded};
 use crate::data::Key;
-use crate::device::executor::{Executor, Gpu, Part, PlacedTensor};
+use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedTensor};
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Timing};
 use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan};
 use crate::problem::{DType, Format, Problem, Role, Tensor};
@@ -42,7 +42,7 @@ impl Gpu for CudaGpu<'_> {
     type Entry = (Function, LaunchShape);
     type Report = ();
 
-    fn allocate(&mut self, parts: &[Part]) -> driver::Result<Vec<u64>> {
+    fn allocate(&mut self, parts: &[MemoryPart]) -> driver::Result<Vec<u64>> {
         let mut bytes = 0;
         let mut offsets = Vec::with_capacity(parts.len());
         for part in parts {
@@ -166,7 +166,7 @@ impl FillFormat {
 }
 
 /// A prepared point.
-pub(super) struct Ready<'a> {
+pub(super) struct CudaPoint<'a> {
     device: &'a CudaDevice,
     executor: Executor<CudaGpu<'a>>,
     /// The whole rotation from slot 0 on, some times over.
@@ -183,7 +183,7 @@ pub(super) fn prepare<'a>(
     loaded: &Rc<Loaded>,
     slots: usize,
     seed: u64,
-) -> Result<Ready<'a>, PrepareError> {
+) -> Result<CudaPoint<'a>, PrepareError> {
     let failed =
         |e: DriverError| PrepareError::from(LaunchError(format!("{problem}: {e}")));
     device.context.reset_persisting_l2().map_err(failed)?;
@@ -193,7 +193,7 @@ pub(super) fn prepare<'a>(
         verify_fill(&mut executor, slot, seed)?;
     }
     let facts = facts(&executor, loaded).map_err(failed)?;
-    let mut ready = Ready { device, executor, rounds: None, rounds_launches: 0, facts };
+    let mut ready = CudaPoint { device, executor, rounds: None, rounds_launches: 0, facts };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
     ready
@@ -269,7 +269,7 @@ fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<Kernel
     })
 }
 
-impl Ready<'_> {
+impl CudaPoint<'_> {
     /// Records as many rounds of the rotation as may be queued while the GPU is
     /// held. Longer rotations are launched one by one.
     fn record_rounds(&mut self) -> driver::Result<()> {
@@ -332,7 +332,7 @@ impl Ready<'_> {
     }
 }
 
-impl Prepared for Ready<'_> {
+impl Prepared for CudaPoint<'_> {
     fn extra_bytes(&self) -> Option<u64> {
         self.executor.plan().extra_bytes
     }

@@ -70,7 +70,7 @@ macro_rules! unavailable {
                 $(assert!(text.contains($part), "{text}");)+
                 assert!(!text.contains('\n'));
                 // Asking for it is an error; leaving the choice is not.
-                let options = Options::default();
+                let options = DeviceOptions::default();
                 let asked = crate::device::open("cuda:0", &options).err().unwrap();
                 assert!(format!("{asked:#}").contains($($part),+), "{asked:#}");
                 let chosen = crate::device::open("auto", &options).unwrap();
@@ -130,7 +130,7 @@ fn memory_goes_there_and_back() {
     if on_mock("memory_goes_there_and_back", |folder| build(folder, &["MEMORY_BYTES=4096"]))
     {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
         let buffer = Buffer::new(&context, 1000).unwrap();
         buffer.set(&stream, 0, 1000, 0xff).unwrap();
         buffer.upload(&stream, 10, &[1, 2, 3]).unwrap();
@@ -157,7 +157,7 @@ fn memory_goes_there_and_back() {
 fn clusters_and_overlap_reach_the_driver() {
     if on_mock("clusters_and_overlap_reach_the_driver", |folder| build(folder, &[])) {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
         let functions =
             load(&context, "streams", b"\x7fELF", &["report_attributes"]).unwrap();
         let seen = Buffer::new(&context, 64).unwrap();
@@ -224,7 +224,7 @@ fn images_and_entries_that_are_wrong_are_errors() {
 /// Parameters of a `stream_write` that declares one of `bytes`, as a launch passes 64.
 fn launch_declared(bytes: usize) -> Result<(), DriverError> {
     let context = Context::open(0).unwrap();
-    let stream = Stream::new(&context).unwrap();
+    let stream = CudaStream::new(&context).unwrap();
     let target = Buffer::new(&context, 64).unwrap();
     let params = ParamBytes::of(&[0, 0, target.address(), 0, 0, 0, 1, 5]);
     let functions = load(&context, "stream", b"\x7fELF", &["stream_write"]).unwrap();
@@ -277,7 +277,7 @@ fn a_driver_that_does_not_tell_parameters() {
     let old = |folder: &Path| build(folder, &["WITHOUT_PARAM_INFO"]);
     if on_mock("a_driver_that_does_not_tell_parameters", old) {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
         let ptx = ".version 8.0\n.visible .entry k(.param .u64 in, .param .u32 n)\n{\n}";
         let function = &load_ptx(&context, "p", ptx, &["k"]).unwrap()[0];
         let launch =
@@ -297,7 +297,7 @@ fn a_driver_that_does_not_tell_parameters() {
 fn graphs_replay_what_was_queued() {
     if on_mock("graphs_replay_what_was_queued", |folder| build(folder, &[])) {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
         let functions = load(&context, "streams", b"\x7fELF", &["stream_write"]).unwrap();
         let target = Buffer::new(&context, 64).unwrap();
         target.set(&stream, 0, 64, 0).unwrap();

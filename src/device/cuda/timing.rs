@@ -20,7 +20,7 @@ use std::rc::Rc;
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::{
-    self, Buffer, Context, Event, Function, HostPage, LaunchShape, Result, Stream,
+    self, Buffer, Context, CudaStream, Event, Function, HostPage, LaunchShape, Result,
 };
 use crate::device::{LaunchError, Timing};
 use crate::kernel::ParamBytes;
@@ -96,7 +96,7 @@ impl Stopwatch {
     /// Makes what every measurement needs.
     pub fn new(
         context: &Rc<Context>,
-        stream: &Stream,
+        stream: &CudaStream,
         functions: Functions,
         sms: u32,
     ) -> Result<Self> {
@@ -138,7 +138,7 @@ impl Stopwatch {
     /// A driver call or kernel that failed, a host too slow to fill the queue.
     pub fn time(
         &self,
-        stream: &Stream,
+        stream: &CudaStream,
         queue: impl FnOnce(&dyn Fn()) -> Result<()>,
     ) -> Result<Timing, LaunchError> {
         self.page.store(GO, u32::from(!self.holds));
@@ -158,7 +158,7 @@ impl Stopwatch {
         self.read(stream).map_err(|e| LaunchError(e.to_string()))
     }
 
-    fn hold(&self, stream: &Stream) -> Result<()> {
+    fn hold(&self, stream: &CudaStream) -> Result<()> {
         let params = ParamBytes::of(&HoldParams {
             go: self.page.address(GO),
             timed_out: self.page.address(TIMED_OUT),
@@ -169,7 +169,7 @@ impl Stopwatch {
 
     fn bracket(
         &self,
-        stream: &Stream,
+        stream: &CudaStream,
         queue: impl FnOnce(&dyn Fn()) -> Result<()>,
     ) -> Result<()> {
         self.queue_clocks(stream, 0)?;
@@ -180,7 +180,7 @@ impl Stopwatch {
     }
 
     /// Queues a reading of all SMs' clocks into words `first` and on.
-    fn queue_clocks(&self, stream: &Stream, first: usize) -> Result<()> {
+    fn queue_clocks(&self, stream: &CudaStream, first: usize) -> Result<()> {
         let cycles = self.clocks.address() + 8 * first as u64;
         let ns = cycles + 8 * self.sms as u64;
         let sms = self.sms as u32;
@@ -189,7 +189,7 @@ impl Stopwatch {
         stream.launch(&self.functions.read_clocks, &shape, &[params])
     }
 
-    fn read(&self, stream: &Stream) -> Result<Timing> {
+    fn read(&self, stream: &CudaStream) -> Result<Timing> {
         let mut words = vec![0u64; 4 * self.sms];
         self.clocks.download(stream, 0, bytemuck::cast_slice_mut(&mut words))?;
         Ok(Timing {
@@ -205,7 +205,7 @@ impl Stopwatch {
     /// As [`Stopwatch::time`].
     pub fn event_clock_ratio(
         &self,
-        stream: &Stream,
+        stream: &CudaStream,
         spin: &Function,
     ) -> Result<f64, LaunchError> {
         const SPIN_NS: u64 = 2_000_000;
@@ -236,7 +236,7 @@ fn sm_clock_hz(words: &[u64]) -> Option<f64> {
 /// As [`Stopwatch::time`].
 pub fn launch_overhead_s(
     stopwatch: &Stopwatch,
-    stream: &Stream,
+    stream: &CudaStream,
     empty: &driver::Function,
 ) -> Result<f64, LaunchError> {
     let mut seconds = Vec::new();

@@ -201,7 +201,7 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn upload(&self, stream: &Stream, offset: u64, from: &[u8]) -> Result<()> {
+    pub fn upload(&self, stream: &CudaStream, offset: u64, from: &[u8]) -> Result<()> {
         let to = self.address_of(offset, from.len());
         call!(cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.raw))?;
         stream.synchronize()
@@ -211,7 +211,7 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn download(&self, stream: &Stream, offset: u64, to: &mut [u8]) -> Result<()> {
+    pub fn download(&self, stream: &CudaStream, offset: u64, to: &mut [u8]) -> Result<()> {
         let from = self.address_of(offset, to.len());
         let bytes = to.len();
         call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, bytes, stream.raw))?;
@@ -222,7 +222,13 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn set(&self, stream: &Stream, offset: u64, bytes: u64, value: u8) -> Result<()> {
+    pub fn set(
+        &self,
+        stream: &CudaStream,
+        offset: u64,
+        bytes: u64,
+        value: u8,
+    ) -> Result<()> {
         let to = self.address_of(offset, bytes as usize);
         call!(cuMemsetD8Async(to, value, bytes as usize, stream.raw))
     }
@@ -312,18 +318,18 @@ impl Drop for HostPage {
 
 /// A queue of launches.
 #[derive(Debug)]
-pub struct Stream {
+pub struct CudaStream {
     raw: sys::CUstream,
     _context: Rc<Context>,
 }
 
-impl Stream {
+impl CudaStream {
     /// Makes one that does not wait for the default stream.
     pub fn new(context: &Rc<Context>) -> Result<Self> {
         let mut raw = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         call!(cuStreamCreate(&mut raw, flags))?;
-        Ok(Stream { raw, _context: Rc::clone(context) })
+        Ok(CudaStream { raw, _context: Rc::clone(context) })
     }
 
     /// Waits until everything queued is done; what went wrong in a kernel
@@ -342,7 +348,7 @@ impl Stream {
         shape: &LaunchShape,
         params: &[ParamBytes],
     ) -> Result<()> {
-        let Declared { kernel, entry, param_bytes } = &*function.declared;
+        let DeclaredParams { kernel, entry, param_bytes } = &*function.declared;
         // The driver reads as many bytes as the kernel declares.
         ParamMismatch::check(kernel, entry, param_bytes, params)?;
         let [grid_x, grid_y, grid_z] = shape.grid;
@@ -389,7 +395,7 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for CudaStream {
     fn drop(&mut self) {
         let _ = call!(cuStreamDestroy_v2(self.raw));
     }
@@ -405,7 +411,7 @@ pub struct Graph {
 
 impl Graph {
     /// Brings it to the GPU, so that its first launch need not.
-    pub fn upload(&self, stream: &Stream) -> Result<()> {
+    pub fn upload(&self, stream: &CudaStream) -> Result<()> {
         call!(cuGraphUpload(self.executable, stream.raw))
     }
 }
@@ -437,7 +443,7 @@ impl Event {
     }
 
     /// Queues the mark.
-    pub fn record(&self, stream: &Stream) -> Result<()> {
+    pub fn record(&self, stream: &CudaStream) -> Result<()> {
         call!(cuEventRecord(self.raw, stream.raw))
     }
 
@@ -472,13 +478,13 @@ impl Drop for Module {
 #[derive(Clone, Debug)]
 pub struct Function {
     raw: sys::CUfunction,
-    declared: Rc<Declared>,
+    declared: Rc<DeclaredParams>,
     _module: Rc<Module>,
 }
 
 /// What a kernel says of itself.
 #[derive(Debug)]
-struct Declared {
+struct DeclaredParams {
     kernel: String,
     entry: String,
     /// By parameter.
@@ -563,7 +569,7 @@ fn function(
             Err(why) => return Err(DriverError::UnknownParams { kernel, entry, why }),
         },
     };
-    let declared = Rc::new(Declared { kernel, entry, param_bytes });
+    let declared = Rc::new(DeclaredParams { kernel, entry, param_bytes });
     Ok(Function { raw, declared, _module: Rc::clone(module) })
 }
 

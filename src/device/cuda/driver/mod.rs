@@ -9,8 +9,8 @@ mod tensor_map;
 
 pub use error::{DriverError, Result, Unavailable};
 pub use ffi::{
-    Buffer, Context, Event, Function, Graph, HostPage, Stream, gpu_count, load, load_ptx,
-    version,
+    Buffer, Context, CudaStream, Event, Function, Graph, HostPage, gpu_count, load,
+    load_ptx, version,
 };
 pub use launch::LaunchShape;
 pub use properties::Properties;
