@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::options::OutputFormat;
 use super::table;
 use crate::device::vm::{Counted, VmDevice};
-use crate::device::{Device, Options, PrepareError};
+use crate::device::{Device, DeviceOptions, PrepareError};
 use crate::op::Problem;
 use crate::point::Point;
 use crate::reference::{self, CheckVerdict};
@@ -38,7 +38,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut device = VmDevice::open(args.arch, &Options::default())?;
+    let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&device)?;
     let mut rows = Vec::new();

@@ -36,8 +36,8 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    pub fn options(&self) -> device::Options {
-        device::Options { kernels: self.kernels.clone() }
+    pub fn options(&self) -> device::DeviceOptions {
+        device::DeviceOptions { kernels: self.kernels.clone() }
     }
 }
 

@@ -37,7 +37,7 @@ mod tensor_map;
 
 pub use bound::Bound;
 pub use contract::{Configured, Kernel};
-pub use plan::{Content, Launch, Params, Plan, Scratch};
+pub use plan::{Content, Launch, ParamBytes, Params, Plan, Scratch};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};
 pub use table::KERNELS;

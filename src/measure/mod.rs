@@ -597,7 +597,7 @@ mod tests {
     #[test]
     fn residency_names_the_cache_that_holds_the_rotation() {
         let mut info = SimulatedDevice::default().info;
-        info.caches.push(crate::device::Cache { name: "L3".into(), bytes: 1 << 22 });
+        info.caches.push(crate::device::CacheLevel { name: "L3".into(), bytes: 1 << 22 });
         for (mib, expected) in
             [(1, "L2"), (2, "L3"), (4, "L3"), (5, "L3+dram"), (8, "dram"), (99, "dram")]
         {
