@@ -278,7 +278,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
 
     use super::*;
-    use crate::kernel::KERNELS;
+    use crate::kernel::{KERNELS, Launch, Params, Scratch};
 
     fn suite(points: &str) -> Suite {
         Suite::parse("s.toml", &format!("name = \"x\"\n{points}")).unwrap()
@@ -367,19 +367,35 @@ mod tests {
             let different: BTreeSet<&str> = names.iter().copied().collect();
             assert_eq!(different.len(), names.len(), "{} for {problem}", kernel.name);
         }
-        let params = stand_in_params(problem, &plan);
+        let missing = unbound(problem, &plan);
+        assert!(missing.is_empty(), "{} gets no {missing:?} for {problem}", kernel.name);
+    }
+
+    /// Names of the tensors and scratch buffers whose addresses are in no parameter.
+    fn unbound(problem: &Problem, plan: &Plan) -> Vec<&'static str> {
+        let params = stand_in_params(problem, plan);
         let params: Vec<u8> = params.into_iter().flat_map(|params| params.bytes).collect();
         let words: HashSet<u64> = params
             .chunks_exact(8)
             .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
             .collect();
-        for (name, address) in names().chain(scratch()).zip(addresses()) {
-            assert!(
-                words.contains(&address),
-                "{} gets no {name} for {problem}",
-                kernel.name
-            );
-        }
+        let tensors = problem.tensors().into_iter().map(|tensor| tensor.name);
+        let names = tensors.chain(plan.scratch.iter().map(|scratch| scratch.name));
+        let missing = names.zip(addresses()).filter(|(_, at)| !words.contains(at));
+        missing.map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_name_that_a_host_half_spells_wrong_is_found() {
+        let problem: Problem = "stream:access=copy,bytes=256".parse().unwrap();
+        let params = Params::of(|bound| {
+            [bound.tensor("target"), bound.tensor_or_null("sauce"), bound.scratch("a")]
+        });
+        let plan = Plan {
+            scratch: vec![Scratch::zeros("a", 4), Scratch::zeros("b", 4)],
+            ..Plan::of(Launch::new("k", 1, 32, params))
+        };
+        assert_eq!(unbound(&problem, &plan), ["source", "b"]);
     }
 
     #[test]

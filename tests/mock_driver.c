@@ -13,6 +13,7 @@
 //   REFUSE_PTX="text"  PTX with this text in it does not compile
 //   HOLD_TIMES_OUT     the host is never fast enough
 //   MEMORY_BYTES=n     device memory
+//   SHARED_BYTES=n     most shared memory of a block
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,9 @@
 #endif
 #ifndef STREAM_PARAM_BYTES
 #define STREAM_PARAM_BYTES 64
+#endif
+#ifndef SHARED_BYTES
+#define SHARED_BYTES 232448
 #endif
 #ifndef MEMORY_BYTES
 #define MEMORY_BYTES (1ull << 30)
@@ -80,7 +84,8 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case 16: *value = 4; return OK;        // SMs
     case 39: *value = 2048; return OK;     // threads per SM
     case 81: *value = 233472; return OK;   // shared bytes per SM
-    case 97: *value = 232448; return OK;   // shared bytes per block
+    case 97: *value = SHARED_BYTES; return OK;  // shared bytes per block
+    case 111: *value = 1024; return OK;    // of these reserved for the system
     case 38: *value = 1 << 20; return OK;  // L2 bytes
     case 13: *value = 1980000; return OK;  // SM clock, kHz
     case 36: *value = 2619000; return OK;  // memory clock, kHz

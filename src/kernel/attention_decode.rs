@@ -25,9 +25,8 @@ const HEAD_DIMS: [u64; 5] = [64, 80, 96, 128, 256];
 /// Most slots of a ring; more would add bytes in flight beyond what DRAM can
 /// use.
 const MAX_SLOTS: u32 = 13;
-/// Shared memory that every block takes beside the rings: what the kernel
-/// declares itself, and what the hardware reserves.
-const OTHER_SHARED_BYTES: u32 = 1024 + 1024;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 1024;
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -87,7 +86,7 @@ impl Rings {
     /// other begins or ends a piece, or else one; in the narrowest memories one
     /// of half as many warps.
     fn new(p: &DecodeAttention, arch: Arch) -> Self {
-        let target = Target::new(arch, 1);
+        let limits = arch.limits();
         let slot_bytes = STEP * (p.head_dim * p.kv_dtype.bytes()) as u32;
         // Queries that do not fit the registers, see the kernel.
         let rows = RowTiles::new(p).rows.next_multiple_of(16);
@@ -97,9 +96,8 @@ impl Rings {
             0
         };
         let fit = |(blocks_per_sm, warps): (u32, u32)| {
-            let share = (target.shared_bytes_per_sm / blocks_per_sm)
-                .min(target.shared_bytes_per_block + 1024);
-            let slots = (share - OTHER_SHARED_BYTES - query_bytes) / (warps * slot_bytes);
+            let share = limits.shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+            let slots = (share - query_bytes) / (warps * slot_bytes);
             let slots = slots.min(MAX_SLOTS);
             // Odd: keys then always follow keys into a slot's place.
             let slots = slots.saturating_sub((slots + 1) % 2);
@@ -255,7 +253,7 @@ mod tests {
     fn rings_fit_every_architecture() {
         let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
         for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
-            let sm = Target::new(arch, 1);
+            let sm = arch.limits();
             for head_dim in HEAD_DIMS {
                 for rows in 1..=MAX_GROUP {
                     for kv_dtype in ["f16", "fp8_e4m3", "int8"] {
@@ -270,9 +268,8 @@ mod tests {
                             rings.slots * rings.slot_bytes >= merge_bytes,
                             "{arch} {shape}"
                         );
-                        let block = rings.shared_bytes + OTHER_SHARED_BYTES;
-                        assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
-                        assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
+                        let block = rings.shared_bytes + STATIC_SHARED_BYTES;
+                        assert!(block <= sm.shared_bytes_of_block(rings.blocks_per_sm));
                         // Little's law asks 8 KB of an SM on an RTX 5090, the fastest
                         // memory with as little shared memory, and 29 KB on an H200.
                         let in_flight =

@@ -71,12 +71,12 @@ struct Ring {
 impl Ring {
     /// The largest tiles that leave enough bytes under way, or else the smallest.
     fn new(p: &MlaDecode, arch: Arch) -> Self {
-        let target = Target::new(arch, 1);
+        let shared_bytes = arch.limits().shared_bytes_of_block(1);
         let tile_rows = rows(p).div_ceil(row_tiles(p)).next_multiple_of(16);
         let fit = |tile_tokens: u32| {
             let slot_bytes = tile_tokens * p.record_bytes() as u32;
             let exchange_bytes = exchange_bytes(tile_rows, tile_tokens, p.kv_dtype);
-            let room = target.shared_bytes_per_block - STATIC_SHARED_BYTES - exchange_bytes;
+            let room = shared_bytes - STATIC_SHARED_BYTES - exchange_bytes;
             let slots = (room / slot_bytes).min(MAX_SLOTS);
             let shared_bytes = slots * slot_bytes + exchange_bytes;
             Ring { tile_tokens, slots, slot_bytes, shared_bytes }
@@ -209,7 +209,7 @@ mod tests {
     fn rings_fit_every_architecture() {
         let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
         for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
-            let sm = Target::new(arch, 1);
+            let sm = arch.limits();
             for heads in 1..=MAX_HEADS {
                 for kv_dtype in ["bf16", "fp8_e4m3"] {
                     let shape = format!(

@@ -13,8 +13,6 @@ use crate::toolchain::{Arch, Defines, Target};
 const WARPS: u64 = 4;
 /// Most tiles of keys or values in shared memory.
 const MAX_STAGES: u64 = 6;
-/// Shared memory that the system takes of each block.
-const RESERVED_BYTES: u64 = 1024;
 /// Bytes of keys and values that heads which run together may have, so that
 /// they stay in L2 from the first block that reads them to the last. Half of
 /// what the smallest data-centre GPUs have.
@@ -63,8 +61,7 @@ impl Shape {
             (64, 64) => (3, 64),
             _ => (2, 64),
         };
-        let share =
-            u64::from(Target::new(arch, 1).shared_bytes_per_sm) / resident - RESERVED_BYTES;
+        let share = u64::from(arch.limits().shared_bytes_of_block(resident as u32));
         let with_keys = |keys| {
             let stages = (share / (2 * head_dim)).saturating_sub(rows) / keys;
             Shape { rows, keys, stages: stages.min(MAX_STAGES), resident, head_dim }
@@ -222,13 +219,11 @@ mod tests {
     #[test]
     fn every_shape_fits_every_architecture() {
         for arch in ARCHS {
-            let target = Target::new(arch, 1);
             for (rows, head_dim) in [(64, 64), (64, 128), (128, 64), (128, 128)] {
                 let shape = Shape::new(rows, head_dim, arch);
                 assert!(shape.stages >= 2, "{arch} {shape:?}");
-                let block = shape.shared_bytes() + RESERVED_BYTES;
-                assert!(block * shape.resident <= target.shared_bytes_per_sm.into());
-                assert!(shape.shared_bytes() <= target.shared_bytes_per_block.into());
+                let most = arch.limits().shared_bytes_of_block(shape.resident as u32);
+                assert!(shape.shared_bytes() <= most.into());
             }
         }
     }

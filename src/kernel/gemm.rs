@@ -49,9 +49,8 @@ const TILES: [Tile; 4] = [
 const MAX_SPLITS: u64 = 16;
 /// Most stages: more than that is no longer waited for.
 const MAX_STAGES: u64 = 6;
-/// Shared memory that a block has beside the ring of stages: the system's 1024
-/// bytes, and the kernel's own.
-const RESERVED_BYTES: u64 = 1024 + 256;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 256;
 
 /// What an SM does in a clock, roughly, on all architectures: enough to
 /// compare tiles of the same problem with each other.
@@ -82,9 +81,8 @@ impl Tile {
     /// Columns of a step and number of stages: 64 columns, a whole line of
     /// memory, where three stages of them fit.
     fn depth(&self, arch: Arch) -> (u64, u64) {
-        let target = Target::new(arch, 1);
-        let share = u64::from(target.shared_bytes_per_sm) / self.resident - RESERVED_BYTES;
-        let most = share.min(u64::from(target.shared_bytes_per_block) - RESERVED_BYTES);
+        let share = arch.limits().shared_bytes_of_block(self.resident as u32);
+        let most = u64::from(share - STATIC_SHARED_BYTES);
         let stages = |columns| (most / self.stage_bytes(columns)).min(MAX_STAGES);
         if stages(64) >= 3 { (64, stages(64)) } else { (32, stages(32)) }
     }
@@ -262,14 +260,13 @@ mod tests {
     #[test]
     fn every_tile_fits_every_architecture() {
         for arch in ARCHS {
-            let target = Target::new(arch, 1);
             for tile in TILES {
                 let (columns, stages) = tile.depth(arch);
                 assert!(stages >= 3, "{arch} {tile:?}");
                 let ring = stages * tile.stage_bytes(columns);
-                assert!(ring <= (target.shared_bytes_per_block).into());
-                let block = ring + RESERVED_BYTES;
-                assert!(block * tile.resident <= target.shared_bytes_per_sm.into());
+                let block = ring + u64::from(STATIC_SHARED_BYTES);
+                let most = arch.limits().shared_bytes_of_block(tile.resident as u32);
+                assert!(block <= most.into(), "{arch} {tile:?}");
                 // The tile of C passes through the ring.
                 assert!(2 * tile.m * tile.n <= ring);
             }

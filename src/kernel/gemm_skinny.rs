@@ -25,9 +25,8 @@ const MAX_EXTENT: u64 = 1 << 28;
 const WARP_ROWS: u64 = 32;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
-/// Shared memory that every block takes beside the ring: what the kernel declares
-/// itself, and what the hardware reserves.
-const OTHER_SHARED_BYTES: u32 = 256 + 1024;
+/// Shared memory that the kernels declare themselves, at most.
+const STATIC_SHARED_BYTES: u32 = 256;
 
 /// What a problem calls the tensors of a product with weights.
 pub(super) struct MatrixNames {
@@ -113,10 +112,9 @@ impl Ring {
         let scale_bytes = if w_dtype == DType::Int4 { 2 * rows } else { 0 };
         let stage_bytes = weight_bytes + 2 * tokens * columns + scale_bytes;
 
-        let target = Target::new(arch, 1);
-        let share = (target.shared_bytes_per_sm / blocks_per_sm)
-            .min(target.shared_bytes_per_block + 1024);
-        let stages = ((share - OTHER_SHARED_BYTES) / stage_bytes).min(MAX_STAGES);
+        let share =
+            arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+        let stages = (share / stage_bytes).min(MAX_STAGES);
         Ring { tokens, warps, blocks_per_sm, stages, weight_bytes, stage_bytes }
     }
 
@@ -366,16 +364,15 @@ mod tests {
     #[test]
     fn rings_fit_every_architecture() {
         for arch in ARCHS.map(|arch| arch.parse::<Arch>().unwrap()) {
-            let sm = Target::new(arch, 1);
+            let sm = arch.limits();
             for (w_dtype, tokens) in
                 FORMATS.into_iter().flat_map(|f| (1..=MAX_TOKENS).map(move |m| (f, m)))
             {
                 let ring = Ring::new(tokens, w_dtype, arch);
                 let what = format!("{arch} {w_dtype} {tokens}: {ring:?}");
                 assert!(u64::from(ring.tokens) >= tokens && ring.stages >= 2, "{what}");
-                let block = ring.shared_bytes() + OTHER_SHARED_BYTES;
-                assert!(ring.blocks_per_sm * block <= sm.shared_bytes_per_sm, "{what}");
-                assert!(ring.shared_bytes() + 256 <= sm.shared_bytes_per_block, "{what}");
+                let block = ring.shared_bytes() + STATIC_SHARED_BYTES;
+                assert!(block <= sm.shared_bytes_of_block(ring.blocks_per_sm), "{what}");
                 // The kernel turns sums of up to 16 tokens in a stage's place.
                 let turned = ring.tokens.min(16) * (ring.tile_rows() as u32 + 4) * 4;
                 assert!(turned <= ring.stage_bytes, "{what}");

@@ -71,7 +71,7 @@ fn threads(p: &KvAppend) -> u64 {
 /// Blocks that an SM must hold at least: as many as have enough bytes under way.
 fn blocks_per_sm(p: &KvAppend, arch: Arch) -> u64 {
     let block_bytes = u64::from(THREADS) * 2 * thread_numbers(p) * p.dtype.bytes();
-    let most = u64::from(Target::new(arch, 1).threads_per_sm / THREADS);
+    let most = u64::from(arch.limits().threads_per_sm / THREADS);
     (BYTES_IN_FLIGHT / block_bytes).min(most)
 }
 

@@ -104,7 +104,7 @@ impl HostHalf for PeakChains {
         let peak = self.peak;
         // First every place on the GPU gets a chain, then each gets more.
         let (places, per_block) = match peak.unit {
-            Unit::Fma => (target.sms * target.threads_per_sm, THREADS),
+            Unit::Fma => (target.sms * target.limits.threads_per_sm, THREADS),
             Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, THREADS / 32),
         };
         let share = peak.lanes.div_ceil(u64::from(places * lanes_per_chain(peak)));

@@ -46,7 +46,7 @@ impl HostHalf for VectorStream {
 
     fn configure(stream: &Stream, arch: Arch) -> Result<Self, Refusal> {
         // 2 blocks of 512 threads leave 64 registers each.
-        let blocks_per_sm = (Target::new(arch, 1).threads_per_sm / THREADS).min(2);
+        let blocks_per_sm = (arch.limits().threads_per_sm / THREADS).min(2);
         Ok(VectorStream { stream: *stream, blocks_per_sm })
     }
 

@@ -20,8 +20,8 @@ const BLOCKS_PER_SM: u32 = 1;
 const STAGE_BYTES: u32 = 16 << 10;
 /// Most places; 176 KiB under way are six times what DRAM's latency needs.
 const MAX_STAGES: u32 = 12;
-/// Shared memory that the kernel declares itself, and more.
-const OTHER_SHARED_BYTES: u32 = 1024;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 1024;
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -60,7 +60,8 @@ impl HostHalf for BulkStream {
                 "sm_90 and later, where one thread can copy in bulk, not {arch}; use `stream`"
             )
         })?;
-        let shared_bytes = Target::new(arch, 1).shared_bytes_per_block - OTHER_SHARED_BYTES;
+        let shared_bytes =
+            arch.limits().shared_bytes_of_block(BLOCKS_PER_SM) - STATIC_SHARED_BYTES;
         let stages = (shared_bytes / STAGE_BYTES).min(MAX_STAGES);
         let (entry, bytes, used_stages) = match p.access {
             Access::Read => ("stream_bulk_read", p.bytes, stages),
@@ -129,8 +130,8 @@ mod tests {
             let target = Target::new(arch, 1);
             let read = stream(Access::Read, 1 << 30);
             let launch = &plan::<BulkStream>(&read, &target).launches[0];
-            let block = launch.shared_bytes + OTHER_SHARED_BYTES;
-            assert!(block <= target.shared_bytes_per_block, "{arch}");
+            let block = launch.shared_bytes + STATIC_SHARED_BYTES;
+            assert!(block <= target.limits.shared_bytes_per_block, "{arch}");
             assert!(launch.bytes_in_flight >= 64 << 10, "{arch}");
         }
         let stages = |arch| {

@@ -18,7 +18,7 @@ pub mod occupancy;
 pub mod prebuilt;
 pub mod sass;
 
-pub use arch::{Arch, Target};
+pub use arch::{Arch, SmLimits, Target};
 pub use binary::Binary;
 pub use compile::{CompileError, Compiler, CompilerOptions};
 pub use defines::Defines;

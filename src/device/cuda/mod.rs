@@ -22,7 +22,9 @@ use super::{
 };
 use crate::kernel::{Configured, DEVICE_SOURCE, Kernel, ParamBytes};
 use crate::op::Problem;
-use crate::toolchain::{Arch, Binary, Compiler, CompilerOptions, Defines, Target};
+use crate::toolchain::{
+    Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
+};
 
 /// Share of the free memory that buffers may take: the driver needs some, and
 /// so do modules.
@@ -77,6 +79,7 @@ impl CudaDevice {
                 Arch::OLDEST.minor
             );
         }
+        let limits = target.check_limits().map_err(anyhow::Error::msg)?;
         let version = driver::version()?;
         let compiler = Compiler::new(CompilerOptions {
             kernels: options.kernels.clone(),
@@ -108,6 +111,7 @@ impl CudaDevice {
             ("compiler".to_owned(), binary.compiler),
             ("event_clock_ratio".to_owned(), format!("{ratio:.5}")),
         ]);
+        info.facts.extend(limits.map(|limits| ("sm_limits".to_owned(), limits)));
         let loaded = HashMap::new();
         Ok(CudaDevice { info, target, context, stream, stopwatch, fill, compiler, loaded })
     }
@@ -196,9 +200,12 @@ fn target(p: &Properties) -> Target {
     Target {
         arch: Arch { major, minor },
         sms: p.sms,
-        threads_per_sm: p.threads_per_sm,
-        shared_bytes_per_sm: p.shared_bytes_per_sm,
-        shared_bytes_per_block: p.shared_bytes_per_block,
+        limits: SmLimits {
+            threads_per_sm: p.threads_per_sm,
+            shared_bytes_per_sm: p.shared_bytes_per_sm,
+            shared_bytes_per_block: p.shared_bytes_per_block,
+            reserved_shared_bytes: p.reserved_shared_bytes,
+        },
     }
 }
 

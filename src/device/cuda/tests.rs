@@ -319,3 +319,16 @@ fn graphs_replay_what_was_queued() {
         assert!(later.seconds_since(&earlier).unwrap() >= 0.0);
     }
 }
+
+#[test]
+fn a_gpu_with_less_shared_memory_than_kernels_are_compiled_for_is_an_error() {
+    let test = "a_gpu_with_less_shared_memory_than_kernels_are_compiled_for_is_an_error";
+    if on_mock(test, |folder| build(folder, &["SHARED_BYTES=101376"])) {
+        let options = crate::device::DeviceOptions::default();
+        let error = super::CudaDevice::open(0, &options).err().unwrap();
+        let error = format!("{error:#}");
+        for part in ["at most 101376 bytes", "the documented 232448"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

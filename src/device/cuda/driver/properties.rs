@@ -16,6 +16,8 @@ pub struct Properties {
     pub shared_bytes_per_sm: u32,
     /// Most shared memory of a block, in bytes.
     pub shared_bytes_per_block: u32,
+    /// Shared memory of an SM that the system takes for each block.
+    pub reserved_shared_bytes: u32,
     /// L2 cache, in bytes.
     pub l2_bytes: u32,
     /// Highest SM clock, in kHz.
@@ -46,6 +48,9 @@ impl Context {
             )?,
             shared_bytes_per_block: get(
                 Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )?,
+            reserved_shared_bytes: get(
+                Attribute::CU_DEVICE_ATTRIBUTE_RESERVED_SHARED_MEMORY_PER_BLOCK,
             )?,
             l2_bytes: get(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
             sm_clock_khz: get(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
