@@ -14,7 +14,9 @@ use crate::device::{Device, DeviceInfo};
 use crate::host_load::HostLoad;
 use crate::measure::{Durations, Outcome, Settings, measure};
 use crate::point::{PROTOCOL, Point};
+use crate::provenance::Provenance;
 use crate::record::{Recorder, Records, Row, Run, SCHEMA_VERSION, SampleRow};
+use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::{Plan, Suite};
 
@@ -194,11 +196,8 @@ impl Earlier {
                  start anew"
             );
         }
-        let recorded: u64 = self
-            .run
-            .get("seed")
-            .and_then(|s| s.parse().ok())
-            .with_context(|| format!("{folder}/run.csv has no seed"))?;
+        let recorded = Provenance::of(&self.run, 2).0.seed;
+        let recorded = recorded.with_context(|| format!("{folder}/run.csv has no seed"))?;
         if seed.is_some_and(|seed| seed != recorded) {
             bail!("{folder} was begun with seed {recorded}; leave --seed out");
         }
@@ -309,14 +308,9 @@ impl Runner<'_> {
         let point = &scheduled.point;
         let info = self.device.info();
         let (work, routed) = (point.problem.work(), point.problem.routed());
-        let summary = outcome.summary;
-        let median = summary.map(|s| s.median);
-        let percentile = |i: usize| summary.map(|s| s.percentiles[i]);
         let rotation = outcome.rotation;
-        let check = outcome.check.as_ref();
-        let kernel = outcome.kernel.as_ref();
-        let clocks: Vec<f64> =
-            outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
+        let kernel = outcome.kernel.clone().unwrap_or_default();
+        let compiled = outcome.kernel.is_some();
         Row {
             run_id: self.recorder.run_id().to_owned(),
             point_id: point.id(),
@@ -326,10 +320,8 @@ impl Runner<'_> {
             device: info.name.clone(),
             device_kind: info.kind.name().to_owned(),
             op: point.problem.op().to_string(),
-            kernel: point.kernel.clone(),
+            kernel: point.kernel.to_string(),
             cache_state: point.cache.to_string(),
-            status: Some(outcome.status),
-            reason: outcome.reason.clone(),
             problem: point.problem.to_string(),
             matrix_flops_model: work.matrix_flops,
             vector_flops_model: work.vector_flops,
@@ -338,45 +330,23 @@ impl Runner<'_> {
             experts_touched_model: routed.map(|p| p.experts_touched()),
             bytes_read_bound_model: routed.map(|p| p.bytes_read_bound()),
             bytes_read_expected_model: routed.map(|p| p.bytes_read_expected()),
-            bytes_extra: outcome.bytes_extra,
             slots: rotation.map(|r| r.slots as u64),
             footprint_bytes: rotation.map(|r| r.footprint_bytes),
             reuse_distance_bytes: rotation.map(|r| r.reuse_distance_bytes),
-            residency: rotation.map(|r| r.residency(info)).unwrap_or_default(),
-            grid: kernel.map(|k| k.grid.clone()).unwrap_or_default(),
-            block: kernel.map(|k| k.block.clone()).unwrap_or_default(),
-            registers: kernel.map(|k| k.registers),
-            spill_bytes: kernel.map(|k| k.spill_bytes),
-            shared_bytes_per_block: kernel.map(|k| k.shared_bytes),
-            blocks_per_sm: kernel.map(|k| k.blocks_per_sm),
-            code_hash: kernel.map(|k| k.code_hash.clone()).unwrap_or_default(),
+            residency: rotation.map_or(String::new(), |r| r.residency(info).to_string()),
+            grid: kernel.grid,
+            block: kernel.block,
+            registers: compiled.then_some(kernel.registers),
+            spill_bytes: compiled.then_some(kernel.spill_bytes),
+            shared_bytes_per_block: compiled.then_some(kernel.shared_bytes),
+            blocks_per_sm: compiled.then_some(kernel.blocks_per_sm),
+            code_hash: kernel.code_hash,
             timer: info.timer.clone(),
-            launches_per_sample: (outcome.launches > 0).then_some(outcome.launches as u64),
-            n_samples: outcome.samples.len() as u64,
-            time_s_median: median.map(|m| m.value),
-            time_s_ci_lo: median.map(|m| m.lo),
-            time_s_ci_hi: median.map(|m| m.hi),
-            time_s_mean: summary.map(|s| s.mean),
-            time_s_sd: summary.map(|s| s.sd),
-            time_s_min: summary.map(|s| s.min),
-            time_s_p05: percentile(0),
-            time_s_p25: percentile(1),
-            time_s_p75: percentile(2),
-            time_s_p95: percentile(3),
-            sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
-            check: check.map_or("none", |c| c.verdict.name()).to_owned(),
-            max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
-            max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
-            other_cpu_share: None,
-            started_utc: String::new(),
-            setup_s: outcome.durations.setup_s,
-            check_s: outcome.durations.check_s,
-            warmup_s: outcome.durations.warmup_s,
-            sample_s: outcome.durations.sample_s,
             repro_command: format!(
                 "ridgepoint measure --device {} --seed {} --point '{point}'",
                 info.backend, self.seed
             ),
+            ..measured_columns(outcome)
         }
     }
 
@@ -398,6 +368,41 @@ impl Runner<'_> {
             since_start_s: started_s + sample.since_point_s,
         };
         outcome.samples.iter().enumerate().map(row).collect()
+    }
+}
+
+/// The columns of a row that come from the measurement alone.
+fn measured_columns(outcome: &Outcome) -> Row {
+    let summary = outcome.summary;
+    let median = summary.map(|s| s.median);
+    let percentile = |i: usize| summary.map(|s| s.percentiles[i]);
+    let check = outcome.check.as_ref();
+    let clocks: Vec<f64> = outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
+    Row {
+        status: Some(outcome.status),
+        reason: outcome.reason.clone(),
+        bytes_extra: outcome.bytes_extra,
+        launches_per_sample: (outcome.launches > 0).then_some(outcome.launches as u64),
+        n_samples: outcome.samples.len() as u64,
+        time_s_median: median.map(|m| m.value),
+        time_s_ci_lo: median.map(|m| m.lo),
+        time_s_ci_hi: median.map(|m| m.hi),
+        time_s_mean: summary.map(|s| s.mean),
+        time_s_sd: summary.map(|s| s.sd),
+        time_s_min: summary.map(|s| s.min),
+        time_s_p05: percentile(0),
+        time_s_p25: percentile(1),
+        time_s_p75: percentile(2),
+        time_s_p95: percentile(3),
+        sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
+        check: check.map_or("none", |c| c.verdict.name()).to_owned(),
+        max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
+        max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
+        setup_s: outcome.durations.setup_s,
+        check_s: outcome.durations.check_s,
+        warmup_s: outcome.durations.warmup_s,
+        sample_s: outcome.durations.sample_s,
+        ..Row::default()
     }
 }
 
@@ -428,8 +433,6 @@ fn provenance(info: &DeviceInfo, suite: &Suite, seed: u64, command_line: &str) -
     let started = jiff::Timestamp::now();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let unique = format!("{}-{}-{host}", nanos_now(), std::process::id());
-    let caches: Vec<String> =
-        info.caches.iter().map(|c| format!("{}={}", c.name, c.bytes)).collect();
     let short = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..12].to_owned();
     let mut run = Run::default();
     run.set("schema_version", SCHEMA_VERSION);
@@ -451,7 +454,7 @@ fn provenance(info: &DeviceInfo, suite: &Suite, seed: u64, command_line: &str) -
     run.set("device", &info.name);
     run.set("device_kind", info.kind.name());
     run.set("backend", &info.backend);
-    run.set("caches", caches.join(";"));
+    run.set("caches", spell_caches(&info.caches));
     run.set("memory_bytes", info.memory_bytes);
     run.set("timer", &info.timer);
     run.set("timer_quantum_s", info.timer_quantum_s);

@@ -4,8 +4,9 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
-//!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
+//! {problem, nvrtc, residency} <- {data, roofline, point, statistics, record} <- {reference, model}
+//!         <- kernel <- device <- measure <- suite <- provenance
+//!         <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
 
@@ -24,8 +25,10 @@ pub mod nvrtc;
 pub mod plot;
 pub mod point;
 pub mod problem;
+pub mod provenance;
 pub mod record;
 pub mod reference;
+pub mod residency;
 pub mod roofline;
 pub mod section;
 pub mod selftest;

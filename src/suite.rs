@@ -30,7 +30,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::device::Device;
 use crate::measure::Settings;
-use crate::point::{CacheState, Point, check_kernel};
+use crate::point::{CacheState, KernelName, Point};
 use crate::problem::{Op, Problem, parse_bytes, unknown_key};
 
 /// Suites that are part of the program: name and text.
@@ -311,10 +311,15 @@ impl Suite {
             self.error(line, e.message)
         })?;
         let kernel = match value_of("kernel") {
-            Some(kernel) => check_kernel(kernel)
-                .map_err(|message| self.error(line_of("kernel"), message))?
-                .to_owned(),
-            None => (ground.kernel)(&problem).unwrap_or("none").to_owned(),
+            Some(kernel) => kernel
+                .parse()
+                .map_err(|message: String| self.error(line_of("kernel"), message))?,
+            None => match (ground.kernel)(&problem) {
+                Some(kernel) => kernel
+                    .parse()
+                    .map_err(|message: String| self.error(entry.line, message))?,
+                None => KernelName::none(),
+            },
         };
         Ok(Point { problem, kernel, cache })
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Measured};
+use crate::point::KernelName;
 use crate::problem::{Access, Lengths, Op, Problem};
 use crate::statistics::Estimate;
 
@@ -114,7 +115,7 @@ pub struct Family {
     /// What they compute.
     pub op: Op,
     /// Their kernel.
-    pub kernel: String,
+    pub kernel: KernelName,
     /// What they have in common: `read`, `32/8 heads of 128, bf16`.
     pub shape: String,
     /// Compulsory bytes and seconds of each.
@@ -126,19 +127,19 @@ pub struct Family {
 /// The families of a campaign's points from DRAM: read streams, cache reads and
 /// decode attention, whose bytes are nearly all reads.
 pub fn families(campaign: &Campaign) -> Vec<Family> {
-    let mut points: BTreeMap<(Op, String, String), Vec<(f64, f64)>> = BTreeMap::new();
+    let mut points: BTreeMap<(Op, KernelName, String), Vec<(f64, f64)>> = BTreeMap::new();
     let cache_bytes = last_level_bytes(campaign).unwrap_or(0.0);
     for point in &campaign.points {
         let (Some(shape), Some(time_s)) = (shape_of(&point.problem), point.time_s) else {
             continue;
         };
         if is_from_dram(point, cache_bytes) {
-            let key = (point.problem.op(), point.row.kernel.clone(), shape);
+            let key = (point.problem.op(), point.kernel.clone(), shape);
             let bytes = point.work.bytes() as f64;
             points.entry(key).or_default().push((bytes, time_s.value));
         }
     }
-    let family = |((op, kernel, shape), mut points): ((Op, String, String), Vec<_>)| {
+    let family = |((op, kernel, shape), mut points): ((Op, KernelName, String), Vec<_>)| {
         points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
         let fit = Fit::new(&points);
         Family { op, kernel, shape, points, fit }
@@ -148,15 +149,13 @@ pub fn families(campaign: &Campaign) -> Vec<Family> {
 
 /// Whether nothing of a point's data can have waited in a cache.
 fn is_from_dram(point: &Measured, cache_bytes: f64) -> bool {
-    let distance = point.row.reuse_distance_bytes.unwrap_or(0) as f64;
-    point.row.residency == "dram" && distance >= CACHES * cache_bytes
+    let distance = point.reuse_distance_bytes.unwrap_or(0) as f64;
+    point.is_from_dram() && distance >= CACHES * cache_bytes
 }
 
 /// Capacity of the last cache before DRAM, if the campaign's device told.
 fn last_level_bytes(campaign: &Campaign) -> Option<f64> {
-    let levels = campaign.provenance("caches")?.split([';', ',']);
-    let bytes = levels.filter_map(|level| level.split_once('=')?.1.trim().parse().ok());
-    bytes.max_by(f64::total_cmp)
+    campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).max_by(f64::total_cmp)
 }
 
 /// What points must share to lie on one line; `None` for what does not only read.
@@ -295,6 +294,7 @@ mod tests {
             problem: problem.into(),
             reuse_distance_bytes: Some(reuse),
             residency: residency.into(),
+            cache_state: "cold".into(),
             time_s_median: time_s,
             time_s_ci_lo: time_s,
             time_s_ci_hi: time_s,
@@ -320,13 +320,11 @@ mod tests {
         }
         let mut run = Run::default();
         run.set("caches", "L1=98304;L2=52428800");
-        let records = Records { runs: vec![run], rows };
+        let records = Records { runs: vec![run], rows, ..Records::default() };
         let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
         let found = families(&campaign);
-        let names: Vec<_> = found
-            .iter()
-            .map(|f| (f.kernel.as_str(), f.shape.as_str(), f.points.len()))
-            .collect();
+        let names: Vec<_> =
+            found.iter().map(|f| (&*f.kernel, f.shape.as_str(), f.points.len())).collect();
         // 64 MiB are less than twice the cache.
         let heads = "8 heads of 128, bf16, contiguous";
         assert_eq!(names, [("a", "read", 4), ("b", "read", 4), ("kv_read", heads, 3)]);

@@ -17,6 +17,7 @@ use crate::analysis::{Campaign, Ceiling, Measured};
 use crate::model::derived;
 use crate::problem::{DecodeAttention, Op, Problem};
 use crate::record::Status;
+use crate::residency::Residency;
 use crate::roofline::{Peaks, Resource};
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -196,10 +197,7 @@ impl<'a> Judge<'a> {
         Judge {
             campaign,
             drift: campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
-            launch_overhead_s: campaign
-                .provenance("launch_overhead_s")
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0.0),
+            launch_overhead_s: campaign.provenance.launch_overhead_s.unwrap_or(0.0),
         }
     }
 
@@ -261,7 +259,7 @@ impl<'a> Judge<'a> {
     /// and windows the bytes of shorter contexts.
     fn decode_from_dram(&self) -> Vec<(&'a Measured, DecodeAttention, Bound)> {
         self.decode()
-            .filter(|(point, shape)| point.row.residency == "dram" && shape.is_plain())
+            .filter(|(point, shape)| point.is_from_dram() && shape.is_plain())
             .filter_map(|(point, shape)| Some((point, shape, self.bound(point)?)))
             .collect()
     }
@@ -318,11 +316,11 @@ impl<'a> Judge<'a> {
                 "dram_read_bandwidth".into(),
                 read.rate,
                 "bytes/s",
-                read.kernel.clone(),
+                read.kernel.to_string(),
                 &of,
             );
             for (&dtype, ceiling) in &ceilings.compute {
-                let (rate, kernel) = (ceiling.rate, ceiling.kernel.clone());
+                let (rate, kernel) = (ceiling.rate, ceiling.kernel.to_string());
                 let of = |peaks: &Peaks| peaks.flops_per_s(dtype);
                 add(format!("{dtype}_compute"), rate, "flops/s", kernel, &of);
                 if let Some(ridge) = ceilings.ridge(dtype) {
@@ -374,8 +372,11 @@ impl<'a> Judge<'a> {
         let families = transfer::families(self.campaign);
         let shown = |f: &&Family| f.op == Op::Stream || f.fit.is_some();
         let rows = families.iter().filter(shown).map(|family| {
-            let mut cells =
-                vec![family.op.to_string(), family.kernel.clone(), family.shape.clone()];
+            let mut cells = vec![
+                family.op.to_string(),
+                family.kernel.to_string(),
+                family.shape.clone(),
+            ];
             cells.push(family.points.len().to_string());
             cells.extend(transfer_cells(family, peak));
             cells
@@ -398,7 +399,7 @@ impl<'a> Judge<'a> {
     }
 
     fn regime_section(&self) -> Section {
-        type Regime = (Op, &'static str, String);
+        type Regime = (Op, &'static str, Option<Residency>);
         let mut regimes: BTreeMap<Regime, Vec<(Estimate, Bound)>> = BTreeMap::new();
         for point in &self.campaign.points {
             // Streams and peaks are the roofs themselves.
@@ -410,8 +411,7 @@ impl<'a> Judge<'a> {
             else {
                 continue;
             };
-            let key =
-                (point.problem.op(), roof.binding().name(), point.row.residency.clone());
+            let key = (point.problem.op(), roof.binding().name(), point.residency);
             regimes.entry(key).or_default().push((share, bound));
         }
         let rows = regimes.into_iter().map(|((op, roof, residency), points)| {
@@ -423,7 +423,7 @@ impl<'a> Judge<'a> {
             vec![
                 op.to_string(),
                 roof.to_owned(),
-                residency,
+                residency_cell(residency),
                 points.len().to_string(),
                 percent(crate::statistics::quantile(&shares, 0.5)),
                 format!("{} to {}", percent(shares[0]), percent(shares[shares.len() - 1])),
@@ -468,7 +468,7 @@ impl<'a> Judge<'a> {
                     p.layout.to_string(),
                     p.head_dim.to_string(),
                     p.variant(),
-                    point.row.residency.clone(),
+                    residency_cell(point.residency),
                     format!("{:.2}", point.work.operational_intensity()),
                     format!(
                         "{} [{}, {}]",
@@ -506,33 +506,29 @@ impl<'a> Judge<'a> {
         let mut faults = Vec::new();
         let mut warnings = Vec::new();
         for point in &self.campaign.points {
-            let row = &point.row;
-            match row.status {
-                Some(Status::Wrong) => {
-                    faults.push(format!("wrong output: {}: {}", row.problem, row.reason));
-                }
-                Some(Status::Failed) => {
-                    faults.push(format!("failed: {}: {}", row.problem, row.reason));
-                }
-                _ => {}
+            let (problem, reason) = (&point.problem, &point.reason);
+            match point.status {
+                Status::Wrong => faults.push(format!("wrong output: {problem}: {reason}")),
+                Status::Failed => faults.push(format!("failed: {problem}: {reason}")),
+                Status::Ok | Status::Noisy | Status::Skipped => {}
             }
-            if point.row.residency == "dram"
+            if point.is_from_dram()
                 && point.problem.op() != Op::Stream
                 && let Some(share) = self.binding_share(point)
                 && share.lo > IMPOSSIBLE_SHARE
             {
                 faults.push(format!(
-                    "impossible: {} ran at {} of the measured roof; its bytes or FLOPs are \
-                     miscounted, or a cache helped",
-                    row.problem,
+                    "impossible: {problem} ran at {} of the measured roof; its bytes or FLOPs \
+                     are miscounted, or a cache helped",
                     percent(share.value)
                 ));
             }
         }
+        let unreadable = self.campaign.unreadable.iter();
+        faults.extend(unreadable.map(|value| format!("unreadable: {value}")));
         self.impossible_rates(&mut faults);
         self.missing_rows(&mut faults);
-        let count =
-            |s| self.campaign.points.iter().filter(|p| p.row.status == Some(s)).count();
+        let count = |s| self.campaign.points.iter().filter(|p| p.status == s).count();
         let (noisy, skipped) = (count(Status::Noisy), count(Status::Skipped));
         if noisy > 0 {
             warnings.push(format!(
@@ -563,9 +559,9 @@ impl<'a> Judge<'a> {
                 1e-9 * bytes_per_s
             ));
         }
-        let margin = derived::compute_margin(&self.campaign.identity());
+        let margin = derived::compute_margin(&self.campaign.provenance.device);
         for point in &self.campaign.points {
-            let is_ceiling = read.is_some_and(|read| read.point_id == point.row.point_id);
+            let is_ceiling = read.is_some_and(|read| read.point_id == point.point_id);
             if let Some(rate) = self.least_dram_rate(point)
                 && rate.lo > derived::MARGIN * bytes_per_s
                 && !is_ceiling
@@ -574,7 +570,7 @@ impl<'a> Judge<'a> {
                     "impossible: {} moved {:.1} GB/s from DRAM, {} of the {:.1} GB/s that the \
                      memory's clock and bus allow; its bytes are miscounted, or the device \
                      misreports its memory",
-                    point.row.problem,
+                    point.problem,
                     1e-9 * rate.value,
                     percent(rate.value / bytes_per_s),
                     1e-9 * bytes_per_s
@@ -589,7 +585,7 @@ impl<'a> Judge<'a> {
                     "impossible: {} ran at {:.2} TFLOP/s, {} of the {:.2} TFLOP/s that the \
                      multiprocessors can do at their highest clock; its FLOPs are miscounted, \
                      or it computed in another format",
-                    point.row.problem,
+                    point.problem,
                     1e-12 * rate.value,
                     percent(rate.value / peak),
                     1e-12 * peak
@@ -603,11 +599,10 @@ impl<'a> Judge<'a> {
     /// more than it holds, whatever its replacement policy; the rest of the
     /// compulsory bytes came from DRAM. `None` for what lies in a cache.
     fn least_dram_rate(&self, point: &Measured) -> Option<Estimate> {
-        let rate = point.bytes_per_s().filter(|_| point.row.residency == "dram")?;
-        let cache =
-            self.campaign.provenance("l2_bytes").and_then(|n| n.parse::<f64>().ok());
-        let round = point.row.reuse_distance_bytes? as f64;
-        Some(rate.scaled(1.0 - (cache.unwrap_or(0.0) / round).clamp(0.0, 1.0)))
+        let rate = point.bytes_per_s().filter(|_| point.is_from_dram())?;
+        let cache = self.campaign.provenance.l2_bytes.unwrap_or(0) as f64;
+        let round = point.reuse_distance_bytes? as f64;
+        Some(rate.scaled(1.0 - (cache / round).clamp(0.0, 1.0)))
     }
 
     /// What about the machine a reader should know.
@@ -625,9 +620,8 @@ impl<'a> Judge<'a> {
                 100.0 * self.drift
             ));
         }
-        let is_disturbed = |p: &&Measured| {
-            p.row.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE)
-        };
+        let is_disturbed =
+            |p: &&Measured| p.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE);
         let disturbed = self.campaign.points.iter().filter(is_disturbed).count();
         if disturbed > 0 {
             warnings.push(format!(
@@ -639,8 +633,7 @@ impl<'a> Judge<'a> {
     }
 
     fn missing_rows(&self, faults: &mut Vec<String>) {
-        let planned: Option<usize> =
-            self.campaign.provenance("planned_rows").and_then(|n| n.parse().ok());
+        let planned = self.campaign.provenance.planned_rows;
         let rows = self.campaign.row_count;
         let folder = self.campaign.folder.display();
         match planned {
@@ -763,6 +756,11 @@ fn memory_bound_from(points: &[&(&Measured, DecodeAttention, Bound)]) -> Vec<Str
         }
     };
     groups.into_iter().map(sentence).collect()
+}
+
+/// Empty for what was not laid out.
+fn residency_cell(residency: Option<Residency>) -> String {
+    residency.map_or(String::new(), |residency| residency.to_string())
 }
 
 fn percent(share: f64) -> String {

@@ -153,7 +153,7 @@ fn row(point: &Point, outcome: &Outcome) -> Vec<String> {
     let hash = outcome.kernel.as_ref().map_or(String::new(), |k| k.code_hash.clone());
     vec![
         point.problem.to_string(),
-        point.kernel.clone(),
+        point.kernel.to_string(),
         outcome.status.name().to_owned(),
         error,
         elements,

@@ -200,20 +200,19 @@ fn point_row(point: &Measured) -> Vec<String> {
     let shown = |value: Option<f64>, digits: usize| {
         value.map_or(String::new(), |v| format!("{v:.digits$}"))
     };
-    let status = point.row.status.unwrap_or_default();
     let oi = point.work.operational_intensity();
     vec![
         point.problem.label(),
-        point.row.residency.clone(),
+        point.residency.map_or(String::new(), |residency| residency.to_string()),
         point.time_s.map_or(String::new(), |t| seconds(t.value)),
         point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
         shown(point.bytes_per_s().map(|r| r.value * 1e-9), 1),
         shown(point.flops_per_s().map(|r| r.value * 1e-9), 1),
         shown((point.work.flops() > 0).then_some(oi), 2),
         shown(point.fraction().map(|f| 100.0 * f.value), 0),
-        match status {
-            Status::Ok | Status::Noisy => status.name().to_owned(),
-            _ => format!("{}: {}", status.name(), point.row.reason),
+        match point.status {
+            status @ (Status::Ok | Status::Noisy) => status.name().to_owned(),
+            status => format!("{}: {}", status.name(), point.reason),
         },
     ]
 }

@@ -11,8 +11,8 @@ pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
-    Refusal, Timing,
+    Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared, Refusal,
+    Timing,
 };
 use crate::data::Key;
 use crate::kernel::{
@@ -21,6 +21,7 @@ use crate::kernel::{
 };
 use crate::problem::{Problem, Role};
 use crate::reference;
+use crate::residency::{CacheLevel, CacheSize};
 
 /// Multiprocessors that plans are made for: enough that work is split over
 /// blocks, few enough that small problems fill them.
@@ -58,7 +59,7 @@ impl VmDevice {
             backend: format!("vm:{arch}"),
             name: format!("PTX virtual machine {arch}"),
             slug: format!("vm-{arch}").replace('_', "-"),
-            caches: vec![Cache { name: "L2".to_owned(), bytes: L2_BYTES }],
+            caches: vec![CacheSize { level: CacheLevel::L2, bytes: L2_BYTES }],
             units: u64::from(SMS),
             memory_bytes: 1 << 30,
             timer: "counted instructions".to_owned(),

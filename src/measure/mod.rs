@@ -14,6 +14,7 @@ use crate::point::{CacheState, Point};
 use crate::problem::Problem;
 use crate::record::Status;
 use crate::reference::{self, Check};
+use crate::residency::Residency;
 use crate::statistics::{Summary, summarise};
 
 /// How long and how precisely to measure a point.
@@ -119,16 +120,9 @@ impl Rotation {
         })
     }
 
-    /// Where the bytes of a rotation live between two uses: the smallest cache
-    /// that holds them all, `dram` from twice the last-level cache on, and in
-    /// between `L3+dram`, since a part may stay.
-    pub fn residency(&self, info: &DeviceInfo) -> String {
-        let bytes = self.reuse_distance_bytes;
-        match (info.caches.iter().find(|c| bytes <= c.bytes), info.caches.last()) {
-            (Some(cache), _) => cache.name.clone(),
-            (None, Some(last)) if bytes < 2 * last.bytes => format!("{}+dram", last.name),
-            _ => "dram".to_owned(),
-        }
+    /// What holds the bytes of a rotation between two uses.
+    pub fn residency(&self, info: &DeviceInfo) -> Residency {
+        Residency::of(self.reuse_distance_bytes, &info.caches)
     }
 }
 
@@ -497,6 +491,7 @@ impl Bench<'_, '_> {
 mod tests {
     use super::*;
     use crate::device::simulated::{Fault, SimulatedDevice};
+    use crate::residency::{CacheLevel, CacheSize};
 
     const GEMM: &str = "gemm:m=3,n=5,k=7,dtype=f32@simulated@cold";
 
@@ -597,13 +592,13 @@ mod tests {
     #[test]
     fn residency_names_the_cache_that_holds_the_rotation() {
         let mut info = SimulatedDevice::default().info;
-        info.caches.push(crate::device::Cache { name: "L3".into(), bytes: 1 << 22 });
+        info.caches.push(CacheSize { level: CacheLevel::L3, bytes: 1 << 22 });
         for (mib, expected) in
             [(1, "L2"), (2, "L3"), (4, "L3"), (5, "L3+dram"), (8, "dram"), (99, "dram")]
         {
             let point = format!("stream:access=read,bytes={mib} MiB@x@hot");
             assert_eq!(
-                rotation(&point, 0).unwrap().residency(&info),
+                rotation(&point, 0).unwrap().residency(&info).to_string(),
                 expected,
                 "{mib} MiB"
             );

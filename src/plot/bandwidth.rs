@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use super::axis::{Axis, Scale, bytes, prefix, si};
 use super::frame::{
-    self, Entry, Figure, Key, LABEL, PALETTE, Panel, SPEC, WIDTH, cache_levels,
-    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, shown_span,
-    take_point, tip,
+    self, Entry, Figure, Key, LABEL, PALETTE, Panel, SPEC, WIDTH, draw_legend, draw_point,
+    draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
@@ -70,7 +69,7 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     }
     let labels = draw_lines(&mut canvas, campaign, &panel, &mut room);
     for (x, rate, point) in &readers {
-        let marker = marker(point.problem.op(), &point.row.cache_state);
+        let marker = marker(point.problem.op(), point.cache);
         draw_point(&mut canvas, &panel, *x, *rate, marker, &tip(point));
     }
     for curve in &curves {
@@ -88,7 +87,7 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
 }
 
 fn placed(point: &Measured) -> Option<Placed<'_>> {
-    let distance = point.row.reuse_distance_bytes.filter(|distance| *distance > 0)?;
+    let distance = point.reuse_distance_bytes.filter(|distance| *distance > 0)?;
     Some((distance as f64, point.bytes_per_s().filter(drawable)?, point))
 }
 
@@ -126,7 +125,8 @@ fn panel<'a>(
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
     // A cache just outside still explains the end of the curve.
     let near = |bytes: &f64| x.lo / 4.0 < *bytes && *bytes < x.hi * 4.0;
-    let caches = cache_levels(campaign).into_iter().map(|level| level.bytes).filter(near);
+    let caches =
+        campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).filter(near);
     let sets = points.clone().map(|(x, ..)| *x).chain(caches);
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
     let promised =
@@ -150,9 +150,10 @@ fn draw_lines(
 ) -> Vec<Label> {
     let (x, y) = (panel.x, panel.y);
     let mut lines = Vec::new();
-    for level in cache_levels(campaign) {
-        let ends = ((level.bytes, y.lo), (level.bytes, y.hi));
-        let label = format!("{} {}", level.name, bytes(level.bytes));
+    for cache in &campaign.provenance.caches {
+        let capacity = cache.bytes as f64;
+        let ends = ((capacity, y.lo), (capacity, y.hi));
+        let label = format!("{} {}", cache.level, bytes(capacity));
         lines.push((ends, label, Stroke::dashed(FAINT, 1.2)));
     }
     if let Some(measured) = &campaign.ceilings {

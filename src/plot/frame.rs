@@ -183,7 +183,8 @@ pub fn draw_title_lines(canvas: &mut Canvas, title: &str, how: &str) -> f64 {
 
 /// The one-line title: what, device, suite, date.
 fn title(campaign: &Campaign, what: &str) -> String {
-    let facts = [device_name(campaign), suite(campaign), date(campaign)];
+    let suite = campaign.suite.as_ref().map(|name| format!("suite {name}"));
+    let facts = [campaign.device.clone(), suite, date(campaign)];
     let mut title = what.to_owned();
     for (i, fact) in facts.into_iter().flatten().enumerate() {
         title.push_str(if i == 0 { ": " } else { ", " });
@@ -192,26 +193,10 @@ fn title(campaign: &Campaign, what: &str) -> String {
     title
 }
 
-/// The device's name.
-pub fn device_name(campaign: &Campaign) -> Option<String> {
-    let named = campaign.provenance("device").map(str::to_owned);
-    named.or_else(|| first(campaign, |p| p.row.device.clone()))
-}
-
-/// The suite, spelt as a phrase.
-pub fn suite(campaign: &Campaign) -> Option<String> {
-    first(campaign, |p| p.row.suite.clone()).map(|name| format!("suite {name}"))
-}
-
-/// The day on which the first point started.
+/// The day on which the first point started, in UTC.
 pub fn date(campaign: &Campaign) -> Option<String> {
-    let started = campaign.points.iter().map(|p| p.row.started_utc.as_str());
-    let earliest = started.filter(|s| !s.is_empty()).min()?;
-    Some(earliest.chars().take(10).collect())
-}
-
-fn first(campaign: &Campaign, text: impl Fn(&Measured) -> String) -> Option<String> {
-    campaign.points.iter().map(text).find(|text| !text.is_empty())
+    let started = campaign.points.iter().filter_map(|p| p.started).min()?;
+    Some(started.strftime("%Y-%m-%d").to_string())
 }
 
 /// Draws the legend from `top` down and returns where it ends.
@@ -264,7 +249,7 @@ pub fn finish(
 }
 
 /// The marker of an operation: hollow where the caches were hot.
-pub fn marker(op: Op, cache_state: &str) -> Marker {
+pub fn marker(op: Op, cache: CacheState) -> Marker {
     let (shape, colour) = match op {
         Op::DecodeAttention => (Shape::Circle, PALETTE[0]),
         Op::MlaDecode => (Shape::Circle, PALETTE[4]),
@@ -276,7 +261,7 @@ pub fn marker(op: Op, cache_state: &str) -> Marker {
         Op::Stream => (Shape::Wedge, PALETTE[5]),
         Op::Peak => (Shape::Triangle, PALETTE[3]),
     };
-    Marker { shape, colour, filled: cache_state != CacheState::Hot.name() }
+    Marker { shape, colour, filled: cache != CacheState::Hot }
 }
 
 /// An operation as prose.
@@ -308,10 +293,9 @@ pub fn op_entries(points: &[&Measured]) -> Vec<Entry> {
     let mut entries = Vec::new();
     for op in Op::ALL {
         for cache in CacheState::ALL {
-            let shown =
-                |p: &&Measured| p.problem.op() == op && p.row.cache_state == cache.name();
+            let shown = |p: &&Measured| p.problem.op() == op && p.cache == cache;
             if points.iter().any(shown) {
-                let key = Key::Marker(marker(op, cache.name()));
+                let key = Key::Marker(marker(op, cache));
                 entries.push(Entry::new(key, format!("{} ({cache})", op_name(op))));
             }
         }
@@ -360,9 +344,8 @@ pub fn draw_point(
 
 /// What the marker of a point says when asked.
 pub fn tip(point: &Measured) -> String {
-    let row = &point.row;
     let mut lines =
-        vec![row.problem.clone(), format!("{}, {}", row.kernel, row.cache_state)];
+        vec![point.problem.to_string(), format!("{}, {}", point.kernel, point.cache)];
     if let Some(time) = point.time_s {
         let share = number(100.0 * time.half_width());
         lines.push(format!("time {} ± {share}%", si(time.value, "s")));
@@ -377,42 +360,16 @@ pub fn tip(point: &Measured) -> String {
     if point.work.flops() > 0 && intensity.is_finite() {
         lines.push(format!("OI {} FLOP/B", number(intensity)));
     }
-    if let Some(distance) = row.reuse_distance_bytes {
+    if let Some(distance) = point.reuse_distance_bytes {
         lines.push(format!("working set {}", bytes(distance as f64)));
     }
-    if row.status == Some(Status::Noisy) {
+    if point.status == Status::Noisy {
         lines.push("noisy: the interval is wider than wanted".to_owned());
     }
     if let Some(fraction) = point.fraction() {
         lines.push(format!("{}% of the measured roof", number(100.0 * fraction.value)));
     }
     lines.join("\n")
-}
-
-/// A cache level from provenance.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CacheLevel {
-    /// `L2`.
-    pub name: String,
-    /// Capacity.
-    pub bytes: f64,
-}
-
-/// Cache levels, smallest first, from the column `caches`, which reads
-/// `L1=98304;L2=4194304`. What does not parse is left out.
-pub fn cache_levels(campaign: &Campaign) -> Vec<CacheLevel> {
-    let text = campaign.provenance("caches").unwrap_or_default();
-    let mut levels: Vec<CacheLevel> = text
-        .split([';', ','])
-        .filter_map(|part| {
-            let (name, bytes) = part.split_once('=')?;
-            let bytes: f64 = bytes.trim().parse().ok()?;
-            let name = name.trim().to_owned();
-            (bytes.is_finite() && bytes > 0.0).then_some(CacheLevel { name, bytes })
-        })
-        .collect();
-    levels.sort_by(|a, b| a.bytes.total_cmp(&b.bytes));
-    levels
 }
 
 /// Ceilings that the machine promises, to draw beside the measured ones.
@@ -459,22 +416,4 @@ pub fn ridges(campaign: &Campaign, points: &[&Measured]) -> Vec<(DType, f64)> {
     };
     let dtypes = DType::ALL.into_iter().filter(used);
     dtypes.filter_map(|dtype| Some((dtype, ridge(dtype)?))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plot::fixture::campaign;
-    use crate::record::Run;
-
-    #[test]
-    fn cache_levels_are_sorted_and_the_unreadable_left_out() {
-        let mut run = Run::default();
-        run.set("caches", " L2=4194304; L1 = 98304;L3=;nonsense;L4=-1;L5=inf");
-        let levels = cache_levels(&campaign(Vec::new(), vec![run], None));
-        let text: Vec<String> =
-            levels.iter().map(|level| format!("{} {}", level.name, level.bytes)).collect();
-        assert_eq!(text, ["L1 98304", "L2 4194304"]);
-        assert_eq!(cache_levels(&campaign(Vec::new(), Vec::new(), None)), []);
-    }
 }

@@ -197,7 +197,7 @@ fn latent_place(
     (swept, held, fixed): (u64, u64, String),
 ) -> Place {
     let MlaDecode { q_heads, dtype, kv_dtype, layout, lengths, new_tokens, .. } = p;
-    let cache = &point.row.cache_state;
+    let cache = point.cache;
     Place {
         swept,
         rest: format!(
@@ -213,7 +213,7 @@ fn decode_place(
     p: &DecodeAttention,
     (swept, held, fixed): (u64, u64, String),
 ) -> Place {
-    let (group, row) = (p.group(), &point.row);
+    let group = p.group();
     Place {
         swept,
         rest: format!(
@@ -223,8 +223,8 @@ fn decode_place(
             p.layout,
             p.kv_heads,
             p.head_dim,
-            row.kernel,
-            row.cache_state,
+            point.kernel,
+            point.cache,
             p.variant()
         ),
         family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
@@ -237,7 +237,6 @@ fn decode_place(
 
 fn gemm_place(point: &Measured) -> Option<Place> {
     let Problem::Gemm(p) = point.problem else { return None };
-    let row = &point.row;
     let weights = format!("{} x {}", count(p.n as f64), count(p.k as f64));
     let family = if p.w_dtype == p.dtype {
         format!("GEMM {}", p.dtype)
@@ -247,10 +246,7 @@ fn gemm_place(point: &Measured) -> Option<Place> {
     Some(Place {
         swept: p.m,
         // Few rows and many have kernels of their own.
-        rest: format!(
-            "{:020} {:020} {} {} {}",
-            p.n, p.k, p.dtype, p.w_dtype, row.cache_state
-        ),
+        rest: format!("{:020} {:020} {} {} {}", p.n, p.k, p.dtype, p.w_dtype, point.cache),
         family: (u64::MAX, family),
         fixed: format!("weights {weights}"),
     })
@@ -277,7 +273,7 @@ fn pick(
     let mut best: BTreeMap<Family, Series> = BTreeMap::new();
     for ((family, _), mut series) in all {
         series.points.sort_by_key(|(swept, _)| *swept);
-        let rank = |s: &Series| (s.richness(), s.points[0].1.row.cache_state == "cold");
+        let rank = |s: &Series| (s.richness(), s.points[0].1.cache == CacheState::Cold);
         if series.richness() > 1
             && best.get(&family).is_none_or(|b| rank(b) <= rank(&series))
         {
@@ -314,7 +310,7 @@ const SHAPES: [Shape; 5] =
 fn style(series: &Series, families: &[Family]) -> (Stroke, Marker) {
     let i = families.iter().position(|family| *family == series.family).unwrap_or(0);
     let colour = PALETTE[i % PALETTE.len()];
-    let filled = series.points[0].1.row.cache_state != CacheState::Hot.name();
+    let filled = series.points[0].1.cache != CacheState::Hot;
     let shape = SHAPES[i % SHAPES.len()];
     (Stroke::solid(colour, 1.6), Marker { shape, colour, filled })
 }

@@ -3,13 +3,14 @@
 
 use super::axis::{Axis, Scale, number, prefix, si};
 use super::frame::{
-    self, Entry, Figure, Key, LABEL, Panel, SPEC, WIDTH, cache_levels, draw_legend,
-    draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
+    self, Entry, Figure, Key, LABEL, Panel, SPEC, WIDTH, draw_legend, draw_point,
+    draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Spot};
 use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
 use crate::analysis::{Campaign, Measured};
 use crate::problem::{DType, Op};
+use crate::residency::CacheLevel;
 
 /// Horizontal room for the label of a slope, in pixels.
 const SLOPE_LABEL: f64 = 125.0;
@@ -52,7 +53,7 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let unplaced = draw_roofs(&mut canvas, campaign, &points, &panel);
     for point in &points {
         let Some(rate) = point.flops_per_s() else { continue };
-        let marker = marker(point.problem.op(), &point.row.cache_state);
+        let marker = marker(point.problem.op(), point.cache);
         let intensity = point.work.operational_intensity();
         draw_point(&mut canvas, &panel, intensity, rate, marker, &tip(point));
     }
@@ -170,7 +171,7 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
             dtype,
             flops_per_s: ceiling.rate.value,
             bytes_per_s: measured.read.rate.value,
-            from: Origin::Kernel(ceiling.kernel.clone()),
+            from: Origin::Kernel(ceiling.kernel.to_string()),
         }));
     }
     if let Some(promise) = frame::promise(campaign) {
@@ -194,21 +195,20 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
 
 /// The largest measured read bandwidth that fits into each cache level, where
 /// it stands out from DRAM's.
-fn cache_bandwidths(campaign: &Campaign) -> Vec<(String, f64)> {
+fn cache_bandwidths(campaign: &Campaign) -> Vec<(CacheLevel, f64)> {
     let Some(measured) = &campaign.ceilings else { return Vec::new() };
     let curve = measured.peaks.bandwidth.read.points();
     let mut levels = Vec::new();
-    let mut below = 0.0;
-    for level in cache_levels(campaign) {
+    let mut below = 0;
+    for cache in &campaign.provenance.caches {
         let fits = curve.iter().filter(|point| {
-            let footprint = point.footprint_bytes as f64;
-            below < footprint && footprint <= level.bytes
+            below < point.footprint_bytes && point.footprint_bytes <= cache.bytes
         });
         let best = fits.map(|point| point.bytes_per_s).fold(0.0, f64::max);
         if best > 1.15 * measured.read.rate.value {
-            levels.push((level.name, best));
+            levels.push((cache.level, best));
         }
-        below = level.bytes;
+        below = cache.bytes;
     }
     levels
 }
@@ -235,8 +235,8 @@ fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> 
         let read = measured.read.rate.value;
         let label = format!("DRAM read {}", si(read, "B/s"));
         roofs.push(slope(read, true, Stroke::solid(INK, 1.8), label));
-        for (name, best) in cache_bandwidths(campaign) {
-            let label = format!("{name} read {}", si(best, "B/s"));
+        for (level, best) in cache_bandwidths(campaign) {
+            let label = format!("{level} read {}", si(best, "B/s"));
             roofs.push(slope(best, true, Stroke::dashed(FAINT, 1.3), label));
             roofs.extend(flats.iter().filter(|f| f.is_measured()).map(|flat| Roof {
                 from: (flat.flops_per_s / best, flat.flops_per_s),

@@ -239,7 +239,7 @@ impl<'a> Judge<'a> {
     /// All pairs of points from DRAM, of one kernel and cache state.
     pub(super) fn pairs(&self) -> Vec<Pair<'a>> {
         let points: Vec<&Measured> =
-            self.campaign.points.iter().filter(|p| p.row.residency == "dram").collect();
+            self.campaign.points.iter().filter(|p| p.is_from_dram()).collect();
         let mut pairs = Vec::new();
         for low in &points {
             let of_low: Vec<_> =
@@ -263,8 +263,7 @@ impl<'a> Judge<'a> {
     }
 
     fn pair(&self, low: &'a Measured, high: &'a Measured) -> Option<Pair<'a>> {
-        let same_run = low.row.kernel == high.row.kernel
-            && low.row.cache_state == high.row.cache_state;
+        let same_run = low.kernel == high.kernel && low.cache == high.cache;
         let kind = Kind::of(&low.problem, &high.problem).filter(|_| same_run)?;
         let time = high.time_s?.over(low.time_s?).widened(self.drift);
         let ratio = |of: fn(&Work) -> u64| of(&high.work) as f64 / of(&low.work) as f64;
@@ -353,7 +352,7 @@ impl<'a> Judge<'a> {
     /// and each format of latent attention.
     fn knees(&self) -> Vec<Knee> {
         let mut groups: BTreeMap<String, (Axis, Vec<(u64, Bound)>)> = BTreeMap::new();
-        for point in self.campaign.points.iter().filter(|p| p.row.residency == "dram") {
+        for point in self.campaign.points.iter().filter(|p| p.is_from_dram()) {
             let (Some(axis), Some(bound)) = (Axis::of(point), self.bound(point)) else {
                 continue;
             };

@@ -17,12 +17,13 @@ use ptxvm::conformance::Program;
 use timing::{Functions, Stopwatch};
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
-    Refusal, slug,
+    Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared, Refusal,
+    slug,
 };
 use crate::kernel::compile::{Binary, Compiler, CompilerOptions};
 use crate::kernel::{Arch, DEVICE_SOURCE, Defines, Kernel, Target};
 use crate::problem::Problem;
+use crate::residency::{CacheLevel, CacheSize};
 
 /// Share of the free memory that buffers may take: the driver needs some, and
 /// so do modules.
@@ -242,7 +243,7 @@ fn device_info(
         backend: format!("cuda:{ordinal}"),
         name: name.to_owned(),
         slug: slug(name),
-        caches: vec![Cache { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
+        caches: vec![CacheSize { level: CacheLevel::L2, bytes: u64::from(p.l2_bytes) }],
         units: u64::from(p.sms),
         memory_bytes: (free as f64 * MEMORY_SHARE) as u64,
         timer: String::new(),
