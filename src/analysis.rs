@@ -179,7 +179,7 @@ fn sentinel(read: &[(&Row, Measured)]) -> Option<Sentinel> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::DType;
+    use crate::format::DType;
     use crate::roofline::Roof;
 
     /// A campaign of one gemm on a device that reports these facts, read back

@@ -12,7 +12,7 @@ use crate::kernel::{
     Kernel, Plan, Target, UTILITIES,
 };
 use crate::nvrtc::{Resources, Source};
-use crate::problem::Problem;
+use crate::op::Problem;
 use crate::suite::{Ground, Suite};
 
 /// A source in one configuration for one architecture.

@@ -4,8 +4,8 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {problem, nvrtc, residency} <- {data, roofline, point, statistics, record} <- {reference, model}
-//!         <- kernel <- device <- measure <- suite <- provenance
+//! {format, nvrtc, residency} <- op <- {data, roofline, point, statistics, record}
+//!         <- {reference, model} <- kernel <- device <- measure <- suite <- provenance
 //!         <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -15,6 +15,7 @@ pub mod campaign;
 pub mod cmd;
 pub mod data;
 pub mod device;
+pub mod format;
 mod host_load;
 pub mod inventory;
 pub mod kernel;
@@ -22,9 +23,9 @@ pub mod measure;
 pub mod model;
 mod multiversion;
 pub mod nvrtc;
+pub mod op;
 pub mod plot;
 pub mod point;
-pub mod problem;
 pub mod provenance;
 pub mod record;
 pub mod reference;

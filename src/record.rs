@@ -78,7 +78,7 @@ impl Status {
 }
 
 /// A row of `results.csv` as text and numbers; what texts mean is read by
-/// [`crate::analysis`]. The columns of [`crate::problem::SHAPE_KEYS`] follow it
+/// [`crate::analysis`]. The columns of [`crate::op::shape_keys`] follow it
 /// on disk, for people who filter by shape; they are read back from `problem`.
 /// Columns that an older version did not write are read as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -10,8 +10,8 @@ use ridgepoint::device::{Device, Options};
 use ridgepoint::kernel::{Arch, KERNELS, Kernel};
 use ridgepoint::measure::verify;
 use ridgepoint::nvrtc::Nvrtc;
+use ridgepoint::op::{Op, Problem};
 use ridgepoint::point::Point;
-use ridgepoint::problem::{Op, Problem};
 use ridgepoint::record::Status;
 use ridgepoint::suite::Suite;
 

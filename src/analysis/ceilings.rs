@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Measured;
+use crate::format::DType;
+use crate::op::{Access, Op, Problem, Stream};
 use crate::point::KernelName;
-use crate::problem::{Access, DType, Op, Problem, Stream};
 use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks};
 use crate::statistics::Estimate;
 

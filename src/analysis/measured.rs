@@ -4,8 +4,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use crate::device::DeviceKind;
+use crate::format::Work;
+use crate::op::Problem;
 use crate::point::{CacheState, KernelName};
-use crate::problem::{Problem, Work};
 use crate::record::{Row, Status, Unreadable};
 use crate::reference;
 use crate::residency::Residency;
@@ -31,7 +32,7 @@ pub struct Measured {
     /// Why it is not `ok`.
     pub reason: String,
     /// What the last comparison with the reference said, if one was made.
-    pub check: Option<reference::Verdict>,
+    pub check: Option<reference::CheckVerdict>,
     /// What held the bytes between two uses; `None` for what was not laid out.
     pub residency: Option<Residency>,
     /// Distinct bytes touched between two uses of the same byte.
@@ -170,13 +171,14 @@ fn status_of(row: &Row) -> Result<Status, Unreadable> {
     })
 }
 
-fn check_of(row: &Row) -> Result<Option<reference::Verdict>, Unreadable> {
-    use reference::Verdict;
+fn check_of(row: &Row) -> Result<Option<reference::CheckVerdict>, Unreadable> {
+    use reference::CheckVerdict;
     if ["", "none"].contains(&row.check.as_str()) {
         return Ok(None);
     }
-    let verdict =
-        [Verdict::Pass, Verdict::Fail].into_iter().find(|v| v.name() == row.check);
+    let verdict = [CheckVerdict::Pass, CheckVerdict::Fail]
+        .into_iter()
+        .find(|v| v.name() == row.check);
     let why = "known are none, pass and fail";
     verdict.map(Some).ok_or_else(|| unreadable(row, "check", &row.check, why))
 }

@@ -9,10 +9,11 @@ use super::{Format, table};
 use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
 use crate::kernel::Arch;
+use crate::op::Problem;
+use crate::op::Problem;
 use crate::point::Point;
-use crate::problem::Problem;
 use crate::record::Status;
-use crate::reference::{self, Verdict};
+use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
 
@@ -104,7 +105,7 @@ fn count(device: &mut VmDevice, point: &Point, args: &Args) -> CountRow {
         }
     };
     match reference::check(&problem, args.seed, 0, 0, &counted.output) {
-        Ok(check) if check.verdict == Verdict::Pass => {
+        Ok(check) if check.verdict == CheckVerdict::Pass => {
             let why = explain(&problem, &counted);
             row(Status::Ok, Some(counted), why)
         }

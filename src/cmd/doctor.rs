@@ -8,8 +8,9 @@ use anyhow::Result;
 
 use super::{DeviceArgs, Format, table};
 use crate::device::{self, Device, DeviceInfo, Opened};
+use crate::format::DType;
 use crate::nvrtc::{Nvrtc, SearchPath};
-use crate::problem::{DType, Problem};
+use crate::op::Problem;
 use crate::section::Section;
 use crate::selftest;
 

@@ -12,8 +12,8 @@ use crate::kernel::{Arch, Compiler, CompilerOptions, Kernel, Plan, Target};
 use crate::model::launch::{Expected, FIXED_S, LATENCY_S, REACHABLE, Traffic, expect};
 use crate::model::machine::{Machine, Machines};
 use crate::nvrtc::Resources;
+use crate::op::{Op, Problem};
 use crate::point::Point;
-use crate::problem::{Op, Problem};
 use crate::section::Section;
 use crate::suite::{Ground, Suite};
 

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::axis::numbers;
 use super::{Format, MachineFile, table};
+use crate::format::DType;
 use crate::model::claims::Claims;
 use crate::model::explain::explain;
 use crate::model::llm::{self, Llm};
@@ -20,7 +21,6 @@ use crate::model::sweep::{COLUMNS, Grid, Tokens};
 use crate::model::task::{Disaggregated, Offloaded, Served, Turn};
 use crate::model::workload::{self, Workload};
 use crate::plot::predicted;
-use crate::problem::DType;
 use crate::section::Section;
 
 /// Predict steps of a model: OI, capacity footprint, bound, time and the capacity wall.

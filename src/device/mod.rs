@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::kernel::Arch;
 pub use crate::kernel::Refusal;
-use crate::problem::Problem;
+use crate::op::Problem;
 use crate::residency::CacheSize;
 
 /// What a device may need to know before it is opened.

@@ -11,7 +11,8 @@ use super::{
     Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared, Refusal, Timing,
 };
 use crate::data::Key;
-use crate::problem::{Access, DType, Gemm, Problem, Stream};
+use crate::format::DType;
+use crate::op::{Access, Gemm, Problem, Stream};
 use crate::residency::{CacheLevel, CacheSize};
 
 /// What goes wrong, and from which launch of a point on.

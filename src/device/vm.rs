@@ -15,11 +15,12 @@ use super::{
     Timing,
 };
 use crate::data::Key;
+use crate::format::Role;
 use crate::kernel::{
     Arch, Bound, Compiler, CompilerOptions, Content, Defines, EncodedTensorMap, Kernel,
     Plan, Target, TensorMap,
 };
-use crate::problem::{Problem, Role};
+use crate::op::Problem;
 use crate::reference;
 use crate::residency::{CacheLevel, CacheSize};
 
@@ -275,9 +276,17 @@ impl Ready {
                 }
                 tensors.push(address);
             }
-            for (position, bytes) in reference::unneeded(problem, seed, slot) {
+            for (name, bytes) in reference::unneeded(problem, seed, slot) {
                 let length = bytes.end - bytes.start;
-                memory.forget(tensors[position] + bytes.start, length as usize);
+                let of_name =
+                    problem.tensors().iter().position(|tensor| tensor.name == name);
+                let address =
+                    of_name.map(|position| tensors[position]).ok_or_else(|| {
+                        LaunchError(format!(
+                            "{problem} has no tensor `{name}`; this is a bug"
+                        ))
+                    })?;
+                memory.forget(address + bytes.start, length as usize);
             }
             let encode = |map: &TensorMap| {
                 let encoded = map.over(tensors[map.tensor]).encode();

@@ -8,7 +8,8 @@ use super::{
     Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
     refuse_unless,
 };
-use crate::problem::{DType, DecodeAttention, Op, Problem};
+use crate::format::DType;
+use crate::op::{DecodeAttention, Op, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_decode",

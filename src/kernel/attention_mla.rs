@@ -8,7 +8,8 @@ use super::{
     Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
     refuse_unless,
 };
-use crate::problem::{DType, MlaDecode, Op, Problem, SCORE_WIDTH};
+use crate::format::DType;
+use crate::op::{MlaDecode, Op, Problem, SCORE_WIDTH};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_mla",

@@ -9,7 +9,7 @@ use super::{
     Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, TensorMap,
     element, refuse_unless,
 };
-use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
+use crate::op::{KvLayout, MlaDecode, Op, Problem, SCORE_WIDTH};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_mla_wgmma",
@@ -192,8 +192,8 @@ fn bytes_behind(p: &MlaDecode) -> u64 {
         let length = p.length(request);
         let end = length.next_multiple_of(LEAST_BOX.into());
         match p.layout {
-            Layout::Contiguous => end.min(p.context) - length,
-            Layout::Paged { .. } => end - length,
+            KvLayout::Contiguous => end.min(p.context) - length,
+            KvLayout::Paged { .. } => end - length,
         }
     };
     p.record_bytes() * (0..p.batch).map(behind).sum::<u64>()
@@ -212,8 +212,8 @@ fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
         swizzle_bytes: 128,
     };
     let (rows_of_group, tile_rows, q) = match p.layout {
-        Layout::Contiguous => (p.context, TILE_TOKENS, 1),
-        Layout::Paged { page_size, .. } => {
+        KvLayout::Contiguous => (p.context, TILE_TOKENS, 1),
+        KvLayout::Paged { page_size, .. } => {
             (page_size, page_size.min(TILE_TOKENS.into()) as u32, 2)
         }
     };

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
 use super::{element, refuse_unless};
-use crate::problem::{Op, PrefillAttention, Problem};
+use crate::op::{Op, PrefillAttention, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "attention_prefill",

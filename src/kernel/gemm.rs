@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
 use super::{element, refuse_unless};
-use crate::problem::{Gemm, Op, Problem};
+use crate::op::{Gemm, Op, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "gemm",

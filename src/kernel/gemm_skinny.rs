@@ -8,7 +8,8 @@ use super::{
     Arch, Bound, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
     refuse_unless,
 };
-use crate::problem::{DType, Gemm, Op, Problem};
+use crate::format::DType;
+use crate::op::{Gemm, Op, Problem};
 use crate::weights;
 
 pub(super) const KERNEL: Kernel = Kernel {

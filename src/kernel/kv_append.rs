@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target, refuse_unless};
-use crate::problem::{DType, KvAppend, Layout, Lengths, Op, PageOrder, Problem};
+use crate::format::DType;
+use crate::op::{KvAppend, KvLayout, Lengths, Op, PageOrder, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "kv_append",
@@ -128,7 +129,7 @@ const fn format(dtype: DType) -> &'static str {
 fn defines(problem: &Problem, arch: Arch) -> Defines {
     let p = of(problem);
     let token_first =
-        matches!(p.layout, Layout::Paged { order: PageOrder::TokenFirst, .. });
+        matches!(p.layout, KvLayout::Paged { order: PageOrder::TokenFirst, .. });
     Defines::new()
         .with("THREADS", THREADS)
         .with("BLOCKS_PER_SM", blocks_per_sm(p, arch))

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::split::{WorkList, refuse_counts};
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{KvRead, Layout, Op, PageOrder, Problem};
+use crate::op::{KvLayout, KvRead, Op, PageOrder, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "kv_read",
@@ -93,7 +93,7 @@ impl Tile {
         let threads = u64::from(THREADS);
         let row_vectors = row_bytes(p) / VECTOR_BYTES;
         let (heads, token_bytes) = match p.layout {
-            Layout::Paged { order: PageOrder::TokenFirst, .. } => {
+            KvLayout::Paged { order: PageOrder::TokenFirst, .. } => {
                 let most = (threads / row_vectors).clamp(1, p.kv_heads);
                 let fits = |heads: &u64| p.kv_heads.is_multiple_of(*heads);
                 let heads = (1..=most).rev().find(fits).unwrap_or(1);
@@ -132,24 +132,24 @@ fn defines(problem: &Problem, _: Arch) -> Defines {
 }
 
 /// Tokens of a page, which kernels are compiled for; 0 when contiguous.
-pub(super) fn page_size(layout: Layout) -> u64 {
+pub(super) fn page_size(layout: KvLayout) -> u64 {
     match layout {
-        Layout::Contiguous => 0,
-        Layout::Paged { page_size, .. } => page_size,
+        KvLayout::Contiguous => 0,
+        KvLayout::Paged { page_size, .. } => page_size,
     }
 }
 
 /// Whether pages have a token's heads side by side.
-pub(super) fn is_token_first(layout: Layout) -> bool {
-    matches!(layout, Layout::Paged { order: PageOrder::TokenFirst, .. })
+pub(super) fn is_token_first(layout: KvLayout) -> bool {
+    matches!(layout, KvLayout::Paged { order: PageOrder::TokenFirst, .. })
 }
 
 /// Tokens of a request, or entries of its page table: what lies between one
 /// request and the next.
 pub(super) fn request_rows(p: &KvRead) -> u32 {
     match p.layout {
-        Layout::Contiguous => p.context as u32,
-        Layout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
+        KvLayout::Contiguous => p.context as u32,
+        KvLayout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
     }
 }
 

@@ -32,8 +32,9 @@ use thiserror::Error;
 pub use arch::{Arch, Target};
 pub use compile::{Binary, CompileError, Compiler, CompilerOptions};
 
+use crate::format::DType;
 use crate::nvrtc::Source;
-use crate::problem::{DType, Op, Problem};
+use crate::op::{Op, Problem};
 
 /// Why a problem is not run. Not a failure: the row says `skipped`.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

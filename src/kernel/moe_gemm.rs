@@ -6,7 +6,7 @@ use super::gemm_skinny::{
     Division, MAX_TOKENS, Matrices, Ring, refuse_activations, refuse_matrices,
 };
 use super::{Arch, Defines, Kernel, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{Inputs, MoeGemm, Op, Problem};
+use crate::op::{Inputs, MoeGemm, Op, Problem};
 
 pub(super) const KERNEL: Kernel = Kernel {
     name: "moe_gemm",

@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
-use crate::problem::{DType, Op, Peak, Problem, Unit};
+use crate::format::DType;
+use crate::op::{Op, Peak, Problem, Unit};
 use crate::reference::fma_step;
 
 pub(super) const KERNEL: Kernel = Kernel {

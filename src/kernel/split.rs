@@ -12,7 +12,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Refusal, Scratch};
-use crate::problem::{KvRead, Layout};
+use crate::op::{KvLayout, KvRead};
 
 /// What starting on a piece costs a block of attention, in tiles: reading queries,
 /// filling its pipeline, leaving results.
@@ -194,8 +194,8 @@ impl WorkList {
 /// Refuses what the list cannot count.
 pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
     let page_size = match p.layout {
-        Layout::Contiguous => 0,
-        Layout::Paged { page_size, .. } => page_size,
+        KvLayout::Contiguous => 0,
+        KvLayout::Paged { page_size, .. } => page_size,
     };
     for (name, value) in [
         ("context", p.context),

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{Access, Op, Problem, Stream};
+use crate::op::{Access, Op, Problem, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
 
 pub(super) const KERNEL: Kernel = Kernel {

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
 use super::{refuse_unless, stream};
-use crate::problem::{Access, Op, Problem};
+use crate::op::{Access, Op, Problem};
 use crate::reference::write_pattern;
 
 pub(super) const KERNEL: Kernel = Kernel {

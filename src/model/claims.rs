@@ -6,7 +6,7 @@ use super::machine::Machines;
 use super::predict::{Footprint, Growth, Peaks, Prediction, Question, Rates, Totals};
 use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
 use super::workload::Workload;
-use crate::problem::DType;
+use crate::format::DType;
 
 /// What predictions say of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]

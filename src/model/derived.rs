@@ -8,7 +8,7 @@
 //! listed here, the peaks are too high, never too low.
 
 use super::identity::Identity;
-use crate::problem::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
+use crate::format::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// Factor by which a rate may lie above a derived peak: clocks and bus widths

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::identity::Identity;
 use super::table::{self, Raw};
-use crate::problem::DType;
+use crate::format::DType;
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// How far a reported clock or bus width may lie from the row's. Drivers

@@ -4,7 +4,7 @@
 use super::llm::Llm;
 use super::machine::Machine;
 use super::step::{Part, Phase, Shape, Step};
-use crate::problem::DType;
+use crate::format::DType;
 use crate::roofline::Roof;
 
 /// Best read known, of a data sheet's bandwidth: see [`super::launch::REACHABLE`].

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::machine::Machines;
 use super::predict::{Peaks, Rates};
 use super::table::{self, Raw};
-use crate::problem::Problem;
+use crate::op::Problem;
 
 /// A published measurement.
 #[derive(Clone, Debug, PartialEq)]

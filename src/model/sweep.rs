@@ -317,10 +317,10 @@ fn flag(to: &mut String, value: Option<bool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::DType;
     use crate::model::llm;
     use crate::model::machine::Machines;
     use crate::model::predict::Peaks;
-    use crate::problem::DType;
 
     fn with_grid(check: impl Fn(&Grid)) {
         let (models, machines) = (llm::load(None).unwrap(), Machines::load(None).unwrap());

@@ -4,7 +4,8 @@ use super::llm::{self, Llm};
 use super::machine::Machines;
 use super::predict::{Footprint, Growth, Peaks, Prediction, Question, Rates, Totals};
 use super::step::{Formats, Parallel, Phase, Shape, Step};
-use crate::problem::{DType, MoeGemm, Problem};
+use crate::format::DType;
+use crate::op::{MoeGemm, Problem};
 
 const BF16: Formats =
     Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use crate::analysis::Campaign;
 use crate::device::DeviceKind;
+use crate::format::DType;
 use crate::model::machine::DataSheet;
+use crate::op::Problem;
 use crate::point::{CacheState, KernelName, Point};
-use crate::problem::{DType, Problem};
 use crate::record::{Records, Row, Run, Status};
 use crate::residency::{Residency, read_caches};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};

@@ -12,12 +12,12 @@ use super::frame::{
 };
 use super::layout::{Quad, Rect};
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
+use crate::format::DType;
 use crate::model::llm::{self, Attention, Llm};
 use crate::model::machine::{Machine, Machines};
 use crate::model::predict::{Footprint, Peaks, Rates, Totals};
 use crate::model::step::{Formats, Parallel, Part, Phase, Shape as StepShape, Step};
 use crate::model::workload::{self, Workload};
-use crate::problem::DType;
 use crate::record::write_atomically;
 
 /// A figure out of predictions.

@@ -9,7 +9,7 @@ use super::fixture::{MadeUp, cpu, gpu, gpu_without_sheet};
 use super::*;
 use crate::analysis::Measured;
 use crate::device::DeviceKind;
-use crate::problem::Op;
+use crate::op::Op;
 use crate::record::{Row, Status};
 
 fn all(campaign: &Campaign) -> Vec<Figure> {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{Row, Run, SampleRow, complete_lines, read_csv};
-use crate::problem::{Problem, SHAPE_KEYS};
+use crate::op::{Problem, shape_keys};
 
 /// Appends to the files of one campaign, and holds them locked meanwhile.
 #[derive(Debug)]
@@ -245,7 +245,7 @@ fn header_of<T: Serialize>(row: &T) -> Vec<String> {
 /// Column names of `results.csv`.
 pub fn results_header() -> Vec<String> {
     let mut header = header_of(&Row::default());
-    header.extend(SHAPE_KEYS.map(|key| format!("shape_{key}")));
+    header.extend(shape_keys().into_iter().map(|key| format!("shape_{key}")));
     header
 }
 
@@ -268,7 +268,7 @@ pub fn samples_header() -> Vec<String> {
 fn shape_values(problem: &str) -> Vec<String> {
     let fields = problem.parse::<Problem>().map(|p| p.fields()).unwrap_or_default();
     let value = |key| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
-    SHAPE_KEYS.map(|key| value(key).unwrap_or_default()).to_vec()
+    shape_keys().into_iter().map(|key| value(key).unwrap_or_default()).collect()
 }
 
 fn run_header(run: &Run) -> Result<Vec<u8>> {

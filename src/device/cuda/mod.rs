@@ -22,7 +22,7 @@ use super::{
 };
 use crate::kernel::compile::{Binary, Compiler, CompilerOptions};
 use crate::kernel::{Arch, DEVICE_SOURCE, Defines, Kernel, Target};
-use crate::problem::Problem;
+use crate::op::Problem;
 use crate::residency::{CacheLevel, CacheSize};
 
 /// Share of the free memory that buffers may take: the driver needs some, and

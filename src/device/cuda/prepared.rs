@@ -7,8 +7,9 @@ use super::timing::MAX_HELD;
 use super::{CudaDevice, Loaded};
 use crate::data::Key;
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing};
+use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::kernel::{Bound, Content, EncodedTensorMap, Launch, Plan};
-use crate::problem::{DType, Format, Problem, Role, Tensor};
+use crate::op::Problem;
 
 /// Tensors begin at multiples of this: what cudaMalloc promises.
 const ALIGNMENT: u64 = 256;
@@ -177,20 +178,20 @@ fn fill(
 
 /// The number that `fill` knows a format by, if it does; in the upper half the widths of
 /// records.
-const fn format_code(format: Format) -> Option<u64> {
+const fn format_code(format: TensorFormat) -> Option<u64> {
     match format {
-        Format::Words | Format::Values(DType::Int8 | DType::Int4) => Some(0),
-        Format::Values(DType::F32) => Some(1),
-        Format::Values(DType::Bf16) => Some(2),
-        Format::Values(DType::F16) => Some(3),
-        Format::Values(DType::Fp8E4m3) => Some(4),
-        Format::LatentRecords { latent_dim, rope_dim } => {
+        TensorFormat::Words | TensorFormat::Values(DType::Int8 | DType::Int4) => Some(0),
+        TensorFormat::Values(DType::F32) => Some(1),
+        TensorFormat::Values(DType::Bf16) => Some(2),
+        TensorFormat::Values(DType::F16) => Some(3),
+        TensorFormat::Values(DType::Fp8E4m3) => Some(4),
+        TensorFormat::LatentRecords { latent_dim, rope_dim } => {
             Some(5 | latent_dim << 32 | rope_dim << 48)
         }
-        Format::PageTable
-        | Format::Scales(_)
-        | Format::InverseScales(_)
-        | Format::HalfScales(_) => None,
+        TensorFormat::PageTable
+        | TensorFormat::Scales(_)
+        | TensorFormat::InverseScales(_)
+        | TensorFormat::HalfScales(_) => None,
     }
 }
 

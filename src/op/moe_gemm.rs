@@ -3,8 +3,28 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::linear::{check_weights, weight_scales, weights_bytes};
 use super::{
-    DType, Format, ProblemError, Role, Tensor, Work, weight_scales, weights_bytes,
+    Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed, product,
+};
+use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+
+pub(super) const FACTS: Facts = Facts {
+    name: "moe_gemm",
+    keys: &[
+        KeySpec::new("tokens"),
+        KeySpec::new("experts"),
+        KeySpec::new("top_k"),
+        KeySpec::new("n"),
+        KeySpec::new("k"),
+        KeySpec::bare("dtype"),
+        KeySpec::new("w_dtype").or_as("dtype").silent(),
+        KeySpec::bare("routing"),
+        KeySpec::new("routing_seed").or("0").silent(),
+        KeySpec::new("inputs").or("per_token").silent(),
+    ],
+    example: "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
+    read,
 };
 
 /// Most rows, tokens times experts of each, and most experts, that a routing is drawn for.
@@ -21,6 +41,8 @@ pub enum Routing {
     /// these are is drawn too.
     Zipf,
 }
+
+text_of_name!(Routing => "routing", Inputs => "kind of inputs");
 
 impl Routing {
     /// Every way, in the order in which tables list them.
@@ -65,6 +87,9 @@ impl Inputs {
 /// in [`Gemm`](super::Gemm), one matrix after the other. Which experts are read depends
 /// on the routing, which is part of the problem, its seed included: FLOPs and bytes are
 /// those of the experts really touched.
+///
+/// Work: `2 T top_k n k`; the weights and scales of each expert that any token has chosen,
+/// X `b T k` (times `top_k` where experts have inputs of their own) and Y `b T top_k n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MoeGemm {
     /// Tokens.
@@ -203,34 +228,7 @@ impl MoeGemm {
         self.input_bytes() as f64 + self.expert_bytes() as f64 * self.experts_expected()
     }
 
-    pub(super) fn tensors(&self) -> Vec<Tensor> {
-        let format = Format::Values(self.dtype);
-        let weights = self.experts * self.n * self.k;
-        let mut tensors = vec![
-            Tensor::new("x", Role::Input, format, self.input_rows() * self.k),
-            Tensor::new("w", Role::Input, Format::Values(self.w_dtype), weights),
-        ];
-        tensors.extend(weight_scales(
-            "w_scales",
-            self.w_dtype,
-            self.experts,
-            self.n,
-            self.k,
-        ));
-        tensors.push(Tensor::new("y", Role::Output, format, self.rows() * self.n));
-        tensors
-    }
-
-    pub(super) fn work(&self) -> Work {
-        Work {
-            matrix_flops: 2 * self.rows() * self.n * self.k,
-            bytes_read: self.input_bytes() + self.expert_bytes() * self.experts_touched(),
-            bytes_written: self.dtype.bytes_of(self.rows() * self.n),
-            ..Work::default()
-        }
-    }
-
-    pub(super) fn check(&self) -> Result<(), ProblemError> {
+    fn check_routing(&self) -> Result<(), ProblemError> {
         if self.top_k > self.experts {
             return Err(ProblemError::at(
                 "top_k",
@@ -267,6 +265,97 @@ impl MoeGemm {
     pub fn untouched(&self) -> Vec<u64> {
         let rows = self.rows_of_experts();
         (0..).zip(&rows).filter(|(_, rows)| rows.is_empty()).map(|(e, _)| e).collect()
+    }
+}
+
+fn read(f: &Fields) -> Result<Problem, ProblemError> {
+    Ok(MoeGemm {
+        tokens: f.extent("tokens")?,
+        experts: f.extent("experts")?,
+        top_k: f.extent("top_k")?,
+        n: f.extent("n")?,
+        k: f.extent("k")?,
+        dtype: f.dtype("dtype")?,
+        w_dtype: f.parse("w_dtype")?,
+        routing: f.parse("routing")?,
+        routing_seed: f.count("routing_seed")?,
+        inputs: f.parse("inputs")?,
+    }
+    .into())
+}
+
+impl Operation for MoeGemm {
+    fn values(&self) -> Vec<String> {
+        vec![
+            self.tokens.to_string(),
+            self.experts.to_string(),
+            self.top_k.to_string(),
+            self.n.to_string(),
+            self.k.to_string(),
+            self.dtype.to_string(),
+            self.w_dtype.to_string(),
+            self.routing.to_string(),
+            self.routing_seed.to_string(),
+            self.inputs.to_string(),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ProblemError> {
+        self.check_routing()?;
+        check_weights(self.w_dtype, self.n, self.k)
+    }
+
+    fn magnitude(&self) -> Magnitude {
+        let MoeGemm { tokens, experts, top_k, n, k, .. } = *self;
+        Magnitude {
+            flops: product(&[2, tokens, top_k, n, k]),
+            elements: product(&[self.input_rows(), k])
+                + product(&[experts, n, k])
+                + product(&[tokens, top_k, n]),
+        }
+    }
+
+    fn work(&self) -> Work {
+        Work {
+            matrix_flops: 2 * self.rows() * self.n * self.k,
+            bytes_read: self.input_bytes() + self.weight_bytes(),
+            bytes_written: self.dtype.bytes_of(self.rows() * self.n),
+            ..Work::default()
+        }
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let MoeGemm { experts, n, k, w_dtype, .. } = *self;
+        let format = TensorFormat::Values(self.dtype);
+        let weights = TensorFormat::Values(w_dtype);
+        let mut tensors = vec![
+            Tensor::new("x", Role::Input, format, self.input_rows() * k),
+            Tensor::new("w", Role::Input, weights, experts * n * k),
+        ];
+        tensors.extend(weight_scales("w_scales", w_dtype, experts, (n, k)));
+        tensors.push(Tensor::new("y", Role::Output, format, self.rows() * n));
+        tensors
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.expert_bytes() * self.experts_touched()
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        0
+    }
+
+    fn math_dtype(&self) -> Option<DType> {
+        Some(self.dtype)
+    }
+
+    fn routed(&self) -> Option<Routed> {
+        Some(Routed {
+            experts_touched: self.experts_touched(),
+            bytes_read_bound: self.bytes_read_bound(),
+            bytes_read_expected: self.bytes_read_expected(),
+            resident_weight_bytes: self.expert_bytes() * self.experts,
+        })
     }
 }
 

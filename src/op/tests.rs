@@ -1,5 +1,7 @@
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
+use crate::format::Role;
 
 fn work(text: &str) -> Work {
     text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
@@ -258,7 +260,7 @@ fn bad_input_is_told_what_to_do() {
         (
             "decode_attention:batch=1,context=1,q_heads=6,kv_heads=4,head_dim=8,dtype=f32",
             "kv_heads",
-            "no multiple",
+            "not a multiple",
         ),
         (
             "kv_read:batch=1,context=1,kv_heads=1,head_dim=8,dtype=f32,layout=paged0",
@@ -323,6 +325,12 @@ fn dtypes() -> impl Strategy<Value = (DType, DType)> {
     (prop::sample::select(numbers), prop::sample::select(all))
 }
 
+/// The value of a key in an operation's example.
+fn example_of(op: Op, key: &str) -> Option<String> {
+    let fields = op.facts().example.parse::<Problem>().unwrap().fields();
+    fields.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+}
+
 prop_compose! {
     fn any_problem()(
         op in prop::sample::select(&Op::ALL[..]),
@@ -333,7 +341,7 @@ prop_compose! {
         choice in 0usize..3,
         access in 0usize..Access::ALL.len(),
     ) -> Problem {
-        let fields = op.keys().iter().enumerate().map(|(i, &key)| {
+        let fields = op.keys().enumerate().map(|(i, key)| {
             let value = match key {
                 "access" => Access::ALL[access].to_string(),
                 "unit" => Unit::Fma.to_string(),
@@ -366,7 +374,11 @@ prop_compose! {
                 "window" => (dims[5] % 3 * dims[0]).to_string(),
                 "kv_heads" => dims[2].to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
-                _ => dims[i % 6].to_string(),
+                _ => match example_of(op, key) {
+                    // A key with a spelling of its own keeps the example's value.
+                    Some(value) if value.parse::<u64>().is_err() => value,
+                    _ => dims[i % 6].to_string(),
+                },
             };
             (key.to_owned(), value)
         });
@@ -385,9 +397,9 @@ proptest! {
         let fields = problem.fields();
         let keys: Vec<_> = fields.iter().map(|(key, _)| *key).collect();
         // In order; some are left out at their defaults.
-        let mut all = problem.op().keys().iter();
-        prop_assert!(keys.iter().all(|key| all.any(|other| other == key)));
-        prop_assert!(keys.iter().all(|key| SHAPE_KEYS.contains(key)));
+        let mut all = problem.op().keys();
+        prop_assert!(keys.iter().all(|key| all.any(|other| other == *key)));
+        prop_assert!(keys.iter().all(|key| shape_keys().contains(key)));
     }
 
     /// The formulas against a second count: the sizes of the arrays. Where only a
@@ -506,7 +518,7 @@ fn unread_bytes(p: &KvRead, row_bytes: u64, first: impl Fn(u64) -> u64) -> u64 {
         let length = p.length(request);
         let used = first(length)..length;
         let mut allocated = p.context;
-        if let Layout::Paged { page_size, .. } = p.layout {
+        if let KvLayout::Paged { page_size, .. } = p.layout {
             allocated = p.context.next_multiple_of(page_size);
             let needed = |page: u64| {
                 let of_page = page * page_size..(page + 1) * page_size;
@@ -619,4 +631,33 @@ fn impossible_requests_are_told_what_to_do() {
         assert_eq!(error.key.unwrap_or_default(), key, "{text}");
         assert!(error.message.contains(part), "{text}: {}", error.message);
     }
+}
+
+/// The table and the operations' own words agree.
+#[test]
+fn every_operation_keeps_the_table_s_contract() {
+    for op in Op::ALL {
+        let example: Problem = op.facts().example.parse().unwrap();
+        assert_eq!(example.op(), op);
+        assert_eq!(example.operation().values().len(), op.facts().keys.len(), "{op}");
+        assert_eq!(op.name().parse(), Ok(op));
+        let tensors = example.tensors();
+        let (output, inputs) = tensors.split_last().unwrap();
+        assert!(inputs.iter().all(|tensor| tensor.role == Role::Input), "{op}");
+        assert!(output.role != Role::Input && example.output() == *output, "{op}");
+        let mut names: Vec<_> = tensors.iter().map(|tensor| tensor.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), tensors.len(), "{op}");
+    }
+}
+
+/// Columns of records keep their order: what is new comes last.
+#[test]
+fn columns_begin_with_those_of_the_first_campaigns() {
+    assert_eq!(shape_keys()[..30], FIRST_SHAPE_KEYS);
+    let mut keys = shape_keys();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), shape_keys().len());
 }

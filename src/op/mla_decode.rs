@@ -2,13 +2,29 @@
 
 use std::ops::Range;
 
-use super::{
-    DType, Format, KvRead, Layout, Lengths, ProblemError, Role, Tensor, Work, attended,
-    kv_pages, page_table,
-};
+use super::kv_layout::{Requests, attended};
+use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
+use super::{Problem, ProblemError, Routed, product};
+use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat, Work};
 
-/// Latents that share a scale in a record of fp8.
-pub const LATENTS_OF_SCALE: u64 = 128;
+pub(super) const FACTS: Facts = Facts {
+    name: "mla_decode",
+    keys: &[
+        KeySpec::new("batch"),
+        KeySpec::new("context"),
+        KeySpec::new("q_heads"),
+        // The widths of DeepSeek-V2 and V3.
+        KeySpec::new("latent_dim").or("512").silent(),
+        KeySpec::new("rope_dim").or("64").silent(),
+        KeySpec::bare("dtype"),
+        KeySpec::new("kv_dtype").or_as("dtype"),
+        KeySpec::bare("layout").or("contiguous"),
+        KeySpec::new("lengths").or("equal").silent(),
+        KeySpec::new("new_tokens").or("1").silent(),
+    ],
+    example: "mla_decode:batch=2,context=40,q_heads=16,dtype=bf16",
+    read,
+};
 
 /// Width of a head before absorption, by whose root scores are divided: 128 that came
 /// out of the latents and 64 that carry the position (DeepSeek-V2, arXiv 2405.04434).
@@ -16,14 +32,18 @@ pub const SCORE_WIDTH: u64 = 128 + 64;
 
 /// Multi-head latent attention of decode, with the projections of keys and values
 /// absorbed into queries and outputs: all heads attend to one key of `latent_dim +
-/// rope_dim` numbers for each token, of which the first `latent_dim` are the value too.
+/// rope_dim` elements for each token, of which the first `latent_dim` are the value too.
 ///
 /// Q is `[batch][new token][q head][latent and rope]`, O `[batch][new token][q
 /// head][latent]`. The cache is one array, `[batch][token][record]`, or in pages
-/// `[page][token in page][record]`. A record in 16 bits is the numbers; in fp8_e4m3 it is
+/// `[page][token in page][record]`. A record in 16 bits is the elements; in fp8_e4m3 it is
 /// the latents in that format, a scale in f32 for each [`LATENTS_OF_SCALE`] of them, and
 /// the rest in bf16: 656 bytes for 512 and 64, as FlashMLA has them. New tokens attend as
 /// those of [`DecodeAttention`](super::DecodeAttention) do.
+///
+/// Work: `2 B h s (2 d_c + d_r)`; Q `B h (d_c + d_r) b`, O `B h d_c b`, and the cache
+/// `B s (d_c + d_r) b_kv`, or 656 bytes for each record of fp8, and 4 bytes for each entry
+/// of a page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MlaDecode {
     /// Requests.
@@ -41,7 +61,7 @@ pub struct MlaDecode {
     /// Format of the latents in the cache.
     pub kv_dtype: DType,
     /// How the cache lies in memory.
-    pub layout: Layout,
+    pub layout: KvLayout,
     /// How many tokens the requests have cached.
     pub lengths: Lengths,
     /// Queries of each request and head.
@@ -49,7 +69,7 @@ pub struct MlaDecode {
 }
 
 impl MlaDecode {
-    /// Numbers of a key.
+    /// Elements of a key.
     pub const fn key_dim(&self) -> u64 {
         self.latent_dim + self.rope_dim
     }
@@ -96,39 +116,58 @@ impl MlaDecode {
 
     /// Tokens that the cache has room for.
     pub const fn allocated(&self) -> u64 {
-        match self.layout {
-            Layout::Contiguous => self.batch * self.context,
-            Layout::Paged { page_size, .. } => {
-                self.batch * self.context.div_ceil(page_size) * page_size
-            }
+        self.batch * self.layout.allocated(self.context)
+    }
+}
+
+fn read(f: &Fields) -> Result<Problem, ProblemError> {
+    Ok(MlaDecode {
+        batch: f.extent("batch")?,
+        context: f.extent("context")?,
+        q_heads: f.extent("q_heads")?,
+        latent_dim: f.extent("latent_dim")?,
+        rope_dim: f.extent("rope_dim")?,
+        dtype: f.dtype("dtype")?,
+        kv_dtype: f.dtype("kv_dtype")?,
+        layout: KvLayout::read(f)?,
+        lengths: f.parse("lengths")?,
+        new_tokens: f.extent("new_tokens")?,
+    }
+    .into())
+}
+
+impl Operation for MlaDecode {
+    fn values(&self) -> Vec<String> {
+        vec![
+            self.batch.to_string(),
+            self.context.to_string(),
+            self.q_heads.to_string(),
+            self.latent_dim.to_string(),
+            self.rope_dim.to_string(),
+            self.dtype.to_string(),
+            self.kv_dtype.to_string(),
+            self.layout.to_string(),
+            self.lengths.to_string(),
+            self.new_tokens.to_string(),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ProblemError> {
+        let MlaDecode { batch, context, lengths, new_tokens, .. } = *self;
+        Requests { batch, context, lengths, new_tokens }.check_decode()?;
+        self.check_records()
+    }
+
+    fn magnitude(&self) -> Magnitude {
+        let rows = product(&[self.batch, self.new_tokens, self.q_heads]);
+        let widths = (self.key_dim() + self.latent_dim) as f64;
+        Magnitude {
+            flops: 2.0 * rows * self.context as f64 * widths,
+            elements: self.kv().allocated_elements() + 2.0 * rows * self.key_dim() as f64,
         }
     }
 
-    /// Bytes of the records of all tokens, and of their page numbers.
-    pub(super) fn cache_bytes(&self) -> u64 {
-        let record_bytes = self.record_bytes();
-        self.lengths.sum(self.batch, self.context, |length| {
-            record_bytes * length + 4 * kv_pages(self.layout, &(0..length))
-        })
-    }
-
-    pub(super) fn tensors(&self) -> Vec<Tensor> {
-        let format = Format::Values(self.dtype);
-        let mut tensors = vec![if self.kv_dtype.is_scaled() {
-            let MlaDecode { latent_dim, rope_dim, .. } = *self;
-            let records = Format::LatentRecords { latent_dim, rope_dim };
-            Tensor::new("kv", Role::Input, records, self.allocated())
-        } else {
-            let elements = self.allocated() * self.key_dim();
-            Tensor::new("kv", Role::Input, Format::Values(self.kv_dtype), elements)
-        }];
-        tensors.extend(page_table(self.layout.pages(self.batch, self.context)));
-        tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
-        tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
-        tensors
-    }
-
-    pub(super) fn work(&self) -> Work {
+    fn work(&self) -> Work {
         let attended = self.lengths.sum(self.batch, self.context, |length| {
             let of_token = |token| self.attended(length, token).end;
             (0..self.new_tokens).map(of_token).sum()
@@ -142,7 +181,45 @@ impl MlaDecode {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), ProblemError> {
+    fn tensors(&self) -> Vec<Tensor> {
+        let format = TensorFormat::Values(self.dtype);
+        let mut tensors = vec![if self.kv_dtype.is_scaled() {
+            let MlaDecode { latent_dim, rope_dim, .. } = *self;
+            let records = TensorFormat::LatentRecords { latent_dim, rope_dim };
+            Tensor::new("kv", Role::Input, records, self.allocated())
+        } else {
+            let elements = self.allocated() * self.key_dim();
+            Tensor::new("kv", Role::Input, TensorFormat::Values(self.kv_dtype), elements)
+        }];
+        tensors.extend(self.layout.page_table(self.batch, self.context));
+        tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
+        tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
+        tensors
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        let record_bytes = self.record_bytes();
+        self.lengths.sum(self.batch, self.context, |length| {
+            record_bytes * length + 4 * self.layout.pages_of(&(0..length))
+        })
+    }
+
+    fn math_dtype(&self) -> Option<DType> {
+        Some(self.dtype)
+    }
+
+    fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl MlaDecode {
+    /// Refuses caches that nobody has.
+    fn check_records(&self) -> Result<(), ProblemError> {
         if self.layout.is_token_first() {
             return Err(ProblemError::at(
                 "layout",
