@@ -10,7 +10,6 @@ use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
 use crate::kernel::Arch;
 use crate::op::Problem;
-use crate::op::Problem;
 use crate::point::Point;
 use crate::record::Status;
 use crate::reference::{self, CheckVerdict};
