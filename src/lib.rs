@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {format, nvrtc, residency} <- op <- {data, roofline, point, statistics, record}
+//! {format, toolchain, residency} <- op <- {data, roofline, point, statistics, record}
 //!         <- {reference, model} <- kernel <- device <- measure <- suite <- provenance
 //!         <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
@@ -22,7 +22,6 @@ pub mod kernel;
 pub mod measure;
 pub mod model;
 mod multiversion;
-pub mod nvrtc;
 pub mod op;
 pub mod plot;
 pub mod point;
@@ -35,6 +34,7 @@ pub mod section;
 pub mod selftest;
 pub mod statistics;
 pub mod suite;
+pub mod toolchain;
 pub mod transfer;
 pub mod verdict;
 pub mod weights;

@@ -5,16 +5,17 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, table};
+use super::options::OutputFormat;
+use super::table;
 use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
-use crate::kernel::Arch;
 use crate::op::Problem;
 use crate::point::Point;
 use crate::record::Status;
 use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
+use crate::toolchain::Arch;
 
 /// Execute a suite's CUDA kernels on the PTX virtual machine and count FLOPs and
 /// bytes beside the model's; needs no GPU.
@@ -34,7 +35,7 @@ pub struct Args {
     seed: u64,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{DeviceArgs, Format, table};
+use super::options::{DeviceArgs, OutputFormat};
+use super::table;
 use crate::device::{self, Device};
 use crate::op::Routed;
 use crate::point::Point;
@@ -20,7 +21,7 @@ pub struct Args {
     device: DeviceArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {

@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Refusal, Scratch};
+use super::plan::Scratch;
+use super::refusal::{Refusal, refuse_unless};
 use crate::op::{KvLayout, KvRead};
 
 /// What starting on a piece costs a block of attention, in tiles: reading queries,
@@ -202,11 +203,9 @@ pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
         ("page size", page_size),
         ("batch * kv_heads", p.batch.saturating_mul(p.kv_heads)),
     ] {
-        if value >= MAX_COUNT {
-            return Err(Refusal(format!(
-                "the CUDA kernel takes a {name} below {MAX_COUNT}, not {value}; use a smaller one"
-            )));
-        }
+        refuse_unless(value < MAX_COUNT, || {
+            format!("a {name} below {MAX_COUNT}, not {value}; use a smaller one")
+        })?;
     }
     Ok(())
 }

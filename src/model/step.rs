@@ -1,7 +1,7 @@
 //! One step of a model on one GPU as a list of problems: what a prediction adds up. There
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
-use super::llm::{Attention, Experts, Llm};
+use super::llm::{AttentionKind as Attention, Experts, Llm};
 use crate::format::DType;
 use crate::op::{
     Access, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout, KvRead, Lengths, MlaDecode,

@@ -130,7 +130,10 @@ fn product(factors: &[u64]) -> f64 {
 }
 
 /// A struct of one of the operations.
-pub trait OfProblem: Sized {
+pub trait OfProblem: Sized + 'static {
+    /// The operation.
+    const OP: Op;
+
     /// The problem's struct, if it is of this operation.
     fn of(problem: &Problem) -> Option<&Self>;
 }
@@ -187,6 +190,8 @@ macro_rules! table {
             }
 
             impl OfProblem for $type {
+                const OP: Op = Op::$type;
+
                 fn of(problem: &Problem) -> Option<&Self> {
                     match problem {
                         Problem::$type(p) => Some(p),

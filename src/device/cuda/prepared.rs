@@ -8,7 +8,7 @@ use super::{CudaDevice, Loaded};
 use crate::data::Key;
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing};
 use crate::format::{DType, Role, Tensor, TensorFormat};
-use crate::kernel::{Bound, Content, EncodedTensorMap, Launch, Plan};
+use crate::kernel::{Bound, Content, Launch, Plan};
 use crate::op::Problem;
 
 /// Tensors begin at multiples of this: what cudaMalloc promises.
@@ -68,7 +68,8 @@ pub(super) fn prepare<'a>(
         }
         scratch.push(buffer);
     }
-    let params = bind(&plan, &layout, &memory, &scratch, slots, seed).map_err(failed)?;
+    let params =
+        bind(&plan, &tensors, &layout, &memory, &scratch, slots, seed).map_err(failed)?;
     let launches = configure(&plan, loaded).map_err(failed)?;
     let facts = facts(&launches, &plan, loaded).map_err(failed)?;
     device.stream.synchronize().map_err(failed)?;
@@ -240,6 +241,7 @@ fn verify_fill(
 /// The parameters of every slot and launch.
 fn bind(
     plan: &Plan,
+    tensors: &[Tensor],
     layout: &Layout,
     memory: &Buffer,
     scratch: &[Buffer],
@@ -250,21 +252,10 @@ fn bind(
     let mut params = Vec::with_capacity(slots);
     for slot in 0..slots {
         let base = memory.address() + slot as u64 * layout.slot_bytes;
-        let tensors: Vec<u64> = layout.offsets.iter().map(|offset| base + offset).collect();
-        let tensor_maps: Vec<EncodedTensorMap> = plan
-            .tensor_maps
-            .iter()
-            .map(|map| driver::encode(map, tensors[map.tensor]))
-            .collect::<driver::Result<_>>()?;
-        let bound = Bound {
-            seed,
-            slot,
-            tensors: &tensors,
-            scratch: &scratch,
-            tensor_maps: &tensor_maps,
-        };
-        params
-            .push(plan.launches.iter().map(|launch| launch.params.bytes(&bound)).collect());
+        let addresses = layout.offsets.iter().map(|offset| base + offset);
+        let names = tensors.iter().map(|tensor| tensor.name);
+        let bound = Bound::new(seed, slot, names.zip(addresses));
+        params.push(plan.params(bound, &scratch, driver::encode)?);
     }
     Ok(params)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Resources;
+use super::log::Resources;
 
 /// Adds what PTX declares to what the assembler said.
 pub(super) fn complete(resources: &mut BTreeMap<String, Resources>, ptx: &str) {

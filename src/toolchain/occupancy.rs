@@ -2,8 +2,8 @@
 //! and what the architecture has: the arithmetic of NVIDIA's occupancy
 //! calculator.
 
-use super::{Arch, Target};
-use crate::nvrtc::Resources;
+use super::arch::{Arch, Target};
+use super::nvrtc::Resources;
 
 /// Threads of a warp.
 const WARP: u32 = 32;

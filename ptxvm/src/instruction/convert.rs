@@ -1,10 +1,10 @@
-//! Conversions, one lane at a time and each rounded once.
+//! Conversions, each rounded once.
 
+use crate::bank::Bank;
 use crate::float::{Format, Rounding, round_integer};
 use crate::lanes::{Args, Regs, lanes};
-use crate::syntax::Bank;
 
-/// A number as a register holds it.
+/// How a register stores a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Number {
     Integer { bits: u32, signed: bool },
@@ -17,12 +17,12 @@ pub(crate) struct Conversion {
     pub from: Number,
     pub to: Number,
     pub rounding: Rounding,
-    /// Round to an integral value in the same format (`.rni` and its like).
+    /// Round to an integral value in the same format (`.rni`, `.rzi`, `.rmi`, `.rpi`).
     pub integral: bool,
     pub flush: bool,
     pub saturate: bool,
     pub relu: bool,
-    /// Elements side by side in the destination: 1, or 2 with the second source low.
+    /// Elements in the destination: 1, or 2 with the second source in the low half.
     pub packed: u32,
     /// Whether the sources are packed the same way, in one register.
     pub from_packed: bool,
@@ -137,7 +137,7 @@ impl Conversion {
             let float = f32::from_bits(out as u32);
             return u64::from(crate::float::flush(float).to_bits());
         }
-        // tf32 fills the top of a 32-bit register.
+        // tf32 is the upper bits of a 32-bit register.
         if to == crate::float::TF32 { out << 13 } else { out }
     }
 }

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::compile::{Binary, key, short_hash};
-use super::{Arch, Defines};
-use crate::nvrtc::{Resources, Source};
+use super::arch::Arch;
+use super::binary::{Binary, key, short_hash};
+use super::defines::Defines;
+use super::nvrtc::{Resources, Source};
 
 /// Name of the manifest.
 const MANIFEST: &str = "manifest.json";
@@ -233,9 +234,9 @@ impl Built<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::HEADERS;
 
-    const SOURCE: Source = Source { name: "stream", text: "// text", headers: HEADERS };
+    const SOURCE: Source =
+        Source { name: "stream", text: "// text", headers: &[("h.cuh", "// header")] };
 
     fn built(unroll: u32) -> Built<'static> {
         let image = vec![7; 9 + unroll as usize];

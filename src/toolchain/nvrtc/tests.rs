@@ -12,7 +12,7 @@ fn mock(root: &Path, major: u32, minor: u32, more: &[&str]) -> PathBuf {
     let folder = root.join(format!("{major}.{minor}"));
     fs::create_dir_all(&folder).unwrap();
     let library = folder.join(format!("libnvrtc.so.{major}"));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/nvrtc/mock.c");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/toolchain/nvrtc/mock.c");
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-o"])
         .arg(&library)

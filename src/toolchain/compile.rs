@@ -9,12 +9,11 @@ use std::sync::{Once, OnceLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::arch::Arch;
+use super::binary::{Binary, arguments, key, short_hash};
+use super::defines::Defines;
+use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, SearchPath, Source};
 use super::prebuilt::{Folder, FolderError};
-use super::{Arch, Defines, Kernel};
-use crate::nvrtc::{self, Nvrtc, NvrtcError, Resources, SearchPath, Source};
-
-/// Options of every compilation, beside the architecture and the defines.
-const OPTIONS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
 
 /// First line of a file in the cache. Its number changes with the format.
 const CACHE_FORMAT: &str = "ridgepoint cubin 1";
@@ -74,21 +73,6 @@ fn cache_root(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
         .or_else(|| path("HOME").map(|home| home.join(".cache/ridgepoint")))
 }
 
-/// Machine code of a source, ready to load.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binary {
-    /// The ELF file that a driver loads.
-    pub image: Vec<u8>,
-    /// Twelve hexadecimal digits of the image's BLAKE3.
-    pub hash: String,
-    /// What each entry takes.
-    pub resources: BTreeMap<String, Resources>,
-    /// Warnings of the compiler and the assembler.
-    pub warnings: Vec<String>,
-    /// What compiled it, `NVRTC 13.0.88`.
-    pub compiler: String,
-}
-
 /// Compiles kernels, or finds them compiled.
 #[derive(Debug)]
 pub struct Compiler {
@@ -132,20 +116,7 @@ impl Compiler {
         }
     }
 
-    /// Machine code of a kernel.
-    ///
-    /// # Errors
-    /// A kernel that is not prebuilt and cannot be compiled.
-    pub fn binary(
-        &self,
-        kernel: &Kernel,
-        defines: &Defines,
-        arch: Arch,
-    ) -> Result<Binary, CompileError> {
-        self.compile(&kernel.file(), defines, arch)
-    }
-
-    /// Machine code of any source.
+    /// Machine code of a source.
     ///
     /// # Errors
     /// A source that is not prebuilt and cannot be compiled.
@@ -222,42 +193,6 @@ impl Compiler {
     }
 }
 
-impl Kernel {
-    /// The source with its file name and what it includes.
-    pub fn file(&self) -> Source<'static> {
-        Source { name: self.name, text: self.source, headers: super::HEADERS }
-    }
-}
-
-/// Options of a compilation, without the architecture.
-fn arguments(defines: &Defines) -> Vec<String> {
-    OPTIONS.iter().map(|option| option.to_string()).chain(defines.options()).collect()
-}
-
-/// Sixteen hexadecimal digits of all that an image depends on, but for the
-/// compiler. Every part is preceded by its length.
-pub(super) fn key(source: &Source, defines: &Defines, arch: Arch) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |part: &str| {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    };
-    add(source.name);
-    add(source.text);
-    for (name, text) in source.headers {
-        add(name);
-        add(text);
-    }
-    add(&arch.compiler_name());
-    arguments(defines).iter().for_each(|argument| add(argument));
-    hasher.finalize().to_hex()[..16].to_owned()
-}
-
-/// The digits of an image that records and manifests hold.
-pub(super) fn short_hash(image: &[u8]) -> String {
-    blake3::hash(image).to_hex()[..12].to_owned()
-}
-
 /// What a cached file says before the image.
 #[derive(Serialize, Deserialize)]
 struct CacheHeader {
@@ -313,8 +248,8 @@ fn write_cached(path: &Path, binary: &Binary) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::HEADERS;
 
+    const HEADERS: &[(&str, &str)] = &[("h.cuh", "// header"), ("i.cuh", "// other")];
     const SOURCE: Source = Source { name: "k", text: "// text", headers: HEADERS };
 
     fn binary() -> Binary {
@@ -402,7 +337,7 @@ mod tests {
 
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("kernels");
-        crate::kernel::prebuilt::write(&folder, &[], &[]).unwrap();
+        crate::toolchain::prebuilt::write(&folder, &[], &[]).unwrap();
         let compiler = Compiler::new(options(Some(folder))).unwrap();
         let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();
         let error = error.to_string();
