@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Measured};
-use crate::op::{Access, Lengths, Op, Problem};
+use crate::op::{Op, Purpose};
 use crate::point::KernelName;
 use crate::statistics::Estimate;
 
@@ -111,7 +111,7 @@ fn student_t(freedom: usize) -> f64 {
 
 /// Points of one kernel and shape that differ in how many bytes they move.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub struct LineFamily {
     /// What they compute.
     pub op: Op,
     /// Their kernel.
@@ -124,13 +124,21 @@ pub struct Family {
     pub fit: Option<Fit>,
 }
 
+impl LineFamily {
+    /// Whether it is of streams, which are the bandwidth itself.
+    pub fn is_roof(&self) -> bool {
+        self.op.facts().judged.purpose == Purpose::MemoryRoof
+    }
+}
+
 /// The families of a campaign's points from DRAM: read streams, cache reads and
 /// decode attention, whose bytes are nearly all reads.
-pub fn families(campaign: &Campaign) -> Vec<Family> {
+pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
     let mut points: BTreeMap<(Op, KernelName, String), Vec<(f64, f64)>> = BTreeMap::new();
     let cache_bytes = last_level_bytes(campaign).unwrap_or(0.0);
     for point in &campaign.points {
-        let (Some(shape), Some(time_s)) = (shape_of(&point.problem), point.time_s) else {
+        let (Some(shape), Some(time_s)) = (point.problem.operation().line(), point.time_s)
+        else {
             continue;
         };
         if is_from_dram(point, cache_bytes) {
@@ -142,7 +150,7 @@ pub fn families(campaign: &Campaign) -> Vec<Family> {
     let family = |((op, kernel, shape), mut points): ((Op, KernelName, String), Vec<_>)| {
         points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
         let fit = Fit::new(&points);
-        Family { op, kernel, shape, points, fit }
+        LineFamily { op, kernel, shape, points, fit }
     };
     points.into_iter().map(family).collect()
 }
@@ -158,48 +166,6 @@ fn last_level_bytes(campaign: &Campaign) -> Option<f64> {
     campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).max_by(f64::total_cmp)
 }
 
-/// What points must share to lie on one line; `None` for what does not only read.
-fn shape_of(problem: &Problem) -> Option<String> {
-    match problem {
-        Problem::Stream(p) if p.access == Access::Read => Some("read".to_owned()),
-        Problem::KvRead(p) => Some(format!(
-            "{} heads of {}, {}, {}{}",
-            p.kv_heads,
-            p.head_dim,
-            p.dtype,
-            p.layout,
-            if p.lengths == Lengths::Equal { "" } else { ", ragged" }
-        )),
-        Problem::DecodeAttention(p) => {
-            let mut shape = format!(
-                "{}/{} heads of {}, {}, {}",
-                p.q_heads, p.kv_heads, p.head_dim, p.kv_dtype, p.layout
-            );
-            let queries = (p.dtype != p.kv_dtype).then(|| format!("{} queries", p.dtype));
-            for words in queries.into_iter().chain([p.variant()]) {
-                if !words.is_empty() {
-                    shape.push_str(", ");
-                    shape.push_str(&words);
-                }
-            }
-            Some(shape)
-        }
-        Problem::MlaDecode(p) => {
-            let mut shape = format!("{} heads, {}, {}", p.q_heads, p.kv_dtype, p.layout);
-            if p.new_tokens > 1 {
-                shape.push_str(&format!(", {} new tokens", p.new_tokens));
-            }
-            if p.lengths != Lengths::Equal {
-                shape.push_str(", ragged");
-            }
-            Some(shape)
-        }
-        // One row: what is written is nothing beside the weights.
-        Problem::Gemm(p) if p.m == 1 => Some(format!("one row, {} weights", p.w_dtype)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -209,6 +175,7 @@ mod tests {
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
+    use crate::op::Problem;
     use crate::record::{Records, Row, Run, Status};
 
     const MIB: f64 = (1 << 20) as f64;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Measured;
 use crate::format::DType;
-use crate::op::{Access, Op, Problem, Stream};
+use crate::op::Access;
 use crate::point::KernelName;
 use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks};
 use crate::statistics::Estimate;
@@ -29,7 +29,8 @@ pub struct Ceilings {
     pub peaks: Peaks,
     /// DRAM read bandwidth: the read stream with the largest working set.
     pub read: Ceiling,
-    /// Best rate of any gemm, prefill or peak row, by format.
+    /// Best rate of any operation that [sets ceilings of
+    /// arithmetic](crate::op::JudgedFacts::sets_compute_ceiling), by format.
     pub compute: BTreeMap<DType, Ceiling>,
 }
 
@@ -42,9 +43,7 @@ impl Ceilings {
 
 /// The ceilings that these points measured.
 pub(super) fn ceilings(points: &[Measured]) -> Option<Ceilings> {
-    let is_read = |p: &Measured| {
-        matches!(p.problem, Problem::Stream(Stream { access: Access::Read, .. }))
-    };
+    let is_read = |p: &Measured| p.memory_roof() == Some(Access::Read);
     if !points.iter().any(|p| is_read(p) && p.time_s.is_some() && p.is_from_dram()) {
         return None;
     }
@@ -73,8 +72,7 @@ fn stream_curve(
 ) -> Option<(Curve, Vec<(u64, Ceiling)>)> {
     let mut best: BTreeMap<u64, Ceiling> = BTreeMap::new();
     for point in points {
-        let Problem::Stream(stream) = point.problem else { continue };
-        if stream.access != access {
+        if point.memory_roof() != Some(access) {
             continue;
         }
         let (Some(rate), Some(footprint)) =
@@ -98,10 +96,7 @@ fn stream_curve(
 fn compute_ceilings(points: &[Measured]) -> BTreeMap<DType, Ceiling> {
     let mut best = BTreeMap::new();
     for point in points {
-        let counts = matches!(
-            point.problem.op(),
-            Op::Peak | Op::Gemm | Op::MoeGemm | Op::PrefillAttention | Op::MlaDecode
-        );
+        let counts = point.judged_facts().sets_compute_ceiling;
         if let (true, Some(dtype), Some(rate)) =
             (counts, point.problem.math_dtype(), point.flops_per_s())
         {

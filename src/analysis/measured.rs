@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::device::DeviceKind;
 use crate::format::Work;
-use crate::op::Problem;
+use crate::op::{Access, JudgedFacts, Problem};
 use crate::point::{CacheState, KernelName};
 use crate::record::{Row, Status, Unreadable};
 use crate::reference;
@@ -93,6 +93,16 @@ impl Measured {
     /// Its least time under ceilings; `None` where they lack its format.
     pub(super) fn roof(&self, peaks: &Peaks) -> Option<Roof> {
         peaks.roof(&self.work, self.problem.math_dtype(), self.footprint_bytes())
+    }
+
+    /// What is true of all points of its operation.
+    pub fn judged_facts(&self) -> &'static JudgedFacts {
+        &self.problem.op().facts().judged
+    }
+
+    /// The direction of traffic whose bandwidth it measures, if it is a stream.
+    pub fn memory_roof(&self) -> Option<Access> {
+        self.problem.operation().memory_roof()
     }
 
     /// Whether all of its bytes came from DRAM.

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
 use super::{report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
-use crate::campaign::{self, Observer, Request, Scheduled, Summary};
+use crate::campaign::{self, CampaignSummary, Observer, Request, Scheduled};
 use crate::device::{self, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "suite")]
     point: Option<Point>,
     #[command(flatten)]
-    options: Options,
+    options: MeasureOptions,
 }
 
 /// Measure a suite on this machine; what follows `--` on `cargo bench`.
@@ -42,11 +42,11 @@ pub struct BenchArgs {
     #[arg(long)]
     suite: Option<String>,
     #[command(flatten)]
-    options: Options,
+    options: MeasureOptions,
 }
 
 #[derive(Debug, clap::Args)]
-struct Options {
+struct MeasureOptions {
     #[command(flatten)]
     device: DeviceArgs,
     /// Folder to write; it must not exist. By default
@@ -92,7 +92,7 @@ pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
     measure(suite, &args.options)
 }
 
-fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
+fn measure(suite: Option<Suite>, options: &MeasureOptions) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
     let Opened { mut device, why } =
@@ -133,7 +133,7 @@ fn command_line() -> String {
 
 /// Prints and writes what the records say.
 fn conclude(
-    summary: &Summary,
+    summary: &CampaignSummary,
     machines: &Machines,
     format: OutputFormat,
 ) -> Result<ExitCode> {

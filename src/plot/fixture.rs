@@ -13,7 +13,7 @@ use crate::residency::{Residency, read_caches};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// A machine that times are made up for.
-struct Machine {
+struct MadeUpMachine {
     name: &'static str,
     caches: &'static str,
     kernel: &'static str,
@@ -24,7 +24,7 @@ struct Machine {
     rows: Vec<Row>,
 }
 
-impl Machine {
+impl MadeUpMachine {
     /// Adds a measured row.
     fn push(&mut self, problem: &str, cache: CacheState, reuse: u64, time_s: f64) {
         let problem: Problem = problem.parse().expect("a valid problem");
@@ -130,7 +130,7 @@ fn decode(batch: u64, context: u64, q_heads: u64, dtype: &str) -> String {
 
 /// A server with two cores and a last-level cache larger than its curve shows.
 pub fn cpu() -> MadeUp {
-    let mut machine = Machine {
+    let mut machine = MadeUpMachine {
         name: "Example CPU, 2 cores",
         caches: "L1=98304;L2=4194304;L3=503316480",
         kernel: "cpu",
@@ -201,7 +201,7 @@ fn h100_spec() -> DataSheet {
 
 /// A GPU with a data sheet and many points.
 pub fn gpu() -> MadeUp {
-    let mut machine = Machine {
+    let mut machine = MadeUpMachine {
         name: "Example H100 80GB HBM3",
         caches: "L2=52428800",
         kernel: "gemm_mma",

@@ -1,14 +1,12 @@
 //! What every figure has: title lines, panels with axes, a legend, and the
 //! markers of measured points.
 
-use super::axis::{Axis, bytes, number, si};
+use super::axis::{LogAxis, bytes, number, si};
 use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{
-    Anchor, Canvas, FAINT, INK, Marker, Shape, Stroke, Text, text_width, wrap,
-};
+use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
 use crate::analysis::{Campaign, Measured};
 use crate::format::DType;
-use crate::op::Op;
+use crate::op::{Op, OpMarker};
 use crate::point::CacheState;
 use crate::record::Status;
 use crate::roofline::Peaks;
@@ -23,7 +21,8 @@ pub const LABEL: f64 = 11.5;
 /// Height of one row of the legend.
 const LEGEND_ROW: f64 = 22.0;
 
-/// Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
+/// Colours that stay apart for colour-blind readers (Okabe and Ito 2008), in the order
+/// of [`crate::op::Hue`], then a grey.
 pub const PALETTE: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
 /// The colour of what the machine promises: its data sheet, or its clocks.
@@ -48,7 +47,7 @@ pub struct Figure {
 
 /// A line or a marker in the legend.
 #[derive(Clone, Copy, Debug)]
-pub enum Key {
+pub enum LegendKey {
     /// A line.
     Line(Stroke),
     /// A marker.
@@ -59,17 +58,17 @@ pub enum Key {
 
 /// An entry of the legend.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct LegendEntry {
     /// What is shown.
-    pub key: Key,
+    pub key: LegendKey,
     /// What it means.
     pub text: String,
 }
 
-impl Entry {
+impl LegendEntry {
     /// An entry.
-    pub fn new(key: Key, text: impl Into<String>) -> Self {
-        Entry { key, text: text.into() }
+    pub fn new(key: LegendKey, text: impl Into<String>) -> Self {
+        LegendEntry { key, text: text.into() }
     }
 }
 
@@ -79,9 +78,9 @@ pub struct Panel {
     /// Inside of the frame.
     pub area: Rect,
     /// Horizontal axis.
-    pub x: Axis,
+    pub x: LogAxis,
     /// Vertical axis.
-    pub y: Axis,
+    pub y: LogAxis,
 }
 
 impl Panel {
@@ -201,13 +200,13 @@ pub fn date(campaign: &Campaign) -> Option<String> {
 }
 
 /// Draws the legend from `top` down and returns where it ends.
-pub fn draw_legend(canvas: &mut Canvas, entries: &[Entry], top: f64) -> f64 {
+pub fn draw_legend(canvas: &mut Canvas, entries: &[LegendEntry], top: f64) -> f64 {
     let right = canvas.width() - MARGIN;
     let (mut x, mut y) = (MARGIN + 8.0, top);
     for entry in entries {
         let sample = match entry.key {
-            Key::Marker(_) => 14.0,
-            Key::Line(_) | Key::Both(..) => 30.0,
+            LegendKey::Marker(_) => 14.0,
+            LegendKey::Line(_) | LegendKey::Both(..) => 30.0,
         };
         let width = sample + 6.0 + text_width(&entry.text, 12.0);
         if x + width > right && x > MARGIN + 8.0 {
@@ -217,9 +216,9 @@ pub fn draw_legend(canvas: &mut Canvas, entries: &[Entry], top: f64) -> f64 {
         let line = ((x, y - 4.0), (x + sample, y - 4.0));
         let middle = (x + sample / 2.0, y - 4.0);
         match entry.key {
-            Key::Line(stroke) => canvas.line(line, stroke),
-            Key::Marker(marker) => canvas.sample(middle, marker),
-            Key::Both(stroke, marker) => {
+            LegendKey::Line(stroke) => canvas.line(line, stroke),
+            LegendKey::Marker(marker) => canvas.sample(middle, marker),
+            LegendKey::Both(stroke, marker) => {
                 canvas.line(line, stroke);
                 canvas.sample(middle, marker);
             }
@@ -251,33 +250,9 @@ pub fn finish(
 
 /// The marker of an operation: hollow where the caches were hot.
 pub fn marker(op: Op, cache: CacheState) -> Marker {
-    let (shape, colour) = match op {
-        Op::DecodeAttention => (Shape::Circle, PALETTE[0]),
-        Op::MlaDecode => (Shape::Circle, PALETTE[4]),
-        Op::Gemm => (Shape::Diamond, PALETTE[1]),
-        Op::MoeGemm => (Shape::Diamond, PALETTE[3]),
-        Op::PrefillAttention => (Shape::Square, PALETTE[2]),
-        Op::KvRead => (Shape::Triangle, PALETTE[4]),
-        Op::KvAppend => (Shape::Wedge, PALETTE[4]),
-        Op::Stream => (Shape::Wedge, PALETTE[5]),
-        Op::Peak => (Shape::Triangle, PALETTE[3]),
-    };
+    let OpMarker { shape, hue } = op.facts().judged.marker;
+    let colour = PALETTE[hue as usize];
     Marker { shape, colour, filled: cache != CacheState::Hot }
-}
-
-/// An operation as prose.
-pub fn op_name(op: Op) -> &'static str {
-    match op {
-        Op::Stream => "stream",
-        Op::Peak => "peak",
-        Op::KvRead => "KV read",
-        Op::KvAppend => "KV append",
-        Op::Gemm => "GEMM",
-        Op::MoeGemm => "MoE GEMM",
-        Op::MlaDecode => "MLA decode",
-        Op::DecodeAttention => "decode attention",
-        Op::PrefillAttention => "prefill attention",
-    }
 }
 
 /// Orders points for drawing: where markers overlap, operations with few
@@ -290,14 +265,17 @@ pub fn rarest_last(mut points: Vec<&Measured>) -> Vec<&Measured> {
 }
 
 /// Legend entries for the operations and cache states that `points` hold.
-pub fn op_entries(points: &[&Measured]) -> Vec<Entry> {
+pub fn op_entries(points: &[&Measured]) -> Vec<LegendEntry> {
     let mut entries = Vec::new();
     for op in Op::ALL {
         for cache in CacheState::ALL {
             let shown = |p: &&Measured| p.problem.op() == op && p.cache == cache;
             if points.iter().any(shown) {
-                let key = Key::Marker(marker(op, cache));
-                entries.push(Entry::new(key, format!("{} ({cache})", op_name(op))));
+                let key = LegendKey::Marker(marker(op, cache));
+                entries.push(LegendEntry::new(
+                    key,
+                    format!("{} ({cache})", op.facts().judged.prose),
+                ));
             }
         }
     }
@@ -375,7 +353,7 @@ pub fn tip(point: &Measured) -> String {
 
 /// Ceilings that the machine promises, to draw beside the measured ones.
 #[derive(Clone, Copy, Debug)]
-pub struct Promise<'a> {
+pub struct PromisedPeaks<'a> {
     /// Where they come from, for labels.
     pub name: &'static str,
     /// The same for legends.
@@ -389,14 +367,14 @@ pub struct Promise<'a> {
 /// The data sheet's ceilings, or those that follow from the clocks where there
 /// is no sheet. The two lie some percent apart, which is a few pixels, so that
 /// only one of them can be read in a figure.
-pub fn promise(campaign: &Campaign) -> Option<Promise<'_>> {
-    let sheet = campaign.spec.as_ref().map(|sheet| Promise {
+pub fn promise(campaign: &Campaign) -> Option<PromisedPeaks<'_>> {
+    let sheet = campaign.spec.as_ref().map(|sheet| PromisedPeaks {
         name: "data sheet",
         legend: "data sheet",
         stroke: Stroke::dotted(SPEC, 1.8),
         peaks: &sheet.peaks,
     });
-    let derived = campaign.derived.as_ref().map(|peaks| Promise {
+    let derived = campaign.derived.as_ref().map(|peaks| PromisedPeaks {
         name: "derived",
         legend: "derived from the device's clocks",
         stroke: Stroke::dashed(SPEC, 1.5),

@@ -8,6 +8,7 @@ use skrifa::instance::{LocationRef, Size};
 use skrifa::{FontRef, MetadataProvider};
 
 use super::layout::{Quad, Rect, Spot};
+use crate::op::MarkerShape;
 
 /// The one font of all figures. System fonts would make the bytes of a PNG
 /// depend on the machine.
@@ -162,26 +163,11 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Outlines of markers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// A disc.
-    Circle,
-    /// A square.
-    Square,
-    /// A square on its corner.
-    Diamond,
-    /// Pointing up.
-    Triangle,
-    /// Pointing down.
-    Wedge,
-}
-
 /// A marker of one measured point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Marker {
     /// Outline.
-    pub shape: Shape,
+    pub shape: MarkerShape,
     /// CSS colour.
     pub colour: &'static str,
     /// Filled or hollow.
@@ -207,19 +193,21 @@ impl Marker {
         };
         let r = Self::RADIUS;
         match self.shape {
-            Shape::Circle => {
+            MarkerShape::Circle => {
                 format!("<circle cx=\"{}\" cy=\"{}\" r=\"{r}\" {style}/>", px(x), px(y))
             }
-            Shape::Square => {
+            MarkerShape::Square => {
                 let r = 0.87 * r;
                 polygon(&[(-r, -r), (r, -r), (r, r), (-r, r)])
             }
-            Shape::Diamond => {
+            MarkerShape::Diamond => {
                 let r = 1.2 * r;
                 polygon(&[(0.0, -r), (r, 0.0), (0.0, r), (-r, 0.0)])
             }
-            Shape::Triangle => polygon(&[(0.0, -1.2 * r), (1.1 * r, r), (-1.1 * r, r)]),
-            Shape::Wedge => polygon(&[(0.0, 1.2 * r), (1.1 * r, -r), (-1.1 * r, -r)]),
+            MarkerShape::Triangle => {
+                polygon(&[(0.0, -1.2 * r), (1.1 * r, r), (-1.1 * r, r)])
+            }
+            MarkerShape::Wedge => polygon(&[(0.0, 1.2 * r), (1.1 * r, -r), (-1.1 * r, -r)]),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::pairs::{Follows, Kind};
+use super::pairs::Follows;
 use super::*;
 use crate::model::machine::DataSheet;
+use crate::op::{DecodeAttention, PairKind, Problem};
 use crate::point::Point;
-use crate::record::{Records, Row, Run};
-use crate::roofline::Bandwidth;
+use crate::record::{Records, Row, Run, Status};
+use crate::roofline::{Bandwidth, Peaks};
 
 const GB_S: f64 = 1e9;
 /// A machine with a ridge of 10 FLOPs per byte.
@@ -26,16 +27,16 @@ fn shape(rest: &str) -> DecodeAttention {
 #[test]
 fn pairs_differ_in_heads_alone() {
     let of = |rest: &str| Problem::DecodeAttention(shape(rest));
-    let kind = |a: &str, b: &str| Kind::of(&of(a), &of(b));
+    let kind = |a: &str, b: &str| of(a).operation().pair_with(&of(b));
     let plain = "q_heads=8,kv_heads=8";
-    assert_eq!(kind(plain, "q_heads=16,kv_heads=8"), Some(Kind::QueryHeads));
+    assert_eq!(kind(plain, "q_heads=16,kv_heads=8"), Some(PairKind::QueryHeads));
     let half = "q_heads=16,kv_heads=4";
-    assert_eq!(kind(half, "q_heads=16,kv_heads=8"), Some(Kind::KvHeads));
+    assert_eq!(kind(half, "q_heads=16,kv_heads=8"), Some(PairKind::KvHeads));
     for other in ["window=64", "new_tokens=2", "lengths=ragged", "kv_dtype=int8"] {
         assert_eq!(kind(plain, &format!("q_heads=16,kv_heads=8,{other}")), None, "{other}");
         let both =
             kind(&format!("{plain},{other}"), &format!("q_heads=16,kv_heads=8,{other}"));
-        assert_eq!(both, Some(Kind::QueryHeads), "{other}");
+        assert_eq!(both, Some(PairKind::QueryHeads), "{other}");
     }
 }
 
@@ -247,8 +248,8 @@ fn slow_kernels_are_told_from_slow_memory_and_from_launches() {
         let section = verdict.sections.iter().find(|s| s.heading == "Decode attention");
         section.unwrap().rows[0].last().unwrap().clone()
     };
-    assert_eq!(bound_of(1e-6), Bound::Kernel.name());
-    assert_eq!(bound_of(0.1), Bound::Latency.name());
+    assert_eq!(bound_of(1e-6), BoundBy::Kernel.name());
+    assert_eq!(bound_of(0.1), BoundBy::Latency.name());
 }
 
 #[test]
