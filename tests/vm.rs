@@ -32,7 +32,7 @@ fn spread(points: &[Point], first: usize) -> Vec<Point> {
     for kernel in KERNELS {
         let of_kernel: Vec<&Point> = points
             .iter()
-            .filter(|p| p.kernel == kernel.name)
+            .filter(|p| *p.kernel == *kernel.name)
             .filter(|p| p.problem.work().flops().max(p.problem.work().bytes()) < MOST_WORK)
             .collect();
         let every = of_kernel.iter().skip(first).step_by(STRIDE);
@@ -66,11 +66,11 @@ fn kernels_are_right_on(arch: Arch, first: usize) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let runs = |kernel: &'static Kernel| {
         let supported = |p: &Point| kernel.configure(&p.problem, arch).is_ok();
-        plan.points.iter().filter(|p| p.kernel == kernel.name).any(supported)
+        plan.points.iter().filter(|p| *p.kernel == *kernel.name).any(supported)
     };
     for kernel in KERNELS.iter().filter(|kernel| runs(kernel)) {
         let right = outcomes.iter().filter(|(point, status, _)| {
-            point.kernel == kernel.name && *status == Status::Ok
+            *point.kernel == *kernel.name && *status == Status::Ok
         });
         assert!(right.count() >= 3, "{} was hardly executed", kernel.name);
     }

@@ -68,7 +68,7 @@ fn machine(info: &DeviceInfo, why: &str) -> Section {
     ];
     for cache in &info.caches {
         let size = format!("{:.1} MiB over all instances", cache.bytes as f64 / 1048576.0);
-        rows.push([cache.name.clone(), size]);
+        rows.push([cache.level.to_string(), size]);
     }
     let cold = 2 * info.last_level_cache_bytes();
     rows.extend([

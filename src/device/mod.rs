@@ -10,6 +10,7 @@ pub mod vm;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use ptxvm::conformance::Program;
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 pub use crate::kernel::Refusal;
 use crate::op::Problem;
+use crate::residency::CacheSize;
 use crate::toolchain::Arch;
 
 /// What a device may need to know before it is opened.
@@ -99,13 +101,14 @@ impl DeviceKind {
     }
 }
 
-/// A cache level that all of the device's cores can fill together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheLevel {
-    /// `L2`, `L3`.
-    pub name: String,
-    /// Capacity over the whole device, in bytes.
-    pub bytes: u64,
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = [DeviceKind::Measured, DeviceKind::Simulated].into_iter();
+        all.find(|kind| kind.name() == text)
+            .ok_or_else(|| "known are measured and simulated".to_owned())
+    }
 }
 
 /// What a device is.
@@ -120,7 +123,7 @@ pub struct DeviceInfo {
     /// A short name for folders: lower case letters, digits and dashes.
     pub slug: String,
     /// Data caches, smallest first, each summed over its instances.
-    pub caches: Vec<CacheLevel>,
+    pub caches: Vec<CacheSize>,
     /// Cores or multiprocessors: what work is spread over.
     pub units: u64,
     /// Bytes that buffers may take together.

@@ -12,8 +12,8 @@ use ptxvm::{Launch, Memory, Module};
 
 use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch};
 use super::{
-    CacheLevel, Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError,
-    Prepared, Refusal, Timing,
+    Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError, Prepared,
+    Refusal, Timing,
 };
 use crate::format::Role;
 use crate::kernel::{
@@ -21,6 +21,7 @@ use crate::kernel::{
 };
 use crate::op::Problem;
 use crate::reference;
+use crate::residency::{CacheLevel, CacheSize};
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
 
 /// Multiprocessors that plans are made for: enough that work is split over
@@ -59,7 +60,7 @@ impl VmDevice {
             backend: format!("vm:{arch}"),
             name: format!("PTX virtual machine {arch}"),
             slug: format!("vm-{arch}").replace('_', "-"),
-            caches: vec![CacheLevel { name: "L2".to_owned(), bytes: L2_BYTES }],
+            caches: vec![CacheSize { level: CacheLevel::L2, bytes: L2_BYTES }],
             units: u64::from(SMS),
             memory_bytes: 1 << 30,
             timer: "counted instructions".to_owned(),

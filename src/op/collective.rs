@@ -1,6 +1,11 @@
 //! What devices send each other: collectives over links.
 
+use super::Access;
 use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Link, LinkDirection, Work};
@@ -15,6 +20,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "collective:collective=all_reduce,ranks=8,bytes=16 KiB,link=peer",
     read,
+    judged: JudgedFacts {
+        prose: "collective",
+        marker: OpMarker { shape: MarkerShape::Square, hue: Hue::SkyBlue },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: false,
+        reads_cache: false,
+    },
 };
 
 /// Which collective, in the words of NCCL and MPI.
@@ -146,6 +158,28 @@ impl Operation for Collective {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for Collective {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

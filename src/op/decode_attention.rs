@@ -3,8 +3,13 @@
 use std::ops::Range;
 
 use super::explanation::{Explanation, formula, size};
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_append::scale_bytes;
 use super::kv_layout::{Requests, attended, check_heads};
+use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
 use crate::format::{DType, Role, Tensor, TensorFormat};
@@ -27,6 +32,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "decode_attention:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16",
     read,
+    judged: JudgedFacts {
+        prose: "decode attention",
+        marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Blue },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: false,
+        reads_cache: true,
+    },
 };
 
 /// The new tokens of each request, one or (with speculative decoding) a few, attend to
@@ -235,6 +247,58 @@ impl Operation for DecodeAttention {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for DecodeAttention {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        let DecodeAttention {
+            q_heads, kv_heads, head_dim, dtype, kv_dtype, layout, ..
+        } = self;
+        let mut shape =
+            format!("{q_heads}/{kv_heads} heads of {head_dim}, {kv_dtype}, {layout}");
+        let queries = (dtype != kv_dtype).then(|| format!("{dtype} queries"));
+        for words in queries.into_iter().chain([self.variant()]) {
+            if !words.is_empty() {
+                shape.push_str(", ");
+                shape.push_str(&words);
+            }
+        }
+        Some(shape)
+    }
+
+    fn place_in(&self, sweep: Sweep) -> Option<SweepPlace> {
+        let DecodeAttention { kv_heads, head_dim, dtype, kv_dtype, layout, .. } = self;
+        let (group, variant) = (self.group(), self.variant());
+        let (swept, held) = sweep.of_decode(self.batch, self.context)?;
+        Some(SweepPlace {
+            swept,
+            held: vec![held],
+            alike: format!("{dtype} {kv_dtype} {layout} {kv_heads} {head_dim} {variant}"),
+            by_kernel: true,
+            family: (group, format!("decode attention, group {group}, {kv_dtype} KV")),
+            variant,
+        })
+    }
+
+    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
+        let other = DecodeAttention::of(other)?;
+        if (DecodeAttention { q_heads: 2 * self.q_heads, ..*self }) == *other {
+            return Some(PairKind::QueryHeads);
+        }
+        if (DecodeAttention { kv_heads: 2 * self.kv_heads, ..*self }) == *other {
+            return Some(PairKind::KvHeads);
+        }
+        let alike = DecodeAttention { kv_dtype: other.kv_dtype, ..*self } == *other;
+        PairKind::of_cache(self.kv_dtype, other.kv_dtype).filter(|_| alike)
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

@@ -1,8 +1,13 @@
 //! Linear layers.
 
 use super::explanation::{Explanation, formula, size, weights};
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::linear::{check_weights, weight_scales, weights_bytes};
 use super::product;
+use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
@@ -18,6 +23,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "gemm:m=3,n=16,k=128,dtype=bf16",
     read,
+    judged: JudgedFacts {
+        prose: "GEMM",
+        marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Vermilion },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: true,
+        reads_cache: false,
+    },
 };
 
 /// `C[m][n] = A[m][k] * B[n][k]^T`: activations times weights, both with `k`
@@ -122,5 +134,53 @@ impl Operation for Gemm {
 
     fn routed(&self) -> Option<Routed> {
         None
+    }
+}
+
+impl Judged for Gemm {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        // One row: what is written is nothing beside the weights.
+        (self.m == 1).then(|| format!("one row, {} weights", self.w_dtype))
+    }
+
+    fn place_in(&self, sweep: Sweep) -> Option<SweepPlace> {
+        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        let family = match w_dtype == dtype {
+            true => format!("GEMM {dtype}"),
+            false => format!("GEMM {dtype}, {w_dtype} weights"),
+        };
+        (sweep == Sweep::Rows).then(|| SweepPlace {
+            swept: m,
+            held: vec![n, k],
+            alike: format!("{dtype} {w_dtype}"),
+            // Few rows and many have kernels of their own.
+            by_kernel: false,
+            family: (u64::MAX, family),
+            variant: String::new(),
+        })
+    }
+
+    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
+        let other = Gemm::of(other)?;
+        if self.m < other.m && (Gemm { m: other.m, ..*self }) == *other {
+            return Some(PairKind::Rows);
+        }
+        let alike = Gemm { w_dtype: other.w_dtype, ..*self } == *other;
+        PairKind::of_weights(self.w_dtype, other.w_dtype).filter(|_| alike)
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
+        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        Some(KneeAxis {
+            kind: PairKind::Rows,
+            name: format!("gemm {n} x {k} in {dtype}, weights in {w_dtype}"),
+            unit: "rows",
+            rows: m,
+            dtype,
+        })
     }
 }

@@ -1,6 +1,11 @@
 //! What a step of decoding adds to the cache.
 
+use super::Access;
 use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{PageOrder, Problem, ProblemError, Routed, product};
@@ -23,6 +28,13 @@ pub(super) const FACTS: Facts = Facts {
     example: "kv_append:batch=2,context=40,new_tokens=3,kv_heads=2,head_dim=64,dtype=bf16,\
               layout=paged16",
     read,
+    judged: JudgedFacts {
+        prose: "KV append",
+        marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: false,
+        reads_cache: false,
+    },
 };
 
 /// Append the keys and values of new tokens to the pages of a cache, in the format of
@@ -175,6 +187,28 @@ impl Operation for KvAppend {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for KvAppend {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

@@ -3,7 +3,12 @@
 
 use std::ops::Range;
 
+use super::Access;
 use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_layout::Requests;
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
@@ -23,6 +28,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "kv_read:batch=2,context=40,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
     read,
+    judged: JudgedFacts {
+        prose: "KV read",
+        marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Orange },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: false,
+        reads_cache: true,
+    },
 };
 
 /// Read the keys and values of a cache and do nothing with them: the bytes of
@@ -150,6 +162,30 @@ impl Operation for KvRead {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for KvRead {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        let KvRead { kv_heads, head_dim, dtype, layout, lengths, .. } = self;
+        let ragged = if *lengths == Lengths::Equal { "" } else { ", ragged" };
+        Some(format!("{kv_heads} heads of {head_dim}, {dtype}, {layout}{ragged}"))
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

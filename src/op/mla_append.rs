@@ -1,6 +1,11 @@
 //! What a step of decoding adds to a cache of latents.
 
+use super::Access;
 use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, MlaDecode, Operation};
 use super::{Problem, ProblemError, Routed, product};
@@ -22,6 +27,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "mla_append:batch=2,context=40,new_tokens=3,dtype=bf16,layout=paged64",
     read,
+    judged: JudgedFacts {
+        prose: "MLA append",
+        marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: false,
+        reads_cache: false,
+    },
 };
 
 /// Append the latents and rope elements of new tokens to the pages of a cache of latent
@@ -179,6 +191,28 @@ impl Operation for MlaAppend {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for MlaAppend {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

@@ -3,7 +3,12 @@
 use std::ops::Range;
 
 use super::explanation::{Explanation, formula, size};
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_layout::{Requests, attended};
+use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{Problem, ProblemError, Routed, product};
 use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
@@ -26,6 +31,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "mla_decode:batch=2,context=40,q_heads=16,dtype=bf16",
     read,
+    judged: JudgedFacts {
+        prose: "MLA decode",
+        marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Orange },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: true,
+        reads_cache: true,
+    },
 };
 
 /// Width of a head before absorption, by whose root scores are divided: 128 that came
@@ -230,6 +242,62 @@ impl Operation for MlaDecode {
 
     fn routed(&self) -> Option<Routed> {
         None
+    }
+}
+
+impl Judged for MlaDecode {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        let MlaDecode { q_heads, kv_dtype, layout, new_tokens, .. } = self;
+        let mut shape = format!("{q_heads} heads, {kv_dtype}, {layout}");
+        if *new_tokens > 1 {
+            shape.push_str(&format!(", {new_tokens} new tokens"));
+        }
+        if self.lengths != Lengths::Equal {
+            shape.push_str(", ragged");
+        }
+        Some(shape)
+    }
+
+    fn place_in(&self, sweep: Sweep) -> Option<SweepPlace> {
+        let MlaDecode { q_heads, dtype, kv_dtype, layout, lengths, new_tokens, .. } = self;
+        let (swept, held) = sweep.of_decode(self.batch, self.context)?;
+        Some(SweepPlace {
+            swept,
+            held: vec![held],
+            alike: format!("{dtype} {kv_dtype} {layout} {lengths} {new_tokens:020}"),
+            by_kernel: false,
+            // All heads share one latent: they are the group, larger than any other.
+            family: (
+                u64::MAX / 2 + q_heads,
+                format!("MLA, {q_heads} heads, {kv_dtype} KV"),
+            ),
+            variant: String::new(),
+        })
+    }
+
+    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
+        let other = MlaDecode::of(other)?;
+        let more = self.q_heads < other.q_heads;
+        if more && (MlaDecode { q_heads: other.q_heads, ..*self }) == *other {
+            return Some(PairKind::LatentHeads);
+        }
+        let alike = MlaDecode { kv_dtype: other.kv_dtype, ..*self } == *other;
+        PairKind::of_cache(self.kv_dtype, other.kv_dtype).filter(|_| alike)
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
+        let MlaDecode { q_heads, new_tokens, dtype, kv_dtype, .. } = *self;
+        Some(KneeAxis {
+            kind: PairKind::LatentHeads,
+            name: format!("mla_decode in {dtype}, cache in {kv_dtype}"),
+            unit: "heads x new tokens",
+            rows: q_heads * new_tokens,
+            dtype,
+        })
     }
 }
 

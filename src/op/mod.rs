@@ -20,6 +20,7 @@ mod decode_attention;
 mod explanation;
 mod fields;
 mod gemm;
+mod judged;
 mod kv_append;
 mod kv_layout;
 mod kv_read;
@@ -40,6 +41,10 @@ pub use explanation::Explanation;
 pub use fields::{Fields, KeyDefault, KeySpec, KeyStyle, MAX_EXTENT, ProblemError};
 pub use fields::{parse_bytes, unknown_key};
 pub use gemm::Gemm;
+pub use judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 pub use kv_append::KvAppend;
 pub use kv_layout::{KvLayout, Lengths, MAX_NEW_TOKENS, MAX_RAGGED, PageOrder};
 pub use kv_read::KvRead;
@@ -69,10 +74,12 @@ pub struct Facts {
     pub example: &'static str,
     /// Makes a problem of its fields, before any check of the shape.
     pub read: fn(&Fields) -> Result<Problem, ProblemError>,
+    /// What verdicts, tables and figures ask of it.
+    pub judged: JudgedFacts,
 }
 
 /// What is asked of every operation's problem.
-pub trait Operation {
+pub trait Operation: Judged {
     /// The values of the keys of [`Facts::keys`], in that order.
     fn values(&self) -> Vec<String>;
 

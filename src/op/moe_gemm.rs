@@ -4,7 +4,12 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::explanation::{Explanation, formula, size, weights};
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::linear::{check_weights, weight_scales, weights_bytes};
+use super::{Access, OfProblem};
 use super::{
     Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed, product,
 };
@@ -27,6 +32,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
     read,
+    judged: JudgedFacts {
+        prose: "MoE GEMM",
+        marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Purple },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: true,
+        reads_cache: false,
+    },
 };
 
 /// Most rows, tokens times experts of each, and most experts, that a routing is drawn for.
@@ -368,6 +380,34 @@ impl Operation for MoeGemm {
             bytes_read_expected: self.bytes_read_expected(),
             resident_weight_bytes: self.expert_bytes() * self.experts,
         })
+    }
+}
+
+impl Judged for MoeGemm {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
+        let other = MoeGemm::of(other)?;
+        let more = self.tokens < other.tokens;
+        if more && (MoeGemm { tokens: other.tokens, ..*self }) == *other {
+            return Some(PairKind::Tokens);
+        }
+        let alike = MoeGemm { w_dtype: other.w_dtype, ..*self } == *other;
+        PairKind::of_weights(self.w_dtype, other.w_dtype).filter(|_| alike)
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
+        None
     }
 }
 

@@ -1,6 +1,11 @@
 //! Arithmetic out of registers: the compute ceilings.
 
+use super::Access;
 use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
@@ -16,6 +21,13 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "peak:unit=fma,dtype=f32,lanes=64,steps=8",
     read,
+    judged: JudgedFacts {
+        prose: "peak",
+        marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Purple },
+        purpose: Purpose::ComputeRoof,
+        sets_compute_ceiling: true,
+        reads_cache: false,
+    },
 };
 
 /// Which arithmetic unit a problem keeps busy.
@@ -148,6 +160,28 @@ impl Operation for Peak {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for Peak {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

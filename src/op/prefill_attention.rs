@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
+use super::Access;
 use super::explanation::{Explanation, formula, size};
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_layout::{attended, check_heads};
 use super::product;
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
@@ -27,6 +32,13 @@ pub(super) const FACTS: Facts = Facts {
     example: "prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
               head_dim=64,dtype=bf16",
     read,
+    judged: JudgedFacts {
+        prose: "prefill attention",
+        marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Green },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: true,
+        reads_cache: false,
+    },
 };
 
 /// `new_tokens` tokens of each request attend to `prefix` cached tokens and to
@@ -231,6 +243,28 @@ impl Operation for PrefillAttention {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for PrefillAttention {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

@@ -1,6 +1,10 @@
 //! Streams through memory: the bandwidth ceilings.
 
 use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Resource, Work};
@@ -10,6 +14,13 @@ pub(super) const FACTS: Facts = Facts {
     keys: &[KeySpec::bare("access"), KeySpec::bytes("bytes")],
     example: "stream:access=copy,bytes=4 KiB",
     read,
+    judged: JudgedFacts {
+        prose: "stream",
+        marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::SkyBlue },
+        purpose: Purpose::MemoryRoof,
+        sets_compute_ceiling: false,
+        reads_cache: false,
+    },
 };
 
 /// Which way a stream goes through memory.
@@ -156,6 +167,28 @@ impl Operation for Stream {
     }
 
     fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for Stream {
+    fn memory_roof(&self) -> Option<Access> {
+        Some(self.access)
+    }
+
+    fn line(&self) -> Option<String> {
+        (self.access == Access::Read).then(|| "read".to_owned())
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

@@ -136,7 +136,7 @@ impl Quad {
 
 /// A label that found room.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Place {
+pub struct LabelPlace {
     /// Start of the baseline.
     pub at: Spot,
     /// Clockwise angle of the baseline.
@@ -174,7 +174,7 @@ impl Room {
         (from, to): (Spot, Spot),
         text: &str,
         size: f64,
-    ) -> Option<Place> {
+    ) -> Option<LabelPlace> {
         let width = text_width(text, size);
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy);
@@ -193,7 +193,7 @@ impl Room {
                 let quad = Quad::of_text(at, degrees, width, size);
                 if self.is_free(&quad) {
                     self.take(quad);
-                    return Some(Place { at, degrees });
+                    return Some(LabelPlace { at, degrees });
                 }
                 end -= 4.0;
             }

@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::axis::{Axis, Scale};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
-    Entry, Key, LABEL, PALETTE, Panel, WIDTH, draw_legend, draw_title_lines,
+    LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_title_lines,
 };
 use super::layout::{Quad, Rect};
 use super::picture::{Letters, Picture};
 use super::raster;
-use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
+use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::format::DType;
 use crate::model::llm::{self, AttentionKind, Llm};
 use crate::model::machine::{Machine, Machines};
 use crate::model::predict::{Footprint, PeakBasis, Rates, Totals};
 use crate::model::step::{Formats, Parallel, Part, Phase, Shape as StepShape, Step};
 use crate::model::workload::{self, Workload};
+use crate::op::MarkerShape;
 use crate::record::write_atomically;
 
 /// A figure made from predictions.
@@ -390,11 +391,11 @@ impl Chart {
             panel.draw(&mut canvas, Rect::new(left, top, left + width, top + HEIGHT));
         }
         let series = self.panels.first().map_or(&[][..], |panel| &panel.series);
-        let entries: Vec<Entry> = (0..)
+        let entries: Vec<LegendEntry> = (0..)
             .zip(series)
             .map(|(index, series)| {
                 let (stroke, marker) = style(index);
-                Entry::new(Key::Both(stroke, marker), series.name.clone())
+                LegendEntry::new(LegendKey::Both(stroke, marker), series.name.clone())
             })
             .collect();
         let bottom = draw_legend(&mut canvas, &entries, top + HEIGHT + 66.0);
@@ -404,8 +405,7 @@ impl Chart {
 
 /// The style of series number `index`.
 fn style(index: usize) -> (Stroke, Marker) {
-    let shapes =
-        [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle, Shape::Wedge];
+    let shapes = MarkerShape::ALL;
     let colour = PALETTE[index % PALETTE.len()];
     let marker = Marker { shape: shapes[index % shapes.len()], colour, filled: true };
     (Stroke::solid(colour, 1.8), marker)
@@ -434,11 +434,11 @@ impl Area {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let xs = points().map(|p| p.0).chain(self.verticals.iter().map(|line| line.0));
         let ys = points().map(|p| p.1).chain(self.horizontals.iter().map(|line| line.0));
-        let one = Axis { lo: 1.0, hi: 10.0, scale: Scale::Decimal(1.0) };
+        let one = LogAxis { lo: 1.0, hi: 10.0, scale: Scale::Decimal(1.0) };
         let panel = Panel {
             area,
-            x: Axis::spanning(xs, self.x_scale, (1.3, 1.3)).unwrap_or(one),
-            y: Axis::spanning(ys, Scale::Decimal(1.0), (1.5, 1.5)).unwrap_or(one),
+            x: LogAxis::spanning(xs, self.x_scale, (1.3, 1.3)).unwrap_or(one),
+            y: LogAxis::spanning(ys, Scale::Decimal(1.0), (1.5, 1.5)).unwrap_or(one),
         };
         panel.draw(canvas, self.x_title, self.y_title);
         panel.heading(canvas, &self.heading);

@@ -4,6 +4,7 @@
 pub use super::font::text_width;
 use super::layout::{Quad, Rect, Spot};
 use super::picture::{Ground, Item, Label, Picture};
+use crate::op::MarkerShape;
 
 /// Ink of text and axes.
 pub const INK: &str = "#222222";
@@ -138,26 +139,11 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Outlines of markers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// A disc.
-    Circle,
-    /// A square.
-    Square,
-    /// A square on its corner.
-    Diamond,
-    /// Pointing up.
-    Triangle,
-    /// Pointing down.
-    Wedge,
-}
-
 /// A marker of one measured point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Marker {
     /// Outline.
-    pub shape: Shape,
+    pub shape: MarkerShape,
     /// CSS colour.
     pub colour: &'static str,
     /// Filled or hollow.
@@ -184,17 +170,19 @@ impl Marker {
         };
         let r = Self::RADIUS;
         match self.shape {
-            Shape::Circle => Outline::Circle((x, y), r),
-            Shape::Square => {
+            MarkerShape::Circle => Outline::Circle((x, y), r),
+            MarkerShape::Square => {
                 let r = 0.87 * r;
                 polygon(&[(-r, -r), (r, -r), (r, r), (-r, r)])
             }
-            Shape::Diamond => {
+            MarkerShape::Diamond => {
                 let r = 1.2 * r;
                 polygon(&[(0.0, -r), (r, 0.0), (0.0, r), (-r, 0.0)])
             }
-            Shape::Triangle => polygon(&[(0.0, -1.2 * r), (1.1 * r, r), (-1.1 * r, r)]),
-            Shape::Wedge => polygon(&[(0.0, 1.2 * r), (1.1 * r, -r), (-1.1 * r, -r)]),
+            MarkerShape::Triangle => {
+                polygon(&[(0.0, -1.2 * r), (1.1 * r, r), (-1.1 * r, r)])
+            }
+            MarkerShape::Wedge => polygon(&[(0.0, 1.2 * r), (1.1 * r, -r), (-1.1 * r, -r)]),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Specimen {
         let sms = counting.info().units as u32;
         let point = |text: &&str| Point {
             problem: text.parse().unwrap_or_else(|why| panic!("{text}: {why}")),
-            kernel: kernel.name.to_owned(),
+            kernel: kernel.name.parse().unwrap(),
             cache: CacheState::Hot,
         };
         let points: Vec<Point> = problems.iter().map(point).collect();

@@ -17,11 +17,12 @@ use ptxvm::conformance::Program;
 use timing::{Functions, SpinParams, Stopwatch};
 
 use super::{
-    CacheLevel, Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError,
-    Prepared, Refusal, slug,
+    Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError, Prepared,
+    Refusal, slug,
 };
 use crate::kernel::{Configured, DEVICE_SOURCE, Kernel, ParamBytes};
 use crate::op::Problem;
+use crate::residency::{CacheLevel, CacheSize};
 use crate::toolchain::{
     Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
 };
@@ -239,7 +240,7 @@ fn device_info(
         backend: format!("cuda:{ordinal}"),
         name: name.to_owned(),
         slug: slug(name),
-        caches: vec![CacheLevel { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
+        caches: vec![CacheSize { level: CacheLevel::L2, bytes: u64::from(p.l2_bytes) }],
         units: u64::from(p.sms),
         memory_bytes: (free as f64 * MEMORY_SHARE) as u64,
         timer: String::new(),
