@@ -1,12 +1,14 @@
 //! What devices send each other: collectives over links.
 
+use std::any::Any;
+
 use super::Access;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Link, LinkDirection, Work};
 
@@ -19,7 +21,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("link").or("peer"),
     ],
     example: "collective:collective=all_reduce,ranks=8,bytes=16 KiB,link=peer",
-    read,
     judged: JudgedFacts {
         prose: "collective",
         marker: OpMarker { shape: MarkerShape::Square, hue: Hue::SkyBlue },
@@ -83,14 +84,13 @@ pub struct Collective {
     pub link: Link,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<Collective, ProblemError> {
     Ok(Collective {
         collective: f.parse("collective")?,
         ranks: f.extent("ranks")?,
         bytes: f.size("bytes")?,
         link: f.parse("link")?,
-    }
-    .into())
+    })
 }
 
 impl Collective {
@@ -175,7 +175,7 @@ impl Judged for Collective {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

@@ -1,7 +1,10 @@
 //! Attention of decode: the claim.
 
+use std::any::Any;
 use std::ops::Range;
 
+use super::Access;
+use super::contract::product;
 use super::explanation::{Explanation, formula, size};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
@@ -9,9 +12,8 @@ use super::judged::{
 };
 use super::kv_append::scale_bytes;
 use super::kv_layout::{Requests, attended, check_heads};
-use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
+use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
 
@@ -31,7 +33,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("window").or("0").silent(),
     ],
     example: "decode_attention:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "decode attention",
         marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Blue },
@@ -78,7 +79,7 @@ pub struct DecodeAttention {
     pub window: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<DecodeAttention, ProblemError> {
     Ok(DecodeAttention {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -91,8 +92,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
         window: f.count("window")?,
-    }
-    .into())
+    })
 }
 
 impl DecodeAttention {
@@ -286,8 +286,8 @@ impl Judged for DecodeAttention {
         })
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = DecodeAttention::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<DecodeAttention>()?;
         if (DecodeAttention { q_heads: 2 * self.q_heads, ..*self }) == *other {
             return Some(PairKind::QueryHeads);
         }

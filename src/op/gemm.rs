@@ -1,14 +1,16 @@
 //! Linear layers.
 
+use std::any::Any;
+
+use super::Access;
+use super::contract::product;
 use super::explanation::{Explanation, formula, size, weights};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::linear::{check_weights, weight_scales, weights_bytes};
-use super::product;
-use super::{Access, OfProblem};
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
 
@@ -22,7 +24,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("w_dtype").or_as("dtype").silent(),
     ],
     example: "gemm:m=3,n=16,k=128,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "GEMM",
         marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Vermilion },
@@ -57,15 +58,14 @@ pub struct Gemm {
     pub w_dtype: DType,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<Gemm, ProblemError> {
     Ok(Gemm {
         m: f.extent("m")?,
         n: f.extent("n")?,
         k: f.extent("k")?,
         dtype: f.dtype("dtype")?,
         w_dtype: f.parse("w_dtype")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for Gemm {
@@ -164,8 +164,8 @@ impl Judged for Gemm {
         })
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = Gemm::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<Gemm>()?;
         if self.m < other.m && (Gemm { m: other.m, ..*self }) == *other {
             return Some(PairKind::Rows);
         }

@@ -1,6 +1,9 @@
 //! What a step of decoding adds to the cache.
 
+use std::any::Any;
+
 use super::Access;
+use super::contract::product;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
@@ -8,7 +11,7 @@ use super::judged::{
 };
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
-use super::{PageOrder, Problem, ProblemError, Routed, product};
+use super::{PageOrder, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::Work;
 
@@ -27,7 +30,6 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "kv_append:batch=2,context=40,new_tokens=3,kv_heads=2,head_dim=64,dtype=bf16,\
               layout=paged16",
-    read,
     judged: JudgedFacts {
         prose: "KV append",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },
@@ -70,7 +72,7 @@ pub struct KvAppend {
     pub lengths: Lengths,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<KvAppend, ProblemError> {
     Ok(KvAppend {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -81,8 +83,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         kv_dtype: f.dtype("kv_dtype")?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
-    }
-    .into())
+    })
 }
 
 impl KvAppend {
@@ -204,7 +205,7 @@ impl Judged for KvAppend {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

@@ -1,9 +1,11 @@
 //! Reads of a cache of keys and values: the bytes of decode attention without its
 //! arithmetic.
 
+use std::any::Any;
 use std::ops::Range;
 
 use super::Access;
+use super::contract::product;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
@@ -11,7 +13,7 @@ use super::judged::{
 };
 use super::kv_layout::Requests;
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
+use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::Work;
 
@@ -27,7 +29,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("lengths").or("equal").silent(),
     ],
     example: "kv_read:batch=2,context=40,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
-    read,
     judged: JudgedFacts {
         prose: "KV read",
         marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Orange },
@@ -59,7 +60,7 @@ pub struct KvRead {
     pub lengths: Lengths,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<KvRead, ProblemError> {
     Ok(KvRead {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -68,8 +69,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         dtype: f.dtype("dtype")?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
-    }
-    .into())
+    })
 }
 
 impl KvRead {
@@ -181,7 +181,7 @@ impl Judged for KvRead {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

@@ -1,6 +1,9 @@
 //! What a step of decoding adds to a cache of latents.
 
+use std::any::Any;
+
 use super::Access;
+use super::contract::product;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
@@ -8,7 +11,7 @@ use super::judged::{
 };
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, MlaDecode, Operation};
-use super::{Problem, ProblemError, Routed, product};
+use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::Work;
 
@@ -26,7 +29,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("lengths").or("equal").silent(),
     ],
     example: "mla_append:batch=2,context=40,new_tokens=3,dtype=bf16,layout=paged64",
-    read,
     judged: JudgedFacts {
         prose: "MLA append",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },
@@ -67,7 +69,7 @@ pub struct MlaAppend {
     pub lengths: Lengths,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<MlaAppend, ProblemError> {
     Ok(MlaAppend {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -78,8 +80,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         kv_dtype: f.dtype("kv_dtype")?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
-    }
-    .into())
+    })
 }
 
 impl MlaAppend {
@@ -208,7 +209,7 @@ impl Judged for MlaAppend {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

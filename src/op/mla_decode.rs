@@ -1,16 +1,18 @@
 //! Latent attention (MLA) of decode.
 
+use std::any::Any;
 use std::ops::Range;
 
+use super::Access;
+use super::contract::product;
 use super::explanation::{Explanation, formula, size};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::kv_layout::{Requests, attended};
-use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
+use super::{ProblemError, Routed};
 use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
 
@@ -30,7 +32,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("new_tokens").or("1").silent(),
     ],
     example: "mla_decode:batch=2,context=40,q_heads=16,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "MLA decode",
         marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Orange },
@@ -134,7 +135,7 @@ impl MlaDecode {
     }
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<MlaDecode, ProblemError> {
     Ok(MlaDecode {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -146,8 +147,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for MlaDecode {
@@ -279,8 +279,8 @@ impl Judged for MlaDecode {
         })
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = MlaDecode::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<MlaDecode>()?;
         let more = self.q_heads < other.q_heads;
         if more && (MlaDecode { q_heads: other.q_heads, ..*self }) == *other {
             return Some(PairKind::LatentHeads);

@@ -1,18 +1,19 @@
 //! A layer of routed experts: which expert gets which token.
 
+use std::any::Any;
+
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::Access;
+use super::contract::product;
 use super::explanation::{Explanation, formula, size, weights};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::linear::{check_weights, weight_scales, weights_bytes};
-use super::{Access, OfProblem};
-use super::{
-    Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed, product,
-};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Resource, Work};
 
@@ -31,7 +32,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("inputs").or("per_token").silent(),
     ],
     example: "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
-    read,
     judged: JudgedFacts {
         prose: "MoE GEMM",
         marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Purple },
@@ -282,7 +282,7 @@ impl MoeGemm {
     }
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<MoeGemm, ProblemError> {
     Ok(MoeGemm {
         tokens: f.extent("tokens")?,
         experts: f.extent("experts")?,
@@ -294,8 +294,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         routing: f.parse("routing")?,
         routing_seed: f.count("routing_seed")?,
         inputs: f.parse("inputs")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for MoeGemm {
@@ -396,8 +395,8 @@ impl Judged for MoeGemm {
         None
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = MoeGemm::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<MoeGemm>()?;
         let more = self.tokens < other.tokens;
         if more && (MoeGemm { tokens: other.tokens, ..*self }) == *other {
             return Some(PairKind::Tokens);

@@ -1,13 +1,15 @@
 //! Arithmetic out of registers: the compute ceilings.
 
+use std::any::Any;
+
 use super::Access;
+use super::contract::product;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::product;
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Resource, Work};
 
@@ -20,7 +22,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("steps"),
     ],
     example: "peak:unit=fma,dtype=f32,lanes=64,steps=8",
-    read,
     judged: JudgedFacts {
         prose: "peak",
         marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Purple },
@@ -88,14 +89,13 @@ pub struct Peak {
     pub steps: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<Peak, ProblemError> {
     Ok(Peak {
         unit: f.parse("unit")?,
         dtype: f.dtype("dtype")?,
         lanes: f.extent("lanes")?,
         steps: f.extent("steps")?,
-    }
-    .into())
+    })
 }
 
 impl Peak {
@@ -177,7 +177,7 @@ impl Judged for Peak {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

@@ -1,16 +1,17 @@
 //! Attention of prefill: the opposite of decode.
 
+use std::any::Any;
 use std::ops::Range;
 
 use super::Access;
+use super::contract::product;
 use super::explanation::{Explanation, formula, size};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::kv_layout::{attended, check_heads};
-use super::product;
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
 
@@ -31,7 +32,6 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
               head_dim=64,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "prefill attention",
         marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Green },
@@ -77,7 +77,7 @@ pub struct PrefillAttention {
     pub v_head_dim: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
     Ok(PrefillAttention {
         batch: f.extent("batch")?,
         prefix: f.count("prefix")?,
@@ -90,8 +90,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         kv_dtype: f.dtype("kv_dtype")?,
         window: f.count("window")?,
         v_head_dim: f.extent("v_head_dim")?,
-    }
-    .into())
+    })
 }
 
 impl PrefillAttention {
@@ -260,7 +259,7 @@ impl Judged for PrefillAttention {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

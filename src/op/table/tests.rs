@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::Role;
+use crate::op::{Access, Inputs, KvLayout, Lengths, Routing, Unit};
 
 fn work(text: &str) -> Work {
     text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
