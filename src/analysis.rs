@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::format::DType;
 use crate::model::derived;
 use crate::model::identity::Identity;
 use crate::model::machine::{DataSheet, Machines};
-use crate::problem::{Access, DType, Op, Problem, Stream, Work};
+use crate::op::{Access, Op, Problem, Stream};
 use crate::record::{Records, Row, Run, write_atomically};
-use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks, Resource, Roof};
+use crate::resource::Work;
+use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks, Roof, RoofKind};
 use crate::statistics::Estimate;
 
 /// A row with its problem and, where it carries a time, its place under the
@@ -187,8 +189,7 @@ impl Campaign {
         let empirical = ceilings.as_ref().map(|c| &c.peaks);
         for point in &mut points {
             let footprint = point.row.reuse_distance_bytes.unwrap_or(u64::MAX);
-            let dtype = point.problem.math_dtype();
-            let roof = |peaks: &Peaks| peaks.roof(&point.work, dtype, footprint);
+            let roof = |peaks: &Peaks| peaks.roof(&point.work, footprint);
             point.memory_s =
                 empirical.map(|peaks| peaks.bandwidth.seconds(&point.work, footprint));
             point.empirical = empirical.and_then(roof);
@@ -300,6 +301,7 @@ fn ceilings(points: &[Measured]) -> Option<Ceilings> {
             .iter()
             .map(|(&dtype, c)| ComputePeak { dtype, flops_per_s: c.rate.value })
             .collect(),
+        links: Vec::new(),
     };
     Some(Ceilings { peaks, read: read_ceiling, compute })
 }
@@ -433,7 +435,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             bytes_per_s: point.bytes_per_s().map(|r| r.value),
             roof_memory_s: point.empirical.map(|r| r.memory_s),
             roof_compute_s: point.empirical.map(|r| r.compute_s),
-            binding_roof: point.empirical.map_or("", |r| Resource::name(r.binding())),
+            binding_roof: point.empirical.map_or("", |r| RoofKind::name(r.binding())),
             fraction_of_roof: fraction.map(|f| f.value),
             fraction_of_roof_lo: fraction.map(|f| f.lo),
             fraction_of_roof_hi: fraction.map(|f| f.hi),

@@ -7,8 +7,10 @@ use std::convert::Infallible;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::kernel::{Bound, Configured, EncodedTensorMap, Kernel, Plan, UTILITIES};
-use crate::problem::Problem;
+use crate::kernel::{
+    Bound, Configured, EncodedTensorMap, Kernel, ParamBytes, Plan, UTILITIES,
+};
+use crate::op::Problem;
 use crate::suite::{Ground, Suite};
 use crate::toolchain::nvrtc::{Resources, Source};
 use crate::toolchain::occupancy::blocks_per_sm;
@@ -178,7 +180,7 @@ impl Inventory {
             let shape = wanted.launches.entry(launch.entry).or_default();
             shape.threads = shape.threads.max(launch.block.iter().product());
             shape.dynamic_bytes = shape.dynamic_bytes.max(launch.shared_bytes);
-            shape.param_bytes = params.len();
+            shape.param_bytes = params.bytes.len();
         }
     }
 
@@ -192,7 +194,7 @@ impl Inventory {
 }
 
 /// The parameters of a plan's launches for addresses that stand in for a GPU's.
-fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<Vec<u8>> {
+fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<ParamBytes> {
     let tensors = problem.tensors();
     let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(addresses()));
     let scratch: Vec<u64> =
@@ -371,9 +373,12 @@ mod tests {
 
     /// Names of the tensors and scratch buffers whose addresses are in no parameter.
     fn unbound(problem: &Problem, plan: &Plan) -> Vec<&'static str> {
-        let params = stand_in_params(problem, plan).concat();
-        let words: HashSet<u64> =
-            bytemuck::pod_collect_to_vec(&params).into_iter().collect();
+        let params = stand_in_params(problem, plan);
+        let params: Vec<u8> = params.into_iter().flat_map(|params| params.bytes).collect();
+        let words: HashSet<u64> = params
+            .chunks_exact(8)
+            .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+            .collect();
         let tensors = problem.tensors().into_iter().map(|tensor| tensor.name);
         let names = tensors.chain(plan.scratch.iter().map(|scratch| scratch.name));
         let missing = names.zip(addresses()).filter(|(_, at)| !words.contains(at));

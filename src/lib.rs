@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {problem, toolchain} <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {format, toolchain} <- resource <- op <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -14,17 +14,19 @@ pub mod campaign;
 pub mod cmd;
 pub mod data;
 pub mod device;
+pub mod format;
 mod host_load;
 pub mod inventory;
 pub mod kernel;
 pub mod measure;
 pub mod model;
 mod multiversion;
+pub mod op;
 pub mod plot;
 pub mod point;
-pub mod problem;
 pub mod record;
 pub mod reference;
+pub mod resource;
 pub mod roofline;
 pub mod section;
 pub mod selftest;

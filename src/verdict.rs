@@ -15,9 +15,9 @@ pub use pairs::TELLING;
 
 use crate::analysis::{Campaign, Ceiling, Measured};
 use crate::model::derived;
-use crate::problem::{DecodeAttention, Op, Problem};
+use crate::op::{DecodeAttention, Op, Problem};
 use crate::record::Status;
-use crate::roofline::{Peaks, Resource};
+use crate::roofline::{Peaks, RoofKind};
 use crate::section::Section;
 use crate::statistics::Estimate;
 use crate::transfer::{self, Family};
@@ -227,8 +227,10 @@ impl<'a> Judge<'a> {
     /// The share of the roof that binds.
     fn binding_share(&self, point: &Measured) -> Option<Estimate> {
         match point.empirical?.binding() {
-            Resource::Memory => self.memory_share(point),
-            Resource::Compute => self.compute_share(point),
+            RoofKind::Memory => self.memory_share(point),
+            RoofKind::Compute => self.compute_share(point),
+            // No campaign measures a link's ceiling yet.
+            RoofKind::Link => None,
         }
     }
 
@@ -455,8 +457,9 @@ impl<'a> Judge<'a> {
             .into_iter()
             .filter_map(|(point, p)| {
                 let predicted = match point.empirical.map(|roof| roof.binding()) {
-                    Some(Resource::Memory) => "memory bound",
-                    Some(Resource::Compute) => "compute bound",
+                    Some(RoofKind::Memory) => "memory bound",
+                    Some(RoofKind::Compute) => "compute bound",
+                    Some(RoofKind::Link) => "link bound",
                     None => "",
                 };
                 let share = self.memory_share(point)?;
@@ -742,7 +745,7 @@ fn tally(names: impl Iterator<Item = &'static str>) -> String {
 fn memory_bound_from(points: &[&(&Measured, DecodeAttention, Bound)]) -> Vec<String> {
     let mut groups: BTreeMap<u64, Vec<(u64, DecodeAttention, Bound)>> = BTreeMap::new();
     for (_, shape, bound) in points {
-        let kv_bytes = Problem::KvRead(shape.kv()).work().bytes_read;
+        let kv_bytes = Problem::KvRead(shape.kv()).work().bytes_read();
         groups.entry(shape.group()).or_default().push((kv_bytes, *shape, *bound));
     }
     let sentence = |(group, mut points): (u64, Vec<(u64, DecodeAttention, Bound)>)| {

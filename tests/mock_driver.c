@@ -6,6 +6,8 @@
 //   INIT_ERROR=n       cuInit answers n
 //   VERSION=n          the version that the driver says it has
 //   WITHOUT_LAUNCH     it has no cuLaunchKernelEx
+//   WITHOUT_PARAM_INFO it has no cuFuncGetParamInfo, as before CUDA 12.4
+//   STREAM_PARAM_BYTES=n  what the kernels of stream.cu declare
 //   GPUS=n             how many GPUs there are
 //   FAULT="entry"      that kernel faults, and everything after it too
 //   REFUSE_PTX="text"  PTX with this text in it does not compile
@@ -31,6 +33,9 @@
 #endif
 #ifndef REFUSE_PTX
 #define REFUSE_PTX ""
+#endif
+#ifndef STREAM_PARAM_BYTES
+#define STREAM_PARAM_BYTES 64
 #endif
 #ifndef SHARED_BYTES
 #define SHARED_BYTES 232448
@@ -172,6 +177,27 @@ int cuModuleGetFunction(Function **function, void *module, const char *name) {
   (*function)->shared_bytes = 48 << 10;
   return OK;
 }
+// Whether an entry is one of stream.cu, and not of stream_bulk.cu.
+static int is_stream(const char *entry) {
+  return !strncmp(entry, "stream_", 7) && strncmp(entry, "stream_bulk", 11);
+}
+
+#ifndef WITHOUT_PARAM_INFO
+// What the one parameter of a kernel implemented here has; 0 for one without, and for kernels
+// that are not implemented here.
+static size_t param_bytes(const char *entry) {
+  if (is_stream(entry)) return STREAM_PARAM_BYTES;
+  if (!strcmp(entry, "fill")) return 32;
+  if (!strcmp(entry, "hold") || !strcmp(entry, "read_clocks")) return 24;
+  if (!strcmp(entry, "spin") || !strcmp(entry, "report_attributes")) return 8;
+  return 0;
+}
+int cuFuncGetParamInfo(Function *function, size_t index, size_t *offset, size_t *bytes) {
+  *offset = 0;
+  *bytes = param_bytes(function->name);
+  return index > 0 || *bytes == 0 ? INVALID_VALUE : OK;
+}
+#endif
 int cuFuncGetAttribute(int *value, int attribute, Function *function) {
   switch (attribute) {
     case 1: *value = 64; return OK;  // static shared bytes
@@ -228,11 +254,6 @@ static void stream(const char *entry, const u64 *p) {
     if (!strcmp(entry, "stream_copy")) target[i] = source[i];
   }
   if (!strcmp(entry, "stream_read")) *(u32 *)p[3] = sum;
-}
-
-// Whether an entry is one of stream.cu, and not of stream_bulk.cu.
-static int is_stream(const char *entry) {
-  return !strncmp(entry, "stream_", 7) && strncmp(entry, "stream_bulk", 11);
 }
 
 static void read_clocks(const u64 *p) {

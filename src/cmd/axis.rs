@@ -1,27 +1,34 @@
 //! Lists and ranges of numbers on the command line.
 
-/// Most values of one axis: a typing error should not fill a disk.
+use anyhow::Context;
+
+/// Largest number of values of an option: a typing error must not fill a disk.
 const MOST: usize = 1 << 24;
 
 /// Reads `1,8,64`, `1..16` (both ends), `1024..8192+1024`, `1..4096*2`, or a list of
 /// these.
-pub fn numbers(text: &str) -> Result<Vec<u64>, String> {
+fn numbers(text: &str) -> Result<Vec<u64>, String> {
     let mut all = Vec::new();
     for part in text.split(',').map(str::trim) {
         all.extend(range(part)?);
         if all.len() > MOST {
-            return Err(format!("`{text}` is more than {MOST} values"));
+            return Err(format!("`{text}` has more than {MOST} values"));
         }
     }
     Ok(all)
+}
+
+/// [`numbers`], the text of an option `--name`.
+pub fn of_option(name: &str, text: &str) -> anyhow::Result<Vec<u64>> {
+    numbers(text).map_err(anyhow::Error::msg).with_context(|| format!("--{name}"))
 }
 
 fn range(text: &str) -> Result<Vec<u64>, String> {
     let number = |part: &str| {
         let message = || {
             format!(
-                "`{text}` is no number above 0 and no range such as 1..16, 1024..8192+1024 or \
-                 1..4096*2"
+                "`{text}` is neither a number above 0 nor a range such as 1..16, \
+                 1024..8192+1024 or 1..4096*2"
             )
         };
         part.trim().parse::<u64>().ok().filter(|&n| n > 0).ok_or_else(message)
@@ -31,7 +38,7 @@ fn range(text: &str) -> Result<Vec<u64>, String> {
         if let Some((last, by)) = rest.split_once('*') {
             let by = number(by)?;
             if by < 2 {
-                return Err(format!("`{text}` would never end; multiply by 2 or more"));
+                return Err(format!("`{text}` does not end; multiply by 2 or more"));
             }
             (last, Box::new(move |n| n.saturating_mul(by)))
         } else if let Some((last, by)) = rest.split_once('+') {

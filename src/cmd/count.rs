@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, table};
+use super::options::OutputFormat;
+use super::table;
 use crate::device::vm::{Counted, VmDevice};
-use crate::device::{Device, Options, PrepareError};
+use crate::device::{Device, DeviceOptions, PrepareError};
+use crate::op::Problem;
 use crate::point::Point;
-use crate::problem::Problem;
-use crate::reference::{self, Verdict};
+use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::toolchain::Arch;
@@ -33,11 +34,11 @@ pub struct Args {
     seed: u64,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut device = VmDevice::open(args.arch, &Options::default())?;
+    let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&device)?;
     let mut rows = Vec::new();
@@ -99,7 +100,7 @@ fn count(device: &mut VmDevice, point: &Point, args: &Args) -> Row {
         Err(PrepareError::Failed(why)) => return row("failed", None, why.to_string()),
     };
     match reference::check(&problem, args.seed, 0, 0, &counted.output) {
-        Ok(check) if check.verdict == Verdict::Pass => {
+        Ok(check) if check.verdict == CheckVerdict::Pass => {
             let why = explain(&problem, &counted);
             row("ok", Some(counted), why)
         }
@@ -113,11 +114,11 @@ fn explain(problem: &Problem, counted: &Counted) -> String {
     let work = problem.work();
     let mut reasons = Vec::new();
     let vector = counted.flops() - counted.tensor_flops();
-    let padding = counted.tensor_flops() as f64 / work.matrix_flops.max(1) as f64;
-    if work.matrix_flops > 0 && padding > 1.01 {
+    let padding = counted.tensor_flops() as f64 / work.matrix_flops().max(1) as f64;
+    if work.matrix_flops() > 0 && padding > 1.01 {
         reasons.push(format!("tensor tiles are {padding:.2} times the shape"));
     }
-    if work.matrix_flops > 0 && vector as f64 > 0.01 * work.matrix_flops as f64 {
+    if work.matrix_flops() > 0 && vector as f64 > 0.01 * work.matrix_flops() as f64 {
         let share = 100.0 * vector as f64 / counted.flops() as f64;
         reasons.push(format!("{share:.0}% outside tensor units, such as the softmax"));
     }

@@ -1,21 +1,23 @@
-//! `ridgepoint doctor`: what can be measured here, and why the rest cannot. With
-//! `--selftest`, whether the virtual machine and the GPU do what the PTX ISA says.
+//! `ridgepoint doctor`: what can be measured on this machine, and why the rest cannot.
+//! With `--selftest`, whether the virtual machine and the GPU do what the PTX ISA says.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{DeviceArgs, Format, table};
+use super::options::{DeviceArgs, OutputFormat};
+use super::table;
 use crate::device::{self, Device, DeviceInfo, Opened};
-use crate::problem::{DType, Problem};
+use crate::format::DType;
+use crate::op::Problem;
 use crate::section::Section;
 use crate::selftest;
 use crate::toolchain::nvrtc::{Nvrtc, SearchPath};
 
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct DoctorArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Instead, run small PTX programs of every family of instructions on the
@@ -25,10 +27,10 @@ pub struct Args {
     selftest: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let Opened { device, why } = device::open(&args.device.name, &args.device.options())?;
     if args.selftest {
         return selftest(&*device, args.format);
@@ -38,14 +40,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn selftest(device: &dyn Device, format: Format) -> Result<ExitCode> {
+fn selftest(device: &dyn Device, format: OutputFormat) -> Result<ExitCode> {
     let programs = ptxvm::conformance::programs();
     let count = programs.len();
     let done = selftest::run(device, programs, |number, program| {
-        // Before it begins: a program that hangs is the last one named.
+        // Printed before the program runs: one that hangs is the last that is named.
         let line = format!("selftest {}/{count} {}", number + 1, program.name);
         match std::io::stderr().is_terminal() {
-            // Over the line before.
+            // Overwrites the line before it.
             true => eprint!("\r{line:<79}"),
             false => eprintln!("{line}"),
         }
@@ -85,7 +87,7 @@ fn machine(info: &DeviceInfo, why: &str) -> Section {
     }
 }
 
-/// NVRTC, or why there is none.
+/// Name and version of NVRTC, or why it was not found.
 fn cuda_compiler() -> String {
     match Nvrtc::find(&SearchPath::of_this_machine(), None) {
         Ok(nvrtc) => nvrtc.to_string(),

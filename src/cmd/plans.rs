@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use super::{Format, table};
+use super::options::OutputFormat;
+use super::table;
 use crate::inventory::{Inventory, Wanted};
 use crate::kernel::{Kernel, Plan};
 use crate::model::launch::{Expected, FIXED_S, LATENCY_S, REACHABLE, Traffic, expect};
 use crate::model::machine::{Machine, Machines};
+use crate::op::Problem;
 use crate::point::Point;
-use crate::problem::Problem;
 use crate::section::Section;
 use crate::suite::{Ground, Suite};
 use crate::toolchain::nvrtc::Resources;
@@ -33,7 +34,7 @@ pub struct Args {
     machine: String,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {

@@ -4,6 +4,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod executor;
 pub mod simulated;
 pub mod vm;
 
@@ -15,12 +16,12 @@ use ptxvm::conformance::Program;
 use thiserror::Error;
 
 pub use crate::kernel::Refusal;
-use crate::problem::Problem;
+use crate::op::Problem;
 use crate::toolchain::Arch;
 
 /// What a device may need to know before it is opened.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct DeviceOptions {
     /// A folder that `ridgepoint kernels build` wrote, for machines that have
     /// a GPU but no compiler.
     pub kernels: Option<PathBuf>,
@@ -39,7 +40,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// An unknown name, a GPU that was asked for or is there but cannot be used.
-pub fn open(name: &str, options: &Options) -> Result<Opened> {
+pub fn open(name: &str, options: &DeviceOptions) -> Result<Opened> {
     let cuda = |ordinal, why: String| {
         let device = Box::new(cuda::CudaDevice::open(ordinal, options)?);
         Ok(Opened { device, why })
@@ -100,7 +101,7 @@ impl DeviceKind {
 
 /// A cache level that all of the device's cores can fill together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cache {
+pub struct CacheLevel {
     /// `L2`, `L3`.
     pub name: String,
     /// Capacity over the whole device, in bytes.
@@ -119,7 +120,7 @@ pub struct DeviceInfo {
     /// A short name for folders: lower case letters, digits and dashes.
     pub slug: String,
     /// Data caches, smallest first, each summed over its instances.
-    pub caches: Vec<Cache>,
+    pub caches: Vec<CacheLevel>,
     /// Cores or multiprocessors: what work is spread over.
     pub units: u64,
     /// Bytes that buffers may take together.
@@ -284,7 +285,7 @@ mod tests {
     #[test]
     fn unknown_devices_are_answered_with_the_known_ones() {
         for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
-            let error = open(name, &Options::default()).err().unwrap().to_string();
+            let error = open(name, &DeviceOptions::default()).err().unwrap().to_string();
             assert!(error.contains("cuda:1"), "{error}");
         }
     }

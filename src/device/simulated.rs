@@ -8,11 +8,12 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared, Refusal,
-    Timing,
+    CacheLevel, Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared,
+    Refusal, Timing,
 };
 use crate::data::Key;
-use crate::problem::{Access, DType, Gemm, Problem, Stream};
+use crate::format::DType;
+use crate::op::{Access, Gemm, Problem, Stream};
 
 /// What goes wrong, and from which launch of a point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Default for SimulatedDevice {
                 name: "Simulated Device".into(),
                 slug: "simulated".into(),
                 units: 1,
-                caches: vec![Cache { name: "L2".into(), bytes: 1 << 20 }],
+                caches: vec![CacheLevel { name: "L2".into(), bytes: 1 << 20 }],
                 memory_bytes: 1 << 26,
                 timer: "made up".into(),
                 timer_quantum_s: 1e-9,

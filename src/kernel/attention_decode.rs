@@ -9,7 +9,7 @@ use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
-use crate::problem::DecodeAttention;
+use crate::op::DecodeAttention;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Most warps of a block; each computes 16 tokens of a tile.

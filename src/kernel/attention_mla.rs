@@ -9,7 +9,8 @@ use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
-use crate::problem::{DType, MlaDecode, SCORE_WIDTH};
+use crate::format::DType;
+use crate::op::{MlaDecode, SCORE_WIDTH};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of the one block of an SM: two warps for each quarter of the columns.

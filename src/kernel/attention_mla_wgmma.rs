@@ -10,7 +10,7 @@ use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use super::tensor_map::TensorMap;
-use crate::problem::{Layout, MlaDecode, SCORE_WIDTH};
+use crate::op::{KvLayout, MlaDecode, SCORE_WIDTH};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block: two warpgroups compute, one fetches.
@@ -180,8 +180,8 @@ fn bytes_after_ends(p: &MlaDecode) -> u64 {
         let length = p.length(request);
         let end = length.next_multiple_of(LEAST_BOX.into());
         match p.layout {
-            Layout::Contiguous => end.min(p.context) - length,
-            Layout::Paged { .. } => end - length,
+            KvLayout::Contiguous => end.min(p.context) - length,
+            KvLayout::Paged { .. } => end - length,
         }
     };
     p.record_bytes() * (0..p.batch).map(after_end).sum::<u64>()
@@ -201,8 +201,8 @@ fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
         swizzle_bytes: 128,
     };
     let (rows_of_group, tile_rows) = match p.layout {
-        Layout::Contiguous => (p.context, TILE_TOKENS),
-        Layout::Paged { page_size, .. } => {
+        KvLayout::Contiguous => (p.context, TILE_TOKENS),
+        KvLayout::Paged { page_size, .. } => {
             (page_size, page_size.min(TILE_TOKENS.into()) as u32)
         }
     };

@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::problem::PrefillAttention;
+use crate::op::PrefillAttention;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Warps of a block.
@@ -135,6 +135,9 @@ impl HostHalf for AttentionPrefill {
         })?;
         refuse_unless(matches!(p.head_dim, 64 | 128), || {
             format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
+        })?;
+        refuse_unless(p.v_head_dim == p.head_dim, || {
+            format!("v_head_dim = head_dim, not {}; use {}", p.v_head_dim, p.head_dim)
         })?;
         refuse_unless(p.window == 0, || {
             format!("the whole context, not window = {}; use 0", p.window)

@@ -3,11 +3,10 @@
 
 use std::fmt;
 
-use super::operation::OfProblem;
 use super::plan::Plan;
 use super::refusal::Refusal;
 use super::sources::HEADERS;
-use crate::problem::{Op, Problem};
+use crate::op::{OfProblem, Op, Problem};
 use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{Arch, Defines, Target};
 

@@ -1,6 +1,6 @@
 //! The macros by which kernels choose the formats of their tensors.
 
-use crate::problem::DType;
+use crate::format::DType;
 
 /// The macro that chooses a 16-bit format in `element.cuh`.
 pub(super) fn element(dtype: DType) -> Option<&'static str> {

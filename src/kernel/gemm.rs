@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::problem::{Gemm, Problem};
+use crate::op::{Gemm, Problem};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// `Params` of the kernel.

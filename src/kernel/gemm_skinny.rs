@@ -9,7 +9,8 @@ use super::formats::element;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{Split, WorkList};
-use crate::problem::{DType, Gemm};
+use crate::format::DType;
+use crate::op::Gemm;
 use crate::toolchain::{Arch, Defines, Target};
 use crate::weights;
 

@@ -5,7 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::problem::{DType, KvAppend, Lengths};
+use crate::format::DType;
+use crate::op::{KvAppend, Lengths};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
@@ -201,7 +202,7 @@ mod tests {
     use crate::kernel::contract::testing::{
         configured, operation, options as options_of, plan, refusal,
     };
-    use crate::problem::Problem;
+    use crate::op::Problem;
 
     fn problem(rest: &str) -> String {
         format!("kv_append:batch=2,context=1000,kv_heads=3,head_dim=128,{rest}")

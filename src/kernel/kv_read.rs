@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
-use crate::problem::{KvRead, Layout, PageOrder};
+use crate::op::{KvLayout, KvRead, PageOrder};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
@@ -59,7 +59,7 @@ impl Tile {
         let threads = u64::from(THREADS);
         let row_vectors = row_bytes(p) / VECTOR_BYTES;
         let (heads, token_bytes) = match p.layout {
-            Layout::Paged { order: PageOrder::TokenFirst, .. } => {
+            KvLayout::Paged { order: PageOrder::TokenFirst, .. } => {
                 let most = (threads / row_vectors).clamp(1, p.kv_heads);
                 let fits = |heads: &u64| p.kv_heads.is_multiple_of(*heads);
                 let heads = (1..=most).rev().find(fits).unwrap_or(1);
@@ -83,10 +83,10 @@ impl Tile {
 }
 
 /// Tokens of a page, which kernels are compiled for; 0 when contiguous.
-pub(super) fn page_size(layout: Layout) -> u64 {
+pub(super) fn page_size(layout: KvLayout) -> u64 {
     match layout {
-        Layout::Contiguous => 0,
-        Layout::Paged { page_size, .. } => page_size,
+        KvLayout::Contiguous => 0,
+        KvLayout::Paged { page_size, .. } => page_size,
     }
 }
 
@@ -94,8 +94,8 @@ pub(super) fn page_size(layout: Layout) -> u64 {
 /// next.
 pub(super) fn request_rows(p: &KvRead) -> u32 {
     match p.layout {
-        Layout::Contiguous => p.context as u32,
-        Layout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
+        KvLayout::Contiguous => p.context as u32,
+        KvLayout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
     }
 }
 

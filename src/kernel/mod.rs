@@ -24,7 +24,6 @@ mod gemm_skinny;
 mod kv_append;
 mod kv_read;
 mod moe_gemm;
-mod operation;
 mod peak;
 mod plan;
 mod refusal;
@@ -38,7 +37,7 @@ mod tensor_map;
 
 pub use bound::Bound;
 pub use contract::{Configured, Kernel};
-pub use plan::{Content, Launch, Params, Plan, Scratch};
+pub use plan::{Content, Launch, ParamBytes, Params, Plan, Scratch};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};
 pub use table::KERNELS;

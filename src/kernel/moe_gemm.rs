@@ -8,7 +8,7 @@ use super::gemm_skinny::{
 };
 use super::plan::{Params, Plan, Scratch};
 use super::refusal::Refusal;
-use crate::problem::{Inputs, MoeGemm};
+use crate::op::{Inputs, MoeGemm};
 use crate::toolchain::{Arch, Defines, Target};
 
 const NAMES: MatrixNames = MatrixNames { x: "x", weights: "w", scales: "w_scales", y: "y" };

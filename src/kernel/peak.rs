@@ -5,7 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::Refusal;
-use crate::problem::{DType, Peak, Unit};
+use crate::format::DType;
+use crate::op::{Peak, Unit};
 use crate::reference::fma_step;
 use crate::toolchain::{Arch, Defines, Target};
 

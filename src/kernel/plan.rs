@@ -37,7 +37,7 @@ impl Plan {
         }
     }
 
-    /// The parameter bytes of every launch, in order, for a slot's tensors. `scratch` has
+    /// The parameters of every launch, in order, for a slot's tensors. `scratch` has
     /// the device addresses of [`Plan::scratch`], in order; `encode` makes of each tensor
     /// map what the hardware reads.
     ///
@@ -48,14 +48,14 @@ impl Plan {
         tensors: Bound,
         scratch: &[u64],
         mut encode: impl FnMut(&ptxvm::TensorMap) -> Result<EncodedTensorMap, E>,
-    ) -> Result<Vec<Vec<u8>>, E> {
+    ) -> Result<Vec<ParamBytes>, E> {
         let names = self.scratch.iter().map(|scratch| scratch.name);
         let mut bound = tensors.with_scratch(names.zip(scratch.iter().copied()));
         for map in &self.tensor_maps {
             let encoded = encode(&map.over(bound.tensor(map.tensor)))?;
             bound = bound.with_tensor_map(map.name, encoded);
         }
-        Ok(self.launches.iter().map(|launch| launch.params.bytes(&bound)).collect())
+        Ok(self.launches.iter().map(|launch| launch.params.of_slot(&bound)).collect())
     }
 }
 
@@ -112,20 +112,42 @@ impl fmt::Debug for Launch {
     }
 }
 
-type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
+/// The bytes of a kernel's parameter, and the struct that they were made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamBytes {
+    /// Path of the Rust type, for messages.
+    pub struct_name: &'static str,
+    /// What a launch passes.
+    pub bytes: Vec<u8>,
+}
+
+impl ParamBytes {
+    /// The bytes of a struct that is declared like the kernel's: `#[repr(C)]`, same fields
+    /// in the same order, padding spelled out.
+    pub fn of<P: Pod>(params: &P) -> Self {
+        let bytes = bytemuck::bytes_of(params).to_vec();
+        ParamBytes { struct_name: std::any::type_name::<P>(), bytes }
+    }
+}
+
+type MakeBytes = dyn Fn(&Bound) -> ParamBytes + Send + Sync;
 
 /// Makes the bytes of a kernel's parameter for a slot.
 pub struct Params(Box<MakeBytes>);
 
 impl Params {
-    /// From a function to the struct that the kernel declares: `#[repr(C)]`,
-    /// same fields in the same order, padding spelled out.
+    /// From a function to the struct that the kernel declares, see [`ParamBytes::of`].
     pub fn of<P: Pod>(make: impl Fn(&Bound) -> P + Send + Sync + 'static) -> Self {
-        Params(Box::new(move |bound| bytemuck::bytes_of(&make(bound)).to_vec()))
+        Params(Box::new(move |bound| ParamBytes::of(&make(bound))))
     }
 
     /// The bytes for a slot.
     pub fn bytes(&self, bound: &Bound) -> Vec<u8> {
+        self.of_slot(bound).bytes
+    }
+
+    /// The bytes for a slot, with the name of their struct.
+    pub fn of_slot(&self, bound: &Bound) -> ParamBytes {
         (self.0)(bound)
     }
 }

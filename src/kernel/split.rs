@@ -13,7 +13,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::plan::Scratch;
 use super::refusal::{Refusal, refuse_unless};
-use crate::problem::{KvRead, Layout};
+use crate::op::{KvLayout, KvRead};
 
 /// What a split costs a block of attention beside its tiles, in tiles: reading queries,
 /// filling the pipeline, writing results.
@@ -195,8 +195,8 @@ impl WorkList {
 /// Refuses what the list cannot count.
 pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
     let page_size = match p.layout {
-        Layout::Contiguous => 0,
-        Layout::Paged { page_size, .. } => page_size,
+        KvLayout::Contiguous => 0,
+        KvLayout::Paged { page_size, .. } => page_size,
     };
     for (name, value) in [
         ("context", p.context),

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::problem::{Access, Stream};
+use crate::op::{Access, Stream};
 use crate::reference::write_pattern;
 use crate::toolchain::{Arch, Defines, Target};
 

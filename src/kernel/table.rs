@@ -14,7 +14,7 @@ use super::peak::PeakChains;
 use super::refusal::Refusal;
 use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
-use crate::problem::Problem;
+use crate::op::Problem;
 use crate::toolchain::Arch;
 
 /// Every CUDA kernel. Where several run the same problem, the first one that

@@ -1,7 +1,7 @@
 use super::contract::testing::plan;
 use super::stream::VectorStream;
 use super::*;
-use crate::problem::Problem;
+use crate::op::Problem;
 use crate::toolchain::{Arch, Target};
 
 #[test]

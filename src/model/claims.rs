@@ -1,42 +1,44 @@
-//! The paper's claims (arXiv 2601.22001), asked of predictions: where they hold, by how
-//! much, and where not. What measurements say of them is [`crate::verdict`]'s.
+//! The paper's claims (arXiv 2601.22001), tested by prediction: where they hold, by how
+//! much, and where they do not. [`crate::verdict`] tests them by measurement.
 
 use super::llm::{self, Llm};
 use super::machine::Machines;
-use super::predict::{Footprint, Growth, Peaks, Prediction, Question, Rates, Totals};
+use super::predict::{
+    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
+};
 use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
 use super::workload::Workload;
-use crate::problem::DType;
+use crate::format::DType;
 
-/// What predictions say of a claim.
+/// What predictions say about a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ClaimFinding {
     /// The claim in a sentence.
     pub claim: &'static str,
     /// `holds`, `holds partly` or `does not hold`.
     pub finding: &'static str,
-    /// The numbers behind it.
+    /// The numbers that the finding rests on.
     pub evidence: String,
 }
 
-impl Finding {
+impl ClaimFinding {
     fn new(claim: &'static str, (right, of): (usize, usize), evidence: String) -> Self {
         let finding = match right {
             0 => "does not hold",
             _ if right == of => "holds",
             _ => "holds partly",
         };
-        Finding { claim, finding, evidence }
+        ClaimFinding { claim, finding, evidence }
     }
 }
 
-/// Machines that claims are asked on.
+/// Machines for which the claims are tested.
 const MACHINES: [&str; 3] = ["h100-sxm", "h200", "b200"];
 
 const BF16: Formats =
     Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
 
-/// The tables of facts, to ask claims of.
+/// The tables of facts that the claims are tested with.
 #[derive(Clone, Copy, Debug)]
 pub struct Claims<'a> {
     /// Models.
@@ -47,7 +49,7 @@ pub struct Claims<'a> {
     pub workloads: &'a [Workload],
 }
 
-/// A step's shape in few words: one GPU, bf16, unless said otherwise.
+/// The shape of a step on one GPU in bf16.
 const fn shape(phase: Phase, batch: u64, context: u64, new_tokens: u64) -> Shape {
     Shape { phase, batch, context, new_tokens, formats: BF16, parallel: Parallel::ONE }
 }
@@ -57,11 +59,12 @@ const fn decode(batch: u64, context: u64) -> Shape {
 }
 
 impl Claims<'_> {
-    /// All eight.
+    /// Tests all eight claims.
     ///
     /// # Errors
-    /// A model or machine of the built-in tables that is not there, or cannot be asked.
-    pub fn all(&self) -> anyhow::Result<Vec<Finding>> {
+    /// A model or machine that the claims name is not in the tables, or its step cannot be
+    /// predicted.
+    pub fn all(&self) -> anyhow::Result<Vec<ClaimFinding>> {
         Ok(vec![
             self.attention_has_its_groups_intensity()?,
             self.linear_layers_grow_with_the_batch()?,
@@ -91,18 +94,18 @@ impl Claims<'_> {
     }
 
     fn rates(&self) -> anyhow::Result<Vec<Rates<'_>>> {
-        let rates = |name| Ok(Rates::new(self.machines.named(name)?, Peaks::Sheet));
+        let rates = |name| Ok(Rates::new(self.machines.named(name)?, PeakBasis::Sheet));
         MACHINES.into_iter().map(rates).collect()
     }
 
-    /// Ridges of the machines in bf16, with names.
+    /// Names of the machines and their ridges in bf16, in FLOPs per byte.
     fn ridges(&self) -> anyhow::Result<Vec<(String, f64)>> {
         let named =
             |rates: &Rates| Some((rates.machine().name.clone(), rates.ridge(DType::Bf16)?));
         Ok(self.rates()?.iter().filter_map(named).collect())
     }
 
-    fn attention_has_its_groups_intensity(&self) -> anyhow::Result<Finding> {
+    fn attention_has_its_groups_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for (name, group) in
             [("llama-2-7b", 1.0), ("llama-3.1-8b", 4.0), ("llama-3.1-70b", 8.0)]
@@ -122,7 +125,7 @@ impl Claims<'_> {
                     .push(format!("{name} {cache}: {short:.3} to {long:.3} of {claimed}"));
             }
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "1. Decode attention has OI 2 g / b_kv, whatever the batch, and nearly so at any \
              context",
             (right, of),
@@ -130,7 +133,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<Finding> {
+    fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b"] {
             let oi = |batch| self.intensity(name, &decode(batch, 1), Part::FeedForward);
@@ -143,14 +146,14 @@ impl Claims<'_> {
             let at: Vec<String> = at.into_iter().collect::<anyhow::Result<_>>()?;
             evidence.push(format!("{name} feed-forward at batch {}", at.join(", ")));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "2. The OI of decode's linear layers grows about as the batch, until the ridge",
             (right, of),
             evidence.join("; "),
         ))
     }
 
-    fn long_contexts_are_memory_bound(&self) -> anyhow::Result<Finding> {
+    fn long_contexts_are_memory_bound(&self) -> anyhow::Result<ClaimFinding> {
         let name = "llama-3.1-70b";
         let model = self.model(name)?;
         let oi = |batch, context| -> anyhow::Result<f64> {
@@ -176,7 +179,7 @@ impl Claims<'_> {
                 None => format!("{machine}: some batch always does"),
             });
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "3. Beyond a batch of g a decode step's OI falls toward g as contexts grow: long \
              contexts are memory bound at any batch",
             (right, of),
@@ -184,7 +187,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn prefill_computes(&self) -> anyhow::Result<Finding> {
+    fn prefill_computes(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b", "deepseek-v3"] {
             for (machine, ridge) in self.ridges()? {
@@ -211,7 +214,7 @@ impl Claims<'_> {
                 });
             }
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "4. Prefill, attention and linear layers alike, is above the ridge except at short \
              prompts",
             (right, of),
@@ -219,7 +222,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn latents_are_at_the_ridge(&self) -> anyhow::Result<Finding> {
+    fn latents_are_at_the_ridge(&self) -> anyhow::Result<ClaimFinding> {
         let at = |tensor| {
             let parallel = Parallel { tensor, ..Parallel::ONE };
             let shape = Shape { parallel, ..decode(16, 65_536) };
@@ -241,7 +244,7 @@ impl Claims<'_> {
                 eighth / ridge
             ));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "5. Absorbed latent attention sits next to the ridge, and is memory bound again with \
              few heads per GPU",
             (right, of),
@@ -249,7 +252,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn experts_lower_intensity(&self) -> anyhow::Result<Finding> {
+    fn experts_lower_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let oi = |name, batch| self.intensity(name, &decode(batch, 1), Part::FeedForward);
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for batch in [1, 8, 64, 512] {
@@ -257,21 +260,21 @@ impl Claims<'_> {
             let mut of_batch = vec![format!("dense {dense:.1}")];
             for name in ["mixtral-8x7b", "qwen3-235b-a22b", "deepseek-v3"] {
                 let sparse = oi(name, batch)?;
-                // One token reads just what it computes with, dense or not.
+                // One token reads only the weights that it computes with, dense or not.
                 right += usize::from(batch == 1 || sparse < dense);
                 of += 1;
                 of_batch.push(format!("{name} {sparse:.1}"));
             }
             evidence.push(format!("batch {batch}: {}", of_batch.join(", ")));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "6. Experts lower OI: rows per expert fall, and weights read grow to all experts",
             (right, of),
             evidence.join("; "),
         ))
     }
 
-    fn quantization_raises_intensity(&self) -> anyhow::Result<Finding> {
+    fn quantization_raises_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let name = "llama-3.1-70b";
         let of_formats = |formats| -> anyhow::Result<(f64, f64, f64)> {
             let step = self.step(name, &Shape { formats, ..decode(8, 8192) })?;
@@ -304,7 +307,7 @@ impl Claims<'_> {
                 cf / new_cf
             ));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "7. Quantizing weights or cache multiplies OI (feed-forward, attention) and divides \
              the capacity footprint",
             (right, of),
@@ -312,7 +315,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn the_wall_comes_first(&self) -> anyhow::Result<Finding> {
+    fn the_wall_comes_first(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut others) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3"] {
             let model = self.model(name)?;
@@ -343,7 +346,7 @@ impl Claims<'_> {
         if !others.is_empty() {
             evidence += &format!("; not for {}", others.join(", "));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "8. Memory is full before the batch reaches the ridge",
             (right, of),
             evidence,
@@ -351,12 +354,12 @@ impl Claims<'_> {
     }
 }
 
-/// Most requests that fit, and whether that is fewer than reach the ridge; `None` where
-/// not even the weights fit.
+/// The largest number of requests that fits, and whether it is smaller than the batch at
+/// the ridge; `None` where the weights alone do not fit.
 fn wall(model: &Llm, shape: &Shape, rates: &Rates) -> Option<(f64, bool)> {
     let step = Step::of(model, shape).ok()?;
     let growth = Growth::of(model, shape);
-    let question = Question { model, shape, rates };
+    let question = StepQuestion { model, shape, rates };
     let of = Prediction::of(&question, &step, Totals::of_step(&step), &growth);
     let fits = of.footprint.weight_bytes < of.memory_bytes?;
     fits.then_some((of.batch_max?, of.wall_comes_first()?))

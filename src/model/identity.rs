@@ -1,8 +1,8 @@
-//! What a device says of itself: enough to tell one product from another, and
-//! to derive its peaks.
+//! What a device reports about itself: enough to tell one product from another, and to
+//! derive its peaks.
 
-/// A device by its name and by the numbers that its driver reports. Numbers
-/// that it does not report are `None`; a CPU reports none of them.
+/// The name of a device and the numbers that its driver reports. A number that it does
+/// not report is `None`; a CPU reports none of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Identity {
     /// The vendor's name for it.
@@ -13,15 +13,15 @@ pub struct Identity {
     pub sm_count: Option<u64>,
     /// Highest clock of the multiprocessors, in Hz.
     pub sm_clock_hz: Option<f64>,
-    /// Highest clock of the memory, in Hz, at two transfers a clock.
+    /// Highest clock of the memory, in Hz, at two transfers per clock.
     pub memory_clock_hz: Option<f64>,
     /// Width of the memory bus in bits.
     pub memory_bus_bits: Option<u64>,
 }
 
 impl Identity {
-    /// Reads the numbers from provenance columns. A column that is missing,
-    /// does not parse or is zero is unknown.
+    /// Reads the numbers from provenance columns. A number is unknown if its column is
+    /// missing, does not parse or is zero.
     pub fn read<'a>(name: &str, column: impl Fn(&str) -> Option<&'a str>) -> Self {
         let positive = |text: &str| {
             column(text)?.parse::<f64>().ok().filter(|x| x.is_finite() && *x > 0.0)
@@ -41,8 +41,8 @@ impl Identity {
         }
     }
 
-    /// Whether the name has `words` in it, with no letter or digit before or
-    /// after: an `L40S` is no `L4`.
+    /// Whether the name contains `words` with no letter or digit before or after them: an
+    /// `L40S` is not an `L4`.
     pub fn is_named(&self, words: &str) -> bool {
         let is_outside = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
         self.name.match_indices(words).any(|(at, _)| {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_read_and_what_is_no_number_is_unknown() {
+    fn facts_are_read_and_what_is_not_a_number_is_unknown() {
         let read = |value: &'static str| {
             Identity::read("NVIDIA H200", move |name| match name {
                 "compute_capability" => Some("9.0"),
@@ -91,7 +91,7 @@ mod tests {
             ("NVIDIA RTX A4000", "A4"),
             ("NVIDIA T400 4GB", "T4"),
         ] {
-            assert!(!is_named(name, words), "{name} is no {words}");
+            assert!(!is_named(name, words), "{name} is not {words}");
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::analysis::Campaign;
+use crate::format::DType;
 use crate::model::machine::DataSheet;
+use crate::op::Problem;
 use crate::point::{CacheState, Point};
-use crate::problem::{DType, Problem};
 use crate::record::{Records, Row, Run, Status};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
@@ -39,10 +40,10 @@ impl Machine {
             cache_state: cache.name().to_owned(),
             status: Some(Status::Ok),
             problem: problem.to_string(),
-            matrix_flops_model: work.matrix_flops,
-            vector_flops_model: work.vector_flops,
-            bytes_read_model: work.bytes_read,
-            bytes_written_model: work.bytes_written,
+            matrix_flops_model: work.matrix_flops(),
+            vector_flops_model: work.vector_flops(),
+            bytes_read_model: work.bytes_read(),
+            bytes_written_model: work.bytes_written(),
             reuse_distance_bytes: Some(reuse),
             residency: if reuse < 2 * self.last_level { "cache" } else { "dram" }
                 .to_owned(),
@@ -170,6 +171,7 @@ fn h100_spec() -> DataSheet {
     let peak = |dtype, flops_per_s| ComputePeak { dtype, flops_per_s };
     let peaks = Peaks {
         bandwidth: Bandwidth::flat(3.35e12),
+        links: Vec::new(),
         compute: vec![
             peak(DType::F32, 67e12),
             peak(DType::Bf16, 989e12),

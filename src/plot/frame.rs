@@ -3,12 +3,14 @@
 
 use super::axis::{Axis, bytes, number, si};
 use super::layout::{Quad, Rect, Room, Spot};
+use super::picture::{Letters, Picture};
 use super::svg::{
     Anchor, Canvas, FAINT, INK, Marker, Shape, Stroke, Text, text_width, wrap,
 };
 use crate::analysis::{Campaign, Measured};
+use crate::format::DType;
+use crate::op::Op;
 use crate::point::CacheState;
-use crate::problem::{DType, Op};
 use crate::record::Status;
 use crate::roofline::Peaks;
 use crate::statistics::Estimate;
@@ -34,6 +36,8 @@ pub struct Figure {
     /// Name of its files, without ending.
     pub name: &'static str,
     /// The image.
+    pub picture: Picture,
+    /// The same as SVG, with its texts as texts.
     pub svg: String,
     /// Texts with what they cover.
     pub texts: Vec<(String, Quad)>,
@@ -258,9 +262,10 @@ pub fn finish(
             canvas.watermark("SIMULATED", *panel);
         }
     }
-    let svg = canvas.finish(height, &title(campaign, name));
+    let picture = canvas.finish(height, &title(campaign, name));
+    let svg = picture.svg(Letters::Text);
     let size = (canvas.width(), height);
-    Figure { name, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
+    Figure { name, picture, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
 }
 
 /// The marker of an operation: hollow where the caches were hot.
@@ -268,6 +273,8 @@ pub fn marker(op: Op, cache_state: &str) -> Marker {
     let (shape, colour) = match op {
         Op::DecodeAttention => (Shape::Circle, PALETTE[0]),
         Op::MlaDecode => (Shape::Circle, PALETTE[4]),
+        Op::MlaAppend => (Shape::Wedge, PALETTE[4]),
+        Op::Collective => (Shape::Square, PALETTE[5]),
         Op::Gemm => (Shape::Diamond, PALETTE[1]),
         Op::MoeGemm => (Shape::Diamond, PALETTE[3]),
         Op::PrefillAttention => (Shape::Square, PALETTE[2]),
@@ -289,6 +296,8 @@ pub fn op_name(op: Op) -> &'static str {
         Op::Gemm => "GEMM",
         Op::MoeGemm => "MoE GEMM",
         Op::MlaDecode => "MLA decode",
+        Op::MlaAppend => "MLA append",
+        Op::Collective => "collective",
         Op::DecodeAttention => "decode attention",
         Op::PrefillAttention => "prefill attention",
     }

@@ -8,7 +8,7 @@ use super::frame::{date, device_name, ridges};
 use super::svg::escape;
 use crate::analysis::{Campaign, Measured};
 use crate::record::Status;
-use crate::roofline::Resource;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -223,7 +223,7 @@ fn point_cells(point: &Measured) -> Vec<String> {
         of(point.flops_per_s(), 1e9),
         if computes { number(intensity) } else { String::new() },
         roof,
-        point.empirical.map_or("", |roof| Resource::name(roof.binding())).to_owned(),
+        point.empirical.map_or("", |roof| RoofKind::name(roof.binding())).to_owned(),
         row.reuse_distance_bytes.map_or(String::new(), |b| bytes(b as f64)),
         row.reason.clone(),
     ]

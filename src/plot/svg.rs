@@ -1,41 +1,16 @@
-//! A canvas that writes SVG and remembers where texts and markers went, so
-//! that tests can ask whether they collide.
+//! A canvas that remembers where texts and markers went, so that tests can ask
+//! whether they collide.
 
-use std::fmt::Write;
-use std::sync::LazyLock;
-
-use skrifa::instance::{LocationRef, Size};
-use skrifa::{FontRef, MetadataProvider};
-
+pub use super::font::text_width;
 use super::layout::{Quad, Rect, Spot};
-
-/// The one font of all figures. System fonts would make the bytes of a PNG
-/// depend on the machine.
-pub const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans.ttf");
+use super::picture::{Ground, Item, Label, Picture};
 
 /// Ink of text and axes.
 pub const INK: &str = "#222222";
 /// Ink of what matters less.
 pub const FAINT: &str = "#666666";
 /// Background.
-const PAPER: &str = "#ffffff";
-
-static FACE: LazyLock<FontRef<'static>> =
-    LazyLock::new(|| FontRef::new(FONT).expect("the embedded font is valid"));
-
-/// Width of a text in pixels: the sum of its advances.
-pub fn text_width(text: &str, size: f64) -> f64 {
-    let charmap = FACE.charmap();
-    // Unscaled, because scaled advances are rounded by the font's hinting.
-    let metrics = FACE.glyph_metrics(Size::unscaled(), LocationRef::default());
-    let per_em =
-        f64::from(FACE.metrics(Size::unscaled(), LocationRef::default()).units_per_em);
-    let advance = |c: char| {
-        let glyph = charmap.map(c).unwrap_or_default();
-        f64::from(metrics.advance_width(glyph).unwrap_or_default())
-    };
-    text.chars().map(advance).sum::<f64>() / per_em * size
-}
+pub const PAPER: &str = "#ffffff";
 
 /// Breaks a text at spaces into lines no wider than `width`.
 pub fn wrap(text: &str, size: f64, width: f64) -> Vec<String> {
@@ -72,7 +47,7 @@ pub fn escape(text: &str) -> String {
 }
 
 /// A coordinate with at most two decimals.
-fn px(value: f64) -> String {
+pub fn px(value: f64) -> String {
     let text = format!("{value:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
@@ -105,7 +80,8 @@ impl Stroke {
         Stroke { colour, width, dash: "2 3" }
     }
 
-    fn attributes(&self) -> String {
+    /// As attributes of an SVG element.
+    pub fn attributes(&self) -> String {
         let Stroke { colour, width, dash } = self;
         let dash = match *dash {
             "" => String::new(),
@@ -192,24 +168,23 @@ impl Marker {
     /// Half the width of a marker.
     pub const RADIUS: f64 = 4.5;
 
-    fn element(&self, (x, y): Spot) -> String {
-        let fill = if self.filled { self.colour } else { PAPER };
-        // A pale rim keeps neighbours apart; hollow markers need their colour.
-        let rim = if self.filled { PAPER } else { self.colour };
-        let width = if self.filled { 0.7 } else { 1.4 };
-        let style = format!("fill=\"{fill}\" stroke=\"{rim}\" stroke-width=\"{width}\"");
+    /// Colours of its inside and its rim, and the rim's width in pixels. A pale
+    /// rim keeps neighbours apart; hollow markers need their colour.
+    pub const fn style(&self) -> (&'static str, &'static str, f64) {
+        match self.filled {
+            true => (self.colour, PAPER, 0.7),
+            false => (PAPER, self.colour, 1.4),
+        }
+    }
+
+    /// Its outline around a spot.
+    pub fn outline(&self, (x, y): Spot) -> Outline {
         let polygon = |corners: &[Spot]| {
-            let corners: Vec<String> = corners
-                .iter()
-                .map(|(dx, dy)| format!("{},{}", px(x + dx), px(y + dy)))
-                .collect();
-            format!("<polygon points=\"{}\" {style}/>", corners.join(" "))
+            Outline::Polygon(corners.iter().map(|(dx, dy)| (x + dx, y + dy)).collect())
         };
         let r = Self::RADIUS;
         match self.shape {
-            Shape::Circle => {
-                format!("<circle cx=\"{}\" cy=\"{}\" r=\"{r}\" {style}/>", px(x), px(y))
-            }
+            Shape::Circle => Outline::Circle((x, y), r),
             Shape::Square => {
                 let r = 0.87 * r;
                 polygon(&[(-r, -r), (r, -r), (r, r), (-r, r)])
@@ -224,11 +199,20 @@ impl Marker {
     }
 }
 
-/// An SVG image under construction.
+/// The outline of a marker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outline {
+    /// Centre and radius.
+    Circle(Spot, f64),
+    /// Corners in order.
+    Polygon(Vec<Spot>),
+}
+
+/// A drawing under construction.
 #[derive(Clone, Debug)]
 pub struct Canvas {
     width: f64,
-    body: String,
+    items: Vec<Item>,
     /// Texts drawn so far with what they cover.
     pub texts: Vec<(String, Quad)>,
     /// Centres of data markers drawn so far.
@@ -238,7 +222,7 @@ pub struct Canvas {
 impl Canvas {
     /// An empty canvas; its height is known at the end.
     pub fn new(width: f64) -> Self {
-        Canvas { width, body: String::new(), texts: Vec::new(), marks: Vec::new() }
+        Canvas { width, items: Vec::new(), texts: Vec::new(), marks: Vec::new() }
     }
 
     /// Width in pixels.
@@ -247,89 +231,50 @@ impl Canvas {
     }
 
     /// Draws a straight line.
-    pub fn line(&mut self, (from, to): (Spot, Spot), stroke: Stroke) {
-        let _ = writeln!(
-            self.body,
-            "<path d=\"M{} {}L{} {}\" {}/>",
-            px(from.0),
-            px(from.1),
-            px(to.0),
-            px(to.1),
-            stroke.attributes()
-        );
+    pub fn line(&mut self, ends: (Spot, Spot), stroke: Stroke) {
+        self.items.push(Item::Line(ends, stroke));
     }
 
     /// Draws a line through spots.
     pub fn polyline(&mut self, spots: &[Spot], stroke: Stroke) {
-        let path: Vec<String> =
-            spots.iter().map(|(x, y)| format!("{} {}", px(*x), px(*y))).collect();
-        let _ = writeln!(
-            self.body,
-            "<path d=\"M{}\" fill=\"none\" stroke-linejoin=\"round\" {}/>",
-            path.join("L"),
-            stroke.attributes()
-        );
+        self.items.push(Item::Polyline(spots.to_vec(), stroke));
     }
 
     /// Draws a rectangle's outline.
     pub fn outline(&mut self, r: Rect, stroke: Stroke) {
-        let _ = writeln!(
-            self.body,
-            "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" {}/>",
-            px(r.x0),
-            px(r.y0),
-            px(r.x1 - r.x0),
-            px(r.y1 - r.y0),
-            stroke.attributes()
-        );
+        self.items.push(Item::Outline(r, stroke));
     }
 
     /// Draws a text.
     pub fn text(&mut self, text: Text<'_>) {
         self.texts.push((text.content.to_owned(), text.quad()));
-        // A rim in the paper's colour keeps grid lines out of the letters.
-        let rim = format!(
-            " stroke=\"{PAPER}\" stroke-width=\"3\" stroke-linejoin=\"round\" \
-             paint-order=\"stroke\""
-        );
-        self.write_text(&text, &rim);
+        let turn = (text.degrees != 0.0).then_some((text.degrees, text.at));
+        self.label(&text, turn, Ground::Rim);
     }
 
-    fn write_text(&mut self, text: &Text<'_>, extra: &str) {
-        let (x, y) = (px(text.at.0), px(text.at.1));
-        let anchor = match text.anchor {
-            Anchor::Start => "",
-            Anchor::Middle => " text-anchor=\"middle\"",
-            Anchor::End => " text-anchor=\"end\"",
-        };
-        let turn = if text.degrees == 0.0 {
-            String::new()
-        } else {
-            format!(" transform=\"rotate({} {x} {y})\"", px(text.degrees))
-        };
-        let _ = writeln!(
-            self.body,
-            "<text x=\"{x}\" y=\"{y}\" font-size=\"{}\" fill=\"{}\"{anchor}{turn}{extra}>{}</text>",
-            px(text.size),
-            text.colour,
-            escape(text.content)
-        );
+    fn label(&mut self, text: &Text<'_>, turn: Option<(f64, Spot)>, ground: Ground) {
+        let Text { at, size, anchor, colour, .. } = *text;
+        let content = text.content.to_owned();
+        self.items.push(Item::Label(Label {
+            content,
+            at,
+            size,
+            anchor,
+            colour,
+            turn,
+            ground,
+        }));
     }
 
     /// Draws the marker of a measured point; `tip` says more about it.
     pub fn mark(&mut self, at: Spot, marker: Marker, tip: &str) {
         self.marks.push(at);
-        let tip = escape(tip);
-        let _ = writeln!(
-            self.body,
-            "<g data-tip=\"{tip}\"><title>{tip}</title>{}</g>",
-            marker.element(at)
-        );
+        self.items.push(Item::Marker(at, marker, Some(tip.to_owned())));
     }
 
     /// Draws a marker that stands for a kind of points, as legends do.
     pub fn sample(&mut self, at: Spot, marker: Marker) {
-        let _ = writeln!(self.body, "{}", marker.element(at));
+        self.items.push(Item::Marker(at, marker, None));
     }
 
     /// Writes a word across everything, too large to overlook.
@@ -343,22 +288,13 @@ impl Canvas {
             colour: "#cc0000",
             ..Text::new(word, (x, y), size)
         };
-        let turn =
-            format!(" fill-opacity=\"0.17\" transform=\"rotate(-20 {} {})\"", px(x), px(y));
-        self.write_text(&text, &turn);
+        self.label(&text, Some((-20.0, (x, y))), Ground::Shows(0.17));
     }
 
-    /// The finished image.
-    pub fn finish(&self, height: f64, title: &str) -> String {
-        let (width, height) = (px(self.width), px(height));
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" \
-             height=\"{height}\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
-             aria-label=\"{}\" font-family=\"DejaVu Sans, Verdana, sans-serif\">\n\
-             <rect width=\"{width}\" height=\"{height}\" fill=\"{PAPER}\"/>\n{}</svg>\n",
-            escape(title),
-            self.body
-        )
+    /// The finished drawing.
+    pub fn finish(&mut self, height: f64, title: &str) -> Picture {
+        let items = std::mem::take(&mut self.items);
+        Picture { size: (self.width, height), title: title.to_owned(), items }
     }
 }
 
@@ -372,14 +308,6 @@ mod tests {
             escape("<a b=\"c\">'d' & e\n\u{7}"),
             "&lt;a b=&quot;c&quot;&gt;&#39;d&#39; &amp; e&#10;\u{fffd}"
         );
-    }
-
-    #[test]
-    fn width_grows_with_the_text_and_the_size() {
-        let narrow = text_width("iii", 10.0);
-        let wide = text_width("MMM", 10.0);
-        assert!(narrow > 5.0 && wide > 2.0 * narrow);
-        assert!((text_width("MMM", 20.0) - 2.0 * wide).abs() < 1e-9);
     }
 
     #[test]

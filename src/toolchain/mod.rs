@@ -5,13 +5,14 @@
 //! Within the module, imports run one way:
 //!
 //! ```text
-//! {nvrtc, arch, defines} <- {binary, occupancy, sass} <- prebuilt <- compile
+//! {nvrtc, arch, defines, image} <- {binary, occupancy, sass} <- prebuilt <- compile
 //! ```
 
 pub mod arch;
 pub mod binary;
 pub mod compile;
 pub mod defines;
+pub mod image;
 pub mod nvrtc;
 pub mod occupancy;
 pub mod prebuilt;

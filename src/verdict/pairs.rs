@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use super::{Bound, Claim, FLAT, Finding, Judge};
 use crate::analysis::Measured;
-use crate::problem::{DType, DecodeAttention, Gemm, MlaDecode, MoeGemm, Problem, Work};
-use crate::roofline::Resource;
+use crate::format::DType;
+use crate::op::{DecodeAttention, Gemm, MlaDecode, MoeGemm, Problem};
+use crate::resource::Work;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -100,11 +102,11 @@ impl Kind {
     }
 
     /// What time should follow between two points that these roofs bind.
-    fn expected(self, low: Option<Resource>, high: Option<Resource>) -> Option<Follows> {
+    fn expected(self, low: Option<RoofKind>, high: Option<RoofKind>) -> Option<Follows> {
         match (low?, high?) {
             _ if self.is_of_bytes_alone() => Some(Follows::Bytes),
-            (Resource::Memory, Resource::Memory) => Some(Follows::Bytes),
-            (Resource::Compute, Resource::Compute) => Some(Follows::Flops),
+            (RoofKind::Memory, RoofKind::Memory) => Some(Follows::Bytes),
+            (RoofKind::Compute, RoofKind::Compute) => Some(Follows::Flops),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::simd;
-use crate::device::{Cache, DeviceInfo, DeviceKind, slug};
+use crate::device::{CacheLevel, DeviceInfo, DeviceKind, slug};
 use crate::statistics::median;
 
 /// Cache capacity that is assumed where the system does not tell: more than
@@ -27,7 +27,7 @@ pub fn device_info() -> DeviceInfo {
     ];
     let mut caches = caches(Path::new("/sys/devices/system/cpu"));
     if caches.is_empty() {
-        caches.push(Cache { name: "L3".to_owned(), bytes: ASSUMED_CACHE_BYTES });
+        caches.push(CacheLevel { name: "L3".to_owned(), bytes: ASSUMED_CACHE_BYTES });
         facts.push((
             "assumed_cache_bytes".to_owned(),
             format!("{ASSUMED_CACHE_BYTES}: the system lists no caches"),
@@ -63,7 +63,7 @@ fn model_name() -> Option<String> {
 }
 
 /// Data caches by level, each summed over its instances.
-fn caches(cpus: &Path) -> Vec<Cache> {
+fn caches(cpus: &Path) -> Vec<CacheLevel> {
     // An instance is a level and the CPUs that share it: every one of them
     // lists it.
     let mut instances = BTreeMap::new();
@@ -87,7 +87,7 @@ fn caches(cpus: &Path) -> Vec<Cache> {
     for ((level, _), bytes) in instances {
         *levels.entry(level).or_insert(0) += bytes;
     }
-    let named = |(level, bytes)| Cache { name: format!("L{level}"), bytes };
+    let named = |(level, bytes)| CacheLevel { name: format!("L{level}"), bytes };
     levels.into_iter().map(named).collect()
 }
 

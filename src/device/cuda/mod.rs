@@ -11,17 +11,17 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 
-use driver::{Context, Function, Properties, Stream};
+use driver::{Context, CudaStream, Function, LaunchShape, Properties};
 pub use driver::{DriverError, Unavailable, gpu_count};
 use ptxvm::conformance::Program;
-use timing::{Functions, Stopwatch};
+use timing::{Functions, SpinParams, Stopwatch};
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
-    Refusal, slug,
+    CacheLevel, Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError,
+    Prepared, Refusal, slug,
 };
-use crate::kernel::{Configured, DEVICE_SOURCE, Kernel};
-use crate::problem::Problem;
+use crate::kernel::{Configured, DEVICE_SOURCE, Kernel, ParamBytes};
+use crate::op::Problem;
 use crate::toolchain::{
     Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
 };
@@ -35,7 +35,7 @@ pub struct CudaDevice {
     info: DeviceInfo,
     target: Target,
     context: Rc<Context>,
-    stream: Stream,
+    stream: CudaStream,
     stopwatch: Stopwatch,
     fill: Function,
     compiler: Compiler,
@@ -55,7 +55,7 @@ impl CudaDevice {
     /// # Errors
     /// A driver or GPU that cannot be used, an architecture that the kernels
     /// do not run on, no compiler and no compiled kernels.
-    pub fn open(ordinal: usize, options: &Options) -> Result<Self> {
+    pub fn open(ordinal: usize, options: &DeviceOptions) -> Result<Self> {
         let context = Context::open(ordinal)?;
         let name = context.name()?;
         let opened = Self::set_up(context, ordinal, &name, options);
@@ -66,7 +66,7 @@ impl CudaDevice {
         context: Rc<Context>,
         ordinal: usize,
         name: &str,
-        options: &Options,
+        options: &DeviceOptions,
     ) -> Result<Self> {
         let properties = context.properties()?;
         let target = target(&properties);
@@ -88,18 +88,19 @@ impl CudaDevice {
         })?;
         let binary = compiler.compile(&DEVICE_SOURCE, &Defines::new(), target.arch)?;
         let entries = ["empty", "hold", "read_clocks", "spin", "fill"];
-        let functions = load(&context, &binary, &entries)?;
+        let functions =
+            driver::load(&context, DEVICE_SOURCE.name, &binary.image, &entries)?;
         let [empty, hold, read_clocks, spin, fill] =
             <[Function; 5]>::try_from(functions)
                 .map_err(|_| anyhow::anyhow!("no functions"))?;
-        let stream = Stream::new(&context)?;
+        let stream = CudaStream::new(&context)?;
         context.reset_persisting_l2()?;
         let functions = Functions { hold, read_clocks };
         let stopwatch = Stopwatch::new(&context, &stream, functions, target.sms)?;
-        for utility in [&empty, &spin] {
-            // See timing.rs on first launches; a `spin` of no time.
-            stream.launch(utility, &timing::one_warp(1), &[0; 8])?;
-        }
+        // See timing.rs on first launches.
+        stream.launch(&empty, &LaunchShape::warps(1), &[])?;
+        let no_time = ParamBytes::of(&SpinParams { ns: 0 });
+        stream.launch(&spin, &LaunchShape::warps(1), &[no_time])?;
         stream.synchronize()?;
         let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
         let overhead_s = timing::launch_overhead_s(&stopwatch, &stream, &empty)?;
@@ -135,7 +136,7 @@ impl CudaDevice {
             .compiler
             .compile(&kernel.file(), defines, self.target.arch)
             .map_err(|e| broken("does not compile", e.to_string()))?;
-        let functions = load(&self.context, &binary, entries)
+        let functions = driver::load(&self.context, kernel.name, &binary.image, entries)
             .map_err(|e| broken("does not load", e.to_string()))?;
         let functions = entries.iter().copied().zip(functions).collect();
         let loaded = Rc::new(Loaded { binary, functions });
@@ -171,9 +172,6 @@ impl Device for CudaDevice {
         seed: u64,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
-        if slots == 0 {
-            return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
-        }
         let plan = found.plan(&self.target);
         let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();
         entries.dedup();
@@ -194,14 +192,6 @@ impl Device for CudaDevice {
         let error = self.stream.synchronize().err()?;
         error.is_final().then(|| error.to_string())
     }
-}
-
-fn load(
-    context: &Rc<Context>,
-    binary: &Binary,
-    entries: &[&str],
-) -> Result<Vec<Function>, DriverError> {
-    driver::load(context, &binary.image, entries)
 }
 
 /// What plans must know of this GPU, as the driver tells it.
@@ -249,7 +239,7 @@ fn device_info(
         backend: format!("cuda:{ordinal}"),
         name: name.to_owned(),
         slug: slug(name),
-        caches: vec![Cache { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
+        caches: vec![CacheLevel { name: "L2".to_owned(), bytes: u64::from(p.l2_bytes) }],
         units: u64::from(p.sms),
         memory_bytes: (free as f64 * MEMORY_SHARE) as u64,
         timer: String::new(),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use log::{Report, Resources};
+pub use ptx::param_bytes;
 pub use search::{SearchPath, download_folders};
 
 /// Folder that sources and headers seem to be in. Without one, the compiler

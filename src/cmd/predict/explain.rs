@@ -1,0 +1,63 @@
+//! `ridgepoint predict step --explain`: each problem of a step with its formulas.
+
+use crate::model::llm::Llm;
+use crate::model::predict::Rates;
+use crate::model::step::{Part, Piece, Shape, Step};
+use crate::model::sweep::Grid;
+use crate::section::Section;
+
+/// The problems of every step of a grid, with formulas.
+pub fn sections(grid: &Grid) -> Vec<Section> {
+    let rates = grid.rates.first();
+    grid.shapes().map(|(model, shape)| section(model, &shape, rates)).collect()
+}
+
+fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
+    let Shape { phase, batch, context, .. } = shape;
+    let heading =
+        format!("{} {}, batch {batch}, context {context}", model.name, phase.name());
+    let step = match Step::of(model, shape) {
+        Ok(step) => step,
+        Err(reason) => {
+            return Section { heading, paragraphs: vec![reason], ..Section::default() };
+        }
+    };
+    let rows = step.pieces.iter().map(|piece| row(piece, rates)).collect();
+    let machine = rates.map_or("no machine", |rates| &rates.machine().name);
+    Section {
+        heading,
+        paragraphs: vec![format!(
+            "Each problem on one GPU, so many times. Times on {machine}, one each."
+        )],
+        columns: vec!["what", "times", "problem", "FLOPs", "bytes", "OI", "time"],
+        rows,
+    }
+}
+
+fn row(piece: &Piece, rates: Option<&Rates>) -> Vec<String> {
+    let (work, explained) = (piece.problem.work(), piece.problem.explanation());
+    let of_piece = [piece.name.to_owned(), piece.count.to_string()];
+    if piece.part == Part::Exchange {
+        let sent = format!("{} sent", work.sent_bytes());
+        return of_piece
+            .into_iter()
+            .chain(["", "", &sent, "", ""].map(str::to_owned))
+            .collect();
+    }
+    // Where a peak is not known, memory alone says how long it takes at least.
+    let seconds = rates.map(|rates| {
+        let memory_s = work.bytes() as f64 / rates.bytes_per_s();
+        let roof = rates.roof(&work);
+        let bound = roof.map_or("memory", |roof| roof.binding().name());
+        format!("{:.2} us ({bound})", 1e6 * roof.map_or(memory_s, |roof| roof.time_s()))
+    });
+    vec![
+        piece.name.to_owned(),
+        piece.count.to_string(),
+        piece.problem.to_string(),
+        format!("{} = {}", explained.flops, work.flops()),
+        format!("{} = {}", explained.bytes, work.bytes()),
+        format!("{:.3}", work.operational_intensity()),
+        seconds.unwrap_or_default(),
+    ]
+}
