@@ -1,5 +1,5 @@
-//! What suites ask of the CUDA kernels: every configuration to compile, on any
-//! machine, before there is a GPU. And what must hold of each one compiled.
+//! What suites need of the CUDA kernels: every configuration to compile, on any
+//! machine, before there is a GPU; and what must be true of each one compiled.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ pub struct Wanted {
     pub defines: Defines,
     /// The architecture.
     pub arch: Arch,
-    /// How its entries are launched; none for what is not a kernel of the
+    /// How its entries are launched; empty for a source that is not a kernel of the
     /// table.
     pub launches: BTreeMap<&'static str, LaunchShape>,
     /// Points of the suites that need it.
@@ -57,7 +57,7 @@ pub struct Refused {
     pub example: String,
 }
 
-/// All that suites ask for.
+/// Everything that suites need.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// What to compile, in order of architectures and of kernels.
@@ -66,8 +66,8 @@ pub struct Inventory {
     pub refused: Vec<Refused>,
 }
 
-/// A GPU to plan for where there is none: the largest of its architecture.
-/// Sizes in suites depend on its cache, configurations hardly ever.
+/// A GPU to plan for on a machine without one: the largest of its architecture.
+/// Sizes in suites depend on its cache, configurations rarely.
 struct Nominal {
     target: Target,
     cache_bytes: u64,
@@ -97,7 +97,7 @@ impl Nominal {
 }
 
 impl Inventory {
-    /// What suites ask for on architectures: every kernel that supports a
+    /// What suites need on architectures: every kernel that supports a
     /// point, in the configuration that the point needs, and what a device
     /// compiles beside kernels.
     ///

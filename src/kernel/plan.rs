@@ -12,17 +12,16 @@ use super::tensor_map::{EncodedTensorMap, TensorMap};
 pub struct Plan {
     /// Launches that together solve the problem once.
     pub launches: Vec<Launch>,
-    /// Buffers beyond the problem's tensors. One set serves all rotation
-    /// slots, since launches follow one another; what a launch relies on
-    /// finding there it leaves there.
+    /// Buffers beside the problem's tensors. All rotation slots share them, since launches
+    /// follow one another; what a launch expects in them it also leaves in them.
     pub scratch: Vec<Scratch>,
     /// Tensor maps over the problem's tensors, for kernels that copy tiles.
     pub tensor_maps: Vec<TensorMap>,
-    /// Bytes to and from DRAM that the kernel adds to the compulsory ones by
-    /// its own choice; `None` where it depends on caches.
+    /// Bytes to and from DRAM that the kernel moves by its own choice beside the compulsory
+    /// ones; `None` where it depends on caches.
     pub extra_bytes: Option<u64>,
-    /// Work of the busiest block over that of the mean block; 1 where all have the
-    /// same but for a tail.
+    /// Work of the busiest block over that of the mean block; 1 where all have the same,
+    /// apart from a tail.
     pub imbalance: f64,
 }
 
@@ -40,7 +39,7 @@ impl Plan {
 
     /// The parameters of every launch, in order, for a slot's tensors. `scratch` has
     /// the device addresses of [`Plan::scratch`], in order; `encode` makes of each tensor
-    /// map what the hardware takes.
+    /// map what the hardware reads.
     ///
     /// # Errors
     /// Those of `encode`.
@@ -75,10 +74,9 @@ pub struct Launch {
     /// Whether the launch may begin while the one before it drains
     /// (programmatic dependent launch).
     pub overlaps_previous: bool,
-    /// Bytes that a block has asked memory for, or given to it, and not yet seen
-    /// arrive, in the middle of its work: what its loads, copies or stores span
-    /// between issue and use. Times the blocks of an SM, it must cover latency
-    /// times bandwidth (Little's law); 0 where memory does not matter.
+    /// Bytes of a block's loads, copies or stores that are in flight in the middle of its
+    /// work. Times the blocks of an SM, they must cover latency times bandwidth (Little's
+    /// law); 0 where memory does not matter.
     pub bytes_in_flight: u64,
     /// Makes the bytes of the kernel's one parameter.
     pub params: Params,
@@ -154,12 +152,12 @@ impl Params {
     }
 }
 
-/// A buffer beyond the problem's tensors.
+/// A buffer beside the problem's tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scratch {
     /// Name by which the parameter of a launch asks for it, unique in its plan.
     pub name: &'static str,
-    /// What it holds before the first launch.
+    /// Its contents before the first launch.
     pub content: Content,
 }
 
@@ -188,12 +186,12 @@ impl Scratch {
     }
 }
 
-/// What a scratch buffer holds before the first launch.
+/// The contents of a scratch buffer before the first launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// So many zero bytes.
+    /// Zeros, in bytes.
     Zeros(u64),
-    /// So many bytes that are written before they are read.
+    /// Bytes that are written before they are read.
     Unset(u64),
     /// These bytes.
     Bytes(Vec<u8>),

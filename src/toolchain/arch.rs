@@ -11,7 +11,7 @@ pub const RESERVED_SHARED_BYTES: u32 = 1024;
 /// A GPU architecture by its compute capability, such as 9.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Arch {
-    /// Before the point.
+    /// Before the dot.
     pub major: u32,
     /// After it.
     pub minor: u32,
@@ -37,7 +37,7 @@ impl Arch {
         format!("sm_{}{}{suffix}", self.major, self.minor)
     }
 
-    /// What an SM has, and what one block may take of it (CUDA C++ Programming Guide,
+    /// The limits of an SM and of one block (CUDA C++ Programming Guide,
     /// table "Technical Specifications per Compute Capability").
     pub const fn limits(self) -> SmLimits {
         let threads_per_sm = match (self.major, self.minor) {
@@ -57,8 +57,8 @@ impl Arch {
         }
     }
 
-    /// Multiprocessors of a usual GPU of this architecture: what is compiled may
-    /// depend on it, but not on the GPU at hand.
+    /// Multiprocessors of a typical GPU of this architecture: what is compiled may
+    /// depend on it, but not on the GPU that it runs on.
     pub const fn usual_sms(self) -> u32 {
         match (self.major, self.minor) {
             (8, 0) => 108,  // A100
@@ -81,7 +81,7 @@ impl FromStr for Arch {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let error =
-            || format!("`{text}` is no architecture; write sm_80, sm_90a or sm_120");
+            || format!("`{text}` is not an architecture; write sm_80, sm_90a or sm_120");
         let digits = text.strip_prefix("sm_").ok_or_else(error)?;
         let number: u32 = digits.trim_end_matches('a').parse().map_err(|_| error())?;
         let arch = Arch { major: number / 10, minor: number % 10 };
@@ -95,10 +95,10 @@ impl FromStr for Arch {
     }
 }
 
-/// What an SM has, and what one block may take of it.
+/// The limits of an SM, and of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SmLimits {
-    /// Threads that an SM holds.
+    /// Most threads of an SM.
     pub threads_per_sm: u32,
     /// Shared memory of an SM, in bytes.
     pub shared_bytes_per_sm: u32,
@@ -161,8 +161,8 @@ impl Target {
     /// kernels run all the same, at most with fewer blocks on an SM.
     ///
     /// # Errors
-    /// A block that may take less shared memory than kernels are compiled for, with both
-    /// values.
+    /// A limit of shared memory for a block below the one that kernels are compiled for,
+    /// with both values.
     pub fn check_limits(&self) -> Result<Option<String>, String> {
         let documented = self.arch.limits();
         let (here, there) =
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drivers_limits_are_held_against_the_table() {
+    fn a_drivers_limits_are_compared_with_the_table() {
         let documented = Target::new(Arch::SM_90, 132);
         assert_eq!(documented.check_limits(), Ok(None));
         let with = |change: fn(&mut SmLimits)| {

@@ -1,6 +1,5 @@
-//! How many blocks of a kernel an SM holds at once, from what the kernel takes
-//! and what the architecture has: the arithmetic of NVIDIA's occupancy
-//! calculator.
+//! How many blocks of a kernel an SM runs at once, from the kernel's resources and the
+//! architecture's limits: the arithmetic of NVIDIA's occupancy calculator.
 
 use super::arch::{Arch, Target};
 use super::nvrtc::Resources;
@@ -29,7 +28,7 @@ impl Arch {
 }
 
 /// Blocks of `threads` threads with `dynamic_bytes` of dynamic shared memory
-/// that an SM holds at once; 0 where not even one fits.
+/// that an SM runs at once; 0 where not even one fits.
 pub fn blocks_per_sm(
     resources: &Resources,
     threads: u32,
