@@ -29,6 +29,9 @@ pub const PALETTE: [&str; 7] =
 /// The colour of what the machine promises: its data sheet, or its clocks.
 pub const SPEC: &str = "#8a3ea8";
 
+/// A figure's name with the figure, or with the reason why there is none.
+pub type Drawn = (&'static str, Result<Figure, String>);
+
 /// A finished figure.
 #[derive(Clone, Debug)]
 pub struct Figure {

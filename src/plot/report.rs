@@ -2,9 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Drawn;
 use super::axis::{bytes, number, si};
-use super::frame::{date, ridges};
+use super::frame::{Drawn, date, ridges};
 use super::svg::escape;
 use crate::analysis::{Campaign, Measured};
 use crate::record::Status;
