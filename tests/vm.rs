@@ -135,7 +135,7 @@ fn counts_are_the_models_where_nothing_is_padded() {
         let problem: Problem = text.parse().unwrap();
         let counted = device.count(&problem, kernel, SEED).unwrap();
         let work = problem.work();
-        // Adding up checksums and starts is no work of the model's, nor is scaling.
+        // The model does not count the sums of checksums, the starts, or scaling.
         let flops =
             if work.matrix_flops() > 0 { counted.tensor_flops() } else { counted.flops() };
         if problem.op() != Op::KvAppend {
@@ -218,7 +218,7 @@ fn latent_attention_reads_what_it_must() {
 }
 
 /// Latent attention by warpgroup reads what the model says and adds what its plan
-/// declares, boxes behind the ends of requests included. Rows are padded to 64 and
+/// declares, boxes beyond the ends of requests included. Rows are padded to 64 and
 /// tokens to tiles. Blocks that divide rows declare nothing, since they rely on L2.
 #[test]
 fn latent_attention_by_warpgroup_reads_what_it_must() {

@@ -160,7 +160,7 @@ fn names(structs: &[&str]) -> String {
     if structs.is_empty() { String::new() } else { format!(" ({})", structs.join(", ")) }
 }
 
-/// A stretch of device memory to allocate.
+/// A range of device memory to allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPart {
     /// Name in messages.

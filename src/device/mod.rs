@@ -75,7 +75,7 @@ pub fn open(name: &str, options: &DeviceOptions) -> Result<Opened> {
 /// A name for folders: lower case letters and digits, everything else as
 /// single dashes.
 fn slug(name: &str) -> String {
-    // What every vendor adds and nobody calls a machine by.
+    // Words that vendors add and that do not tell machines apart.
     let noise = ["r", "tm", "processor", "cpu", ""];
     let name = name.to_lowercase();
     let words = name.split(|c: char| !c.is_ascii_alphanumeric());
@@ -225,11 +225,15 @@ pub trait Device {
     /// Runs a conformance program once and returns its output.
     ///
     /// # Errors
-    /// A refusal where the device has not the program's instructions; a failure
-    /// where the program does not load or does not come to its end.
+    /// A refusal where the device does not have the program's instructions; a
+    /// failure where the program does not load or does not finish.
     fn run_program(&self, program: &Program) -> Result<Vec<u8>, PrepareError> {
-        Err(Refusal(format!("{} runs no PTX, as of {}", self.info().name, program.name))
-            .into())
+        Err(Refusal(format!(
+            "{} does not run PTX, such as {}",
+            self.info().name,
+            program.name
+        ))
+        .into())
     }
 
     /// Why the device cannot be used again by this process, if that is so: on

@@ -1,4 +1,4 @@
-//! A GPU that is none: the CUDA kernels' own PTX, executed and checked on the
+//! A virtual GPU: the PTX of the CUDA kernels is executed and checked by the
 //! virtual machine of the crate `ptxvm`. It shows whether kernels are right,
 //! not how fast they are: its times are counted instructions.
 
@@ -31,7 +31,7 @@ const SMS: u32 = 4;
 /// L2 cache that plans are made for, in bytes.
 const L2_BYTES: u64 = 1 << 20;
 
-/// Instructions of a thread in a second, for times that are no times.
+/// Thread instructions per second, by which counted instructions become times.
 const INSTRUCTIONS_PER_S: f64 = 1e9;
 
 /// The virtual machine as a device.
@@ -108,8 +108,8 @@ impl VmDevice {
     /// any other run.
     ///
     /// # Errors
-    /// A problem that no kernel runs, a kernel that does not compile or does
-    /// wrong.
+    /// A problem that no kernel runs, a kernel that does not compile or makes a
+    /// mistake.
     pub fn count(
         &mut self,
         problem: &Problem,
@@ -231,8 +231,8 @@ impl Counted {
         self.counts.iter().map(tensor).sum()
     }
 
-    /// Bytes of different sectors, read and written: DRAM's traffic with an
-    /// endless cache.
+    /// Bytes of different sectors, read and written: DRAM's traffic with a
+    /// cache that holds everything.
     pub fn bytes(&self) -> u64 {
         self.counts.iter().map(Counts::compulsory_bytes).sum()
     }

@@ -1,5 +1,5 @@
 //! An NVIDIA GPU as a device: kernels of `kernels/` in machine code for exactly
-//! this architecture, timed by events behind a held queue.
+//! this architecture, timed by events in a queue that is held until it is filled.
 
 mod driver;
 mod prepared;

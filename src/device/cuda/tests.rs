@@ -1,4 +1,4 @@
-//! The device on a driver that is no driver: `tests/mock_driver.c`, built on
+//! The device on a mock of the driver: `tests/mock_driver.c`, built on
 //! the spot. A process loads libcuda once, so each test runs itself again in a
 //! process of its own whose loader finds the mock.
 
@@ -104,7 +104,7 @@ unavailable!(
 
 #[test]
 fn no_driver() {
-    // Files that are no libraries hide a driver that this machine may have.
+    // Files that are not libraries hide a driver that this machine may have.
     let hide = |folder: &Path| {
         for name in NAMES {
             std::fs::write(folder.join(name), "no library").unwrap();

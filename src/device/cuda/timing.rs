@@ -6,7 +6,7 @@
 //!
 //! All of this is queued while `hold` keeps the GPU waiting, so the launches
 //! run back to back however long the host took to queue them (the blocking
-//! kernel of nvbench). Longer rows are let go when the queue is full, and go on
+//! kernel of nvbench). Longer rows are let go when the queue is full, and continue
 //! as graphs, which the host queues faster than a GPU runs them. Events give
 //! the time between `start` and `stop`; each SM's cycle counter beside the wall
 //! clock gives the true clock.
@@ -198,8 +198,8 @@ impl Stopwatch {
         })
     }
 
-    /// How many times longer the events say a stretch took than the wall clock
-    /// of the GPU says.
+    /// How many times longer an interval is by the events than by the wall clock
+    /// of the GPU.
     ///
     /// # Errors
     /// As [`Stopwatch::time`].
@@ -262,7 +262,7 @@ mod tests {
         let words: Vec<u64> = before.into_iter().chain(after).collect();
         assert_eq!(sm_clock_hz(&words), Some(1.75e9));
         assert_eq!(sm_clock_hz(&[0; 12]), None);
-        // Going backwards is no clock.
+        // A counter that goes backwards is not a clock.
         assert_eq!(sm_clock_hz(&[9, 5, 3, 8]), None);
     }
 }

@@ -12,7 +12,7 @@ type Declaration<'a> = (&'a str, &'a str, &'a str);
 pub(super) fn complete(resources: &mut BTreeMap<String, Resources>, ptx: &str) {
     for (name, params, directives) in declarations(ptx) {
         let Some(resources) = resources.get_mut(name) else { continue };
-        resources.param_bytes = sizes(params).iter().fold(0, |_, &(end, _)| end);
+        resources.param_bytes = sizes(params).last().map_or(0, |&(end, _)| end);
         resources.max_threads = numbers(directives, ".maxntid")
             .or_else(|| numbers(directives, ".reqntid"))
             .map(|sizes| sizes.iter().product());

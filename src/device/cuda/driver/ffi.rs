@@ -44,7 +44,7 @@ fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
         sys::CUresult::CUDA_SUCCESS if !text.is_null() => {
             unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
         }
-        _ => "the driver has no words for it".to_owned(),
+        _ => "the driver does not describe it".to_owned(),
     };
     Err(DriverError::Call { call, name: format!("{code:?}"), description })
 }
@@ -173,7 +173,7 @@ impl Drop for Context {
     }
 }
 
-/// A stretch of device memory.
+/// A range of device memory.
 #[derive(Debug)]
 pub struct Buffer {
     address: sys::CUdeviceptr,
