@@ -5,9 +5,9 @@
 
 use rayon::prelude::*;
 
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::product::{Left, PANEL, multiply, pack, pack_columns, packed_len};
 use super::simd::{Lanes, exp2, narrow, widen};
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{Op, PrefillAttention};

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::{self, Buffer, DriverError, Function, Graph, LaunchShape};
+use super::gpu::{CudaDevice, Loaded};
 use super::timing::MAX_HELD;
-use super::{CudaDevice, Loaded};
 use crate::data::Key;
 use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedTensor};
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Timing};

@@ -3,8 +3,8 @@
 
 use ptxvm::conformance::Program;
 
-use super::CudaDevice;
 use super::driver::{self, Buffer, DriverError, LaunchShape};
+use super::gpu::CudaDevice;
 use crate::device::{LaunchError, PrepareError, Refusal};
 use crate::kernel::ParamBytes;
 use crate::toolchain::Arch;

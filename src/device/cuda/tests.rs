@@ -8,8 +8,11 @@ use std::process::Command;
 use super::driver::{
     Buffer, DriverError, Event, HostPage, LaunchShape, Unavailable, encode, load, load_ptx,
 };
+use super::driver::{Context, CudaStream};
 use super::*;
-use crate::kernel::TensorMap;
+use crate::device::*;
+
+use crate::kernel::{ParamBytes, TensorMap};
 
 /// Names under which the loader looks for the driver.
 const NAMES: [&str; 6] = [
