@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {format, toolchain} <- resource <- op <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {format, weights, toolchain} <- {quant, resource} <- op <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -24,6 +24,7 @@ mod multiversion;
 pub mod op;
 pub mod plot;
 pub mod point;
+pub mod quant;
 pub mod record;
 pub mod reference;
 pub mod resource;

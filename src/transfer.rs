@@ -176,7 +176,8 @@ fn shape_of(problem: &Problem) -> Option<String> {
                 "{}/{} heads of {}, {}, {}",
                 p.q_heads, p.kv_heads, p.head_dim, p.kv_dtype, p.layout
             );
-            let queries = (p.dtype != p.kv_dtype).then(|| format!("{} queries", p.dtype));
+            let queries =
+                (p.kv_dtype.dtype() != p.dtype).then(|| format!("{} queries", p.dtype));
             for words in queries.into_iter().chain([p.variant()]) {
                 if !words.is_empty() {
                     shape.push_str(", ");

@@ -2,7 +2,8 @@
 //! checked by hand.
 
 use crate::format::DType;
-use crate::op::Problem;
+use crate::op::{Gemm, Problem};
+use crate::quant::{Quant, ScaleFormat, ScaleGroup};
 
 /// How FLOPs and bytes of a problem come about. The results are those of
 /// [`Problem::work`]; the tests hold these sentences against it.
@@ -26,15 +27,66 @@ fn size(dtype: DType) -> String {
     }
 }
 
-/// Bytes of a matrix of weights, with its scales where it has any.
-fn weights(dtype: DType, n: u64, k: u64) -> (&'static str, String) {
-    let numbers = format!("{} * {n} * {k}", size(dtype));
-    match dtype {
-        DType::Int4 => {
-            ("b_w n k + 2 n k / 128", format!("{numbers} + 2 * {n} * {k} / 128"))
+/// Names that a formula has for a matrix: bytes of an element, rows and columns.
+type Letters = [&'static str; 3];
+
+/// Bytes of a matrix, with its scales and zero points where it has any.
+fn matrix(scheme: Quant, [b, r, c]: Letters, rows: u64, columns: u64) -> (String, String) {
+    let mut formula = format!("{b} {r} {c}");
+    let mut numbers = format!("{} * {rows} * {columns}", size(scheme.dtype()));
+    let Some(scales) = scheme.scales() else { return (formula, numbers) };
+    let bytes = match scales.format {
+        ScaleFormat::F32 => 4,
+        ScaleFormat::F16 => 2,
+        ScaleFormat::E8m0 | ScaleFormat::E4m3AndF32 => 1,
+    };
+    match scales.group {
+        ScaleGroup::Tensor => {
+            formula += &format!(" + {bytes}");
+            numbers += &format!(" + {bytes}");
         }
-        _ if dtype.is_scaled() => ("b_w n k + 4 n", format!("{numbers} + 4 * {n}")),
-        _ => ("b_w n k", numbers),
+        ScaleGroup::Channel | ScaleGroup::Token | ScaleGroup::Head => {
+            formula += &format!(" + {bytes} {r}");
+            numbers += &format!(" + {bytes} * {rows}");
+        }
+        ScaleGroup::Block { rows: of_rows, columns: of_columns } => {
+            let (down, across) = scheme.scale_grid(rows, columns);
+            formula +=
+                &format!(" + {bytes} ceil({r} / {of_rows}) ceil({c} / {of_columns})");
+            numbers += &format!(" + {bytes} * {down} * {across}");
+        }
+        ScaleGroup::Columns(group) => {
+            formula += &format!(" + {bytes} {r} {c} / {group}");
+            numbers += &format!(" + {bytes} * {rows} * {columns} / {group}");
+            if scheme.has_zero_points() {
+                formula += &format!(" + 0.5 {r} {c} / {group}");
+                numbers += &format!(" + 0.5 * {rows} * {columns} / {group}");
+            }
+        }
+    }
+    if scheme.has_tensor_scale() {
+        formula += " + 4";
+        numbers += " + 4";
+    }
+    (formula, numbers)
+}
+
+/// Bytes of the weights of a linear layer.
+fn weights(scheme: Quant, n: u64, k: u64) -> (String, String) {
+    matrix(scheme, ["b_w", "n", "k"], n, k)
+}
+
+/// A linear layer whose activations have scales.
+fn quantized_gemm(p: &Gemm) -> Explanation {
+    let (of_b, numbers_of_b) = weights(p.w_dtype, p.n, p.k);
+    let (of_a, numbers_of_a) = matrix(p.a_dtype, ["b_a", "m", "k"], p.m, p.k);
+    let (m, n, k, b) = (p.m, p.n, p.k, size(p.dtype));
+    Explanation {
+        flops: of("2 m n k", format!("2 * {m} * {n} * {k}")),
+        bytes: of(
+            &format!("b m n + {of_a} + {of_b}"),
+            format!("{b} * {m} * {n} + {numbers_of_a} + {numbers_of_b}"),
+        ),
     }
 }
 
@@ -42,6 +94,7 @@ fn weights(dtype: DType, n: u64, k: u64) -> (&'static str, String) {
 pub fn explain(problem: &Problem) -> Explanation {
     let work = problem.work();
     match *problem {
+        Problem::Gemm(p) if !p.has_plain_activations() => quantized_gemm(&p),
         Problem::Gemm(p) => {
             let (formula, numbers) = weights(p.w_dtype, p.n, p.k);
             let (m, n, k, b) = (p.m, p.n, p.k, size(p.dtype));
@@ -75,12 +128,12 @@ pub fn explain(problem: &Problem) -> Explanation {
             let kv = format!(
                 "2 * {batch} * {} * {d} * {seen} * {}",
                 p.kv_heads,
-                size(p.kv_dtype)
+                size(p.kv_dtype.dtype())
             );
-            let (scales, of_scales) = if p.kv_dtype.is_scaled() {
-                (" + 8 B n_kv", format!(" + 8 * {batch} * {}", p.kv_heads))
-            } else {
-                ("", String::new())
+            let (scales, of_scales) = match p.kv_dtype.scales().map(|scales| scales.group) {
+                None => ("", String::new()),
+                Some(ScaleGroup::Tensor) => (" + 8", " + 8".to_owned()),
+                Some(_) => (" + 8 B n_kv", format!(" + 8 * {batch} * {}", p.kv_heads)),
             };
             Explanation {
                 flops: of(
@@ -112,7 +165,7 @@ pub fn explain(problem: &Problem) -> Explanation {
                 ),
             }
         }
-        Problem::PrefillAttention(p) if p.window == 0 => {
+        Problem::PrefillAttention(p) if p.window == 0 && !p.kv_dtype.is_scaled() => {
             let (batch, heads, d) = (p.batch, p.q_heads, p.head_dim);
             let (s, prefix) = (p.new_tokens, p.prefix);
             Explanation {
@@ -127,7 +180,7 @@ pub fn explain(problem: &Problem) -> Explanation {
                          {prefix}) * {d} * {}",
                         size(p.dtype),
                         p.kv_heads,
-                        size(p.kv_dtype)
+                        size(p.kv_dtype.dtype())
                     ),
                 ),
             }
@@ -170,6 +223,17 @@ mod tests {
             "gemm:m=8,n=4096,k=1024,dtype=bf16",
             "gemm:m=8,n=4096,k=1024,dtype=bf16,w_dtype=int4",
             "gemm:m=8,n=4096,k=1024,dtype=f16,w_dtype=fp8_e4m3",
+            "gemm:m=8,n=4096,k=1024,dtype=f16,w_dtype=fp8_e4m3_tensor",
+            "gemm:m=8,n=576,k=7168,dtype=bf16,w_dtype=fp8_e4m3_block128x128",
+            "gemm:m=8,n=576,k=7168,dtype=bf16,w_dtype=fp8_e4m3_block128x128,\
+             a_dtype=fp8_e4m3_block1x128",
+            "gemm:m=8,n=4096,k=1024,dtype=bf16,w_dtype=nvfp4,a_dtype=nvfp4",
+            "gemm:m=8,n=4096,k=1024,dtype=bf16,w_dtype=int4_g32_zp",
+            "gemm:m=8,n=4096,k=1024,dtype=bf16,w_dtype=mxfp8,a_dtype=fp8_e4m3_token",
+            "moe_gemm:tokens=3,experts=8,top_k=2,n=64,k=128,dtype=bf16,w_dtype=mxfp4,\
+             routing=balanced",
+            "decode_attention:batch=3,context=99,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16,\
+             kv_dtype=fp8_e4m3_tensor",
             "moe_gemm:tokens=3,experts=8,top_k=2,n=64,k=128,dtype=bf16,w_dtype=int4,\
              routing=balanced",
             "moe_gemm:tokens=3,experts=8,top_k=2,n=64,k=128,dtype=bf16,routing=balanced,\

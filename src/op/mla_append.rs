@@ -4,6 +4,7 @@ use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, MlaDecode, Operation};
 use super::{Problem, ProblemError, Routed, product};
 use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
@@ -46,8 +47,8 @@ pub struct MlaAppend {
     pub rope_dim: u64,
     /// Format of the new rows.
     pub dtype: DType,
-    /// Format of the latents in the cache.
-    pub kv_dtype: DType,
+    /// Scheme of the latents in the cache.
+    pub kv_dtype: Quant,
     /// How the cache lies in memory; paged.
     pub layout: KvLayout,
     /// How many tokens the requests have cached.
@@ -62,7 +63,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         latent_dim: f.extent("latent_dim")?,
         rope_dim: f.extent("rope_dim")?,
         dtype: f.dtype("dtype")?,
-        kv_dtype: f.dtype("kv_dtype")?,
+        kv_dtype: f.quant("kv_dtype", QuantPlace::Latents)?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
     }

@@ -13,6 +13,7 @@ use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::op::{DecodeAttention, MlaDecode, Problem};
 use crate::point::CacheState;
+use crate::quant::Quant;
 
 /// Series that a panel can show and still be read.
 const MOST_SERIES: usize = PALETTE.len();
@@ -239,7 +240,9 @@ fn gemm_place(point: &Measured) -> Option<Place> {
     let Problem::Gemm(p) = point.problem else { return None };
     let row = &point.row;
     let weights = format!("{} x {}", count(p.n as f64), count(p.k as f64));
-    let family = if p.w_dtype == p.dtype {
+    let family = if !p.has_plain_activations() {
+        format!("GEMM {}, {} activations, {} weights", p.dtype, p.a_dtype, p.w_dtype)
+    } else if p.w_dtype == Quant::weights(p.dtype) {
         format!("GEMM {}", p.dtype)
     } else {
         format!("GEMM {}, {} weights", p.dtype, p.w_dtype)
@@ -248,8 +251,8 @@ fn gemm_place(point: &Measured) -> Option<Place> {
         swept: p.m,
         // Few rows and many have kernels of their own.
         rest: format!(
-            "{:020} {:020} {} {} {}",
-            p.n, p.k, p.dtype, p.w_dtype, row.cache_state
+            "{:020} {:020} {} {} {} {}",
+            p.n, p.k, p.dtype, p.w_dtype, p.a_dtype, row.cache_state
         ),
         family: (u64::MAX, family),
         fixed: format!("weights {weights}"),

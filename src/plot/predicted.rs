@@ -53,8 +53,7 @@ struct ChartSeries {
 }
 
 /// Formats of all figures, unless one is about them.
-const BF16: Formats =
-    Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+const BF16: Formats = Formats::plain(DType::Bf16);
 
 /// A gigabyte, in which footprints are drawn.
 const GB: f64 = 1e9;

@@ -7,6 +7,7 @@ use super::{Bound, Claim, FLAT, Finding, Judge};
 use crate::analysis::Measured;
 use crate::format::DType;
 use crate::op::{DecodeAttention, Gemm, MlaDecode, MoeGemm, Problem};
+use crate::quant::Quant;
 use crate::resource::Work;
 use crate::roofline::RoofKind;
 use crate::section::Section;
@@ -46,9 +47,9 @@ pub(super) enum Kind {
     /// A layer of experts with more tokens.
     Tokens,
     /// Weights in so many bits less.
-    Weights(DType),
+    Weights(Quant),
     /// A cache in so many bits less.
-    Cache(DType),
+    Cache(Quant),
 }
 
 impl Kind {
@@ -131,8 +132,8 @@ fn of_latents(a: &MlaDecode, b: &MlaDecode) -> Option<Kind> {
     (alike && is_quantized(a.kv_dtype, b.kv_dtype)).then_some(Kind::Cache(b.kv_dtype))
 }
 
-const fn is_quantized(from: DType, to: DType) -> bool {
-    from.bits() == 16 && to.is_scaled()
+const fn is_quantized(from: Quant, to: Quant) -> bool {
+    from.dtype().bits() == 16 && to.is_scaled()
 }
 
 /// What time follows in a pair.

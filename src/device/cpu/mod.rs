@@ -26,6 +26,7 @@ use crate::device::{
 };
 use crate::format::{DType, Role};
 use crate::op::{OfProblem, Op, Problem};
+use crate::quant::Quant;
 
 /// This machine's CPU, with all cores of the rayon pool.
 pub struct CpuDevice {
@@ -234,16 +235,19 @@ enum CpuFormat {
 }
 
 impl CpuFormat {
-    /// The format that a key asks for.
-    fn of(key: &str, dtype: DType) -> Result<CpuFormat, Refusal> {
-        match dtype {
+    /// The format that a key asks for, in which there are no scales.
+    fn of(key: &str, scheme: impl Into<Quant>) -> Result<CpuFormat, Refusal> {
+        let scheme = scheme.into();
+        match scheme.dtype() {
             DType::F32 => Ok(CpuFormat::F32),
             DType::Bf16 => Ok(CpuFormat::Bf16),
             DType::F16 => Ok(CpuFormat::F16),
-            DType::Fp8E4m3 | DType::Int8 | DType::Int4 => Err(Refusal(format!(
-                "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
-                 {dtype}; choose one of those"
-            ))),
+            DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+                Err(Refusal(format!(
+                    "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} \
+                     = {scheme}; choose one of those"
+                )))
+            }
         }
     }
 }

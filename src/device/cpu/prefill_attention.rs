@@ -140,19 +140,19 @@ impl PrefillKernel {
     ) {
         let p = &self.p;
         let width = p.head_dim as usize;
-        let row_bytes = width * p.kv_dtype.bytes() as usize;
+        let row_bytes = width * p.kv_dtype.dtype().bytes() as usize;
         // Query heads are numbered through requests, and so are the key and
         // value heads, each of which serves a group of them.
         let kv_head = head / p.group() as usize;
         let from = (kv_head * p.context() as usize + start) * row_bytes;
         let bytes = keys * row_bytes;
         widen(
-            p.kv_dtype,
+            p.kv_dtype.dtype(),
             &inputs.get("k")[from..][..bytes],
             &mut scratch.keys[..keys * width],
         );
         widen(
-            p.kv_dtype,
+            p.kv_dtype.dtype(),
             &inputs.get("v")[from..][..bytes],
             &mut scratch.values[..keys * width],
         );

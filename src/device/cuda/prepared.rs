@@ -181,7 +181,8 @@ fn fill(
 /// records.
 const fn format_code(format: TensorFormat) -> Option<u64> {
     match format {
-        TensorFormat::Words | TensorFormat::Values(DType::Int8 | DType::Int4) => Some(0),
+        TensorFormat::Words
+        | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1) => Some(0),
         TensorFormat::Values(DType::F32) => Some(1),
         TensorFormat::Values(DType::Bf16) => Some(2),
         TensorFormat::Values(DType::F16) => Some(3),
@@ -192,7 +193,9 @@ const fn format_code(format: TensorFormat) -> Option<u64> {
         TensorFormat::PageTable
         | TensorFormat::Scales(_)
         | TensorFormat::InverseScales(_)
-        | TensorFormat::HalfScales(_) => None,
+        | TensorFormat::HalfScales(_)
+        | TensorFormat::PowerScales(_)
+        | TensorFormat::ByteScales(_) => None,
     }
 }
 
