@@ -8,6 +8,7 @@ use std::any::Any;
 
 use super::access::Access;
 use crate::format::DType;
+use crate::quant::Quant;
 
 /// What is true of all points of an operation when they are judged and drawn.
 #[derive(Debug)]
@@ -166,19 +167,19 @@ pub enum PairKind {
     /// A layer of experts with more tokens.
     Tokens,
     /// Weights in a format of fewer bits.
-    Weights(DType),
+    Weights(Quant),
     /// A cache in a format of fewer bits.
-    Cache(DType),
+    Cache(Quant),
 }
 
 impl PairKind {
     /// Weights in another format, if quantizing makes the one of the other.
-    pub(super) fn of_weights(from: DType, to: DType) -> Option<Self> {
+    pub(super) fn of_weights(from: Quant, to: Quant) -> Option<Self> {
         is_quantized(from, to).then_some(PairKind::Weights(to))
     }
 
     /// A cache in another format, if quantizing makes the one of the other.
-    pub(super) fn of_cache(from: DType, to: DType) -> Option<Self> {
+    pub(super) fn of_cache(from: Quant, to: Quant) -> Option<Self> {
         is_quantized(from, to).then_some(PairKind::Cache(to))
     }
 
@@ -196,8 +197,8 @@ impl PairKind {
     }
 }
 
-const fn is_quantized(from: DType, to: DType) -> bool {
-    from.bits() == 16 && to.is_scaled()
+const fn is_quantized(from: Quant, to: Quant) -> bool {
+    from.dtype().bits() == 16 && to.is_scaled()
 }
 
 /// A size along which computing begins to bind.

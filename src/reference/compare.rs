@@ -87,7 +87,7 @@ pub const fn tolerance(dtype: DType) -> f64 {
         DType::F32 => 1e-4,
         DType::Bf16 => 1.0 / 64.0,
         DType::F16 => 1.0 / 512.0,
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => 1.0 / 8.0,
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => 1.0 / 8.0,
     }
 }
 
@@ -152,7 +152,10 @@ impl Target<'_> {
             TensorFormat::Values(DType::Fp8E4m3) => {
                 f64::from(crate::data::e4m3_to_f32(at[0]))
             }
-            TensorFormat::Values(DType::Int4) | TensorFormat::LatentRecords { .. } => {
+            TensorFormat::Values(DType::Int4 | DType::Fp4E2m1)
+            | TensorFormat::PowerScales(_)
+            | TensorFormat::ByteScales(_)
+            | TensorFormat::LatentRecords { .. } => {
                 unreachable!("no output has this format")
             }
             TensorFormat::HalfScales(_) => bytemuck::pod_read_unaligned::<f16>(at).into(),
