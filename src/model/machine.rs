@@ -281,6 +281,9 @@ mod tests {
             );
         }
         assert_eq!(machines.spec(&named("Some CPU")), Ok(None));
+        // Products of mxfp4 and nvfp4 have the rate that sheets state as fp4.
+        let fp4 = |name| machines.named(name).unwrap().flops_per_s(DType::Fp4E2m1);
+        assert_eq!((fp4("b200"), fp4("h200")), (Some(9e15), None));
     }
 
     /// Names as drivers give them, with the rows that they belong to.

@@ -2,7 +2,7 @@ use half::{bf16, f16};
 
 use super::attention::{Attention, softmax};
 use super::compare::{BUDGET, Rows};
-use super::kv_source::KvSource;
+use super::kv_source::{CachedPart, KvSource};
 use super::peak::SETTLED_STEPS;
 use super::*;
 use crate::format::{DType, Tensor, TensorFormat};
@@ -182,7 +182,14 @@ fn tokens_are_found_through_the_page_table() {
         lengths: Lengths::Equal,
     };
     let table = vec![3, 0, 2, 1];
-    let paged = KvSource { p, keys: key(0), values: key(1), table, scales: None };
+    let paged = KvSource {
+        p,
+        keys: key(0),
+        values: key(1),
+        table,
+        scales: None,
+        scheme: p.dtype.into(),
+    };
     // Page 3, head 1, token 1: ((3 * 2 + 1) * 2 + 1) * 10.
     assert_eq!(paged.offset(0, 1, 1), 150);
     // The last token of request 0 is the first of its second page, page 0.
@@ -203,8 +210,14 @@ fn pages_of_the_whole_context_in_order_are_contiguous() {
         layout: KvLayout::Paged { page_size: 4, order: PageOrder::HeadFirst },
         lengths: Lengths::Equal,
     };
-    let paged =
-        KvSource { p, keys: key(0), values: key(1), table: vec![0, 1], scales: None };
+    let paged = KvSource {
+        p,
+        keys: key(0),
+        values: key(1),
+        table: vec![0, 1],
+        scales: None,
+        scheme: p.dtype.into(),
+    };
     let contiguous =
         KvSource::new(KvRead { layout: KvLayout::Contiguous, ..p }, &keys_and_values());
     let q = [0.5; 8];
@@ -600,6 +613,32 @@ fn scheme_element(
     }
 }
 
+/// One scale of a cache is that of every request and head; else each has its own.
+#[test]
+fn scales_of_caches_are_shared_as_the_scheme_says() {
+    for scheme in ["fp8_e4m3_tensor", "fp8_e4m3"] {
+        let p = problem(&format!(
+            "decode_attention:batch=2,context=3,q_heads=2,kv_heads=2,head_dim=4,dtype=f32,\
+             kv_dtype={scheme}"
+        ));
+        let Problem::DecodeAttention(decode) = p else { unreachable!("attention") };
+        let inputs = SlotInputs::new(&p, SEED, 0);
+        let cache = KvSource::new(decode.kv(), &inputs).in_scheme(decode.kv_dtype);
+        for (batch, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let mut row = [0.0; 4];
+            cache.row(CachedPart::Value, batch, head, 2, &mut row);
+            let index = if scheme == "fp8_e4m3" { batch * 2 + head } else { 0 };
+            let scales = filled(&p, 3);
+            for (dim, &found) in (0..).zip(&row) {
+                let at = cache.offset(batch, head, 2) + dim;
+                let value = inputs.key("v").value(DType::Fp8E4m3, at);
+                let scale = f32_at(&scales, index) as f32;
+                assert_eq!(found, value * scale, "{scheme} {batch} {head}");
+            }
+        }
+    }
+}
+
 /// Answers from the bytes of weights, and of activations, in every scheme.
 #[test]
 fn schemes_are_read_as_their_standards_say() {
@@ -692,6 +731,7 @@ fn weights_are_numbers_times_their_scales() {
 /// The size that outputs have typically is the one that they have.
 #[test]
 fn typical_sizes_are_those_of_the_outputs() {
+    // Not nvfp4: its one scale for the tensor has no mean.
     let schemes = [
         "f32",
         "bf16",
@@ -703,7 +743,6 @@ fn typical_sizes_are_those_of_the_outputs() {
         "int4_g32_zp",
         "mxfp4",
         "mxfp8",
-        "nvfp4",
         "f32,a_dtype=fp8_e4m3_block1x128",
         "mxfp4,a_dtype=mxfp8",
     ];
