@@ -56,7 +56,7 @@ fn a_triads_arrays_are_told_apart() {
 }
 
 /// Bytes that all blocks of an SM have in flight, for every launch.
-fn bytes_in_flight_per_sm(configured: &Configured) -> Vec<u64> {
+pub(super) fn bytes_in_flight_per_sm(configured: &Configured) -> Vec<u64> {
     let arch = configured.arch;
     let blocks = configured.defines.0.iter().find(|(name, _)| *name == "BLOCKS_PER_SM");
     // The blocks of an SM that the source is compiled for.

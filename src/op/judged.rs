@@ -103,7 +103,8 @@ pub trait Judged {
     /// no such sweep of the operation.
     fn place_in(&self, sweep: Sweep) -> Option<SweepPlace>;
 
-    /// What another problem, the struct of its operation, differs in, if it is of the same
+    /// What another problem (the struct of its operation, never the `Problem` around it: ask
+    /// `Problem::pair_with`) differs in, if it is of the same
     /// operation and differs in one thing that verdicts compare pairs of points by.
     fn pair_with(&self, other: &dyn Any) -> Option<PairKind>;
 

@@ -91,6 +91,19 @@ pub const fn tolerance(dtype: DType) -> f64 {
     }
 }
 
+/// The value of a format nearest to `x`, ties to even, within its range.
+pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
+    match dtype {
+        DType::F32 => x.into(),
+        DType::Bf16 => bf16::from_f32(x).into(),
+        DType::F16 => f16::from_f32(x).into(),
+        DType::Fp8E4m3 => crate::data::e4m3_to_f32(crate::data::e4m3_from_f32(x)).into(),
+        DType::Int8 => x.round_ties_even().clamp(-128.0, 127.0).into(),
+        DType::Int4 => x.round_ties_even().clamp(-8.0, 7.0).into(),
+        DType::Fp4E2m1 => unreachable!("no cache is in {dtype}"),
+    }
+}
+
 /// A way to make part of the expected output.
 pub(super) struct Rows<'a> {
     /// Number of parts.

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target};
-use super::kv_append::round_to;
+use super::compare::{Rows, Target, round_to};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::MlaAppend;
 

@@ -10,17 +10,20 @@ use crate::op::{Inputs, KvLayout, KvRead, Lengths, PageOrder, PrefillAttention};
 use crate::quant::Quant;
 use crate::weights;
 
-const SEED: u64 = 11;
+/// Seed of the inputs that answers are made from.
+pub(super) const SEED: u64 = 11;
 
-fn problem(text: &str) -> Problem {
+pub(super) fn problem(text: &str) -> Problem {
     text.parse().unwrap()
 }
 
-fn checked(text: &str, output: &[u8]) -> Check {
+/// What the reference says of the output of a problem.
+pub(super) fn checked(text: &str, output: &[u8]) -> Check {
     check(&problem(text), SEED, 0, 0, output).unwrap()
 }
 
-fn key(tensor: usize) -> Key {
+/// The key of a tensor of a problem, by its position.
+pub(super) fn key(tensor: usize) -> Key {
     Key::new(SEED, 0, tensor)
 }
 

@@ -11,7 +11,7 @@ use crate::reference::{CheckVerdict, check};
 const SEED: u64 = 7;
 
 /// Runs a problem in two slots and holds both against the reference.
-fn verify(device: &mut CpuDevice, text: &str) {
+pub(super) fn verify(device: &mut CpuDevice, text: &str) {
     let problem: Problem = text.parse().unwrap();
     let kernel = device.kernel(&problem).unwrap();
     let mut ready = device.prepare(&problem, kernel, 2, SEED).unwrap();
@@ -30,7 +30,7 @@ fn verify(device: &mut CpuDevice, text: &str) {
     }
 }
 
-fn device() -> CpuDevice {
+pub(super) fn device() -> CpuDevice {
     CpuDevice { info: host::device_info(), arena: Arena::new(0) }
 }
 

@@ -500,7 +500,6 @@ prop_compose! {
                     _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
                         [choice].clone(),
                 },
-                "causal" => (choice == 0).to_string(),
                 "lengths" => Lengths::ALL[choice % 2].to_string(),
                 "context" => (8 * dims[1]).to_string(),
                 "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
@@ -509,6 +508,7 @@ prop_compose! {
                 "kv_heads" => dims[2].to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
                 _ => match example_of(op, key) {
+                    Some(flag) if flag.parse::<bool>().is_ok() => (choice == 0).to_string(),
                     // A key with a spelling of its own keeps the example's value.
                     Some(value) if value.parse::<u64>().is_err() => value,
                     _ => dims[i % 6].to_string(),
