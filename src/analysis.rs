@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::format::{DType, Work};
 use crate::model::derived;
 use crate::model::identity::Identity;
 use crate::model::machine::{DataSheet, Machines};
-use crate::problem::{Access, DType, Op, Problem, Stream, Work};
+use crate::op::{Access, Op, Problem, Stream};
 use crate::record::{Records, Row, Run, write_atomically};
 use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks, Resource, Roof};
 use crate::statistics::Estimate;

@@ -12,8 +12,8 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
+use crate::format::{DType, LATENTS_OF_SCALE, TensorFormat};
 use crate::multiversion::multiversioned;
-use crate::problem::{DType, Format, LATENTS_OF_SCALE};
 use crate::weights;
 
 /// Names the contents of one tensor in one rotation slot.
@@ -56,18 +56,18 @@ impl Key {
     }
 
     /// Element `index` of a tensor of scales, or of their inverses; 1 in other formats.
-    pub fn scale(self, format: Format, index: u64) -> f32 {
+    pub fn scale(self, format: TensorFormat, index: u64) -> f32 {
         match format {
-            Format::Scales(_) | Format::InverseScales(_) => {
+            TensorFormat::Scales(_) | TensorFormat::InverseScales(_) => {
                 scale_from(self.word(index), largest_scale(format))
             }
-            Format::HalfScales(_) => {
+            TensorFormat::HalfScales(_) => {
                 half_scale_from(self.half_word(index), largest_scale(format)).to_f32()
             }
-            Format::Values(_)
-            | Format::Words
-            | Format::PageTable
-            | Format::LatentRecords { .. } => 1.0,
+            TensorFormat::Values(_)
+            | TensorFormat::Words
+            | TensorFormat::PageTable
+            | TensorFormat::LatentRecords { .. } => 1.0,
         }
     }
 
@@ -80,10 +80,10 @@ impl Key {
         record: u64,
         to: &mut [f32],
     ) {
-        let format = Format::LatentRecords { latent_dim, rope_dim };
+        let format = TensorFormat::LatentRecords { latent_dim, rope_dim };
         let first = record * format.bytes();
         let rope = first + latent_dim + 4 * (latent_dim / LATENTS_OF_SCALE);
-        let scales = Format::Scales(DType::Fp8E4m3);
+        let scales = TensorFormat::Scales(DType::Fp8E4m3);
         for (column, x) in (0..).zip(to) {
             *x = if column < latent_dim {
                 let scale = (first + latent_dim) / 4 + column / LATENTS_OF_SCALE;
@@ -103,8 +103,8 @@ impl Key {
 
     /// Wrapping sum of the 32-bit little-endian words `first` up to `end` of
     /// a tensor's bytes.
-    pub fn word_sum(self, format: Format, first: u64, end: u64) -> u32 {
-        if format == Format::PageTable {
+    pub fn word_sum(self, format: TensorFormat, first: u64, end: u64) -> u32 {
+        if format == TensorFormat::PageTable {
             let table = self.page_table(end as usize);
             return table[first as usize..]
                 .iter()
@@ -143,8 +143,8 @@ impl Key {
 
     /// Writes a whole tensor of `format` into `bytes`, on all cores. A tail
     /// shorter than an element stays.
-    pub fn fill(self, format: Format, bytes: &mut [u8]) {
-        if format == Format::PageTable {
+    pub fn fill(self, format: TensorFormat, bytes: &mut [u8]) {
+        if format == TensorFormat::PageTable {
             let table = self.page_table(bytes.len() / 4);
             bytes[..table.len() * 4].copy_from_slice(bytemuck::cast_slice(&table));
             return;
@@ -163,37 +163,41 @@ impl Key {
     }
 
     /// The bytes of a tensor of `format`, eight for each draw from `first` on.
-    pub fn draw(self, format: Format, first: u64, draws: &mut [u64]) {
+    pub fn draw(self, format: TensorFormat, first: u64, draws: &mut [u64]) {
         draw_bits(self, first, draws);
         match format {
-            Format::Words
-            | Format::Values(DType::Int8 | DType::Int4)
-            | Format::PageTable => {}
-            Format::Values(DType::F32) => encode_f32(bytemuck::cast_slice_mut(draws)),
-            Format::Values(DType::Bf16) => encode_bf16(bytemuck::cast_slice_mut(draws)),
-            Format::Values(DType::F16) => encode_f16(bytemuck::cast_slice_mut(draws)),
-            Format::Values(DType::Fp8E4m3) => encode_e4m3(bytemuck::cast_slice_mut(draws)),
-            Format::Scales(_) | Format::InverseScales(_) => {
+            TensorFormat::Words
+            | TensorFormat::Values(DType::Int8 | DType::Int4)
+            | TensorFormat::PageTable => {}
+            TensorFormat::Values(DType::F32) => encode_f32(bytemuck::cast_slice_mut(draws)),
+            TensorFormat::Values(DType::Bf16) => {
+                encode_bf16(bytemuck::cast_slice_mut(draws))
+            }
+            TensorFormat::Values(DType::F16) => encode_f16(bytemuck::cast_slice_mut(draws)),
+            TensorFormat::Values(DType::Fp8E4m3) => {
+                encode_e4m3(bytemuck::cast_slice_mut(draws))
+            }
+            TensorFormat::Scales(_) | TensorFormat::InverseScales(_) => {
                 let words: &mut [u32] = bytemuck::cast_slice_mut(draws);
                 words
                     .iter_mut()
                     .for_each(|w| *w = scale_from(*w, largest_scale(format)).to_bits());
             }
-            Format::HalfScales(_) => {
+            TensorFormat::HalfScales(_) => {
                 let halves: &mut [u16] = bytemuck::cast_slice_mut(draws);
                 halves.iter_mut().for_each(|h| {
                     *h = half_scale_from(*h, largest_scale(format)).to_bits()
                 });
             }
-            Format::LatentRecords { latent_dim, .. } => {
+            TensorFormat::LatentRecords { latent_dim, .. } => {
                 let record = format.bytes() / 8;
                 let scales =
                     latent_dim / 8..latent_dim / 8 + latent_dim / LATENTS_OF_SCALE / 2;
                 for (index, draw) in (first..).zip(draws) {
                     let part = match index % record {
-                        at if at < scales.start => Format::Values(DType::Fp8E4m3),
-                        at if scales.contains(&at) => Format::Scales(DType::Fp8E4m3),
-                        _ => Format::Values(DType::Bf16),
+                        at if at < scales.start => TensorFormat::Values(DType::Fp8E4m3),
+                        at if scales.contains(&at) => TensorFormat::Scales(DType::Fp8E4m3),
+                        _ => TensorFormat::Values(DType::Bf16),
                     };
                     self.draw(part, index, std::slice::from_mut(draw));
                 }
@@ -293,12 +297,12 @@ fn e4m3_from(bits: u8) -> u8 {
 
 /// Scales are between this and half of it. What is stored as 8-bit numbers times them
 /// is about 1 in size; inverses are so large that some numbers are beyond the format.
-const fn largest_scale(format: Format) -> f32 {
+const fn largest_scale(format: TensorFormat) -> f32 {
     match format {
-        Format::Scales(DType::Int8) => 1.0 / 128.0,
-        Format::HalfScales(_) => 1.0 / 8.0,
-        Format::InverseScales(DType::Int8) => 256.0,
-        Format::InverseScales(_) => 512.0,
+        TensorFormat::Scales(DType::Int8) => 1.0 / 128.0,
+        TensorFormat::HalfScales(_) => 1.0 / 8.0,
+        TensorFormat::InverseScales(DType::Int8) => 256.0,
+        TensorFormat::InverseScales(_) => 512.0,
         _ => 1.0,
     }
 }
@@ -364,7 +368,7 @@ mod tests {
             let key = Key::new(7, 2, 1);
             let elements = 300_007;
             let mut bytes = vec![0; dtype.bytes_of(elements as u64) as usize];
-            key.fill(Format::Values(dtype), &mut bytes);
+            key.fill(TensorFormat::Values(dtype), &mut bytes);
             for index in [0, 1, 2, 3, 7, 8, 131_071, 131_072, 262_144, elements - 1] {
                 let made = key.value(dtype, index as u64);
                 assert_eq!(decode(dtype, &bytes, index), made, "{dtype} {index}");
@@ -384,7 +388,7 @@ mod tests {
     fn filled_words_are_those_made_one_by_one() {
         let key = Key::new(7, 0, 0);
         let mut bytes = vec![0; 4 * 70_001];
-        key.fill(Format::Words, &mut bytes);
+        key.fill(TensorFormat::Words, &mut bytes);
         for index in [0usize, 1, 65_535, 65_536, 70_000] {
             let word: u32 = bytemuck::pod_read_unaligned(&bytes[4 * index..][..4]);
             assert_eq!(word, key.word(index as u64));
@@ -393,15 +397,17 @@ mod tests {
 
     #[test]
     fn sums_of_words_are_those_of_the_filled_bytes() {
-        let formats = DType::ALL.map(Format::Values);
-        for format in formats.into_iter().chain([Format::Words, Format::PageTable]) {
+        let formats = DType::ALL.map(TensorFormat::Values);
+        for format in
+            formats.into_iter().chain([TensorFormat::Words, TensorFormat::PageTable])
+        {
             let key = Key::new(5, 1, 0);
             let mut bytes = vec![0; 4 * 40];
             key.fill(format, &mut bytes);
             let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
             for (first, end) in [(0, 40), (1, 40), (3, 4), (4, 4), (6, 33), (39, 40)] {
                 // A table is drawn as a whole, so only whole ones compare.
-                if format == Format::PageTable && end != 40 {
+                if format == TensorFormat::PageTable && end != 40 {
                     continue;
                 }
                 let sum = words[first..end].iter().fold(0, |a: u32, &b| a.wrapping_add(b));
@@ -439,7 +445,8 @@ mod tests {
     #[test]
     fn scales_are_those_made_one_by_one() {
         for dtype in [DType::Int8, DType::Fp8E4m3] {
-            for format in [Format::Scales(dtype), Format::InverseScales(dtype)] {
+            for format in [TensorFormat::Scales(dtype), TensorFormat::InverseScales(dtype)]
+            {
                 let key = Key::new(3, 1, 4);
                 let mut bytes = vec![0; 4 * 1001];
                 key.fill(format, &mut bytes);
@@ -455,7 +462,7 @@ mod tests {
 
     #[test]
     fn half_scales_are_those_made_one_by_one() {
-        let (key, format) = (Key::new(3, 1, 4), Format::HalfScales(DType::Int4));
+        let (key, format) = (Key::new(3, 1, 4), TensorFormat::HalfScales(DType::Int4));
         let mut bytes = vec![0; 2 * 1001];
         key.fill(format, &mut bytes);
         for (index, bytes) in bytes.chunks_exact(2).enumerate() {
@@ -468,7 +475,7 @@ mod tests {
     /// Records lie as FlashMLA has them: 512 bytes, 4 scales, 64 numbers of 2 bytes.
     #[test]
     fn records_are_those_made_one_by_one() {
-        let format = Format::LatentRecords { latent_dim: 512, rope_dim: 64 };
+        let format = TensorFormat::LatentRecords { latent_dim: 512, rope_dim: 64 };
         assert_eq!(format.bytes(), 656);
         let key = Key::new(3, 1, 0);
         let mut bytes = vec![0; 656 * 9];

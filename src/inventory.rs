@@ -2,18 +2,17 @@
 //! machine, before there is a GPU. And what must hold of each one compiled.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::kernel::occupancy::blocks_per_sm;
-use crate::kernel::{
-    Arch, Binary, Bound, CompileError, Compiler, Defines, EncodedTensorMap, KERNELS,
-    Kernel, Plan, Target, UTILITIES,
-};
-use crate::nvrtc::{Resources, Source};
-use crate::problem::Problem;
+use crate::kernel::{Bound, Configured, EncodedTensorMap, Kernel, Plan, UTILITIES};
+use crate::op::Problem;
 use crate::suite::{Ground, Suite};
+use crate::toolchain::nvrtc::{Resources, Source};
+use crate::toolchain::occupancy::blocks_per_sm;
+use crate::toolchain::{Arch, Binary, CompileError, Compiler, Defines, Target};
 
 /// A source in one configuration for one architecture.
 #[derive(Clone, Debug)]
@@ -85,6 +84,14 @@ impl Nominal {
         };
         Nominal { target: Target::new(arch, sms), cache_bytes: cache_mib << 20 }
     }
+
+    fn ground<'a>(
+        &self,
+        kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
+    ) -> Ground<'a> {
+        let units = u64::from(self.target.sms);
+        Ground { cache_bytes: self.cache_bytes, units, kernel }
+    }
 }
 
 impl Inventory {
@@ -99,13 +106,9 @@ impl Inventory {
         for &arch in archs {
             let nominal = Nominal::of(arch);
             let kernel = |problem: &Problem| {
-                Kernel::for_problem(problem, arch).ok().map(|kernel| kernel.name)
+                Kernel::for_problem(problem, arch).ok().map(|found| found.kernel.name)
             };
-            let ground = Ground {
-                cache_bytes: nominal.cache_bytes,
-                units: u64::from(nominal.target.sms),
-                kernel: &kernel,
-            };
+            let ground = nominal.ground(&kernel);
             for source in UTILITIES {
                 inventory.wanted.push(Wanted {
                     source: *source,
@@ -129,11 +132,9 @@ impl Inventory {
     fn add(&mut self, problem: &Problem, target: &Target) {
         let arch = target.arch;
         let mut runs = false;
-        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
-            if (kernel.supports)(problem, arch).is_ok() {
-                runs = true;
-                self.add_kernel(kernel, problem, target);
-            }
+        for configured in Kernel::all_for(problem, arch) {
+            runs = true;
+            self.add_kernel(&configured, problem, target);
         }
         if runs {
             return;
@@ -153,17 +154,17 @@ impl Inventory {
         refused.points += usize::from(refused.archs[0] == arch);
     }
 
-    fn add_kernel(&mut self, kernel: &Kernel, problem: &Problem, target: &Target) {
-        let defines = (kernel.defines)(problem, target.arch);
+    fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {
+        let kernel = configured.kernel;
         let same = |wanted: &Wanted| {
             wanted.source.name == kernel.name
                 && wanted.arch == target.arch
-                && wanted.defines == defines
+                && wanted.defines == configured.defines
         };
         let at = self.wanted.iter().position(same).unwrap_or_else(|| {
             self.wanted.push(Wanted {
                 source: kernel.file(),
-                defines,
+                defines: configured.defines.clone(),
                 arch: target.arch,
                 launches: BTreeMap::new(),
                 points: 0,
@@ -172,13 +173,12 @@ impl Inventory {
         });
         let wanted = &mut self.wanted[at];
         wanted.points += 1;
-        let plan = (kernel.plan)(problem, target);
-        let bound = Stand::of(problem, &plan);
-        for launch in &plan.launches {
+        let plan = configured.plan(target);
+        for (launch, params) in plan.launches.iter().zip(stand_in_params(problem, &plan)) {
             let shape = wanted.launches.entry(launch.entry).or_default();
             shape.threads = shape.threads.max(launch.block.iter().product());
             shape.dynamic_bytes = shape.dynamic_bytes.max(launch.shared_bytes);
-            shape.param_bytes = launch.params.bytes(&bound.bound()).len();
+            shape.param_bytes = params.len();
         }
     }
 
@@ -191,31 +191,24 @@ impl Inventory {
     }
 }
 
-/// Addresses to stand in for a GPU's.
-struct Stand {
-    tensors: Vec<u64>,
-    scratch: Vec<u64>,
-    tensor_maps: Vec<EncodedTensorMap>,
+/// The parameters of a plan's launches for addresses that stand in for a GPU's.
+fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<Vec<u8>> {
+    let tensors = problem.tensors();
+    let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(addresses()));
+    let scratch: Vec<u64> =
+        addresses().skip(tensors.len()).take(plan.scratch.len()).collect();
+    let encode = |map: &ptxvm::TensorMap| {
+        let mut bytes = [0; 128];
+        bytes[..8].copy_from_slice(&map.address.to_le_bytes());
+        Ok::<_, Infallible>(EncodedTensorMap(bytes))
+    };
+    let Ok(params) = plan.params(bound, &scratch, encode);
+    params
 }
 
-impl Stand {
-    fn of(problem: &Problem, plan: &Plan) -> Self {
-        Stand {
-            tensors: vec![1 << 20; problem.tensors().len()],
-            scratch: vec![1 << 20; plan.scratch.len()],
-            tensor_maps: vec![EncodedTensorMap([0; 128]); plan.tensor_maps.len()],
-        }
-    }
-
-    fn bound(&self) -> Bound<'_> {
-        Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &self.tensors,
-            scratch: &self.scratch,
-            tensor_maps: &self.tensor_maps,
-        }
-    }
+/// As many addresses as wanted, all different.
+fn addresses() -> impl Iterator<Item = u64> {
+    (1..).map(|n| n << 40)
 }
 
 impl Wanted {
@@ -280,7 +273,10 @@ impl Wanted {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeSet, HashSet};
+
     use super::*;
+    use crate::kernel::KERNELS;
 
     fn suite(points: &str) -> Suite {
         Suite::parse("s.toml", &format!("name = \"x\"\n{points}")).unwrap()
@@ -324,6 +320,63 @@ mod tests {
         let streams = inventory.wanted.iter().filter(|w| w.source.name == "stream");
         let found: Vec<_> = streams.map(|w| (w.arch, w.points)).collect();
         assert_eq!(found, [(Arch::SM_80, 8), (Arch::SM_120, 8)]);
+    }
+
+    /// Addresses of tensors and scratch buffers are nowhere else in parameters, so each of
+    /// them is passed on if and only if its bytes are found: a name that a host half
+    /// spells wrong leaves one out, or panics.
+    #[test]
+    fn every_tensor_and_scratch_buffer_reaches_its_kernel() {
+        let suites: Vec<Suite> = Suite::built_in_names()
+            .into_iter()
+            .map(|name| Suite::load(name).unwrap())
+            .collect();
+        let mut bound = BTreeSet::new();
+        for arch in [Arch::SM_80, Arch::SM_90, Arch::SM_120] {
+            let nominal = Nominal::of(arch);
+            for problem in problems(&suites, &nominal) {
+                for configured in Kernel::all_for(&problem, arch) {
+                    bound.insert(configured.kernel.name);
+                    check_binding(&configured, &problem, &nominal.target);
+                }
+            }
+        }
+        assert_eq!(bound.len(), KERNELS.len(), "only {bound:?}");
+    }
+
+    /// The different problems of suites.
+    fn problems(suites: &[Suite], nominal: &Nominal) -> HashSet<Problem> {
+        let arch = nominal.target.arch;
+        let kernel = |problem: &Problem| {
+            Kernel::for_problem(problem, arch).ok().map(|found| found.kernel.name)
+        };
+        let ground = nominal.ground(&kernel);
+        let plans = suites.iter().map(|suite| suite.plan_for(&ground).unwrap());
+        plans.flat_map(|plan| plan.points).map(|point| point.problem).collect()
+    }
+
+    fn check_binding(configured: &Configured, problem: &Problem, target: &Target) {
+        let (kernel, plan) = (configured.kernel, configured.plan(target));
+        let tensors = problem.tensors();
+        let names = || tensors.iter().map(|tensor| tensor.name);
+        let scratch = || plan.scratch.iter().map(|scratch| scratch.name);
+        let maps = || plan.tensor_maps.iter().map(|map| map.name);
+        for names in [names().collect(), scratch().collect(), maps().collect::<Vec<_>>()] {
+            let different: BTreeSet<&str> = names.iter().copied().collect();
+            assert_eq!(different.len(), names.len(), "{} for {problem}", kernel.name);
+        }
+        let params = stand_in_params(problem, &plan).concat();
+        let words: HashSet<u64> = params
+            .chunks_exact(8)
+            .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
+            .collect();
+        for (name, address) in names().chain(scratch()).zip(addresses()) {
+            assert!(
+                words.contains(&address),
+                "{} gets no {name} for {problem}",
+                kernel.name
+            );
+        }
     }
 
     #[test]

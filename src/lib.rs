@@ -4,7 +4,7 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {problem, nvrtc} <- {data, roofline, point, statistics, record} <- {reference, model}
+//! {format, toolchain} <- op <- {data, roofline, point, statistics, record} <- {reference, model}
 //!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
@@ -14,16 +14,16 @@ pub mod campaign;
 pub mod cmd;
 pub mod data;
 pub mod device;
+pub mod format;
 mod host_load;
 pub mod inventory;
 pub mod kernel;
 pub mod measure;
 pub mod model;
 mod multiversion;
-pub mod nvrtc;
+pub mod op;
 pub mod plot;
 pub mod point;
-pub mod problem;
 pub mod record;
 pub mod reference;
 pub mod roofline;
@@ -31,6 +31,7 @@ pub mod section;
 pub mod selftest;
 pub mod statistics;
 pub mod suite;
+pub mod toolchain;
 pub mod transfer;
 pub mod verdict;
 pub mod weights;

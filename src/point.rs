@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::problem::{Problem, ProblemError};
+use crate::op::{Problem, ProblemError};
 
 /// Revision of the measuring protocol. It is part of every id: rows measured
 /// under different rules must not be joined.

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::problem::{Problem, SHAPE_KEYS};
+use crate::op::{Problem, shape_keys};
 
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -71,7 +71,7 @@ impl Status {
     }
 }
 
-/// A row of `results.csv`. The columns of [`SHAPE_KEYS`] follow it on disk,
+/// A row of `results.csv`. The columns of [`shape_keys`] follow it on disk,
 /// for people who filter by shape; they are read back from `problem`. Columns
 /// that an older version did not write are read as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -472,7 +472,7 @@ fn header_of<T: Serialize>(row: &T) -> Vec<String> {
 /// Column names of `results.csv`.
 pub fn results_header() -> Vec<String> {
     let mut header = header_of(&Row::default());
-    header.extend(SHAPE_KEYS.map(|key| format!("shape_{key}")));
+    header.extend(shape_keys().into_iter().map(|key| format!("shape_{key}")));
     header
 }
 
@@ -495,7 +495,7 @@ pub fn samples_header() -> Vec<String> {
 fn shape_values(problem: &str) -> Vec<String> {
     let fields = problem.parse::<Problem>().map(|p| p.fields()).unwrap_or_default();
     let value = |key| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
-    SHAPE_KEYS.map(|key| value(key).unwrap_or_default()).to_vec()
+    shape_keys().into_iter().map(|key| value(key).unwrap_or_default()).collect()
 }
 
 fn run_header(run: &Run) -> Result<Vec<u8>> {

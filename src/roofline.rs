@@ -5,7 +5,7 @@
 //! Fractions of a roof are not clamped: one above 1 says that the roof is
 //! wrong or that a cache helped, and hiding it would hide that.
 
-use crate::problem::{DType, Work};
+use crate::format::{DType, Work};
 
 /// Bandwidth measured at one working set.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -30,8 +30,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::device::Device;
 use crate::measure::Settings;
+use crate::op::{Op, Problem, parse_bytes, unknown_key};
 use crate::point::{CacheState, Point, check_kernel};
-use crate::problem::{Op, Problem, parse_bytes, unknown_key};
 
 /// Suites that are part of the program: name and text.
 const BUILT_IN: [(&str, &str); 7] = [
@@ -477,8 +477,8 @@ impl Source<'_> {
             if ["op", "about"].contains(&key_text) {
                 continue;
             }
-            if !op.keys().contains(&key_text) && !["cache", "kernel"].contains(&key_text) {
-                let mut known = op.keys().to_vec();
+            if op.key(key_text).is_none() && !["cache", "kernel"].contains(&key_text) {
+                let mut known: Vec<_> = op.keys().collect();
                 known.extend(["about", "cache", "kernel"]);
                 return Err(
                     self.error(key.span(), unknown_key(key_text, op.name(), &known))
@@ -489,7 +489,7 @@ impl Source<'_> {
                 values: self.axis(key_text, value)?,
             });
         }
-        axes.sort_by_key(|axis| op.keys().iter().position(|k| *k == axis.key));
+        axes.sort_by_key(|axis| op.keys().position(|k| k == axis.key));
         Ok(Entry { line, op, axes })
     }
 

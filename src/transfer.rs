@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Measured};
-use crate::problem::{Access, Lengths, Op, Problem};
+use crate::op::{Access, Lengths, Op, Problem};
 use crate::statistics::Estimate;
 
 /// Fewest points of a fit: two more than it has unknowns, so that what is left

@@ -15,7 +15,7 @@ pub use pairs::TELLING;
 
 use crate::analysis::{Campaign, Ceiling, Measured};
 use crate::model::derived;
-use crate::problem::{DecodeAttention, Op, Problem};
+use crate::op::{DecodeAttention, Op, Problem};
 use crate::record::Status;
 use crate::roofline::{Peaks, Resource};
 use crate::section::Section;

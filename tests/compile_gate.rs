@@ -15,12 +15,13 @@ use std::sync::OnceLock;
 use common::{need, search};
 use rayon::prelude::*;
 use ridgepoint::inventory::{Inventory, Wanted};
-use ridgepoint::kernel::sass::{Disassembler, Listing};
-use ridgepoint::kernel::{
-    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines, HEADERS,
-};
-use ridgepoint::nvrtc::{Nvrtc, SearchPath, Source};
+use ridgepoint::kernel::HEADERS;
 use ridgepoint::suite::Suite;
+use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath, Source};
+use ridgepoint::toolchain::sass::{Disassembler, Listing};
+use ridgepoint::toolchain::{
+    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines,
+};
 
 const ARCHS: [Arch; 3] = [Arch::SM_80, Arch::SM_90, Arch::SM_120];
 

@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ridgepoint::nvrtc::Nvrtc;
+use ridgepoint::toolchain::nvrtc::Nvrtc;
 use tempfile::TempDir;
 
 /// The compiled program on the mock driver.

@@ -211,7 +211,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["predict", "--workload", "codin"], "nearest are coding"),
         (&["predict", "--batch", "8..1"], "--batch: `8..1` ends before it begins"),
         (&["predict", "--cache", "int4"], "int4 is a format of weights"),
-        (&["predict", "--cache-hit", "2"], "give a share from 0 to 1"),
+        (&["predict", "task", "--cache-hit", "2"], "give a share from 0 to 1"),
         (&["predict", "--models", "models.toml"], "models.toml:"),
     ];
     for (arguments, part) in cases {
@@ -224,16 +224,16 @@ fn bad_input_says_where_and_what_to_do() {
     assert!(text(&bad_point.stderr).contains("m = 0; it must be at least 1"));
 }
 
-/// Predictions need nothing but the program: every view prints, a batch that does not fit
-/// is a row that says what is short, and figures are files.
+/// A batch that does not fit is a row that says what is short. `predict` alone and
+/// `predict step` are the same.
 #[test]
-fn predictions_are_printed_and_drawn() {
+fn predicted_steps_say_whether_they_fit() {
     let dir = tempfile::tempdir().unwrap();
-    let rows = succeed(
-        dir.path(),
-        &["predict", "--model", "llama-3.1-8b", "--batch", "1,4096", "--format", "csv"],
-    );
-    let mut reader = csv::Reader::from_reader(rows.as_bytes());
+    let options = ["--model", "llama-3.1-8b", "--batch", "1,4096", "--format", "csv"];
+    let text = succeed(dir.path(), &[&["predict"], &options[..]].concat());
+    let same = succeed(dir.path(), &[&["predict", "step"], &options[..]].concat());
+    assert_eq!(text, same);
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().clone();
     let at = |name: &str| header.iter().position(|column| column == name).unwrap();
     let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
@@ -243,24 +243,95 @@ fn predictions_are_printed_and_drawn() {
         assert_eq!(&row[at("fits")], if fits { "true" } else { "false" });
         assert_eq!(row[at("short_bytes")].is_empty(), fits);
     }
-    for view in
-        ["--explain", "--tasks", "--disaggregate", "--offload", "--published", "--claims"]
-    {
+}
+
+/// Predictions need nothing but the program: every subcommand prints in every format, and
+/// figures are files.
+#[test]
+fn predictions_are_printed_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 8] = [
+        (&["--tensor", "4"], "Predictions"),
+        (&["step", "--tensor", "4"], "Predictions"),
+        (&["step", "--explain", "--tensor", "4"], "2 m n k"),
+        (&["task", "--tensor", "4", "--workload", "coding"], "Turns and tasks"),
+        (&["disaggregate", "--tensor", "4", "--cache-hit", "0.9"], "apart"),
+        (&["offload", "--tensor", "4", "--context", "8192,131072"], "Caches elsewhere"),
+        (&["published"], "Published measurements"),
+        (&["claims"], "The paper's claims"),
+    ];
+    for (arguments, part) in cases {
         for format in ["table", "csv", "json"] {
-            let arguments = ["predict", view, "--tensor", "4", "--format", format];
-            let printed = succeed(dir.path(), &arguments);
-            assert!(printed.lines().count() > 3, "{view} {format}: {printed}");
-            if format == "json" {
-                assert!(
+            let all = [&["predict"], arguments, &["--format", format]].concat();
+            let printed = succeed(dir.path(), &all);
+            assert!(printed.lines().count() > 3, "{all:?}: {printed}");
+            match format {
+                "table" => assert!(printed.contains(part), "{all:?}: {printed}"),
+                "json" => assert!(
                     serde_json::from_str::<serde_json::Value>(&printed).is_ok(),
-                    "{view}"
-                );
+                    "{all:?}"
+                ),
+                _ => {}
             }
         }
     }
-    succeed(dir.path(), &["predict", "--figures", "figures"]);
+    let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
-    assert_eq!(files, 4 * 3);
+    assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
+}
+
+/// A limit on the batch that decodes is one, also where it is 1.
+#[test]
+fn disaggregated_decode_has_as_many_requests_as_fit_or_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let batches = |batch: &[&str]| -> HashSet<u64> {
+        let arguments = ["predict", "disaggregate", "--tensor", "4", "--format", "csv"];
+        let text = succeed(dir.path(), &[&arguments[..], batch].concat());
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        reader.records().map(|record| record.unwrap()[6].parse().unwrap()).collect()
+    };
+    assert!(batches(&[]).iter().any(|batch| *batch > 8));
+    assert_eq!(batches(&["--batch", "1"]), HashSet::from([1]));
+}
+
+/// A subcommand has the options that it uses and no others, and the flags of before say
+/// what has taken their place.
+#[test]
+fn an_option_that_a_prediction_does_not_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 23] = [
+        (&["--cache-hit", "0.9"], "--cache-hit"),
+        (&["step", "--cache-hit", "0.9"], "--cache-hit"),
+        (&["step", "--tasks"], "--tasks"),
+        (&["--context", "8", "--workload", "coding"], "cannot be used with"),
+        (&["offload", "--context", "8", "--workload", "coding"], "cannot be used with"),
+        (&["task", "--phase", "prefill"], "--phase"),
+        (&["task", "--context", "8"], "--context"),
+        (&["task", "--explain"], "--explain"),
+        (&["disaggregate", "--new-tokens", "8"], "--new-tokens"),
+        (&["disaggregate", "--batch", "0"], "--batch"),
+        (&["offload", "--phase", "prefill"], "--phase"),
+        (&["offload", "--cache-hit", "0.9"], "--cache-hit"),
+        (&["published", "--tensor", "4"], "--tensor"),
+        (&["published", "--models", "x.toml"], "--models"),
+        (&["claims", "--machine", "h200"], "--machine"),
+        (&["figures", "dir", "--format", "csv"], "--format"),
+        (&["--tensor", "4", "claims"], "claims"),
+        (&["--tasks", "--workload", "coding"], "write `ridgepoint predict task`"),
+        (&["--tensor", "4", "--disaggregate"], "write `ridgepoint predict disaggregate`"),
+        (&["--offload"], "write `ridgepoint predict offload`"),
+        (&["--published"], "write `ridgepoint predict published`"),
+        (&["--claims", "--format", "csv"], "write `ridgepoint predict claims`"),
+        (&["--figures", "dir"], "write `ridgepoint predict figures DIR`"),
+    ];
+    for (arguments, part) in cases {
+        let output = run(dir.path(), &[&["predict"], arguments].concat());
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{errors}");
+        assert!(errors.contains(part), "{arguments:?}: {errors}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a refused run wrote a file");
 }
 
 #[test]

@@ -7,13 +7,14 @@ mod common;
 use rayon::prelude::*;
 use ridgepoint::device::vm::VmDevice;
 use ridgepoint::device::{Device, Options};
-use ridgepoint::kernel::{Arch, KERNELS, Kernel};
+use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
-use ridgepoint::nvrtc::Nvrtc;
+use ridgepoint::op::{Op, Problem};
 use ridgepoint::point::Point;
-use ridgepoint::problem::{Op, Problem};
 use ridgepoint::record::Status;
 use ridgepoint::suite::Suite;
+use ridgepoint::toolchain::Arch;
+use ridgepoint::toolchain::nvrtc::Nvrtc;
 
 /// One of so many points of each kernel is executed.
 const STRIDE: usize = 9;
@@ -63,8 +64,8 @@ fn kernels_are_right_on(arch: Arch, first: usize) {
         .map(|(point, _, why)| format!("{point}: {why}"))
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let runs = |kernel: &Kernel| {
-        let supported = |p: &Point| (kernel.supports)(&p.problem, arch).is_ok();
+    let runs = |kernel: &'static Kernel| {
+        let supported = |p: &Point| kernel.configure(&p.problem, arch).is_ok();
         plan.points.iter().filter(|p| p.kernel == kernel.name).any(supported)
     };
     for kernel in KERNELS.iter().filter(|kernel| runs(kernel)) {

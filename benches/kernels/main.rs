@@ -153,7 +153,11 @@ fn bench(
         let output = prepared.output(0).unwrap_or_else(|error| panic!("{point}: {error}"));
         let check = reference::check(&point.problem, SEED, 0, 0, &output)
             .unwrap_or_else(|error| panic!("{point}: {error}"));
-        assert!(check.verdict == reference::Verdict::Pass, "{point}: {}", check.message);
+        assert!(
+            check.verdict == reference::CheckVerdict::Pass,
+            "{point}: {}",
+            check.message
+        );
         drop(output);
         bencher.iter_custom(|iterations| 1e9 * launch(&mut *prepared, iterations as usize));
     });

@@ -1,4 +1,4 @@
-//! How fast the machine is: thread instructions a second, by kind of kernel.
+//! The speed of the machine: thread instructions per second, by kind of kernel.
 
 use std::hint::black_box;
 
@@ -54,7 +54,7 @@ fn arithmetic(c: &mut Criterion) {
     let launch = Launch {
         block: [128, 1, 1],
         params: Params::new().u64(out).u32(2000).build(),
-        // Every thread stores to the same word: a race, and not the point here.
+        // Every thread stores to the same word: a race, which does not matter here.
         options: Options { checks: false, ..one_core() },
         ..Launch::new("spin")
     };

@@ -1,7 +1,7 @@
-//! An L2 cache in front of DRAM: how much of the traffic gets past it.
+//! An L2 cache in front of DRAM: how much of the traffic reaches DRAM.
 //!
-//! Lines of 128 bytes in four sectors, 16 ways, least recently used out first, no
-//! fetch for a sector that is written. It is a size, not a model of any one GPU.
+//! Lines of 128 bytes in four sectors, 16 ways, replacement of the least recently used
+//! line, and no fetch for a sector that is written. It models a size, not a certain GPU.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,13 @@ const SECTORS: u64 = 4;
 #[derive(Debug, Clone, Copy, Default)]
 struct Line {
     tag: u64,
-    /// Sectors that are there, and those that DRAM does not have yet.
+    /// Sectors that are present, and those that were not written to DRAM yet.
     valid: u8,
     dirty: u8,
     used: u64,
 }
 
-/// The cache, and the sectors that went past it.
+/// The cache, and the sectors that DRAM read and wrote.
 #[derive(Debug)]
 pub(crate) struct Cache {
     sets: u64,
@@ -39,7 +39,7 @@ impl Cache {
     pub(crate) fn access(&mut self, sector: u64, write: bool) {
         self.clock += 1;
         let (line, bit) = (sector / SECTORS, 1u8 << (sector % SECTORS));
-        // Strides of powers of two must not all meet in one set.
+        // Strides of powers of two must not all map to one set.
         let hashed = line.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         let set = self.lines.entry(hashed % self.sets).or_default();
         let held = set.iter().position(|way| way.valid != 0 && way.tag == line);
@@ -61,7 +61,7 @@ impl Cache {
         way.valid |= bit;
     }
 
-    /// What is dirty at the end has to reach DRAM too.
+    /// Writes to DRAM what is dirty at the end.
     pub(crate) fn flush(&mut self) {
         for way in self.lines.values_mut().flatten() {
             self.written += u64::from(way.dirty.count_ones());

@@ -1,4 +1,4 @@
-//! Global memory during a launch: who touched what, and in which sectors.
+//! Global memory during a launch: which warp accessed which word, and in which sectors.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,7 +10,7 @@ use crate::memory::Memory;
 /// Words that share a page of tags.
 const PAGE_WORDS: u64 = 1024;
 
-/// Tags of the words of a page, made when the first is needed.
+/// Tags of the words of a page, allocated when the first is needed.
 type Page = OnceLock<Box<[AtomicU64]>>;
 
 fn tags(page: &Page) -> &[AtomicU64] {
@@ -33,22 +33,22 @@ const SEVERAL_BLOCKS: u64 = u64::MAX;
 /// Races in global memory, between blocks and between the warps of one.
 #[derive(Debug)]
 pub(crate) struct GlobalRaces {
-    /// The last write and the last read of each word. Most memory sees only one.
+    /// The last write and the last read of each word. Most memory has only one of them.
     writes: Vec<Vec<Page>>,
     reads: Vec<Vec<Page>>,
     /// What strong writes have published, by address.
     published: Mutex<HashMap<u64, Arc<Foreign>>>,
     enabled: bool,
-    /// Blocks talk, so that "several readers" may well be ordered.
+    /// Blocks communicate, so that "several readers" may be ordered.
     talks: bool,
 }
 
 /// How memory is accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// By a thread, with nothing said of order.
+    /// By a thread, without a memory order.
     Weak,
-    /// By a thread, relaxed or stronger: it never races with its like.
+    /// By a thread, relaxed or stronger: two such accesses never race.
     Strong,
     /// By the async proxy, for a thread.
     Async,
@@ -99,7 +99,7 @@ impl Tag {
         Self { block, warp, time, manner }
     }
 
-    /// Whether nothing orders this access before one by `clock`.
+    /// Whether this access is not ordered before one by `clock`.
     fn races(self, clock: &Clock, manner: Manner) -> bool {
         if manner == Manner::Strong && self.manner == Manner::Strong {
             return false;
@@ -111,8 +111,8 @@ impl Tag {
             && !clock.knows_of(self.block, self.warp, self.time)
     }
 
-    /// Whether the async proxy may miss this write, though it is ordered before its
-    /// read.
+    /// Whether the async proxy may not see this write, although it is ordered before the
+    /// proxy's read.
     fn is_hidden(self, clock: &Clock, reader: Manner) -> bool {
         reader == Manner::Async
             && self.manner != Manner::Async
@@ -129,7 +129,7 @@ impl Tag {
 pub(crate) enum Did {
     Read,
     Write,
-    /// Wrote, in order, but with no proxy fence before the async proxy's read.
+    /// Wrote, in order, but without a proxy fence before the async proxy's read.
     WriteUnfenced,
 }
 
@@ -229,7 +229,7 @@ impl GlobalRaces {
         rival
     }
 
-    /// A strong write to `address` publishes what the warp's last fence made ready.
+    /// A strong write to `address` publishes what the warp's last fence released.
     pub(crate) fn publish(&self, address: u64, by: &Clock) {
         if self.enabled && by.publishes() {
             let mut published =
@@ -251,7 +251,7 @@ impl GlobalRaces {
     }
 }
 
-/// The last read of a word, or who all have read it.
+/// The last read of a word, or that several warps or blocks have read it.
 fn note_read(old: u64, own: Tag) -> u64 {
     if old == SEVERAL_BLOCKS {
         return old;

@@ -1,9 +1,9 @@
-//! Who knows of whose accesses: vector clocks over the warps of a cluster.
+//! Which accesses are ordered before which: vector clocks over the warps of a cluster.
 //!
-//! A warp's own entry is its time. It moves on whenever the warp publishes what it
-//! did (arrives at a barrier, fences), and whoever waits learns the publisher's
-//! entries. An access is ordered before another when its time is known there.
-//! What is known of warps of other clusters travels beside, by block.
+//! A warp's own entry is its time. It increases when the warp publishes what it did (by
+//! arriving at a barrier, or a fence). A warp that waits takes over the publisher's
+//! entries. An access is ordered before another when the second warp knows its time.
+//! What is known of the warps of other clusters is kept separately, by block.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use std::sync::Arc;
 pub(crate) struct Times {
     /// Latest known time of every warp.
     known: Vec<u32>,
-    /// The same, for writes to global memory that a proxy fence has shown to the async
-    /// proxy.
+    /// The same, for writes to global memory that a proxy fence has made visible to the
+    /// async proxy.
     fenced: Vec<u32>,
 }
 
 /// Times of the warps of blocks, by the block's number in the grid.
 pub(crate) type Foreign = HashMap<u32, Times>;
 
-/// Where a clock's warps live.
+/// The blocks that a clock's warps belong to.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Home {
     /// Numbers of the cluster's blocks, by rank.
@@ -30,7 +30,7 @@ pub(crate) struct Home {
     pub warps: usize,
 }
 
-/// What a fence made ready for other blocks to see.
+/// What a fence released to other blocks.
 #[derive(Debug)]
 pub(crate) struct Released {
     known: Vec<u32>,
@@ -38,9 +38,9 @@ pub(crate) struct Released {
     foreign: Option<Arc<Foreign>>,
 }
 
-/// Entries for asynchronous copies. Those of different mbarriers take different ones, as
-/// far as there are some: who has waited for one copy need not know of another that
-/// happened to land before.
+/// Entries for asynchronous copies. Copies of different mbarriers use different entries, as
+/// far as there are enough: a warp that waited for one copy does not know of another that
+/// happened to complete earlier.
 pub(crate) const COPY_ENTRIES: usize = 8;
 
 /// What one warp knows.
@@ -48,14 +48,14 @@ pub(crate) const COPY_ENTRIES: usize = 8;
 pub(crate) struct Clock {
     /// Own place in the vectors.
     pub own: usize,
-    /// Latest known time of every warp, and behind them of asynchronous copies.
+    /// Latest known time of every warp, and after them of asynchronous copies.
     pub known: Vec<u32>,
-    /// The same, for writes to shared memory that a proxy fence has shown to the async
-    /// proxy.
+    /// The same, for writes to shared memory that a proxy fence has made visible to the
+    /// async proxy.
     pub fenced_shared: Vec<u32>,
     /// The same for writes to global memory.
     fenced_global: Vec<u32>,
-    /// What the last memory fence made ready for publication by an atomic.
+    /// What the last memory fence released, for an atomic to publish.
     pub released: Option<Vec<u32>>,
     /// What strong reads have seen, to be learnt at the next fence.
     pub seen: Option<Vec<u32>>,
@@ -108,7 +108,7 @@ pub(crate) fn join(into: &mut Vec<u32>, from: &[u32]) {
     raise(into, from);
 }
 
-/// The same, of the entries that there are.
+/// The same, for the entries of `into` only.
 fn raise(into: &mut [u32], from: &[u32]) {
     into.iter_mut().zip(from).for_each(|(a, &b)| *a = b.max(*a));
 }
@@ -129,8 +129,8 @@ impl Message {
         join_foreign(&mut self.foreign, &other.foreign);
     }
 
-    /// Adds an asynchronous copy that has landed in shared memory; the async proxy need
-    /// not be shown what it wrote itself.
+    /// Adds an asynchronous copy that has completed in shared memory. What the async proxy
+    /// wrote itself is visible to it without a fence.
     pub(crate) fn add_copy(&mut self, entry: usize, time: u32) {
         for list in [&mut self.known, &mut self.fenced_shared] {
             if list.len() <= entry {
@@ -140,7 +140,7 @@ impl Message {
         }
     }
 
-    /// Whether nobody has said anything.
+    /// Whether it carries nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
@@ -189,7 +189,7 @@ impl Clock {
         self.converged = self.now();
     }
 
-    /// A memory fence: what was seen is learnt, what was done is ready to publish.
+    /// A memory fence: acquires what was seen, and releases what was done.
     pub(crate) fn fence(&mut self) {
         if let Some(seen) = self.seen.take() {
             join(&mut self.known, &seen);
@@ -209,7 +209,7 @@ impl Clock {
         self.global_released = Some(Arc::new(Released { known, fenced, foreign }));
     }
 
-    /// Learns times of warps, wherever they live.
+    /// Learns times of warps of this and of other clusters.
     fn absorb(&mut self, message: &Arc<Foreign>) {
         join_foreign(&mut self.foreign, &Some(Arc::clone(message)));
         let warps = self.home.warps;
@@ -222,7 +222,7 @@ impl Clock {
         }
     }
 
-    /// Adds what the last fence made ready to what an address publishes.
+    /// Adds what the last fence released to what an address publishes.
     pub(crate) fn publish(&self, published: &mut Arc<Foreign>) {
         let Some(released) = &self.global_released else { return };
         let into = Arc::make_mut(published);
@@ -257,7 +257,7 @@ impl Clock {
         (block, self.own % warps)
     }
 
-    /// The time of a write. A strong one is part of what it publishes: whoever sees
+    /// The time of a write. A strong write is part of what it publishes: a warp that reads
     /// it knows of it.
     pub(crate) fn write_time(&self, strong: bool) -> u32 {
         let released = self.global_released.as_ref().filter(|_| strong);
@@ -275,8 +275,8 @@ impl Clock {
         }
     }
 
-    /// Whether a proxy fence has shown a write to global memory, by a warp of any
-    /// block, to the async proxy.
+    /// Whether a proxy fence has made a write to global memory, by a warp of any block,
+    /// visible to the async proxy.
     pub(crate) fn has_shown(&self, block: u32, warp: usize, time: u32) -> bool {
         let fenced = match self.home.blocks.iter().position(|&own| own == block) {
             Some(rank) => self.fenced_global.get(rank * self.home.warps + warp),
@@ -289,7 +289,7 @@ impl Clock {
         self.foreign.as_ref().and_then(|map| map.get(&block))
     }
 
-    /// Whether anything at all is known of a block's warps.
+    /// Whether anything is known of a block's warps.
     pub(crate) fn has_met(&self, block: u32) -> bool {
         self.home.blocks.contains(&block)
             || self.foreign.as_ref().is_some_and(|map| map.contains_key(&block))

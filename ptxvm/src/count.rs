@@ -1,6 +1,6 @@
-//! What a launch did, in numbers that do not depend on the schedule.
+//! Counts of what a launch did. They do not depend on the schedule.
 
-/// Who does arithmetic: the pipe and the number format.
+/// The unit that does arithmetic, and the number format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Unit {
@@ -14,7 +14,7 @@ pub enum Unit {
     BF16,
     /// Packed 8-bit integer dot products.
     Int8,
-    /// Special functions: reciprocal, root, sine, exponential and their kin.
+    /// Special functions: reciprocal, roots, sine, cosine, logarithm, exponential, tanh.
     Special,
     /// Matrix unit, binary16 inputs.
     TensorF16,
@@ -53,13 +53,13 @@ impl Unit {
     }
 }
 
-/// What kind of instruction one is.
+/// The class of an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Class {
     /// Integer arithmetic.
     Integer,
-    /// Bits.
+    /// Operations on bits.
     Logic,
     /// Floating-point arithmetic.
     Float,
@@ -75,11 +75,11 @@ pub enum Class {
     LoadGlobal,
     /// Stores to global or generic memory.
     StoreGlobal,
-    /// Loads from shared memory, `ldmatrix` too.
+    /// Loads from shared memory, including `ldmatrix`.
     LoadShared,
-    /// Stores to shared memory, `stmatrix` too.
+    /// Stores to shared memory, including `stmatrix`.
     StoreShared,
-    /// Loads and stores elsewhere: parameters, constants, local memory.
+    /// Other loads and stores: parameters, constants, local memory.
     OtherMemory,
     /// Atomics and reductions in memory.
     Atomic,
@@ -129,25 +129,25 @@ pub struct Counts {
     pub instructions: [u64; Class::ALL.len()],
     /// Warp instructions.
     pub warp_instructions: u64,
-    /// Bytes that threads and copies asked global memory for.
+    /// Bytes that threads and copies read from global memory.
     pub global_read_bytes: u64,
-    /// Bytes that threads and copies gave to global memory.
+    /// Bytes that threads and copies wrote to global memory.
     pub global_write_bytes: u64,
-    /// 32-byte sectors of global memory that requests read, each counted once a
-    /// request (a warp's instruction, or one copy).
+    /// 32-byte sectors of global memory that requests read, each counted once per request
+    /// (an instruction of a warp, or one copy).
     pub sectors_read: u64,
     /// The same for writes.
     pub sectors_written: u64,
-    /// Different sectors that the launch read: with a cold and endless cache, DRAM's
-    /// reads in units of 32 bytes.
+    /// Different sectors that the launch read: the reads of DRAM in units of 32 bytes, with
+    /// an unlimited cache that is empty at the start.
     pub distinct_sectors_read: u64,
     /// Different sectors that the launch wrote.
     pub distinct_sectors_written: u64,
-    /// Sectors read from DRAM past the cache of [`crate::Options::l2_bytes`].
+    /// Sectors read from DRAM, with a cache of [`crate::Options::l2_bytes`].
     pub dram_sectors_read: Option<u64>,
-    /// Sectors written to DRAM, those that are left in the cache at the end included.
+    /// Sectors written to DRAM, including those that are in the cache at the end.
     pub dram_sectors_written: Option<u64>,
-    /// Atomic operations on global memory, one a lane.
+    /// Atomic operations on global memory, one per lane.
     pub global_atomics: u64,
     /// Bytes that threads and matrix units read from shared memory.
     pub shared_read_bytes: u64,
@@ -155,7 +155,7 @@ pub struct Counts {
     pub shared_write_bytes: u64,
     /// Passes that shared memory needed for the accesses of threads.
     pub shared_wavefronts: u64,
-    /// Passes more than the fewest possible.
+    /// Passes beyond the fewest possible.
     pub bank_conflicts: u64,
     /// Bytes that asynchronous copies moved into shared memory.
     pub async_bytes: u64,
@@ -187,8 +187,8 @@ impl Counts {
         32 * (self.distinct_sectors_read + self.distinct_sectors_written)
     }
 
-    /// Adds what another part of the same launch did; different sectors are counted
-    /// once for the whole launch, elsewhere.
+    /// Adds what another part of the same launch did, except for the different sectors,
+    /// which are counted once for the whole launch.
     pub(crate) fn add(&mut self, other: &Counts) {
         let lists = [
             (&mut self.flops[..], &other.flops[..]),
@@ -211,13 +211,13 @@ impl Counts {
     }
 }
 
-/// How many passes shared memory needs for `lanes`' accesses of `width` bytes each,
-/// and how few would do. A bank delivers one 4-byte word in a pass.
+/// How many passes shared memory needs for accesses of `width` bytes at `addresses`, and
+/// the fewest that such accesses can need. A bank delivers one 4-byte word per pass.
 pub(crate) fn wavefronts(addresses: &[u32], width: u32) -> (u32, u32) {
     if addresses.is_empty() {
         return (0, 0);
     }
-    // Wide accesses go in as many groups of lanes as it takes to fill 128 bytes.
+    // Wide accesses are served in groups of lanes of 128 bytes each.
     let group = (128 / width.max(4)) as usize;
     let mut passes = 0;
     for part in addresses.chunks(group) {

@@ -1,4 +1,4 @@
-//! What can go wrong before a launch.
+//! Errors before a launch.
 
 use thiserror::Error;
 

@@ -1,4 +1,4 @@
-//! What the checks say.
+//! Findings: what the checks report.
 
 use std::fmt;
 
@@ -13,23 +13,23 @@ pub enum FindingKind {
     UseAfterFree,
     /// A never-written value became an address, a branch or a store.
     Uninitialised,
-    /// Two accesses to shared memory with nothing between them that orders them.
+    /// Two accesses to shared memory that nothing orders.
     SharedRace,
-    /// The same in global memory, between blocks.
+    /// The same in global memory, between warps or blocks.
     GlobalRace,
     /// An access to bytes that an asynchronous copy may still be writing or reading.
     AsyncRace,
-    /// Generic writes read by the async proxy without a proxy fence between.
+    /// Ordinary writes read by the async proxy without a proxy fence in between.
     MissingProxyFence,
-    /// A wgmma accumulator or operand touched before its wait.
+    /// A wgmma accumulator or operand used before its wait.
     AccumulatorInFlight,
-    /// Registers handed to wgmma with no `wgmma.fence` before.
+    /// Registers used by wgmma without a `wgmma.fence` before it.
     MissingWgmmaFence,
-    /// Threads of a warp or block came to different barriers, or left before one.
+    /// Threads of a warp or block reached different barriers, or returned before one.
     BarrierDivergence,
-    /// Nothing can go on.
+    /// No thread can continue.
     Deadlock,
-    /// An mbarrier used against its rules.
+    /// A wrong use of an mbarrier.
     Mbarrier,
     /// A malformed operand: descriptor, tensor map, copy size, alignment.
     BadOperand,
@@ -37,11 +37,11 @@ pub enum FindingKind {
     Trap,
     /// The budget of instructions ran out.
     Timeout,
-    /// The launch itself cannot work.
+    /// The launch itself is not possible.
     BadLaunch,
 }
 
-/// One mistake, and where it showed.
+/// One mistake, and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What kind of mistake.
@@ -50,7 +50,7 @@ pub struct Finding {
     pub kernel: String,
     /// Source file and line, where the PTX has `.loc`.
     pub source: Option<(String, u32)>,
-    /// Line of the PTX text; 0 where no instruction is to blame.
+    /// Line of the PTX text; 0 where it was not an instruction.
     pub ptx_line: u32,
     /// The instruction's opcode.
     pub instruction: String,
@@ -65,7 +65,7 @@ pub struct Finding {
     pub allocation: Option<String>,
     /// What happened, in words.
     pub detail: String,
-    /// How often the same instruction did the same.
+    /// How often the same instruction did this.
     pub times: u64,
 }
 
@@ -95,12 +95,12 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A mistake after which the launch could not go on.
+/// A mistake that ended the launch.
 #[derive(Debug, Clone)]
 pub struct Fault {
     /// What stopped the launch.
     pub cause: Box<Finding>,
-    /// What was found before.
+    /// What was found before that.
     pub findings: Vec<Finding>,
 }
 
@@ -122,7 +122,7 @@ pub(crate) struct Findings {
 const MOST: usize = 200;
 
 impl Findings {
-    /// Adds `finding`, or counts it where the same instruction did the same before.
+    /// Adds `finding`, or counts it where the same instruction did this before.
     pub(crate) fn add(&mut self, finding: Finding) {
         let same = |old: &&mut Finding| {
             old.kind == finding.kind && old.ptx_line == finding.ptx_line
@@ -139,7 +139,7 @@ impl Findings {
         }
     }
 
-    /// Whether the same finding is known, so that building it again can be saved.
+    /// Counts a finding that is known already; says whether it does not have to be built.
     pub(crate) fn count(&mut self, kind: FindingKind, ptx_line: u32) -> bool {
         let same = |old: &&mut Finding| old.kind == kind && old.ptx_line == ptx_line;
         match self.list.iter_mut().find(same) {

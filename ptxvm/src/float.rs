@@ -1,7 +1,7 @@
 //! Floating-point formats and rounding, exact and written once.
 //!
-//! A value on its way into a format is a sign, an integer mantissa, an exponent and
-//! a sticky bit, so every conversion rounds once.
+//! A value that is converted is first a sign, an integer mantissa and an exponent, so
+//! every conversion rounds once.
 
 /// How a result is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,7 @@ pub(crate) const E5M2: Format = Format::ieee(5, 2);
 pub(crate) const E4M3: Format =
     Format { exponent_bits: 4, mantissa_bits: 3, finite_only: true };
 
-/// A finite value: `(-1)^negative * mantissa * 2^exponent`, and whether bits below
-/// it were lost.
+/// A finite value: `(-1)^negative * mantissa * 2^exponent`.
 #[derive(Debug, Clone, Copy)]
 struct Exact {
     negative: bool,
@@ -55,7 +54,7 @@ impl Format {
         (negative as u64) << (self.exponent_bits + self.mantissa_bits)
     }
 
-    /// The NaN that the hardware makes.
+    /// The NaN that the hardware produces.
     const fn nan(self) -> u64 {
         (1 << (self.exponent_bits + self.mantissa_bits)) - 1
     }
@@ -89,8 +88,8 @@ impl Format {
         if negative { -magnitude } else { magnitude }
     }
 
-    /// `value` rounded into this format; too large becomes infinity, or the largest
-    /// finite value where `saturate` is set or rounding points there.
+    /// `value` rounded into this format. A value too large becomes infinity, or the largest
+    /// finite value where `saturate` is set or the rounding is towards it.
     pub(crate) fn encode(self, value: f64, rounding: Rounding, saturate: bool) -> u64 {
         let bits = value.to_bits();
         let negative = bits >> 63 != 0;
@@ -139,7 +138,7 @@ impl Format {
         let last = power - self.mantissa_bits as i32;
         let shift = last - value.exponent;
         let kept = round_shift(value.mantissa, shift, value.negative, rounding);
-        // A carry out of the mantissa lands in the exponent by itself.
+        // A carry out of the mantissa increments the exponent.
         let biased = (power + self.bias() - 1) as u64;
         let bits = (biased << self.mantissa_bits) + kept;
         if bits > self.max_finite() {
@@ -176,14 +175,14 @@ fn round_shift(mantissa: u64, shift: i32, negative: bool, rounding: Rounding) ->
     kept + u64::from(up)
 }
 
-/// `value * 2^power` without a double rounding on the way.
+/// `value * 2^power`, without rounding twice.
 fn scale(value: f64, power: i32) -> f64 {
     let half = power / 2;
     value * f64::powi(2.0, half) * f64::powi(2.0, power - half)
 }
 
-/// `a + b`, inexact results rounded to odd: rounding the answer again, into a format
-/// of at most 51 bits, gives what rounding the exact sum once would give.
+/// `a + b`, with inexact results rounded to odd. Rounding the result again, into a format
+/// of at most 51 bits, then gives what one rounding of the exact sum would give.
 pub(crate) fn add_odd(a: f64, b: f64) -> f64 {
     let sum = a + b;
     if !sum.is_finite() {
@@ -212,7 +211,7 @@ pub(crate) fn round_integer(x: f64, rounding: Rounding) -> f64 {
 
 /// A 32-bit result of an exact or odd-rounded `value`.
 pub(crate) fn to_f32(value: f64, rounding: Rounding) -> f32 {
-    // The hardware's NaN, and the sign of an exact zero, are the host's here.
+    // NVIDIA's NaN differs from the host's.
     if value.is_nan() {
         return f32::from_bits(0x7fff_ffff);
     }
@@ -253,9 +252,9 @@ pub(crate) fn flush(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
 }
 
-/// Into [0, 1]; NaN becomes 0.
+/// `x` limited to [0, 1]; NaN becomes 0.
 pub(crate) fn saturate(x: f32) -> f32 {
-    // `max` returns the number where one side is NaN, and -0 becomes +0.
+    // NaN and -0 become +0.
     if x > 0.0 { x.min(1.0) } else { 0.0 }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! A register is a row of 32 lanes, so that one decoded instruction is one loop that
 //! the compiler turns into vector code. Immediates and special registers are rows
-//! too: a source operand is always an index. Beside each row stands one bit per lane
-//! that says that the value is undefined; it travels with the values.
+//! too, so a source operand is always an index. Each row has one bit per lane that says
+//! that the value is undefined; instructions carry it from sources to destinations.
 
 use std::collections::HashMap;
 
-use crate::syntax::Bank;
+use crate::bank::Bank;
 
 /// Threads of a warp.
 pub const LANES: usize = 32;
@@ -33,7 +33,7 @@ pub(crate) struct Regs {
     pub undefined: [Vec<u32>; 3],
     /// Where undefined lanes came from, for registers that have some.
     pub origins: HashMap<(Bank, u16), Origin>,
-    /// The instruction being executed touched an accumulator in flight.
+    /// The instruction being executed used the accumulator of a product under way.
     pub touched_in_flight: bool,
 }
 
@@ -168,7 +168,8 @@ impl Regs {
         self.origins.get(&(bank, index)).copied().unwrap_or(Origin::Register)
     }
 
-    /// Undefined lanes of `from` reach `to`; `moved` unchanged, or computed with.
+    /// Records where undefined lanes of `to` came from. With `moved`, the instruction only
+    /// moved them.
     #[cold]
     pub(crate) fn taint(&mut self, to: (Bank, u16), from: &[(Bank, u16)], moved: bool) {
         let source = from.iter().find(|&&(bank, index)| self.undefined(bank, index) != 0);
@@ -258,7 +259,7 @@ pub(crate) fn apply4<A: Lane, B: Lane, C: Lane, E: Lane, D: Lane>(
     regs.carry((D::BANK, args.d), &from, mask);
 }
 
-/// Stores a row computed elsewhere from three sources.
+/// Stores a row that was computed from three sources.
 #[inline(always)]
 pub(crate) fn put3<A: Lane, B: Lane, C: Lane, D: Lane>(
     regs: &mut Regs,
@@ -271,7 +272,7 @@ pub(crate) fn put3<A: Lane, B: Lane, C: Lane, D: Lane>(
     regs.carry((D::BANK, args.d), &from, mask);
 }
 
-/// A plain copy: undefined values may be moved about, even those in flight.
+/// A plain copy: undefined values may be moved, also those of a product under way.
 pub(crate) fn copy<T: Lane>(regs: &mut Regs, args: &Args, mask: u32) {
     let row = T::row(regs, args.a);
     T::put(regs, args.d, &row, mask);
@@ -282,7 +283,7 @@ pub(crate) fn copy<T: Lane>(regs: &mut Regs, args: &Args, mask: u32) {
     }
 }
 
-/// `d = c ? a : b`; only the chosen side's undefined lanes count.
+/// `d = c ? a : b`; only undefined lanes of the chosen operand count.
 pub(crate) fn select<T: Lane>(regs: &mut Regs, args: &Args, mask: u32) {
     let (a, b) = (T::row(regs, args.a), T::row(regs, args.b));
     let choice = bool::row(regs, args.c);

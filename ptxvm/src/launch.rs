@@ -11,11 +11,12 @@ use crate::check::{GlobalRaces, Sectors};
 use crate::count::Counts;
 use crate::error::ParseError;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
-use crate::instruction::{Initial, Kernel};
+use crate::instruction::Kernel;
 use crate::machine::{Run, fault};
 use crate::memory::{Address, Memory};
+use crate::options::Options;
 use crate::schedule::{self, Share};
-use crate::syntax::{Bank, VariableSpace};
+use crate::syntax::VariableSpace;
 
 /// A loaded module: kernels and variables.
 #[derive(Debug)]
@@ -33,41 +34,17 @@ struct ModuleVariable {
     init: Vec<u8>,
 }
 
-/// What a kernel asks of its launches.
+/// What a kernel requires of its launches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelInfo {
     /// Bytes of the parameter block.
     pub param_bytes: usize,
     /// Bytes of static shared memory.
     pub static_shared_bytes: u32,
-    /// Most threads of a block, by axis, where the kernel says so.
+    /// Most threads of a block, by axis, where the kernel states them.
     pub max_threads: Option<[u32; 3]>,
     /// The cluster that the kernel was compiled for.
     pub cluster: Option<[u32; 3]>,
-}
-
-/// How a launch is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Look for races, unwritten memory and the like. Without it, only what would
-    /// crash is found.
-    pub checks: bool,
-    /// Run blocks on several threads of the host where the kernel has no way for
-    /// its blocks to talk to one another.
-    pub parallel: bool,
-    /// Clusters of blocks that are under way at the same time on one host thread.
-    pub resident: usize,
-    /// Bytes of an L2 cache in front of DRAM, to count what gets past it. Blocks then
-    /// run on one thread of the host, so that the order is the seed's alone.
-    pub l2_bytes: Option<u64>,
-    /// Warp instructions after which a launch counts as hung.
-    pub budget: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { checks: true, parallel: true, resident: 3, l2_bytes: None, budget: 1 << 32 }
-    }
 }
 
 /// One launch.
@@ -92,8 +69,7 @@ pub struct Launch<'a> {
 }
 
 impl<'a> Launch<'a> {
-    /// A launch of `entry` with everything else at its simplest: one block of one
-    /// thread, no parameters.
+    /// A launch of `entry` with one block of one thread, and without parameters.
     pub fn new(entry: &'a str) -> Self {
         Self {
             entry,
@@ -163,7 +139,7 @@ impl Params {
 pub struct Report {
     /// Its work.
     pub counts: Counts,
-    /// Mistakes that did not stop it, in the order of the PTX.
+    /// Mistakes that did not end it, in the order of the PTX.
     pub findings: Vec<Finding>,
 }
 
@@ -171,7 +147,7 @@ impl Module {
     /// Loads PTX text.
     ///
     /// # Errors
-    /// Where the text is malformed, or uses what is not implemented: the error names
+    /// If the text is malformed or uses something that is not implemented. The error names
     /// the instruction and its line.
     pub fn parse(ptx: &str) -> Result<Self, ParseError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -186,7 +162,7 @@ impl Module {
             .collect::<Result<_, _>>()?;
         let variables = source.variables.iter().map(|variable| ModuleVariable {
             name: variable.name.to_owned(),
-            // Shared variables have no global address; they keep their index only.
+            // Shared variables do not have a global address; they only keep their index.
             bytes: match variable.space {
                 VariableSpace::Global | VariableSpace::Const => variable.bytes,
                 VariableSpace::Shared | VariableSpace::Local => 0,
@@ -203,7 +179,7 @@ impl Module {
         self.kernels.iter().map(|kernel| kernel.name.as_str())
     }
 
-    /// What kernel `name` asks of its launches.
+    /// What kernel `name` requires of its launches.
     pub fn kernel(&self, name: &str) -> Option<KernelInfo> {
         let kernel = self.kernels.iter().find(|kernel| kernel.name == name)?;
         Some(KernelInfo {
@@ -214,8 +190,8 @@ impl Module {
         })
     }
 
-    /// The address of the module's global variable `name`; the first use of a module
-    /// in a memory makes its variables there.
+    /// The address of the module's global variable `name`. The first use of a module with a
+    /// memory allocates its variables there.
     pub fn symbol(&self, memory: &mut Memory, name: &str) -> Option<Address> {
         let index = self.variables.iter().position(|variable| variable.name == name)?;
         Some(self.symbols(memory)[index])
@@ -244,8 +220,8 @@ impl Module {
     /// Runs a kernel to its end.
     ///
     /// # Errors
-    /// Where the launch could not go on: an access that a GPU would fault on, a
-    /// deadlock, a trap, or a launch that cannot work.
+    /// If the launch could not continue: an access that would fault on a GPU, a deadlock, a
+    /// trap, or a launch that is not possible.
     pub fn launch(
         &self,
         memory: &mut Memory,
@@ -254,7 +230,7 @@ impl Module {
         let symbols = self.symbols(memory);
         let found = self.kernels.iter().find(|kernel| kernel.name == launch.entry);
         let Some(kernel) = found else {
-            return Err(refuse(launch, "there is no kernel of this name"));
+            return Err(refuse(launch, "the module does not have a kernel of this name"));
         };
         let cluster = cluster(kernel, launch);
         validate(kernel, launch, cluster)?;
@@ -279,7 +255,7 @@ impl Module {
         let clusters = launch.grid.iter().zip(cluster).map(|(&g, c)| u64::from(g / c));
         let clusters: u64 = clusters.product();
         let shares = if parallel {
-            // More shares than threads, so that none waits long for the last.
+            // More shares than threads, so that the threads finish at about the same time.
             let size = clusters.div_ceil(8 * rayon::current_num_threads() as u64).max(1);
             let starts: Vec<u64> = (0..clusters).step_by(size as usize).collect();
             let share = |start: u64| (start, clusters.min(start + size));
@@ -316,7 +292,7 @@ fn refuse(launch: &Launch<'_>, detail: impl Into<String>) -> Fault {
     Fault { cause: Box::new(cause), findings: Vec::new() }
 }
 
-/// Most shared memory of a block, that which the hardware keeps included.
+/// Most shared memory of a block in bytes, including what the hardware reserves.
 const MAX_SHARED: u32 = 228 * 1024;
 
 fn validate(kernel: &Kernel, launch: &Launch<'_>, cluster: [u32; 3]) -> Result<(), Fault> {
@@ -324,37 +300,62 @@ fn validate(kernel: &Kernel, launch: &Launch<'_>, cluster: [u32; 3]) -> Result<(
     let threads = product(launch.block);
     let blocks = product(launch.grid);
     if threads == 0 || threads > 1024 || blocks == 0 || blocks > 1 << 31 {
-        let text = format!("{blocks} blocks of {threads} threads");
+        let text = format!(
+            "{blocks} blocks of {threads} threads: a block has 1 to 1024 threads, a grid 1 to 2^31 blocks"
+        );
         return Err(refuse(launch, text));
     }
     if let Some(most) = kernel.max_threads
         && threads > product(most)
     {
-        let text = format!("{threads} threads where the kernel allows {}", product(most));
+        let text = format!(
+            "{threads} threads in a block, but the kernel allows {}",
+            product(most)
+        );
         return Err(refuse(launch, text));
     }
     if let Some(exactly) = kernel.required_threads
         && launch.block != exactly
     {
-        return Err(refuse(launch, format!("the kernel needs blocks of {exactly:?}")));
+        return Err(refuse(
+            launch,
+            format!(
+                "the kernel needs blocks of {exactly:?} threads, not {:?}",
+                launch.block
+            ),
+        ));
     }
-    if kernel.cluster.is_some_and(|own| own != cluster) {
-        let text =
-            format!("clusters of {cluster:?}, the kernel's are {:?}", kernel.cluster);
+    if let Some(own) = kernel.cluster
+        && own != cluster
+    {
+        let text = format!(
+            "clusters of {cluster:?} blocks, but the kernel was compiled for {own:?}"
+        );
         return Err(refuse(launch, text));
     }
     let whole = launch.grid.iter().zip(cluster).all(|(grid, cluster)| grid % cluster == 0);
     if !whole || product(cluster) > 16 {
-        let text = format!("a grid of {:?} in clusters of {cluster:?}", launch.grid);
+        let text = format!(
+            "a grid of {:?} blocks cannot be divided into clusters of {cluster:?}, of at most 16 blocks",
+            launch.grid
+        );
         return Err(refuse(launch, text));
     }
     let total = kernel.static_shared.saturating_add(launch.shared_bytes);
     if total > MAX_SHARED {
-        return Err(refuse(launch, format!("{total} bytes of shared memory")));
+        return Err(refuse(
+            launch,
+            format!(
+                "{total} bytes of shared memory in a block, but at most {MAX_SHARED} are possible"
+            ),
+        ));
     }
     if (launch.params.len() as u64) < kernel.param_bytes {
         let (given, wanted) = (launch.params.len(), kernel.param_bytes);
-        return Err(refuse(launch, format!("{given} bytes of parameters of {wanted}")));
+        return Err(refuse(
+            launch,
+            format!("{given} bytes of parameters, but the kernel declares {wanted}"),
+        ));
     }
     Ok(())
 }
@@ -400,17 +401,3 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
     }
     Ok(Report { counts, findings: findings.list })
 }
-
-/// The bits that a row starts with.
-pub(crate) fn initial(run: &Run<'_>, what: Initial) -> Option<u64> {
-    match what {
-        Initial::Value(value) => Some(value),
-        Initial::Symbol(index, offset) => {
-            Some(run.symbols[index].wrapping_add(offset as u64))
-        }
-        Initial::Special(_) => None,
-    }
-}
-
-/// Which register files rows live in, for readers of [`initial`].
-pub(crate) type Row = (Bank, u16, Initial);

@@ -1,7 +1,7 @@
 //! PTX text to tokens.
 //!
-//! A word takes its dots along (`ld.global.v4.u32`, `%tid.x`), so that the parser
-//! sees an opcode or a register as one token.
+//! Dots belong to the word (`ld.global.v4.u32`, `%tid.x`), so an opcode or a register is
+//! one token.
 
 use crate::error::ParseError;
 
@@ -27,7 +27,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'%' | b'.')
 }
 
-/// Splits `source` into tokens; comments and white space vanish.
+/// Splits `source` into tokens, without comments and white space.
 pub(crate) fn lex(source: &str) -> Result<Vec<Token<'_>>, ParseError> {
     let bytes = source.as_bytes();
     let (mut tokens, mut at, mut line) = (Vec::new(), 0, 1);
@@ -57,7 +57,10 @@ pub(crate) fn lex(source: &str) -> Result<Vec<Token<'_>>, ParseError> {
                 at += 1;
             }
             byte => {
-                return Err(ParseError::new(line, format!("byte {byte:#04x} in the text")));
+                return Err(ParseError::new(
+                    line,
+                    format!("byte {byte:#04x} is not allowed in PTX"),
+                ));
             }
         }
     }
@@ -78,7 +81,7 @@ fn end_of_comment(bytes: &[u8], from: usize, line: &mut u32) -> Result<usize, Pa
         *line += u32::from(bytes[at] == b'\n');
         at += 1;
     }
-    Err(ParseError::new(first, "comment without an end"))
+    Err(ParseError::new(first, "the comment has no end"))
 }
 
 fn end_of_text(bytes: &[u8], from: usize, line: u32) -> Result<usize, ParseError> {
@@ -87,10 +90,10 @@ fn end_of_text(bytes: &[u8], from: usize, line: u32) -> Result<usize, ParseError
         .position(|&byte| byte == b'"' || byte == b'\n')
         .map(|n| from + n)
         .filter(|&end| bytes[end] == b'"')
-        .ok_or_else(|| ParseError::new(line, "string without an end"))
+        .ok_or_else(|| ParseError::new(line, "the string has no end on its line"))
 }
 
-/// A word runs on over `::` (`L2::128B`), and stops at a label's single colon.
+/// A word may contain `::` (`L2::128B`), and ends at the single colon of a label.
 fn end_of_word(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {

@@ -1,57 +1,65 @@
-//! A virtual machine for PTX: it runs the kernels that NVRTC compiles on a CPU,
-//! checks them while they run, and counts their work.
+//! A virtual machine for PTX: it runs the kernels that NVRTC compiles on a CPU, checks
+//! them while they run, and counts their work.
 //!
 //! # What runs
 //!
-//! PTX 6 to 9 as NVRTC emits it for sm_80 up to sm_90a: integer and floating-point
+//! PTX 6 to 9 as NVRTC emits it for sm_80 to sm_90a: integer and floating-point
 //! arithmetic in all formats down to 8 bits, each result rounded once; vector loads
 //! and stores in all state spaces; exchanges within a warp; atomics; barriers of
 //! warps, blocks and clusters; `cp.async`; mbarriers; bulk and tensor copies with
 //! swizzles, fill and multicast; `ldmatrix`, `stmatrix`, `mma` and `wgmma`.
-//! Whatever else a module uses is an error when it is loaded, naming the instruction
-//! and its line. Threads have program counters of their own and meet again where
-//! their ways do.
+//! A module that uses anything else is refused when it is loaded. The error names the
+//! instruction and its line. Threads have their own program counters, and reconverge
+//! where they reach the same instruction.
 //!
 //! # What is found
 //!
-//! The order of warps and blocks is random, and the same for a [`Launch::seed`].
-//! Asynchronous copies land as late as they may, shared memory and registers start
-//! as poison. A launch ends in a [`Fault`] where a GPU would fault or hang; it ends
-//! in a [`Report`] with [`Finding`]s where a GPU would go on with, perhaps, wrong
+//! The order of warps and blocks is random, but the same for the same [`Launch::seed`].
+//! Asynchronous copies complete as late as they may. Shared memory and registers start
+//! with poison values. A launch ends with a [`Fault`] where a GPU would fault or hang. It
+//! ends with a [`Report`] with [`Finding`]s where a GPU would continue, perhaps with wrong
 //! data:
 //!
-//! * accesses to shared memory that nothing orders, those of lanes of one warp
-//!   included, and accesses to global memory by different warps or blocks that
-//!   nothing orders;
-//! * bytes never written that become an address, a branch or a store to global
-//!   memory; merely moving them about, and masking them out, is fine;
+//! * accesses to shared memory that nothing orders, also between lanes of one warp, and
+//!   accesses to global memory by different warps or blocks that nothing orders;
+//! * bytes that were never written and become an address, a branch or a stored value in
+//!   global memory; it is allowed to move them and to mask them out;
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
 //!   `wgmma` before their wait, and a missing fence between what threads write and
 //!   the async proxy reads;
-//! * barriers that not all come to, and who waits for what in a deadlock.
+//! * barriers that not all threads reach, and who waits for what in a deadlock.
 //!
-//! Not looked for: races between lanes of one warp through global memory.
+//! Races between lanes of one warp through global memory are not looked for.
 //!
 //! # What is counted
 //!
-//! [`Counts`] does not depend on the order of warps and blocks, but for instructions
-//! in loops that wait (for an mbarrier, or for other blocks).
+//! [`Counts`] do not depend on the order of warps and blocks, except for instructions in
+//! loops that wait (for an mbarrier, or for other blocks).
 //!
-//! # Inside
+//! # Layers
+//!
+//! A module imports only from the layers below its own; a test holds this.
 //!
 //! ```text
-//! text -> lex -> parse -> syntax -> decode/ -> instruction     once, at load
-//! launch -> schedule -> machine, warp -> exec/                 for every block
-//!           lanes: registers as rows of 32 lanes, and loops over them
-//!           float: formats and rounding, used by decode/ and exec/
-//! memory, shared: bytes, and whether they were written
-//! clock, check:   who knows of whose accesses; races in global memory
-//! count, cache:   what is counted
+//! conformance      small programs of known results, for this machine and for GPUs
+//! launch           modules and launches: the public interface
+//! schedule         the order in which blocks and warps run
+//! exec             what each instruction does to a warp and its cluster
+//! machine          a running cluster and what its warps share
+//! warp             registers, groups of threads and their waits
+//! flight           copies and matrix products on their way
+//! shared, check, mbarrier   memory shared by warps, and the checks on it
+//! memory, clock    global memory; which warp knows of which accesses
+//! decode           statements to instructions, once, when a module is loaded
+//! parse            PTX text to statements
+//! instruction      decoded instructions and the kinds of their operands
+//! lex, syntax, lanes        tokens; statements; registers as rows of 32 lanes
+//! error, finding, count, bank, float, tensor_map, cache, options, random   basics
 //! ```
 //!
 //! An instruction's meaning is in the file under `decode/` that names it, as an
 //! expression over typed lanes, or, where it touches more than registers, in the file
-//! under `exec/` that its operands' struct comes from.
+//! under `exec/` that runs its kind of operands from `instruction/`.
 //!
 //! # Example
 //!
@@ -90,6 +98,12 @@
 //! assert!(report.findings.is_empty());
 //! ```
 
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod bank;
 mod cache;
 mod check;
 mod clock;
@@ -99,13 +113,16 @@ mod decode;
 mod error;
 mod exec;
 mod finding;
+mod flight;
 mod float;
 mod instruction;
 mod lanes;
 mod launch;
 mod lex;
 mod machine;
+mod mbarrier;
 mod memory;
+mod options;
 mod parse;
 mod random;
 mod schedule;
@@ -117,6 +134,7 @@ mod warp;
 pub use count::{Class, Counts, Unit};
 pub use error::ParseError;
 pub use finding::{Fault, Finding, FindingKind};
-pub use launch::{KernelInfo, Launch, Module, Options, Params, Report};
+pub use launch::{KernelInfo, Launch, Module, Params, Report};
 pub use memory::{Address, Memory};
+pub use options::Options;
 pub use tensor_map::{OutOfBoundsFill, Swizzle, TensorElement, TensorMap, TensorMapError};

@@ -1,4 +1,4 @@
-//! A cluster of blocks at work, and what its warps share.
+//! A running cluster of blocks, and what its warps share.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -7,12 +7,12 @@ use crate::cache::Cache;
 use crate::check::GlobalRaces;
 use crate::clock::{COPY_ENTRIES, Message};
 use crate::count::Counts;
-use crate::exec::bulk::Pending;
-use crate::exec::mbarrier::Mbarrier;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
+use crate::flight::PendingCopy;
 use crate::instruction::{Instruction, Kernel};
-use crate::launch::Options;
+use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
+use crate::options::Options;
 use crate::random::Random;
 use crate::shared::Shared;
 use crate::warp::Warp;
@@ -39,6 +39,9 @@ pub(crate) struct Run<'l> {
     pub l2: Option<Mutex<Cache>>,
 }
 
+/// Hardware barriers of a block.
+pub(crate) const BARRIERS: usize = 16;
+
 /// A hardware barrier of a block.
 #[derive(Debug, Default)]
 pub(crate) struct BarrierState {
@@ -47,13 +50,27 @@ pub(crate) struct BarrierState {
     pub expected: u32,
     pub generation: u64,
     pub message: Message,
-    /// What those released by the last generation learn.
+    /// What the threads released by the last generation learn.
     pub released: Message,
     /// Running `and`, `or` and sum of a reduction, and the last generation's.
     pub reduction: (bool, bool, u32),
     pub result: (bool, bool, u32),
     /// Warps that have arrived, to name those that have not.
     pub warps: Vec<usize>,
+}
+
+impl BarrierState {
+    /// Starts the next generation: the waiting threads continue.
+    pub(crate) fn release(&mut self) {
+        self.generation += 1;
+        std::mem::swap(&mut self.released, &mut self.message);
+        self.message.clear();
+        self.result = self.reduction;
+        self.reduction = (true, false, 0);
+        self.arrived = 0;
+        self.expected = 0;
+        self.warps.clear();
+    }
 }
 
 /// One block.
@@ -77,17 +94,17 @@ pub(crate) struct Machine<'l> {
     pub run: &'l Run<'l>,
     pub blocks: Vec<Block>,
     pub cluster_barrier: BarrierState,
-    pub pending: Vec<Pending>,
+    pub pending: Vec<PendingCopy>,
     pub counts: Counts,
     /// Lanes that executed each instruction, and warps.
     pub executed: Vec<(u64, u64)>,
     pub findings: Findings,
     pub random: Random,
-    /// Moves on whenever something happened that others may wait for.
+    /// Increases when something happened that other warps may wait for.
     pub progress: u64,
-    /// Number of asynchronous writes that have landed: their time.
+    /// Number of asynchronous writes that have completed: their time.
     pub landed: u32,
-    /// Last allocation that an access fell into.
+    /// The allocation of the last access.
     pub last_allocation: usize,
 }
 
@@ -128,7 +145,7 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// Notes a finding; the detail is only made for the first of its kind.
+    /// Records a finding; `detail` is only called for the first of its kind.
     pub(crate) fn note(
         &mut self,
         kind: FindingKind,
@@ -161,7 +178,7 @@ impl<'l> Machine<'l> {
         Err(Box::new(self.finding(kind, warp, pc, lane, detail.into())))
     }
 
-    /// The end of the launch over an address.
+    /// The end of the launch because of an address.
     pub(crate) fn stop_at<T>(
         &self,
         kind: FindingKind,
@@ -186,14 +203,14 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// The clock entry and time of a copy that lands now and is told to this mbarrier.
+    /// The clock entry and time of a copy that completes now and signals this mbarrier.
     pub(crate) fn next_landing(&mut self, barrier: u32) -> (usize, u32) {
         self.landed += 1;
         let warps = self.blocks.iter().map(|block| block.warps).sum::<usize>();
         (warps + barrier as usize / 8 % COPY_ENTRIES, self.landed)
     }
 
-    /// Where a warp of the cluster is, in words.
+    /// The name of a warp of the cluster, for messages.
     pub(crate) fn warp_name(&self, id: usize) -> String {
         let warps = self.blocks.first().map_or(1, |block| block.warps.max(1));
         match self.blocks.get(id / warps) {
@@ -203,13 +220,13 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// Something happened that may let others go on.
+    /// Records that something happened that other warps may wait for.
     pub(crate) fn progressed(&mut self) {
         self.progress += 1;
     }
 }
 
-/// Turns the end of a launch into what the caller sees.
+/// The error of a launch that ended with `cause`.
 pub(crate) fn fault(cause: Stop, findings: Findings) -> Fault {
     Fault { cause, findings: findings.list }
 }

@@ -1,7 +1,7 @@
 //! The device's global memory.
 //!
-//! Words are atomics, so that blocks may run on several threads of the host. Each
-//! byte has one bit beside it that says whether it was ever written.
+//! Words are atomics, so that blocks may run on several threads of the host. One more
+//! bit per byte says whether it was ever written.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -15,7 +15,7 @@ pub type Address = u64;
 const FIRST: u64 = 0x10_0000_0000;
 /// What the driver's allocations are aligned to.
 const ALIGN: u64 = 256;
-/// No two allocations come closer than this.
+/// The least distance between two allocations.
 const GAP: u64 = 1 << 16;
 
 /// One allocation.
@@ -26,13 +26,13 @@ pub(crate) struct Allocation {
     pub name: String,
     pub live: bool,
     words: Vec<AtomicU32>,
-    /// A bit a byte.
+    /// One bit per byte.
     written: Vec<AtomicU32>,
     /// All bits of `written` are set.
     whole: AtomicBool,
 }
 
-/// Global memory: allocations with gaps between them that belong to nobody.
+/// Global memory: allocations, with gaps between them that are not allocated.
 #[derive(Debug, Default)]
 pub struct Memory {
     pub(crate) allocations: Vec<Allocation>,
@@ -41,7 +41,7 @@ pub struct Memory {
     pub(crate) modules: HashMap<u64, Vec<u64>>,
 }
 
-/// Why an access has no place to go.
+/// Why an access is not inside of an allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Missing {
     pub kind: FindingKind,
@@ -124,7 +124,7 @@ impl Allocation {
         });
     }
 
-    /// Takes back that bytes were written.
+    /// Marks bytes as never written.
     pub(crate) fn unmark(&self, offset: u64, bytes: u64) {
         if self.whole.swap(false, Relaxed) {
             self.written.iter().for_each(|word| word.store(u32::MAX, Relaxed));
@@ -166,7 +166,7 @@ impl Memory {
         Self { next: FIRST, ..Self::default() }
     }
 
-    /// Allocates `bytes`, unwritten; `name` is what findings call it.
+    /// Allocates `bytes`, unwritten; findings use `name`.
     pub fn alloc(&mut self, bytes: u64, name: &str) -> Address {
         let base = self.next.max(FIRST);
         self.next = (base + bytes + GAP).next_multiple_of(ALIGN.max(GAP));
@@ -174,7 +174,7 @@ impl Memory {
         base
     }
 
-    /// Frees an allocation; its addresses are never given out again.
+    /// Frees an allocation. Its addresses are not used again.
     ///
     /// # Panics
     /// If nothing is allocated at `address`.
@@ -195,7 +195,7 @@ impl Memory {
         self.allocations[index].write(offset, bytes);
     }
 
-    /// The `bytes` bytes at `address`; unwritten ones are zero.
+    /// Reads `bytes` bytes at `address`; unwritten ones are zero.
     ///
     /// # Panics
     /// If they do not lie in one allocation.
@@ -215,7 +215,7 @@ impl Memory {
         self.allocations[index].is_written(offset, bytes as u64)
     }
 
-    /// Declares bytes never written, as fresh memory is.
+    /// Marks bytes as never written, as in a new allocation.
     ///
     /// # Panics
     /// If they do not lie in one allocation.
@@ -257,7 +257,7 @@ impl Memory {
             return Missing {
                 kind: FindingKind::OutOfBounds,
                 allocation: None,
-                detail: format!("{bytes} bytes in no allocation"),
+                detail: format!("{bytes} bytes outside of every allocation"),
             };
         };
         let offset = address as i64 - allocation.base as i64;
@@ -268,7 +268,9 @@ impl Memory {
         Missing {
             kind,
             allocation: Some(name.clone()),
-            detail: format!("{bytes} bytes at offset {offset} of {name}, {size} bytes"),
+            detail: format!(
+                "{bytes} bytes at offset {offset} of {name}, which has {size} bytes"
+            ),
         }
     }
 }

@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
+use crate::bank::Bank;
 use crate::clock::{Clock, Home};
 use crate::count::Counts;
-use crate::exec::barrier::BARRIERS;
-use crate::exec::{self, bulk, wgmma};
+use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
-use crate::instruction::Special;
+use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
-use crate::launch::{Row, initial};
-use crate::machine::{BarrierState, Block, Machine, Run, Step, Stop};
+use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
 use crate::random::Random;
 use crate::shared::Shared;
-use crate::syntax::Bank;
 use crate::warp::{Wait, Warp};
 
-/// What a host thread did of a launch.
+/// The part of a launch that one host thread executed.
 pub(crate) struct Share {
     pub counts: Counts,
     pub executed: Vec<(u64, u64)>,
@@ -24,15 +22,16 @@ pub(crate) struct Share {
     pub stop: Option<Stop>,
 }
 
-/// After so many turns in which nothing moved, blocks may be waiting for blocks that
-/// have not started.
+/// After so many turns without progress, blocks may be waiting for blocks that have not
+/// started.
 const RESTLESS: u32 = 64;
-/// After so many, nothing will ever move. Loops that look like waiting may be long.
+/// After so many turns without progress the launch is stuck. The number is large because
+/// long loops may look like waiting.
 const PATIENCE: u32 = 20_000;
-/// Most clusters that are under way at once when blocks wait for other blocks.
+/// Most clusters that run at once when blocks wait for other blocks.
 const MOST_RESIDENT: usize = 512;
 
-/// A cluster under way.
+/// A running cluster.
 struct Active<'l> {
     machine: Machine<'l>,
     warps: Vec<Warp>,
@@ -50,7 +49,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         stop: None,
     };
     let mut random = Random::new(seed, from);
-    // Blocks start in any order.
+    // Blocks that communicate start in a random order.
     let mut waiting: Vec<u64> = (from..to).rev().collect();
     if run.kernel.talks {
         shuffle(&mut waiting, &mut random);
@@ -73,12 +72,10 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         let outcome = active[at].turn(&mut random, &mut spent);
         let least = active.iter().map(|cluster| cluster.idle).min().unwrap_or(0);
         let more = !waiting.is_empty() && resident < MOST_RESIDENT;
-        let stop = match outcome {
-            Err(stop) => Some(stop),
-            Ok(()) if spent > run.options.budget => Some(active[at].stuck(true)),
-            Ok(()) if least > PATIENCE && !more => Some(active[at].stuck(false)),
-            Ok(()) => None,
-        };
+        let stop = outcome.err().or_else(|| {
+            let late = spent > run.options.budget;
+            (late || least > PATIENCE && !more).then(|| active[at].stuck(late))
+        });
         if least > RESTLESS && more {
             resident = (2 * resident).min(MOST_RESIDENT);
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
@@ -90,11 +87,11 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         }
         if active[at].warps.iter().all(Warp::is_done) {
             let mut done = active.swap_remove(at);
-            let landed = bulk::land_all(&mut done.machine);
+            let landed = landing::land_all(&mut done.machine);
             wgmma::check_groups(&done.warps, &mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
-            // One block's progress may be what another waits for.
+            // Other blocks may have waited for this one.
             active.iter_mut().for_each(|cluster| cluster.idle = 0);
             if let Err(stop) = landed {
                 total.stop = Some(stop);
@@ -158,12 +155,12 @@ impl<'l> Active<'l> {
         Self { machine, warps, idle: 0, seen: u64::MAX }
     }
 
-    /// Lets one warp run for a while, or a copy land.
+    /// Lets one warp run for a while, or a copy complete.
     fn turn(&mut self, random: &mut Random, spent: &mut u64) -> Step {
         let alive: Vec<usize> =
             (0..self.warps.len()).filter(|&at| self.may_run(at)).collect();
         if alive.is_empty() {
-            if bulk::land_one(&mut self.machine)? {
+            if landing::land_one(&mut self.machine)? {
                 self.idle = 0;
             } else {
                 self.idle = PATIENCE + 1;
@@ -171,7 +168,8 @@ impl<'l> Active<'l> {
             return Ok(());
         }
         let at = alive[random.below(alive.len())];
-        // Mostly short turns, to interleave; now and then a long one, to run ahead.
+        // Mostly short turns, to interleave warps; sometimes a long one, to let a warp run
+        // ahead.
         let quantum = match random.below(8) {
             0 => 4000,
             1..4 => 400,
@@ -189,10 +187,10 @@ impl<'l> Active<'l> {
             self.idle += 1;
         }
         self.seen = progress;
-        // Everyone only asks: whatever was put off must happen now. Before that, a
-        // copy lands at a random time.
+        // All warps only poll: what was delayed must happen now. Before that, a copy
+        // completes at a random time.
         let asked = self.idle > 2 * self.warps.len() as u32;
-        if (asked || random.below(200) == 0) && bulk::land_one(&mut self.machine)? {
+        if (asked || random.below(200) == 0) && landing::land_one(&mut self.machine)? {
             self.idle = 0;
         }
         Ok(())
@@ -213,8 +211,8 @@ impl<'l> Active<'l> {
             })
     }
 
-    /// Whether threads that wait to meet are together: at one instruction, in groups
-    /// that run or wait to meet.
+    /// Whether threads that wait to meet are at one instruction, in groups that run or wait
+    /// to meet.
     fn meets(&self, warp: &Warp, mask: u32) -> bool {
         warp.groups.iter().any(|group| {
             let together = warp.groups.iter().filter(|other| {
@@ -224,7 +222,7 @@ impl<'l> Active<'l> {
         })
     }
 
-    /// What mbarriers whose phase has begun still wait for.
+    /// What mbarriers with an incomplete phase still wait for.
     fn open_mbarriers(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for block in &self.machine.blocks {
@@ -243,7 +241,7 @@ impl<'l> Active<'l> {
         lines
     }
 
-    /// The finding that ends a launch in which nothing goes on.
+    /// The finding that ends a launch without progress.
     fn stuck(&self, budget: bool) -> Stop {
         let mut lines = Vec::new();
         let mut divergent = true;
@@ -263,7 +261,7 @@ impl<'l> Active<'l> {
                     }
                     Wait::Cluster { .. } => {
                         format!(
-                            "waits at the cluster's barrier, PTX line {}",
+                            "waits at the barrier of the cluster, PTX line {}",
                             instruction.line
                         )
                     }
@@ -337,18 +335,29 @@ fn fill(run: &Run<'_>, warp: &mut Warp, block: &Block, rank: u32) {
         let value = initial(run, what);
         let row: [u64; LANES] = std::array::from_fn(|lane| match (value, what) {
             (Some(value), _) => value,
-            (None, crate::instruction::Initial::Special(special)) => {
+            (None, Initial::Special(special)) => {
                 self::special(run, warp, block, rank, special, lane)
             }
             (None, _) => 0,
         });
-        put(warp, (bank, index, what), &row);
+        put(warp, (bank, index), &row);
     }
     // The carry flag starts clear.
     warp.regs.undefined[0][0] = 0;
 }
 
-fn put(warp: &mut Warp, (bank, index, _): Row, row: &[u64; LANES]) {
+/// The bits that a row starts with.
+fn initial(run: &Run<'_>, what: Initial) -> Option<u64> {
+    match what {
+        Initial::Value(value) => Some(value),
+        Initial::Symbol(index, offset) => {
+            Some(run.symbols[index].wrapping_add(offset as u64))
+        }
+        Initial::Special(_) => None,
+    }
+}
+
+fn put(warp: &mut Warp, (bank, index): (Bank, u16), row: &[u64; LANES]) {
     let at = usize::from(index);
     match bank {
         Bank::Double => warp.regs.d[at] = *row,

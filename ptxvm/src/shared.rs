@@ -1,19 +1,20 @@
 //! A block's shared memory, with what the checks need to know of each byte.
 
 use crate::clock::Clock;
+use crate::instruction::SHARED_START;
 
 /// The byte was written.
 const WRITTEN: u8 = 1;
-/// An asynchronous copy may write it at any time.
+/// An asynchronous copy may write the byte at any time.
 const LANDING: u8 = 2;
 /// Part of an mbarrier.
 const MBARRIER: u8 = 4;
 
 /// All lanes of a warp at once.
 pub(crate) const WHOLE_WARP: usize = 32;
-/// Several lanes, each its own bytes of a word: which had which is not kept.
+/// Several lanes, each with other bytes of a word. Which lane had which is not kept.
 const APART: usize = 33;
-/// Times wrap no earlier than this, for want of bits.
+/// The latest time that fits the bits of a read.
 const MOST_TIME: u32 = (1 << 22) - 1;
 
 /// A block's shared memory. Addresses are offsets from the window's start.
@@ -31,7 +32,7 @@ pub(crate) struct Shared {
     checked: bool,
 }
 
-/// The accessing lane, and what its warp knows.
+/// The lane that accesses memory, and what its warp knows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Who<'c> {
     pub clock: &'c Clock,
@@ -48,9 +49,9 @@ pub(crate) enum Conflict {
     Write(usize, usize),
     /// Not ordered after a read.
     Read(usize, usize),
-    /// An asynchronous copy is on its way to these bytes.
+    /// An asynchronous copy to these bytes is under way.
     Landing,
-    /// Something asynchronous still reads these bytes.
+    /// An asynchronous operation still reads these bytes.
     BeingRead,
     /// The bytes are a live mbarrier.
     Mbarrier,
@@ -64,7 +65,7 @@ struct Tag {
     time: u32,
     warp: usize,
     lane: usize,
-    /// Bytes of the word, a bit each.
+    /// Bytes of the word, one bit per byte.
     bytes: u32,
     strong: bool,
     proxy: bool,
@@ -139,7 +140,7 @@ impl Shared {
 
     /// Whether `bytes` from `offset` on are inside.
     pub(crate) fn contains(&self, offset: u64, bytes: u64) -> bool {
-        offset >= u64::from(crate::decode::SHARED_START)
+        offset >= u64::from(SHARED_START)
             && offset.saturating_add(bytes) <= self.bytes.len() as u64
     }
 
@@ -154,7 +155,7 @@ impl Shared {
         self.flags[offset..offset + bytes].iter().all(|flags| flags & WRITTEN != 0)
     }
 
-    /// Stores bytes; `defined` says whether their values mean anything.
+    /// Stores bytes; `defined` says whether their values are defined.
     #[inline]
     pub(crate) fn put(&mut self, offset: usize, bytes: &[u8], defined: bool) {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -163,7 +164,7 @@ impl Shared {
         }
     }
 
-    /// Announces, or ends, a copy that lands at an unknown time.
+    /// Begins, or ends, a copy that completes at an unknown time.
     pub(crate) fn landing(&mut self, offset: usize, bytes: usize, on: bool) {
         for flags in &mut self.flags[offset..offset + bytes] {
             *flags = if on { *flags | LANDING } else { *flags & !LANDING };
@@ -177,14 +178,14 @@ impl Shared {
         }
     }
 
-    /// Announces, or ends, reads that happen at an unknown time.
+    /// Begins, or ends, reads that happen at an unknown time.
     pub(crate) fn reading(&mut self, offset: usize, bytes: usize, on: bool) {
         for count in &mut self.readers[offset / 16..(offset + bytes).div_ceil(16)] {
             *count = if on { count.saturating_add(1) } else { count.saturating_sub(1) };
         }
     }
 
-    /// Notes a read and says whether something is wrong with it.
+    /// Records a read and gives its conflict, if there is one.
     #[inline]
     pub(crate) fn on_read(
         &mut self,
@@ -217,8 +218,8 @@ impl Shared {
         conflict
     }
 
-    /// Notes a write and says whether something is wrong with it. `changes` is false
-    /// for a store of what is there already, which cannot race.
+    /// Records a write and gives its conflict, if there is one. `changes` is false for a
+    /// store of the value that is there already, which cannot race.
     #[inline]
     pub(crate) fn on_write(
         &mut self,
@@ -256,7 +257,7 @@ impl Shared {
         if write != 0
             && let Some(conflict) = who.after_write(Tag::unpack(write), mask)
         {
-            // The order of generic and async writes is the barrier's business.
+            // A proxy fence is only needed for reads by the async proxy.
             if !matches!(conflict, Conflict::Proxy(_)) {
                 return Some(conflict);
             }
@@ -272,7 +273,7 @@ impl Shared {
         None
     }
 
-    /// An asynchronous write has landed, at a time of the clock entry of such copies.
+    /// Records an asynchronous write that completed, at a time of the clock's entry for it.
     pub(crate) fn landed(
         &mut self,
         offset: usize,
@@ -287,7 +288,7 @@ impl Shared {
         self.writes[offset / 4..(offset + bytes).div_ceil(4)].fill(new.pack());
     }
 
-    /// A write by one lane whose conflicts were looked at before.
+    /// Records a write by one lane whose conflicts were checked before.
     pub(crate) fn note_write(&mut self, offset: usize, bytes: usize, who: Who<'_>) {
         if self.checked {
             let new = who.tag(15).pack();
@@ -317,7 +318,7 @@ impl Who<'_> {
         }
     }
 
-    /// What is wrong with coming after `write`, for an access to the bytes in `mask`.
+    /// The conflict of an access to the bytes in `mask` with the earlier `write`.
     #[inline]
     fn after_write(&self, write: Tag, mask: u32) -> Option<Conflict> {
         if write.bytes & mask == 0 {

@@ -1,19 +1,10 @@
-//! The shape of a PTX file: what the parser hands to the decoder.
+//! The structure of a PTX file: what the parser gives to the decoder.
 //!
-//! Nothing here knows what an instruction means; names stay text.
+//! The meaning of instructions is not known here; names are text.
 
 use std::collections::HashMap;
 
-/// A register class: which of a warp's register files a register lives in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Bank {
-    /// One bit per lane.
-    Predicate,
-    /// Up to 32 bits per lane.
-    Word,
-    /// 64 bits per lane.
-    Double,
-}
+use crate::bank::Bank;
 
 /// A register: its file, its place there and its declared width in bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +30,7 @@ pub(crate) struct Variable<'a> {
     pub space: VariableSpace,
     pub align: u64,
     pub bytes: u64,
-    /// What stands at its start; the rest is zero.
+    /// The first bytes of its initial value; the rest is zero.
     pub init: Vec<u8>,
     /// `.extern .shared x[]`: the block's dynamic shared memory.
     pub dynamic: bool,
@@ -97,11 +88,11 @@ pub(crate) struct Statement<'a> {
     pub scope: usize,
 }
 
-/// A row of registers declared together: `%r<89>` or a single name.
+/// Registers declared together: `%r<89>` or a single name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Declared {
     pub first: Register,
-    /// How many `name0, name1, ...`; none for a single register.
+    /// The number of registers `name0, name1, ...`; none for a single register.
     pub count: Option<u32>,
 }
 
@@ -162,7 +153,7 @@ impl<'a> Function<'a> {
         None
     }
 
-    /// The statement that label `name` stands before.
+    /// The index of the statement after label `name`.
     pub(crate) fn label(&self, scope: usize, name: &str) -> Option<usize> {
         self.up(scope).find_map(|scope| scope.labels.get(name).copied())
     }
@@ -170,6 +161,11 @@ impl<'a> Function<'a> {
     /// The branch targets listed under `name`.
     pub(crate) fn targets(&self, scope: usize, name: &str) -> Option<&[&'a str]> {
         self.up(scope).find_map(|scope| scope.targets.get(name)).map(Vec::as_slice)
+    }
+
+    /// Bytes of the parameter block.
+    pub(crate) fn param_bytes(&self) -> u64 {
+        self.params.last().map_or(0, |param| param.offset + param.bytes)
     }
 
     fn up(&self, scope: usize) -> impl Iterator<Item = &Scope<'a>> {

@@ -1,4 +1,4 @@
-//! Tensor maps: what `cuTensorMapEncodeTiled` takes, in a form of our own.
+//! Tensor maps: the parameters of `cuTensorMapEncodeTiled`, in an encoding of this crate.
 
 use thiserror::Error;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TensorElement {
-    /// 8-bit integers, and anything else of one byte.
+    /// 8-bit integers, and all other types of one byte.
     U8,
     /// 16-bit integers.
     U16,
@@ -61,7 +61,7 @@ impl TensorElement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Swizzle {
-    /// Not at all.
+    /// No permutation.
     None,
     /// Within 32 bytes.
     Bytes32,
@@ -72,8 +72,8 @@ pub enum Swizzle {
 }
 
 impl Swizzle {
-    /// Where the byte at `address` of the plain layout lies: a function of the
-    /// address in shared memory, the same for tensor copies and for wgmma.
+    /// The address of the byte that the layout without a swizzle has at `address`. It
+    /// depends on the address in shared memory only, for tensor copies and for wgmma.
     pub(crate) fn apply(self, address: u32) -> u32 {
         let bits = (1 << self as u32) - 1;
         address ^ (address >> 7 & bits) << 4
@@ -89,7 +89,7 @@ impl Swizzle {
     }
 }
 
-/// What elements outside of the tensor read as.
+/// The value of elements outside of the tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum OutOfBoundsFill {
@@ -108,13 +108,13 @@ pub struct TensorMap {
     pub address: u64,
     /// Extent of each dimension in elements, the innermost first; one to five.
     pub dims: Vec<u64>,
-    /// Bytes from one index to the next, for every dimension but the innermost.
+    /// Bytes from one index to the next, for every dimension except the innermost.
     pub strides: Vec<u64>,
     /// Extent of the box that one copy moves.
     pub box_dims: Vec<u32>,
     /// Permutation of the box in shared memory.
     pub swizzle: Swizzle,
-    /// What lies outside of the tensor.
+    /// The value of elements outside of the tensor.
     pub fill: OutOfBoundsFill,
 }
 
@@ -130,7 +130,7 @@ impl TensorMap {
     /// The 128 bytes that a kernel takes as its parameter, aligned to 64.
     ///
     /// # Errors
-    /// Where the driver would refuse the same parameters.
+    /// If the driver would refuse the same parameters.
     pub fn encode(&self) -> Result<[u8; 128], TensorMapError> {
         self.check().map_err(TensorMapError)?;
         let mut out = Vec::with_capacity(128);
@@ -153,7 +153,7 @@ impl TensorMap {
         Ok(bytes)
     }
 
-    /// The map that [`TensorMap::encode`] made `bytes` from.
+    /// The map that [`TensorMap::encode`] encoded as `bytes`.
     pub(crate) fn decode(bytes: &[u8; 128]) -> Option<Self> {
         if bytes[..8] != MAGIC {
             return None;
@@ -184,29 +184,37 @@ impl TensorMap {
     fn check(&self) -> Result<(), String> {
         let rank = self.dims.len();
         if !(1..=5).contains(&rank) {
-            return Err(format!("a tensor of {rank} dimensions"));
+            return Err(format!("a tensor has 1 to 5 dimensions, not {rank}"));
         }
         if self.strides.len() != rank - 1 || self.box_dims.len() != rank {
-            return Err("strides or box do not fit the dimensions".to_owned());
+            return Err("there must be a stride for every dimension but the innermost, and a box extent for every one".to_owned());
         }
         if !self.address.is_multiple_of(16) {
             return Err("the address must be a multiple of 16".to_owned());
         }
         if let Some(dim) = self.dims.iter().find(|&&dim| dim == 0 || dim > 1 << 32) {
-            return Err(format!("a dimension of {dim} elements"));
+            return Err(format!("a dimension has 1 to 2^32 elements, not {dim}"));
         }
         if let Some(stride) = self.strides.iter().find(|&&s| s % 16 != 0 || s >= 1 << 40) {
-            return Err(format!("a stride of {stride} bytes"));
+            return Err(format!(
+                "a stride of {stride} bytes is not a multiple of 16 below 2^40"
+            ));
         }
         if let Some(extent) = self.box_dims.iter().find(|&&n| n == 0 || n > 256) {
-            return Err(format!("a box of {extent} elements in one dimension"));
+            return Err(format!(
+                "a box has 1 to 256 elements in a dimension, not {extent}"
+            ));
         }
         let inner = u64::from(self.box_dims[0]) * self.element.bytes();
         if !inner.is_multiple_of(16) || inner > self.swizzle.span() {
-            return Err(format!("the box's rows of {inner} bytes"));
+            return Err(format!(
+                "rows of {inner} bytes in the box are not a multiple of 16 within the swizzle's span"
+            ));
         }
         if self.fill == OutOfBoundsFill::Nan && !self.element.is_float() {
-            return Err("integers have no NaN".to_owned());
+            return Err(
+                "out-of-bounds elements of an integer type cannot be NaN".to_owned()
+            );
         }
         Ok(())
     }
@@ -216,7 +224,7 @@ impl TensorMap {
         self.box_dims.iter().map(|&n| u64::from(n)).product::<u64>() * self.element.bytes()
     }
 
-    /// The bytes of an element outside of the tensor, over and over.
+    /// The bytes of an element outside of the tensor, repeated.
     pub(crate) fn fill_bytes(&self) -> [u8; 16] {
         let nan: &[u8] = match (self.fill, self.element) {
             (OutOfBoundsFill::Zero, _) => &[0],

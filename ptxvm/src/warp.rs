@@ -1,17 +1,16 @@
-//! One warp: registers, where its threads are, and what is under way for it.
+//! One warp: its registers, the positions of its threads, and its operations under way.
 
 use crate::clock::Clock;
-use crate::exec::cp_async::CopyGroups;
-use crate::exec::wgmma::WgmmaState;
+use crate::flight::{CopyGroups, WgmmaState};
 use crate::instruction::Kernel;
 use crate::lanes::{LANES, Regs};
 
-/// Why a group of threads does not run.
+/// What a group of threads waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// It runs.
+    /// Nothing: it runs.
     None,
-    /// For the other threads of `mask` to come to the same instruction.
+    /// For the other threads of `mask` to reach the same instruction.
     Meet { mask: u32 },
     /// For barrier `id` to leave generation `generation`.
     Barrier { id: usize, generation: u64 },
@@ -50,20 +49,20 @@ pub(crate) struct Warp {
     pub bulk_groups: [u32; LANES],
     /// The cluster barrier's generation when this warp arrived at it.
     pub cluster_generation: u64,
-    /// The last thing that it did was to ask in vain.
+    /// How often it polled for something that had not happened.
     pub polls: u32,
     /// Instructions executed, which is what its clock shows.
     pub cycles: u64,
-    /// What its clock shows more, for having slept.
+    /// What its clock shows in addition, because it slept.
     pub slept: u64,
     /// The last value that each strong load saw, to notice waiting loops.
     pub polled: Option<(u32, u64)>,
-    /// Picks since the running group was chosen anew.
+    /// Instructions since the running group was chosen at random.
     pub streak: u32,
 }
 
 impl Warp {
-    /// Readies the warp to run `kernel` from its first instruction.
+    /// Prepares the warp to run `kernel` from its first instruction.
     pub(crate) fn start(&mut self, kernel: &Kernel, rank: usize, index: usize, live: u32) {
         self.rank = rank;
         self.index = index;
@@ -81,7 +80,7 @@ impl Warp {
         let [p, r, d] = kernel.counts;
         self.regs.p.clear();
         self.regs.p.resize(p, 0);
-        // What was never written reads as an address that belongs to nobody.
+        // A register that was never written reads as an address that is not allocated.
         self.regs.r.clear();
         self.regs.r.resize(r, [0xdead_beef; LANES]);
         self.regs.d.clear();
@@ -107,7 +106,7 @@ impl Warp {
         self.live == 0
     }
 
-    /// Takes threads out for good.
+    /// Removes threads that have returned.
     pub(crate) fn exit(&mut self, mask: u32) {
         self.live &= !mask;
         for group in &mut self.groups {
@@ -116,8 +115,8 @@ impl Warp {
         self.groups.retain(|group| group.mask != 0);
     }
 
-    /// Joins groups that are at the same instruction, and drops empty ones. Groups
-    /// that wait to meet run again once all whom they wait for are with them.
+    /// Joins groups that are at the same instruction, and removes empty ones. Groups that
+    /// wait to meet run again when all threads that they wait for are with them.
     pub(crate) fn merge(&mut self) {
         let live = self.live;
         self.groups.retain(|group| group.mask != 0);

@@ -75,7 +75,7 @@ fn every_family_is_there_and_every_case_has_a_place() {
     }
 }
 
-/// An expectation that no output of a right machine meets.
+/// An expectation that the output of a correct machine does not meet.
 fn planted(wanted: Wanted) -> Wanted {
     match wanted {
         Wanted::Bits(bits) => Wanted::Bits(bits ^ 1),
@@ -139,7 +139,7 @@ fn products_count_their_flops() {
     }
 }
 
-/// The address of a parameter is no generic address: a copy that takes its tensor map
+/// The address of a parameter is not a generic address: a copy that reads its tensor map
 /// there faults on a GPU.
 #[test]
 fn a_map_whose_address_is_not_converted_is_found() {

@@ -108,8 +108,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Real text with a part cut out, doubled or overwritten; what still loads is
-    /// also run, with parameters that point nowhere.
+    /// Real text with a part cut out, doubled or overwritten. What can still be loaded is also
+    /// run, with parameters that are not valid addresses.
     #[test]
     fn altered_kernels(
         which in 0..TEXTS.len(),

@@ -394,7 +394,7 @@ fn too_many_bytes_expected() {
 }
 
 #[test]
-fn nobody_frees_a_stage() {
+fn a_stage_that_is_never_freed() {
     let text = all_within_nt("mbarrier.arrive.shared::cta.b64 _, [", "// [");
     caught(nt(text), FindingKind::Deadlock);
 }
@@ -421,7 +421,7 @@ fn no_proxy_fence() {
 }
 
 #[test]
-fn no_fence_behind_the_making_of_a_barrier() {
+fn no_fence_after_the_initialisation_of_an_mbarrier() {
     let fence = "fence.mbarrier_init.release.cluster;";
     let run = |with: &str| {
         let text = within("bulk_copy", fence, 0, with);
@@ -435,7 +435,7 @@ fn no_fence_behind_the_making_of_a_barrier() {
 }
 
 #[test]
-fn no_barrier_behind_the_making_of_a_barrier() {
+fn no_barrier_after_the_initialisation_of_an_mbarrier() {
     let text = within("bulk_copy", "bar.sync \t0;", 0, "");
     caught(|seed| bulk_copy(&text, seed).map(|(report, _)| report), FindingKind::Mbarrier);
 }
@@ -461,7 +461,7 @@ fn no_wait_for_the_store() {
 }
 
 #[test]
-fn an_mbarrier_that_nobody_made() {
+fn an_mbarrier_without_an_initialisation() {
     let at = HOPPER.find(".entry bulk_copy(").unwrap();
     let end = HOPPER[at..].find("mbarrier.init.shared::cta.b64 ").unwrap() + at;
     let text = format!("{}// {}", &HOPPER[..end], &HOPPER[end..]);
@@ -527,7 +527,7 @@ fn tiles_from_block_to_block() {
     assert!(!found.is_empty());
 }
 
-/// A row that is asked for is traffic, read or not, and has to lie in memory.
+/// A prefetched row counts as traffic, whether it is read or not, and must be allocated.
 #[test]
 fn prefetched_rows() {
     let run = |bytes: u32, offset: u32| {
@@ -566,56 +566,59 @@ fn prefetched_rows() {
     }
 }
 
-/// Two copies, each with an mbarrier of its own. Who has waited for one of them knows
-/// nothing of the other, whichever landed first.
-#[test]
-fn no_wait_for_one_of_two_copies() {
-    let run = |waits: &str| {
-        let wait = |name: &str, barrier: u32| {
-            format!(
-                "{name}: mbarrier.try_wait.parity.shared::cta.b64 %p2, [bars+{barrier}], 0;
-                 @!%p2 bra {name};"
-            )
-        };
-        let waits: String = waits
-            .chars()
-            .map(|n| match n {
-                'a' => wait("A", 0),
-                _ => wait("B", 8),
-            })
-            .collect();
+/// A kernel in which one thread starts two copies, each with an mbarrier of its own (a and
+/// b), and all threads wait for those in `waits`.
+fn two_copies(waits: &str) -> String {
+    let wait = |name: &str, barrier: u32| {
         format!(
-            ".version 8.0
-             .target sm_90
-             .address_size 64
-             .visible .entry two(.param .u64 rows, .param .u64 out)
-             {{
-                 .reg .pred %p<3>;
-                 .reg .b64 %q<4>;
-                 .reg .b32 %r<4>;
-                 .shared .align 128 .b8 tile[64];
-                 .shared .align 8 .b64 bars[2];
-                 ld.param.u64 %q1, [rows];
-                 ld.param.u64 %q2, [out];
-                 mov.u32 %r1, %tid.x;
-                 setp.eq.u32 %p1, %r1, 0;
-                 @!%p1 bra READY;
-                 mbarrier.init.shared::cta.b64 [bars], 1;
-                 mbarrier.init.shared::cta.b64 [bars+8], 1;
-                 fence.mbarrier_init.release.cluster;
-                 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars], 32;
-                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%q1], 32, [bars];
-                 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars+8], 32;
-                 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile+32], [%q1], 32, [bars+8];
-             READY:
-                 bar.sync 0;
-                 {waits}
-                 ld.shared.u32 %r2, [tile];
-                 st.global.u32 [%q2], %r2;
-                 ret;
-             }}"
+            "{name}: mbarrier.try_wait.parity.shared::cta.b64 %p2, [bars+{barrier}], 0;
+             @!%p2 bra {name};"
         )
     };
+    let waits: String = waits
+        .chars()
+        .map(|n| match n {
+            'a' => wait("A", 0),
+            _ => wait("B", 8),
+        })
+        .collect();
+    format!(
+        ".version 8.0
+         .target sm_90
+         .address_size 64
+         .visible .entry two(.param .u64 rows, .param .u64 out)
+         {{
+             .reg .pred %p<3>;
+             .reg .b64 %q<4>;
+             .reg .b32 %r<4>;
+             .shared .align 128 .b8 tile[64];
+             .shared .align 8 .b64 bars[2];
+             ld.param.u64 %q1, [rows];
+             ld.param.u64 %q2, [out];
+             mov.u32 %r1, %tid.x;
+             setp.eq.u32 %p1, %r1, 0;
+             @!%p1 bra READY;
+             mbarrier.init.shared::cta.b64 [bars], 1;
+             mbarrier.init.shared::cta.b64 [bars+8], 1;
+             fence.mbarrier_init.release.cluster;
+             mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars], 32;
+             cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%q1], 32, [bars];
+             mbarrier.arrive.expect_tx.shared::cta.b64 _, [bars+8], 32;
+             cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile+32], [%q1], 32, [bars+8];
+         READY:
+             bar.sync 0;
+             {waits}
+             ld.shared.u32 %r2, [tile];
+             st.global.u32 [%q2], %r2;
+             ret;
+         }}"
+    )
+}
+
+/// Two copies, each with an mbarrier of its own. A wait for one of them does not order the
+/// other, whichever completed first.
+#[test]
+fn no_wait_for_one_of_two_copies() {
     let outcome = |waits: &str, seed: u64| {
         let mut memory = Memory::new();
         let rows = upload(&mut memory, "rows", &[7u32; 8], u32::to_le_bytes);
@@ -626,7 +629,7 @@ fn no_wait_for_one_of_two_copies() {
             seed,
             ..Launch::new("two")
         };
-        Module::parse(&run(waits)).unwrap().launch(&mut memory, &launch)
+        Module::parse(&two_copies(waits)).unwrap().launch(&mut memory, &launch)
     };
     let of_a_copy = [FindingKind::SharedRace, FindingKind::AsyncRace];
     for seed in 0..20 {

@@ -1,4 +1,4 @@
-//! Kernels as NVRTC compiled them, against answers computed here.
+//! Kernels compiled by NVRTC, and their expected results computed here.
 
 mod common;
 
@@ -83,7 +83,7 @@ fn the_last_block_sees_all_others() {
 }
 
 #[test]
-fn threads_part_and_meet() {
+fn threads_diverge_and_reconverge() {
     let module = Module::parse(BASIC).unwrap();
     let mut memory = Memory::new();
     let x: Vec<u32> = (1..=128).collect();

@@ -1,5 +1,5 @@
-//! Planted bugs: a correct kernel with one thing taken out or altered, and what the
-//! checks must say.
+//! Planted bugs: a correct kernel with one thing removed or changed, and what the checks
+//! must find.
 
 mod common;
 
@@ -266,7 +266,7 @@ fn divergent_barriers() {
 }
 
 #[test]
-fn a_flag_that_nobody_sets() {
+fn a_flag_that_is_never_set() {
     let body = "AGAIN: ld.volatile.shared.u32 %r4, [%r2]; setp.ne.u32 %p1, %r4, 7; \
                 @%p1 bra AGAIN;";
     caught(|seed| run(body, 32, seed), FindingKind::Deadlock);

@@ -91,7 +91,7 @@ fn copies_that_arrive_at_an_mbarrier() {
 }
 
 #[test]
-fn copies_that_nobody_waits_for() {
+fn copies_without_a_wait() {
     let at = SYNC.find(".entry copies").unwrap();
     let text =
         format!("{}{}", &SYNC[..at], replace(&SYNC[at..], "@!done bra AGAIN;", 0, ""));
@@ -266,7 +266,7 @@ fn what_a_whole_block_publishes() {
         assert_eq!(kinds(&outcome), []);
         assert_eq!(out, (0..64).map(|t| 10 * (63 - t)).collect::<Vec<u32>>());
     }
-    // Without the barrier, one thread speaks for others that have not written yet.
+    // Without the barrier, one thread publishes for others that have not written yet.
     let at = SYNC.find(".entry publish").unwrap();
     for n in 0..2 {
         let tail = replace(&SYNC[at..], "bar.sync \t0;", n, "");
@@ -282,8 +282,8 @@ fn what_a_whole_block_publishes() {
     }
 }
 
-/// Block 0 writes `x` and says so; block 1 waits for it, reads `x` by a bulk copy and
-/// writes what it read to `y`. Each may have a proxy fence, or none.
+/// Block 0 writes `x` and sets a flag; block 1 waits for the flag, reads `x` by a bulk copy
+/// and writes what it read to `y`. Each block may have a proxy fence or not.
 fn handed_over(writers: &str, readers: &str, seed: u64) -> Result<Report, Fault> {
     let text = format!(
         ".version 8.0\n.target sm_90\n.address_size 64\n\

@@ -1,11 +1,13 @@
 //! Lists and ranges of numbers on the command line.
 
+use anyhow::Context;
+
 /// Most values of one axis: a typing error should not fill a disk.
 const MOST: usize = 1 << 24;
 
 /// Reads `1,8,64`, `1..16` (both ends), `1024..8192+1024`, `1..4096*2`, or a list of
 /// these.
-pub fn numbers(text: &str) -> Result<Vec<u64>, String> {
+fn numbers(text: &str) -> Result<Vec<u64>, String> {
     let mut all = Vec::new();
     for part in text.split(',').map(str::trim) {
         all.extend(range(part)?);
@@ -14,6 +16,11 @@ pub fn numbers(text: &str) -> Result<Vec<u64>, String> {
         }
     }
     Ok(all)
+}
+
+/// [`numbers`], the text of an option `--name`.
+pub fn of_option(name: &str, text: &str) -> anyhow::Result<Vec<u64>> {
+    numbers(text).map_err(anyhow::Error::msg).with_context(|| format!("--{name}"))
 }
 
 fn range(text: &str) -> Result<Vec<u64>, String> {

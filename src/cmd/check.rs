@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::{DeviceArgs, Format, table};
+use super::options::{DeviceArgs, OutputFormat};
+use super::table;
 use crate::device::{self, Device, Opened};
 use crate::measure::{Outcome, verify};
 use crate::point::Point;
@@ -34,7 +35,7 @@ pub struct Args {
     seed: u64,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -84,7 +85,7 @@ const COLUMNS: [&str; 7] =
 /// are right would hide it.
 struct Report {
     suite: String,
-    format: Format,
+    format: OutputFormat,
     rows: Vec<Vec<String>>,
     right: u32,
     skipped: u32,
@@ -92,7 +93,7 @@ struct Report {
 }
 
 impl Report {
-    fn begin(suite: &str, format: Format) -> Result<Self> {
+    fn begin(suite: &str, format: OutputFormat) -> Result<Self> {
         let report = Report {
             suite: suite.to_owned(),
             format,
@@ -106,10 +107,10 @@ impl Report {
     }
 
     fn print_line(&self, cells: &[String]) -> Result<()> {
-        if self.format == Format::Csv {
+        if self.format == OutputFormat::Csv {
             let mut line = csv::Writer::from_writer(Vec::new());
             line.write_record(cells)?;
-            table::print_csv(&String::from_utf8(line.into_inner()?)?, Format::Csv)?;
+            table::print_csv(&String::from_utf8(line.into_inner()?)?, OutputFormat::Csv)?;
         }
         Ok(())
     }
@@ -123,7 +124,7 @@ impl Report {
         }
         let row = row(point, outcome);
         self.print_line(&row)?;
-        if is_wrong || self.format == Format::Json {
+        if is_wrong || self.format == OutputFormat::Json {
             self.rows.push(row);
         }
         Ok(())
@@ -132,7 +133,7 @@ impl Report {
     fn end(self) -> Result<()> {
         let Report { right, wrong, skipped, .. } = self;
         let summary = format!("{right} right, {wrong} wrong or failed, {skipped} skipped");
-        if self.format == Format::Csv {
+        if self.format == OutputFormat::Csv {
             eprintln!("{summary}");
             return Ok(());
         }

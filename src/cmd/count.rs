@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, table};
+use super::options::OutputFormat;
+use super::table;
 use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, Options, PrepareError};
-use crate::kernel::Arch;
+use crate::op::Problem;
 use crate::point::Point;
-use crate::problem::Problem;
-use crate::reference::{self, Verdict};
+use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
+use crate::toolchain::Arch;
 
 /// Execute a suite's CUDA kernels on the PTX virtual machine and count FLOPs and
 /// bytes beside the model's; needs no GPU.
@@ -33,7 +34,7 @@ pub struct Args {
     seed: u64,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -99,7 +100,7 @@ fn count(device: &mut VmDevice, point: &Point, args: &Args) -> Row {
         Err(PrepareError::Failed(why)) => return row("failed", None, why.to_string()),
     };
     match reference::check(&problem, args.seed, 0, 0, &counted.output) {
-        Ok(check) if check.verdict == Verdict::Pass => {
+        Ok(check) if check.verdict == CheckVerdict::Pass => {
             let why = explain(&problem, &counted);
             row("ok", Some(counted), why)
         }

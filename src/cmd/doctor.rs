@@ -6,16 +6,18 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{DeviceArgs, Format, table};
+use super::options::{DeviceArgs, OutputFormat};
+use super::table;
 use crate::device::{self, Device, DeviceInfo, Opened};
-use crate::nvrtc::{Nvrtc, SearchPath};
-use crate::problem::{DType, Problem};
+use crate::format::DType;
+use crate::op::Problem;
 use crate::section::Section;
 use crate::selftest;
+use crate::toolchain::nvrtc::{Nvrtc, SearchPath};
 
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct DoctorArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Instead, run small PTX programs of every family of instructions on the
@@ -25,10 +27,10 @@ pub struct Args {
     selftest: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let Opened { device, why } = device::open(&args.device.name, &args.device.options())?;
     if args.selftest {
         return selftest(&*device, args.format);
@@ -38,7 +40,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn selftest(device: &dyn Device, format: Format) -> Result<ExitCode> {
+fn selftest(device: &dyn Device, format: OutputFormat) -> Result<ExitCode> {
     let programs = ptxvm::conformance::programs();
     let count = programs.len();
     let done = selftest::run(device, programs, |number, program| {

@@ -7,14 +7,15 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use super::{Format, plans, table};
+use super::options::OutputFormat;
+use super::{plans, table};
 use crate::inventory::{Inventory, Wanted};
-use crate::kernel::prebuilt::{self, Built};
-use crate::kernel::sass::{Disassembler, Listing, Mix};
-use crate::kernel::{Arch, Binary, Compiler, CompilerOptions};
-use crate::nvrtc::Resources;
 use crate::section::Section;
 use crate::suite::Suite;
+use crate::toolchain::nvrtc::Resources;
+use crate::toolchain::prebuilt::{self, Built};
+use crate::toolchain::sass::{Disassembler, Listing, Mix};
+use crate::toolchain::{Arch, Binary, Compiler, CompilerOptions};
 
 /// Compile CUDA kernels ahead of time, or show how they are launched.
 #[derive(Debug, clap::Args)]
@@ -52,7 +53,7 @@ struct BuildArgs {
     sass: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -127,11 +128,11 @@ fn compile<'a>(inventory: &'a Inventory, compiler: &Compiler) -> Result<Vec<Buil
     Ok(built)
 }
 
-fn resources(inventory: &Inventory, built: &[Built], format: Format) -> Section {
+fn resources(inventory: &Inventory, built: &[Built], format: OutputFormat) -> Section {
     let pairs = inventory.wanted.iter().zip(built);
     let macros = |wanted: &Wanted| match format {
-        Format::Table => telling_macros(wanted, inventory),
-        Format::Csv | Format::Json => wanted.defines.to_string(),
+        OutputFormat::Table => telling_macros(wanted, inventory),
+        OutputFormat::Csv | OutputFormat::Json => wanted.defines.to_string(),
     };
     Section {
         heading: "What was compiled".into(),

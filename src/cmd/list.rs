@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{DeviceArgs, Format, table};
+use super::options::{DeviceArgs, OutputFormat};
+use super::table;
 use crate::device::{self, Device};
+use crate::op::Routed;
 use crate::point::Point;
-use crate::problem::MoeGemm;
 use crate::section::Section;
 use crate::suite::Suite;
 
@@ -20,7 +21,7 @@ pub struct Args {
     device: DeviceArgs,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -66,9 +67,9 @@ fn row(device: &dyn Device, point: &Point) -> Vec<String> {
         Ok(_) => point.kernel.clone(),
         Err(refusal) => format!("skipped: {refusal}"),
     };
-    let of_routed = |cell: &dyn Fn(&MoeGemm) -> String| {
-        point.problem.routed().map_or(String::new(), cell)
-    };
+    let routed = point.problem.routed();
+    let of_routed =
+        |cell: &dyn Fn(&Routed) -> String| routed.as_ref().map_or(String::new(), cell);
     vec![
         point.id(),
         point.problem.to_string(),
@@ -77,8 +78,8 @@ fn row(device: &dyn Device, point: &Point) -> Vec<String> {
         work.flops().to_string(),
         work.bytes().to_string(),
         format!("{:.3}", work.operational_intensity()),
-        of_routed(&|p| p.experts_touched().to_string()),
-        of_routed(&|p| p.bytes_read_bound().to_string()),
-        of_routed(&|p| format!("{:.0}", p.bytes_read_expected())),
+        of_routed(&|p| p.experts_touched.to_string()),
+        of_routed(&|p| p.bytes_read_bound.to_string()),
+        of_routed(&|p| format!("{:.0}", p.bytes_read_expected)),
     ]
 }

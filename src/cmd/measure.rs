@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{DeviceArgs, Format, MachineFile, report, table, verdict};
+use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::{report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{self, Observer, Request, Scheduled, Summary};
 use crate::device::{self, Opened};
@@ -66,7 +67,7 @@ struct Options {
     machines: MachineFile,
     /// How to print: as tables, or the points as in points.csv.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -131,12 +132,16 @@ fn command_line() -> String {
 }
 
 /// Prints and writes what the records say.
-fn conclude(summary: &Summary, machines: &Machines, format: Format) -> Result<ExitCode> {
+fn conclude(
+    summary: &Summary,
+    machines: &Machines,
+    format: OutputFormat,
+) -> Result<ExitCode> {
     let measured = Instant::now();
     let campaign = Campaign::load(&summary.folder, machines)?;
     let judged = judge(&campaign);
     match format {
-        Format::Table => {
+        OutputFormat::Table => {
             let mut sections = vec![points_section(&campaign)];
             sections.extend(judged.sections.iter().cloned());
             table::print(&sections, format)?;

@@ -6,16 +6,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use super::{Format, table};
+use super::options::OutputFormat;
+use super::table;
 use crate::inventory::{Inventory, Wanted};
-use crate::kernel::{Arch, Compiler, CompilerOptions, Kernel, Plan, Target};
+use crate::kernel::{Kernel, Plan};
 use crate::model::launch::{Expected, FIXED_S, LATENCY_S, REACHABLE, Traffic, expect};
 use crate::model::machine::{Machine, Machines};
-use crate::nvrtc::Resources;
+use crate::op::Problem;
 use crate::point::Point;
-use crate::problem::{Op, Problem};
 use crate::section::Section;
 use crate::suite::{Ground, Suite};
+use crate::toolchain::nvrtc::Resources;
+use crate::toolchain::{Arch, Compiler, CompilerOptions, Target};
 
 /// Show how kernels that memory binds are launched for every point of suites: what they
 /// take of an SM, bytes in flight, and the time that follows from these. Needs no GPU.
@@ -32,7 +34,7 @@ pub struct Args {
     machine: String,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -82,28 +84,17 @@ const COLUMNS: [&str; 12] = [
     "of stream",
 ];
 
-/// Whether memory binds what a kernel does, so that the expectation means something: a
-/// product of few rows is bound by it, one of many is not.
-fn is_memory_bound(kernel: &Kernel) -> bool {
-    match kernel.op {
-        Op::Stream | Op::KvRead | Op::KvAppend | Op::DecodeAttention => true,
-        Op::MoeGemm | Op::MlaDecode => true,
-        Op::Gemm => kernel.name == "gemm_skinny",
-        Op::Peak | Op::PrefillAttention => false,
-    }
-}
-
 /// The distinct points of a suite that memory binds.
 fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
     let kernel = |problem: &Problem| {
-        Kernel::for_problem(problem, target.arch).ok().map(|kernel| kernel.name)
+        Kernel::for_problem(problem, target.arch).ok().map(|found| found.kernel.name)
     };
     let ground =
         Ground { cache_bytes: 50 << 20, units: u64::from(target.sms), kernel: &kernel };
     let mut points = suite.plan_for(&ground)?.points;
     points.retain(|point| {
         Kernel::asked_for(&point.kernel, &point.problem, target.arch)
-            .is_ok_and(is_memory_bound)
+            .is_ok_and(|found| found.kernel.memory_bound)
     });
     Ok(points)
 }
@@ -115,9 +106,9 @@ fn compile(suites: &[Suite], arch: Arch) -> Result<Compiled> {
     let compiler = Compiler::new(CompilerOptions::default())?;
     compiler.nvrtc().map_err(Clone::clone)?;
     let mut inventory = Inventory::of(suites, &[arch])?;
-    inventory
-        .wanted
-        .retain(|wanted| Kernel::named(wanted.source.name).is_some_and(is_memory_bound));
+    inventory.wanted.retain(|wanted| {
+        Kernel::named(wanted.source.name).is_some_and(|kernel| kernel.memory_bound)
+    });
     let results = inventory.compile(&compiler);
     let mut compiled = HashMap::new();
     for (wanted, result) in inventory.wanted.into_iter().zip(results) {
@@ -136,10 +127,10 @@ fn row(
     machine: &Machine,
     compiled: &Compiled,
 ) -> Option<Vec<String>> {
-    let kernel = Kernel::asked_for(&point.kernel, &point.problem, target.arch).ok()?;
-    let defines = (kernel.defines)(&point.problem, target.arch).to_string();
-    let (wanted, entries) = compiled.get(&(kernel.name, defines))?;
-    let plan = (kernel.plan)(&point.problem, target);
+    let configured = Kernel::asked_for(&point.kernel, &point.problem, target.arch).ok()?;
+    let kernel = configured.kernel;
+    let (wanted, entries) = compiled.get(&(kernel.name, configured.defines.to_string()))?;
+    let plan = configured.plan(target);
     let launch = plan.launches.first()?;
     let resources = entries.get(launch.entry)?;
     let (blocks_per_sm, _) = wanted.blocks_per_sm(launch.entry, resources);

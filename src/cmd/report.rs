@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{MachineFile, verdict};
+use super::options::MachineFile;
+use super::verdict;
 use crate::analysis::{Campaign, write_derived};
 use crate::plot;
 use crate::record::write_atomically;

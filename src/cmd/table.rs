@@ -5,24 +5,24 @@ use std::io::Write;
 use anyhow::Result;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 
-use super::Format;
+use super::options::OutputFormat;
 use crate::section::Section;
 
 /// Prints sections to standard output.
-pub fn print(sections: &[Section], format: Format) -> Result<()> {
+pub fn print(sections: &[Section], format: OutputFormat) -> Result<()> {
     match format {
-        Format::Table => {
+        OutputFormat::Table => {
             write(&sections.iter().map(text_table).collect::<Vec<_>>().join("\n"))
         }
-        Format::Csv => write(&csv_tables(sections)?),
-        Format::Json => write(&(json_tables(sections)? + "\n")),
+        OutputFormat::Csv => write(&csv_tables(sections)?),
+        OutputFormat::Json => write(&(json_tables(sections)? + "\n")),
     }
 }
 
 /// Prints one CSV table as it is, or as a JSON array of objects in which what
 /// reads as a number is one and what is empty is null.
-pub fn print_csv(text: &str, format: Format) -> Result<()> {
-    if format != Format::Json {
+pub fn print_csv(text: &str, format: OutputFormat) -> Result<()> {
+    if format != OutputFormat::Json {
         return write(text);
     }
     let mut reader = csv::Reader::from_reader(text.as_bytes());

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{Format, INVALID, MachineFile, table};
+use super::options::{INVALID, MachineFile, OutputFormat};
+use super::table;
 use crate::analysis::Campaign;
 use crate::verdict::{Verdict, judge};
 
@@ -19,14 +20,14 @@ pub struct Args {
     machines: MachineFile,
     /// How to print: as tables, or claims and limits as in verdict.csv.
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: OutputFormat,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
     let verdict = judge(&campaign);
     match args.format {
-        Format::Table => table::print(&verdict.sections, Format::Table)?,
+        OutputFormat::Table => table::print(&verdict.sections, OutputFormat::Table)?,
         format => table::print_csv(&csv_text(&verdict)?, format)?,
     }
     print_remarks(&verdict);

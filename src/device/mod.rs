@@ -14,9 +14,9 @@ use anyhow::{Result, bail};
 use ptxvm::conformance::Program;
 use thiserror::Error;
 
-use crate::kernel::Arch;
 pub use crate::kernel::Refusal;
-use crate::problem::Problem;
+use crate::op::Problem;
+use crate::toolchain::Arch;
 
 /// What a device may need to know before it is opened.
 #[derive(Clone, Debug, Default)]

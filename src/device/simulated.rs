@@ -12,7 +12,8 @@ use super::{
     Timing,
 };
 use crate::data::Key;
-use crate::problem::{Access, DType, Gemm, Problem, Stream};
+use crate::format::DType;
+use crate::op::{Access, Gemm, Problem, Stream};
 
 /// What goes wrong, and from which launch of a point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

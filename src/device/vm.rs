@@ -15,12 +15,11 @@ use super::{
     Refusal, Timing,
 };
 use crate::data::Key;
-use crate::kernel::{
-    Arch, Bound, Compiler, CompilerOptions, Content, Defines, EncodedTensorMap, Kernel,
-    Plan, Target, TensorMap,
-};
-use crate::problem::{Problem, Role};
+use crate::format::Role;
+use crate::kernel::{Bound, Configured, Content, EncodedTensorMap, Kernel, Plan};
+use crate::op::Problem;
 use crate::reference;
+use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
 
 /// Multiprocessors that plans are made for: enough that work is split over
 /// blocks, few enough that small problems fill them.
@@ -81,9 +80,7 @@ impl VmDevice {
     /// A problem that the kernel does not run, a kernel that does not compile.
     pub fn ptx(&self, problem: &Problem, kernel: &str) -> Result<String, PrepareError> {
         let arch = self.target.arch;
-        let kernel = Kernel::asked_for(kernel, problem, arch)?;
-        let defines = (kernel.defines)(problem, arch);
-        Ok(self.compile(kernel, &defines)?)
+        Ok(self.compile(&Kernel::asked_for(kernel, problem, arch)?)?)
     }
 
     /// Runs a problem, and all that the kernel is compiled alike for, with this
@@ -99,8 +96,8 @@ impl VmDevice {
         ptx: &str,
     ) -> Result<(), PrepareError> {
         let arch = self.target.arch;
-        let kernel = Kernel::asked_for(kernel, problem, arch)?;
-        self.load(kernel, (kernel.defines)(problem, arch), ptx)?;
+        let configured = Kernel::asked_for(kernel, problem, arch)?;
+        self.load(&configured, ptx)?;
         Ok(())
     }
 
@@ -131,7 +128,7 @@ impl VmDevice {
         slots: usize,
         seed: u64,
     ) -> Result<Ready, PrepareError> {
-        let kernel = Kernel::asked_for(kernel, problem, self.target.arch)?;
+        let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let bytes: u64 = problem.tensors().iter().map(|t| t.bytes()).sum();
         let needed = bytes.saturating_mul(slots as u64);
         if needed > self.info.memory_bytes {
@@ -142,40 +139,37 @@ impl VmDevice {
             ))
             .into());
         }
-        let module = self.module(kernel, problem)?;
-        let plan = (kernel.plan)(problem, &self.target);
+        let module = self.module(&configured)?;
+        let plan = configured.plan(&self.target);
         Ok(Ready::new(module, plan, self.launching, problem, slots, seed)?)
     }
 
-    fn module(
-        &mut self,
-        kernel: &'static Kernel,
-        problem: &Problem,
-    ) -> Result<Rc<Module>, LaunchError> {
-        let defines = (kernel.defines)(problem, self.target.arch);
-        if let Some(module) = self.modules.get(&(kernel.name, defines.clone())) {
+    fn module(&mut self, configured: &Configured) -> Result<Rc<Module>, LaunchError> {
+        let key = (configured.kernel.name, configured.defines.clone());
+        if let Some(module) = self.modules.get(&key) {
             return Ok(Rc::clone(module));
         }
-        let ptx = self.compile(kernel, &defines)?;
-        self.load(kernel, defines, &ptx)
+        let ptx = self.compile(configured)?;
+        self.load(configured, &ptx)
     }
 
-    fn compile(&self, kernel: &Kernel, defines: &Defines) -> Result<String, LaunchError> {
+    fn compile(&self, configured: &Configured) -> Result<String, LaunchError> {
+        let Configured { kernel, defines, arch, .. } = configured;
         self.compiler
-            .ptx(&kernel.file(), defines, self.target.arch)
+            .ptx(&kernel.file(), defines, *arch)
             .map_err(|why| LaunchError(format!("kernel {}: {why}", kernel.name)))
     }
 
     fn load(
         &mut self,
-        kernel: &'static Kernel,
-        defines: Defines,
+        configured: &Configured,
         ptx: &str,
     ) -> Result<Rc<Module>, LaunchError> {
+        let name = configured.kernel.name;
         let module = Module::parse(ptx)
-            .map_err(|why| LaunchError(format!("kernel {}: {why}", kernel.name)))?;
+            .map_err(|why| LaunchError(format!("kernel {name}: {why}")))?;
         let module = Rc::new(module);
-        self.modules.insert((kernel.name, defines), Rc::clone(&module));
+        self.modules.insert((name, configured.defines.clone()), Rc::clone(&module));
         Ok(module)
     }
 }
@@ -186,7 +180,7 @@ impl Device for VmDevice {
     }
 
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
-        Kernel::for_problem(problem, self.target.arch).map(|kernel| kernel.name)
+        Kernel::for_problem(problem, self.target.arch).map(|found| found.kernel.name)
     }
 
     fn prepare<'a>(
@@ -274,24 +268,25 @@ impl Ready {
                 }
                 tensors.push(address);
             }
-            for (position, bytes) in reference::unneeded(problem, seed, slot) {
+            for (name, bytes) in reference::unneeded(problem, seed, slot) {
                 let length = bytes.end - bytes.start;
-                memory.forget(tensors[position] + bytes.start, length as usize);
+                let of_name =
+                    problem.tensors().iter().position(|tensor| tensor.name == name);
+                let address =
+                    of_name.map(|position| tensors[position]).ok_or_else(|| {
+                        LaunchError(format!(
+                            "{problem} has no tensor `{name}`; this is a bug"
+                        ))
+                    })?;
+                memory.forget(address + bytes.start, length as usize);
             }
-            let encode = |map: &TensorMap| {
-                let encoded = map.over(tensors[map.tensor]).encode();
-                encoded.map(EncodedTensorMap).map_err(|why| LaunchError(why.to_string()))
+            let encode = |map: &ptxvm::TensorMap| {
+                let encoded = map.encode().map(EncodedTensorMap);
+                encoded.map_err(|why| LaunchError(why.to_string()))
             };
-            let tensor_maps: Vec<EncodedTensorMap> =
-                plan.tensor_maps.iter().map(encode).collect::<Result<_, _>>()?;
-            let bound = Bound {
-                seed,
-                slot,
-                tensors: &tensors,
-                scratch: &scratch,
-                tensor_maps: &tensor_maps,
-            };
-            params.push(plan.launches.iter().map(|l| l.params.bytes(&bound)).collect());
+            let names = problem.tensors().into_iter().map(|tensor| tensor.name);
+            let bound = Bound::new(seed, slot, names.zip(tensors));
+            params.push(plan.params(bound, &scratch, encode)?);
         }
         Ok(Ready {
             module,

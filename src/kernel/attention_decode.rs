@@ -2,22 +2,15 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::kv_read::{is_token_first, page_size, request_rows};
+use super::contract::HostHalf;
+use super::formats::{cached, element};
+use super::kv_read::{page_size, request_rows};
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless, takes};
 use super::split::{WorkList, refuse_counts};
-use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
-    refuse_unless,
-};
-use crate::problem::{DType, DecodeAttention, Op, Problem};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "attention_decode",
-    op: Op::DecodeAttention,
-    source: include_str!("../../kernels/attention_decode.cu"),
-    supports,
-    defines,
-    plan,
-};
+use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use crate::op::DecodeAttention;
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Most warps of a block, of 16 tokens of a tile each.
 const WARPS: u32 = 4;
@@ -47,10 +40,7 @@ struct DecodeParams {
     v_scales: u64,
     q: u64,
     o: u64,
-    work: u64,
-    partial_outputs: u64,
-    partial_softmaxes: u64,
-    tickets: u64,
+    buffers: SplitBuffers,
     kv_heads: u32,
     request_rows: u32,
     scale: f32,
@@ -140,155 +130,124 @@ impl Rings {
     }
 }
 
-fn of(problem: &Problem) -> &DecodeAttention {
-    match problem {
-        Problem::DecodeAttention(p) => p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
-    }
+/// Attention of few new tokens to a cache.
+pub(super) struct AttentionDecode {
+    p: DecodeAttention,
+    /// The macros that choose the formats of queries and of the cache.
+    element: &'static str,
+    cached: &'static str,
+    row_tiles: u32,
+    rings: Rings,
 }
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    refuse_unless(element(p.dtype).is_some(), || {
-        format!("bf16 and f16 queries, not dtype = {}; use one of those", p.dtype)
-    })?;
-    refuse_unless(cached(p).is_some(), || {
-        format!(
-            "keys and values in the format of queries, in fp8_e4m3 or in int8, not kv_dtype = \
-             {} with dtype = {}; use one of those",
-            p.kv_dtype, p.dtype
-        )
-    })?;
-    refuse_unless(HEAD_DIMS.contains(&p.head_dim), || {
-        format!("head_dim = {HEAD_DIMS:?}, not {}; use one of those", p.head_dim)
-    })?;
-    refuse_unless(p.group() <= MAX_GROUP, || {
-        format!(
-            "up to {MAX_GROUP} query heads for each key and value head, not {}; use more \
-             kv_heads",
-            p.group()
-        )
-    })?;
-    refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
-        format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
-    })?;
-    refuse_counts(&p.kv())
-}
+impl HostHalf for AttentionDecode {
+    type Operation = DecodeAttention;
+    const NAME: &'static str = "attention_decode";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_decode.cu");
+    const MEMORY_BOUND: bool = true;
 
-/// The macro that chooses the format of keys and values in `cached.cuh`.
-fn cached(p: &DecodeAttention) -> Option<&'static str> {
-    match p.kv_dtype {
-        DType::Fp8E4m3 => Some("CACHED_E4M3"),
-        DType::Int8 => Some("CACHED_INT8"),
-        same if same == p.dtype => Some("CACHED_16"),
-        DType::F32 | DType::Bf16 | DType::F16 | DType::Int4 => None,
-    }
-}
-
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = of(problem);
-    let rings = Rings::new(p, arch);
-    let (element, cached) = (element(p.dtype), cached(p));
-    Defines::new()
-        .with(element.unwrap_or("ELEMENT_BF16"), 1)
-        .with(cached.unwrap_or("CACHED_16"), 1)
-        .with("THREADS", rings.threads())
-        .with("BLOCKS_PER_SM", rings.blocks_per_sm)
-        .with("TILE_TOKENS", rings.tile_tokens())
-        .with("SLOTS", rings.slots)
-        .with("SHARED_BYTES", rings.shared_bytes)
-        .with("GROUP", p.group())
-        .with("NEW_TOKENS", p.new_tokens)
-        .with("ROW_TILES", RowTiles::new(p).count)
-        .with("WINDOWED", u32::from(p.window > 0))
-        .with("HEAD_DIM", p.head_dim)
-        .with("PAGE_SIZE", page_size(p.layout))
-        .with("TOKEN_FIRST", u32::from(is_token_first(p.layout)))
-}
-
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = *of(problem);
-    let rings = Rings::new(&p, target.arch);
-    let row_tiles = RowTiles::new(&p).count;
-    let resident = target.sms * rings.blocks_per_sm;
-    let list = WorkList::of(
-        &p.kv(),
-        |length| p.visible(length),
-        rings.tile_tokens(),
-        (resident / row_tiles).max(1),
-    );
-    let rows = p.group() * p.new_tokens;
-    let (output_bytes, softmax_bytes) = (rows * p.head_dim * 4, rows * 8);
-    let ticket_bytes = 4 * u64::from(row_tiles);
-    // Blocks that divide rows share what they read by way of L2.
-    let extra_bytes = (row_tiles == 1)
-        .then(|| list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes));
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(ticket_bytes),
-        ],
-        extra_bytes,
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
-            shared_bytes: rings.shared_bytes,
-            // Blocks that divide rows read the same.
-            bytes_in_flight: rings.bytes_in_flight() / u64::from(row_tiles),
-            ..Launch::new(
-                "attention_decode",
-                list.blocks * row_tiles,
-                rings.threads(),
-                params(p),
+    fn configure(p: &DecodeAttention, arch: Arch) -> Result<Self, Refusal> {
+        let element = element(p.dtype).ok_or_else(|| {
+            takes(format!(
+                "bf16 and f16 queries, not dtype = {}; use one of those",
+                p.dtype
+            ))
+        })?;
+        let cached = cached(p.kv_dtype, p.dtype).ok_or_else(|| {
+            takes(format!(
+                "keys and values in the format of queries, in fp8_e4m3 or in int8, not \
+                 kv_dtype = {} with dtype = {}; use one of those",
+                p.kv_dtype, p.dtype
+            ))
+        })?;
+        refuse_unless(HEAD_DIMS.contains(&p.head_dim), || {
+            format!("head_dim = {HEAD_DIMS:?}, not {}; use one of those", p.head_dim)
+        })?;
+        refuse_unless(p.group() <= MAX_GROUP, || {
+            format!(
+                "up to {MAX_GROUP} query heads for each key and value head, not {}; use more \
+                 kv_heads",
+                p.group()
             )
-        })
+        })?;
+        refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
+            format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
+        })?;
+        refuse_counts(&p.kv())?;
+        let (row_tiles, rings) = (RowTiles::new(p).count, Rings::new(p, arch));
+        Ok(AttentionDecode { p: *p, element, cached, row_tiles, rings })
+    }
+
+    fn defines(&self) -> Defines {
+        let AttentionDecode { p, rings, .. } = self;
+        Defines::new()
+            .with(self.element, 1)
+            .with(self.cached, 1)
+            .with("THREADS", rings.threads())
+            .with("BLOCKS_PER_SM", rings.blocks_per_sm)
+            .with("TILE_TOKENS", rings.tile_tokens())
+            .with("SLOTS", rings.slots)
+            .with("SHARED_BYTES", rings.shared_bytes)
+            .with("GROUP", p.group())
+            .with("NEW_TOKENS", p.new_tokens)
+            .with("ROW_TILES", self.row_tiles)
+            .with("WINDOWED", u32::from(p.window > 0))
+            .with("HEAD_DIM", p.head_dim)
+            .with("PAGE_SIZE", page_size(p.layout))
+            .with("TOKEN_FIRST", u32::from(p.layout.is_token_first()))
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let AttentionDecode { p, row_tiles, rings, .. } = *self;
+        let resident = target.sms * rings.blocks_per_sm;
+        let list = WorkList::of(
+            &p.kv(),
+            |length| p.visible(length),
+            rings.tile_tokens(),
+            (resident / row_tiles).max(1),
+        );
+        let division = DividedSequences {
+            list,
+            row_tiles,
+            rows: p.group() * p.new_tokens,
+            value_dim: p.head_dim,
+        };
+        let launch = Launch {
+            shared_bytes: rings.shared_bytes,
+            ..Launch::new("attention_decode", division.blocks(), rings.threads(), params(p))
+        };
+        division.plan(launch, rings.bytes_in_flight(), 0)
     }
 }
 
 fn params(p: DecodeAttention) -> Params {
-    let scale = (std::f64::consts::LOG2_E / (p.head_dim as f64).sqrt()) as f32;
-    Params::of(move |bound| {
-        let [k, v, rest @ .., q, o] = bound.tensors else {
-            unreachable!("the tensors of decode attention")
-        };
-        let (page_table, scales) = match *rest {
-            [] => (0, [0, 0]),
-            [page_table] => (page_table, [0, 0]),
-            [k_scales, v_scales] => (0, [k_scales, v_scales]),
-            [page_table, k_scales, v_scales] => (page_table, [k_scales, v_scales]),
-            _ => unreachable!("the tensors of decode attention"),
-        };
-        DecodeParams {
-            k: *k,
-            v: *v,
-            page_table,
-            k_scales: scales[0],
-            v_scales: scales[1],
-            q: *q,
-            o: *o,
-            work: bound.scratch[0],
-            partial_outputs: bound.scratch[1],
-            partial_softmaxes: bound.scratch[2],
-            tickets: bound.scratch[3],
-            kv_heads: p.kv_heads as u32,
-            request_rows: request_rows(&p.kv()),
-            scale,
-            window: p.window.min(u64::from(u32::MAX)) as u32,
-        }
+    Params::of(move |bound| DecodeParams {
+        k: bound.tensor("k"),
+        v: bound.tensor("v"),
+        page_table: bound.tensor_or_null("page_table"),
+        k_scales: bound.tensor_or_null("k_scales"),
+        v_scales: bound.tensor_or_null("v_scales"),
+        q: bound.tensor("q"),
+        o: bound.tensor("o"),
+        buffers: SplitBuffers::new(bound),
+        kv_heads: p.kv_heads as u32,
+        request_rows: request_rows(&p.kv()),
+        scale: log2_scale(p.head_dim),
+        window: p.window.min(u64::from(u32::MAX)) as u32,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::split_kv::bound_in_order;
 
-    fn problem(text: &str) -> Problem {
-        let rest = text.strip_prefix("decode_attention:").unwrap_or(text);
-        format!("decode_attention:{rest}").parse().unwrap()
+    fn problem(shape: &str) -> String {
+        format!("decode_attention:{shape}")
     }
 
-    fn llama() -> Problem {
+    fn llama() -> String {
         problem("batch=32,context=8192,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16")
     }
 
@@ -304,7 +263,7 @@ mod tests {
                             "batch=1,context=9,q_heads={rows},kv_heads=1,head_dim={head_dim},\
                              dtype=f16,kv_dtype={kv_dtype}"
                         );
-                        let rings = Rings::new(of(&problem(&shape)), arch);
+                        let rings = Rings::new(&operation(&problem(&shape)), arch);
                         assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
                         let merge_bytes = 16 * (head_dim as u32 + 8) * 4;
                         assert!(
@@ -326,7 +285,7 @@ mod tests {
                 }
             }
         }
-        let h100 = Rings::new(of(&llama()), Arch::SM_90);
+        let h100 = Rings::new(&operation(&llama()), Arch::SM_90);
         assert_eq!((h100.blocks_per_sm, h100.slots, h100.shared_bytes), (2, 7, 7 * 16384));
     }
 
@@ -334,7 +293,7 @@ mod tests {
     fn rows_are_divided_where_they_are_many() {
         let tiles = |shape: &str| {
             let text = format!("batch=1,context=99,kv_heads=1,dtype=f16,{shape}");
-            let tiles = RowTiles::new(of(&problem(&text)));
+            let tiles = RowTiles::new(&operation(&problem(&text)));
             (tiles.count, tiles.rows)
         };
         assert_eq!(tiles("q_heads=32,head_dim=128"), (1, 32));
@@ -356,32 +315,32 @@ mod tests {
             ("q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,new_tokens=17", "up to 16"),
         ] {
             let problem = problem(&format!("batch=1,context=64,{shape}"));
-            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
-            assert!(refusal.0.contains(says), "{refusal}");
+            let refusal = refusal::<AttentionDecode>(&problem, Arch::SM_90);
+            assert!(refusal.contains(says), "{refusal}");
         }
-        assert_eq!(supports(&llama(), Arch::OLDEST), Ok(()));
+        assert!(configured::<AttentionDecode>(&llama(), Arch::OLDEST).is_ok());
         let long = problem(
             "batch=1,context=2147483648,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
         );
-        let refusal = supports(&long, Arch::SM_90).unwrap_err();
-        assert!(refusal.0.contains("context below 2147483648"));
+        let refusal = refusal::<AttentionDecode>(&long, Arch::SM_90);
+        assert!(refusal.contains("context below 2147483648"));
     }
 
     #[test]
     fn partial_results_are_extra_traffic() {
-        let plan = plan(&llama(), &Target::new(Arch::SM_90, 132));
-        let launch = &plan.launches[0];
+        let split = plan::<AttentionDecode>(&llama(), &Target::new(Arch::SM_90, 132));
+        let launch = &split.launches[0];
         assert_eq!((launch.grid, launch.block), ([263, 1, 1], [128, 1, 1]));
         // 256 sequences over 263 blocks: two pieces of 32 bytes each, which leave
         // 4 heads of 128 values, a maximum and a sum, and a ticket of 4 bytes.
-        let pieces = plan.scratch[0].bytes() / 32;
-        let slots = plan.scratch[3].bytes() / 4;
+        let pieces = split.scratch[0].bytes() / 32;
+        let slots = split.scratch[3].bytes() / 4;
         assert_eq!((pieces, slots), (512, 512));
         let partials = slots * 4 * (128 + 2) * 4;
-        assert_eq!(plan.extra_bytes, Some(pieces * 32 + 2 * (partials + 256 * 4)));
+        assert_eq!(split.extra_bytes, Some(pieces * 32 + 2 * (partials + 256 * 4)));
         // A whole sequence for each block leaves none.
         let whole = "batch=4,context=64,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16";
-        let plan = super::plan(&problem(whole), &Target::new(Arch::SM_90, 132));
+        let plan = plan::<AttentionDecode>(&problem(whole), &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.extra_bytes, Some(32 * 32));
     }
 
@@ -389,14 +348,9 @@ mod tests {
     fn params_lie_as_the_kernel_declares() {
         let shape = "batch=2,context=100,q_heads=8,kv_heads=2,head_dim=64,dtype=f16";
         let problem = problem(&format!("{shape},layout=paged16"));
-        let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4, 5],
-            scratch: &[6, 7, 8, 9],
-            tensor_maps: &[],
-        });
+        let plan = plan::<AttentionDecode>(&problem, &Target::new(Arch::SM_80, 108));
+        let bound = bound_in_order(&["k", "v", "page_table", "q", "o"]);
+        let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         // Two key and value heads, seven pages, log2(e) / 8.
         let scale = u64::from((std::f32::consts::LOG2_E / 8.0).to_bits());
@@ -405,7 +359,7 @@ mod tests {
 
     #[test]
     fn defines_depend_on_the_architecture() {
-        let options = |arch| defines(&llama(), arch).options().join(" ");
+        let options = |arch| options::<AttentionDecode>(&llama(), arch);
         assert!(options(Arch::SM_80).contains("-DSLOTS=5"));
         assert!(options(Arch::SM_90).contains("-DSLOTS=7 -DSHARED_BYTES=114688 -DGROUP=4"));
         assert!(options(Arch::SM_120).contains("-DSLOTS=3"));

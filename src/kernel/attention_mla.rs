@@ -2,22 +2,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::HostHalf;
+use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless, takes};
 use super::split::{WorkList, refuse_counts};
-use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
-    refuse_unless,
-};
-use crate::problem::{DType, MlaDecode, Op, Problem, SCORE_WIDTH};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "attention_mla",
-    op: Op::MlaDecode,
-    source: include_str!("../../kernels/attention_mla.cu"),
-    supports,
-    defines,
-    plan,
-};
+use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use crate::format::DType;
+use crate::op::{MlaDecode, SCORE_WIDTH};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of the one block of an SM: two warps for each quarter of the columns.
 const THREADS: u32 = 256;
@@ -47,10 +41,7 @@ struct MlaParams {
     page_table: u64,
     q: u64,
     o: u64,
-    work: u64,
-    partial_outputs: u64,
-    partial_softmaxes: u64,
-    tickets: u64,
+    buffers: SplitBuffers,
     request_rows: u32,
     scale: f32,
 }
@@ -111,125 +102,107 @@ fn exchange_bytes(rows: u32, tile_tokens: u32, kv_dtype: DType) -> u32 {
     (rows * (scores + scalings * tile_tokens * 2 + 12)).next_multiple_of(128)
 }
 
-fn of(problem: &Problem) -> &MlaDecode {
-    match problem {
-        Problem::MlaDecode(p) => p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
+/// Latent attention of few new tokens to a cache.
+pub(super) struct AttentionMla {
+    p: MlaDecode,
+    /// The macros that choose the formats of queries and of the cache.
+    element: &'static str,
+    cached: &'static str,
+    ring: Ring,
+}
+
+impl HostHalf for AttentionMla {
+    type Operation = MlaDecode;
+    const NAME: &'static str = "attention_mla";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_mla.cu");
+    const MEMORY_BOUND: bool = true;
+
+    fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
+        let element = element(p.dtype).ok_or_else(|| {
+            takes(format!(
+                "bf16 and f16 queries, not dtype = {}; use one of those",
+                p.dtype
+            ))
+        })?;
+        let cached = cached_latents(p.kv_dtype, p.dtype).ok_or_else(|| {
+            takes(format!(
+                "a cache in the format of queries, or in fp8_e4m3 with dtype = bf16, not \
+                 kv_dtype = {} with dtype = {}; use one of those",
+                p.kv_dtype, p.dtype
+            ))
+        })?;
+        refuse_unless((p.latent_dim, p.rope_dim) == (LATENT_DIM, ROPE_DIM), || {
+            format!(
+                "latent_dim = {LATENT_DIM} with rope_dim = {ROPE_DIM}, not {} with {}; use \
+                 those",
+                p.latent_dim, p.rope_dim
+            )
+        })?;
+        refuse_unless(p.q_heads <= MAX_HEADS, || {
+            format!("up to {MAX_HEADS} q_heads, not {}; use fewer", p.q_heads)
+        })?;
+        refuse_counts(&p.kv())?;
+        Ok(AttentionMla { p: *p, element, cached, ring: Ring::new(p, arch) })
     }
-}
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    refuse_unless(element(p.dtype).is_some(), || {
-        format!("bf16 and f16 queries, not dtype = {}; use one of those", p.dtype)
-    })?;
-    refuse_unless(cached(p).is_some(), || {
-        format!(
-            "a cache in the format of queries, or in fp8_e4m3 with dtype = bf16, not kv_dtype \
-             = {} with dtype = {}; use one of those",
-            p.kv_dtype, p.dtype
-        )
-    })?;
-    refuse_unless((p.latent_dim, p.rope_dim) == (LATENT_DIM, ROPE_DIM), || {
-        format!(
-            "latent_dim = {LATENT_DIM} with rope_dim = {ROPE_DIM}, not {} with {}; use those",
-            p.latent_dim, p.rope_dim
-        )
-    })?;
-    refuse_unless(p.q_heads <= MAX_HEADS, || {
-        format!("up to {MAX_HEADS} q_heads, not {}; use fewer", p.q_heads)
-    })?;
-    refuse_counts(&p.kv())
-}
-
-/// The macro that chooses the format of the latents in `cached.cuh`.
-pub(super) fn cached(p: &MlaDecode) -> Option<&'static str> {
-    match (p.kv_dtype, p.dtype) {
-        (DType::Fp8E4m3, DType::Bf16) => Some("CACHED_E4M3"),
-        (cached, queries) if cached == queries => Some("CACHED_16"),
-        _ => None,
+    fn defines(&self) -> Defines {
+        let AttentionMla { p, ring, .. } = self;
+        Defines::new()
+            .with(self.element, 1)
+            .with(self.cached, 1)
+            .with("THREADS", THREADS)
+            .with("TILE_TOKENS", ring.tile_tokens)
+            .with("SLOTS", ring.slots)
+            .with("SHARED_BYTES", ring.shared_bytes)
+            .with("Q_HEADS", p.q_heads)
+            .with("NEW_TOKENS", p.new_tokens)
+            .with("ROW_TILES", row_tiles(p))
+            .with("PAGE_SIZE", page_size(p.layout))
     }
-}
 
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = of(problem);
-    let ring = Ring::new(p, arch);
-    Defines::new()
-        .with(element(p.dtype).unwrap_or("ELEMENT_BF16"), 1)
-        .with(cached(p).unwrap_or("CACHED_16"), 1)
-        .with("THREADS", THREADS)
-        .with("TILE_TOKENS", ring.tile_tokens)
-        .with("SLOTS", ring.slots)
-        .with("SHARED_BYTES", ring.shared_bytes)
-        .with("Q_HEADS", p.q_heads)
-        .with("NEW_TOKENS", p.new_tokens)
-        .with("ROW_TILES", row_tiles(p))
-        .with("PAGE_SIZE", page_size(p.layout))
-}
-
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = *of(problem);
-    let ring = Ring::new(&p, target.arch);
-    let row_tiles = row_tiles(&p);
-    let list = WorkList::of(
-        &p.kv(),
-        |length| 0..length,
-        ring.tile_tokens,
-        (target.sms / row_tiles).max(1),
-    );
-    let rows = u64::from(rows(&p));
-    let (output_bytes, softmax_bytes) = (rows * LATENT_DIM * 4, rows * 8);
-    let ticket_bytes = 4 * u64::from(row_tiles);
-    // Blocks that divide rows share what they read by way of L2.
-    let extra_bytes = (row_tiles == 1)
-        .then(|| list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes));
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(ticket_bytes),
-        ],
-        extra_bytes,
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
+    fn plan(&self, target: &Target) -> Plan {
+        let AttentionMla { p, ring, .. } = *self;
+        let row_tiles = row_tiles(&p);
+        let list = WorkList::of(
+            &p.kv(),
+            |length| 0..length,
+            ring.tile_tokens,
+            (target.sms / row_tiles).max(1),
+        );
+        let division = DividedSequences {
+            list,
+            row_tiles,
+            rows: rows(&p).into(),
+            value_dim: LATENT_DIM,
+        };
+        let launch = Launch {
             shared_bytes: ring.shared_bytes,
-            // Blocks that divide rows read the same.
-            bytes_in_flight: ring.bytes_in_flight() / u64::from(row_tiles),
-            ..Launch::new("attention_mla", list.blocks * row_tiles, THREADS, params(p))
-        })
+            ..Launch::new("attention_mla", division.blocks(), THREADS, params(p))
+        };
+        division.plan(launch, ring.bytes_in_flight(), 0)
     }
 }
 
 fn params(p: MlaDecode) -> Params {
-    let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
-    Params::of(move |bound| {
-        let (kv, page_table, q, o) = match *bound.tensors {
-            [kv, q, o] => (kv, 0, q, o),
-            [kv, page_table, q, o] => (kv, page_table, q, o),
-            _ => unreachable!("the tensors of latent attention"),
-        };
-        MlaParams {
-            kv,
-            page_table,
-            q,
-            o,
-            work: bound.scratch[0],
-            partial_outputs: bound.scratch[1],
-            partial_softmaxes: bound.scratch[2],
-            tickets: bound.scratch[3],
-            request_rows: request_rows(&p.kv()),
-            scale,
-        }
+    Params::of(move |bound| MlaParams {
+        kv: bound.tensor("kv"),
+        page_table: bound.tensor_or_null("page_table"),
+        q: bound.tensor("q"),
+        o: bound.tensor("o"),
+        buffers: SplitBuffers::new(bound),
+        request_rows: request_rows(&p.kv()),
+        scale: log2_scale(SCORE_WIDTH),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::split_kv::bound_in_order;
 
-    fn problem(shape: &str) -> Problem {
-        format!("mla_decode:{shape}").parse().unwrap()
+    fn problem(shape: &str) -> String {
+        format!("mla_decode:{shape}")
     }
 
     #[test]
@@ -243,14 +216,13 @@ mod tests {
                         "batch=1,context=9,q_heads={heads},dtype=bf16,kv_dtype={kv_dtype},\
                          new_tokens=2"
                     );
-                    let problem = problem(&shape);
-                    let p = of(&problem);
-                    let ring = Ring::new(p, arch);
+                    let p = operation(&problem(&shape));
+                    let ring = Ring::new(&p, arch);
                     assert!((3..=MAX_SLOTS).contains(&ring.slots), "{arch} {shape}");
                     let block = ring.shared_bytes + STATIC_SHARED_BYTES;
                     assert!(block <= sm.shared_bytes_per_block, "{arch} {shape}");
                     // In the end the ring holds the outputs, see the kernel.
-                    let tile_rows = rows(p).div_ceil(row_tiles(p)).next_multiple_of(16);
+                    let tile_rows = rows(&p).div_ceil(row_tiles(&p)).next_multiple_of(16);
                     let merge_bytes = tile_rows * (LATENT_DIM as u32 + 8) * 4;
                     assert!(ring.slots * ring.slot_bytes >= merge_bytes, "{arch} {shape}");
                     // Little's law asks 8 KB of an SM on an RTX 5090, the fastest memory
@@ -266,7 +238,7 @@ mod tests {
         let ring = |kv_dtype: &str| {
             let shape = "batch=1,context=9,q_heads=16,dtype=bf16";
             let problem = problem(&format!("{shape},kv_dtype={kv_dtype}"));
-            Ring::new(of(&problem), Arch::SM_90)
+            Ring::new(&operation(&problem), Arch::SM_90)
         };
         let (h100, fp8) = (ring("bf16"), ring("fp8_e4m3"));
         assert_eq!((h100.tile_tokens, h100.slots, h100.shared_bytes), (32, 5, 195_840));
@@ -277,8 +249,12 @@ mod tests {
     fn rows_are_divided_where_they_are_many() {
         let tiles = |shape: &str| {
             let problem = problem(&format!("batch=1,context=99,dtype=f16,{shape}"));
-            let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
-            (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
+            let plan = plan::<AttentionMla>(&problem, &Target::new(Arch::SM_90, 132));
+            (
+                row_tiles(&operation(&problem)),
+                plan.launches[0].grid[0],
+                plan.extra_bytes.is_some(),
+            )
         };
         // 99 tokens are four tiles, and a piece is two of them at least.
         assert_eq!(tiles("q_heads=32"), (1, 4, true));
@@ -297,51 +273,46 @@ mod tests {
             ("q_heads=129,dtype=bf16", "up to 128 q_heads"),
         ] {
             let problem = problem(&format!("batch=1,context=64,{shape}"));
-            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
-            assert!(refusal.0.contains(says), "{refusal}");
+            let refusal = refusal::<AttentionMla>(&problem, Arch::SM_90);
+            assert!(refusal.contains(says), "{refusal}");
         }
         let taken = problem("batch=1,context=64,q_heads=128,dtype=bf16,kv_dtype=fp8_e4m3");
-        assert_eq!(supports(&taken, Arch::OLDEST), Ok(()));
+        assert!(configured::<AttentionMla>(&taken, Arch::OLDEST).is_ok());
         let long = problem("batch=1,context=2147483648,q_heads=1,dtype=bf16");
-        let refusal = supports(&long, Arch::SM_90).unwrap_err();
-        assert!(refusal.0.contains("context below 2147483648"));
+        let refusal = refusal::<AttentionMla>(&long, Arch::SM_90);
+        assert!(refusal.contains("context below 2147483648"));
     }
 
     #[test]
     fn partial_results_are_extra_traffic() {
         let shape = "batch=32,context=8192,q_heads=16,dtype=bf16,layout=paged64";
-        let plan = plan(&problem(shape), &Target::new(Arch::SM_90, 132));
-        let launch = &plan.launches[0];
+        let split = plan::<AttentionMla>(&problem(shape), &Target::new(Arch::SM_90, 132));
+        let launch = &split.launches[0];
         assert_eq!((launch.grid, launch.block), ([131, 1, 1], [256, 1, 1]));
         assert_eq!(launch.bytes_in_flight, 3 * 32 * 1152);
         // Pieces of 32 bytes each leave 16 rows of 512 values, a maximum and a sum, and
         // sequences that are shared a ticket of 4 bytes: all 32.
-        let pieces = plan.scratch[0].bytes() / 32;
-        let slots = plan.scratch[3].bytes() / 4;
+        let pieces = split.scratch[0].bytes() / 32;
+        let slots = split.scratch[3].bytes() / 4;
         assert_eq!(pieces, slots);
         let partials = slots * 16 * (512 + 2) * 4;
-        assert_eq!(plan.extra_bytes, Some(pieces * 32 + 2 * (partials + 32 * 4)));
+        assert_eq!(split.extra_bytes, Some(pieces * 32 + 2 * (partials + 32 * 4)));
         // A whole sequence for each block leaves none.
         let whole = problem("batch=4,context=32,q_heads=16,dtype=bf16");
-        let plan = super::plan(&whole, &Target::new(Arch::SM_90, 132));
+        let plan = plan::<AttentionMla>(&whole, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.extra_bytes, Some(4 * 32));
     }
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let problem = problem("batch=2,context=100,q_heads=8,dtype=f16,layout=paged16");
-        let plan = plan(&problem, &Target::new(Arch::SM_80, 108));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[6, 7, 8, 9],
-            tensor_maps: &[],
-        });
+        let plan = plan::<AttentionMla>(&problem, &Target::new(Arch::SM_80, 108));
+        let bound = bound_in_order(&["kv", "page_table", "q", "o"]);
+        let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         // Seven pages, log2(e) / sqrt(192).
         let scale = (std::f64::consts::LOG2_E / 192f64.sqrt()) as f32;
         let last = u64::from(scale.to_bits()) << 32 | 7;
-        assert_eq!(words, [1, 2, 3, 4, 6, 7, 8, 9, last]);
+        assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 8, last]);
     }
 }

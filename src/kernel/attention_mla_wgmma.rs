@@ -2,23 +2,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::attention_mla::cached;
+use super::contract::HostHalf;
+use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless, takes};
 use super::split::{WorkList, refuse_counts};
-use super::{
-    Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, TensorMap,
-    element, refuse_unless,
-};
-use crate::problem::{Layout, MlaDecode, Op, Problem, SCORE_WIDTH};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "attention_mla_wgmma",
-    op: Op::MlaDecode,
-    source: include_str!("../../kernels/attention_mla_wgmma.cu"),
-    supports,
-    defines,
-    plan,
-};
+use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use super::tensor_map::TensorMap;
+use crate::op::{KvLayout, MlaDecode, SCORE_WIDTH};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block: two warpgroups compute, one fetches.
 const THREADS: u32 = 3 * 128;
@@ -47,6 +40,12 @@ const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
 const SHARED_BYTES: u32 = (1 + PLACES) * TILE_BYTES;
 
+/// Names of the tensor maps: the queries, and the cache in boxes of a tile's tokens or a
+/// page's, and in the smallest boxes.
+const QUERIES: &str = "q";
+const BOXES: &str = "boxes";
+const LEAST_BOXES: &str = "least boxes";
+
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -57,19 +56,9 @@ struct MlaWgmmaParams {
     kv: u64,
     o: u64,
     page_table: u64,
-    work: u64,
-    partial_outputs: u64,
-    partial_softmaxes: u64,
-    tickets: u64,
+    buffers: SplitBuffers,
     request_rows: u32,
     scale: f32,
-}
-
-fn of(problem: &Problem) -> &MlaDecode {
-    match problem {
-        Problem::MlaDecode(p) => p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
-    }
 }
 
 /// Rows of a request.
@@ -87,92 +76,91 @@ fn row_tiles(p: &MlaDecode) -> u32 {
     rows(p).div_ceil(ROWS.into()) as u32
 }
 
-fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    let other = "use `attention_mla`";
-    refuse_unless(arch == Arch::SM_90, || {
-        format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
-    })?;
-    refuse_unless(element(p.dtype).is_some() && cached(p).is_some(), || {
-        format!(
-            "a cache in the format of queries, bf16 or f16, or in fp8_e4m3 with dtype = bf16, \
-             not kv_dtype = {} with dtype = {}; use one of those",
-            p.kv_dtype, p.dtype
-        )
-    })?;
-    refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
-        format!(
-            "latent_dim = 512 and rope_dim = 64, not {} and {}; {other}",
-            p.latent_dim, p.rope_dim
-        )
-    })?;
-    refuse_unless(rows(p) >= LEAST_ROWS, || {
-        format!(
-            "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, not \
-             {}; {other}",
-            rows(p)
-        )
-    })?;
-    refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
-        format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
-    })?;
-    let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
-    let is_boxes = page.is_multiple_of(tile)
-        || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
-    refuse_unless(converts(p) || is_boxes, || {
-        format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
-    })?;
-    refuse_counts(&p.kv())
+/// Latent attention of few new tokens to a cache, by products of warpgroups.
+pub(super) struct AttentionMlaWgmma {
+    p: MlaDecode,
+    /// The macros that choose the formats of queries and of the cache.
+    element: &'static str,
+    cached: &'static str,
 }
 
-fn defines(problem: &Problem, _: Arch) -> Defines {
-    let p = of(problem);
-    Defines::new()
-        .with(element(p.dtype).unwrap_or("ELEMENT_BF16"), 1)
-        .with(cached(p).unwrap_or("CACHED_16"), 1)
-        .with("THREADS", THREADS)
-        .with("TILE_TOKENS", TILE_TOKENS)
-        .with("TILES_AHEAD", TILES_AHEAD)
-        .with("SHARED_BYTES", SHARED_BYTES)
-        .with("Q_HEADS", p.q_heads)
-        .with("NEW_TOKENS", p.new_tokens)
-        .with("ROW_TILES", row_tiles(p))
-        .with("KEY_DIM", KEY_DIM)
-        .with("VALUE_DIM", VALUE_DIM)
-        .with("PAGE_SIZE", page_size(p.layout))
-}
+impl HostHalf for AttentionMlaWgmma {
+    type Operation = MlaDecode;
+    const NAME: &'static str = "attention_mla_wgmma";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_mla_wgmma.cu");
+    const MEMORY_BOUND: bool = true;
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = *of(problem);
-    let row_tiles = row_tiles(&p);
-    let blocks = (target.sms / row_tiles).max(1);
-    let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
-    let (output_bytes, softmax_bytes) = (rows(&p) * VALUE_DIM * 4, rows(&p) * 8);
-    let ticket_bytes = 4 * u64::from(row_tiles);
-    // Blocks that divide rows share what they read by way of L2.
-    let extra_bytes = (row_tiles == 1).then(|| {
-        list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes) + bytes_behind(&p)
-    });
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partial outputs", list.slots_bytes(output_bytes)),
-            Scratch::unset("partial softmaxes", list.slots_bytes(softmax_bytes)),
-            list.tickets(ticket_bytes),
-        ],
-        tensor_maps: tensor_maps(&p),
-        extra_bytes,
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
-            shared_bytes: SHARED_BYTES,
-            bytes_in_flight: bytes_in_flight(&p) / u64::from(row_tiles),
-            ..Launch::new(
-                "attention_mla_wgmma",
-                list.blocks * row_tiles,
-                THREADS,
-                params(p),
+    fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
+        let other = "use `attention_mla`";
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
+        })?;
+        let formats = element(p.dtype).zip(cached_latents(p.kv_dtype, p.dtype));
+        let (element, cached) = formats.ok_or_else(|| {
+            takes(format!(
+                "a cache in the format of queries, bf16 or f16, or in fp8_e4m3 with dtype = \
+                 bf16, not kv_dtype = {} with dtype = {}; use one of those",
+                p.kv_dtype, p.dtype
+            ))
+        })?;
+        refuse_unless((p.key_dim(), p.latent_dim) == (KEY_DIM, VALUE_DIM), || {
+            format!(
+                "latent_dim = 512 and rope_dim = 64, not {} and {}; {other}",
+                p.latent_dim, p.rope_dim
             )
-        })
+        })?;
+        refuse_unless(rows(p) >= LEAST_ROWS, || {
+            format!(
+                "{LEAST_ROWS} and more query heads times new_tokens, which it pads to {ROWS}, \
+                 not {}; {other}",
+                rows(p)
+            )
+        })?;
+        refuse_unless(p.new_tokens <= MAX_NEW_TOKENS, || {
+            format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
+        })?;
+        let (page, tile) = (page_size(p.layout), u64::from(TILE_TOKENS));
+        let is_boxes = page.is_multiple_of(tile)
+            || tile.is_multiple_of(page) && page >= u64::from(LEAST_BOX);
+        refuse_unless(converts(p) || is_boxes, || {
+            format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
+        })?;
+        refuse_counts(&p.kv())?;
+        Ok(AttentionMlaWgmma { p: *p, element, cached })
+    }
+
+    fn defines(&self) -> Defines {
+        let p = &self.p;
+        Defines::new()
+            .with(self.element, 1)
+            .with(self.cached, 1)
+            .with("THREADS", THREADS)
+            .with("TILE_TOKENS", TILE_TOKENS)
+            .with("TILES_AHEAD", TILES_AHEAD)
+            .with("SHARED_BYTES", SHARED_BYTES)
+            .with("Q_HEADS", p.q_heads)
+            .with("NEW_TOKENS", p.new_tokens)
+            .with("ROW_TILES", row_tiles(p))
+            .with("KEY_DIM", KEY_DIM)
+            .with("VALUE_DIM", VALUE_DIM)
+            .with("PAGE_SIZE", page_size(p.layout))
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let p = self.p;
+        let row_tiles = row_tiles(&p);
+        let blocks = (target.sms / row_tiles).max(1);
+        let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
+        let division =
+            DividedSequences { list, row_tiles, rows: rows(&p), value_dim: VALUE_DIM };
+        let launch = Launch {
+            shared_bytes: SHARED_BYTES,
+            ..Launch::new("attention_mla_wgmma", division.blocks(), THREADS, params(p))
+        };
+        Plan {
+            tensor_maps: tensor_maps(&p),
+            ..division.plan(launch, bytes_in_flight(&p), bytes_behind(&p))
+        }
     }
 }
 
@@ -192,8 +180,8 @@ fn bytes_behind(p: &MlaDecode) -> u64 {
         let length = p.length(request);
         let end = length.next_multiple_of(LEAST_BOX.into());
         match p.layout {
-            Layout::Contiguous => end.min(p.context) - length,
-            Layout::Paged { .. } => end - length,
+            KvLayout::Contiguous => end.min(p.context) - length,
+            KvLayout::Paged { .. } => end - length,
         }
     };
     p.record_bytes() * (0..p.batch).map(behind).sum::<u64>()
@@ -203,7 +191,8 @@ fn bytes_behind(p: &MlaDecode) -> u64 {
 /// tokens or a page's, and the same in the smallest boxes.
 fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
     let row_bytes = KEY_DIM * p.dtype.bytes();
-    let map = |tensor, [rows, groups]: [u64; 2], tile_rows| TensorMap {
+    let map = |name, tensor, [rows, groups]: [u64; 2], tile_rows| TensorMap {
+        name,
         tensor,
         element_bytes: p.dtype.bytes() as u32,
         extents: vec![KEY_DIM, rows, groups],
@@ -211,53 +200,44 @@ fn tensor_maps(p: &MlaDecode) -> Vec<TensorMap> {
         tile: vec![PANEL_COLUMNS, tile_rows, 1],
         swizzle_bytes: 128,
     };
-    let (rows_of_group, tile_rows, q) = match p.layout {
-        Layout::Contiguous => (p.context, TILE_TOKENS, 1),
-        Layout::Paged { page_size, .. } => {
-            (page_size, page_size.min(TILE_TOKENS.into()) as u32, 2)
+    let (rows_of_group, tile_rows) = match p.layout {
+        KvLayout::Contiguous => (p.context, TILE_TOKENS),
+        KvLayout::Paged { page_size, .. } => {
+            (page_size, page_size.min(TILE_TOKENS.into()) as u32)
         }
     };
     let cache = [rows_of_group, p.allocated() / rows_of_group];
-    let mut maps = vec![map(q, [rows(p), p.batch], ROWS)];
+    let mut maps = vec![map(QUERIES, "q", [rows(p), p.batch], ROWS)];
     if !converts(p) {
-        maps.extend([map(0, cache, tile_rows), map(0, cache, LEAST_BOX)]);
+        maps.push(map(BOXES, "kv", cache, tile_rows));
+        maps.push(map(LEAST_BOXES, "kv", cache, LEAST_BOX));
     }
     maps
 }
 
 fn params(p: MlaDecode) -> Params {
-    let scale = (std::f64::consts::LOG2_E / (SCORE_WIDTH as f64).sqrt()) as f32;
-    Params::of(move |bound| {
-        let (kv, o, page_table) = match *bound.tensors {
-            [kv, _, o] => (kv, o, 0),
-            [kv, page_table, _, o] => (kv, o, page_table),
-            _ => unreachable!("the tensors of MLA decode"),
-        };
-        let map = |n: usize| bound.tensor_maps.get(n).map_or([0; 128], |map| map.0);
-        MlaWgmmaParams {
-            q: map(0),
-            boxes: map(1),
-            least: map(2),
-            kv,
-            o,
-            page_table,
-            work: bound.scratch[0],
-            partial_outputs: bound.scratch[1],
-            partial_softmaxes: bound.scratch[2],
-            tickets: bound.scratch[3],
-            request_rows: request_rows(&p.kv()),
-            scale,
-        }
+    Params::of(move |bound| MlaWgmmaParams {
+        q: bound.tensor_map(QUERIES).0,
+        boxes: bound.tensor_map_or_unused(BOXES).0,
+        least: bound.tensor_map_or_unused(LEAST_BOXES).0,
+        kv: bound.tensor("kv"),
+        o: bound.tensor("o"),
+        page_table: bound.tensor_or_null("page_table"),
+        buffers: SplitBuffers::new(bound),
+        request_rows: request_rows(&p.kv()),
+        scale: log2_scale(SCORE_WIDTH),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Bound, EncodedTensorMap};
+    use crate::kernel::EncodedTensorMap;
+    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::split_kv::bound_in_order;
 
-    fn problem(rest: &str) -> Problem {
-        format!("mla_decode:{rest}").parse().unwrap()
+    fn problem(rest: &str) -> String {
+        format!("mla_decode:{rest}")
     }
 
     fn h100() -> Target {
@@ -270,12 +250,12 @@ mod tests {
         // what the hardware reserves.
         let shared_bytes = SHARED_BYTES + 4096 + 1024;
         assert!(shared_bytes <= h100().shared_bytes_per_block);
-        let plan = plan(&problem("batch=8,context=4096,q_heads=64,dtype=bf16"), &h100());
-        let launch = &plan.launches[0];
+        let plain = problem("batch=8,context=4096,q_heads=64,dtype=bf16");
+        let launch = &plan::<AttentionMlaWgmma>(&plain, &h100()).launches[0];
         assert_eq!((launch.grid, launch.block), ([128, 1, 1], [384, 1, 1]));
         assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
         let records = "batch=8,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3";
-        let plan = super::plan(&problem(records), &h100());
+        let plan = plan::<AttentionMlaWgmma>(&problem(records), &h100());
         assert_eq!((plan.tensor_maps.len(), plan.launches[0].bytes_in_flight), (1, 83_968));
     }
 
@@ -283,8 +263,12 @@ mod tests {
     fn rows_are_divided_by_64() {
         let tiles = |shape: &str| {
             let problem = problem(&format!("batch=64,context=512,dtype=f16,{shape}"));
-            let plan = plan(&problem, &h100());
-            (row_tiles(of(&problem)), plan.launches[0].grid[0], plan.extra_bytes.is_some())
+            let plan = plan::<AttentionMlaWgmma>(&problem, &h100());
+            (
+                row_tiles(&operation(&problem)),
+                plan.launches[0].grid[0],
+                plan.extra_bytes.is_some(),
+            )
         };
         assert_eq!(tiles("q_heads=33"), (1, 128, true));
         assert_eq!(tiles("q_heads=64"), (1, 128, true));
@@ -296,7 +280,7 @@ mod tests {
     fn maps_cut_the_cache_into_pages_or_tiles() {
         let maps = |layout: &str| {
             let shape = "batch=3,context=100,q_heads=40,new_tokens=2,dtype=bf16";
-            tensor_maps(of(&problem(&format!("{shape},layout={layout}"))))
+            tensor_maps(&operation(&problem(&format!("{shape},layout={layout}"))))
         };
         let shapes = |layout| {
             let of_map =
@@ -308,9 +292,9 @@ mod tests {
         assert_eq!(
             shapes("contiguous"),
             [
-                (1, rows.clone(), vec![64, 64, 1]),
-                (0, contiguous.clone(), vec![64, 64, 1]),
-                (0, contiguous, vec![64, 8, 1]),
+                ("q", rows.clone(), vec![64, 64, 1]),
+                ("kv", contiguous.clone(), vec![64, 64, 1]),
+                ("kv", contiguous, vec![64, 8, 1]),
             ]
         );
         for (layout, extents, box_tokens) in [
@@ -319,9 +303,9 @@ mod tests {
             ("paged128", vec![576, 128, 3], 64),
         ] {
             let expected = [
-                (2, rows.clone(), vec![64, 64, 1]),
-                (0, extents.clone(), vec![64, box_tokens, 1]),
-                (0, extents, vec![64, 8, 1]),
+                ("q", rows.clone(), vec![64, 64, 1]),
+                ("kv", extents.clone(), vec![64, box_tokens, 1]),
+                ("kv", extents, vec![64, 8, 1]),
             ];
             assert_eq!(shapes(layout), expected);
         }
@@ -335,7 +319,7 @@ mod tests {
     fn what_the_smallest_boxes_take_along_is_extra_traffic() {
         let behind = |rest: &str| {
             let rest = format!("batch=2,q_heads=64,dtype=bf16,{rest}");
-            bytes_behind(of(&problem(&rest)))
+            bytes_behind(&operation(&problem(&rest)))
         };
         assert_eq!(behind("context=64"), 0);
         // What is outside of the tensor is not read.
@@ -357,32 +341,30 @@ mod tests {
             ("q_heads=64,dtype=bf16,layout=paged96", "not 96; use"),
         ] {
             let problem = problem(&format!("batch=1,context=64,{rest}"));
-            let refusal = supports(&problem, Arch::SM_90).unwrap_err();
-            assert!(refusal.0.contains(says), "{refusal}");
+            let refusal = refusal::<AttentionMlaWgmma>(&problem, Arch::SM_90);
+            assert!(refusal.contains(says), "{refusal}");
         }
         let usual = problem("batch=1,context=64,q_heads=128,dtype=bf16,layout=paged64");
-        assert_eq!(supports(&usual, Arch::SM_90), Ok(()));
+        assert!(configured::<AttentionMlaWgmma>(&usual, Arch::SM_90).is_ok());
         // Records are found one by one.
         let odd =
             "batch=1,context=64,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged3";
-        assert_eq!(supports(&problem(odd), Arch::SM_90), Ok(()));
+        assert!(configured::<AttentionMlaWgmma>(&problem(odd), Arch::SM_90).is_ok());
         for arch in [Arch::SM_80, Arch::SM_120] {
-            assert!(supports(&usual, arch).unwrap_err().0.contains("sm_90a, which"));
+            let refusal = refusal::<AttentionMlaWgmma>(&usual, arch);
+            assert!(refusal.contains("sm_90a, which"), "{refusal}");
         }
     }
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let problem = problem("batch=2,context=100,q_heads=64,dtype=bf16,layout=paged16");
-        let plan = plan(&problem, &h100());
-        let maps = [1, 2, 3].map(|byte| EncodedTensorMap([byte; 128]));
-        let bytes = plan.launches[0].params.bytes(&Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7, 8],
-            tensor_maps: &maps,
-        });
+        let plan = plan::<AttentionMlaWgmma>(&problem, &h100());
+        let mut bound = bound_in_order(&["kv", "page_table", "q", "o"]);
+        for (byte, name) in [(1, QUERIES), (2, BOXES), (3, LEAST_BOXES)] {
+            bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
+        }
+        let bytes = plan.launches[0].params.bytes(&bound);
         assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..]);

@@ -2,18 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
-use super::{element, refuse_unless};
-use crate::problem::{Op, PrefillAttention, Problem};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "attention_prefill",
-    op: Op::PrefillAttention,
-    source: include_str!("../../kernels/attention_prefill.cu"),
-    supports,
-    defines,
-    plan,
-};
+use super::contract::HostHalf;
+use super::formats::element;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless, takes};
+use crate::op::PrefillAttention;
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Warps of a block.
 const WARPS: u64 = 4;
@@ -119,82 +113,88 @@ fn section(p: &PrefillAttention) -> u64 {
     groups * p.group()
 }
 
-fn attention(problem: &Problem) -> PrefillAttention {
-    let Problem::PrefillAttention(p) = *problem else {
-        unreachable!("the kernel table pairs operations and kernels")
-    };
-    p
+/// Attention of many new tokens.
+pub(super) struct AttentionPrefill {
+    p: PrefillAttention,
+    /// The macro that chooses the format.
+    element: &'static str,
+    shape: Shape,
 }
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = attention(problem);
-    refuse_unless(element(p.dtype).is_some(), || {
-        format!("dtype = bf16 or f16, not {}; use one of those", p.dtype)
-    })?;
-    refuse_unless(p.kv_dtype == p.dtype, || {
-        format!("kv_dtype = dtype, not {} beside {}; use {1}", p.kv_dtype, p.dtype)
-    })?;
-    refuse_unless(matches!(p.head_dim, 64 | 128), || {
-        format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
-    })?;
-    refuse_unless(p.window == 0, || {
-        format!("all of the context, no window = {}; use 0", p.window)
-    })?;
-    let most = 1 << 30;
-    refuse_unless(p.context() <= most, || {
-        format!("contexts up to {most} tokens, not {}; use less", p.context())
-    })?;
-    let blocks = Shape { rows: 64, ..Shape::new(64, p.head_dim, Arch::OLDEST) }.blocks(&p);
-    refuse_unless(blocks <= i32::MAX as u64, || {
-        format!("at most {} blocks, not {blocks}; use a smaller batch", i32::MAX)
-    })
-}
+impl HostHalf for AttentionPrefill {
+    type Operation = PrefillAttention;
+    const NAME: &'static str = "attention_prefill";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_prefill.cu");
+    const MEMORY_BOUND: bool = false;
 
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = attention(problem);
-    let shape = best_shape(&p, arch);
-    Defines::new()
-        .with(element(p.dtype).unwrap_or_default(), 1)
-        .with("HEAD_DIM", p.head_dim)
-        .with("ROWS", shape.rows)
-        .with("KEYS", shape.keys)
-        .with("WARPS", WARPS)
-        .with("STAGES", shape.stages)
-        .with("BLOCKS_PER_SM", shape.resident)
-}
+    fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
+        let element = element(p.dtype).ok_or_else(|| {
+            takes(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        })?;
+        refuse_unless(p.kv_dtype == p.dtype, || {
+            format!("kv_dtype = dtype, not {} beside {}; use {1}", p.kv_dtype, p.dtype)
+        })?;
+        refuse_unless(matches!(p.head_dim, 64 | 128), || {
+            format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
+        })?;
+        refuse_unless(p.window == 0, || {
+            format!("all of the context, no window = {}; use 0", p.window)
+        })?;
+        let most = 1 << 30;
+        refuse_unless(p.context() <= most, || {
+            format!("contexts up to {most} tokens, not {}; use less", p.context())
+        })?;
+        let blocks = Shape::new(64, p.head_dim, arch).blocks(p);
+        refuse_unless(blocks <= i32::MAX as u64, || {
+            format!("at most {} blocks, not {blocks}; use a smaller batch", i32::MAX)
+        })?;
+        Ok(AttentionPrefill { p: *p, element, shape: best_shape(p, arch) })
+    }
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = attention(problem);
-    let shape = best_shape(&p, target.arch);
-    let params = Params::of(move |bound| PrefillParams {
-        k: bound.tensors[0],
-        v: bound.tensors[1],
-        q: bound.tensors[2],
-        o: bound.tensors[3],
-        new_tokens: p.new_tokens as u32,
-        context: p.context() as u32,
-        reach: p.attended(0).end as u32,
-        heads: (p.batch * p.q_heads) as u32,
-        group: p.group() as u32,
-        section: section(&p) as u32,
-        scale: std::f32::consts::LOG2_E / (p.head_dim as f32).sqrt(),
-        unused: 0,
-    });
-    let launch = Launch::new(
-        "attention_prefill",
-        shape.blocks(&p) as u32,
-        (32 * WARPS) as u32,
-        params,
-    );
-    Plan {
-        // Blocks of tokens read keys and values again, through L2 where it
-        // holds them.
-        extra_bytes: None,
-        ..Plan::of(Launch {
-            shared_bytes: shape.shared_bytes() as u32,
-            bytes_in_flight: shape.bytes_in_flight(),
-            ..launch
-        })
+    fn defines(&self) -> Defines {
+        let shape = &self.shape;
+        Defines::new()
+            .with(self.element, 1)
+            .with("HEAD_DIM", self.p.head_dim)
+            .with("ROWS", shape.rows)
+            .with("KEYS", shape.keys)
+            .with("WARPS", WARPS)
+            .with("STAGES", shape.stages)
+            .with("BLOCKS_PER_SM", shape.resident)
+    }
+
+    fn plan(&self, _: &Target) -> Plan {
+        let AttentionPrefill { p, shape, .. } = *self;
+        let params = Params::of(move |bound| PrefillParams {
+            k: bound.tensor("k"),
+            v: bound.tensor("v"),
+            q: bound.tensor("q"),
+            o: bound.tensor("o"),
+            new_tokens: p.new_tokens as u32,
+            context: p.context() as u32,
+            reach: p.attended(0).end as u32,
+            heads: (p.batch * p.q_heads) as u32,
+            group: p.group() as u32,
+            section: section(&p) as u32,
+            scale: std::f32::consts::LOG2_E / (p.head_dim as f32).sqrt(),
+            unused: 0,
+        });
+        let launch = Launch::new(
+            "attention_prefill",
+            shape.blocks(&p) as u32,
+            (32 * WARPS) as u32,
+            params,
+        );
+        Plan {
+            // Blocks of tokens read keys and values again, through L2 where it
+            // holds them.
+            extra_bytes: None,
+            ..Plan::of(Launch {
+                shared_bytes: shape.shared_bytes() as u32,
+                bytes_in_flight: shape.bytes_in_flight(),
+                ..launch
+            })
+        }
     }
 }
 
@@ -202,6 +202,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
+    use crate::kernel::contract::testing::{operation, plan, refusal};
 
     const ARCHS: [Arch; 5] = [
         Arch::SM_80,
@@ -211,8 +212,8 @@ mod tests {
         Arch::SM_120,
     ];
 
-    fn problem(shape: &str) -> Problem {
-        format!("prefill_attention:{shape}").parse().unwrap()
+    fn problem(shape: &str) -> String {
+        format!("prefill_attention:{shape}")
     }
 
     #[test]
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn few_tokens_take_flat_blocks() {
         let rows = |tokens: u64, head_dim: u64| {
-            let p = attention(&problem(&format!(
+            let p = operation(&problem(&format!(
                 "batch=1,new_tokens={tokens},q_heads=32,kv_heads=8,head_dim={head_dim},dtype=bf16"
             )));
             best_shape(&p, Arch::SM_90).rows
@@ -247,15 +248,9 @@ mod tests {
     fn plan_of_a_chunk_behind_a_prefix() {
         let text = "batch=2,prefix=100,new_tokens=130,q_heads=6,kv_heads=2,head_dim=128,\
                     dtype=bf16";
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[256, 512, 768, 1024],
-            scratch: &[],
-            tensor_maps: &[],
-        };
-        let words_of = |problem: &Problem| {
-            let plan = plan(problem, &Target::new(Arch::SM_90, 132));
+        let bound = Bound::new(1, 0, [("k", 256), ("v", 512), ("q", 768), ("o", 1024)]);
+        let words_of = |problem: &str| {
+            let plan = plan::<AttentionPrefill>(problem, &Target::new(Arch::SM_90, 132));
             let launch = &plan.launches[0];
             // Three tiles of 64 tokens for each of 12 heads.
             assert_eq!((launch.grid, launch.block), ([36, 1, 1], [128, 1, 1]));
@@ -277,7 +272,7 @@ mod tests {
     #[test]
     fn heads_run_together_while_their_keys_fit_l2() {
         let heads = |context: u64| {
-            section(&attention(&problem(&format!(
+            section(&operation(&problem(&format!(
                 "batch=1,new_tokens={context},q_heads=32,kv_heads=8,head_dim=128,dtype=bf16"
             ))))
         };
@@ -289,7 +284,7 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_use() {
-        let why = |shape: &str| supports(&problem(shape), Arch::SM_90).unwrap_err().0;
+        let why = |shape: &str| refusal::<AttentionPrefill>(&problem(shape), Arch::SM_90);
         let of = "batch=1,new_tokens=4,q_heads=1,kv_heads=1";
         assert_eq!(
             why(&format!("{of},head_dim=64,dtype=f32")),

@@ -2,18 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use super::{element, refuse_unless};
-use crate::problem::{Gemm, Op, Problem};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "gemm",
-    op: Op::Gemm,
-    source: include_str!("../../kernels/gemm.cu"),
-    supports,
-    defines,
-    plan,
-};
+use super::contract::HostHalf;
+use super::formats::element;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, takes};
+use crate::op::{Gemm, Problem};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -162,81 +156,88 @@ fn best_tile(p: &Gemm, arch: Arch) -> Tile {
     TILES.into_iter().min_by(|a, b| clocks(a).total_cmp(&clocks(b))).unwrap_or(TILES[0])
 }
 
-fn gemm(problem: &Problem) -> Gemm {
-    let Problem::Gemm(p) = *problem else {
-        unreachable!("the kernel table pairs operations and kernels")
-    };
-    p
+/// A product in tiles.
+pub(super) struct TiledGemm {
+    p: Gemm,
+    /// The macro that chooses the format.
+    element: &'static str,
+    tile: Tile,
+    arch: Arch,
 }
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = gemm(problem);
-    refuse_unless(element(p.dtype).is_some(), || {
-        format!("dtype = bf16 or f16, not {}; use one of those", p.dtype)
-    })?;
-    refuse_unless(p.w_dtype == p.dtype, || {
-        format!("weights in the dtype of activations, not w_dtype = {}", p.w_dtype)
-    })?;
-    refuse_unless(p.k.is_multiple_of(8), || {
-        format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
-    })?;
-    let most = 1 << 30;
-    refuse_unless(p.m.max(p.n).max(p.k) <= most, || {
-        format!("m, n and k up to {most}, not {}; use less", p.m.max(p.n).max(p.k))
-    })?;
-    // Of the smallest tile, with the most splits.
-    let blocks = TILES[3].tiles(&p) * MAX_SPLITS;
-    refuse_unless(blocks <= i32::MAX as u64, || {
-        format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
-    })
-}
+impl HostHalf for TiledGemm {
+    type Operation = Gemm;
+    const NAME: &'static str = "gemm";
+    const SOURCE: &'static str = include_str!("../../kernels/gemm.cu");
+    const MEMORY_BOUND: bool = false;
 
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = gemm(problem);
-    let tile = best_tile(&p, arch);
-    let (columns, stages) = tile.depth(arch);
-    Defines::new()
-        .with(element(p.dtype).unwrap_or_default(), 1)
-        .with("TILE_M", tile.m)
-        .with("TILE_N", tile.n)
-        .with("TILE_K", columns)
-        .with("WARPS_M", tile.warps_m)
-        .with("WARPS_N", tile.warps_n)
-        .with("STAGES", stages)
-        .with("BLOCKS_PER_SM", tile.resident)
-}
+    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+        let element = element(p.dtype).ok_or_else(|| {
+            takes(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        })?;
+        refuse_unless(p.w_dtype == p.dtype, || {
+            format!("weights in the dtype of activations, not w_dtype = {}", p.w_dtype)
+        })?;
+        refuse_unless(p.k.is_multiple_of(8), || {
+            format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
+        })?;
+        let most = 1 << 30;
+        refuse_unless(p.m.max(p.n).max(p.k) <= most, || {
+            format!("m, n and k up to {most}, not {}; use less", p.m.max(p.n).max(p.k))
+        })?;
+        // Of the smallest tile, with the most splits.
+        let blocks = TILES[3].tiles(p) * MAX_SPLITS;
+        refuse_unless(blocks <= i32::MAX as u64, || {
+            format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
+        })?;
+        Ok(TiledGemm { p: *p, element, tile: best_tile(p, arch), arch })
+    }
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = gemm(problem);
-    let tile = best_tile(&p, target.arch);
-    let (columns, stages) = tile.depth(target.arch);
-    let (splits, _) = tile.best_splits(&p, target.arch, target.sms.into());
-    let blocks = tile.tiles(&p) * splits;
-    let params = Params::of(move |bound| GemmParams {
-        a: bound.tensors[0],
-        b: bound.tensors[1],
-        c: bound.tensors[2],
-        partials: bound.scratch[0],
-        tickets: bound.scratch[1],
-        m: p.m as u32,
-        n: p.n as u32,
-        k: p.k as u32,
-        splits: splits as u32,
-    });
-    let launch = Launch::new("gemm", blocks as u32, tile.threads() as u32, params);
-    Plan {
-        scratch: vec![
-            Scratch::unset("partials", tile.partial_bytes(&p, splits).max(16)),
-            Scratch::zeros("tickets", 4 * tile.tiles(&p)),
-        ],
-        // Tiles read A and B again, and splits pass their parts on, all through
-        // L2 where it holds them.
-        extra_bytes: None,
-        ..Plan::of(Launch {
-            shared_bytes: (stages * tile.stage_bytes(columns)) as u32,
-            bytes_in_flight: (stages - 1) * tile.stage_bytes(columns),
-            ..launch
-        })
+    fn defines(&self) -> Defines {
+        let tile = &self.tile;
+        let (columns, stages) = tile.depth(self.arch);
+        Defines::new()
+            .with(self.element, 1)
+            .with("TILE_M", tile.m)
+            .with("TILE_N", tile.n)
+            .with("TILE_K", columns)
+            .with("WARPS_M", tile.warps_m)
+            .with("WARPS_N", tile.warps_n)
+            .with("STAGES", stages)
+            .with("BLOCKS_PER_SM", tile.resident)
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let TiledGemm { p, tile, arch, .. } = *self;
+        let (columns, stages) = tile.depth(arch);
+        let (splits, _) = tile.best_splits(&p, arch, target.sms.into());
+        let blocks = tile.tiles(&p) * splits;
+        let params = Params::of(move |bound| GemmParams {
+            a: bound.tensor("a"),
+            b: bound.tensor("b"),
+            c: bound.tensor("c"),
+            partials: bound.scratch("partials"),
+            tickets: bound.scratch("tickets"),
+            m: p.m as u32,
+            n: p.n as u32,
+            k: p.k as u32,
+            splits: splits as u32,
+        });
+        let launch = Launch::new("gemm", blocks as u32, tile.threads() as u32, params);
+        Plan {
+            scratch: vec![
+                Scratch::unset("partials", tile.partial_bytes(&p, splits).max(16)),
+                Scratch::zeros("tickets", 4 * tile.tiles(&p)),
+            ],
+            // Tiles read A and B again, and splits pass their parts on, all through
+            // L2 where it holds them.
+            extra_bytes: None,
+            ..Plan::of(Launch {
+                shared_bytes: (stages * tile.stage_bytes(columns)) as u32,
+                bytes_in_flight: (stages - 1) * tile.stage_bytes(columns),
+                ..launch
+            })
+        }
     }
 }
 
@@ -244,6 +245,7 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
+    use crate::kernel::contract::testing::{operation, plan, refusal};
 
     const ARCHS: [Arch; 5] = [
         Arch::SM_80,
@@ -253,8 +255,8 @@ mod tests {
         Arch::SM_120,
     ];
 
-    fn problem(m: u64, n: u64, k: u64) -> Problem {
-        format!("gemm:m={m},n={n},k={k},dtype=bf16").parse().unwrap()
+    fn problem(m: u64, n: u64, k: u64) -> String {
+        format!("gemm:m={m},n={n},k={k},dtype=bf16")
     }
 
     #[test]
@@ -276,9 +278,9 @@ mod tests {
 
     #[test]
     fn tiles_follow_the_number_of_rows() {
-        let rows = |m| best_tile(&gemm(&problem(m, 4096, 4096)), Arch::SM_90).m;
+        let rows = |m| best_tile(&operation(&problem(m, 4096, 4096)), Arch::SM_90).m;
         assert_eq!([rows(1), rows(16), rows(64), rows(4096)], [16, 16, 64, 128]);
-        assert_eq!(best_tile(&gemm(&problem(1, 128, 64)), Arch::SM_80).m, 16);
+        assert_eq!(best_tile(&operation(&problem(1, 128, 64)), Arch::SM_80).m, 16);
     }
 
     /// Decode's projections have few tiles: splits give every SM a part.
@@ -287,10 +289,11 @@ mod tests {
         for arch in ARCHS {
             let sms = arch.usual_sms();
             let p = problem(1, 4096, 4096);
-            let launch = &plan(&p, &Target::new(arch, sms)).launches[0];
+            let launch = &plan::<TiledGemm>(&p, &Target::new(arch, sms)).launches[0];
             assert!(10 * launch.grid[0] > 9 * sms, "{arch}: {:?}", launch.grid);
         }
-        let plan = plan(&problem(8192, 8192, 8192), &Target::new(Arch::SM_90, 132));
+        let large = problem(8192, 8192, 8192);
+        let plan = plan::<TiledGemm>(&large, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [64 * 32, 1, 1]);
     }
 
@@ -299,7 +302,7 @@ mod tests {
         for k in [8, 64, 72, 4096] {
             for tile in TILES {
                 let (columns, _) = tile.depth(Arch::SM_80);
-                let p = gemm(&problem(1, 128, k));
+                let p = operation(&problem(1, 128, k));
                 assert!(tile.best_splits(&p, Arch::SM_80, 108).0 <= k.div_ceil(columns));
             }
         }
@@ -308,18 +311,13 @@ mod tests {
     #[test]
     fn params_and_scratch() {
         let p = problem(3, 200, 8);
-        let plan = plan(&p, &Target::new(Arch::SM_90, 132));
+        let plan = plan::<TiledGemm>(&p, &Target::new(Arch::SM_90, 132));
         let launch = &plan.launches[0];
         // Two tiles of 16 x 128, one step.
         assert_eq!((launch.grid, launch.block), ([2, 1, 1], [128, 1, 1]));
         assert_eq!(plan.scratch.iter().map(Scratch::bytes).collect::<Vec<_>>(), [16, 8]);
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[256, 512, 768],
-            scratch: &[1024, 2048],
-            tensor_maps: &[],
-        };
+        let bound = Bound::new(1, 0, [("a", 256), ("b", 512), ("c", 768)])
+            .with_scratch([("partials", 1024), ("tickets", 2048)]);
         let bytes = launch.params.bytes(&bound);
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(words, [256, 0, 512, 0, 768, 0, 1024, 0, 2048, 0, 3, 200, 8, 1]);
@@ -327,7 +325,7 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_use() {
-        let why = |text: &str| supports(&text.parse().unwrap(), Arch::SM_90).unwrap_err().0;
+        let why = |text: &str| refusal::<TiledGemm>(text, Arch::SM_90);
         assert_eq!(
             why("gemm:m=1,n=1,k=8,dtype=int8"),
             "the CUDA kernel takes dtype = bf16 or f16, not int8; use one of those"

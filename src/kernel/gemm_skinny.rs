@@ -3,22 +3,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::bound::Bound;
+use super::contract::HostHalf;
+use super::formats::element;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, takes};
 use super::split::{Piece, WorkList};
-use super::{
-    Arch, Bound, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target, element,
-    refuse_unless,
-};
-use crate::problem::{DType, Gemm, Op, Problem};
+use crate::format::DType;
+use crate::op::Gemm;
+use crate::toolchain::{Arch, Defines, Target};
 use crate::weights;
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "gemm_skinny",
-    op: Op::Gemm,
-    source: include_str!("../../kernels/gemm_skinny.cu"),
-    supports,
-    defines,
-    plan,
-};
 
 /// Most rows of activations that a block multiplies.
 pub(super) const MAX_TOKENS: u64 = 64;
@@ -34,6 +28,17 @@ const MAX_STAGES: u32 = 12;
 /// Shared memory that every block takes beside the ring: what the kernel declares
 /// itself, and what the hardware reserves.
 const OTHER_SHARED_BYTES: u32 = 256 + 1024;
+
+/// What a problem calls the tensors of a product with weights.
+pub(super) struct MatrixNames {
+    pub x: &'static str,
+    pub weights: &'static str,
+    /// Not there where weights have no scales.
+    pub scales: &'static str,
+    pub y: &'static str,
+}
+
+const NAMES: MatrixNames = MatrixNames { x: "a", weights: "b", scales: "b_scales", y: "c" };
 
 /// `Matrices` of the kernels.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -51,19 +56,16 @@ pub(super) struct Matrices {
 }
 
 impl Matrices {
-    /// Where the tensors and the first three of the scratch buffers lie.
-    pub fn new(bound: &Bound, n: u64, k: u64) -> Self {
-        let [x, weights, rest @ .., y] = bound.tensors else {
-            unreachable!("the tensors of a product with weights")
-        };
+    /// Where the tensors of these names and the scratch buffers of a [`Division`] lie.
+    pub fn new(bound: &Bound, names: &MatrixNames, n: u64, k: u64) -> Self {
         Matrices {
-            weights: *weights,
-            scales: rest.first().copied().unwrap_or(0),
-            x: *x,
-            y: *y,
-            work: bound.scratch[0],
-            partials: bound.scratch[1],
-            tickets: bound.scratch[2],
+            weights: bound.tensor(names.weights),
+            scales: bound.tensor_or_null(names.scales),
+            x: bound.tensor(names.x),
+            y: bound.tensor(names.y),
+            work: bound.scratch("work list"),
+            partials: bound.scratch("partials"),
+            tickets: bound.scratch("tickets"),
             n: n as u32,
             k: k as u32,
         }
@@ -137,10 +139,10 @@ impl Ring {
     }
 
     /// What a kernel is compiled with.
-    pub fn defines(&self, dtype: DType, w_dtype: DType) -> Defines {
+    pub fn defines(&self, formats: &MatrixFormats) -> Defines {
         Defines::new()
-            .with(element(dtype).unwrap_or("ELEMENT_BF16"), 1)
-            .with(weight(w_dtype), 1)
+            .with(formats.element, 1)
+            .with(formats.weight, 1)
             .with("TOKENS", self.tokens)
             .with("WARPS", self.warps)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
@@ -166,41 +168,45 @@ fn unit_columns(w_dtype: DType) -> u64 {
     }
 }
 
-/// The macro that chooses the format of weights in `weights.cuh`.
-fn weight(w_dtype: DType) -> &'static str {
-    match w_dtype {
-        DType::Fp8E4m3 => "WEIGHT_E4M3",
-        DType::Int8 => "WEIGHT_INT8",
-        DType::Int4 => "WEIGHT_INT4",
-        DType::F32 | DType::Bf16 | DType::F16 => "WEIGHT_16",
-    }
+/// The macros that choose the formats of activations, in `element.cuh`, and of weights, in
+/// `weights.cuh`.
+#[derive(Clone, Copy)]
+pub(super) struct MatrixFormats {
+    element: &'static str,
+    weight: &'static str,
 }
 
-/// Refuses formats and extents of matrices that the kernels do not take.
-pub(super) fn refuse_matrices(
-    dtype: DType,
-    w_dtype: DType,
-    n: u64,
-    k: u64,
-) -> Result<(), Refusal> {
-    refuse_unless(element(dtype).is_some(), || {
-        format!("dtype = bf16 or f16, not {dtype}; use one of those")
-    })?;
-    let narrow = matches!(w_dtype, DType::Fp8E4m3 | DType::Int8 | DType::Int4);
-    refuse_unless(narrow || w_dtype == dtype, || {
-        format!(
-            "weights in the dtype of activations, fp8_e4m3, int8 or int4, not w_dtype = \
-             {w_dtype} with dtype = {dtype}; use one of those"
-        )
-    })?;
-    // Of rows that begin at 16 bytes; groups of 4-bit weights are more.
-    let columns = if w_dtype == dtype { 8 } else { 16 };
-    refuse_unless(k.is_multiple_of(columns), || {
-        format!("k in multiples of {columns}, not {k}; use {}", k.next_multiple_of(columns))
-    })?;
-    refuse_unless(n.max(k) <= MAX_EXTENT, || {
-        format!("n and k up to {MAX_EXTENT}, not {}; use less", n.max(k))
-    })
+impl MatrixFormats {
+    /// Refuses formats and extents of matrices that the kernels do not take.
+    pub fn new(dtype: DType, w_dtype: DType, n: u64, k: u64) -> Result<Self, Refusal> {
+        let element = element(dtype).ok_or_else(|| {
+            takes(format!("dtype = bf16 or f16, not {dtype}; use one of those"))
+        })?;
+        let weight = match w_dtype {
+            DType::Fp8E4m3 => "WEIGHT_E4M3",
+            DType::Int8 => "WEIGHT_INT8",
+            DType::Int4 => "WEIGHT_INT4",
+            same if same == dtype => "WEIGHT_16",
+            DType::F32 | DType::Bf16 | DType::F16 => {
+                return Err(takes(format!(
+                    "weights in the dtype of activations, fp8_e4m3, int8 or int4, not w_dtype \
+                     = {w_dtype} with dtype = {dtype}; use one of those"
+                )));
+            }
+        };
+        // Of rows that begin at 16 bytes; groups of 4-bit weights are more.
+        let columns = if w_dtype == dtype { 8 } else { 16 };
+        refuse_unless(k.is_multiple_of(columns), || {
+            format!(
+                "k in multiples of {columns}, not {k}; use {}",
+                k.next_multiple_of(columns)
+            )
+        })?;
+        refuse_unless(n.max(k) <= MAX_EXTENT, || {
+            format!("n and k up to {MAX_EXTENT}, not {}; use less", n.max(k))
+        })?;
+        Ok(MatrixFormats { element, weight })
+    }
 }
 
 /// Refuses activations whose chunks of 16 bytes are too many for 32 bits.
@@ -245,7 +251,7 @@ impl Division {
         Division { ring, list, sharers, partial_bytes }
     }
 
-    /// The first three scratch buffers.
+    /// The scratch buffers of a divided product.
     pub fn scratch(&self) -> Vec<Scratch> {
         let slot = self.ring.tile_rows() * u64::from(self.ring.tokens) * 4;
         let sharers = u64::from(self.sharers);
@@ -280,75 +286,81 @@ impl Division {
     }
 }
 
-fn of(problem: &Problem) -> Gemm {
-    match problem {
-        Problem::Gemm(p) => *p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
-    }
-}
-
 /// Blocks that divide the rows of activations.
 fn row_tiles(p: &Gemm) -> u64 {
     p.m.div_ceil(MAX_TOKENS)
 }
 
-fn ring(p: &Gemm, arch: Arch) -> Ring {
-    Ring::new(p.m.div_ceil(row_tiles(p)), p.w_dtype, arch)
+/// A product of few rows.
+pub(super) struct SkinnyGemm {
+    p: Gemm,
+    formats: MatrixFormats,
+    /// Blocks that divide the rows of activations.
+    row_tiles: u64,
+    ring: Ring,
 }
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    refuse_matrices(p.dtype, p.w_dtype, p.n, p.k)?;
-    let most = if p.w_dtype == p.dtype { MAX_TOKENS } else { MAX_ROWS };
-    refuse_unless(p.m <= most, || {
-        format!(
-            "up to {most} rows with weights in {}, not m = {}; use less",
-            p.w_dtype, p.m
-        )
-    })?;
-    refuse_activations(p.m, p.k)
-}
+impl HostHalf for SkinnyGemm {
+    type Operation = Gemm;
+    const NAME: &'static str = "gemm_skinny";
+    const SOURCE: &'static str = include_str!("../../kernels/gemm_skinny.cu");
+    const MEMORY_BOUND: bool = true;
 
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = of(problem);
-    ring(&p, arch).defines(p.dtype, p.w_dtype)
-}
+    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+        let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
+        let most = if p.w_dtype == p.dtype { MAX_TOKENS } else { MAX_ROWS };
+        refuse_unless(p.m <= most, || {
+            format!(
+                "up to {most} rows with weights in {}, not m = {}; use less",
+                p.w_dtype, p.m
+            )
+        })?;
+        refuse_activations(p.m, p.k)?;
+        let row_tiles = row_tiles(p);
+        let ring = Ring::new(p.m.div_ceil(row_tiles), p.w_dtype, arch);
+        Ok(SkinnyGemm { p: *p, formats, row_tiles, ring })
+    }
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = of(problem);
-    let ring = ring(&p, target.arch);
-    let row_tiles = row_tiles(&p);
-    let tokens = p.m.min(ring.tokens.into());
-    let division =
-        Division::new(ring, &[tokens], (p.n, p.k), p.w_dtype, row_tiles as u32, target);
-    let params = Params::of(move |bound| SkinnyParams {
-        of: Matrices::new(bound, p.n, p.k),
-        m: p.m as u32,
-        row_tiles: row_tiles as u32,
-    });
-    Plan {
-        scratch: division.scratch(),
-        // Blocks that divide rows share what they read by way of L2.
-        extra_bytes: (row_tiles == 1).then(|| division.extra_bytes()),
-        imbalance: division.imbalance(),
-        ..Plan::of(division.launch("gemm_skinny", params))
+    fn defines(&self) -> Defines {
+        self.ring.defines(&self.formats)
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let SkinnyGemm { p, row_tiles, ring, .. } = *self;
+        let tokens = p.m.min(ring.tokens.into());
+        let division =
+            Division::new(ring, &[tokens], (p.n, p.k), p.w_dtype, row_tiles as u32, target);
+        let params = Params::of(move |bound| SkinnyParams {
+            of: Matrices::new(bound, &NAMES, p.n, p.k),
+            m: p.m as u32,
+            row_tiles: row_tiles as u32,
+        });
+        Plan {
+            scratch: division.scratch(),
+            // Blocks that divide rows share what they read by way of L2.
+            extra_bytes: (row_tiles == 1).then(|| division.extra_bytes()),
+            imbalance: division.imbalance(),
+            ..Plan::of(division.launch("gemm_skinny", params))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Kernel;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
 
     const ARCHS: [&str; 7] =
         ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
     const FORMATS: [DType; 4] = [DType::Bf16, DType::Fp8E4m3, DType::Int8, DType::Int4];
 
-    fn problem(text: &str) -> Problem {
-        format!("gemm:{text}").parse().unwrap()
+    fn problem(text: &str) -> String {
+        format!("gemm:{text}")
     }
 
     fn plan_on_h100(text: &str) -> Plan {
-        plan(&problem(text), &Target::new(Arch::SM_90, 132))
+        plan::<SkinnyGemm>(&problem(text), &Target::new(Arch::SM_90, 132))
     }
 
     #[test]
@@ -382,8 +394,9 @@ mod tests {
     #[test]
     fn every_block_has_rows() {
         for m in 1..=MAX_ROWS {
-            let p = Gemm { m, ..of(&problem("m=1,n=16,k=128,dtype=bf16,w_dtype=int4")) };
-            let (tiles, tokens) = (row_tiles(&p), u64::from(ring(&p, Arch::SM_90).tokens));
+            let p = operation(&problem("m=1,n=16,k=128,dtype=bf16,w_dtype=int4"));
+            let half = SkinnyGemm::configure(&Gemm { m, ..p }, Arch::SM_90).unwrap();
+            let (tiles, tokens) = (half.row_tiles, u64::from(half.ring.tokens));
             assert!(
                 (tiles - 1) * tokens < m && m <= tiles * tokens,
                 "{m}: {tiles} {tokens}"
@@ -393,7 +406,7 @@ mod tests {
 
     #[test]
     fn configurations_do_not_depend_on_matrices() {
-        let options = |text: &str| defines(&problem(text), Arch::SM_90).options().join(" ");
+        let options = |text: &str| options::<SkinnyGemm>(&problem(text), Arch::SM_90);
         let of_one = options("m=1,n=16,k=128,dtype=f16,w_dtype=int4");
         assert_eq!(of_one, options("m=8,n=4096,k=8192,dtype=f16,w_dtype=int4"));
         assert_eq!(
@@ -452,20 +465,16 @@ mod tests {
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let plan = plan_on_h100("m=70,n=48,k=256,dtype=f16,w_dtype=int4");
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7],
-            tensor_maps: &[],
-        };
+        let scratch = [("work list", 5), ("partials", 6), ("tickets", 7)];
+        let tensors = [("a", 1), ("b", 2), ("b_scales", 3), ("c", 4)];
+        let bound = Bound::new(1, 0, tensors).with_scratch(scratch);
         let bytes = plan.launches[0].params.bytes(&bound);
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
         assert_eq!(addresses, [2, 3, 1, 4, 5, 6, 7]);
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[56..]);
         assert_eq!(words, [48, 256, 70, 2]);
         let unscaled = plan_on_h100("m=7,n=48,k=256,dtype=f16");
-        let bound = Bound { tensors: &[1, 2, 4], ..bound };
+        let bound = Bound::new(1, 0, [("a", 1), ("b", 2), ("c", 4)]).with_scratch(scratch);
         let bytes = unscaled.launches[0].params.bytes(&bound);
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..32]);
         assert_eq!(addresses, [2, 0, 1, 4]);
@@ -482,12 +491,17 @@ mod tests {
             ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "up to 4096 rows"),
             ("m=1,n=1000000000,k=8,dtype=f16", "up to 268435456"),
         ] {
-            let refusal = supports(&problem(text), Arch::SM_90).unwrap_err();
-            assert!(refusal.0.contains(says), "{text}: {refusal}");
+            let refusal = refusal::<SkinnyGemm>(&problem(text), Arch::SM_90);
+            assert!(refusal.contains(says), "{text}: {refusal}");
         }
-        assert_eq!(supports(&problem("m=64,n=1,k=8,dtype=f16"), Arch::OLDEST), Ok(()));
+        let taken =
+            configured::<SkinnyGemm>(&problem("m=64,n=1,k=8,dtype=f16"), Arch::OLDEST);
+        assert!(taken.is_ok());
         // Which is then the default.
-        let default = |text| Kernel::for_problem(&problem(text), Arch::SM_90).unwrap().name;
+        let default = |text| {
+            let problem = problem(text).parse().unwrap();
+            Kernel::for_problem(&problem, Arch::SM_90).unwrap().kernel.name
+        };
         assert_eq!(default("m=64,n=1,k=8,dtype=f16"), "gemm_skinny");
         assert_eq!(default("m=65,n=1,k=8,dtype=f16"), "gemm");
     }

@@ -2,17 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target, refuse_unless};
-use crate::problem::{DType, KvAppend, Layout, Lengths, Op, PageOrder, Problem};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "kv_append",
-    op: Op::KvAppend,
-    source: include_str!("../../kernels/kv_append.cu"),
-    supports,
-    defines,
-    plan,
-};
+use super::contract::HostHalf;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless, takes};
+use crate::format::DType;
+use crate::op::{KvAppend, Lengths};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
 const THREADS: u32 = 128;
@@ -62,13 +57,6 @@ struct AppendParams {
     new_tokens: Divisor,
 }
 
-fn of(problem: &Problem) -> &KvAppend {
-    match problem {
-        Problem::KvAppend(p) => p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
-    }
-}
-
 /// Numbers of keys, and as many of values, that a thread appends: a vector in the
 /// narrower format.
 fn thread_numbers(p: &KvAppend) -> u64 {
@@ -80,33 +68,6 @@ fn threads(p: &KvAppend) -> u64 {
     p.batch * p.new_tokens * p.kv_heads * (p.head_dim / thread_numbers(p))
 }
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    refuse_unless(!p.dtype.is_scaled(), || {
-        format!(
-            "new keys and values in 16 or 32 bits, not dtype = {}; use bf16, and kv_dtype for \
-             the format of the cache",
-            p.dtype
-        )
-    })?;
-    let numbers = thread_numbers(p);
-    refuse_unless(p.head_dim.is_multiple_of(numbers), || {
-        format!(
-            "rows of whole {VECTOR_BYTES} bytes, not head_dim = {} of {} for a cache in {}; use \
-             a multiple of {numbers}",
-            p.head_dim, p.dtype, p.kv_dtype
-        )
-    })?;
-    for (name, value) in
-        [("context", p.context), ("page size", p.page_size()), ("vectors", threads(p))]
-    {
-        refuse_unless(value < MAX_COUNT, || {
-            format!("a number of {name} below {MAX_COUNT}, not {value}; use a smaller one")
-        })?;
-    }
-    Ok(())
-}
-
 /// Blocks that an SM must hold at least: as many as have enough bytes under way.
 fn blocks_per_sm(p: &KvAppend, arch: Arch) -> u64 {
     let block_bytes = u64::from(THREADS) * 2 * thread_numbers(p) * p.dtype.bytes();
@@ -115,69 +76,121 @@ fn blocks_per_sm(p: &KvAppend, arch: Arch) -> u64 {
 }
 
 /// The kernel's name of a format.
-const fn format(dtype: DType) -> &'static str {
+fn format_name(dtype: DType) -> Result<&'static str, Refusal> {
     match dtype {
-        DType::F32 => "F32",
-        DType::Bf16 => "BF16",
-        DType::F16 => "F16",
-        DType::Fp8E4m3 => "FP8_E4M3",
-        DType::Int8 | DType::Int4 => "INT8",
+        DType::F32 => Ok("F32"),
+        DType::Bf16 => Ok("BF16"),
+        DType::F16 => Ok("F16"),
+        DType::Fp8E4m3 => Ok("FP8_E4M3"),
+        DType::Int8 => Ok("INT8"),
+        DType::Int4 => {
+            Err(takes("caches in 8, 16 or 32 bits, not kv_dtype = int4; use int8"))
+        }
     }
 }
 
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = of(problem);
-    let token_first =
-        matches!(p.layout, Layout::Paged { order: PageOrder::TokenFirst, .. });
-    Defines::new()
-        .with("THREADS", THREADS)
-        .with("BLOCKS_PER_SM", blocks_per_sm(p, arch))
-        .with("FROM", format(p.dtype))
-        .with("TO", format(p.kv_dtype))
-        .with("HEAD_DIM", p.head_dim)
-        .with("PAGE_SIZE", p.page_size())
-        .with("TOKEN_FIRST", u8::from(token_first))
+/// Bytes of the cache: pages of keys, then pages of values.
+fn cache_bytes(p: &KvAppend) -> u64 {
+    let tokens = p.batch * p.pages() * p.page_size();
+    2 * p.kv_dtype.bytes_of(tokens * p.kv_heads * p.head_dim)
 }
 
-fn plan(problem: &Problem, _: &Target) -> Plan {
-    let p = *of(problem);
-    let cache_bytes = problem.tensors().last().map_or(0, |cache| cache.bytes());
-    let threads = threads(&p) as u32;
-    let least = p.lengths.least(p.context);
-    let span = match p.lengths {
-        Lengths::Equal => 1,
-        Lengths::Ragged => p.context - least + 1,
-    };
-    let params = Params::of(move |bound| {
-        let (new, scales, cache) = match *bound.tensors {
-            [k, v, table, cache] => ([k, v, table], [0, 0], cache),
-            [k, v, table, k_scales, v_scales, cache] => {
-                ([k, v, table], [k_scales, v_scales], cache)
-            }
-            _ => unreachable!("the tensors of an append"),
-        };
-        AppendParams {
-            k_new: new[0],
-            v_new: new[1],
-            page_table: new[2],
-            k_inverse_scales: scales[0],
-            v_inverse_scales: scales[1],
-            k_cache: cache,
-            v_cache: cache + cache_bytes / 2,
-            least,
-            span,
-            threads,
-            pages: p.pages() as u32,
-            kv_heads: Divisor::new(p.kv_heads as u32),
-            new_tokens: Divisor::new(p.new_tokens as u32),
+/// New keys and values on their way into pages.
+pub(super) struct AppendToPages {
+    p: KvAppend,
+    /// Formats of new keys and values, and of the cache.
+    from: &'static str,
+    to: &'static str,
+    /// Blocks that an SM must hold at least.
+    blocks_per_sm: u64,
+    /// Threads of a launch that have something to do.
+    threads: u32,
+}
+
+impl HostHalf for AppendToPages {
+    type Operation = KvAppend;
+    const NAME: &'static str = "kv_append";
+    const SOURCE: &'static str = include_str!("../../kernels/kv_append.cu");
+    const MEMORY_BOUND: bool = true;
+
+    fn configure(p: &KvAppend, arch: Arch) -> Result<Self, Refusal> {
+        refuse_unless(!p.dtype.is_scaled(), || {
+            format!(
+                "new keys and values in 16 or 32 bits, not dtype = {}; use bf16, and kv_dtype \
+                 for the format of the cache",
+                p.dtype
+            )
+        })?;
+        let numbers = thread_numbers(p);
+        refuse_unless(p.head_dim.is_multiple_of(numbers), || {
+            format!(
+                "rows of whole {VECTOR_BYTES} bytes, not head_dim = {} of {} for a cache in {}; \
+                 use a multiple of {numbers}",
+                p.head_dim, p.dtype, p.kv_dtype
+            )
+        })?;
+        for (name, value) in
+            [("context", p.context), ("page size", p.page_size()), ("vectors", threads(p))]
+        {
+            refuse_unless(value < MAX_COUNT, || {
+                format!(
+                    "a number of {name} below {MAX_COUNT}, not {value}; use a smaller one"
+                )
+            })?;
         }
-    });
-    // What goes into a vector of keys, and the same of values.
-    let read_bytes = thread_numbers(&p) * p.dtype.bytes();
-    Plan::of(Launch {
-        bytes_in_flight: u64::from(THREADS) * 2 * read_bytes,
-        ..Launch::new("kv_append", threads.div_ceil(THREADS), THREADS, params)
-    })
+        Ok(AppendToPages {
+            p: *p,
+            from: format_name(p.dtype)?,
+            to: format_name(p.kv_dtype)?,
+            blocks_per_sm: blocks_per_sm(p, arch),
+            threads: threads(p) as u32,
+        })
+    }
+
+    fn defines(&self) -> Defines {
+        Defines::new()
+            .with("THREADS", THREADS)
+            .with("BLOCKS_PER_SM", self.blocks_per_sm)
+            .with("FROM", self.from)
+            .with("TO", self.to)
+            .with("HEAD_DIM", self.p.head_dim)
+            .with("PAGE_SIZE", self.p.page_size())
+            .with("TOKEN_FIRST", u8::from(self.p.layout.is_token_first()))
+    }
+
+    fn plan(&self, _: &Target) -> Plan {
+        let AppendToPages { p, threads, .. } = *self;
+        let cache_bytes = cache_bytes(&p);
+        let least = p.lengths.least(p.context);
+        let span = match p.lengths {
+            Lengths::Equal => 1,
+            Lengths::Ragged => p.context - least + 1,
+        };
+        let params = Params::of(move |bound| {
+            let cache = bound.tensor("cache");
+            AppendParams {
+                k_new: bound.tensor("k_new"),
+                v_new: bound.tensor("v_new"),
+                page_table: bound.tensor("page_table"),
+                k_inverse_scales: bound.tensor_or_null("k_inverse_scales"),
+                v_inverse_scales: bound.tensor_or_null("v_inverse_scales"),
+                k_cache: cache,
+                v_cache: cache + cache_bytes / 2,
+                least,
+                span,
+                threads,
+                pages: p.pages() as u32,
+                kv_heads: Divisor::new(p.kv_heads as u32),
+                new_tokens: Divisor::new(p.new_tokens as u32),
+            }
+        });
+        // What goes into a vector of keys, and the same of values.
+        let read_bytes = thread_numbers(&p) * p.dtype.bytes();
+        Plan::of(Launch {
+            bytes_in_flight: u64::from(THREADS) * 2 * read_bytes,
+            ..Launch::new("kv_append", threads.div_ceil(THREADS), THREADS, params)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -185,28 +198,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::Bound;
+    use crate::kernel::contract::testing::{
+        configured, operation, options as options_of, plan, refusal,
+    };
+    use crate::op::Problem;
 
-    fn problem(rest: &str) -> Problem {
+    fn problem(rest: &str) -> String {
         format!("kv_append:batch=2,context=1000,kv_heads=3,head_dim=128,{rest}")
-            .parse()
-            .unwrap()
     }
 
     #[test]
     fn params_say_where_tokens_go() {
         let problem =
             problem("new_tokens=5,dtype=bf16,kv_dtype=int8,layout=paged16,lengths=ragged");
-        let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+        let plan = plan::<AppendToPages>(&problem, &Target::new(Arch::SM_90, 132));
         // 30 rows of 8 threads.
         assert_eq!(plan.launches[0].grid, [2, 1, 1]);
         assert_eq!(plan.extra_bytes, Some(0));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4, 5, 6],
-            scratch: &[],
-            tensor_maps: &[],
-        });
+        let tensors = problem.parse::<Problem>().unwrap().tensors();
+        let cache = tensors.last().unwrap();
+        assert_eq!(
+            (cache.name, cache.bytes()),
+            ("cache", cache_bytes(&operation(&problem)))
+        );
+        let names = tensors.iter().map(|tensor| tensor.name);
+        let bytes = plan.launches[0].params.bytes(&Bound::new(0, 0, names.zip(1..)));
         let (addresses, counts) = bytes.split_at(9 * 8);
         // Pages of 16 x 3 x 128 bytes, two for each of two requests.
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(addresses);
@@ -229,12 +246,12 @@ mod tests {
                  -DTOKEN_FIRST=1",
             ),
         ] {
-            let found = defines(&problem(rest), Arch::SM_90).options().join(" ");
+            let found = options_of::<AppendToPages>(&problem(rest), Arch::SM_90);
             assert_eq!(found, format!("-DTHREADS=128 {options}"));
         }
         // An SM of fewer threads.
         let copy = problem("new_tokens=1,dtype=bf16,layout=paged16");
-        assert_eq!(blocks_per_sm(of(&copy), Arch::SM_120), 12);
+        assert_eq!(blocks_per_sm(&operation(&copy), Arch::SM_120), 12);
     }
 
     #[test]
@@ -249,9 +266,8 @@ mod tests {
             let text = format!(
                 "kv_append:batch=1,context=64,new_tokens=2,kv_heads=3,layout=paged16,{rest}"
             );
-            let problem: Problem = text.parse().unwrap();
-            match supports(&problem, Arch::SM_80) {
-                Ok(()) => assert_eq!(refusal, "", "{text}"),
+            match configured::<AppendToPages>(&text, Arch::SM_80) {
+                Ok(_) => assert_eq!(refusal, "", "{text}"),
                 Err(why) => {
                     assert!(!refusal.is_empty() && why.0.contains(refusal), "{why}")
                 }
@@ -259,8 +275,8 @@ mod tests {
         }
         let many = "kv_append:batch=3000000,context=99,new_tokens=99,kv_heads=8,head_dim=128,\
                     dtype=bf16,layout=paged16";
-        let refusal = supports(&many.parse().unwrap(), Arch::SM_90).unwrap_err();
-        assert!(refusal.0.contains("a number of vectors below"), "{refusal}");
+        let refusal = refusal::<AppendToPages>(many, Arch::SM_90);
+        assert!(refusal.contains("a number of vectors below"), "{refusal}");
     }
 
     proptest! {

@@ -2,18 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::HostHalf;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless};
 use super::split::{WorkList, refuse_counts};
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{KvRead, Layout, Op, PageOrder, Problem};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "kv_read",
-    op: Op::KvRead,
-    source: include_str!("../../kernels/kv_read.cu"),
-    supports,
-    defines,
-    plan,
-};
+use crate::op::{KvLayout, KvRead, PageOrder};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
@@ -42,35 +36,8 @@ struct KvReadParams {
     request_rows: u32,
 }
 
-fn of(problem: &Problem) -> &KvRead {
-    match problem {
-        Problem::KvRead(p) => p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
-    }
-}
-
 fn row_bytes(p: &KvRead) -> u64 {
     p.head_dim * p.dtype.bytes()
-}
-
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    let row = row_bytes(p);
-    let most = u64::from(THREADS * UNROLL) * VECTOR_BYTES;
-    if !row.is_multiple_of(VECTOR_BYTES) || row > most {
-        return Err(Refusal(format!(
-            "the CUDA kernel takes rows of up to {most} bytes that are multiples of \
-             {VECTOR_BYTES}, not head_dim = {} of {}, which is {row} bytes; use another head_dim",
-            p.head_dim, p.dtype
-        )));
-    }
-    let page_bytes = u128::from(page_size(p.layout)) * u128::from(p.kv_heads * row);
-    if page_bytes > u128::from(u32::MAX) {
-        return Err(Refusal(format!(
-            "the CUDA kernel takes pages below 4 GiB, not {page_bytes} bytes; use smaller ones"
-        )));
-    }
-    refuse_counts(p)
 }
 
 /// How a block takes its part of the cache.
@@ -93,7 +60,7 @@ impl Tile {
         let threads = u64::from(THREADS);
         let row_vectors = row_bytes(p) / VECTOR_BYTES;
         let (heads, token_bytes) = match p.layout {
-            Layout::Paged { order: PageOrder::TokenFirst, .. } => {
+            KvLayout::Paged { order: PageOrder::TokenFirst, .. } => {
                 let most = (threads / row_vectors).clamp(1, p.kv_heads);
                 let fits = |heads: &u64| p.kv_heads.is_multiple_of(*heads);
                 let heads = (1..=most).rev().find(fits).unwrap_or(1);
@@ -116,91 +83,110 @@ impl Tile {
     }
 }
 
-fn defines(problem: &Problem, _: Arch) -> Defines {
-    let p = of(problem);
-    let tile = Tile::new(p);
-    Defines::new()
-        .with("THREADS", THREADS)
-        .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
-        .with("UNROLL", UNROLL)
-        .with("ROW_BYTES", row_bytes(p))
-        .with("TOKEN_BYTES", tile.token_bytes)
-        .with("HEADS", tile.heads)
-        .with("STRIP", tile.strip)
-        .with("TILE_TOKENS", tile.tokens)
-        .with("PAGE_SIZE", page_size(p.layout))
-}
-
 /// Tokens of a page, which kernels are compiled for; 0 when contiguous.
-pub(super) fn page_size(layout: Layout) -> u64 {
+pub(super) fn page_size(layout: KvLayout) -> u64 {
     match layout {
-        Layout::Contiguous => 0,
-        Layout::Paged { page_size, .. } => page_size,
+        KvLayout::Contiguous => 0,
+        KvLayout::Paged { page_size, .. } => page_size,
     }
-}
-
-/// Whether pages have a token's heads side by side.
-pub(super) fn is_token_first(layout: Layout) -> bool {
-    matches!(layout, Layout::Paged { order: PageOrder::TokenFirst, .. })
 }
 
 /// Tokens of a request, or entries of its page table: what lies between one
 /// request and the next.
 pub(super) fn request_rows(p: &KvRead) -> u32 {
     match p.layout {
-        Layout::Contiguous => p.context as u32,
-        Layout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
+        KvLayout::Contiguous => p.context as u32,
+        KvLayout::Paged { page_size, .. } => p.context.div_ceil(page_size) as u32,
     }
 }
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = *of(problem);
-    let tile = Tile::new(&p);
-    // A group of heads is what the list calls a head.
-    let groups = KvRead { kv_heads: p.kv_heads / tile.heads, ..p };
-    let resident = target.sms * BLOCKS_PER_SM;
-    let list = WorkList::of(&groups, |length| 0..length, tile.tokens as u32, resident);
-    let slot_bytes = 4 * tile.heads;
-    let params = Params::of(move |bound| {
-        let (k, v, page_table, checksums) = match *bound.tensors {
-            [k, v, page_table, checksums] => (k, v, page_table, checksums),
-            [k, v, checksums] => (k, v, 0, checksums),
-            _ => unreachable!("the tensors of a cache read"),
-        };
-        KvReadParams {
-            k,
-            v,
-            page_table,
-            checksums,
-            work: bound.scratch[0],
-            partials: bound.scratch[1],
-            tickets: bound.scratch[2],
+/// A cache, read in tiles.
+pub(super) struct ReadCache {
+    p: KvRead,
+    tile: Tile,
+}
+
+impl HostHalf for ReadCache {
+    type Operation = KvRead;
+    const NAME: &'static str = "kv_read";
+    const SOURCE: &'static str = include_str!("../../kernels/kv_read.cu");
+    const MEMORY_BOUND: bool = true;
+
+    fn configure(p: &KvRead, _: Arch) -> Result<Self, Refusal> {
+        let row = row_bytes(p);
+        let most = u64::from(THREADS * UNROLL) * VECTOR_BYTES;
+        refuse_unless(row.is_multiple_of(VECTOR_BYTES) && row <= most, || {
+            format!(
+                "rows of up to {most} bytes that are multiples of {VECTOR_BYTES}, not head_dim \
+                 = {} of {}, which is {row} bytes; use another head_dim",
+                p.head_dim, p.dtype
+            )
+        })?;
+        let page_bytes = u128::from(page_size(p.layout)) * u128::from(p.kv_heads * row);
+        refuse_unless(page_bytes <= u128::from(u32::MAX), || {
+            format!("pages below 4 GiB, not {page_bytes} bytes; use smaller ones")
+        })?;
+        refuse_counts(p)?;
+        Ok(ReadCache { p: *p, tile: Tile::new(p) })
+    }
+
+    fn defines(&self) -> Defines {
+        let tile = &self.tile;
+        Defines::new()
+            .with("THREADS", THREADS)
+            .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
+            .with("UNROLL", UNROLL)
+            .with("ROW_BYTES", row_bytes(&self.p))
+            .with("TOKEN_BYTES", tile.token_bytes)
+            .with("HEADS", tile.heads)
+            .with("STRIP", tile.strip)
+            .with("TILE_TOKENS", tile.tokens)
+            .with("PAGE_SIZE", page_size(self.p.layout))
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let ReadCache { p, tile } = *self;
+        // A group of heads is what the list calls a head.
+        let groups = KvRead { kv_heads: p.kv_heads / tile.heads, ..p };
+        let resident = target.sms * BLOCKS_PER_SM;
+        let list = WorkList::of(&groups, |length| 0..length, tile.tokens as u32, resident);
+        let slot_bytes = 4 * tile.heads;
+        let params = Params::of(move |bound| KvReadParams {
+            k: bound.tensor("k"),
+            v: bound.tensor("v"),
+            page_table: bound.tensor_or_null("page_table"),
+            checksums: bound.tensor("checksums"),
+            work: bound.scratch("work list"),
+            partials: bound.scratch("partials"),
+            tickets: bound.scratch("tickets"),
             kv_heads: p.kv_heads as u32,
             request_rows: request_rows(&p),
+        });
+        Plan {
+            scratch: vec![
+                list.scratch(),
+                Scratch::unset("partials", list.slots_bytes(slot_bytes)),
+                list.tickets(4),
+            ],
+            extra_bytes: Some(list.extra_bytes(slot_bytes, 4)),
+            imbalance: list.imbalance(),
+            ..Plan::of(Launch {
+                // A tile of keys and the same of values.
+                bytes_in_flight: 2 * tile.tokens * tile.heads * row_bytes(&p),
+                ..Launch::new("kv_read", list.blocks, THREADS, params)
+            })
         }
-    });
-    Plan {
-        scratch: vec![
-            list.scratch(),
-            Scratch::unset("partials", list.slots_bytes(slot_bytes)),
-            list.tickets(4),
-        ],
-        extra_bytes: Some(list.extra_bytes(slot_bytes, 4)),
-        imbalance: list.imbalance(),
-        ..Plan::of(Launch {
-            // A tile of keys and the same of values.
-            bytes_in_flight: 2 * tile.tokens * tile.heads * row_bytes(&p),
-            ..Launch::new("kv_read", list.blocks, THREADS, params)
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Bound;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
 
-    fn problem(rest: &str) -> Problem {
-        format!("kv_read:batch=2,context=1000,kv_heads=3,{rest}").parse().unwrap()
+    fn problem(rest: &str) -> String {
+        format!("kv_read:batch=2,context=1000,kv_heads=3,{rest}")
     }
 
     #[test]
@@ -215,31 +201,29 @@ mod tests {
             ("head_dim=8192,dtype=f32", false),
         ] {
             let problem = problem(shape);
-            assert_eq!(supports(&problem, Arch::SM_80).is_ok(), takes, "{problem}");
+            let found = configured::<ReadCache>(&problem, Arch::SM_80);
+            assert_eq!(found.is_ok(), takes, "{problem}");
         }
-        let refusal = supports(&problem("head_dim=4,dtype=bf16"), Arch::SM_80).unwrap_err();
-        assert!(refusal.0.contains("which is 8 bytes; use another head_dim"), "{refusal}");
+        let refusal = refusal::<ReadCache>(&problem("head_dim=4,dtype=bf16"), Arch::SM_80);
+        assert!(refusal.contains("which is 8 bytes; use another head_dim"), "{refusal}");
     }
 
     #[test]
     fn a_tile_is_what_a_block_reads_at_a_time() {
         let problem = problem("head_dim=128,dtype=bf16,layout=paged16");
-        let options = defines(&problem, Arch::SM_90).options().join(" ");
+        let options = options::<ReadCache>(&problem, Arch::SM_90);
         assert!(options.ends_with(
             "-DROW_BYTES=256 -DTOKEN_BYTES=256 -DHEADS=1 -DSTRIP=32 -DTILE_TOKENS=64 \
              -DPAGE_SIZE=16"
         ));
         // Six sequences of 16 tiles, a block for each tile.
-        let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+        let plan = plan::<ReadCache>(&problem, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [96, 1, 1]);
         assert_eq!(plan.extra_bytes, Some(96 * 32 + 2 * 4 * (96 + 6)));
-        let bytes = plan.launches[0].params.bytes(&super::super::Bound {
-            seed: 0,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7],
-            tensor_maps: &[],
-        });
+        let tensors = ["k", "v", "page_table", "checksums"];
+        let bound = Bound::new(0, 0, tensors.into_iter().zip(1..))
+            .with_scratch(["work list", "partials", "tickets"].into_iter().zip(5..));
+        let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(words, [1, 2, 3, 4, 5, 6, 7, 63 << 32 | 3]);
     }
@@ -263,10 +247,8 @@ mod tests {
                 "kv_read:batch=1,context=99,kv_heads={heads},head_dim={dim},dtype={dtype},\
                  layout=paged16_nhd"
             );
-            let problem: Problem = text.parse().unwrap();
-            let found = Tile::new(of(&problem));
+            let found = configured::<ReadCache>(&text, Arch::SM_90).unwrap().tile;
             assert_eq!((found.heads, found.strip, found.tokens), tile, "{text}");
-            assert!(supports(&problem, Arch::SM_90).is_ok());
         }
     }
 
@@ -275,8 +257,8 @@ mod tests {
         let problem = problem("head_dim=128,dtype=bf16,layout=paged16_nhd");
         // 48 vectors of a token, five times in 256 threads: 20 tokens. Two requests of 50
         // tiles.
-        assert_eq!(Tile::new(of(&problem)).tokens, 20);
-        let plan = plan(&problem, &Target::new(Arch::SM_90, 132));
+        assert_eq!(Tile::new(&operation(&problem)).tokens, 20);
+        let plan = plan::<ReadCache>(&problem, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [100, 1, 1]);
         assert_eq!(plan.scratch[1].bytes(), 100 * 3 * 4);
         assert_eq!(plan.extra_bytes, Some(100 * 32 + 2 * (12 * 100 + 4 * 2)));
@@ -285,7 +267,7 @@ mod tests {
     #[test]
     fn pages_are_counted_in_32_bits() {
         let problem = problem("head_dim=4096,dtype=f32,layout=paged90000");
-        let refusal = supports(&problem, Arch::SM_90).unwrap_err();
-        assert!(refusal.0.contains("pages below 4 GiB"), "{refusal}");
+        let refusal = refusal::<ReadCache>(&problem, Arch::SM_90);
+        assert!(refusal.contains("pages below 4 GiB"), "{refusal}");
     }
 }

@@ -2,20 +2,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::contract::HostHalf;
 use super::gemm_skinny::{
-    Division, MAX_TOKENS, Matrices, Ring, refuse_activations, refuse_matrices,
+    Division, MAX_TOKENS, Matrices, MatrixFormats, MatrixNames, Ring, refuse_activations,
 };
-use super::{Arch, Defines, Kernel, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{Inputs, MoeGemm, Op, Problem};
+use super::plan::{Params, Plan, Scratch};
+use super::refusal::Refusal;
+use crate::op::{Inputs, MoeGemm};
+use crate::toolchain::{Arch, Defines, Target};
 
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "moe_gemm",
-    op: Op::MoeGemm,
-    source: include_str!("../../kernels/moe_gemm.cu"),
-    supports,
-    defines,
-    plan,
-};
+const NAMES: MatrixNames = MatrixNames { x: "x", weights: "w", scales: "w_scales", y: "y" };
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -70,52 +66,61 @@ impl Routed {
     }
 }
 
-fn of(problem: &Problem) -> MoeGemm {
-    match problem {
-        Problem::MoeGemm(p) => *p,
-        _ => unreachable!("the kernel table pairs operations and kernels"),
+/// A layer of routed experts.
+pub(super) struct ExpertGemm {
+    p: MoeGemm,
+    formats: MatrixFormats,
+    routed: Routed,
+    ring: Ring,
+}
+
+impl HostHalf for ExpertGemm {
+    type Operation = MoeGemm;
+    const NAME: &'static str = "moe_gemm";
+    const SOURCE: &'static str = include_str!("../../kernels/moe_gemm.cu");
+    const MEMORY_BOUND: bool = true;
+
+    fn configure(p: &MoeGemm, arch: Arch) -> Result<Self, Refusal> {
+        let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
+        refuse_activations(p.input_rows(), p.k)?;
+        let routed = Routed::new(p);
+        let ring = routed.ring(p, arch);
+        Ok(ExpertGemm { p: *p, formats, routed, ring })
     }
-}
 
-fn supports(problem: &Problem, _: Arch) -> Result<(), Refusal> {
-    let p = of(problem);
-    refuse_matrices(p.dtype, p.w_dtype, p.n, p.k)?;
-    refuse_activations(p.input_rows(), p.k)
-}
+    fn defines(&self) -> Defines {
+        self.ring.defines(&self.formats)
+    }
 
-fn defines(problem: &Problem, arch: Arch) -> Defines {
-    let p = of(problem);
-    Routed::new(&p).ring(&p, arch).defines(p.dtype, p.w_dtype)
-}
-
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = of(problem);
-    let routed = Routed::new(&p);
-    let tokens: Vec<u64> = routed.sets.iter().map(|set| set.rows.into()).collect();
-    let ring = routed.ring(&p, target.arch);
-    let division = Division::new(ring, &tokens, (p.n, p.k), p.w_dtype, 1, target);
-    let rows_of_input = match p.inputs {
-        Inputs::PerToken => p.top_k as u32,
-        Inputs::PerExpert => 1,
-    };
-    let params = Params::of(move |bound| MoeParams {
-        of: Matrices::new(bound, p.n, p.k),
-        sets: bound.scratch[3],
-        rows: bound.scratch[4],
-        rows_of_input,
-        unused: 0,
-    });
-    let lists =
-        [Scratch::of("sets", &routed.sets), Scratch::of("rows of experts", &routed.rows)];
-    let list_bytes: u64 = lists.iter().map(Scratch::bytes).sum();
-    let mut scratch = division.scratch();
-    scratch.extend(lists);
-    Plan {
-        scratch,
-        // Sets of the same expert share its weights by way of L2.
-        extra_bytes: (!routed.repeats).then(|| division.extra_bytes() + list_bytes),
-        imbalance: division.imbalance(),
-        ..Plan::of(division.launch("moe_gemm", params))
+    fn plan(&self, target: &Target) -> Plan {
+        let ExpertGemm { p, ref routed, ring, .. } = *self;
+        let tokens: Vec<u64> = routed.sets.iter().map(|set| set.rows.into()).collect();
+        let division = Division::new(ring, &tokens, (p.n, p.k), p.w_dtype, 1, target);
+        let rows_of_input = match p.inputs {
+            Inputs::PerToken => p.top_k as u32,
+            Inputs::PerExpert => 1,
+        };
+        let params = Params::of(move |bound| MoeParams {
+            of: Matrices::new(bound, &NAMES, p.n, p.k),
+            sets: bound.scratch("sets"),
+            rows: bound.scratch("rows of experts"),
+            rows_of_input,
+            unused: 0,
+        });
+        let lists = [
+            Scratch::of("sets", &routed.sets),
+            Scratch::of("rows of experts", &routed.rows),
+        ];
+        let list_bytes: u64 = lists.iter().map(Scratch::bytes).sum();
+        let mut scratch = division.scratch();
+        scratch.extend(lists);
+        Plan {
+            scratch,
+            // Sets of the same expert share its weights by way of L2.
+            extra_bytes: (!routed.repeats).then(|| division.extra_bytes() + list_bytes),
+            imbalance: division.imbalance(),
+            ..Plan::of(division.launch("moe_gemm", params))
+        }
     }
 }
 
@@ -123,9 +128,10 @@ fn plan(problem: &Problem, target: &Target) -> Plan {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
+    use crate::kernel::contract::testing::{operation, plan, refusal};
 
-    fn problem(text: &str) -> Problem {
-        format!("moe_gemm:{text}").parse().unwrap()
+    fn problem(text: &str) -> String {
+        format!("moe_gemm:{text}")
     }
 
     #[test]
@@ -135,7 +141,7 @@ mod tests {
             "tokens=300,experts=3,top_k=2,n=16,k=16,dtype=bf16,w_dtype=int8,routing=balanced",
             "tokens=90,experts=16,top_k=4,n=16,k=16,dtype=bf16,w_dtype=int8,routing=zipf",
         ] {
-            let p = of(&problem(text));
+            let p: MoeGemm = operation(&problem(text));
             let routed = Routed::new(&p);
             let expert_of_rows = p.expert_of_rows();
             let mut seen = vec![false; p.rows() as usize];
@@ -157,28 +163,24 @@ mod tests {
         let target = Target::new(Arch::SM_90, 132);
         // Four experts of two rows, one piece each.
         let text = "tokens=8,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
-        let plan = super::plan(&problem(text), &target);
-        assert_eq!(plan.extra_bytes, Some(4 * 32 + 4 * 16 + 8 * 4));
-        assert_eq!(plan.launches[0].grid, [4, 1, 1]);
+        let few = plan::<ExpertGemm>(&problem(text), &target);
+        assert_eq!(few.extra_bytes, Some(4 * 32 + 4 * 16 + 8 * 4));
+        assert_eq!(few.launches[0].grid, [4, 1, 1]);
         let many = "tokens=800,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
-        assert_eq!(super::plan(&problem(many), &target).extra_bytes, None);
+        assert_eq!(plan::<ExpertGemm>(&problem(many), &target).extra_bytes, None);
     }
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[1, 2, 3, 4],
-            scratch: &[5, 6, 7, 8, 9],
-            tensor_maps: &[],
-        };
+        let scratch = ["work list", "partials", "tickets", "sets", "rows of experts"];
+        let bound = Bound::new(1, 0, [("x", 1), ("w", 2), ("w_scales", 3), ("y", 4)])
+            .with_scratch(scratch.into_iter().zip(5..));
         for (inputs, rows_of_input) in [("per_token", 3), ("per_expert", 1)] {
             let text = format!(
                 "tokens=4,experts=4,top_k=3,n=48,k=256,dtype=f16,w_dtype=int8,\
                  routing=balanced,inputs={inputs}"
             );
-            let plan = super::plan(&problem(&text), &Target::new(Arch::SM_90, 132));
+            let plan = plan::<ExpertGemm>(&problem(&text), &Target::new(Arch::SM_90, 132));
             let bytes = plan.launches[0].params.bytes(&bound);
             let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
             assert_eq!(words[..14], [2, 0, 3, 0, 1, 0, 4, 0, 5, 0, 6, 0, 7, 0]);
@@ -198,8 +200,8 @@ mod tests {
                 "multiples of 16, not 24",
             ),
         ] {
-            let refusal = supports(&problem(text), Arch::SM_90).unwrap_err();
-            assert!(refusal.0.contains(says), "{text}: {refusal}");
+            let refusal = refusal::<ExpertGemm>(&problem(text), Arch::SM_90);
+            assert!(refusal.contains(says), "{text}: {refusal}");
         }
     }
 }

@@ -2,18 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Target};
-use crate::problem::{DType, Op, Peak, Problem, Unit};
+use super::contract::HostHalf;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::Refusal;
+use crate::format::DType;
+use crate::op::{Peak, Unit};
 use crate::reference::fma_step;
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "peak",
-    op: Op::Peak,
-    source: include_str!("../../kernels/peak.cu"),
-    supports,
-    defines,
-    plan,
-};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
@@ -36,62 +31,36 @@ struct PeakParams {
     summand: f32,
 }
 
-fn problem_of(problem: &Problem) -> Peak {
-    let Problem::Peak(peak) = *problem else {
-        unreachable!("the kernel table pairs operations and kernels")
-    };
-    peak
-}
-
-fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
-    let Peak { unit, dtype, steps, .. } = problem_of(problem);
-    match (unit, dtype) {
-        (_, DType::Int4) => Err(Refusal(
+/// The macro that chooses the operands, where an architecture's unit takes them.
+fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
+    let Peak { unit, dtype, steps, .. } = *p;
+    let why = match (unit, dtype) {
+        (_, DType::F32) => return Ok("OPERAND_F32"),
+        (_, DType::Bf16) => return Ok("OPERAND_BF16"),
+        (_, DType::F16) => return Ok("OPERAND_F16"),
+        (_, DType::Int4) => {
             "int4 is a format of weights, and there is no peak of its own; use int8"
-                .to_owned(),
-        )),
-        (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => Err(Refusal(format!(
+                .to_owned()
+        }
+        (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => format!(
             "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = tensor, \
              or dtype = f32, bf16 or f16"
-        ))),
-        (Unit::Tensor, DType::Fp8E4m3) if arch < Arch::SM_89 => Err(Refusal(format!(
-            "the tensor units of {arch} do not take fp8_e4m3; sm_89 and later do"
-        ))),
-        (Unit::Tensor, DType::Fp8E4m3) if matches!(arch.major, 9 | 10) => {
-            Err(Refusal(format!(
-                "on {arch} mma.sync turns fp8_e4m3 into f16 first, so its rate is not that of \
-                 the fp8 units, and there is no kernel yet that drives those; use dtype = bf16, \
-                 f16 or int8"
-            )))
+        ),
+        (Unit::Tensor, DType::Fp8E4m3) if arch < Arch::SM_89 => {
+            format!("the tensor units of {arch} do not take fp8_e4m3; sm_89 and later do")
         }
-        (Unit::Tensor, DType::Fp8E4m3 | DType::Int8) if steps % 2 != 0 => {
-            Err(Refusal(format!(
-                "one instruction does two steps in {dtype}, and steps = {steps} is odd; make it \
-                 even"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn defines(problem: &Problem, _: Arch) -> Defines {
-    let Peak { unit, dtype, .. } = problem_of(problem);
-    let unit = match unit {
-        Unit::Fma => "UNIT_FMA",
-        Unit::Tensor => "UNIT_TENSOR",
+        (Unit::Tensor, DType::Fp8E4m3) if matches!(arch.major, 9 | 10) => format!(
+            "on {arch} mma.sync turns fp8_e4m3 into f16 first, so its rate is not that of the \
+             fp8 units, and there is no kernel yet that drives those; use dtype = bf16, f16 or \
+             int8"
+        ),
+        (Unit::Tensor, DType::Fp8E4m3 | DType::Int8) if steps % 2 != 0 => format!(
+            "one instruction does two steps in {dtype}, and steps = {steps} is odd; make it even"
+        ),
+        (Unit::Tensor, DType::Fp8E4m3) => return Ok("OPERAND_FP8_E4M3"),
+        (Unit::Tensor, DType::Int8) => return Ok("OPERAND_INT8"),
     };
-    let operand = match dtype {
-        DType::F32 => "OPERAND_F32",
-        DType::Bf16 => "OPERAND_BF16",
-        DType::F16 => "OPERAND_F16",
-        DType::Fp8E4m3 => "OPERAND_FP8_E4M3",
-        DType::Int8 | DType::Int4 => "OPERAND_INT8",
-    };
-    Defines::new()
-        .with("THREADS", THREADS)
-        .with("UNROLL", UNROLL)
-        .with(unit, 1)
-        .with(operand, 1)
+    Err(Refusal(why))
 }
 
 /// Lanes that one chain of a thread or warp steps at once.
@@ -102,41 +71,72 @@ const fn lanes_per_chain(peak: Peak) -> u32 {
     }
 }
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let peak = problem_of(problem);
-    // First every place on the GPU gets a chain, then each gets more.
-    let (places, per_block) = match peak.unit {
-        Unit::Fma => (target.sms * target.threads_per_sm, THREADS),
-        Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, THREADS / 32),
-    };
-    let share = peak.lanes.div_ceil(u64::from(places * lanes_per_chain(peak)));
-    let chains = CHAINS.into_iter().find(|c| u64::from(*c) <= share).unwrap_or(1);
-    let workers = peak.lanes.div_ceil(u64::from(chains * lanes_per_chain(peak)));
-    let blocks = workers.div_ceil(u64::from(per_block)).min(u64::from(i32::MAX as u32));
-    let entry = match chains {
-        8 => "peak_8",
-        4 => "peak_4",
-        2 => "peak_2",
-        _ => "peak_1",
-    };
-    let (factor, summand) = fma_step(peak.dtype);
-    let params = Params::of(move |bound| PeakParams {
-        start: bound.tensors[0],
-        end: bound.tensors[1],
-        lanes: peak.lanes,
-        steps: peak.steps,
-        factor,
-        summand,
-    });
-    Plan::of(Launch::new(entry, blocks as u32, THREADS, params))
+/// Chains of multiply-adds.
+pub(super) struct PeakChains {
+    peak: Peak,
+    /// The macro that chooses the operands.
+    operand: &'static str,
+}
+
+impl HostHalf for PeakChains {
+    type Operation = Peak;
+    const NAME: &'static str = "peak";
+    const SOURCE: &'static str = include_str!("../../kernels/peak.cu");
+    const MEMORY_BOUND: bool = false;
+
+    fn configure(peak: &Peak, arch: Arch) -> Result<Self, Refusal> {
+        Ok(PeakChains { peak: *peak, operand: operand(peak, arch)? })
+    }
+
+    fn defines(&self) -> Defines {
+        let unit = match self.peak.unit {
+            Unit::Fma => "UNIT_FMA",
+            Unit::Tensor => "UNIT_TENSOR",
+        };
+        Defines::new()
+            .with("THREADS", THREADS)
+            .with("UNROLL", UNROLL)
+            .with(unit, 1)
+            .with(self.operand, 1)
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let peak = self.peak;
+        // First every place on the GPU gets a chain, then each gets more.
+        let (places, per_block) = match peak.unit {
+            Unit::Fma => (target.sms * target.threads_per_sm, THREADS),
+            Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, THREADS / 32),
+        };
+        let share = peak.lanes.div_ceil(u64::from(places * lanes_per_chain(peak)));
+        let chains = CHAINS.into_iter().find(|c| u64::from(*c) <= share).unwrap_or(1);
+        let workers = peak.lanes.div_ceil(u64::from(chains * lanes_per_chain(peak)));
+        let blocks = workers.div_ceil(u64::from(per_block)).min(u64::from(i32::MAX as u32));
+        let entry = match chains {
+            8 => "peak_8",
+            4 => "peak_4",
+            2 => "peak_2",
+            _ => "peak_1",
+        };
+        let (factor, summand) = fma_step(peak.dtype);
+        let params = Params::of(move |bound| PeakParams {
+            start: bound.tensor("start"),
+            end: bound.tensor("end"),
+            lanes: peak.lanes,
+            steps: peak.steps,
+            factor,
+            summand,
+        });
+        Plan::of(Launch::new(entry, blocks as u32, THREADS, params))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::contract::testing::{configured, plan, refusal};
 
     fn entry(text: &str) -> (&'static str, u32) {
-        let plan = plan(&text.parse().unwrap(), &Target::new(Arch::SM_90, 132));
+        let plan = plan::<PeakChains>(text, &Target::new(Arch::SM_90, 132));
         (plan.launches[0].entry, plan.launches[0].grid[0])
     }
 
@@ -156,8 +156,7 @@ mod tests {
 
     #[test]
     fn formats_that_a_unit_lacks_are_refused() {
-        let refusal =
-            |text: &str, arch| supports(&text.parse().unwrap(), arch).unwrap_err().0;
+        let refusal = |text: &str, arch| refusal::<PeakChains>(text, arch);
         let fp8 = "peak:unit=tensor,dtype=fp8_e4m3,lanes=1,steps=2";
         assert!(refusal(fp8, Arch::SM_80).contains("do not take"));
         assert!(refusal(fp8, Arch::SM_90).contains("mma.sync"));
@@ -165,6 +164,6 @@ mod tests {
         assert!(refusal(odd, Arch::SM_80).contains("even"));
         let fma = "peak:unit=fma,dtype=int8,lanes=1,steps=3";
         assert!(refusal(fma, Arch::SM_80).contains("unit = tensor"));
-        assert_eq!(supports(&fp8.parse().unwrap(), Arch::SM_120), Ok(()));
+        assert!(configured::<PeakChains>(fp8, Arch::SM_120).is_ok());
     }
 }

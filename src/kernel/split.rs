@@ -11,8 +11,9 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Refusal, Scratch};
-use crate::problem::{KvRead, Layout};
+use super::plan::Scratch;
+use super::refusal::{Refusal, refuse_unless};
+use crate::op::{KvLayout, KvRead};
 
 /// What starting on a piece costs a block of attention, in tiles: reading queries,
 /// filling its pipeline, leaving results.
@@ -194,19 +195,17 @@ impl WorkList {
 /// Refuses what the list cannot count.
 pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
     let page_size = match p.layout {
-        Layout::Contiguous => 0,
-        Layout::Paged { page_size, .. } => page_size,
+        KvLayout::Contiguous => 0,
+        KvLayout::Paged { page_size, .. } => page_size,
     };
     for (name, value) in [
         ("context", p.context),
         ("page size", page_size),
         ("batch * kv_heads", p.batch.saturating_mul(p.kv_heads)),
     ] {
-        if value >= MAX_COUNT {
-            return Err(Refusal(format!(
-                "the CUDA kernel takes a {name} below {MAX_COUNT}, not {value}; use a smaller one"
-            )));
-        }
+        refuse_unless(value < MAX_COUNT, || {
+            format!("a {name} below {MAX_COUNT}, not {value}; use a smaller one")
+        })?;
     }
     Ok(())
 }

@@ -2,18 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use crate::problem::{Access, Op, Problem, Stream};
+use super::contract::HostHalf;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::Refusal;
+use crate::op::{Access, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "stream",
-    op: Op::Stream,
-    source: include_str!("../../kernels/stream.cu"),
-    supports,
-    defines,
-    plan,
-};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
 const THREADS: u32 = 512;
@@ -37,74 +31,77 @@ struct StreamParams {
     factor: f32,
 }
 
-/// The stream that a problem is.
-pub(super) fn of(problem: &Problem) -> Stream {
-    let Problem::Stream(stream) = *problem else {
-        unreachable!("the kernel table pairs operations and kernels")
-    };
-    stream
+/// A stream by accesses of 16 bytes.
+pub(super) struct VectorStream {
+    stream: Stream,
+    /// Blocks that share an SM.
+    blocks_per_sm: u32,
 }
 
-fn supports(_: &Problem, _: Arch) -> Result<(), Refusal> {
-    Ok(())
-}
+impl HostHalf for VectorStream {
+    type Operation = Stream;
+    const NAME: &'static str = "stream";
+    const SOURCE: &'static str = include_str!("../../kernels/stream.cu");
+    const MEMORY_BOUND: bool = true;
 
-/// Blocks that share an SM: 2 blocks of 512 threads leave 64 registers each.
-fn blocks_per_sm(arch: Arch) -> u32 {
-    (Target::new(arch, 1).threads_per_sm / THREADS).min(2)
-}
+    fn configure(stream: &Stream, arch: Arch) -> Result<Self, Refusal> {
+        // 2 blocks of 512 threads leave 64 registers each.
+        let blocks_per_sm = (Target::new(arch, 1).threads_per_sm / THREADS).min(2);
+        Ok(VectorStream { stream: *stream, blocks_per_sm })
+    }
 
-fn defines(_: &Problem, arch: Arch) -> Defines {
-    Defines::new()
-        .with("THREADS", THREADS)
-        .with("UNROLL", UNROLL)
-        .with("BLOCKS_PER_SM", blocks_per_sm(arch))
-}
+    fn defines(&self) -> Defines {
+        Defines::new()
+            .with("THREADS", THREADS)
+            .with("UNROLL", UNROLL)
+            .with("BLOCKS_PER_SM", self.blocks_per_sm)
+    }
 
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let Stream { access, bytes } = of(problem);
-    let vectors = match access {
-        Access::Read | Access::Write => bytes / VECTOR_BYTES,
-        Access::Copy => bytes / 2 / VECTOR_BYTES,
-        Access::Triad => bytes / 3 / VECTOR_BYTES,
-    };
-    // Little is spread over many SMs rather than read at depth by a few: with a
-    // tile for each block, 4 MiB would keep half of an H100 idle.
-    let resident = u64::from(target.sms * blocks_per_sm(target.arch));
-    let blocks = vectors.div_ceil(THREADS.into()).clamp(1, resident) as u32;
-    let entry = match access {
-        Access::Read => "stream_read",
-        Access::Write => "stream_write",
-        Access::Copy => "stream_copy",
-        Access::Triad => "stream_triad",
-    };
-    let params = Params::of(move |bound| {
-        let [source, second, target, checksum] = match (access, bound.tensors) {
-            (Access::Read, &[source, checksum]) => [source, 0, 0, checksum],
-            (Access::Copy, &[source, target]) => [source, 0, target, 0],
-            (Access::Triad, &[b, c, a]) => [b, c, a, 0],
-            (_, tensors) => [0, 0, tensors[0], 0],
+    fn plan(&self, target: &Target) -> Plan {
+        let Stream { access, bytes } = self.stream;
+        let vectors = match access {
+            Access::Read | Access::Write => bytes / VECTOR_BYTES,
+            Access::Copy => bytes / 2 / VECTOR_BYTES,
+            Access::Triad => bytes / 3 / VECTOR_BYTES,
         };
-        StreamParams {
-            source,
-            second,
-            target,
-            checksum,
-            partials: bound.scratch[0],
-            ticket: bound.scratch[1],
-            vectors,
-            pattern: write_pattern(bound.seed, bound.slot),
-            factor: TRIAD_FACTOR,
+        // Little is spread over many SMs rather than read at depth by a few: with a
+        // tile for each block, 4 MiB would keep half of an H100 idle.
+        let resident = u64::from(target.sms * self.blocks_per_sm);
+        let blocks = vectors.div_ceil(THREADS.into()).clamp(1, resident) as u32;
+        let entry = match access {
+            Access::Read => "stream_read",
+            Access::Write => "stream_write",
+            Access::Copy => "stream_copy",
+            Access::Triad => "stream_triad",
+        };
+        let params = Params::of(move |bound| {
+            let [source, second, target] = match access {
+                Access::Read | Access::Write | Access::Copy => {
+                    [bound.tensor_or_null("source"), 0, bound.tensor_or_null("target")]
+                }
+                Access::Triad => ["b", "c", "a"].map(|name| bound.tensor(name)),
+            };
+            StreamParams {
+                source,
+                second,
+                target,
+                checksum: bound.tensor_or_null("checksum"),
+                partials: bound.scratch("partials"),
+                ticket: bound.scratch("ticket"),
+                vectors,
+                pattern: write_pattern(bound.seed, bound.slot),
+                factor: TRIAD_FACTOR,
+            }
+        });
+        Plan {
+            scratch: vec![
+                Scratch::unset("partials", 4 * u64::from(blocks)),
+                Scratch::zeros("ticket", 4),
+            ],
+            ..Plan::of(Launch {
+                bytes_in_flight: u64::from(THREADS * UNROLL) * VECTOR_BYTES,
+                ..Launch::new(entry, blocks, THREADS, params)
+            })
         }
-    });
-    Plan {
-        scratch: vec![
-            Scratch::unset("partials", 4 * u64::from(blocks)),
-            Scratch::zeros("ticket", 4),
-        ],
-        ..Plan::of(Launch {
-            bytes_in_flight: u64::from(THREADS * UNROLL) * VECTOR_BYTES,
-            ..Launch::new(entry, blocks, THREADS, params)
-        })
     }
 }

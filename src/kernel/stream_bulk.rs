@@ -2,19 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arch, Defines, Kernel, Launch, Params, Plan, Refusal, Scratch, Target};
-use super::{refuse_unless, stream};
-use crate::problem::{Access, Op, Problem};
+use super::contract::HostHalf;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, takes};
+use crate::op::{Access, Stream};
 use crate::reference::write_pattern;
-
-pub(super) const KERNEL: Kernel = Kernel {
-    name: "stream_bulk",
-    op: Op::Stream,
-    source: include_str!("../../kernels/stream_bulk.cu"),
-    supports,
-    defines,
-    plan,
-};
+use crate::toolchain::{Arch, Defines, Target};
 
 /// Warps that add up what one more warp copies.
 const READER_WARPS: u32 = 8;
@@ -44,92 +37,105 @@ struct StreamBulkParams {
     unused: u32,
 }
 
-fn supports(problem: &Problem, arch: Arch) -> Result<(), Refusal> {
-    refuse_unless(arch >= Arch::SM_90, || {
-        format!(
-            "sm_90 and later, where one thread can copy in bulk, not {arch}; use `stream`"
-        )
-    })?;
-    let access = stream::of(problem).access;
-    refuse_unless(access != Access::Triad, || {
-        "read, write and copy by bulk copies, which cannot add, not triad; use `stream`"
-            .to_owned()
-    })
+/// A stream by bulk copies.
+pub(super) struct BulkStream {
+    entry: &'static str,
+    /// Bytes that are copied: of one array.
+    bytes: u64,
+    /// Stages of a block's ring.
+    stages: u32,
+    /// Stages that the entry uses.
+    used_stages: u32,
 }
 
-/// Places in the ring of a block.
-fn stages(arch: Arch) -> u32 {
-    let shared_bytes = Target::new(arch, 1).shared_bytes_per_block - OTHER_SHARED_BYTES;
-    (shared_bytes / STAGE_BYTES).min(MAX_STAGES)
-}
+impl HostHalf for BulkStream {
+    type Operation = Stream;
+    const NAME: &'static str = "stream_bulk";
+    const SOURCE: &'static str = include_str!("../../kernels/stream_bulk.cu");
+    const MEMORY_BOUND: bool = true;
 
-fn defines(_: &Problem, arch: Arch) -> Defines {
-    Defines::new()
-        .with("THREADS", THREADS)
-        .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
-        .with("STAGES", stages(arch))
-        .with("STAGE_BYTES", STAGE_BYTES)
-}
-
-fn plan(problem: &Problem, target: &Target) -> Plan {
-    let p = stream::of(problem);
-    let (entry, bytes, places) = match p.access {
-        Access::Read => ("stream_bulk_read", p.bytes, stages(target.arch)),
-        Access::Write => ("stream_bulk_write", p.bytes, 1),
-        Access::Copy => ("stream_bulk_copy", p.bytes / 2, stages(target.arch)),
-        Access::Triad => unreachable!("`supports` refuses triads"),
-    };
-    let resident = u64::from(target.sms * BLOCKS_PER_SM);
-    let blocks = bytes.div_ceil(STAGE_BYTES.into()).clamp(1, resident) as u32;
-    let params = Params::of(move |bound| {
-        let [source, target, checksum] = match (p.access, bound.tensors) {
-            (Access::Read, &[source, checksum]) => [source, 0, checksum],
-            (Access::Copy, &[source, target]) => [source, target, 0],
-            (_, tensors) => [0, tensors[0], 0],
+    fn configure(p: &Stream, arch: Arch) -> Result<Self, Refusal> {
+        refuse_unless(arch >= Arch::SM_90, || {
+            format!(
+                "sm_90 and later, where one thread can copy in bulk, not {arch}; use `stream`"
+            )
+        })?;
+        let shared_bytes = Target::new(arch, 1).shared_bytes_per_block - OTHER_SHARED_BYTES;
+        let stages = (shared_bytes / STAGE_BYTES).min(MAX_STAGES);
+        let (entry, bytes, used_stages) = match p.access {
+            Access::Read => ("stream_bulk_read", p.bytes, stages),
+            Access::Write => ("stream_bulk_write", p.bytes, 1),
+            Access::Copy => ("stream_bulk_copy", p.bytes / 2, stages),
+            Access::Triad => {
+                return Err(takes(
+                    "read, write and copy by bulk copies, which cannot add, not triad; use \
+                     `stream`",
+                ));
+            }
         };
-        StreamBulkParams {
-            source,
-            target,
-            checksum,
-            partials: bound.scratch[0],
-            ticket: bound.scratch[1],
+        Ok(BulkStream { entry, bytes, stages, used_stages })
+    }
+
+    fn defines(&self) -> Defines {
+        Defines::new()
+            .with("THREADS", THREADS)
+            .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
+            .with("STAGES", self.stages)
+            .with("STAGE_BYTES", STAGE_BYTES)
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let bytes = self.bytes;
+        let resident = u64::from(target.sms * BLOCKS_PER_SM);
+        let blocks = bytes.div_ceil(STAGE_BYTES.into()).clamp(1, resident) as u32;
+        let params = Params::of(move |bound| StreamBulkParams {
+            source: bound.tensor_or_null("source"),
+            target: bound.tensor_or_null("target"),
+            checksum: bound.tensor_or_null("checksum"),
+            partials: bound.scratch("partials"),
+            ticket: bound.scratch("ticket"),
             bytes,
             pattern: write_pattern(bound.seed, bound.slot),
             unused: 0,
+        });
+        Plan {
+            scratch: vec![
+                Scratch::unset("partials", 4 * u64::from(blocks)),
+                Scratch::zeros("ticket", 4),
+            ],
+            ..Plan::of(Launch {
+                shared_bytes: self.used_stages * STAGE_BYTES,
+                // A stage is being read, or its copy awaited.
+                bytes_in_flight: u64::from((self.stages - 1) * STAGE_BYTES),
+                ..Launch::new(self.entry, blocks, THREADS, params)
+            })
         }
-    });
-    Plan {
-        scratch: vec![
-            Scratch::unset("partials", 4 * u64::from(blocks)),
-            Scratch::zeros("ticket", 4),
-        ],
-        ..Plan::of(Launch {
-            shared_bytes: places * STAGE_BYTES,
-            // A place is being read, or its copy awaited.
-            bytes_in_flight: u64::from((stages(target.arch) - 1) * STAGE_BYTES),
-            ..Launch::new(entry, blocks, THREADS, params)
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Bound;
+    use crate::kernel::contract::testing::{configured, plan, refusal};
+    use crate::kernel::{Bound, Kernel};
 
-    fn problem(access: Access, bytes: u64) -> Problem {
-        format!("stream:access={access},bytes={bytes}").parse().unwrap()
+    fn stream(access: Access, bytes: u64) -> String {
+        format!("stream:access={access},bytes={bytes}")
     }
 
     #[test]
     fn rings_fit_every_architecture_and_cover_latency() {
         for arch in ["sm_90a", "sm_100a", "sm_120"].map(|arch| arch.parse().unwrap()) {
             let target = Target::new(arch, 1);
-            let launch = &plan(&problem(Access::Read, 1 << 30), &target).launches[0];
+            let read = stream(Access::Read, 1 << 30);
+            let launch = &plan::<BulkStream>(&read, &target).launches[0];
             let block = launch.shared_bytes + OTHER_SHARED_BYTES;
             assert!(block <= target.shared_bytes_per_block, "{arch}");
             assert!(launch.bytes_in_flight >= 64 << 10, "{arch}");
         }
+        let stages = |arch| {
+            configured::<BulkStream>(&stream(Access::Read, 384), arch).unwrap().stages
+        };
         assert_eq!((stages(Arch::SM_90), stages(Arch::SM_120)), (12, 6));
     }
 
@@ -140,28 +146,24 @@ mod tests {
             (Access::Read, Arch::SM_89, "not sm_89; use `stream`"),
             (Access::Triad, Arch::SM_90, "not triad; use `stream`"),
         ] {
-            let refusal = supports(&problem(access, 384), arch).unwrap_err();
-            assert!(refusal.0.contains(says), "{refusal}");
+            let refusal = refusal::<BulkStream>(&stream(access, 384), arch);
+            assert!(refusal.contains(says), "{refusal}");
         }
-        let read = problem(Access::Read, 384);
+        let read = stream(Access::Read, 384).parse().unwrap();
         let default = Kernel::for_problem(&read, Arch::SM_90).unwrap();
-        assert_eq!(default.name, "stream");
+        assert_eq!(default.kernel.name, "stream");
         let asked = Kernel::asked_for("stream_bulk", &read, Arch::SM_120).unwrap();
-        assert_eq!(asked.name, "stream_bulk");
+        assert_eq!(asked.kernel.name, "stream_bulk");
     }
 
     #[test]
     fn params_lie_as_the_kernel_declares() {
         let target = Target::new(Arch::SM_90, 132);
-        let bound = Bound {
-            seed: 1,
-            slot: 0,
-            tensors: &[256, 512],
-            scratch: &[1024, 2048],
-            tensor_maps: &[],
-        };
         let words = |access| {
-            let plan = plan(&problem(access, 1 << 20), &target);
+            let second = if access == Access::Read { "checksum" } else { "target" };
+            let bound = Bound::new(1, 0, [("source", 256), (second, 512)])
+                .with_scratch([("partials", 1024), ("ticket", 2048)]);
+            let plan = plan::<BulkStream>(&stream(access, 1 << 20), &target);
             let launch = &plan.launches[0];
             let bytes = launch.params.bytes(&bound);
             let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..48]);

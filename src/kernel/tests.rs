@@ -1,4 +1,8 @@
+use super::contract::testing::plan;
+use super::stream::VectorStream;
 use super::*;
+use crate::op::Problem;
+use crate::toolchain::{Arch, Target};
 
 #[test]
 fn names_are_file_names_and_unique() {
@@ -17,7 +21,9 @@ fn names_are_file_names_and_unique() {
 #[test]
 fn kernels_of_other_names_are_answered_with_the_right_one() {
     let problem: Problem = "stream:access=read,bytes=128".parse().unwrap();
-    let asked = |name| Kernel::asked_for(name, &problem, Arch::SM_90).map(|k| k.name);
+    let asked = |name| {
+        Kernel::asked_for(name, &problem, Arch::SM_90).map(|found| found.kernel.name)
+    };
     assert_eq!(asked("stream"), Ok("stream"));
     for wrong in ["gemm", "cpu_stream", ""] {
         assert!(asked(wrong).unwrap_err().0.contains("use `stream`"));
@@ -26,15 +32,10 @@ fn kernels_of_other_names_are_answered_with_the_right_one() {
 
 #[test]
 fn params_hold_what_a_slot_is_bound_to() {
-    let problem: Problem = "stream:access=read,bytes=1048576".parse().unwrap();
-    let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));
-    let bound = Bound {
-        seed: 1,
-        slot: 0,
-        tensors: &[256, 512],
-        scratch: &[1024, 2048],
-        tensor_maps: &[],
-    };
+    let read = "stream:access=read,bytes=1048576";
+    let plan = plan::<VectorStream>(read, &Target::new(Arch::SM_90, 132));
+    let bound = Bound::new(1, 0, [("source", 256), ("checksum", 512)])
+        .with_scratch([("partials", 1024), ("ticket", 2048)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
     assert_eq!(words, [256, 0, 0, 512, 1024, 2048, 65536]);
@@ -44,15 +45,10 @@ fn params_hold_what_a_slot_is_bound_to() {
 
 #[test]
 fn a_triads_arrays_are_told_apart() {
-    let problem: Problem = "stream:access=triad,bytes=3 GiB".parse().unwrap();
-    let plan = (stream::KERNEL.plan)(&problem, &Target::new(Arch::SM_90, 132));
-    let bound = Bound {
-        seed: 1,
-        slot: 0,
-        tensors: &[256, 512, 768],
-        scratch: &[1024, 2048],
-        tensor_maps: &[],
-    };
+    let triad = "stream:access=triad,bytes=3 GiB";
+    let plan = plan::<VectorStream>(triad, &Target::new(Arch::SM_90, 132));
+    let bound = Bound::new(1, 0, [("b", 256), ("c", 512), ("a", 768)])
+        .with_scratch([("partials", 1024), ("ticket", 2048)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
     assert_eq!(words, [256, 512, 768, 0, 1024, 2048, 1 << 26]);
@@ -60,13 +56,12 @@ fn a_triads_arrays_are_told_apart() {
 }
 
 /// Bytes that all blocks of an SM have under way, of every launch.
-fn bytes_in_flight_per_sm(kernel: &Kernel, problem: &Problem, arch: Arch) -> Vec<u64> {
-    (kernel.supports)(problem, arch).unwrap();
-    let defines = (kernel.defines)(problem, arch);
-    let blocks = defines.0.iter().find(|(name, _)| *name == "BLOCKS_PER_SM");
+fn bytes_in_flight_per_sm(configured: &Configured) -> Vec<u64> {
+    let arch = configured.arch;
+    let blocks = configured.defines.0.iter().find(|(name, _)| *name == "BLOCKS_PER_SM");
     // What the launch bounds promise.
     let blocks: u64 = blocks.unwrap().1.parse().unwrap();
-    let plan = (kernel.plan)(problem, &Target::new(arch, arch.usual_sms()));
+    let plan = configured.plan(&Target::new(arch, arch.usual_sms()));
     plan.launches.iter().map(|launch| blocks * launch.bytes_in_flight).collect()
 }
 
@@ -77,12 +72,10 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
     let mut looked_at = 0;
     for text in memory_bound_points() {
         let problem: Problem = text.parse().unwrap();
-        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
-            if (kernel.supports)(&problem, Arch::SM_90).is_err() {
-                continue;
-            }
-            for bytes in bytes_in_flight_per_sm(kernel, &problem, Arch::SM_90) {
-                assert!(bytes >= 64 << 10, "{} for {text}: {bytes}", kernel.name);
+        for configured in Kernel::all_for(&problem, Arch::SM_90) {
+            for bytes in bytes_in_flight_per_sm(&configured) {
+                let name = configured.kernel.name;
+                assert!(bytes >= 64 << 10, "{name} for {text}: {bytes}");
                 looked_at += 1;
             }
         }
@@ -135,8 +128,29 @@ fn tiles_under_way_are_counted_for_every_kernel() {
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=80,dtype=bf16", 2 * 102 * 160),
     ] {
         let problem: Problem = text.parse().unwrap();
-        let kernel = Kernel::for_problem(&problem, Arch::SM_90).unwrap();
-        let plan = (kernel.plan)(&problem, &target);
+        let plan = Kernel::for_problem(&problem, Arch::SM_90).unwrap().plan(&target);
         assert_eq!(plan.launches[0].bytes_in_flight, bytes, "{text}");
     }
+}
+
+#[test]
+fn a_problem_of_another_operation_is_refused() {
+    let problem: Problem = "stream:access=read,bytes=128".parse().unwrap();
+    for kernel in KERNELS.iter().filter(|kernel| kernel.op != problem.op()) {
+        let refusal = kernel.configure(&problem, Arch::SM_90).unwrap_err();
+        assert!(refusal.0.contains("not stream; use another kernel"), "{refusal}");
+    }
+}
+
+/// Nothing that a source is compiled with depends on the size of the GPU: a plan for
+/// another one is a plan for the same code.
+#[test]
+fn plans_are_made_for_the_architecture_that_is_configured() {
+    let problem: Problem = "stream:access=read,bytes=1 GiB".parse().unwrap();
+    let configured = Kernel::for_problem(&problem, Arch::SM_90).unwrap();
+    let blocks = |sms| configured.plan(&Target::new(Arch::SM_90, sms)).launches[0].grid[0];
+    assert_eq!((blocks(114), blocks(132)), (228, 264));
+    let other =
+        std::panic::AssertUnwindSafe(|| configured.plan(&Target::new(Arch::SM_80, 1)));
+    assert!(std::panic::catch_unwind(other).is_err());
 }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use crate::device::{
     Device, DeviceInfo, KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing,
 };
+use crate::op::Problem;
 use crate::point::{CacheState, Point};
-use crate::problem::Problem;
 use crate::record::Status;
 use crate::reference::{self, Check};
 use crate::statistics::{Summary, summarise};
@@ -398,7 +398,7 @@ impl Bench<'_, '_> {
         let output = self.prepared.output(slot)?;
         let check = reference::check(problem, seed, slot, round, &output)
             .map_err(|e| Stop(Status::Failed, e.0))?;
-        let wrong = (check.verdict == reference::Verdict::Fail)
+        let wrong = (check.verdict == reference::CheckVerdict::Fail)
             .then(|| Stop(Status::Wrong, check.message.clone()));
         outcome.check = Some(check);
         wrong.map_or(Ok(()), Err)
@@ -522,7 +522,7 @@ mod tests {
         let expected_s = bytes / 1e11 + 1e-6;
         let median = outcome.summary.unwrap().median;
         assert!((median.value / expected_s - 1.0).abs() < 1e-9, "{median:?}");
-        assert_eq!(outcome.check.unwrap().verdict, reference::Verdict::Pass);
+        assert_eq!(outcome.check.unwrap().verdict, reference::CheckVerdict::Pass);
         assert!(outcome.samples.len() >= 10);
     }
 

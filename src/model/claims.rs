@@ -3,14 +3,16 @@
 
 use super::llm::{self, Llm};
 use super::machine::Machines;
-use super::predict::{Footprint, Growth, Peaks, Prediction, Question, Rates, Totals};
+use super::predict::{
+    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
+};
 use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
 use super::workload::Workload;
-use crate::problem::DType;
+use crate::format::DType;
 
 /// What predictions say of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ClaimFinding {
     /// The claim in a sentence.
     pub claim: &'static str,
     /// `holds`, `holds partly` or `does not hold`.
@@ -19,14 +21,14 @@ pub struct Finding {
     pub evidence: String,
 }
 
-impl Finding {
+impl ClaimFinding {
     fn new(claim: &'static str, (right, of): (usize, usize), evidence: String) -> Self {
         let finding = match right {
             0 => "does not hold",
             _ if right == of => "holds",
             _ => "holds partly",
         };
-        Finding { claim, finding, evidence }
+        ClaimFinding { claim, finding, evidence }
     }
 }
 
@@ -61,7 +63,7 @@ impl Claims<'_> {
     ///
     /// # Errors
     /// A model or machine of the built-in tables that is not there, or cannot be asked.
-    pub fn all(&self) -> anyhow::Result<Vec<Finding>> {
+    pub fn all(&self) -> anyhow::Result<Vec<ClaimFinding>> {
         Ok(vec![
             self.attention_has_its_groups_intensity()?,
             self.linear_layers_grow_with_the_batch()?,
@@ -91,7 +93,7 @@ impl Claims<'_> {
     }
 
     fn rates(&self) -> anyhow::Result<Vec<Rates<'_>>> {
-        let rates = |name| Ok(Rates::new(self.machines.named(name)?, Peaks::Sheet));
+        let rates = |name| Ok(Rates::new(self.machines.named(name)?, PeakBasis::Sheet));
         MACHINES.into_iter().map(rates).collect()
     }
 
@@ -102,7 +104,7 @@ impl Claims<'_> {
         Ok(self.rates()?.iter().filter_map(named).collect())
     }
 
-    fn attention_has_its_groups_intensity(&self) -> anyhow::Result<Finding> {
+    fn attention_has_its_groups_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for (name, group) in
             [("llama-2-7b", 1.0), ("llama-3.1-8b", 4.0), ("llama-3.1-70b", 8.0)]
@@ -122,7 +124,7 @@ impl Claims<'_> {
                     .push(format!("{name} {cache}: {short:.3} to {long:.3} of {claimed}"));
             }
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "1. Decode attention has OI 2 g / b_kv, whatever the batch, and nearly so at any \
              context",
             (right, of),
@@ -130,7 +132,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<Finding> {
+    fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b"] {
             let oi = |batch| self.intensity(name, &decode(batch, 1), Part::FeedForward);
@@ -143,14 +145,14 @@ impl Claims<'_> {
             let at: Vec<String> = at.into_iter().collect::<anyhow::Result<_>>()?;
             evidence.push(format!("{name} feed-forward at batch {}", at.join(", ")));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "2. The OI of decode's linear layers grows about as the batch, until the ridge",
             (right, of),
             evidence.join("; "),
         ))
     }
 
-    fn long_contexts_are_memory_bound(&self) -> anyhow::Result<Finding> {
+    fn long_contexts_are_memory_bound(&self) -> anyhow::Result<ClaimFinding> {
         let name = "llama-3.1-70b";
         let model = self.model(name)?;
         let oi = |batch, context| -> anyhow::Result<f64> {
@@ -176,7 +178,7 @@ impl Claims<'_> {
                 None => format!("{machine}: some batch always does"),
             });
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "3. Beyond a batch of g a decode step's OI falls toward g as contexts grow: long \
              contexts are memory bound at any batch",
             (right, of),
@@ -184,7 +186,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn prefill_computes(&self) -> anyhow::Result<Finding> {
+    fn prefill_computes(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b", "deepseek-v3"] {
             for (machine, ridge) in self.ridges()? {
@@ -211,7 +213,7 @@ impl Claims<'_> {
                 });
             }
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "4. Prefill, attention and linear layers alike, is above the ridge except at short \
              prompts",
             (right, of),
@@ -219,7 +221,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn latents_are_at_the_ridge(&self) -> anyhow::Result<Finding> {
+    fn latents_are_at_the_ridge(&self) -> anyhow::Result<ClaimFinding> {
         let at = |tensor| {
             let parallel = Parallel { tensor, ..Parallel::ONE };
             let shape = Shape { parallel, ..decode(16, 65_536) };
@@ -241,7 +243,7 @@ impl Claims<'_> {
                 eighth / ridge
             ));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "5. Absorbed latent attention sits next to the ridge, and is memory bound again with \
              few heads per GPU",
             (right, of),
@@ -249,7 +251,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn experts_lower_intensity(&self) -> anyhow::Result<Finding> {
+    fn experts_lower_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let oi = |name, batch| self.intensity(name, &decode(batch, 1), Part::FeedForward);
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for batch in [1, 8, 64, 512] {
@@ -264,14 +266,14 @@ impl Claims<'_> {
             }
             evidence.push(format!("batch {batch}: {}", of_batch.join(", ")));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "6. Experts lower OI: rows per expert fall, and weights read grow to all experts",
             (right, of),
             evidence.join("; "),
         ))
     }
 
-    fn quantization_raises_intensity(&self) -> anyhow::Result<Finding> {
+    fn quantization_raises_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let name = "llama-3.1-70b";
         let of_formats = |formats| -> anyhow::Result<(f64, f64, f64)> {
             let step = self.step(name, &Shape { formats, ..decode(8, 8192) })?;
@@ -304,7 +306,7 @@ impl Claims<'_> {
                 cf / new_cf
             ));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "7. Quantizing weights or cache multiplies OI (feed-forward, attention) and divides \
              the capacity footprint",
             (right, of),
@@ -312,7 +314,7 @@ impl Claims<'_> {
         ))
     }
 
-    fn the_wall_comes_first(&self) -> anyhow::Result<Finding> {
+    fn the_wall_comes_first(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut others) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3"] {
             let model = self.model(name)?;
@@ -343,7 +345,7 @@ impl Claims<'_> {
         if !others.is_empty() {
             evidence += &format!("; not for {}", others.join(", "));
         }
-        Ok(Finding::new(
+        Ok(ClaimFinding::new(
             "8. Memory is full before the batch reaches the ridge",
             (right, of),
             evidence,
@@ -356,7 +358,7 @@ impl Claims<'_> {
 fn wall(model: &Llm, shape: &Shape, rates: &Rates) -> Option<(f64, bool)> {
     let step = Step::of(model, shape).ok()?;
     let growth = Growth::of(model, shape);
-    let question = Question { model, shape, rates };
+    let question = StepQuestion { model, shape, rates };
     let of = Prediction::of(&question, &step, Totals::of_step(&step), &growth);
     let fits = of.footprint.weight_bytes < of.memory_bytes?;
     fits.then_some((of.batch_max?, of.wall_comes_first()?))

@@ -8,7 +8,7 @@
 //! listed here, the peaks are too high, never too low.
 
 use super::identity::Identity;
-use crate::problem::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
+use crate::format::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// Factor by which a rate may lie above a derived peak: clocks and bus widths
@@ -22,7 +22,7 @@ pub const MARGIN: f64 = 1.02;
 pub const BOOST_MARGIN: f64 = 1.3;
 
 /// A compute capability and its dense FLOPs per clock and multiprocessor.
-type Rates = ((u32, u32), &'static [(DType, u32)]);
+type RatesPerClock = ((u32, u32), &'static [(DType, u32)]);
 
 /// A multiply-add counts two. `f32` is the ordinary units, never TF32; all
 /// others are the tensor cores, accumulating in f32 (int8: in 32-bit integers).
@@ -40,7 +40,7 @@ type Rates = ((u32, u32), &'static [(DType, u32)]);
 /// * 10.0: twice Hopper's in each format,
 ///   <https://github.com/NVIDIA/cutlass/blob/main/media/docs/cpp/blackwell_functionality.md>
 /// * 12.0 <https://images.nvidia.com/aem-dam/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf>
-const RATES: &[Rates] = &[
+const RATES: &[RatesPerClock] = &[
     ((7, 0), &[(F32, 128), (F16, 1024)]),
     ((7, 5), &[(F32, 128), (F16, 1024), (Int8, 2048)]),
     ((8, 0), &[(F32, 128), (Bf16, 2048), (F16, 2048), (Int8, 4096)]),

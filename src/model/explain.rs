@@ -1,7 +1,8 @@
 //! Formulas of problems with their numbers put in: what a prediction adds up, to be
 //! checked by hand.
 
-use crate::problem::{DType, Problem};
+use crate::format::DType;
+use crate::op::Problem;
 
 /// How FLOPs and bytes of a problem come about. The results are those of
 /// [`Problem::work`]; the tests hold these sentences against it.

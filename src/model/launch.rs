@@ -34,7 +34,7 @@ pub struct Traffic {
 
 /// What limits a launch most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum LaunchLimit {
     /// The bandwidth of DRAM.
     Bandwidth,
     /// Bytes under way.
@@ -43,13 +43,13 @@ pub enum Limit {
     Fixed,
 }
 
-impl Limit {
+impl LaunchLimit {
     /// In words.
     pub const fn name(self) -> &'static str {
         match self {
-            Limit::Bandwidth => "bandwidth",
-            Limit::Latency => "bytes in flight",
-            Limit::Fixed => "fixed costs",
+            LaunchLimit::Bandwidth => "bandwidth",
+            LaunchLimit::Latency => "bytes in flight",
+            LaunchLimit::Fixed => "fixed costs",
         }
     }
 }
@@ -62,7 +62,7 @@ pub struct Expected {
     /// Time of an endless read of the compulsory bytes, over this time.
     pub of_read_stream: f64,
     /// What takes most of the time.
-    pub limit: Limit,
+    pub limit: LaunchLimit,
 }
 
 /// The expectation for a launch on a machine with so much bandwidth.
@@ -74,11 +74,11 @@ pub fn expect(traffic: &Traffic, bytes_per_s: f64) -> Expected {
     let moving_s = traffic.imbalance * bytes / rate;
     let time_s = FIXED_S + moving_s;
     let limit = if FIXED_S > moving_s {
-        Limit::Fixed
+        LaunchLimit::Fixed
     } else if by_latency < reachable {
-        Limit::Latency
+        LaunchLimit::Latency
     } else {
-        Limit::Bandwidth
+        LaunchLimit::Bandwidth
     };
     let of_read_stream = traffic.compulsory_bytes as f64 / reachable / time_s;
     Expected { time_s, of_read_stream, limit }
@@ -102,13 +102,13 @@ mod tests {
     #[test]
     fn large_reads_reach_the_stream_and_small_ones_the_fixed_cost() {
         let large = expect(&traffic(4 << 30), H100);
-        assert_eq!(large.limit, Limit::Bandwidth);
+        assert_eq!(large.limit, LaunchLimit::Bandwidth);
         assert!((0.995..1.0).contains(&large.of_read_stream), "{large:?}");
         // 1.0737e9 / (0.967 * 3.35e12) = 331.5 us, and 5.
         let one = expect(&traffic(1 << 30), H100);
         assert!((one.time_s - 336.5e-6).abs() < 0.1e-6, "{one:?}");
         let small = expect(&traffic(1 << 20), H100);
-        assert_eq!(small.limit, Limit::Fixed);
+        assert_eq!(small.limit, LaunchLimit::Fixed);
         assert!(small.time_s < 5.4e-6);
     }
 
@@ -116,7 +116,7 @@ mod tests {
     fn few_bytes_under_way_and_uneven_blocks_cost_time() {
         let few = Traffic { in_flight_bytes: 1 << 20, ..traffic(1 << 30) };
         let few = expect(&few, H100);
-        assert_eq!(few.limit, Limit::Latency);
+        assert_eq!(few.limit, LaunchLimit::Latency);
         assert!((few.time_s - FIXED_S - 1024.0 * LATENCY_S).abs() < 1e-9);
         let uneven = Traffic { imbalance: 1.1, ..traffic(1 << 30) };
         let even = expect(&traffic(1 << 30), H100).of_read_stream;

@@ -24,7 +24,7 @@ pub struct Llm {
     /// Parameters as published.
     pub parameters: Option<u64>,
     /// How tokens attend.
-    pub attention: Attention,
+    pub attention: AttentionKind,
     /// Layers that see only the last tokens.
     pub windows: Option<Windows>,
     /// Width of the gated feed-forward of dense layers; 0 where no layer is dense.
@@ -41,7 +41,7 @@ pub struct Llm {
 
 /// How tokens attend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attention {
+pub enum AttentionKind {
     /// Query heads that share keys and values in groups: MHA, GQA and MQA.
     Heads {
         /// Query heads.
@@ -116,18 +116,19 @@ impl Llm {
     /// Query heads.
     pub const fn q_heads(&self) -> u64 {
         match self.attention {
-            Attention::Heads { q_heads, .. } | Attention::Latent { q_heads, .. } => q_heads,
+            AttentionKind::Heads { q_heads, .. }
+            | AttentionKind::Latent { q_heads, .. } => q_heads,
         }
     }
 
     /// Parameters that are no matrices of a step: norms, biases.
     pub fn vector_parameters(&self) -> u64 {
         let of_layer = match self.attention {
-            Attention::Heads { q_heads, kv_heads, head_dim, qkv_bias, qk_norm } => {
+            AttentionKind::Heads { q_heads, kv_heads, head_dim, qkv_bias, qk_norm } => {
                 let bias = if qkv_bias { (q_heads + 2 * kv_heads) * head_dim } else { 0 };
                 bias + if qk_norm { 2 * head_dim } else { 0 }
             }
-            Attention::Latent { q_lora_rank, kv_lora_rank, .. } => {
+            AttentionKind::Latent { q_lora_rank, kv_lora_rank, .. } => {
                 q_lora_rank.unwrap_or(0) + kv_lora_rank
             }
         };
@@ -140,7 +141,7 @@ impl Llm {
 /// # Errors
 /// A table that cannot be read, does not parse, or has an inconsistent row.
 pub fn load(user: Option<&Path>) -> Result<Vec<Llm>> {
-    table::load::<Row>(("models.toml", include_str!("models.toml")), user)
+    table::load::<ModelRow>(("models.toml", include_str!("models.toml")), user)
 }
 
 /// The model with a name.
@@ -154,7 +155,7 @@ pub fn named<'a>(models: &'a [Llm], name: &str) -> Result<&'a Llm> {
 /// A row of the table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct ModelRow {
     name: String,
     layers: u64,
     hidden: u64,
@@ -191,8 +192,8 @@ struct Row {
 /// Largest number of a row: products of a few stay far below what is counted.
 const MOST: u64 = 1 << 24;
 
-impl Row {
-    fn attention(&self) -> Result<Attention, String> {
+impl ModelRow {
+    fn attention(&self) -> Result<AttentionKind, String> {
         let need = |key: &str, value: Option<u64>| {
             value.ok_or_else(|| format!("model {} needs `{key}`", self.name))
         };
@@ -204,7 +205,7 @@ impl Row {
                     self.name
                 ));
             }
-            return Ok(Attention::Latent {
+            return Ok(AttentionKind::Latent {
                 q_heads: self.q_heads,
                 q_lora_rank: self.q_lora_rank,
                 kv_lora_rank,
@@ -221,7 +222,7 @@ impl Row {
                 self.name
             ));
         }
-        Ok(Attention::Heads {
+        Ok(AttentionKind::Heads {
             q_heads,
             kv_heads,
             head_dim: need("head_dim", self.head_dim)?,
@@ -289,7 +290,7 @@ impl Row {
     }
 }
 
-impl Raw for Row {
+impl Raw for ModelRow {
     type Checked = Llm;
     const KEY: &'static str = "model";
 

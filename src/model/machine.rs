@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::identity::Identity;
 use super::table::{self, Raw};
-use crate::problem::DType;
+use crate::format::DType;
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// How far a reported clock or bus width may lie from the row's. Drivers
@@ -64,7 +64,7 @@ pub struct DataSheet {
 /// A device that has the name of a product and is another one.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct Mismatch(String);
+pub struct SheetMismatch(String);
 
 /// Machines: the user's own table, if there is one, and the built-in one.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +108,7 @@ impl Machines {
     ///
     /// # Errors
     /// A device that is named like a row and reports other numbers.
-    pub fn spec(&self, device: &Identity) -> Result<Option<DataSheet>, Mismatch> {
+    pub fn spec(&self, device: &Identity) -> Result<Option<DataSheet>, SheetMismatch> {
         let mut refused = None;
         for table in &self.0 {
             let named = || table.iter().filter(|m| device.is_named(&m.device));
@@ -116,7 +116,7 @@ impl Machines {
             for machine in named().filter(|m| Some(m.device.len()) == longest) {
                 match machine.disagreement(device) {
                     None => return Ok(Some(machine.sheet())),
-                    Some(reason) => refused = refused.or(Some(Mismatch(reason))),
+                    Some(reason) => refused = refused.or(Some(SheetMismatch(reason))),
                 }
             }
         }
@@ -263,64 +263,66 @@ mod tests {
         assert_eq!(machines.spec(&named("Some CPU")), Ok(None));
     }
 
+    /// Names as drivers give them, with the rows that they belong to.
+    const NAMES: [(&str, Option<&str>); 43] = [
+        ("Tesla V100-SXM2-16GB", Some("v100-sxm2")),
+        ("Tesla V100-SXM2-32GB", Some("v100-sxm2")),
+        ("Tesla V100-PCIE-16GB", Some("v100-pcie")),
+        ("Tesla V100S-PCIE-32GB", None),
+        ("Tesla T4", Some("t4")),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA A100-SXM4-40GB", Some("a100-sxm-40gb")),
+        ("NVIDIA A100-SXM4-80GB", Some("a100-sxm-80gb")),
+        ("NVIDIA A100-PCIE-40GB", Some("a100-pcie-40gb")),
+        ("NVIDIA A100 80GB PCIe", Some("a100-pcie-80gb")),
+        ("NVIDIA A10", Some("a10")),
+        ("NVIDIA A10G", None),
+        ("NVIDIA A30", Some("a30")),
+        ("NVIDIA A40", Some("a40")),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA L4", Some("l4")),
+        ("NVIDIA L40", Some("l40")),
+        ("NVIDIA L40S", Some("l40s")),
+        ("NVIDIA GeForce RTX 3090", Some("rtx-3090")),
+        ("NVIDIA GeForce RTX 4090", Some("rtx-4090")),
+        ("NVIDIA GeForce RTX 5090", Some("rtx-5090")),
+        ("NVIDIA RTX 6000 Ada Generation", Some("rtx-6000-ada")),
+        (
+            "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+            Some("rtx-pro-6000-workstation"),
+        ),
+        (
+            "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+            Some("rtx-pro-6000-max-q"),
+        ),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None),
+        ("NVIDIA H100 80GB HBM3", Some("h100-sxm")),
+        ("NVIDIA H100 PCIe", Some("h100-pcie")),
+        ("NVIDIA H100 NVL", Some("h100-nvl")),
+        ("NVIDIA H200", Some("h200")),
+        ("NVIDIA H200 NVL", Some("h200-nvl")),
+        ("NVIDIA H20", Some("h20")),
+        ("NVIDIA H20-3e", Some("h20-3e")),
+        ("NVIDIA H800", None),
+        ("NVIDIA GH200 480GB", Some("gh200-96gb")),
+        ("NVIDIA GH200 144G HBM3e", Some("gh200-144gb")),
+        ("NVIDIA B200", Some("b200")),
+        ("NVIDIA GB200", Some("gb200")),
+        ("NVIDIA B300 SXM6 AC", Some("b300")),
+        // Not measured, but named by their products.
+        ("AMD Instinct MI300X", Some("mi300x")),
+        ("AMD Instinct MI355X", Some("mi355x")),
+        ("Google TPU v5p", Some("tpu-v5p")),
+        ("Google TPU v6e", Some("tpu-v6e")),
+        ("Intel Gaudi 3", Some("gaudi-3")),
+    ];
+
     #[test]
     fn every_name_of_a_driver_finds_its_own_row_or_none() {
-        let names = [
-            ("Tesla V100-SXM2-16GB", Some("v100-sxm2")),
-            ("Tesla V100-SXM2-32GB", Some("v100-sxm2")),
-            ("Tesla V100-PCIE-16GB", Some("v100-pcie")),
-            ("Tesla V100S-PCIE-32GB", None),
-            ("Tesla T4", Some("t4")),
-            ("NVIDIA T400 4GB", None),
-            ("NVIDIA A100-SXM4-40GB", Some("a100-sxm-40gb")),
-            ("NVIDIA A100-SXM4-80GB", Some("a100-sxm-80gb")),
-            ("NVIDIA A100-PCIE-40GB", Some("a100-pcie-40gb")),
-            ("NVIDIA A100 80GB PCIe", Some("a100-pcie-80gb")),
-            ("NVIDIA A10", Some("a10")),
-            ("NVIDIA A10G", None),
-            ("NVIDIA A30", Some("a30")),
-            ("NVIDIA A40", Some("a40")),
-            ("NVIDIA RTX A4000", None),
-            ("NVIDIA L4", Some("l4")),
-            ("NVIDIA L40", Some("l40")),
-            ("NVIDIA L40S", Some("l40s")),
-            ("NVIDIA GeForce RTX 3090", Some("rtx-3090")),
-            ("NVIDIA GeForce RTX 4090", Some("rtx-4090")),
-            ("NVIDIA GeForce RTX 5090", Some("rtx-5090")),
-            ("NVIDIA RTX 6000 Ada Generation", Some("rtx-6000-ada")),
-            (
-                "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
-                Some("rtx-pro-6000-workstation"),
-            ),
-            (
-                "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
-                Some("rtx-pro-6000-max-q"),
-            ),
-            ("NVIDIA RTX PRO 6000 Blackwell Server Edition", None),
-            ("NVIDIA H100 80GB HBM3", Some("h100-sxm")),
-            ("NVIDIA H100 PCIe", Some("h100-pcie")),
-            ("NVIDIA H100 NVL", Some("h100-nvl")),
-            ("NVIDIA H200", Some("h200")),
-            ("NVIDIA H200 NVL", Some("h200-nvl")),
-            ("NVIDIA H20", Some("h20")),
-            ("NVIDIA H20-3e", Some("h20-3e")),
-            ("NVIDIA H800", None),
-            ("NVIDIA GH200 480GB", Some("gh200-96gb")),
-            ("NVIDIA GH200 144G HBM3e", Some("gh200-144gb")),
-            ("NVIDIA B200", Some("b200")),
-            ("NVIDIA GB200", Some("gb200")),
-            ("NVIDIA B300 SXM6 AC", Some("b300")),
-            // Not measured, but named by their products.
-            ("AMD Instinct MI300X", Some("mi300x")),
-            ("AMD Instinct MI355X", Some("mi355x")),
-            ("Google TPU v5p", Some("tpu-v5p")),
-            ("Google TPU v6e", Some("tpu-v6e")),
-            ("Intel Gaudi 3", Some("gaudi-3")),
-        ];
-        for (name, machine) in names {
+        for (name, machine) in NAMES {
             assert_eq!(machine_of(&named(name)).as_deref(), machine, "{name}");
         }
-        let rows: Vec<_> = names.iter().filter_map(|(_, machine)| *machine).collect();
+        let rows: Vec<_> = NAMES.iter().filter_map(|(_, machine)| *machine).collect();
         for machine in Machines::load(None).unwrap().0.concat() {
             assert!(
                 rows.contains(&machine.name.as_str()),

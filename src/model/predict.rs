@@ -4,7 +4,7 @@
 use super::llm::Llm;
 use super::machine::Machine;
 use super::step::{Part, Phase, Shape, Step};
-use crate::problem::DType;
+use crate::format::DType;
 use crate::roofline::Roof;
 
 /// Best read known, of a data sheet's bandwidth: see [`super::launch::REACHABLE`].
@@ -21,7 +21,7 @@ pub const LAUNCH_S: f64 = 2e-6;
 
 /// Which peaks to predict with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Peaks {
+pub enum PeakBasis {
     /// The data sheet's: no machine is faster.
     #[default]
     Sheet,
@@ -39,10 +39,10 @@ pub struct Rates<'a> {
 
 impl<'a> Rates<'a> {
     /// Of a machine, as its sheet states or as is achievable.
-    pub const fn new(machine: &'a Machine, peaks: Peaks) -> Self {
+    pub const fn new(machine: &'a Machine, peaks: PeakBasis) -> Self {
         let (bandwidth, compute) = match peaks {
-            Peaks::Sheet => (1.0, 1.0),
-            Peaks::Achievable => (REACHABLE_BANDWIDTH, REACHABLE_COMPUTE),
+            PeakBasis::Sheet => (1.0, 1.0),
+            PeakBasis::Achievable => (REACHABLE_BANDWIDTH, REACHABLE_COMPUTE),
         };
         Rates { machine, bandwidth, compute }
     }
@@ -123,7 +123,7 @@ impl Totals {
 
 /// What limits a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Bound {
+pub enum StepBound {
     /// It does not fit the memory.
     Capacity,
     /// Most of its time goes by in problems that compute.
@@ -136,29 +136,29 @@ pub enum Bound {
     Latency,
 }
 
-impl Bound {
+impl StepBound {
     /// The spelling used in tables and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
-            Bound::Capacity => "capacity",
-            Bound::Compute => "compute",
-            Bound::Bandwidth => "bandwidth",
-            Bound::Link => "link",
-            Bound::Latency => "latency",
+            StepBound::Capacity => "capacity",
+            StepBound::Compute => "compute",
+            StepBound::Bandwidth => "bandwidth",
+            StepBound::Link => "link",
+            StepBound::Latency => "latency",
         }
     }
 }
 
 /// Times of a step on a machine, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Times {
+pub struct StepTimes {
     /// Its bytes at the bandwidth of DRAM.
     pub memory_s: f64,
     /// Its FLOPs at the peaks of their formats.
     pub compute_s: f64,
     /// The sum over its problems of the longer of the two: problems follow one another.
     pub roof_s: f64,
-    /// The part of [`Times::roof_s`] in problems that computing takes longer in.
+    /// The part of [`StepTimes::roof_s`] in problems that computing takes longer in.
     pub computing_s: f64,
     /// What is sent, at the bandwidth of the links.
     pub link_s: f64,
@@ -166,11 +166,11 @@ pub struct Times {
     pub launch_s: f64,
 }
 
-impl Times {
+impl StepTimes {
     /// Of a step; `None` where the machine states no peak for a format, or no links where
     /// there is something to send.
-    pub fn of(step: &Step, rates: &Rates) -> Option<Times> {
-        let mut times = Times::default();
+    pub fn of(step: &Step, rates: &Rates) -> Option<StepTimes> {
+        let mut times = StepTimes::default();
         let mut launches = 0;
         for piece in &step.pieces {
             let (work, count) = (piece.problem.work(), piece.count as f64);
@@ -202,15 +202,15 @@ impl Times {
     }
 
     /// What takes most of it, of a step that fits.
-    pub fn bound(&self) -> Bound {
+    pub fn bound(&self) -> StepBound {
         if self.launch_s > self.roof_s + self.link_s {
-            Bound::Latency
+            StepBound::Latency
         } else if self.link_s > self.roof_s {
-            Bound::Link
+            StepBound::Link
         } else if self.computing_s > self.roof_s / 2.0 {
-            Bound::Compute
+            StepBound::Compute
         } else {
-            Bound::Bandwidth
+            StepBound::Bandwidth
         }
     }
 }
@@ -291,7 +291,7 @@ impl Growth {
 
 /// What is asked for in one row: a shape on a machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
+pub struct StepQuestion<'a> {
     /// The model.
     pub model: &'a Llm,
     /// The step.
@@ -311,7 +311,7 @@ pub struct Prediction {
     /// activations.
     pub ridge: Option<f64>,
     /// Times, where the machine states what they take.
-    pub times: Option<Times>,
+    pub times: Option<StepTimes>,
     /// Capacity of the machine.
     pub memory_bytes: Option<f64>,
     /// Most requests that fit, on all GPUs together.
@@ -322,8 +322,13 @@ pub struct Prediction {
 
 impl Prediction {
     /// Of a step, with the growth of its decode over the batch.
-    pub fn of(question: &Question, step: &Step, totals: Totals, growth: &Growth) -> Self {
-        let Question { shape, rates, .. } = question;
+    pub fn of(
+        question: &StepQuestion,
+        step: &Step,
+        totals: Totals,
+        growth: &Growth,
+    ) -> Self {
+        let StepQuestion { shape, rates, .. } = question;
         let footprint = Footprint::of(step);
         let memory_bytes = rates.machine.memory_bytes;
         let ridge = rates.ridge(shape.formats.activations);
@@ -332,7 +337,7 @@ impl Prediction {
             totals,
             footprint,
             ridge,
-            times: Times::of(step, rates),
+            times: StepTimes::of(step, rates),
             memory_bytes,
             batch_max: memory_bytes.map(|bytes| data * footprint.most_requests(bytes)),
             batch_at_ridge: ridge.and_then(|ridge| growth.batch_at(ridge)),
@@ -351,9 +356,9 @@ impl Prediction {
     }
 
     /// What limits it.
-    pub fn bound(&self) -> Option<Bound> {
+    pub fn bound(&self) -> Option<StepBound> {
         if self.fits() == Some(false) {
-            return Some(Bound::Capacity);
+            return Some(StepBound::Capacity);
         }
         self.times.map(|times| times.bound())
     }
@@ -398,7 +403,7 @@ impl Prediction {
     }
 
     /// Joules for each new token, at the power limit of the board.
-    pub fn energy_per_token_j(&self, question: &Question) -> Option<f64> {
+    pub fn energy_per_token_j(&self, question: &StepQuestion) -> Option<f64> {
         let rate = self.tokens_per_s_per_gpu(question.shape)?;
         Some(question.rates.machine.power_w? / rate)
     }

@@ -5,9 +5,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::machine::Machines;
-use super::predict::{Peaks, Rates};
+use super::predict::{PeakBasis, Rates};
 use super::table::{self, Raw};
-use crate::problem::Problem;
+use crate::op::Problem;
 
 /// A published measurement.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,14 +53,16 @@ impl Compared {
 /// # Errors
 /// A table that does not parse, or a machine that states too little.
 pub fn compare(machines: &Machines) -> Result<Vec<Compared>> {
-    let rows =
-        table::load::<Row>(("published.toml", include_str!("published.toml")), None)?;
+    let rows = table::load::<MeasurementRow>(
+        ("published.toml", include_str!("published.toml")),
+        None,
+    )?;
     rows.into_iter().map(|measurement| compare_one(machines, measurement)).collect()
 }
 
 fn compare_one(machines: &Machines, measurement: Measurement) -> Result<Compared> {
     let machine = machines.named(&measurement.machine)?;
-    let rates = Rates::new(machine, Peaks::Achievable);
+    let rates = Rates::new(machine, PeakBasis::Achievable);
     let (mut roof_s, mut bytes, mut compute_s) = (0.0, 0.0, 0.0);
     for problem in &measurement.problems {
         let work = problem.work();
@@ -77,7 +79,7 @@ fn compare_one(machines: &Machines, measurement: Measurement) -> Result<Compared
         bytes += work.bytes() as f64;
         compute_s += of_flops;
     }
-    let (time_s, sheet) = (measurement.time_s, Rates::new(machine, Peaks::Sheet));
+    let (time_s, sheet) = (measurement.time_s, Rates::new(machine, PeakBasis::Sheet));
     let reachable = super::predict::REACHABLE_COMPUTE;
     Ok(Compared {
         measurement,
@@ -90,7 +92,7 @@ fn compare_one(machines: &Machines, measurement: Measurement) -> Result<Compared
 /// A row of the table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct MeasurementRow {
     name: String,
     machine: String,
     problems: Vec<String>,
@@ -102,7 +104,7 @@ struct Row {
     note: String,
 }
 
-impl Raw for Row {
+impl Raw for MeasurementRow {
     type Checked = Measurement;
     const KEY: &'static str = "measurement";
 

@@ -1,10 +1,11 @@
 //! One step of a model on one GPU as a list of problems: what a prediction adds up. There
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
-use super::llm::{Attention, Experts, Llm};
-use crate::problem::{
-    Access, DType, DecodeAttention, Gemm, Inputs, KvAppend, KvRead, Layout, Lengths,
-    MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem, Routing, Stream,
+use super::llm::{AttentionKind as Attention, Experts, Llm};
+use crate::format::DType;
+use crate::op::{
+    Access, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout, KvRead, Lengths, MlaDecode,
+    MoeGemm, PageOrder, PrefillAttention, Problem, Routing, Stream,
 };
 
 /// What a step does.
@@ -118,7 +119,7 @@ impl Piece {
     /// Bytes of the weights of one problem that lie in memory, read or not.
     pub fn resident_bytes(&self) -> u64 {
         match self.problem.routed() {
-            Some(p) => p.expert_bytes() * p.experts,
+            Some(routed) => routed.resident_weight_bytes,
             None => self.problem.weight_bytes(),
         }
     }
@@ -152,7 +153,7 @@ pub struct Step {
 }
 
 /// Pages of a predicted cache.
-const PAGES: Layout = Layout::Paged { page_size: 64, order: PageOrder::HeadFirst };
+const PAGES: KvLayout = KvLayout::Paged { page_size: 64, order: PageOrder::HeadFirst };
 
 /// Makes the list.
 struct Builder<'a> {
@@ -268,7 +269,7 @@ fn request_cache_bytes(model: &Llm, shape: &Shape) -> u64 {
                     kv_heads: kv_heads.div_ceil(shape.parallel.tensor),
                     head_dim,
                     dtype: shape.formats.cache,
-                    layout: Layout::Contiguous,
+                    layout: KvLayout::Contiguous,
                     lengths: Lengths::Equal,
                 };
                 Problem::KvRead(read).cache_bytes()
@@ -282,7 +283,7 @@ fn request_cache_bytes(model: &Llm, shape: &Shape) -> u64 {
                     rope_dim: qk_rope_dim,
                     dtype: shape.formats.activations,
                     kv_dtype: shape.formats.cache,
-                    layout: Layout::Contiguous,
+                    layout: KvLayout::Contiguous,
                     lengths: Lengths::Equal,
                     new_tokens: 1,
                 };
@@ -307,7 +308,7 @@ impl Builder<'_> {
         if count > 0 {
             let problem =
                 problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
-            let expected = problem.routed().map(MoeGemm::bytes_read_expected);
+            let expected = problem.routed().map(|routed| routed.bytes_read_expected);
             self.pieces.push(Piece { name, part, problem, count, expected });
         }
         Ok(())
@@ -431,7 +432,7 @@ impl Builder<'_> {
                 head_dim,
                 dtype,
                 kv_dtype,
-                layout: Layout::Contiguous,
+                layout: KvLayout::Contiguous,
                 lengths: Lengths::Equal,
                 new_tokens,
                 window,
@@ -496,7 +497,7 @@ impl Builder<'_> {
                     rope_dim: qk_rope_dim,
                     dtype: formats.activations,
                     kv_dtype: formats.cache,
-                    layout: Layout::Contiguous,
+                    layout: KvLayout::Contiguous,
                     lengths: Lengths::Equal,
                     new_tokens,
                 };

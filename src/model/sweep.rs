@@ -7,7 +7,7 @@ use std::io;
 use rayon::prelude::*;
 
 use super::llm::Llm;
-use super::predict::{Growth, Prediction, Question, Rates, Totals};
+use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
 use super::step::{Formats, Parallel, Phase, Shape, Step};
 
 /// Tokens of the requests of a row.
@@ -94,7 +94,7 @@ const PIECES: usize = 64;
 
 /// What rows of a piece of the grid have in common.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct GridPiece<'a> {
     model: &'a Llm,
     phase: Phase,
     formats: Formats,
@@ -103,7 +103,7 @@ struct Place<'a> {
     batches: &'a [u64],
 }
 
-impl Place<'_> {
+impl GridPiece<'_> {
     /// The step of a batch.
     fn shape(&self, batch: u64) -> Shape {
         let new_tokens = match self.phase {
@@ -128,13 +128,13 @@ impl<'a> Grid<'a> {
         chunks * self.rates.len()
     }
 
-    fn pieces(&self) -> impl Iterator<Item = Place<'_>> {
+    fn pieces(&self) -> impl Iterator<Item = GridPiece<'_>> {
         self.models.iter().flat_map(move |model| {
             self.phases.iter().flat_map(move |&phase| {
                 self.formats.iter().flat_map(move |&formats| {
                     self.parallel.iter().flat_map(move |&parallel| {
                         self.tokens.iter().flat_map(move |tokens| {
-                            self.batches.chunks(BATCHES).map(move |batches| Place {
+                            self.batches.chunks(BATCHES).map(move |batches| GridPiece {
                                 model,
                                 phase,
                                 formats,
@@ -164,7 +164,7 @@ impl<'a> Grid<'a> {
         writeln!(to, "{}", COLUMNS.join(","))?;
         let mut pieces = self.pieces();
         loop {
-            let some: Vec<Place> = pieces.by_ref().take(PIECES).collect();
+            let some: Vec<GridPiece> = pieces.by_ref().take(PIECES).collect();
             if some.is_empty() {
                 return Ok(());
             }
@@ -177,7 +177,7 @@ impl<'a> Grid<'a> {
     }
 
     /// The rows of a piece as CSV.
-    fn rows_of(&self, place: &Place) -> String {
+    fn rows_of(&self, place: &GridPiece) -> String {
         let mut text = String::with_capacity(512 * place.batches.len() * self.rates.len());
         let decode = Shape { phase: Phase::Decode, new_tokens: 1, ..place.shape(1) };
         let growth = Growth::of(place.model, &decode);
@@ -186,8 +186,8 @@ impl<'a> Grid<'a> {
             let step = Step::of(place.model, &shape);
             let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
             for rates in &self.rates {
-                let question = Question { model: place.model, shape: &shape, rates };
-                let row = Row { question, workload: &place.tokens.workload };
+                let question = StepQuestion { model: place.model, shape: &shape, rates };
+                let row = SweepRow { question, workload: &place.tokens.workload };
                 match &step {
                     Ok(step) => {
                         let of = Prediction::of(&question, step, totals, &growth);
@@ -202,14 +202,14 @@ impl<'a> Grid<'a> {
 }
 
 /// A row to write.
-struct Row<'a> {
-    question: Question<'a>,
+struct SweepRow<'a> {
+    question: StepQuestion<'a>,
     workload: &'a str,
 }
 
-impl Row<'_> {
+impl SweepRow<'_> {
     fn write_question(&self, to: &mut String) {
-        let Question { model, shape, rates } = self.question;
+        let StepQuestion { model, shape, rates } = self.question;
         let Shape { phase, batch, context, new_tokens, formats, parallel } = shape;
         let Formats { weights, cache, activations } = formats;
         let Parallel { tensor, expert, data } = parallel;
@@ -317,10 +317,10 @@ fn flag(to: &mut String, value: Option<bool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::DType;
     use crate::model::llm;
     use crate::model::machine::Machines;
-    use crate::model::predict::Peaks;
-    use crate::problem::DType;
+    use crate::model::predict::PeakBasis;
 
     fn with_grid(check: impl Fn(&Grid)) {
         let (models, machines) = (llm::load(None).unwrap(), Machines::load(None).unwrap());
@@ -335,7 +335,7 @@ mod tests {
             parallel: vec![Parallel::ONE, Parallel { tensor: 5, ..Parallel::ONE }],
             tokens: [64, 8192].map(tokens).to_vec(),
             batches: (1..=300).step_by(37).collect(),
-            rates: machines.iter().map(|m| Rates::new(m, Peaks::Sheet)).collect(),
+            rates: machines.iter().map(|m| Rates::new(m, PeakBasis::Sheet)).collect(),
         });
     }
 

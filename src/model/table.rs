@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use toml::Spanned;
 
-use crate::problem::unknown_key;
+use crate::op::unknown_key;
 
 /// A mistake in a table, where it is and what to do.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! do only one of the two, or keep the cache elsewhere. Sums of steps; see [`super::step`].
 
 use super::llm::Llm;
-use super::predict::{Footprint, Rates, Times};
+use super::predict::{Footprint, Rates, StepTimes};
 use super::step::{Formats, Parallel, Phase, Shape, Step};
 use super::workload::Workload;
 
@@ -33,7 +33,7 @@ impl Served<'_> {
     }
 
     fn seconds(&self, step: &Step, rates: &Rates) -> Result<f64, String> {
-        Times::of(step, rates).map(|times| times.time_s()).ok_or_else(|| {
+        StepTimes::of(step, rates).map(|times| times.time_s()).ok_or_else(|| {
             format!(
                 "{} states no peak in {}, or no links",
                 rates.machine().name,

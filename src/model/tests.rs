@@ -2,9 +2,12 @@
 
 use super::llm::{self, Llm};
 use super::machine::Machines;
-use super::predict::{Footprint, Growth, Peaks, Prediction, Question, Rates, Totals};
+use super::predict::{
+    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
+};
 use super::step::{Formats, Parallel, Phase, Shape, Step};
-use crate::problem::{DType, MoeGemm, Problem};
+use crate::format::DType;
+use crate::op::{MoeGemm, Problem};
 
 const BF16: Formats =
     Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
@@ -176,11 +179,11 @@ fn expert_parallelism_divides_experts() {
 
 fn prediction(name: &str, shape: &Shape, machine: &str) -> Prediction {
     let (models, machines) = (models(), Machines::load(None).unwrap());
-    let rates = Rates::new(machines.named(machine).unwrap(), Peaks::Sheet);
+    let rates = Rates::new(machines.named(machine).unwrap(), PeakBasis::Sheet);
     let model = llm::named(&models, name).unwrap();
     let step = Step::of(model, shape).unwrap();
     let growth = Growth::of(model, shape);
-    let question = Question { model, shape, rates: &rates };
+    let question = StepQuestion { model, shape, rates: &rates };
     Prediction::of(&question, &step, Totals::of_step(&step), &growth)
 }
 
@@ -319,7 +322,7 @@ fn tasks_are_their_turns() {
     use super::workload;
     let (models, machines) = (models(), Machines::load(None).unwrap());
     let workloads = workload::load(None).unwrap();
-    let rates = Rates::new(machines.named("h200").unwrap(), Peaks::Sheet);
+    let rates = Rates::new(machines.named("h200").unwrap(), PeakBasis::Sheet);
     let parallel = Parallel { tensor: 4, ..Parallel::ONE };
     let model = llm::named(&models, "llama-3.1-70b").unwrap();
     let served = Served { model, formats: BF16, parallel, cache_hit: None };
@@ -345,7 +348,7 @@ fn tasks_are_their_turns() {
     assert_eq!(cold.cached_tokens, 0);
     assert!(cold.prefill_s > 5.0 * task.prefill_s);
 
-    let h100 = Rates::new(machines.named("h100-sxm").unwrap(), Peaks::Sheet);
+    let h100 = Rates::new(machines.named("h100-sxm").unwrap(), PeakBasis::Sheet);
     let apart = Disaggregated::of(&served, (&h100, &rates), coding, u64::MAX).unwrap();
     // A quarter of 327,680 bytes for each token that is computed, over 450 GB/s.
     assert!((apart.shipped_bytes / (81_920.0 * 4_011.0) - 1.0).abs() < 1e-9);

@@ -56,7 +56,7 @@ impl Workload {
 /// # Errors
 /// A table that cannot be read, does not parse, or has an inconsistent row.
 pub fn load(user: Option<&Path>) -> Result<Vec<Workload>> {
-    table::load::<Row>(("workloads.toml", include_str!("workloads.toml")), user)
+    table::load::<WorkloadRow>(("workloads.toml", include_str!("workloads.toml")), user)
 }
 
 /// The workload with a name.
@@ -70,7 +70,7 @@ pub fn named<'a>(workloads: &'a [Workload], name: &str) -> Result<&'a Workload> 
 /// A row of the table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct WorkloadRow {
     name: String,
     context: u64,
     output_tokens: u64,
@@ -87,7 +87,7 @@ struct Row {
 /// Most tokens, and most turns, of a row.
 const MOST: u64 = 1 << 30;
 
-impl Raw for Row {
+impl Raw for WorkloadRow {
     type Checked = Workload;
     const KEY: &'static str = "workload";
 

@@ -12,7 +12,7 @@ use super::frame::{
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
-use crate::problem::{Access, Op, Problem};
+use crate::op::{Access, Op, Problem};
 use crate::statistics::Estimate;
 use crate::transfer::{self, Fit};
 

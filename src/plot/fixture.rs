@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::analysis::Campaign;
+use crate::format::DType;
 use crate::model::machine::DataSheet;
+use crate::op::Problem;
 use crate::point::{CacheState, Point};
-use crate::problem::{DType, Problem};
 use crate::record::{Records, Row, Run, Status};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 

@@ -8,8 +8,9 @@ use super::svg::{
     Anchor, Canvas, FAINT, INK, Marker, Shape, Stroke, Text, text_width, wrap,
 };
 use crate::analysis::{Campaign, Measured};
+use crate::format::DType;
+use crate::op::Op;
 use crate::point::CacheState;
-use crate::problem::{DType, Op};
 use crate::record::Status;
 use crate::roofline::Peaks;
 use crate::statistics::Estimate;

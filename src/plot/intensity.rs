@@ -11,8 +11,8 @@ use super::frame::{
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
+use crate::op::{DecodeAttention, MlaDecode, Problem};
 use crate::point::CacheState;
-use crate::problem::{DecodeAttention, MlaDecode, Problem};
 
 /// Series that a panel can show and still be read.
 const MOST_SERIES: usize = PALETTE.len();

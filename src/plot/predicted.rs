@@ -14,12 +14,12 @@ use super::layout::{Quad, Rect};
 use super::picture::{Letters, Picture};
 use super::raster;
 use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
-use crate::model::llm::{self, Attention, Llm};
+use crate::format::DType;
+use crate::model::llm::{self, AttentionKind, Llm};
 use crate::model::machine::{Machine, Machines};
-use crate::model::predict::{Footprint, Peaks, Rates, Totals};
+use crate::model::predict::{Footprint, PeakBasis, Rates, Totals};
 use crate::model::step::{Formats, Parallel, Part, Phase, Shape as StepShape, Step};
 use crate::model::workload::{self, Workload};
-use crate::problem::DType;
 use crate::record::write_atomically;
 
 /// A figure out of predictions.
@@ -39,7 +39,7 @@ struct Area {
     x_title: &'static str,
     y_title: &'static str,
     x_scale: Scale,
-    series: Vec<Series>,
+    series: Vec<ChartSeries>,
     /// Values of x that are lines, with what they mean.
     verticals: Vec<(f64, String)>,
     /// Values of y that are lines.
@@ -48,7 +48,7 @@ struct Area {
 
 /// Points of one kind, joined where there is an order.
 #[derive(Clone, Debug)]
-struct Series {
+struct ChartSeries {
     name: String,
     joined: bool,
     points: Vec<(f64, f64)>,
@@ -123,7 +123,7 @@ fn step(
 /// The ridges of machines in bf16, as lines.
 fn ridges(machines: &Machines, names: &[&str]) -> Result<Vec<(f64, String)>> {
     let ridge = |name: &&str| {
-        let rates = Rates::new(machines.named(name)?, Peaks::Sheet);
+        let rates = Rates::new(machines.named(name)?, PeakBasis::Sheet);
         let ridge =
             rates.ridge(DType::Bf16).with_context(|| format!("{name} has no ridge"))?;
         Ok((ridge, format!("ridge of {name} {ridge:.0}")))
@@ -160,7 +160,7 @@ fn quadrants(models: &[Llm], machines: &Machines) -> Result<Chart> {
                     points.push(place(&step, part));
                 }
                 let name = format!("{} {what}", phase.name());
-                series.push(Series { name, joined: true, points });
+                series.push(ChartSeries { name, joined: true, points });
             }
         }
         panels.push(Area {
@@ -221,8 +221,8 @@ fn workflows(models: &[Llm], machines: &Machines, workloads: &[Workload]) -> Res
         let Workload { context, new_tokens, output_tokens, .. } = workload;
         let name =
             format!("{name}: {context} cached, {new_tokens} new, {output_tokens} out");
-        footprints.push(Series { name: name.clone(), joined: true, points: resident });
-        intensities.push(Series { name, joined: true, points: oi });
+        footprints.push(ChartSeries { name: name.clone(), joined: true, points: resident });
+        intensities.push(ChartSeries { name, joined: true, points: oi });
     }
     Ok(Chart {
         name: "workflows",
@@ -253,14 +253,14 @@ fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
     let latent = llm::named(models, "deepseek-v3")?;
     let with_heads = |count: u64| {
         let mut model = llama.clone();
-        if let Attention::Heads { kv_heads, .. } = &mut model.attention {
+        if let AttentionKind::Heads { kv_heads, .. } = &mut model.attention {
             *kv_heads = count;
         }
         model
     };
     let with_latents = |width: u64| {
         let mut model = Llm { layers: llama.layers, ..latent.clone() };
-        if let Attention::Latent { kv_lora_rank, .. } = &mut model.attention {
+        if let AttentionKind::Latent { kv_lora_rank, .. } = &mut model.attention {
             *kv_lora_rank = width;
         }
         model
@@ -281,7 +281,7 @@ fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
             let step = decode(model, BF16, 1, context)?;
             points.push((context as f64, step.request_cache_bytes as f64 / GB));
         }
-        series.push(Series { name: name.clone(), joined: true, points });
+        series.push(ChartSeries { name: name.clone(), joined: true, points });
     }
     Ok(Chart {
         name: "caches",
@@ -322,7 +322,7 @@ fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
                 };
                 points.push((batch as f64, y));
             }
-            series.push(Series { name: name.to_owned(), joined: true, points });
+            series.push(ChartSeries { name: name.to_owned(), joined: true, points });
         }
         let (heading, y_title, horizontals) = if per_request {
             let lines = capacities(machines, &["h100-sxm", "b200"])?;
@@ -416,7 +416,7 @@ impl Area {
     fn over_batches(
         heading: &str,
         y_title: &'static str,
-        series: Vec<Series>,
+        series: Vec<ChartSeries>,
         horizontals: Vec<(f64, String)>,
     ) -> Self {
         Area {

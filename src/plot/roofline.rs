@@ -9,7 +9,8 @@ use super::frame::{
 use super::layout::{Quad, Rect, Spot};
 use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
 use crate::analysis::{Campaign, Measured};
-use crate::problem::{DType, Op};
+use crate::format::DType;
+use crate::op::Op;
 
 /// Horizontal room for the label of a slope, in pixels.
 const SLOPE_LABEL: f64 = 125.0;

@@ -1,5 +1,13 @@
+use half::{bf16, f16};
+
+use super::attention::{Attention, softmax};
+use super::compare::{BUDGET, Rows};
+use super::kv_source::KvSource;
+use super::peak::SETTLED_STEPS;
 use super::*;
-use crate::problem::Inputs;
+use crate::format::{DType, Tensor, TensorFormat};
+use crate::op::{Inputs, KvLayout, KvRead, Lengths, PageOrder, PrefillAttention};
+use crate::weights;
 
 const SEED: u64 = 11;
 
@@ -104,8 +112,8 @@ fn one_cached_token_is_its_value_row() {
         grouped.extend((0..8).map(|i| value(batch, head / 2, i)));
         interleaved.extend((0..8).map(|i| value(batch, head % 2, i)));
     }
-    assert_eq!(checked(text, &bytes_of(&grouped)).verdict, Verdict::Pass);
-    assert_eq!(checked(text, &bytes_of(&interleaved)).verdict, Verdict::Fail);
+    assert_eq!(checked(text, &bytes_of(&grouped)).verdict, CheckVerdict::Pass);
+    assert_eq!(checked(text, &bytes_of(&interleaved)).verdict, CheckVerdict::Fail);
 }
 
 #[test]
@@ -113,13 +121,18 @@ fn the_first_causal_row_is_the_first_value_row() {
     let text =
         "prefill_attention:batch=1,new_tokens=1,q_heads=1,kv_heads=1,head_dim=4,dtype=f32";
     let row: Vec<f64> = (0..4).map(|i| key(1).value(DType::F32, i).into()).collect();
-    assert_eq!(checked(text, &bytes_of(&row)).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &bytes_of(&row)).verdict, CheckVerdict::Pass);
+}
+
+/// Inputs that begin with keys and values.
+fn keys_and_values() -> SlotInputs {
+    SlotInputs { seed: SEED, slot: 0, names: vec!["k", "v"] }
 }
 
 /// Attention to a cache of keys and values as wide as a head.
 fn attention(
     queries: &[f32],
-    cache: &Cache,
+    cache: &KvSource,
     batch: u64,
     head: u64,
     tokens: Range<u64>,
@@ -136,10 +149,10 @@ fn equal_scores_give_the_mean_of_the_values() {
         kv_heads: 1,
         head_dim: 3,
         dtype: DType::F32,
-        layout: Layout::Contiguous,
+        layout: KvLayout::Contiguous,
         lengths: Lengths::Equal,
     };
-    let out = attention(&[0.0; 3], &Cache::new(kv, &[key(0), key(1)]), 0, 0, 0..5);
+    let out = attention(&[0.0; 3], &KvSource::new(kv, &keys_and_values()), 0, 0, 0..5);
     for (i, got) in out.iter().enumerate() {
         let column = (0..5).map(|t| f64::from(key(1).value(DType::F32, t * 3 + i as u64)));
         assert!((got - column.sum::<f64>() / 5.0).abs() < 1e-12);
@@ -163,17 +176,17 @@ fn tokens_are_found_through_the_page_table() {
         kv_heads: 2,
         head_dim: 10,
         dtype: DType::F32,
-        layout: Layout::Paged { page_size: 2, order: PageOrder::HeadFirst },
+        layout: KvLayout::Paged { page_size: 2, order: PageOrder::HeadFirst },
         lengths: Lengths::Equal,
     };
     let table = vec![3, 0, 2, 1];
-    let paged = Cache { p, keys: key(0), values: key(1), table, scales: None };
+    let paged = KvSource { p, keys: key(0), values: key(1), table, scales: None };
     // Page 3, head 1, token 1: ((3 * 2 + 1) * 2 + 1) * 10.
     assert_eq!(paged.offset(0, 1, 1), 150);
     // The last token of request 0 is the first of its second page, page 0.
     assert_eq!(paged.offset(0, 0, 2), 0);
     assert_eq!(paged.offset(1, 1, 2), 60);
-    let contiguous = Cache { p: KvRead { layout: Layout::Contiguous, ..p }, ..paged };
+    let contiguous = KvSource { p: KvRead { layout: KvLayout::Contiguous, ..p }, ..paged };
     assert_eq!(contiguous.offset(1, 1, 2), 110);
 }
 
@@ -185,12 +198,13 @@ fn pages_of_the_whole_context_in_order_are_contiguous() {
         kv_heads: 2,
         head_dim: 8,
         dtype: DType::Bf16,
-        layout: Layout::Paged { page_size: 4, order: PageOrder::HeadFirst },
+        layout: KvLayout::Paged { page_size: 4, order: PageOrder::HeadFirst },
         lengths: Lengths::Equal,
     };
-    let paged = Cache { p, keys: key(0), values: key(1), table: vec![0, 1], scales: None };
+    let paged =
+        KvSource { p, keys: key(0), values: key(1), table: vec![0, 1], scales: None };
     let contiguous =
-        Cache::new(KvRead { layout: Layout::Contiguous, ..p }, &[key(0), key(1)]);
+        KvSource::new(KvRead { layout: KvLayout::Contiguous, ..p }, &keys_and_values());
     let q = [0.5; 8];
     for (batch, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let out = attention(&q, &paged, batch, head, 0..4);
@@ -202,10 +216,15 @@ fn pages_of_the_whole_context_in_order_are_contiguous() {
 fn attention_agrees_with_a_plain_one_and_planted_bugs_are_caught() {
     let (text, p) = decode_case(33);
     let right = checked(&text, &bytes_of(&plain_attention(&p, Bug::None)));
-    assert_eq!((right.verdict, right.elements), (Verdict::Pass, 96), "{}", right.message);
+    assert_eq!(
+        (right.verdict, right.elements),
+        (CheckVerdict::Pass, 96),
+        "{}",
+        right.message
+    );
     for bug in [Bug::DroppedToken, Bug::WrongHead, Bug::SwappedKv, Bug::NoScale] {
         let wrong = checked(&text, &bytes_of(&plain_attention(&p, bug)));
-        assert_eq!(wrong.verdict, Verdict::Fail);
+        assert_eq!(wrong.verdict, CheckVerdict::Fail);
         assert!(wrong.message.starts_with("o at batch "), "{}", wrong.message);
     }
 }
@@ -219,10 +238,10 @@ fn a_mask_that_is_off_by_one_is_caught() {
         );
         let Problem::PrefillAttention(p) = problem(&text) else { panic!("{text}") };
         let verdict = |bug| checked(&text, &bytes_of(&plain_attention(&p, bug))).verdict;
-        assert_eq!(verdict(Bug::None), Verdict::Pass);
-        assert_eq!(verdict(Bug::MaskOneShort), Verdict::Fail);
+        assert_eq!(verdict(Bug::None), CheckVerdict::Pass);
+        assert_eq!(verdict(Bug::MaskOneShort), CheckVerdict::Fail);
         if causal {
-            assert_eq!(verdict(Bug::MaskOneLong), Verdict::Fail);
+            assert_eq!(verdict(Bug::MaskOneLong), CheckVerdict::Fail);
         }
     }
 }
@@ -235,7 +254,7 @@ fn a_single_poisoned_element_is_named() {
     let at = (6 + 3) * 8 + 5;
     output[at * 4..][..4].fill(0xff);
     let found = checked(&text, &output);
-    assert_eq!(found.verdict, Verdict::Fail);
+    assert_eq!(found.verdict, CheckVerdict::Fail);
     assert!(
         found.message.starts_with("o at batch 1, new token 0, q head 3, dim 5 is NaN"),
         "{}",
@@ -254,10 +273,10 @@ fn a_single_wrong_element_is_named_with_its_expectation() {
         (0..9).map(term).sum()
     };
     let mut c: Vec<f64> = (0..3).flat_map(|i| (0..70).map(move |j| dot(i, j))).collect();
-    assert_eq!(checked(text, &bytes_of(&c)).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &bytes_of(&c)).verdict, CheckVerdict::Pass);
     c[2 * 70 + 65] += 0.5;
     let found = checked(text, &bytes_of(&c));
-    assert_eq!((found.verdict, found.elements), (Verdict::Fail, 210));
+    assert_eq!((found.verdict, found.elements), (CheckVerdict::Fail, 210));
     assert!(found.message.starts_with("c at row 2, column 65 is "), "{}", found.message);
     assert!((found.max_abs_err - 0.5).abs() < 1e-6);
 }
@@ -281,9 +300,9 @@ fn a_sample_has_both_ends_and_no_part_twice() {
 fn checksums_are_exact() {
     let text = "stream:access=read,bytes=262272";
     let sum = (0..65_568).fold(0u32, |sum, i| sum.wrapping_add(key(0).word(i)));
-    assert_eq!(checked(text, &sum.to_le_bytes()).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &sum.to_le_bytes()).verdict, CheckVerdict::Pass);
     let off = checked(text, &sum.wrapping_add(1).to_le_bytes());
-    assert_eq!(off.verdict, Verdict::Fail);
+    assert_eq!(off.verdict, CheckVerdict::Fail);
 }
 
 #[test]
@@ -291,7 +310,8 @@ fn cache_checksums_leave_out_the_unread_tail() {
     let text = "kv_read:batch=1,context=3,kv_heads=1,head_dim=4,dtype=bf16,layout=paged2";
     let mut words = [vec![0u32; 8], vec![0u32; 8]];
     for (tensor, words) in words.iter_mut().enumerate() {
-        key(tensor).fill(Format::Values(DType::Bf16), bytemuck::cast_slice_mut(words));
+        key(tensor)
+            .fill(TensorFormat::Values(DType::Bf16), bytemuck::cast_slice_mut(words));
     }
     let table = key(2).page_table(2);
     // Two words a token, four a page; the second page is read half.
@@ -305,7 +325,7 @@ fn cache_checksums_leave_out_the_unread_tail() {
             .collect::<Vec<_>>()
     };
     let sum = words.iter().flat_map(read).fold(0, u32::wrapping_add);
-    assert_eq!(checked(text, &sum.to_le_bytes()).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &sum.to_le_bytes()).verdict, CheckVerdict::Pass);
 }
 
 #[test]
@@ -313,7 +333,7 @@ fn written_and_copied_words_are_compared_one_by_one() {
     let words: Vec<u32> = vec![write_pattern(SEED, 0); 64];
     let mut bytes: Vec<u8> = bytemuck::pod_collect_to_vec(&words);
     let write = "stream:access=write,bytes=256";
-    assert_eq!(checked(write, &bytes).verdict, Verdict::Pass);
+    assert_eq!(checked(write, &bytes).verdict, CheckVerdict::Pass);
     bytes[4 * 40..][..4].fill(0xff);
     let found = checked(write, &bytes);
     assert!(
@@ -323,7 +343,10 @@ fn written_and_copied_words_are_compared_one_by_one() {
     );
     let copied: Vec<u32> = (0..32).map(|i| key(0).word(i)).collect();
     let copied: Vec<u8> = bytemuck::pod_collect_to_vec(&copied);
-    assert_eq!(checked("stream:access=copy,bytes=256", &copied).verdict, Verdict::Pass);
+    assert_eq!(
+        checked("stream:access=copy,bytes=256", &copied).verdict,
+        CheckVerdict::Pass
+    );
 }
 
 #[test]
@@ -339,9 +362,9 @@ fn a_chain_that_lacks_a_step_is_caught() {
         let lanes = (0..20).map(|i| key(0).value(DType::F32, i));
         lanes.map(|x| f64::from((0..steps).fold(x, step))).collect()
     };
-    assert_eq!(checked(text, &bytes_of(&chain(1000))).verdict, Verdict::Pass);
-    assert_eq!(checked(text, &bytes_of(&chain(999))).verdict, Verdict::Fail);
-    assert_eq!(checked(text, &bytes_of(&chain(998))).verdict, Verdict::Fail);
+    assert_eq!(checked(text, &bytes_of(&chain(1000))).verdict, CheckVerdict::Pass);
+    assert_eq!(checked(text, &bytes_of(&chain(999))).verdict, CheckVerdict::Fail);
+    assert_eq!(checked(text, &bytes_of(&chain(998))).verdict, CheckVerdict::Fail);
 }
 
 #[test]
@@ -399,16 +422,16 @@ fn tensor_tiles_are_compared() {
         let text = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=3");
         let mut end = tile(dtype);
         let found = checked(&text, bytemuck::cast_slice(&end));
-        assert_eq!(found.verdict, Verdict::Pass, "{}", found.message);
+        assert_eq!(found.verdict, CheckVerdict::Pass, "{}", found.message);
         // One step left out shows.
         let size: f32 = end.iter().map(|x| x.abs()).fold(0.0, f32::max);
         assert!(size > 1.0);
         let fewer = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=2");
-        assert_eq!(checked(&fewer, bytemuck::cast_slice(&end)).verdict, Verdict::Fail);
+        assert_eq!(checked(&fewer, bytemuck::cast_slice(&end)).verdict, CheckVerdict::Fail);
         end[77] += 0.01 * size;
         let found = checked(&text, bytemuck::cast_slice(&end));
         assert!(found.message.contains("77") || found.message.contains('9'), "{found:?}");
-        assert_eq!(found.verdict, Verdict::Fail);
+        assert_eq!(found.verdict, CheckVerdict::Fail);
     }
 }
 
@@ -423,7 +446,7 @@ fn what_has_no_reference_says_so() {
 #[test]
 fn an_output_of_the_wrong_size_fails() {
     let found = checked("gemm:m=1,n=1,k=1,dtype=f32", &[0; 3]);
-    assert_eq!(found.verdict, Verdict::Fail);
+    assert_eq!(found.verdict, CheckVerdict::Fail);
     assert_eq!(found.message, "c has 3 bytes, expected 4");
 }
 
@@ -435,7 +458,7 @@ fn an_unwritten_checksum_is_found_among_many() {
     let mut output = vec![0x11; 4 * 64 * 8];
     output[4 * 300..4 * 301].fill(0xff);
     let found = checked(text, &output);
-    assert_eq!(found.verdict, Verdict::Fail);
+    assert_eq!(found.verdict, CheckVerdict::Fail);
     let target = problem(text);
     let sums = checked(text, &vec![0xff; 4 * 64 * 8]).elements;
     assert!(sums < target.tensors().last().unwrap().elements, "all were compared");
@@ -466,15 +489,15 @@ fn triads_are_compared_to_the_last_bit() {
         (0..256).map(|i| value(0, i) + TRIAD_FACTOR * value(1, i)).collect();
     assert_eq!(fused, apart);
     let bytes = |a: &[f32]| bytemuck::cast_slice::<f32, u8>(a).to_vec();
-    assert_eq!(checked(text, &bytes(&fused)).verdict, Verdict::Pass);
+    assert_eq!(checked(text, &bytes(&fused)).verdict, CheckVerdict::Pass);
     let mut wrong = fused.clone();
     wrong[77] = f32::from_bits(wrong[77].to_bits() ^ 1);
     let found = checked(text, &bytes(&wrong));
-    assert_eq!(found.verdict, Verdict::Fail);
+    assert_eq!(found.verdict, CheckVerdict::Fail);
     assert!(found.message.contains("a at word 77"), "{}", found.message);
     let swapped: Vec<f32> =
         (0..256).map(|i| value(1, i) + TRIAD_FACTOR * value(0, i)).collect();
-    assert_eq!(checked(text, &bytes(&swapped)).verdict, Verdict::Fail);
+    assert_eq!(checked(text, &bytes(&swapped)).verdict, CheckVerdict::Fail);
 }
 
 /// Bytes of an input of a problem, as a device has them.
@@ -541,14 +564,14 @@ fn weights_are_numbers_times_their_scales() {
         let found = checked(&text, &bytes_of(&c(0)));
         assert_eq!(
             (found.verdict, found.elements),
-            (Verdict::Pass, 64),
+            (CheckVerdict::Pass, 64),
             "{}",
             found.message
         );
         if w_dtype.is_scaled() {
             assert_eq!(
                 checked(&text, &bytes_of(&c(1))).verdict,
-                Verdict::Fail,
+                CheckVerdict::Fail,
                 "{w_dtype}"
             );
         }
@@ -564,7 +587,7 @@ fn typical_sizes_are_those_of_the_outputs() {
         else {
             unreachable!("a gemm")
         };
-        let rows = gemm_rows(p, &[key(0), key(1), key(2)]);
+        let rows = gemm::rows(p, &SlotInputs::new(&p.into(), SEED, 0));
         let squares: f64 =
             (0..rows.count).flat_map(|part| (rows.make)(part).1).map(|x| x * x).sum();
         let ratio = (squares / 512.0).sqrt() / rows.typical.unwrap();
@@ -605,13 +628,13 @@ fn experts_get_their_tokens() {
         let found = checked(&text, &bytes_of(&y(0, false)));
         assert_eq!(
             (found.verdict, found.elements),
-            (Verdict::Pass, 160),
+            (CheckVerdict::Pass, 160),
             "{}",
             found.message
         );
         for wrong in [y(1, false), y(0, true)] {
             let found = checked(&text, &bytes_of(&wrong));
-            assert_eq!(found.verdict, Verdict::Fail);
+            assert_eq!(found.verdict, CheckVerdict::Fail);
             assert!(found.message.starts_with("y at token "), "{}", found.message);
         }
     }
@@ -684,7 +707,7 @@ fn latent_attention_agrees_with_a_plain_one() {
         let elements = 2 * 3 * 512;
         assert_eq!(
             (found.verdict, found.elements),
-            (Verdict::Pass, elements),
+            (CheckVerdict::Pass, elements),
             "{}",
             found.message
         );
@@ -695,7 +718,7 @@ fn latent_attention_agrees_with_a_plain_one() {
             LatentBug::SeesTheFuture,
         ] {
             let found = checked(&text, &bytes_of(&o(bug)));
-            assert_eq!(found.verdict, Verdict::Fail);
+            assert_eq!(found.verdict, CheckVerdict::Fail);
             assert!(found.message.starts_with("o at batch "), "{}", found.message);
         }
     }
@@ -720,8 +743,9 @@ fn unneeded_bytes_are_those_that_work_leaves_out() {
         // But for numbers of pages that are not looked up.
         let pages = inputs - left_out - p.work().bytes_read;
         assert!(pages < 4 * 18 && pages.is_multiple_of(4), "{text}: {pages}");
-        for (position, range) in unneeded {
-            assert!(range.end <= p.tensors()[position].bytes());
+        for (name, range) in unneeded {
+            let tensor = p.tensors().into_iter().find(|t| t.name == name).unwrap();
+            assert!(range.end <= tensor.bytes());
         }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{Bound, Claim, FLAT, Finding, Judge};
 use crate::analysis::Measured;
-use crate::problem::{DType, DecodeAttention, Gemm, MlaDecode, MoeGemm, Problem, Work};
+use crate::format::{DType, Work};
+use crate::op::{DecodeAttention, Gemm, MlaDecode, MoeGemm, Problem};
 use crate::roofline::Resource;
 use crate::section::Section;
 use crate::statistics::Estimate;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Once;
 
-use ridgepoint::nvrtc::SearchPath;
+use ridgepoint::toolchain::nvrtc::SearchPath;
 
 /// The pinned compiler where it is installed: what another version makes of the
 /// kernels is not the tests' business.

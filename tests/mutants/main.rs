@@ -29,11 +29,12 @@ use ptx::Statement;
 use rayon::prelude::*;
 use ridgepoint::device::vm::{Counts, VmDevice};
 use ridgepoint::device::{Device, Options};
-use ridgepoint::kernel::{Arch, KERNELS, Kernel, Target};
+use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
-use ridgepoint::nvrtc::Nvrtc;
 use ridgepoint::point::{CacheState, Point};
 use ridgepoint::record::Status;
+use ridgepoint::toolchain::nvrtc::Nvrtc;
+use ridgepoint::toolchain::{Arch, Target};
 use specimens::{SLOW, SPECIMENS};
 use survivors::Survivors;
 
@@ -130,8 +131,9 @@ impl Specimen {
         let texts: BTreeSet<String> = texts.collect();
         assert_eq!(texts.len(), 1, "{problems:?} are not compiled alike");
         let target = Target::new(Arch::SM_90, sms);
-        let entry =
-            |point: &Point| (kernel.plan)(&point.problem, &target).launches[0].entry;
+        let configured =
+            |point: &Point| kernel.configure(&point.problem, target.arch).unwrap();
+        let entry = |point: &Point| configured(point).plan(&target).launches[0].entry;
         let mut most = 0;
         for point in &points {
             let counted = counting.count(&point.problem, kernel.name, SEED).unwrap();

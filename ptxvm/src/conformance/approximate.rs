@@ -1,12 +1,12 @@
-//! Approximations: within what the ISA promises of the exact value.
+//! Approximations: within the error of the exact value that the ISA allows.
 
-use super::draft::{Cases, Scalar, bits};
+use super::draft::{Cases, Scalar, bits, one};
 use super::number::{BF16, F16, F32, Format};
 use super::{Program, Wanted};
 
 const FAMILY: Scalar = Scalar::new("approximation");
 
-/// What the ISA promises about an error.
+/// The error that the ISA allows.
 #[derive(Clone, Copy)]
 enum Promise {
     Absolute(f64),
@@ -83,77 +83,84 @@ fn quotients() -> Vec<Program> {
     vec![program("div.approx.f32"), program("div.full.f32")]
 }
 
-pub(super) fn programs() -> Vec<Program> {
+/// 2 to the power of `-n`.
+fn below(n: f64) -> f64 {
+    (-n).exp2()
+}
+
+/// Functions of binary32.
+fn single_precision() -> Vec<Program> {
     use Promise::{Absolute, Relative};
-    let bits = |n: f64| (-n).exp2();
     let any = [1.0, 2.0, 3.0, 0.1, 123.456, 1e-20, 3e20, 0.99999994, 1.0000001];
     let small = [0.0, 1.0, -1.0, 0.5, 3.0, -2.5, 10.25, -20.1, 0.1, -1e-3];
     let with = |list: &[f32], more: &[f32]| [list, more].concat();
     let infinity = f32::INFINITY;
     let angles = [0.0, 0.1, -0.7, 1.5, 2.5, -3.1, 1e-3];
-    let mut programs = vec![
+    vec![
         one_operand(
             "ex2.approx.f32",
-            Relative(bits(22.0)),
+            Relative(below(22.0)),
             &with(&small, &[-infinity, infinity, f32::NAN]),
             f64::exp2,
         ),
         one_operand(
             "rcp.approx.f32",
-            Relative(bits(23.0)),
+            Relative(below(23.0)),
             &with(&any, &[-3.0, 0.0, -0.0, infinity, f32::NAN]),
             f64::recip,
         ),
         one_operand(
             "sqrt.approx.f32",
-            Relative(bits(23.0)),
+            Relative(below(23.0)),
             &with(&any, &[0.0, -1.0, infinity]),
             f64::sqrt,
         ),
         one_operand(
             "rsqrt.approx.f32",
-            Relative(bits(22.9)),
+            Relative(below(22.9)),
             &with(&any, &[0.0, -1.0, infinity]),
             |x| x.sqrt().recip(),
         ),
         one_operand(
             "lg2.approx.f32",
-            Absolute(bits(22.0)),
+            Absolute(below(22.0)),
             &[0.51, 0.7, 0.9, 1.0, 1.1, 1.5, 1.9],
             f64::log2,
         ),
         one_operand(
             "lg2.approx.f32",
-            Relative(bits(22.0)),
+            Relative(below(22.0)),
             &[2.0, 3.0, 8.0, 123.456, 0.1, 1e-20, 3e20, 0.0, -1.0, infinity],
             f64::log2,
         ),
-        one_operand("sin.approx.f32", Absolute(bits(20.5)), &angles, f64::sin),
-        one_operand("cos.approx.f32", Absolute(bits(20.5)), &angles, f64::cos),
+        one_operand("sin.approx.f32", Absolute(below(20.5)), &angles, f64::sin),
+        one_operand("cos.approx.f32", Absolute(below(20.5)), &angles, f64::cos),
         one_operand(
             "tanh.approx.f32",
-            Relative(bits(11.0)),
+            Relative(below(11.0)),
             &with(&small, &[infinity, -infinity]),
             f64::tanh,
         ),
-        one_operand("ex2.approx.ftz.f32", Relative(bits(22.0)), &small, f64::exp2),
-    ];
-    programs.push(FAMILY.named(
-        "ex2.approx.ftz.f32 below the normal range",
-        "ex2.approx.ftz.f32 %d, %a;",
-        &vec![
-            super::draft::one(0xc302_0000, 0),
-            super::draft::one(0x0000_0001, 0x3f80_0000),
-        ],
-    ));
+        one_operand("ex2.approx.ftz.f32", Relative(below(22.0)), &small, f64::exp2),
+        FAMILY.named(
+            "ex2.approx.ftz.f32 below the normal range",
+            "ex2.approx.ftz.f32 %d, %a;",
+            &vec![one(0xc302_0000, 0), one(0x0000_0001, 0x3f80_0000)],
+        ),
+    ]
+}
+
+pub(super) fn programs() -> Vec<Program> {
+    use Promise::{Absolute, Relative};
+    let mut programs = single_precision();
     let f16 = [0x0000, 0x3c00, 0xbc00, 0x3800, 0x4200, 0xc100, 0x2e66, 0x4500];
     let bf16 = [0x0000, 0x3f80, 0xbf80, 0x3f00, 0x4040, 0xc020, 0x3dcd];
     let hopper = FAMILY.needs("sm_90", "7.8");
-    let ex2_f16 = (F16, Relative(bits(9.9)));
+    let ex2_f16 = (F16, Relative(below(9.9)));
     programs.push(halves(FAMILY, "ex2.approx.f16", ex2_f16, &f16, f64::exp2));
-    let tanh_f16 = (F16, Absolute(bits(10.987)));
+    let tanh_f16 = (F16, Absolute(below(10.987)));
     programs.push(halves(FAMILY, "tanh.approx.f16", tanh_f16, &f16, f64::tanh));
-    let ex2_bf16 = (BF16, Relative(bits(7.0)));
+    let ex2_bf16 = (BF16, Relative(below(7.0)));
     programs.push(halves(hopper, "ex2.approx.ftz.bf16", ex2_bf16, &bf16, f64::exp2));
     programs.extend(quotients());
     programs

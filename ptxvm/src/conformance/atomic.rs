@@ -1,5 +1,5 @@
-//! Atomics: every operation on a cell of each thread's own, which shows old and new
-//! value, and on one cell of all.
+//! Atomics: every operation on one cell per thread, which shows the old and the new value,
+//! and on one cell for all threads.
 
 use super::Program;
 use super::draft::Draft;
@@ -12,12 +12,12 @@ struct Operation {
     bytes: u32,
     initial: fn(u32) -> u64,
     operand: fn(u32) -> u64,
-    /// What `cas` puts in place.
+    /// The new value of `cas`.
     second: Option<fn(u32) -> u64>,
     new: fn(u64, u64, u64) -> u64,
 }
 
-/// Integers of 32 bits that wrap, are equal here and there, and have both signs.
+/// Integers of 32 bits that wrap, are sometimes equal, and have both signs.
 fn initial(t: u32) -> u64 {
     u64::from((t.wrapping_mul(0x1234_5677) ^ 0x7fff_fff0).rotate_left(t % 7))
 }
@@ -97,7 +97,7 @@ const OPERATIONS: [Operation; 28] = [
         operand: |_| 0x4010_4000,
         ..words("add.noftz.bf16x2", |_, _, _| 0x4070_4040)
     },
-    // A sum of 2049 has no place in 11 bits and ties to even.
+    // A sum of 2049 does not fit 11 bits and is a tie, rounded to even.
     Operation {
         initial: |_| 0x6800_0001,
         operand: |_| 0x3c00_0002,
@@ -113,7 +113,7 @@ fn float(t: u32, more: f32) -> u64 {
 /// Threads of a program here.
 const THREADS: u32 = 64;
 
-/// One operation on cells of the threads' own.
+/// One operation on one cell per thread.
 fn own_cells(operation: &Operation, space: &str) -> Program {
     let Operation { name, bytes, initial, operand, second, new } = *operation;
     let mut draft = Draft::new(FAMILY, format!("atom.{space}.{name}")).threads(THREADS);
@@ -184,7 +184,7 @@ fn put(
     }
 }
 
-/// All threads on one cell, by operations whose order does not show.
+/// All threads on one cell, with operations whose result does not depend on the order.
 fn one_cell(space: &str) -> Program {
     let name = format!("atom.{space} on one cell");
     let mut draft = Draft::new(FAMILY, name).threads(THREADS);
@@ -223,7 +223,7 @@ fn one_cell(space: &str) -> Program {
         };
         draft.code(&format!("{value}\nred.{space}.{name} [%q2+{}], %r3;", 4 * n));
     }
-    // Every thread draws a number of its own.
+    // Every thread draws a different number.
     draft.code("bar.sync 0;");
     for (n, (name, _, _, end)) in operations.iter().enumerate() {
         draft.code(&format!("ld.{space}.b32 %r4, [%q2+{}];", 4 * n));

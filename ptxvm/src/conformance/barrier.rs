@@ -5,7 +5,7 @@ use super::draft::Draft;
 
 const FAMILY: &str = "barrier";
 
-/// Writes `value` to the thread's word of `tile`; `%q1` is where that is.
+/// Writes `value` to the thread's word of `tile`, whose address is `%q1`.
 const WRITE: &str = "mov.u64 %q1, tile;
     mad.wide.u32 %q2, %t, 4, %q1;
     st.shared.b32 [%q2], %r2;";
@@ -31,7 +31,7 @@ fn exchange() -> Program {
     draft.finish()
 }
 
-/// Two warps arrive and go on, two others wait for them.
+/// Two warps arrive and continue, two others wait for them.
 fn producers_and_consumers() -> Program {
     let mut draft = Draft::new(FAMILY, "bar.arrive and bar.sync").threads(128);
     draft.declare(".shared .align 4 .b8 tile[512];");
@@ -121,7 +121,7 @@ fn chain(name: &str, take: &str, give: &str) -> Program {
     draft.finish()
 }
 
-/// The last block to come adds up what all have left.
+/// The last block to arrive adds up what all have written.
 fn last_block() -> Program {
     let mut draft =
         Draft::new("fence", "the last block reads all").blocks(8, 1).threads(64);

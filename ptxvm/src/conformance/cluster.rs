@@ -84,7 +84,7 @@ fn remote_atomics() -> Program {
     draft.finish()
 }
 
-/// A token goes round: each block writes to the next and arrives at its mbarrier.
+/// A token passes through all blocks: each writes to the next and arrives at its mbarrier.
 fn remote_mbarriers() -> Program {
     let mut draft = draft("a token around a cluster", 4, 4);
     draft.declare(".shared .align 4 .b32 token;\n    .shared .align 8 .b64 bar;");
@@ -171,7 +171,7 @@ fn remote_copies() -> Program {
     draft.finish()
 }
 
-/// One warpgroup gives registers to another.
+/// One warpgroup releases registers and another takes them.
 fn registers() -> Program {
     let mut draft = Draft::new("setmaxnreg", "setmaxnreg")
         .needs("sm_90a", "8.0")
@@ -191,7 +191,7 @@ fn registers() -> Program {
          MEET:
          bar.sync 0;",
     );
-    draft.put("behind", "%r2", |t| if t < 128 { 7 + t } else { 7 * t });
+    draft.put("afterwards", "%r2", |t| if t < 128 { 7 + t } else { 7 * t });
     draft.finish()
 }
 

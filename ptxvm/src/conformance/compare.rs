@@ -13,7 +13,7 @@ fn selects(test: &str, cases: &Cases) -> Program {
     FAMILY.program(&format!("{test} selp.u32 %d, 1, 0, %p1;"), cases)
 }
 
-/// Whether two unsigned values stand in an order.
+/// Whether two unsigned values are in a certain order.
 type Order = fn(u32, u32) -> bool;
 
 /// Integers: an order of 32-bit values.

@@ -103,7 +103,7 @@ fn narrowing() -> Vec<Program> {
     programs
 }
 
-/// All of [`FLOATS`] but those that tf32 has no finite neighbour for.
+/// All of [`FLOATS`] except those that would overflow in tf32.
 fn tf32_cases(mode: Mode) -> Cases {
     let finite = FLOATS.iter().filter(|&&a| a & 0x7fff_ffff < 0x7f00_0000);
     finite.map(|&a| one(a, TF32.round(F32.decode(a), mode))).collect()
@@ -169,7 +169,7 @@ fn eight_bits() -> Vec<Program> {
     programs
 }
 
-/// The integer nearest in the sense of `mode`, within the type's range.
+/// `value` rounded to an integer by `mode`, and limited to the type's range.
 fn to_integer(value: Exact, mode: Mode, signed: bool, width: u32) -> u64 {
     let magnitude = value.in_units_of(0, mode).min(1 << 100) as i128;
     let integer = if value.negative { -magnitude } else { magnitude };
@@ -180,24 +180,26 @@ fn to_integer(value: Exact, mode: Mode, signed: bool, width: u32) -> u64 {
     (integer.clamp(least, most) & ((1 << width) - 1)) as u64
 }
 
+/// Bits of binary32 on both sides of halves and of the integers' ranges.
+const NEAR_INTEGERS: [u64; 15] = [
+    0,
+    0x8000_0000,
+    0x3f00_0000,
+    0xbf00_0000,
+    0x3fc0_0000,
+    0xbfc0_0000,
+    0x4020_0000,
+    0x3eff_ffff,
+    0x4b00_0001,
+    0x4f00_0000,
+    0xcf00_0001,
+    0x4f80_0000,
+    0x5f80_0000,
+    0xdf80_0000,
+    0x4effffff,
+];
+
 fn to_integers() -> Vec<Program> {
-    let floats: [u64; 15] = [
-        0,
-        0x8000_0000,
-        0x3f00_0000,
-        0xbf00_0000,
-        0x3fc0_0000,
-        0xbfc0_0000,
-        0x4020_0000,
-        0x3eff_ffff,
-        0x4b00_0001,
-        0x4f00_0000,
-        0xcf00_0001,
-        0x4f80_0000,
-        0x5f80_0000,
-        0xdf80_0000,
-        0x4effffff,
-    ];
     let modes = [
         ("rni", Mode::Nearest),
         ("rzi", Mode::Zero),
@@ -212,14 +214,14 @@ fn to_integers() -> Vec<Program> {
             let d = if width == 64 { "%wd" } else { "%d" };
             let case = |&a: &u64| one(a, to_integer(F32.decode(a), mode, signed, width));
             let body = format!("cvt.{modifier}.{ty}.f32 {d}, %a;");
-            programs.push(FAMILY.program(&body, &floats.iter().map(case).collect()));
+            programs.push(FAMILY.program(&body, &NEAR_INTEGERS.iter().map(case).collect()));
             // The same values as doubles.
             let case = |&a: &u64| {
                 let double = F64.round(F32.decode(a), Mode::Nearest);
                 one(double, to_integer(F32.decode(a), mode, signed, width))
             };
             let body = format!("cvt.{modifier}.{ty}.f64 {d}, %wa;");
-            programs.push(FAMILY.program(&body, &floats.iter().map(case).collect()));
+            programs.push(FAMILY.program(&body, &NEAR_INTEGERS.iter().map(case).collect()));
         }
         let case = |&a: &u64| {
             let value = F32.decode(a);
@@ -228,10 +230,10 @@ fn to_integers() -> Vec<Program> {
             one(a, F32.round(whole, Mode::Nearest))
         };
         let body = format!("cvt.{modifier}.f32.f32 %d, %a;");
-        programs.push(FAMILY.program(&body, &floats.iter().map(case).collect()));
+        programs.push(FAMILY.program(&body, &NEAR_INTEGERS.iter().map(case).collect()));
     }
     programs.push(FAMILY.named(
-        "cvt.rzi.s32.f32 of what is no number",
+        "cvt.rzi.s32.f32 of NaN and infinities",
         "cvt.rzi.s32.f32 %d, %a;",
         &vec![
             one(0x7fc0_0000, 0),

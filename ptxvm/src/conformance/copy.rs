@@ -8,8 +8,8 @@ fn word(n: u32) -> u32 {
     n.wrapping_mul(0x0101_4243) ^ 0x5a5a_0000
 }
 
-/// The little-endian word of bytes at `byte` of the inputs, of which only `count`
-/// are there and the rest are zero.
+/// The little-endian word at `byte` of the inputs, of which only `count` bytes are copied
+/// and the rest are zero.
 fn partial(byte: u32, count: u32) -> u32 {
     match count {
         0 => 0,
@@ -99,7 +99,7 @@ fn arriving_copies() -> Program {
     draft.finish()
 }
 
-/// Two warps pass words to and fro, phase by phase.
+/// Two warps exchange words, phase by phase.
 fn phases() -> Program {
     let mut draft =
         Draft::new("mbarrier", "mbarrier phases").needs("sm_90", "8.0").threads(64);

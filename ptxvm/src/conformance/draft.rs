@@ -1,5 +1,5 @@
-//! What the programs have in common: the text around their body, and outputs with
-//! one value for each thread.
+//! What the programs share: the text around their body, and outputs with one value for
+//! each thread.
 
 use super::{Case, Program, Wanted};
 use crate::TensorMap;
@@ -41,7 +41,7 @@ impl Draft {
         }
     }
 
-    /// The oldest architecture and version of the ISA that have the instructions.
+    /// Sets the oldest architecture and version of the ISA that have the instructions.
     pub(super) fn needs(mut self, target: &'static str, version: &'static str) -> Self {
         (self.program.target, self.version) = (target, version);
         self
@@ -64,7 +64,7 @@ impl Draft {
         self
     }
 
-    /// Appends to the input; says at which byte it begins, a multiple of 128.
+    /// Appends to the input, at a multiple of 128 bytes; gives the offset.
     pub(super) fn input(&mut self, bytes: &[u8]) -> usize {
         let input = &mut self.program.input;
         input.resize(input.len().next_multiple_of(128), 0);
@@ -101,8 +101,8 @@ impl Draft {
         product(self.program.grid) * product(self.program.block)
     }
 
-    /// Makes room for as many values of `bytes` each as there are threads; `%q31` is
-    /// then the address of the thread's own.
+    /// Adds a value of `bytes` bytes for every thread to the output; `%q31` becomes the
+    /// address of the thread's value.
     pub(super) fn column(&mut self, bytes: usize) -> usize {
         let offset = self.program.output_bytes.next_multiple_of(8);
         self.program.output_bytes = offset + bytes * self.total();
@@ -145,8 +145,8 @@ impl Draft {
         self.put(label, "%r63", |thread| u32::from(wanted(thread)));
     }
 
-    /// Appends a loop that ends when the phase of the mbarrier at `address` with this
-    /// parity is over. Uses `%p15`.
+    /// Appends a loop that ends when the phase with this parity of the mbarrier at `address`
+    /// is complete. Uses `%p15`.
     pub(super) fn wait(&mut self, address: &str, parity: &str) {
         let label = format!("WAIT{}", self.body.len());
         self.code(&format!(
@@ -177,18 +177,17 @@ impl Draft {
     }
 }
 
-/// What a value of some bits must be.
+/// A value that must have these bits.
 pub(super) fn bits(value: u64) -> Wanted {
     Wanted::Bits(value)
 }
 
-/// Cases of an instruction without any neighbours: three inputs of 64 bits and what
-/// must come out.
+/// Cases of a single instruction: three inputs of 64 bits and the expected result.
 pub(super) type Cases = Vec<([u64; 3], Wanted)>;
 
-/// A program that runs `body` once for each case, one a thread. The body finds its
-/// inputs in `%a`, `%b`, `%c`, of 32 bits, or `%wa`, `%wb`, `%wc`, of 64, and leaves
-/// the result in `%d`, or in `%wd` where it mentions that.
+/// A program that runs `body` once for each case, one case per thread. The body has its
+/// inputs in `%a`, `%b`, `%c` of 32 bits, or `%wa`, `%wb`, `%wc` of 64 bits, and leaves
+/// the result in `%d`, or in `%wd` where it uses that.
 pub(super) struct Scalar {
     family: &'static str,
     target: &'static str,

@@ -11,10 +11,10 @@ const NAN: u64 = 0x7fc0_0000;
 const INFINITY: u64 = 0x7f80_0000;
 const ONE: u64 = 0x3f80_0000;
 const MINUS: u64 = 0x8000_0000;
-/// The NaN that minima and maxima give.
+/// The NaN that minimum and maximum give.
 const CANONICAL_NAN: u64 = 0x7fff_ffff;
 
-/// Zeros, neighbours of one, values whose sums round, the ends of the range.
+/// Zeros, neighbours of one, values whose sums are rounded, and the ends of the range.
 const FLOATS: [u64; 16] = [
     0,
     MINUS,
@@ -49,7 +49,7 @@ const DOUBLES: [u64; 13] = [
     0x8000_0000_0000_0007,
 ];
 
-/// A sum, difference, product or fused sum, exactly; `None` where 128 bits are few.
+/// A sum, difference, product or fused sum, exactly; `None` where 128 bits do not hold it.
 fn exact(operation: &str, format: Format, operands: [u64; 3], mode: Mode) -> Option<Exact> {
     let [a, b, c] = operands.map(|bits| format.decode(bits));
     match operation {
@@ -61,7 +61,7 @@ fn exact(operation: &str, format: Format, operands: [u64; 3], mode: Mode) -> Opt
     }
 }
 
-/// Every pair of values with a third, in an order of no meaning.
+/// Every pair of values, with a third value from the same list.
 fn triples(values: &[u64]) -> Vec<[u64; 3]> {
     let third = |n: usize| values[(5 * n + 3) % values.len()];
     let pairs = values.iter().flat_map(|&a| values.iter().map(move |&b| (a, b)));
@@ -131,12 +131,11 @@ fn double_precision() -> Vec<Program> {
     programs
 }
 
-/// Infinities, NaNs, flushing, saturation and signs, by hand.
-fn special_values() -> Vec<Program> {
+/// Infinities and NaNs, by hand.
+fn infinities() -> Vec<Program> {
     let nan = Wanted::Nan(F32);
     let is_nan = |a: u64, b: u64| ([a, b, 0], nan);
     let minus_infinity = INFINITY | MINUS;
-    let ten = 0x4120_0000;
     vec![
         FAMILY.named(
             "add.f32 of infinities",
@@ -165,7 +164,7 @@ fn special_values() -> Vec<Program> {
                 three(INFINITY, ONE, INFINITY, INFINITY),
                 ([INFINITY, ONE, minus_infinity], nan),
                 ([0, INFINITY, ONE], nan),
-                // 2^127 * 2 - 2^127: no overflow on the way.
+                // 2^127 * 2 - 2^127: the product must not overflow.
                 three(0x7f00_0000, 0x4000_0000, 0xff00_0000, 0x7f00_0000),
             ],
         ),
@@ -178,6 +177,13 @@ fn special_values() -> Vec<Program> {
                 two(ONE, minus_infinity, MINUS),
             ],
         ),
+    ]
+}
+
+/// Flushing and saturation, by hand.
+fn flushed_and_saturated() -> Vec<Program> {
+    let ten = 0x4120_0000;
+    vec![
         FAMILY.program(
             "add.ftz.f32 %d, %a, %b;",
             &vec![
@@ -281,7 +287,7 @@ fn packed(operation: &str, format: Format, values: &[u64]) -> Program {
     family.program(&format!("{operation}.rn.{name} %d, {operands};"), &cases)
 }
 
-/// One value of 16 bits in a register of its own.
+/// One value of 16 bits in a register.
 fn scalar_half(operation: &str, format: Format, values: &[u64]) -> Program {
     let case = |list: [u64; 3]| {
         let value = exact(operation, format, list, Mode::Nearest)?;
@@ -348,6 +354,13 @@ fn sixteen_bits() -> Vec<Program> {
 }
 
 pub(super) fn programs() -> Vec<Program> {
-    [single_precision(), double_precision(), special_values(), extremes(), sixteen_bits()]
-        .concat()
+    [
+        single_precision(),
+        double_precision(),
+        infinities(),
+        flushed_and_saturated(),
+        extremes(),
+        sixteen_bits(),
+    ]
+    .concat()
 }

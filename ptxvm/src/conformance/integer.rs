@@ -21,7 +21,7 @@ const U64: Integer = Integer { name: "u64", bits: 64, signed: false };
 const S64: Integer = Integer { name: "s64", bits: 64, signed: true };
 
 impl Integer {
-    /// The value that the low bits mean.
+    /// The value of the low bits.
     fn value(self, bits: u64) -> i128 {
         let low = i128::from(bits) & self.mask();
         let is_negative = self.signed && low >> (self.bits - 1) != 0;

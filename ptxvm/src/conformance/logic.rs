@@ -1,4 +1,4 @@
-//! Bits: shifts, fields, permutations, and functions of three bits.
+//! Operations on bits: shifts, fields, permutations, and functions of three bits.
 
 use super::Program;
 use super::draft::{Cases, Scalar, bits, one, three, two};

@@ -1,6 +1,6 @@
-//! Matrices in registers: `ldmatrix` and its kin, and `mma.sync` by the formulas of
-//! the ISA's fragments: element i of a thread, by group (lane / 4) and place in it
-//! (lane % 4).
+//! Matrices in registers: `ldmatrix`, `stmatrix`, `movmatrix`, and `mma.sync` by the
+//! formulas of the ISA's fragments: element i of a thread, by its group (lane / 4) and
+//! place in the group (lane % 4).
 
 use super::Program;
 use super::draft::Draft;
@@ -9,7 +9,7 @@ use super::number::{BF16, E4M3, E5M2, F16, F32, F64, TF32, small};
 /// Row and column of element `i` of the fragment, for thread (group, member).
 type Layout = fn(i: usize, group: usize, member: usize) -> (usize, usize);
 
-/// What a product is made of.
+/// A matrix product: its shape, types and fragments.
 struct Product {
     /// Type names with the shape before them.
     name: &'static str,
@@ -79,7 +79,7 @@ const A_BYTES_K16: Layout =
 const B_BYTES_K16: Layout = |i, group, member| (member * 4 + i, group);
 const A_8: Layout = |i, group, member| (group, member * 4 + i);
 
-/// bf16 in the commonest shape: what the others change.
+/// bf16 in the most common shape; the others are given by their differences.
 const BASE: Product = Product {
     name: "m16n8k16.row.col.f32.bf16.bf16.f32",
     target: "sm_80",
@@ -275,7 +275,7 @@ fn mma(product: &Product) -> Program {
         .collect();
     let c: Vec<i32> = (0..m * n).map(|i| i as i32 - 50).collect();
     let (narrow, wide) = product.bits;
-    // An encoding of 64 bits gives its upper half.
+    // Of an encoding of 64 bits, this is the upper half.
     let shift = if narrow == 64 { 32 } else { 0 };
     let encoded = |encode: fn(i32) -> u32, x: i32| u64::from(encode(x)) << shift;
     let pa =
@@ -296,11 +296,8 @@ fn mma(product: &Product) -> Program {
     }
     let [da, db, dc] = if narrow == 64 {
         for pair in 0..words / 2 {
-            draft.code(&format!(
-                "mov.b64 %q{pair}, {{%x{}, %x{}}};",
-                2 * pair,
-                2 * pair + 1
-            ));
+            let (low, high) = (2 * pair, 2 * pair + 1);
+            draft.code(&format!("mov.b64 %q{pair}, {{%x{low}, %x{high}}};"));
         }
         [list("q", 0, na / 2), list("q", na / 2, nb / 2), list("q", (na + nb) / 2, nc / 2)]
     } else {
@@ -314,12 +311,9 @@ fn mma(product: &Product) -> Program {
     let value = |lane: u32, word: usize| wanted[lane as usize][word];
     for word in 0..nc {
         if narrow == 64 && word % 2 == 0 {
-            let pair = (na + nb + word) / 2;
-            draft.code(&format!(
-                "mov.b64 {{%x{}, %x{}}}, %q{pair};",
-                na + nb + word,
-                na + nb + word + 1
-            ));
+            let (low, high, pair) =
+                (na + nb + word, na + nb + word + 1, (na + nb + word) / 2);
+            draft.code(&format!("mov.b64 {{%x{low}, %x{high}}}, %q{pair};"));
         }
         let register = format!("%x{}", na + nb + word);
         draft.put(&format!("word {word} of D"), &register, |lane| value(lane, word));
@@ -343,7 +337,7 @@ fn fragment(matrix: u32, t: u32, transposed: bool) -> u32 {
 }
 
 /// Fills `tile` with four matrices of 8 x 8, 16 bytes a row, by the words of every
-/// thread; `%r2` becomes the address of the row that the thread speaks for.
+/// thread; `%r2` becomes the address of the row that the thread provides.
 fn four_matrices(draft: &mut Draft) {
     draft.declare(".shared .align 128 .b8 tile[512];");
     let words = (0..128).map(|n| (2 * n) | ((2 * n + 1) << 16));

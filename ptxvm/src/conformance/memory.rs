@@ -20,7 +20,7 @@ fn input(draft: &mut Draft) {
     draft.input(&bytes);
 }
 
-/// Every type of scalar from global and from shared memory, widened by its sign.
+/// Every scalar type from global and from shared memory, extended by its sign.
 fn scalars(space: &str) -> Program {
     let mut draft = Draft::new(FAMILY, format!("ld.{space} of scalars"));
     input(&mut draft);
@@ -45,7 +45,7 @@ fn scalars(space: &str) -> Program {
     draft.finish()
 }
 
-/// Puts the input where `ld.space` finds it; says which register has its address.
+/// Copies the input to where `ld.space` reads it; gives the register with its address.
 fn copied_to(draft: &mut Draft, space: &str) -> &'static str {
     match space {
         "global" => "%in",
@@ -124,7 +124,7 @@ fn vectors(space: &str) -> Program {
     draft.finish()
 }
 
-/// Narrow stores leave their neighbours alone.
+/// Narrow stores do not change their neighbours.
 fn stores(space: &str) -> Program {
     let mut draft = Draft::new(FAMILY, format!("st.{space}"));
     input(&mut draft);

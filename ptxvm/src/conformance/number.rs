@@ -1,6 +1,6 @@
-//! Numbers by their definitions: exact values as integers times powers of two, and
-//! one rounding from them into any format. Slow, short, and sharing nothing with
-//! the code under test.
+//! Numbers by their definitions: exact values as integers times powers of two, and one
+//! rounding from them into any format. It is slow and short, and does not share any code
+//! with the machine under test.
 
 /// A binary floating-point format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,10 +9,10 @@ pub struct Format {
     pub exponent_bits: u32,
     /// Bits of the fraction field.
     pub fraction_bits: u32,
-    /// Whether the largest exponent is kept for infinities and NaNs. If not, only
-    /// the one pattern of all ones is no number.
+    /// Whether the largest exponent means infinities and NaNs. If not, only the pattern of
+    /// all ones is not a number.
     pub has_infinity: bool,
-    /// Bits below the fraction that a register holds beside it, all zero.
+    /// Bits below the fraction in a register, all zero.
     pub unused_bits: u32,
 }
 
@@ -44,12 +44,12 @@ impl Format {
         if self.has_infinity { all - (1 << self.fraction_bits) } else { all - 1 }
     }
 
-    /// The pattern of infinity, or of what stands in its place.
+    /// The pattern of infinity, or of the format's NaN if it does not have infinities.
     const fn infinity(self) -> u64 {
         self.largest() + 1
     }
 
-    /// Whether `bits` are no number.
+    /// Whether `bits` are not a number.
     pub(super) fn is_nan(self, bits: u64) -> bool {
         let magnitude = bits >> self.unused_bits & self.magnitude_mask();
         magnitude > self.largest() + u64::from(self.has_infinity)
@@ -89,7 +89,7 @@ impl Format {
         if value.negative { -magnitude } else { magnitude }
     }
 
-    /// The value nearest to `value` in the sense of `mode`.
+    /// `value` rounded by `mode`.
     pub(super) fn round(self, value: Exact, mode: Mode) -> u64 {
         let sign = u64::from(value.negative) << (self.exponent_bits + self.fraction_bits);
         (sign | self.round_magnitude(value, mode)) << self.unused_bits
@@ -180,7 +180,7 @@ impl Exact {
         if shift <= 0 {
             return self.magnitude << -shift;
         }
-        // Nothing is left of what is shifted out altogether but that it was there.
+        // Bits that are shifted out completely only matter as "not zero".
         let (kept, rest) = match shift {
             0..=126 => (self.magnitude >> shift, self.magnitude & ((1 << shift) - 1)),
             _ => (0, u128::from(self.magnitude != 0)),

@@ -1,5 +1,5 @@
-//! Tensor copies: boxes of one to five dimensions, over the tensor's edges, in every
-//! swizzle, there and back.
+//! Tensor copies: boxes of one to five dimensions, across the tensor's edges, with every
+//! swizzle, in both directions.
 
 use super::Program;
 use super::draft::{Draft, bits};
@@ -56,8 +56,8 @@ impl Shape {
         }
     }
 
-    /// For every element of the box: its first byte in shared memory, as the swizzle
-    /// has it, and its first byte in the tensor if it is within.
+    /// For every element of the box: its first byte in shared memory, with the swizzle, and
+    /// its first byte in the tensor if it is inside.
     fn places(&self) -> Vec<(usize, Option<usize>)> {
         let elements: u32 = self.box_dims.iter().product();
         let bytes = self.element.bytes();
@@ -141,7 +141,7 @@ fn copy_in(draft: &mut Draft, shape: &Shape) {
     draft.wait("%r3", "0");
 }
 
-/// A box into shared memory, whose bytes go out as they lie there.
+/// A box into shared memory, whose bytes are then stored in the order of shared memory.
 fn load(name: &str, shape: &Shape) -> Program {
     let mut draft = Draft::new(FAMILY, name).needs("sm_90", "8.0").threads(64);
     let at = draft.input(&(0..shape.tensor_bytes()).map(byte).collect::<Vec<u8>>());
@@ -180,8 +180,8 @@ fn load(name: &str, shape: &Shape) -> Program {
     draft.finish()
 }
 
-/// A box in, and out again to another tensor of the same shape, which is then read:
-/// inside of the tensor and the box it is the first, outside it is as it was.
+/// A box in, and out again to another tensor of the same shape. The second tensor must then
+/// equal the first inside of the box, and be unchanged outside.
 fn store(name: &str, shape: &Shape) -> Program {
     let mut draft = Draft::new(FAMILY, name).needs("sm_90", "8.0").threads(64);
     let size = shape.tensor_bytes();

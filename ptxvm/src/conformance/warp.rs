@@ -1,9 +1,9 @@
-//! Exchanges within a warp, and threads that part and meet again.
+//! Exchanges within a warp, and threads that diverge and reconverge.
 
 use super::Program;
 use super::draft::Draft;
 
-/// The value that a lane brings along.
+/// The value of a lane.
 fn own(lane: u32) -> u32 {
     lane * 11 % 37 + 1000 * lane
 }
@@ -48,7 +48,7 @@ fn shuffles() -> Vec<Program> {
                 draft.put_predicate(&label, "%p1", |t| shuffled(mode, t, b, c).1);
             }
         }
-        // A distance of each lane's own.
+        // A different distance for each lane.
         draft.code(&format!(
             "mad.lo.u32 %r4, %t, 7, 3;
              shfl.sync.{mode}.b32 %r3|%p1, %r2, %r4, {clamp}, 0xffffffff;"
@@ -164,8 +164,8 @@ fn reductions() -> Program {
     draft.finish()
 }
 
-/// Which lane is elected is the machine's choice, that it is one and all know it is
-/// not.
+/// The ISA leaves open which lane is elected, but it must be one lane, and all lanes must
+/// get the same answer.
 fn election() -> Program {
     let mut draft = Draft::new("vote", "elect.sync").needs("sm_90", "8.0");
     draft.code(
@@ -243,7 +243,7 @@ fn branches_within_branches() -> Program {
         1 => 0x2222_2222,
         _ => 0x1111_1111,
     });
-    draft.put("behind", "%r4", |_| 0x5555_5555);
+    draft.put("afterwards", "%r4", |_| 0x5555_5555);
     draft.finish()
 }
 
@@ -267,7 +267,7 @@ fn indexed_branches() -> Program {
     draft.finish()
 }
 
-/// Threads that leave are not waited for.
+/// Threads that have returned are not waited for.
 fn early_exits() -> Program {
     let mut draft = Draft::new("divergence", "threads that leave early").threads(64);
     draft.code("mul.lo.u32 %r2, %t, 5;");
@@ -282,7 +282,12 @@ fn early_exits() -> Program {
     draft.code("st.global.b32 [%q31], %r4;");
     for thread in (0..64).step_by(4) {
         let wanted = super::draft::bits(0x1111_1111);
-        draft.case(format!("behind, thread {thread}"), offset + 4 * thread, 4, wanted);
+        draft.case(
+            format!("after the barrier, thread {thread}"),
+            offset + 4 * thread,
+            4,
+            wanted,
+        );
     }
     draft.finish()
 }

@@ -1,5 +1,4 @@
-//! `wgmma` in all types, swizzles and transposes, over tiles that tensor copies lay
-//! out.
+//! `wgmma` for all types, swizzles and transposes, on tiles that tensor copies bring.
 
 use super::draft::{Draft, bits};
 use super::number::{BF16, E4M3, E5M2, F16, F32, Format, TF32, small};
@@ -73,7 +72,7 @@ fn code(swizzle: Swizzle) -> u64 {
     }
 }
 
-/// How an operand comes into shared memory.
+/// How an operand is copied to shared memory.
 struct Operand {
     /// First columns of the boxes.
     boxes: Vec<usize>,
@@ -119,7 +118,7 @@ fn operand(
         swizzle,
         fill: OutOfBoundsFill::Zero,
     });
-    // A box of fewer columns than the swizzle's rows is filled up with zeros.
+    // A box with fewer columns than the swizzle's rows is padded with zeros.
     let box_bytes = rows * wide * number.bytes;
     let (leading, stride) = match (transposed, swizzle) {
         (false, Swizzle::None) => (box_bytes, 128),
@@ -233,7 +232,7 @@ fn name(product: &Product, k: usize) -> String {
     name
 }
 
-/// What stands behind the descriptors: signs, and whether to transpose.
+/// The operands after the descriptors: signs, and whether to transpose.
 fn flags(product: &Product) -> String {
     let sign = |negative: bool| if negative { -1 } else { 1 };
     let mut flags = String::new();

@@ -1,7 +1,8 @@
-//! Arithmetic on integers and the instructions that integers and floats share.
+//! Integer arithmetic, and the instructions that integers and floats share.
 
 use crate::count::{Class, Unit};
-use crate::decode::{CARRY, Decoder, Result, Type};
+use crate::decode::decoder::{CARRY, Decoder, Result};
+use crate::instruction::Type;
 use crate::lanes::{Args, Wide, wide};
 
 /// One expression for signed and unsigned 32- and 64-bit lanes.
@@ -49,27 +50,6 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// Decodes `d, a, b` of one type.
-    pub(super) fn args2(&mut self, ty: Type) -> Result<Args> {
-        self.arity(3, 3)?;
-        let (a, b) = (self.source(1, ty)?, self.source(2, ty)?);
-        Ok(Args { d: self.dest_at(0, ty)?, a, b, ..Args::default() })
-    }
-
-    /// Decodes `d, a` of one type.
-    pub(super) fn args1(&mut self, ty: Type) -> Result<Args> {
-        self.arity(2, 2)?;
-        let a = self.source(1, ty)?;
-        Ok(Args { d: self.dest_at(0, ty)?, a, ..Args::default() })
-    }
-
-    pub(super) fn expect_ty(&mut self) -> Result<Type> {
-        match self.parts.ty() {
-            Some(ty) => Ok(ty),
-            None => self.fail("type is missing or not implemented"),
-        }
-    }
-
     fn integer1(&mut self, name: &str) -> Result<()> {
         let ty = self.expect_ty()?;
         let args = self.args1(ty)?;
@@ -111,7 +91,7 @@ impl<'a> Decoder<'_, 'a> {
     fn multiply(&mut self, name: &str) -> Result<()> {
         let part = self.parts.any(&["lo", "hi", "wide"]);
         let ty = self.expect_ty()?;
-        let Some(part) = part else { return self.fail("'.lo', '.hi' or '.wide'") };
+        let Some(part) = part else { return self.fail("expected '.lo', '.hi' or '.wide'") };
         let result = match (part, ty) {
             ("wide", Type::U16) => Type::U32,
             ("wide", Type::S16) => Type::S32,
@@ -227,7 +207,7 @@ impl<'a> Decoder<'_, 'a> {
         let d = self.dest_at(0, ty)?;
         if let Some(part) = part {
             let product = product(part, unsigned);
-            let Some(wide) = product else { return self.fail("not implemented") };
+            let Some(wide) = product else { return self.fail("type is not implemented") };
             let middle = self.spare(ty.bank());
             self.alu(wide, Args { d: middle, a, b, ..Args::default() }, Class::Integer);
             (a, b) = (middle, self.source(3, ty)?);
@@ -260,8 +240,8 @@ fn integer_op(name: &str, ty: Type) -> Option<Wide> {
         ("sub", _) => integer2!(ty, |a, b| a.wrapping_sub(b)),
         ("min", _) => integer2!(ty, |a, b| a.min(b)),
         ("max", _) => integer2!(ty, |a, b| a.max(b)),
-        // What a division by zero gives is the machine's choice: all ones here, and
-        // the dividend as the remainder, as the hardware's own sequences do.
+        // PTX leaves a division by zero open: all ones here, and the dividend as the
+        // remainder, as the code of the hardware's own division gives.
         ("div", _) => {
             integer2!(ty, |a, b| if b == 0 { !0 } else { a.wrapping_div(b) })
         }
@@ -340,7 +320,8 @@ fn dot4(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u32 {
     })
 }
 
-/// Sums and differences with the carry flag: `takes` it in, puts it `out`.
+/// Sums and differences with the carry flag, which is an input if `takes` and an output
+/// if `out`.
 fn carry_op(double: bool, minus: bool, takes: bool, out: bool) -> Wide {
     macro_rules! chain {
         ($ty:ty, $minus:expr, $takes:expr, $out:expr) => {{
@@ -358,7 +339,7 @@ fn carry_op(double: bool, minus: bool, takes: bool, out: bool) -> Wide {
                         (x, first || second)
                     }
                 };
-                // The flag first: the destination may be one of the sources.
+                // The flag is computed first: the destination may be one of the sources.
                 let flags = Args { d: CARRY, ..*g };
                 crate::lanes::apply3::<$ty, $ty, bool, bool>(r, &flags, m, |a, b, c| {
                     value(a, b, c).1

@@ -1,12 +1,37 @@
 //! Asynchronous copies and mbarriers.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::bulk::{Bulk, What};
-use crate::exec::cp_async::CpAsync;
-use crate::exec::mbarrier::{MbarrierKind, MbarrierOp};
+use crate::decode::decoder::{Decoder, Result};
+use crate::decode::operand::SCOPES;
 use crate::instruction::*;
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
+
+/// What `mbarrier` is followed by.
+const MBARRIER_FORMS: [&str; 9] = [
+    "init",
+    "inval",
+    "arrive",
+    "arrive_drop",
+    "expect_tx",
+    "complete_tx",
+    "test_wait",
+    "try_wait",
+    "pending_count",
+];
+
+fn mbarrier_kind(name: &str, bytes: bool, parity: bool) -> MbarrierKind {
+    match name {
+        "init" => MbarrierKind::Init,
+        "inval" => MbarrierKind::Invalidate,
+        "arrive" => MbarrierKind::Arrive { bytes, drop: false },
+        "arrive_drop" => MbarrierKind::Arrive { bytes, drop: true },
+        "expect_tx" => MbarrierKind::ExpectBytes,
+        "complete_tx" => MbarrierKind::CompleteBytes,
+        "pending_count" => MbarrierKind::PendingCount,
+        _ => MbarrierKind::Wait { parity },
+    }
+}
 
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn asynchronous(&mut self, name: &str) -> Result<()> {
@@ -53,7 +78,7 @@ impl<'a> Decoder<'_, 'a> {
 
     fn copy(&mut self) -> Result<()> {
         let Some(level) = self.parts.any(&["ca", "cg"]) else {
-            return self.fail("'.ca' or '.cg'");
+            return self.fail("expected '.ca' or '.cg'");
         };
         let (to, from) = (self.space(), self.space());
         if to != Space::Shared || from != Space::Global {
@@ -64,7 +89,7 @@ impl<'a> Decoder<'_, 'a> {
         self.arity(3, 4 + usize::from(policy))?;
         let bytes = self.immediate(2)?;
         if !(bytes == 16 || level == "ca" && matches!(bytes, 4 | 8)) {
-            return self.fail(format!("a copy of {bytes} bytes"));
+            return self.fail(format!("a copy of {bytes} bytes is not possible"));
         }
         let mut op = CpAsync {
             to: self.address(0, Space::Shared)?,
@@ -74,7 +99,7 @@ impl<'a> Decoder<'_, 'a> {
             ignore: None,
         };
         if self.operands() > 3 + usize::from(policy) {
-            // A predicate says to ignore the source, a number how much there is of it.
+            // A predicate means to ignore the source, an integer is the source's size.
             let operand = self.operand(3)?.clone();
             let is_predicate = matches!(operand, Operand::Not(_))
                 || self.register(&operand).is_ok_and(|r| r.bank == Bank::Predicate);
@@ -89,39 +114,19 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn mbarrier(&mut self) -> Result<()> {
-        let names = [
-            "init",
-            "inval",
-            "arrive",
-            "arrive_drop",
-            "expect_tx",
-            "complete_tx",
-            "test_wait",
-            "try_wait",
-            "pending_count",
-        ];
-        let Some(name) = self.parts.any(&names) else {
+        let Some(name) = self.parts.any(&MBARRIER_FORMS) else {
             return self.fail("form is not implemented");
         };
         let bytes = name.starts_with("arrive") && self.parts.take("expect_tx");
         let parity = self.parts.take("parity");
         let order = self.parts.any(&["release", "acquire", "relaxed"]);
-        self.parts.any(&crate::decode::memory::SCOPES);
+        self.parts.any(&SCOPES);
         let space = self.space();
         if self.expect_ty()? != Type::B64 {
             return self.fail("form is not implemented");
         }
         let orders = order != Some("relaxed");
-        let kind = match name {
-            "init" => MbarrierKind::Init,
-            "inval" => MbarrierKind::Invalidate,
-            "arrive" => MbarrierKind::Arrive { bytes, drop: false },
-            "arrive_drop" => MbarrierKind::Arrive { bytes, drop: true },
-            "expect_tx" => MbarrierKind::ExpectBytes,
-            "complete_tx" => MbarrierKind::CompleteBytes,
-            "pending_count" => MbarrierKind::PendingCount,
-            _ => MbarrierKind::Wait { parity },
-        };
+        let kind = mbarrier_kind(name, bytes, parity);
         let mut op = MbarrierOp {
             kind,
             address: Address { space, bank: Bank::Double, index: 0, offset: 0 },
@@ -150,7 +155,7 @@ impl<'a> Decoder<'_, 'a> {
                 op.d = self.dest_at(0, Type::U32)?;
             }
             MbarrierKind::Wait { parity } => {
-                // A time limit is a hint: here a try is over at once.
+                // A time limit is a hint: here a try ends at once.
                 self.arity(3, 4)?;
                 op.address = self.address(1, space)?;
                 let ty = if parity { Type::U32 } else { Type::B64 };
@@ -168,7 +173,7 @@ impl<'a> Decoder<'_, 'a> {
         space: Space,
         bytes: bool,
     ) -> Result<()> {
-        // The state token is left out where the mbarrier may be another block's.
+        // There is no state token where the mbarrier may be in another block.
         let first = usize::from(!matches!(self.operand(0)?, Operand::Address(..)));
         self.arity(first + 1, first + 2)?;
         if first == 1 && *self.operand(0)? != Operand::Name("_") {
@@ -215,7 +220,7 @@ impl<'a> Decoder<'_, 'a> {
             || is_shared(to) && is_shared(from) && barrier && !tensor
             || to == Space::Global && is_shared(from) && group)
         {
-            return self.fail("this pair of spaces is not implemented");
+            return self.fail("this pair of state spaces is not implemented");
         }
         let extra = usize::from(multicast) + policy;
         let op = if tensor {
@@ -223,16 +228,17 @@ impl<'a> Decoder<'_, 'a> {
         } else {
             self.bulk_row(inward, (to, from), extra, multicast)?
         };
-        if let (What::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
+        if let (BulkKind::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
             && !dims.starts_with(char::from(b'0' + coordinates.len() as u8))
         {
-            return self.fail("the number of coordinates");
+            return self
+                .fail("the number of coordinates differs from the number of dimensions");
         }
         self.push(Op::Bulk(Box::new(op)), Class::Async);
         Ok(())
     }
 
-    /// Boxes of tensors are not followed: only rows are seen to lie in memory.
+    /// A prefetch of a tensor's box does nothing; that of a row is checked and counted.
     fn bulk_prefetch(&mut self, tensor: bool) -> Result<()> {
         if tensor {
             self.parts.rest.clear();
@@ -262,16 +268,16 @@ impl<'a> Decoder<'_, 'a> {
         let (a, b) = (self.address(0, to)?, self.address(1, from)?);
         if to == Space::Global {
             self.arity(3 + extra, 3 + extra)?;
-            let what = What::Row { global: a, bytes };
+            let what = BulkKind::Row { global: a, bytes };
             return Ok(Bulk { what, shared: b, barrier: None, multicast: None });
         }
         self.arity(4 + extra, 4 + extra)?;
         let barrier = Some(self.address(3, to)?);
         let multicast = if multicast { Some(self.source(4, Type::U16)?) } else { None };
         let what = if inward {
-            What::Row { global: b, bytes }
+            BulkKind::Row { global: b, bytes }
         } else {
-            What::Shared { from: b, bytes }
+            BulkKind::Shared { from: b, bytes }
         };
         Ok(Bulk { what, shared: a, barrier, multicast })
     }
@@ -295,7 +301,7 @@ impl<'a> Decoder<'_, 'a> {
             .map(|operand| self.source_of(operand, Type::S32))
             .collect::<Result<Vec<_>>>()?;
         let map = self.base(base, offset, Space::Generic)?;
-        let what = What::Box { map, coordinates };
+        let what = BulkKind::Box { map, coordinates };
         if !inward {
             self.arity(2 + extra, 2 + extra)?;
             let shared = self.address(1, from)?;

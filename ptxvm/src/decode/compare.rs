@@ -1,10 +1,12 @@
 //! Comparison and selection.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
+use crate::decode::decoder::{Decoder, Result};
 use crate::float::{bf16_to_f32, f16_to_f32, flush};
+use crate::instruction::Type;
 use crate::lanes::{Args, Wide, select, wide};
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
 const COMPARISONS: [&str; 18] = [
     "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu",
@@ -25,7 +27,7 @@ macro_rules! integer_compare {
     };
 }
 
-/// Ordered comparisons are false with a NaN, those with a final `u` true.
+/// Ordered comparisons with a NaN are false, those with a final `u` true.
 macro_rules! float_compare {
     ($name:expr, $ty:ty, $load:expr) => {
         match $name {
@@ -69,7 +71,7 @@ macro_rules! float_compare {
 }
 
 fn comparison(name: &str, ty: Type, ftz: bool) -> Option<Wide> {
-    // `lo` and its like are the unsigned spellings.
+    // `lo`, `ls`, `hi` and `hs` are the unsigned names.
     let name = match name {
         "lo" if !ty.is_float() => "lt",
         "ls" if !ty.is_float() => "le",

@@ -1,12 +1,11 @@
 //! Control flow, synchronisation and exchanges within a warp.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::memory::SCOPES;
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::barrier::{Barrier, BarrierKind};
-use crate::exec::warp_ops::{Redux, Shuffle, ShuffleMode, Vote, VoteMode};
+use crate::decode::decoder::{Decoder, Result};
+use crate::decode::operand::SCOPES;
 use crate::instruction::*;
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn control(&mut self, name: &str) -> Result<()> {
@@ -38,7 +37,7 @@ impl<'a> Decoder<'_, 'a> {
                     && self.parts.take("u32");
                 let count = self.immediate(0)?;
                 if !known || count % 8 != 0 || !(24..=256).contains(&count) {
-                    return self.fail("register count or form");
+                    return self.fail("the register count or the form is not implemented");
                 }
                 self.push(Op::SetMaxRegisters, Class::Control);
                 Ok(())
@@ -68,7 +67,7 @@ impl<'a> Decoder<'_, 'a> {
         let Operand::Name(name) = operand else { return self.fail("expected a label") };
         match self.function.label(self.statement.scope, name) {
             Some(at) => Ok(at as u32),
-            None => self.fail(format!("label '{name}' is not known")),
+            None => self.fail(format!("label '{name}' is not defined")),
         }
     }
 
@@ -91,7 +90,7 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("expected a list of targets");
         };
         let Some(names) = self.function.targets(self.statement.scope, list) else {
-            return self.fail(format!("targets '{list}' are not known"));
+            return self.fail(format!("the list of targets '{list}' is not defined"));
         };
         let targets = names
             .iter()
@@ -118,7 +117,7 @@ impl<'a> Decoder<'_, 'a> {
             Some("sync") => BarrierKind::Sync,
             Some("arrive") => BarrierKind::Arrive,
             Some(_) => BarrierKind::Reduce,
-            None => return self.fail("'.sync', '.arrive' or '.red'"),
+            None => return self.fail("expected '.sync', '.arrive' or '.red'"),
         };
         let mut op =
             Barrier { kind, aligned, id: 0, count: None, predicate: None, negated: false };
@@ -168,7 +167,7 @@ impl<'a> Decoder<'_, 'a> {
                 Op::ClusterArrive { aligned, release: order != Some("relaxed") }
             }
             Some(_) => Op::ClusterWait { aligned },
-            None => return self.fail("'.arrive' or '.wait'"),
+            None => return self.fail("expected '.arrive' or '.wait'"),
         };
         self.push(op, Class::Barrier);
         Ok(())

@@ -1,14 +1,16 @@
 //! `cvt` and `mov`.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::convert::{Conversion, Number};
+use crate::decode::decoder::{Decoder, Result};
 use crate::float::{self, Rounding, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::instruction::{Clock, Op};
+use crate::instruction::Type;
+use crate::instruction::{ClockRegister, Initial, Op};
+use crate::instruction::{Conversion, Number};
 use crate::lanes::{Args, Wide, copy, wide};
-use crate::syntax::{Bank, Operand};
+use crate::syntax::Operand;
 
-/// How a type's values are held, and how many sit in one register.
+/// How a type's values are stored, and how many are in one register.
 fn number(ty: Type) -> Option<(Number, u32)> {
     use Type::*;
     let integer = |signed| Number::Integer { bits: ty.bits(), signed };
@@ -78,16 +80,12 @@ impl<'a> Decoder<'_, 'a> {
         let a = self.convert_source(1, from_ty)?;
         let b = if wanted == 3 { self.convert_source(2, from_ty)? } else { a };
         let args = Args { d, a, b, ..Args::default() };
-        let (rounding, integral) = round.unwrap_or((
-            // Without a modifier the conversion is exact, or between integers.
-            Rounding::Nearest,
-            false,
-        ));
+        // Without a modifier the conversion is exact, or between integers.
+        let (rounding, integral) = round.unwrap_or((Rounding::Nearest, false));
         let plain = !flush && !finite && !sat && !relu;
         let fast = if plain { fast(to_ty, from_ty, round) } else { None };
-        let class = Class::Convert;
         if let Some(wide) = fast {
-            self.alu(wide, args, class);
+            self.alu(wide, args, Class::Convert);
             return self.widen(to_ty);
         }
         let conversion = Conversion {
@@ -104,7 +102,7 @@ impl<'a> Decoder<'_, 'a> {
             to_bank: to_ty.bank(),
             args,
         };
-        self.push(Op::Convert(Box::new(conversion)), class);
+        self.push(Op::Convert(Box::new(conversion)), Class::Convert);
         self.widen(to_ty)
     }
 
@@ -142,7 +140,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// A source may be wider than its type; the conversion looks at the low bits.
+    /// A source may be wider than its type; the conversion uses the low bits.
     fn convert_source(&mut self, n: usize, ty: Type) -> Result<u16> {
         let operand = self.operand(n)?.clone();
         if let Operand::Name(_) = operand
@@ -244,7 +242,7 @@ impl<'a> Decoder<'_, 'a> {
         for (n, part) in parts.iter().enumerate() {
             let d = self.dest(part, narrow.bank())?;
             let shift = n as u64 * u64::from(width);
-            let b = self.row(Bank::Word, crate::instruction::Initial::Value(shift));
+            let b = self.row(Bank::Word, Initial::Value(shift));
             let wide = match (ty.bank(), width) {
                 (Bank::Double, 32) => wide!(|a: u64, b: u32| u32: (a >> b) as u32),
                 (Bank::Double, 16) => wide!(|a: u64, b: u32| u16: (a >> b) as u16),
@@ -299,17 +297,17 @@ impl<'a> Decoder<'_, 'a> {
     }
 }
 
-fn clock(name: &str) -> Option<Clock> {
+fn clock(name: &str) -> Option<ClockRegister> {
     Some(match name {
-        "%clock" | "%clock64" => Clock::Cycles,
-        "%clock_hi" => Clock::CyclesHigh,
-        "%globaltimer" | "%globaltimer_lo" => Clock::Timer,
-        "%globaltimer_hi" => Clock::TimerHigh,
+        "%clock" | "%clock64" => ClockRegister::Cycles,
+        "%clock_hi" => ClockRegister::CyclesHigh,
+        "%globaltimer" | "%globaltimer_lo" => ClockRegister::Timer,
+        "%globaltimer_hi" => ClockRegister::TimerHigh,
         _ => return None,
     })
 }
 
-/// The conversions that kernels are full of, as vector loops.
+/// The most frequent conversions, as vector loops.
 fn fast(to: Type, from: Type, round: Option<(Rounding, bool)>) -> Option<Wide> {
     use Type::*;
     let near = round == Some((Rounding::Nearest, false));

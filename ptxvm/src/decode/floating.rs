@@ -1,11 +1,12 @@
 //! Floating-point arithmetic.
 
 use crate::count::{Class, Unit};
-use crate::decode::{Decoder, Result, Type};
+use crate::decode::decoder::{Decoder, Result};
 use crate::float::*;
+use crate::instruction::Type;
 use crate::lanes::{Args, Wide, wide};
 
-/// An f32 expression, with subnormals flushed on both sides where `$ftz` is set.
+/// An f32 expression, with subnormal inputs and results flushed where `$ftz` is set.
 macro_rules! flushing {
     ($ftz:expr, |$a:ident| $e:expr) => {
         if $ftz {
@@ -48,7 +49,7 @@ macro_rules! directed {
     };
 }
 
-/// PTX's minimum: the other one where one is NaN, and -0 below +0.
+/// The minimum of PTX: the other operand where one is NaN, and -0 below +0.
 fn minimum(a: f32, b: f32) -> f32 {
     if a.is_nan() && b.is_nan() {
         return f32::from_bits(0x7fff_ffff);
@@ -71,15 +72,15 @@ fn minimum_f64(a: f64, b: f64) -> f64 {
     a.min(b)
 }
 
-/// The sum of two values that rounding downward follows: where it is exactly zero, it
-/// is negative unless both are positive zeros.
+/// The sum of two values, to be rounded downward: an exact zero is negative unless both
+/// operands are positive zeros.
 fn add_down(a: f64, b: f64) -> f64 {
     let sum = add_odd(a, b);
     let negative = a.is_sign_negative() || b.is_sign_negative();
     if sum == 0.0 && negative { -0.0 } else { sum }
 }
 
-/// NaN wins.
+/// `f` of two values, or NaN where one of them is.
 fn strict(a: f32, b: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     if a.is_nan() || b.is_nan() { f32::from_bits(0x7fff_ffff) } else { f(a, b) }
 }
@@ -92,7 +93,8 @@ fn strict_maximum(a: f32, b: f32) -> f32 {
     strict(a, b, maximum)
 }
 
-/// A fused multiply-add of 16-bit values: exact product, odd sum, one rounding.
+/// A fused multiply-add of 16-bit values: the exact product, a sum rounded to odd, and one
+/// rounding to the format.
 fn fused(format: Format, a: f64, b: f64, c: f64) -> u16 {
     format.encode(add_odd(a * b, c), Rounding::Nearest, false) as u16
 }
@@ -132,7 +134,7 @@ fn pair3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
 }
 
 fn relu16(x: u16) -> u16 {
-    // NaN and everything negative become zero; both formats keep the sign on top.
+    // Negative values become zero; the sign is the top bit of both formats.
     if x & 0x8000 != 0 { 0 } else { x }
 }
 
@@ -169,12 +171,7 @@ impl<'a> Decoder<'_, 'a> {
         };
         let Some(wide) = wide else { return self.fail("form is not implemented") };
         let args = match name {
-            "fma" | "mad" => {
-                self.arity(4, 4)?;
-                let (a, b) = (self.source(1, ty)?, self.source(2, ty)?);
-                let c = self.source(3, ty)?;
-                Args { d: self.dest_at(0, ty)?, a, b, c, e: 0 }
-            }
+            "fma" | "mad" => self.args3(ty)?,
             "add" | "sub" | "mul" | "div" | "min" | "max" | "copysign" => self.args2(ty)?,
             _ => self.args1(ty)?,
         };
@@ -202,7 +199,7 @@ impl<'a> Decoder<'_, 'a> {
     }
 }
 
-/// Who does the work, and how much of it a lane is.
+/// The unit that does the work, and the FLOPs of one lane.
 fn flops(name: &str, ty: Type) -> Option<(Unit, u32)> {
     let lanes = if matches!(ty, Type::F16x2 | Type::BF16x2) { 2 } else { 1 };
     let unit = match ty {
@@ -248,7 +245,7 @@ fn f32_op(
             f64::from(a) * f64::from(b),
             f64::from(c)
         )),
-        // A double quotient of two floats lies on no tie of f32 but an exact one.
+        // The binary64 quotient of two floats is a tie of f32 only if it is exact.
         "div" if near || approximate => flushing!(ftz, |a, b| a / b),
         "abs" => flushing!(ftz, |a| a.abs()),
         "neg" => flushing!(ftz, |a| -a),
@@ -285,8 +282,8 @@ fn sum_down(name: &str, ftz: bool) -> Option<Wide> {
     })
 }
 
-/// The commonest instruction of all, compiled for machines with and without a fused
-/// multiply-add of their own.
+/// The most frequent instruction, compiled for hosts with and without a fused
+/// multiply-add.
 fn fused_multiply_add(regs: &mut crate::lanes::Regs, args: &Args, mask: u32) {
     use crate::lanes::{Lane, put3};
     let row = fused_rows(

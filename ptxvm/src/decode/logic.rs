@@ -1,7 +1,8 @@
-//! Bits.
+//! Operations on bits.
 
 use crate::count::Class;
-use crate::decode::{Decoder, Result, Type};
+use crate::decode::decoder::{Decoder, Result};
+use crate::instruction::{Initial, Type};
 use crate::lanes::{Args, Wide, wide};
 
 /// The same expression over 16, 32 and 64 bits.
@@ -170,13 +171,6 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Decodes `d, a, b, c` of one type.
-    pub(super) fn args3(&mut self, ty: Type) -> Result<Args> {
-        self.arity(4, 4)?;
-        let (a, b, c) = (self.source(1, ty)?, self.source(2, ty)?, self.source(3, ty)?);
-        Ok(Args { d: self.dest_at(0, ty)?, a, b, c, e: 0 })
-    }
-
     fn lop3(&mut self) -> Result<()> {
         let ty = self.expect_ty()?;
         if ty != Type::B32 {
@@ -185,7 +179,7 @@ impl<'a> Decoder<'_, 'a> {
         self.arity(5, 5)?;
         let table = self.immediate(4)?;
         let (a, b, c) = (self.source(1, ty)?, self.source(2, ty)?, self.source(3, ty)?);
-        let e = self.row(ty.bank(), crate::instruction::Initial::Value(table & 0xff));
+        let e = self.row(ty.bank(), Initial::Value(table & 0xff));
         let args = Args { d: self.dest_at(0, ty)?, a, b, c, e };
         self.alu(
             wide!(|a: u32, b: u32, c: u32, t: u32| u32: lookup(a, b, c, t)),
@@ -267,7 +261,7 @@ fn top_bit(a: u64) -> u32 {
     if a == 0 { u32::MAX } else { 63 - a.leading_zeros() }
 }
 
-/// `length` ones from bit `from` up, cut off at the top.
+/// `length` ones from bit `from` on, truncated at the top.
 fn field64(from: u32, length: u32) -> u64 {
     let ones = if length > 63 { u64::MAX } else { (1 << length) - 1 };
     ones.checked_shl(from).unwrap_or(0)
@@ -285,7 +279,7 @@ fn funnel_right(low: u32, high: u32, by: u32) -> u32 {
     ((u64::from(high) << 32 | u64::from(low)) >> by) as u32
 }
 
-/// Three inputs' bits look up their result in an eight-bit table.
+/// Looks up the result of each bit of three inputs in a table of eight bits.
 fn lookup(a: u32, b: u32, c: u32, table: u32) -> u32 {
     let mut out = 0;
     for entry in 0..8 {
@@ -297,7 +291,8 @@ fn lookup(a: u32, b: u32, c: u32, table: u32) -> u32 {
     out
 }
 
-/// Byte selection: each selector nibble names a byte, its top bit spreads the sign.
+/// Byte selection: each nibble of the selector names a byte; its top bit replicates the
+/// byte's sign.
 fn permute(a: u32, b: u32, selector: u32) -> u32 {
     let bytes = (u64::from(b) << 32 | u64::from(a)).to_le_bytes();
     let mut out = 0;
@@ -316,7 +311,7 @@ fn permute(a: u32, b: u32, selector: u32) -> u32 {
     out
 }
 
-/// PTX's bit field extract, written as the ISA's pseudocode has it.
+/// The bit field extract of PTX, as in the ISA's pseudocode.
 fn extract(a: u64, from: u32, length: u32, bits: u32, signed: bool) -> u64 {
     let (from, length, top) = (from & 0xff, length & 0xff, bits - 1);
     let bit = |n: u32| n < 64 && a >> n & 1 != 0;
@@ -337,7 +332,7 @@ mod tests {
     fn worked_values() {
         assert_eq!(permute(0x03020100, 0x07060504, 0x5410), 0x05040100);
         assert_eq!(permute(0x0000_8000, 0, 0x0009), 0xff);
-        // The table's own recipe: evaluate it on 0xF0, 0xCC, 0xAA.
+        // The ISA's recipe for the table: evaluate the function for 0xF0, 0xCC, 0xAA.
         assert_eq!(lookup(0xf0, 0xcc, 0xaa, 0x96) & 0xff, 0x96);
         assert_eq!(extract(0xabcd, 4, 8, 32, false), 0xbc);
         assert_eq!(extract(0xabcd, 4, 8, 32, true) as u32, 0xffff_ffbc);

@@ -1,43 +1,10 @@
 //! Matrix instructions.
 
-use crate::count::{Class, Unit};
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::matrix::{Accumulator, Element, LdMatrix, Mma};
-use crate::exec::wgmma::{Source, Wgmma};
+use crate::bank::Bank;
+use crate::count::Class;
+use crate::decode::decoder::{Decoder, Result};
 use crate::instruction::*;
-use crate::syntax::{Bank, Operand};
-
-impl Element {
-    /// The matrix element that a type name means.
-    fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "f16" => Self::F16,
-            "bf16" => Self::BF16,
-            "tf32" => Self::TF32,
-            "e4m3" => Self::E4M3,
-            "e5m2" => Self::E5M2,
-            "s8" => Self::S8,
-            "u8" => Self::U8,
-            "f64" => Self::F64,
-            _ => return None,
-        })
-    }
-
-    fn unit(self) -> Unit {
-        match self {
-            Self::F16 => Unit::TensorF16,
-            Self::BF16 => Unit::TensorBF16,
-            Self::TF32 => Unit::TensorTF32,
-            Self::E4M3 | Self::E5M2 => Unit::TensorF8,
-            Self::S8 | Self::U8 => Unit::TensorInt8,
-            Self::F64 => Unit::TensorF64,
-        }
-    }
-
-    fn is_integer(self) -> bool {
-        matches!(self, Self::S8 | Self::U8)
-    }
-}
+use crate::syntax::Operand;
 
 fn accumulator(name: &str) -> Option<Accumulator> {
     Some(match name {
@@ -86,10 +53,10 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("types are not implemented");
         };
         if c_ty != Some(accumulator) {
-            return self.fail("accumulators of two types are not implemented");
+            return self.fail("different types for C and D are not implemented");
         }
         if !valid_mma((m, n, k), a_ty, b_ty, accumulator) {
-            return self.fail("this shape of these types is not implemented");
+            return self.fail("this shape is not implemented for these types");
         }
         self.arity(4, 4)?;
         let wide = a_ty == Element::F64;
@@ -106,7 +73,7 @@ impl<'a> Decoder<'_, 'a> {
         let acc_per = if accumulator == Accumulator::F16 { 2 } else { 1 };
         let counts = (m * k / 32 / per, n * k / 32 / per, m * n / 32 / acc_per);
         if (a.len(), b.len(), c.len()) != counts || d.len() != c.len() {
-            return self.fail("operands of the wrong length");
+            return self.fail("an operand has the wrong number of registers");
         }
         let op = Mma { m, n, k, a_ty, b_ty, accumulator, saturate, d, a, b, c };
         self.push(Op::Mma(Box::new(op)), Class::Tensor);
@@ -140,7 +107,7 @@ impl<'a> Decoder<'_, 'a> {
             (self.sources(1, Type::B32)?, self.address(0, space)?)
         };
         if registers.len() != count {
-            return self.fail("operands of the wrong length");
+            return self.fail("an operand has the wrong number of registers");
         }
         let op = Box::new(LdMatrix { registers, address, transpose });
         if load {
@@ -200,39 +167,24 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("types are not implemented");
         };
         if !valid_wgmma((m, n, k), accumulator, (a_ty, b_ty)) {
-            return self.fail("this shape of these types is not implemented");
+            return self.fail("this shape is not implemented for these types");
         }
         let d = self.dests(0, Bank::Word)?;
         let per = if accumulator == Accumulator::F16 { 2 } else { 1 };
         if d.len() != m * n / 128 / per {
-            return self.fail("accumulator of the wrong length");
+            return self.fail("the accumulator has the wrong number of registers");
         }
         let a = match self.operand(1)? {
-            Operand::List(_) => Source::Registers(self.sources(1, Type::B32)?),
-            _ => Source::Descriptor(self.source(1, Type::B64)?),
+            Operand::List(_) => WgmmaA::Registers(self.sources(1, Type::B32)?),
+            _ => WgmmaA::Descriptor(self.source(1, Type::B64)?),
         };
-        if matches!(&a, Source::Registers(rows) if rows.len() != 4) {
-            return self.fail("A of the wrong length");
+        if matches!(&a, WgmmaA::Registers(rows) if rows.len() != 4) {
+            return self.fail("A has the wrong number of registers");
         }
         let b = self.source(2, Type::B64)?;
         let scale_d = self.source(3, Type::Pred)?;
-        let sixteen = matches!(a_ty, Element::F16 | Element::BF16);
-        let in_registers = matches!(a, Source::Registers(_));
-        let signs = if a_ty.is_integer() { 0 } else { 2 };
-        let turns = match (sixteen, in_registers) {
-            (true, true) => 1,
-            (true, false) => 2,
-            (false, _) => 0,
-        };
-        self.arity(4 + signs + turns, 4 + signs + turns)?;
-        let mut flags = Vec::new();
-        for n in 4..4 + signs + turns {
-            flags.push(self.immediate(n)? as i64);
-        }
-        let (sign, turn) = flags.split_at(signs);
-        if sign.iter().any(|s| s.abs() != 1) || turn.iter().any(|t| *t != 0 && *t != 1) {
-            return self.fail("scale or transpose of another value than 1");
-        }
+        let (sign, turn) =
+            self.signs_and_transposes(a_ty, matches!(a, WgmmaA::Registers(_)))?;
         let at = |list: &[i64], n: usize| list.get(n).copied().unwrap_or(0);
         let op = Wgmma {
             n,
@@ -245,14 +197,40 @@ impl<'a> Decoder<'_, 'a> {
             a,
             b,
             scale_d,
-            negate_a: at(sign, 0) < 0,
-            negate_b: at(sign, 1) < 0,
+            negate_a: at(&sign, 0) < 0,
+            negate_b: at(&sign, 1) < 0,
             transpose_a: turn.len() == 2 && turn[0] == 1,
             transpose_b: turn.last() == Some(&1),
         };
         self.push(Op::Wgmma(Box::new(op)), Class::Tensor);
         self.work(a_ty.unit(), (2 * m * n * k / 128) as u32);
         Ok(())
+    }
+
+    /// The last operands of a wgmma: the signs of A and B for floating-point types, and
+    /// whether the 16-bit operands in shared memory are transposed.
+    fn signs_and_transposes(
+        &self,
+        a_ty: Element,
+        in_registers: bool,
+    ) -> Result<(Vec<i64>, Vec<i64>)> {
+        let sixteen = matches!(a_ty, Element::F16 | Element::BF16);
+        let signs = if a_ty.is_integer() { 0 } else { 2 };
+        let turns = match (sixteen, in_registers) {
+            (true, true) => 1,
+            (true, false) => 2,
+            (false, _) => 0,
+        };
+        self.arity(4 + signs + turns, 4 + signs + turns)?;
+        let mut sign = Vec::new();
+        for n in 4..4 + signs + turns {
+            sign.push(self.immediate(n)? as i64);
+        }
+        let turn = sign.split_off(signs);
+        if sign.iter().any(|s| s.abs() != 1) || turn.iter().any(|t| *t != 0 && *t != 1) {
+            return self.fail("a scale must be 1 or -1, and a transpose flag 0 or 1");
+        }
+        Ok((sign, turn))
     }
 }
 

@@ -1,12 +1,11 @@
 //! Loads, stores, atomics and address arithmetic.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::operand::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
-use crate::decode::{Decoder, Result, Type};
-use crate::exec::atomic::{Atomic, AtomicOp};
+use crate::decode::decoder::{Decoder, Result};
 use crate::instruction::*;
 use crate::lanes::{Args, Wide, copy, wide};
-use crate::syntax::{Bank, Operand};
+use crate::syntax::{Operand, Register};
 
 const CACHE: [&str; 20] = [
     "ca",
@@ -31,8 +30,6 @@ const CACHE: [&str; 20] = [
     "L2::cache_hint",
 ];
 
-pub(crate) const SCOPES: [&str; 4] = ["cta", "cluster", "gpu", "sys"];
-
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn memory(&mut self, name: &str) -> Result<()> {
         match name {
@@ -42,7 +39,7 @@ impl<'a> Decoder<'_, 'a> {
             "st" => self.store(),
             "atom" | "red" => self.atomic(name == "atom"),
             "createpolicy" => {
-                // A policy is a hint; any value will do.
+                // A policy is a hint, so any value is right.
                 self.parts.rest.clear();
                 let d = self.dest_at(0, Type::B64)?;
                 let a = self.row(Bank::Double, Initial::Value(0));
@@ -51,29 +48,12 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(())
             }
             _ => {
-                // Prefetches and hints touch nothing that could be seen.
+                // Prefetches and hints do not change anything.
                 self.parts.rest.clear();
                 self.push(Op::Nop, Class::OtherMemory);
                 Ok(())
             }
         }
-    }
-
-    /// The state space that the parts name.
-    pub(super) fn space(&mut self) -> Space {
-        let spaces = [
-            ("global", Space::Global),
-            ("const", Space::Const),
-            ("shared", Space::Shared),
-            ("shared::cta", Space::Shared),
-            ("shared::cluster", Space::SharedCluster),
-            ("local", Space::Local),
-            ("param", Space::Param),
-            ("param::entry", Space::Param),
-        ];
-        self.parts
-            .find(|part| spaces.iter().find(|(name, _)| *name == part).map(|s| s.1))
-            .unwrap_or(Space::Generic)
     }
 
     fn cvta(&mut self) -> Result<()> {
@@ -89,7 +69,7 @@ impl<'a> Decoder<'_, 'a> {
             Space::Local => LOCAL_WINDOW,
             Space::Param => PARAM_WINDOW,
             Space::Global | Space::Const => 0,
-            Space::Generic => return self.fail("the space is missing"),
+            Space::Generic => return self.fail("the state space is missing"),
         };
         let a = self.source(1, ty)?;
         let d = self.dest_at(0, ty)?;
@@ -123,25 +103,10 @@ impl<'a> Decoder<'_, 'a> {
                 wide!(|a: u64| bool: a.wrapping_sub(PARAM_WINDOW) < WINDOW_BYTES)
             }
             Space::Global => wide!(|a: u64| bool: a < PARAM_WINDOW),
-            _ => return self.fail("space is not implemented"),
+            _ => return self.fail("state space is not implemented"),
         };
         self.alu(wide, Args { d, a, ..Args::default() }, Class::Compare);
         Ok(())
-    }
-
-    /// Memory semantics and their scope.
-    pub(super) fn order(&mut self) -> Order {
-        let order = match self.parts.any(&["relaxed", "acquire", "release", "acq_rel"]) {
-            Some("relaxed") => Order::Relaxed,
-            Some("acquire") => Order::Acquire,
-            Some("release") => Order::Release,
-            Some(_) => Order::AcquireRelease,
-            None => Order::Weak,
-        };
-        self.parts.take("weak");
-        let volatile = self.parts.take("volatile") | self.parts.take("mmio");
-        self.parts.any(&SCOPES);
-        if volatile && order == Order::Weak { Order::Relaxed } else { order }
     }
 
     fn hints(&mut self) -> bool {
@@ -163,21 +128,21 @@ impl<'a> Decoder<'_, 'a> {
         let ty = self.expect_ty()?;
         let list = self.list(n)?;
         if list.len() != vector || ty == Type::Pred || vector as u32 * ty.bits() > 256 {
-            return self.fail("vector and type do not fit");
+            return self.fail("the vector does not fit the type");
         }
         let (mut registers, mut bank, mut bits) = (Vec::new(), None, 0);
         for operand in &list {
             let register = match operand {
                 Operand::Name("_") if load => {
                     let index = self.spare(ty.bank());
-                    crate::syntax::Register { bank: ty.bank(), index, bits: 64 }
+                    Register { bank: ty.bank(), index, bits: 64 }
                 }
                 Operand::Name(_) if self.register(operand).is_ok() => {
                     self.register(operand)?
                 }
                 _ if !load => {
                     let index = self.source_of(operand, ty)?;
-                    crate::syntax::Register { bank: ty.bank(), index, bits: ty.bits() }
+                    Register { bank: ty.bank(), index, bits: ty.bits() }
                 }
                 _ => return self.fail("expected registers"),
             };
@@ -185,7 +150,9 @@ impl<'a> Decoder<'_, 'a> {
                 || register.bank == Bank::Predicate
                 || *bank.get_or_insert(register.bank) != register.bank
             {
-                return self.fail("registers of different or too small size");
+                return self.fail(
+                    "the registers have different sizes or are too small for the type",
+                );
             }
             bits = register.bits.max(bits);
             registers.push(register.index);

@@ -1,183 +1,26 @@
-//! Statements to instructions: names become rows, modifiers become meaning, and what
-//! is not implemented becomes an error.
+//! Statements to instructions: names become register rows, modifiers become operations,
+//! and what is not implemented becomes an error.
 
 mod arithmetic;
 mod asynchronous;
 mod compare;
 mod control;
 mod convert;
+mod decoder;
 mod floating;
 mod logic;
 mod matrix;
-pub(crate) mod memory;
-pub(crate) mod operand;
+mod memory;
+mod operand;
 
 use std::collections::HashMap;
 
-use crate::count::{Class, Unit};
+use crate::bank::Bank;
+use crate::count::Class;
+use crate::decode::decoder::{Decoder, Parts, Result};
 use crate::error::ParseError;
 use crate::instruction::*;
-use crate::lanes::{Args, Wide};
 use crate::syntax::*;
-
-pub(crate) type Result<T> = std::result::Result<T, ParseError>;
-
-/// Shared addresses start here: the hardware keeps the first kilobyte for itself,
-/// and no valid pointer is null.
-pub(crate) const SHARED_START: u32 = 1024;
-
-/// An instruction's element type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Type {
-    Pred,
-    B8,
-    B16,
-    B32,
-    B64,
-    U8,
-    U16,
-    U32,
-    U64,
-    S8,
-    S16,
-    S32,
-    S64,
-    F16,
-    F16x2,
-    BF16,
-    BF16x2,
-    F32,
-    F64,
-    TF32,
-    E4M3,
-    E5M2,
-    E4M3x2,
-    E5M2x2,
-    U16x2,
-    S16x2,
-}
-
-impl Type {
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        use Type::*;
-        Some(match name {
-            "pred" => Pred,
-            "b8" => B8,
-            "b16" => B16,
-            "b32" => B32,
-            "b64" => B64,
-            "u8" => U8,
-            "u16" => U16,
-            "u32" => U32,
-            "u64" => U64,
-            "s8" => S8,
-            "s16" => S16,
-            "s32" => S32,
-            "s64" => S64,
-            "f16" => F16,
-            "f16x2" => F16x2,
-            "bf16" => BF16,
-            "bf16x2" => BF16x2,
-            "f32" => F32,
-            "f64" => F64,
-            "tf32" => TF32,
-            "e4m3" => E4M3,
-            "e5m2" => E5M2,
-            "e4m3x2" => E4M3x2,
-            "e5m2x2" => E5M2x2,
-            "u16x2" => U16x2,
-            "s16x2" => S16x2,
-            _ => return None,
-        })
-    }
-
-    pub(crate) fn bits(self) -> u32 {
-        use Type::*;
-        match self {
-            Pred => 1,
-            B8 | U8 | S8 | E4M3 | E5M2 => 8,
-            B16 | U16 | S16 | F16 | BF16 | E4M3x2 | E5M2x2 => 16,
-            B32 | U32 | S32 | F32 | F16x2 | BF16x2 | TF32 | U16x2 | S16x2 => 32,
-            B64 | U64 | S64 | F64 => 64,
-        }
-    }
-
-    pub(crate) fn bank(self) -> Bank {
-        match self.bits() {
-            1 => Bank::Predicate,
-            64 => Bank::Double,
-            _ => Bank::Word,
-        }
-    }
-
-    pub(crate) fn is_signed(self) -> bool {
-        matches!(self, Type::S8 | Type::S16 | Type::S32 | Type::S64)
-    }
-
-    pub(crate) fn is_float(self) -> bool {
-        use Type::*;
-        matches!(self, F16 | F16x2 | BF16 | BF16x2 | F32 | F64 | TF32)
-    }
-}
-
-/// An opcode's parts, taken one by one; what is left over is not implemented.
-pub(crate) struct Parts<'a> {
-    rest: Vec<&'a str>,
-}
-
-impl<'a> Parts<'a> {
-    /// Takes `name` where it stands among the parts.
-    pub(crate) fn take(&mut self, name: &str) -> bool {
-        let found = self.rest.iter().position(|&part| part == name);
-        if let Some(at) = found {
-            self.rest.remove(at);
-        }
-        found.is_some()
-    }
-
-    /// Takes whichever of `names` stands first.
-    pub(crate) fn any(&mut self, names: &[&'static str]) -> Option<&'static str> {
-        let at = self.rest.iter().position(|part| names.contains(part))?;
-        let part = self.rest.remove(at);
-        names.iter().copied().find(|&name| name == part)
-    }
-
-    /// Takes the first part for which `f` has an answer.
-    pub(crate) fn find<T>(&mut self, f: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let (at, found) =
-            self.rest.iter().enumerate().find_map(|(at, part)| Some((at, f(part)?)))?;
-        self.rest.remove(at);
-        Some(found)
-    }
-
-    /// Takes the first type.
-    pub(crate) fn ty(&mut self) -> Option<Type> {
-        self.find(Type::parse)
-    }
-}
-
-/// Decodes one kernel.
-pub(crate) struct Decoder<'s, 'a> {
-    pub(crate) function: &'s Function<'a>,
-    pub(crate) statement: &'s Statement<'a>,
-    pub(crate) parts: Parts<'a>,
-    pub(crate) code: Vec<Instruction>,
-    texts: Vec<String>,
-    text_of: HashMap<&'a str, u32>,
-    counts: [u32; 3],
-    rows: HashMap<(Bank, Initial), u16>,
-    guard: (u16, bool),
-    module_variables: HashMap<&'a str, usize>,
-    shared: HashMap<(usize, &'a str), u32>,
-    module_shared: HashMap<&'a str, u32>,
-    local: HashMap<(usize, &'a str), u32>,
-    static_shared: u32,
-    local_bytes: u32,
-    talks: bool,
-}
-
-/// Predicate 0 is the carry flag.
-pub(crate) const CARRY: u16 = 0;
 
 /// Decodes `function` of `source`.
 pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Kernel> {
@@ -207,8 +50,8 @@ pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Ker
         local_bytes: 0,
         talks: false,
     };
-    // Declared predicates are numbered from 0 by the parser: the flag comes last and
-    // every lookup shifts by one.
+    // The parser numbers predicates from 0; row 0 is the carry flag, so every lookup adds
+    // one.
     decoder.counts[Bank::Predicate as usize] += 1;
     decoder.lay_out(source);
     decoder.run()
@@ -224,7 +67,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             self.statement()?;
         }
         starts.push(self.code.len() as u32);
-        // Running off the end is a return.
+        // The end of the kernel is a return.
         self.guard = (NO_GUARD, false);
         self.push(Op::Exit, Class::Control);
         for instruction in &mut self.code {
@@ -249,7 +92,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             places: function.places.clone(),
             counts: self.counts.map(|count| count as usize),
             initials,
-            param_bytes: crate::parse::param_block(&function.params),
+            param_bytes: function.param_bytes(),
             static_shared: self.static_shared,
             local_bytes: self.local_bytes,
             max_threads: function.max_threads,
@@ -289,7 +132,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
                 }
             }
         }
-        // Dynamic shared memory follows, at the strictest alignment asked for.
+        // Dynamic shared memory follows, at the strictest alignment that is declared.
         let dynamic = source.variables.iter().filter(|variable| variable.dynamic);
         let align = dynamic.clone().map(|variable| variable.align).max().unwrap_or(16);
         self.static_shared = self.static_shared.next_multiple_of(align.max(16) as u32);
@@ -297,48 +140,6 @@ impl<'s, 'a> Decoder<'s, 'a> {
             self.module_variables.remove(variable.name);
             self.module_shared.insert(variable.name, self.static_shared);
         }
-    }
-
-    pub(crate) fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
-        let text = format!("{}: {}", self.statement.opcode, message.into());
-        Err(ParseError::new(self.statement.line, text))
-    }
-
-    /// Appends an instruction under the statement's guard.
-    pub(crate) fn push(&mut self, op: Op, class: Class) -> &mut Instruction {
-        let opcode = self.statement.opcode;
-        let next = self.texts.len() as u32;
-        let text = *self.text_of.entry(opcode).or_insert(next);
-        if text == next {
-            self.texts.push(opcode.to_owned());
-        }
-        let at = self.code.len();
-        self.code.push(Instruction {
-            op,
-            guard: self.guard.0,
-            negated: self.guard.1,
-            class,
-            work: None,
-            line: self.statement.line,
-            place: self.statement.place,
-            text,
-        });
-        &mut self.code[at]
-    }
-
-    pub(crate) fn alu(&mut self, wide: Wide, args: Args, class: Class) {
-        self.push(Op::Alu(wide, args), class);
-    }
-
-    pub(crate) fn work(&mut self, unit: Unit, flops: u32) {
-        if let Some(last) = self.code.last_mut() {
-            last.work = Some((unit, flops));
-        }
-    }
-
-    /// Blocks of this kernel may see one another's writes while running.
-    pub(crate) fn talks(&mut self) {
-        self.talks = true;
     }
 
     fn statement(&mut self) -> Result<()> {
@@ -396,11 +197,4 @@ fn place(used: &mut u32, variable: &Variable<'_>) -> u32 {
     let at = used.next_multiple_of(variable.align as u32);
     *used = at.saturating_add(variable.bytes as u32);
     at
-}
-
-impl Parts<'_> {
-    /// The first type among the parts, left where it is.
-    pub(crate) fn peek_type(&self) -> Option<Type> {
-        self.rest.iter().find_map(|part| Type::parse(part))
-    }
 }

@@ -1,19 +1,14 @@
 //! Operands to register rows.
 
+use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::{CARRY, Decoder, Result, SHARED_START, Type};
+use crate::decode::decoder::{CARRY, Decoder, Result};
 use crate::instruction::*;
 use crate::lanes::{Args, wide};
 use crate::syntax::*;
 
-/// Generic addresses of parameters start here.
-pub(crate) const PARAM_WINDOW: u64 = 0x7d00_0000_0000;
-/// Generic addresses of local memory start here.
-pub(crate) const LOCAL_WINDOW: u64 = 0x7e00_0000_0000;
-/// Generic addresses of shared memory start here.
-pub(crate) const SHARED_WINDOW: u64 = 0x7f00_0000_0000;
-/// Each window's size.
-pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+/// Scopes of memory orders.
+pub(crate) const SCOPES: [&str; 4] = ["cta", "cluster", "gpu", "sys"];
 
 impl<'a> Decoder<'_, 'a> {
     pub(crate) fn operand(&self, n: usize) -> Result<&Operand<'a>> {
@@ -31,7 +26,7 @@ impl<'a> Decoder<'_, 'a> {
     pub(crate) fn arity(&self, least: usize, most: usize) -> Result<()> {
         let count = self.operands();
         if count < least || count > most {
-            return self.fail(format!("{count} operands"));
+            return self.fail(format!("{count} operands, expected {least} to {most}"));
         }
         Ok(())
     }
@@ -48,20 +43,21 @@ impl<'a> Decoder<'_, 'a> {
         if let Operand::Name(name) = operand {
             return match self.lookup(name) {
                 Some(register) => Ok(register),
-                None => self.fail(format!("'{name}' is no register here")),
+                None => self.fail(format!("'{name}' is not a register in this scope")),
             };
         }
         self.fail("expected a register")
     }
 
-    /// A destination row of `bank`; `_` drops the result into a spare row.
+    /// A destination row of `bank`; for `_` a spare row, so that the result is dropped.
     pub(crate) fn dest(&mut self, operand: &Operand<'a>, bank: Bank) -> Result<u16> {
         if *operand == Operand::Name("_") {
             return Ok(self.spare(bank));
         }
         let register = self.register(operand)?;
         if register.bank != bank {
-            return self.fail(format!("{operand:?} is of the wrong size"));
+            return self
+                .fail(format!("{operand:?} has the wrong size for this instruction"));
         }
         Ok(register.index)
     }
@@ -72,14 +68,14 @@ impl<'a> Decoder<'_, 'a> {
         self.dest(&operand, ty.bank())
     }
 
-    /// A row that no register of the text uses.
+    /// A new row, which no register of the text uses.
     pub(crate) fn spare(&mut self, bank: Bank) -> u16 {
         let index = self.counts[bank as usize];
         self.counts[bank as usize] += 1;
         index.min(u32::from(u16::MAX)) as u16
     }
 
-    /// The row that holds `initial` from the start.
+    /// The row that holds `initial` when a warp starts.
     pub(crate) fn row(&mut self, bank: Bank, initial: Initial) -> u16 {
         if let Some(&row) = self.rows.get(&(bank, initial)) {
             return row;
@@ -130,7 +126,9 @@ impl<'a> Decoder<'_, 'a> {
             Operand::Name(name) => {
                 if let Some(register) = self.lookup(name) {
                     if register.bank != bank {
-                        return self.fail(format!("'{name}' is of the wrong size"));
+                        return self.fail(format!(
+                            "'{name}' has the wrong size for this instruction"
+                        ));
                     }
                     return Ok(register.index);
                 }
@@ -171,11 +169,11 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// An operand that must be an integer in the text.
+    /// An operand that must be an integer constant.
     pub(crate) fn immediate(&self, n: usize) -> Result<u64> {
         match self.operand(n)? {
             Operand::Int(value) => Ok(*value),
-            _ => self.fail(format!("operand {} must be a number", n + 1)),
+            _ => self.fail(format!("operand {} must be an integer constant", n + 1)),
         }
     }
 
@@ -199,7 +197,7 @@ impl<'a> Decoder<'_, 'a> {
         list.iter().map(|operand| self.source_of(operand, ty)).collect()
     }
 
-    /// What the name of a variable or parameter stands for: its address.
+    /// The address of the variable or parameter `name`.
     fn symbol(&self, name: &str, offset: i64) -> Result<Initial> {
         let at = |base: u64| Ok(Initial::Value(base.wrapping_add(offset as u64)));
         if let Some(param) = self.function.params.iter().find(|p| p.name == name) {
@@ -221,7 +219,7 @@ impl<'a> Decoder<'_, 'a> {
         if let Some(&index) = self.module_variables.get(name) {
             return Ok(Initial::Symbol(index, offset));
         }
-        self.fail(format!("'{name}' is not known"))
+        self.fail(format!("'{name}' is not defined"))
     }
 
     /// The n-th operand as an address in `space`.
@@ -251,17 +249,75 @@ impl<'a> Decoder<'_, 'a> {
         };
         if let Some(register) = self.lookup(name) {
             if register.bank == Bank::Predicate || register.bits < 32 {
-                return self.fail(format!("'{name}' holds no address"));
+                return self
+                    .fail(format!("register '{name}' is too narrow for an address"));
             }
             let (bank, index) = (register.bank, register.index);
             return Ok(Address { space, bank, index, offset });
         }
         let initial = self.symbol(name, 0)?;
         let index = self.row(Bank::Double, initial);
-        // A named parameter is in the parameter space whatever the access says.
+        // A named parameter is in the parameter space, whatever space the access has.
         Ok(Address { space, bank: Bank::Double, index, offset })
     }
-}
 
-// Addresses stay clear of the windows' first kilobyte.
-const _: () = assert!(SHARED_START >= 16);
+    pub(super) fn expect_ty(&mut self) -> Result<Type> {
+        match self.parts.ty() {
+            Some(ty) => Ok(ty),
+            None => self.fail("type is missing or not implemented"),
+        }
+    }
+
+    /// Decodes `d, a` of one type.
+    pub(super) fn args1(&mut self, ty: Type) -> Result<Args> {
+        self.arity(2, 2)?;
+        let a = self.source(1, ty)?;
+        Ok(Args { d: self.dest_at(0, ty)?, a, ..Args::default() })
+    }
+
+    /// Decodes `d, a, b` of one type.
+    pub(super) fn args2(&mut self, ty: Type) -> Result<Args> {
+        self.arity(3, 3)?;
+        let (a, b) = (self.source(1, ty)?, self.source(2, ty)?);
+        Ok(Args { d: self.dest_at(0, ty)?, a, b, ..Args::default() })
+    }
+
+    /// Decodes `d, a, b, c` of one type.
+    pub(super) fn args3(&mut self, ty: Type) -> Result<Args> {
+        self.arity(4, 4)?;
+        let (a, b, c) = (self.source(1, ty)?, self.source(2, ty)?, self.source(3, ty)?);
+        Ok(Args { d: self.dest_at(0, ty)?, a, b, c, e: 0 })
+    }
+
+    /// The state space that the parts name.
+    pub(super) fn space(&mut self) -> Space {
+        let spaces = [
+            ("global", Space::Global),
+            ("const", Space::Const),
+            ("shared", Space::Shared),
+            ("shared::cta", Space::Shared),
+            ("shared::cluster", Space::SharedCluster),
+            ("local", Space::Local),
+            ("param", Space::Param),
+            ("param::entry", Space::Param),
+        ];
+        self.parts
+            .find(|part| spaces.iter().find(|(name, _)| *name == part).map(|s| s.1))
+            .unwrap_or(Space::Generic)
+    }
+
+    /// Memory semantics and their scope.
+    pub(super) fn order(&mut self) -> Order {
+        let order = match self.parts.any(&["relaxed", "acquire", "release", "acq_rel"]) {
+            Some("relaxed") => Order::Relaxed,
+            Some("acquire") => Order::Acquire,
+            Some("release") => Order::Release,
+            Some(_) => Order::AcquireRelease,
+            None => Order::Weak,
+        };
+        self.parts.take("weak");
+        let volatile = self.parts.take("volatile") | self.parts.take("mmio");
+        self.parts.any(&SCOPES);
+        if volatile && order == Order::Weak { Order::Relaxed } else { order }
+    }
+}

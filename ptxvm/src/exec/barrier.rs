@@ -1,51 +1,13 @@
 //! Barriers of a warp, a block and a cluster.
 
-use crate::decode::operand::SHARED_WINDOW;
-use crate::exec::memory::{cluster_address, cluster_target};
-use crate::exec::{Next, set};
+use crate::bank::Bank;
+use crate::exec::access::{cluster_address, cluster_target};
+use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::Op;
+use crate::instruction::{Barrier, BarrierKind, Op, SHARED_WINDOW};
 use crate::lanes::lanes;
-use crate::machine::{BarrierState, Machine, Step};
-use crate::syntax::Bank;
+use crate::machine::{BARRIERS, Machine, Step};
 use crate::warp::{Wait, Warp};
-
-/// What a thread does at a barrier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BarrierKind {
-    Sync,
-    Arrive,
-    Reduce,
-}
-
-/// `bar` or `barrier`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Barrier {
-    pub kind: BarrierKind,
-    pub aligned: bool,
-    pub id: u16,
-    /// Threads that take part; without it, all of the block.
-    pub count: Option<u16>,
-    pub predicate: Option<u16>,
-    pub negated: bool,
-}
-
-/// Hardware barriers of a block.
-pub(crate) const BARRIERS: usize = 16;
-
-impl BarrierState {
-    /// Lets everyone go who waits.
-    fn release(&mut self) {
-        self.generation += 1;
-        std::mem::swap(&mut self.released, &mut self.message);
-        self.message.clear();
-        self.result = self.reduction;
-        self.reduction = (true, false, 0);
-        self.arrived = 0;
-        self.expected = 0;
-        self.warps.clear();
-    }
-}
 
 pub(crate) fn run(
     warp: &mut Warp,
@@ -60,7 +22,7 @@ pub(crate) fn run(
     let lane = active.trailing_zeros() as usize;
     let id = warp.regs.r[usize::from(op.id)][lane] as usize;
     if id >= BARRIERS {
-        let detail = format!("barrier {id} of {BARRIERS}");
+        let detail = format!("barrier {id}, but a block has {BARRIERS} barriers");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
     }
     let count = op.count.map(|row| warp.regs.r[usize::from(row)][lane]);
@@ -68,16 +30,48 @@ pub(crate) fn run(
         let detail = "the number of threads must be a multiple of 32";
         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
     }
+    let (generation, wanted) = arrive(warp, m, op, (id, count.unwrap_or(0)), (active, pc))?;
+    if m.blocks[warp.rank].barriers[id].arrived < wanted {
+        if op.kind == BarrierKind::Arrive {
+            warp.clock.tick();
+            return Ok(Next::Go);
+        }
+        return Ok(Next::Wait(Wait::Barrier { id, generation }));
+    }
+    m.blocks[warp.rank].barriers[id].release();
+    let all = m.run.block.iter().product::<u32>();
+    let left = all - m.blocks[warp.rank].live_threads;
+    if count.is_none() && left > 0 {
+        early_exit(warp, m, pc, lane, left);
+    }
+    if op.kind == BarrierKind::Arrive {
+        warp.clock.tick();
+    } else {
+        let barrier = &m.blocks[warp.rank].barriers[id];
+        warp.clock.learn(&barrier.released);
+    }
+    Ok(Next::Go)
+}
+
+/// Adds the active threads to those at barrier `id`, which `expected` threads take part in,
+/// or all of the block where it is 0. Gives the generation that they belong to and how
+/// many threads complete it.
+fn arrive(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    op: &Barrier,
+    (id, expected): (usize, u32),
+    (active, pc): (u32, u32),
+) -> Step<(u64, u32)> {
+    let lane = active.trailing_zeros() as usize;
     // With a count, whole warps are counted; without, the threads that there are.
-    let threads = if count.is_some() && op.aligned { 32 } else { active.count_ones() };
+    let threads = if expected != 0 && op.aligned { 32 } else { active.count_ones() };
     let bits = op.predicate.map_or(0, |row| warp.regs.p[usize::from(row)]) & active;
-    let warp_id = warp.id();
     let block = &mut m.blocks[warp.rank];
     let barrier = &mut block.barriers[id];
-    let expected = count.unwrap_or(0);
     if barrier.arrived > 0 && barrier.expected != expected {
         let detail = format!(
-            "barrier {id} is awaited by {} and by {} threads",
+            "threads disagree on how many take part in barrier {id}: {} and {} (0 is all)",
             barrier.expected, expected
         );
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
@@ -87,7 +81,7 @@ pub(crate) fn run(
     }
     barrier.expected = expected;
     barrier.arrived += threads;
-    barrier.warps.push(warp_id);
+    barrier.warps.push(warp.id());
     barrier.message.add(&warp.clock);
     if op.predicate.is_some() {
         barrier.reduction.0 &= bits == active;
@@ -97,40 +91,26 @@ pub(crate) fn run(
     let generation = barrier.generation;
     let wanted = if expected == 0 { block.live_threads } else { expected };
     if barrier.arrived > wanted {
-        let detail = format!("{} threads at barrier {id} of {wanted}", barrier.arrived);
+        let detail = format!(
+            "{} threads arrived at barrier {id}, which takes {wanted}",
+            barrier.arrived
+        );
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
     }
     m.progress += 1;
-    if barrier.arrived == wanted {
-        barrier.release();
-        let all = m.run.block.iter().product::<u32>();
-        let left = all - m.blocks[warp.rank].live_threads;
-        if expected == 0 && left > 0 {
-            early_exit(warp, m, pc, lane, left);
-        }
-        if op.kind == BarrierKind::Arrive {
-            warp.clock.tick();
-        } else {
-            let barrier = &m.blocks[warp.rank].barriers[id];
-            warp.clock.learn(&barrier.released);
-        }
-        return Ok(Next::Go);
-    }
-    if op.kind == BarrierKind::Arrive {
-        warp.clock.tick();
-        return Ok(Next::Go);
-    }
-    Ok(Next::Wait(Wait::Barrier { id, generation }))
+    Ok((generation, wanted))
 }
 
 #[cold]
 fn early_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32, lane: usize, left: u32) {
     m.note(FindingKind::BarrierDivergence, warp, pc, lane, None, || {
-        format!("{left} threads of the block returned before this barrier of all")
+        format!(
+            "{left} threads of the block returned before this barrier of the whole block"
+        )
     });
 }
 
-/// Threads that return may be the last that a barrier of the whole block waits for.
+/// Threads that return may complete a barrier of the whole block.
 pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
     let block = &mut m.blocks[warp.rank];
     let live = block.live_threads;
@@ -170,7 +150,7 @@ pub(crate) fn result(
     set(warp, bank, d, value, active);
 }
 
-/// `bar.warp.sync`: threads of the mask may come from different places.
+/// `bar.warp.sync`: threads of the mask may be at different instructions.
 pub(crate) fn warp(
     warp: &mut Warp,
     m: &mut Machine<'_>,
@@ -182,7 +162,8 @@ pub(crate) fn warp(
     let lane = active.trailing_zeros() as usize;
     let members = row[lane];
     if lanes(active).any(|lane| row[lane] != members || members >> lane & 1 == 0) {
-        let detail = format!("member mask {members:#x} at threads {active:#x}");
+        let detail =
+            format!("member mask {members:#x} does not fit the threads {active:#x}");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
     }
     let code = &m.run.kernel.code;
@@ -255,11 +236,12 @@ pub(crate) fn map_rank(
     (bank, generic): (Bank, bool),
     (active, pc): (u32, u32),
 ) -> Step {
-    let row = crate::exec::values(warp, bank, a);
+    let row = values(warp, bank, a);
     let ranks = warp.regs.r[usize::from(rank)];
     for lane in lanes(active) {
         if ranks[lane] as usize >= m.blocks.len() {
-            let detail = format!("rank {} of {} blocks", ranks[lane], m.blocks.len());
+            let detail =
+                format!("rank {} in a cluster of {} blocks", ranks[lane], m.blocks.len());
             return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
         }
         let base = if generic { SHARED_WINDOW } else { 0 };
@@ -272,7 +254,7 @@ pub(crate) fn map_rank(
 
 /// `getctarank`.
 pub(crate) fn get_rank(warp: &mut Warp, (d, a, bank): (u16, u16, Bank), active: u32) {
-    let row = crate::exec::values(warp, bank, a);
+    let row = values(warp, bank, a);
     for lane in lanes(active) {
         let address = row[lane] & 0xffff_ffff;
         let (rank, _) = cluster_target(warp.rank, address);

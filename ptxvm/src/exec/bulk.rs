@@ -1,82 +1,19 @@
-//! Bulk copies, which land whenever they like: here at a random time, and at the
-//! latest when nothing else can go on.
+//! Bulk copies. They may complete at any time: here at a random time, and at the latest
+//! when no warp can continue.
 
 use crate::check::Manner;
-use crate::exec::cp_async::{self, Copy};
-use crate::exec::mbarrier;
-use crate::exec::memory::{
+use crate::exec::access::{
     Target, addresses, aligned, conflict, global, note_global_read, note_global_write,
     resolve, sectors, shared, touch_sectors,
 };
-use crate::exec::tensor_copy;
+use crate::exec::{landing, tensor_copy};
 use crate::finding::{Finding, FindingKind};
-use crate::instruction::Address;
+use crate::flight::{Direction, PendingCopy, Piece};
+use crate::instruction::{Address, Bulk, BulkKind};
 use crate::lanes::lanes;
-use crate::machine::{Machine, Step, Stop};
+use crate::machine::{Machine, Step};
 use crate::shared::Who;
 use crate::warp::Warp;
-
-/// What a bulk copy moves.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum What {
-    /// `bytes` in a row between two addresses.
-    Row { global: Address, bytes: u16 },
-    /// A box of a tensor map at these coordinates.
-    Box { map: Address, coordinates: Vec<u16> },
-    /// From this block's shared memory to another's.
-    Shared { from: Address, bytes: u16 },
-}
-
-/// `cp.async.bulk` with or without a tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Bulk {
-    pub what: What,
-    pub shared: Address,
-    /// Present on the way into shared memory.
-    pub barrier: Option<Address>,
-    pub multicast: Option<u16>,
-}
-
-/// Up to 16 bytes of a copy.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece {
-    /// Offset in shared memory.
-    pub shared: u32,
-    /// Allocation and offset; none for what lies outside of a tensor.
-    pub global: Option<(usize, u64)>,
-    pub bytes: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    /// Into shared memory of these blocks (a bit a rank).
-    In { ranks: u32, barrier: u32 },
-    /// Out of shared memory.
-    Out,
-    /// From one block's shared memory to another's.
-    Across { to: (usize, u32), barrier: (usize, u32) },
-    /// A thread's `cp.async` copies, after which it arrives at an mbarrier.
-    Copies { barrier: (usize, u32) },
-}
-
-/// A copy on its way.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    direction: Direction,
-    pieces: Vec<Piece>,
-    fill: [u8; 16],
-    bytes: u64,
-    /// The issuing warp's number in the cluster, its block and lane.
-    warp: usize,
-    rank: usize,
-    lane: usize,
-    group: u32,
-    copies: Vec<Copy>,
-    /// What was read of the source, once it was.
-    data: Option<Vec<u8>>,
-    /// Made at the issue, for findings at the landing.
-    blame: Box<Finding>,
-}
 
 pub(crate) fn issue(
     warp: &mut Warp,
@@ -87,7 +24,7 @@ pub(crate) fn issue(
 ) -> Step {
     for lane in lanes(active) {
         match (&op.what, op.barrier) {
-            (What::Shared { .. }, _) => across(warp, m, op, (pc, lane))?,
+            (BulkKind::Shared { .. }, _) => across(warp, m, op, (pc, lane))?,
             (_, Some(barrier)) => copy_in(warp, m, (op, barrier), (pc, lane))?,
             (_, None) => copy_out(warp, m, op, (pc, lane))?,
         }
@@ -96,7 +33,7 @@ pub(crate) fn issue(
     Ok(())
 }
 
-/// Brings rows into the cache: traffic like reading them, though nobody has them then.
+/// Brings rows into the cache: they count as traffic, but no thread gets them.
 pub(crate) fn prefetch(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -136,7 +73,8 @@ fn shared_spot(
     Ok((rank, shared(warp, m, (pc, lane), (rank, offset), bytes)?))
 }
 
-/// The pieces of the copy, with the fill of what is outside, and its size.
+/// The pieces of the copy, the fill for elements outside of the tensor, and its size in
+/// bytes.
 fn pieces(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -145,7 +83,7 @@ fn pieces(
 ) -> Step<(Vec<Piece>, [u8; 16], u64)> {
     let site = (pc, lane);
     match &op.what {
-        What::Box { map, coordinates } => {
+        BulkKind::Box { map, coordinates } => {
             let map = tensor_copy::read_map(warp, m, site, map)?;
             let bytes = map.box_bytes();
             let align = if coordinates.is_empty() { 16 } else { 128 };
@@ -153,7 +91,7 @@ fn pieces(
             let pieces = tensor_copy::pieces(warp, m, site, (&map, coordinates, at))?;
             Ok((pieces, map.fill_bytes(), bytes))
         }
-        What::Row { global: address, bytes } => {
+        BulkKind::Row { global: address, bytes } => {
             let bytes = row_bytes(warp, m, site, *bytes)?;
             let (_, at) = shared_spot(warp, m, site, &op.shared, (bytes, 16))?;
             let value = addresses(warp, m, address, 1 << lane, pc)[lane];
@@ -166,7 +104,7 @@ fn pieces(
             };
             Ok(((0..bytes / 16).map(piece).collect(), [0; 16], bytes))
         }
-        What::Shared { .. } => Ok((Vec::new(), [0; 16], 0)),
+        BulkKind::Shared { .. } => Ok((Vec::new(), [0; 16], 0)),
     }
 }
 
@@ -178,7 +116,8 @@ fn row_bytes(
 ) -> Step<u64> {
     let bytes = u64::from(warp.regs.r[usize::from(row)][lane]);
     if bytes == 0 || bytes % 16 != 0 {
-        let text = format!("a bulk copy or prefetch of {bytes} bytes");
+        let text =
+            format!("the size {bytes} of a bulk copy or prefetch is not a multiple of 16");
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
     }
     Ok(bytes)
@@ -198,7 +137,8 @@ fn copy_in(
         None => 1 << to,
     };
     if ranks == 0 || ranks >> m.blocks.len() != 0 {
-        let text = format!("a multicast to blocks {ranks:#x} of {}", m.blocks.len());
+        let text =
+            format!("a multicast to ranks {ranks:#x} in a cluster of {}", m.blocks.len());
         return m.stop(FindingKind::BadOperand, warp, site.0, site.1, text);
     }
     if op.multicast.is_none() && barrier_rank != to {
@@ -223,7 +163,7 @@ fn copy_in(
         if !known.is_shown {
             let place = Some((barrier as u64, "shared".to_owned()));
             m.note(FindingKind::MissingProxyFence, warp, site.0, site.1, place, || {
-                "the async proxy is given an mbarrier whose initialisation no fence has shown it"
+                "the async proxy uses an mbarrier whose initialisation was not fenced for it"
                     .to_owned()
             });
         }
@@ -239,67 +179,13 @@ fn copy_in(
         m.counts.async_bytes += bytes;
     }
     let direction = Direction::In { ranks, barrier: barrier as u32 };
-    start(warp, m, site, (direction, pieces), fill, bytes);
+    landing::start(warp, m, site, (direction, pieces), fill, bytes);
     Ok(())
-}
-
-fn start(
-    warp: &Warp,
-    m: &mut Machine<'_>,
-    (pc, lane): (u32, usize),
-    (direction, pieces): (Direction, Vec<Piece>),
-    fill: [u8; 16],
-    bytes: u64,
-) {
-    let finding = m.finding(FindingKind::AsyncRace, warp, pc, lane, String::new());
-    m.pending.push(Pending {
-        direction,
-        pieces,
-        fill,
-        bytes,
-        warp: warp.id(),
-        rank: warp.rank,
-        lane,
-        group: warp.bulk_groups[lane],
-        copies: Vec::new(),
-        data: None,
-        blame: Box::new(finding),
-    });
-}
-
-/// Sends a thread's `cp.async` copies on their way to an mbarrier.
-pub(crate) fn start_copies(
-    warp: &Warp,
-    m: &mut Machine<'_>,
-    site: (u32, usize),
-    copies: Vec<Copy>,
-    barrier: (usize, u32),
-) {
-    start(warp, m, site, (Direction::Copies { barrier }, Vec::new()), [0; 16], 0);
-    if let Some(pending) = m.pending.last_mut() {
-        pending.copies = copies;
-    }
-}
-
-/// Lands `cp.async` copies that lanes wait for in another way.
-pub(crate) fn land_copies_of(warp: &Warp, m: &mut Machine<'_>, active: u32) {
-    let mut at = 0;
-    while at < m.pending.len() {
-        let pending = &m.pending[at];
-        let found = matches!(pending.direction, Direction::Copies { .. })
-            && pending.warp == warp.id()
-            && active >> pending.lane & 1 != 0;
-        if !found {
-            at += 1;
-        } else if let Err(stop) = land(m, at) {
-            m.findings.add(*stop);
-        }
-    }
 }
 
 fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -> Step {
     let (mut pieces, fill, bytes) = pieces(warp, m, op, site)?;
-    // What lies outside of the tensor is not written.
+    // Elements outside of the tensor are not written.
     pieces.retain(|piece| piece.global.is_some());
     let mut spans = Vec::with_capacity(pieces.len() / 2);
     for piece in &pieces {
@@ -325,12 +211,12 @@ fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize))
         }
     }
     touch_sectors(m, &mut spans, true);
-    start(warp, m, site, (Direction::Out, pieces), fill, bytes);
+    landing::start(warp, m, site, (Direction::Out, pieces), fill, bytes);
     Ok(())
 }
 
 fn across(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -> Step {
-    let (What::Shared { from, bytes }, Some(barrier)) = (&op.what, op.barrier) else {
+    let (BulkKind::Shared { from, bytes }, Some(barrier)) = (&op.what, op.barrier) else {
         return Ok(());
     };
     let bytes = row_bytes(warp, m, site, *bytes)?;
@@ -357,7 +243,7 @@ fn across(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -
         barrier: (barrier_rank, barrier as u32),
     };
     m.counts.async_bytes += bytes;
-    start(warp, m, site, (direction, pieces), [0; 16], bytes);
+    landing::start(warp, m, site, (direction, pieces), [0; 16], bytes);
     Ok(())
 }
 
@@ -374,7 +260,7 @@ pub(crate) fn wait(
     (count, read): (u32, bool),
     active: u32,
 ) -> Step {
-    let ready = |pending: &Pending| {
+    let ready = |pending: &PendingCopy| {
         pending.direction == Direction::Out
             && pending.warp == warp.id()
             && active >> pending.lane & 1 != 0
@@ -388,17 +274,17 @@ pub(crate) fn wait(
         }
         note_reads(warp, m, at);
         if read {
-            read_source(m, at);
+            landing::read_source(m, at);
             at += 1;
         } else {
-            land(m, at)?;
+            landing::land(m, at)?;
         }
     }
     m.progressed();
     Ok(())
 }
 
-/// The source may have been read as late as the wait.
+/// Records that the source may have been read as late as the wait.
 fn note_reads(warp: &Warp, m: &mut Machine<'_>, at: usize) {
     let pending = &m.pending[at];
     if pending.data.is_some() {
@@ -412,53 +298,7 @@ fn note_reads(warp: &Warp, m: &mut Machine<'_>, at: usize) {
     }
 }
 
-/// Reads a copy's source in shared memory.
-fn read_source(m: &mut Machine<'_>, at: usize) {
-    let pending = &mut m.pending[at];
-    if pending.data.is_some() {
-        return;
-    }
-    let memory = &mut m.blocks[pending.rank].shared;
-    let mut data = Vec::with_capacity(pending.bytes as usize);
-    let mut unwritten = None;
-    for piece in &pending.pieces {
-        let (offset, bytes) = (piece.shared as usize, piece.bytes as usize);
-        data.extend_from_slice(memory.get(offset, bytes));
-        memory.reading(offset, bytes, false);
-        if !memory.is_written(offset, bytes) {
-            unwritten.get_or_insert(offset);
-        }
-    }
-    pending.data = Some(data);
-    if let (Some(offset), Direction::Out) = (unwritten, pending.direction) {
-        let finding = Finding {
-            kind: FindingKind::Uninitialised,
-            address: Some(offset as u64),
-            allocation: Some("shared".to_owned()),
-            detail: "stores never-written bytes of shared memory".to_owned(),
-            ..(*pending.blame).clone()
-        };
-        m.findings.add(finding);
-    }
-}
-
-/// Lands one copy at random; says whether there was one.
-pub(crate) fn land_one(m: &mut Machine<'_>) -> Step<bool> {
-    if m.pending.is_empty() {
-        return Ok(false);
-    }
-    let at = m.random.below(m.pending.len());
-    land(m, at)?;
-    Ok(true)
-}
-
-/// Lands everything that is left when the cluster is done.
-pub(crate) fn land_all(m: &mut Machine<'_>) -> Step {
-    while land_one(m)? {}
-    Ok(())
-}
-
-/// Threads leave whose stores have not been read: their source may be gone.
+/// Reports threads that return before the sources of their stores were read.
 pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, gone: u32) {
     let unread = m.pending.iter().find(|pending| {
         pending.warp == warp.id()
@@ -472,96 +312,4 @@ pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, gone: u32) {
         let finding = Finding { detail: detail.to_owned(), ..(*pending.blame).clone() };
         m.findings.add(finding);
     }
-}
-
-fn land(m: &mut Machine<'_>, at: usize) -> Step {
-    match m.pending[at].direction {
-        Direction::Out => {
-            read_source(m, at);
-            let pending = m.pending.swap_remove(at);
-            let data = pending.data.unwrap_or_default();
-            let mut from = 0;
-            for piece in &pending.pieces {
-                let bytes = piece.bytes as usize;
-                if let Some((allocation, offset)) = piece.global {
-                    let found = &m.run.memory.allocations[allocation];
-                    found.write(offset, &data[from..from + bytes]);
-                }
-                from += bytes;
-            }
-        }
-        Direction::In { ranks, barrier } => {
-            let pending = m.pending.swap_remove(at);
-            let time = m.next_landing(barrier);
-            for rank in lanes(ranks) {
-                for piece in &pending.pieces {
-                    land_piece(m, rank, piece, &pending.fill, time);
-                }
-                finish(m, (rank, barrier), &pending, time)?;
-            }
-        }
-        Direction::Copies { barrier } => {
-            let pending = m.pending.swap_remove(at);
-            let time = m.next_landing(barrier.1);
-            for copy in &pending.copies {
-                cp_async::land_for_mbarrier(m, pending.rank, copy, time);
-            }
-            if !mbarrier::arrive_for_copies(m, barrier, time) {
-                let detail = "the mbarrier of a thread's copies expects no arrival";
-                return Err(blame(&pending, detail));
-            }
-        }
-        Direction::Across { to, barrier } => {
-            read_source(m, at);
-            let pending = m.pending.swap_remove(at);
-            let data = pending.data.clone().unwrap_or_default();
-            let time = m.next_landing(barrier.1);
-            let memory = &mut m.blocks[to.0].shared;
-            memory.landing(to.1 as usize, data.len(), false);
-            memory.put(to.1 as usize, &data, true);
-            memory.landed(to.1 as usize, data.len(), time);
-            finish(m, barrier, &pending, time)?;
-        }
-    }
-    m.progressed();
-    Ok(())
-}
-
-fn land_piece(
-    m: &mut Machine<'_>,
-    rank: usize,
-    piece: &Piece,
-    fill: &[u8; 16],
-    time: (usize, u32),
-) {
-    let bytes = piece.bytes as usize;
-    let mut data = *fill;
-    let mut defined = true;
-    if let Some((allocation, offset)) = piece.global {
-        let found = &m.run.memory.allocations[allocation];
-        found.read(offset, &mut data[..bytes]);
-        defined = found.is_written(offset, bytes as u64);
-    }
-    let memory = &mut m.blocks[rank].shared;
-    let at = piece.shared as usize;
-    memory.landing(at, bytes, false);
-    memory.put(at, &data[..bytes], defined);
-    memory.landed(at, bytes, time);
-}
-
-fn finish(
-    m: &mut Machine<'_>,
-    spot: (usize, u32),
-    pending: &Pending,
-    time: (usize, u32),
-) -> Step {
-    if !mbarrier::complete(m, spot, pending.bytes, time) {
-        return Err(blame(pending, "the copy's mbarrier is gone when it lands"));
-    }
-    Ok(())
-}
-
-fn blame(pending: &Pending, detail: &str) -> Stop {
-    let (kind, detail) = (FindingKind::Mbarrier, detail.to_owned());
-    Box::new(Finding { kind, detail, ..(*pending.blame).clone() })
 }

@@ -1,67 +1,17 @@
-//! `cp.async`: copies that land when they are waited for, and not before.
+//! `cp.async`: copies that complete when they are waited for, and not before.
 
 use crate::check::Manner;
-use crate::exec::bulk;
-use crate::exec::memory::{
+use crate::exec::access::{
     addresses, aligned, conflict, global, note_global_read, sectors, shared, touch_sectors,
 };
+use crate::exec::landing;
 use crate::finding::FindingKind;
-use crate::instruction::Address;
+use crate::flight::ThreadCopy;
+use crate::instruction::CpAsync;
 use crate::lanes::{LANES, lanes};
 use crate::machine::{Machine, Step};
 use crate::shared::Who;
 use crate::warp::Warp;
-
-/// A `cp.async`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct CpAsync {
-    pub to: Address,
-    pub from: Address,
-    pub bytes: u32,
-    /// Bytes to read; the rest is zero.
-    pub source_bytes: Option<u16>,
-    /// Read nothing where this predicate is set.
-    pub ignore: Option<u16>,
-}
-
-/// One lane's copy on its way.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy {
-    lane: usize,
-    to: usize,
-    /// Allocation and offset.
-    from: (usize, u64),
-    bytes: usize,
-    source_bytes: usize,
-    /// The lane's commit group; none while that is open.
-    group: Option<u32>,
-}
-
-/// A warp's copies on their way.
-#[derive(Debug, Default)]
-pub(crate) struct CopyGroups {
-    copies: Vec<Copy>,
-    committed: [u32; LANES],
-}
-
-impl CopyGroups {
-    /// Closes the active lanes' open groups.
-    pub(crate) fn commit(&mut self, active: u32) {
-        for copy in &mut self.copies {
-            if copy.group.is_none() && active >> copy.lane & 1 != 0 {
-                copy.group = Some(self.committed[copy.lane]);
-            }
-        }
-        lanes(active).for_each(|lane| self.committed[lane] += 1);
-    }
-
-    /// Hands over a lane's copies, for something else to wait for.
-    pub(crate) fn take(&mut self, lane: usize) -> Vec<Copy> {
-        let (taken, left) = self.copies.drain(..).partition(|copy| copy.lane == lane);
-        self.copies = left;
-        taken
-    }
-}
 
 /// Starts the active lanes' copies.
 pub(crate) fn issue(
@@ -81,15 +31,15 @@ pub(crate) fn issue(
         aligned(warp, m, (pc, lane), to[lane], bytes)?;
         let asked = sizes.map_or(op.bytes, |row| row[lane]);
         if asked > op.bytes {
-            let detail = format!("{asked} source bytes of {bytes}");
+            let detail = format!("{asked} source bytes for a copy of {bytes} bytes");
             return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
         }
         let wanted = if ignored >> lane & 1 != 0 { 0 } else { u64::from(asked) };
         let place = if wanted > 0 {
             aligned(warp, m, (pc, lane), from[lane], bytes)?;
             let address =
-                match crate::exec::memory::resolve(op.from.space, warp.rank, from[lane]) {
-                    crate::exec::memory::Target::Global(address) => address,
+                match crate::exec::access::resolve(op.from.space, warp.rank, from[lane]) {
+                    crate::exec::access::Target::Global(address) => address,
                     _ => {
                         let detail = "the source is not global memory";
                         return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
@@ -110,7 +60,7 @@ pub(crate) fn issue(
         if let Some(found) = found {
             conflict(warp, m, (pc, lane), to[lane], found);
         }
-        warp.copies.copies.push(Copy {
+        warp.copies.copies.push(ThreadCopy {
             lane,
             to: at,
             from: place,
@@ -127,7 +77,7 @@ pub(crate) fn issue(
 
 /// Waits until at most `pending` groups of each active lane are on their way.
 pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, active: u32) {
-    bulk::land_copies_of(warp, m, active);
+    landing::land_copies_of(warp, m, active);
     let committed = warp.copies.committed;
     land_where(warp, m, |copy| {
         active >> copy.lane & 1 != 0
@@ -137,16 +87,16 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32, active: u
 
 /// Waits for all of the active lanes' copies.
 pub(crate) fn wait_all(warp: &mut Warp, m: &mut Machine<'_>, active: u32) {
-    bulk::land_copies_of(warp, m, active);
+    landing::land_copies_of(warp, m, active);
     land_where(warp, m, |copy| active >> copy.lane & 1 != 0);
 }
 
-/// Copies outlive the threads that asked for them.
+/// Completes the copies of threads that return.
 pub(crate) fn land_on_exit(warp: &mut Warp, m: &mut Machine<'_>, gone: u32) {
     land_where(warp, m, |copy| gone >> copy.lane & 1 != 0);
 }
 
-fn land_where(warp: &mut Warp, m: &mut Machine<'_>, ready: impl Fn(&Copy) -> bool) {
+fn land_where(warp: &mut Warp, m: &mut Machine<'_>, ready: impl Fn(&ThreadCopy) -> bool) {
     if warp.copies.copies.is_empty() {
         return;
     }
@@ -162,33 +112,9 @@ fn land_where(warp: &mut Warp, m: &mut Machine<'_>, ready: impl Fn(&Copy) -> boo
     m.progressed();
 }
 
-fn land(warp: &Warp, m: &mut Machine<'_>, copy: &Copy) {
-    put(m, warp.rank, copy);
+fn land(warp: &Warp, m: &mut Machine<'_>, copy: &ThreadCopy) {
+    landing::put(m, warp.rank, copy);
     let memory = &mut m.blocks[warp.rank].shared;
     let who = Who { clock: &warp.clock, lane: copy.lane, strong: false, proxy: false };
     memory.note_write(copy.to, copy.bytes, who);
-}
-
-/// Lands a copy whose completion an mbarrier shows.
-pub(crate) fn land_for_mbarrier(
-    m: &mut Machine<'_>,
-    rank: usize,
-    copy: &Copy,
-    time: (usize, u32),
-) {
-    put(m, rank, copy);
-    m.blocks[rank].shared.landed(copy.to, copy.bytes, time);
-}
-
-fn put(m: &mut Machine<'_>, rank: usize, copy: &Copy) {
-    let mut data = [0; 16];
-    let mut defined = true;
-    if copy.source_bytes > 0 {
-        let found = &m.run.memory.allocations[copy.from.0];
-        found.read(copy.from.1, &mut data[..copy.source_bytes]);
-        defined = found.is_written(copy.from.1, copy.source_bytes as u64);
-    }
-    let memory = &mut m.blocks[rank].shared;
-    memory.landing(copy.to, copy.bytes, false);
-    memory.put(copy.to, &data[..copy.bytes], defined);
 }

@@ -4,102 +4,21 @@
 //! `row = lane / 4` and `quad = lane % 4`, register r of A holds row
 //! `row + 8 * (r % 2)` and, with `per` elements in a register, the columns from
 //! `per * quad + 4 * per * (r / 2)` on; B is the same with columns for rows and no
-//! second half; C and D hold two neighbouring columns a register pair.
+//! second half; C and D hold two neighbouring columns in a pair of registers.
 
-use crate::exec::Next;
-use crate::exec::memory::{
+use crate::bank::Bank;
+use crate::exec::access::{
     Target, addresses, aligned, conflict, count_shared, resolve, shared,
 };
+use crate::exec::step::Next;
 use crate::finding::FindingKind;
-use crate::float::{E4M3, E5M2, F16, Format, Rounding, bf16_to_f32, f16_to_f32};
-use crate::instruction::Address;
+use crate::instruction::{Accumulator, Element, LdMatrix, Mma};
 use crate::lanes::{LANES, Origin, lanes};
 use crate::machine::{Machine, Step};
 use crate::shared::{WHOLE_WARP, Who};
-use crate::syntax::Bank;
 use crate::warp::Warp;
 
-/// The element type of a matrix operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
-    F16,
-    BF16,
-    TF32,
-    E4M3,
-    E5M2,
-    S8,
-    U8,
-    F64,
-}
-
-/// The type that products are summed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Accumulator {
-    F16,
-    F32,
-    S32,
-    F64,
-}
-
-impl Element {
-    pub(crate) fn bits(self) -> usize {
-        match self {
-            Self::F16 | Self::BF16 => 16,
-            Self::TF32 => 32,
-            Self::F64 => 64,
-            _ => 8,
-        }
-    }
-
-    /// The value of the element's bits; exact in f64.
-    pub(crate) fn value(self, bits: u32) -> f64 {
-        match self {
-            Self::F16 => f64::from(f16_to_f32(bits as u16)),
-            Self::BF16 => f64::from(bf16_to_f32(bits as u16)),
-            // The low bits of a tf32 operand are not looked at.
-            Self::TF32 => f64::from(f32::from_bits(bits & 0xffff_e000)),
-            Self::E4M3 => small(E4M3, bits),
-            Self::E5M2 => small(E5M2, bits),
-            Self::S8 => f64::from(bits as u8 as i8),
-            Self::U8 => f64::from(bits as u8),
-            Self::F64 => f64::NAN,
-        }
-    }
-}
-
-fn small(format: Format, bits: u32) -> f64 {
-    use std::sync::LazyLock;
-    static TABLES: LazyLock<[[f64; 256]; 2]> = LazyLock::new(|| {
-        [E4M3, E5M2].map(|format| std::array::from_fn(|bits| format.decode(bits as u64)))
-    });
-    TABLES[usize::from(format == E5M2)][(bits & 0xff) as usize]
-}
-
-/// `ldmatrix` or `stmatrix` of one, two or four 8x8 matrices of 16-bit elements.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct LdMatrix {
-    pub registers: Vec<u16>,
-    pub address: Address,
-    pub transpose: bool,
-}
-
-/// `mma.sync`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Mma {
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub a_ty: Element,
-    pub b_ty: Element,
-    pub accumulator: Accumulator,
-    pub saturate: bool,
-    pub d: Vec<u16>,
-    pub a: Vec<u16>,
-    pub b: Vec<u16>,
-    pub c: Vec<u16>,
-}
-
-/// The rows of the matrices, as the lanes' addresses name them.
+/// The offsets of the matrices' rows, from the lanes' addresses.
 fn matrix_rows(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -252,7 +171,7 @@ pub(crate) fn transpose(warp: &mut Warp, d: u16, a: u16, active: u32) -> Step<Ne
 /// The largest `k` of any product here.
 const MAX_K: usize = 32;
 
-/// A product's operands as numbers, and which rows and columns are undefined.
+/// A product's operands as values, and which rows and columns are undefined.
 struct Tiles {
     a: [[f64; MAX_K]; 16],
     b: [[f64; 8]; MAX_K],
@@ -275,33 +194,12 @@ pub(crate) fn multiply(warp: &mut Warp, op: &Mma, active: u32) -> Step<Next> {
     Ok(Next::Go)
 }
 
-/// A register's elements in every lane, the lowest first.
-pub(crate) fn expand(ty: Element, words: &[u32; LANES]) -> [[f64; 4]; LANES] {
-    let bytes =
-        |word: u32, value: fn(u32) -> f64| word.to_le_bytes().map(|b| value(b.into()));
-    match ty {
-        Element::BF16 => words.map(|word| {
-            let high = f64::from(f32::from_bits(word & 0xffff_0000));
-            [f64::from(f32::from_bits(word << 16)), high, 0.0, 0.0]
-        }),
-        Element::F16 => words.map(|word| {
-            let high = f64::from(f16_to_f32((word >> 16) as u16));
-            [f64::from(f16_to_f32(word as u16)), high, 0.0, 0.0]
-        }),
-        Element::S8 => words.map(|word| bytes(word, |b| f64::from(b as u8 as i8))),
-        Element::U8 => words.map(|word| bytes(word, f64::from)),
-        Element::E4M3 => words.map(|word| bytes(word, |b| small(E4M3, b))),
-        Element::E5M2 => words.map(|word| bytes(word, |b| small(E5M2, b))),
-        Element::TF32 | Element::F64 => words.map(|word| [ty.value(word), 0.0, 0.0, 0.0]),
-    }
-}
-
 fn tiles(warp: &Warp, op: &Mma) -> Tiles {
     let mut tiles =
         Tiles { a: [[0.0; MAX_K]; 16], b: [[0.0; 8]; MAX_K], bad_rows: 0, bad_columns: 0 };
     let (halves, per) = (op.m / 8, 32 / op.a_ty.bits());
     for (r, &register) in op.a.iter().enumerate() {
-        let values = expand(op.a_ty, &warp.regs.r[usize::from(register)]);
+        let values = op.a_ty.expand(&warp.regs.r[usize::from(register)]);
         let step = 4 * per * (r / halves);
         for (lane, values) in values.iter().enumerate() {
             let first = per * (lane % 4) + step;
@@ -312,7 +210,7 @@ fn tiles(warp: &Warp, op: &Mma) -> Tiles {
         lanes(bad).for_each(|lane| tiles.bad_rows |= 1 << (lane / 4 + 8 * (r % halves)));
     }
     for (r, &register) in op.b.iter().enumerate() {
-        let values = expand(op.b_ty, &warp.regs.r[usize::from(register)]);
+        let values = op.b_ty.expand(&warp.regs.r[usize::from(register)]);
         for (lane, values) in values.iter().enumerate() {
             let first = per * (lane % 4) + 4 * per * r;
             for (n, &value) in values[..per].iter().enumerate() {
@@ -337,30 +235,9 @@ fn for_rows(tiles: &Tiles, k: usize, sums: &mut [[f64; 8]; 16]) {
     }
 }
 
-/// Adds the sum of products to an accumulator's bits.
-pub(crate) fn accumulate(kind: Accumulator, old: u32, sum: f64, saturate: bool) -> u32 {
-    match kind {
-        Accumulator::F32 => (f64::from(f32::from_bits(old)) + sum) as f32,
-        Accumulator::S32 => {
-            let total = i64::from(old as i32) + sum as i64;
-            return if saturate {
-                total.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as u32
-            } else {
-                total as u32
-            };
-        }
-        Accumulator::F16 => {
-            let total = f64::from(f16_to_f32(old as u16)) + sum;
-            return F16.encode(total, Rounding::Nearest, false) as u32;
-        }
-        Accumulator::F64 => f32::NAN,
-    }
-    .to_bits()
-}
-
 fn write_back(warp: &mut Warp, op: &Mma, tiles: &Tiles, sums: &[[f64; 8]; 16]) {
     let packed = op.accumulator == Accumulator::F16;
-    // C is read whole before D is written: they may be the same registers.
+    // All of C is read before D is written: they may be the same registers.
     let old: Vec<[u32; LANES]> =
         op.c.iter().map(|&c| warp.regs.r[usize::from(c)]).collect();
     let old_bad: Vec<u32> =
@@ -374,12 +251,12 @@ fn write_back(warp: &mut Warp, op: &Mma, tiles: &Tiles, sums: &[[f64; 8]; 16]) {
             row_out[lane] = if packed {
                 let add = |shift: u32, column: usize| {
                     let old = old[n][lane] >> shift & 0xffff;
-                    accumulate(op.accumulator, old, sums[row][column], false) << shift
+                    op.accumulator.add(old, sums[row][column], false) << shift
                 };
                 add(0, column) | add(16, column + 1)
             } else {
                 let (old, sum) = (old[n][lane], sums[row][column]);
-                accumulate(op.accumulator, old, sum, op.saturate)
+                op.accumulator.add(old, sum, op.saturate)
             };
             let columns = if packed { 3 << column } else { 1 << column };
             let bad = tiles.bad_rows >> row & 1 != 0 || tiles.bad_columns & columns != 0;
@@ -400,7 +277,7 @@ fn taint(warp: &mut Warp, op: &Mma, register: u16) {
     warp.regs.taint((Bank::Word, register), &from, false);
 }
 
-/// m8n8k4 in f64: one element of A and B and two of C a lane.
+/// m8n8k4 in f64: a lane has one element of A, one of B and two of C.
 fn multiply_f64(warp: &mut Warp, op: &Mma) {
     let row = |index: u16| warp.regs.d[usize::from(index)].map(f64::from_bits);
     let (a, b) = (row(op.a[0]), row(op.b[0]));

@@ -1,96 +1,19 @@
 //! mbarriers: phases of arrivals and of bytes.
 
-use crate::clock::{Clock, Message};
-use crate::exec::memory::{Target, addresses, aligned, resolve, shared};
-use crate::exec::{Next, set, values};
+use crate::bank::Bank;
+use crate::clock::Message;
+use crate::exec::access::{Target, addresses, aligned, resolve, shared};
+use crate::exec::landing;
+use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::{Address, SINK};
+use crate::instruction::{Address, MbarrierKind, MbarrierOp, SINK};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
-use crate::syntax::Bank;
+use crate::mbarrier::{Mbarrier, Spot};
 use crate::warp::Warp;
 
-/// A live mbarrier.
-#[derive(Debug, Default)]
-pub(crate) struct Mbarrier {
-    /// Arrivals that a phase takes.
-    pub expected: u32,
-    /// Arrivals still to come in this phase.
-    pub pending: u32,
-    /// Bytes announced and not yet there.
-    pub bytes: i64,
-    pub phase: u64,
-    /// The warp, by its place in clocks, that initialised it, and when.
-    made: (usize, u32),
-    /// Whether a fence has shown its initialisation to the async proxy.
-    pub is_shown: bool,
-    message: Message,
-    released: Message,
-}
-
-/// What is done with an mbarrier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MbarrierKind {
-    Init,
-    Invalidate,
-    /// `bytes` says that the operand announces bytes and one arrives; otherwise it
-    /// is the number of arrivals.
-    Arrive {
-        bytes: bool,
-        drop: bool,
-    },
-    ExpectBytes,
-    CompleteBytes,
-    Wait {
-        parity: bool,
-    },
-    PendingCount,
-}
-
-/// An instruction on an mbarrier.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MbarrierOp {
-    pub kind: MbarrierKind,
-    pub address: Address,
-    /// State token or predicate; [`SINK`] for none.
-    pub d: u16,
-    pub operand: Option<u16>,
-    /// Publishes or learns; `.relaxed` does not.
-    pub orders: bool,
-}
-
-/// The most bytes or arrivals that an mbarrier counts.
+/// The most bytes or arrivals that an mbarrier can count.
 const MOST: i64 = (1 << 20) - 1;
-
-impl Mbarrier {
-    fn settle(&mut self) -> bool {
-        if self.pending != 0 || self.bytes != 0 {
-            return false;
-        }
-        self.phase += 1;
-        self.pending = self.expected;
-        std::mem::swap(&mut self.message, &mut self.released);
-        self.message.clear();
-        true
-    }
-
-    /// Whether its phase is neither fresh nor complete.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.pending != self.expected || self.bytes != 0
-    }
-
-    /// Whether it was initialised before what a warp does now.
-    pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
-        self.made.0 == clock.own || clock.knows(self.made.0, self.made.1)
-    }
-
-    fn token(&self) -> u64 {
-        self.phase << 32 | u64::from(self.pending)
-    }
-}
-
-/// A block of the cluster and the offset of an mbarrier there.
-type Spot = (usize, u32);
 
 fn locate(
     warp: &Warp,
@@ -120,7 +43,7 @@ fn find<'m>(
 ) -> Step<&'m mut Mbarrier> {
     if !m.blocks[rank].mbarriers.contains_key(&offset) {
         let place = (u64::from(offset), Some("shared".to_owned()));
-        let text = "there is no mbarrier here: it was never initialised";
+        let text = "the mbarrier at this address was never initialised";
         return m.stop_at(FindingKind::Mbarrier, warp, pc, lane, place, text);
     }
     if !m.blocks[rank].mbarriers[&offset].is_ready(&warp.clock) {
@@ -132,8 +55,8 @@ fn find<'m>(
     Ok(m.blocks[rank].mbarriers.entry(offset).or_default())
 }
 
-/// A fence shows mbarriers to the async proxy: those that the warp initialised, or
-/// all whose initialisation it knows of.
+/// A fence makes mbarriers visible to the async proxy: those that the warp initialised,
+/// and with `known` all whose initialisation it knows of.
 pub(crate) fn show(warp: &Warp, m: &mut Machine<'_>, known: bool) {
     for barrier in m.blocks.iter_mut().flat_map(|block| block.mbarriers.values_mut()) {
         let own = barrier.made.0 == warp.clock.own;
@@ -149,10 +72,7 @@ pub(crate) fn run(
     pc: u32,
 ) -> Step<Next> {
     if op.kind == MbarrierKind::PendingCount {
-        let tokens = values(warp, Bank::Double, op.address.index);
-        for lane in lanes(active) {
-            set(warp, Bank::Word, op.d, tokens[lane] & 0xffff_ffff, 1 << lane);
-        }
+        pending_count(warp, op, active);
         return Ok(Next::Go);
     }
     let row = addresses(warp, m, &op.address, active, pc);
@@ -204,6 +124,14 @@ pub(crate) fn run(
     Ok(Next::Go)
 }
 
+/// `mbarrier.pending_count`: the arrivals that a state token says are still to come.
+fn pending_count(warp: &mut Warp, op: &MbarrierOp, active: u32) {
+    let tokens = values(warp, Bank::Double, op.address.index);
+    for lane in lanes(active) {
+        set(warp, Bank::Word, op.d, tokens[lane] & 0xffff_ffff, 1 << lane);
+    }
+}
+
 fn init(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -212,7 +140,9 @@ fn init(
     count: u64,
 ) -> Step {
     if count == 0 || count as i64 > MOST {
-        let text = format!("an mbarrier of {count} arrivals");
+        let text = format!(
+            "an mbarrier with an arrival count of {count}; 1 to {MOST} are possible"
+        );
         return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
     }
     let count = count as u32;
@@ -252,9 +182,9 @@ fn arrive(
     let barrier = find(warp, m, site, spot)?;
     let token = barrier.token();
     let problem = if arrivals > barrier.pending {
-        Some(format!("{arrivals} arrivals where {} are due", barrier.pending))
+        Some(format!("{arrivals} arrivals, but the phase expects {} more", barrier.pending))
     } else if (barrier.bytes + bytes).abs() > MOST {
-        Some(format!("{} bytes announced", barrier.bytes + bytes))
+        Some(format!("a transaction count of {} bytes", barrier.bytes + bytes))
     } else {
         None
     };
@@ -274,7 +204,7 @@ fn arrive(
     Ok(())
 }
 
-/// `cp.async.mbarrier.arrive`: an arrival once the thread's copies so far are there.
+/// `cp.async.mbarrier.arrive`: an arrival when the thread's copies so far have landed.
 pub(crate) fn copies_arrive(
     warp: &mut Warp,
     m: &mut Machine<'_>,
@@ -287,43 +217,14 @@ pub(crate) fn copies_arrive(
         let site = (pc, lane);
         let spot = locate(warp, m, site, &address, row[lane])?;
         let barrier = find(warp, m, site, spot)?;
-        // Without `.noinc` the arrival is one more than was counted on.
+        // Without `.noinc` the phase expects one more arrival.
         barrier.pending += u32::from(!counted);
         if barrier.pending == 0 {
-            let text = "an arrival where none is due";
+            let text = "an arrival, but the phase does not expect any more";
             return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
         }
         let copies = warp.copies.take(lane);
-        crate::exec::bulk::start_copies(warp, m, site, copies, spot);
+        landing::start_copies(warp, m, site, copies, spot);
     }
     Ok(())
-}
-
-/// A thread's copies have landed, and it arrives.
-pub(crate) fn arrive_for_copies(
-    m: &mut Machine<'_>,
-    (rank, offset): Spot,
-    time: (usize, u32),
-) -> bool {
-    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
-    if barrier.pending == 0 {
-        return false;
-    }
-    barrier.pending -= 1;
-    complete(m, (rank, offset), 0, time)
-}
-
-/// Bytes have landed: counts them, and lets waiters see them.
-pub(crate) fn complete(
-    m: &mut Machine<'_>,
-    (rank, offset): Spot,
-    bytes: u64,
-    (entry, time): (usize, u32),
-) -> bool {
-    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
-    barrier.bytes -= bytes as i64;
-    barrier.message.add_copy(entry, time);
-    barrier.settle();
-    m.progressed();
-    true
 }

@@ -1,47 +1,31 @@
 //! Execution: one warp's instruction after another.
 
-pub(crate) mod atomic;
-pub(crate) mod barrier;
-pub(crate) mod bulk;
-pub(crate) mod convert;
-pub(crate) mod cp_async;
-pub(crate) mod matrix;
-pub(crate) mod mbarrier;
-pub(crate) mod memory;
-pub(crate) mod tensor_copy;
-pub(crate) mod warp_ops;
-pub(crate) mod wgmma;
-
+use crate::bank::Bank;
+use crate::exec::step::{Next, report_undefined, set};
 use crate::finding::FindingKind;
-use crate::instruction::{Clock, Fence, Instruction, NO_GUARD, Op};
-use crate::lanes::{LANES, Origin, lanes};
+use crate::instruction::{ClockRegister, Fence, Instruction, NO_GUARD, Op};
+use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
-use crate::syntax::Bank;
 use crate::warp::{Group, Wait, Warp};
 
-/// What the running group does after an instruction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// The next instruction.
-    Go,
-    /// The lanes of the mask continue at the target.
-    Jump { target: u32, taken: u32 },
-    /// Lanes were sent to several places already; choose anew.
-    Choose,
-    /// The next instruction, after a wait.
-    Wait(Wait),
-    /// The same instruction again, when the other threads of the mask are here.
-    Meet { mask: u32 },
-    /// The next instruction, but let others go first: it asked in vain.
-    Polled,
-    /// These lanes are done.
-    Exit { mask: u32 },
-}
+pub(crate) mod access;
+mod atomic;
+mod barrier;
+mod bulk;
+mod cp_async;
+pub(crate) mod landing;
+mod matrix;
+mod mbarrier;
+mod memory;
+pub(crate) mod step;
+mod tensor_copy;
+mod warp_ops;
+pub(crate) mod wgmma;
 
-/// After so many instructions, a group gives way to the warp's other groups.
+/// After so many instructions, another group of the warp may be chosen.
 const STREAK: u32 = 400;
 
-/// Runs `warp` for about `quantum` instructions, or until it cannot go on.
+/// Runs `warp` for about `quantum` instructions, or until it cannot continue.
 pub(crate) fn run(warp: &mut Warp, m: &mut Machine<'_>, quantum: u32) -> Step {
     let mut left = quantum;
     while left > 0 && choose(warp, m) {
@@ -52,8 +36,8 @@ pub(crate) fn run(warp: &mut Warp, m: &mut Machine<'_>, quantum: u32) -> Step {
     Ok(())
 }
 
-/// Wakes what may go on and picks the group to run: the one furthest behind, so that
-/// threads meet again, but no group for ever.
+/// Ends waits that are over and chooses the group to run: the one with the lowest
+/// instruction, so that threads meet again, but not the same group for ever.
 fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
     wake(warp, m);
     if warp.groups.len() != 1 {
@@ -79,7 +63,7 @@ fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
     true
 }
 
-/// Ends waits whose reason is gone.
+/// Ends waits that are over.
 fn wake(warp: &mut Warp, m: &Machine<'_>) {
     for group in &mut warp.groups {
         match group.wait {
@@ -102,12 +86,11 @@ fn wake(warp: &mut Warp, m: &Machine<'_>) {
 }
 
 /// Runs the chosen group until it meets another, splits, waits or uses up `left`.
-/// Says whether the warp should go on.
+/// Says whether the warp should continue.
 fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool> {
     let code = &m.run.kernel.code;
     let at = warp.current;
     let Group { mut pc, mask, .. } = warp.groups[at];
-    let alone = warp.groups.len() == 1;
     // The next instruction where another group stands.
     let others = warp.groups.iter().enumerate().filter(|&(n, _)| n != at);
     let meeting = others.map(|(_, g)| g.pc).filter(|&other| other > pc).min();
@@ -135,49 +118,10 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
             pc += 1;
         } else {
             warp.groups[at].pc = pc;
-            match execute(warp, m, &instruction.op, active, pc)? {
-                Next::Go => pc += 1,
-                Next::Jump { target, taken } if taken == mask => {
-                    pc = target;
-                    if !alone {
-                        warp.groups[at].pc = pc;
-                        return Ok(true);
-                    }
-                }
-                Next::Jump { target, taken } => {
-                    let group = &mut warp.groups[at];
-                    *group = Group { pc: pc + 1, mask: mask & !taken, ..*group };
-                    let wait = Wait::None;
-                    warp.groups.push(Group { pc: target, mask: taken, wait });
-                    return Ok(true);
-                }
-                Next::Choose => return Ok(true),
-                Next::Wait(wait) => {
-                    split(warp, at, active, pc);
-                    warp.groups[at].pc = pc + 1;
-                    warp.groups[at].wait = wait;
-                    return Ok(true);
-                }
-                Next::Meet { mask } => {
-                    // It did nothing yet, and will be counted when it does.
-                    let executed = &mut m.executed[pc as usize];
-                    executed.0 -= u64::from(active.count_ones());
-                    executed.1 -= 1;
-                    split(warp, at, active, pc);
-                    warp.groups[at].wait = Wait::Meet { mask };
-                    return Ok(true);
-                }
-                Next::Polled => {
-                    warp.groups[at].pc = pc + 1;
-                    warp.polls += 1;
-                    warp.streak = STREAK + 1;
-                    return Ok(false);
-                }
-                Next::Exit { mask: gone } => {
-                    warp.groups[at].pc = pc + 1;
-                    leave(warp, m, gone, pc);
-                    return Ok(true);
-                }
+            let next = execute(warp, m, &instruction.op, active, pc)?;
+            match follow(warp, m, next, (pc, mask, active)) {
+                Course::At(next) => pc = next,
+                Course::Ends { more } => return Ok(more),
             }
         }
         if pc >= meeting {
@@ -187,8 +131,67 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
     }
 }
 
-/// Where only some of a group's lanes wait (a guarded instruction), the others go on
-/// as a group of their own.
+/// How the running group continues after an instruction.
+enum Course {
+    /// It continues at this instruction.
+    At(u32),
+    /// Its turn is over; whether the warp should continue.
+    Ends { more: bool },
+}
+
+/// Applies the outcome of the instruction at `pc` to the running group. Of the group's
+/// lanes `mask`, those in `active` executed it.
+#[inline(always)]
+fn follow(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    next: Next,
+    (pc, mask, active): (u32, u32, u32),
+) -> Course {
+    let at = warp.current;
+    match next {
+        Next::Go => return Course::At(pc + 1),
+        Next::Jump { target, taken } if taken == mask => {
+            if warp.groups.len() == 1 {
+                return Course::At(target);
+            }
+            warp.groups[at].pc = target;
+        }
+        Next::Jump { target, taken } => {
+            let group = &mut warp.groups[at];
+            *group = Group { pc: pc + 1, mask: mask & !taken, ..*group };
+            warp.groups.push(Group { pc: target, mask: taken, wait: Wait::None });
+        }
+        Next::Choose => {}
+        Next::Wait(wait) => {
+            split(warp, at, active, pc);
+            warp.groups[at].pc = pc + 1;
+            warp.groups[at].wait = wait;
+        }
+        Next::Meet { mask } => {
+            // It was not executed yet, and will be counted when it is.
+            let executed = &mut m.executed[pc as usize];
+            executed.0 -= u64::from(active.count_ones());
+            executed.1 -= 1;
+            split(warp, at, active, pc);
+            warp.groups[at].wait = Wait::Meet { mask };
+        }
+        Next::Polled => {
+            warp.groups[at].pc = pc + 1;
+            warp.polls += 1;
+            warp.streak = STREAK + 1;
+            return Course::Ends { more: false };
+        }
+        Next::Exit { mask: gone } => {
+            warp.groups[at].pc = pc + 1;
+            leave(warp, m, gone, pc);
+        }
+    }
+    Course::Ends { more: true }
+}
+
+/// Where only some lanes of a group wait (at a guarded instruction), the others continue
+/// as another group.
 fn split(warp: &mut Warp, at: usize, active: u32, pc: u32) {
     let rest = warp.groups[at].mask & !active;
     if rest != 0 {
@@ -222,40 +225,6 @@ fn guard(
     }
     let bits = warp.regs.p[usize::from(instruction.guard)];
     mask & if instruction.negated { !bits } else { bits }
-}
-
-/// An undefined value was used where it matters.
-#[cold]
-pub(crate) fn report_undefined(
-    warp: &Warp,
-    m: &mut Machine<'_>,
-    pc: u32,
-    lanes: u32,
-    (bank, index): (Bank, u16),
-    role: &str,
-) {
-    let origin = warp.regs.origin(bank, index);
-    let lane = lanes.trailing_zeros() as usize;
-    let in_flight = matches!(origin, Origin::Wgmma { .. });
-    let kind = if in_flight {
-        FindingKind::AccumulatorInFlight
-    } else {
-        FindingKind::Uninitialised
-    };
-    let code = &m.run.kernel.code;
-    m.note(kind, warp, pc, lane, None, || match origin {
-        Origin::Register => format!("the {role} depends on a register never written"),
-        Origin::Load { pc, address } => {
-            let line = code[pc as usize].line;
-            format!(
-                "the {role} depends on never-written bytes at {address:#x}, \
-                 loaded at PTX line {line}"
-            )
-        }
-        Origin::Wgmma { .. } => {
-            format!("the {role} depends on a wgmma accumulator before its wait")
-        }
-    });
 }
 
 #[cold]
@@ -301,15 +270,15 @@ fn execute(
         Op::Exit => return Ok(Next::Exit { mask: active }),
         Op::Trap => {
             let lane = active.trailing_zeros() as usize;
-            return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel gave up");
+            return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel executed a trap");
         }
         Op::Clock { clock, bank, d } => {
             let cycles = warp.cycles + warp.slept;
             let now = match clock {
-                Clock::Cycles => cycles,
-                Clock::CyclesHigh => cycles >> 32,
-                Clock::Timer => 1 << 40 | cycles,
-                Clock::TimerHigh => (1 << 40 | cycles) >> 32,
+                ClockRegister::Cycles => cycles,
+                ClockRegister::CyclesHigh => cycles >> 32,
+                ClockRegister::Timer => 1 << 40 | cycles,
+                ClockRegister::TimerHigh => (1 << 40 | cycles) >> 32,
             };
             set(warp, *bank, *d, now, active);
         }
@@ -376,34 +345,6 @@ fn execute(
     Ok(Next::Go)
 }
 
-/// Writes the same value to all active lanes.
-pub(crate) fn set(warp: &mut Warp, bank: Bank, index: u16, value: u64, active: u32) {
-    let at = usize::from(index);
-    for lane in lanes(active) {
-        match bank {
-            Bank::Double => warp.regs.d[at][lane] = value,
-            Bank::Word => warp.regs.r[at][lane] = value as u32,
-            Bank::Predicate => {
-                let bit = u32::from(value != 0) << lane;
-                warp.regs.p[at] = warp.regs.p[at] & !(1 << lane) | bit;
-            }
-        }
-    }
-    warp.regs.set_undefined(bank, index, 0, active);
-}
-
-/// A source's lanes as 64-bit values.
-pub(crate) fn values(warp: &Warp, bank: Bank, index: u16) -> [u64; LANES] {
-    match bank {
-        Bank::Double => warp.regs.d[usize::from(index)],
-        Bank::Word => warp.regs.r[usize::from(index)].map(u64::from),
-        Bank::Predicate => {
-            let bits = warp.regs.p[usize::from(index)];
-            std::array::from_fn(|lane| u64::from(bits >> lane & 1))
-        }
-    }
-}
-
 fn branch_index(
     warp: &mut Warp,
     m: &mut Machine<'_>,
@@ -422,7 +363,11 @@ fn branch_index(
     let mut groups: Vec<(u32, u32)> = vec![(pc + 1, rest)];
     for lane in lanes(active) {
         let Some(&target) = targets.get(row[lane] as usize) else {
-            let detail = format!("branch index {} of {}", row[lane], targets.len());
+            let detail = format!(
+                "branch index {} in a list of {} targets",
+                row[lane],
+                targets.len()
+            );
             return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
         };
         match groups.iter_mut().find(|group| group.0 == target) {

@@ -1,8 +1,8 @@
-//! Boxes of tensors: which bytes go where.
+//! Boxes of tensors: which bytes of global memory belong where in shared memory.
 
-use crate::exec::bulk::Piece;
-use crate::exec::memory::{Target, addresses, global, resolve};
+use crate::exec::access::{Target, addresses, global, resolve};
 use crate::finding::FindingKind;
+use crate::flight::Piece;
 use crate::instruction::Address;
 use crate::machine::{Machine, Step};
 use crate::tensor_map::TensorMap;
@@ -23,7 +23,7 @@ pub(crate) fn read_map(
             match m.run.params.get(from..from.saturating_add(128)) {
                 Some(param) => bytes.copy_from_slice(param),
                 None => {
-                    let text = "the tensor map does not fit the parameters";
+                    let text = "the tensor map reaches beyond the kernel's parameters";
                     return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
                 }
             }
@@ -33,7 +33,7 @@ pub(crate) fn read_map(
             m.run.memory.allocations[allocation].read(offset, &mut bytes);
         }
         Target::Shared(..) | Target::Local(_) => {
-            let text = "a tensor map lies in global memory, constants or parameters";
+            let text = "a tensor map must lie in global memory, constants or parameters";
             return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
         }
     }
@@ -44,7 +44,7 @@ pub(crate) fn read_map(
     match TensorMap::decode(&bytes) {
         Some(map) => Ok(map),
         None => {
-            let text = "these bytes are no tensor map";
+            let text = "these bytes are not an encoded tensor map";
             m.stop(FindingKind::BadOperand, warp, pc, lane, text)
         }
     }
@@ -92,7 +92,7 @@ pub(crate) fn pieces(
     Ok(pieces)
 }
 
-/// The address of column 0 of a row of the box; none where it is outside.
+/// The address of column 0 of a row of the box; none where the row is outside.
 fn row_address(map: &TensorMap, first: &[i64], row: u64) -> Option<u64> {
     let (mut rest, mut address) = (row, map.address);
     for (n, &first) in first.iter().enumerate().skip(1) {
@@ -107,7 +107,7 @@ fn row_address(map: &TensorMap, first: &[i64], row: u64) -> Option<u64> {
     Some(address)
 }
 
-/// Splits 16 bytes of a row into what lies inside of the tensor and what does not.
+/// Splits 16 bytes of a row into the parts inside and outside of the tensor.
 fn chunk_pieces(
     warp: &Warp,
     m: &mut Machine<'_>,

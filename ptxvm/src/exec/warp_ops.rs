@@ -1,72 +1,16 @@
 //! Exchanges between the lanes of a warp.
 
-use crate::exec::{Next, report_undefined, set};
+use crate::bank::Bank;
+use crate::exec::step::{Next, report_undefined, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::SINK;
+use crate::instruction::{Redux, SINK, Shuffle, ShuffleMode, Vote, VoteMode};
 use crate::lanes::{LANES, lanes};
 use crate::machine::{Machine, Step};
-use crate::syntax::Bank;
 use crate::warp::Warp;
 
-/// How `shfl` picks its source lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ShuffleMode {
-    Up,
-    Down,
-    Butterfly,
-    Index,
-}
-
-/// `shfl.sync`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shuffle {
-    pub mode: ShuffleMode,
-    pub d: u16,
-    /// Whether the source lane was in range; or [`SINK`].
-    pub p: u16,
-    pub a: u16,
-    pub b: u16,
-    pub c: u16,
-    pub mask: u16,
-}
-
-/// What `vote.sync` and `match.sync` answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum VoteMode {
-    All,
-    Any,
-    Uniform,
-    Ballot,
-    MatchAny,
-    MatchAll,
-}
-
-/// `vote.sync` or `match.sync`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Vote {
-    pub mode: VoteMode,
-    /// A predicate, or a word for a ballot or match.
-    pub d: u16,
-    /// `match.all`'s predicate, or [`SINK`].
-    pub p: u16,
-    pub bank: Bank,
-    pub a: u16,
-    pub negated: bool,
-    pub mask: u16,
-}
-
-/// `redux.sync`.
-#[derive(Debug, Clone)]
-pub(crate) struct Redux {
-    pub f: fn(u32, u32) -> u32,
-    pub d: u16,
-    pub a: u16,
-    pub mask: u16,
-}
-
-/// Whether all threads of the member mask are here, or what to wait for.
+/// What to wait for if not all threads of the member mask are here.
 ///
-/// Lanes of one group may name different masks; each mask is met on its own.
+/// Lanes of one group may have different masks, each of which is waited for.
 fn meet(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -109,7 +53,7 @@ pub(crate) fn shuffle(
         let (source, inside) = source_lane(op.mode, lane as u32, b[lane], c[lane]);
         valid |= u32::from(inside) << lane;
         out[lane] = a[source];
-        // A lane that does not take part has nothing to give.
+        // A lane that does not take part does not have a defined value.
         let absent = active >> source & 1 == 0 || mask[lane] >> source & 1 == 0;
         undefined |= u32::from(absent || bad >> source & 1 != 0) << lane;
     }
@@ -169,7 +113,7 @@ pub(crate) fn vote(
     if undefined != 0 {
         report_undefined(warp, m, pc, undefined, (op.bank, op.a), "vote");
     }
-    let values = crate::exec::values(warp, op.bank, op.a);
+    let values = values(warp, op.bank, op.a);
     let bits = warp.regs.p.get(usize::from(op.a)).copied().unwrap_or(0);
     let bits = if op.negated { !bits } else { bits };
     for lane in lanes(active) {
@@ -227,7 +171,7 @@ pub(crate) fn redux(
     Ok(Next::Go)
 }
 
-/// `elect.sync`: the lowest lane of the mask leads.
+/// `elect.sync`: the lowest lane of the mask is elected.
 pub(crate) fn elect(
     warp: &mut Warp,
     m: &mut Machine<'_>,

@@ -1,76 +1,20 @@
-//! wgmma: products of shared-memory tiles that run on while the warp does.
+//! wgmma: asynchronous matrix products of tiles in shared memory.
 //!
-//! Each of a warpgroup's four warps makes 16 of the 64 rows. Values are computed when
-//! the instruction is issued, but the accumulators count as undefined until their
-//! group is waited for, and the tiles in shared memory as being read until then.
+//! Each of a warpgroup's four warps computes 16 of the 64 rows. Values are computed when
+//! the instruction is issued, but until the wait for their group the accumulators count as
+//! undefined, and the tiles in shared memory as being read.
 
-use std::collections::HashMap;
-
-use crate::exec::Next;
-use crate::exec::matrix::{Accumulator, Element, accumulate, expand};
-use crate::exec::memory::{conflict, shared};
-use crate::exec::report_undefined;
+use crate::bank::Bank;
+use crate::exec::access::{conflict, shared};
+use crate::exec::step::{Next, report_undefined};
 use crate::finding::FindingKind;
+use crate::flight::WgmmaFlight;
+use crate::instruction::{Accumulator, Element, Wgmma, WgmmaA};
 use crate::lanes::{LANES, Origin, lanes};
 use crate::machine::{Machine, Step};
 use crate::shared::{WHOLE_WARP, Who};
-use crate::syntax::Bank;
 use crate::tensor_map::Swizzle;
 use crate::warp::Warp;
-
-/// Where A comes from.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Source {
-    Registers(Vec<u16>),
-    Descriptor(u16),
-}
-
-/// `wgmma.mma_async`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Wgmma {
-    pub n: usize,
-    pub k: usize,
-    pub a_ty: Element,
-    pub b_ty: Element,
-    pub accumulator: Accumulator,
-    pub saturate: bool,
-    pub d: Vec<u16>,
-    pub a: Source,
-    pub b: u16,
-    pub scale_d: u16,
-    pub negate_a: bool,
-    pub negate_b: bool,
-    pub transpose_a: bool,
-    pub transpose_b: bool,
-}
-
-/// A product under way.
-#[derive(Debug)]
-struct Flight {
-    group: u64,
-    pc: u32,
-    /// Places of 16 bytes in shared memory that it reads.
-    chunks: Vec<u32>,
-    /// Registers of A, and what was in them.
-    a: Vec<(u16, [u32; LANES])>,
-    d: Vec<u16>,
-}
-
-/// A warp's products.
-#[derive(Debug, Default)]
-pub(crate) struct WgmmaState {
-    /// Groups committed so far.
-    committed: u64,
-    flights: Vec<Flight>,
-    /// A fence stands between the last change of registers and the next product.
-    fenced: bool,
-    /// Lanes of accumulators that are undefined whatever is waited for.
-    undefined: HashMap<u16, u32>,
-    /// Products issued, and where the last one was.
-    pub issued: (u64, u32),
-    /// What the last product left in its accumulators.
-    last: HashMap<u16, [u32; LANES]>,
-}
 
 /// A matrix descriptor's fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +38,7 @@ impl Descriptor {
             start: field(0),
             leading: field(16),
             stride: field(32),
-            // The codes run the other way round than a tensor map's.
+            // The codes have the reverse order of a tensor map's.
             swizzle: match bits >> 62 {
                 0 => Swizzle::None,
                 1 => Swizzle::Bytes128,
@@ -114,9 +58,9 @@ impl Descriptor {
         }
     }
 
-    /// The place of an element of `size` bytes: `major` counts along the dimension
-    /// that is contiguous in memory for transposed operands (rows of A, columns of
-    /// B), `k` along the sum. The layouts are the ISA's canonical ones.
+    /// The address of an element of `size` bytes. `major` is the index along the dimension
+    /// that is contiguous in memory for transposed operands (rows of A, columns of B), `k`
+    /// the index along the sum. The layouts are the canonical ones of the ISA.
     pub(crate) fn place(self, major: u32, k: u32, size: u32, transposed: bool) -> u32 {
         let (row, per) = (self.row(), 16 / size);
         let offset = if !transposed {
@@ -166,7 +110,7 @@ pub(crate) fn commit(warp: &mut Warp) {
     warp.wgmma.committed += 1;
 }
 
-/// `wgmma.wait_group`: groups but the last `pending` are done.
+/// `wgmma.wait_group`: all groups except the last `pending` are complete.
 pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
     let done = warp.wgmma.committed.saturating_sub(u64::from(pending));
     let mut flights = std::mem::take(&mut warp.wgmma.flights);
@@ -199,9 +143,9 @@ pub(crate) fn wait(warp: &mut Warp, m: &mut Machine<'_>, pending: u32) {
     }
 }
 
-fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &Flight) {
+fn retire(warp: &Warp, m: &mut Machine<'_>, flight: &WgmmaFlight) {
     for &chunk in &flight.chunks {
-        // The tile may have been read as late as now.
+        // The tile may be read until now.
         let who = Who { clock: &warp.clock, lane: WHOLE_WARP, strong: false, proxy: false };
         let memory = &mut m.blocks[warp.rank].shared;
         memory.reading(chunk as usize, 16, false);
@@ -231,7 +175,7 @@ pub(crate) fn issue(
 ) -> Step<Next> {
     if active != u32::MAX {
         if warp.live != u32::MAX {
-            let text = "a warp with threads missing";
+            let text = "wgmma needs all 32 threads of the warp, and some have returned";
             return m.stop(FindingKind::BadOperand, warp, pc, 0, text);
         }
         return Ok(Next::Meet { mask: u32::MAX });
@@ -253,32 +197,32 @@ pub(crate) fn issue(
     }
     // B is read once for the four warps.
     let first = warp.index.is_multiple_of(4);
-    let own = if matches!(op.a, Source::Descriptor(_)) { 512 } else { 0 };
+    let own = if matches!(op.a, WgmmaA::Descriptor(_)) { 512 } else { 0 };
     m.counts.shared_read_bytes += own + if first { 32 * op.n as u64 } else { 0 };
     let mut sums = vec![0.0; 16 * op.n];
     products(&a, &b, op.k, op.n, &mut sums);
     write_back(warp, op, &sums, bad_rows, &bad_columns);
     let a = match &op.a {
-        Source::Registers(rows) => {
+        WgmmaA::Registers(rows) => {
             rows.iter().map(|&index| (index, warp.regs.r[usize::from(index)])).collect()
         }
-        Source::Descriptor(_) => Vec::new(),
+        WgmmaA::Descriptor(_) => Vec::new(),
     };
     warp.wgmma.issued = (warp.wgmma.issued.0 + 1, pc);
     let group = warp.wgmma.committed;
-    warp.wgmma.flights.push(Flight { group, pc, chunks, a, d: op.d.clone() });
+    warp.wgmma.flights.push(WgmmaFlight { group, pc, chunks, a, d: op.d.clone() });
     Ok(Next::Go)
 }
 
-/// A fence must stand between other instructions' writes to the registers and the
-/// product; accumulators straight from another product need none.
+/// A fence is needed between other instructions' writes to the registers and the product,
+/// but not for accumulators that another product wrote last.
 fn check_fence(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) {
     if warp.wgmma.fenced {
         return;
     }
     let same =
         |index: &u16| warp.wgmma.last.get(index) == Some(&warp.regs.r[usize::from(*index)]);
-    let descriptor = matches!(op.a, Source::Descriptor(_));
+    let descriptor = matches!(op.a, WgmmaA::Descriptor(_));
     if !(descriptor && op.d.iter().all(same)) {
         m.note(FindingKind::MissingWgmmaFence, warp, pc, 0, None, || {
             "the registers were written since the last wgmma.fence".to_owned()
@@ -331,10 +275,10 @@ fn read_a(
     let (mut a, mut bad) = (vec![0.0; 16 * op.k], 0u32);
     let sign = if op.negate_a { -1.0 } else { 1.0 };
     match &op.a {
-        Source::Registers(registers) => {
+        WgmmaA::Registers(registers) => {
             let per = 32 / op.a_ty.bits();
             for (r, &register) in registers.iter().enumerate() {
-                let values = expand(op.a_ty, &warp.regs.r[usize::from(register)]);
+                let values = op.a_ty.expand(&warp.regs.r[usize::from(register)]);
                 for (lane, values) in values.iter().enumerate() {
                     let row = lane / 4 + 8 * (r % 2);
                     let first = per * (lane % 4) + 4 * per * (r / 2);
@@ -346,7 +290,7 @@ fn read_a(
                 lanes(undefined).for_each(|lane| bad |= 1 << (lane / 4 + 8 * (r % 2)));
             }
         }
-        Source::Descriptor(index) => {
+        WgmmaA::Descriptor(index) => {
             let descriptor = uniform(warp, m, pc, *index)?;
             let size = (op.a_ty.bits() / 8) as u32;
             let first = 16 * (warp.index % 4) as u32;
@@ -427,11 +371,11 @@ fn write_back(
             let old = if keep >> lane & 1 != 0 { old[lane] } else { 0 };
             let sum = |column: usize| sums[row * op.n + column];
             out[lane] = if packed {
-                let low = accumulate(op.accumulator, old & 0xffff, sum(column), false);
-                let high = accumulate(op.accumulator, old >> 16, sum(column + 1), false);
+                let low = op.accumulator.add(old & 0xffff, sum(column), false);
+                let high = op.accumulator.add(old >> 16, sum(column + 1), false);
                 low | high << 16
             } else {
-                accumulate(op.accumulator, old, sum(column), op.saturate)
+                op.accumulator.add(old, sum(column), op.saturate)
             };
             let wide = if packed { 2 } else { 1 };
             let bad = bad_rows >> row & 1 != 0
@@ -478,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_transposed_panel() {
-        // 64 columns of 16 bits a row of 128 bytes, 8 tokens an atom.
+        // Rows of 128 bytes with 64 columns of 16 bits, 8 rows in an atom.
         let d = descriptor(8192, 1024, 1);
         assert_eq!(d.place(8, 0, 2, true), 1024 + 16);
         assert_eq!(d.place(0, 1, 2, true), 1024 + 128 + 16);

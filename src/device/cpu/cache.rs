@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use crate::problem::{KvRead, Layout, PageOrder};
+use super::InputBytes;
+use crate::op::{KvLayout, KvRead, PageOrder};
 
 /// The geometry of a key and value cache.
 #[derive(Clone, Copy)]
@@ -23,8 +24,8 @@ impl Cache {
     pub fn new(p: &KvRead) -> Self {
         let context = p.context as usize;
         let (page_size, paged, token_first) = match p.layout {
-            Layout::Contiguous => (context, false, false),
-            Layout::Paged { page_size, order } => {
+            KvLayout::Contiguous => (context, false, false),
+            KvLayout::Paged { page_size, order } => {
                 (page_size as usize, true, order == PageOrder::TokenFirst)
             }
         };
@@ -43,10 +44,9 @@ impl Cache {
         self.head_dim
     }
 
-    /// Takes the page table out of a problem's inputs, which have it third;
-    /// empty when contiguous.
-    pub fn page_table<'a>(&self, inputs: &[&'a [u8]]) -> &'a [u32] {
-        if self.paged { bytemuck::cast_slice(inputs[2]) } else { &[] }
+    /// The page table among a problem's inputs; empty when contiguous.
+    pub fn page_table<'a>(&self, inputs: &InputBytes<'a>) -> &'a [u32] {
+        inputs.find("page_table").map_or(&[], bytemuck::cast_slice)
     }
 
     /// Number of the page that holds page `index` of a request. A contiguous

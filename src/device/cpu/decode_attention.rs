@@ -13,10 +13,10 @@ use super::cache::{Cache, Split};
 use super::simd::{
     Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows, take_out, widen,
 };
-use super::{Kernel, PerThread, no_kernel};
+use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
-use crate::problem::{DType, DecodeAttention};
+use crate::op::{DecodeAttention, Op};
 
 /// Tokens in a block: keys and values of 128 16-bit elements are 32 KiB.
 const BLOCK: usize = 32;
@@ -24,17 +24,33 @@ const BLOCK: usize = 32;
 /// Most query heads that the inner loops take at once.
 const MAX_ROWS: usize = 8;
 
-/// A kernel for `p` by the format of its keys and values.
-///
-/// # Errors
-/// A refusal of a format without a kernel.
-pub fn kernel(p: DecodeAttention, threads: usize) -> Result<Box<dyn Kernel>, Refusal> {
-    match p.kv_dtype {
-        DType::F32 => Ok(Box::new(DecodeKernel::<f32>::new(p, threads))),
-        DType::Bf16 => Ok(Box::new(DecodeKernel::<bf16>::new(p, threads))),
-        DType::F16 => Ok(Box::new(DecodeKernel::<f16>::new(p, threads))),
-        dtype => Err(no_kernel(dtype)),
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_decode_attention",
+    op: Op::DecodeAttention,
+    configure: |problem| {
+        configured(problem, |&p: &DecodeAttention| {
+            let format = kv_format(p)?;
+            Ok(Box::new(move |run| match format {
+                CpuFormat::F32 => Box::new(DecodeKernel::<f32>::new(p, run.threads)),
+                CpuFormat::Bf16 => Box::new(DecodeKernel::<bf16>::new(p, run.threads)),
+                CpuFormat::F16 => Box::new(DecodeKernel::<f16>::new(p, run.threads)),
+            }))
+        })
+    },
+};
+
+/// The format of keys and values.
+fn kv_format(p: DecodeAttention) -> Result<CpuFormat, Refusal> {
+    CpuFormat::of("dtype", p.dtype)?;
+    let format = CpuFormat::of("kv_dtype", p.kv_dtype)?;
+    if !p.is_plain() {
+        return Err(Refusal(format!(
+            "the CPU kernel attends one new token to all of its context, not new_tokens = {} with \
+             window = {}; use new_tokens = 1 and window = 0",
+            p.new_tokens, p.window
+        )));
     }
+    Ok(format)
 }
 
 /// One block of tokens for some query heads: queries, keys, values, where the
@@ -104,13 +120,13 @@ impl<T: Element> DecodeKernel<T> {
 
     /// Works through one part of a context and leaves the result in the
     /// states.
-    fn attend_part(&self, item: usize, inputs: &[&[u8]], scratch: &mut Scratch) {
+    fn attend_part(&self, item: usize, inputs: &InputBytes, scratch: &mut Scratch) {
         let (request, head, tokens) = self.split.item(item);
         let width = self.p.head_dim as usize;
-        let keys: &[T] = bytemuck::cast_slice(inputs[0]);
-        let values: &[T] = bytemuck::cast_slice(inputs[1]);
+        let keys: &[T] = bytemuck::cast_slice(inputs.get("k"));
+        let values: &[T] = bytemuck::cast_slice(inputs.get("v"));
         let table = self.cache.page_table(inputs);
-        self.load_queries(item / self.split.splits, inputs[inputs.len() - 1], scratch);
+        self.load_queries(item / self.split.splits, inputs.get("q"), scratch);
         scratch.states.iter_mut().for_each(State::clear);
         let blocks = tokens.clone().step_by(BLOCK);
         let offsets_of = |start: usize, offsets: &mut [usize; BLOCK]| {
@@ -162,7 +178,7 @@ impl<T: Element> Kernel for DecodeKernel<T> {
         Some(2 * size_of_val(self.partials.as_slice()) as u64)
     }
 
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
         let width = self.p.head_dim as usize;
         let row_bytes = width * self.p.dtype.bytes() as usize;
         let group = self.p.group() as usize;

@@ -7,10 +7,10 @@ use rayon::prelude::*;
 
 use super::product::{Left, PANEL, multiply, pack, packed_len};
 use super::simd::{Element, Lanes, arrange, chunks, dots, padded_rows};
-use super::{Kernel, PerThread, no_kernel};
+use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
-use crate::problem::{DType, Gemm};
+use crate::op::{Gemm, Op};
 
 /// Most rows of A for which B is streamed; above, packing B pays.
 const FEW_ROWS: u64 = 32;
@@ -28,17 +28,32 @@ const TILE: usize = 512;
 /// what a core's second cache holds.
 const DEPTH: usize = 256;
 
-/// A kernel for `p` by its format and number of rows.
-///
-/// # Errors
-/// A refusal of a format without a kernel.
-pub fn kernel(p: Gemm, threads: usize) -> Result<Box<dyn Kernel>, Refusal> {
-    match p.dtype {
-        DType::F32 => Ok(typed_kernel::<f32>(p, threads)),
-        DType::Bf16 => Ok(typed_kernel::<bf16>(p, threads)),
-        DType::F16 => Ok(typed_kernel::<f16>(p, threads)),
-        dtype => Err(no_kernel(dtype)),
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_gemm",
+    op: Op::Gemm,
+    configure: |problem| {
+        configured(problem, |&p: &Gemm| {
+            let format = format(p)?;
+            Ok(Box::new(move |run| match format {
+                CpuFormat::F32 => typed_kernel::<f32>(p, run.threads),
+                CpuFormat::Bf16 => typed_kernel::<bf16>(p, run.threads),
+                CpuFormat::F16 => typed_kernel::<f16>(p, run.threads),
+            }))
+        })
+    },
+};
+
+/// The one format of both operands.
+fn format(p: Gemm) -> Result<CpuFormat, Refusal> {
+    let format = CpuFormat::of("dtype", p.dtype)?;
+    if p.w_dtype != p.dtype {
+        return Err(Refusal(format!(
+            "the CPU kernel multiplies operands of one format, not dtype = {} with w_dtype = {}; \
+             use the same",
+            p.dtype, p.w_dtype
+        )));
     }
+    Ok(format)
 }
 
 fn typed_kernel<T: Element>(p: Gemm, threads: usize) -> Box<dyn Kernel> {
@@ -138,9 +153,9 @@ impl<T: Element> StreamB<T> {
 }
 
 impl<T: Element> Kernel for StreamB<T> {
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
-        self.load(bytemuck::cast_slice(inputs[0]));
-        self.multiply(bytemuck::cast_slice(inputs[1]));
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
+        self.load(bytemuck::cast_slice(inputs.get("a")));
+        self.multiply(bytemuck::cast_slice(inputs.get("b")));
         self.store(bytemuck::cast_slice_mut(output));
     }
 }
@@ -282,8 +297,9 @@ impl<T: Element> Kernel for Tiled<T> {
         None
     }
 
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
-        let operands = (bytemuck::cast_slice(inputs[0]), bytemuck::cast_slice(inputs[1]));
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
+        let a = bytemuck::cast_slice(inputs.get("a"));
+        let operands = (a, bytemuck::cast_slice(inputs.get("b")));
         let n = self.p.n as usize;
         let tiles = cut(bytemuck::cast_slice_mut(output), n, self.tile);
         tiles.into_par_iter().with_max_len(1).for_each(|tile| {

@@ -3,12 +3,24 @@
 
 use rayon::prelude::*;
 
-use super::Kernel;
 use super::simd::{narrow, widen};
-use crate::problem::{KvAppend, Layout, PageOrder};
+use super::{CpuFormat, CpuKernel, InputBytes, Kernel, configured};
+use crate::op::{KvAppend, Op};
+
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_kv_append",
+    op: Op::KvAppend,
+    configure: |problem| {
+        configured(problem, |&p: &KvAppend| {
+            CpuFormat::of("dtype", p.dtype)?;
+            CpuFormat::of("kv_dtype", p.kv_dtype)?;
+            Ok(Box::new(move |_| Box::new(KvAppendKernel::new(p))))
+        })
+    },
+};
 
 /// Copies and rounds new rows.
-pub struct KvAppendKernel {
+struct KvAppendKernel {
     p: KvAppend,
     /// For each page, its request and its number there.
     owners: Vec<(u64, u64)>,
@@ -16,7 +28,7 @@ pub struct KvAppendKernel {
 
 impl KvAppendKernel {
     /// A kernel for `p`, in formats that the CPU has.
-    pub fn new(p: KvAppend) -> Self {
+    fn new(p: KvAppend) -> Self {
         KvAppendKernel { p, owners: vec![(0, 0); (p.batch * p.pages()) as usize] }
     }
 
@@ -36,11 +48,10 @@ impl KvAppendKernel {
                 let token = request * p.new_tokens + place - first;
                 let from = (token * p.kv_heads + head) as usize * from_bytes;
                 let within = place - page_start;
-                let row = match p.layout {
-                    Layout::Paged { order: PageOrder::TokenFirst, .. } => {
-                        within * p.kv_heads + head
-                    }
-                    _ => head * p.page_size() + within,
+                let row = if p.layout.is_token_first() {
+                    within * p.kv_heads + head
+                } else {
+                    head * p.page_size() + within
                 };
                 let from = &new[from..from + from_bytes];
                 let to = &mut to[row as usize * to_bytes..][..to_bytes];
@@ -56,15 +67,16 @@ impl KvAppendKernel {
 }
 
 impl Kernel for KvAppendKernel {
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
-        let table: &[u32] = bytemuck::cast_slice(inputs[2]);
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
+        let table: &[u32] = bytemuck::cast_slice(inputs.get("page_table"));
         for (index, &page) in (0..).zip(table) {
             self.owners[page as usize] = (index / self.p.pages(), index % self.p.pages());
         }
         let pages = self.owners.len();
+        let new = [inputs.get("k_new"), inputs.get("v_new")];
         let page_bytes = output.len() / 2 / pages;
         output.par_chunks_mut(page_bytes).enumerate().for_each(|(index, to)| {
-            self.write_page(index % pages, inputs[index / pages], to);
+            self.write_page(index % pages, new[index / pages], to);
         });
     }
 }

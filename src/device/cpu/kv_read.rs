@@ -3,16 +3,40 @@
 
 use rayon::prelude::*;
 
-use super::Kernel;
 use super::cache::{Cache, Split};
 use super::simd::sum_words;
-use crate::problem::KvRead;
+use super::{CpuKernel, InputBytes, Kernel, configured};
+use crate::device::Refusal;
+use crate::op::{KvRead, Op};
+
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_kv_read",
+    op: Op::KvRead,
+    configure: |problem| {
+        configured(problem, |&p: &KvRead| {
+            refuse(p)?;
+            Ok(Box::new(move |run| Box::new(KvReadKernel::new(p, run.threads))))
+        })
+    },
+};
+
+fn refuse(p: KvRead) -> Result<(), Refusal> {
+    let row_bytes = p.head_dim * p.dtype.bytes();
+    if row_bytes.is_multiple_of(4) {
+        return Ok(());
+    }
+    Err(Refusal(format!(
+        "head_dim = {} of {} is {row_bytes} bytes, and the checksum takes words of 4; make it a \
+         multiple",
+        p.head_dim, p.dtype
+    )))
+}
 
 /// Tokens whose keys are read before their values.
 const BLOCK: usize = 256;
 
 /// Sums keys and values, divided over requests, heads and context.
-pub struct KvReadKernel {
+struct KvReadKernel {
     cache: Cache,
     split: Split,
     token_bytes: usize,
@@ -21,7 +45,7 @@ pub struct KvReadKernel {
 
 impl KvReadKernel {
     /// A kernel for `p`, whose rows are whole words.
-    pub fn new(p: KvRead, threads: usize) -> Self {
+    fn new(p: KvRead, threads: usize) -> Self {
         let split = Split::new(&p, threads);
         KvReadKernel {
             cache: Cache::new(&p),
@@ -33,7 +57,7 @@ impl KvReadKernel {
 }
 
 impl Kernel for KvReadKernel {
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
         let KvReadKernel { cache, split, token_bytes, ref mut sums } = *self;
         let table = cache.page_table(inputs);
         let element_bytes = token_bytes / cache.head_dim();
@@ -42,7 +66,7 @@ impl Kernel for KvReadKernel {
             *sum = 0;
             for start in tokens.clone().step_by(BLOCK) {
                 let block = start..tokens.end.min(start + BLOCK);
-                for tensor in &inputs[..2] {
+                for tensor in [inputs.get("k"), inputs.get("v")] {
                     for (first, count) in cache.runs(table, request, head, block.clone()) {
                         let bytes = &tensor[first * element_bytes..][..count * token_bytes];
                         *sum = sum.wrapping_add(sum_words(bytemuck::cast_slice(bytes)));

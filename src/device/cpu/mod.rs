@@ -25,7 +25,8 @@ use crate::data::Key;
 use crate::device::{
     Device, DeviceInfo, LaunchError, PrepareError, Prepared, Refusal, Timing,
 };
-use crate::problem::{DType, Op, Problem, Role, Unit};
+use crate::format::{DType, Role};
+use crate::op::{OfProblem, Op, Problem};
 
 /// This machine's CPU, with all cores of the rayon pool.
 pub struct CpuDevice {
@@ -54,8 +55,7 @@ impl Device for CpuDevice {
     }
 
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
-        refuse_formats(problem)?;
-        Ok(kernel_name(problem.op()))
+        Ok(CpuKernel::for_problem(problem)?.0)
     }
 
     fn prepare<'a>(
@@ -65,7 +65,7 @@ impl Device for CpuDevice {
         slots: usize,
         seed: u64,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
-        let known = self.kernel(problem)?;
+        let (known, make) = CpuKernel::for_problem(problem)?;
         if kernel != known {
             return Err(Refusal(format!(
                 "the CPU has no kernel `{kernel}` for {}; use `{known}`",
@@ -78,7 +78,7 @@ impl Device for CpuDevice {
         }
         refuse_size(problem, slots, self.info.memory_bytes)?;
         let threads = rayon::current_num_threads();
-        let kernel = make_kernel(problem, seed, threads)?;
+        let kernel = make(RunSettings { seed, threads });
         let slots = lay_out(&mut self.arena, problem, slots, seed)?;
         Ok(Box::new(Ready { kernel, slots }))
     }
@@ -91,14 +91,35 @@ trait Kernel: Send {
         Some(0)
     }
 
-    /// Runs once: `inputs` and `output` as in [`Problem::tensors`], where the
-    /// output comes last.
-    fn run(&mut self, slot: usize, inputs: &[&[u8]], output: &mut [u8]);
+    /// Runs once: `inputs` and `output` are those of [`Problem::tensors`].
+    fn run(&mut self, slot: usize, inputs: &InputBytes, output: &mut [u8]);
+}
+
+/// The inputs of one instance, by the names of their tensors.
+#[derive(Default)]
+struct InputBytes<'a>(Vec<(&'static str, &'a [u8])>);
+
+impl<'a> InputBytes<'a> {
+    /// The bytes of a tensor, if the problem has one of this name.
+    fn find(&self, name: &str) -> Option<&'a [u8]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+    }
+
+    /// The bytes of a tensor that every problem of the operation has.
+    ///
+    /// # Panics
+    /// If there is none of this name: the operation and its kernel disagree.
+    fn get(&self, name: &str) -> &'a [u8] {
+        match self.find(name) {
+            Some(bytes) => bytes,
+            None => panic!("the CPU kernel found no tensor `{name}`"),
+        }
+    }
 }
 
 /// The buffers of one instance.
 struct Slot<'a> {
-    inputs: Vec<&'a [u8]>,
+    inputs: InputBytes<'a>,
     output: &'a mut [u8],
 }
 
@@ -151,86 +172,79 @@ impl Prepared for Ready<'_> {
     }
 }
 
-const fn kernel_name(op: Op) -> &'static str {
-    match op {
-        Op::Stream => "cpu_stream",
-        Op::Peak => "cpu_peak",
-        Op::KvRead => "cpu_kv_read",
-        Op::KvAppend => "cpu_kv_append",
-        Op::Gemm => "cpu_gemm",
-        Op::MoeGemm | Op::MlaDecode => "none",
-        Op::DecodeAttention => "cpu_decode_attention",
-        Op::PrefillAttention => "cpu_prefill_attention",
+/// Every CPU kernel, one for an operation.
+const KERNELS: [CpuKernel; 7] = [
+    stream::KERNEL,
+    peak::KERNEL,
+    kv_read::KERNEL,
+    kv_append::KERNEL,
+    gemm::KERNEL,
+    decode_attention::KERNEL,
+    prefill_attention::KERNEL,
+];
+
+/// A CPU kernel, before it is made for a problem.
+struct CpuKernel {
+    /// The name in records.
+    name: &'static str,
+    /// What it computes.
+    op: Op,
+    /// Whether it runs a problem, and how it is made for it.
+    configure: fn(&Problem) -> Result<Configured, Refusal>,
+}
+
+/// Makes the kernel of one problem.
+type Configured = Box<dyn FnOnce(RunSettings) -> Box<dyn Kernel>>;
+
+/// What a kernel is made for, beside its problem.
+#[derive(Clone, Copy)]
+struct RunSettings {
+    seed: u64,
+    threads: usize,
+}
+
+impl CpuKernel {
+    /// The kernel for a problem.
+    fn for_problem(problem: &Problem) -> Result<(&'static str, Configured), Refusal> {
+        let op = problem.op();
+        let kernel = KERNELS
+            .iter()
+            .find(|kernel| kernel.op == op)
+            .ok_or_else(|| Refusal(format!("the CPU has no kernel for {op}")))?;
+        Ok((kernel.name, (kernel.configure)(problem)?))
     }
 }
 
-fn refuse_formats(problem: &Problem) -> Result<(), Refusal> {
-    let computes = |key: &str, dtype: DType| match dtype {
-        DType::F32 | DType::Bf16 | DType::F16 => Ok(()),
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => Err(Refusal(format!(
-            "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
-             {dtype}; choose one of those"
-        ))),
-    };
-    match problem {
-        Problem::Stream(_) => Ok(()),
-        Problem::Peak(p) if p.unit == Unit::Tensor => {
-            Err(Refusal("no CPU kernel drives a tensor unit; use unit = fma".to_owned()))
-        }
-        Problem::Peak(p) if p.dtype != DType::F32 => Err(Refusal(format!(
-            "the CPU kernels multiply and add in f32, so dtype = {} has no peak of its own; \
-             use dtype = f32",
-            p.dtype
-        ))),
-        Problem::Peak(_) => Ok(()),
-        Problem::KvRead(p) if p.head_dim * p.dtype.bytes() % 4 != 0 => {
-            Err(Refusal(format!(
-                "head_dim = {} of {} is {} bytes, and the checksum takes words of 4; make it a \
-             multiple",
-                p.head_dim,
-                p.dtype,
-                p.head_dim * p.dtype.bytes()
-            )))
-        }
-        Problem::KvRead(_) => Ok(()),
-        Problem::KvAppend(p) => {
-            computes("dtype", p.dtype)?;
-            computes("kv_dtype", p.kv_dtype)
-        }
-        Problem::Gemm(p) => {
-            computes("dtype", p.dtype)?;
-            if p.w_dtype != p.dtype {
-                return Err(Refusal(format!(
-                    "the CPU kernel multiplies operands of one format, not dtype = {} with \
-                     w_dtype = {}; use the same",
-                    p.dtype, p.w_dtype
-                )));
-            }
-            Ok(())
-        }
-        Problem::MoeGemm(_) | Problem::MlaDecode(_) => Err(no_kernel(problem.op())),
-        Problem::DecodeAttention(p) => {
-            computes("dtype", p.dtype)?;
-            computes("kv_dtype", p.kv_dtype)?;
-            if p.new_tokens > 1 || p.window > 0 {
-                return Err(Refusal(format!(
-                    "the CPU kernel attends one new token to all of its context, not new_tokens \
-                     = {} with window = {}; use new_tokens = 1 and window = 0",
-                    p.new_tokens, p.window
-                )));
-            }
-            Ok(())
-        }
-        Problem::PrefillAttention(p) => {
-            computes("dtype", p.dtype)?;
-            computes("kv_dtype", p.kv_dtype)?;
-            if p.window > 0 {
-                return Err(Refusal(format!(
-                    "the CPU kernel attends to all of the context, not to a window = {}; use 0",
-                    p.window
-                )));
-            }
-            Ok(())
+/// Gives the operation's own struct to a kernel.
+fn configured<P: OfProblem>(
+    problem: &Problem,
+    configure: impl FnOnce(&P) -> Result<Configured, Refusal>,
+) -> Result<Configured, Refusal> {
+    match P::of(problem) {
+        Some(p) => configure(p),
+        None => Err(Refusal(format!("this CPU kernel does not compute {}", problem.op()))),
+    }
+}
+
+/// A format that CPU kernels take operands in. They compute in f32.
+#[derive(Clone, Copy)]
+enum CpuFormat {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl CpuFormat {
+    /// The format that a key asks for.
+    fn of(key: &str, dtype: DType) -> Result<CpuFormat, Refusal> {
+        match dtype {
+            DType::F32 => Ok(CpuFormat::F32),
+            DType::Bf16 => Ok(CpuFormat::Bf16),
+            DType::F16 => Ok(CpuFormat::F16),
+            DType::Fp8E4m3 | DType::Int8 | DType::Int4 => Err(Refusal(format!(
+                "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
+                 {dtype}; choose one of those"
+            ))),
         }
     }
 }
@@ -267,42 +281,22 @@ fn lay_out<'a>(
     let tensors = problem.tensors();
     let mut laid_out = Vec::with_capacity(slots);
     for slot in 0..slots {
-        let mut inputs = Vec::new();
+        let mut inputs = InputBytes::default();
         let mut output: &mut [u8] = &mut [];
         for (position, tensor) in tensors.iter().enumerate() {
             let bytes = arena::carve(&mut rest, tensor.bytes() as usize);
             if tensor.role == Role::Input {
                 Key::new(seed, slot, position).fill(tensor.format, bytes);
-                inputs.push(&*bytes);
+                inputs.0.push((tensor.name, &*bytes));
             } else {
                 // Touched here, so that no launch pays for the first touch.
                 bytes.par_chunks_mut(1 << 20).for_each(|chunk| chunk.fill(0xff));
                 output = bytes;
             }
         }
-        debug_assert!(tensors.last().is_some_and(|t| t.role != Role::Input));
         laid_out.push(Slot { inputs, output });
     }
     Ok(laid_out)
-}
-
-fn make_kernel(
-    problem: &Problem,
-    seed: u64,
-    threads: usize,
-) -> Result<Box<dyn Kernel>, Refusal> {
-    match *problem {
-        Problem::Stream(p) => Ok(Box::new(stream::StreamKernel::new(p, seed, threads))),
-        Problem::Peak(p) => Ok(Box::new(peak::PeakKernel::new(p))),
-        Problem::KvRead(p) => Ok(Box::new(kv_read::KvReadKernel::new(p, threads))),
-        Problem::KvAppend(p) => Ok(Box::new(kv_append::KvAppendKernel::new(p))),
-        Problem::Gemm(p) => gemm::kernel(p, threads),
-        Problem::MoeGemm(_) | Problem::MlaDecode(_) => Err(no_kernel(problem.op())),
-        Problem::DecodeAttention(p) => decode_attention::kernel(p, threads),
-        Problem::PrefillAttention(p) => {
-            Ok(Box::new(prefill_attention::PrefillKernel::new(p, threads)))
-        }
-    }
 }
 
 /// Scratch memory that is allocated once for each thread.
@@ -319,12 +313,6 @@ impl<T> PerThread<T> {
         let thread = rayon::current_thread_index().unwrap_or(0) % self.0.len();
         work(&mut self.0[thread].lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// A refusal for an operation without kernel here, or for a format that
-/// [`refuse_formats`] has already turned away.
-fn no_kernel(what: impl std::fmt::Display) -> Refusal {
-    Refusal(format!("the CPU has no kernel for {what}"))
 }
 
 #[cfg(test)]

@@ -3,28 +3,57 @@
 
 use rayon::prelude::*;
 
-use super::Kernel;
 use super::simd::{Lanes, level, unrolled};
+use super::{CpuKernel, InputBytes, Kernel, configured};
+use crate::device::Refusal;
+use crate::format::DType;
 use crate::multiversion::multiversioned;
-use crate::problem::Peak;
+use crate::op::{Op, Peak, Unit};
 use crate::reference::{FMA_A, FMA_B};
 
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_peak",
+    op: Op::Peak,
+    configure: |problem| {
+        configured(problem, |&p: &Peak| {
+            refuse(p)?;
+            Ok(Box::new(move |_| Box::new(PeakKernel::new(p))))
+        })
+    },
+};
+
+fn refuse(p: Peak) -> Result<(), Refusal> {
+    if p.unit == Unit::Tensor {
+        return Err(Refusal(
+            "no CPU kernel drives a tensor unit; use unit = fma".to_owned(),
+        ));
+    }
+    if p.dtype != DType::F32 {
+        return Err(Refusal(format!(
+            "the CPU kernels multiply and add in f32, so dtype = {} has no peak of its own; use \
+             dtype = f32",
+            p.dtype
+        )));
+    }
+    Ok(())
+}
+
 /// Runs every lane through its steps, a block of lanes at a time.
-pub struct PeakKernel {
+struct PeakKernel {
     steps: u64,
     wide: bool,
 }
 
 impl PeakKernel {
     /// A kernel for `p`, whose unit is the vector unit.
-    pub fn new(p: Peak) -> Self {
+    fn new(p: Peak) -> Self {
         PeakKernel { steps: p.steps, wide: level() == "avx512" }
     }
 }
 
 impl Kernel for PeakKernel {
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
-        let start: &[f32] = bytemuck::cast_slice(inputs[0]);
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
+        let start: &[f32] = bytemuck::cast_slice(inputs.get("start"));
         let end: &mut [f32] = bytemuck::cast_slice_mut(output);
         // Sixteen vectors leave half of the 32 AVX-512 registers free; six, as
         // twelve half vectors, are what the 16 registers of AVX2 hold.

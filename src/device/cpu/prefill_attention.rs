@@ -7,9 +7,33 @@ use rayon::prelude::*;
 
 use super::product::{Left, PANEL, multiply, pack, pack_columns, packed_len};
 use super::simd::{Lanes, exp2, narrow, widen};
-use super::{Kernel, PerThread};
+use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
+use crate::device::Refusal;
 use crate::multiversion::multiversioned;
-use crate::problem::PrefillAttention;
+use crate::op::{Op, PrefillAttention};
+
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_prefill_attention",
+    op: Op::PrefillAttention,
+    configure: |problem| {
+        configured(problem, |&p: &PrefillAttention| {
+            refuse(p)?;
+            Ok(Box::new(move |run| Box::new(PrefillKernel::new(p, run.threads))))
+        })
+    },
+};
+
+fn refuse(p: PrefillAttention) -> Result<(), Refusal> {
+    CpuFormat::of("dtype", p.dtype)?;
+    CpuFormat::of("kv_dtype", p.kv_dtype)?;
+    if p.window > 0 {
+        return Err(Refusal(format!(
+            "the CPU kernel attends to all of the context, not to a window = {}; use 0",
+            p.window
+        )));
+    }
+    Ok(())
+}
 
 /// Keys in a tile.
 const KEYS: usize = 256;
@@ -39,7 +63,7 @@ struct RowState {
 }
 
 /// Attention of many tokens per request.
-pub struct PrefillKernel {
+struct PrefillKernel {
     p: PrefillAttention,
     /// Query rows in a block.
     rows: usize,
@@ -48,7 +72,7 @@ pub struct PrefillKernel {
 
 impl PrefillKernel {
     /// A kernel for `p`; blocks shrink until there are a few for each thread.
-    pub fn new(p: PrefillAttention, threads: usize) -> Self {
+    fn new(p: PrefillAttention, threads: usize) -> Self {
         let (heads, tokens) = ((p.batch * p.q_heads) as usize, p.new_tokens as usize);
         let mut rows = tokens.min(MAX_ROWS);
         while heads * tokens.div_ceil(rows) < 4 * threads && rows > 32 {
@@ -72,7 +96,7 @@ impl PrefillKernel {
         &self,
         head: usize,
         first: usize,
-        inputs: &[&[u8]],
+        inputs: &InputBytes,
         out: &mut [u8],
         scratch: &mut Scratch,
     ) {
@@ -82,7 +106,7 @@ impl PrefillKernel {
         let rows = out.len() / row_bytes;
         let q_start = (head * p.new_tokens as usize + first) * row_bytes;
         let q = &mut scratch.q[..rows * width];
-        widen(p.dtype, &inputs[2][q_start..][..out.len()], q);
+        widen(p.dtype, &inputs.get("q")[q_start..][..out.len()], q);
         // Scores become exponents of two.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
         q.iter_mut().for_each(|x| *x *= scale);
@@ -110,7 +134,7 @@ impl PrefillKernel {
         head: usize,
         start: usize,
         keys: usize,
-        inputs: &[&[u8]],
+        inputs: &InputBytes,
         scratch: &mut Scratch,
     ) {
         let p = &self.p;
@@ -122,9 +146,9 @@ impl PrefillKernel {
         let from = (kv_head * p.context() as usize + start) * row_bytes;
         let bytes = keys * row_bytes;
         let wide = &mut scratch.wide[..keys * width];
-        widen(p.kv_dtype, &inputs[0][from..][..bytes], wide);
+        widen(p.kv_dtype, &inputs.get("k")[from..][..bytes], wide);
         pack(wide, width, width, &mut scratch.keys[..packed_len(keys, width)]);
-        widen(p.kv_dtype, &inputs[1][from..][..bytes], wide);
+        widen(p.kv_dtype, &inputs.get("v")[from..][..bytes], wide);
         pack_columns(wide, width, &mut scratch.values[..packed_len(width, keys)]);
     }
 
@@ -168,7 +192,7 @@ impl Kernel for PrefillKernel {
         None
     }
 
-    fn run(&mut self, _slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+    fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
         let row_bytes = (self.p.head_dim * self.p.dtype.bytes()) as usize;
         let rows = self.rows;
         let head_bytes = self.p.new_tokens as usize * row_bytes;

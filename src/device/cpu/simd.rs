@@ -10,8 +10,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use prefetch_index::prefetch_index;
 
+use crate::format::DType;
 use crate::multiversion::multiversioned;
-use crate::problem::DType;
 
 /// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
 const ROWS: usize = 16;

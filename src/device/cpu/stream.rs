@@ -3,14 +3,24 @@
 
 use rayon::prelude::*;
 
-use super::Kernel;
 use super::simd::{sum_words, triad};
-use crate::problem::{Access, Stream};
+use super::{CpuKernel, InputBytes, Kernel, configured};
+use crate::op::{Access, Op, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
+
+pub(super) const KERNEL: CpuKernel = CpuKernel {
+    name: "cpu_stream",
+    op: Op::Stream,
+    configure: |problem| {
+        configured(problem, |&p: &Stream| {
+            Ok(Box::new(move |run| Box::new(StreamKernel::new(p, run.seed, run.threads))))
+        })
+    },
+};
 
 /// Reads are summed, writes store [`write_pattern`], copies copy, triads
 /// multiply by [`TRIAD_FACTOR`] and add.
-pub struct StreamKernel {
+struct StreamKernel {
     access: Access,
     seed: u64,
     chunk_bytes: usize,
@@ -19,7 +29,7 @@ pub struct StreamKernel {
 impl StreamKernel {
     /// Chunks are large enough to hide the cost of handing them out and small
     /// enough that no thread waits long for the last.
-    pub fn new(p: Stream, seed: u64, threads: usize) -> Self {
+    fn new(p: Stream, seed: u64, threads: usize) -> Self {
         let chunk_bytes = (p.bytes as usize / (8 * threads)).clamp(1 << 16, 1 << 22);
         let chunk_bytes = chunk_bytes.next_multiple_of(64);
         StreamKernel { access: p.access, seed, chunk_bytes }
@@ -27,10 +37,11 @@ impl StreamKernel {
 }
 
 impl Kernel for StreamKernel {
-    fn run(&mut self, slot: usize, inputs: &[&[u8]], output: &mut [u8]) {
+    fn run(&mut self, slot: usize, inputs: &InputBytes, output: &mut [u8]) {
         match self.access {
             Access::Read => {
-                let sum = inputs[0]
+                let sum = inputs
+                    .get("source")
                     .par_chunks(self.chunk_bytes)
                     .map(|chunk| sum_words(bytemuck::cast_slice(chunk)))
                     .reduce(|| 0, u32::wrapping_add);
@@ -44,12 +55,12 @@ impl Kernel for StreamKernel {
             }
             Access::Copy => output
                 .par_chunks_mut(self.chunk_bytes)
-                .zip(inputs[0].par_chunks(self.chunk_bytes))
+                .zip(inputs.get("source").par_chunks(self.chunk_bytes))
                 .for_each(|(to, from)| to.copy_from_slice(from)),
             Access::Triad => output
                 .par_chunks_mut(self.chunk_bytes)
-                .zip(inputs[0].par_chunks(self.chunk_bytes))
-                .zip(inputs[1].par_chunks(self.chunk_bytes))
+                .zip(inputs.get("b").par_chunks(self.chunk_bytes))
+                .zip(inputs.get("c").par_chunks(self.chunk_bytes))
                 .for_each(|((a, b), c)| {
                     let (a, b, c) = (
                         bytemuck::cast_slice_mut(a),

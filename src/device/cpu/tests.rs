@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::reference::{Verdict, check};
+use crate::reference::{CheckVerdict, check};
 
 const SEED: u64 = 7;
 
@@ -16,7 +16,12 @@ fn verify(device: &mut CpuDevice, text: &str) {
     for slot in 0..2 {
         let output = ready.output(slot).unwrap();
         let found = check(&problem, SEED, slot, 0, &output).unwrap();
-        assert_eq!(found.verdict, Verdict::Pass, "{text} slot {slot}: {}", found.message);
+        assert_eq!(
+            found.verdict,
+            CheckVerdict::Pass,
+            "{text} slot {slot}: {}",
+            found.message
+        );
     }
 }
 
@@ -219,14 +224,14 @@ fn split_contexts_cost_their_partial_results() {
     };
     let alone = decode((512, 4, 1, 64), ("bf16", "bf16"), "contiguous");
     let items = cache::Split::new(
-        &crate::problem::KvRead {
+        &crate::op::KvRead {
             batch: 2,
             context: 512,
             kv_heads: 1,
             head_dim: 64,
             dtype: DType::Bf16,
-            layout: crate::problem::Layout::Contiguous,
-            lengths: crate::problem::Lengths::Equal,
+            layout: crate::op::KvLayout::Contiguous,
+            lengths: crate::op::Lengths::Equal,
         },
         rayon::current_num_threads(),
     );

@@ -25,7 +25,7 @@ use sys::CUdevice_attribute as Attribute;
 use sys::CUfunction_attribute as FunctionAttribute;
 use thiserror::Error;
 
-use crate::kernel::{EncodedTensorMap, TensorMap};
+use crate::kernel::EncodedTensorMap;
 
 /// Oldest driver whose API is used, as `1000 * major + 10 * minor`.
 const OLDEST_VERSION: i32 = 12_000;
@@ -802,11 +802,6 @@ impl Function {
     }
 }
 
-/// Encodes a kernel's tensor map over the tensor at `address`.
-pub fn encode(map: &TensorMap, address: u64) -> Result<EncodedTensorMap> {
-    encode_tiled(&map.over(address))
-}
-
 fn data_type(element: TensorElement) -> sys::CUtensorMapDataType {
     use sys::CUtensorMapDataType as DataType;
     match element {
@@ -823,8 +818,8 @@ fn data_type(element: TensorElement) -> sys::CUtensorMapDataType {
     }
 }
 
-/// Encodes a tensor map as the virtual machine has it.
-pub fn encode_tiled(map: &ptxvm::TensorMap) -> Result<EncodedTensorMap> {
+/// Encodes a tensor map over an address.
+pub fn encode(map: &ptxvm::TensorMap) -> Result<EncodedTensorMap> {
     use sys::CUtensorMapFloatOOBfill as Fill;
     use sys::CUtensorMapSwizzle as Swizzle;
     let swizzle = match map.swizzle {

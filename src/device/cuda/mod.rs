@@ -20,9 +20,9 @@ use super::{
     Cache, Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared,
     Refusal, slug,
 };
-use crate::kernel::compile::{Binary, Compiler, CompilerOptions};
-use crate::kernel::{Arch, DEVICE_SOURCE, Defines, Kernel, Target};
-use crate::problem::Problem;
+use crate::kernel::{Configured, DEVICE_SOURCE, Kernel};
+use crate::op::Problem;
+use crate::toolchain::{Arch, Binary, Compiler, CompilerOptions, Defines, Target};
 
 /// Share of the free memory that buffers may take: the driver needs some, and
 /// so do modules.
@@ -114,11 +114,11 @@ impl CudaDevice {
     /// The kernel in the configuration for a problem, compiled and loaded.
     fn loaded(
         &mut self,
-        kernel: &'static Kernel,
+        configured: &Configured,
         problem: &Problem,
         entries: &[&'static str],
     ) -> Result<Rc<Loaded>, LaunchError> {
-        let defines = (kernel.defines)(problem, self.target.arch);
+        let Configured { kernel, defines, .. } = configured;
         let key = (kernel.name, defines.clone());
         let known = self.loaded.get(&key);
         if let Some(loaded) = known.filter(|known| known.has_all(entries)) {
@@ -129,7 +129,7 @@ impl CudaDevice {
         };
         let binary = self
             .compiler
-            .binary(kernel, &defines, self.target.arch)
+            .compile(&kernel.file(), defines, self.target.arch)
             .map_err(|e| broken("does not compile", e.to_string()))?;
         let functions = load(&self.context, &binary, entries)
             .map_err(|e| broken("does not load", e.to_string()))?;
@@ -156,7 +156,7 @@ impl Device for CudaDevice {
     }
 
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
-        Kernel::for_problem(problem, self.target.arch).map(|kernel| kernel.name)
+        Kernel::for_problem(problem, self.target.arch).map(|found| found.kernel.name)
     }
 
     fn prepare<'a>(
@@ -170,10 +170,10 @@ impl Device for CudaDevice {
         if slots == 0 {
             return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
         }
-        let plan = (found.plan)(problem, &self.target);
+        let plan = found.plan(&self.target);
         let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();
         entries.dedup();
-        let loaded = self.loaded(found, problem, &entries)?;
+        let loaded = self.loaded(&found, problem, &entries)?;
         let ready = prepared::prepare(self, problem, plan, &loaded, slots, seed)?;
         Ok(Box::new(ready))
     }

@@ -7,8 +7,9 @@ use super::timing::MAX_HELD;
 use super::{CudaDevice, Loaded};
 use crate::data::Key;
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing};
-use crate::kernel::{Bound, Content, EncodedTensorMap, Launch, Plan};
-use crate::problem::{DType, Format, Problem, Role, Tensor};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::kernel::{Bound, Content, Launch, Plan};
+use crate::op::Problem;
 
 /// Tensors begin at multiples of this: what cudaMalloc promises.
 const ALIGNMENT: u64 = 256;
@@ -67,7 +68,8 @@ pub(super) fn prepare<'a>(
         }
         scratch.push(buffer);
     }
-    let params = bind(&plan, &layout, &memory, &scratch, slots, seed).map_err(failed)?;
+    let params =
+        bind(&plan, &tensors, &layout, &memory, &scratch, slots, seed).map_err(failed)?;
     let launches = configure(&plan, loaded).map_err(failed)?;
     let facts = facts(&launches, &plan, loaded).map_err(failed)?;
     device.stream.synchronize().map_err(failed)?;
@@ -177,20 +179,20 @@ fn fill(
 
 /// The number that `fill` knows a format by, if it does; in the upper half the widths of
 /// records.
-const fn format_code(format: Format) -> Option<u64> {
+const fn format_code(format: TensorFormat) -> Option<u64> {
     match format {
-        Format::Words | Format::Values(DType::Int8 | DType::Int4) => Some(0),
-        Format::Values(DType::F32) => Some(1),
-        Format::Values(DType::Bf16) => Some(2),
-        Format::Values(DType::F16) => Some(3),
-        Format::Values(DType::Fp8E4m3) => Some(4),
-        Format::LatentRecords { latent_dim, rope_dim } => {
+        TensorFormat::Words | TensorFormat::Values(DType::Int8 | DType::Int4) => Some(0),
+        TensorFormat::Values(DType::F32) => Some(1),
+        TensorFormat::Values(DType::Bf16) => Some(2),
+        TensorFormat::Values(DType::F16) => Some(3),
+        TensorFormat::Values(DType::Fp8E4m3) => Some(4),
+        TensorFormat::LatentRecords { latent_dim, rope_dim } => {
             Some(5 | latent_dim << 32 | rope_dim << 48)
         }
-        Format::PageTable
-        | Format::Scales(_)
-        | Format::InverseScales(_)
-        | Format::HalfScales(_) => None,
+        TensorFormat::PageTable
+        | TensorFormat::Scales(_)
+        | TensorFormat::InverseScales(_)
+        | TensorFormat::HalfScales(_) => None,
     }
 }
 
@@ -239,6 +241,7 @@ fn verify_fill(
 /// The parameters of every slot and launch.
 fn bind(
     plan: &Plan,
+    tensors: &[Tensor],
     layout: &Layout,
     memory: &Buffer,
     scratch: &[Buffer],
@@ -249,21 +252,10 @@ fn bind(
     let mut params = Vec::with_capacity(slots);
     for slot in 0..slots {
         let base = memory.address() + slot as u64 * layout.slot_bytes;
-        let tensors: Vec<u64> = layout.offsets.iter().map(|offset| base + offset).collect();
-        let tensor_maps: Vec<EncodedTensorMap> = plan
-            .tensor_maps
-            .iter()
-            .map(|map| driver::encode(map, tensors[map.tensor]))
-            .collect::<driver::Result<_>>()?;
-        let bound = Bound {
-            seed,
-            slot,
-            tensors: &tensors,
-            scratch: &scratch,
-            tensor_maps: &tensor_maps,
-        };
-        params
-            .push(plan.launches.iter().map(|launch| launch.params.bytes(&bound)).collect());
+        let addresses = layout.offsets.iter().map(|offset| base + offset);
+        let names = tensors.iter().map(|tensor| tensor.name);
+        let bound = Bound::new(seed, slot, names.zip(addresses));
+        params.push(plan.params(bound, &scratch, driver::encode)?);
     }
     Ok(params)
 }

@@ -6,7 +6,8 @@ use ptxvm::conformance::Program;
 use super::CudaDevice;
 use super::driver::{self, Buffer, DriverError, Shape};
 use crate::device::{LaunchError, PrepareError, Refusal};
-use crate::kernel::{Arch, EncodedTensorMap};
+use crate::kernel::EncodedTensorMap;
+use crate::toolchain::Arch;
 
 /// Runs a program and returns its output.
 ///
@@ -38,10 +39,8 @@ fn launch(device: &CudaDevice, program: &Program) -> Result<Vec<u8>, DriverError
     let output = Buffer::new(context, bytes)?;
     output.set(stream, 0, bytes, Program::UNWRITTEN)?;
     let maps = program.maps_at(input.address());
-    let maps = maps
-        .iter()
-        .map(driver::encode_tiled)
-        .collect::<Result<Vec<EncodedTensorMap>, _>>()?;
+    let maps =
+        maps.iter().map(driver::encode).collect::<Result<Vec<EncodedTensorMap>, _>>()?;
     let addresses = [input.address(), output.address()].map(u64::to_le_bytes);
     let mut params: Vec<&[u8]> = addresses.iter().map(|bytes| &bytes[..]).collect();
     params.extend(maps.iter().map(|map| &map.0[..]));

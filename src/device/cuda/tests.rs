@@ -189,14 +189,15 @@ fn tensor_maps_are_encoded_by_the_driver() {
     if on_mock("tensor_maps_are_encoded_by_the_driver", |folder| build(folder, &[])) {
         let _context = Context::open(0).unwrap();
         let map = TensorMap {
-            tensor: 0,
+            name: "tiles",
+            tensor: "a",
             element_bytes: 2,
             extents: vec![128, 40],
             strides_bytes: vec![256],
             tile: vec![64, 16],
             swizzle_bytes: 128,
         };
-        let encoded = encode(&map, 0x1000).unwrap();
+        let encoded = encode(&map.over(0x1000)).unwrap();
         let words: [u64; 16] = bytemuck::cast(encoded.0);
         assert_eq!(words[..7], [0x1000, 1, 2, 40, 256, 16, 3]);
         let deep = TensorMap {
@@ -205,7 +206,7 @@ fn tensor_maps_are_encoded_by_the_driver() {
             tile: vec![1; 6],
             ..map
         };
-        let error = encode(&deep, 0x1000).unwrap_err();
+        let error = encode(&deep.over(0x1000)).unwrap_err();
         assert_eq!(error.call, "cuTensorMapEncodeTiled");
     }
 }

@@ -1,0 +1,123 @@
+//! The decoder's state, and how instructions are appended.
+
+use std::collections::HashMap;
+
+use crate::bank::Bank;
+use crate::count::{Class, Unit};
+use crate::error::ParseError;
+use crate::instruction::{Initial, Instruction, Op, Type};
+use crate::lanes::{Args, Wide};
+use crate::syntax::{Function, Statement};
+
+pub(crate) type Result<T> = std::result::Result<T, ParseError>;
+
+/// The parts of an opcode. The decoder takes them one by one; what remains is not
+/// implemented.
+pub(crate) struct Parts<'a> {
+    pub(super) rest: Vec<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes the part `name`; says whether there was one.
+    pub(crate) fn take(&mut self, name: &str) -> bool {
+        let found = self.rest.iter().position(|&part| part == name);
+        if let Some(at) = found {
+            self.rest.remove(at);
+        }
+        found.is_some()
+    }
+
+    /// Takes the first part that is one of `names`.
+    pub(crate) fn any(&mut self, names: &[&'static str]) -> Option<&'static str> {
+        let at = self.rest.iter().position(|part| names.contains(part))?;
+        let part = self.rest.remove(at);
+        names.iter().copied().find(|&name| name == part)
+    }
+
+    /// Takes the first part that `f` maps to something.
+    pub(crate) fn find<T>(&mut self, f: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let (at, found) =
+            self.rest.iter().enumerate().find_map(|(at, part)| Some((at, f(part)?)))?;
+        self.rest.remove(at);
+        Some(found)
+    }
+
+    /// Takes the first type.
+    pub(crate) fn ty(&mut self) -> Option<Type> {
+        self.find(Type::parse)
+    }
+}
+
+/// Decodes one kernel.
+pub(crate) struct Decoder<'s, 'a> {
+    pub(super) function: &'s Function<'a>,
+    pub(super) statement: &'s Statement<'a>,
+    pub(super) parts: Parts<'a>,
+    pub(super) code: Vec<Instruction>,
+    pub(super) texts: Vec<String>,
+    pub(super) text_of: HashMap<&'a str, u32>,
+    pub(super) counts: [u32; 3],
+    pub(super) rows: HashMap<(Bank, Initial), u16>,
+    pub(super) guard: (u16, bool),
+    pub(super) module_variables: HashMap<&'a str, usize>,
+    pub(super) shared: HashMap<(usize, &'a str), u32>,
+    pub(super) module_shared: HashMap<&'a str, u32>,
+    pub(super) local: HashMap<(usize, &'a str), u32>,
+    pub(super) static_shared: u32,
+    pub(super) local_bytes: u32,
+    pub(super) talks: bool,
+}
+
+/// Predicate 0 is the carry flag.
+pub(crate) const CARRY: u16 = 0;
+
+impl Parts<'_> {
+    /// The first type among the parts, without taking it.
+    pub(crate) fn peek_type(&self) -> Option<Type> {
+        self.rest.iter().find_map(|part| Type::parse(part))
+    }
+}
+
+impl Decoder<'_, '_> {
+    pub(crate) fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
+        let text = format!("{}: {}", self.statement.opcode, message.into());
+        Err(ParseError::new(self.statement.line, text))
+    }
+
+    /// Appends an instruction under the statement's guard.
+    pub(crate) fn push(&mut self, op: Op, class: Class) -> &mut Instruction {
+        let opcode = self.statement.opcode;
+        let next = self.texts.len() as u32;
+        let text = *self.text_of.entry(opcode).or_insert(next);
+        if text == next {
+            self.texts.push(opcode.to_owned());
+        }
+        let at = self.code.len();
+        self.code.push(Instruction {
+            op,
+            guard: self.guard.0,
+            negated: self.guard.1,
+            class,
+            work: None,
+            line: self.statement.line,
+            place: self.statement.place,
+            text,
+        });
+        &mut self.code[at]
+    }
+
+    pub(crate) fn alu(&mut self, wide: Wide, args: Args, class: Class) {
+        self.push(Op::Alu(wide, args), class);
+    }
+
+    pub(crate) fn work(&mut self, unit: Unit, flops: u32) {
+        if let Some(last) = self.code.last_mut() {
+            last.work = Some((unit, flops));
+        }
+    }
+
+    /// Records that blocks of this kernel may see each other's writes while they run.
+    pub(crate) fn talks(&mut self) {
+        self.talks = true;
+    }
+}

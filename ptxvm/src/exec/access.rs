@@ -1,0 +1,321 @@
+//! What all accesses to memory share: where an address points, whether the access is
+//! allowed there, which sectors and banks it touches, and what it races with.
+
+use crate::check::{Did, Manner, Rival};
+use crate::clock::join;
+use crate::count::wavefronts;
+use crate::exec::step::{report_undefined, values};
+use crate::finding::FindingKind;
+use crate::instruction::{
+    Address, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space, WINDOW_BYTES,
+};
+use crate::lanes::LANES;
+use crate::machine::{Machine, Step};
+use crate::shared::Conflict;
+use crate::warp::Warp;
+
+/// Where an address points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Global(u64),
+    /// A block's rank in the cluster, and the offset in its shared memory.
+    Shared(usize, u64),
+    Local(u64),
+    Param(u64),
+}
+
+/// Where the rank is in a `shared::cluster` address: 0 is the block itself, else the rank
+/// plus one.
+const RANK_SHIFT: u32 = 24;
+
+/// The `shared::cluster` address of `offset` in the block of `rank`.
+pub(crate) fn cluster_address(rank: u32, offset: u64) -> u64 {
+    u64::from(rank + 1) << RANK_SHIFT | offset & ((1 << RANK_SHIFT) - 1)
+}
+
+/// The block and offset of a `shared::cluster` address.
+pub(crate) fn cluster_target(own: usize, address: u64) -> (usize, u64) {
+    let rank = (address >> RANK_SHIFT) as usize;
+    (if rank == 0 { own } else { rank - 1 }, address & ((1 << RANK_SHIFT) - 1))
+}
+
+/// What `address` in `space` means to a thread of the block of rank `own`.
+#[inline]
+pub(crate) fn resolve(space: Space, own: usize, address: u64) -> Target {
+    match space {
+        Space::Global | Space::Const => Target::Global(address),
+        Space::Shared | Space::SharedCluster => {
+            let (rank, offset) = cluster_target(own, address & 0xffff_ffff);
+            Target::Shared(rank, offset)
+        }
+        Space::Local => Target::Local(address),
+        Space::Param => Target::Param(address),
+        Space::Generic => {
+            let within = |window: u64| address.wrapping_sub(window) < WINDOW_BYTES;
+            if within(SHARED_WINDOW) {
+                let (rank, offset) = cluster_target(own, address - SHARED_WINDOW);
+                Target::Shared(rank, offset)
+            } else if within(LOCAL_WINDOW) {
+                Target::Local(address - LOCAL_WINDOW)
+            } else if within(PARAM_WINDOW) {
+                Target::Param(address - PARAM_WINDOW)
+            } else {
+                Target::Global(address)
+            }
+        }
+    }
+}
+
+/// Each lane's address. Undefined ones are reported.
+pub(crate) fn addresses(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    address: &Address,
+    active: u32,
+    pc: u32,
+) -> [u64; LANES] {
+    let undefined = warp.regs.undefined(address.bank, address.index) & active;
+    if undefined != 0 {
+        report_undefined(warp, m, pc, undefined, (address.bank, address.index), "address");
+    }
+    let mut row = values(warp, address.bank, address.index);
+    if address.offset != 0 {
+        row.iter_mut().for_each(|a| *a = a.wrapping_add(address.offset as u64));
+    }
+    row
+}
+
+/// The allocation and offset of a global access, or the end of the launch.
+#[inline]
+pub(crate) fn global(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    address: u64,
+    bytes: u64,
+) -> Step<(usize, u64)> {
+    if let Some(last) = m.run.memory.allocations.get(m.last_allocation)
+        && last.live
+        && address >= last.base
+        && (address - last.base).saturating_add(bytes) <= last.bytes
+    {
+        return Ok((m.last_allocation, address - last.base));
+    }
+    match m.run.memory.find(address, bytes) {
+        Ok(index) => {
+            m.last_allocation = index;
+            Ok((index, address - m.run.memory.allocations[index].base))
+        }
+        Err(missing) => {
+            let place = (address, missing.allocation);
+            m.stop_at(missing.kind, warp, pc, lane, place, missing.detail)
+        }
+    }
+}
+
+/// Checks an access to shared memory and gives its place.
+#[inline]
+pub(crate) fn shared(
+    warp: &Warp,
+    m: &Machine<'_>,
+    (pc, lane): (u32, usize),
+    (rank, offset): (usize, u64),
+    bytes: u64,
+) -> Step<usize> {
+    let Some(block) = m.blocks.get(rank) else {
+        let place = (offset, Some("shared".to_owned()));
+        let detail = format!("block rank {rank} is not in the cluster");
+        return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
+    };
+    if !block.shared.contains(offset, bytes) {
+        let place = (offset, Some("shared".to_owned()));
+        let size = block.shared.len();
+        let detail = format!(
+            "{bytes} bytes at {offset:#x}, but the block has {size} bytes of shared memory"
+        );
+        return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
+    }
+    if rank != warp.rank && block.live_threads == 0 {
+        let place = (offset, Some("shared".to_owned()));
+        let detail = "the other block of the cluster has already returned";
+        return m.stop_at(FindingKind::UseAfterFree, warp, pc, lane, place, detail);
+    }
+    Ok(offset as usize)
+}
+
+/// Ends the launch if the address is not a multiple of `bytes`.
+pub(crate) fn aligned(
+    warp: &Warp,
+    m: &Machine<'_>,
+    (pc, lane): (u32, usize),
+    address: u64,
+    bytes: u64,
+) -> Step {
+    if address.is_multiple_of(bytes) {
+        return Ok(());
+    }
+    let detail = format!("an access of {bytes} bytes must be aligned to {bytes} bytes");
+    m.stop_at(FindingKind::Misaligned, warp, pc, lane, (address, None), detail)
+}
+
+/// Reports a conflict in shared memory.
+#[cold]
+pub(crate) fn conflict(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    offset: u64,
+    conflict: Conflict,
+) {
+    let name = |id: usize, lane: usize| match lane {
+        0..32 => format!("lane {lane} of "),
+        _ => String::new(),
+    } + &m.warp_name(id);
+    let (kind, detail) = match conflict {
+        Conflict::Write(id, by) => {
+            let text = format!("not ordered after the write by {}", name(id, by));
+            (FindingKind::SharedRace, text)
+        }
+        Conflict::Read(id, by) => {
+            let text = format!("not ordered after the read by {}", name(id, by));
+            (FindingKind::SharedRace, text)
+        }
+        Conflict::Landing => {
+            let text = "an asynchronous copy to these bytes may still be under way";
+            (FindingKind::AsyncRace, text.to_owned())
+        }
+        Conflict::BeingRead => {
+            let text = "an asynchronous read of these bytes may still be under way";
+            (FindingKind::AsyncRace, text.to_owned())
+        }
+        Conflict::Mbarrier => (
+            FindingKind::Mbarrier,
+            "an ordinary access to the bytes of an mbarrier".to_owned(),
+        ),
+        Conflict::Proxy(id) => {
+            let text = format!(
+                "the async proxy reads what {} wrote without a proxy fence in between",
+                name(id, 32)
+            );
+            (FindingKind::MissingProxyFence, text)
+        }
+    };
+    let place = Some((offset, "shared".to_owned()));
+    m.note(kind, warp, pc, lane, place, || detail);
+}
+
+/// Counts the sectors of one request and marks them.
+pub(crate) fn touch_sectors(
+    m: &mut Machine<'_>,
+    spans: &mut Vec<(usize, u64)>,
+    write: bool,
+) {
+    if !spans.is_sorted() {
+        spans.sort_unstable();
+    }
+    spans.dedup();
+    for &(allocation, sector) in spans.iter() {
+        m.touch(allocation, sector, write);
+    }
+    let count = spans.len() as u64;
+    if write {
+        m.counts.sectors_written += count;
+    } else {
+        m.counts.sectors_read += count;
+    }
+}
+
+/// The sectors that `bytes` from `offset` lie in.
+pub(crate) fn sectors(
+    spans: &mut Vec<(usize, u64)>,
+    allocation: usize,
+    offset: u64,
+    bytes: u64,
+) {
+    for sector in offset / 32..=(offset + bytes - 1) / 32 {
+        if spans.last() != Some(&(allocation, sector)) {
+            spans.push((allocation, sector));
+        }
+    }
+}
+
+/// Records a global read and reports its races.
+pub(crate) fn note_global_read(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (allocation, offset): (usize, u64),
+    bytes: u64,
+    manner: Manner,
+) {
+    let clock = &warp.clock;
+    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, clock, manner) {
+        report_rival(warp, m, site, (allocation, offset), rival);
+    }
+}
+
+/// Records a global write and reports its races.
+pub(crate) fn note_global_write(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (allocation, offset): (usize, u64),
+    bytes: u64,
+    manner: Manner,
+) {
+    let clock = &warp.clock;
+    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, clock, manner) {
+        report_rival(warp, m, site, (allocation, offset), rival);
+    }
+}
+
+#[cold]
+fn report_rival(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (allocation, offset): (usize, u64),
+    rival: Rival,
+) {
+    let found = &m.run.memory.allocations[allocation];
+    let place = Some((found.base + offset, found.name.clone()));
+    let (grid, own) = (m.run.grid, m.blocks[warp.rank].linear);
+    let other = match rival.block {
+        Some(n) if n == own => format!("warp {} of the block", rival.warp),
+        Some(n) => {
+            let (x, y, z) = (n % grid[0], n / grid[0] % grid[1], n / grid[0] / grid[1]);
+            format!("block ({x}, {y}, {z})")
+        }
+        None => "other blocks".to_owned(),
+    };
+    let (kind, what) = match rival.did {
+        Did::Read => (FindingKind::GlobalRace, "read it, and nothing orders the two"),
+        Did::Write => (FindingKind::GlobalRace, "wrote it, and nothing orders the two"),
+        Did::WriteUnfenced => (
+            FindingKind::MissingProxyFence,
+            "wrote it without a proxy fence before the async proxy's read",
+        ),
+    };
+    m.note(kind, warp, pc, lane, place, || format!("{other} {what}"));
+}
+
+/// Counts a warp's access to shared memory.
+pub(crate) fn count_shared(m: &mut Machine<'_>, banks: &[u32], size: u32, write: bool) {
+    let bytes = u64::from(size) * banks.len() as u64;
+    if write {
+        m.counts.shared_write_bytes += bytes;
+    } else {
+        m.counts.shared_read_bytes += bytes;
+    }
+    let (passes, best) = wavefronts(banks, size);
+    m.counts.shared_wavefronts += u64::from(passes);
+    m.counts.bank_conflicts += u64::from(passes - best);
+}
+
+/// A strong write to shared memory publishes what the warp's last fence released.
+pub(crate) fn publish_shared(warp: &Warp, m: &mut Machine<'_>, (rank, at): (usize, usize)) {
+    if let Some(released) = &warp.clock.released {
+        let published = m.blocks[rank].published.entry(at as u32).or_default();
+        join(published, released);
+    }
+}

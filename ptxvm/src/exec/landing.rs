@@ -1,0 +1,260 @@
+//! The completion of copies: at a random time, or when a thread waits for them. A copy
+//! lands when its bytes arrive and its mbarrier, if it has one, is signalled.
+
+use crate::finding::{Finding, FindingKind};
+use crate::flight::{Direction, PendingCopy, Piece, ThreadCopy};
+use crate::lanes::lanes;
+use crate::machine::{Machine, Step, Stop};
+use crate::mbarrier::Spot;
+use crate::warp::Warp;
+
+/// Puts a copy on its way.
+pub(crate) fn start(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (direction, pieces): (Direction, Vec<Piece>),
+    fill: [u8; 16],
+    bytes: u64,
+) {
+    let finding = m.finding(FindingKind::AsyncRace, warp, pc, lane, String::new());
+    m.pending.push(PendingCopy {
+        direction,
+        pieces,
+        fill,
+        bytes,
+        warp: warp.id(),
+        rank: warp.rank,
+        lane,
+        group: warp.bulk_groups[lane],
+        copies: Vec::new(),
+        data: None,
+        blame: Box::new(finding),
+    });
+}
+
+/// Starts a thread's `cp.async` copies, which signal an mbarrier.
+pub(crate) fn start_copies(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    copies: Vec<ThreadCopy>,
+    barrier: (usize, u32),
+) {
+    start(warp, m, site, (Direction::Copies { barrier }, Vec::new()), [0; 16], 0);
+    if let Some(pending) = m.pending.last_mut() {
+        pending.copies = copies;
+    }
+}
+
+/// Lands `cp.async` copies that signal an mbarrier, for lanes that wait for their groups.
+pub(crate) fn land_copies_of(warp: &Warp, m: &mut Machine<'_>, active: u32) {
+    let mut at = 0;
+    while at < m.pending.len() {
+        let pending = &m.pending[at];
+        let found = matches!(pending.direction, Direction::Copies { .. })
+            && pending.warp == warp.id()
+            && active >> pending.lane & 1 != 0;
+        if !found {
+            at += 1;
+        } else if let Err(stop) = land(m, at) {
+            m.findings.add(*stop);
+        }
+    }
+}
+
+/// Reads a copy's source in shared memory.
+pub(crate) fn read_source(m: &mut Machine<'_>, at: usize) {
+    let pending = &mut m.pending[at];
+    if pending.data.is_some() {
+        return;
+    }
+    let memory = &mut m.blocks[pending.rank].shared;
+    let mut data = Vec::with_capacity(pending.bytes as usize);
+    let mut unwritten = None;
+    for piece in &pending.pieces {
+        let (offset, bytes) = (piece.shared as usize, piece.bytes as usize);
+        data.extend_from_slice(memory.get(offset, bytes));
+        memory.reading(offset, bytes, false);
+        if !memory.is_written(offset, bytes) {
+            unwritten.get_or_insert(offset);
+        }
+    }
+    pending.data = Some(data);
+    if let (Some(offset), Direction::Out) = (unwritten, pending.direction) {
+        let finding = Finding {
+            kind: FindingKind::Uninitialised,
+            address: Some(offset as u64),
+            allocation: Some("shared".to_owned()),
+            detail: "stores never-written bytes of shared memory".to_owned(),
+            ..(*pending.blame).clone()
+        };
+        m.findings.add(finding);
+    }
+}
+
+/// Lands a random copy; says whether there was one.
+pub(crate) fn land_one(m: &mut Machine<'_>) -> Step<bool> {
+    if m.pending.is_empty() {
+        return Ok(false);
+    }
+    let at = m.random.below(m.pending.len());
+    land(m, at)?;
+    Ok(true)
+}
+
+/// Lands all remaining copies when the cluster has finished.
+pub(crate) fn land_all(m: &mut Machine<'_>) -> Step {
+    while land_one(m)? {}
+    Ok(())
+}
+
+/// Lands the pending copy at place `at` of the list.
+pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
+    match m.pending[at].direction {
+        Direction::Out => {
+            read_source(m, at);
+            let pending = m.pending.swap_remove(at);
+            let data = pending.data.unwrap_or_default();
+            let mut from = 0;
+            for piece in &pending.pieces {
+                let bytes = piece.bytes as usize;
+                if let Some((allocation, offset)) = piece.global {
+                    let found = &m.run.memory.allocations[allocation];
+                    found.write(offset, &data[from..from + bytes]);
+                }
+                from += bytes;
+            }
+        }
+        Direction::In { ranks, barrier } => {
+            let pending = m.pending.swap_remove(at);
+            let time = m.next_landing(barrier);
+            for rank in lanes(ranks) {
+                for piece in &pending.pieces {
+                    land_piece(m, rank, piece, &pending.fill, time);
+                }
+                finish(m, (rank, barrier), &pending, time)?;
+            }
+        }
+        Direction::Copies { barrier } => {
+            let pending = m.pending.swap_remove(at);
+            let time = m.next_landing(barrier.1);
+            for copy in &pending.copies {
+                land_for_mbarrier(m, pending.rank, copy, time);
+            }
+            if !arrive_for_copies(m, barrier, time) {
+                let detail = "the mbarrier of a thread's copies does not expect an arrival";
+                return Err(blame(&pending, detail));
+            }
+        }
+        Direction::Across { to, barrier } => {
+            read_source(m, at);
+            let pending = m.pending.swap_remove(at);
+            let data = pending.data.clone().unwrap_or_default();
+            let time = m.next_landing(barrier.1);
+            let memory = &mut m.blocks[to.0].shared;
+            memory.landing(to.1 as usize, data.len(), false);
+            memory.put(to.1 as usize, &data, true);
+            memory.landed(to.1 as usize, data.len(), time);
+            finish(m, barrier, &pending, time)?;
+        }
+    }
+    m.progressed();
+    Ok(())
+}
+
+fn land_piece(
+    m: &mut Machine<'_>,
+    rank: usize,
+    piece: &Piece,
+    fill: &[u8; 16],
+    time: (usize, u32),
+) {
+    let bytes = piece.bytes as usize;
+    let mut data = *fill;
+    let mut defined = true;
+    if let Some((allocation, offset)) = piece.global {
+        let found = &m.run.memory.allocations[allocation];
+        found.read(offset, &mut data[..bytes]);
+        defined = found.is_written(offset, bytes as u64);
+    }
+    let memory = &mut m.blocks[rank].shared;
+    let at = piece.shared as usize;
+    memory.landing(at, bytes, false);
+    memory.put(at, &data[..bytes], defined);
+    memory.landed(at, bytes, time);
+}
+
+fn finish(
+    m: &mut Machine<'_>,
+    spot: (usize, u32),
+    pending: &PendingCopy,
+    time: (usize, u32),
+) -> Step {
+    if !complete(m, spot, pending.bytes, time) {
+        return Err(blame(
+            pending,
+            "the copy's mbarrier was invalidated before the copy completed",
+        ));
+    }
+    Ok(())
+}
+
+fn blame(pending: &PendingCopy, detail: &str) -> Stop {
+    let (kind, detail) = (FindingKind::Mbarrier, detail.to_owned());
+    Box::new(Finding { kind, detail, ..(*pending.blame).clone() })
+}
+
+/// Lands a copy whose completion an mbarrier signals.
+pub(crate) fn land_for_mbarrier(
+    m: &mut Machine<'_>,
+    rank: usize,
+    copy: &ThreadCopy,
+    time: (usize, u32),
+) {
+    put(m, rank, copy);
+    m.blocks[rank].shared.landed(copy.to, copy.bytes, time);
+}
+
+/// Moves a copy's bytes into shared memory.
+pub(crate) fn put(m: &mut Machine<'_>, rank: usize, copy: &ThreadCopy) {
+    let mut data = [0; 16];
+    let mut defined = true;
+    if copy.source_bytes > 0 {
+        let found = &m.run.memory.allocations[copy.from.0];
+        found.read(copy.from.1, &mut data[..copy.source_bytes]);
+        defined = found.is_written(copy.from.1, copy.source_bytes as u64);
+    }
+    let memory = &mut m.blocks[rank].shared;
+    memory.landing(copy.to, copy.bytes, false);
+    memory.put(copy.to, &data[..copy.bytes], defined);
+}
+
+/// The arrival of a thread whose copies have landed.
+pub(crate) fn arrive_for_copies(
+    m: &mut Machine<'_>,
+    (rank, offset): Spot,
+    time: (usize, u32),
+) -> bool {
+    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
+    if barrier.pending == 0 {
+        return false;
+    }
+    barrier.pending -= 1;
+    complete(m, (rank, offset), 0, time)
+}
+
+/// Subtracts bytes that have landed, and passes the copy's time to those that wait.
+pub(crate) fn complete(
+    m: &mut Machine<'_>,
+    (rank, offset): Spot,
+    bytes: u64,
+    (entry, time): (usize, u32),
+) -> bool {
+    let Some(barrier) = m.blocks[rank].mbarriers.get_mut(&offset) else { return false };
+    barrier.bytes -= bytes as i64;
+    barrier.message.add_copy(entry, time);
+    barrier.settle();
+    m.progressed();
+    true
+}

@@ -1,0 +1,36 @@
+//! Asynchronous copies.
+
+use crate::instruction::address::Address;
+
+/// A `cp.async`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CpAsync {
+    pub to: Address,
+    pub from: Address,
+    pub bytes: u32,
+    /// The number of bytes to read; the rest is zero.
+    pub source_bytes: Option<u16>,
+    /// Do not read the source where this predicate is set.
+    pub ignore: Option<u16>,
+}
+
+/// What a bulk copy moves.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum BulkKind {
+    /// Contiguous `bytes` between two addresses.
+    Row { global: Address, bytes: u16 },
+    /// A box of a tensor map at these coordinates.
+    Box { map: Address, coordinates: Vec<u16> },
+    /// From this block's shared memory to another's.
+    Shared { from: Address, bytes: u16 },
+}
+
+/// `cp.async.bulk` with or without a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Bulk {
+    pub what: BulkKind,
+    pub shared: Address,
+    /// The mbarrier that is signalled, for copies into shared memory.
+    pub barrier: Option<Address>,
+    pub multicast: Option<u16>,
+}

@@ -1,0 +1,177 @@
+//! Decoded instructions and their operands. How a warp executes them is in `exec/`.
+
+pub(crate) mod address;
+pub(crate) mod atomic;
+pub(crate) mod barrier;
+pub(crate) mod convert;
+pub(crate) mod copy;
+pub(crate) mod matrix;
+pub(crate) mod special;
+pub(crate) mod types;
+pub(crate) mod warp;
+
+pub(crate) use address::{
+    Access, Address, LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_START, SHARED_WINDOW, Space,
+    WINDOW_BYTES,
+};
+pub(crate) use atomic::{Atomic, AtomicOp};
+pub(crate) use barrier::{Barrier, BarrierKind, Fence, MbarrierKind, MbarrierOp};
+pub(crate) use convert::{Conversion, Number};
+pub(crate) use copy::{Bulk, BulkKind, CpAsync};
+pub(crate) use matrix::{Accumulator, Element, LdMatrix, Mma, Wgmma, WgmmaA};
+pub(crate) use special::{ClockRegister, Initial, Special};
+pub(crate) use types::Type;
+pub(crate) use warp::{Redux, Shuffle, ShuffleMode, Vote, VoteMode};
+
+use crate::bank::Bank;
+use crate::count::{Class, Unit};
+use crate::lanes::{Args, Wide};
+use crate::syntax::Place;
+
+/// The guard of an instruction without one.
+pub(crate) const NO_GUARD: u16 = u16::MAX;
+/// A destination that is dropped (`_`).
+pub(crate) const SINK: u16 = u16::MAX;
+
+/// What an instruction does.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Alu(Wide, Args),
+    Convert(Box<Conversion>),
+    Nop,
+    Branch {
+        target: u32,
+    },
+    BranchIndex {
+        index: u16,
+        targets: Box<[u32]>,
+    },
+    Exit,
+    Trap,
+    Clock {
+        clock: ClockRegister,
+        bank: Bank,
+        d: u16,
+    },
+    Load(Box<Access>),
+    Store(Box<Access>),
+    Atomic(Box<Atomic>),
+    Shuffle(Box<Shuffle>),
+    Vote(Box<Vote>),
+    Redux(Box<Redux>),
+    ActiveMask {
+        d: u16,
+    },
+    Elect {
+        d: u16,
+        p: u16,
+        mask: u16,
+    },
+    WarpBarrier {
+        mask: u16,
+    },
+    Barrier(Box<Barrier>),
+    /// The result of a reducing barrier: `and`, `or` or a count.
+    BarrierResult {
+        id: u16,
+        what: u8,
+        bank: Bank,
+        d: u16,
+    },
+    ClusterArrive {
+        aligned: bool,
+        release: bool,
+    },
+    ClusterWait {
+        aligned: bool,
+    },
+    Fence(Fence),
+    LdMatrix(Box<LdMatrix>),
+    StMatrix(Box<LdMatrix>),
+    MovMatrix {
+        d: u16,
+        a: u16,
+    },
+    Mma(Box<Mma>),
+    CpAsync(Box<CpAsync>),
+    CpCommit,
+    CpWait {
+        pending: u32,
+    },
+    CpWaitAll,
+    CpArrive {
+        address: Address,
+        counted: bool,
+    },
+    Mbarrier(Box<MbarrierOp>),
+    Bulk(Box<Bulk>),
+    /// Prefetches contiguous `bytes` into the cache.
+    BulkPrefetch {
+        global: Address,
+        bytes: u16,
+    },
+    BulkCommit,
+    BulkWait {
+        pending: u32,
+        read: bool,
+    },
+    MapRank {
+        d: u16,
+        a: u16,
+        rank: u16,
+        bank: Bank,
+        generic: bool,
+    },
+    GetRank {
+        d: u16,
+        a: u16,
+        bank: Bank,
+    },
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        pending: u32,
+    },
+    SetMaxRegisters,
+    Sleep {
+        time: u16,
+    },
+}
+
+/// An instruction with its guard, its class and work, and its place in the PTX.
+#[derive(Debug, Clone)]
+pub(crate) struct Instruction {
+    pub op: Op,
+    /// Predicate register, or [`NO_GUARD`].
+    pub guard: u16,
+    pub negated: bool,
+    pub class: Class,
+    /// The unit that does its FLOPs, and their number per lane.
+    pub work: Option<(Unit, u32)>,
+    pub line: u32,
+    pub place: u32,
+    /// Index in the kernel's opcode texts.
+    pub text: u32,
+}
+
+/// A kernel, ready to run.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub name: String,
+    pub code: Vec<Instruction>,
+    pub texts: Vec<String>,
+    pub places: Vec<Place>,
+    /// Registers by bank.
+    pub counts: [usize; 3],
+    pub initials: Vec<(Bank, u16, Initial)>,
+    /// Bytes of the parameter block.
+    pub param_bytes: u64,
+    pub static_shared: u32,
+    pub local_bytes: u32,
+    pub max_threads: Option<[u32; 3]>,
+    pub required_threads: Option<[u32; 3]>,
+    pub cluster: Option<[u32; 3]>,
+    /// Whether blocks may communicate through global memory.
+    pub talks: bool,
+}

@@ -1,0 +1,53 @@
+//! The state of an mbarrier: a phase of arrivals and of bytes.
+
+use crate::clock::{Clock, Message};
+
+/// A live mbarrier.
+#[derive(Debug, Default)]
+pub(crate) struct Mbarrier {
+    /// Arrivals that a phase takes.
+    pub expected: u32,
+    /// Arrivals still to come in this phase.
+    pub pending: u32,
+    /// Bytes expected and not yet arrived.
+    pub bytes: i64,
+    pub phase: u64,
+    /// The warp, by its place in clocks, that initialised it, and when.
+    pub made: (usize, u32),
+    /// Whether a fence has made its initialisation visible to the async proxy.
+    pub is_shown: bool,
+    pub message: Message,
+    pub released: Message,
+}
+
+impl Mbarrier {
+    /// Completes the phase if nothing is missing; says whether it did.
+    pub(crate) fn settle(&mut self) -> bool {
+        if self.pending != 0 || self.bytes != 0 {
+            return false;
+        }
+        self.phase += 1;
+        self.pending = self.expected;
+        std::mem::swap(&mut self.message, &mut self.released);
+        self.message.clear();
+        true
+    }
+
+    /// Whether something has arrived in its phase, or bytes are expected.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.pending != self.expected || self.bytes != 0
+    }
+
+    /// Whether it was initialised before what a warp does now.
+    pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
+        self.made.0 == clock.own || clock.knows(self.made.0, self.made.1)
+    }
+
+    /// The state token of the current phase.
+    pub(crate) fn token(&self) -> u64 {
+        self.phase << 32 | u64::from(self.pending)
+    }
+}
+
+/// A block of the cluster and the offset of an mbarrier there.
+pub(crate) type Spot = (usize, u32);

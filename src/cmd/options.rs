@@ -1,0 +1,57 @@
+//! Options that several commands share, and the exit code that they share.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::device;
+use crate::model::machine::Machines;
+
+/// Exit code of a run that finished but may not be used.
+pub const INVALID: u8 = 3;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// Comma-separated values.
+    Csv,
+    /// One JSON document.
+    Json,
+}
+
+/// Which device to use.
+#[derive(Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// Where: cpu, cuda:0, or auto for a GPU where there is one.
+    #[arg(long = "device", default_value = "auto")]
+    pub name: String,
+    /// Take compiled kernels from this folder, which `ridgepoint kernels
+    /// build` wrote, for a GPU on a machine without a compiler.
+    #[arg(long, value_name = "DIR")]
+    kernels: Option<PathBuf>,
+}
+
+impl DeviceArgs {
+    pub fn options(&self) -> device::Options {
+        device::Options { kernels: self.kernels.clone() }
+    }
+}
+
+/// Which data sheets to draw beside what was measured.
+#[derive(Debug, clap::Args)]
+pub struct MachineFile {
+    /// TOML file with data sheets of machines that the program does not know;
+    /// see src/model/machines.toml for its form.
+    #[arg(long = "machines", value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+impl MachineFile {
+    pub fn load(&self) -> Result<Machines> {
+        Machines::load(self.path.as_deref())
+    }
+}

@@ -1,0 +1,116 @@
+//! `ridgepoint predict offload`: caches in host memory or a remote pool.
+
+use anyhow::Result;
+
+use super::cells::{self, cell};
+use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
+use crate::model::predict::Rates;
+use crate::model::task::{Offloaded, Served};
+use crate::section::Section;
+
+/// Predict caches in host memory or a remote pool: the bandwidth from which on they do not
+/// slow a step down.
+///
+/// Numbers are lists and ranges: 1,8,64 or 1..4096*2 or 1024..65536+1024.
+#[derive(Debug, clap::Args)]
+pub struct OffloadArgs {
+    #[command(flatten)]
+    served: ServedOptions,
+    #[command(flatten)]
+    batch: BatchOptions,
+    #[command(flatten)]
+    context: ContextOptions,
+    #[command(flatten)]
+    machines: MachineOptions,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub fn run(args: &OffloadArgs) -> Result<()> {
+    let (models, machines) =
+        (args.served.model_file.load()?, args.machines.machine_file.load()?);
+    let contexts = match args.context.contexts()? {
+        Some(contexts) => contexts,
+        None => {
+            let workloads = args.context.workload_file.load()?;
+            let chosen = args.context.workloads(&workloads)?;
+            chosen.into_iter().map(|workload| workload.context).collect()
+        }
+    };
+    let served = args.served.all(&models, None)?;
+    let (rates, batches) = (args.machines.rates(&machines)?, args.batch.batches()?);
+    let rows = rows(&served, &contexts, &rates, &batches);
+    cells::print(section(rows), args.output.format)
+}
+
+fn rows(
+    served: &[Served],
+    contexts: &[u64],
+    rates: &[Rates],
+    batches: &[u64],
+) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for served in served {
+        for &context in contexts {
+            for rates in rates {
+                for &batch in batches {
+                    let mut names = cells::names(served);
+                    names.push(context.to_string());
+                    names.push(rates.machine().name.clone());
+                    names.push(batch.to_string());
+                    let of = Offloaded::of(served, rates, batch, context);
+                    rows.push(cells::row(names, of.map(|of| predicted(&of)), 7));
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn section(rows: Vec<Vec<String>>) -> Section {
+    Section {
+        heading: "Caches elsewhere".to_owned(),
+        paragraphs: vec![
+            "Streaming: every decode step fetches all of the cache; from that bandwidth on it \
+             is no slower. Fetching: the cache of a request comes back once, before its turn; \
+             from that bandwidth on that is faster than computing it anew, and over the host \
+             link the one or the other is. Of one GPU."
+                .to_owned(),
+        ],
+        columns: vec![
+            "model",
+            "weights, cache",
+            "GPUs",
+            "context",
+            "machine",
+            "batch",
+            "step_cache_bytes",
+            "step_s",
+            "streaming_bytes_per_s",
+            "host_slowdown",
+            "recompute_s",
+            "fetching_bytes_per_s",
+            "over_host_link",
+        ],
+        rows,
+    }
+}
+
+fn predicted(of: &Offloaded) -> Vec<String> {
+    let fetches =
+        of.host_link_bytes_per_s.is_some_and(|link| link >= of.fetching_bytes_per_s());
+    let note = match of.host_link_bytes_per_s {
+        None => "no host link stated",
+        Some(_) if fetches => "fetch",
+        Some(_) => "compute anew",
+    };
+    vec![
+        of.step_cache_bytes.to_string(),
+        of.step_s.to_string(),
+        of.streaming_bytes_per_s().to_string(),
+        cell(of.slowdown()),
+        of.recompute_s.to_string(),
+        of.fetching_bytes_per_s().to_string(),
+        note.to_owned(),
+    ]
+}

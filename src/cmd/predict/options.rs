@@ -1,0 +1,255 @@
+//! Options that several subcommands share.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::cmd::axis;
+use crate::cmd::options::{MachineFile, OutputFormat};
+use crate::format::DType;
+use crate::model::llm::{self, Llm};
+use crate::model::machine::Machines;
+use crate::model::predict::{PeakBasis, Rates};
+use crate::model::step::{Formats, Parallel};
+use crate::model::task::Served;
+use crate::model::workload::{self, Workload};
+
+/// A file with models of the user's own.
+#[derive(Debug, clap::Args)]
+pub struct ModelFile {
+    /// TOML file with models of your own; see src/model/models.toml for its form.
+    #[arg(long = "models", value_name = "FILE")]
+    model_path: Option<PathBuf>,
+}
+
+impl ModelFile {
+    pub fn load(&self) -> Result<Vec<Llm>> {
+        llm::load(self.model_path.as_deref())
+    }
+}
+
+/// A file with workloads of the user's own.
+#[derive(Debug, clap::Args)]
+pub struct WorkloadFile {
+    /// TOML file with workloads of your own; see src/model/workloads.toml for its form.
+    #[arg(long = "workloads", value_name = "FILE")]
+    workload_path: Option<PathBuf>,
+}
+
+impl WorkloadFile {
+    pub fn load(&self) -> Result<Vec<Workload>> {
+        workload::load(self.workload_path.as_deref())
+    }
+}
+
+/// Files with rows of the user's own for all tables of facts.
+#[derive(Debug, clap::Args)]
+pub struct FactFiles {
+    #[command(flatten)]
+    models: ModelFile,
+    #[command(flatten)]
+    workloads: WorkloadFile,
+    #[command(flatten)]
+    machines: MachineFile,
+}
+
+/// The tables of facts.
+pub struct Facts {
+    pub models: Vec<Llm>,
+    pub machines: Machines,
+    pub workloads: Vec<Workload>,
+}
+
+impl FactFiles {
+    pub fn load(&self) -> Result<Facts> {
+        Ok(Facts {
+            models: self.models.load()?,
+            machines: self.machines.load()?,
+            workloads: self.workloads.load()?,
+        })
+    }
+}
+
+/// How to print.
+#[derive(Debug, clap::Args)]
+pub struct Output {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OutputFormat,
+}
+
+/// Models, the formats of their tensors, and how they are spread over GPUs.
+#[derive(Debug, clap::Args)]
+pub struct ServedOptions {
+    /// Models, separated by commas; see src/model/models.toml.
+    #[arg(long = "model", value_delimiter = ',', default_value = "llama-3.1-70b")]
+    models: Vec<String>,
+    /// Formats of weights: bf16, f16, fp8_e4m3, int8, int4.
+    #[arg(long, value_delimiter = ',', default_value = "bf16")]
+    weights: Vec<DType>,
+    /// Formats of cached keys and values.
+    #[arg(long, value_delimiter = ',', default_value = "bf16")]
+    cache: Vec<DType>,
+    /// Formats of activations, in which steps compute.
+    #[arg(long, value_delimiter = ',', default_value = "bf16")]
+    activations: Vec<DType>,
+    /// GPUs that share each layer (tensor parallelism).
+    #[arg(long, value_name = "N", default_value = "1")]
+    tensor: String,
+    /// GPUs that share the experts of a layer; an expert is on one GPU (expert parallelism).
+    #[arg(long, value_name = "N", default_value = "1")]
+    expert: String,
+    /// Groups of GPUs that divide the batch (data parallelism).
+    #[arg(long, value_name = "N", default_value = "1")]
+    data: String,
+    #[command(flatten)]
+    pub model_file: ModelFile,
+}
+
+impl ServedOptions {
+    /// The models that are named.
+    pub fn models<'a>(&self, table: &'a [Llm]) -> Result<Vec<&'a Llm>> {
+        self.models.iter().map(|name| llm::named(table, name)).collect()
+    }
+
+    /// Every combination of formats.
+    pub fn formats(&self) -> Result<Vec<Formats>> {
+        if self.cache.iter().chain(&self.activations).any(|dtype| *dtype == DType::Int4) {
+            bail!("int4 is a format of weights; give another for cache and activations");
+        }
+        let mut formats = Vec::new();
+        for &weights in &self.weights {
+            for &cache in &self.cache {
+                let of = |&activations| Formats { weights, cache, activations };
+                formats.extend(self.activations.iter().map(of));
+            }
+        }
+        Ok(formats)
+    }
+
+    /// Every way to spread a model.
+    pub fn parallel(&self) -> Result<Vec<Parallel>> {
+        let tensor = axis::of_option("tensor", &self.tensor)?;
+        let expert = axis::of_option("expert", &self.expert)?;
+        let data = axis::of_option("data", &self.data)?;
+        let mut parallel = Vec::new();
+        for &tensor in &tensor {
+            for &expert in &expert {
+                parallel.extend(data.iter().map(|&data| Parallel { tensor, expert, data }));
+            }
+        }
+        Ok(parallel)
+    }
+
+    /// Every combination of model, formats and parallelism. `cache_hit` is the share of a
+    /// prompt that a prefix cache holds, where the workload's own is not used.
+    pub fn all<'a>(
+        &self,
+        table: &'a [Llm],
+        cache_hit: Option<f64>,
+    ) -> Result<Vec<Served<'a>>> {
+        let (formats, parallel) = (self.formats()?, self.parallel()?);
+        let mut all = Vec::new();
+        for model in self.models(table)? {
+            for &formats in &formats {
+                let served = |&parallel| Served { model, formats, parallel, cache_hit };
+                all.extend(parallel.iter().map(served));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Machines, and which of their peaks count.
+#[derive(Debug, clap::Args)]
+pub struct MachineOptions {
+    /// Machines, separated by commas; see src/model/machines.toml.
+    #[arg(long = "machine", value_delimiter = ',', default_value = "h100-sxm,h200,b200")]
+    machines: Vec<String>,
+    /// Peaks to predict with.
+    #[arg(long, value_enum, default_value_t)]
+    peaks: PeakBasis,
+    #[command(flatten)]
+    pub machine_file: MachineFile,
+}
+
+impl MachineOptions {
+    /// The rates of the machines that are named.
+    pub fn rates<'a>(&self, table: &'a Machines) -> Result<Vec<Rates<'a>>> {
+        let rates = |name: &String| Ok(Rates::new(table.named(name)?, self.peaks));
+        self.machines.iter().map(rates).collect()
+    }
+}
+
+/// Requests of a step.
+#[derive(Debug, clap::Args)]
+pub struct BatchOptions {
+    /// Requests, on all GPUs together.
+    #[arg(long, value_name = "N", default_value = "1")]
+    batch: String,
+}
+
+impl BatchOptions {
+    pub fn batches(&self) -> Result<Vec<u64>> {
+        axis::of_option("batch", &self.batch)
+    }
+}
+
+/// Contexts, given or those of workloads.
+#[derive(Debug, clap::Args)]
+pub struct ContextOptions {
+    /// Tokens of each request, new ones included.
+    #[arg(long, value_name = "N", default_value = "8192", conflicts_with = "workloads")]
+    context: String,
+    /// Take the tokens of requests from these workloads; see src/model/workloads.toml.
+    #[arg(long = "workload", value_delimiter = ',')]
+    workloads: Vec<String>,
+    #[command(flatten)]
+    pub workload_file: WorkloadFile,
+}
+
+impl ContextOptions {
+    /// The contexts that are given; `None` where workloads are.
+    pub fn contexts(&self) -> Result<Option<Vec<u64>>> {
+        let is_given = self.workloads.is_empty();
+        is_given.then(|| axis::of_option("context", &self.context)).transpose()
+    }
+
+    /// The workloads that are named.
+    pub fn workloads<'a>(&self, table: &'a [Workload]) -> Result<Vec<&'a Workload>> {
+        self.workloads.iter().map(|name| workload::named(table, name)).collect()
+    }
+}
+
+/// Workloads of which whole turns are predicted.
+#[derive(Debug, clap::Args)]
+pub struct WorkloadOptions {
+    /// Workloads, separated by commas, or all; see src/model/workloads.toml.
+    #[arg(long = "workload", value_delimiter = ',')]
+    workloads: Vec<String>,
+    /// Share of a prompt that the prefix cache holds, instead of what workloads say.
+    #[arg(long, value_name = "SHARE")]
+    cache_hit: Option<f64>,
+    #[command(flatten)]
+    pub workload_file: WorkloadFile,
+}
+
+impl WorkloadOptions {
+    /// The workloads that are named, or all.
+    pub fn workloads<'a>(&self, table: &'a [Workload]) -> Result<Vec<&'a Workload>> {
+        if self.workloads.is_empty() {
+            return Ok(table.iter().collect());
+        }
+        self.workloads.iter().map(|name| workload::named(table, name)).collect()
+    }
+
+    /// The share of prompts that is found in the prefix cache, if it is given.
+    pub fn cache_hit(&self) -> Result<Option<f64>> {
+        match self.cache_hit {
+            Some(hit) if !(0.0..=1.0).contains(&hit) => {
+                bail!("--cache-hit {hit}; give a share from 0 to 1")
+            }
+            hit => Ok(hit),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What tensors are made of: number formats, tensors, and the work that a problem cannot
+//! do without.
+
+/// Latents that share a scale in an fp8 record of latent attention (FlashMLA's format).
+pub const LATENTS_OF_SCALE: u64 = 128;
+
+/// A number format of tensor elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DType {
+    /// IEEE 754 binary32.
+    F32,
+    /// bfloat16: 8 exponent bits, 7 fraction bits.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+    /// OCP FP8 E4M3: 4 exponent bits, 3 fraction bits, no infinity.
+    Fp8E4m3,
+    /// Signed 8-bit integer.
+    Int8,
+    /// Signed 4-bit integer, two to a byte: weights only.
+    Int4,
+}
+
+impl DType {
+    /// Every format, in the order in which tables list them.
+    pub const ALL: [DType; 6] =
+        [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Int8, DType::Int4];
+
+    /// Size of one element in bits.
+    pub const fn bits(self) -> u64 {
+        match self {
+            DType::F32 => 32,
+            DType::Bf16 | DType::F16 => 16,
+            DType::Fp8E4m3 | DType::Int8 => 8,
+            DType::Int4 => 4,
+        }
+    }
+
+    /// Size of so many elements in bytes.
+    pub const fn bytes_of(self, elements: u64) -> u64 {
+        (elements * self.bits()).div_ceil(8)
+    }
+
+    /// Size of one element in bytes; a byte where two share one.
+    pub const fn bytes(self) -> u64 {
+        self.bytes_of(1)
+    }
+
+    /// Whether numbers of this format mean something only times a scale that is kept
+    /// beside them.
+    pub const fn is_scaled(self) -> bool {
+        matches!(self, DType::Fp8E4m3 | DType::Int8 | DType::Int4)
+    }
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+            DType::F16 => "f16",
+            DType::Fp8E4m3 => "fp8_e4m3",
+            DType::Int8 => "int8",
+            DType::Int4 => "int4",
+        }
+    }
+}
+
+/// FLOPs by unit, and compulsory bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// FLOPs of matrix products, which tensor cores can do.
+    pub matrix_flops: u64,
+    /// FLOPs that only the vector units can do.
+    pub vector_flops: u64,
+    /// Bytes that must be read.
+    pub bytes_read: u64,
+    /// Bytes that must be written.
+    pub bytes_written: u64,
+}
+
+impl Work {
+    /// All FLOPs.
+    pub const fn flops(&self) -> u64 {
+        self.matrix_flops + self.vector_flops
+    }
+
+    /// All bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes_read + self.bytes_written
+    }
+
+    /// Operational intensity in FLOPs per byte.
+    pub fn operational_intensity(&self) -> f64 {
+        self.flops() as f64 / self.bytes() as f64
+    }
+}
+
+/// What a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TensorFormat {
+    /// Numbers of a format.
+    Values(DType),
+    /// Raw 32-bit words.
+    Words,
+    /// A shuffled table of 32-bit page numbers, each used once.
+    PageTable,
+    /// Scales of numbers in a format, f32: as large as numbers of the format times them
+    /// are about 1.
+    Scales(DType),
+    /// One over such scales.
+    InverseScales(DType),
+    /// Such scales in f16.
+    HalfScales(DType),
+    /// Records of so many latents in fp8_e4m3, with their scales and so many numbers in
+    /// bf16: see [`MlaDecode`](crate::op::MlaDecode).
+    LatentRecords {
+        /// Latents of a record.
+        latent_dim: u64,
+        /// Other numbers of a record.
+        rope_dim: u64,
+    },
+}
+
+impl TensorFormat {
+    /// Size of so many elements in bytes.
+    pub const fn bytes_of(self, elements: u64) -> u64 {
+        match self {
+            TensorFormat::Values(dtype) => dtype.bytes_of(elements),
+            TensorFormat::HalfScales(_) => 2 * elements,
+            TensorFormat::Words
+            | TensorFormat::PageTable
+            | TensorFormat::Scales(_)
+            | TensorFormat::InverseScales(_) => 4 * elements,
+            TensorFormat::LatentRecords { latent_dim, rope_dim } => {
+                elements * (latent_dim + 4 * (latent_dim / LATENTS_OF_SCALE) + 2 * rope_dim)
+            }
+        }
+    }
+
+    /// Size of one element in bytes.
+    pub const fn bytes(self) -> u64 {
+        self.bytes_of(1)
+    }
+}
+
+/// What a tensor is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Read; part of the compulsory bytes.
+    Input,
+    /// Written; part of the compulsory bytes.
+    Output,
+    /// Written in part, which is part of the compulsory bytes; the rest stays.
+    Update,
+    /// Proof that the inputs were read: a checksum, not counted as traffic.
+    Witness,
+}
+
+/// One array that a problem reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name, by which kernels and references ask for it; each once in a problem.
+    pub name: &'static str,
+    /// What it is there for.
+    pub role: Role,
+    /// What its elements are.
+    pub format: TensorFormat,
+    /// How many elements.
+    pub elements: u64,
+}
+
+impl Tensor {
+    /// A tensor of so many elements.
+    pub const fn new(
+        name: &'static str,
+        role: Role,
+        format: TensorFormat,
+        elements: u64,
+    ) -> Self {
+        Tensor { name, role, format, elements }
+    }
+
+    /// Size in bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.format.bytes_of(self.elements)
+    }
+}
+
+/// `Display` and `FromStr` of enums with `ALL` and `name`.
+macro_rules! text_of_name {
+    ($($type:ty => $what:literal),* $(,)?) => {$(
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                <$type>::ALL.into_iter().find(|x| x.name() == text).ok_or_else(|| {
+                    let known: Vec<_> = <$type>::ALL.iter().map(|x| x.name()).collect();
+                    format!("`{text}` is not a {}; one of {}", $what, known.join(", "))
+                })
+            }
+        }
+    )*};
+}
+pub(crate) use text_of_name;
+
+text_of_name!(DType => "dtype");

@@ -1,0 +1,188 @@
+//! What a CUDA kernel is to the rest of the program: a source, and a host half that takes
+//! a problem once and from then on knows how it is compiled and launched.
+
+use std::fmt;
+
+use super::plan::Plan;
+use super::refusal::Refusal;
+use super::sources::HEADERS;
+use crate::op::{OfProblem, Op, Problem};
+use crate::toolchain::nvrtc::Source;
+use crate::toolchain::{Arch, Defines, Target};
+
+/// The host half of a kernel, configured for a problem: all that is decided about it,
+/// once.
+pub(super) trait HostHalf: Sized + Send + Sync + 'static {
+    /// What the kernel computes.
+    type Operation: OfProblem;
+    /// Base name of both files, and the name in records.
+    const NAME: &'static str;
+    /// Text of the CUDA source.
+    const SOURCE: &'static str;
+    /// See [`Kernel::memory_bound`].
+    const MEMORY_BOUND: bool;
+
+    /// Takes a problem apart for an architecture. Kernels are compiled where there is no
+    /// GPU, so nothing here depends on the size of one.
+    ///
+    /// # Errors
+    /// Why the kernel does not run the problem, and what it would run.
+    fn configure(problem: &Self::Operation, arch: Arch) -> Result<Self, Refusal>;
+
+    /// What the source is compiled with.
+    fn defines(&self) -> Defines;
+
+    /// How the problem is launched on a GPU of the architecture.
+    fn plan(&self, target: &Target) -> Plan;
+}
+
+/// A CUDA kernel: a source file and its host half.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// Base name of both files, and the name in records.
+    pub name: &'static str,
+    /// What it computes.
+    pub op: Op,
+    /// Text of the CUDA source.
+    pub source: &'static str,
+    /// Whether memory bounds what it does, so that the time of its bytes is the time to
+    /// expect: a product of few rows is bound by memory, one of many is not.
+    pub memory_bound: bool,
+    configure: fn(&'static Kernel, &Problem, Arch) -> Result<Configured, Refusal>,
+}
+
+impl Kernel {
+    /// The kernel of a host half.
+    pub(super) const fn of<H: HostHalf>() -> Self {
+        Kernel {
+            name: H::NAME,
+            op: H::Operation::OP,
+            source: H::SOURCE,
+            memory_bound: H::MEMORY_BOUND,
+            configure: configure::<H>,
+        }
+    }
+
+    /// The source with its file name and what it includes.
+    pub fn file(&self) -> Source<'static> {
+        Source { name: self.name, text: self.source, headers: HEADERS }
+    }
+
+    /// Configures the kernel for a problem on an architecture.
+    ///
+    /// # Errors
+    /// A problem of another operation; why the kernel does not run the problem, and what
+    /// it would run.
+    pub fn configure(
+        &'static self,
+        problem: &Problem,
+        arch: Arch,
+    ) -> Result<Configured, Refusal> {
+        (self.configure)(self, problem, arch)
+    }
+}
+
+fn configure<H: HostHalf>(
+    kernel: &'static Kernel,
+    problem: &Problem,
+    arch: Arch,
+) -> Result<Configured, Refusal> {
+    let operation = H::Operation::of(problem).ok_or_else(|| {
+        Refusal(format!(
+            "the CUDA kernel `{}` computes {}, not {}; use another kernel",
+            H::NAME,
+            H::Operation::OP,
+            problem.op()
+        ))
+    })?;
+    let half = H::configure(operation, arch)?;
+    let defines = half.defines();
+    let plan = Box::new(move |target: &Target| half.plan(target));
+    Ok(Configured { kernel, arch, defines, plan })
+}
+
+type MakePlan = dyn Fn(&Target) -> Plan + Send + Sync;
+
+/// A kernel configured for a problem on an architecture.
+pub struct Configured {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// The architecture.
+    pub arch: Arch,
+    /// What the source is compiled with. Depends on the architecture but not on the size
+    /// of the GPU.
+    pub defines: Defines,
+    plan: Box<MakePlan>,
+}
+
+impl Configured {
+    /// How the problem is launched on a GPU of the architecture.
+    ///
+    /// # Panics
+    /// A target of another architecture than the kernel is configured for.
+    pub fn plan(&self, target: &Target) -> Plan {
+        assert_eq!(
+            target.arch, self.arch,
+            "{} is configured for {} and planned for {}",
+            self.kernel.name, self.arch, target.arch
+        );
+        (self.plan)(target)
+    }
+}
+
+impl fmt::Debug for Configured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configured")
+            .field("kernel", &self.kernel.name)
+            .field("arch", &self.arch)
+            .field("defines", &self.defines)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Host halves in tests, configured for problems in text.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// The struct of the operation that a text spells.
+    pub fn operation<O: OfProblem + Copy>(text: &str) -> O {
+        let problem: Problem = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
+        *O::of(&problem).unwrap_or_else(|| panic!("{text} is not {}", O::OP))
+    }
+
+    /// A host half for a problem.
+    pub fn configured<H>(text: &str, arch: Arch) -> Result<H, Refusal>
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        H::configure(&operation(text), arch)
+    }
+
+    /// The plan of a problem that the kernel runs.
+    pub fn plan<H>(text: &str, target: &Target) -> Plan
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        configured::<H>(text, target.arch).unwrap().plan(target)
+    }
+
+    /// The macros of a problem that the kernel runs, as compiler options.
+    pub fn options<H>(text: &str, arch: Arch) -> String
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        configured::<H>(text, arch).unwrap().defines().options().join(" ")
+    }
+
+    /// Why the kernel does not run a problem.
+    pub fn refusal<H>(text: &str, arch: Arch) -> String
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        match configured::<H>(text, arch) {
+            Ok(_) => panic!("{text} is not refused"),
+            Err(refusal) => refusal.0,
+        }
+    }
+}

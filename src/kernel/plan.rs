@@ -1,0 +1,178 @@
+//! How a problem is launched: plain data that a device, real or virtual, executes.
+
+use std::fmt;
+
+use bytemuck::Pod;
+
+use super::bound::Bound;
+use super::tensor_map::{EncodedTensorMap, TensorMap};
+
+/// How a problem is launched: its launches in order, on one stream.
+#[derive(Debug)]
+pub struct Plan {
+    /// Launches that together solve the problem once.
+    pub launches: Vec<Launch>,
+    /// Buffers beyond the problem's tensors. One set serves all rotation
+    /// slots, since launches follow one another; what a launch relies on
+    /// finding there it leaves there.
+    pub scratch: Vec<Scratch>,
+    /// Tensor maps over the problem's tensors, for kernels that copy tiles.
+    pub tensor_maps: Vec<TensorMap>,
+    /// Bytes to and from DRAM that the kernel adds to the compulsory ones by
+    /// its own choice; `None` where it depends on caches.
+    pub extra_bytes: Option<u64>,
+    /// Work of the busiest block over that of the mean block; 1 where all have the
+    /// same but for a tail.
+    pub imbalance: f64,
+}
+
+impl Plan {
+    /// A plan of one launch without scratch, tensor maps or extra traffic.
+    pub fn of(launch: Launch) -> Self {
+        Plan {
+            launches: vec![launch],
+            scratch: Vec::new(),
+            tensor_maps: Vec::new(),
+            extra_bytes: Some(0),
+            imbalance: 1.0,
+        }
+    }
+
+    /// The parameter bytes of every launch, in order, for a slot's tensors. `scratch` has
+    /// the device addresses of [`Plan::scratch`], in order; `encode` makes of each tensor
+    /// map what the hardware takes.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn params<E>(
+        &self,
+        tensors: Bound,
+        scratch: &[u64],
+        mut encode: impl FnMut(&ptxvm::TensorMap) -> Result<EncodedTensorMap, E>,
+    ) -> Result<Vec<Vec<u8>>, E> {
+        let names = self.scratch.iter().map(|scratch| scratch.name);
+        let mut bound = tensors.with_scratch(names.zip(scratch.iter().copied()));
+        for map in &self.tensor_maps {
+            let encoded = encode(&map.over(bound.tensor(map.tensor)))?;
+            bound = bound.with_tensor_map(map.name, encoded);
+        }
+        Ok(self.launches.iter().map(|launch| launch.params.bytes(&bound)).collect())
+    }
+}
+
+/// One launch of a kernel.
+pub struct Launch {
+    /// Name of the `extern "C"` function.
+    pub entry: &'static str,
+    /// Blocks in x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y and z.
+    pub block: [u32; 3],
+    /// Blocks of a cluster in x, y and z; all 1 without clusters.
+    pub cluster: [u32; 3],
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Whether the launch may begin while the one before it drains
+    /// (programmatic dependent launch).
+    pub overlaps_previous: bool,
+    /// Bytes that a block has asked memory for, or given to it, and not yet seen
+    /// arrive, in the middle of its work: what its loads, copies or stores span
+    /// between issue and use. Times the blocks of an SM, it must cover latency
+    /// times bandwidth (Little's law); 0 where memory does not matter.
+    pub bytes_in_flight: u64,
+    /// Makes the bytes of the kernel's one parameter.
+    pub params: Params,
+}
+
+impl Launch {
+    /// A 1-D launch without clusters, dynamic shared memory or overlap.
+    pub fn new(entry: &'static str, blocks: u32, threads: u32, params: Params) -> Self {
+        Launch {
+            entry,
+            grid: [blocks, 1, 1],
+            block: [threads, 1, 1],
+            cluster: [1, 1, 1],
+            shared_bytes: 0,
+            overlaps_previous: false,
+            bytes_in_flight: 0,
+            params,
+        }
+    }
+}
+
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launch")
+            .field("entry", &self.entry)
+            .field("grid", &self.grid)
+            .field("block", &self.block)
+            .field("cluster", &self.cluster)
+            .field("shared_bytes", &self.shared_bytes)
+            .field("overlaps_previous", &self.overlaps_previous)
+            .field("bytes_in_flight", &self.bytes_in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
+
+/// Makes the bytes of a kernel's parameter for a slot.
+pub struct Params(Box<MakeBytes>);
+
+impl Params {
+    /// From a function to the struct that the kernel declares: `#[repr(C)]`,
+    /// same fields in the same order, padding spelled out.
+    pub fn of<P: Pod>(make: impl Fn(&Bound) -> P + Send + Sync + 'static) -> Self {
+        Params(Box::new(move |bound| bytemuck::bytes_of(&make(bound)).to_vec()))
+    }
+
+    /// The bytes for a slot.
+    pub fn bytes(&self, bound: &Bound) -> Vec<u8> {
+        (self.0)(bound)
+    }
+}
+
+/// A buffer beyond the problem's tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// Name by which the parameter of a launch asks for it, unique in its plan.
+    pub name: &'static str,
+    /// What it holds before the first launch.
+    pub content: Content,
+}
+
+impl Scratch {
+    /// A buffer of zeros, for tickets.
+    pub fn zeros(name: &'static str, bytes: u64) -> Self {
+        Scratch { name, content: Content::Zeros(bytes) }
+    }
+
+    /// A buffer that is written before it is read.
+    pub fn unset(name: &'static str, bytes: u64) -> Self {
+        Scratch { name, content: Content::Unset(bytes) }
+    }
+
+    /// A buffer made on the host, such as a work list.
+    pub fn of<T: Pod>(name: &'static str, values: &[T]) -> Self {
+        Scratch { name, content: Content::Bytes(bytemuck::cast_slice(values).to_vec()) }
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::Zeros(bytes) | Content::Unset(bytes) => *bytes,
+            Content::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// What a scratch buffer holds before the first launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// So many zero bytes.
+    Zeros(u64),
+    /// So many bytes that are written before they are read.
+    Unset(u64),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}

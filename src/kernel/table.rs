@@ -1,0 +1,87 @@
+//! Every CUDA kernel, and how one is found.
+
+use super::attention_decode::AttentionDecode;
+use super::attention_mla::AttentionMla;
+use super::attention_mla_wgmma::AttentionMlaWgmma;
+use super::attention_prefill::AttentionPrefill;
+use super::contract::{Configured, Kernel};
+use super::gemm::TiledGemm;
+use super::gemm_skinny::SkinnyGemm;
+use super::kv_append::AppendToPages;
+use super::kv_read::ReadCache;
+use super::moe_gemm::ExpertGemm;
+use super::peak::PeakChains;
+use super::refusal::Refusal;
+use super::stream::VectorStream;
+use super::stream_bulk::BulkStream;
+use crate::op::Problem;
+use crate::toolchain::Arch;
+
+/// Every CUDA kernel. Where several run the same problem, the first one that
+/// supports it is the default.
+pub static KERNELS: &[Kernel] = &[
+    Kernel::of::<VectorStream>(),
+    Kernel::of::<BulkStream>(),
+    Kernel::of::<PeakChains>(),
+    Kernel::of::<ReadCache>(),
+    Kernel::of::<AppendToPages>(),
+    Kernel::of::<SkinnyGemm>(),
+    Kernel::of::<TiledGemm>(),
+    Kernel::of::<ExpertGemm>(),
+    Kernel::of::<AttentionDecode>(),
+    Kernel::of::<AttentionMlaWgmma>(),
+    Kernel::of::<AttentionMla>(),
+    Kernel::of::<AttentionPrefill>(),
+];
+
+impl Kernel {
+    /// The kernel named `name`.
+    pub fn named(name: &str) -> Option<&'static Kernel> {
+        KERNELS.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// The kernel named `name`, configured for a problem on an architecture.
+    ///
+    /// # Errors
+    /// A name that no kernel for the operation has, with the one to use; why the
+    /// kernel does not run the problem.
+    pub fn asked_for(
+        name: &str,
+        problem: &Problem,
+        arch: Arch,
+    ) -> Result<Configured, Refusal> {
+        let found = Kernel::named(name).filter(|found| found.op == problem.op());
+        let Some(kernel) = found else {
+            let known = Kernel::for_problem(problem, arch)?;
+            return Err(Refusal(format!(
+                "there is no CUDA kernel `{name}` for {}; use `{}`",
+                problem.op(),
+                known.kernel.name
+            )));
+        };
+        kernel.configure(problem, arch)
+    }
+
+    /// The kernel that runs a problem when nobody names one, configured for it.
+    ///
+    /// # Errors
+    /// Why the first kernel for the operation does not run the problem.
+    pub fn for_problem(problem: &Problem, arch: Arch) -> Result<Configured, Refusal> {
+        let mut refusal = None;
+        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
+            match kernel.configure(problem, arch) {
+                Ok(configured) => return Ok(configured),
+                Err(why) => refusal = refusal.or(Some(why)),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| {
+            Refusal(format!("there is no CUDA kernel for {}", problem.op()))
+        }))
+    }
+
+    /// Every kernel that runs a problem, configured for it.
+    pub fn all_for(problem: &Problem, arch: Arch) -> impl Iterator<Item = Configured> {
+        let of_op = KERNELS.iter().filter(|kernel| kernel.op == problem.op());
+        of_op.filter_map(move |kernel| kernel.configure(problem, arch).ok())
+    }
+}

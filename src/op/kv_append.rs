@@ -1,0 +1,193 @@
+//! What a step of decoding adds to the cache.
+
+use super::kv_layout::Requests;
+use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
+use super::{PageOrder, Problem, ProblemError, Routed, product};
+use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+
+pub(super) const FACTS: Facts = Facts {
+    name: "kv_append",
+    keys: &[
+        KeySpec::new("batch"),
+        KeySpec::new("context"),
+        KeySpec::new("new_tokens").or("1").always_labelled(),
+        KeySpec::new("kv_heads"),
+        KeySpec::new("head_dim"),
+        KeySpec::bare("dtype"),
+        KeySpec::new("kv_dtype").or_as("dtype"),
+        KeySpec::bare("layout").or("contiguous"),
+        KeySpec::new("lengths").or("equal").silent(),
+    ],
+    example: "kv_append:batch=2,context=40,new_tokens=3,kv_heads=2,head_dim=64,dtype=bf16,\
+              layout=paged16",
+    read,
+};
+
+/// Append the keys and values of new tokens to the pages of a cache, in the format of
+/// the cache. New keys and values are `[batch][token][kv head][dim]`, and `context`
+/// counts the new tokens.
+///
+/// The cache is one array, pages of keys and then pages of values, and holds for each
+/// request [`KvAppend::pages`] pages, those that new tokens fall into: no other is
+/// touched. To a format that [is scaled](DType::is_scaled) a value `x` goes as
+/// `x * inverse_scale` of its request and head, rounded to nearest even, at most the
+/// largest value of the format.
+///
+/// Work: `2 B n n_kv d (b + b_kv)`, the page numbers, and the scales `8 B n_kv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvAppend {
+    /// Requests.
+    pub batch: u64,
+    /// Most tokens that a request has cached in the end.
+    pub context: u64,
+    /// New tokens of each request.
+    pub new_tokens: u64,
+    /// KeySpec and value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Format of the new keys and values.
+    pub dtype: DType,
+    /// Format of the cache.
+    pub kv_dtype: DType,
+    /// How the cache lies in memory; paged.
+    pub layout: KvLayout,
+    /// How many tokens the requests have cached.
+    pub lengths: Lengths,
+}
+
+fn read(f: &Fields) -> Result<Problem, ProblemError> {
+    Ok(KvAppend {
+        batch: f.extent("batch")?,
+        context: f.extent("context")?,
+        new_tokens: f.extent("new_tokens")?,
+        kv_heads: f.extent("kv_heads")?,
+        head_dim: f.extent("head_dim")?,
+        dtype: f.dtype("dtype")?,
+        kv_dtype: f.dtype("kv_dtype")?,
+        layout: KvLayout::read(f)?,
+        lengths: f.parse("lengths")?,
+    }
+    .into())
+}
+
+impl KvAppend {
+    /// Tokens in one page.
+    pub const fn page_size(&self) -> u64 {
+        self.paging().0
+    }
+
+    /// Tokens in one page, and how it is laid out.
+    pub const fn paging(&self) -> (u64, PageOrder) {
+        match self.layout {
+            KvLayout::Contiguous => (self.context, PageOrder::HeadFirst),
+            KvLayout::Paged { page_size, order } => (page_size, order),
+        }
+    }
+
+    /// Pages that the array of the cache has for each request: as many as new tokens
+    /// fall into where they begin at the end of a page.
+    pub const fn pages(&self) -> u64 {
+        (self.page_size() - 1 + self.new_tokens).div_ceil(self.page_size())
+    }
+
+    /// Place of a request's first new token in its first page here.
+    pub const fn first_place(&self, request: u64) -> u64 {
+        (self.lengths.of(request, self.context) - self.new_tokens) % self.page_size()
+    }
+
+    /// Elements of new keys, or of new values.
+    const fn elements(&self) -> u64 {
+        self.batch * self.new_tokens * self.kv_heads * self.head_dim
+    }
+}
+
+impl Operation for KvAppend {
+    fn values(&self) -> Vec<String> {
+        vec![
+            self.batch.to_string(),
+            self.context.to_string(),
+            self.new_tokens.to_string(),
+            self.kv_heads.to_string(),
+            self.head_dim.to_string(),
+            self.dtype.to_string(),
+            self.kv_dtype.to_string(),
+            self.layout.to_string(),
+            self.lengths.to_string(),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ProblemError> {
+        let KvAppend { batch, context, lengths, new_tokens, layout, .. } = *self;
+        Requests { batch, context, lengths, new_tokens }.check()?;
+        if layout == KvLayout::Contiguous {
+            return Err(ProblemError::at(
+                "layout",
+                "tokens are appended to pages; write `layout=paged16` or another size",
+            ));
+        }
+        Ok(())
+    }
+
+    fn magnitude(&self) -> Magnitude {
+        let pages = product(&[2, self.batch, self.pages(), self.page_size()]);
+        let row = product(&[self.kv_heads, self.head_dim]);
+        let new = product(&[2, self.batch, self.new_tokens]);
+        Magnitude { flops: 0.0, elements: row * (pages + new) }
+    }
+
+    fn work(&self) -> Work {
+        let pages = self.lengths.sum(self.batch, self.context, |length| {
+            length.div_ceil(self.page_size())
+                - (length - self.new_tokens) / self.page_size()
+        });
+        Work {
+            bytes_read: 2 * self.elements() * self.dtype.bytes()
+                + 4 * pages
+                + scale_bytes(self.kv_dtype, self.batch * self.kv_heads),
+            bytes_written: 2 * self.elements() * self.kv_dtype.bytes(),
+            ..Work::default()
+        }
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let new = TensorFormat::Values(self.dtype);
+        let pages = self.batch * self.pages();
+        let mut tensors = vec![
+            Tensor::new("k_new", Role::Input, new, self.elements()),
+            Tensor::new("v_new", Role::Input, new, self.elements()),
+            Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages),
+        ];
+        if self.kv_dtype.is_scaled() {
+            let scales = TensorFormat::InverseScales(self.kv_dtype);
+            let count = self.batch * self.kv_heads;
+            tensors.push(Tensor::new("k_inverse_scales", Role::Input, scales, count));
+            tensors.push(Tensor::new("v_inverse_scales", Role::Input, scales, count));
+        }
+        let elements = 2 * pages * self.page_size() * self.kv_heads * self.head_dim;
+        let format = TensorFormat::Values(self.kv_dtype);
+        tensors.push(Tensor::new("cache", Role::Update, format, elements));
+        tensors
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        0
+    }
+
+    fn math_dtype(&self) -> Option<DType> {
+        None
+    }
+
+    fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+/// Bytes of the scales of keys and of values, for so many requests and heads.
+pub(super) const fn scale_bytes(kv_dtype: DType, sequences: u64) -> u64 {
+    if kv_dtype.is_scaled() { 8 * sequences } else { 0 }
+}

@@ -1,0 +1,252 @@
+//! Latent attention (MLA) of decode.
+
+use std::ops::Range;
+
+use super::kv_layout::{Requests, attended};
+use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
+use super::{Problem, ProblemError, Routed, product};
+use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat, Work};
+
+pub(super) const FACTS: Facts = Facts {
+    name: "mla_decode",
+    keys: &[
+        KeySpec::new("batch"),
+        KeySpec::new("context"),
+        KeySpec::new("q_heads"),
+        // The widths of DeepSeek-V2 and V3.
+        KeySpec::new("latent_dim").or("512").silent(),
+        KeySpec::new("rope_dim").or("64").silent(),
+        KeySpec::bare("dtype"),
+        KeySpec::new("kv_dtype").or_as("dtype"),
+        KeySpec::bare("layout").or("contiguous"),
+        KeySpec::new("lengths").or("equal").silent(),
+        KeySpec::new("new_tokens").or("1").silent(),
+    ],
+    example: "mla_decode:batch=2,context=40,q_heads=16,dtype=bf16",
+    read,
+};
+
+/// Width of a head before absorption, by whose root scores are divided: 128 that came
+/// out of the latents and 64 that carry the position (DeepSeek-V2, arXiv 2405.04434).
+pub const SCORE_WIDTH: u64 = 128 + 64;
+
+/// Multi-head latent attention of decode, with the projections of keys and values
+/// absorbed into queries and outputs: all heads attend to one key of `latent_dim +
+/// rope_dim` elements for each token, of which the first `latent_dim` are the value too.
+///
+/// Q is `[batch][new token][q head][latent and rope]`, O `[batch][new token][q
+/// head][latent]`. The cache is one array, `[batch][token][record]`, or in pages
+/// `[page][token in page][record]`. A record in 16 bits is the elements; in fp8_e4m3 it is
+/// the latents in that format, a scale in f32 for each [`LATENTS_OF_SCALE`] of them, and
+/// the rest in bf16: 656 bytes for 512 and 64, as FlashMLA has them. New tokens attend as
+/// those of [`DecodeAttention`](super::DecodeAttention) do.
+///
+/// Work: `2 B h s (2 d_c + d_r)`; Q `B h (d_c + d_r) b`, O `B h d_c b`, and the cache
+/// `B s (d_c + d_r) b_kv`, or 656 bytes for each record of fp8, and 4 bytes for each entry
+/// of a page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MlaDecode {
+    /// Requests.
+    pub batch: u64,
+    /// Most tokens that a request has cached.
+    pub context: u64,
+    /// Query heads.
+    pub q_heads: u64,
+    /// Width of the latents, which are keys and values.
+    pub latent_dim: u64,
+    /// Width of the part of keys that carries the position.
+    pub rope_dim: u64,
+    /// Format of queries and outputs.
+    pub dtype: DType,
+    /// Format of the latents in the cache.
+    pub kv_dtype: DType,
+    /// How the cache lies in memory.
+    pub layout: KvLayout,
+    /// How many tokens the requests have cached.
+    pub lengths: Lengths,
+    /// Queries of each request and head.
+    pub new_tokens: u64,
+}
+
+impl MlaDecode {
+    /// Elements of a key.
+    pub const fn key_dim(&self) -> u64 {
+        self.latent_dim + self.rope_dim
+    }
+
+    /// Bytes of a token in the cache.
+    pub const fn record_bytes(&self) -> u64 {
+        if self.kv_dtype.is_scaled() {
+            self.kv_dtype.bytes_of(self.latent_dim)
+                + DType::F32.bytes_of(self.latent_dim / LATENTS_OF_SCALE)
+                + DType::Bf16.bytes_of(self.rope_dim)
+        } else {
+            self.kv_dtype.bytes_of(self.key_dim())
+        }
+    }
+
+    /// The requests as those of a cache of one head: what is said of tokens and pages
+    /// holds here too. Its width and format are those of the keys alone.
+    pub const fn kv(&self) -> KvRead {
+        KvRead {
+            batch: self.batch,
+            context: self.context,
+            kv_heads: 1,
+            head_dim: self.key_dim(),
+            dtype: self.kv_dtype,
+            layout: self.layout,
+            lengths: self.lengths,
+        }
+    }
+
+    /// Cached tokens of a request.
+    pub const fn length(&self, request: u64) -> u64 {
+        self.lengths.of(request, self.context)
+    }
+
+    /// Tokens that new token number `token` of a request of `length` attends to.
+    pub const fn attended(&self, length: u64, token: u64) -> Range<u64> {
+        attended(length, self.new_tokens, token, 0)
+    }
+
+    /// Rows of the queries, and of the outputs.
+    pub const fn rows(&self) -> u64 {
+        self.batch * self.new_tokens * self.q_heads
+    }
+
+    /// Tokens that the cache has room for.
+    pub const fn allocated(&self) -> u64 {
+        self.batch * self.layout.allocated(self.context)
+    }
+}
+
+fn read(f: &Fields) -> Result<Problem, ProblemError> {
+    Ok(MlaDecode {
+        batch: f.extent("batch")?,
+        context: f.extent("context")?,
+        q_heads: f.extent("q_heads")?,
+        latent_dim: f.extent("latent_dim")?,
+        rope_dim: f.extent("rope_dim")?,
+        dtype: f.dtype("dtype")?,
+        kv_dtype: f.dtype("kv_dtype")?,
+        layout: KvLayout::read(f)?,
+        lengths: f.parse("lengths")?,
+        new_tokens: f.extent("new_tokens")?,
+    }
+    .into())
+}
+
+impl Operation for MlaDecode {
+    fn values(&self) -> Vec<String> {
+        vec![
+            self.batch.to_string(),
+            self.context.to_string(),
+            self.q_heads.to_string(),
+            self.latent_dim.to_string(),
+            self.rope_dim.to_string(),
+            self.dtype.to_string(),
+            self.kv_dtype.to_string(),
+            self.layout.to_string(),
+            self.lengths.to_string(),
+            self.new_tokens.to_string(),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ProblemError> {
+        let MlaDecode { batch, context, lengths, new_tokens, .. } = *self;
+        Requests { batch, context, lengths, new_tokens }.check_decode()?;
+        self.check_records()
+    }
+
+    fn magnitude(&self) -> Magnitude {
+        let rows = product(&[self.batch, self.new_tokens, self.q_heads]);
+        let widths = (self.key_dim() + self.latent_dim) as f64;
+        Magnitude {
+            flops: 2.0 * rows * self.context as f64 * widths,
+            elements: self.kv().allocated_elements() + 2.0 * rows * self.key_dim() as f64,
+        }
+    }
+
+    fn work(&self) -> Work {
+        let attended = self.lengths.sum(self.batch, self.context, |length| {
+            let of_token = |token| self.attended(length, token).end;
+            (0..self.new_tokens).map(of_token).sum()
+        });
+        Work {
+            matrix_flops: 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended,
+            bytes_read: self.cache_bytes()
+                + self.dtype.bytes_of(self.rows() * self.key_dim()),
+            bytes_written: self.dtype.bytes_of(self.rows() * self.latent_dim),
+            ..Work::default()
+        }
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let format = TensorFormat::Values(self.dtype);
+        let mut tensors = vec![if self.kv_dtype.is_scaled() {
+            let MlaDecode { latent_dim, rope_dim, .. } = *self;
+            let records = TensorFormat::LatentRecords { latent_dim, rope_dim };
+            Tensor::new("kv", Role::Input, records, self.allocated())
+        } else {
+            let elements = self.allocated() * self.key_dim();
+            Tensor::new("kv", Role::Input, TensorFormat::Values(self.kv_dtype), elements)
+        }];
+        tensors.extend(self.layout.page_table(self.batch, self.context));
+        tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
+        tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
+        tensors
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        let record_bytes = self.record_bytes();
+        self.lengths.sum(self.batch, self.context, |length| {
+            record_bytes * length + 4 * self.layout.pages_of(&(0..length))
+        })
+    }
+
+    fn math_dtype(&self) -> Option<DType> {
+        Some(self.dtype)
+    }
+
+    fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl MlaDecode {
+    /// Refuses caches that nobody has.
+    fn check_records(&self) -> Result<(), ProblemError> {
+        if self.layout.is_token_first() {
+            return Err(ProblemError::at(
+                "layout",
+                "there is one head, so pages have one order; write the layout without `_nhd`",
+            ));
+        }
+        match self.kv_dtype {
+            DType::Fp8E4m3
+                if !self.latent_dim.is_multiple_of(2 * LATENTS_OF_SCALE)
+                    || !self.rope_dim.is_multiple_of(4) =>
+            {
+                Err(ProblemError::at(
+                    "kv_dtype",
+                    format!(
+                        "a record of fp8_e4m3 has latents in multiples of {} and rope in \
+                         multiples of 4, not {} and {}; use 512 and 64",
+                        2 * LATENTS_OF_SCALE,
+                        self.latent_dim,
+                        self.rope_dim
+                    ),
+                ))
+            }
+            DType::Int8 => Err(ProblemError::at(
+                "kv_dtype",
+                "nobody caches latents in int8; use fp8_e4m3 or a 16-bit format",
+            )),
+            _ => Ok(()),
+        }
+    }
+}

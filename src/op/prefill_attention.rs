@@ -1,0 +1,199 @@
+//! Attention of prefill: the opposite of decode.
+
+use std::ops::Range;
+
+use super::kv_layout::{attended, check_heads};
+use super::product;
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+
+pub(super) const FACTS: Facts = Facts {
+    name: "prefill_attention",
+    keys: &[
+        KeySpec::new("batch"),
+        KeySpec::new("prefix").or("0"),
+        KeySpec::new("new_tokens"),
+        KeySpec::new("q_heads"),
+        KeySpec::new("kv_heads"),
+        KeySpec::new("head_dim"),
+        KeySpec::new("causal").or("true"),
+        KeySpec::bare("dtype"),
+        KeySpec::new("kv_dtype").or_as("dtype"),
+        KeySpec::new("window").or("0").silent(),
+    ],
+    example: "prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
+              head_dim=64,dtype=bf16",
+    read,
+};
+
+/// `new_tokens` tokens of each request attend to `prefix` cached tokens and to
+/// each other. Q and O are `[batch][q head][token][dim]`, K and V are
+/// `[batch][kv head][prefix and new tokens][dim]`.
+///
+/// Work: `4 B n_q d` times the attended keys summed over rows, which is
+/// `2 B n_q d S (2 P + S + 1)` when causal; Q and O `2 B n_q S d b`, K and V
+/// `2 B n_kv (S + P) d b_kv`. In a window only the keys that some row attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefillAttention {
+    /// Requests.
+    pub batch: u64,
+    /// Tokens already in the cache.
+    pub prefix: u64,
+    /// Tokens processed now.
+    pub new_tokens: u64,
+    /// Query heads.
+    pub q_heads: u64,
+    /// KeySpec and value heads; divides `q_heads`.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Whether a token sees only the tokens up to itself.
+    pub causal: bool,
+    /// Format of queries and outputs.
+    pub dtype: DType,
+    /// Format of keys and values.
+    pub kv_dtype: DType,
+    /// Tokens that a token sees at most, the last ones up to itself; 0 for all.
+    pub window: u64,
+}
+
+fn read(f: &Fields) -> Result<Problem, ProblemError> {
+    Ok(PrefillAttention {
+        batch: f.extent("batch")?,
+        prefix: f.count("prefix")?,
+        new_tokens: f.extent("new_tokens")?,
+        q_heads: f.extent("q_heads")?,
+        kv_heads: f.extent("kv_heads")?,
+        head_dim: f.extent("head_dim")?,
+        causal: f.flag("causal")?,
+        dtype: f.dtype("dtype")?,
+        kv_dtype: f.dtype("kv_dtype")?,
+        window: f.count("window")?,
+    }
+    .into())
+}
+
+impl PrefillAttention {
+    /// Query heads that share one key and value head.
+    pub const fn group(&self) -> u64 {
+        self.q_heads / self.kv_heads
+    }
+
+    /// Keys of each request and head.
+    pub const fn context(&self) -> u64 {
+        self.prefix + self.new_tokens
+    }
+
+    /// Keys that new token number `row` attends to.
+    pub const fn attended(&self, row: u64) -> Range<u64> {
+        if self.causal {
+            attended(self.context(), self.new_tokens, row, self.window)
+        } else {
+            Range { start: 0, end: self.context() }
+        }
+    }
+
+    /// Keys that any of the new tokens attends to.
+    const fn visible(&self) -> u64 {
+        self.context() - self.attended(0).start
+    }
+
+    /// Keys that new tokens attend to, added up over all of them.
+    const fn all_attended(&self) -> u64 {
+        if !self.causal {
+            return self.new_tokens * self.context();
+        }
+        // Tokens whose window reaches the first key see one more from each to the next.
+        let growing = match self.window {
+            0 => self.new_tokens,
+            window if window <= self.prefix => 0,
+            window if window - self.prefix < self.new_tokens => window - self.prefix,
+            _ => self.new_tokens,
+        };
+        // One of two neighbours is even.
+        let up_to = growing * self.prefix + growing * (growing + 1) / 2;
+        up_to + (self.new_tokens - growing) * self.window
+    }
+
+    /// Elements of the queries, or of the outputs.
+    const fn elements(&self) -> u64 {
+        self.batch * self.q_heads * self.new_tokens * self.head_dim
+    }
+}
+
+impl Operation for PrefillAttention {
+    fn values(&self) -> Vec<String> {
+        vec![
+            self.batch.to_string(),
+            self.prefix.to_string(),
+            self.new_tokens.to_string(),
+            self.q_heads.to_string(),
+            self.kv_heads.to_string(),
+            self.head_dim.to_string(),
+            self.causal.to_string(),
+            self.dtype.to_string(),
+            self.kv_dtype.to_string(),
+            self.window.to_string(),
+        ]
+    }
+
+    fn check(&self) -> Result<(), ProblemError> {
+        check_heads(self.q_heads, self.kv_heads)?;
+        if self.window > 0 && !self.causal {
+            return Err(ProblemError::at(
+                "window",
+                "a window ends at the token that looks through it; write `causal=true`",
+            ));
+        }
+        Ok(())
+    }
+
+    fn magnitude(&self) -> Magnitude {
+        let heads = product(&[4, self.batch, self.q_heads, self.head_dim]);
+        let context = self.context() as f64;
+        Magnitude {
+            flops: heads * self.new_tokens as f64 * context,
+            elements: heads * context,
+        }
+    }
+
+    fn work(&self) -> Work {
+        let q_bytes = self.dtype.bytes_of(self.elements());
+        let rows = self.batch * self.q_heads * self.head_dim;
+        Work {
+            matrix_flops: 4 * rows * self.all_attended(),
+            bytes_read: q_bytes + self.cache_bytes(),
+            bytes_written: q_bytes,
+            ..Work::default()
+        }
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let format = TensorFormat::Values(self.dtype);
+        let kv_format = TensorFormat::Values(self.kv_dtype);
+        let kv = self.batch * self.kv_heads * self.context() * self.head_dim;
+        vec![
+            Tensor::new("k", Role::Input, kv_format, kv),
+            Tensor::new("v", Role::Input, kv_format, kv),
+            Tensor::new("q", Role::Input, format, self.elements()),
+            Tensor::new("o", Role::Output, format, self.elements()),
+        ]
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        let rows = 2 * self.batch * self.kv_heads * self.visible();
+        self.kv_dtype.bytes_of(rows * self.head_dim)
+    }
+
+    fn math_dtype(&self) -> Option<DType> {
+        Some(self.dtype)
+    }
+
+    fn routed(&self) -> Option<Routed> {
+        None
+    }
+}

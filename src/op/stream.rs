@@ -1,0 +1,162 @@
+//! Streams through memory: the bandwidth ceilings.
+
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+
+pub(super) const FACTS: Facts = Facts {
+    name: "stream",
+    keys: &[KeySpec::bare("access"), KeySpec::bytes("bytes")],
+    example: "stream:access=copy,bytes=4 KiB",
+    read,
+};
+
+/// Which way a stream goes through memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Read every byte once.
+    Read,
+    /// Write every byte once.
+    Write,
+    /// Read one half of the bytes and write them to the other half.
+    Copy,
+    /// `a = b + s c` over three arrays of f32, a third of the bytes each: STREAM's
+    /// triad (McCalpin 1995), two bytes read for each that is written.
+    Triad,
+}
+
+text_of_name!(Access => "access");
+
+impl Access {
+    /// Every access, in the order in which tables list them.
+    pub const ALL: [Access; 4] = [Access::Read, Access::Write, Access::Copy, Access::Triad];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::Copy => "copy",
+            Access::Triad => "triad",
+        }
+    }
+}
+
+/// Stream through `bytes` of memory: the bandwidth ceilings.
+///
+/// Work: the bytes; a triad has 2 FLOPs for 12 of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stream {
+    /// Which way.
+    pub access: Access,
+    /// Distinct bytes touched; a copy reads one half and writes the other, a
+    /// triad reads two thirds and writes the third.
+    pub bytes: u64,
+}
+
+fn read(f: &Fields) -> Result<Problem, ProblemError> {
+    Ok(Stream { access: f.parse("access")?, bytes: f.size("bytes")? }.into())
+}
+
+impl Stream {
+    /// What `bytes` must be a multiple of: every array is whole 128-byte lines.
+    const fn line_bytes(self) -> u64 {
+        match self.access {
+            Access::Read | Access::Write | Access::Copy => 128,
+            Access::Triad => 3 * 128,
+        }
+    }
+
+    /// A multiplication and an addition for each element of a triad.
+    const fn flops(self) -> u64 {
+        match self.access {
+            Access::Read | Access::Write | Access::Copy => 0,
+            Access::Triad => 2 * (self.bytes / 3 / DType::F32.bytes()),
+        }
+    }
+
+    /// Bytes that are written.
+    pub const fn bytes_written(self) -> u64 {
+        match self.access {
+            Access::Read => 0,
+            Access::Write => self.bytes,
+            Access::Copy => self.bytes / 2,
+            Access::Triad => self.bytes / 3,
+        }
+    }
+}
+
+impl Operation for Stream {
+    fn values(&self) -> Vec<String> {
+        vec![self.access.to_string(), self.bytes.to_string()]
+    }
+
+    fn check(&self) -> Result<(), ProblemError> {
+        if self.bytes.is_multiple_of(self.line_bytes()) {
+            return Ok(());
+        }
+        Err(ProblemError::at(
+            "bytes",
+            format!(
+                "bytes = {} is not a multiple of {}, a line in each array of a {}; use {}",
+                self.bytes,
+                self.line_bytes(),
+                self.access,
+                self.bytes.next_multiple_of(self.line_bytes())
+            ),
+        ))
+    }
+
+    fn magnitude(&self) -> Magnitude {
+        Magnitude { flops: self.flops() as f64, elements: self.bytes as f64 / 4.0 }
+    }
+
+    fn work(&self) -> Work {
+        Work {
+            vector_flops: self.flops(),
+            bytes_read: self.bytes - self.bytes_written(),
+            bytes_written: self.bytes_written(),
+            ..Work::default()
+        }
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        use Role::{Input, Output, Witness};
+        let words = self.bytes / 4;
+        let of_words =
+            |name, role, words| Tensor::new(name, role, TensorFormat::Words, words);
+        match self.access {
+            Access::Read => {
+                vec![of_words("source", Input, words), of_words("checksum", Witness, 1)]
+            }
+            Access::Write => vec![of_words("target", Output, words)],
+            Access::Copy => {
+                vec![
+                    of_words("source", Input, words / 2),
+                    of_words("target", Output, words / 2),
+                ]
+            }
+            Access::Triad => {
+                let array = |name, role| {
+                    Tensor::new(name, role, TensorFormat::Values(DType::F32), words / 3)
+                };
+                vec![array("b", Input), array("c", Input), array("a", Output)]
+            }
+        }
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        0
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        0
+    }
+
+    fn math_dtype(&self) -> Option<DType> {
+        (self.access == Access::Triad).then_some(DType::F32)
+    }
+
+    fn routed(&self) -> Option<Routed> {
+        None
+    }
+}

@@ -1,0 +1,663 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::Role;
+
+fn work(text: &str) -> Work {
+    text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
+}
+
+fn decode(q_heads: u64, batch: u64, context: u64) -> Work {
+    work(&format!(
+        "decode_attention:batch={batch},context={context},q_heads={q_heads},kv_heads=8,\
+         head_dim=128,dtype=bf16"
+    ))
+}
+
+fn near(value: f64, golden: f64, tolerance: f64) {
+    assert!((value - golden).abs() <= tolerance, "{value} is not {golden}");
+}
+
+/// Golden values of decode attention for one layer at batch 1, 8192 tokens.
+#[test]
+fn decode_attention_golden() {
+    let w = decode(32, 1, 8192);
+    assert_eq!((w.flops(), w.bytes()), (134_217_728, 33_570_816));
+    near(w.operational_intensity(), 3.998, 5e-4);
+    let w = decode(64, 1, 8192);
+    assert_eq!((w.flops(), w.bytes()), (268_435_456, 33_587_200));
+    near(w.operational_intensity(), 7.992, 5e-4);
+}
+
+/// Twice the query heads: twice the FLOPs, and the same cache, so nearly
+/// the same bytes. The pair of the memory-bound test.
+#[test]
+fn equal_bytes_pairs_differ_in_flops_alone() {
+    let (low, high) = (decode(32, 32, 8192), decode(64, 32, 8192));
+    assert_eq!(high.flops(), 2 * low.flops());
+    assert!((high.bytes() as f64 / low.bytes() as f64) < 1.001);
+}
+
+/// Two FLOPs per cached byte and query head, whatever batch and context.
+#[test]
+fn decode_intensity_does_not_depend_on_batch() {
+    let oi = |batch| decode(32, batch, 4096).operational_intensity();
+    near(oi(1), oi(256), 1e-12);
+    near(decode(32, 1, 1 << 20).operational_intensity(), 4.0, 1e-3);
+}
+
+/// KV bytes per token over all layers, in bf16.
+#[test]
+fn kv_bytes_per_token_golden() {
+    let models = [(32, 8, 131_072), (80, 8, 327_680), (32, 32, 524_288)];
+    for (layers, kv_heads, golden) in models {
+        let one = work(&format!(
+            "kv_read:batch=1,context=1,kv_heads={kv_heads},head_dim=128,dtype=bf16"
+        ));
+        assert_eq!(layers * one.bytes_read, golden);
+        assert_eq!((one.flops(), one.bytes_written), (0, 0));
+    }
+}
+
+#[test]
+fn gemm_golden() {
+    let square = |m| work(&format!("gemm:m={m},n=8192,k=8192,dtype=bf16"));
+    for (m, golden, tolerance) in
+        [(1, 1.0, 5e-4), (64, 63.0, 0.05), (256, 240.9, 0.05), (4096, 2048.0, 0.05)]
+    {
+        near(square(m).operational_intensity(), golden, tolerance);
+    }
+    let q_proj = work("gemm:m=2048,n=4096,k=4096,dtype=f16");
+    assert_eq!((q_proj.flops(), q_proj.bytes()), (68_719_476_736, 67_108_864));
+    let q_proj = work("gemm:m=1,n=4096,k=4096,dtype=f16");
+    assert_eq!((q_proj.flops(), q_proj.bytes()), (33_554_432, 33_570_816));
+    near(q_proj.operational_intensity(), 0.9995, 5e-5);
+}
+
+/// 0.516 bytes for each weight of int4, and a scale for each feature in 8 bits.
+#[test]
+fn weights_count_their_scales() {
+    let of =
+        |w_dtype| work(&format!("gemm:m=2,n=8192,k=4096,dtype=bf16,w_dtype={w_dtype}"));
+    let weights = |w_dtype| of(w_dtype).bytes() - 2 * 2 * (8192 + 4096);
+    assert_eq!(weights("bf16"), 2 << 25);
+    assert_eq!(weights("fp8_e4m3"), (1 << 25) + 4 * 8192);
+    assert_eq!(weights("int8"), (1 << 25) + 4 * 8192);
+    assert_eq!(weights("int4"), (1 << 24) + 2 * 8192 * 32);
+    near(weights("int4") as f64 / f64::from(1 << 25), 0.516, 5e-4);
+    assert_eq!(of("int4").flops(), of("bf16").flops());
+}
+
+/// Mixtral's gate and up projections: two of eight experts for each token.
+#[test]
+fn experts_count_once_each() {
+    let of = |rest: &str| {
+        work(&format!("moe_gemm:experts=8,top_k=2,n=28672,k=4096,dtype=bf16,{rest}"))
+    };
+    let expert = 2 * 28672 * 4096;
+    for (tokens, touched) in [(1, 2), (3, 6), (4, 8), (100, 8)] {
+        let w = of(&format!("tokens={tokens},routing=balanced"));
+        assert_eq!(w.bytes_read, touched * expert + 2 * tokens * 4096);
+        assert_eq!(w.bytes_written, 2 * 2 * tokens * 28672);
+        assert_eq!(w.flops(), 2 * 2 * tokens * 28672 * 4096);
+    }
+    let own = of("tokens=3,routing=balanced,inputs=per_expert");
+    assert_eq!(own.bytes_read, 6 * expert + 2 * 2 * 3 * 4096);
+    // The model's columns: a bound that balanced routing meets, and an expectation.
+    let Problem::MoeGemm(p) = "moe_gemm:tokens=4,experts=8,top_k=2,n=16,k=128,dtype=bf16,\
+                               w_dtype=int4,routing=zipf"
+        .parse()
+        .unwrap()
+    else {
+        unreachable!("experts")
+    };
+    let (x, of_int4) = (2 * 4 * 128, 16 * 128 / 2 + 2 * 16);
+    assert_eq!(p.bytes_read_bound(), x + 8 * of_int4);
+    near(p.bytes_read_expected(), x as f64 + 5.46875 * of_int4 as f64, 0.05);
+    // What is drawn counts: 4 tokens cannot touch fewer than 2 experts nor more than 8.
+    let touched: Vec<u64> = (0..50)
+        .map(|seed| of(&format!("tokens=4,routing=uniform,routing_seed={seed}")))
+        .map(|w| (w.bytes_read - 2 * 4 * 4096) / expert)
+        .collect();
+    assert!(touched.iter().all(|n| (2..=8).contains(n)));
+    assert!(touched.iter().any(|n| n != &touched[0]));
+}
+
+/// Absorbed, keys and values are the same 576 numbers: the ridge with 128 heads, far
+/// below it with 16 (FlashMLA's document).
+#[test]
+fn latent_attention_golden() {
+    let mla = |rest: &str| work(&format!("mla_decode:batch=1,dtype=bf16,{rest}"));
+    near(mla("context=8192,q_heads=16").operational_intensity(), 30.1, 0.05);
+    near(mla("context=65536,q_heads=128").operational_intensity(), 240.9, 0.05);
+    let w = mla("context=1000,q_heads=16,layout=paged64,kv_dtype=fp8_e4m3");
+    assert_eq!(w.bytes_read, 656 * 1000 + 4 * 16 + 2 * 16 * 576);
+    assert_eq!(w.bytes_written, 2 * 16 * 512);
+    assert_eq!(w.flops(), 2 * 16 * 1000 * (576 + 512));
+    // The first of two new tokens does not see the second.
+    let two = mla("context=1000,q_heads=16,new_tokens=2");
+    assert_eq!(two.flops(), 2 * 16 * 1999 * (576 + 512));
+}
+
+fn prefill(q_heads: u64, prefix: u64, new_tokens: u64, causal: bool) -> Work {
+    work(&format!(
+        "prefill_attention:batch=1,prefix={prefix},new_tokens={new_tokens},\
+         q_heads={q_heads},kv_heads=8,head_dim=128,causal={causal},dtype=bf16"
+    ))
+}
+
+/// The literature counts `(S + P)^2 - P^2` of the score square for a
+/// causal mask; the exact count has half of the diagonal more.
+#[test]
+fn causal_prefill_golden_in_the_literature_form() {
+    for (q_heads, s, golden) in [(32, 512, 204.8), (32, 2048, 819.2), (64, 512, 227.6)] {
+        let w = prefill(q_heads, 0, s, true);
+        let diagonal = 2 * q_heads * 128 * s;
+        near((w.flops() - diagonal) as f64 / w.bytes() as f64, golden, 0.05);
+    }
+}
+
+#[test]
+fn causal_prefill_counts_exactly_the_attended_keys() {
+    for (prefix, new_tokens) in [(0, 1), (0, 7), (5, 1), (5, 7)] {
+        for causal in [false, true] {
+            let mut attended = 0;
+            for row in 0..new_tokens {
+                for key in 0..prefix + new_tokens {
+                    attended += u64::from(!causal || key <= prefix + row);
+                }
+            }
+            let w = prefill(8, prefix, new_tokens, causal);
+            assert_eq!(w.flops(), 4 * 8 * 128 * attended);
+        }
+    }
+}
+
+/// A prefill of one token behind a prefix is a decode step.
+#[test]
+fn one_new_token_is_decode() {
+    assert_eq!(prefill(32, 8191, 1, true), decode(32, 1, 8192));
+}
+
+#[test]
+fn streams_count_what_they_touch() {
+    let stream = |access| work(&format!("stream:access={access},bytes=1 KiB"));
+    assert_eq!((stream("read").bytes_read, stream("read").bytes_written), (1024, 0));
+    assert_eq!((stream("write").bytes_read, stream("write").bytes_written), (0, 1024));
+    assert_eq!((stream("copy").bytes_read, stream("copy").bytes_written), (512, 512));
+    // 64 elements of each array.
+    let triad = work("stream:access=triad,bytes=768");
+    assert_eq!((triad.bytes_read, triad.bytes_written), (512, 256));
+    assert_eq!((triad.vector_flops, triad.matrix_flops), (128, 0));
+}
+
+#[test]
+fn peaks_count_two_flops_a_multiply_add_and_4096_a_tile() {
+    let fma = work("peak:unit=fma,dtype=f32,lanes=10,steps=7");
+    assert_eq!((fma.vector_flops, fma.matrix_flops), (140, 0));
+    let tensor = work("peak:unit=tensor,dtype=bf16,lanes=10,steps=7");
+    assert_eq!((tensor.vector_flops, tensor.matrix_flops), (0, 286_720));
+}
+
+#[test]
+fn a_page_table_costs_four_bytes_a_page() {
+    let kv = |layout| {
+        work(&format!(
+            "kv_read:batch=3,context=33,kv_heads=2,head_dim=64,dtype=bf16,layout={layout}"
+        ))
+    };
+    assert_eq!(kv("paged16").bytes_read, kv("contiguous").bytes_read + 4 * 3 * 3);
+}
+
+#[test]
+fn what_is_left_out_has_defaults() {
+    let text =
+        "prefill_attention:batch=1,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,dtype=f16";
+    let spelled = text.parse::<Problem>().unwrap().to_string();
+    assert_eq!(
+        spelled,
+        "prefill_attention:batch=1,prefix=0,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,\
+         causal=true,dtype=f16,kv_dtype=f16"
+    );
+}
+
+#[test]
+fn labels_leave_out_defaults() {
+    let label = |text: &str| text.parse::<Problem>().unwrap().label();
+    assert_eq!(label("stream:access=read,bytes=1536 KiB"), "stream read 1.5 MiB");
+    assert_eq!(
+        label(
+            "decode_attention:batch=2,context=3,q_heads=4,kv_heads=1,head_dim=8,dtype=bf16,layout=paged16"
+        ),
+        "decode_attention batch=2 context=3 q_heads=4 kv_heads=1 head_dim=8 bf16 paged16"
+    );
+    assert_eq!(
+        label(
+            "prefill_attention:batch=1,new_tokens=4,q_heads=2,kv_heads=1,head_dim=8,causal=false,dtype=f16,kv_dtype=f32"
+        ),
+        "prefill_attention batch=1 new_tokens=4 q_heads=2 kv_heads=1 head_dim=8 causal=false f16 kv_dtype=f32"
+    );
+}
+
+#[test]
+fn bad_input_is_told_what_to_do() {
+    let cases = [
+        ("gemm:m=0,n=1,k=1,dtype=f32", "m", "at least 1"),
+        ("gemm:m=1,n=1,k=1,dtype=f64", "dtype", "one of f32, bf16"),
+        ("gemm:m=1,n=1,kk=1,dtype=f32", "kk", "did you mean `k`"),
+        ("gemm:m=1,n=1,dtype=f32", "", "needs `k`"),
+        ("gemm:m=1,m=1,n=1,k=1,dtype=f32", "m", "twice"),
+        ("gemm:m=1.5,n=1,k=1,dtype=f32", "m", "whole number"),
+        ("gemm:m=99999999999999,n=1,k=1,dtype=f32", "m", "more than the limit"),
+        ("gemm:m=999999999,n=999999999,k=999999999,dtype=f32", "", "make it smaller"),
+        ("gmm:m=1", "op", "one of stream"),
+        ("gemm", "", "op:key=value"),
+        ("stream:access=read,bytes=4 MB", "bytes", "4 MiB"),
+        ("stream:access=read,bytes=100", "bytes", "multiple of 128"),
+        ("stream:access=triad,bytes=1 GiB", "bytes", "multiple of 384"),
+        ("stream:access=triad,bytes=1 GiB", "bytes", "use 1073741952"),
+        ("peak:unit=tensor,dtype=f32,lanes=1,steps=1", "dtype", "unit = \"fma\""),
+        (
+            "decode_attention:batch=1,context=1,q_heads=6,kv_heads=4,head_dim=8,dtype=f32",
+            "kv_heads",
+            "not a multiple",
+        ),
+        (
+            "kv_read:batch=1,context=1,kv_heads=1,head_dim=8,dtype=f32,layout=paged0",
+            "layout",
+            "at least 1",
+        ),
+        ("gemm:m=1,n=24,k=128,dtype=bf16,w_dtype=int4", "n", "use 32"),
+        ("gemm:m=1,n=16,k=64,dtype=bf16,w_dtype=int4", "k", "multiple of 128"),
+        ("gemm:m=1,n=16,k=128,dtype=int4", "dtype", "format of weights"),
+        (
+            "moe_gemm:tokens=1,experts=4,top_k=5,n=1,k=1,dtype=f16,routing=zipf",
+            "top_k",
+            "there are 4 experts",
+        ),
+        (
+            "moe_gemm:tokens=1,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=random",
+            "routing",
+            "balanced, uniform, zipf",
+        ),
+        (
+            "moe_gemm:tokens=1,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=balanced,routing_seed=1",
+            "routing_seed",
+            "draws nothing",
+        ),
+        (
+            "moe_gemm:tokens=99999999,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=zipf",
+            "tokens",
+            "up to 16777216",
+        ),
+        (
+            "mla_decode:batch=1,context=9,q_heads=1,dtype=bf16,kv_dtype=int8",
+            "kv_dtype",
+            "fp8",
+        ),
+        (
+            "mla_decode:batch=1,context=9,q_heads=1,dtype=bf16,layout=paged64_nhd",
+            "layout",
+            "without `_nhd`",
+        ),
+        (
+            "mla_decode:batch=1,context=9,q_heads=1,dtype=bf16,kv_dtype=fp8_e4m3,latent_dim=64",
+            "kv_dtype",
+            "multiples of 256",
+        ),
+        (
+            "mla_decode:batch=1,context=1,q_heads=1,dtype=bf16,new_tokens=2",
+            "new_tokens",
+            "longer",
+        ),
+    ];
+    for (text, key, part) in cases {
+        let error = text.parse::<Problem>().unwrap_err();
+        assert_eq!(error.key.unwrap_or_default(), key, "{text}");
+        assert!(error.message.contains(part), "{text}: {}", error.message);
+    }
+}
+
+/// A format of numbers, and of weights.
+fn dtypes() -> impl Strategy<Value = (DType, DType)> {
+    let all = &DType::ALL[..];
+    let numbers: Vec<_> = all.iter().copied().filter(|d| *d != DType::Int4).collect();
+    (prop::sample::select(numbers), prop::sample::select(all))
+}
+
+/// The value of a key in an operation's example.
+fn example_of(op: Op, key: &str) -> Option<String> {
+    let fields = op.facts().example.parse::<Problem>().unwrap().fields();
+    fields.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+}
+
+prop_compose! {
+    fn any_problem()(
+        op in prop::sample::select(&Op::ALL[..]),
+        dims in prop::array::uniform6(1u64..200),
+        group in 1u64..9,
+        (dtype, w_dtype) in dtypes(),
+        kv_dtype in dtypes(),
+        choice in 0usize..3,
+        access in 0usize..Access::ALL.len(),
+    ) -> Problem {
+        let fields = op.keys().enumerate().map(|(i, key)| {
+            let value = match key {
+                "access" => Access::ALL[access].to_string(),
+                "unit" => Unit::Fma.to_string(),
+                "bytes" => (dims[0] * 384).to_string(),
+                "dtype" => dtype.to_string(),
+                "w_dtype" => w_dtype.to_string(),
+                "kv_dtype" if op == Op::MlaDecode && kv_dtype.0 == DType::Int8 => "bf16".into(),
+                "kv_dtype" => kv_dtype.0.to_string(),
+                // Whole tiles and groups of int4.
+                "n" => (16 * dims[1]).to_string(),
+                "k" => (128 * dims[2]).to_string(),
+                "top_k" => (1 + dims[0] % dims[1]).to_string(),
+                "experts" => dims[1].to_string(),
+                "routing" => Routing::ALL[choice].to_string(),
+                "routing_seed" => (dims[3] * u64::from(choice > 0)).to_string(),
+                "inputs" => Inputs::ALL[access % 2].to_string(),
+                "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
+                "rope_dim" => (4 * dims[2]).to_string(),
+                "layout" => match op {
+                    Op::KvAppend => format!("paged{}", dims[1]),
+                    Op::MlaDecode if choice == 2 => "paged64".into(),
+                    _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
+                        [choice].clone(),
+                },
+                "causal" => (choice == 0).to_string(),
+                "lengths" => Lengths::ALL[choice % 2].to_string(),
+                "context" => (8 * dims[1]).to_string(),
+                "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
+                "window" if op == Op::PrefillAttention && choice > 0 => "0".into(),
+                "window" => (dims[5] % 3 * dims[0]).to_string(),
+                "kv_heads" => dims[2].to_string(),
+                "q_heads" => (dims[2] * group).to_string(),
+                _ => match example_of(op, key) {
+                    // A key with a spelling of its own keeps the example's value.
+                    Some(value) if value.parse::<u64>().is_err() => value,
+                    _ => dims[i % 6].to_string(),
+                },
+            };
+            (key.to_owned(), value)
+        });
+        Problem::from_fields(op, &fields.collect::<Vec<_>>()).unwrap()
+    }
+}
+
+proptest! {
+    #[test]
+    fn text_parses_back(problem in any_problem()) {
+        prop_assert_eq!(problem.to_string().parse::<Problem>(), Ok(problem));
+    }
+
+    #[test]
+    fn every_field_has_a_column(problem in any_problem()) {
+        let fields = problem.fields();
+        let keys: Vec<_> = fields.iter().map(|(key, _)| *key).collect();
+        // In order; some are left out at their defaults.
+        let mut all = problem.op().keys();
+        prop_assert!(keys.iter().all(|key| all.any(|other| other == *key)));
+        prop_assert!(keys.iter().all(|key| shape_keys().contains(key)));
+    }
+
+    /// The formulas against a second count: the sizes of the arrays. Where only a
+    /// part of an array is needed, that part is counted one by one.
+    #[test]
+    fn compulsory_bytes_are_the_sizes_of_the_arrays(problem in any_problem()) {
+        let sum = |role| {
+            problem.tensors().iter().filter(|t| t.role == role).map(Tensor::bytes).sum::<u64>()
+        };
+        let work = problem.work();
+        let unread = match problem {
+            Problem::KvRead(p) => unread_bytes(&p, kv_row_bytes(&p), |_| 0),
+            Problem::DecodeAttention(p) => {
+                unread_bytes(&p.kv(), kv_row_bytes(&p.kv()), |length| first_visible(&p, length))
+            }
+            Problem::MlaDecode(p) => unread_bytes(&p.kv(), p.record_bytes(), |_| 0),
+            Problem::MoeGemm(p) => {
+                let tensors = problem.tensors();
+                let of_experts = tensors[1..].iter().filter(|t| t.role == Role::Input);
+                let expert: u64 = of_experts.map(|t| t.bytes() / p.experts).sum();
+                expert * (p.experts - p.experts_touched())
+            }
+            Problem::KvAppend(p) => unread_page_numbers(&p),
+            Problem::PrefillAttention(p) => {
+                let unseen = p.attended(0).start;
+                2 * unseen * p.batch * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+            }
+            _ => 0,
+        };
+        prop_assert_eq!(work.bytes_read + unread, sum(Role::Input));
+        prop_assert_eq!(work.bytes_written, sum(Role::Output) + appended_bytes(&problem));
+    }
+
+    /// Multiply-adds counted one by one.
+    #[test]
+    fn decode_flops_are_those_of_what_is_attended(problem in any_problem()) {
+        let Problem::DecodeAttention(p) = problem else { return Ok(()) };
+        let mut attended = 0;
+        for request in 0..p.batch.min(20) {
+            let length = p.lengths.of(request, p.context);
+            for token in 0..p.new_tokens {
+                let position = length - p.new_tokens + token;
+                let sees = |other: u64| {
+                    other <= position && (p.window == 0 || position - other < p.window)
+                };
+                attended += (0..length).filter(|&other| sees(other)).count() as u64;
+            }
+        }
+        let first = DecodeAttention { batch: p.batch.min(20), ..p };
+        let flops = Problem::DecodeAttention(first).work().flops();
+        prop_assert_eq!(flops, 4 * p.q_heads * p.head_dim * attended);
+    }
+
+    #[test]
+    fn prefill_flops_are_those_of_what_is_attended(problem in any_problem()) {
+        let Problem::PrefillAttention(p) = problem else { return Ok(()) };
+        let sees = |row: u64, key: u64| {
+            let position = p.prefix + row;
+            !p.causal
+                || key <= position && (p.window == 0 || position - key < p.window)
+        };
+        let keys = |row| (0..p.context()).filter(move |&key| sees(row, key));
+        let attended: u64 = (0..p.new_tokens).map(|row| keys(row).count() as u64).sum();
+        prop_assert_eq!(problem.work().flops(), 4 * p.batch * p.q_heads * p.head_dim * attended);
+        let seen = (0..p.context()).filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)));
+        let row_bytes = 2 * p.batch * p.kv_heads * p.head_dim * p.kv_dtype.bytes();
+        prop_assert_eq!(problem.cache_bytes(), row_bytes * seen.count() as u64);
+    }
+
+    /// Weights, cache and the rest are parts of the whole.
+    #[test]
+    fn kinds_of_bytes_are_parts_of_all(problem in any_problem()) {
+        let work = problem.work();
+        prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read);
+        if let Problem::Gemm(p) = problem {
+            let activations = p.dtype.bytes_of(p.m * p.k) + p.dtype.bytes_of(p.m * p.n);
+            prop_assert_eq!(work.bytes(), problem.weight_bytes() + activations);
+        }
+    }
+
+    #[test]
+    fn latent_flops_are_those_of_what_is_attended(problem in any_problem()) {
+        let Problem::MlaDecode(p) = problem else { return Ok(()) };
+        let attended: u64 = (0..p.batch)
+            .flat_map(|request| {
+                let length = p.length(request);
+                (0..p.new_tokens).map(move |token| length - p.new_tokens + token + 1)
+            })
+            .sum();
+        let of_token = 2 * p.q_heads * (p.latent_dim + p.rope_dim + p.latent_dim);
+        prop_assert_eq!(problem.work().flops(), of_token * attended);
+    }
+
+    #[test]
+    fn nonsense_never_panics(text in "[a-z_]{0,12}:?([a-z_]{0,9}=?[0-9a-zM ]{0,20},?){0,5}") {
+        let _ = text.parse::<Problem>();
+    }
+}
+
+/// First token that the oldest new token of a request sees.
+fn first_visible(p: &DecodeAttention, length: u64) -> u64 {
+    let seen = length - p.new_tokens + 1;
+    if p.window == 0 { 0 } else { seen.saturating_sub(p.window) }
+}
+
+/// Bytes of a token's keys and values.
+fn kv_row_bytes(p: &KvRead) -> u64 {
+    2 * p.kv_heads * p.head_dim * p.dtype.bytes()
+}
+
+/// Bytes of a cache with so many for each token, and of its page table, that nobody
+/// needs.
+fn unread_bytes(p: &KvRead, row_bytes: u64, first: impl Fn(u64) -> u64) -> u64 {
+    let (mut tokens, mut pages) = (0, 0);
+    for request in 0..p.batch {
+        let length = p.length(request);
+        let used = first(length)..length;
+        let mut allocated = p.context;
+        if let KvLayout::Paged { page_size, .. } = p.layout {
+            allocated = p.context.next_multiple_of(page_size);
+            let needed = |page: u64| {
+                let of_page = page * page_size..(page + 1) * page_size;
+                used.start < of_page.end && of_page.start < used.end
+            };
+            let all = 0..allocated / page_size;
+            pages += all.filter(|&page| !needed(page)).count() as u64;
+        }
+        tokens += (0..allocated).filter(|token| !used.contains(token)).count() as u64;
+    }
+    tokens * row_bytes + 4 * pages
+}
+
+/// Bytes of page numbers for pages that no new token falls into.
+fn unread_page_numbers(p: &KvAppend) -> u64 {
+    let unused = |request: u64| {
+        let places = p.first_place(request)..p.first_place(request) + p.new_tokens;
+        let page = |n: u64| n * p.page_size()..(n + 1) * p.page_size();
+        let meets = |n: &u64| page(*n).any(|place| places.contains(&place));
+        (0..p.pages()).filter(|n| !meets(n)).count() as u64
+    };
+    4 * (0..p.batch).map(unused).sum::<u64>()
+}
+
+fn appended_bytes(problem: &Problem) -> u64 {
+    let Problem::KvAppend(p) = problem else { return 0 };
+    2 * p.batch * p.new_tokens * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+}
+
+#[test]
+fn lengths_are_spread_between_an_eighth_and_all() {
+    let lengths: Vec<u64> = (0..1000).map(|r| Lengths::Ragged.of(r, 8000)).collect();
+    let mean = lengths.iter().sum::<u64>() / 1000;
+    assert!(lengths.iter().all(|length| (1000..=8000).contains(length)));
+    assert!((4480..4520).contains(&mean), "{mean}");
+    assert!(lengths.iter().max() > Some(&7980) && lengths.iter().min() < Some(&1020));
+    assert_eq!(lengths[..4], [5326, 2652, 6979, 4305]);
+    assert_eq!(Lengths::Ragged.of(5, 1), 1);
+    assert!((0..1000).all(|r| Lengths::Equal.of(r, 8000) == 8000));
+}
+
+/// Eight-bit caches: half of the bytes, and a scale for each head; a window: what it
+/// holds and no more; a draft of four tokens: nearly the same bytes, four times the
+/// FLOPs.
+#[test]
+fn variants_of_decode_attention_golden() {
+    let decode = |rest: &str| {
+        work(&format!(
+            "decode_attention:batch=2,context=8192,q_heads=32,kv_heads=8,head_dim=128,\
+             dtype=bf16{rest}"
+        ))
+    };
+    let (plain, q_bytes) = (decode(""), 2 * 32 * 128 * 2);
+    let fp8 = decode(",kv_dtype=fp8_e4m3");
+    assert_eq!(fp8.bytes_read - q_bytes, (plain.bytes_read - q_bytes) / 2 + 2 * 8 * 8);
+    let window = decode(",window=1024");
+    assert_eq!(window.flops() * 8, plain.flops());
+    assert_eq!((window.bytes_read - q_bytes) * 8, plain.bytes_read - q_bytes);
+    let draft = decode(",new_tokens=4");
+    assert_eq!(draft.flops(), 4 * 4 * 2 * 32 * 128 / 4 * (4 * 8192 - 6));
+    assert_eq!(draft.bytes() - plain.bytes(), 2 * 3 * q_bytes);
+}
+
+/// One token of 8 heads of 128 numbers is 4 KiB of keys and values in bf16.
+#[test]
+fn appended_bytes_golden() {
+    let append = |rest: &str| {
+        work(&format!(
+            "kv_append:batch=64,context=8192,kv_heads=8,head_dim=128,dtype=bf16,\
+             layout=paged16{rest}"
+        ))
+    };
+    let plain = append("");
+    assert_eq!((plain.bytes_read, plain.bytes_written), (64 * (4096 + 4), 64 * 4096));
+    let fp8 = append(",kv_dtype=fp8_e4m3,new_tokens=17");
+    assert_eq!(fp8.bytes_written, 64 * 17 * 2048);
+    assert_eq!(fp8.bytes_read, 64 * (17 * 4096 + 2 * 4 + 8 * 8));
+}
+
+#[test]
+fn impossible_requests_are_told_what_to_do() {
+    let cache = "batch=1,kv_heads=1,head_dim=8,dtype=f16";
+    for (text, key, part) in [
+        (format!("kv_append:{cache},context=8"), "layout", "paged16"),
+        (
+            format!("kv_append:{cache},context=8,new_tokens=9,layout=paged16"),
+            "new_tokens",
+            "has 8 tokens",
+        ),
+        (
+            format!("decode_attention:{cache},q_heads=1,context=64,new_tokens=9,lengths=ragged"),
+            "new_tokens",
+            "has 8 tokens",
+        ),
+        (
+            format!("decode_attention:{cache},q_heads=1,context=999,new_tokens=99"),
+            "new_tokens",
+            "prefill_attention",
+        ),
+        (format!("kv_read:{cache},context=9,lengths=odd"), "lengths", "equal, ragged"),
+        (format!("kv_read:{cache},context=9,layout=paged16_hnd"), "layout", "paged16_nhd"),
+        (
+            "kv_read:batch=2000000,context=9,kv_heads=1,head_dim=8,dtype=f16,lengths=ragged"
+                .to_owned(),
+            "batch",
+            "1048576",
+        ),
+    ] {
+        let error = text.parse::<Problem>().unwrap_err();
+        assert_eq!(error.key.unwrap_or_default(), key, "{text}");
+        assert!(error.message.contains(part), "{text}: {}", error.message);
+    }
+}
+
+/// The table and the operations' own words agree.
+#[test]
+fn every_operation_keeps_the_table_s_contract() {
+    for op in Op::ALL {
+        let example: Problem = op.facts().example.parse().unwrap();
+        assert_eq!(example.op(), op);
+        assert_eq!(example.operation().values().len(), op.facts().keys.len(), "{op}");
+        assert_eq!(op.name().parse(), Ok(op));
+        let tensors = example.tensors();
+        let (output, inputs) = tensors.split_last().unwrap();
+        assert!(inputs.iter().all(|tensor| tensor.role == Role::Input), "{op}");
+        assert!(output.role != Role::Input && example.output() == *output, "{op}");
+        let mut names: Vec<_> = tensors.iter().map(|tensor| tensor.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), tensors.len(), "{op}");
+    }
+}
+
+/// Columns of records keep their order: what is new comes last.
+#[test]
+fn columns_begin_with_those_of_the_first_campaigns() {
+    assert_eq!(shape_keys()[..30], FIRST_SHAPE_KEYS);
+    let mut keys = shape_keys();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), shape_keys().len());
+}

@@ -1,0 +1,294 @@
+//! How an output is held against the expected one: the rule, and what a comparison found.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::data::Key;
+use crate::format::{DType, Tensor, TensorFormat};
+
+/// Values that a check may make: about 0.2 s on two cores.
+pub(super) const BUDGET: u64 = 40_000_000;
+
+/// Whether an output is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckVerdict {
+    /// Everything that was looked at is right.
+    Pass,
+    /// Something is wrong.
+    Fail,
+}
+
+impl CheckVerdict {
+    /// The spelling used in CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CheckVerdict::Pass => "pass",
+            CheckVerdict::Fail => "fail",
+        }
+    }
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// Whether the output is right.
+    pub verdict: CheckVerdict,
+    /// Elements compared with the reference. All are scanned for NaN and
+    /// infinity.
+    pub elements: u64,
+    /// Largest difference; infinite where an element is not finite.
+    pub max_abs_err: f64,
+    /// Largest difference over `rms + |ref|`, what the tolerance is held
+    /// against; infinite where an element is not finite.
+    pub max_rel_err: f64,
+    /// The worst wrong element: tensor, index, value, expectation, tolerance.
+    /// Empty on a pass.
+    pub message: String,
+}
+
+impl Check {
+    pub(super) fn new() -> Self {
+        Check {
+            verdict: CheckVerdict::Pass,
+            elements: 0,
+            max_abs_err: 0.0,
+            max_rel_err: 0.0,
+            message: String::new(),
+        }
+    }
+
+    pub(super) fn failed(message: String) -> Self {
+        Check {
+            verdict: CheckVerdict::Fail,
+            max_abs_err: f64::INFINITY,
+            max_rel_err: f64::INFINITY,
+            message,
+            ..Check::new()
+        }
+    }
+
+    /// Both checks as one, with the message of the worse.
+    pub(super) fn and(self, other: Check) -> Check {
+        let worse = other.verdict == CheckVerdict::Fail
+            && (self.verdict == CheckVerdict::Pass || other.max_rel_err > self.max_rel_err);
+        Check {
+            verdict: if worse { CheckVerdict::Fail } else { self.verdict },
+            elements: self.elements + other.elements,
+            max_abs_err: self.max_abs_err.max(other.max_abs_err),
+            max_rel_err: self.max_rel_err.max(other.max_rel_err),
+            message: if worse { other.message } else { self.message },
+        }
+    }
+}
+
+/// Largest error of an output format in units of `rms + |ref|`.
+pub const fn tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-4,
+        DType::Bf16 => 1.0 / 64.0,
+        DType::F16 => 1.0 / 512.0,
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => 1.0 / 8.0,
+    }
+}
+
+/// A way to make part of the expected output.
+pub(super) struct Rows<'a> {
+    /// Number of parts.
+    pub count: u64,
+    /// Values made for one part, a measure of its cost.
+    pub cost: u64,
+    /// Elements that the rms is taken over; one part may have several rows.
+    pub width: usize,
+    /// Size that an element has typically; `None` where elements must be equal
+    /// to the last bit.
+    pub typical: Option<f64>,
+    /// First element of a part and its expected elements.
+    pub make: Box<dyn Fn(u64) -> (u64, Vec<f64>) + Sync + 'a>,
+}
+
+impl Rows<'_> {
+    /// Parts to compare: all, or as many as the budget allows, with the first
+    /// and the last.
+    pub(super) fn sample(&self, draws: Key) -> Vec<u64> {
+        let affordable = (BUDGET / self.cost.max(1)).max(2);
+        if self.count <= affordable {
+            return (0..self.count).collect();
+        }
+        // One out of each of equal stretches: random, distinct and spread.
+        let (inner, stretches) = (self.count - 2, affordable - 2);
+        let between = (0..stretches).map(|i| {
+            let first = i * inner / stretches;
+            let length = (i + 1) * inner / stretches - first;
+            1 + first + u64::from(draws.word(i)) % length
+        });
+        [0, self.count - 1].into_iter().chain(between).collect()
+    }
+}
+
+/// The output under examination.
+pub(super) struct Target<'a> {
+    pub tensor: Tensor,
+    pub axes: Vec<(&'static str, u64)>,
+    pub bytes: &'a [u8],
+    /// Chooses the sample where rows are sampled.
+    pub draws: Key,
+}
+
+impl Target<'_> {
+    fn get(&self, index: u64) -> f64 {
+        let size = self.tensor.format.bytes() as usize;
+        let at = &self.bytes[index as usize * size..][..size];
+        match self.tensor.format {
+            TensorFormat::Values(DType::F32) => {
+                bytemuck::pod_read_unaligned::<f32>(at).into()
+            }
+            TensorFormat::Values(DType::Bf16) => {
+                bytemuck::pod_read_unaligned::<bf16>(at).into()
+            }
+            TensorFormat::Values(DType::F16) => {
+                bytemuck::pod_read_unaligned::<f16>(at).into()
+            }
+            TensorFormat::Values(DType::Int8) => f64::from(at[0] as i8),
+            TensorFormat::Values(DType::Fp8E4m3) => {
+                f64::from(crate::data::e4m3_to_f32(at[0]))
+            }
+            TensorFormat::Values(DType::Int4) | TensorFormat::LatentRecords { .. } => {
+                unreachable!("no output has this format")
+            }
+            TensorFormat::HalfScales(_) => bytemuck::pod_read_unaligned::<f16>(at).into(),
+            TensorFormat::Words | TensorFormat::PageTable => {
+                bytemuck::pod_read_unaligned::<u32>(at).into()
+            }
+            TensorFormat::Scales(_) | TensorFormat::InverseScales(_) => {
+                bytemuck::pod_read_unaligned::<f32>(at).into()
+            }
+        }
+    }
+
+    /// The first word that looks like poison. It may be right all the same,
+    /// once in 2^32, so it is compared rather than failed.
+    fn poisoned_word(&self) -> Option<u64> {
+        let TensorFormat::Words = self.tensor.format else { return None };
+        let words = self.bytes.as_chunks::<4>().0;
+        words.iter().position(|word| *word == [0xff; 4]).map(|index| index as u64)
+    }
+
+    /// Fails on the first element that is not finite. Words are compared
+    /// instead, see [`Target::poisoned_word`].
+    pub(super) fn scan(&self) -> Option<Check> {
+        let is_wrong = |&index: &u64| !self.get(index).is_finite();
+        let TensorFormat::Values(_) = self.tensor.format else { return None };
+        let first = (0..self.tensor.elements).into_par_iter().find_first(is_wrong)?;
+        Some(Check::failed(format!(
+            "{} is {}; it was never written, or computed from what is not a number",
+            self.place(first),
+            self.get(first)
+        )))
+    }
+
+    /// Fails on the first row that is none of `rows` and holds something else than
+    /// poison: nobody was to write there.
+    pub(super) fn scan_rest(&self, rows: &Rows<'_>) -> Option<Check> {
+        let mut wanted = vec![false; self.tensor.elements as usize / rows.width];
+        for part in 0..rows.count {
+            wanted[((rows.make)(part).0) as usize / rows.width] = true;
+        }
+        let row_bytes = rows.width * self.tensor.format.bytes() as usize;
+        let row = self.bytes.par_chunks(row_bytes).zip(wanted).position_first(
+            |(row, wanted)| !wanted && row.iter().any(|&byte| byte != 0xff),
+        )?;
+        let first = (row * rows.width) as u64;
+        Some(Check::failed(format!(
+            "the row of {} was written, and no new token belongs there",
+            self.place(first)
+        )))
+    }
+
+    /// `o at batch 3, q head 7, dim 12`.
+    fn place(&self, index: u64) -> String {
+        let mut rest = index;
+        let mut parts: Vec<String> = Vec::new();
+        for (name, extent) in self.axes.iter().rev() {
+            parts.push(format!("{name} {}", rest % extent));
+            rest /= extent;
+        }
+        parts.reverse();
+        format!("{} at {}", self.tensor.name, parts.join(", "))
+    }
+
+    /// Compares every word. `expect` makes the words from an even index on,
+    /// two for each element of the buffer.
+    pub(super) fn compare_words(&self, expect: impl Fn(u64, &mut [u64]) + Sync) -> Check {
+        const BLOCK: usize = 1 << 12;
+        let blocks = self.bytes.par_chunks(BLOCK * 8).enumerate();
+        let wrong = blocks.find_map_first(|(block, bytes)| {
+            let mut expected = [0; BLOCK];
+            let first = (block * BLOCK * 2) as u64;
+            expect(first, &mut expected[..bytes.len().div_ceil(8)]);
+            let expected = &bytemuck::cast_slice(&expected)[..bytes.len()];
+            // Whole blocks compare at the speed of memory; only a wrong one is
+            // looked through.
+            if bytes == expected {
+                return None;
+            }
+            let words = bytes.as_chunks::<4>().0.iter().zip(expected.as_chunks::<4>().0);
+            let words = words
+                .map(|(got, want)| (u32::from_le_bytes(*got), u32::from_le_bytes(*want)));
+            (first..).zip(words).find(|(_, (got, want))| got != want)
+        });
+        let check = Check { elements: self.tensor.elements, ..Check::new() };
+        match wrong {
+            None => check,
+            Some((index, (got, want))) => check.and(Check::failed(format!(
+                "{} is {got:#010x}, expected {want:#010x}",
+                self.place(index),
+            ))),
+        }
+    }
+
+    pub(super) fn compare_rows(&self, rows: &Rows<'_>) -> Check {
+        let mut parts = rows.sample(self.draws);
+        parts.extend(
+            self.poisoned_word().filter(|_| rows.typical.is_none() && rows.width == 1),
+        );
+        let compare = |part: u64| {
+            let (first, expected) = (rows.make)(part);
+            let starts = (first..).step_by(rows.width);
+            let rows_of = starts.zip(expected.chunks(rows.width));
+            rows_of.fold(Check::new(), |check, (first, expected)| {
+                check.and(self.compare_row(first, expected, rows.typical))
+            })
+        };
+        parts.into_par_iter().map(compare).reduce(Check::new, Check::and)
+    }
+
+    fn compare_row(&self, first: u64, expected: &[f64], typical: Option<f64>) -> Check {
+        let squares: f64 = expected.iter().map(|x| x * x).sum();
+        let rms = (squares / expected.len() as f64).sqrt();
+        // A row of one element, or few, may cancel to nearly nothing; what was
+        // added did not.
+        let rms = rms.max(typical.unwrap_or(0.0) / 4.0);
+        let relative = match self.tensor.format {
+            TensorFormat::Values(dtype) if typical.is_some() => tolerance(dtype),
+            _ => 0.0,
+        };
+        let mut check = Check { elements: expected.len() as u64, ..Check::new() };
+        for (index, &expected) in (first..).zip(expected) {
+            let got = self.get(index);
+            let error = (got - expected).abs();
+            let scale = rms + expected.abs();
+            let relative_error = if error == 0.0 { 0.0 } else { error / scale };
+            check.max_abs_err = check.max_abs_err.max(error);
+            // Words are equal or wrong, however near.
+            if error > relative * scale && relative_error >= check.max_rel_err {
+                check.verdict = CheckVerdict::Fail;
+                let place = self.place(index);
+                let tolerance = relative * scale;
+                check.message =
+                    format!("{place} is {got}, expected {expected} within {tolerance:.3e}");
+            }
+            check.max_rel_err = check.max_rel_err.max(relative_error);
+        }
+        check
+    }
+}

@@ -1,0 +1,162 @@
+//! Plain, obviously right answers in f64, and the rule by which a device's
+//! output is held against them.
+//!
+//! Inputs are made again from their keys and never read from a device's
+//! buffers: a device that overwrote its inputs would otherwise pass. Every
+//! output element is scanned for values that no kernel may leave behind (NaN,
+//! the poison, or infinity). Elements are then compared: all of them where
+//! that is cheap, else a random sample of rows drawn from the seed, with the
+//! first and the last.
+//!
+//! # The rule
+//! `|x - ref| <= tolerance * (rms + |ref|)`, with the root mean square of the
+//! row that the element is in. Errors of sums grow with the size of what was
+//! added, not of what is left after cancellation, and the rms is the measure
+//! of that; it counts as at least a quarter of what random inputs give, for
+//! rows of so few elements that all may cancel. Tolerances by output format:
+//!
+//! * f32, 1e-4: sums of n random terms in f32 err by about `2^-24 sqrt(n)` of
+//!   their rms, 5e-6 for n = 8192, and approximate exponentials add 1e-6.
+//! * f16, 2^-9: rounding the output errs by 2^-11, and a kernel may round its
+//!   attention weights to f16, which errs by another 2^-11 of the rms.
+//! * bf16, 2^-6: the same with 2^-8.
+//! * 8-bit formats have no kernels with such outputs; 2^-3 is two roundings
+//!   to 3 fraction bits.
+//!
+//! An error below the tolerance passes. A dropped token of n moves attention
+//! by about `1 / sqrt(n)` of the rms: bf16 shows it up to 4000 tokens, f32
+//! for every context.
+
+mod attention;
+mod compare;
+mod decode_attention;
+mod gemm;
+mod kv_append;
+mod kv_read;
+mod kv_source;
+mod linear;
+mod mla_decode;
+mod moe_gemm;
+mod peak;
+mod prefill_attention;
+mod stream;
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::data::Key;
+use crate::format::Role;
+use crate::op::{Problem, with_operation};
+use compare::Target;
+pub use compare::{Check, CheckVerdict, tolerance};
+pub use peak::{FMA_A, FMA_B, fma_step, tensor_a, tensor_b, tensor_scale};
+pub use stream::{TRIAD_FACTOR, write_pattern};
+
+/// Why nothing can be compared.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct NoReference(pub String);
+
+/// The inputs of one rotation slot of a problem, made again from their keys.
+struct SlotInputs {
+    seed: u64,
+    slot: usize,
+    /// Names of the problem's tensors, in order.
+    names: Vec<&'static str>,
+}
+
+impl SlotInputs {
+    fn new(problem: &Problem, seed: u64, slot: usize) -> Self {
+        let names = problem.tensors().iter().map(|tensor| tensor.name).collect();
+        SlotInputs { seed, slot, names }
+    }
+
+    /// The key of a tensor, if the problem has one of this name.
+    fn find(&self, name: &str) -> Option<Key> {
+        let position = self.names.iter().position(|known| *known == name)?;
+        Some(Key::new(self.seed, self.slot, position))
+    }
+
+    /// The key of a tensor that every problem of the operation has.
+    ///
+    /// # Panics
+    /// If there is none of this name: the operation and its reference disagree.
+    fn key(&self, name: &str) -> Key {
+        match self.find(name) {
+            Some(key) => key,
+            None => panic!("there is no tensor `{name}` among {:?}", self.names),
+        }
+    }
+}
+
+/// The answer of an operation.
+trait Answer {
+    /// Names and extents of the dimensions of the output.
+    fn axes(&self) -> Vec<(&'static str, u64)>;
+
+    /// Compares the output with the expected one.
+    ///
+    /// # Errors
+    /// When there is no reference for the problem.
+    fn compare(
+        &self,
+        target: &Target<'_>,
+        inputs: &SlotInputs,
+    ) -> Result<Check, NoReference>;
+
+    /// Bytes of inputs that no answer depends on: see [`unneeded`].
+    fn unneeded(&self, inputs: &SlotInputs) -> Vec<(&'static str, Range<u64>)>;
+}
+
+fn answer(problem: &Problem) -> &dyn Answer {
+    with_operation!(problem, p => p)
+}
+
+/// Compares the bytes of the output or witness tensor of a rotation slot with
+/// the reference. Where rows are sampled, `round` and `slot` choose which, so
+/// that several checks of a point look at several samples.
+///
+/// # Errors
+/// When there is no reference for the problem.
+pub fn check(
+    problem: &Problem,
+    seed: u64,
+    slot: usize,
+    round: u64,
+    output: &[u8],
+) -> Result<Check, NoReference> {
+    let tensor = problem.output();
+    if output.len() as u64 != tensor.bytes() {
+        return Ok(Check::failed(format!(
+            "{} has {} bytes, expected {}",
+            tensor.name,
+            output.len(),
+            tensor.bytes()
+        )));
+    }
+    let answer = answer(problem);
+    let draws = Key::new(seed ^ round, slot, usize::MAX);
+    let target = Target { tensor, axes: answer.axes(), bytes: output, draws };
+    if tensor.role != Role::Update
+        && let Some(found) = target.scan()
+    {
+        return Ok(found);
+    }
+    answer.compare(&target, &SlotInputs::new(problem, seed, slot))
+}
+
+/// Bytes of a problem's inputs that no answer depends on, as names of tensors and ranges:
+/// what lies in the cache after the end of a request, or before its window, and the
+/// weights of experts that no token has chosen. A kernel that lets them into its answer is
+/// wrong, though the answer may be right by chance.
+pub fn unneeded(
+    problem: &Problem,
+    seed: u64,
+    slot: usize,
+) -> Vec<(&'static str, Range<u64>)> {
+    answer(problem).unneeded(&SlotInputs::new(problem, seed, slot))
+}
+
+#[cfg(test)]
+mod tests;

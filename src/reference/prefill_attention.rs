@@ -1,0 +1,65 @@
+//! Answers of attention of prefill.
+
+use std::ops::Range;
+
+use super::attention::{Attention, typical_attention};
+use super::compare::{Rows, Target};
+use super::kv_source::KvSource;
+use super::{Answer, Check, NoReference, SlotInputs};
+use crate::op::{KvLayout, KvRead, Lengths, PrefillAttention};
+
+/// One new token of one query head.
+fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
+    let kv = KvRead {
+        batch: p.batch,
+        context: p.context(),
+        kv_heads: p.kv_heads,
+        head_dim: p.head_dim,
+        dtype: p.kv_dtype,
+        layout: KvLayout::Contiguous,
+        lengths: Lengths::Equal,
+    };
+    let cache = KvSource::new(kv, inputs);
+    let q_key = inputs.key("q");
+    let make = move |row: u64| {
+        let (head, token) = (row / p.new_tokens, row % p.new_tokens);
+        let mut query = vec![0.0; p.head_dim as usize];
+        q_key.values(p.dtype, row * p.head_dim, &mut query);
+        let kv_head = head % p.q_heads / p.group();
+        let attention = Attention::of_heads(p.head_dim);
+        let batch = head / p.q_heads;
+        let row_of =
+            |what, token, to: &mut [f32]| cache.row(what, batch, kv_head, token, to);
+        (row * p.head_dim, attention.of(&query, p.attended(token), row_of))
+    };
+    Rows {
+        count: p.batch * p.q_heads * p.new_tokens,
+        cost: p.context() * p.head_dim * 3,
+        width: p.head_dim as usize,
+        typical: Some(typical_attention(p.context())),
+        make: Box::new(make),
+    }
+}
+
+impl Answer for PrefillAttention {
+    fn axes(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("batch", self.batch),
+            ("q head", self.q_heads),
+            ("token", self.new_tokens),
+            ("dim", self.head_dim),
+        ]
+    }
+
+    fn compare(
+        &self,
+        target: &Target<'_>,
+        inputs: &SlotInputs,
+    ) -> Result<Check, NoReference> {
+        Ok(target.compare_rows(&prefill_rows(*self, inputs)))
+    }
+
+    fn unneeded(&self, _: &SlotInputs) -> Vec<(&'static str, Range<u64>)> {
+        Vec::new()
+    }
+}

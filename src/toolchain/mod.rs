@@ -1,0 +1,23 @@
+//! From CUDA text to machine code: the compiler, a cache and folders of compiled
+//! kernels, and what is known of the result (resources, occupancy, instructions).
+//! Knows architectures, sources and macros, but no kernel and no problem.
+//!
+//! Within the module, imports run one way:
+//!
+//! ```text
+//! {nvrtc, arch, defines} <- {binary, occupancy, sass} <- prebuilt <- compile
+//! ```
+
+pub mod arch;
+pub mod binary;
+pub mod compile;
+pub mod defines;
+pub mod nvrtc;
+pub mod occupancy;
+pub mod prebuilt;
+pub mod sass;
+
+pub use arch::{Arch, Target};
+pub use binary::Binary;
+pub use compile::{CompileError, Compiler, CompilerOptions};
+pub use defines::Defines;
