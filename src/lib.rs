@@ -4,8 +4,9 @@
 //! Dependencies run one way:
 //!
 //! ```text
-//! {format, toolchain} <- op <- {data, roofline, point, statistics, record} <- {reference, model}
-//!         <- kernel <- device <- measure <- suite <- {inventory, campaign} <- analysis
+//! {format, toolchain, residency} <- resource <- op <- {data, roofline, point, statistics, record}
+//!         <- {reference, model} <- kernel <- device <- measure <- suite <- provenance
+//!         <- {inventory, campaign} <- analysis
 //!         <- transfer <- verdict <- plot <- cmd
 //! ```
 
@@ -24,8 +25,11 @@ mod multiversion;
 pub mod op;
 pub mod plot;
 pub mod point;
+pub mod provenance;
 pub mod record;
 pub mod reference;
+pub mod residency;
+pub mod resource;
 pub mod roofline;
 pub mod section;
 pub mod selftest;

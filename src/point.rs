@@ -3,6 +3,7 @@
 //! id, a hash of that text, joins it across files and campaigns.
 
 use std::fmt;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use crate::op::{Problem, ProblemError};
@@ -57,8 +58,8 @@ impl FromStr for CacheState {
 pub struct Point {
     /// What is asked.
     pub problem: Problem,
-    /// The kernel that does it; `none` where the device has none.
-    pub kernel: String,
+    /// The kernel that does it.
+    pub kernel: KernelName,
     /// What the caches hold.
     pub cache: CacheState,
 }
@@ -93,23 +94,51 @@ impl FromStr for Point {
         };
         Ok(Point {
             problem: problem.parse()?,
-            kernel: check_kernel(kernel).map_err(error)?.to_owned(),
+            kernel: kernel.parse().map_err(error)?,
             cache: cache.parse().map_err(error)?,
         })
     }
 }
 
-/// A kernel's name if it may be one: it becomes part of ids and commands.
-///
-/// # Errors
-/// What may be in a name.
-pub fn check_kernel(name: &str) -> Result<&str, String> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    match !name.is_empty() && name.chars().all(plain) {
-        true => Ok(name),
-        false => Err(format!(
-            "`{name}` is no kernel name; those have lower-case letters, digits and underscores"
-        )),
+/// The name of a kernel: of a CUDA kernel of this program (`gemm`), of one for the
+/// CPU (`cpu_gemm`), or of somebody else's. It becomes part of ids and commands, so it
+/// has lower-case letters, digits and underscores only.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelName(String);
+
+impl KernelName {
+    /// Stands where the device has no kernel for the problem.
+    pub fn none() -> Self {
+        KernelName("none".to_owned())
+    }
+}
+
+impl Deref for KernelName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KernelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for KernelName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        match !name.is_empty() && name.chars().all(plain) {
+            true => Ok(KernelName(name.to_owned())),
+            false => Err(format!(
+                "`{name}` is no kernel name; those have lower-case letters, digits and \
+                 underscores"
+            )),
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Measured};
-use crate::op::{Access, Lengths, Op, Problem};
+use crate::op::{Op, Purpose};
+use crate::point::KernelName;
 use crate::statistics::Estimate;
 
 /// Fewest points of a fit: two more than it has unknowns, so that what is left
@@ -110,11 +111,11 @@ fn student_t(freedom: usize) -> f64 {
 
 /// Points of one kernel and shape that differ in how many bytes they move.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub struct LineFamily {
     /// What they compute.
     pub op: Op,
     /// Their kernel.
-    pub kernel: String,
+    pub kernel: KernelName,
     /// What they have in common: `read`, `32/8 heads of 128, bf16`.
     pub shape: String,
     /// Compulsory bytes and seconds of each.
@@ -123,82 +124,46 @@ pub struct Family {
     pub fit: Option<Fit>,
 }
 
+impl LineFamily {
+    /// Whether it is of streams, which are the bandwidth itself.
+    pub fn is_roof(&self) -> bool {
+        self.op.facts().judged.purpose == Purpose::MemoryRoof
+    }
+}
+
 /// The families of a campaign's points from DRAM: read streams, cache reads and
 /// decode attention, whose bytes are nearly all reads.
-pub fn families(campaign: &Campaign) -> Vec<Family> {
-    let mut points: BTreeMap<(Op, String, String), Vec<(f64, f64)>> = BTreeMap::new();
+pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
+    let mut points: BTreeMap<(Op, KernelName, String), Vec<(f64, f64)>> = BTreeMap::new();
     let cache_bytes = last_level_bytes(campaign).unwrap_or(0.0);
     for point in &campaign.points {
-        let (Some(shape), Some(time_s)) = (shape_of(&point.problem), point.time_s) else {
+        let (Some(shape), Some(time_s)) = (point.problem.operation().line(), point.time_s)
+        else {
             continue;
         };
         if is_from_dram(point, cache_bytes) {
-            let key = (point.problem.op(), point.row.kernel.clone(), shape);
+            let key = (point.problem.op(), point.kernel.clone(), shape);
             let bytes = point.work.bytes() as f64;
             points.entry(key).or_default().push((bytes, time_s.value));
         }
     }
-    let family = |((op, kernel, shape), mut points): ((Op, String, String), Vec<_>)| {
+    let family = |((op, kernel, shape), mut points): ((Op, KernelName, String), Vec<_>)| {
         points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
         let fit = Fit::new(&points);
-        Family { op, kernel, shape, points, fit }
+        LineFamily { op, kernel, shape, points, fit }
     };
     points.into_iter().map(family).collect()
 }
 
 /// Whether nothing of a point's data can have waited in a cache.
 fn is_from_dram(point: &Measured, cache_bytes: f64) -> bool {
-    let distance = point.row.reuse_distance_bytes.unwrap_or(0) as f64;
-    point.row.residency == "dram" && distance >= CACHES * cache_bytes
+    let distance = point.reuse_distance_bytes.unwrap_or(0) as f64;
+    point.is_from_dram() && distance >= CACHES * cache_bytes
 }
 
 /// Capacity of the last cache before DRAM, if the campaign's device told.
 fn last_level_bytes(campaign: &Campaign) -> Option<f64> {
-    let levels = campaign.provenance("caches")?.split([';', ',']);
-    let bytes = levels.filter_map(|level| level.split_once('=')?.1.trim().parse().ok());
-    bytes.max_by(f64::total_cmp)
-}
-
-/// What points must share to lie on one line; `None` for what does not only read.
-fn shape_of(problem: &Problem) -> Option<String> {
-    match problem {
-        Problem::Stream(p) if p.access == Access::Read => Some("read".to_owned()),
-        Problem::KvRead(p) => Some(format!(
-            "{} heads of {}, {}, {}{}",
-            p.kv_heads,
-            p.head_dim,
-            p.dtype,
-            p.layout,
-            if p.lengths == Lengths::Equal { "" } else { ", ragged" }
-        )),
-        Problem::DecodeAttention(p) => {
-            let mut shape = format!(
-                "{}/{} heads of {}, {}, {}",
-                p.q_heads, p.kv_heads, p.head_dim, p.kv_dtype, p.layout
-            );
-            let queries = (p.dtype != p.kv_dtype).then(|| format!("{} queries", p.dtype));
-            for words in queries.into_iter().chain([p.variant()]) {
-                if !words.is_empty() {
-                    shape.push_str(", ");
-                    shape.push_str(&words);
-                }
-            }
-            Some(shape)
-        }
-        Problem::MlaDecode(p) => {
-            let mut shape = format!("{} heads, {}, {}", p.q_heads, p.kv_dtype, p.layout);
-            if p.new_tokens > 1 {
-                shape.push_str(&format!(", {} new tokens", p.new_tokens));
-            }
-            if p.lengths != Lengths::Equal {
-                shape.push_str(", ragged");
-            }
-            Some(shape)
-        }
-        // One row: what is written is nothing beside the weights.
-        Problem::Gemm(p) if p.m == 1 => Some(format!("one row, {} weights", p.w_dtype)),
-        _ => None,
-    }
+    campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).max_by(f64::total_cmp)
 }
 
 #[cfg(test)]
@@ -210,6 +175,7 @@ mod tests {
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
+    use crate::op::Problem;
     use crate::record::{Records, Row, Run, Status};
 
     const MIB: f64 = (1 << 20) as f64;
@@ -295,6 +261,7 @@ mod tests {
             problem: problem.into(),
             reuse_distance_bytes: Some(reuse),
             residency: residency.into(),
+            cache_state: "cold".into(),
             time_s_median: time_s,
             time_s_ci_lo: time_s,
             time_s_ci_hi: time_s,
@@ -320,13 +287,11 @@ mod tests {
         }
         let mut run = Run::default();
         run.set("caches", "L1=98304;L2=52428800");
-        let records = Records { runs: vec![run], rows };
+        let records = Records { runs: vec![run], rows, ..Records::default() };
         let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
         let found = families(&campaign);
-        let names: Vec<_> = found
-            .iter()
-            .map(|f| (f.kernel.as_str(), f.shape.as_str(), f.points.len()))
-            .collect();
+        let names: Vec<_> =
+            found.iter().map(|f| (&*f.kernel, f.shape.as_str(), f.points.len())).collect();
         // 64 MiB are less than twice the cache.
         let heads = "8 heads of 128, bf16, contiguous";
         assert_eq!(names, [("a", "read", 4), ("b", "read", 4), ("kv_read", heads, 3)]);

@@ -93,7 +93,7 @@ impl ValueFormatter for Nanoseconds {
 }
 
 fn main() {
-    let mut device = match device::open("auto", &device::Options::default()) {
+    let mut device = match device::open("auto", &device::DeviceOptions::default()) {
         Ok(opened) => opened.device,
         Err(error) => {
             eprintln!("kernels: {error:#}");

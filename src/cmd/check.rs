@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use super::options::{DeviceArgs, OutputFormat};
 use super::table;
 use crate::device::{self, Device, Opened};
-use crate::measure::{Outcome, verify};
+use crate::measure::{PointOutcome, verify};
 use crate::point::Point;
 use crate::record::Status;
 use crate::section::Section;
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
-    let mut report = Report::begin(&suite.name, args.format)?;
+    let mut report = CheckReport::begin(&suite.name, args.format)?;
     for (index, point) in plan.points.iter().enumerate().skip(args.skip) {
         // Before it begins: a kernel that hangs is the last one named.
         if !std::io::stderr().is_terminal() {
@@ -67,10 +67,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// A kernel that panics costs its own row only.
-fn verify_or_panic(device: &mut dyn Device, point: &Point, seed: u64) -> Outcome {
+fn verify_or_panic(device: &mut dyn Device, point: &Point, seed: u64) -> PointOutcome {
     let attempt = AssertUnwindSafe(|| verify(device, point, seed));
     panic::catch_unwind(attempt).unwrap_or_else(|_| {
-        Outcome::failed(format!(
+        PointOutcome::failed(format!(
             "kernel {} panicked; this is a bug, please report it",
             point.kernel
         ))
@@ -83,7 +83,7 @@ const COLUMNS: [&str; 7] =
 /// Rows as they come in CSV, so that a run which is killed leaves those it had;
 /// at the end otherwise. A table has only what is wrong: hundreds of points that
 /// are right would hide it.
-struct Report {
+struct CheckReport {
     suite: String,
     format: OutputFormat,
     rows: Vec<Vec<String>>,
@@ -92,9 +92,9 @@ struct Report {
     wrong: u32,
 }
 
-impl Report {
+impl CheckReport {
     fn begin(suite: &str, format: OutputFormat) -> Result<Self> {
-        let report = Report {
+        let report = CheckReport {
             suite: suite.to_owned(),
             format,
             rows: Vec::new(),
@@ -115,7 +115,7 @@ impl Report {
         Ok(())
     }
 
-    fn add(&mut self, point: &Point, outcome: &Outcome) -> Result<()> {
+    fn add(&mut self, point: &Point, outcome: &PointOutcome) -> Result<()> {
         let is_wrong = matches!(outcome.status, Status::Failed | Status::Wrong);
         match outcome.status {
             Status::Ok | Status::Noisy => self.right += 1,
@@ -131,7 +131,7 @@ impl Report {
     }
 
     fn end(self) -> Result<()> {
-        let Report { right, wrong, skipped, .. } = self;
+        let CheckReport { right, wrong, skipped, .. } = self;
         let summary = format!("{right} right, {wrong} wrong or failed, {skipped} skipped");
         if self.format == OutputFormat::Csv {
             eprintln!("{summary}");
@@ -147,14 +147,14 @@ impl Report {
     }
 }
 
-fn row(point: &Point, outcome: &Outcome) -> Vec<String> {
+fn row(point: &Point, outcome: &PointOutcome) -> Vec<String> {
     let check = outcome.check.as_ref();
     let error = check.map_or(String::new(), |c| format!("{:.2e}", c.max_rel_err));
     let elements = check.map_or(String::new(), |c| c.elements.to_string());
     let hash = outcome.kernel.as_ref().map_or(String::new(), |k| k.code_hash.clone());
     vec![
         point.problem.to_string(),
-        point.kernel.clone(),
+        point.kernel.to_string(),
         outcome.status.name().to_owned(),
         error,
         elements,

@@ -8,9 +8,10 @@ use anyhow::Result;
 use super::options::OutputFormat;
 use super::table;
 use crate::device::vm::{Counted, VmDevice};
-use crate::device::{Device, Options, PrepareError};
+use crate::device::{Device, DeviceOptions, PrepareError};
 use crate::op::Problem;
 use crate::point::Point;
+use crate::record::Status;
 use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
@@ -38,14 +39,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut device = VmDevice::open(args.arch, &Options::default())?;
+    let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&device)?;
     let mut rows = Vec::new();
     let mut wrong = false;
     for point in &plan.points {
         let row = count(&mut device, point, args);
-        wrong |= row.status == "wrong" || row.status == "failed";
+        wrong |= matches!(row.status, Status::Wrong | Status::Failed);
         rows.push(row.cells());
     }
     let section = Section {
@@ -73,39 +74,43 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// A point's line.
-struct Row {
+struct CountRow {
     problem: Problem,
     kernel: String,
-    status: &'static str,
+    status: Status,
     counted: Option<Counted>,
     why: String,
 }
 
-fn count(device: &mut VmDevice, point: &Point, args: &Args) -> Row {
+fn count(device: &mut VmDevice, point: &Point, args: &Args) -> CountRow {
     let problem = point.problem;
-    let kernel = point.kernel.clone();
-    let row = |status, counted, why| Row { problem, kernel, status, counted, why };
+    let kernel = point.kernel.to_string();
+    let row = |status, counted, why| CountRow { problem, kernel, status, counted, why };
     if let Err(why) = device.kernel(&problem) {
-        return row("skipped", None, why.to_string());
+        return row(Status::Skipped, None, why.to_string());
     }
     let work = problem.work();
     let size = work.flops().max(work.bytes()) as f64 * 1e-6;
     if size > args.millions {
         let why = format!("{size:.0} million FLOPs or bytes; raise --millions");
-        return row("skipped", None, why);
+        return row(Status::Skipped, None, why);
     }
     let counted = match device.count(&problem, &point.kernel, args.seed) {
         Ok(counted) => counted,
-        Err(PrepareError::Refused(why)) => return row("skipped", None, why.to_string()),
-        Err(PrepareError::Failed(why)) => return row("failed", None, why.to_string()),
+        Err(PrepareError::Refused(why)) => {
+            return row(Status::Skipped, None, why.to_string());
+        }
+        Err(PrepareError::Failed(why)) => {
+            return row(Status::Failed, None, why.to_string());
+        }
     };
     match reference::check(&problem, args.seed, 0, 0, &counted.output) {
         Ok(check) if check.verdict == CheckVerdict::Pass => {
             let why = explain(&problem, &counted);
-            row("ok", Some(counted), why)
+            row(Status::Ok, Some(counted), why)
         }
-        Ok(check) => row("wrong", None, check.message),
-        Err(none) => row("failed", None, none.to_string()),
+        Ok(check) => row(Status::Wrong, None, check.message),
+        Err(none) => row(Status::Failed, None, none.to_string()),
     }
 }
 
@@ -114,11 +119,11 @@ fn explain(problem: &Problem, counted: &Counted) -> String {
     let work = problem.work();
     let mut reasons = Vec::new();
     let vector = counted.flops() - counted.tensor_flops();
-    let padding = counted.tensor_flops() as f64 / work.matrix_flops.max(1) as f64;
-    if work.matrix_flops > 0 && padding > 1.01 {
+    let padding = counted.tensor_flops() as f64 / work.matrix_flops().max(1) as f64;
+    if work.matrix_flops() > 0 && padding > 1.01 {
         reasons.push(format!("tensor tiles are {padding:.2} times the shape"));
     }
-    if work.matrix_flops > 0 && vector as f64 > 0.01 * work.matrix_flops as f64 {
+    if work.matrix_flops() > 0 && vector as f64 > 0.01 * work.matrix_flops() as f64 {
         let share = 100.0 * vector as f64 / counted.flops() as f64;
         reasons.push(format!("{share:.0}% outside tensor units, such as the softmax"));
     }
@@ -134,7 +139,7 @@ fn explain(problem: &Problem, counted: &Counted) -> String {
     reasons.join("; ")
 }
 
-impl Row {
+impl CountRow {
     fn cells(self) -> Vec<String> {
         let work = self.problem.work();
         let shown = |value: Option<String>| value.unwrap_or_default();
@@ -146,7 +151,7 @@ impl Row {
         vec![
             self.problem.to_string(),
             self.kernel,
-            self.status.to_owned(),
+            self.status.name().to_owned(),
             work.flops().to_string(),
             shown(counted.map(|c| c.flops().to_string())),
             shown(counted.and_then(|c| ratio(c.flops(), work.flops()))),

@@ -64,7 +64,7 @@ const OF_EVERY_POINT: usize = 7;
 fn row(device: &dyn Device, point: &Point) -> Vec<String> {
     let work = point.problem.work();
     let kernel = match device.kernel(&point.problem) {
-        Ok(_) => point.kernel.clone(),
+        Ok(_) => point.kernel.to_string(),
         Err(refusal) => format!("skipped: {refusal}"),
     };
     let routed = point.problem.routed();

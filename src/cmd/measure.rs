@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
 use super::{report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
-use crate::campaign::{self, Observer, Request, Scheduled, Summary};
+use crate::campaign::{self, CampaignSummary, Observer, Request, Scheduled};
 use crate::device::{self, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "suite")]
     point: Option<Point>,
     #[command(flatten)]
-    options: Options,
+    options: MeasureOptions,
 }
 
 /// Measure a suite on this machine; what follows `--` on `cargo bench`.
@@ -42,11 +42,11 @@ pub struct BenchArgs {
     #[arg(long)]
     suite: Option<String>,
     #[command(flatten)]
-    options: Options,
+    options: MeasureOptions,
 }
 
 #[derive(Debug, clap::Args)]
-struct Options {
+struct MeasureOptions {
     #[command(flatten)]
     device: DeviceArgs,
     /// Folder to write; it must not exist. By default
@@ -92,7 +92,7 @@ pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
     measure(suite, &args.options)
 }
 
-fn measure(suite: Option<Suite>, options: &Options) -> Result<ExitCode> {
+fn measure(suite: Option<Suite>, options: &MeasureOptions) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
     let Opened { mut device, why } =
@@ -133,7 +133,7 @@ fn command_line() -> String {
 
 /// Prints and writes what the records say.
 fn conclude(
-    summary: &Summary,
+    summary: &CampaignSummary,
     machines: &Machines,
     format: OutputFormat,
 ) -> Result<ExitCode> {
@@ -205,20 +205,19 @@ fn point_row(point: &Measured) -> Vec<String> {
     let shown = |value: Option<f64>, digits: usize| {
         value.map_or(String::new(), |v| format!("{v:.digits$}"))
     };
-    let status = point.row.status.unwrap_or_default();
     let oi = point.work.operational_intensity();
     vec![
         point.problem.label(),
-        point.row.residency.clone(),
+        point.residency.map_or(String::new(), |residency| residency.to_string()),
         point.time_s.map_or(String::new(), |t| seconds(t.value)),
         point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
         shown(point.bytes_per_s().map(|r| r.value * 1e-9), 1),
         shown(point.flops_per_s().map(|r| r.value * 1e-9), 1),
         shown((point.work.flops() > 0).then_some(oi), 2),
         shown(point.fraction().map(|f| 100.0 * f.value), 0),
-        match status {
-            Status::Ok | Status::Noisy => status.name().to_owned(),
-            _ => format!("{}: {}", status.name(), point.row.reason),
+        match point.status {
+            status @ (Status::Ok | Status::Noisy) => status.name().to_owned(),
+            status => format!("{}: {}", status.name(), point.reason),
         },
     ]
 }

@@ -8,12 +8,12 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{
-    Cache, Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared, Refusal,
-    Timing,
+    Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared, Refusal, Timing,
 };
 use crate::data::Key;
 use crate::format::DType;
 use crate::op::{Access, Gemm, Problem, Stream};
+use crate::residency::{CacheLevel, CacheSize};
 
 /// What goes wrong, and from which launch of a point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Default for SimulatedDevice {
                 name: "Simulated Device".into(),
                 slug: "simulated".into(),
                 units: 1,
-                caches: vec![Cache { name: "L2".into(), bytes: 1 << 20 }],
+                caches: vec![CacheSize { level: CacheLevel::L2, bytes: 1 << 20 }],
                 memory_bytes: 1 << 26,
                 timer: "made up".into(),
                 timer_quantum_s: 1e-9,

@@ -14,6 +14,7 @@ use crate::op::Problem;
 use crate::point::{CacheState, Point};
 use crate::record::Status;
 use crate::reference::{self, Check};
+use crate::residency::Residency;
 use crate::statistics::{Summary, summarise};
 
 /// How long and how precisely to measure a point.
@@ -53,7 +54,7 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// The protocol of METHODOLOGY.md.
+    /// The protocol of docs/METHODOLOGY.md.
     fn default() -> Self {
         Settings {
             warmup_s: 0.5,
@@ -119,16 +120,9 @@ impl Rotation {
         })
     }
 
-    /// Where the bytes of a rotation live between two uses: the smallest cache
-    /// that holds them all, `dram` from twice the last-level cache on, and in
-    /// between `L3+dram`, since a part may stay.
-    pub fn residency(&self, info: &DeviceInfo) -> String {
-        let bytes = self.reuse_distance_bytes;
-        match (info.caches.iter().find(|c| bytes <= c.bytes), info.caches.last()) {
-            (Some(cache), _) => cache.name.clone(),
-            (None, Some(last)) if bytes < 2 * last.bytes => format!("{}+dram", last.name),
-            _ => "dram".to_owned(),
-        }
+    /// What holds the bytes of a rotation between two uses.
+    pub fn residency(&self, info: &DeviceInfo) -> Residency {
+        Residency::of(self.reuse_distance_bytes, &info.caches)
     }
 }
 
@@ -162,7 +156,7 @@ pub struct Durations {
 
 /// What became of a point.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct PointOutcome {
     /// Status of the row.
     pub status: Status,
     /// Why it is not `ok`; empty when it is.
@@ -185,10 +179,10 @@ pub struct Outcome {
     pub durations: Durations,
 }
 
-impl Outcome {
+impl PointOutcome {
     /// The outcome of a point whose measurement broke.
     pub fn failed(reason: String) -> Self {
-        Outcome { status: Status::Failed, reason, ..Outcome::default() }
+        PointOutcome { status: Status::Failed, reason, ..PointOutcome::default() }
     }
 }
 
@@ -197,17 +191,17 @@ impl Outcome {
 const FEWEST_SAMPLES: usize = 6;
 
 /// Ends a point early: its status and the reason.
-struct Stop(Status, String);
+struct PointEnd(Status, String);
 
-impl From<Refusal> for Stop {
+impl From<Refusal> for PointEnd {
     fn from(refusal: Refusal) -> Self {
-        Stop(Status::Skipped, refusal.0)
+        PointEnd(Status::Skipped, refusal.0)
     }
 }
 
-impl From<LaunchError> for Stop {
+impl From<LaunchError> for PointEnd {
     fn from(error: LaunchError) -> Self {
-        Stop(Status::Failed, error.0)
+        PointEnd(Status::Failed, error.0)
     }
 }
 
@@ -217,16 +211,17 @@ pub fn measure(
     point: &Point,
     settings: &Settings,
     seed: u64,
-) -> Outcome {
-    let mut outcome = Outcome::default();
-    if let Err(Stop(status, reason)) = run(device, point, settings, seed, &mut outcome) {
+) -> PointOutcome {
+    let mut outcome = PointOutcome::default();
+    if let Err(PointEnd(status, reason)) = run(device, point, settings, seed, &mut outcome)
+    {
         outcome.status = status;
         outcome.reason = reason;
     }
     outcome
 }
 
-impl From<PrepareError> for Stop {
+impl From<PrepareError> for PointEnd {
     fn from(error: PrepareError) -> Self {
         match error {
             PrepareError::Refused(refusal) => refusal.into(),
@@ -238,9 +233,9 @@ impl From<PrepareError> for Stop {
 /// Checks one point and times nothing: two instances, each launched more than
 /// once, so that a kernel that leaves something behind for its next launch, or
 /// mixes instances up, is found. Failures are outcomes too.
-pub fn verify(device: &mut dyn Device, point: &Point, seed: u64) -> Outcome {
-    let mut outcome = Outcome::default();
-    if let Err(Stop(status, reason)) = verify_slots(device, point, seed, &mut outcome) {
+pub fn verify(device: &mut dyn Device, point: &Point, seed: u64) -> PointOutcome {
+    let mut outcome = PointOutcome::default();
+    if let Err(PointEnd(status, reason)) = verify_slots(device, point, seed, &mut outcome) {
         outcome.status = status;
         outcome.reason = reason;
     }
@@ -251,8 +246,8 @@ fn verify_slots(
     device: &mut dyn Device,
     point: &Point,
     seed: u64,
-    outcome: &mut Outcome,
-) -> Result<(), Stop> {
+    outcome: &mut PointOutcome,
+) -> Result<(), PointEnd> {
     const SLOTS: usize = 2;
     let slot_bytes: u64 = point.problem.tensors().iter().map(|t| t.bytes()).sum();
     let rotation = Rotation {
@@ -283,8 +278,8 @@ fn run(
     point: &Point,
     settings: &Settings,
     seed: u64,
-    outcome: &mut Outcome,
-) -> Result<(), Stop> {
+    outcome: &mut PointOutcome,
+) -> Result<(), PointEnd> {
     let began = Instant::now();
     let cache_bytes = device.info().last_level_cache_bytes();
     let quantum_s = device.info().timer_quantum_s;
@@ -306,7 +301,7 @@ fn run(
              raise max_launch_s",
             settings.max_launch_s
         );
-        return Err(Stop(Status::Skipped, reason));
+        return Err(PointEnd(Status::Skipped, reason));
     }
     let launch_s = bench.warm_up(settings, launch_s, outcome)?;
     outcome.launches = launches_per_sample(launch_s, quantum_s, settings);
@@ -350,8 +345,8 @@ impl Bench<'_, '_> {
         &mut self,
         problem: &Problem,
         seed: u64,
-        outcome: &mut Outcome,
-    ) -> Result<f64, Stop> {
+        outcome: &mut PointOutcome,
+    ) -> Result<f64, PointEnd> {
         self.poison(outcome)?;
         let start = Instant::now();
         let launch_s = self.launch(1)?.seconds;
@@ -360,7 +355,7 @@ impl Bench<'_, '_> {
         result.map(|()| launch_s)
     }
 
-    fn poison(&mut self, outcome: &mut Outcome) -> Result<(), LaunchError> {
+    fn poison(&mut self, outcome: &mut PointOutcome) -> Result<(), LaunchError> {
         let start = Instant::now();
         self.prepared.poison()?;
         outcome.durations.check_s += start.elapsed().as_secs_f64();
@@ -373,8 +368,8 @@ impl Bench<'_, '_> {
         &mut self,
         problem: &Problem,
         seed: u64,
-        outcome: &mut Outcome,
-    ) -> Result<(), Stop> {
+        outcome: &mut PointOutcome,
+    ) -> Result<(), PointEnd> {
         let start = Instant::now();
         let slots = self.rotation.slots;
         let last = (self.next_slot + slots - 1) % slots;
@@ -393,13 +388,13 @@ impl Bench<'_, '_> {
         seed: u64,
         slot: usize,
         round: u64,
-        outcome: &mut Outcome,
-    ) -> Result<(), Stop> {
+        outcome: &mut PointOutcome,
+    ) -> Result<(), PointEnd> {
         let output = self.prepared.output(slot)?;
         let check = reference::check(problem, seed, slot, round, &output)
-            .map_err(|e| Stop(Status::Failed, e.0))?;
+            .map_err(|e| PointEnd(Status::Failed, e.0))?;
         let wrong = (check.verdict == reference::CheckVerdict::Fail)
-            .then(|| Stop(Status::Wrong, check.message.clone()));
+            .then(|| PointEnd(Status::Wrong, check.message.clone()));
         outcome.check = Some(check);
         wrong.map_or(Ok(()), Err)
     }
@@ -410,8 +405,8 @@ impl Bench<'_, '_> {
         &mut self,
         settings: &Settings,
         first_launch_s: f64,
-        outcome: &mut Outcome,
-    ) -> Result<f64, Stop> {
+        outcome: &mut PointOutcome,
+    ) -> Result<f64, PointEnd> {
         let start = Instant::now();
         let batch_s = settings.warmup_s / 20.0;
         let mut launch_s = first_launch_s;
@@ -437,7 +432,11 @@ impl Bench<'_, '_> {
     /// The interval is looked at when the number of samples has grown by half
     /// since the last look: looking costs time, and stopping at the first
     /// lucky look among many would make intervals too narrow.
-    fn sample(&mut self, settings: &Settings, outcome: &mut Outcome) -> Result<(), Stop> {
+    fn sample(
+        &mut self,
+        settings: &Settings,
+        outcome: &mut PointOutcome,
+    ) -> Result<(), PointEnd> {
         let start = Instant::now();
         let mut seconds = Vec::new();
         let mut next_look = settings.min_samples;
@@ -471,13 +470,18 @@ impl Bench<'_, '_> {
         outcome.durations.sample_s = start.elapsed().as_secs_f64();
         if outcome.summary.is_none_or(|s| s.median.value <= 0.0) {
             let reason = "the median time is zero: the clock is too coarse for this point";
-            return Err(Stop(Status::Failed, reason.to_owned()));
+            return Err(PointEnd(Status::Failed, reason.to_owned()));
         }
         self.judge_precision(settings, seconds.len(), outcome);
         Ok(())
     }
 
-    fn judge_precision(&self, settings: &Settings, samples: usize, outcome: &mut Outcome) {
+    fn judge_precision(
+        &self,
+        settings: &Settings,
+        samples: usize,
+        outcome: &mut PointOutcome,
+    ) {
         let half_width = outcome.summary.map_or(f64::INFINITY, |s| s.median.half_width());
         if half_width > settings.half_width || samples < settings.min_samples {
             outcome.status = Status::Noisy;
@@ -497,6 +501,7 @@ impl Bench<'_, '_> {
 mod tests {
     use super::*;
     use crate::device::simulated::{Fault, SimulatedDevice};
+    use crate::residency::{CacheLevel, CacheSize};
 
     const GEMM: &str = "gemm:m=3,n=5,k=7,dtype=f32@simulated@cold";
 
@@ -510,7 +515,7 @@ mod tests {
         }
     }
 
-    fn measured(device: &mut SimulatedDevice, point: &str) -> Outcome {
+    fn measured(device: &mut SimulatedDevice, point: &str) -> PointOutcome {
         measure(device, &point.parse().unwrap(), &quick(), 7)
     }
 
@@ -597,13 +602,13 @@ mod tests {
     #[test]
     fn residency_names_the_cache_that_holds_the_rotation() {
         let mut info = SimulatedDevice::default().info;
-        info.caches.push(crate::device::Cache { name: "L3".into(), bytes: 1 << 22 });
+        info.caches.push(CacheSize { level: CacheLevel::L3, bytes: 1 << 22 });
         for (mib, expected) in
             [(1, "L2"), (2, "L3"), (4, "L3"), (5, "L3+dram"), (8, "dram"), (99, "dram")]
         {
             let point = format!("stream:access=read,bytes={mib} MiB@x@hot");
             assert_eq!(
-                rotation(&point, 0).unwrap().residency(&info),
+                rotation(&point, 0).unwrap().residency(&info).to_string(),
                 expected,
                 "{mib} MiB"
             );

@@ -1,11 +1,20 @@
 //! Latent attention (MLA) of decode.
 
+use std::any::Any;
 use std::ops::Range;
 
+use super::Access;
+use super::contract::product;
+use super::explanation::{Explanation, formula, size};
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
 use super::kv_layout::{Requests, attended};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat, Work};
+use super::{ProblemError, Routed};
+use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "mla_decode",
@@ -23,7 +32,13 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("new_tokens").or("1").silent(),
     ],
     example: "mla_decode:batch=2,context=40,q_heads=16,dtype=bf16",
-    read,
+    judged: JudgedFacts {
+        prose: "MLA decode",
+        marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Orange },
+        purpose: Purpose::Work,
+        sets_compute_ceiling: true,
+        reads_cache: true,
+    },
 };
 
 /// Width of a head before absorption, by whose root scores are divided: 128 that came
@@ -120,7 +135,7 @@ impl MlaDecode {
     }
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<MlaDecode, ProblemError> {
     Ok(MlaDecode {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -132,8 +147,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for MlaDecode {
@@ -172,25 +186,43 @@ impl Operation for MlaDecode {
             let of_token = |token| self.attended(length, token).end;
             (0..self.new_tokens).map(of_token).sum()
         });
-        Work {
-            matrix_flops: 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended,
-            bytes_read: self.cache_bytes()
-                + self.dtype.bytes_of(self.rows() * self.key_dim()),
-            bytes_written: self.dtype.bytes_of(self.rows() * self.latent_dim),
-            ..Work::default()
+        let flops = 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended;
+        let q_bytes = self.dtype.bytes_of(self.rows() * self.key_dim());
+        let o_bytes = self.dtype.bytes_of(self.rows() * self.latent_dim);
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), flops)
+            .with_bytes(self.cache_bytes() + q_bytes, o_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        let is_simple = self.new_tokens == 1
+            && self.layout == KvLayout::Contiguous
+            && self.lengths == Lengths::Equal;
+        if !is_simple {
+            return Explanation::results(&self.work());
+        }
+        let (batch, s, heads) = (self.batch, self.context, self.q_heads);
+        let widths = self.key_dim() + self.latent_dim;
+        Explanation {
+            flops: formula(
+                "2 B h s (2 d_c + d_r)",
+                format!("2 * {batch} * {heads} * {s} * {widths}"),
+            ),
+            bytes: formula(
+                "B s record + B h (2 d_c + d_r) b",
+                format!(
+                    "{batch} * {s} * {} + {batch} * {heads} * {widths} * {}",
+                    self.record_bytes(),
+                    size(self.dtype)
+                ),
+            ),
         }
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
-        let mut tensors = vec![if self.kv_dtype.is_scaled() {
-            let MlaDecode { latent_dim, rope_dim, .. } = *self;
-            let records = TensorFormat::LatentRecords { latent_dim, rope_dim };
-            Tensor::new("kv", Role::Input, records, self.allocated())
-        } else {
-            let elements = self.allocated() * self.key_dim();
-            Tensor::new("kv", Role::Input, TensorFormat::Values(self.kv_dtype), elements)
-        }];
+        let (kv_format, elements) = self.records(self.allocated());
+        let mut tensors = vec![Tensor::new("kv", Role::Input, kv_format, elements)];
         tensors.extend(self.layout.page_table(self.batch, self.context));
         tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
         tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
@@ -208,18 +240,80 @@ impl Operation for MlaDecode {
         })
     }
 
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
-    }
-
     fn routed(&self) -> Option<Routed> {
         None
     }
 }
 
+impl Judged for MlaDecode {
+    fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn line(&self) -> Option<String> {
+        let MlaDecode { q_heads, kv_dtype, layout, new_tokens, .. } = self;
+        let mut shape = format!("{q_heads} heads, {kv_dtype}, {layout}");
+        if *new_tokens > 1 {
+            shape.push_str(&format!(", {new_tokens} new tokens"));
+        }
+        if self.lengths != Lengths::Equal {
+            shape.push_str(", ragged");
+        }
+        Some(shape)
+    }
+
+    fn place_in(&self, sweep: Sweep) -> Option<SweepPlace> {
+        let MlaDecode { q_heads, dtype, kv_dtype, layout, lengths, new_tokens, .. } = self;
+        let (swept, held) = sweep.of_decode(self.batch, self.context)?;
+        Some(SweepPlace {
+            swept,
+            held: vec![held],
+            alike: format!("{dtype} {kv_dtype} {layout} {lengths} {new_tokens:020}"),
+            by_kernel: false,
+            // All heads share one latent: they are the group, larger than any other.
+            family: (
+                u64::MAX / 2 + q_heads,
+                format!("MLA, {q_heads} heads, {kv_dtype} KV"),
+            ),
+            variant: String::new(),
+        })
+    }
+
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<MlaDecode>()?;
+        let more = self.q_heads < other.q_heads;
+        if more && (MlaDecode { q_heads: other.q_heads, ..*self }) == *other {
+            return Some(PairKind::LatentHeads);
+        }
+        let alike = MlaDecode { kv_dtype: other.kv_dtype, ..*self } == *other;
+        PairKind::of_cache(self.kv_dtype, other.kv_dtype).filter(|_| alike)
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
+        let MlaDecode { q_heads, new_tokens, dtype, kv_dtype, .. } = *self;
+        Some(KneeAxis {
+            kind: PairKind::LatentHeads,
+            name: format!("mla_decode in {dtype}, cache in {kv_dtype}"),
+            unit: "heads x new tokens",
+            rows: q_heads * new_tokens,
+            dtype,
+        })
+    }
+}
+
 impl MlaDecode {
+    /// Format and number of the elements of so many records.
+    pub(super) const fn records(&self, count: u64) -> (TensorFormat, u64) {
+        let MlaDecode { latent_dim, rope_dim, kv_dtype, .. } = *self;
+        if kv_dtype.is_scaled() {
+            (TensorFormat::LatentRecords { latent_dim, rope_dim }, count)
+        } else {
+            (TensorFormat::Values(kv_dtype), count * self.key_dim())
+        }
+    }
+
     /// Refuses caches that nobody has.
-    fn check_records(&self) -> Result<(), ProblemError> {
+    pub(super) fn check_records(&self) -> Result<(), ProblemError> {
         if self.layout.is_token_first() {
             return Err(ProblemError::at(
                 "layout",

@@ -1,8 +1,17 @@
 //! Arithmetic out of registers: the compute ceilings.
 
-use super::product;
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use std::any::Any;
+
+use super::Access;
+use super::contract::product;
+use super::explanation::Explanation;
+use super::judged::{
+    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
+    SweepPlace,
+};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "peak",
@@ -13,7 +22,13 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("steps"),
     ],
     example: "peak:unit=fma,dtype=f32,lanes=64,steps=8",
-    read,
+    judged: JudgedFacts {
+        prose: "peak",
+        marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Purple },
+        purpose: Purpose::ComputeRoof,
+        sets_compute_ceiling: true,
+        reads_cache: false,
+    },
 };
 
 /// Which arithmetic unit a problem keeps busy.
@@ -25,7 +40,7 @@ pub enum Unit {
     Tensor,
 }
 
-text_of_name!(Unit => "unit");
+text_of_name!(Unit => "a unit");
 
 impl Unit {
     /// Every unit, in the order in which tables list them.
@@ -74,14 +89,13 @@ pub struct Peak {
     pub steps: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<Peak, ProblemError> {
     Ok(Peak {
         unit: f.parse("unit")?,
         dtype: f.dtype("dtype")?,
         lanes: f.extent("lanes")?,
         steps: f.extent("steps")?,
-    }
-    .into())
+    })
 }
 
 impl Peak {
@@ -117,12 +131,16 @@ impl Operation for Peak {
 
     fn work(&self) -> Work {
         let flops = self.unit.step_flops() * self.lanes * self.steps;
-        let (matrix_flops, vector_flops) = match self.unit {
-            Unit::Fma => (0, flops),
-            Unit::Tensor => (flops, 0),
+        let unit = match self.unit {
+            Unit::Fma => Resource::Vector(self.dtype),
+            Unit::Tensor => Resource::Matrix(self.dtype),
         };
         let bytes = self.elements() * DType::F32.bytes();
-        Work { matrix_flops, vector_flops, bytes_read: bytes, bytes_written: bytes }
+        Work::NONE.with(unit, flops).with_bytes(bytes, bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -141,11 +159,29 @@ impl Operation for Peak {
         0
     }
 
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
+    fn routed(&self) -> Option<Routed> {
+        None
+    }
+}
+
+impl Judged for Peak {
+    fn memory_roof(&self) -> Option<Access> {
+        None
     }
 
-    fn routed(&self) -> Option<Routed> {
+    fn line(&self) -> Option<String> {
+        None
+    }
+
+    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
+        None
+    }
+
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
+        None
+    }
+
+    fn knee(&self) -> Option<KneeAxis> {
         None
     }
 }

@@ -13,7 +13,7 @@ pub enum Scale {
 
 /// A range of positive values on a logarithmic scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Axis {
+pub struct LogAxis {
     /// Smallest value shown.
     pub lo: f64,
     /// Largest value shown.
@@ -31,7 +31,7 @@ pub struct Tick {
     pub label: Option<String>,
 }
 
-impl Axis {
+impl LogAxis {
     /// The range of `values`, widened by a factor at the lower and the upper
     /// end, and further where all values are nearly the same. `None` without a
     /// positive value.
@@ -47,7 +47,7 @@ impl Axis {
         }
         let (below, above) =
             if hi < 1.2 * lo { (2.0 * below, 2.0 * above) } else { (below, above) };
-        (hi > 0.0).then(|| Axis { lo: lo / below, hi: hi * above, scale })
+        (hi > 0.0).then(|| LogAxis { lo: lo / below, hi: hi * above, scale })
     }
 
     /// How far along the axis a value lies: 0 at the lower end, 1 at the
@@ -263,7 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn labels(lo: f64, hi: f64, scale: Scale) -> Vec<String> {
-        let ticks = Axis { lo, hi, scale }.ticks(9);
+        let ticks = LogAxis { lo, hi, scale }.ticks(9);
         ticks.into_iter().filter_map(|tick| tick.label).collect()
     }
 
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn decades_are_labelled_and_2_and_5_are_not() {
-        let ticks = Axis { lo: 0.5, hi: 600.0, scale: Scale::Decimal(1.0) }.ticks(9);
+        let ticks = LogAxis { lo: 0.5, hi: 600.0, scale: Scale::Decimal(1.0) }.ticks(9);
         let values: Vec<f64> = ticks.iter().map(|t| t.value).collect();
         assert_eq!(values, [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]);
         assert_eq!(labels(0.5, 600.0, Scale::Decimal(1.0)), ["1", "10", "100"]);
@@ -316,13 +316,13 @@ mod tests {
 
     #[test]
     fn one_value_has_a_range_around_it() {
-        let axis = Axis::spanning([8.0], Scale::Count, (1.0, 1.0)).unwrap();
+        let axis = LogAxis::spanning([8.0], Scale::Count, (1.0, 1.0)).unwrap();
         assert_eq!((axis.lo, axis.hi), (4.0, 16.0));
     }
 
     #[test]
     fn nothing_positive_has_no_axis() {
-        let none = Axis::spanning([0.0, -1.0, f64::NAN], Scale::Count, (1.0, 1.0));
+        let none = LogAxis::spanning([0.0, -1.0, f64::NAN], Scale::Count, (1.0, 1.0));
         assert_eq!(none, None);
     }
 
@@ -335,7 +335,7 @@ mod tests {
             most in 4usize..12,
         ) {
             let scale = [Scale::Decimal(1e9), Scale::Count, Scale::Bytes][kind as usize];
-            let axis = Axis { lo, hi: lo * factor, scale };
+            let axis = LogAxis { lo, hi: lo * factor, scale };
             let ticks = axis.ticks(most);
             prop_assert!(ticks.iter().all(|t| axis.lo <= t.value && t.value <= axis.hi));
             prop_assert!(ticks.windows(2).all(|w| w[0].value < w[1].value));

@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{Axis, Scale, bytes, prefix, si};
+use super::axis::{LogAxis, Scale, bytes, prefix, si};
 use super::frame::{
-    self, Entry, Figure, Key, LABEL, PALETTE, Panel, SPEC, WIDTH, cache_levels,
-    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, shown_span,
-    take_point, tip,
+    self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, SPEC, WIDTH, draw_legend,
+    draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{Canvas, FAINT, INK, Marker, Shape, Stroke, Text};
+use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
-use crate::op::{Access, Op, Problem};
+use crate::op::{Access, MarkerShape};
 use crate::statistics::Estimate;
 use crate::transfer::{self, Fit};
 
@@ -20,18 +19,18 @@ use crate::transfer::{self, Fit};
 type Placed<'a> = (f64, Estimate, &'a Measured);
 
 /// The best of the streams of one direction at each working set.
-struct Curve<'a> {
+struct StreamCurve<'a> {
     access: Access,
     points: Vec<Placed<'a>>,
 }
 
-impl Curve<'_> {
+impl StreamCurve<'_> {
     fn style(&self) -> (Stroke, Marker) {
         let (colour, shape) = match self.access {
-            Access::Read => (INK, Shape::Circle),
-            Access::Write => (PALETTE[1], Shape::Square),
-            Access::Copy => (PALETTE[3], Shape::Diamond),
-            Access::Triad => (PALETTE[5], Shape::Wedge),
+            Access::Read => (INK, MarkerShape::Circle),
+            Access::Write => (PALETTE[1], MarkerShape::Square),
+            Access::Copy => (PALETTE[3], MarkerShape::Diamond),
+            Access::Triad => (PALETTE[5], MarkerShape::Wedge),
         };
         (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
     }
@@ -42,9 +41,9 @@ impl Curve<'_> {
 /// # Errors
 /// The reason why there is nothing to draw.
 pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
-    let curves: Vec<Curve> = Access::ALL
+    let curves: Vec<StreamCurve> = Access::ALL
         .into_iter()
-        .map(|access| Curve { access, points: stream(campaign, access) })
+        .map(|access| StreamCurve { access, points: stream(campaign, access) })
         .filter(|curve| !curve.points.is_empty())
         .collect();
     let readers = readers(campaign);
@@ -70,13 +69,13 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     }
     let labels = draw_lines(&mut canvas, campaign, &panel, &mut room);
     for (x, rate, point) in &readers {
-        let marker = marker(point.problem.op(), &point.row.cache_state);
+        let marker = marker(point.problem.op(), point.cache);
         draw_point(&mut canvas, &panel, *x, *rate, marker, &tip(point));
     }
     for curve in &curves {
         draw_curve(&mut canvas, &panel, &mut room, curve);
     }
-    let mut entries: Vec<Entry> = curves.iter().map(curve_entry).collect();
+    let mut entries: Vec<LegendEntry> = curves.iter().map(curve_entry).collect();
     entries.extend(
         curves.iter().find_map(|curve| draw_fit(&mut canvas, campaign, &panel, curve)),
     );
@@ -88,15 +87,14 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
 }
 
 fn placed(point: &Measured) -> Option<Placed<'_>> {
-    let distance = point.row.reuse_distance_bytes.filter(|distance| *distance > 0)?;
+    let distance = point.reuse_distance_bytes.filter(|distance| *distance > 0)?;
     Some((distance as f64, point.bytes_per_s().filter(drawable)?, point))
 }
 
 fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
     let mut best: BTreeMap<u64, Placed> = BTreeMap::new();
     for point in &campaign.points {
-        let Problem::Stream(stream) = point.problem else { continue };
-        if stream.access != access {
+        if point.memory_roof() != Some(access) {
             continue;
         }
         let Some(new) = placed(point) else { continue };
@@ -109,9 +107,7 @@ fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
 }
 
 fn readers(campaign: &Campaign) -> Vec<Placed<'_>> {
-    let reads = |p: &&Measured| {
-        matches!(p.problem.op(), Op::KvRead | Op::DecodeAttention | Op::MlaDecode)
-    };
+    let reads = |p: &&Measured| p.judged_facts().reads_cache;
     let points = frame::rarest_last(campaign.points.iter().filter(reads).collect());
     points.into_iter().filter_map(placed).collect()
 }
@@ -121,18 +117,19 @@ fn panel<'a>(
     points: impl Iterator<Item = &'a Placed<'a>> + Clone,
     area: Rect,
 ) -> Panel {
-    let byte = Axis { lo: 1.0, hi: 1024.0, scale: Scale::Bytes };
+    let byte = LogAxis { lo: 1.0, hi: 1024.0, scale: Scale::Bytes };
     let sets = points.clone().map(|(x, ..)| *x);
-    let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
+    let x = LogAxis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
     // A cache just outside still explains the end of the curve.
     let near = |bytes: &f64| x.lo / 4.0 < *bytes && *bytes < x.hi * 4.0;
-    let caches = cache_levels(campaign).into_iter().map(|level| level.bytes).filter(near);
+    let caches =
+        campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).filter(near);
     let sets = points.clone().map(|(x, ..)| *x).chain(caches);
-    let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
+    let x = LogAxis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
     let promised =
         frame::promise(campaign).map(|p| p.peaks.bandwidth.read.plateau().bytes_per_s);
     let rates = points.flat_map(|(_, rate, _)| shown_span(rate)).chain(promised);
-    let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
+    let mut y = LogAxis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
 }
@@ -150,9 +147,10 @@ fn draw_lines(
 ) -> Vec<Label> {
     let (x, y) = (panel.x, panel.y);
     let mut lines = Vec::new();
-    for level in cache_levels(campaign) {
-        let ends = ((level.bytes, y.lo), (level.bytes, y.hi));
-        let label = format!("{} {}", level.name, bytes(level.bytes));
+    for cache in &campaign.provenance.caches {
+        let capacity = cache.bytes as f64;
+        let ends = ((capacity, y.lo), (capacity, y.hi));
+        let label = format!("{} {}", cache.level, bytes(capacity));
         lines.push((ends, label, Stroke::dashed(FAINT, 1.2)));
     }
     if let Some(measured) = &campaign.ceilings {
@@ -175,7 +173,11 @@ fn draw_lines(
     labels
 }
 
-fn draw_labels(canvas: &mut Canvas, room: &mut Room, labels: Vec<Label>) -> Vec<Entry> {
+fn draw_labels(
+    canvas: &mut Canvas,
+    room: &mut Room,
+    labels: Vec<Label>,
+) -> Vec<LegendEntry> {
     let mut unplaced = Vec::new();
     for (segment, label, stroke) in labels {
         let colour = if stroke.colour == SPEC { SPEC } else { INK };
@@ -185,13 +187,13 @@ fn draw_labels(canvas: &mut Canvas, room: &mut Room, labels: Vec<Label>) -> Vec<
                 colour,
                 ..Text::new(&label, place.at, LABEL)
             }),
-            None => unplaced.push(Entry::new(Key::Line(stroke), label)),
+            None => unplaced.push(LegendEntry::new(LegendKey::Line(stroke), label)),
         }
     }
     unplaced
 }
 
-fn draw_curve(canvas: &mut Canvas, panel: &Panel, room: &mut Room, curve: &Curve) {
+fn draw_curve(canvas: &mut Canvas, panel: &Panel, room: &mut Room, curve: &StreamCurve) {
     let (stroke, marker) = curve.style();
     let spots: Vec<Spot> =
         curve.points.iter().map(|(x, rate, _)| panel.spot(*x, rate.value)).collect();
@@ -215,13 +217,13 @@ fn draw_fit(
     canvas: &mut Canvas,
     campaign: &Campaign,
     panel: &Panel,
-    curve: &Curve,
-) -> Option<Entry> {
+    curve: &StreamCurve,
+) -> Option<LegendEntry> {
     if curve.access != Access::Read {
         return None;
     }
-    let of_streams = |f: &transfer::Family| f.op == Op::Stream;
-    let families = transfer::families(campaign).into_iter().filter(of_streams);
+    let families =
+        transfer::families(campaign).into_iter().filter(transfer::LineFamily::is_roof);
     let rate = |fit: &Fit| fit.bytes_per_s.value;
     let (fit, points) = families
         .filter_map(|family| Some((family.fit?, family.points)))
@@ -241,10 +243,10 @@ fn draw_fit(
     let cost = si(fit.fixed_s.value.abs(), "s");
     let sign = if fit.fixed_s.value < 0.0 { "-" } else { "" };
     let label = format!("read fit: {sign}{cost} + bytes / {}", si(rate(&fit), "B/s"));
-    Some(Entry::new(Key::Line(stroke), label))
+    Some(LegendEntry::new(LegendKey::Line(stroke), label))
 }
 
-fn curve_entry(curve: &Curve) -> Entry {
+fn curve_entry(curve: &StreamCurve) -> LegendEntry {
     let (stroke, marker) = curve.style();
-    Entry::new(Key::Both(stroke, marker), format!("{} stream", curve.access))
+    LegendEntry::new(LegendKey::Both(stroke, marker), format!("{} stream", curve.access))
 }

@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use crate::analysis::Campaign;
+use crate::device::DeviceKind;
 use crate::format::DType;
 use crate::model::machine::DataSheet;
 use crate::op::Problem;
-use crate::point::{CacheState, Point};
+use crate::point::{CacheState, KernelName, Point};
 use crate::record::{Records, Row, Run, Status};
+use crate::residency::{Residency, read_caches};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
 /// A machine that times are made up for.
-struct Machine {
+struct MadeUpMachine {
     name: &'static str,
     caches: &'static str,
     kernel: &'static str,
@@ -22,11 +24,11 @@ struct Machine {
     rows: Vec<Row>,
 }
 
-impl Machine {
+impl MadeUpMachine {
     /// Adds a measured row.
     fn push(&mut self, problem: &str, cache: CacheState, reuse: u64, time_s: f64) {
         let problem: Problem = problem.parse().expect("a valid problem");
-        let point = Point { problem, kernel: self.kernel.to_owned(), cache };
+        let point = Point { problem, kernel: self.kernel.parse().unwrap(), cache };
         let spread = 0.004 + 0.03 * noise(&point);
         let work = problem.work();
         self.rows.push(Row {
@@ -34,19 +36,18 @@ impl Machine {
             order_index: self.rows.len() as u32,
             suite: "default".to_owned(),
             device: self.name.to_owned(),
-            device_kind: "measured".to_owned(),
+            device_kind: DeviceKind::Measured.name().to_owned(),
             op: problem.op().name().to_owned(),
-            kernel: point.kernel,
+            kernel: point.kernel.to_string(),
             cache_state: cache.name().to_owned(),
             status: Some(Status::Ok),
             problem: problem.to_string(),
-            matrix_flops_model: work.matrix_flops,
-            vector_flops_model: work.vector_flops,
-            bytes_read_model: work.bytes_read,
-            bytes_written_model: work.bytes_written,
+            matrix_flops_model: work.matrix_flops(),
+            vector_flops_model: work.vector_flops(),
+            bytes_read_model: work.bytes_read(),
+            bytes_written_model: work.bytes_written(),
             reuse_distance_bytes: Some(reuse),
-            residency: if reuse < 2 * self.last_level { "cache" } else { "dram" }
-                .to_owned(),
+            residency: Residency::of(reuse, &read_caches(self.caches).0).to_string(),
             n_samples: 30,
             time_s_median: Some(time_s),
             time_s_ci_lo: Some(time_s * (1.0 - spread)),
@@ -74,17 +75,41 @@ impl Machine {
         let fits = reuse < self.last_level;
         let bandwidth = if fits { 1.6 * self.read } else { self.read };
         let roof = compute_s.max(work.bytes() as f64 / bandwidth);
-        let point = Point { problem: parsed, kernel: String::new(), cache };
+        let point = Point { problem: parsed, kernel: KernelName::none(), cache };
         let share = 0.6 + 0.35 * noise(&point);
         self.push(problem, cache, reuse, roof / share + self.launch_s);
     }
 
-    fn campaign(self, spec: Option<DataSheet>) -> Campaign {
+    fn made(self, spec: Option<DataSheet>) -> MadeUp {
         let mut run = Run::default();
         run.set("device", self.name);
         run.set("caches", self.caches);
         run.set("seed", 42);
-        campaign(self.rows, vec![run], spec)
+        MadeUp { rows: self.rows, runs: vec![run], spec }
+    }
+}
+
+/// Records of a campaign, to be altered before they are read.
+#[derive(Clone, Debug)]
+pub struct MadeUp {
+    pub rows: Vec<Row>,
+    pub runs: Vec<Run>,
+    pub spec: Option<DataSheet>,
+}
+
+impl MadeUp {
+    /// The records, read.
+    pub fn campaign(&self) -> Campaign {
+        self.with_rows(self.rows.clone())
+    }
+
+    /// The same with other rows.
+    pub fn with_rows(&self, rows: Vec<Row>) -> Campaign {
+        let records = Records { runs: self.runs.clone(), rows, ..Records::default() };
+        let folder = Path::new("made-up");
+        let campaign = Campaign::from_records(folder, records, self.spec.clone()).unwrap();
+        assert_eq!(campaign.unreadable, []);
+        campaign
     }
 }
 
@@ -92,12 +117,6 @@ impl Machine {
 fn noise(point: &Point) -> f64 {
     let id = u64::from_str_radix(&point.id(), 16).expect("hexadecimal");
     (id % 1000) as f64 / 1000.0
-}
-
-/// A campaign of these rows.
-pub fn campaign(rows: Vec<Row>, runs: Vec<Run>, spec: Option<DataSheet>) -> Campaign {
-    let records = Records { runs, rows };
-    Campaign::from_records(Path::new("made-up"), records, spec).expect("valid rows")
 }
 
 const MIB: u64 = 1 << 20;
@@ -110,8 +129,8 @@ fn decode(batch: u64, context: u64, q_heads: u64, dtype: &str) -> String {
 }
 
 /// A server with two cores and a last-level cache larger than its curve shows.
-pub fn cpu() -> Campaign {
-    let mut machine = Machine {
+pub fn cpu() -> MadeUp {
+    let mut machine = MadeUpMachine {
         name: "Example CPU, 2 cores",
         caches: "L1=98304;L2=4194304;L3=503316480",
         kernel: "cpu",
@@ -163,7 +182,7 @@ pub fn cpu() -> Campaign {
             CacheState::Cold,
         );
     }
-    machine.campaign(None)
+    machine.made(None)
 }
 
 /// The data sheet of an H100 SXM.
@@ -171,6 +190,7 @@ fn h100_spec() -> DataSheet {
     let peak = |dtype, flops_per_s| ComputePeak { dtype, flops_per_s };
     let peaks = Peaks {
         bandwidth: Bandwidth::flat(3.35e12),
+        links: Vec::new(),
         compute: vec![
             peak(DType::F32, 67e12),
             peak(DType::Bf16, 989e12),
@@ -181,8 +201,8 @@ fn h100_spec() -> DataSheet {
 }
 
 /// A GPU with a data sheet and many points.
-pub fn gpu() -> Campaign {
-    let mut machine = Machine {
+pub fn gpu() -> MadeUp {
+    let mut machine = MadeUpMachine {
         name: "Example H100 80GB HBM3",
         caches: "L2=52428800",
         kernel: "gemm_mma",
@@ -235,12 +255,12 @@ pub fn gpu() -> Campaign {
             CacheState::Cold,
         );
     }
-    machine.campaign(Some(h100_spec()))
+    machine.made(Some(h100_spec()))
 }
 
 /// The same GPU without a data sheet, but with a driver that says how fast its
 /// clocks are.
-pub fn gpu_without_sheet() -> Campaign {
+pub fn gpu_without_sheet() -> MadeUp {
     let gpu = gpu();
     let mut run = gpu.runs[0].clone();
     for (name, value) in [
@@ -252,15 +272,5 @@ pub fn gpu_without_sheet() -> Campaign {
     ] {
         run.set(name, value);
     }
-    campaign(rows(&gpu), vec![run], None)
-}
-
-/// The rows of a campaign, to be altered.
-pub fn rows(campaign: &Campaign) -> Vec<Row> {
-    campaign.points.iter().map(|p| p.row.clone()).collect()
-}
-
-/// The same campaign with other rows.
-pub fn with_rows(of: &Campaign, rows: Vec<Row>) -> Campaign {
-    campaign(rows, of.runs.clone(), of.spec.clone())
+    MadeUp { runs: vec![run], spec: None, ..gpu }
 }

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
-use super::layout::Spot;
+/// A place in pixels.
+pub type Spot = (f64, f64);
 
 /// The one font of all figures. System fonts would make the bytes of a PNG
 /// depend on the machine.

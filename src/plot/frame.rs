@@ -1,15 +1,13 @@
 //! What every figure has: title lines, panels with axes, a legend, and the
 //! markers of measured points.
 
-use super::axis::{Axis, bytes, number, si};
+use super::axis::{LogAxis, bytes, number, si};
 use super::layout::{Quad, Rect, Room, Spot};
 use super::picture::{Letters, Picture};
-use super::svg::{
-    Anchor, Canvas, FAINT, INK, Marker, Shape, Stroke, Text, text_width, wrap,
-};
+use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
 use crate::analysis::{Campaign, Measured};
 use crate::format::DType;
-use crate::op::Op;
+use crate::op::{Op, OpMarker};
 use crate::point::CacheState;
 use crate::record::Status;
 use crate::roofline::Peaks;
@@ -24,11 +22,15 @@ pub const LABEL: f64 = 11.5;
 /// Height of one row of the legend.
 const LEGEND_ROW: f64 = 22.0;
 
-/// Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
+/// Colours that stay apart for colour-blind readers (Okabe and Ito 2008), in the order
+/// of [`crate::op::Hue`], then a grey.
 pub const PALETTE: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
 /// The colour of what the machine promises: its data sheet, or its clocks.
 pub const SPEC: &str = "#8a3ea8";
+
+/// A figure's name with the figure, or with the reason why there is none.
+pub type Drawn = (&'static str, Result<Figure, String>);
 
 /// A finished figure.
 #[derive(Clone, Debug)]
@@ -51,7 +53,7 @@ pub struct Figure {
 
 /// A line or a marker in the legend.
 #[derive(Clone, Copy, Debug)]
-pub enum Key {
+pub enum LegendKey {
     /// A line.
     Line(Stroke),
     /// A marker.
@@ -62,17 +64,17 @@ pub enum Key {
 
 /// An entry of the legend.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct LegendEntry {
     /// What is shown.
-    pub key: Key,
+    pub key: LegendKey,
     /// What it means.
     pub text: String,
 }
 
-impl Entry {
+impl LegendEntry {
     /// An entry.
-    pub fn new(key: Key, text: impl Into<String>) -> Self {
-        Entry { key, text: text.into() }
+    pub fn new(key: LegendKey, text: impl Into<String>) -> Self {
+        LegendEntry { key, text: text.into() }
     }
 }
 
@@ -82,9 +84,9 @@ pub struct Panel {
     /// Inside of the frame.
     pub area: Rect,
     /// Horizontal axis.
-    pub x: Axis,
+    pub x: LogAxis,
     /// Vertical axis.
-    pub y: Axis,
+    pub y: LogAxis,
 }
 
 impl Panel {
@@ -187,7 +189,8 @@ pub fn draw_title_lines(canvas: &mut Canvas, title: &str, how: &str) -> f64 {
 
 /// The one-line title: what, device, suite, date.
 fn title(campaign: &Campaign, what: &str) -> String {
-    let facts = [device_name(campaign), suite(campaign), date(campaign)];
+    let suite = campaign.suite.as_ref().map(|name| format!("suite {name}"));
+    let facts = [campaign.device.clone(), suite, date(campaign)];
     let mut title = what.to_owned();
     for (i, fact) in facts.into_iter().flatten().enumerate() {
         title.push_str(if i == 0 { ": " } else { ", " });
@@ -196,36 +199,20 @@ fn title(campaign: &Campaign, what: &str) -> String {
     title
 }
 
-/// The device's name.
-pub fn device_name(campaign: &Campaign) -> Option<String> {
-    let named = campaign.provenance("device").map(str::to_owned);
-    named.or_else(|| first(campaign, |p| p.row.device.clone()))
-}
-
-/// The suite, spelt as a phrase.
-pub fn suite(campaign: &Campaign) -> Option<String> {
-    first(campaign, |p| p.row.suite.clone()).map(|name| format!("suite {name}"))
-}
-
-/// The day on which the first point started.
+/// The day on which the first point started, in UTC.
 pub fn date(campaign: &Campaign) -> Option<String> {
-    let started = campaign.points.iter().map(|p| p.row.started_utc.as_str());
-    let earliest = started.filter(|s| !s.is_empty()).min()?;
-    Some(earliest.chars().take(10).collect())
-}
-
-fn first(campaign: &Campaign, text: impl Fn(&Measured) -> String) -> Option<String> {
-    campaign.points.iter().map(text).find(|text| !text.is_empty())
+    let started = campaign.points.iter().filter_map(|p| p.started).min()?;
+    Some(started.strftime("%Y-%m-%d").to_string())
 }
 
 /// Draws the legend from `top` down and returns where it ends.
-pub fn draw_legend(canvas: &mut Canvas, entries: &[Entry], top: f64) -> f64 {
+pub fn draw_legend(canvas: &mut Canvas, entries: &[LegendEntry], top: f64) -> f64 {
     let right = canvas.width() - MARGIN;
     let (mut x, mut y) = (MARGIN + 8.0, top);
     for entry in entries {
         let sample = match entry.key {
-            Key::Marker(_) => 14.0,
-            Key::Line(_) | Key::Both(..) => 30.0,
+            LegendKey::Marker(_) => 14.0,
+            LegendKey::Line(_) | LegendKey::Both(..) => 30.0,
         };
         let width = sample + 6.0 + text_width(&entry.text, 12.0);
         if x + width > right && x > MARGIN + 8.0 {
@@ -235,9 +222,9 @@ pub fn draw_legend(canvas: &mut Canvas, entries: &[Entry], top: f64) -> f64 {
         let line = ((x, y - 4.0), (x + sample, y - 4.0));
         let middle = (x + sample / 2.0, y - 4.0);
         match entry.key {
-            Key::Line(stroke) => canvas.line(line, stroke),
-            Key::Marker(marker) => canvas.sample(middle, marker),
-            Key::Both(stroke, marker) => {
+            LegendKey::Line(stroke) => canvas.line(line, stroke),
+            LegendKey::Marker(marker) => canvas.sample(middle, marker),
+            LegendKey::Both(stroke, marker) => {
                 canvas.line(line, stroke);
                 canvas.sample(middle, marker);
             }
@@ -269,34 +256,10 @@ pub fn finish(
 }
 
 /// The marker of an operation: hollow where the caches were hot.
-pub fn marker(op: Op, cache_state: &str) -> Marker {
-    let (shape, colour) = match op {
-        Op::DecodeAttention => (Shape::Circle, PALETTE[0]),
-        Op::MlaDecode => (Shape::Circle, PALETTE[4]),
-        Op::Gemm => (Shape::Diamond, PALETTE[1]),
-        Op::MoeGemm => (Shape::Diamond, PALETTE[3]),
-        Op::PrefillAttention => (Shape::Square, PALETTE[2]),
-        Op::KvRead => (Shape::Triangle, PALETTE[4]),
-        Op::KvAppend => (Shape::Wedge, PALETTE[4]),
-        Op::Stream => (Shape::Wedge, PALETTE[5]),
-        Op::Peak => (Shape::Triangle, PALETTE[3]),
-    };
-    Marker { shape, colour, filled: cache_state != CacheState::Hot.name() }
-}
-
-/// An operation as prose.
-pub fn op_name(op: Op) -> &'static str {
-    match op {
-        Op::Stream => "stream",
-        Op::Peak => "peak",
-        Op::KvRead => "KV read",
-        Op::KvAppend => "KV append",
-        Op::Gemm => "GEMM",
-        Op::MoeGemm => "MoE GEMM",
-        Op::MlaDecode => "MLA decode",
-        Op::DecodeAttention => "decode attention",
-        Op::PrefillAttention => "prefill attention",
-    }
+pub fn marker(op: Op, cache: CacheState) -> Marker {
+    let OpMarker { shape, hue } = op.facts().judged.marker;
+    let colour = PALETTE[hue as usize];
+    Marker { shape, colour, filled: cache != CacheState::Hot }
 }
 
 /// Orders points for drawing: where markers overlap, operations with few
@@ -309,15 +272,17 @@ pub fn rarest_last(mut points: Vec<&Measured>) -> Vec<&Measured> {
 }
 
 /// Legend entries for the operations and cache states that `points` hold.
-pub fn op_entries(points: &[&Measured]) -> Vec<Entry> {
+pub fn op_entries(points: &[&Measured]) -> Vec<LegendEntry> {
     let mut entries = Vec::new();
     for op in Op::ALL {
         for cache in CacheState::ALL {
-            let shown =
-                |p: &&Measured| p.problem.op() == op && p.row.cache_state == cache.name();
+            let shown = |p: &&Measured| p.problem.op() == op && p.cache == cache;
             if points.iter().any(shown) {
-                let key = Key::Marker(marker(op, cache.name()));
-                entries.push(Entry::new(key, format!("{} ({cache})", op_name(op))));
+                let key = LegendKey::Marker(marker(op, cache));
+                entries.push(LegendEntry::new(
+                    key,
+                    format!("{} ({cache})", op.facts().judged.prose),
+                ));
             }
         }
     }
@@ -365,9 +330,8 @@ pub fn draw_point(
 
 /// What the marker of a point says when asked.
 pub fn tip(point: &Measured) -> String {
-    let row = &point.row;
     let mut lines =
-        vec![row.problem.clone(), format!("{}, {}", row.kernel, row.cache_state)];
+        vec![point.problem.to_string(), format!("{}, {}", point.kernel, point.cache)];
     if let Some(time) = point.time_s {
         let share = number(100.0 * time.half_width());
         lines.push(format!("time {} ± {share}%", si(time.value, "s")));
@@ -382,10 +346,10 @@ pub fn tip(point: &Measured) -> String {
     if point.work.flops() > 0 && intensity.is_finite() {
         lines.push(format!("OI {} FLOP/B", number(intensity)));
     }
-    if let Some(distance) = row.reuse_distance_bytes {
+    if let Some(distance) = point.reuse_distance_bytes {
         lines.push(format!("working set {}", bytes(distance as f64)));
     }
-    if row.status == Some(Status::Noisy) {
+    if point.status == Status::Noisy {
         lines.push("noisy: the interval is wider than wanted".to_owned());
     }
     if let Some(fraction) = point.fraction() {
@@ -394,35 +358,9 @@ pub fn tip(point: &Measured) -> String {
     lines.join("\n")
 }
 
-/// A cache level from provenance.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CacheLevel {
-    /// `L2`.
-    pub name: String,
-    /// Capacity.
-    pub bytes: f64,
-}
-
-/// Cache levels, smallest first, from the column `caches`, which reads
-/// `L1=98304;L2=4194304`. What does not parse is left out.
-pub fn cache_levels(campaign: &Campaign) -> Vec<CacheLevel> {
-    let text = campaign.provenance("caches").unwrap_or_default();
-    let mut levels: Vec<CacheLevel> = text
-        .split([';', ','])
-        .filter_map(|part| {
-            let (name, bytes) = part.split_once('=')?;
-            let bytes: f64 = bytes.trim().parse().ok()?;
-            let name = name.trim().to_owned();
-            (bytes.is_finite() && bytes > 0.0).then_some(CacheLevel { name, bytes })
-        })
-        .collect();
-    levels.sort_by(|a, b| a.bytes.total_cmp(&b.bytes));
-    levels
-}
-
 /// Ceilings that the machine promises, to draw beside the measured ones.
 #[derive(Clone, Copy, Debug)]
-pub struct Promise<'a> {
+pub struct PromisedPeaks<'a> {
     /// Where they come from, for labels.
     pub name: &'static str,
     /// The same for legends.
@@ -436,14 +374,14 @@ pub struct Promise<'a> {
 /// The data sheet's ceilings, or those that follow from the clocks where there
 /// is no sheet. The two lie some percent apart, which is a few pixels, so that
 /// only one of them can be read in a figure.
-pub fn promise(campaign: &Campaign) -> Option<Promise<'_>> {
-    let sheet = campaign.spec.as_ref().map(|sheet| Promise {
+pub fn promise(campaign: &Campaign) -> Option<PromisedPeaks<'_>> {
+    let sheet = campaign.spec.as_ref().map(|sheet| PromisedPeaks {
         name: "data sheet",
         legend: "data sheet",
         stroke: Stroke::dotted(SPEC, 1.8),
         peaks: &sheet.peaks,
     });
-    let derived = campaign.derived.as_ref().map(|peaks| Promise {
+    let derived = campaign.derived.as_ref().map(|peaks| PromisedPeaks {
         name: "derived",
         legend: "derived from the device's clocks",
         stroke: Stroke::dashed(SPEC, 1.5),
@@ -464,22 +402,4 @@ pub fn ridges(campaign: &Campaign, points: &[&Measured]) -> Vec<(DType, f64)> {
     };
     let dtypes = DType::ALL.into_iter().filter(used);
     dtypes.filter_map(|dtype| Some((dtype, ridge(dtype)?))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plot::fixture::campaign;
-    use crate::record::Run;
-
-    #[test]
-    fn cache_levels_are_sorted_and_the_unreadable_left_out() {
-        let mut run = Run::default();
-        run.set("caches", " L2=4194304; L1 = 98304;L3=;nonsense;L4=-1;L5=inf");
-        let levels = cache_levels(&campaign(Vec::new(), vec![run], None));
-        let text: Vec<String> =
-            levels.iter().map(|level| format!("{} {}", level.name, level.bytes)).collect();
-        assert_eq!(text, ["L1 98304", "L2 4194304"]);
-        assert_eq!(cache_levels(&campaign(Vec::new(), Vec::new(), None)), []);
-    }
 }

@@ -3,37 +3,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::axis::{Axis, Scale, count, number};
+use super::axis::{LogAxis, Scale, count, number};
 use super::frame::{
-    self, Entry, Figure, Key, LABEL, PALETTE, Panel, WIDTH, draw_legend, draw_point,
-    draw_titles, drawable, ridges, shown_span, take_point, tip,
+    self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend,
+    draw_point, draw_titles, drawable, ridges, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{Canvas, INK, Marker, Shape, Stroke, Text};
+use super::svg::{Canvas, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
-use crate::op::{DecodeAttention, MlaDecode, Problem};
+use crate::op::{MarkerShape, Sweep, SweepPlace};
 use crate::point::CacheState;
 
 /// Series that a panel can show and still be read.
 const MOST_SERIES: usize = PALETTE.len();
 /// Of these, sweeps over the rows of a matrix product.
-const MOST_GEMMS: usize = 2;
+const MOST_PRODUCTS: usize = 2;
 
 /// Group size, to sort by, and name in the legend.
-type Family = (u64, String);
+type SeriesFamily = (u64, String);
 
 /// Points that differ in one dimension only.
 #[derive(Clone, Debug)]
-struct Series<'a> {
+struct SweepSeries<'a> {
+    /// The dimension in which they differ.
+    sweep: Sweep,
     /// What sets it apart from the other series of the panel.
-    family: Family,
+    family: SeriesFamily,
     /// What is held constant.
     fixed: String,
     /// Sorted by the swept dimension.
     points: Vec<(u64, &'a Measured)>,
 }
 
-impl Series<'_> {
+impl SweepSeries<'_> {
     /// Distinct values of the swept dimension with a measured point.
     fn richness(&self) -> usize {
         let measured =
@@ -41,8 +43,9 @@ impl Series<'_> {
         measured.map(|(x, _)| x).collect::<BTreeSet<_>>().len()
     }
 
-    fn is_gemm(&self) -> bool {
-        matches!(self.points[0].1.problem, Problem::Gemm(_))
+    /// Whether it is of a matrix product's rows, which share a panel with batches.
+    fn is_product(&self) -> bool {
+        self.sweep == Sweep::Rows
     }
 
     fn top(&self) -> f64 {
@@ -52,28 +55,28 @@ impl Series<'_> {
 }
 
 /// Where a point belongs.
-struct Place {
+struct SeriesPlace {
     /// Value of the swept dimension.
     swept: u64,
     /// All that must be equal within a series, larger shapes sorting last.
     rest: String,
     /// Of each family one series is shown; this is its name in the legend.
-    family: Family,
+    family: SeriesFamily,
     /// What is held constant within the series, in words.
     fixed: String,
 }
 
 /// A panel's data.
-struct Part<'a> {
+struct SweepPanel<'a> {
     letter: &'static str,
     axis: &'static str,
-    series: Vec<Series<'a>>,
+    series: Vec<SweepSeries<'a>>,
 }
 
-impl Part<'_> {
+impl SweepPanel<'_> {
     /// What all sweeps over attention hold constant, if it is the same.
     fn common(&self) -> Option<&str> {
-        let attention = self.series.iter().filter(|series| !series.is_gemm());
+        let attention = self.series.iter().filter(|series| !series.is_product());
         let mut fixed = attention.map(|series| series.fixed.as_str());
         let first = fixed.next()?;
         fixed.all(|other| other == first).then_some(first)
@@ -128,28 +131,28 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
 }
 
 /// The panels that have anything to show.
-fn parts(campaign: &Campaign) -> Vec<Part<'_>> {
+fn parts(campaign: &Campaign) -> Vec<SweepPanel<'_>> {
     let by_batch = by_batch(campaign);
     let axis = match (
-        by_batch.iter().any(Series::is_gemm),
-        by_batch.iter().all(Series::is_gemm),
+        by_batch.iter().any(SweepSeries::is_product),
+        by_batch.iter().all(SweepSeries::is_product),
     ) {
         (_, true) => "GEMM rows m",
         (true, false) => "batch or GEMM rows m",
         (false, false) => "batch",
     };
-    let by_context = pick(campaign, context_place, MOST_SERIES);
+    let by_context = pick(campaign, Sweep::Context, MOST_SERIES);
     let mut parts = vec![
-        Part { letter: "a", axis, series: by_batch },
-        Part { letter: "b", axis: "context in tokens", series: by_context },
+        SweepPanel { letter: "a", axis, series: by_batch },
+        SweepPanel { letter: "b", axis: "context in tokens", series: by_context },
     ];
     parts.retain(|part| !part.series.is_empty());
     parts
 }
 
 /// Families of all panels. Their order gives each the same colour in both.
-fn families(parts: &[Part]) -> Vec<Family> {
-    let mut families: Vec<Family> = Vec::new();
+fn families(parts: &[SweepPanel]) -> Vec<SeriesFamily> {
+    let mut families: Vec<SeriesFamily> = Vec::new();
     for series in parts.iter().flat_map(|part| &part.series) {
         families.push(series.family.clone());
     }
@@ -158,140 +161,73 @@ fn families(parts: &[Part]) -> Vec<Family> {
     families
 }
 
-fn by_batch(campaign: &Campaign) -> Vec<Series<'_>> {
-    let gemms = pick(campaign, gemm_place, MOST_GEMMS);
-    let mut series = pick(campaign, batch_place, MOST_SERIES - gemms.len());
-    series.extend(gemms);
+fn by_batch(campaign: &Campaign) -> Vec<SweepSeries<'_>> {
+    let products = pick(campaign, Sweep::Rows, MOST_PRODUCTS);
+    let mut series = pick(campaign, Sweep::Batch, MOST_SERIES - products.len());
+    series.extend(products);
     series
 }
 
-fn batch_place(point: &Measured) -> Option<Place> {
-    attention_place(point, |batch, context| {
-        (batch, context, format!("context {}", count(context as f64)))
-    })
-}
-
-fn context_place(point: &Measured) -> Option<Place> {
-    attention_place(point, |batch, context| (context, batch, format!("batch {batch}")))
-}
-
-/// Where a decode point belongs, by what of batch and context is swept, what is held and
-/// how that is named.
-fn attention_place(
-    point: &Measured,
-    axes: impl Fn(u64, u64) -> (u64, u64, String),
-) -> Option<Place> {
-    match &point.problem {
-        Problem::DecodeAttention(p) => {
-            Some(decode_place(point, p, axes(p.batch, p.context)))
-        }
-        Problem::MlaDecode(p) => Some(latent_place(point, p, axes(p.batch, p.context))),
-        _ => None,
-    }
-}
-
-/// Latent attention: the heads are its group, beyond all others'.
-fn latent_place(
-    point: &Measured,
-    p: &MlaDecode,
-    (swept, held, fixed): (u64, u64, String),
-) -> Place {
-    let MlaDecode { q_heads, dtype, kv_dtype, layout, lengths, new_tokens, .. } = p;
-    let cache = &point.row.cache_state;
-    Place {
-        swept,
-        rest: format!(
-            "{held:020} {dtype} {kv_dtype} {layout} {lengths} {new_tokens:020} {cache}"
+/// Where a point belongs among the series of a sweep.
+fn place(point: &Measured, sweep: Sweep) -> Option<SeriesPlace> {
+    let place = point.problem.operation().place_in(sweep)?;
+    let SweepPlace { swept, held, alike, by_kernel, family, variant } = place;
+    let mut rest: Vec<String> = held.iter().map(|value| format!("{value:020}")).collect();
+    rest.push(alike);
+    rest.extend(by_kernel.then(|| point.kernel.to_string()));
+    rest.push(point.cache.to_string());
+    let sizes: Vec<String> = held.iter().map(|&value| count(value as f64)).collect();
+    let mut fixed = match sweep {
+        Sweep::Batch => format!("context {}", sizes.join(" x ")),
+        Sweep::Context => format!(
+            "batch {}",
+            held.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ")
         ),
-        family: (u64::MAX / 2 + q_heads, format!("MLA, {q_heads} heads, {kv_dtype} KV")),
-        fixed,
-    }
-}
-
-fn decode_place(
-    point: &Measured,
-    p: &DecodeAttention,
-    (swept, held, fixed): (u64, u64, String),
-) -> Place {
-    let (group, row) = (p.group(), &point.row);
-    Place {
-        swept,
-        rest: format!(
-            "{held:020} {} {} {} {} {} {} {} {}",
-            p.dtype,
-            p.kv_dtype,
-            p.layout,
-            p.kv_heads,
-            p.head_dim,
-            row.kernel,
-            row.cache_state,
-            p.variant()
-        ),
-        family: (group, format!("decode attention, group {group}, {} KV", p.kv_dtype)),
-        fixed: match p.variant() {
-            none if none.is_empty() => fixed,
-            variant => format!("{fixed}, {variant}"),
-        },
-    }
-}
-
-fn gemm_place(point: &Measured) -> Option<Place> {
-    let Problem::Gemm(p) = point.problem else { return None };
-    let row = &point.row;
-    let weights = format!("{} x {}", count(p.n as f64), count(p.k as f64));
-    let family = if p.w_dtype == p.dtype {
-        format!("GEMM {}", p.dtype)
-    } else {
-        format!("GEMM {}, {} weights", p.dtype, p.w_dtype)
+        Sweep::Rows => format!("weights {}", sizes.join(" x ")),
     };
-    Some(Place {
-        swept: p.m,
-        // Few rows and many have kernels of their own.
-        rest: format!(
-            "{:020} {:020} {} {} {}",
-            p.n, p.k, p.dtype, p.w_dtype, row.cache_state
-        ),
-        family: (u64::MAX, family),
-        fixed: format!("weights {weights}"),
-    })
+    if !variant.is_empty() {
+        fixed.push_str(", ");
+        fixed.push_str(&variant);
+    }
+    Some(SeriesPlace { swept, rest: rest.join(" "), family, fixed })
 }
 
 /// Of each family the series with the most measured values, then the first
 /// `most` families. Among equally rich series a cold one is shown, and of
 /// these the largest.
-fn pick(
-    campaign: &Campaign,
-    place: impl Fn(&Measured) -> Option<Place>,
-    most: usize,
-) -> Vec<Series<'_>> {
-    let mut all: BTreeMap<(Family, String), Series> = BTreeMap::new();
+fn pick(campaign: &Campaign, sweep: Sweep, most: usize) -> Vec<SweepSeries<'_>> {
+    let mut all: BTreeMap<(SeriesFamily, String), SweepSeries> = BTreeMap::new();
     for point in &campaign.points {
-        let Some(Place { swept, rest, family, fixed }) = place(point) else { continue };
-        let series = all.entry((family.clone(), rest)).or_insert_with(|| Series {
+        let Some(SeriesPlace { swept, rest, family, fixed }) = place(point, sweep) else {
+            continue;
+        };
+        let series = all.entry((family.clone(), rest)).or_insert_with(|| SweepSeries {
+            sweep,
             family,
             fixed,
             points: Vec::new(),
         });
         series.points.push((swept, point));
     }
-    let mut best: BTreeMap<Family, Series> = BTreeMap::new();
+    let mut best: BTreeMap<SeriesFamily, SweepSeries> = BTreeMap::new();
     for ((family, _), mut series) in all {
         series.points.sort_by_key(|(swept, _)| *swept);
-        let rank = |s: &Series| (s.richness(), s.points[0].1.row.cache_state == "cold");
+        let rank =
+            |s: &SweepSeries| (s.richness(), s.points[0].1.cache == CacheState::Cold);
         if series.richness() > 1
             && best.get(&family).is_none_or(|b| rank(b) <= rank(&series))
         {
             best.insert(family, series);
         }
     }
-    let mut series: Vec<Series> = best.into_values().collect();
+    let mut series: Vec<SweepSeries> = best.into_values().collect();
     series.sort_by_key(|s| std::cmp::Reverse(s.richness()));
     series.truncate(most);
     series.sort_by(|a, b| a.top().total_cmp(&b.top()));
     series
 }
 
-fn panel(campaign: &Campaign, area: Rect, series: &[Series]) -> Option<Panel> {
+fn panel(campaign: &Campaign, area: Rect, series: &[SweepSeries]) -> Option<Panel> {
     let points = || series.iter().flat_map(|s| &s.points);
     let shown: Vec<&Measured> = points().map(|(_, p)| *p).collect();
     let model = shown.iter().map(|p| p.work.operational_intensity());
@@ -299,30 +235,29 @@ fn panel(campaign: &Campaign, area: Rect, series: &[Series]) -> Option<Panel> {
     let measured = measured.flat_map(|e| shown_span(&e));
     let ridges = ridges(campaign, &shown).into_iter().map(|(_, ridge)| ridge);
     let swept = points().map(|(x, _)| *x as f64);
-    let x = Axis::spanning(swept, Scale::Count, (1.3, 1.3))?;
+    let x = LogAxis::spanning(swept, Scale::Count, (1.3, 1.3))?;
     let y = model.chain(measured).chain(ridges);
-    let y = Axis::spanning(y, Scale::Decimal(1.0), (1.4, 1.8))?;
+    let y = LogAxis::spanning(y, Scale::Decimal(1.0), (1.4, 1.8))?;
     Some(Panel { area, x, y })
 }
 
 /// How a ridge is drawn.
 const RIDGE: Stroke = Stroke::dashed(INK, 1.2);
 
-const SHAPES: [Shape; 5] =
-    [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle, Shape::Wedge];
+const SHAPES: [MarkerShape; 5] = MarkerShape::ALL;
 
-fn style(series: &Series, families: &[Family]) -> (Stroke, Marker) {
+fn style(series: &SweepSeries, families: &[SeriesFamily]) -> (Stroke, Marker) {
     let i = families.iter().position(|family| *family == series.family).unwrap_or(0);
     let colour = PALETTE[i % PALETTE.len()];
-    let filled = series.points[0].1.row.cache_state != CacheState::Hot.name();
+    let filled = series.points[0].1.cache != CacheState::Hot;
     let shape = SHAPES[i % SHAPES.len()];
     (Stroke::solid(colour, 1.6), Marker { shape, colour, filled })
 }
 
 /// One entry for each family; what a series holds constant is said here only
 /// where the panel's heading does not say it for all.
-fn legend(parts: &[Part], families: &[Family]) -> Vec<Entry> {
-    let entry = |family: &Family| {
+fn legend(parts: &[SweepPanel], families: &[SeriesFamily]) -> Vec<LegendEntry> {
+    let entry = |family: &SeriesFamily| {
         let mut text = family.1.clone();
         let mut key = None;
         for part in parts {
@@ -330,14 +265,14 @@ fn legend(parts: &[Part], families: &[Family]) -> Vec<Entry> {
                 continue;
             };
             let (stroke, marker) = style(series, families);
-            key.get_or_insert(Key::Both(stroke, marker));
-            if series.is_gemm() {
+            key.get_or_insert(LegendKey::Both(stroke, marker));
+            if series.is_product() {
                 text.push_str(&format!(", {}", series.fixed));
             } else if part.common().is_none() {
                 text.push_str(&format!(" ({}: {})", part.letter, series.fixed));
             }
         }
-        Some(Entry::new(key?, text))
+        Some(LegendEntry::new(key?, text))
     };
     families.iter().filter_map(entry).collect()
 }
@@ -348,9 +283,9 @@ fn draw_panel(
     canvas: &mut Canvas,
     campaign: &Campaign,
     panel: &Panel,
-    part: &Part,
-    families: &[Family],
-) -> Vec<Entry> {
+    part: &SweepPanel,
+    families: &[SeriesFamily],
+) -> Vec<LegendEntry> {
     let mut room = panel.room();
     for series in &part.series {
         let (stroke, _) = style(series, families);
@@ -379,7 +314,7 @@ fn draw_panel(
     for (segment, label) in ridges {
         match room.place_along(segment, &label, LABEL) {
             Some(place) => canvas.text(Text::new(&label, place.at, LABEL)),
-            None => unplaced.push(Entry::new(Key::Line(RIDGE), label)),
+            None => unplaced.push(LegendEntry::new(LegendKey::Line(RIDGE), label)),
         }
     }
     unplaced
@@ -392,7 +327,7 @@ fn draw_ridges(
     campaign: &Campaign,
     panel: &Panel,
     room: &mut Room,
-    part: &Part,
+    part: &SweepPanel,
 ) -> Vec<((Spot, Spot), String)> {
     let points = part.series.iter().flat_map(|s| &s.points);
     let shown: Vec<&Measured> = points.map(|(_, p)| *p).collect();

@@ -1,10 +1,8 @@
 //! Geometry of figures: boxes, what they cover, and where a label finds room.
 //! Coordinates are pixels, y downward.
 
-use super::svg::text_width;
-
-/// A place in pixels.
-pub type Spot = (f64, f64);
+pub use super::font::Spot;
+use super::font::text_width;
 
 /// Height of a capital letter as a share of the font size.
 const CAP: f64 = 0.73;
@@ -136,7 +134,7 @@ impl Quad {
 
 /// A label that found room.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Place {
+pub struct LabelPlace {
     /// Start of the baseline.
     pub at: Spot,
     /// Clockwise angle of the baseline.
@@ -174,7 +172,7 @@ impl Room {
         (from, to): (Spot, Spot),
         text: &str,
         size: f64,
-    ) -> Option<Place> {
+    ) -> Option<LabelPlace> {
         let width = text_width(text, size);
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy);
@@ -193,7 +191,7 @@ impl Room {
                 let quad = Quad::of_text(at, degrees, width, size);
                 if self.is_free(&quad) {
                     self.take(quad);
-                    return Some(Place { at, degrees });
+                    return Some(LabelPlace { at, degrees });
                 }
                 end -= 4.0;
             }

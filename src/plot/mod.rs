@@ -14,6 +14,7 @@ pub mod predicted;
 mod raster;
 mod report;
 mod roofline;
+mod style;
 mod svg;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,8 @@ use anyhow::Result;
 use crate::analysis::Campaign;
 use crate::record::write_atomically;
 use crate::section::Section;
-pub use frame::Figure;
+pub use frame::{Drawn, Figure};
 use picture::Letters;
-
-/// A figure's name with the figure, or with the reason why there is none.
-pub type Drawn = (&'static str, Result<Figure, String>);
 
 /// All figures, in the order of the report.
 pub fn figures(campaign: &Campaign) -> Vec<Drawn> {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use super::font::{Segment, outlines, text_width};
 use super::layout::{Rect, Spot};
-use super::svg::{Anchor, Marker, Outline, PAPER, Stroke, escape, px};
+use super::style::{Anchor, Marker, Outline, PAPER, Stroke, escape, px};
 
 /// A text as it is drawn.
 #[derive(Clone, Debug)]

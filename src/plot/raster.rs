@@ -150,8 +150,9 @@ impl Painter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::MarkerShape;
     use crate::plot::layout::Rect;
-    use crate::plot::svg::{Anchor, Canvas, Shape, Text};
+    use crate::plot::svg::{Anchor, Canvas, Text};
 
     fn painted(draw: impl FnOnce(&mut Canvas)) -> Pixmap {
         let mut canvas = Canvas::new(60.0);
@@ -187,8 +188,13 @@ mod tests {
 
     #[test]
     fn markers_are_filled_or_hollow() {
-        let shapes =
-            [Shape::Circle, Shape::Square, Shape::Diamond, Shape::Triangle, Shape::Wedge];
+        let shapes = [
+            MarkerShape::Circle,
+            MarkerShape::Square,
+            MarkerShape::Diamond,
+            MarkerShape::Triangle,
+            MarkerShape::Wedge,
+        ];
         for shape in shapes {
             for (filled, inside) in [(true, [255, 0, 0]), (false, WHITE)] {
                 let marker = Marker { shape, colour: "#ff0000", filled };

@@ -2,13 +2,12 @@
 
 use std::fmt::Write;
 
-use super::Drawn;
 use super::axis::{bytes, number, si};
-use super::frame::{date, device_name, ridges};
+use super::frame::{Drawn, date, ridges};
 use super::svg::escape;
 use crate::analysis::{Campaign, Measured};
 use crate::record::Status;
-use crate::roofline::Resource;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -56,7 +55,7 @@ const GUIDE: [(&str, &str); 8] = [
 
 /// The whole page.
 pub fn html(campaign: &Campaign, figures: &[Drawn], verdict: &[Section]) -> String {
-    let device = device_name(campaign).unwrap_or_else(|| "unknown device".to_owned());
+    let device = campaign.device.clone().unwrap_or_else(|| "unknown device".to_owned());
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -107,8 +106,8 @@ fn headline(campaign: &Campaign) -> String {
     for (dtype, ridge) in ridges(campaign, &points) {
         facts.push((format!("{dtype} ridge"), format!("{} FLOP/B", number(ridge))));
     }
-    let suite = campaign.points.first().map(|p| p.row.suite.clone());
-    let seed = campaign.provenance("seed").map(str::to_owned);
+    let suite = campaign.suite.clone();
+    let seed = campaign.provenance.seed.map(|seed| seed.to_string());
     let text = [("suite", suite), ("date", date(campaign)), ("seed", seed)];
     for (name, value) in text {
         if let Some(value) = value {
@@ -130,12 +129,11 @@ fn headline(campaign: &Campaign) -> String {
 
 /// How many points came out how: `41 ok, 2 skipped`.
 fn tally(campaign: &Campaign) -> String {
-    let all = [Status::Ok, Status::Noisy, Status::Skipped, Status::Failed, Status::Wrong];
     let count = |status| {
-        let n = campaign.points.iter().filter(|p| p.row.status == Some(status)).count();
+        let n = campaign.points.iter().filter(|p| p.status == status).count();
         (n > 0).then(|| format!("{n} {}", status.name()))
     };
-    let parts: Vec<String> = all.into_iter().filter_map(count).collect();
+    let parts: Vec<String> = Status::ALL.into_iter().filter_map(count).collect();
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
@@ -203,7 +201,6 @@ fn points_table(campaign: &Campaign) -> String {
 }
 
 fn point_cells(point: &Measured) -> Vec<String> {
-    let row = &point.row;
     let of = |estimate: Option<Estimate>, divisor: f64| {
         estimate.map_or(String::new(), |e| number(e.value / divisor))
     };
@@ -213,19 +210,19 @@ fn point_cells(point: &Measured) -> Vec<String> {
     let roof =
         point.fraction().map_or(String::new(), |f| format!("{}%", number(100.0 * f.value)));
     vec![
-        row.problem.clone(),
-        row.kernel.clone(),
-        row.cache_state.clone(),
-        row.status.map_or("", |status| status.name()).to_owned(),
+        point.problem.to_string(),
+        point.kernel.to_string(),
+        point.cache.to_string(),
+        point.status.name().to_owned(),
         point.time_s.map_or(String::new(), |t| si(t.value, "s")),
         point.time_s.map_or(String::new(), interval),
         of(point.bytes_per_s(), 1e9),
         of(point.flops_per_s(), 1e9),
         if computes { number(intensity) } else { String::new() },
         roof,
-        point.empirical.map_or("", |roof| Resource::name(roof.binding())).to_owned(),
-        row.reuse_distance_bytes.map_or(String::new(), |b| bytes(b as f64)),
-        row.reason.clone(),
+        point.empirical.map_or("", |roof| RoofKind::name(roof.binding())).to_owned(),
+        point.reuse_distance_bytes.map_or(String::new(), |b| bytes(b as f64)),
+        point.reason.clone(),
     ]
 }
 

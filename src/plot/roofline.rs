@@ -1,23 +1,24 @@
 //! The roofline: FLOP/s against operational intensity, under the ceilings that
 //! the campaign measured and those that the machine promises.
 
-use super::axis::{Axis, Scale, number, prefix, si};
+use super::axis::{LogAxis, Scale, number, prefix, si};
 use super::frame::{
-    self, Entry, Figure, Key, LABEL, Panel, SPEC, WIDTH, cache_levels, draw_legend,
+    self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
     draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Spot};
 use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
 use crate::analysis::{Campaign, Measured};
 use crate::format::DType;
-use crate::op::Op;
+use crate::op::Purpose;
+use crate::residency::CacheLevel;
 
 /// Horizontal room for the label of a slope, in pixels.
 const SLOPE_LABEL: f64 = 125.0;
 
 /// A ceiling as a line in the plane of intensity and FLOP/s.
 #[derive(Clone, Debug)]
-struct Roof {
+struct RoofLine {
     from: (f64, f64),
     to: (f64, f64),
     stroke: Stroke,
@@ -53,7 +54,7 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let unplaced = draw_roofs(&mut canvas, campaign, &points, &panel);
     for point in &points {
         let Some(rate) = point.flops_per_s() else { continue };
-        let marker = marker(point.problem.op(), &point.row.cache_state);
+        let marker = marker(point.problem.op(), point.cache);
         let intensity = point.work.operational_intensity();
         draw_point(&mut canvas, &panel, intensity, rate, marker, &tip(point));
     }
@@ -70,7 +71,7 @@ fn shown(campaign: &Campaign) -> Vec<&Measured> {
     let fits = |p: &&Measured| {
         p.flops_per_s().is_some_and(|rate| drawable(&rate))
             && p.work.bytes() > 0
-            && p.problem.op() != Op::Peak
+            && p.judged_facts().purpose != Purpose::ComputeRoof
     };
     frame::rarest_last(campaign.points.iter().filter(fits).collect())
 }
@@ -101,10 +102,11 @@ fn subtitle(campaign: &Campaign) -> String {
 fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
     let flats = ceilings(campaign, points);
     let scale = Scale::Decimal(1.0);
-    let one = Axis { lo: 1.0, hi: 10.0, scale };
+    let one = LogAxis { lo: 1.0, hi: 10.0, scale };
     let intensities = points.iter().map(|p| p.work.operational_intensity());
     let ridges = flats.iter().flat_map(|flat| [flat.ridge() / 4.0, flat.ridge() * 1.5]);
-    let mut x = Axis::spanning(intensities.chain(ridges), scale, (1.0, 1.0)).unwrap_or(one);
+    let mut x =
+        LogAxis::spanning(intensities.chain(ridges), scale, (1.0, 1.0)).unwrap_or(one);
     let widest =
         flats.iter().map(|flat| text_width(&flat.label(), LABEL)).fold(0.0, f64::max);
     let width = area.x1 - area.x0;
@@ -123,7 +125,7 @@ fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
         .flat_map(|rate| shown_span(&rate))
         .chain(flats.iter().map(|flat| flat.flops_per_s))
         .chain(slope);
-    let mut y = Axis::spanning(y, scale, (1.8, 1.5)).unwrap_or(one);
+    let mut y = LogAxis::spanning(y, scale, (1.8, 1.5)).unwrap_or(one);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
 }
@@ -133,11 +135,11 @@ struct Flat {
     dtype: DType,
     flops_per_s: f64,
     bytes_per_s: f64,
-    from: Origin,
+    from: CeilingOrigin,
 }
 
 /// Where a ceiling comes from.
-enum Origin {
+enum CeilingOrigin {
     /// This kernel reached it.
     Kernel(String),
     /// The machine promises it: by its data sheet, or by its clocks.
@@ -150,14 +152,14 @@ impl Flat {
     }
 
     fn is_measured(&self) -> bool {
-        matches!(self.from, Origin::Kernel(_))
+        matches!(self.from, CeilingOrigin::Kernel(_))
     }
 
     fn label(&self) -> String {
         let rate = si(self.flops_per_s, "FLOP/s");
         match &self.from {
-            Origin::Kernel(kernel) => format!("{} {rate} ({kernel})", self.dtype),
-            Origin::Promise { name, .. } => format!("{} {name} {rate}", self.dtype),
+            CeilingOrigin::Kernel(kernel) => format!("{} {rate} ({kernel})", self.dtype),
+            CeilingOrigin::Promise { name, .. } => format!("{} {name} {rate}", self.dtype),
         }
     }
 }
@@ -171,7 +173,7 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
             dtype,
             flops_per_s: ceiling.rate.value,
             bytes_per_s: measured.read.rate.value,
-            from: Origin::Kernel(ceiling.kernel.clone()),
+            from: CeilingOrigin::Kernel(ceiling.kernel.to_string()),
         }));
     }
     if let Some(promise) = frame::promise(campaign) {
@@ -185,7 +187,7 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
             dtype: peak.dtype,
             flops_per_s: peak.flops_per_s,
             bytes_per_s,
-            from: Origin::Promise { name: promise.name, stroke: promise.stroke },
+            from: CeilingOrigin::Promise { name: promise.name, stroke: promise.stroke },
         });
         let promised: Vec<Flat> = promised.collect();
         flats.extend(promised);
@@ -195,39 +197,39 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
 
 /// The largest measured read bandwidth that fits into each cache level, where
 /// it stands out from DRAM's.
-fn cache_bandwidths(campaign: &Campaign) -> Vec<(String, f64)> {
+fn cache_bandwidths(campaign: &Campaign) -> Vec<(CacheLevel, f64)> {
     let Some(measured) = &campaign.ceilings else { return Vec::new() };
     let curve = measured.peaks.bandwidth.read.points();
     let mut levels = Vec::new();
-    let mut below = 0.0;
-    for level in cache_levels(campaign) {
+    let mut below = 0;
+    for cache in &campaign.provenance.caches {
         let fits = curve.iter().filter(|point| {
-            let footprint = point.footprint_bytes as f64;
-            below < footprint && footprint <= level.bytes
+            below < point.footprint_bytes && point.footprint_bytes <= cache.bytes
         });
         let best = fits.map(|point| point.bytes_per_s).fold(0.0, f64::max);
         if best > 1.15 * measured.read.rate.value {
-            levels.push((level.name, best));
+            levels.push((cache.level, best));
         }
-        below = level.bytes;
+        below = cache.bytes;
     }
     levels
 }
 
 /// All ceilings as lines, those first whose labels matter most.
-fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> {
+fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<RoofLine> {
     let flats = ceilings(campaign, points);
     let highest = |measured: bool| {
         let rates = flats.iter().filter(|f| f.is_measured() == measured);
         let highest = rates.map(|f| f.flops_per_s).fold(0.0, f64::max);
         if highest > 0.0 { highest } else { panel.y.hi }
     };
-    let slope = |bytes_per_s: f64, measured: bool, stroke: Stroke, label: String| Roof {
-        from: (panel.x.lo, panel.x.lo * bytes_per_s),
-        to: (highest(measured) / bytes_per_s, highest(measured)),
-        stroke,
-        label: Some(label),
-    };
+    let slope =
+        |bytes_per_s: f64, measured: bool, stroke: Stroke, label: String| RoofLine {
+            from: (panel.x.lo, panel.x.lo * bytes_per_s),
+            to: (highest(measured) / bytes_per_s, highest(measured)),
+            stroke,
+            label: Some(label),
+        };
     let mut roofs = Vec::new();
     for flat in &flats {
         roofs.push(horizontal(flat, panel));
@@ -236,10 +238,10 @@ fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> 
         let read = measured.read.rate.value;
         let label = format!("DRAM read {}", si(read, "B/s"));
         roofs.push(slope(read, true, Stroke::solid(INK, 1.8), label));
-        for (name, best) in cache_bandwidths(campaign) {
-            let label = format!("{name} read {}", si(best, "B/s"));
+        for (level, best) in cache_bandwidths(campaign) {
+            let label = format!("{level} read {}", si(best, "B/s"));
             roofs.push(slope(best, true, Stroke::dashed(FAINT, 1.3), label));
-            roofs.extend(flats.iter().filter(|f| f.is_measured()).map(|flat| Roof {
+            roofs.extend(flats.iter().filter(|f| f.is_measured()).map(|flat| RoofLine {
                 from: (flat.flops_per_s / best, flat.flops_per_s),
                 to: (flat.ridge(), flat.flops_per_s),
                 stroke: Stroke::dashed(FAINT, 1.3),
@@ -255,12 +257,12 @@ fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> 
     roofs
 }
 
-fn horizontal(flat: &Flat, panel: &Panel) -> Roof {
+fn horizontal(flat: &Flat, panel: &Panel) -> RoofLine {
     let stroke = match flat.from {
-        Origin::Kernel(_) => Stroke::solid(INK, 1.8),
-        Origin::Promise { stroke, .. } => stroke,
+        CeilingOrigin::Kernel(_) => Stroke::solid(INK, 1.8),
+        CeilingOrigin::Promise { stroke, .. } => stroke,
     };
-    Roof {
+    RoofLine {
         from: (flat.ridge(), flat.flops_per_s),
         to: (panel.x.hi, flat.flops_per_s),
         stroke,
@@ -269,12 +271,12 @@ fn horizontal(flat: &Flat, panel: &Panel) -> Roof {
 }
 
 /// A vertical line from each ridge point down to the axis.
-fn ridge_lines(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<Roof> {
+fn ridge_lines(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<RoofLine> {
     let flats = ceilings(campaign, points);
     let measured = flats.iter().any(Flat::is_measured);
     let drawn = flats.iter().filter(|flat| flat.is_measured() == measured);
     drawn
-        .map(|flat| Roof {
+        .map(|flat| RoofLine {
             from: (flat.ridge(), flat.flops_per_s),
             to: (flat.ridge(), panel.y.lo),
             stroke: Stroke::solid("#999999", 0.9),
@@ -290,7 +292,7 @@ fn draw_roofs(
     campaign: &Campaign,
     points: &[&Measured],
     panel: &Panel,
-) -> Vec<Entry> {
+) -> Vec<LegendEntry> {
     let mut lines = roofs(campaign, points, panel);
     lines.extend(ridge_lines(campaign, points, panel));
     let mut room = panel.room();
@@ -298,7 +300,7 @@ fn draw_roofs(
         let Some(rate) = point.flops_per_s() else { continue };
         take_point(&mut room, panel, point.work.operational_intensity(), rate);
     }
-    let mut drawn: Vec<((Spot, Spot), Roof)> = Vec::new();
+    let mut drawn: Vec<((Spot, Spot), RoofLine)> = Vec::new();
     for line in lines {
         let Some(segment) = panel.segment(line.from, line.to) else { continue };
         canvas.line(segment, line.stroke);
@@ -315,16 +317,17 @@ fn draw_roofs(
                 colour,
                 ..Text::new(&label, place.at, LABEL)
             }),
-            None => unplaced.push(Entry::new(Key::Line(line.stroke), label)),
+            None => unplaced.push(LegendEntry::new(LegendKey::Line(line.stroke), label)),
         }
     }
     unplaced
 }
 
 /// What the kinds of lines mean.
-fn roof_entries(campaign: &Campaign) -> Vec<Entry> {
+fn roof_entries(campaign: &Campaign) -> Vec<LegendEntry> {
     let mut entries = Vec::new();
-    let mut add = |stroke, text| entries.push(Entry::new(Key::Line(stroke), text));
+    let mut add =
+        |stroke, text| entries.push(LegendEntry::new(LegendKey::Line(stroke), text));
     if campaign.ceilings.is_some() {
         add(Stroke::solid(INK, 1.8), "measured ceiling");
     }

@@ -6,8 +6,11 @@ use tiny_skia::Pixmap;
 use std::fs;
 use std::sync::LazyLock;
 
-use super::fixture::{cpu, gpu, gpu_without_sheet, rows, with_rows};
+use super::fixture::{MadeUp, cpu, gpu, gpu_without_sheet};
 use super::*;
+use crate::analysis::Measured;
+use crate::device::DeviceKind;
+use crate::op::Op;
 use crate::record::{Row, Status};
 
 fn all(campaign: &Campaign) -> Vec<Figure> {
@@ -19,10 +22,10 @@ fn reasons(campaign: &Campaign) -> Vec<Option<String>> {
 }
 
 /// A campaign whose rows pass through `change`.
-fn altered(of: &Campaign, change: impl FnMut(&mut Row)) -> Campaign {
-    let mut rows = rows(of);
+fn altered(of: &MadeUp, change: impl FnMut(&mut Row)) -> Campaign {
+    let mut rows = of.rows.clone();
     rows.iter_mut().for_each(change);
-    with_rows(of, rows)
+    of.with_rows(rows)
 }
 
 fn assert_is_sound(figure: &Figure) {
@@ -49,8 +52,8 @@ fn assert_is_sound(figure: &Figure) {
 
 #[test]
 fn nothing_overlaps_and_nothing_is_clipped() {
-    for campaign in [cpu(), gpu(), gpu_without_sheet()] {
-        for figure in all(&campaign) {
+    for made in [cpu(), gpu(), gpu_without_sheet()] {
+        for figure in all(&made.campaign()) {
             assert_is_sound(&figure);
         }
     }
@@ -58,9 +61,8 @@ fn nothing_overlaps_and_nothing_is_clipped() {
 
 #[test]
 fn every_measured_kernel_is_a_point_of_the_roofline() {
-    for campaign in [cpu(), gpu()] {
-        let computes =
-            |p: &&crate::analysis::Measured| p.work.flops() > 0 && p.row.op != "peak";
+    for campaign in [cpu(), gpu()].map(|made| made.campaign()) {
+        let computes = |p: &&Measured| p.work.flops() > 0 && p.problem.op() != Op::Peak;
         let expected = campaign.points.iter().filter(computes).count();
         assert_eq!(all(&campaign)[0].marks.len(), expected);
     }
@@ -68,11 +70,11 @@ fn every_measured_kernel_is_a_point_of_the_roofline() {
 
 #[test]
 fn ceilings_are_labelled() {
-    let cpu_roofline = &all(&cpu())[0];
+    let cpu_roofline = &all(&cpu().campaign())[0];
     for label in ["DRAM read 31 GB/s", "L2 read 96 GB/s", "L3 read 55 GB/s"] {
         assert!(cpu_roofline.svg.contains(label), "{label}");
     }
-    let gpu_roofline = &all(&gpu())[0];
+    let gpu_roofline = &all(&gpu().campaign())[0];
     for label in ["bf16 data sheet 989 TFLOP/s", "data sheet 3.35 TB/s", "ridge"] {
         assert!(gpu_roofline.svg.contains(label), "{label}");
     }
@@ -81,33 +83,33 @@ fn ceilings_are_labelled() {
 
 #[test]
 fn clocks_stand_in_for_a_data_sheet() {
-    let clocks = all(&gpu_without_sheet());
+    let clocks = all(&gpu_without_sheet().campaign());
     for label in ["bf16 derived 1.07 PFLOP/s", "derived 3.35 TB/s", "derived from"] {
         assert!(clocks[0].svg.contains(label), "{label}");
     }
     assert!(clocks[2].svg.contains("derived 3.35 TB/s"));
     assert!(clocks.iter().all(|figure| !figure.svg.contains("data sheet")));
     // With both, one is drawn: they lie too close together.
-    let both = Campaign { spec: gpu().spec, ..gpu_without_sheet() };
+    let both = MadeUp { spec: gpu().spec, ..gpu_without_sheet() }.campaign();
     assert!(all(&both).iter().all(|figure| !figure.svg.contains("derived")));
     let nothing: Vec<Row> =
-        rows(&gpu()).into_iter().filter(|row| row.op != "stream").collect();
-    let unmeasured = with_rows(&gpu_without_sheet(), nothing);
+        gpu().rows.into_iter().filter(|row| row.op != "stream").collect();
+    let unmeasured = gpu_without_sheet().with_rows(nothing);
     let (_, roofline) = &figures(&unmeasured)[0];
     assert!(roofline.as_ref().unwrap().svg.contains("Dashed"));
 }
 
 #[test]
 fn the_line_through_reads_from_dram_is_drawn_and_told() {
-    let bandwidth = &all(&gpu())[2];
+    let bandwidth = &all(&gpu().campaign())[2];
     assert!(bandwidth.svg.contains("read fit: 4 µs + bytes / 3.02 TB/s"));
     // The CPU's curve has two points beyond twice its cache.
-    assert!(!all(&cpu())[2].svg.contains("read fit"));
+    assert!(!all(&cpu().campaign())[2].svg.contains("read fit"));
 }
 
 #[test]
 fn output_is_deterministic() {
-    let (first, second) = (all(&cpu()), all(&cpu()));
+    let (first, second) = (all(&cpu().campaign()), all(&cpu().campaign()));
     for (a, b) in first.iter().zip(&second) {
         assert_eq!(a.svg, b.svg);
     }
@@ -119,26 +121,27 @@ fn output_is_deterministic() {
 
 #[test]
 fn simulated_campaigns_say_so_everywhere() {
-    let simulated = altered(&cpu(), |row| row.device_kind = "simulated".to_owned());
+    let simulated =
+        altered(&cpu(), |row| row.device_kind = DeviceKind::Simulated.name().to_owned());
     for figure in all(&simulated) {
         assert!(figure.svg.contains(">SIMULATED<"));
     }
     assert!(report::html(&simulated, &[], &[]).contains("SIMULATED"));
-    assert!(!all(&cpu())[0].svg.contains("SIMULATED"));
+    assert!(!all(&cpu().campaign())[0].svg.contains("SIMULATED"));
 }
 
 #[test]
 fn missing_records_give_reasons() {
     let full = cpu();
-    let empty = with_rows(&full, Vec::new());
+    let empty = full.with_rows(Vec::new());
     assert!(reasons(&empty).iter().all(Option::is_some));
 
     let skipped = altered(&full, |row| row.status = Some(Status::Skipped));
     assert!(reasons(&skipped).iter().all(Option::is_some));
 
     let no_streams: Vec<Row> =
-        rows(&full).into_iter().filter(|row| row.op != "stream").collect();
-    let [roofline, oi, bandwidth] = &reasons(&with_rows(&full, no_streams))[..] else {
+        full.rows.iter().filter(|row| row.op != "stream").cloned().collect();
+    let [roofline, oi, bandwidth] = &reasons(&full.with_rows(no_streams))[..] else {
         panic!("three figures");
     };
     assert!(roofline.as_ref().unwrap().contains("no read stream"));
@@ -149,26 +152,26 @@ fn missing_records_give_reasons() {
 #[test]
 fn few_points_are_drawn_soundly() {
     let full = cpu();
-    let first = |op: &str| rows(&full).into_iter().find(|row| row.op == op).unwrap();
-    let is_ceiling = |row: &Row| row.op == "stream" && row.residency == "dram";
-    let ceiling = rows(&full).into_iter().find(is_ceiling).unwrap();
+    let first = |op: &str| full.rows.iter().find(|row| row.op == op).unwrap().clone();
+    let is_ceiling = |row: &&Row| row.op == "stream" && row.residency == "dram";
+    let ceiling = full.rows.iter().find(is_ceiling).unwrap();
     for op in ["gemm", "decode_attention", "prefill_attention", "stream"] {
-        let few = with_rows(&full, vec![ceiling.clone(), first(op)]);
+        let few = full.with_rows(vec![ceiling.clone(), first(op)]);
         for (_, drawn) in figures(&few) {
             drawn.iter().for_each(assert_is_sound);
         }
     }
-    let spec_only = with_rows(&gpu(), vec![first("gemm")]);
+    let spec_only = gpu().with_rows(vec![first("gemm")]);
     assert_is_sound(figures(&spec_only)[0].1.as_ref().unwrap());
 }
 
 /// A random part of a campaign with its times moved by up to three decades
 /// either way, some with an interval that reaches zero.
-fn shaken(of: &Campaign, seed: u64) -> Campaign {
+fn shaken(of: &MadeUp, seed: u64) -> Campaign {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let keep = [0.02, 0.1, 0.5, 1.0][rng.random_range(0..4)];
     let decades = [0.0, 0.5, 3.0][rng.random_range(0..3)];
-    let mut kept = rows(of);
+    let mut kept = of.rows.clone();
     kept.retain(|_| rng.random_bool(keep));
     for row in &mut kept {
         let factor = 10f64.powf(decades * rng.random_range(-1.0..1.0));
@@ -178,7 +181,7 @@ fn shaken(of: &Campaign, seed: u64) -> Campaign {
             Some(if rng.random_bool(0.05) { 1e-3 * time } else { 0.7 * time });
         row.time_s_ci_hi = Some(1.5 * time);
     }
-    with_rows(of, kept)
+    of.with_rows(kept)
 }
 
 proptest! {
@@ -186,15 +189,15 @@ proptest! {
 
     #[test]
     fn any_part_of_a_campaign_is_drawn_soundly(seed in any::<u64>(), gpu in any::<bool>()) {
-        let full: &LazyLock<Campaign> = if gpu { &GPU } else { &CPU };
+        let full: &LazyLock<MadeUp> = if gpu { &GPU } else { &CPU };
         for (_, drawn) in figures(&shaken(full, seed)) {
             drawn.iter().for_each(assert_is_sound);
         }
     }
 }
 
-static CPU: LazyLock<Campaign> = LazyLock::new(cpu);
-static GPU: LazyLock<Campaign> = LazyLock::new(gpu);
+static CPU: LazyLock<MadeUp> = LazyLock::new(cpu);
+static GPU: LazyLock<MadeUp> = LazyLock::new(gpu);
 
 #[test]
 fn names_from_records_are_escaped() {
@@ -214,7 +217,7 @@ fn names_from_records_are_escaped() {
 #[test]
 fn everything_is_written_and_pngs_have_twice_the_size() {
     let folder = tempfile::tempdir().unwrap();
-    let campaign = cpu();
+    let campaign = cpu().campaign();
     let verdict = [Section {
         heading: "Is decode memory bound?".to_owned(),
         paragraphs: vec!["Yes.".to_owned()],

@@ -16,7 +16,7 @@ pub struct Binary {
     pub image: Vec<u8>,
     /// Twelve hexadecimal digits of the image's BLAKE3.
     pub hash: String,
-    /// What each entry takes.
+    /// Resources of each entry.
     pub resources: BTreeMap<String, Resources>,
     /// Warnings of the compiler and the assembler.
     pub warnings: Vec<String>,
@@ -66,7 +66,7 @@ pub(super) fn key(source: &Source, defines: &Defines, arch: Arch) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
-/// The digits of an image that records and manifests hold.
+/// The digits of an image in records and manifests.
 pub(super) fn short_hash(image: &[u8]) -> String {
     blake3::hash(image).to_hex()[..12].to_owned()
 }

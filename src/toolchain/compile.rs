@@ -34,10 +34,10 @@ pub enum CompileError {
     /// The folder of prebuilt kernels cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The folder of prebuilt kernels lacks this one and there is no compiler.
+    /// The folder of prebuilt kernels does not have this one, and there is no compiler.
     #[error("{missing}; or build it here: {no_compiler}")]
     NotPrebuilt {
-        /// What the folder lacks.
+        /// What the folder does not have.
         missing: String,
         /// Why it cannot be built.
         no_compiler: NvrtcError,
@@ -276,8 +276,9 @@ fn seal(path: &Path, format: &str, rest: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    const HEADERS: &[(&str, &str)] = &[("h.cuh", "// header"), ("i.cuh", "// other")];
-    const TEXT: &str = "#include \"h.cuh\"\n";
+    const HEADERS: &[(&str, &str)] =
+        &[("prelude.cuh", "// header"), ("element.cuh", "// other")];
+    const TEXT: &str = "#include \"prelude.cuh\"\n";
     const SOURCE: Source = Source { name: "k", text: TEXT, headers: HEADERS };
 
     fn binary() -> Binary {
@@ -297,7 +298,11 @@ mod tests {
         let base = key(&SOURCE, &defines, Arch::SM_90);
         let others = [
             key(&Source { name: "l", ..SOURCE }, &defines, Arch::SM_90),
-            key(&Source { text: "#include \"i.cuh\"\n", ..SOURCE }, &defines, Arch::SM_90),
+            key(
+                &Source { text: "#include \"element.cuh\"\n", ..SOURCE },
+                &defines,
+                Arch::SM_90,
+            ),
             key(&Source { headers: &HEADERS[1..], ..SOURCE }, &defines, Arch::SM_90),
             key(&SOURCE, &Defines::new().with("N", 2), Arch::SM_90),
             key(&SOURCE, &Defines::new().with("N", 1).with("M", 1), Arch::SM_90),
@@ -347,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_lies_where_the_user_says() {
+    fn the_cache_is_where_the_user_says() {
         let root = |variables: &[(&str, &str)]| {
             cache_root(|name| {
                 let found = variables.iter().find(|(n, _)| *n == name);
@@ -385,7 +390,9 @@ mod tests {
         let compiler = Compiler::new(options(Some(folder))).unwrap();
         let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();
         let error = error.to_string();
-        for part in ["lacks k with no macros for sm_90a", "kernels build --arch sm_90a"] {
+        for part in
+            ["does not have k with no macros for sm_90a", "kernels build --arch sm_90a"]
+        {
             assert!(error.contains(part), "{error}");
         }
     }

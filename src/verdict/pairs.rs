@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Bound, Claim, FLAT, Finding, Judge};
+use super::shares::BoundBy;
+use super::{Claim, FLAT, Finding, Judge};
 use crate::analysis::Measured;
-use crate::format::{DType, Work};
-use crate::op::{DecodeAttention, Gemm, MlaDecode, MoeGemm, Problem};
-use crate::roofline::Resource;
+use crate::op::{PairKind, Problem};
+use crate::resource::Work;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -18,7 +19,7 @@ pub const TELLING: f64 = 0.5;
 
 /// Two points that differ in one thing.
 pub(super) struct Pair<'a> {
-    pub kind: Kind,
+    pub kind: PairKind,
     low: &'a Measured,
     high: &'a Measured,
     /// Ratio of times, high over low.
@@ -31,107 +32,42 @@ pub(super) struct Pair<'a> {
     pub expected: Option<Follows>,
 }
 
-/// What a pair differs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    /// Decode attention: the same cache, twice the query heads.
-    QueryHeads,
-    /// Decode attention: the same query heads, twice the key and value heads.
-    KvHeads,
-    /// A linear layer of more rows.
-    Rows,
-    /// Latent attention of more heads.
-    LatentHeads,
-    /// A layer of experts with more tokens.
-    Tokens,
-    /// Weights in so many bits less.
-    Weights(DType),
-    /// A cache in so many bits less.
-    Cache(DType),
-}
-
-impl Kind {
-    /// How two points differ, if in just one of these.
-    pub fn of(low: &Problem, high: &Problem) -> Option<Kind> {
-        match (low, high) {
-            (Problem::DecodeAttention(a), Problem::DecodeAttention(b)) => of_decode(a, b),
-            (Problem::MlaDecode(a), Problem::MlaDecode(b)) => of_latents(a, b),
-            (Problem::Gemm(a), Problem::Gemm(b)) => {
-                if a.m < b.m && (Gemm { m: b.m, ..*a }) == *b {
-                    return Some(Kind::Rows);
-                }
-                let alike = Gemm { w_dtype: b.w_dtype, ..*a } == *b;
-                (alike && is_quantized(a.w_dtype, b.w_dtype))
-                    .then_some(Kind::Weights(b.w_dtype))
-            }
-            (Problem::MoeGemm(a), Problem::MoeGemm(b)) => {
-                if a.tokens < b.tokens && (MoeGemm { tokens: b.tokens, ..*a }) == *b {
-                    return Some(Kind::Tokens);
-                }
-                let alike = MoeGemm { w_dtype: b.w_dtype, ..*a } == *b;
-                (alike && is_quantized(a.w_dtype, b.w_dtype))
-                    .then_some(Kind::Weights(b.w_dtype))
-            }
-            _ => None,
-        }
-    }
-
-    pub fn name(self) -> String {
-        match self {
-            Kind::QueryHeads => "equal bytes, double FLOPs".into(),
-            Kind::KvHeads => "equal FLOPs, double bytes".into(),
-            Kind::Rows => "more rows".into(),
-            Kind::LatentHeads => "more heads".into(),
-            Kind::Tokens => "more tokens".into(),
-            Kind::Weights(dtype) => format!("weights in {dtype}"),
-            Kind::Cache(dtype) => format!("cache in {dtype}"),
-        }
-    }
-
-    /// Whether it is a step along an axis that suites choose the width of: only the
-    /// next point along it makes a pair.
-    const fn is_step(self) -> bool {
-        matches!(self, Kind::Rows | Kind::LatentHeads | Kind::Tokens)
-    }
-
+/// How pairs of a kind are told apart and judged.
+struct Judging {
+    /// Whether the kind is a step along an axis that suites choose the width of: only
+    /// the next point along it makes a pair.
+    is_step: bool,
     /// Whether the claim is that time follows bytes whatever binds. The others are of
     /// the roofline: time follows bytes below the ridge and FLOPs past it.
-    const fn is_of_bytes_alone(self) -> bool {
-        matches!(self, Kind::QueryHeads | Kind::KvHeads | Kind::Tokens)
-    }
-
-    /// What time should follow between two points that these roofs bind.
-    fn expected(self, low: Option<Resource>, high: Option<Resource>) -> Option<Follows> {
-        match (low?, high?) {
-            _ if self.is_of_bytes_alone() => Some(Follows::Bytes),
-            (Resource::Memory, Resource::Memory) => Some(Follows::Bytes),
-            (Resource::Compute, Resource::Compute) => Some(Follows::Flops),
-            _ => None,
-        }
-    }
+    is_of_bytes_alone: bool,
+    /// The claim that pairs of the kind decide.
+    claim: &'static PairClaim,
 }
 
-fn of_decode(a: &DecodeAttention, b: &DecodeAttention) -> Option<Kind> {
-    if (DecodeAttention { q_heads: 2 * a.q_heads, ..*a }) == *b {
-        Some(Kind::QueryHeads)
-    } else if (DecodeAttention { kv_heads: 2 * a.kv_heads, ..*a }) == *b {
-        Some(Kind::KvHeads)
-    } else {
-        let alike = DecodeAttention { kv_dtype: b.kv_dtype, ..*a } == *b;
-        (alike && is_quantized(a.kv_dtype, b.kv_dtype)).then_some(Kind::Cache(b.kv_dtype))
-    }
+const fn judging(kind: PairKind) -> Judging {
+    let [decode, linear, latents, experts, quantizing] = &CLAIMS;
+    let (is_step, is_of_bytes_alone, claim) = match kind {
+        PairKind::QueryHeads | PairKind::KvHeads => (false, true, decode),
+        PairKind::Rows => (true, false, linear),
+        PairKind::LatentHeads => (true, false, latents),
+        PairKind::Tokens => (true, true, experts),
+        PairKind::Weights(_) | PairKind::Cache(_) => (false, false, quantizing),
+    };
+    Judging { is_step, is_of_bytes_alone, claim }
 }
 
-fn of_latents(a: &MlaDecode, b: &MlaDecode) -> Option<Kind> {
-    if a.q_heads < b.q_heads && (MlaDecode { q_heads: b.q_heads, ..*a }) == *b {
-        return Some(Kind::LatentHeads);
+/// What time should follow between two points that these roofs bind.
+fn expected(
+    kind: PairKind,
+    low: Option<RoofKind>,
+    high: Option<RoofKind>,
+) -> Option<Follows> {
+    match (low?, high?) {
+        _ if judging(kind).is_of_bytes_alone => Some(Follows::Bytes),
+        (RoofKind::Memory, RoofKind::Memory) => Some(Follows::Bytes),
+        (RoofKind::Compute, RoofKind::Compute) => Some(Follows::Flops),
+        _ => None,
     }
-    let alike = MlaDecode { kv_dtype: b.kv_dtype, ..*a } == *b;
-    (alike && is_quantized(a.kv_dtype, b.kv_dtype)).then_some(Kind::Cache(b.kv_dtype))
-}
-
-const fn is_quantized(from: DType, to: DType) -> bool {
-    from.bits() == 16 && to.is_scaled()
 }
 
 /// What time follows in a pair.
@@ -197,60 +133,62 @@ fn elasticity(time: Estimate, bytes: f64, flops: f64) -> Option<Estimate> {
 }
 
 /// A claim about pairs.
-struct Question {
+struct PairClaim {
     id: &'static str,
     statement: &'static str,
-    asks: fn(Kind) -> bool,
 }
 
-/// What is asked of pairs, decode attention first.
-const QUESTIONS: [Question; 5] = [
-    Question {
+/// The claims that pairs decide, that of decode attention first.
+static CLAIMS: [PairClaim; 5] = [
+    PairClaim {
         id: "decode-follows-bytes",
         statement: "Decode attention's time follows its bytes and not its FLOPs.",
-        asks: |kind| matches!(kind, Kind::QueryHeads | Kind::KvHeads),
     },
-    Question {
+    PairClaim {
         id: "linear-follows-weights",
         statement: "The time of linear layers with few rows follows the bytes of weights, and \
                     the rows only past the ridge.",
-        asks: |kind| kind == Kind::Rows,
     },
-    Question {
+    PairClaim {
         id: "latents-at-the-ridge",
         statement: "The time of latent attention stays with more heads where memory binds, \
                     and follows its FLOPs where computing does.",
-        asks: |kind| kind == Kind::LatentHeads,
     },
-    Question {
+    PairClaim {
         id: "experts-follow-bytes",
         statement: "The time of routed experts follows the bytes of the experts touched, and \
                     not the rows.",
-        asks: |kind| kind == Kind::Tokens,
     },
-    Question {
+    PairClaim {
         id: "quantizing-shrinks-time",
         statement: "Quantizing weights or cache shrinks time as it shrinks bytes where memory \
                     binds, and not past the ridge.",
-        asks: |kind| matches!(kind, Kind::Weights(_) | Kind::Cache(_)),
     },
 ];
+
+impl PairClaim {
+    /// Whether pairs of a kind decide it.
+    fn asks(&self, kind: PairKind) -> bool {
+        judging(kind).claim.id == self.id
+    }
+}
 
 impl<'a> Judge<'a> {
     /// All pairs of points from DRAM, of one kernel and cache state.
     pub(super) fn pairs(&self) -> Vec<Pair<'a>> {
         let points: Vec<&Measured> =
-            self.campaign.points.iter().filter(|p| p.row.residency == "dram").collect();
+            self.campaign.points.iter().filter(|p| p.is_from_dram()).collect();
         let mut pairs = Vec::new();
         for low in &points {
             let of_low: Vec<_> =
                 points.iter().filter_map(|high| self.pair(low, high)).collect();
-            let next = |kind: Kind| {
+            let next = |kind: PairKind| {
                 let alike = of_low.iter().filter(|pair| pair.kind == kind);
                 alike.map(|pair| pair.flops).fold(f64::INFINITY, f64::min)
             };
-            let is_next =
-                |pair: &Pair<'_>| !pair.kind.is_step() || pair.flops <= next(pair.kind);
+            let is_next = |pair: &Pair<'_>| {
+                !judging(pair.kind).is_step || pair.flops <= next(pair.kind)
+            };
             let kept: Vec<bool> = of_low.iter().map(is_next).collect();
             pairs.extend(
                 of_low
@@ -264,36 +202,36 @@ impl<'a> Judge<'a> {
     }
 
     fn pair(&self, low: &'a Measured, high: &'a Measured) -> Option<Pair<'a>> {
-        let same_run = low.row.kernel == high.row.kernel
-            && low.row.cache_state == high.row.cache_state;
-        let kind = Kind::of(&low.problem, &high.problem).filter(|_| same_run)?;
+        let same_run = low.kernel == high.kernel && low.cache == high.cache;
+        let kind = low.problem.operation().pair_with(&high.problem).filter(|_| same_run)?;
         let time = high.time_s?.over(low.time_s?).widened(self.drift);
         let ratio = |of: fn(&Work) -> u64| of(&high.work) as f64 / of(&low.work) as f64;
         let (bytes, flops) = (ratio(Work::bytes), ratio(Work::flops));
         // A launch that costs more than the work may take as long whatever the work.
-        let no_roof =
-            |p: &Measured| matches!(self.bound(p), Some(Bound::Kernel | Bound::Latency));
+        let no_roof = |p: &Measured| {
+            matches!(self.bound(p), Some(BoundBy::Kernel | BoundBy::Latency))
+        };
         let follows = match no_roof(low) || no_roof(high) {
             true => Follows::NoRoof,
             false => Follows::of(time, bytes, flops),
         };
         let binds = |p: &Measured| p.empirical.map(|roof| roof.binding());
-        let expected = kind.expected(binds(low), binds(high));
+        let expected = expected(kind, binds(low), binds(high));
         Some(Pair { kind, low, high, time, bytes, flops, follows, expected })
     }
 
     /// The claims that pairs decide. That of decode attention is always there, the
     /// others where there are pairs.
     pub(super) fn pair_claims(&self, pairs: &[Pair<'_>]) -> Vec<Claim> {
-        let claim = |(at, question): (usize, &Question)| {
+        let claim = |(at, question): (usize, &PairClaim)| {
             let asked: Vec<&Pair<'_>> =
-                pairs.iter().filter(|pair| (question.asks)(pair.kind)).collect();
+                pairs.iter().filter(|pair| question.asks(pair.kind)).collect();
             (at == 0 || !asked.is_empty()).then(|| self.pair_claim(question, &asked))
         };
-        QUESTIONS.iter().enumerate().filter_map(claim).collect()
+        CLAIMS.iter().enumerate().filter_map(claim).collect()
     }
 
-    fn pair_claim(&self, question: &Question, asked: &[&Pair<'_>]) -> Claim {
+    fn pair_claim(&self, question: &PairClaim, asked: &[&Pair<'_>]) -> Claim {
         let judged: Vec<&Pair<'_>> = asked
             .iter()
             .copied()
@@ -303,7 +241,7 @@ impl<'a> Judge<'a> {
         let unclear = judged.iter().filter(|p| p.follows == Follows::Undecided).count();
         let mut parts = summaries(&judged);
         parts.extend(left_out(asked));
-        parts.extend(self.knees_in_short(question.asks));
+        parts.extend(self.knees_in_short(|kind| question.asks(kind)));
         let evidence = format!(
             "{agree} of {} pairs follow what they should: {}",
             judged.len(),
@@ -349,125 +287,17 @@ impl<'a> Judge<'a> {
             paragraphs: Vec::new(),
         }
     }
-
-    /// From how many rows on computing binds, for each shape and format of linear layers
-    /// and each format of latent attention.
-    fn knees(&self) -> Vec<Knee> {
-        let mut groups: BTreeMap<String, (Axis, Vec<(u64, Bound)>)> = BTreeMap::new();
-        for point in self.campaign.points.iter().filter(|p| p.row.residency == "dram") {
-            let (Some(axis), Some(bound)) = (Axis::of(point), self.bound(point)) else {
-                continue;
-            };
-            let rows = axis.rows;
-            let name = axis.name.clone();
-            groups.entry(name).or_insert_with(|| (axis, Vec::new())).1.push((rows, bound));
-        }
-        let knee = |(axis, bounds): (Axis, Vec<(u64, Bound)>)| {
-            let ceilings = self.campaign.ceilings.as_ref();
-            let ridge = ceilings.and_then(|c| c.ridge(axis.dtype)).map(|ridge| ridge.value);
-            Knee { rows: compute_bound_from(&bounds), ridge, axis }
-        };
-        groups.into_values().map(knee).collect()
-    }
-
-    pub(super) fn knee_section(&self) -> Section {
-        let rows = self.knees().into_iter().map(|knee| {
-            let from = knee.rows.map_or("none that was measured".into(), |rows| {
-                format!("{rows} {} on", knee.axis.unit)
-            });
-            let ridge = knee.ridge.map_or(String::new(), |ridge| format!("{ridge:.1}"));
-            vec![knee.axis.name, from, ridge]
-        });
-        Section {
-            heading: "From where on does computing bind?".into(),
-            columns: vec!["points", "compute bound from", "ridge (FLOP/B)"],
-            rows: rows.collect(),
-            paragraphs: Vec::new(),
-        }
-    }
-
-    /// The same in a few words, of what is asked.
-    fn knees_in_short(&self, asks: impl Fn(Kind) -> bool) -> Option<String> {
-        let mut knees = self.knees();
-        knees.retain(|knee| asks(knee.axis.kind));
-        let rows: Vec<u64> = knees.iter().filter_map(|knee| knee.rows).collect();
-        let unit = knees.first()?.axis.unit;
-        let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max()) else {
-            return Some(format!("compute bound at no number of {unit}"));
-        };
-        let range =
-            if least == most { format!("{least}") } else { format!("{least} to {most}") };
-        let kinds = match knees.len() {
-            1 => String::new(),
-            all => format!(", by shape and format ({} of {all})", rows.len()),
-        };
-        Some(format!("compute bound from {range} {unit} on{kinds}"))
-    }
-}
-
-/// From where on points along an axis are compute bound.
-struct Knee {
-    axis: Axis,
-    /// None where no point is.
-    rows: Option<u64>,
-    /// FLOPs per byte.
-    ridge: Option<f64>,
-}
-
-/// A point along whose rows computing begins to bind.
-struct Axis {
-    kind: Kind,
-    name: String,
-    unit: &'static str,
-    rows: u64,
-    dtype: DType,
-}
-
-impl Axis {
-    fn of(point: &Measured) -> Option<Axis> {
-        match point.problem {
-            Problem::Gemm(p) => Some(Axis {
-                kind: Kind::Rows,
-                name: format!(
-                    "gemm {} x {} in {}, weights in {}",
-                    p.n, p.k, p.dtype, p.w_dtype
-                ),
-                unit: "rows",
-                rows: p.m,
-                dtype: p.dtype,
-            }),
-            Problem::MlaDecode(p) => Some(Axis {
-                kind: Kind::LatentHeads,
-                name: format!("mla_decode in {}, cache in {}", p.dtype, p.kv_dtype),
-                unit: "heads x new tokens",
-                rows: p.q_heads * p.new_tokens,
-                dtype: p.dtype,
-            }),
-            _ => None,
-        }
-    }
-}
-
-/// The fewest rows from which on every point that says anything reaches the compute
-/// roof. Those that reach none, and undecided ones, say nothing.
-fn compute_bound_from(bounds: &[(u64, Bound)]) -> Option<u64> {
-    let is_compute = |bound: Bound| matches!(bound, Bound::Compute | Bound::Ridge);
-    let others = bounds.iter().filter(|(_, bound)| *bound == Bound::Memory);
-    let last_other = others.map(|(rows, _)| *rows).max().unwrap_or(0);
-    let beyond =
-        bounds.iter().filter(|(rows, bound)| is_compute(*bound) && *rows > last_other);
-    beyond.map(|(rows, _)| *rows).min()
 }
 
 /// How much time and bytes changed, for each kind of pair and side of the ridge.
 fn summaries(judged: &[&Pair<'_>]) -> Vec<String> {
-    let mut groups: BTreeMap<(Kind, Option<Follows>), Vec<&Pair<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(PairKind, Option<Follows>), Vec<&Pair<'_>>> = BTreeMap::new();
     for pair in judged {
         groups.entry((pair.kind, pair.expected)).or_default().push(pair);
     }
-    let sentence = |((kind, expected), pairs): ((Kind, _), Vec<&Pair<'_>>)| {
+    let sentence = |((kind, expected), pairs): ((PairKind, _), Vec<&Pair<'_>>)| {
         let side = match expected {
-            _ if kind.is_of_bytes_alone() => "",
+            _ if judging(kind).is_of_bytes_alone => "",
             Some(Follows::Bytes) => " below the ridge",
             _ => " past the ridge",
         };

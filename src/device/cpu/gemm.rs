@@ -5,9 +5,9 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::product::{Left, PANEL, multiply, pack, packed_len};
 use super::simd::{Element, Lanes, arrange, chunks, dots, padded_rows};
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{Gemm, Op};

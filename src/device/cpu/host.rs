@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::simd;
-use crate::device::{Cache, DeviceInfo, DeviceKind, slug};
+use crate::device::contract::slug;
+use crate::device::{DeviceInfo, DeviceKind};
+use crate::residency::{CacheLevel, CacheSize};
 use crate::statistics::median;
 
 /// Cache capacity that is assumed where the system does not tell: more than
@@ -27,7 +29,7 @@ pub fn device_info() -> DeviceInfo {
     ];
     let mut caches = caches(Path::new("/sys/devices/system/cpu"));
     if caches.is_empty() {
-        caches.push(Cache { name: "L3".to_owned(), bytes: ASSUMED_CACHE_BYTES });
+        caches.push(CacheSize { level: CacheLevel::L3, bytes: ASSUMED_CACHE_BYTES });
         facts.push((
             "assumed_cache_bytes".to_owned(),
             format!("{ASSUMED_CACHE_BYTES}: the system lists no caches"),
@@ -63,7 +65,7 @@ fn model_name() -> Option<String> {
 }
 
 /// Data caches by level, each summed over its instances.
-fn caches(cpus: &Path) -> Vec<Cache> {
+fn caches(cpus: &Path) -> Vec<CacheSize> {
     // An instance is a level and the CPUs that share it: every one of them
     // lists it.
     let mut instances = BTreeMap::new();
@@ -87,8 +89,8 @@ fn caches(cpus: &Path) -> Vec<Cache> {
     for ((level, _), bytes) in instances {
         *levels.entry(level).or_insert(0) += bytes;
     }
-    let named = |(level, bytes)| Cache { name: format!("L{level}"), bytes };
-    levels.into_iter().map(named).collect()
+    let sized = |(level, bytes)| Some(CacheSize { level: CacheLevel::new(level)?, bytes });
+    levels.into_iter().filter_map(sized).collect()
 }
 
 /// Entries of a folder whose name is `prefix` and a number.
@@ -221,8 +223,8 @@ mod tests {
             }
         }
         let found = caches(root.path());
-        let found: Vec<_> = found.iter().map(|c| (c.name.as_str(), c.bytes)).collect();
-        assert_eq!(found, [("L1", 96 << 10), ("L3", 8 << 20)]);
+        let found: Vec<_> = found.iter().map(|c| (c.level.to_string(), c.bytes)).collect();
+        assert_eq!(found, [("L1".to_owned(), 96 << 10), ("L3".to_owned(), 8 << 20)]);
         assert_eq!(caches(&root.path().join("nowhere")), []);
     }
 

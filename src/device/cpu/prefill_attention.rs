@@ -5,9 +5,9 @@
 
 use rayon::prelude::*;
 
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::product::{Left, PANEL, multiply, pack, pack_columns, packed_len};
 use super::simd::{Lanes, exp2, narrow, widen};
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{Op, PrefillAttention};
@@ -26,6 +26,13 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
 fn refuse(p: PrefillAttention) -> Result<(), Refusal> {
     CpuFormat::of("dtype", p.dtype)?;
     CpuFormat::of("kv_dtype", p.kv_dtype)?;
+    if p.v_head_dim != p.head_dim {
+        return Err(Refusal(format!(
+            "the CPU kernel takes values as wide as keys, not head_dim = {} with v_head_dim = {}; \
+             use the same",
+            p.head_dim, p.v_head_dim
+        )));
+    }
     if p.window > 0 {
         return Err(Refusal(format!(
             "the CPU kernel attends to all of the context, not to a window = {}; use 0",

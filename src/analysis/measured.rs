@@ -1,0 +1,218 @@
+//! A row of `results.csv` with every value read: types in place of texts.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use crate::device::DeviceKind;
+use crate::op::{Access, JudgedFacts, Problem};
+use crate::point::{CacheState, KernelName};
+use crate::record::{Row, Status, Unreadable};
+use crate::reference;
+use crate::residency::Residency;
+use crate::resource::Work;
+use crate::roofline::{Peaks, Roof};
+use crate::statistics::Estimate;
+
+/// A row with its problem and, where it carries a time, its place under the
+/// ceilings.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Id of the point.
+    pub point_id: String,
+    /// What was asked.
+    pub problem: Problem,
+    /// The kernel that did it.
+    pub kernel: KernelName,
+    /// What the caches held.
+    pub cache: CacheState,
+    /// Whether the time comes from hardware; `None` where the row does not say.
+    pub device_kind: Option<DeviceKind>,
+    /// What became of it.
+    pub status: Status,
+    /// Why it is not `ok`.
+    pub reason: String,
+    /// What the last comparison with the reference said, if one was made.
+    pub check: Option<reference::CheckVerdict>,
+    /// What held the bytes between two uses; `None` for what was not laid out.
+    pub residency: Option<Residency>,
+    /// Distinct bytes touched between two uses of the same byte.
+    pub reuse_distance_bytes: Option<u64>,
+    /// Share of the CPU time that others took meanwhile.
+    pub other_cpu_share: Option<f64>,
+    /// When it began.
+    pub started: Option<jiff::Timestamp>,
+    /// The problem's FLOPs and compulsory bytes.
+    pub work: Work,
+    /// Seconds of one launch; `None` unless the row carries a usable time.
+    pub time_s: Option<Estimate>,
+    /// Seconds to move the bytes at the measured bandwidth.
+    pub memory_s: Option<f64>,
+    /// Least time under the measured ceilings; `None` too where the format has
+    /// no measured compute ceiling.
+    pub empirical: Option<Roof>,
+    /// Least time under the ceilings derived from the device's clocks.
+    pub derived: Option<Roof>,
+    /// Least time under the data sheet's ceilings.
+    pub spec: Option<Roof>,
+}
+
+impl Measured {
+    /// Reads a row. The roofs are not known yet.
+    ///
+    /// # Errors
+    /// The first value that cannot be read.
+    pub(super) fn read(row: &Row) -> Result<Self, Unreadable> {
+        let problem: Problem = parsed(row, "problem", &row.problem)?;
+        Ok(Measured {
+            point_id: row.point_id.clone(),
+            work: problem.work(),
+            problem,
+            kernel: parsed(row, "kernel", &row.kernel)?,
+            cache: parsed(row, "cache_state", &row.cache_state)?,
+            device_kind: unless_empty(row, "device_kind", &row.device_kind)?,
+            status: status_of(row)?,
+            reason: row.reason.clone(),
+            check: check_of(row)?,
+            residency: unless_empty(row, "residency", &row.residency)?,
+            reuse_distance_bytes: row.reuse_distance_bytes,
+            other_cpu_share: row.other_cpu_share,
+            started: unless_empty(row, "started_utc", &row.started_utc)?,
+            time_s: time_of(row)?,
+            memory_s: None,
+            empirical: None,
+            derived: None,
+            spec: None,
+        })
+    }
+
+    /// The working set by which bandwidths are looked up, in bytes.
+    pub(super) fn footprint_bytes(&self) -> u64 {
+        self.reuse_distance_bytes.unwrap_or(u64::MAX)
+    }
+
+    /// Its least time under ceilings; `None` where they lack its format.
+    pub(super) fn roof(&self, peaks: &Peaks) -> Option<Roof> {
+        peaks.roof(&self.work, self.footprint_bytes())
+    }
+
+    /// What is true of all points of its operation.
+    pub fn judged_facts(&self) -> &'static JudgedFacts {
+        &self.problem.op().facts().judged
+    }
+
+    /// The direction of traffic whose bandwidth it measures, if it is a stream.
+    pub fn memory_roof(&self) -> Option<Access> {
+        self.problem.operation().memory_roof()
+    }
+
+    /// Whether all of its bytes came from DRAM.
+    pub fn is_from_dram(&self) -> bool {
+        self.residency == Some(Residency::Dram)
+    }
+
+    /// Measured FLOPs per second.
+    pub fn flops_per_s(&self) -> Option<Estimate> {
+        let flops = self.work.flops();
+        self.time_s.filter(|_| flops > 0).map(|t| t.into_rate(flops as f64))
+    }
+
+    /// Compulsory bytes per measured second.
+    pub fn bytes_per_s(&self) -> Option<Estimate> {
+        let bytes = self.work.bytes();
+        self.time_s.filter(|_| bytes > 0).map(|t| t.into_rate(bytes as f64))
+    }
+
+    /// Share of the binding measured roof that was reached.
+    pub fn fraction(&self) -> Option<Estimate> {
+        Some(self.time_s?.into_rate(self.empirical?.time_s()))
+    }
+
+    /// Share of the memory roof, whether it binds or not.
+    pub fn memory_fraction(&self) -> Option<Estimate> {
+        Some(self.time_s?.into_rate(self.memory_s?))
+    }
+
+    /// Share of the compute roof, whether it binds or not.
+    pub fn compute_fraction(&self) -> Option<Estimate> {
+        Some(self.time_s?.into_rate(self.empirical?.compute_s))
+    }
+
+    /// FLOPs over the bytes that the measured bandwidth could have moved in
+    /// the measured time. It equals the model's operational intensity when the
+    /// kernel reads exactly its compulsory bytes at full bandwidth; extra
+    /// traffic, idle memory and compute-bound time all lower it.
+    pub fn effective_intensity(&self) -> Option<Estimate> {
+        let share = self.memory_fraction()?;
+        Some(share.scaled(self.work.operational_intensity()))
+    }
+}
+
+fn unreadable(row: &Row, column: &str, value: &str, why: impl Display) -> Unreadable {
+    Unreadable {
+        file: "results.csv",
+        line: row.line,
+        column: Some(column.to_owned()),
+        value: value.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+fn parsed<T: FromStr<Err: Display>>(
+    row: &Row,
+    column: &str,
+    text: &str,
+) -> Result<T, Unreadable> {
+    text.parse().map_err(|why| unreadable(row, column, text, why))
+}
+
+/// Columns that an older version did not write are empty.
+fn unless_empty<T: FromStr<Err: Display>>(
+    row: &Row,
+    column: &str,
+    text: &str,
+) -> Result<Option<T>, Unreadable> {
+    (!text.is_empty()).then(|| parsed(row, column, text)).transpose()
+}
+
+fn status_of(row: &Row) -> Result<Status, Unreadable> {
+    row.status.ok_or_else(|| {
+        let known = Status::ALL.map(Status::name).join(", ");
+        unreadable(row, "status", "", format!("a row has one of {known}"))
+    })
+}
+
+fn check_of(row: &Row) -> Result<Option<reference::CheckVerdict>, Unreadable> {
+    use reference::CheckVerdict;
+    if ["", "none"].contains(&row.check.as_str()) {
+        return Ok(None);
+    }
+    let verdict = [CheckVerdict::Pass, CheckVerdict::Fail]
+        .into_iter()
+        .find(|v| v.name() == row.check);
+    let why = "known are none, pass and fail";
+    verdict.map(Some).ok_or_else(|| unreadable(row, "check", &row.check, why))
+}
+
+/// The time of a row, if it has one that may be used. Files can be edited, and
+/// a time that is no time would turn every share into nonsense.
+fn time_of(row: &Row) -> Result<Option<Estimate>, Unreadable> {
+    let Some(status) = row.status.filter(|status| status.has_time()) else {
+        return Ok(None);
+    };
+    match (row.time_s_median, row.time_s_ci_lo, row.time_s_ci_hi) {
+        (Some(value), Some(lo), Some(hi))
+            if 0.0 < lo && lo <= value && value <= hi && hi.is_finite() =>
+        {
+            Ok(Some(Estimate { value, lo, hi }))
+        }
+        (value, lo, hi) => {
+            let why = format!(
+                "a row that is {} has a median time within its interval, here {lo:?} to \
+                 {hi:?} s; all three must be positive and in order",
+                status.name()
+            );
+            let value = value.map_or(String::new(), |value| value.to_string());
+            Err(unreadable(row, "time_s_median", &value, why))
+        }
+    }
+}

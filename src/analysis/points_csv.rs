@@ -1,0 +1,88 @@
+//! `points.csv`: what follows from each record, ready to plot.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Campaign;
+use crate::record::write_atomically;
+use crate::roofline::{Roof, RoofKind};
+
+/// A row of `points.csv`: what follows from a record, ready to plot.
+#[derive(Clone, Debug, Serialize)]
+struct Derived<'a> {
+    point_id: &'a str,
+    op: &'a str,
+    kernel: &'a str,
+    cache_state: &'a str,
+    residency: String,
+    status: &'a str,
+    problem: String,
+    flops: u64,
+    bytes: u64,
+    oi_model_flops_per_byte: Option<f64>,
+    oi_effective_flops_per_byte: Option<f64>,
+    time_s: Option<f64>,
+    flops_per_s: Option<f64>,
+    bytes_per_s: Option<f64>,
+    roof_memory_s: Option<f64>,
+    roof_compute_s: Option<f64>,
+    binding_roof: &'a str,
+    fraction_of_roof: Option<f64>,
+    fraction_of_roof_lo: Option<f64>,
+    fraction_of_roof_hi: Option<f64>,
+    derived_roof_s: Option<f64>,
+    fraction_of_derived: Option<f64>,
+    spec_roof_s: Option<f64>,
+    fraction_of_spec: Option<f64>,
+}
+
+/// Writes `points.csv`: one row for each point with rates, roofs and
+/// fractions, the numbers behind tables and figures.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_derived(campaign: &Campaign, path: &Path) -> Result<()> {
+    write_atomically(path, derived_csv(campaign)?.as_bytes())
+}
+
+/// The text of `points.csv`.
+///
+/// # Errors
+/// None that a campaign can cause.
+pub fn derived_csv(campaign: &Campaign) -> Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for point in &campaign.points {
+        let fraction = point.fraction();
+        let share = |roof: Option<Roof>| Some(roof?.fraction(point.time_s?.value));
+        writer.serialize(Derived {
+            point_id: &point.point_id,
+            op: point.problem.op().name(),
+            kernel: &point.kernel,
+            cache_state: point.cache.name(),
+            residency: point.residency.map_or(String::new(), |r| r.to_string()),
+            status: point.status.name(),
+            problem: point.problem.to_string(),
+            flops: point.work.flops(),
+            bytes: point.work.bytes(),
+            oi_model_flops_per_byte: (point.work.bytes() > 0)
+                .then(|| point.work.operational_intensity()),
+            oi_effective_flops_per_byte: point.effective_intensity().map(|e| e.value),
+            time_s: point.time_s.map(|t| t.value),
+            flops_per_s: point.flops_per_s().map(|r| r.value),
+            bytes_per_s: point.bytes_per_s().map(|r| r.value),
+            roof_memory_s: point.empirical.map(|r| r.memory_s),
+            roof_compute_s: point.empirical.map(|r| r.compute_s),
+            binding_roof: point.empirical.map_or("", |r| RoofKind::name(r.binding())),
+            fraction_of_roof: fraction.map(|f| f.value),
+            fraction_of_roof_lo: fraction.map(|f| f.lo),
+            fraction_of_roof_hi: fraction.map(|f| f.hi),
+            derived_roof_s: point.derived.map(|r| r.time_s()),
+            fraction_of_derived: share(point.derived),
+            spec_roof_s: point.spec.map(|r| r.time_s()),
+            fraction_of_spec: share(point.spec),
+        })?;
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}

@@ -1,0 +1,239 @@
+//! Campaigns on the simulated device, cut and finished.
+
+use super::*;
+use crate::analysis::Campaign;
+use crate::device::simulated::{Fault, SimulatedDevice};
+use crate::model::machine::Machines;
+use crate::record::{Records, Status};
+use crate::verdict::judge;
+use proptest::prelude::*;
+
+const SUITE: &str = r#"
+name = "tiny"
+[protocol]
+warmup_s = 0.001
+min_samples = 3
+min_sample_s = 0.001
+max_sample_s = 0.01
+sentinel_every = 2
+[sentinel]
+op = "stream"
+access = "read"
+bytes = "64 KiB"
+cache = "hot"
+[[points]]
+op = "stream"
+access = ["read", "copy"]
+bytes = ["64 KiB", "4 MiB"]
+cache = "hot"
+[[points]]
+op = "gemm"
+m = [1, 4]
+n = 8
+k = 16
+dtype = "f32"
+"#;
+
+fn request(dir: &Path) -> Request {
+    Request {
+        suite: Some(Suite::parse("tiny.toml", SUITE).unwrap()),
+        out: Some(dir.join("campaign")),
+        resume: None,
+        seed: Some(5),
+        budget_s: None,
+        command_line: "test".into(),
+    }
+}
+
+fn resume(folder: &Path) -> Request {
+    Request {
+        suite: None,
+        out: None,
+        resume: Some(folder.to_owned()),
+        seed: None,
+        budget_s: None,
+        command_line: "test".into(),
+    }
+}
+
+fn start(dir: &Path, device: &mut SimulatedDevice) -> CampaignSummary {
+    run(device, &request(dir), &mut Silent).unwrap()
+}
+
+fn load(folder: &Path) -> Campaign {
+    Campaign::load(folder, &Machines::default()).unwrap()
+}
+
+fn statuses(folder: &Path) -> Vec<Status> {
+    Records::read(folder).unwrap().rows.iter().filter_map(|r| r.status).collect()
+}
+
+#[test]
+fn every_planned_point_has_a_row_and_the_sentinel_its_repeats() {
+    let dir = tempfile::tempdir().unwrap();
+    let summary = start(dir.path(), &mut SimulatedDevice::default());
+    // Five points besides the sentinel, which comes after every two.
+    assert_eq!((summary.rows, summary.resumed_rows), (5 + 4, 0));
+    let campaign = load(&summary.folder);
+    assert_eq!(campaign.points.len(), 6);
+    assert_eq!(campaign.sentinel.as_ref().unwrap().times_s.len(), 4);
+    let skipped =
+        statuses(&summary.folder).iter().filter(|s| **s == Status::Skipped).count();
+    assert_eq!(skipped, 2, "the device cannot copy");
+    assert!(campaign.is_simulated());
+    assert!(judge(&campaign).is_valid());
+}
+
+#[test]
+fn rows_carry_what_it_takes_to_repeat_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let summary = start(dir.path(), &mut SimulatedDevice::default());
+    for row in Records::read(&summary.folder).unwrap().rows {
+        let (_, point) = row.repro_command.split_once("--point '").unwrap();
+        let point = point.strip_suffix('\'').unwrap();
+        assert_eq!(point.parse::<Point>().unwrap().id(), row.point_id);
+        assert!(row.repro_command.contains("--seed 5"));
+    }
+}
+
+#[test]
+fn a_campaign_cut_after_any_row_is_finished_without_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = start(dir.path(), &mut SimulatedDevice::default());
+    let all = Records::read(&whole.folder).unwrap().rows;
+    for kept in 0..all.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
+        let path = folder.join("results.csv");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let cut: String = text.lines().take(kept + 1).map(|l| format!("{l}\n")).collect();
+        std::fs::write(&path, cut).unwrap();
+        let before = load(&folder);
+        assert!(!judge(&before).is_valid(), "{kept} rows are not all");
+        let summary =
+            run(&mut SimulatedDevice::default(), &resume(&folder), &mut Silent).unwrap();
+        assert_eq!((summary.rows, summary.resumed_rows), (all.len() - kept, kept));
+        let keys = |rows: &[Row]| rows.iter().map(Row::key).collect::<Vec<_>>();
+        assert_eq!(keys(&Records::read(&folder).unwrap().rows), keys(&all));
+    }
+}
+
+#[test]
+fn a_campaign_out_of_time_is_finished_by_resuming() {
+    let dir = tempfile::tempdir().unwrap();
+    // Less than one point takes, so exactly one is begun.
+    let short = Request { budget_s: Some(1e-9), ..request(dir.path()) };
+    let first = run(&mut SimulatedDevice::default(), &short, &mut Silent).unwrap();
+    assert!(first.rows_left > 0 && first.rows + first.rows_left == 9, "{first:?}");
+    let rest =
+        run(&mut SimulatedDevice::default(), &resume(&first.folder), &mut Silent).unwrap();
+    assert_eq!((rest.rows + rest.resumed_rows, rest.rows_left), (9, 0));
+}
+
+#[test]
+fn a_finished_campaign_resumes_to_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
+    let summary =
+        run(&mut SimulatedDevice::default(), &resume(&folder), &mut Silent).unwrap();
+    assert_eq!((summary.rows, summary.overhead(0.0)), (0, None));
+}
+
+#[test]
+fn overhead_is_what_is_neither_warm_up_nor_check_nor_sample() {
+    let summary = CampaignSummary {
+        folder: PathBuf::new(),
+        rows: 1,
+        resumed_rows: 0,
+        rows_left: 0,
+        total_s: 9.0,
+        durations: Durations { setup_s: 1.0, check_s: 2.0, warmup_s: 3.0, sample_s: 3.0 },
+    };
+    assert!((summary.overhead(1.0).unwrap() - 0.2).abs() < 1e-12);
+}
+
+#[test]
+fn faults_are_rows_and_make_the_run_invalid() {
+    for (fault, status) in [
+        (Fault::Panics, Status::Failed),
+        (Fault::LaunchFails, Status::Failed),
+        (Fault::WrongOutput, Status::Wrong),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut device = SimulatedDevice { fault: Some((fault, 0)), ..Default::default() };
+        let summary = start(dir.path(), &mut device);
+        assert_eq!(summary.rows, 9);
+        assert_eq!(statuses(&summary.folder).iter().filter(|s| **s == status).count(), 7);
+        let verdict = judge(&load(&summary.folder));
+        assert!(!verdict.is_valid());
+    }
+}
+
+#[test]
+fn a_resume_that_does_not_fit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
+    let refused = |device: &mut SimulatedDevice, request: Request| {
+        run(device, &request, &mut Silent).unwrap_err().to_string()
+    };
+    let mut other = SimulatedDevice::default();
+    other.info.name = "Another".into();
+    assert!(refused(&mut other, resume(&folder)).contains("device = `Simulated Device`"));
+    let mut grown = SimulatedDevice::default();
+    grown.info.caches[0].bytes *= 2;
+    assert!(refused(&mut grown, resume(&folder)).contains("caches"));
+    let device = &mut SimulatedDevice::default();
+    let seeded = Request { seed: Some(6), ..resume(&folder) };
+    assert!(refused(device, seeded).contains("seed 5"));
+    let suite = Suite::parse("x.toml", &SUITE.replace("[1, 4]", "2")).unwrap();
+    let other_suite = Request { suite: Some(suite), ..resume(&folder) };
+    assert!(refused(device, other_suite).contains("another text"));
+    assert!(refused(device, request(dir.path())).contains("never overwritten"));
+    assert!(refused(device, resume(dir.path())).contains("run.csv"));
+}
+
+fn plan(points: u64, sentinel: Option<u64>) -> PlannedPoints {
+    let point =
+        |n| format!("gemm:m={n},n=1,k=1,dtype=f32@x@cold").parse::<Point>().unwrap();
+    PlannedPoints {
+        points: (1..=points).map(point).collect(),
+        sentinel: sentinel.map(point),
+    }
+}
+
+proptest! {
+    #[test]
+    fn schedules_hold_every_point_once_and_the_sentinel_in_between(
+        points in 1u64..40,
+        sentinel in prop::option::of(1u64..60),
+        seed: u64,
+        every in 1usize..10,
+    ) {
+        let plan = plan(points, sentinel);
+        let order = schedule(&plan, seed, every);
+        let mut keys: Vec<_> = order.iter().map(|s| (s.point.id(), s.repeat)).collect();
+        keys.sort();
+        keys.dedup();
+        prop_assert_eq!(keys.len(), order.len(), "a key twice");
+        for point in &plan.points {
+            let first = |s: &&Scheduled| s.point == *point && s.repeat == 0;
+            prop_assert_eq!(order.iter().filter(first).count(), 1);
+        }
+        if let Some(sentinel) = &plan.sentinel {
+            prop_assert_eq!(&order[0].point, sentinel);
+            prop_assert_eq!(&order[order.len() - 1].point, sentinel);
+            let is_other = |s: &&Scheduled| s.point != *sentinel;
+            for run in order.split(|s| s.point == *sentinel) {
+                prop_assert!(run.iter().filter(is_other).count() <= every);
+            }
+        }
+        prop_assert_eq!(schedule(&plan, seed, every), order);
+    }
+}
+
+#[test]
+fn seeds_shuffle_differently() {
+    let plan = plan(30, None);
+    assert_ne!(schedule(&plan, 1, 8), schedule(&plan, 2, 8));
+    assert_ne!(schedule(&plan, 1, 8)[0].point, schedule(&plan, 3, 8)[0].point);
+}

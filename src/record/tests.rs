@@ -1,0 +1,206 @@
+//! Records written, cut and read back.
+
+use std::path::PathBuf;
+
+use super::*;
+use proptest::prelude::*;
+
+fn run(id: &str) -> Run {
+    let mut run = Run::default();
+    run.set("run_id", id);
+    run.set("device", "a, \"device\"");
+    run
+}
+
+fn row(point_id: &str, repeat: u32) -> Row {
+    Row {
+        point_id: point_id.into(),
+        repeat,
+        status: Some(Status::Ok),
+        problem: "gemm:m=1,n=2,k=3,dtype=f32".into(),
+        reason: "two\nlines, \"quoted\"".into(),
+        time_s_median: Some(1.25e-6),
+        ..Row::default()
+    }
+}
+
+fn sample(point_id: &str, index: u32) -> SampleRow {
+    SampleRow {
+        run_id: "r".into(),
+        point_id: point_id.into(),
+        repeat: 0,
+        sample_index: index,
+        first_slot: 0,
+        launches: 2,
+        elapsed_s: 0.5,
+        sm_clock_hz: None,
+        since_start_s: 1.5,
+    }
+}
+
+#[test]
+fn rows_come_back_as_they_went_but_for_line_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "suite").unwrap();
+    recorder.record(&row("a", 0), &[sample("a", 0), sample("a", 1)]).unwrap();
+    let records = Records::read(recorder.folder()).unwrap();
+    let reason = "two lines, \"quoted\"".into();
+    let expected = Row { reason, line: 2, ..row("a", 0) };
+    assert_eq!(records.rows, [expected]);
+    assert_eq!(records.runs, [run("r")]);
+    let samples: Vec<SampleRow> = read_csv(&recorder.folder().join("samples.csv")).unwrap();
+    assert_eq!(samples, [sample("a", 0), sample("a", 1)]);
+}
+
+#[test]
+fn a_row_that_does_not_parse_costs_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    for id in ["a", "b", "c"] {
+        recorder.record(&row(id, 0), &[]).unwrap();
+    }
+    let path = recorder.folder().join("results.csv");
+    let text = fs::read_to_string(&path).unwrap();
+    let b = text.lines().nth(2).unwrap();
+    let read = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let records = Records::read(path.parent().unwrap()).unwrap();
+        let lines: Vec<u64> = records.rows.iter().map(|row| row.line).collect();
+        assert_eq!(lines, [2, 4]);
+        assert_eq!(records.unreadable.len(), 1);
+        records.unreadable[0].to_string()
+    };
+    let told = read(&text.replace(b, &b.replace(",ok,", ",okay,")));
+    assert!(told.starts_with("results.csv line 3, column status: `okay`"), "{told}");
+    assert!(told.contains("`noisy`"), "{told}");
+    let told = read(&text.replace(b, "b,short"));
+    assert!(told.starts_with("results.csv line 3: "), "{told}");
+}
+
+#[test]
+fn shape_columns_repeat_the_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    recorder.record(&row("a", 0), &[]).unwrap();
+    let text = fs::read_to_string(recorder.folder().join("results.csv")).unwrap();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let column = reader.headers().unwrap().iter().position(|h| h == "shape_k").unwrap();
+    let record = reader.records().next().unwrap().unwrap();
+    assert_eq!(&record[column], "3");
+    assert_eq!(&record[column - 1], "2");
+}
+
+#[test]
+fn an_existing_folder_is_never_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let wanted = dir.path().join("c");
+    fs::create_dir(&wanted).unwrap();
+    fs::write(wanted.join("mine"), "precious").unwrap();
+    let second = Recorder::create(&wanted, &run("a"), "").unwrap();
+    let third = Recorder::create(&wanted, &run("b"), "").unwrap();
+    assert_eq!(second.folder(), dir.path().join("c.2"));
+    assert_eq!(third.folder(), dir.path().join("c.3"));
+    assert_eq!(fs::read_dir(&wanted).unwrap().count(), 1);
+}
+
+#[test]
+fn two_processes_cannot_write_one_campaign() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Recorder::create(&dir.path().join("c"), &run("a"), "").unwrap();
+    let error = Recorder::resume(first.folder(), &run("b")).unwrap_err().to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+    let folder = first.folder().to_owned();
+    drop(first);
+    Recorder::resume(&folder, &run("b")).unwrap();
+}
+
+#[test]
+fn other_columns_are_not_mixed_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Recorder::create(&dir.path().join("c"), &run("a"), "").unwrap();
+    let folder = first.folder().to_owned();
+    drop(first);
+    let mut other = run("b");
+    other.set("new_column", 1);
+    let error = Recorder::resume(&folder, &other).unwrap_err().to_string();
+    assert!(error.contains("other columns"), "{error}");
+    for file in ["results.csv", "samples.csv"] {
+        let path = folder.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen("run_id", "id", 1)).unwrap();
+        let error = Recorder::resume(&folder, &run("b")).unwrap_err().to_string();
+        assert!(error.contains(file), "{error}");
+        fs::write(&path, text).unwrap();
+    }
+    Recorder::resume(&folder, &run("b")).unwrap();
+}
+
+#[test]
+fn a_row_is_never_doubled() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    recorder.record(&row("a", 0), &[]).unwrap();
+    recorder.record(&row("a", 1), &[]).unwrap();
+    assert!(recorder.record(&row("a", 0), &[]).is_err());
+}
+
+#[test]
+fn a_missing_folder_is_told_apart_from_a_broken_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Records::read(&dir.path().join("none")).unwrap_err().to_string();
+    assert!(error.contains("is no folder"), "{error}");
+    let error = format!("{:#}", Records::read(dir.path()).unwrap_err());
+    assert!(error.contains("run.csv"), "{error}");
+}
+
+/// The files of a campaign of three points, cut at any byte of the write
+/// that was under way, as a kill leaves them.
+fn cut_campaign(dir: &Path, cut_file: &str, keep: usize) -> PathBuf {
+    let mut recorder = Recorder::create(&dir.join("c"), &run("r"), "").unwrap();
+    for id in ["a", "b", "c"] {
+        recorder.record(&row(id, 0), &[sample(id, 0), sample(id, 1)]).unwrap();
+    }
+    let folder = recorder.folder().to_owned();
+    drop(recorder);
+    let path = folder.join(cut_file);
+    let text = fs::read(&path).unwrap();
+    let last_row =
+        text.len() - text.iter().rev().skip(1).position(|&b| b == b'\n').unwrap();
+    let keep = (last_row - 1 + keep).min(text.len());
+    fs::write(&path, &text[..keep]).unwrap();
+    if cut_file == "samples.csv" {
+        // Samples are written first: the row was not there yet.
+        let path = folder.join("results.csv");
+        let text = fs::read_to_string(&path).unwrap();
+        let two_rows = text.lines().take(3).map(|l| format!("{l}\n")).collect::<String>();
+        fs::write(&path, two_rows).unwrap();
+    }
+    folder
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn a_kill_during_any_write_loses_and_doubles_nothing(
+        keep in 0usize..700, in_samples in any::<bool>()
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let cut_file = if in_samples { "samples.csv" } else { "results.csv" };
+        let folder = cut_campaign(dir.path(), cut_file, keep);
+        let mut recorder = Recorder::resume(&folder, &run("s")).unwrap();
+        prop_assert!(recorder.has("a", 0) && recorder.has("b", 0));
+        if !recorder.has("c", 0) {
+            recorder.record(&row("c", 0), &[sample("c", 0), sample("c", 1)]).unwrap();
+        }
+        drop(recorder);
+        let rows = Records::read(&folder).unwrap().rows;
+        let ids: Vec<_> = rows.iter().map(|r| r.point_id.as_str()).collect();
+        prop_assert_eq!(ids, ["a", "b", "c"]);
+        let samples: Vec<SampleRow> = read_csv(&folder.join("samples.csv")).unwrap();
+        let expected: Vec<_> = ["a", "b", "c"]
+            .iter()
+            .flat_map(|id| [sample(id, 0), sample(id, 1)])
+            .collect();
+        prop_assert_eq!(samples, expected);
+    }
+}

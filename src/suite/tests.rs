@@ -1,0 +1,164 @@
+//! Suites parsed and planned.
+
+use super::*;
+use crate::device::simulated::SimulatedDevice;
+use proptest::prelude::*;
+
+fn device() -> SimulatedDevice {
+    SimulatedDevice::default()
+}
+
+fn error_of(text: &str) -> String {
+    match Suite::parse("s.toml", text).and_then(|suite| suite.plan(&device())) {
+        Ok(plan) => panic!("planned {} points from\n{text}", plan.points.len()),
+        Err(error) => error.to_string(),
+    }
+}
+
+const GEMM: &str = "name = \"x\"\n[[points]]\nop = \"gemm\"\nm = [1, 2]\nn = 3\nk = [4, 5]\n\
+                    dtype = \"f32\"\n";
+
+#[test]
+fn points_are_all_combinations_in_order() {
+    let plan = Suite::parse("s.toml", GEMM).unwrap().plan(&device()).unwrap();
+    let spelled: Vec<String> = plan.points.iter().map(|p| p.problem.to_string()).collect();
+    assert_eq!(
+        spelled,
+        [
+            "gemm:m=1,n=3,k=4,dtype=f32",
+            "gemm:m=1,n=3,k=5,dtype=f32",
+            "gemm:m=2,n=3,k=4,dtype=f32",
+            "gemm:m=2,n=3,k=5,dtype=f32",
+        ]
+    );
+    assert!(plan.points.iter().all(|p| p.cache == CacheState::Cold));
+}
+
+#[test]
+fn a_point_that_two_tables_make_is_planned_once() {
+    let twice = format!("{GEMM}[[points]]{}", GEMM.split_once("[[points]]").unwrap().1);
+    let plan = Suite::parse("s.toml", &twice).unwrap().plan(&device()).unwrap();
+    assert_eq!(plan.points.len(), 4);
+}
+
+#[test]
+fn lanes_in_units_follow_the_device() {
+    let text = "name = \"x\"\n[[points]]\nop = \"peak\"\nunit = \"fma\"\n\
+                dtype = \"f32\"\nlanes = \"64 units\"\nsteps = 2\n";
+    let mut device = device();
+    device.info.units = 3;
+    let suite = |text: &str| Suite::parse("s.toml", text).unwrap().plan(&device);
+    assert_eq!(
+        suite(text).unwrap().points[0].problem.to_string(),
+        "peak:unit=fma,dtype=f32,lanes=192,steps=2"
+    );
+    let error = suite(&text.replace("64 units", "0 units")).unwrap_err().to_string();
+    assert!(error.contains("s.toml:6") && error.contains("64 units"), "{error}");
+}
+
+#[test]
+fn sizes_in_caches_follow_the_device() {
+    let text = "name = \"x\"\n[[points]]\nop = \"stream\"\naccess = \"read\"\n\
+                bytes = [\"2 llc\", \"0.5 llc\"]\n";
+    let device = device();
+    let plan = Suite::parse("s.toml", text).unwrap().plan(&device).unwrap();
+    let cache = device.info().last_level_cache_bytes();
+    let bytes: Vec<u64> = plan.points.iter().map(|p| p.problem.work().bytes()).collect();
+    assert_eq!(bytes[0], (2 * cache).next_multiple_of(1 << 20));
+    assert_eq!(bytes[1], (cache / 2).next_multiple_of(1 << 20));
+}
+
+#[test]
+fn mistakes_name_file_line_and_fix() {
+    let gemm = |from: &str, to: &str| error_of(&GEMM.replace(from, to));
+    let cases = [
+        (gemm("[1, 2]", "[1,\n 0]"), "s.toml:5: m = 0; it must be at least 1"),
+        (gemm("n = 3", "nn = 3"), "s.toml:5: gemm has no key `nn`; did you mean `n`?"),
+        (gemm("n = 3", ""), "s.toml:2: gemm needs `n`"),
+        (gemm("n = 3", "n = 3.5"), "s.toml:5: n is a float"),
+        (gemm("n = 3", "n = []"), "s.toml:5: n has an empty list"),
+        (gemm("n = 3", "n = 88888888888888888888"), "s.toml:5: n = `88888888888888888888`"),
+        (gemm("n = 3", "n = 8888888888888"), "s.toml:5: n = 8888888888888 is more than"),
+        (gemm("gemm", "gem"), "s.toml:3: `gem` is no op; one of stream"),
+        (gemm("f32", "f23"), "s.toml:7: `f23` is no dtype"),
+        (gemm("name = \"x\"", "name = \"../x\""), "s.toml:1: name = `../x`"),
+        (gemm("name", "nam"), "s.toml:1: a suite has no key `nam`; did you mean `name`?"),
+        (gemm("n = 3", "n = 3\ncache = \"warm\""), "s.toml:6: `warm` is no cache state"),
+        (gemm("n = 3", "n = [3"), "s.toml:"),
+        (gemm("n = 3", "n = 3\nkernel = \"a b\""), "s.toml:6: `a b` is no kernel name"),
+        (
+            error_of(
+                &GEMM.replace("[[points]]", "[protocol]\nmin_samples = 0x20\n[[points]]"),
+            ),
+            "s.toml:3: min_samples must be a decimal number",
+        ),
+        (error_of("name = \"x\""), "s.toml:1: a suite needs at least one"),
+        (
+            error_of(&GEMM.replace("[[points]]", "[protocol]\nwarmup = 1\n[[points]]")),
+            "s.toml:3: [protocol] has no key `warmup`; did you mean `warmup_s`?",
+        ),
+        (
+            error_of(&GEMM.replace("[[points]]", "[protocol]\nwarmup_s = -1\n[[points]]")),
+            "s.toml:3: warmup_s must be a decimal number above 0",
+        ),
+    ];
+    for (message, start) in cases {
+        assert!(message.starts_with(start), "`{message}` does not start with `{start}`");
+    }
+}
+
+#[test]
+fn impossible_heads_name_the_line_of_the_key_to_change() {
+    let text = "name = \"x\"\n[[points]]\nop = \"decode_attention\"\nbatch = 1\ncontext = 1\n\
+                q_heads = 6\nkv_heads = [1,\n4]\nhead_dim = 8\ndtype = \"f32\"\n";
+    assert!(
+        error_of(text).starts_with("s.toml:8: q_heads = 6 is no multiple of kv_heads = 4")
+    );
+}
+
+#[test]
+fn a_typing_error_does_not_plan_a_year() {
+    let list = (1..400).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let text = GEMM
+        .replace("[1, 2]", &format!("[{list}]"))
+        .replace("[4, 5]", &format!("[{list}]"));
+    assert!(error_of(&text).contains("159201 combinations"));
+}
+
+#[test]
+fn built_in_suites_plan() {
+    for name in Suite::built_in_names() {
+        let suite = Suite::load(name).unwrap();
+        assert_eq!(suite.name, name);
+        let plan = suite.plan(&device()).unwrap();
+        assert!(plan.points.len() >= 20, "{name}");
+        assert!(plan.sentinel.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_point_alone_is_a_suite() {
+    for point in Suite::load("quick").unwrap().plan(&device()).unwrap().points {
+        let suite = Suite::of_point(&point).unwrap();
+        assert_eq!(suite.plan(&device()).unwrap().points, [point]);
+    }
+}
+
+#[test]
+fn unknown_suites_are_told_the_known_ones() {
+    let message = Suite::load("quik").unwrap_err().to_string();
+    assert!(message.contains("did you mean `quick`"), "{message}");
+    let message = Suite::load("none/such.toml").unwrap_err().to_string();
+    assert!(message.contains("none/such.toml"), "{message}");
+}
+
+proptest! {
+    #[test]
+    fn nonsense_never_panics(cut in 0usize..200, junk in "[\\[\\]a-z0-9=\"',\n .é]{0,30}") {
+        let mut text = GEMM.to_owned();
+        text.insert_str(cut.min(GEMM.len()), &junk);
+        if let Ok(suite) = Suite::parse("s.toml", &text) {
+            let _ = suite.plan(&device());
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! From where on computing binds along a size of an operation.
+
+use std::collections::BTreeMap;
+
+use super::Judge;
+use super::shares::BoundBy;
+use crate::op::{KneeAxis, PairKind};
+use crate::section::Section;
+
+impl Judge<'_> {
+    /// From how many rows on computing binds, for each shape and format of linear layers
+    /// and each format of latent attention.
+    fn knees(&self) -> Vec<Knee> {
+        let mut groups: BTreeMap<String, (KneeAxis, Vec<(u64, BoundBy)>)> = BTreeMap::new();
+        for point in self.campaign.points.iter().filter(|p| p.is_from_dram()) {
+            let (Some(axis), Some(bound)) =
+                (point.problem.operation().knee(), self.bound(point))
+            else {
+                continue;
+            };
+            let rows = axis.rows;
+            let name = axis.name.clone();
+            groups.entry(name).or_insert_with(|| (axis, Vec::new())).1.push((rows, bound));
+        }
+        let knee = |(axis, bounds): (KneeAxis, Vec<(u64, BoundBy)>)| {
+            let ceilings = self.campaign.ceilings.as_ref();
+            let ridge = ceilings.and_then(|c| c.ridge(axis.dtype)).map(|ridge| ridge.value);
+            Knee { rows: compute_bound_from(&bounds), ridge, axis }
+        };
+        groups.into_values().map(knee).collect()
+    }
+
+    pub(super) fn knee_section(&self) -> Section {
+        let rows = self.knees().into_iter().map(|knee| {
+            let from = knee.rows.map_or("none that was measured".into(), |rows| {
+                format!("{rows} {} on", knee.axis.unit)
+            });
+            let ridge = knee.ridge.map_or(String::new(), |ridge| format!("{ridge:.1}"));
+            vec![knee.axis.name, from, ridge]
+        });
+        Section {
+            heading: "From where on does computing bind?".into(),
+            columns: vec!["points", "compute bound from", "ridge (FLOP/B)"],
+            rows: rows.collect(),
+            paragraphs: Vec::new(),
+        }
+    }
+
+    /// The same in a few words, of what is asked.
+    pub(super) fn knees_in_short(&self, asks: impl Fn(PairKind) -> bool) -> Option<String> {
+        let mut knees = self.knees();
+        knees.retain(|knee| asks(knee.axis.kind));
+        let rows: Vec<u64> = knees.iter().filter_map(|knee| knee.rows).collect();
+        let unit = knees.first()?.axis.unit;
+        let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max()) else {
+            return Some(format!("compute bound at no number of {unit}"));
+        };
+        let range =
+            if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        let kinds = match knees.len() {
+            1 => String::new(),
+            all => format!(", by shape and format ({} of {all})", rows.len()),
+        };
+        Some(format!("compute bound from {range} {unit} on{kinds}"))
+    }
+}
+
+/// From where on points along an axis are compute bound.
+struct Knee {
+    axis: KneeAxis,
+    /// None where no point is.
+    rows: Option<u64>,
+    /// FLOPs per byte.
+    ridge: Option<f64>,
+}
+
+/// The fewest rows from which on every point that says anything reaches the compute
+/// roof. Those that reach none, and undecided ones, say nothing.
+fn compute_bound_from(bounds: &[(u64, BoundBy)]) -> Option<u64> {
+    let is_compute = |bound: BoundBy| matches!(bound, BoundBy::Compute | BoundBy::Ridge);
+    let others = bounds.iter().filter(|(_, bound)| *bound == BoundBy::Memory);
+    let last_other = others.map(|(rows, _)| *rows).max().unwrap_or(0);
+    let beyond =
+        bounds.iter().filter(|(rows, bound)| is_compute(*bound) && *rows > last_other);
+    beyond.map(|(rows, _)| *rows).min()
+}

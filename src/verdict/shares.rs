@@ -1,0 +1,156 @@
+//! Shares of roofs that points reach, and what limits them.
+
+use std::collections::BTreeMap;
+
+use super::{BOUND_SHARE, Judge, percent, residency_cell};
+use crate::analysis::{Ceiling, Measured};
+use crate::op::{Op, Purpose};
+use crate::residency::Residency;
+use crate::roofline::RoofKind;
+use crate::section::Section;
+use crate::statistics::{Estimate, quantile};
+
+/// What limits a measured point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundBy {
+    /// It reaches the memory roof.
+    Memory,
+    /// It reaches the compute roof.
+    Compute,
+    /// It reaches both: it sits at the ridge.
+    Ridge,
+    /// Launching costs more than half of its time.
+    Latency,
+    /// It reaches no roof: the kernel itself is the limit.
+    Kernel,
+    /// The interval straddles the threshold.
+    Undecided,
+}
+
+impl BoundBy {
+    /// Whether the memory roof is reached.
+    pub const fn is_memory(self) -> bool {
+        matches!(self, BoundBy::Memory | BoundBy::Ridge)
+    }
+
+    /// The spelling used in tables and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BoundBy::Memory => "memory bound",
+            BoundBy::Compute => "compute bound",
+            BoundBy::Ridge => "at the ridge",
+            BoundBy::Latency => "latency bound",
+            BoundBy::Kernel => "kernel below both roofs",
+            BoundBy::Undecided => "undecided",
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// A share of a roof with everything that may be off about it: its own
+    /// interval, its ceiling's and the drift.
+    fn share(
+        &self,
+        share: Option<Estimate>,
+        ceiling: Option<&Ceiling>,
+    ) -> Option<Estimate> {
+        Some(share?.widened(self.drift + ceiling?.rate.half_width()))
+    }
+
+    pub(super) fn memory_share(&self, point: &Measured) -> Option<Estimate> {
+        let ceiling = self.campaign.ceilings.as_ref().map(|c| &c.read);
+        self.share(point.memory_fraction(), ceiling)
+    }
+
+    fn compute_share(&self, point: &Measured) -> Option<Estimate> {
+        let dtype = point.problem.math_dtype()?;
+        let ceiling = self.campaign.ceilings.as_ref()?.compute.get(&dtype);
+        self.share(point.compute_fraction(), ceiling)
+    }
+
+    /// The share of the roof that binds.
+    pub(super) fn binding_share(&self, point: &Measured) -> Option<Estimate> {
+        match point.empirical?.binding() {
+            RoofKind::Memory => self.memory_share(point),
+            RoofKind::Compute => self.compute_share(point),
+            // No campaign measures a link's ceiling yet.
+            RoofKind::Link => None,
+        }
+    }
+
+    pub(super) fn bound(&self, point: &Measured) -> Option<BoundBy> {
+        let time_s = point.time_s?.value;
+        let memory = self.memory_share(point)?;
+        let compute = self.compute_share(point);
+        let reaches = |e: Estimate| e.lo >= BOUND_SHARE;
+        let misses = |e: Estimate| e.hi < BOUND_SHARE;
+        Some(match (reaches(memory), compute.is_some_and(reaches)) {
+            (true, true) => BoundBy::Ridge,
+            (true, false) => BoundBy::Memory,
+            (false, true) => BoundBy::Compute,
+            _ if self.launch_overhead_s > 0.5 * time_s => BoundBy::Latency,
+            _ if misses(memory) && compute.is_none_or(misses) => BoundBy::Kernel,
+            _ => BoundBy::Undecided,
+        })
+    }
+
+    pub(super) fn regime_section(&self) -> Section {
+        type Regime = (Op, &'static str, Option<Residency>);
+        let mut regimes: BTreeMap<Regime, Vec<(Estimate, BoundBy)>> = BTreeMap::new();
+        for point in &self.campaign.points {
+            // Streams and peaks are the roofs themselves.
+            if point.judged_facts().purpose != Purpose::Work {
+                continue;
+            }
+            let (Some(roof), Some(share), Some(bound)) =
+                (point.empirical, self.binding_share(point), self.bound(point))
+            else {
+                continue;
+            };
+            let key = (point.problem.op(), roof.binding().name(), point.residency);
+            regimes.entry(key).or_default().push((share, bound));
+        }
+        let rows = regimes.into_iter().map(|((op, roof, residency), points)| {
+            let mut shares: Vec<f64> =
+                points.iter().map(|(share, _)| share.value).collect();
+            shares.sort_by(f64::total_cmp);
+            let lo = points.iter().map(|(share, _)| share.lo).fold(f64::INFINITY, f64::min);
+            let hi = points.iter().map(|(share, _)| share.hi).fold(0.0, f64::max);
+            vec![
+                op.to_string(),
+                roof.to_owned(),
+                residency_cell(residency),
+                points.len().to_string(),
+                percent(quantile(&shares, 0.5)),
+                format!("{} to {}", percent(shares[0]), percent(shares[shares.len() - 1])),
+                format!("[{}, {}]", percent(lo), percent(hi)),
+                tally(points.iter().map(|(_, bound)| bound.name())),
+            ]
+        });
+        Section {
+            heading: "Share of the binding roof reached".into(),
+            columns: vec![
+                "op",
+                "roof",
+                "data in",
+                "points",
+                "median",
+                "range",
+                "with intervals",
+                "measured as",
+            ],
+            rows: rows.collect(),
+            paragraphs: Vec::new(),
+        }
+    }
+}
+
+/// `memory bound 3, undecided 1`.
+fn tally(names: impl Iterator<Item = &'static str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    parts.join(", ")
+}
