@@ -612,7 +612,12 @@ proptest! {
         prop_assert_eq!(problem.work().flops(), 2 * p.batch * p.q_heads * widths * attended);
         let seen = (0..p.context()).filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)));
         let row_bytes = p.batch * p.kv_heads * widths * p.kv_dtype.dtype().bytes();
-        prop_assert_eq!(problem.cache_bytes(), row_bytes * seen.count() as u64);
+        // One scale of all keys and one of all values, in f32.
+        let scale_bytes = if p.kv_dtype.is_scaled() { 8 } else { 0 };
+        prop_assert_eq!(
+            problem.cache_bytes(),
+            row_bytes * seen.count() as u64 + scale_bytes
+        );
     }
 
     /// Weights, cache and the rest are parts of the whole.
@@ -621,8 +626,14 @@ proptest! {
         let work = problem.work();
         prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read());
         if let Problem::Gemm(p) = problem {
-            let activations = p.dtype.bytes_of(p.m * p.k) + p.dtype.bytes_of(p.m * p.n);
-            prop_assert_eq!(work.bytes(), problem.weight_bytes() + activations);
+            let tensors = problem.tensors();
+            let of_a = tensors.iter().filter(|tensor| tensor.name.starts_with('a'));
+            let a: u64 = of_a.map(Tensor::bytes).sum();
+            let c = p.dtype.bytes_of(p.m * p.n);
+            prop_assert_eq!(work.bytes(), problem.weight_bytes() + a + c);
+            if p.has_plain_activations() {
+                prop_assert_eq!(a, p.dtype.bytes_of(p.m * p.k));
+            }
         }
     }
 
