@@ -181,7 +181,10 @@ impl PairKind {
 
     /// A cache in another format, if quantizing makes the one of the other.
     pub(super) fn of_cache(from: Quant, to: Quant) -> Option<Self> {
-        is_quantized(from, to).then_some(PairKind::Cache(to))
+        // What is customary has one name, whether heads or latents share the scales.
+        let is_customary = to.to_string() == to.dtype().name();
+        let kind = if is_customary { Quant::cache(to.dtype()) } else { to };
+        is_quantized(from, to).then_some(PairKind::Cache(kind))
     }
 
     /// The spelling used in tables.

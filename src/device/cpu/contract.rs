@@ -9,7 +9,7 @@ use crate::quant::Quant;
 
 /// One way to run a problem.
 pub(super) trait Kernel: Send {
-    /// See [`Prepared::extra_bytes`].
+    /// See [`Prepared::extra_bytes`](crate::device::Prepared::extra_bytes).
     fn extra_bytes(&self) -> Option<u64> {
         Some(0)
     }
