@@ -9,6 +9,7 @@ pub mod llm;
 pub mod machine;
 pub mod predict;
 pub mod published;
+mod shape;
 pub mod step;
 pub mod sweep;
 pub mod table;

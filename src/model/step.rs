@@ -2,6 +2,7 @@
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
 use super::llm::{AttentionKind as Attention, Experts, Llm};
+pub use super::shape::{Formats, Parallel, Phase, Shape};
 use crate::format::DType;
 use crate::op::{
     Access, Collective, CollectiveKind, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout,
@@ -10,92 +11,6 @@ use crate::op::{
 };
 use crate::quant::{Quant, QuantPlace};
 use crate::resource::Link;
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
-    /// One new token of each request attends to its context.
-    Decode,
-    /// Many new tokens of each request attend to what is cached and to each other.
-    Prefill,
-}
-
-impl Phase {
-    /// Both, in the order in which tables list them.
-    pub const ALL: [Phase; 2] = [Phase::Decode, Phase::Prefill];
-
-    /// The spelling used on the command line and in CSV files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Phase::Decode => "decode",
-            Phase::Prefill => "prefill",
-        }
-    }
-}
-
-/// Formats of the numbers of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Formats {
-    /// Scheme of weights.
-    pub weights: Quant,
-    /// Scheme of cached keys and values; of latents, and of keys and values made anew out of
-    /// them, what is customary there.
-    pub cache: Quant,
-    /// Of activations.
-    pub activations: DType,
-}
-
-impl Formats {
-    /// The same format for everything, without scales.
-    pub const fn plain(dtype: DType) -> Formats {
-        let quant = Quant::plain(dtype);
-        Formats { weights: quant, cache: quant, activations: dtype }
-    }
-
-    /// Scheme of cached latents.
-    fn latents(self) -> Quant {
-        self.cache.moved(QuantPlace::Cache, QuantPlace::Latents)
-    }
-}
-
-/// How a model is spread over GPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Parallel {
-    /// GPUs that share each layer's heads and widths (tensor parallel).
-    pub tensor: u64,
-    /// GPUs that share the experts of each layer, each whole (expert parallel); 1 to
-    /// divide experts like everything else.
-    pub expert: u64,
-    /// Groups of GPUs that divide the batch (data parallel).
-    pub data: u64,
-}
-
-impl Parallel {
-    /// One GPU.
-    pub const ONE: Parallel = Parallel { tensor: 1, expert: 1, data: 1 };
-
-    /// GPUs altogether.
-    pub const fn gpus(&self) -> u64 {
-        self.tensor * self.data
-    }
-}
-
-/// A step to predict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// What it does.
-    pub phase: Phase,
-    /// Requests, on all GPUs together.
-    pub batch: u64,
-    /// Tokens of each request in the end, new ones included.
-    pub context: u64,
-    /// New tokens of each request.
-    pub new_tokens: u64,
-    /// Formats of its numbers.
-    pub formats: Formats,
-    /// How it is spread.
-    pub parallel: Parallel,
-}
 
 /// What a piece of a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,7 +107,7 @@ impl Step {
     /// # Errors
     /// What the model or the shape cannot be divided by, or a problem too large to count.
     pub fn of(model: &Llm, shape: &Shape) -> Result<Step, String> {
-        check(model, shape)?;
+        super::shape::check(model, shape)?;
         let requests = shape.batch.div_ceil(shape.parallel.data);
         let mut builder = Builder {
             model,
@@ -226,60 +141,6 @@ fn head_format(formats: Formats) -> Quant {
         Quant::plain(DType::Bf16)
     } else {
         formats.weights
-    }
-}
-
-fn check(model: &Llm, shape: &Shape) -> Result<(), String> {
-    let Parallel { tensor, expert, data } = shape.parallel;
-    let divides = |what: &str, n: u64, by: u64, of: &str| {
-        if n.is_multiple_of(by) {
-            return Ok(());
-        }
-        Err(format!("{} has {what} = {n}, which {of} = {by} does not divide", model.name))
-    };
-    if [tensor, expert, data, shape.batch, shape.new_tokens].contains(&0) {
-        return Err("batch, new tokens and parallelism must be at least 1".to_owned());
-    }
-    if shape.new_tokens > shape.context {
-        return Err(format!(
-            "{} new tokens are part of the context, which has {}",
-            shape.new_tokens, shape.context
-        ));
-    }
-    divides("q_heads", model.q_heads(), tensor, "tensor parallelism")?;
-    if let Attention::Heads { kv_heads, .. } = model.attention
-        && kv_heads % tensor != 0
-        && tensor % kv_heads != 0
-    {
-        return Err(format!(
-            "{} has kv_heads = {kv_heads}, which tensor parallelism = {tensor} neither divides \
-             nor repeats",
-            model.name
-        ));
-    }
-    if model.intermediate > 0 {
-        divides("intermediate", model.intermediate, tensor, "tensor parallelism")?;
-    }
-    match model.experts {
-        Some(experts) if expert > 1 => {
-            divides("experts", experts.count, expert, "expert parallelism")?;
-            if expert > shape.parallel.gpus() {
-                return Err(format!(
-                    "expert parallelism = {expert} is more than the {} GPUs; raise tensor or \
-                     data parallelism",
-                    shape.parallel.gpus()
-                ));
-            }
-            Ok(())
-        }
-        Some(experts) => divides(
-            "expert_intermediate",
-            experts.intermediate,
-            tensor,
-            "tensor parallelism",
-        ),
-        None if expert > 1 => Err(format!("{} has no experts to spread", model.name)),
-        None => Ok(()),
     }
 }
 
@@ -514,6 +375,23 @@ impl Builder<'_> {
         self.push((name, Part::Attention), attention.into(), count)
     }
 
+    /// The projections to queries of so many elements, by way of a rank where there is one.
+    fn latent_queries(
+        &mut self,
+        q_lora_rank: Option<u64>,
+        width: u64,
+    ) -> Result<(), String> {
+        let Llm { layers, hidden, .. } = *self.model;
+        let tokens = self.tokens;
+        match q_lora_rank {
+            Some(rank) => {
+                self.linear(("q down", Part::Projection), (tokens, rank, hidden), layers)?;
+                self.linear(("q up", Part::Projection), (tokens, width, rank), layers)
+            }
+            None => self.linear(("q", Part::Projection), (tokens, width, hidden), layers),
+        }
+    }
+
     /// Latent attention: absorbed in decode, with keys and values of all heads made anew
     /// out of the latents in prefill.
     fn latent_attention(&mut self) -> Result<(), String> {
@@ -531,16 +409,7 @@ impl Builder<'_> {
         let Llm { layers, hidden, .. } = *self.model;
         let Shape { phase, context, new_tokens, formats, parallel, .. } = *self.shape;
         let (tokens, heads) = (self.tokens, q_heads / parallel.tensor);
-        let q_width = heads * (qk_nope_dim + qk_rope_dim);
-        match q_lora_rank {
-            Some(rank) => {
-                self.linear(("q down", Part::Projection), (tokens, rank, hidden), layers)?;
-                self.linear(("q up", Part::Projection), (tokens, q_width, rank), layers)?;
-            }
-            None => {
-                self.linear(("q", Part::Projection), (tokens, q_width, hidden), layers)?
-            }
-        }
+        self.latent_queries(q_lora_rank, heads * (qk_nope_dim + qk_rope_dim))?;
         let key = kv_lora_rank + qk_rope_dim;
         self.linear(("latents", Part::Projection), (tokens, key, hidden), layers)?;
         self.append_latents(kv_lora_rank, qk_rope_dim)?;
