@@ -1,30 +1,30 @@
-// Attention of many new tokens per request, O = softmax(Q K^T / sqrt(d)) V, of
-// bf16 or f16, with the softmax taken online in f32 (Dao, "FlashAttention-2",
-// 2023). Q and O are [head][token][HEAD_DIM], K and V [KV head][key][HEAD_DIM],
-// where heads are numbered through requests and `group` query heads in a row
-// share a KV head.
+// Attention of many new tokens per request, O = softmax(Q K^T / sqrt(d)) V, in
+// bf16 or f16, with an online softmax in f32 (Dao, "FlashAttention-2", 2023).
+// Q and O are [head][token][HEAD_DIM], K and V [KV head][key][HEAD_DIM], where
+// heads are numbered across requests and `group` consecutive query heads share a
+// KV head.
 //
-// A block attends ROWS tokens of a head, each of its WARPS warps a part of them,
-// to one tile of KEYS keys after the other. Tiles of K and of V take turns in a
-// ring of STAGES places in shared memory, filled by cp.async STAGES - 1 tiles
-// ahead. Scores stay in registers and become the weights of the second product
-// there. Keys that no token of the block sees are neither read nor multiplied.
+// A block computes ROWS tokens of a head, divided among its WARPS warps, over the
+// tiles of KEYS keys in order. Tiles of K and of V alternate in a ring of STAGES
+// stages in shared memory, filled by cp.async STAGES - 1 tiles ahead. Scores stay
+// in registers and become the left operand of the second product there. Keys that
+// no token of the block attends to are neither read nor multiplied.
 //
-// Tensor cores bind at long contexts: 4 HEAD_DIM FLOPs for every score, beside
-// one exponential.
+// The kernel is compute bound at long contexts: 4 HEAD_DIM FLOPs on the tensor
+// cores for every score, beside one exponential.
 //
 // Launch: 1-D grid of ceil(new_tokens / ROWS) times heads, WARPS * 32 threads,
 // Q_BYTES + RING_BYTES of dynamic shared memory. Blocks take heads in sections
-// whose K and V fit L2 together; within one, the last tokens come first, since
-// with a causal mask they see the most keys.
+// whose K and V fit in L2 together; within a section the last tokens come first,
+// since with a causal mask they attend to the most keys.
 #include "element.cuh"
 #include "tile.cuh"
 
-// Constants
+// --- Shape -----------------------------------------------------------------
 
 constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 WARP_ROWS = ROWS / WARPS;
-// Blocks of 16 rows of a warp, and along the sums of both products.
+// Blocks of 16: rows of a warp, and along the sums of both products.
 constexpr u32 BLOCKS_M = WARP_ROWS / 16;
 constexpr u32 BLOCKS_D = HEAD_DIM / 16, BLOCKS_K = KEYS / 16;
 
@@ -35,7 +35,7 @@ constexpr u32 RING_BYTES = STAGES * STAGE_BYTES;
 
 static_assert(ROWS % (WARPS * 16) == 0, "warps have blocks of 16 rows");
 static_assert(KEYS % 16 == 0, "products take 16 keys at a time");
-static_assert(HEAD_DIM % 64 == 0, "rows of tiles fill all banks");
+static_assert(HEAD_DIM % 64 == 0, "rows of tiles span all banks");
 static_assert(STAGES >= 2, "one tile is copied while another is multiplied");
 
 struct Params {
@@ -45,17 +45,17 @@ struct Params {
   u16 *o;
   u32 new_tokens;
   u32 context;  // keys of a KV head: prefix and new tokens
-  u32 reach;    // token r sees min(context, r + reach) keys
+  u32 reach;    // token r attends to min(context, r + reach) keys
   u32 heads;    // query heads of all requests
   u32 group;    // query heads of a KV head
-  u32 section;  // query heads that run together
+  u32 section;  // query heads whose blocks run together
   float scale;  // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
   u32 unused;
 };
 
 extern __shared__ __align__(256) u8 shared[];
 
-// What this block does: a head, and where its tokens start.
+// The work of this block: a head and its first token.
 struct Job {
   u32 head;
   u32 token;
@@ -69,7 +69,7 @@ DEVICE Job job_of_block(const Params &p) {
   return {first + within % heads, (tiles - 1 - within / heads) * ROWS};
 }
 
-// Scores and outputs of a warp, as products leave them: this lane's row r of
+// Scores and outputs of a warp in the layout of mma: this lane's row r of
 // 2 BLOCKS_M has two elements of every 8 columns.
 typedef float Scores[BLOCKS_M][KEYS / 8][4];
 typedef float Outputs[BLOCKS_M][HEAD_DIM / 8][4];
@@ -114,12 +114,12 @@ DEVICE void score(Scores &s, u32 q_lane, u32 k_lane) {
   }
 }
 
-// Takes the scores of keys away that a row does not see: this lane's first row
-// sees `seen` keys, no row sees more than `context`. `key` is the lane's first.
-DEVICE void hide(Scores &s, u32 seen, u32 context, u32 key) {
+// Masks the scores of keys that a row does not attend to. This lane's first row attends to
+// `visible` keys, no row to more than `context`. `key` is the lane's first key.
+DEVICE void mask(Scores &s, u32 visible, u32 context, u32 key) {
 #pragma unroll
   for (u32 r = 0; r < 2 * BLOCKS_M; ++r) {
-    const i32 left = i32(min_of(seen + r * 8, context)) - i32(key);
+    const i32 left = i32(min_of(visible + r * 8, context)) - i32(key);
     i32 column = 0;
     for_each_in_row(r, s, [&](float &x) {
       if (column >= left) x = minus_infinity();
@@ -128,8 +128,8 @@ DEVICE void hide(Scores &s, u32 seen, u32 context, u32 key) {
   }
 }
 
-// O += P V, with P in the registers that S left.
-DEVICE void weigh(Outputs &o, const Scores &s, u32 v_lane) {
+// O += P V, with P in the registers of S.
+DEVICE void multiply_values(Outputs &o, const Scores &s, u32 v_lane) {
 #pragma unroll
   for (u32 j = 0; j < BLOCKS_K; ++j) {
     u32 p[BLOCKS_M][4];
@@ -153,16 +153,17 @@ DEVICE void weigh(Outputs &o, const Scores &s, u32 v_lane) {
   }
 }
 
-// Running maximum of the scores and sum of the weights of this lane's rows;
-// sums are over the lane's own columns until the end.
+// Running maximum of the scores and sum of the attention weights of this lane's
+// rows; sums are over the lane's own columns until the end.
 struct Softmax {
   float max[2 * BLOCKS_M];
   float sum[2 * BLOCKS_M];
 };
 
-// Turns scores into weights, and brings sums and outputs to the new maxima.
-DEVICE void soften(Softmax &state, Scores &s, Outputs &o, float scale) {
-  float shrink[2 * BLOCKS_M];
+// Online softmax: turns scores into attention weights, and rescales sums and outputs to
+// the new maxima.
+DEVICE void online_softmax(Softmax &state, Scores &s, Outputs &o, float scale) {
+  float rescale[2 * BLOCKS_M];
   bool same = true;
 #pragma unroll
   for (u32 r = 0; r < 2 * BLOCKS_M; ++r) {
@@ -170,43 +171,43 @@ DEVICE void soften(Softmax &state, Scores &s, Outputs &o, float scale) {
     for_each_in_row(r, s, [&](float x) { max = fmaxf(max, x); });
     max = max_of_row(max);
     same &= max == state.max[r];
-    shrink[r] = ex2_approx((state.max[r] - max) * scale);
+    rescale[r] = ex2_approx((state.max[r] - max) * scale);
     state.max[r] = max;
-    // Every row sees a key of the first tile, so its maximum is finite.
-    const float top = max * scale;
-    float sum = state.sum[r] * shrink[r];
+    // Every row attends to a key of the first tile, so its maximum is finite.
+    const float shift = max * scale;
+    float sum = state.sum[r] * rescale[r];
     for_each_in_row(r, s, [&](float &x) {
-      x = ex2_approx(x * scale - top);
+      x = ex2_approx(x * scale - shift);
       sum += x;
     });
     state.sum[r] = sum;
   }
-  // Maxima seldom change after the first tiles.
+  // Maxima rarely change after the first tiles.
   if (__all_sync(ALL_LANES, same)) return;
 #pragma unroll
-  for (u32 r = 0; r < 2 * BLOCKS_M; ++r) for_each_in_row(r, o, [&](float &x) { x *= shrink[r]; });
+  for (u32 r = 0; r < 2 * BLOCKS_M; ++r) for_each_in_row(r, o, [&](float &x) { x *= rescale[r]; });
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params p) {
-  // Tokens and keys
+  // Tokens and keys.
   const Job job = job_of_block(p);
   const u32 end_token = min_of(job.token + ROWS, p.new_tokens);
   const u32 tiles = ceil_div(min_of(p.context, end_token - 1 + p.reach), u32(KEYS));
-  // Tiles of which every token sees every key.
-  const u32 plain_tiles = min_of(p.context, job.token + p.reach) / KEYS;
+  // Tiles that need no mask: every token attends to every key.
+  const u32 unmasked_tiles = min_of(p.context, job.token + p.reach) / KEYS;
 
-  // Copies from global memory
+  // Copies from global memory.
   const u32 q_tile = shared_address(shared), ring = q_tile + Q_BYTES;
   const u32 copied = copied_row<HEAD_DIM>(), chunk = copied_chunk<HEAD_DIM>() * CHUNK_ELEMENTS;
   const u64 q_start = (u64(job.head) * p.new_tokens + job.token) * HEAD_DIM;
   const u64 kv_start = (u64(job.head / p.group) * p.context + copied) * HEAD_DIM + chunk;
-  // K and V take turns in the ring, so `turn` 0 is K's `tile`, 1 V's, 2 the next
-  // of K, and so on.
-  auto start_copies = [&](u32 tile, u32 turn, u32 place) {
+  // K and V alternate in the ring: `turn` 0 is `tile` of K, 1 that of V, 2 the next
+  // tile of K, and so on.
+  auto start_copies = [&](u32 tile, u32 turn, u32 stage) {
     tile += turn / 2;
     if (tile < tiles) {
       const u16 *const from = (turn % 2 == 0 ? p.k : p.v) + kv_start;
-      copy_tile<KEYS, HEAD_DIM, THREADS>(place, from + u64(tile) * (KEYS * HEAD_DIM), HEAD_DIM,
+      copy_tile<KEYS, HEAD_DIM, THREADS>(stage, from + u64(tile) * (KEYS * HEAD_DIM), HEAD_DIM,
                                          p.context - tile * KEYS);
     }
     cp_async_commit_group();
@@ -216,22 +217,22 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
 #pragma unroll
   for (u32 i = 0; i < STAGES - 1; ++i) start_copies(0, i, ring + i * STAGE_BYTES);
 
-  // Operands from shared memory
+  // Operands from shared memory.
   const u32 first_row = warp_index() * WARP_ROWS;
   const u32 q_lane = q_tile + first_row * ROW_BYTES + lane_offset_a<HEAD_DIM>();
   const u32 k_lane = lane_offset_b<HEAD_DIM>(), v_lane = lane_offset_a<HEAD_DIM>();
-  const u32 last_place = ring + RING_BYTES - STAGE_BYTES;
-  u32 place = last_place;
-  // Waits for the next tile, which `turn` says, and starts copies to the place
-  // of the one before. Returns where the tile is.
+  const u32 last_stage = ring + RING_BYTES - STAGE_BYTES;
+  u32 stage = last_stage;
+  // Waits for the next tile (its `turn` as above) and starts copies to the stage of the
+  // tile before. Returns the address of the tile's stage.
   auto next_tile = [&](u32 tile, u32 turn) {
     cp_async_wait_group<STAGES - 2>();
     __syncthreads();
-    start_copies(tile, turn + STAGES - 1, place);
-    return place = place == last_place ? ring : place + STAGE_BYTES;
+    start_copies(tile, turn + STAGES - 1, stage);
+    return stage = stage == last_stage ? ring : stage + STAGE_BYTES;
   };
 
-  // Main loop
+  // Main loop.
   Outputs o = {};
   Softmax state;
 #pragma unroll
@@ -239,24 +240,24 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
   for (u32 tile = 0; tile < tiles; ++tile) {
     Scores s = {};
     score(s, q_lane, next_tile(tile, 0) + k_lane);
-    if (tile >= plain_tiles) {
+    if (tile >= unmasked_tiles) {
       const u32 token = job.token + first_row + lane_index() / 4;
-      hide(s, token + p.reach, p.context, tile * KEYS + lane_index() % 4 * 2);
+      mask(s, token + p.reach, p.context, tile * KEYS + lane_index() % 4 * 2);
     }
-    soften(state, s, o, p.scale);
-    weigh(o, s, next_tile(tile, 1) + v_lane);
+    online_softmax(state, s, o, p.scale);
+    multiply_values(o, s, next_tile(tile, 1) + v_lane);
   }
 
-  // Output, by way of this warp's rows of Q
+  // Output, by way of this warp's rows of Q.
 #pragma unroll
   for (u32 r = 0; r < 2 * BLOCKS_M; ++r) {
-    const float share = rcp_approx(sum_of_row(state.sum[r]));
+    const float inverse_sum = rcp_approx(sum_of_row(state.sum[r]));
     const u32 row = first_row + r * 8 + lane_index() / 4;
 #pragma unroll
     for (u32 j = 0; j < HEAD_DIM / 8; ++j) {
       const float(&x)[4] = o[r / 2][j];
       st_shared(q_tile + chunk_offset<HEAD_DIM>(row, j) + lane_index() % 4 * 4,
-                pack(x[r % 2 * 2] * share, x[r % 2 * 2 + 1] * share));
+                pack(x[r % 2 * 2] * inverse_sum, x[r % 2 * 2 + 1] * inverse_sum));
     }
   }
   __syncwarp();

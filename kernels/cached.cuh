@@ -1,7 +1,7 @@
-// Cached keys and values: the number format that a kernel is compiled for, chosen by
+// The format of cached keys and values that a kernel is compiled for, chosen by
 // -DCACHED_16 (that of the queries, see element.cuh), -DCACHED_E4M3 or -DCACHED_INT8,
-// and the arithmetic that goes with it. 8-bit numbers become binary16, which holds all
-// of them exactly, and so do the queries that meet them.
+// and the arithmetic that goes with it. 8-bit elements are converted to f16, which holds
+// all of them exactly, and so are the queries that they are multiplied by.
 #pragma once
 #include "element.cuh"
 #include "narrow.cuh"
@@ -14,7 +14,7 @@ constexpr u32 CACHED_BYTES = 1;
 #error "compile with -DCACHED_16, -DCACHED_E4M3 or -DCACHED_INT8"
 #endif
 
-// d += a * b, where a is of queries or weights and b of keys or values.
+// d += a * b, where a holds queries or attention weights and b keys or values.
 DEVICE void mma_cached(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   if (CACHED_BYTES == 1)
     mma_m16n8k16_f16(d, a, b0, b1);
@@ -22,7 +22,7 @@ DEVICE void mma_cached(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     mma_m16n8k16(d, a, b0, b1);
 }
 
-// The same by warpgroup.
+// The same as warpgroup instructions.
 DEVICE void wgmma_cached_m64n64k16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
   if (CACHED_BYTES == 1)
     wgmma_m64n64k16_f16(d, a, b, accumulate);
@@ -36,33 +36,33 @@ DEVICE void wgmma_cached_m64n256k16_trans(float (&d)[128], u64 a, u64 b) {
     wgmma_m64n256k16_trans(d, a, b);
 }
 
-// Two weights as operands of mma_cached, the first in the low half.
+// Two attention weights as an operand of mma_cached, the first in the low half.
 DEVICE u32 pack_weights(float low, float high) {
   return CACHED_BYTES == 1 ? cvt_f16x2(low, high) : pack(low, high);
 }
 
-// Two numbers of a query as operands of mma_cached.
+// Two elements of a query as an operand of mma_cached.
 DEVICE u32 query_operand(u32 packed) {
   return CACHED_BYTES == 1 ? cvt_f16x2(low_float(packed), high_float(packed)) : packed;
 }
 
-// Column of a query, in steps of 16, whose number register `i` of operand a begins
-// with in step `k`. The sum over columns may go in any order: it goes in the one in
-// which 8-bit keys come out of ldmatrix, four to a lane.
+// First column of a query that register `i` of operand a holds in step `k` of 16 columns.
+// The sum over columns may be taken in any order: it is taken in the order in which
+// ldmatrix delivers 8-bit keys, four to a lane.
 DEVICE u32 query_column(u32 k, u32 i) {
   const u32 member = lane_index() % 4;
   return k * 16 + (CACHED_BYTES == 1 ? member * 4 + i / 2 * 2 : member * 2 + i / 2 * 8);
 }
 
-// Column of the outputs that number `i` of 0 and 1 of this lane belongs to, in n-tile
-// `n`. 8-bit values are taken apart two by two: even columns of 16 are one tile, odd
-// ones the next.
+// Column of the outputs that element `i` (0 or 1) of this lane belongs to, in n-tile
+// `n`. 8-bit values are unpacked two by two: even columns of 16 are one tile, odd
+// columns the next.
 DEVICE u32 output_column(u32 n, u32 i) {
   const u32 member = lane_index() % 4;
   return CACHED_BYTES == 1 ? n / 2 * 16 + member * 4 + i * 2 + n % 2 : n * 8 + member * 2 + i;
 }
 
-// Bytes i and j of four 8-bit numbers, as two of binary16, the first in the low half.
+// Bytes i and j of four 8-bit elements as two f16 elements, the first in the low half.
 template <u32 i, u32 j>
 DEVICE u32 halves_of_bytes(u32 bytes) {
 #if defined(CACHED_INT8)

@@ -1,21 +1,21 @@
-// What the device needs around the kernels under test: input data, clocks, and
-// a kernel that holds the queue until the host has filled it.
+// Kernels that the device needs beside those under test: input data, clocks, and
+// one that holds the queue until the host has filled it.
 //
 // Launch: as stated at each kernel.
 #include "ptx.cuh"
 
-// Nothing: what a launch costs.
+// Does nothing: what a launch costs.
 KERNEL(32, 1) empty() {}
 
 // --- Holding the queue -----------------------------------------------------------
 
 struct HoldParams {
-  const volatile u32 *go;  // host memory; not zero: go on
-  volatile u32 *timed_out; // host memory; 1 if nobody said so in time
+  const volatile u32 *go;  // host memory; not zero: continue
+  volatile u32 *timed_out; // host memory; 1 if the host did not set `go` in time
   u64 timeout_ns;
 };
 
-// Waits for the host's word, so that launches queued behind it run back to back
+// Waits until the host sets `go`, so that launches queued after it run back to back
 // however long the host takes to queue them. One thread.
 KERNEL(32, 1) hold(const __grid_constant__ HoldParams p) {
   const u64 start = globaltimer();
@@ -50,8 +50,7 @@ struct SpinParams {
   u64 ns;
 };
 
-// Passes a stretch of wall-clock time, to hold the events' clock against. One
-// thread.
+// Waits for a given wall-clock time, to check the clock of events. One thread.
 KERNEL(32, 1) spin(const __grid_constant__ SpinParams p) {
   const u64 start = globaltimer();
   while (globaltimer() - start < p.ns) {
@@ -60,7 +59,7 @@ KERNEL(32, 1) spin(const __grid_constant__ SpinParams p) {
 
 // --- Input data --------------------------------------------------------------------
 
-// What data.rs draws for a key, eight bytes a draw, encoded in a format.
+// The values that data.rs draws for a key, eight bytes a draw, encoded in a format.
 struct FillParams {
   u64 key;
   u64 *to;
@@ -105,8 +104,8 @@ DEVICE u32 encode_scale(u32 bits) {
 
 enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES };
 
-// What draw number `i` of a tensor is: a record's latents, their scales (one for each 128)
-// and the rest have formats of their own.
+// The format of draw number `i` of a tensor: the latents of a record, their scales (one
+// for each 128) and its rope elements have different formats.
 DEVICE u32 format_of_draw(const FillParams &p, u64 i) {
   if (p.format != LATENT_RECORDS) return p.format;
   const u32 latents = p.latent_dim / 8, scales = p.latent_dim / 256, rest = p.rope_dim / 4;

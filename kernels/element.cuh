@@ -1,4 +1,4 @@
-// The 16-bit number format that a kernel is compiled for, chosen by
+// The 16-bit format that a kernel is compiled for, chosen by
 // -DELEMENT_BF16 or -DELEMENT_F16.
 #pragma once
 #include "ptx.cuh"
@@ -15,7 +15,7 @@ DEVICE void wgmma_m64n256k16_trans(float (&d)[128], u64 a, u64 b) {
 }
 // Two floats rounded to the format and packed, the first in the low half.
 DEVICE u32 pack(float low, float high) { return cvt_bf16x2(low, high); }
-// The two numbers of a packed pair.
+// The two elements of a packed pair.
 DEVICE float low_float(u32 packed) { return __int_as_float(packed << 16); }
 DEVICE float high_float(u32 packed) { return __int_as_float(packed & 0xffff0000u); }
 #elif defined(ELEMENT_F16)

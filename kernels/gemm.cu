@@ -1,28 +1,28 @@
-// C = A * B^T, for A [m][k], B [n][k] and C [m][n] of bf16 or f16, summed in f32.
+// C = A * B^T, for A [m][k], B [n][k] and C [m][n] in bf16 or f16, summed in f32.
 //
-// A block makes a tile of TILE_M x TILE_N of C, or with splits > 1 the part of
-// it that a stretch of k contributes. Steps of TILE_K columns of A and B pass
-// through a ring of STAGES places in shared memory, filled by cp.async
+// A block computes a tile of TILE_M x TILE_N of C, or with splits > 1 (split-K) the
+// contribution of a range of k to it. Steps of TILE_K columns of A and B pass
+// through a ring of STAGES stages in shared memory, filled by cp.async
 // STAGES - 1 steps ahead; each of WARPS_M x WARPS_N warps multiplies its part
-// on the tensor cores, from operands that it loads 16 columns ahead. What lies
-// outside of A and B is zeros in shared memory.
+// on the tensor cores, from operands that it loads 16 columns ahead. Elements
+// outside of A and B are zeros in shared memory.
 //
-// Parts are added by the block that finishes a tile last, in the order of k,
-// so that the same problem always has the same answer to the last bit.
+// Partial results are added by the block that finishes a tile last, in the order
+// of k, so that the same problem always has the same result to the last bit.
 //
-// With large m the tensor cores bind; with small m the bytes of B do, and the
-// tile of few rows and the splits are there to keep all SMs reading them.
+// Large m is compute bound; small m is memory bound by the bytes of B, and tiles
+// of few rows and splits keep all SMs reading them.
 //
 // Launch: 1-D grid of tiles times splits, THREADS threads, SHARED_BYTES of
 // dynamic shared memory. k is a multiple of 8, splits at most k / TILE_K
-// rounded up, and tickets are zero. Tiles go through C in stripes of
-// STRIPE_TILES rows of tiles, top to bottom and then to the right, so that
-// blocks that run at the same time share their parts of A and B in L2.
+// rounded up, and tickets are zero. Tiles are taken in stripes of STRIPE_TILES
+// rows of tiles, top to bottom and then to the right, so that blocks that run at
+// the same time share their parts of A and B in L2.
 #include "element.cuh"
 #include "last_block.cuh"
 #include "tile.cuh"
 
-// Constants
+// --- Shape -----------------------------------------------------------------
 
 constexpr u32 THREADS = WARPS_M * WARPS_N * WARP;
 constexpr u32 WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;
@@ -65,7 +65,7 @@ struct Operands {
   u32 b[BLOCKS_N / 2][4];
 };
 
-// What this block does: a tile, where it starts in C, and a stretch of k.
+// The work of this block: a tile, its first row and column of C, and a range of k.
 struct Job {
   u32 tile;
   u32 split;
@@ -90,11 +90,11 @@ DEVICE void multiply(Accumulators &sum, const Operands &x) {
       mma_m16n8k16(sum[i][j], x.a[i], x.b[j / 2][j % 2 * 2], x.b[j / 2][j % 2 * 2 + 1]);
 }
 
-// Leaves this split's accumulators in p.partials. Returns whether all splits
-// have; `sum` is then their sum.
+// Writes this split's accumulators to p.partials. Returns whether all splits have done
+// so; `sum` is then their sum.
 DEVICE bool add_splits(const Params &p, const Job &job, Accumulators &sum) {
   constexpr u32 words = BLOCKS_M * BLOCKS_N;
-  // Of four words, which every thread has apart: [tile][split][words][thread].
+  // In vectors of four words, thread by thread: [tile][split][words][thread].
   Words4 *const of_tile = p.partials + u64(job.tile) * p.splits * words * THREADS + threadIdx.x;
   Words4 *const mine = of_tile + u64(job.split) * words * THREADS;
 #pragma unroll
@@ -105,7 +105,7 @@ DEVICE bool add_splits(const Params &p, const Job &job, Accumulators &sum) {
   }
   if (!is_last_block(p.tickets + job.tile, p.splits)) return false;
 
-  // So many loads under way as registers allow.
+  // As many loads in flight as registers allow.
   constexpr u32 batch = min_of(words, 16u);
   static_assert(words % batch == 0, "all batches are full");
 #pragma unroll
@@ -126,14 +126,14 @@ DEVICE bool add_splits(const Params &p, const Job &job, Accumulators &sum) {
   return true;
 }
 
-// Rounds the tile to the format and writes what lies in C, by way of shared
+// Rounds the tile to the format and writes the part that lies in C, by way of shared
 // memory, so that neighbouring threads write neighbouring bytes.
 DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
   const u32 tile = shared_address(shared);
   const u32 lane = lane_index();
   const u32 warp_row = warp_index() / WARPS_N * WARP_M;
   const u32 warp_column = warp_index() % WARPS_N * WARP_N;
-  // Warps load operands ahead, also of a step after the last.
+  // Warps load operands ahead, even those of a step after the last.
   __syncthreads();
 #pragma unroll
   for (u32 i = 0; i < BLOCKS_M; ++i)
@@ -171,7 +171,7 @@ DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) gemm(const __grid_constant__ Params p) {
-  // Copies from global memory
+  // Copies from global memory.
   const Job job = job_of_block(p);
   const u32 all_steps = ceil_div(p.k, u32(TILE_K));
   const u32 first = u64(all_steps) * job.split / p.splits;
@@ -194,7 +194,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm(const __grid_constant__ Params p) {
     fill = fill == SHARED_BYTES - STAGE_BYTES ? 0 : fill + STAGE_BYTES;
   };
 
-  // Operands from shared memory
+  // Operands from shared memory.
   constexpr u32 row_bytes = TILE_K * ELEMENT_BYTES;
   u32 a_lane = ring + warp_index() / WARPS_N * WARP_M * row_bytes + lane_offset_a<TILE_K>();
   u32 b_lane =
@@ -208,14 +208,14 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm(const __grid_constant__ Params p) {
     for (u32 j = 0; j < BLOCKS_N / 2; ++j)
       ldmatrix_x4(x.b[j], right_by(b_lane + drain, depth) + j * 16 * row_bytes);
   };
-  // The oldest step but STAGES - 2 has come, for all threads; and all are done
-  // with the step before it.
+  // Waits for the oldest step in flight. For all threads its data have then arrived, and
+  // all are done with the step before it.
   auto next_step = [&] {
     cp_async_wait_group<STAGES - 2>();
     __syncthreads();
   };
 
-  // Main loop
+  // Main loop.
   Accumulators sum = {};
   Operands x[2];
   for (u32 i = 0; i < STAGES - 1; ++i) start_copies();

@@ -1,16 +1,16 @@
-// Appends the keys and values of new tokens to the pages of a cache, in the
-// format of the cache.
+// Appends the keys and values of new tokens to the pages of a cache, converted to
+// the format of the cache.
 //
 // New keys and values are [batch][token][kv head][dim]; pages are
 // [page][kv head][token in page][dim], or with TOKEN_FIRST
-// [page][token in page][kv head][dim], and are found through
-// [batch][page of the request]. Where the cache is in 8 bits a number is
-// multiplied by the inverse scale of its request and head and rounded.
+// [page][token in page][kv head][dim]; [batch][page of the request] is the page
+// table. Where the cache has 8 bits an element is multiplied by the inverse scale
+// of its request and head and rounded.
 //
-// A thread takes the same 16 bytes of keys and of values, counted in the
-// narrower of both formats. Its reads, the page number among them, do not wait
-// for one another, so that one latency stands between launching and storing.
-// Latency binds where tokens are few, else memory.
+// A thread copies the same elements of keys and of values, 16 bytes of each in the
+// narrower of both formats. Its reads, the page number among them, do not depend
+// on one another, so that one memory latency lies between launch and stores.
+// The kernel is latency bound with few tokens, else memory bound.
 //
 // Launch: 1-D grid with a thread for each vector of new keys, THREADS threads.
 #include "ptx.cuh"
@@ -26,18 +26,18 @@ constexpr Format CACHE = Format::TO;
 constexpr bool SCALED = bytes_of(CACHE) == 1;
 
 constexpr u32 VECTOR_BYTES = sizeof(Words4);
-// Numbers that a thread takes of keys and of values, and their vectors.
-constexpr u32 NUMBERS = VECTOR_BYTES / min_of(bytes_of(NEW), bytes_of(CACHE));
-constexpr u32 READS = NUMBERS * bytes_of(NEW) / VECTOR_BYTES;
-constexpr u32 WRITES = NUMBERS * bytes_of(CACHE) / VECTOR_BYTES;
+// Elements of keys and of values that a thread copies, and their vectors.
+constexpr u32 ELEMENTS = VECTOR_BYTES / min_of(bytes_of(NEW), bytes_of(CACHE));
+constexpr u32 READS = ELEMENTS * bytes_of(NEW) / VECTOR_BYTES;
+constexpr u32 WRITES = ELEMENTS * bytes_of(CACHE) / VECTOR_BYTES;
 // Threads for a row.
-constexpr u32 ROW_THREADS = HEAD_DIM / NUMBERS;
+constexpr u32 ROW_THREADS = HEAD_DIM / ELEMENTS;
 constexpr u32 ROW_BYTES = HEAD_DIM * bytes_of(CACHE);
 
-static_assert(bytes_of(NEW) > 1, "what is new is not quantized yet");
-static_assert(HEAD_DIM % NUMBERS == 0, "rows are whole vectors");
+static_assert(bytes_of(NEW) > 1, "new keys and values are not quantized");
+static_assert(HEAD_DIM % ELEMENTS == 0, "rows are whole vectors");
 
-// Divides by a number that the host knows: numbers below 2^31.
+// Divides integers below 2^31 by a divisor that the host knows.
 struct Divisor {
   u32 by;
   u32 multiplier;
@@ -62,7 +62,7 @@ struct Params {
   Divisor new_tokens;
 };
 
-// Numbers of a thread as they are read, and as they are stored.
+// Elements of a thread as they are read, and as they are stored.
 struct New {
   Words4 vectors[READS];
 
@@ -74,7 +74,7 @@ struct New {
     }
   }
 
-  DEVICE float number(u32 i) const {
+  DEVICE float element(u32 i) const {
     const u32 at = i * bytes_of(NEW) / 4;
     const u32 word = vectors[at / 4].w[at % 4];
     if (NEW == Format::F32) return __uint_as_float(word);
@@ -83,15 +83,15 @@ struct New {
   }
 };
 
-// The code of the E4M3 number nearest to x, ties to even, 448 in size at most:
-// what cvt_e4m3x2 does where there is no such instruction.
+// The bits of the E4M3 value nearest to x, ties to even, saturated at 448: cvt_e4m3x2 for
+// architectures without that instruction.
 DEVICE u32 e4m3_of(float x) {
   const float size = fminf(fabsf(x), 448.f);
-  // From 2^-6 on an exponent, with a bias of 7 instead of 127, and 3 of the 23
-  // bits behind it. A carry out of these is the next exponent.
+  // Normal values, from 2^-6 on: an exponent with a bias of 7 instead of 127, and 3 of the
+  // 23 bits of the mantissa. A carry out of these is the next exponent.
   const u32 bits = __float_as_uint(size);
   const u32 normal = ((bits + 0x7ffff + (bits >> 20 & 1)) >> 20) - (120 << 3);
-  // Below it multiples of 2^-9, which is the last place of numbers from 2^14 on.
+  // Subnormal values: multiples of 2^-9, which is the last place of f32 values from 2^14 on.
   const u32 small = __float_as_uint(size + 16384.f) - __float_as_uint(16384.f);
   const u32 sign = __float_as_uint(x) >> 24 & 0x80;
   return sign | (size < 0.015625f ? small : normal);
@@ -110,14 +110,14 @@ DEVICE u32 int8x4(float a, float b, float c, float d) {
   return cvt_pack_s8(__float2int_rn(b), __float2int_rn(a), high);
 }
 
-// Word `i` of what is stored.
+// Word `i` of the elements to store.
 DEVICE u32 stored_word(const New &from, u32 i, float scale) {
   if (NEW == CACHE) return from.vectors[i / 4].w[i % 4];
   constexpr u32 COUNT = 4 / bytes_of(CACHE);
   float x[4] = {};
 #pragma unroll
   for (u32 j = 0; j < COUNT; ++j) {
-    x[j] = from.number(i * COUNT + j);
+    x[j] = from.element(i * COUNT + j);
     if (SCALED) x[j] = __fmul_rn(x[j], scale);
   }
   if (CACHE == Format::F32) return __float_as_uint(x[0]);
@@ -143,14 +143,14 @@ KERNEL(THREADS, BLOCKS_PER_SM) kv_append(const __grid_constant__ Params p) {
   const u64 from = u64(index) * (READS * VECTOR_BYTES);
   const New k(p.k_new + from), v(p.v_new + from);
 
-  // Whose row it is.
+  // The request, token and head of the row.
   const u32 row = index / ROW_THREADS;
   const u32 token_row = p.kv_heads.quotient(row);
   const u32 head = row - token_row * p.kv_heads.by;
   const u32 request = p.new_tokens.quotient(token_row);
   const u32 token = token_row - request * p.new_tokens.by;
 
-  // Where it goes. A request has as many tokens as Lengths::of says.
+  // The row's place in the cache. Lengths::of has the same formula for a request's tokens.
   const u64 fraction = (u64(request) + 1) * 0x9e3779b97f4a7c15ull;
   const u32 length = u32(p.least + __umul64hi(fraction, p.span));
   const u32 place = (length - p.new_tokens.by) % PAGE_SIZE + token;

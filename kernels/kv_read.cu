@@ -2,19 +2,19 @@
 // table where there is one, and only adds up the words: the memory time of
 // attention without its arithmetic.
 //
-// Keys and values are [batch][kv head][token][dim], or pages that are found
-// through [batch][page of the request]: [page][kv head][token in page][dim] or
-// [page][token in page][kv head][dim]. A block works through its pieces of the
-// work list tile by tile. A thread takes UNROLL vectors of 16 bytes of a tile's
-// keys and the same of its values before it looks at the first, so that enough
-// bytes are in flight to cover the latency of DRAM; page numbers are fetched
-// one tile ahead. Memory binds.
+// Keys and values are [batch][kv head][token][dim], or pages found through the page
+// table [batch][page of the request]: [page][kv head][token in page][dim] or
+// [page][token in page][kv head][dim]. A block reads its splits of the work list
+// tile by tile. A thread loads UNROLL vectors of 16 bytes of a tile's keys and the
+// same of its values before it uses the first, so that enough bytes are in flight
+// to cover the latency of DRAM; page numbers are loaded one tile ahead. The kernel
+// is memory bound.
 //
-// Where a token's heads lie side by side, a tile has HEADS heads of its tokens,
-// all if they fit: one head's rows alone would be 256 bytes here and there, of
-// which DRAM opens a row each, and whoever reads the next head comes for the
-// same row another time. Whole tokens are as contiguous as the page. A thread
-// then stays within one head, whose sum it adds to.
+// Where the heads of a token are contiguous, a tile has HEADS heads of its tokens,
+// all if they fit: the rows of one head alone would be scattered runs of 256 bytes,
+// each of which opens a row of DRAM, and the block that reads the next head opens
+// the same row again. Whole tokens are as contiguous as the page. A thread then
+// stays within one head, to whose sum it adds.
 //
 // Launch: as many blocks as the work list is made for, THREADS threads.
 #include "last_block.cuh"
@@ -23,19 +23,19 @@
 constexpr bool PAGED = PAGE_SIZE != 0;
 constexpr u32 PAGE_TOKENS = PAGED ? PAGE_SIZE : 1;
 constexpr u32 VECTOR_BYTES = sizeof(Words4);
-// Of one head, of a tile's part of a token, of a tile, of that part of a page.
+// Vectors of one head, of a tile's part of a token, of a tile, of that part of a page.
 constexpr u32 ROW_VECTORS = ROW_BYTES / VECTOR_BYTES;
 constexpr u32 TOKEN_VECTORS = HEADS * ROW_VECTORS;
 constexpr u32 TILE_VECTORS = TILE_TOKENS * TOKEN_VECTORS;
 constexpr u32 PAGE_VECTORS = PAGE_TOKENS * TOKEN_VECTORS;
 
-// STRIP threads side by side take as many vectors side by side, and the UNROLL
-// vectors of a thread are STRIP apart.
+// STRIP neighbouring threads read STRIP neighbouring vectors, and the UNROLL vectors of a
+// thread are STRIP apart.
 constexpr u32 STRIPS = THREADS / STRIP;
-// Whether a tile is something for every thread.
+// Whether a tile has UNROLL vectors for every thread.
 constexpr bool FULL_TILES = TILE_VECTORS == THREADS * UNROLL;
 
-// Whether tokens of a tile's part of a page lie end to end.
+// Whether the tokens of a tile's part of a page are contiguous.
 constexpr bool DENSE = TOKEN_BYTES == TOKEN_VECTORS * VECTOR_BYTES;
 constexpr u32 STEP_BYTES =
     DENSE ? STRIP * VECTOR_BYTES : STRIP / TOKEN_VECTORS * TOKEN_BYTES;
@@ -44,8 +44,8 @@ constexpr u32 STEP_BYTES =
 constexpr bool WHOLE_PAGES = TILE_TOKENS % PAGE_TOKENS == 0;
 constexpr bool WITHIN_PAGE = !WHOLE_PAGES && PAGE_TOKENS % TILE_TOKENS == 0;
 
-// Whether any `count` vectors of a thread, from a multiple of `count` on, lie
-// in one page STEP_BYTES apart.
+// Whether any `count` vectors of a thread, from a multiple of `count` on, lie in one page,
+// STEP_BYTES apart.
 DEVICE constexpr bool share_page(u32 count) {
   const bool evenly = DENSE || STRIP % TOKEN_VECTORS == 0;
   const bool aligned =
@@ -61,78 +61,78 @@ DEVICE constexpr u32 largest_group() {
 constexpr u32 GROUP = largest_group();
 constexpr u32 GROUPS = UNROLL / GROUP;
 
-// A thread reads at the same place of a page in every group and tile.
-constexpr bool SAME_PLACE = WHOLE_PAGES && (GROUPS == 1 || STRIP * GROUP % PAGE_VECTORS == 0);
+// A thread reads at the same offset of a page in every group and tile.
+constexpr bool SAME_OFFSET = WHOLE_PAGES && (GROUPS == 1 || STRIP * GROUP % PAGE_VECTORS == 0);
 constexpr u32 GROUP_PAGES = GROUPS == 1 ? 0 : STRIP * GROUP / PAGE_VECTORS;
 
-// Bytes that are read together wherever they lie. L2 is asked for 256 bytes at
-// a time only if all of them are: more would be another head's.
+// Contiguous bytes that are read together. L2 prefetches 256 bytes at a time only where
+// runs are multiples of that: otherwise part of them would belong to another head.
 constexpr u32 RUN_BYTES = DENSE ? PAGE_TOKENS * TOKEN_BYTES : HEADS * ROW_BYTES;
 constexpr bool WIDE_FETCH = !PAGED || RUN_BYTES % 256 == 0;
 
 static_assert(THREADS % WARP == 0, "whole warps");
-static_assert((UNROLL & (UNROLL - 1)) == 0, "groups halve");
+static_assert((UNROLL & (UNROLL - 1)) == 0, "groups are halved");
 static_assert(ROW_BYTES % VECTOR_BYTES == 0, "rows are whole vectors");
-static_assert(TILE_TOKENS > 0 && TILE_VECTORS <= STRIPS * STRIP * UNROLL, "one pass takes a tile");
+static_assert(TILE_TOKENS > 0 && TILE_VECTORS <= STRIPS * STRIP * UNROLL, "one pass reads a tile");
 static_assert(HEADS == 1 || STRIP % TOKEN_VECTORS == 0, "a thread stays within a head");
-static_assert(HEADS <= THREADS, "a thread for each sum");
+static_assert(HEADS <= THREADS, "one thread for each sum");
 static_assert(PAGED || (DENSE && HEADS == 1), "without pages heads come before tokens");
 
 struct Params {
   const u8 *k;
   const u8 *v;
-  const u32 *page_table;  // null when contiguous
+  const u32 *page_table;  // null where the cache is contiguous
   u32 *checksums;         // [batch][kv head]: wrapping sum of all 32-bit words
-  const Piece *work;      // whose `head` counts groups of HEADS
-  u32 *partials;          // [slot of the work list][HEADS]
-  u32 *tickets;           // one word per slot; zero between launches
+  const Split *work;      // whose `head` counts groups of HEADS
+  u32 *partials;          // [partial result of the work list][HEADS]
+  u32 *tickets;           // one word per partial result; zero between launches
   u32 kv_heads;
   u32 request_rows;  // tokens of a request; entries of its page table when paged
 };
 
-// Number of this thread's vector i in a tile; beyond the tile for threads that
-// are part of no strip.
+// Index of this thread's vector i in a tile; beyond the tile for threads outside of all
+// strips.
 DEVICE u32 vector_of(u32 i) {
   return threadIdx.x / STRIP * (STRIP * UNROLL) + i * STRIP + threadIdx.x % STRIP;
 }
 
-// A vector's place in the heads' part of a page, in bytes.
+// Offset of a vector in the heads' part of a page, in bytes.
 DEVICE u32 bytes_of(u32 vector) {
   if (DENSE) return vector * VECTOR_BYTES;
   return vector / TOKEN_VECTORS * TOKEN_BYTES + vector % TOKEN_VECTORS * VECTOR_BYTES;
 }
 
-// Where this thread reads: one request, and one head or group of heads.
+// This thread's position: one request, and one head or group of heads.
 struct Reader {
-  // What does not change from tile to tile: where in page 0, or, contiguous, in
-  // the tile at `token`.
+  // The part of the address that does not change from tile to tile: in page 0, or, where
+  // the cache is contiguous, in the tile at `token`.
   const u8 *k;
   const u8 *v;
-  const u32 *table;  // the request's part of the page table, or the thread's of that
+  const u32 *table;  // the request's part of the page table, or the thread's part of that
   u32 page_bytes;    // of all heads
   u32 token;
   u32 pages[GROUPS];
 
-  DEVICE Reader(const Params &p, const Piece &piece) : token(piece.first_token), pages() {
+  DEVICE Reader(const Params &p, const Split &split) : token(split.first_token), pages() {
     u64 first;
     if (PAGED) {
       const u32 first_bytes = HEADS > 1 || !DENSE ? HEADS * ROW_BYTES : PAGE_TOKENS * ROW_BYTES;
-      first = u64(piece.head) * first_bytes;
-      if (SAME_PLACE) first += bytes_of(vector_of(0) % PAGE_VECTORS);
+      first = u64(split.head) * first_bytes;
+      if (SAME_OFFSET) first += bytes_of(vector_of(0) % PAGE_VECTORS);
       if (WITHIN_PAGE) first += bytes_of(vector_of(0));
     } else {
-      const u64 row = (u64(piece.request) * p.kv_heads + piece.head) * p.request_rows + token;
+      const u64 row = (u64(split.request) * p.kv_heads + split.head) * p.request_rows + token;
       first = row * ROW_BYTES + vector_of(0) * VECTOR_BYTES;
     }
     k = p.k + first;
     v = p.v + first;
-    table = p.page_table + u64(piece.request) * p.request_rows;
-    if (SAME_PLACE) table += token / PAGE_TOKENS + vector_of(0) / PAGE_VECTORS;
+    table = p.page_table + u64(split.request) * p.request_rows;
+    if (SAME_OFFSET) table += token / PAGE_TOKENS + vector_of(0) / PAGE_VECTORS;
     page_bytes = p.kv_heads * (PAGE_TOKENS * ROW_BYTES);
   }
 
-  // Fetches the page numbers of the first `vectors` vectors of the tile `ahead`
-  // tokens from here.
+  // Loads the page numbers of the first `vectors` vectors of the tile `ahead` tokens from
+  // here.
   DEVICE void look_up(u32 ahead, u32 vectors) {
 #pragma unroll
     for (u32 group = 0; group < GROUPS; ++group) {
@@ -140,19 +140,19 @@ struct Reader {
       if (!PAGED || vector >= vectors) continue;
       u32 entry = (token + ahead + vector / TOKEN_VECTORS) / PAGE_TOKENS;
       if (WITHIN_PAGE) entry = (token + ahead) / PAGE_TOKENS;
-      if (SAME_PLACE) entry = ahead / PAGE_TOKENS + group * GROUP_PAGES;
+      if (SAME_OFFSET) entry = ahead / PAGE_TOKENS + group * GROUP_PAGES;
       pages[group] = ld_global_nc_u32(table + entry);
     }
   }
 
-  // How far from k, or v, the first vector of a group is.
+  // Offset of the first vector of a group from k, or from v, in bytes.
   DEVICE u64 offset(u32 group) const {
     if (!PAGED) return group * (GROUP * STEP_BYTES);
     u32 place = 0;
     if (WITHIN_PAGE)
       place = token % PAGE_TOKENS * TOKEN_BYTES + bytes_of(vector_of(group * GROUP)) -
               bytes_of(vector_of(0));
-    else if (!SAME_PLACE)
+    else if (!SAME_OFFSET)
       place = bytes_of((token % PAGE_TOKENS * TOKEN_VECTORS + vector_of(group * GROUP)) %
                        PAGE_VECTORS);
     return u64(pages[group]) * page_bytes + place;
@@ -160,7 +160,7 @@ struct Reader {
 
   DEVICE void advance() {
     token += TILE_TOKENS;
-    if (SAME_PLACE) table += TILE_TOKENS / PAGE_TOKENS;
+    if (SAME_OFFSET) table += TILE_TOKENS / PAGE_TOKENS;
     if (!PAGED) {
       k += TILE_TOKENS * ROW_BYTES;
       v += TILE_TOKENS * ROW_BYTES;
@@ -168,12 +168,12 @@ struct Reader {
   }
 };
 
-DEVICE Words4 fetch(const u8 *at) {
+DEVICE Words4 load_vector(const u8 *at) {
   return WIDE_FETCH ? ld_global_nc_v4(at) : ld_global_nc_v4_only(at);
 }
 
-// Sum of the first `vectors` of the keys and values of the reader's tile, and
-// on to the next, of which `next_vectors` are to be read.
+// Sum of the first `vectors` of the keys and values of the reader's tile. Advances to the
+// next tile, of which `next_vectors` are to be read.
 template <bool whole>
 DEVICE u32 tile_sum(Reader &reader, u32 vectors, u32 next_vectors) {
   Words4 k[UNROLL] = {}, v[UNROLL] = {};
@@ -182,8 +182,8 @@ DEVICE u32 tile_sum(Reader &reader, u32 vectors, u32 next_vectors) {
     if (!whole && vector_of(i) >= vectors) continue;
     const u64 offset = reader.offset(i / GROUP);
     const u32 step = i % GROUP * STEP_BYTES;
-    k[i] = fetch(reader.k + offset + step);
-    v[i] = fetch(reader.v + offset + step);
+    k[i] = load_vector(reader.k + offset + step);
+    v[i] = load_vector(reader.v + offset + step);
   }
   reader.look_up(TILE_TOKENS, next_vectors);
   reader.advance();
@@ -195,14 +195,14 @@ DEVICE u32 tile_sum(Reader &reader, u32 vectors, u32 next_vectors) {
   return sum;
 }
 
-// Sum of the words of a piece that this thread takes.
-DEVICE u32 piece_sum(const Params &p, const Piece &piece) {
-  Reader reader(p, piece);
-  u32 left = piece.tokens;
+// Sum of the words of a split that this thread reads.
+DEVICE u32 split_sum(const Params &p, const Split &split) {
+  Reader reader(p, split);
+  u32 left = split.tokens;
   reader.look_up(0, min_of(left, u32(TILE_TOKENS)) * TOKEN_VECTORS);
   u32 sum = 0;
-  // Whole tiles before whole tiles. Unrolled, it would take more registers than
-  // there are.
+  // Whole tiles that are followed by a whole tile. Unrolled, the loop would need more
+  // registers than there are.
 #pragma unroll 1
   for (; FULL_TILES && left >= 2 * TILE_TOKENS; left -= TILE_TOKENS)
     sum += tile_sum<true>(reader, TILE_VECTORS, TILE_VECTORS);
@@ -215,7 +215,7 @@ DEVICE u32 piece_sum(const Params &p, const Piece &piece) {
   return sum;
 }
 
-// The sums of all threads by head: that of head h in thread h.
+// Adds up the sums of all threads by head; thread h gets the sum of head h.
 DEVICE u32 sum_of_head(u32 sum) {
   if (HEADS == 1) return block_sum<THREADS>(sum);
   __shared__ u32 of_thread[THREADS];
@@ -234,22 +234,22 @@ DEVICE u32 sum_of_head(u32 sum) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) kv_read(const __grid_constant__ Params p) {
-  for_each_piece(p.work, blockIdx.x, [&](const Piece &piece) {
-    const u32 sum = sum_of_head(piece_sum(p, piece));
-    u32 *checksums = p.checksums + u64(piece.request) * p.kv_heads + piece.head * HEADS;
-    if (piece.splits == 1) {
+  for_each_split(p.work, blockIdx.x, [&](const Split &split) {
+    const u32 sum = sum_of_head(split_sum(p, split));
+    u32 *checksums = p.checksums + u64(split.request) * p.kv_heads + split.head * HEADS;
+    if (split.count == 1) {
       if (threadIdx.x < HEADS) checksums[threadIdx.x] = sum;
       return;
     }
 
     // Several blocks share the sequence.
-    u32 *partials = p.partials + u64(piece.first_slot) * HEADS;
-    if (threadIdx.x < HEADS) partials[piece.split * HEADS + threadIdx.x] = sum;
-    if (!is_last_block(p.tickets + piece.first_slot, piece.splits)) return;
+    u32 *partials = p.partials + u64(split.first_partial) * HEADS;
+    if (threadIdx.x < HEADS) partials[split.index * HEADS + threadIdx.x] = sum;
+    if (!is_last_block(p.tickets + split.first_partial, split.count)) return;
     for (u32 head = warp_index(); head < HEADS; head += THREADS / WARP) {
       u32 total = 0;
-      for (u32 split = lane_index(); split < piece.splits; split += WARP)
-        total += partials[split * HEADS + head];
+      for (u32 i = lane_index(); i < split.count; i += WARP)
+        total += partials[i * HEADS + head];
       total = __reduce_add_sync(ALL_LANES, total);
       if (lane_index() == 0) checksums[head] = total;
     }

@@ -2,15 +2,15 @@
 #pragma once
 #include "ptx.cuh"
 
-// The barrier of all threads of a block. Where some go their own ways, the others
-// have one of their own, among them thread 0.
+// The barrier of all threads of a block. Where warps are specialized, those that take
+// part pass a barrier of their own; thread 0 is one of them.
 struct WholeBlock {
   DEVICE void operator()() const {
     __syncthreads();
   }
 };
 
-// Whether this block is the last of `blocks` to come here. What the others
+// Whether this block is the last of `blocks` to arrive here. What the others
 // wrote to global memory before is then visible to all of its threads, and
 // `ticket` is zero again for the next launch. All threads of a block call it.
 template <typename Sync = WholeBlock>

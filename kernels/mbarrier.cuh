@@ -1,4 +1,4 @@
-// Waiting for mbarriers: see ptx.cuh for their instructions.
+// Waiting on mbarriers: see ptx.cuh for their instructions.
 #pragma once
 #include "ptx.cuh"
 

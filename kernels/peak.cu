@@ -1,9 +1,9 @@
-// Arithmetic out of registers: the compute ceilings.
+// Arithmetic on registers: the compute ceilings.
 //
 // Each lane of the problem is a chain of dependent steps. A thread (fma) or a
-// warp (tensor) keeps CHAINS of them going at once, to cover the latency of
-// the unit; the host picks the entry with as many as the problem leaves for
-// each. Nothing but the starts and ends touches memory. The unit binds.
+// warp (tensor) keeps CHAINS of them in flight, to cover the latency of the unit;
+// the host picks the entry with as many as the problem has for each. Only the
+// values at the start and the end touch memory. The kernels are compute bound.
 //
 // Launch: 1-D grid of THREADS threads, one thread (fma) or warp (tensor) for
 // every CHAINS lanes.
@@ -24,9 +24,9 @@ DEVICE u64 thread_number() { return u64(blockIdx.x) * THREADS + threadIdx.x; }
 
 #if defined(UNIT_FMA)
 
-// --- One number a lane ---------------------------------------------------------
-// Chain c of a thread is lane `thread + c * threads`, so that neighbours load
-// neighbours. 16-bit formats step two lanes in one instruction.
+// --- FMA: one value a lane -------------------------------------------------------
+// Chain c of a thread is lane `thread + c * threads`, so that neighbouring threads load
+// neighbouring values. 16-bit formats compute two lanes in one instruction.
 
 #if defined(OPERAND_F32)
 constexpr u32 LANES_PER_CHAIN = 1;
@@ -104,11 +104,11 @@ DEVICE void fma_chains(const Params &p) {
 
 #elif defined(UNIT_TENSOR)
 
-// --- One 16 x 8 tile a lane ------------------------------------------------------
+// --- Tensor cores: one 16 x 8 tile a lane ------------------------------------------
 // The operands are the same in every step: a[i][k] and b[k][j] below, small
-// odd-looking integers that keep the multipliers as busy as random data does,
-// in eighths so that every format holds them exactly. Sums start at zero, where
-// they are exact for the longest, and the start is added at the end.
+// irregular integers that keep the multipliers as busy as random data does, in
+// eighths so that every format holds them exactly. Sums start at zero, where they
+// stay exact for the longest, and the start values are added at the end.
 
 DEVICE i32 pattern_a(u32 i, u32 k) { return i32((7 * i + 13 * (k % 16) + 5) % 17) - 8; }
 DEVICE i32 pattern_b(u32 k, u32 j) { return i32((11 * (k % 16) + 5 * j + 3) % 17) - 8; }
@@ -164,7 +164,7 @@ constexpr u32 TILE = 16 * 8;
 
 template <u32 CHAINS>
 DEVICE void tensor_chains(const Params &p) {
-  // Lanes of this warp, and this thread's elements: ptx.cuh has the layout.
+  // Lanes of this warp, and this thread's elements in the layout of mma: see ptx.cuh.
   const u64 first = thread_number() / WARP * CHAINS;
   const u32 row = lane_index() / 4, column = lane_index() % 4 * 2;
   const u32 k = lane_index() % 4 * PER_REGISTER;

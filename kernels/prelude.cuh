@@ -13,7 +13,7 @@ typedef long long i64;
 static_assert(sizeof(void *) == 8, "pointers are passed as 64-bit addresses");
 
 #define DEVICE __device__ __forceinline__
-// One kernel: a C name, its block size, and how many blocks must fit an SM.
+// One kernel: a C name, its block size, and how many blocks must fit on an SM.
 #define KERNEL(threads, blocks_per_sm) \
   extern "C" __global__ void __launch_bounds__(threads, blocks_per_sm)
 
@@ -44,9 +44,9 @@ DEVICE constexpr T max_of(T a, T b) { return a < b ? b : a; }
 template <typename T>
 DEVICE constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
 
-// This thread's place in its warp, and its warp's in the block.
+// Index of this thread in its warp, and of its warp in the block.
 DEVICE u32 lane_index() { return threadIdx.x % WARP; }
 DEVICE u32 warp_index() { return threadIdx.x / WARP; }
 
-// Lower than every number.
+// Lower than every finite value.
 DEVICE float minus_infinity() { return __int_as_float(0xff800000); }

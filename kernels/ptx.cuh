@@ -5,8 +5,8 @@
 
 // --- Global memory ---------------------------------------------------------
 
-// Reads 16 bytes that no thread writes during the launch, past L1, and asks L2
-// for the whole 256 bytes around them.
+// Reads 16 bytes that no thread writes during the launch, bypassing L1, and makes L2
+// prefetch the 256 bytes around them.
 DEVICE Words4 ld_global_nc_v4(const void *address) {
   Words4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -15,8 +15,8 @@ DEVICE Words4 ld_global_nc_v4(const void *address) {
   return v;
 }
 
-// Reads 16 bytes that no thread writes during the launch, past L1, and nothing
-// around them.
+// Reads 16 bytes that no thread writes during the launch, bypassing L1 and without
+// prefetching.
 DEVICE Words4 ld_global_nc_v4_only(const void *address) {
   Words4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -25,8 +25,8 @@ DEVICE Words4 ld_global_nc_v4_only(const void *address) {
   return v;
 }
 
-// Reads 16 bytes that no thread writes during the launch; the same thread reads
-// what is beside them, so L1 keeps their sectors.
+// Reads 16 bytes that no thread writes during the launch; the same thread reads the
+// bytes next to them, so L1 keeps their sectors.
 DEVICE Words4 ld_global_nc_v4_kept(const void *address) {
   Words4 v;
   asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -50,7 +50,7 @@ DEVICE float ld_global_nc_f32(const float *address) {
   return value;
 }
 
-// Writes 16 bytes, past L1.
+// Writes 16 bytes, bypassing L1.
 DEVICE void st_global_v4(void *address, Words4 v) {
   asm volatile("st.global.L1::no_allocate.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address),
                "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
@@ -104,7 +104,7 @@ DEVICE void st_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-// Copies 16 bytes from global to shared memory past L1; where `bytes` is 0,
+// Copies 16 bytes from global to shared memory, bypassing L1; where `bytes` is 0,
 // writes zeros and reads nothing.
 DEVICE void cp_async_16(u32 to, const void *from, u32 bytes = 16) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
@@ -115,7 +115,7 @@ DEVICE void cp_async_16(u32 to, const void *from, u32 bytes = 16) {
 // Makes a group of this thread's copies since the last group.
 DEVICE void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most `pending` of this thread's groups are still under way.
+// Waits until at most `pending` of this thread's groups are incomplete.
 template <u32 pending>
 DEVICE void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
@@ -123,21 +123,21 @@ DEVICE void cp_async_wait_group() {
 
 // --- Barriers ------------------------------------------------------------------
 
-// Waits until so many threads of the block, whole warps, have come to barrier
-// `number`; number 0 is that of __syncthreads.
+// Waits until `threads` threads of the block, whole warps, have arrived at barrier
+// `number`; number 0 is the barrier of __syncthreads.
 DEVICE void bar_sync(u32 number, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 // --- Registers: sm_90a --------------------------------------------------------
 
-// Gives registers back until a thread has so many; all of a warpgroup.
+// Releases registers until a thread has `registers`; executed by all of a warpgroup.
 template <u32 registers>
 DEVICE void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers));
 }
 
-// Waits until there are so many for each thread.
+// Waits until each thread can have `registers`, and takes them.
 template <u32 registers>
 DEVICE void setmaxnreg_inc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
@@ -145,30 +145,31 @@ DEVICE void setmaxnreg_inc() {
 
 // --- Bulk copies and their barriers: sm_90 and up --------------------------
 
-// Makes an mbarrier whose phases end after `arrivals` arrivals, and when no bytes
-// are expected any more.
+// Makes an mbarrier whose phases complete after `arrivals` arrivals and all expected
+// bytes.
 DEVICE void mbarrier_init(u32 barrier, u32 arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-// Shows the mbarriers that this thread made to the copy engine.
+// Makes the mbarriers that this thread initialized visible to the copy engine.
 DEVICE void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// Arrives, and makes the phase wait for `bytes` of copies more.
+// Arrives, and makes the phase expect `bytes` more of copies.
 DEVICE void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
 
-// Arrives; orders what this thread did before for those who see the phase end.
+// Arrives; earlier accesses of this thread are visible to threads that observe the phase
+// complete.
 DEVICE void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Whether the phase of this parity has ended, after a while at the latest. The
-// phase before the first counts as ended and has parity 1.
+// Whether the phase of this parity has completed; waits for a limited time. The phase
+// before the first counts as completed and has parity 1.
 DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
   u32 ended;
   asm volatile(
@@ -180,13 +181,13 @@ DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
   return ended;
 }
 
-// How boxes are cut out of a tensor; the driver knows what the bytes mean.
+// How boxes are cut out of a tensor, in the driver's encoding.
 struct alignas(64) TensorMap {
   u8 bytes[128];
 };
 
-// Copies a multiple of 16 bytes from global to shared memory, both at multiples
-// of 16, and tells the mbarrier how many have come.
+// Copies a multiple of 16 bytes from global to shared memory, both aligned to 16, and
+// counts the bytes that have arrived at the mbarrier.
 DEVICE void cp_async_bulk_load(u32 to, const void *from, u32 bytes, u32 barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -195,9 +196,9 @@ DEVICE void cp_async_bulk_load(u32 to, const void *from, u32 bytes, u32 barrier)
       : "memory");
 }
 
-// Copies a box of a tensor of three dimensions, whose map and place are given, and
-// tells the mbarrier how many bytes have come: all of the box, with zeros for what
-// lies outside of the tensor.
+// Copies a box of a tensor of three dimensions, given its map and coordinates, and counts
+// the bytes that have arrived at the mbarrier: the whole box, with zeros for elements
+// outside of the tensor.
 DEVICE void cp_async_bulk_tensor_3d_load(u32 to, const TensorMap &map, u32 x, u32 y, u32 z,
                                          u32 barrier) {
   asm volatile(
@@ -207,37 +208,37 @@ DEVICE void cp_async_bulk_tensor_3d_load(u32 to, const TensorMap &map, u32 x, u3
       : "memory");
 }
 
-// Asks L2 for a multiple of 16 bytes at a multiple of 16.
+// Prefetches a multiple of 16 bytes, aligned to 16, into L2.
 DEVICE void cp_async_bulk_prefetch(const void *from, u32 bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
 }
 
-// Copies in the other direction, as part of this thread's next group.
+// Copies from shared to global memory, as part of this thread's next group.
 DEVICE void cp_async_bulk_store(void *to, u32 from, u32 bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
                "r"(bytes)
                : "memory");
 }
 
-// Makes a group of this thread's bulk copies out since the last group.
+// Makes a group of this thread's bulk stores since the last group.
 DEVICE void cp_async_bulk_commit_group() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Waits until at most `pending` of this thread's groups are still under way.
+// Waits until at most `pending` of this thread's groups are incomplete.
 template <u32 pending>
 DEVICE void cp_async_bulk_wait_group() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// The same for groups that still read shared memory.
+// The same, but only until the groups have read shared memory.
 template <u32 pending>
 DEVICE void cp_async_bulk_wait_group_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
 }
 
-// Orders this thread's accesses to shared memory before those of copies that are
-// started after it.
+// Orders this thread's accesses to shared memory before those of copies started after
+// it.
 DEVICE void fence_proxy_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
@@ -320,49 +321,49 @@ DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) 
 }
 
 // --- Tensor cores by warpgroup: d += a * b, sm_90a -------------------------------
-// Four warps together multiply tiles in shared memory, given by descriptors, while
-// they go on. Accumulators are laid out as in mma above: warp w has rows 16 w on, and
-// registers 4 i to 4 i + 3 are columns 8 i on.
+// Four warps together multiply tiles in shared memory, given by descriptors,
+// asynchronously. Accumulators are laid out as in mma above: warp w has the rows from
+// 16 w on, and registers 4 i to 4 i + 3 are the columns from 8 i on.
 
-// Describes a tile of 16-bit elements, `offset` bytes behind an address. It lies in
-// panels of 128 bytes a row with their chunks swizzled: eight rows after `stride` bytes
-// follow eight rows, and, where the sum runs across the rows of panels, panel after
-// `leading` bytes follows panel.
+// Describes a tile of 16-bit elements, `offset` bytes after an address. It is stored in
+// panels of 128 bytes a row with swizzled chunks: groups of eight rows are `stride` bytes
+// apart, and, where the sum runs across the rows of panels, panels are `leading` bytes
+// apart.
 DEVICE u64 panel_descriptor(u32 address, u32 offset, u32 leading, u32 stride) {
   const u32 low = (address >> 4) + (offset >> 4) + (leading >> 4 << 16);
   return u64(1u << 30 | stride >> 4) << 32 | low;
 }
 
-// Orders accesses to registers before products that are started after it.
+// Orders accesses to registers before products started after it.
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 // Makes a group of the products since the last group.
 DEVICE void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Waits until at most `pending` groups are still under way.
+// Waits until at most `pending` groups are incomplete.
 template <u32 pending>
 DEVICE void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// No instruction: what is done to the registers before and after stays there.
+// No instruction: keeps the compiler from moving accesses to the registers across it.
 template <u32 count>
 DEVICE void pin(float (&d)[count]) {
 #pragma unroll
   for (u32 i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// Operands of the instructions below and their places.
+// Operands of the instructions below and their placeholders.
 #define F8(d, i)                                                                         \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]),            \
       "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define F32(d, i) F8(d, i), F8(d, i + 8), F8(d, i + 16), F8(d, i + 24)
 #define F128(d) F32(d, 0), F32(d, 32), F32(d, 64), F32(d, 96)
-#define PLACES_32                                                                        \
+#define REGISTERS_32                                                                        \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                   \
   "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                         \
   "%24, %25, %26, %27, %28, %29, %30, %31"
-#define PLACES_128                                                                       \
+#define REGISTERS_128                                                                       \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                   \
   "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                         \
   "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "                         \
@@ -375,12 +376,12 @@ DEVICE void pin(float (&d)[count]) {
   "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, "             \
   "%120, %121, %122, %123, %124, %125, %126, %127"
 
-// b has 64 columns; both operands have the sum along the rows of their panels. Starts
+// b has 64 columns; in both operands the sum runs along the rows of their panels. Starts
 // from zero where `accumulate` is false.
 DEVICE void wgmma_m64n64k16_bf16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
   asm volatile(
       "{\n.reg .pred accumulate;\nsetp.ne.u32 accumulate, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PLACES_32 "}, %32, %33, "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32 "}, %32, %33, "
       "accumulate, 1, 1, 0, 0;\n}"
       : F32(d, 0)
       : "l"(a), "l"(b), "r"(accumulate));
@@ -389,16 +390,16 @@ DEVICE void wgmma_m64n64k16_bf16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
 DEVICE void wgmma_m64n64k16_f16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
   asm volatile(
       "{\n.reg .pred accumulate;\nsetp.ne.u32 accumulate, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" PLACES_32 "}, %32, %33, "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" REGISTERS_32 "}, %32, %33, "
       "accumulate, 1, 1, 0, 0;\n}"
       : F32(d, 0)
       : "l"(a), "l"(b), "r"(accumulate));
 }
 
-// b has 256 columns, which lie along the rows of its panels.
+// b has 256 columns, which run along the rows of its panels.
 DEVICE void wgmma_m64n256k16_trans_bf16(float (&d)[128], u64 a, u64 b) {
   asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" PLACES_128 "}, %128, %129, "
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGISTERS_128 "}, %128, %129, "
       "1, 1, 1, 0, 1;"
       : F128(d)
       : "l"(a), "l"(b));
@@ -406,7 +407,7 @@ DEVICE void wgmma_m64n256k16_trans_bf16(float (&d)[128], u64 a, u64 b) {
 
 DEVICE void wgmma_m64n256k16_trans_f16(float (&d)[128], u64 a, u64 b) {
   asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" PLACES_128 "}, %128, %129, "
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" REGISTERS_128 "}, %128, %129, "
       "1, 1, 1, 0, 1;"
       : F128(d)
       : "l"(a), "l"(b));
@@ -415,12 +416,12 @@ DEVICE void wgmma_m64n256k16_trans_f16(float (&d)[128], u64 a, u64 b) {
 #undef F8
 #undef F32
 #undef F128
-#undef PLACES_32
-#undef PLACES_128
+#undef REGISTERS_32
+#undef REGISTERS_128
 
 // --- Arithmetic ------------------------------------------------------------
 
-// x * a + b, rounded once. Volatile, since what is measured is that it is done.
+// x * a + b, rounded once. Volatile, so that the compiler does not remove what is measured.
 DEVICE float fma_f32(float x, float a, float b) {
   float y;
   asm volatile("fma.rn.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(x), "f"(a), "f"(b));
@@ -451,8 +452,8 @@ DEVICE u32 mul_f16x2(u32 x, u32 y) {
   return product;
 }
 
-// Of a, b and c bit by bit what `table` says: bit 4 a + 2 b + c of it. The compiler makes
-// two operations where it finds two constants.
+// Each bit is the bit of `table` with the index 4 a + 2 b + c. The compiler would make two
+// operations where two of the operands are constants.
 template <u32 table>
 DEVICE u32 lop3(u32 a, u32 b, u32 c) {
   u32 bits;
@@ -494,15 +495,15 @@ DEVICE u16 cvt_e4m3x2(float low, float high) {
   return packed;
 }
 
-// Two numbers of E4M3 as binary16, exact. sm_89 and up.
+// Two E4M3 elements as f16, exact. sm_89 and up.
 DEVICE u32 cvt_f16x2_e4m3x2(u16 packed) {
   u32 halves;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(packed));
   return halves;
 }
 
-// Two integers saturated to 8 bits, `low` in the low byte, below the low half of
-// `above`.
+// Two integers saturated to 8 bits, `low` in the low byte; the low half of `above` becomes
+// the high half.
 DEVICE u32 cvt_pack_s8(i32 high, i32 low, u32 above) {
   u32 packed;
   asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(packed) : "r"(high), "r"(low), "r"(above));
@@ -515,8 +516,8 @@ DEVICE float cvt_f32_f16(u16 bits) {
   return value;
 }
 
-// The same word, as if out of nowhere: it is held in a register rather than made again
-// where it is used.
+// The same word, opaque to the compiler: it stays in a register instead of being computed
+// again where it is used.
 DEVICE u32 held(u32 word) {
   u32 same;
   asm volatile("mov.u32 %0, %1;" : "=r"(same) : "r"(word));

@@ -1,16 +1,15 @@
 // Streams through memory: the bandwidth ceilings.
 //
-// Every thread moves 16 bytes at a time, UNROLL of them before it looks at the
-// first, so that enough bytes are in flight to cover the latency of DRAM. A
-// block takes tiles of THREADS * UNROLL * 16 contiguous bytes in turn with the
-// other blocks. What is left after the last whole round, less than a tile for
-// each block, is spread over all threads of the grid and is under way at once:
-// otherwise a few blocks would still read when the others are done, one access
-// after the other in the last tile. Memory binds.
+// Every thread moves vectors of 16 bytes, UNROLL of them before it uses the first, so
+// that enough bytes are in flight to cover the latency of DRAM. Blocks take tiles of
+// THREADS * UNROLL * 16 contiguous bytes in turn. What remains after the last whole
+// round, less than a tile for each block, is spread over all threads of the grid and
+// is in flight at once: otherwise a few blocks would still read the last tiles, one
+// access after the other, when the others are done. The kernels are memory bound.
 //
-// Accesses pass L1, which could serve nothing again. They do not tell L2 what to
-// evict first: the same code measures sets that fit L2, which must stay there,
-// and of larger ones nothing is found again whatever is evicted.
+// Accesses bypass L1, where nothing would be used again. They give L2 no eviction
+// hints: the same code measures working sets that fit in L2, which must stay there,
+// and of larger sets nothing is found again whatever is evicted.
 //
 // Launch: 1-D grid of any size, THREADS threads.
 #include "last_block.cuh"
@@ -31,8 +30,8 @@ struct Params {
 
 static_assert(UNROLL % 2 == 0, "half of a triad's accesses go to each array it reads");
 
-// Calls body(first, stride, count) for everything that this thread moves, at most
-// `unroll` vectors at a time: `count` of them, `stride` apart from `first` on.
+// Calls body(first, stride, count) for all vectors that this thread moves, at most
+// `unroll` at a time: `count` of them, `stride` apart, from `first` on.
 template <u32 unroll, typename Body>
 DEVICE void for_each_batch(u64 vectors, Body body) {
   constexpr u64 TILE = u64(THREADS) * unroll;
@@ -88,7 +87,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) stream_copy(const __grid_constant__ Params p) {
   });
 }
 
-// A thread has half of its accesses under way to each of the two arrays.
+// A thread has half of its accesses in flight to each of the two arrays.
 KERNEL(THREADS, BLOCKS_PER_SM) stream_triad(const __grid_constant__ Params p) {
   constexpr u32 HALF = UNROLL / 2;
   for_each_batch<HALF>(p.vectors, [&](u64 first, u32 stride, u32 count) {

@@ -1,17 +1,17 @@
-// Streams through memory by bulk copies: a second opinion on the ceilings that
-// stream.cu measures with ordinary accesses. One thread of a block asks the copy
-// engine for STAGE_BYTES at a time, so that neither registers nor load units
-// limit what is in flight. Blocks take stages' worth of contiguous bytes in turn;
-// the last may be shorter. Memory binds.
+// Streams through memory by bulk copies (TMA): a second measurement of the ceilings
+// that stream.cu measures with ordinary accesses. One thread of a block starts copies
+// of STAGE_BYTES, so that neither registers nor load units limit the bytes in flight.
+// Blocks take tiles of STAGE_BYTES contiguous bytes in turn; the last tile may be
+// shorter. The kernels are memory bound.
 //
-// * read: a warp keeps a ring of STAGES places in shared memory filled; the
-//   others wait for a place's mbarrier, add up its words and give it back.
-// * write: one place holds the pattern, and is copied out again and again.
-// * copy: what came in goes out from where it lies and never sees a register.
-//   Half of the ring comes in while the other half goes out.
+// * read: one warp keeps a ring of STAGES stages in shared memory filled; the others
+//   wait for a stage's mbarrier, add up its words and release it.
+// * write: one stage holds the pattern and is copied out again and again.
+// * copy: a tile is copied in and out of the same stage and never passes through
+//   registers. Half of the ring is copied in while the other half is copied out.
 //
 // Launch: 1-D grid of any size, THREADS threads; dynamic shared memory of STAGES
-// places for read and copy, one for write. sm_90 and up.
+// stages for read and copy, one for write. sm_90 and up.
 #include "last_block.cuh"
 #include "mbarrier.cuh"
 
@@ -21,7 +21,7 @@ constexpr u32 OUTWARD = STAGES / 2;
 constexpr u32 INWARD = STAGES - OUTWARD;
 
 static_assert(THREADS % WARP == 0 && READERS > 0, "a warp copies, the others read");
-static_assert(STAGE_BYTES % 128 == 0 && STAGES >= 2, "one place is filled while one is read");
+static_assert(STAGE_BYTES % 128 == 0 && STAGES >= 2, "one stage is filled while one is read");
 
 struct Params {
   const u8 *source;  // read, copy
@@ -40,20 +40,20 @@ extern __shared__ __align__(128) u8 ring[];
 struct Share {
   u64 bytes;
 
-  // How many pieces it is.
-  DEVICE u32 pieces() const {
+  // The number of its tiles.
+  DEVICE u32 tiles() const {
     const u64 all = ceil_div(bytes, u64(STAGE_BYTES));
     return blockIdx.x < all ? u32(ceil_div(all - blockIdx.x, u64(gridDim.x))) : 0;
   }
 
-  // Where piece i begins.
+  // Offset of tile i in bytes.
   DEVICE u64 start(u32 i) const { return (blockIdx.x + u64(i) * gridDim.x) * STAGE_BYTES; }
 
   DEVICE u32 size(u32 i) const { return u32(min_of(bytes - start(i), u64(STAGE_BYTES))); }
 };
 
-// A place in the ring and the parity of the phase that its mbarriers are in.
-struct Place {
+// A stage of the ring and the parity of the phase that its mbarriers are in.
+struct Stage {
   u32 index = 0;
   u32 parity = 0;
 
@@ -63,23 +63,23 @@ struct Place {
   }
 };
 
-DEVICE u32 address_of(Place place) { return shared_address(ring) + place.index * STAGE_BYTES; }
+DEVICE u32 address_of(Stage stage) { return shared_address(ring) + stage.index * STAGE_BYTES; }
 
-// An mbarrier for each place.
+// An mbarrier for each stage.
 struct Barriers {
   u32 first;
 
-  DEVICE u32 of(Place place) const { return first + place.index * sizeof(u64); }
+  DEVICE u32 of(Stage stage) const { return first + stage.index * sizeof(u64); }
 
   DEVICE void init(u32 arrivals) const {
     for (u32 i = 0; i < STAGES; ++i) mbarrier_init(first + i * sizeof(u64), arrivals);
   }
 };
 
-// Starts the copy of piece i to a place, whose mbarrier tells when it has come.
-DEVICE void fill(const Share &share, const u8 *source, u32 i, Place place, u32 barrier) {
+// Starts the copy of tile i to a stage, whose mbarrier completes when it has arrived.
+DEVICE void fill(const Share &share, const u8 *source, u32 i, Stage stage, u32 barrier) {
   mbarrier_arrive_expect_tx(barrier, share.size(i));
-  cp_async_bulk_load(address_of(place), source + share.start(i), share.size(i), barrier);
+  cp_async_bulk_load(address_of(stage), source + share.start(i), share.size(i), barrier);
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_read(const __grid_constant__ Params p) {
@@ -93,28 +93,28 @@ KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_read(const __grid_constant__ Params p
   __syncthreads();
 
   const Share share = {p.bytes};
-  const u32 pieces = share.pieces();
-  Place place;
+  const u32 tiles = share.tiles();
+  Stage stage;
   u32 sum = 0;
   if (threadIdx.x == READERS) {
-    // The one that copies. Places begin as if they had just been given back.
-    for (u32 i = 0; i < pieces; ++i, place.advance()) {
-      wait(empty.of(place), place.parity ^ 1);
-      fill(share, p.source, i, place, full.of(place));
+    // The thread that copies. Stages begin as if they had just been released.
+    for (u32 i = 0; i < tiles; ++i, stage.advance()) {
+      wait(empty.of(stage), stage.parity ^ 1);
+      fill(share, p.source, i, stage, full.of(stage));
     }
   } else if (threadIdx.x < READERS) {
-    for (u32 i = 0; i < pieces; ++i, place.advance()) {
+    for (u32 i = 0; i < tiles; ++i, stage.advance()) {
       const u32 vectors = share.size(i) / sizeof(Words4);
-      wait(full.of(place), place.parity);
+      wait(full.of(stage), stage.parity);
 #pragma unroll
       for (u32 j = 0; j < ceil_div(STAGE_VECTORS, READERS); ++j) {
         const u32 vector = threadIdx.x + j * READERS;
         if (vector >= vectors) continue;
-        const Words4 v = ld_shared_v4(address_of(place) + vector * sizeof(Words4));
+        const Words4 v = ld_shared_v4(address_of(stage) + vector * sizeof(Words4));
         sum += v.w[0] + v.w[1] + v.w[2] + v.w[3];
       }
       __syncwarp();
-      if (lane_index() == 0) mbarrier_arrive(empty.of(place));
+      if (lane_index() == 0) mbarrier_arrive(empty.of(stage));
     }
   }
   sum_over_grid<THREADS>(sum, p.partials, p.ticket, p.checksum);
@@ -122,7 +122,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_read(const __grid_constant__ Params p
 
 KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_write(const __grid_constant__ Params p) {
   const Share share = {p.bytes};
-  const u32 pieces = share.pieces();
+  const u32 tiles = share.tiles();
   const Words4 v = {p.pattern, p.pattern, p.pattern, p.pattern};
   const u32 from = shared_address(ring);
   for (u32 i = threadIdx.x; i < STAGE_VECTORS; i += THREADS)
@@ -131,10 +131,10 @@ KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_write(const __grid_constant__ Params 
   __syncthreads();
   if (threadIdx.x != 0) return;
 
-  for (u32 i = 0; i < pieces; ++i) {
+  for (u32 i = 0; i < tiles; ++i) {
     cp_async_bulk_store(p.target + share.start(i), from, share.size(i));
     cp_async_bulk_commit_group();
-    // As many bytes under way as the other directions have.
+    // As many bytes in flight as in the other directions.
     cp_async_bulk_wait_group<STAGES - 1>();
   }
   cp_async_bulk_wait_group<0>();
@@ -148,16 +148,16 @@ KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_copy(const __grid_constant__ Params p
   fence_mbarrier_init();
 
   const Share share = {p.bytes};
-  const u32 pieces = share.pieces();
-  Place in, out;
-  for (u32 i = 0; i < min_of(pieces, INWARD); ++i, in.advance())
+  const u32 tiles = share.tiles();
+  Stage in, out;
+  for (u32 i = 0; i < min_of(tiles, INWARD); ++i, in.advance())
     fill(share, p.source, i, in, full.of(in));
-  for (u32 i = 0; i < pieces; ++i, out.advance()) {
+  for (u32 i = 0; i < tiles; ++i, out.advance()) {
     wait(full.of(out), out.parity);
     cp_async_bulk_store(p.target + share.start(i), address_of(out), share.size(i));
     cp_async_bulk_commit_group();
-    if (i + INWARD >= pieces) continue;
-    // The piece before the last OUTWARD has left the place that is next.
+    if (i + INWARD >= tiles) continue;
+    // All tiles before the last OUTWARD have left their stages, so the next stage is free.
     cp_async_bulk_wait_group_read<OUTWARD>();
     fill(share, p.source, i + INWARD, in, full.of(in));
     in.advance();

@@ -1,12 +1,12 @@
-// Weights: the number format that a kernel is compiled for, chosen by -DWEIGHT_16 (that
-// of the activations, see element.cuh), -DWEIGHT_E4M3, -DWEIGHT_INT8 or -DWEIGHT_INT4;
-// how they lie in memory; and how they become the left operand of mma m16n8k16, in the
-// format of the activations.
+// Weights of linear layers: the format that a kernel is compiled for, chosen by
+// -DWEIGHT_16 (that of the activations, see element.cuh), -DWEIGHT_E4M3, -DWEIGHT_INT8 or
+// -DWEIGHT_INT4; their layout in memory; and how they become the left operand of mma
+// m16n8k16, in the format of the activations.
 //
-// A matrix is lines, one of each row, or for 4 bits one of each 16 rows, in the order of
-// the operand. The columns of a product may go in any order as long as both operands
-// have the same: they go in the one in which a lane's 16 bytes are the operands of
-// several products, so that nothing is exchanged between lanes.
+// A matrix is made of lines, one for each row, or for 4 bits one for each 16 rows, in the
+// order of the operand. The columns of a product may be taken in any order as long as it
+// is the same for both operands: the order here makes a lane's 16 bytes the operands of
+// several products, so that lanes exchange nothing.
 #pragma once
 #include "element.cuh"
 #include "narrow.cuh"
@@ -32,26 +32,27 @@ constexpr bool GROUP_SCALES = false;
 constexpr bool ROW_SCALES = true;  // f32, of each row
 #endif
 
-// A stage of the ring has two halves: the columns of 16 bytes of each of four lanes.
+// A stage of the ring has two halves, each the columns of 16 bytes of each of four lanes.
 constexpr u32 HALF_COLUMNS = STAGE_COLUMNS / 2;
 constexpr u32 PRODUCTS = HALF_COLUMNS / 16;
 
-// A line's part in a stage.
+// The part of a line in a stage.
 constexpr u32 LINE_CHUNKS = STAGE_COLUMNS * LINE_BYTES_PER_COLUMN / CHUNK_BYTES;
 constexpr u32 LINE_BYTES = LINE_CHUNKS * CHUNK_BYTES;
 constexpr u32 ROWS_16_BYTES = 16 / LINE_ROWS * LINE_BYTES;
-// Columns from a chunk to the next; none in a group, whose chunks all are there or none.
+// Columns from a chunk to the next. Zero with group scales: a group's chunks are copied
+// all together or not at all.
 constexpr u32 CHUNK_COLUMNS = LINE_ROWS == 1 ? CHUNK_BYTES / LINE_BYTES_PER_COLUMN : 0;
 
-// Columns begin where a lane's chunks of a line do: lane t of four has chunk t of a half.
-// Odd lines of 128 bytes have their halves exchanged, so that the lanes of two lines that
-// a phase serves find different banks.
+// Where a chunk of a line lies in a stage: lane t of four has chunk t of a half. Odd lines
+// of 128 bytes have their halves exchanged, so that the lanes of the two lines that one
+// phase serves use different banks.
 DEVICE u32 line_chunk_offset(u32 line, u32 chunk) {
   return LINE_ROWS == 1 ? line * LINE_BYTES + (chunk ^ line % 2 * 4) * CHUNK_BYTES
                         : line * LINE_BYTES + chunk * CHUNK_BYTES;
 }
 
-// Where this lane's weights of the first half and of the first 16 rows lie.
+// Offset of this lane's weights of the first half and of the first 16 rows.
 DEVICE u32 weights_lane_offset() {
   return LINE_ROWS == 1 ? line_chunk_offset(lane_index() / 4, lane_index() % 4)
                         : lane_index() * CHUNK_BYTES;
@@ -86,7 +87,7 @@ DEVICE u32 operand_of_nibbles(u32 nibbles) {
 #endif
 }
 
-// The left operands of a half's products for 16 rows, from this lane's address.
+// The left operands of the products of one half for 16 rows, from this lane's address.
 DEVICE void load_weights(u32 (&a)[PRODUCTS][4], u32 address) {
   const Words4 upper = ld_shared_v4(address);
   const Words4 lower = LINE_ROWS == 1 ? ld_shared_v4(address + 8 * LINE_BYTES) : upper;
@@ -111,8 +112,8 @@ DEVICE void load_weights(u32 (&a)[PRODUCTS][4], u32 address) {
   }
 }
 
-// Activations of a stage: rows of this many chunks. Lane t has chunks X_LOADS * t on
-// of a half, and finds banks as with weights.
+// Activations of a stage: rows of this many chunks. Lane t has the X_LOADS chunks of a
+// half from X_LOADS * t on, and avoids bank conflicts as with weights.
 constexpr u32 X_CHUNKS = STAGE_COLUMNS / CHUNK_ELEMENTS;
 constexpr u32 X_BYTES = X_CHUNKS * CHUNK_BYTES;
 constexpr u32 X_LOADS = X_CHUNKS / 8;
@@ -121,11 +122,11 @@ DEVICE u32 x_chunk_offset(u32 token, u32 chunk) {
   return token * X_BYTES + (chunk ^ token % 2 * (X_LOADS == 1 ? 4 : 1)) * CHUNK_BYTES;
 }
 
-// Where this lane's activations of the first half and of the first 8 tokens lie.
+// Offset of this lane's activations of the first half and of the first 8 tokens.
 DEVICE u32 x_lane_offset() { return x_chunk_offset(lane_index() / 4, lane_index() % 4 * X_LOADS); }
 
-// The right operands of a half's products, from this lane's address: products i, two words
-// each.
+// The right operands of the products of one half, from this lane's address: two words for
+// each product i.
 DEVICE void load_activations(u32 (&b)[PRODUCTS][2], u32 address, u32 half) {
 #pragma unroll
   for (u32 load = 0; load < X_LOADS; ++load) {

@@ -3,7 +3,7 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use rand::SeedableRng;
@@ -14,6 +14,8 @@ mod earlier;
 mod rows;
 
 use earlier::Earlier;
+pub use rows::Scheduled;
+use rows::{RowAuthor, nanos_now};
 
 use crate::device::{Device, DeviceInfo};
 use crate::host_load::HostLoad;
@@ -21,15 +23,6 @@ use crate::measure::{Durations, PointOutcome, Settings, measure};
 use crate::point::Point;
 use crate::record::{Recorder, Row};
 use crate::suite::{PlannedPoints, Suite};
-
-/// One entry of the order in which points are measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scheduled {
-    /// What to measure.
-    pub point: Point,
-    /// 0 for a planned point; the sentinel's repeats count up from there.
-    pub repeat: u32,
-}
 
 /// The order of a campaign: the points shuffled by `seed`, the sentinel first,
 /// last and after every `sentinel_every` points. The same plan and seed give
@@ -188,6 +181,15 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    fn author(&self) -> RowAuthor<'_> {
+        RowAuthor {
+            info: self.device.info(),
+            suite: self.suite,
+            seed: self.seed,
+            run_id: self.recorder.run_id(),
+        }
+    }
+
     fn run(
         mut self,
         order: &[Scheduled],
@@ -210,11 +212,11 @@ impl Runner<'_> {
             let started_utc = jiff::Timestamp::now();
             let load = HostLoad::now();
             let outcome = self.measure(&scheduled.point);
-            let mut row = self.row(scheduled, order_index, &outcome);
+            let mut row = self.author().row(scheduled, order_index, &outcome);
             row.other_cpu_share =
                 HostLoad::now().zip(load).and_then(|(b, a)| b.others_since(&a));
             row.started_utc = format!("{started_utc:.3}");
-            let samples = self.sample_rows(scheduled, &outcome, started_s);
+            let samples = self.author().sample_rows(scheduled, &outcome, started_s);
             self.recorder.record(&row, &samples)?;
             observer.recorded(&row);
             add(&mut durations, &outcome.durations);
@@ -264,11 +266,6 @@ fn add(sum: &mut Durations, d: &Durations) {
     sum.check_s += d.check_s;
     sum.warmup_s += d.warmup_s;
     sum.sample_s += d.sample_s;
-}
-
-fn nanos_now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_nanos() as u64
 }
 
 /// A seed that differs from run to run. It is recorded, so it need not be more.

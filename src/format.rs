@@ -1,5 +1,4 @@
-//! What tensors are made of: number formats, tensors, and the work that a problem cannot
-//! do without.
+//! What tensors are made of: number formats and tensors.
 
 /// Latents that share a scale in an fp8 record of latent attention (FlashMLA's format).
 pub const LATENTS_OF_SCALE: u64 = 128;
@@ -62,36 +61,6 @@ impl DType {
             DType::Int8 => "int8",
             DType::Int4 => "int4",
         }
-    }
-}
-
-/// FLOPs by unit, and compulsory bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// FLOPs of matrix products, which tensor cores can do.
-    pub matrix_flops: u64,
-    /// FLOPs that only the vector units can do.
-    pub vector_flops: u64,
-    /// Bytes that must be read.
-    pub bytes_read: u64,
-    /// Bytes that must be written.
-    pub bytes_written: u64,
-}
-
-impl Work {
-    /// All FLOPs.
-    pub const fn flops(&self) -> u64 {
-        self.matrix_flops + self.vector_flops
-    }
-
-    /// All bytes.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes_read + self.bytes_written
-    }
-
-    /// Operational intensity in FLOPs per byte.
-    pub fn operational_intensity(&self) -> f64 {
-        self.flops() as f64 / self.bytes() as f64
     }
 }
 
@@ -201,7 +170,7 @@ macro_rules! text_of_name {
             fn from_str(text: &str) -> Result<Self, String> {
                 <$type>::ALL.into_iter().find(|x| x.name() == text).ok_or_else(|| {
                     let known: Vec<_> = <$type>::ALL.iter().map(|x| x.name()).collect();
-                    format!("`{text}` is not a {}; one of {}", $what, known.join(", "))
+                    format!("`{text}` is not {}; one of {}", $what, known.join(", "))
                 })
             }
         }
@@ -209,4 +178,4 @@ macro_rules! text_of_name {
 }
 pub(crate) use text_of_name;
 
-text_of_name!(DType => "dtype");
+text_of_name!(DType => "a dtype");

@@ -1,5 +1,5 @@
-//! What suites ask of the CUDA kernels: every configuration to compile, on any
-//! machine, before there is a GPU. And what must hold of each one compiled.
+//! What suites need of the CUDA kernels: every configuration to compile, on any
+//! machine, before there is a GPU; and what must be true of each one compiled.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -7,7 +7,9 @@ use std::convert::Infallible;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::kernel::{Bound, Configured, EncodedTensorMap, Kernel, Plan, UTILITIES};
+use crate::kernel::{
+    Bound, Configured, EncodedTensorMap, Kernel, ParamBytes, Plan, UTILITIES,
+};
 use crate::op::Problem;
 use crate::suite::{Ground, Suite};
 use crate::toolchain::nvrtc::{Resources, Source};
@@ -23,7 +25,7 @@ pub struct Wanted {
     pub defines: Defines,
     /// The architecture.
     pub arch: Arch,
-    /// How its entries are launched; none for what is not a kernel of the
+    /// How its entries are launched; empty for a source that is not a kernel of the
     /// table.
     pub launches: BTreeMap<&'static str, LaunchShape>,
     /// Points of the suites that need it.
@@ -55,7 +57,7 @@ pub struct Refused {
     pub example: String,
 }
 
-/// All that suites ask for.
+/// Everything that suites need.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// What to compile, in order of architectures and of kernels.
@@ -64,8 +66,8 @@ pub struct Inventory {
     pub refused: Vec<Refused>,
 }
 
-/// A GPU to plan for where there is none: the largest of its architecture.
-/// Sizes in suites depend on its cache, configurations hardly ever.
+/// A GPU to plan for on a machine without one: the largest of its architecture.
+/// Sizes in suites depend on its cache, configurations rarely.
 struct Nominal {
     target: Target,
     cache_bytes: u64,
@@ -95,7 +97,7 @@ impl Nominal {
 }
 
 impl Inventory {
-    /// What suites ask for on architectures: every kernel that supports a
+    /// What suites need on architectures: every kernel that supports a
     /// point, in the configuration that the point needs, and what a device
     /// compiles beside kernels.
     ///
@@ -178,7 +180,7 @@ impl Inventory {
             let shape = wanted.launches.entry(launch.entry).or_default();
             shape.threads = shape.threads.max(launch.block.iter().product());
             shape.dynamic_bytes = shape.dynamic_bytes.max(launch.shared_bytes);
-            shape.param_bytes = params.len();
+            shape.param_bytes = params.bytes.len();
         }
     }
 
@@ -192,7 +194,7 @@ impl Inventory {
 }
 
 /// The parameters of a plan's launches for addresses that stand in for a GPU's.
-fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<Vec<u8>> {
+fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<ParamBytes> {
     let tensors = problem.tensors();
     let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(addresses()));
     let scratch: Vec<u64> =
@@ -276,7 +278,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
 
     use super::*;
-    use crate::kernel::KERNELS;
+    use crate::kernel::{KERNELS, Launch, Params, Scratch};
 
     fn suite(points: &str) -> Suite {
         Suite::parse("s.toml", &format!("name = \"x\"\n{points}")).unwrap()
@@ -365,18 +367,35 @@ mod tests {
             let different: BTreeSet<&str> = names.iter().copied().collect();
             assert_eq!(different.len(), names.len(), "{} for {problem}", kernel.name);
         }
-        let params = stand_in_params(problem, &plan).concat();
+        let missing = unbound(problem, &plan);
+        assert!(missing.is_empty(), "{} gets no {missing:?} for {problem}", kernel.name);
+    }
+
+    /// Names of the tensors and scratch buffers whose addresses are in no parameter.
+    fn unbound(problem: &Problem, plan: &Plan) -> Vec<&'static str> {
+        let params = stand_in_params(problem, plan);
+        let params: Vec<u8> = params.into_iter().flat_map(|params| params.bytes).collect();
         let words: HashSet<u64> = params
             .chunks_exact(8)
             .map(|w| u64::from_le_bytes(w.try_into().unwrap()))
             .collect();
-        for (name, address) in names().chain(scratch()).zip(addresses()) {
-            assert!(
-                words.contains(&address),
-                "{} gets no {name} for {problem}",
-                kernel.name
-            );
-        }
+        let tensors = problem.tensors().into_iter().map(|tensor| tensor.name);
+        let names = tensors.chain(plan.scratch.iter().map(|scratch| scratch.name));
+        let missing = names.zip(addresses()).filter(|(_, at)| !words.contains(at));
+        missing.map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_name_that_a_host_half_spells_wrong_is_found() {
+        let problem: Problem = "stream:access=copy,bytes=256".parse().unwrap();
+        let params = Params::of(|bound| {
+            [bound.tensor("target"), bound.tensor_or_null("sauce"), bound.scratch("a")]
+        });
+        let plan = Plan {
+            scratch: vec![Scratch::zeros("a", 4), Scratch::zeros("b", 4)],
+            ..Plan::of(Launch::new("k", 1, 32, params))
+        };
+        assert_eq!(unbound(&problem, &plan), ["source", "b"]);
     }
 
     #[test]

@@ -1,14 +1,6 @@
 //! ridgepoint measures kernels of LLM inference and sets every measurement
 //! beside an analytical model. DESIGN.md is the way into the code.
-//!
-//! Dependencies run one way:
-//!
-//! ```text
-//! {format, toolchain, residency} <- op <- {data, roofline, point, statistics, record}
-//!         <- {reference, model} <- kernel <- device <- measure <- suite <- provenance
-//!         <- {inventory, campaign} <- analysis
-//!         <- transfer <- verdict <- plot <- cmd
-//! ```
+//! Its layers are listed there, and a test holds them.
 
 pub mod analysis;
 pub mod campaign;
@@ -29,6 +21,7 @@ pub mod provenance;
 pub mod record;
 pub mod reference;
 pub mod residency;
+pub mod resource;
 pub mod roofline;
 pub mod section;
 pub mod selftest;

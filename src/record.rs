@@ -83,7 +83,7 @@ impl Status {
 /// Columns that an older version did not write are read as empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[allow(missing_docs, reason = "the columns are described in README.md")]
+#[allow(missing_docs, reason = "the columns are described in docs/FORMAT.md")]
 pub struct Row {
     pub run_id: String,
     pub point_id: String,
@@ -181,7 +181,7 @@ impl fmt::Display for Unreadable {
 
 /// A row of `samples.csv`: `launches` launches timed together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the columns are described in README.md")]
+#[allow(missing_docs, reason = "the columns are described in docs/FORMAT.md")]
 pub struct SampleRow {
     pub run_id: String,
     pub point_id: String,

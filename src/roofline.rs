@@ -1,11 +1,13 @@
 //! What time a piece of work must take on a machine: pure arithmetic.
 //!
-//! The time of perfect overlap is the larger of the memory time and the
-//! compute time (Williams, Waterman and Patterson, "Roofline", CACM 2009).
+//! Work is a list of amounts, a machine a list of rates of the same resources, and a roof
+//! the quotients. The time of perfect overlap is the largest of the times of memory, of
+//! arithmetic and of links (Williams, Waterman and Patterson, "Roofline", CACM 2009).
 //! Fractions of a roof are not clamped: one above 1 says that the roof is
 //! wrong or that a cache helped, and hiding it would hide that.
 
-use crate::format::{DType, Work};
+use crate::format::DType;
+use crate::resource::{Link, LinkDirection, Resource, Work};
 
 /// Bandwidth measured at one working set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,7 +94,7 @@ impl Bandwidth {
         let copy = self.copy.as_ref().map(per_byte);
         let copy = copy.unwrap_or_else(|| (read + write.unwrap_or(read)) / 2.0);
         let write = write.unwrap_or(copy);
-        let written = work.bytes_written as f64 / work.bytes() as f64;
+        let written = work.bytes_written() as f64 / work.bytes() as f64;
         let mixed = if written <= 0.5 {
             read + (copy - read) * (written / 0.5)
         } else {
@@ -111,6 +113,15 @@ pub struct ComputePeak {
     pub flops_per_s: f64,
 }
 
+/// The rate of a link, each way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinkPeak {
+    /// Which.
+    pub link: Link,
+    /// Bytes per second, one way.
+    pub bytes_per_s: f64,
+}
+
 /// The ceilings of one machine: a data sheet's, or measured ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
@@ -118,6 +129,8 @@ pub struct Peaks {
     pub bandwidth: Bandwidth,
     /// Compute ceilings, one for each format that is known.
     pub compute: Vec<ComputePeak>,
+    /// Links, as far as they are known.
+    pub links: Vec<LinkPeak>,
 }
 
 impl Peaks {
@@ -131,62 +144,96 @@ impl Peaks {
         Some(self.flops_per_s(dtype)? / self.bandwidth.read.plateau().bytes_per_s)
     }
 
-    /// The least time of `work` whose math is in `dtype`, touching
-    /// `footprint_bytes` between two uses of the same byte. `None` when the
-    /// work computes in a format without a known ceiling.
-    pub fn roof(
-        &self,
-        work: &Work,
-        dtype: Option<DType>,
-        footprint_bytes: u64,
-    ) -> Option<Roof> {
+    /// Bytes per second of a link, one way, if known.
+    pub fn link_bytes_per_s(&self, link: Link) -> Option<f64> {
+        self.links.iter().find(|peak| peak.link == link).map(|peak| peak.bytes_per_s)
+    }
+
+    /// The least time of `work` that touches `footprint_bytes` between two uses of the same
+    /// byte. `None` when it computes in a format, or moves bytes over a link, without a
+    /// known ceiling.
+    pub fn roof(&self, work: &Work, footprint_bytes: u64) -> Option<Roof> {
         let memory_s = self.bandwidth.seconds(work, footprint_bytes);
-        let compute_s = match (work.flops(), dtype) {
-            (0, _) => 0.0,
-            (flops, Some(dtype)) => flops as f64 / self.flops_per_s(dtype)?,
-            (_, None) => return None,
-        };
-        Some(Roof { memory_s, compute_s })
+        Roof::of(work, memory_s, |resource| match resource {
+            Resource::Matrix(dtype) | Resource::Vector(dtype) => self.flops_per_s(dtype),
+            Resource::Link(link, _) => self.link_bytes_per_s(link),
+            // The mix of reads and writes has a ceiling of its own, in `memory_s`.
+            Resource::MemoryRead | Resource::MemoryWrite => Some(f64::INFINITY),
+        })
     }
 }
 
-/// Which resource sets the time of a piece of work.
+/// Which kind of resource sets the time of a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Resource {
-    /// Bytes per second.
+pub enum RoofKind {
+    /// Bytes per second of memory.
     Memory,
     /// FLOPs per second.
     Compute,
+    /// Bytes per second of a link.
+    Link,
 }
 
-impl Resource {
+impl RoofKind {
     /// The spelling used in tables and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
-            Resource::Memory => "memory",
-            Resource::Compute => "compute",
+            RoofKind::Memory => "memory",
+            RoofKind::Compute => "compute",
+            RoofKind::Link => "link",
         }
     }
 }
 
-/// The two times that a roofline compares.
+/// The times that a roofline compares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Roof {
-    /// Seconds to move the bytes.
+    /// Seconds to move the bytes to and from memory.
     pub memory_s: f64,
-    /// Seconds to do the arithmetic.
+    /// Seconds to do the arithmetic: units of all kinds work side by side.
     pub compute_s: f64,
+    /// Seconds to move the bytes over links: both ways of all of them at once.
+    pub link_s: f64,
 }
 
 impl Roof {
-    /// Seconds when both overlap perfectly.
-    pub fn time_s(&self) -> f64 {
-        self.memory_s.max(self.compute_s)
+    /// The times of `work` at rates per second of its resources, where its bytes of memory
+    /// take `memory_s`. `None` when a rate is not known.
+    pub fn of(
+        work: &Work,
+        memory_s: f64,
+        rate: impl Fn(Resource) -> Option<f64>,
+    ) -> Option<Roof> {
+        let mut roof = Roof { memory_s, compute_s: 0.0, link_s: 0.0 };
+        for (resource, amount) in work.amounts() {
+            let seconds = amount as f64 / rate(resource)?;
+            match resource {
+                Resource::MemoryRead | Resource::MemoryWrite => {}
+                Resource::Matrix(_) | Resource::Vector(_) => {
+                    roof.compute_s = roof.compute_s.max(seconds);
+                }
+                Resource::Link(_, LinkDirection::In | LinkDirection::Out) => {
+                    roof.link_s = roof.link_s.max(seconds);
+                }
+            }
+        }
+        Some(roof)
     }
 
-    /// The resource that takes longer.
-    pub fn binding(&self) -> Resource {
-        if self.memory_s >= self.compute_s { Resource::Memory } else { Resource::Compute }
+    /// Seconds when all overlap perfectly.
+    pub fn time_s(&self) -> f64 {
+        self.memory_s.max(self.compute_s).max(self.link_s)
+    }
+
+    /// The kind of resource that takes longest.
+    pub fn binding(&self) -> RoofKind {
+        if self.link_s > self.memory_s.max(self.compute_s) {
+            RoofKind::Link
+        } else if self.memory_s >= self.compute_s {
+            RoofKind::Memory
+        } else {
+            RoofKind::Compute
+        }
     }
 
     /// Share of the binding roof that a measured time reaches, not clamped.
@@ -207,6 +254,7 @@ mod tests {
         Peaks {
             bandwidth: Bandwidth::flat(3.35e12),
             compute: vec![ComputePeak { dtype: DType::Bf16, flops_per_s: 989e12 }],
+            links: vec![LinkPeak { link: Link::Peer, bytes_per_s: 450e9 }],
         }
     }
 
@@ -230,7 +278,7 @@ mod tests {
             copy: Some(Curve::flat(4.0)),
         };
         let seconds = |bytes_read, bytes_written| {
-            bandwidth.seconds(&Work { bytes_read, bytes_written, ..Work::default() }, 0)
+            bandwidth.seconds(&Work::NONE.with_bytes(bytes_read, bytes_written), 0)
         };
         assert!((seconds(100, 0) - 10.0).abs() < 1e-12);
         assert!((seconds(50, 50) - 25.0).abs() < 1e-12);
@@ -242,7 +290,7 @@ mod tests {
 
     #[test]
     fn unmeasured_directions_are_read_off_the_measured_ones() {
-        let work = Work { bytes_read: 0, bytes_written: 100, ..Work::default() };
+        let work = Work::NONE.with_bytes(0, 100);
         assert!((Bandwidth::flat(10.0).seconds(&work, 0) - 10.0).abs() < 1e-12);
         let copy_only = Bandwidth {
             read: Curve::flat(10.0),
@@ -260,28 +308,40 @@ mod tests {
 
     #[test]
     fn the_slower_resource_binds() {
-        let memory = Work { matrix_flops: 4, bytes_read: 1, ..Work::default() };
-        let compute = Work { matrix_flops: 400, bytes_read: 1, ..Work::default() };
-        let roof = |work| h100().roof(work, Some(DType::Bf16), 0).unwrap();
-        assert_eq!(roof(&memory).binding(), Resource::Memory);
+        let matrix = Resource::Matrix(DType::Bf16);
+        let memory = Work::NONE.with_bytes(1, 0).with(matrix, 4);
+        let compute = Work::NONE.with_bytes(1, 0).with(matrix, 400);
+        let roof = |work| h100().roof(work, 0).unwrap();
+        assert_eq!(roof(&memory).binding(), RoofKind::Memory);
         assert_eq!(roof(&memory).time_s(), 1.0 / 3.35e12);
-        assert_eq!(roof(&compute).binding(), Resource::Compute);
+        assert_eq!(roof(&compute).binding(), RoofKind::Compute);
         assert_eq!(roof(&compute).time_s(), 400.0 / 989e12);
     }
 
     #[test]
     fn fraction_is_not_clamped() {
-        let roof = Roof { memory_s: 2.0, compute_s: 1.0 };
+        let roof = Roof { memory_s: 2.0, compute_s: 1.0, link_s: 0.5 };
         assert_eq!(roof.fraction(4.0), 0.5);
         assert_eq!(roof.fraction(1.0), 2.0);
     }
 
     #[test]
     fn an_unknown_format_has_no_roof_unless_nothing_is_computed() {
-        let bytes_only = Work { bytes_read: 335, ..Work::default() };
-        let computes = Work { matrix_flops: 1, ..bytes_only };
-        assert!(h100().roof(&bytes_only, None, 0).is_some());
-        assert!(h100().roof(&computes, Some(DType::Int8), 0).is_none());
-        assert!(h100().roof(&computes, None, 0).is_none());
+        let bytes_only = Work::NONE.with_bytes(335, 0);
+        let computes = bytes_only.with(Resource::Matrix(DType::Int8), 1);
+        assert!(h100().roof(&bytes_only, 0).is_some());
+        assert!(h100().roof(&computes, 0).is_none());
+        let sends = bytes_only.with_link(Link::Network, LinkDirection::Out, 1);
+        assert!(h100().roof(&sends, 0).is_none());
+    }
+
+    #[test]
+    fn both_ways_of_a_link_are_used_at_once() {
+        let work = Work::NONE
+            .with_bytes(1, 1)
+            .with_link(Link::Peer, LinkDirection::Out, 900)
+            .with_link(Link::Peer, LinkDirection::In, 450);
+        let roof = h100().roof(&work, 0).unwrap();
+        assert_eq!((roof.time_s(), roof.binding()), (900.0 / 450e9, RoofKind::Link));
     }
 }

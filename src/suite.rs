@@ -23,16 +23,16 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use thiserror::Error;
 use toml::de::DeTable;
 
 mod source;
 
-use source::SuiteSource;
+pub use source::SuiteError;
+use source::{PointsTable, SuiteSource};
 
 use crate::device::Device;
 use crate::measure::Settings;
-use crate::op::{Op, Problem, unknown_key};
+use crate::op::{Problem, unknown_key};
 use crate::point::{CacheState, KernelName, Point};
 
 /// Suites that are part of the program: name and text.
@@ -48,21 +48,6 @@ const BUILT_IN: [(&str, &str); 7] = [
 
 /// Most combinations of one table: a typing error should not plan a year.
 const MAX_POINTS: usize = 100_000;
-
-/// Largest number of samples or seconds: more than a day is a typing error.
-const MAX_SETTING: f64 = 1e5;
-
-/// A mistake in a suite, where it is and what to do.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{file}:{line}: {message}")]
-pub struct SuiteError {
-    /// File as the user named it.
-    pub file: String,
-    /// Line, from 1.
-    pub line: usize,
-    /// What is wrong and what to write.
-    pub message: String,
-}
 
 /// A parsed suite.
 #[derive(Clone, Debug)]
@@ -97,21 +82,6 @@ pub struct Ground<'a> {
     pub units: u64,
     /// The kernel that runs a problem when the suite names none.
     pub kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
-}
-
-/// One `[[points]]` table.
-#[derive(Clone, Debug)]
-struct PointsTable {
-    line: usize,
-    op: Op,
-    axes: Vec<KeyValues>,
-}
-
-/// One key of a table with its values and their lines.
-#[derive(Clone, Debug)]
-struct KeyValues {
-    key: String,
-    values: Vec<(String, usize)>,
 }
 
 impl Suite {

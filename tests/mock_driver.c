@@ -6,11 +6,14 @@
 //   INIT_ERROR=n       cuInit answers n
 //   VERSION=n          the version that the driver says it has
 //   WITHOUT_LAUNCH     it has no cuLaunchKernelEx
+//   WITHOUT_PARAM_INFO it has no cuFuncGetParamInfo, as before CUDA 12.4
+//   STREAM_PARAM_BYTES=n  what the kernels of stream.cu declare
 //   GPUS=n             how many GPUs there are
 //   FAULT="entry"      that kernel faults, and everything after it too
 //   REFUSE_PTX="text"  PTX with this text in it does not compile
 //   HOLD_TIMES_OUT     the host is never fast enough
 //   MEMORY_BYTES=n     device memory
+//   SHARED_BYTES=n     most shared memory of a block
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +33,12 @@
 #endif
 #ifndef REFUSE_PTX
 #define REFUSE_PTX ""
+#endif
+#ifndef STREAM_PARAM_BYTES
+#define STREAM_PARAM_BYTES 64
+#endif
+#ifndef SHARED_BYTES
+#define SHARED_BYTES 232448
 #endif
 #ifndef MEMORY_BYTES
 #define MEMORY_BYTES (1ull << 30)
@@ -75,7 +84,8 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     case 16: *value = 4; return OK;        // SMs
     case 39: *value = 2048; return OK;     // threads per SM
     case 81: *value = 233472; return OK;   // shared bytes per SM
-    case 97: *value = 232448; return OK;   // shared bytes per block
+    case 97: *value = SHARED_BYTES; return OK;  // shared bytes per block
+    case 111: *value = 1024; return OK;    // of these reserved for the system
     case 38: *value = 1 << 20; return OK;  // L2 bytes
     case 13: *value = 1980000; return OK;  // SM clock, kHz
     case 36: *value = 2619000; return OK;  // memory clock, kHz
@@ -167,6 +177,27 @@ int cuModuleGetFunction(Function **function, void *module, const char *name) {
   (*function)->shared_bytes = 48 << 10;
   return OK;
 }
+// Whether an entry is one of stream.cu, and not of stream_bulk.cu.
+static int is_stream(const char *entry) {
+  return !strncmp(entry, "stream_", 7) && strncmp(entry, "stream_bulk", 11);
+}
+
+#ifndef WITHOUT_PARAM_INFO
+// What the one parameter of a kernel implemented here has; 0 for one without, and for kernels
+// that are not implemented here.
+static size_t param_bytes(const char *entry) {
+  if (is_stream(entry)) return STREAM_PARAM_BYTES;
+  if (!strcmp(entry, "fill")) return 32;
+  if (!strcmp(entry, "hold") || !strcmp(entry, "read_clocks")) return 24;
+  if (!strcmp(entry, "spin") || !strcmp(entry, "report_attributes")) return 8;
+  return 0;
+}
+int cuFuncGetParamInfo(Function *function, size_t index, size_t *offset, size_t *bytes) {
+  *offset = 0;
+  *bytes = param_bytes(function->name);
+  return index > 0 || *bytes == 0 ? INVALID_VALUE : OK;
+}
+#endif
 int cuFuncGetAttribute(int *value, int attribute, Function *function) {
   switch (attribute) {
     case 1: *value = 64; return OK;  // static shared bytes
@@ -223,11 +254,6 @@ static void stream(const char *entry, const u64 *p) {
     if (!strcmp(entry, "stream_copy")) target[i] = source[i];
   }
   if (!strcmp(entry, "stream_read")) *(u32 *)p[3] = sum;
-}
-
-// Whether an entry is one of stream.cu, and not of stream_bulk.cu.
-static int is_stream(const char *entry) {
-  return !strncmp(entry, "stream_", 7) && strncmp(entry, "stream_bulk", 11);
 }
 
 static void read_clocks(const u64 *p) {

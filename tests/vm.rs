@@ -6,7 +6,7 @@ mod common;
 
 use rayon::prelude::*;
 use ridgepoint::device::vm::VmDevice;
-use ridgepoint::device::{Device, Options};
+use ridgepoint::device::{Device, DeviceOptions};
 use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
 use ridgepoint::op::{Op, Problem};
@@ -45,12 +45,12 @@ fn kernels_are_right_on(arch: Arch, first: usize) {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let device = VmDevice::open(arch, &Options::default()).unwrap();
+    let device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
     let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
     let points = spread(&plan.points, first);
     let per_thread = points.len().div_ceil(rayon::current_num_threads() * 4);
     let run = |points: &[Point]| -> Vec<(Point, Status, String)> {
-        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
         let check = |point: &Point| {
             let outcome = verify(&mut device, point, SEED);
             (point.clone(), outcome.status, outcome.reason)
@@ -93,7 +93,7 @@ fn counts_are_the_models_where_nothing_is_padded() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
     for (text, kernel) in [
         ("stream:access=read,bytes=1048576", "stream"),
         ("stream:access=write,bytes=1048576", "stream"),
@@ -135,9 +135,9 @@ fn counts_are_the_models_where_nothing_is_padded() {
         let problem: Problem = text.parse().unwrap();
         let counted = device.count(&problem, kernel, SEED).unwrap();
         let work = problem.work();
-        // Adding up checksums and starts is no work of the model's, nor is scaling.
+        // The model does not count the sums of checksums, the starts, or scaling.
         let flops =
-            if work.matrix_flops > 0 { counted.tensor_flops() } else { counted.flops() };
+            if work.matrix_flops() > 0 { counted.tensor_flops() } else { counted.flops() };
         if problem.op() != Op::KvAppend {
             assert_eq!(flops, work.flops(), "{text}");
         }
@@ -183,7 +183,7 @@ fn decode_attention_reads_what_it_must() {
     .enumerate()
     {
         let arch = [Arch::SM_90, Arch::SM_80][n % 2];
-        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
         let text = format!("decode_attention:batch=3,context=1500,kv_heads=2,{rest}");
         let problem: Problem = text.parse().unwrap();
         let padding = padding_of(&mut device, &problem, "attention_decode");
@@ -209,7 +209,7 @@ fn latent_attention_reads_what_it_must() {
     .enumerate()
     {
         let arch = [Arch::SM_90, Arch::SM_80][n % 2];
-        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
         let text = format!("mla_decode:batch=3,context=1000,{rest}");
         let problem: Problem = text.parse().unwrap();
         let padding = padding_of(&mut device, &problem, "attention_mla");
@@ -218,14 +218,14 @@ fn latent_attention_reads_what_it_must() {
 }
 
 /// Latent attention by warpgroup reads what the model says and adds what its plan
-/// declares, boxes behind the ends of requests included. Rows are padded to 64 and
+/// declares, boxes beyond the ends of requests included. Rows are padded to 64 and
 /// tokens to tiles. Blocks that divide rows declare nothing, since they rely on L2.
 #[test]
 fn latent_attention_by_warpgroup_reads_what_it_must() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
     for (rest, padding) in [
         ("context=640,q_heads=64,dtype=bf16", 1.0..1.01),
         ("context=520,q_heads=40,dtype=f16,layout=paged16", 1.6..1.8),
@@ -264,7 +264,7 @@ fn few_rows_read_what_they_must() {
     .enumerate()
     {
         let arch = [Arch::SM_90, Arch::SM_80][n % 2];
-        let mut device = VmDevice::open(arch, &Options::default()).unwrap();
+        let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
         let problem: Problem = text.parse().unwrap();
         let kernel = device.kernel(&problem).unwrap();
         let padding = padding_of(&mut device, &problem, kernel);
@@ -282,12 +282,12 @@ fn counts_do_not_depend_on_the_order_of_warps() {
         "decode_attention:batch=2,context=300,q_heads=8,kv_heads=2,head_dim=64,dtype=f16";
     let problem = text.parse().unwrap();
     let count = || {
-        let mut device = VmDevice::open(Arch::SM_80, &Options::default()).unwrap();
+        let mut device = VmDevice::open(Arch::SM_80, &DeviceOptions::default()).unwrap();
         let counted = device.count(&problem, "attention_decode", SEED).unwrap();
         (counted.flops(), counted.bytes())
     };
     assert_eq!(count(), count());
-    let device = VmDevice::open(Arch::SM_80, &Options::default()).unwrap();
+    let device = VmDevice::open(Arch::SM_80, &DeviceOptions::default()).unwrap();
     assert_eq!(device.kernel(&problem), Ok("attention_decode"));
 }
 
@@ -297,7 +297,7 @@ fn streams_are_right_whatever_the_seed() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
     let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
     let streams =
         |p: &&Point| p.problem.op() == Op::Stream && p.problem.work().bytes() < 1 << 20;
@@ -309,4 +309,32 @@ fn streams_are_right_whatever_the_seed() {
             assert_eq!(outcome.status, Status::Ok, "{point}: {}", outcome.reason);
         }
     }
+}
+
+/// A kernel that declares another parameter than its host half passes is not launched:
+/// its threads would read what is not there, or leave out what is.
+#[test]
+fn parameters_of_another_size_are_not_launched() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let problem: Problem = "stream:access=write,bytes=1048576".parse().unwrap();
+    let ptx = device.ptx(&problem, "stream").unwrap();
+    let declared = "stream_write_param_0[64]";
+    assert!(ptx.contains(declared), "{ptx}");
+    for bytes in [56, 72] {
+        let other = ptx.replace(declared, &format!("stream_write_param_0[{bytes}]"));
+        device.replace_ptx(&problem, "stream", &other).unwrap();
+        let error = device.count(&problem, "stream", SEED).unwrap_err().to_string();
+        for part in [
+            "kernel stream, entry stream_write".to_owned(),
+            format!("declares {bytes} bytes of parameters"),
+            "passes 64 bytes (ridgepoint::kernel::stream::StreamParams)".to_owned(),
+        ] {
+            assert!(error.contains(&part), "{error}");
+        }
+    }
+    device.replace_ptx(&problem, "stream", &ptx).unwrap();
+    device.count(&problem, "stream", SEED).unwrap();
 }

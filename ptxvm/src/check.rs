@@ -40,7 +40,7 @@ pub(crate) struct GlobalRaces {
     published: Mutex<HashMap<u64, Arc<Foreign>>>,
     enabled: bool,
     /// Blocks communicate, so that "several readers" may be ordered.
-    talks: bool,
+    blocks_communicate: bool,
 }
 
 /// How memory is accessed.
@@ -142,13 +142,13 @@ pub(crate) struct Rival {
 }
 
 impl GlobalRaces {
-    pub(crate) fn new(memory: &Memory, enabled: bool, talks: bool) -> Self {
+    pub(crate) fn new(memory: &Memory, enabled: bool, blocks_communicate: bool) -> Self {
         Self {
             writes: pages(memory, enabled),
             reads: pages(memory, enabled),
             published: Mutex::new(HashMap::new()),
             enabled,
-            talks,
+            blocks_communicate,
         }
     }
 
@@ -217,7 +217,7 @@ impl GlobalRaces {
             let reads = self.reads[allocation][page].get();
             let read = reads.map_or(0, |reads| reads[at].load(Relaxed));
             if read == SEVERAL_BLOCKS {
-                if !self.talks {
+                if !self.blocks_communicate {
                     rival = Some(Rival { block: None, warp: 0, did: Did::Read });
                 }
             } else if let Some(read) = Tag::unpack(read)

@@ -234,7 +234,7 @@ impl Module {
         };
         let cluster = cluster(kernel, launch);
         validate(kernel, launch, cluster)?;
-        let parallel = launch.options.parallel && !kernel.talks;
+        let parallel = launch.options.parallel && !kernel.blocks_communicate;
         let l2 = launch.options.l2_bytes.map(|bytes| Mutex::new(Cache::new(bytes)));
         let parallel = parallel && l2.is_none();
         let run = Run {
@@ -248,7 +248,11 @@ impl Module {
             dynamic_shared: launch.shared_bytes,
             symbols,
             options: launch.options,
-            races: GlobalRaces::new(memory, launch.options.checks, kernel.talks),
+            races: GlobalRaces::new(
+                memory,
+                launch.options.checks,
+                kernel.blocks_communicate,
+            ),
             sectors: Sectors::new(memory),
             l2,
         };
@@ -295,8 +299,11 @@ fn refuse(launch: &Launch<'_>, detail: impl Into<String>) -> Fault {
 /// Most shared memory of a block in bytes, including what the hardware reserves.
 const MAX_SHARED: u32 = 228 * 1024;
 
+fn product(axes: [u32; 3]) -> u64 {
+    axes.iter().map(|&n| u64::from(n)).product()
+}
+
 fn validate(kernel: &Kernel, launch: &Launch<'_>, cluster: [u32; 3]) -> Result<(), Fault> {
-    let product = |axes: [u32; 3]| axes.iter().map(|&n| u64::from(n)).product::<u64>();
     let threads = product(launch.block);
     let blocks = product(launch.grid);
     if threads == 0 || threads > 1024 || blocks == 0 || blocks > 1 << 31 {
@@ -325,22 +332,7 @@ fn validate(kernel: &Kernel, launch: &Launch<'_>, cluster: [u32; 3]) -> Result<(
             ),
         ));
     }
-    if let Some(own) = kernel.cluster
-        && own != cluster
-    {
-        let text = format!(
-            "clusters of {cluster:?} blocks, but the kernel was compiled for {own:?}"
-        );
-        return Err(refuse(launch, text));
-    }
-    let whole = launch.grid.iter().zip(cluster).all(|(grid, cluster)| grid % cluster == 0);
-    if !whole || product(cluster) > 16 {
-        let text = format!(
-            "a grid of {:?} blocks cannot be divided into clusters of {cluster:?}, of at most 16 blocks",
-            launch.grid
-        );
-        return Err(refuse(launch, text));
-    }
+    validate_clusters(kernel, launch, cluster)?;
     let total = kernel.static_shared.saturating_add(launch.shared_bytes);
     if total > MAX_SHARED {
         return Err(refuse(
@@ -356,6 +348,30 @@ fn validate(kernel: &Kernel, launch: &Launch<'_>, cluster: [u32; 3]) -> Result<(
             launch,
             format!("{given} bytes of parameters, but the kernel declares {wanted}"),
         ));
+    }
+    Ok(())
+}
+
+fn validate_clusters(
+    kernel: &Kernel,
+    launch: &Launch<'_>,
+    cluster: [u32; 3],
+) -> Result<(), Fault> {
+    if let Some(own) = kernel.cluster
+        && own != cluster
+    {
+        let text = format!(
+            "clusters of {cluster:?} blocks, but the kernel was compiled for {own:?}"
+        );
+        return Err(refuse(launch, text));
+    }
+    let whole = launch.grid.iter().zip(cluster).all(|(grid, cluster)| grid % cluster == 0);
+    if !whole || product(cluster) > 16 {
+        let text = format!(
+            "a grid of {:?} blocks cannot be divided into clusters of {cluster:?}, of at most 16 blocks",
+            launch.grid
+        );
+        return Err(refuse(launch, text));
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
     let mut random = Random::new(seed, from);
     // Blocks that communicate start in a random order.
     let mut waiting: Vec<u64> = (from..to).rev().collect();
-    if run.kernel.talks {
+    if run.kernel.blocks_communicate {
         shuffle(&mut waiting, &mut random);
     }
     let mut resident = run.options.resident.max(1);

@@ -61,6 +61,7 @@ pub(super) fn ceilings(points: &[Measured]) -> Option<Ceilings> {
             .iter()
             .map(|(&dtype, c)| ComputePeak { dtype, flops_per_s: c.rate.value })
             .collect(),
+        links: Vec::new(),
     };
     Some(Ceilings { peaks, read: read_ceiling, compute })
 }

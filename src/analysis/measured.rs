@@ -4,12 +4,12 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use crate::device::DeviceKind;
-use crate::format::Work;
 use crate::op::{Access, JudgedFacts, Problem};
 use crate::point::{CacheState, KernelName};
 use crate::record::{Row, Status, Unreadable};
 use crate::reference;
 use crate::residency::Residency;
+use crate::resource::Work;
 use crate::roofline::{Peaks, Roof};
 use crate::statistics::Estimate;
 
@@ -92,7 +92,7 @@ impl Measured {
 
     /// Its least time under ceilings; `None` where they lack its format.
     pub(super) fn roof(&self, peaks: &Peaks) -> Option<Roof> {
-        peaks.roof(&self.work, self.problem.math_dtype(), self.footprint_bytes())
+        peaks.roof(&self.work, self.footprint_bytes())
     }
 
     /// What is true of all points of its operation.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Campaign;
 use crate::record::write_atomically;
-use crate::roofline::{Resource, Roof};
+use crate::roofline::{Roof, RoofKind};
 
 /// A row of `points.csv`: what follows from a record, ready to plot.
 #[derive(Clone, Debug, Serialize)]
@@ -74,7 +74,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             bytes_per_s: point.bytes_per_s().map(|r| r.value),
             roof_memory_s: point.empirical.map(|r| r.memory_s),
             roof_compute_s: point.empirical.map(|r| r.compute_s),
-            binding_roof: point.empirical.map_or("", |r| Resource::name(r.binding())),
+            binding_roof: point.empirical.map_or("", |r| RoofKind::name(r.binding())),
             fraction_of_roof: fraction.map(|f| f.value),
             fraction_of_roof_lo: fraction.map(|f| f.lo),
             fraction_of_roof_hi: fraction.map(|f| f.hi),

@@ -1,16 +1,34 @@
 //! What a campaign writes: a row and samples for each point, and the provenance of
 //! its process.
 
-use super::{Runner, Scheduled, nanos_now};
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::device::DeviceInfo;
 use crate::measure::{PointOutcome, Sample};
-use crate::point::PROTOCOL;
+use crate::point::{PROTOCOL, Point};
 use crate::record::{Row, Run, SCHEMA_VERSION, SampleRow};
 use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::Suite;
 
-impl Runner<'_> {
+/// One entry of the order in which points are measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// What to measure.
+    pub point: Point,
+    /// 0 for a planned point; the sentinel's repeats count up from there.
+    pub repeat: u32,
+}
+
+/// What a campaign's rows have in common.
+pub(super) struct RowAuthor<'a> {
+    pub info: &'a DeviceInfo,
+    pub suite: &'a Suite,
+    pub seed: u64,
+    pub run_id: &'a str,
+}
+
+impl RowAuthor<'_> {
     pub(super) fn row(
         &self,
         scheduled: &Scheduled,
@@ -18,13 +36,13 @@ impl Runner<'_> {
         outcome: &PointOutcome,
     ) -> Row {
         let point = &scheduled.point;
-        let info = self.device.info();
+        let info = self.info;
         let (work, routed) = (point.problem.work(), point.problem.routed());
         let rotation = outcome.rotation;
         let kernel = outcome.kernel.clone().unwrap_or_default();
         let compiled = outcome.kernel.is_some();
         Row {
-            run_id: self.recorder.run_id().to_owned(),
+            run_id: self.run_id.to_owned(),
             point_id: point.id(),
             repeat: scheduled.repeat,
             order_index: order_index as u32,
@@ -35,10 +53,10 @@ impl Runner<'_> {
             kernel: point.kernel.to_string(),
             cache_state: point.cache.to_string(),
             problem: point.problem.to_string(),
-            matrix_flops_model: work.matrix_flops,
-            vector_flops_model: work.vector_flops,
-            bytes_read_model: work.bytes_read,
-            bytes_written_model: work.bytes_written,
+            matrix_flops_model: work.matrix_flops(),
+            vector_flops_model: work.vector_flops(),
+            bytes_read_model: work.bytes_read(),
+            bytes_written_model: work.bytes_written(),
             experts_touched_model: routed.map(|r| r.experts_touched),
             bytes_read_bound_model: routed.map(|r| r.bytes_read_bound),
             bytes_read_expected_model: routed.map(|r| r.bytes_read_expected),
@@ -69,7 +87,7 @@ impl Runner<'_> {
         started_s: f64,
     ) -> Vec<SampleRow> {
         let row = |(index, sample): (usize, &Sample)| SampleRow {
-            run_id: self.recorder.run_id().to_owned(),
+            run_id: self.run_id.to_owned(),
             point_id: scheduled.point.id(),
             repeat: scheduled.repeat,
             sample_index: index as u32,
@@ -158,4 +176,9 @@ pub(super) fn provenance(
         run.set(name, value);
     }
     run
+}
+
+pub(super) fn nanos_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos() as u64
 }

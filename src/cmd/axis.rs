@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-/// Most values of one axis: a typing error should not fill a disk.
+/// Largest number of values of an option: a typing error must not fill a disk.
 const MOST: usize = 1 << 24;
 
 /// Reads `1,8,64`, `1..16` (both ends), `1024..8192+1024`, `1..4096*2`, or a list of
@@ -12,7 +12,7 @@ fn numbers(text: &str) -> Result<Vec<u64>, String> {
     for part in text.split(',').map(str::trim) {
         all.extend(range(part)?);
         if all.len() > MOST {
-            return Err(format!("`{text}` is more than {MOST} values"));
+            return Err(format!("`{text}` has more than {MOST} values"));
         }
     }
     Ok(all)
@@ -27,8 +27,8 @@ fn range(text: &str) -> Result<Vec<u64>, String> {
     let number = |part: &str| {
         let message = || {
             format!(
-                "`{text}` is no number above 0 and no range such as 1..16, 1024..8192+1024 or \
-                 1..4096*2"
+                "`{text}` is neither a number above 0 nor a range such as 1..16, \
+                 1024..8192+1024 or 1..4096*2"
             )
         };
         part.trim().parse::<u64>().ok().filter(|&n| n > 0).ok_or_else(message)
@@ -38,7 +38,7 @@ fn range(text: &str) -> Result<Vec<u64>, String> {
         if let Some((last, by)) = rest.split_once('*') {
             let by = number(by)?;
             if by < 2 {
-                return Err(format!("`{text}` would never end; multiply by 2 or more"));
+                return Err(format!("`{text}` does not end; multiply by 2 or more"));
             }
             (last, Box::new(move |n| n.saturating_mul(by)))
         } else if let Some((last, by)) = rest.split_once('+') {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::options::OutputFormat;
 use super::table;
 use crate::device::vm::{Counted, VmDevice};
-use crate::device::{Device, Options, PrepareError};
+use crate::device::{Device, DeviceOptions, PrepareError};
 use crate::op::Problem;
 use crate::point::Point;
 use crate::record::Status;
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut device = VmDevice::open(args.arch, &Options::default())?;
+    let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&device)?;
     let mut rows = Vec::new();
@@ -119,11 +119,11 @@ fn explain(problem: &Problem, counted: &Counted) -> String {
     let work = problem.work();
     let mut reasons = Vec::new();
     let vector = counted.flops() - counted.tensor_flops();
-    let padding = counted.tensor_flops() as f64 / work.matrix_flops.max(1) as f64;
-    if work.matrix_flops > 0 && padding > 1.01 {
+    let padding = counted.tensor_flops() as f64 / work.matrix_flops().max(1) as f64;
+    if work.matrix_flops() > 0 && padding > 1.01 {
         reasons.push(format!("tensor tiles are {padding:.2} times the shape"));
     }
-    if work.matrix_flops > 0 && vector as f64 > 0.01 * work.matrix_flops as f64 {
+    if work.matrix_flops() > 0 && vector as f64 > 0.01 * work.matrix_flops() as f64 {
         let share = 100.0 * vector as f64 / counted.flops() as f64;
         reasons.push(format!("{share:.0}% outside tensor units, such as the softmax"));
     }

@@ -1,5 +1,5 @@
-//! `ridgepoint doctor`: what can be measured here, and why the rest cannot. With
-//! `--selftest`, whether the virtual machine and the GPU do what the PTX ISA says.
+//! `ridgepoint doctor`: what can be measured on this machine, and why the rest cannot.
+//! With `--selftest`, whether the virtual machine and the GPU do what the PTX ISA says.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -44,10 +44,10 @@ fn selftest(device: &dyn Device, format: OutputFormat) -> Result<ExitCode> {
     let programs = ptxvm::conformance::programs();
     let count = programs.len();
     let done = selftest::run(device, programs, |number, program| {
-        // Before it begins: a program that hangs is the last one named.
+        // Printed before the program runs: one that hangs is the last that is named.
         let line = format!("selftest {}/{count} {}", number + 1, program.name);
         match std::io::stderr().is_terminal() {
-            // Over the line before.
+            // Overwrites the line before it.
             true => eprint!("\r{line:<79}"),
             false => eprintln!("{line}"),
         }
@@ -87,7 +87,7 @@ fn machine(info: &DeviceInfo, why: &str) -> Section {
     }
 }
 
-/// NVRTC, or why there is none.
+/// Name and version of NVRTC, or why it was not found.
 fn cuda_compiler() -> String {
     match Nvrtc::find(&SearchPath::of_this_machine(), None) {
         Ok(nvrtc) => nvrtc.to_string(),

@@ -1,5 +1,5 @@
-//! `ridgepoint kernels`: what is launched, and CUDA kernels compiled ahead, on any machine, for
-//! one that has a driver and nothing else.
+//! `ridgepoint kernels`: how CUDA kernels are launched, and kernels compiled ahead of time,
+//! on any machine, for one that has a driver and nothing else.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

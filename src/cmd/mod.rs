@@ -1,5 +1,5 @@
-//! The commands, one file each. They parse arguments, call the library and
-//! print; nothing is computed here.
+//! The commands, one file each. They parse arguments, call the library and print; they
+//! compute nothing.
 
 mod axis;
 mod check;
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
 
 /// Runs what `cargo bench` starts: the campaign of a suite.
 pub fn bench_main() -> ExitCode {
-    // Cargo tells every bench target so, whatever its harness.
+    // Cargo passes `--bench` to every bench target, with or without a harness.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
     exit(measure::run_bench(measure::BenchArgs::parse_from(arguments)))
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::device;
 use crate::model::machine::Machines;
 
-/// Exit code of a run that finished but may not be used.
+/// Exit code of a run that finished, but whose result must not be used.
 pub const INVALID: u8 = 3;
 
 /// How data is printed.
@@ -36,12 +36,12 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    pub fn options(&self) -> device::Options {
-        device::Options { kernels: self.kernels.clone() }
+    pub fn options(&self) -> device::DeviceOptions {
+        device::DeviceOptions { kernels: self.kernels.clone() }
     }
 }
 
-/// Which data sheets to draw beside what was measured.
+/// The user's data sheets.
 #[derive(Debug, clap::Args)]
 pub struct MachineFile {
     /// TOML file with data sheets of machines that the program does not know;

@@ -1,5 +1,5 @@
-//! `ridgepoint kernels plan`: how the kernels that memory binds are launched for every
-//! point of suites, what they take of an SM, and how fast they should be.
+//! `ridgepoint kernels plan`: how memory-bound kernels are launched for every point of
+//! suites, which resources of an SM they use, and how fast they should be.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -19,8 +19,8 @@ use crate::suite::{Ground, Suite};
 use crate::toolchain::nvrtc::Resources;
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Target};
 
-/// Show how kernels that memory binds are launched for every point of suites: what they
-/// take of an SM, bytes in flight, and the time that follows from these. Needs no GPU.
+/// Show how memory-bound kernels are launched for every point of suites: their resources,
+/// bytes in flight, and the time that follows from these. Needs no GPU.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Built-in suites or .toml files.
@@ -84,7 +84,7 @@ const COLUMNS: [&str; 12] = [
     "of stream",
 ];
 
-/// The distinct points of a suite that memory binds.
+/// The distinct points of a suite whose kernels are memory bound.
 fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
     let kernel = |problem: &Problem| {
         Kernel::for_problem(problem, target.arch).ok().map(|found| found.kernel.name)

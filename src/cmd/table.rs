@@ -19,8 +19,8 @@ pub fn print(sections: &[Section], format: OutputFormat) -> Result<()> {
     }
 }
 
-/// Prints one CSV table as it is, or as a JSON array of objects in which what
-/// reads as a number is one and what is empty is null.
+/// Prints a CSV table as it is, or as a JSON array of objects. A cell that parses as a
+/// number becomes a number, and an empty cell becomes null.
 pub fn print_csv(text: &str, format: OutputFormat) -> Result<()> {
     if format != OutputFormat::Json {
         return write(text);
@@ -31,7 +31,7 @@ pub fn print_csv(text: &str, format: OutputFormat) -> Result<()> {
     for record in reader.records() {
         let record = record?;
         let cells = header.iter().zip(&record).map(|(name, value)| {
-            // An id may happen to have digits only.
+            // An id of digits only is not a number.
             let value = if name.ends_with("id") { value.into() } else { json_value(value) };
             (name.to_owned(), value)
         });
@@ -48,8 +48,7 @@ fn json_value(cell: &str) -> serde_json::Value {
     }
 }
 
-/// Writes to standard output. A reader that goes away early, such as `head`, is
-/// no error.
+/// Writes to standard output. A reader that stops early, such as `head`, is not an error.
 fn write(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
@@ -57,7 +56,7 @@ fn write(text: &str) -> Result<()> {
     }
 }
 
-/// Columns of the terminal; of a wide page where there is none.
+/// Width of the terminal in characters, or of a wide page where there is no terminal.
 fn width() -> u16 {
     console::Term::stdout().size_checked().map_or(150, |(_, columns)| columns)
 }
@@ -80,8 +79,8 @@ fn text_table(section: &Section) -> String {
     format!("{text}{table}\n")
 }
 
-/// Several tables of different columns do not fit one CSV header, so each has
-/// its own behind an empty line; a single one is plain CSV.
+/// Sections as CSV. Several sections have different columns, so each has a header of its
+/// own, and an empty line is between them.
 fn csv_tables(sections: &[Section]) -> Result<String> {
     let mut parts = Vec::new();
     for section in sections {

@@ -1,4 +1,4 @@
-//! A GPU that is none: the CUDA kernels' own PTX, executed and checked on the
+//! A virtual GPU: the PTX of the CUDA kernels is executed and checked by the
 //! virtual machine of the crate `ptxvm`. It shows whether kernels are right,
 //! not how fast they are: its times are counted instructions.
 
@@ -10,13 +10,15 @@ use anyhow::Result;
 pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
+use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch};
 use super::{
-    Device, DeviceInfo, DeviceKind, LaunchError, Options, PrepareError, Prepared, Refusal,
-    Timing,
+    Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError, Prepared,
+    Refusal, Timing,
 };
-use crate::data::Key;
 use crate::format::Role;
-use crate::kernel::{Bound, Configured, Content, EncodedTensorMap, Kernel, Plan};
+use crate::kernel::{
+    Configured, EncodedTensorMap, Kernel, Launch as PlannedLaunch, ParamBytes, Plan,
+};
 use crate::op::Problem;
 use crate::reference;
 use crate::residency::{CacheLevel, CacheSize};
@@ -29,7 +31,7 @@ const SMS: u32 = 4;
 /// L2 cache that plans are made for, in bytes.
 const L2_BYTES: u64 = 1 << 20;
 
-/// Instructions of a thread in a second, for times that are no times.
+/// Thread instructions per second, by which counted instructions become times.
 const INSTRUCTIONS_PER_S: f64 = 1e9;
 
 /// The virtual machine as a device.
@@ -46,7 +48,7 @@ impl VmDevice {
     ///
     /// # Errors
     /// No compiler that could make PTX.
-    pub fn open(arch: Arch, options: &Options) -> Result<Self> {
+    pub fn open(arch: Arch, options: &DeviceOptions) -> Result<Self> {
         let compiler = Compiler::new(CompilerOptions {
             kernels: options.kernels.clone(),
             ..CompilerOptions::default()
@@ -106,8 +108,8 @@ impl VmDevice {
     /// any other run.
     ///
     /// # Errors
-    /// A problem that no kernel runs, a kernel that does not compile or does
-    /// wrong.
+    /// A problem that no kernel runs, a kernel that does not compile or makes a
+    /// mistake.
     pub fn count(
         &mut self,
         problem: &Problem,
@@ -119,7 +121,7 @@ impl VmDevice {
         ready.poison()?;
         let counts = ready.run(0)?;
         let output = ready.output(0)?.into_owned();
-        Ok(Counted { counts, output, extra_bytes: ready.plan.extra_bytes })
+        Ok(Counted { counts, output, extra_bytes: ready.extra_bytes() })
     }
 
     fn lay_out(
@@ -128,7 +130,7 @@ impl VmDevice {
         kernel: &str,
         slots: usize,
         seed: u64,
-    ) -> Result<Ready, PrepareError> {
+    ) -> Result<VmPoint, PrepareError> {
         let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let bytes: u64 = problem.tensors().iter().map(|t| t.bytes()).sum();
         let needed = bytes.saturating_mul(slots as u64);
@@ -142,7 +144,16 @@ impl VmDevice {
         }
         let module = self.module(&configured)?;
         let plan = configured.plan(&self.target);
-        Ok(Ready::new(module, plan, self.launching, problem, slots, seed)?)
+        let gpu = VirtualGpu {
+            kernel: configured.kernel.name,
+            module,
+            memory: Memory::new(),
+            launching: self.launching,
+            launched: 0,
+        };
+        let mut executor = Executor::new(gpu, problem, plan, slots, seed)?;
+        forget_unneeded(&mut executor, problem, seed);
+        Ok(VmPoint { executor })
     }
 
     fn module(&mut self, configured: &Configured) -> Result<Rc<Module>, LaunchError> {
@@ -220,149 +231,143 @@ impl Counted {
         self.counts.iter().map(tensor).sum()
     }
 
-    /// Bytes of different sectors, read and written: DRAM's traffic with an
-    /// endless cache.
+    /// Bytes of different sectors, read and written: DRAM's traffic with a
+    /// cache that holds everything.
     pub fn bytes(&self) -> u64 {
         self.counts.iter().map(Counts::compulsory_bytes).sum()
     }
 }
 
-/// A problem in the virtual machine's memory.
-struct Ready {
+/// A module of the virtual machine, and the memory that it is launched on.
+struct VirtualGpu {
+    kernel: &'static str,
     module: Rc<Module>,
-    plan: Plan,
-    launching: ptxvm::Options,
     memory: Memory,
-    params: Vec<Vec<Vec<u8>>>,
-    /// Address and bytes of every slot's output.
-    outputs: Vec<(u64, u64)>,
-    /// Whether launches write all of it.
-    writes_all: bool,
+    launching: ptxvm::Options,
+    /// Launches so far: each has a schedule of its own.
     launched: u64,
 }
 
-impl Ready {
-    fn new(
-        module: Rc<Module>,
-        plan: Plan,
-        launching: ptxvm::Options,
-        problem: &Problem,
-        slots: usize,
-        seed: u64,
-    ) -> Result<Self, LaunchError> {
-        let mut memory = Memory::new();
-        let scratch: Vec<u64> =
-            plan.scratch.iter().map(|s| scratch(&mut memory, s.name, &s.content)).collect();
-        let mut params = Vec::new();
-        let mut outputs = Vec::new();
-        let writes_all = problem.tensors().iter().all(|t| t.role != Role::Update);
-        for slot in 0..slots {
-            let mut tensors = Vec::new();
-            for (position, tensor) in problem.tensors().iter().enumerate() {
-                let address = memory.alloc(tensor.bytes(), tensor.name);
-                if tensor.role == Role::Input {
-                    let mut bytes = vec![0; tensor.bytes() as usize];
-                    Key::new(seed, slot, position).fill(tensor.format, &mut bytes);
-                    memory.write(address, &bytes);
-                } else {
-                    outputs.push((address, tensor.bytes()));
-                }
-                tensors.push(address);
-            }
-            for (name, bytes) in reference::unneeded(problem, seed, slot) {
-                let length = bytes.end - bytes.start;
-                let of_name =
-                    problem.tensors().iter().position(|tensor| tensor.name == name);
-                let address =
-                    of_name.map(|position| tensors[position]).ok_or_else(|| {
-                        LaunchError(format!(
-                            "{problem} has no tensor `{name}`; this is a bug"
-                        ))
-                    })?;
-                memory.forget(address + bytes.start, length as usize);
-            }
-            let encode = |map: &ptxvm::TensorMap| {
-                let encoded = map.encode().map(EncodedTensorMap);
-                encoded.map_err(|why| LaunchError(why.to_string()))
-            };
-            let names = problem.tensors().into_iter().map(|tensor| tensor.name);
-            let bound = Bound::new(seed, slot, names.zip(tensors));
-            params.push(plan.params(bound, &scratch, encode)?);
-        }
-        Ok(Ready {
-            module,
-            plan,
-            launching,
-            memory,
-            params,
-            outputs,
-            writes_all,
-            launched: 0,
-        })
+impl Gpu for VirtualGpu {
+    type Error = LaunchError;
+    /// Bytes of the parameters that the function declares.
+    type Entry = usize;
+    type Report = Counts;
+
+    fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, LaunchError> {
+        Ok(parts.iter().map(|part| self.memory.alloc(part.bytes, part.name)).collect())
     }
 
+    fn is_out_of_memory(_: &LaunchError) -> bool {
+        false
+    }
+
+    fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<(), LaunchError> {
+        self.memory.write(address, bytes);
+        Ok(())
+    }
+
+    fn download(&mut self, address: u64, to: &mut [u8]) -> Result<(), LaunchError> {
+        to.copy_from_slice(&self.memory.read(address, to.len()));
+        Ok(())
+    }
+
+    fn set(&mut self, address: u64, bytes: u64, value: u8) -> Result<(), LaunchError> {
+        self.memory.write(address, &vec![value; bytes as usize]);
+        Ok(())
+    }
+
+    fn poison(&mut self, address: u64, bytes: u64) -> Result<(), LaunchError> {
+        self.set(address, bytes, 0xff)?;
+        self.memory.forget(address, bytes as usize);
+        Ok(())
+    }
+
+    fn encode(&mut self, map: &ptxvm::TensorMap) -> Result<EncodedTensorMap, LaunchError> {
+        let encoded = map.encode().map(EncodedTensorMap);
+        encoded.map_err(|why| LaunchError(why.to_string()))
+    }
+
+    fn entry(&mut self, _: &Plan, launch: &PlannedLaunch) -> Result<usize, LaunchError> {
+        let entry = launch.entry;
+        let found = self.module.kernel(entry).ok_or_else(|| {
+            LaunchError(format!("kernel {} has no entry {entry} in its PTX", self.kernel))
+        })?;
+        Ok(found.param_bytes)
+    }
+
+    fn launch(
+        &mut self,
+        declared: &usize,
+        launch: &PlannedLaunch,
+        params: &ParamBytes,
+    ) -> Result<Counts, LaunchError> {
+        let passed = std::slice::from_ref(params);
+        ParamMismatch::check(self.kernel, launch.entry, &[*declared], passed)
+            .map_err(|mismatch| LaunchError(mismatch.to_string()))?;
+        self.launched += 1;
+        let asked = Launch {
+            grid: launch.grid,
+            block: launch.block,
+            cluster: launch.cluster,
+            shared_bytes: launch.shared_bytes,
+            params: params.bytes.clone(),
+            seed: self.launched,
+            options: self.launching,
+            ..Launch::new(launch.entry)
+        };
+        let report = self
+            .module
+            .launch(&mut self.memory, &asked)
+            .map_err(|fault| LaunchError(fault.to_string()))?;
+        match report.findings.first() {
+            None => Ok(report.counts),
+            Some(first) => {
+                let count = report.findings.len();
+                Err(LaunchError(format!("{first} ({count} findings)")))
+            }
+        }
+    }
+}
+
+/// Forgets bytes of inputs that no answer depends on, so that a kernel which lets them
+/// into its answer is found.
+fn forget_unneeded(executor: &mut Executor<VirtualGpu>, problem: &Problem, seed: u64) {
+    for slot in 0..executor.slots() {
+        for (name, bytes) in reference::unneeded(problem, seed, slot) {
+            let address = executor.address(slot, name) + bytes.start;
+            let length = bytes.end - bytes.start;
+            executor.gpu().memory.forget(address, length as usize);
+        }
+    }
+}
+
+/// A problem in the virtual machine's memory.
+struct VmPoint {
+    executor: Executor<VirtualGpu>,
+}
+
+impl VmPoint {
     /// Runs all launches of a slot and counts each.
     fn run(&mut self, slot: usize) -> Result<Vec<Counts>, LaunchError> {
-        let mut counts = Vec::new();
-        for (launch, params) in self.plan.launches.iter().zip(&self.params[slot]) {
-            self.launched += 1;
-            let asked = Launch {
-                grid: launch.grid,
-                block: launch.block,
-                cluster: launch.cluster,
-                shared_bytes: launch.shared_bytes,
-                params: params.clone(),
-                seed: self.launched,
-                options: self.launching,
-                ..Launch::new(launch.entry)
-            };
-            let report = self
-                .module
-                .launch(&mut self.memory, &asked)
-                .map_err(|fault| LaunchError(fault.to_string()))?;
-            if let Some(first) = report.findings.first() {
-                return Err(LaunchError(format!(
-                    "{first} ({} findings)",
-                    report.findings.len()
-                )));
-            }
-            counts.push(report.counts);
-        }
-        let (address, bytes) = self.outputs[slot];
-        if self.writes_all && !self.memory.is_written(address, bytes as usize) {
+        let counts = self.executor.run(slot)?;
+        let output = self.executor.output_tensor(slot);
+        let bytes = output.tensor.bytes() as usize;
+        let writes_all = output.tensor.role != Role::Update;
+        if writes_all && !self.executor.gpu().memory.is_written(output.address, bytes) {
             return Err(LaunchError("part of the output was never written".to_owned()));
         }
         Ok(counts)
     }
 }
 
-fn scratch(memory: &mut Memory, name: &str, content: &Content) -> u64 {
-    match content {
-        Content::Zeros(bytes) => {
-            let address = memory.alloc(*bytes, name);
-            memory.write(address, &vec![0; *bytes as usize]);
-            address
-        }
-        Content::Unset(bytes) => memory.alloc(*bytes, name),
-        Content::Bytes(bytes) => {
-            let address = memory.alloc(bytes.len() as u64, name);
-            memory.write(address, bytes);
-            address
-        }
-    }
-}
-
-impl Prepared for Ready {
+impl Prepared for VmPoint {
     fn extra_bytes(&self) -> Option<u64> {
-        self.plan.extra_bytes
+        self.executor.plan().extra_bytes
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {
-        for &(address, bytes) in &self.outputs {
-            self.memory.write(address, &vec![0xff; bytes as usize]);
-            self.memory.forget(address, bytes as usize);
-        }
-        Ok(())
+        self.executor.poison()
     }
 
     fn launch(
@@ -370,7 +375,7 @@ impl Prepared for Ready {
         first_slot: usize,
         launches: usize,
     ) -> Result<Timing, LaunchError> {
-        let slots = self.params.len();
+        let slots = self.executor.slots();
         let mut instructions = 0;
         for launch in 0..launches {
             let counts = self.run((first_slot + launch) % slots)?;
@@ -381,10 +386,6 @@ impl Prepared for Ready {
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
-        let count = self.outputs.len();
-        let &(address, bytes) = self.outputs.get(slot).ok_or_else(|| {
-            LaunchError(format!("there is no slot {slot}, only {count} slots"))
-        })?;
-        Ok(Cow::Owned(self.memory.read(address, bytes as usize)))
+        Ok(Cow::Owned(self.executor.output(slot)?))
     }
 }

@@ -6,28 +6,27 @@ use super::contract::HostHalf;
 use super::formats::{cached, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use crate::op::DecodeAttention;
 use crate::toolchain::{Arch, Defines, Target};
 
-/// Most warps of a block, of 16 tokens of a tile each.
+/// Most warps of a block; each computes 16 tokens of a tile.
 const WARPS: u32 = 4;
-/// Tokens of a tile that one warp owns.
+/// Tokens of a tile that one warp computes.
 const STEP: u32 = 16;
-/// Most query heads that share a key and value head.
+/// Most query heads that share a KV head.
 const MAX_GROUP: u64 = 32;
 /// Most new tokens of a request.
 const MAX_NEW_TOKENS: u64 = 16;
-/// Widths of a head.
+/// Supported values of `head_dim`.
 const HEAD_DIMS: [u64; 5] = [64, 80, 96, 128, 256];
-/// Most slots of a ring; more would add bytes in flight beyond what DRAM can
+/// Most stages of a ring; more would add bytes in flight beyond what DRAM can
 /// use.
-const MAX_SLOTS: u32 = 13;
-/// Shared memory that every block takes beside the rings: what the kernel
-/// declares itself, and what the hardware reserves.
-const OTHER_SHARED_BYTES: u32 = 1024 + 1024;
+const MAX_STAGES: u32 = 13;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 1024;
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -74,21 +73,21 @@ struct Rings {
     blocks_per_sm: u32,
     /// Warps of a block.
     warps: u32,
-    /// Slots of each warp's ring: 16 tokens of keys or of values. Odd.
-    slots: u32,
-    /// Bytes of a slot.
-    slot_bytes: u32,
+    /// Stages of each warp's ring: 16 tokens of keys or of values. Odd.
+    stages: u32,
+    /// Bytes of a stage.
+    stage_bytes: u32,
     /// Dynamic shared memory of a block.
     shared_bytes: u32,
 }
 
 impl Rings {
     /// The most that fits: two blocks on an SM, so that one streams while the
-    /// other begins or ends a piece, or else one; in the narrowest memories one
+    /// other begins or ends a split, or else one; with the least shared memory one
     /// of half as many warps.
     fn new(p: &DecodeAttention, arch: Arch) -> Self {
-        let target = Target::new(arch, 1);
-        let slot_bytes = STEP * (p.head_dim * p.kv_dtype.bytes()) as u32;
+        let limits = arch.limits();
+        let stage_bytes = STEP * (p.head_dim * p.kv_dtype.bytes()) as u32;
         // Queries that do not fit the registers, see the kernel.
         let rows = RowTiles::new(p).rows.next_multiple_of(16);
         let query_bytes = if rows * p.head_dim as u32 > 16 * 128 {
@@ -97,19 +96,18 @@ impl Rings {
             0
         };
         let fit = |(blocks_per_sm, warps): (u32, u32)| {
-            let share = (target.shared_bytes_per_sm / blocks_per_sm)
-                .min(target.shared_bytes_per_block + 1024);
-            let slots = (share - OTHER_SHARED_BYTES - query_bytes) / (warps * slot_bytes);
-            let slots = slots.min(MAX_SLOTS);
-            // Odd: keys then always follow keys into a slot's place.
-            let slots = slots.saturating_sub((slots + 1) % 2);
-            let shared_bytes = slots * warps * slot_bytes + query_bytes;
-            Rings { blocks_per_sm, warps, slots, slot_bytes, shared_bytes }
+            let share = limits.shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+            let stages = (share - query_bytes) / (warps * stage_bytes);
+            let stages = stages.min(MAX_STAGES);
+            // Odd: keys and values then take turns in each stage.
+            let stages = stages.saturating_sub((stages + 1) % 2);
+            let shared_bytes = stages * warps * stage_bytes + query_bytes;
+            Rings { blocks_per_sm, warps, stages, stage_bytes, shared_bytes }
         };
-        // In the end each ring holds 16 rows of outputs, see the kernel.
+        // At the end each ring has to hold 16 rows of outputs, see the kernel.
         let merge_bytes = 16 * (p.head_dim as u32 + 8) * 4;
         let is_enough =
-            |way: &Rings| way.slots >= 3 && way.slots * slot_bytes >= merge_bytes;
+            |way: &Rings| way.stages >= 3 && way.stages * stage_bytes >= merge_bytes;
         let ways = [(2, WARPS), (1, WARPS), (1, WARPS / 2)].map(fit);
         ways.into_iter().find(is_enough).unwrap_or(ways[2])
     }
@@ -123,10 +121,10 @@ impl Rings {
         self.warps * STEP
     }
 
-    /// Bytes that a block's warps have under way: all slots but the one that is
+    /// Bytes that a block's warps have in flight: all stages but the one that is
     /// multiplied.
     fn bytes_in_flight(&self) -> u64 {
-        u64::from(self.warps * (self.slots - 1) * self.slot_bytes)
+        u64::from(self.warps * (self.stages - 1) * self.stage_bytes)
     }
 }
 
@@ -148,13 +146,13 @@ impl HostHalf for AttentionDecode {
 
     fn configure(p: &DecodeAttention, arch: Arch) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
-            takes(format!(
+            supports(format!(
                 "bf16 and f16 queries, not dtype = {}; use one of those",
                 p.dtype
             ))
         })?;
         let cached = cached(p.kv_dtype, p.dtype).ok_or_else(|| {
-            takes(format!(
+            supports(format!(
                 "keys and values in the format of queries, in fp8_e4m3 or in int8, not \
                  kv_dtype = {} with dtype = {}; use one of those",
                 p.kv_dtype, p.dtype
@@ -165,7 +163,7 @@ impl HostHalf for AttentionDecode {
         })?;
         refuse_unless(p.group() <= MAX_GROUP, || {
             format!(
-                "up to {MAX_GROUP} query heads for each key and value head, not {}; use more \
+                "up to {MAX_GROUP} query heads for each KV head, not {}; use more \
                  kv_heads",
                 p.group()
             )
@@ -186,7 +184,7 @@ impl HostHalf for AttentionDecode {
             .with("THREADS", rings.threads())
             .with("BLOCKS_PER_SM", rings.blocks_per_sm)
             .with("TILE_TOKENS", rings.tile_tokens())
-            .with("SLOTS", rings.slots)
+            .with("SLOTS", rings.stages)
             .with("SHARED_BYTES", rings.shared_bytes)
             .with("GROUP", p.group())
             .with("NEW_TOKENS", p.new_tokens)
@@ -255,7 +253,7 @@ mod tests {
     fn rings_fit_every_architecture() {
         let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
         for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
-            let sm = Target::new(arch, 1);
+            let sm = arch.limits();
             for head_dim in HEAD_DIMS {
                 for rows in 1..=MAX_GROUP {
                     for kv_dtype in ["f16", "fp8_e4m3", "int8"] {
@@ -264,15 +262,17 @@ mod tests {
                              dtype=f16,kv_dtype={kv_dtype}"
                         );
                         let rings = Rings::new(&operation(&problem(&shape)), arch);
-                        assert!(rings.slots >= 3 && rings.slots % 2 == 1, "{arch} {shape}");
-                        let merge_bytes = 16 * (head_dim as u32 + 8) * 4;
                         assert!(
-                            rings.slots * rings.slot_bytes >= merge_bytes,
+                            rings.stages >= 3 && rings.stages % 2 == 1,
                             "{arch} {shape}"
                         );
-                        let block = rings.shared_bytes + OTHER_SHARED_BYTES;
-                        assert!(rings.blocks_per_sm * block <= sm.shared_bytes_per_sm);
-                        assert!(rings.shared_bytes + 1024 <= sm.shared_bytes_per_block);
+                        let merge_bytes = 16 * (head_dim as u32 + 8) * 4;
+                        assert!(
+                            rings.stages * rings.stage_bytes >= merge_bytes,
+                            "{arch} {shape}"
+                        );
+                        let block = rings.shared_bytes + STATIC_SHARED_BYTES;
+                        assert!(block <= sm.shared_bytes_of_block(rings.blocks_per_sm));
                         // Little's law asks 8 KB of an SM on an RTX 5090, the fastest
                         // memory with as little shared memory, and 29 KB on an H200.
                         let in_flight =
@@ -286,7 +286,7 @@ mod tests {
             }
         }
         let h100 = Rings::new(&operation(&llama()), Arch::SM_90);
-        assert_eq!((h100.blocks_per_sm, h100.slots, h100.shared_bytes), (2, 7, 7 * 16384));
+        assert_eq!((h100.blocks_per_sm, h100.stages, h100.shared_bytes), (2, 7, 7 * 16384));
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_is_taken() {
+    fn refusals_say_what_is_supported() {
         for (shape, says) in [
             ("q_heads=8,kv_heads=8,head_dim=128,dtype=f32", "bf16 and f16"),
             (
@@ -331,14 +331,14 @@ mod tests {
         let split = plan::<AttentionDecode>(&llama(), &Target::new(Arch::SM_90, 132));
         let launch = &split.launches[0];
         assert_eq!((launch.grid, launch.block), ([263, 1, 1], [128, 1, 1]));
-        // 256 sequences over 263 blocks: two pieces of 32 bytes each, which leave
-        // 4 heads of 128 values, a maximum and a sum, and a ticket of 4 bytes.
-        let pieces = split.scratch[0].bytes() / 32;
-        let slots = split.scratch[3].bytes() / 4;
-        assert_eq!((pieces, slots), (512, 512));
-        let partials = slots * 4 * (128 + 2) * 4;
-        assert_eq!(split.extra_bytes, Some(pieces * 32 + 2 * (partials + 256 * 4)));
-        // A whole sequence for each block leaves none.
+        // 256 sequences over 263 blocks: two splits of 32 bytes each, whose partial results
+        // are 4 heads of 128 values, a maximum and a sum, and a ticket of 4 bytes.
+        let splits = split.scratch[0].bytes() / 32;
+        let tickets = split.scratch[3].bytes() / 4;
+        assert_eq!((splits, tickets), (512, 512));
+        let partials = tickets * 4 * (128 + 2) * 4;
+        assert_eq!(split.extra_bytes, Some(splits * 32 + 2 * (partials + 256 * 4)));
+        // A whole sequence for each block has no partial results.
         let whole = "batch=4,context=64,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16";
         let plan = plan::<AttentionDecode>(&problem(whole), &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.extra_bytes, Some(32 * 32));
@@ -352,7 +352,7 @@ mod tests {
         let bound = bound_in_order(&["k", "v", "page_table", "q", "o"]);
         let bytes = plan.launches[0].params.bytes(&bound);
         let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
-        // Two key and value heads, seven pages, log2(e) / 8.
+        // Two KV heads, seven pages, log2(e) / 8.
         let scale = u64::from((std::f32::consts::LOG2_E / 8.0).to_bits());
         assert_eq!(words, [1, 2, 3, 0, 0, 4, 5, 6, 7, 8, 9, 7 << 32 | 2, scale]);
     }

@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use crate::format::DType;
@@ -15,20 +15,20 @@ use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of the one block of an SM: two warps for each quarter of the columns.
 const THREADS: u32 = 256;
-/// Numbers of a record that are values too.
-const LATENT_DIM: u64 = 512;
-/// Further numbers of a record.
-const ROPE_DIM: u64 = 64;
+/// Elements of a record that are keys and values: `kv_lora_rank`.
+const KV_LORA_RANK: u64 = 512;
+/// Further elements of a record, of keys only: `qk_rope_head_dim`.
+const QK_ROPE_HEAD_DIM: u64 = 64;
 /// Quarters of the latents, which have a scale each.
 const QUARTERS: u32 = 4;
 /// Most query heads.
 const MAX_HEADS: u64 = 128;
 /// Most rows of a block: more queries do not fit its registers.
 const MAX_ROWS: u32 = 32;
-/// Most slots of the ring.
-const MAX_SLOTS: u32 = 8;
-/// Bytes in flight that a block has if it can: larger tiles meet fewer barriers,
-/// smaller ones leave more of the ring under way. Little's law asks 29 KB on an H200.
+/// Most stages of the ring.
+const MAX_STAGES: u32 = 8;
+/// Bytes in flight that a block has where they fit: larger tiles need fewer barriers,
+/// smaller ones keep more of the ring in flight. By Little's law an H200 needs 29 KB.
 const ENOUGH_IN_FLIGHT: u32 = 64 << 10;
 /// Shared memory that the kernel declares itself, at most.
 const STATIC_SHARED_BYTES: u32 = 1024;
@@ -60,42 +60,42 @@ fn rows(p: &MlaDecode) -> u32 {
 struct Ring {
     /// Tokens of a tile.
     tile_tokens: u32,
-    /// Tiles of the ring.
-    slots: u32,
+    /// Stages of the ring, of one tile each.
+    stages: u32,
     /// Bytes of a tile.
-    slot_bytes: u32,
+    stage_bytes: u32,
     /// Dynamic shared memory of the block.
     shared_bytes: u32,
 }
 
 impl Ring {
-    /// The largest tiles that leave enough bytes under way, or else the smallest.
+    /// The largest tiles that leave enough bytes in flight, or else the smallest.
     fn new(p: &MlaDecode, arch: Arch) -> Self {
-        let target = Target::new(arch, 1);
+        let shared_bytes = arch.limits().shared_bytes_of_block(1);
         let tile_rows = rows(p).div_ceil(row_tiles(p)).next_multiple_of(16);
         let fit = |tile_tokens: u32| {
-            let slot_bytes = tile_tokens * p.record_bytes() as u32;
+            let stage_bytes = tile_tokens * p.record_bytes() as u32;
             let exchange_bytes = exchange_bytes(tile_rows, tile_tokens, p.kv_dtype);
-            let room = target.shared_bytes_per_block - STATIC_SHARED_BYTES - exchange_bytes;
-            let slots = (room / slot_bytes).min(MAX_SLOTS);
-            let shared_bytes = slots * slot_bytes + exchange_bytes;
-            Ring { tile_tokens, slots, slot_bytes, shared_bytes }
+            let room = shared_bytes - STATIC_SHARED_BYTES - exchange_bytes;
+            let stages = (room / stage_bytes).min(MAX_STAGES);
+            let shared_bytes = stages * stage_bytes + exchange_bytes;
+            Ring { tile_tokens, stages, stage_bytes, shared_bytes }
         };
         let ways = [64, 32, 16].map(fit);
         let is_enough = |way: &Ring| way.bytes_in_flight() >= u64::from(ENOUGH_IN_FLIGHT);
         ways.into_iter().find(is_enough).unwrap_or(ways[2])
     }
 
-    /// Bytes that the block has under way: all slots but the two that are
+    /// Bytes that the block has in flight: all stages but the two that are
     /// multiplied.
     fn bytes_in_flight(&self) -> u64 {
-        u64::from(self.slots.saturating_sub(2) * self.slot_bytes)
+        u64::from(self.stages.saturating_sub(2) * self.stage_bytes)
     }
 }
 
-/// Size of the kernel's `Exchange`: scores in floats with eight beside each row,
-/// weights in 16 bits, for each quarter where these are scaled, and three words for
-/// each row.
+/// Size of the kernel's `Exchange` in bytes: scores in f32, rows padded by eight,
+/// attention weights in 16 bits, for each quarter where these are scaled, and three words
+/// for each row.
 fn exchange_bytes(rows: u32, tile_tokens: u32, kv_dtype: DType) -> u32 {
     let scalings = if kv_dtype.is_scaled() { QUARTERS } else { 1 };
     let scores = QUARTERS * (tile_tokens + 8) * 4;
@@ -119,22 +119,23 @@ impl HostHalf for AttentionMla {
 
     fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
-            takes(format!(
+            supports(format!(
                 "bf16 and f16 queries, not dtype = {}; use one of those",
                 p.dtype
             ))
         })?;
         let cached = cached_latents(p.kv_dtype, p.dtype).ok_or_else(|| {
-            takes(format!(
+            supports(format!(
                 "a cache in the format of queries, or in fp8_e4m3 with dtype = bf16, not \
                  kv_dtype = {} with dtype = {}; use one of those",
                 p.kv_dtype, p.dtype
             ))
         })?;
-        refuse_unless((p.latent_dim, p.rope_dim) == (LATENT_DIM, ROPE_DIM), || {
+        let is_usual = (p.latent_dim, p.rope_dim) == (KV_LORA_RANK, QK_ROPE_HEAD_DIM);
+        refuse_unless(is_usual, || {
             format!(
-                "latent_dim = {LATENT_DIM} with rope_dim = {ROPE_DIM}, not {} with {}; use \
-                 those",
+                "latent_dim = {KV_LORA_RANK} with rope_dim = {QK_ROPE_HEAD_DIM}, not {} with \
+                 {}; use those",
                 p.latent_dim, p.rope_dim
             )
         })?;
@@ -152,7 +153,7 @@ impl HostHalf for AttentionMla {
             .with(self.cached, 1)
             .with("THREADS", THREADS)
             .with("TILE_TOKENS", ring.tile_tokens)
-            .with("SLOTS", ring.slots)
+            .with("SLOTS", ring.stages)
             .with("SHARED_BYTES", ring.shared_bytes)
             .with("Q_HEADS", p.q_heads)
             .with("NEW_TOKENS", p.new_tokens)
@@ -173,7 +174,7 @@ impl HostHalf for AttentionMla {
             list,
             row_tiles,
             rows: rows(&p).into(),
-            value_dim: LATENT_DIM,
+            value_dim: KV_LORA_RANK,
         };
         let launch = Launch {
             shared_bytes: ring.shared_bytes,
@@ -209,7 +210,7 @@ mod tests {
     fn rings_fit_every_architecture() {
         let archs = ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
         for arch in archs.map(|arch| arch.parse::<Arch>().unwrap()) {
-            let sm = Target::new(arch, 1);
+            let sm = arch.limits();
             for heads in 1..=MAX_HEADS {
                 for kv_dtype in ["bf16", "fp8_e4m3"] {
                     let shape = format!(
@@ -218,13 +219,16 @@ mod tests {
                     );
                     let p = operation(&problem(&shape));
                     let ring = Ring::new(&p, arch);
-                    assert!((3..=MAX_SLOTS).contains(&ring.slots), "{arch} {shape}");
+                    assert!((3..=MAX_STAGES).contains(&ring.stages), "{arch} {shape}");
                     let block = ring.shared_bytes + STATIC_SHARED_BYTES;
                     assert!(block <= sm.shared_bytes_per_block, "{arch} {shape}");
-                    // In the end the ring holds the outputs, see the kernel.
+                    // At the end the ring has to hold the outputs, see the kernel.
                     let tile_rows = rows(&p).div_ceil(row_tiles(&p)).next_multiple_of(16);
-                    let merge_bytes = tile_rows * (LATENT_DIM as u32 + 8) * 4;
-                    assert!(ring.slots * ring.slot_bytes >= merge_bytes, "{arch} {shape}");
+                    let merge_bytes = tile_rows * (KV_LORA_RANK as u32 + 8) * 4;
+                    assert!(
+                        ring.stages * ring.stage_bytes >= merge_bytes,
+                        "{arch} {shape}"
+                    );
                     // Little's law asks 8 KB of an SM on an RTX 5090, the fastest memory
                     // with as little shared memory.
                     let in_flight = ring.bytes_in_flight();
@@ -241,8 +245,8 @@ mod tests {
             Ring::new(&operation(&problem), Arch::SM_90)
         };
         let (h100, fp8) = (ring("bf16"), ring("fp8_e4m3"));
-        assert_eq!((h100.tile_tokens, h100.slots, h100.shared_bytes), (32, 5, 195_840));
-        assert_eq!((fp8.tile_tokens, fp8.slots, fp8.shared_bytes), (64, 4, 194_816));
+        assert_eq!((h100.tile_tokens, h100.stages, h100.shared_bytes), (32, 5, 195_840));
+        assert_eq!((fp8.tile_tokens, fp8.stages, fp8.shared_bytes), (64, 4, 194_816));
     }
 
     #[test]
@@ -256,14 +260,14 @@ mod tests {
                 plan.extra_bytes.is_some(),
             )
         };
-        // 99 tokens are four tiles, and a piece is two of them at least.
+        // 99 tokens are four tiles.
         assert_eq!(tiles("q_heads=32"), (1, 4, true));
         assert_eq!(tiles("q_heads=17,new_tokens=2"), (2, 8, false));
         assert_eq!(tiles("q_heads=128,new_tokens=2"), (8, 32, false));
     }
 
     #[test]
-    fn refusals_say_what_is_taken() {
+    fn refusals_say_what_is_supported() {
         for (shape, says) in [
             ("q_heads=8,dtype=f32", "bf16 and f16"),
             ("q_heads=8,dtype=bf16,kv_dtype=f16", "format of queries"),
@@ -276,8 +280,9 @@ mod tests {
             let refusal = refusal::<AttentionMla>(&problem, Arch::SM_90);
             assert!(refusal.contains(says), "{refusal}");
         }
-        let taken = problem("batch=1,context=64,q_heads=128,dtype=bf16,kv_dtype=fp8_e4m3");
-        assert!(configured::<AttentionMla>(&taken, Arch::OLDEST).is_ok());
+        let supported =
+            problem("batch=1,context=64,q_heads=128,dtype=bf16,kv_dtype=fp8_e4m3");
+        assert!(configured::<AttentionMla>(&supported, Arch::OLDEST).is_ok());
         let long = problem("batch=1,context=2147483648,q_heads=1,dtype=bf16");
         let refusal = refusal::<AttentionMla>(&long, Arch::SM_90);
         assert!(refusal.contains("context below 2147483648"));
@@ -290,14 +295,14 @@ mod tests {
         let launch = &split.launches[0];
         assert_eq!((launch.grid, launch.block), ([131, 1, 1], [256, 1, 1]));
         assert_eq!(launch.bytes_in_flight, 3 * 32 * 1152);
-        // Pieces of 32 bytes each leave 16 rows of 512 values, a maximum and a sum, and
-        // sequences that are shared a ticket of 4 bytes: all 32.
-        let pieces = split.scratch[0].bytes() / 32;
-        let slots = split.scratch[3].bytes() / 4;
-        assert_eq!(pieces, slots);
-        let partials = slots * 16 * (512 + 2) * 4;
-        assert_eq!(split.extra_bytes, Some(pieces * 32 + 2 * (partials + 32 * 4)));
-        // A whole sequence for each block leaves none.
+        // Splits of 32 bytes each have partial results of 16 rows of 512 values, a maximum
+        // and a sum, and sequences that are shared a ticket of 4 bytes: all 32.
+        let splits = split.scratch[0].bytes() / 32;
+        let tickets = split.scratch[3].bytes() / 4;
+        assert_eq!(splits, tickets);
+        let partials = tickets * 16 * (512 + 2) * 4;
+        assert_eq!(split.extra_bytes, Some(splits * 32 + 2 * (partials + 32 * 4)));
+        // A whole sequence for each block has no partial results.
         let whole = problem("batch=4,context=32,q_heads=16,dtype=bf16");
         let plan = plan::<AttentionMla>(&whole, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.extra_bytes, Some(4 * 32));

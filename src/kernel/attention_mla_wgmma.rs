@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
 use super::tensor_map::TensorMap;
@@ -23,22 +23,22 @@ const LEAST_ROWS: u64 = 33;
 const MAX_NEW_TOKENS: u64 = 16;
 /// Tokens of a tile.
 const TILE_TOKENS: u32 = 64;
-/// Tokens of the smallest box, which a request's last tile is made of.
+/// Tokens of the smallest box; a request's last tile is copied in these.
 const LEAST_BOX: u32 = 8;
-/// Columns of a panel, which a box has: 128 bytes.
+/// Columns of a panel, and of a box: 128 bytes.
 const PANEL_COLUMNS: u32 = 64;
 /// Width of queries and keys.
 const KEY_DIM: u64 = 576;
 /// Width of values and outputs.
 const VALUE_DIM: u64 = 512;
-/// Places for tiles.
-const PLACES: u32 = 2;
-/// Tiles of records that L2 is asked for before they are read.
+/// Stages of the ring, of one tile each.
+const STAGES: u32 = 2;
+/// Tiles of records that are prefetched into L2 before they are read.
 const TILES_AHEAD: u32 = 2;
 /// Bytes of a tile, and of a block's queries.
 const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
-const SHARED_BYTES: u32 = (1 + PLACES) * TILE_BYTES;
+const SHARED_BYTES: u32 = (1 + STAGES) * TILE_BYTES;
 
 /// Names of the tensor maps: the queries, and the cache in boxes of a tile's tokens or a
 /// page's, and in the smallest boxes.
@@ -66,7 +66,7 @@ const fn rows(p: &MlaDecode) -> u64 {
     p.q_heads * p.new_tokens
 }
 
-/// Whether the cache has records whose numbers are converted, rather than copied in boxes.
+/// Whether the cache has records whose elements are converted, rather than copied in boxes.
 fn converts(p: &MlaDecode) -> bool {
     p.kv_dtype.is_scaled()
 }
@@ -76,7 +76,7 @@ fn row_tiles(p: &MlaDecode) -> u32 {
     rows(p).div_ceil(ROWS.into()) as u32
 }
 
-/// Latent attention of few new tokens to a cache, by products of warpgroups.
+/// Latent attention of few new tokens to a cache, with wgmma.
 pub(super) struct AttentionMlaWgmma {
     p: MlaDecode,
     /// The macros that choose the formats of queries and of the cache.
@@ -93,11 +93,11 @@ impl HostHalf for AttentionMlaWgmma {
     fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
         let other = "use `attention_mla`";
         refuse_unless(arch == Arch::SM_90, || {
-            format!("sm_90a, which has products by warpgroup, not {arch}; {other}")
+            format!("sm_90a, which has wgmma, not {arch}; {other}")
         })?;
         let formats = element(p.dtype).zip(cached_latents(p.kv_dtype, p.dtype));
         let (element, cached) = formats.ok_or_else(|| {
-            takes(format!(
+            supports(format!(
                 "a cache in the format of queries, bf16 or f16, or in fp8_e4m3 with dtype = \
                  bf16, not kv_dtype = {} with dtype = {}; use one of those",
                 p.kv_dtype, p.dtype
@@ -159,24 +159,24 @@ impl HostHalf for AttentionMlaWgmma {
         };
         Plan {
             tensor_maps: tensor_maps(&p),
-            ..division.plan(launch, bytes_in_flight(&p), bytes_behind(&p))
+            ..division.plan(launch, bytes_in_flight(&p), bytes_after_ends(&p))
         }
     }
 }
 
-/// Bytes that a block awaits: a tile while one is used, or those that L2 is asked for.
-/// Blocks that divide rows await the same.
+/// Bytes that a block has in flight: a tile while one is used, or those that are
+/// prefetched into L2.
 fn bytes_in_flight(p: &MlaDecode) -> u64 {
-    let tiles = if converts(p) { TILES_AHEAD } else { PLACES - 1 };
+    let tiles = if converts(p) { TILES_AHEAD } else { STAGES - 1 };
     u64::from(tiles * TILE_TOKENS) * p.record_bytes()
 }
 
-/// Bytes behind the ends of requests that the smallest boxes take along.
-fn bytes_behind(p: &MlaDecode) -> u64 {
+/// Bytes after the ends of requests that the smallest boxes copy too.
+fn bytes_after_ends(p: &MlaDecode) -> u64 {
     if converts(p) {
         return 0;
     }
-    let behind = |request| {
+    let after_end = |request| {
         let length = p.length(request);
         let end = length.next_multiple_of(LEAST_BOX.into());
         match p.layout {
@@ -184,7 +184,7 @@ fn bytes_behind(p: &MlaDecode) -> u64 {
             KvLayout::Paged { .. } => end - length,
         }
     };
-    p.record_bytes() * (0..p.batch).map(behind).sum::<u64>()
+    p.record_bytes() * (0..p.batch).map(after_end).sum::<u64>()
 }
 
 /// The queries; and, unless its records are converted, the cache in boxes of a tile's
@@ -246,10 +246,9 @@ mod tests {
 
     #[test]
     fn a_block_fits_an_sm() {
-        // What the kernel declares itself, rounded up to where a tile may begin, and
-        // what the hardware reserves.
-        let shared_bytes = SHARED_BYTES + 4096 + 1024;
-        assert!(shared_bytes <= h100().shared_bytes_per_block);
+        // What the kernel declares itself, rounded up to where a tile may begin.
+        let shared_bytes = SHARED_BYTES + 4096;
+        assert!(shared_bytes <= Arch::SM_90.limits().shared_bytes_of_block(1));
         let plain = problem("batch=8,context=4096,q_heads=64,dtype=bf16");
         let launch = &plan::<AttentionMlaWgmma>(&plain, &h100()).launches[0];
         assert_eq!((launch.grid, launch.block), ([128, 1, 1], [384, 1, 1]));
@@ -316,20 +315,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_smallest_boxes_take_along_is_extra_traffic() {
-        let behind = |rest: &str| {
+    fn what_the_smallest_boxes_copy_after_ends_is_extra_traffic() {
+        let after_ends = |rest: &str| {
             let rest = format!("batch=2,q_heads=64,dtype=bf16,{rest}");
-            bytes_behind(&operation(&problem(&rest)))
+            bytes_after_ends(&operation(&problem(&rest)))
         };
-        assert_eq!(behind("context=64"), 0);
+        assert_eq!(after_ends("context=64"), 0);
         // What is outside of the tensor is not read.
-        assert_eq!(behind("context=65"), 0);
-        assert_eq!(behind("context=65,layout=paged8"), 2 * 7 * 1152);
-        assert_eq!(behind("context=72,layout=paged64"), 0);
+        assert_eq!(after_ends("context=65"), 0);
+        assert_eq!(after_ends("context=65,layout=paged8"), 2 * 7 * 1152);
+        assert_eq!(after_ends("context=72,layout=paged64"), 0);
     }
 
     #[test]
-    fn refusals_say_what_is_taken() {
+    fn refusals_say_what_is_supported() {
         for (rest, says) in [
             ("q_heads=64,dtype=f32", "bf16 or f16"),
             ("q_heads=64,dtype=f16,kv_dtype=fp8_e4m3", "with dtype = bf16"),
@@ -352,7 +351,7 @@ mod tests {
         assert!(configured::<AttentionMlaWgmma>(&problem(odd), Arch::SM_90).is_ok());
         for arch in [Arch::SM_80, Arch::SM_120] {
             let refusal = refusal::<AttentionMlaWgmma>(&usual, arch);
-            assert!(refusal.contains("sm_90a, which"), "{refusal}");
+            assert!(refusal.contains("sm_90a, which has wgmma"), "{refusal}");
         }
     }
 

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use crate::op::PrefillAttention;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -13,8 +13,6 @@ use crate::toolchain::{Arch, Defines, Target};
 const WARPS: u64 = 4;
 /// Most tiles of keys or values in shared memory.
 const MAX_STAGES: u64 = 6;
-/// Shared memory that the system takes of each block.
-const RESERVED_BYTES: u64 = 1024;
 /// Bytes of keys and values that heads which run together may have, so that
 /// they stay in L2 from the first block that reads them to the last. Half of
 /// what the smallest data-centre GPUs have.
@@ -38,7 +36,7 @@ struct PrefillParams {
     unused: u32,
 }
 
-/// How blocks are cut.
+/// The tiles of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
     /// Tokens of a block.
@@ -56,15 +54,14 @@ struct Shape {
 impl Shape {
     /// Blocks of `rows` tokens. Tiles have 64 keys, but 48 where outputs of
     /// 32 x 128 in a warp leave no registers for more scores, and 32 where
-    /// shared memory holds no two tiles.
+    /// shared memory has no room for two tiles.
     fn new(rows: u64, head_dim: u64, arch: Arch) -> Self {
         let (resident, keys) = match (rows, head_dim) {
             (128, 128) => (2, 48),
             (64, 64) => (3, 64),
             _ => (2, 64),
         };
-        let share =
-            u64::from(Target::new(arch, 1).shared_bytes_per_sm) / resident - RESERVED_BYTES;
+        let share = u64::from(arch.limits().shared_bytes_of_block(resident as u32));
         let with_keys = |keys| {
             let stages = (share / (2 * head_dim)).saturating_sub(rows) / keys;
             Shape { rows, keys, stages: stages.min(MAX_STAGES), resident, head_dim }
@@ -87,8 +84,7 @@ impl Shape {
         p.new_tokens.div_ceil(self.rows) * p.q_heads * p.batch
     }
 
-    /// Time that a problem takes on `sms` SMs, in no particular unit: what the
-    /// SM with the most blocks does.
+    /// Relative time of a problem on `sms` SMs: that of the SM with the most blocks.
     fn time(&self, p: &PrefillAttention, sms: u64) -> u64 {
         // With 16 rows of a warp instead of 32, an operand from shared memory
         // serves half as many products: half as slow again.
@@ -97,7 +93,7 @@ impl Shape {
     }
 }
 
-/// The shape that takes the least time on a usual GPU of the architecture.
+/// The shape with the least time on a typical GPU of the architecture.
 fn best_shape(p: &PrefillAttention, arch: Arch) -> Shape {
     let tall = Shape::new(128, p.head_dim, arch);
     let flat = Shape::new(64, p.head_dim, arch);
@@ -129,16 +125,22 @@ impl HostHalf for AttentionPrefill {
 
     fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
-            takes(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
         })?;
         refuse_unless(p.kv_dtype == p.dtype, || {
-            format!("kv_dtype = dtype, not {} beside {}; use {1}", p.kv_dtype, p.dtype)
+            format!(
+                "kv_dtype = dtype, not {} with dtype = {}; use {1}",
+                p.kv_dtype, p.dtype
+            )
         })?;
         refuse_unless(matches!(p.head_dim, 64 | 128), || {
             format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
         })?;
+        refuse_unless(p.v_head_dim == p.head_dim, || {
+            format!("v_head_dim = head_dim, not {}; use {}", p.v_head_dim, p.head_dim)
+        })?;
         refuse_unless(p.window == 0, || {
-            format!("all of the context, no window = {}; use 0", p.window)
+            format!("the whole context, not window = {}; use 0", p.window)
         })?;
         let most = 1 << 30;
         refuse_unless(p.context() <= most, || {
@@ -187,7 +189,7 @@ impl HostHalf for AttentionPrefill {
         );
         Plan {
             // Blocks of tokens read keys and values again, through L2 where it
-            // holds them.
+            // they fit.
             extra_bytes: None,
             ..Plan::of(Launch {
                 shared_bytes: shape.shared_bytes() as u32,
@@ -219,13 +221,11 @@ mod tests {
     #[test]
     fn every_shape_fits_every_architecture() {
         for arch in ARCHS {
-            let target = Target::new(arch, 1);
             for (rows, head_dim) in [(64, 64), (64, 128), (128, 64), (128, 128)] {
                 let shape = Shape::new(rows, head_dim, arch);
                 assert!(shape.stages >= 2, "{arch} {shape:?}");
-                let block = shape.shared_bytes() + RESERVED_BYTES;
-                assert!(block * shape.resident <= target.shared_bytes_per_sm.into());
-                assert!(shape.shared_bytes() <= target.shared_bytes_per_block.into());
+                let most = arch.limits().shared_bytes_of_block(shape.resident as u32);
+                assert!(shape.shared_bytes() <= most.into());
             }
         }
     }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn plan_of_a_chunk_behind_a_prefix() {
+    fn plan_of_a_chunk_after_a_prefix() {
         let text = "batch=2,prefix=100,new_tokens=130,q_heads=6,kv_heads=2,head_dim=128,\
                     dtype=bf16";
         let bound = Bound::new(1, 0, [("k", 256), ("v", 512), ("q", 768), ("o", 1024)]);
@@ -288,15 +288,15 @@ mod tests {
         let of = "batch=1,new_tokens=4,q_heads=1,kv_heads=1";
         assert_eq!(
             why(&format!("{of},head_dim=64,dtype=f32")),
-            "the CUDA kernel takes dtype = bf16 or f16, not f32; use one of those"
+            "the CUDA kernel supports dtype = bf16 or f16, not f32; use one of those"
         );
         assert_eq!(
             why(&format!("{of},head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3")),
-            "the CUDA kernel takes kv_dtype = dtype, not fp8_e4m3 beside bf16; use bf16"
+            "the CUDA kernel supports kv_dtype = dtype, not fp8_e4m3 with dtype = bf16; use bf16"
         );
         assert_eq!(
             why(&format!("{of},head_dim=96,dtype=bf16")),
-            "the CUDA kernel takes head_dim = 64 or 128, not 96; use one of those"
+            "the CUDA kernel supports head_dim = 64 or 128, not 96; use one of those"
         );
         let far = "batch=1,prefix=2000000000,new_tokens=4,q_heads=1,kv_heads=1,head_dim=64";
         assert!(why(&format!("{far},dtype=f16")).contains("contexts up to 1073741824"));

@@ -2,8 +2,8 @@
 
 use super::tensor_map::EncodedTensorMap;
 
-/// What the parameter struct of a launch is made from: for one rotation slot, where the
-/// problem's tensors lie, the plan's scratch buffers and its encoded tensor maps.
+/// What the parameter struct of a launch is made from: for one rotation slot, the addresses
+/// of the problem's tensors and of the plan's scratch buffers, and encoded tensor maps.
 ///
 /// Tensors have the names of [`Tensor::name`](crate::op::Tensor::name) in
 /// [`Problem::tensors`](crate::op::Problem::tensors), scratch buffers those of

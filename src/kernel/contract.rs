@@ -1,5 +1,5 @@
-//! What a CUDA kernel is to the rest of the program: a source, and a host half that takes
-//! a problem once and from then on knows how it is compiled and launched.
+//! The contract of a CUDA kernel with the rest of the program: a source, and a host half
+//! that is configured once for a problem and says how it is compiled and launched.
 
 use std::fmt;
 
@@ -22,8 +22,8 @@ pub(super) trait HostHalf: Sized + Send + Sync + 'static {
     /// See [`Kernel::memory_bound`].
     const MEMORY_BOUND: bool;
 
-    /// Takes a problem apart for an architecture. Kernels are compiled where there is no
-    /// GPU, so nothing here depends on the size of one.
+    /// Decides everything about a problem on an architecture. Kernels are compiled on
+    /// machines without a GPU, so nothing here depends on the size of one.
     ///
     /// # Errors
     /// Why the kernel does not run the problem, and what it would run.

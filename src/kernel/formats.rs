@@ -22,7 +22,7 @@ pub(super) fn cached(kv_dtype: DType, dtype: DType) -> Option<&'static str> {
     }
 }
 
-/// The same for cached latents, whose records of fp8_e4m3 have numbers in bf16 too.
+/// The same for cached latents, whose records in fp8_e4m3 have elements in bf16 too.
 pub(super) fn cached_latents(kv_dtype: DType, dtype: DType) -> Option<&'static str> {
     match (kv_dtype, dtype) {
         (DType::Fp8E4m3, DType::Bf16) => Some("CACHED_E4M3"),

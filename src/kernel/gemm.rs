@@ -1,11 +1,11 @@
-//! Host half of `kernels/gemm.cu`: which tile, in how many splits.
+//! Host half of `kernels/gemm.cu`: which tile, and how many splits of k.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan, Scratch};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use crate::op::{Gemm, Problem};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -24,7 +24,7 @@ struct GemmParams {
     splits: u32,
 }
 
-/// A tile of C and how its block works on it.
+/// A tile of C, and how a block computes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tile {
     m: u64,
@@ -35,8 +35,8 @@ struct Tile {
     resident: u64,
 }
 
-/// From the one that reads its operands the fewest times to the one that
-/// leaves no row empty when there are few. Warps have 64 x 64 where they can:
+/// From the one that reads its operands the fewest times to the one that has no
+/// empty rows when there are few. Warps compute 64 x 64 where possible:
 /// four times as many FLOPs per byte of shared memory as 16 x 16.
 const TILES: [Tile; 4] = [
     Tile { m: 128, n: 256, warps_m: 2, warps_n: 4, resident: 1 },
@@ -45,26 +45,25 @@ const TILES: [Tile; 4] = [
     Tile { m: 16, n: 128, warps_m: 1, warps_n: 4, resident: 2 },
 ];
 
-/// Most parts that k is split into.
+/// Most splits of k.
 const MAX_SPLITS: u64 = 16;
-/// Most stages: more than that is no longer waited for.
+/// Most stages: with these, loads arrive before they are waited for.
 const MAX_STAGES: u64 = 6;
-/// Shared memory that a block has beside the ring of stages: the system's 1024
-/// bytes, and the kernel's own.
-const RESERVED_BYTES: u64 = 1024 + 256;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 256;
 
-/// What an SM does in a clock, roughly, on all architectures: enough to
-/// compare tiles of the same problem with each other.
+/// Rough rates of an SM per clock on all architectures: enough to compare tiles of the
+/// same problem with each other.
 mod nominal {
     /// Multiply-adds of 16-bit operands on tensor cores.
     pub const MULTIPLY_ADDS: f64 = 1024.0;
     /// Bytes to and from shared memory.
     pub const SHARED_BYTES: f64 = 128.0;
-    /// Bytes from L2, when all SMs ask for some.
+    /// Bytes from L2, when all SMs load.
     pub const L2_BYTES: f64 = 40.0;
-    /// Its part of the bytes from DRAM; others do not take what it leaves.
+    /// Its share of the bytes from DRAM; other SMs cannot use what it leaves.
     pub const DRAM_BYTES: f64 = 14.0;
-    /// Clocks from asking L2 or DRAM to having.
+    /// Clocks of a load from L2 or DRAM.
     pub const LATENCY: f64 = 800.0;
     /// Clocks of a block before its first and after its last step.
     pub const START_AND_END: f64 = 2000.0;
@@ -82,9 +81,8 @@ impl Tile {
     /// Columns of a step and number of stages: 64 columns, a whole line of
     /// memory, where three stages of them fit.
     fn depth(&self, arch: Arch) -> (u64, u64) {
-        let target = Target::new(arch, 1);
-        let share = u64::from(target.shared_bytes_per_sm) / self.resident - RESERVED_BYTES;
-        let most = share.min(u64::from(target.shared_bytes_per_block) - RESERVED_BYTES);
+        let share = arch.limits().shared_bytes_of_block(self.resident as u32);
+        let most = u64::from(share - STATIC_SHARED_BYTES);
         let stages = |columns| (most / self.stage_bytes(columns)).min(MAX_STAGES);
         if stages(64) >= 3 { (64, stages(64)) } else { (32, stages(32)) }
     }
@@ -93,14 +91,13 @@ impl Tile {
         p.m.div_ceil(self.m) * p.n.div_ceil(self.n)
     }
 
-    /// Bytes of the accumulators that all blocks leave behind, none where each
-    /// finishes its tile.
+    /// Bytes of the partial sums of all blocks; 0 where each block finishes its tile.
     fn partial_bytes(&self, p: &Gemm, splits: u64) -> u64 {
         if splits == 1 { 0 } else { 4 * self.m * self.n * self.tiles(p) * splits }
     }
 
-    /// Clocks that a problem takes on `sms` SMs, roughly: the SM with the most
-    /// blocks decides, unless DRAM does.
+    /// Rough clocks of a problem on `sms` SMs: those of the SM with the most blocks, or of
+    /// DRAM.
     fn clocks(&self, p: &Gemm, splits: u64, arch: Arch, sms: u64) -> f64 {
         let (columns, stages) = self.depth(arch);
         let blocks = self.tiles(p) * splits;
@@ -132,13 +129,13 @@ impl Tile {
                 + splits as f64 * of_block.max(nominal::LATENCY * batches)
         };
         let sm = steps * (busiest * step).max(waves * alone);
-        // The larger hides the smaller, but never wholly.
+        // The smaller overlaps with the larger, but not completely.
         sm.max(dram) + 0.1 * sm.min(dram) + waves * nominal::START_AND_END + add
     }
 
-    /// How many parts of k to make on `sms` SMs, and the clocks that takes. One
-    /// where tiles alone keep them busy: parts on their way through memory
-    /// cost more than a last wave that is not full.
+    /// How many splits of k to use on `sms` SMs, and the clocks that it takes. One
+    /// where tiles alone keep the SMs busy: partial sums through memory cost more
+    /// than a last wave that is not full.
     fn best_splits(&self, p: &Gemm, arch: Arch, sms: u64) -> (u64, f64) {
         let (columns, _) = self.depth(arch);
         let busy = self.tiles(p) >= sms;
@@ -150,7 +147,7 @@ impl Tile {
     }
 }
 
-/// The tile that takes the fewest clocks on a usual GPU of the architecture.
+/// The tile with the fewest clocks on a typical GPU of the architecture.
 fn best_tile(p: &Gemm, arch: Arch) -> Tile {
     let clocks = |tile: &Tile| tile.best_splits(p, arch, arch.usual_sms().into()).1;
     TILES.into_iter().min_by(|a, b| clocks(a).total_cmp(&clocks(b))).unwrap_or(TILES[0])
@@ -173,7 +170,7 @@ impl HostHalf for TiledGemm {
 
     fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
-            takes(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
         })?;
         refuse_unless(p.w_dtype == p.dtype, || {
             format!("weights in the dtype of activations, not w_dtype = {}", p.w_dtype)
@@ -229,8 +226,8 @@ impl HostHalf for TiledGemm {
                 Scratch::unset("partials", tile.partial_bytes(&p, splits).max(16)),
                 Scratch::zeros("tickets", 4 * tile.tiles(&p)),
             ],
-            // Tiles read A and B again, and splits pass their parts on, all through
-            // L2 where it holds them.
+            // Tiles read A and B again, and splits combine their partial sums, all through
+            // L2 where they fit.
             extra_bytes: None,
             ..Plan::of(Launch {
                 shared_bytes: (stages * tile.stage_bytes(columns)) as u32,
@@ -262,14 +259,13 @@ mod tests {
     #[test]
     fn every_tile_fits_every_architecture() {
         for arch in ARCHS {
-            let target = Target::new(arch, 1);
             for tile in TILES {
                 let (columns, stages) = tile.depth(arch);
                 assert!(stages >= 3, "{arch} {tile:?}");
                 let ring = stages * tile.stage_bytes(columns);
-                assert!(ring <= (target.shared_bytes_per_block).into());
-                let block = ring + RESERVED_BYTES;
-                assert!(block * tile.resident <= target.shared_bytes_per_sm.into());
+                let block = ring + u64::from(STATIC_SHARED_BYTES);
+                let most = arch.limits().shared_bytes_of_block(tile.resident as u32);
+                assert!(block <= most.into(), "{arch} {tile:?}");
                 // The tile of C passes through the ring.
                 assert!(2 * tile.m * tile.n <= ring);
             }
@@ -283,7 +279,7 @@ mod tests {
         assert_eq!(best_tile(&operation(&problem(1, 128, 64)), Arch::SM_80).m, 16);
     }
 
-    /// Decode's projections have few tiles: splits give every SM a part.
+    /// Decode's projections have few tiles: with splits every SM has work.
     #[test]
     fn splits_keep_sms_busy() {
         for arch in ARCHS {
@@ -328,11 +324,11 @@ mod tests {
         let why = |text: &str| refusal::<TiledGemm>(text, Arch::SM_90);
         assert_eq!(
             why("gemm:m=1,n=1,k=8,dtype=int8"),
-            "the CUDA kernel takes dtype = bf16 or f16, not int8; use one of those"
+            "the CUDA kernel supports dtype = bf16 or f16, not int8; use one of those"
         );
         assert_eq!(
             why("gemm:m=1,n=1,k=100,dtype=f16"),
-            "the CUDA kernel takes k in multiples of 8, not 100; use 104"
+            "the CUDA kernel supports k in multiples of 8, not 100; use 104"
         );
         assert!(why("gemm:m=1,n=2000000000,k=8,dtype=f16").contains("up to 1073741824"));
         assert!(

@@ -1,5 +1,5 @@
 //! Host half of `kernels/gemm_skinny.cu`, and what it shares with that of
-//! `kernels/moe_gemm.cu`: how weights are divided and pass through shared memory.
+//! `kernels/moe_gemm.cu`: how weights are divided among blocks and staged in shared memory.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -7,8 +7,8 @@ use super::bound::Bound;
 use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan, Scratch};
-use super::refusal::{Refusal, refuse_unless, takes};
-use super::split::{Piece, WorkList};
+use super::refusal::{Refusal, refuse_unless, supports};
+use super::split::{Split, WorkList};
 use crate::format::DType;
 use crate::op::Gemm;
 use crate::toolchain::{Arch, Defines, Target};
@@ -16,8 +16,8 @@ use crate::weights;
 
 /// Most rows of activations that a block multiplies.
 pub(super) const MAX_TOKENS: u64 = 64;
-/// Most rows of activations; quantised weights have no other kernel, though with many
-/// rows the tensor cores bind, and this one does not spare them.
+/// Most rows of activations. Quantized weights have no other kernel, though with many rows
+/// the kernel is compute bound and does not use the tensor cores well.
 const MAX_ROWS: u64 = 4096;
 /// Largest n and k.
 const MAX_EXTENT: u64 = 1 << 28;
@@ -25,15 +25,14 @@ const MAX_EXTENT: u64 = 1 << 28;
 const WARP_ROWS: u64 = 32;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
-/// Shared memory that every block takes beside the ring: what the kernel declares
-/// itself, and what the hardware reserves.
-const OTHER_SHARED_BYTES: u32 = 256 + 1024;
+/// Shared memory that the kernels declare themselves, at most.
+const STATIC_SHARED_BYTES: u32 = 256;
 
-/// What a problem calls the tensors of a product with weights.
+/// The problem's names of the tensors of a product with weights.
 pub(super) struct MatrixNames {
     pub x: &'static str,
     pub weights: &'static str,
-    /// Not there where weights have no scales.
+    /// Absent where weights have no scales.
     pub scales: &'static str,
     pub y: &'static str,
 }
@@ -56,7 +55,8 @@ pub(super) struct Matrices {
 }
 
 impl Matrices {
-    /// Where the tensors of these names and the scratch buffers of a [`Division`] lie.
+    /// The addresses of the tensors of these names and of the scratch buffers of a
+    /// [`Division`].
     pub fn new(bound: &Bound, names: &MatrixNames, n: u64, k: u64) -> Self {
         Matrices {
             weights: bound.tensor(names.weights),
@@ -81,7 +81,7 @@ struct SkinnyParams {
     row_tiles: u32,
 }
 
-/// How a block's stages lie in shared memory, and how many.
+/// The stages of a block in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ring {
     /// Activations' rows of a block, with padding.
@@ -102,7 +102,7 @@ impl Ring {
     /// For blocks of up to so many rows of activations, at most [`MAX_TOKENS`].
     ///
     /// Two blocks share an SM, so that one streams while the other begins or ends a
-    /// piece. With many rows it is one with as many warps: the activations pass through
+    /// split. With many rows it is one with as many warps: the activations pass through
     /// L2 for each block, and would take more of its bandwidth than the weights.
     pub fn new(tokens: u64, w_dtype: DType, arch: Arch) -> Self {
         let tokens = tokens.next_multiple_of(8) as u32;
@@ -113,10 +113,9 @@ impl Ring {
         let scale_bytes = if w_dtype == DType::Int4 { 2 * rows } else { 0 };
         let stage_bytes = weight_bytes + 2 * tokens * columns + scale_bytes;
 
-        let target = Target::new(arch, 1);
-        let share = (target.shared_bytes_per_sm / blocks_per_sm)
-            .min(target.shared_bytes_per_block + 1024);
-        let stages = ((share - OTHER_SHARED_BYTES) / stage_bytes).min(MAX_STAGES);
+        let share =
+            arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+        let stages = (share / stage_bytes).min(MAX_STAGES);
         Ring { tokens, warps, blocks_per_sm, stages, weight_bytes, stage_bytes }
     }
 
@@ -133,7 +132,7 @@ impl Ring {
         self.stages * self.stage_bytes
     }
 
-    /// Weights that a block has asked for: all stages but the one that is multiplied.
+    /// Bytes of weights in flight: all stages but the one that is multiplied.
     pub fn bytes_in_flight(&self) -> u64 {
         u64::from((self.stages - 1) * self.weight_bytes)
     }
@@ -159,8 +158,8 @@ fn stage_columns(w_dtype: DType) -> u64 {
     }
 }
 
-/// Columns at whose multiples pieces begin: as many as keep lines of memory, two sectors,
-/// and groups with a scale whole.
+/// Splits begin at multiples of these columns, which keep two sectors of memory and groups
+/// with a scale whole.
 fn unit_columns(w_dtype: DType) -> u64 {
     match w_dtype {
         DType::Int4 => weights::GROUP_COLUMNS,
@@ -177,10 +176,10 @@ pub(super) struct MatrixFormats {
 }
 
 impl MatrixFormats {
-    /// Refuses formats and extents of matrices that the kernels do not take.
+    /// The macros, or a refusal of formats and extents that the kernels do not support.
     pub fn new(dtype: DType, w_dtype: DType, n: u64, k: u64) -> Result<Self, Refusal> {
         let element = element(dtype).ok_or_else(|| {
-            takes(format!("dtype = bf16 or f16, not {dtype}; use one of those"))
+            supports(format!("dtype = bf16 or f16, not {dtype}; use one of those"))
         })?;
         let weight = match w_dtype {
             DType::Fp8E4m3 => "WEIGHT_E4M3",
@@ -188,7 +187,7 @@ impl MatrixFormats {
             DType::Int4 => "WEIGHT_INT4",
             same if same == dtype => "WEIGHT_16",
             DType::F32 | DType::Bf16 | DType::F16 => {
-                return Err(takes(format!(
+                return Err(supports(format!(
                     "weights in the dtype of activations, fp8_e4m3, int8 or int4, not w_dtype \
                      = {w_dtype} with dtype = {dtype}; use one of those"
                 )));
@@ -220,9 +219,9 @@ pub(super) fn refuse_activations(rows: u64, k: u64) -> Result<(), Refusal> {
 pub(super) struct Division {
     ring: Ring,
     list: WorkList,
-    /// Blocks that share the pieces of a block of the list.
+    /// Blocks that share the splits of a block of the list.
     sharers: u32,
-    /// Bytes that pieces leave for each other, those of every sharer.
+    /// Bytes of the partial results of all splits and sharers.
     partial_bytes: u64,
 }
 
@@ -240,29 +239,29 @@ impl Division {
         let blocks = (target.sms * ring.blocks_per_sm / sharers).max(1);
         let columns = vec![0..k as u32; sets.len()];
         let unit = unit_columns(w_dtype) as u32;
-        // Stages pass from piece to piece without a pause.
+        // The ring stays full from one split to the next.
         let list = WorkList::new(&columns, row_tiles, unit, blocks, 0);
-        let of_piece = |piece: &Piece| {
-            let rows = (n - u64::from(piece.head) * ring.tile_rows()).min(ring.tile_rows());
-            rows.next_multiple_of(4) * sets[piece.request as usize] * 4
+        let of_split = |split: &Split| {
+            let rows = (n - u64::from(split.head) * ring.tile_rows()).min(ring.tile_rows());
+            rows.next_multiple_of(4) * sets[split.request as usize] * 4
         };
-        let shared = list.pieces.iter().filter(|piece| piece.splits > 1);
-        let partial_bytes = shared.map(of_piece).sum();
+        let shared = list.splits.iter().filter(|split| split.count > 1);
+        let partial_bytes = shared.map(of_split).sum();
         Division { ring, list, sharers, partial_bytes }
     }
 
     /// The scratch buffers of a divided product.
     pub fn scratch(&self) -> Vec<Scratch> {
-        let slot = self.ring.tile_rows() * u64::from(self.ring.tokens) * 4;
+        let partial_bytes = self.ring.tile_rows() * u64::from(self.ring.tokens) * 4;
         let sharers = u64::from(self.sharers);
         vec![
             self.list.scratch(),
-            Scratch::unset("partials", self.list.slots_bytes(slot * sharers)),
+            Scratch::unset("partials", self.list.partials_bytes(partial_bytes * sharers)),
             self.list.tickets(4 * sharers),
         ]
     }
 
-    /// What dividing adds to the traffic where nobody shares pieces.
+    /// What dividing adds to the traffic where blocks do not share splits.
     pub fn extra_bytes(&self) -> u64 {
         self.list.extra_bytes(0, 4) + 2 * self.partial_bytes
     }
@@ -274,7 +273,7 @@ impl Division {
     pub fn launch(&self, entry: &'static str, params: Params) -> Launch {
         Launch {
             shared_bytes: self.ring.shared_bytes(),
-            // Those who share pieces read the same.
+            // Blocks that share splits read the same.
             bytes_in_flight: self.ring.bytes_in_flight() / u64::from(self.sharers),
             ..Launch::new(
                 entry,
@@ -337,7 +336,7 @@ impl HostHalf for SkinnyGemm {
         });
         Plan {
             scratch: division.scratch(),
-            // Blocks that divide rows share what they read by way of L2.
+            // Blocks that divide rows share what they read through L2.
             extra_bytes: (row_tiles == 1).then(|| division.extra_bytes()),
             imbalance: division.imbalance(),
             ..Plan::of(division.launch("gemm_skinny", params))
@@ -366,17 +365,16 @@ mod tests {
     #[test]
     fn rings_fit_every_architecture() {
         for arch in ARCHS.map(|arch| arch.parse::<Arch>().unwrap()) {
-            let sm = Target::new(arch, 1);
+            let sm = arch.limits();
             for (w_dtype, tokens) in
                 FORMATS.into_iter().flat_map(|f| (1..=MAX_TOKENS).map(move |m| (f, m)))
             {
                 let ring = Ring::new(tokens, w_dtype, arch);
                 let what = format!("{arch} {w_dtype} {tokens}: {ring:?}");
                 assert!(u64::from(ring.tokens) >= tokens && ring.stages >= 2, "{what}");
-                let block = ring.shared_bytes() + OTHER_SHARED_BYTES;
-                assert!(ring.blocks_per_sm * block <= sm.shared_bytes_per_sm, "{what}");
-                assert!(ring.shared_bytes() + 256 <= sm.shared_bytes_per_block, "{what}");
-                // The kernel turns sums of up to 16 tokens in a stage's place.
+                let block = ring.shared_bytes() + STATIC_SHARED_BYTES;
+                assert!(block <= sm.shared_bytes_of_block(ring.blocks_per_sm), "{what}");
+                // The kernel transposes sums of up to 16 tokens in the memory of a stage.
                 let turned = ring.tokens.min(16) * (ring.tile_rows() as u32 + 4) * 4;
                 assert!(turned <= ring.stage_bytes, "{what}");
                 // Little's law asks 8 KB of an SM on an RTX 5090, the fastest memory
@@ -434,7 +432,7 @@ mod tests {
             "m=64,n=5120,k=25600,dtype=bf16,w_dtype=fp8_e4m3",
         ] {
             let plan = plan_on_h100(text);
-            // A block with two pieces has a unit less.
+            // A block with two splits has a unit less.
             assert!(plan.imbalance < 1.02, "{text}: {}", plan.imbalance);
             // Nearly all SMs take part.
             let resident = if text.starts_with("m=64") { 132 } else { 264 };
@@ -446,18 +444,18 @@ mod tests {
     fn partial_sums_are_extra_traffic() {
         // One tile of 128 rows and one of 72.
         let plan = plan_on_h100("m=3,n=200,k=8192,dtype=bf16");
-        let pieces: Vec<Piece> = match &plan.scratch[0].content {
+        let splits: Vec<Split> = match &plan.scratch[0].content {
             crate::kernel::Content::Bytes(bytes) => bytemuck::pod_collect_to_vec(bytes),
             other => unreachable!("{other:?}"),
         };
-        let rows: u64 = pieces.iter().map(|p| [128, 72][p.head as usize]).sum();
-        assert!(pieces.iter().all(|piece| piece.splits > 1));
-        let list = 32 * pieces.len() as u64;
+        let rows: u64 = splits.iter().map(|p| [128, 72][p.head as usize]).sum();
+        assert!(splits.iter().all(|split| split.count > 1));
+        let list = 32 * splits.len() as u64;
         assert_eq!(plan.extra_bytes, Some(list + 2 * (rows * 3 * 4 + 2 * 4)));
-        // A tile of one unit leaves nothing.
+        // A tile of one unit has no partial results.
         let plan = plan_on_h100("m=3,n=100,k=32,dtype=bf16");
         assert_eq!(plan.extra_bytes, Some(32));
-        // Blocks that share weights share them by way of a cache.
+        // Blocks that share weights share them through a cache.
         let plan = plan_on_h100("m=65,n=100,k=64,dtype=bf16,w_dtype=int8");
         assert_eq!((plan.extra_bytes, plan.launches[0].grid), (None, [2, 1, 1]));
     }
@@ -494,9 +492,9 @@ mod tests {
             let refusal = refusal::<SkinnyGemm>(&problem(text), Arch::SM_90);
             assert!(refusal.contains(says), "{text}: {refusal}");
         }
-        let taken =
+        let supported =
             configured::<SkinnyGemm>(&problem("m=64,n=1,k=8,dtype=f16"), Arch::OLDEST);
-        assert!(taken.is_ok());
+        assert!(supported.is_ok());
         // Which is then the default.
         let default = |text| {
             let problem = problem(text).parse().unwrap();

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use crate::format::DType;
 use crate::op::{KvAppend, Lengths};
 use crate::toolchain::{Arch, Defines, Target};
@@ -13,12 +13,12 @@ use crate::toolchain::{Arch, Defines, Target};
 const THREADS: u32 = 128;
 /// Bytes of one access.
 const VECTOR_BYTES: u64 = 16;
-/// Bytes that an SM should have under way, to cover the latency of DRAM.
+/// Bytes that an SM should have in flight, to cover the latency of DRAM.
 const BYTES_IN_FLIGHT: u64 = 64 << 10;
 /// The kernel counts threads, tokens and what it divides by in 31 bits.
 const MAX_COUNT: u64 = 1 << 31;
 
-/// What the kernel divides by: n / by = n * multiplier >> shift for n below 2^31.
+/// A divisor of the kernel: n / by = n * multiplier >> shift for n below 2^31.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct Divisor {
@@ -57,21 +57,21 @@ struct AppendParams {
     new_tokens: Divisor,
 }
 
-/// Numbers of keys, and as many of values, that a thread appends: a vector in the
+/// Elements of keys, and as many of values, that a thread appends: a vector in the
 /// narrower format.
-fn thread_numbers(p: &KvAppend) -> u64 {
+fn thread_elements(p: &KvAppend) -> u64 {
     VECTOR_BYTES / p.dtype.bytes().min(p.kv_dtype.bytes())
 }
 
 /// Threads of a launch that have something to do.
 fn threads(p: &KvAppend) -> u64 {
-    p.batch * p.new_tokens * p.kv_heads * (p.head_dim / thread_numbers(p))
+    p.batch * p.new_tokens * p.kv_heads * (p.head_dim / thread_elements(p))
 }
 
-/// Blocks that an SM must hold at least: as many as have enough bytes under way.
+/// Blocks that an SM must hold at least: as many as have enough bytes in flight.
 fn blocks_per_sm(p: &KvAppend, arch: Arch) -> u64 {
-    let block_bytes = u64::from(THREADS) * 2 * thread_numbers(p) * p.dtype.bytes();
-    let most = u64::from(Target::new(arch, 1).threads_per_sm / THREADS);
+    let block_bytes = u64::from(THREADS) * 2 * thread_elements(p) * p.dtype.bytes();
+    let most = u64::from(arch.limits().threads_per_sm / THREADS);
     (BYTES_IN_FLIGHT / block_bytes).min(most)
 }
 
@@ -84,7 +84,7 @@ fn format_name(dtype: DType) -> Result<&'static str, Refusal> {
         DType::Fp8E4m3 => Ok("FP8_E4M3"),
         DType::Int8 => Ok("INT8"),
         DType::Int4 => {
-            Err(takes("caches in 8, 16 or 32 bits, not kv_dtype = int4; use int8"))
+            Err(supports("caches in 8, 16 or 32 bits, not kv_dtype = int4; use int8"))
         }
     }
 }
@@ -95,7 +95,7 @@ fn cache_bytes(p: &KvAppend) -> u64 {
     2 * p.kv_dtype.bytes_of(tokens * p.kv_heads * p.head_dim)
 }
 
-/// New keys and values on their way into pages.
+/// An append of new keys and values to pages.
 pub(super) struct AppendToPages {
     p: KvAppend,
     /// Formats of new keys and values, and of the cache.
@@ -121,11 +121,11 @@ impl HostHalf for AppendToPages {
                 p.dtype
             )
         })?;
-        let numbers = thread_numbers(p);
-        refuse_unless(p.head_dim.is_multiple_of(numbers), || {
+        let elements = thread_elements(p);
+        refuse_unless(p.head_dim.is_multiple_of(elements), || {
             format!(
                 "rows of whole {VECTOR_BYTES} bytes, not head_dim = {} of {} for a cache in {}; \
-                 use a multiple of {numbers}",
+                 use a multiple of {elements}",
                 p.head_dim, p.dtype, p.kv_dtype
             )
         })?;
@@ -184,8 +184,8 @@ impl HostHalf for AppendToPages {
                 new_tokens: Divisor::new(p.new_tokens as u32),
             }
         });
-        // What goes into a vector of keys, and the same of values.
-        let read_bytes = thread_numbers(&p) * p.dtype.bytes();
+        // What fits into a vector of keys, and the same of values.
+        let read_bytes = thread_elements(&p) * p.dtype.bytes();
         Plan::of(Launch {
             bytes_in_flight: u64::from(THREADS) * 2 * read_bytes,
             ..Launch::new("kv_append", threads.div_ceil(THREADS), THREADS, params)
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_the_kernel_are_those_of_the_problem() {
+    fn macros_follow_from_the_problem() {
         for (rest, options) in [
             (
                 "new_tokens=1,dtype=bf16,layout=paged16",
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_whole_vectors_and_new_numbers_wide() {
+    fn rows_are_whole_vectors_and_new_elements_wide() {
         for (rest, refusal) in [
             ("head_dim=128,dtype=int8", "new keys and values in 16 or 32 bits"),
             ("head_dim=24,dtype=bf16,kv_dtype=fp8_e4m3", "use a multiple of 16"),

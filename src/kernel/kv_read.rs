@@ -13,8 +13,7 @@ use crate::toolchain::{Arch, Defines, Target};
 const THREADS: u32 = 256;
 /// Blocks that share an SM: with 256 threads each, 64 registers are left.
 const BLOCKS_PER_SM: u32 = 4;
-/// Accesses of 16 bytes that a thread has under way to keys, and as many to
-/// values.
+/// Accesses of 16 bytes that a thread has in flight to keys, and as many to values.
 const UNROLL: u32 = 4;
 /// Bytes of one access.
 const VECTOR_BYTES: u64 = 16;
@@ -40,12 +39,12 @@ fn row_bytes(p: &KvRead) -> u64 {
     p.head_dim * p.dtype.bytes()
 }
 
-/// How a block takes its part of the cache.
+/// What a block reads of the cache at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tile {
     /// Heads of a token in a tile.
     heads: u64,
-    /// Threads side by side that take vectors side by side.
+    /// Adjacent threads that read adjacent vectors.
     strip: u64,
     /// Tokens of a tile.
     tokens: u64,
@@ -54,8 +53,8 @@ struct Tile {
 }
 
 impl Tile {
-    /// All heads, or as many as a pass of the block has room for, where they lie side by
-    /// side, and one where a head's tokens do.
+    /// All heads, or as many as a pass of the block has room for, where a token's heads are
+    /// adjacent, and one head where a head's tokens are.
     fn new(p: &KvRead) -> Self {
         let threads = u64::from(THREADS);
         let row_vectors = row_bytes(p) / VECTOR_BYTES;
@@ -68,8 +67,8 @@ impl Tile {
             }
             _ => (1, row_bytes(p)),
         };
-        // Warps take runs. A thread that serves one head of several steps over whole
-        // tokens.
+        // Warps read consecutive vectors. A thread that reads one head of several steps over
+        // whole tokens.
         let token_vectors = heads * row_vectors;
         let strip = if heads == 1 || WARP.is_multiple_of(token_vectors) {
             WARP
@@ -91,8 +90,8 @@ pub(super) fn page_size(layout: KvLayout) -> u64 {
     }
 }
 
-/// Tokens of a request, or entries of its page table: what lies between one
-/// request and the next.
+/// Tokens of a request, or entries of its page table: the distance from one request to the
+/// next.
 pub(super) fn request_rows(p: &KvRead) -> u32 {
     match p.layout {
         KvLayout::Contiguous => p.context as u32,
@@ -146,11 +145,11 @@ impl HostHalf for ReadCache {
 
     fn plan(&self, target: &Target) -> Plan {
         let ReadCache { p, tile } = *self;
-        // A group of heads is what the list calls a head.
+        // What the list calls a head is a group of heads.
         let groups = KvRead { kv_heads: p.kv_heads / tile.heads, ..p };
         let resident = target.sms * BLOCKS_PER_SM;
         let list = WorkList::of(&groups, |length| 0..length, tile.tokens as u32, resident);
-        let slot_bytes = 4 * tile.heads;
+        let partial_bytes = 4 * tile.heads;
         let params = Params::of(move |bound| KvReadParams {
             k: bound.tensor("k"),
             v: bound.tensor("v"),
@@ -165,10 +164,10 @@ impl HostHalf for ReadCache {
         Plan {
             scratch: vec![
                 list.scratch(),
-                Scratch::unset("partials", list.slots_bytes(slot_bytes)),
+                Scratch::unset("partials", list.partials_bytes(partial_bytes)),
                 list.tickets(4),
             ],
-            extra_bytes: Some(list.extra_bytes(slot_bytes, 4)),
+            extra_bytes: Some(list.extra_bytes(partial_bytes, 4)),
             imbalance: list.imbalance(),
             ..Plan::of(Launch {
                 // A tile of keys and the same of values.

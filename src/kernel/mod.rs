@@ -2,8 +2,8 @@
 //! it is compiled and how it is launched. Plain data and arithmetic, nothing
 //! here needs a GPU: a [`Plan`] is executed by a device, real or virtual.
 //!
-//! A host half takes a problem of its operation once and returns itself configured, or a
-//! [`Refusal`]; its macros and its plan follow from that.
+//! A host half is configured once for a problem of its operation, or returns a [`Refusal`];
+//! its macros and its plan follow from that.
 //!
 //! To add a kernel: `kernels/<name>.cu`, `src/kernel/<name>.rs`, and a line in
 //! [`KERNELS`]. Within the module, imports run one way:
@@ -37,7 +37,7 @@ mod tensor_map;
 
 pub use bound::Bound;
 pub use contract::{Configured, Kernel};
-pub use plan::{Content, Launch, Params, Plan, Scratch};
+pub use plan::{Content, Launch, ParamBytes, Params, Plan, Scratch};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};
 pub use table::KERNELS;

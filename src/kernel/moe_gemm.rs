@@ -1,4 +1,4 @@
-//! Host half of `kernels/moe_gemm.cu`: which rows go with which expert.
+//! Host half of `kernels/moe_gemm.cu`: which rows are multiplied by which expert.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -43,8 +43,8 @@ struct Routed {
 }
 
 impl Routed {
-    /// The rows of each expert that has any, as evenly as can be in as few sets of at
-    /// most [`MAX_TOKENS`] as can be.
+    /// The rows of each expert that has any, in as few sets of at most [`MAX_TOKENS`] rows
+    /// as possible, as even as possible.
     fn new(p: &MoeGemm) -> Self {
         let (mut sets, mut rows) = (Vec::new(), Vec::new());
         let mut repeats = false;
@@ -116,7 +116,7 @@ impl HostHalf for ExpertGemm {
         scratch.extend(lists);
         Plan {
             scratch,
-            // Sets of the same expert share its weights by way of L2.
+            // Sets of the same expert share its weights through L2.
             extra_bytes: (!routed.repeats).then(|| division.extra_bytes() + list_bytes),
             imbalance: division.imbalance(),
             ..Plan::of(division.launch("moe_gemm", params))
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn lists_are_extra_traffic() {
         let target = Target::new(Arch::SM_90, 132);
-        // Four experts of two rows, one piece each.
+        // Four experts of two rows, one split each.
         let text = "tokens=8,experts=4,top_k=1,n=16,k=32,dtype=bf16,routing=balanced";
         let few = plan::<ExpertGemm>(&problem(text), &target);
         assert_eq!(few.extra_bytes, Some(4 * 32 + 4 * 16 + 8 * 4));

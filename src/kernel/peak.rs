@@ -12,9 +12,9 @@ use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
 const THREADS: u32 = 256;
-/// Steps between two looks at the loop counter.
+/// Steps between two tests of the loop counter.
 const UNROLL: u32 = 8;
-/// Numbers of chains that there are entries for, most first.
+/// Chains of a thread or warp that there are entries for, most first.
 const CHAINS: [u32; 4] = [8, 4, 2, 1];
 /// Warps that keep the tensor units of an SM busy when each has some chains.
 const TENSOR_WARPS_PER_SM: u32 = 16;
@@ -31,7 +31,7 @@ struct PeakParams {
     summand: f32,
 }
 
-/// The macro that chooses the operands, where an architecture's unit takes them.
+/// The macro that chooses the operands, where the architecture's unit supports them.
 fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
     let Peak { unit, dtype, steps, .. } = *p;
     let why = match (unit, dtype) {
@@ -39,15 +39,16 @@ fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
         (_, DType::Bf16) => return Ok("OPERAND_BF16"),
         (_, DType::F16) => return Ok("OPERAND_F16"),
         (_, DType::Int4) => {
-            "int4 is a format of weights, and there is no peak of its own; use int8"
-                .to_owned()
+            "int4 is a format of weights, and has no peak of its own; use int8".to_owned()
         }
         (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => format!(
             "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = tensor, \
              or dtype = f32, bf16 or f16"
         ),
         (Unit::Tensor, DType::Fp8E4m3) if arch < Arch::SM_89 => {
-            format!("the tensor units of {arch} do not take fp8_e4m3; sm_89 and later do")
+            format!(
+                "the tensor units of {arch} do not support fp8_e4m3; those of sm_89 and later do"
+            )
         }
         (Unit::Tensor, DType::Fp8E4m3) if matches!(arch.major, 9 | 10) => format!(
             "on {arch} mma.sync turns fp8_e4m3 into f16 first, so its rate is not that of the \
@@ -63,7 +64,7 @@ fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
     Err(Refusal(why))
 }
 
-/// Lanes that one chain of a thread or warp steps at once.
+/// Lanes that one chain of a thread or warp computes at once.
 const fn lanes_per_chain(peak: Peak) -> u32 {
     match (peak.unit, peak.dtype) {
         (Unit::Fma, DType::Bf16 | DType::F16) => 2,
@@ -102,9 +103,9 @@ impl HostHalf for PeakChains {
 
     fn plan(&self, target: &Target) -> Plan {
         let peak = self.peak;
-        // First every place on the GPU gets a chain, then each gets more.
+        // First every thread or warp of the GPU has a chain, then each has more.
         let (places, per_block) = match peak.unit {
-            Unit::Fma => (target.sms * target.threads_per_sm, THREADS),
+            Unit::Fma => (target.sms * target.limits.threads_per_sm, THREADS),
             Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, THREADS / 32),
         };
         let share = peak.lanes.div_ceil(u64::from(places * lanes_per_chain(peak)));
@@ -158,7 +159,7 @@ mod tests {
     fn formats_that_a_unit_lacks_are_refused() {
         let refusal = |text: &str, arch| refusal::<PeakChains>(text, arch);
         let fp8 = "peak:unit=tensor,dtype=fp8_e4m3,lanes=1,steps=2";
-        assert!(refusal(fp8, Arch::SM_80).contains("do not take"));
+        assert!(refusal(fp8, Arch::SM_80).contains("do not support"));
         assert!(refusal(fp8, Arch::SM_90).contains("mma.sync"));
         let odd = "peak:unit=tensor,dtype=int8,lanes=1,steps=3";
         assert!(refusal(odd, Arch::SM_80).contains("even"));

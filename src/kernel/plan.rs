@@ -12,17 +12,16 @@ use super::tensor_map::{EncodedTensorMap, TensorMap};
 pub struct Plan {
     /// Launches that together solve the problem once.
     pub launches: Vec<Launch>,
-    /// Buffers beyond the problem's tensors. One set serves all rotation
-    /// slots, since launches follow one another; what a launch relies on
-    /// finding there it leaves there.
+    /// Buffers beside the problem's tensors. All rotation slots share them, since launches
+    /// follow one another; what a launch expects in them it also leaves in them.
     pub scratch: Vec<Scratch>,
     /// Tensor maps over the problem's tensors, for kernels that copy tiles.
     pub tensor_maps: Vec<TensorMap>,
-    /// Bytes to and from DRAM that the kernel adds to the compulsory ones by
-    /// its own choice; `None` where it depends on caches.
+    /// Bytes to and from DRAM that the kernel moves by its own choice beside the compulsory
+    /// ones; `None` where it depends on caches.
     pub extra_bytes: Option<u64>,
-    /// Work of the busiest block over that of the mean block; 1 where all have the
-    /// same but for a tail.
+    /// Work of the busiest block over that of the mean block; 1 where all have the same,
+    /// apart from a tail.
     pub imbalance: f64,
 }
 
@@ -38,9 +37,9 @@ impl Plan {
         }
     }
 
-    /// The parameter bytes of every launch, in order, for a slot's tensors. `scratch` has
+    /// The parameters of every launch, in order, for a slot's tensors. `scratch` has
     /// the device addresses of [`Plan::scratch`], in order; `encode` makes of each tensor
-    /// map what the hardware takes.
+    /// map what the hardware reads.
     ///
     /// # Errors
     /// Those of `encode`.
@@ -49,14 +48,14 @@ impl Plan {
         tensors: Bound,
         scratch: &[u64],
         mut encode: impl FnMut(&ptxvm::TensorMap) -> Result<EncodedTensorMap, E>,
-    ) -> Result<Vec<Vec<u8>>, E> {
+    ) -> Result<Vec<ParamBytes>, E> {
         let names = self.scratch.iter().map(|scratch| scratch.name);
         let mut bound = tensors.with_scratch(names.zip(scratch.iter().copied()));
         for map in &self.tensor_maps {
             let encoded = encode(&map.over(bound.tensor(map.tensor)))?;
             bound = bound.with_tensor_map(map.name, encoded);
         }
-        Ok(self.launches.iter().map(|launch| launch.params.bytes(&bound)).collect())
+        Ok(self.launches.iter().map(|launch| launch.params.of_slot(&bound)).collect())
     }
 }
 
@@ -75,10 +74,9 @@ pub struct Launch {
     /// Whether the launch may begin while the one before it drains
     /// (programmatic dependent launch).
     pub overlaps_previous: bool,
-    /// Bytes that a block has asked memory for, or given to it, and not yet seen
-    /// arrive, in the middle of its work: what its loads, copies or stores span
-    /// between issue and use. Times the blocks of an SM, it must cover latency
-    /// times bandwidth (Little's law); 0 where memory does not matter.
+    /// Bytes of a block's loads, copies or stores that are in flight in the middle of its
+    /// work. Times the blocks of an SM, they must cover latency times bandwidth (Little's
+    /// law); 0 where memory does not matter.
     pub bytes_in_flight: u64,
     /// Makes the bytes of the kernel's one parameter.
     pub params: Params,
@@ -114,30 +112,52 @@ impl fmt::Debug for Launch {
     }
 }
 
-type MakeBytes = dyn Fn(&Bound) -> Vec<u8> + Send + Sync;
+/// The bytes of a kernel's parameter, and the struct that they were made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamBytes {
+    /// Path of the Rust type, for messages.
+    pub struct_name: &'static str,
+    /// What a launch passes.
+    pub bytes: Vec<u8>,
+}
+
+impl ParamBytes {
+    /// The bytes of a struct that is declared like the kernel's: `#[repr(C)]`, same fields
+    /// in the same order, padding spelled out.
+    pub fn of<P: Pod>(params: &P) -> Self {
+        let bytes = bytemuck::bytes_of(params).to_vec();
+        ParamBytes { struct_name: std::any::type_name::<P>(), bytes }
+    }
+}
+
+type MakeBytes = dyn Fn(&Bound) -> ParamBytes + Send + Sync;
 
 /// Makes the bytes of a kernel's parameter for a slot.
 pub struct Params(Box<MakeBytes>);
 
 impl Params {
-    /// From a function to the struct that the kernel declares: `#[repr(C)]`,
-    /// same fields in the same order, padding spelled out.
+    /// From a function to the struct that the kernel declares, see [`ParamBytes::of`].
     pub fn of<P: Pod>(make: impl Fn(&Bound) -> P + Send + Sync + 'static) -> Self {
-        Params(Box::new(move |bound| bytemuck::bytes_of(&make(bound)).to_vec()))
+        Params(Box::new(move |bound| ParamBytes::of(&make(bound))))
     }
 
     /// The bytes for a slot.
     pub fn bytes(&self, bound: &Bound) -> Vec<u8> {
+        self.of_slot(bound).bytes
+    }
+
+    /// The bytes for a slot, with the name of their struct.
+    pub fn of_slot(&self, bound: &Bound) -> ParamBytes {
         (self.0)(bound)
     }
 }
 
-/// A buffer beyond the problem's tensors.
+/// A buffer beside the problem's tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scratch {
     /// Name by which the parameter of a launch asks for it, unique in its plan.
     pub name: &'static str,
-    /// What it holds before the first launch.
+    /// Its contents before the first launch.
     pub content: Content,
 }
 
@@ -166,12 +186,12 @@ impl Scratch {
     }
 }
 
-/// What a scratch buffer holds before the first launch.
+/// The contents of a scratch buffer before the first launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// So many zero bytes.
+    /// Zeros, in bytes.
     Zeros(u64),
-    /// So many bytes that are written before they are read.
+    /// Bytes that are written before they are read.
     Unset(u64),
     /// These bytes.
     Bytes(Vec<u8>),

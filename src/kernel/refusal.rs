@@ -7,15 +7,15 @@ use thiserror::Error;
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// The refusal of a kernel: what it takes, what it was given and what to use.
-pub(super) fn takes(what: impl std::fmt::Display) -> Refusal {
-    Refusal(format!("the CUDA kernel takes {what}"))
+/// The refusal of a kernel: what it supports, what it was given and what to use.
+pub(super) fn supports(what: impl std::fmt::Display) -> Refusal {
+    Refusal(format!("the CUDA kernel supports {what}"))
 }
 
-/// Refuses unless `right`, with [`takes`].
+/// Refuses unless `right`, with [`supports`].
 pub(super) fn refuse_unless(
     right: bool,
     what: impl FnOnce() -> String,
 ) -> Result<(), Refusal> {
-    if right { Ok(()) } else { Err(takes(what())) }
+    if right { Ok(()) } else { Err(supports(what())) }
 }

@@ -1,11 +1,11 @@
 //! Divides sequences among the blocks of one wave: the host half of
 //! `kernels/work_list.cuh`.
 //!
-//! A sequence is one request and one key and value head. Laid end to end, the
-//! tiles of all sequences are one stream, which is cut into as many stretches
-//! as there are blocks, as in FlashMLA's scheduler. A stretch may span several
-//! sequences and begin and end within one. Blocks then run at the same time
-//! and finish together, whatever the contexts.
+//! A sequence is one request and one KV head. The tiles of all sequences in order are one
+//! stream, which is cut into as many parts as there are blocks, as in FlashMLA's
+//! scheduler. A part may span several sequences, and begin and end within one; what it has
+//! of a sequence is a split. Blocks then run at the same time and finish together,
+//! whatever the contexts.
 
 use std::ops::Range;
 
@@ -15,54 +15,54 @@ use super::plan::Scratch;
 use super::refusal::{Refusal, refuse_unless};
 use crate::op::{KvLayout, KvRead};
 
-/// What starting on a piece costs a block of attention, in tiles: reading queries,
-/// filling its pipeline, leaving results.
+/// What a split costs a block of attention beside its tiles, in tiles: reading queries,
+/// filling the pipeline, writing results.
 const OVERHEAD: u64 = 1;
 
 /// Most tokens of a request, and most sequences: kernels count them in 32
 /// bits, with room for a tile beyond the end.
 const MAX_COUNT: u64 = 1 << 31;
 
-/// Most blocks: pieces count those of a sequence in 16 bits.
+/// Most blocks: the splits of a sequence are counted in 16 bits.
 const MAX_BLOCKS: u32 = u16::MAX as u32;
 
-/// `Piece` of the device half: one block's share of one sequence.
+/// `Split` of the device half: one block's share of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Piece {
+pub(super) struct Split {
     /// Request of the sequence.
     pub request: u32,
-    /// Key and value head of the sequence.
+    /// KV head of the sequence.
     pub head: u32,
     /// First token, a multiple of the tile.
     pub first_token: u32,
     /// Tokens; zero only for a sequence without any.
     pub tokens: u32,
-    /// Tokens of the request, whether or not the sequence takes all of them.
+    /// Tokens of the request, whether or not the sequence needs all of them.
     pub length: u32,
-    /// Number of this piece within its sequence.
-    pub split: u16,
-    /// Pieces of the sequence.
-    pub splits: u16,
-    /// Slot of the sequence's split 0 for partial results, and of its ticket,
-    /// where it has several pieces.
-    pub first_slot: u32,
-    /// Position in the list of the block's next piece; 0 after the last.
+    /// Index of this split within its sequence.
+    pub index: u16,
+    /// Splits of the sequence.
+    pub count: u16,
+    /// Index of split 0's partial results and of its ticket, where the sequence has
+    /// several splits.
+    pub first_partial: u32,
+    /// Position in the list of the block's next split; 0 after the last.
     pub next: u32,
 }
 
-/// Who does what.
+/// Which block computes what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WorkList {
-    /// The first pieces of all blocks in order, then the further pieces.
-    pub pieces: Vec<Piece>,
-    /// Blocks, each with at least one piece.
+    /// The first splits of all blocks in order, then the further splits.
+    pub splits: Vec<Split>,
+    /// Blocks, each with at least one split.
     pub blocks: u32,
-    /// Slots for partial results: pieces of sequences that have several.
-    pub slots: u32,
+    /// Splits that have partial results: those of sequences that have several.
+    pub partials: u32,
 }
 
-/// A stretch of tiles of one sequence.
+/// Tiles of one sequence that a block computes.
 struct Cut {
     block: u64,
     sequence: usize,
@@ -72,9 +72,9 @@ struct Cut {
 
 impl WorkList {
     /// Divides requests of which these tokens are needed, with `kv_heads` sequences
-    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks, where to start
-    /// on a piece costs as much as `overhead` tiles. The first piece of a sequence begins
-    /// at the tile with the first needed token.
+    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks, where a split
+    /// costs as much as `overhead` tiles beside its own. The first split of a sequence
+    /// begins at the tile with the first needed token.
     pub fn new(
         needed: &[Range<u32>],
         kv_heads: u32,
@@ -93,37 +93,37 @@ impl WorkList {
             .collect();
         let cuts = cut_evenly(&tiles, max_blocks.min(MAX_BLOCKS).into(), overhead);
 
-        let mut splits = vec![0; sequences];
+        let mut counts = vec![0; sequences];
         for cut in &cuts {
-            splits[cut.sequence] += 1;
+            counts[cut.sequence] += 1;
         }
-        let (mut slots, mut split) = (0, 0);
-        let mut pieces: Vec<(u64, Piece)> = Vec::with_capacity(cuts.len());
+        let (mut partials, mut index) = (0, 0);
+        let mut splits: Vec<(u64, Split)> = Vec::with_capacity(cuts.len());
         for cut in &cuts {
             let tile = first_tile(cut.sequence) + cut.first_tile as u32;
             let first_token = tile * tile_tokens;
             let length = needed(cut.sequence).end;
-            let splits = splits[cut.sequence];
-            let piece = Piece {
+            let count = counts[cut.sequence];
+            let split = Split {
                 request: (cut.sequence / kv_heads as usize) as u32,
                 head: (cut.sequence % kv_heads as usize) as u32,
                 first_token,
                 tokens: (length - first_token).min(cut.tiles as u32 * tile_tokens),
                 length,
-                split,
-                splits,
-                first_slot: if splits > 1 { slots } else { 0 },
+                index,
+                count,
+                first_partial: if count > 1 { partials } else { 0 },
                 next: 0,
             };
-            pieces.push((cut.block, piece));
-            split += 1;
-            if split == splits {
-                slots += if split > 1 { u32::from(split) } else { 0 };
-                split = 0;
+            splits.push((cut.block, split));
+            index += 1;
+            if index == count {
+                partials += if index > 1 { u32::from(index) } else { 0 };
+                index = 0;
             }
         }
         let blocks = cuts.last().map_or(0, |cut| cut.block as u32 + 1);
-        WorkList { pieces: chain(&pieces, blocks), blocks, slots }
+        WorkList { splits: chain(&splits, blocks), blocks, partials }
     }
 
     /// The list for a problem of which the requests of each length need these tokens.
@@ -143,15 +143,15 @@ impl WorkList {
 
     /// Tokens of the busiest block over those of the mean block.
     pub fn imbalance(&self) -> f64 {
-        let of_block = |first: &Piece| {
-            let next = |piece: &&Piece| match piece.next {
+        let of_block = |first: &Split| {
+            let next = |split: &&Split| match split.next {
                 0 => None,
-                next => self.pieces.get(next as usize),
+                next => self.splits.get(next as usize),
             };
-            let pieces = std::iter::successors(Some(first), next);
-            pieces.map(|piece| u64::from(piece.tokens)).sum::<u64>()
+            let splits = std::iter::successors(Some(first), next);
+            splits.map(|split| u64::from(split.tokens)).sum::<u64>()
         };
-        let blocks = &self.pieces[..self.blocks as usize];
+        let blocks = &self.splits[..self.blocks as usize];
         let (most, all) = blocks
             .iter()
             .map(of_block)
@@ -159,36 +159,36 @@ impl WorkList {
         if all == 0 { 1.0 } else { most as f64 * f64::from(self.blocks) / all as f64 }
     }
 
-    /// Traffic that dividing the work adds, where a slot is so many bytes: the
-    /// list is read, partial results and the tickets of shared sequences, of so
-    /// many bytes each, are written and read, all once.
-    pub fn extra_bytes(&self, slot_bytes: u64, ticket_bytes: u64) -> u64 {
-        let list = size_of_val(self.pieces.as_slice()) as u64;
+    /// Traffic that dividing the work adds, in bytes: the list is read, the partial
+    /// results of splits, of `partial_bytes` each, and the tickets of shared sequences, of
+    /// `ticket_bytes` each, are written and read, all once.
+    pub fn extra_bytes(&self, partial_bytes: u64, ticket_bytes: u64) -> u64 {
+        let list = size_of_val(self.splits.as_slice()) as u64;
         let tickets = ticket_bytes * self.shared_sequences();
-        list + 2 * (u64::from(self.slots) * slot_bytes + tickets)
+        list + 2 * (u64::from(self.partials) * partial_bytes + tickets)
     }
 
     /// Sequences that several blocks share.
     fn shared_sequences(&self) -> u64 {
-        let is_last = |piece: &&Piece| piece.splits > 1 && piece.split + 1 == piece.splits;
-        self.pieces.iter().filter(is_last).count() as u64
+        let is_last = |split: &&Split| split.count > 1 && split.index + 1 == split.count;
+        self.splits.iter().filter(is_last).count() as u64
     }
 
     /// The list as a buffer.
     pub fn scratch(&self) -> Scratch {
-        Scratch::of("work list", &self.pieces)
+        Scratch::of("work list", &self.splits)
     }
 
-    /// A ticket of so many bytes for each slot, of which the first of a sequence
-    /// is used.
+    /// A ticket of so many bytes for each split with partial results, of which the first
+    /// of a sequence is used.
     pub fn tickets(&self, bytes: u64) -> Scratch {
-        Scratch::zeros("tickets", self.slots_bytes(bytes))
+        Scratch::zeros("tickets", self.partials_bytes(bytes))
     }
 
-    /// Size of a buffer of so many bytes for each slot. Never nothing, which
-    /// no driver allocates.
-    pub fn slots_bytes(&self, bytes: u64) -> u64 {
-        u64::from(self.slots.max(1)) * bytes
+    /// Size of a buffer of so many bytes for each split with partial results. Never 0,
+    /// which drivers do not allocate.
+    pub fn partials_bytes(&self, bytes: u64) -> u64 {
+        u64::from(self.partials.max(1)) * bytes
     }
 }
 
@@ -210,8 +210,8 @@ pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Cuts sequences of so many tiles into stretches for at most `max_blocks`
-/// blocks, such that the largest load is as small as cutting in order allows.
+/// Cuts sequences of so many tiles into splits for at most `max_blocks` blocks, such that
+/// the largest load is as small as cutting in order allows.
 fn cut_evenly(tiles: &[u64], max_blocks: u64, overhead: u64) -> Vec<Cut> {
     let total: u64 = tiles.iter().map(|tiles| tiles + overhead).sum();
     // Every cut within a sequence adds an overhead to the next block, so the
@@ -233,7 +233,7 @@ fn cut_at_load(tiles: &[u64], load: u64, overhead: u64) -> Vec<Cut> {
     for (sequence, &tiles) in tiles.iter().enumerate() {
         let mut first_tile = 0;
         loop {
-            // A piece needs room for its overhead and, unless it is empty, for
+            // A split needs room for its overhead and, unless it is empty, for
             // a tile.
             if room < overhead + tiles.min(1) {
                 (block, room) = (block + 1, load);
@@ -250,24 +250,24 @@ fn cut_at_load(tiles: &[u64], load: u64, overhead: u64) -> Vec<Cut> {
     cuts
 }
 
-/// Puts the first pieces of blocks first and links each block's pieces. Pieces
-/// come in the order of blocks.
-fn chain(pieces: &[(u64, Piece)], blocks: u32) -> Vec<Piece> {
-    let mut list = Vec::with_capacity(pieces.len());
-    let is_first = |index: usize| index == 0 || pieces[index - 1].0 != pieces[index].0;
-    list.extend((0..pieces.len()).filter(|&i| is_first(i)).map(|i| pieces[i].1));
+/// Puts the first splits of blocks first and links each block's splits. `splits` are in
+/// the order of blocks.
+fn chain(splits: &[(u64, Split)], blocks: u32) -> Vec<Split> {
+    let mut list = Vec::with_capacity(splits.len());
+    let is_first = |index: usize| index == 0 || splits[index - 1].0 != splits[index].0;
+    list.extend((0..splits.len()).filter(|&i| is_first(i)).map(|i| splits[i].1));
     let mut last = 0;
-    for (index, &(block, piece)) in pieces.iter().enumerate() {
+    for (index, &(block, split)) in splits.iter().enumerate() {
         if is_first(index) {
             last = block as usize;
         } else {
             list[last].next = list.len() as u32;
             last = list.len();
-            list.push(piece);
+            list.push(split);
         }
     }
     debug_assert_eq!(
-        pieces.iter().enumerate().filter(|(i, _)| is_first(*i)).count(),
+        splits.iter().enumerate().filter(|(i, _)| is_first(*i)).count(),
         blocks as usize
     );
     list
@@ -279,18 +279,18 @@ mod tests {
 
     use super::*;
 
-    /// The pieces of a block in order.
-    fn of_block(list: &WorkList, block: u32) -> Vec<Piece> {
-        let mut pieces = vec![list.pieces[block as usize]];
-        while let Some(next) = pieces.last().map(|p| p.next).filter(|&next| next != 0) {
-            assert!(next >= list.blocks, "first pieces have no predecessor");
-            pieces.push(list.pieces[next as usize]);
+    /// The splits of a block in order.
+    fn of_block(list: &WorkList, block: u32) -> Vec<Split> {
+        let mut splits = vec![list.splits[block as usize]];
+        while let Some(next) = splits.last().map(|p| p.next).filter(|&next| next != 0) {
+            assert!(next >= list.blocks, "first splits have no predecessor");
+            splits.push(list.splits[next as usize]);
         }
-        pieces
+        splits
     }
 
-    fn load(pieces: &[Piece], tile: u32, overhead: u64) -> u64 {
-        pieces.iter().map(|p| u64::from(p.tokens.div_ceil(tile)) + overhead).sum()
+    fn load(splits: &[Split], tile: u32, overhead: u64) -> u64 {
+        splits.iter().map(|p| u64::from(p.tokens.div_ceil(tile)) + overhead).sum()
     }
 
     /// Everything that kernels rely on.
@@ -299,7 +299,7 @@ mod tests {
         check_needed(&needed, kv_heads, tile, max_blocks, OVERHEAD)
     }
 
-    /// The same where the first tokens of requests may be left out.
+    /// The same where the first tokens of requests may be skipped.
     fn check_needed(
         needed: &[Range<u32>],
         kv_heads: u32,
@@ -313,40 +313,40 @@ mod tests {
 
         // Blocks in order walk through all sequences in order, each token once.
         let blocks: Vec<_> = (0..list.blocks).map(|b| of_block(&list, b)).collect();
-        assert_eq!(blocks.iter().flatten().count(), list.pieces.len());
+        assert_eq!(blocks.iter().flatten().count(), list.splits.len());
         let mut walk = blocks.iter().flatten();
-        let mut slots = 0;
+        let mut partials = 0;
         for (request, tokens) in needed.iter().enumerate() {
             for head in 0..kv_heads {
-                let (mut token, mut split) = (tokens.start / tile * tile, 0);
+                let (mut token, mut index) = (tokens.start / tile * tile, 0);
                 loop {
-                    let piece = walk.next().unwrap();
-                    assert_eq!((piece.request, piece.head), (request as u32, head));
-                    assert_eq!((piece.first_token, piece.split), (token, split));
-                    assert!(piece.tokens > 0 || tokens.is_empty());
-                    assert_eq!(piece.length, tokens.end);
-                    if piece.splits > 1 {
-                        assert_eq!(piece.first_slot, slots);
+                    let split = walk.next().unwrap();
+                    assert_eq!((split.request, split.head), (request as u32, head));
+                    assert_eq!((split.first_token, split.index), (token, index));
+                    assert!(split.tokens > 0 || tokens.is_empty());
+                    assert_eq!(split.length, tokens.end);
+                    if split.count > 1 {
+                        assert_eq!(split.first_partial, partials);
                     }
-                    token += piece.tokens;
-                    split += 1;
-                    if split == piece.splits {
+                    token += split.tokens;
+                    index += 1;
+                    if index == split.count {
                         break;
                     }
                     assert_eq!(token % tile, 0);
                 }
                 assert_eq!(token, tokens.end);
-                slots += if split > 1 { u32::from(split) } else { 0 };
+                partials += if index > 1 { u32::from(index) } else { 0 };
             }
         }
         assert!(walk.next().is_none());
-        assert_eq!(slots, list.slots);
+        assert_eq!(partials, list.partials);
 
         // No block has more than its share and one overhead.
         let tiles = |tokens: &Range<u32>| tokens.end.div_ceil(tile) - tokens.start / tile;
         let sequences = needed.iter().flat_map(|c| (0..kv_heads).map(move |_| c));
         let total: u64 = sequences.map(|c| u64::from(tiles(c)) + overhead).sum();
-        let loads = blocks.iter().map(|pieces| load(pieces, tile, overhead));
+        let loads = blocks.iter().map(|splits| load(splits, tile, overhead));
         let share = total.div_ceil(max_blocks.into()).max(1 + overhead);
         assert!(loads.max().unwrap_or(0) <= share + overhead);
         list
@@ -355,12 +355,12 @@ mod tests {
     #[test]
     fn long_contexts_are_split_evenly() {
         // Two sequences of 100 tiles on 5 blocks: 202 units are 41 each at
-        // best, and the second piece of a sequence costs another.
+        // best, and the second split of a sequence costs another.
         let list = check(&[6400], 2, 64, 5);
         let loads: Vec<_> =
             (0..5).map(|b| load(&of_block(&list, b), 64, OVERHEAD)).collect();
         assert_eq!(loads, [42, 42, 42, 42, 38]);
-        assert_eq!(list.slots, 6);
+        assert_eq!(list.partials, 6);
         assert_eq!(list.extra_bytes(100, 4), 6 * 32 + 2 * (6 * 100 + 2 * 4));
         // 41 tiles of 40.
         assert_eq!(list.imbalance(), 41.0 / 40.0);
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn short_contexts_stay_whole() {
         let list = check(&[64; 8], 1, 64, 4);
-        assert_eq!((list.blocks, list.slots, list.pieces.len()), (4, 0, 8));
+        assert_eq!((list.blocks, list.partials, list.splits.len()), (4, 0, 8));
         assert_eq!(list.extra_bytes(100, 4), 8 * 32);
     }
 
@@ -383,24 +383,24 @@ mod tests {
     }
 
     #[test]
-    fn empty_sequences_have_a_piece_for_their_output() {
+    fn empty_sequences_have_a_split_for_their_output() {
         let list = check(&[0, 130, 0], 2, 64, 3);
-        assert_eq!(list.pieces.iter().filter(|p| p.tokens == 0).count(), 4);
+        assert_eq!(list.splits.iter().filter(|p| p.tokens == 0).count(), 4);
         assert_eq!(check(&[], 8, 64, 4).blocks, 0);
         assert_eq!(check(&[0], 1, 64, 1).blocks, 1);
     }
 
     #[test]
-    fn what_no_window_shows_is_left_out() {
+    fn tokens_outside_of_all_windows_are_skipped() {
         let list = check_needed(&[1000..6400, 0..10], 1, 64, 4, OVERHEAD);
-        assert_eq!(list.pieces.iter().map(|p| p.first_token).min(), Some(0));
-        let first = list.pieces.iter().filter(|p| p.request == 0).map(|p| p.first_token);
+        assert_eq!(list.splits.iter().map(|p| p.first_token).min(), Some(0));
+        let first = list.splits.iter().filter(|p| p.request == 0).map(|p| p.first_token);
         assert_eq!(first.min(), Some(960));
     }
 
     proptest! {
         #[test]
-        fn tokens_before_the_first_tile_are_left_out(
+        fn tokens_before_the_first_tile_are_skipped(
             needed in prop::collection::vec((0u32..3000, 0u32..3000), 0..20),
             kv_heads in 1u32..9,
             max_blocks in 1u32..300,

@@ -1,6 +1,6 @@
 //! What the host halves of decode attention share, the host half of
 //! `kernels/split_kv.cuh`: the sequences of a batch are divided among the blocks of one
-//! wave, and the blocks of a sequence leave partial results for the last one to merge.
+//! wave, and the last block of a sequence combines the partial results of its splits.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -53,7 +53,7 @@ impl DividedSequences {
         self.list.blocks * self.row_tiles
     }
 
-    /// The plan of one launch. `in_flight_bytes` is what a block has under way;
+    /// The plan of one launch. `in_flight_bytes` is what a block has in flight;
     /// `more_extra_bytes` is what the kernel reads beyond the compulsory bytes apart from
     /// what dividing adds.
     pub fn plan(
@@ -65,15 +65,15 @@ impl DividedSequences {
         let (output_bytes, softmax_bytes) = (self.rows * self.value_dim * 4, self.rows * 8);
         let ticket_bytes = 4 * u64::from(self.row_tiles);
         let list = &self.list;
-        // Blocks that divide rows share what they read by way of L2.
+        // Blocks that divide rows share what they read through L2.
         let extra_bytes = (self.row_tiles == 1).then(|| {
             list.extra_bytes(output_bytes + softmax_bytes, ticket_bytes) + more_extra_bytes
         });
         Plan {
             scratch: vec![
                 list.scratch(),
-                Scratch::unset(OUTPUTS, list.slots_bytes(output_bytes)),
-                Scratch::unset(SOFTMAXES, list.slots_bytes(softmax_bytes)),
+                Scratch::unset(OUTPUTS, list.partials_bytes(output_bytes)),
+                Scratch::unset(SOFTMAXES, list.partials_bytes(softmax_bytes)),
                 list.tickets(ticket_bytes),
             ],
             extra_bytes,

@@ -11,7 +11,7 @@ use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
 const THREADS: u32 = 512;
-/// Accesses of 16 bytes that a thread has under way.
+/// Accesses of 16 bytes that a thread has in flight.
 const UNROLL: u32 = 8;
 /// Bytes of one access.
 const VECTOR_BYTES: u64 = 16;
@@ -46,7 +46,7 @@ impl HostHalf for VectorStream {
 
     fn configure(stream: &Stream, arch: Arch) -> Result<Self, Refusal> {
         // 2 blocks of 512 threads leave 64 registers each.
-        let blocks_per_sm = (Target::new(arch, 1).threads_per_sm / THREADS).min(2);
+        let blocks_per_sm = (arch.limits().threads_per_sm / THREADS).min(2);
         Ok(VectorStream { stream: *stream, blocks_per_sm })
     }
 
@@ -64,7 +64,7 @@ impl HostHalf for VectorStream {
             Access::Copy => bytes / 2 / VECTOR_BYTES,
             Access::Triad => bytes / 3 / VECTOR_BYTES,
         };
-        // Little is spread over many SMs rather than read at depth by a few: with a
+        // Few bytes are spread over many SMs rather than read by a few: with a
         // tile for each block, 4 MiB would keep half of an H100 idle.
         let resident = u64::from(target.sms * self.blocks_per_sm);
         let blocks = vectors.div_ceil(THREADS.into()).clamp(1, resident) as u32;

@@ -4,24 +4,24 @@ use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
-use super::refusal::{Refusal, refuse_unless, takes};
+use super::refusal::{Refusal, refuse_unless, supports};
 use crate::op::{Access, Stream};
 use crate::reference::write_pattern;
 use crate::toolchain::{Arch, Defines, Target};
 
-/// Warps that add up what one more warp copies.
+/// Warps that sum what one more warp copies.
 const READER_WARPS: u32 = 8;
 /// Threads of a block.
 const THREADS: u32 = 32 * (READER_WARPS + 1);
 /// Blocks that share an SM: one has all of its shared memory.
 const BLOCKS_PER_SM: u32 = 1;
-/// Bytes of one copy, a place in the ring: long enough that one thread can issue
-/// them fast enough, short enough that blocks end together.
+/// Bytes of one copy, a stage of the ring: large enough that one thread can issue
+/// copies fast enough, small enough that blocks end together.
 const STAGE_BYTES: u32 = 16 << 10;
-/// Most places; 176 KiB under way are six times what DRAM's latency needs.
+/// Most stages; 176 KiB in flight are six times what DRAM's latency needs.
 const MAX_STAGES: u32 = 12;
-/// Shared memory that the kernel declares itself, and more.
-const OTHER_SHARED_BYTES: u32 = 1024;
+/// Shared memory that the kernel declares itself, at most.
+const STATIC_SHARED_BYTES: u32 = 1024;
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -56,18 +56,17 @@ impl HostHalf for BulkStream {
 
     fn configure(p: &Stream, arch: Arch) -> Result<Self, Refusal> {
         refuse_unless(arch >= Arch::SM_90, || {
-            format!(
-                "sm_90 and later, where one thread can copy in bulk, not {arch}; use `stream`"
-            )
+            format!("sm_90 and later, which have bulk copies, not {arch}; use `stream`")
         })?;
-        let shared_bytes = Target::new(arch, 1).shared_bytes_per_block - OTHER_SHARED_BYTES;
+        let shared_bytes =
+            arch.limits().shared_bytes_of_block(BLOCKS_PER_SM) - STATIC_SHARED_BYTES;
         let stages = (shared_bytes / STAGE_BYTES).min(MAX_STAGES);
         let (entry, bytes, used_stages) = match p.access {
             Access::Read => ("stream_bulk_read", p.bytes, stages),
             Access::Write => ("stream_bulk_write", p.bytes, 1),
             Access::Copy => ("stream_bulk_copy", p.bytes / 2, stages),
             Access::Triad => {
-                return Err(takes(
+                return Err(supports(
                     "read, write and copy by bulk copies, which cannot add, not triad; use \
                      `stream`",
                 ));
@@ -129,8 +128,8 @@ mod tests {
             let target = Target::new(arch, 1);
             let read = stream(Access::Read, 1 << 30);
             let launch = &plan::<BulkStream>(&read, &target).launches[0];
-            let block = launch.shared_bytes + OTHER_SHARED_BYTES;
-            assert!(block <= target.shared_bytes_per_block, "{arch}");
+            let block = launch.shared_bytes + STATIC_SHARED_BYTES;
+            assert!(block <= target.limits.shared_bytes_per_block, "{arch}");
             assert!(launch.bytes_in_flight >= 64 << 10, "{arch}");
         }
         let stages = |arch| {

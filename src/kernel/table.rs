@@ -62,7 +62,7 @@ impl Kernel {
         kernel.configure(problem, arch)
     }
 
-    /// The kernel that runs a problem when nobody names one, configured for it.
+    /// The kernel that runs a problem where no kernel is named, configured for it.
     ///
     /// # Errors
     /// Why the first kernel for the operation does not run the problem.

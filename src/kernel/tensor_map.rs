@@ -21,7 +21,7 @@ pub struct TensorMap {
 }
 
 impl TensorMap {
-    /// The map over the tensor at `address`. What lies outside reads as zeros.
+    /// The map over the tensor at `address`. Elements outside of it read as zeros.
     pub fn over(&self, address: u64) -> ptxvm::TensorMap {
         use ptxvm::{OutOfBoundsFill, Swizzle, TensorElement};
         ptxvm::TensorMap {
@@ -45,12 +45,12 @@ impl TensorMap {
     }
 }
 
-/// A tensor map as the hardware takes it.
+/// A tensor map as the hardware reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct EncodedTensorMap(pub [u8; 128]);
 
 impl EncodedTensorMap {
-    /// In the place of a map that a configuration does not use.
+    /// What stands for a map that a configuration does not use.
     pub const UNUSED: EncodedTensorMap = EncodedTensorMap([0; 128]);
 }

@@ -19,7 +19,7 @@ fn names_are_file_names_and_unique() {
 }
 
 #[test]
-fn kernels_of_other_names_are_answered_with_the_right_one() {
+fn a_wrong_name_is_refused_with_the_right_one() {
     let problem: Problem = "stream:access=read,bytes=128".parse().unwrap();
     let asked = |name| {
         Kernel::asked_for(name, &problem, Arch::SM_90).map(|found| found.kernel.name)
@@ -55,11 +55,11 @@ fn a_triads_arrays_are_told_apart() {
     assert_eq!((plan.launches[0].entry, plan.launches[0].grid[0]), ("stream_triad", 264));
 }
 
-/// Bytes that all blocks of an SM have under way, of every launch.
+/// Bytes that all blocks of an SM have in flight, for every launch.
 fn bytes_in_flight_per_sm(configured: &Configured) -> Vec<u64> {
     let arch = configured.arch;
     let blocks = configured.defines.0.iter().find(|(name, _)| *name == "BLOCKS_PER_SM");
-    // What the launch bounds promise.
+    // The blocks of an SM that the source is compiled for.
     let blocks: u64 = blocks.unwrap().1.parse().unwrap();
     let plan = configured.plan(&Target::new(arch, arch.usual_sms()));
     plan.launches.iter().map(|launch| blocks * launch.bytes_in_flight).collect()
@@ -118,7 +118,7 @@ fn memory_bound_points() -> Vec<String> {
 }
 
 #[test]
-fn tiles_under_way_are_counted_for_every_kernel() {
+fn tiles_in_flight_are_counted_for_every_kernel() {
     let target = Target::new(Arch::SM_90, 132);
     for (text, bytes) in [
         // Threads times vectors of each; tokens of a tile, keys and values.

@@ -54,7 +54,7 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// The protocol of METHODOLOGY.md.
+    /// The protocol of docs/METHODOLOGY.md.
     fn default() -> Self {
         Settings {
             warmup_s: 0.5,

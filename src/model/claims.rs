@@ -1,5 +1,5 @@
-//! The paper's claims (arXiv 2601.22001), asked of predictions: where they hold, by how
-//! much, and where not. What measurements say of them is [`crate::verdict`]'s.
+//! The paper's claims (arXiv 2601.22001), tested by prediction: where they hold, by how
+//! much, and where they do not. [`crate::verdict`] tests them by measurement.
 
 use super::llm::{self, Llm};
 use super::machine::Machines;
@@ -10,14 +10,14 @@ use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
 use super::workload::Workload;
 use crate::format::DType;
 
-/// What predictions say of a claim.
+/// What predictions say about a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimFinding {
     /// The claim in a sentence.
     pub claim: &'static str,
     /// `holds`, `holds partly` or `does not hold`.
     pub finding: &'static str,
-    /// The numbers behind it.
+    /// The numbers that the finding rests on.
     pub evidence: String,
 }
 
@@ -32,13 +32,13 @@ impl ClaimFinding {
     }
 }
 
-/// Machines that claims are asked on.
+/// Machines for which the claims are tested.
 const MACHINES: [&str; 3] = ["h100-sxm", "h200", "b200"];
 
 const BF16: Formats =
     Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
 
-/// The tables of facts, to ask claims of.
+/// The tables of facts that the claims are tested with.
 #[derive(Clone, Copy, Debug)]
 pub struct Claims<'a> {
     /// Models.
@@ -49,7 +49,7 @@ pub struct Claims<'a> {
     pub workloads: &'a [Workload],
 }
 
-/// A step's shape in few words: one GPU, bf16, unless said otherwise.
+/// The shape of a step on one GPU in bf16.
 const fn shape(phase: Phase, batch: u64, context: u64, new_tokens: u64) -> Shape {
     Shape { phase, batch, context, new_tokens, formats: BF16, parallel: Parallel::ONE }
 }
@@ -59,10 +59,11 @@ const fn decode(batch: u64, context: u64) -> Shape {
 }
 
 impl Claims<'_> {
-    /// All eight.
+    /// Tests all eight claims.
     ///
     /// # Errors
-    /// A model or machine of the built-in tables that is not there, or cannot be asked.
+    /// A model or machine that the claims name is not in the tables, or its step cannot be
+    /// predicted.
     pub fn all(&self) -> anyhow::Result<Vec<ClaimFinding>> {
         Ok(vec![
             self.attention_has_its_groups_intensity()?,
@@ -97,7 +98,7 @@ impl Claims<'_> {
         MACHINES.into_iter().map(rates).collect()
     }
 
-    /// Ridges of the machines in bf16, with names.
+    /// Names of the machines and their ridges in bf16, in FLOPs per byte.
     fn ridges(&self) -> anyhow::Result<Vec<(String, f64)>> {
         let named =
             |rates: &Rates| Some((rates.machine().name.clone(), rates.ridge(DType::Bf16)?));
@@ -259,7 +260,7 @@ impl Claims<'_> {
             let mut of_batch = vec![format!("dense {dense:.1}")];
             for name in ["mixtral-8x7b", "qwen3-235b-a22b", "deepseek-v3"] {
                 let sparse = oi(name, batch)?;
-                // One token reads just what it computes with, dense or not.
+                // One token reads only the weights that it computes with, dense or not.
                 right += usize::from(batch == 1 || sparse < dense);
                 of += 1;
                 of_batch.push(format!("{name} {sparse:.1}"));
@@ -353,8 +354,8 @@ impl Claims<'_> {
     }
 }
 
-/// Most requests that fit, and whether that is fewer than reach the ridge; `None` where
-/// not even the weights fit.
+/// The largest number of requests that fits, and whether it is smaller than the batch at
+/// the ridge; `None` where the weights alone do not fit.
 fn wall(model: &Llm, shape: &Shape, rates: &Rates) -> Option<(f64, bool)> {
     let step = Step::of(model, shape).ok()?;
     let growth = Growth::of(model, shape);

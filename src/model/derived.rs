@@ -1,31 +1,30 @@
-//! Peaks that follow from what a device reports of itself: its clocks, its
-//! memory bus and its multiprocessors. A data sheet states them for one clock
-//! of the maker's choice; these hold for the device at hand.
+//! Peaks that follow from what a device reports: its clocks, its memory bus and its
+//! multiprocessors. A data sheet states peaks for a clock that the maker chose; these are
+//! for the device at hand.
 //!
-//! Nothing can be faster than the clocks allow, so a rate above these peaks is
-//! a mistake: bytes or FLOPs miscounted, a cache that helped, or a driver that
-//! misreports. Where products of one architecture differ and a cut is not
-//! listed here, the peaks are too high, never too low.
+//! Nothing is faster than the clocks allow, so a rate above these peaks is an error:
+//! bytes or FLOPs counted wrongly, hits in a cache, or a driver that reports wrong
+//! numbers. Some products run below the rate of their architecture. Where such a product
+//! is not listed here, its peaks are too high, never too low.
 
 use super::identity::Identity;
 use crate::format::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
-/// Factor by which a rate may lie above a derived peak: clocks and bus widths
-/// are reported in whole numbers, and some drivers count bus lanes that are
-/// switched off.
+/// Factor by which a rate may exceed a derived peak: clocks and bus widths are reported
+/// as whole numbers, and some drivers count bus lanes that are switched off.
 pub const MARGIN: f64 = 1.02;
 
-/// The same for arithmetic on boards for desks. Their drivers report the rated
-/// boost clock, and the boards go past it: an RTX 5090 reports 2407 MHz and
-/// clocks up to 3105 MHz.
+/// The same for arithmetic on desktop boards. Their drivers report the rated boost clock,
+/// and the boards exceed it: an RTX 5090 reports 2407 MHz and clocks up to 3105 MHz.
 pub const BOOST_MARGIN: f64 = 1.3;
 
-/// A compute capability and its dense FLOPs per clock and multiprocessor.
+/// A compute capability, and its dense FLOPs per clock and multiprocessor by format.
 type RatesPerClock = ((u32, u32), &'static [(DType, u32)]);
 
-/// A multiply-add counts two. `f32` is the ordinary units, never TF32; all
-/// others are the tensor cores, accumulating in f32 (int8: in 32-bit integers).
+/// FLOPs per clock and multiprocessor by architecture; a multiply-add counts as two. `f32`
+/// is the rate of the ordinary units, never of TF32. All others are rates of the tensor
+/// cores with accumulation in f32 (int8: in 32-bit integers).
 ///
 /// Sources: for f32 the table "Throughput of Native Arithmetic Instructions"
 /// in <https://docs.nvidia.com/cuda/cuda-c-programming-guide/>; for the tensor
@@ -51,27 +50,27 @@ const RATES: &[RatesPerClock] = &[
     ((12, 0), &[(F32, 256), (Bf16, 1024), (F16, 1024), (Fp8E4m3, 2048), (Int8, 2048)]),
 ];
 
-/// Products whose tensor cores run below their architecture's rate: words of
-/// the name, formats, and the share that is left. The data sheets in
-/// `machines.toml` state the rates that these shares give.
+/// Products whose tensor cores run below the rate of their architecture: words of the
+/// name, formats, and their share of that rate. The data sheets in `machines.toml` state
+/// the rates that result.
 const CUTS: &[(&str, &[DType], f64)] = &[
-    // Half where floats are accumulated in f32 and not in f16.
+    // Half the rate with accumulation in f32, all of it with accumulation in f16.
     ("GeForce", &[Bf16, F16, Fp8E4m3], 0.5),
     ("L40", &[Bf16, F16, Fp8E4m3, Int8], 0.5),
     ("H20", &[Bf16, F16, Fp8E4m3, Int8], 0.25),
 ];
 
-/// Words that name boards for desks.
+/// Words in the names of desktop boards.
 const DESKTOP: [&str; 4] = ["GeForce", "RTX", "Quadro", "TITAN"];
 
-/// Bytes per second of a memory bus: two transfers a clock on each line.
+/// Bytes per second of a memory bus: two transfers per clock on each line.
 pub fn bytes_per_s(memory_clock_hz: f64, memory_bus_bits: u64) -> f64 {
     2.0 * memory_clock_hz * memory_bus_bits as f64 / 8.0
 }
 
-/// Dense peaks of a device at a clock of its multiprocessors: the highest that
-/// it reports, or one that was measured. Empty for a device that does not say
-/// how many multiprocessors it has, or whose architecture is not in the table.
+/// Dense peaks of a device at a clock of its multiprocessors: the highest that it reports,
+/// or one that was measured. Empty for a device that does not report its number of
+/// multiprocessors, or whose architecture is not in the table.
 pub fn compute(device: &Identity, sm_clock_hz: f64) -> Vec<ComputePeak> {
     let rates = RATES.iter().find(|(cc, _)| Some(*cc) == device.compute_capability);
     let (Some((_, rates)), Some(sm_count)) = (rates, device.sm_count) else {
@@ -90,18 +89,19 @@ pub fn compute(device: &Identity, sm_clock_hz: f64) -> Vec<ComputePeak> {
     rates.iter().map(peak).collect()
 }
 
-/// Everything that can be derived, at the highest clocks. `None` without a
-/// memory clock and a bus width.
+/// All peaks that can be derived, at the highest clocks. `None` without a memory clock or a
+/// bus width.
 pub fn peaks(device: &Identity) -> Option<Peaks> {
     let bytes_per_s = bytes_per_s(device.memory_clock_hz?, device.memory_bus_bits?);
     Some(Peaks {
         bandwidth: Bandwidth::flat(bytes_per_s),
         compute: device.sm_clock_hz.map_or(Vec::new(), |clock| compute(device, clock)),
+        links: Vec::new(),
     })
 }
 
-/// Factor by which arithmetic may lie above the peaks at the highest clock that
-/// the device reports.
+/// Factor by which arithmetic may exceed the peaks at the highest clock that the device
+/// reports.
 pub fn compute_margin(device: &Identity) -> f64 {
     let is_desktop = DESKTOP.iter().any(|words| device.is_named(words));
     if is_desktop { BOOST_MARGIN } else { MARGIN }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn bandwidth_is_two_transfers_a_clock_on_each_line() {
+    fn bandwidth_is_two_transfers_per_clock_on_each_line() {
         assert_near(bytes_per_s(2619e6, 5120), 3.352e12);
         assert_near(bytes_per_s(3201e6, 6144), 4.917e12);
         assert_near(bytes_per_s(1215e6, 5120), 1.555e12);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn boards_for_desks_boost_past_the_clock_that_they_report() {
+    fn desktop_boards_exceed_the_clock_that_they_report() {
         let margin = |name| compute_margin(&device(name, (8, 9), 1));
         assert_eq!(margin("NVIDIA L40S"), MARGIN);
         assert_eq!(margin("NVIDIA H100 80GB HBM3"), MARGIN);

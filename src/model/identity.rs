@@ -1,8 +1,8 @@
-//! What a device says of itself: enough to tell one product from another, and
-//! to derive its peaks.
+//! What a device reports about itself: enough to tell one product from another, and to
+//! derive its peaks.
 
-/// A device by its name and by the numbers that its driver reports. Numbers
-/// that it does not report are `None`; a CPU reports none of them.
+/// The name of a device and the numbers that its driver reports. A number that it does
+/// not report is `None`; a CPU reports none of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Identity {
     /// The vendor's name for it.
@@ -13,7 +13,7 @@ pub struct Identity {
     pub sm_count: Option<u64>,
     /// Highest clock of the multiprocessors, in Hz.
     pub sm_clock_hz: Option<f64>,
-    /// Highest clock of the memory, in Hz, at two transfers a clock.
+    /// Highest clock of the memory, in Hz, at two transfers per clock.
     pub memory_clock_hz: Option<f64>,
     /// Width of the memory bus in bits.
     pub memory_bus_bits: Option<u64>,
@@ -21,7 +21,7 @@ pub struct Identity {
 
 impl Identity {
     /// Whether the name has `words` in it, with no letter or digit before or
-    /// after: an `L40S` is no `L4`.
+    /// after: an `L40S` is not an `L4`.
     pub fn is_named(&self, words: &str) -> bool {
         let is_outside = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
         self.name.match_indices(words).any(|(at, _)| {
@@ -50,7 +50,7 @@ mod tests {
             ("NVIDIA RTX A4000", "A4"),
             ("NVIDIA T400 4GB", "T4"),
         ] {
-            assert!(!is_named(name, words), "{name} is no {words}");
+            assert!(!is_named(name, words), "{name} is not {words}");
         }
     }
 }

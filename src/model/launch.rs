@@ -1,50 +1,49 @@
-//! How long a launch that memory binds should take, from its plan alone: what one
-//! expects before there is a GPU, to hold the measurement against.
+//! How long a memory-bound launch should take, from its plan alone. Measurements are
+//! compared with this expectation, which needs no GPU.
 //!
-//! `T = FIXED_S + imbalance * bytes / rate`, with the smaller of two rates: the share
-//! of the data sheet's bandwidth that the best reads reach, and by Little's law the
-//! bytes that are under way at a time over the latency of DRAM. Arithmetic is left
-//! out, and so is what caches save.
+//! `T = FIXED_S + imbalance * bytes / rate`. The rate is the smaller of two: the share of
+//! the data sheet's bandwidth that the best reads reach, and, by Little's law, the bytes
+//! in flight over the latency of DRAM. Arithmetic and hits in caches are left out.
 
-/// Best read known, of the data sheet's bandwidth: 3240 of 3352 GB/s for a sum of
-/// 4 GiB on an H100 SXM (the repository fast.cu, "sum").
+/// The best known read, as a share of the data sheet's bandwidth: 3240 of 3352 GB/s for a
+/// sum of 4 GiB on an H100 SXM (the repository fast.cu, "sum").
 pub const REACHABLE: f64 = 0.967;
 
-/// Latency of a read from DRAM under load, in seconds: 0.5 to 0.6 us idle on Hopper
-/// (arXiv 2501.12084), and a third more where the memory is busy. Assumed.
+/// Latency of a read from DRAM under load, in seconds: 0.5 to 0.6 us on an idle Hopper
+/// (arXiv 2501.12084), and a third more on a busy one. Assumed.
 pub const LATENCY_S: f64 = 0.8e-6;
 
-/// What a launch costs beside its bytes, in seconds: starting blocks, filling the first
-/// rings, leaving results, the last block's combining. Assumed; a campaign fits it, see
-/// [`crate::transfer`].
+/// Time that a launch takes in addition to moving its bytes, in seconds: starting blocks,
+/// filling the first stages, writing results, combining by the last block. Assumed; a
+/// campaign fits it, see [`crate::transfer`].
 pub const FIXED_S: f64 = 5e-6;
 
-/// What a plan says of a launch.
+/// What a plan says about a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Traffic {
-    /// Bytes that the problem cannot do without.
+    /// Bytes that any kernel for the problem must move.
     pub compulsory_bytes: u64,
     /// Bytes that the kernel adds.
     pub extra_bytes: u64,
-    /// Bytes that all blocks that run at the same time have under way.
+    /// Bytes in flight of all blocks that run at the same time.
     pub in_flight_bytes: u64,
-    /// Bytes of the busiest block over those of the mean block.
+    /// Bytes of the busiest block over the mean of all blocks.
     pub imbalance: f64,
 }
 
-/// What limits a launch most.
+/// What takes most of a launch's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LaunchLimit {
     /// The bandwidth of DRAM.
     Bandwidth,
-    /// Bytes under way.
+    /// Too few bytes in flight for the latency of DRAM.
     Latency,
     /// Costs that do not depend on the bytes.
     Fixed,
 }
 
 impl LaunchLimit {
-    /// In words.
+    /// The name that tables print.
     pub const fn name(self) -> &'static str {
         match self {
             LaunchLimit::Bandwidth => "bandwidth",
@@ -54,18 +53,18 @@ impl LaunchLimit {
     }
 }
 
-/// An expectation.
+/// The expected time of a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Expected {
     /// Time of a launch, in seconds.
     pub time_s: f64,
-    /// Time of an endless read of the compulsory bytes, over this time.
+    /// Time of the compulsory bytes at the rate of the best read, over [`Expected::time_s`].
     pub of_read_stream: f64,
     /// What takes most of the time.
     pub limit: LaunchLimit,
 }
 
-/// The expectation for a launch on a machine with so much bandwidth.
+/// The expectation for a launch on a machine whose data sheet states `bytes_per_s`.
 pub fn expect(traffic: &Traffic, bytes_per_s: f64) -> Expected {
     let reachable = REACHABLE * bytes_per_s;
     let by_latency = traffic.in_flight_bytes as f64 / LATENCY_S;
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn few_bytes_under_way_and_uneven_blocks_cost_time() {
+    fn few_bytes_in_flight_and_uneven_blocks_cost_time() {
         let few = Traffic { in_flight_bytes: 1 << 20, ..traffic(1 << 30) };
         let few = expect(&few, H100);
         assert_eq!(few.limit, LaunchLimit::Latency);

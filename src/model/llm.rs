@@ -1,5 +1,5 @@
-//! Language models as their published configurations state them. Users add rows of their
-//! own in a file of the same form, `--models FILE`.
+//! Language models, as their published configurations state them. Users add models in a
+//! file of the same form, `--models FILE`.
 
 use std::path::Path;
 
@@ -15,34 +15,34 @@ pub struct Llm {
     pub name: String,
     /// Layers, all with attention.
     pub layers: u64,
-    /// Width of the residual stream.
+    /// Width of the residual stream, in elements.
     pub hidden: u64,
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocab: u64,
-    /// Whether the head is the embedding too.
+    /// Whether the head shares the weights of the embedding.
     pub tied_embeddings: bool,
     /// Parameters as published.
     pub parameters: Option<u64>,
     /// How tokens attend.
     pub attention: AttentionKind,
-    /// Layers that see only the last tokens.
+    /// Layers with a sliding window, if there are any.
     pub windows: Option<Windows>,
     /// Width of the gated feed-forward of dense layers; 0 where no layer is dense.
     pub intermediate: u64,
     /// Routed experts, in all but the first layers.
     pub experts: Option<Experts>,
-    /// Norms of the width of the residual stream in each layer.
+    /// Norms in each layer, each as wide as the residual stream.
     pub norms_per_layer: u64,
-    /// Most tokens that the model was made for.
+    /// Longest context that the model was made for, in tokens.
     pub context_limit: Option<u64>,
-    /// Where the figures stand.
+    /// Where the numbers are published.
     pub source: String,
 }
 
 /// How tokens attend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionKind {
-    /// Query heads that share keys and values in groups: MHA, GQA and MQA.
+    /// Groups of query heads that share keys and values: MHA, GQA and MQA.
     Heads {
         /// Query heads.
         q_heads: u64,
@@ -52,52 +52,52 @@ pub enum AttentionKind {
         head_dim: u64,
         /// Whether the projections of queries, keys and values add a bias.
         qkv_bias: bool,
-        /// Whether queries and keys are normed, each head alike.
+        /// Whether queries and keys are normalized, with weights that all heads share.
         qk_norm: bool,
     },
     /// Latent attention (MLA).
     Latent {
         /// Query heads.
         q_heads: u64,
-        /// Width of the latents of queries; `None` where queries have none.
+        /// Width of the latent vectors of queries; `None` where queries have none.
         q_lora_rank: Option<u64>,
-        /// Width of the latents of keys and values.
+        /// Width of the latent vectors of keys and values.
         kv_lora_rank: u64,
-        /// Width of a head's key without position.
+        /// Width of the part of a head's key that has no position.
         qk_nope_dim: u64,
-        /// Width of the part of keys that carries the position, which heads share.
+        /// Width of the part of a key that carries the position; all heads share it.
         qk_rope_dim: u64,
         /// Width of a head's value.
         v_head_dim: u64,
     },
 }
 
-/// Layers that attend to the last tokens only.
+/// Layers with a sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
-    /// Tokens that they see.
+    /// Width of the window, in tokens.
     pub tokens: u64,
-    /// Of so many layers one sees all tokens.
+    /// One of this many layers has no window.
     pub global_every: u64,
 }
 
 /// Routed experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Experts {
-    /// Experts of a layer.
+    /// Number of experts in a layer.
     pub count: u64,
-    /// Experts of a token.
+    /// Number of experts that a token is routed to.
     pub top_k: u64,
     /// Width of an expert.
     pub intermediate: u64,
-    /// Width of all experts together that every token passes; 0 without any.
+    /// Width of the shared experts together, which every token passes; 0 without any.
     pub shared_intermediate: u64,
-    /// Layers at the beginning that have none.
+    /// Layers at the beginning that have no routed experts.
     pub dense_layers: u64,
 }
 
 impl Llm {
-    /// Layers that see all tokens.
+    /// Number of layers without a sliding window.
     pub const fn global_layers(&self) -> u64 {
         match self.windows {
             None => self.layers,
@@ -105,7 +105,7 @@ impl Llm {
         }
     }
 
-    /// Layers with routed experts.
+    /// Number of layers with routed experts.
     pub const fn expert_layers(&self) -> u64 {
         match self.experts {
             None => 0,
@@ -121,7 +121,7 @@ impl Llm {
         }
     }
 
-    /// Parameters that are no matrices of a step: norms, biases.
+    /// Parameters that are not in a matrix: norms and biases.
     pub fn vector_parameters(&self) -> u64 {
         let of_layer = match self.attention {
             AttentionKind::Heads { q_heads, kv_heads, head_dim, qkv_bias, qk_norm } => {
@@ -136,7 +136,7 @@ impl Llm {
     }
 }
 
-/// All models that are known, the user's first.
+/// All models, the user's first.
 ///
 /// # Errors
 /// A table that cannot be read, does not parse, or has an inconsistent row.
@@ -147,12 +147,12 @@ pub fn load(user: Option<&Path>) -> Result<Vec<Llm>> {
 /// The model with a name.
 ///
 /// # Errors
-/// There is none; the message has the nearest names.
+/// No model has this name; the message lists the nearest names.
 pub fn named<'a>(models: &'a [Llm], name: &str) -> Result<&'a Llm> {
     table::named(models, "model", name, |model| &model.name)
 }
 
-/// A row of the table.
+/// A model as it is written in the table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelRow {
@@ -189,7 +189,7 @@ struct ModelRow {
     source: String,
 }
 
-/// Largest number of a row: products of a few stay far below what is counted.
+/// Largest number in a row: products of a few of them do not overflow the counts.
 const MOST: u64 = 1 << 24;
 
 impl ModelRow {
@@ -217,8 +217,8 @@ impl ModelRow {
         let (q_heads, kv_heads) = (self.q_heads, need("kv_heads", self.kv_heads)?);
         if !q_heads.is_multiple_of(kv_heads) {
             return Err(format!(
-                "model {}: q_heads = {q_heads} is no multiple of kv_heads = {kv_heads}; every key \
-                 and value head serves the same number of query heads",
+                "model {}: q_heads = {q_heads} is not a multiple of kv_heads = {kv_heads}; every \
+                 key and value head must serve the same number of query heads",
                 self.name
             ));
         }
@@ -244,7 +244,7 @@ impl ModelRow {
         if top_k > count || dense_layers > self.layers {
             return Err(format!(
                 "model {}: top_k = {top_k} of {count} experts, {dense_layers} dense of {} layers; \
-                 make the first of each pair at most the second",
+                 top_k must be at most the experts, and dense_layers at most the layers",
                 self.name, self.layers
             ));
         }
@@ -284,7 +284,10 @@ impl ModelRow {
             }
         }
         if self.source.is_empty() {
-            return Err(format!("model {}: say in `source` where this stands", self.name));
+            return Err(format!(
+                "model {}: say in `source` where the numbers are published",
+                self.name
+            ));
         }
         Ok(())
     }
@@ -302,7 +305,7 @@ impl Raw for ModelRow {
             (Some(tokens), Some(global_every)) => Some(Windows { tokens, global_every }),
             _ => {
                 return Err(format!(
-                    "model {}: `window` and `global_every` go together",
+                    "model {}: give both `window` and `global_every` or neither",
                     self.name
                 ));
             }
@@ -310,7 +313,7 @@ impl Raw for ModelRow {
         let dense = experts.is_none_or(|experts| experts.dense_layers > 0);
         if dense && self.intermediate.is_none() {
             return Err(format!(
-                "model {} has dense layers and no `intermediate`",
+                "model {} has dense layers; give their `intermediate`",
                 self.name
             ));
         }

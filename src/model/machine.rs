@@ -1,6 +1,6 @@
-//! Data-sheet ceilings by product. Users add rows of their own in a file of
-//! the same form, `--machines FILE`: the sheet of a CPU, say, with as many
-//! cores and memory channels as are in use.
+//! Peaks by product, as data sheets state them. Users add machines in a file of the same
+//! form, `--machines FILE`: for example a CPU, with the cores and memory channels that
+//! are in use.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,25 +12,26 @@ use thiserror::Error;
 use super::identity::Identity;
 use super::table::{self, Raw};
 use crate::format::DType;
-use crate::roofline::{Bandwidth, ComputePeak, Peaks};
+use crate::resource::Link;
+use crate::roofline::{Bandwidth, ComputePeak, LinkPeak, Peaks};
 
-/// How far a reported clock or bus width may lie from the row's. Drivers
-/// differ by 2% in the width of one and the same bus.
+/// Relative difference up to which a reported clock or bus width agrees with a row.
+/// Drivers differ by 2% in the width of the same bus.
 const TOLERANCE: f64 = 0.03;
 
-/// One machine as its maker states it.
+/// A machine, as its maker states it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     /// Short name.
     pub name: String,
-    /// Words of the device's own name that tell it from others.
+    /// Words in the name of the device that tell it from others.
     pub device: String,
-    /// Multiprocessors that the device must report, if it reports any.
+    /// Number of multiprocessors; a device that reports another number is another product.
     pub sm_count: Option<u64>,
-    /// Memory clock in Hz, likewise.
+    /// Memory clock in Hz, compared in the same way.
     pub memory_clock_hz: Option<f64>,
-    /// Width of the memory bus in bits, likewise.
+    /// Width of the memory bus in bits, compared in the same way.
     pub memory_bus_bits: Option<u64>,
     /// Memory bandwidth, bytes per second.
     pub bytes_per_s: f64,
@@ -40,42 +41,45 @@ pub struct Machine {
     pub memory_bytes: Option<f64>,
     /// Capacity of the last-level cache, bytes.
     pub l2_bytes: Option<f64>,
-    /// Bandwidth to other GPUs, all links together, one way, bytes per second.
+    /// Bandwidth to other GPUs over all links, in one direction, bytes per second.
     pub link_bytes_per_s: Option<f64>,
-    /// Bandwidth to the host's memory, one way, bytes per second.
+    /// Bandwidth to the host's memory, in one direction, bytes per second: PCIe or NVLink-C2C.
     pub host_link_bytes_per_s: Option<f64>,
+    /// Bandwidth to other hosts, one way, bytes per second, where the machine brings a
+    /// network adapter of its own.
+    pub network_bytes_per_s: Option<f64>,
     /// Power limit of the board, watts.
     pub power_w: Option<f64>,
-    /// Where the figures stand.
+    /// Where the numbers are published.
     pub source: String,
 }
 
-/// What a data sheet says of a device.
+/// What a data sheet says about a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSheet {
     /// Short name of the product.
     pub machine: String,
-    /// Where the figures stand.
+    /// Where the numbers are published.
     pub source: String,
-    /// The figures.
+    /// The peaks.
     pub peaks: Peaks,
 }
 
-/// A device that has the name of a product and is another one.
+/// A device that has the name of a product but is a different one.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct SheetMismatch(String);
 
-/// Machines: the user's own table, if there is one, and the built-in one.
+/// All machines: the user's table, if there is one, and the built-in table.
 #[derive(Clone, Debug, Default)]
 pub struct Machines(Vec<Vec<Machine>>);
 
 impl Machines {
-    /// The built-in table, and a user's file in front of it.
+    /// Loads the user's file, if there is one, and the built-in table.
     ///
     /// # Errors
-    /// A file that cannot be read, does not parse, or states an unknown format
-    /// or a number that is not positive.
+    /// The file cannot be read or does not parse, or it states an unknown format or a
+    /// number that is not positive.
     pub fn load(file: Option<&Path>) -> Result<Self> {
         let mut tables = Vec::new();
         if let Some(path) = file {
@@ -91,7 +95,7 @@ impl Machines {
     /// The row with a short name.
     ///
     /// # Errors
-    /// No such row; the message has the nearest name.
+    /// No row has this name; the message lists the nearest names.
     pub fn named(&self, name: &str) -> Result<&Machine> {
         let rows: Vec<&Machine> = self.iter().collect();
         table::named(&rows, "machine", name, |machine| &machine.name).copied()
@@ -102,12 +106,12 @@ impl Machines {
         self.0.iter().flatten()
     }
 
-    /// The data sheet of a device: of the rows whose words are in its name the
-    /// one with the longest words, in the first table that has one. `None`
-    /// when there is no such row.
+    /// The data sheet of a device. Rows whose words are in the name of the device compete:
+    /// the first table that has one wins, and in it the row with the longest words. `None`
+    /// where there is no such row.
     ///
     /// # Errors
-    /// A device that is named like a row and reports other numbers.
+    /// The device has the name of a row but reports other numbers.
     pub fn spec(&self, device: &Identity) -> Result<Option<DataSheet>, SheetMismatch> {
         let mut refused = None;
         for table in &self.0 {
@@ -125,7 +129,7 @@ impl Machines {
 }
 
 impl Machine {
-    /// In what the device differs from the row, as a sentence.
+    /// How the device differs from the row, as a sentence; `None` where they agree.
     fn disagreement(&self, device: &Identity) -> Option<String> {
         let bits = |n: u64| n as f64;
         let facts = [
@@ -169,7 +173,19 @@ impl Machine {
         self.flops_per_s.get(dtype.name()).copied()
     }
 
+    /// Bytes per second of a link, one way, where they are stated.
+    pub const fn link_bytes_per_s(&self, link: Link) -> Option<f64> {
+        match link {
+            Link::Host => self.host_link_bytes_per_s,
+            Link::Peer => self.link_bytes_per_s,
+            Link::Network => self.network_bytes_per_s,
+        }
+    }
+
     fn sheet(&self) -> DataSheet {
+        let links = Link::ALL.into_iter().filter_map(|link| {
+            Some(LinkPeak { link, bytes_per_s: self.link_bytes_per_s(link)? })
+        });
         let compute = self.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
             Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })
         });
@@ -179,12 +195,13 @@ impl Machine {
             peaks: Peaks {
                 bandwidth: Bandwidth::flat(self.bytes_per_s),
                 compute: compute.collect(),
+                links: links.collect(),
             },
         }
     }
 }
 
-/// Formats that sheets state rates of, and that nothing here computes in.
+/// Formats that data sheets state and that no kernel computes in.
 const STATED_ONLY: [&str; 1] = ["fp4"];
 
 impl Raw for Machine {
@@ -216,6 +233,7 @@ impl Raw for Machine {
             ("l2_bytes", machine.l2_bytes),
             ("link_bytes_per_s", machine.link_bytes_per_s),
             ("host_link_bytes_per_s", machine.host_link_bytes_per_s),
+            ("network_bytes_per_s", machine.network_bytes_per_s),
             ("power_w", machine.power_w),
         ];
         for (key, number) in numbers {
@@ -318,7 +336,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_name_of_a_driver_finds_its_own_row_or_none() {
+    fn every_name_that_a_driver_reports_finds_its_own_row_or_none() {
         for (name, machine) in NAMES {
             assert_eq!(machine_of(&named(name)).as_deref(), machine, "{name}");
         }
@@ -332,8 +350,8 @@ mod tests {
         }
     }
 
-    /// Boost clocks as published, in Hz, of the products whose sheets count at
-    /// them.
+    /// Published boost clocks in Hz, of products whose data sheets state peaks at that
+    /// clock.
     const BOOST: [(&str, (u32, u32), f64); 21] = [
         ("v100-sxm2", (7, 0), 1530e6),
         ("v100-pcie", (7, 0), 1380e6),
@@ -385,7 +403,7 @@ mod tests {
                 sheet.compute.len(),
                 "{name}"
             );
-            // Hopper's sheets count f32 at a higher clock than the rest.
+            // The data sheets of Hopper state f32 at a higher clock than the rest.
             let skip = |dtype| *compute_capability == (9, 0) && dtype == DType::F32;
             for peak in derived.into_iter().filter(|peak| !skip(peak.dtype)) {
                 let Some(stated) = sheet.flops_per_s(peak.dtype) else { continue };
@@ -421,7 +439,7 @@ mod tests {
             ..h100
         };
         assert!(reason(slice).contains("132 multiprocessors"));
-        // The same bus of the H200, as two drivers report it.
+        // The bus of the H200, as two drivers report it.
         for bits in [6016, 6144] {
             let h200 = Identity { memory_bus_bits: Some(bits), ..named("NVIDIA H200") };
             assert_eq!(machine_of(&h200).as_deref(), Some("h200"));
@@ -443,17 +461,17 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             Machines::load(Some(&path)).map_err(|e| format!("{e:#}"))
         };
-        // Although the built-in row has more words of the name.
+        // The user's row wins although the built-in row has longer words.
         let device = Identity { memory_bus_bits: Some(64), ..named("NVIDIA H200 NVL") };
         let mine = load(row).unwrap();
         assert_eq!(mine.spec(&device).unwrap().unwrap().peaks.ridge(DType::F32), Some(2.0));
-        // A row of the user's that does not fit leaves the built-in ones.
+        // The user's row does not match this device, so a built-in row is used.
         let other = Identity { memory_bus_bits: Some(6144), ..named("NVIDIA H200") };
         assert_eq!(mine.spec(&other).unwrap().unwrap().machine, "h200");
         for (from, to, part) in [
             ("1e12", "0.0", "above 0"),
             ("= 64", "= 0", "above 0"),
-            ("f32", "f64", "no dtype"),
+            ("f32", "f64", "not a dtype"),
             ("source = \"me\"", "", "source"),
             ("name", "nam", "mine.toml"),
         ] {

@@ -3,7 +3,6 @@
 
 pub mod claims;
 pub mod derived;
-pub mod explain;
 pub mod identity;
 pub mod launch;
 pub mod llm;

@@ -1,22 +1,23 @@
-//! What a step takes on a machine, and what that says: the sums over a [`Step`]'s list
-//! beside a [`Machine`]'s peaks. Pure arithmetic.
+//! Time and memory of a step on a machine: sums over the problems of a [`Step`], and the
+//! peaks of a [`Machine`]. Pure arithmetic.
 
 use super::llm::Llm;
 use super::machine::Machine;
 use super::step::{Part, Phase, Shape, Step};
 use crate::format::DType;
+use crate::resource::{Resource, Work};
 use crate::roofline::Roof;
 
-/// Best read known, of a data sheet's bandwidth: see [`super::launch::REACHABLE`].
+/// The best known read, as a share of a data sheet's bandwidth: see [`super::launch::REACHABLE`].
 pub use super::launch::REACHABLE as REACHABLE_BANDWIDTH;
 
-/// Best matrix product known, of a data sheet's dense peak: 855 of 989 TFLOP/s in bf16 on
+/// The best known matrix product, as a share of a data sheet's dense peak: 855 of 989 TFLOP/s in bf16 on
 /// an H100 SXM (README of ThunderKittens); power keeps clocks below those of the sheet.
 pub const REACHABLE_COMPUTE: f64 = 855.0 / 989.0;
 
-/// What a launch costs beside its bytes and FLOPs where a graph of launches runs, in
+/// Time that a launch in a graph of launches takes in addition to its bytes and FLOPs, in
 /// seconds: one kernel drains and the next fills. Assumed; [`super::launch::FIXED_S`] is
-/// that of a launch alone.
+/// the same for a single launch.
 pub const LAUNCH_S: f64 = 2e-6;
 
 /// Which peaks to predict with.
@@ -25,11 +26,11 @@ pub enum PeakBasis {
     /// The data sheet's: no machine is faster.
     #[default]
     Sheet,
-    /// The shares of these that the best kernels known reach.
+    /// The shares of the data sheet's that the best known kernels reach.
     Achievable,
 }
 
-/// The rates of a machine.
+/// Rates of a machine that predictions use.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates<'a> {
     machine: &'a Machine,
@@ -38,7 +39,7 @@ pub struct Rates<'a> {
 }
 
 impl<'a> Rates<'a> {
-    /// Of a machine, as its sheet states or as is achievable.
+    /// Rates of a machine, as its sheet states them or as they are achievable.
     pub const fn new(machine: &'a Machine, peaks: PeakBasis) -> Self {
         let (bandwidth, compute) = match peaks {
             PeakBasis::Sheet => (1.0, 1.0),
@@ -62,7 +63,18 @@ impl<'a> Rates<'a> {
         self.machine.flops_per_s(dtype).map(|rate| rate * self.compute)
     }
 
-    /// FLOPs per byte at which computing and moving take as long.
+    /// The least time of work, perfectly overlapped. `None` where the machine does not
+    /// state the rate of a resource that it uses.
+    pub fn roof(&self, work: &Work) -> Option<Roof> {
+        let memory_s = work.bytes() as f64 / self.bytes_per_s();
+        Roof::of(work, memory_s, |resource| match resource {
+            Resource::MemoryRead | Resource::MemoryWrite => Some(self.bytes_per_s()),
+            Resource::Matrix(dtype) | Resource::Vector(dtype) => self.flops_per_s(dtype),
+            Resource::Link(link, _) => self.machine.link_bytes_per_s(link),
+        })
+    }
+
+    /// FLOPs per byte at which computing and moving data take equally long.
     pub fn ridge(&self, dtype: DType) -> Option<f64> {
         Some(self.flops_per_s(dtype)? / self.bytes_per_s())
     }
@@ -79,16 +91,17 @@ pub struct Totals {
     pub weight_bytes: f64,
     /// Of these, the cache that attention reads.
     pub cache_bytes: f64,
-    /// Bytes with as many experts as uniform routing touches in the mean.
+    /// Bytes, with the number of experts that uniform routing touches on average.
     pub expected_bytes: f64,
-    /// Bytes that the GPU sends to others.
+    /// Bytes that the GPU sends to other GPUs.
     pub link_bytes: f64,
-    /// Launches.
+    /// Number of launches.
     pub launches: u64,
 }
 
 impl Totals {
-    /// Of the pieces of a step that `wanted` names.
+    /// Sums over the pieces of a step for which `wanted` is true, without
+    /// transfers.
     pub fn of(step: &Step, wanted: impl Fn(Part) -> bool) -> Totals {
         let mut totals = Totals::default();
         for piece in step.pieces.iter().filter(|piece| wanted(piece.part)) {
@@ -98,16 +111,15 @@ impl Totals {
             totals.weight_bytes += count * piece.problem.weight_bytes() as f64;
             totals.cache_bytes += count * piece.problem.cache_bytes() as f64;
             totals.expected_bytes += count * piece.expected_bytes();
-            totals.launches += piece.count;
+            totals.link_bytes += count * work.sent_bytes() as f64;
+            totals.launches += piece.launches();
         }
         totals
     }
 
-    /// Of a whole step.
+    /// Sums over a whole step.
     pub fn of_step(step: &Step) -> Totals {
-        let sent =
-            step.transfers.iter().map(|transfer| transfer.count as f64 * transfer.bytes);
-        Totals { link_bytes: sent.sum(), ..Totals::of(step, |_| true) }
+        Totals::of(step, |_| true)
     }
 
     /// Operational intensity, FLOPs per byte of DRAM.
@@ -115,7 +127,7 @@ impl Totals {
         self.flops / self.bytes
     }
 
-    /// The same over weights and cache alone, as the literature counts a decode step.
+    /// FLOPs per byte of weights and cache only, as the literature counts a decode step.
     pub fn intensity_of_weights_and_cache(&self) -> f64 {
         self.flops / (self.weight_bytes + self.cache_bytes)
     }
@@ -124,15 +136,15 @@ impl Totals {
 /// What limits a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepBound {
-    /// It does not fit the memory.
+    /// It does not fit in memory.
     Capacity,
-    /// Most of its time goes by in problems that compute.
+    /// Compute-bound problems take most of its time.
     Compute,
-    /// Most of its time goes by in problems that move bytes.
+    /// Memory-bound problems take most of its time.
     Bandwidth,
-    /// GPUs wait for each other's bytes for most of the time.
+    /// Transfers between GPUs take most of its time.
     Link,
-    /// Starting launches takes longer than what they do.
+    /// Starting the launches takes longer than their work.
     Latency,
 }
 
@@ -152,56 +164,49 @@ impl StepBound {
 /// Times of a step on a machine, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepTimes {
-    /// Its bytes at the bandwidth of DRAM.
+    /// Time of its bytes at the bandwidth of DRAM.
     pub memory_s: f64,
-    /// Its FLOPs at the peaks of their formats.
+    /// Time of its FLOPs at the peaks of their formats.
     pub compute_s: f64,
-    /// The sum over its problems of the longer of the two: problems follow one another.
+    /// The sum over its problems of the longer of the two: problems run one after the
+    /// other.
     pub roof_s: f64,
-    /// The part of [`StepTimes::roof_s`] in problems that computing takes longer in.
+    /// The part of [`StepTimes::roof_s`] in compute-bound problems.
     pub computing_s: f64,
-    /// What is sent, at the bandwidth of the links.
+    /// Time of the bytes that are sent, at the bandwidth of the links.
     pub link_s: f64,
-    /// Starting its launches, which runs beside.
+    /// Time to start its launches, at the same time as the rest.
     pub launch_s: f64,
 }
 
 impl StepTimes {
-    /// Of a step; `None` where the machine states no peak for a format, or no links where
-    /// there is something to send.
+    /// Times of a step; `None` where the machine states no peak for a format, or no links
+    /// where there is something to send.
     pub fn of(step: &Step, rates: &Rates) -> Option<StepTimes> {
         let mut times = StepTimes::default();
         let mut launches = 0;
         for piece in &step.pieces {
-            let (work, count) = (piece.problem.work(), piece.count as f64);
-            let compute_s = match (work.flops(), piece.problem.math_dtype()) {
-                (0, _) | (_, None) => 0.0,
-                (flops, Some(dtype)) => flops as f64 / rates.flops_per_s(dtype)?,
-            };
-            let roof =
-                Roof { memory_s: work.bytes() as f64 / rates.bytes_per_s(), compute_s };
+            let (roof, count) = (rates.roof(&piece.problem.work())?, piece.count as f64);
             times.memory_s += count * roof.memory_s;
             times.compute_s += count * roof.compute_s;
-            times.roof_s += count * roof.time_s();
-            if compute_s > roof.memory_s {
-                times.computing_s += count * compute_s;
+            times.roof_s += count * roof.memory_s.max(roof.compute_s);
+            times.link_s += count * roof.link_s;
+            if roof.compute_s > roof.memory_s {
+                times.computing_s += count * roof.compute_s;
             }
-            launches += piece.count;
+            launches += piece.launches();
         }
         times.launch_s = launches as f64 * LAUNCH_S;
-        for transfer in &step.transfers {
-            let link = rates.machine.link_bytes_per_s?;
-            times.link_s += transfer.count as f64 * transfer.bytes / link;
-        }
         Some(times)
     }
 
-    /// Seconds of the step: sending follows computing, and launches are started beside.
+    /// Seconds of the step: transfers follow computing, and launches are started at the
+    /// same time.
     pub fn time_s(&self) -> f64 {
         (self.roof_s + self.link_s).max(self.launch_s)
     }
 
-    /// What takes most of it, of a step that fits.
+    /// What takes most of the time of a step that fits in memory.
     pub fn bound(&self) -> StepBound {
         if self.launch_s > self.roof_s + self.link_s {
             StepBound::Latency
@@ -215,22 +220,22 @@ impl StepTimes {
     }
 }
 
-/// Memory that a step takes of a GPU, in bytes.
+/// Memory that a step needs on a GPU, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Footprint {
-    /// Weights.
+    /// All weights.
     pub weight_bytes: f64,
     /// The cache of one request.
     pub request_cache_bytes: f64,
-    /// Requests.
+    /// Number of requests on this GPU.
     pub requests: f64,
-    /// Weights that a step reads if all experts are touched: without the embedding, of
-    /// which it reads some rows.
+    /// Weights that a step reads if it touches all experts: all but the embedding, of which
+    /// it reads a few rows.
     pub read_weight_bytes: f64,
 }
 
 impl Footprint {
-    /// Of a step.
+    /// Footprint of a step.
     pub fn of(step: &Step) -> Footprint {
         let weight_bytes = step.resident_weight_bytes();
         Footprint {
@@ -247,26 +252,28 @@ impl Footprint {
         self.request_cache_bytes + self.read_weight_bytes / self.requests
     }
 
-    /// Bytes altogether.
+    /// Bytes of the weights and of the cache of all requests.
     pub fn resident_bytes(&self) -> f64 {
         self.weight_bytes + self.requests * self.request_cache_bytes
     }
 
-    /// Most requests that fit so many bytes; 0 where not even the weights do.
+    /// Largest number of requests that fits in `memory_bytes`; 0 where the weights alone do
+    /// not fit.
     pub fn most_requests(&self, memory_bytes: f64) -> f64 {
         ((memory_bytes - self.weight_bytes) / self.request_cache_bytes).floor().max(0.0)
     }
 }
 
-/// FLOPs and bytes of decode over the batch, to find where it meets a ridge.
+/// FLOPs and bytes of a decode step as functions of the batch, to find where it reaches a
+/// ridge.
 #[derive(Clone, Debug)]
 pub struct Growth(Vec<(u64, f64, f64)>);
 
 impl Growth {
-    /// Batches that are looked at, powers of two up to this one.
+    /// The largest batch is this power of two, times the data parallelism.
     const MOST: u32 = 20;
 
-    /// Of the decode step of a shape, whatever its batch.
+    /// Growth of the decode step of a shape; the shape's own batch does not matter.
     pub fn of(model: &Llm, shape: &Shape) -> Growth {
         let at = |power: u32| {
             let batch = shape.parallel.data << power;
@@ -277,8 +284,9 @@ impl Growth {
         Growth((0..=Growth::MOST).map_while(at).collect())
     }
 
-    /// The smallest batch whose step has the intensity of a ridge. Between powers of two
-    /// FLOPs and bytes grow evenly: that is exact for dense models.
+    /// The smallest batch whose step has the intensity of a ridge, in FLOPs per byte. Between
+    /// powers of two FLOPs and bytes are interpolated linearly, which is exact for dense
+    /// models.
     pub fn batch_at(&self, ridge: f64) -> Option<u64> {
         let excess = |&(_, flops, bytes): &(u64, f64, f64)| flops - ridge * bytes;
         let above = self.0.iter().position(|point| excess(point) >= 0.0)?;
@@ -289,7 +297,7 @@ impl Growth {
     }
 }
 
-/// What is asked for in one row: a shape on a machine.
+/// The question that a row answers: a step of a model on a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct StepQuestion<'a> {
     /// The model.
@@ -305,23 +313,23 @@ pub struct StepQuestion<'a> {
 pub struct Prediction {
     /// Sums over its problems, on one GPU.
     pub totals: Totals,
-    /// Memory that it takes.
+    /// Memory that it needs.
     pub footprint: Footprint,
-    /// FLOPs per byte at which computing and moving take as long, in the format of
-    /// activations.
+    /// FLOPs per byte at which computing and moving data take equally long, in the format
+    /// of activations.
     pub ridge: Option<f64>,
-    /// Times, where the machine states what they take.
+    /// Times, where the machine states all rates that they need.
     pub times: Option<StepTimes>,
-    /// Capacity of the machine.
+    /// Memory capacity of the machine in bytes, where it is stated.
     pub memory_bytes: Option<f64>,
-    /// Most requests that fit, on all GPUs together.
+    /// Largest number of requests that fits, on all GPUs together.
     pub batch_max: Option<f64>,
-    /// Smallest batch of decode at the ridge; `None` where none reaches it.
+    /// Smallest batch at which decode reaches the ridge; `None` where no batch does.
     pub batch_at_ridge: Option<u64>,
 }
 
 impl Prediction {
-    /// Of a step, with the growth of its decode over the batch.
+    /// Prediction for a step, whose decode grows with the batch as `growth` says.
     pub fn of(
         question: &StepQuestion,
         step: &Step,
@@ -349,13 +357,13 @@ impl Prediction {
         Some(self.footprint.resident_bytes() <= self.memory_bytes?)
     }
 
-    /// Bytes that are short, where it does not fit.
+    /// Bytes of memory that are missing; `None` where it fits or no capacity is stated.
     pub fn short_bytes(&self) -> Option<f64> {
         let short = self.footprint.resident_bytes() - self.memory_bytes?;
         (short > 0.0).then_some(short)
     }
 
-    /// What limits it.
+    /// What limits it; `None` where the machine states too little.
     pub fn bound(&self) -> Option<StepBound> {
         if self.fits() == Some(false) {
             return Some(StepBound::Capacity);
@@ -392,12 +400,12 @@ impl Prediction {
         Some(tokens as f64 / self.times?.time_s() / shape.parallel.gpus() as f64)
     }
 
-    /// Share of the compute peak, on which FLOPs would take no longer (MFU).
+    /// Share of the compute peak that the step uses (MFU).
     pub fn compute_share(&self) -> Option<f64> {
         self.times.map(|times| times.compute_s / times.time_s())
     }
 
-    /// Share of the memory's peak (MBU).
+    /// Share of the bandwidth peak that the step uses (MBU).
     pub fn bandwidth_share(&self) -> Option<f64> {
         self.times.map(|times| times.memory_s / times.time_s())
     }

@@ -1,5 +1,5 @@
-//! What others have measured, to hold predictions against: no time may be shorter than
-//! the roofline at what is achievable.
+//! Measurements that others have published, to test predictions: no time may be shorter
+//! than the roofline at achievable peaks.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -12,37 +12,38 @@ use crate::op::Problem;
 /// A published measurement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measurement {
-    /// What was measured, in a few words.
+    /// What was measured.
     pub name: String,
-    /// Where: a name of the table of machines.
+    /// The name of the machine in the table of machines.
     pub machine: String,
-    /// The problems that followed one another.
+    /// The problems that were computed one after the other.
     pub problems: Vec<Problem>,
-    /// Seconds of all of them.
+    /// Time of all problems, in seconds.
     pub time_s: f64,
-    /// What limits it, by its shape.
+    /// What limits the time: `latency`, `ridge`, `memory` or `compute`.
     pub regime: String,
-    /// Where the figure stands.
+    /// Where the measurement is published.
     pub source: String,
-    /// What to know about it.
+    /// Remarks.
     pub note: String,
 }
 
-/// A measurement beside its prediction.
+/// A measurement and its prediction.
 #[derive(Clone, Debug)]
 pub struct Compared {
     /// The measurement.
     pub measurement: Measurement,
-    /// Seconds of the roofline at achievable peaks.
+    /// Time of the roofline at achievable peaks, in seconds.
     pub roof_s: f64,
-    /// Bytes per second that the measured time implies, of the data sheet's.
+    /// Bandwidth that the measured time implies, as a share of the data sheet's.
     pub implied_bandwidth: f64,
-    /// FLOPs per second that it implies, of the data sheet's.
+    /// Rate of computing that the measured time implies, as a share of the data sheet's.
     pub implied_compute: f64,
 }
 
 impl Compared {
-    /// Predicted over measured: at most 1 where nothing is wrong.
+    /// Predicted over measured time: at most 1, or the prediction or the measurement is
+    /// wrong.
     pub fn ratio(&self) -> f64 {
         self.roof_s / self.measurement.time_s
     }
@@ -51,7 +52,7 @@ impl Compared {
 /// All published measurements with their predictions.
 ///
 /// # Errors
-/// A table that does not parse, or a machine that states too little.
+/// The table does not parse, or a machine states no peak in a format that is measured.
 pub fn compare(machines: &Machines) -> Result<Vec<Compared>> {
     let rows = table::load::<MeasurementRow>(
         ("published.toml", include_str!("published.toml")),
@@ -66,18 +67,15 @@ fn compare_one(machines: &Machines, measurement: Measurement) -> Result<Compared
     let (mut roof_s, mut bytes, mut compute_s) = (0.0, 0.0, 0.0);
     for problem in &measurement.problems {
         let work = problem.work();
-        let of_flops = match problem.math_dtype() {
-            None => 0.0,
-            Some(dtype) => {
-                let rate = rates.flops_per_s(dtype).with_context(|| {
-                    format!("{}: no peak in {dtype} of {}", measurement.name, machine.name)
-                })?;
-                work.flops() as f64 / rate
-            }
-        };
-        roof_s += of_flops.max(work.bytes() as f64 / rates.bytes_per_s());
+        let roof = rates.roof(&work).with_context(|| {
+            format!(
+                "{}: {} does not state every rate that {problem} needs",
+                measurement.name, machine.name
+            )
+        })?;
+        roof_s += roof.time_s();
         bytes += work.bytes() as f64;
-        compute_s += of_flops;
+        compute_s += roof.compute_s;
     }
     let (time_s, sheet) = (measurement.time_s, Rates::new(machine, PeakBasis::Sheet));
     let reachable = super::predict::REACHABLE_COMPUTE;
@@ -89,7 +87,7 @@ fn compare_one(machines: &Machines, measurement: Measurement) -> Result<Compared
     })
 }
 
-/// A row of the table.
+/// A measurement as it is written in the table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MeasurementRow {
@@ -119,7 +117,10 @@ impl Raw for MeasurementRow {
             _ => return Err(format!("{}: give `time_s` or `flops_per_s`", self.name)),
         };
         if !(time_s.is_finite() && time_s > 0.0) {
-            return Err(format!("{}: no time takes {time_s} s", self.name));
+            return Err(format!(
+                "{}: the time is {time_s} s; it must be above 0",
+                self.name
+            ));
         }
         Ok(Measurement {
             name: self.name,

@@ -4,9 +4,11 @@
 use super::llm::{AttentionKind as Attention, Experts, Llm};
 use crate::format::DType;
 use crate::op::{
-    Access, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout, KvRead, Lengths, MlaDecode,
-    MoeGemm, PageOrder, PrefillAttention, Problem, Routing, Stream,
+    Access, Collective, CollectiveKind, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout,
+    KvRead, Lengths, MlaAppend, MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem,
+    Routing, Stream,
 };
+use crate::resource::Link;
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +91,8 @@ pub enum Part {
     Projection,
     /// Dense feed-forward layers and experts.
     FeedForward,
+    /// What GPUs send each other.
+    Exchange,
     /// Everything else.
     Rest,
 }
@@ -110,10 +114,21 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// Launches, as far as their start costs time of its own. Exchanges have the time of
+    /// their links instead.
+    pub const fn launches(&self) -> u64 {
+        match self.part {
+            Part::Exchange => 0,
+            Part::Attention | Part::Projection | Part::FeedForward | Part::Rest => {
+                self.count
+            }
+        }
+    }
+
     /// Bytes of one problem with as many experts as routing touches in the mean.
     pub fn expected_bytes(&self) -> f64 {
         let work = self.problem.work();
-        self.expected.map_or(work.bytes() as f64, |read| read + work.bytes_written as f64)
+        self.expected.map_or(work.bytes() as f64, |read| read + work.bytes_written() as f64)
     }
 
     /// Bytes of the weights of one problem that lie in memory, read or not.
@@ -125,24 +140,12 @@ impl Piece {
     }
 }
 
-/// What GPUs send each other in a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Transfer {
-    /// What it is, in the field's words.
-    pub name: &'static str,
-    /// Bytes that each GPU sends in one.
-    pub bytes: f64,
-    /// How many of them.
-    pub count: u64,
-}
-
 /// A step on one GPU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Problems in the order in which they come up, equal ones together.
+    /// Problems in the order in which they come up, equal ones together; what GPUs send
+    /// each other last.
     pub pieces: Vec<Piece>,
-    /// What is sent.
-    pub transfers: Vec<Transfer>,
     /// Requests of this GPU.
     pub requests: u64,
     /// Bytes of the embedding table, of which a step reads its tokens' rows only; 0 where
@@ -164,7 +167,8 @@ struct Builder<'a> {
     /// New tokens of this GPU.
     tokens: u64,
     pieces: Vec<Piece>,
-    transfers: Vec<Transfer>,
+    /// What GPUs send each other.
+    exchanges: Vec<(&'static str, Collective, u64)>,
 }
 
 impl Step {
@@ -181,15 +185,16 @@ impl Step {
             requests,
             tokens: requests * shape.new_tokens,
             pieces: Vec::with_capacity(24),
-            transfers: Vec::new(),
+            exchanges: Vec::new(),
         };
         builder.layers()?;
+        builder.push_exchanges()?;
         let embedding = if model.tied_embeddings { 0 } else { model.vocab * model.hidden };
         let embedding_bytes =
             head_format(shape.formats).bytes_of(embedding.div_ceil(shape.parallel.tensor));
         let request_cache_bytes = request_cache_bytes(model, shape);
-        let Builder { pieces, transfers, .. } = builder;
-        Ok(Step { pieces, transfers, requests, embedding_bytes, request_cache_bytes })
+        let pieces = builder.pieces;
+        Ok(Step { pieces, requests, embedding_bytes, request_cache_bytes })
     }
 
     /// Bytes of the weights that lie in the memory of this GPU.
@@ -413,6 +418,22 @@ impl Builder<'_> {
         self.push(("append", Part::Rest), Problem::KvAppend(append), self.model.layers)
     }
 
+    fn append_latents(&mut self, latent_dim: u64, rope_dim: u64) -> Result<(), String> {
+        let Shape { context, new_tokens, formats, .. } = *self.shape;
+        let append = MlaAppend {
+            batch: self.requests,
+            context,
+            new_tokens,
+            latent_dim,
+            rope_dim,
+            dtype: formats.activations,
+            kv_dtype: formats.cache,
+            layout: PAGES,
+            lengths: Lengths::Equal,
+        };
+        self.push(("append", Part::Rest), append.into(), self.model.layers)
+    }
+
     /// Attention of heads to a window, or to all where it is 0.
     fn attend(
         &mut self,
@@ -437,20 +458,37 @@ impl Builder<'_> {
                 new_tokens,
                 window,
             }),
-            Phase::Prefill => Problem::PrefillAttention(PrefillAttention {
-                batch,
-                prefix: context - new_tokens,
-                new_tokens,
-                q_heads,
-                kv_heads,
-                head_dim,
-                causal: true,
-                dtype,
-                kv_dtype,
-                window,
-            }),
+            Phase::Prefill => {
+                let (heads, widths) = ((q_heads, kv_heads), (head_dim, head_dim));
+                return self.prefill((name, window), heads, widths, count);
+            }
         };
         self.push((name, Part::Attention), problem, count)
+    }
+
+    /// Attention of a prompt, whose values may be narrower than its keys.
+    fn prefill(
+        &mut self,
+        (name, window): (&'static str, u64),
+        (q_heads, kv_heads): (u64, u64),
+        (head_dim, v_head_dim): (u64, u64),
+        count: u64,
+    ) -> Result<(), String> {
+        let Shape { context, new_tokens, formats, .. } = *self.shape;
+        let attention = PrefillAttention {
+            batch: self.requests,
+            prefix: context - new_tokens,
+            new_tokens,
+            q_heads,
+            kv_heads,
+            head_dim,
+            causal: true,
+            dtype: formats.activations,
+            kv_dtype: formats.cache,
+            window,
+            v_head_dim,
+        };
+        self.push((name, Part::Attention), attention.into(), count)
     }
 
     /// Latent attention: absorbed in decode, with keys and values of all heads made anew
@@ -482,8 +520,7 @@ impl Builder<'_> {
         }
         let key = kv_lora_rank + qk_rope_dim;
         self.linear(("latents", Part::Projection), (tokens, key, hidden), layers)?;
-        // One row for each token, where others append keys and values.
-        self.append(1, key / 2)?;
+        self.append_latents(kv_lora_rank, qk_rope_dim)?;
         match phase {
             Phase::Decode => {
                 let absorbed = layers * heads;
@@ -511,9 +548,8 @@ impl Builder<'_> {
                 let all = self.requests * context;
                 let what = ("keys and values up", Part::Projection);
                 self.linear(what, (all, up, kv_lora_rank), layers)?;
-                // Keys and values are not as wide as each other: what counts is the sum.
-                let width = (qk_nope_dim + qk_rope_dim + v_head_dim) / 2;
-                self.attend(("attention", 0), (heads, heads, width), layers)?;
+                let widths = (qk_nope_dim + qk_rope_dim, v_head_dim);
+                self.prefill(("attention", 0), (heads, heads), widths, layers)?;
             }
         }
         let k = heads * v_head_dim;
@@ -578,9 +614,13 @@ impl Builder<'_> {
         self.routed("experts' down", down, count)?;
         if expert > 1 {
             // Each token goes to its experts, and comes back; some are at home.
-            let sent = self.tokens * experts.top_k * hidden * (expert - 1) / expert;
-            let bytes = self.shape.formats.activations.bytes_of(sent) as f64;
-            self.transfers.push(Transfer { name: "all-to-all", bytes, count: 2 * count });
+            let elements = self.tokens * experts.top_k * hidden;
+            self.exchange(
+                ("all-to-all", CollectiveKind::AllToAll),
+                elements,
+                expert,
+                2 * count,
+            );
         }
         Ok(())
     }
@@ -615,17 +655,35 @@ impl Builder<'_> {
     }
 
     /// Groups of GPUs add up what each has of the residual stream, after attention and
-    /// after the feed-forward: in a ring each sends `2 (t - 1) / t` of it.
+    /// after the feed-forward.
     fn all_reduces(&mut self) {
         let Parallel { tensor, expert, .. } = self.shape.parallel;
         if tensor == 1 {
             return;
         }
-        let row_bytes = self.shape.formats.activations.bytes_of(self.model.hidden);
-        let stream_bytes = (self.tokens * row_bytes) as f64;
-        let bytes = 2.0 * stream_bytes * (tensor - 1) as f64 / tensor as f64;
         let spread = if expert > 1 { self.model.expert_layers() } else { 0 };
         let count = 2 * self.model.layers - spread;
-        self.transfers.push(Transfer { name: "all-reduce", bytes, count });
+        let elements = self.tokens * self.model.hidden;
+        self.exchange(("all-reduce", CollectiveKind::AllReduce), elements, tensor, count);
+    }
+
+    /// A collective of GPUs that have so many elements of activations each.
+    fn exchange(
+        &mut self,
+        (name, kind): (&'static str, CollectiveKind),
+        elements: u64,
+        ranks: u64,
+        count: u64,
+    ) {
+        let bytes = self.shape.formats.activations.bytes_of(elements);
+        let collective = Collective { collective: kind, ranks, bytes, link: Link::Peer };
+        self.exchanges.push((name, collective, count));
+    }
+
+    fn push_exchanges(&mut self) -> Result<(), String> {
+        for (name, collective, count) in std::mem::take(&mut self.exchanges) {
+            self.push((name, Part::Exchange), collective.into(), count)?;
+        }
+        Ok(())
     }
 }

@@ -10,12 +10,12 @@ use super::llm::Llm;
 use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
 use super::step::{Formats, Parallel, Phase, Shape, Step};
 
-/// Tokens of the requests of a row.
+/// Tokens of each request in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tokens {
-    /// The workload that they are from, where they are from one.
+    /// Name of the workload that states them; empty without one.
     pub workload: String,
-    /// Tokens in the end.
+    /// Tokens of a request, new ones included.
     pub context: u64,
     /// New tokens of a prefill.
     pub prefill: u64,
@@ -28,7 +28,7 @@ pub struct Grid<'a> {
     pub models: Vec<&'a Llm>,
     /// What steps do.
     pub phases: Vec<Phase>,
-    /// Formats of numbers.
+    /// Formats of weights, cache and activations.
     pub formats: Vec<Formats>,
     /// Ways to spread a model.
     pub parallel: Vec<Parallel>,
@@ -86,13 +86,13 @@ pub const COLUMNS: [&str; 42] = [
     "reason",
 ];
 
-/// Batches that share what does not depend on the batch.
+/// Batches in a piece: what does not depend on the batch is computed once for all of them.
 const BATCHES: usize = 256;
 
-/// Pieces of the grid under way at a time.
+/// Pieces of the grid that are computed before their rows are written.
 const PIECES: usize = 64;
 
-/// What rows of a piece of the grid have in common.
+/// What the rows of a piece of the grid have in common.
 #[derive(Clone, Copy)]
 struct GridPiece<'a> {
     model: &'a Llm,
@@ -122,7 +122,7 @@ impl GridPiece<'_> {
 }
 
 impl<'a> Grid<'a> {
-    /// Rows altogether.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         let chunks = self.pieces().map(|place| place.batches.len()).sum::<usize>();
         chunks * self.rates.len()
@@ -149,7 +149,7 @@ impl<'a> Grid<'a> {
         })
     }
 
-    /// Every step, whatever the machine.
+    /// Every step; there is one for all machines.
     pub fn shapes(&self) -> impl Iterator<Item = (&Llm, Shape)> {
         self.pieces().flat_map(|place| {
             place.batches.iter().map(move |&batch| (place.model, place.shape(batch)))
@@ -159,7 +159,7 @@ impl<'a> Grid<'a> {
     /// Writes a header and all rows as CSV.
     ///
     /// # Errors
-    /// What writing fails with.
+    /// The writer's.
     pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<()> {
         writeln!(to, "{}", COLUMNS.join(","))?;
         let mut pieces = self.pieces();
@@ -286,7 +286,7 @@ impl SweepRow<'_> {
     }
 }
 
-/// A cell that may hold anything.
+/// Writes a cell, quoted where CSV needs it.
 fn quote(to: &mut String, text: &str) {
     if text.contains([',', '"', '\n', '\r']) {
         to.push('"');
@@ -297,7 +297,7 @@ fn quote(to: &mut String, text: &str) {
     }
 }
 
-/// A comma, and a number that reads back as the same.
+/// Writes a comma and a number that parses to the same value, or to an empty cell.
 fn number(to: &mut String, value: Option<f64>) {
     to.push(',');
     if let Some(value) = value.filter(|value| value.is_finite()) {
@@ -345,7 +345,7 @@ mod tests {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Every point is a row with all its cells; what cannot be is one with a reason.
+    /// Every point is a row with all its cells; a step that is not possible has a reason.
     #[test]
     fn every_point_is_a_row() {
         with_grid(|grid| {

@@ -1,5 +1,5 @@
-//! Tables of facts: TOML files with rows under one key, of which a message can say the
-//! file and the line.
+//! Tables of facts: TOML files whose rows are under one key. Messages name the file and
+//! the line.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,37 +11,37 @@ use toml::Spanned;
 
 use crate::op::unknown_key;
 
-/// A mistake in a table, where it is and what to do.
+/// An error in a table: where it is and what to write.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{file}:{line}: {message}")]
 pub struct TableError {
-    /// File as the user named it.
+    /// The file, as the user named it.
     pub file: String,
-    /// Line, from 1.
+    /// The line, from 1.
     pub line: usize,
     /// What is wrong and what to write.
     pub message: String,
 }
 
-/// A row as it is written.
+/// A row as it is written in the file.
 pub trait Raw: DeserializeOwned {
-    /// The row as it is used.
+    /// The row after its check.
     type Checked;
 
-    /// Name of the table's key.
+    /// The key that the rows are under.
     const KEY: &'static str;
 
-    /// The row, if it makes sense.
+    /// Checks the row.
     ///
     /// # Errors
-    /// What is inconsistent, and what to write.
+    /// The row is inconsistent; the message says what to write.
     fn check(self) -> Result<Self::Checked, String>;
 }
 
-/// The rows of a file.
+/// Parses and checks the rows of a file.
 ///
 /// # Errors
-/// What does not parse, is unknown or inconsistent, with its line.
+/// A row does not parse, has an unknown key or is inconsistent.
 pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableError> {
     let error = |at: usize, message: String| TableError {
         file: file.to_owned(),
@@ -58,7 +58,7 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
             if key != R::KEY {
                 return Err(error(
                     at,
-                    format!("`{key}` is no table here; use `{}`", R::KEY),
+                    format!("`{key}` is not a table of this file; use `{}`", R::KEY),
                 ));
             }
             rows.push(row.into_inner().check().map_err(|message| error(at, message))?);
@@ -67,10 +67,11 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
     Ok(rows)
 }
 
-/// The built-in rows, a file and its text, with a user's in front of them.
+/// The rows of the user's file, if there is one, and after them the built-in rows, which
+/// are given as the name and the text of their file.
 ///
 /// # Errors
-/// As of [`parse`], and a file that cannot be read.
+/// As [`parse`], or the user's file cannot be read.
 pub fn load<R: Raw>(
     (built_in, text): (&str, &str),
     user: Option<&Path>,
@@ -88,7 +89,7 @@ pub fn load<R: Raw>(
 /// The first row with a name.
 ///
 /// # Errors
-/// There is none; the message has the nearest names.
+/// No row has this name; the message lists the nearest names.
 pub fn named<'a, T>(
     rows: &'a [T],
     what: &str,

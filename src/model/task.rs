@@ -1,5 +1,5 @@
-//! Whole turns and tasks, prefill and decode together, and what follows for machines that
-//! do only one of the two, or keep the cache elsewhere. Sums of steps; see [`super::step`].
+//! Whole turns and tasks, prefill and decode together; prefill and decode on separate
+//! machines; caches in other memory. All are sums over steps, see [`super::step`].
 
 use super::llm::Llm;
 use super::predict::{Footprint, Rates, StepTimes};
@@ -11,11 +11,11 @@ use super::workload::Workload;
 pub struct Served<'a> {
     /// The model.
     pub model: &'a Llm,
-    /// Formats of its numbers.
+    /// Formats of its tensors.
     pub formats: Formats,
-    /// How it is spread.
+    /// How it is spread over GPUs.
     pub parallel: Parallel,
-    /// Share of a prompt that is found in the cache, if not what workloads say.
+    /// Share of a prompt that the prefix cache holds; `None` for what workloads say.
     pub cache_hit: Option<f64>,
 }
 
@@ -42,11 +42,11 @@ impl Served<'_> {
         })
     }
 
-    /// Seconds of a prompt of `context` tokens of which so many are computed, of one
-    /// request for each group of GPUs.
+    /// Seconds of the prefill of a prompt of `context` tokens, of which the last `computed`
+    /// are not in the cache. Each group of GPUs has one request.
     ///
     /// # Errors
-    /// As of [`Step::of`], and a machine that states too little.
+    /// As [`Step::of`], or the machine states too little.
     pub fn prefill_s(
         &self,
         rates: &Rates,
@@ -57,20 +57,19 @@ impl Served<'_> {
         self.seconds(&step, rates)
     }
 
-    /// Seconds of a decode step.
+    /// Seconds of a decode step of `batch` requests at `context` tokens.
     ///
     /// # Errors
-    /// As of [`Served::prefill_s`].
+    /// As [`Served::prefill_s`].
     pub fn decode_s(&self, rates: &Rates, batch: u64, context: u64) -> Result<f64, String> {
         self.seconds(&self.step(Phase::Decode, batch, context, 1)?, rates)
     }
 
-    /// Seconds of so many decode steps, the first at `context` cached tokens. A step's
-    /// time is a sum of kinks in the context and straight between them, so a few of many
-    /// steps are enough.
+    /// Seconds of `tokens` decode steps, the first at `context` cached tokens. The time of a
+    /// step is piecewise linear in the context, so a few of many steps are enough.
     ///
     /// # Errors
-    /// As of [`Served::prefill_s`].
+    /// As [`Served::prefill_s`].
     pub fn answer_s(
         &self,
         rates: &Rates,
@@ -84,17 +83,17 @@ impl Served<'_> {
         for stretch in 0..stretches {
             let (first, end) =
                 (tokens * stretch / stretches, tokens * (stretch + 1) / stretches);
-            // The mean of a straight line is its middle.
+            // The mean of a linear function is its value in the middle.
             let middle = context + (first + end - 1) / 2;
             seconds += (end - first) as f64 * self.decode_s(rates, batch, middle)?;
         }
         Ok(seconds)
     }
 
-    /// Most requests of a context that fit a machine, on all GPUs together.
+    /// The largest number of requests of `context` tokens that fits, on all GPUs together.
     ///
     /// # Errors
-    /// As of [`Step::of`], and a machine that states no capacity.
+    /// As [`Step::of`], or the machine states no capacity.
     pub fn most_requests(&self, rates: &Rates, context: u64) -> Result<u64, String> {
         let step = self.step(Phase::Decode, self.parallel.data, context, 1)?;
         let memory_bytes = rates
@@ -105,22 +104,22 @@ impl Served<'_> {
         Ok(most as u64 * self.parallel.data)
     }
 
-    /// Bytes that a request of a context has cached, on all GPUs of its group.
+    /// Bytes that a request of `context` tokens has cached, on one GPU.
     ///
     /// # Errors
-    /// As of [`Step::of`].
+    /// As [`Step::of`].
     pub fn cache_bytes(&self, context: u64) -> Result<f64, String> {
         let step = self.step(Phase::Decode, self.parallel.data, context, 1)?;
         Ok(step.request_cache_bytes as f64)
     }
 }
 
-/// A turn, or the turns of a task.
+/// A turn, or all turns of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Turn {
     /// Prompt tokens that are computed.
     pub computed_tokens: u64,
-    /// Prompt tokens that are found in the cache.
+    /// Prompt tokens that are in the cache already.
     pub cached_tokens: u64,
     /// Tokens of answers.
     pub output_tokens: u64,
@@ -131,10 +130,11 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Turn number `turn` of a workload, among a batch of requests that decode together.
+    /// Turn number `turn` of a workload, from 0, in a batch of `batch` requests that decode
+    /// together.
     ///
     /// # Errors
-    /// As of [`Served::prefill_s`].
+    /// As [`Served::prefill_s`].
     pub fn of(
         served: &Served,
         rates: &Rates,
@@ -157,7 +157,7 @@ impl Turn {
     /// All turns of a workload's task.
     ///
     /// # Errors
-    /// As of [`Served::prefill_s`].
+    /// As [`Served::prefill_s`].
     pub fn of_task(
         served: &Served,
         rates: &Rates,
@@ -176,18 +176,18 @@ impl Turn {
         Ok(all)
     }
 
-    /// Seconds of prefill and decode, one after the other.
+    /// Seconds of prefill and then decode.
     pub fn time_s(&self) -> f64 {
         self.prefill_s + self.decode_s
     }
 }
 
-/// Prefill on machines of one kind, decode on those of another.
+/// Prefill on machines of one kind, decode on machines of another kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Disaggregated {
     /// Requests that decode together.
     pub batch: u64,
-    /// Bytes of the cache that a prompt's computed tokens leave: what is shipped.
+    /// Bytes that each GPU ships: its part of the cache of the tokens that prefill computes.
     pub shipped_bytes: f64,
     /// Seconds to ship them over the slower side's links between GPUs.
     pub link_s: Option<f64>,
@@ -195,16 +195,16 @@ pub struct Disaggregated {
     pub host_link_s: Option<f64>,
     /// Seconds of prefill of a turn.
     pub prefill_s: f64,
-    /// Seconds of decode of a turn for each request of the batch.
+    /// Seconds of decode of a turn, divided by the requests of the batch.
     pub decode_s_per_request: f64,
 }
 
 impl Disaggregated {
-    /// A typical turn of a workload. As many requests decode together as fit, but for a
-    /// limit.
+    /// A typical turn of a workload. As many requests decode together as fit, and at most
+    /// `limit`.
     ///
     /// # Errors
-    /// As of [`Served::prefill_s`], and a request that does not fit.
+    /// As [`Served::prefill_s`], or not one request fits.
     pub fn of(
         served: &Served,
         (prefill, decode): (&Rates, &Rates),
@@ -243,37 +243,38 @@ impl Disaggregated {
         })
     }
 
-    /// Groups of GPUs that prefill for each that decodes, so that neither waits.
+    /// Groups of GPUs that prefill for each group that decodes, so that neither waits.
     pub fn prefill_per_decode(&self) -> f64 {
         self.prefill_s / self.decode_s_per_request
     }
 
-    /// Turns per second of each group of GPUs, of both kinds together at that ratio.
+    /// Turns per second of each group of GPUs, over the groups of both kinds at the ratio
+    /// [`Disaggregated::prefill_per_decode`].
     pub fn turns_per_s_per_group(&self) -> f64 {
         1.0 / (self.prefill_s + self.decode_s_per_request)
     }
 }
 
-/// A cache that is kept in host memory or a remote pool.
+/// A cache in host memory or in a remote pool.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Offloaded {
     /// Bytes that a decode step reads of the cache, on one GPU.
     pub step_cache_bytes: f64,
-    /// Seconds of the step with the cache at home.
+    /// Seconds of the step with the cache in the GPU's memory.
     pub step_s: f64,
     /// Bytes of a request's cache, on one GPU.
     pub request_cache_bytes: f64,
-    /// Seconds to compute that cache anew.
+    /// Seconds to compute that cache again.
     pub recompute_s: f64,
-    /// Bytes per second to the host, where the machine states it.
+    /// Bytes per second of the link to the host, where the machine states it.
     pub host_link_bytes_per_s: Option<f64>,
 }
 
 impl Offloaded {
-    /// Of a batch of requests at a context.
+    /// Predicts a batch of requests at `context` tokens.
     ///
     /// # Errors
-    /// As of [`Served::prefill_s`].
+    /// As [`Served::prefill_s`].
     pub fn of(
         served: &Served,
         rates: &Rates,
@@ -291,18 +292,20 @@ impl Offloaded {
         })
     }
 
-    /// Bandwidth from which on steps that fetch all of the cache are no slower.
+    /// Bytes per second at which a step that fetches all of the cache is as fast as one that
+    /// has it in memory.
     pub fn streaming_bytes_per_s(&self) -> f64 {
         self.step_cache_bytes / self.step_s
     }
 
-    /// How many times longer steps take that fetch all of the cache from the host.
+    /// How many times longer a step takes that fetches all of the cache from the host; `None`
+    /// where the machine states no link to it.
     pub fn slowdown(&self) -> Option<f64> {
         Some((self.streaming_bytes_per_s() / self.host_link_bytes_per_s?).max(1.0))
     }
 
-    /// Bandwidth from which on fetching a request's cache once is faster than computing
-    /// it anew.
+    /// Bytes per second at which fetching a request's cache once is as fast as computing it
+    /// again.
     pub fn fetching_bytes_per_s(&self) -> f64 {
         self.request_cache_bytes / self.recompute_s
     }

@@ -25,7 +25,7 @@ fn step(name: &str, shape: &Shape) -> Step {
     Step::of(llm::named(&models(), name).unwrap(), shape).unwrap()
 }
 
-/// Matrices of the list, experts all of them, and what is no matrix.
+/// Parameters of the list's matrices, with all experts, and of the vectors.
 fn parameters(model: &Llm) -> u64 {
     let step = Step::of(model, &decode(1, 1)).unwrap();
     let of_piece = |problem: &Problem| match *problem {
@@ -93,7 +93,7 @@ fn caches_grow_by_the_golden_bytes() {
     }
 }
 
-/// A layer's attention out of the list, as the literature counts it.
+/// The attention of one layer, as the literature counts it.
 #[test]
 fn attention_of_a_layer_is_golden() {
     for (name, flops, bytes, intensity) in [
@@ -120,14 +120,15 @@ fn whole_steps_of_llama_70b_are_golden() {
     }
     assert!((oi(16, 1024) - 15.70).abs() < 0.005, "{}", oi(16, 1024));
     assert!((oi(16, 32_768) - 11.58).abs() < 0.005, "{}", oi(16, 32_768));
-    // With activations it is a little less, never more.
+    // With the bytes of activations it is a little less.
     let totals = Totals::of_step(&step("llama-3.1-70b", &decode(8, 1024)));
     assert!((7.9..8.0).contains(&totals.operational_intensity()));
     let footprint = Footprint::of(&step("llama-3.1-70b", &decode(16, 131_072)));
     assert!((footprint.per_request_bytes() / 1e9 - 51.64).abs() < 0.005);
 }
 
-/// What a GPU has of a step times the GPUs is the step, but for what each repeats.
+/// The work of one GPU times the number of GPUs is the whole step, except for work that
+/// every GPU repeats.
 #[test]
 fn tensor_parallelism_divides_a_step() {
     for name in ["llama-3.1-70b", "qwen3-235b-a22b", "gpt-oss-120b"] {
@@ -145,7 +146,7 @@ fn tensor_parallelism_divides_a_step() {
     }
 }
 
-/// Latents are not divided by heads: claim 5's second half.
+/// Heads do not divide latent vectors: the second half of claim 5.
 #[test]
 fn tensor_parallelism_repeats_latents() {
     let oi = |tensor| {
@@ -159,7 +160,7 @@ fn tensor_parallelism_repeats_latents() {
     assert!((oi(8) - 30.2).abs() < 0.1, "{}", oi(8));
 }
 
-/// Experts spread over all GPUs: each reads its share, and in the mean less than that.
+/// Experts are spread over all GPUs: each reads at most its share, and on average less.
 #[test]
 fn expert_parallelism_divides_experts() {
     let name = "deepseek-v3";
@@ -174,7 +175,7 @@ fn expert_parallelism_divides_experts() {
     assert_eq!(p.experts_touched(), 8);
     let expected = up.expected_bytes() / up.problem.work().bytes() as f64;
     assert!((0.95..1.0).contains(&expected), "{expected}");
-    assert!(step.transfers.iter().any(|t| t.name == "all-to-all" && t.count == 2 * 58));
+    assert!(step.pieces.iter().any(|p| p.name == "all-to-all" && p.count == 2 * 58));
 }
 
 fn prediction(name: &str, shape: &Shape, machine: &str) -> Prediction {
@@ -187,7 +188,7 @@ fn prediction(name: &str, shape: &Shape, machine: &str) -> Prediction {
     Prediction::of(&question, &step, Totals::of_step(&step), &growth)
 }
 
-/// The smallest batch at the ridge, found by trying.
+/// The batch before the predicted one is below the ridge.
 #[test]
 fn batches_at_the_ridge_are_the_smallest() {
     for (name, context) in [("llama-3.1-8b", 16), ("llama-3.1-70b", 64)] {
@@ -232,9 +233,9 @@ fn windows_bound_the_cache() {
     assert_eq!(windowed.problem.cache_bytes(), 128 * token);
 }
 
-/// A prompt in two pieces computes what it computes in one.
+/// A prompt in two pieces takes the FLOPs of the whole prompt.
 #[test]
-fn prefill_behind_a_prefix_is_the_rest_of_a_prompt() {
+fn prefill_after_a_prefix_is_the_rest_of_a_prompt() {
     let prefill = |context, new_tokens| {
         let shape =
             Shape { phase: Phase::Prefill, context, new_tokens, ..decode(1, context) };
@@ -274,12 +275,12 @@ fn tables_of_users_are_checked_line_by_line() {
         (
             "kv_heads = 2",
             "kv_heads = 3",
-            "mine.toml:3: model mine: q_heads = 4 is no multiple",
+            "mine.toml:3: model mine: q_heads = 4 is not a multiple",
         ),
         ("layers = 2", "layers = 0", "mine.toml:3: model mine: layers = 0"),
         ("layers = 2", "layer = 2", "unknown field `layer`"),
         ("layers = 2", "layers = \"x\"", "mine.toml:5"),
-        ("intermediate = 128\n", "", "no `intermediate`"),
+        ("intermediate = 128\n", "", "give their `intermediate`"),
         ("head_dim = 16", "head_dim = 16\nwindow = 9", "`window` and `global_every`"),
         ("[[model]]", "[[machine]]", "machine"),
         ("source = \"me\"", "source = \"\"", "`source`"),
@@ -293,8 +294,8 @@ fn tables_of_users_are_checked_line_by_line() {
     assert!(error.contains("llama-3.1-8b"), "{error}");
 }
 
-/// No measurement of anybody's is faster than the roofline at achievable peaks by more
-/// than 5%, and rows that imply more than the data sheet would be mistakes.
+/// No published measurement is faster than the roofline at achievable peaks by more than
+/// 5%, and none implies a rate above the data sheet's.
 #[test]
 fn predictions_are_never_above_what_was_measured() {
     let compared = super::published::compare(&Machines::load(None).unwrap()).unwrap();
@@ -304,8 +305,7 @@ fn predictions_are_never_above_what_was_measured() {
         assert!(of.ratio() <= 1.05, "{name}: {}", of.ratio());
         assert!(of.implied_bandwidth <= 1.0 && of.implied_compute <= 1.0, "{name}");
     }
-    // Where memory binds the model is near what is reached, and it tells the regimes of
-    // the pair with equal bytes: twice the FLOPs in the same time.
+    // Memory-bound measurements are close to their predictions.
     let memory: Vec<f64> = compared
         .iter()
         .filter(|of| of.measurement.regime == "memory")
@@ -315,7 +315,7 @@ fn predictions_are_never_above_what_was_measured() {
     assert!(memory.len() > 8 && mean > 0.8, "{mean} of {}", memory.len());
 }
 
-/// Agents pay for their growing contexts: the turns of a task, added up by hand.
+/// A task is the sum of its turns, whose contexts grow.
 #[test]
 fn tasks_are_their_turns() {
     use super::task::{Disaggregated, Offloaded, Served, Turn};
@@ -337,12 +337,12 @@ fn tasks_are_their_turns() {
     assert_eq!(task.output_tokens, coding.turns * coding.output_tokens);
     assert_eq!(task.computed_tokens, 12_367 + 32 * 4_011);
     assert_eq!((coding.prompt(0), coding.prompt(coding.turns - 1)), (12_367, 84_482));
-    // Steps in stretches are steps one by one.
+    // A few steps stand for all of them.
     let stretches = served.answer_s(&rates, 8, 5_000, 200).unwrap();
     let singly: f64 =
         (0..200).map(|i| served.decode_s(&rates, 8, 5_000 + i).unwrap()).sum();
     assert!((stretches / singly - 1.0).abs() < 1e-4, "{stretches} {singly}");
-    // Without a cache each prompt is computed whole.
+    // Without a prefix cache every prompt is computed from its first token.
     let cold = Served { cache_hit: Some(0.0), ..served };
     let cold = Turn::of_task(&cold, &rates, coding, 8).unwrap();
     assert_eq!(cold.cached_tokens, 0);
@@ -350,7 +350,8 @@ fn tasks_are_their_turns() {
 
     let h100 = Rates::new(machines.named("h100-sxm").unwrap(), PeakBasis::Sheet);
     let apart = Disaggregated::of(&served, (&h100, &rates), coding, u64::MAX).unwrap();
-    // A quarter of 327,680 bytes for each token that is computed, over 450 GB/s.
+    // Each GPU ships a quarter of 327,680 bytes for each token that is computed, at
+    // 450 GB/s.
     assert!((apart.shipped_bytes / (81_920.0 * 4_011.0) - 1.0).abs() < 1e-9);
     assert!((apart.link_s.unwrap() * 450e9 / apart.shipped_bytes - 1.0).abs() < 1e-9);
     assert!(apart.batch > 10 && apart.prefill_per_decode() > 0.1, "{apart:?}");
@@ -360,8 +361,8 @@ fn tasks_are_their_turns() {
     assert!(away.slowdown().unwrap() > 10.0 && away.fetching_bytes_per_s() < 64e9);
 }
 
-/// What predictions say of the paper's claims: a change of it is a finding, and belongs
-/// into METHODOLOGY.md or into a correction.
+/// What predictions say about the paper's claims. A change here is either a finding for
+/// docs/METHODOLOGY.md or an error to correct.
 #[test]
 fn claims_hold_where_they_do() {
     use super::claims::Claims;

@@ -1,5 +1,5 @@
-//! What people and agents ask of a model: tokens of a turn, turns of a task. Users add
-//! rows of their own in a file of the same form, `--workloads FILE`.
+//! What users and agents ask of a model: tokens of a turn, turns of a task. Users add
+//! workloads in a file of the same form, `--workloads FILE`.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::table::{self, Raw};
 pub struct Workload {
     /// Short name.
     pub name: String,
-    /// Tokens cached while a typical turn is answered.
+    /// Tokens in the cache while a typical turn is decoded.
     pub context: u64,
     /// Tokens of an answer.
     pub output_tokens: u64,
@@ -23,24 +23,25 @@ pub struct Workload {
     pub turns: u64,
     /// Tokens of the prompt of the first turn, and of the last.
     pub prompts: (u64, u64),
-    /// Share of a task's prompt tokens that a prefix cache served, where it is known.
+    /// Share of a task's prompt tokens that a prefix cache held, where it is known.
     pub cache_hit: Option<f64>,
-    /// Where the figures stand.
+    /// Where the numbers are published.
     pub source: String,
-    /// What of them is a choice.
+    /// Which of them are choices.
     pub note: String,
 }
 
 impl Workload {
-    /// Tokens of the prompt of turn number `turn`, the turn's own included: they grow
-    /// evenly.
+    /// Tokens of the prompt of turn number `turn`, from 0, with those that the turn adds.
+    /// Prompts grow linearly from the first turn to the last.
     pub const fn prompt(&self, turn: u64) -> u64 {
         let (first, last) = self.prompts;
         if self.turns < 2 { last } else { first + (last - first) * turn / (self.turns - 1) }
     }
 
-    /// Tokens of the prompt of turn number `turn` that are computed: all of the first,
-    /// and of others what a turn adds; or what a cache with another share of hits leaves.
+    /// Tokens of the prompt of turn number `turn` that are computed: of a task's first turn
+    /// all, of others those that the turn adds or, with `cache_hit`, those that the cache
+    /// does not hold.
     pub fn computed(&self, turn: u64, cache_hit: Option<f64>) -> u64 {
         let prompt = self.prompt(turn);
         match cache_hit {
@@ -51,7 +52,7 @@ impl Workload {
     }
 }
 
-/// All workloads that are known, the user's first.
+/// All workloads, the user's first.
 ///
 /// # Errors
 /// A table that cannot be read, does not parse, or has an inconsistent row.
@@ -62,12 +63,12 @@ pub fn load(user: Option<&Path>) -> Result<Vec<Workload>> {
 /// The workload with a name.
 ///
 /// # Errors
-/// There is none; the message has the nearest names.
+/// No workload has this name; the message lists the nearest names.
 pub fn named<'a>(workloads: &'a [Workload], name: &str) -> Result<&'a Workload> {
     table::named(workloads, "workload", name, |workload| &workload.name)
 }
 
-/// A row of the table.
+/// A workload as it is written in the table.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WorkloadRow {
@@ -84,7 +85,7 @@ struct WorkloadRow {
     note: String,
 }
 
-/// Most tokens, and most turns, of a row.
+/// Largest number of tokens or turns in a row.
 const MOST: u64 = 1 << 30;
 
 impl Raw for WorkloadRow {
@@ -95,7 +96,7 @@ impl Raw for WorkloadRow {
         let name = &self.name;
         let turns = self.turns.unwrap_or(1);
         let last = self.final_context.unwrap_or(self.context);
-        // As much shorter than the last as the turns add, where nobody says.
+        // Not stated: shorter than the last prompt by what the turns add.
         let added = self.new_tokens.saturating_mul(turns.saturating_sub(1));
         let least = last.saturating_sub(added).max(self.new_tokens).min(last);
         let first = self.first_context.unwrap_or(if turns > 1 { least } else { last });
@@ -109,7 +110,9 @@ impl Raw for WorkloadRow {
         ];
         for (key, number) in numbers {
             if number == 0 || number > MOST {
-                return Err(format!("workload {name}: {key} = {number}; from 1 to {MOST}"));
+                return Err(format!(
+                    "workload {name}: {key} = {number}; it must be from 1 to {MOST}"
+                ));
             }
         }
         if first > last {
@@ -119,7 +122,9 @@ impl Raw for WorkloadRow {
             ));
         }
         if let Some(hit) = self.cache_hit.filter(|hit| !(0.0..=1.0).contains(hit)) {
-            return Err(format!("workload {name}: cache_hit = {hit}; from 0 to 1"));
+            return Err(format!(
+                "workload {name}: cache_hit = {hit}; it must be from 0 to 1"
+            ));
         }
         Ok(Workload {
             context: self.context,

@@ -1,17 +1,21 @@
 //! Attention of decode: the claim.
 
+use std::any::Any;
 use std::ops::Range;
 
+use super::Access;
+use super::contract::product;
+use super::explanation::{Explanation, formula, size};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::kv_append::scale_bytes;
 use super::kv_layout::{Requests, attended, check_heads};
-use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use super::{ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "decode_attention",
@@ -29,7 +33,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("window").or("0").silent(),
     ],
     example: "decode_attention:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "decode attention",
         marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Blue },
@@ -76,7 +79,7 @@ pub struct DecodeAttention {
     pub window: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<DecodeAttention, ProblemError> {
     Ok(DecodeAttention {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -89,8 +92,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
         window: f.count("window")?,
-    }
-    .into())
+    })
 }
 
 impl DecodeAttention {
@@ -190,11 +192,34 @@ impl Operation for DecodeAttention {
             (0..self.new_tokens).map(of_token).sum()
         });
         let q_bytes = self.elements() * self.dtype.bytes();
-        Work {
-            matrix_flops: 4 * self.q_heads * self.head_dim * attended,
-            bytes_read: q_bytes + self.cache_bytes(),
-            bytes_written: q_bytes,
-            ..Work::default()
+        let flops = 4 * self.q_heads * self.head_dim * attended;
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), flops)
+            .with_bytes(q_bytes + self.cache_bytes(), q_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        let is_simple = self.new_tokens == 1
+            && self.layout == KvLayout::Contiguous
+            && self.lengths == Lengths::Equal;
+        if !is_simple {
+            return Explanation::results(&self.work());
+        }
+        let DecodeAttention { batch, q_heads, kv_heads, head_dim: d, .. } = *self;
+        let tokens = self.attended(self.context, 0);
+        let s = tokens.end - tokens.start;
+        let q = format!("2 * {batch} * {q_heads} * {d} * {}", size(self.dtype));
+        let kv = format!("2 * {batch} * {kv_heads} * {d} * {s} * {}", size(self.kv_dtype));
+        let (scales, scale_values) = match self.kv_dtype.is_scaled() {
+            true => (" + 8 B n_kv", format!(" + 8 * {batch} * {kv_heads}")),
+            false => ("", String::new()),
+        };
+        Explanation {
+            flops: formula("4 B n_q d s", format!("4 * {batch} * {q_heads} * {d} * {s}")),
+            bytes: formula(
+                &format!("2 B n_q d b + 2 B n_kv d s b_kv{scales}"),
+                format!("{q} + {kv}{scale_values}"),
+            ),
         }
     }
 
@@ -219,10 +244,6 @@ impl Operation for DecodeAttention {
     fn cache_bytes(&self) -> u64 {
         scale_bytes(self.kv_dtype, self.batch * self.kv_heads)
             + self.kv().bytes(|length| self.visible(length))
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -265,8 +286,8 @@ impl Judged for DecodeAttention {
         })
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = DecodeAttention::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<DecodeAttention>()?;
         if (DecodeAttention { q_heads: 2 * self.q_heads, ..*self }) == *other {
             return Some(PairKind::QueryHeads);
         }

@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::Op;
 use crate::format::DType;
 
 /// Largest extent of one dimension.
@@ -128,26 +127,30 @@ impl KeySpec {
 /// Takes typed values out of `key = value` fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {
-    op: Op,
+    /// Name and keys of the operation.
+    op: (&'static str, &'static [KeySpec]),
     fields: &'a [(String, String)],
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of a problem of `op`.
+    /// The fields of a problem of an operation with this name and these keys.
     ///
     /// # Errors
     /// A key that the operation does not have, or that is given twice.
-    pub fn new(op: Op, fields: &'a [(String, String)]) -> Result<Self, ProblemError> {
+    pub fn new(
+        (name, keys): (&'static str, &'static [KeySpec]),
+        fields: &'a [(String, String)],
+    ) -> Result<Self, ProblemError> {
         for (i, (key, _)) in fields.iter().enumerate() {
-            if !op.keys().any(|known| known == key) {
-                let known: Vec<_> = op.keys().collect();
-                return Err(ProblemError::at(key, unknown_key(key, op.name(), &known)));
+            if !keys.iter().any(|known| known.name == key) {
+                let known: Vec<_> = keys.iter().map(|key| key.name).collect();
+                return Err(ProblemError::at(key, unknown_key(key, name, &known)));
             }
             if fields[..i].iter().any(|(earlier, _)| earlier == key) {
                 return Err(ProblemError::at(key, format!("`{key}` is given twice")));
             }
         }
-        Ok(Fields { op, fields })
+        Ok(Fields { op: (name, keys), fields })
     }
 
     fn given(&self, key: &str) -> Option<&'a str> {
@@ -159,13 +162,14 @@ impl<'a> Fields<'a> {
         if let Some(text) = self.given(key) {
             return Ok(text);
         }
-        match self.op.key(key).map(|key| key.default) {
+        let known = self.op.1.iter().find(|known| known.name == key);
+        match known.map(|key| key.default) {
             Some(KeyDefault::Value(value)) => Ok(value),
             Some(KeyDefault::SameAs(other)) => self.text(other),
             Some(KeyDefault::None) | None => Err(ProblemError::whole(format!(
                 "{} needs `{key}`; its keys are {}",
-                self.op,
-                self.op.keys().collect::<Vec<_>>().join(", ")
+                self.op.0,
+                self.op.1.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")
             ))),
         }
     }

@@ -1,14 +1,18 @@
 //! Linear layers.
 
+use std::any::Any;
+
+use super::Access;
+use super::contract::product;
+use super::explanation::{Explanation, formula, size, weights};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::linear::{check_weights, weight_scales, weights_bytes};
-use super::product;
-use super::{Access, OfProblem};
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "gemm",
@@ -20,7 +24,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("w_dtype").or_as("dtype").silent(),
     ],
     example: "gemm:m=3,n=16,k=128,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "GEMM",
         marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Vermilion },
@@ -55,15 +58,14 @@ pub struct Gemm {
     pub w_dtype: DType,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<Gemm, ProblemError> {
     Ok(Gemm {
         m: f.extent("m")?,
         n: f.extent("n")?,
         k: f.extent("k")?,
         dtype: f.dtype("dtype")?,
         w_dtype: f.parse("w_dtype")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for Gemm {
@@ -92,11 +94,21 @@ impl Operation for Gemm {
 
     fn work(&self) -> Work {
         let Gemm { m, n, k, dtype, .. } = *self;
-        Work {
-            matrix_flops: 2 * m * n * k,
-            bytes_read: dtype.bytes_of(m * k) + self.weight_bytes(),
-            bytes_written: dtype.bytes_of(m * n),
-            ..Work::default()
+        let bytes_read = dtype.bytes_of(m * k) + self.weight_bytes();
+        Work::NONE
+            .with(Resource::Matrix(dtype), 2 * m * n * k)
+            .with_bytes(bytes_read, dtype.bytes_of(m * n))
+    }
+
+    fn explanation(&self) -> Explanation {
+        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        let (of_weights, values) = weights(w_dtype, n, k);
+        Explanation {
+            flops: formula("2 m n k", format!("2 * {m} * {n} * {k}")),
+            bytes: formula(
+                &format!("b (m k + m n) + {of_weights}"),
+                format!("{} * ({m} * {k} + {m} * {n}) + {values}", size(dtype)),
+            ),
         }
     }
 
@@ -118,10 +130,6 @@ impl Operation for Gemm {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -156,8 +164,8 @@ impl Judged for Gemm {
         })
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = Gemm::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<Gemm>()?;
         if self.m < other.m && (Gemm { m: other.m, ..*self }) == *other {
             return Some(PairKind::Rows);
         }

@@ -4,7 +4,9 @@
 //! Whoever judges or draws asks here and never which operation it has, so a new operation
 //! says all of it in its own file. The types know nothing of verdicts and figures.
 
-use super::{Access, Problem};
+use std::any::Any;
+
+use super::access::Access;
 use crate::format::DType;
 
 /// What is true of all points of an operation when they are judged and drawn.
@@ -100,9 +102,9 @@ pub trait Judged {
     /// no such sweep of the operation.
     fn place_in(&self, sweep: Sweep) -> Option<SweepPlace>;
 
-    /// What another problem differs in, if it is of the same operation and differs in one
-    /// thing that verdicts compare pairs of points by.
-    fn pair_with(&self, other: &Problem) -> Option<PairKind>;
+    /// What another problem, the struct of its operation, differs in, if it is of the same
+    /// operation and differs in one thing that verdicts compare pairs of points by.
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind>;
 
     /// Along which size computing begins to bind, if verdicts look for that.
     fn knee(&self) -> Option<KneeAxis>;

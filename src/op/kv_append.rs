@@ -1,14 +1,19 @@
 //! What a step of decoding adds to the cache.
 
+use std::any::Any;
+
 use super::Access;
+use super::contract::product;
+use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::kv_layout::Requests;
+use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
-use super::{PageOrder, Problem, ProblemError, Routed, product};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use super::{PageOrder, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
     name: "kv_append",
@@ -25,7 +30,6 @@ pub(super) const FACTS: Facts = Facts {
     ],
     example: "kv_append:batch=2,context=40,new_tokens=3,kv_heads=2,head_dim=64,dtype=bf16,\
               layout=paged16",
-    read,
     judged: JudgedFacts {
         prose: "KV append",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },
@@ -68,7 +72,7 @@ pub struct KvAppend {
     pub lengths: Lengths,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<KvAppend, ProblemError> {
     Ok(KvAppend {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -79,8 +83,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         kv_dtype: f.dtype("kv_dtype")?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
-    }
-    .into())
+    })
 }
 
 impl KvAppend {
@@ -91,21 +94,22 @@ impl KvAppend {
 
     /// Tokens in one page, and how it is laid out.
     pub const fn paging(&self) -> (u64, PageOrder) {
-        match self.layout {
-            KvLayout::Contiguous => (self.context, PageOrder::HeadFirst),
-            KvLayout::Paged { page_size, order } => (page_size, order),
-        }
+        self.layout.paging(self.context)
     }
 
     /// Pages that the array of the cache has for each request: as many as new tokens
     /// fall into where they begin at the end of a page.
     pub const fn pages(&self) -> u64 {
-        (self.page_size() - 1 + self.new_tokens).div_ceil(self.page_size())
+        self.appended().pages()
     }
 
     /// Place of a request's first new token in its first page here.
     pub const fn first_place(&self, request: u64) -> u64 {
-        (self.lengths.of(request, self.context) - self.new_tokens) % self.page_size()
+        self.appended().first_place(self.lengths.of(request, self.context))
+    }
+
+    const fn appended(&self) -> AppendedPages {
+        AppendedPages { page_size: self.page_size(), new_tokens: self.new_tokens }
     }
 
     /// Elements of new keys, or of new values.
@@ -132,13 +136,7 @@ impl Operation for KvAppend {
     fn check(&self) -> Result<(), ProblemError> {
         let KvAppend { batch, context, lengths, new_tokens, layout, .. } = *self;
         Requests { batch, context, lengths, new_tokens }.check()?;
-        if layout == KvLayout::Contiguous {
-            return Err(ProblemError::at(
-                "layout",
-                "tokens are appended to pages; write `layout=paged16` or another size",
-            ));
-        }
-        Ok(())
+        check_paged(layout)
     }
 
     fn magnitude(&self) -> Magnitude {
@@ -149,17 +147,16 @@ impl Operation for KvAppend {
     }
 
     fn work(&self) -> Work {
-        let pages = self.lengths.sum(self.batch, self.context, |length| {
-            length.div_ceil(self.page_size())
-                - (length - self.new_tokens) / self.page_size()
-        });
-        Work {
-            bytes_read: 2 * self.elements() * self.dtype.bytes()
-                + 4 * pages
-                + scale_bytes(self.kv_dtype, self.batch * self.kv_heads),
-            bytes_written: 2 * self.elements() * self.kv_dtype.bytes(),
-            ..Work::default()
-        }
+        let touched = |length| self.appended().touched(length);
+        let pages = self.lengths.sum(self.batch, self.context, touched);
+        let bytes_read = 2 * self.elements() * self.dtype.bytes()
+            + 4 * pages
+            + scale_bytes(self.kv_dtype, self.batch * self.kv_heads);
+        Work::NONE.with_bytes(bytes_read, 2 * self.elements() * self.kv_dtype.bytes())
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -190,10 +187,6 @@ impl Operation for KvAppend {
         0
     }
 
-    fn math_dtype(&self) -> Option<DType> {
-        None
-    }
-
     fn routed(&self) -> Option<Routed> {
         None
     }
@@ -212,7 +205,7 @@ impl Judged for KvAppend {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

@@ -67,6 +67,14 @@ impl KvLayout {
         }
     }
 
+    /// Tokens in one page, and how it is laid out; one page of `context` where contiguous.
+    pub(super) const fn paging(self, context: u64) -> (u64, PageOrder) {
+        match self {
+            KvLayout::Contiguous => (context, PageOrder::HeadFirst),
+            KvLayout::Paged { page_size, order } => (page_size, order),
+        }
+    }
+
     /// Whether pages have a token's heads side by side.
     pub const fn is_token_first(self) -> bool {
         matches!(self, KvLayout::Paged { order: PageOrder::TokenFirst, .. })
@@ -140,7 +148,7 @@ pub enum Lengths {
     Ragged,
 }
 
-text_of_name!(Lengths => "distribution of lengths");
+text_of_name!(Lengths => "a distribution of lengths");
 
 impl Lengths {
     /// Both, in the order in which tables list them.
@@ -179,6 +187,43 @@ impl Lengths {
             }
         }
     }
+}
+
+/// Where new tokens fall in the pages of a cache that holds, for each request, only the
+/// pages that they fall into.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AppendedPages {
+    pub page_size: u64,
+    pub new_tokens: u64,
+}
+
+impl AppendedPages {
+    /// Pages of each request: as many as new tokens fall into where they begin at the end
+    /// of a page.
+    pub const fn pages(self) -> u64 {
+        (self.page_size - 1 + self.new_tokens).div_ceil(self.page_size)
+    }
+
+    /// Place of the first new token of a request of `length` in its first page.
+    pub const fn first_place(self, length: u64) -> u64 {
+        (length - self.new_tokens) % self.page_size
+    }
+
+    /// Pages that the new tokens of a request of `length` fall into.
+    pub const fn touched(self, length: u64) -> u64 {
+        length.div_ceil(self.page_size) - (length - self.new_tokens) / self.page_size
+    }
+}
+
+/// Refuses a cache without pages.
+pub(super) fn check_paged(layout: KvLayout) -> Result<(), ProblemError> {
+    if layout != KvLayout::Contiguous {
+        return Ok(());
+    }
+    Err(ProblemError::at(
+        "layout",
+        "tokens are appended to pages; write `layout=paged16` or another size",
+    ))
 }
 
 /// The requests of a batch, as far as checks of their lengths go.

@@ -1,17 +1,21 @@
 //! Reads of a cache of keys and values: the bytes of decode attention without its
 //! arithmetic.
 
+use std::any::Any;
 use std::ops::Range;
 
 use super::Access;
+use super::contract::product;
+use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::kv_layout::Requests;
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use super::{ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
     name: "kv_read",
@@ -25,7 +29,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("lengths").or("equal").silent(),
     ],
     example: "kv_read:batch=2,context=40,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
-    read,
     judged: JudgedFacts {
         prose: "KV read",
         marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Orange },
@@ -57,7 +60,7 @@ pub struct KvRead {
     pub lengths: Lengths,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<KvRead, ProblemError> {
     Ok(KvRead {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -66,8 +69,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         dtype: f.dtype("dtype")?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
-    }
-    .into())
+    })
 }
 
 impl KvRead {
@@ -137,7 +139,11 @@ impl Operation for KvRead {
     }
 
     fn work(&self) -> Work {
-        Work { bytes_read: self.cache_bytes(), ..Work::default() }
+        Work::NONE.with_bytes(self.cache_bytes(), 0)
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -153,10 +159,6 @@ impl Operation for KvRead {
 
     fn cache_bytes(&self) -> u64 {
         self.bytes(|length| 0..length)
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        None
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -179,7 +181,7 @@ impl Judged for KvRead {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

@@ -1,16 +1,20 @@
 //! Latent attention (MLA) of decode.
 
+use std::any::Any;
 use std::ops::Range;
 
+use super::Access;
+use super::contract::product;
+use super::explanation::{Explanation, formula, size};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::kv_layout::{Requests, attended};
-use super::{Access, OfProblem};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
-use super::{Problem, ProblemError, Routed, product};
-use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat, Work};
+use super::{ProblemError, Routed};
+use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "mla_decode",
@@ -28,7 +32,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("new_tokens").or("1").silent(),
     ],
     example: "mla_decode:batch=2,context=40,q_heads=16,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "MLA decode",
         marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Orange },
@@ -132,7 +135,7 @@ impl MlaDecode {
     }
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<MlaDecode, ProblemError> {
     Ok(MlaDecode {
         batch: f.extent("batch")?,
         context: f.extent("context")?,
@@ -144,8 +147,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for MlaDecode {
@@ -184,25 +186,43 @@ impl Operation for MlaDecode {
             let of_token = |token| self.attended(length, token).end;
             (0..self.new_tokens).map(of_token).sum()
         });
-        Work {
-            matrix_flops: 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended,
-            bytes_read: self.cache_bytes()
-                + self.dtype.bytes_of(self.rows() * self.key_dim()),
-            bytes_written: self.dtype.bytes_of(self.rows() * self.latent_dim),
-            ..Work::default()
+        let flops = 2 * self.q_heads * (self.key_dim() + self.latent_dim) * attended;
+        let q_bytes = self.dtype.bytes_of(self.rows() * self.key_dim());
+        let o_bytes = self.dtype.bytes_of(self.rows() * self.latent_dim);
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), flops)
+            .with_bytes(self.cache_bytes() + q_bytes, o_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        let is_simple = self.new_tokens == 1
+            && self.layout == KvLayout::Contiguous
+            && self.lengths == Lengths::Equal;
+        if !is_simple {
+            return Explanation::results(&self.work());
+        }
+        let (batch, s, heads) = (self.batch, self.context, self.q_heads);
+        let widths = self.key_dim() + self.latent_dim;
+        Explanation {
+            flops: formula(
+                "2 B h s (2 d_c + d_r)",
+                format!("2 * {batch} * {heads} * {s} * {widths}"),
+            ),
+            bytes: formula(
+                "B s record + B h (2 d_c + d_r) b",
+                format!(
+                    "{batch} * {s} * {} + {batch} * {heads} * {widths} * {}",
+                    self.record_bytes(),
+                    size(self.dtype)
+                ),
+            ),
         }
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
-        let mut tensors = vec![if self.kv_dtype.is_scaled() {
-            let MlaDecode { latent_dim, rope_dim, .. } = *self;
-            let records = TensorFormat::LatentRecords { latent_dim, rope_dim };
-            Tensor::new("kv", Role::Input, records, self.allocated())
-        } else {
-            let elements = self.allocated() * self.key_dim();
-            Tensor::new("kv", Role::Input, TensorFormat::Values(self.kv_dtype), elements)
-        }];
+        let (kv_format, elements) = self.records(self.allocated());
+        let mut tensors = vec![Tensor::new("kv", Role::Input, kv_format, elements)];
         tensors.extend(self.layout.page_table(self.batch, self.context));
         tensors.push(Tensor::new("q", Role::Input, format, self.rows() * self.key_dim()));
         tensors.push(Tensor::new("o", Role::Output, format, self.rows() * self.latent_dim));
@@ -218,10 +238,6 @@ impl Operation for MlaDecode {
         self.lengths.sum(self.batch, self.context, |length| {
             record_bytes * length + 4 * self.layout.pages_of(&(0..length))
         })
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -263,8 +279,8 @@ impl Judged for MlaDecode {
         })
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = MlaDecode::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<MlaDecode>()?;
         let more = self.q_heads < other.q_heads;
         if more && (MlaDecode { q_heads: other.q_heads, ..*self }) == *other {
             return Some(PairKind::LatentHeads);
@@ -286,8 +302,18 @@ impl Judged for MlaDecode {
 }
 
 impl MlaDecode {
+    /// Format and number of the elements of so many records.
+    pub(super) const fn records(&self, count: u64) -> (TensorFormat, u64) {
+        let MlaDecode { latent_dim, rope_dim, kv_dtype, .. } = *self;
+        if kv_dtype.is_scaled() {
+            (TensorFormat::LatentRecords { latent_dim, rope_dim }, count)
+        } else {
+            (TensorFormat::Values(kv_dtype), count * self.key_dim())
+        }
+    }
+
     /// Refuses caches that nobody has.
-    fn check_records(&self) -> Result<(), ProblemError> {
+    pub(super) fn check_records(&self) -> Result<(), ProblemError> {
         if self.layout.is_token_first() {
             return Err(ProblemError::at(
                 "layout",

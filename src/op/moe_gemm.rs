@@ -1,18 +1,21 @@
 //! A layer of routed experts: which expert gets which token.
 
+use std::any::Any;
+
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::Access;
+use super::contract::product;
+use super::explanation::{Explanation, formula, size, weights};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::linear::{check_weights, weight_scales, weights_bytes};
-use super::{Access, OfProblem};
-use super::{
-    Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed, product,
-};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "moe_gemm",
@@ -29,7 +32,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("inputs").or("per_token").silent(),
     ],
     example: "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
-    read,
     judged: JudgedFacts {
         prose: "MoE GEMM",
         marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Purple },
@@ -54,7 +56,7 @@ pub enum Routing {
     Zipf,
 }
 
-text_of_name!(Routing => "routing", Inputs => "kind of inputs");
+text_of_name!(Routing => "a routing", Inputs => "a kind of inputs");
 
 impl Routing {
     /// Every way, in the order in which tables list them.
@@ -280,7 +282,7 @@ impl MoeGemm {
     }
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<MoeGemm, ProblemError> {
     Ok(MoeGemm {
         tokens: f.extent("tokens")?,
         experts: f.extent("experts")?,
@@ -292,8 +294,7 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         routing: f.parse("routing")?,
         routing_seed: f.count("routing_seed")?,
         inputs: f.parse("inputs")?,
-    }
-    .into())
+    })
 }
 
 impl Operation for MoeGemm {
@@ -328,11 +329,25 @@ impl Operation for MoeGemm {
     }
 
     fn work(&self) -> Work {
-        Work {
-            matrix_flops: 2 * self.rows() * self.n * self.k,
-            bytes_read: self.input_bytes() + self.weight_bytes(),
-            bytes_written: self.dtype.bytes_of(self.rows() * self.n),
-            ..Work::default()
+        let bytes_read = self.input_bytes() + self.weight_bytes();
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), 2 * self.rows() * self.n * self.k)
+            .with_bytes(bytes_read, self.dtype.bytes_of(self.rows() * self.n))
+    }
+
+    fn explanation(&self) -> Explanation {
+        let (of_weights, values) = weights(self.w_dtype, self.n, self.k);
+        let (rows, x, n, k) = (self.rows(), self.input_rows(), self.n, self.k);
+        Explanation {
+            flops: formula("2 T top_k n k", format!("2 * {rows} * {n} * {k}")),
+            bytes: formula(
+                &format!("b (rows of X k + T top_k n) + experts touched ({of_weights})"),
+                format!(
+                    "{} * ({x} * {k} + {rows} * {n}) + {} * ({values})",
+                    size(self.dtype),
+                    self.experts_touched()
+                ),
+            ),
         }
     }
 
@@ -355,10 +370,6 @@ impl Operation for MoeGemm {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -384,8 +395,8 @@ impl Judged for MoeGemm {
         None
     }
 
-    fn pair_with(&self, other: &Problem) -> Option<PairKind> {
-        let other = MoeGemm::of(other)?;
+    fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
+        let other = other.downcast_ref::<MoeGemm>()?;
         let more = self.tokens < other.tokens;
         if more && (MoeGemm { tokens: other.tokens, ..*self }) == *other {
             return Some(PairKind::Tokens);

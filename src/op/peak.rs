@@ -1,13 +1,17 @@
 //! Arithmetic out of registers: the compute ceilings.
 
+use std::any::Any;
+
 use super::Access;
+use super::contract::product;
+use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::product;
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "peak",
@@ -18,7 +22,6 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("steps"),
     ],
     example: "peak:unit=fma,dtype=f32,lanes=64,steps=8",
-    read,
     judged: JudgedFacts {
         prose: "peak",
         marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Purple },
@@ -37,7 +40,7 @@ pub enum Unit {
     Tensor,
 }
 
-text_of_name!(Unit => "unit");
+text_of_name!(Unit => "a unit");
 
 impl Unit {
     /// Every unit, in the order in which tables list them.
@@ -86,14 +89,13 @@ pub struct Peak {
     pub steps: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<Peak, ProblemError> {
     Ok(Peak {
         unit: f.parse("unit")?,
         dtype: f.dtype("dtype")?,
         lanes: f.extent("lanes")?,
         steps: f.extent("steps")?,
-    }
-    .into())
+    })
 }
 
 impl Peak {
@@ -129,12 +131,16 @@ impl Operation for Peak {
 
     fn work(&self) -> Work {
         let flops = self.unit.step_flops() * self.lanes * self.steps;
-        let (matrix_flops, vector_flops) = match self.unit {
-            Unit::Fma => (0, flops),
-            Unit::Tensor => (flops, 0),
+        let unit = match self.unit {
+            Unit::Fma => Resource::Vector(self.dtype),
+            Unit::Tensor => Resource::Matrix(self.dtype),
         };
         let bytes = self.elements() * DType::F32.bytes();
-        Work { matrix_flops, vector_flops, bytes_read: bytes, bytes_written: bytes }
+        Work::NONE.with(unit, flops).with_bytes(bytes, bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -151,10 +157,6 @@ impl Operation for Peak {
 
     fn cache_bytes(&self) -> u64 {
         0
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -175,7 +177,7 @@ impl Judged for Peak {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

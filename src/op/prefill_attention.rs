@@ -1,16 +1,19 @@
 //! Attention of prefill: the opposite of decode.
 
+use std::any::Any;
 use std::ops::Range;
 
 use super::Access;
+use super::contract::product;
+use super::explanation::{Explanation, formula, size};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
 use super::kv_layout::{attended, check_heads};
-use super::product;
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "prefill_attention",
@@ -25,10 +28,10 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("dtype"),
         KeySpec::new("kv_dtype").or_as("dtype"),
         KeySpec::new("window").or("0").silent(),
+        KeySpec::new("v_head_dim").or_as("head_dim").silent(),
     ],
     example: "prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
               head_dim=64,dtype=bf16",
-    read,
     judged: JudgedFacts {
         prose: "prefill attention",
         marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Green },
@@ -42,9 +45,12 @@ pub(super) const FACTS: Facts = Facts {
 /// each other. Q and O are `[batch][q head][token][dim]`, K and V are
 /// `[batch][kv head][prefix and new tokens][dim]`.
 ///
-/// Work: `4 B n_q d` times the attended keys summed over rows, which is
-/// `2 B n_q d S (2 P + S + 1)` when causal; Q and O `2 B n_q S d b`, K and V
-/// `2 B n_kv (S + P) d b_kv`. In a window only the keys that some row attends to.
+/// Values, and outputs, may have a width of their own, as those of latent attention have
+/// (192 and 128).
+///
+/// Work: `2 B n_q (d + d_v)` times the attended keys summed over rows, which is
+/// `B n_q (d + d_v) S (2 P + S + 1)` when causal; Q and O `B n_q S (d + d_v) b`, K and V
+/// `B n_kv (S + P) (d + d_v) b_kv`. In a window only the keys that some row attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrefillAttention {
     /// Requests.
@@ -67,9 +73,11 @@ pub struct PrefillAttention {
     pub kv_dtype: DType,
     /// Tokens that a token sees at most, the last ones up to itself; 0 for all.
     pub window: u64,
+    /// Width of a head's values, and outputs; `head_dim` is that of queries and keys.
+    pub v_head_dim: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
+pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
     Ok(PrefillAttention {
         batch: f.extent("batch")?,
         prefix: f.count("prefix")?,
@@ -81,8 +89,8 @@ fn read(f: &Fields) -> Result<Problem, ProblemError> {
         dtype: f.dtype("dtype")?,
         kv_dtype: f.dtype("kv_dtype")?,
         window: f.count("window")?,
-    }
-    .into())
+        v_head_dim: f.extent("v_head_dim")?,
+    })
 }
 
 impl PrefillAttention {
@@ -127,9 +135,9 @@ impl PrefillAttention {
         up_to + (self.new_tokens - growing) * self.window
     }
 
-    /// Elements of the queries, or of the outputs.
-    const fn elements(&self) -> u64 {
-        self.batch * self.q_heads * self.new_tokens * self.head_dim
+    /// Queries: rows of Q and of O.
+    const fn rows(&self) -> u64 {
+        self.batch * self.q_heads * self.new_tokens
     }
 }
 
@@ -146,6 +154,7 @@ impl Operation for PrefillAttention {
             self.dtype.to_string(),
             self.kv_dtype.to_string(),
             self.window.to_string(),
+            self.v_head_dim.to_string(),
         ]
     }
 
@@ -161,7 +170,8 @@ impl Operation for PrefillAttention {
     }
 
     fn magnitude(&self) -> Magnitude {
-        let heads = product(&[4, self.batch, self.q_heads, self.head_dim]);
+        let widths = (self.head_dim + self.v_head_dim) as f64;
+        let heads = 2.0 * product(&[self.batch, self.q_heads]) * widths;
         let context = self.context() as f64;
         Magnitude {
             flops: heads * self.new_tokens as f64 * context,
@@ -170,25 +180,55 @@ impl Operation for PrefillAttention {
     }
 
     fn work(&self) -> Work {
-        let q_bytes = self.dtype.bytes_of(self.elements());
-        let rows = self.batch * self.q_heads * self.head_dim;
-        Work {
-            matrix_flops: 4 * rows * self.all_attended(),
-            bytes_read: q_bytes + self.cache_bytes(),
-            bytes_written: q_bytes,
-            ..Work::default()
+        let q_bytes = self.dtype.bytes_of(self.rows() * self.head_dim);
+        let o_bytes = self.dtype.bytes_of(self.rows() * self.v_head_dim);
+        let widths = self.batch * self.q_heads * (self.head_dim + self.v_head_dim);
+        Work::NONE
+            .with(Resource::Matrix(self.dtype), 2 * widths * self.all_attended())
+            .with_bytes(q_bytes + self.cache_bytes(), o_bytes)
+    }
+
+    fn explanation(&self) -> Explanation {
+        if self.window > 0 || !self.causal {
+            return Explanation::results(&self.work());
+        }
+        let PrefillAttention { batch, prefix, new_tokens: s, .. } = *self;
+        let (q_heads, kv_heads) = (self.q_heads, self.kv_heads);
+        let (b, b_kv) = (size(self.dtype), size(self.kv_dtype));
+        // Keys and values of one width have the literature's form.
+        let (two, d, width) = if self.v_head_dim == self.head_dim {
+            (["2 ", "2 * "], "d", self.head_dim.to_string())
+        } else {
+            (["", ""], "(d + d_v)", format!("({} + {})", self.head_dim, self.v_head_dim))
+        };
+        Explanation {
+            flops: formula(
+                &format!("{}B n_q {d} S (2 P + S + 1)", two[0]),
+                format!(
+                    "{}{batch} * {q_heads} * {width} * {s} * (2 * {prefix} + {s} + 1)",
+                    two[1]
+                ),
+            ),
+            bytes: formula(
+                &format!("{0}B n_q S {d} b + {0}B n_kv (S + P) {d} b_kv", two[0]),
+                format!(
+                    "{0}{batch} * {q_heads} * {s} * {width} * {b} + {0}{batch} * {kv_heads} * \
+                     ({s} + {prefix}) * {width} * {b_kv}",
+                    two[1]
+                ),
+            ),
         }
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
         let kv_format = TensorFormat::Values(self.kv_dtype);
-        let kv = self.batch * self.kv_heads * self.context() * self.head_dim;
+        let cached = self.batch * self.kv_heads * self.context();
         vec![
-            Tensor::new("k", Role::Input, kv_format, kv),
-            Tensor::new("v", Role::Input, kv_format, kv),
-            Tensor::new("q", Role::Input, format, self.elements()),
-            Tensor::new("o", Role::Output, format, self.elements()),
+            Tensor::new("k", Role::Input, kv_format, cached * self.head_dim),
+            Tensor::new("v", Role::Input, kv_format, cached * self.v_head_dim),
+            Tensor::new("q", Role::Input, format, self.rows() * self.head_dim),
+            Tensor::new("o", Role::Output, format, self.rows() * self.v_head_dim),
         ]
     }
 
@@ -197,12 +237,8 @@ impl Operation for PrefillAttention {
     }
 
     fn cache_bytes(&self) -> u64 {
-        let rows = 2 * self.batch * self.kv_heads * self.visible();
-        self.kv_dtype.bytes_of(rows * self.head_dim)
-    }
-
-    fn math_dtype(&self) -> Option<DType> {
-        Some(self.dtype)
+        let rows = self.batch * self.kv_heads * self.visible();
+        self.kv_dtype.bytes_of(rows * (self.head_dim + self.v_head_dim))
     }
 
     fn routed(&self) -> Option<Routed> {
@@ -223,7 +259,7 @@ impl Judged for PrefillAttention {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

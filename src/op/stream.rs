@@ -1,17 +1,21 @@
 //! Streams through memory: the bandwidth ceilings.
 
+use std::any::Any;
+
+use super::Access;
+use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, Problem, ProblemError, Routed};
-use crate::format::{DType, Role, Tensor, TensorFormat, Work, text_of_name};
+use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "stream",
     keys: &[KeySpec::bare("access"), KeySpec::bytes("bytes")],
     example: "stream:access=copy,bytes=4 KiB",
-    read,
     judged: JudgedFacts {
         prose: "stream",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::SkyBlue },
@@ -20,37 +24,6 @@ pub(super) const FACTS: Facts = Facts {
         reads_cache: false,
     },
 };
-
-/// Which way a stream goes through memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Access {
-    /// Read every byte once.
-    Read,
-    /// Write every byte once.
-    Write,
-    /// Read one half of the bytes and write them to the other half.
-    Copy,
-    /// `a = b + s c` over three arrays of f32, a third of the bytes each: STREAM's
-    /// triad (McCalpin 1995), two bytes read for each that is written.
-    Triad,
-}
-
-text_of_name!(Access => "access");
-
-impl Access {
-    /// Every access, in the order in which tables list them.
-    pub const ALL: [Access; 4] = [Access::Read, Access::Write, Access::Copy, Access::Triad];
-
-    /// The spelling used in suites, ids and CSV files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Access::Read => "read",
-            Access::Write => "write",
-            Access::Copy => "copy",
-            Access::Triad => "triad",
-        }
-    }
-}
 
 /// Stream through `bytes` of memory: the bandwidth ceilings.
 ///
@@ -64,8 +37,8 @@ pub struct Stream {
     pub bytes: u64,
 }
 
-fn read(f: &Fields) -> Result<Problem, ProblemError> {
-    Ok(Stream { access: f.parse("access")?, bytes: f.size("bytes")? }.into())
+pub(super) fn read(f: &Fields) -> Result<Stream, ProblemError> {
+    Ok(Stream { access: f.parse("access")?, bytes: f.size("bytes")? })
 }
 
 impl Stream {
@@ -122,12 +95,13 @@ impl Operation for Stream {
     }
 
     fn work(&self) -> Work {
-        Work {
-            vector_flops: self.flops(),
-            bytes_read: self.bytes - self.bytes_written(),
-            bytes_written: self.bytes_written(),
-            ..Work::default()
-        }
+        Work::NONE
+            .with_bytes(self.bytes - self.bytes_written(), self.bytes_written())
+            .with(Resource::Vector(DType::F32), self.flops())
+    }
+
+    fn explanation(&self) -> Explanation {
+        Explanation::results(&self.work())
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -163,10 +137,6 @@ impl Operation for Stream {
         0
     }
 
-    fn math_dtype(&self) -> Option<DType> {
-        (self.access == Access::Triad).then_some(DType::F32)
-    }
-
     fn routed(&self) -> Option<Routed> {
         None
     }
@@ -185,7 +155,7 @@ impl Judged for Stream {
         None
     }
 
-    fn pair_with(&self, _: &Problem) -> Option<PairKind> {
+    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
         None
     }
 

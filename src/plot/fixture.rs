@@ -42,10 +42,10 @@ impl MadeUpMachine {
             cache_state: cache.name().to_owned(),
             status: Some(Status::Ok),
             problem: problem.to_string(),
-            matrix_flops_model: work.matrix_flops,
-            vector_flops_model: work.vector_flops,
-            bytes_read_model: work.bytes_read,
-            bytes_written_model: work.bytes_written,
+            matrix_flops_model: work.matrix_flops(),
+            vector_flops_model: work.vector_flops(),
+            bytes_read_model: work.bytes_read(),
+            bytes_written_model: work.bytes_written(),
             reuse_distance_bytes: Some(reuse),
             residency: Residency::of(reuse, &read_caches(self.caches).0).to_string(),
             n_samples: 30,
@@ -190,6 +190,7 @@ fn h100_spec() -> DataSheet {
     let peak = |dtype, flops_per_s| ComputePeak { dtype, flops_per_s };
     let peaks = Peaks {
         bandwidth: Bandwidth::flat(3.35e12),
+        links: Vec::new(),
         compute: vec![
             peak(DType::F32, 67e12),
             peak(DType::Bf16, 989e12),

@@ -3,6 +3,7 @@
 
 use super::axis::{LogAxis, bytes, number, si};
 use super::layout::{Quad, Rect, Room, Spot};
+use super::picture::{Letters, Picture};
 use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
 use crate::analysis::{Campaign, Measured};
 use crate::format::DType;
@@ -28,12 +29,17 @@ pub const PALETTE: [&str; 7] =
 /// The colour of what the machine promises: its data sheet, or its clocks.
 pub const SPEC: &str = "#8a3ea8";
 
+/// A figure's name with the figure, or with the reason why there is none.
+pub type Drawn = (&'static str, Result<Figure, String>);
+
 /// A finished figure.
 #[derive(Clone, Debug)]
 pub struct Figure {
     /// Name of its files, without ending.
     pub name: &'static str,
     /// The image.
+    pub picture: Picture,
+    /// The same as SVG, with its texts as texts.
     pub svg: String,
     /// Texts with what they cover.
     pub texts: Vec<(String, Quad)>,
@@ -243,9 +249,10 @@ pub fn finish(
             canvas.watermark("SIMULATED", *panel);
         }
     }
-    let svg = canvas.finish(height, &title(campaign, name));
+    let picture = canvas.finish(height, &title(campaign, name));
+    let svg = picture.svg(Letters::Text);
     let size = (canvas.width(), height);
-    Figure { name, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
+    Figure { name, picture, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
 }
 
 /// The marker of an operation: hollow where the caches were hot.

@@ -1,10 +1,8 @@
 //! Geometry of figures: boxes, what they cover, and where a label finds room.
 //! Coordinates are pixels, y downward.
 
-use super::svg::text_width;
-
-/// A place in pixels.
-pub type Spot = (f64, f64);
+pub use super::font::Spot;
+use super::font::text_width;
 
 /// Height of a capital letter as a share of the font size.
 const CAP: f64 = 0.73;

@@ -1,5 +1,5 @@
-//! The paper's figures, out of predictions: operational intensity and capacity footprint
-//! of models, workloads and machines. Each with the numbers that it shows, as CSV.
+//! The paper's figures, from predictions: operational intensity and capacity footprint of
+//! models, workloads and machines. Each has a CSV file with the values that it shows.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use super::frame::{
     LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_title_lines,
 };
 use super::layout::{Quad, Rect};
+use super::picture::{Letters, Picture};
+use super::raster;
 use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::format::DType;
 use crate::model::llm::{self, AttentionKind, Llm};
@@ -21,7 +23,7 @@ use crate::model::workload::{self, Workload};
 use crate::op::MarkerShape;
 use crate::record::write_atomically;
 
-/// A figure out of predictions.
+/// A figure made from predictions.
 #[derive(Clone, Debug)]
 pub struct Chart {
     /// Name of its files, without ending.
@@ -39,13 +41,13 @@ struct Area {
     y_title: &'static str,
     x_scale: Scale,
     series: Vec<ChartSeries>,
-    /// Values of x that are lines, with what they mean.
+    /// Vertical lines: x and the label.
     verticals: Vec<(f64, String)>,
-    /// Values of y that are lines.
+    /// Horizontal lines: y and the label.
     horizontals: Vec<(f64, String)>,
 }
 
-/// Points of one kind, joined where there is an order.
+/// Points with one style; a line joins them if they have an order.
 #[derive(Clone, Debug)]
 struct ChartSeries {
     name: String,
@@ -53,17 +55,17 @@ struct ChartSeries {
     points: Vec<(f64, f64)>,
 }
 
-/// Formats of all figures, unless one is about them.
+/// Formats of all figures.
 const BF16: Formats =
     Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
 
-/// A gigabyte, in which footprints are drawn.
+/// Bytes of a gigabyte, the unit of footprints.
 const GB: f64 = 1e9;
 
-/// Draws all figures, and writes each as SVG, PNG and CSV. Returns what was written.
+/// Draws all figures and writes each as SVG, PNG and CSV. Returns the paths of the files.
 ///
 /// # Errors
-/// A model, machine or workload of the built-in tables that is not there; a file that
+/// A model, machine or workload that the figures name is not in the tables, or a file
 /// cannot be written.
 pub fn write_all(
     models: &[Llm],
@@ -75,11 +77,10 @@ pub fn write_all(
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let mut written = Vec::new();
     for chart in charts(models, machines, workloads)? {
-        let svg = chart.draw();
-        let png = super::rasterise(&svg)?;
+        let picture = chart.draw();
         let files: [(&str, Vec<u8>); 3] = [
-            ("svg", super::outlined(&svg)?.into_bytes()),
-            ("png", png),
+            ("svg", picture.svg(Letters::Outlines).into_bytes()),
+            ("png", raster::png(&picture)?),
             ("csv", chart.csv().into_bytes()),
         ];
         for (ending, bytes) in files {
@@ -105,7 +106,7 @@ fn charts(
     ])
 }
 
-/// A decode step of a model on one GPU, however large that would have to be.
+/// A decode step of a model on one GPU, whether it fits or not.
 fn decode(model: &Llm, formats: Formats, batch: u64, context: u64) -> Result<Step> {
     step(model, formats, (Phase::Decode, batch, context, 1))
 }
@@ -247,7 +248,7 @@ fn workflows(models: &[Llm], machines: &Machines, workloads: &[Workload]) -> Res
     })
 }
 
-/// Cache over context: heads with keys and values of their own, shared ones, latents.
+/// Cache over context, with MHA, GQA, MQA and MLA.
 fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
     let llama = llm::named(models, "llama-3.1-70b")?;
     let latent = llm::named(models, "deepseek-v3")?;
@@ -301,7 +302,7 @@ fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
     })
 }
 
-/// Footprint over the batch of dense models and of models with experts.
+/// Footprint and intensity over the batch, of dense models and of models with experts.
 fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
     const CONTEXT: u64 = 131_072;
     let mut panels = Vec::new();
@@ -349,7 +350,7 @@ fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
 const HEIGHT: f64 = 400.0;
 
 impl Chart {
-    /// The numbers, a row for each point and each line.
+    /// The values as CSV, with a row for each point and each line.
     fn csv(&self) -> String {
         let mut text = String::from("panel,series,x_quantity,x,y_quantity,y\n");
         let quote = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
@@ -379,7 +380,7 @@ impl Chart {
         text
     }
 
-    fn draw(&self) -> String {
+    fn draw(&self) -> Picture {
         let mut canvas = Canvas::new(WIDTH);
         let top = draw_title_lines(&mut canvas, &self.title, &self.how) + 34.0;
         let count = self.panels.len() as f64;
@@ -402,7 +403,7 @@ impl Chart {
     }
 }
 
-/// How the series with a number is drawn.
+/// The style of series number `index`.
 fn style(index: usize) -> (Stroke, Marker) {
     let shapes = MarkerShape::ALL;
     let colour = PALETTE[index % PALETTE.len()];
@@ -466,7 +467,7 @@ impl Area {
         for ((from, to), name) in verticals.chain(horizontals) {
             let Some(segment) = panel.segment(from, to) else { continue };
             canvas.line(segment, Stroke::dashed(FAINT, 1.3));
-            // Labels of lines side by side need a gap.
+            // The spaces keep labels of neighbouring lines apart.
             if let Some(place) = room.place_along(segment, &format!("  {name}"), LABEL) {
                 let text = Text::new(name, place.at, LABEL);
                 canvas.text(Text { degrees: place.degrees, colour: INK, ..text });
@@ -489,12 +490,12 @@ mod tests {
         &all.into_iter().find(|s| s.name.starts_with(series)).unwrap().points
     }
 
-    /// What the figures are there to show.
+    /// The figures show what the paper claims.
     #[test]
     fn figures_show_the_papers_claims() {
         let charts = all();
-        // Decode attention has the intensity of its group at every context, prefill's
-        // is beyond the ridge of an H100 and grows.
+        // Decode attention has the intensity of its group at every context. Prefill
+        // attention is above the ridge of an H100.
         let decode = points(&charts[0], "decode attention");
         assert!(decode.iter().all(|(oi, _)| (7.9..8.0).contains(oi)));
         assert!(points(&charts[0], "prefill attention").iter().all(|(oi, _)| *oi > 295.0));
@@ -505,7 +506,8 @@ mod tests {
         let at = |name: &str| points(&charts[2], name)[0].1;
         assert!((at("MHA") / at("GQA") - 8.0).abs() < 1e-9);
         assert!((at("GQA") / at("MLA, latents of 512") - 2048.0 / 576.0).abs() < 1e-9);
-        // All of R1's weights, at batch 16: 84 GB of each request, and its cache.
+        // R1 at batch 16: each request's share of all weights is 84 GB, and its cache adds
+        // to that.
         let r1 = points(&charts[3], "deepseek-r1");
         let (_, at_16) = r1.iter().find(|(batch, _)| *batch == 16.0).unwrap();
         assert!((90.0..95.0).contains(at_16), "{at_16}");
@@ -514,7 +516,7 @@ mod tests {
     #[test]
     fn figures_are_valid_and_their_numbers_read_back() {
         for chart in all() {
-            assert!(super::super::rasterise(&chart.draw()).is_ok(), "{}", chart.name);
+            assert!(raster::png(&chart.draw()).is_ok(), "{}", chart.name);
             let text = chart.csv();
             let mut reader = csv::Reader::from_reader(text.as_bytes());
             let rows = reader.records().map(Result::unwrap);

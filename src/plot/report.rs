@@ -2,13 +2,12 @@
 
 use std::fmt::Write;
 
-use super::Drawn;
 use super::axis::{bytes, number, si};
-use super::frame::{date, ridges};
+use super::frame::{Drawn, date, ridges};
 use super::svg::escape;
 use crate::analysis::{Campaign, Measured};
 use crate::record::Status;
-use crate::roofline::Resource;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -221,7 +220,7 @@ fn point_cells(point: &Measured) -> Vec<String> {
         of(point.flops_per_s(), 1e9),
         if computes { number(intensity) } else { String::new() },
         roof,
-        point.empirical.map_or("", |roof| Resource::name(roof.binding())).to_owned(),
+        point.empirical.map_or("", |roof| RoofKind::name(roof.binding())).to_owned(),
         point.reuse_distance_bytes.map_or(String::new(), |b| bytes(b as f64)),
         point.reason.clone(),
     ]

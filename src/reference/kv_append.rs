@@ -44,7 +44,7 @@ fn appended_rows(p: KvAppend, inputs: &SlotInputs) -> Rows<'static> {
 }
 
 /// The value of a format nearest to `x`, ties to even, within its range.
-fn round_to(dtype: DType, x: f32) -> f64 {
+pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
     match dtype {
         DType::F32 => x.into(),
         DType::Bf16 => bf16::from_f32(x).into(),

@@ -28,6 +28,7 @@
 //! for every context.
 
 mod attention;
+mod collective;
 mod compare;
 mod decode_attention;
 mod gemm;
@@ -35,6 +36,7 @@ mod kv_append;
 mod kv_read;
 mod kv_source;
 mod linear;
+mod mla_append;
 mod mla_decode;
 mod moe_gemm;
 mod peak;

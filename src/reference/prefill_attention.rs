@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::attention::{Attention, typical_attention};
 use super::compare::{Rows, Target};
-use super::kv_source::KvSource;
+use super::kv_source::{CachedPart, KvSource};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::{KvLayout, KvRead, Lengths, PrefillAttention};
 
@@ -19,23 +19,32 @@ fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
         layout: KvLayout::Contiguous,
         lengths: Lengths::Equal,
     };
-    let cache = KvSource::new(kv, inputs);
+    let of_keys = KvSource::new(kv, inputs);
+    let of_values = KvSource::new(KvRead { head_dim: p.v_head_dim, ..kv }, inputs);
     let q_key = inputs.key("q");
     let make = move |row: u64| {
         let (head, token) = (row / p.new_tokens, row % p.new_tokens);
         let mut query = vec![0.0; p.head_dim as usize];
         q_key.values(p.dtype, row * p.head_dim, &mut query);
         let kv_head = head % p.q_heads / p.group();
-        let attention = Attention::of_heads(p.head_dim);
+        let attention = Attention {
+            value_dim: p.v_head_dim as usize,
+            ..Attention::of_heads(p.head_dim)
+        };
         let batch = head / p.q_heads;
-        let row_of =
-            |what, token, to: &mut [f32]| cache.row(what, batch, kv_head, token, to);
-        (row * p.head_dim, attention.of(&query, p.attended(token), row_of))
+        let row_of = |what, token, to: &mut [f32]| {
+            let source = match what {
+                CachedPart::Key => &of_keys,
+                CachedPart::Value => &of_values,
+            };
+            source.row(what, batch, kv_head, token, to);
+        };
+        (row * p.v_head_dim, attention.of(&query, p.attended(token), row_of))
     };
     Rows {
         count: p.batch * p.q_heads * p.new_tokens,
         cost: p.context() * p.head_dim * 3,
-        width: p.head_dim as usize,
+        width: p.v_head_dim as usize,
         typical: Some(typical_attention(p.context())),
         make: Box::new(make),
     }
@@ -47,7 +56,7 @@ impl Answer for PrefillAttention {
             ("batch", self.batch),
             ("q head", self.q_heads),
             ("token", self.new_tokens),
-            ("dim", self.head_dim),
+            ("dim", self.v_head_dim),
         ]
     }
 

@@ -95,6 +95,7 @@ fn decode_case(context: u64) -> (String, PrefillAttention) {
         dtype: DType::F32,
         kv_dtype: DType::F32,
         window: 0,
+        v_head_dim: 8,
     };
     (text, same)
 }
@@ -741,11 +742,50 @@ fn unneeded_bytes_are_those_that_work_leaves_out() {
         let inputs: u64 =
             p.tensors().iter().filter(|t| t.role == Role::Input).map(Tensor::bytes).sum();
         // But for numbers of pages that are not looked up.
-        let pages = inputs - left_out - p.work().bytes_read;
+        let pages = inputs - left_out - p.work().bytes_read();
         assert!(pages < 4 * 18 && pages.is_multiple_of(4), "{text}: {pages}");
         for (name, range) in unneeded {
             let tensor = p.tensors().into_iter().find(|t| t.name == name).unwrap();
             assert!(range.end <= tensor.bytes());
         }
     }
+}
+
+/// Values narrower than keys: the same attention with the rest of each value left out.
+#[test]
+fn narrow_values_are_the_first_elements_of_wide_ones() {
+    let text = "prefill_attention:batch=1,new_tokens=1,prefix=0,q_heads=1,kv_heads=1,head_dim=8,\
+                v_head_dim=4,dtype=f32";
+    // One token attends to itself: its value row, of four elements.
+    let row: Vec<f64> = (0..4).map(|i| key(1).value(DType::F32, i).into()).collect();
+    assert_eq!(checked(text, &bytes_of(&row)).verdict, CheckVerdict::Pass);
+    let wrong: Vec<f64> = (4..8).map(|i| key(1).value(DType::F32, i).into()).collect();
+    assert_eq!(checked(text, &bytes_of(&wrong)).verdict, CheckVerdict::Fail);
+}
+
+/// New latents land at their places, and nowhere else.
+#[test]
+fn latents_are_appended_to_their_places() {
+    let text = "mla_append:batch=2,context=5,new_tokens=2,latent_dim=6,rope_dim=2,dtype=f32,\
+                layout=paged2";
+    let p = problem(text);
+    let Problem::MlaAppend(append) = p else { panic!("{p}") };
+    let table = key(1).page_table((2 * append.pages()) as usize);
+    let cache = |shift: u64| {
+        let mut bytes = vec![0xff; p.output().bytes() as usize];
+        for row in 0..4u64 {
+            // Tokens 3 and 4: the last place of a page and the first of the next.
+            let place = 1 + row % 2;
+            let page = u64::from(table[(row / 2 * append.pages() + place / 2) as usize]);
+            let to = ((page * 2 + (place + shift) % 2) * 8) as usize;
+            for dim in 0..8 {
+                let value = key(0).value(DType::F32, row * 8 + dim as u64);
+                bytes[(to + dim) * 4..][..4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes
+    };
+    let found = checked(text, &cache(0));
+    assert_eq!(found.verdict, CheckVerdict::Pass, "{}", found.message);
+    assert_eq!(checked(text, &cache(1)).verdict, CheckVerdict::Fail);
 }

@@ -2,12 +2,42 @@
 
 use std::ops::Range;
 
+use thiserror::Error;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{KeyValues, MAX_SETTING, PointsTable, SuiteError};
 use crate::measure::Settings;
 use crate::op::{Op, parse_bytes, unknown_key};
+
+/// Largest number of samples or seconds: more than a day is a typing error.
+pub(super) const MAX_SETTING: f64 = 1e5;
+
+/// A mistake in a suite, where it is and what to do.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{file}:{line}: {message}")]
+pub struct SuiteError {
+    /// File as the user named it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong and what to write.
+    pub message: String,
+}
+
+/// One `[[points]]` table.
+#[derive(Clone, Debug)]
+pub(super) struct PointsTable {
+    pub line: usize,
+    pub op: Op,
+    pub axes: Vec<KeyValues>,
+}
+
+/// One key of a table with its values and their lines.
+#[derive(Clone, Debug)]
+pub(super) struct KeyValues {
+    pub key: String,
+    pub values: Vec<(String, usize)>,
+}
 
 /// A suite's text, for turning positions into lines.
 pub(super) struct SuiteSource<'a> {

@@ -3,10 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Shared memory of an SM that the system takes for each block, in bytes, on every
+/// architecture that is supported (CUDA C++ Programming Guide, "Shared Memory" of compute
+/// capabilities 8.x to 12.x).
+pub const RESERVED_SHARED_BYTES: u32 = 1024;
+
 /// A GPU architecture by its compute capability, such as 9.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Arch {
-    /// Before the point.
+    /// Before the dot.
     pub major: u32,
     /// After it.
     pub minor: u32,
@@ -32,20 +37,28 @@ impl Arch {
         format!("sm_{}{}{suffix}", self.major, self.minor)
     }
 
-    /// Shared memory of an SM, and the most that one block may take of it, in
-    /// bytes (CUDA C++ Programming Guide, table "Technical Specifications per
-    /// Compute Capability").
-    const fn shared_bytes(self) -> (u32, u32) {
-        let kib = match (self.major, self.minor) {
+    /// The limits of an SM and of one block (CUDA C++ Programming Guide,
+    /// table "Technical Specifications per Compute Capability").
+    pub const fn limits(self) -> SmLimits {
+        let threads_per_sm = match (self.major, self.minor) {
+            (8, 0) | (9..=11, _) => 2048,
+            _ => 1536,
+        };
+        let shared_kib = match (self.major, self.minor) {
             (8, 0 | 7) => 164,
             (9..=11, _) => 228,
             _ => 100,
         };
-        (kib << 10, (kib - 1) << 10)
+        SmLimits {
+            threads_per_sm,
+            shared_bytes_per_sm: shared_kib << 10,
+            shared_bytes_per_block: (shared_kib - 1) << 10,
+            reserved_shared_bytes: RESERVED_SHARED_BYTES,
+        }
     }
 
-    /// Multiprocessors of a usual GPU of this architecture: what is compiled may
-    /// depend on it, but not on the GPU at hand.
+    /// Multiprocessors of a typical GPU of this architecture: what is compiled may
+    /// depend on it, but not on the GPU that it runs on.
     pub const fn usual_sms(self) -> u32 {
         match (self.major, self.minor) {
             (8, 0) => 108,  // A100
@@ -53,14 +66,6 @@ impl Arch {
             (9, _) => 132,  // H100
             (12, _) => 170, // RTX 5090
             _ => 148,       // B200
-        }
-    }
-
-    /// Threads that an SM holds, from the same table.
-    const fn threads_per_sm(self) -> u32 {
-        match (self.major, self.minor) {
-            (8, 0) | (9..=11, _) => 2048,
-            _ => 1536,
         }
     }
 }
@@ -76,7 +81,7 @@ impl FromStr for Arch {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let error =
-            || format!("`{text}` is no architecture; write sm_80, sm_90a or sm_120");
+            || format!("`{text}` is not an architecture; write sm_80, sm_90a or sm_120");
         let digits = text.strip_prefix("sm_").ok_or_else(error)?;
         let number: u32 = digits.trim_end_matches('a').parse().map_err(|_| error())?;
         let arch = Arch { major: number / 10, minor: number % 10 };
@@ -90,6 +95,49 @@ impl FromStr for Arch {
     }
 }
 
+/// The limits of an SM, and of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmLimits {
+    /// Most threads of an SM.
+    pub threads_per_sm: u32,
+    /// Shared memory of an SM, in bytes.
+    pub shared_bytes_per_sm: u32,
+    /// Most shared memory of one block, static and dynamic, in bytes.
+    pub shared_bytes_per_block: u32,
+    /// Shared memory of an SM that the system takes for each block, in bytes.
+    pub reserved_shared_bytes: u32,
+}
+
+impl SmLimits {
+    /// Most shared memory of a block, static and dynamic, where so many share an SM, in
+    /// bytes.
+    pub const fn shared_bytes_of_block(&self, blocks_per_sm: u32) -> u32 {
+        let share = self.shared_bytes_per_sm / blocks_per_sm - self.reserved_shared_bytes;
+        if share < self.shared_bytes_per_block {
+            share
+        } else {
+            self.shared_bytes_per_block
+        }
+    }
+
+    /// In which these limits and others differ: name, value here, value there.
+    fn differences(&self, other: &SmLimits) -> Vec<(&'static str, u32, u32)> {
+        let values = |limits: &SmLimits| {
+            [
+                ("threads_per_sm", limits.threads_per_sm),
+                ("shared_bytes_per_sm", limits.shared_bytes_per_sm),
+                ("shared_bytes_per_block", limits.shared_bytes_per_block),
+                ("reserved_shared_bytes", limits.reserved_shared_bytes),
+            ]
+        };
+        let pairs = values(self).into_iter().zip(values(other));
+        pairs
+            .filter(|((_, here), (_, there))| here != there)
+            .map(|((name, here), (_, there))| (name, here, there))
+            .collect()
+    }
+}
+
 /// What a launch plan must know of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -97,26 +145,42 @@ pub struct Target {
     pub arch: Arch,
     /// Multiprocessors.
     pub sms: u32,
-    /// Threads that an SM holds.
-    pub threads_per_sm: u32,
-    /// Shared memory of an SM, in bytes.
-    pub shared_bytes_per_sm: u32,
-    /// Most shared memory of one block, in bytes.
-    pub shared_bytes_per_block: u32,
+    /// What each of them has.
+    pub limits: SmLimits,
 }
 
 impl Target {
     /// A GPU of an architecture with a number of SMs, with the limits that
     /// NVIDIA documents for the architecture.
     pub const fn new(arch: Arch, sms: u32) -> Self {
-        let (shared_bytes_per_sm, shared_bytes_per_block) = arch.shared_bytes();
-        Target {
-            arch,
-            sms,
-            threads_per_sm: arch.threads_per_sm(),
-            shared_bytes_per_sm,
-            shared_bytes_per_block,
+        Target { arch, sms, limits: arch.limits() }
+    }
+
+    /// Compares the limits that a driver reports with the documented ones of the
+    /// architecture, which kernels are compiled for: in words, where they differ and
+    /// kernels run all the same, at most with fewer blocks on an SM.
+    ///
+    /// # Errors
+    /// A limit of shared memory for a block below the one that kernels are compiled for,
+    /// with both values.
+    pub fn check_limits(&self) -> Result<Option<String>, String> {
+        let documented = self.arch.limits();
+        let (here, there) =
+            (self.limits.shared_bytes_per_block, documented.shared_bytes_per_block);
+        if here < there {
+            return Err(format!(
+                "the driver gives a block at most {here} bytes of shared memory, and kernels \
+                 for {} are compiled for the documented {there}; this is a bug in the table of \
+                 architectures, please report it",
+                self.arch
+            ));
         }
+        let differences = self.limits.differences(&documented);
+        let words: Vec<String> = differences
+            .iter()
+            .map(|(name, here, there)| format!("{name} {here}, documented {there}"))
+            .collect();
+        Ok((!words.is_empty()).then(|| words.join("; ")))
     }
 }
 
@@ -137,10 +201,45 @@ mod tests {
 
     #[test]
     fn limits_are_the_documented_ones() {
-        let h100 = Target::new(Arch::SM_90, 132);
+        let h100 = Arch::SM_90.limits();
         assert_eq!((h100.shared_bytes_per_block, h100.threads_per_sm), (232_448, 2048));
-        let ada = Target::new(Arch::SM_89, 128);
+        let ada = Arch::SM_89.limits();
         assert_eq!((ada.shared_bytes_per_block, ada.threads_per_sm), (101_376, 1536));
-        assert_eq!(Target::new(Arch::SM_80, 108).shared_bytes_per_sm, 167_936);
+        assert_eq!(Arch::SM_80.limits().shared_bytes_per_sm, 167_936);
+    }
+
+    #[test]
+    fn blocks_share_what_the_system_leaves() {
+        let h100 = Arch::SM_90.limits();
+        let of_block = [1, 2, 3].map(|blocks| h100.shared_bytes_of_block(blocks));
+        assert_eq!(of_block, [227 << 10, 113 << 10, 75 << 10]);
+        let wide = SmLimits { shared_bytes_per_block: 64 << 10, ..h100 };
+        assert_eq!(wide.shared_bytes_of_block(2), 64 << 10);
+    }
+
+    #[test]
+    fn a_drivers_limits_are_compared_with_the_table() {
+        let documented = Target::new(Arch::SM_90, 132);
+        assert_eq!(documented.check_limits(), Ok(None));
+        let with = |change: fn(&mut SmLimits)| {
+            let mut target = documented;
+            change(&mut target.limits);
+            target.check_limits()
+        };
+        let words = with(|limits| limits.reserved_shared_bytes = 2048).unwrap().unwrap();
+        assert_eq!(words, "reserved_shared_bytes 2048, documented 1024");
+        let more = with(|limits| {
+            limits.shared_bytes_per_sm = 256 << 10;
+            limits.shared_bytes_per_block = 255 << 10;
+        });
+        let words = more.unwrap().unwrap();
+        assert!(
+            words.contains("shared_bytes_per_sm 262144, documented 233472; "),
+            "{words}"
+        );
+        let less = with(|limits| limits.shared_bytes_per_block = 99 << 10).unwrap_err();
+        for part in ["at most 101376 bytes", "sm_90a", "documented 232448", "report"] {
+            assert!(less.contains(part), "{less}");
+        }
     }
 }

@@ -15,8 +15,12 @@ use super::defines::Defines;
 use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, SearchPath, Source};
 use super::prebuilt::{Folder, FolderError};
 
-/// First line of a file in the cache. Its number changes with the format.
-const CACHE_FORMAT: &str = "ridgepoint cubin 1";
+/// First line of a file in the cache that holds machine code. Its number changes
+/// with the format.
+const CUBIN_FORMAT: &str = "ridgepoint cubin 1";
+
+/// First line of a file in the cache that holds PTX.
+const PTX_FORMAT: &str = "ridgepoint ptx 1";
 
 /// Why a kernel has no machine code.
 #[derive(Debug, Error)]
@@ -30,10 +34,10 @@ pub enum CompileError {
     /// The folder of prebuilt kernels cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The folder of prebuilt kernels lacks this one and there is no compiler.
+    /// The folder of prebuilt kernels does not have this one, and there is no compiler.
     #[error("{missing}; or build it here: {no_compiler}")]
     NotPrebuilt {
-        /// What the folder lacks.
+        /// What the folder does not have.
         missing: String,
         /// Why it cannot be built.
         no_compiler: NvrtcError,
@@ -144,9 +148,7 @@ impl Compiler {
                 });
             }
         };
-        let cached = self.options.cache.as_ref().map(|root| {
-            root.join(format!("nvrtc-{}", nvrtc.version())).join(format!("{key}.cubin"))
-        });
+        let cached = self.cached(nvrtc, &format!("{key}.cubin"));
         if let Some(binary) = cached.as_deref().and_then(read_cached) {
             return Ok(binary);
         }
@@ -159,12 +161,18 @@ impl Compiler {
             compiler: format!("NVRTC {}", nvrtc.version()),
         };
         if let Some(path) = cached {
-            self.keep(&path, &binary);
+            self.keep(&path, || write_cached(&path, &binary));
         }
         Ok(binary)
     }
 
-    /// PTX of a source.
+    /// Where the cache has a file, if there is a cache.
+    fn cached(&self, nvrtc: &Nvrtc, name: &str) -> Option<PathBuf> {
+        let root = self.options.cache.as_ref()?;
+        Some(root.join(format!("nvrtc-{}", nvrtc.version())).join(name))
+    }
+
+    /// PTX of a source, from the cache on disk or by NVRTC.
     ///
     /// # Errors
     /// No compiler, or a source that it rejects.
@@ -175,14 +183,24 @@ impl Compiler {
         arch: Arch,
     ) -> Result<String, CompileError> {
         let nvrtc = self.nvrtc().map_err(Clone::clone)?;
+        let cached = self.cached(nvrtc, &format!("{}.ptx", key(source, defines, arch)));
+        if let Some(bytes) = cached.as_deref().and_then(|path| unseal(path, PTX_FORMAT))
+            && let Ok(ptx) = String::from_utf8(bytes)
+        {
+            return Ok(ptx);
+        }
         let name = arch.compiler_name().replace("sm_", "compute_");
-        Ok(nvrtc.ptx(source, &arguments(defines), &name)?)
+        let ptx = nvrtc.ptx(source, &arguments(defines), &name)?;
+        if let Some(path) = cached {
+            self.keep(&path, || seal(&path, PTX_FORMAT, ptx.as_bytes()));
+        }
+        Ok(ptx)
     }
 
-    /// Keeps a binary in the cache. A cache that cannot be written costs time
-    /// and nothing else.
-    fn keep(&self, path: &Path, binary: &Binary) {
-        if let Err(why) = write_cached(path, binary) {
+    /// Keeps a file in the cache. A cache that cannot be written costs time and
+    /// nothing else.
+    fn keep(&self, path: &Path, write: impl FnOnce() -> std::io::Result<()>) {
+        if let Err(why) = write() {
             self.cache_warning.call_once(|| {
                 eprintln!(
                     "ridgepoint: cannot keep compiled kernels in {}: {why}",
@@ -201,19 +219,12 @@ struct CacheHeader {
     compiler: String,
 }
 
-/// A file of the cache, if it is whole: its format, the hash of all that
-/// follows, a header in JSON, the image.
+/// Machine code that the cache holds: a header in JSON, the image.
 fn read_cached(path: &Path) -> Option<Binary> {
-    let bytes = fs::read(path).ok()?;
-    let rest = bytes.strip_prefix(CACHE_FORMAT.as_bytes())?.strip_prefix(b"\n")?;
-    let (hash, rest) = rest.split_at_checked(64)?;
-    let rest = rest.strip_prefix(b"\n")?;
-    if blake3::hash(rest).to_hex().as_bytes() != hash {
-        return None;
-    }
-    let end = rest.iter().position(|&byte| byte == b'\n')?;
-    let header: CacheHeader = serde_json::from_slice(&rest[..end]).ok()?;
-    let image = rest[end + 1..].to_vec();
+    let bytes = unseal(path, CUBIN_FORMAT)?;
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let header: CacheHeader = serde_json::from_slice(&bytes[..end]).ok()?;
+    let image = bytes[end + 1..].to_vec();
     Some(Binary {
         hash: short_hash(&image),
         image,
@@ -223,24 +234,40 @@ fn read_cached(path: &Path) -> Option<Binary> {
     })
 }
 
-/// Writes a file of the cache beside its place and moves it there, so that
-/// another process sees all of it or nothing.
+/// Puts machine code into the cache.
 fn write_cached(path: &Path, binary: &Binary) -> std::io::Result<()> {
     let header = CacheHeader {
         resources: binary.resources.clone(),
         warnings: binary.warnings.clone(),
         compiler: binary.compiler.clone(),
     };
-    let mut rest = serde_json::to_vec(&header)?;
-    rest.push(b'\n');
-    rest.extend_from_slice(&binary.image);
-    let mut bytes =
-        format!("{CACHE_FORMAT}\n{}\n", blake3::hash(&rest).to_hex()).into_bytes();
-    bytes.append(&mut rest);
+    let mut bytes = serde_json::to_vec(&header)?;
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&binary.image);
+    seal(path, CUBIN_FORMAT, &bytes)
+}
+
+/// What a file of the cache holds, if it is whole: after its format and the hash
+/// of all that follows.
+fn unseal(path: &Path, format: &str) -> Option<Vec<u8>> {
+    let bytes = fs::read(path).ok()?;
+    let rest = bytes.strip_prefix(format.as_bytes())?.strip_prefix(b"\n")?;
+    let (hash, rest) = rest.split_at_checked(64)?;
+    let rest = rest.strip_prefix(b"\n")?;
+    (blake3::hash(rest).to_hex().as_bytes() == hash).then(|| rest.to_vec())
+}
+
+/// Writes a file of the cache beside its place and moves it there, so that
+/// another process sees all of it or nothing.
+fn seal(path: &Path, format: &str, rest: &[u8]) -> std::io::Result<()> {
+    let mut bytes = format!("{format}\n{}\n", blake3::hash(rest).to_hex()).into_bytes();
+    bytes.extend_from_slice(rest);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let staging = path.with_extension(format!("{}.new", std::process::id()));
+    // Of this thread: two tests of one process may compile the same.
+    let thread = std::thread::current().id();
+    let staging = path.with_extension(format!("{}.{thread:?}.new", std::process::id()));
     fs::write(&staging, bytes)?;
     fs::rename(&staging, path)
 }
@@ -249,8 +276,10 @@ fn write_cached(path: &Path, binary: &Binary) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    const HEADERS: &[(&str, &str)] = &[("h.cuh", "// header"), ("i.cuh", "// other")];
-    const SOURCE: Source = Source { name: "k", text: "// text", headers: HEADERS };
+    const HEADERS: &[(&str, &str)] =
+        &[("prelude.cuh", "// header"), ("element.cuh", "// other")];
+    const TEXT: &str = "#include \"prelude.cuh\"\n";
+    const SOURCE: Source = Source { name: "k", text: TEXT, headers: HEADERS };
 
     fn binary() -> Binary {
         let image = vec![0x7f, b'E', b'L', b'F', b'\n', 0];
@@ -269,7 +298,11 @@ mod tests {
         let base = key(&SOURCE, &defines, Arch::SM_90);
         let others = [
             key(&Source { name: "l", ..SOURCE }, &defines, Arch::SM_90),
-            key(&Source { text: "// txet", ..SOURCE }, &defines, Arch::SM_90),
+            key(
+                &Source { text: "#include \"element.cuh\"\n", ..SOURCE },
+                &defines,
+                Arch::SM_90,
+            ),
             key(&Source { headers: &HEADERS[1..], ..SOURCE }, &defines, Arch::SM_90),
             key(&SOURCE, &Defines::new().with("N", 2), Arch::SM_90),
             key(&SOURCE, &Defines::new().with("N", 1).with("M", 1), Arch::SM_90),
@@ -279,6 +312,22 @@ mod tests {
             assert_eq!(other.len(), 16);
             assert_ne!(other, base);
         }
+    }
+
+    #[test]
+    fn keys_change_with_the_headers_that_are_included_and_with_no_other() {
+        let headers = |a, b, c| [("a.cuh", a), ("b.cuh", b), ("c.cuh", c)];
+        let key = |headers: &[(&str, &str)]| {
+            let text = "#  include <a.cuh>\n";
+            key(&Source { name: "k", text, headers }, &Defines::new(), Arch::SM_90)
+        };
+        let base = key(&headers("#include \"b.cuh\"", "// b, of a.cuh", "// c"));
+        let other = key(&headers("#include \"b.cuh\" ", "// b, of a.cuh", "// c"));
+        assert_ne!(other, base, "included");
+        let other = key(&headers("#include \"b.cuh\"", "// B, of a.cuh", "// c"));
+        assert_ne!(other, base, "included by a header");
+        let other = key(&headers("#include \"b.cuh\"", "// b, of a.cuh", "// C"));
+        assert_eq!(other, base, "not included");
     }
 
     #[test]
@@ -303,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_lies_where_the_user_says() {
+    fn the_cache_is_where_the_user_says() {
         let root = |variables: &[(&str, &str)]| {
             cache_root(|name| {
                 let found = variables.iter().find(|(n, _)| *n == name);
@@ -341,7 +390,9 @@ mod tests {
         let compiler = Compiler::new(options(Some(folder))).unwrap();
         let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();
         let error = error.to_string();
-        for part in ["lacks k with no macros for sm_90a", "kernels build --arch sm_90a"] {
+        for part in
+            ["does not have k with no macros for sm_90a", "kernels build --arch sm_90a"]
+        {
             assert!(error.contains(part), "{error}");
         }
     }

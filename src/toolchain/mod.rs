@@ -5,19 +5,20 @@
 //! Within the module, imports run one way:
 //!
 //! ```text
-//! {nvrtc, arch, defines} <- {binary, occupancy, sass} <- prebuilt <- compile
+//! {nvrtc, arch, defines, image} <- {binary, occupancy, sass} <- prebuilt <- compile
 //! ```
 
 pub mod arch;
 pub mod binary;
 pub mod compile;
 pub mod defines;
+pub mod image;
 pub mod nvrtc;
 pub mod occupancy;
 pub mod prebuilt;
 pub mod sass;
 
-pub use arch::{Arch, Target};
+pub use arch::{Arch, SmLimits, Target};
 pub use binary::Binary;
 pub use compile::{CompileError, Compiler, CompilerOptions};
 pub use defines::Defines;

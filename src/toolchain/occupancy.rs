@@ -1,6 +1,5 @@
-//! How many blocks of a kernel an SM holds at once, from what the kernel takes
-//! and what the architecture has: the arithmetic of NVIDIA's occupancy
-//! calculator.
+//! How many blocks of a kernel an SM runs at once, from the kernel's resources and the
+//! architecture's limits: the arithmetic of NVIDIA's occupancy calculator.
 
 use super::arch::{Arch, Target};
 use super::nvrtc::Resources;
@@ -15,8 +14,6 @@ const PARTS: u32 = 4;
 const REGISTER_UNIT: u32 = 256;
 /// Shared memory is given to a block in units of so many bytes.
 const SHARED_UNIT: u32 = 128;
-/// Shared memory that the system takes of every block, in bytes.
-const SHARED_RESERVED: u32 = 1024;
 
 impl Arch {
     /// Most blocks on an SM (CUDA C++ Programming Guide, table "Technical
@@ -31,24 +28,26 @@ impl Arch {
 }
 
 /// Blocks of `threads` threads with `dynamic_bytes` of dynamic shared memory
-/// that an SM holds at once; 0 where not even one fits.
+/// that an SM runs at once; 0 where not even one fits.
 pub fn blocks_per_sm(
     resources: &Resources,
     threads: u32,
     dynamic_bytes: u32,
     target: &Target,
 ) -> u32 {
+    let limits = &target.limits;
     let asked_bytes = resources.shared_bytes + dynamic_bytes;
-    if threads == 0 || asked_bytes > target.shared_bytes_per_block {
+    if threads == 0 || asked_bytes > limits.shared_bytes_per_block {
         return 0;
     }
     let warps = threads.div_ceil(WARP);
     let warp_registers =
         (resources.registers.max(1) * WARP).next_multiple_of(REGISTER_UNIT);
     let by_registers = REGISTERS / PARTS / warp_registers * PARTS / warps;
-    let by_threads = target.threads_per_sm / WARP / warps;
-    let block_bytes = (asked_bytes + SHARED_RESERVED).next_multiple_of(SHARED_UNIT);
-    let by_shared = target.shared_bytes_per_sm / block_bytes;
+    let by_threads = limits.threads_per_sm / WARP / warps;
+    let block_bytes =
+        (asked_bytes + limits.reserved_shared_bytes).next_multiple_of(SHARED_UNIT);
+    let by_shared = limits.shared_bytes_per_sm / block_bytes;
     by_registers.min(by_threads).min(by_shared).min(target.arch.blocks_per_sm())
 }
 
@@ -98,7 +97,7 @@ mod tests {
                 prop_assert!(blocks(arch, registers + 1, threads, shared) <= here);
                 prop_assert!(blocks(arch, registers, threads + 1, shared) <= here);
                 prop_assert!(blocks(arch, registers, threads, shared + 1) <= here);
-                prop_assert!(here * threads <= Target::new(arch, 1).threads_per_sm);
+                prop_assert!(here * threads <= arch.limits().threads_per_sm);
             }
         }
     }

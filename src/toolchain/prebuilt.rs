@@ -105,7 +105,7 @@ impl Folder {
         }
     }
 
-    /// A compiled source; or, as the inner error, what the folder lacks and how
+    /// A compiled source; or, as the inner error, what the folder does not have and how
     /// to add it.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl Folder {
         let what = format!("{} with {defines} for {arch}", source.name);
         let why = match self.manifest.files.iter().find(same) {
             Some(_) => format!("{folder} has {what} from another version of its source"),
-            None => format!("{folder} lacks {what}"),
+            None => format!("{folder} does not have {what}"),
         };
         format!(
             "{why}; where there is NVRTC, run `ridgepoint kernels build --arch {arch} --out DIR \
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_found_and_what_lacks_is_named() {
+    fn what_is_written_is_found_and_what_is_missing_is_named() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("kernels");
         let listing = ("stream.sass".to_owned(), "text".to_owned());
@@ -271,9 +271,11 @@ mod tests {
         assert!(folder.to_string().starts_with("2 kernels by NVRTC 13.0.88 in "));
 
         let missing = find(&folder, &SOURCE, 2).unwrap_err();
-        for part in
-            ["stream with UNROLL=2 for sm_90a", "lacks", "kernels build --arch sm_90a"]
-        {
+        for part in [
+            "stream with UNROLL=2 for sm_90a",
+            "does not have",
+            "kernels build --arch sm_90a",
+        ] {
             assert!(missing.contains(part), "{missing}");
         }
         let edited = Source { text: "// other", ..SOURCE };
@@ -283,7 +285,7 @@ mod tests {
         let again = write(&path, &[built(4)], &[]).unwrap_err();
         assert!(again.to_string().contains("exists"), "{again}");
         let names = fs::read_dir(root.path()).unwrap().count();
-        assert_eq!(names, 1, "a staging folder is left behind");
+        assert_eq!(names, 1, "a staging folder is left");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Machine code, disassembled: which instructions a kernel really executes, and
-//! which its innermost loop is made of.
+//! Machine code, disassembled: which instructions a kernel executes, and which its
+//! innermost loop has.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -63,7 +63,7 @@ impl Disassembler {
     /// it.
     ///
     /// # Errors
-    /// What to do where there is none.
+    /// Where there is none, what to do.
     pub fn find() -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name).unwrap_or_default();
         let homes = ["CUDA_HOME", "CUDA_PATH"].map(variable);
@@ -234,9 +234,8 @@ impl Code {
         mix(self.instructions.iter())
     }
 
-    /// The loop that does the work: the one that has the most tensor
-    /// instructions of its own, or, without any, the most bytes of memory.
-    /// What loops within it execute is not its own.
+    /// The main loop: the one with the most tensor instructions of its own, or, without
+    /// any, the most bytes of memory. Instructions of loops within it are not its own.
     pub fn main_loop(&self) -> Option<Mix> {
         let loops = self.loops();
         let own = |&(first, last): &(usize, usize)| {
@@ -260,8 +259,8 @@ impl Code {
     }
 
     /// First and last instruction of every loop: a branch back to a label.
-    /// Rarely executed code behind the end of a function branches back too, so
-    /// what holds an unconditional end is none.
+    /// Rarely executed code after the end of a function branches back too, so what contains
+    /// an unconditional end is not a loop.
     fn loops(&self) -> Vec<(usize, usize)> {
         let mut loops: BTreeMap<usize, usize> = BTreeMap::new();
         for (last, instruction) in self.instructions.iter().enumerate() {

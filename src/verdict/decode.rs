@@ -7,7 +7,7 @@ use super::shares::BoundBy;
 use super::{BOUND_SHARE, Claim, Finding, Judge, percent, residency_cell};
 use crate::analysis::Measured;
 use crate::op::{DecodeAttention, OfProblem, Problem};
-use crate::roofline::Resource;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 
 impl<'a> Judge<'a> {
@@ -71,8 +71,9 @@ impl<'a> Judge<'a> {
             .into_iter()
             .filter_map(|(point, p)| {
                 let predicted = match point.empirical.map(|roof| roof.binding()) {
-                    Some(Resource::Memory) => "memory bound",
-                    Some(Resource::Compute) => "compute bound",
+                    Some(RoofKind::Memory) => "memory bound",
+                    Some(RoofKind::Compute) => "compute bound",
+                    Some(RoofKind::Link) => "link bound",
                     None => "",
                 };
                 let share = self.memory_share(point)?;
@@ -124,7 +125,7 @@ impl<'a> Judge<'a> {
 fn memory_bound_from(points: &[&(&Measured, DecodeAttention, BoundBy)]) -> Vec<String> {
     let mut groups: BTreeMap<u64, Vec<(u64, DecodeAttention, BoundBy)>> = BTreeMap::new();
     for (_, shape, bound) in points {
-        let kv_bytes = Problem::KvRead(shape.kv()).work().bytes_read;
+        let kv_bytes = Problem::KvRead(shape.kv()).work().bytes_read();
         groups.entry(shape.group()).or_default().push((kv_bytes, *shape, *bound));
     }
     let sentence = |(group, mut points): (u64, Vec<(u64, DecodeAttention, BoundBy)>)| {

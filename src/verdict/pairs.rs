@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use super::shares::BoundBy;
 use super::{Claim, FLAT, Finding, Judge};
 use crate::analysis::Measured;
-use crate::format::Work;
 use crate::op::{PairKind, Problem};
-use crate::roofline::Resource;
+use crate::resource::Work;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::Estimate;
 
@@ -59,13 +59,13 @@ const fn judging(kind: PairKind) -> Judging {
 /// What time should follow between two points that these roofs bind.
 fn expected(
     kind: PairKind,
-    low: Option<Resource>,
-    high: Option<Resource>,
+    low: Option<RoofKind>,
+    high: Option<RoofKind>,
 ) -> Option<Follows> {
     match (low?, high?) {
         _ if judging(kind).is_of_bytes_alone => Some(Follows::Bytes),
-        (Resource::Memory, Resource::Memory) => Some(Follows::Bytes),
-        (Resource::Compute, Resource::Compute) => Some(Follows::Flops),
+        (RoofKind::Memory, RoofKind::Memory) => Some(Follows::Bytes),
+        (RoofKind::Compute, RoofKind::Compute) => Some(Follows::Flops),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use super::{BOUND_SHARE, Judge, percent, residency_cell};
 use crate::analysis::{Ceiling, Measured};
 use crate::op::{Op, Purpose};
 use crate::residency::Residency;
-use crate::roofline::Resource;
+use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::{Estimate, quantile};
 
@@ -71,8 +71,10 @@ impl Judge<'_> {
     /// The share of the roof that binds.
     pub(super) fn binding_share(&self, point: &Measured) -> Option<Estimate> {
         match point.empirical?.binding() {
-            Resource::Memory => self.memory_share(point),
-            Resource::Compute => self.compute_share(point),
+            RoofKind::Memory => self.memory_share(point),
+            RoofKind::Compute => self.compute_share(point),
+            // No campaign measures a link's ceiling yet.
+            RoofKind::Link => None,
         }
     }
 

@@ -325,7 +325,11 @@ fn limits_stand_beside_what_clocks_and_data_sheet_promise() {
     let sheet = DataSheet {
         machine: "test".into(),
         source: "https://example.org".into(),
-        peaks: Peaks { bandwidth: Bandwidth::flat(40e9), compute: vec![] },
+        peaks: Peaks {
+            bandwidth: Bandwidth::flat(40e9),
+            compute: Vec::new(),
+            links: Vec::new(),
+        },
     };
     let campaign = Campaign::from_records(Path::new("x"), records, Some(sheet)).unwrap();
     let verdict = judge(&campaign);

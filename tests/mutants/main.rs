@@ -28,7 +28,7 @@ use operators::{Class, OPERATORS, Operator};
 use ptx::Statement;
 use rayon::prelude::*;
 use ridgepoint::device::vm::{Counts, VmDevice};
-use ridgepoint::device::{Device, Options};
+use ridgepoint::device::{Device, DeviceOptions};
 use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
 use ridgepoint::point::{CacheState, Point};
@@ -109,7 +109,7 @@ enum Fate {
 type Outcome<'a> = (&'static Kernel, &'a Mutant, Fate);
 
 fn device(budget: u64) -> VmDevice {
-    let mut device = VmDevice::open(Arch::SM_90, &Options::default()).unwrap();
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
     // Mutants run beside one another already.
     let launching = ptxvm::Options { parallel: false, budget, ..Default::default() };
     device.set_launching(launching);

@@ -15,7 +15,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "stream_bulk",
         &[
-            // More pieces than places for each block, and a short last one.
+            // More tiles than stages for each block, and a short last one.
             "stream:access=read,bytes=1769600",
             "stream:access=write,bytes=1000064",
             "stream:access=copy,bytes=3539200",
@@ -95,7 +95,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "moe_gemm:tokens=17,experts=9,top_k=2,n=70,k=400,dtype=bf16,w_dtype=int8,routing=zipf,inputs=per_expert",
         ],
     ),
-    // Pieces of several blocks; several pieces in a block.
+    // Splits of one sequence in several blocks; several splits in a block.
     (
         "attention_decode",
         &[
@@ -124,7 +124,8 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "decode_attention:batch=7,context=200,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
-    // Pieces of several blocks; several pieces in a block. Then rows of two blocks.
+    // Splits of one sequence in several blocks; several splits in a block. Then rows of two
+    // blocks.
     (
         "attention_mla",
         &[
@@ -153,7 +154,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
 /// The same of kernels whose unrolled products make hundreds of bugs that each take
 /// seconds: for when such a kernel changes.
 pub const SLOW: &[(&str, &[&str])] = &[
-    // One piece for each of several blocks; several to a block; long ones. Then rows of
+    // One split for each of several blocks; several to a block; long ones. Then rows of
     // two blocks; then records of 8 bits.
     (
         "attention_mla_wgmma",

@@ -65,7 +65,7 @@ pub(crate) struct Decoder<'s, 'a> {
     pub(super) local: HashMap<(usize, &'a str), u32>,
     pub(super) static_shared: u32,
     pub(super) local_bytes: u32,
-    pub(super) talks: bool,
+    pub(super) blocks_communicate: bool,
 }
 
 /// Predicate 0 is the carry flag.
@@ -117,7 +117,7 @@ impl Decoder<'_, '_> {
     }
 
     /// Records that blocks of this kernel may see each other's writes while they run.
-    pub(crate) fn talks(&mut self) {
-        self.talks = true;
+    pub(crate) fn blocks_communicate(&mut self) {
+        self.blocks_communicate = true;
     }
 }

@@ -180,7 +180,7 @@ impl<'a> Decoder<'_, 'a> {
         let address = self.address(1, space)?;
         let access = Access { address, width, signed, bank, bits, registers, order };
         if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
-            self.talks();
+            self.blocks_communicate();
         }
         self.push(Op::Load(Box::new(access)), Self::class(space, true));
         Ok(())
@@ -198,7 +198,7 @@ impl<'a> Decoder<'_, 'a> {
         let address = self.address(0, space)?;
         let access = Access { address, width, signed, bank, bits, registers, order };
         if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
-            self.talks();
+            self.blocks_communicate();
         }
         self.push(Op::Store(Box::new(access)), Self::class(space, false));
         Ok(())
@@ -230,7 +230,7 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("operation is not implemented for this type");
         };
         if !matches!(space, Space::Shared | Space::SharedCluster) {
-            self.talks();
+            self.blocks_communicate();
         }
         let first = usize::from(returns);
         let sources = 1 + usize::from(name == "cas");

@@ -48,7 +48,7 @@ pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Ker
         local: HashMap::new(),
         static_shared: SHARED_START,
         local_bytes: 0,
-        talks: false,
+        blocks_communicate: false,
     };
     // The parser numbers predicates from 0; row 0 is the carry flag, so every lookup adds
     // one.
@@ -98,7 +98,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             max_threads: function.max_threads,
             required_threads: function.required_threads,
             cluster: function.cluster,
-            talks: self.talks,
+            blocks_communicate: self.blocks_communicate,
         })
     }
 

@@ -173,5 +173,5 @@ pub(crate) struct Kernel {
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
     /// Whether blocks may communicate through global memory.
-    pub talks: bool,
+    pub blocks_communicate: bool,
 }

@@ -1,9 +1,8 @@
 //! `ridgepoint predict step --explain`: each problem of a step with its formulas.
 
-use crate::model::explain::explain;
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
-use crate::model::step::{Piece, Shape, Step};
+use crate::model::step::{Part, Piece, Shape, Step};
 use crate::model::sweep::Grid;
 use crate::section::Section;
 
@@ -23,14 +22,7 @@ fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
             return Section { heading, paragraphs: vec![reason], ..Section::default() };
         }
     };
-    let mut rows: Vec<_> = step.pieces.iter().map(|piece| row(piece, rates)).collect();
-    for transfer in &step.transfers {
-        let mut row = vec![String::new(); 7];
-        row[0] = transfer.name.to_owned();
-        row[1] = transfer.count.to_string();
-        row[4] = format!("{:.0} sent", transfer.bytes);
-        rows.push(row);
-    }
+    let rows = step.pieces.iter().map(|piece| row(piece, rates)).collect();
     let machine = rates.map_or("no machine", |rates| &rates.machine().name);
     Section {
         heading,
@@ -43,13 +35,21 @@ fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
 }
 
 fn row(piece: &Piece, rates: Option<&Rates>) -> Vec<String> {
-    let (work, explained) = (piece.problem.work(), explain(&piece.problem));
+    let (work, explained) = (piece.problem.work(), piece.problem.explanation());
+    let of_piece = [piece.name.to_owned(), piece.count.to_string()];
+    if piece.part == Part::Exchange {
+        let sent = format!("{} sent", work.sent_bytes());
+        return of_piece
+            .into_iter()
+            .chain(["", "", &sent, "", ""].map(str::to_owned))
+            .collect();
+    }
+    // Where a peak is not known, memory alone says how long it takes at least.
     let seconds = rates.map(|rates| {
-        let compute = piece.problem.math_dtype().and_then(|dtype| rates.flops_per_s(dtype));
         let memory_s = work.bytes() as f64 / rates.bytes_per_s();
-        let compute_s = compute.map_or(0.0, |rate| work.flops() as f64 / rate);
-        let bound = if compute_s > memory_s { "compute" } else { "memory" };
-        format!("{:.2} us ({bound})", 1e6 * memory_s.max(compute_s))
+        let roof = rates.roof(&work);
+        let bound = roof.map_or("memory", |roof| roof.binding().name());
+        format!("{:.2} us ({bound})", 1e6 * roof.map_or(memory_s, |roof| roof.time_s()))
     });
     vec![
         piece.name.to_owned(),

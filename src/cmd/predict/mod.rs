@@ -1,5 +1,5 @@
-//! `ridgepoint predict`: what the model says of steps, turns and tasks on machines that
-//! nobody needs to have. One file for each subcommand.
+//! `ridgepoint predict`: what the analytical model says about steps, turns and tasks. It
+//! needs no GPU. Each subcommand has a file.
 
 mod cells;
 mod claims;

@@ -81,11 +81,11 @@ fn phase(name: &str) -> Result<Phase> {
     Phase::ALL
         .into_iter()
         .find(|phase| phase.name() == name)
-        .with_context(|| format!("`{name}` is no phase; write decode or prefill"))
+        .with_context(|| format!("`{name}` is not a phase; write decode or prefill"))
 }
 
-/// Columns of the table for the terminal, out of those of the CSV file: names, and
-/// whether a column says what a row is about.
+/// Columns of the table for the terminal: names in the CSV file and in the table, and
+/// whether a column is part of the question.
 const SHOWN: [(&str, &str, bool); 24] = [
     ("model", "model", true),
     ("workload", "workload", true),
@@ -117,7 +117,7 @@ fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
     if format == OutputFormat::Csv {
         let mut to = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
         return match grid.write_csv(&mut to).and_then(|()| to.flush()) {
-            // A reader that goes away early, such as `head`, is no error.
+            // A reader that stops early, such as `head`, is not an error.
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
             _ => Ok(()),
         };
@@ -133,7 +133,7 @@ fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
     table::print(&[shown(&rows)], format)
 }
 
-/// The rows as people read them.
+/// The rows of a CSV file as a table for people.
 fn shown(rows: &[csv::StringRecord]) -> Section {
     let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap_or(0);
     let has_any = |at: usize| rows.iter().any(|row| !row[at].is_empty());
@@ -162,7 +162,7 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
     section
 }
 
-/// A cell with as many digits as people read.
+/// A cell, in the unit of its header and with few digits.
 fn rounded(column: &str, cell: &str) -> String {
     match cell.parse::<f64>() {
         Ok(value) if column.ends_with("_bytes") => format!("{:.2}", value / 1e9),

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::InputBytes;
+use super::contract::InputBytes;
 use crate::op::{KvLayout, KvRead, PageOrder};
 
 /// The geometry of a key and value cache.

@@ -10,10 +10,10 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::cache::{Cache, Split};
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::simd::{
     Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows, take_out, widen,
 };
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{DecodeAttention, Op};

@@ -1,14 +1,13 @@
 //! `C = A * B^T`. A few rows of A are bound by the bytes of B: every row of B
 //! is read once and multiplied with all rows of A. More rows are bound by
-//! arithmetic: tiles are widened to f32 and multiplied by faer.
+//! arithmetic: tiles are widened to f32, packed and multiplied.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
+use super::product::{Left, PANEL, multiply, pack, packed_len};
 use super::simd::{Element, Lanes, arrange, chunks, dots, padded_rows};
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{Gemm, Op};
@@ -173,11 +172,63 @@ fn dots_of<T: Element, const G: usize, const N: usize>(
 }
 }
 
-/// Tiles of one thread, in f32.
+/// What one thread works with, in f32.
 struct Scratch {
-    a: Vec<f32>,
-    b: Vec<f32>,
-    c: Vec<f32>,
+    left: Vec<f32>,
+    /// Rows of one panel before they are packed; a row of C in the end.
+    rows: Vec<f32>,
+    right: Vec<Lanes>,
+    /// A tile of C, or of its transpose: `[row of left][panel of right]`.
+    c: Vec<Lanes>,
+}
+
+impl Scratch {
+    fn new((rows, columns): (usize, usize), depth: usize) -> Self {
+        let most = rows.max(columns);
+        let c = packed_len(columns, rows).max(packed_len(rows, columns));
+        Scratch {
+            left: vec![0.0; most * depth],
+            rows: vec![0.0; (PANEL * depth).max(columns)],
+            right: vec![Lanes::ZERO; packed_len(most, depth)],
+            c: vec![Lanes::ZERO; c],
+        }
+    }
+
+    /// Widens a tile's rows of the left operand, from `start` on along the depth.
+    fn load_left<T: Element>(&mut self, from: &Rows<'_, T>, start: usize, depth: usize) {
+        let rows = self.left.chunks_exact_mut(depth).take(from.count);
+        for (i, row) in rows.enumerate() {
+            T::widen(from.part(i, start, depth), row);
+        }
+    }
+
+    /// Widens and packs a tile's rows of the right operand.
+    fn load_right<T: Element>(&mut self, from: &Rows<'_, T>, start: usize, depth: usize) {
+        let panels = self.right.chunks_exact_mut(depth).take(from.count.div_ceil(PANEL));
+        for (index, panel) in panels.enumerate() {
+            let first = index * PANEL;
+            let rows = &mut self.rows[..PANEL.min(from.count - first) * depth];
+            for (i, row) in rows.chunks_exact_mut(depth).enumerate() {
+                T::widen(from.part(first + i, start, depth), row);
+            }
+            pack(rows, depth, depth, panel);
+        }
+    }
+}
+
+/// Rows of an operand that a tile takes.
+struct Rows<'a, T> {
+    elements: &'a [T],
+    width: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<T> Rows<'_, T> {
+    /// `depth` elements of the tile's row `index`, from `start` on.
+    fn part(&self, index: usize, start: usize, depth: usize) -> &[T] {
+        &self.elements[(self.first + index) * self.width + start..][..depth]
+    }
 }
 
 /// The kernel for many rows.
@@ -188,66 +239,56 @@ struct Tiled<T> {
     format: std::marker::PhantomData<T>,
 }
 
+/// A tile of C: where it starts, and its part of each row.
+struct Tile<'a, T> {
+    row: usize,
+    column: usize,
+    rows: Vec<&'a mut [T]>,
+}
+
 impl<T: Element> Tiled<T> {
     fn new(p: Gemm, threads: usize) -> Self {
         let tile = tile_extents(p.m as usize, p.n as usize, threads);
         let depth = DEPTH.min(p.k as usize);
-        let scratch = || Scratch {
-            a: vec![0.0; tile.0 * depth],
-            b: vec![0.0; tile.1 * depth],
-            c: vec![0.0; tile.0 * tile.1],
-        };
+        let scratch = || Scratch::new(tile, depth);
         let scratch = PerThread::new(threads, scratch);
         Tiled { p, tile, scratch, format: std::marker::PhantomData }
     }
 
     /// One tile of C, summed over tiles of the operands' depth.
-    fn run_tile(
-        &self,
-        (row, column): (usize, usize),
-        (a, b): (&[T], &[T]),
-        out: MatMut<'_, T>,
-        scratch: &mut Scratch,
-    ) {
-        let (rows, columns) = out.shape();
-        let k = self.p.k as usize;
-        let c = &mut scratch.c[..rows * columns];
-        let mut accumulate = Accum::Replace;
-        for start in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - start);
-            let a =
-                widen_rows(&a[row * k + start..], k, depth, &mut scratch.a[..rows * depth]);
-            let b = widen_rows(
-                &b[column * k + start..],
-                k,
-                depth,
-                &mut scratch.b[..columns * depth],
-            );
-            let c = MatMut::from_row_major_slice_mut(c, rows, columns);
-            matmul(c, accumulate, a, b.transpose(), 1.0, Par::Seq);
-            accumulate = Accum::Add;
+    fn run_tile(&self, (a, b): (&[T], &[T]), tile: Tile<'_, T>, scratch: &mut Scratch) {
+        let (rows, columns) = (tile.rows.len(), tile.rows[0].len());
+        let width = self.p.k as usize;
+        let a = Rows { elements: a, width, first: tile.row, count: rows };
+        let b = Rows { elements: b, width, first: tile.column, count: columns };
+        // To pack takes longer than to widen, so where A has far fewer rows it is
+        // packed, and the transpose of C computed.
+        let turned = 2 * rows <= columns;
+        let (left, right) = if turned { (b, a) } else { (a, b) };
+        let panels = right.count.div_ceil(PANEL);
+        for start in (0..width).step_by(DEPTH) {
+            let depth = DEPTH.min(width - start);
+            scratch.load_left(&left, start, depth);
+            scratch.load_right(&right, start, depth);
+            let c = &mut scratch.c[..left.count * panels];
+            let rows = Left { rows: &scratch.left, stride: depth };
+            multiply(rows, &scratch.right[..panels * depth], depth, c, start > 0);
         }
-        for (from, to) in c.chunks_exact(columns).zip(out.row_iter_mut()) {
-            if let Some(to) = to.try_as_row_major_mut() {
-                T::narrow(from, to.as_slice_mut());
+        let c = &scratch.c[..left.count * panels];
+        if !turned {
+            for (from, to) in c.chunks_exact(panels).zip(tile.rows) {
+                T::narrow(&bytemuck::cast_slice(from)[..columns], to);
             }
+            return;
+        }
+        let row = &mut scratch.rows[..columns];
+        for (index, to) in tile.rows.into_iter().enumerate() {
+            for (x, from) in row.iter_mut().zip(c.chunks_exact(panels)) {
+                *x = from[index / PANEL].0[index % PANEL];
+            }
+            T::narrow(row, to);
         }
     }
-}
-
-/// The first `depth` elements of each of the rows that `to` has room for, as a
-/// matrix in f32.
-fn widen_rows<'a, T: Element>(
-    from: &[T],
-    stride: usize,
-    depth: usize,
-    to: &'a mut [f32],
-) -> MatRef<'a, f32> {
-    let rows = to.len() / depth;
-    for (i, to) in to.chunks_exact_mut(depth).enumerate() {
-        T::widen(&from[i * stride..][..depth], to);
-    }
-    MatRef::from_row_major_slice(to, rows, depth)
 }
 
 impl<T: Element> Kernel for Tiled<T> {
@@ -259,32 +300,29 @@ impl<T: Element> Kernel for Tiled<T> {
     fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
         let a = bytemuck::cast_slice(inputs.get("a"));
         let operands = (a, bytemuck::cast_slice(inputs.get("b")));
-        let (m, n) = (self.p.m as usize, self.p.n as usize);
-        let c = MatMut::from_row_major_slice_mut(bytemuck::cast_slice_mut(output), m, n);
-        cut(c, self.tile).into_par_iter().with_max_len(1).for_each(|(at, tile)| {
-            self.scratch.with(|scratch| self.run_tile(at, operands, tile, scratch));
+        let n = self.p.n as usize;
+        let tiles = cut(bytemuck::cast_slice_mut(output), n, self.tile);
+        tiles.into_par_iter().with_max_len(1).for_each(|tile| {
+            self.scratch.with(|scratch| self.run_tile(operands, tile, scratch));
         });
     }
 }
 
-/// Cuts a matrix into tiles, each with the row and column where it starts.
-fn cut<T>(
-    matrix: MatMut<'_, T>,
-    (rows, columns): (usize, usize),
-) -> Vec<((usize, usize), MatMut<'_, T>)> {
-    let mut tiles = Vec::new();
-    let (mut row, mut below) = (0, matrix);
-    while below.nrows() > 0 {
-        let height = rows.min(below.nrows());
-        let (stripe, rest) = below.split_at_row_mut(height);
-        let (mut column, mut right) = (0, stripe);
-        while right.ncols() > 0 {
-            let width = columns.min(right.ncols());
-            let (tile, rest) = right.split_at_col_mut(width);
-            tiles.push(((row, column), tile));
-            (column, right) = (column + width, rest);
+/// Cuts a matrix of rows of `n` elements into tiles.
+fn cut<T>(matrix: &mut [T], n: usize, (rows, columns): (usize, usize)) -> Vec<Tile<'_, T>> {
+    let mut tiles: Vec<Tile<'_, T>> = Vec::new();
+    for (stripe, matrix) in matrix.chunks_mut(rows * n).enumerate() {
+        let first = tiles.len();
+        tiles.extend((0..n).step_by(columns).map(|column| Tile {
+            row: stripe * rows,
+            column,
+            rows: Vec::with_capacity(rows),
+        }));
+        for row in matrix.chunks_exact_mut(n) {
+            for (tile, part) in tiles[first..].iter_mut().zip(row.chunks_mut(columns)) {
+                tile.rows.push(part);
+            }
         }
-        (row, below) = (row + height, rest);
     }
     tiles
 }

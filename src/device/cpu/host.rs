@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::simd;
-use crate::device::{DeviceInfo, DeviceKind, slug};
+use crate::device::contract::slug;
+use crate::device::{DeviceInfo, DeviceKind};
 use crate::residency::{CacheLevel, CacheSize};
 use crate::statistics::median;
 

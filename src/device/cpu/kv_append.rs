@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, configured};
 use super::simd::{narrow, widen};
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, configured};
 use crate::op::{KvAppend, Op};
 
 pub(super) const KERNEL: CpuKernel = CpuKernel {

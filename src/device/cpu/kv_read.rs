@@ -4,8 +4,8 @@
 use rayon::prelude::*;
 
 use super::cache::{Cache, Split};
+use super::contract::{CpuKernel, InputBytes, Kernel, configured};
 use super::simd::sum_words;
-use super::{CpuKernel, InputBytes, Kernel, configured};
 use crate::device::Refusal;
 use crate::op::{KvRead, Op};
 

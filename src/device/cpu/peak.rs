@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
+use super::contract::{CpuKernel, InputBytes, Kernel, configured};
 use super::simd::{Lanes, level, unrolled};
-use super::{CpuKernel, InputBytes, Kernel, configured};
 use crate::device::Refusal;
 use crate::format::DType;
 use crate::multiversion::multiversioned;

@@ -3,12 +3,11 @@
 //! between them (Dao et al., "FlashAttention", 2022). Tiles that no row
 //! of a block may see are skipped.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
+use super::product::{Left, PANEL, multiply, pack, pack_columns, packed_len};
 use super::simd::{Lanes, exp2, narrow, widen};
-use super::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{Op, PrefillAttention};
@@ -27,6 +26,13 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
 fn refuse(p: PrefillAttention) -> Result<(), Refusal> {
     CpuFormat::of("dtype", p.dtype)?;
     CpuFormat::of("kv_dtype", p.kv_dtype)?;
+    if p.v_head_dim != p.head_dim {
+        return Err(Refusal(format!(
+            "the CPU kernel takes values as wide as keys, not head_dim = {} with v_head_dim = {}; \
+             use the same",
+            p.head_dim, p.v_head_dim
+        )));
+    }
     if p.window > 0 {
         return Err(Refusal(format!(
             "the CPU kernel attends to all of the context, not to a window = {}; use 0",
@@ -45,10 +51,14 @@ const MAX_ROWS: usize = 256;
 /// What one thread works with, all in f32.
 struct Scratch {
     q: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    scores: Vec<f32>,
-    out: Vec<f32>,
+    /// Keys or values before they are packed.
+    wide: Vec<f32>,
+    keys: Vec<Lanes>,
+    values: Vec<Lanes>,
+    /// `[query row][panel of keys]`: scores, then weights.
+    scores: Vec<Lanes>,
+    /// `[query row][panel of the head's width]`.
+    out: Vec<Lanes>,
     rows: Vec<RowState>,
 }
 
@@ -78,10 +88,11 @@ impl PrefillKernel {
         let width = p.head_dim as usize;
         let scratch = || Scratch {
             q: vec![0.0; rows * width],
-            keys: vec![0.0; KEYS * width],
-            values: vec![0.0; KEYS * width],
-            scores: vec![0.0; rows * KEYS],
-            out: vec![0.0; rows * width],
+            wide: vec![0.0; KEYS * width],
+            keys: vec![Lanes::ZERO; packed_len(KEYS, width)],
+            values: vec![Lanes::ZERO; packed_len(width, KEYS)],
+            scores: vec![Lanes::ZERO; packed_len(KEYS, rows)],
+            out: vec![Lanes::ZERO; packed_len(width, rows)],
             rows: vec![RowState { max: f32::NEG_INFINITY, sum: 0.0 }; rows],
         };
         PrefillKernel { p, rows, scratch: PerThread::new(threads, scratch) }
@@ -106,7 +117,7 @@ impl PrefillKernel {
         // Scores become exponents of two.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
         q.iter_mut().for_each(|x| *x *= scale);
-        scratch.out.fill(0.0);
+        scratch.out.fill(Lanes::ZERO);
         scratch.rows.fill(RowState { max: f32::NEG_INFINITY, sum: 0.0 });
 
         let attended = p.attended((first + rows - 1) as u64).end as usize;
@@ -115,14 +126,16 @@ impl PrefillKernel {
             self.load_tile(head, start, keys, inputs, scratch);
             self.attend_tile(first, rows, start, keys, scratch);
         }
-        for (i, row) in scratch.out[..rows * width].chunks_exact_mut(width).enumerate() {
+        let lines = scratch.out.chunks_exact_mut(width.div_ceil(PANEL));
+        for (i, (line, out)) in lines.zip(out.chunks_exact_mut(row_bytes)).enumerate() {
+            let line = &mut bytemuck::cast_slice_mut(line)[..width];
             let sum = scratch.rows[i].sum;
-            row.iter_mut().for_each(|x| *x /= sum);
+            line.iter_mut().for_each(|x| *x /= sum);
+            narrow(p.dtype, line, out);
         }
-        narrow(p.dtype, &scratch.out[..rows * width], out);
     }
 
-    /// Widens a tile of the keys and values that `head` reads.
+    /// Widens and packs a tile of the keys and values that `head` reads.
     fn load_tile(
         &self,
         head: usize,
@@ -139,16 +152,11 @@ impl PrefillKernel {
         let kv_head = head / p.group() as usize;
         let from = (kv_head * p.context() as usize + start) * row_bytes;
         let bytes = keys * row_bytes;
-        widen(
-            p.kv_dtype,
-            &inputs.get("k")[from..][..bytes],
-            &mut scratch.keys[..keys * width],
-        );
-        widen(
-            p.kv_dtype,
-            &inputs.get("v")[from..][..bytes],
-            &mut scratch.values[..keys * width],
-        );
+        let wide = &mut scratch.wide[..keys * width];
+        widen(p.kv_dtype, &inputs.get("k")[from..][..bytes], wide);
+        pack(wide, width, width, &mut scratch.keys[..packed_len(keys, width)]);
+        widen(p.kv_dtype, &inputs.get("v")[from..][..bytes], wide);
+        pack_columns(wide, width, &mut scratch.values[..packed_len(width, keys)]);
     }
 
     /// Attends `rows` query rows to the tile of `keys` keys from `start` on.
@@ -161,26 +169,26 @@ impl PrefillKernel {
         scratch: &mut Scratch,
     ) {
         let width = self.p.head_dim as usize;
-        let Scratch { q, keys: k, values: v, scores, out, rows: states } = scratch;
-        let scores = &mut scores[..rows * keys];
-        let out = &mut out[..rows * width];
-        let q = MatRef::from_row_major_slice(&q[..rows * width], rows, width);
-        let k = MatRef::from_row_major_slice(&k[..keys * width], keys, width);
-        let s = MatMut::from_row_major_slice_mut(scores, rows, keys);
-        matmul(s, Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
-        let lines = scores.chunks_exact_mut(keys).zip(out.chunks_exact_mut(width));
+        let (key_panels, out_panels) = (keys.div_ceil(PANEL), width.div_ceil(PANEL));
+        let Scratch { q, keys: k, values, scores, out, rows: states, .. } = scratch;
+        let scores = &mut scores[..rows * key_panels];
+        let out = &mut out[..rows * out_panels];
+        let k = &k[..packed_len(keys, width)];
+        multiply(Left { rows: q, stride: width }, k, width, scores, false);
+        let lines =
+            scores.chunks_exact_mut(key_panels).zip(out.chunks_exact_mut(out_panels));
         for (i, (scores, out)) in lines.enumerate() {
             let attended = self.p.attended((first + i) as u64).end as usize;
             let visible = attended.saturating_sub(start).min(keys);
+            let scores = bytemuck::cast_slice_mut(scores);
             let scale = weigh_row(scores, visible, &mut states[i]);
             if scale != 1.0 {
-                out.iter_mut().for_each(|x| *x *= scale);
+                out.iter_mut().for_each(|x| *x = x.times(Lanes::splat(scale)));
             }
         }
-        let weights = MatRef::from_row_major_slice(scores, rows, keys);
-        let v = MatRef::from_row_major_slice(&v[..keys * width], keys, width);
-        let out = MatMut::from_row_major_slice_mut(out, rows, width);
-        matmul(out, Accum::Add, weights, v, 1.0, Par::Seq);
+        let weights =
+            Left { rows: bytemuck::cast_slice(scores), stride: key_panels * PANEL };
+        multiply(weights, &values[..packed_len(width, keys)], keys, out, true);
     }
 }
 

@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
+use super::contract::{CpuKernel, InputBytes, Kernel, configured};
 use super::simd::{sum_words, triad};
-use super::{CpuKernel, InputBytes, Kernel, configured};
 use crate::op::{Access, Op, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
 

@@ -1,6 +1,11 @@
 use proptest::prelude::*;
 
+use super::arena::Arena;
+use super::device::*;
 use super::*;
+use crate::device::*;
+use crate::format::DType;
+use crate::op::Problem;
 use crate::reference::{CheckVerdict, check};
 
 const SEED: u64 = 7;

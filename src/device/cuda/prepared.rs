@@ -1,37 +1,178 @@
 //! A problem laid out in GPU memory, ready to launch.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
-use super::driver::{self, Buffer, DriverError, Function, Graph, Shape};
+use bytemuck::{Pod, Zeroable};
+
+use super::driver::{self, Buffer, DriverError, Function, Graph, LaunchShape};
+use super::gpu::{CudaDevice, Loaded};
 use super::timing::MAX_HELD;
-use super::{CudaDevice, Loaded};
 use crate::data::Key;
-use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing};
+use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedTensor};
+use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Timing};
 use crate::format::{DType, Role, Tensor, TensorFormat};
-use crate::kernel::{Bound, Content, Launch, Plan};
+use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan};
 use crate::op::Problem;
 
-/// Tensors begin at multiples of this: what cudaMalloc promises.
+/// Parts of an allocation begin at multiples of this: what cuMemAlloc promises.
 const ALIGNMENT: u64 = 256;
 
 /// Bytes compared at either end of a tensor after it was filled.
 const COMPARED_BYTES: u64 = 4096;
 
-/// A prepared point.
-pub(super) struct Ready<'a> {
+/// A GPU with a kernel loaded, and the memory of one problem.
+struct CudaGpu<'a> {
     device: &'a CudaDevice,
-    launches: Vec<(Function, Shape)>,
-    /// Parameters by slot, then launch.
-    params: Vec<Vec<Vec<u8>>>,
-    memory: Buffer,
-    /// Offset and bytes of the output of every slot.
-    outputs: Vec<(u64, u64)>,
-    /// Kept alive for the kernel.
-    _scratch: Vec<Buffer>,
+    loaded: Rc<Loaded>,
+    buffers: Vec<Buffer>,
+}
+
+impl CudaGpu<'_> {
+    /// The buffer that holds a range, and where in it the range begins.
+    fn find(&self, address: u64, bytes: u64) -> (&Buffer, u64) {
+        let found = self.buffers.iter().find_map(|buffer| {
+            buffer.offset_of(address, bytes).map(|offset| (buffer, offset))
+        });
+        found.expect("addresses of the executor lie in buffers that it allocated")
+    }
+}
+
+impl Gpu for CudaGpu<'_> {
+    type Error = DriverError;
+    type Entry = (Function, LaunchShape);
+    type Report = ();
+
+    fn allocate(&mut self, parts: &[MemoryPart]) -> driver::Result<Vec<u64>> {
+        let mut bytes = 0;
+        let mut offsets = Vec::with_capacity(parts.len());
+        for part in parts {
+            offsets.push(bytes);
+            bytes += part.bytes.next_multiple_of(ALIGNMENT);
+        }
+        let buffer = Buffer::new(&self.device.context, bytes)?;
+        let addresses = offsets.iter().map(|offset| buffer.address() + offset).collect();
+        self.buffers.push(buffer);
+        Ok(addresses)
+    }
+
+    fn is_out_of_memory(error: &DriverError) -> bool {
+        error.is_out_of_memory()
+    }
+
+    fn upload(&mut self, address: u64, bytes: &[u8]) -> driver::Result<()> {
+        let (buffer, offset) = self.find(address, bytes.len() as u64);
+        buffer.upload(&self.device.stream, offset, bytes)
+    }
+
+    fn download(&mut self, address: u64, to: &mut [u8]) -> driver::Result<()> {
+        let (buffer, offset) = self.find(address, to.len() as u64);
+        buffer.download(&self.device.stream, offset, to)
+    }
+
+    fn set(&mut self, address: u64, bytes: u64, value: u8) -> driver::Result<()> {
+        let (buffer, offset) = self.find(address, bytes);
+        buffer.set(&self.device.stream, offset, bytes, value)
+    }
+
+    fn poison(&mut self, address: u64, bytes: u64) -> driver::Result<()> {
+        self.set(address, bytes, 0xff)
+    }
+
+    /// On the GPU, except page tables and scales, which the host draws.
+    fn fill(&mut self, tensor: &Tensor, address: u64, key: Key) -> driver::Result<()> {
+        let Some(format) = FillFormat::of(tensor.format) else {
+            let mut bytes = vec![0; tensor.bytes() as usize];
+            key.fill(tensor.format, &mut bytes);
+            return self.upload(address, &bytes);
+        };
+        // Tensors are padded, so that the last draw may write beyond the end.
+        let draws = tensor.bytes().div_ceil(8);
+        let params =
+            ParamBytes::of(&FillParams { key: key.raw(), to: address, draws, format });
+        let blocks = draws.div_ceil(256).clamp(1, 16_384) as u32;
+        let shape = LaunchShape { block: [256, 1, 1], ..LaunchShape::warps(blocks) };
+        self.device.stream.launch(&self.device.fill, &shape, &[params])
+    }
+
+    fn encode(&mut self, map: &ptxvm::TensorMap) -> driver::Result<EncodedTensorMap> {
+        driver::encode(map)
+    }
+
+    fn entry(
+        &mut self,
+        plan: &Plan,
+        launch: &Launch,
+    ) -> driver::Result<(Function, LaunchShape)> {
+        let function = self.loaded.function(launch.entry).cloned();
+        let function = function.ok_or(DriverError::NotLoaded { entry: launch.entry })?;
+        // Several launches may share a function; the largest need counts.
+        if launch.shared_bytes > 0 {
+            let same = plan.launches.iter().filter(|l| l.entry == launch.entry);
+            let most = same.map(|l| l.shared_bytes).max().unwrap_or(0);
+            function.allow_shared_bytes(most)?;
+        }
+        Ok((function, shape(launch)))
+    }
+
+    fn launch(
+        &mut self,
+        (function, shape): &(Function, LaunchShape),
+        _: &Launch,
+        params: &ParamBytes,
+    ) -> driver::Result<()> {
+        self.device.stream.launch(function, shape, std::slice::from_ref(params))
+    }
+}
+
+/// `FillParams` of `kernels/device.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct FillParams {
+    key: u64,
+    to: u64,
+    draws: u64,
+    format: FillFormat,
+}
+
+/// A format by the code that `fill` knows it by, and the widths of latent records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct FillFormat {
+    code: u32,
+    latent_dim: u16,
+    rope_dim: u16,
+}
+
+impl FillFormat {
+    /// The code of a format that `fill` draws; `None` for those that the host draws.
+    const fn of(format: TensorFormat) -> Option<Self> {
+        let code = match format {
+            TensorFormat::Words | TensorFormat::Values(DType::Int8 | DType::Int4) => 0,
+            TensorFormat::Values(DType::F32) => 1,
+            TensorFormat::Values(DType::Bf16) => 2,
+            TensorFormat::Values(DType::F16) => 3,
+            TensorFormat::Values(DType::Fp8E4m3) => 4,
+            TensorFormat::LatentRecords { latent_dim, rope_dim } => {
+                let (latent_dim, rope_dim) = (latent_dim as u16, rope_dim as u16);
+                return Some(FillFormat { code: 5, latent_dim, rope_dim });
+            }
+            TensorFormat::PageTable
+            | TensorFormat::Scales(_)
+            | TensorFormat::InverseScales(_)
+            | TensorFormat::HalfScales(_) => return None,
+        };
+        Some(FillFormat { code, latent_dim: 0, rope_dim: 0 })
+    }
+}
+
+/// A prepared point.
+pub(super) struct CudaPoint<'a> {
+    device: &'a CudaDevice,
+    executor: Executor<CudaGpu<'a>>,
     /// The whole rotation from slot 0 on, some times over.
     rounds: Option<Graph>,
     rounds_launches: usize,
-    extra_bytes: Option<u64>,
     facts: KernelFacts,
 }
 
@@ -40,228 +181,68 @@ pub(super) fn prepare<'a>(
     device: &'a CudaDevice,
     problem: &Problem,
     plan: Plan,
-    loaded: &Loaded,
+    loaded: &Rc<Loaded>,
     slots: usize,
     seed: u64,
-) -> Result<Ready<'a>, PrepareError> {
-    let tensors = problem.tensors();
-    let layout = Layout::new(&tensors);
+) -> Result<CudaPoint<'a>, PrepareError> {
     let failed =
         |e: DriverError| PrepareError::from(LaunchError(format!("{problem}: {e}")));
-    let memory = allocate(device, problem, layout.slot_bytes * slots as u64)?;
     device.context.reset_persisting_l2().map_err(failed)?;
-    fill(device, &tensors, &layout, &memory, slots, seed).map_err(failed)?;
-    verify_fill(device, &tensors, &layout, &memory, slots, seed)?;
-    let mut scratch = Vec::new();
-    for wanted in &plan.scratch {
-        let buffer = allocate(device, problem, wanted.bytes())?;
-        match &wanted.content {
-            Content::Zeros(bytes) => {
-                buffer.set(&device.stream, 0, *bytes, 0).map_err(failed)?;
-            }
-            Content::Unset(bytes) => {
-                buffer.set(&device.stream, 0, *bytes, 0xff).map_err(failed)?;
-            }
-            Content::Bytes(bytes) => {
-                buffer.upload(&device.stream, 0, bytes).map_err(failed)?;
-            }
-        }
-        scratch.push(buffer);
+    let gpu = CudaGpu { device, loaded: Rc::clone(loaded), buffers: Vec::new() };
+    let mut executor = Executor::new(gpu, problem, plan, slots, seed)?;
+    for slot in [0, slots - 1] {
+        verify_fill(&mut executor, slot, seed)?;
     }
-    let params =
-        bind(&plan, &tensors, &layout, &memory, &scratch, slots, seed).map_err(failed)?;
-    let launches = configure(&plan, loaded).map_err(failed)?;
-    let facts = facts(&launches, &plan, loaded).map_err(failed)?;
-    device.stream.synchronize().map_err(failed)?;
-    let outputs = (0..slots as u64).map(|slot| layout.output(&tensors, slot)).collect();
-    let mut ready = Ready {
-        device,
-        launches,
-        params,
-        memory,
-        outputs,
-        _scratch: scratch,
-        rounds: None,
-        rounds_launches: 0,
-        extra_bytes: plan.extra_bytes,
-        facts,
-    };
+    let facts = facts(&executor, loaded).map_err(failed)?;
+    let mut ready = CudaPoint { device, executor, rounds: None, rounds_launches: 0, facts };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
-    ready.queue(0).and_then(|()| device.stream.synchronize()).map_err(failed)?;
-    ready.record_rounds().map_err(failed)?;
+    ready
+        .executor
+        .run(0)
+        .and_then(|_| device.stream.synchronize())
+        .and_then(|()| ready.record_rounds())
+        .map_err(failed)?;
     Ok(ready)
 }
 
-/// Where the tensors of a slot lie.
-struct Layout {
-    offsets: Vec<u64>,
-    slot_bytes: u64,
-}
-
-impl Layout {
-    fn new(tensors: &[Tensor]) -> Self {
-        let mut slot_bytes = 0;
-        let mut offsets = Vec::new();
-        for tensor in tensors {
-            offsets.push(slot_bytes);
-            slot_bytes += tensor.bytes().next_multiple_of(ALIGNMENT);
-        }
-        Layout { offsets, slot_bytes }
-    }
-
-    fn offset(&self, slot: u64, tensor: usize) -> u64 {
-        slot * self.slot_bytes + self.offsets[tensor]
-    }
-
-    /// The output is the last tensor.
-    fn output(&self, tensors: &[Tensor], slot: u64) -> (u64, u64) {
-        let last = tensors.len() - 1;
-        (self.offset(slot, last), tensors[last].bytes())
-    }
-}
-
-fn allocate(
-    device: &CudaDevice,
-    problem: &Problem,
-    bytes: u64,
-) -> Result<Buffer, PrepareError> {
-    Buffer::new(&device.context, bytes).map_err(|error| match error {
-        error if error.is_out_of_memory() => Refusal(format!(
-            "{problem} needs {bytes} bytes of GPU memory, more than is free; make it smaller"
-        ))
-        .into(),
-        error => LaunchError(format!("{problem}: {error}")).into(),
-    })
-}
-
-/// Fills every input on the GPU, except page tables and scales, which the host draws.
-fn fill(
-    device: &CudaDevice,
-    tensors: &[Tensor],
-    layout: &Layout,
-    memory: &Buffer,
-    slots: usize,
-    seed: u64,
-) -> driver::Result<()> {
-    for slot in 0..slots {
-        for (position, tensor) in tensors.iter().enumerate() {
-            let offset = layout.offset(slot as u64, position);
-            let key = Key::new(seed, slot, position);
-            match (tensor.role, format_code(tensor.format)) {
-                (Role::Output | Role::Update | Role::Witness, _) => {
-                    memory.set(&device.stream, offset, tensor.bytes(), 0xff)?;
-                }
-                (Role::Input, None) => {
-                    let mut bytes = vec![0; tensor.bytes() as usize];
-                    key.fill(tensor.format, &mut bytes);
-                    memory.upload(&device.stream, offset, &bytes)?;
-                }
-                (Role::Input, Some(format)) => {
-                    // Tensors are padded, so a last draw may run over.
-                    let draws = tensor.bytes().div_ceil(8);
-                    let address = memory.address() + offset;
-                    let words = [key.raw(), address, draws, format];
-                    let blocks = draws.div_ceil(256).clamp(1, 16_384) as u32;
-                    let shape =
-                        Shape { block: [256, 1, 1], ..super::timing::one_warp(blocks) };
-                    device.stream.launch(
-                        &device.fill,
-                        &shape,
-                        bytemuck::cast_slice(&words),
-                    )?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The number that `fill` knows a format by, if it does; in the upper half the widths of
-/// records.
-const fn format_code(format: TensorFormat) -> Option<u64> {
-    match format {
-        TensorFormat::Words | TensorFormat::Values(DType::Int8 | DType::Int4) => Some(0),
-        TensorFormat::Values(DType::F32) => Some(1),
-        TensorFormat::Values(DType::Bf16) => Some(2),
-        TensorFormat::Values(DType::F16) => Some(3),
-        TensorFormat::Values(DType::Fp8E4m3) => Some(4),
-        TensorFormat::LatentRecords { latent_dim, rope_dim } => {
-            Some(5 | latent_dim << 32 | rope_dim << 48)
-        }
-        TensorFormat::PageTable
-        | TensorFormat::Scales(_)
-        | TensorFormat::InverseScales(_)
-        | TensorFormat::HalfScales(_) => None,
-    }
-}
-
-/// Compares both ends of the first and the last slot's inputs with what the
-/// host draws: the reference relies on their being the same.
+/// Compares both ends of a slot's inputs with what the host draws: the reference relies on
+/// their being the same.
 fn verify_fill(
-    device: &CudaDevice,
-    tensors: &[Tensor],
-    layout: &Layout,
-    memory: &Buffer,
-    slots: usize,
+    executor: &mut Executor<CudaGpu>,
+    slot: usize,
     seed: u64,
 ) -> Result<(), LaunchError> {
-    let inputs =
-        |t: &(usize, &Tensor)| t.1.role == Role::Input && format_code(t.1.format).is_some();
-    for slot in [0, slots - 1] {
-        for (position, tensor) in tensors.iter().enumerate().filter(inputs) {
-            let last = (tensor.bytes() / 8 * 8).saturating_sub(COMPARED_BYTES);
-            for first in [0, last] {
-                let bytes = (tensor.bytes() - first).min(COMPARED_BYTES) / 8 * 8;
-                let mut found = vec![0u64; bytes as usize / 8];
-                let mut expected = found.clone();
-                Key::new(seed, slot, position).draw(
-                    tensor.format,
-                    first / 8,
-                    &mut expected,
-                );
-                let offset = layout.offset(slot as u64, position) + first;
-                memory
-                    .download(&device.stream, offset, bytemuck::cast_slice_mut(&mut found))
-                    .map_err(|e| LaunchError(e.to_string()))?;
-                if found != expected {
-                    return Err(LaunchError(format!(
-                        "the GPU filled tensor {} of slot {slot} with other values than the \
-                         host draws, so nothing could be compared; this is a bug, please \
-                         report it",
-                        tensor.name
-                    )));
-                }
+    let tensors = executor.tensors(slot).to_vec();
+    for (position, PlacedTensor { tensor, address }) in tensors.into_iter().enumerate() {
+        if tensor.role != Role::Input || FillFormat::of(tensor.format).is_none() {
+            continue;
+        }
+        let key = Key::new(seed, slot, position);
+        let last = (tensor.bytes() / 8 * 8).saturating_sub(COMPARED_BYTES);
+        for first in [0, last] {
+            let bytes = (tensor.bytes() - first).min(COMPARED_BYTES) / 8 * 8;
+            let mut found = vec![0u64; bytes as usize / 8];
+            let mut expected = found.clone();
+            key.draw(tensor.format, first / 8, &mut expected);
+            executor
+                .gpu()
+                .download(address + first, bytemuck::cast_slice_mut(&mut found))
+                .map_err(|e| LaunchError(e.to_string()))?;
+            if found != expected {
+                return Err(LaunchError(format!(
+                    "the GPU filled tensor {} of slot {slot} with other values than the host \
+                     draws, so nothing could be compared; this is a bug, please report it",
+                    tensor.name
+                )));
             }
         }
     }
     Ok(())
 }
 
-/// The parameters of every slot and launch.
-fn bind(
-    plan: &Plan,
-    tensors: &[Tensor],
-    layout: &Layout,
-    memory: &Buffer,
-    scratch: &[Buffer],
-    slots: usize,
-    seed: u64,
-) -> driver::Result<Vec<Vec<Vec<u8>>>> {
-    let scratch: Vec<u64> = scratch.iter().map(Buffer::address).collect();
-    let mut params = Vec::with_capacity(slots);
-    for slot in 0..slots {
-        let base = memory.address() + slot as u64 * layout.slot_bytes;
-        let addresses = layout.offsets.iter().map(|offset| base + offset);
-        let names = tensors.iter().map(|tensor| tensor.name);
-        let bound = Bound::new(seed, slot, names.zip(addresses));
-        params.push(plan.params(bound, &scratch, driver::encode)?);
-    }
-    Ok(params)
-}
-
-const fn shape(launch: &Launch) -> Shape {
-    Shape {
+const fn shape(launch: &Launch) -> LaunchShape {
+    LaunchShape {
         grid: launch.grid,
         block: launch.block,
         cluster: launch.cluster,
@@ -270,36 +251,11 @@ const fn shape(launch: &Launch) -> Shape {
     }
 }
 
-/// Functions and shapes of the launches, with the shared memory they need.
-fn configure(plan: &Plan, loaded: &Loaded) -> driver::Result<Vec<(Function, Shape)>> {
-    let mut launches = Vec::new();
-    for launch in &plan.launches {
-        let function =
-            loaded.function(launch.entry).cloned().ok_or_else(|| DriverError {
-                call: "cuModuleGetFunction",
-                name: launch.entry.to_owned(),
-                description: "the kernel was not loaded".to_owned(),
-            })?;
-        // Several entries may share a function; the largest need counts.
-        if launch.shared_bytes > 0 {
-            let most = plan.launches.iter().filter(|l| l.entry == launch.entry);
-            let bytes = most.map(|l| l.shared_bytes).max().unwrap_or(0);
-            function.allow_shared_bytes(bytes)?;
-        }
-        launches.push((function, shape(launch)));
-    }
-    Ok(launches)
-}
-
 /// Facts about the first launch, which is the main one.
-fn facts(
-    launches: &[(Function, Shape)],
-    plan: &Plan,
-    loaded: &Loaded,
-) -> driver::Result<KernelFacts> {
+fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<KernelFacts> {
     let by = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
-    let (function, shape) = &launches[0];
-    let compiled = loaded.binary.resources.get(plan.launches[0].entry);
+    let (function, shape) = &executor.entries()[0];
+    let compiled = loaded.binary.resources.get(executor.plan().launches[0].entry);
     Ok(KernelFacts {
         grid: by(shape.grid),
         block: by(shape.block),
@@ -314,29 +270,20 @@ fn facts(
     })
 }
 
-impl Ready<'_> {
-    fn slots(&self) -> usize {
-        self.params.len()
-    }
-
-    fn queue(&self, slot: usize) -> driver::Result<()> {
-        for ((function, shape), params) in self.launches.iter().zip(&self.params[slot]) {
-            self.device.stream.launch(function, shape, params)?;
-        }
-        Ok(())
-    }
-
+impl CudaPoint<'_> {
     /// Records as many rounds of the rotation as may be queued while the GPU is
     /// held. Longer rotations are launched one by one.
     fn record_rounds(&mut self) -> driver::Result<()> {
-        let slots = self.slots();
-        let launches = MAX_HELD / self.launches.len() / slots * slots;
+        let slots = self.executor.slots();
+        let launches = MAX_HELD / self.executor.entries().len() / slots * slots;
         if launches == 0 {
             return Ok(());
         }
         let stream = &self.device.stream;
-        let queue = || (0..launches).try_for_each(|launch| self.queue(launch % slots));
-        let graph = stream.capture(queue)?;
+        let executor = &mut self.executor;
+        let graph = stream.capture(|| {
+            (0..launches).try_for_each(|launch| executor.run(launch % slots).map(drop))
+        })?;
         graph.upload(stream)?;
         stream.synchronize()?;
         self.rounds = Some(graph);
@@ -348,13 +295,13 @@ impl Ready<'_> {
     /// Launched one by one, short kernels end sooner than the host queues the
     /// next, so a row that no graph continues ends when it may be held no more.
     fn queue_row(
-        &self,
+        &mut self,
         slot: usize,
         wanted: usize,
         let_go: &dyn Fn(),
     ) -> driver::Result<usize> {
-        let slots = self.slots();
-        let per_launch = self.launches.len();
+        let slots = self.executor.slots();
+        let per_launch = self.executor.entries().len();
         let mut queued = 0;
         while queued < wanted {
             let round = self.rounds.as_ref().filter(|_| {
@@ -377,7 +324,7 @@ impl Ready<'_> {
                 // The first launch is always queued, or there would be no end.
                 None if queued > 0 && (queued + 1) * per_launch > MAX_HELD => break,
                 None => {
-                    self.queue((slot + queued) % slots)?;
+                    self.executor.run((slot + queued) % slots)?;
                     queued += 1;
                 }
             }
@@ -386,9 +333,9 @@ impl Ready<'_> {
     }
 }
 
-impl Prepared for Ready<'_> {
+impl Prepared for CudaPoint<'_> {
     fn extra_bytes(&self) -> Option<u64> {
-        self.extra_bytes
+        self.executor.plan().extra_bytes
     }
 
     fn kernel_facts(&self) -> Option<KernelFacts> {
@@ -396,11 +343,7 @@ impl Prepared for Ready<'_> {
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {
-        let stream = &self.device.stream;
-        let set =
-            |&(offset, bytes): &(u64, u64)| self.memory.set(stream, offset, bytes, 0xff);
-        let done =
-            self.outputs.iter().try_for_each(set).and_then(|()| stream.synchronize());
+        let done = self.executor.poison().and_then(|()| self.device.stream.synchronize());
         done.map_err(|e| LaunchError(e.to_string()))
     }
 
@@ -414,8 +357,9 @@ impl Prepared for Ready<'_> {
         let mut cycles = 0.0;
         while done < launches {
             let mut queued = 0;
-            let slot = (first_slot + done) % self.slots();
-            let timing = self.device.stopwatch.time(&self.device.stream, |let_go| {
+            let slot = (first_slot + done) % self.executor.slots();
+            let device = self.device;
+            let timing = device.stopwatch.time(&device.stream, |let_go| {
                 queued = self.queue_row(slot, launches - done, let_go)?;
                 Ok(())
             })?;
@@ -428,14 +372,6 @@ impl Prepared for Ready<'_> {
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
-        let count = self.outputs.len();
-        let &(offset, bytes) = self.outputs.get(slot).ok_or_else(|| {
-            LaunchError(format!("there is no slot {slot}, only {count} slots"))
-        })?;
-        let mut output = vec![0; bytes as usize];
-        self.memory
-            .download(&self.device.stream, offset, &mut output)
-            .map_err(|e| LaunchError(e.to_string()))?;
-        Ok(Cow::Owned(output))
+        Ok(Cow::Owned(self.executor.output(slot)?))
     }
 }

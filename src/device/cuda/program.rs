@@ -3,10 +3,10 @@
 
 use ptxvm::conformance::Program;
 
-use super::CudaDevice;
-use super::driver::{self, Buffer, DriverError, Shape};
+use super::driver::{self, Buffer, DriverError, LaunchShape};
+use super::gpu::CudaDevice;
 use crate::device::{LaunchError, PrepareError, Refusal};
-use crate::kernel::EncodedTensorMap;
+use crate::kernel::ParamBytes;
 use crate::toolchain::Arch;
 
 /// Runs a program and returns its output.
@@ -32,19 +32,18 @@ fn refusal(target: &str, here: Arch) -> Option<String> {
 
 fn launch(device: &CudaDevice, program: &Program) -> Result<Vec<u8>, DriverError> {
     let (context, stream) = (&device.context, &device.stream);
-    let functions = driver::load_ptx(context, &program.ptx, &["k"])?;
+    let functions = driver::load_ptx(context, &program.name, &program.ptx, &["k"])?;
     let input = Buffer::new(context, program.input.len() as u64)?;
     input.upload(stream, 0, &program.input)?;
     let bytes = program.output_bytes as u64;
     let output = Buffer::new(context, bytes)?;
     output.set(stream, 0, bytes, Program::UNWRITTEN)?;
-    let maps = program.maps_at(input.address());
-    let maps =
-        maps.iter().map(driver::encode).collect::<Result<Vec<EncodedTensorMap>, _>>()?;
-    let addresses = [input.address(), output.address()].map(u64::to_le_bytes);
-    let mut params: Vec<&[u8]> = addresses.iter().map(|bytes| &bytes[..]).collect();
-    params.extend(maps.iter().map(|map| &map.0[..]));
-    let shape = Shape {
+    let mut params =
+        vec![ParamBytes::of(&input.address()), ParamBytes::of(&output.address())];
+    for map in program.maps_at(input.address()) {
+        params.push(ParamBytes::of(&driver::encode(&map)?.0));
+    }
+    let shape = LaunchShape {
         grid: program.grid,
         block: program.block,
         cluster: program.cluster,
@@ -52,7 +51,7 @@ fn launch(device: &CudaDevice, program: &Program) -> Result<Vec<u8>, DriverError
         overlaps_previous: false,
     };
     functions[0].allow_shared_bytes(program.shared_bytes)?;
-    stream.launch_with(&functions[0], &shape, &params)?;
+    stream.launch(&functions[0], &shape, &params)?;
     stream.synchronize()?;
     let mut bytes = vec![0; program.output_bytes];
     output.download(stream, 0, &mut bytes)?;

@@ -1,4 +1,4 @@
-//! The device on a driver that is no driver: `tests/mock_driver.c`, built on
+//! The device on a mock of the driver: `tests/mock_driver.c`, built on
 //! the spot. A process loads libcuda once, so each test runs itself again in a
 //! process of its own whose loader finds the mock.
 
@@ -6,11 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use super::driver::{
-    Buffer, DriverError, Event, HostPage, Shape, Unavailable, encode, load,
+    Buffer, DriverError, Event, HostPage, LaunchShape, Unavailable, encode, load, load_ptx,
 };
-use super::timing::one_warp;
+use super::driver::{Context, CudaStream};
 use super::*;
-use crate::kernel::TensorMap;
+use crate::device::*;
+
+use crate::kernel::{ParamBytes, TensorMap};
 
 /// Names under which the loader looks for the driver.
 const NAMES: [&str; 6] = [
@@ -71,7 +73,7 @@ macro_rules! unavailable {
                 $(assert!(text.contains($part), "{text}");)+
                 assert!(!text.contains('\n'));
                 // Asking for it is an error; leaving the choice is not.
-                let options = Options::default();
+                let options = DeviceOptions::default();
                 let asked = crate::device::open("cuda:0", &options).err().unwrap();
                 assert!(format!("{asked:#}").contains($($part),+), "{asked:#}");
                 let chosen = crate::device::open("auto", &options).unwrap();
@@ -105,7 +107,7 @@ unavailable!(
 
 #[test]
 fn no_driver() {
-    // Files that are no libraries hide a driver that this machine may have.
+    // Files that are not libraries hide a driver that this machine may have.
     let hide = |folder: &Path| {
         for name in NAMES {
             std::fs::write(folder.join(name), "no library").unwrap();
@@ -131,7 +133,7 @@ fn memory_goes_there_and_back() {
     if on_mock("memory_goes_there_and_back", |folder| build(folder, &["MEMORY_BYTES=4096"]))
     {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
         let buffer = Buffer::new(&context, 1000).unwrap();
         buffer.set(&stream, 0, 1000, 0xff).unwrap();
         buffer.upload(&stream, 10, &[1, 2, 3]).unwrap();
@@ -158,29 +160,29 @@ fn memory_goes_there_and_back() {
 fn clusters_and_overlap_reach_the_driver() {
     if on_mock("clusters_and_overlap_reach_the_driver", |folder| build(folder, &[])) {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
-        let functions = load(&context, b"\x7fELF", &["report_attributes"]).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
+        let functions =
+            load(&context, "streams", b"\x7fELF", &["report_attributes"]).unwrap();
         let seen = Buffer::new(&context, 64).unwrap();
-        let report = |shape: &Shape| {
-            let address = [seen.address()];
-            stream.launch(&functions[0], shape, bytemuck::cast_slice(&address)).unwrap();
+        let report = |shape: &LaunchShape| {
+            let params = [ParamBytes::of(&seen.address())];
+            stream.launch(&functions[0], shape, &params).unwrap();
             let mut words = [0u32; 11];
             seen.download(&stream, 0, bytemuck::cast_slice_mut(&mut words)).unwrap();
             words
         };
-        assert_eq!(report(&one_warp(4))[0], 0);
-        let cluster = Shape { cluster: [2, 1, 1], ..one_warp(4) };
+        assert_eq!(report(&LaunchShape::warps(4))[0], 0);
+        let cluster = LaunchShape { cluster: [2, 1, 1], ..LaunchShape::warps(4) };
         assert_eq!(report(&cluster)[..5], [1, 4, 2, 1, 1]);
-        let both = Shape { overlaps_previous: true, ..cluster };
+        let both = LaunchShape { overlaps_previous: true, ..cluster };
         assert_eq!(report(&both)[..7], [2, 4, 2, 1, 1, 0, 6]);
         assert_eq!(report(&both)[7], 1);
         // Shared memory beyond 48 KiB has to be asked for.
-        let large = Shape { shared_bytes: 100 << 10, ..one_warp(1) };
-        let address = [seen.address()];
-        let params = bytemuck::cast_slice(&address);
-        assert!(stream.launch(&functions[0], &large, params).is_err());
+        let large = LaunchShape { shared_bytes: 100 << 10, ..LaunchShape::warps(1) };
+        let params = [ParamBytes::of(&seen.address())];
+        assert!(stream.launch(&functions[0], &large, &params).is_err());
         functions[0].allow_shared_bytes(100 << 10).unwrap();
-        stream.launch(&functions[0], &large, params).unwrap();
+        stream.launch(&functions[0], &large, &params).unwrap();
     }
 }
 
@@ -206,8 +208,8 @@ fn tensor_maps_are_encoded_by_the_driver() {
             tile: vec![1; 6],
             ..map
         };
-        let error = encode(&deep.over(0x1000)).unwrap_err();
-        assert_eq!(error.call, "cuTensorMapEncodeTiled");
+        let error = encode(&deep.over(0x1000)).unwrap_err().to_string();
+        assert!(error.starts_with("cuTensorMapEncodeTiled answered"), "{error}");
     }
 }
 
@@ -216,15 +218,81 @@ fn images_and_entries_that_are_wrong_are_errors() {
     if on_mock("images_and_entries_that_are_wrong_are_errors", |folder| build(folder, &[]))
     {
         let context = Context::open(0).unwrap();
-        let name = |error: DriverError| error.name;
-        assert_eq!(
-            load(&context, b"text", &["a"]).map_err(name).unwrap_err(),
-            "CUDA_ERROR_INVALID_IMAGE"
-        );
-        assert_eq!(
-            load(&context, b"\x7fELF", &["missing"]).map_err(name).unwrap_err(),
-            "CUDA_ERROR_NOT_FOUND"
-        );
+        let loaded = |image, entry| load(&context, "streams", image, &[entry]).unwrap_err();
+        assert!(loaded(b"text", "a").is("CUDA_ERROR_INVALID_IMAGE"));
+        assert!(loaded(b"\x7fELF", "missing").is("CUDA_ERROR_NOT_FOUND"));
+    }
+}
+
+/// Parameters of a `stream_write` that declares one of `bytes`, as a launch passes 64.
+fn launch_declared(bytes: usize) -> Result<(), DriverError> {
+    let context = Context::open(0).unwrap();
+    let stream = CudaStream::new(&context).unwrap();
+    let target = Buffer::new(&context, 64).unwrap();
+    let params = ParamBytes::of(&[0, 0, target.address(), 0, 0, 0, 1, 5]);
+    let functions = load(&context, "stream", b"\x7fELF", &["stream_write"]).unwrap();
+    let shape = LaunchShape::warps(1);
+    for params in [&[][..], &[params.clone(), params.clone()]] {
+        let error = stream.launch(&functions[0], &shape, params).unwrap_err();
+        assert!(matches!(error, DriverError::Params(_)), "{error}");
+    }
+    let launched = stream.launch(&functions[0], &shape, &[params]);
+    if let Err(error) = &launched {
+        let text = error.to_string();
+        for part in [
+            "kernel stream, entry stream_write: the compiled kernel declares ",
+            &format!("{bytes} bytes of parameters"),
+            "the launch passes 64 bytes ([u64; 8])",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    launched
+}
+
+#[test]
+fn parameters_of_the_declared_size_are_launched() {
+    if on_mock("parameters_of_the_declared_size_are_launched", |folder| build(folder, &[]))
+    {
+        launch_declared(64).unwrap();
+    }
+}
+
+#[test]
+fn parameters_that_are_too_small_are_not_launched() {
+    let larger = |folder: &Path| build(folder, &["STREAM_PARAM_BYTES=72"]);
+    if on_mock("parameters_that_are_too_small_are_not_launched", larger) {
+        assert!(launch_declared(72).is_err());
+    }
+}
+
+#[test]
+fn parameters_that_are_too_large_are_not_launched() {
+    let smaller = |folder: &Path| build(folder, &["STREAM_PARAM_BYTES=56"]);
+    if on_mock("parameters_that_are_too_large_are_not_launched", smaller) {
+        assert!(launch_declared(56).is_err());
+    }
+}
+
+/// A driver before CUDA 12.4 does not tell parameters; PTX and images do.
+#[test]
+fn a_driver_that_does_not_tell_parameters() {
+    let old = |folder: &Path| build(folder, &["WITHOUT_PARAM_INFO"]);
+    if on_mock("a_driver_that_does_not_tell_parameters", old) {
+        let context = Context::open(0).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
+        let ptx = ".version 8.0\n.visible .entry k(.param .u64 in, .param .u32 n)\n{\n}";
+        let function = &load_ptx(&context, "p", ptx, &["k"]).unwrap()[0];
+        let launch =
+            |params: &[ParamBytes]| stream.launch(function, &LaunchShape::warps(1), params);
+        launch(&[ParamBytes::of(&1u64), ParamBytes::of(&1u32)]).unwrap();
+        let error = launch(&[ParamBytes::of(&1u64), ParamBytes::of(&1u64)]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("declares 8 + 4 bytes of parameters"), "{text}");
+        assert!(text.contains("passes 8 + 8 bytes (u64, u64)"), "{text}");
+        let error = load(&context, "p", b"\x7fELF", &["k"]).unwrap_err();
+        assert!(matches!(error, DriverError::UnknownParams { .. }), "{error}");
+        assert!(error.to_string().contains("not a whole ELF file"), "{error}");
     }
 }
 
@@ -232,15 +300,14 @@ fn images_and_entries_that_are_wrong_are_errors() {
 fn graphs_replay_what_was_queued() {
     if on_mock("graphs_replay_what_was_queued", |folder| build(folder, &[])) {
         let context = Context::open(0).unwrap();
-        let stream = Stream::new(&context).unwrap();
-        let functions = load(&context, b"\x7fELF", &["stream_write"]).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
+        let functions = load(&context, "streams", b"\x7fELF", &["stream_write"]).unwrap();
         let target = Buffer::new(&context, 64).unwrap();
         target.set(&stream, 0, 64, 0).unwrap();
         let params = [0, 0, target.address(), 0, 0, 0, 1, 0x0505_0505u64];
+        let params = [ParamBytes::of(&params)];
         let graph = stream
-            .capture(|| {
-                stream.launch(&functions[0], &one_warp(1), bytemuck::cast_slice(&params))
-            })
+            .capture(|| stream.launch(&functions[0], &LaunchShape::warps(1), &params))
             .unwrap();
         let mut word = [0; 4];
         target.download(&stream, 0, &mut word).unwrap();
@@ -253,5 +320,18 @@ fn graphs_replay_what_was_queued() {
         let later = Event::new(&context).unwrap();
         later.record(&stream).unwrap();
         assert!(later.seconds_since(&earlier).unwrap() >= 0.0);
+    }
+}
+
+#[test]
+fn a_gpu_with_less_shared_memory_than_kernels_are_compiled_for_is_an_error() {
+    let test = "a_gpu_with_less_shared_memory_than_kernels_are_compiled_for_is_an_error";
+    if on_mock(test, |folder| build(folder, &["SHARED_BYTES=101376"])) {
+        let options = crate::device::DeviceOptions::default();
+        let error = super::CudaDevice::open(0, &options).err().unwrap();
+        let error = format!("{error:#}");
+        for part in ["at most 101376 bytes", "the documented 232448"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

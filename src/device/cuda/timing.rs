@@ -6,7 +6,7 @@
 //!
 //! All of this is queued while `hold` keeps the GPU waiting, so the launches
 //! run back to back however long the host took to queue them (the blocking
-//! kernel of nvbench). Longer rows are let go when the queue is full, and go on
+//! kernel of nvbench). Longer rows are let go when the queue is full, and continue
 //! as graphs, which the host queues faster than a GPU runs them. Events give
 //! the time between `start` and `stop`; each SM's cycle counter beside the wall
 //! clock gives the true clock.
@@ -17,10 +17,13 @@
 
 use std::rc::Rc;
 
+use bytemuck::{Pod, Zeroable};
+
 use super::driver::{
-    self, Buffer, Context, Event, Function, HostPage, Result, Shape, Stream,
+    self, Buffer, Context, CudaStream, Event, Function, HostPage, LaunchShape, Result,
 };
 use crate::device::{LaunchError, Timing};
+use crate::kernel::ParamBytes;
 use crate::statistics::median;
 
 /// Launches that are queued while the GPU is held: well under the about 1000
@@ -62,22 +65,38 @@ pub struct Stopwatch {
 /// would never answer. Times are then the host's too.
 const NO_HOLD: &str = "RIDGEPOINT_NO_HOLD";
 
-/// One thread, or a warp of which one works.
-pub const fn one_warp(blocks: u32) -> Shape {
-    Shape {
-        grid: [blocks, 1, 1],
-        block: [32, 1, 1],
-        cluster: [1, 1, 1],
-        shared_bytes: 0,
-        overlaps_previous: false,
-    }
+/// `HoldParams` of `kernels/device.cu`: addresses of two words and a time.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct HoldParams {
+    go: u64,
+    timed_out: u64,
+    timeout_ns: u64,
+}
+
+/// `ClockParams` of `kernels/device.cu`: addresses of two arrays by SM.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ClockParams {
+    cycles: u64,
+    ns: u64,
+    sms: u32,
+    unused: u32,
+}
+
+/// `SpinParams` of `kernels/device.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct SpinParams {
+    /// How long to spin.
+    pub ns: u64,
 }
 
 impl Stopwatch {
     /// Makes what every measurement needs.
     pub fn new(
         context: &Rc<Context>,
-        stream: &Stream,
+        stream: &CudaStream,
         functions: Functions,
         sms: u32,
     ) -> Result<Self> {
@@ -119,7 +138,7 @@ impl Stopwatch {
     /// A driver call or kernel that failed, a host too slow to fill the queue.
     pub fn time(
         &self,
-        stream: &Stream,
+        stream: &CudaStream,
         queue: impl FnOnce(&dyn Fn()) -> Result<()>,
     ) -> Result<Timing, LaunchError> {
         self.page.store(GO, u32::from(!self.holds));
@@ -139,14 +158,18 @@ impl Stopwatch {
         self.read(stream).map_err(|e| LaunchError(e.to_string()))
     }
 
-    fn hold(&self, stream: &Stream) -> Result<()> {
-        let words = [self.page.address(GO), self.page.address(TIMED_OUT), HOLD_TIMEOUT_NS];
-        stream.launch(&self.functions.hold, &one_warp(1), bytemuck::cast_slice(&words))
+    fn hold(&self, stream: &CudaStream) -> Result<()> {
+        let params = ParamBytes::of(&HoldParams {
+            go: self.page.address(GO),
+            timed_out: self.page.address(TIMED_OUT),
+            timeout_ns: HOLD_TIMEOUT_NS,
+        });
+        stream.launch(&self.functions.hold, &LaunchShape::warps(1), &[params])
     }
 
     fn bracket(
         &self,
-        stream: &Stream,
+        stream: &CudaStream,
         queue: impl FnOnce(&dyn Fn()) -> Result<()>,
     ) -> Result<()> {
         self.queue_clocks(stream, 0)?;
@@ -157,15 +180,16 @@ impl Stopwatch {
     }
 
     /// Queues a reading of all SMs' clocks into words `first` and on.
-    fn queue_clocks(&self, stream: &Stream, first: usize) -> Result<()> {
+    fn queue_clocks(&self, stream: &CudaStream, first: usize) -> Result<()> {
         let cycles = self.clocks.address() + 8 * first as u64;
         let ns = cycles + 8 * self.sms as u64;
-        let words = [cycles, ns, self.sms as u64];
-        let shape = one_warp(self.sms as u32);
-        stream.launch(&self.functions.read_clocks, &shape, bytemuck::cast_slice(&words))
+        let sms = self.sms as u32;
+        let params = ParamBytes::of(&ClockParams { cycles, ns, sms, unused: 0 });
+        let shape = LaunchShape::warps(sms);
+        stream.launch(&self.functions.read_clocks, &shape, &[params])
     }
 
-    fn read(&self, stream: &Stream) -> Result<Timing> {
+    fn read(&self, stream: &CudaStream) -> Result<Timing> {
         let mut words = vec![0u64; 4 * self.sms];
         self.clocks.download(stream, 0, bytemuck::cast_slice_mut(&mut words))?;
         Ok(Timing {
@@ -174,21 +198,20 @@ impl Stopwatch {
         })
     }
 
-    /// How many times longer the events say a stretch took than the wall clock
-    /// of the GPU says.
+    /// How many times longer an interval is by the events than by the wall clock
+    /// of the GPU.
     ///
     /// # Errors
     /// As [`Stopwatch::time`].
     pub fn event_clock_ratio(
         &self,
-        stream: &Stream,
+        stream: &CudaStream,
         spin: &Function,
     ) -> Result<f64, LaunchError> {
         const SPIN_NS: u64 = 2_000_000;
-        let shape = one_warp(1);
-        let timing = self.time(stream, |_| {
-            stream.launch(spin, &shape, bytemuck::cast_slice(&[SPIN_NS]))
-        })?;
+        let params = [ParamBytes::of(&SpinParams { ns: SPIN_NS })];
+        let timing =
+            self.time(stream, |_| stream.launch(spin, &LaunchShape::warps(1), &params))?;
         Ok(timing.seconds / (SPIN_NS as f64 * 1e-9))
     }
 }
@@ -213,13 +236,14 @@ fn sm_clock_hz(words: &[u64]) -> Option<f64> {
 /// As [`Stopwatch::time`].
 pub fn launch_overhead_s(
     stopwatch: &Stopwatch,
-    stream: &Stream,
+    stream: &CudaStream,
     empty: &driver::Function,
 ) -> Result<f64, LaunchError> {
     let mut seconds = Vec::new();
     for _ in 0..11 {
         let timing = stopwatch.time(stream, |_| {
-            (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &one_warp(1), &[]))
+            let shape = LaunchShape::warps(1);
+            (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &shape, &[]))
         })?;
         seconds.push(timing.seconds / MAX_HELD as f64);
     }
@@ -238,7 +262,7 @@ mod tests {
         let words: Vec<u64> = before.into_iter().chain(after).collect();
         assert_eq!(sm_clock_hz(&words), Some(1.75e9));
         assert_eq!(sm_clock_hz(&[0; 12]), None);
-        // Going backwards is no clock.
+        // A counter that goes backwards is not a clock.
         assert_eq!(sm_clock_hz(&[9, 5, 3, 8]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! NVRTC's C interface, as much of it as is used. With a safe face: nothing
+//! The part of NVRTC's C interface that is used, with a safe interface: nothing
 //! outside this file can pass it a wrong pointer.
 #![allow(unsafe_code, reason = "NVRTC is a C library, opened at run time")]
 
@@ -69,7 +69,7 @@ functions! {
     cubin: "nvrtcGetCUBIN", Bytes;
 }
 
-/// What the loader says of a library that does not open.
+/// The loader's message about a library that does not open.
 fn fault(error: libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -82,7 +82,7 @@ pub fn keep_open(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What a compilation leaves behind.
+/// The result of a compilation.
 #[derive(Debug)]
 pub struct Compiled {
     /// Whether it succeeded, and if not, NVRTC's name for why not.

@@ -1,10 +1,10 @@
-//! What the assembler says of each entry under `--ptxas-options=-v`.
+//! What the assembler reports about each entry under `--ptxas-options=-v`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What one entry takes.
+/// The resources of one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Registers of a thread.
@@ -40,7 +40,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads a log. What it does not know it leaves out.
+    /// Reads a log. Lines that it does not know are skipped.
     pub fn parse(log: &str) -> Self {
         let mut report = Report::default();
         let mut entry = String::new();

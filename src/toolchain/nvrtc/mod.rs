@@ -1,7 +1,7 @@
 //! NVRTC, NVIDIA's run-time compiler: CUDA text to machine code, on any machine,
 //! with or without a GPU. A small loader of our own: it finds the library in
-//! more places than the loader path, and where there is none it says so instead
-//! of panicking.
+//! more places than the loader path, and where there is none it returns an error
+//! instead of panicking.
 
 mod ffi;
 mod log;
@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use log::{Report, Resources};
+pub use ptx::param_bytes;
 pub use search::{SearchPath, download_folders};
 
-/// Folder that sources and headers seem to lie in. Without one, the compiler
+/// Folder that sources and headers seem to be in. Without one, the compiler
 /// writes the working folder into line tables, and images of the same source
 /// differ.
 const FOLDER: &str = "/ridgepoint/kernels/";
@@ -92,7 +93,7 @@ pub enum CompileError {
         /// What it knows.
         known: String,
     },
-    /// A text holds a NUL.
+    /// A text contains a NUL.
     #[error("{0}")]
     Nul(#[from] NulError),
     /// The library fails outside a compilation.
@@ -120,7 +121,7 @@ pub struct Cubin {
     pub ptx: String,
     /// What the compiler and the assembler said.
     pub log: String,
-    /// What each entry takes.
+    /// Resources of each entry.
     pub resources: BTreeMap<String, Resources>,
     /// Warnings of the compiler and the assembler.
     pub warnings: Vec<String>,
@@ -158,7 +159,7 @@ impl Nvrtc {
     /// machine code of its own major version and older ones.
     ///
     /// # Errors
-    /// What was found and why it does not do, or where it looked.
+    /// What was found and why it cannot be used, or where it looked.
     pub fn find(search: &SearchPath, max_major: Option<u32>) -> Result<Self, NvrtcError> {
         let mut finds = Finds::default();
         finds.add(search.candidates());
@@ -298,8 +299,8 @@ impl Nvrtc {
         Ok(nvrtc)
     }
 
-    /// The build's number, which only compiled code tells. Shows at the same
-    /// time that the compiler works.
+    /// The build number, which only compiled code contains. Also shows that the compiler
+    /// works.
     fn build(&self) -> Result<Option<u32>, String> {
         let source = Source { name: "empty", text: "", headers: &[] };
         let newest = self.archs.iter().max().ok_or("it knows no architecture")?;
@@ -334,7 +335,7 @@ impl Finds {
             }
             match Nvrtc::open(&path) {
                 Ok(nvrtc) => self.found.push(nvrtc),
-                // The loader does not know the name, which is no fault.
+                // The loader does not know the name, which is not a fault.
                 Err(_) if path.parent() == Some(Path::new("")) => {}
                 Err(why) => {
                     let name = format!("{}: ", path.display());
@@ -346,7 +347,7 @@ impl Finds {
     }
 }
 
-/// The file behind a name that the loader found.
+/// The file of a name that the loader found.
 fn loaded_path(name: &Path) -> PathBuf {
     if name.parent() != Some(Path::new("")) {
         return name.to_owned();

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use super::log::Resources;
 
+/// The declaration of an entry: its name, its parameters, its directives.
+type Declaration<'a> = (&'a str, &'a str, &'a str);
+
 /// Adds what PTX declares to what the assembler said.
 pub(super) fn complete(resources: &mut BTreeMap<String, Resources>, ptx: &str) {
-    for declaration in ptx.split(".entry ").skip(1) {
-        let Some((name, rest)) = declaration.split_once('(') else { continue };
-        let Some(resources) = resources.get_mut(name.trim()) else { continue };
-        let Some((params, rest)) = rest.split_once(')') else { continue };
-        let Some((directives, _)) = rest.split_once('{') else { continue };
-        resources.param_bytes = params.split(',').fold(0, after_param);
+    for (name, params, directives) in declarations(ptx) {
+        let Some(resources) = resources.get_mut(name) else { continue };
+        resources.param_bytes = sizes(params).last().map_or(0, |&(end, _)| end);
         resources.max_threads = numbers(directives, ".maxntid")
             .or_else(|| numbers(directives, ".reqntid"))
             .map(|sizes| sizes.iter().product());
@@ -21,13 +21,38 @@ pub(super) fn complete(resources: &mut BTreeMap<String, Resources>, ptx: &str) {
     }
 }
 
-/// Where a parameter that is declared after `offset` bytes ends:
-/// `.param .align 8 .b8 stream_read_param_0[56]`, `.param .u64 k_param_0`.
-fn after_param(offset: u32, declaration: &str) -> u32 {
-    let words: Vec<&str> = declaration.split_whitespace().collect();
-    let Some(width) = words.iter().find_map(|word| bytes_of_type(word)) else {
-        return offset;
+/// Bytes of each parameter that PTX declares for an entry; `None` for an entry that it does
+/// not have.
+pub fn param_bytes(ptx: &str, entry: &str) -> Option<Vec<usize>> {
+    let (_, params, _) = declarations(ptx).find(|(name, ..)| *name == entry)?;
+    Some(sizes(params).iter().map(|&(_, bytes)| bytes as usize).collect())
+}
+
+fn declarations(ptx: &str) -> impl Iterator<Item = Declaration<'_>> {
+    ptx.split(".entry ").skip(1).filter_map(|declaration| {
+        let (name, rest) = declaration.split_once('(')?;
+        let (params, rest) = rest.split_once(')')?;
+        let (directives, _) = rest.split_once('{')?;
+        Some((name.trim(), params, directives))
+    })
+}
+
+/// Where each parameter ends, and its bytes.
+fn sizes(params: &str) -> Vec<(u32, u32)> {
+    let mut end = 0;
+    let size = |declaration| {
+        let (align, bytes) = size(declaration)?;
+        end = u32::next_multiple_of(end, align) + bytes;
+        Some((end, bytes))
     };
+    params.split(',').filter_map(size).collect()
+}
+
+/// Alignment and bytes of a parameter: `.param .align 8 .b8 stream_read_param_0[56]`,
+/// `.param .u64 k_param_0`.
+fn size(declaration: &str) -> Option<(u32, u32)> {
+    let words: Vec<&str> = declaration.split_whitespace().collect();
+    let width = words.iter().find_map(|word| bytes_of_type(word))?;
     let aligned = words.iter().position(|word| *word == ".align");
     // `.ptr .align` is about what a pointer points to.
     let aligned = aligned.filter(|_| !words.contains(&".ptr"));
@@ -36,7 +61,7 @@ fn after_param(offset: u32, declaration: &str) -> u32 {
         .split_once('[')
         .and_then(|(_, rest)| rest.split(']').next()?.trim().parse().ok())
         .unwrap_or(1);
-    offset.next_multiple_of(align) + width * length
+    Some((align, width * length))
 }
 
 /// Bytes of a scalar type such as `.u64`.
@@ -97,5 +122,10 @@ mod tests {
         assert_eq!(of("fill"), (192, None, None));
         assert_eq!(of("empty"), (0, None, None));
         assert_eq!(of("absent"), (0, None, None));
+        let params = |name| param_bytes(PTX, name);
+        assert_eq!(params("stream_read"), Some(vec![56]));
+        assert_eq!(params("fill"), Some(vec![4, 8, 128]));
+        assert_eq!(params("empty"), Some(vec![]));
+        assert_eq!(params("absent"), None);
     }
 }

@@ -2,7 +2,7 @@
 //! suite, timed by the device's own clock, each checked before it is timed.
 //!
 //! ```text
-//! cargo bench --features kernel-benches --bench kernels -- decode_attention
+//! cargo bench --package kernel-benches -- decode_attention
 //! ```
 //!
 //! Criterion's baselines (`--save-baseline`, `--baseline`) show whether a
@@ -93,7 +93,7 @@ impl ValueFormatter for Nanoseconds {
 }
 
 fn main() {
-    let mut device = match device::open("auto", &device::Options::default()) {
+    let mut device = match device::open("auto", &device::DeviceOptions::default()) {
         Ok(opened) => opened.device,
         Err(error) => {
             eprintln!("kernels: {error:#}");

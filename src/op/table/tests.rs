@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::Role;
+use crate::op::{Access, Inputs, KvLayout, Lengths, Routing, Unit};
 
 fn work(text: &str) -> Work {
     text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
@@ -54,8 +55,8 @@ fn kv_bytes_per_token_golden() {
         let one = work(&format!(
             "kv_read:batch=1,context=1,kv_heads={kv_heads},head_dim=128,dtype=bf16"
         ));
-        assert_eq!(layers * one.bytes_read, golden);
-        assert_eq!((one.flops(), one.bytes_written), (0, 0));
+        assert_eq!(layers * one.bytes_read(), golden);
+        assert_eq!((one.flops(), one.bytes_written()), (0, 0));
     }
 }
 
@@ -97,12 +98,12 @@ fn experts_count_once_each() {
     let expert = 2 * 28672 * 4096;
     for (tokens, touched) in [(1, 2), (3, 6), (4, 8), (100, 8)] {
         let w = of(&format!("tokens={tokens},routing=balanced"));
-        assert_eq!(w.bytes_read, touched * expert + 2 * tokens * 4096);
-        assert_eq!(w.bytes_written, 2 * 2 * tokens * 28672);
+        assert_eq!(w.bytes_read(), touched * expert + 2 * tokens * 4096);
+        assert_eq!(w.bytes_written(), 2 * 2 * tokens * 28672);
         assert_eq!(w.flops(), 2 * 2 * tokens * 28672 * 4096);
     }
     let own = of("tokens=3,routing=balanced,inputs=per_expert");
-    assert_eq!(own.bytes_read, 6 * expert + 2 * 2 * 3 * 4096);
+    assert_eq!(own.bytes_read(), 6 * expert + 2 * 2 * 3 * 4096);
     // The model's columns: a bound that balanced routing meets, and an expectation.
     let Problem::MoeGemm(p) = "moe_gemm:tokens=4,experts=8,top_k=2,n=16,k=128,dtype=bf16,\
                                w_dtype=int4,routing=zipf"
@@ -117,7 +118,7 @@ fn experts_count_once_each() {
     // What is drawn counts: 4 tokens cannot touch fewer than 2 experts nor more than 8.
     let touched: Vec<u64> = (0..50)
         .map(|seed| of(&format!("tokens=4,routing=uniform,routing_seed={seed}")))
-        .map(|w| (w.bytes_read - 2 * 4 * 4096) / expert)
+        .map(|w| (w.bytes_read() - 2 * 4 * 4096) / expert)
         .collect();
     assert!(touched.iter().all(|n| (2..=8).contains(n)));
     assert!(touched.iter().any(|n| n != &touched[0]));
@@ -131,8 +132,8 @@ fn latent_attention_golden() {
     near(mla("context=8192,q_heads=16").operational_intensity(), 30.1, 0.05);
     near(mla("context=65536,q_heads=128").operational_intensity(), 240.9, 0.05);
     let w = mla("context=1000,q_heads=16,layout=paged64,kv_dtype=fp8_e4m3");
-    assert_eq!(w.bytes_read, 656 * 1000 + 4 * 16 + 2 * 16 * 576);
-    assert_eq!(w.bytes_written, 2 * 16 * 512);
+    assert_eq!(w.bytes_read(), 656 * 1000 + 4 * 16 + 2 * 16 * 576);
+    assert_eq!(w.bytes_written(), 2 * 16 * 512);
     assert_eq!(w.flops(), 2 * 16 * 1000 * (576 + 512));
     // The first of two new tokens does not see the second.
     let two = mla("context=1000,q_heads=16,new_tokens=2");
@@ -182,21 +183,21 @@ fn one_new_token_is_decode() {
 #[test]
 fn streams_count_what_they_touch() {
     let stream = |access| work(&format!("stream:access={access},bytes=1 KiB"));
-    assert_eq!((stream("read").bytes_read, stream("read").bytes_written), (1024, 0));
-    assert_eq!((stream("write").bytes_read, stream("write").bytes_written), (0, 1024));
-    assert_eq!((stream("copy").bytes_read, stream("copy").bytes_written), (512, 512));
+    assert_eq!((stream("read").bytes_read(), stream("read").bytes_written()), (1024, 0));
+    assert_eq!((stream("write").bytes_read(), stream("write").bytes_written()), (0, 1024));
+    assert_eq!((stream("copy").bytes_read(), stream("copy").bytes_written()), (512, 512));
     // 64 elements of each array.
     let triad = work("stream:access=triad,bytes=768");
-    assert_eq!((triad.bytes_read, triad.bytes_written), (512, 256));
-    assert_eq!((triad.vector_flops, triad.matrix_flops), (128, 0));
+    assert_eq!((triad.bytes_read(), triad.bytes_written()), (512, 256));
+    assert_eq!((triad.vector_flops(), triad.matrix_flops()), (128, 0));
 }
 
 #[test]
 fn peaks_count_two_flops_a_multiply_add_and_4096_a_tile() {
     let fma = work("peak:unit=fma,dtype=f32,lanes=10,steps=7");
-    assert_eq!((fma.vector_flops, fma.matrix_flops), (140, 0));
+    assert_eq!((fma.vector_flops(), fma.matrix_flops()), (140, 0));
     let tensor = work("peak:unit=tensor,dtype=bf16,lanes=10,steps=7");
-    assert_eq!((tensor.vector_flops, tensor.matrix_flops), (0, 286_720));
+    assert_eq!((tensor.vector_flops(), tensor.matrix_flops()), (0, 286_720));
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn a_page_table_costs_four_bytes_a_page() {
             "kv_read:batch=3,context=33,kv_heads=2,head_dim=64,dtype=bf16,layout={layout}"
         ))
     };
-    assert_eq!(kv("paged16").bytes_read, kv("contiguous").bytes_read + 4 * 3 * 3);
+    assert_eq!(kv("paged16").bytes_read(), kv("contiguous").bytes_read() + 4 * 3 * 3);
 }
 
 #[test]
@@ -341,6 +342,7 @@ prop_compose! {
         choice in 0usize..3,
         access in 0usize..Access::ALL.len(),
     ) -> Problem {
+        let is_latent = matches!(op, Op::MlaDecode | Op::MlaAppend);
         let fields = op.keys().enumerate().map(|(i, key)| {
             let value = match key {
                 "access" => Access::ALL[access].to_string(),
@@ -348,7 +350,7 @@ prop_compose! {
                 "bytes" => (dims[0] * 384).to_string(),
                 "dtype" => dtype.to_string(),
                 "w_dtype" => w_dtype.to_string(),
-                "kv_dtype" if op == Op::MlaDecode && kv_dtype.0 == DType::Int8 => "bf16".into(),
+                "kv_dtype" if is_latent && kv_dtype.0 == DType::Int8 => "bf16".into(),
                 "kv_dtype" => kv_dtype.0.to_string(),
                 // Whole tiles and groups of int4.
                 "n" => (16 * dims[1]).to_string(),
@@ -361,7 +363,7 @@ prop_compose! {
                 "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
                 "rope_dim" => (4 * dims[2]).to_string(),
                 "layout" => match op {
-                    Op::KvAppend => format!("paged{}", dims[1]),
+                    Op::KvAppend | Op::MlaAppend => format!("paged{}", dims[1]),
                     Op::MlaDecode if choice == 2 => "paged64".into(),
                     _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
                         [choice].clone(),
@@ -422,15 +424,26 @@ proptest! {
                 let expert: u64 = of_experts.map(|t| t.bytes() / p.experts).sum();
                 expert * (p.experts - p.experts_touched())
             }
-            Problem::KvAppend(p) => unread_page_numbers(&p),
+            Problem::KvAppend(p) => {
+                unread_page_numbers(p.batch, p.page_size(), p.new_tokens, p.pages(), |request| p.first_place(request))
+            }
+            Problem::MlaAppend(p) => {
+                unread_page_numbers(p.batch, p.page_size(), p.new_tokens, p.pages(), |request| p.first_place(request))
+            }
+            // What is sent is not memory.
+            Problem::Collective(_) => sum(Role::Input),
             Problem::PrefillAttention(p) => {
-                let unseen = p.attended(0).start;
-                2 * unseen * p.batch * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+                let unseen = p.attended(0).start * p.batch * p.kv_heads;
+                unseen * (p.head_dim + p.v_head_dim) * p.kv_dtype.bytes()
             }
             _ => 0,
         };
-        prop_assert_eq!(work.bytes_read + unread, sum(Role::Input));
-        prop_assert_eq!(work.bytes_written, sum(Role::Output) + appended_bytes(&problem));
+        prop_assert_eq!(work.bytes_read() + unread, sum(Role::Input));
+        let written = match problem {
+            Problem::Collective(_) => 0,
+            _ => sum(Role::Output) + appended_bytes(&problem),
+        };
+        prop_assert_eq!(work.bytes_written(), written);
     }
 
     /// Multiply-adds counted one by one.
@@ -463,9 +476,10 @@ proptest! {
         };
         let keys = |row| (0..p.context()).filter(move |&key| sees(row, key));
         let attended: u64 = (0..p.new_tokens).map(|row| keys(row).count() as u64).sum();
-        prop_assert_eq!(problem.work().flops(), 4 * p.batch * p.q_heads * p.head_dim * attended);
+        let widths = p.head_dim + p.v_head_dim;
+        prop_assert_eq!(problem.work().flops(), 2 * p.batch * p.q_heads * widths * attended);
         let seen = (0..p.context()).filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)));
-        let row_bytes = 2 * p.batch * p.kv_heads * p.head_dim * p.kv_dtype.bytes();
+        let row_bytes = p.batch * p.kv_heads * widths * p.kv_dtype.bytes();
         prop_assert_eq!(problem.cache_bytes(), row_bytes * seen.count() as u64);
     }
 
@@ -473,7 +487,7 @@ proptest! {
     #[test]
     fn kinds_of_bytes_are_parts_of_all(problem in any_problem()) {
         let work = problem.work();
-        prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read);
+        prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read());
         if let Problem::Gemm(p) = problem {
             let activations = p.dtype.bytes_of(p.m * p.k) + p.dtype.bytes_of(p.m * p.n);
             prop_assert_eq!(work.bytes(), problem.weight_bytes() + activations);
@@ -532,20 +546,33 @@ fn unread_bytes(p: &KvRead, row_bytes: u64, first: impl Fn(u64) -> u64) -> u64 {
     tokens * row_bytes + 4 * pages
 }
 
-/// Bytes of page numbers for pages that no new token falls into.
-fn unread_page_numbers(p: &KvAppend) -> u64 {
+/// Bytes of page numbers for pages that no new token falls into, where the cache has so
+/// many pages for each request.
+fn unread_page_numbers(
+    batch: u64,
+    page_size: u64,
+    new_tokens: u64,
+    pages: u64,
+    first_place: impl Fn(u64) -> u64,
+) -> u64 {
     let unused = |request: u64| {
-        let places = p.first_place(request)..p.first_place(request) + p.new_tokens;
-        let page = |n: u64| n * p.page_size()..(n + 1) * p.page_size();
+        let places = first_place(request)..first_place(request) + new_tokens;
+        let page = |n: u64| n * page_size..(n + 1) * page_size;
         let meets = |n: &u64| page(*n).any(|place| places.contains(&place));
-        (0..p.pages()).filter(|n| !meets(n)).count() as u64
+        (0..pages).filter(|n| !meets(n)).count() as u64
     };
-    4 * (0..p.batch).map(unused).sum::<u64>()
+    4 * (0..batch).map(unused).sum::<u64>()
 }
 
+/// Bytes that an operation writes into part of an array.
 fn appended_bytes(problem: &Problem) -> u64 {
-    let Problem::KvAppend(p) = problem else { return 0 };
-    2 * p.batch * p.new_tokens * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+    match problem {
+        Problem::KvAppend(p) => {
+            2 * p.batch * p.new_tokens * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+        }
+        Problem::MlaAppend(p) => p.batch * p.new_tokens * p.attention().record_bytes(),
+        _ => 0,
+    }
 }
 
 #[test]
@@ -573,10 +600,10 @@ fn variants_of_decode_attention_golden() {
     };
     let (plain, q_bytes) = (decode(""), 2 * 32 * 128 * 2);
     let fp8 = decode(",kv_dtype=fp8_e4m3");
-    assert_eq!(fp8.bytes_read - q_bytes, (plain.bytes_read - q_bytes) / 2 + 2 * 8 * 8);
+    assert_eq!(fp8.bytes_read() - q_bytes, (plain.bytes_read() - q_bytes) / 2 + 2 * 8 * 8);
     let window = decode(",window=1024");
     assert_eq!(window.flops() * 8, plain.flops());
-    assert_eq!((window.bytes_read - q_bytes) * 8, plain.bytes_read - q_bytes);
+    assert_eq!((window.bytes_read() - q_bytes) * 8, plain.bytes_read() - q_bytes);
     let draft = decode(",new_tokens=4");
     assert_eq!(draft.flops(), 4 * 4 * 2 * 32 * 128 / 4 * (4 * 8192 - 6));
     assert_eq!(draft.bytes() - plain.bytes(), 2 * 3 * q_bytes);
@@ -592,10 +619,10 @@ fn appended_bytes_golden() {
         ))
     };
     let plain = append("");
-    assert_eq!((plain.bytes_read, plain.bytes_written), (64 * (4096 + 4), 64 * 4096));
+    assert_eq!((plain.bytes_read(), plain.bytes_written()), (64 * (4096 + 4), 64 * 4096));
     let fp8 = append(",kv_dtype=fp8_e4m3,new_tokens=17");
-    assert_eq!(fp8.bytes_written, 64 * 17 * 2048);
-    assert_eq!(fp8.bytes_read, 64 * (17 * 4096 + 2 * 4 + 8 * 8));
+    assert_eq!(fp8.bytes_written(), 64 * 17 * 2048);
+    assert_eq!(fp8.bytes_read(), 64 * (17 * 4096 + 2 * 4 + 8 * 8));
 }
 
 #[test]
@@ -660,4 +687,47 @@ fn columns_begin_with_those_of_the_first_campaigns() {
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), shape_keys().len());
+}
+
+/// In a ring each of 8 ranks sends 7/8 of the array twice to reduce and gather it.
+#[test]
+fn collectives_golden() {
+    let of = |kind: &str| {
+        work(&format!("collective:collective={kind},ranks=8,bytes=64 KiB")).sent_bytes()
+    };
+    assert_eq!(of("all_reduce"), 2 * 7 * 8192);
+    assert_eq!(of("all_gather"), 7 * 8192);
+    assert_eq!(of("reduce_scatter"), 7 * 8192);
+    assert_eq!(of("all_to_all"), 7 * 8192);
+    let alone = work("collective:collective=all_reduce,ranks=1,bytes=64 KiB");
+    assert_eq!((alone.sent_bytes(), alone.bytes(), alone.flops()), (0, 0, 0));
+}
+
+/// A token of DeepSeek-V3 is 576 elements in 16 bits, or a record of 656 bytes.
+#[test]
+fn appended_latents_golden() {
+    let append = |rest: &str| {
+        work(&format!("mla_append:batch=64,context=8192,dtype=bf16,layout=paged64{rest}"))
+    };
+    let plain = append("");
+    assert_eq!((plain.bytes_read(), plain.bytes_written()), (64 * (1152 + 4), 64 * 1152));
+    let fp8 = append(",kv_dtype=fp8_e4m3,new_tokens=2");
+    assert_eq!((fp8.bytes_read(), fp8.bytes_written()), (64 * (2304 + 4), 64 * 2 * 656));
+}
+
+/// Keys of 192 and values of 128, as in the prefill of DeepSeek-V3.
+#[test]
+fn narrow_values_of_prefill_golden() {
+    let of = |widths: &str| {
+        work(&format!(
+            "prefill_attention:batch=1,new_tokens=100,q_heads=16,kv_heads=16,dtype=bf16,{widths}"
+        ))
+    };
+    let narrow = of("head_dim=192,v_head_dim=128");
+    assert_eq!(narrow.flops(), 2 * 16 * (192 + 128) * (100 * 101 / 2));
+    assert_eq!(narrow.bytes_read(), 2 * 16 * 100 * (192 + 192 + 128));
+    assert_eq!(narrow.bytes_written(), 2 * 16 * 100 * 128);
+    // The mean of the widths counts the same FLOPs and bytes.
+    let mean = of("head_dim=160");
+    assert_eq!((mean.flops(), mean.bytes()), (narrow.flops(), narrow.bytes()));
 }

@@ -1,17 +1,18 @@
-//! The CUDA driver behind safe types. The only file that calls it.
+//! The calls of the CUDA driver, each in a safe function. The only file that calls it.
 //!
 //! cudarc loads libcuda when it is first used, and panics where that fails or
 //! a symbol is missing. [`Context::open`] therefore looks before the first call: at the
-//! library, at every symbol in `SYMBOLS`, at the driver's version. After it
-//! has returned a [`Context`], no call here can panic.
+//! library, at every symbol in [`SYMBOLS`], at the driver's version. After it
+//! has returned a [`Context`], no call here can panic. [`PARAM_INFO`] is called only where
+//! it was found.
 //!
 //! # Safety
 //! Handles are made and destroyed by the types that own them, and those keep
 //! the context alive. Host memory is reached by the driver in three places
-//! only: copies, whose ranges are checked here; the parameters of a launch,
-//! which it copies before it returns; and [`HostPage`], which is 64 bytes of
-//! plain words. What a kernel does to device memory cannot break the safety of
-//! the host.
+//! only: copies, whose ranges are checked here; the parameters of a launch, which have the
+//! sizes that the loaded function declares, and which the driver copies before it returns;
+//! and [`HostPage`], which is 64 bytes of plain words. What a kernel does to device memory
+//! cannot break the safety of the host.
 
 #![allow(unsafe_code, reason = "the one file that calls the CUDA driver")]
 
@@ -20,159 +21,16 @@ use std::ptr;
 use std::rc::Rc;
 
 use cudarc::driver::sys;
-use ptxvm::{OutOfBoundsFill, TensorElement};
-use sys::CUdevice_attribute as Attribute;
+pub(super) use sys::CUdevice_attribute as Attribute;
 use sys::CUfunction_attribute as FunctionAttribute;
-use thiserror::Error;
 
-use crate::kernel::EncodedTensorMap;
-
-/// Oldest driver whose API is used, as `1000 * major + 10 * minor`.
-const OLDEST_VERSION: i32 = 12_000;
-
-/// Every driver function that this file calls.
-const SYMBOLS: &[&str] = &[
-    "cuCtxResetPersistingL2Cache",
-    "cuCtxSetCurrent",
-    "cuDeviceGet",
-    "cuDeviceGetAttribute",
-    "cuDeviceGetCount",
-    "cuDeviceGetName",
-    "cuDeviceGetUuid_v2",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuDevicePrimaryCtxRetain",
-    "cuDriverGetVersion",
-    "cuEventCreate",
-    "cuEventDestroy_v2",
-    "cuEventElapsedTime",
-    "cuEventRecord",
-    "cuFuncGetAttribute",
-    "cuFuncSetAttribute",
-    "cuGetErrorString",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuGraphInstantiateWithFlags",
-    "cuGraphLaunch",
-    "cuGraphUpload",
-    "cuInit",
-    "cuLaunchKernelEx",
-    "cuMemAlloc_v2",
-    "cuMemFreeHost",
-    "cuMemFree_v2",
-    "cuMemGetInfo_v2",
-    "cuMemHostAlloc",
-    "cuMemHostGetDevicePointer_v2",
-    "cuMemcpyDtoHAsync_v2",
-    "cuMemcpyHtoDAsync_v2",
-    "cuMemsetD8Async",
-    "cuModuleGetFunction",
-    "cuModuleLoadData",
-    "cuModuleLoadDataEx",
-    "cuModuleUnload",
-    "cuOccupancyMaxActiveBlocksPerMultiprocessor",
-    "cuStreamBeginCapture_v2",
-    "cuStreamCreate",
-    "cuStreamDestroy_v2",
-    "cuStreamEndCapture",
-    "cuStreamSynchronize",
-    "cuTensorMapEncodeTiled",
-];
-
-/// Why there is no GPU to measure on.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Unavailable {
-    /// No libcuda.
-    #[error(
-        "no NVIDIA driver was found (libcuda.so.1 is not in the loader's path); install the \
-         driver, or in a container ask for the GPU"
-    )]
-    NoDriver,
-    /// A libcuda that lacks a function.
-    #[error(
-        "the NVIDIA driver has no function {symbol}, so it is older than CUDA 12.0; update it to \
-         version 525 or later"
-    )]
-    MissingSymbol {
-        /// The first function that is missing.
-        symbol: &'static str,
-    },
-    /// A driver of another age.
-    #[error(
-        "the NVIDIA driver is made for CUDA {}.{}, and 12.0 is the oldest that works; update it \
-         to version 525 or later", .version / 1000, .version % 1000 / 10
-    )]
-    OldDriver {
-        /// What the driver says, `1000 * major + 10 * minor`.
-        version: i32,
-    },
-    /// A driver that sees no GPU.
-    #[error(
-        "the NVIDIA driver is there but sees no GPU; look at nvidia-smi, and at \
-         CUDA_VISIBLE_DEVICES{}",
-        visible_devices()
-    )]
-    NoGpu,
-    /// A GPU number that does not exist.
-    #[error("there is no GPU {wanted}; the driver sees {count}, numbered from 0")]
-    NoSuchGpu {
-        /// The number asked for.
-        wanted: usize,
-        /// How many there are.
-        count: usize,
-    },
-    /// A driver that does not start.
-    #[error("the NVIDIA driver does not start: {0}")]
-    Broken(#[from] DriverError),
-}
-
-fn visible_devices() -> String {
-    std::env::var("CUDA_VISIBLE_DEVICES").map_or(String::new(), |v| format!(" (now `{v}`)"))
-}
-
-/// A driver call that failed.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{call} answered {name} ({description})")]
-pub struct DriverError {
-    /// The function.
-    pub call: &'static str,
-    /// The code's name.
-    pub name: String,
-    /// The driver's words for it.
-    pub description: String,
-}
-
-impl DriverError {
-    /// Whether memory was short.
-    pub fn is_out_of_memory(&self) -> bool {
-        self.name == "CUDA_ERROR_OUT_OF_MEMORY"
-    }
-
-    /// Whether every further call of this process will fail the same way: a
-    /// kernel has faulted, and the context cannot be used again.
-    pub fn is_final(&self) -> bool {
-        const FINAL: [&str; 14] = [
-            "ILLEGAL_ADDRESS",
-            "LAUNCH_TIMEOUT",
-            "LAUNCH_FAILED",
-            "ASSERT",
-            "HARDWARE_STACK_ERROR",
-            "ILLEGAL_INSTRUCTION",
-            "MISALIGNED_ADDRESS",
-            "INVALID_ADDRESS_SPACE",
-            "INVALID_PC",
-            "ECC_UNCORRECTABLE",
-            "NVLINK_UNCORRECTABLE",
-            "DEINITIALIZED",
-            "CONTEXT_IS_DESTROYED",
-            "UNKNOWN",
-        ];
-        let name = self.name.strip_prefix("CUDA_ERROR_").unwrap_or_default();
-        FINAL.contains(&name)
-    }
-}
-
-/// What a driver call gives.
-pub type Result<T, E = DriverError> = std::result::Result<T, E>;
+use super::error::{DriverError, Result, Unavailable};
+use super::launch::LaunchShape;
+use super::symbols::{MOST_PARAMS, OLDEST_VERSION, PARAM_INFO, SYMBOLS};
+use crate::device::executor::ParamMismatch;
+use crate::kernel::{EncodedTensorMap, ParamBytes};
+use crate::toolchain::image::{self, ImageError};
+use crate::toolchain::nvrtc;
 
 fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
     if code == sys::CUresult::CUDA_SUCCESS {
@@ -186,9 +44,9 @@ fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
         sys::CUresult::CUDA_SUCCESS if !text.is_null() => {
             unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
         }
-        _ => "the driver has no words for it".to_owned(),
+        _ => "the driver does not describe it".to_owned(),
     };
-    Err(DriverError { call, name: format!("{code:?}"), description })
+    Err(DriverError::Call { call, name: format!("{code:?}"), description })
 }
 
 /// Calls a driver function. SAFETY: the arguments are live handles of types in
@@ -208,13 +66,8 @@ pub fn version() -> Result<i32, Unavailable> {
     if !unsafe { sys::is_culib_present() } {
         return Err(Unavailable::NoDriver);
     }
-    // SAFETY: the library is there, so this returns it.
-    let library = unsafe { sys::culib() };
-    for symbol in SYMBOLS {
-        // SAFETY: only whether it exists is asked; nothing is called.
-        if unsafe { library.get::<*const c_void>(symbol.as_bytes()) }.is_err() {
-            return Err(Unavailable::MissingSymbol { symbol });
-        }
+    if let Some(symbol) = SYMBOLS.iter().find(|symbol| !has(symbol)) {
+        return Err(Unavailable::MissingSymbol { symbol });
     }
     let mut version = 0;
     call!(cuDriverGetVersion(&mut version))?;
@@ -224,6 +77,14 @@ pub fn version() -> Result<i32, Unavailable> {
     }
 }
 
+/// Whether the driver, which is there, has a function.
+fn has(symbol: &str) -> bool {
+    // SAFETY: the library is there, so this returns it.
+    let library = unsafe { sys::culib() };
+    // SAFETY: only whether it exists is asked; nothing is called.
+    unsafe { library.get::<*const c_void>(symbol.as_bytes()) }.is_ok()
+}
+
 /// The number of GPUs that a usable driver sees.
 ///
 /// # Errors
@@ -231,7 +92,7 @@ pub fn version() -> Result<i32, Unavailable> {
 pub fn gpu_count() -> Result<usize, Unavailable> {
     version()?;
     match call!(cuInit(0)) {
-        Err(error) if error.name == "CUDA_ERROR_NO_DEVICE" => {
+        Err(error) if error.is("CUDA_ERROR_NO_DEVICE") => {
             return Err(Unavailable::NoGpu);
         }
         other => other?,
@@ -245,6 +106,8 @@ pub fn gpu_count() -> Result<usize, Unavailable> {
 #[derive(Debug)]
 pub struct Context {
     device: sys::CUdevice,
+    /// Whether the driver has [`PARAM_INFO`].
+    tells_params: bool,
 }
 
 impl Context {
@@ -261,7 +124,7 @@ impl Context {
         call!(cuDeviceGet(&mut device, ordinal as c_int))?;
         let mut raw = ptr::null_mut();
         call!(cuDevicePrimaryCtxRetain(&mut raw, device))?;
-        let context = Rc::new(Context { device });
+        let context = Rc::new(Context { device, tells_params: has(PARAM_INFO) });
         call!(cuCtxSetCurrent(raw))?;
         Ok(context)
     }
@@ -281,33 +144,7 @@ impl Context {
         Ok(uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect())
     }
 
-    /// What the GPU is made of.
-    pub fn properties(&self) -> Result<Properties> {
-        let get = |attribute| self.attribute(attribute);
-        Ok(Properties {
-            compute_capability: [
-                get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                get(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-            ],
-            sms: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            threads_per_sm: get(
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
-            )?,
-            shared_bytes_per_sm: get(
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
-            )?,
-            shared_bytes_per_block: get(
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-            )?,
-            l2_bytes: get(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
-            sm_clock_khz: get(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
-            memory_clock_khz: get(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
-            memory_bus_bits: get(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
-            ecc: get(Attribute::CU_DEVICE_ATTRIBUTE_ECC_ENABLED)? != 0,
-        })
-    }
-
-    fn attribute(&self, attribute: Attribute) -> Result<u32> {
+    pub(super) fn attribute(&self, attribute: Attribute) -> Result<u32> {
         let mut value = 0;
         call!(cuDeviceGetAttribute(&mut value, attribute, self.device))?;
         Ok(value.max(0) as u32)
@@ -324,7 +161,7 @@ impl Context {
     /// cannot pin any has nothing to give back.
     pub fn reset_persisting_l2(&self) -> Result<()> {
         match call!(cuCtxResetPersistingL2Cache()) {
-            Err(error) if error.name == "CUDA_ERROR_NOT_SUPPORTED" => Ok(()),
+            Err(error) if error.is("CUDA_ERROR_NOT_SUPPORTED") => Ok(()),
             other => other,
         }
     }
@@ -336,32 +173,7 @@ impl Drop for Context {
     }
 }
 
-/// What a GPU is made of, as the driver tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Properties {
-    /// Major and minor number.
-    pub compute_capability: [u32; 2],
-    /// Multiprocessors.
-    pub sms: u32,
-    /// Threads that an SM holds.
-    pub threads_per_sm: u32,
-    /// Shared memory of an SM, in bytes.
-    pub shared_bytes_per_sm: u32,
-    /// Most shared memory of a block, in bytes.
-    pub shared_bytes_per_block: u32,
-    /// L2 cache, in bytes.
-    pub l2_bytes: u32,
-    /// Highest SM clock, in kHz.
-    pub sm_clock_khz: u32,
-    /// Highest memory clock, in kHz.
-    pub memory_clock_khz: u32,
-    /// Width of the memory bus, in bits.
-    pub memory_bus_bits: u32,
-    /// Whether memory is protected by ECC.
-    pub ecc: bool,
-}
-
-/// A stretch of device memory.
+/// A range of device memory.
 #[derive(Debug)]
 pub struct Buffer {
     address: sys::CUdeviceptr,
@@ -389,7 +201,7 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn upload(&self, stream: &Stream, offset: u64, from: &[u8]) -> Result<()> {
+    pub fn upload(&self, stream: &CudaStream, offset: u64, from: &[u8]) -> Result<()> {
         let to = self.address_of(offset, from.len());
         call!(cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream.raw))?;
         stream.synchronize()
@@ -399,7 +211,7 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn download(&self, stream: &Stream, offset: u64, to: &mut [u8]) -> Result<()> {
+    pub fn download(&self, stream: &CudaStream, offset: u64, to: &mut [u8]) -> Result<()> {
         let from = self.address_of(offset, to.len());
         let bytes = to.len();
         call!(cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, bytes, stream.raw))?;
@@ -410,9 +222,21 @@ impl Buffer {
     ///
     /// # Panics
     /// If the range is not within the buffer.
-    pub fn set(&self, stream: &Stream, offset: u64, bytes: u64, value: u8) -> Result<()> {
+    pub fn set(
+        &self,
+        stream: &CudaStream,
+        offset: u64,
+        bytes: u64,
+        value: u8,
+    ) -> Result<()> {
         let to = self.address_of(offset, bytes as usize);
         call!(cuMemsetD8Async(to, value, bytes as usize, stream.raw))
+    }
+
+    /// Where a range of addresses begins in the buffer, if it lies in it.
+    pub fn offset_of(&self, address: u64, bytes: u64) -> Option<u64> {
+        let offset = address.checked_sub(self.address)?;
+        (offset.checked_add(bytes)? <= self.bytes as u64).then_some(offset)
     }
 
     fn address_of(&self, offset: u64, bytes: usize) -> u64 {
@@ -450,7 +274,7 @@ impl HostPage {
         let Some(words) = ptr::NonNull::new(raw.cast::<u32>()) else {
             let name = "CUDA_ERROR_OUT_OF_MEMORY".to_owned();
             let description = "a null pointer".to_owned();
-            return Err(DriverError { call: "cuMemHostAlloc", name, description });
+            return Err(DriverError::Call { call: "cuMemHostAlloc", name, description });
         };
         let mut page = HostPage { words, address: 0, _context: Rc::clone(context) };
         call!(cuMemHostGetDevicePointer_v2(&mut page.address, raw, 0))?;
@@ -494,18 +318,18 @@ impl Drop for HostPage {
 
 /// A queue of launches.
 #[derive(Debug)]
-pub struct Stream {
+pub struct CudaStream {
     raw: sys::CUstream,
     _context: Rc<Context>,
 }
 
-impl Stream {
+impl CudaStream {
     /// Makes one that does not wait for the default stream.
     pub fn new(context: &Rc<Context>) -> Result<Self> {
         let mut raw = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         call!(cuStreamCreate(&mut raw, flags))?;
-        Ok(Stream { raw, _context: Rc::clone(context) })
+        Ok(CudaStream { raw, _context: Rc::clone(context) })
     }
 
     /// Waits until everything queued is done; what went wrong in a kernel
@@ -514,23 +338,22 @@ impl Stream {
         call!(cuStreamSynchronize(self.raw))
     }
 
-    /// Queues a kernel. `params` are the bytes of its one parameter, none for
-    /// a kernel without one.
-    pub fn launch(&self, function: &Function, shape: &Shape, params: &[u8]) -> Result<()> {
-        let one = [params];
-        self.launch_with(function, shape, if params.is_empty() { &[] } else { &one })
-    }
-
-    /// Queues a kernel with the bytes of each of its parameters.
-    pub fn launch_with(
+    /// Queues a kernel with its parameters, none for a kernel that has none.
+    ///
+    /// # Errors
+    /// Parameters of other sizes than the kernel declares, what the driver reports.
+    pub fn launch(
         &self,
         function: &Function,
-        shape: &Shape,
-        params: &[&[u8]],
+        shape: &LaunchShape,
+        params: &[ParamBytes],
     ) -> Result<()> {
+        let DeclaredParams { kernel, entry, param_bytes } = &*function.declared;
+        // The driver reads as many bytes as the kernel declares.
+        ParamMismatch::check(kernel, entry, param_bytes, params)?;
         let [grid_x, grid_y, grid_z] = shape.grid;
         let [block_x, block_y, block_z] = shape.block;
-        let mut attributes = launch_attributes(shape);
+        let mut attributes = shape.attributes();
         let config = sys::CUlaunchConfig {
             gridDimX: grid_x,
             gridDimY: grid_y,
@@ -543,10 +366,8 @@ impl Stream {
             attrs: attributes.as_mut_ptr(),
             numAttrs: attributes.len() as u32,
         };
-        // The driver reads as many bytes as the kernel's parameters have; that
-        // they are as many as here is tested where kernels are compiled.
-        let mut pointers: Vec<_> =
-            params.iter().map(|bytes| bytes.as_ptr().cast_mut().cast::<c_void>()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            params.iter().map(|params| params.bytes.as_ptr().cast_mut().cast()).collect();
         let first =
             if pointers.is_empty() { ptr::null_mut() } else { pointers.as_mut_ptr() };
         call!(cuLaunchKernelEx(&config, function.raw, first, ptr::null_mut()))
@@ -574,46 +395,10 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for CudaStream {
     fn drop(&mut self) {
         let _ = call!(cuStreamDestroy_v2(self.raw));
     }
-}
-
-/// How a kernel is launched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Blocks in x, y and z.
-    pub grid: [u32; 3],
-    /// Threads of a block in x, y and z.
-    pub block: [u32; 3],
-    /// Blocks of a cluster in x, y and z.
-    pub cluster: [u32; 3],
-    /// Dynamic shared memory of a block, in bytes.
-    pub shared_bytes: u32,
-    /// Whether it may begin while the launch before it drains.
-    pub overlaps_previous: bool,
-}
-
-fn launch_attributes(shape: &Shape) -> Vec<sys::CUlaunchAttribute> {
-    // SAFETY: a union of plain numbers and pointers, for which zero is valid.
-    let zero: sys::CUlaunchAttributeValue = unsafe { std::mem::zeroed() };
-    let mut attributes = Vec::new();
-    if shape.cluster != [1, 1, 1] {
-        let [x, y, z] = shape.cluster;
-        let mut value = zero;
-        value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
-        let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-        attributes.push(sys::CUlaunchAttribute { id, pad: [0; 4], value });
-    }
-    if shape.overlaps_previous {
-        let mut value = zero;
-        value.programmaticStreamSerializationAllowed = 1;
-        let id =
-            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        attributes.push(sys::CUlaunchAttribute { id, pad: [0; 4], value });
-    }
-    attributes
 }
 
 /// Launches that were recorded, ready to be queued as one.
@@ -626,7 +411,7 @@ pub struct Graph {
 
 impl Graph {
     /// Brings it to the GPU, so that its first launch need not.
-    pub fn upload(&self, stream: &Stream) -> Result<()> {
+    pub fn upload(&self, stream: &CudaStream) -> Result<()> {
         call!(cuGraphUpload(self.executable, stream.raw))
     }
 }
@@ -658,7 +443,7 @@ impl Event {
     }
 
     /// Queues the mark.
-    pub fn record(&self, stream: &Stream) -> Result<()> {
+    pub fn record(&self, stream: &CudaStream) -> Result<()> {
         call!(cuEventRecord(self.raw, stream.raw))
     }
 
@@ -680,7 +465,7 @@ impl Drop for Event {
 #[derive(Debug)]
 struct Module {
     raw: sys::CUmodule,
-    _context: Rc<Context>,
+    context: Rc<Context>,
 }
 
 impl Drop for Module {
@@ -693,28 +478,41 @@ impl Drop for Module {
 #[derive(Clone, Debug)]
 pub struct Function {
     raw: sys::CUfunction,
+    declared: Rc<DeclaredParams>,
     _module: Rc<Module>,
 }
 
-/// Loads a cubin and finds kernels in it, in the order of `entries`.
+/// What a kernel says of itself.
+#[derive(Debug)]
+struct DeclaredParams {
+    kernel: String,
+    entry: String,
+    /// By parameter.
+    param_bytes: Vec<usize>,
+}
+
+/// Loads the cubin of a kernel and finds functions in it, in the order of `entries`.
 pub fn load(
     context: &Rc<Context>,
+    kernel: &str,
     image: &[u8],
     entries: &[&str],
 ) -> Result<Vec<Function>> {
     let mut raw = ptr::null_mut();
     call!(cuModuleLoadData(&mut raw, image.as_ptr().cast()))?;
-    let module = Rc::new(Module { raw, _context: Rc::clone(context) });
-    functions(&module, entries)
+    let module = Rc::new(Module { raw, context: Rc::clone(context) });
+    let declared = |entry: &str| image::param_bytes(image, entry);
+    entries.iter().map(|entry| function(&module, kernel, entry, declared)).collect()
 }
 
 /// Bytes for what the driver's compiler has to say.
 const LOG_BYTES: usize = 4096;
 
-/// Has the driver compile PTX, and finds kernels in it, in the order of `entries`. An
+/// Has the driver compile the PTX of a kernel, and finds functions in it, in the order of `entries`. An
 /// error says what the compiler said.
 pub fn load_ptx(
     context: &Rc<Context>,
+    kernel: &str,
     ptx: &str,
     entries: &[&str],
 ) -> Result<Vec<Function>> {
@@ -737,26 +535,57 @@ pub fn load_ptx(
     loaded.map_err(|error| {
         let said = log.split(|&byte| byte == 0).next().unwrap_or_default();
         let said = String::from_utf8_lossy(said).trim().replace('\n', "; ");
-        match said.is_empty() {
-            true => error,
-            false => DriverError {
-                description: format!("{}: {said}", error.description),
-                ..error
-            },
+        match error {
+            DriverError::Call { call, name, description } if !said.is_empty() => {
+                let description = format!("{description}: {said}");
+                DriverError::Call { call, name, description }
+            }
+            error => error,
         }
     })?;
-    let module = Rc::new(Module { raw, _context: Rc::clone(context) });
-    functions(&module, entries)
+    let module = Rc::new(Module { raw, context: Rc::clone(context) });
+    let declared = |entry: &str| {
+        let found = nvrtc::param_bytes(ptx, entry);
+        found.ok_or_else(|| ImageError::NoEntry { entry: entry.to_owned() })
+    };
+    entries.iter().map(|entry| function(&module, kernel, entry, declared)).collect()
 }
 
-fn functions(module: &Rc<Module>, entries: &[&str]) -> Result<Vec<Function>> {
-    let find = |entry: &&str| {
-        let name = CString::new(*entry).unwrap_or_default();
-        let mut raw = ptr::null_mut();
-        call!(cuModuleGetFunction(&mut raw, module.raw, name.as_ptr()))?;
-        Ok(Function { raw, _module: Rc::clone(module) })
+/// Finds a function. Where the driver does not tell its parameters, `declared` does.
+fn function(
+    module: &Rc<Module>,
+    kernel: &str,
+    entry: &str,
+    declared: impl Fn(&str) -> Result<Vec<usize>, ImageError>,
+) -> Result<Function> {
+    let name = CString::new(entry).unwrap_or_default();
+    let (kernel, entry) = (kernel.to_owned(), entry.to_owned());
+    let mut raw = ptr::null_mut();
+    call!(cuModuleGetFunction(&mut raw, module.raw, name.as_ptr()))?;
+    let param_bytes = match module.context.tells_params {
+        true => param_bytes(raw)?,
+        false => match declared(&entry) {
+            Ok(param_bytes) => param_bytes,
+            Err(why) => return Err(DriverError::UnknownParams { kernel, entry, why }),
+        },
     };
-    entries.iter().map(find).collect()
+    let declared = Rc::new(DeclaredParams { kernel, entry, param_bytes });
+    Ok(Function { raw, declared, _module: Rc::clone(module) })
+}
+
+/// Bytes of each parameter of a function, as a driver that has [`PARAM_INFO`] tells them.
+fn param_bytes(function: sys::CUfunction) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    while found.len() < MOST_PARAMS {
+        let (mut offset, mut bytes) = (0, 0);
+        match call!(cuFuncGetParamInfo(function, found.len(), &mut offset, &mut bytes)) {
+            Ok(()) => found.push(bytes),
+            // There is no parameter of this number.
+            Err(error) if error.is("CUDA_ERROR_INVALID_VALUE") => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 impl Function {
@@ -789,7 +618,7 @@ impl Function {
     }
 
     /// Blocks of a shape that one SM holds.
-    pub fn blocks_per_sm(&self, shape: &Shape) -> Result<u32> {
+    pub fn blocks_per_sm(&self, shape: &LaunchShape) -> Result<u32> {
         let threads: u32 = shape.block.iter().product();
         let mut blocks = 0;
         call!(cuOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -802,51 +631,34 @@ impl Function {
     }
 }
 
-fn data_type(element: TensorElement) -> sys::CUtensorMapDataType {
-    use sys::CUtensorMapDataType as DataType;
-    match element {
-        TensorElement::U8 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
-        TensorElement::U16 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
-        TensorElement::U32 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
-        TensorElement::I32 => DataType::CU_TENSOR_MAP_DATA_TYPE_INT32,
-        TensorElement::U64 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT64,
-        TensorElement::I64 => DataType::CU_TENSOR_MAP_DATA_TYPE_INT64,
-        TensorElement::F16 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        TensorElement::F32 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-        TensorElement::F64 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
-        TensorElement::BF16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-    }
-}
-
-/// Encodes a tensor map over an address.
-pub fn encode(map: &ptxvm::TensorMap) -> Result<EncodedTensorMap> {
-    use sys::CUtensorMapFloatOOBfill as Fill;
-    use sys::CUtensorMapSwizzle as Swizzle;
-    let swizzle = match map.swizzle {
-        ptxvm::Swizzle::None => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
-        ptxvm::Swizzle::Bytes32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
-        ptxvm::Swizzle::Bytes64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
-        ptxvm::Swizzle::Bytes128 => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-    };
-    let fill = match map.fill {
-        OutOfBoundsFill::Zero => Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        OutOfBoundsFill::Nan => Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA,
-    };
-    let rank = map.dims.len();
+/// Encodes a tensor map: `dims` and `strides` as in [`ptxvm::TensorMap`], and of a box as
+/// many elements as the tile has.
+///
+/// # Panics
+/// If there is not a tile side for each dimension and a stride for all but one.
+pub(super) fn encode_tiled(
+    element: sys::CUtensorMapDataType,
+    address: u64,
+    [dims, strides]: [&[u64]; 2],
+    tile: &[u32],
+    swizzle: sys::CUtensorMapSwizzle,
+    fill: sys::CUtensorMapFloatOOBfill,
+) -> Result<EncodedTensorMap> {
+    let rank = dims.len();
     assert!(
-        map.box_dims.len() == rank && map.strides.len() + 1 == rank,
+        tile.len() == rank && strides.len() + 1 == rank,
         "a tensor map has a tile side for each dimension and a stride for all but one"
     );
     let steps = vec![1u32; rank];
     let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
     call!(cuTensorMapEncodeTiled(
         &mut encoded,
-        data_type(map.element),
+        element,
         rank as u32,
-        map.address as *mut c_void,
-        map.dims.as_ptr(),
-        map.strides.as_ptr(),
-        map.box_dims.as_ptr(),
+        address as *mut c_void,
+        dims.as_ptr(),
+        strides.as_ptr(),
+        tile.as_ptr(),
         steps.as_ptr(),
         sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
         swizzle,
@@ -854,45 +666,4 @@ pub fn encode(map: &ptxvm::TensorMap) -> Result<EncodedTensorMap> {
         fill,
     ))?;
     Ok(EncodedTensorMap(bytemuck::cast(encoded.opaque)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A symbol that is called but not looked for would panic where it is
-    /// missing.
-    #[test]
-    fn every_function_called_is_looked_for() {
-        let source = include_str!("driver.rs");
-        let code = source.split("#[cfg(test)]").next().unwrap();
-        let mut called: Vec<&str> = code
-            .match_indices("cu")
-            .filter(|(at, _)| {
-                let before = &code[..*at];
-                before.ends_with("call!(") || before.ends_with("sys::")
-            })
-            .map(|(at, _)| {
-                let rest = &code[at..];
-                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
-                &rest[..end.unwrap_or(rest.len())]
-            })
-            .filter(|name| *name != "culib")
-            .collect();
-        called.sort_unstable();
-        called.dedup();
-        assert_eq!(called, SYMBOLS);
-    }
-
-    #[test]
-    fn a_faulted_context_is_told_from_a_failed_call() {
-        let error = |name: &str| DriverError {
-            call: "cuStreamSynchronize",
-            name: name.to_owned(),
-            description: String::new(),
-        };
-        assert!(error("CUDA_ERROR_ILLEGAL_ADDRESS").is_final());
-        assert!(!error("CUDA_ERROR_OUT_OF_MEMORY").is_final());
-        assert!(error("CUDA_ERROR_OUT_OF_MEMORY").is_out_of_memory());
-    }
 }

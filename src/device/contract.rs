@@ -1,0 +1,238 @@
+//! What a device is to the rest of the program, and what it says of itself.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ptxvm::conformance::Program;
+use thiserror::Error;
+
+pub use crate::kernel::Refusal;
+use crate::op::Problem;
+use crate::residency::CacheSize;
+
+/// What a device may need to know before it is opened.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// A folder that `ridgepoint kernels build` wrote, for machines that have
+    /// a GPU but no compiler.
+    pub kernels: Option<PathBuf>,
+}
+
+/// A name for folders: lower case letters and digits, everything else as
+/// single dashes.
+pub(super) fn slug(name: &str) -> String {
+    // Words that vendors add and that do not tell machines apart.
+    let noise = ["r", "tm", "processor", "cpu", ""];
+    let name = name.to_lowercase();
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter(|word| !noise.contains(word)).collect::<Vec<_>>().join("-")
+}
+
+/// Whether times come from hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Real executions, timed.
+    Measured,
+    /// Made up, for tests. Such rows must never pass for measured ones.
+    Simulated,
+}
+
+impl DeviceKind {
+    /// The spelling used in CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Measured => "measured",
+            DeviceKind::Simulated => "simulated",
+        }
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = [DeviceKind::Measured, DeviceKind::Simulated].into_iter();
+        all.find(|kind| kind.name() == text)
+            .ok_or_else(|| "known are measured and simulated".to_owned())
+    }
+}
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Whether its times come from hardware.
+    pub kind: DeviceKind,
+    /// `cpu`, `cuda:0`.
+    pub backend: String,
+    /// The vendor's name for it.
+    pub name: String,
+    /// A short name for folders: lower case letters, digits and dashes.
+    pub slug: String,
+    /// Data caches, smallest first, each summed over its instances.
+    pub caches: Vec<CacheSize>,
+    /// Cores or multiprocessors: what work is spread over.
+    pub units: u64,
+    /// Bytes that buffers may take together.
+    pub memory_bytes: u64,
+    /// The clock that times launches.
+    pub timer: String,
+    /// Smallest difference that the clock shows, in seconds.
+    pub timer_quantum_s: f64,
+    /// Median seconds that the launch of an empty kernel takes.
+    pub launch_overhead_s: f64,
+    /// Further provenance: names and values, in a fixed order.
+    pub facts: Vec<(String, String)>,
+}
+
+impl DeviceInfo {
+    /// Capacity of the last cache before DRAM, in bytes; 0 without caches.
+    pub fn last_level_cache_bytes(&self) -> u64 {
+        self.caches.iter().map(|c| c.bytes).max().unwrap_or(0)
+    }
+}
+
+/// A launch that went wrong.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct LaunchError(pub String);
+
+/// Why a problem could not be laid out.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PrepareError {
+    /// The device does not run it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The device runs such problems, but this time something broke.
+    #[error(transparent)]
+    Failed(#[from] LaunchError),
+}
+
+/// What a row of launches took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Seconds of all launches together, by the device's clock.
+    pub seconds: f64,
+    /// Mean clock of the multiprocessors meanwhile, in Hz, where the device
+    /// can tell.
+    pub sm_clock_hz: Option<f64>,
+}
+
+/// How a kernel was compiled and launched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// Blocks, as `132x1x1`.
+    pub grid: String,
+    /// Threads of a block, as `128x1x1`.
+    pub block: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread that the compiler moved between registers and memory.
+    pub spill_bytes: u32,
+    /// Shared memory of a block, static and dynamic, in bytes.
+    pub shared_bytes: u32,
+    /// Blocks that one multiprocessor holds at a time.
+    pub blocks_per_sm: u32,
+    /// First digits of the BLAKE3 hash of the machine code.
+    pub code_hash: String,
+}
+
+/// A machine with kernels.
+pub trait Device {
+    /// What it is.
+    fn info(&self) -> &DeviceInfo;
+
+    /// The kernel that this device runs a problem with when the suite names
+    /// none.
+    ///
+    /// # Errors
+    /// A refusal when the device has no kernel for the problem.
+    fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal>;
+
+    /// Allocates `slots` instances of the problem and fills their inputs, each
+    /// tensor with [`crate::data::Key::new`]`(seed, slot, position in
+    /// Problem::tensors)`.
+    ///
+    /// # Errors
+    /// A refusal when the kernel does not take the problem or memory is short;
+    /// a failure when compiling or filling breaks.
+    fn prepare<'a>(
+        &'a mut self,
+        problem: &Problem,
+        kernel: &str,
+        slots: usize,
+        seed: u64,
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError>;
+
+    /// Whether it can run PTX that it is given.
+    fn runs_programs(&self) -> bool {
+        false
+    }
+
+    /// Runs a conformance program once and returns its output.
+    ///
+    /// # Errors
+    /// A refusal where the device does not have the program's instructions; a
+    /// failure where the program does not load or does not finish.
+    fn run_program(&self, program: &Program) -> Result<Vec<u8>, PrepareError> {
+        Err(Refusal(format!(
+            "{} does not run PTX, such as {}",
+            self.info().name,
+            program.name
+        ))
+        .into())
+    }
+
+    /// Why the device cannot be used again by this process, if that is so: on
+    /// a GPU, a kernel that faulted ends all further work.
+    fn lost(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A problem laid out on a device, ready to launch.
+pub trait Prepared {
+    /// Bytes that the kernel moves by its own choice, beyond the compulsory
+    /// ones, in one launch; `None` where it does not know, as a blocked product
+    /// that relies on caches.
+    fn extra_bytes(&self) -> Option<u64>;
+
+    /// How the kernel was compiled and launched, where that is known.
+    fn kernel_facts(&self) -> Option<KernelFacts> {
+        None
+    }
+
+    /// Overwrites every output of every slot with the byte 0xff: a NaN in all
+    /// floating-point formats.
+    ///
+    /// # Errors
+    /// A device that reports a failure.
+    fn poison(&mut self) -> Result<(), LaunchError>;
+
+    /// Runs `launches` times back to back, on slot `first_slot` and the ones
+    /// after it in turn, and times the whole row of launches by the device's
+    /// clock.
+    ///
+    /// # Errors
+    /// A launch that the device reports as failed.
+    fn launch(&mut self, first_slot: usize, launches: usize)
+    -> Result<Timing, LaunchError>;
+
+    /// The bytes of a slot's output or witness tensor.
+    ///
+    /// # Errors
+    /// A copy that the device reports as failed.
+    fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_lower_case_words_with_dashes() {
+        assert_eq!(slug("Intel(R) Xeon(R) CPU @ 2.60GHz"), "intel-xeon-2-60ghz");
+        assert_eq!(slug("AMD EPYC 9684X 96-Core Processor"), "amd-epyc-9684x-96-core");
+        assert_eq!(slug("NVIDIA H100 80GB HBM3"), "nvidia-h100-80gb-hbm3");
+    }
+}

@@ -1,0 +1,48 @@
+//! The GPU as a device.
+
+use ptxvm::conformance::Program;
+
+use super::gpu::CudaDevice;
+use super::{prepared, program};
+use crate::device::{Device, DeviceInfo, PrepareError, Prepared, Refusal};
+use crate::kernel::Kernel;
+use crate::op::Problem;
+
+impl Device for CudaDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
+        Kernel::for_problem(problem, self.target.arch).map(|found| found.kernel.name)
+    }
+
+    fn prepare<'a>(
+        &'a mut self,
+        problem: &Problem,
+        kernel: &str,
+        slots: usize,
+        seed: u64,
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
+        let plan = found.plan(&self.target);
+        let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();
+        entries.dedup();
+        let loaded = self.loaded(&found, problem, &entries)?;
+        let ready = prepared::prepare(self, problem, plan, &loaded, slots, seed)?;
+        Ok(Box::new(ready))
+    }
+
+    fn runs_programs(&self) -> bool {
+        true
+    }
+
+    fn run_program(&self, program: &Program) -> Result<Vec<u8>, PrepareError> {
+        program::run(self, program)
+    }
+
+    fn lost(&self) -> Option<String> {
+        let error = self.stream.synchronize().err()?;
+        error.is_final().then(|| error.to_string())
+    }
+}

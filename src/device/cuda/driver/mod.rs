@@ -1,0 +1,17 @@
+//! The CUDA driver behind safe types. `ffi` is the only file that calls it.
+
+mod error;
+mod ffi;
+mod launch;
+mod properties;
+mod symbols;
+mod tensor_map;
+
+pub use error::{DriverError, Result, Unavailable};
+pub use ffi::{
+    Buffer, Context, CudaStream, Event, Function, Graph, HostPage, gpu_count, load,
+    load_ptx, version,
+};
+pub use launch::LaunchShape;
+pub use properties::Properties;
+pub use tensor_map::encode;

@@ -1,0 +1,202 @@
+//! One GPU: its driver's objects, what is compiled and loaded on it, and what it is.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::driver::{self, Context, CudaStream, Function, LaunchShape, Properties};
+use super::timing::{self, Functions, SpinParams, Stopwatch};
+
+use crate::device::contract::slug;
+use crate::device::{DeviceInfo, DeviceKind, DeviceOptions, LaunchError};
+use crate::kernel::{Configured, DEVICE_SOURCE, ParamBytes};
+use crate::op::Problem;
+use crate::residency::{CacheLevel, CacheSize};
+use crate::toolchain::{
+    Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
+};
+
+/// Share of the free memory that buffers may take: the driver needs some, and
+/// so do modules.
+const MEMORY_SHARE: f64 = 0.95;
+
+/// One GPU.
+pub struct CudaDevice {
+    pub(super) info: DeviceInfo,
+    pub(super) target: Target,
+    pub(super) context: Rc<Context>,
+    pub(super) stream: CudaStream,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) fill: Function,
+    compiler: Compiler,
+    loaded: HashMap<(&'static str, Defines), Rc<Loaded>>,
+}
+
+/// A kernel in one configuration, on the GPU.
+pub(super) struct Loaded {
+    pub binary: Binary,
+    functions: Vec<(&'static str, Function)>,
+}
+
+impl CudaDevice {
+    /// Opens GPU number `ordinal`, compiles what the device needs and measures
+    /// its clocks and an empty launch.
+    ///
+    /// # Errors
+    /// A driver or GPU that cannot be used, an architecture that the kernels
+    /// do not run on, no compiler and no compiled kernels.
+    pub fn open(ordinal: usize, options: &DeviceOptions) -> Result<Self> {
+        let context = Context::open(ordinal)?;
+        let name = context.name()?;
+        let opened = Self::set_up(context, ordinal, &name, options);
+        opened.with_context(|| format!("cuda:{ordinal}, {name}, cannot be used"))
+    }
+
+    fn set_up(
+        context: Rc<Context>,
+        ordinal: usize,
+        name: &str,
+        options: &DeviceOptions,
+    ) -> Result<Self> {
+        let properties = context.properties()?;
+        let target = target(&properties);
+        if target.arch < Arch::OLDEST {
+            bail!(
+                "its compute capability is {}.{}, and the kernels need {}.{} or later",
+                target.arch.major,
+                target.arch.minor,
+                Arch::OLDEST.major,
+                Arch::OLDEST.minor
+            );
+        }
+        let limits = target.check_limits().map_err(anyhow::Error::msg)?;
+        let version = driver::version()?;
+        let compiler = Compiler::new(CompilerOptions {
+            kernels: options.kernels.clone(),
+            max_major: Some(version as u32 / 1000),
+            ..CompilerOptions::default()
+        })?;
+        let binary = compiler.compile(&DEVICE_SOURCE, &Defines::new(), target.arch)?;
+        let entries = ["empty", "hold", "read_clocks", "spin", "fill"];
+        let functions =
+            driver::load(&context, DEVICE_SOURCE.name, &binary.image, &entries)?;
+        let [empty, hold, read_clocks, spin, fill] =
+            <[Function; 5]>::try_from(functions)
+                .map_err(|_| anyhow::anyhow!("no functions"))?;
+        let stream = CudaStream::new(&context)?;
+        context.reset_persisting_l2()?;
+        let functions = Functions { hold, read_clocks };
+        let stopwatch = Stopwatch::new(&context, &stream, functions, target.sms)?;
+        // See timing.rs on first launches.
+        stream.launch(&empty, &LaunchShape::warps(1), &[])?;
+        let no_time = ParamBytes::of(&SpinParams { ns: 0 });
+        stream.launch(&spin, &LaunchShape::warps(1), &[no_time])?;
+        stream.synchronize()?;
+        let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
+        let overhead_s = timing::launch_overhead_s(&stopwatch, &stream, &empty)?;
+        let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;
+        info.timer = stopwatch.name().to_owned();
+        info.facts.extend([
+            ("cuda_driver".to_owned(), cuda_version(version)),
+            ("compiler".to_owned(), binary.compiler),
+            ("event_clock_ratio".to_owned(), format!("{ratio:.5}")),
+        ]);
+        info.facts.extend(limits.map(|limits| ("sm_limits".to_owned(), limits)));
+        let loaded = HashMap::new();
+        Ok(CudaDevice { info, target, context, stream, stopwatch, fill, compiler, loaded })
+    }
+
+    /// The kernel in the configuration for a problem, compiled and loaded.
+    pub(super) fn loaded(
+        &mut self,
+        configured: &Configured,
+        problem: &Problem,
+        entries: &[&'static str],
+    ) -> Result<Rc<Loaded>, LaunchError> {
+        let Configured { kernel, defines, .. } = configured;
+        let key = (kernel.name, defines.clone());
+        let known = self.loaded.get(&key);
+        if let Some(loaded) = known.filter(|known| known.has_all(entries)) {
+            return Ok(Rc::clone(loaded));
+        }
+        let broken = |what: &str, why: String| {
+            LaunchError(format!("kernel {} {what} for {problem}: {why}", kernel.name))
+        };
+        let binary = self
+            .compiler
+            .compile(&kernel.file(), defines, self.target.arch)
+            .map_err(|e| broken("does not compile", e.to_string()))?;
+        let functions = driver::load(&self.context, kernel.name, &binary.image, entries)
+            .map_err(|e| broken("does not load", e.to_string()))?;
+        let functions = entries.iter().copied().zip(functions).collect();
+        let loaded = Rc::new(Loaded { binary, functions });
+        self.loaded.insert(key, Rc::clone(&loaded));
+        Ok(loaded)
+    }
+}
+
+impl Loaded {
+    pub fn function(&self, entry: &str) -> Option<&Function> {
+        self.functions.iter().find(|(name, _)| *name == entry).map(|(_, function)| function)
+    }
+
+    fn has_all(&self, entries: &[&str]) -> bool {
+        entries.iter().all(|entry| self.function(entry).is_some())
+    }
+}
+
+/// What plans must know of this GPU, as the driver tells it.
+pub(super) fn target(p: &Properties) -> Target {
+    let [major, minor] = p.compute_capability;
+    Target {
+        arch: Arch { major, minor },
+        sms: p.sms,
+        limits: SmLimits {
+            threads_per_sm: p.threads_per_sm,
+            shared_bytes_per_sm: p.shared_bytes_per_sm,
+            shared_bytes_per_block: p.shared_bytes_per_block,
+            reserved_shared_bytes: p.reserved_shared_bytes,
+        },
+    }
+}
+
+pub(super) fn cuda_version(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+fn device_info(
+    context: &Context,
+    p: &Properties,
+    name: &str,
+    ordinal: usize,
+    launch_overhead_s: f64,
+) -> Result<DeviceInfo> {
+    let (free, total) = context.memory_bytes()?;
+    let [major, minor] = p.compute_capability;
+    let uuid = blake3::hash(context.uuid()?.as_bytes()).to_hex();
+    let facts = [
+        ("compute_capability", format!("{major}.{minor}")),
+        ("sm_count", p.sms.to_string()),
+        ("sm_clock_max_hz", (u64::from(p.sm_clock_khz) * 1000).to_string()),
+        ("memory_clock_max_hz", (u64::from(p.memory_clock_khz) * 1000).to_string()),
+        ("memory_bus_bits", p.memory_bus_bits.to_string()),
+        ("l2_bytes", p.l2_bytes.to_string()),
+        ("memory_total_bytes", total.to_string()),
+        ("ecc", p.ecc.to_string()),
+        ("gpu_uuid_hash", uuid[..12].to_owned()),
+    ];
+    Ok(DeviceInfo {
+        kind: DeviceKind::Measured,
+        backend: format!("cuda:{ordinal}"),
+        name: name.to_owned(),
+        slug: slug(name),
+        caches: vec![CacheSize { level: CacheLevel::L2, bytes: u64::from(p.l2_bytes) }],
+        units: u64::from(p.sms),
+        memory_bytes: (free as f64 * MEMORY_SHARE) as u64,
+        timer: String::new(),
+        timer_quantum_s: timing::EVENT_QUANTUM_S,
+        launch_overhead_s,
+        facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+    })
+}

@@ -1,0 +1,126 @@
+//! Formulas of FLOPs and bytes with values put in, to check a prediction by hand.
+
+use crate::format::DType;
+use crate::resource::Work;
+
+/// How the FLOPs and bytes of a problem come about. The results are those of
+/// [`Operation::work`](super::Operation::work); tests evaluate these formulas and compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// FLOPs, such as `2 m n k = 2 * 1 * 4096 * 4096`.
+    pub flops: String,
+    /// Bytes read and written.
+    pub bytes: String,
+}
+
+impl Explanation {
+    /// The results without a formula, for a problem that has none or only a long one.
+    pub fn results(work: &Work) -> Self {
+        Explanation {
+            flops: work.flops().to_string(),
+            bytes: format!("{} read + {} written", work.bytes_read(), work.bytes_written()),
+        }
+    }
+}
+
+/// A formula, and the same with values put in.
+pub(super) fn formula(formula: &str, values: String) -> String {
+    format!("{formula} = {values}")
+}
+
+/// Bytes of an element as a factor: half a byte for int4.
+pub(super) fn size(dtype: DType) -> String {
+    match dtype.bits() {
+        4 => "0.5".to_owned(),
+        bits => (bits / 8).to_string(),
+    }
+}
+
+/// Bytes of a matrix `[n][k]` of weights and of its scales: the formula and its values.
+pub(super) fn weights(dtype: DType, n: u64, k: u64) -> (&'static str, String) {
+    let values = format!("{} * {n} * {k}", size(dtype));
+    match dtype {
+        DType::Int4 => ("b_w n k + 2 n k / 128", format!("{values} + 2 * {n} * {k} / 128")),
+        _ if dtype.is_scaled() => ("b_w n k + 4 n", format!("{values} + 4 * {n}")),
+        _ => ("b_w n k", values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::op::{Op, Problem};
+
+    /// The value of a sum of products with brackets, as formulas have them.
+    fn value(text: &str) -> f64 {
+        if let Some(open) = text.rfind('(') {
+            let close = open + text[open..].find(')').unwrap();
+            let inner = value(&text[open + 1..close]);
+            return value(&format!("{}{inner}{}", &text[..open], &text[close + 1..]));
+        }
+        let term = |term: &str| {
+            let mut parts = term.split(" / ");
+            let product: f64 = parts
+                .next()
+                .unwrap()
+                .split(" * ")
+                .map(|x| x.trim().parse::<f64>().unwrap())
+                .product();
+            parts.fold(product, |x, by| x / by.trim().parse::<f64>().unwrap())
+        };
+        text.split(" + ").map(term).sum()
+    }
+
+    /// Evaluates the explanation of a problem and compares it with its work.
+    fn check(text: &str) {
+        let problem: Problem = text.parse().unwrap();
+        let (work, explained) = (problem.work(), problem.explanation());
+        let result = |formula: &str| value(formula.rsplit(" = ").next().unwrap());
+        assert_eq!(result(&explained.flops), work.flops() as f64, "{text}: {explained:?}");
+        let bytes = explained.bytes.replace(" read", "").replace(" written", "");
+        assert_eq!(result(&bytes), work.bytes() as f64, "{text}: {explained:?}");
+    }
+
+    /// Formulas give what is counted.
+    #[test]
+    fn formulas_have_the_results_of_work() {
+        for text in [
+            "gemm:m=8,n=4096,k=1024,dtype=bf16",
+            "gemm:m=8,n=4096,k=1024,dtype=bf16,w_dtype=int4",
+            "gemm:m=8,n=4096,k=1024,dtype=f16,w_dtype=fp8_e4m3",
+            "moe_gemm:tokens=3,experts=8,top_k=2,n=64,k=128,dtype=bf16,w_dtype=int4,\
+             routing=balanced",
+            "moe_gemm:tokens=3,experts=8,top_k=2,n=64,k=128,dtype=bf16,routing=balanced,\
+             inputs=per_expert",
+            "decode_attention:batch=3,context=99,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16",
+            "decode_attention:batch=3,context=99,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16,\
+             kv_dtype=fp8_e4m3,window=20",
+            "mla_decode:batch=3,context=99,q_heads=16,dtype=bf16",
+            "mla_decode:batch=3,context=99,q_heads=16,dtype=bf16,kv_dtype=fp8_e4m3",
+            "prefill_attention:batch=2,prefix=10,new_tokens=7,q_heads=8,kv_heads=2,head_dim=64,\
+             dtype=bf16",
+        ] {
+            check(text);
+        }
+    }
+
+    /// What a formula does not cover has its results.
+    #[test]
+    fn every_operation_is_explained() {
+        for op in Op::ALL {
+            check(op.facts().example);
+        }
+        for text in [
+            "decode_attention:batch=3,context=99,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16,\
+             new_tokens=2",
+            "decode_attention:batch=3,context=99,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16,\
+             layout=paged16",
+            "mla_decode:batch=3,context=99,q_heads=16,dtype=bf16,layout=paged64,new_tokens=2",
+            "prefill_attention:batch=2,prefix=10,new_tokens=7,q_heads=8,kv_heads=2,head_dim=64,\
+             dtype=bf16,window=5",
+            "prefill_attention:batch=2,prefix=10,new_tokens=7,q_heads=8,kv_heads=2,head_dim=64,\
+             causal=false,dtype=bf16",
+        ] {
+            check(text);
+        }
+    }
+}

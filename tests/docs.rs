@@ -1,0 +1,169 @@
+//! The documentation: its links lead somewhere, the commands that it shows parse, and the
+//! examples work.
+
+mod common;
+#[path = "../examples/own_kernel.rs"]
+mod own_kernel;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::need;
+use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath};
+
+/// A document: its path below the root, and its text.
+struct Document {
+    path: PathBuf,
+    text: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Markdown files of the project: in the root and in the folders that have any.
+fn documents() -> Vec<Document> {
+    let mut folders = vec![root().to_owned(), root().join("docs"), root().join("ptxvm")];
+    let campaigns = fs::read_dir(root().join("results")).into_iter().flatten();
+    folders.extend(campaigns.map(|entry| entry.unwrap().path()));
+    let files =
+        folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+    let paths = files.map(|file| file.unwrap().path());
+    let markdown = paths.filter(|path| path.extension().is_some_and(|e| e == "md"));
+    let read = |path: PathBuf| Document { text: fs::read_to_string(&path).unwrap(), path };
+    let documents: Vec<Document> = markdown.map(read).collect();
+    assert!(documents.len() >= 8, "the documentation is not where it is looked for");
+    documents
+}
+
+impl Document {
+    /// Lines in code blocks, or outside of them.
+    fn lines(&self, code: bool) -> impl Iterator<Item = &str> {
+        let mut inside = false;
+        self.text.lines().filter(move |line| {
+            let fence = line.trim_start().starts_with("```");
+            inside ^= fence;
+            !fence && inside == code
+        })
+    }
+
+    /// Targets of links and images.
+    fn links(&self) -> impl Iterator<Item = &str> {
+        self.lines(false)
+            .flat_map(|line| line.split("](").skip(1))
+            .filter_map(|rest| rest.split(')').next())
+    }
+
+    /// Anchors of the headings, as GitHub makes them.
+    fn anchors(&self) -> Vec<String> {
+        let headings = self.lines(false).filter(|line| line.starts_with('#'));
+        let anchor = |heading: &str| {
+            let text = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        };
+        headings.map(anchor).collect()
+    }
+
+    /// Arguments of each `ridgepoint` that a code block shows, without comments and
+    /// redirections.
+    fn commands(&self) -> Vec<Vec<String>> {
+        let code: Vec<&str> = self.lines(true).collect();
+        let joined = code.join("\n").replace("\\\n", " ");
+        let command = |line: &str| {
+            let words = line.split_whitespace().map(str::to_owned);
+            let mut words = words.take_while(|word| !word.starts_with(['#', '>', '|']));
+            let program = words.next()?;
+            (Path::new(&program).file_name()? == "ridgepoint").then(|| words.collect())
+        };
+        joined.lines().filter_map(command).collect()
+    }
+}
+
+fn ridgepoint(arguments: &[String]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ridgepoint"));
+    command.current_dir(root()).args(arguments).output().unwrap()
+}
+
+#[test]
+fn relative_links_lead_to_files_and_headings() {
+    let documents = documents();
+    let mut dead = Vec::new();
+    let mut checked = 0;
+    for document in &documents {
+        for link in document.links().filter(|link| !link.contains("://")) {
+            checked += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => document.path.clone(),
+                file => document.path.parent().unwrap().join(file),
+            };
+            let heading = || {
+                let target = target.canonicalize().unwrap();
+                let found = documents.iter().find(|d| d.path == target);
+                found.is_some_and(|d| d.anchors().iter().any(|a| a == anchor))
+            };
+            if !target.exists() || !anchor.is_empty() && !heading() {
+                dead.push(format!("{}: {link}", document.path.display()));
+            }
+        }
+    }
+    assert!(checked >= 20, "only {checked} links were found");
+    assert!(dead.is_empty(), "dead links:\n{}", dead.join("\n"));
+}
+
+#[test]
+fn commands_of_the_documentation_parse() {
+    // A word that is a placeholder, and a value that parses in its place.
+    let point = "stream:access=read,bytes=4096@cpu_stream@hot";
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for document in documents() {
+        for mut arguments in document.commands() {
+            checked += 1;
+            arguments
+                .iter_mut()
+                .filter(|a| *a == "POINT")
+                .for_each(|a| *a = point.to_owned());
+            // Everything before it is parsed, and nothing is run.
+            arguments.push("--help".to_owned());
+            let output = ridgepoint(&arguments);
+            if !output.status.success() {
+                let why = String::from_utf8_lossy(&output.stderr);
+                let command = arguments.join(" ");
+                wrong.push(format!("{}: {command}\n{why}", document.path.display()));
+            }
+        }
+    }
+    assert!(checked >= 20, "only {checked} commands were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn commands_that_do_not_parse_are_found() {
+    for wrong in ["meassure quick", "predict step --tasks", "verdict --out x"] {
+        let text = format!("```sh\nridgepoint {wrong}   # comment\n```\n");
+        let document = Document { path: PathBuf::new(), text };
+        let [arguments] = &document.commands()[..] else { panic!("{wrong}: not found") };
+        let output = ridgepoint(&[&arguments[..], &["--help".to_owned()]].concat());
+        assert!(!output.status.success(), "{wrong}");
+    }
+}
+
+#[test]
+fn the_example_suite_is_planned() {
+    let words = ["list", "examples/my-suite.toml", "--device", "cpu", "--format", "csv"];
+    let output = ridgepoint(&words.map(str::to_owned));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches("decode_attention:").count(), 6, "{text}");
+}
+
+#[test]
+fn the_example_kernel_runs() {
+    let found = Nvrtc::find(&SearchPath::of_this_machine(), None);
+    if need(found).is_some() {
+        own_kernel::main().unwrap();
+    }
+}
