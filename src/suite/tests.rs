@@ -79,13 +79,13 @@ fn mistakes_name_file_line_and_fix() {
         (gemm("n = 3", "n = []"), "s.toml:5: n has an empty list"),
         (gemm("n = 3", "n = 88888888888888888888"), "s.toml:5: n = `88888888888888888888`"),
         (gemm("n = 3", "n = 8888888888888"), "s.toml:5: n = 8888888888888 is more than"),
-        (gemm("gemm", "gem"), "s.toml:3: `gem` is no op; one of stream"),
-        (gemm("f32", "f23"), "s.toml:7: `f23` is no dtype"),
+        (gemm("gemm", "gem"), "s.toml:3: `gem` is not an op; one of stream"),
+        (gemm("f32", "f23"), "s.toml:7: `f23` is not a dtype"),
         (gemm("name = \"x\"", "name = \"../x\""), "s.toml:1: name = `../x`"),
         (gemm("name", "nam"), "s.toml:1: a suite has no key `nam`; did you mean `name`?"),
-        (gemm("n = 3", "n = 3\ncache = \"warm\""), "s.toml:6: `warm` is no cache state"),
+        (gemm("n = 3", "n = 3\ncache = \"warm\""), "s.toml:6: `warm` is not a cache state"),
         (gemm("n = 3", "n = [3"), "s.toml:"),
-        (gemm("n = 3", "n = 3\nkernel = \"a b\""), "s.toml:6: `a b` is no kernel name"),
+        (gemm("n = 3", "n = 3\nkernel = \"a b\""), "s.toml:6: `a b` is not a kernel name"),
         (
             error_of(
                 &GEMM.replace("[[points]]", "[protocol]\nmin_samples = 0x20\n[[points]]"),
@@ -112,7 +112,8 @@ fn impossible_heads_name_the_line_of_the_key_to_change() {
     let text = "name = \"x\"\n[[points]]\nop = \"decode_attention\"\nbatch = 1\ncontext = 1\n\
                 q_heads = 6\nkv_heads = [1,\n4]\nhead_dim = 8\ndtype = \"f32\"\n";
     assert!(
-        error_of(text).starts_with("s.toml:8: q_heads = 6 is no multiple of kv_heads = 4")
+        error_of(text)
+            .starts_with("s.toml:8: q_heads = 6 is not a multiple of kv_heads = 4")
     );
 }
 
