@@ -52,6 +52,7 @@ impl Key {
             DType::Int8 => f32::from(self.byte(index) as i8),
             DType::Fp8E4m3 => e4m3_to_f32(e4m3_from(self.byte(index))),
             DType::Int4 => f32::from(weights::number(&[self.byte(index / 2)], index % 2)),
+            DType::Fp4E2m1 => e2m1_to_f32(self.byte(index / 2) >> (4 * (index % 2))),
         }
     }
 
@@ -64,6 +65,10 @@ impl Key {
             TensorFormat::HalfScales(_) => {
                 half_scale_from(self.half_word(index), largest_scale(format)).to_f32()
             }
+            TensorFormat::PowerScales(dtype) => {
+                e8m0_to_f32(power_scale_from(self.byte(index), dtype))
+            }
+            TensorFormat::ByteScales(_) => e4m3_to_f32(byte_scale_from(self.byte(index))),
             TensorFormat::Values(_)
             | TensorFormat::Words
             | TensorFormat::PageTable
@@ -167,7 +172,7 @@ impl Key {
         draw_bits(self, first, draws);
         match format {
             TensorFormat::Words
-            | TensorFormat::Values(DType::Int8 | DType::Int4)
+            | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1)
             | TensorFormat::PageTable => {}
             TensorFormat::Values(DType::F32) => encode_f32(bytemuck::cast_slice_mut(draws)),
             TensorFormat::Values(DType::Bf16) => {
@@ -188,6 +193,14 @@ impl Key {
                 halves.iter_mut().for_each(|h| {
                     *h = half_scale_from(*h, largest_scale(format)).to_bits()
                 });
+            }
+            TensorFormat::PowerScales(dtype) => {
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(draws);
+                bytes.iter_mut().for_each(|b| *b = power_scale_from(*b, dtype));
+            }
+            TensorFormat::ByteScales(_) => {
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(draws);
+                bytes.iter_mut().for_each(|b| *b = byte_scale_from(*b));
             }
             TensorFormat::LatentRecords { latent_dim, .. } => {
                 let record = format.bytes() / 8;
@@ -317,6 +330,34 @@ fn half_scale_from(bits: u16, largest: f32) -> f16 {
     f16::from_f32(largest * (0.5 + 0.5 * f16_from(bits).to_f32().abs()))
 }
 
+/// The E8M0 code of one of two powers of two, whose products with numbers of `dtype` are
+/// about 1 at most: numbers of E2M1 go to 6.
+const fn power_scale_from(bits: u8, dtype: DType) -> u8 {
+    let largest = match dtype {
+        DType::Fp4E2m1 => 127 - 3,
+        _ => 127,
+    };
+    largest - (bits & 1)
+}
+
+/// The E4M3 code of a scale from 1/16 to 15/128, for numbers of E2M1.
+const fn byte_scale_from(bits: u8) -> u8 {
+    0x18 | (bits & 7)
+}
+
+/// The value of an E8M0 code above 0.
+const fn e8m0_to_f32(code: u8) -> f32 {
+    f32::from_bits((code as u32) << 23)
+}
+
+/// The value of an E2M1 code, in the low half of a byte: a sign, two bits of exponent with
+/// bias 1, and one of fraction (OCP MX v1.0, section 5.3.3).
+const fn e2m1_to_f32(code: u8) -> f32 {
+    const SIZES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let size = SIZES[(code & 7) as usize];
+    if code & 8 == 0 { size } else { -size }
+}
+
 /// The E4M3 code nearest to a number, ties to even; 448 in size at most.
 pub(crate) fn e4m3_from_f32(x: f32) -> u8 {
     let size = x.abs().min(448.0);
@@ -360,6 +401,7 @@ mod tests {
             DType::Int8 => f32::from(bytes[index] as i8),
             DType::Fp8E4m3 => e4m3_to_f32(bytes[index]),
             DType::Int4 => f32::from(weights::number(bytes, index as u64)),
+            DType::Fp4E2m1 => e2m1_to_f32(bytes[index / 2] >> (4 * (index % 2))),
         }
     }
 
@@ -471,6 +513,41 @@ mod tests {
             assert_eq!(filled, key.scale(format, index as u64));
             assert!((1.0 / 16.0..=1.0 / 8.0).contains(&filled));
         }
+    }
+
+    /// Powers of two and scales in a byte, with the products that they make of the largest
+    /// numbers of their elements.
+    #[test]
+    fn byte_sized_scales_are_those_made_one_by_one() {
+        for (format, largest) in [
+            (TensorFormat::PowerScales(DType::Fp4E2m1), 6.0),
+            (TensorFormat::PowerScales(DType::Fp8E4m3), 1.0),
+            (TensorFormat::ByteScales(DType::Fp4E2m1), 6.0),
+        ] {
+            let key = Key::new(3, 1, 4);
+            let mut bytes = vec![0; 1001];
+            key.fill(format, &mut bytes);
+            let mut most: f32 = 0.0;
+            for (index, &code) in bytes.iter().enumerate().take(1000) {
+                let made = key.scale(format, index as u64);
+                let filled = match format {
+                    TensorFormat::PowerScales(_) => 2f32.powi(i32::from(code) - 127),
+                    _ => e4m3_to_f32(code),
+                };
+                assert_eq!(filled, made, "{format:?} {index}");
+                most = most.max(made * largest);
+            }
+            assert!((0.7..=1.0).contains(&most), "{format:?}: {most}");
+        }
+    }
+
+    #[test]
+    fn e2m1_codes_are_those_of_the_standard() {
+        let codes = |range: std::ops::Range<u8>| range.map(e2m1_to_f32).collect::<Vec<_>>();
+        assert_eq!(codes(0..8), [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]);
+        assert_eq!(codes(9..16), [-0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]);
+        // Only the low half of a byte counts.
+        assert_eq!(e2m1_to_f32(0xf7), 6.0);
     }
 
     /// Records have the layout of FlashMLA: 512 bytes, 4 scales, 64 elements of 2 bytes.

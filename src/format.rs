@@ -18,12 +18,22 @@ pub enum DType {
     Int8,
     /// Signed 4-bit integer, two to a byte: weights only.
     Int4,
+    /// OCP FP4 E2M1: 0, 0.5, 1, 1.5, 2, 3, 4 and 6 with a sign, two to a byte, the first in
+    /// the low half: elements of mxfp4 and nvfp4 only.
+    Fp4E2m1,
 }
 
 impl DType {
     /// Every format, in the order in which tables list them.
-    pub const ALL: [DType; 6] =
-        [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Int8, DType::Int4];
+    pub const ALL: [DType; 7] = [
+        DType::F32,
+        DType::Bf16,
+        DType::F16,
+        DType::Fp8E4m3,
+        DType::Int8,
+        DType::Int4,
+        DType::Fp4E2m1,
+    ];
 
     /// Size of one element in bits.
     pub const fn bits(self) -> u64 {
@@ -31,7 +41,7 @@ impl DType {
             DType::F32 => 32,
             DType::Bf16 | DType::F16 => 16,
             DType::Fp8E4m3 | DType::Int8 => 8,
-            DType::Int4 => 4,
+            DType::Int4 | DType::Fp4E2m1 => 4,
         }
     }
 
@@ -48,7 +58,7 @@ impl DType {
     /// Whether numbers of this format mean something only times a scale that is kept
     /// beside them.
     pub const fn is_scaled(self) -> bool {
-        matches!(self, DType::Fp8E4m3 | DType::Int8 | DType::Int4)
+        matches!(self, DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1)
     }
 
     /// The spelling used in suites, ids and CSV files.
@@ -60,6 +70,7 @@ impl DType {
             DType::Fp8E4m3 => "fp8_e4m3",
             DType::Int8 => "int8",
             DType::Int4 => "int4",
+            DType::Fp4E2m1 => "fp4_e2m1",
         }
     }
 }
@@ -80,6 +91,10 @@ pub enum TensorFormat {
     InverseScales(DType),
     /// Such scales in f16.
     HalfScales(DType),
+    /// Such scales in OCP E8M0: powers of two in a byte, 2 to the power of the byte less 127.
+    PowerScales(DType),
+    /// Such scales in fp8_e4m3.
+    ByteScales(DType),
     /// Records of so many latents in fp8_e4m3, with their scales and so many numbers in
     /// bf16: see [`MlaDecode`](crate::op::MlaDecode).
     LatentRecords {
@@ -96,6 +111,7 @@ impl TensorFormat {
         match self {
             TensorFormat::Values(dtype) => dtype.bytes_of(elements),
             TensorFormat::HalfScales(_) => 2 * elements,
+            TensorFormat::PowerScales(_) | TensorFormat::ByteScales(_) => elements,
             TensorFormat::Words
             | TensorFormat::PageTable
             | TensorFormat::Scales(_)

@@ -18,6 +18,7 @@ pub mod op;
 pub mod plot;
 pub mod point;
 pub mod provenance;
+pub mod quant;
 pub mod record;
 pub mod reference;
 pub mod residency;

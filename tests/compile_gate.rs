@@ -331,7 +331,7 @@ fn ptx_is_there_for_every_architecture() {
 /// must have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CODE: [Check; 26] = [
+const CODE: [Check; 27] = [
     ("stream", "", "stream_read", &["LDG.128"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
@@ -399,6 +399,7 @@ const CODE: [Check; 26] = [
         "attention_prefill",
         &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"],
     ),
+    ("rmsnorm", "", "rmsnorm", &["LDG.128", "STG.128", "FFMA", "SHFL.BFLY", "MUFU.RSQ"]),
     ("peak", "UNIT_FMA=1 OPERAND_F32=1", "peak", &["FFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_BF16=1", "peak", &["HFMA2"]),
     ("peak", "UNIT_FMA=1 OPERAND_F16=1", "peak", &["HFMA2"]),

@@ -197,7 +197,7 @@ fn bad_input_says_where_and_what_to_do() {
         ),
         (
             &["measure", "heads.toml"],
-            "heads.toml:62: q_heads = 3 is no multiple of kv_heads = 2",
+            "heads.toml:62: q_heads = 3 is not a multiple of kv_heads = 2",
         ),
         (&["measure", "none.toml"], "cannot read suite none.toml"),
         (&["measure", "quik"], "did you mean `quick`?"),

@@ -150,6 +150,33 @@ fn counts_are_the_models_where_nothing_is_padded() {
     }
 }
 
+/// Every memory-bound kernel moves what the model and its plan declare, and does the
+/// FLOPs of the model or more: of each, the point of `corners` that moves most, among
+/// those of a size that is counted in seconds. Points so small have tables and rows that do
+/// not fill their sectors of 32 bytes.
+#[test]
+fn memory_bound_kernels_move_what_they_declare() {
+    const MOST_BYTES: u64 = 1 << 20;
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
+    for kernel in KERNELS.iter().filter(|kernel| kernel.memory_bound) {
+        let of_kernel = plan.points.iter().filter(|point| *point.kernel == *kernel.name);
+        let problems = of_kernel.map(|point| point.problem);
+        let small = problems.filter(|problem| problem.work().bytes() < MOST_BYTES);
+        let largest = small.max_by_key(|problem| problem.work().bytes());
+        let problem = largest.unwrap_or_else(|| panic!("no point runs {}", kernel.name));
+        let counted = device.count(&problem, kernel.name, SEED).unwrap();
+        let work = problem.work();
+        assert!(counted.flops() >= work.flops(), "{problem}: {} FLOPs", counted.flops());
+        let Some(extra) = counted.extra_bytes else { continue };
+        let ratio = counted.bytes() as f64 / (work.bytes() + extra) as f64;
+        assert!((ratio - 1.0).abs() < 0.05, "{problem} by {}: {ratio}", kernel.name);
+    }
+}
+
 /// How many times the problem's FLOPs a kernel does on tensor cores. What it moves is what
 /// the model and its plan declare, within 2%.
 fn padding_of(device: &mut VmDevice, problem: &Problem, kernel: &str) -> f64 {

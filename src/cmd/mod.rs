@@ -37,7 +37,7 @@ enum CliCommand {
     List(list::Args),
     Predict(Box<predict::PredictArgs>),
     Kernels(kernels::Args),
-    Measure(measure::Args),
+    Measure(Box<measure::Args>),
     Verdict(verdict::Args),
     Report(report::Args),
 }

@@ -87,7 +87,7 @@ impl Rings {
     /// of half as many warps.
     fn new(p: &DecodeAttention, arch: Arch) -> Self {
         let limits = arch.limits();
-        let stage_bytes = STEP * (p.head_dim * p.kv_dtype.bytes()) as u32;
+        let stage_bytes = STEP * (p.head_dim * p.kv_dtype.dtype().bytes()) as u32;
         // Queries that do not fit the registers, see the kernel.
         let rows = RowTiles::new(p).rows.next_multiple_of(16);
         let query_bytes = if rows * p.head_dim as u32 > 16 * 128 {

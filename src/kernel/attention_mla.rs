@@ -9,8 +9,8 @@ use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{WorkList, refuse_counts};
 use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
-use crate::format::DType;
 use crate::op::{MlaDecode, SCORE_WIDTH};
+use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of the one block of an SM: two warps for each quarter of the columns.
@@ -96,7 +96,7 @@ impl Ring {
 /// Size of the kernel's `Exchange` in bytes: scores in f32, rows padded by eight,
 /// attention weights in 16 bits, for each quarter where these are scaled, and three words
 /// for each row.
-fn exchange_bytes(rows: u32, tile_tokens: u32, kv_dtype: DType) -> u32 {
+fn exchange_bytes(rows: u32, tile_tokens: u32, kv_dtype: Quant) -> u32 {
     let scalings = if kv_dtype.is_scaled() { QUARTERS } else { 1 };
     let scores = QUARTERS * (tile_tokens + 8) * 4;
     (rows * (scores + scalings * tile_tokens * 2 + 12)).next_multiple_of(128)

@@ -7,6 +7,7 @@ use super::formats::element;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use crate::op::PrefillAttention;
+use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Warps of a block.
@@ -104,7 +105,7 @@ fn best_shape(p: &PrefillAttention, arch: Arch) -> Shape {
 /// Query heads that run together: whole groups, as many as have keys and
 /// values that fit.
 fn section(p: &PrefillAttention) -> u64 {
-    let bytes = 2 * p.context() * p.head_dim * p.kv_dtype.bytes();
+    let bytes = 2 * p.context() * p.head_dim * p.kv_dtype.dtype().bytes();
     let groups = (SECTION_BYTES / bytes).clamp(1, p.batch * p.kv_heads);
     groups * p.group()
 }
@@ -127,7 +128,7 @@ impl HostHalf for AttentionPrefill {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
         })?;
-        refuse_unless(p.kv_dtype == p.dtype, || {
+        refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
             format!(
                 "kv_dtype = dtype, not {} with dtype = {}; use {1}",
                 p.kv_dtype, p.dtype

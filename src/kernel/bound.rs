@@ -5,7 +5,7 @@ use super::tensor_map::EncodedTensorMap;
 /// What the parameter struct of a launch is made from: for one rotation slot, the addresses
 /// of the problem's tensors and of the plan's scratch buffers, and encoded tensor maps.
 ///
-/// Tensors have the names of [`Tensor::name`](crate::op::Tensor::name) in
+/// Tensors have the names of [`Tensor::name`](crate::format::Tensor::name) in
 /// [`Problem::tensors`](crate::op::Problem::tensors), scratch buffers those of
 /// [`Scratch::name`](super::Scratch::name), tensor maps those of
 /// [`TensorMap::name`](super::TensorMap::name).

@@ -3,10 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
-use super::formats::element;
+use super::formats::{element, refuse_activations_scheme};
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use crate::op::{Gemm, Problem};
+use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// `Params` of the kernel.
@@ -172,9 +173,10 @@ impl HostHalf for TiledGemm {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
         })?;
-        refuse_unless(p.w_dtype == p.dtype, || {
+        refuse_unless(p.w_dtype == Quant::weights(p.dtype), || {
             format!("weights in the dtype of activations, not w_dtype = {}", p.w_dtype)
         })?;
+        refuse_activations_scheme(p)?;
         refuse_unless(p.k.is_multiple_of(8), || {
             format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
         })?;

@@ -5,12 +5,13 @@ use bytemuck::{Pod, Zeroable};
 
 use super::bound::Bound;
 use super::contract::HostHalf;
-use super::formats::element;
+use super::formats::{element, refuse_activations_scheme, refuse_scheme};
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split::{Split, WorkList};
 use crate::format::DType;
 use crate::op::Gemm;
+use crate::quant::{Quant, QuantPlace};
 use crate::toolchain::{Arch, Defines, Target};
 use crate::weights;
 
@@ -177,16 +178,18 @@ pub(super) struct MatrixFormats {
 
 impl MatrixFormats {
     /// The macros, or a refusal of formats and extents that the kernels do not support.
-    pub fn new(dtype: DType, w_dtype: DType, n: u64, k: u64) -> Result<Self, Refusal> {
+    pub fn new(dtype: DType, w_dtype: Quant, n: u64, k: u64) -> Result<Self, Refusal> {
         let element = element(dtype).ok_or_else(|| {
             supports(format!("dtype = bf16 or f16, not {dtype}; use one of those"))
         })?;
+        refuse_scheme("w_dtype", w_dtype, QuantPlace::Weights)?;
+        let w_dtype = w_dtype.dtype();
         let weight = match w_dtype {
             DType::Fp8E4m3 => "WEIGHT_E4M3",
             DType::Int8 => "WEIGHT_INT8",
             DType::Int4 => "WEIGHT_INT4",
             same if same == dtype => "WEIGHT_16",
-            DType::F32 | DType::Bf16 | DType::F16 => {
+            DType::F32 | DType::Bf16 | DType::F16 | DType::Fp4E2m1 => {
                 return Err(supports(format!(
                     "weights in the dtype of activations, fp8_e4m3, int8 or int4, not w_dtype \
                      = {w_dtype} with dtype = {dtype}; use one of those"
@@ -307,7 +310,9 @@ impl HostHalf for SkinnyGemm {
 
     fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
-        let most = if p.w_dtype == p.dtype { MAX_TOKENS } else { MAX_ROWS };
+        refuse_activations_scheme(p)?;
+        let w_dtype = p.w_dtype.dtype();
+        let most = if w_dtype == p.dtype { MAX_TOKENS } else { MAX_ROWS };
         refuse_unless(p.m <= most, || {
             format!(
                 "up to {most} rows with weights in {}, not m = {}; use less",
@@ -316,7 +321,7 @@ impl HostHalf for SkinnyGemm {
         })?;
         refuse_activations(p.m, p.k)?;
         let row_tiles = row_tiles(p);
-        let ring = Ring::new(p.m.div_ceil(row_tiles), p.w_dtype, arch);
+        let ring = Ring::new(p.m.div_ceil(row_tiles), w_dtype, arch);
         Ok(SkinnyGemm { p: *p, formats, row_tiles, ring })
     }
 
@@ -327,8 +332,9 @@ impl HostHalf for SkinnyGemm {
     fn plan(&self, target: &Target) -> Plan {
         let SkinnyGemm { p, row_tiles, ring, .. } = *self;
         let tokens = p.m.min(ring.tokens.into());
+        let w_dtype = p.w_dtype.dtype();
         let division =
-            Division::new(ring, &[tokens], (p.n, p.k), p.w_dtype, row_tiles as u32, target);
+            Division::new(ring, &[tokens], (p.n, p.k), w_dtype, row_tiles as u32, target);
         let params = Params::of(move |bound| SkinnyParams {
             of: Matrices::new(bound, &NAMES, p.n, p.k),
             m: p.m as u32,

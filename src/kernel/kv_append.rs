@@ -3,10 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
+use super::formats::refuse_scheme;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use crate::format::DType;
 use crate::op::{KvAppend, Lengths};
+use crate::quant::QuantPlace;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block.
@@ -60,7 +62,7 @@ struct AppendParams {
 /// Elements of keys, and as many of values, that a thread appends: a vector in the
 /// narrower format.
 fn thread_elements(p: &KvAppend) -> u64 {
-    VECTOR_BYTES / p.dtype.bytes().min(p.kv_dtype.bytes())
+    VECTOR_BYTES / p.dtype.bytes().min(p.kv_dtype.dtype().bytes())
 }
 
 /// Threads of a launch that have something to do.
@@ -83,16 +85,16 @@ fn format_name(dtype: DType) -> Result<&'static str, Refusal> {
         DType::F16 => Ok("F16"),
         DType::Fp8E4m3 => Ok("FP8_E4M3"),
         DType::Int8 => Ok("INT8"),
-        DType::Int4 => {
-            Err(supports("caches in 8, 16 or 32 bits, not kv_dtype = int4; use int8"))
-        }
+        DType::Int4 | DType::Fp4E2m1 => Err(supports(format!(
+            "caches in 8, 16 or 32 bits, not kv_dtype = {dtype}; use int8"
+        ))),
     }
 }
 
 /// Bytes of the cache: pages of keys, then pages of values.
 fn cache_bytes(p: &KvAppend) -> u64 {
     let tokens = p.batch * p.pages() * p.page_size();
-    2 * p.kv_dtype.bytes_of(tokens * p.kv_heads * p.head_dim)
+    2 * p.kv_dtype.dtype().bytes_of(tokens * p.kv_heads * p.head_dim)
 }
 
 /// An append of new keys and values to pages.
@@ -121,6 +123,7 @@ impl HostHalf for AppendToPages {
                 p.dtype
             )
         })?;
+        refuse_scheme("kv_dtype", p.kv_dtype, QuantPlace::Cache)?;
         let elements = thread_elements(p);
         refuse_unless(p.head_dim.is_multiple_of(elements), || {
             format!(
@@ -141,7 +144,7 @@ impl HostHalf for AppendToPages {
         Ok(AppendToPages {
             p: *p,
             from: format_name(p.dtype)?,
-            to: format_name(p.kv_dtype)?,
+            to: format_name(p.kv_dtype.dtype())?,
             blocks_per_sm: blocks_per_sm(p, arch),
             threads: threads(p) as u32,
         })

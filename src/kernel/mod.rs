@@ -27,6 +27,7 @@ mod moe_gemm;
 mod peak;
 mod plan;
 mod refusal;
+mod rmsnorm;
 mod sources;
 mod split;
 mod split_kv;

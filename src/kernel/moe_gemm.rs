@@ -62,7 +62,7 @@ impl Routed {
 
     fn ring(&self, p: &MoeGemm, arch: Arch) -> Ring {
         let most = self.sets.iter().map(|set| set.rows).max().unwrap_or(1);
-        Ring::new(most.into(), p.w_dtype, arch)
+        Ring::new(most.into(), p.w_dtype.dtype(), arch)
     }
 }
 
@@ -95,7 +95,8 @@ impl HostHalf for ExpertGemm {
     fn plan(&self, target: &Target) -> Plan {
         let ExpertGemm { p, ref routed, ring, .. } = *self;
         let tokens: Vec<u64> = routed.sets.iter().map(|set| set.rows.into()).collect();
-        let division = Division::new(ring, &tokens, (p.n, p.k), p.w_dtype, 1, target);
+        let division =
+            Division::new(ring, &tokens, (p.n, p.k), p.w_dtype.dtype(), 1, target);
         let rows_of_input = match p.inputs {
             Inputs::PerToken => p.top_k as u32,
             Inputs::PerExpert => 1,

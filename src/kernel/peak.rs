@@ -38,6 +38,11 @@ fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
         (_, DType::F32) => return Ok("OPERAND_F32"),
         (_, DType::Bf16) => return Ok("OPERAND_BF16"),
         (_, DType::F16) => return Ok("OPERAND_F16"),
+        (_, DType::Fp4E2m1) => {
+            "fp4_e2m1 is the format of elements of mxfp4 and nvfp4, and there is no peak of its \
+             own; use fp8_e4m3"
+                .to_owned()
+        }
         (_, DType::Int4) => {
             "int4 is a format of weights, and has no peak of its own; use int8".to_owned()
         }

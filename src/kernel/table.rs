@@ -12,6 +12,7 @@ use super::kv_read::ReadCache;
 use super::moe_gemm::ExpertGemm;
 use super::peak::PeakChains;
 use super::refusal::Refusal;
+use super::rmsnorm::NormalizeTokens;
 use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
 use crate::op::Problem;
@@ -32,6 +33,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionMlaWgmma>(),
     Kernel::of::<AttentionMla>(),
     Kernel::of::<AttentionPrefill>(),
+    Kernel::of::<NormalizeTokens>(),
 ];
 
 impl Kernel {

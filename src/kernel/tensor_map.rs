@@ -6,7 +6,7 @@
 pub struct TensorMap {
     /// Name by which a launch's parameter asks for it, unique in its plan.
     pub name: &'static str,
-    /// [`Tensor::name`](crate::op::Tensor::name) of the tensor.
+    /// [`Tensor::name`](crate::format::Tensor::name) of the tensor.
     pub tensor: &'static str,
     /// Bytes of an element: 1, 2 or 4.
     pub element_bytes: u32,

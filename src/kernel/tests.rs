@@ -56,7 +56,7 @@ fn a_triads_arrays_are_told_apart() {
 }
 
 /// Bytes that all blocks of an SM have in flight, for every launch.
-fn bytes_in_flight_per_sm(configured: &Configured) -> Vec<u64> {
+pub(super) fn bytes_in_flight_per_sm(configured: &Configured) -> Vec<u64> {
     let arch = configured.arch;
     let blocks = configured.defines.0.iter().find(|(name, _)| *name == "BLOCKS_PER_SM");
     // The blocks of an SM that the source is compiled for.
@@ -153,4 +153,53 @@ fn plans_are_made_for_the_architecture_that_is_configured() {
     let other =
         std::panic::AssertUnwindSafe(|| configured.plan(&Target::new(Arch::SM_80, 1)));
     assert!(std::panic::catch_unwind(other).is_err());
+}
+
+/// What no kernel scales is refused by all of them, with the scheme and what to use.
+#[test]
+fn schemes_without_a_kernel_are_refused() {
+    let gemm = "gemm:m=1,n=256,k=256,dtype=bf16";
+    let experts =
+        "moe_gemm:tokens=2,experts=4,top_k=2,n=256,k=256,dtype=bf16,routing=balanced";
+    let append =
+        "kv_append:batch=1,context=64,kv_heads=1,head_dim=128,dtype=bf16,layout=paged16";
+    let decode =
+        "decode_attention:batch=1,context=64,q_heads=4,kv_heads=1,head_dim=128,dtype=bf16";
+    let prefill = "prefill_attention:batch=1,new_tokens=64,q_heads=4,kv_heads=1,head_dim=128,dtype=bf16";
+    let mut cases = Vec::new();
+    for (scheme, instead) in [
+        ("fp8_e4m3_tensor", "fp8_e4m3"),
+        ("fp8_e4m3_block128x128", "fp8_e4m3"),
+        ("mxfp8", "fp8_e4m3"),
+        ("int8_tensor", "int8"),
+        ("int4_g32", "int4"),
+        ("int4_g128_zp", "int4"),
+        ("mxfp4", "int4"),
+        ("nvfp4", "int4"),
+    ] {
+        for op in [gemm, experts] {
+            cases.push((format!("{op},w_dtype={scheme}"), scheme, instead));
+        }
+    }
+    for scheme in ["fp8_e4m3_block1x128", "nvfp4", "int8_token"] {
+        cases.push((format!("{gemm},a_dtype={scheme}"), scheme, "bf16"));
+    }
+    for (op, instead) in [
+        (append, "kv_dtype = fp8_e4m3,"),
+        (decode, "use one of those"),
+        (prefill, "use bf16"),
+    ] {
+        cases.push((format!("{op},kv_dtype=fp8_e4m3_tensor"), "fp8_e4m3_tensor", instead));
+    }
+    for (text, scheme, instead) in cases {
+        let problem: Problem = text.parse().unwrap();
+        for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
+            let refusal = kernel.configure(&problem, Arch::SM_90).err();
+            let why = refusal.unwrap_or_else(|| panic!("{} runs {text}", kernel.name)).0;
+            assert!(why.contains(scheme), "{text}: {why}");
+            // The kernel of equal formats names no other scheme of weights.
+            let is_tiled = kernel.name == "gemm" && text.contains("w_dtype");
+            assert!(is_tiled || why.contains(instead), "{text}: {why}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use super::predict::{
 use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
 use super::workload::Workload;
 use crate::format::DType;
+use crate::quant::Quant;
 
 /// What predictions say about a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,7 @@ impl ClaimFinding {
 /// Machines for which the claims are tested.
 const MACHINES: [&str; 3] = ["h100-sxm", "h200", "b200"];
 
-const BF16: Formats =
-    Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+const BF16: Formats = Formats::plain(DType::Bf16);
 
 /// The tables of facts that the claims are tested with.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,7 @@ impl Claims<'_> {
             [("llama-2-7b", 1.0), ("llama-3.1-8b", 4.0), ("llama-3.1-70b", 8.0)]
         {
             for (cache, bytes) in [(DType::Bf16, 2.0), (DType::Fp8E4m3, 1.0)] {
-                let formats = Formats { cache, ..BF16 };
+                let formats = Formats { cache: Quant::cache(cache), ..BF16 };
                 let at = |batch, context| {
                     let shape = Shape { formats, ..decode(batch, context) };
                     self.intensity(name, &shape, Part::Attention)
@@ -293,8 +293,11 @@ impl Claims<'_> {
             (DType::Int4, DType::Bf16),
             (DType::Int4, DType::Fp8E4m3),
         ] {
-            let (new_ffn, new_attention, new_cf) =
-                of_formats(Formats { weights, cache, ..BF16 })?;
+            let (new_ffn, new_attention, new_cf) = of_formats(Formats {
+                weights: Quant::weights(weights),
+                cache: Quant::cache(cache),
+                ..BF16
+            })?;
             let gained = new_ffn / ffn > 0.9 * 16.0 / weights.bits() as f64
                 && new_attention / attention > 0.9 * 16.0 / cache.bits() as f64
                 && new_cf < cf;

@@ -170,7 +170,8 @@ impl Machine {
 
     /// Dense FLOPs per second in a format, where they are stated.
     pub fn flops_per_s(&self, dtype: DType) -> Option<f64> {
-        self.flops_per_s.get(dtype.name()).copied()
+        let name = if dtype == DType::Fp4E2m1 { STATED_FP4 } else { dtype.name() };
+        self.flops_per_s.get(name).copied()
     }
 
     /// Bytes per second of a link, one way, where they are stated.
@@ -201,8 +202,9 @@ impl Machine {
     }
 }
 
-/// Formats that data sheets state and that no kernel computes in.
-const STATED_ONLY: [&str; 1] = ["fp4"];
+/// The name under which sheets state rates of products of mxfp4 and nvfp4. It is not a
+/// format that anything here is measured in, so no [`DataSheet`] has it.
+const STATED_FP4: &str = "fp4";
 
 impl Raw for Machine {
     type Checked = Machine;
@@ -213,7 +215,7 @@ impl Raw for Machine {
         let is_positive = |x: f64| x.is_finite() && x > 0.0;
         let name = &machine.name;
         for (dtype, rate) in &machine.flops_per_s {
-            if !STATED_ONLY.contains(&dtype.as_str())
+            if dtype != STATED_FP4
                 && let Err(message) = dtype.parse::<DType>()
             {
                 return Err(format!("machine {name}: {message}"));
@@ -279,6 +281,9 @@ mod tests {
             );
         }
         assert_eq!(machines.spec(&named("Some CPU")), Ok(None));
+        // Products of mxfp4 and nvfp4 have the rate that sheets state as fp4.
+        let fp4 = |name| machines.named(name).unwrap().flops_per_s(DType::Fp4E2m1);
+        assert_eq!((fp4("b200"), fp4("h200")), (Some(9e15), None));
     }
 
     /// Names as drivers give them, with the rows that they belong to.

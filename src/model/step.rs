@@ -8,6 +8,7 @@ use crate::op::{
     KvRead, Lengths, MlaAppend, MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem,
     Routing, Stream,
 };
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::Link;
 
 /// What a step does.
@@ -35,12 +36,26 @@ impl Phase {
 /// Formats of the numbers of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Formats {
-    /// Of weights.
-    pub weights: DType,
-    /// Of cached keys and values.
-    pub cache: DType,
+    /// Scheme of weights.
+    pub weights: Quant,
+    /// Scheme of cached keys and values; of latents, and of keys and values made anew out of
+    /// them, what is customary there.
+    pub cache: Quant,
     /// Of activations.
     pub activations: DType,
+}
+
+impl Formats {
+    /// The same format for everything, without scales.
+    pub const fn plain(dtype: DType) -> Formats {
+        let quant = Quant::plain(dtype);
+        Formats { weights: quant, cache: quant, activations: dtype }
+    }
+
+    /// Scheme of cached latents.
+    fn latents(self) -> Quant {
+        self.cache.moved(QuantPlace::Cache, QuantPlace::Latents)
+    }
 }
 
 /// How a model is spread over GPUs.
@@ -190,8 +205,9 @@ impl Step {
         builder.layers()?;
         builder.push_exchanges()?;
         let embedding = if model.tied_embeddings { 0 } else { model.vocab * model.hidden };
-        let embedding_bytes =
-            head_format(shape.formats).bytes_of(embedding.div_ceil(shape.parallel.tensor));
+        let embedding_bytes = head_format(shape.formats)
+            .dtype()
+            .bytes_of(embedding.div_ceil(shape.parallel.tensor));
         let request_cache_bytes = request_cache_bytes(model, shape);
         let pieces = builder.pieces;
         Ok(Step { pieces, requests, embedding_bytes, request_cache_bytes })
@@ -205,8 +221,12 @@ impl Step {
 }
 
 /// Nobody quantizes embeddings and heads below 16 bits.
-fn head_format(formats: Formats) -> DType {
-    if formats.weights.bits() < 16 { DType::Bf16 } else { formats.weights }
+fn head_format(formats: Formats) -> Quant {
+    if formats.weights.dtype().bits() < 16 {
+        Quant::plain(DType::Bf16)
+    } else {
+        formats.weights
+    }
 }
 
 fn check(model: &Llm, shape: &Shape) -> Result<(), String> {
@@ -273,7 +293,7 @@ fn request_cache_bytes(model: &Llm, shape: &Shape) -> u64 {
                     context,
                     kv_heads: kv_heads.div_ceil(shape.parallel.tensor),
                     head_dim,
-                    dtype: shape.formats.cache,
+                    dtype: shape.formats.cache.dtype(),
                     layout: KvLayout::Contiguous,
                     lengths: Lengths::Equal,
                 };
@@ -287,7 +307,7 @@ fn request_cache_bytes(model: &Llm, shape: &Shape) -> u64 {
                     latent_dim: kv_lora_rank,
                     rope_dim: qk_rope_dim,
                     dtype: shape.formats.activations,
-                    kv_dtype: shape.formats.cache,
+                    kv_dtype: shape.formats.latents(),
                     layout: KvLayout::Contiguous,
                     lengths: Lengths::Equal,
                     new_tokens: 1,
@@ -328,10 +348,12 @@ impl Builder<'_> {
     ) -> Result<(), String> {
         let Formats { weights, activations, .. } = self.shape.formats;
         // Tiny or odd matrices are not quantized to groups.
-        let is_whole = n.is_multiple_of(16) && k.is_multiple_of(128);
-        let w_dtype =
-            if weights == DType::Int4 && !is_whole { DType::Bf16 } else { weights };
-        let gemm = Gemm { m, n, k, dtype: activations, w_dtype };
+        let w_dtype = match weights.check_matrix(n, k) {
+            Ok(()) => weights,
+            Err(_) => Quant::plain(DType::Bf16),
+        };
+        let a_dtype = activations.into();
+        let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
         self.push(what, Problem::Gemm(gemm), count)
     }
 
@@ -376,6 +398,7 @@ impl Builder<'_> {
             k: hidden,
             dtype: formats.activations,
             w_dtype: head_format(formats),
+            a_dtype: formats.activations.into(),
         };
         self.push(("head", Part::Rest), Problem::Gemm(head), 1)?;
         self.all_reduces();
@@ -427,7 +450,7 @@ impl Builder<'_> {
             latent_dim,
             rope_dim,
             dtype: formats.activations,
-            kv_dtype: formats.cache,
+            kv_dtype: formats.latents(),
             layout: PAGES,
             lengths: Lengths::Equal,
         };
@@ -484,7 +507,7 @@ impl Builder<'_> {
             head_dim,
             causal: true,
             dtype: formats.activations,
-            kv_dtype: formats.cache,
+            kv_dtype: formats.cache.moved(QuantPlace::Cache, QuantPlace::Prompt),
             window,
             v_head_dim,
         };
@@ -533,7 +556,7 @@ impl Builder<'_> {
                     latent_dim: kv_lora_rank,
                     rope_dim: qk_rope_dim,
                     dtype: formats.activations,
-                    kv_dtype: formats.cache,
+                    kv_dtype: formats.latents(),
                     layout: KvLayout::Contiguous,
                     lengths: Lengths::Equal,
                     new_tokens,

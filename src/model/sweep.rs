@@ -219,10 +219,8 @@ impl SweepRow<'_> {
         // Writing to a string never fails.
         let _ = write!(
             to,
-            ",{},{batch},{context},{new_tokens},{},{},{},{tensor},{expert},{data},",
+            ",{},{batch},{context},{new_tokens},{weights},{cache},{},{tensor},{expert},{data},",
             phase.name(),
-            weights.name(),
-            cache.name(),
             activations.name()
         );
         quote(to, &rates.machine().name);
@@ -324,8 +322,7 @@ mod tests {
 
     fn with_grid(check: impl Fn(&Grid)) {
         let (models, machines) = (llm::load(None).unwrap(), Machines::load(None).unwrap());
-        let formats =
-            Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+        let formats = Formats::plain(DType::Bf16);
         let tokens =
             |context| Tokens { workload: String::new(), context, prefill: context };
         check(&Grid {

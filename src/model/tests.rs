@@ -9,8 +9,7 @@ use super::step::{Formats, Parallel, Phase, Shape, Step};
 use crate::format::DType;
 use crate::op::{MoeGemm, Problem};
 
-const BF16: Formats =
-    Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+const BF16: Formats = Formats::plain(DType::Bf16);
 
 fn models() -> Vec<Llm> {
     llm::load(None).unwrap()

@@ -10,11 +10,12 @@ use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::kv_append::scale_bytes;
-use super::kv_layout::{Requests, attended, check_heads};
+use super::kv_append::scale_tensors;
+use super::kv_layout::{Requests, attended, check_cache, check_heads};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::quant::{Quant, QuantPlace, ScaleGroup};
 use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
@@ -46,13 +47,13 @@ pub(super) const FACTS: Facts = Facts {
 /// its cached tokens, the new ones among them: each to those up to itself, and where
 /// there is a window only to the last so many of these.
 ///
-/// Q and O are `[batch][new token][q head][dim]`. Keys and values in a format that
-/// [is scaled](DType::is_scaled) have a scale for each request and key and value head.
+/// Q and O are `[batch][new token][q head][dim]`. Keys and values in 8 bits have a scale
+/// for each request and key and value head, or one for all keys and one for all values.
 ///
 /// Work: `4 B n_q d s`; Q and O `2 B n_q d b`, K and V `2 B n_kv d s b_kv`. With several
 /// new tokens, a window or requests of several lengths the sums over the tokens that
 /// queries attend to, and over those that any query of a request attends to. Scales,
-/// where there are any, `8 B n_kv`; 4 bytes for each needed entry of a page table.
+/// where there are any, `8 B n_kv`, or 8 bytes; 4 bytes for each needed entry of a page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeAttention {
     /// Requests.
@@ -67,8 +68,8 @@ pub struct DecodeAttention {
     pub head_dim: u64,
     /// Format of queries and outputs.
     pub dtype: DType,
-    /// Format of keys and values.
-    pub kv_dtype: DType,
+    /// Scheme of keys and values.
+    pub kv_dtype: Quant,
     /// How keys and values lie in memory.
     pub layout: KvLayout,
     /// How many tokens the requests have cached.
@@ -87,7 +88,7 @@ pub(super) fn read(f: &Fields) -> Result<DecodeAttention, ProblemError> {
         kv_heads: f.extent("kv_heads")?,
         head_dim: f.extent("head_dim")?,
         dtype: f.dtype("dtype")?,
-        kv_dtype: f.dtype("kv_dtype")?,
+        kv_dtype: f.quant("kv_dtype", QuantPlace::Cache)?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
@@ -108,7 +109,7 @@ impl DecodeAttention {
             context: self.context,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
-            dtype: self.kv_dtype,
+            dtype: self.kv_dtype.dtype(),
             layout: self.layout,
             lengths: self.lengths,
         }
@@ -171,6 +172,7 @@ impl Operation for DecodeAttention {
 
     fn check(&self) -> Result<(), ProblemError> {
         check_heads(self.q_heads, self.kv_heads)?;
+        check_cache(self.kv_dtype, QuantPlace::Cache)?;
         let DecodeAttention { batch, context, lengths, new_tokens, .. } = *self;
         Requests { batch, context, lengths, new_tokens }.check_decode()
     }
@@ -209,10 +211,15 @@ impl Operation for DecodeAttention {
         let tokens = self.attended(self.context, 0);
         let s = tokens.end - tokens.start;
         let q = format!("2 * {batch} * {q_heads} * {d} * {}", size(self.dtype));
-        let kv = format!("2 * {batch} * {kv_heads} * {d} * {s} * {}", size(self.kv_dtype));
-        let (scales, scale_values) = match self.kv_dtype.is_scaled() {
-            true => (" + 8 B n_kv", format!(" + 8 * {batch} * {kv_heads}")),
-            false => ("", String::new()),
+        let kv = format!(
+            "2 * {batch} * {kv_heads} * {d} * {s} * {}",
+            size(self.kv_dtype.dtype())
+        );
+        let groups = self.kv_dtype.scales().map(|scales| scales.group);
+        let (scales, scale_values) = match groups {
+            None => ("", String::new()),
+            Some(ScaleGroup::Tensor) => (" + 8", " + 8".to_owned()),
+            Some(_) => (" + 8 B n_kv", format!(" + 8 * {batch} * {kv_heads}")),
         };
         Explanation {
             flops: formula("4 B n_q d s", format!("4 * {batch} * {q_heads} * {d} * {s}")),
@@ -226,12 +233,7 @@ impl Operation for DecodeAttention {
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
         let mut tensors = self.kv().cache_tensors();
-        if self.kv_dtype.is_scaled() {
-            let scales = TensorFormat::Scales(self.kv_dtype);
-            let count = self.batch * self.kv_heads;
-            tensors.push(Tensor::new("k_scales", Role::Input, scales, count));
-            tensors.push(Tensor::new("v_scales", Role::Input, scales, count));
-        }
+        tensors.extend(scale_tensors(self.kv_dtype, self.batch * self.kv_heads));
         tensors.push(Tensor::new("q", Role::Input, format, self.elements()));
         tensors.push(Tensor::new("o", Role::Output, format, self.elements()));
         tensors
@@ -242,7 +244,7 @@ impl Operation for DecodeAttention {
     }
 
     fn cache_bytes(&self) -> u64 {
-        scale_bytes(self.kv_dtype, self.batch * self.kv_heads)
+        2 * self.kv_dtype.scale_bytes(self.batch * self.kv_heads, 1)
             + self.kv().bytes(|length| self.visible(length))
     }
 
@@ -262,7 +264,7 @@ impl Judged for DecodeAttention {
         } = self;
         let mut shape =
             format!("{q_heads}/{kv_heads} heads of {head_dim}, {kv_dtype}, {layout}");
-        let queries = (dtype != kv_dtype).then(|| format!("{dtype} queries"));
+        let queries = (kv_dtype.dtype() != *dtype).then(|| format!("{dtype} queries"));
         for words in queries.into_iter().chain([self.variant()]) {
             if !words.is_empty() {
                 shape.push_str(", ");

@@ -1,6 +1,7 @@
 //! Formulas of FLOPs and bytes with values put in, to check a prediction by hand.
 
 use crate::format::DType;
+use crate::quant::{Quant, ScaleFormat, ScaleGroup};
 use crate::resource::Work;
 
 /// How the FLOPs and bytes of a problem come about. The results are those of
@@ -36,14 +37,58 @@ pub(super) fn size(dtype: DType) -> String {
     }
 }
 
-/// Bytes of a matrix `[n][k]` of weights and of its scales: the formula and its values.
-pub(super) fn weights(dtype: DType, n: u64, k: u64) -> (&'static str, String) {
-    let values = format!("{} * {n} * {k}", size(dtype));
-    match dtype {
-        DType::Int4 => ("b_w n k + 2 n k / 128", format!("{values} + 2 * {n} * {k} / 128")),
-        _ if dtype.is_scaled() => ("b_w n k + 4 n", format!("{values} + 4 * {n}")),
-        _ => ("b_w n k", values),
+/// Names that a formula has for a matrix: bytes of an element, rows and columns.
+pub(super) type Letters = [&'static str; 3];
+
+/// Bytes of a matrix, with its scales and zero points where it has any.
+pub(super) fn matrix(
+    scheme: Quant,
+    [b, r, c]: Letters,
+    rows: u64,
+    columns: u64,
+) -> (String, String) {
+    let mut formula = format!("{b} {r} {c}");
+    let mut values = format!("{} * {rows} * {columns}", size(scheme.dtype()));
+    let Some(scales) = scheme.scales() else { return (formula, values) };
+    let bytes = match scales.format {
+        ScaleFormat::F32 => 4,
+        ScaleFormat::F16 => 2,
+        ScaleFormat::E8m0 | ScaleFormat::E4m3AndF32 => 1,
+    };
+    match scales.group {
+        ScaleGroup::Tensor => {
+            formula += &format!(" + {bytes}");
+            values += &format!(" + {bytes}");
+        }
+        ScaleGroup::Channel | ScaleGroup::Token | ScaleGroup::Head => {
+            formula += &format!(" + {bytes} {r}");
+            values += &format!(" + {bytes} * {rows}");
+        }
+        ScaleGroup::Block { rows: of_rows, columns: of_columns } => {
+            let (down, across) = scheme.scale_grid(rows, columns);
+            formula +=
+                &format!(" + {bytes} ceil({r} / {of_rows}) ceil({c} / {of_columns})");
+            values += &format!(" + {bytes} * {down} * {across}");
+        }
+        ScaleGroup::Columns(group) => {
+            formula += &format!(" + {bytes} {r} {c} / {group}");
+            values += &format!(" + {bytes} * {rows} * {columns} / {group}");
+            if scheme.has_zero_points() {
+                formula += &format!(" + 0.5 {r} {c} / {group}");
+                values += &format!(" + 0.5 * {rows} * {columns} / {group}");
+            }
+        }
     }
+    if scheme.has_tensor_scale() {
+        formula += " + 4";
+        values += " + 4";
+    }
+    (formula, values)
+}
+
+/// Bytes of the weights of a linear layer.
+pub(super) fn weights(scheme: Quant, n: u64, k: u64) -> (String, String) {
+    matrix(scheme, ["b_w", "n", "k"], n, k)
 }
 
 #[cfg(test)]

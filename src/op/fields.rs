@@ -6,6 +6,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::format::DType;
+use crate::quant::{Quant, QuantPlace};
 
 /// Largest extent of one dimension.
 pub const MAX_EXTENT: u64 = 1 << 40;
@@ -182,7 +183,15 @@ impl<'a> Fields<'a> {
         self.text(key)?.parse().map_err(|e: String| ProblemError::at(key, e))
     }
 
-    /// The format of activations (`dtype`), or of cached values (`kv_dtype`).
+    /// The quantization scheme of weights, activations or a cache.
+    ///
+    /// # Errors
+    /// A missing key, a text that is not a scheme of this place.
+    pub fn quant(&self, key: &str, place: QuantPlace) -> Result<Quant, ProblemError> {
+        Quant::parse(self.text(key)?, place).map_err(|e| ProblemError::at(key, e))
+    }
+
+    /// The format of activations (`dtype`).
     ///
     /// # Errors
     /// As of [`Fields::parse`]; a format that only weights have.
@@ -191,6 +200,11 @@ impl<'a> Fields<'a> {
             DType::Int4 => Err(ProblemError::at(
                 key,
                 "int4 is a format of weights; write it as `w_dtype` of gemm or moe_gemm",
+            )),
+            DType::Fp4E2m1 => Err(ProblemError::at(
+                key,
+                "fp4_e2m1 is the format of elements of mxfp4 and nvfp4; write one of these as \
+                 `w_dtype` of gemm or moe_gemm, or as `a_dtype` of gemm",
             )),
             dtype => Ok(dtype),
         }

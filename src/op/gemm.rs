@@ -4,14 +4,15 @@ use std::any::Any;
 
 use super::Access;
 use super::contract::product;
-use super::explanation::{Explanation, formula, size, weights};
+use super::explanation::{Explanation, formula, matrix, size, weights};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::linear::{check_weights, weight_scales, weights_bytes};
+use super::linear::{MatrixNames, check_weights, matrix_tensors};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::quant::{Misfit, Quant, QuantPlace};
 use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
@@ -22,6 +23,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("k"),
         KeySpec::bare("dtype"),
         KeySpec::new("w_dtype").or_as("dtype").silent(),
+        KeySpec::new("a_dtype").or_as("dtype").silent(),
     ],
     example: "gemm:m=3,n=16,k=128,dtype=bf16",
     judged: JudgedFacts {
@@ -36,14 +38,17 @@ pub(super) const FACTS: Facts = Facts {
 /// `C[m][n] = A[m][k] * B[n][k]^T`: activations times weights, both with `k`
 /// innermost, as in a linear layer. With small `m` it is decode's projection.
 ///
-/// Weights in a format that [is scaled](DType::is_scaled) are values times scales: in 8
-/// bits one for each output feature, `[n]` in f32, in int4 one for each
-/// [`GROUP_COLUMNS`](crate::weights::GROUP_COLUMNS) columns, `[k / 128][n]` in f16.
-/// Weights of int4 are shuffled, see [`crate::weights`]. Products are summed in f32
-/// whatever the formats.
+/// Weights and activations that are quantized are values times scales, less their zero
+/// points where there are any: see [`Quant`]. Weights in `fp8_e4m3` and `int8` have a scale
+/// for each output feature, `[n]` in f32, those in `int4` one for each
+/// [`GROUP_COLUMNS`](crate::weights::GROUP_COLUMNS) columns, `[k / 128][n]` in f16, and are
+/// shuffled, see [`crate::weights`]; other scales are row-major. Activations have no scales
+/// unless `a_dtype` says so. Products are summed in f32 whatever the formats.
 ///
-/// Work: `2 m n k`; `b (m k + m n) + b_w n k`, and the scales of weights: `4 n` for 8
-/// bits, `2 n k / 128` for int4.
+/// Work: `2 m n k` in the format that both operands have, in that of C where they differ;
+/// `b m n`, and for either operand the bytes of its elements, scales and zero points
+/// ([`Quant::matrix_bytes`]): for weights `b_w n k`, and `4 n` for 8 bits, `2 n k / 128`
+/// for int4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gemm {
     /// Rows of activations (tokens).
@@ -52,11 +57,29 @@ pub struct Gemm {
     pub n: u64,
     /// Input features.
     pub k: u64,
-    /// Format of A and C.
+    /// Format of C, and of A unless that is quantized.
     pub dtype: DType,
-    /// Format of B.
-    pub w_dtype: DType,
+    /// Scheme of B.
+    pub w_dtype: Quant,
+    /// Scheme of A.
+    pub a_dtype: Quant,
 }
+
+/// Tensors of A.
+const A: MatrixNames = MatrixNames {
+    values: "a",
+    scales: "a_scales",
+    zero_points: "a_zero_points",
+    tensor_scale: "a_tensor_scale",
+};
+
+/// Tensors of B.
+const B: MatrixNames = MatrixNames {
+    values: "b",
+    scales: "b_scales",
+    zero_points: "b_zero_points",
+    tensor_scale: "b_tensor_scale",
+};
 
 pub(super) fn read(f: &Fields) -> Result<Gemm, ProblemError> {
     Ok(Gemm {
@@ -64,24 +87,67 @@ pub(super) fn read(f: &Fields) -> Result<Gemm, ProblemError> {
         n: f.extent("n")?,
         k: f.extent("k")?,
         dtype: f.dtype("dtype")?,
-        w_dtype: f.parse("w_dtype")?,
+        w_dtype: f.quant("w_dtype", QuantPlace::Weights)?,
+        a_dtype: f.quant("a_dtype", QuantPlace::Activations)?,
     })
+}
+
+impl Gemm {
+    /// Whether A is as C: values without scales.
+    pub fn has_plain_activations(&self) -> bool {
+        self.a_dtype == Quant::plain(self.dtype)
+    }
+
+    /// The format that products are made in: that of both operands, else that of C.
+    fn math_dtype(&self) -> DType {
+        let (a, w) = (self.a_dtype.dtype(), self.w_dtype.dtype());
+        if a == w { a } else { self.dtype }
+    }
+
+    fn check_activations(&self) -> Result<(), ProblemError> {
+        let Gemm { m, k, a_dtype, .. } = *self;
+        let place = a_dtype.check_place(QuantPlace::Activations);
+        place.map_err(|message| ProblemError::at("a_dtype", message))?;
+        if !a_dtype.is_scaled() && !self.has_plain_activations() {
+            return Err(ProblemError::at(
+                "a_dtype",
+                format!(
+                    "a_dtype = {a_dtype} has no scales and is not dtype = {}; leave it out, or \
+                     write a scheme such as fp8_e4m3_block1x128",
+                    self.dtype
+                ),
+            ));
+        }
+        match a_dtype.check_matrix(m, k) {
+            Ok(()) => Ok(()),
+            Err(Misfit::Rows(of) | Misfit::Columns(of)) => Err(ProblemError::at(
+                "k",
+                format!(
+                    "k = {k} is not a multiple of {of}, which groups of {a_dtype} are made of; \
+                     use {}",
+                    k.next_multiple_of(of)
+                ),
+            )),
+        }
+    }
 }
 
 impl Operation for Gemm {
     fn values(&self) -> Vec<String> {
-        let Gemm { m, n, k, dtype, w_dtype } = self;
+        let Gemm { m, n, k, dtype, w_dtype, a_dtype } = self;
         vec![
             m.to_string(),
             n.to_string(),
             k.to_string(),
             dtype.to_string(),
             w_dtype.to_string(),
+            a_dtype.to_string(),
         ]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
-        check_weights(self.w_dtype, self.n, self.k)
+        check_weights(self.w_dtype, self.n, self.k)?;
+        self.check_activations()
     }
 
     fn magnitude(&self) -> Magnitude {
@@ -93,16 +159,26 @@ impl Operation for Gemm {
     }
 
     fn work(&self) -> Work {
-        let Gemm { m, n, k, dtype, .. } = *self;
-        let bytes_read = dtype.bytes_of(m * k) + self.weight_bytes();
+        let Gemm { m, n, k, dtype, a_dtype, .. } = *self;
+        let bytes_read = a_dtype.matrix_bytes(m, k) + self.weight_bytes();
         Work::NONE
-            .with(Resource::Matrix(dtype), 2 * m * n * k)
+            .with(Resource::Matrix(self.math_dtype()), 2 * m * n * k)
             .with_bytes(bytes_read, dtype.bytes_of(m * n))
     }
 
     fn explanation(&self) -> Explanation {
-        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        let Gemm { m, n, k, dtype, w_dtype, a_dtype } = *self;
         let (of_weights, values) = weights(w_dtype, n, k);
+        if !self.has_plain_activations() {
+            let (of_a, values_of_a) = matrix(a_dtype, ["b_a", "m", "k"], m, k);
+            return Explanation {
+                flops: formula("2 m n k", format!("2 * {m} * {n} * {k}")),
+                bytes: formula(
+                    &format!("b m n + {of_a} + {of_weights}"),
+                    format!("{} * {m} * {n} + {values_of_a} + {values}", size(dtype)),
+                ),
+            };
+        }
         Explanation {
             flops: formula("2 m n k", format!("2 * {m} * {n} * {k}")),
             bytes: formula(
@@ -113,19 +189,16 @@ impl Operation for Gemm {
     }
 
     fn tensors(&self) -> Vec<Tensor> {
-        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        let Gemm { m, n, k, dtype, w_dtype, a_dtype } = *self;
         let format = TensorFormat::Values(dtype);
-        let mut tensors = vec![
-            Tensor::new("a", Role::Input, format, m * k),
-            Tensor::new("b", Role::Input, TensorFormat::Values(w_dtype), n * k),
-        ];
-        tensors.extend(weight_scales("b_scales", w_dtype, 1, (n, k)));
+        let mut tensors = matrix_tensors(&A, a_dtype, 1, (m, k));
+        tensors.extend(matrix_tensors(&B, w_dtype, 1, (n, k)));
         tensors.push(Tensor::new("c", Role::Output, format, m * n));
         tensors
     }
 
     fn weight_bytes(&self) -> u64 {
-        weights_bytes(self.w_dtype, self.n, self.k)
+        self.w_dtype.matrix_bytes(self.n, self.k)
     }
 
     fn cache_bytes(&self) -> u64 {
@@ -148,15 +221,18 @@ impl Judged for Gemm {
     }
 
     fn place_in(&self, sweep: Sweep) -> Option<SweepPlace> {
-        let Gemm { m, n, k, dtype, w_dtype } = *self;
-        let family = match w_dtype == dtype {
-            true => format!("GEMM {dtype}"),
-            false => format!("GEMM {dtype}, {w_dtype} weights"),
+        let Gemm { m, n, k, dtype, w_dtype, a_dtype } = *self;
+        let family = if !self.has_plain_activations() {
+            format!("GEMM {dtype}, {a_dtype} activations, {w_dtype} weights")
+        } else if w_dtype == Quant::weights(dtype) {
+            format!("GEMM {dtype}")
+        } else {
+            format!("GEMM {dtype}, {w_dtype} weights")
         };
         (sweep == Sweep::Rows).then(|| SweepPlace {
             swept: m,
             held: vec![n, k],
-            alike: format!("{dtype} {w_dtype}"),
+            alike: format!("{dtype} {w_dtype} {a_dtype}"),
             // Few rows and many have kernels of their own.
             by_kernel: false,
             family: (u64::MAX, family),
@@ -174,7 +250,7 @@ impl Judged for Gemm {
     }
 
     fn knee(&self) -> Option<KneeAxis> {
-        let Gemm { m, n, k, dtype, w_dtype } = *self;
+        let Gemm { m, n, k, dtype, w_dtype, .. } = *self;
         Some(KneeAxis {
             kind: PairKind::Rows,
             name: format!("gemm {n} x {k} in {dtype}, weights in {w_dtype}"),

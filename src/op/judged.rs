@@ -8,6 +8,7 @@ use std::any::Any;
 
 use super::access::Access;
 use crate::format::DType;
+use crate::quant::Quant;
 
 /// What is true of all points of an operation when they are judged and drawn.
 #[derive(Debug)]
@@ -102,7 +103,8 @@ pub trait Judged {
     /// no such sweep of the operation.
     fn place_in(&self, sweep: Sweep) -> Option<SweepPlace>;
 
-    /// What another problem, the struct of its operation, differs in, if it is of the same
+    /// What another problem (the struct of its operation, never the `Problem` around it: ask
+    /// `Problem::pair_with`) differs in, if it is of the same
     /// operation and differs in one thing that verdicts compare pairs of points by.
     fn pair_with(&self, other: &dyn Any) -> Option<PairKind>;
 
@@ -166,20 +168,23 @@ pub enum PairKind {
     /// A layer of experts with more tokens.
     Tokens,
     /// Weights in a format of fewer bits.
-    Weights(DType),
+    Weights(Quant),
     /// A cache in a format of fewer bits.
-    Cache(DType),
+    Cache(Quant),
 }
 
 impl PairKind {
     /// Weights in another format, if quantizing makes the one of the other.
-    pub(super) fn of_weights(from: DType, to: DType) -> Option<Self> {
+    pub(super) fn of_weights(from: Quant, to: Quant) -> Option<Self> {
         is_quantized(from, to).then_some(PairKind::Weights(to))
     }
 
     /// A cache in another format, if quantizing makes the one of the other.
-    pub(super) fn of_cache(from: DType, to: DType) -> Option<Self> {
-        is_quantized(from, to).then_some(PairKind::Cache(to))
+    pub(super) fn of_cache(from: Quant, to: Quant) -> Option<Self> {
+        // What is customary has one name, whether heads or latents share the scales.
+        let is_customary = to.to_string() == to.dtype().name();
+        let kind = if is_customary { Quant::cache(to.dtype()) } else { to };
+        is_quantized(from, to).then_some(PairKind::Cache(kind))
     }
 
     /// The spelling used in tables.
@@ -196,8 +201,8 @@ impl PairKind {
     }
 }
 
-const fn is_quantized(from: DType, to: DType) -> bool {
-    from.bits() == 16 && to.is_scaled()
+const fn is_quantized(from: Quant, to: Quant) -> bool {
+    from.dtype().bits() == 16 && to.is_scaled()
 }
 
 /// A size along which computing begins to bind.

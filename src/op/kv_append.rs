@@ -9,10 +9,11 @@ use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::kv_layout::{AppendedPages, Requests, check_paged};
+use super::kv_layout::{AppendedPages, Requests, check_cache, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{PageOrder, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
@@ -45,11 +46,11 @@ pub(super) const FACTS: Facts = Facts {
 ///
 /// The cache is one array, pages of keys and then pages of values, and holds for each
 /// request [`KvAppend::pages`] pages, those that new tokens fall into: no other is
-/// touched. To a format that [is scaled](DType::is_scaled) a value `x` goes as
-/// `x * inverse_scale` of its request and head, rounded to nearest even, at most the
+/// touched. To 8 bits a value `x` goes as `x * inverse_scale` of its request and head, or of
+/// all keys or values, rounded to nearest even, at most the
 /// largest value of the format.
 ///
-/// Work: `2 B n n_kv d (b + b_kv)`, the page numbers, and the scales `8 B n_kv`.
+/// Work: `2 B n n_kv d (b + b_kv)`, the page numbers, and the scales `8 B n_kv`, or 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KvAppend {
     /// Requests.
@@ -64,8 +65,8 @@ pub struct KvAppend {
     pub head_dim: u64,
     /// Format of the new keys and values.
     pub dtype: DType,
-    /// Format of the cache.
-    pub kv_dtype: DType,
+    /// Scheme of the cache.
+    pub kv_dtype: Quant,
     /// How the cache lies in memory; paged.
     pub layout: KvLayout,
     /// How many tokens the requests have cached.
@@ -80,7 +81,7 @@ pub(super) fn read(f: &Fields) -> Result<KvAppend, ProblemError> {
         kv_heads: f.extent("kv_heads")?,
         head_dim: f.extent("head_dim")?,
         dtype: f.dtype("dtype")?,
-        kv_dtype: f.dtype("kv_dtype")?,
+        kv_dtype: f.quant("kv_dtype", QuantPlace::Cache)?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
     })
@@ -136,7 +137,8 @@ impl Operation for KvAppend {
     fn check(&self) -> Result<(), ProblemError> {
         let KvAppend { batch, context, lengths, new_tokens, layout, .. } = *self;
         Requests { batch, context, lengths, new_tokens }.check()?;
-        check_paged(layout)
+        check_paged(layout)?;
+        check_cache(self.kv_dtype, QuantPlace::Cache)
     }
 
     fn magnitude(&self) -> Magnitude {
@@ -151,8 +153,9 @@ impl Operation for KvAppend {
         let pages = self.lengths.sum(self.batch, self.context, touched);
         let bytes_read = 2 * self.elements() * self.dtype.bytes()
             + 4 * pages
-            + scale_bytes(self.kv_dtype, self.batch * self.kv_heads);
-        Work::NONE.with_bytes(bytes_read, 2 * self.elements() * self.kv_dtype.bytes())
+            + 2 * self.kv_dtype.scale_bytes(self.batch * self.kv_heads, 1);
+        Work::NONE
+            .with_bytes(bytes_read, 2 * self.kv_dtype.dtype().bytes_of(self.elements()))
     }
 
     fn explanation(&self) -> Explanation {
@@ -168,13 +171,13 @@ impl Operation for KvAppend {
             Tensor::new("page_table", Role::Input, TensorFormat::PageTable, pages),
         ];
         if self.kv_dtype.is_scaled() {
-            let scales = TensorFormat::InverseScales(self.kv_dtype);
-            let count = self.batch * self.kv_heads;
+            let scales = TensorFormat::InverseScales(self.kv_dtype.dtype());
+            let count = self.kv_dtype.scale_count(self.batch * self.kv_heads, 1);
             tensors.push(Tensor::new("k_inverse_scales", Role::Input, scales, count));
             tensors.push(Tensor::new("v_inverse_scales", Role::Input, scales, count));
         }
         let elements = 2 * pages * self.page_size() * self.kv_heads * self.head_dim;
-        let format = TensorFormat::Values(self.kv_dtype);
+        let format = TensorFormat::Values(self.kv_dtype.dtype());
         tensors.push(Tensor::new("cache", Role::Update, format, elements));
         tensors
     }
@@ -214,7 +217,11 @@ impl Judged for KvAppend {
     }
 }
 
-/// Bytes of the scales of keys and of values, for so many requests and heads.
-pub(super) const fn scale_bytes(kv_dtype: DType, sequences: u64) -> u64 {
-    if kv_dtype.is_scaled() { 8 * sequences } else { 0 }
+/// The scales of keys and of values of so many requests and heads, where they have any.
+pub(super) fn scale_tensors(kv_dtype: Quant, sequences: u64) -> Vec<Tensor> {
+    let count = kv_dtype.scale_count(sequences, 1);
+    let scales = kv_dtype.scale_format().map(|format| {
+        ["k_scales", "v_scales"].map(|name| Tensor::new(name, Role::Input, format, count))
+    });
+    scales.into_iter().flatten().collect()
 }

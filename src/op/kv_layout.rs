@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::fields::{Fields, ProblemError, check_extent};
 use crate::format::{Role, Tensor, TensorFormat, text_of_name};
+use crate::quant::{Quant, QuantPlace};
 
 /// Largest batch of requests of several lengths.
 pub const MAX_RAGGED: u64 = 1 << 20;
@@ -213,6 +214,11 @@ impl AppendedPages {
     pub const fn touched(self, length: u64) -> u64 {
         length.div_ceil(self.page_size) - (length - self.new_tokens) / self.page_size
     }
+}
+
+/// Refuses schemes that keys and values of a place do not have.
+pub(super) fn check_cache(kv_dtype: Quant, place: QuantPlace) -> Result<(), ProblemError> {
+    kv_dtype.check_place(place).map_err(|message| ProblemError::at("kv_dtype", message))
 }
 
 /// Refuses a cache without pages.

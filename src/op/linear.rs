@@ -1,63 +1,59 @@
-//! Weights of linear layers: their bytes, their scales, and the shapes that they may have.
+//! Matrices of linear layers: their tensors, and the shapes that they may have.
 
 use super::ProblemError;
 use crate::format::{DType, Role, Tensor, TensorFormat};
-use crate::weights;
+use crate::quant::{Misfit, Quant, QuantPlace};
 
-/// Bytes of a matrix `[n][k]` of weights, and of their scales.
-pub(super) const fn weights_bytes(dtype: DType, n: u64, k: u64) -> u64 {
-    let scales = match scale_format(dtype) {
-        Some(format) => format.bytes_of(n * scales_of_row(dtype, k)),
-        None => 0,
-    };
-    dtype.bytes_of(n * k) + scales
+/// Names of the tensors of a matrix, of which only the first is always there.
+pub(super) struct MatrixNames {
+    pub values: &'static str,
+    pub scales: &'static str,
+    pub zero_points: &'static str,
+    pub tensor_scale: &'static str,
 }
 
-/// What the scales of weights are, where they have any.
-const fn scale_format(dtype: DType) -> Option<TensorFormat> {
-    match dtype {
-        DType::Int4 => Some(TensorFormat::HalfScales(dtype)),
-        _ if dtype.is_scaled() => Some(TensorFormat::Scales(dtype)),
-        _ => None,
-    }
-}
-
-/// Scales of each output feature, where weights have scales.
-const fn scales_of_row(dtype: DType, k: u64) -> u64 {
-    match dtype {
-        DType::Int4 => k / weights::GROUP_COLUMNS,
-        _ => 1,
-    }
-}
-
-/// The scales of so many matrices `[n][k]` of weights, where they have any.
-pub(super) fn weight_scales(
-    name: &'static str,
-    dtype: DType,
+/// The tensors of so many matrices `[rows][columns]`: values, and what belongs to their
+/// scheme, all matrices of each after each other.
+pub(super) fn matrix_tensors(
+    names: &MatrixNames,
+    quant: Quant,
     matrices: u64,
-    (n, k): (u64, u64),
-) -> Option<Tensor> {
-    let count = matrices * n * scales_of_row(dtype, k);
-    scale_format(dtype).map(|format| Tensor::new(name, Role::Input, format, count))
+    (rows, columns): (u64, u64),
+) -> Vec<Tensor> {
+    let input =
+        |name, format, of_one| Tensor::new(name, Role::Input, format, matrices * of_one);
+    let format = TensorFormat::Values(quant.dtype());
+    let mut tensors = vec![input(names.values, format, rows * columns)];
+    let count = quant.scale_count(rows, columns);
+    tensors.extend(quant.scale_format().map(|format| input(names.scales, format, count)));
+    if quant.has_zero_points() {
+        tensors.push(input(names.zero_points, TensorFormat::Values(DType::Int4), count));
+    }
+    if quant.has_tensor_scale() {
+        tensors.push(input(names.tensor_scale, TensorFormat::Scales(quant.dtype()), 1));
+    }
+    tensors
 }
 
-/// Refuses matrices `[n][k]` of int4 that are not whole tiles and groups.
-pub(super) fn check_weights(dtype: DType, n: u64, k: u64) -> Result<(), ProblemError> {
-    if dtype != DType::Int4 {
-        return Ok(());
-    }
-    for (key, value, of) in [("n", n, weights::TILE_ROWS), ("k", k, weights::GROUP_COLUMNS)]
-    {
-        if !value.is_multiple_of(of) {
-            return Err(ProblemError::at(
-                key,
-                format!(
-                    "{key} = {value} is not a multiple of {of}, which tiles and groups of int4 \
-                     weights are made of; use {}",
-                    value.next_multiple_of(of)
-                ),
-            ));
-        }
-    }
-    Ok(())
+/// Refuses schemes that weights do not have, and matrices `[n][k]` that the scheme does not
+/// divide.
+pub(super) fn check_weights(quant: Quant, n: u64, k: u64) -> Result<(), ProblemError> {
+    let place = quant.check_place(QuantPlace::Weights);
+    place.map_err(|message| ProblemError::at("w_dtype", message))?;
+    let Err(misfit) = quant.check_matrix(n, k) else { return Ok(()) };
+    let (key, value, of) = match misfit {
+        Misfit::Rows(of) => ("n", n, of),
+        Misfit::Columns(of) => ("k", k, of),
+    };
+    let what = match quant.dtype() {
+        DType::Int4 => format!("tiles and groups of {quant} weights are made of"),
+        _ => format!("groups of {quant} are made of"),
+    };
+    Err(ProblemError::at(
+        key,
+        format!(
+            "{key} = {value} is not a multiple of {of}, which {what}; use {}",
+            value.next_multiple_of(of)
+        ),
+    ))
 }

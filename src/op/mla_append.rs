@@ -13,6 +13,7 @@ use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, MlaDecode, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::Work;
 
 pub(super) const FACTS: Facts = Facts {
@@ -61,8 +62,8 @@ pub struct MlaAppend {
     pub rope_dim: u64,
     /// Format of the new rows.
     pub dtype: DType,
-    /// Format of the latents in the cache.
-    pub kv_dtype: DType,
+    /// Scheme of the latents in the cache.
+    pub kv_dtype: Quant,
     /// How the cache lies in memory; paged.
     pub layout: KvLayout,
     /// How many tokens the requests have cached.
@@ -77,7 +78,7 @@ pub(super) fn read(f: &Fields) -> Result<MlaAppend, ProblemError> {
         latent_dim: f.extent("latent_dim")?,
         rope_dim: f.extent("rope_dim")?,
         dtype: f.dtype("dtype")?,
-        kv_dtype: f.dtype("kv_dtype")?,
+        kv_dtype: f.quant("kv_dtype", QuantPlace::Latents)?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
     })

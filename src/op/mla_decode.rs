@@ -10,10 +10,11 @@ use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::kv_layout::{Requests, attended};
+use super::kv_layout::{Requests, attended, check_cache};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
@@ -73,8 +74,8 @@ pub struct MlaDecode {
     pub rope_dim: u64,
     /// Format of queries and outputs.
     pub dtype: DType,
-    /// Format of the latents in the cache.
-    pub kv_dtype: DType,
+    /// Scheme of the latents in the cache.
+    pub kv_dtype: Quant,
     /// How the cache lies in memory.
     pub layout: KvLayout,
     /// How many tokens the requests have cached.
@@ -92,11 +93,10 @@ impl MlaDecode {
     /// Bytes of a token in the cache.
     pub const fn record_bytes(&self) -> u64 {
         if self.kv_dtype.is_scaled() {
-            self.kv_dtype.bytes_of(self.latent_dim)
-                + DType::F32.bytes_of(self.latent_dim / LATENTS_OF_SCALE)
+            self.kv_dtype.matrix_bytes(1, self.latent_dim)
                 + DType::Bf16.bytes_of(self.rope_dim)
         } else {
-            self.kv_dtype.bytes_of(self.key_dim())
+            self.kv_dtype.dtype().bytes_of(self.key_dim())
         }
     }
 
@@ -108,7 +108,7 @@ impl MlaDecode {
             context: self.context,
             kv_heads: 1,
             head_dim: self.key_dim(),
-            dtype: self.kv_dtype,
+            dtype: self.kv_dtype.dtype(),
             layout: self.layout,
             lengths: self.lengths,
         }
@@ -143,7 +143,7 @@ pub(super) fn read(f: &Fields) -> Result<MlaDecode, ProblemError> {
         latent_dim: f.extent("latent_dim")?,
         rope_dim: f.extent("rope_dim")?,
         dtype: f.dtype("dtype")?,
-        kv_dtype: f.dtype("kv_dtype")?,
+        kv_dtype: f.quant("kv_dtype", QuantPlace::Latents)?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
         new_tokens: f.extent("new_tokens")?,
@@ -308,7 +308,7 @@ impl MlaDecode {
         if kv_dtype.is_scaled() {
             (TensorFormat::LatentRecords { latent_dim, rope_dim }, count)
         } else {
-            (TensorFormat::Values(kv_dtype), count * self.key_dim())
+            (TensorFormat::Values(kv_dtype.dtype()), count * self.key_dim())
         }
     }
 
@@ -320,7 +320,8 @@ impl MlaDecode {
                 "there is one head, so pages have one order; write the layout without `_nhd`",
             ));
         }
-        match self.kv_dtype {
+        check_cache(self.kv_dtype, QuantPlace::Latents)?;
+        match self.kv_dtype.dtype() {
             DType::Fp8E4m3
                 if !self.latent_dim.is_multiple_of(2 * LATENTS_OF_SCALE)
                     || !self.rope_dim.is_multiple_of(4) =>

@@ -31,6 +31,7 @@ mod mla_decode;
 mod moe_gemm;
 mod peak;
 mod prefill_attention;
+mod rmsnorm;
 mod stream;
 mod table;
 
@@ -53,6 +54,7 @@ pub use mla_decode::{MlaDecode, SCORE_WIDTH};
 pub use moe_gemm::{Inputs, MAX_ROUTED, MoeGemm, Routing};
 pub use peak::{Peak, Unit};
 pub use prefill_attention::PrefillAttention;
+pub use rmsnorm::{RMS_EPSILON, RmsNorm};
 pub use stream::Stream;
 
 pub use contract::{Facts, Magnitude, Operation, Routed};

@@ -12,9 +12,10 @@ use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::linear::{check_weights, weight_scales, weights_bytes};
+use super::linear::{MatrixNames, check_weights, matrix_tensors};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
@@ -118,8 +119,8 @@ pub struct MoeGemm {
     pub k: u64,
     /// Format of X and Y.
     pub dtype: DType,
-    /// Format of the weights.
-    pub w_dtype: DType,
+    /// Scheme of the weights.
+    pub w_dtype: Quant,
     /// How tokens choose.
     pub routing: Routing,
     /// Seed of what is drawn.
@@ -127,6 +128,14 @@ pub struct MoeGemm {
     /// What the experts of a token are given.
     pub inputs: Inputs,
 }
+
+/// Tensors of the weights.
+const W: MatrixNames = MatrixNames {
+    values: "w",
+    scales: "w_scales",
+    zero_points: "w_zero_points",
+    tensor_scale: "w_tensor_scale",
+};
 
 impl MoeGemm {
     /// Rows of Y: tokens times experts of each.
@@ -224,7 +233,7 @@ impl MoeGemm {
 
     /// Bytes of an expert's weights, and of their scales.
     pub const fn expert_bytes(&self) -> u64 {
-        weights_bytes(self.w_dtype, self.n, self.k)
+        self.w_dtype.matrix_bytes(self.n, self.k)
     }
 
     /// Bytes of X.
@@ -290,7 +299,7 @@ pub(super) fn read(f: &Fields) -> Result<MoeGemm, ProblemError> {
         n: f.extent("n")?,
         k: f.extent("k")?,
         dtype: f.dtype("dtype")?,
-        w_dtype: f.parse("w_dtype")?,
+        w_dtype: f.quant("w_dtype", QuantPlace::Weights)?,
         routing: f.parse("routing")?,
         routing_seed: f.count("routing_seed")?,
         inputs: f.parse("inputs")?,
@@ -354,12 +363,9 @@ impl Operation for MoeGemm {
     fn tensors(&self) -> Vec<Tensor> {
         let MoeGemm { experts, n, k, w_dtype, .. } = *self;
         let format = TensorFormat::Values(self.dtype);
-        let weights = TensorFormat::Values(w_dtype);
-        let mut tensors = vec![
-            Tensor::new("x", Role::Input, format, self.input_rows() * k),
-            Tensor::new("w", Role::Input, weights, experts * n * k),
-        ];
-        tensors.extend(weight_scales("w_scales", w_dtype, experts, (n, k)));
+        let mut tensors =
+            vec![Tensor::new("x", Role::Input, format, self.input_rows() * k)];
+        tensors.extend(matrix_tensors(&W, w_dtype, experts, (n, k)));
         tensors.push(Tensor::new("y", Role::Output, format, self.rows() * n));
         tensors
     }
@@ -434,7 +440,7 @@ mod tests {
             n: 256,
             k: 128,
             dtype: DType::Bf16,
-            w_dtype: DType::Bf16,
+            w_dtype: Quant::plain(DType::Bf16),
             routing,
             routing_seed: seed,
             inputs: Inputs::PerToken,

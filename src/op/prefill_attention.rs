@@ -10,9 +10,11 @@ use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::kv_layout::{attended, check_heads};
+use super::kv_append::scale_tensors;
+use super::kv_layout::{attended, check_cache, check_heads};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
@@ -48,9 +50,12 @@ pub(super) const FACTS: Facts = Facts {
 /// Values, and outputs, may have a width of their own, as those of latent attention have
 /// (192 and 128).
 ///
+/// Keys and values in 8 bits are taken as they are, without scales, or have one scale for
+/// all keys and one for all values (`fp8_e4m3_tensor`).
+///
 /// Work: `2 B n_q (d + d_v)` times the attended keys summed over rows, which is
 /// `B n_q (d + d_v) S (2 P + S + 1)` when causal; Q and O `B n_q S (d + d_v) b`, K and V
-/// `B n_kv (S + P) (d + d_v) b_kv`. In a window only the keys that some row attends to.
+/// `B n_kv (S + P) (d + d_v) b_kv`, scales where there are any 8 bytes. In a window only the keys that some row attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrefillAttention {
     /// Requests.
@@ -69,8 +74,8 @@ pub struct PrefillAttention {
     pub causal: bool,
     /// Format of queries and outputs.
     pub dtype: DType,
-    /// Format of keys and values.
-    pub kv_dtype: DType,
+    /// Scheme of keys and values.
+    pub kv_dtype: Quant,
     /// Tokens that a token sees at most, the last ones up to itself; 0 for all.
     pub window: u64,
     /// Width of a head's values, and outputs; `head_dim` is that of queries and keys.
@@ -87,7 +92,7 @@ pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
         head_dim: f.extent("head_dim")?,
         causal: f.flag("causal")?,
         dtype: f.dtype("dtype")?,
-        kv_dtype: f.dtype("kv_dtype")?,
+        kv_dtype: f.quant("kv_dtype", QuantPlace::Prompt)?,
         window: f.count("window")?,
         v_head_dim: f.extent("v_head_dim")?,
     })
@@ -160,6 +165,7 @@ impl Operation for PrefillAttention {
 
     fn check(&self) -> Result<(), ProblemError> {
         check_heads(self.q_heads, self.kv_heads)?;
+        check_cache(self.kv_dtype, QuantPlace::Prompt)?;
         if self.window > 0 && !self.causal {
             return Err(ProblemError::at(
                 "window",
@@ -189,12 +195,12 @@ impl Operation for PrefillAttention {
     }
 
     fn explanation(&self) -> Explanation {
-        if self.window > 0 || !self.causal {
+        if self.window > 0 || !self.causal || self.kv_dtype.is_scaled() {
             return Explanation::results(&self.work());
         }
         let PrefillAttention { batch, prefix, new_tokens: s, .. } = *self;
         let (q_heads, kv_heads) = (self.q_heads, self.kv_heads);
-        let (b, b_kv) = (size(self.dtype), size(self.kv_dtype));
+        let (b, b_kv) = (size(self.dtype), size(self.kv_dtype.dtype()));
         // Keys and values of one width have the literature's form.
         let (two, d, width) = if self.v_head_dim == self.head_dim {
             (["2 ", "2 * "], "d", self.head_dim.to_string())
@@ -222,14 +228,18 @@ impl Operation for PrefillAttention {
 
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
-        let kv_format = TensorFormat::Values(self.kv_dtype);
+        let kv_format = TensorFormat::Values(self.kv_dtype.dtype());
         let cached = self.batch * self.kv_heads * self.context();
-        vec![
+        let mut tensors = vec![
             Tensor::new("k", Role::Input, kv_format, cached * self.head_dim),
             Tensor::new("v", Role::Input, kv_format, cached * self.v_head_dim),
+        ];
+        tensors.extend(scale_tensors(self.kv_dtype, self.batch * self.kv_heads));
+        tensors.extend([
             Tensor::new("q", Role::Input, format, self.rows() * self.head_dim),
             Tensor::new("o", Role::Output, format, self.rows() * self.v_head_dim),
-        ]
+        ]);
+        tensors
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -238,7 +248,8 @@ impl Operation for PrefillAttention {
 
     fn cache_bytes(&self) -> u64 {
         let rows = self.batch * self.kv_heads * self.visible();
-        self.kv_dtype.bytes_of(rows * (self.head_dim + self.v_head_dim))
+        self.kv_dtype.dtype().bytes_of(rows * (self.head_dim + self.v_head_dim))
+            + 2 * self.kv_dtype.scale_bytes(self.batch * self.kv_heads, 1)
     }
 
     fn routed(&self) -> Option<Routed> {

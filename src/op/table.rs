@@ -18,10 +18,11 @@ use super::mla_decode::MlaDecode;
 use super::moe_gemm::MoeGemm;
 use super::peak::Peak;
 use super::prefill_attention::PrefillAttention;
+use super::rmsnorm::RmsNorm;
 use super::stream::Stream;
 use super::{
     collective, decode_attention, gemm, kv_append, kv_read, mla_append, mla_decode,
-    moe_gemm, peak, prefill_attention, stream,
+    moe_gemm, peak, prefill_attention, rmsnorm, stream,
 };
 use crate::format::{DType, Tensor, text_of_name};
 use crate::resource::Work;
@@ -145,6 +146,7 @@ table! {
     prefill_attention::PrefillAttention,
     mla_append::MlaAppend,
     collective::Collective,
+    rmsnorm::RmsNorm,
 }
 
 text_of_name!(Op => "an op");

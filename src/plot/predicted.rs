@@ -55,9 +55,8 @@ struct ChartSeries {
     points: Vec<(f64, f64)>,
 }
 
-/// Formats of all figures.
-const BF16: Formats =
-    Formats { weights: DType::Bf16, cache: DType::Bf16, activations: DType::Bf16 };
+/// Formats of all figures, unless one is about them.
+const BF16: Formats = Formats::plain(DType::Bf16);
 
 /// Bytes of a gigabyte, the unit of footprints.
 const GB: f64 = 1e9;

@@ -87,7 +87,20 @@ pub const fn tolerance(dtype: DType) -> f64 {
         DType::F32 => 1e-4,
         DType::Bf16 => 1.0 / 64.0,
         DType::F16 => 1.0 / 512.0,
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => 1.0 / 8.0,
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => 1.0 / 8.0,
+    }
+}
+
+/// The value of a format nearest to `x`, ties to even, within its range.
+pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
+    match dtype {
+        DType::F32 => x.into(),
+        DType::Bf16 => bf16::from_f32(x).into(),
+        DType::F16 => f16::from_f32(x).into(),
+        DType::Fp8E4m3 => crate::data::e4m3_to_f32(crate::data::e4m3_from_f32(x)).into(),
+        DType::Int8 => x.round_ties_even().clamp(-128.0, 127.0).into(),
+        DType::Int4 => x.round_ties_even().clamp(-8.0, 7.0).into(),
+        DType::Fp4E2m1 => unreachable!("no cache is in {dtype}"),
     }
 }
 
@@ -152,7 +165,10 @@ impl Target<'_> {
             TensorFormat::Values(DType::Fp8E4m3) => {
                 f64::from(crate::data::e4m3_to_f32(at[0]))
             }
-            TensorFormat::Values(DType::Int4) | TensorFormat::LatentRecords { .. } => {
+            TensorFormat::Values(DType::Int4 | DType::Fp4E2m1)
+            | TensorFormat::PowerScales(_)
+            | TensorFormat::ByteScales(_)
+            | TensorFormat::LatentRecords { .. } => {
                 unreachable!("no output has this format")
             }
             TensorFormat::HalfScales(_) => bytemuck::pod_read_unaligned::<f16>(at).into(),

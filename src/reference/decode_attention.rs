@@ -10,7 +10,7 @@ use crate::op::DecodeAttention;
 
 /// All query heads of a new token that share a key and value head.
 fn decode_rows(p: DecodeAttention, inputs: &SlotInputs) -> Rows<'static> {
-    let cache = KvSource::new(p.kv(), inputs);
+    let cache = KvSource::new(p.kv(), inputs).in_scheme(p.kv_dtype);
     let q_key = inputs.key("q");
     let group_elements = p.group() * p.head_dim;
     let make = move |part: u64| {

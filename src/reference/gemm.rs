@@ -3,15 +3,18 @@
 use std::ops::Range;
 
 use super::compare::{Rows, Target};
-use super::linear::{Weights, linear_rows};
+use super::linear::{Matrices, MatrixNames, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::Gemm;
 
+const A: MatrixNames = ["a", "a_scales", "a_zero_points", "a_tensor_scale"];
+const B: MatrixNames = ["b", "b_scales", "b_zero_points", "b_tensor_scale"];
+
 /// Rows of C.
 pub(super) fn rows(p: Gemm, inputs: &SlotInputs) -> Rows<'static> {
-    let (values, scales) = (inputs.key("b"), inputs.find("b_scales"));
-    let weights = Weights::new(p.w_dtype, (p.n, p.k), values, scales);
-    linear_rows(p.m, (inputs.key("a"), p.dtype), weights, |row| (row, 0))
+    let a = Matrices::new(p.a_dtype, (p.m, p.k), inputs, A);
+    let b = Matrices::new(p.w_dtype, (p.n, p.k), inputs, B);
+    linear_rows(p.m, a, b, |row| (row, 0))
 }
 
 impl Answer for Gemm {

@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
-
-use super::compare::{Rows, Target};
+use super::compare::{Rows, Target, round_to};
 use super::kv_source::paged_row;
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
-use crate::format::{DType, TensorFormat};
+use crate::format::TensorFormat;
 use crate::op::KvAppend;
 
 /// The rows of new keys and values, as the cache is to hold them.
@@ -30,29 +28,19 @@ fn appended_rows(p: KvAppend, inputs: &SlotInputs) -> Rows<'static> {
         let to = part as u64 * pages * page_size * p.kv_heads
             + paged_row((page_size, order), p.kv_heads, at);
         let inverse_scale = scales.map_or(1.0, |scales| {
-            let format = TensorFormat::InverseScales(p.kv_dtype);
-            scales[part].scale(format, batch * p.kv_heads + head)
+            let format = TensorFormat::InverseScales(p.kv_dtype.dtype());
+            let heads = (p.batch * p.kv_heads, 1);
+            let index = p.kv_dtype.scale_index(heads, batch * p.kv_heads + head, 0);
+            scales[part].scale(format, index)
         });
         let stored = |dim: u64| {
             let x = new[part].value(p.dtype, row * p.head_dim + dim);
-            round_to(p.kv_dtype, x * inverse_scale)
+            round_to(p.kv_dtype.dtype(), x * inverse_scale)
         };
         (to * p.head_dim, (0..p.head_dim).map(stored).collect())
     };
     let (count, width) = (2 * rows_of_part, p.head_dim as usize);
     Rows { count, cost: p.head_dim, width, typical: None, make: Box::new(make) }
-}
-
-/// The value of a format nearest to `x`, ties to even, within its range.
-pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
-    match dtype {
-        DType::F32 => x.into(),
-        DType::Bf16 => bf16::from_f32(x).into(),
-        DType::F16 => f16::from_f32(x).into(),
-        DType::Fp8E4m3 => crate::data::e4m3_to_f32(crate::data::e4m3_from_f32(x)).into(),
-        DType::Int8 => x.round_ties_even().clamp(-128.0, 127.0).into(),
-        DType::Int4 => x.round_ties_even().clamp(-8.0, 7.0).into(),
-    }
 }
 
 impl Answer for KvAppend {

@@ -6,6 +6,7 @@ use super::SlotInputs;
 use crate::data::Key;
 use crate::format::TensorFormat;
 use crate::op::{KvLayout, KvRead, PageOrder};
+use crate::quant::Quant;
 
 /// Where keys and values of one problem come from.
 pub(super) struct KvSource {
@@ -15,6 +16,8 @@ pub(super) struct KvSource {
     pub table: Vec<u32>,
     /// Scales of keys and of values, where they have any.
     pub scales: Option<[Key; 2]>,
+    /// Which row has which scale.
+    pub scheme: Quant,
 }
 
 /// Row of a token's head, in head widths, within the pages of a cache.
@@ -42,7 +45,13 @@ impl KvSource {
             values: inputs.key("v"),
             table: table.unwrap_or_default(),
             scales: scales.map(<[Key; 2]>::from),
+            scheme: Quant::cache(p.dtype),
         }
+    }
+
+    /// The same in another scheme.
+    pub fn in_scheme(self, scheme: Quant) -> Self {
+        KvSource { scheme, ..self }
     }
 
     /// First element of the keys, or values, of a token.
@@ -65,7 +74,9 @@ impl KvSource {
         tensor.values(self.p.dtype, self.offset(batch, head, token), to);
         if let Some(scales) = &self.scales {
             let format = TensorFormat::Scales(self.p.dtype);
-            let scale = scales[what as usize].scale(format, batch * self.p.kv_heads + head);
+            let rows = (self.p.batch * self.p.kv_heads, 1);
+            let index = self.scheme.scale_index(rows, batch * self.p.kv_heads + head, 0);
+            let scale = scales[what as usize].scale(format, index);
             to.iter_mut().for_each(|x| *x *= scale);
         }
     }

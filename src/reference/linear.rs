@@ -1,68 +1,104 @@
 //! Products with weights: what the references of linear layers share.
 
+use super::SlotInputs;
 use super::compare::Rows;
 use crate::data::Key;
 use crate::format::{DType, TensorFormat};
+use crate::quant::{Quant, ScaleFormat};
 use crate::weights;
 
 /// Outputs of a gemm row that are compared together.
 const GEMM_COLUMNS: u64 = 64;
 
-/// Matrices of weights `[n][k]`, as problems define them.
-pub(super) struct Weights {
-    dtype: DType,
-    n: u64,
-    k: u64,
+/// Names of the tensors of a matrix: values, scales, zero points, the tensor's scale.
+pub(super) type MatrixNames = [&'static str; 4];
+
+/// Matrices `[rows][columns]` of weights or activations, as problems define them.
+pub(super) struct Matrices {
+    scheme: Quant,
+    rows: u64,
+    columns: u64,
     values: Key,
-    /// Of scales, where there are any.
+    // Where the scheme has them.
     scales: Option<Key>,
+    zero_points: Option<Key>,
+    tensor_scale: Option<Key>,
 }
 
-impl Weights {
-    /// Weights with their values, and their scales where there are any.
-    pub fn new(dtype: DType, (n, k): (u64, u64), values: Key, scales: Option<Key>) -> Self {
-        Weights { dtype, n, k, values, scales }
+impl Matrices {
+    /// The matrices of a scheme and their extents.
+    pub fn new(
+        scheme: Quant,
+        (rows, columns): (u64, u64),
+        inputs: &SlotInputs,
+        [values, scales, zero_points, tensor_scale]: MatrixNames,
+    ) -> Self {
+        Matrices {
+            scheme,
+            rows,
+            columns,
+            values: inputs.key(values),
+            scales: inputs.find(scales),
+            zero_points: inputs.find(zero_points),
+            tensor_scale: inputs.find(tensor_scale),
+        }
     }
 
-    /// The row that makes an output feature of a matrix.
-    fn row(&self, matrix: u64, feature: u64, to: &mut [f32]) {
-        let first = matrix * self.n * self.k;
-        if self.dtype == DType::Int4 {
+    /// A row of a matrix.
+    fn row(&self, matrix: u64, row: u64, to: &mut [f32]) {
+        let dtype = self.scheme.dtype();
+        let first = matrix * self.rows * self.columns;
+        if dtype == DType::Int4 {
             for (column, x) in (0..).zip(&mut *to) {
-                let nibble = first + weights::place(self.k, feature, column);
+                let nibble = first + weights::place(self.columns, row, column);
                 *x = self.values.value(DType::Int4, nibble);
             }
         } else {
-            self.values.values(self.dtype, first + feature * self.k, to);
+            self.values.values(dtype, first + row * self.columns, to);
         }
-        let Some(scales) = self.scales else { return };
-        if self.dtype == DType::Int4 {
-            let groups = self.k / weights::GROUP_COLUMNS;
-            for (group, xs) in (0..).zip(to.chunks_mut(weights::GROUP_COLUMNS as usize)) {
-                let index = (matrix * groups + group) * self.n + feature;
-                let scale = scales.scale(TensorFormat::HalfScales(self.dtype), index);
-                xs.iter_mut().for_each(|x| *x *= scale);
-            }
-        } else {
-            let scale =
-                scales.scale(TensorFormat::Scales(self.dtype), matrix * self.n + feature);
-            to.iter_mut().for_each(|x| *x *= scale);
+        let (Some(scales), Some(format)) = (self.scales, self.scheme.scale_format()) else {
+            return;
+        };
+        let tensor_scale = self
+            .tensor_scale
+            .map_or(1.0, |key| key.scale(TensorFormat::Scales(dtype), matrix));
+        let shape = (self.rows, self.columns);
+        let first_scale = matrix * self.scheme.scale_count(self.rows, self.columns);
+        let shared = self.scheme.shared_columns(self.columns);
+        for (group, xs) in (0..).zip(to.chunks_mut(shared as usize)) {
+            let index = first_scale + self.scheme.scale_index(shape, row, group * shared);
+            let scale = scales.scale(format, index) * tensor_scale;
+            let zero_point =
+                self.zero_points.map_or(0.0, |key| key.value(DType::Int4, index));
+            xs.iter_mut().for_each(|x| *x = (*x - zero_point) * scale);
         }
     }
 
-    /// Size of a sum of `k` products of activations and weights. Both are uniform in
-    /// [-1, 1), of variance 1/3; weights that are values times scales less, since scales
-    /// are between a half and 1 of what they could be.
-    fn typical(&self) -> f64 {
-        let variance = match self.dtype {
-            DType::F32 | DType::Bf16 | DType::F16 => 1.0 / 3.0,
-            // The mean square of a scale is 7/12 of the largest.
-            DType::Int8 | DType::Int4 => 7.0 / 36.0,
-            // Exponents are evenly spread over seven powers of two below 1, so that the
-            // mean square of a value is 0.09.
-            DType::Fp8E4m3 => 7.0 / 12.0 * 0.09,
+    /// Mean square of the elements. Without scales they are uniform in [-1, 1); those that
+    /// are values times scales are smaller, since scales are below what they could be.
+    fn variance(&self) -> f64 {
+        let Some(scales) = self.scheme.scales() else { return 1.0 / 3.0 };
+        let of_values = match self.scheme.dtype() {
+            // Uniform up to the largest, which the largest scale makes 1.
+            DType::F32 | DType::Bf16 | DType::F16 | DType::Int8 | DType::Int4 => 1.0 / 3.0,
+            // Exponents are evenly spread over seven powers of two below 1.
+            DType::Fp8E4m3 => 0.09,
+            // The mean square of the eight sizes.
+            DType::Fp4E2m1 => 68.5 / 8.0,
         };
-        (self.k as f64 / 3.0 * variance).sqrt()
+        // Of a number between a half and all of the largest.
+        let uniform = 7.0 / 12.0;
+        let of_scales = match (scales.format, self.scheme.dtype()) {
+            (ScaleFormat::F32 | ScaleFormat::F16, _) => uniform,
+            // One of two powers of two, of which the larger is 1/8 for E2M1.
+            (ScaleFormat::E8m0, DType::Fp4E2m1) => 5.0 / 8.0 / 64.0,
+            (ScaleFormat::E8m0, _) => 5.0 / 8.0,
+            // From 8 to 15 times 1/128.
+            (ScaleFormat::E4m3AndF32, _) => 137.5 / 128.0 / 128.0 * uniform,
+        };
+        // A zero point is as large as a value.
+        let of_zero_points = if self.scheme.has_zero_points() { 2.0 } else { 1.0 };
+        of_values * of_scales * of_zero_points
     }
 }
 
@@ -70,20 +106,20 @@ impl Weights {
 /// the row of activations and the matrix that make a row of the output.
 pub(super) fn linear_rows<'a>(
     rows: u64,
-    (a_key, a_dtype): (Key, DType),
-    weights: Weights,
+    activations: Matrices,
+    weights: Matrices,
     source: impl Fn(u64) -> (u64, u64) + Sync + 'a,
 ) -> Rows<'a> {
-    let (n, k) = (weights.n, weights.k);
+    let (n, k) = (weights.rows, weights.columns);
     let stretches = n.div_ceil(GEMM_COLUMNS);
     let cost = k * (GEMM_COLUMNS.min(n) + 1);
-    let typical = Some(weights.typical());
+    let typical = Some((k as f64 * activations.variance() * weights.variance()).sqrt());
     let make = move |part: u64| {
         let (row, first) = (part / stretches, part % stretches * GEMM_COLUMNS);
         let (input_row, matrix) = source(row);
         let mut a = vec![0.0; k as usize];
         let mut b = a.clone();
-        a_key.values(a_dtype, input_row * k, &mut a);
+        activations.row(0, input_row, &mut a);
         let columns = first..n.min(first + GEMM_COLUMNS);
         let products = columns.map(|column| {
             weights.row(matrix, column, &mut b);

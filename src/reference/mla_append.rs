@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target};
-use super::kv_append::round_to;
+use super::compare::{Rows, Target, round_to};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::MlaAppend;
 
@@ -17,7 +16,8 @@ fn appended_rows(p: MlaAppend, inputs: &SlotInputs) -> Rows<'static> {
         let place = p.first_place(request) + token;
         let page = u64::from(table[(request * p.pages() + place / page_size) as usize]);
         let to = page * page_size + place % page_size;
-        let stored = |dim| round_to(p.kv_dtype, new.value(p.dtype, row * width + dim));
+        let stored =
+            |dim| round_to(p.kv_dtype.dtype(), new.value(p.dtype, row * width + dim));
         (to * width, (0..width).map(stored).collect())
     };
     let count = p.batch * p.new_tokens;

@@ -67,7 +67,7 @@ impl Latents {
         if p.kv_dtype.is_scaled() {
             self.values.latent_record(p.latent_dim, p.rope_dim, record, to);
         } else {
-            self.values.values(p.kv_dtype, record * p.key_dim(), to);
+            self.values.values(p.kv_dtype.dtype(), record * p.key_dim(), to);
         }
     }
 }

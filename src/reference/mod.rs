@@ -41,6 +41,7 @@ mod mla_decode;
 mod moe_gemm;
 mod peak;
 mod prefill_attention;
+mod rmsnorm;
 mod stream;
 
 use std::ops::Range;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::compare::Target;
-use super::linear::{Weights, linear_rows};
+use super::linear::{Matrices, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::format::Role;
 use crate::op::{MoeGemm, Operation};
@@ -18,10 +18,11 @@ impl Answer for MoeGemm {
         target: &Target<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
-        let (values, scales) = (inputs.key("w"), inputs.find("w_scales"));
-        let weights = Weights::new(self.w_dtype, (self.n, self.k), values, scales);
+        let names = ["w", "w_scales", "w_zero_points", "w_tensor_scale"];
+        let weights = Matrices::new(self.w_dtype, (self.n, self.k), inputs, names);
         let experts = self.expert_of_rows();
-        let x = (inputs.key("x"), self.dtype);
+        let extents = (self.input_rows(), self.k);
+        let x = Matrices::new(self.dtype.into(), extents, inputs, ["x", "", "", ""]);
         let rows = linear_rows(self.rows(), x, weights, |row| {
             (self.input_row(row), experts[row as usize].into())
         });

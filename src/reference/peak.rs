@@ -58,7 +58,7 @@ fn fma_lanes(p: Peak, start: Key) -> Result<Rows<'static>, NoReference> {
         DType::F32 => |x| x,
         DType::Bf16 => |x| bf16::from_f32(x).to_f32(),
         DType::F16 => |x| f16::from_f32(x).to_f32(),
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 => {
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
             return Err(NoReference(format!(
                 "there is no reference for fma chains in {}, which no device has",
                 p.dtype

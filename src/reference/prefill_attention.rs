@@ -15,12 +15,13 @@ fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
         context: p.context(),
         kv_heads: p.kv_heads,
         head_dim: p.head_dim,
-        dtype: p.kv_dtype,
+        dtype: p.kv_dtype.dtype(),
         layout: KvLayout::Contiguous,
         lengths: Lengths::Equal,
     };
-    let of_keys = KvSource::new(kv, inputs);
-    let of_values = KvSource::new(KvRead { head_dim: p.v_head_dim, ..kv }, inputs);
+    let source = |kv| KvSource::new(kv, inputs).in_scheme(p.kv_dtype);
+    let of_keys = source(kv);
+    let of_values = source(KvRead { head_dim: p.v_head_dim, ..kv });
     let q_key = inputs.key("q");
     let make = move |row: u64| {
         let (head, token) = (row / p.new_tokens, row % p.new_tokens);

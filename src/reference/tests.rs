@@ -2,24 +2,28 @@ use half::{bf16, f16};
 
 use super::attention::{Attention, softmax};
 use super::compare::{BUDGET, Rows};
-use super::kv_source::KvSource;
+use super::kv_source::{CachedPart, KvSource};
 use super::peak::SETTLED_STEPS;
 use super::*;
 use crate::format::{DType, Tensor, TensorFormat};
 use crate::op::{Inputs, KvLayout, KvRead, Lengths, PageOrder, PrefillAttention};
+use crate::quant::Quant;
 use crate::weights;
 
-const SEED: u64 = 11;
+/// Seed of the inputs that answers are made from.
+pub(super) const SEED: u64 = 11;
 
-fn problem(text: &str) -> Problem {
+pub(super) fn problem(text: &str) -> Problem {
     text.parse().unwrap()
 }
 
-fn checked(text: &str, output: &[u8]) -> Check {
+/// What the reference says of the output of a problem.
+pub(super) fn checked(text: &str, output: &[u8]) -> Check {
     check(&problem(text), SEED, 0, 0, output).unwrap()
 }
 
-fn key(tensor: usize) -> Key {
+/// The key of a tensor of a problem, by its position.
+pub(super) fn key(tensor: usize) -> Key {
     Key::new(SEED, 0, tensor)
 }
 
@@ -93,7 +97,7 @@ fn decode_case(context: u64) -> (String, PrefillAttention) {
         head_dim: 8,
         causal: true,
         dtype: DType::F32,
-        kv_dtype: DType::F32,
+        kv_dtype: Quant::plain(DType::F32),
         window: 0,
         v_head_dim: 8,
     };
@@ -181,7 +185,14 @@ fn tokens_are_found_through_the_page_table() {
         lengths: Lengths::Equal,
     };
     let table = vec![3, 0, 2, 1];
-    let paged = KvSource { p, keys: key(0), values: key(1), table, scales: None };
+    let paged = KvSource {
+        p,
+        keys: key(0),
+        values: key(1),
+        table,
+        scales: None,
+        scheme: p.dtype.into(),
+    };
     // Page 3, head 1, token 1: ((3 * 2 + 1) * 2 + 1) * 10.
     assert_eq!(paged.offset(0, 1, 1), 150);
     // The last token of request 0 is the first of its second page, page 0.
@@ -202,8 +213,14 @@ fn pages_of_the_whole_context_in_order_are_contiguous() {
         layout: KvLayout::Paged { page_size: 4, order: PageOrder::HeadFirst },
         lengths: Lengths::Equal,
     };
-    let paged =
-        KvSource { p, keys: key(0), values: key(1), table: vec![0, 1], scales: None };
+    let paged = KvSource {
+        p,
+        keys: key(0),
+        values: key(1),
+        table: vec![0, 1],
+        scales: None,
+        scheme: p.dtype.into(),
+    };
     let contiguous =
         KvSource::new(KvRead { layout: KvLayout::Contiguous, ..p }, &keys_and_values());
     let q = [0.5; 8];
@@ -539,7 +556,142 @@ fn weight(
             let number = weights::number(of_matrix, weights::place(k, row, column));
             f64::from(number) * scale
         }
-        DType::Bf16 | DType::F16 => unreachable!("not tested"),
+        DType::Bf16 | DType::F16 | DType::Fp4E2m1 => unreachable!("not tested here"),
+    }
+}
+
+/// The number in half a byte, as OCP MX v1.0 lists them.
+fn e2m1_at(bytes: &[u8], index: u64) -> f64 {
+    let code = bytes[index as usize / 2] >> (4 * (index % 2)) & 15;
+    let size = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(code & 7)];
+    if code < 8 { size } else { -size }
+}
+
+/// An element of a matrix `[144][256]` out of the bytes of its tensors, by the text of each
+/// scheme. Off by `shift` scales, for a planted bug.
+fn scheme_element(
+    scheme: &str,
+    tensors: &[Vec<u8>],
+    (row, column): (u64, u64),
+    shift: u64,
+) -> f64 {
+    let index = row * 256 + column;
+    let e4m3 =
+        |bytes: &[u8], i: u64| f64::from(crate::data::e4m3_to_f32(bytes[i as usize]));
+    let power = |i: u64| 2f64.powi(i32::from(tensors[1][i as usize]) - 127);
+    match scheme {
+        "fp8_e4m3_tensor" => e4m3(&tensors[0], index) * f32_at(&tensors[1], shift),
+        "fp8_e4m3_token" => {
+            e4m3(&tensors[0], index) * f32_at(&tensors[1], (row + shift) % 144)
+        }
+        "fp8_e4m3_block128x128" => {
+            let block = row / 128 * 2 + column / 128;
+            e4m3(&tensors[0], index) * f32_at(&tensors[1], (block + shift) % 4)
+        }
+        "fp8_e4m3_block1x128" => {
+            let block = (row * 2 + column / 128 + shift) % 288;
+            e4m3(&tensors[0], index) * f32_at(&tensors[1], block)
+        }
+        "int4_g32" | "int4_g64_zp" => {
+            let columns = if scheme == "int4_g32" { 32 } else { 64 };
+            let group = (column / columns * 144 + row + shift) % (144 * 256 / columns);
+            let at = &tensors[1][2 * group as usize..][..2];
+            let scale = f16::from_le_bytes([at[0], at[1]]).to_f64();
+            let zero_point = match tensors.get(2) {
+                Some(zero_points) => f64::from(weights::number(zero_points, group)),
+                None => 0.0,
+            };
+            let number = weights::number(&tensors[0], weights::place(256, row, column));
+            (f64::from(number) - zero_point) * scale
+        }
+        "mxfp4" => {
+            e2m1_at(&tensors[0], index) * power((row * 8 + column / 32 + shift) % 1152)
+        }
+        "mxfp8" => e4m3(&tensors[0], index) * power((row * 8 + column / 32 + shift) % 1152),
+        "nvfp4" => {
+            let group = (row * 16 + column / 16 + shift) % 2304;
+            e2m1_at(&tensors[0], index) * e4m3(&tensors[1], group) * f32_at(&tensors[2], 0)
+        }
+        _ => unreachable!("{scheme}"),
+    }
+}
+
+/// One scale of a cache is that of every request and head; else each has its own.
+#[test]
+fn scales_of_caches_are_shared_as_the_scheme_says() {
+    for scheme in ["fp8_e4m3_tensor", "fp8_e4m3"] {
+        let p = problem(&format!(
+            "decode_attention:batch=2,context=3,q_heads=2,kv_heads=2,head_dim=4,dtype=f32,\
+             kv_dtype={scheme}"
+        ));
+        let Problem::DecodeAttention(decode) = p else { unreachable!("attention") };
+        let inputs = SlotInputs::new(&p, SEED, 0);
+        let cache = KvSource::new(decode.kv(), &inputs).in_scheme(decode.kv_dtype);
+        for (batch, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let mut row = [0.0; 4];
+            cache.row(CachedPart::Value, batch, head, 2, &mut row);
+            let index = if scheme == "fp8_e4m3" { batch * 2 + head } else { 0 };
+            let scales = filled(&p, 3);
+            for (dim, &found) in (0..).zip(&row) {
+                let at = cache.offset(batch, head, 2) + dim;
+                let value = inputs.key("v").value(DType::Fp8E4m3, at);
+                let scale = f32_at(&scales, index) as f32;
+                assert_eq!(found, value * scale, "{scheme} {batch} {head}");
+            }
+        }
+    }
+}
+
+/// Answers from the bytes of weights, and of activations, in every scheme.
+#[test]
+fn schemes_are_read_as_their_standards_say() {
+    for (key_name, scheme) in [
+        ("w_dtype", "fp8_e4m3_tensor"),
+        ("w_dtype", "fp8_e4m3_block128x128"),
+        ("w_dtype", "int4_g32"),
+        ("w_dtype", "int4_g64_zp"),
+        ("w_dtype", "mxfp4"),
+        ("w_dtype", "mxfp8"),
+        ("w_dtype", "nvfp4"),
+        ("a_dtype", "fp8_e4m3_token"),
+        ("a_dtype", "fp8_e4m3_block1x128"),
+        ("a_dtype", "nvfp4"),
+    ] {
+        // The matrix under test has 144 rows and the other 2.
+        let is_weights = key_name == "w_dtype";
+        let (m, n) = if is_weights { (2, 144) } else { (144, 2) };
+        let text = format!("gemm:m={m},n={n},k=256,dtype=f32,{key_name}={scheme}");
+        let p = problem(&text);
+        let of = |letter: char| -> Vec<Vec<u8>> {
+            let tensors = p.tensors();
+            let named = (0..).zip(&tensors).filter(|(_, t)| t.name.starts_with(letter));
+            named.map(|(position, _)| filled(&p, position)).collect()
+        };
+        let (tested, other) =
+            if is_weights { (of('b'), of('a')) } else { (of('a'), of('b')) };
+        let c = |shift| -> Vec<f64> {
+            let element = |index: u64| {
+                let (row, column) = (index / n, index % n);
+                let (of_tested, of_other) =
+                    if is_weights { (column, row) } else { (row, column) };
+                let term = |k| {
+                    scheme_element(scheme, &tested, (of_tested, k), shift)
+                        * f32_at(&other[0], of_other * 256 + k)
+                };
+                (0..256).map(term).sum()
+            };
+            (0..m * n).map(element).collect()
+        };
+        let found = checked(&text, &bytes_of(&c(0)));
+        assert_eq!(found.verdict, CheckVerdict::Pass, "{scheme}: {}", found.message);
+        assert_eq!(found.elements, 288);
+        if scheme != "fp8_e4m3_tensor" {
+            assert_eq!(
+                checked(&text, &bytes_of(&c(1))).verdict,
+                CheckVerdict::Fail,
+                "{scheme}"
+            );
+        }
     }
 }
 
@@ -582,7 +734,22 @@ fn weights_are_numbers_times_their_scales() {
 /// The size that outputs have typically is the one that they have.
 #[test]
 fn typical_sizes_are_those_of_the_outputs() {
-    for w_dtype in DType::ALL {
+    // Not nvfp4: its one scale for the tensor has no mean.
+    let schemes = [
+        "f32",
+        "bf16",
+        "f16",
+        "fp8_e4m3",
+        "int8",
+        "int4",
+        "fp8_e4m3_block128x128",
+        "int4_g32_zp",
+        "mxfp4",
+        "mxfp8",
+        "f32,a_dtype=fp8_e4m3_block1x128",
+        "mxfp4,a_dtype=mxfp8",
+    ];
+    for w_dtype in schemes {
         let Problem::Gemm(p) =
             problem(&format!("gemm:m=8,n=64,k=512,dtype=f32,w_dtype={w_dtype}"))
         else {

@@ -203,7 +203,7 @@ impl<'a> Judge<'a> {
 
     fn pair(&self, low: &'a Measured, high: &'a Measured) -> Option<Pair<'a>> {
         let same_run = low.kernel == high.kernel && low.cache == high.cache;
-        let kind = low.problem.operation().pair_with(&high.problem).filter(|_| same_run)?;
+        let kind = low.problem.pair_with(&high.problem).filter(|_| same_run)?;
         let time = high.time_s?.over(low.time_s?).widened(self.drift);
         let ratio = |of: fn(&Work) -> u64| of(&high.work) as f64 / of(&low.work) as f64;
         let (bytes, flops) = (ratio(Work::bytes), ratio(Work::flops));

@@ -27,7 +27,7 @@ fn shape(rest: &str) -> DecodeAttention {
 #[test]
 fn pairs_differ_in_heads_alone() {
     let of = |rest: &str| Problem::DecodeAttention(shape(rest));
-    let kind = |a: &str, b: &str| of(a).operation().pair_with(&of(b));
+    let kind = |a: &str, b: &str| of(a).pair_with(&of(b));
     let plain = "q_heads=8,kv_heads=8";
     assert_eq!(kind(plain, "q_heads=16,kv_heads=8"), Some(PairKind::QueryHeads));
     let half = "q_heads=16,kv_heads=4";

@@ -46,7 +46,7 @@ pub(crate) enum MbarrierKind {
 pub(crate) struct MbarrierOp {
     pub kind: MbarrierKind,
     pub address: Address,
-    /// State token or predicate; [`SINK`] for none.
+    /// State token or predicate; [`SINK`](crate::instruction::SINK) for none.
     pub d: u16,
     pub operand: Option<u16>,
     /// Whether it releases or acquires; `.relaxed` does not.

@@ -16,7 +16,7 @@ pub(crate) enum ShuffleMode {
 pub(crate) struct Shuffle {
     pub mode: ShuffleMode,
     pub d: u16,
-    /// Whether the source lane was in range; or [`SINK`].
+    /// Whether the source lane was in range; or [`SINK`](crate::instruction::SINK).
     pub p: u16,
     pub a: u16,
     pub b: u16,
@@ -41,7 +41,7 @@ pub(crate) struct Vote {
     pub mode: VoteMode,
     /// A predicate, or a word for a ballot or match.
     pub d: u16,
-    /// `match.all`'s predicate, or [`SINK`].
+    /// `match.all`'s predicate, or [`SINK`](crate::instruction::SINK).
     pub p: u16,
     pub bank: Bank,
     pub a: u16,

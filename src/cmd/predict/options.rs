@@ -13,6 +13,7 @@ use crate::model::predict::{PeakBasis, Rates};
 use crate::model::step::{Formats, Parallel};
 use crate::model::task::Served;
 use crate::model::workload::{self, Workload};
+use crate::quant::{Quant, QuantPlace};
 
 /// A file with models of the user's own.
 #[derive(Debug, clap::Args)]
@@ -78,18 +79,31 @@ pub struct Output {
     pub format: OutputFormat,
 }
 
+fn weights_scheme(text: &str) -> std::result::Result<Quant, String> {
+    Quant::parse(text, QuantPlace::Weights)
+}
+
+/// A scheme of a cache. int4 is refused later, for cache and activations together.
+fn cache_scheme(text: &str) -> std::result::Result<Quant, String> {
+    match text.parse() {
+        Ok(DType::Int4) => Ok(Quant::cache(DType::Int4)),
+        _ => Quant::parse(text, QuantPlace::Cache),
+    }
+}
+
 /// Models, the formats of their tensors, and how they are spread over GPUs.
 #[derive(Debug, clap::Args)]
 pub struct ServedOptions {
     /// Models, separated by commas; see src/model/models.toml.
     #[arg(long = "model", value_delimiter = ',', default_value = "llama-3.1-70b")]
     models: Vec<String>,
-    /// Formats of weights: bf16, f16, fp8_e4m3, int8, int4.
-    #[arg(long, value_delimiter = ',', default_value = "bf16")]
-    weights: Vec<DType>,
-    /// Formats of cached keys and values.
-    #[arg(long, value_delimiter = ',', default_value = "bf16")]
-    cache: Vec<DType>,
+    /// Formats of weights: bf16, f16, fp8_e4m3, int8, int4, mxfp4, mxfp8, nvfp4, or a scheme
+    /// such as fp8_e4m3_block128x128, fp8_e4m3_tensor, int4_g32 or int4_g128_zp.
+    #[arg(long, value_delimiter = ',', default_value = "bf16", value_parser = weights_scheme)]
+    weights: Vec<Quant>,
+    /// Formats of cached keys and values: bf16, f16, fp8_e4m3, int8, fp8_e4m3_tensor.
+    #[arg(long, value_delimiter = ',', default_value = "bf16", value_parser = cache_scheme)]
+    cache: Vec<Quant>,
     /// Formats of activations, in which steps compute.
     #[arg(long, value_delimiter = ',', default_value = "bf16")]
     activations: Vec<DType>,
@@ -114,8 +128,12 @@ impl ServedOptions {
 
     /// Every combination of formats.
     pub fn formats(&self) -> Result<Vec<Formats>> {
-        if self.cache.iter().chain(&self.activations).any(|dtype| *dtype == DType::Int4) {
+        let of_cache = self.cache.iter().map(|scheme| scheme.dtype());
+        if of_cache.chain(self.activations.iter().copied()).any(|x| x == DType::Int4) {
             bail!("int4 is a format of weights; give another for cache and activations");
+        }
+        if self.activations.contains(&DType::Fp4E2m1) {
+            bail!("activations in fp4_e2m1 need scales; give another format");
         }
         let mut formats = Vec::new();
         for &weights in &self.weights {

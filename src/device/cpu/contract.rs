@@ -5,10 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use crate::device::Refusal;
 use crate::format::DType;
 use crate::op::{OfProblem, Op, Problem};
+use crate::quant::Quant;
 
 /// One way to run a problem.
 pub(super) trait Kernel: Send {
-    /// See [`Prepared::extra_bytes`].
+    /// See [`Prepared::extra_bytes`](crate::device::Prepared::extra_bytes).
     fn extra_bytes(&self) -> Option<u64> {
         Some(0)
     }
@@ -80,15 +81,18 @@ pub(super) enum CpuFormat {
 
 impl CpuFormat {
     /// The format that a key asks for.
-    pub fn of(key: &str, dtype: DType) -> Result<CpuFormat, Refusal> {
-        match dtype {
+    pub fn of(key: &str, scheme: impl Into<Quant>) -> Result<CpuFormat, Refusal> {
+        let scheme = scheme.into();
+        match scheme.dtype() {
             DType::F32 => Ok(CpuFormat::F32),
             DType::Bf16 => Ok(CpuFormat::Bf16),
             DType::F16 => Ok(CpuFormat::F16),
-            DType::Fp8E4m3 | DType::Int8 | DType::Int4 => Err(Refusal(format!(
-                "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
-                 {dtype}; choose one of those"
-            ))),
+            DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+                Err(Refusal(format!(
+                    "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
+                 {scheme}; choose one of those"
+                )))
+            }
         }
     }
 }

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
-    decode_attention, gemm, host, kv_append, kv_read, peak, prefill_attention, stream,
+    decode_attention, gemm, host, kv_append, kv_read, peak, prefill_attention, rmsnorm,
+    stream,
 };
 use crate::data::Key;
 use crate::device::{
@@ -129,7 +130,7 @@ impl Prepared for Ready<'_> {
 }
 
 /// Every CPU kernel, one for an operation.
-const KERNELS: [CpuKernel; 7] = [
+const KERNELS: [CpuKernel; 8] = [
     stream::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
@@ -137,6 +138,7 @@ const KERNELS: [CpuKernel; 7] = [
     gemm::KERNEL,
     decode_attention::KERNEL,
     prefill_attention::KERNEL,
+    rmsnorm::KERNEL,
 ];
 
 impl CpuKernel {

@@ -11,6 +11,7 @@ use super::simd::{Element, Lanes, arrange, chunks, dots, padded_rows};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
 use crate::op::{Gemm, Op};
+use crate::quant::Quant;
 
 /// Most rows of A for which B is streamed; above, packing B pays.
 const FEW_ROWS: u64 = 32;
@@ -46,11 +47,18 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
 /// The one format of both operands.
 fn format(p: Gemm) -> Result<CpuFormat, Refusal> {
     let format = CpuFormat::of("dtype", p.dtype)?;
-    if p.w_dtype != p.dtype {
+    if p.w_dtype != Quant::weights(p.dtype) {
         return Err(Refusal(format!(
             "the CPU kernel multiplies operands of one format, not dtype = {} with w_dtype = {}; \
              use the same",
             p.dtype, p.w_dtype
+        )));
+    }
+    if !p.has_plain_activations() {
+        return Err(Refusal(format!(
+            "the CPU kernel multiplies operands of one format, not dtype = {} with a_dtype = {}; \
+             leave a_dtype out",
+            p.dtype, p.a_dtype
         )));
     }
     Ok(format)

@@ -38,7 +38,7 @@ impl KvAppendKernel {
         let (request, index) = self.owners[page];
         let row_bytes = |bytes: u64| (p.head_dim * bytes) as usize;
         let (from_bytes, to_bytes) =
-            (row_bytes(p.dtype.bytes()), row_bytes(p.kv_dtype.bytes()));
+            (row_bytes(p.dtype.bytes()), row_bytes(p.kv_dtype.dtype().bytes()));
         let mut wide = vec![0.0; p.head_dim as usize];
         let first = p.first_place(request);
         let page_start = index * p.page_size();
@@ -55,11 +55,11 @@ impl KvAppendKernel {
                 };
                 let from = &new[from..from + from_bytes];
                 let to = &mut to[row as usize * to_bytes..][..to_bytes];
-                if p.dtype == p.kv_dtype {
+                if p.dtype == p.kv_dtype.dtype() {
                     to.copy_from_slice(from);
                 } else {
                     widen(p.dtype, from, &mut wide);
-                    narrow(p.kv_dtype, &wide, to);
+                    narrow(p.kv_dtype.dtype(), &wide, to);
                 }
             }
         }

@@ -13,6 +13,7 @@ mod kv_read;
 mod peak;
 mod prefill_attention;
 mod product;
+mod rmsnorm;
 mod simd;
 mod stream;
 

@@ -146,16 +146,16 @@ impl PrefillKernel {
     ) {
         let p = &self.p;
         let width = p.head_dim as usize;
-        let row_bytes = width * p.kv_dtype.bytes() as usize;
+        let row_bytes = width * p.kv_dtype.dtype().bytes() as usize;
         // Query heads are numbered through requests, and so are the key and
         // value heads, each of which serves a group of them.
         let kv_head = head / p.group() as usize;
         let from = (kv_head * p.context() as usize + start) * row_bytes;
         let bytes = keys * row_bytes;
         let wide = &mut scratch.wide[..keys * width];
-        widen(p.kv_dtype, &inputs.get("k")[from..][..bytes], wide);
+        widen(p.kv_dtype.dtype(), &inputs.get("k")[from..][..bytes], wide);
         pack(wide, width, width, &mut scratch.keys[..packed_len(keys, width)]);
-        widen(p.kv_dtype, &inputs.get("v")[from..][..bytes], wide);
+        widen(p.kv_dtype.dtype(), &inputs.get("v")[from..][..bytes], wide);
         pack_columns(wide, width, &mut scratch.values[..packed_len(width, keys)]);
     }
 

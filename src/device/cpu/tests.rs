@@ -11,7 +11,7 @@ use crate::reference::{CheckVerdict, check};
 const SEED: u64 = 7;
 
 /// Runs a problem in two slots and holds both against the reference.
-fn verify(device: &mut CpuDevice, text: &str) {
+pub(super) fn verify(device: &mut CpuDevice, text: &str) {
     let problem: Problem = text.parse().unwrap();
     let kernel = device.kernel(&problem).unwrap();
     let mut ready = device.prepare(&problem, kernel, 2, SEED).unwrap();
@@ -30,7 +30,7 @@ fn verify(device: &mut CpuDevice, text: &str) {
     }
 }
 
-fn device() -> CpuDevice {
+pub(super) fn device() -> CpuDevice {
     CpuDevice { info: host::device_info(), arena: Arena::new(0) }
 }
 
@@ -256,6 +256,13 @@ fn what_cannot_run_is_refused_with_a_reason() {
              kv_dtype=fp8_e4m3",
             "kv_dtype = fp8_e4m3",
         ),
+        (
+            "decode_attention:batch=1,context=1,q_heads=1,kv_heads=1,head_dim=8,dtype=f32,\
+             kv_dtype=fp8_e4m3_tensor",
+            "kv_dtype = fp8_e4m3_tensor",
+        ),
+        ("gemm:m=1,n=1,k=32,dtype=bf16,w_dtype=mxfp4", "w_dtype = mxfp4"),
+        ("gemm:m=1,n=1,k=32,dtype=bf16,a_dtype=mxfp8", "a_dtype = mxfp8"),
         ("peak:unit=tensor,dtype=bf16,lanes=1,steps=1", "tensor unit"),
         ("peak:unit=fma,dtype=f16,lanes=1,steps=1", "dtype = f16"),
         ("kv_read:batch=1,context=1,kv_heads=1,head_dim=3,dtype=bf16", "6 bytes"),

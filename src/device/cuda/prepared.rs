@@ -148,7 +148,8 @@ impl FillFormat {
     /// The code of a format that `fill` draws; `None` for those that the host draws.
     const fn of(format: TensorFormat) -> Option<Self> {
         let code = match format {
-            TensorFormat::Words | TensorFormat::Values(DType::Int8 | DType::Int4) => 0,
+            TensorFormat::Words
+            | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1) => 0,
             TensorFormat::Values(DType::F32) => 1,
             TensorFormat::Values(DType::Bf16) => 2,
             TensorFormat::Values(DType::F16) => 3,
@@ -160,7 +161,9 @@ impl FillFormat {
             TensorFormat::PageTable
             | TensorFormat::Scales(_)
             | TensorFormat::InverseScales(_)
-            | TensorFormat::HalfScales(_) => return None,
+            | TensorFormat::HalfScales(_)
+            | TensorFormat::PowerScales(_)
+            | TensorFormat::ByteScales(_) => return None,
         };
         Some(FillFormat { code, latent_dim: 0, rope_dim: 0 })
     }

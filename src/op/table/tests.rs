@@ -89,6 +89,73 @@ fn weights_count_their_scales() {
     assert_eq!(of("int4").flops(), of("bf16").flops());
 }
 
+/// Llama 3.1 8B's down projection, 4096 x 14336, in every scheme: 58,720,256 weights, and
+/// scales and zero points counted by hand.
+#[test]
+fn schemes_of_weights_golden() {
+    let of = |w_dtype: &str| {
+        let text = format!("gemm:m=1,n=4096,k=14336,dtype=bf16,w_dtype={w_dtype}");
+        let problem: Problem = text.parse().unwrap();
+        // Activations and outputs are 2 bytes each.
+        let bytes = problem.work().bytes() - 2 * (14_336 + 4096);
+        let tensors = problem.tensors();
+        let of_weights = tensors.iter().filter(|tensor| tensor.name.starts_with('b'));
+        let elements: Vec<u64> = of_weights.map(|tensor| tensor.elements).collect();
+        (bytes, elements)
+    };
+    let weights = 58_720_256;
+    assert_eq!(of("fp8_e4m3_tensor"), (58_720_260, vec![weights, 1]));
+    assert_eq!(of("fp8_e4m3_channel"), (58_736_640, vec![weights, 4096]));
+    assert_eq!(of("fp8_e4m3_block128x128"), (58_734_592, vec![weights, 3584]));
+    assert_eq!(of("int4_g32"), (33_030_144, vec![weights, 1_835_008]));
+    assert_eq!(of("int4_g128"), (30_277_632, vec![weights, 458_752]));
+    assert_eq!(of("int4_g128_zp"), (30_507_008, vec![weights, 458_752, 458_752]));
+    assert_eq!(of("mxfp4"), (31_195_136, vec![weights, 1_835_008]));
+    assert_eq!(of("mxfp8"), (60_555_264, vec![weights, 1_835_008]));
+    assert_eq!(of("nvfp4"), (33_030_148, vec![weights, 3_670_016, 1]));
+}
+
+/// DeepSeek-V3's linear layers: 1 x 128 activations, 128 x 128 weights, products in fp8.
+#[test]
+fn quantized_activations_golden() {
+    let w = work(
+        "gemm:m=64,n=4096,k=7168,dtype=bf16,w_dtype=fp8_e4m3_block128x128,\
+         a_dtype=fp8_e4m3_block1x128",
+    );
+    assert_eq!(w.math_dtype(), Some(DType::Fp8E4m3));
+    let (a, b) = (64 * 7168 + 4 * 64 * 56, 4096 * 7168 + 4 * 32 * 56);
+    assert_eq!((w.bytes_read(), w.bytes_written()), (a + b, 2 * 64 * 4096));
+    let of =
+        |rest: &str| work(&format!("gemm:m=64,n=64,k=64,dtype=bf16,{rest}")).math_dtype();
+    assert_eq!(of("w_dtype=nvfp4,a_dtype=nvfp4"), Some(DType::Fp4E2m1));
+    assert_eq!(of("w_dtype=nvfp4"), Some(DType::Bf16));
+    assert_eq!(of("w_dtype=int4_g64,a_dtype=int8_token"), Some(DType::Bf16));
+}
+
+/// One scale for all keys and one for all values, or one for each request and head.
+#[test]
+fn schemes_of_caches_golden() {
+    let decode = |kv_dtype: &str| {
+        work(&format!(
+            "decode_attention:batch=3,context=100,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16,\
+             kv_dtype={kv_dtype}"
+        ))
+        .bytes_read()
+    };
+    let (q, kv) = (2 * 3 * 8 * 64, 2 * 3 * 100 * 2 * 64);
+    assert_eq!(decode("fp8_e4m3_tensor"), q + kv + 8);
+    assert_eq!(decode("fp8_e4m3_head"), q + kv + 8 * 3 * 2);
+    assert_eq!(decode("fp8_e4m3"), decode("fp8_e4m3_head"));
+    let prefill = |kv_dtype: &str| {
+        work(&format!(
+            "prefill_attention:batch=3,new_tokens=100,q_heads=8,kv_heads=2,head_dim=64,\
+             dtype=bf16,kv_dtype={kv_dtype}"
+        ))
+        .bytes_read()
+    };
+    assert_eq!(prefill("fp8_e4m3_tensor"), prefill("fp8_e4m3") + 8);
+}
+
 /// Mixtral's gate and up projections: two of eight experts for each token.
 #[test]
 fn experts_count_once_each() {
@@ -270,6 +337,34 @@ fn bad_input_is_told_what_to_do() {
         ),
         ("gemm:m=1,n=24,k=128,dtype=bf16,w_dtype=int4", "n", "use 32"),
         ("gemm:m=1,n=16,k=64,dtype=bf16,w_dtype=int4", "k", "multiple of 128"),
+        ("gemm:m=1,n=16,k=96,dtype=bf16,w_dtype=int4_g32", "k", "multiple of 64"),
+        ("gemm:m=1,n=16,k=48,dtype=bf16,w_dtype=mxfp4", "k", "groups of mxfp4"),
+        (
+            "gemm:m=1,n=16,k=64,dtype=bf16,w_dtype=int5",
+            "w_dtype",
+            "not a format of weights",
+        ),
+        ("gemm:m=1,n=16,k=64,dtype=bf16,w_dtype=fp4_e2m1", "w_dtype", "mxfp4 or nvfp4"),
+        ("gemm:m=1,n=16,k=64,dtype=fp4_e2m1", "dtype", "mxfp4 and nvfp4"),
+        ("gemm:m=1,n=16,k=64,dtype=bf16,a_dtype=f16", "a_dtype", "no scales"),
+        (
+            "gemm:m=1,n=16,k=64,dtype=bf16,a_dtype=fp8_e4m3_channel",
+            "a_dtype",
+            "activations",
+        ),
+        ("gemm:m=1,n=16,k=40,dtype=bf16,a_dtype=nvfp4", "k", "groups of nvfp4"),
+        (
+            "decode_attention:batch=1,context=9,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,\
+             kv_dtype=nvfp4",
+            "kv_dtype",
+            "not of caches",
+        ),
+        (
+            "prefill_attention:batch=1,new_tokens=9,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,\
+             kv_dtype=fp8_e4m3_head",
+            "kv_dtype",
+            "a prompt",
+        ),
         ("gemm:m=1,n=16,k=128,dtype=int4", "dtype", "format of weights"),
         (
             "moe_gemm:tokens=1,experts=4,top_k=5,n=1,k=1,dtype=f16,routing=zipf",
@@ -319,12 +414,43 @@ fn bad_input_is_told_what_to_do() {
     }
 }
 
-/// A format of numbers, and of weights.
-fn dtypes() -> impl Strategy<Value = (DType, DType)> {
-    let all = &DType::ALL[..];
-    let numbers: Vec<_> = all.iter().copied().filter(|d| *d != DType::Int4).collect();
-    (prop::sample::select(numbers), prop::sample::select(all))
+/// A format of numbers.
+fn dtypes() -> impl Strategy<Value = DType> {
+    let is_whole = |dtype: &DType| !matches!(dtype, DType::Int4 | DType::Fp4E2m1);
+    let all: Vec<_> = DType::ALL.into_iter().filter(is_whole).collect();
+    prop::sample::select(all)
 }
+
+/// Schemes of weights.
+const WEIGHTS: [&str; 16] = [
+    "f32",
+    "bf16",
+    "f16",
+    "fp8_e4m3",
+    "fp8_e4m3_tensor",
+    "fp8_e4m3_block128x128",
+    "fp8_e4m3_block1x128",
+    "int8",
+    "int8_tensor",
+    "int4",
+    "int4_g32",
+    "int4_g128_zp",
+    "int4_g64_zp",
+    "mxfp4",
+    "mxfp8",
+    "nvfp4",
+];
+
+/// Schemes of activations; the first stands for values without scales.
+const ACTIVATIONS: [&str; 7] = [
+    "",
+    "fp8_e4m3_tensor",
+    "fp8_e4m3_token",
+    "int8_token",
+    "fp8_e4m3_block1x128",
+    "mxfp8",
+    "nvfp4",
+];
 
 /// The value of a key in an operation's example.
 fn example_of(op: Op, key: &str) -> Option<String> {
@@ -337,8 +463,9 @@ prop_compose! {
         op in prop::sample::select(&Op::ALL[..]),
         dims in prop::array::uniform6(1u64..200),
         group in 1u64..9,
-        (dtype, w_dtype) in dtypes(),
-        kv_dtype in dtypes(),
+        (dtype, kv_dtype) in (dtypes(), dtypes()),
+        w_dtype in prop::sample::select(&WEIGHTS[..]),
+        a_dtype in prop::sample::select(&ACTIVATIONS[..]),
         choice in 0usize..3,
         access in 0usize..Access::ALL.len(),
     ) -> Problem {
@@ -350,8 +477,13 @@ prop_compose! {
                 "bytes" => (dims[0] * 384).to_string(),
                 "dtype" => dtype.to_string(),
                 "w_dtype" => w_dtype.to_string(),
-                "kv_dtype" if is_latent && kv_dtype.0 == DType::Int8 => "bf16".into(),
-                "kv_dtype" => kv_dtype.0.to_string(),
+                "a_dtype" if a_dtype.is_empty() => dtype.to_string(),
+                "a_dtype" => a_dtype.to_string(),
+                "kv_dtype" if is_latent && kv_dtype == DType::Int8 => "bf16".into(),
+                "kv_dtype" if !is_latent && kv_dtype.is_scaled() && choice == 1 => {
+                    format!("{kv_dtype}_tensor")
+                }
+                "kv_dtype" => kv_dtype.to_string(),
                 // Whole tiles and groups of int4.
                 "n" => (16 * dims[1]).to_string(),
                 "k" => (128 * dims[2]).to_string(),
@@ -368,7 +500,6 @@ prop_compose! {
                     _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
                         [choice].clone(),
                 },
-                "causal" => (choice == 0).to_string(),
                 "lengths" => Lengths::ALL[choice % 2].to_string(),
                 "context" => (8 * dims[1]).to_string(),
                 "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
@@ -377,6 +508,7 @@ prop_compose! {
                 "kv_heads" => dims[2].to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
                 _ => match example_of(op, key) {
+                    Some(flag) if flag.parse::<bool>().is_ok() => (choice == 0).to_string(),
                     // A key with a spelling of its own keeps the example's value.
                     Some(value) if value.parse::<u64>().is_err() => value,
                     _ => dims[i % 6].to_string(),
@@ -434,7 +566,7 @@ proptest! {
             Problem::Collective(_) => sum(Role::Input),
             Problem::PrefillAttention(p) => {
                 let unseen = p.attended(0).start * p.batch * p.kv_heads;
-                unseen * (p.head_dim + p.v_head_dim) * p.kv_dtype.bytes()
+                unseen * (p.head_dim + p.v_head_dim) * p.kv_dtype.dtype().bytes()
             }
             _ => 0,
         };
@@ -479,8 +611,13 @@ proptest! {
         let widths = p.head_dim + p.v_head_dim;
         prop_assert_eq!(problem.work().flops(), 2 * p.batch * p.q_heads * widths * attended);
         let seen = (0..p.context()).filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)));
-        let row_bytes = p.batch * p.kv_heads * widths * p.kv_dtype.bytes();
-        prop_assert_eq!(problem.cache_bytes(), row_bytes * seen.count() as u64);
+        let row_bytes = p.batch * p.kv_heads * widths * p.kv_dtype.dtype().bytes();
+        // One scale of all keys and one of all values, in f32.
+        let scale_bytes = if p.kv_dtype.is_scaled() { 8 } else { 0 };
+        prop_assert_eq!(
+            problem.cache_bytes(),
+            row_bytes * seen.count() as u64 + scale_bytes
+        );
     }
 
     /// Weights, cache and the rest are parts of the whole.
@@ -489,8 +626,14 @@ proptest! {
         let work = problem.work();
         prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read());
         if let Problem::Gemm(p) = problem {
-            let activations = p.dtype.bytes_of(p.m * p.k) + p.dtype.bytes_of(p.m * p.n);
-            prop_assert_eq!(work.bytes(), problem.weight_bytes() + activations);
+            let tensors = problem.tensors();
+            let of_a = tensors.iter().filter(|tensor| tensor.name.starts_with('a'));
+            let a: u64 = of_a.map(Tensor::bytes).sum();
+            let c = p.dtype.bytes_of(p.m * p.n);
+            prop_assert_eq!(work.bytes(), problem.weight_bytes() + a + c);
+            if p.has_plain_activations() {
+                prop_assert_eq!(a, p.dtype.bytes_of(p.m * p.k));
+            }
         }
     }
 
@@ -568,7 +711,11 @@ fn unread_page_numbers(
 fn appended_bytes(problem: &Problem) -> u64 {
     match problem {
         Problem::KvAppend(p) => {
-            2 * p.batch * p.new_tokens * p.kv_heads * p.head_dim * p.kv_dtype.bytes()
+            2 * p.batch
+                * p.new_tokens
+                * p.kv_heads
+                * p.head_dim
+                * p.kv_dtype.dtype().bytes()
         }
         Problem::MlaAppend(p) => p.batch * p.new_tokens * p.attention().record_bytes(),
         _ => 0,
