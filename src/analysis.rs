@@ -41,14 +41,14 @@ impl Sentinel {
     }
 }
 
-/// A campaign read back from its folder.
+/// A campaign, read from its folder.
 #[derive(Clone, Debug)]
 pub struct Campaign {
-    /// Where it lies.
+    /// Its folder.
     pub folder: PathBuf,
     /// One entry for each process that worked on it, as `run.csv` spells it.
     pub runs: Vec<Run>,
-    /// What the last of these processes said.
+    /// Provenance of the last of these processes.
     pub provenance: Provenance,
     /// The suite that its rows name.
     pub suite: Option<String>,
@@ -75,13 +75,13 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Reads a campaign folder. Its data sheet comes from `machines`, by what
-    /// the campaign's device said of itself. A row with a value that cannot be
+    /// Reads a campaign folder. Its data sheet is chosen from `machines`
+    /// by what the campaign's device reported. A row with a value that cannot be
     /// read costs only itself: see [`Campaign::unreadable`].
     ///
     /// # Errors
-    /// A missing file, a `run.csv` that does not parse, a row that is there
-    /// twice.
+    /// A missing file, a `run.csv` that does not parse, a point with two
+    /// rows of the same repeat.
     pub fn load(folder: &Path, machines: &Machines) -> Result<Self> {
         let campaign = Self::from_records(folder, Records::read(folder)?, None)
             .with_context(|| format!("in {}", folder.join("results.csv").display()))?;
@@ -101,7 +101,11 @@ impl Campaign {
         let Records { runs, rows, mut unreadable } = records;
         let mut keys = HashSet::new();
         if let Some(row) = rows.iter().find(|row| !keys.insert(row.key())) {
-            bail!("point {} repeat {} is there twice", row.point_id, row.repeat);
+            bail!(
+                "point {} repeat {} has two rows; remove one of them",
+                row.point_id,
+                row.repeat
+            );
         }
         let row_count = rows.len() + unreadable.len();
         // The header is the first line.
@@ -160,7 +164,7 @@ impl Campaign {
         Campaign { spec, ..self }
     }
 
-    /// Whether any row was made up rather than measured.
+    /// Whether any row was simulated rather than measured.
     pub fn is_simulated(&self) -> bool {
         self.points.iter().any(|p| p.device_kind != Some(DeviceKind::Measured))
     }

@@ -26,7 +26,7 @@ use crate::suite::{PlannedPoints, Suite};
 
 /// The order of a campaign: the points shuffled by `seed`, the sentinel first,
 /// last and after every `sentinel_every` points. The same plan and seed give
-/// the same order, so a resumed campaign goes on where it stopped.
+/// the same order, so a resumed campaign continues where it stopped.
 pub fn schedule(plan: &PlannedPoints, seed: u64, sentinel_every: usize) -> Vec<Scheduled> {
     let mut points = plan.points.clone();
     points.shuffle(&mut Pcg64Mcg::seed_from_u64(seed));
@@ -71,7 +71,7 @@ pub struct CampaignSummary {
     pub rows: usize,
     /// Rows that were there before.
     pub resumed_rows: usize,
-    /// Rows that the time did not suffice for.
+    /// Rows that were not measured before time was up.
     pub rows_left: usize,
     /// Host seconds of this process's campaign, from the first point on.
     pub total_s: f64,
@@ -124,7 +124,7 @@ pub fn run(
 ) -> Result<CampaignSummary> {
     let earlier = request.resume.as_deref().map(Earlier::read).transpose()?;
     let (suite, seed) = match (&earlier, &request.suite) {
-        (Some(earlier), asked) => earlier.go_on(asked.as_ref(), request.seed)?,
+        (Some(earlier), asked) => earlier.continue_with(asked.as_ref(), request.seed)?,
         (None, Some(suite)) => (suite.clone(), request.seed.unwrap_or_else(new_seed)),
         (None, None) => bail!("name a suite to measure, or a folder to resume"),
     };
@@ -224,8 +224,8 @@ impl Runner<'_> {
             if let Some(why) = self.device.lost() {
                 let folder = self.recorder.folder().display();
                 bail!(
-                    "{} cannot be used any more after {}: {why}. What was measured is safe; \
-                     `ridgepoint measure --resume {folder}` goes on behind this point",
+                    "{} can no longer be used after {}: {why}. What was measured is safe; \
+                     `ridgepoint measure --resume {folder}` continues after this point",
                     self.device.info().name,
                     scheduled.point
                 );

@@ -76,8 +76,8 @@ impl Key {
         }
     }
 
-    /// The numbers of a record of latents in fp8: latents times their scales, then the
-    /// rest. As many as `to` holds, from the first on.
+    /// The elements of a record of latents in fp8: latents times their scales, then the
+    /// elements for the position. As many as `to` holds, from the first on.
     pub fn latent_record(
         self,
         latent_dim: u64,
@@ -308,8 +308,8 @@ fn e4m3_from(bits: u8) -> u8 {
     if exponent == 7 { bits & 0x87 } else { bits & 0xbf }
 }
 
-/// Scales are between this and half of it. What is stored as 8-bit numbers times them
-/// is about 1 in size; inverses are so large that some numbers are beyond the format.
+/// Scales are between this and half of it. An 8-bit value times its scale is about 1 in
+/// size; inverses are so large that some values exceed the range of the format.
 const fn largest_scale(format: TensorFormat) -> f32 {
     match format {
         TensorFormat::Scales(DType::Int8) => 1.0 / 128.0,
@@ -361,7 +361,8 @@ const fn e2m1_to_f32(code: u8) -> f32 {
 /// The E4M3 code nearest to a number, ties to even; 448 in size at most.
 pub(crate) fn e4m3_from_f32(x: f32) -> u8 {
     let size = x.abs().min(448.0);
-    // Below 2^-6 numbers are multiples of 2^-9, above of an eighth of their power of two.
+    // Values below 2^-6 are multiples of 2^-9, larger ones of an eighth of their power of
+    // two.
     let exponent = ((size.to_bits() >> 23) as i32 - 127).max(-6);
     let eighths = (size * 2f32.powi(3 - exponent)).round_ties_even() as i32;
     let code = ((exponent + 6) << 3) + eighths;
@@ -549,7 +550,7 @@ mod tests {
         assert_eq!(e2m1_to_f32(0xf7), 6.0);
     }
 
-    /// Records lie as FlashMLA has them: 512 bytes, 4 scales, 64 numbers of 2 bytes.
+    /// Records have the layout of FlashMLA: 512 bytes, 4 scales, 64 elements of 2 bytes.
     #[test]
     fn records_are_those_made_one_by_one() {
         let format = TensorFormat::LatentRecords { latent_dim: 512, rope_dim: 64 };

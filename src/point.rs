@@ -18,8 +18,8 @@ pub enum CacheState {
     /// Nothing of the launch's inputs: buffers rotate, and at least twice the
     /// last-level cache is touched before any byte is touched again.
     Cold,
-    /// Whatever the same launch left behind: one set of buffers, used over and
-    /// over.
+    /// What the previous launch left there: one set of buffers, used again and
+    /// again.
     Hot,
 }
 
@@ -49,7 +49,7 @@ impl FromStr for CacheState {
         CacheState::ALL
             .into_iter()
             .find(|s| s.name() == text)
-            .ok_or_else(|| format!("`{text}` is no cache state; write `cold` or `hot`"))
+            .ok_or_else(|| format!("`{text}` is not a cache state; write `cold` or `hot`"))
     }
 }
 
@@ -89,7 +89,7 @@ impl FromStr for Point {
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(error(format!(
-                "`{text}` is no point; write `op:key=value,key=value@kernel@cold`"
+                "`{text}` is not a point; write `op:key=value,key=value@kernel@cold`"
             )));
         };
         Ok(Point {
@@ -101,7 +101,7 @@ impl FromStr for Point {
 }
 
 /// The name of a kernel: of a CUDA kernel of this program (`gemm`), of one for the
-/// CPU (`cpu_gemm`), or of somebody else's. It becomes part of ids and commands, so it
+/// CPU (`cpu_gemm`), or of another library. It becomes part of ids and commands, so it
 /// has lower-case letters, digits and underscores only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelName(String);
@@ -135,7 +135,7 @@ impl FromStr for KernelName {
         match !name.is_empty() && name.chars().all(plain) {
             true => Ok(KernelName(name.to_owned())),
             false => Err(format!(
-                "`{name}` is no kernel name; those have lower-case letters, digits and \
+                "`{name}` is not a kernel name; those have lower-case letters, digits and \
                  underscores"
             )),
         }

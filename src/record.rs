@@ -8,7 +8,7 @@
 //! without prefixes; rates and fractions are derived on reading. Empty means
 //! unknown. A point's samples reach the disk before its row does, each in one
 //! write, so a process may be killed at any moment: what a reader then drops
-//! is a torn last line and samples that no row vouches for.
+//! is a torn last line and samples of points that have no row.
 
 use std::fmt;
 use std::fs;
@@ -47,7 +47,7 @@ pub enum Status {
     Ok,
     /// Measured, but the interval was still too wide when time was up.
     Noisy,
-    /// Not measured: the device falls short, and `reason` says of what.
+    /// Not measured: the device lacks something, and `reason` says what.
     Skipped,
     /// Not measured: the launch failed.
     Failed,
@@ -238,7 +238,7 @@ impl Records {
     /// A file that is missing, a `run.csv` that does not parse, with its line.
     pub fn read(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
-            bail!("{} is no folder; give one that `measure` wrote", folder.display());
+            bail!("{} is not a folder; give one that `measure` wrote", folder.display());
         }
         let runs = read_runs(&folder.join("run.csv"))?;
         let (rows, unreadable) = read_results(&folder.join("results.csv"))?;

@@ -1,5 +1,5 @@
 //! A piece of a report: prose and a table, for the terminal, CSV, JSON and
-//! HTML alike.
+//! and HTML.
 
 /// A heading, paragraphs and a table. Plain text: who prints it escapes it.
 #[derive(Clone, Debug, Default, PartialEq)]

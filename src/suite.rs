@@ -1,4 +1,4 @@
-//! Suites: which points to measure, as TOML beside prose. Each `[[points]]`
+//! Suites: which points to measure, as TOML with prose. Each `[[points]]`
 //! table names an operation and gives one value or a list of values for each
 //! of its keys; the points are all combinations.
 //!
@@ -74,7 +74,7 @@ pub struct PlannedPoints {
     pub sentinel: Option<Point>,
 }
 
-/// What a plan depends on beside the suite.
+/// What a plan depends on apart from the suite.
 pub struct Ground<'a> {
     /// Capacity of the last cache before DRAM, in bytes.
     pub cache_bytes: u64,
@@ -312,7 +312,7 @@ impl Suite {
             Ok(f) if f > 0.0 && f <= 1e6 => f,
             _ => {
                 let message =
-                    format!("`{factor}llc` is no size; write `0.5 llc` or `4 llc`");
+                    format!("`{factor}llc` is not a size; write `0.5 llc` or `4 llc`");
                 return Err(self.error(line, message));
             }
         };
@@ -331,7 +331,7 @@ impl Suite {
             Ok(f) if (1..=1 << 24).contains(&f) => Ok((f * ground.units).to_string()),
             _ => {
                 let message =
-                    format!("`{factor}units` is no number of lanes; write `64 units`");
+                    format!("`{factor}units` is not a number of lanes; write `64 units`");
                 Err(self.error(line, message))
             }
         }

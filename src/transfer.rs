@@ -1,7 +1,7 @@
-//! What moving bytes costs apart from the bytes: `T = a + V / b` fitted to points
-//! of one kernel whose data come from DRAM. The fixed cost `a` is what launching,
-//! filling the pipeline and draining it take; it decides small sizes, where no
-//! bandwidth helps. `b` is the bandwidth of what was never ending.
+//! Fixed cost and bandwidth of moving bytes: `T = a + V / b`, fitted to points of
+//! one kernel whose data come from DRAM. The fixed cost `a` is the time to launch,
+//! to fill the pipeline and to drain it; it dominates small sizes, whatever the
+//! bandwidth. `b` is the bandwidth that very large sizes approach.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::op::{Op, Purpose};
 use crate::point::KernelName;
 use crate::statistics::Estimate;
 
-/// Fewest points of a fit: two more than it has unknowns, so that what is left
-/// over says something of the error.
+/// Fewest points of a fit: two more than it has unknowns, so that the residuals
+/// estimate the error.
 pub const FEWEST_POINTS: usize = 4;
 
 /// Working sets that count, in capacities of the last-level cache: a smaller one
@@ -44,7 +44,7 @@ impl Fit {
     /// 1998, chapters 1 and 9).
     ///
     /// `None` with fewer than [`FEWEST_POINTS`], with points of one size only, or
-    /// where the interval of `c` reaches 0: a bandwidth without an end.
+    /// where the interval of `c` reaches 0: an unbounded bandwidth.
     pub fn new(points: &[(f64, f64)]) -> Option<Fit> {
         if points.len() < FEWEST_POINTS {
             return None;
@@ -155,13 +155,13 @@ pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
     points.into_iter().map(family).collect()
 }
 
-/// Whether nothing of a point's data can have waited in a cache.
+/// Whether none of a point's data can have stayed in a cache.
 fn is_from_dram(point: &Measured, cache_bytes: f64) -> bool {
     let distance = point.reuse_distance_bytes.unwrap_or(0) as f64;
     point.is_from_dram() && distance >= CACHES * cache_bytes
 }
 
-/// Capacity of the last cache before DRAM, if the campaign's device told.
+/// Capacity of the last cache before DRAM, if the campaign's device reports it.
 fn last_level_bytes(campaign: &Campaign) -> Option<f64> {
     campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).max_by(f64::total_cmp)
 }

@@ -1,11 +1,11 @@
 //! Claims against records: what the measured machine's limits are, how close
 //! each operation came, whether decode attention is memory bound, and what the times
-//! of linear layers, experts, latent attention and quantized numbers follow.
+//! of linear layers, experts, latent attention and quantized formats follow.
 //!
-//! A claim may fail on a machine; that is a finding and no fault. What makes a
-//! run invalid are wrong outputs, failed launches, missing rows and times that
-//! beat the measured ceilings by more than the noise allows, or that beat what
-//! the device's clocks allow.
+//! A claim may fail on a machine; that is a finding, not a fault. What makes a
+//! run invalid are wrong outputs, values that cannot be read, failed launches,
+//! missing rows and times that beat the measured ceilings by more than the noise
+//! allows, or that beat what the device's clocks allow.
 
 mod decode;
 mod knees;
@@ -29,7 +29,7 @@ pub const BOUND_SHARE: f64 = 0.7;
 /// Share of the roof above which a time is no longer noise but impossible.
 pub const IMPOSSIBLE_SHARE: f64 = 1.25;
 
-/// Share of CPU time from which on others count as having disturbed a point.
+/// Share of CPU time used by others above which a point counts as disturbed.
 pub const DISTURBED_SHARE: f64 = 0.05;
 
 /// Elasticity of time, 0 where it follows bytes and 1 where it follows FLOPs, up to
@@ -74,7 +74,7 @@ impl Finding {
     }
 }
 
-/// A claim and what became of it.
+/// A claim and its finding.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Short stable name.
@@ -83,7 +83,7 @@ pub struct Claim {
     pub statement: &'static str,
     /// What the records say.
     pub finding: Finding,
-    /// The numbers behind it.
+    /// The counts and ratios that the finding rests on.
     pub evidence: String,
 }
 
@@ -181,9 +181,14 @@ fn claims_section(claims: &[Claim]) -> Section {
     }
 }
 
-/// Empty for what was not laid out.
+/// The cell of a table; empty for a point that was not laid out.
 fn residency_cell(residency: Option<Residency>) -> String {
     residency.map_or(String::new(), |residency| residency.to_string())
+}
+
+/// `1 point is`, `2 points are`: a count with the form that agrees with it.
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn percent(share: f64) -> String {

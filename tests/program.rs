@@ -205,7 +205,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", TINY, "--out", "taken"], "never overwritten"),
         (&["measure", "--resume", "taken"], "run.csv"),
-        (&["verdict", "nowhere"], "nowhere is no folder"),
+        (&["verdict", "nowhere"], "nowhere is not a folder"),
         (&["predict", "--model", "lama-3.1-70b"], "nearest are llama-3.1-70b"),
         (&["predict", "--machine", "h10-sxm"], "nearest are h100-sxm"),
         (&["predict", "--workload", "codin"], "nearest are coding"),

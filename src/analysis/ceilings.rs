@@ -21,11 +21,11 @@ pub struct Ceiling {
 }
 
 /// What this campaign measured as the machine's limits. There are none unless
-/// it measured a read stream from DRAM: what a cache gives is no limit of the
-/// machine.
+/// it measured a read stream from DRAM: the bandwidth of a cache is not a limit of
+/// the machine.
 #[derive(Clone, Debug)]
 pub struct Ceilings {
-    /// The same as pure numbers.
+    /// The same, without intervals and sources.
     pub peaks: Peaks,
     /// DRAM read bandwidth: the read stream with the largest working set.
     pub read: Ceiling,
@@ -66,7 +66,8 @@ pub(super) fn ceilings(points: &[Measured]) -> Option<Ceilings> {
     Some(Ceilings { peaks, read: read_ceiling, compute })
 }
 
-/// The best rate of a stream at each working set, with the rows behind it.
+/// The best rate of a stream at each working set, and the row that
+/// each rate comes from.
 fn stream_curve(
     points: &[Measured],
     access: Access,

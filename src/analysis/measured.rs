@@ -194,7 +194,7 @@ fn check_of(row: &Row) -> Result<Option<reference::CheckVerdict>, Unreadable> {
 }
 
 /// The time of a row, if it has one that may be used. Files can be edited, and
-/// a time that is no time would turn every share into nonsense.
+/// an impossible time would make every share of a roof meaningless.
 fn time_of(row: &Row) -> Result<Option<Estimate>, Unreadable> {
     let Some(status) = row.status.filter(|status| status.has_time()) else {
         return Ok(None);

@@ -39,7 +39,7 @@ struct Derived<'a> {
 }
 
 /// Writes `points.csv`: one row for each point with rates, roofs and
-/// fractions, the numbers behind tables and figures.
+/// fractions, the values that tables and figures show.
 ///
 /// # Errors
 /// A file that cannot be written.

@@ -1,4 +1,4 @@
-//! A campaign that is resumed: what it was begun with, and whether a process may go on.
+//! A campaign that is resumed: what it was begun with, and whether a process may continue.
 
 use std::path::{Path, PathBuf};
 
@@ -26,13 +26,17 @@ impl Earlier {
         })
     }
 
-    /// The suite and seed to go on with.
-    pub fn go_on(&self, asked: Option<&Suite>, seed: Option<u64>) -> Result<(Suite, u64)> {
+    /// The suite and seed to continue with.
+    pub fn continue_with(
+        &self,
+        asked: Option<&Suite>,
+        seed: Option<u64>,
+    ) -> Result<(Suite, u64)> {
         let folder = self.folder.display();
         if asked.is_some_and(|suite| suite.text != self.suite.text) {
             bail!(
                 "{folder} was begun with another text of its suite; leave the suite out, or \
-                 start anew"
+                 start a new campaign"
             );
         }
         let recorded = Provenance::of(&self.run, 2).0.seed;
@@ -43,7 +47,7 @@ impl Earlier {
         Ok((self.suite.clone(), recorded))
     }
 
-    /// Refuses to go on where rows would not belong together.
+    /// Refuses to continue where rows would not belong together.
     pub fn agree(&self, run: &Run) -> Result<()> {
         for name in ["schema_version", "protocol", "device", "caches", "plan_hash"] {
             let value = |run: &Run| run.get(name).unwrap_or_default().to_owned();
@@ -51,7 +55,7 @@ impl Earlier {
             if was != is {
                 bail!(
                     "{} was begun with {name} = `{was}`, now it is `{is}`; its rows would not \
-                     belong together, so start anew",
+                     belong together, so start a new campaign",
                     self.folder.display()
                 );
             }

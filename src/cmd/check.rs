@@ -26,8 +26,8 @@ pub struct Args {
     suite: String,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Leave out the first so many points: to go on behind one that took the GPU
-    /// away.
+    /// Leave out this many points at the start: to continue after one that made the
+    /// GPU unusable.
     #[arg(long, default_value_t = 0)]
     skip: usize,
     /// Seed of the inputs.
@@ -55,8 +55,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         if let Some(why) = device.lost() {
             report.end()?;
             bail!(
-                "the device cannot be used any more after {point}: {why}; `--skip {}` goes on \
-                 behind it",
+                "the device can no longer be used after {point}: {why}; `--skip {}` continues \
+                 after it",
                 index + 1
             );
         }

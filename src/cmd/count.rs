@@ -1,5 +1,5 @@
-//! `ridgepoint count SUITE`: the CUDA kernels' own PTX executed on the virtual
-//! machine, what it does counted beside what the model says must be done.
+//! `ridgepoint count SUITE`: the PTX of the CUDA kernels, executed on the virtual
+//! machine: its FLOPs and bytes are counted and compared with the model's.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ use crate::suite::Suite;
 use crate::toolchain::Arch;
 
 /// Execute a suite's CUDA kernels on the PTX virtual machine and count FLOPs and
-/// bytes beside the model's; needs no GPU.
+/// bytes next to the model's; needs no GPU.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A built-in suite or a .toml file.
@@ -26,8 +26,8 @@ pub struct Args {
     /// Architecture whose code is executed.
     #[arg(long, default_value = "sm_90a")]
     arch: Arch,
-    /// Leave out points of more than so many FLOPs or bytes, in millions; the
-    /// virtual machine does a few hundred million a second.
+    /// Leave out points with more than this many million FLOPs or bytes; the virtual
+    /// machine executes a few hundred million a second.
     #[arg(long, default_value_t = 2000.0)]
     millions: f64,
     /// Seed of the inputs.
@@ -133,7 +133,7 @@ fn explain(problem: &Problem, counted: &Counted) -> String {
         let difference = counted.bytes() as i64 - declared as i64;
         reasons.push(format!(
             "{difference:+} bytes: witnesses, tickets, parts of sectors{}",
-            if counted.extra_bytes.is_none() { ", parts of sums" } else { "" }
+            if counted.extra_bytes.is_none() { ", partial sums" } else { "" }
         ));
     }
     reasons.join("; ")

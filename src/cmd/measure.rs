@@ -120,8 +120,8 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The command line, with the program's name for its path: records are shared,
-/// and where somebody keeps programs is nobody's business.
+/// The command line, with the program's name in place of its path: records are
+/// shared, and paths may be private.
 fn command_line() -> String {
     let arguments: Vec<_> = std::env::args_os().collect();
     let shown = arguments.iter().enumerate().map(|(index, argument)| {
@@ -164,14 +164,14 @@ fn conclude(
     );
     if summary.rows_left > 0 {
         eprintln!(
-            "time was up with {} rows left; `ridgepoint measure --resume {}` goes on",
+            "time was up with {} rows left; `ridgepoint measure --resume {}` measures them",
             summary.rows_left,
             summary.folder.display()
         );
     }
     if let Some(overhead) = summary.overhead(after_s) {
         eprintln!(
-            "{:.1}% of the time went outside warm-up, checks and samples",
+            "{:.1}% of the time was spent outside warm-up, checks and samples",
             100.0 * overhead
         );
     }
@@ -230,7 +230,7 @@ fn seconds(s: f64) -> String {
     }
 }
 
-/// The progress bar on standard error; silent where that is no terminal.
+/// The progress bar on standard error; silent where that is not a terminal.
 struct Bar {
     bar: ProgressBar,
 }

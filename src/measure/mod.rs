@@ -231,8 +231,8 @@ impl From<PrepareError> for PointEnd {
 }
 
 /// Checks one point and times nothing: two instances, each launched more than
-/// once, so that a kernel that leaves something behind for its next launch, or
-/// mixes instances up, is found. Failures are outcomes too.
+/// once, to find kernels that depend on what an earlier launch left, or that
+/// mix up instances. Failures are outcomes too.
 pub fn verify(device: &mut dyn Device, point: &Point, seed: u64) -> PointOutcome {
     let mut outcome = PointOutcome::default();
     if let Err(PointEnd(status, reason)) = verify_slots(device, point, seed, &mut outcome) {

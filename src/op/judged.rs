@@ -219,3 +219,49 @@ pub struct KneeAxis {
     /// The format whose ridge is crossed.
     pub dtype: DType,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Op;
+
+    #[test]
+    fn markers_and_names_tell_operations_apart() {
+        for (at, op) in Op::ALL.into_iter().enumerate() {
+            let facts = &op.facts().judged;
+            for other in &Op::ALL[..at] {
+                let others = &other.facts().judged;
+                assert_ne!(facts.marker, others.marker, "{op} and {other}");
+                assert_ne!(facts.prose, others.prose, "{op} and {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_is_never_paired_with_another() {
+        let problems: Vec<Problem> =
+            Op::ALL.iter().map(|op| op.facts().example.parse().unwrap()).collect();
+        for a in &problems {
+            for b in &problems {
+                assert_eq!(a.operation().pair_with(b), None, "{a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn places_hold_the_other_size() {
+        let place = |text: &str, sweep| {
+            let problem: Problem = text.parse().unwrap();
+            problem.operation().place_in(sweep).map(|place| (place.swept, place.held))
+        };
+        let decode = "decode_attention:batch=2,context=40,q_heads=8,kv_heads=2,head_dim=64,\
+                      dtype=bf16";
+        assert_eq!(place(decode, Sweep::Batch), Some((2, vec![40])));
+        assert_eq!(place(decode, Sweep::Context), Some((40, vec![2])));
+        assert_eq!(place(decode, Sweep::Rows), None);
+        let gemm = "gemm:m=3,n=16,k=128,dtype=bf16";
+        assert_eq!(place(gemm, Sweep::Rows), Some((3, vec![16, 128])));
+        assert_eq!(place(gemm, Sweep::Batch), None);
+        assert_eq!(place("stream:access=copy,bytes=4 KiB", Sweep::Rows), None);
+    }
+}

@@ -258,8 +258,7 @@ pub fn gpu() -> MadeUp {
     machine.made(Some(h100_spec()))
 }
 
-/// The same GPU without a data sheet, but with a driver that says how fast its
-/// clocks are.
+/// The same GPU without a data sheet, but with a driver that reports its clocks.
 pub fn gpu_without_sheet() -> MadeUp {
     let gpu = gpu();
     let mut run = gpu.runs[0].clone();

@@ -141,7 +141,7 @@ impl Panel {
         let (x, y) = self.area.centre();
         let anchor = Anchor::Middle;
         canvas.text(Text { anchor, ..Text::new(x_title, (x, y1 + 40.0), 13.0) });
-        // At one distance whatever the labels, unless they are long.
+        // At the same distance for all labels that are not long.
         let at = (x0 - 52.0f64.max(widest + 16.0), y);
         canvas.text(Text { anchor, degrees: -90.0, ..Text::new(y_title, at, 13.0) });
     }
@@ -328,7 +328,7 @@ pub fn draw_point(
     canvas.mark(at, marker, tip);
 }
 
-/// What the marker of a point says when asked.
+/// The tooltip of a point's marker.
 pub fn tip(point: &Measured) -> String {
     let mut lines =
         vec![point.problem.to_string(), format!("{}, {}", point.kernel, point.cache)];
@@ -358,7 +358,7 @@ pub fn tip(point: &Measured) -> String {
     lines.join("\n")
 }
 
-/// Ceilings that the machine promises, to draw beside the measured ones.
+/// Ceilings that the machine promises, to draw next to the measured ones.
 #[derive(Clone, Copy, Debug)]
 pub struct PromisedPeaks<'a> {
     /// Where they come from, for labels.
@@ -372,8 +372,8 @@ pub struct PromisedPeaks<'a> {
 }
 
 /// The data sheet's ceilings, or those that follow from the clocks where there
-/// is no sheet. The two lie some percent apart, which is a few pixels, so that
-/// only one of them can be read in a figure.
+/// is no sheet. The two differ by a few percent, which is a few pixels, so a
+/// figure can show only one of them legibly.
 pub fn promise(campaign: &Campaign) -> Option<PromisedPeaks<'_>> {
     let sheet = campaign.spec.as_ref().map(|sheet| PromisedPeaks {
         name: "data sheet",

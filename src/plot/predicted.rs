@@ -286,8 +286,8 @@ fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
     Ok(Chart {
         name: "caches",
         title: "Capacity footprint of a request's cache over its context".to_owned(),
-        how: "80 layers, 64 query heads of 128, bf16: the cache alone, without weights. Latents \
-              carry 64 numbers of position beside."
+        how: "80 layers, 64 query heads of 128, bf16: the cache alone, without weights. Each \
+              latent has 64 more elements for the position."
             .to_owned(),
         panels: vec![Area {
             heading: String::new(),
@@ -338,8 +338,8 @@ fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
         title: "Dense models and models with experts".to_owned(),
         how: format!(
             "Decode in bf16 at a context of {CONTEXT}: the footprint is a request's cache and \
-             its share of all weights, of which experts that no token chose are read by nobody \
-             and lie in memory all the same. As many experts are touched as tokens can."
+             its share of all weights; experts that no token chose are not read, but still take \
+             memory. As many experts are touched as the tokens can touch."
         ),
         panels,
     })

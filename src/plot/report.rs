@@ -49,7 +49,7 @@ const GUIDE: [(&str, &str); 8] = [
     (
         "Status",
         "ok: measured to the wanted precision. noisy: measured, but the interval is \
-         wide. skipped, failed, wrong: no time to be used, and the reason says why.",
+         wide. skipped, failed, wrong: there is no usable time; see the reason.",
     ),
 ];
 
@@ -154,7 +154,7 @@ fn section_html(section: &Section) -> String {
 
 /// A table; columns whose cells are all numbers are set to the right.
 fn table(columns: &[&str], rows: &[Vec<String>], class: &str) -> String {
-    // Prose may begin with a number too, but goes on.
+    // Prose may begin with a number too, but is longer.
     let is_number = |cell: &String| {
         let begins = cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
         cell.is_empty() || begins && cell.len() <= 32

@@ -49,7 +49,7 @@ impl Recorder {
     /// to `run.csv` and knows which rows are there already.
     ///
     /// # Errors
-    /// A folder that is no campaign, is in use by another process, or was
+    /// A folder that is not a campaign, is in use by another process, or was
     /// written by a version with other columns.
     pub fn resume(folder: &Path, run: &Run) -> Result<Self> {
         let run_path = folder.join("run.csv");
@@ -60,7 +60,7 @@ impl Recorder {
         if format!("{header}\n").into_bytes() != run_header(run)? {
             bail!(
                 "{} has other columns than this version writes; finish it with the version \
-                 that began it, or start anew",
+                 that began it, or start a new campaign",
                 run_path.display()
             );
         }
@@ -71,7 +71,7 @@ impl Recorder {
             if !complete_lines(path)?.into_bytes().starts_with(&csv_line(expected)?) {
                 bail!(
                     "{} has other columns than this version writes; finish it with the \
-                     version that began it, or start anew",
+                     version that began it, or start a new campaign",
                     path.display()
                 );
             }
@@ -80,7 +80,7 @@ impl Recorder {
         truncate_to_lines(&results_path)?;
         let rows: Vec<Row> = read_csv(&results_path)?;
         let done: HashSet<_> = rows.iter().map(Row::key).collect();
-        drop_unvouched_samples(&samples_path, &done)?;
+        drop_samples_without_rows(&samples_path, &done)?;
         append(&run_path)?.write_all(&run_csv(run, false)?)?;
         Self::open(folder, run, results, done)
     }
@@ -193,7 +193,7 @@ fn truncate_to_lines(path: &Path) -> Result<()> {
 
 /// Rewrites `samples.csv` without the samples of points that have no row: they
 /// are measured again.
-fn drop_unvouched_samples(path: &Path, done: &HashSet<(String, u32)>) -> Result<()> {
+fn drop_samples_without_rows(path: &Path, done: &HashSet<(String, u32)>) -> Result<()> {
     let samples: Vec<SampleRow> = read_csv(path)?;
     let mut text = csv_line(samples_header())?;
     for sample in &samples {

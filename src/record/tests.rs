@@ -148,7 +148,7 @@ fn a_row_is_never_doubled() {
 fn a_missing_folder_is_told_apart_from_a_broken_one() {
     let dir = tempfile::tempdir().unwrap();
     let error = Records::read(&dir.path().join("none")).unwrap_err().to_string();
-    assert!(error.contains("is no folder"), "{error}");
+    assert!(error.contains("is not a folder"), "{error}");
     let error = format!("{:#}", Records::read(dir.path()).unwrap_err());
     assert!(error.contains("run.csv"), "{error}");
 }

@@ -118,7 +118,7 @@ impl SuiteSource<'_> {
                     s.memory_bytes = parse_bytes(&text).ok_or_else(|| {
                         self.error(
                             value.span(),
-                            format!("`{text}` is no size; write `3 GiB`"),
+                            format!("`{text}` is not a size; write `3 GiB`"),
                         )
                     })?;
                 }

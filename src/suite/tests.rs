@@ -83,9 +83,9 @@ fn mistakes_name_file_line_and_fix() {
         (gemm("f32", "f23"), "s.toml:7: `f23` is not a dtype"),
         (gemm("name = \"x\"", "name = \"../x\""), "s.toml:1: name = `../x`"),
         (gemm("name", "nam"), "s.toml:1: a suite has no key `nam`; did you mean `name`?"),
-        (gemm("n = 3", "n = 3\ncache = \"warm\""), "s.toml:6: `warm` is no cache state"),
+        (gemm("n = 3", "n = 3\ncache = \"warm\""), "s.toml:6: `warm` is not a cache state"),
         (gemm("n = 3", "n = [3"), "s.toml:"),
-        (gemm("n = 3", "n = 3\nkernel = \"a b\""), "s.toml:6: `a b` is no kernel name"),
+        (gemm("n = 3", "n = 3\nkernel = \"a b\""), "s.toml:6: `a b` is not a kernel name"),
         (
             error_of(
                 &GEMM.replace("[[points]]", "[protocol]\nmin_samples = 0x20\n[[points]]"),

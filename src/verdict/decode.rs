@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::shares::BoundBy;
-use super::{BOUND_SHARE, Claim, Finding, Judge, percent, residency_cell};
+use super::{BOUND_SHARE, Claim, Finding, Judge, counted, percent, residency_cell};
 use crate::analysis::Measured;
 use crate::op::{DecodeAttention, OfProblem, Problem};
 use crate::roofline::RoofKind;
@@ -18,8 +18,8 @@ impl<'a> Judge<'a> {
     }
 
     /// The decode points that the claims are about: from DRAM, measured, of one new
-    /// token that sees all of its context. Drafts have the intensity of larger groups,
-    /// and windows the bytes of shorter contexts.
+    /// token that attends to all of its context. Drafts have the intensity of larger
+    /// groups, and windows the bytes of shorter contexts.
     fn decode_from_dram(&self) -> Vec<(&'a Measured, DecodeAttention, BoundBy)> {
         self.decode()
             .filter(|(point, shape)| point.is_from_dram() && shape.is_plain())
@@ -44,7 +44,8 @@ impl<'a> Judge<'a> {
         if all.len() > points.len() {
             let left_out = all.len() - points.len();
             evidence.push_str(&format!(
-                " ({left_out} more are no evidence: their kernel reaches no roof)"
+                " ({}: the kernel reaches no roof)",
+                counted(left_out, "more is no evidence", "more are no evidence")
             ));
         }
         for sentence in memory_bound_from(&points) {

@@ -53,7 +53,7 @@ impl Judge<'_> {
         let rows: Vec<u64> = knees.iter().filter_map(|knee| knee.rows).collect();
         let unit = knees.first()?.axis.unit;
         let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max()) else {
-            return Some(format!("compute bound at no number of {unit}"));
+            return Some(format!("not compute bound at any number of {unit}"));
         };
         let range =
             if least == most { format!("{least}") } else { format!("{least} to {most}") };

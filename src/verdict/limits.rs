@@ -1,5 +1,5 @@
-//! The limits of the machine as it was measured, and what moving bytes costs
-//! apart from the bytes.
+//! The limits of the machine as it was measured, and the fixed costs and bandwidths
+//! of moving bytes.
 
 use super::{Judge, MachineLimit, interval, percent};
 use crate::roofline::Peaks;
@@ -46,7 +46,7 @@ impl Judge<'_> {
         limits
     }
 
-    /// The measured limits, beside what the clocks and the data sheet promise
+    /// The measured limits, next to what the clocks and the data sheet promise
     /// where that is known.
     pub(super) fn limits_section(&self, limits: &[MachineLimit]) -> Section {
         let (derived, spec) = (self.campaign.derived.is_some(), &self.campaign.spec);
@@ -72,8 +72,8 @@ impl Judge<'_> {
         Section { heading: "Machine, as measured".into(), columns, rows, paragraphs }
     }
 
-    /// What moving bytes costs apart from the bytes. Too few read streams for a
-    /// line are said; of other kernels only lines are shown.
+    /// Fixed costs and bandwidths of moving bytes. Read streams are listed even where
+    /// they are too few for a line; other kernels only where a line was fitted.
     pub(super) fn transfer_section(&self) -> Section {
         let derived = self.campaign.derived.as_ref();
         let peak = derived.map(|peaks| peaks.bandwidth.read.plateau().bytes_per_s);

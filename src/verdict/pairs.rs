@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::shares::BoundBy;
-use super::{Claim, FLAT, Finding, Judge};
+use super::{Claim, FLAT, Finding, Judge, counted};
 use crate::analysis::Measured;
 use crate::op::{PairKind, Problem};
 use crate::resource::Work;
@@ -79,9 +79,9 @@ pub(super) enum Follows {
     Neither,
     /// The interval spans more than one answer.
     Undecided,
-    /// An end of the pair reaches no roof, so it says nothing of the hardware.
+    /// One of the points reaches no roof, so the pair says nothing about the hardware.
     NoRoof,
-    /// Bytes and FLOPs change alike.
+    /// Bytes and FLOPs change by similar factors.
     TooClose,
 }
 
@@ -93,7 +93,7 @@ impl Follows {
             Follows::Neither => "neither",
             Follows::Undecided => "undecided",
             Follows::NoRoof => "no evidence: kernel below both roofs",
-            Follows::TooClose => "no evidence: bytes and FLOPs change alike",
+            Follows::TooClose => "no evidence: bytes and FLOPs change by similar factors",
         }
     }
 
@@ -207,7 +207,7 @@ impl<'a> Judge<'a> {
         let time = high.time_s?.over(low.time_s?).widened(self.drift);
         let ratio = |of: fn(&Work) -> u64| of(&high.work) as f64 / of(&low.work) as f64;
         let (bytes, flops) = (ratio(Work::bytes), ratio(Work::flops));
-        // A launch that costs more than the work may take as long whatever the work.
+        // Where the launch costs more than the work, time need not depend on the work.
         let no_roof = |p: &Measured| {
             matches!(self.bound(p), Some(BoundBy::Kernel | BoundBy::Latency))
         };
@@ -275,7 +275,7 @@ impl<'a> Judge<'a> {
             heading: "What does time follow?".into(),
             columns: vec![
                 "pair",
-                "points alike in",
+                "points share",
                 "changed",
                 "bytes ratio",
                 "FLOPs ratio",
@@ -312,18 +312,24 @@ fn summaries(judged: &[&Pair<'_>]) -> Vec<String> {
     groups.into_iter().map(sentence).collect()
 }
 
-/// How many pairs are no evidence, and why.
+/// How many pairs are not evidence, and why.
 fn left_out(asked: &[&Pair<'_>]) -> Vec<String> {
     let count = |f: &dyn Fn(&Pair<'_>) -> bool| asked.iter().filter(|p| f(p)).count();
     let across = |p: &Pair<'_>| p.follows.is_evidence() && p.expected.is_none();
     [
-        (count(&|p| p.follows == Follows::NoRoof), "an end reaches no roof"),
-        (count(&|p| p.follows == Follows::TooClose), "bytes and FLOPs change alike"),
-        (count(&across), "they lie across the ridge, or it is unknown"),
+        (count(&|p| p.follows == Follows::NoRoof), "one of the points reaches no roof"),
+        (
+            count(&|p| p.follows == Follows::TooClose),
+            "bytes and FLOPs change by similar factors",
+        ),
+        (count(&across), "one point is on each side of the ridge, or the ridge is unknown"),
     ]
     .into_iter()
     .filter(|(n, _)| *n > 0)
-    .map(|(n, why)| format!("{n} more are no evidence: {why}"))
+    .map(|(n, why)| {
+        let more = counted(n, "more is no evidence", "more are no evidence");
+        format!("{more}: {why}")
+    })
     .collect()
 }
 
@@ -335,8 +341,8 @@ fn spelled(low: &Problem, high: &Problem) -> (String, String) {
         match after.iter().find(|(other, _)| *other == key) {
             Some((_, new)) if *new == value => alike.push(format!("{key}={value}")),
             Some((_, new)) => changed.push(format!("{key} {value} -> {new}")),
-            // A format is written only where it is not that of the rest.
-            None => changed.push(format!("{key} {value} -> the rest's")),
+            // A format is written only where it differs from that of the other tensors.
+            None => changed.push(format!("{key} {value} -> that of the other tensors")),
         }
     }
     for (key, value) in after {

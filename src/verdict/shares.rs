@@ -47,8 +47,8 @@ impl BoundBy {
 }
 
 impl Judge<'_> {
-    /// A share of a roof with everything that may be off about it: its own
-    /// interval, its ceiling's and the drift.
+    /// A share of a roof with all of its error: its own interval, its ceiling's and
+    /// the drift.
     fn share(
         &self,
         share: Option<Estimate>,

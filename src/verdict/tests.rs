@@ -503,7 +503,10 @@ fn linear_layers_follow_weights_and_past_the_ridge_rows() {
     assert!(evidence.contains("past the ridge, time x 8.00"), "{evidence}");
     let (finding, evidence) = found(rows(&[8, 16]), id);
     assert_eq!(finding, Finding::NotTested, "{evidence}");
-    assert!(evidence.contains("1 more are no evidence: they lie across"), "{evidence}");
+    assert!(
+        evidence.contains("1 more is no evidence: one point is on each side of the ridge"),
+        "{evidence}"
+    );
 }
 
 #[test]
@@ -522,7 +525,7 @@ fn slow_and_unlike_linear_layers_are_no_evidence() {
     let (finding, evidence) = found(slow, id);
     assert_eq!(finding, Finding::NotTested);
     assert!(
-        evidence.contains("1 more are no evidence: an end reaches no roof"),
+        evidence.contains("1 more is no evidence: one of the points reaches no roof"),
         "{evidence}"
     );
     let mut hot = at_roof(&gemm(2, "bf16"), 1.1, 0.01);
@@ -549,10 +552,10 @@ fn experts_follow_the_bytes_of_those_touched() {
     // All eight are touched from four tokens on.
     let (finding, evidence) = found(of(&[4, 8, 16], "balanced"), id);
     assert_eq!(finding, Finding::Supported, "{evidence}");
-    // Twice the experts for twice the tokens: bytes and FLOPs change alike.
+    // Twice the experts for twice the tokens: bytes and FLOPs change by similar factors.
     let (finding, evidence) = found(of(&[1, 2], "balanced"), id);
     assert_eq!(finding, Finding::NotTested, "{evidence}");
-    assert!(evidence.contains("bytes and FLOPs change alike"), "{evidence}");
+    assert!(evidence.contains("bytes and FLOPs change by similar factors"), "{evidence}");
     // Sixteen FLOPs for each byte and more, of a ridge of ten.
     assert_eq!(found(of(&[128, 256], "balanced"), id).0, Finding::Contradicted);
     let mut mixed = of(&[4], "balanced");

@@ -1,6 +1,6 @@
 //! What makes a run invalid, and what a reader should know all the same.
 
-use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, percent};
+use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::Measured;
 use crate::model::derived;
 use crate::op::Purpose;
@@ -38,11 +38,15 @@ impl Judge<'_> {
         let (noisy, skipped) = (count(Status::Noisy), count(Status::Skipped));
         if noisy > 0 {
             warnings.push(format!(
-                "{noisy} points are noisy: their intervals are wider than the suite wants"
+                "{} noisy: the interval of the median is wider than the suite wants",
+                counted(noisy, "point is", "points are")
             ));
         }
         if skipped > 0 {
-            warnings.push(format!("{skipped} points were skipped; their rows say why"));
+            warnings.push(format!(
+                "{} skipped; see the column reason",
+                counted(skipped, "point was", "points were")
+            ));
         }
         self.circumstances(&mut warnings);
         (faults, warnings)
@@ -131,8 +135,9 @@ impl Judge<'_> {
         let disturbed = self.campaign.points.iter().filter(is_disturbed).count();
         if disturbed > 0 {
             warnings.push(format!(
-                "during {disturbed} points other programs or the hypervisor took more than \
-                 {:.0}% of the CPU time (other_cpu_share in results.csv)",
+                "during {} other programs or the hypervisor took more than {:.0}% of the CPU \
+                 time (other_cpu_share in results.csv)",
+                counted(disturbed, "point", "points"),
                 100.0 * DISTURBED_SHARE
             ));
         }
@@ -149,7 +154,7 @@ impl Judge<'_> {
                  measure --resume {folder}`"
             )),
             Some(planned) if rows > planned => faults.push(format!(
-                "{rows} rows are there and {planned} were planned: files were mixed or edited"
+                "{rows} rows are there, but {planned} were planned: files were mixed or edited"
             )),
             Some(_) => {}
         }
