@@ -32,7 +32,7 @@ pub(super) const FACTS: Facts = Facts {
     example: "mla_append:batch=2,context=40,new_tokens=3,dtype=bf16,layout=paged64",
     judged: JudgedFacts {
         prose: "MLA append",
-        marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },
+        marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Orange },
         purpose: Purpose::Work,
         sets_compute_ceiling: false,
         reads_cache: false,
