@@ -201,7 +201,7 @@ fn a_fault_ends_the_campaign_and_resuming_continues_after_it() {
     let errors = text(&run.stderr);
     assert!(!run.status.success());
     assert!(
-        errors.contains("cannot be used any more after stream:access=write"),
+        errors.contains("can no longer be used after stream:access=write"),
         "{errors}"
     );
     assert!(errors.contains(&format!("--resume {out}")), "{errors}");
