@@ -52,6 +52,13 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "rmsnorm",
+        &[
+            "rmsnorm:m=67,n=1064,dtype=bf16,residual=true",
+            "rmsnorm:m=1,n=1064,dtype=bf16,residual=true",
+        ],
+    ),
+    (
         "kv_append",
         &[
             "kv_append:batch=7,context=99,new_tokens=3,kv_heads=3,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged",
