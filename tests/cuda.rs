@@ -200,10 +200,7 @@ fn a_fault_ends_the_campaign_and_resuming_continues_after_it() {
         mock.run(&["measure", suite.to_str().unwrap(), "--seed", "1", "--out", out]);
     let errors = text(&run.stderr);
     assert!(!run.status.success());
-    assert!(
-        errors.contains("can no longer be used after stream:access=write"),
-        "{errors}"
-    );
+    assert!(errors.contains("can no longer be used after stream:access=write"), "{errors}");
     assert!(errors.contains(&format!("--resume {out}")), "{errors}");
     for _ in 0..2 {
         run = mock.run(&["measure", "--resume", out]);
