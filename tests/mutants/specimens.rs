@@ -58,6 +58,8 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "rmsnorm:m=1,n=1064,dtype=bf16,residual=true",
         ],
     ),
+    // Tokens that share a warp, and a block that is not full.
+    ("rmsnorm", &["rmsnorm:m=21,n=136,dtype=bf16", "rmsnorm:m=3,n=200,dtype=bf16"]),
     (
         "kv_append",
         &[
