@@ -1,13 +1,7 @@
 //! What devices send each other: collectives over links.
 
-use std::any::Any;
-
-use super::Access;
 use super::explanation::Explanation;
-use super::judged::{
-    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
-    SweepPlace,
-};
+use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Link, LinkDirection, Work};
@@ -162,24 +156,4 @@ impl Operation for Collective {
     }
 }
 
-impl Judged for Collective {
-    fn memory_roof(&self) -> Option<Access> {
-        None
-    }
-
-    fn line(&self) -> Option<String> {
-        None
-    }
-
-    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
-        None
-    }
-
-    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
-        None
-    }
-
-    fn knee(&self) -> Option<KneeAxis> {
-        None
-    }
-}
+not_compared!(Collective);

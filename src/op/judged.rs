@@ -112,6 +112,35 @@ pub trait Judged {
     fn knee(&self) -> Option<KneeAxis>;
 }
 
+/// Says of an operation that its points are neither ceilings of memory nor compared with
+/// each other. A statement, not a default: an operation without it does not compile.
+macro_rules! not_compared {
+    ($operation:ty) => {
+        impl $crate::op::Judged for $operation {
+            fn memory_roof(&self) -> Option<$crate::op::Access> {
+                None
+            }
+
+            fn line(&self) -> Option<String> {
+                None
+            }
+
+            fn place_in(&self, _: $crate::op::Sweep) -> Option<$crate::op::SweepPlace> {
+                None
+            }
+
+            fn pair_with(&self, _: &dyn std::any::Any) -> Option<$crate::op::PairKind> {
+                None
+            }
+
+            fn knee(&self) -> Option<$crate::op::KneeAxis> {
+                None
+            }
+        }
+    };
+}
+pub(super) use not_compared;
+
 /// A size that figures of operational intensity sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sweep {

@@ -1,14 +1,8 @@
 //! What a step of decoding adds to the cache.
 
-use std::any::Any;
-
-use super::Access;
 use super::contract::product;
 use super::explanation::Explanation;
-use super::judged::{
-    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
-    SweepPlace,
-};
+use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::kv_layout::{AppendedPages, Requests, check_cache, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{PageOrder, ProblemError, Routed};
@@ -195,27 +189,7 @@ impl Operation for KvAppend {
     }
 }
 
-impl Judged for KvAppend {
-    fn memory_roof(&self) -> Option<Access> {
-        None
-    }
-
-    fn line(&self) -> Option<String> {
-        None
-    }
-
-    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
-        None
-    }
-
-    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
-        None
-    }
-
-    fn knee(&self) -> Option<KneeAxis> {
-        None
-    }
-}
+not_compared!(KvAppend);
 
 /// The scales of keys and of values of so many requests and heads, where they have any.
 pub(super) fn scale_tensors(kv_dtype: Quant, sequences: u64) -> Vec<Tensor> {

@@ -1,14 +1,8 @@
 //! What a step of decoding adds to a cache of latents.
 
-use std::any::Any;
-
-use super::Access;
 use super::contract::product;
 use super::explanation::Explanation;
-use super::judged::{
-    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
-    SweepPlace,
-};
+use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::kv_layout::{AppendedPages, Requests, check_paged};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, MlaDecode, Operation};
 use super::{ProblemError, Routed};
@@ -197,24 +191,4 @@ impl Operation for MlaAppend {
     }
 }
 
-impl Judged for MlaAppend {
-    fn memory_roof(&self) -> Option<Access> {
-        None
-    }
-
-    fn line(&self) -> Option<String> {
-        None
-    }
-
-    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
-        None
-    }
-
-    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
-        None
-    }
-
-    fn knee(&self) -> Option<KneeAxis> {
-        None
-    }
-}
+not_compared!(MlaAppend);

@@ -1,15 +1,10 @@
 //! Attention of prefill: the opposite of decode.
 
-use std::any::Any;
 use std::ops::Range;
 
-use super::Access;
 use super::contract::product;
 use super::explanation::{Explanation, formula, size};
-use super::judged::{
-    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
-    SweepPlace,
-};
+use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::kv_append::scale_tensors;
 use super::kv_layout::{attended, check_cache, check_heads};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
@@ -257,24 +252,4 @@ impl Operation for PrefillAttention {
     }
 }
 
-impl Judged for PrefillAttention {
-    fn memory_roof(&self) -> Option<Access> {
-        None
-    }
-
-    fn line(&self) -> Option<String> {
-        None
-    }
-
-    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
-        None
-    }
-
-    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
-        None
-    }
-
-    fn knee(&self) -> Option<KneeAxis> {
-        None
-    }
-}
+not_compared!(PrefillAttention);

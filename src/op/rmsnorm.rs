@@ -1,14 +1,8 @@
 //! The norm between the layers of a model.
 
-use std::any::Any;
-
-use super::Access;
 use super::contract::product;
 use super::explanation::{Explanation, formula, size};
-use super::judged::{
-    Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
-    SweepPlace,
-};
+use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
@@ -150,27 +144,7 @@ impl Operation for RmsNorm {
     }
 }
 
-impl Judged for RmsNorm {
-    fn memory_roof(&self) -> Option<Access> {
-        None
-    }
-
-    fn line(&self) -> Option<String> {
-        None
-    }
-
-    fn place_in(&self, _: Sweep) -> Option<SweepPlace> {
-        None
-    }
-
-    fn pair_with(&self, _: &dyn Any) -> Option<PairKind> {
-        None
-    }
-
-    fn knee(&self) -> Option<KneeAxis> {
-        None
-    }
-}
+not_compared!(RmsNorm);
 
 #[cfg(test)]
 mod tests {
