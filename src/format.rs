@@ -125,6 +125,48 @@ pub enum Role {
     Witness,
 }
 
+/// How memory of the host is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostMemory {
+    /// Pages that stay where they are, which a device copies by itself.
+    Pinned,
+    /// Ordinary pages, which the driver copies through pinned ones of its own.
+    Pageable,
+}
+
+impl HostMemory {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [HostMemory; 2] = [HostMemory::Pinned, HostMemory::Pageable];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HostMemory::Pinned => "pinned",
+            HostMemory::Pageable => "pageable",
+        }
+    }
+}
+
+/// Which memory a tensor lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// The memory of the device.
+    Device,
+    /// The memory of the host. A CPU is both, and makes no difference.
+    Host(HostMemory),
+}
+
+impl Place {
+    /// The memory, for messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Place::Device => "GPU memory",
+            Place::Host(HostMemory::Pinned) => "pinned host memory",
+            Place::Host(HostMemory::Pageable) => "pageable host memory",
+        }
+    }
+}
+
 /// One array that a problem reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensor {
@@ -136,17 +178,24 @@ pub struct Tensor {
     pub format: TensorFormat,
     /// How many elements.
     pub elements: u64,
+    /// Which memory it lies in.
+    pub place: Place,
 }
 
 impl Tensor {
-    /// A tensor of so many elements.
+    /// A tensor of so many elements in the memory of the device.
     pub const fn new(
         name: &'static str,
         role: Role,
         format: TensorFormat,
         elements: u64,
     ) -> Self {
-        Tensor { name, role, format, elements }
+        Tensor { name, role, format, elements, place: Place::Device }
+    }
+
+    /// The same tensor in the memory of the host.
+    pub const fn on_host(self, memory: HostMemory) -> Self {
+        Tensor { place: Place::Host(memory), ..self }
     }
 
     /// Size in bytes.
@@ -178,4 +227,4 @@ macro_rules! text_of_name {
 }
 pub(crate) use text_of_name;
 
-text_of_name!(DType => "a dtype");
+text_of_name!(DType => "a dtype", HostMemory => "a kind of host memory");

@@ -30,6 +30,7 @@ mod moe_gemm;
 mod peak;
 mod prefill_attention;
 mod stream;
+mod transfer;
 
 use std::fmt;
 use std::str::FromStr;
@@ -49,8 +50,9 @@ pub use moe_gemm::{Inputs, MAX_ROUTED, MoeGemm, Routing};
 pub use peak::{Peak, Unit};
 pub use prefill_attention::PrefillAttention;
 pub use stream::{Access, Stream};
+pub use transfer::{Transfer, TransferDirection};
 
-use crate::format::{DType, Tensor, text_of_name};
+use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
 
 /// Largest compulsory traffic of one problem, in bytes (64 TiB).
@@ -95,7 +97,9 @@ pub trait Operation {
     fn explanation(&self) -> Explanation;
 
     /// The arrays of one instance, in a fixed order: that of inputs in memory and of the
-    /// keys that they are drawn with. All inputs come before the one output.
+    /// keys that they are drawn with. All inputs come before the outputs. There is one
+    /// output, or several that differ in nothing but name, place and elements: see
+    /// [`Problem::output`].
     fn tensors(&self) -> Vec<Tensor>;
 
     /// Bytes of [`Operation::work`] that are weights, and their scales.
@@ -235,6 +239,7 @@ table! {
     prefill_attention::PrefillAttention,
     mla_append::MlaAppend,
     collective::Collective,
+    transfer::Transfer,
 }
 
 text_of_name!(Op => "an op");
@@ -318,10 +323,13 @@ impl Problem {
         self.operation().tensors()
     }
 
-    /// The one array that is not an input.
+    /// The array that is not an input. Several outputs count as one array, in their order
+    /// and with the name of the last.
     pub fn output(&self) -> Tensor {
         let tensors = self.tensors();
-        tensors[tensors.len() - 1]
+        let last = tensors[tensors.len() - 1];
+        let outputs = tensors.iter().filter(|tensor| tensor.role != Role::Input);
+        Tensor { elements: outputs.map(|tensor| tensor.elements).sum(), ..last }
     }
 
     /// Bytes that are weights: see [`Operation::weight_bytes`].

@@ -275,6 +275,7 @@ pub fn marker(op: Op, cache_state: &str) -> Marker {
         Op::MlaDecode => (Shape::Circle, PALETTE[4]),
         Op::MlaAppend => (Shape::Wedge, PALETTE[4]),
         Op::Collective => (Shape::Square, PALETTE[5]),
+        Op::Transfer => (Shape::Diamond, PALETTE[5]),
         Op::Gemm => (Shape::Diamond, PALETTE[1]),
         Op::MoeGemm => (Shape::Diamond, PALETTE[3]),
         Op::PrefillAttention => (Shape::Square, PALETTE[2]),
@@ -298,6 +299,7 @@ pub fn op_name(op: Op) -> &'static str {
         Op::MlaDecode => "MLA decode",
         Op::MlaAppend => "MLA append",
         Op::Collective => "collective",
+        Op::Transfer => "transfer",
         Op::DecodeAttention => "decode attention",
         Op::PrefillAttention => "prefill attention",
     }

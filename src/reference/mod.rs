@@ -42,6 +42,7 @@ mod moe_gemm;
 mod peak;
 mod prefill_attention;
 mod stream;
+mod transfer;
 
 use std::ops::Range;
 

@@ -43,6 +43,19 @@ fn streams_are_right() {
 }
 
 #[test]
+fn transfers_are_right() {
+    let mut device = device();
+    for direction in ["host_to_device", "device_to_host", "both"] {
+        for bytes in [256, 65_536 + 256, 3 << 20] {
+            for memory in ["pinned", "pageable"] {
+                let rest = format!("direction={direction},memory={memory},bytes={bytes}");
+                verify(&mut device, &format!("transfer:{rest}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn chains_are_right() {
     let mut device = device();
     for lanes in [1, 15, 16, 255, 256, 257, 1000] {
