@@ -158,6 +158,8 @@ impl Inventory {
 
     fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {
         let kernel = configured.kernel;
+        // What only copies is not compiled.
+        let Some(source) = kernel.file() else { return };
         let same = |wanted: &Wanted| {
             wanted.source.name == kernel.name
                 && wanted.arch == target.arch
@@ -165,7 +167,7 @@ impl Inventory {
         };
         let at = self.wanted.iter().position(same).unwrap_or_else(|| {
             self.wanted.push(Wanted {
-                source: kernel.file(),
+                source,
                 defines: configured.defines.clone(),
                 arch: target.arch,
                 launches: BTreeMap::new(),
@@ -371,7 +373,8 @@ mod tests {
         assert!(missing.is_empty(), "{} gets no {missing:?} for {problem}", kernel.name);
     }
 
-    /// Names of the tensors and scratch buffers whose addresses are in no parameter.
+    /// Names of the tensors and scratch buffers that are not copied and whose addresses are
+    /// in no parameter.
     fn unbound(problem: &Problem, plan: &Plan) -> Vec<&'static str> {
         let params = stand_in_params(problem, plan);
         let params: Vec<u8> = params.into_iter().flat_map(|params| params.bytes).collect();
@@ -381,7 +384,11 @@ mod tests {
             .collect();
         let tensors = problem.tensors().into_iter().map(|tensor| tensor.name);
         let names = tensors.chain(plan.scratch.iter().map(|scratch| scratch.name));
-        let missing = names.zip(addresses()).filter(|(_, at)| !words.contains(at));
+        let is_copied =
+            |name| plan.copies.iter().any(|copy| copy.from == name || copy.to == name);
+        let missing = names
+            .zip(addresses())
+            .filter(|(name, at)| !words.contains(at) && !is_copied(*name));
         missing.map(|(name, _)| name).collect()
     }
 

@@ -14,6 +14,7 @@ use super::peak::PeakChains;
 use super::refusal::Refusal;
 use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
+use super::transfer::HostCopies;
 use crate::op::Problem;
 use crate::toolchain::Arch;
 
@@ -32,6 +33,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionMlaWgmma>(),
     Kernel::of::<AttentionMla>(),
     Kernel::of::<AttentionPrefill>(),
+    Kernel::of_copies::<HostCopies>(),
 ];
 
 impl Kernel {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::kernel::{Configured, DEVICE_SOURCE, Kernel, ParamBytes};
 use crate::op::Problem;
+use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{
     Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
 };
@@ -120,6 +121,7 @@ impl CudaDevice {
     fn loaded(
         &mut self,
         configured: &Configured,
+        source: &Source,
         problem: &Problem,
         entries: &[&'static str],
     ) -> Result<Rc<Loaded>, LaunchError> {
@@ -134,7 +136,7 @@ impl CudaDevice {
         };
         let binary = self
             .compiler
-            .compile(&kernel.file(), defines, self.target.arch)
+            .compile(source, defines, self.target.arch)
             .map_err(|e| broken("does not compile", e.to_string()))?;
         let functions = driver::load(&self.context, kernel.name, &binary.image, entries)
             .map_err(|e| broken("does not load", e.to_string()))?;
@@ -175,8 +177,11 @@ impl Device for CudaDevice {
         let plan = found.plan(&self.target);
         let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();
         entries.dedup();
-        let loaded = self.loaded(&found, problem, &entries)?;
-        let ready = prepared::prepare(self, problem, plan, &loaded, slots, seed)?;
+        let loaded = match found.kernel.file() {
+            Some(source) => Some(self.loaded(&found, &source, problem, &entries)?),
+            None => None,
+        };
+        let ready = prepared::prepare(self, problem, plan, loaded.as_ref(), slots, seed)?;
         Ok(Box::new(ready))
     }
 

@@ -1,4 +1,5 @@
-//! The calls of the CUDA driver, each in a safe function. The only file that calls it.
+//! The calls of the CUDA driver, each in a safe function. Only this file, with its part
+//! `host`, calls it.
 //!
 //! cudarc loads libcuda when it is first used, and panics where that fails or
 //! a symbol is missing. [`Context::open`] therefore looks before the first call: at the
@@ -8,8 +9,9 @@
 //!
 //! # Safety
 //! Handles are made and destroyed by the types that own them, and those keep
-//! the context alive. Host memory is reached by the driver in three places
-//! only: copies, whose ranges are checked here; the parameters of a launch, which have the
+//! the context alive. Host memory is reached by the driver in four places
+//! only: copies that are waited for, whose ranges are checked here; copies that are queued,
+//! see [`host`]; the parameters of a launch, which have the
 //! sizes that the loaded function declares, and which the driver copies before it returns;
 //! and [`HostPage`], which is 64 bytes of plain words. What a kernel does to device memory
 //! cannot break the safety of the host.
@@ -56,6 +58,11 @@ macro_rules! call {
         check(stringify!($name), unsafe { sys::$name($($argument),*) })
     };
 }
+
+mod host;
+
+use host::SideStream;
+pub use host::{HostBuffer, HostCopy};
 
 /// The version of a driver that can be used, `1000 * major + 10 * minor`.
 ///
@@ -320,16 +327,18 @@ impl Drop for HostPage {
 #[derive(Debug)]
 pub struct CudaStream {
     raw: sys::CUstream,
+    side: SideStream,
     _context: Rc<Context>,
 }
 
 impl CudaStream {
     /// Makes one that does not wait for the default stream.
     pub fn new(context: &Rc<Context>) -> Result<Self> {
+        let side = SideStream::new(context)?;
         let mut raw = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         call!(cuStreamCreate(&mut raw, flags))?;
-        Ok(CudaStream { raw, _context: Rc::clone(context) })
+        Ok(CudaStream { raw, side, _context: Rc::clone(context) })
     }
 
     /// Waits until everything queued is done; what went wrong in a kernel
@@ -382,12 +391,14 @@ impl CudaStream {
     pub fn capture(&self, queue: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         call!(cuStreamBeginCapture_v2(self.raw, mode))?;
+        self.side.begin_recording();
         let queued = queue();
+        let _host = self.side.end_recording();
         let mut raw = ptr::null_mut();
         // Ended also after a failure, or the stream could not be used again.
         let ended = call!(cuStreamEndCapture(self.raw, &mut raw));
-        let mut graph =
-            Graph { raw, executable: ptr::null_mut(), _context: Rc::clone(&self._context) };
+        let (executable, _context) = (ptr::null_mut(), Rc::clone(&self._context));
+        let mut graph = Graph { raw, executable, _host, _context };
         queued?;
         ended?;
         call!(cuGraphInstantiateWithFlags(&mut graph.executable, graph.raw, 0))?;
@@ -406,6 +417,8 @@ impl Drop for CudaStream {
 pub struct Graph {
     raw: sys::CUgraph,
     executable: sys::CUgraphExec,
+    /// What its copies refer to.
+    _host: Vec<Rc<HostBuffer>>,
     _context: Rc<Context>,
 }
 
@@ -437,8 +450,17 @@ pub struct Event {
 impl Event {
     /// Makes one that keeps time.
     pub fn new(context: &Rc<Context>) -> Result<Self> {
+        Self::with(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// Makes one that streams wait for and that keeps no time.
+    fn untimed(context: &Rc<Context>) -> Result<Self> {
+        Self::with(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn with(context: &Rc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
         let mut raw = ptr::null_mut();
-        call!(cuEventCreate(&mut raw, sys::CUevent_flags::CU_EVENT_DEFAULT as u32))?;
+        call!(cuEventCreate(&mut raw, flags as u32))?;
         Ok(Event { raw, _context: Rc::clone(context) })
     }
 
