@@ -50,7 +50,6 @@ constexpr u32 N_TILES = HEAD_DIM / 8;
 constexpr bool QUERIES_IN_SHARED = M_TILES * K_STEPS > 8;
 constexpr u32 QUERY_BYTES = QUERIES_IN_SHARED ? M_TILES * 16 * HEAD_DIM * sizeof(u16) : 0;
 
-constexpr u32 STAGES = SLOTS;  // of a warp's ring
 constexpr u32 ROW_BYTES = HEAD_DIM * CACHED_BYTES;
 constexpr u32 ROW_CHUNKS = ROW_BYTES / CHUNK_BYTES;
 constexpr u32 STAGE_CHUNKS = STEP * ROW_CHUNKS;

@@ -51,7 +51,6 @@ constexpr u32 QUARTER_CHUNKS = QUARTER * CACHED_BYTES / CHUNK_BYTES;
 
 constexpr u32 WARPS = THREADS / WARP;
 constexpr u32 TILE = TILE_TOKENS;
-constexpr u32 STAGES = SLOTS;  // of the ring
 constexpr u32 STAGE_BYTES = TILE * RECORD_BYTES;
 constexpr u32 RING_BYTES = STAGES * STAGE_BYTES;
 

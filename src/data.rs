@@ -1,6 +1,6 @@
-//! Inputs that anybody can make again: every element is a function of a key
+//! Reproducible inputs: every element is a function of a key
 //! and its index, so the reference checks a kernel without touching the
-//! kernel's buffers, and each rotation slot holds other data.
+//! kernel's buffers, and each rotation slot holds different data.
 //!
 //! Values are uniform in [-1, 1), the distribution that the CUTLASS
 //! measurement document asks for: zeros would draw less power and clock
@@ -21,12 +21,12 @@ use crate::weights;
 pub struct Key(u64);
 
 impl Key {
-    /// The key of tensor number `tensor` of a problem in rotation slot `slot`.
+    /// The key of tensor `tensor` of a problem in rotation slot `slot`.
     pub fn new(seed: u64, slot: usize, tensor: usize) -> Self {
         Key(mix(mix(mix(seed) ^ slot as u64) ^ tensor as u64))
     }
 
-    /// The key as a number, for devices that draw by themselves.
+    /// The key as a number, for devices that draw on their own.
     pub(crate) fn raw(self) -> u64 {
         self.0
     }
@@ -51,7 +51,7 @@ impl Key {
             DType::F16 => f16_from(self.half_word(index)).to_f32(),
             DType::Int8 => f32::from(self.byte(index) as i8),
             DType::Fp8E4m3 => e4m3_to_f32(e4m3_from(self.byte(index))),
-            DType::Int4 => f32::from(weights::number(&[self.byte(index / 2)], index % 2)),
+            DType::Int4 => f32::from(weights::element(&[self.byte(index / 2)], index % 2)),
             DType::Fp4E2m1 => e2m1_to_f32(self.byte(index / 2) >> (4 * (index % 2))),
         }
     }
@@ -330,8 +330,8 @@ fn half_scale_from(bits: u16, largest: f32) -> f16 {
     f16::from_f32(largest * (0.5 + 0.5 * f16_from(bits).to_f32().abs()))
 }
 
-/// The E8M0 code of one of two powers of two, whose products with numbers of `dtype` are
-/// about 1 at most: numbers of E2M1 go to 6.
+/// The E8M0 code of one of two powers of two, whose products with values of `dtype` are
+/// at most about 1; values of E2M1 go to 6.
 const fn power_scale_from(bits: u8, dtype: DType) -> u8 {
     let largest = match dtype {
         DType::Fp4E2m1 => 127 - 3,
@@ -340,7 +340,7 @@ const fn power_scale_from(bits: u8, dtype: DType) -> u8 {
     largest - (bits & 1)
 }
 
-/// The E4M3 code of a scale from 1/16 to 15/128, for numbers of E2M1.
+/// The E4M3 code of a scale from 1/16 to 15/128, for values of E2M1.
 const fn byte_scale_from(bits: u8) -> u8 {
     0x18 | (bits & 7)
 }
@@ -400,7 +400,7 @@ mod tests {
             }
             DType::Int8 => f32::from(bytes[index] as i8),
             DType::Fp8E4m3 => e4m3_to_f32(bytes[index]),
-            DType::Int4 => f32::from(weights::number(bytes, index as u64)),
+            DType::Int4 => f32::from(weights::element(bytes, index as u64)),
             DType::Fp4E2m1 => e2m1_to_f32(bytes[index / 2] >> (4 * (index % 2))),
         }
     }
@@ -515,8 +515,8 @@ mod tests {
         }
     }
 
-    /// Powers of two and scales in a byte, with the products that they make of the largest
-    /// numbers of their elements.
+    /// Powers of two and scales in a byte, and their products with the largest values of
+    /// their elements' format.
     #[test]
     fn byte_sized_scales_are_those_made_one_by_one() {
         for (format, largest) in [
@@ -559,9 +559,9 @@ mod tests {
         let mut bytes = vec![0; 656 * 9];
         key.fill(format, &mut bytes);
         for (record, bytes) in bytes.chunks(656).enumerate() {
-            let mut numbers = vec![0.0; 576];
-            key.latent_record(512, 64, record as u64, &mut numbers);
-            for (column, &number) in numbers.iter().enumerate() {
+            let mut elements = vec![0.0; 576];
+            key.latent_record(512, 64, record as u64, &mut elements);
+            for (column, &element) in elements.iter().enumerate() {
                 let expected = if column < 512 {
                     let scale = 512 + column / 128 * 4;
                     let scale: f32 = bytemuck::pod_read_unaligned(&bytes[scale..][..4]);
@@ -570,7 +570,7 @@ mod tests {
                 } else {
                     decode(DType::Bf16, &bytes[528..], column - 512)
                 };
-                assert_eq!(number, expected, "record {record}, column {column}");
+                assert_eq!(element, expected, "record {record}, column {column}");
             }
         }
     }

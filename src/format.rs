@@ -45,7 +45,7 @@ impl DType {
         }
     }
 
-    /// Size of so many elements in bytes.
+    /// Size of `elements` elements in bytes.
     pub const fn bytes_of(self, elements: u64) -> u64 {
         (elements * self.bits()).div_ceil(8)
     }
@@ -55,7 +55,7 @@ impl DType {
         self.bytes_of(1)
     }
 
-    /// Whether numbers of this format mean something only times a scale that is kept
+    /// Whether values of this format are multiplied by a scale that is kept
     /// beside them.
     pub const fn is_scaled(self) -> bool {
         matches!(self, DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1)
@@ -78,14 +78,13 @@ impl DType {
 /// What a tensor's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorFormat {
-    /// Numbers of a format.
+    /// Values of a format.
     Values(DType),
     /// Raw 32-bit words.
     Words,
     /// A shuffled table of 32-bit page numbers, each used once.
     PageTable,
-    /// Scales of numbers in a format, f32: as large as numbers of the format times them
-    /// are about 1.
+    /// Scales of values in a format, f32. Products of values and scales are at most about 1.
     Scales(DType),
     /// One over such scales.
     InverseScales(DType),
@@ -95,18 +94,18 @@ pub enum TensorFormat {
     PowerScales(DType),
     /// Such scales in fp8_e4m3.
     ByteScales(DType),
-    /// Records of so many latents in fp8_e4m3, with their scales and so many numbers in
-    /// bf16: see [`MlaDecode`](crate::op::MlaDecode).
+    /// Records of latents in fp8_e4m3 with their scales, then elements in bf16 that carry the
+    /// position: see [`MlaDecode`](crate::op::MlaDecode).
     LatentRecords {
         /// Latents of a record.
         latent_dim: u64,
-        /// Other numbers of a record.
+        /// Elements of a record that carry the position.
         rope_dim: u64,
     },
 }
 
 impl TensorFormat {
-    /// Size of so many elements in bytes.
+    /// Size of `elements` elements in bytes.
     pub const fn bytes_of(self, elements: u64) -> u64 {
         match self {
             TensorFormat::Values(dtype) => dtype.bytes_of(elements),
@@ -141,6 +140,48 @@ pub enum Role {
     Witness,
 }
 
+/// How memory of the host is allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostMemory {
+    /// Pages that stay where they are, which a device copies by itself.
+    Pinned,
+    /// Ordinary pages, which the driver copies through pinned ones of its own.
+    Pageable,
+}
+
+impl HostMemory {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [HostMemory; 2] = [HostMemory::Pinned, HostMemory::Pageable];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HostMemory::Pinned => "pinned",
+            HostMemory::Pageable => "pageable",
+        }
+    }
+}
+
+/// Which memory a tensor lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemoryPlace {
+    /// The memory of the device.
+    Device,
+    /// The memory of the host. A CPU is both, and makes no difference.
+    Host(HostMemory),
+}
+
+impl MemoryPlace {
+    /// The memory, for messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MemoryPlace::Device => "GPU memory",
+            MemoryPlace::Host(HostMemory::Pinned) => "pinned host memory",
+            MemoryPlace::Host(HostMemory::Pageable) => "pageable host memory",
+        }
+    }
+}
+
 /// One array that a problem reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tensor {
@@ -152,17 +193,24 @@ pub struct Tensor {
     pub format: TensorFormat,
     /// How many elements.
     pub elements: u64,
+    /// Which memory it lies in.
+    pub place: MemoryPlace,
 }
 
 impl Tensor {
-    /// A tensor of so many elements.
+    /// A tensor of `elements` elements in the memory of the device.
     pub const fn new(
         name: &'static str,
         role: Role,
         format: TensorFormat,
         elements: u64,
     ) -> Self {
-        Tensor { name, role, format, elements }
+        Tensor { name, role, format, elements, place: MemoryPlace::Device }
+    }
+
+    /// The same tensor in the memory of the host.
+    pub const fn on_host(self, memory: HostMemory) -> Self {
+        Tensor { place: MemoryPlace::Host(memory), ..self }
     }
 
     /// Size in bytes.
@@ -194,4 +242,4 @@ macro_rules! text_of_name {
 }
 pub(crate) use text_of_name;
 
-text_of_name!(DType => "a dtype");
+text_of_name!(DType => "a dtype", HostMemory => "a kind of host memory");

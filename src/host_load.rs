@@ -36,7 +36,7 @@ impl HostLoad {
 /// The first line of `/proc/stat` is `cpu user nice system idle iowait irq
 /// softirq steal guest guest_nice`; guest time is in user time already. Fields
 /// 14 and 15 of `/proc/self/stat` are the process's user and system time,
-/// counted behind the name in parentheses, which may hold spaces (proc(5)).
+/// counted after the name in parentheses, which may hold spaces (proc(5)).
 fn parse(stat: &str, own: &str) -> Option<HostLoad> {
     let numbers = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
     let ticks: Vec<u64> = numbers.take(8).map_while(|n| n.parse().ok()).collect();

@@ -11,7 +11,7 @@ use crate::kernel::{
     Bound, Configured, EncodedTensorMap, Kernel, ParamBytes, Plan, UTILITIES,
 };
 use crate::op::Problem;
-use crate::suite::{Ground, Suite};
+use crate::suite::{PlanBasis, Suite};
 use crate::toolchain::nvrtc::{Resources, Source};
 use crate::toolchain::occupancy::blocks_per_sm;
 use crate::toolchain::{Arch, Binary, CompileError, Compiler, Defines, Target};
@@ -27,14 +27,14 @@ pub struct Wanted {
     pub arch: Arch,
     /// How its entries are launched; empty for a source that is not a kernel of the
     /// table.
-    pub launches: BTreeMap<&'static str, LaunchShape>,
+    pub launches: BTreeMap<&'static str, LaunchNeeds>,
     /// Points of the suites that need it.
     pub points: usize,
 }
 
 /// What launches of an entry have in common, and the most that any takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LaunchShape {
+pub struct LaunchNeeds {
     /// Threads of a block.
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
@@ -90,9 +90,9 @@ impl Nominal {
     fn ground<'a>(
         &self,
         kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
-    ) -> Ground<'a> {
+    ) -> PlanBasis<'a> {
         let units = u64::from(self.target.sms);
-        Ground { cache_bytes: self.cache_bytes, units, kernel }
+        PlanBasis { cache_bytes: self.cache_bytes, units, kernel }
     }
 }
 
@@ -158,6 +158,8 @@ impl Inventory {
 
     fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {
         let kernel = configured.kernel;
+        // What only copies is not compiled.
+        let Some(source) = kernel.file() else { return };
         let same = |wanted: &Wanted| {
             wanted.source.name == kernel.name
                 && wanted.arch == target.arch
@@ -165,7 +167,7 @@ impl Inventory {
         };
         let at = self.wanted.iter().position(same).unwrap_or_else(|| {
             self.wanted.push(Wanted {
-                source: kernel.file(),
+                source,
                 defines: configured.defines.clone(),
                 arch: target.arch,
                 launches: BTreeMap::new(),
@@ -208,7 +210,7 @@ fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<ParamBytes> {
     params
 }
 
-/// As many addresses as wanted, all different.
+/// Addresses without end, all different.
 fn addresses() -> impl Iterator<Item = u64> {
     (1..).map(|n| n << 40)
 }
@@ -314,7 +316,7 @@ mod tests {
     fn a_configuration_is_wanted_once() {
         let (wanted, _) = stream();
         assert_eq!(wanted.points, 4);
-        let shape = LaunchShape { threads: 512, dynamic_bytes: 0, param_bytes: 64 };
+        let shape = LaunchNeeds { threads: 512, dynamic_bytes: 0, param_bytes: 64 };
         let expected = [("stream_copy", shape), ("stream_read", shape)];
         assert_eq!(wanted.launches, expected.into());
         let archs = [Arch::SM_80, Arch::SM_120];
@@ -371,7 +373,8 @@ mod tests {
         assert!(missing.is_empty(), "{} gets no {missing:?} for {problem}", kernel.name);
     }
 
-    /// Names of the tensors and scratch buffers whose addresses are in no parameter.
+    /// Names of the tensors and scratch buffers that are not copied and whose addresses are
+    /// in no parameter.
     fn unbound(problem: &Problem, plan: &Plan) -> Vec<&'static str> {
         let params = stand_in_params(problem, plan);
         let params: Vec<u8> = params.into_iter().flat_map(|params| params.bytes).collect();
@@ -381,7 +384,11 @@ mod tests {
             .collect();
         let tensors = problem.tensors().into_iter().map(|tensor| tensor.name);
         let names = tensors.chain(plan.scratch.iter().map(|scratch| scratch.name));
-        let missing = names.zip(addresses()).filter(|(_, at)| !words.contains(at));
+        let is_copied =
+            |name| plan.copies.iter().any(|copy| copy.from == name || copy.to == name);
+        let missing = names
+            .zip(addresses())
+            .filter(|(name, at)| !words.contains(at) && !is_copied(*name));
         missing.map(|(name, _)| name).collect()
     }
 

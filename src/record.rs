@@ -162,9 +162,9 @@ pub struct Unreadable {
     pub line: u64,
     /// The column, unless the whole line is broken.
     pub column: Option<String>,
-    /// What stands there.
+    /// The value as written.
     pub value: String,
-    /// What is wrong, and what is known.
+    /// What is wrong, and which values are known.
     pub why: String,
 }
 

@@ -40,6 +40,19 @@ pub enum LinkDirection {
     Out,
 }
 
+impl LinkDirection {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [LinkDirection; 2] = [LinkDirection::In, LinkDirection::Out];
+
+    /// The spelling used in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LinkDirection::In => "in",
+            LinkDirection::Out => "out",
+        }
+    }
+}
+
 /// What a problem uses some of, and a machine has so much of in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {

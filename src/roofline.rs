@@ -113,12 +113,14 @@ pub struct ComputePeak {
     pub flops_per_s: f64,
 }
 
-/// The rate of a link, each way.
+/// The rate of a link, one way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinkPeak {
     /// Which.
     pub link: Link,
-    /// Bytes per second, one way.
+    /// Which way.
+    pub direction: LinkDirection,
+    /// Bytes per second that way.
     pub bytes_per_s: f64,
 }
 
@@ -145,8 +147,9 @@ impl Peaks {
     }
 
     /// Bytes per second of a link, one way, if known.
-    pub fn link_bytes_per_s(&self, link: Link) -> Option<f64> {
-        self.links.iter().find(|peak| peak.link == link).map(|peak| peak.bytes_per_s)
+    pub fn link_bytes_per_s(&self, link: Link, direction: LinkDirection) -> Option<f64> {
+        let is_it = |peak: &&LinkPeak| (peak.link, peak.direction) == (link, direction);
+        self.links.iter().find(is_it).map(|peak| peak.bytes_per_s)
     }
 
     /// The least time of `work` that touches `footprint_bytes` between two uses of the same
@@ -156,7 +159,7 @@ impl Peaks {
         let memory_s = self.bandwidth.seconds(work, footprint_bytes);
         Roof::of(work, memory_s, |resource| match resource {
             Resource::Matrix(dtype) | Resource::Vector(dtype) => self.flops_per_s(dtype),
-            Resource::Link(link, _) => self.link_bytes_per_s(link),
+            Resource::Link(link, direction) => self.link_bytes_per_s(link, direction),
             // The mix of reads and writes has a ceiling of its own, in `memory_s`.
             Resource::MemoryRead | Resource::MemoryWrite => Some(f64::INFINITY),
         })
@@ -212,7 +215,7 @@ impl Roof {
                 Resource::Matrix(_) | Resource::Vector(_) => {
                     roof.compute_s = roof.compute_s.max(seconds);
                 }
-                Resource::Link(_, LinkDirection::In | LinkDirection::Out) => {
+                Resource::Link(..) => {
                     roof.link_s = roof.link_s.max(seconds);
                 }
             }
@@ -254,7 +257,13 @@ mod tests {
         Peaks {
             bandwidth: Bandwidth::flat(3.35e12),
             compute: vec![ComputePeak { dtype: DType::Bf16, flops_per_s: 989e12 }],
-            links: vec![LinkPeak { link: Link::Peer, bytes_per_s: 450e9 }],
+            links: LinkDirection::ALL
+                .map(|direction| LinkPeak {
+                    link: Link::Peer,
+                    direction,
+                    bytes_per_s: 450e9,
+                })
+                .to_vec(),
         }
     }
 

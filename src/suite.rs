@@ -75,7 +75,7 @@ pub struct PlannedPoints {
 }
 
 /// What a plan depends on apart from the suite.
-pub struct Ground<'a> {
+pub struct PlanBasis<'a> {
     /// Capacity of the last cache before DRAM, in bytes.
     pub cache_bytes: u64,
     /// Cores or multiprocessors.
@@ -191,36 +191,36 @@ impl Suite {
     /// # Errors
     /// An impossible shape, with the line of the key to change.
     pub fn plan(&self, device: &dyn Device) -> Result<PlannedPoints, SuiteError> {
-        self.plan_for(&Ground {
+        self.plan_for(&PlanBasis {
             cache_bytes: device.info().last_level_cache_bytes(),
             units: device.info().units,
             kernel: &|problem| device.kernel(problem).ok(),
         })
     }
 
-    /// All points for a device that need not be there.
+    /// All points for a device that is not on this machine.
     ///
     /// # Errors
     /// An impossible shape, with the line of the key to change.
-    pub fn plan_for(&self, ground: &Ground) -> Result<PlannedPoints, SuiteError> {
+    pub fn plan_for(&self, basis: &PlanBasis) -> Result<PlannedPoints, SuiteError> {
         let mut points = Vec::new();
         let mut seen = HashSet::new();
         for entry in &self.entries {
-            for point in self.expand(entry, ground)? {
+            for point in self.expand(entry, basis)? {
                 if seen.insert(point.clone()) {
                     points.push(point);
                 }
             }
         }
         let sentinel = match &self.sentinel {
-            Some(entry) => Some(self.one(entry, ground)?),
+            Some(entry) => Some(self.one(entry, basis)?),
             None => None,
         };
         Ok(PlannedPoints { points, sentinel })
     }
 
-    fn one(&self, entry: &PointsTable, ground: &Ground) -> Result<Point, SuiteError> {
-        let mut points = self.expand(entry, ground)?;
+    fn one(&self, entry: &PointsTable, basis: &PlanBasis) -> Result<Point, SuiteError> {
+        let mut points = self.expand(entry, basis)?;
         match (points.pop(), points.is_empty()) {
             (Some(point), true) => Ok(point),
             _ => Err(self.error(entry.line, "the sentinel is one point; give no lists")),
@@ -230,7 +230,7 @@ impl Suite {
     fn expand(
         &self,
         entry: &PointsTable,
-        ground: &Ground,
+        basis: &PlanBasis,
     ) -> Result<Vec<Point>, SuiteError> {
         let sizes = entry.axes.iter().map(|axis| axis.values.len());
         let count = sizes.fold(1usize, usize::saturating_mul);
@@ -240,7 +240,7 @@ impl Suite {
             );
             return Err(self.error(entry.line, message));
         }
-        (0..count).map(|index| self.combination(entry, index, ground)).collect()
+        (0..count).map(|index| self.combination(entry, index, basis)).collect()
     }
 
     /// Combination number `index` of an entry; the last axis varies fastest.
@@ -248,7 +248,7 @@ impl Suite {
         &self,
         entry: &PointsTable,
         mut index: usize,
-        ground: &Ground,
+        basis: &PlanBasis,
     ) -> Result<Point, SuiteError> {
         let mut chosen = Vec::new();
         for axis in entry.axes.iter().rev() {
@@ -276,8 +276,8 @@ impl Suite {
             }
             let multiple = |unit| value.strip_suffix(unit);
             let value = match (*key, multiple("llc"), multiple("units")) {
-                ("bytes", Some(factor), _) => self.cache_multiple(factor, *line, ground)?,
-                ("lanes", _, Some(factor)) => self.unit_multiple(factor, *line, ground)?,
+                ("bytes", Some(factor), _) => self.cache_multiple(factor, *line, basis)?,
+                ("lanes", _, Some(factor)) => self.unit_multiple(factor, *line, basis)?,
                 _ => (*value).to_owned(),
             };
             fields.push(((*key).to_owned(), value));
@@ -290,7 +290,7 @@ impl Suite {
             Some(kernel) => kernel
                 .parse()
                 .map_err(|message: String| self.error(line_of("kernel"), message))?,
-            None => match (ground.kernel)(&problem) {
+            None => match (basis.kernel)(&problem) {
                 Some(kernel) => kernel
                     .parse()
                     .map_err(|message: String| self.error(entry.line, message))?,
@@ -305,7 +305,7 @@ impl Suite {
         &self,
         factor: &str,
         line: usize,
-        ground: &Ground,
+        basis: &PlanBasis,
     ) -> Result<String, SuiteError> {
         const MIB: f64 = (1 << 20) as f64;
         let factor: f64 = match factor.trim().parse() {
@@ -316,19 +316,19 @@ impl Suite {
                 return Err(self.error(line, message));
             }
         };
-        let mib = (factor * ground.cache_bytes as f64 / MIB).ceil().max(1.0);
+        let mib = (factor * basis.cache_bytes as f64 / MIB).ceil().max(1.0);
         Ok(((mib * MIB) as u64).to_string())
     }
 
-    /// `"64 units"`: so many for each core or multiprocessor.
+    /// `"64 units"`: that many for each core or multiprocessor.
     fn unit_multiple(
         &self,
         factor: &str,
         line: usize,
-        ground: &Ground,
+        basis: &PlanBasis,
     ) -> Result<String, SuiteError> {
         match factor.trim().parse::<u64>() {
-            Ok(f) if (1..=1 << 24).contains(&f) => Ok((f * ground.units).to_string()),
+            Ok(f) if (1..=1 << 24).contains(&f) => Ok((f * basis.units).to_string()),
             _ => {
                 let message =
                     format!("`{factor}units` is not a number of lanes; write `64 units`");

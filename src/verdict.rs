@@ -135,7 +135,7 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     claims.extend(judge.pair_claims(&pairs));
     let limits = judge.limits();
     let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
-    sections.push(judge.transfer_section());
+    sections.push(judge.line_section());
     sections.extend([
         judge.regime_section(),
         judge.decode_section(),

@@ -2,7 +2,7 @@
 //! tensor cores take them, so that a kernel copies them as they are.
 //!
 //! A matrix `[n][k]` is cut into tiles of 16 rows and 64 columns, 512 bytes each, in the
-//! order `[n / 16][k / 64]`: the tiles of 16 rows are one stretch of memory. Of a tile,
+//! order `[n / 16][k / 64]`: the tiles of 16 rows are contiguous in memory. Of a tile,
 //! lane `l` of a warp takes 16 bytes: the left operands of four products m16n8k16 (PTX
 //! ISA, "Matrix Fragments for mma.m16n8k16"), one in each word. With `g = l / 4` and `t =
 //! l % 4` word `j` holds rows `g` and `g + 8`, columns `16 t + 4 j` and the three after
@@ -30,18 +30,18 @@ pub const fn place(k: u64, row: u64, column: u64) -> u64 {
     tile * (TILE_ROWS * TILE_COLUMNS) + lane * 32 + word * 8 + half * 4 + register
 }
 
-/// Shuffles weights `[n][k]` of -8 to 7: what a checkpoint is loaded through. Of larger
-/// numbers the low four bits are taken.
+/// Shuffles weights `[n][k]` of -8 to 7: what a checkpoint is loaded through. Larger
+/// values are cut to their low four bits.
 ///
 /// # Panics
-/// If `k` is no multiple of 64, or there are no whole tiles of 16 rows.
+/// If `k` is not a multiple of 64, or there are no whole tiles of 16 rows.
 pub fn shuffle(weights: &[i8], k: u64) -> Vec<u8> {
     let rows = weights.len() as u64 / k;
     assert!(
         k.is_multiple_of(TILE_COLUMNS)
             && rows.is_multiple_of(TILE_ROWS)
             && rows * k == weights.len() as u64,
-        "{} weights in rows of {k} are no tiles of {TILE_ROWS} x {TILE_COLUMNS}",
+        "{} weights in rows of {k} are not whole tiles of {TILE_ROWS} x {TILE_COLUMNS}",
         weights.len()
     );
     let mut bytes = vec![0; weights.len() / 2];
@@ -52,9 +52,9 @@ pub fn shuffle(weights: &[i8], k: u64) -> Vec<u8> {
     bytes
 }
 
-/// The number in a nibble of shuffled weights.
+/// The element in a nibble of shuffled weights.
 #[inline]
-pub const fn number(bytes: &[u8], nibble: u64) -> i8 {
+pub const fn element(bytes: &[u8], nibble: u64) -> i8 {
     let byte = bytes[nibble as usize / 2] >> (4 * (nibble % 2));
     // Its sign bit goes to the top, and back with copies.
     ((byte << 4) as i8) >> 4
@@ -75,7 +75,7 @@ mod tests {
         for (i, &weight) in weights.iter().enumerate() {
             let nibble = place(k as u64, (i / k) as u64, (i % k) as u64);
             assert!(!std::mem::replace(&mut taken[nibble as usize], true));
-            assert_eq!(number(&shuffled, nibble), weight);
+            assert_eq!(element(&shuffled, nibble), weight);
         }
     }
 

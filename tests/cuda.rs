@@ -244,6 +244,97 @@ fn memory_that_is_short_is_a_skipped_row() {
     assert!(!results.contains("failed"), "{results}");
 }
 
+/// Every direction and both kinds of host memory. On the mock, pageable memory that is copied
+/// while launches are recorded, or while the GPU is held, is an error.
+const TRANSFERS: &str = r#"
+name = "transfers"
+[protocol]
+warmup_s = 0.01
+min_samples = 6
+min_sample_s = 0.01
+max_sample_s = 0.05
+[[points]]
+op = "transfer"
+direction = ["host_to_device", "device_to_host", "both"]
+memory = ["pinned", "pageable"]
+bytes = [256, 1048832]
+cache = ["cold", "hot"]
+"#;
+
+#[test]
+fn transfers_are_timed_and_right() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&[]);
+    let suite = mock.suite(TRANSFERS);
+    let out = mock.path("campaign");
+    let run =
+        mock.run(&["measure", suite.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let results = std::fs::read_to_string(out.join("results.csv")).unwrap();
+    assert_eq!(results.lines().count(), 25, "{results}");
+    for row in 0..24 {
+        let get = |name| column(&results, row, name);
+        assert!(["ok", "noisy"].contains(&get("status").as_str()), "{results}");
+        assert_eq!((get("kernel"), get("check")), ("transfer".into(), "pass".into()));
+        assert_eq!((get("grid"), get("code_hash")), (String::new(), String::new()));
+        assert!(is_mock_clock(&get("sm_clock_hz_median")), "{results}");
+    }
+}
+
+/// One half each way.
+const BOTH_WAYS: &str = "name = \"x\"\n[[points]]\nop = \"transfer\"\ndirection = \"both\"\n\
+                         memory = [\"pinned\", \"pageable\"]\nbytes = 2097664\ncache = \"hot\"\n";
+
+#[test]
+fn a_copy_that_arrives_damaged_is_wrong() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["COPY_DAMAGE=1048832"]);
+    let suite = mock.suite(BOTH_WAYS);
+    let run = mock.run(&["check", suite.to_str().unwrap(), "--device", "cuda:0"]);
+    assert!(!run.status.success());
+    let printed = text(&run.stdout) + &text(&run.stderr);
+    assert!(printed.contains("0 right, 2 wrong or failed"), "{printed}");
+    assert!(printed.contains("expected 0x"), "{printed}");
+}
+
+#[test]
+fn a_copy_that_faults_is_a_failed_row() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["COPY_FAULT=1048832"]);
+    let suite = mock.suite(BOTH_WAYS);
+    let run = mock.run(&["check", suite.to_str().unwrap(), "--device", "cuda:0"]);
+    assert!(!run.status.success());
+    let printed = text(&run.stdout) + &text(&run.stderr);
+    assert!(printed.contains("0 right, 1 wrong or failed, 0 skipped"), "{printed}");
+    // A table folds the sentence.
+    for part in ["cuMemcpyHtoDAsync_v2 answered", "CUDA_ERROR_ILLEGAL_ADDRESS"] {
+        assert!(printed.contains(part), "{printed}");
+    }
+}
+
+#[test]
+fn host_memory_that_cannot_be_pinned_is_a_skipped_row() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["HOST_BYTES=65536"]);
+    let suite = mock.suite(BOTH_WAYS);
+    let out = mock.path("campaign");
+    mock.run(&["measure", suite.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let results = std::fs::read_to_string(out.join("results.csv")).unwrap();
+    assert!(
+        results.contains("bytes of pinned host memory, more than is free"),
+        "{results}"
+    );
+    assert!(!results.contains("failed"), "{results}");
+}
+
 /// The mock's kernels do nothing, which is wrong about every program.
 #[test]
 fn a_selftest_on_a_gpu_that_does_nothing_is_wrong() {

@@ -132,7 +132,7 @@ fn a_signal_leaves_an_archive_too() {
 fn mistakes_in_options_are_sentences() {
     let dir = tempfile::tempdir().unwrap();
     let program = fake(dir.path(), "exit 0");
-    for (minutes, part) in [("ten", "is no number"), ("", "is no number")] {
+    for (minutes, part) in [("ten", "is not a number"), ("", "is no number")] {
         let run = script(&dir.path().join("o"), &program, minutes).output().unwrap();
         assert!(!run.status.success() && printed(&run).contains(part), "{}", printed(&run));
     }

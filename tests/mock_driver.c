@@ -14,6 +14,12 @@
 //   HOLD_TIMES_OUT     the host is never fast enough
 //   MEMORY_BYTES=n     device memory
 //   SHARED_BYTES=n     most shared memory of a block
+//   COPY_FAULT=n       copies of n bytes to the device fault, and everything after them too
+//   COPY_DAMAGE=n      copies of n bytes change a bit of the last byte
+//   HOST_BYTES=n       host memory that can be pinned
+//
+// What a driver refuses or waits for ever on is an error here: pageable memory that is copied
+// while launches are recorded, or while the GPU is held.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,12 +46,22 @@
 #ifndef SHARED_BYTES
 #define SHARED_BYTES 232448
 #endif
+#ifndef COPY_FAULT
+#define COPY_FAULT 0
+#endif
+#ifndef COPY_DAMAGE
+#define COPY_DAMAGE 0
+#endif
+#ifndef HOST_BYTES
+#define HOST_BYTES (1ull << 30)
+#endif
 #ifndef MEMORY_BYTES
 #define MEMORY_BYTES (1ull << 30)
 #endif
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200,
-       INVALID_PTX = 218, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+       INVALID_PTX = 218, INVALID_HANDLE = 400, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700,
+       LAUNCH_TIMEOUT = 702, CAPTURE_UNSUPPORTED = 900 };
 
 typedef uint64_t u64;
 typedef uint32_t u32;
@@ -97,6 +113,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &broken; return OK; }
 int cuDevicePrimaryCtxRelease_v2(int device) { return OK; }
 int cuCtxSetCurrent(void *context) { return context == &broken ? OK : INVALID_VALUE; }
+int cuCtxSynchronize(void) { return broken; }
 int cuCtxResetPersistingL2Cache(void) { return broken; }
 
 // --- Memory ---------------------------------------------------------------------
@@ -122,22 +139,71 @@ int cuMemFree_v2(u64 address) {
   free(memory);
   return OK;
 }
+// Pinned memory: of buffers without flags, of pages that kernels write with flag 2.
+typedef struct Pinned { char *memory; size_t bytes; struct Pinned *next; } Pinned;
+static Pinned *pinned = NULL;
+static size_t pinned_bytes = 0;
+// The word that the last kernel which held the GPU waited for.
+static volatile u32 *held = NULL;
+
 int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
-  *memory = flags == 2 ? calloc(1, bytes) : NULL;
-  return *memory ? OK : INVALID_VALUE;
+  if (flags != 0 && flags != 2) return INVALID_VALUE;
+  if (pinned_bytes + bytes > HOST_BYTES) return OUT_OF_MEMORY;
+  Pinned *entry = calloc(1, sizeof(Pinned));
+  entry->memory = *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  entry->bytes = bytes;
+  entry->next = pinned;
+  pinned = entry;
+  pinned_bytes += bytes;
+  memset(*memory, 0, bytes);
+  return OK;
 }
-int cuMemFreeHost(void *memory) { free(memory); return OK; }
+int cuMemFreeHost(void *memory) {
+  for (Pinned **at = &pinned; *at; at = &(*at)->next) {
+    Pinned *entry = *at;
+    if (entry->memory != memory) continue;
+    if (held && (char *)held >= entry->memory && (char *)held < entry->memory + entry->bytes)
+      held = NULL;
+    *at = entry->next;
+    pinned_bytes -= entry->bytes;
+    free(entry);
+    free(memory);
+    return OK;
+  }
+  return INVALID_VALUE;
+}
+static int is_pinned(const void *memory, size_t bytes) {
+  for (Pinned *entry = pinned; entry; entry = entry->next)
+    if ((char *)memory >= entry->memory && (char *)memory + bytes <= entry->memory + entry->bytes)
+      return 1;
+  return 0;
+}
 int cuMemHostGetDevicePointer_v2(u64 *address, void *memory, unsigned flags) {
   *address = (u64)memory;
   return OK;
 }
+static int record_copy(void *to, const void *from, size_t bytes);
+static int is_recording(void);
+
+static void copy(void *to, const void *from, size_t bytes) {
+  memcpy(to, from, bytes);
+  if (COPY_DAMAGE && bytes == COPY_DAMAGE) ((char *)to)[bytes - 1] ^= 1;
+}
+static int host_copy(void *to, const void *from, size_t bytes, const void *host) {
+  const int pinned_host = is_pinned(host, bytes);
+  if (broken) return broken;
+  if (!pinned_host && is_recording()) return CAPTURE_UNSUPPORTED;
+  if (!pinned_host && held && !*held) return broken = LAUNCH_TIMEOUT;
+  if (is_recording()) return record_copy(to, from, bytes);
+  copy(to, from, bytes);
+  return OK;
+}
 int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t bytes, void *stream) {
-  memcpy((void *)to, from, bytes);
-  return broken;
+  if (COPY_FAULT && bytes == COPY_FAULT) broken = ILLEGAL_ADDRESS;
+  return host_copy((void *)to, from, bytes, from);
 }
 int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t bytes, void *stream) {
-  memcpy(to, (void *)from, bytes);
-  return broken;
+  return host_copy(to, (void *)from, bytes, to);
 }
 int cuMemsetD8Async(u64 to, unsigned char value, size_t bytes, void *stream) {
   memset((void *)to, value, bytes);
@@ -282,6 +348,7 @@ static void run(const Config *config, const Function *function, const void *para
   if (!strcmp(entry, "fill")) fill(params);
   if (is_stream(entry)) stream(entry, params);
   if (!strcmp(entry, "read_clocks")) read_clocks(params);
+  if (!strcmp(entry, "hold")) held = *(u32 **)params;
   if (!strcmp(entry, "report_attributes")) report_attributes(config, params);
   if (!strcmp(entry, "spin")) {
     const u64 end = now_ns() + *(const u64 *)params;
@@ -297,15 +364,38 @@ static void run(const Config *config, const Function *function, const void *para
 
 // The most bytes that a parameter of a kernel implemented here has.
 enum { PARAM_BYTES = 64 };
-typedef struct Node { Config config; Function *function; char params[PARAM_BYTES]; struct Node *next; }
-    Node;
+// A launch, or without a function a copy.
+typedef struct Node {
+  Config config;
+  Function *function;
+  char params[PARAM_BYTES];
+  void *to;
+  const void *from;
+  size_t bytes;
+  struct Node *next;
+} Node;
 typedef struct { Node *first, **last; } Graph;
 
 static Graph *captured = NULL;
 
+static int is_recording(void) { return captured != NULL; }
+static void record(Node *node) {
+  *captured->last = node;
+  captured->last = &node->next;
+}
+static int record_copy(void *to, const void *from, size_t bytes) {
+  Node *node = calloc(1, sizeof(Node));
+  node->to = to;
+  node->from = from;
+  node->bytes = bytes;
+  record(node);
+  return OK;
+}
+
 int cuStreamCreate(void **stream, unsigned flags) { *stream = &captured; return OK; }
 int cuStreamDestroy_v2(void *stream) { return OK; }
 int cuStreamSynchronize(void *stream) { return broken; }
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return broken; }
 int cuStreamBeginCapture_v2(void *stream, int mode) {
   captured = calloc(1, sizeof(Graph));
   captured->last = &captured->first;
@@ -322,8 +412,10 @@ int cuGraphInstantiateWithFlags(Graph **executable, Graph *graph, unsigned long 
 }
 int cuGraphUpload(Graph *graph, void *stream) { return broken; }
 int cuGraphLaunch(Graph *graph, void *stream) {
-  for (Node *node = graph->first; node; node = node->next)
-    run(&node->config, node->function, node->params);
+  for (Node *node = graph->first; node; node = node->next) {
+    if (node->function) run(&node->config, node->function, node->params);
+    else copy(node->to, node->from, node->bytes);
+  }
   return OK;
 }
 int cuGraphExecDestroy(Graph *graph) { return OK; }
@@ -352,23 +444,25 @@ int cuLaunchKernelEx(const Config *config, Function *function, void **params, vo
   // Only kernels implemented here have their parameter read, and all of those
   // have at least this much but for the small ones, which are never captured.
   if (is_stream(function->name)) memcpy(node->params, param, 64);
-  *captured->last = node;
-  captured->last = &node->next;
+  record(node);
   return OK;
 }
 #endif
 
 // --- Events ---------------------------------------------------------------------
 
+// When it was passed, and whether it was asked to keep time: flag 2 says that it need not.
 int cuEventCreate(u64 **event, unsigned flags) {
-  // A test that forgets to ask for timing shows here.
-  if (flags != 0) return INVALID_VALUE;
-  *event = calloc(1, sizeof(u64));
+  if (flags != 0 && flags != 2) return INVALID_VALUE;
+  *event = calloc(2, sizeof(u64));
+  (*event)[1] = flags == 0;
   return OK;
 }
 int cuEventDestroy_v2(u64 *event) { free(event); return OK; }
 int cuEventRecord(u64 *event, void *stream) { *event = now_ns(); return OK; }
 int cuEventElapsedTime(float *ms, const u64 *start, const u64 *stop) {
+  // A program that forgets to ask for timing shows here.
+  if (!start[1] || !stop[1]) return INVALID_HANDLE;
   *ms = (float)((*stop - *start) * 1e-6);
   return broken;
 }

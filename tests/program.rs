@@ -67,7 +67,7 @@ fn with_dram(directory: &Path) -> String {
     path.display().to_string()
 }
 
-/// What a cache gives is no limit of the machine: there is no roofline from it,
+/// What a cache gives is not a limit of the machine: there is no roofline from it,
 /// and the program says why.
 #[test]
 fn without_dram_there_are_records_and_no_ridge() {
@@ -218,7 +218,7 @@ fn bad_input_says_where_and_what_to_do() {
         let errors = fail(dir.path(), arguments);
         assert!(errors.contains(part), "{arguments:?}: {errors}");
     }
-    assert!(!dir.path().join("results").exists(), "a refused run leaves nothing behind");
+    assert!(!dir.path().join("results").exists(), "a refused run writes nothing");
     let bad_point =
         run(dir.path(), &["measure", "--point", "gemm:m=0,n=1,k=1,dtype=f32@x@hot"]);
     assert!(text(&bad_point.stderr).contains("m = 0; it must be at least 1"));
@@ -431,7 +431,7 @@ fn random_below(limit: u64) -> u64 {
     RandomState::new().hash_one(0) % limit
 }
 
-/// A file up to its last line end: what a kill may leave behind it is torn.
+/// A file up to its last line end: what a kill may leave after it is torn.
 fn whole_lines(path: &Path) -> String {
     let mut text = fs::read_to_string(path).unwrap();
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));

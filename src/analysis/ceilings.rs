@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::Measured;
 use crate::format::DType;
-use crate::op::Access;
+use crate::op::{Access, Purpose};
 use crate::point::KernelName;
-use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, Peaks};
+use crate::resource::{Link, LinkDirection, Resource};
+use crate::roofline::{Bandwidth, ComputePeak, Curve, CurvePoint, LinkPeak, Peaks};
 use crate::statistics::Estimate;
 
 /// A measured ceiling and the row that it comes from.
@@ -32,6 +33,8 @@ pub struct Ceilings {
     /// Best rate of any operation that [sets ceilings of
     /// arithmetic](crate::op::JudgedFacts::sets_compute_ceiling), by format.
     pub compute: BTreeMap<DType, Ceiling>,
+    /// Best rate of any transfer between DRAM and a link, each way.
+    pub links: BTreeMap<(Link, LinkDirection), Ceiling>,
 }
 
 impl Ceilings {
@@ -51,6 +54,7 @@ pub(super) fn ceilings(points: &[Measured]) -> Option<Ceilings> {
     let plateau = read.plateau().footprint_bytes;
     let read_ceiling = read_rows.into_iter().rfind(|(bytes, _)| *bytes == plateau)?.1;
     let compute = compute_ceilings(points);
+    let links = link_ceilings(points);
     let peaks = Peaks {
         bandwidth: Bandwidth {
             read,
@@ -61,9 +65,16 @@ pub(super) fn ceilings(points: &[Measured]) -> Option<Ceilings> {
             .iter()
             .map(|(&dtype, c)| ComputePeak { dtype, flops_per_s: c.rate.value })
             .collect(),
-        links: Vec::new(),
+        links: links
+            .iter()
+            .map(|(&(link, direction), c)| LinkPeak {
+                link,
+                direction,
+                bytes_per_s: c.rate.value,
+            })
+            .collect(),
     };
-    Some(Ceilings { peaks, read: read_ceiling, compute })
+    Some(Ceilings { peaks, read: read_ceiling, compute, links })
 }
 
 /// The best rate of a stream at each working set, and the row that
@@ -103,6 +114,24 @@ fn compute_ceilings(points: &[Measured]) -> BTreeMap<DType, Ceiling> {
             (counts, point.problem.math_dtype(), point.flops_per_s())
         {
             keep_best(best.entry(dtype), point, rate);
+        }
+    }
+    best
+}
+
+/// A transfer that moves bytes both ways shows what each way gives meanwhile.
+fn link_ceilings(points: &[Measured]) -> BTreeMap<(Link, LinkDirection), Ceiling> {
+    let mut best = BTreeMap::new();
+    let is_roof =
+        |p: &&Measured| p.judged_facts().purpose == Purpose::LinkRoof && p.is_from_dram();
+    for point in points.iter().filter(is_roof) {
+        for (resource, bytes) in point.work.amounts() {
+            if let (Resource::Link(link, direction), Some(time_s)) =
+                (resource, point.time_s)
+            {
+                let rate = time_s.into_rate(bytes as f64);
+                keep_best(best.entry((link, direction)), point, rate);
+            }
         }
     }
     best

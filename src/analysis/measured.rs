@@ -137,6 +137,11 @@ impl Measured {
         Some(self.time_s?.into_rate(self.empirical?.compute_s))
     }
 
+    /// Share of the roof of the link that takes longest, whether it binds or not.
+    pub fn link_fraction(&self) -> Option<Estimate> {
+        Some(self.time_s?.into_rate(self.empirical?.link_s))
+    }
+
     /// FLOPs over the bytes that the measured bandwidth could have moved in
     /// the measured time. It equals the model's operational intensity when the
     /// kernel reads exactly its compulsory bytes at full bandwidth; extra

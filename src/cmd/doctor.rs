@@ -10,7 +10,7 @@ use super::options::{DeviceArgs, OutputFormat};
 use super::table;
 use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::format::DType;
-use crate::op::Problem;
+use crate::op::{Op, Problem};
 use crate::section::Section;
 use crate::selftest;
 use crate::toolchain::nvrtc::{Nvrtc, SearchPath};
@@ -87,6 +87,54 @@ fn machine(info: &DeviceInfo, why: &str) -> Section {
     }
 }
 
+/// Whether a device runs an operation: the operation's examples, in every format.
+fn abilities_in(device: &dyn Device, op: Op) -> Vec<Vec<String>> {
+    let examples: Vec<_> = op.facts().examples.iter().map(|text| spelled(text)).collect();
+    let mut rows = Vec::new();
+    for example in &examples {
+        // What tells examples apart belongs to the name: `peak tensor`.
+        let own = |(key, value): &&(String, String)| {
+            let differs =
+                |other: &Spelled| other.iter().any(|(k, v)| k == key && v != value);
+            key != "dtype" && examples.iter().any(differs)
+        };
+        let mut name = op.facts().judged.prose.to_owned();
+        example.iter().filter(own).for_each(|(_, value)| name += &format!(" {value}"));
+        for (dtype, asked) in in_every_format(example) {
+            // Not every format can be asked for.
+            let Ok(problem) = Problem::from_fields(op, &asked) else { continue };
+            let answer = match device.kernel(&problem) {
+                Ok(kernel) => format!("yes, {kernel}"),
+                Err(refusal) => format!("no: {refusal}"),
+            };
+            rows.push(vec![name.clone(), dtype, answer]);
+        }
+    }
+    rows
+}
+
+type Spelled = Vec<(String, String)>;
+
+/// The keys and values that an example spells; others have defaults that follow from them.
+fn spelled(example: &str) -> Spelled {
+    let (_, fields) = example.split_once(':').unwrap_or_default();
+    let fields = fields.split(',').filter_map(|field| field.split_once('='));
+    fields.map(|(key, value)| (key.trim().to_owned(), value.to_owned())).collect()
+}
+
+/// An example in every format, or as it is, for any format, where it has none.
+fn in_every_format(example: &Spelled) -> Vec<(String, Spelled)> {
+    let Some(at) = example.iter().position(|(key, _)| key == "dtype") else {
+        return vec![("any".to_owned(), example.clone())];
+    };
+    let in_format = |dtype: DType| {
+        let mut asked = example.clone();
+        asked[at].1 = dtype.to_string();
+        (dtype.to_string(), asked)
+    };
+    DType::ALL.map(in_format).to_vec()
+}
+
 /// Name and version of NVRTC, or why it was not found.
 fn cuda_compiler() -> String {
     match Nvrtc::find(&SearchPath::of_this_machine(), None) {
@@ -95,50 +143,9 @@ fn cuda_compiler() -> String {
     }
 }
 
-/// One small problem of every operation in every format.
-const SAMPLES: [(&str, &str); 8] = [
-    ("stream", "stream:access=read,bytes=1048576"),
-    ("peak fma", "peak:unit=fma,lanes=256,steps=16,dtype="),
-    ("peak tensor", "peak:unit=tensor,lanes=256,steps=16,dtype="),
-    ("kv_read", "kv_read:batch=1,context=64,kv_heads=1,head_dim=128,layout=paged16,dtype="),
-    (
-        "kv_append",
-        "kv_append:batch=1,context=64,new_tokens=1,kv_heads=1,head_dim=128,layout=paged16,\
-         dtype=",
-    ),
-    ("gemm", "gemm:m=4,n=64,k=64,dtype="),
-    (
-        "prefill attention",
-        "prefill_attention:batch=1,new_tokens=8,q_heads=4,kv_heads=1,head_dim=128,dtype=",
-    ),
-    (
-        "decode attention",
-        "decode_attention:batch=1,context=64,q_heads=4,kv_heads=1,head_dim=128,dtype=",
-    ),
-];
-
 fn abilities(device: &dyn Device) -> Section {
-    let mut rows = Vec::new();
-    for (name, text) in SAMPLES {
-        // Nothing is all in fp4_e2m1: its elements need scales.
-        for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::Fp4E2m1) {
-            let (spelled, label) = match text.ends_with('=') {
-                true => (format!("{text}{dtype}"), dtype.to_string()),
-                false => (text.to_owned(), "any".to_owned()),
-            };
-            let answer = match spelled.parse::<Problem>() {
-                Ok(problem) => match device.kernel(&problem) {
-                    Ok(kernel) => format!("yes, {kernel}"),
-                    Err(refusal) => format!("no: {refusal}"),
-                },
-                Err(_) => continue,
-            };
-            rows.push(vec![name.to_owned(), label, answer]);
-            if !text.ends_with('=') {
-                break;
-            }
-        }
-    }
+    let mut rows: Vec<Vec<String>> =
+        Op::ALL.into_iter().flat_map(|op| abilities_in(device, op)).collect();
     rows.push(vec![
         "counters".into(),
         "any".into(),

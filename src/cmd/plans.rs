@@ -15,7 +15,7 @@ use crate::model::machine::{Machine, Machines};
 use crate::op::Problem;
 use crate::point::Point;
 use crate::section::Section;
-use crate::suite::{Ground, Suite};
+use crate::suite::{PlanBasis, Suite};
 use crate::toolchain::nvrtc::Resources;
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Target};
 
@@ -89,9 +89,9 @@ fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
     let kernel = |problem: &Problem| {
         Kernel::for_problem(problem, target.arch).ok().map(|found| found.kernel.name)
     };
-    let ground =
-        Ground { cache_bytes: 50 << 20, units: u64::from(target.sms), kernel: &kernel };
-    let mut points = suite.plan_for(&ground)?.points;
+    let basis =
+        PlanBasis { cache_bytes: 50 << 20, units: u64::from(target.sms), kernel: &kernel };
+    let mut points = suite.plan_for(&basis)?.points;
     points.retain(|point| {
         Kernel::asked_for(&point.kernel, &point.problem, target.arch)
             .is_ok_and(|found| found.kernel.memory_bound)

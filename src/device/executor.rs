@@ -1,23 +1,29 @@
 //! Plans, executed: the same for every device that has memory and launches kernels.
 //!
-//! An [`Executor`] allocates what the launches of a [`Plan`] need, fills it, binds the
-//! parameters of every slot and runs the launches in order. What differs between devices
+//! An [`Executor`] allocates what the copies and launches of a [`Plan`] need, fills it, binds
+//! the parameters of every slot and runs the copies, then the launches in order. What differs between devices
 //! is in their implementations of [`Gpu`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use thiserror::Error;
 
 use super::{LaunchError, PrepareError, Refusal};
 use crate::data::Key;
-use crate::format::{Role, Tensor};
-use crate::kernel::{Bound, Content, EncodedTensorMap, Launch, ParamBytes, Plan, Scratch};
+use crate::format::{HostMemory, MemoryPlace, Role, Tensor};
+use crate::kernel::{
+    Bound, Content, EncodedTensorMap, Launch, ParamBytes, Plan, Scratch, TensorCopy,
+};
 use crate::op::Problem;
+use crate::resource::LinkDirection;
 
 /// The memory and the launches of a GPU, real or virtual, with one kernel loaded.
 ///
-/// Addresses are those of the device. A range of addresses that is passed to a method
-/// lies within one part that [`Gpu::allocate`] gave out; methods panic where it does not.
+/// Addresses are those of the device, or of the host where a part was allocated there; no
+/// address is both. A range of addresses that is passed to a method lies within one part
+/// that [`Gpu::allocate`] gave out; methods panic where it does not. Methods take ranges in
+/// either memory, except where they say otherwise.
 pub trait Gpu {
     /// Why something failed.
     type Error: fmt::Display;
@@ -26,12 +32,16 @@ pub trait Gpu {
     /// What a launch reports.
     type Report;
 
-    /// Allocates parts and returns the address of each, in order. Each begins at a
-    /// multiple of 256.
+    /// Allocates parts in one memory and returns the address of each, in order. Each begins
+    /// at a multiple of 256.
     ///
     /// # Errors
     /// Memory that is short, see [`Gpu::is_out_of_memory`].
-    fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, Self::Error>;
+    fn allocate(
+        &mut self,
+        place: MemoryPlace,
+        parts: &[MemoryPart],
+    ) -> Result<Vec<u64>, Self::Error>;
 
     /// Whether an error says that memory is short.
     fn is_out_of_memory(error: &Self::Error) -> bool;
@@ -70,6 +80,15 @@ pub trait Gpu {
         key.fill(tensor.format, &mut bytes);
         self.upload(address, &bytes)
     }
+
+    /// Makes copies between the memory of the host and that of the device, or queues them
+    /// after what is queued: those of both directions at the same time. What is queued
+    /// later begins when all are done. Where [`PlacedCopy::waits_for_host`], the device may
+    /// make the host wait until everything that is queued before is done.
+    ///
+    /// # Errors
+    /// A copy that the device reports as failed.
+    fn copy(&mut self, copies: &[PlacedCopy]) -> Result<(), Self::Error>;
 
     /// Makes of a tensor map what the hardware takes.
     ///
@@ -160,7 +179,7 @@ fn names(structs: &[&str]) -> String {
     if structs.is_empty() { String::new() } else { format!(" ({})", structs.join(", ")) }
 }
 
-/// A range of device memory to allocate.
+/// A range of memory to allocate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPart {
     /// Name in messages.
@@ -169,13 +188,35 @@ pub struct MemoryPart {
     pub bytes: u64,
 }
 
-/// A tensor in device memory.
+/// A tensor in the memory that it belongs in.
 #[derive(Clone, Copy, Debug)]
 pub struct PlacedTensor {
     /// Which.
     pub tensor: Tensor,
     /// Where it begins.
     pub address: u64,
+}
+
+/// A copy of a plan, with addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedCopy {
+    /// Which way it goes, seen from the device.
+    pub direction: LinkDirection,
+    /// How the host's side is allocated.
+    pub memory: HostMemory,
+    /// Where the host's side begins.
+    pub host: u64,
+    /// Where the device's side begins.
+    pub device: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+impl PlacedCopy {
+    /// Whether the host takes part in it, so that it cannot be queued for later.
+    pub const fn waits_for_host(&self) -> bool {
+        matches!(self.memory, HostMemory::Pageable)
+    }
 }
 
 /// A problem in the memory of a GPU, ready to launch.
@@ -185,13 +226,14 @@ pub struct Executor<G: Gpu> {
     /// By launch.
     entries: Vec<G::Entry>,
     slots: Vec<BoundSlot>,
-    /// Position of the output among the tensors.
-    output: usize,
+    /// Positions of the outputs among the tensors.
+    outputs: Vec<usize>,
 }
 
 /// An instance of the problem.
 struct BoundSlot {
     tensors: Vec<PlacedTensor>,
+    copies: Vec<PlacedCopy>,
     /// By launch.
     params: Vec<ParamBytes>,
 }
@@ -214,7 +256,7 @@ impl<G: Gpu> Executor<G> {
             return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
         }
         let tensors = problem.tensors();
-        let output = output(problem, &tensors)?;
+        let outputs = outputs(problem, &tensors)?;
         let failed = |error| PrepareError::from(failure(problem, error));
         let scratch = plan.scratch.iter().map(|s| make_scratch(&mut gpu, problem, s));
         let scratch = scratch.collect::<Result<Vec<u64>, _>>()?;
@@ -225,11 +267,13 @@ impl<G: Gpu> Executor<G> {
             let addresses = tensors.iter().map(|t| (t.tensor.name, t.address));
             let names = Bound::new(seed, slot, addresses);
             let params = plan.params(names, &scratch, |map| gpu.encode(map));
-            bound.push(BoundSlot { params: params.map_err(failed)?, tensors });
+            let copies = plan.copies.iter().map(|copy| place_copy(problem, copy, &tensors));
+            let copies = copies.collect::<Result<_, _>>()?;
+            bound.push(BoundSlot { params: params.map_err(failed)?, copies, tensors });
         }
         let entries = plan.launches.iter().map(|launch| gpu.entry(&plan, launch));
         let entries = entries.collect::<Result<_, _>>().map_err(failed)?;
-        Ok(Executor { gpu, plan, entries, slots: bound, output })
+        Ok(Executor { gpu, plan, entries, slots: bound, outputs })
     }
 
     /// What launches are made on.
@@ -272,23 +316,40 @@ impl<G: Gpu> Executor<G> {
         }
     }
 
-    /// The output of a slot: the tensor that is not an input.
+    /// The outputs of a slot: the tensors that are not inputs, in order.
     ///
     /// # Panics
     /// If there is no such slot.
-    pub fn output_tensor(&self, slot: usize) -> PlacedTensor {
-        self.slots[slot].tensors[self.output]
+    pub fn output_tensors(&self, slot: usize) -> impl Iterator<Item = PlacedTensor> {
+        let tensors = &self.slots[slot].tensors;
+        self.outputs.iter().map(move |&position| tensors[position])
     }
 
-    /// Makes or queues the launches of a slot, in order, and returns what each reports.
+    /// Entries that one run adds to the queue of a device, at most: each launch is one, and
+    /// each copy has a mark before it and one after it.
+    pub fn entries_per_run(&self) -> usize {
+        self.plan.launches.len() + 3 * self.plan.copies.len()
+    }
+
+    /// Whether the host takes part in a run, so that runs cannot be queued for later, see
+    /// [`Gpu::copy`].
+    pub fn waits_for_host(&self) -> bool {
+        self.slots.iter().any(|slot| slot.copies.iter().any(PlacedCopy::waits_for_host))
+    }
+
+    /// Makes or queues the copies of a slot, then its launches in order, and returns what
+    /// each launch reports.
     ///
     /// # Errors
-    /// The first launch that fails; those after it are left out.
+    /// The first copy or launch that fails; those after it are left out.
     ///
     /// # Panics
     /// If there is no such slot.
     pub fn run(&mut self, slot: usize) -> Result<Vec<G::Report>, G::Error> {
         let Executor { gpu, plan, entries, slots, .. } = self;
+        if !slots[slot].copies.is_empty() {
+            gpu.copy(&slots[slot].copies)?;
+        }
         let launches = plan.launches.iter().zip(entries).zip(&slots[slot].params);
         launches
             .map(|((launch, entry), params)| gpu.launch(entry, launch, params))
@@ -300,14 +361,15 @@ impl<G: Gpu> Executor<G> {
     /// # Errors
     /// A write that the device reports as failed.
     pub fn poison(&mut self) -> Result<(), G::Error> {
-        let Executor { gpu, slots, output, .. } = self;
+        let Executor { gpu, slots, outputs, .. } = self;
+        let outputs: &[usize] = outputs;
         slots
             .iter()
-            .map(|slot| slot.tensors[*output])
+            .flat_map(|slot| outputs.iter().map(move |&position| slot.tensors[position]))
             .try_for_each(|placed| gpu.poison(placed.address, placed.tensor.bytes()))
     }
 
-    /// The bytes of a slot's output.
+    /// The bytes of a slot's output, or of its outputs one after the other.
     ///
     /// # Errors
     /// A slot that does not exist, a copy that the device reports as failed.
@@ -318,10 +380,16 @@ impl<G: Gpu> Executor<G> {
                 "there is no slot {slot}, only {count} slots"
             )));
         }
-        let placed = self.output_tensor(slot);
-        let mut bytes = vec![0; placed.tensor.bytes() as usize];
-        let copied = self.gpu.download(placed.address, &mut bytes);
-        copied.map_err(|error| LaunchError(error.to_string()))?;
+        let outputs: Vec<PlacedTensor> = self.output_tensors(slot).collect();
+        let total: u64 = outputs.iter().map(|placed| placed.tensor.bytes()).sum();
+        let mut bytes = vec![0; total as usize];
+        let mut rest = &mut bytes[..];
+        for PlacedTensor { tensor, address } in outputs {
+            let (of_tensor, after) = rest.split_at_mut(tensor.bytes() as usize);
+            let copied = self.gpu.download(address, of_tensor);
+            copied.map_err(|error| LaunchError(error.to_string()))?;
+            rest = after;
+        }
         Ok(bytes)
     }
 }
@@ -330,28 +398,68 @@ fn failure(problem: &Problem, error: impl fmt::Display) -> LaunchError {
     LaunchError(format!("{problem}: {error}"))
 }
 
-/// The position of the one tensor that is not an input.
-fn output(problem: &Problem, tensors: &[Tensor]) -> Result<usize, LaunchError> {
-    let outputs = tensors.iter().enumerate().filter(|(_, t)| t.role != Role::Input);
-    match outputs.map(|(position, _)| position).collect::<Vec<_>>()[..] {
-        [position] => Ok(position),
-        ref outputs => Err(LaunchError(format!(
-            "{problem} has {} tensors that are not inputs, and a device returns one; this is a \
-             bug, please report it",
+/// The positions of the tensors that are not inputs: one, or several that can be returned
+/// as one array.
+fn outputs(problem: &Problem, tensors: &[Tensor]) -> Result<Vec<usize>, LaunchError> {
+    let outputs: Vec<usize> =
+        (0..tensors.len()).filter(|&at| tensors[at].role != Role::Input).collect();
+    let kind = |at: usize| (tensors[at].role, tensors[at].format);
+    match outputs[..] {
+        [first, ref rest @ ..] if rest.iter().all(|&at| kind(at) == kind(first)) => {
+            Ok(outputs)
+        }
+        _ => Err(LaunchError(format!(
+            "{problem} has {} tensors that are not inputs, and a device returns one, or several \
+             of one format; this is a bug, please report it",
             outputs.len()
         ))),
     }
 }
 
+/// The addresses of a copy between two tensors of a slot.
+fn place_copy(
+    problem: &Problem,
+    copy: &TensorCopy,
+    tensors: &[PlacedTensor],
+) -> Result<PlacedCopy, LaunchError> {
+    let bug = |why: &str| {
+        let TensorCopy { from, to } = copy;
+        LaunchError(format!(
+            "the copy of `{from}` to `{to}` of {problem} {why}; this is a bug in the kernel's \
+             host half, please report it"
+        ))
+    };
+    let find = |name| tensors.iter().find(|placed| placed.tensor.name == name);
+    let (Some(from), Some(to)) = (find(copy.from), find(copy.to)) else {
+        return Err(bug("names a tensor that there is not"));
+    };
+    if from.tensor.bytes() != to.tensor.bytes() {
+        return Err(bug("is between different sizes"));
+    }
+    let (direction, memory, host, device) = match (from.tensor.place, to.tensor.place) {
+        (MemoryPlace::Host(memory), MemoryPlace::Device) => {
+            (LinkDirection::In, memory, from, to)
+        }
+        (MemoryPlace::Device, MemoryPlace::Host(memory)) => {
+            (LinkDirection::Out, memory, to, from)
+        }
+        _ => return Err(bug("is not between the host and the device")),
+    };
+    let (host, device) = (host.address, device.address);
+    Ok(PlacedCopy { direction, memory, host, device, bytes: from.tensor.bytes() })
+}
+
 fn allocate<G: Gpu>(
     gpu: &mut G,
     problem: &Problem,
+    place: MemoryPlace,
     parts: &[MemoryPart],
 ) -> Result<Vec<u64>, PrepareError> {
-    gpu.allocate(parts).map_err(|error| match G::is_out_of_memory(&error) {
+    gpu.allocate(place, parts).map_err(|error| match G::is_out_of_memory(&error) {
         true => Refusal(format!(
-            "{problem} needs {} bytes of GPU memory, more than is free; make it smaller",
-            parts.iter().map(|part| part.bytes).sum::<u64>()
+            "{problem} needs {} bytes of {}, more than is free; make it smaller",
+            parts.iter().map(|part| part.bytes).sum::<u64>(),
+            place.name()
         ))
         .into(),
         false => failure(problem, error).into(),
@@ -364,7 +472,7 @@ fn make_scratch<G: Gpu>(
     scratch: &Scratch,
 ) -> Result<u64, PrepareError> {
     let part = MemoryPart { name: scratch.name, bytes: scratch.bytes() };
-    let address = allocate(gpu, problem, &[part])?[0];
+    let address = allocate(gpu, problem, MemoryPlace::Device, &[part])?[0];
     let made = match &scratch.content {
         Content::Zeros(bytes) => gpu.set(address, *bytes, 0),
         Content::Unset(bytes) => gpu.poison(address, *bytes),
@@ -381,9 +489,17 @@ fn place<G: Gpu>(
     tensors: &[Tensor],
     slots: usize,
 ) -> Result<Vec<Vec<PlacedTensor>>, PrepareError> {
-    let of_slot = tensors.iter().map(|t| MemoryPart { name: t.name, bytes: t.bytes() });
-    let of_slot: Vec<MemoryPart> = of_slot.collect();
-    let addresses = allocate(gpu, problem, &of_slot.repeat(slots))?;
+    let all = &tensors.repeat(slots)[..];
+    let mut addresses = vec![0; all.len()];
+    let places: BTreeSet<MemoryPlace> = tensors.iter().map(|tensor| tensor.place).collect();
+    for place in places {
+        let here = || (0..all.len()).filter(move |&at| all[at].place == place);
+        let part = |at: usize| MemoryPart { name: all[at].name, bytes: all[at].bytes() };
+        let parts: Vec<MemoryPart> = here().map(part).collect();
+        for (at, address) in here().zip(allocate(gpu, problem, place, &parts)?) {
+            addresses[at] = address;
+        }
+    }
     let place = |addresses: &[u64]| {
         let placed = tensors.iter().zip(addresses);
         placed.map(|(&tensor, &address)| PlacedTensor { tensor, address }).collect()
@@ -410,251 +526,4 @@ fn fill<G: Gpu>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-    use crate::kernel::Params;
-
-    /// A device that writes down what it is asked for.
-    #[derive(Default)]
-    struct Recorder {
-        next: u64,
-        names: HashMap<u64, &'static str>,
-        bytes: HashMap<u64, Vec<u8>>,
-        launched: Vec<(&'static str, Vec<u8>)>,
-        /// Bytes that may be allocated.
-        memory_bytes: u64,
-        /// A function whose launches fail.
-        broken: Option<&'static str>,
-    }
-
-    const MEMORY_IS_SHORT: &str = "memory is short";
-
-    impl Gpu for Recorder {
-        type Error = &'static str;
-        type Entry = ();
-        type Report = usize;
-
-        fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, &'static str> {
-            let mut addresses = Vec::new();
-            for part in parts {
-                if part.bytes > self.memory_bytes {
-                    return Err(MEMORY_IS_SHORT);
-                }
-                self.memory_bytes -= part.bytes;
-                self.next += 0x1000;
-                self.names.insert(self.next, part.name);
-                self.bytes.insert(self.next, vec![1; part.bytes as usize]);
-                addresses.push(self.next);
-            }
-            Ok(addresses)
-        }
-
-        fn is_out_of_memory(error: &&'static str) -> bool {
-            *error == MEMORY_IS_SHORT
-        }
-
-        fn upload(&mut self, address: u64, bytes: &[u8]) -> Result<(), &'static str> {
-            self.bytes.get_mut(&address).unwrap().copy_from_slice(bytes);
-            Ok(())
-        }
-
-        fn download(&mut self, address: u64, to: &mut [u8]) -> Result<(), &'static str> {
-            to.copy_from_slice(&self.bytes[&address]);
-            Ok(())
-        }
-
-        fn set(&mut self, address: u64, bytes: u64, value: u8) -> Result<(), &'static str> {
-            self.upload(address, &vec![value; bytes as usize])
-        }
-
-        fn poison(&mut self, address: u64, bytes: u64) -> Result<(), &'static str> {
-            self.set(address, bytes, 0xff)
-        }
-
-        fn encode(
-            &mut self,
-            map: &ptxvm::TensorMap,
-        ) -> Result<EncodedTensorMap, &'static str> {
-            let mut encoded = EncodedTensorMap::UNUSED;
-            encoded.0[..8].copy_from_slice(&map.address.to_le_bytes());
-            Ok(encoded)
-        }
-
-        fn entry(&mut self, _: &Plan, launch: &Launch) -> Result<(), &'static str> {
-            if launch.entry == "missing" {
-                Err("there is no such function")
-            } else {
-                Ok(())
-            }
-        }
-
-        fn launch(
-            &mut self,
-            (): &(),
-            launch: &Launch,
-            params: &ParamBytes,
-        ) -> Result<usize, &'static str> {
-            self.launched.push((launch.entry, params.bytes.clone()));
-            if self.broken == Some(launch.entry) {
-                return Err("the launch failed");
-            }
-            Ok(self.launched.len())
-        }
-    }
-
-    fn recorder() -> Recorder {
-        Recorder { memory_bytes: 1 << 20, ..Recorder::default() }
-    }
-
-    fn problem() -> Problem {
-        "stream:access=copy,bytes=256".parse().unwrap()
-    }
-
-    /// Addresses of both tensors and of the scratch buffer, seed and slot.
-    fn launch(entry: &'static str) -> Launch {
-        let params = Params::of(|bound| {
-            let [source, target] = ["source", "target"].map(|name| bound.tensor(name));
-            [source, target, bound.scratch("tickets"), bound.seed, bound.slot as u64]
-        });
-        Launch::new(entry, 1, 32, params)
-    }
-
-    fn plan(entries: &[&'static str]) -> Plan {
-        Plan {
-            launches: entries.iter().map(|entry| launch(entry)).collect(),
-            scratch: vec![
-                Scratch::zeros("tickets", 8),
-                Scratch::unset("partials", 4),
-                Scratch::of("list", &[7u16]),
-            ],
-            ..Plan::of(launch(entries[0]))
-        }
-    }
-
-    fn executor(entries: &[&'static str]) -> Executor<Recorder> {
-        Executor::new(recorder(), &problem(), plan(entries), 2, 5).unwrap()
-    }
-
-    fn words(bytes: &[u8]) -> Vec<u64> {
-        bytemuck::pod_collect_to_vec(bytes)
-    }
-
-    #[test]
-    fn tensors_and_scratch_buffers_hold_what_launches_rely_on() {
-        let mut executor = executor(&["a"]);
-        for slot in 0..2 {
-            let [source, target] = executor.tensors(slot)[..] else {
-                panic!("two tensors")
-            };
-            assert_eq!(
-                (source.tensor.role, target.tensor.role),
-                (Role::Input, Role::Output)
-            );
-            assert_eq!(executor.output_tensor(slot).address, target.address);
-            let mut drawn = vec![0; 128];
-            Key::new(5, slot, 0).fill(source.tensor.format, &mut drawn);
-            let gpu = executor.gpu();
-            assert_eq!(gpu.bytes[&source.address], drawn);
-            assert_eq!(gpu.bytes[&target.address], [0xff; 128]);
-            assert_eq!(gpu.names[&target.address], "target");
-        }
-        let gpu = executor.gpu();
-        let of = |name| {
-            let found = gpu.names.iter().find(|(_, other)| **other == name);
-            &gpu.bytes[found.unwrap().0]
-        };
-        assert_eq!(of("tickets"), &[0; 8]);
-        assert_eq!(of("partials"), &[0xff; 4]);
-        assert_eq!(of("list"), &[7, 0]);
-        assert!(gpu.launched.is_empty());
-    }
-
-    #[test]
-    fn launches_run_in_order_with_the_parameters_of_their_slot() {
-        let mut executor = executor(&["a", "b"]);
-        assert_eq!(executor.run(1), Ok(vec![1, 2]));
-        let [source, target] = executor.tensors(1) else { panic!("two tensors") };
-        let mut expected = vec![source.address, target.address, 0x1000, 5, 1];
-        let gpu = executor.gpu();
-        assert_eq!(gpu.names[&0x1000], "tickets");
-        for ((entry, params), name) in gpu.launched.iter().zip(["a", "b"]) {
-            assert_eq!((*entry, words(params)), (name, expected.clone()));
-        }
-        expected[4] = 0;
-        assert_eq!(executor.run(0), Ok(vec![3, 4]));
-        assert_ne!(words(&executor.gpu().launched[2].1)[..2], expected[..2]);
-        assert_eq!(words(&executor.gpu().launched[2].1)[2..], expected[2..]);
-    }
-
-    #[test]
-    fn a_launch_that_fails_is_the_last() {
-        let mut executor = executor(&["a", "b", "c"]);
-        executor.gpu().broken = Some("b");
-        assert_eq!(executor.run(0), Err("the launch failed"));
-        assert_eq!(executor.gpu().launched.len(), 2);
-    }
-
-    #[test]
-    fn outputs_are_poisoned_and_copied() {
-        let mut executor = executor(&["a"]);
-        let address = executor.output_tensor(1).address;
-        executor.gpu().set(address, 128, 3).unwrap();
-        assert_eq!(executor.output(1), Ok(vec![3; 128]));
-        executor.poison().unwrap();
-        assert_eq!(executor.output(1), Ok(vec![0xff; 128]));
-        let error = executor.output(2).unwrap_err().to_string();
-        assert_eq!(error, "there is no slot 2, only 2 slots");
-    }
-
-    #[test]
-    fn what_cannot_be_laid_out_says_why() {
-        let new = |memory_bytes, entry, slots| {
-            let gpu = Recorder { memory_bytes, ..Recorder::default() };
-            let executor = Executor::new(gpu, &problem(), plan(&[entry]), slots, 1);
-            executor.err().expect("an error")
-        };
-        let refused = |error: &PrepareError| matches!(error, PrepareError::Refused(_));
-        let error = new(1 << 20, "a", 0);
-        assert!(refused(&error) && error.to_string().contains("at least one slot, not 0"));
-        let error = new(300, "a", 2);
-        assert!(refused(&error), "{error}");
-        let text = "needs 512 bytes of GPU memory, more than is free; make it smaller";
-        assert!(error.to_string().ends_with(text), "{error}");
-        let error = new(1 << 20, "missing", 1);
-        assert!(!refused(&error), "{error}");
-        assert!(error.to_string().ends_with(": there is no such function"), "{error}");
-    }
-
-    #[test]
-    fn the_output_is_the_tensor_that_is_not_an_input() {
-        let mut tensors = problem().tensors();
-        tensors.swap(0, 1);
-        assert_eq!(output(&problem(), &tensors), Ok(0));
-        let error = output(&problem(), &tensors[1..]).unwrap_err().to_string();
-        assert!(error.contains("has 0 tensors that are not inputs"), "{error}");
-        let error = output(&problem(), &[tensors[0]; 2]).unwrap_err().to_string();
-        assert!(error.contains("has 2 tensors that are not inputs"), "{error}");
-    }
-
-    #[test]
-    fn parameters_have_the_sizes_that_are_declared() {
-        let passed = [ParamBytes::of(&1u64), ParamBytes::of(&[1u32; 3])];
-        let check = |declared: &[usize]| ParamMismatch::check("k", "e", declared, &passed);
-        assert_eq!(check(&[8, 12]), Ok(()));
-        for declared in [&[][..], &[8], &[20], &[12, 8], &[8, 16], &[8, 12, 4]] {
-            let error = check(declared).unwrap_err();
-            assert_eq!(error.passed, [8, 12]);
-            assert_eq!(error.declared, declared);
-        }
-        assert_eq!(
-            check(&[16]).unwrap_err().to_string(),
-            "kernel k, entry e: the compiled kernel declares 16 bytes of parameters, and the \
-             launch passes 8 + 12 bytes (u64, [u32; 3]); give the struct and the parameter in \
-             the kernel's source the same fields"
-        );
-        let none = ParamMismatch::check("k", "e", &[8], &[]).unwrap_err().to_string();
-        assert!(none.contains("the launch passes no bytes; give"), "{none}");
-    }
-}
+mod tests;

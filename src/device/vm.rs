@@ -10,18 +10,19 @@ use anyhow::Result;
 pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
-use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch};
+use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch, PlacedCopy};
 use super::{
     Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError, Prepared,
     Refusal, Timing,
 };
-use crate::format::Role;
+use crate::format::{MemoryPlace, Role};
 use crate::kernel::{
     Configured, EncodedTensorMap, Kernel, Launch as PlannedLaunch, ParamBytes, Plan,
 };
 use crate::op::Problem;
 use crate::reference;
 use crate::residency::{CacheLevel, CacheSize};
+use crate::resource::LinkDirection;
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
 
 /// Multiprocessors that plans are made for: enough that work is split over
@@ -33,6 +34,9 @@ const L2_BYTES: u64 = 1 << 20;
 
 /// Thread instructions per second, by which counted instructions become times.
 const INSTRUCTIONS_PER_S: f64 = 1e9;
+
+/// Bytes that a copy between host and device moves in the place of an instruction.
+const COPY_BYTES_PER_INSTRUCTION: u64 = 4;
 
 /// The virtual machine as a device.
 pub struct VmDevice {
@@ -142,7 +146,10 @@ impl VmDevice {
             ))
             .into());
         }
-        let module = self.module(&configured)?;
+        let module = match configured.kernel.source {
+            Some(_) => Some(self.module(&configured)?),
+            None => None,
+        };
         let plan = configured.plan(&self.target);
         let gpu = VirtualGpu {
             kernel: configured.kernel.name,
@@ -150,6 +157,7 @@ impl VmDevice {
             memory: Memory::new(),
             launching: self.launching,
             launched: 0,
+            copied_bytes: 0,
         };
         let mut executor = Executor::new(gpu, problem, plan, slots, seed)?;
         forget_unneeded(&mut executor, problem, seed);
@@ -167,8 +175,14 @@ impl VmDevice {
 
     fn compile(&self, configured: &Configured) -> Result<String, LaunchError> {
         let Configured { kernel, defines, arch, .. } = configured;
+        let Some(source) = kernel.file() else {
+            return Err(LaunchError(format!(
+                "kernel {} has no PTX: it is copies and no code",
+                kernel.name
+            )));
+        };
         self.compiler
-            .ptx(&kernel.file(), defines, *arch)
+            .ptx(&source, defines, *arch)
             .map_err(|why| LaunchError(format!("kernel {}: {why}", kernel.name)))
     }
 
@@ -241,11 +255,15 @@ impl Counted {
 /// A module of the virtual machine, and the memory that it is launched on.
 struct VirtualGpu {
     kernel: &'static str,
-    module: Rc<Module>,
+    /// `None` for a kernel that is copies only.
+    module: Option<Rc<Module>>,
+    /// Of the device, and the ranges of the host's memory that it copies to and from.
     memory: Memory,
     launching: ptxvm::Options,
     /// Launches so far: each has a schedule of its own.
     launched: u64,
+    /// Bytes that were copied between host and device so far.
+    copied_bytes: u64,
 }
 
 impl Gpu for VirtualGpu {
@@ -254,7 +272,11 @@ impl Gpu for VirtualGpu {
     type Entry = usize;
     type Report = Counts;
 
-    fn allocate(&mut self, parts: &[MemoryPart]) -> Result<Vec<u64>, LaunchError> {
+    fn allocate(
+        &mut self,
+        _: MemoryPlace,
+        parts: &[MemoryPart],
+    ) -> Result<Vec<u64>, LaunchError> {
         Ok(parts.iter().map(|part| self.memory.alloc(part.bytes, part.name)).collect())
     }
 
@@ -283,6 +305,26 @@ impl Gpu for VirtualGpu {
         Ok(())
     }
 
+    fn copy(&mut self, copies: &[PlacedCopy]) -> Result<(), LaunchError> {
+        for copy in copies {
+            let (from, to) = match copy.direction {
+                LinkDirection::In => (copy.host, copy.device),
+                LinkDirection::Out => (copy.device, copy.host),
+            };
+            let bytes = copy.bytes as usize;
+            if !self.memory.is_written(from, bytes) {
+                return Err(LaunchError(format!(
+                    "kernel {} copies memory that was never written",
+                    self.kernel
+                )));
+            }
+            let copied = self.memory.read(from, bytes);
+            self.memory.write(to, &copied);
+            self.copied_bytes += copy.bytes;
+        }
+        Ok(())
+    }
+
     fn encode(&mut self, map: &ptxvm::TensorMap) -> Result<EncodedTensorMap, LaunchError> {
         let encoded = map.encode().map(EncodedTensorMap);
         encoded.map_err(|why| LaunchError(why.to_string()))
@@ -290,7 +332,8 @@ impl Gpu for VirtualGpu {
 
     fn entry(&mut self, _: &Plan, launch: &PlannedLaunch) -> Result<usize, LaunchError> {
         let entry = launch.entry;
-        let found = self.module.kernel(entry).ok_or_else(|| {
+        let found = self.module.as_ref().and_then(|module| module.kernel(entry));
+        let found = found.ok_or_else(|| {
             LaunchError(format!("kernel {} has no entry {entry} in its PTX", self.kernel))
         })?;
         Ok(found.param_bytes)
@@ -316,8 +359,13 @@ impl Gpu for VirtualGpu {
             options: self.launching,
             ..Launch::new(launch.entry)
         };
-        let report = self
-            .module
+        let Some(module) = &self.module else {
+            return Err(LaunchError(format!(
+                "kernel {} has no code to launch",
+                self.kernel
+            )));
+        };
+        let report = module
             .launch(&mut self.memory, &asked)
             .map_err(|fault| LaunchError(fault.to_string()))?;
         match report.findings.first() {
@@ -348,14 +396,16 @@ struct VmPoint {
 }
 
 impl VmPoint {
-    /// Runs all launches of a slot and counts each.
+    /// Runs the copies and launches of a slot and counts each launch.
     fn run(&mut self, slot: usize) -> Result<Vec<Counts>, LaunchError> {
         let counts = self.executor.run(slot)?;
-        let output = self.executor.output_tensor(slot);
-        let bytes = output.tensor.bytes() as usize;
-        let writes_all = output.tensor.role != Role::Update;
-        if writes_all && !self.executor.gpu().memory.is_written(output.address, bytes) {
-            return Err(LaunchError("part of the output was never written".to_owned()));
+        let outputs: Vec<_> = self.executor.output_tensors(slot).collect();
+        for output in outputs {
+            let bytes = output.tensor.bytes() as usize;
+            let writes_all = output.tensor.role != Role::Update;
+            if writes_all && !self.executor.gpu().memory.is_written(output.address, bytes) {
+                return Err(LaunchError("part of the output was never written".to_owned()));
+            }
         }
         Ok(counts)
     }
@@ -377,10 +427,13 @@ impl Prepared for VmPoint {
     ) -> Result<Timing, LaunchError> {
         let slots = self.executor.slots();
         let mut instructions = 0;
+        let copied_before = self.executor.gpu().copied_bytes;
         for launch in 0..launches {
             let counts = self.run((first_slot + launch) % slots)?;
             instructions += counts.iter().map(Counts::thread_instructions).sum::<u64>();
         }
+        let copied_bytes = self.executor.gpu().copied_bytes - copied_before;
+        instructions += copied_bytes.div_ceil(COPY_BYTES_PER_INSTRUCTION);
         let seconds = instructions as f64 / INSTRUCTIONS_PER_S;
         Ok(Timing { seconds, sm_clock_hz: None })
     }

@@ -184,7 +184,7 @@ impl HostHalf for AttentionDecode {
             .with("THREADS", rings.threads())
             .with("BLOCKS_PER_SM", rings.blocks_per_sm)
             .with("TILE_TOKENS", rings.tile_tokens())
-            .with("SLOTS", rings.stages)
+            .with("STAGES", rings.stages)
             .with("SHARED_BYTES", rings.shared_bytes)
             .with("GROUP", p.group())
             .with("NEW_TOKENS", p.new_tokens)
@@ -360,8 +360,10 @@ mod tests {
     #[test]
     fn defines_depend_on_the_architecture() {
         let options = |arch| options::<AttentionDecode>(&llama(), arch);
-        assert!(options(Arch::SM_80).contains("-DSLOTS=5"));
-        assert!(options(Arch::SM_90).contains("-DSLOTS=7 -DSHARED_BYTES=114688 -DGROUP=4"));
-        assert!(options(Arch::SM_120).contains("-DSLOTS=3"));
+        assert!(options(Arch::SM_80).contains("-DSTAGES=5"));
+        assert!(
+            options(Arch::SM_90).contains("-DSTAGES=7 -DSHARED_BYTES=114688 -DGROUP=4")
+        );
+        assert!(options(Arch::SM_120).contains("-DSTAGES=3"));
     }
 }

@@ -153,7 +153,7 @@ impl HostHalf for AttentionMla {
             .with(self.cached, 1)
             .with("THREADS", THREADS)
             .with("TILE_TOKENS", ring.tile_tokens)
-            .with("SLOTS", ring.stages)
+            .with("STAGES", ring.stages)
             .with("SHARED_BYTES", ring.shared_bytes)
             .with("Q_HEADS", p.q_heads)
             .with("NEW_TOKENS", p.new_tokens)

@@ -39,7 +39,7 @@ struct PrefillParams {
 
 /// The tiles of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
+struct PrefillShape {
     /// Tokens of a block.
     rows: u64,
     /// Keys of a tile.
@@ -52,7 +52,7 @@ struct Shape {
     head_dim: u64,
 }
 
-impl Shape {
+impl PrefillShape {
     /// Blocks of `rows` tokens. Tiles have 64 keys, but 48 where outputs of
     /// 32 x 128 in a warp leave no registers for more scores, and 32 where
     /// shared memory has no room for two tiles.
@@ -65,7 +65,7 @@ impl Shape {
         let share = u64::from(arch.limits().shared_bytes_of_block(resident as u32));
         let with_keys = |keys| {
             let stages = (share / (2 * head_dim)).saturating_sub(rows) / keys;
-            Shape { rows, keys, stages: stages.min(MAX_STAGES), resident, head_dim }
+            PrefillShape { rows, keys, stages: stages.min(MAX_STAGES), resident, head_dim }
         };
         let wide = with_keys(keys);
         if wide.stages >= 2 { wide } else { with_keys(32) }
@@ -95,10 +95,10 @@ impl Shape {
 }
 
 /// The shape with the least time on a typical GPU of the architecture.
-fn best_shape(p: &PrefillAttention, arch: Arch) -> Shape {
-    let tall = Shape::new(128, p.head_dim, arch);
-    let flat = Shape::new(64, p.head_dim, arch);
-    let time = |shape: &Shape| shape.time(p, arch.usual_sms().into());
+fn best_shape(p: &PrefillAttention, arch: Arch) -> PrefillShape {
+    let tall = PrefillShape::new(128, p.head_dim, arch);
+    let flat = PrefillShape::new(64, p.head_dim, arch);
+    let time = |shape: &PrefillShape| shape.time(p, arch.usual_sms().into());
     if time(&tall) <= time(&flat) { tall } else { flat }
 }
 
@@ -115,7 +115,7 @@ pub(super) struct AttentionPrefill {
     p: PrefillAttention,
     /// The macro that chooses the format.
     element: &'static str,
-    shape: Shape,
+    shape: PrefillShape,
 }
 
 impl HostHalf for AttentionPrefill {
@@ -147,7 +147,7 @@ impl HostHalf for AttentionPrefill {
         refuse_unless(p.context() <= most, || {
             format!("contexts up to {most} tokens, not {}; use less", p.context())
         })?;
-        let blocks = Shape::new(64, p.head_dim, arch).blocks(p);
+        let blocks = PrefillShape::new(64, p.head_dim, arch).blocks(p);
         refuse_unless(blocks <= i32::MAX as u64, || {
             format!("at most {} blocks, not {blocks}; use a smaller batch", i32::MAX)
         })?;
@@ -223,7 +223,7 @@ mod tests {
     fn every_shape_fits_every_architecture() {
         for arch in ARCHS {
             for (rows, head_dim) in [(64, 64), (64, 128), (128, 64), (128, 128)] {
-                let shape = Shape::new(rows, head_dim, arch);
+                let shape = PrefillShape::new(rows, head_dim, arch);
                 assert!(shape.stages >= 2, "{arch} {shape:?}");
                 let most = arch.limits().shared_bytes_of_block(shape.resident as u32);
                 assert!(shape.shared_bytes() <= most.into());

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::plan::Plan;
+use super::plan::{Plan, TensorCopy};
 use super::refusal::Refusal;
 use super::sources::HEADERS;
 use crate::op::{OfProblem, Op, Problem};
@@ -36,6 +36,18 @@ pub(super) trait HostHalf: Sized + Send + Sync + 'static {
     fn plan(&self, target: &Target) -> Plan;
 }
 
+/// A kernel that only copies between the memory of the host and that of the device, which a
+/// GPU's copy engines do: there is nothing to compile and nothing to configure.
+pub(super) trait CopyHalf: 'static {
+    /// What the copies do.
+    type Operation: OfProblem;
+    /// The name in records.
+    const NAME: &'static str;
+
+    /// The copies of a problem.
+    fn copies(problem: &Self::Operation) -> Vec<TensorCopy>;
+}
+
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
@@ -43,8 +55,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// What it computes.
     pub op: Op,
-    /// Text of the CUDA source.
-    pub source: &'static str,
+    /// Text of the CUDA source; `None` for what the copy engines do.
+    pub source: Option<&'static str>,
     /// Whether memory bounds what it does, so that the time of its bytes is the time to
     /// expect: a product of few rows is bound by memory, one of many is not.
     pub memory_bound: bool,
@@ -57,15 +69,27 @@ impl Kernel {
         Kernel {
             name: H::NAME,
             op: H::Operation::OP,
-            source: H::SOURCE,
+            source: Some(H::SOURCE),
             memory_bound: H::MEMORY_BOUND,
             configure: configure::<H>,
         }
     }
 
-    /// The source with its file name and what it includes.
-    pub fn file(&self) -> Source<'static> {
-        Source { name: self.name, text: self.source, headers: HEADERS }
+    /// What copies without a source.
+    pub(super) const fn of_copies<H: CopyHalf>() -> Self {
+        Kernel {
+            name: H::NAME,
+            op: H::Operation::OP,
+            source: None,
+            memory_bound: false,
+            configure: configure_copies::<H>,
+        }
+    }
+
+    /// The source with its file name and what it includes, if there is one.
+    pub fn file(&self) -> Option<Source<'static>> {
+        let text = self.source?;
+        Some(Source { name: self.name, text, headers: HEADERS })
     }
 
     /// Configures the kernel for a problem on an architecture.
@@ -87,18 +111,35 @@ fn configure<H: HostHalf>(
     problem: &Problem,
     arch: Arch,
 ) -> Result<Configured, Refusal> {
-    let operation = H::Operation::of(problem).ok_or_else(|| {
-        Refusal(format!(
-            "the CUDA kernel `{}` computes {}, not {}; use another kernel",
-            H::NAME,
-            H::Operation::OP,
-            problem.op()
-        ))
-    })?;
-    let half = H::configure(operation, arch)?;
+    let half = H::configure(operation(kernel, problem)?, arch)?;
     let defines = half.defines();
     let plan = Box::new(move |target: &Target| half.plan(target));
     Ok(Configured { kernel, arch, defines, plan })
+}
+
+fn configure_copies<H: CopyHalf>(
+    kernel: &'static Kernel,
+    problem: &Problem,
+    arch: Arch,
+) -> Result<Configured, Refusal> {
+    let copies = H::copies(operation(kernel, problem)?);
+    let plan = Box::new(move |_: &Target| Plan::of_copies(copies.clone()));
+    Ok(Configured { kernel, arch, defines: Defines::new(), plan })
+}
+
+/// The struct of the kernel's operation.
+fn operation<'a, O: OfProblem>(
+    kernel: &Kernel,
+    problem: &'a Problem,
+) -> Result<&'a O, Refusal> {
+    O::of(problem).ok_or_else(|| {
+        Refusal(format!(
+            "the CUDA kernel `{}` computes {}, not {}; use another kernel",
+            kernel.name,
+            kernel.op,
+            problem.op()
+        ))
+    })
 }
 
 type MakePlan = dyn Fn(&Target) -> Plan + Send + Sync;

@@ -6,7 +6,7 @@
 //! its macros and its plan follow from that.
 //!
 //! To add a kernel: `kernels/<name>.cu`, `src/kernel/<name>.rs`, and a line in
-//! [`KERNELS`]. Within the module, imports run one way:
+//! [`KERNELS`]. What a GPU's copy engines do needs no source. Within the module, imports run one way:
 //!
 //! ```text
 //! tensor_map <- bound <- plan <- {contract, split} <- split_kv <- host halves <- table
@@ -35,10 +35,11 @@ mod stream;
 mod stream_bulk;
 mod table;
 mod tensor_map;
+mod transfer;
 
 pub use bound::Bound;
 pub use contract::{Configured, Kernel};
-pub use plan::{Content, Launch, ParamBytes, Params, Plan, Scratch};
+pub use plan::{Content, Launch, ParamBytes, Params, Plan, Scratch, TensorCopy};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};
 pub use table::KERNELS;

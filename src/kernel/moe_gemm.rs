@@ -35,14 +35,14 @@ struct Set {
 }
 
 /// Rows of the output in the order in which sets have them.
-struct Routed {
+struct RoutedPlan {
     sets: Vec<Set>,
     rows: Vec<u32>,
     /// Whether an expert has several sets, and its weights are read for each.
     repeats: bool,
 }
 
-impl Routed {
+impl RoutedPlan {
     /// The rows of each expert that has any, in as few sets of at most [`MAX_TOKENS`] rows
     /// as possible, as even as possible.
     fn new(p: &MoeGemm) -> Self {
@@ -57,7 +57,7 @@ impl Routed {
                 rows.extend_from_slice(set);
             }
         }
-        Routed { sets, rows, repeats }
+        RoutedPlan { sets, rows, repeats }
     }
 
     fn ring(&self, p: &MoeGemm, arch: Arch) -> Ring {
@@ -70,7 +70,7 @@ impl Routed {
 pub(super) struct ExpertGemm {
     p: MoeGemm,
     formats: MatrixFormats,
-    routed: Routed,
+    routed: RoutedPlan,
     ring: Ring,
 }
 
@@ -83,7 +83,7 @@ impl HostHalf for ExpertGemm {
     fn configure(p: &MoeGemm, arch: Arch) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_activations(p.input_rows(), p.k)?;
-        let routed = Routed::new(p);
+        let routed = RoutedPlan::new(p);
         let ring = routed.ring(p, arch);
         Ok(ExpertGemm { p: *p, formats, routed, ring })
     }
@@ -143,7 +143,7 @@ mod tests {
             "tokens=90,experts=16,top_k=4,n=16,k=16,dtype=bf16,w_dtype=int8,routing=zipf",
         ] {
             let p: MoeGemm = operation(&problem(text));
-            let routed = Routed::new(&p);
+            let routed = RoutedPlan::new(&p);
             let expert_of_rows = p.expert_of_rows();
             let mut seen = vec![false; p.rows() as usize];
             for set in &routed.sets {

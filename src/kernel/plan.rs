@@ -7,10 +7,13 @@ use bytemuck::Pod;
 use super::bound::Bound;
 use super::tensor_map::{EncodedTensorMap, TensorMap};
 
-/// How a problem is launched: its launches in order, on one stream.
+/// How a problem is launched: its copies, all at the same time, then its launches in
+/// order.
 #[derive(Debug)]
 pub struct Plan {
-    /// Launches that together solve the problem once.
+    /// Copies between the memory of the host and that of the device.
+    pub copies: Vec<TensorCopy>,
+    /// Launches that, with the copies, solve the problem once.
     pub launches: Vec<Launch>,
     /// Buffers beside the problem's tensors. All rotation slots share them, since launches
     /// follow one another; what a launch expects in them it also leaves in them.
@@ -28,8 +31,14 @@ pub struct Plan {
 impl Plan {
     /// A plan of one launch without scratch, tensor maps or extra traffic.
     pub fn of(launch: Launch) -> Self {
+        Plan { launches: vec![launch], ..Plan::of_copies(Vec::new()) }
+    }
+
+    /// A plan of copies without launches.
+    pub fn of_copies(copies: Vec<TensorCopy>) -> Self {
         Plan {
-            launches: vec![launch],
+            copies,
+            launches: Vec::new(),
             scratch: Vec::new(),
             tensor_maps: Vec::new(),
             extra_bytes: Some(0),
@@ -57,6 +66,16 @@ impl Plan {
         }
         Ok(self.launches.iter().map(|launch| launch.params.of_slot(&bound)).collect())
     }
+}
+
+/// A copy of a whole tensor to another one of the same size, one of them in the memory of
+/// the host and the other in that of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TensorCopy {
+    /// Name of the tensor that is copied.
+    pub from: &'static str,
+    /// Name of the tensor that is written.
+    pub to: &'static str,
 }
 
 /// One launch of a kernel.

@@ -15,6 +15,7 @@ use super::refusal::Refusal;
 use super::rmsnorm::NormalizeTokens;
 use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
+use super::transfer::HostCopies;
 use crate::op::Problem;
 use crate::toolchain::Arch;
 
@@ -34,6 +35,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionMla>(),
     Kernel::of::<AttentionPrefill>(),
     Kernel::of::<NormalizeTokens>(),
+    Kernel::of_copies::<HostCopies>(),
 ];
 
 impl Kernel {

@@ -1,5 +1,5 @@
-//! The measuring protocol: one piece of code for all devices. Only how a row
-//! of launches is timed is left to the device.
+//! The measuring protocol, the same code for all devices. Only how a series of
+//! launches is timed is left to the device.
 //!
 //! For each point: lay out the rotation, check a launch on poisoned outputs,
 //! warm up by time, take samples until the median is known well enough or time
@@ -135,7 +135,7 @@ pub struct Sample {
     pub launches: usize,
     /// Seconds of all of them by the device's clock.
     pub elapsed_s: f64,
-    /// Clock of the multiprocessors meanwhile, in Hz, where the device tells.
+    /// Clock of the multiprocessors meanwhile, in Hz, where the device reports it.
     pub sm_clock_hz: Option<f64>,
     /// Host seconds since the point's measurement began.
     pub since_point_s: f64,

@@ -6,7 +6,7 @@ use super::machine::Machines;
 use super::predict::{
     Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
 };
-use super::step::{Formats, Parallel, Part, Phase, Shape, Step};
+use super::step::{Formats, Parallel, Phase, Step, StepPart, StepShape};
 use super::workload::Workload;
 use crate::format::DType;
 use crate::quant::Quant;
@@ -50,11 +50,11 @@ pub struct Claims<'a> {
 }
 
 /// The shape of a step on one GPU in bf16.
-const fn shape(phase: Phase, batch: u64, context: u64, new_tokens: u64) -> Shape {
-    Shape { phase, batch, context, new_tokens, formats: BF16, parallel: Parallel::ONE }
+const fn shape(phase: Phase, batch: u64, context: u64, new_tokens: u64) -> StepShape {
+    StepShape { phase, batch, context, new_tokens, formats: BF16, parallel: Parallel::ONE }
 }
 
-const fn decode(batch: u64, context: u64) -> Shape {
+const fn decode(batch: u64, context: u64) -> StepShape {
     shape(Phase::Decode, batch, context, 1)
 }
 
@@ -81,15 +81,25 @@ impl Claims<'_> {
         llm::named(self.models, name)
     }
 
-    fn step(&self, name: &str, shape: &Shape) -> anyhow::Result<Step> {
+    fn step(&self, name: &str, shape: &StepShape) -> anyhow::Result<Step> {
         Step::of(self.model(name)?, shape).map_err(anyhow::Error::msg)
     }
 
-    fn totals(&self, name: &str, shape: &Shape, part: Part) -> anyhow::Result<Totals> {
+    fn totals(
+        &self,
+        name: &str,
+        shape: &StepShape,
+        part: StepPart,
+    ) -> anyhow::Result<Totals> {
         Ok(Totals::of(&self.step(name, shape)?, |other| other == part))
     }
 
-    fn intensity(&self, name: &str, shape: &Shape, part: Part) -> anyhow::Result<f64> {
+    fn intensity(
+        &self,
+        name: &str,
+        shape: &StepShape,
+        part: StepPart,
+    ) -> anyhow::Result<f64> {
         Ok(self.totals(name, shape, part)?.operational_intensity())
     }
 
@@ -113,8 +123,8 @@ impl Claims<'_> {
             for (cache, bytes) in [(DType::Bf16, 2.0), (DType::Fp8E4m3, 1.0)] {
                 let formats = Formats { cache: Quant::cache(cache), ..BF16 };
                 let at = |batch, context| {
-                    let shape = Shape { formats, ..decode(batch, context) };
-                    self.intensity(name, &shape, Part::Attention)
+                    let shape = StepShape { formats, ..decode(batch, context) };
+                    self.intensity(name, &shape, StepPart::Attention)
                 };
                 let (short, long, many) = (at(1, 1024)?, at(1, 131_072)?, at(64, 1024)?);
                 let claimed = 2.0 * group / bytes;
@@ -136,7 +146,7 @@ impl Claims<'_> {
     fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<ClaimFinding> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b"] {
-            let oi = |batch| self.intensity(name, &decode(batch, 1), Part::FeedForward);
+            let oi = |batch| self.intensity(name, &decode(batch, 1), StepPart::FeedForward);
             for batch in [1, 4, 16, 64, 256] {
                 right += usize::from((oi(batch)? / batch as f64 - 1.0).abs() < 0.15);
                 of += 1;
@@ -193,7 +203,7 @@ impl Claims<'_> {
             for (machine, ridge) in self.ridges()? {
                 let is_above = |tokens: u64| {
                     let shape = shape(Phase::Prefill, 1, tokens, tokens);
-                    [Part::Attention, Part::Projection, Part::FeedForward]
+                    [StepPart::Attention, StepPart::Projection, StepPart::FeedForward]
                         .into_iter()
                         .map(|part| self.intensity(name, &shape, part))
                         .try_fold(true, |all, oi| {
@@ -225,8 +235,8 @@ impl Claims<'_> {
     fn latents_are_at_the_ridge(&self) -> anyhow::Result<ClaimFinding> {
         let at = |tensor| {
             let parallel = Parallel { tensor, ..Parallel::ONE };
-            let shape = Shape { parallel, ..decode(16, 65_536) };
-            self.intensity("deepseek-v3", &shape, Part::Attention)
+            let shape = StepShape { parallel, ..decode(16, 65_536) };
+            self.intensity("deepseek-v3", &shape, StepPart::Attention)
         };
         let (all, eighth) = (at(1)?, at(8)?);
         let (mut right, mut of, mut evidence) = (
@@ -253,7 +263,8 @@ impl Claims<'_> {
     }
 
     fn experts_lower_intensity(&self) -> anyhow::Result<ClaimFinding> {
-        let oi = |name, batch| self.intensity(name, &decode(batch, 1), Part::FeedForward);
+        let oi =
+            |name, batch| self.intensity(name, &decode(batch, 1), StepPart::FeedForward);
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for batch in [1, 8, 64, 512] {
             let dense = oi("llama-3.1-70b", batch)?;
@@ -277,11 +288,11 @@ impl Claims<'_> {
     fn quantization_raises_intensity(&self) -> anyhow::Result<ClaimFinding> {
         let name = "llama-3.1-70b";
         let of_formats = |formats| -> anyhow::Result<(f64, f64, f64)> {
-            let step = self.step(name, &Shape { formats, ..decode(8, 8192) })?;
+            let step = self.step(name, &StepShape { formats, ..decode(8, 8192) })?;
             let of =
                 |part| Totals::of(&step, |other| other == part).operational_intensity();
             let footprint = Footprint::of(&step).per_request_bytes();
-            Ok((of(Part::FeedForward), of(Part::Attention), footprint / 1e9))
+            Ok((of(StepPart::FeedForward), of(StepPart::Attention), footprint / 1e9))
         };
         let (ffn, attention, cf) = of_formats(BF16)?;
         let (mut right, mut of) = (0, 0);
@@ -326,7 +337,7 @@ impl Claims<'_> {
                 for tensor in [1, 8] {
                     for workload in self.workloads {
                         let parallel = Parallel { tensor, ..Parallel::ONE };
-                        let shape = Shape { parallel, ..decode(1, workload.context) };
+                        let shape = StepShape { parallel, ..decode(1, workload.context) };
                         let Some((most, first)) = wall(model, &shape, &rates) else {
                             continue;
                         };
@@ -359,7 +370,7 @@ impl Claims<'_> {
 
 /// The largest number of requests that fits, and whether it is smaller than the batch at
 /// the ridge; `None` where the weights alone do not fit.
-fn wall(model: &Llm, shape: &Shape, rates: &Rates) -> Option<(f64, bool)> {
+fn wall(model: &Llm, shape: &StepShape, rates: &Rates) -> Option<(f64, bool)> {
     let step = Step::of(model, shape).ok()?;
     let growth = Growth::of(model, shape);
     let question = StepQuestion { model, shape, rates };

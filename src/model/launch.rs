@@ -15,7 +15,7 @@ pub const LATENCY_S: f64 = 0.8e-6;
 
 /// Time that a launch takes in addition to moving its bytes, in seconds: starting blocks,
 /// filling the first stages, writing results, combining by the last block. Assumed; a
-/// campaign fits it, see [`crate::transfer`].
+/// campaign fits it, see [`crate::line_fit`].
 pub const FIXED_S: f64 = 5e-6;
 
 /// What a plan says about a launch.

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::identity::Identity;
 use super::table::{self, Raw};
 use crate::format::DType;
-use crate::resource::Link;
+use crate::resource::{Link, LinkDirection};
 use crate::roofline::{Bandwidth, ComputePeak, LinkPeak, Peaks};
 
 /// Relative difference up to which a reported clock or bus width agrees with a row.
@@ -184,8 +184,11 @@ impl Machine {
     }
 
     fn sheet(&self) -> DataSheet {
-        let links = Link::ALL.into_iter().filter_map(|link| {
-            Some(LinkPeak { link, bytes_per_s: self.link_bytes_per_s(link)? })
+        let ways = Link::ALL
+            .into_iter()
+            .flat_map(|link| LinkDirection::ALL.map(|direction| (link, direction)));
+        let links = ways.filter_map(|(link, direction)| {
+            Some(LinkPeak { link, direction, bytes_per_s: self.link_bytes_per_s(link)? })
         });
         let compute = self.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
             Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })

@@ -3,7 +3,7 @@
 
 use super::llm::Llm;
 use super::machine::Machine;
-use super::step::{Part, Phase, Shape, Step};
+use super::step::{Phase, Step, StepPart, StepShape};
 use crate::format::DType;
 use crate::resource::{Resource, Work};
 use crate::roofline::Roof;
@@ -100,19 +100,19 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Sums over the pieces of a step for which `wanted` is true, without
+    /// Sums over the problems of a step for which `wanted` is true, without
     /// transfers.
-    pub fn of(step: &Step, wanted: impl Fn(Part) -> bool) -> Totals {
+    pub fn of(step: &Step, wanted: impl Fn(StepPart) -> bool) -> Totals {
         let mut totals = Totals::default();
-        for piece in step.pieces.iter().filter(|piece| wanted(piece.part)) {
-            let (work, count) = (piece.problem.work(), piece.count as f64);
+        for entry in step.problems.iter().filter(|entry| wanted(entry.part)) {
+            let (work, count) = (entry.problem.work(), entry.count as f64);
             totals.flops += count * work.flops() as f64;
             totals.bytes += count * work.bytes() as f64;
-            totals.weight_bytes += count * piece.problem.weight_bytes() as f64;
-            totals.cache_bytes += count * piece.problem.cache_bytes() as f64;
-            totals.expected_bytes += count * piece.expected_bytes();
+            totals.weight_bytes += count * entry.problem.weight_bytes() as f64;
+            totals.cache_bytes += count * entry.problem.cache_bytes() as f64;
+            totals.expected_bytes += count * entry.expected_bytes();
             totals.link_bytes += count * work.sent_bytes() as f64;
-            totals.launches += piece.launches();
+            totals.launches += entry.launches();
         }
         totals
     }
@@ -185,8 +185,8 @@ impl StepTimes {
     pub fn of(step: &Step, rates: &Rates) -> Option<StepTimes> {
         let mut times = StepTimes::default();
         let mut launches = 0;
-        for piece in &step.pieces {
-            let (roof, count) = (rates.roof(&piece.problem.work())?, piece.count as f64);
+        for entry in &step.problems {
+            let (roof, count) = (rates.roof(&entry.problem.work())?, entry.count as f64);
             times.memory_s += count * roof.memory_s;
             times.compute_s += count * roof.compute_s;
             times.roof_s += count * roof.memory_s.max(roof.compute_s);
@@ -194,7 +194,7 @@ impl StepTimes {
             if roof.compute_s > roof.memory_s {
                 times.computing_s += count * roof.compute_s;
             }
-            launches += piece.launches();
+            launches += entry.launches();
         }
         times.launch_s = launches as f64 * LAUNCH_S;
         Some(times)
@@ -274,10 +274,10 @@ impl Growth {
     const MOST: u32 = 20;
 
     /// Growth of the decode step of a shape; the shape's own batch does not matter.
-    pub fn of(model: &Llm, shape: &Shape) -> Growth {
+    pub fn of(model: &Llm, shape: &StepShape) -> Growth {
         let at = |power: u32| {
             let batch = shape.parallel.data << power;
-            let step = Step::of(model, &Shape { batch, ..*shape }).ok()?;
+            let step = Step::of(model, &StepShape { batch, ..*shape }).ok()?;
             let totals = Totals::of(&step, |_| true);
             Some((batch, totals.flops, totals.bytes))
         };
@@ -303,7 +303,7 @@ pub struct StepQuestion<'a> {
     /// The model.
     pub model: &'a Llm,
     /// The step.
-    pub shape: &'a Shape,
+    pub shape: &'a StepShape,
     /// The machine with its rates.
     pub rates: &'a Rates<'a>,
 }
@@ -392,7 +392,7 @@ impl Prediction {
     }
 
     /// New tokens per second of each GPU.
-    pub fn tokens_per_s_per_gpu(&self, shape: &Shape) -> Option<f64> {
+    pub fn tokens_per_s_per_gpu(&self, shape: &StepShape) -> Option<f64> {
         let tokens = match shape.phase {
             Phase::Decode => shape.batch,
             Phase::Prefill => shape.batch * shape.new_tokens,

@@ -26,7 +26,7 @@ impl Phase {
     }
 }
 
-/// Formats of the numbers of a step.
+/// Formats of a step's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Formats {
     /// Scheme of weights.
@@ -75,7 +75,7 @@ impl Parallel {
 
 /// A step to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shape {
+pub struct StepShape {
     /// What it does.
     pub phase: Phase,
     /// Requests, on all GPUs together.
@@ -84,13 +84,13 @@ pub struct Shape {
     pub context: u64,
     /// New tokens of each request.
     pub new_tokens: u64,
-    /// Formats of its numbers.
+    /// Formats of its tensors.
     pub formats: Formats,
     /// How it is spread.
     pub parallel: Parallel,
 }
 
-pub(super) fn check(model: &Llm, shape: &Shape) -> Result<(), String> {
+pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {
     let Parallel { tensor, expert, data } = shape.parallel;
     let divides = |what: &str, n: u64, by: u64, of: &str| {
         if n.is_multiple_of(by) {

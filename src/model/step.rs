@@ -2,7 +2,7 @@
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
 use super::llm::{AttentionKind as Attention, Experts, Llm};
-pub use super::shape::{Formats, Parallel, Phase, Shape};
+pub use super::shape::{Formats, Parallel, Phase, StepShape};
 use crate::format::DType;
 use crate::op::{
     Access, Collective, CollectiveKind, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout,
@@ -12,9 +12,9 @@ use crate::op::{
 use crate::quant::{Quant, QuantPlace};
 use crate::resource::Link;
 
-/// What a piece of a step belongs to.
+/// What a problem of a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum StepPart {
     /// Attention itself: what queries, keys and values do with each other.
     Attention,
     /// Linear layers around attention.
@@ -29,11 +29,11 @@ pub enum Part {
 
 /// Equal problems of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Piece {
+pub struct StepProblem {
     /// What it is, in the field's words.
     pub name: &'static str,
     /// What it belongs to.
-    pub part: Part,
+    pub part: StepPart,
     /// The problem, on one GPU.
     pub problem: Problem,
     /// How many of them, one after the other.
@@ -43,15 +43,16 @@ pub struct Piece {
     expected: Option<f64>,
 }
 
-impl Piece {
+impl StepProblem {
     /// Launches, as far as their start costs time of its own. Exchanges have the time of
     /// their links instead.
     pub const fn launches(&self) -> u64 {
         match self.part {
-            Part::Exchange => 0,
-            Part::Attention | Part::Projection | Part::FeedForward | Part::Rest => {
-                self.count
-            }
+            StepPart::Exchange => 0,
+            StepPart::Attention
+            | StepPart::Projection
+            | StepPart::FeedForward
+            | StepPart::Rest => self.count,
         }
     }
 
@@ -75,7 +76,7 @@ impl Piece {
 pub struct Step {
     /// Problems in the order in which they come up, equal ones together; what GPUs send
     /// each other last.
-    pub pieces: Vec<Piece>,
+    pub problems: Vec<StepProblem>,
     /// Requests of this GPU.
     pub requests: u64,
     /// Bytes of the embedding table, of which a step reads its tokens' rows only; 0 where
@@ -91,12 +92,12 @@ const PAGES: KvLayout = KvLayout::Paged { page_size: 64, order: PageOrder::HeadF
 /// Makes the list.
 struct Builder<'a> {
     model: &'a Llm,
-    shape: &'a Shape,
+    shape: &'a StepShape,
     /// Requests of this GPU.
     requests: u64,
     /// New tokens of this GPU.
     tokens: u64,
-    pieces: Vec<Piece>,
+    problems: Vec<StepProblem>,
     /// What GPUs send each other.
     exchanges: Vec<(&'static str, Collective, u64)>,
 }
@@ -106,7 +107,7 @@ impl Step {
     ///
     /// # Errors
     /// What the model or the shape cannot be divided by, or a problem too large to count.
-    pub fn of(model: &Llm, shape: &Shape) -> Result<Step, String> {
+    pub fn of(model: &Llm, shape: &StepShape) -> Result<Step, String> {
         super::shape::check(model, shape)?;
         let requests = shape.batch.div_ceil(shape.parallel.data);
         let mut builder = Builder {
@@ -114,7 +115,7 @@ impl Step {
             shape,
             requests,
             tokens: requests * shape.new_tokens,
-            pieces: Vec::with_capacity(24),
+            problems: Vec::with_capacity(24),
             exchanges: Vec::new(),
         };
         builder.layers()?;
@@ -124,14 +125,15 @@ impl Step {
             .dtype()
             .bytes_of(embedding.div_ceil(shape.parallel.tensor));
         let request_cache_bytes = request_cache_bytes(model, shape);
-        let pieces = builder.pieces;
-        Ok(Step { pieces, requests, embedding_bytes, request_cache_bytes })
+        let problems = builder.problems;
+        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes })
     }
 
     /// Bytes of the weights that lie in the memory of this GPU.
     pub fn resident_weight_bytes(&self) -> u64 {
-        let pieces = self.pieces.iter().map(|piece| piece.count * piece.resident_bytes());
-        self.embedding_bytes + pieces.sum::<u64>()
+        let problems =
+            self.problems.iter().map(|entry| entry.count * entry.resident_bytes());
+        self.embedding_bytes + problems.sum::<u64>()
     }
 }
 
@@ -145,7 +147,7 @@ fn head_format(formats: Formats) -> Quant {
 }
 
 /// Bytes that one request has cached on a GPU: what reading all of it reads.
-fn request_cache_bytes(model: &Llm, shape: &Shape) -> u64 {
+fn request_cache_bytes(model: &Llm, shape: &StepShape) -> u64 {
     let of_layer = |context: u64| -> u64 {
         match model.attention {
             Attention::Heads { kv_heads, head_dim, .. } => {
@@ -187,7 +189,7 @@ fn request_cache_bytes(model: &Llm, shape: &Shape) -> u64 {
 impl Builder<'_> {
     fn push(
         &mut self,
-        (name, part): (&'static str, Part),
+        (name, part): (&'static str, StepPart),
         problem: Problem,
         count: u64,
     ) -> Result<(), String> {
@@ -195,7 +197,7 @@ impl Builder<'_> {
             let problem =
                 problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
             let expected = problem.routed().map(|routed| routed.bytes_read_expected);
-            self.pieces.push(Piece { name, part, problem, count, expected });
+            self.problems.push(StepProblem { name, part, problem, count, expected });
         }
         Ok(())
     }
@@ -203,7 +205,7 @@ impl Builder<'_> {
     /// A linear layer over so many tokens, `n` features of `k`.
     fn linear(
         &mut self,
-        what: (&'static str, Part),
+        what: (&'static str, StepPart),
         (m, n, k): (u64, u64, u64),
         count: u64,
     ) -> Result<(), String> {
@@ -228,7 +230,7 @@ impl Builder<'_> {
         let bytes = self.shape.formats.activations.bytes_of(elements);
         let bytes = bytes.next_multiple_of(128);
         let stream = Stream { access: Access::Copy, bytes };
-        self.push((name, Part::Rest), Problem::Stream(stream), count)
+        self.push((name, StepPart::Rest), Problem::Stream(stream), count)
     }
 
     fn layers(&mut self) -> Result<(), String> {
@@ -261,7 +263,7 @@ impl Builder<'_> {
             w_dtype: head_format(formats),
             a_dtype: formats.activations.into(),
         };
-        self.push(("head", Part::Rest), Problem::Gemm(head), 1)?;
+        self.push(("head", StepPart::Rest), Problem::Gemm(head), 1)?;
         self.all_reduces();
         Ok(())
     }
@@ -274,7 +276,7 @@ impl Builder<'_> {
     ) -> Result<(), String> {
         let Llm { layers, hidden, .. } = *self.model;
         let (tokens, n) = (self.tokens, (q_heads + 2 * kv_heads) * head_dim);
-        self.linear(("q, k and v", Part::Projection), (tokens, n, hidden), layers)?;
+        self.linear(("q, k and v", StepPart::Projection), (tokens, n, hidden), layers)?;
         self.append(kv_heads, head_dim)?;
         let global = self.model.global_layers();
         self.attend(("attention", 0), (q_heads, kv_heads, head_dim), global)?;
@@ -283,11 +285,11 @@ impl Builder<'_> {
             self.attend(what, (q_heads, kv_heads, head_dim), layers - global)?;
         }
         let k = q_heads * head_dim;
-        self.linear(("output", Part::Projection), (tokens, hidden, k), layers)
+        self.linear(("output", StepPart::Projection), (tokens, hidden, k), layers)
     }
 
     fn append(&mut self, kv_heads: u64, head_dim: u64) -> Result<(), String> {
-        let Shape { context, new_tokens, formats, .. } = *self.shape;
+        let StepShape { context, new_tokens, formats, .. } = *self.shape;
         let append = KvAppend {
             batch: self.requests,
             context,
@@ -299,11 +301,11 @@ impl Builder<'_> {
             layout: PAGES,
             lengths: Lengths::Equal,
         };
-        self.push(("append", Part::Rest), Problem::KvAppend(append), self.model.layers)
+        self.push(("append", StepPart::Rest), Problem::KvAppend(append), self.model.layers)
     }
 
     fn append_latents(&mut self, latent_dim: u64, rope_dim: u64) -> Result<(), String> {
-        let Shape { context, new_tokens, formats, .. } = *self.shape;
+        let StepShape { context, new_tokens, formats, .. } = *self.shape;
         let append = MlaAppend {
             batch: self.requests,
             context,
@@ -315,7 +317,7 @@ impl Builder<'_> {
             layout: PAGES,
             lengths: Lengths::Equal,
         };
-        self.push(("append", Part::Rest), append.into(), self.model.layers)
+        self.push(("append", StepPart::Rest), append.into(), self.model.layers)
     }
 
     /// Attention of heads to a window, or to all where it is 0.
@@ -325,7 +327,7 @@ impl Builder<'_> {
         (q_heads, kv_heads, head_dim): (u64, u64, u64),
         count: u64,
     ) -> Result<(), String> {
-        let Shape { phase, context, new_tokens, formats, .. } = *self.shape;
+        let StepShape { phase, context, new_tokens, formats, .. } = *self.shape;
         let Formats { cache: kv_dtype, activations: dtype, .. } = formats;
         let batch = self.requests;
         let problem = match phase {
@@ -347,7 +349,7 @@ impl Builder<'_> {
                 return self.prefill((name, window), heads, widths, count);
             }
         };
-        self.push((name, Part::Attention), problem, count)
+        self.push((name, StepPart::Attention), problem, count)
     }
 
     /// Attention of a prompt, whose values may be narrower than its keys.
@@ -358,7 +360,7 @@ impl Builder<'_> {
         (head_dim, v_head_dim): (u64, u64),
         count: u64,
     ) -> Result<(), String> {
-        let Shape { context, new_tokens, formats, .. } = *self.shape;
+        let StepShape { context, new_tokens, formats, .. } = *self.shape;
         let attention = PrefillAttention {
             batch: self.requests,
             prefix: context - new_tokens,
@@ -372,7 +374,7 @@ impl Builder<'_> {
             window,
             v_head_dim,
         };
-        self.push((name, Part::Attention), attention.into(), count)
+        self.push((name, StepPart::Attention), attention.into(), count)
     }
 
     /// The projections to queries of so many elements, by way of a rank where there is one.
@@ -385,10 +387,16 @@ impl Builder<'_> {
         let tokens = self.tokens;
         match q_lora_rank {
             Some(rank) => {
-                self.linear(("q down", Part::Projection), (tokens, rank, hidden), layers)?;
-                self.linear(("q up", Part::Projection), (tokens, width, rank), layers)
+                self.linear(
+                    ("q down", StepPart::Projection),
+                    (tokens, rank, hidden),
+                    layers,
+                )?;
+                self.linear(("q up", StepPart::Projection), (tokens, width, rank), layers)
             }
-            None => self.linear(("q", Part::Projection), (tokens, width, hidden), layers),
+            None => {
+                self.linear(("q", StepPart::Projection), (tokens, width, hidden), layers)
+            }
         }
     }
 
@@ -407,17 +415,17 @@ impl Builder<'_> {
             return Ok(());
         };
         let Llm { layers, hidden, .. } = *self.model;
-        let Shape { phase, context, new_tokens, formats, parallel, .. } = *self.shape;
+        let StepShape { phase, context, new_tokens, formats, parallel, .. } = *self.shape;
         let (tokens, heads) = (self.tokens, q_heads / parallel.tensor);
         self.latent_queries(q_lora_rank, heads * (qk_nope_dim + qk_rope_dim))?;
         let key = kv_lora_rank + qk_rope_dim;
-        self.linear(("latents", Part::Projection), (tokens, key, hidden), layers)?;
+        self.linear(("latents", StepPart::Projection), (tokens, key, hidden), layers)?;
         self.append_latents(kv_lora_rank, qk_rope_dim)?;
         match phase {
             Phase::Decode => {
                 let absorbed = layers * heads;
                 let q = (tokens, kv_lora_rank, qk_nope_dim);
-                self.linear(("absorb keys", Part::Projection), q, absorbed)?;
+                self.linear(("absorb keys", StepPart::Projection), q, absorbed)?;
                 let mla = MlaDecode {
                     batch: self.requests,
                     context,
@@ -430,22 +438,22 @@ impl Builder<'_> {
                     lengths: Lengths::Equal,
                     new_tokens,
                 };
-                let what = ("latent attention", Part::Attention);
+                let what = ("latent attention", StepPart::Attention);
                 self.push(what, Problem::MlaDecode(mla), layers)?;
                 let o = (tokens, v_head_dim, kv_lora_rank);
-                self.linear(("absorb values", Part::Projection), o, absorbed)?;
+                self.linear(("absorb values", StepPart::Projection), o, absorbed)?;
             }
             Phase::Prefill => {
                 let up = heads * (qk_nope_dim + v_head_dim);
                 let all = self.requests * context;
-                let what = ("keys and values up", Part::Projection);
+                let what = ("keys and values up", StepPart::Projection);
                 self.linear(what, (all, up, kv_lora_rank), layers)?;
                 let widths = (qk_nope_dim + qk_rope_dim, v_head_dim);
                 self.prefill(("attention", 0), (heads, heads), widths, layers)?;
             }
         }
         let k = heads * v_head_dim;
-        self.linear(("output", Part::Projection), (tokens, hidden, k), layers)
+        self.linear(("output", StepPart::Projection), (tokens, hidden, k), layers)
     }
 
     fn dense_feed_forward(&mut self) -> Result<(), String> {
@@ -466,16 +474,16 @@ impl Builder<'_> {
             return Ok(());
         }
         let (tokens, hidden) = (self.tokens, self.model.hidden);
-        self.linear((up, Part::FeedForward), (tokens, 2 * width, hidden), count)?;
+        self.linear((up, StepPart::FeedForward), (tokens, 2 * width, hidden), count)?;
         self.elementwise(activation, 3 * tokens * width, count)?;
-        self.linear((down, Part::FeedForward), (tokens, hidden, width), count)
+        self.linear((down, StepPart::FeedForward), (tokens, hidden, width), count)
     }
 
     fn experts(&mut self, experts: &Experts) -> Result<(), String> {
         let Parallel { tensor, expert, .. } = self.shape.parallel;
         let (hidden, count) = (self.model.hidden, self.model.expert_layers());
         let router = (self.tokens, experts.count, hidden);
-        self.linear(("router", Part::FeedForward), router, count)?;
+        self.linear(("router", StepPart::FeedForward), router, count)?;
         let shared = experts.shared_intermediate.div_ceil(tensor);
         let names = ["shared gate and up", "shared activation", "shared down"];
         self.feed_forward(names, shared, count)?;
@@ -526,7 +534,7 @@ impl Builder<'_> {
         count: u64,
     ) -> Result<(), String> {
         let expert = self.shape.parallel.expert;
-        let what = (name, Part::FeedForward);
+        let what = (name, StepPart::FeedForward);
         if expert == 1 {
             return self.push(what, Problem::MoeGemm(all), count);
         }
@@ -538,10 +546,10 @@ impl Builder<'_> {
             ..all
         };
         self.push(what, Problem::MoeGemm(here), count)?;
-        if let Some(piece) = self.pieces.last_mut() {
+        if let Some(entry) = self.problems.last_mut() {
             let work = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
             let touched = all.experts_expected() / expert as f64;
-            piece.expected = Some(work as f64 + touched * here.expert_bytes() as f64);
+            entry.expected = Some(work as f64 + touched * here.expert_bytes() as f64);
         }
         Ok(())
     }
@@ -574,7 +582,7 @@ impl Builder<'_> {
 
     fn push_exchanges(&mut self) -> Result<(), String> {
         for (name, collective, count) in std::mem::take(&mut self.exchanges) {
-            self.push((name, Part::Exchange), collective.into(), count)?;
+            self.push((name, StepPart::Exchange), collective.into(), count)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::llm::Llm;
 use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
-use super::step::{Formats, Parallel, Phase, Shape, Step};
+use super::step::{Formats, Parallel, Phase, Step, StepShape};
 
 /// Tokens of each request in a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,15 +86,15 @@ pub const COLUMNS: [&str; 42] = [
     "reason",
 ];
 
-/// Batches in a piece: what does not depend on the batch is computed once for all of them.
+/// Batches in a chunk: what does not depend on the batch is computed once for all of them.
 const BATCHES: usize = 256;
 
-/// Pieces of the grid that are computed before their rows are written.
-const PIECES: usize = 64;
+/// Chunks of the grid that are computed before their rows are written.
+const CHUNKS: usize = 64;
 
-/// What the rows of a piece of the grid have in common.
+/// What the rows of a chunk of the grid have in common.
 #[derive(Clone, Copy)]
-struct GridPiece<'a> {
+struct GridChunk<'a> {
     model: &'a Llm,
     phase: Phase,
     formats: Formats,
@@ -103,14 +103,14 @@ struct GridPiece<'a> {
     batches: &'a [u64],
 }
 
-impl GridPiece<'_> {
+impl GridChunk<'_> {
     /// The step of a batch.
-    fn shape(&self, batch: u64) -> Shape {
+    fn shape(&self, batch: u64) -> StepShape {
         let new_tokens = match self.phase {
             Phase::Decode => 1,
             Phase::Prefill => self.tokens.prefill,
         };
-        Shape {
+        StepShape {
             phase: self.phase,
             batch,
             context: self.tokens.context,
@@ -124,17 +124,17 @@ impl GridPiece<'_> {
 impl<'a> Grid<'a> {
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        let chunks = self.pieces().map(|place| place.batches.len()).sum::<usize>();
-        chunks * self.rates.len()
+        let steps = self.chunks().map(|chunk| chunk.batches.len()).sum::<usize>();
+        steps * self.rates.len()
     }
 
-    fn pieces(&self) -> impl Iterator<Item = GridPiece<'_>> {
+    fn chunks(&self) -> impl Iterator<Item = GridChunk<'_>> {
         self.models.iter().flat_map(move |model| {
             self.phases.iter().flat_map(move |&phase| {
                 self.formats.iter().flat_map(move |&formats| {
                     self.parallel.iter().flat_map(move |&parallel| {
                         self.tokens.iter().flat_map(move |tokens| {
-                            self.batches.chunks(BATCHES).map(move |batches| GridPiece {
+                            self.batches.chunks(BATCHES).map(move |batches| GridChunk {
                                 model,
                                 phase,
                                 formats,
@@ -150,9 +150,9 @@ impl<'a> Grid<'a> {
     }
 
     /// Every step; there is one for all machines.
-    pub fn shapes(&self) -> impl Iterator<Item = (&Llm, Shape)> {
-        self.pieces().flat_map(|place| {
-            place.batches.iter().map(move |&batch| (place.model, place.shape(batch)))
+    pub fn shapes(&self) -> impl Iterator<Item = (&Llm, StepShape)> {
+        self.chunks().flat_map(|chunk| {
+            chunk.batches.iter().map(move |&batch| (chunk.model, chunk.shape(batch)))
         })
     }
 
@@ -162,32 +162,32 @@ impl<'a> Grid<'a> {
     /// The writer's.
     pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<()> {
         writeln!(to, "{}", COLUMNS.join(","))?;
-        let mut pieces = self.pieces();
+        let mut chunks = self.chunks();
         loop {
-            let some: Vec<GridPiece> = pieces.by_ref().take(PIECES).collect();
+            let some: Vec<GridChunk> = chunks.by_ref().take(CHUNKS).collect();
             if some.is_empty() {
                 return Ok(());
             }
             let texts: Vec<String> =
-                some.into_par_iter().map(|place| self.rows_of(&place)).collect();
+                some.into_par_iter().map(|chunk| self.rows_of(&chunk)).collect();
             for text in texts {
                 to.write_all(text.as_bytes())?;
             }
         }
     }
 
-    /// The rows of a piece as CSV.
-    fn rows_of(&self, place: &GridPiece) -> String {
-        let mut text = String::with_capacity(512 * place.batches.len() * self.rates.len());
-        let decode = Shape { phase: Phase::Decode, new_tokens: 1, ..place.shape(1) };
-        let growth = Growth::of(place.model, &decode);
-        for &batch in place.batches {
-            let shape = place.shape(batch);
-            let step = Step::of(place.model, &shape);
+    /// The rows of a chunk as CSV.
+    fn rows_of(&self, chunk: &GridChunk) -> String {
+        let mut text = String::with_capacity(512 * chunk.batches.len() * self.rates.len());
+        let decode = StepShape { phase: Phase::Decode, new_tokens: 1, ..chunk.shape(1) };
+        let growth = Growth::of(chunk.model, &decode);
+        for &batch in chunk.batches {
+            let shape = chunk.shape(batch);
+            let step = Step::of(chunk.model, &shape);
             let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
             for rates in &self.rates {
-                let question = StepQuestion { model: place.model, shape: &shape, rates };
-                let row = SweepRow { question, workload: &place.tokens.workload };
+                let question = StepQuestion { model: chunk.model, shape: &shape, rates };
+                let row = SweepRow { question, workload: &chunk.tokens.workload };
                 match &step {
                     Ok(step) => {
                         let of = Prediction::of(&question, step, totals, &growth);
@@ -210,7 +210,7 @@ struct SweepRow<'a> {
 impl SweepRow<'_> {
     fn write_question(&self, to: &mut String) {
         let StepQuestion { model, shape, rates } = self.question;
-        let Shape { phase, batch, context, new_tokens, formats, parallel } = shape;
+        let StepShape { phase, batch, context, new_tokens, formats, parallel } = shape;
         let Formats { weights, cache, activations } = formats;
         let Parallel { tensor, expert, data } = parallel;
         quote(to, &model.name);

@@ -3,7 +3,7 @@
 
 use super::llm::Llm;
 use super::predict::{Footprint, Rates, StepTimes};
-use super::step::{Formats, Parallel, Phase, Shape, Step};
+use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use super::workload::Workload;
 
 /// A model as it is served.
@@ -28,7 +28,7 @@ impl Served<'_> {
         new_tokens: u64,
     ) -> Result<Step, String> {
         let (formats, parallel) = (self.formats, self.parallel);
-        let shape = Shape { phase, batch, context, new_tokens, formats, parallel };
+        let shape = StepShape { phase, batch, context, new_tokens, formats, parallel };
         Step::of(self.model, &shape)
     }
 
@@ -78,11 +78,11 @@ impl Served<'_> {
         tokens: u64,
     ) -> Result<f64, String> {
         const MOST_STEPS: u64 = 64;
-        let stretches = tokens.min(MOST_STEPS);
+        let segments = tokens.min(MOST_STEPS);
         let mut seconds = 0.0;
-        for stretch in 0..stretches {
+        for segment in 0..segments {
             let (first, end) =
-                (tokens * stretch / stretches, tokens * (stretch + 1) / stretches);
+                (tokens * segment / segments, tokens * (segment + 1) / segments);
             // The mean of a linear function is its value in the middle.
             let middle = context + (first + end - 1) / 2;
             seconds += (end - first) as f64 * self.decode_s(rates, batch, middle)?;

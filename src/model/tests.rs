@@ -5,7 +5,7 @@ use super::machine::Machines;
 use super::predict::{
     Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
 };
-use super::step::{Formats, Parallel, Phase, Shape, Step};
+use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use crate::format::DType;
 use crate::op::{MoeGemm, Problem};
 
@@ -15,24 +15,25 @@ fn models() -> Vec<Llm> {
     llm::load(None).unwrap()
 }
 
-fn decode(batch: u64, context: u64) -> Shape {
+fn decode(batch: u64, context: u64) -> StepShape {
     let (phase, parallel) = (Phase::Decode, Parallel::ONE);
-    Shape { phase, batch, context, new_tokens: 1, formats: BF16, parallel }
+    StepShape { phase, batch, context, new_tokens: 1, formats: BF16, parallel }
 }
 
-fn step(name: &str, shape: &Shape) -> Step {
+fn step(name: &str, shape: &StepShape) -> Step {
     Step::of(llm::named(&models(), name).unwrap(), shape).unwrap()
 }
 
 /// Parameters of the list's matrices, with all experts, and of the vectors.
 fn parameters(model: &Llm) -> u64 {
     let step = Step::of(model, &decode(1, 1)).unwrap();
-    let of_piece = |problem: &Problem| match *problem {
+    let of_problem = |problem: &Problem| match *problem {
         Problem::Gemm(p) => p.n * p.k,
         Problem::MoeGemm(MoeGemm { experts, n, k, .. }) => experts * n * k,
         _ => 0,
     };
-    let matrices: u64 = step.pieces.iter().map(|p| p.count * of_piece(&p.problem)).sum();
+    let matrices: u64 =
+        step.problems.iter().map(|p| p.count * of_problem(&p.problem)).sum();
     matrices + step.embedding_bytes / 2 + model.vector_parameters()
 }
 
@@ -57,11 +58,11 @@ fn parameters_are_the_published_ones() {
 #[test]
 fn an_expert_of_v3_is_golden() {
     let step = step("deepseek-v3", &decode(1, 1));
-    let of = |name: &str| match step.pieces.iter().find(|p| p.name == name).unwrap().problem
-    {
-        Problem::MoeGemm(p) => p.n * p.k,
-        _ => panic!("{name}"),
-    };
+    let of =
+        |name: &str| match step.problems.iter().find(|p| p.name == name).unwrap().problem {
+            Problem::MoeGemm(p) => p.n * p.k,
+            _ => panic!("{name}"),
+        };
     assert_eq!(of("experts' gate and up") + of("experts' down"), 44_040_192);
 }
 
@@ -100,7 +101,7 @@ fn attention_of_a_layer_is_golden() {
         ("llama-3.1-70b", 268_435_456, 33_587_200, 7.992),
     ] {
         let step = step(name, &decode(1, 8192));
-        let attention = step.pieces.iter().find(|p| p.name == "attention").unwrap();
+        let attention = step.problems.iter().find(|p| p.name == "attention").unwrap();
         let work = attention.problem.work();
         assert_eq!((work.flops(), work.bytes()), (flops, bytes));
         assert!((work.operational_intensity() - intensity).abs() < 5e-4);
@@ -134,7 +135,7 @@ fn tensor_parallelism_divides_a_step() {
         let shape = decode(16, 4096);
         let one = Totals::of_step(&step(name, &shape));
         let parallel = Parallel { tensor: 4, ..Parallel::ONE };
-        let quarter = Totals::of_step(&step(name, &Shape { parallel, ..shape }));
+        let quarter = Totals::of_step(&step(name, &StepShape { parallel, ..shape }));
         assert!((4.0 * quarter.flops / one.flops - 1.0).abs() < 0.02, "{name}");
         assert!((4.0 * quarter.cache_bytes / one.cache_bytes - 1.0).abs() < 1e-9, "{name}");
         assert!(
@@ -149,10 +150,12 @@ fn tensor_parallelism_divides_a_step() {
 #[test]
 fn tensor_parallelism_repeats_latents() {
     let oi = |tensor| {
-        let shape =
-            Shape { parallel: Parallel { tensor, ..Parallel::ONE }, ..decode(16, 65_536) };
+        let shape = StepShape {
+            parallel: Parallel { tensor, ..Parallel::ONE },
+            ..decode(16, 65_536)
+        };
         let step = step("deepseek-v3", &shape);
-        let mla = step.pieces.iter().find(|p| p.name == "latent attention").unwrap();
+        let mla = step.problems.iter().find(|p| p.name == "latent attention").unwrap();
         mla.problem.work().operational_intensity()
     };
     assert!((oi(1) - 240.9).abs() < 0.1, "{}", oi(1));
@@ -163,21 +166,21 @@ fn tensor_parallelism_repeats_latents() {
 #[test]
 fn expert_parallelism_divides_experts() {
     let name = "deepseek-v3";
-    let shape = Shape {
+    let shape = StepShape {
         parallel: Parallel { tensor: 1, expert: 32, data: 32 },
         ..decode(32 * 8, 4096)
     };
     let step = step(name, &shape);
-    let up = step.pieces.iter().find(|p| p.name == "experts' gate and up").unwrap();
+    let up = step.problems.iter().find(|p| p.name == "experts' gate and up").unwrap();
     let Problem::MoeGemm(p) = up.problem else { panic!("{up:?}") };
     assert_eq!((p.experts, p.tokens, p.top_k), (8, 256 * 8 / 32, 1));
     assert_eq!(p.experts_touched(), 8);
     let expected = up.expected_bytes() / up.problem.work().bytes() as f64;
     assert!((0.95..1.0).contains(&expected), "{expected}");
-    assert!(step.pieces.iter().any(|p| p.name == "all-to-all" && p.count == 2 * 58));
+    assert!(step.problems.iter().any(|p| p.name == "all-to-all" && p.count == 2 * 58));
 }
 
-fn prediction(name: &str, shape: &Shape, machine: &str) -> Prediction {
+fn prediction(name: &str, shape: &StepShape, machine: &str) -> Prediction {
     let (models, machines) = (models(), Machines::load(None).unwrap());
     let rates = Rates::new(machines.named(machine).unwrap(), PeakBasis::Sheet);
     let model = llm::named(&models, name).unwrap();
@@ -213,7 +216,7 @@ fn what_does_not_fit_says_what_is_short() {
     // 141.1 GB and a third of one, on 80.
     assert!((on_one.short_bytes().unwrap() / 1e9 - 61.44).abs() < 0.05, "{on_one:?}");
     let shape =
-        Shape { parallel: Parallel { tensor: 4, ..Parallel::ONE }, ..decode(1, 1024) };
+        StepShape { parallel: Parallel { tensor: 4, ..Parallel::ONE }, ..decode(1, 1024) };
     let on_four = prediction("llama-3.1-70b", &shape, "h100-sxm");
     assert_eq!((on_four.fits(), on_four.short_bytes()), (Some(true), None));
 }
@@ -227,19 +230,19 @@ fn windows_bound_the_cache() {
     assert_eq!(cached(10_000), 18 * token * (10_000 + 128));
     let attention = step("gpt-oss-120b", &decode(1, 10_000));
     let windowed =
-        attention.pieces.iter().find(|p| p.name == "windowed attention").unwrap();
+        attention.problems.iter().find(|p| p.name == "windowed attention").unwrap();
     assert_eq!(windowed.count, 18);
     assert_eq!(windowed.problem.cache_bytes(), 128 * token);
 }
 
-/// A prompt in two pieces takes the FLOPs of the whole prompt.
+/// A prompt in two parts takes the FLOPs of the whole prompt.
 #[test]
 fn prefill_after_a_prefix_is_the_rest_of_a_prompt() {
     let prefill = |context, new_tokens| {
         let shape =
-            Shape { phase: Phase::Prefill, context, new_tokens, ..decode(1, context) };
+            StepShape { phase: Phase::Prefill, context, new_tokens, ..decode(1, context) };
         let step = step("llama-3.1-8b", &shape);
-        let attention = step.pieces.iter().find(|p| p.name == "attention").unwrap();
+        let attention = step.problems.iter().find(|p| p.name == "attention").unwrap();
         attention.problem.work().flops()
     };
     assert_eq!(prefill(1000, 600) + prefill(400, 400), prefill(1000, 1000));
@@ -249,7 +252,7 @@ fn prefill_after_a_prefix_is_the_rest_of_a_prompt() {
 fn what_cannot_be_divided_is_said() {
     let of = |name: &str, parallel| {
         let models = models();
-        let shape = Shape { parallel, ..decode(8, 64) };
+        let shape = StepShape { parallel, ..decode(8, 64) };
         Step::of(llm::named(&models, name).unwrap(), &shape).unwrap_err()
     };
     let three = Parallel { tensor: 3, ..Parallel::ONE };
@@ -337,10 +340,10 @@ fn tasks_are_their_turns() {
     assert_eq!(task.computed_tokens, 12_367 + 32 * 4_011);
     assert_eq!((coding.prompt(0), coding.prompt(coding.turns - 1)), (12_367, 84_482));
     // A few steps stand for all of them.
-    let stretches = served.answer_s(&rates, 8, 5_000, 200).unwrap();
+    let in_segments = served.answer_s(&rates, 8, 5_000, 200).unwrap();
     let singly: f64 =
         (0..200).map(|i| served.decode_s(&rates, 8, 5_000 + i).unwrap()).sum();
-    assert!((stretches / singly - 1.0).abs() < 1e-4, "{stretches} {singly}");
+    assert!((in_segments / singly - 1.0).abs() < 1e-4, "{in_segments} {singly}");
     // Without a prefix cache every prompt is computed from its first token.
     let cold = Served { cache_hit: Some(0.0), ..served };
     let cold = Turn::of_task(&cold, &rates, coding, 8).unwrap();

@@ -14,7 +14,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bytes("bytes"),
         KeySpec::bare("link").or("peer"),
     ],
-    example: "collective:collective=all_reduce,ranks=8,bytes=16 KiB,link=peer",
+    examples: &["collective:collective=all_reduce,ranks=8,bytes=16 KiB,link=peer"],
     judged: JudgedFacts {
         prose: "collective",
         marker: OpMarker { shape: MarkerShape::Square, hue: Hue::SkyBlue },

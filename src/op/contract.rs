@@ -13,8 +13,9 @@ pub struct Facts {
     pub name: &'static str,
     /// Keys that a problem is written with, in order.
     pub keys: &'static [KeySpec],
-    /// A small problem, as text: for tests and documentation.
-    pub example: &'static str,
+    /// Small problems, as text, one of each kind that has kernels of its own: for tests and
+    /// for what a device is asked whether it can run.
+    pub examples: &'static [&'static str],
     /// What verdicts, tables and figures ask of it.
     pub judged: JudgedFacts,
 }
@@ -43,7 +44,9 @@ pub trait Operation: Judged {
     fn explanation(&self) -> Explanation;
 
     /// The arrays of one instance, in a fixed order: that of inputs in memory and of the
-    /// keys that they are drawn with. All inputs come before the one output.
+    /// keys that they are drawn with. All inputs come before the outputs.
+    /// There is one output, or several that differ in nothing but name, place and elements:
+    /// see `Problem::output`.
     fn tensors(&self) -> Vec<Tensor>;
 
     /// Bytes of [`Operation::work`] that are weights, and their scales.

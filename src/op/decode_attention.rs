@@ -33,7 +33,9 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("new_tokens").or("1").silent(),
         KeySpec::new("window").or("0").silent(),
     ],
-    example: "decode_attention:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16",
+    examples: &[
+        "decode_attention:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16",
+    ],
     judged: JudgedFacts {
         prose: "decode attention",
         marker: OpMarker { shape: MarkerShape::Circle, hue: Hue::Blue },

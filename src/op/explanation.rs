@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn every_operation_is_explained() {
         for op in Op::ALL {
-            check(op.facts().example);
+            op.facts().examples.iter().for_each(|example| check(example));
         }
         for text in [
             "decode_attention:batch=3,context=99,q_heads=8,kv_heads=2,head_dim=64,dtype=bf16,\

@@ -34,6 +34,8 @@ pub enum Purpose {
     MemoryRoof,
     /// It is a compute roof itself; it touches no memory worth counting.
     ComputeRoof,
+    /// It is the roof of a link itself.
+    LinkRoof,
     /// It is work under roofs.
     Work,
 }
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn an_operation_is_never_paired_with_another() {
         let problems: Vec<Problem> =
-            Op::ALL.iter().map(|op| op.facts().example.parse().unwrap()).collect();
+            Op::ALL.iter().map(|op| op.facts().examples[0].parse().unwrap()).collect();
         for a in &problems {
             for b in &problems {
                 assert_eq!(a.pair_with(b), None, "{a} and {b}");

@@ -23,8 +23,10 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("layout").or("contiguous"),
         KeySpec::new("lengths").or("equal").silent(),
     ],
-    example: "kv_append:batch=2,context=40,new_tokens=3,kv_heads=2,head_dim=64,dtype=bf16,\
+    examples: &[
+        "kv_append:batch=2,context=40,new_tokens=3,kv_heads=2,head_dim=64,dtype=bf16,\
               layout=paged16",
+    ],
     judged: JudgedFacts {
         prose: "KV append",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::Orange },

@@ -28,7 +28,9 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("layout").or("contiguous"),
         KeySpec::new("lengths").or("equal").silent(),
     ],
-    example: "kv_read:batch=2,context=40,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
+    examples: &[
+        "kv_read:batch=2,context=40,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
+    ],
     judged: JudgedFacts {
         prose: "KV read",
         marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Orange },

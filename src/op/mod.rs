@@ -34,6 +34,7 @@ mod prefill_attention;
 mod rmsnorm;
 mod stream;
 mod table;
+mod transfer;
 
 pub use access::Access;
 pub use collective::{Collective, CollectiveKind};
@@ -56,6 +57,7 @@ pub use peak::{Peak, Unit};
 pub use prefill_attention::PrefillAttention;
 pub use rmsnorm::{RMS_EPSILON, RmsNorm};
 pub use stream::Stream;
+pub use transfer::{Transfer, TransferDirection};
 
 pub use contract::{Facts, Magnitude, Operation, Routed};
 pub(crate) use table::with_operation;

@@ -32,7 +32,9 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("routing_seed").or("0").silent(),
         KeySpec::new("inputs").or("per_token").silent(),
     ],
-    example: "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
+    examples: &[
+        "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
+    ],
     judged: JudgedFacts {
         prose: "MoE GEMM",
         marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Purple },
@@ -416,7 +418,7 @@ impl Judged for MoeGemm {
     }
 }
 
-/// Whole numbers out of a generator whose bits are the same everywhere.
+/// Integers of a generator whose bits are the same on every platform.
 struct Draws(Pcg64Mcg);
 
 impl Draws {

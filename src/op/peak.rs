@@ -15,7 +15,10 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("lanes"),
         KeySpec::new("steps"),
     ],
-    example: "peak:unit=fma,dtype=f32,lanes=64,steps=8",
+    examples: &[
+        "peak:unit=fma,dtype=f32,lanes=64,steps=8",
+        "peak:unit=tensor,dtype=bf16,lanes=64,steps=8",
+    ],
     judged: JudgedFacts {
         prose: "peak",
         marker: OpMarker { shape: MarkerShape::Triangle, hue: Hue::Purple },

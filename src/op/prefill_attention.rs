@@ -27,8 +27,8 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("window").or("0").silent(),
         KeySpec::new("v_head_dim").or_as("head_dim").silent(),
     ],
-    example: "prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
-              head_dim=64,dtype=bf16",
+    examples: &["prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
+              head_dim=64,dtype=bf16"],
     judged: JudgedFacts {
         prose: "prefill attention",
         marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Green },

@@ -15,7 +15,7 @@ use crate::resource::{Resource, Work};
 pub(super) const FACTS: Facts = Facts {
     name: "stream",
     keys: &[KeySpec::bare("access"), KeySpec::bytes("bytes")],
-    example: "stream:access=copy,bytes=4 KiB",
+    examples: &["stream:access=copy,bytes=4 KiB"],
     judged: JudgedFacts {
         prose: "stream",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::SkyBlue },

@@ -20,11 +20,12 @@ use super::peak::Peak;
 use super::prefill_attention::PrefillAttention;
 use super::rmsnorm::RmsNorm;
 use super::stream::Stream;
+use super::transfer::Transfer;
 use super::{
     collective, decode_attention, gemm, kv_append, kv_read, mla_append, mla_decode,
-    moe_gemm, peak, prefill_attention, rmsnorm, stream,
+    moe_gemm, peak, prefill_attention, rmsnorm, stream, transfer,
 };
-use crate::format::{DType, Tensor, text_of_name};
+use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
 
 /// Largest compulsory traffic of one problem, in bytes (64 TiB).
@@ -147,6 +148,7 @@ table! {
     mla_append::MlaAppend,
     collective::Collective,
     rmsnorm::RmsNorm,
+    transfer::Transfer,
 }
 
 text_of_name!(Op => "an op");
@@ -230,10 +232,13 @@ impl Problem {
         self.operation().tensors()
     }
 
-    /// The one array that is not an input.
+    /// The array that is not an input. Several outputs count as one array, in their order
+    /// and with the name of the last.
     pub fn output(&self) -> Tensor {
         let tensors = self.tensors();
-        tensors[tensors.len() - 1]
+        let last = tensors[tensors.len() - 1];
+        let outputs = tensors.iter().filter(|tensor| tensor.role != Role::Input);
+        Tensor { elements: outputs.map(|tensor| tensor.elements).sum(), ..last }
     }
 
     /// Bytes that are weights: see [`Operation::weight_bytes`].

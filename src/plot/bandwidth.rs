@@ -11,9 +11,9 @@ use super::frame::{
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
+use crate::line_fit::{self, Fit};
 use crate::op::{Access, MarkerShape};
 use crate::statistics::Estimate;
-use crate::transfer::{self, Fit};
 
 /// A point with its working set and bandwidth.
 type Placed<'a> = (f64, Estimate, &'a Measured);
@@ -223,7 +223,7 @@ fn draw_fit(
         return None;
     }
     let families =
-        transfer::families(campaign).into_iter().filter(transfer::LineFamily::is_roof);
+        line_fit::families(campaign).into_iter().filter(line_fit::LineFamily::is_roof);
     let rate = |fit: &Fit| fit.bytes_per_s.value;
     let (fit, points) = families
         .filter_map(|family| Some((family.fit?, family.points)))

@@ -23,13 +23,13 @@ pub struct Label {
     pub colour: &'static str,
     /// Degrees clockwise, and around what; none for a level text.
     pub turn: Option<(f64, Spot)>,
-    /// What is behind it.
-    pub ground: Ground,
+    /// What is under it.
+    pub ground: LabelGround,
 }
 
 /// How a text keeps apart from what it is drawn on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Ground {
+pub enum LabelGround {
     /// A rim in the paper's colour keeps grid lines out of the letters.
     Rim,
     /// It is so pale that what is below shows; the opacity.
@@ -58,12 +58,12 @@ impl Label {
         });
         let turn = turn.unwrap_or_default();
         match self.ground {
-            Ground::Rim => format!(
+            LabelGround::Rim => format!(
                 "{turn} stroke=\"{PAPER}\" stroke-width=\"{}\" stroke-linejoin=\"round\" \
                  paint-order=\"stroke\"",
                 px(RIM)
             ),
-            Ground::Shows(opacity) => format!(" fill-opacity=\"{opacity}\"{turn}"),
+            LabelGround::Shows(opacity) => format!(" fill-opacity=\"{opacity}\"{turn}"),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::format::DType;
 use crate::model::llm::{self, AttentionKind, Llm};
 use crate::model::machine::{Machine, Machines};
 use crate::model::predict::{Footprint, PeakBasis, Rates, Totals};
-use crate::model::step::{Formats, Parallel, Part, Phase, Shape as StepShape, Step};
+use crate::model::step::{Formats, Parallel, Phase, Step, StepPart, StepShape};
 use crate::model::workload::{self, Workload};
 use crate::op::MarkerShape;
 use crate::record::write_atomically;
@@ -149,9 +149,10 @@ fn quadrants(models: &[Llm], machines: &Machines) -> Result<Chart> {
         let model = llm::named(models, name)?;
         let mut series = Vec::new();
         for phase in Phase::ALL {
-            for (part, what) in
-                [(Part::Attention, "attention"), (Part::FeedForward, "feed-forward")]
-            {
+            for (part, what) in [
+                (StepPart::Attention, "attention"),
+                (StepPart::FeedForward, "feed-forward"),
+            ] {
                 let mut points = Vec::new();
                 for context in [1024, 4096, 16_384, 65_536, 131_072] {
                     let new_tokens = if phase == Phase::Decode { 1 } else { context };
@@ -187,12 +188,12 @@ fn quadrants(models: &[Llm], machines: &Machines) -> Result<Chart> {
 }
 
 /// Where a part of a step lies among the quadrants.
-fn place(step: &Step, part: Part) -> (f64, f64) {
+fn place(step: &Step, part: StepPart) -> (f64, f64) {
     let totals = Totals::of(step, |other| other == part);
     let bytes = match part {
-        Part::Attention => step.request_cache_bytes as f64,
+        StepPart::Attention => step.request_cache_bytes as f64,
         _ => {
-            let of_part = step.pieces.iter().filter(|piece| piece.part == part);
+            let of_part = step.problems.iter().filter(|entry| entry.part == part);
             let weights: u64 = of_part.map(|p| p.count * p.resident_bytes()).sum();
             weights as f64 / step.requests as f64
         }

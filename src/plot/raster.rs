@@ -7,7 +7,7 @@ use tiny_skia::{
 
 use super::font::Segment;
 use super::layout::Spot;
-use super::picture::{Ground, Item, Label, Picture, RIM};
+use super::picture::{Item, Label, LabelGround, Picture, RIM};
 use super::svg::{Marker, Outline, PAPER, Stroke};
 
 /// Pixels of a PNG for each pixel of its SVG.
@@ -115,8 +115,8 @@ impl Painter {
             scale.pre_concat(turn)
         });
         let opacity = match label.ground {
-            Ground::Shows(opacity) => opacity,
-            Ground::Rim => {
+            LabelGround::Shows(opacity) => opacity,
+            LabelGround::Rim => {
                 let rim = tiny_skia::Stroke {
                     width: RIM as f32,
                     line_join: LineJoin::Round,

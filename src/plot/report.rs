@@ -44,7 +44,7 @@ const GUIDE: [(&str, &str); 8] = [
     (
         "Cold, hot",
         "Cold launches find none of their inputs in a cache; hot launches find what the \
-         same launch left behind.",
+         same launch had left.",
     ),
     (
         "Status",

@@ -3,7 +3,7 @@
 
 pub use super::font::text_width;
 use super::layout::{Quad, Rect, Spot};
-use super::picture::{Ground, Item, Label, Picture};
+use super::picture::{Item, Label, LabelGround, Picture};
 pub use super::style::{
     Anchor, FAINT, INK, Marker, Outline, PAPER, Stroke, Text, escape, wrap,
 };
@@ -49,10 +49,10 @@ impl Canvas {
     pub fn text(&mut self, text: Text<'_>) {
         self.texts.push((text.content.to_owned(), text.quad()));
         let turn = (text.degrees != 0.0).then_some((text.degrees, text.at));
-        self.label(&text, turn, Ground::Rim);
+        self.label(&text, turn, LabelGround::Rim);
     }
 
-    fn label(&mut self, text: &Text<'_>, turn: Option<(f64, Spot)>, ground: Ground) {
+    fn label(&mut self, text: &Text<'_>, turn: Option<(f64, Spot)>, ground: LabelGround) {
         let Text { at, size, anchor, colour, .. } = *text;
         let content = text.content.to_owned();
         self.items.push(Item::Label(Label {
@@ -88,7 +88,7 @@ impl Canvas {
             colour: "#cc0000",
             ..Text::new(word, (x, y), size)
         };
-        self.label(&text, Some((-20.0, (x, y))), Ground::Shows(0.17));
+        self.label(&text, Some((-20.0, (x, y))), LabelGround::Shows(0.17));
     }
 
     /// The finished drawing.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::Target;
+use super::compare::CheckedOutput;
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::Collective;
 
@@ -11,7 +11,7 @@ impl Answer for Collective {
         vec![("word", self.bytes.div_ceil(4))]
     }
 
-    fn compare(&self, _: &Target<'_>, _: &SlotInputs) -> Result<Check, NoReference> {
+    fn compare(&self, _: &CheckedOutput<'_>, _: &SlotInputs) -> Result<Check, NoReference> {
         Err(NoReference(format!(
             "the result of {} depends on the arrays of {} ranks, and one device has one",
             self.collective, self.ranks

@@ -127,11 +127,11 @@ impl Rows<'_> {
         if self.count <= affordable {
             return (0..self.count).collect();
         }
-        // One out of each of equal stretches: random, distinct and spread.
-        let (inner, stretches) = (self.count - 2, affordable - 2);
-        let between = (0..stretches).map(|i| {
-            let first = i * inner / stretches;
-            let length = (i + 1) * inner / stretches - first;
+        // One out of each of equal ranges: random, distinct and spread.
+        let (inner, ranges) = (self.count - 2, affordable - 2);
+        let between = (0..ranges).map(|i| {
+            let first = i * inner / ranges;
+            let length = (i + 1) * inner / ranges - first;
             1 + first + u64::from(draws.word(i)) % length
         });
         [0, self.count - 1].into_iter().chain(between).collect()
@@ -139,7 +139,7 @@ impl Rows<'_> {
 }
 
 /// The output under examination.
-pub(super) struct Target<'a> {
+pub(super) struct CheckedOutput<'a> {
     pub tensor: Tensor,
     pub axes: Vec<(&'static str, u64)>,
     pub bytes: &'a [u8],
@@ -147,7 +147,7 @@ pub(super) struct Target<'a> {
     pub draws: Key,
 }
 
-impl Target<'_> {
+impl CheckedOutput<'_> {
     fn get(&self, index: u64) -> f64 {
         let size = self.tensor.format.bytes() as usize;
         let at = &self.bytes[index as usize * size..][..size];
@@ -190,7 +190,7 @@ impl Target<'_> {
     }
 
     /// Fails on the first element that is not finite. Words are compared
-    /// instead, see [`Target::poisoned_word`].
+    /// instead, see [`CheckedOutput::poisoned_word`].
     pub(super) fn scan(&self) -> Option<Check> {
         let is_wrong = |&index: &u64| !self.get(index).is_finite();
         let TensorFormat::Values(_) = self.tensor.format else { return None };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::attention::{Attention, typical_attention};
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::kv_source::{KvSource, unneeded_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::DecodeAttention;
@@ -46,7 +46,7 @@ impl Answer for DecodeAttention {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(target.compare_rows(&decode_rows(*self, inputs)))

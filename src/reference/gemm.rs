@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::linear::{Matrices, MatrixNames, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::Gemm;
@@ -24,7 +24,7 @@ impl Answer for Gemm {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(target.compare_rows(&rows(*self, inputs)))

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target, round_to};
+use super::compare::{CheckedOutput, Rows, round_to};
 use super::kv_source::paged_row;
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
@@ -54,7 +54,7 @@ impl Answer for KvAppend {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         let rows = appended_rows(*self, inputs);

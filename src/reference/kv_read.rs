@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::kv_source::{KvSource, unneeded_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::format::TensorFormat;
@@ -45,7 +45,7 @@ impl Answer for KvRead {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(target.compare_rows(&kv_sums(*self, inputs)?))

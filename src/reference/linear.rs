@@ -111,11 +111,11 @@ pub(super) fn linear_rows<'a>(
     source: impl Fn(u64) -> (u64, u64) + Sync + 'a,
 ) -> Rows<'a> {
     let (n, k) = (weights.rows, weights.columns);
-    let stretches = n.div_ceil(GEMM_COLUMNS);
+    let segments = n.div_ceil(GEMM_COLUMNS);
     let cost = k * (GEMM_COLUMNS.min(n) + 1);
     let typical = Some((k as f64 * activations.variance() * weights.variance()).sqrt());
     let make = move |part: u64| {
-        let (row, first) = (part / stretches, part % stretches * GEMM_COLUMNS);
+        let (row, first) = (part / segments, part % segments * GEMM_COLUMNS);
         let (input_row, matrix) = source(row);
         let mut a = vec![0.0; k as usize];
         let mut b = a.clone();
@@ -128,7 +128,7 @@ pub(super) fn linear_rows<'a>(
         (row * n + first, products.collect())
     };
     let width = GEMM_COLUMNS.min(n) as usize;
-    Rows { count: rows * stretches, cost, width, typical, make: Box::new(make) }
+    Rows { count: rows * segments, cost, width, typical, make: Box::new(make) }
 }
 
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {

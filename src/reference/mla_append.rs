@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target, round_to};
+use super::compare::{CheckedOutput, Rows, round_to};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::MlaAppend;
 
@@ -32,7 +32,7 @@ impl Answer for MlaAppend {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         if self.kv_dtype.is_scaled() {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::attention::{Attention, typical_attention};
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::kv_source::unneeded_tokens;
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
@@ -84,7 +84,7 @@ impl Answer for MlaDecode {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(target.compare_rows(&mla_rows(*self, inputs)))

@@ -43,6 +43,7 @@ mod peak;
 mod prefill_attention;
 mod rmsnorm;
 mod stream;
+mod transfer;
 
 use std::ops::Range;
 
@@ -51,7 +52,7 @@ use thiserror::Error;
 use crate::data::Key;
 use crate::format::Role;
 use crate::op::{Problem, with_operation};
-use compare::Target;
+use compare::CheckedOutput;
 pub use compare::{Check, CheckVerdict, tolerance};
 pub use peak::{FMA_A, FMA_B, fma_step, tensor_a, tensor_b, tensor_scale};
 pub use stream::{TRIAD_FACTOR, write_pattern};
@@ -104,7 +105,7 @@ trait Answer {
     /// When there is no reference for the problem.
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference>;
 
@@ -140,7 +141,7 @@ pub fn check(
     }
     let answer = answer(problem);
     let draws = Key::new(seed ^ round, slot, usize::MAX);
-    let target = Target { tensor, axes: answer.axes(), bytes: output, draws };
+    let target = CheckedOutput { tensor, axes: answer.axes(), bytes: output, draws };
     if tensor.role != Role::Update
         && let Some(found) = target.scan()
     {

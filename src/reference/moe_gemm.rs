@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::Target;
+use super::compare::CheckedOutput;
 use super::linear::{Matrices, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::format::Role;
@@ -15,7 +15,7 @@ impl Answer for MoeGemm {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         let names = ["w", "w_scales", "w_zero_points", "w_tensor_scale"];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::format::DType;
@@ -113,7 +113,7 @@ impl Answer for Peak {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         let start = inputs.key("start");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::attention::{Attention, typical_attention};
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::kv_source::{CachedPart, KvSource};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::{KvLayout, KvRead, Lengths, PrefillAttention};
@@ -63,7 +63,7 @@ impl Answer for PrefillAttention {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(target.compare_rows(&prefill_rows(*self, inputs)))

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::compare::{Rows, Target, round_to};
+use super::compare::{CheckedOutput, Rows, round_to};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::op::{RMS_EPSILON, RmsNorm};
@@ -68,7 +68,7 @@ impl Answer for RmsNorm {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         if self.dtype.is_scaled() {

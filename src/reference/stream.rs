@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::compare::{Rows, Target};
+use super::compare::{CheckedOutput, Rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::format::{DType, TensorFormat};
@@ -56,7 +56,7 @@ impl Answer for Stream {
 
     fn compare(
         &self,
-        target: &Target<'_>,
+        target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(match self.access {

@@ -553,7 +553,7 @@ fn weight(
             let at = &scales[group as usize % (scales.len() / 2) * 2..][..2];
             let scale = f16::from_le_bytes([at[0], at[1]]).to_f64();
             let of_matrix = &numbers[(matrix * n * k / 2) as usize..];
-            let number = weights::number(of_matrix, weights::place(k, row, column));
+            let number = weights::element(of_matrix, weights::place(k, row, column));
             f64::from(number) * scale
         }
         DType::Bf16 | DType::F16 | DType::Fp4E2m1 => unreachable!("not tested here"),
@@ -598,10 +598,10 @@ fn scheme_element(
             let at = &tensors[1][2 * group as usize..][..2];
             let scale = f16::from_le_bytes([at[0], at[1]]).to_f64();
             let zero_point = match tensors.get(2) {
-                Some(zero_points) => f64::from(weights::number(zero_points, group)),
+                Some(zero_points) => f64::from(weights::element(zero_points, group)),
                 None => 0.0,
             };
-            let number = weights::number(&tensors[0], weights::place(256, row, column));
+            let number = weights::element(&tensors[0], weights::place(256, row, column));
             (f64::from(number) - zero_point) * scale
         }
         "mxfp4" => {

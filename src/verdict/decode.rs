@@ -45,7 +45,7 @@ impl<'a> Judge<'a> {
             let left_out = all.len() - points.len();
             evidence.push_str(&format!(
                 " ({}: the kernel reaches no roof)",
-                counted(left_out, "more is no evidence", "more are no evidence")
+                counted(left_out, "more is not evidence", "more are not evidence")
             ));
         }
         for sentence in memory_bound_from(&points) {

@@ -2,10 +2,10 @@
 //! of moving bytes.
 
 use super::{Judge, MachineLimit, interval, percent};
+use crate::line_fit::{self, LineFamily};
 use crate::roofline::Peaks;
 use crate::section::Section;
 use crate::statistics::Estimate;
-use crate::transfer::{self, LineFamily};
 
 impl Judge<'_> {
     /// What the machine was measured to do at most.
@@ -37,6 +37,14 @@ impl Judge<'_> {
                     add(format!("{dtype}_ridge"), ridge, "flops/byte", from, &of);
                 }
             }
+        }
+        for (&(link, direction), ceiling) in
+            self.campaign.ceilings.iter().flat_map(|ceilings| &ceilings.links)
+        {
+            let (rate, kernel) = (ceiling.rate, ceiling.kernel.to_string());
+            let id = format!("{link}_link_{}_bandwidth", direction.name());
+            let of = |peaks: &Peaks| peaks.link_bytes_per_s(link, direction);
+            add(id, rate, "bytes/s", kernel, &of);
         }
         if let Some(sentinel) = &self.campaign.sentinel {
             let drift = Estimate::exact(2.0 * sentinel.drift());
@@ -74,10 +82,10 @@ impl Judge<'_> {
 
     /// Fixed costs and bandwidths of moving bytes. Read streams are listed even where
     /// they are too few for a line; other kernels only where a line was fitted.
-    pub(super) fn transfer_section(&self) -> Section {
+    pub(super) fn line_section(&self) -> Section {
         let derived = self.campaign.derived.as_ref();
         let peak = derived.map(|peaks| peaks.bandwidth.read.plateau().bytes_per_s);
-        let families = transfer::families(self.campaign);
+        let families = line_fit::families(self.campaign);
         let shown = |f: &&LineFamily| f.is_roof() || f.fit.is_some();
         let rows = families.iter().filter(shown).map(|family| {
             let mut cells = vec![
@@ -86,7 +94,7 @@ impl Judge<'_> {
                 family.shape.clone(),
             ];
             cells.push(family.points.len().to_string());
-            cells.extend(transfer_cells(family, peak));
+            cells.extend(line_cells(family, peak.filter(|_| !family.is_of_link())));
             cells
         });
         Section {
@@ -102,7 +110,7 @@ impl Judge<'_> {
                 "largest residual",
             ],
             rows: rows.collect(),
-            paragraphs: vec![TRANSFER.to_owned()],
+            paragraphs: vec![LINE.to_owned()],
         }
     }
 }
@@ -112,11 +120,11 @@ const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x 
                        clock x clock, at the highest clocks that the device reports.";
 
 /// What the table of fits means.
-const TRANSFER: &str = "T = a + V / b by least squares of relative errors, over points whose \
+const LINE: &str = "T = a + V / b by least squares of relative errors, over points whose \
                         data come from DRAM, 95% intervals; a decides small sizes.";
 
 /// Fixed cost, bandwidth, its share of the derived peak and the largest residual.
-fn transfer_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
+fn line_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
     let none = || "-".to_owned();
     match family.fit {
         Some(fit) => [
@@ -125,8 +133,8 @@ fn transfer_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
             peak.map_or_else(none, |peak| percent(fit.bytes_per_s.value / peak)),
             format!("{:.1}%", 100.0 * fit.worst_residual),
         ],
-        None if family.points.len() < transfer::FEWEST_POINTS => {
-            let fewest = transfer::FEWEST_POINTS;
+        None if family.points.len() < line_fit::FEWEST_POINTS => {
+            let fewest = line_fit::FEWEST_POINTS;
             [format!("a line needs {fewest} points"), none(), none(), none()]
         }
         None => ["no line goes through these".to_owned(), none(), none(), none()],

@@ -92,8 +92,8 @@ impl Follows {
             Follows::Flops => "FLOPs",
             Follows::Neither => "neither",
             Follows::Undecided => "undecided",
-            Follows::NoRoof => "no evidence: kernel below both roofs",
-            Follows::TooClose => "no evidence: bytes and FLOPs change by similar factors",
+            Follows::NoRoof => "not evidence: kernel below both roofs",
+            Follows::TooClose => "not evidence: bytes and FLOPs change by similar factors",
         }
     }
 
@@ -327,7 +327,7 @@ fn left_out(asked: &[&Pair<'_>]) -> Vec<String> {
     .into_iter()
     .filter(|(n, _)| *n > 0)
     .map(|(n, why)| {
-        let more = counted(n, "more is no evidence", "more are no evidence");
+        let more = counted(n, "more is not evidence", "more are not evidence");
         format!("{more}: {why}")
     })
     .collect()

@@ -6,6 +6,7 @@ use super::{BOUND_SHARE, Judge, percent, residency_cell};
 use crate::analysis::{Ceiling, Measured};
 use crate::op::{Op, Purpose};
 use crate::residency::Residency;
+use crate::resource::Resource;
 use crate::roofline::RoofKind;
 use crate::section::Section;
 use crate::statistics::{Estimate, quantile};
@@ -17,7 +18,9 @@ pub enum BoundBy {
     Memory,
     /// It reaches the compute roof.
     Compute,
-    /// It reaches both: it sits at the ridge.
+    /// It reaches the roof of a link.
+    Link,
+    /// It reaches both of memory and compute: it sits at the ridge.
     Ridge,
     /// Launching costs more than half of its time.
     Latency,
@@ -38,6 +41,7 @@ impl BoundBy {
         match self {
             BoundBy::Memory => "memory bound",
             BoundBy::Compute => "compute bound",
+            BoundBy::Link => "link bound",
             BoundBy::Ridge => "at the ridge",
             BoundBy::Latency => "latency bound",
             BoundBy::Kernel => "kernel below both roofs",
@@ -68,13 +72,27 @@ impl Judge<'_> {
         self.share(point.compute_fraction(), ceiling)
     }
 
+    fn link_share(&self, point: &Measured) -> Option<Estimate> {
+        // The link that takes longest sets the roof.
+        let links = &self.campaign.ceilings.as_ref()?.links;
+        let seconds = |(resource, bytes): (Resource, u64)| match resource {
+            Resource::Link(link, direction) => {
+                let ceiling = links.get(&(link, direction))?;
+                Some((bytes as f64 / ceiling.rate.value, ceiling))
+            }
+            _ => None,
+        };
+        let slowest =
+            point.work.amounts().filter_map(seconds).max_by(|a, b| a.0.total_cmp(&b.0))?;
+        self.share(point.link_fraction(), Some(slowest.1))
+    }
+
     /// The share of the roof that binds.
     pub(super) fn binding_share(&self, point: &Measured) -> Option<Estimate> {
         match point.empirical?.binding() {
             RoofKind::Memory => self.memory_share(point),
             RoofKind::Compute => self.compute_share(point),
-            // No campaign measures a link's ceiling yet.
-            RoofKind::Link => None,
+            RoofKind::Link => self.link_share(point),
         }
     }
 
@@ -82,14 +100,21 @@ impl Judge<'_> {
         let time_s = point.time_s?.value;
         let memory = self.memory_share(point)?;
         let compute = self.compute_share(point);
+        let link = self.link_share(point);
         let reaches = |e: Estimate| e.lo >= BOUND_SHARE;
         let misses = |e: Estimate| e.hi < BOUND_SHARE;
         Some(match (reaches(memory), compute.is_some_and(reaches)) {
             (true, true) => BoundBy::Ridge,
             (true, false) => BoundBy::Memory,
             (false, true) => BoundBy::Compute,
+            _ if link.is_some_and(reaches) => BoundBy::Link,
             _ if self.launch_overhead_s > 0.5 * time_s => BoundBy::Latency,
-            _ if misses(memory) && compute.is_none_or(misses) => BoundBy::Kernel,
+            _ if misses(memory)
+                && compute.is_none_or(misses)
+                && link.is_none_or(misses) =>
+            {
+                BoundBy::Kernel
+            }
             _ => BoundBy::Undecided,
         })
     }

@@ -8,6 +8,7 @@ use crate::model::machine::DataSheet;
 use crate::op::{DecodeAttention, PairKind, Problem};
 use crate::point::Point;
 use crate::record::{Records, Row, Run, Status};
+use crate::resource::{Link, LinkDirection, Resource};
 use crate::roofline::{Bandwidth, Peaks};
 
 const GB_S: f64 = 1e9;
@@ -291,6 +292,73 @@ fn lines_through_read_streams_are_told_with_what_they_rest_on() {
     assert!(judged(vec![], Run::default()).sections.len() > 2);
 }
 
+fn transfer(direction: &str, bytes: u64, bytes_per_s: f64) -> Row {
+    let text = format!("transfer:direction={direction},memory=pinned,bytes={bytes}");
+    row(&text, bytes as f64 / bytes_per_s, 0.0)
+}
+
+/// The best rate each way that a transfer gave which no cache helped; what moves bytes over
+/// that link is judged by it.
+#[test]
+fn each_way_of_a_link_has_a_ceiling() {
+    let mut cached = transfer("host_to_device", 1 << 20, 20.0 * GB_S);
+    cached.residency = "L2".into();
+    let sent = "collective:collective=all_reduce,ranks=4,bytes=1 GiB,link=host";
+    let of_sent = |resource| {
+        let work = sent.parse::<Problem>().unwrap().work();
+        work.amounts().find(|(known, _)| *known == resource).unwrap().1 as f64
+    };
+    let [bytes_in, bytes_out] =
+        LinkDirection::ALL.map(|direction| of_sent(Resource::Link(Link::Host, direction)));
+    let link_s = (bytes_in / (6.0 * GB_S)).max(bytes_out / (3.0 * GB_S));
+    let rows = vec![
+        cached,
+        transfer("host_to_device", 1 << 28, 5.0 * GB_S),
+        transfer("host_to_device", 1 << 30, 6.0 * GB_S),
+        transfer("device_to_host", 1 << 30, 2.0 * GB_S),
+        transfer("both", 1 << 30, 6.0 * GB_S),
+        row(sent, link_s / 0.9, 0.0),
+    ];
+    let verdict = judged(rows, Run::default());
+    assert!(verdict.is_valid(), "{:?}", verdict.faults);
+    let limit = |id: &str| {
+        let found = verdict.limits.iter().find(|limit| limit.id == id);
+        (found.unwrap().value.value / GB_S).round()
+    };
+    assert_eq!(limit("host_link_in_bandwidth"), 6.0);
+    assert_eq!(limit("host_link_out_bandwidth"), 3.0);
+    let shares = verdict.sections.iter().find(|s| s.heading.starts_with("Share")).unwrap();
+    assert_eq!(shares.rows.len(), 2, "transfers are roofs and not listed: {shares:?}");
+    let sent = shares.rows.iter().find(|row| row[0] == "collective").unwrap();
+    assert_eq!((&*sent[1], &*sent[4]), ("link", "90%"));
+    assert_eq!(sent.last().unwrap(), "link bound 1");
+}
+
+/// Time against bytes of each direction, without a share of the memory's bandwidth.
+#[test]
+fn transfers_have_a_fixed_cost() {
+    let line = |bytes: u64| 10e-6 + bytes as f64 / (25.0 * GB_S);
+    let rows = [1u64 << 20, 1 << 24, 1 << 26, 1 << 28]
+        .map(|bytes| transfer("both", bytes, bytes as f64 / line(bytes)))
+        .to_vec();
+    let mut run = clocked();
+    run.set("planned_rows", 6);
+    let verdict = judged(rows, run);
+    let lines = verdict.sections.iter().find(|s| s.heading.starts_with("Time against"));
+    let row = lines.unwrap().rows.iter().find(|row| row[0] == "transfer").unwrap();
+    assert_eq!(
+        row[2..],
+        [
+            "both, pinned",
+            "4",
+            "10.0 [10.0, 10.0] us",
+            "25.0 [25.0, 25.0] GB/s",
+            "-",
+            "0.0%"
+        ]
+    );
+}
+
 /// What a driver reports of a device whose clocks allow 31 GB/s and 320
 /// GFLOP/s in bf16, a little more than the ceilings of these tests.
 fn clocked() -> Run {
@@ -371,7 +439,7 @@ fn bytes_faster_than_the_memory_are_a_fault() {
     assert!(faults[0].contains("104% of the 31.0 GB/s"), "{faults:?}");
     assert_eq!(faster(Run::default(), 0, 1.07, "dram"), [""; 0], "nothing is derived");
 
-    // 27 GB/s by a kernel that is no ceiling.
+    // 27 GB/s by a kernel that is not a ceiling.
     let faults = faster(clocked(), 2, 1.2, "dram");
     assert!(faults.len() == 1 && faults[0].contains("moved 32.4 GB/s"), "{faults:?}");
     assert_eq!(faster(clocked(), 2, 1.2, "L2"), [""; 0], "a cache may be faster");
@@ -504,7 +572,7 @@ fn linear_layers_follow_weights_and_past_the_ridge_rows() {
     let (finding, evidence) = found(rows(&[8, 16]), id);
     assert_eq!(finding, Finding::NotTested, "{evidence}");
     assert!(
-        evidence.contains("1 more is no evidence: one point is on each side of the ridge"),
+        evidence.contains("1 more is not evidence: one point is on each side of the ridge"),
         "{evidence}"
     );
 }
@@ -525,7 +593,7 @@ fn slow_and_unlike_linear_layers_are_no_evidence() {
     let (finding, evidence) = found(slow, id);
     assert_eq!(finding, Finding::NotTested);
     assert!(
-        evidence.contains("1 more is no evidence: one of the points reaches no roof"),
+        evidence.contains("1 more is not evidence: one of the points reaches no roof"),
         "{evidence}"
     );
     let mut hot = at_roof(&gemm(2, "bf16"), 1.1, 0.01);

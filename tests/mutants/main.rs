@@ -354,7 +354,12 @@ fn complaints(outcomes: &[Outcome], survivors: &Survivors, one: Option<&str>) ->
             let _ = writeln!(text, "{count} are not caught of what is listed as {entry:?}");
         }
     }
-    for kernel in KERNELS.iter().filter(|kernel| one.is_none_or(|one| one == kernel.name)) {
+    let has_code = |kernel: &&Kernel| kernel.source.is_some();
+    for kernel in KERNELS
+        .iter()
+        .filter(has_code)
+        .filter(|kernel| one.is_none_or(|one| one == kernel.name))
+    {
         if !is_run(kernel.name) && !is_slow(kernel) {
             let _ = writeln!(text, "{} has no mutant; give it points", kernel.name);
         }

@@ -209,7 +209,7 @@ fn place_of(
         let name = files.get(words.next()?)?;
         let number: usize = words.next()?.parse().ok()?;
         let header = HEADERS.iter().find(|(header, _)| header == name);
-        let text = header.map_or(kernel.source, |(_, text)| text);
+        let text = header.map(|(_, text)| *text).or(kernel.source)?;
         Some(text.lines().nth(number.checked_sub(1)?)?.trim().to_owned())
     };
     let caller = loc.split("inlined_at").nth(1).and_then(text_at);

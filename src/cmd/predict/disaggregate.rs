@@ -105,7 +105,7 @@ fn predicted(of: &Disaggregated) -> Vec<String> {
         of.decode_s_per_request.to_string(),
         of.prefill_per_decode().to_string(),
         of.turns_per_s_per_group().to_string(),
-        if hides { "shipping hides behind prefill" } else { "shipping takes longer" }
+        if hides { "shipping is hidden by prefill" } else { "shipping takes longer" }
             .to_owned(),
     ]
 }

@@ -2,7 +2,7 @@
 
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
-use crate::model::step::{Part, Piece, Shape, Step};
+use crate::model::step::{Step, StepPart, StepProblem, StepShape};
 use crate::model::sweep::Grid;
 use crate::section::Section;
 
@@ -12,8 +12,8 @@ pub fn sections(grid: &Grid) -> Vec<Section> {
     grid.shapes().map(|(model, shape)| section(model, &shape, rates)).collect()
 }
 
-fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
-    let Shape { phase, batch, context, .. } = shape;
+fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
+    let StepShape { phase, batch, context, .. } = shape;
     let heading =
         format!("{} {}, batch {batch}, context {context}", model.name, phase.name());
     let step = match Step::of(model, shape) {
@@ -22,7 +22,7 @@ fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
             return Section { heading, paragraphs: vec![reason], ..Section::default() };
         }
     };
-    let rows = step.pieces.iter().map(|piece| row(piece, rates)).collect();
+    let rows = step.problems.iter().map(|entry| row(entry, rates)).collect();
     let machine = rates.map_or("no machine", |rates| &rates.machine().name);
     Section {
         heading,
@@ -34,12 +34,12 @@ fn section(model: &Llm, shape: &Shape, rates: Option<&Rates>) -> Section {
     }
 }
 
-fn row(piece: &Piece, rates: Option<&Rates>) -> Vec<String> {
-    let (work, explained) = (piece.problem.work(), piece.problem.explanation());
-    let of_piece = [piece.name.to_owned(), piece.count.to_string()];
-    if piece.part == Part::Exchange {
+fn row(entry: &StepProblem, rates: Option<&Rates>) -> Vec<String> {
+    let (work, explained) = (entry.problem.work(), entry.problem.explanation());
+    let of_problem = [entry.name.to_owned(), entry.count.to_string()];
+    if entry.part == StepPart::Exchange {
         let sent = format!("{} sent", work.sent_bytes());
-        return of_piece
+        return of_problem
             .into_iter()
             .chain(["", "", &sent, "", ""].map(str::to_owned))
             .collect();
@@ -52,9 +52,9 @@ fn row(piece: &Piece, rates: Option<&Rates>) -> Vec<String> {
         format!("{:.2} us ({bound})", 1e6 * roof.map_or(memory_s, |roof| roof.time_s()))
     });
     vec![
-        piece.name.to_owned(),
-        piece.count.to_string(),
-        piece.problem.to_string(),
+        entry.name.to_owned(),
+        entry.count.to_string(),
+        entry.problem.to_string(),
         format!("{} = {}", explained.flops, work.flops()),
         format!("{} = {}", explained.bytes, work.bytes()),
         format!("{:.3}", work.operational_intensity()),

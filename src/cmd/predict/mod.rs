@@ -84,7 +84,7 @@ impl clap::Args for FormerFlags {
                 .hide(true)
                 .num_args(0..=1)
                 .default_missing_value("")
-                .value_parser(Refusal { subcommand })
+                .value_parser(SubcommandNow { subcommand })
         }))
     }
 
@@ -105,11 +105,11 @@ impl clap::FromArgMatches for FormerFlags {
 
 /// Parses no value: the flag is refused in favour of the subcommand.
 #[derive(Clone, Debug)]
-struct Refusal {
+struct SubcommandNow {
     subcommand: &'static str,
 }
 
-impl TypedValueParser for Refusal {
+impl TypedValueParser for SubcommandNow {
     type Value = Infallible;
 
     fn parse_ref(

@@ -72,7 +72,7 @@ fn section(rows: Vec<Vec<String>>) -> Section {
         heading: "Caches elsewhere".to_owned(),
         paragraphs: vec![
             "Streaming: every decode step fetches all of the cache; from that bandwidth on it \
-             is no slower. Fetching: the cache of a request comes back once, before its turn; \
+             is not slower. Fetching: the cache of a request comes back once, before its turn; \
              from that bandwidth on that is faster than computing it anew, and over the host \
              link the one or the other is. Of one GPU."
                 .to_owned(),

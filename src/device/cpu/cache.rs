@@ -110,7 +110,7 @@ impl Cache {
 /// How a cache is divided among threads: every request and head, each in
 /// `splits` parts of the context.
 #[derive(Clone, Copy)]
-pub struct Split {
+pub struct CacheSplit {
     p: KvRead,
     kv_heads: usize,
     /// Requests times heads.
@@ -119,7 +119,7 @@ pub struct Split {
     pub splits: usize,
 }
 
-impl Split {
+impl CacheSplit {
     /// Splits only where requests and heads alone would leave threads idle:
     /// four parts a thread even out their speeds, and a part of less than 256
     /// tokens is not worth its overhead.
@@ -128,7 +128,7 @@ impl Split {
         let context = p.context as usize;
         let wanted = (4 * threads).div_ceil(pairs);
         let splits = wanted.min(context.div_ceil(256));
-        Split { p: *p, kv_heads: p.kv_heads as usize, pairs, splits }
+        CacheSplit { p: *p, kv_heads: p.kv_heads as usize, pairs, splits }
     }
 
     /// Number of parts in all.

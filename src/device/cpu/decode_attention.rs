@@ -9,7 +9,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::cache::{Cache, Split};
+use super::cache::{Cache, CacheSplit};
 use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::simd::{
     Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows, take_out, widen,
@@ -79,7 +79,7 @@ struct Scratch {
 struct DecodeKernel<T> {
     p: DecodeAttention,
     cache: Cache,
-    split: Split,
+    split: CacheSplit,
     /// Query heads that the inner loops take at once.
     rows: usize,
     attend: Attend<T>,
@@ -94,7 +94,7 @@ impl<T: Element> DecodeKernel<T> {
         let group = p.group() as usize;
         let width = p.head_dim as usize;
         let rows = padded_rows(group);
-        let split = Split::new(&p.kv(), threads);
+        let split = CacheSplit::new(&p.kv(), threads);
         let parts = if split.splits > 1 { split.items() } else { 0 };
         let lanes = chunks(width) * rows * 2;
         let scratch = || Scratch {

@@ -9,7 +9,7 @@ use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
     decode_attention, gemm, host, kv_append, kv_read, peak, prefill_attention, rmsnorm,
-    stream,
+    stream, transfer,
 };
 use crate::data::Key;
 use crate::device::{
@@ -130,7 +130,7 @@ impl Prepared for Ready<'_> {
 }
 
 /// Every CPU kernel, one for an operation.
-const KERNELS: [CpuKernel; 8] = [
+const KERNELS: &[CpuKernel] = &[
     stream::KERNEL,
     peak::KERNEL,
     kv_read::KERNEL,
@@ -139,6 +139,7 @@ const KERNELS: [CpuKernel; 8] = [
     decode_attention::KERNEL,
     prefill_attention::KERNEL,
     rmsnorm::KERNEL,
+    transfer::KERNEL,
 ];
 
 impl CpuKernel {
@@ -188,18 +189,16 @@ fn lay_out<'a>(
     let mut laid_out = Vec::with_capacity(slots);
     for slot in 0..slots {
         let mut inputs = InputBytes::default();
-        let mut output: &mut [u8] = &mut [];
         for (position, tensor) in tensors.iter().enumerate() {
-            let bytes = arena::carve(&mut rest, tensor.bytes() as usize);
             if tensor.role == Role::Input {
+                let bytes = arena::carve(&mut rest, tensor.bytes() as usize);
                 Key::new(seed, slot, position).fill(tensor.format, bytes);
                 inputs.0.push((tensor.name, &*bytes));
-            } else {
-                // Touched here, so that no launch pays for the first touch.
-                bytes.par_chunks_mut(1 << 20).for_each(|chunk| chunk.fill(0xff));
-                output = bytes;
             }
         }
+        let output = arena::carve(&mut rest, problem.output().bytes() as usize);
+        // Touched here, so that no launch pays for the first touch.
+        output.par_chunks_mut(1 << 20).for_each(|chunk| chunk.fill(0xff));
         laid_out.push(Slot { inputs, output });
     }
     Ok(laid_out)

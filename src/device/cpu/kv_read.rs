@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::cache::{Cache, Split};
+use super::cache::{Cache, CacheSplit};
 use super::contract::{CpuKernel, InputBytes, Kernel, configured};
 use super::simd::sum_words;
 use crate::device::Refusal;
@@ -38,7 +38,7 @@ const BLOCK: usize = 256;
 /// Sums keys and values, divided over requests, heads and context.
 struct KvReadKernel {
     cache: Cache,
-    split: Split,
+    split: CacheSplit,
     token_bytes: usize,
     sums: Vec<u32>,
 }
@@ -46,7 +46,7 @@ struct KvReadKernel {
 impl KvReadKernel {
     /// A kernel for `p`, whose rows are whole words.
     fn new(p: KvRead, threads: usize) -> Self {
-        let split = Split::new(&p, threads);
+        let split = CacheSplit::new(&p, threads);
         KvReadKernel {
             cache: Cache::new(&p),
             split,

@@ -16,6 +16,7 @@ mod product;
 mod rmsnorm;
 mod simd;
 mod stream;
+mod transfer;
 
 pub use device::CpuDevice;
 

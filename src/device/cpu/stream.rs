@@ -1,4 +1,4 @@
-//! Bandwidth ceilings: read, write, copy or add up stretches of memory on all
+//! Bandwidth ceilings: read, write, copy or add up ranges of memory on all
 //! cores.
 
 use rayon::prelude::*;

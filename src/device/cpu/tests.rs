@@ -48,6 +48,19 @@ fn streams_are_right() {
 }
 
 #[test]
+fn transfers_are_right() {
+    let mut device = device();
+    for direction in ["host_to_device", "device_to_host", "both"] {
+        for bytes in [256, 65_536 + 256, 3 << 20] {
+            for memory in ["pinned", "pageable"] {
+                let rest = format!("direction={direction},memory={memory},bytes={bytes}");
+                verify(&mut device, &format!("transfer:{rest}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn chains_are_right() {
     let mut device = device();
     for lanes in [1, 15, 16, 255, 256, 257, 1000] {
@@ -228,7 +241,7 @@ fn split_contexts_cost_their_partial_results() {
         device.prepare(&problem, kernel, 1, SEED).unwrap().extra_bytes()
     };
     let alone = decode((512, 4, 1, 64), ("bf16", "bf16"), "contiguous");
-    let items = cache::Split::new(
+    let items = cache::CacheSplit::new(
         &crate::op::KvRead {
             batch: 2,
             context: 512,

@@ -28,8 +28,11 @@ impl Device for CudaDevice {
         let plan = found.plan(&self.target);
         let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();
         entries.dedup();
-        let loaded = self.loaded(&found, problem, &entries)?;
-        let ready = prepared::prepare(self, problem, plan, &loaded, slots, seed)?;
+        let loaded = match found.kernel.file() {
+            Some(source) => Some(self.loaded(&found, &source, problem, &entries)?),
+            None => None,
+        };
+        let ready = prepared::prepare(self, problem, plan, loaded.as_ref(), slots, seed)?;
         Ok(Box::new(ready))
     }
 

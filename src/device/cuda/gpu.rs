@@ -13,6 +13,7 @@ use crate::device::{DeviceInfo, DeviceKind, DeviceOptions, LaunchError};
 use crate::kernel::{Configured, DEVICE_SOURCE, ParamBytes};
 use crate::op::Problem;
 use crate::residency::{CacheLevel, CacheSize};
+use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{
     Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
 };
@@ -111,6 +112,7 @@ impl CudaDevice {
     pub(super) fn loaded(
         &mut self,
         configured: &Configured,
+        source: &Source,
         problem: &Problem,
         entries: &[&'static str],
     ) -> Result<Rc<Loaded>, LaunchError> {
@@ -125,7 +127,7 @@ impl CudaDevice {
         };
         let binary = self
             .compiler
-            .compile(&kernel.file(), defines, self.target.arch)
+            .compile(source, defines, self.target.arch)
             .map_err(|e| broken("does not compile", e.to_string()))?;
         let functions = driver::load(&self.context, kernel.name, &binary.image, entries)
             .map_err(|e| broken("does not load", e.to_string()))?;

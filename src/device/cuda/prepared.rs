@@ -5,13 +5,15 @@ use std::rc::Rc;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{self, Buffer, DriverError, Function, Graph, LaunchShape};
+use super::driver::{
+    self, Buffer, DriverError, Function, Graph, HostBuffer, HostCopy, LaunchShape,
+};
 use super::gpu::{CudaDevice, Loaded};
 use super::timing::MAX_HELD;
 use crate::data::Key;
-use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedTensor};
+use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedCopy, PlacedTensor};
 use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Timing};
-use crate::format::{DType, Role, Tensor, TensorFormat};
+use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan};
 use crate::op::Problem;
 
@@ -24,17 +26,34 @@ const COMPARED_BYTES: u64 = 4096;
 /// A GPU with a kernel loaded, and the memory of one problem.
 struct CudaGpu<'a> {
     device: &'a CudaDevice,
-    loaded: Rc<Loaded>,
+    /// `None` for a kernel that is copies only.
+    loaded: Option<Rc<Loaded>>,
     buffers: Vec<Buffer>,
+    host_buffers: Vec<Rc<HostBuffer>>,
+}
+
+/// The buffer that holds a range, and where in it the range begins.
+enum Found<'a> {
+    Device(&'a Buffer, u64),
+    Host(&'a Rc<HostBuffer>, u64),
 }
 
 impl CudaGpu<'_> {
-    /// The buffer that holds a range, and where in it the range begins.
-    fn find(&self, address: u64, bytes: u64) -> (&Buffer, u64) {
-        let found = self.buffers.iter().find_map(|buffer| {
-            buffer.offset_of(address, bytes).map(|offset| (buffer, offset))
+    fn find(&self, address: u64, bytes: u64) -> Found<'_> {
+        let found =
+            self.on_device(address, bytes).map(|(b, offset)| Found::Device(b, offset));
+        let found = found.or_else(|| {
+            self.on_host(address, bytes).map(|(b, offset)| Found::Host(b, offset))
         });
         found.expect("addresses of the executor lie in buffers that it allocated")
+    }
+
+    fn on_device(&self, address: u64, bytes: u64) -> Option<(&Buffer, u64)> {
+        self.buffers.iter().find_map(|b| Some((b, b.offset_of(address, bytes)?)))
+    }
+
+    fn on_host(&self, address: u64, bytes: u64) -> Option<(&Rc<HostBuffer>, u64)> {
+        self.host_buffers.iter().find_map(|b| Some((b, b.offset_of(address, bytes)?)))
     }
 }
 
@@ -43,17 +62,33 @@ impl Gpu for CudaGpu<'_> {
     type Entry = (Function, LaunchShape);
     type Report = ();
 
-    fn allocate(&mut self, parts: &[MemoryPart]) -> driver::Result<Vec<u64>> {
+    fn allocate(
+        &mut self,
+        place: MemoryPlace,
+        parts: &[MemoryPart],
+    ) -> driver::Result<Vec<u64>> {
         let mut bytes = 0;
         let mut offsets = Vec::with_capacity(parts.len());
         for part in parts {
             offsets.push(bytes);
             bytes += part.bytes.next_multiple_of(ALIGNMENT);
         }
-        let buffer = Buffer::new(&self.device.context, bytes)?;
-        let addresses = offsets.iter().map(|offset| buffer.address() + offset).collect();
-        self.buffers.push(buffer);
-        Ok(addresses)
+        let context = &self.device.context;
+        let first = match place {
+            MemoryPlace::Device => {
+                let buffer = Buffer::new(context, bytes)?;
+                let first = buffer.address();
+                self.buffers.push(buffer);
+                first
+            }
+            MemoryPlace::Host(memory) => {
+                let buffer = HostBuffer::new(context, memory, bytes)?;
+                let first = buffer.address();
+                self.host_buffers.push(Rc::new(buffer));
+                first
+            }
+        };
+        Ok(offsets.into_iter().map(|offset| first + offset).collect())
     }
 
     fn is_out_of_memory(error: &DriverError) -> bool {
@@ -61,27 +96,36 @@ impl Gpu for CudaGpu<'_> {
     }
 
     fn upload(&mut self, address: u64, bytes: &[u8]) -> driver::Result<()> {
-        let (buffer, offset) = self.find(address, bytes.len() as u64);
-        buffer.upload(&self.device.stream, offset, bytes)
+        match self.find(address, bytes.len() as u64) {
+            Found::Device(buffer, at) => buffer.upload(&self.device.stream, at, bytes),
+            Found::Host(buffer, at) => buffer.write(at, bytes),
+        }
     }
 
     fn download(&mut self, address: u64, to: &mut [u8]) -> driver::Result<()> {
-        let (buffer, offset) = self.find(address, to.len() as u64);
-        buffer.download(&self.device.stream, offset, to)
+        match self.find(address, to.len() as u64) {
+            Found::Device(buffer, at) => buffer.download(&self.device.stream, at, to),
+            Found::Host(buffer, at) => buffer.read(at, to),
+        }
     }
 
     fn set(&mut self, address: u64, bytes: u64, value: u8) -> driver::Result<()> {
-        let (buffer, offset) = self.find(address, bytes);
-        buffer.set(&self.device.stream, offset, bytes, value)
+        match self.find(address, bytes) {
+            Found::Device(buffer, at) => buffer.set(&self.device.stream, at, bytes, value),
+            Found::Host(buffer, at) => buffer.set(at, bytes, value),
+        }
     }
 
     fn poison(&mut self, address: u64, bytes: u64) -> driver::Result<()> {
         self.set(address, bytes, 0xff)
     }
 
-    /// On the GPU, except page tables and scales, which the host draws.
+    /// On the GPU, except what lies on the host, and page tables and scales, which the host
+    /// draws.
     fn fill(&mut self, tensor: &Tensor, address: u64, key: Key) -> driver::Result<()> {
-        let Some(format) = FillFormat::of(tensor.format) else {
+        let on_gpu =
+            FillFormat::of(tensor.format).filter(|_| tensor.place == MemoryPlace::Device);
+        let Some(format) = on_gpu else {
             let mut bytes = vec![0; tensor.bytes() as usize];
             key.fill(tensor.format, &mut bytes);
             return self.upload(address, &bytes);
@@ -95,6 +139,18 @@ impl Gpu for CudaGpu<'_> {
         self.device.stream.launch(&self.device.fill, &shape, &[params])
     }
 
+    fn copy(&mut self, copies: &[PlacedCopy]) -> driver::Result<()> {
+        let found = |copy: &PlacedCopy| {
+            let host = self.on_host(copy.host, copy.bytes);
+            let device = self.on_device(copy.device, copy.bytes);
+            let (Some(host), Some(device)) = (host, device) else {
+                panic!("copies of the executor are between buffers that it allocated");
+            };
+            HostCopy { direction: copy.direction, host, device, bytes: copy.bytes }
+        };
+        self.device.stream.copy(&copies.iter().map(found).collect::<Vec<_>>())
+    }
+
     fn encode(&mut self, map: &ptxvm::TensorMap) -> driver::Result<EncodedTensorMap> {
         driver::encode(map)
     }
@@ -104,7 +160,8 @@ impl Gpu for CudaGpu<'_> {
         plan: &Plan,
         launch: &Launch,
     ) -> driver::Result<(Function, LaunchShape)> {
-        let function = self.loaded.function(launch.entry).cloned();
+        let loaded = self.loaded.as_ref();
+        let function = loaded.and_then(|loaded| loaded.function(launch.entry)).cloned();
         let function = function.ok_or(DriverError::NotLoaded { entry: launch.entry })?;
         // Several launches may share a function; the largest need counts.
         if launch.shared_bytes > 0 {
@@ -176,27 +233,33 @@ pub(super) struct CudaPoint<'a> {
     /// The whole rotation from slot 0 on, some times over.
     rounds: Option<Graph>,
     rounds_launches: usize,
-    facts: KernelFacts,
+    facts: Option<KernelFacts>,
 }
 
-/// Lays out and fills everything that the launches of `plan` need.
+/// Lays out and fills everything that the copies and launches of `plan` need.
 pub(super) fn prepare<'a>(
     device: &'a CudaDevice,
     problem: &Problem,
     plan: Plan,
-    loaded: &Rc<Loaded>,
+    loaded: Option<&Rc<Loaded>>,
     slots: usize,
     seed: u64,
 ) -> Result<CudaPoint<'a>, PrepareError> {
     let failed =
         |e: DriverError| PrepareError::from(LaunchError(format!("{problem}: {e}")));
     device.context.reset_persisting_l2().map_err(failed)?;
-    let gpu = CudaGpu { device, loaded: Rc::clone(loaded), buffers: Vec::new() };
+    let gpu = CudaGpu {
+        device,
+        loaded: loaded.cloned(),
+        buffers: Vec::new(),
+        host_buffers: Vec::new(),
+    };
     let mut executor = Executor::new(gpu, problem, plan, slots, seed)?;
     for slot in [0, slots - 1] {
         verify_fill(&mut executor, slot, seed)?;
     }
-    let facts = facts(&executor, loaded).map_err(failed)?;
+    let facts = loaded.map(|loaded| facts(&executor, loaded)).transpose();
+    let facts = facts.map_err(failed)?;
     let mut ready = CudaPoint { device, executor, rounds: None, rounds_launches: 0, facts };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
@@ -275,11 +338,12 @@ fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<Kernel
 
 impl CudaPoint<'_> {
     /// Records as many rounds of the rotation as may be queued while the GPU is
-    /// held. Longer rotations are launched one by one.
+    /// held. Longer rotations are launched one by one, and so is what the host takes part
+    /// in.
     fn record_rounds(&mut self) -> driver::Result<()> {
         let slots = self.executor.slots();
-        let launches = MAX_HELD / self.executor.entries().len() / slots * slots;
-        if launches == 0 {
+        let launches = MAX_HELD / self.executor.entries_per_run() / slots * slots;
+        if launches == 0 || self.executor.waits_for_host() {
             return Ok(());
         }
         let stream = &self.device.stream;
@@ -297,6 +361,8 @@ impl CudaPoint<'_> {
     /// Queues launches from `slot` on, at most `wanted`; how many it queued.
     /// Launched one by one, short kernels end sooner than the host queues the
     /// next, so a row that no graph continues ends when it may be held no more.
+    /// What the host takes part in would wait for the GPU for ever: it is let go
+    /// first, and the time of the row is also the host's.
     fn queue_row(
         &mut self,
         slot: usize,
@@ -304,7 +370,10 @@ impl CudaPoint<'_> {
         let_go: &dyn Fn(),
     ) -> driver::Result<usize> {
         let slots = self.executor.slots();
-        let per_launch = self.executor.entries().len();
+        let per_launch = self.executor.entries_per_run();
+        if self.executor.waits_for_host() {
+            let_go();
+        }
         let mut queued = 0;
         while queued < wanted {
             let round = self.rounds.as_ref().filter(|_| {
@@ -342,7 +411,7 @@ impl Prepared for CudaPoint<'_> {
     }
 
     fn kernel_facts(&self) -> Option<KernelFacts> {
-        Some(self.facts.clone())
+        self.facts.clone()
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::process::Command;
 
 use super::driver::{
-    Buffer, DriverError, Event, HostPage, LaunchShape, Unavailable, encode, load, load_ptx,
+    Buffer, Context, CudaStream, DriverError, Event, HostBuffer, HostCopy, HostPage,
+    LaunchShape, Unavailable, encode, load, load_ptx,
 };
-use super::driver::{Context, CudaStream};
 use super::*;
 use crate::device::*;
-
+use crate::format::HostMemory;
 use crate::kernel::{ParamBytes, TensorMap};
+use crate::resource::LinkDirection;
 
 /// Names under which the loader looks for the driver.
 const NAMES: [&str; 6] = [
@@ -320,6 +321,61 @@ fn graphs_replay_what_was_queued() {
         let later = Event::new(&context).unwrap();
         later.record(&stream).unwrap();
         assert!(later.seconds_since(&earlier).unwrap() >= 0.0);
+    }
+}
+
+#[test]
+fn both_directions_are_copied_and_replayed() {
+    if on_mock("both_directions_are_copied_and_replayed", |folder| build(folder, &[])) {
+        let context = Context::open(0).unwrap();
+        let stream = CudaStream::new(&context).unwrap();
+        let [to, from] = [(); 2].map(|()| Buffer::new(&context, 64).unwrap());
+        for memory in HostMemory::ALL {
+            let host = std::rc::Rc::new(HostBuffer::new(&context, memory, 128).unwrap());
+            let copy = |direction, at, device| HostCopy {
+                direction,
+                host: (&host, at),
+                device: (device, 4),
+                bytes: 8,
+            };
+            let copies =
+                [copy(LinkDirection::In, 8, &to), copy(LinkDirection::Out, 24, &from)];
+            let found = || {
+                let (mut device, mut back) = ([0; 8], [0; 8]);
+                to.download(&stream, 4, &mut device).unwrap();
+                host.read(24, &mut back).unwrap();
+                (device, back)
+            };
+            let reset = || {
+                host.set(0, 128, 0).unwrap();
+                host.write(8, &[1; 8]).unwrap();
+                to.set(&stream, 0, 64, 0).unwrap();
+                from.set(&stream, 0, 64, 2).unwrap();
+            };
+            reset();
+            stream.copy(&copies).unwrap();
+            assert_eq!(found(), ([1; 8], [2; 8]));
+            reset();
+            let recorded = stream.capture(|| stream.copy(&copies));
+            match memory {
+                HostMemory::Pinned => {
+                    let graph = recorded.unwrap();
+                    assert_eq!(found(), ([0; 8], [0; 8]), "recording copies nothing");
+                    stream.launch_graph(&graph).unwrap();
+                    assert_eq!(found(), ([1; 8], [2; 8]));
+                    assert_eq!(std::rc::Rc::strong_count(&host), 3, "the graph keeps it");
+                }
+                HostMemory::Pageable => {
+                    let error = recorded.unwrap_err().to_string();
+                    assert!(error.contains("STREAM_CAPTURE_UNSUPPORTED"), "{error}");
+                }
+            }
+            let read = |at| host.read(at, &mut [0; 8]);
+            assert!(
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(121)))
+                    .is_err()
+            );
+        }
     }
 }
 

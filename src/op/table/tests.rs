@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::Role;
-use crate::op::{Access, Inputs, KvLayout, Lengths, Routing, Unit};
+use crate::format::{HostMemory, MemoryPlace, Role};
+use crate::op::{Access, Inputs, KvLayout, Lengths, Routing, TransferDirection, Unit};
 
 fn work(text: &str) -> Work {
     text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
@@ -241,7 +241,7 @@ fn causal_prefill_counts_exactly_the_attended_keys() {
     }
 }
 
-/// A prefill of one token behind a prefix is a decode step.
+/// A prefill of one token after a prefix is a decode step.
 #[test]
 fn one_new_token_is_decode() {
     assert_eq!(prefill(32, 8191, 1, true), decode(32, 1, 8192));
@@ -454,7 +454,7 @@ const ACTIVATIONS: [&str; 7] = [
 
 /// The value of a key in an operation's example.
 fn example_of(op: Op, key: &str) -> Option<String> {
-    let fields = op.facts().example.parse::<Problem>().unwrap().fields();
+    let fields = op.facts().examples[0].parse::<Problem>().unwrap().fields();
     fields.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
 
@@ -474,7 +474,9 @@ prop_compose! {
             let value = match key {
                 "access" => Access::ALL[access].to_string(),
                 "unit" => Unit::Fma.to_string(),
-                "bytes" => (dims[0] * 384).to_string(),
+                "bytes" => (dims[0] * 768).to_string(),
+                "direction" => TransferDirection::ALL[choice].to_string(),
+                "memory" => HostMemory::ALL[access % 2].to_string(),
                 "dtype" => dtype.to_string(),
                 "w_dtype" => w_dtype.to_string(),
                 "a_dtype" if a_dtype.is_empty() => dtype.to_string(),
@@ -540,8 +542,10 @@ proptest! {
     /// part of an array is needed, that part is counted one by one.
     #[test]
     fn compulsory_bytes_are_the_sizes_of_the_arrays(problem in any_problem()) {
+        // What lies on the host is not the device's memory.
         let sum = |role| {
-            problem.tensors().iter().filter(|t| t.role == role).map(Tensor::bytes).sum::<u64>()
+            let counts = |t: &&Tensor| t.role == role && t.place == MemoryPlace::Device;
+            problem.tensors().iter().filter(counts).map(Tensor::bytes).sum::<u64>()
         };
         let work = problem.work();
         let unread = match problem {
@@ -811,19 +815,30 @@ fn impossible_requests_are_told_what_to_do() {
 #[test]
 fn every_operation_keeps_the_table_s_contract() {
     for op in Op::ALL {
-        let example: Problem = op.facts().example.parse().unwrap();
-        assert_eq!(example.op(), op);
-        assert_eq!(example.operation().values().len(), op.facts().keys.len(), "{op}");
         assert_eq!(op.name().parse(), Ok(op));
-        let tensors = example.tensors();
-        let (output, inputs) = tensors.split_last().unwrap();
-        assert!(inputs.iter().all(|tensor| tensor.role == Role::Input), "{op}");
-        assert!(output.role != Role::Input && example.output() == *output, "{op}");
-        let mut names: Vec<_> = tensors.iter().map(|tensor| tensor.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), tensors.len(), "{op}");
+        for example in op.facts().examples {
+            keeps_the_contract(op, &example.parse().unwrap());
+        }
     }
+}
+
+fn keeps_the_contract(op: Op, example: &Problem) {
+    assert_eq!(example.op(), op);
+    assert_eq!(example.operation().values().len(), op.facts().keys.len(), "{op}");
+    let tensors = example.tensors();
+    let inputs = tensors.iter().take_while(|tensor| tensor.role == Role::Input).count();
+    let (inputs, outputs) = tensors.split_at(inputs);
+    assert!(!inputs.is_empty() && !outputs.is_empty(), "{op}");
+    let output = example.output();
+    let is_alike =
+        |tensor: &Tensor| (tensor.role, tensor.format) == (output.role, output.format);
+    assert!(output.role != Role::Input && outputs.iter().all(is_alike), "{op}");
+    let bytes: u64 = outputs.iter().map(Tensor::bytes).sum();
+    assert_eq!(output.bytes(), bytes, "{op}");
+    let mut names: Vec<_> = tensors.iter().map(|tensor| tensor.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), tensors.len(), "{op}");
 }
 
 /// Columns of records keep their order: what is new comes last.

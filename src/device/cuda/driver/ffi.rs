@@ -1,177 +1,46 @@
-//! The calls of the CUDA driver, each in a safe function. The only file that calls it.
+//! The calls of the CUDA driver, each in a safe function. Only this file and its
+//! parts, the library with its context and the host's memory, call it.
 //!
 //! cudarc loads libcuda when it is first used, and panics where that fails or
 //! a symbol is missing. [`Context::open`] therefore looks before the first call: at the
-//! library, at every symbol in [`SYMBOLS`], at the driver's version. After it
-//! has returned a [`Context`], no call here can panic. [`PARAM_INFO`] is called only where
+//! library, at every symbol in [`SYMBOLS`](super::symbols::SYMBOLS), at the driver's version. After it
+//! has returned a [`Context`], no call here can panic. [`PARAM_INFO`](super::symbols::PARAM_INFO) is called only where
 //! it was found.
 //!
 //! # Safety
 //! Handles are made and destroyed by the types that own them, and those keep
-//! the context alive. Host memory is reached by the driver in three places
-//! only: copies, whose ranges are checked here; the parameters of a launch, which have the
+//! the context alive. Host memory is reached by the driver in four places
+//! only: copies that are waited for, whose ranges are checked here; copies that are queued,
+//! see [`host`]; the parameters of a launch, which have the
 //! sizes that the loaded function declares, and which the driver copies before it returns;
 //! and [`HostPage`], which is 64 bytes of plain words. What a kernel does to device memory
 //! cannot break the safety of the host.
 
-#![allow(unsafe_code, reason = "the one file that calls the CUDA driver")]
+#![allow(unsafe_code, reason = "the one module that calls the CUDA driver")]
 
-use std::ffi::{CStr, CString, c_int, c_void};
+mod context;
+mod host;
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_int, c_void};
 use std::ptr;
 use std::rc::Rc;
 
+pub(super) use context::Attribute;
+use context::call;
+pub use context::{Context, gpu_count, version};
 use cudarc::driver::sys;
-pub(super) use sys::CUdevice_attribute as Attribute;
+pub use host::HostBuffer;
 use sys::CUfunction_attribute as FunctionAttribute;
 
-use super::error::{DriverError, Result, Unavailable};
+use super::error::{DriverError, Result};
 use super::launch::LaunchShape;
-use super::symbols::{MOST_PARAMS, OLDEST_VERSION, PARAM_INFO, SYMBOLS};
+use super::symbols::MOST_PARAMS;
 use crate::device::executor::ParamMismatch;
 use crate::kernel::{EncodedTensorMap, ParamBytes};
+use crate::resource::LinkDirection;
 use crate::toolchain::image::{self, ImageError};
 use crate::toolchain::nvrtc;
-
-fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
-    if code == sys::CUresult::CUDA_SUCCESS {
-        return Ok(());
-    }
-    let mut text = ptr::null();
-    // SAFETY: `text` takes the address of a string that the driver keeps.
-    let described = unsafe { sys::cuGetErrorString(code, &mut text) };
-    let description = match described {
-        // SAFETY: the driver answered with a string that ends with a zero.
-        sys::CUresult::CUDA_SUCCESS if !text.is_null() => {
-            unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-        }
-        _ => "the driver does not describe it".to_owned(),
-    };
-    Err(DriverError::Call { call, name: format!("{code:?}"), description })
-}
-
-/// Calls a driver function. SAFETY: the arguments are live handles of types in
-/// this file, pointers to locals that outlive the call, or checked ranges.
-macro_rules! call {
-    ($name:ident($($argument:expr),* $(,)?)) => {
-        check(stringify!($name), unsafe { sys::$name($($argument),*) })
-    };
-}
-
-/// The version of a driver that can be used, `1000 * major + 10 * minor`.
-///
-/// # Errors
-/// No driver, or one that is too old.
-pub fn version() -> Result<i32, Unavailable> {
-    // SAFETY: loads libcuda, whose constructors are made to be loaded.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Unavailable::NoDriver);
-    }
-    if let Some(symbol) = SYMBOLS.iter().find(|symbol| !has(symbol)) {
-        return Err(Unavailable::MissingSymbol { symbol });
-    }
-    let mut version = 0;
-    call!(cuDriverGetVersion(&mut version))?;
-    match version {
-        version if version < OLDEST_VERSION => Err(Unavailable::OldDriver { version }),
-        version => Ok(version),
-    }
-}
-
-/// Whether the driver, which is there, has a function.
-fn has(symbol: &str) -> bool {
-    // SAFETY: the library is there, so this returns it.
-    let library = unsafe { sys::culib() };
-    // SAFETY: only whether it exists is asked; nothing is called.
-    unsafe { library.get::<*const c_void>(symbol.as_bytes()) }.is_ok()
-}
-
-/// The number of GPUs that a usable driver sees.
-///
-/// # Errors
-/// No driver, an old one, one that does not start, no GPU.
-pub fn gpu_count() -> Result<usize, Unavailable> {
-    version()?;
-    match call!(cuInit(0)) {
-        Err(error) if error.is("CUDA_ERROR_NO_DEVICE") => {
-            return Err(Unavailable::NoGpu);
-        }
-        other => other?,
-    }
-    let mut count = 0;
-    call!(cuDeviceGetCount(&mut count))?;
-    if count < 1 { Err(Unavailable::NoGpu) } else { Ok(count as usize) }
-}
-
-/// A GPU's primary context, current on the thread that opened it.
-#[derive(Debug)]
-pub struct Context {
-    device: sys::CUdevice,
-    /// Whether the driver has [`PARAM_INFO`].
-    tells_params: bool,
-}
-
-impl Context {
-    /// Opens GPU number `ordinal`.
-    ///
-    /// # Errors
-    /// Whatever keeps it from being used.
-    pub fn open(ordinal: usize) -> Result<Rc<Self>, Unavailable> {
-        let count = gpu_count()?;
-        if ordinal >= count {
-            return Err(Unavailable::NoSuchGpu { wanted: ordinal, count });
-        }
-        let mut device = 0;
-        call!(cuDeviceGet(&mut device, ordinal as c_int))?;
-        let mut raw = ptr::null_mut();
-        call!(cuDevicePrimaryCtxRetain(&mut raw, device))?;
-        let context = Rc::new(Context { device, tells_params: has(PARAM_INFO) });
-        call!(cuCtxSetCurrent(raw))?;
-        Ok(context)
-    }
-
-    /// The vendor's name for the GPU.
-    pub fn name(&self) -> Result<String> {
-        let mut name = [0; 256];
-        call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, self.device))?;
-        // SAFETY: the last byte is still the zero that it was.
-        Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
-    }
-
-    /// The GPU's own number, as in `nvidia-smi -L`.
-    pub fn uuid(&self) -> Result<String> {
-        let mut uuid = sys::CUuuid { bytes: [0; 16] };
-        call!(cuDeviceGetUuid_v2(&mut uuid, self.device))?;
-        Ok(uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect())
-    }
-
-    pub(super) fn attribute(&self, attribute: Attribute) -> Result<u32> {
-        let mut value = 0;
-        call!(cuDeviceGetAttribute(&mut value, attribute, self.device))?;
-        Ok(value.max(0) as u32)
-    }
-
-    /// Free bytes and all bytes of device memory.
-    pub fn memory_bytes(&self) -> Result<(u64, u64)> {
-        let (mut free, mut total) = (0, 0);
-        call!(cuMemGetInfo_v2(&mut free, &mut total))?;
-        Ok((free as u64, total as u64))
-    }
-
-    /// Gives lines that a process pinned in L2 back to ordinary use. A GPU that
-    /// cannot pin any has nothing to give back.
-    pub fn reset_persisting_l2(&self) -> Result<()> {
-        match call!(cuCtxResetPersistingL2Cache()) {
-            Err(error) if error.is("CUDA_ERROR_NOT_SUPPORTED") => Ok(()),
-            other => other,
-        }
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        let _ = call!(cuDevicePrimaryCtxRelease_v2(self.device));
-    }
-}
 
 /// A range of device memory.
 #[derive(Debug)]
@@ -320,16 +189,18 @@ impl Drop for HostPage {
 #[derive(Debug)]
 pub struct CudaStream {
     raw: sys::CUstream,
+    side: SideStream,
     _context: Rc<Context>,
 }
 
 impl CudaStream {
     /// Makes one that does not wait for the default stream.
     pub fn new(context: &Rc<Context>) -> Result<Self> {
+        let side = SideStream::new(context)?;
         let mut raw = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         call!(cuStreamCreate(&mut raw, flags))?;
-        Ok(CudaStream { raw, _context: Rc::clone(context) })
+        Ok(CudaStream { raw, side, _context: Rc::clone(context) })
     }
 
     /// Waits until everything queued is done; what went wrong in a kernel
@@ -382,12 +253,14 @@ impl CudaStream {
     pub fn capture(&self, queue: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         call!(cuStreamBeginCapture_v2(self.raw, mode))?;
+        self.side.begin_recording();
         let queued = queue();
+        let _host = self.side.end_recording();
         let mut raw = ptr::null_mut();
         // Ended also after a failure, or the stream could not be used again.
         let ended = call!(cuStreamEndCapture(self.raw, &mut raw));
-        let mut graph =
-            Graph { raw, executable: ptr::null_mut(), _context: Rc::clone(&self._context) };
+        let (executable, _context) = (ptr::null_mut(), Rc::clone(&self._context));
+        let mut graph = Graph { raw, executable, _host, _context };
         queued?;
         ended?;
         call!(cuGraphInstantiateWithFlags(&mut graph.executable, graph.raw, 0))?;
@@ -401,11 +274,111 @@ impl Drop for CudaStream {
     }
 }
 
+/// A copy between a buffer of the host and one of the device.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCopy<'a> {
+    /// Which way it goes, seen from the device.
+    pub direction: LinkDirection,
+    /// The buffer of the host, and where in it the copy begins.
+    pub host: (&'a Rc<HostBuffer>, u64),
+    /// The buffer of the device, and where in it the copy begins.
+    pub device: (&'a Buffer, u64),
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// What a stream needs for copies of both directions at the same time: a stream for those
+/// from the device, and marks to begin and end it with.
+#[derive(Debug)]
+struct SideStream {
+    raw: sys::CUstream,
+    forked: Event,
+    joined: Event,
+    /// What copies refer to that are being recorded, if a graph is.
+    recorded: RefCell<Option<Vec<Rc<HostBuffer>>>>,
+}
+
+impl SideStream {
+    fn new(context: &Rc<Context>) -> Result<Self> {
+        let [forked, joined] = [Event::untimed(context)?, Event::untimed(context)?];
+        let mut raw = ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        call!(cuStreamCreate(&mut raw, flags))?;
+        Ok(SideStream { raw, forked, joined, recorded: RefCell::new(None) })
+    }
+
+    /// Begins to keep what copies refer to.
+    fn begin_recording(&self) {
+        self.recorded.replace(Some(Vec::new()));
+    }
+
+    /// What copies have referred to since.
+    fn end_recording(&self) -> Vec<Rc<HostBuffer>> {
+        self.recorded.take().unwrap_or_default()
+    }
+
+    fn keep(&self, buffer: &Rc<HostBuffer>) {
+        if let Some(kept) = &mut *self.recorded.borrow_mut() {
+            kept.push(Rc::clone(buffer));
+        }
+    }
+}
+
+impl Drop for SideStream {
+    fn drop(&mut self) {
+        let _ = call!(cuStreamDestroy_v2(self.raw));
+    }
+}
+
+impl CudaStream {
+    /// Queues copies between host and device. Copies of both directions run at the same
+    /// time, as far as the host need not take part in them; what is queued later begins
+    /// when all are done.
+    ///
+    /// # Panics
+    /// If a range is not within its buffer.
+    pub fn copy(&self, copies: &[HostCopy]) -> Result<()> {
+        let has = |direction| copies.iter().any(|copy| copy.direction == direction);
+        if !(has(LinkDirection::In) && has(LinkDirection::Out)) {
+            return copies.iter().try_for_each(|copy| self.copy_on(self.raw, copy));
+        }
+        let side = &self.side;
+        self.side.forked.record(self)?;
+        call!(cuStreamWaitEvent(side.raw, side.forked.raw, 0))?;
+        for copy in copies {
+            let stream = match copy.direction {
+                LinkDirection::In => self.raw,
+                LinkDirection::Out => side.raw,
+            };
+            self.copy_on(stream, copy)?;
+        }
+        call!(cuEventRecord(side.joined.raw, side.raw))?;
+        call!(cuStreamWaitEvent(self.raw, side.joined.raw, 0))
+    }
+
+    fn copy_on(&self, stream: sys::CUstream, copy: &HostCopy) -> Result<()> {
+        let bytes = copy.bytes as usize;
+        let host = copy.host.0.at(copy.host.1, bytes);
+        let device = copy.device.0.address_of(copy.device.1, bytes);
+        self.side.keep(copy.host.0);
+        match copy.direction {
+            LinkDirection::In => {
+                call!(cuMemcpyHtoDAsync_v2(device, host.cast(), bytes, stream))
+            }
+            LinkDirection::Out => {
+                call!(cuMemcpyDtoHAsync_v2(host.cast(), device, bytes, stream))
+            }
+        }
+    }
+}
+
 /// Launches that were recorded, ready to be queued as one.
 #[derive(Debug)]
 pub struct Graph {
     raw: sys::CUgraph,
     executable: sys::CUgraphExec,
+    /// What its copies refer to.
+    _host: Vec<Rc<HostBuffer>>,
     _context: Rc<Context>,
 }
 
@@ -437,8 +410,17 @@ pub struct Event {
 impl Event {
     /// Makes one that keeps time.
     pub fn new(context: &Rc<Context>) -> Result<Self> {
+        Self::with(context, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// Makes one that streams wait for and that keeps no time.
+    fn untimed(context: &Rc<Context>) -> Result<Self> {
+        Self::with(context, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    fn with(context: &Rc<Context>, flags: sys::CUevent_flags) -> Result<Self> {
         let mut raw = ptr::null_mut();
-        call!(cuEventCreate(&mut raw, sys::CUevent_flags::CU_EVENT_DEFAULT as u32))?;
+        call!(cuEventCreate(&mut raw, flags as u32))?;
         Ok(Event { raw, _context: Rc::clone(context) })
     }
 
@@ -573,7 +555,7 @@ fn function(
     Ok(Function { raw, declared, _module: Rc::clone(module) })
 }
 
-/// Bytes of each parameter of a function, as a driver that has [`PARAM_INFO`] tells them.
+/// Bytes of each parameter of a function, as a driver that has [`PARAM_INFO`](super::symbols::PARAM_INFO) tells them.
 fn param_bytes(function: sys::CUfunction) -> Result<Vec<usize>> {
     let mut found = Vec::new();
     while found.len() < MOST_PARAMS {

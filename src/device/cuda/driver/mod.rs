@@ -1,4 +1,4 @@
-//! The CUDA driver behind safe types. `ffi` is the only file that calls it.
+//! The CUDA driver behind safe types. Only `ffi` calls it.
 
 mod error;
 mod ffi;
@@ -9,8 +9,8 @@ mod tensor_map;
 
 pub use error::{DriverError, Result, Unavailable};
 pub use ffi::{
-    Buffer, Context, CudaStream, Event, Function, Graph, HostPage, gpu_count, load,
-    load_ptx, version,
+    Buffer, Context, CudaStream, Event, Function, Graph, HostBuffer, HostCopy, HostPage,
+    gpu_count, load, load_ptx, version,
 };
 pub use launch::LaunchShape;
 pub use properties::Properties;

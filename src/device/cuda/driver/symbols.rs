@@ -13,6 +13,7 @@ pub const MOST_PARAMS: usize = 32 << 10;
 pub const SYMBOLS: &[&str] = &[
     "cuCtxResetPersistingL2Cache",
     "cuCtxSetCurrent",
+    "cuCtxSynchronize",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
@@ -54,6 +55,7 @@ pub const SYMBOLS: &[&str] = &[
     "cuStreamDestroy_v2",
     "cuStreamEndCapture",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
     "cuTensorMapEncodeTiled",
 ];
 
@@ -65,7 +67,11 @@ mod tests {
     /// missing.
     #[test]
     fn every_function_called_is_looked_for() {
-        let code = include_str!("ffi.rs");
+        let code = concat!(
+            include_str!("ffi.rs"),
+            include_str!("ffi/context.rs"),
+            include_str!("ffi/host.rs")
+        );
         let mut called: Vec<&str> = code
             .match_indices("cu")
             .filter(|(at, _)| {

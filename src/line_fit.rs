@@ -129,10 +129,15 @@ impl LineFamily {
     pub fn is_roof(&self) -> bool {
         self.op.facts().judged.purpose == Purpose::MemoryRoof
     }
+
+    /// Whether its bytes go over a link, whose bandwidth is not that of the memory.
+    pub fn is_of_link(&self) -> bool {
+        self.op.facts().judged.purpose == Purpose::LinkRoof
+    }
 }
 
 /// The families of a campaign's points from DRAM: read streams, cache reads and
-/// decode attention, whose bytes are nearly all reads.
+/// decode attention, whose bytes are nearly all reads, and transfers.
 pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
     let mut points: BTreeMap<(Op, KernelName, String), Vec<(f64, f64)>> = BTreeMap::new();
     let cache_bytes = last_level_bytes(campaign).unwrap_or(0.0);
