@@ -132,7 +132,7 @@ fn a_signal_leaves_an_archive_too() {
 fn mistakes_in_options_are_sentences() {
     let dir = tempfile::tempdir().unwrap();
     let program = fake(dir.path(), "exit 0");
-    for (minutes, part) in [("ten", "is not a number"), ("", "is no number")] {
+    for (minutes, part) in [("ten", "is not a number"), ("", "is not a number")] {
         let run = script(&dir.path().join("o"), &program, minutes).output().unwrap();
         assert!(!run.status.success() && printed(&run).contains(part), "{}", printed(&run));
     }
@@ -144,7 +144,7 @@ fn mistakes_in_options_are_sentences() {
 }
 
 #[test]
-fn a_check_that_a_kernel_ends_goes_on_behind_it() {
+fn a_check_that_a_kernel_ends_continues_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("box");
     // Takes one point further each time, as `--skip` says, and dies of it.
