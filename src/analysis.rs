@@ -8,13 +8,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+mod agreement;
 mod ceilings;
 mod measured;
 mod points_csv;
+mod rounds;
 
+pub use agreement::Agreement;
 pub use ceilings::{Ceiling, Ceilings};
 pub use measured::Measured;
 pub use points_csv::{derived_csv, write_derived};
+pub use rounds::{Repeatability, RoundUnit};
 
 use crate::device::DeviceKind;
 use crate::model::derived;
@@ -22,6 +26,7 @@ use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
 use crate::record::{Records, Row, Run, Unreadable};
 use crate::roofline::Peaks;
+use crate::statistics::quantile;
 
 /// The repeated sentinel point: how far the machine drifted.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +77,11 @@ pub struct Campaign {
     pub spec_refused: Option<String>,
     /// The sentinel, if it was measured at least twice.
     pub sentinel: Option<Sentinel>,
+    /// How much times vary from round to round, if points had several.
+    pub repeatability: Option<Repeatability>,
+    /// Seconds of an empty launch, each time that it was measured, the first when the
+    /// device was opened.
+    pub launch_overheads_s: Vec<f64>,
 }
 
 impl Campaign {
@@ -98,7 +108,7 @@ impl Campaign {
         records: Records,
         spec: Option<DataSheet>,
     ) -> Result<Self> {
-        let Records { runs, rows, mut unreadable } = records;
+        let Records { runs, rows, rounds, mut unreadable } = records;
         let mut keys = HashSet::new();
         if let Some(row) = rows.iter().find(|row| !keys.insert(row.key())) {
             bail!(
@@ -124,8 +134,12 @@ impl Campaign {
             }
         }
         let sentinel = sentinel(&read);
-        let points: Vec<Measured> =
+        let mut points: Vec<Measured> =
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
+        let repeatability = rounds::apply(&mut points, &rounds);
+        let probes = rounds.iter().filter_map(|round| round.launch_overhead_s);
+        let launch_overheads_s =
+            provenance.launch_overhead_s.into_iter().chain(probes).collect();
         let mut campaign = Campaign {
             folder: folder.to_owned(),
             ceilings: ceilings::ceilings(&points),
@@ -140,6 +154,8 @@ impl Campaign {
             spec: None,
             spec_refused: None,
             sentinel,
+            repeatability,
+            launch_overheads_s,
         };
         campaign.place_under_ceilings();
         Ok(campaign.with_spec(spec))
@@ -162,6 +178,15 @@ impl Campaign {
             point.spec = spec.as_ref().and_then(|sheet| point.roof(&sheet.peaks));
         }
         Campaign { spec, ..self }
+    }
+
+    /// Seconds of an empty launch where nothing disturbs it: the low end of what was
+    /// measured through the campaign, since what else runs only ever makes it longer. 0
+    /// where nothing was measured.
+    pub fn launch_overhead_s(&self) -> f64 {
+        let mut sorted = self.launch_overheads_s.clone();
+        sorted.sort_by(f64::total_cmp);
+        if sorted.is_empty() { 0.0 } else { quantile(&sorted, 0.1) }
     }
 
     /// Whether any row was simulated rather than measured.

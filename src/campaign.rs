@@ -1,6 +1,7 @@
 //! A campaign: every point of a suite, in random order, measured and recorded
 //! one by one, with the sentinel in between.
 
+use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,30 +16,39 @@ mod rows;
 
 use earlier::Earlier;
 pub use rows::Scheduled;
-use rows::{RowAuthor, nanos_now};
+use rows::{Circumstances, Rounds, RowAuthor, nanos_now};
 
 use crate::device::{Device, DeviceInfo};
 use crate::host_load::HostLoad;
 use crate::measure::{Durations, PointOutcome, Settings, measure};
-use crate::point::Point;
-use crate::record::{Recorder, Row};
+use crate::record::{Recorder, Records, RoundRow, Row};
 use crate::suite::{PlannedPoints, Suite};
 
-/// The order of a campaign: the points shuffled by `seed`, the sentinel first,
-/// last and after every `sentinel_every` points. The same plan and seed give
-/// the same order, so a resumed campaign continues where it stopped.
-pub fn schedule(plan: &PlannedPoints, seed: u64, sentinel_every: usize) -> Vec<Scheduled> {
-    let mut points = plan.points.clone();
-    points.shuffle(&mut Pcg64Mcg::seed_from_u64(seed));
-    let Some(sentinel) = &plan.sentinel else {
-        return points.into_iter().map(|point| Scheduled { point, repeat: 0 }).collect();
+/// The order of a campaign: `rounds` passes over the points, each shuffled by `seed` in its
+/// own way, the sentinel first, last and after every `sentinel_every` points. The same plan
+/// and seed give the same order, so a resumed campaign continues where it stopped.
+pub fn schedule(plan: &PlannedPoints, seed: u64, settings: &Settings) -> Vec<Scheduled> {
+    let mut others = plan.points.clone();
+    others.retain(|point| plan.sentinel.as_ref() != Some(point));
+    let rounds = settings.rounds.max(1) as u32;
+    let shuffled = |round: u32| {
+        let mut points = others.clone();
+        points.shuffle(&mut Pcg64Mcg::seed_from_u64(seed.wrapping_add(round.into())));
+        let scheduled = move |point| Scheduled { point, repeat: 0, round, rounds };
+        points.into_iter().map(scheduled)
     };
-    points.retain(|point| point != sentinel);
+    let points: Vec<Scheduled> = (0..rounds).flat_map(shuffled).collect();
+    let Some(sentinel) = &plan.sentinel else { return points };
     let mut order = Vec::new();
-    let mut repeats = (0..).map(|repeat| Scheduled { point: sentinel.clone(), repeat });
-    for chunk in points.chunks(sentinel_every.max(1)) {
+    let mut repeats = (0..).map(|repeat| Scheduled {
+        point: sentinel.clone(),
+        repeat,
+        round: 0,
+        rounds: 1,
+    });
+    for chunk in points.chunks(settings.sentinel_every.max(1)) {
         order.extend(repeats.next());
-        order.extend(chunk.iter().map(|p| Scheduled { point: p.clone(), repeat: 0 }));
+        order.extend_from_slice(chunk);
     }
     order.extend(repeats.next());
     order
@@ -58,8 +68,35 @@ pub struct Request {
     /// Seconds after which no further point is begun; the rest is left to a
     /// process that resumes.
     pub budget_s: Option<f64>,
+    /// Which rounds this process measures, of several that share a campaign.
+    pub process: Process,
     /// The command line, for provenance.
     pub command_line: String,
+}
+
+/// A process's place among those that share a campaign: it measures the rounds whose number
+/// has this remainder. What differs from process to process (clocks, pages, the order of
+/// everything that was allocated) is then part of the spread between rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// From 0.
+    pub index: u32,
+    /// How many share the campaign.
+    pub count: u32,
+}
+
+impl Process {
+    /// The only one.
+    pub const ALONE: Process = Process { index: 0, count: 1 };
+
+    fn measures(self, scheduled: &Scheduled) -> bool {
+        scheduled.round % self.count == self.index
+    }
+
+    /// Whether it measures last, and so writes what is then complete.
+    fn is_last(self) -> bool {
+        self.index + 1 == self.count
+    }
 }
 
 /// What a finished campaign did.
@@ -80,6 +117,21 @@ pub struct CampaignSummary {
 }
 
 impl CampaignSummary {
+    /// Adds what other processes of the campaign measured meanwhile, by its records.
+    pub fn take_in(&mut self, records: &Records, seconds: f64) {
+        let planned = self.rows + self.rows_left + self.resumed_rows;
+        self.rows = records.rows.len() - self.resumed_rows;
+        self.rows_left = planned.saturating_sub(records.rows.len());
+        self.total_s += seconds;
+        let sum = |of: fn(&RoundRow) -> f64| records.rounds.iter().map(of).sum();
+        self.durations = Durations {
+            setup_s: sum(|row| row.setup_s),
+            check_s: sum(|row| row.check_s),
+            warmup_s: sum(|row| row.warmup_s),
+            sample_s: sum(|row| row.sample_s),
+        };
+    }
+
     /// Share of the time spent outside warm-up, checks and samples, with
     /// `after_s` seconds of drawing and judging added to the campaign. `None`
     /// when nothing was measured.
@@ -92,13 +144,13 @@ impl CampaignSummary {
 
 /// Told about every step, for progress bars.
 pub trait Observer {
-    /// The folder is known and `total` points are planned, `done` of them
+    /// The folder is known and `total` rounds are planned, `done` of them
     /// measured by an earlier process.
     fn begin(&mut self, folder: &Path, total: usize, done: usize);
-    /// A point is about to be measured.
+    /// A round of a point is about to be measured.
     fn start(&mut self, scheduled: &Scheduled);
-    /// Its row is on disk.
-    fn recorded(&mut self, row: &Row);
+    /// It is on disk, and with the point's last round the point's row.
+    fn measured(&mut self, scheduled: &Scheduled, row: Option<&Row>);
 }
 
 /// Observes nothing.
@@ -108,7 +160,7 @@ pub struct Silent;
 impl Observer for Silent {
     fn begin(&mut self, _: &Path, _: usize, _: usize) {}
     fn start(&mut self, _: &Scheduled) {}
-    fn recorded(&mut self, _: &Row) {}
+    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {}
 }
 
 /// Runs a campaign to its end, or finishes one that was interrupted.
@@ -129,9 +181,10 @@ pub fn run(
         (None, None) => bail!("name a suite to measure, or a folder to resume"),
     };
     let plan = suite.plan(device)?;
-    let order = schedule(&plan, seed, suite.settings.sentinel_every);
+    let order = schedule(&plan, seed, &suite.settings);
     let mut run = rows::provenance(device.info(), &suite, seed, &request.command_line);
-    run.set("planned_rows", order.len());
+    let rows: HashSet<_> = order.iter().map(|s| (s.point.id(), s.repeat)).collect();
+    run.set("planned_rows", rows.len());
     run.set("plan_hash", plan_hash(&order));
     if let Some(earlier) = &earlier {
         earlier.agree(&run)?;
@@ -154,8 +207,21 @@ pub fn run(
         }
     };
     let budget_s = request.budget_s.unwrap_or(f64::INFINITY);
-    Runner { device, suite: &suite, seed, recorder, began: Instant::now(), budget_s }
-        .run(&order, observer)
+    Runner {
+        device,
+        suite: &suite,
+        settings: suite.settings.of_round(),
+        seed,
+        recorder,
+        began: Instant::now(),
+        budget_s,
+        process: request.process,
+        planned_rows: rows.len(),
+        rows: 0,
+        durations: Durations::default(),
+        begun: Vec::new(),
+    }
+    .run(&order, observer)
 }
 
 /// `<date>-<device>-<suite>` in `parent`.
@@ -164,8 +230,8 @@ pub fn default_folder(parent: &Path, info: &DeviceInfo, suite: &str) -> PathBuf 
     parent.join(format!("{date}-{}-{suite}", info.slug))
 }
 
-/// Which points in which order: what a resumed campaign must share with the
-/// one it finishes. Sizes in caches make it depend on the machine.
+/// Which rounds of which points in which order: what a resumed campaign must share with
+/// the one it finishes. Sizes in caches make it depend on the machine.
 fn plan_hash(order: &[Scheduled]) -> String {
     let ids: Vec<String> = order.iter().map(|s| s.point.id()).collect();
     blake3::hash(ids.concat().as_bytes()).to_hex()[..12].to_owned()
@@ -174,10 +240,18 @@ fn plan_hash(order: &[Scheduled]) -> String {
 struct Runner<'a> {
     device: &'a mut dyn Device,
     suite: &'a Suite,
+    /// The protocol of one round.
+    settings: Settings,
     seed: u64,
     recorder: Recorder,
     began: Instant,
     budget_s: f64,
+    process: Process,
+    planned_rows: usize,
+    rows: usize,
+    durations: Durations,
+    /// What became of the last round of each point that has no row yet, without samples.
+    begun: Vec<(usize, Scheduled, PointOutcome)>,
 }
 
 impl Runner<'_> {
@@ -195,58 +269,185 @@ impl Runner<'_> {
         order: &[Scheduled],
         observer: &mut dyn Observer,
     ) -> Result<CampaignSummary> {
-        let is_done = |r: &Recorder, s: &Scheduled| r.has(&s.point.id(), s.repeat);
-        let done = order.iter().filter(|s| is_done(&self.recorder, s)).count();
-        observer.begin(self.recorder.folder(), order.len(), done);
-        let mut durations = Durations::default();
-        let mut rows = 0;
+        let mine = order.iter().filter(|s| self.process.measures(s));
+        let done = mine.filter(|s| !self.is_wanted(s)).count();
+        let resumed_rows = self.rows_on_disk(order);
+        let total = order.iter().filter(|s| self.process.measures(s)).count();
+        observer.begin(self.recorder.folder(), total, done);
+        let mut round = 0;
         for (order_index, scheduled) in order.iter().enumerate() {
-            if is_done(&self.recorder, scheduled) {
+            if !self.process.measures(scheduled) || !self.is_wanted(scheduled) {
                 continue;
             }
-            if self.began.elapsed().as_secs_f64() > self.budget_s {
+            if self.is_out_of_time() {
                 break;
             }
-            observer.start(scheduled);
-            let started_s = self.began.elapsed().as_secs_f64();
-            let started_utc = jiff::Timestamp::now();
-            let load = HostLoad::now();
-            let outcome = self.measure(&scheduled.point);
-            let mut row = self.author().row(scheduled, order_index, &outcome);
-            row.other_cpu_share =
-                HostLoad::now().zip(load).and_then(|(b, a)| b.others_since(&a));
-            row.started_utc = format!("{started_utc:.3}");
-            let samples = self.author().sample_rows(scheduled, &outcome, started_s);
-            self.recorder.record(&row, &samples)?;
-            observer.recorded(&row);
-            add(&mut durations, &outcome.durations);
-            rows += 1;
-            if let Some(why) = self.device.lost() {
-                let folder = self.recorder.folder().display();
-                bail!(
-                    "{} can no longer be used after {}: {why}. What was measured is safe; \
-                     `ridgepoint measure --resume {folder}` continues after this point",
-                    self.device.info().name,
-                    scheduled.point
-                );
+            if scheduled.round > round {
+                round = scheduled.round;
+                self.device.begin_round();
+            }
+            self.step(scheduled, order_index, observer)?;
+        }
+        if self.process.is_last() {
+            self.measure_again(order, observer)?;
+            if self.is_out_of_time() {
+                self.conclude_early(observer)?;
             }
         }
         Ok(CampaignSummary {
             folder: self.recorder.folder().to_owned(),
-            rows,
-            resumed_rows: done,
-            rows_left: order.len() - done - rows,
+            rows: self.rows,
+            resumed_rows,
+            rows_left: self.planned_rows - resumed_rows - self.rows,
             total_s: self.began.elapsed().as_secs_f64(),
-            durations,
+            durations: self.durations,
         })
     }
 
+    fn rows_on_disk(&self, order: &[Scheduled]) -> usize {
+        let on_disk = order.iter().filter(|s| self.recorder.has(&s.point.id(), s.repeat));
+        on_disk.map(|s| (s.point.id(), s.repeat)).collect::<HashSet<_>>().len()
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.began.elapsed().as_secs_f64() > self.budget_s
+    }
+
+    /// Whether a round is still to be measured.
+    fn is_wanted(&self, scheduled: &Scheduled) -> bool {
+        let (id, repeat) = (scheduled.point.id(), scheduled.repeat);
+        let rounds = self.recorder.rounds_of(&id, repeat);
+        !self.recorder.has(&id, repeat)
+            && rounds.iter().all(|round| round.row.round != scheduled.round)
+    }
+
+    /// Measures rounds in place of disturbed ones, pass by pass, until every point has its
+    /// row.
+    fn measure_again(
+        &mut self,
+        order: &[Scheduled],
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        loop {
+            let mut missing: Vec<(usize, Scheduled)> = Vec::new();
+            for (order_index, scheduled) in order.iter().enumerate() {
+                let (id, repeat) = (scheduled.point.id(), scheduled.repeat);
+                let is_first = scheduled.round == 0 && !self.recorder.has(&id, repeat);
+                if is_first {
+                    let rounds =
+                        Rounds::of(self.recorder.rounds_of(&id, repeat), scheduled);
+                    let round = rounds.next();
+                    missing.push((order_index, Scheduled { round, ..scheduled.clone() }));
+                }
+            }
+            if missing.is_empty() {
+                return Ok(());
+            }
+            self.device.begin_round();
+            for (order_index, scheduled) in &missing {
+                if self.is_out_of_time() {
+                    return Ok(());
+                }
+                self.step(scheduled, *order_index, observer)?;
+            }
+        }
+    }
+
+    /// Measures a round, records it, and writes the point's row when it is the last.
+    fn step(
+        &mut self,
+        scheduled: &Scheduled,
+        order_index: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        observer.start(scheduled);
+        let since_start_s = self.began.elapsed().as_secs_f64();
+        let started_utc = format!("{:.3}", jiff::Timestamp::now());
+        // With the sentinel, which is there to show what else happens on the machine.
+        let is_sentinel = scheduled.rounds == 1 && self.suite.settings.rounds > 1;
+        let is_probed = is_sentinel || scheduled.repeat > 0;
+        let launch_overhead_s = is_probed.then(|| self.device.probe_launch_s()).flatten();
+        let load = HostLoad::now();
+        let outcome = self.measure(scheduled);
+        let circumstances = Circumstances {
+            started_utc,
+            since_start_s,
+            other_cpu_share: HostLoad::now()
+                .zip(load)
+                .and_then(|(b, a)| b.others_since(&a)),
+            launch_overhead_s,
+        };
+        let samples = self.author().sample_rows(scheduled, &outcome, since_start_s);
+        let round = self.author().round_row(scheduled, &outcome, circumstances);
+        let is_measured = round.is_some();
+        if let Some(round) = round {
+            self.recorder.record_round(round, samples)?;
+        }
+        add(&mut self.durations, &outcome.durations);
+        let all = self.recorder.rounds_of(&scheduled.point.id(), scheduled.repeat);
+        let is_complete = Rounds::of(all, scheduled).are_complete();
+        self.begun.retain(|(_, s, _)| {
+            (&s.point, s.repeat) != (&scheduled.point, scheduled.repeat)
+        });
+        let mut row = None;
+        if !is_measured || is_complete {
+            row = Some(self.write_row(scheduled, order_index, &outcome)?);
+        } else {
+            let outcome = PointOutcome { samples: Vec::new(), ..outcome };
+            self.begun.push((order_index, scheduled.clone(), outcome));
+        }
+        observer.measured(scheduled, row.as_ref());
+        self.go_on_after(scheduled)
+    }
+
+    fn write_row(
+        &mut self,
+        scheduled: &Scheduled,
+        order_index: usize,
+        outcome: &PointOutcome,
+    ) -> Result<Row> {
+        let all = self.recorder.rounds_of(&scheduled.point.id(), scheduled.repeat);
+        let rounds = Rounds::of(all, scheduled);
+        let mut row = self.author().row(scheduled, order_index, outcome, &rounds);
+        if row.started_utc.is_empty() {
+            row.started_utc = format!("{:.3}", jiff::Timestamp::now());
+        }
+        self.recorder.record(&row)?;
+        self.rows += 1;
+        Ok(row)
+    }
+
+    /// When time is up, points with enough rounds for an interval get their rows; others
+    /// are left to a process that resumes.
+    fn conclude_early(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        for (order_index, scheduled, outcome) in std::mem::take(&mut self.begun) {
+            let all = self.recorder.rounds_of(&scheduled.point.id(), scheduled.repeat);
+            if Rounds::of(all, &scheduled).are_enough() {
+                let row = self.write_row(&scheduled, order_index, &outcome)?;
+                observer.measured(&scheduled, Some(&row));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the process where its device can do no more.
+    fn go_on_after(&self, scheduled: &Scheduled) -> Result<()> {
+        let Some(why) = self.device.lost() else { return Ok(()) };
+        let folder = self.recorder.folder().display();
+        bail!(
+            "{} can no longer be used after {}: {why}. What was measured is safe; `ridgepoint \
+             measure --resume {folder}` continues after this point",
+            self.device.info().name,
+            scheduled.point
+        );
+    }
+
     /// Measures a point. A kernel that panics costs its own row only.
-    fn measure(&mut self, point: &Point) -> PointOutcome {
-        let settings: &Settings = &self.suite.settings;
+    fn measure(&mut self, scheduled: &Scheduled) -> PointOutcome {
+        let Scheduled { point, round, .. } = scheduled;
+        let (settings, seed) = (&self.settings, self.seed);
         let device = &mut *self.device;
-        let seed = self.seed;
-        let attempt = AssertUnwindSafe(|| measure(device, point, settings, seed));
+        let attempt = AssertUnwindSafe(|| measure(device, (point, *round), settings, seed));
         panic::catch_unwind(attempt).unwrap_or_else(|payload| {
             let text = payload
                 .downcast_ref::<String>()

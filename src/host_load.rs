@@ -14,6 +14,9 @@ pub struct HostLoad {
     own: u64,
 }
 
+/// Ticks below which one more or less is several percent.
+const FEWEST_TICKS: u64 = 40;
+
 impl HostLoad {
     /// Reads the counters; `None` where the system has none.
     pub fn now() -> Option<Self> {
@@ -23,10 +26,11 @@ impl HostLoad {
         )
     }
 
-    /// Share of all CPU time since `earlier` that others had. `None` when no
-    /// time has passed by the counters.
+    /// Share of all CPU time since `earlier` that others had. `None` when the counters
+    /// have moved too little to tell a share of a few percent.
     pub fn others_since(&self, earlier: &HostLoad) -> Option<f64> {
-        let total = self.total.checked_sub(earlier.total).filter(|&ticks| ticks > 0)?;
+        let total = self.total.checked_sub(earlier.total);
+        let total = total.filter(|&ticks| ticks >= FEWEST_TICKS)?;
         let busy = self.busy.checked_sub(earlier.busy)?;
         let own = self.own.checked_sub(earlier.own)?;
         Some(busy.saturating_sub(own) as f64 / total as f64)

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::analysis::{Campaign, Measured};
 use crate::op::{Op, Purpose};
 use crate::point::KernelName;
-use crate::statistics::Estimate;
+use crate::statistics::{Estimate, student_t};
 
 /// Fewest points of a fit: two more than it has unknowns, so that the residuals
 /// estimate the error.
@@ -88,24 +88,6 @@ impl Fit {
     /// Seconds that the line gives for so many bytes.
     pub fn seconds(&self, bytes: f64) -> f64 {
         self.fixed_s.value + bytes / self.bytes_per_s.value
-    }
-}
-
-/// The 97.5% quantile of Student's t distribution, to three digits. Beyond the
-/// table the expansion in `1 / n` about the normal quantile (Abramowitz and
-/// Stegun, 26.7.5).
-fn student_t(freedom: usize) -> f64 {
-    const TABLE: [f64; 10] =
-        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
-    const NORMAL: f64 = 1.959_964;
-    match freedom.checked_sub(1) {
-        None => f64::INFINITY,
-        Some(index) if index < TABLE.len() => TABLE[index],
-        Some(_) => {
-            let n = freedom as f64;
-            let (z, z3, z5) = (NORMAL, NORMAL.powi(3), NORMAL.powi(5));
-            z + (z3 + z) / (4.0 * n) + (5.0 * z5 + 16.0 * z3 + 3.0 * z) / (96.0 * n * n)
-        }
     }
 }
 

@@ -1,14 +1,16 @@
-//! Records on disk. A campaign is a folder of three CSV files:
+//! Records on disk. A campaign is a folder of four CSV files:
 //!
 //! * `run.csv`: one row for each process that worked on it: provenance;
 //! * `results.csv`: one row for each planned point: model, time, check, status;
+//! * `rounds.csv`: one row for each round of a point that was measured;
 //! * `samples.csv`: every timed sample.
 //!
 //! What was measured is stored with its unit in the column's name, in SI units
 //! without prefixes; rates and fractions are derived on reading. Empty means
-//! unknown. A point's samples reach the disk before its row does, each in one
-//! write, so a process may be killed at any moment: what a reader then drops
-//! is a torn last line and samples of points that have no row.
+//! unknown. The samples of a round reach the disk before its row does, and the rounds
+//! of a point before the point's row, each in one write, so a process may be killed at
+//! any moment: what a reader then drops is a torn last line and samples of rounds that
+//! have no row.
 
 use std::fmt;
 use std::fs;
@@ -21,10 +23,13 @@ use serde::{Deserialize, Serialize};
 
 mod recorder;
 
-pub use recorder::{Recorder, results_header, samples_header, write_atomically};
+pub use recorder::{
+    RecordedRound, Recorder, results_header, rounds_header, samples_header,
+    write_atomically,
+};
 
 /// Version of the columns.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// What became of a planned point.
 #[derive(
@@ -47,6 +52,8 @@ pub enum Status {
     Ok,
     /// Measured, but the interval was still too wide when time was up.
     Noisy,
+    /// Measured, but others used the machine in too many of its rounds: not to be used.
+    Disturbed,
     /// Not measured: the device lacks something, and `reason` says what.
     Skipped,
     /// Not measured: the launch failed.
@@ -57,14 +64,21 @@ pub enum Status {
 
 impl Status {
     /// All of them, from good to bad.
-    pub const ALL: [Status; 5] =
-        [Status::Ok, Status::Noisy, Status::Skipped, Status::Failed, Status::Wrong];
+    pub const ALL: [Status; 6] = [
+        Status::Ok,
+        Status::Noisy,
+        Status::Disturbed,
+        Status::Skipped,
+        Status::Failed,
+        Status::Wrong,
+    ];
 
     /// The spelling used in tables and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
             Status::Ok => "ok",
             Status::Noisy => "noisy",
+            Status::Disturbed => "disturbed",
             Status::Skipped => "skipped",
             Status::Failed => "failed",
             Status::Wrong => "wrong",
@@ -193,6 +207,46 @@ pub struct SampleRow {
     pub sm_clock_hz: Option<f64>,
     /// Seconds since the process began to measure.
     pub since_start_s: f64,
+    #[serde(default)]
+    pub round: u32,
+}
+
+/// A row of `rounds.csv`: one round of a point, laid out anew.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the columns are described in docs/FORMAT.md")]
+pub struct RoundRow {
+    pub run_id: String,
+    pub point_id: String,
+    pub repeat: u32,
+    pub round: u32,
+    /// Whether others used the machine meanwhile, so that its time is not to be used.
+    pub disturbed: bool,
+    pub started_utc: String,
+    /// Seconds since the process began to measure.
+    pub since_start_s: f64,
+    pub launches_per_sample: u64,
+    pub n_samples: u64,
+    pub time_s_median: f64,
+    pub time_s_ci_lo: f64,
+    pub time_s_ci_hi: f64,
+    pub sm_clock_hz_median: Option<f64>,
+    pub other_cpu_share: Option<f64>,
+    pub setup_s: f64,
+    pub check_s: f64,
+    pub warmup_s: f64,
+    pub sample_s: f64,
+    /// Whether the interval of its own samples is as narrow as the suite wants.
+    pub precise: bool,
+    /// Median seconds of an empty launch just before, where it was measured.
+    pub launch_overhead_s: Option<f64>,
+}
+
+impl RoundRow {
+    /// What identifies the row's point within its campaign.
+    pub fn point_key(&self) -> (String, u32) {
+        (self.point_id.clone(), self.repeat)
+    }
 }
 
 /// Provenance of one process: columns that every device has, then the
@@ -226,23 +280,30 @@ pub struct Records {
     pub runs: Vec<Run>,
     /// Rows of `results.csv`.
     pub rows: Vec<Row>,
+    /// Rows of `rounds.csv`; none where an older version wrote the folder.
+    pub rounds: Vec<RoundRow>,
     /// Rows of `results.csv` that are not what this version writes.
     pub unreadable: Vec<Unreadable>,
 }
 
 impl Records {
-    /// Reads `run.csv` and `results.csv`. A torn last line is left out; a row
+    /// Reads `run.csv`, `results.csv` and `rounds.csv`. A torn last line is left out; a row
     /// of `results.csv` that does not parse costs only itself.
     ///
     /// # Errors
-    /// A file that is missing, a `run.csv` that does not parse, with its line.
+    /// A file that is missing, a `run.csv` or `rounds.csv` that does not parse, with its
+    /// line.
     pub fn read(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             bail!("{} is not a folder; give one that `measure` wrote", folder.display());
         }
         let runs = read_runs(&folder.join("run.csv"))?;
         let (rows, unreadable) = read_results(&folder.join("results.csv"))?;
-        Ok(Records { runs, rows, unreadable })
+        let rounds = match folder.join("rounds.csv") {
+            path if path.exists() => read_csv(&path)?,
+            _ => Vec::new(),
+        };
+        Ok(Records { runs, rows, rounds, unreadable })
     }
 }
 

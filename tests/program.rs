@@ -125,7 +125,7 @@ fn verdict_and_report_need_the_records_alone() {
     assert_eq!(points, fs::read_to_string(dir.path().join("a/points.csv")).unwrap());
     let copy = dir.path().join("b");
     fs::create_dir(&copy).unwrap();
-    for name in ["run.csv", "results.csv"] {
+    for name in ["run.csv", "results.csv", "rounds.csv"] {
         fs::copy(dir.path().join("a").join(name), copy.join(name)).unwrap();
     }
     let table = succeed(dir.path(), &["verdict", "b"]);
@@ -190,7 +190,7 @@ fn bad_input_says_where_and_what_to_do() {
     fs::create_dir(dir.path().join("taken")).unwrap();
     write("models.toml", "[[model]]\nname = \"x\"\nlayers = 0\n");
     let cases: [(&[&str], &str); 17] = [
-        (&["measure", "zero.toml"], "zero.toml:42: n = 0; it must be at least 1"),
+        (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
             "key.toml:52: kv_read has no key `head_dims`; did you mean",
@@ -420,7 +420,8 @@ fn killed_at_any_moment_a_campaign_resumes_to_completion() {
     assert_eq!(all.len(), planned(&folder));
     assert_eq!(distinct.len(), all.len(), "a row was doubled");
     assert!(kills >= 20, "only {kills} kills hit a running campaign");
-    let counts = column(&folder.join("results.csv"), "n_samples");
+    // Those of disturbed rounds are in no row of results.csv.
+    let counts = column(&folder.join("rounds.csv"), "n_samples");
     let expected: usize = counts.iter().map(|n| n.parse::<usize>().unwrap()).sum();
     assert_eq!(column(&folder.join("samples.csv"), "point_id").len(), expected);
     succeed(dir.path(), &["verdict", "c"]);

@@ -45,6 +45,9 @@ pub struct Measured {
     pub work: Work,
     /// Seconds of one launch; `None` unless the row carries a usable time.
     pub time_s: Option<Estimate>,
+    /// Median seconds of each of its rounds, or of each process; empty where the records
+    /// have no rounds.
+    pub round_medians_s: Vec<f64>,
     /// Seconds to move the bytes at the measured bandwidth.
     pub memory_s: Option<f64>,
     /// Least time under the measured ceilings; `None` too where the format has
@@ -78,6 +81,7 @@ impl Measured {
             other_cpu_share: row.other_cpu_share,
             started: unless_empty(row, "started_utc", &row.started_utc)?,
             time_s: time_of(row)?,
+            round_medians_s: Vec::new(),
             memory_s: None,
             empirical: None,
             derived: None,

@@ -6,18 +6,148 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::device::DeviceInfo;
 use crate::measure::{PointOutcome, Sample};
 use crate::point::{PROTOCOL, Point};
-use crate::record::{Row, Run, SCHEMA_VERSION, SampleRow};
+use crate::record::{RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status};
 use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::Suite;
 
-/// One entry of the order in which points are measured.
+/// One entry of the order in which points are measured: a round of a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scheduled {
     /// What to measure.
     pub point: Point,
     /// 0 for a planned point; the sentinel's repeats count up from there.
     pub repeat: u32,
+    /// Which round of it.
+    pub round: u32,
+    /// Rounds that the point has without disturbed ones.
+    pub rounds: u32,
+}
+
+/// Fewest undisturbed rounds that make a time, of a point that is to have several.
+const FEWEST_ROUNDS: usize = 2;
+
+/// The rounds of a point so far.
+pub(super) struct Rounds<'a> {
+    all: &'a [RecordedRound],
+    wanted: usize,
+}
+
+impl<'a> Rounds<'a> {
+    pub fn of(all: &'a [RecordedRound], scheduled: &Scheduled) -> Self {
+        Rounds { all, wanted: scheduled.rounds as usize }
+    }
+
+    fn usable(&self) -> Vec<&'a RecordedRound> {
+        self.all.iter().filter(|round| !round.row.disturbed).collect()
+    }
+
+    /// Whether no more rounds are wanted: enough are undisturbed, or as many again were
+    /// measured for the disturbed ones. The sentinel's are not measured again.
+    pub fn are_complete(&self) -> bool {
+        let most = if self.wanted > 1 { 2 * self.wanted } else { 1 };
+        self.usable().len() >= self.wanted || self.all.len() >= most
+    }
+
+    /// Whether an interval can be made of them.
+    pub fn are_enough(&self) -> bool {
+        self.usable().len() >= FEWEST_ROUNDS.min(self.wanted)
+    }
+
+    /// The number of the next round, beyond those that were scheduled.
+    pub fn next(&self) -> u32 {
+        let last = self.all.iter().map(|round| round.row.round + 1).max();
+        last.unwrap_or(0).max(self.wanted as u32)
+    }
+
+    /// What the rounds say together: the columns of a row that come from them.
+    fn columns(&self) -> Row {
+        let usable = self.usable();
+        let shares = self.all.iter().filter_map(|round| round.row.other_cpu_share);
+        let started = self.all.first().map(|round| round.row.started_utc.clone());
+        let mut row = Row {
+            started_utc: started.unwrap_or_default(),
+            other_cpu_share: shares.fold(None, |most, share| {
+                Some(most.map_or(share, |most: f64| most.max(share)))
+            }),
+            ..time_columns(&usable)
+        };
+        if !self.are_enough() {
+            row.status = Some(Status::Disturbed);
+            row.reason = format!(
+                "others had much of the CPU in {} of {} rounds, and {FEWEST_ROUNDS} \
+                 undisturbed ones are needed; measure on an idle machine",
+                self.all.len() - usable.len(),
+                self.all.len()
+            );
+        } else if let Some(worst) = least_precise(&usable) {
+            row.status = Some(Status::Noisy);
+            row.reason = format!(
+                "after {} samples of round {} the half-width is {:.2}% of the median, which \
+                 is more than the suite wants",
+                worst.n_samples,
+                worst.round,
+                100.0 * half_width(worst)
+            );
+        }
+        let sum = |of: fn(&RoundRow) -> f64| self.all.iter().map(|r| of(&r.row)).sum();
+        row.setup_s = sum(|row| row.setup_s);
+        row.check_s = sum(|row| row.check_s);
+        row.warmup_s = sum(|row| row.warmup_s);
+        row.sample_s = sum(|row| row.sample_s);
+        row
+    }
+}
+
+fn half_width(row: &RoundRow) -> f64 {
+    (row.time_s_ci_hi - row.time_s_ci_lo) / 2.0 / row.time_s_median
+}
+
+/// The round with the widest interval among those that are wider than the suite wants.
+fn least_precise<'a>(rounds: &[&'a RecordedRound]) -> Option<&'a RoundRow> {
+    let rows = rounds.iter().map(|round| &round.row).filter(|row| !row.precise);
+    rows.max_by(|a, b| half_width(a).total_cmp(&half_width(b)))
+}
+
+/// Time over rounds: where there are several, their geometric mean with an interval from
+/// the spread between them.
+fn time_columns(rounds: &[&RecordedRound]) -> Row {
+    let seconds = |s: &SampleRow| s.elapsed_s / s.launches as f64;
+    let samples = || rounds.iter().flat_map(|round| &round.samples);
+    let all: Vec<f64> = samples().map(seconds).collect();
+    let clocks: Vec<f64> = samples().filter_map(|s| s.sm_clock_hz).collect();
+    let Some(summary) = statistics::summarise(&all) else { return Row::default() };
+    let medians: Vec<f64> = rounds.iter().map(|round| round.row.time_s_median).collect();
+    let time = statistics::of_rounds(&medians, None).unwrap_or(summary.median);
+    let [p05, p25, p75, p95] = summary.percentiles;
+    Row {
+        status: Some(Status::Ok),
+        launches_per_sample: rounds.last().map(|round| round.row.launches_per_sample),
+        n_samples: all.len() as u64,
+        time_s_median: Some(time.value),
+        time_s_ci_lo: Some(time.lo),
+        time_s_ci_hi: Some(time.hi),
+        time_s_mean: Some(summary.mean),
+        time_s_sd: Some(summary.sd),
+        time_s_min: Some(summary.min),
+        time_s_p05: Some(p05),
+        time_s_p25: Some(p25),
+        time_s_p75: Some(p75),
+        time_s_p95: Some(p95),
+        sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
+        ..Row::default()
+    }
+}
+
+/// When a round was measured, and what else ran meanwhile.
+pub(super) struct Circumstances {
+    pub started_utc: String,
+    /// Seconds since the process began to measure.
+    pub since_start_s: f64,
+    /// Share of the CPU time that others had.
+    pub other_cpu_share: Option<f64>,
+    /// Seconds of an empty launch just before.
+    pub launch_overhead_s: Option<f64>,
 }
 
 /// What a campaign's rows have in common.
@@ -34,6 +164,7 @@ impl RowAuthor<'_> {
         scheduled: &Scheduled,
         order_index: usize,
         outcome: &PointOutcome,
+        rounds: &Rounds<'_>,
     ) -> Row {
         let point = &scheduled.point;
         let info = self.info;
@@ -76,8 +207,44 @@ impl RowAuthor<'_> {
                 "ridgepoint measure --device {} --seed {} --point '{point}'",
                 info.backend, self.seed
             ),
-            ..measured_columns(outcome)
+            ..outcome_columns(outcome, rounds)
         }
+    }
+
+    /// The row of a round that was measured; `None` where there is no time.
+    pub(super) fn round_row(
+        &self,
+        scheduled: &Scheduled,
+        outcome: &PointOutcome,
+        circumstances: Circumstances,
+    ) -> Option<RoundRow> {
+        let median = outcome.summary.filter(|_| outcome.status.has_time())?.median;
+        let clocks: Vec<f64> =
+            outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
+        let share = circumstances.other_cpu_share;
+        Some(RoundRow {
+            run_id: self.run_id.to_owned(),
+            point_id: scheduled.point.id(),
+            repeat: scheduled.repeat,
+            round: scheduled.round,
+            disturbed: self.info.runs_on_host()
+                && share.is_some_and(|share| share > self.suite.settings.disturbed_share),
+            started_utc: circumstances.started_utc,
+            since_start_s: circumstances.since_start_s,
+            launches_per_sample: outcome.launches as u64,
+            n_samples: outcome.samples.len() as u64,
+            time_s_median: median.value,
+            time_s_ci_lo: median.lo,
+            time_s_ci_hi: median.hi,
+            sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
+            other_cpu_share: share,
+            setup_s: outcome.durations.setup_s,
+            check_s: outcome.durations.check_s,
+            warmup_s: outcome.durations.warmup_s,
+            sample_s: outcome.durations.sample_s,
+            precise: outcome.status == Status::Ok,
+            launch_overhead_s: circumstances.launch_overhead_s,
+        })
     }
 
     pub(super) fn sample_rows(
@@ -96,43 +263,27 @@ impl RowAuthor<'_> {
             elapsed_s: sample.elapsed_s,
             sm_clock_hz: sample.sm_clock_hz,
             since_start_s: started_s + sample.since_point_s,
+            round: scheduled.round,
         };
         outcome.samples.iter().enumerate().map(row).collect()
     }
 }
 
-/// The columns of a row that come from the measurement alone.
-fn measured_columns(outcome: &PointOutcome) -> Row {
-    let summary = outcome.summary;
-    let median = summary.map(|s| s.median);
-    let percentile = |i: usize| summary.map(|s| s.percentiles[i]);
+/// The columns of a row that come from the measurement alone: of a point that could not be
+/// measured from its last outcome, of others from its rounds.
+fn outcome_columns(outcome: &PointOutcome, rounds: &Rounds<'_>) -> Row {
     let check = outcome.check.as_ref();
-    let clocks: Vec<f64> = outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
+    let mut row = rounds.columns();
+    if !outcome.status.has_time() || row.status.is_none() {
+        row.status = Some(outcome.status);
+        row.reason = outcome.reason.clone();
+    }
     Row {
-        status: Some(outcome.status),
-        reason: outcome.reason.clone(),
         bytes_extra: outcome.bytes_extra,
-        launches_per_sample: (outcome.launches > 0).then_some(outcome.launches as u64),
-        n_samples: outcome.samples.len() as u64,
-        time_s_median: median.map(|m| m.value),
-        time_s_ci_lo: median.map(|m| m.lo),
-        time_s_ci_hi: median.map(|m| m.hi),
-        time_s_mean: summary.map(|s| s.mean),
-        time_s_sd: summary.map(|s| s.sd),
-        time_s_min: summary.map(|s| s.min),
-        time_s_p05: percentile(0),
-        time_s_p25: percentile(1),
-        time_s_p75: percentile(2),
-        time_s_p95: percentile(3),
-        sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
         check: check.map_or("none", |c| c.verdict.name()).to_owned(),
         max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
         max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
-        setup_s: outcome.durations.setup_s,
-        check_s: outcome.durations.check_s,
-        warmup_s: outcome.durations.warmup_s,
-        sample_s: outcome.durations.sample_s,
-        ..Row::default()
+        ..row
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::analysis::Campaign;
 use crate::device::simulated::{Fault, SimulatedDevice};
 use crate::model::machine::Machines;
+use crate::point::Point;
 use crate::record::{Records, Status};
 use crate::verdict::judge;
 use proptest::prelude::*;
@@ -16,6 +17,7 @@ min_samples = 3
 min_sample_s = 0.001
 max_sample_s = 0.01
 sentinel_every = 2
+rounds = 1
 [sentinel]
 op = "stream"
 access = "read"
@@ -41,6 +43,7 @@ fn request(dir: &Path) -> Request {
         resume: None,
         seed: Some(5),
         budget_s: None,
+        process: Process::ALONE,
         command_line: "test".into(),
     }
 }
@@ -52,6 +55,7 @@ fn resume(folder: &Path) -> Request {
         resume: Some(folder.to_owned()),
         seed: None,
         budget_s: None,
+        process: Process::ALONE,
         command_line: "test".into(),
     }
 }
@@ -113,7 +117,12 @@ fn a_campaign_cut_after_any_row_is_finished_without_loss() {
         let summary =
             run(&mut SimulatedDevice::default(), &resume(&folder), &mut Silent).unwrap();
         assert_eq!((summary.rows, summary.resumed_rows), (all.len() - kept, kept));
-        let keys = |rows: &[Row]| rows.iter().map(Row::key).collect::<Vec<_>>();
+        // A row that was lost after its rounds is written at the end.
+        let keys = |rows: &[Row]| {
+            let mut keys: Vec<_> = rows.iter().map(Row::key).collect();
+            keys.sort();
+            keys
+        };
         assert_eq!(keys(&Records::read(&folder).unwrap().rows), keys(&all));
     }
 }
@@ -192,6 +201,154 @@ fn a_resume_that_does_not_fit_is_refused() {
     assert!(refused(device, resume(dir.path())).contains("run.csv"));
 }
 
+fn settings(sentinel_every: usize, rounds: usize) -> Settings {
+    Settings { sentinel_every, rounds, ..Settings::default() }
+}
+
+/// The tiny suite in three rounds.
+fn in_rounds(dir: &Path) -> Request {
+    let text = SUITE.replace("rounds = 1", "rounds = 3");
+    Request { suite: Some(Suite::parse("tiny.toml", &text).unwrap()), ..request(dir) }
+}
+
+/// Three rounds of each point, spread over the campaign, one row, an interval from the
+/// spread between them.
+#[test]
+fn rounds_are_recorded_and_make_one_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut device = SimulatedDevice { noise: 0.1, ..Default::default() };
+    let summary = run(&mut device, &in_rounds(dir.path()), &mut Silent).unwrap();
+    // 5 points in 3 rounds, and the sentinel after every two.
+    assert_eq!((summary.rows, summary.rows_left), (5 + 9, 0));
+    let records = Records::read(&summary.folder).unwrap();
+    // The device cannot copy: those two points have no round.
+    assert_eq!(records.rounds.len(), 3 * 3 + 9);
+    let campaign = load(&summary.folder);
+    let spread = campaign.repeatability.as_ref().unwrap();
+    assert_eq!(spread.ranges.len(), 4, "the sentinel's repeats are its rounds");
+    let gemm = campaign.points.iter().find(|p| p.problem.op() == crate::op::Op::Gemm);
+    let gemm = gemm.unwrap();
+    assert_eq!(gemm.round_medians_s.len(), 3);
+    let of_gemm = records.rounds.iter().filter(|round| round.point_id == gemm.point_id);
+    let starts: Vec<f64> = of_gemm.map(|round| round.since_start_s).collect();
+    let others = records.rounds.iter().filter(|round| round.point_id != gemm.point_id);
+    let between =
+        others.filter(|r| starts[0] < r.since_start_s && r.since_start_s < starts[2]);
+    assert!(between.count() >= 2, "rounds are spread");
+    assert!(judge(&campaign).is_valid(), "{:?}", judge(&campaign).faults);
+}
+
+/// Cut after any round, the campaign is finished with every round measured once.
+#[test]
+fn a_campaign_cut_after_any_round_is_finished_without_loss() {
+    let whole = tempfile::tempdir().unwrap();
+    let device = SimulatedDevice::default;
+    let folder = run(&mut device(), &in_rounds(whole.path()), &mut Silent).unwrap().folder;
+    let keys = |folder: &Path| {
+        let records = Records::read(folder).unwrap();
+        let key = |r: &crate::record::RoundRow| (r.point_id.clone(), r.repeat, r.round);
+        let mut rounds: Vec<_> = records.rounds.iter().map(key).collect();
+        let mut rows: Vec<_> = records.rows.iter().map(Row::key).collect();
+        rounds.sort();
+        rows.sort();
+        (rounds, rows)
+    };
+    let all = keys(&folder);
+    let cut_to = |folder: &Path, name: &str, lines: usize| {
+        let path = folder.join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let cut: String = text.lines().take(lines + 1).map(|l| format!("{l}\n")).collect();
+        std::fs::write(&path, cut).unwrap();
+    };
+    for kept in (0..all.0.len()).step_by(3) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder =
+            run(&mut device(), &in_rounds(dir.path()), &mut Silent).unwrap().folder;
+        cut_to(&folder, "rounds.csv", kept);
+        // Rows are written with a point's last round: keep those whose rounds are all kept.
+        let records = Records::read(&folder).unwrap();
+        let measured = |row: &Row| {
+            let of_row = records.rounds.iter().filter(|r| r.point_key() == row.key());
+            row.status.is_none_or(|s| !s.has_time()) || of_row.count() >= 1
+        };
+        let rows = records.rows.iter().take_while(|row| measured(row)).count();
+        cut_to(&folder, "results.csv", rows.min(kept));
+        run(&mut device(), &resume(&folder), &mut Silent).unwrap();
+        assert_eq!(keys(&folder).1, all.1, "{kept} rounds kept");
+        let samples = std::fs::read_to_string(folder.join("samples.csv")).unwrap();
+        let mut lines: Vec<&str> = samples.lines().collect();
+        lines.sort_unstable();
+        let count = lines.len();
+        lines.dedup();
+        assert_eq!(lines.len(), count, "no sample twice");
+    }
+}
+
+/// Rounds shared by processes, each with a row in run.csv.
+#[test]
+fn processes_share_the_rounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Process { index: 0, count: 3 };
+    let request = Request { process: first, ..in_rounds(dir.path()) };
+    let summary = run(&mut SimulatedDevice::default(), &request, &mut Silent).unwrap();
+    // Sentinels, and what the device cannot run.
+    assert_eq!((summary.rows, summary.rows_left), (9 + 2, 3));
+    for index in [1, 2] {
+        let process = Process { index, count: 3 };
+        let request = Request { process, ..resume(&summary.folder) };
+        run(&mut SimulatedDevice::default(), &request, &mut Silent).unwrap();
+    }
+    let records = Records::read(&summary.folder).unwrap();
+    assert_eq!((records.rows.len(), records.runs.len()), (14, 3));
+    let campaign = load(&summary.folder);
+    let unit = campaign.repeatability.as_ref().unwrap().unit;
+    assert_eq!(unit, crate::analysis::RoundUnit::Processes);
+    assert!(judge(&campaign).is_valid(), "{:?}", judge(&campaign).faults);
+}
+
+/// Sleeps through the budget of 0.6 s in a step.
+struct Sleeper {
+    steps: usize,
+}
+
+impl Observer for Sleeper {
+    fn begin(&mut self, _: &Path, _: usize, _: usize) {}
+
+    fn start(&mut self, _: &Scheduled) {
+        self.steps = self.steps.saturating_sub(1);
+        if self.steps == 1 {
+            std::thread::sleep(std::time::Duration::from_millis(650));
+        }
+    }
+
+    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {}
+}
+
+/// When time is up, what has two rounds gets its row; `--resume` measures the rest.
+#[test]
+fn a_budget_that_ends_in_a_round_keeps_what_has_two() {
+    for steps in [8, 12, 14, 16] {
+        let dir = tempfile::tempdir().unwrap();
+        let request = Request { budget_s: Some(0.6), ..in_rounds(dir.path()) };
+        let device = &mut SimulatedDevice::default();
+        let summary = run(device, &request, &mut Sleeper { steps }).unwrap();
+        let records = Records::read(&summary.folder).unwrap();
+        assert!(summary.rows_left > 0 && summary.rows + summary.rows_left == 14);
+        let mut rounds = std::collections::BTreeMap::new();
+        for round in &records.rounds {
+            *rounds.entry(round.point_id.clone()).or_insert(0) += 1;
+        }
+        let sentinel = &records.rows.iter().find(|row| row.repeat > 0).unwrap().point_id;
+        let mut enough: Vec<_> = rounds.iter().filter(|(_, n)| **n >= 2).collect();
+        enough.retain(|(id, _)| *id != sentinel);
+        let timed = records.rows.iter().filter(|row| row.time_s_median.is_some());
+        let of_points = timed.filter(|row| row.point_id != *sentinel);
+        assert_eq!(of_points.count(), enough.len(), "after {steps} steps");
+        let rest = run(device, &resume(&summary.folder), &mut Silent).unwrap();
+        assert_eq!((rest.rows + rest.resumed_rows, rest.rows_left), (14, 0));
+    }
+}
+
 fn plan(points: u64, sentinel: Option<u64>) -> PlannedPoints {
     let point =
         |n| format!("gemm:m={n},n=1,k=1,dtype=f32@x@cold").parse::<Point>().unwrap();
@@ -208,16 +365,20 @@ proptest! {
         sentinel in prop::option::of(1u64..60),
         seed: u64,
         every in 1usize..10,
+        rounds in 1usize..4,
     ) {
         let plan = plan(points, sentinel);
-        let order = schedule(&plan, seed, every);
-        let mut keys: Vec<_> = order.iter().map(|s| (s.point.id(), s.repeat)).collect();
+        let order = schedule(&plan, seed, &settings(every, rounds));
+        let key = |s: &Scheduled| (s.point.id(), s.repeat, s.round);
+        let mut keys: Vec<_> = order.iter().map(key).collect();
         keys.sort();
         keys.dedup();
         prop_assert_eq!(keys.len(), order.len(), "a key twice");
         for point in &plan.points {
+            let is_sentinel = plan.sentinel.as_ref() == Some(point);
             let first = |s: &&Scheduled| s.point == *point && s.repeat == 0;
-            prop_assert_eq!(order.iter().filter(first).count(), 1);
+            let wanted = if is_sentinel { 1 } else { rounds };
+            prop_assert_eq!(order.iter().filter(first).count(), wanted);
         }
         if let Some(sentinel) = &plan.sentinel {
             prop_assert_eq!(&order[0].point, sentinel);
@@ -227,13 +388,16 @@ proptest! {
                 prop_assert!(run.iter().filter(is_other).count() <= every);
             }
         }
-        prop_assert_eq!(schedule(&plan, seed, every), order);
+        prop_assert_eq!(schedule(&plan, seed, &settings(every, rounds)), order);
     }
 }
 
 #[test]
 fn seeds_shuffle_differently() {
     let plan = plan(30, None);
-    assert_ne!(schedule(&plan, 1, 8), schedule(&plan, 2, 8));
-    assert_ne!(schedule(&plan, 1, 8)[0].point, schedule(&plan, 3, 8)[0].point);
+    let order = |seed| schedule(&plan, seed, &settings(8, 2));
+    assert_ne!(order(1), order(2));
+    assert_ne!(order(1)[0].point, order(3)[0].point);
+    // Each round has an order of its own.
+    assert_ne!(order(1)[0].point, order(1)[30].point);
 }

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
-use super::{report, table, verdict};
+use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
-use crate::campaign::{self, CampaignSummary, Observer, Request, Scheduled};
+use crate::campaign::{self, CampaignSummary, Observer, Process, Request, Scheduled};
 use crate::device::{self, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
-use crate::record::{Row, Status};
+use crate::record::{Records, Row, Status};
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::verdict::judge;
@@ -59,10 +59,18 @@ struct MeasureOptions {
     /// Seed of the order and of the inputs; new on every run unless given.
     #[arg(long)]
     seed: Option<u64>,
-    /// Begin no further point after so many minutes; `--resume` finishes the
+    /// Begin no further round after so many minutes; `--resume` finishes the
     /// rest.
     #[arg(long, value_parser = positive)]
     minutes: Option<f64>,
+    /// Measure the rounds of each point in so many processes, one after the other, so that
+    /// intervals also span what differs from process to process. At most the suite's
+    /// rounds.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    processes: u32,
+    /// Which of those processes this is; given by the first to the others.
+    #[arg(long, hide = true, requires = "resume")]
+    process: Option<u32>,
     #[command(flatten)]
     machines: MachineFile,
     /// How to print: as tables, or the points as in points.csv.
@@ -80,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Suite::built_in_names().join(", ")
         ),
     };
-    measure(suite, &args.options)
+    measure(suite, &args.options, &["measure"])
 }
 
 pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
@@ -89,28 +97,92 @@ pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
         (None, Some(_)) => None,
         _ => Some(Suite::load(name.unwrap_or("quick"))?),
     };
-    measure(suite, &args.options)
+    measure(suite, &args.options, &[])
 }
 
-fn measure(suite: Option<Suite>, options: &MeasureOptions) -> Result<ExitCode> {
+/// `command` is the subcommand that a further process of the campaign is started with.
+fn measure(
+    suite: Option<Suite>,
+    options: &MeasureOptions,
+    command: &[&str],
+) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
+    let index = options.process.unwrap_or(0);
+    let process = Process { index, count: options.processes };
+    if let Some(suite) = &suite
+        && options.processes as usize > suite.settings.rounds
+    {
+        bail!(
+            "the suite has {} rounds, which cannot be shared by {} processes; give fewer \
+             --processes, or raise `rounds` in its [protocol]",
+            suite.settings.rounds,
+            options.processes
+        );
+    }
     let Opened { mut device, why } =
         device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
     eprintln!("device: {} ({}): {why}", info.name, info.backend);
+    let backend = info.backend.clone();
+    if index == 0 {
+        for disturbance in disturbances::disturbances(info) {
+            eprintln!("note: {disturbance}");
+        }
+    }
     let request = Request {
         suite,
         out: options.out.clone(),
         resume: options.resume.clone(),
         seed: options.seed,
         budget_s: options.minutes.map(|minutes| 60.0 * minutes),
+        process,
         command_line: command_line(),
     };
     let mut bar = Bar::new();
-    let summary = campaign::run(&mut *device, &request, &mut bar)?;
-    bar.bar.finish_and_clear();
+    let mut summary = campaign::run(&mut *device, &request, &mut bar)?;
+    bar.finish();
+    if index > 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Its memory is for the other processes.
+    drop(device);
+    let began = Instant::now();
+    for index in 1..options.processes {
+        start_process(&summary.folder, &backend, options, command, index)?;
+    }
+    if options.processes > 1 {
+        summary.take_in(&Records::read(&summary.folder)?, began.elapsed().as_secs_f64());
+    }
     conclude(&summary, &machines, options.format)
+}
+
+/// Runs another process of the campaign to its end.
+fn start_process(
+    folder: &Path,
+    backend: &str,
+    options: &MeasureOptions,
+    command: &[&str],
+    index: u32,
+) -> Result<()> {
+    let program = std::env::current_exe().context("the program's own path is not known")?;
+    let mut process = std::process::Command::new(program);
+    process.args(command).arg("--resume").arg(folder);
+    process.args(["--device", backend]);
+    process.args(["--processes", &options.processes.to_string()]);
+    process.args(["--process", &index.to_string()]);
+    if let Some(kernels) = options.device.options().kernels {
+        process.arg("--kernels").arg(kernels);
+    }
+    let status = process.status().context("cannot start another process")?;
+    if !status.success() {
+        bail!(
+            "process {index} of {} ended with {status}; `--resume {}` finishes the campaign",
+            options.processes,
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -122,7 +194,7 @@ fn positive(text: &str) -> Result<f64, String> {
 
 /// The command line, with the program's name in place of its path: records are
 /// shared, and paths may be private.
-fn command_line() -> String {
+pub(super) fn command_line() -> String {
     let arguments: Vec<_> = std::env::args_os().collect();
     let shown = arguments.iter().enumerate().map(|(index, argument)| {
         let name = Path::new(argument).file_name().filter(|_| index == 0);
@@ -150,7 +222,7 @@ fn conclude(
     }
     let paths = report::write_files(&campaign, &judged, &summary.folder)?;
     eprintln!("\nrecords and figures:");
-    for name in ["run.csv", "results.csv", "samples.csv"] {
+    for name in ["run.csv", "results.csv", "rounds.csv", "samples.csv"] {
         eprintln!("  {}", summary.folder.join(name).display());
     }
     for path in paths {
@@ -231,22 +303,27 @@ fn seconds(s: f64) -> String {
 }
 
 /// The progress bar on standard error; silent where that is not a terminal.
-struct Bar {
+pub(super) struct Bar {
     bar: ProgressBar,
 }
 
 impl Bar {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = ProgressBar::no_length();
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Bar { bar }
     }
+
+    /// Removes it.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 impl Observer for Bar {
     fn begin(&mut self, folder: &Path, total: usize, done: usize) {
-        eprintln!("{} points into {}", total - done, folder.display());
+        eprintln!("{} rounds of points into {}", total - done, folder.display());
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         self.bar.reset_eta();
@@ -257,7 +334,7 @@ impl Observer for Bar {
         self.bar.set_message(scheduled.point.problem.label());
     }
 
-    fn recorded(&mut self, _: &Row) {
+    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {
         self.bar.inc(1);
     }
 }

@@ -4,6 +4,7 @@
 mod axis;
 mod check;
 mod count;
+mod disturbances;
 mod doctor;
 mod kernels;
 mod list;
@@ -12,6 +13,7 @@ mod options;
 mod plans;
 mod predict;
 mod report;
+mod selfcheck;
 mod table;
 mod verdict;
 
@@ -38,6 +40,7 @@ enum CliCommand {
     Predict(Box<predict::PredictArgs>),
     Kernels(kernels::Args),
     Measure(Box<measure::Args>),
+    Selfcheck(selfcheck::SelfcheckArgs),
     Verdict(verdict::Args),
     Report(report::Args),
 }
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         CliCommand::Predict(args) => predict::run(&args),
         CliCommand::Kernels(args) => kernels::run(&args),
         CliCommand::Measure(args) => measure::run(&args),
+        CliCommand::Selfcheck(args) => selfcheck::run(&args),
         CliCommand::Verdict(args) => verdict::run(&args),
         CliCommand::Report(args) => report::run(&args),
     };

@@ -90,6 +90,11 @@ impl DeviceInfo {
     pub fn last_level_cache_bytes(&self) -> u64 {
         self.caches.iter().map(|c| c.bytes).max().unwrap_or(0)
     }
+
+    /// Whether kernels run on the CPU, where other programs take time from them.
+    pub fn runs_on_host(&self) -> bool {
+        self.backend == "cpu"
+    }
 }
 
 /// A launch that went wrong.
@@ -163,6 +168,17 @@ pub trait Device {
         slots: usize,
         seed: u64,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError>;
+
+    /// Begins a round of a campaign: buffers laid out from now on shall lie in other
+    /// physical memory than those before. Devices that allocate anew for each point do
+    /// nothing.
+    fn begin_round(&mut self) {}
+
+    /// Median seconds that an empty launch takes now; `None` of a device without launches
+    /// of its own. Campaigns ask again and again: what else runs makes it longer.
+    fn probe_launch_s(&self) -> Option<f64> {
+        None
+    }
 
     /// Whether it can run PTX that it is given.
     fn runs_programs(&self) -> bool {

@@ -82,6 +82,10 @@ impl Device for SimulatedDevice {
         }
     }
 
+    fn probe_launch_s(&self) -> Option<f64> {
+        Some(self.info.launch_overhead_s)
+    }
+
     fn prepare<'a>(
         &'a mut self,
         problem: &Problem,

@@ -17,7 +17,8 @@ use crate::reference::{self, Check};
 use crate::residency::Residency;
 use crate::statistics::{Summary, summarise};
 
-/// How long and how precisely to measure a point.
+/// How long and how precisely to measure a point. Samples and seconds are those of all of
+/// its rounds together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Seconds of warm-up launches before the first sample.
@@ -37,11 +38,16 @@ pub struct Settings {
     pub sentinel_every: usize,
     /// Most bytes that the buffers of one point may take.
     pub memory_bytes: u64,
+    /// Times that a point is laid out anew and measured, spread over the campaign.
+    pub rounds: usize,
+    /// Share of the CPU that others may have during a round of a device whose kernels run
+    /// on the CPU; with 1 no round is disturbed.
+    pub disturbed_share: f64,
 }
 
 impl Settings {
     /// Names of the settings as suites spell them.
-    pub const KEYS: [&str; 8] = [
+    pub const KEYS: [&str; 10] = [
         "warmup_s",
         "min_samples",
         "min_sample_s",
@@ -50,7 +56,21 @@ impl Settings {
         "max_launch_s",
         "sentinel_every",
         "memory_bytes",
+        "rounds",
+        "disturbed_share",
     ];
+
+    /// The share of one round: its samples, and its seconds of warm-up and samples.
+    pub(crate) fn of_round(&self) -> Settings {
+        let share = self.rounds.max(1) as f64;
+        Settings {
+            warmup_s: self.warmup_s / share,
+            min_samples: self.min_samples.div_ceil(self.rounds.max(1)).max(FEWEST_SAMPLES),
+            min_sample_s: self.min_sample_s / share,
+            max_sample_s: self.max_sample_s / share,
+            ..*self
+        }
+    }
 }
 
 impl Default for Settings {
@@ -65,6 +85,8 @@ impl Default for Settings {
             max_launch_s: 2.0,
             sentinel_every: 16,
             memory_bytes: u64::MAX,
+            rounds: 3,
+            disturbed_share: 0.05,
         }
     }
 }
@@ -205,15 +227,17 @@ impl From<LaunchError> for PointEnd {
     }
 }
 
-/// Measures one point. `seed` makes its inputs. Failures are outcomes too.
+/// Measures a round of a point with the settings of a round. `seed` makes its inputs.
+/// Failures are outcomes too.
 pub fn measure(
     device: &mut dyn Device,
-    point: &Point,
+    (point, round): (&Point, u32),
     settings: &Settings,
     seed: u64,
 ) -> PointOutcome {
     let mut outcome = PointOutcome::default();
-    if let Err(PointEnd(status, reason)) = run(device, point, settings, seed, &mut outcome)
+    let asked = (point, round == 0);
+    if let Err(PointEnd(status, reason)) = run(device, asked, settings, seed, &mut outcome)
     {
         outcome.status = status;
         outcome.reason = reason;
@@ -272,10 +296,11 @@ fn verify_slots(
     Ok(())
 }
 
-/// The protocol.
+/// The protocol. The first round of a point is checked more thoroughly than later ones, in
+/// which only the place of the buffers is new.
 fn run(
     device: &mut dyn Device,
-    point: &Point,
+    (point, is_first): (&Point, bool),
     settings: &Settings,
     seed: u64,
     outcome: &mut PointOutcome,
@@ -294,7 +319,10 @@ fn run(
     outcome.durations.setup_s = began.elapsed().as_secs_f64();
 
     let mut bench = Bench { prepared: &mut *prepared, rotation, next_slot: 0, began };
-    let launch_s = bench.check_first_launch(&point.problem, seed, outcome)?;
+    let launch_s = match is_first {
+        true => bench.check_first_launch(&point.problem, seed, outcome)?,
+        false => bench.launch(1)?.seconds,
+    };
     if launch_s > settings.max_launch_s {
         let reason = format!(
             "one launch takes {launch_s:.2} s, the suite allows {} s; measure it alone or \
@@ -307,7 +335,7 @@ fn run(
     outcome.launches = launches_per_sample(launch_s, quantum_s, settings);
     bench.poison(outcome)?;
     bench.sample(settings, outcome)?;
-    bench.check_timed_launches(&point.problem, seed, outcome)
+    bench.check_timed_launches(&point.problem, seed, is_first, outcome)
 }
 
 /// Launches in one sample: at least a thousandth of the shortest sampling time
@@ -362,12 +390,13 @@ impl Bench<'_, '_> {
         Ok(())
     }
 
-    /// Compares outputs of timed launches: the last, and where all slots were
-    /// written one half a rotation away from it.
+    /// Compares outputs of timed launches: the last, and in a point's first round, where all
+    /// slots were written, one half a rotation away from it.
     fn check_timed_launches(
         &mut self,
         problem: &Problem,
         seed: u64,
+        is_first: bool,
         outcome: &mut PointOutcome,
     ) -> Result<(), PointEnd> {
         let start = Instant::now();
@@ -375,7 +404,7 @@ impl Bench<'_, '_> {
         let last = (self.next_slot + slots - 1) % slots;
         let mut result = self.compare(problem, seed, last, 1, outcome);
         let launches: usize = outcome.samples.iter().map(|s| s.launches).sum();
-        if slots > 1 && launches >= slots && result.is_ok() {
+        if is_first && slots > 1 && launches >= slots && result.is_ok() {
             result = self.compare(problem, seed, (last + slots / 2) % slots, 2, outcome);
         }
         outcome.durations.check_s += start.elapsed().as_secs_f64();
@@ -516,7 +545,7 @@ mod tests {
     }
 
     fn measured(device: &mut SimulatedDevice, point: &str) -> PointOutcome {
-        measure(device, &point.parse().unwrap(), &quick(), 7)
+        measure(device, (&point.parse().unwrap(), 0), &quick(), 7)
     }
 
     #[test]
@@ -535,7 +564,7 @@ mod tests {
     fn a_restless_point_is_noisy_and_keeps_its_samples() {
         let mut device = SimulatedDevice { noise: 0.5, ..Default::default() };
         let settings = Settings { half_width: 1e-7, ..quick() };
-        let outcome = measure(&mut device, &GEMM.parse().unwrap(), &settings, 7);
+        let outcome = measure(&mut device, (&GEMM.parse().unwrap(), 0), &settings, 7);
         assert_eq!(outcome.status, Status::Noisy);
         assert!(outcome.reason.contains("half-width"), "{}", outcome.reason);
         assert!(outcome.summary.is_some());

@@ -1,6 +1,6 @@
 //! Writing records: a new campaign's folder, or one that is continued.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{Row, Run, SampleRow, complete_lines, read_csv};
+use super::{RoundRow, Row, Run, SampleRow, complete_lines, read_csv};
 use crate::op::{Problem, shape_keys};
 
 /// Appends to the files of one campaign, and holds them locked meanwhile.
@@ -17,8 +17,23 @@ pub struct Recorder {
     folder: PathBuf,
     run_id: String,
     results: File,
+    rounds: File,
     samples: File,
-    done: HashSet<(String, u32)>,
+    done: HashSet<PointKey>,
+    /// Rounds of points that have no row yet.
+    begun: HashMap<PointKey, Vec<RecordedRound>>,
+}
+
+/// A point's id and which repeat of it.
+type PointKey = (String, u32);
+
+/// A round on disk with its samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedRound {
+    /// Its row of `rounds.csv`.
+    pub row: RoundRow,
+    /// Its rows of `samples.csv`.
+    pub samples: Vec<SampleRow>,
 }
 
 impl Recorder {
@@ -39,10 +54,11 @@ impl Recorder {
         fs::write(staging.join("suite.toml"), suite_text)?;
         fs::write(staging.join("run.csv"), run_csv(run, true)?)?;
         fs::write(staging.join("results.csv"), csv_line(results_header())?)?;
+        fs::write(staging.join("rounds.csv"), csv_line(rounds_header())?)?;
         fs::write(staging.join("samples.csv"), csv_line(samples_header())?)?;
         let folder = claim_name(&staging, wanted)?;
         let results = lock(&folder.join("results.csv"))?;
-        Self::open(&folder, run, results, HashSet::new())
+        Self::open(&folder, run, results)
     }
 
     /// Continues a campaign: drops what a kill left half-written, adds a row
@@ -64,10 +80,13 @@ impl Recorder {
                 run_path.display()
             );
         }
-        let samples_path = folder.join("samples.csv");
-        for (path, expected) in
-            [(&results_path, results_header()), (&samples_path, samples_header())]
-        {
+        let [rounds_path, samples_path] =
+            ["rounds.csv", "samples.csv"].map(|name| folder.join(name));
+        for (path, expected) in [
+            (&results_path, results_header()),
+            (&rounds_path, rounds_header()),
+            (&samples_path, samples_header()),
+        ] {
             if !complete_lines(path)?.into_bytes().starts_with(&csv_line(expected)?) {
                 bail!(
                     "{} has other columns than this version writes; finish it with the \
@@ -78,25 +97,26 @@ impl Recorder {
         }
         truncate_to_lines(&run_path)?;
         truncate_to_lines(&results_path)?;
+        truncate_to_lines(&rounds_path)?;
         let rows: Vec<Row> = read_csv(&results_path)?;
-        let done: HashSet<_> = rows.iter().map(Row::key).collect();
-        drop_samples_without_rows(&samples_path, &done)?;
+        let rounds: Vec<RoundRow> = read_csv(&rounds_path)?;
+        let samples = samples_of_rounds(&samples_path, &rounds)?;
         append(&run_path)?.write_all(&run_csv(run, false)?)?;
-        Self::open(folder, run, results, done)
+        let mut recorder = Self::open(folder, run, results)?;
+        recorder.done = rows.iter().map(Row::key).collect();
+        recorder.begun = begun(rounds, samples, &recorder.done);
+        Ok(recorder)
     }
 
-    fn open(
-        folder: &Path,
-        run: &Run,
-        results: File,
-        done: HashSet<(String, u32)>,
-    ) -> Result<Self> {
+    fn open(folder: &Path, run: &Run, results: File) -> Result<Self> {
         Ok(Recorder {
             results,
+            rounds: append(&folder.join("rounds.csv"))?,
             samples: append(&folder.join("samples.csv"))?,
             folder: folder.to_owned(),
             run_id: run.get("run_id").unwrap_or_default().to_owned(),
-            done,
+            done: HashSet::new(),
+            begun: HashMap::new(),
         })
     }
 
@@ -115,26 +135,72 @@ impl Recorder {
         self.done.contains(&(point_id.to_owned(), repeat))
     }
 
-    /// Writes a point's samples, then its row.
+    /// The rounds of a point that has no row yet.
+    pub fn rounds_of(&self, point_id: &str, repeat: u32) -> &[RecordedRound] {
+        let found = self.begun.get(&(point_id.to_owned(), repeat));
+        found.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Writes the samples of a round, then its row.
+    ///
+    /// # Errors
+    /// A round that is there already, or a disk that does not take it.
+    pub fn record_round(&mut self, row: RoundRow, samples: Vec<SampleRow>) -> Result<()> {
+        let known = self.rounds_of(&row.point_id, row.repeat);
+        if known.iter().any(|known| known.row.round == row.round) {
+            bail!("point {} has round {} already", row.point_id, row.round);
+        }
+        let mut text = Vec::new();
+        for sample in &samples {
+            text.extend(csv_line(sample)?);
+        }
+        write(&self.folder, &mut self.samples, &text)?;
+        write(&self.folder, &mut self.rounds, &csv_line(&row)?)?;
+        self.begun.entry(row.point_key()).or_default().push(RecordedRound { row, samples });
+        Ok(())
+    }
+
+    /// Writes a point's row: no more rounds of it are to come.
     ///
     /// # Errors
     /// A row that is there already, or a disk that does not take it.
-    pub fn record(&mut self, row: &Row, samples: &[SampleRow]) -> Result<()> {
+    pub fn record(&mut self, row: &Row) -> Result<()> {
         if !self.done.insert(row.key()) {
             bail!("point {} repeat {} has a row already", row.point_id, row.repeat);
         }
-        let mut text = Vec::new();
-        for sample in samples {
-            text.extend(csv_line(sample)?);
-        }
-        let write = |file: &mut File, text: &[u8]| {
-            file.write_all(text).with_context(|| {
-                format!("cannot write to {}; is the disk full?", self.folder.display())
-            })
-        };
-        write(&mut self.samples, &text)?;
-        write(&mut self.results, &csv_line((row, shape_values(&row.problem)))?)
+        self.begun.remove(&row.key());
+        let line = csv_line((row, shape_values(&row.problem)))?;
+        write(&self.folder, &mut self.results, &line)
     }
+}
+
+fn write(folder: &Path, file: &mut File, text: &[u8]) -> Result<()> {
+    file.write_all(text)
+        .with_context(|| format!("cannot write to {}; is the disk full?", folder.display()))
+}
+
+/// Rounds of points without a row, with their samples.
+fn begun(
+    rounds: Vec<RoundRow>,
+    samples: Vec<SampleRow>,
+    done: &HashSet<PointKey>,
+) -> HashMap<PointKey, Vec<RecordedRound>> {
+    let mut begun: HashMap<PointKey, Vec<RecordedRound>> = HashMap::new();
+    for row in rounds.into_iter().filter(|row| !done.contains(&row.point_key())) {
+        begun
+            .entry(row.point_key())
+            .or_default()
+            .push(RecordedRound { row, samples: Vec::new() });
+    }
+    for sample in samples {
+        let of_point = begun.get_mut(&(sample.point_id.clone(), sample.repeat));
+        let round = of_point
+            .and_then(|rounds| rounds.iter_mut().find(|r| r.row.round == sample.round));
+        if let Some(round) = round {
+            round.samples.push(sample);
+        }
+    }
+    begun
 }
 
 /// Renames the staged folder to the first free name.
@@ -191,20 +257,21 @@ fn truncate_to_lines(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Rewrites `samples.csv` without the samples of points that have no row: they
-/// are measured again.
-fn drop_samples_without_rows(path: &Path, done: &HashSet<(String, u32)>) -> Result<()> {
-    let samples: Vec<SampleRow> = read_csv(path)?;
+/// Rewrites `samples.csv` without the samples of rounds that have no row, which are
+/// measured again, and returns the others.
+fn samples_of_rounds(path: &Path, rounds: &[RoundRow]) -> Result<Vec<SampleRow>> {
+    let known: HashSet<(&str, u32, u32)> =
+        rounds.iter().map(|row| (row.point_id.as_str(), row.repeat, row.round)).collect();
+    let mut samples: Vec<SampleRow> = read_csv(path)?;
+    samples.retain(|s| known.contains(&(s.point_id.as_str(), s.repeat, s.round)));
     let mut text = csv_line(samples_header())?;
     for sample in &samples {
-        if done.contains(&(sample.point_id.clone(), sample.repeat)) {
-            text.extend(csv_line(sample)?);
-        }
+        text.extend(csv_line(sample)?);
     }
-    if text == fs::read(path)? {
-        return Ok(());
+    if text != fs::read(path)? {
+        write_atomically(path, &text)?;
     }
-    write_atomically(path, &text)
+    Ok(samples)
 }
 
 /// Replaces a file so that a reader sees the old text or the new, never a mix.
@@ -261,7 +328,13 @@ pub fn samples_header() -> Vec<String> {
         elapsed_s: 0.0,
         sm_clock_hz: None,
         since_start_s: 0.0,
+        round: 0,
     })
+}
+
+/// Column names of `rounds.csv`.
+pub fn rounds_header() -> Vec<String> {
+    header_of(&RoundRow::default())
 }
 
 /// The values of the shape columns, empty where the problem has no such key.

@@ -35,14 +35,32 @@ fn sample(point_id: &str, index: u32) -> SampleRow {
         elapsed_s: 0.5,
         sm_clock_hz: None,
         since_start_s: 1.5,
+        round: 0,
     }
+}
+
+fn round(point_id: &str) -> RoundRow {
+    RoundRow {
+        run_id: "r".into(),
+        point_id: point_id.into(),
+        n_samples: 2,
+        time_s_median: 0.25,
+        other_cpu_share: Some(0.01),
+        ..RoundRow::default()
+    }
+}
+
+/// Writes all of a point: a round with two samples, and its row.
+fn write_point(recorder: &mut Recorder, id: &str) {
+    recorder.record_round(round(id), vec![sample(id, 0), sample(id, 1)]).unwrap();
+    recorder.record(&row(id, 0)).unwrap();
 }
 
 #[test]
 fn rows_come_back_as_they_went_but_for_line_ends() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "suite").unwrap();
-    recorder.record(&row("a", 0), &[sample("a", 0), sample("a", 1)]).unwrap();
+    write_point(&mut recorder, "a");
     let records = Records::read(recorder.folder()).unwrap();
     let reason = "two lines, \"quoted\"".into();
     let expected = Row { reason, line: 2, ..row("a", 0) };
@@ -50,6 +68,7 @@ fn rows_come_back_as_they_went_but_for_line_ends() {
     assert_eq!(records.runs, [run("r")]);
     let samples: Vec<SampleRow> = read_csv(&recorder.folder().join("samples.csv")).unwrap();
     assert_eq!(samples, [sample("a", 0), sample("a", 1)]);
+    assert_eq!(records.rounds, [round("a")]);
 }
 
 #[test]
@@ -57,7 +76,7 @@ fn a_row_that_does_not_parse_costs_only_itself() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
     for id in ["a", "b", "c"] {
-        recorder.record(&row(id, 0), &[]).unwrap();
+        recorder.record(&row(id, 0)).unwrap();
     }
     let path = recorder.folder().join("results.csv");
     let text = fs::read_to_string(&path).unwrap();
@@ -81,7 +100,7 @@ fn a_row_that_does_not_parse_costs_only_itself() {
 fn shape_columns_repeat_the_problem() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
-    recorder.record(&row("a", 0), &[]).unwrap();
+    recorder.record(&row("a", 0)).unwrap();
     let text = fs::read_to_string(recorder.folder().join("results.csv")).unwrap();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let column = reader.headers().unwrap().iter().position(|h| h == "shape_k").unwrap();
@@ -124,7 +143,7 @@ fn other_columns_are_not_mixed_in() {
     other.set("new_column", 1);
     let error = Recorder::resume(&folder, &other).unwrap_err().to_string();
     assert!(error.contains("other columns"), "{error}");
-    for file in ["results.csv", "samples.csv"] {
+    for file in ["results.csv", "rounds.csv", "samples.csv"] {
         let path = folder.join(file);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replacen("run_id", "id", 1)).unwrap();
@@ -139,9 +158,11 @@ fn other_columns_are_not_mixed_in() {
 fn a_row_is_never_doubled() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
-    recorder.record(&row("a", 0), &[]).unwrap();
-    recorder.record(&row("a", 1), &[]).unwrap();
-    assert!(recorder.record(&row("a", 0), &[]).is_err());
+    recorder.record(&row("a", 0)).unwrap();
+    recorder.record(&row("a", 1)).unwrap();
+    assert!(recorder.record(&row("a", 0)).is_err());
+    recorder.record_round(round("b"), Vec::new()).unwrap();
+    assert!(recorder.record_round(round("b"), Vec::new()).is_err());
 }
 
 #[test]
@@ -158,7 +179,7 @@ fn a_missing_folder_is_told_apart_from_a_broken_one() {
 fn cut_campaign(dir: &Path, cut_file: &str, keep: usize) -> PathBuf {
     let mut recorder = Recorder::create(&dir.join("c"), &run("r"), "").unwrap();
     for id in ["a", "b", "c"] {
-        recorder.record(&row(id, 0), &[sample(id, 0), sample(id, 1)]).unwrap();
+        write_point(&mut recorder, id);
     }
     let folder = recorder.folder().to_owned();
     drop(recorder);
@@ -168,9 +189,15 @@ fn cut_campaign(dir: &Path, cut_file: &str, keep: usize) -> PathBuf {
         text.len() - text.iter().rev().skip(1).position(|&b| b == b'\n').unwrap();
     let keep = (last_row - 1 + keep).min(text.len());
     fs::write(&path, &text[..keep]).unwrap();
-    if cut_file == "samples.csv" {
-        // Samples are written first: the row was not there yet.
-        let path = folder.join("results.csv");
+    // Samples are written first, then the round, then the row: what comes later was not
+    // there yet.
+    let later: &[&str] = match cut_file {
+        "samples.csv" => &["rounds.csv", "results.csv"],
+        "rounds.csv" => &["results.csv"],
+        _ => &[],
+    };
+    for name in later {
+        let path = folder.join(name);
         let text = fs::read_to_string(&path).unwrap();
         let two_rows = text.lines().take(3).map(|l| format!("{l}\n")).collect::<String>();
         fs::write(&path, two_rows).unwrap();
@@ -182,18 +209,28 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn a_kill_during_any_write_loses_and_doubles_nothing(
-        keep in 0usize..700, in_samples in any::<bool>()
+        keep in 0usize..700, file in 0usize..3
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let cut_file = if in_samples { "samples.csv" } else { "results.csv" };
+        let cut_file = ["samples.csv", "rounds.csv", "results.csv"][file];
         let folder = cut_campaign(dir.path(), cut_file, keep);
         let mut recorder = Recorder::resume(&folder, &run("s")).unwrap();
         prop_assert!(recorder.has("a", 0) && recorder.has("b", 0));
         if !recorder.has("c", 0) {
-            recorder.record(&row("c", 0), &[sample("c", 0), sample("c", 1)]).unwrap();
+            match recorder.rounds_of("c", 0) {
+                [] => write_point(&mut recorder, "c"),
+                [known] => {
+                    prop_assert_eq!(&known.row, &round("c"));
+                    prop_assert_eq!(&known.samples, &[sample("c", 0), sample("c", 1)]);
+                    recorder.record(&row("c", 0)).unwrap();
+                }
+                _ => prop_assert!(false, "a round was doubled"),
+            }
         }
         drop(recorder);
-        let rows = Records::read(&folder).unwrap().rows;
+        let records = Records::read(&folder).unwrap();
+        prop_assert_eq!(records.rounds, ["a", "b", "c"].map(round));
+        let rows = records.rows;
         let ids: Vec<_> = rows.iter().map(|r| r.point_id.as_str()).collect();
         prop_assert_eq!(ids, ["a", "b", "c"]);
         let samples: Vec<SampleRow> = read_csv(&folder.join("samples.csv")).unwrap();

@@ -9,6 +9,9 @@ use toml::de::DeValue;
 use crate::measure::Settings;
 use crate::op::{Op, parse_bytes, unknown_key};
 
+/// Most rounds of a point.
+const MAX_ROUNDS: usize = 100;
+
 /// Largest number of samples or seconds: more than a day is a typing error.
 pub(super) const MAX_SETTING: f64 = 1e5;
 
@@ -113,6 +116,8 @@ impl SuiteSource<'_> {
                 "half_width" => s.half_width = number()?,
                 "max_launch_s" => s.max_launch_s = number()?,
                 "sentinel_every" => s.sentinel_every = number()? as usize,
+                "rounds" => s.rounds = number()? as usize,
+                "disturbed_share" => s.disturbed_share = number()?,
                 "memory_bytes" => {
                     let text = self.string(value)?;
                     s.memory_bytes = parse_bytes(&text).ok_or_else(|| {
@@ -128,9 +133,13 @@ impl SuiteSource<'_> {
                 }
             }
         }
-        if s.min_samples < 2 || s.sentinel_every < 1 || s.max_sample_s < s.min_sample_s {
+        if s.min_samples < 2
+            || s.sentinel_every < 1
+            || !(1..=MAX_ROUNDS).contains(&s.rounds)
+            || s.max_sample_s < s.min_sample_s
+        {
             let message = "[protocol] needs min_samples of 2 or more, sentinel_every of 1 or \
-                           more, and max_sample_s no less than min_sample_s";
+                           more, rounds of 1 to 100, and max_sample_s no less than min_sample_s";
             return Err(self.error(value.span(), message));
         }
         Ok(s)

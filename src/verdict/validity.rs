@@ -16,7 +16,7 @@ impl Judge<'_> {
             match point.status {
                 Status::Wrong => faults.push(format!("wrong output: {problem}: {reason}")),
                 Status::Failed => faults.push(format!("failed: {problem}: {reason}")),
-                Status::Ok | Status::Noisy | Status::Skipped => {}
+                Status::Ok | Status::Noisy | Status::Disturbed | Status::Skipped => {}
             }
             if point.is_from_dram()
                 && point.judged_facts().purpose != Purpose::MemoryRoof
@@ -40,6 +40,13 @@ impl Judge<'_> {
             warnings.push(format!(
                 "{} noisy: the interval of the median is wider than the suite wants",
                 counted(noisy, "point is", "points are")
+            ));
+        }
+        let disturbed = count(Status::Disturbed);
+        if disturbed > 0 {
+            warnings.push(format!(
+                "{} disturbed by other programs and not used; measure on an idle machine",
+                counted(disturbed, "point was", "points were")
             ));
         }
         if skipped > 0 {

@@ -1,4 +1,5 @@
-//! The memory that all buffers lie in: one mapping, kept from point to point.
+//! The memory that all buffers lie in: one mapping, kept from point to point within a
+//! round of a campaign.
 //! The first touch of fresh memory costs up to a second per GiB in a virtual
 //! machine, so memory that was touched once is used again, and the mapping
 //! reserves room to grow: pages cost nothing until they are touched.
@@ -20,6 +21,11 @@ impl Arena {
     /// An arena that expects to need up to `reserve` bytes.
     pub fn new(reserve: usize) -> Self {
         Arena { reserve, mapping: None }
+    }
+
+    /// Returns all memory to the system, so that what is taken next has other pages.
+    pub fn give_back(&mut self) {
+        self.mapping = None;
     }
 
     /// The first `bytes` of the mapping, with whatever was left in them.

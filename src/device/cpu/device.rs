@@ -44,6 +44,14 @@ impl Device for CpuDevice {
         &self.info
     }
 
+    fn probe_launch_s(&self) -> Option<f64> {
+        Some(host::launch_overhead_s())
+    }
+
+    fn begin_round(&mut self) {
+        self.arena.give_back();
+    }
+
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
         Ok(CpuKernel::for_problem(problem)?.0)
     }

@@ -176,7 +176,7 @@ fn timer_quantum_s() -> f64 {
 
 /// Median time of an empty kernel that every thread takes part in. A parallel
 /// loop over nothing would not do: one thread would take all of it.
-fn launch_overhead_s() -> f64 {
+pub fn launch_overhead_s() -> f64 {
     let launch = || {
         let start = Instant::now();
         rayon::broadcast(|context| std::hint::black_box(context.index()));

@@ -3,7 +3,7 @@
 use ptxvm::conformance::Program;
 
 use super::gpu::CudaDevice;
-use super::{prepared, program};
+use super::{prepared, program, timing};
 use crate::device::{Device, DeviceInfo, PrepareError, Prepared, Refusal};
 use crate::kernel::Kernel;
 use crate::op::Problem;
@@ -34,6 +34,10 @@ impl Device for CudaDevice {
         };
         let ready = prepared::prepare(self, problem, plan, loaded.as_ref(), slots, seed)?;
         Ok(Box::new(ready))
+    }
+
+    fn probe_launch_s(&self) -> Option<f64> {
+        timing::launch_overhead_s(&self.stopwatch, &self.stream, &self.empty).ok()
     }
 
     fn runs_programs(&self) -> bool {

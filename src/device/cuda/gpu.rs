@@ -30,6 +30,7 @@ pub struct CudaDevice {
     pub(super) stream: CudaStream,
     pub(super) stopwatch: Stopwatch,
     pub(super) fill: Function,
+    pub(super) empty: Function,
     compiler: Compiler,
     loaded: HashMap<(&'static str, Defines), Rc<Loaded>>,
 }
@@ -105,7 +106,17 @@ impl CudaDevice {
         ]);
         info.facts.extend(limits.map(|limits| ("sm_limits".to_owned(), limits)));
         let loaded = HashMap::new();
-        Ok(CudaDevice { info, target, context, stream, stopwatch, fill, compiler, loaded })
+        Ok(CudaDevice {
+            info,
+            target,
+            context,
+            stream,
+            stopwatch,
+            fill,
+            empty,
+            compiler,
+            loaded,
+        })
     }
 
     /// The kernel in the configuration for a problem, compiled and loaded.

@@ -231,8 +231,8 @@ pub(super) struct CudaPoint<'a> {
     device: &'a CudaDevice,
     executor: Executor<CudaGpu<'a>>,
     /// The whole rotation from slot 0 on, some times over.
-    rounds: Option<Graph>,
-    rounds_launches: usize,
+    passes: Option<Graph>,
+    passes_launches: usize,
     facts: Option<KernelFacts>,
 }
 
@@ -260,14 +260,14 @@ pub(super) fn prepare<'a>(
     }
     let facts = loaded.map(|loaded| facts(&executor, loaded)).transpose();
     let facts = facts.map_err(failed)?;
-    let mut ready = CudaPoint { device, executor, rounds: None, rounds_launches: 0, facts };
+    let mut ready = CudaPoint { device, executor, passes: None, passes_launches: 0, facts };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
     ready
         .executor
         .run(0)
         .and_then(|_| device.stream.synchronize())
-        .and_then(|()| ready.record_rounds())
+        .and_then(|()| ready.record_passes())
         .map_err(failed)?;
     Ok(ready)
 }
@@ -337,10 +337,10 @@ fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<Kernel
 }
 
 impl CudaPoint<'_> {
-    /// Records as many rounds of the rotation as may be queued while the GPU is
+    /// Records as many passes through the rotation as may be queued while the GPU is
     /// held. Longer rotations are launched one by one, and so is what the host takes part
     /// in.
-    fn record_rounds(&mut self) -> driver::Result<()> {
+    fn record_passes(&mut self) -> driver::Result<()> {
         let slots = self.executor.slots();
         let launches = MAX_HELD / self.executor.entries_per_run() / slots * slots;
         if launches == 0 || self.executor.waits_for_host() {
@@ -353,8 +353,8 @@ impl CudaPoint<'_> {
         })?;
         graph.upload(stream)?;
         stream.synchronize()?;
-        self.rounds = Some(graph);
-        self.rounds_launches = launches;
+        self.passes = Some(graph);
+        self.passes_launches = launches;
         Ok(())
     }
 
@@ -376,22 +376,22 @@ impl CudaPoint<'_> {
         }
         let mut queued = 0;
         while queued < wanted {
-            let round = self.rounds.as_ref().filter(|_| {
+            let pass = self.passes.as_ref().filter(|_| {
                 (slot + queued).is_multiple_of(slots)
-                    && wanted - queued >= self.rounds_launches
+                    && wanted - queued >= self.passes_launches
             });
-            match round {
+            match pass {
                 Some(graph) => {
-                    if (queued + self.rounds_launches) * per_launch > MAX_HELD {
+                    if (queued + self.passes_launches) * per_launch > MAX_HELD {
                         // So few launches would be over before the graph is
                         // queued, and the GPU would idle in a timed row.
-                        if queued > 0 && queued < self.rounds_launches {
+                        if queued > 0 && queued < self.passes_launches {
                             break;
                         }
                         let_go();
                     }
                     self.device.stream.launch_graph(graph)?;
-                    queued += self.rounds_launches;
+                    queued += self.passes_launches;
                 }
                 // The first launch is always queued, or there would be no end.
                 None if queued > 0 && (queued + 1) * per_launch > MAX_HELD => break,

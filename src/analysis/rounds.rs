@@ -1,0 +1,188 @@
+//! Rounds of points: the interval that a campaign's times have.
+
+use std::collections::BTreeMap;
+
+use super::Measured;
+use crate::record::RoundRow;
+use crate::statistics::{Estimate, RoundSpread, of_rounds, quantile};
+
+/// How much a campaign's times vary from round to round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repeatability {
+    /// The typical spread, which intervals of few rounds lean on.
+    pub typical: RoundSpread,
+    /// What was laid out anew from one round to the next.
+    pub unit: RoundUnit,
+    /// Largest over smallest round median less 1, of each point, sorted.
+    pub ranges: Vec<f64>,
+    /// Relative differences of two campaigns like this one that are told from none with
+    /// 95% confidence, of each point, sorted.
+    pub resolutions: Vec<f64>,
+}
+
+/// What a repetition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoundUnit {
+    /// Buffers laid out anew in one process.
+    Rounds,
+    /// Processes, each with its rounds.
+    Processes,
+}
+
+impl RoundUnit {
+    /// As prose, in the plural.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RoundUnit::Rounds => "rounds",
+            RoundUnit::Processes => "processes",
+        }
+    }
+}
+
+impl Repeatability {
+    /// A quantile of the ranges between rounds.
+    pub fn range(&self, p: f64) -> f64 {
+        quantile(&self.ranges, p)
+    }
+
+    /// A quantile of the smallest differences that can be resolved.
+    pub fn resolution(&self, p: f64) -> f64 {
+        quantile(&self.resolutions, p)
+    }
+}
+
+/// Medians of the undisturbed rounds of each point, by process.
+fn by_process(rounds: &[RoundRow]) -> BTreeMap<&str, BTreeMap<&str, Vec<f64>>> {
+    let mut points: BTreeMap<&str, BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
+    let is_usable = |row: &&RoundRow| !row.disturbed && row.time_s_median > 0.0;
+    for row in rounds.iter().filter(is_usable) {
+        let of_point = points.entry(&row.point_id).or_default();
+        of_point.entry(&row.run_id).or_default().push(row.time_s_median);
+    }
+    points
+}
+
+/// Gives points the times that their rounds agree on, with intervals from the spread
+/// between rounds, or between processes where several measured the campaign. `None`, and
+/// times as recorded, where no point has two rounds.
+pub(super) fn apply(points: &mut [Measured], rounds: &[RoundRow]) -> Option<Repeatability> {
+    let by_process = by_process(rounds);
+    let have_processes = by_process.values().filter(|of| of.len() > 1).count();
+    // A campaign that was merely resumed has points in both processes, but few.
+    let unit = match 2 * have_processes > by_process.len() {
+        true => RoundUnit::Processes,
+        false => RoundUnit::Rounds,
+    };
+    let units: BTreeMap<&str, Vec<f64>> = by_process
+        .iter()
+        .map(|(&id, processes)| match unit {
+            RoundUnit::Processes => {
+                let mean = |medians: &Vec<f64>| {
+                    of_rounds(medians, None).map_or(medians[0], |e| e.value)
+                };
+                (id, processes.values().map(mean).collect())
+            }
+            RoundUnit::Rounds => (id, processes.values().flatten().copied().collect()),
+        })
+        .collect();
+    let typical = RoundSpread::of(units.values().map(Vec::as_slice))?;
+    let (mut ranges, mut resolutions) = (Vec::new(), Vec::new());
+    for point in points.iter_mut().filter(|point| point.time_s.is_some()) {
+        let Some(medians) = units.get(point.point_id.as_str()) else { continue };
+        let Some(time) = of_rounds(medians, Some(&typical)) else { continue };
+        point.time_s = Some(time);
+        point.round_medians_s = medians.clone();
+        let most = medians.iter().copied().fold(0.0, f64::max);
+        let least = medians.iter().copied().fold(f64::INFINITY, f64::min);
+        ranges.push(most / least - 1.0);
+        resolutions.push(resolution(time));
+    }
+    ranges.sort_by(f64::total_cmp);
+    resolutions.sort_by(f64::total_cmp);
+    Some(Repeatability { typical, unit, ranges, resolutions })
+}
+
+/// The ratio of two times with such an interval that is told from 1, less 1.
+fn resolution(time: Estimate) -> f64 {
+    ((time.hi / time.value).ln() * std::f64::consts::SQRT_2).exp() - 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::analysis::Campaign;
+    use crate::record::{Records, Row, Status};
+
+    fn row(id: &str, m: u64) -> Row {
+        Row {
+            point_id: id.into(),
+            status: Some(Status::Ok),
+            kernel: "k".into(),
+            cache_state: "cold".into(),
+            problem: format!("gemm:m={m},n=16,k=128,dtype=bf16"),
+            time_s_median: Some(1.0),
+            time_s_ci_lo: Some(1.0),
+            time_s_ci_hi: Some(1.0),
+            ..Row::default()
+        }
+    }
+
+    fn round(id: &str, run: &str, time_s_median: f64) -> RoundRow {
+        RoundRow {
+            point_id: id.into(),
+            run_id: run.into(),
+            time_s_median,
+            ..RoundRow::default()
+        }
+    }
+
+    fn campaign(rounds: Vec<RoundRow>) -> Campaign {
+        let rows = vec![row("a", 1), row("b", 2)];
+        let records = Records { rows, rounds, ..Records::default() };
+        Campaign::from_records(Path::new("x"), records, None).unwrap()
+    }
+
+    /// The spread between rounds and not the samples of one decide the interval.
+    #[test]
+    fn intervals_come_from_rounds() {
+        let quiet = campaign(vec![round("a", "r", 2.0), round("b", "r", 3.0)]);
+        assert_eq!(quiet.repeatability, None);
+        assert_eq!(quiet.points[0].time_s.unwrap(), Estimate::exact(1.0));
+        let mut rounds = vec![
+            round("a", "r", 2.0),
+            round("a", "r", 2.2),
+            round("b", "r", 3.0),
+            round("b", "r", 3.0),
+        ];
+        let spread = campaign(rounds.clone());
+        let repeatability = spread.repeatability.as_ref().unwrap();
+        assert_eq!(repeatability.unit, RoundUnit::Rounds);
+        assert!((repeatability.range(1.0) - 0.1).abs() < 1e-12);
+        let [a, b] = [0, 1].map(|i| spread.points[i].time_s.unwrap());
+        assert!((a.value - 4.4f64.sqrt()).abs() < 1e-12 && a.half_width() > 0.05, "{a:?}");
+        // Rounds that happen to agree are not more certain than the campaign is.
+        assert!(b.half_width() > 0.03 && b.half_width() < a.half_width(), "{b:?}");
+        assert!(repeatability.resolution(0.0) > b.half_width());
+        rounds[1].disturbed = true;
+        rounds.push(round("a", "r", 2.0));
+        let calm = campaign(rounds);
+        assert_eq!(calm.points[0].time_s.unwrap(), Estimate::exact(2.0));
+    }
+
+    /// Rounds of one process agree and processes do not: the interval spans processes.
+    #[test]
+    fn processes_are_the_unit_where_there_are_several() {
+        let mut rounds = Vec::new();
+        for (id, times) in [("a", [1.0, 1.1, 1.2]), ("b", [5.0, 5.5, 6.0])] {
+            for (run, time) in ["p", "q", "r"].iter().zip(times) {
+                rounds.extend([round(id, run, time), round(id, run, time)]);
+            }
+        }
+        let campaign = campaign(rounds);
+        assert_eq!(campaign.repeatability.unwrap().unit, RoundUnit::Processes);
+        let a = campaign.points[0].time_s.unwrap();
+        assert!(a.lo < 1.0 && a.hi > 1.2, "{a:?}");
+    }
+}

@@ -1,0 +1,73 @@
+//! `ridgepoint selfcheck SUITE`: measure a suite twice and say how far the two agree.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use super::measure::Bar;
+use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::table;
+use crate::analysis::{Agreement, Campaign};
+use crate::campaign::{self, Process, Request};
+use crate::device::{self, Opened};
+use crate::suite::Suite;
+
+/// Measure a suite twice: how often the same code is reported as different here, and which
+/// differences this machine can tell.
+#[derive(Debug, clap::Args)]
+pub struct SelfcheckArgs {
+    /// A built-in suite (quick, decode, weights, mla, roofline, paper) or a .toml file.
+    #[arg(default_value = "quick")]
+    suite: String,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Folder for the two campaigns, `a` and `b`; it must not exist. By default
+    /// `results/<date>-<device>-<suite>-selfcheck`.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    machines: MachineFile,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: OutputFormat,
+}
+
+pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
+    let machines = args.machines.load()?;
+    let suite = Suite::load(&args.suite)?;
+    let mut folders = Vec::new();
+    let mut parent = args.out.clone();
+    for name in ["a", "b"] {
+        // Opened anew: what a device measures of itself when it is opened varies too.
+        let Opened { mut device, why } =
+            device::open(&args.device.name, &args.device.options())?;
+        eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
+        let folder = parent.get_or_insert_with(|| {
+            let suite = format!("{}-selfcheck", suite.name);
+            campaign::default_folder(Path::new("results"), device.info(), &suite)
+        });
+        if name == "a" && folder.exists() {
+            bail!(
+                "{} exists and is never overwritten; give another folder with --out",
+                folder.display()
+            );
+        }
+        let request = Request {
+            suite: Some(suite.clone()),
+            out: Some(folder.join(name)),
+            resume: None,
+            seed: None,
+            budget_s: None,
+            process: Process::ALONE,
+            command_line: super::measure::command_line(),
+        };
+        let mut bar = Bar::new();
+        let summary = campaign::run(&mut *device, &request, &mut bar)?;
+        bar.finish();
+        folders.push(summary.folder);
+    }
+    let [a, b] = [0, 1].map(|at: usize| Campaign::load(&folders[at], &machines));
+    table::print(&[Agreement::of(&a?, &b?).section()], args.format)?;
+    Ok(ExitCode::SUCCESS)
+}
