@@ -12,7 +12,11 @@ mod ceilings;
 mod measured;
 mod points_csv;
 
-pub use ceilings::{Ceiling, Ceilings};
+use ceilings::DeviceFacts;
+pub use ceilings::{
+    Candidate, Ceiling, Ceilings, DISTURBED_SHARE, Doubt, LEAST_COMPUTE_SHARE,
+    LEAST_MEMORY_SHARE,
+};
 pub use measured::Measured;
 pub use points_csv::{derived_csv, write_derived};
 
@@ -126,10 +130,12 @@ impl Campaign {
         let sentinel = sentinel(&read);
         let points: Vec<Measured> =
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
+        let derived = derived::peaks(&provenance.device);
+        let facts = DeviceFacts::of(&provenance.device, derived.as_ref(), runs.last());
         let mut campaign = Campaign {
             folder: folder.to_owned(),
-            ceilings: ceilings::ceilings(&points),
-            derived: derived::peaks(&provenance.device),
+            ceilings: ceilings::ceilings(&points, &facts),
+            derived,
             runs,
             provenance,
             suite,
@@ -162,6 +168,14 @@ impl Campaign {
             point.spec = spec.as_ref().and_then(|sheet| point.roof(&sheet.peaks));
         }
         Campaign { spec, ..self }
+    }
+
+    /// Whether others used the CPU that a point was to have for itself while it was
+    /// measured.
+    pub fn is_disturbed(&self, point: &Measured) -> bool {
+        let derived = self.derived.as_ref();
+        let facts = DeviceFacts::of(&self.provenance.device, derived, self.runs.last());
+        facts.is_disturbed(point)
     }
 
     /// Whether any row was simulated rather than measured.
