@@ -18,8 +18,8 @@ use crate::statistics::Estimate;
 /// log2(1 / 0.7) at `BOUND_SHARE`.
 pub const TELLING: f64 = 0.5;
 
-/// Share of its best roof that one end of a pair of equal times must reach: below it, most
-/// of the time is neither moving nor computing, and equal times are those of a fixed cost.
+/// Share of a roof from which on most of the time is moving or computing. Below it, equal
+/// times, or times between those of bytes and of FLOPs, may be those of a fixed cost.
 const EXPLAINED: f64 = 0.5;
 
 /// Two points that differ in one thing.
@@ -64,7 +64,10 @@ impl Pair<'_> {
 /// Whether a kind is a step along an axis that suites choose the width of: only the next
 /// point along it makes a pair.
 const fn is_step(kind: PairKind) -> bool {
-    matches!(kind, PairKind::Rows | PairKind::LatentHeads | PairKind::Tokens)
+    matches!(
+        kind,
+        PairKind::QueryHeads | PairKind::Rows | PairKind::LatentHeads | PairKind::Tokens
+    )
 }
 
 /// Whether the claim about a kind is that time follows bytes whatever binds. The others are
@@ -235,17 +238,7 @@ impl<'a> Judge<'a> {
             Expected::AcrossTheRidge => return None,
         };
         let found = pair.follows?;
-        let changes = match found {
-            Follows::Undecided => {
-                return Some(Says::Nothing("the interval spans more than one answer"));
-            }
-            Follows::Bytes => pair.bytes,
-            Follows::Flops => pair.flops,
-            Follows::Neither | Follows::TooClose => f64::INFINITY,
-        };
-        if changes.log2().abs() < TELLING && ends.into_iter().all(|p| !self.is_explained(p))
-        {
-            let why = "equal times, most of which is neither moving nor computing";
+        if let Some(why) = self.silenced(pair, found) {
             return Some(Says::Nothing(why));
         }
         Some(match found {
@@ -256,10 +249,28 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// Whether moving or computing may take half of a point's time.
-    fn is_explained(&self, point: &Measured) -> bool {
-        let shares = [self.memory_share(point), self.compute_share(point)];
-        shares.into_iter().flatten().any(|share| share.hi >= EXPLAINED)
+    /// Why what was found says nothing of the hardware: it is not certain, or it is what a
+    /// fixed cost does, which pulls every ratio of times towards 1.
+    fn silenced(&self, pair: &Pair<'_>, found: Follows) -> Option<&'static str> {
+        let is_equal = |ratio: f64| ratio.log2().abs() < TELLING;
+        let has =
+            |share: Option<Estimate>| share.is_some_and(|share| share.hi >= EXPLAINED);
+        let moves = |p: &Measured| has(self.memory_share(p));
+        let computes = |p: &Measured| has(self.compute_share(p));
+        let (low, high) = (pair.low, pair.high);
+        let [of_low, of_high] = [low, high].map(|p| moves(p) || computes(p));
+        let is_certain = match found {
+            Follows::Undecided => return Some("the interval spans more than one answer"),
+            Follows::Bytes => !is_equal(pair.bytes) || moves(low) || moves(high),
+            Follows::Flops => !is_equal(pair.flops) || computes(low) || computes(high),
+            Follows::Neither | Follows::TooClose => {
+                let (least, most) =
+                    (pair.bytes.min(pair.flops), pair.bytes.max(pair.flops));
+                !pair.time.is_some_and(|t| least <= t.lo && t.hi <= most)
+            }
+        };
+        let is_explained = is_certain || (of_low && of_high);
+        (!is_explained).then_some("most of the time is neither moving nor computing")
     }
 
     fn expected(&self, kind: PairKind, low: &Measured, high: &Measured) -> Expected {

@@ -31,6 +31,8 @@ fn pairs_differ_in_heads_alone() {
     let kind = |a: &str, b: &str| of(a).pair_with(&of(b));
     let plain = "q_heads=8,kv_heads=8";
     assert_eq!(kind(plain, "q_heads=16,kv_heads=8"), Some(PairKind::QueryHeads));
+    assert_eq!(kind(plain, "q_heads=32,kv_heads=8"), Some(PairKind::QueryHeads));
+    assert_eq!(kind("q_heads=16,kv_heads=8", plain), None);
     let half = "q_heads=16,kv_heads=4";
     assert_eq!(kind(half, "q_heads=16,kv_heads=8"), Some(PairKind::KvHeads));
     for other in ["window=64", "new_tokens=2", "lengths=ragged", "kv_dtype=int8"] {
@@ -615,7 +617,7 @@ fn slow_and_unlike_linear_layers_are_no_evidence() {
     let (finding, evidence) = found(slow, id);
     assert_eq!(finding, Finding::Undecided);
     assert!(
-        evidence.contains("1 is not evidence: equal times, most of which is neither"),
+        evidence.contains("1 is not evidence: most of the time is neither moving"),
         "{evidence}"
     );
     let mut hot = at_roof(&gemm(2, "bf16"), 1.1, 0.01);
@@ -710,4 +712,109 @@ fn launches_that_cost_most_of_the_time_are_no_evidence() {
     assert_eq!(claim.finding, Finding::Undecided);
     let why = "1 is not evidence: launching takes most of the time";
     assert!(claim.evidence.contains(why), "{}", claim.evidence);
+}
+
+fn measured_as(verdict: &Verdict, op: &str) -> String {
+    let shares = verdict.sections.iter().find(|s| s.heading.starts_with("Share")).unwrap();
+    shares.rows.iter().find(|row| row[0] == op).unwrap().last().unwrap().clone()
+}
+
+fn judged_by(verdict: &Verdict, id: &str) -> &'static str {
+    verdict.limits.iter().find(|limit| limit.id == id).unwrap().judged()
+}
+
+/// Rows without a probe of arithmetic: the stream alone.
+fn judged_without_probe(mut rows: Vec<Row>, run: &Run) -> Verdict {
+    let mut run = run.clone();
+    rows.extend(ceilings().into_iter().take(1));
+    run.set("planned_rows", rows.len());
+    let records = Records { runs: vec![run], rows, ..Records::default() };
+    judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
+}
+
+#[test]
+fn no_kernel_is_judged_by_the_ceiling_that_it_set() {
+    let large = at_roof(&gemm(1024, "bf16"), 1.02, 0.001);
+    let alone = judged_without_probe(vec![large.clone()], &clocked());
+    let own = "not judged: its own kernel set the ceiling 1";
+    assert_eq!(measured_as(&alone, "gemm"), own);
+    // A kernel that came near is a second opinion; one that did not is too low.
+    let second = |slower: f64| {
+        let prefill = "prefill_attention:batch=1,new_tokens=4096,q_heads=32,kv_heads=8,\
+                       head_dim=128,dtype=bf16";
+        let other = Row { kernel: "other".into(), ..at_roof(prefill, slower, 0.001) };
+        measured_as(&judged_without_probe(vec![large.clone(), other], &clocked()), "gemm")
+    };
+    assert_eq!(second(1.1), "compute bound 1");
+    assert_eq!(second(1.5), "not judged: ceiling too low 1");
+    // Without clocks, only a probe tells.
+    let prefill = "prefill_attention:batch=1,new_tokens=4096,q_heads=32,kv_heads=8,\
+                   head_dim=128,dtype=bf16";
+    let other = Row { kernel: "other".into(), ..at_roof(prefill, 1.1, 0.001) };
+    let unknown = judged_without_probe(vec![large, other], &Run::default());
+    assert_eq!(measured_as(&unknown, "gemm"), "not judged: no probe of the ceiling 1");
+    let lacks = "the campaign lacks a `peak` point of bf16";
+    assert!(unknown.warnings.iter().any(|w| w.contains(lacks)), "{:?}", unknown.warnings);
+}
+
+#[test]
+fn ceilings_are_held_against_the_clock_that_was_measured() {
+    let with_peak = |share: f64, sm_clock_hz: Option<f64>| {
+        let mut rows = ceilings();
+        let peak = &mut rows[1];
+        for time in
+            [&mut peak.time_s_median, &mut peak.time_s_ci_lo, &mut peak.time_s_ci_hi]
+        {
+            *time = time.map(|time| time / share);
+        }
+        peak.sm_clock_hz_median = sm_clock_hz;
+        let mut run = clocked();
+        run.set("planned_rows", rows.len());
+        let records = Records { runs: vec![run], rows, ..Records::default() };
+        judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
+    };
+    // 300 GFLOP/s of 320 at 156.25 MHz, and 222 of them.
+    assert_eq!(judged_by(&with_peak(1.0, None), "bf16_compute"), "yes");
+    let low = with_peak(0.74, None);
+    let too_low = "not judged: ceiling too low";
+    assert_eq!(judged_by(&low, "bf16_compute"), too_low);
+    assert_eq!(judged_by(&low, "bf16_ridge"), too_low);
+    assert_eq!(judged_by(&low, "dram_read_bandwidth"), "yes");
+    assert!(low.warnings.iter().any(|w| w.contains("69% of what the clocks allow")));
+    let throttled = with_peak(0.74, Some(140.625e6));
+    assert_eq!(judged_by(&throttled, "bf16_compute"), "yes", "77% of 288");
+    let row = machine_section(&throttled).rows.iter().find(|row| row[0] == "bf16 compute");
+    let row = row.unwrap();
+    assert_eq!(row[2], "77% of 288.0 GFLOP/s at 0.14 GHz");
+    assert_eq!(row[4], "probe 222.0 (77%)");
+}
+
+#[test]
+fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
+    let mut run = Run::default();
+    run.set("backend", "cpu");
+    let probe = |load: f64| Row {
+        kernel: "cpu_peak".into(),
+        other_cpu_share: Some(load),
+        ..row(
+            "peak:unit=fma,dtype=f32,lanes=1024,steps=4096",
+            2.0 * 1024.0 * 4096.0 / FLOPS,
+            0.0,
+        )
+    };
+    let large = at_roof(&gemm(1024, "bf16"), 1.2, 0.001);
+    let of = |load| judged_without_probe(vec![large.clone(), probe(load)], &run);
+    let calm = of(0.01);
+    assert_eq!(measured_as(&calm, "gemm"), "compute bound 1");
+    let limit = calm.limits.iter().find(|limit| limit.id == "bf16_compute").unwrap();
+    assert_eq!(limit.from, "cpu_peak, computed in f32");
+    assert_eq!(limit.candidates.len(), 2);
+    // The disturbed probe is not the ceiling, although it was faster.
+    let disturbed = of(0.5);
+    assert_eq!(
+        judged_by(&disturbed, "bf16_compute"),
+        "not judged: no probe of the ceiling"
+    );
+    let limit = disturbed.limits.iter().find(|limit| limit.id == "bf16_compute").unwrap();
+    assert_eq!(limit.from, "k, computed in f32");
 }

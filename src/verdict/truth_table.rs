@@ -118,7 +118,7 @@ const TABLE: [Case; 13] = [
         "most points skipped",
         Device { is_skipped: |at| at % 7 > 2, ..GOOD },
         Undecided,
-        Supported,
+        Undecided,
     ),
     (
         "some slow kernels outside of pairs",
