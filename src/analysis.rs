@@ -15,7 +15,11 @@ mod points_csv;
 mod rounds;
 
 pub use agreement::Agreement;
-pub use ceilings::{Ceiling, Ceilings};
+use ceilings::DeviceFacts;
+pub use ceilings::{
+    Candidate, Ceiling, Ceilings, DISTURBED_SHARE, Doubt, LEAST_COMPUTE_SHARE,
+    LEAST_MEMORY_SHARE,
+};
 pub use measured::Measured;
 pub use points_csv::{derived_csv, write_derived};
 pub use rounds::{Repeatability, RoundUnit};
@@ -140,10 +144,12 @@ impl Campaign {
         let probes = rounds.iter().filter_map(|round| round.launch_overhead_s);
         let launch_overheads_s =
             provenance.launch_overhead_s.into_iter().chain(probes).collect();
+        let derived = derived::peaks(&provenance.device);
+        let facts = DeviceFacts::of(&provenance.device, derived.as_ref(), runs.last());
         let mut campaign = Campaign {
             folder: folder.to_owned(),
-            ceilings: ceilings::ceilings(&points),
-            derived: derived::peaks(&provenance.device),
+            ceilings: ceilings::ceilings(&points, &facts),
+            derived,
             runs,
             provenance,
             suite,
@@ -187,6 +193,14 @@ impl Campaign {
         let mut sorted = self.launch_overheads_s.clone();
         sorted.sort_by(f64::total_cmp);
         if sorted.is_empty() { 0.0 } else { quantile(&sorted, 0.1) }
+    }
+
+    /// Whether others used the CPU that a point was to have for itself while it was
+    /// measured.
+    pub fn is_disturbed(&self, point: &Measured) -> bool {
+        let derived = self.derived.as_ref();
+        let facts = DeviceFacts::of(&self.provenance.device, derived, self.runs.last());
+        facts.is_disturbed(point)
     }
 
     /// Whether any row was simulated rather than measured.

@@ -8,16 +8,20 @@
 //! allows, or that beat what the device's clocks allow.
 
 mod decode;
+mod evidence;
 mod knees;
 mod limits;
+mod pair_claims;
 mod pairs;
 mod shares;
 mod validity;
 
+pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
 pub use shares::BoundBy;
 
-use crate::analysis::Campaign;
+pub use crate::analysis::DISTURBED_SHARE;
+use crate::analysis::{Campaign, Candidate, Doubt};
 use crate::residency::Residency;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -29,50 +33,10 @@ pub const BOUND_SHARE: f64 = 0.7;
 /// Share of the roof above which a time is no longer noise but impossible.
 pub const IMPOSSIBLE_SHARE: f64 = 1.25;
 
-/// Share of CPU time used by others above which a point counts as disturbed.
-pub const DISTURBED_SHARE: f64 = 0.05;
-
-/// Elasticity of time, 0 where it follows bytes and 1 where it follows FLOPs, up to
-/// which it follows bytes, and from `1 - FLAT` on FLOPs.
+/// How far from 0, where time follows bytes, and from 1, where it follows FLOPs, the
+/// elasticity of time may lie with its whole interval. Beyond that to either side it
+/// follows neither.
 pub const FLAT: f64 = 0.25;
-
-/// What the records say of a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// Every point agrees, with its whole interval.
-    Supported,
-    /// Some points agree; the others do not, or it cannot be told.
-    Partly,
-    /// No point agrees, and most of them disagree.
-    Contradicted,
-    /// The intervals are too wide to say.
-    Undecided,
-    /// The campaign has no points that could tell.
-    NotTested,
-}
-
-impl Finding {
-    /// The spelling used in tables and CSV files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Finding::Supported => "supported",
-            Finding::Partly => "partly supported",
-            Finding::Contradicted => "contradicted",
-            Finding::Undecided => "undecided",
-            Finding::NotTested => "not tested",
-        }
-    }
-
-    fn of(agree: usize, disagree: usize, undecided: usize) -> Finding {
-        match (agree, disagree, undecided) {
-            (0, 0, 0) => Finding::NotTested,
-            (_, 0, 0) => Finding::Supported,
-            (0, no, unclear) if no > unclear => Finding::Contradicted,
-            (0, _, _) => Finding::Undecided,
-            (_, _, _) => Finding::Partly,
-        }
-    }
-}
 
 /// A claim and its finding.
 #[derive(Clone, Debug)]
@@ -85,6 +49,8 @@ pub struct Claim {
     pub finding: Finding,
     /// The counts and ratios that the finding rests on.
     pub evidence: String,
+    /// How many of the points or pairs that were planned say what.
+    pub counts: Counts,
 }
 
 /// One of the machine's measured limits.
@@ -99,10 +65,16 @@ pub struct MachineLimit {
     pub unit: &'static str,
     /// The kernel that reached it, or what it was computed from.
     pub from: String,
-    /// The same as it follows from the device's clocks, where those are known.
+    /// The same as it follows from the device's highest clocks, where those are known.
     pub derived: Option<f64>,
+    /// The same at the clock that was measured with it.
+    pub derived_at_clock: Option<f64>,
     /// The same by the data sheet, where there is one.
     pub spec: Option<f64>,
+    /// Why nothing can be judged by it.
+    pub doubt: Option<Doubt>,
+    /// The best of each kernel, best first; empty for what is no rate.
+    pub candidates: Vec<Candidate>,
 }
 
 /// Everything that the records of one campaign say.
@@ -131,7 +103,7 @@ impl Verdict {
 pub fn judge(campaign: &Campaign) -> Verdict {
     let judge = Judge::new(campaign);
     let pairs = judge.pairs();
-    let mut claims = vec![judge.memory_bound_claim()];
+    let mut claims = vec![judge.memory_bound_claim(&pairs)];
     claims.extend(judge.pair_claims(&pairs));
     let limits = judge.limits();
     let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
@@ -152,17 +124,26 @@ struct Judge<'a> {
     /// Relative error of the ratio of two times taken at different moments: the
     /// whole range of the sentinel, since each may be at another end of it.
     drift: f64,
+    /// Seconds that launching takes, no more than the shortest launch took.
     launch_overhead_s: f64,
 }
 
 impl<'a> Judge<'a> {
     fn new(campaign: &'a Campaign) -> Self {
+        let probed_s = campaign.launch_overhead_s();
         Judge {
             campaign,
             drift: campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
-            launch_overhead_s: campaign.provenance.launch_overhead_s.unwrap_or(0.0),
+            launch_overhead_s: probed_s.min(shortest_launch_s(campaign)),
         }
     }
+}
+
+/// The least time of any launch. None is shorter than launching alone, so a probe of the
+/// launch that took longer was disturbed.
+fn shortest_launch_s(campaign: &Campaign) -> f64 {
+    let times_s = campaign.points.iter().filter_map(|point| Some(point.time_s?.value));
+    times_s.fold(f64::INFINITY, f64::min)
 }
 
 fn claims_section(claims: &[Claim]) -> Section {
@@ -203,3 +184,5 @@ fn interval(e: Estimate, scale: f64, unit: &str) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod truth_table;

@@ -193,7 +193,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
-            "key.toml:52: kv_read has no key `head_dims`; did you mean",
+            "key.toml:53: kv_read has no key `head_dims`; did you mean",
         ),
         (
             &["measure", "heads.toml"],

@@ -39,6 +39,8 @@ pub struct Measured {
     pub reuse_distance_bytes: Option<u64>,
     /// Share of the CPU time that others took meanwhile.
     pub other_cpu_share: Option<f64>,
+    /// Median clock of a GPU's multiprocessors meanwhile, in Hz.
+    pub sm_clock_hz: Option<f64>,
     /// When it began.
     pub started: Option<jiff::Timestamp>,
     /// The problem's FLOPs and compulsory bytes.
@@ -79,6 +81,7 @@ impl Measured {
             residency: unless_empty(row, "residency", &row.residency)?,
             reuse_distance_bytes: row.reuse_distance_bytes,
             other_cpu_share: row.other_cpu_share,
+            sm_clock_hz: row.sm_clock_hz_median,
             started: unless_empty(row, "started_utc", &row.started_utc)?,
             time_s: time_of(row)?,
             round_medians_s: Vec::new(),

@@ -63,7 +63,8 @@ impl<'a> Rounds<'a> {
     /// What the rounds say together: the columns of a row that come from them.
     fn columns(&self) -> Row {
         let usable = self.usable();
-        let shares = self.all.iter().filter_map(|round| round.row.other_cpu_share);
+        // Of the rounds that the time is from, where there is one.
+        let shares = usable.iter().filter_map(|round| round.row.other_cpu_share);
         let started = self.all.first().map(|round| round.row.started_utc.clone());
         let mut row = Row {
             started_utc: started.unwrap_or_default(),

@@ -48,37 +48,69 @@ pub fn exit_code(verdict: &Verdict) -> ExitCode {
     if verdict.is_valid() { ExitCode::SUCCESS } else { ExitCode::from(INVALID) }
 }
 
+/// Columns of `verdict.csv`. Later ones are added at the end.
+const COLUMNS: [&str; 18] = [
+    "kind",
+    "id",
+    "statement",
+    "finding",
+    "value",
+    "value_lo",
+    "value_hi",
+    "unit",
+    "derived",
+    "spec",
+    "evidence",
+    "planned",
+    "agree",
+    "against",
+    "not_evidence",
+    "derived_at_clock",
+    "judged",
+    "candidates",
+];
+
 /// The text of `verdict.csv`: claims with findings, limits with values.
 pub fn csv_text(verdict: &Verdict) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record([
-        "kind",
-        "id",
-        "statement",
-        "finding",
-        "value",
-        "value_lo",
-        "value_hi",
-        "unit",
-        "derived",
-        "spec",
-        "evidence",
-    ])?;
+    writer.write_record(COLUMNS)?;
     for claim in &verdict.claims {
         let (finding, evidence) = (claim.finding.name(), claim.evidence.as_str());
-        let statement = claim.statement;
+        let (statement, counts) = (claim.statement, claim.counts);
+        let [planned, agree, against, silent] =
+            [counts.planned, counts.agree, counts.against, counts.not_evidence()]
+                .map(|count| count.to_string());
         writer.write_record([
             "claim", claim.id, statement, finding, "", "", "", "", "", "", evidence,
+            &planned, &agree, &against, &silent, "", "", "",
         ])?;
     }
     for limit in &verdict.limits {
         let v = limit.value;
         let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
-        let [derived, spec] = [limit.derived, limit.spec]
+        let [derived, spec, at_clock] = [limit.derived, limit.spec, limit.derived_at_clock]
             .map(|peak| peak.map_or(String::new(), |x| x.to_string()));
         let (id, unit, from) = (&limit.id, limit.unit, &limit.from);
+        let (judged, candidates) = (limit.judged(), limit.candidates_csv());
         writer.write_record([
-            "limit", id, "", "", &value, &lo, &hi, unit, &derived, &spec, from,
+            "limit",
+            id,
+            "",
+            "",
+            &value,
+            &lo,
+            &hi,
+            unit,
+            &derived,
+            &spec,
+            from,
+            "",
+            "",
+            "",
+            "",
+            &at_clock,
+            judged,
+            &candidates,
         ])?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -292,7 +292,8 @@ impl Judged for DecodeAttention {
 
     fn pair_with(&self, other: &dyn Any) -> Option<PairKind> {
         let other = other.downcast_ref::<DecodeAttention>()?;
-        if (DecodeAttention { q_heads: 2 * self.q_heads, ..*self }) == *other {
+        let is_alike = DecodeAttention { q_heads: other.q_heads, ..*self } == *other;
+        if is_alike && other.q_heads > self.q_heads {
             return Some(PairKind::QueryHeads);
         }
         if (DecodeAttention { kv_heads: 2 * self.kv_heads, ..*self }) == *other {

@@ -188,7 +188,7 @@ pub struct SweepPlace {
 /// What a pair of points differs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PairKind {
-    /// Decode attention: the same cache, twice the query heads.
+    /// Decode attention: the same cache, more query heads.
     QueryHeads,
     /// Decode attention: the same query heads, twice the key and value heads.
     KvHeads,
@@ -221,7 +221,7 @@ impl PairKind {
     /// The spelling used in tables.
     pub fn name(self) -> String {
         match self {
-            PairKind::QueryHeads => "equal bytes, double FLOPs".into(),
+            PairKind::QueryHeads => "equal bytes, more FLOPs".into(),
             PairKind::KvHeads => "equal FLOPs, double bytes".into(),
             PairKind::Rows => "more rows".into(),
             PairKind::LatentHeads => "more heads".into(),

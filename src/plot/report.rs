@@ -96,10 +96,14 @@ fn headline(campaign: &Campaign) -> String {
     let mut facts: Vec<(String, String)> = Vec::new();
     if let Some(measured) = &campaign.ceilings {
         let read = with_interval(measured.read.rate, "B/s");
-        facts.push(("DRAM read bandwidth".to_owned(), read));
+        let doubt =
+            measured.read.doubt().map_or(String::new(), |d| format!(", {}", d.name()));
+        facts.push(("DRAM read bandwidth".to_owned(), read + &doubt));
         for (dtype, ceiling) in &measured.compute {
             let rate = with_interval(ceiling.rate, "FLOP/s");
-            facts.push((format!("{dtype} ceiling ({})", ceiling.kernel), rate));
+            let doubt =
+                ceiling.doubt().map_or(String::new(), |d| format!(", {}", d.name()));
+            facts.push((format!("{dtype} ceiling ({})", ceiling.kernel), rate + &doubt));
         }
     }
     let points: Vec<&Measured> = campaign.points.iter().collect();

@@ -1,6 +1,8 @@
 //! The roofline: FLOP/s against operational intensity, under the ceilings that
 //! the campaign measured and those that the machine promises.
 
+use std::collections::BTreeMap;
+
 use super::axis::{LogAxis, Scale, number, prefix, si};
 use super::frame::{
     self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
@@ -8,7 +10,7 @@ use super::frame::{
 };
 use super::layout::{Quad, Rect, Spot};
 use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
-use crate::analysis::{Campaign, Measured};
+use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
 use crate::format::DType;
 use crate::op::Purpose;
 use crate::residency::CacheLevel;
@@ -92,8 +94,31 @@ fn subtitle(campaign: &Campaign) -> String {
     };
     format!(
         "Intensity from the FLOPs and compulsory bytes of the shape. {ceilings} Bars, \
-         where larger than the marker: 95% interval."
+         where larger than the marker: 95% interval.{}",
+        doubts(campaign)
     )
+}
+
+/// Which measured ceilings prove nothing when a point reaches them.
+fn doubts(campaign: &Campaign) -> String {
+    let Some(measured) = &campaign.ceilings else { return String::new() };
+    let mut by_doubt: BTreeMap<Doubt, Vec<String>> = BTreeMap::new();
+    let named = std::iter::once(("DRAM read".to_owned(), &measured.read))
+        .chain(measured.compute.iter().map(|(dtype, c)| (dtype.to_string(), c)));
+    for (name, ceiling) in named {
+        if let Some(doubt) = ceiling.doubt() {
+            by_doubt.entry(doubt).or_default().push(name);
+        }
+    }
+    let sentence = |(doubt, names): (Doubt, Vec<String>)| {
+        let plural = if names.len() == 1 { "" } else { "s" };
+        format!(
+            " What reaches the ceiling{plural} of {} is {}.",
+            names.join(", "),
+            doubt.name()
+        )
+    };
+    by_doubt.into_iter().map(sentence).collect()
 }
 
 /// Both axes. Points lie closest to the ceilings at the ends of their range,
@@ -132,6 +157,8 @@ fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
 
 /// A horizontal ceiling with the bandwidth that it meets.
 struct Flat {
+    /// The formats that share it, as the label says.
+    formats: String,
     dtype: DType,
     flops_per_s: f64,
     bytes_per_s: f64,
@@ -158,8 +185,10 @@ impl Flat {
     fn label(&self) -> String {
         let rate = si(self.flops_per_s, "FLOP/s");
         match &self.from {
-            CeilingOrigin::Kernel(kernel) => format!("{} {rate} ({kernel})", self.dtype),
-            CeilingOrigin::Promise { name, .. } => format!("{} {name} {rate}", self.dtype),
+            CeilingOrigin::Kernel(kernel) => format!("{} {rate} ({kernel})", self.formats),
+            CeilingOrigin::Promise { name, .. } => {
+                format!("{} {name} {rate}", self.formats)
+            }
         }
     }
 }
@@ -169,12 +198,26 @@ impl Flat {
 fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
     let mut flats = Vec::new();
     if let Some(measured) = &campaign.ceilings {
-        flats.extend(measured.compute.iter().map(|(&dtype, ceiling)| Flat {
-            dtype,
-            flops_per_s: ceiling.rate.value,
-            bytes_per_s: measured.read.rate.value,
-            from: CeilingOrigin::Kernel(ceiling.kernel.to_string()),
-        }));
+        for (&dtype, ceiling) in &measured.compute {
+            // Formats that are computed in another one are part of its line.
+            let sharing = |(_, c): &(&DType, &Ceiling)| c.computed_in == Some(dtype);
+            let sharing = measured.compute.iter().filter(sharing);
+            let formats: Vec<String> = std::iter::once(dtype.to_string())
+                .chain(sharing.map(|(format, _)| format.to_string()))
+                .collect();
+            let is_part =
+                ceiling.computed_in.is_some_and(|f| measured.compute.contains_key(&f));
+            if is_part {
+                continue;
+            }
+            flats.push(Flat {
+                formats: formats.join(", "),
+                dtype,
+                flops_per_s: ceiling.rate.value,
+                bytes_per_s: measured.read.rate.value,
+                from: CeilingOrigin::Kernel(ceiling.kernel.to_string()),
+            });
+        }
     }
     if let Some(promise) = frame::promise(campaign) {
         let used = |dtype: DType| {
@@ -184,6 +227,7 @@ fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
         let bytes_per_s = promise.peaks.bandwidth.read.plateau().bytes_per_s;
         let peaks = promise.peaks.compute.iter().filter(|peak| used(peak.dtype));
         let promised = peaks.map(|peak| Flat {
+            formats: peak.dtype.to_string(),
             dtype: peak.dtype,
             flops_per_s: peak.flops_per_s,
             bytes_per_s,
@@ -280,7 +324,7 @@ fn ridge_lines(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<
             from: (flat.ridge(), flat.flops_per_s),
             to: (flat.ridge(), panel.y.lo),
             stroke: Stroke::solid("#999999", 0.9),
-            label: Some(format!("{} ridge {} FLOP/B", flat.dtype, number(flat.ridge()))),
+            label: Some(format!("{} ridge {} FLOP/B", flat.formats, number(flat.ridge()))),
         })
         .collect()
 }

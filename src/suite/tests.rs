@@ -137,6 +137,25 @@ fn built_in_suites_plan() {
     }
 }
 
+/// What sets a ceiling is not judged by it, so suites whose points are judged measure a
+/// probe of every format that is computed in, f32 for CPUs among them, and reads from DRAM.
+#[test]
+fn built_in_suites_hold_the_probes_that_they_need() {
+    use crate::op::Purpose;
+    let purpose = |point: &Point| point.problem.op().facts().judged.purpose;
+    for name in Suite::built_in_names().into_iter().filter(|name| *name != "corners") {
+        let points = Suite::load(name).unwrap().plan(&device()).unwrap().points;
+        let of = |wanted: Purpose| points.iter().filter(move |p| purpose(p) == wanted);
+        let probed: Vec<_> =
+            of(Purpose::ComputeRoof).filter_map(|p| p.problem.math_dtype()).collect();
+        let used = of(Purpose::Work).filter_map(|p| p.problem.math_dtype());
+        for dtype in used.chain([crate::format::DType::F32]) {
+            assert!(probed.contains(&dtype), "{name} lacks a `peak` point of {dtype}");
+        }
+        assert!(of(Purpose::MemoryRoof).next().is_some(), "{name} lacks streams");
+    }
+}
+
 #[test]
 fn a_point_alone_is_a_suite() {
     for point in Suite::load("quick").unwrap().plan(&device()).unwrap().points {

@@ -1,14 +1,39 @@
 //! Decode attention: the program's headline claim. This file is about one
 //! operation by its nature, and names it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::evidence::{Says, Tally, planned_from_dram};
+use super::pairs::{Follows, Pair};
 use super::shares::BoundBy;
-use super::{BOUND_SHARE, Claim, Finding, Judge, counted, percent, residency_cell};
+use super::{BOUND_SHARE, Claim, Judge, percent, residency_cell};
 use crate::analysis::Measured;
-use crate::op::{DecodeAttention, OfProblem, Problem};
+use crate::op::{DecodeAttention, OfProblem, PairKind, Problem};
 use crate::roofline::RoofKind;
 use crate::section::Section;
+
+/// Ids of points by what the time of their pairs follows.
+struct Followed<'a> {
+    bytes: BTreeSet<&'a str>,
+    flops: BTreeSet<&'a str>,
+}
+
+impl<'a> Followed<'a> {
+    /// Of pairs that differ in heads alone.
+    fn of(pairs: &'a [Pair<'a>]) -> Self {
+        let ends = |follows: Follows| {
+            let of_heads =
+                |kind: PairKind| matches!(kind, PairKind::QueryHeads | PairKind::KvHeads);
+            let shown =
+                pairs.iter().filter(|pair| of_heads(pair.kind) && pair.shows(follows));
+            let ids = |pair: &'a Pair<'a>| {
+                [pair.low.point_id.as_str(), pair.high.point_id.as_str()]
+            };
+            shown.flat_map(ids).collect()
+        };
+        Followed { bytes: ends(Follows::Bytes), flops: ends(Follows::Flops) }
+    }
+}
 
 impl<'a> Judge<'a> {
     /// Decode points with their shapes.
@@ -17,51 +42,72 @@ impl<'a> Judge<'a> {
         points.filter_map(|point| Some((point, *DecodeAttention::of(&point.problem)?)))
     }
 
-    /// The decode points that the claims are about: from DRAM, measured, of one new
-    /// token that attends to all of its context. Drafts have the intensity of larger
-    /// groups, and windows the bytes of shorter contexts.
-    fn decode_from_dram(&self) -> Vec<(&'a Measured, DecodeAttention, BoundBy)> {
+    /// The decode points that the claim is about, with what each says: all that were
+    /// planned from DRAM, of one new token that attends to all of its context. Drafts have
+    /// the intensity of larger groups, and windows the bytes of shorter contexts.
+    fn decode_evidence(&self, pairs: &[Pair<'_>]) -> Vec<(DecodeAttention, Says)> {
+        let followed = Followed::of(pairs);
         self.decode()
-            .filter(|(point, shape)| point.is_from_dram() && shape.is_plain())
-            .filter_map(|(point, shape)| Some((point, shape, self.bound(point)?)))
+            .filter(|(point, shape)| planned_from_dram(point) && shape.is_plain())
+            .map(|(point, shape)| (shape, self.says_memory_bound(point, &followed)))
             .collect()
     }
 
-    pub(super) fn memory_bound_claim(&self) -> Claim {
-        let all = self.decode_from_dram();
-        // A kernel that reaches no roof says nothing about the hardware.
-        let is_evidence = |bound: BoundBy| bound != BoundBy::Kernel;
-        let points: Vec<_> = all.iter().filter(|(_, _, b)| is_evidence(*b)).collect();
-        let count =
-            |f: fn(BoundBy) -> bool| points.iter().filter(|(_, _, b)| f(*b)).count();
-        let agree = count(BoundBy::is_memory);
-        let disagree = count(|b| matches!(b, BoundBy::Compute | BoundBy::Latency));
-        let mut evidence = format!(
-            "{agree} of {} points from DRAM reach {:.0}% of read bandwidth",
-            points.len(),
+    /// What a point says of the claim that it is memory bound.
+    fn says_memory_bound(&self, point: &Measured, followed: &Followed<'_>) -> Says {
+        if point.time_s.is_none() {
+            return Says::NotMeasured(point.status.name());
+        }
+        let Some(bound) = self.bound(point) else {
+            return Says::NotMeasured("no read from DRAM to judge by");
+        };
+        if self.campaign.is_disturbed(point) {
+            return Says::Nothing("measured under load");
+        }
+        let id = point.point_id.as_str();
+        // Arithmetic that reaches no ceiling is a bottleneck all the same where time
+        // follows it.
+        let is_of_flops = followed.flops.contains(id) && !followed.bytes.contains(id);
+        match bound {
+            BoundBy::Ridge => Says::Agrees,
+            BoundBy::Memory
+            | BoundBy::Kernel
+            | BoundBy::NotJudged(_)
+            | BoundBy::Undecided
+                if is_of_flops =>
+            {
+                Says::Against("time follows FLOPs")
+            }
+            BoundBy::Memory => Says::Agrees,
+            BoundBy::Compute | BoundBy::Link | BoundBy::Latency => {
+                Says::Against(bound.name())
+            }
+            BoundBy::Kernel | BoundBy::NotJudged(_) => Says::Nothing(bound.name()),
+            BoundBy::Undecided => Says::Nothing("the interval spans the threshold"),
+        }
+    }
+
+    pub(super) fn memory_bound_claim(&self, pairs: &[Pair<'_>]) -> Claim {
+        let all = self.decode_evidence(pairs);
+        let tally: Tally = all.iter().map(|(_, says)| *says).collect();
+        let counts = tally.counts();
+        let mut parts = vec![format!(
+            "{} of {} planned points from DRAM reach {:.0}% of read bandwidth",
+            counts.agree,
+            counts.planned,
             100.0 * BOUND_SHARE
-        );
-        if all.len() > points.len() {
-            let left_out = all.len() - points.len();
-            evidence.push_str(&format!(
-                " ({}: the kernel reaches no roof)",
-                counted(left_out, "more is not evidence", "more are not evidence")
-            ));
-        }
-        for sentence in memory_bound_from(&points) {
-            evidence.push_str("; ");
-            evidence.push_str(&sentence);
-        }
+        )];
+        parts.extend(tally.remarks());
+        parts.extend(memory_bound_from(&all));
         if all.is_empty() {
-            evidence =
-                "no decode attention was measured from DRAM under a DRAM read ceiling"
-                    .into();
+            parts = vec!["no decode attention from DRAM was planned".into()];
         }
         Claim {
             id: "decode-memory-bound",
             statement: "Decode attention is memory bound.",
-            finding: Finding::of(agree, disagree, points.len() - agree - disagree),
-            evidence,
+            finding: tally.finding(),
+            evidence: parts.join("; "),
+            counts,
         }
     }
 
@@ -73,7 +119,10 @@ impl<'a> Judge<'a> {
             .filter_map(|(point, p)| {
                 let predicted = match point.empirical.map(|roof| roof.binding()) {
                     Some(RoofKind::Memory) => "memory bound",
-                    Some(RoofKind::Compute) => "compute bound",
+                    Some(RoofKind::Compute) => {
+                        let doubt = self.compute_doubt(point);
+                        doubt.map_or(BoundBy::Compute.name(), |doubt| doubt.name())
+                    }
                     Some(RoofKind::Link) => "link bound",
                     None => "",
                 };
@@ -121,20 +170,21 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// For each group size, from how much cache on no point is anything but memory
-/// bound, in words. Undecided points count among all and decide nothing.
-fn memory_bound_from(points: &[&(&Measured, DecodeAttention, BoundBy)]) -> Vec<String> {
-    let mut groups: BTreeMap<u64, Vec<(u64, DecodeAttention, BoundBy)>> = BTreeMap::new();
-    for (_, shape, bound) in points {
+/// For each group size, how many points are memory bound, and from how much cache on no
+/// evidence says otherwise, in words.
+fn memory_bound_from(points: &[(DecodeAttention, Says)]) -> Vec<String> {
+    let mut groups: BTreeMap<u64, Vec<(u64, DecodeAttention, Says)>> = BTreeMap::new();
+    for (shape, says) in points {
         let kv_bytes = Problem::KvRead(shape.kv()).work().bytes_read();
-        groups.entry(shape.group()).or_default().push((kv_bytes, *shape, *bound));
+        groups.entry(shape.group()).or_default().push((kv_bytes, *shape, *says));
     }
-    let sentence = |(group, mut points): (u64, Vec<(u64, DecodeAttention, BoundBy)>)| {
+    let sentence = |(group, mut points): (u64, Vec<(u64, DecodeAttention, Says)>)| {
         let all = points.len();
-        points.retain(|(_, _, bound)| *bound != BoundBy::Undecided);
+        points.retain(|(_, _, says)| says.is_evidence());
         points.sort_by_key(|(kv_bytes, _, _)| *kv_bytes);
-        let memory = points.iter().filter(|(_, _, bound)| bound.is_memory()).count();
-        let last_other = points.iter().rposition(|(_, _, bound)| !bound.is_memory());
+        let agrees = |says: Says| says == Says::Agrees;
+        let memory = points.iter().filter(|(_, _, says)| agrees(*says)).count();
+        let last_other = points.iter().rposition(|(_, _, says)| !agrees(*says));
         match points.get(last_other.map_or(0, |i| i + 1)) {
             Some((kv_bytes, p, _)) => format!(
                 "group {group}: {memory} of {all}, from {:.1} MB of keys and values on (batch \

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Judge;
 use super::shares::BoundBy;
+use crate::analysis::Doubt;
 use crate::op::{KneeAxis, PairKind};
 use crate::section::Section;
 
@@ -25,16 +26,22 @@ impl Judge<'_> {
         let knee = |(axis, bounds): (KneeAxis, Vec<(u64, BoundBy)>)| {
             let ceilings = self.campaign.ceilings.as_ref();
             let ridge = ceilings.and_then(|c| c.ridge(axis.dtype)).map(|ridge| ridge.value);
-            Knee { rows: compute_bound_from(&bounds), ridge, axis }
+            let doubt = bounds.iter().find_map(|(_, bound)| match bound {
+                BoundBy::NotJudged(doubt) => Some(*doubt),
+                _ => None,
+            });
+            Knee { rows: compute_bound_from(&bounds), doubt, ridge, axis }
         };
         groups.into_values().map(knee).collect()
     }
 
     pub(super) fn knee_section(&self) -> Section {
         let rows = self.knees().into_iter().map(|knee| {
-            let from = knee.rows.map_or("none that was measured".into(), |rows| {
-                format!("{rows} {} on", knee.axis.unit)
-            });
+            let from = match (knee.rows, knee.doubt) {
+                (Some(rows), _) => format!("{rows} {} on", knee.axis.unit),
+                (None, Some(doubt)) => doubt.name().to_owned(),
+                (None, None) => "none that was measured".to_owned(),
+            };
             let ridge = knee.ridge.map_or(String::new(), |ridge| format!("{ridge:.1}"));
             vec![knee.axis.name, from, ridge]
         });
@@ -53,7 +60,11 @@ impl Judge<'_> {
         let rows: Vec<u64> = knees.iter().filter_map(|knee| knee.rows).collect();
         let unit = knees.first()?.axis.unit;
         let (Some(least), Some(most)) = (rows.iter().min(), rows.iter().max()) else {
-            return Some(format!("not compute bound at any number of {unit}"));
+            let doubt = knees.iter().find_map(|knee| knee.doubt);
+            return Some(doubt.map_or_else(
+                || format!("not compute bound at any number of {unit}"),
+                |doubt| format!("compute bound from which {unit} on: {}", doubt.name()),
+            ));
         };
         let range =
             if least == most { format!("{least}") } else { format!("{least} to {most}") };
@@ -70,6 +81,8 @@ struct Knee {
     axis: KneeAxis,
     /// None where no point is.
     rows: Option<u64>,
+    /// Why some points that reach the ceiling do not count.
+    doubt: Option<Doubt>,
     /// FLOPs per byte.
     ridge: Option<f64>,
 }

@@ -2,6 +2,8 @@
 //! of moving bytes.
 
 use super::{Judge, MachineLimit, interval, percent};
+use crate::analysis::{Candidate, Ceiling, Repeatability};
+use crate::format::DType;
 use crate::line_fit::{self, LineFamily};
 use crate::roofline::Peaks;
 use crate::section::Section;
@@ -11,47 +13,82 @@ impl Judge<'_> {
     /// What the machine was measured to do at most.
     pub(super) fn limits(&self) -> Vec<MachineLimit> {
         let mut limits = Vec::new();
-        let mut add =
-            |id: String, value, unit, from, of: &dyn Fn(&Peaks) -> Option<f64>| {
-                let derived = self.campaign.derived.as_ref().and_then(of);
-                let spec = self.campaign.spec.as_ref().and_then(|sheet| of(&sheet.peaks));
-                limits.push(MachineLimit { id, value, unit, from, derived, spec });
-            };
         if let Some(ceilings) = &self.campaign.ceilings {
             let read = &ceilings.read;
             let of = |peaks: &Peaks| Some(peaks.bandwidth.read.plateau().bytes_per_s);
-            add(
-                "dram_read_bandwidth".into(),
-                read.rate,
-                "bytes/s",
-                read.kernel.to_string(),
-                &of,
-            );
+            limits.push(self.ceiling("dram_read_bandwidth".into(), read, "bytes/s", &of));
             for (&dtype, ceiling) in &ceilings.compute {
-                let (rate, kernel) = (ceiling.rate, ceiling.kernel.to_string());
                 let of = |peaks: &Peaks| peaks.flops_per_s(dtype);
-                add(format!("{dtype}_compute"), rate, "flops/s", kernel, &of);
-                if let Some(ridge) = ceilings.ridge(dtype) {
-                    let from = "compute over read".into();
-                    let of = |peaks: &Peaks| peaks.ridge(dtype);
-                    add(format!("{dtype}_ridge"), ridge, "flops/byte", from, &of);
-                }
+                let id = format!("{dtype}_compute");
+                limits.push(self.ceiling(id, ceiling, "flops/s", &of));
+                limits.extend(self.ridge(dtype));
             }
-        }
-        for (&(link, direction), ceiling) in
-            self.campaign.ceilings.iter().flat_map(|ceilings| &ceilings.links)
-        {
-            let (rate, kernel) = (ceiling.rate, ceiling.kernel.to_string());
-            let id = format!("{link}_link_{}_bandwidth", direction.name());
-            let of = |peaks: &Peaks| peaks.link_bytes_per_s(link, direction);
-            add(id, rate, "bytes/s", kernel, &of);
+            for (&(link, direction), ceiling) in &ceilings.links {
+                let of = |peaks: &Peaks| peaks.link_bytes_per_s(link, direction);
+                let id = format!("{link}_link_{}_bandwidth", direction.name());
+                limits.push(self.ceiling(id, ceiling, "bytes/s", &of));
+            }
         }
         if let Some(sentinel) = &self.campaign.sentinel {
             let drift = Estimate::exact(2.0 * sentinel.drift());
             let from = format!("{} repeats of the sentinel", sentinel.times_s.len());
-            add("drift".into(), drift, "share", from, &|_| None);
+            limits.push(self.limit("drift".into(), drift, "share", from, &|_| None));
         }
         limits
+    }
+
+    /// A limit, and what of it the clocks and the data sheet promise.
+    fn limit(
+        &self,
+        id: String,
+        value: Estimate,
+        unit: &'static str,
+        from: String,
+        of: &dyn Fn(&Peaks) -> Option<f64>,
+    ) -> MachineLimit {
+        let derived = self.campaign.derived.as_ref().and_then(of);
+        let spec = self.campaign.spec.as_ref().and_then(|sheet| of(&sheet.peaks));
+        MachineLimit {
+            id,
+            value,
+            unit,
+            from,
+            derived,
+            derived_at_clock: None,
+            spec,
+            doubt: None,
+            candidates: Vec::new(),
+        }
+    }
+
+    fn ceiling(
+        &self,
+        id: String,
+        ceiling: &Ceiling,
+        unit: &'static str,
+        of: &dyn Fn(&Peaks) -> Option<f64>,
+    ) -> MachineLimit {
+        let mut from = ceiling.kernel.to_string();
+        if let Some(dtype) = ceiling.computed_in {
+            from.push_str(&format!(", computed in {dtype}"));
+        }
+        MachineLimit {
+            derived_at_clock: ceiling.source().derived,
+            doubt: ceiling.doubt(),
+            candidates: ceiling.candidates.clone(),
+            ..self.limit(id, ceiling.rate, unit, from, of)
+        }
+    }
+
+    fn ridge(&self, dtype: DType) -> Option<MachineLimit> {
+        let ceilings = self.campaign.ceilings.as_ref()?;
+        let compute = ceilings.compute.get(&dtype)?;
+        let (id, of) = (format!("{dtype}_ridge"), |peaks: &Peaks| peaks.ridge(dtype));
+        let from = "compute over read".into();
+        Some(MachineLimit {
+            doubt: ceilings.read.doubt().or_else(|| compute.doubt()),
+            ..self.limit(id, ceilings.ridge(dtype)?, "flops/byte", from, &of)
+        })
     }
 
     /// The measured limits, next to what the clocks and the data sheet promise
@@ -61,12 +98,14 @@ impl Judge<'_> {
         let mut columns = vec!["limit", "value (95% interval)"];
         columns.extend(derived.then_some("of derived"));
         columns.extend(spec.is_some().then_some("of data sheet"));
-        columns.push("from");
+        columns.extend(["from", "candidates", "judged by it"]);
         let rows = limits.iter().map(|limit| {
             let mut cells = vec![limit.id.replace('_', " "), limit.text()];
-            cells.extend(derived.then(|| limit.share_of(limit.derived)));
+            cells.extend(derived.then(|| limit.share_of_derived()));
             cells.extend(spec.is_some().then(|| limit.share_of(limit.spec)));
             cells.push(limit.from.clone());
+            cells.push(limit.candidates_text());
+            cells.push(limit.judged().to_owned());
             cells
         });
         let rows: Vec<Vec<String>> = rows.collect();
@@ -77,6 +116,7 @@ impl Judge<'_> {
         if let (Some(sheet), false) = (spec, rows.is_empty()) {
             paragraphs.push(format!("Data sheet: {}, {}.", sheet.machine, sheet.source));
         }
+        paragraphs.extend(self.campaign.repeatability.as_ref().map(repeatable));
         Section { heading: "Machine, as measured".into(), columns, rows, paragraphs }
     }
 
@@ -115,9 +155,28 @@ impl Judge<'_> {
     }
 }
 
+/// Candidates that the table names; the CSV file has all of them.
+const CANDIDATES_SHOWN: usize = 4;
+
+/// How far times vary from round to round, and what a second campaign could tell.
+fn repeatable(of: &Repeatability) -> String {
+    let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+    format!(
+        "From round to round ({}), a point's time varies by {} in the middle and by {} for one \
+         point in ten; against a campaign like this one a difference of {} can be told in the \
+         middle, and of {} for nine points in ten.",
+        of.unit.name(),
+        percent(of.range(0.5)),
+        percent(of.range(0.9)),
+        percent(of.resolution(0.5)),
+        percent(of.resolution(0.9))
+    )
+}
+
 /// What the column of derived peaks means.
 const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x FLOPs per \
-                       clock x clock, at the highest clocks that the device reports.";
+                       clock x clock, at the clock that was measured with the ceiling or \
+                       else at the highest that the device reports.";
 
 /// What the table of fits means.
 const LINE: &str = "T = a + V / b by least squares of relative errors, over points whose \
@@ -148,6 +207,49 @@ impl MachineLimit {
             Some((scale, unit)) => interval(self.value, scale, unit),
             None => format!("{:.1}% from fastest to slowest", 100.0 * self.value.value),
         }
+    }
+
+    /// `64% of 971311.5 GFLOP/s at 1.80 GHz`: the clock only where it was measured.
+    fn share_of_derived(&self) -> String {
+        let share = self.share_of(self.derived_at_clock.or(self.derived));
+        let clock = self.candidates.first().and_then(|best| best.sm_clock_hz);
+        match clock.filter(|_| self.unit == "flops/s" && self.derived_at_clock.is_some()) {
+            Some(clock_hz) => format!("{share} at {:.2} GHz", 1e-9 * clock_hz),
+            None => share,
+        }
+    }
+
+    /// `peak 623565.4 (64%), gemm 460387.1 (53%)`: the best of each kernel with its share
+    /// of derived, a few of them.
+    fn candidates_text(&self) -> String {
+        let Some((scale, _)) = self.scale() else { return String::new() };
+        let of = |candidate: &Candidate| {
+            let share = candidate.share_of_derived();
+            let share = share.map_or(String::new(), |s| format!(" ({})", percent(s)));
+            let load = if candidate.is_disturbed { " under load" } else { "" };
+            format!("{} {:.1}{share}{load}", candidate.kernel, candidate.rate.value * scale)
+        };
+        let mut parts: Vec<String> =
+            self.candidates.iter().take(CANDIDATES_SHOWN).map(of).collect();
+        if self.candidates.len() > parts.len() {
+            parts.push(format!("{} more", self.candidates.len() - parts.len()));
+        }
+        parts.join(", ")
+    }
+
+    /// `yes`, or why nothing is judged by the limit. Empty for what is no ceiling.
+    pub fn judged(&self) -> &'static str {
+        match self.doubt {
+            Some(doubt) => doubt.name(),
+            None if self.unit == "share" => "",
+            None => "yes",
+        }
+    }
+
+    /// The candidates as `kernel@point_id=rate`, best first, in SI units.
+    pub fn candidates_csv(&self) -> String {
+        let of = |c: &Candidate| format!("{}@{}={}", c.kernel, c.point_id, c.rate.value);
+        self.candidates.iter().map(of).collect::<Vec<_>>().join(";")
     }
 
     /// `93% of 3352.3 GB/s`.

@@ -1,15 +1,16 @@
-//! Pairs of points that differ in one thing: what their time follows, and the claims
-//! that rest on it.
+//! Pairs of points that differ in one thing, and what their time follows.
+//!
+//! A pair is judged by ratios of times alone, so it needs no kernel near a roof: arithmetic
+//! that is the bottleneck is found whatever its rate. Ceilings only say on which side of the
+//! ridge a pair lies, and whether flat times could be those of something else.
 
-use std::collections::BTreeMap;
-
-use super::shares::BoundBy;
-use super::{Claim, FLAT, Finding, Judge, counted};
+use super::evidence::{Says, planned_from_dram};
+use super::{FLAT, Judge};
 use crate::analysis::Measured;
-use crate::op::{PairKind, Problem};
+use crate::op::PairKind;
+use crate::point::KernelName;
 use crate::resource::Work;
 use crate::roofline::RoofKind;
-use crate::section::Section;
 use crate::statistics::Estimate;
 
 /// Least distance, as log2 of a ratio, between what time would be if it followed bytes
@@ -17,56 +18,81 @@ use crate::statistics::Estimate;
 /// log2(1 / 0.7) at `BOUND_SHARE`.
 pub const TELLING: f64 = 0.5;
 
+/// Share of a roof from which on most of the time is moving or computing. Below it, equal
+/// times, or times between those of bytes and of FLOPs, may be those of a fixed cost.
+const EXPLAINED: f64 = 0.5;
+
 /// Two points that differ in one thing.
 pub(super) struct Pair<'a> {
     pub kind: PairKind,
-    low: &'a Measured,
-    high: &'a Measured,
-    /// Ratio of times, high over low.
-    time: Estimate,
+    pub low: &'a Measured,
+    pub high: &'a Measured,
+    /// Ratio of times, high over low; none where one of them was not measured.
+    pub time: Option<Estimate>,
     /// The model's ratios of bytes and of FLOPs.
-    bytes: f64,
-    flops: f64,
-    pub follows: Follows,
-    /// What time should follow; `None` where the pair lies across the ridge.
-    pub expected: Option<Follows>,
+    pub bytes: f64,
+    pub flops: f64,
+    pub follows: Option<Follows>,
+    pub expected: Expected,
+    /// What the pair says of its claim; none where it cannot tell by its shapes.
+    pub says: Option<Says>,
 }
 
-/// How pairs of a kind are told apart and judged.
-struct Judging {
-    /// Whether the kind is a step along an axis that suites choose the width of: only
-    /// the next point along it makes a pair.
-    is_step: bool,
-    /// Whether the claim is that time follows bytes whatever binds. The others are of
-    /// the roofline: time follows bytes below the ridge and FLOPs past it.
-    is_of_bytes_alone: bool,
-    /// The claim that pairs of the kind decide.
-    claim: &'static PairClaim,
+impl Pair<'_> {
+    /// The log of the ratio of times over that of bytes, and over that of FLOPs; none for
+    /// what hardly changes.
+    pub fn elasticities(&self) -> [Option<Estimate>; 2] {
+        let of = |ratio: f64| {
+            let (time, way) = (self.time?, ratio.log2());
+            let at = |time: f64| time.max(1e-6).log2() / way;
+            let (a, b) = (at(time.lo), at(time.hi));
+            (way.is_finite() && way.abs() >= TELLING / 4.0).then(|| Estimate {
+                value: at(time.value),
+                lo: a.min(b),
+                hi: a.max(b),
+            })
+        };
+        [of(self.bytes), of(self.flops)]
+    }
+
+    /// Whether the pair is evidence that time follows this.
+    pub fn shows(&self, follows: Follows) -> bool {
+        self.says.is_some_and(Says::is_evidence) && self.follows == Some(follows)
+    }
 }
 
-const fn judging(kind: PairKind) -> Judging {
-    let [decode, linear, latents, experts, quantizing] = &CLAIMS;
-    let (is_step, is_of_bytes_alone, claim) = match kind {
-        PairKind::QueryHeads | PairKind::KvHeads => (false, true, decode),
-        PairKind::Rows => (true, false, linear),
-        PairKind::LatentHeads => (true, false, latents),
-        PairKind::Tokens => (true, true, experts),
-        PairKind::Weights(_) | PairKind::Cache(_) => (false, false, quantizing),
-    };
-    Judging { is_step, is_of_bytes_alone, claim }
+/// Whether a kind is a step along an axis that suites choose the width of: only the next
+/// point along it makes a pair.
+const fn is_step(kind: PairKind) -> bool {
+    matches!(
+        kind,
+        PairKind::QueryHeads | PairKind::Rows | PairKind::LatentHeads | PairKind::Tokens
+    )
 }
 
-/// What time should follow between two points that these roofs bind.
-fn expected(
-    kind: PairKind,
-    low: Option<RoofKind>,
-    high: Option<RoofKind>,
-) -> Option<Follows> {
-    match (low?, high?) {
-        _ if judging(kind).is_of_bytes_alone => Some(Follows::Bytes),
-        (RoofKind::Memory, RoofKind::Memory) => Some(Follows::Bytes),
-        (RoofKind::Compute, RoofKind::Compute) => Some(Follows::Flops),
-        _ => None,
+/// Whether the claim about a kind is that time follows bytes whatever binds. The others are
+/// of the roofline: time follows bytes below the ridge and FLOPs past it.
+pub(super) const fn is_of_bytes_alone(kind: PairKind) -> bool {
+    matches!(kind, PairKind::QueryHeads | PairKind::KvHeads | PairKind::Tokens)
+}
+
+/// What time should follow in a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Expected {
+    Time(Follows),
+    /// One point lies on each side of the ridge.
+    AcrossTheRidge,
+    /// Ceilings do not say on which side.
+    Unknown(&'static str),
+}
+
+impl Expected {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Expected::Time(follows) => follows.name(),
+            Expected::AcrossTheRidge => "either: across the ridge",
+            Expected::Unknown(why) => why,
+        }
     }
 }
 
@@ -75,12 +101,10 @@ fn expected(
 pub(super) enum Follows {
     Bytes,
     Flops,
-    /// Between the two.
+    /// Neither of the two: between them, or beyond one of them.
     Neither,
     /// The interval spans more than one answer.
     Undecided,
-    /// One of the points reaches no roof, so the pair says nothing about the hardware.
-    NoRoof,
     /// Bytes and FLOPs change by similar factors.
     TooClose,
 }
@@ -92,24 +116,22 @@ impl Follows {
             Follows::Flops => "FLOPs",
             Follows::Neither => "neither",
             Follows::Undecided => "undecided",
-            Follows::NoRoof => "not evidence: kernel below both roofs",
-            Follows::TooClose => "not evidence: bytes and FLOPs change by similar factors",
+            Follows::TooClose => "either: bytes and FLOPs change by similar factors",
         }
     }
 
-    const fn is_evidence(self) -> bool {
-        !matches!(self, Follows::NoRoof | Follows::TooClose)
-    }
-
     /// By the share of the way from the ratio of bytes to that of FLOPs, both as log2,
-    /// at which time lies.
+    /// at which time lies: near 0 it follows bytes, near 1 FLOPs, and elsewhere, beyond
+    /// the two ends too, neither.
     pub fn of(time: Estimate, bytes: f64, flops: f64) -> Self {
-        let Some(e) = elasticity(time, bytes, flops) else { return Follows::TooClose };
-        if e.hi <= FLAT {
+        let Some(e) = way_gone(time, bytes, flops) else { return Follows::TooClose };
+        let within = |at: f64| (at - FLAT) <= e.lo && e.hi <= at + FLAT;
+        let outside = |at: f64| e.hi < at - FLAT || at + FLAT < e.lo;
+        if within(0.0) {
             Follows::Bytes
-        } else if e.lo >= 1.0 - FLAT {
+        } else if within(1.0) {
             Follows::Flops
-        } else if e.lo > FLAT && e.hi < 1.0 - FLAT {
+        } else if outside(0.0) && outside(1.0) {
             Follows::Neither
         } else {
             Follows::Undecided
@@ -117,11 +139,11 @@ impl Follows {
     }
 }
 
-/// Elasticity of time: 0 where its ratio is that of bytes, 1 where it is that of FLOPs,
-/// in between by logarithms. With equal bytes and double FLOPs it is log2 of the ratio
-/// of times, with equal FLOPs and double bytes one less that. `None` where the two are
-/// closer than [`TELLING`].
-fn elasticity(time: Estimate, bytes: f64, flops: f64) -> Option<Estimate> {
+/// Where time lies on the way from bytes to FLOPs: 0 where its ratio is that of bytes, 1
+/// where it is that of FLOPs, by logarithms. With equal bytes and double FLOPs it is log2
+/// of the ratio of times, with equal FLOPs and double bytes one less that. `None` where the
+/// two are closer than [`TELLING`].
+fn way_gone(time: Estimate, bytes: f64, flops: f64) -> Option<Estimate> {
     let way = flops.log2() - bytes.log2();
     let at = |ratio: f64| (ratio.max(1e-6).log2() - bytes.log2()) / way;
     let (a, b) = (at(time.lo), at(time.hi));
@@ -132,223 +154,170 @@ fn elasticity(time: Estimate, bytes: f64, flops: f64) -> Option<Estimate> {
     })
 }
 
-/// A claim about pairs.
-struct PairClaim {
-    id: &'static str,
-    statement: &'static str,
-}
-
-/// The claims that pairs decide, that of decode attention first.
-static CLAIMS: [PairClaim; 5] = [
-    PairClaim {
-        id: "decode-follows-bytes",
-        statement: "Decode attention's time follows its bytes and not its FLOPs.",
-    },
-    PairClaim {
-        id: "linear-follows-weights",
-        statement: "The time of linear layers with few rows follows the bytes of weights, and \
-                    the rows only past the ridge.",
-    },
-    PairClaim {
-        id: "latents-at-the-ridge",
-        statement: "The time of latent attention stays with more heads where memory binds, \
-                    and follows its FLOPs where computing does.",
-    },
-    PairClaim {
-        id: "experts-follow-bytes",
-        statement: "The time of routed experts follows the bytes of the experts touched, and \
-                    not the rows.",
-    },
-    PairClaim {
-        id: "quantizing-shrinks-time",
-        statement: "Quantizing weights or cache shrinks time as it shrinks bytes where memory \
-                    binds, and not past the ridge.",
-    },
-];
-
-impl PairClaim {
-    /// Whether pairs of a kind decide it.
-    fn asks(&self, kind: PairKind) -> bool {
-        judging(kind).claim.id == self.id
-    }
+/// On which side of the ridge a point lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Below,
+    Past,
+    Unknown(&'static str),
 }
 
 impl<'a> Judge<'a> {
-    /// All pairs of points from DRAM, of one kernel and cache state.
+    /// All pairs of points from DRAM, of one kernel and cache state, and those that were
+    /// planned and lack a time.
     pub(super) fn pairs(&self) -> Vec<Pair<'a>> {
-        let points: Vec<&Measured> =
-            self.campaign.points.iter().filter(|p| p.is_from_dram()).collect();
+        let points = self.campaign.points.iter();
+        let planned: Vec<&Measured> = points.filter(|p| planned_from_dram(p)).collect();
+        let is_measured = |p: &&Measured| p.time_s.is_some();
+        let (measured, lost): (Vec<&Measured>, Vec<&Measured>) =
+            planned.iter().copied().partition(is_measured);
         let mut pairs = Vec::new();
-        for low in &points {
-            let of_low: Vec<_> =
-                points.iter().filter_map(|high| self.pair(low, high)).collect();
-            let next = |kind: PairKind| {
-                let alike = of_low.iter().filter(|pair| pair.kind == kind);
-                alike.map(|pair| pair.flops).fold(f64::INFINITY, f64::min)
-            };
-            let is_next = |pair: &Pair<'_>| {
-                !judging(pair.kind).is_step || pair.flops <= next(pair.kind)
-            };
-            let kept: Vec<bool> = of_low.iter().map(is_next).collect();
-            pairs.extend(
-                of_low
-                    .into_iter()
-                    .zip(kept)
-                    .filter_map(|(pair, kept)| kept.then_some(pair)),
-            );
+        for low in &measured {
+            let of_low = measured.iter().filter_map(|high| self.pair(low, high));
+            pairs.extend(nearest(of_low.collect()));
+        }
+        for point in &lost {
+            pairs.extend(self.lost_pairs(point, &planned));
         }
         pairs.sort_by_key(|pair| pair.kind);
         pairs
     }
 
+    /// The pairs that a point without a time leaves untested.
+    fn lost_pairs(&self, lost: &'a Measured, planned: &[&'a Measured]) -> Vec<Pair<'a>> {
+        let as_high: Vec<_> =
+            planned.iter().filter_map(|low| self.pair(low, lost)).collect();
+        let has_low = |kind: PairKind| as_high.iter().any(|pair| pair.kind == kind);
+        // A pair of two lost points is that of its high end.
+        let measured = planned.iter().filter(|p| p.time_s.is_some());
+        let mut as_low: Vec<_> =
+            measured.filter_map(|high| self.pair(lost, high)).collect();
+        as_low.retain(|pair| !is_step(pair.kind) || !has_low(pair.kind));
+        let mut pairs = nearest(as_high);
+        pairs.extend(nearest(as_low));
+        pairs
+    }
+
     fn pair(&self, low: &'a Measured, high: &'a Measured) -> Option<Pair<'a>> {
-        let same_run = low.kernel == high.kernel && low.cache == high.cache;
-        let kind = low.problem.pair_with(&high.problem).filter(|_| same_run)?;
-        let time = high.time_s?.over(low.time_s?).widened(self.drift);
+        // What no kernel could run has none.
+        let has_kernel = |p: &Measured| p.kernel != KernelName::none();
+        let is_alike = low.cache == high.cache
+            && (low.kernel == high.kernel || !has_kernel(low) || !has_kernel(high));
+        let kind = low.problem.pair_with(&high.problem).filter(|_| is_alike)?;
         let ratio = |of: fn(&Work) -> u64| of(&high.work) as f64 / of(&low.work) as f64;
         let (bytes, flops) = (ratio(Work::bytes), ratio(Work::flops));
-        // Where the launch costs more than the work, time need not depend on the work.
-        let no_roof = |p: &Measured| {
-            matches!(self.bound(p), Some(BoundBy::Kernel | BoundBy::Latency))
-        };
-        let follows = match no_roof(low) || no_roof(high) {
-            true => Follows::NoRoof,
-            false => Follows::of(time, bytes, flops),
-        };
-        let binds = |p: &Measured| p.empirical.map(|roof| roof.binding());
-        let expected = expected(kind, binds(low), binds(high));
-        Some(Pair { kind, low, high, time, bytes, flops, follows, expected })
+        let ends = high.time_s.zip(low.time_s);
+        let time = ends.map(|(high, low)| high.over(low).widened(self.drift));
+        let follows = time.map(|time| Follows::of(time, bytes, flops));
+        let expected = self.expected(kind, low, high);
+        let says = None;
+        let pair = Pair { kind, low, high, time, bytes, flops, follows, expected, says };
+        Some(Pair { says: self.says(&pair), ..pair })
     }
 
-    /// The claims that pairs decide. That of decode attention is always there, the
-    /// others where there are pairs.
-    pub(super) fn pair_claims(&self, pairs: &[Pair<'_>]) -> Vec<Claim> {
-        let claim = |(at, question): (usize, &PairClaim)| {
-            let asked: Vec<&Pair<'_>> =
-                pairs.iter().filter(|pair| question.asks(pair.kind)).collect();
-            (at == 0 || !asked.is_empty()).then(|| self.pair_claim(question, &asked))
+    /// What a pair says of its claim; none where it cannot tell by its shapes.
+    fn says(&self, pair: &Pair<'_>) -> Option<Says> {
+        let way = pair.flops.log2() - pair.bytes.log2();
+        let is_telling = way.is_finite() && way.abs() >= TELLING;
+        if !is_telling || pair.expected == Expected::AcrossTheRidge {
+            return None;
+        }
+        let ends = [pair.low, pair.high];
+        if let Some(lost) = ends.into_iter().find(|p| p.time_s.is_none()) {
+            return Some(Says::NotMeasured(lost.status.name()));
+        }
+        if ends.into_iter().any(|p| self.campaign.is_disturbed(p)) {
+            return Some(Says::Nothing("measured under load"));
+        }
+        if ends.into_iter().any(|p| self.is_mostly_launch(p)) {
+            return Some(Says::Nothing("launching takes most of the time"));
+        }
+        let expected = match pair.expected {
+            Expected::Time(expected) => expected,
+            Expected::Unknown(why) => return Some(Says::Nothing(why)),
+            Expected::AcrossTheRidge => return None,
         };
-        CLAIMS.iter().enumerate().filter_map(claim).collect()
+        let found = pair.follows?;
+        if let Some(why) = self.silenced(pair, found) {
+            return Some(Says::Nothing(why));
+        }
+        Some(match found {
+            _ if found == expected => Says::Agrees,
+            Follows::Bytes => Says::Against("time follows bytes"),
+            Follows::Flops => Says::Against("time follows FLOPs"),
+            _ => Says::Against("time follows neither"),
+        })
     }
 
-    fn pair_claim(&self, question: &PairClaim, asked: &[&Pair<'_>]) -> Claim {
-        let judged: Vec<&Pair<'_>> = asked
-            .iter()
-            .copied()
-            .filter(|pair| pair.follows.is_evidence() && pair.expected.is_some())
-            .collect();
-        let agree = judged.iter().filter(|p| Some(p.follows) == p.expected).count();
-        let unclear = judged.iter().filter(|p| p.follows == Follows::Undecided).count();
-        let mut parts = summaries(&judged);
-        parts.extend(left_out(asked));
-        parts.extend(self.knees_in_short(|kind| question.asks(kind)));
-        let evidence = format!(
-            "{agree} of {} pairs follow what they should: {}",
-            judged.len(),
-            parts.join("; ")
-        );
-        let finding = Finding::of(agree, judged.len() - agree - unclear, unclear);
-        Claim {
-            id: question.id,
-            statement: question.statement,
-            finding,
-            evidence: evidence.trim_end_matches([':', ' ']).to_owned(),
+    /// Why what was found says nothing of the hardware: it is not certain, or it is what a
+    /// fixed cost does, which pulls every ratio of times towards 1.
+    fn silenced(&self, pair: &Pair<'_>, found: Follows) -> Option<&'static str> {
+        let is_equal = |ratio: f64| ratio.log2().abs() < TELLING;
+        let has =
+            |share: Option<Estimate>| share.is_some_and(|share| share.hi >= EXPLAINED);
+        let moves = |p: &Measured| has(self.memory_share(p));
+        let computes = |p: &Measured| has(self.compute_share(p));
+        let (low, high) = (pair.low, pair.high);
+        let [of_low, of_high] = [low, high].map(|p| moves(p) || computes(p));
+        let is_certain = match found {
+            Follows::Undecided => return Some("the interval spans more than one answer"),
+            Follows::Bytes => !is_equal(pair.bytes) || moves(low) || moves(high),
+            Follows::Flops => !is_equal(pair.flops) || computes(low) || computes(high),
+            Follows::Neither | Follows::TooClose => {
+                let (least, most) =
+                    (pair.bytes.min(pair.flops), pair.bytes.max(pair.flops));
+                !pair.time.is_some_and(|t| least <= t.lo && t.hi <= most)
+            }
+        };
+        let is_explained = is_certain || (of_low && of_high);
+        (!is_explained).then_some("most of the time is neither moving nor computing")
+    }
+
+    fn expected(&self, kind: PairKind, low: &Measured, high: &Measured) -> Expected {
+        if is_of_bytes_alone(kind) {
+            return Expected::Time(Follows::Bytes);
+        }
+        match (self.side(low), self.side(high)) {
+            (Side::Unknown(why), _) | (_, Side::Unknown(why)) => Expected::Unknown(why),
+            (Side::Below, Side::Below) => Expected::Time(Follows::Bytes),
+            (Side::Past, Side::Past) => Expected::Time(Follows::Flops),
+            (_, _) => Expected::AcrossTheRidge,
         }
     }
 
-    pub(super) fn pair_section(&self, pairs: &[Pair<'_>]) -> Section {
-        let rows = pairs.iter().map(|pair| {
-            let (alike, changed) = spelled(&pair.low.problem, &pair.high.problem);
-            let time = pair.time;
-            vec![
-                pair.kind.name(),
-                alike,
-                changed,
-                format!("{:.2}", pair.bytes),
-                format!("{:.2}", pair.flops),
-                format!("{:.2} [{:.2}, {:.2}]", time.value, time.lo, time.hi),
-                pair.follows.name().to_owned(),
-                pair.expected.map_or("either: across the ridge", Follows::name).to_owned(),
-            ]
-        });
-        Section {
-            heading: "What does time follow?".into(),
-            columns: vec![
-                "pair",
-                "points share",
-                "changed",
-                "bytes ratio",
-                "FLOPs ratio",
-                "time ratio",
-                "time follows",
-                "should follow",
-            ],
-            rows: rows.collect(),
-            paragraphs: Vec::new(),
+    /// A compute ceiling is never too high, so the ridge is never too far: what lies below
+    /// it does so for certain, and what lies past it only if the ceiling is good, or if it
+    /// lies past the ridge of all that the clocks allow.
+    fn side(&self, point: &Measured) -> Side {
+        let (Some(ceilings), Some(roof)) = (&self.campaign.ceilings, point.empirical)
+        else {
+            return Side::Unknown("the ridge is unknown");
+        };
+        if let Some(doubt) = ceilings.read.doubt() {
+            return Side::Unknown(doubt.name());
+        }
+        let dtype = point.problem.math_dtype();
+        let compute = dtype.and_then(|dtype| ceilings.compute.get(&dtype));
+        let is_past_all =
+            || point.derived.is_some_and(|derived| derived.compute_s >= roof.memory_s);
+        match (roof.binding(), compute.and_then(|ceiling| ceiling.doubt())) {
+            (RoofKind::Memory, _) => Side::Below,
+            (RoofKind::Link, _) => Side::Unknown("a link is the bottleneck"),
+            (RoofKind::Compute, Some(doubt)) if !is_past_all() => {
+                Side::Unknown(doubt.name())
+            }
+            (RoofKind::Compute, _) => Side::Past,
         }
     }
 }
 
-/// How much time and bytes changed, for each kind of pair and side of the ridge.
-fn summaries(judged: &[&Pair<'_>]) -> Vec<String> {
-    let mut groups: BTreeMap<(PairKind, Option<Follows>), Vec<&Pair<'_>>> = BTreeMap::new();
-    for pair in judged {
-        groups.entry((pair.kind, pair.expected)).or_default().push(pair);
-    }
-    let sentence = |((kind, expected), pairs): ((PairKind, _), Vec<&Pair<'_>>)| {
-        let side = match expected {
-            _ if judging(kind).is_of_bytes_alone => "",
-            Some(Follows::Bytes) => " below the ridge",
-            _ => " past the ridge",
-        };
-        let range = |of: fn(&Pair<'_>) -> f64| {
-            let values = pairs.iter().map(|pair| of(pair));
-            let lo = values.clone().fold(f64::INFINITY, f64::min);
-            format!("x {lo:.2} to {:.2}", values.fold(0.0, f64::max))
-        };
-        let (time, bytes) = (range(|p| p.time.value), range(|p| p.bytes));
-        format!("{} of {}{side}, time {time}, bytes {bytes}", pairs.len(), kind.name())
+/// Of pairs that share one end, those whose other end is the next along its size.
+fn nearest(pairs: Vec<Pair<'_>>) -> Vec<Pair<'_>> {
+    let next = |kind: PairKind| {
+        let alike = pairs.iter().filter(|pair| pair.kind == kind);
+        alike.map(|pair| pair.flops).fold(f64::INFINITY, f64::min)
     };
-    groups.into_iter().map(sentence).collect()
-}
-
-/// How many pairs are not evidence, and why.
-fn left_out(asked: &[&Pair<'_>]) -> Vec<String> {
-    let count = |f: &dyn Fn(&Pair<'_>) -> bool| asked.iter().filter(|p| f(p)).count();
-    let across = |p: &Pair<'_>| p.follows.is_evidence() && p.expected.is_none();
-    [
-        (count(&|p| p.follows == Follows::NoRoof), "one of the points reaches no roof"),
-        (
-            count(&|p| p.follows == Follows::TooClose),
-            "bytes and FLOPs change by similar factors",
-        ),
-        (count(&across), "one point is on each side of the ridge, or the ridge is unknown"),
-    ]
-    .into_iter()
-    .filter(|(n, _)| *n > 0)
-    .map(|(n, why)| {
-        let more = counted(n, "more is not evidence", "more are not evidence");
-        format!("{more}: {why}")
-    })
-    .collect()
-}
-
-/// What two problems have in common, and what not, in words.
-fn spelled(low: &Problem, high: &Problem) -> (String, String) {
-    let (mut alike, mut changed) = (vec![low.op().to_string()], Vec::new());
-    let after = high.fields();
-    for (key, value) in low.fields() {
-        match after.iter().find(|(other, _)| *other == key) {
-            Some((_, new)) if *new == value => alike.push(format!("{key}={value}")),
-            Some((_, new)) => changed.push(format!("{key} {value} -> {new}")),
-            // A format is written only where it differs from that of the other tensors.
-            None => changed.push(format!("{key} {value} -> that of the other tensors")),
-        }
-    }
-    for (key, value) in after {
-        if !low.fields().iter().any(|(other, _)| *other == key) {
-            changed.push(format!("{key} {value}"));
-        }
-    }
-    (alike.join(" "), changed.join(", "))
+    let is_next = |pair: &Pair<'_>| !is_step(pair.kind) || pair.flops <= next(pair.kind);
+    let kept: Vec<bool> = pairs.iter().map(is_next).collect();
+    pairs.into_iter().zip(kept).filter_map(|(pair, kept)| kept.then_some(pair)).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{BOUND_SHARE, Judge, percent, residency_cell};
-use crate::analysis::{Ceiling, Measured};
+use crate::analysis::{Ceiling, Doubt, Measured};
 use crate::op::{Op, Purpose};
 use crate::residency::Residency;
 use crate::resource::Resource;
@@ -26,16 +26,13 @@ pub enum BoundBy {
     Latency,
     /// It reaches no roof: the kernel itself is the limit.
     Kernel,
+    /// It reaches a ceiling that proves nothing.
+    NotJudged(Doubt),
     /// The interval straddles the threshold.
     Undecided,
 }
 
 impl BoundBy {
-    /// Whether the memory roof is reached.
-    pub const fn is_memory(self) -> bool {
-        matches!(self, BoundBy::Memory | BoundBy::Ridge)
-    }
-
     /// The spelling used in tables and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -45,6 +42,7 @@ impl BoundBy {
             BoundBy::Ridge => "at the ridge",
             BoundBy::Latency => "latency bound",
             BoundBy::Kernel => "kernel below both roofs",
+            BoundBy::NotJudged(doubt) => doubt.name(),
             BoundBy::Undecided => "undecided",
         }
     }
@@ -66,7 +64,7 @@ impl Judge<'_> {
         self.share(point.memory_fraction(), ceiling)
     }
 
-    fn compute_share(&self, point: &Measured) -> Option<Estimate> {
+    pub(super) fn compute_share(&self, point: &Measured) -> Option<Estimate> {
         let dtype = point.problem.math_dtype()?;
         let ceiling = self.campaign.ceilings.as_ref()?.compute.get(&dtype);
         self.share(point.compute_fraction(), ceiling)
@@ -96,19 +94,32 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether launching takes most of a point's time.
+    pub(super) fn is_mostly_launch(&self, point: &Measured) -> bool {
+        point.time_s.is_some_and(|time_s| self.launch_overhead_s > 0.5 * time_s.value)
+    }
+
+    /// What limits a point. A measured ceiling is at most as high as the machine's, so what
+    /// stays below it does so for certain; what reaches it is only judged by a ceiling
+    /// without [`Doubt`].
     pub(super) fn bound(&self, point: &Measured) -> Option<BoundBy> {
-        let time_s = point.time_s?.value;
         let memory = self.memory_share(point)?;
         let compute = self.compute_share(point);
         let link = self.link_share(point);
         let reaches = |e: Estimate| e.lo >= BOUND_SHARE;
         let misses = |e: Estimate| e.hi < BOUND_SHARE;
-        Some(match (reaches(memory), compute.is_some_and(reaches)) {
-            (true, true) => BoundBy::Ridge,
-            (true, false) => BoundBy::Memory,
-            (false, true) => BoundBy::Compute,
+        let reached = |share: Option<Estimate>, doubt: Option<Doubt>| {
+            share.is_some_and(reaches).then(|| doubt.map_or(Ok(()), Err))
+        };
+        let memory_roof = reached(Some(memory), self.memory_doubt(point));
+        let compute_roof = reached(compute, self.compute_doubt(point));
+        Some(match (memory_roof, compute_roof) {
+            (Some(Ok(())), Some(Ok(()))) => BoundBy::Ridge,
+            (Some(Ok(())), _) => BoundBy::Memory,
+            (_, Some(Ok(()))) => BoundBy::Compute,
             _ if link.is_some_and(reaches) => BoundBy::Link,
-            _ if self.launch_overhead_s > 0.5 * time_s => BoundBy::Latency,
+            _ if self.is_mostly_launch(point) => BoundBy::Latency,
+            (Some(Err(doubt)), _) | (_, Some(Err(doubt))) => BoundBy::NotJudged(doubt),
             _ if misses(memory)
                 && compute.is_none_or(misses)
                 && link.is_none_or(misses) =>
@@ -117,6 +128,15 @@ impl Judge<'_> {
             }
             _ => BoundBy::Undecided,
         })
+    }
+
+    fn memory_doubt(&self, point: &Measured) -> Option<Doubt> {
+        self.campaign.ceilings.as_ref()?.read.doubt_for(&point.kernel)
+    }
+
+    pub(super) fn compute_doubt(&self, point: &Measured) -> Option<Doubt> {
+        let dtype = point.problem.math_dtype()?;
+        self.campaign.ceilings.as_ref()?.compute.get(&dtype)?.doubt_for(&point.kernel)
     }
 
     pub(super) fn regime_section(&self) -> Section {

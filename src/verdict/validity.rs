@@ -1,11 +1,25 @@
 //! What makes a run invalid, and what a reader should know all the same.
 
 use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, counted, percent};
-use crate::analysis::Measured;
+use crate::analysis::{Doubt, LEAST_COMPUTE_SHARE, LEAST_MEMORY_SHARE, Measured};
+use crate::format::DType;
 use crate::model::derived;
 use crate::op::Purpose;
 use crate::record::Status;
 use crate::statistics::Estimate;
+
+/// How many times the shortest launch an empty one may seem to take: two medians of the same
+/// thing differ.
+const PROBE_MARGIN: f64 = 1.5;
+
+/// FLOPs in f32 that a core does in a cycle, by instruction set: two multiply-adds of a
+/// vector, of which server and desktop cores of the last ten years have as many; without a
+/// fused one, an addition and a multiplication.
+const CPU_UNITS: [(&str, f64); 4] =
+    [("avx512", 64.0), ("avx2+fma", 32.0), ("sse2", 8.0), ("neon", 16.0)];
+
+/// Clocks at which processors compute.
+const CPU_CLOCKS_HZ: std::ops::RangeInclusive<f64> = 2.0e9..=6.5e9;
 
 impl Judge<'_> {
     pub(super) fn validity(&self) -> (Vec<String>, Vec<String>) {
@@ -33,6 +47,7 @@ impl Judge<'_> {
         let unreadable = self.campaign.unreadable.iter();
         faults.extend(unreadable.map(|value| format!("unreadable: {value}")));
         self.impossible_rates(&mut faults);
+        self.faster_than_the_probe(&mut faults);
         self.missing_rows(&mut faults);
         let count = |s| self.campaign.points.iter().filter(|p| p.status == s).count();
         let (noisy, skipped) = (count(Status::Noisy), count(Status::Skipped));
@@ -111,6 +126,35 @@ impl Judge<'_> {
         }
     }
 
+    /// Arithmetic much faster than the probe of the units that do it. Where clocks are not
+    /// known, this is all that a rate can be held against.
+    fn faster_than_the_probe(&self, faults: &mut Vec<String>) {
+        let Some(ceilings) = &self.campaign.ceilings else { return };
+        for (dtype, ceiling) in &ceilings.compute {
+            let (best, Some(probe)) = (ceiling.source(), ceiling.probe()) else { continue };
+            let limit = IMPOSSIBLE_SHARE * probe.rate.value;
+            if best.derived.is_some() || best.rate.lo <= limit {
+                continue;
+            }
+            let done_in = ceiling.computed_in.unwrap_or(*dtype);
+            let candidate = self.campaign.points.iter().find(|p| {
+                p.point_id == best.point_id && p.problem.math_dtype() == Some(*dtype)
+            });
+            // Formats that share a ceiling share its fault.
+            let Some(point) = candidate else { continue };
+            faults.push(format!(
+                "impossible: {} ran at {:.1} GFLOP/s, {} of the {:.1} GFLOP/s that the probe \
+                 {} reached in {done_in}, the format in which it is computed; its FLOPs are \
+                 miscounted, or the probe was measured under load",
+                point.problem,
+                1e-9 * best.rate.value,
+                percent(best.rate.value / probe.rate.value),
+                1e-9 * probe.rate.value,
+                probe.kernel
+            ));
+        }
+    }
+
     /// The rate at which DRAM must have moved bytes for a point at the least.
     /// Of each round through the rotation, the last-level cache can keep no
     /// more than it holds, whatever its replacement policy; the rest of the
@@ -130,6 +174,9 @@ impl Judge<'_> {
             );
         }
         warnings.extend(self.campaign.spec_refused.clone());
+        self.doubtful_ceilings(warnings);
+        warnings.extend(self.doubtful_clock());
+        self.doubtful_launch(warnings);
         if self.drift > 0.1 {
             warnings.push(format!(
                 "the machine drifted over {:.0}% during the campaign; every interval is \
@@ -146,6 +193,80 @@ impl Judge<'_> {
                  time (other_cpu_share in results.csv)",
                 counted(disturbed, "point", "points"),
                 100.0 * DISTURBED_SHARE
+            ));
+        }
+    }
+
+    /// Ceilings that nothing is judged by, and which probe is missing.
+    fn doubtful_ceilings(&self, warnings: &mut Vec<String>) {
+        let Some(ceilings) = &self.campaign.ceilings else { return };
+        let read = ("DRAM reads".to_owned(), None, &ceilings.read, LEAST_MEMORY_SHARE);
+        let compute = ceilings.compute.iter().map(|(dtype, ceiling)| {
+            (format!("{dtype} arithmetic"), Some(*dtype), ceiling, LEAST_COMPUTE_SHARE)
+        });
+        for (what, dtype, ceiling, least) in std::iter::once(read).chain(compute) {
+            let Some(doubt) = ceiling.doubt() else { continue };
+            let best = ceiling.source();
+            let why = match (doubt, best.share_of_derived()) {
+                (Doubt::TooLow, Some(share)) => format!(
+                    "{} is the best with {} of what the clocks allow, and {} are needed",
+                    best.kernel,
+                    percent(share),
+                    percent(least)
+                ),
+                (Doubt::Disturbed, _) => "others used the CPU meanwhile".to_owned(),
+                (_, _) => "nothing shows what the units can do".to_owned(),
+            };
+            let missing = match (ceiling.probe(), dtype) {
+                (None, Some(dtype)) => format!(
+                    "the campaign lacks a `peak` point of {}",
+                    ceiling.computed_in.unwrap_or(dtype)
+                ),
+                (Some(probe), _) if probe.point_id != best.point_id => {
+                    format!("the probe {} reaches less", probe.kernel)
+                }
+                (_, _) => "a better probe is missing".to_owned(),
+            };
+            warnings.push(format!(
+                "what reaches the ceiling of {what} is not judged: {why}; {missing}"
+            ));
+        }
+    }
+
+    /// A CPU does not report its clock, but its instruction set says what its cores do in a
+    /// cycle, so the f32 ceiling says at which clock they would have done it.
+    fn doubtful_clock(&self) -> Option<String> {
+        let run =
+            self.campaign.runs.last().filter(|run| run.get("backend") == Some("cpu"))?;
+        let simd = run.get("simd")?;
+        let (_, flops_per_cycle) = CPU_UNITS.iter().find(|(name, _)| *name == simd)?;
+        let threads: f64 = run.get("threads")?.parse().ok()?;
+        let ceiling = self.campaign.ceilings.as_ref()?.compute.get(&DType::F32)?;
+        let clock_hz = ceiling.rate.value / (threads * flops_per_cycle);
+        let is_usual = CPU_CLOCKS_HZ.contains(&clock_hz);
+        (!is_usual && clock_hz.is_finite()).then(|| {
+            format!(
+                "the f32 ceiling of {:.1} GFLOP/s is what {threads} threads do in {simd} at \
+                 {:.2} GHz, {flops_per_cycle} FLOPs a cycle: expected are {:.1} to {:.1} GHz. \
+                 Threads share the units of a core, others used them, or FLOPs are miscounted",
+                1e-9 * ceiling.rate.value,
+                1e-9 * clock_hz,
+                1e-9 * CPU_CLOCKS_HZ.start(),
+                1e-9 * CPU_CLOCKS_HZ.end()
+            )
+        })
+    }
+
+    /// A launch probe that took longer than whole launches did.
+    fn doubtful_launch(&self, warnings: &mut Vec<String>) {
+        let probes = &self.campaign.launch_overheads_s;
+        let probed_s = probes.iter().copied().fold(0.0, f64::max);
+        if probed_s > PROBE_MARGIN * self.launch_overhead_s {
+            warnings.push(format!(
+                "an empty launch was measured to take up to {:.1} us, where {:.1} us are enough: \
+                 the probe was disturbed, and the shorter time is used",
+                1e6 * probed_s,
+                1e6 * self.launch_overhead_s
             ));
         }
     }

@@ -1,0 +1,209 @@
+//! The claims that pairs of points decide, and their table.
+
+use std::collections::BTreeMap;
+
+use super::evidence::{Says, Tally};
+use super::pairs::{Expected, Follows, Pair, is_of_bytes_alone};
+use super::{Claim, Judge};
+use crate::op::{PairKind, Problem};
+use crate::section::Section;
+use crate::statistics::Estimate;
+
+/// The claim that pairs of a kind decide.
+const fn claim_about(kind: PairKind) -> &'static PairClaim {
+    let [decode, linear, latents, experts, quantizing] = &CLAIMS;
+    match kind {
+        PairKind::QueryHeads | PairKind::KvHeads => decode,
+        PairKind::Rows => linear,
+        PairKind::LatentHeads => latents,
+        PairKind::Tokens => experts,
+        PairKind::Weights(_) | PairKind::Cache(_) => quantizing,
+    }
+}
+
+/// A claim about pairs.
+struct PairClaim {
+    id: &'static str,
+    statement: &'static str,
+}
+
+/// The claims that pairs decide, that of decode attention first.
+static CLAIMS: [PairClaim; 5] = [
+    PairClaim {
+        id: "decode-follows-bytes",
+        statement: "Decode attention's time follows its bytes and not its FLOPs.",
+    },
+    PairClaim {
+        id: "linear-follows-weights",
+        statement: "The time of linear layers with few rows follows the bytes of weights, and \
+                    the rows only past the ridge.",
+    },
+    PairClaim {
+        id: "latents-at-the-ridge",
+        statement: "The time of latent attention stays with more heads where memory binds, \
+                    and follows its FLOPs where computing does.",
+    },
+    PairClaim {
+        id: "experts-follow-bytes",
+        statement: "The time of routed experts follows the bytes of the experts touched, and \
+                    not the rows.",
+    },
+    PairClaim {
+        id: "quantizing-shrinks-time",
+        statement: "Quantizing weights or cache shrinks time as it shrinks bytes where memory \
+                    binds, and not past the ridge.",
+    },
+];
+
+impl PairClaim {
+    /// Whether pairs of a kind decide it.
+    fn asks(&self, kind: PairKind) -> bool {
+        claim_about(kind).id == self.id
+    }
+}
+
+impl Judge<'_> {
+    /// The claims that pairs decide. That of decode attention is always there, the
+    /// others where there are pairs.
+    pub(super) fn pair_claims(&self, pairs: &[Pair<'_>]) -> Vec<Claim> {
+        let claim = |(at, question): (usize, &PairClaim)| {
+            let asked: Vec<&Pair<'_>> =
+                pairs.iter().filter(|pair| question.asks(pair.kind)).collect();
+            (at == 0 || !asked.is_empty()).then(|| self.pair_claim(question, &asked))
+        };
+        CLAIMS.iter().enumerate().filter_map(claim).collect()
+    }
+
+    fn pair_claim(&self, question: &PairClaim, asked: &[&Pair<'_>]) -> Claim {
+        let tally: Tally = asked.iter().filter_map(|pair| pair.says).collect();
+        let counts = tally.counts();
+        let mut parts = vec![format!(
+            "{} of {} planned pairs follow what they should",
+            counts.agree, counts.planned
+        )];
+        parts.extend(tally.remarks());
+        parts.extend(summaries(asked));
+        parts.extend(outside(asked));
+        parts.extend(self.knees_in_short(|kind| question.asks(kind)));
+        Claim {
+            id: question.id,
+            statement: question.statement,
+            finding: tally.finding(),
+            evidence: parts.join("; "),
+            counts,
+        }
+    }
+
+    pub(super) fn pair_section(&self, pairs: &[Pair<'_>]) -> Section {
+        Section {
+            heading: "What does time follow?".into(),
+            columns: vec![
+                "pair",
+                "points share",
+                "changed",
+                "bytes ratio",
+                "FLOPs ratio",
+                "time ratio",
+                "time follows",
+                "should follow",
+                "elasticity of bytes",
+                "elasticity of FLOPs",
+                "counts as",
+            ],
+            rows: pairs.iter().map(cells).collect(),
+            paragraphs: vec![ELASTICITY.to_owned()],
+        }
+    }
+}
+
+/// What the columns of elasticities mean.
+const ELASTICITY: &str = "Elasticity: log of the ratio of times over that of bytes or FLOPs, \
+                          1 where time follows them; of all pairs that were measured, whether \
+                          or not they count.";
+
+fn cells(pair: &Pair<'_>) -> Vec<String> {
+    let (alike, changed) = spelled(&pair.low.problem, &pair.high.problem);
+    let unknown = || "-".to_owned();
+    let with_ends = |e: Estimate| format!("{:.2} [{:.2}, {:.2}]", e.value, e.lo, e.hi);
+    let [of_bytes, of_flops] =
+        pair.elasticities().map(|e| e.map_or_else(unknown, with_ends));
+    vec![
+        pair.kind.name(),
+        alike,
+        changed,
+        format!("{:.2}", pair.bytes),
+        format!("{:.2}", pair.flops),
+        pair.time.map_or_else(unknown, with_ends),
+        pair.follows.map_or("-", Follows::name).to_owned(),
+        pair.expected.name().to_owned(),
+        of_bytes,
+        of_flops,
+        match pair.says {
+            Some(Says::Agrees) => "agrees".to_owned(),
+            Some(Says::Against(_)) => "disagrees".to_owned(),
+            Some(Says::Nothing(why) | Says::NotMeasured(why)) => {
+                format!("not evidence: {why}")
+            }
+            None => "not asked".to_owned(),
+        },
+    ]
+}
+
+/// How much time and bytes changed in the pairs that are evidence, for each kind of pair and
+/// side of the ridge.
+fn summaries(asked: &[&Pair<'_>]) -> Vec<String> {
+    let mut groups: BTreeMap<(PairKind, Expected), Vec<&Pair<'_>>> = BTreeMap::new();
+    for pair in asked.iter().filter(|pair| pair.says.is_some_and(Says::is_evidence)) {
+        groups.entry((pair.kind, pair.expected)).or_default().push(pair);
+    }
+    let sentence = |((kind, expected), pairs): ((PairKind, _), Vec<&Pair<'_>>)| {
+        let side = match expected {
+            _ if is_of_bytes_alone(kind) => "",
+            Expected::Time(Follows::Bytes) => " below the ridge",
+            _ => " past the ridge",
+        };
+        let range = |of: fn(&Pair<'_>) -> Option<f64>| {
+            let values = pairs.iter().filter_map(|pair| of(pair));
+            let lo = values.clone().fold(f64::INFINITY, f64::min);
+            format!("x {lo:.2} to {:.2}", values.fold(0.0, f64::max))
+        };
+        let time = range(|pair| pair.time.map(|time| time.value));
+        let bytes = range(|pair| Some(pair.bytes));
+        format!("{} of {}{side}, time {time}, bytes {bytes}", pairs.len(), kind.name())
+    };
+    groups.into_iter().map(sentence).collect()
+}
+
+/// How many pairs cannot tell by their shapes, and why.
+fn outside(asked: &[&Pair<'_>]) -> Vec<String> {
+    let outside: Vec<_> = asked.iter().filter(|pair| pair.says.is_none()).collect();
+    let across = outside.iter().filter(|p| p.expected == Expected::AcrossTheRidge).count();
+    [
+        (across, "one point is on each side of the ridge"),
+        (outside.len() - across, "bytes and FLOPs change by similar factors"),
+    ]
+    .into_iter()
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, why)| format!("{n} more cannot tell by design: {why}"))
+    .collect()
+}
+
+/// What two problems have in common, and what not, in words.
+fn spelled(low: &Problem, high: &Problem) -> (String, String) {
+    let (mut alike, mut changed) = (vec![low.op().to_string()], Vec::new());
+    let after = high.fields();
+    for (key, value) in low.fields() {
+        match after.iter().find(|(other, _)| *other == key) {
+            Some((_, new)) if *new == value => alike.push(format!("{key}={value}")),
+            Some((_, new)) => changed.push(format!("{key} {value} -> {new}")),
+            // A format is written only where it differs from that of the other tensors.
+            None => changed.push(format!("{key} {value} -> that of the other tensors")),
+        }
+    }
+    for (key, value) in after {
+        if !low.fields().iter().any(|(other, _)| *other == key) {
+            changed.push(format!("{key} {value}"));
+        }
+    }
+    (alike.join(" "), changed.join(", "))
+}
