@@ -20,8 +20,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod recorder;
+mod samples;
 
-pub use recorder::{Recorder, results_header, samples_header, write_atomically};
+pub use recorder::{
+    Recorder, results_header, samples_header, shape_values, write_atomically,
+};
+pub use samples::SampleTimes;
 
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 3;
@@ -144,6 +148,10 @@ pub struct Row {
     /// Line of the file that it was read from, for messages. Not a column.
     #[serde(skip)]
     pub line: u64,
+    /// The shape columns as they were read, those with a value, for checks. The recorder
+    /// writes them from `problem`.
+    #[serde(skip)]
+    pub shape: Vec<(String, String)>,
 }
 
 impl Row {
@@ -156,7 +164,7 @@ impl Row {
 /// A value of a record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// `results.csv` or `run.csv`.
+    /// `results.csv`, `run.csv` or `samples.csv`.
     pub file: &'static str,
     /// Line of that file, from 1; 0 where the record came from no file.
     pub line: u64,
@@ -228,6 +236,8 @@ pub struct Records {
     pub rows: Vec<Row>,
     /// Rows of `results.csv` that are not what this version writes.
     pub unreadable: Vec<Unreadable>,
+    /// Columns of `results.csv`; empty where the records came from no file.
+    pub columns: Vec<String>,
 }
 
 impl Records {
@@ -241,8 +251,8 @@ impl Records {
             bail!("{} is not a folder; give one that `measure` wrote", folder.display());
         }
         let runs = read_runs(&folder.join("run.csv"))?;
-        let (rows, unreadable) = read_results(&folder.join("results.csv"))?;
-        Ok(Records { runs, rows, unreadable })
+        let results = read_results(&folder.join("results.csv"))?;
+        Ok(Records { runs, ..results })
     }
 }
 
@@ -262,7 +272,7 @@ fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 }
 
 /// The rows of `results.csv`, and those that do not parse.
-fn read_results(path: &Path) -> Result<(Vec<Row>, Vec<Unreadable>)> {
+fn read_results(path: &Path) -> Result<Records> {
     let text = complete_lines(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
@@ -277,13 +287,19 @@ fn read_results(path: &Path) -> Result<(Vec<Row>, Vec<Unreadable>)> {
             Err(value) => unreadable.push(value),
         }
     }
-    Ok((rows, unreadable))
+    let columns = header.iter().map(str::to_owned).collect();
+    Ok(Records { runs: Vec::new(), rows, unreadable, columns })
 }
 
 fn parse_row(header: &StringRecord, record: &StringRecord) -> Result<Row, Unreadable> {
     let line = record.position().map_or(0, csv::Position::line);
     match record.deserialize::<Row>(Some(header)) {
-        Ok(row) => Ok(Row { line, ..row }),
+        Ok(row) => {
+            let cells = header.iter().zip(record.iter());
+            let shape = cells.filter(|(name, value)| is_shape(name) && !value.is_empty());
+            let shape = shape.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Ok(Row { line, shape: shape.collect(), ..row })
+        }
         Err(error) => {
             let csv::ErrorKind::Deserialize { err, .. } = error.kind() else {
                 return Err(Unreadable { line, ..broken_line(&error) });
@@ -304,6 +320,10 @@ fn parse_row(header: &StringRecord, record: &StringRecord) -> Result<Row, Unread
             })
         }
     }
+}
+
+fn is_shape(column: &str) -> bool {
+    column.starts_with("shape_")
 }
 
 fn broken_line(error: &csv::Error) -> Unreadable {

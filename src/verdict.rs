@@ -7,10 +7,12 @@
 //! missing rows and times that beat the measured ceilings by more than the noise
 //! allows, or that beat what the device's clocks allow.
 
+mod beyond;
 mod decode;
 mod knees;
 mod limits;
 mod pairs;
+mod records;
 mod shares;
 mod validity;
 

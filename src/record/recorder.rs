@@ -19,6 +19,9 @@ pub struct Recorder {
     results: File,
     samples: File,
     done: HashSet<(String, u32)>,
+    /// The row of `run.csv` of a process that has resumed and measured nothing yet: one
+    /// that finds nothing left to measure leaves all files as they are.
+    unwritten_run: Option<Vec<u8>>,
 }
 
 impl Recorder {
@@ -45,8 +48,9 @@ impl Recorder {
         Self::open(&folder, run, results, HashSet::new())
     }
 
-    /// Continues a campaign: drops what a kill left half-written, adds a row
-    /// to `run.csv` and knows which rows are there already.
+    /// Continues a campaign: drops what a kill left half-written, and knows which rows
+    /// are there already. The process gets its row in `run.csv` when it records its
+    /// first point.
     ///
     /// # Errors
     /// A folder that is not a campaign, is in use by another process, or was
@@ -81,8 +85,8 @@ impl Recorder {
         let rows: Vec<Row> = read_csv(&results_path)?;
         let done: HashSet<_> = rows.iter().map(Row::key).collect();
         drop_samples_without_rows(&samples_path, &done)?;
-        append(&run_path)?.write_all(&run_csv(run, false)?)?;
-        Self::open(folder, run, results, done)
+        let unwritten_run = Some(run_csv(run, false)?);
+        Ok(Recorder { unwritten_run, ..Self::open(folder, run, results, done)? })
     }
 
     fn open(
@@ -97,6 +101,7 @@ impl Recorder {
             folder: folder.to_owned(),
             run_id: run.get("run_id").unwrap_or_default().to_owned(),
             done,
+            unwritten_run: None,
         })
     }
 
@@ -132,6 +137,9 @@ impl Recorder {
                 format!("cannot write to {}; is the disk full?", self.folder.display())
             })
         };
+        if let Some(run) = self.unwritten_run.take() {
+            write(&mut append(&self.folder.join("run.csv"))?, &run)?;
+        }
         write(&mut self.samples, &text)?;
         write(&mut self.results, &csv_line((row, shape_values(&row.problem)))?)
     }
@@ -264,8 +272,9 @@ pub fn samples_header() -> Vec<String> {
     })
 }
 
-/// The values of the shape columns, empty where the problem has no such key.
-fn shape_values(problem: &str) -> Vec<String> {
+/// The values of the shape columns of a problem's text, in the order of
+/// [`shape_keys`], empty where the problem has no such key.
+pub fn shape_values(problem: &str) -> Vec<String> {
     let fields = problem.parse::<Problem>().map(|p| p.fields()).unwrap_or_default();
     let value = |key| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
     shape_keys().into_iter().map(|key| value(key).unwrap_or_default()).collect()

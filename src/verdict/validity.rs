@@ -1,9 +1,8 @@
 //! What makes a run invalid, and what a reader should know all the same.
 
-use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, counted, percent};
+use super::{DISTURBED_SHARE, Judge, counted, percent};
 use crate::analysis::Measured;
 use crate::model::derived;
-use crate::op::Purpose;
 use crate::record::Status;
 use crate::statistics::Estimate;
 
@@ -18,20 +17,11 @@ impl Judge<'_> {
                 Status::Failed => faults.push(format!("failed: {problem}: {reason}")),
                 Status::Ok | Status::Noisy | Status::Skipped => {}
             }
-            if point.is_from_dram()
-                && point.judged_facts().purpose != Purpose::MemoryRoof
-                && let Some(share) = self.binding_share(point)
-                && share.lo > IMPOSSIBLE_SHARE
-            {
-                faults.push(format!(
-                    "impossible: {problem} ran at {} of the measured roof; its bytes or FLOPs \
-                     are miscounted, or a cache helped",
-                    percent(share.value)
-                ));
-            }
         }
+        faults.extend(self.beyond_roofs());
         let unreadable = self.campaign.unreadable.iter();
         faults.extend(unreadable.map(|value| format!("unreadable: {value}")));
+        self.check_records(&mut faults, &mut warnings);
         self.impossible_rates(&mut faults);
         self.missing_rows(&mut faults);
         let count = |s| self.campaign.points.iter().filter(|p| p.status == s).count();
