@@ -11,9 +11,11 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
 mod earlier;
+mod expected;
 mod rows;
 
 use earlier::Earlier;
+pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
 pub use rows::Scheduled;
 use rows::{RowAuthor, nanos_now};
 
@@ -71,7 +73,7 @@ pub struct CampaignSummary {
     pub rows: usize,
     /// Rows that were there before.
     pub resumed_rows: usize,
-    /// Rows that were not measured before time was up.
+    /// Rows that were not measured before time was up or somebody stopped it.
     pub rows_left: usize,
     /// Host seconds of this process's campaign, from the first point on.
     pub total_s: f64,
@@ -99,6 +101,10 @@ pub trait Observer {
     fn start(&mut self, scheduled: &Scheduled);
     /// Its row is on disk.
     fn recorded(&mut self, row: &Row);
+    /// Asked before each point: whether to leave the rest to a process that resumes.
+    fn should_stop(&self) -> bool {
+        false
+    }
 }
 
 /// Observes nothing.
@@ -204,7 +210,8 @@ impl Runner<'_> {
             if is_done(&self.recorder, scheduled) {
                 continue;
             }
-            if self.began.elapsed().as_secs_f64() > self.budget_s {
+            let is_late = self.began.elapsed().as_secs_f64() > self.budget_s;
+            if is_late || observer.should_stop() {
                 break;
             }
             observer.start(scheduled);
