@@ -3,20 +3,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::interrupt::Interrupt;
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::progress::Progress;
 use super::{report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
-use crate::campaign::{self, CampaignSummary, Observer, Request, Scheduled};
-use crate::device::{self, Opened};
+use crate::campaign::{self, CampaignSummary, ExpectedTime, Request, seconds_of_a_row};
+use crate::device::{self, Device, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
-use crate::record::{Row, Status};
+use crate::record::{Records, Status};
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::verdict::judge;
@@ -107,10 +108,38 @@ fn measure(suite: Option<Suite>, options: &MeasureOptions) -> Result<ExitCode> {
         budget_s: options.minutes.map(|minutes| 60.0 * minutes),
         command_line: command_line(),
     };
-    let mut bar = Bar::new();
-    let summary = campaign::run(&mut *device, &request, &mut bar)?;
-    bar.bar.finish_and_clear();
+    let row_s = expected_row_s(&request, &*device)?;
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new(&interrupt, row_s);
+    let summary = campaign::run(&mut *device, &request, &mut progress)?;
+    drop(progress);
+    interrupt.end_at_once();
+    if let Some(signal) = interrupt.signal().filter(|_| summary.rows_left > 0) {
+        eprintln!("stopped by signal {signal} {}", resume_line(&summary));
+        return Ok(Interrupt::exit_code(signal));
+    }
     conclude(&summary, &machines, options.format)
+}
+
+/// Seconds that a row should take: of a campaign that is resumed by its rows, of a new one
+/// by its protocol, which is said.
+fn expected_row_s(request: &Request, device: &dyn Device) -> Result<Option<f64>> {
+    if let Some(folder) = &request.resume {
+        return Ok(seconds_of_a_row(&Records::read(folder)?.rows));
+    }
+    let Some(suite) = &request.suite else { return Ok(None) };
+    let expected = ExpectedTime::of(suite, device)?;
+    eprintln!("expect {expected}");
+    Ok((expected.rows > 0).then(|| expected.least_s / expected.rows as f64))
+}
+
+/// How many rows are left, and how to measure them.
+fn resume_line(summary: &CampaignSummary) -> String {
+    format!(
+        "with {} rows left; `ridgepoint measure --resume {}` measures them",
+        summary.rows_left,
+        summary.folder.display()
+    )
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -163,11 +192,7 @@ fn conclude(
         summary.rows, summary.resumed_rows
     );
     if summary.rows_left > 0 {
-        eprintln!(
-            "time was up with {} rows left; `ridgepoint measure --resume {}` measures them",
-            summary.rows_left,
-            summary.folder.display()
-        );
+        eprintln!("time was up {}", resume_line(summary));
     }
     if let Some(overhead) = summary.overhead(after_s) {
         eprintln!(
@@ -227,37 +252,5 @@ fn seconds(s: f64) -> String {
         s if s >= 1.0 => format!("{s:.3} s"),
         s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
         s => format!("{:.2} us", s * 1e6),
-    }
-}
-
-/// The progress bar on standard error; silent where that is not a terminal.
-struct Bar {
-    bar: ProgressBar,
-}
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::no_length();
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {wide_msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { bar }
-    }
-}
-
-impl Observer for Bar {
-    fn begin(&mut self, folder: &Path, total: usize, done: usize) {
-        eprintln!("{} points into {}", total - done, folder.display());
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
-        self.bar.reset_eta();
-        self.bar.enable_steady_tick(Duration::from_secs(1));
-    }
-
-    fn start(&mut self, scheduled: &Scheduled) {
-        self.bar.set_message(scheduled.point.problem.label());
-    }
-
-    fn recorded(&mut self, _: &Row) {
-        self.bar.inc(1);
     }
 }
