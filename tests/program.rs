@@ -464,7 +464,7 @@ fn send(child: &Child, signal: &str) {
 #[cfg(unix)]
 #[test]
 fn a_signal_stops_after_the_row_in_hand() {
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    for (signal, name, code) in [("INT", "Ctrl-C", 130), ("TERM", "SIGTERM", 143)] {
         let dir = tempfile::tempdir().unwrap();
         let suite = slow_suite(dir.path(), 0.1);
         let child = begun(dir.path(), suite, "results.csv", 3);
@@ -476,6 +476,7 @@ fn a_signal_stops_after_the_row_in_hand() {
             remarks.contains("`ridgepoint measure --resume c` measures them"),
             "{remarks}"
         );
+        assert!(remarks.contains(&format!("stopped by {name} with ")), "{remarks}");
         assert!(output.stdout.is_empty(), "no table of half a campaign");
         let folder = dir.path().join("c");
         let rows = keys(&folder).len();

@@ -53,6 +53,11 @@ impl Interrupt {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal > 0)
     }
 
+    /// What people call a signal.
+    pub fn name(signal: usize) -> &'static str {
+        if signal == SIGINT as usize { "Ctrl-C" } else { "SIGTERM" }
+    }
+
     /// The exit code of a program that a signal stopped, as shells have it.
     pub fn exit_code(signal: usize) -> ExitCode {
         ExitCode::from((SIGNALLED + signal) as u8)

@@ -115,7 +115,7 @@ fn measure(suite: Option<Suite>, options: &MeasureOptions) -> Result<ExitCode> {
     drop(progress);
     interrupt.end_at_once();
     if let Some(signal) = interrupt.signal().filter(|_| summary.rows_left > 0) {
-        eprintln!("stopped by signal {signal} {}", resume_line(&summary));
+        eprintln!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
         return Ok(Interrupt::exit_code(signal));
     }
     conclude(&summary, &machines, options.format)

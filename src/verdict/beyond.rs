@@ -19,6 +19,9 @@ const NEAR_CACHE: f64 = 4.0;
 /// cache's bandwidth: below that, it is launches that differ.
 const LAUNCHES: f64 = 10.0;
 
+/// Most points of one kernel that are told one by one; the others are counted.
+const TOLD: usize = 5;
+
 /// A point that beat a roof.
 struct Beyond<'a> {
     point: &'a Measured,
@@ -113,7 +116,7 @@ impl Judge<'_> {
                 self.low_ceiling(roof)
             ));
         }
-        told.extend(others.iter().map(|beyond| {
+        told.extend(others.iter().take(TOLD).map(|beyond| {
             format!(
                 "impossible: {}: {} ran at {} of the measured {roof} roof; {}",
                 self.place(beyond.point),
@@ -122,6 +125,13 @@ impl Judge<'_> {
                 self.miscounted(roof, beyond.point, &others)
             )
         }));
+        let rest = others.len().saturating_sub(TOLD);
+        if rest > 0 {
+            told.push(format!(
+                "impossible: {} of the same kernel ran faster than the {roof} roof allows",
+                counted(rest, "more point", "more points")
+            ));
+        }
         told
     }
 

@@ -124,6 +124,14 @@ fn one_kernel_alone_is_miscounted() {
 }
 
 #[test]
+fn many_points_of_one_kernel_are_counted() {
+    let batches = (1..=8).map(|n| DECODE.replace("batch=8", &format!("batch={}", 8 * n)));
+    let told = faults(batches.map(|text| at("decode", &text, 1.6)).collect());
+    assert_eq!(told.len(), 6, "{told:?}");
+    assert!(told[5].contains("3 more points of the same kernel"), "{told:?}");
+}
+
+#[test]
 fn a_working_set_near_the_cache_was_helped_by_it() {
     let near = Row { reuse_distance_bytes: Some(2 * CACHE), ..at("decode", DECODE, 1.7) };
     let other = at("kv_read", KV_READ, 0.9);
