@@ -19,6 +19,10 @@ const NEAR_CACHE: f64 = 4.0;
 /// cache's bandwidth: below that, it is launches that differ.
 const LAUNCHES: f64 = 10.0;
 
+/// The same for the compute ceiling of a point in a cache: a ceiling that short products
+/// set is one of launches too.
+const COMPUTE_LAUNCHES: f64 = 100.0;
+
 /// Most points of one kernel that are told one by one; the others are counted.
 const TOLD: usize = 5;
 
@@ -58,6 +62,7 @@ impl Judge<'_> {
                 }
                 return Some(("memory", share.widened(ceilings.read.rate.half_width())));
             }
+            RoofKind::Compute if !self.outlasts(point, COMPUTE_LAUNCHES) => return None,
             RoofKind::Compute => ceilings.compute.get(&point.problem.math_dtype()?)?,
             RoofKind::Link if point.judged_facts().purpose == Purpose::LinkRoof => {
                 return None;
@@ -88,10 +93,16 @@ impl Judge<'_> {
     fn has_memory_ceiling(&self, point: &Measured) -> bool {
         let Some(ceilings) = &self.campaign.ceilings else { return false };
         let smallest = ceilings.peaks.bandwidth.read.points().first();
-        let (Some(smallest), Some(time_s)) = (smallest, point.time_s) else { return false };
+        let Some(smallest) = smallest else { return false };
         point.is_from_dram()
             || point.reuse_distance_bytes >= Some(smallest.footprint_bytes)
-                && time_s.value >= LAUNCHES * self.launch_overhead_s
+                && self.outlasts(point, LAUNCHES)
+    }
+
+    /// Whether a point is from DRAM or takes at least as long as so many empty launches.
+    fn outlasts(&self, point: &Measured, launches: f64) -> bool {
+        let time_s = point.time_s.map_or(0.0, |time_s| time_s.value);
+        point.is_from_dram() || time_s >= launches * self.launch_overhead_s
     }
 
     fn diagnose(&self, roof: &str, found: &[Beyond]) -> Vec<String> {

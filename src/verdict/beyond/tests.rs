@@ -195,4 +195,13 @@ fn arithmetic_above_its_roof_is_miscounted() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("160% of the measured compute roof"), "{told:?}");
     assert!(told[0].contains("its FLOPs are miscounted, or it computed in another format"));
+    // In a cache, short times are those of launches: 17 us are not judged, 280 us are.
+    let hot = |context: u64| {
+        let text =
+            slow.replace("batch=8,context=8192", &format!("batch=1,context={context}"));
+        let hot = Row { residency: "L2".into(), ..at("decode", &text, 1.6) };
+        faults(vec![hot]).join("\n")
+    };
+    assert_eq!(hot(64), "");
+    assert!(hot(1024).contains("160% of the measured compute roof"), "{}", hot(1024));
 }
