@@ -28,7 +28,7 @@ use crate::device::DeviceKind;
 use crate::model::derived;
 use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
-use crate::record::{Records, Row, Run, Unreadable};
+use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable};
 use crate::roofline::Peaks;
 use crate::statistics::quantile;
 
@@ -70,6 +70,13 @@ pub struct Campaign {
     pub unreadable: Vec<Unreadable>,
     /// Rows in `results.csv`, repeats and unreadable ones counted in.
     pub row_count: usize,
+    /// Rows of `results.csv` as they were read, repeats too, for checks of the records
+    /// against each other.
+    pub rows: Vec<Row>,
+    /// Columns of `results.csv`; empty where the records came from no file.
+    pub columns: Vec<String>,
+    /// Times of all samples, where `samples.csv` is there.
+    pub samples: Option<SampleTimes>,
     /// Ceilings, if the campaign measured a read stream from DRAM.
     pub ceilings: Option<Ceilings>,
     /// Ceilings that follow from what the device reports: its clocks, its
@@ -81,6 +88,8 @@ pub struct Campaign {
     pub spec_refused: Option<String>,
     /// The sentinel, if it was measured at least twice.
     pub sentinel: Option<Sentinel>,
+    /// Rows of `rounds.csv`.
+    pub rounds: Vec<RoundRow>,
     /// How much times vary from round to round, if points had several.
     pub repeatability: Option<Repeatability>,
     /// Seconds of an empty launch, each time that it was measured, the first when the
@@ -99,6 +108,7 @@ impl Campaign {
     pub fn load(folder: &Path, machines: &Machines) -> Result<Self> {
         let campaign = Self::from_records(folder, Records::read(folder)?, None)
             .with_context(|| format!("in {}", folder.join("results.csv").display()))?;
+        let campaign = Campaign { samples: SampleTimes::read(folder)?, ..campaign };
         Ok(match machines.spec(&campaign.provenance.device) {
             Ok(spec) => campaign.with_spec(spec),
             Err(mismatch) => {
@@ -112,7 +122,7 @@ impl Campaign {
         records: Records,
         spec: Option<DataSheet>,
     ) -> Result<Self> {
-        let Records { runs, rows, rounds, mut unreadable } = records;
+        let Records { runs, rows, rounds, mut unreadable, columns } = records;
         let mut keys = HashSet::new();
         if let Some(row) = rows.iter().find(|row| !keys.insert(row.key())) {
             bail!(
@@ -157,9 +167,13 @@ impl Campaign {
             points,
             unreadable,
             row_count,
+            rows,
+            columns,
+            samples: None,
             spec: None,
             spec_refused: None,
             sentinel,
+            rounds,
             repeatability,
             launch_overheads_s,
         };

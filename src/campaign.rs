@@ -12,9 +12,11 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
 mod earlier;
+mod expected;
 mod rows;
 
 use earlier::Earlier;
+pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
 pub use rows::Scheduled;
 use rows::{Circumstances, Rounds, RowAuthor, nanos_now};
 
@@ -108,7 +110,7 @@ pub struct CampaignSummary {
     pub rows: usize,
     /// Rows that were there before.
     pub resumed_rows: usize,
-    /// Rows that were not measured before time was up.
+    /// Rows that were not measured before time was up or somebody stopped it.
     pub rows_left: usize,
     /// Host seconds of this process's campaign, from the first point on.
     pub total_s: f64,
@@ -151,6 +153,10 @@ pub trait Observer {
     fn start(&mut self, scheduled: &Scheduled);
     /// It is on disk, and with the point's last round the point's row.
     fn measured(&mut self, scheduled: &Scheduled, row: Option<&Row>);
+    /// Asked before each round: whether to leave the rest to a process that resumes.
+    fn should_stop(&self) -> bool {
+        false
+    }
 }
 
 /// Observes nothing.
@@ -279,7 +285,7 @@ impl Runner<'_> {
             if !self.process.measures(scheduled) || !self.is_wanted(scheduled) {
                 continue;
             }
-            if self.is_out_of_time() {
+            if self.is_out_of_time() || observer.should_stop() {
                 break;
             }
             if scheduled.round > round {
@@ -345,7 +351,7 @@ impl Runner<'_> {
             }
             self.device.begin_round();
             for (order_index, scheduled) in &missing {
-                if self.is_out_of_time() {
+                if self.is_out_of_time() || observer.should_stop() {
                     return Ok(());
                 }
                 self.step(scheduled, *order_index, observer)?;

@@ -68,7 +68,12 @@ impl Point {
     /// Twelve hexadecimal digits that stay the same wherever and whenever the
     /// point is measured under the same protocol.
     pub fn id(&self) -> String {
-        let text = format!("{self}@protocol{PROTOCOL}");
+        self.id_under(PROTOCOL)
+    }
+
+    /// The id that it has when it is measured under another revision of the protocol.
+    pub fn id_under(&self, protocol: &str) -> String {
+        let text = format!("{self}@protocol{protocol}");
         blake3::hash(text.as_bytes()).to_hex()[..12].to_owned()
     }
 }
@@ -165,6 +170,13 @@ mod tests {
         for (from, to) in changes {
             assert_ne!(id(&TEXT.replace(from, to)), base, "{from} -> {to}");
         }
+    }
+
+    #[test]
+    fn another_protocol_gives_another_id() {
+        let point = TEXT.parse::<Point>().unwrap();
+        assert_eq!(point.id_under(PROTOCOL), point.id());
+        assert_ne!(point.id_under("0"), point.id());
     }
 
     #[test]

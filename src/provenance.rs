@@ -55,6 +55,61 @@ impl Provenance {
     }
 }
 
+/// Columns of `run.csv` that tell machines apart, as far as they are filled: the rows of
+/// one folder are of one machine, with as many threads and the same instructions.
+pub const MACHINE_COLUMNS: [&str; 15] = [
+    "device",
+    "device_kind",
+    "backend",
+    "caches",
+    "threads",
+    "simd",
+    "os",
+    "arch",
+    "host_hash",
+    "compute_capability",
+    "sm_count",
+    "memory_bus_bits",
+    "l2_bytes",
+    "memory_total_bytes",
+    "gpu_uuid_hash",
+];
+
+/// Columns of `run.csv` that tell apart what the program was built from, and by what.
+pub const PROGRAM_COLUMNS: [&str; 6] =
+    ["harness_version", "git_sha", "git_dirty", "build_profile", "rustc", "compiler"];
+
+/// A column in which two processes differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Its name.
+    pub column: &'static str,
+    /// The value of the one.
+    pub was: String,
+    /// The value of the other.
+    pub is: String,
+}
+
+/// Where two processes differ. What either does not say is not a difference: older
+/// versions did not write all columns, and devices do not report everything.
+pub fn differences(was: &Run, is: &Run, columns: &[&'static str]) -> Vec<Difference> {
+    let value = |run: &Run, column: &str| run.get(column).unwrap_or_default().to_owned();
+    // The number of a GPU depends on what else is in the machine.
+    let kind = |column: &str, value: &str| match column {
+        "backend" => value.split(':').next().unwrap_or_default().to_owned(),
+        _ => value.to_owned(),
+    };
+    let compared = columns.iter().map(|&column| {
+        let (was, is) = (value(was, column), value(is, column));
+        Difference { column, was, is }
+    });
+    let differ = |d: &Difference| {
+        let known = !d.was.is_empty() && !d.is.is_empty();
+        known && kind(d.column, &d.was) != kind(d.column, &d.is)
+    };
+    compared.filter(differ).collect()
+}
+
 /// A row of `run.csv` while it is read.
 struct Columns<'a> {
     run: &'a Run,
@@ -168,6 +223,24 @@ mod tests {
             let start = format!("run.csv line 2, column memory_clock_max_hz: `{wrong}`");
             assert!(told[0].starts_with(&start), "{told:?}");
         }
+    }
+
+    #[test]
+    fn what_either_does_not_say_is_not_a_difference() {
+        let run = |columns: &[(&str, &str)]| {
+            let mut run = Run::default();
+            columns.iter().for_each(|(name, value)| run.set(name, value));
+            run
+        };
+        let was = run(&[("device", "A"), ("threads", "2"), ("backend", "cuda:0")]);
+        let of = |is: &Run| differences(&was, is, &MACHINE_COLUMNS);
+        assert_eq!(of(&was), []);
+        assert_eq!(of(&run(&[("device", "A"), ("backend", "cuda:1")])), []);
+        assert_eq!(of(&run(&[("threads", ""), ("simd", "avx2")])), []);
+        let told = of(&run(&[("device", "B"), ("threads", "1"), ("backend", "cpu")]));
+        let columns: Vec<&str> = told.iter().map(|d| d.column).collect();
+        assert_eq!(columns, ["device", "backend", "threads"]);
+        assert_eq!((told[2].was.as_str(), told[2].is.as_str()), ("2", "1"));
     }
 
     #[test]

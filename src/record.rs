@@ -22,11 +22,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod recorder;
+mod samples;
 
 pub use recorder::{
-    RecordedRound, Recorder, results_header, rounds_header, samples_header,
+    RecordedRound, Recorder, results_header, rounds_header, samples_header, shape_values,
     write_atomically,
 };
+pub use samples::SampleTimes;
 
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 4;
@@ -158,6 +160,10 @@ pub struct Row {
     /// Line of the file that it was read from, for messages. Not a column.
     #[serde(skip)]
     pub line: u64,
+    /// The shape columns as they were read, those with a value, for checks. The recorder
+    /// writes them from `problem`.
+    #[serde(skip)]
+    pub shape: Vec<(String, String)>,
 }
 
 impl Row {
@@ -170,7 +176,7 @@ impl Row {
 /// A value of a record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// `results.csv` or `run.csv`.
+    /// `results.csv`, `run.csv` or `samples.csv`.
     pub file: &'static str,
     /// Line of that file, from 1; 0 where the record came from no file.
     pub line: u64,
@@ -284,6 +290,8 @@ pub struct Records {
     pub rounds: Vec<RoundRow>,
     /// Rows of `results.csv` that are not what this version writes.
     pub unreadable: Vec<Unreadable>,
+    /// Columns of `results.csv`; empty where the records came from no file.
+    pub columns: Vec<String>,
 }
 
 impl Records {
@@ -298,12 +306,12 @@ impl Records {
             bail!("{} is not a folder; give one that `measure` wrote", folder.display());
         }
         let runs = read_runs(&folder.join("run.csv"))?;
-        let (rows, unreadable) = read_results(&folder.join("results.csv"))?;
+        let results = read_results(&folder.join("results.csv"))?;
         let rounds = match folder.join("rounds.csv") {
             path if path.exists() => read_csv(&path)?,
             _ => Vec::new(),
         };
-        Ok(Records { runs, rows, rounds, unreadable })
+        Ok(Records { runs, rounds, ..results })
     }
 }
 
@@ -323,7 +331,7 @@ fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 }
 
 /// The rows of `results.csv`, and those that do not parse.
-fn read_results(path: &Path) -> Result<(Vec<Row>, Vec<Unreadable>)> {
+fn read_results(path: &Path) -> Result<Records> {
     let text = complete_lines(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
@@ -338,13 +346,19 @@ fn read_results(path: &Path) -> Result<(Vec<Row>, Vec<Unreadable>)> {
             Err(value) => unreadable.push(value),
         }
     }
-    Ok((rows, unreadable))
+    let columns = header.iter().map(str::to_owned).collect();
+    Ok(Records { rows, unreadable, columns, ..Records::default() })
 }
 
 fn parse_row(header: &StringRecord, record: &StringRecord) -> Result<Row, Unreadable> {
     let line = record.position().map_or(0, csv::Position::line);
     match record.deserialize::<Row>(Some(header)) {
-        Ok(row) => Ok(Row { line, ..row }),
+        Ok(row) => {
+            let cells = header.iter().zip(record.iter());
+            let shape = cells.filter(|(name, value)| is_shape(name) && !value.is_empty());
+            let shape = shape.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Ok(Row { line, shape: shape.collect(), ..row })
+        }
         Err(error) => {
             let csv::ErrorKind::Deserialize { err, .. } = error.kind() else {
                 return Err(Unreadable { line, ..broken_line(&error) });
@@ -365,6 +379,10 @@ fn parse_row(header: &StringRecord, record: &StringRecord) -> Result<Row, Unread
             })
         }
     }
+}
+
+fn is_shape(column: &str) -> bool {
+    column.starts_with("shape_")
 }
 
 fn broken_line(error: &csv::Error) -> Unreadable {

@@ -7,12 +7,14 @@
 //! missing rows and times that beat the measured ceilings by more than the noise
 //! allows, or that beat what the device's clocks allow.
 
+mod beyond;
 mod decode;
 mod evidence;
 mod knees;
 mod limits;
 mod pair_claims;
 mod pairs;
+mod records;
 mod shares;
 mod validity;
 

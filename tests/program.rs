@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tiny.toml");
@@ -90,6 +90,7 @@ fn measure_writes_records_figures_and_a_verdict() {
     assert!(output.status.success(), "{remarks}");
     assert!(printed.contains("Decode attention is memory bound."), "{printed}");
     assert!(remarks.contains("outside warm-up, checks and samples"), "{remarks}");
+    assert!(remarks.contains("expect at least "), "{remarks}");
     let folder = dir.path().join("campaign");
     assert_eq!(keys(&folder).len(), planned(&folder));
     let statuses = column(&folder.join("results.csv"), "status");
@@ -357,6 +358,8 @@ fn list_and_doctor_print_in_every_format() {
             reader.records().map(|r| r.unwrap()[0].to_owned()).collect();
         assert!(ids.len() > 20, "{suite}");
     }
+    let listed = succeed(dir.path(), &["list", TINY]);
+    assert!(listed.contains("of warm-up and samples"), "{listed}");
     let doctor = succeed(dir.path(), &["doctor", "--format", "json"]);
     let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
     assert_eq!(doctor.as_array().map(Vec::len), Some(2));
@@ -425,6 +428,105 @@ fn killed_at_any_moment_a_campaign_resumes_to_completion() {
     let expected: usize = counts.iter().map(|n| n.parse::<usize>().unwrap()).sum();
     assert_eq!(column(&folder.join("samples.csv"), "point_id").len(), expected);
     succeed(dir.path(), &["verdict", "c"]);
+}
+
+/// A suite of which a point takes so many seconds.
+fn slow_suite(directory: &Path, sample_s: f64) -> &'static str {
+    let text = fs::read_to_string(TINY).unwrap();
+    let text = text.replace("min_sample_s = 0.01", &format!("min_sample_s = {sample_s}"));
+    let text = text.replace("max_sample_s = 0.03", &format!("max_sample_s = {sample_s}"));
+    fs::write(directory.join("slow.toml"), text).unwrap();
+    "slow.toml"
+}
+
+/// A campaign into `c` that has as many lines in a file there.
+fn begun(directory: &Path, suite: &str, file: &str, lines: usize) -> Child {
+    let mut child = ridgepoint(directory, &["measure", suite, "--out", "c"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let path = directory.join("c").join(file);
+    let count = || fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+    while count() < lines {
+        assert!(child.try_wait().unwrap().is_none(), "the campaign has ended early");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[cfg(unix)]
+fn send(child: &Child, signal: &str) {
+    let command = format!("kill -{signal} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+}
+
+/// The row in hand is finished, the way to continue is said, and what is there is whole.
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_after_the_row_in_hand() {
+    for (signal, name, code) in [("INT", "Ctrl-C", 130), ("TERM", "SIGTERM", 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let suite = slow_suite(dir.path(), 0.1);
+        let child = begun(dir.path(), suite, "results.csv", 3);
+        send(&child, signal);
+        let output = child.wait_with_output().unwrap();
+        let remarks = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{remarks}");
+        assert!(
+            remarks.contains("`ridgepoint measure --resume c` measures them"),
+            "{remarks}"
+        );
+        assert!(remarks.contains(&format!("stopped by {name} with ")), "{remarks}");
+        assert!(output.stdout.is_empty(), "no table of half a campaign");
+        let folder = dir.path().join("c");
+        let rows = keys(&folder).len();
+        assert!((2..planned(&folder)).contains(&rows), "{rows} rows");
+        let results = fs::read_to_string(folder.join("results.csv")).unwrap();
+        assert!(results.ends_with('\n'));
+        succeed(dir.path(), &["measure", "--resume", "c"]);
+        assert_eq!(keys(&folder).len(), planned(&folder));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let suite = slow_suite(dir.path(), 600.0);
+    let mut child = begun(dir.path(), suite, "run.csv", 2);
+    send(&child, "INT");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the first signal waits for the row");
+    send(&child, "INT");
+    let output = child.wait_with_output().unwrap();
+    let remarks = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{remarks}");
+    assert!(remarks.contains("stopping after this point"), "{remarks}");
+}
+
+#[test]
+fn resuming_a_finished_folder_changes_no_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", &with_dram(dir.path()), "--out", "c"]);
+    let read = || {
+        let entries = fs::read_dir(dir.path().join("c")).unwrap().map(Result::unwrap);
+        let mut files: Vec<_> = entries
+            .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = read();
+    assert!(before.len() > 8);
+    let output = run(dir.path(), &["measure", "--resume", "c"]);
+    let remarks = text(&output.stderr);
+    assert!(output.status.success(), "{remarks}");
+    assert!(remarks.contains("nothing is left"), "{remarks}");
+    for (now, then) in read().iter().zip(&before) {
+        assert!(now == then, "{:?} has changed", now.0);
+    }
+    assert_eq!(read().len(), before.len());
 }
 
 /// A number below `limit` from the standard library's random hash keys.

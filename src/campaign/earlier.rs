@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::provenance::Provenance;
+use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, Provenance, differences};
 use crate::record::{Records, Run};
 use crate::suite::Suite;
 
@@ -47,19 +47,26 @@ impl Earlier {
         Ok((self.suite.clone(), recorded))
     }
 
-    /// Refuses to continue where rows would not belong together.
+    /// Refuses to continue where rows would not belong together: on another machine, with
+    /// another program, or by another plan. What either process does not say of itself is
+    /// not held against it.
     pub fn agree(&self, run: &Run) -> Result<()> {
-        for name in ["schema_version", "protocol", "device", "caches", "plan_hash"] {
-            let value = |run: &Run| run.get(name).unwrap_or_default().to_owned();
-            let (was, is) = (value(&self.run), value(run));
-            if was != is {
-                bail!(
-                    "{} was begun with {name} = `{was}`, now it is `{is}`; its rows would not \
-                     belong together, so start a new campaign",
-                    self.folder.display()
-                );
-            }
+        let columns = [&PLAN_COLUMNS[..], &MACHINE_COLUMNS, &PROGRAM_COLUMNS].concat();
+        let told: Vec<String> = differences(&self.run, run, &columns)
+            .into_iter()
+            .map(|d| format!("{} = `{}`, now it is `{}`", d.column, d.was, d.is))
+            .collect();
+        if told.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        bail!(
+            "{} was begun with {}; its rows would not belong together, so finish it as it \
+             was begun, or start a new campaign",
+            self.folder.display(),
+            told.join("; with ")
+        )
     }
 }
+
+/// Columns of `run.csv` that say what is measured, and how.
+const PLAN_COLUMNS: [&str; 3] = ["schema_version", "protocol", "plan_hash"];

@@ -140,12 +140,44 @@ fn a_campaign_out_of_time_is_finished_by_resuming() {
 }
 
 #[test]
-fn a_finished_campaign_resumes_to_nothing() {
+fn a_finished_campaign_resumes_to_nothing_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
+    let files = ["run.csv", "results.csv", "samples.csv", "suite.toml"];
+    let read = || files.map(|name| std::fs::read(folder.join(name)).unwrap());
+    let before = read();
     let summary =
         run(&mut SimulatedDevice::default(), &resume(&folder), &mut Silent).unwrap();
     assert_eq!((summary.rows, summary.overhead(0.0)), (0, None));
+    assert_eq!(read(), before);
+}
+
+/// Asks to stop once so many rows are recorded.
+struct StopAfter(usize);
+
+impl Observer for StopAfter {
+    fn begin(&mut self, _: &Path, _: usize, _: usize) {}
+    fn start(&mut self, _: &Scheduled) {}
+    fn measured(&mut self, _: &Scheduled, row: Option<&Row>) {
+        self.0 -= usize::from(row.is_some());
+    }
+    fn should_stop(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+#[test]
+fn a_campaign_that_is_stopped_finishes_the_row_in_hand_and_is_resumed() {
+    for rows in [0, 1, 4] {
+        let dir = tempfile::tempdir().unwrap();
+        let device = &mut SimulatedDevice::default();
+        let first = run(device, &request(dir.path()), &mut StopAfter(rows)).unwrap();
+        assert_eq!((first.rows, first.rows_left), (rows, 9 - rows));
+        assert_eq!(Records::read(&first.folder).unwrap().rows.len(), rows);
+        let rest = run(device, &resume(&first.folder), &mut Silent).unwrap();
+        assert_eq!((rest.rows, rest.resumed_rows, rest.rows_left), (9 - rows, rows, 0));
+        assert!(judge(&load(&first.folder)).is_valid());
+    }
 }
 
 #[test]
@@ -185,12 +217,24 @@ fn a_resume_that_does_not_fit_is_refused() {
     let refused = |device: &mut SimulatedDevice, request: Request| {
         run(device, &request, &mut Silent).unwrap_err().to_string()
     };
+    let facts = |threads: &str, simd: &str| {
+        let mut device = SimulatedDevice::default();
+        for (name, value) in [("threads", threads), ("simd", simd)] {
+            device.info.facts.push((name.into(), value.into()));
+        }
+        device
+    };
+    let threaded = tempfile::tempdir().unwrap();
+    let threaded = start(threaded.path(), &mut facts("2", "avx512")).folder;
     let mut other = SimulatedDevice::default();
     other.info.name = "Another".into();
     assert!(refused(&mut other, resume(&folder)).contains("device = `Simulated Device`"));
     let mut grown = SimulatedDevice::default();
     grown.info.caches[0].bytes *= 2;
     assert!(refused(&mut grown, resume(&folder)).contains("caches"));
+    let both = refused(&mut facts("1", "avx2"), resume(&threaded));
+    assert!(both.contains("threads = `2`, now it is `1`; with simd = `avx512`"), "{both}");
+    run(&mut facts("2", "avx512"), &resume(&threaded), &mut Silent).unwrap();
     let device = &mut SimulatedDevice::default();
     let seeded = Request { seed: Some(6), ..resume(&folder) };
     assert!(refused(device, seeded).contains("seed 5"));
@@ -346,6 +390,33 @@ fn a_budget_that_ends_in_a_round_keeps_what_has_two() {
         assert_eq!(of_points.count(), enough.len(), "after {steps} steps");
         let rest = run(device, &resume(&summary.folder), &mut Silent).unwrap();
         assert_eq!((rest.rows + rest.resumed_rows, rest.rows_left), (14, 0));
+    }
+}
+
+/// Another host, commit or build, as the row of `run.csv` of the first process says it.
+#[test]
+fn a_resume_by_another_program_or_host_is_refused_with_the_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = start(dir.path(), &mut SimulatedDevice::default()).folder;
+    let path = folder.join("run.csv");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    let with = |column: &str, value: &str| {
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let record = reader.records().next().unwrap().unwrap();
+        let at = header.iter().position(|name| *name == column).unwrap();
+        let cells = record.iter().enumerate();
+        let cells = cells.map(|(i, cell)| if i == at { value } else { cell });
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(&header).unwrap();
+        writer.write_record(cells).unwrap();
+        std::fs::write(&path, writer.into_inner().unwrap()).unwrap();
+        run(&mut SimulatedDevice::default(), &resume(&folder), &mut Silent)
+    };
+    for column in ["host_hash", "git_sha", "git_dirty", "build_profile", "rustc", "arch"] {
+        let told = with(column, "other").unwrap_err().to_string();
+        assert!(told.contains(&format!("was begun with {column} = `other`")), "{told}");
+        with(column, "").unwrap();
     }
 }
 

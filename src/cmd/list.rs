@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::options::{DeviceArgs, OutputFormat};
 use super::table;
+use crate::campaign::ExpectedTime;
 use crate::device::{self, Device};
 use crate::op::Routed;
 use crate::point::Point;
@@ -34,9 +35,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         columns.truncate(OF_EVERY_POINT);
         rows.iter_mut().for_each(|row| row.truncate(OF_EVERY_POINT));
     }
+    let expected = ExpectedTime::of(&suite, &*device)?;
+    let time = format!(
+        "{} rounds of points with the repeats of the sentinel, {} of them to be measured here: {expected}.",
+        expected.rounds, expected.measured_rounds
+    );
     let section = Section {
         heading: suite.name.clone(),
-        paragraphs: vec![suite.about.trim().to_owned()],
+        paragraphs: vec![suite.about.trim().to_owned(), time],
         columns,
         rows,
     };

@@ -3,20 +3,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::interrupt::Interrupt;
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::progress::Progress;
 use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
-use crate::campaign::{self, CampaignSummary, Observer, Process, Request, Scheduled};
-use crate::device::{self, Opened};
+use crate::campaign::{
+    self, CampaignSummary, ExpectedTime, Process, Request, seconds_of_a_row,
+};
+use crate::device::{self, Device, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
-use crate::record::{Records, Row, Status};
+use crate::record::{Records, Status};
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::verdict::judge;
@@ -139,9 +142,16 @@ fn measure(
         process,
         command_line: command_line(),
     };
-    let mut bar = Bar::new();
-    let mut summary = campaign::run(&mut *device, &request, &mut bar)?;
-    bar.finish();
+    let round_s = expected_round_s(&request, &*device)?;
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new(&interrupt, round_s);
+    let mut summary = campaign::run(&mut *device, &request, &mut progress)?;
+    drop(progress);
+    interrupt.end_at_once();
+    if let Some(signal) = interrupt.signal().filter(|_| summary.rows_left > 0) {
+        eprintln!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
+        return Ok(Interrupt::exit_code(signal));
+    }
     if index > 0 {
         return Ok(ExitCode::SUCCESS);
     }
@@ -183,6 +193,30 @@ fn start_process(
         );
     }
     Ok(())
+}
+
+/// Seconds that a round should take: of a campaign that is resumed by its rows, of a new one
+/// by its protocol, which is said.
+fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64>> {
+    if let Some(folder) = &request.resume {
+        let suite = Suite::load_file(&folder.join("suite.toml"))?;
+        let rounds = suite.settings.rounds as f64;
+        let row_s = seconds_of_a_row(&Records::read(folder)?.rows);
+        return Ok(row_s.map(|row_s| row_s / rounds));
+    }
+    let Some(suite) = &request.suite else { return Ok(None) };
+    let expected = ExpectedTime::of(suite, device)?;
+    eprintln!("expect {expected}");
+    Ok((expected.rounds > 0).then(|| expected.least_s / expected.rounds as f64))
+}
+
+/// How many rows are left, and how to measure them.
+fn resume_line(summary: &CampaignSummary) -> String {
+    format!(
+        "with {} rows left; `ridgepoint measure --resume {}` measures them",
+        summary.rows_left,
+        summary.folder.display()
+    )
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -235,11 +269,7 @@ fn conclude(
         summary.rows, summary.resumed_rows
     );
     if summary.rows_left > 0 {
-        eprintln!(
-            "time was up with {} rows left; `ridgepoint measure --resume {}` measures them",
-            summary.rows_left,
-            summary.folder.display()
-        );
+        eprintln!("time was up {}", resume_line(summary));
     }
     if let Some(overhead) = summary.overhead(after_s) {
         eprintln!(
@@ -299,42 +329,5 @@ fn seconds(s: f64) -> String {
         s if s >= 1.0 => format!("{s:.3} s"),
         s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
         s => format!("{:.2} us", s * 1e6),
-    }
-}
-
-/// The progress bar on standard error; silent where that is not a terminal.
-pub(super) struct Bar {
-    bar: ProgressBar,
-}
-
-impl Bar {
-    pub(super) fn new() -> Self {
-        let bar = ProgressBar::no_length();
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {wide_msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { bar }
-    }
-
-    /// Removes it.
-    pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-impl Observer for Bar {
-    fn begin(&mut self, folder: &Path, total: usize, done: usize) {
-        eprintln!("{} rounds of points into {}", total - done, folder.display());
-        self.bar.set_length(total as u64);
-        self.bar.set_position(done as u64);
-        self.bar.reset_eta();
-        self.bar.enable_steady_tick(Duration::from_secs(1));
-    }
-
-    fn start(&mut self, scheduled: &Scheduled) {
-        self.bar.set_message(scheduled.point.problem.label());
-    }
-
-    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {
-        self.bar.inc(1);
     }
 }

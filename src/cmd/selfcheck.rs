@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::measure::Bar;
+use super::interrupt::Interrupt;
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::progress::Progress;
 use super::table;
 use crate::analysis::{Agreement, Campaign};
 use crate::campaign::{self, Process, Request};
@@ -36,6 +37,7 @@ pub struct SelfcheckArgs {
 pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
     let machines = args.machines.load()?;
     let suite = Suite::load(&args.suite)?;
+    let interrupt = Interrupt::listen()?;
     let mut folders = Vec::new();
     let mut parent = args.out.clone();
     for name in ["a", "b"] {
@@ -62,9 +64,13 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
             process: Process::ALONE,
             command_line: super::measure::command_line(),
         };
-        let mut bar = Bar::new();
-        let summary = campaign::run(&mut *device, &request, &mut bar)?;
-        bar.finish();
+        let mut progress = Progress::new(&interrupt, None);
+        let summary = campaign::run(&mut *device, &request, &mut progress)?;
+        drop(progress);
+        if let Some(signal) = interrupt.signal() {
+            eprintln!("stopped by {}; both campaigns are needed", Interrupt::name(signal));
+            return Ok(Interrupt::exit_code(signal));
+        }
         folders.push(summary.folder);
     }
     let [a, b] = [0, 1].map(|at: usize| Campaign::load(&folders[at], &machines));

@@ -22,6 +22,9 @@ pub struct Recorder {
     done: HashSet<PointKey>,
     /// Rounds of points that have no row yet.
     begun: HashMap<PointKey, Vec<RecordedRound>>,
+    /// The row of `run.csv` of a process that has resumed and measured nothing yet: one
+    /// that finds nothing left to measure leaves all files as they are.
+    unwritten_run: Option<Vec<u8>>,
 }
 
 /// A point's id and which repeat of it.
@@ -61,8 +64,9 @@ impl Recorder {
         Self::open(&folder, run, results)
     }
 
-    /// Continues a campaign: drops what a kill left half-written, adds a row
-    /// to `run.csv` and knows which rows are there already.
+    /// Continues a campaign: drops what a kill left half-written, and knows which rows
+    /// are there already. The process gets its row in `run.csv` when it records its
+    /// first point.
     ///
     /// # Errors
     /// A folder that is not a campaign, is in use by another process, or was
@@ -101,8 +105,8 @@ impl Recorder {
         let rows: Vec<Row> = read_csv(&results_path)?;
         let rounds: Vec<RoundRow> = read_csv(&rounds_path)?;
         let samples = samples_of_rounds(&samples_path, &rounds)?;
-        append(&run_path)?.write_all(&run_csv(run, false)?)?;
         let mut recorder = Self::open(folder, run, results)?;
+        recorder.unwritten_run = Some(run_csv(run, false)?);
         recorder.done = rows.iter().map(Row::key).collect();
         recorder.begun = begun(rounds, samples, &recorder.done);
         Ok(recorder)
@@ -117,6 +121,7 @@ impl Recorder {
             run_id: run.get("run_id").unwrap_or_default().to_owned(),
             done: HashSet::new(),
             begun: HashMap::new(),
+            unwritten_run: None,
         })
     }
 
@@ -154,6 +159,7 @@ impl Recorder {
         for sample in &samples {
             text.extend(csv_line(sample)?);
         }
+        self.write_run()?;
         write(&self.folder, &mut self.samples, &text)?;
         write(&self.folder, &mut self.rounds, &csv_line(&row)?)?;
         self.begun.entry(row.point_key()).or_default().push(RecordedRound { row, samples });
@@ -169,8 +175,15 @@ impl Recorder {
             bail!("point {} repeat {} has a row already", row.point_id, row.repeat);
         }
         self.begun.remove(&row.key());
+        self.write_run()?;
         let line = csv_line((row, shape_values(&row.problem)))?;
         write(&self.folder, &mut self.results, &line)
+    }
+
+    /// Writes the process's row of `run.csv`, if that is still to be done.
+    fn write_run(&mut self) -> Result<()> {
+        let Some(run) = self.unwritten_run.take() else { return Ok(()) };
+        write(&self.folder, &mut append(&self.folder.join("run.csv"))?, &run)
     }
 }
 
@@ -337,8 +350,9 @@ pub fn rounds_header() -> Vec<String> {
     header_of(&RoundRow::default())
 }
 
-/// The values of the shape columns, empty where the problem has no such key.
-fn shape_values(problem: &str) -> Vec<String> {
+/// The values of the shape columns of a problem's text, in the order of
+/// [`shape_keys`], empty where the problem has no such key.
+pub fn shape_values(problem: &str) -> Vec<String> {
     let fields = problem.parse::<Problem>().map(|p| p.fields()).unwrap_or_default();
     let value = |key| fields.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone());
     shape_keys().into_iter().map(|key| value(key).unwrap_or_default()).collect()

@@ -63,7 +63,8 @@ fn rows_come_back_as_they_went_but_for_line_ends() {
     write_point(&mut recorder, "a");
     let records = Records::read(recorder.folder()).unwrap();
     let reason = "two lines, \"quoted\"".into();
-    let expected = Row { reason, line: 2, ..row("a", 0) };
+    let shape = records.rows[0].shape.clone();
+    let expected = Row { reason, line: 2, shape, ..row("a", 0) };
     assert_eq!(records.rows, [expected]);
     assert_eq!(records.runs, [run("r")]);
     let samples: Vec<SampleRow> = read_csv(&recorder.folder().join("samples.csv")).unwrap();
@@ -107,6 +108,27 @@ fn shape_columns_repeat_the_problem() {
     let record = reader.records().next().unwrap().unwrap();
     assert_eq!(&record[column], "3");
     assert_eq!(&record[column - 1], "2");
+}
+
+#[test]
+fn a_process_that_resumes_and_records_nothing_leaves_no_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    first.record_round(round("a"), vec![sample("a", 0), sample("a", 1)]).unwrap();
+    first.record(&row("a", 0)).unwrap();
+    let folder = first.folder().to_owned();
+    drop(first);
+    let files = ["run.csv", "results.csv", "samples.csv"];
+    let read = || files.map(|name| fs::read(folder.join(name)).unwrap());
+    let before = read();
+    drop(Recorder::resume(&folder, &run("s")).unwrap());
+    assert_eq!(read(), before);
+    let mut second = Recorder::resume(&folder, &run("t")).unwrap();
+    second.record(&row("b", 0)).unwrap();
+    second.record(&row("c", 0)).unwrap();
+    let runs = Records::read(&folder).unwrap().runs;
+    let ids: Vec<_> = runs.iter().filter_map(|run| run.get("run_id")).collect();
+    assert_eq!(ids, ["r", "t"]);
 }
 
 #[test]

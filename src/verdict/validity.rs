@@ -4,7 +4,6 @@ use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::{Doubt, LEAST_COMPUTE_SHARE, LEAST_MEMORY_SHARE, Measured};
 use crate::format::DType;
 use crate::model::derived;
-use crate::op::Purpose;
 use crate::record::Status;
 use crate::statistics::Estimate;
 
@@ -32,20 +31,11 @@ impl Judge<'_> {
                 Status::Failed => faults.push(format!("failed: {problem}: {reason}")),
                 Status::Ok | Status::Noisy | Status::Disturbed | Status::Skipped => {}
             }
-            if point.is_from_dram()
-                && point.judged_facts().purpose != Purpose::MemoryRoof
-                && let Some(share) = self.binding_share(point)
-                && share.lo > IMPOSSIBLE_SHARE
-            {
-                faults.push(format!(
-                    "impossible: {problem} ran at {} of the measured roof; its bytes or FLOPs \
-                     are miscounted, or a cache helped",
-                    percent(share.value)
-                ));
-            }
         }
+        faults.extend(self.beyond_roofs());
         let unreadable = self.campaign.unreadable.iter();
         faults.extend(unreadable.map(|value| format!("unreadable: {value}")));
+        self.check_records(&mut faults, &mut warnings);
         self.impossible_rates(&mut faults);
         self.faster_than_the_probe(&mut faults);
         self.missing_rows(&mut faults);

@@ -1,0 +1,214 @@
+//! Reading `samples.csv`: the times of every row, without holding the file in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Unreadable;
+
+/// Seconds of one launch in each sample, by row and round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampleTimes {
+    by_row: HashMap<String, BTreeMap<(u32, u32), Vec<f64>>>,
+    /// Values of the file that cannot be read. Such a line is not among the times.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// Places of the columns that times are read from.
+struct Columns {
+    point_id: usize,
+    repeat: usize,
+    launches: usize,
+    elapsed_s: usize,
+    /// Versions before rounds did not write it.
+    round: Option<usize>,
+}
+
+const NAMES: [&str; 4] = ["point_id", "repeat", "launches", "elapsed_s"];
+
+impl SampleTimes {
+    /// Reads the samples of a campaign; `None` when it has no `samples.csv`. A torn last
+    /// line is left out, and so is a line that cannot be read.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join("samples.csv");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file = File::open(&path).and_then(|file| Self::of(BufReader::new(file)));
+        Ok(Some(file.with_context(|| format!("cannot read {}", path.display()))?))
+    }
+
+    fn of(mut file: impl BufRead) -> std::io::Result<Self> {
+        let mut times = SampleTimes::default();
+        let (mut line, mut number) = (Vec::new(), 0);
+        let mut columns = None;
+        while file.read_until(b'\n', &mut line)? > 0 {
+            // A process was killed while it wrote the last line.
+            let Some(text) = line.strip_suffix(b"\n") else { break };
+            let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
+            number += 1;
+            match (&columns, number) {
+                (Some(columns), _) => times.take(&text, number, columns),
+                (None, 1) => match Columns::of(&text) {
+                    Ok(found) => columns = Some(found),
+                    Err(missing) => times.unreadable.push(missing),
+                },
+                (None, _) => break,
+            }
+            line.clear();
+        }
+        Ok(times)
+    }
+
+    /// Seconds of one launch in each sample of a row, in the order taken, by round; none
+    /// when there are no samples of it.
+    pub fn of_row(
+        &self,
+        point_id: &str,
+        repeat: u32,
+    ) -> impl Iterator<Item = (u32, &[f64])> {
+        let rounds = self.by_row.get(point_id).into_iter();
+        rounds
+            .flat_map(move |rounds| rounds.range((repeat, 0)..=(repeat, u32::MAX)))
+            .map(|(&(_, round), times)| (round, times.as_slice()))
+    }
+
+    fn take(&mut self, text: &str, line: u64, columns: &Columns) {
+        match columns.sample(text, line) {
+            Ok((point_id, key, seconds)) => {
+                if !self.by_row.contains_key(point_id) {
+                    self.by_row.insert(point_id.to_owned(), BTreeMap::new());
+                }
+                if let Some(rounds) = self.by_row.get_mut(point_id) {
+                    rounds.entry(key).or_default().push(seconds);
+                }
+            }
+            Err(value) => self.unreadable.push(value),
+        }
+    }
+}
+
+impl Columns {
+    fn of(header: &str) -> Result<Self, Unreadable> {
+        let names: Vec<&str> = header.split(',').collect();
+        let place = |name: &str| names.iter().position(|column| *column == name);
+        match NAMES.map(place) {
+            [Some(point_id), Some(repeat), Some(launches), Some(elapsed_s)] => {
+                let round = place("round");
+                Ok(Columns { point_id, repeat, launches, elapsed_s, round })
+            }
+            places => {
+                let missing = NAMES.iter().zip(places).find(|(_, place)| place.is_none());
+                Err(unreadable(
+                    1,
+                    missing.map_or("", |(name, _)| name),
+                    "",
+                    "the file does not have this column",
+                ))
+            }
+        }
+    }
+
+    /// Point, repeat and round, and seconds of one launch. No value of this file is quoted.
+    fn sample<'a>(
+        &self,
+        text: &'a str,
+        line: u64,
+    ) -> Result<(&'a str, (u32, u32), f64), Unreadable> {
+        let cells: Vec<&str> = text.split(',').collect();
+        let cell = |place: usize| cells.get(place).copied().unwrap_or_default();
+        let refuse = |name, place, why| Err(unreadable(line, name, cell(place), why));
+        let Ok(repeat) = cell(self.repeat).parse() else {
+            return refuse("repeat", self.repeat, "not a whole number");
+        };
+        let Ok(round) = self.round.map_or(Ok(0), |place| cell(place).parse()) else {
+            let place = self.round.unwrap_or_default();
+            return refuse("round", place, "not a whole number");
+        };
+        let launches = match cell(self.launches).parse::<u64>() {
+            Ok(launches) if launches > 0 => launches,
+            _ => return refuse("launches", self.launches, "not a whole number above 0"),
+        };
+        match cell(self.elapsed_s).parse::<f64>() {
+            Ok(elapsed_s) if elapsed_s.is_finite() && elapsed_s >= 0.0 => {
+                let seconds = elapsed_s / launches as f64;
+                Ok((cell(self.point_id), (repeat, round), seconds))
+            }
+            _ => refuse("elapsed_s", self.elapsed_s, "not a number of 0 or more"),
+        }
+    }
+}
+
+fn unreadable(line: u64, column: &str, value: &str, why: &str) -> Unreadable {
+    Unreadable {
+        file: "samples.csv",
+        line,
+        column: Some(column.to_owned()),
+        value: value.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> SampleTimes {
+        SampleTimes::of(text.as_bytes()).unwrap()
+    }
+
+    fn row(times: &SampleTimes, point_id: &str, repeat: u32) -> Vec<(u32, Vec<f64>)> {
+        let rounds = times.of_row(point_id, repeat);
+        rounds.map(|(round, times)| (round, times.to_vec())).collect()
+    }
+
+    const HEADER: &str =
+        "run_id,point_id,repeat,sample_index,first_slot,launches,elapsed_s";
+
+    #[test]
+    fn samples_are_times_of_one_launch_by_row() {
+        let times =
+            read(&format!("{HEADER}\nr,a,0,0,0,2,0.5\nr,b,0,0,0,1,3\nr,a,0,1,0,4,2\n"));
+        assert_eq!(row(&times, "a", 0), [(0, vec![0.25, 0.5])]);
+        assert_eq!(row(&times, "b", 0), [(0, vec![3.0])]);
+        assert_eq!((row(&times, "a", 1).len(), row(&times, "c", 0).len()), (0, 0));
+        let header = format!("{HEADER},round");
+        let rounds = read(&format!("{header}\nr,a,0,0,0,2,0.5,1\nr,a,0,0,0,1,3,0\n"));
+        assert_eq!(row(&rounds, "a", 0), [(0, vec![3.0]), (1, vec![0.25])]);
+        assert!(times.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_torn_last_line_is_left_out() {
+        let times = read(&format!("{HEADER}\r\nr,a,0,0,0,2,0.5\r\nr,a,0,1,0,2,0."));
+        assert_eq!(row(&times, "a", 0), [(0, vec![0.25])]);
+        assert!(times.unreadable.is_empty(), "{:?}", times.unreadable);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_costs_its_line_alone() {
+        let lines = "r,a,0,0,0,0,0.5\nr,a,0,0,0,1,-1\nr,a,x,0,0,1,1\nr,a\nr,a,0,0,0,2,1\n";
+        let times = read(&format!("{HEADER}\n{lines}"));
+        assert_eq!(row(&times, "a", 0), [(0, vec![0.5])]);
+        let told: Vec<String> = times.unreadable.iter().map(|u| u.to_string()).collect();
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert!(
+            told[0].starts_with("samples.csv line 2, column launches: `0`"),
+            "{told:?}"
+        );
+        assert!(told[1].starts_with("samples.csv line 3, column elapsed_s: `-1`"));
+        assert!(told[2].starts_with("samples.csv line 4, column repeat: `x`"));
+        let without = read(&HEADER.replace("launches", "count")).unreadable;
+        assert!(without.is_empty(), "a header without its line end is torn");
+        let without = read(&format!("{}\nr,a\n", HEADER.replace("launches", "count")));
+        assert_eq!(without.unreadable.len(), 1);
+        let told = without.unreadable[0].to_string();
+        assert!(told.starts_with("samples.csv line 1, column launches"), "{told}");
+    }
+}

@@ -1,0 +1,429 @@
+//! Records held against each other and against what this version computes: files can be
+//! edited, mixed, cut, or written by another version, and a number that is only believed
+//! is not a measurement.
+
+use std::collections::HashMap;
+
+use super::{Judge, counted};
+use crate::analysis::Campaign;
+use crate::op::{Problem, shape_keys};
+use crate::point::Point;
+use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, Provenance, differences};
+use crate::record::{Row, Run, SCHEMA_VERSION, SampleTimes, Unreadable, shape_values};
+use crate::residency::Residency;
+use crate::statistics;
+
+/// Most findings of one kind that are told one by one; the others are counted.
+const TOLD: usize = 5;
+
+/// Relative difference of two numbers that rounding explains, such as that of a
+/// spreadsheet which saved the file again.
+const ROUNDING: f64 = 1e-6;
+
+/// Columns of `run.csv` without which nobody knows whose the rows are. Every version has
+/// written them.
+const RUN_COLUMNS: [&str; 6] =
+    ["schema_version", "run_id", "protocol", "host_hash", "device", "device_kind"];
+
+/// Columns of `results.csv` without which there is nothing to judge. Every version has
+/// written them.
+const RESULT_COLUMNS: [&str; 20] = [
+    "run_id",
+    "point_id",
+    "repeat",
+    "order_index",
+    "device",
+    "device_kind",
+    "op",
+    "kernel",
+    "cache_state",
+    "status",
+    "problem",
+    "matrix_flops_model",
+    "vector_flops_model",
+    "bytes_read_model",
+    "bytes_written_model",
+    "reuse_distance_bytes",
+    "residency",
+    "time_s_median",
+    "time_s_ci_lo",
+    "time_s_ci_hi",
+];
+
+impl Judge<'_> {
+    /// What about the files contradicts itself, as faults, and what could not be checked,
+    /// as warnings. Rows that came from no file have nothing to be held against.
+    pub(super) fn check_records(
+        &self,
+        faults: &mut Vec<String>,
+        warnings: &mut Vec<String>,
+    ) {
+        let files = Files::of(self.campaign);
+        if files.campaign.columns.is_empty() {
+            return;
+        }
+        let checks = [
+            files.schema(),
+            files.machines(),
+            files.run_ids(),
+            files.devices(),
+            files.point_ids(),
+            files.model_columns(),
+            files.shapes(),
+            files.residencies(),
+        ];
+        checks.into_iter().for_each(|found| tell(faults, "inconsistent", found));
+        let samples = self.campaign.samples.as_ref();
+        let unreadable = samples.map(|samples| samples.unreadable.clone());
+        tell(faults, "unreadable", unreadable.unwrap_or_default());
+        tell(faults, "inconsistent", files.medians());
+        warnings.extend(files.programs());
+        warnings.extend(files.unsampled());
+    }
+}
+
+/// Adds findings of one kind, the first few in full.
+fn tell(remarks: &mut Vec<String>, what: &str, found: Vec<Unreadable>) {
+    let rest = found.len().saturating_sub(TOLD);
+    let column = found.first().and_then(|finding| finding.column.clone());
+    let file = found.first().map_or("", |finding| finding.file);
+    remarks.extend(found.iter().take(TOLD).map(|finding| format!("{what}: {finding}")));
+    if rest > 0 {
+        remarks.push(format!(
+            "{what}: {} in {file} as the above, column {}",
+            counted(rest, "more line is", "more lines are"),
+            column.unwrap_or_default()
+        ));
+    }
+}
+
+/// The files of a campaign.
+struct Files<'a> {
+    campaign: &'a Campaign,
+    /// Runs by their id.
+    runs: HashMap<&'a str, &'a Run>,
+}
+
+impl<'a> Files<'a> {
+    fn of(campaign: &'a Campaign) -> Self {
+        let runs = campaign.runs.iter();
+        let runs = runs.filter_map(|run| Some((run.get("run_id")?, run))).collect();
+        Files { campaign, runs }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &'a Row> {
+        self.campaign.rows.iter()
+    }
+
+    fn run_of(&self, row: &Row) -> Option<&'a Run> {
+        self.runs.get(row.run_id.as_str()).copied()
+    }
+
+    /// Rows of `run.csv` with their lines; the header is the first.
+    fn runs(&self) -> impl Iterator<Item = (u64, &'a Run)> {
+        (2..).zip(&self.campaign.runs)
+    }
+
+    fn has_column(&self, name: &str) -> bool {
+        self.campaign.columns.iter().any(|column| column == name)
+    }
+
+    /// Columns that are missing, and versions that this program cannot read.
+    fn schema(&self) -> Vec<Unreadable> {
+        let missing = "the file does not have this column; it was cut, or something other \
+                       than this program wrote it";
+        let first = self.campaign.runs.first();
+        let of_runs = RUN_COLUMNS.iter().filter(|name| {
+            let run = first.map(|run| run.get(name));
+            run.is_some_and(|value| value.is_none())
+        });
+        let mut found: Vec<Unreadable> =
+            of_runs.map(|name| finding("run.csv", 1, name, "", missing.into())).collect();
+        let of_rows = RESULT_COLUMNS.iter().filter(|name| !self.has_column(name));
+        found.extend(of_rows.map(|name| in_row(1, name, "", missing.into())));
+        for (line, run) in self.runs() {
+            let Some(version) = run.get("schema_version") else { continue };
+            let why = match version.parse::<u32>() {
+                Ok(known) if (1..=SCHEMA_VERSION).contains(&known) => continue,
+                Ok(newer) if newer > SCHEMA_VERSION => format!(
+                    "these files are newer than this program, which reads versions 1 to \
+                     {SCHEMA_VERSION}; use the program that wrote them, or a later one"
+                ),
+                _ => format!("a version is a number from 1 to {SCHEMA_VERSION}"),
+            };
+            found.push(finding("run.csv", line, "schema_version", version, why));
+        }
+        found
+    }
+
+    /// Processes that ran on another machine than the first.
+    fn machines(&self) -> Vec<Unreadable> {
+        let Some(first) = self.campaign.runs.first() else { return Vec::new() };
+        let of_run = |(line, run): (u64, &Run)| -> Vec<Unreadable> {
+            let told = differences(first, run, &MACHINE_COLUMNS).into_iter().map(|d| {
+                let why = format!(
+                    "rows of two machines are in one folder: line 2 has `{}`; put the rows \
+                     of each run_id into a folder of their own",
+                    d.was
+                );
+                finding("run.csv", line, d.column, &d.is, why)
+            });
+            told.collect()
+        };
+        self.runs().flat_map(of_run).collect()
+    }
+
+    /// Rows of processes that `run.csv` lacks.
+    fn run_ids(&self) -> Vec<Unreadable> {
+        if self.runs.is_empty() {
+            return Vec::new();
+        }
+        let unknown = self.rows().filter(|row| self.run_of(row).is_none());
+        let told = unknown.map(|row| {
+            let why = "run.csv has no such run; rows of another campaign were mixed in, or \
+                       run.csv lost a line";
+            in_row(row.line, "run_id", &row.run_id, why.into())
+        });
+        told.collect()
+    }
+
+    /// Rows that name another device than their process does.
+    fn devices(&self) -> Vec<Unreadable> {
+        let mut found = Vec::new();
+        for row in self.rows() {
+            let Some(run) = self.run_of(row) else { continue };
+            for (column, value) in
+                [("device", &row.device), ("device_kind", &row.device_kind)]
+            {
+                let of_run = run.get(column).unwrap_or_default();
+                if !of_run.is_empty() && of_run != value {
+                    let why = format!("the row's process ran on `{of_run}`, by run.csv");
+                    found.push(in_row(row.line, column, value, why));
+                }
+            }
+        }
+        found
+    }
+
+    /// Ids that are not those of the row's point.
+    fn point_ids(&self) -> Vec<Unreadable> {
+        let found = self.rows().filter_map(|row| {
+            let point = point_of(row)?;
+            let id = point.id_under(self.run_of(row)?.get("protocol")?);
+            (id != row.point_id).then(|| {
+                let why = format!("the id of `{point}` is {id}; the row was edited");
+                in_row(row.line, "point_id", &row.point_id, why)
+            })
+        });
+        found.collect()
+    }
+
+    /// Counts that are not those of the row's problem.
+    fn model_columns(&self) -> Vec<Unreadable> {
+        let mut found = Vec::new();
+        for row in self.rows() {
+            let Ok(problem) = row.problem.parse::<Problem>() else { continue };
+            let counts = counts(row, &problem);
+            let differ =
+                counts.into_iter().filter(|(column, written, computed, tolerance)| {
+                    let are_equal = are_equal(*written, *computed, *tolerance);
+                    self.has_column(column) && !are_equal
+                });
+            let shown = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
+            found.extend(differ.map(|(column, written, computed, _)| {
+                let why = format!(
+                    "of `{problem}` this version computes `{}`; the row was edited, or its \
+                     version counted otherwise",
+                    shown(computed)
+                );
+                in_row(row.line, column, &shown(written), why)
+            }));
+            let op = problem.op().name();
+            if row.op != op {
+                let why = format!("`{problem}` is a {op}");
+                found.push(in_row(row.line, "op", &row.op, why));
+            }
+        }
+        found
+    }
+
+    /// Shape columns that do not repeat the row's problem.
+    fn shapes(&self) -> Vec<Unreadable> {
+        let columns: Vec<String> =
+            shape_keys().into_iter().map(|key| format!("shape_{key}")).collect();
+        let mut found = Vec::new();
+        for row in self.rows().filter(|row| row.problem.parse::<Problem>().is_ok()) {
+            for (column, computed) in columns.iter().zip(shape_values(&row.problem)) {
+                let cell = row.shape.iter().find(|(name, _)| name == column);
+                let written = cell.map_or("", |(_, value)| value);
+                if self.has_column(column) && written != computed {
+                    let why = format!("`{}` has `{computed}`", row.problem);
+                    found.push(in_row(row.line, column, written, why));
+                }
+            }
+        }
+        found
+    }
+
+    /// Residencies that do not follow from the rotation and the caches.
+    fn residencies(&self) -> Vec<Unreadable> {
+        let caches: HashMap<&str, _> = self
+            .runs
+            .iter()
+            .map(|(id, run)| (*id, Provenance::of(run, 0).0.caches))
+            .collect();
+        let found = self.rows().filter(|row| !row.residency.is_empty()).filter_map(|row| {
+            let caches =
+                caches.get(row.run_id.as_str()).filter(|known| !known.is_empty())?;
+            let expected = Residency::of(row.reuse_distance_bytes?, caches).to_string();
+            (expected != row.residency).then(|| {
+                let why = format!(
+                    "{} bytes between two uses are in {expected}, by the caches in run.csv",
+                    row.reuse_distance_bytes.unwrap_or_default()
+                );
+                in_row(row.line, "residency", &row.residency, why)
+            })
+        });
+        found.collect()
+    }
+
+    /// Times that the samples contradict.
+    fn medians(&self) -> Vec<Unreadable> {
+        let Some(samples) = &self.campaign.samples else { return Vec::new() };
+        let mut found = Vec::new();
+        for row in self.rows() {
+            let rounds = self.used_rounds(samples, row);
+            let times: Vec<f64> = rounds.concat();
+            let Some(written) = row.time_s_median.filter(|_| !times.is_empty()) else {
+                continue;
+            };
+            if self.has_column("n_samples") && times.len() as u64 != row.n_samples {
+                let why = format!("samples.csv has {} samples of this row", times.len());
+                found.push(in_row(row.line, "n_samples", &row.n_samples.to_string(), why));
+            }
+            let medians: Vec<f64> =
+                rounds.iter().map(|times| statistics::median(times)).collect();
+            let of_rounds = statistics::of_rounds(&medians, None).map(|time| time.value);
+            let median = of_rounds.unwrap_or_else(|| statistics::median(&times));
+            if !are_equal(Some(written), Some(median), ROUNDING) {
+                let why = format!(
+                    "the median of its {} samples in samples.csv is {median} s; one of the \
+                     two files was edited",
+                    times.len()
+                );
+                found.push(in_row(row.line, "time_s_median", &written.to_string(), why));
+            }
+        }
+        found
+    }
+
+    /// The samples of the rounds that a row's time is from: those that were not disturbed.
+    fn used_rounds<'s>(&self, samples: &'s SampleTimes, row: &Row) -> Vec<&'s [f64]> {
+        let is_disturbed = |round: u32| {
+            let mut rounds = self.campaign.rounds.iter();
+            rounds.any(|r| r.point_key() == row.key() && r.round == round && r.disturbed)
+        };
+        let rounds = samples.of_row(&row.point_id, row.repeat);
+        rounds.filter(|(round, _)| !is_disturbed(*round)).map(|(_, times)| times).collect()
+    }
+
+    /// Whether processes of other versions than the first took part.
+    fn programs(&self) -> Option<String> {
+        let first = self.campaign.runs.first()?;
+        self.runs().find_map(|(line, run)| {
+            let found = differences(first, run, &PROGRAM_COLUMNS).into_iter().next()?;
+            Some(format!(
+                "rows of two builds of the program are in one folder: run.csv line {line}, \
+                 column {}: `{}`, line 2 has `{}`",
+                found.column, found.is, found.was
+            ))
+        })
+    }
+
+    /// How many times were not computed again from samples, and why.
+    fn unsampled(&self) -> Option<String> {
+        let timed = |row: &&Row| row.status.is_some_and(|status| status.has_time());
+        let timed: Vec<&Row> = self.rows().filter(timed).collect();
+        let Some(samples) = &self.campaign.samples else {
+            let why = "samples.csv is not there: medians were not computed again from \
+                       samples";
+            return (!timed.is_empty()).then(|| why.to_owned());
+        };
+        let is_bare =
+            |row: &&&Row| samples.of_row(&row.point_id, row.repeat).next().is_none();
+        let bare = timed.iter().filter(is_bare).count();
+        (bare > 0).then(|| {
+            format!(
+                "samples.csv has no samples of {}: their medians were not computed again",
+                counted(bare, "row", "rows")
+            )
+        })
+    }
+}
+
+fn finding(
+    file: &'static str,
+    line: u64,
+    column: &str,
+    value: &str,
+    why: String,
+) -> Unreadable {
+    let (column, value) = (Some(column.to_owned()), value.to_owned());
+    Unreadable { file, line, column, value, why }
+}
+
+fn in_row(line: u64, column: &str, value: &str, why: String) -> Unreadable {
+    finding("results.csv", line, column, value, why)
+}
+
+fn point_of(row: &Row) -> Option<Point> {
+    Some(Point {
+        problem: row.problem.parse().ok()?,
+        kernel: row.kernel.parse().ok()?,
+        cache: row.cache_state.parse().ok()?,
+    })
+}
+
+/// A column of the model, what a row says, what this version computes, and the relative
+/// difference that is allowed.
+type Count = (&'static str, Option<f64>, Option<f64>, f64);
+
+fn counts(row: &Row, problem: &Problem) -> [Count; 7] {
+    let (work, routed) = (problem.work(), problem.routed());
+    let exact = |column, written: Option<u64>, computed: Option<u64>| -> Count {
+        (column, written.map(|n| n as f64), computed.map(|n| n as f64), 0.0)
+    };
+    let always = |column, written, computed| exact(column, Some(written), Some(computed));
+    [
+        always("matrix_flops_model", row.matrix_flops_model, work.matrix_flops()),
+        always("vector_flops_model", row.vector_flops_model, work.vector_flops()),
+        always("bytes_read_model", row.bytes_read_model, work.bytes_read()),
+        always("bytes_written_model", row.bytes_written_model, work.bytes_written()),
+        exact(
+            "experts_touched_model",
+            row.experts_touched_model,
+            routed.map(|r| r.experts_touched),
+        ),
+        exact(
+            "bytes_read_bound_model",
+            row.bytes_read_bound_model,
+            routed.map(|r| r.bytes_read_bound),
+        ),
+        (
+            "bytes_read_expected_model",
+            row.bytes_read_expected_model,
+            routed.map(|r| r.bytes_read_expected),
+            ROUNDING,
+        ),
+    ]
+}
+
+fn are_equal(a: Option<f64>, b: Option<f64>, tolerance: f64) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs() <= tolerance * a.abs().max(b.abs()),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
