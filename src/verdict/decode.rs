@@ -92,7 +92,8 @@ impl<'a> Judge<'a> {
         let tally: Tally = all.iter().map(|(_, says)| *says).collect();
         let counts = tally.counts();
         let mut parts = vec![format!(
-            "{} of {} planned points from DRAM reach {:.0}% of read bandwidth",
+            "{} of {} planned points from DRAM are memory bound, at {:.0}% of read bandwidth or \
+             more",
             counts.agree,
             counts.planned,
             100.0 * BOUND_SHARE

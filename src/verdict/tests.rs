@@ -186,8 +186,8 @@ fn kernels_that_reach_no_roof_are_no_evidence() {
     assert_eq!(bound.finding, Finding::Supported);
     assert!(
         bound.evidence.starts_with(
-            "2 of 3 planned points from DRAM reach 70% of read bandwidth; 1 is not evidence: \
-             kernel below both roofs 1; "
+            "2 of 3 planned points from DRAM are memory bound, at 70% of read bandwidth or \
+             more; 1 is not evidence: kernel below both roofs 1; "
         ),
         "{}",
         bound.evidence
