@@ -198,7 +198,7 @@ fn bad_input_says_where_and_what_to_do() {
         ),
         (
             &["measure", "heads.toml"],
-            "heads.toml:62: q_heads = 3 is not a multiple of kv_heads = 2",
+            "heads.toml:63: q_heads = 3 is not a multiple of kv_heads = 2",
         ),
         (&["measure", "none.toml"], "cannot read suite none.toml"),
         (&["measure", "quik"], "did you mean `quick`?"),
@@ -495,6 +495,8 @@ fn a_second_signal_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let suite = slow_suite(dir.path(), 600.0);
     let mut child = begun(dir.path(), suite, "run.csv", 2);
+    // The folder is there a moment before the first point is begun.
+    std::thread::sleep(Duration::from_millis(1000));
     send(&child, "INT");
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "the first signal waits for the row");

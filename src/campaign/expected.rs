@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn skipped_points_take_no_time() {
         let text = "name = \"x\"\n[protocol]\nwarmup_s = 1\nmin_sample_s = 2\n\
-                    max_sample_s = 9\nsentinel_every = 1\n[sentinel]\nop = \"stream\"\n\
+                    max_sample_s = 9\nsentinel_every = 1\nrounds = 1\n[sentinel]\nop = \"stream\"\n\
                     access = \"read\"\nbytes = \"64 KiB\"\n[[points]]\nop = \"stream\"\n\
                     access = [\"read\", \"copy\"]\nbytes = \"4 MiB\"\n[[points]]\n\
                     op = \"stream\"\naccess = \"read\"\nbytes = \"1 GiB\"\n";
@@ -106,6 +106,12 @@ mod tests {
         assert_eq!((expected.least_s, expected.most_s), (15.0, 50.0));
         let said = expected.to_string();
         assert!(said.starts_with("at least 15 s of warm-up and samples, 50 s"), "{said}");
+        // Three rounds of a third each, and the sentinel after each of them.
+        let suite = Suite::parse("x.toml", &text.replace("rounds = 1", "rounds = 3"));
+        let expected =
+            ExpectedTime::of(&suite.unwrap(), &SimulatedDevice::default()).unwrap();
+        assert_eq!((expected.rounds, expected.measured_rounds), (19, 13));
+        assert!((expected.least_s - 13.0).abs() < 1e-9, "{expected:?}");
     }
 
     #[test]

@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(state(4, 1, 9.0, None).left_s(9.0), Some(54.0));
         assert_eq!(state(9, 3, 3.0, None).left_s(60.0), Some(0.0), "late, not negative");
         let line = state(7, 3, 27.0, None).line(29.0);
-        assert_eq!(line, "7 of 10 points after 29 s, about 25 s left; now gemm");
+        assert_eq!(line, "7 of 10 rounds after 29 s, about 25 s left; now gemm");
     }
 
     /// Also while one point takes long.
@@ -266,7 +266,7 @@ mod tests {
         drop(progress);
         let lines = log.lines();
         assert!(lines.len() >= 3, "{lines:?}");
-        assert!(lines.iter().all(|line| line.starts_with("2 of 10 points after ")));
+        assert!(lines.iter().all(|line| line.starts_with("2 of 10 rounds after ")));
         std::thread::sleep(5 * every);
         assert_eq!(log.lines(), lines, "nothing is said after the end");
     }
