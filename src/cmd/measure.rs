@@ -199,9 +199,8 @@ fn start_process(
 /// by its protocol, which is said.
 fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64>> {
     if let Some(folder) = &request.resume {
-        let suite = Suite::load_file(&folder.join("suite.toml"))?;
-        let rounds = suite.settings.rounds as f64;
         let row_s = seconds_of_a_row(&Records::read(folder)?.rows);
+        let rounds = Suite::load_file(&folder.join("suite.toml"))?.settings.rounds as f64;
         return Ok(row_s.map(|row_s| row_s / rounds));
     }
     let Some(suite) = &request.suite else { return Ok(None) };
