@@ -123,14 +123,7 @@ impl Campaign {
         spec: Option<DataSheet>,
     ) -> Result<Self> {
         let Records { runs, rows, rounds, mut unreadable, columns } = records;
-        let mut keys = HashSet::new();
-        if let Some(row) = rows.iter().find(|row| !keys.insert(row.key())) {
-            bail!(
-                "point {} repeat {} has two rows; remove one of them",
-                row.point_id,
-                row.repeat
-            );
-        }
+        refuse_doubled(&rows)?;
         let row_count = rows.len() + unreadable.len();
         // The header is the first line.
         let provenance = runs.last().map(|run| Provenance::of(run, runs.len() as u64 + 1));
@@ -221,6 +214,18 @@ impl Campaign {
     pub fn is_simulated(&self) -> bool {
         self.points.iter().any(|p| p.device_kind != Some(DeviceKind::Measured))
     }
+}
+
+fn refuse_doubled(rows: &[Row]) -> Result<()> {
+    let mut keys = HashSet::new();
+    if let Some(row) = rows.iter().find(|row| !keys.insert(row.key())) {
+        bail!(
+            "point {} repeat {} has two rows; remove one of them",
+            row.point_id,
+            row.repeat
+        );
+    }
+    Ok(())
 }
 
 fn sentinel(read: &[(&Row, Measured)]) -> Option<Sentinel> {

@@ -113,15 +113,8 @@ fn measure(
     let machines = options.machines.load()?;
     let index = options.process.unwrap_or(0);
     let process = Process { index, count: options.processes };
-    if let Some(suite) = &suite
-        && options.processes as usize > suite.settings.rounds
-    {
-        bail!(
-            "the suite has {} rounds, which cannot be shared by {} processes; give fewer \
-             --processes, or raise `rounds` in its [protocol]",
-            suite.settings.rounds,
-            options.processes
-        );
+    if let Some(suite) = &suite {
+        refuse_more_processes(suite, options.processes)?;
     }
     let Opened { mut device, why } =
         device::open(&options.device.name, &options.device.options())?;
@@ -165,6 +158,18 @@ fn measure(
         summary.take_in(&Records::read(&summary.folder)?, began.elapsed().as_secs_f64());
     }
     conclude(&summary, &machines, options.format)
+}
+
+/// Each process measures one round at least.
+fn refuse_more_processes(suite: &Suite, processes: u32) -> Result<()> {
+    let rounds = suite.settings.rounds;
+    if processes as usize > rounds {
+        bail!(
+            "the suite has {rounds} rounds, which cannot be shared by {processes} processes; \
+             give fewer --processes, or raise `rounds` in its [protocol]"
+        );
+    }
+    Ok(())
 }
 
 /// Runs another process of the campaign to its end.

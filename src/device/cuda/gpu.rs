@@ -63,15 +63,7 @@ impl CudaDevice {
     ) -> Result<Self> {
         let properties = context.properties()?;
         let target = target(&properties);
-        if target.arch < Arch::OLDEST {
-            bail!(
-                "its compute capability is {}.{}, and the kernels need {}.{} or later",
-                target.arch.major,
-                target.arch.minor,
-                Arch::OLDEST.major,
-                Arch::OLDEST.minor
-            );
-        }
+        refuse_older(target.arch)?;
         let limits = target.check_limits().map_err(anyhow::Error::msg)?;
         let version = driver::version()?;
         let compiler = Compiler::new(CompilerOptions {
@@ -147,6 +139,19 @@ impl CudaDevice {
         self.loaded.insert(key, Rc::clone(&loaded));
         Ok(loaded)
     }
+}
+
+/// Kernels are written for this architecture and later ones.
+fn refuse_older(arch: Arch) -> Result<()> {
+    let Arch { major, minor } = Arch::OLDEST;
+    if arch < Arch::OLDEST {
+        bail!(
+            "its compute capability is {}.{}, and the kernels need {major}.{minor} or later",
+            arch.major,
+            arch.minor
+        );
+    }
+    Ok(())
 }
 
 impl Loaded {
