@@ -135,7 +135,11 @@ impl<'a> Judge<'a> {
         let probed_s = campaign.launch_overhead_s();
         Judge {
             campaign,
-            drift: campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
+            // Rounds are spread over the campaign: their intervals contain the drift.
+            drift: match &campaign.repeatability {
+                Some(_) => 0.0,
+                None => campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
+            },
             launch_overhead_s: probed_s.min(shortest_launch_s(campaign)),
         }
     }

@@ -167,11 +167,15 @@ impl Judge<'_> {
         self.doubtful_ceilings(warnings);
         warnings.extend(self.doubtful_clock());
         self.doubtful_launch(warnings);
-        if self.drift > 0.1 {
+        let drift = self.campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift());
+        if drift > 0.1 {
+            let so = match self.campaign.repeatability {
+                Some(_) => "rounds are spread over it, so that intervals contain that",
+                None => "every interval is widened by that to both sides",
+            };
             warnings.push(format!(
-                "the machine drifted over {:.0}% during the campaign; every interval is \
-                 widened by that to both sides",
-                100.0 * self.drift
+                "the machine drifted over {:.0}% during the campaign; {so}",
+                100.0 * drift
             ));
         }
         let is_disturbed =
