@@ -203,6 +203,12 @@ pub fn summarise(samples: &[f64]) -> Option<Summary> {
     })
 }
 
+/// Largest over smallest of positive values, less 1.
+pub fn relative_range(values: &[f64]) -> f64 {
+    let most = values.iter().copied().fold(0.0, f64::max);
+    most / values.iter().copied().fold(f64::INFINITY, f64::min) - 1.0
+}
+
 /// Median of unsorted samples; NaN when there are none.
 pub fn median(samples: &[f64]) -> f64 {
     quantile(&sorted(samples), 0.5)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Campaign, Measured};
 use crate::section::Section;
-use crate::statistics::{Estimate, quantile, ratio_of_rounds};
+use crate::statistics::{Estimate, quantile, ratio_of_rounds, relative_range};
 
 /// How far two campaigns agree that should.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,9 +56,7 @@ impl Agreement {
         let reach = |time: Estimate| (time.hi / time.value).ln();
         self.resolutions.push(reach(time_a).hypot(reach(time_b)).exp() - 1.0);
         for point in [a, b].into_iter().filter(|point| point.round_medians_s.len() > 1) {
-            let most = point.round_medians_s.iter().copied().fold(0.0, f64::max);
-            let least = point.round_medians_s.iter().copied().fold(f64::INFINITY, f64::min);
-            self.ranges.push(most / least - 1.0);
+            self.ranges.push(relative_range(&point.round_medians_s));
         }
         if let Some(ratio) = ratio_of_rounds(&a.round_medians_s, &b.round_medians_s) {
             self.tested += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Measured;
 use crate::record::RoundRow;
-use crate::statistics::{Estimate, RoundSpread, of_rounds, quantile};
+use crate::statistics::{Estimate, RoundSpread, of_rounds, quantile, relative_range};
 
 /// How much a campaign's times vary from round to round.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,9 +92,7 @@ pub(super) fn apply(points: &mut [Measured], rounds: &[RoundRow]) -> Option<Repe
         let Some(time) = of_rounds(medians, Some(&typical)) else { continue };
         point.time_s = Some(time);
         point.round_medians_s = medians.clone();
-        let most = medians.iter().copied().fold(0.0, f64::max);
-        let least = medians.iter().copied().fold(f64::INFINITY, f64::min);
-        ranges.push(most / least - 1.0);
+        ranges.push(relative_range(medians));
         resolutions.push(resolution(time));
     }
     ranges.sort_by(f64::total_cmp);
