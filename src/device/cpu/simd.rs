@@ -5,6 +5,8 @@
 //! once for each instruction set and picks at run time; what it calls must be
 //! `#[inline(always)]`, or it would be compiled for the oldest set.
 
+use std::hint::black_box;
+
 use bytemuck::{Pod, Zeroable};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -245,40 +247,39 @@ macro_rules! unrolled {
 
 pub(super) use unrolled;
 
-/// Adds up sixteen vectors each: lane `i` is the sum of `v[i]`. Folding two
-/// vectors into one at a time takes a quarter of the additions that sixteen
-/// separate sums would.
+/// Sixteen vectors on their way to sixteen sums: four numbers are left of each.
+type Quarters = [[f32; 4]; 16];
+
+/// Adds the quarters of each vector to each other.
+///
+/// The vectors go through memory, on purpose, and the quarters again in
+/// [`sum_each`]. Left in registers, the compiler takes the sums of single lanes
+/// apart into hundreds of shuffles, and the products that lead here with them;
+/// loads of parts of a vector cost next to nothing.
 #[inline(always)]
-pub fn sum_each(v: [Lanes; 16]) -> Lanes {
-    // Every fold interleaves, so the sums come out in the order of reversed
-    // bits unless the vectors go in that way.
-    let quarter = |i: usize| {
-        let low = fold::<16>(v[i], v[i + 8]);
-        let high = fold::<16>(v[i + 4], v[i + 12]);
-        fold::<8>(low, high)
-    };
-    let even = fold::<4>(quarter(0), quarter(2));
-    let odd = fold::<4>(quarter(1), quarter(3));
-    let sums = fold::<2>(even, odd);
-    let mut ordered = Lanes::ZERO;
+fn add_quarters(v: &[Lanes; 16]) -> Quarters {
+    let v = black_box(v);
+    let mut quarters = [[0.0; 4]; 16];
     unrolled!(I, {
-        ordered.0[I] = sums.0[((I & 1) << 3) | ((I & 2) << 1) | ((I & 4) >> 1) | (I >> 3)];
+        let (of, _) = v[I].0.as_chunks::<4>();
+        quarters[I] = add(add(of[0], of[1]), add(of[2], of[3]));
     });
-    ordered
+    quarters
 }
 
-/// Folds every group of `WIDTH` lanes of `a`, then of `b`, to half its width.
 #[inline(always)]
-fn fold<const WIDTH: usize>(a: Lanes, b: Lanes) -> Lanes {
-    let mut low = Lanes::ZERO;
-    let mut high = Lanes::ZERO;
-    unrolled!(I, {
-        let from = if I < 8 { &a.0 } else { &b.0 };
-        let at = I % 8 / (WIDTH / 2) * WIDTH + I % (WIDTH / 2);
-        low.0[I] = from[at];
-        high.0[I] = from[at + WIDTH / 2];
-    });
-    low.plus(high)
+fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+    [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]
+}
+
+/// The sums of the vectors behind `quarters`, in their order.
+#[inline(always)]
+fn sum_each(quarters: &[Quarters], to: &mut [Lanes]) {
+    for (quarters, to) in black_box(quarters).iter().zip(to) {
+        for (sum, of) in to.0.iter_mut().zip(quarters) {
+            *sum = (of[0] + of[1]) + (of[2] + of[3]);
+        }
+    }
 }
 
 /// Number of chunks that a row of `width` elements takes.
@@ -318,6 +319,9 @@ fn padded<T: Element>(row: &[T], index: usize) -> [T; CHUNK] {
     chunk
 }
 
+/// Steps of [`dots`] whose sums are finished together.
+const STEPS: usize = 4;
+
 /// Dot products of `G` rows, laid out by [`arrange`], with the rows of `width`
 /// elements that start at `offsets` in `data`. `G * N` is 16; one vector of
 /// `to` takes `N` rows, the lane of offset `t` and row `g` being `t * G + g`.
@@ -332,50 +336,87 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
     width: usize,
     to: &mut [Lanes],
 ) {
-    let all = offsets;
-    let whole = width / CHUNK;
     let (left, _) = left.as_chunks::<2>();
     let (left, _) = left.as_chunks::<G>();
-    for (index, (offsets, to)) in offsets.chunks(N).zip(to).enumerate() {
-        let mut rows = [&data[..0]; N];
-        let mut ahead = [(data, 0); N];
-        let mut chunks: [&[[T; CHUNK]]; N] = [&[]; N];
-        for t in 0..N {
-            let start = offsets[t.min(offsets.len() - 1)];
-            rows[t] = &data[start..start + width];
-            chunks[t] = &rows[t].as_chunks().0[..whole];
-            ahead[t] = upcoming(data, all, then, index * N + t);
+    // Sums of several steps are finished together: what one has just stored
+    // in parts cannot be loaded whole at once.
+    let mut quarters = [[[0.0; 4]; 16]; STEPS];
+    let mut sums = [Lanes::ZERO; 16];
+    for (index, (of, to)) in offsets.chunks(N * STEPS).zip(to.chunks_mut(STEPS)).enumerate()
+    {
+        for (step, (of, quarters)) in of.chunks(N).zip(&mut quarters).enumerate() {
+            let mut rows = [&data[..0]; N];
+            let mut ahead = [(data, 0); N];
+            for t in 0..N {
+                let start = of[t.min(of.len() - 1)];
+                rows[t] = &data[start..start + width];
+                ahead[t] = upcoming(data, offsets, then, (index * STEPS + step) * N + t);
+            }
+            multiply_chunks::<T, G, N>(left, rows, ahead, &mut sums);
+            if !width.is_multiple_of(CHUNK) {
+                multiply_tail::<T, G, N>(left, rows, &mut sums);
+            }
+            *quarters = add_quarters(&sums);
         }
-        let mut sums = [Lanes::ZERO; 16];
-        for (c, left) in left[..whole].iter().enumerate() {
-            let mut right = [Lanes::ZERO; 2];
-            unrolled!(I, {
-                if I.is_multiple_of(G) {
-                    right = T::split(&chunks[I / G][c]);
-                    fetch_ahead(ahead[I / G].0, ahead[I / G].1 + c * CHUNK);
-                }
-                sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
-                sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
-            });
+        sum_each(&quarters, to);
+    }
+}
+
+/// The products behind [`dots`], of all whole chunks: one vector for each pair
+/// of rows, whose lanes are still to be added to each other.
+#[inline(always)]
+fn multiply_chunks<T: Element, const G: usize, const N: usize>(
+    left: &[[[Lanes; 2]; G]],
+    rows: [&[T]; N],
+    ahead: [(&[T], usize); N],
+    to: &mut [Lanes; 16],
+) {
+    let whole = rows[0].len() / CHUNK;
+    let mut chunks: [&[[T; CHUNK]]; N] = [&[]; N];
+    for t in 0..N {
+        chunks[t] = &rows[t].as_chunks().0[..whole];
+    }
+    let mut sums = [Lanes::ZERO; 16];
+    for (c, left) in left[..whole].iter().enumerate() {
+        let mut right = [Lanes::ZERO; 2];
+        unrolled!(I, {
+            if I.is_multiple_of(G) {
+                right = T::split(&chunks[I / G][c]);
+                fetch_ahead(ahead[I / G].0, ahead[I / G].1 + c * CHUNK);
+            }
+            sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
+            sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
+        });
+    }
+    // Sums that lay in memory all along would be loaded and stored by every
+    // product.
+    unrolled!(I, {
+        to[I] = sums[I];
+    });
+}
+
+/// Adds the products of the chunk that rows end in.
+#[inline(always)]
+fn multiply_tail<T: Element, const G: usize, const N: usize>(
+    left: &[[[Lanes; 2]; G]],
+    rows: [&[T]; N],
+    to: &mut [Lanes; 16],
+) {
+    let whole = rows[0].len() / CHUNK;
+    let left = &left[whole];
+    for t in 0..N {
+        let right = T::split(&padded(rows[t], whole));
+        for g in 0..G {
+            let sum = &mut to[t * G + g];
+            *sum = left[g][1].mul_add(right[1], left[g][0].mul_add(right[0], *sum));
         }
-        if let Some(left) = left.get(whole).filter(|_| !width.is_multiple_of(CHUNK)) {
-            let mut right = [Lanes::ZERO; 2];
-            unrolled!(I, {
-                if I.is_multiple_of(G) {
-                    right = T::split(&padded(rows[I / G], whole));
-                }
-                sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
-                sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
-            });
-        }
-        *to = sum_each(sums);
     }
 }
 
 /// How many rows lie between the one that is worked on and the one that is
-/// fetched. Found by measuring 4 to 32 on an AVX-512 server: too few do not
+/// fetched. Found by measuring 8 to 32 on an AVX-512 server: too few do not
 /// cover the latency of DRAM, too many push each other out of the first cache.
-const AHEAD: usize = 12;
+const AHEAD: usize = 24;
 
 /// The row to fetch while row `index` of those at `offsets` in `data` is worked
 /// on: one of the same, past their end one of those that come `then`.
@@ -606,9 +647,46 @@ mod tests {
         for (i, vector) in vectors.iter_mut().enumerate() {
             *vector = Lanes(std::array::from_fn(|lane| (i * 100 + lane) as f32));
         }
-        let sums = sum_each(vectors);
-        for (i, sum) in sums.0.into_iter().enumerate() {
+        let mut sums = [Lanes::ZERO; 2];
+        sum_each(&[[[1.0; 4]; 16], add_quarters(&vectors)], &mut sums);
+        assert_eq!(sums[0], Lanes::splat(4.0));
+        for (i, sum) in sums[1].0.into_iter().enumerate() {
             assert_eq!(sum, (i * 1600 + 120) as f32);
+        }
+    }
+
+    /// Every width around whole chunks, and every number of rows around whole steps.
+    #[test]
+    fn products_of_rows_are_those_of_plain_loops() {
+        for width in [1, 31, 32, 33, 64, 80, 128] {
+            for rows in [1, 3, 4, 5, 17, 33] {
+                check_dots::<1, 16>(width, rows);
+                check_dots::<4, 4>(width, rows);
+                check_dots::<8, 2>(width, rows);
+            }
+        }
+    }
+
+    fn check_dots<const G: usize, const N: usize>(width: usize, rows: usize) {
+        let left = |g: usize, i: usize| (g * 3 + i % 5) as f32 - 4.0;
+        let right = |t: usize, i: usize| (t % 7 + i % 3) as f32 - 2.0;
+        let mut laid_out = vec![Lanes::ZERO; chunks(width) * G * 2];
+        for g in 0..G {
+            let row: Vec<f32> = (0..width).map(|i| left(g, i)).collect();
+            arrange::<bf16>(&row, g, G, &mut laid_out);
+        }
+        let data: Vec<bf16> = (0..rows * width)
+            .map(|at| bf16::from_f32(right(at / width, at % width)))
+            .collect();
+        let offsets: Vec<usize> = (0..rows).map(|t| t * width).collect();
+        let mut got = vec![Lanes::ZERO; rows.div_ceil(N)];
+        dots::<bf16, G, N>(&laid_out, &data, &offsets, (&data, &[]), width, &mut got);
+        let got: &[f32] = bytemuck::cast_slice(&got);
+        for (t, got) in got.chunks_exact(G).take(rows).enumerate() {
+            for (g, got) in got.iter().enumerate() {
+                let want: f32 = (0..width).map(|i| left(g, i) * right(t, i)).sum();
+                assert_eq!(*got, want, "width {width}, row {t} of {rows}, {g} of {G}");
+            }
         }
     }
 
