@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::Campaign;
+use super::{Campaign, Ceiling, Doubt, Measured};
+use crate::op::Purpose;
 use crate::record::write_atomically;
 use crate::roofline::{Roof, RoofKind};
 
@@ -36,6 +37,23 @@ struct Derived<'a> {
     fraction_of_derived: Option<f64>,
     spec_roof_s: Option<f64>,
     fraction_of_spec: Option<f64>,
+    judged: &'a str,
+}
+
+/// Whether the point is judged by its binding roof: `yes`, or why not. Empty where it has no
+/// roof of memory or arithmetic, or is one.
+fn judged(campaign: &Campaign, point: &Measured) -> &'static str {
+    let of_work = point.empirical.filter(|_| point.judged_facts().purpose == Purpose::Work);
+    let (Some(roof), Some(ceilings)) = (of_work, &campaign.ceilings) else { return "" };
+    let ceiling = match roof.binding() {
+        RoofKind::Memory => Some(&ceilings.read),
+        RoofKind::Compute => {
+            point.problem.math_dtype().and_then(|dtype| ceilings.compute.get(&dtype))
+        }
+        RoofKind::Link => None,
+    };
+    let doubt = |ceiling: &Ceiling| ceiling.doubt_for(&point.kernel);
+    ceiling.map_or("", |ceiling| doubt(ceiling).map_or("yes", Doubt::name))
 }
 
 /// Writes `points.csv`: one row for each point with rates, roofs and
@@ -82,6 +100,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             fraction_of_derived: share(point.derived),
             spec_roof_s: point.spec.map(|r| r.time_s()),
             fraction_of_spec: share(point.spec),
+            judged: judged(campaign, point),
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -57,7 +57,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let how = "Compulsory bytes per second against the bytes touched between two uses of \
                the same byte. Dashed: cache capacities, summed over the device. Bars, \
                where larger than the marker: 95% interval.";
-    let top = draw_titles(&mut canvas, campaign, "Bandwidth", how);
+    let how = format!("{how}{}", frame::doubts_of_reads(campaign));
+    let top = draw_titles(&mut canvas, campaign, "Bandwidth", &how);
     let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 476.0);
     let panel = panel(campaign, placed(), area);
     let (_, unit) = prefix(panel.y.hi / 3.0);

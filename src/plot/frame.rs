@@ -1,11 +1,13 @@
 //! What every figure has: title lines, panels with axes, a legend, and the
 //! markers of measured points.
 
+use std::collections::BTreeMap;
+
 use super::axis::{LogAxis, bytes, number, si};
 use super::layout::{Quad, Rect, Room, Spot};
 use super::picture::{Letters, Picture};
 use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
-use crate::analysis::{Campaign, Measured};
+use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
 use crate::format::DType;
 use crate::op::{Op, OpMarker};
 use crate::point::CacheState;
@@ -253,6 +255,38 @@ pub fn finish(
     let svg = picture.svg(Letters::Text);
     let size = (canvas.width(), height);
     Figure { name, picture, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
+}
+
+/// Which measured ceilings prove nothing when a point reaches them.
+pub fn doubts(campaign: &Campaign) -> String {
+    let Some(measured) = &campaign.ceilings else { return String::new() };
+    let read = std::iter::once(("DRAM read".to_owned(), &measured.read));
+    let compute = measured.compute.iter().map(|(dtype, c)| (dtype.to_string(), c));
+    doubts_of(read.chain(compute))
+}
+
+/// Whether reaching the read ceiling proves nothing.
+pub fn doubts_of_reads(campaign: &Campaign) -> String {
+    let read = campaign.ceilings.as_ref().map(|measured| &measured.read);
+    doubts_of(read.into_iter().map(|read| ("DRAM read".to_owned(), read)))
+}
+
+fn doubts_of<'a>(named: impl Iterator<Item = (String, &'a Ceiling)>) -> String {
+    let mut by_doubt: BTreeMap<Doubt, Vec<String>> = BTreeMap::new();
+    for (name, ceiling) in named {
+        if let Some(doubt) = ceiling.doubt() {
+            by_doubt.entry(doubt).or_default().push(name);
+        }
+    }
+    let sentence = |(doubt, names): (Doubt, Vec<String>)| {
+        let plural = if names.len() == 1 { "" } else { "s" };
+        format!(
+            " What reaches the ceiling{plural} of {} is {}.",
+            names.join(", "),
+            doubt.name()
+        )
+    };
+    by_doubt.into_iter().map(sentence).collect()
 }
 
 /// The marker of an operation: hollow where the caches were hot.

@@ -111,7 +111,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
                that the measured bandwidth could move in the measured time. They reach \
                the line at full bandwidth and fall below it where compute, launch time \
                or extra traffic cost time.";
-    let top = draw_titles(&mut canvas, campaign, "Operational intensity", how);
+    let how = format!("{how}{}", frame::doubts(campaign));
+    let top = draw_titles(&mut canvas, campaign, "Operational intensity", &how);
     let columns = parts.len() as f64;
     let width = (WIDTH - 24.0 - 84.0 * columns) / columns;
     let families = families(&parts);

@@ -1,8 +1,6 @@
 //! The roofline: FLOP/s against operational intensity, under the ceilings that
 //! the campaign measured and those that the machine promises.
 
-use std::collections::BTreeMap;
-
 use super::axis::{LogAxis, Scale, number, prefix, si};
 use super::frame::{
     self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
@@ -10,7 +8,7 @@ use super::frame::{
 };
 use super::layout::{Quad, Rect, Spot};
 use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
-use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
+use crate::analysis::{Campaign, Ceiling, Measured};
 use crate::format::DType;
 use crate::op::Purpose;
 use crate::residency::CacheLevel;
@@ -95,30 +93,8 @@ fn subtitle(campaign: &Campaign) -> String {
     format!(
         "Intensity from the FLOPs and compulsory bytes of the shape. {ceilings} Bars, \
          where larger than the marker: 95% interval.{}",
-        doubts(campaign)
+        frame::doubts(campaign)
     )
-}
-
-/// Which measured ceilings prove nothing when a point reaches them.
-fn doubts(campaign: &Campaign) -> String {
-    let Some(measured) = &campaign.ceilings else { return String::new() };
-    let mut by_doubt: BTreeMap<Doubt, Vec<String>> = BTreeMap::new();
-    let named = std::iter::once(("DRAM read".to_owned(), &measured.read))
-        .chain(measured.compute.iter().map(|(dtype, c)| (dtype.to_string(), c)));
-    for (name, ceiling) in named {
-        if let Some(doubt) = ceiling.doubt() {
-            by_doubt.entry(doubt).or_default().push(name);
-        }
-    }
-    let sentence = |(doubt, names): (Doubt, Vec<String>)| {
-        let plural = if names.len() == 1 { "" } else { "s" };
-        format!(
-            " What reaches the ceiling{plural} of {} is {}.",
-            names.join(", "),
-            doubt.name()
-        )
-    };
-    by_doubt.into_iter().map(sentence).collect()
 }
 
 /// Both axes. Points lie closest to the ceilings at the ends of their range,
