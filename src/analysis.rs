@@ -12,6 +12,7 @@ mod agreement;
 mod ceilings;
 mod measured;
 mod points_csv;
+mod probes;
 mod rounds;
 
 pub use agreement::Agreement;
@@ -22,6 +23,8 @@ pub use ceilings::{
 };
 pub use measured::Measured;
 pub use points_csv::{derived_csv, write_derived};
+pub use probes::{ProbeKind, ProbeSeries};
+use rounds::Bursts;
 pub use rounds::{Repeatability, RoundUnit};
 
 use crate::device::DeviceKind;
@@ -30,7 +33,6 @@ use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
 use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable};
 use crate::roofline::Peaks;
-use crate::statistics::quantile;
 
 /// The repeated sentinel point: how far the machine drifted.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,9 +94,8 @@ pub struct Campaign {
     pub rounds: Vec<RoundRow>,
     /// How much times vary from round to round, if points had several.
     pub repeatability: Option<Repeatability>,
-    /// Seconds of an empty launch, each time that it was measured, the first when the
-    /// device was opened.
-    pub launch_overheads_s: Vec<f64>,
+    /// What was measured again and again beside the points.
+    pub probes: Vec<ProbeSeries>,
 }
 
 impl Campaign {
@@ -143,10 +144,9 @@ impl Campaign {
         let sentinel = sentinel(&read);
         let mut points: Vec<Measured> =
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
-        let repeatability = rounds::apply(&mut points, &rounds);
-        let probes = rounds.iter().filter_map(|round| round.launch_overhead_s);
-        let launch_overheads_s =
-            provenance.launch_overhead_s.into_iter().chain(probes).collect();
+        let bursts = Bursts::of(runs.last(), &rounds);
+        let repeatability = rounds::apply(&mut points, &rounds, &bursts);
+        let probes = probes::series(&provenance, &rounds, sentinel.as_ref());
         let derived = derived::peaks(&provenance.device);
         let facts = DeviceFacts::of(&provenance.device, derived.as_ref(), runs.last());
         let mut campaign = Campaign {
@@ -168,7 +168,7 @@ impl Campaign {
             sentinel,
             rounds,
             repeatability,
-            launch_overheads_s,
+            probes,
         };
         campaign.place_under_ceilings();
         Ok(campaign.with_spec(spec))
@@ -197,9 +197,13 @@ impl Campaign {
     /// measured through the campaign, since what else runs only ever makes it longer. 0
     /// where nothing was measured.
     pub fn launch_overhead_s(&self) -> f64 {
-        let mut sorted = self.launch_overheads_s.clone();
-        sorted.sort_by(f64::total_cmp);
-        if sorted.is_empty() { 0.0 } else { quantile(&sorted, 0.1) }
+        let of_launches = self.probes.iter().find(|probe| probe.kind == ProbeKind::Launch);
+        of_launches.map_or(0.0, |probe| probe.low_s().value)
+    }
+
+    /// The share of CPU time that others may have had while a point was measured.
+    pub fn disturbed_share(&self) -> f64 {
+        ceilings::disturbed_share(self.runs.last())
     }
 
     /// Whether others used the CPU that a point was to have for itself while it was

@@ -18,12 +18,15 @@ mod rows;
 use earlier::Earlier;
 pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
 pub use rows::Scheduled;
-use rows::{Circumstances, Rounds, RowAuthor, nanos_now};
+use rows::{Circumstances, Probes, Rounds, RowAuthor, nanos_now};
 
 use crate::device::{Device, DeviceInfo};
 use crate::host_load::HostLoad;
 use crate::measure::{Durations, PointOutcome, Settings, measure};
+use crate::op::Purpose;
+use crate::point::Point;
 use crate::record::{Recorder, Records, RoundRow, Row};
+use crate::statistics;
 use crate::suite::{PlannedPoints, Suite};
 
 /// The order of a campaign: `rounds` passes over the points, each shuffled by `seed` in its
@@ -192,6 +195,8 @@ pub fn run(
     let rows: HashSet<_> = order.iter().map(|s| (s.point.id(), s.repeat)).collect();
     run.set("planned_rows", rows.len());
     run.set("plan_hash", plan_hash(&order));
+    let compute_probe = compute_probe(&plan, device);
+    run.set("compute_probe", compute_probe.as_ref().map_or(String::new(), Point::id));
     if let Some(earlier) = &earlier {
         earlier.agree(&run)?;
     }
@@ -219,6 +224,7 @@ pub fn run(
         settings: suite.settings.of_round(),
         seed,
         recorder,
+        compute_probe,
         began: Instant::now(),
         budget_s,
         process: request.process,
@@ -228,6 +234,16 @@ pub fn run(
         begun: Vec::new(),
     }
     .run(&order, observer)
+}
+
+/// The point that shows again and again what the units do: the first of the plan that is
+/// there for their ceiling, and that the device runs.
+fn compute_probe(plan: &PlannedPoints, device: &dyn Device) -> Option<Point> {
+    let is_probe = |point: &&Point| {
+        point.problem.op().facts().judged.purpose == Purpose::ComputeRoof
+            && device.kernel(&point.problem).is_ok()
+    };
+    plan.points.iter().find(is_probe).cloned()
 }
 
 /// `<date>-<device>-<suite>` in `parent`.
@@ -243,6 +259,9 @@ fn plan_hash(order: &[Scheduled]) -> String {
     blake3::hash(ids.concat().as_bytes()).to_hex()[..12].to_owned()
 }
 
+/// Launches of the compute probe that are timed.
+const PROBE_LAUNCHES: usize = 5;
+
 struct Runner<'a> {
     device: &'a mut dyn Device,
     suite: &'a Suite,
@@ -250,6 +269,7 @@ struct Runner<'a> {
     settings: Settings,
     seed: u64,
     recorder: Recorder,
+    compute_probe: Option<Point>,
     began: Instant,
     budget_s: f64,
     process: Process,
@@ -372,16 +392,24 @@ impl Runner<'_> {
         // With the sentinel, which is there to show what else happens on the machine.
         let is_sentinel = scheduled.rounds == 1 && self.suite.settings.rounds > 1;
         let is_probed = is_sentinel || scheduled.repeat > 0;
-        let launch_overhead_s = is_probed.then(|| self.device.probe_launch_s()).flatten();
-        let load = HostLoad::now();
+        let probes = if is_probed { self.probe() } else { Probes::default() };
+        let (load, before) = (HostLoad::now(), self.device.telemetry());
         let outcome = self.measure(scheduled);
+        let (load_after, after) = (HostLoad::now(), self.device.telemetry());
+        let other_cpu_share = load_after.zip(load).and_then(|(b, a)| b.others_since(&a));
+        let disturbed_by = rows::disturbed_by(
+            self.device.info(),
+            &self.suite.settings,
+            other_cpu_share,
+            (&before, &after),
+        );
         let circumstances = Circumstances {
             started_utc,
             since_start_s,
-            other_cpu_share: HostLoad::now()
-                .zip(load)
-                .and_then(|(b, a)| b.others_since(&a)),
-            launch_overhead_s,
+            other_cpu_share,
+            probes,
+            temperature_c: after.temperature_c,
+            disturbed_by,
         };
         let samples = self.author().sample_rows(scheduled, &outcome, since_start_s);
         let round = self.author().round_row(scheduled, &outcome, circumstances);
@@ -404,6 +432,24 @@ impl Runner<'_> {
         }
         observer.measured(scheduled, row.as_ref());
         self.go_on_after(scheduled)
+    }
+
+    /// What is measured beside the sentinel.
+    fn probe(&mut self) -> Probes {
+        Probes { fixed: self.device.probe(), compute_s: self.probe_compute() }
+    }
+
+    /// Median seconds of a launch of the compute probe: whether the units do now what they
+    /// did before. A short burst, laid out anew; `None` where it does not run.
+    fn probe_compute(&mut self) -> Option<f64> {
+        let point = self.compute_probe.as_ref()?;
+        let (problem, kernel) = (&point.problem, &point.kernel);
+        let prepared = self.device.prepare(problem, &kernel.to_string(), 1, self.seed);
+        let mut prepared = prepared.ok()?;
+        let mut launch = || Some(prepared.launch(0, 1).ok()?.seconds);
+        launch()?;
+        let times: Option<Vec<f64>> = (0..PROBE_LAUNCHES).map(|_| launch()).collect();
+        Some(statistics::median(&times?))
     }
 
     fn write_row(

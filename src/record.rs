@@ -31,7 +31,7 @@ pub use recorder::{
 pub use samples::SampleTimes;
 
 /// Version of the columns.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// What became of a planned point.
 #[derive(
@@ -226,7 +226,7 @@ pub struct RoundRow {
     pub point_id: String,
     pub repeat: u32,
     pub round: u32,
-    /// Whether others used the machine meanwhile, so that its time is not to be used.
+    /// Whether something else slowed it down, so that its time is not to be used.
     pub disturbed: bool,
     pub started_utc: String,
     /// Seconds since the process began to measure.
@@ -246,6 +246,14 @@ pub struct RoundRow {
     pub precise: bool,
     /// Median seconds of an empty launch just before, where it was measured.
     pub launch_overhead_s: Option<f64>,
+    /// Smallest difference that the clock showed just before, where it was looked for.
+    pub timer_quantum_s: Option<f64>,
+    /// Median seconds of a launch of the campaign's compute probe just before.
+    pub compute_probe_s: Option<f64>,
+    /// Temperature of the device at the end.
+    pub temperature_c: Option<f64>,
+    /// What slowed it down, where it is `disturbed`.
+    pub disturbed_by: String,
 }
 
 impl RoundRow {

@@ -14,6 +14,7 @@ mod knees;
 mod limits;
 mod pair_claims;
 mod pairs;
+mod probes;
 mod records;
 mod shares;
 mod validity;
@@ -109,6 +110,7 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     claims.extend(judge.pair_claims(&pairs));
     let limits = judge.limits();
     let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
+    sections.extend(judge.probe_section());
     sections.push(judge.line_section());
     sections.extend([
         judge.regime_section(),

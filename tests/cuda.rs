@@ -27,6 +27,33 @@ impl Mock {
         Mock { folder }
     }
 
+    /// Puts the mock of the management library beside the driver.
+    fn with_management(self, macros: &[&str]) -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mock_nvml.c");
+        // What the mock driver answers, as the library spells it.
+        let uuid = "-DUUID=\"GPU-07070707-0707-0707-0707-070707070707\"";
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-w", uuid, "-o"]);
+        cc.arg(self.path("libnvidia-ml.so.1")).arg(source);
+        let status = cc.args(macros.iter().map(|m| format!("-D{m}"))).status();
+        assert!(status.expect("a C compiler builds the mock library").success());
+        self
+    }
+
+    /// Measures reads of 4 KiB in two rounds, and returns `run.csv`, `results.csv` and
+    /// `rounds.csv`.
+    fn measure_reads(&self) -> [String; 3] {
+        let suite = self.suite(READS);
+        let out = self.path("campaign");
+        let (suite, folder) = (suite.to_str().unwrap(), out.to_str().unwrap());
+        let run = self.run(&["measure", suite, "--out", folder]);
+        let read = |file| {
+            std::fs::read_to_string(out.join(file))
+                .unwrap_or_else(|e| panic!("{file}: {e}: {}", text(&run.stderr)))
+        };
+        ["run.csv", "results.csv", "rounds.csv"].map(read)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -92,6 +119,47 @@ op = "stream"
 access = ["read", "write", "copy"]
 bytes = 4096
 "#;
+
+const READS: &str = r#"
+name = "reads"
+[protocol]
+warmup_s = 0.01
+min_samples = 6
+min_sample_s = 0.01
+max_sample_s = 0.05
+rounds = 2
+[[points]]
+op = "stream"
+access = "read"
+bytes = 4096
+"#;
+
+#[test]
+fn rounds_say_how_hot_the_gpu_was_and_what_disturbed_it() {
+    if !compiler_found() {
+        return;
+    }
+    let [run, results, rounds] = Mock::new(&[]).measure_reads();
+    assert!(column(&run, 0, "nvml").starts_with("no: libnvidia-ml.so.1"), "{run}");
+    assert_eq!(column(&rounds, 0, "temperature_c"), "");
+    assert!(["ok", "noisy"].contains(&column(&results, 0, "status").as_str()), "{results}");
+
+    // Asked before and after each round: slowed down within the first.
+    let hot = Mock::new(&[]).with_management(&["HEAT_FROM=1", "HEAT_FOR=1"]);
+    let [run, results, rounds] = hot.measure_reads();
+    assert_eq!(column(&run, 0, "nvml"), "yes, 580.65.06");
+    assert_eq!(rounds.lines().count(), 1 + 3, "{rounds}");
+    let disturbed = [0, 1, 2].map(|row| column(&rounds, row, "disturbed"));
+    assert_eq!(disturbed, ["true", "false", "false"], "{rounds}");
+    assert!(column(&rounds, 0, "disturbed_by").contains("heat"), "{rounds}");
+    assert_eq!(column(&rounds, 0, "temperature_c"), "61.0");
+    assert!(["ok", "noisy"].contains(&column(&results, 0, "status").as_str()), "{results}");
+
+    let [_, results, rounds] = Mock::new(&[]).with_management(&["BUSY"]).measure_reads();
+    assert_eq!(column(&results, 0, "status"), "disturbed");
+    let who = format!("processes {} computed on the device", std::process::id());
+    assert_eq!(column(&rounds, 0, "disturbed_by"), who);
+}
 
 #[test]
 fn auto_takes_the_gpu_and_its_rows_say_how_they_were_made() {

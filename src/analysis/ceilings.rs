@@ -28,7 +28,8 @@ pub const LEAST_MEMORY_SHARE: f64 = 0.85;
 /// of vendors' libraries reach 75 to 90% of what the units can do at their clock.
 pub const LEAST_COMPUTE_SHARE: f64 = 0.75;
 
-/// Share of CPU time used by others above which a point of a CPU counts as disturbed.
+/// Share of CPU time used by others above which a point of a CPU counts as disturbed, where
+/// its run names none.
 pub const DISTURBED_SHARE: f64 = 0.05;
 
 /// Why reaching a ceiling proves nothing.
@@ -200,11 +201,23 @@ impl Ceilings {
     }
 }
 
+/// Whether kernels ran on the host itself.
+pub(super) fn is_cpu(run: &Run) -> bool {
+    run.get("backend") == Some("cpu")
+}
+
+/// The share of CPU time that others may have had: the suite's, where the run names it.
+pub(super) fn disturbed_share(run: Option<&Run>) -> f64 {
+    let named = run.and_then(|run| run.get("disturbed_share")?.parse().ok());
+    named.filter(|share: &f64| *share > 0.0).unwrap_or(DISTURBED_SHARE)
+}
+
 /// What is known of the device that bears on its ceilings.
 pub(super) struct DeviceFacts<'a> {
     identity: &'a Identity,
     derived: Option<&'a Peaks>,
     is_cpu: bool,
+    disturbed_share: f64,
 }
 
 impl<'a> DeviceFacts<'a> {
@@ -213,14 +226,19 @@ impl<'a> DeviceFacts<'a> {
         derived: Option<&'a Peaks>,
         run: Option<&Run>,
     ) -> Self {
-        let backend = run.and_then(|run| run.get("backend"));
-        DeviceFacts { identity, derived, is_cpu: backend == Some("cpu") }
+        DeviceFacts {
+            identity,
+            derived,
+            is_cpu: run.is_some_and(is_cpu),
+            disturbed_share: disturbed_share(run),
+        }
     }
 
     /// Whether others used the CPU that the point was to have for itself. A GPU computes
     /// without the host.
     pub(super) fn is_disturbed(&self, point: &Measured) -> bool {
-        self.is_cpu && point.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE)
+        let share = point.other_cpu_share;
+        self.is_cpu && share.is_some_and(|share| share > self.disturbed_share)
     }
 
     /// The format in which operands of `dtype` are multiplied and added. The CPU's kernels

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::Measured;
-use crate::record::RoundRow;
-use crate::statistics::{Estimate, RoundSpread, of_rounds, quantile, relative_range};
+use super::ceilings::is_cpu;
+use crate::op::Purpose;
+use crate::record::{RoundRow, Run};
+use crate::statistics::{
+    Estimate, RoundSpread, low_quantile, of_rounds, quantile, relative_range,
+};
 
 /// How much a campaign's times vary from round to round.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +69,15 @@ fn by_process(rounds: &[RoundRow]) -> BTreeMap<&str, BTreeMap<&str, Vec<f64>>> {
 /// Gives points the times that their rounds agree on, with intervals from the spread
 /// between rounds, or between processes where several measured the campaign. `None`, and
 /// times as recorded, where no point has two rounds.
-pub(super) fn apply(points: &mut [Measured], rounds: &[RoundRow]) -> Option<Repeatability> {
+///
+/// A point that is there to show a ceiling and was repeated often enough, `bursts` of the
+/// compute probe among its repeats, has the low end of its repeats for its time: a ceiling
+/// is what the machine does where nothing else slows it down.
+pub(super) fn apply(
+    points: &mut [Measured],
+    rounds: &[RoundRow],
+    bursts: &Bursts<'_>,
+) -> Option<Repeatability> {
     let by_process = by_process(rounds);
     let have_processes = by_process.values().filter(|of| of.len() > 1).count();
     // A campaign that was merely resumed has points in both processes, but few.
@@ -90,7 +102,7 @@ pub(super) fn apply(points: &mut [Measured], rounds: &[RoundRow]) -> Option<Repe
     for point in points.iter_mut().filter(|point| point.time_s.is_some()) {
         let Some(medians) = units.get(point.point_id.as_str()) else { continue };
         let Some(time) = of_rounds(medians, Some(&typical)) else { continue };
-        point.time_s = Some(time);
+        point.time_s = Some(low_end(point, medians, bursts).unwrap_or(time));
         point.round_medians_s = medians.clone();
         ranges.push(relative_range(medians));
         resolutions.push(resolution(time));
@@ -98,6 +110,41 @@ pub(super) fn apply(points: &mut [Measured], rounds: &[RoundRow]) -> Option<Repe
     ranges.sort_by(f64::total_cmp);
     resolutions.sort_by(f64::total_cmp);
     Some(Repeatability { typical, unit, ranges, resolutions })
+}
+
+/// Seconds of launches of the compute probe, and the point that it is.
+pub(super) struct Bursts<'a> {
+    pub point_id: &'a str,
+    pub times_s: Vec<f64>,
+}
+
+impl<'a> Bursts<'a> {
+    /// Those of a CPU. A GPU does more in a burst than it can go on with under its power
+    /// limit, so there they show only whether something changed.
+    pub fn of(run: Option<&'a Run>, rounds: &[RoundRow]) -> Self {
+        let run = run.filter(|run| is_cpu(run));
+        let usable = rounds.iter().filter(|round| run.is_some() && !round.disturbed);
+        Bursts {
+            point_id: run.and_then(|run| run.get("compute_probe")).unwrap_or_default(),
+            times_s: usable.filter_map(|round| round.compute_probe_s).collect(),
+        }
+    }
+}
+
+/// Repeats from which on the low end of a ceiling's repeats is used.
+const FEWEST_REPEATS: usize = 8;
+
+/// The low end of the repeats of a point that shows a ceiling of memory or arithmetic.
+fn low_end(point: &Measured, medians: &[f64], bursts: &Bursts<'_>) -> Option<Estimate> {
+    let purpose = point.judged_facts().purpose;
+    if !matches!(purpose, Purpose::MemoryRoof | Purpose::ComputeRoof) {
+        return None;
+    }
+    let mut times = medians.to_vec();
+    if point.point_id == bursts.point_id {
+        times.extend(&bursts.times_s);
+    }
+    if times.len() < FEWEST_REPEATS { None } else { low_quantile(&times) }
 }
 
 /// The ratio of two times with such an interval that is told from 1, less 1.
@@ -167,6 +214,43 @@ mod tests {
         rounds.push(round("a", "r", 2.0));
         let calm = campaign(rounds);
         assert_eq!(calm.points[0].time_s.unwrap(), Estimate::exact(2.0));
+    }
+
+    /// What else runs makes a ceiling's repeats longer, never shorter.
+    #[test]
+    fn ceilings_are_the_low_end_of_their_repeats() {
+        let stream =
+            Row { problem: "stream:access=read,bytes=1048576".into(), ..row("s", 1) };
+        let peak = Row {
+            problem: "peak:unit=fma,dtype=f32,lanes=1024,steps=4096".into(),
+            ..row("p", 1)
+        };
+        let mut rounds = vec![round("p", "r", 1.0), round("p", "r", 1.1)];
+        for i in 0..20 {
+            let time = if i % 5 == 0 { 2.0 } else { 4.0 };
+            let compute_probe_s = Some(0.9 + 0.01 * f64::from(i));
+            let disturbed = i == 19;
+            rounds.push(RoundRow { compute_probe_s, disturbed, ..round("s", "r", time) });
+        }
+        let of = |backend: &str| {
+            let mut run = Run::default();
+            run.set("backend", backend);
+            run.set("compute_probe", "p");
+            let rows = vec![stream.clone(), peak.clone()];
+            let records = Records {
+                runs: vec![run],
+                rows,
+                rounds: rounds.clone(),
+                ..Records::default()
+            };
+            let campaign = Campaign::from_records(Path::new("x"), records, None).unwrap();
+            [0, 1].map(|i| campaign.points[i].time_s.unwrap().value)
+        };
+        assert_eq!(of("cpu"), [2.0, 0.92]);
+        // Few rounds and no bursts: their mean.
+        let [read_s, compute_s] = of("cuda:0");
+        assert_eq!(read_s, 2.0);
+        assert!((compute_s - 1.1f64.sqrt()).abs() < 1e-12, "{compute_s}");
     }
 
     /// Rounds of one process agree and processes do not: the interval spans processes.

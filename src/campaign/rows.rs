@@ -3,8 +3,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::device::DeviceInfo;
-use crate::measure::{PointOutcome, Sample};
+use crate::device::{DeviceInfo, FixedCosts, Telemetry};
+use crate::measure::{PointOutcome, Sample, Settings};
 use crate::point::{PROTOCOL, Point};
 use crate::record::{RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status};
 use crate::residency::spell_caches;
@@ -49,6 +49,12 @@ impl<'a> Rounds<'a> {
         self.usable().len() >= self.wanted || self.all.len() >= most
     }
 
+    fn last_disturbance(&self) -> &str {
+        let disturbed = self.all.iter().rfind(|round| round.row.disturbed);
+        let why = disturbed.map_or("", |round| round.row.disturbed_by.as_str());
+        if why.is_empty() { "others used the machine" } else { why }
+    }
+
     /// Whether an interval can be made of them.
     pub fn are_enough(&self) -> bool {
         self.usable().len() >= FEWEST_ROUNDS.min(self.wanted)
@@ -76,10 +82,11 @@ impl<'a> Rounds<'a> {
         if !self.are_enough() {
             row.status = Some(Status::Disturbed);
             row.reason = format!(
-                "others had much of the CPU in {} of {} rounds, and {FEWEST_ROUNDS} \
-                 undisturbed ones are needed; measure on an idle machine",
+                "{} of {} rounds were disturbed, the last of them because {}, and \
+                 {FEWEST_ROUNDS} undisturbed ones are needed; measure on an idle machine",
                 self.all.len() - usable.len(),
-                self.all.len()
+                self.all.len(),
+                self.last_disturbance()
             );
         } else if let Some(worst) = least_precise(&usable) {
             row.status = Some(Status::Noisy);
@@ -147,8 +154,42 @@ pub(super) struct Circumstances {
     pub since_start_s: f64,
     /// Share of the CPU time that others had.
     pub other_cpu_share: Option<f64>,
-    /// Seconds of an empty launch just before.
-    pub launch_overhead_s: Option<f64>,
+    /// What was probed just before.
+    pub probes: Probes,
+    /// Temperature of the device at the end.
+    pub temperature_c: Option<f64>,
+    /// What slowed the round down; empty where nothing is known to have.
+    pub disturbed_by: String,
+}
+
+/// What is measured beside the sentinel again and again.
+#[derive(Default)]
+pub(super) struct Probes {
+    pub fixed: FixedCosts,
+    /// Median seconds of a launch of the compute probe.
+    pub compute_s: Option<f64>,
+}
+
+/// What slowed a round down between two looks at the machine; empty if nothing is known to.
+pub(super) fn disturbed_by(
+    info: &DeviceInfo,
+    settings: &Settings,
+    other_cpu_share: Option<f64>,
+    (before, after): (&Telemetry, &Telemetry),
+) -> String {
+    let mut found = Vec::new();
+    let share = other_cpu_share.filter(|share| *share > settings.disturbed_share);
+    if let Some(share) = share.filter(|_| info.runs_on_host()) {
+        found.push(format!("others had {:.0}% of the CPU", 100.0 * share));
+    }
+    if after.was_slowed_since(before) {
+        found.push("the device was slowed down for its heat".to_owned());
+    }
+    if !after.other_processes.is_empty() {
+        let pids: Vec<String> = after.other_processes.iter().map(u32::to_string).collect();
+        found.push(format!("processes {} computed on the device", pids.join(", ")));
+    }
+    found.join("; ")
 }
 
 /// What a campaign's rows have in common.
@@ -222,14 +263,12 @@ impl RowAuthor<'_> {
         let median = outcome.summary.filter(|_| outcome.status.has_time())?.median;
         let clocks: Vec<f64> =
             outcome.samples.iter().filter_map(|s| s.sm_clock_hz).collect();
-        let share = circumstances.other_cpu_share;
         Some(RoundRow {
             run_id: self.run_id.to_owned(),
             point_id: scheduled.point.id(),
             repeat: scheduled.repeat,
             round: scheduled.round,
-            disturbed: self.info.runs_on_host()
-                && share.is_some_and(|share| share > self.suite.settings.disturbed_share),
+            disturbed: !circumstances.disturbed_by.is_empty(),
             started_utc: circumstances.started_utc,
             since_start_s: circumstances.since_start_s,
             launches_per_sample: outcome.launches as u64,
@@ -238,13 +277,17 @@ impl RowAuthor<'_> {
             time_s_ci_lo: median.lo,
             time_s_ci_hi: median.hi,
             sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
-            other_cpu_share: share,
+            other_cpu_share: circumstances.other_cpu_share,
             setup_s: outcome.durations.setup_s,
             check_s: outcome.durations.check_s,
             warmup_s: outcome.durations.warmup_s,
             sample_s: outcome.durations.sample_s,
             precise: outcome.status == Status::Ok,
-            launch_overhead_s: circumstances.launch_overhead_s,
+            launch_overhead_s: circumstances.probes.fixed.launch_s,
+            timer_quantum_s: circumstances.probes.fixed.timer_quantum_s,
+            compute_probe_s: circumstances.probes.compute_s,
+            temperature_c: circumstances.temperature_c,
+            disturbed_by: circumstances.disturbed_by,
         })
     }
 
@@ -307,6 +350,7 @@ pub(super) fn provenance(
     run.set("suite", &suite.name);
     run.set("suite_hash", short(&suite.text));
     run.set("seed", seed);
+    run.set("disturbed_share", suite.settings.disturbed_share);
     run.set("protocol", PROTOCOL);
     run.set("harness_version", env!("CARGO_PKG_VERSION"));
     run.set("git_sha", env!("RIDGEPOINT_GIT_SHA"));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::analysis::Campaign;
+use crate::device::Telemetry;
 use crate::device::simulated::{Fault, SimulatedDevice};
 use crate::model::machine::Machines;
 use crate::point::Point;
@@ -98,6 +99,72 @@ fn rows_carry_what_it_takes_to_repeat_them() {
         assert_eq!(point.parse::<Point>().unwrap().id(), row.point_id);
         assert!(row.repro_command.contains("--seed 5"));
     }
+}
+
+/// A device that is asked before and after every round; the campaign has two rounds.
+fn reporting(dir: &Path, reports: fn(usize) -> Telemetry) -> Records {
+    let mut device = SimulatedDevice { reports, ..SimulatedDevice::default() };
+    // Without the copies, which this device skips.
+    let text = SUITE.replace("rounds = 1", "rounds = 2").replace(r#", "copy"]"#, "]");
+    let suite = Some(Suite::parse("tiny.toml", &text).unwrap());
+    let request = Request { suite, ..request(dir) };
+    let folder = run(&mut device, &request, &mut Silent).unwrap().folder;
+    Records::read(&folder).unwrap()
+}
+
+#[test]
+fn a_round_that_heat_slowed_down_is_measured_again() {
+    let dir = tempfile::tempdir().unwrap();
+    // The counter grows during the second round of the campaign and no other.
+    let records = reporting(dir.path(), |asked| Telemetry {
+        temperature_c: Some(40.0 + asked as f64),
+        thermal_slowdown: Some(if asked < 3 { 7 } else { 9 }),
+        ..Telemetry::default()
+    });
+    let disturbed: Vec<_> = records.rounds.iter().filter(|r| r.disturbed).collect();
+    assert_eq!(disturbed.len(), 1);
+    assert!(disturbed[0].disturbed_by.contains("heat"), "{}", disturbed[0].disturbed_by);
+    assert_eq!(disturbed[0].temperature_c, Some(43.0));
+    let key = disturbed[0].point_key();
+    let of_point: Vec<_> = records.rounds.iter().filter(|r| r.point_key() == key).collect();
+    assert_eq!(of_point.len(), 3, "two calm rounds and the disturbed one");
+    let row = records.rows.iter().find(|row| row.key() == key).unwrap();
+    let calm = of_point.iter().filter(|r| !r.disturbed);
+    assert_eq!(row.n_samples, calm.map(|r| r.n_samples).sum::<u64>());
+    assert!(row.status.unwrap().has_time());
+}
+
+#[test]
+fn points_that_others_always_disturb_have_no_time_and_say_who_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = reporting(dir.path(), |_| Telemetry {
+        other_processes: vec![812],
+        ..Telemetry::default()
+    });
+    assert!(records.rounds.iter().all(|round| round.disturbed));
+    assert!(records.rows.len() > 3);
+    for row in &records.rows {
+        assert_eq!(row.status, Some(Status::Disturbed));
+        assert!(
+            row.reason.contains("processes 812 computed on the device"),
+            "{}",
+            row.reason
+        );
+    }
+}
+
+#[test]
+fn what_slowed_a_round_down_is_told_in_words() {
+    let mut info = SimulatedDevice::default().info;
+    let settings = Settings::default();
+    let calm = Telemetry::default();
+    let told = |info: &DeviceInfo, share| {
+        rows::disturbed_by(info, &settings, Some(share), (&calm, &calm))
+    };
+    assert_eq!(told(&info, 0.5), "", "a GPU computes without the host");
+    info.backend = "cpu".into();
+    assert_eq!(told(&info, 0.04), "");
+    assert_eq!(told(&info, 0.5), "others had 50% of the CPU");
 }
 
 #[test]

@@ -142,6 +142,36 @@ pub struct KernelFacts {
     pub code_hash: String,
 }
 
+/// What a device reports of itself between launches.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Telemetry {
+    /// Temperature of the chip in degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// How much it was slowed down for its heat so far, in whatever the device counts:
+    /// events or nanoseconds. Only differences tell.
+    pub thermal_slowdown: Option<u64>,
+    /// Other processes that computed on it since it was last asked. The CPU's are not listed:
+    /// their share of the time is known.
+    pub other_processes: Vec<u32>,
+}
+
+impl Telemetry {
+    /// Whether the device was slowed down for its heat since `earlier`.
+    pub fn was_slowed_since(&self, earlier: &Telemetry) -> bool {
+        let both = self.thermal_slowdown.zip(earlier.thermal_slowdown);
+        both.is_some_and(|(now, then)| now > then)
+    }
+}
+
+/// Fixed costs of measuring, as they are now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FixedCosts {
+    /// Median seconds of an empty launch.
+    pub launch_s: Option<f64>,
+    /// Smallest difference that the clock shows, in seconds.
+    pub timer_quantum_s: Option<f64>,
+}
+
 /// A machine with kernels.
 pub trait Device {
     /// What it is.
@@ -174,10 +204,15 @@ pub trait Device {
     /// nothing.
     fn begin_round(&mut self) {}
 
-    /// Median seconds that an empty launch takes now; `None` of a device without launches
-    /// of its own. Campaigns ask again and again: what else runs makes it longer.
-    fn probe_launch_s(&self) -> Option<f64> {
-        None
+    /// What launches and the clock cost now. Campaigns ask again and again: what else runs
+    /// makes it more.
+    fn probe(&self) -> FixedCosts {
+        FixedCosts::default()
+    }
+
+    /// What the device reports of itself now; nothing where it reports nothing.
+    fn telemetry(&self) -> Telemetry {
+        Telemetry::default()
     }
 
     /// Whether it can run PTX that it is given.
@@ -244,6 +279,15 @@ pub trait Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_more_slowdown_than_before_is_an_event() {
+        let of = |count| Telemetry { thermal_slowdown: count, ..Telemetry::default() };
+        assert!(of(Some(8)).was_slowed_since(&of(Some(7))));
+        for (now, then) in [(Some(7), Some(7)), (Some(8), None), (None, Some(7))] {
+            assert!(!of(now).was_slowed_since(&of(then)));
+        }
+    }
 
     #[test]
     fn slugs_are_lower_case_words_with_dashes() {

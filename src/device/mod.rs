@@ -11,7 +11,7 @@ pub mod simulated;
 pub mod vm;
 
 pub use contract::{
-    Device, DeviceInfo, DeviceKind, DeviceOptions, KernelFacts, LaunchError, PrepareError,
-    Prepared, Refusal, Timing,
+    Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts, KernelFacts, LaunchError,
+    PrepareError, Prepared, Refusal, Telemetry, Timing,
 };
 pub use open::{Opened, open};

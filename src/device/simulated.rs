@@ -3,12 +3,14 @@
 //! `simulated` and figures drawn from them are marked.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{
-    Device, DeviceInfo, DeviceKind, LaunchError, PrepareError, Prepared, Refusal, Timing,
+    Device, DeviceInfo, DeviceKind, FixedCosts, LaunchError, PrepareError, Prepared,
+    Refusal, Telemetry, Timing,
 };
 use crate::data::Key;
 use crate::format::DType;
@@ -43,6 +45,10 @@ pub struct SimulatedDevice {
     pub bytes_per_s: f64,
     /// FLOPs per second.
     pub flops_per_s: f64,
+    /// What it reports when it is asked for the n-th time.
+    pub reports: fn(usize) -> Telemetry,
+    /// How often it was asked.
+    pub asked: Cell<usize>,
 }
 
 impl Default for SimulatedDevice {
@@ -65,6 +71,8 @@ impl Default for SimulatedDevice {
             noise: 0.0,
             bytes_per_s: 1e11,
             flops_per_s: 1e12,
+            reports: |_| Telemetry::default(),
+            asked: Cell::new(0),
         }
     }
 }
@@ -82,8 +90,17 @@ impl Device for SimulatedDevice {
         }
     }
 
-    fn probe_launch_s(&self) -> Option<f64> {
-        Some(self.info.launch_overhead_s)
+    fn probe(&self) -> FixedCosts {
+        FixedCosts {
+            launch_s: Some(self.info.launch_overhead_s),
+            timer_quantum_s: Some(self.info.timer_quantum_s),
+        }
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        let asked = self.asked.get();
+        self.asked.set(asked + 1);
+        (self.reports)(asked)
     }
 
     fn prepare<'a>(

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, counted, percent};
+use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::Measured;
 use crate::op::{Access, Purpose};
 use crate::point::KernelName;
@@ -173,7 +173,8 @@ impl Judge<'_> {
                  on an idle machine"
             );
         };
-        let load = row.other_cpu_share.filter(|share| *share > DISTURBED_SHARE);
+        let load =
+            row.other_cpu_share.filter(|share| *share > self.campaign.disturbed_share());
         let load = load.map_or(String::new(), |share| {
             format!(", while other programs had {} of the CPU", percent(share))
         });

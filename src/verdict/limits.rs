@@ -20,7 +20,9 @@ impl Judge<'_> {
             for (&dtype, ceiling) in &ceilings.compute {
                 let of = |peaks: &Peaks| peaks.flops_per_s(dtype);
                 let id = format!("{dtype}_compute");
-                limits.push(self.ceiling(id, ceiling, "flops/s", &of));
+                let mut limit = self.ceiling(id, ceiling, "flops/s", &of);
+                limit.from.push_str(&self.units_not_driven(dtype));
+                limits.push(limit);
                 limits.extend(self.ridge(dtype));
             }
             for (&(link, direction), ceiling) in &ceilings.links {
@@ -78,6 +80,23 @@ impl Judge<'_> {
             candidates: ceiling.candidates.clone(),
             ..self.limit(id, ceiling.rate, unit, from, of)
         }
+    }
+
+    /// What the machine has for a format beside what the kernels use: its real ceiling is
+    /// then higher. Empty if nothing is known.
+    fn units_not_driven(&self, dtype: DType) -> String {
+        let bears_on = |unit: &&str| match dtype {
+            DType::Bf16 => unit.contains("bf16") || unit.starts_with("sme"),
+            DType::F16 => unit.contains("fp") || *unit == "sme",
+            _ => false,
+        };
+        let listed = self.campaign.runs.last().and_then(|run| run.get("units_not_driven"));
+        let units: Vec<&str> =
+            listed.unwrap_or_default().split_whitespace().filter(bears_on).collect();
+        if units.is_empty() {
+            return String::new();
+        }
+        format!("; no kernel drives this CPU's {}", units.join(", "))
     }
 
     fn ridge(&self, dtype: DType) -> Option<MachineLimit> {

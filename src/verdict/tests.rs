@@ -7,7 +7,7 @@ use super::*;
 use crate::model::machine::DataSheet;
 use crate::op::{DecodeAttention, PairKind, Problem};
 use crate::point::Point;
-use crate::record::{Records, Row, Run, Status};
+use crate::record::{Records, RoundRow, Row, Run, Status};
 use crate::resource::{Link, LinkDirection, Resource};
 use crate::roofline::{Bandwidth, Peaks};
 
@@ -275,6 +275,35 @@ fn slow_kernels_are_told_from_slow_memory_and_from_launches() {
     let (bound, warnings) = bound_of(262_144, 0.1);
     assert_eq!(bound, BoundBy::Kernel.name());
     assert!(warnings.iter().any(|w| w.contains("the probe was disturbed")), "{warnings:?}");
+}
+
+#[test]
+fn probes_that_moved_are_told() {
+    let of = |slow_s: f64| {
+        let round = |i: u32| RoundRow {
+            round: i,
+            launch_overhead_s: Some(1e-6),
+            compute_probe_s: Some(if i == 3 { slow_s } else { 1e-3 }),
+            ..RoundRow::default()
+        };
+        let rounds = (0..9).map(round).collect();
+        let records = Records { rounds, runs: vec![Run::default()], ..Records::default() };
+        judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
+    };
+    let told = |verdict: &Verdict| {
+        let section =
+            verdict.sections.iter().find(|s| s.heading == "Probes through the campaign");
+        let rows = section.unwrap().rows.iter();
+        let rows: Vec<_> = rows.map(|row| (row[0].clone(), row[5].clone())).collect();
+        (rows, verdict.warnings.iter().any(|w| w.contains("burst of arithmetic")))
+    };
+    let found = |finding: &str| {
+        [("empty launch", "steady"), ("burst of arithmetic", finding)]
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .to_vec()
+    };
+    assert_eq!(told(&of(1.02e-3)), (found("steady"), false));
+    assert_eq!(told(&of(1.9e-3)), (found("moved"), true));
 }
 
 #[test]
@@ -793,6 +822,7 @@ fn ceilings_are_held_against_the_clock_that_was_measured() {
 fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
     let mut run = Run::default();
     run.set("backend", "cpu");
+    run.set("units_not_driven", "amx_bf16 avx512_fp16");
     let probe = |load: f64| Row {
         kernel: "cpu_peak".into(),
         other_cpu_share: Some(load),
@@ -807,7 +837,8 @@ fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
     let calm = of(0.01);
     assert_eq!(measured_as(&calm, "gemm"), "compute bound 1");
     let limit = calm.limits.iter().find(|limit| limit.id == "bf16_compute").unwrap();
-    assert_eq!(limit.from, "cpu_peak, computed in f32");
+    let missing = "; no kernel drives this CPU's amx_bf16";
+    assert_eq!(limit.from, format!("cpu_peak, computed in f32{missing}"));
     assert_eq!(limit.candidates.len(), 2);
     // The disturbed probe is not the ceiling, although it was faster.
     let disturbed = of(0.5);
@@ -816,5 +847,5 @@ fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
         "not judged: no probe of the ceiling"
     );
     let limit = disturbed.limits.iter().find(|limit| limit.id == "bf16_compute").unwrap();
-    assert_eq!(limit.from, "k, computed in f32");
+    assert_eq!(limit.from, format!("k, computed in f32{missing}"));
 }

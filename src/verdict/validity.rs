@@ -1,15 +1,11 @@
 //! What makes a run invalid, and what a reader should know all the same.
 
-use super::{DISTURBED_SHARE, IMPOSSIBLE_SHARE, Judge, counted, percent};
+use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::{Doubt, LEAST_COMPUTE_SHARE, LEAST_MEMORY_SHARE, Measured};
 use crate::format::DType;
 use crate::model::derived;
 use crate::record::Status;
 use crate::statistics::Estimate;
-
-/// How many times the shortest launch an empty one may seem to take: two medians of the same
-/// thing differ.
-const PROBE_MARGIN: f64 = 1.5;
 
 /// FLOPs in f32 that a core does in a cycle, by instruction set: two multiply-adds of a
 /// vector, of which server and desktop cores of the last ten years have as many; without a
@@ -166,7 +162,7 @@ impl Judge<'_> {
         warnings.extend(self.campaign.spec_refused.clone());
         self.doubtful_ceilings(warnings);
         warnings.extend(self.doubtful_clock());
-        self.doubtful_launch(warnings);
+        self.moved_probes(warnings);
         let drift = self.campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift());
         if drift > 0.1 {
             let so = match self.campaign.repeatability {
@@ -178,15 +174,16 @@ impl Judge<'_> {
                 100.0 * drift
             ));
         }
+        let most = self.campaign.disturbed_share();
         let is_disturbed =
-            |p: &&Measured| p.other_cpu_share.is_some_and(|share| share > DISTURBED_SHARE);
+            |p: &&Measured| p.other_cpu_share.is_some_and(|share| share > most);
         let disturbed = self.campaign.points.iter().filter(is_disturbed).count();
         if disturbed > 0 {
             warnings.push(format!(
                 "during {} other programs or the hypervisor took more than {:.0}% of the CPU \
                  time (other_cpu_share in results.csv)",
                 counted(disturbed, "point", "points"),
-                100.0 * DISTURBED_SHARE
+                100.0 * most
             ));
         }
     }
@@ -249,20 +246,6 @@ impl Judge<'_> {
                 1e-9 * CPU_CLOCKS_HZ.end()
             )
         })
-    }
-
-    /// A launch probe that took longer than whole launches did.
-    fn doubtful_launch(&self, warnings: &mut Vec<String>) {
-        let probes = &self.campaign.launch_overheads_s;
-        let probed_s = probes.iter().copied().fold(0.0, f64::max);
-        if probed_s > PROBE_MARGIN * self.launch_overhead_s {
-            warnings.push(format!(
-                "an empty launch was measured to take up to {:.1} us, where {:.1} us are enough: \
-                 the probe was disturbed, and the shorter time is used",
-                1e6 * probed_s,
-                1e6 * self.launch_overhead_s
-            ));
-        }
     }
 
     fn missing_rows(&self, faults: &mut Vec<String>) {

@@ -1,6 +1,7 @@
 //! The CPU as a device: its kernels, and buffers laid out for them.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -13,7 +14,8 @@ use super::{
 };
 use crate::data::Key;
 use crate::device::{
-    Device, DeviceInfo, LaunchError, PrepareError, Prepared, Refusal, Timing,
+    Device, DeviceInfo, FixedCosts, LaunchError, PrepareError, Prepared, Refusal,
+    Telemetry, Timing,
 };
 use crate::format::Role;
 use crate::op::Problem;
@@ -44,8 +46,15 @@ impl Device for CpuDevice {
         &self.info
     }
 
-    fn probe_launch_s(&self) -> Option<f64> {
-        Some(host::launch_overhead_s())
+    fn probe(&self) -> FixedCosts {
+        FixedCosts {
+            launch_s: Some(host::launch_overhead_s()),
+            timer_quantum_s: Some(host::timer_quantum_s()),
+        }
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        host::telemetry(Path::new("/sys"))
     }
 
     fn begin_round(&mut self) {

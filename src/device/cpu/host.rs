@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::simd;
+use super::{simd, threads};
 use crate::device::contract::slug;
-use crate::device::{DeviceInfo, DeviceKind};
+use crate::device::{DeviceInfo, DeviceKind, Telemetry};
 use crate::residency::{CacheLevel, CacheSize};
 use crate::statistics::median;
 
@@ -16,17 +16,33 @@ use crate::statistics::median;
 /// the last cache of most machines, so that "cold" is not claimed too early.
 const ASSUMED_CACHE_BYTES: u64 = 64 << 20;
 
+/// The fact that names [`units_not_driven`].
+const UNITS_NOT_DRIVEN: &str = "units_not_driven";
+
 /// Memory that is assumed where the system does not tell.
 const ASSUMED_MEMORY_BYTES: u64 = 1 << 30;
 
 /// Everything about this machine that a campaign records.
 pub fn device_info() -> DeviceInfo {
-    let name = model_name().unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH));
+    // First, as all that is measured here is measured on these threads.
+    let pinned = threads::pin();
     let threads = rayon::current_num_threads();
     let mut facts = vec![
         ("threads".to_owned(), threads.to_string()),
+        ("threads_pinned".to_owned(), pinned),
         ("simd".to_owned(), simd::level().to_owned()),
     ];
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name =
+        model_name(&cpu).unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH));
+    let idle = units_not_driven(&cpu);
+    if !idle.is_empty() {
+        facts.push((UNITS_NOT_DRIVEN.to_owned(), idle.join(" ")));
+    }
+    let pages = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if let Some(setting) = pages.ok().as_deref().and_then(chosen) {
+        facts.push(("huge_pages".to_owned(), setting.to_owned()));
+    }
     let mut caches = caches(Path::new("/sys/devices/system/cpu"));
     if caches.is_empty() {
         caches.push(CacheSize { level: CacheLevel::L3, bytes: ASSUMED_CACHE_BYTES });
@@ -57,11 +73,36 @@ pub fn device_info() -> DeviceInfo {
     }
 }
 
-fn model_name() -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
+fn model_name(cpuinfo: &str) -> Option<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
     let (_, name) = line.split_once(':')?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+/// Units for products of small formats, which no kernel here drives, by the names that
+/// Linux lists them under.
+fn units_not_driven(cpuinfo: &str) -> Vec<&'static str> {
+    const UNITS: [&str; 8] = [
+        "amx_bf16",
+        "amx_fp16",
+        "avx512_bf16",
+        "avx512_fp16",
+        "fphp",
+        "bf16",
+        "sme",
+        "smef16f32",
+    ];
+    let is_list = |line: &&str| line.starts_with("flags") || line.starts_with("Features");
+    let Some((_, flags)) = cpuinfo.lines().find(is_list).and_then(|l| l.split_once(':'))
+    else {
+        return Vec::new();
+    };
+    UNITS.into_iter().filter(|unit| flags.split_whitespace().any(|f| f == *unit)).collect()
+}
+
+/// The choice in brackets of a file like `always [madvise] never`.
+fn chosen(text: &str) -> Option<&str> {
+    Some(text.split_once('[')?.1.split_once(']')?.0)
 }
 
 /// Data caches by level, each summed over its instances.
@@ -160,8 +201,32 @@ fn group_headroom(root: &Path, groups: &str) -> Option<u64> {
     least
 }
 
+/// What the processor's sensors say: the hottest one, and how often a core or package was
+/// slowed down for its heat.
+pub fn telemetry(sys: &Path) -> Telemetry {
+    let number = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let counts =
+        entries(&sys.join("devices/system/cpu"), "cpu").into_iter().flat_map(|cpu| {
+            let folder = cpu.join("thermal_throttle");
+            ["core_throttle_count", "package_throttle_count"]
+                .map(|file| number(folder.join(file)))
+        });
+    let counts: Vec<u64> = counts.flatten().collect();
+    let zones = entries(&sys.join("class/thermal"), "thermal_zone").into_iter();
+    let of_cpu = zones.filter(|zone| {
+        let kind = fs::read_to_string(zone.join("type")).unwrap_or_default();
+        ["pkg", "cpu", "soc"].iter().any(|word| kind.to_lowercase().contains(word))
+    });
+    let hottest = of_cpu.filter_map(|zone| number(zone.join("temp"))).max();
+    Telemetry {
+        temperature_c: hottest.map(|thousandths| thousandths as f64 / 1000.0),
+        thermal_slowdown: (!counts.is_empty()).then(|| counts.iter().sum()),
+        other_processes: Vec::new(),
+    }
+}
+
 /// Smallest step that the clock is seen to make.
-fn timer_quantum_s() -> f64 {
+pub fn timer_quantum_s() -> f64 {
     let step = || {
         let start = Instant::now();
         loop {
@@ -229,6 +294,30 @@ mod tests {
     }
 
     #[test]
+    fn heat_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(telemetry(root.path()), Telemetry::default());
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("devices/system/cpu/cpu0/thermal_throttle/core_throttle_count", "3\n");
+        write("devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", "4\n");
+        write("devices/system/cpu/cpu1/thermal_throttle/package_throttle_count", "2\n");
+        for (zone, kind, temp) in [
+            (0, "acpitz", "99000"),
+            (1, "x86_pkg_temp", "61500"),
+            (2, "cpu-thermal", "60000"),
+        ] {
+            write(&format!("class/thermal/thermal_zone{zone}/type"), kind);
+            write(&format!("class/thermal/thermal_zone{zone}/temp"), temp);
+        }
+        let read = telemetry(root.path());
+        assert_eq!((read.temperature_c, read.thermal_slowdown), (Some(61.5), Some(9)));
+    }
+
+    #[test]
     fn the_tightest_control_group_counts() {
         let root = tempfile::tempdir().unwrap();
         let group = root.path().join("a/b");
@@ -239,6 +328,17 @@ mod tests {
         fs::write(root.path().join("a/memory.current"), "40\n").unwrap();
         assert_eq!(group_headroom(root.path(), "0::/a/b\n"), Some(60));
         assert_eq!(group_headroom(root.path(), ""), None);
+    }
+
+    #[test]
+    fn units_and_pages_are_read() {
+        let text = "model name\t: X  9\nflags\t\t: fpu avx512_bf16 amx_tile amx_bf16\n";
+        assert_eq!(units_not_driven(text), ["amx_bf16", "avx512_bf16"]);
+        assert_eq!(model_name(text).as_deref(), Some("X  9"));
+        assert_eq!(units_not_driven("Features : fp bf16"), ["bf16"]);
+        assert_eq!(units_not_driven(""), Vec::<&str>::new());
+        assert_eq!(chosen("always [madvise] never\n"), Some("madvise"));
+        assert_eq!(chosen("always"), None);
     }
 
     #[test]

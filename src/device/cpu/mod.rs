@@ -16,6 +16,7 @@ mod product;
 mod rmsnorm;
 mod simd;
 mod stream;
+mod threads;
 mod transfer;
 
 pub use device::CpuDevice;

@@ -3,8 +3,11 @@
 use ptxvm::conformance::Program;
 
 use super::gpu::CudaDevice;
+use super::nvml::Nvidia;
 use super::{prepared, program, timing};
-use crate::device::{Device, DeviceInfo, PrepareError, Prepared, Refusal};
+use crate::device::{
+    Device, DeviceInfo, FixedCosts, PrepareError, Prepared, Refusal, Telemetry,
+};
 use crate::kernel::Kernel;
 use crate::op::Problem;
 
@@ -36,8 +39,15 @@ impl Device for CudaDevice {
         Ok(Box::new(ready))
     }
 
-    fn probe_launch_s(&self) -> Option<f64> {
-        timing::launch_overhead_s(&self.stopwatch, &self.stream, &self.empty).ok()
+    fn probe(&self) -> FixedCosts {
+        let launch_s =
+            timing::launch_overhead_s(&self.stopwatch, &self.stream, &self.empty).ok();
+        // The step of the clock is a constant of its kind.
+        FixedCosts { launch_s, timer_quantum_s: None }
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        self.nvidia.as_ref().map(Nvidia::telemetry).unwrap_or_default()
     }
 
     fn runs_programs(&self) -> bool {

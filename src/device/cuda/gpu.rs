@@ -6,6 +6,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, bail};
 
 use super::driver::{self, Context, CudaStream, Function, LaunchShape, Properties};
+use super::nvml::Nvidia;
 use super::timing::{self, Functions, SpinParams, Stopwatch};
 
 use crate::device::contract::slug;
@@ -31,6 +32,7 @@ pub struct CudaDevice {
     pub(super) stopwatch: Stopwatch,
     pub(super) fill: Function,
     pub(super) empty: Function,
+    pub(super) nvidia: Option<Nvidia>,
     compiler: Compiler,
     loaded: HashMap<(&'static str, Defines), Rc<Loaded>>,
 }
@@ -96,6 +98,12 @@ impl CudaDevice {
             ("compiler".to_owned(), binary.compiler),
             ("event_clock_ratio".to_owned(), format!("{ratio:.5}")),
         ]);
+        let nvidia = Nvidia::open(&context.uuid()?);
+        let management = match &nvidia {
+            Ok(nvidia) => format!("yes, {}", nvidia.driver_version().unwrap_or_default()),
+            Err(why) => format!("no: {why}"),
+        };
+        info.facts.push(("nvml".to_owned(), management));
         info.facts.extend(limits.map(|limits| ("sm_limits".to_owned(), limits)));
         let loaded = HashMap::new();
         Ok(CudaDevice {
@@ -106,6 +114,7 @@ impl CudaDevice {
             stopwatch,
             fill,
             empty,
+            nvidia: nvidia.ok(),
             compiler,
             loaded,
         })

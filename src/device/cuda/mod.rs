@@ -4,6 +4,7 @@
 mod device;
 mod driver;
 mod gpu;
+mod nvml;
 mod prepared;
 mod program;
 mod timing;

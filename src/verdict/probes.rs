@@ -1,0 +1,86 @@
+//! Whether the machine stayed the same through a campaign, by what was measured again and
+//! again beside the points.
+
+use super::{Judge, percent};
+use crate::analysis::{ProbeKind, ProbeSeries};
+use crate::section::Section;
+
+/// How many times the shortest launch an empty one may seem to take: two medians of the same
+/// thing differ.
+const LAUNCH_MARGIN: f64 = 1.5;
+
+impl Judge<'_> {
+    /// Each probe: what is used of it, and how far it moved. `None` of records without.
+    pub(super) fn probe_section(&self) -> Option<Section> {
+        let rows = self.campaign.probes.iter().map(|probe| {
+            let low_s = probe.low_s();
+            vec![
+                probe.kind.name().to_owned(),
+                probe.times_s.len().to_string(),
+                microseconds(low_s.value),
+                microseconds(probe.longest_s()),
+                percent(probe.moved_by()),
+                if probe.has_moved() { "moved" } else { "steady" }.to_owned(),
+            ]
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        (!rows.is_empty()).then(|| Section {
+            heading: "Probes through the campaign".into(),
+            columns: vec![
+                "probe",
+                "repeats",
+                "used (us)",
+                "longest (us)",
+                "longer by",
+                "finding",
+            ],
+            rows,
+            paragraphs: vec![
+                "Used is the low end of the repeats, a tenth from the shortest: what else \
+                 runs only ever makes a probe longer."
+                    .to_owned(),
+            ],
+        })
+    }
+
+    /// Probes that took longer at times.
+    pub(super) fn moved_probes(&self, warnings: &mut Vec<String>) {
+        let used_s = self.launch_overhead_s;
+        for probe in &self.campaign.probes {
+            let (longest_s, low_s) = (probe.longest_s(), probe.low_s().value);
+            warnings.extend(match probe.kind {
+                ProbeKind::Launch if longest_s > LAUNCH_MARGIN * used_s => Some(format!(
+                    "an empty launch was measured to take up to {:.1} us, where {:.1} us are \
+                     enough: the probe was disturbed, and the shorter time is used",
+                    1e6 * longest_s,
+                    1e6 * used_s
+                )),
+                ProbeKind::Timer if probe.has_moved() => Some(format!(
+                    "the clock's smallest step was {:.0} ns at times and {:.0} ns at others",
+                    1e9 * longest_s,
+                    1e9 * low_s
+                )),
+                ProbeKind::Compute if probe.has_moved() => Some(slower_arithmetic(probe)),
+                // The note on drift says it of the sentinel.
+                _ => None,
+            });
+        }
+    }
+}
+
+fn slower_arithmetic(probe: &ProbeSeries) -> String {
+    let low_s = probe.low_s().value;
+    let limit_s = low_s * (1.0 + probe.kind.tolerance());
+    let slow = probe.times_s.iter().filter(|time| **time > limit_s).count();
+    format!(
+        "the same burst of arithmetic took longer at {slow} of {} times, up to {}: clocks fell, \
+         or something that is not seen from here shared the cores",
+        probe.times_s.len(),
+        percent(probe.moved_by())
+    )
+}
+
+fn microseconds(time_s: f64) -> String {
+    let us = 1e6 * time_s;
+    if us < 100.0 { format!("{us:.3}") } else { format!("{us:.0}") }
+}
