@@ -146,7 +146,8 @@ impl Campaign {
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
         let bursts = Bursts::of(runs.last(), &rounds);
         let repeatability = rounds::apply(&mut points, &rounds, &bursts);
-        let probes = probes::series(&provenance, &rounds, sentinel.as_ref());
+        let sentinel_s = sentinel.as_ref().map_or(&[][..], |s| &s.times_s);
+        let probes = probes::series(&provenance, &rounds, sentinel_s);
         let derived = derived::peaks(&provenance.device);
         let facts = DeviceFacts::of(&provenance.device, derived.as_ref(), runs.last());
         let mut campaign = Campaign {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use ridgepoint::op::Problem;
-use ridgepoint::point::{PROTOCOL, Point};
+use ridgepoint::point::Point;
 use ridgepoint::record::{Records, results_header};
 
 /// Folders of the committed campaigns.
@@ -45,17 +45,14 @@ fn points_keep_their_texts_and_ids() {
     for folder in folders {
         let records = Records::read(&folder).unwrap();
         assert!(records.unreadable.is_empty(), "{:?}", records.unreadable);
-        let protocol = PROTOCOL.to_string();
-        let same_protocol = records.runs[0].get("protocol") == Some(protocol.as_str());
+        let protocol = records.runs[0].get("protocol").unwrap().to_owned();
         for row in &records.rows {
             let problem: Problem = row.problem.parse().unwrap();
             assert_eq!(problem.to_string(), row.problem, "{}", folder.display());
             let text = format!("{}@{}@{}", row.problem, row.kernel, row.cache_state);
             let point: Point = text.parse().unwrap();
-            if same_protocol {
-                assert_eq!(point.id(), row.point_id, "{text}");
-                ids += 1;
-            }
+            assert_eq!(point.id_under(&protocol), row.point_id, "{text}");
+            ids += 1;
             let work = problem.work();
             let counted = (work.matrix_flops(), work.vector_flops());
             assert_eq!(counted, (row.matrix_flops_model, row.vector_flops_model), "{text}");

@@ -206,6 +206,13 @@ pub(super) fn is_cpu(run: &Run) -> bool {
     run.get("backend") == Some("cpu")
 }
 
+/// Threads times what a core does in a cycle times its clock.
+fn cpu_flops_per_s(run: &Run) -> Option<f64> {
+    let number = |column| run.get(column)?.parse::<f64>().ok().filter(|x| *x > 0.0);
+    let per_cycle = derived::cpu_flops_per_cycle(run.get("simd")?)?;
+    Some(number("threads")? * per_cycle * number("base_clock_hz")?)
+}
+
 /// The share of CPU time that others may have had: the suite's, where the run names it.
 pub(super) fn disturbed_share(run: Option<&Run>) -> f64 {
     let named = run.and_then(|run| run.get("disturbed_share")?.parse().ok());
@@ -217,6 +224,8 @@ pub(super) struct DeviceFacts<'a> {
     identity: &'a Identity,
     derived: Option<&'a Peaks>,
     is_cpu: bool,
+    /// What a CPU's vector units do in f32 at the clock that it is sold with.
+    cpu_flops_per_s: Option<f64>,
     disturbed_share: f64,
 }
 
@@ -230,6 +239,7 @@ impl<'a> DeviceFacts<'a> {
             identity,
             derived,
             is_cpu: run.is_some_and(is_cpu),
+            cpu_flops_per_s: run.filter(|run| is_cpu(run)).and_then(cpu_flops_per_s),
             disturbed_share: disturbed_share(run),
         }
     }
@@ -249,6 +259,9 @@ impl<'a> DeviceFacts<'a> {
 
     /// The rate that the clocks allow of a format, at this clock or else at the highest.
     fn flops_per_s(&self, dtype: DType, sm_clock_hz: Option<f64>) -> Option<f64> {
+        if self.is_cpu {
+            return self.cpu_flops_per_s.filter(|_| dtype == DType::F32);
+        }
         let highest = self.derived.and_then(|peaks| peaks.flops_per_s(dtype))?;
         let Some(clock) = sm_clock_hz.filter(|clock| *clock > 0.0) else {
             return Some(highest);

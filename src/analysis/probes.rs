@@ -1,6 +1,5 @@
 //! What was measured again and again beside the points: whether the machine stayed the same.
 
-use super::Sentinel;
 use crate::provenance::Provenance;
 use crate::record::RoundRow;
 use crate::statistics::{Estimate, low_quantile};
@@ -74,16 +73,15 @@ impl ProbeSeries {
     }
 }
 
-/// The probes of a campaign, those that it has.
+/// The probes of a campaign, those that it has; `sentinel_s` are the sentinel's times.
 pub(super) fn series(
     provenance: &Provenance,
     rounds: &[RoundRow],
-    sentinel: Option<&Sentinel>,
+    sentinel_s: &[f64],
 ) -> Vec<ProbeSeries> {
     let with_first = |first: Option<f64>, of: fn(&RoundRow) -> Option<f64>| -> Vec<f64> {
         first.into_iter().chain(rounds.iter().filter_map(of)).collect()
     };
-    let sentinel_s = sentinel.map_or_else(Vec::new, |s| s.times_s.clone());
     let all = [
         (
             ProbeKind::Launch,
@@ -91,7 +89,7 @@ pub(super) fn series(
         ),
         (ProbeKind::Timer, with_first(None, |round| round.timer_quantum_s)),
         (ProbeKind::Compute, with_first(None, |round| round.compute_probe_s)),
-        (ProbeKind::Sentinel, sentinel_s),
+        (ProbeKind::Sentinel, sentinel_s.to_vec()),
     ];
     let positive = |times: Vec<f64>| times.into_iter().filter(|time| *time > 0.0).collect();
     all.into_iter()
@@ -127,7 +125,7 @@ mod tests {
             ..RoundRow::default()
         };
         let rounds = [round(Some(1e-6), Some(1e-3)), round(None, None)];
-        let found = series(&provenance, &rounds, None);
+        let found = series(&provenance, &rounds, &[]);
         let found: Vec<_> = found.into_iter().map(|s| (s.kind, s.times_s)).collect();
         assert_eq!(
             found,

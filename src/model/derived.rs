@@ -107,6 +107,18 @@ pub fn compute_margin(device: &Identity) -> f64 {
     if is_desktop { BOOST_MARGIN } else { MARGIN }
 }
 
+/// FLOPs in f32 that a core does in a cycle, by instruction set: two multiply-adds of a
+/// vector, of which server and desktop cores of the last ten years have as many; without a
+/// fused one, an addition and a multiplication.
+const CPU_UNITS: [(&str, f64); 4] =
+    [("avx512", 64.0), ("avx2+fma", 32.0), ("sse2", 8.0), ("neon", 16.0)];
+
+/// FLOPs in f32 that a core of a CPU does in a cycle with an instruction set, by the name
+/// that records have for it.
+pub fn cpu_flops_per_cycle(simd: &str) -> Option<f64> {
+    CPU_UNITS.iter().find(|(name, _)| *name == simd).map(|(_, flops)| *flops)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

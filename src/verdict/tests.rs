@@ -818,6 +818,37 @@ fn ceilings_are_held_against_the_clock_that_was_measured() {
     assert_eq!(row[4], "probe 222.0 (77%)");
 }
 
+/// All arithmetic at half its speed: the clock that the CPU is sold with tells.
+#[test]
+fn a_cpus_ceiling_is_held_against_the_clock_that_it_is_sold_with() {
+    let with_peak = |share: f64| {
+        let mut rows = ceilings();
+        let peak = &mut rows[1];
+        for time in
+            [&mut peak.time_s_median, &mut peak.time_s_ci_lo, &mut peak.time_s_ci_hi]
+        {
+            *time = time.map(|time| time / share);
+        }
+        let mut run = Run::default();
+        for (name, value) in [
+            ("backend", "cpu"),
+            ("simd", "avx512"),
+            ("threads", "2"),
+            ("base_clock_hz", "2100000000"),
+        ] {
+            run.set(name, value);
+        }
+        run.set("planned_rows", rows.len());
+        let records = Records { runs: vec![run], rows, ..Records::default() };
+        judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
+    };
+    // 300 GFLOP/s of 268.8, and 150 of them.
+    assert_eq!(judged_by(&with_peak(1.0), "bf16_compute"), "yes");
+    let halved = with_peak(0.5);
+    assert_eq!(judged_by(&halved, "bf16_compute"), "not judged: ceiling too low");
+    assert!(halved.warnings.iter().any(|w| w.contains("56% of what the clocks allow")));
+}
+
 #[test]
 fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
     let mut run = Run::default();

@@ -7,12 +7,6 @@ use crate::model::derived;
 use crate::record::Status;
 use crate::statistics::Estimate;
 
-/// FLOPs in f32 that a core does in a cycle, by instruction set: two multiply-adds of a
-/// vector, of which server and desktop cores of the last ten years have as many; without a
-/// fused one, an addition and a multiplication.
-const CPU_UNITS: [(&str, f64); 4] =
-    [("avx512", 64.0), ("avx2+fma", 32.0), ("sse2", 8.0), ("neon", 16.0)];
-
 /// Clocks at which processors compute.
 const CPU_CLOCKS_HZ: std::ops::RangeInclusive<f64> = 2.0e9..=6.5e9;
 
@@ -119,7 +113,7 @@ impl Judge<'_> {
         for (dtype, ceiling) in &ceilings.compute {
             let (best, Some(probe)) = (ceiling.source(), ceiling.probe()) else { continue };
             let limit = IMPOSSIBLE_SHARE * probe.rate.value;
-            if best.derived.is_some() || best.rate.lo <= limit {
+            if self.campaign.derived.is_some() || best.rate.lo <= limit {
                 continue;
             }
             let done_in = ceiling.computed_in.unwrap_or(*dtype);
@@ -230,7 +224,7 @@ impl Judge<'_> {
         let run =
             self.campaign.runs.last().filter(|run| run.get("backend") == Some("cpu"))?;
         let simd = run.get("simd")?;
-        let (_, flops_per_cycle) = CPU_UNITS.iter().find(|(name, _)| *name == simd)?;
+        let flops_per_cycle = derived::cpu_flops_per_cycle(simd)?;
         let threads: f64 = run.get("threads")?.parse().ok()?;
         let ceiling = self.campaign.ceilings.as_ref()?.compute.get(&DType::F32)?;
         let clock_hz = ceiling.rate.value / (threads * flops_per_cycle);

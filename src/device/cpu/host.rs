@@ -35,6 +35,9 @@ pub fn device_info() -> DeviceInfo {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name =
         model_name(&cpu).unwrap_or_else(|| format!("{} CPU", std::env::consts::ARCH));
+    if let Some(clock_hz) = base_clock_hz(&cpu, Path::new("/sys/devices/system/cpu/cpu0")) {
+        facts.push(("base_clock_hz".to_owned(), clock_hz.to_string()));
+    }
     let idle = units_not_driven(&cpu);
     if !idle.is_empty() {
         facts.push((UNITS_NOT_DRIVEN.to_owned(), idle.join(" ")));
@@ -77,6 +80,19 @@ fn model_name(cpuinfo: &str) -> Option<String> {
     let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
     let (_, name) = line.split_once(':')?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+/// The clock that the processor is sold with: what the system calls its base frequency, or
+/// in a virtual machine, which has no frequencies to choose from, the one that it lists.
+fn base_clock_hz(cpuinfo: &str, cpu: &Path) -> Option<u64> {
+    let frequencies = cpu.join("cpufreq");
+    if frequencies.exists() {
+        let text = fs::read_to_string(frequencies.join("base_frequency")).ok()?;
+        return text.trim().parse::<u64>().ok()?.checked_mul(1000);
+    }
+    let line = cpuinfo.lines().find(|line| line.starts_with("cpu MHz"))?;
+    let mhz: f64 = line.split_once(':')?.1.trim().parse().ok()?;
+    (mhz > 0.0).then_some((1e6 * mhz) as u64)
 }
 
 /// Units for products of small formats, which no kernel here drives, by the names that
@@ -339,6 +355,19 @@ mod tests {
         assert_eq!(units_not_driven(""), Vec::<&str>::new());
         assert_eq!(chosen("always [madvise] never\n"), Some("madvise"));
         assert_eq!(chosen("always"), None);
+    }
+
+    #[test]
+    fn the_base_clock_is_read_where_it_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        let text = "model name : X\ncpu MHz\t\t: 2100.500\n";
+        assert_eq!(base_clock_hz(text, root.path()), Some(2_100_500_000));
+        assert_eq!(base_clock_hz("", root.path()), None);
+        // Where frequencies change, the one in cpuinfo is that of the moment.
+        fs::create_dir(root.path().join("cpufreq")).unwrap();
+        assert_eq!(base_clock_hz(text, root.path()), None);
+        fs::write(root.path().join("cpufreq/base_frequency"), "2600000\n").unwrap();
+        assert_eq!(base_clock_hz(text, root.path()), Some(2_600_000_000));
     }
 
     #[test]
