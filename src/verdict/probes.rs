@@ -20,7 +20,7 @@ impl Judge<'_> {
                 microseconds(low_s.value),
                 microseconds(probe.longest_s()),
                 percent(probe.moved_by()),
-                if probe.has_moved() { "moved" } else { "steady" }.to_owned(),
+                finding(probe).to_owned(),
             ]
         });
         let rows: Vec<Vec<String>> = rows.collect();
@@ -65,6 +65,14 @@ impl Judge<'_> {
                 _ => None,
             });
         }
+    }
+}
+
+fn finding(probe: &ProbeSeries) -> &'static str {
+    match probe.times_s.len() {
+        1 => "measured once",
+        _ if probe.has_moved() => "moved",
+        _ => "steady",
     }
 }
 
