@@ -5,10 +5,6 @@ use super::{Judge, percent};
 use crate::analysis::{ProbeKind, ProbeSeries};
 use crate::section::Section;
 
-/// How many times the shortest launch an empty one may seem to take: two medians of the same
-/// thing differ.
-const LAUNCH_MARGIN: f64 = 1.5;
-
 impl Judge<'_> {
     /// Each probe: what is used of it, and how far it moved. `None` of records without.
     pub(super) fn probe_section(&self) -> Option<Section> {
@@ -48,8 +44,10 @@ impl Judge<'_> {
         let used_s = self.launch_overhead_s;
         for probe in &self.campaign.probes {
             let (longest_s, low_s) = (probe.longest_s(), probe.low_s().value);
+            // Held against whole launches too, which are no shorter than an empty one.
+            let most_s = used_s * (1.0 + probe.kind.tolerance());
             warnings.extend(match probe.kind {
-                ProbeKind::Launch if longest_s > LAUNCH_MARGIN * used_s => Some(format!(
+                ProbeKind::Launch if longest_s > most_s => Some(format!(
                     "an empty launch was measured to take up to {:.1} us, where {:.1} us are \
                      enough: the probe was disturbed, and the shorter time is used",
                     1e6 * longest_s,
