@@ -20,7 +20,7 @@ pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Rounds, RowAuthor, nanos_now};
 
-use crate::device::{Device, DeviceInfo};
+use crate::device::{Device, DeviceInfo, Layout};
 use crate::host_load::HostLoad;
 use crate::measure::{Durations, PointOutcome, Settings, measure};
 use crate::op::Purpose;
@@ -444,7 +444,7 @@ impl Runner<'_> {
     fn probe_compute(&mut self) -> Option<f64> {
         let point = self.compute_probe.as_ref()?;
         let (problem, kernel) = (&point.problem, &point.kernel);
-        let prepared = self.device.prepare(problem, &kernel.to_string(), 1, self.seed);
+        let prepared = self.device.prepare(problem, kernel, Layout::new(1, self.seed));
         let mut prepared = prepared.ok()?;
         let mut launch = || Some(prepared.launch(0, 1).ok()?.seconds);
         launch()?;

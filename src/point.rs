@@ -10,8 +10,9 @@ use crate::op::{Problem, ProblemError};
 
 /// Revision of the measuring protocol. It is part of every id: rows measured
 /// under different rules must not be joined. 1 was one layout of a point's
-/// buffers; 2 is rounds, each laid out anew.
-pub const PROTOCOL: &str = "2";
+/// buffers; 2 is rounds, each laid out anew; 3 times rows of launches as graphs on
+/// devices that have them.
+pub const PROTOCOL: &str = "3";
 
 /// What the caches hold when a launch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +55,51 @@ impl FromStr for CacheState {
     }
 }
 
+/// How the launches of a timed row reach a device that has a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LaunchMode {
+    /// As nodes of a graph, which is queued as one: what serving engines do.
+    Graph,
+    /// One by one.
+    Stream,
+    /// As nodes of a graph, each of which may begin while the one before it drains
+    /// (programmatic dependent launch).
+    Programmatic,
+}
+
+impl LaunchMode {
+    /// All of them, in the order in which tables list them.
+    pub const ALL: [LaunchMode; 3] =
+        [LaunchMode::Graph, LaunchMode::Stream, LaunchMode::Programmatic];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LaunchMode::Graph => "graph",
+            LaunchMode::Stream => "stream",
+            LaunchMode::Programmatic => "programmatic",
+        }
+    }
+}
+
+impl fmt::Display for LaunchMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for LaunchMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        LaunchMode::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| {
+            format!(
+                "`{text}` is not a launch mode; write `graph`, `stream` or `programmatic`"
+            )
+        })
+    }
+}
+
 /// A problem, its kernel and its cache state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Point {
@@ -63,6 +109,8 @@ pub struct Point {
     pub kernel: KernelName,
     /// What the caches hold.
     pub cache: CacheState,
+    /// How rows of launches are queued; `None` for the best way that the device has.
+    pub launch: Option<LaunchMode>,
 }
 
 impl Point {
@@ -81,7 +129,8 @@ impl Point {
 
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}@{}", self.problem, self.kernel, self.cache)
+        write!(f, "{}@{}@{}", self.problem, self.kernel, self.cache)?;
+        self.launch.map_or(Ok(()), |launch| write!(f, "@{launch}"))
     }
 }
 
@@ -91,17 +140,19 @@ impl FromStr for Point {
     fn from_str(text: &str) -> Result<Self, ProblemError> {
         let error = |message| ProblemError { key: None, message };
         let mut parts = text.split('@');
-        let (Some(problem), Some(kernel), Some(cache), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(problem), Some(kernel), Some(cache), launch, None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(error(format!(
-                "`{text}` is not a point; write `op:key=value,key=value@kernel@cold`"
+                "`{text}` is not a point; write `op:key=value,key=value@kernel@cold`, or \
+                 with a launch mode `op:key=value,key=value@kernel@cold@stream`"
             )));
         };
         Ok(Point {
             problem: problem.parse()?,
             kernel: kernel.parse().map_err(error)?,
             cache: cache.parse().map_err(error)?,
+            launch: launch.map(str::parse).transpose().map_err(error)?,
         })
     }
 }
@@ -157,19 +208,25 @@ mod tests {
 
     #[test]
     fn text_parses_back() {
-        let point: Point = TEXT.parse().unwrap();
-        assert_eq!(point.to_string(), TEXT);
+        let launched = LaunchMode::ALL.map(|mode| format!("{TEXT}@{mode}"));
+        for text in std::iter::once(TEXT).chain(launched.iter().map(String::as_str)) {
+            let point: Point = text.parse().unwrap();
+            assert_eq!(point.to_string(), text);
+        }
     }
 
     #[test]
     fn id_is_pinned_and_depends_on_every_part() {
         let id = |text: &str| text.parse::<Point>().unwrap().id();
         let base = id(TEXT);
-        assert_eq!(base, "b5939b3d21a2");
+        assert_eq!(base, "8c023c0292d4");
         let changes =
             [("=8,con", "=9,con"), ("@cpu", "@gpu"), ("@cold", "@hot"), ("d16@", "d32@")];
         for (from, to) in changes {
             assert_ne!(id(&TEXT.replace(from, to)), base, "{from} -> {to}");
+        }
+        for mode in LaunchMode::ALL {
+            assert_ne!(id(&format!("{TEXT}@{mode}")), base, "{mode}");
         }
     }
 
@@ -180,6 +237,7 @@ mod tests {
         assert_ne!(point.id_under("0"), point.id());
         // Of campaigns that are published.
         assert_eq!(point.id_under("1"), "1b9417b0fbf5");
+        assert_eq!(point.id_under("2"), "b5939b3d21a2");
     }
 
     #[test]
@@ -190,6 +248,8 @@ mod tests {
             "gemm:m=1",
             "gemm:m=1,n=1,k=1,dtype=f32@x@warm",
             "a@b@c@d",
+            "gemm:m=1,n=1,k=1,dtype=f32@x@hot@queue",
+            "gemm:m=1,n=1,k=1,dtype=f32@x@hot@graph@y",
         ] {
             assert!(text.parse::<Point>().is_err(), "{text}");
         }

@@ -31,7 +31,7 @@ pub use recorder::{
 pub use samples::SampleTimes;
 
 /// Version of the columns.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// What became of a planned point.
 #[derive(
@@ -111,6 +111,7 @@ pub struct Row {
     pub op: String,
     pub kernel: String,
     pub cache_state: String,
+    pub launch_mode: String,
     pub status: Option<Status>,
     pub reason: String,
     pub problem: String,

@@ -16,7 +16,9 @@
 //!
 //! `bytes` of a stream may be given in units of the device's last-level cache,
 //! `"4 llc"`, `lanes` of a peak for each of its cores or multiprocessors,
-//! `"64 units"`, and `cache` is `"cold"`, unless given.
+//! `"64 units"`, and `cache` is `"cold"`, unless given. `launch` says how rows of launches
+//! are queued, `"graph"`, `"stream"` or `"programmatic"`; unless given, as the device does
+//! best.
 
 use std::collections::HashSet;
 use std::fs;
@@ -179,6 +181,9 @@ impl Suite {
             point.cache,
             point.kernel
         );
+        if let Some(launch) = point.launch {
+            text.push_str(&format!("launch = \"{launch}\"\n"));
+        }
         for (key, value) in point.problem.fields() {
             text.push_str(&format!("{key} = \"{value}\"\n"));
         }
@@ -271,7 +276,7 @@ impl Suite {
             .map_err(|e: String| self.error(line_of("cache"), e))?;
         let mut fields = Vec::new();
         for (key, value, line) in &chosen {
-            if ["cache", "kernel"].contains(key) {
+            if ["cache", "kernel", "launch"].contains(key) {
                 continue;
             }
             let multiple = |unit| value.strip_suffix(unit);
@@ -297,7 +302,9 @@ impl Suite {
                 None => KernelName::none(),
             },
         };
-        Ok(Point { problem, kernel, cache })
+        let launch = value_of("launch").map(str::parse).transpose();
+        let launch = launch.map_err(|e: String| self.error(line_of("launch"), e))?;
+        Ok(Point { problem, kernel, cache, launch })
     }
 
     /// `"4 llc"` in bytes, in whole MiB.

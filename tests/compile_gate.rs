@@ -17,8 +17,9 @@ use rayon::prelude::*;
 use ridgepoint::inventory::{Inventory, Wanted};
 use ridgepoint::kernel::HEADERS;
 use ridgepoint::suite::Suite;
-use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath, Source};
+use ridgepoint::toolchain::nvrtc::{Nvrtc, Source};
 use ridgepoint::toolchain::sass::{Disassembler, Listing};
+use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 use ridgepoint::toolchain::{
     Arch, Binary, CompileError, Compiler, CompilerOptions, Defines,
 };
@@ -238,7 +239,7 @@ fn what_was_built_ahead_needs_no_compiler() {
     // A machine without NVRTC.
     let driver_only = Compiler::new(CompilerOptions {
         kernels: Some(root.path().join("kernels")),
-        search: SearchPath::default(),
+        search: SearchPath::nowhere(&NVRTC),
         cache: None,
         max_major: Some(compiler.nvrtc().unwrap().version().major),
     })

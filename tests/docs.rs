@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::need;
-use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath};
+use ridgepoint::toolchain::nvrtc::Nvrtc;
+use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 
 /// A document: its path below the root, and its text.
 struct Document {
@@ -162,7 +163,7 @@ fn the_example_suite_is_planned() {
 
 #[test]
 fn the_example_kernel_runs() {
-    let found = Nvrtc::find(&SearchPath::of_this_machine(), None);
+    let found = Nvrtc::find(&SearchPath::of_this_machine(&NVRTC), None);
     if need(found).is_some() {
         own_kernel::main().unwrap();
     }

@@ -10,7 +10,7 @@
 
 use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{Criterion, SamplingMode, Throughput};
-use ridgepoint::device::{self, Device};
+use ridgepoint::device::{self, Device, Layout};
 use ridgepoint::measure::Rotation;
 use ridgepoint::point::Point;
 use ridgepoint::reference;
@@ -138,7 +138,7 @@ fn bench(
         let rotation = Rotation::plan(point, cache_bytes, memory_bytes)
             .unwrap_or_else(|refusal| panic!("{point}: {refusal}"));
         let mut prepared = device
-            .prepare(&point.problem, &point.kernel, rotation.slots, SEED)
+            .prepare(&point.problem, &point.kernel, Layout::new(rotation.slots, SEED))
             .unwrap_or_else(|refusal| panic!("{point}: {refusal}"));
         let mut next_slot = 0;
         let mut launch = |prepared: &mut dyn device::Prepared, launches: usize| {

@@ -225,6 +225,7 @@ impl RowAuthor<'_> {
             op: point.problem.op().to_string(),
             kernel: point.kernel.to_string(),
             cache_state: point.cache.to_string(),
+            launch_mode: outcome.launch_mode.map_or(String::new(), |mode| mode.to_string()),
             problem: point.problem.to_string(),
             matrix_flops_model: work.matrix_flops(),
             vector_flops_model: work.vector_flops(),

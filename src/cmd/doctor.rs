@@ -13,7 +13,8 @@ use crate::format::DType;
 use crate::op::{Op, Problem};
 use crate::section::Section;
 use crate::selftest;
-use crate::toolchain::nvrtc::{Nvrtc, SearchPath};
+use crate::toolchain::nvrtc::Nvrtc;
+use crate::toolchain::search::{NVRTC, SearchPath};
 
 /// Say what can be measured on this machine, and why the rest cannot.
 #[derive(Debug, clap::Args)]
@@ -137,7 +138,7 @@ fn in_every_format(example: &Spelled) -> Vec<(String, Spelled)> {
 
 /// Name and version of NVRTC, or why it was not found.
 fn cuda_compiler() -> String {
-    match Nvrtc::find(&SearchPath::of_this_machine(), None) {
+    match Nvrtc::find(&SearchPath::of_this_machine(&NVRTC), None) {
         Ok(nvrtc) => nvrtc.to_string(),
         Err(why) => format!("none: {why}"),
     }

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 pub use crate::kernel::Refusal;
 use crate::op::Problem;
+use crate::point::LaunchMode;
 use crate::residency::CacheSize;
 
 /// What a device may need to know before it is opened.
@@ -172,6 +173,38 @@ pub struct FixedCosts {
     pub timer_quantum_s: Option<f64>,
 }
 
+/// How a problem is laid out and launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Instances of the problem that launches take in turn.
+    pub slots: usize,
+    /// What inputs are drawn from.
+    pub seed: u64,
+    /// How rows of launches are queued; `None` for the best way that the device has.
+    pub launch: Option<LaunchMode>,
+}
+
+impl Layout {
+    /// Launched in the device's own way.
+    pub const fn new(slots: usize, seed: u64) -> Self {
+        Layout { slots, seed, launch: None }
+    }
+
+    /// Refuses to launch in any way but the device's own.
+    ///
+    /// # Errors
+    /// A launch mode that was asked for.
+    pub fn refuse_launch_mode(self, device: &str) -> Result<(), Refusal> {
+        match self.launch {
+            None => Ok(()),
+            Some(mode) => Err(Refusal(format!(
+                "{device} has no queue of launches, and so no launch mode `{mode}`; leave \
+                 `launch` out"
+            ))),
+        }
+    }
+}
+
 /// A machine with kernels.
 pub trait Device {
     /// What it is.
@@ -184,19 +217,18 @@ pub trait Device {
     /// A refusal when the device has no kernel for the problem.
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal>;
 
-    /// Allocates `slots` instances of the problem and fills their inputs, each
+    /// Allocates the instances of the problem and fills their inputs, each
     /// tensor with [`crate::data::Key::new`]`(seed, slot, position in
     /// Problem::tensors)`.
     ///
     /// # Errors
-    /// A refusal when the kernel does not take the problem or memory is short;
-    /// a failure when compiling or filling breaks.
+    /// A refusal when the kernel does not take the problem, the device does not launch so
+    /// or memory is short; a failure when compiling or filling breaks.
     fn prepare<'a>(
         &'a mut self,
         problem: &Problem,
         kernel: &str,
-        slots: usize,
-        seed: u64,
+        layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError>;
 
     /// Begins a round of a campaign: buffers laid out from now on shall lie in other
@@ -251,6 +283,19 @@ pub trait Prepared {
     /// How the kernel was compiled and launched, where that is known.
     fn kernel_facts(&self) -> Option<KernelFacts> {
         None
+    }
+
+    /// How a row of so many launches is queued; `None` where launches are calls and nothing
+    /// is queued.
+    fn launch_mode(&self, launches: usize) -> Option<LaunchMode> {
+        let _ = launches;
+        None
+    }
+
+    /// The number of launches, at least `wanted`, that rows are best made of: on a device
+    /// that queues graphs, so many that all rows are the same graphs.
+    fn row_launches(&self, wanted: usize) -> usize {
+        wanted
     }
 
     /// Overwrites every output of every slot with the byte 0xff: a NaN in all

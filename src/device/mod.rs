@@ -12,6 +12,6 @@ pub mod vm;
 
 pub use contract::{
     Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts, KernelFacts, LaunchError,
-    PrepareError, Prepared, Refusal, Telemetry, Timing,
+    Layout, PrepareError, Prepared, Refusal, Telemetry, Timing,
 };
 pub use open::{Opened, open};

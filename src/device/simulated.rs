@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{
-    Device, DeviceInfo, DeviceKind, FixedCosts, LaunchError, PrepareError, Prepared,
-    Refusal, Telemetry, Timing,
+    Device, DeviceInfo, DeviceKind, FixedCosts, LaunchError, Layout, PrepareError,
+    Prepared, Refusal, Telemetry, Timing,
 };
 use crate::data::Key;
 use crate::format::DType;
@@ -107,9 +107,10 @@ impl Device for SimulatedDevice {
         &'a mut self,
         problem: &Problem,
         _: &str,
-        slots: usize,
-        seed: u64,
+        layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        let Layout { slots, seed, .. } = layout;
+        layout.refuse_launch_mode("the simulated device")?;
         self.kernel(problem)?;
         let answers =
             (0..slots).map(|slot| answer(problem, seed, slot)).collect::<Vec<_>>();

@@ -12,8 +12,8 @@ use ptxvm::{Launch, Memory, Module};
 
 use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch, PlacedCopy};
 use super::{
-    Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, PrepareError, Prepared,
-    Refusal, Timing,
+    Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, Layout, PrepareError,
+    Prepared, Refusal, Timing,
 };
 use crate::format::{MemoryPlace, Role};
 use crate::kernel::{
@@ -213,10 +213,10 @@ impl Device for VmDevice {
         &'a mut self,
         problem: &Problem,
         kernel: &str,
-        slots: usize,
-        seed: u64,
+        layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
-        Ok(Box::new(self.lay_out(problem, kernel, slots, seed)?))
+        layout.refuse_launch_mode("the virtual machine")?;
+        Ok(Box::new(self.lay_out(problem, kernel, layout.slots, layout.seed)?))
     }
 }
 

@@ -8,10 +8,11 @@
 use std::time::Instant;
 
 use crate::device::{
-    Device, DeviceInfo, KernelFacts, LaunchError, PrepareError, Prepared, Refusal, Timing,
+    Device, DeviceInfo, KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal,
+    Timing,
 };
 use crate::op::Problem;
-use crate::point::{CacheState, Point};
+use crate::point::{CacheState, LaunchMode, Point};
 use crate::record::Status;
 use crate::reference::{self, Check};
 use crate::residency::Residency;
@@ -191,6 +192,8 @@ pub struct PointOutcome {
     pub kernel: Option<KernelFacts>,
     /// Launches in each sample.
     pub launches: usize,
+    /// How they were queued, on devices with a queue.
+    pub launch_mode: Option<LaunchMode>,
     /// All samples in the order taken.
     pub samples: Vec<Sample>,
     /// Seconds of one launch, over the samples.
@@ -281,7 +284,8 @@ fn verify_slots(
     };
     outcome.rotation = Some(rotation);
     device.kernel(&point.problem)?;
-    let mut prepared = device.prepare(&point.problem, &point.kernel, SLOTS, seed)?;
+    let mut prepared =
+        device.prepare(&point.problem, &point.kernel, Layout::new(SLOTS, seed))?;
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
     let mut bench =
@@ -312,8 +316,8 @@ fn run(
     device.kernel(&point.problem)?;
     let rotation = Rotation::plan(point, cache_bytes, memory_bytes)?;
     outcome.rotation = Some(rotation);
-    let mut prepared =
-        device.prepare(&point.problem, &point.kernel, rotation.slots, seed)?;
+    let layout = Layout { slots: rotation.slots, seed, launch: point.launch };
+    let mut prepared = device.prepare(&point.problem, &point.kernel, layout)?;
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
     outcome.durations.setup_s = began.elapsed().as_secs_f64();
@@ -332,7 +336,9 @@ fn run(
         return Err(PointEnd(Status::Skipped, reason));
     }
     let launch_s = bench.warm_up(settings, launch_s, outcome)?;
-    outcome.launches = launches_per_sample(launch_s, quantum_s, settings);
+    let wanted = launches_per_sample(launch_s, quantum_s, settings);
+    outcome.launches = bench.prepared.row_launches(wanted);
+    outcome.launch_mode = bench.prepared.launch_mode(outcome.launches);
     bench.poison(outcome)?;
     bench.sample(settings, outcome)?;
     bench.check_timed_launches(&point.problem, seed, is_first, outcome)
@@ -441,7 +447,8 @@ impl Bench<'_, '_> {
         let mut launch_s = first_launch_s;
         let mut second_half = (0usize, 0.0);
         loop {
-            let launches = (batch_s / launch_s.max(1e-9)).clamp(1.0, 1e7) as usize;
+            let wanted = (batch_s / launch_s.max(1e-9)).clamp(1.0, 1e7) as usize;
+            let launches = self.prepared.row_launches(wanted);
             let elapsed_s = self.launch(launches)?.seconds;
             launch_s = elapsed_s / launches as f64;
             let so_far = start.elapsed().as_secs_f64();

@@ -164,9 +164,10 @@ impl SuiteSource<'_> {
             if ["op", "about"].contains(&key_text) {
                 continue;
             }
-            if op.key(key_text).is_none() && !["cache", "kernel"].contains(&key_text) {
-                let mut known: Vec<_> = op.keys().collect();
-                known.extend(["about", "cache", "kernel"]);
+            const OF_POINTS: [&str; 3] = ["cache", "kernel", "launch"];
+            if op.key(key_text).is_none() && !OF_POINTS.contains(&key_text) {
+                let mut known: Vec<_> = op.keys().chain(["about"]).collect();
+                known.extend(OF_POINTS);
                 return Err(
                     self.error(key.span(), unknown_key(key_text, op.name(), &known))
                 );

@@ -12,8 +12,9 @@ use thiserror::Error;
 use super::arch::Arch;
 use super::binary::{Binary, arguments, key, short_hash};
 use super::defines::Defines;
-use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, SearchPath, Source};
+use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, Source};
 use super::prebuilt::{Folder, FolderError};
+use super::search::{NVRTC, SearchPath};
 
 /// First line of a file in the cache that holds machine code. Its number changes
 /// with the format.
@@ -64,7 +65,7 @@ impl Default for CompilerOptions {
             kernels: None,
             max_major: None,
             cache: cache_root(|name| std::env::var_os(name).map(PathBuf::from)),
-            search: SearchPath::of_this_machine(),
+            search: SearchPath::of_this_machine(&NVRTC),
         }
     }
 }
@@ -376,7 +377,7 @@ mod tests {
             kernels,
             max_major: None,
             cache: None,
-            search: SearchPath::default(),
+            search: SearchPath::nowhere(&NVRTC),
         };
         let compiler = Compiler::new(options(None)).unwrap();
         let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();

@@ -5,7 +5,8 @@
 //! Within the module, imports run one way:
 //!
 //! ```text
-//! {nvrtc, arch, defines, image} <- {binary, occupancy, sass} <- prebuilt <- compile
+//! {library, search} <- {nvrtc, arch, defines, image} <- {binary, occupancy, sass} <- prebuilt
+//!     <- compile
 //! ```
 
 pub mod arch;
@@ -13,12 +14,15 @@ pub mod binary;
 pub mod compile;
 pub mod defines;
 pub mod image;
+pub(crate) mod library;
 pub mod nvrtc;
 pub mod occupancy;
 pub mod prebuilt;
 pub mod sass;
+pub mod search;
 
 pub use arch::{Arch, SmLimits, Target};
 pub use binary::Binary;
 pub use compile::{CompileError, Compiler, CompilerOptions};
 pub use defines::Defines;
+pub(crate) use library::c_library;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
-use super::nvrtc::download_folders;
+use super::search::download_folders;
 
 /// Classes of instructions: name, and how opcodes of the class begin. The
 /// first that fits counts. `*` ends a whole opcode before its first point.

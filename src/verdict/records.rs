@@ -209,8 +209,12 @@ impl<'a> Files<'a> {
     fn point_ids(&self) -> Vec<Unreadable> {
         let found = self.rows().filter_map(|row| {
             let point = point_of(row)?;
-            let id = point.id_under(self.run_of(row)?.get("protocol")?);
-            (id != row.point_id).then(|| {
+            let protocol = self.run_of(row)?.get("protocol")?;
+            let id = point.id_under(protocol);
+            // The mode that was taken may also have been asked for.
+            let asked = Point { launch: row.launch_mode.parse().ok(), ..point.clone() };
+            let is_other = ![&id, &asked.id_under(protocol)].contains(&&row.point_id);
+            is_other.then(|| {
                 let why = format!("the id of `{point}` is {id}; the row was edited");
                 in_row(row.line, "point_id", &row.point_id, why)
             })
@@ -381,6 +385,7 @@ fn point_of(row: &Row) -> Option<Point> {
         problem: row.problem.parse().ok()?,
         kernel: row.kernel.parse().ok()?,
         cache: row.cache_state.parse().ok()?,
+        launch: None,
     })
 }
 

@@ -58,6 +58,7 @@ fn row(problem: &str, time_s: f64, spread: f64) -> Row {
         problem,
         kernel: "k".parse().unwrap(),
         cache: crate::point::CacheState::Cold,
+        launch: None,
     };
     Row {
         point_id: point.id(),

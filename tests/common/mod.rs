@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Once;
 
-use ridgepoint::toolchain::nvrtc::SearchPath;
+use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 
 /// The pinned compiler where it is installed: what another version makes of the
 /// kernels is not the tests' business.
@@ -13,8 +13,8 @@ pub fn search() -> SearchPath {
     let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cuda-toolkit");
     let pinned = pinned.join("nvidia/cu13/lib");
     match std::env::var_os("RIDGEPOINT_NVRTC").is_none() && pinned.is_dir() {
-        true => SearchPath::only(pinned),
-        false => SearchPath::of_this_machine(),
+        true => SearchPath::only(&NVRTC, pinned),
+        false => SearchPath::of_this_machine(&NVRTC),
     }
 }
 

@@ -125,6 +125,7 @@ impl Specimen {
             problem: text.parse().unwrap_or_else(|why| panic!("{text}: {why}")),
             kernel: kernel.name.parse().unwrap(),
             cache: CacheState::Hot,
+            launch: None,
         };
         let points: Vec<Point> = problems.iter().map(point).collect();
         let texts = points.iter().map(|p| counting.ptx(&p.problem, kernel.name).unwrap());

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::data::Key;
 use crate::device::{
-    Device, DeviceInfo, FixedCosts, LaunchError, PrepareError, Prepared, Refusal,
+    Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError, Prepared, Refusal,
     Telemetry, Timing,
 };
 use crate::format::Role;
@@ -69,9 +69,10 @@ impl Device for CpuDevice {
         &'a mut self,
         problem: &Problem,
         kernel: &str,
-        slots: usize,
-        seed: u64,
+        layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        let Layout { slots, seed, .. } = layout;
+        layout.refuse_launch_mode("the CPU")?;
         let (known, make) = CpuKernel::for_problem(problem)?;
         if kernel != known {
             return Err(Refusal(format!(

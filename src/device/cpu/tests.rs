@@ -14,7 +14,7 @@ const SEED: u64 = 7;
 pub(super) fn verify(device: &mut CpuDevice, text: &str) {
     let problem: Problem = text.parse().unwrap();
     let kernel = device.kernel(&problem).unwrap();
-    let mut ready = device.prepare(&problem, kernel, 2, SEED).unwrap();
+    let mut ready = device.prepare(&problem, kernel, Layout::new(2, SEED)).unwrap();
     ready.poison().unwrap();
     let timing = ready.launch(1, 3).unwrap();
     assert!(timing.seconds > 0.0);
@@ -95,7 +95,8 @@ fn a_token_in_the_wrong_place_is_found() {
                 layout=paged16";
     let problem: Problem = text.parse().unwrap();
     let mut device = device();
-    let mut ready = device.prepare(&problem, "cpu_kv_append", 1, SEED).unwrap();
+    let mut ready =
+        device.prepare(&problem, "cpu_kv_append", Layout::new(1, SEED)).unwrap();
     ready.poison().unwrap();
     ready.launch(0, 1).unwrap();
     let right = ready.output(0).unwrap().into_owned();
@@ -238,7 +239,7 @@ fn split_contexts_cost_their_partial_results() {
     let extra = |device: &mut CpuDevice, text: &str| {
         let problem = text.parse().unwrap();
         let kernel = device.kernel(&problem).unwrap();
-        device.prepare(&problem, kernel, 1, SEED).unwrap().extra_bytes()
+        device.prepare(&problem, kernel, Layout::new(1, SEED)).unwrap().extra_bytes()
     };
     let alone = decode((512, 4, 1, 64), ("bf16", "bf16"), "contiguous");
     let items = cache::CacheSplit::new(
@@ -285,12 +286,12 @@ fn what_cannot_run_is_refused_with_a_reason() {
         assert!(refusal.to_string().contains(reason), "{refusal}");
     }
     let huge = "stream:access=read,bytes=1099511627776".parse().unwrap();
-    let refusal = device.prepare(&huge, "cpu_stream", 1, SEED).err().unwrap();
+    let refusal = device.prepare(&huge, "cpu_stream", Layout::new(1, SEED)).err().unwrap();
     let available = device.info().memory_bytes.to_string();
     assert!(refusal.to_string().contains("1099511627840 bytes"), "{refusal}");
     assert!(refusal.to_string().contains(&available), "{refusal}");
     let small = "stream:access=read,bytes=128".parse().unwrap();
-    let refusal = device.prepare(&small, "cpu_gemm", 1, SEED).err().unwrap();
+    let refusal = device.prepare(&small, "cpu_gemm", Layout::new(1, SEED)).err().unwrap();
     assert!(refusal.to_string().contains("use `cpu_stream`"), "{refusal}");
 }
 
@@ -298,7 +299,7 @@ fn what_cannot_run_is_refused_with_a_reason() {
 fn slots_beyond_the_last_are_an_error() {
     let mut device = device();
     let problem = "stream:access=read,bytes=128".parse().unwrap();
-    let mut ready = device.prepare(&problem, "cpu_stream", 1, SEED).unwrap();
+    let mut ready = device.prepare(&problem, "cpu_stream", Layout::new(1, SEED)).unwrap();
     assert!(ready.output(1).is_err());
 }
 

@@ -6,10 +6,11 @@ use super::gpu::CudaDevice;
 use super::nvml::Nvidia;
 use super::{prepared, program, timing};
 use crate::device::{
-    Device, DeviceInfo, FixedCosts, PrepareError, Prepared, Refusal, Telemetry,
+    Device, DeviceInfo, FixedCosts, Layout, PrepareError, Prepared, Refusal, Telemetry,
 };
 use crate::kernel::Kernel;
 use crate::op::Problem;
+use crate::point::LaunchMode;
 
 impl Device for CudaDevice {
     fn info(&self) -> &DeviceInfo {
@@ -24,8 +25,7 @@ impl Device for CudaDevice {
         &'a mut self,
         problem: &Problem,
         kernel: &str,
-        slots: usize,
-        seed: u64,
+        layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let plan = found.plan(&self.target);
@@ -35,13 +35,18 @@ impl Device for CudaDevice {
             Some(source) => Some(self.loaded(&found, &source, problem, &entries)?),
             None => None,
         };
-        let ready = prepared::prepare(self, problem, plan, loaded.as_ref(), slots, seed)?;
+        let ready = prepared::prepare(self, problem, plan, loaded.as_ref(), layout)?;
         Ok(Box::new(ready))
     }
 
     fn probe(&self) -> FixedCosts {
-        let launch_s =
-            timing::launch_overhead_s(&self.stopwatch, &self.stream, &self.empty).ok();
+        let launch_s = timing::launch_overhead_s(
+            &self.stopwatch,
+            &self.stream,
+            &self.empty,
+            LaunchMode::Graph,
+        )
+        .ok();
         // The step of the clock is a constant of its kind.
         FixedCosts { launch_s, timer_quantum_s: None }
     }

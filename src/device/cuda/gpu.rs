@@ -13,6 +13,7 @@ use crate::device::contract::slug;
 use crate::device::{DeviceInfo, DeviceKind, DeviceOptions, LaunchError};
 use crate::kernel::{Configured, DEVICE_SOURCE, ParamBytes};
 use crate::op::Problem;
+use crate::point::LaunchMode;
 use crate::residency::{CacheLevel, CacheSize};
 use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{
@@ -90,13 +91,24 @@ impl CudaDevice {
         stream.launch(&spin, &LaunchShape::warps(1), &[no_time])?;
         stream.synchronize()?;
         let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
-        let overhead_s = timing::launch_overhead_s(&stopwatch, &stream, &empty)?;
+        let [graph_s, stream_s, programmatic_s] =
+            [LaunchMode::Graph, LaunchMode::Stream, LaunchMode::Programmatic]
+                .map(|mode| timing::launch_overhead_s(&stopwatch, &stream, &empty, mode));
+        let (overhead_s, stream_s) = (graph_s?, stream_s?);
+        let event_pair_s = timing::event_pair_s(&stopwatch, &stream)?;
         let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;
         info.timer = stopwatch.name().to_owned();
         info.facts.extend([
             ("cuda_driver".to_owned(), cuda_version(version)),
             ("compiler".to_owned(), binary.compiler),
             ("event_clock_ratio".to_owned(), format!("{ratio:.5}")),
+            ("event_pair_s".to_owned(), format!("{event_pair_s:.4e}")),
+            ("empty_launch_stream_s".to_owned(), format!("{stream_s:.4e}")),
+            // Only GPUs of compute capability 9.0 and later overlap launches.
+            (
+                "empty_launch_programmatic_s".to_owned(),
+                programmatic_s.map_or(String::new(), |seconds| format!("{seconds:.4e}")),
+            ),
         ]);
         let nvidia = Nvidia::open(&context.uuid()?);
         let management = match &nvidia {

@@ -7,6 +7,7 @@ mod gpu;
 mod nvml;
 mod prepared;
 mod program;
+mod queue;
 mod timing;
 
 pub use driver::{DriverError, Unavailable, gpu_count};

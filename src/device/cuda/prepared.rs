@@ -1,6 +1,7 @@
 //! A problem laid out in GPU memory, ready to launch.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytemuck::{Pod, Zeroable};
@@ -9,13 +10,16 @@ use super::driver::{
     self, Buffer, DriverError, Function, Graph, HostBuffer, HostCopy, LaunchShape,
 };
 use super::gpu::{CudaDevice, Loaded};
-use super::timing::MAX_HELD;
+use super::queue::{MAX_HELD, RowQueue, Stretch};
 use crate::data::Key;
 use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedCopy, PlacedTensor};
-use crate::device::{KernelFacts, LaunchError, PrepareError, Prepared, Timing};
+use crate::device::{
+    KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal, Timing,
+};
 use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan};
 use crate::op::Problem;
+use crate::point::LaunchMode;
 
 /// Parts of an allocation begin at multiples of this: what cuMemAlloc promises.
 const ALIGNMENT: u64 = 256;
@@ -28,6 +32,8 @@ struct CudaGpu<'a> {
     device: &'a CudaDevice,
     /// `None` for a kernel that is copies only.
     loaded: Option<Rc<Loaded>>,
+    /// Whether also the first launch of a run may begin while what is before it drains.
+    overlaps_runs: bool,
     buffers: Vec<Buffer>,
     host_buffers: Vec<Rc<HostBuffer>>,
 }
@@ -169,7 +175,9 @@ impl Gpu for CudaGpu<'_> {
             let most = same.map(|l| l.shared_bytes).max().unwrap_or(0);
             function.allow_shared_bytes(most)?;
         }
-        Ok((function, shape(launch)))
+        let is_first = std::ptr::eq(launch, &plan.launches[0]);
+        let overlaps = launch.overlaps_previous && (self.overlaps_runs || !is_first);
+        Ok((function, LaunchShape { overlaps_previous: overlaps, ..shape(launch) }))
     }
 
     fn launch(
@@ -230,11 +238,14 @@ impl FillFormat {
 pub(super) struct CudaPoint<'a> {
     device: &'a CudaDevice,
     executor: Executor<CudaGpu<'a>>,
-    /// The whole rotation from slot 0 on, some times over.
-    passes: Option<Graph>,
-    passes_launches: usize,
+    queue: RowQueue,
+    /// Recorded launches.
+    graphs: HashMap<Stretch, Graph>,
     facts: Option<KernelFacts>,
 }
+
+/// Most graphs that are kept: what a row is made of, and some of warm-up's.
+const MAX_GRAPHS: usize = 40;
 
 /// Lays out and fills everything that the copies and launches of `plan` need.
 pub(super) fn prepare<'a>(
@@ -242,15 +253,17 @@ pub(super) fn prepare<'a>(
     problem: &Problem,
     plan: Plan,
     loaded: Option<&Rc<Loaded>>,
-    slots: usize,
-    seed: u64,
+    layout: Layout,
 ) -> Result<CudaPoint<'a>, PrepareError> {
+    let Layout { slots, seed, .. } = layout;
     let failed =
         |e: DriverError| PrepareError::from(LaunchError(format!("{problem}: {e}")));
     device.context.reset_persisting_l2().map_err(failed)?;
+    let mode = launch_mode(&plan, layout.launch)?;
     let gpu = CudaGpu {
         device,
         loaded: loaded.cloned(),
+        overlaps_runs: mode == LaunchMode::Programmatic,
         buffers: Vec::new(),
         host_buffers: Vec::new(),
     };
@@ -258,18 +271,37 @@ pub(super) fn prepare<'a>(
     for slot in [0, slots - 1] {
         verify_fill(&mut executor, slot, seed)?;
     }
+    let mode = if executor.waits_for_host() { LaunchMode::Stream } else { mode };
+    if layout.launch.is_some_and(|asked| asked != mode) {
+        return Err(Refusal(format!(
+            "{problem}: the host takes part in its copies, so they cannot be recorded; use \
+             `launch = \"stream\"`"
+        ))
+        .into());
+    }
     let facts = loaded.map(|loaded| facts(&executor, loaded)).transpose();
     let facts = facts.map_err(failed)?;
-    let mut ready = CudaPoint { device, executor, passes: None, passes_launches: 0, facts };
+    let queue = RowQueue::new(slots, executor.entries_per_run(), mode);
+    let mut ready = CudaPoint { device, executor, queue, graphs: HashMap::new(), facts };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
-    ready
-        .executor
-        .run(0)
-        .and_then(|_| device.stream.synchronize())
-        .and_then(|()| ready.record_passes())
-        .map_err(failed)?;
+    ready.executor.run(0).and_then(|_| device.stream.synchronize()).map_err(failed)?;
     Ok(ready)
+}
+
+/// How rows are queued. Launches overlap those of the run before only where every kernel
+/// waits for what it needs of them.
+fn launch_mode(plan: &Plan, asked: Option<LaunchMode>) -> Result<LaunchMode, Refusal> {
+    let mode = asked.unwrap_or(LaunchMode::Graph);
+    let alone = plan.launches.iter().find(|launch| !launch.overlaps_previous);
+    match alone.filter(|_| mode == LaunchMode::Programmatic) {
+        None => Ok(mode),
+        Some(launch) => Err(Refusal(format!(
+            "the kernel's function `{}` does not wait for the launch before it \
+             (griddepcontrol.wait), so the two must not overlap; use `launch = \"graph\"`",
+            launch.entry
+        ))),
+    }
 }
 
 /// Compares both ends of a slot's inputs with what the host draws: the reference relies on
@@ -337,71 +369,83 @@ fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<Kernel
 }
 
 impl CudaPoint<'_> {
-    /// Records as many passes through the rotation as may be queued while the GPU is
-    /// held. Longer rotations are launched one by one, and so is what the host takes part
-    /// in.
-    fn record_passes(&mut self) -> driver::Result<()> {
-        let slots = self.executor.slots();
-        let launches = MAX_HELD / self.executor.entries_per_run() / slots * slots;
-        if launches == 0 || self.executor.waits_for_host() {
-            return Ok(());
+    /// Records what is not recorded yet.
+    fn record(&mut self, row: &[Stretch]) -> driver::Result<()> {
+        let missing = row.iter().filter(|stretch| !self.graphs.contains_key(stretch));
+        let missing: Vec<Stretch> = missing.copied().collect();
+        if self.graphs.len() + missing.len() > MAX_GRAPHS {
+            self.graphs.retain(|stretch, _| row.contains(stretch));
         }
         let stream = &self.device.stream;
         let executor = &mut self.executor;
-        let graph = stream.capture(|| {
-            (0..launches).try_for_each(|launch| executor.run(launch % slots).map(drop))
-        })?;
-        graph.upload(stream)?;
-        stream.synchronize()?;
-        self.passes = Some(graph);
-        self.passes_launches = launches;
+        let slots = executor.slots();
+        for stretch in missing {
+            let Stretch { first_slot, launches } = stretch;
+            if self.graphs.contains_key(&stretch) {
+                continue;
+            }
+            let graph = stream.capture(|| {
+                let mut numbers = first_slot..first_slot + launches;
+                numbers.try_for_each(|number| executor.run(number % slots).map(drop))
+            })?;
+            graph.upload(stream)?;
+            self.graphs.insert(stretch, graph);
+        }
+        // Before the GPU is held: what is uploaded is then there.
+        stream.synchronize()
+    }
+
+    /// Queues a row of graphs.
+    fn queue_graphs(&self, row: &[Stretch], let_go: &dyn Fn()) -> driver::Result<()> {
+        let mut held = 0;
+        for stretch in row {
+            held += self.queue.entries(*stretch);
+            if held > MAX_HELD {
+                let_go();
+            }
+            self.device.stream.launch_graph(&self.graphs[stretch])?;
+        }
         Ok(())
     }
 
-    /// Queues launches from `slot` on, at most `wanted`; how many it queued.
-    /// Launched one by one, short kernels end sooner than the host queues the
-    /// next, so a row that no graph continues ends when it may be held no more.
-    /// What the host takes part in would wait for the GPU for ever: it is let go
-    /// first, and the time of the row is also the host's.
-    fn queue_row(
+    /// Times a row of graphs.
+    fn time_graphs(
         &mut self,
-        slot: usize,
-        wanted: usize,
-        let_go: &dyn Fn(),
-    ) -> driver::Result<usize> {
-        let slots = self.executor.slots();
-        let per_launch = self.executor.entries_per_run();
-        if self.executor.waits_for_host() {
-            let_go();
-        }
-        let mut queued = 0;
-        while queued < wanted {
-            let pass = self.passes.as_ref().filter(|_| {
-                (slot + queued).is_multiple_of(slots)
-                    && wanted - queued >= self.passes_launches
-            });
-            match pass {
-                Some(graph) => {
-                    if (queued + self.passes_launches) * per_launch > MAX_HELD {
-                        // So few launches would be over before the graph is
-                        // queued, and the GPU would idle in a timed row.
-                        if queued > 0 && queued < self.passes_launches {
-                            break;
-                        }
-                        let_go();
-                    }
-                    self.device.stream.launch_graph(graph)?;
-                    queued += self.passes_launches;
+        first_slot: usize,
+        launches: usize,
+    ) -> Result<Timing, LaunchError> {
+        let row = self.queue.stretches(first_slot, launches);
+        self.record(&row).map_err(|e| LaunchError(e.to_string()))?;
+        let device = self.device;
+        device.stopwatch.time(&device.stream, |let_go| self.queue_graphs(&row, let_go))
+    }
+
+    /// Times launches that are queued one by one. Short kernels end sooner than the host
+    /// queues the next, so a row is timed in parts that can be held. What the host takes
+    /// part in would wait for the GPU for ever: it is let go first, and the time of the row
+    /// is also the host's.
+    fn time_one_by_one(
+        &mut self,
+        first_slot: usize,
+        launches: usize,
+    ) -> Result<Timing, LaunchError> {
+        let (mut seconds, mut cycles) = (0.0, 0.0);
+        let device = self.device;
+        for Stretch { first_slot, launches } in self.queue.stretches(first_slot, launches) {
+            let executor = &mut self.executor;
+            let timing = device.stopwatch.time(&device.stream, |let_go| {
+                if executor.waits_for_host() {
+                    let_go();
                 }
-                // The first launch is always queued, or there would be no end.
-                None if queued > 0 && (queued + 1) * per_launch > MAX_HELD => break,
-                None => {
-                    self.executor.run((slot + queued) % slots)?;
-                    queued += 1;
-                }
-            }
+                let slots = executor.slots();
+                let mut numbers = first_slot..first_slot + launches;
+                numbers.try_for_each(|number| executor.run(number % slots).map(drop))
+            })?;
+            seconds += timing.seconds;
+            cycles += timing.sm_clock_hz.unwrap_or(f64::NAN) * timing.seconds;
         }
-        Ok(queued)
+        let sm_clock_hz = Some(cycles / seconds).filter(|clock| clock.is_finite());
+        Ok(Timing { seconds, sm_clock_hz })
     }
 }
 
@@ -419,28 +463,25 @@ impl Prepared for CudaPoint<'_> {
         done.map_err(|e| LaunchError(e.to_string()))
     }
 
+    fn launch_mode(&self, launches: usize) -> Option<LaunchMode> {
+        Some(self.queue.mode(launches))
+    }
+
+    fn row_launches(&self, wanted: usize) -> usize {
+        self.queue.row_launches(wanted)
+    }
+
     fn launch(
         &mut self,
         first_slot: usize,
         launches: usize,
     ) -> Result<Timing, LaunchError> {
-        let mut done = 0;
-        let mut seconds = 0.0;
-        let mut cycles = 0.0;
-        while done < launches {
-            let mut queued = 0;
-            let slot = (first_slot + done) % self.executor.slots();
-            let device = self.device;
-            let timing = device.stopwatch.time(&device.stream, |let_go| {
-                queued = self.queue_row(slot, launches - done, let_go)?;
-                Ok(())
-            })?;
-            done += queued;
-            seconds += timing.seconds;
-            cycles += timing.sm_clock_hz.unwrap_or(f64::NAN) * timing.seconds;
+        match self.queue.mode(launches) {
+            LaunchMode::Graph | LaunchMode::Programmatic => {
+                self.time_graphs(first_slot, launches)
+            }
+            LaunchMode::Stream => self.time_one_by_one(first_slot, launches),
         }
-        let sm_clock_hz = Some(cycles / seconds).filter(|clock| clock.is_finite());
-        Ok(Timing { seconds, sm_clock_hz })
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {

@@ -6,8 +6,9 @@
 //!
 //! All of this is queued while `hold` keeps the GPU waiting, so the launches
 //! run back to back however long the host took to queue them (the blocking
-//! kernel of nvbench). Longer rows are let go when the queue is full, and continue
-//! as graphs, which the host queues faster than a GPU runs them. Events give
+//! kernel of nvbench). Rows of two launches and more are graphs, see `queue.rs`: longer
+//! rows are let go when the queue is full, and continue with further graphs, which the
+//! host queues faster than a GPU runs them. Events give
 //! the time between `start` and `stop`; each SM's cycle counter beside the wall
 //! clock gives the true clock.
 //!
@@ -22,14 +23,11 @@ use bytemuck::{Pod, Zeroable};
 use super::driver::{
     self, Buffer, Context, CudaStream, Event, Function, HostPage, LaunchShape, Result,
 };
+use super::queue::MAX_HELD;
 use crate::device::{LaunchError, Timing};
 use crate::kernel::ParamBytes;
+use crate::point::LaunchMode;
 use crate::statistics::median;
-
-/// Launches that are queued while the GPU is held: well under the about 1000
-/// after which a driver makes the host wait, which would be for ever. Those in
-/// a graph count one by one.
-pub const MAX_HELD: usize = 256;
 
 /// Longest wait for the host. Queueing takes a few microseconds an entry.
 const HOLD_TIMEOUT_NS: u64 = 4_000_000_000;
@@ -230,7 +228,8 @@ fn sm_clock_hz(words: &[u64]) -> Option<f64> {
     (!clocks.is_empty()).then(|| median(&clocks))
 }
 
-/// Seconds of one launch of the empty kernel, back to back with others.
+/// Seconds of one launch of the empty kernel, back to back with others that are queued in
+/// the same way.
 ///
 /// # Errors
 /// As [`Stopwatch::time`].
@@ -238,16 +237,41 @@ pub fn launch_overhead_s(
     stopwatch: &Stopwatch,
     stream: &CudaStream,
     empty: &driver::Function,
+    mode: LaunchMode,
 ) -> Result<f64, LaunchError> {
+    let overlaps_previous = mode == LaunchMode::Programmatic;
+    let shape = LaunchShape { overlaps_previous, ..LaunchShape::warps(1) };
+    let queue = || (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &shape, &[]));
+    let failed = |e: driver::DriverError| LaunchError(e.to_string());
+    let graph = match mode {
+        LaunchMode::Stream => None,
+        LaunchMode::Graph | LaunchMode::Programmatic => {
+            let graph = stream.capture(queue).map_err(failed)?;
+            graph.upload(stream).and_then(|()| stream.synchronize()).map_err(failed)?;
+            Some(graph)
+        }
+    };
     let mut seconds = Vec::new();
     for _ in 0..11 {
-        let timing = stopwatch.time(stream, |_| {
-            let shape = LaunchShape::warps(1);
-            (0..MAX_HELD).try_for_each(|_| stream.launch(empty, &shape, &[]))
+        let timing = stopwatch.time(stream, |_| match &graph {
+            Some(graph) => stream.launch_graph(graph),
+            None => queue(),
         })?;
         seconds.push(timing.seconds / MAX_HELD as f64);
     }
     Ok(median(&seconds))
+}
+
+/// Seconds between two events with nothing between them: what every timed row has in it.
+///
+/// # Errors
+/// As [`Stopwatch::time`].
+pub fn event_pair_s(
+    stopwatch: &Stopwatch,
+    stream: &CudaStream,
+) -> Result<f64, LaunchError> {
+    let pairs = (0..11).map(|_| Ok(stopwatch.time(stream, |_| Ok(()))?.seconds));
+    Ok(median(&pairs.collect::<Result<Vec<f64>, LaunchError>>()?))
 }
 
 #[cfg(test)]

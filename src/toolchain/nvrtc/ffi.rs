@@ -2,50 +2,19 @@
 //! outside this file can pass it a wrong pointer.
 #![allow(unsafe_code, reason = "NVRTC is a C library, opened at run time")]
 
-use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr;
+
+use crate::toolchain::c_library;
+use crate::toolchain::library::loader_message;
 
 type Status = c_int;
 type Program = *mut c_void;
 type Size = unsafe extern "C" fn(Program, *mut usize) -> Status;
 type Bytes = unsafe extern "C" fn(Program, *mut c_char) -> Status;
 
-/// Declares the functions in use by their names in `nvrtc.h` and their types.
-macro_rules! functions {
-    ($($field:ident: $name:literal, $type:ty;)*) => {
-        /// An open NVRTC. It is never unloaded: it may have threads and
-        /// thread-local state that outlive a program.
-        #[derive(Clone, Copy, Debug)]
-        pub struct Library {
-            $($field: $type,)*
-        }
-
-        impl Library {
-            /// Opens the library at a path, or the one that the loader finds by
-            /// a bare name.
-            pub fn open(path: &Path) -> Result<Self, String> {
-                // SAFETY: the file is named like NVRTC and comes from a place
-                // for libraries; its initialisers run as in any program that
-                // links it.
-                let library = unsafe { libloading::Library::new(path) }.map_err(fault)?;
-                // SAFETY: names and types are those of nvrtc.h.
-                let functions = unsafe {
-                    Library {
-                        $($field: *library
-                            .get::<$type>($name)
-                            .map_err(|_| format!("it has no {}", $name))?,)*
-                    }
-                };
-                std::mem::forget(library);
-                Ok(functions)
-            }
-        }
-    };
-}
-
-functions! {
+c_library! {
     version: "nvrtcVersion", unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status;
     arch_count: "nvrtcGetNumSupportedArchs", unsafe extern "C" fn(*mut c_int) -> Status;
     archs: "nvrtcGetSupportedArchs", unsafe extern "C" fn(*mut c_int) -> Status;
@@ -69,15 +38,11 @@ functions! {
     cubin: "nvrtcGetCUBIN", Bytes;
 }
 
-/// The loader's message about a library that does not open.
-fn fault(error: libloading::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
-}
-
 /// Keeps a library in the process, so that another finds it by its bare name.
 pub fn keep_open(path: &Path) -> Result<(), String> {
     // SAFETY: as for `Library::open`.
-    let library = unsafe { libloading::Library::new(path) }.map_err(fault)?;
+    let library = unsafe { libloading::Library::new(path) };
+    let library = library.map_err(loader_message)?;
     std::mem::forget(library);
     Ok(())
 }

@@ -6,7 +6,6 @@
 mod ffi;
 mod log;
 mod ptx;
-mod search;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CString, NulError};
@@ -15,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::search::{self, SearchPath};
 pub use log::{Report, Resources};
 pub use ptx::param_bytes;
-pub use search::{SearchPath, download_folders};
 
 /// Folder that sources and headers seem to be in. Without one, the compiler
 /// writes the working folder into line tables, and images of the same source

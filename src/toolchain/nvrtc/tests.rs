@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use super::*;
+use crate::toolchain::search::NVRTC;
 
 /// A folder with a mock of NVRTC in it.
 fn mock(root: &Path, major: u32, minor: u32, more: &[&str]) -> PathBuf {
@@ -27,7 +28,7 @@ fn mock(root: &Path, major: u32, minor: u32, more: &[&str]) -> PathBuf {
 
 fn folders(folders: &[&PathBuf]) -> SearchPath {
     let folders = folders.iter().map(|folder| folder.to_path_buf()).collect();
-    SearchPath { folders, ..SearchPath::default() }
+    SearchPath { folders, ..SearchPath::nowhere(&NVRTC) }
 }
 
 const SOURCE: Source = Source { name: "k", text: "text", headers: &[("h.cuh", "text")] };
@@ -50,7 +51,7 @@ fn the_newest_that_the_driver_takes_is_found() {
     // What the user chose is used alone, a folder or a file.
     let chosen = SearchPath { chosen: Some(old.clone()), ..search.clone() };
     assert_eq!(Nvrtc::find(&chosen, None).unwrap().path(), old.join("libnvrtc.so.12"));
-    let file = SearchPath::only(new.join("libnvrtc.so.12"));
+    let file = SearchPath::only(&NVRTC, new.join("libnvrtc.so.12"));
     assert_eq!(Nvrtc::find(&file, None).unwrap().version().minor, 9);
 }
 
@@ -72,7 +73,7 @@ fn what_is_no_compiler_is_named_with_its_fault() {
 
 #[test]
 fn where_there_is_none_the_error_says_where_it_looked() {
-    let error = Nvrtc::find(&SearchPath::default(), None).unwrap_err();
+    let error = Nvrtc::find(&SearchPath::nowhere(&NVRTC), None).unwrap_err();
     assert!(matches!(error, NvrtcError::NotFound { .. }));
     let root = tempfile::tempdir().unwrap();
     let empty = root.path().to_owned();
@@ -80,13 +81,13 @@ fn where_there_is_none_the_error_says_where_it_looked() {
     for part in [&*empty.to_string_lossy(), "scripts/install-nvrtc", "--kernels"] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    let chosen = Nvrtc::find(&SearchPath::only("/nonexistent/libnvrtc.so"), None);
+    let chosen = Nvrtc::find(&SearchPath::only(&NVRTC, "/nonexistent/libnvrtc.so"), None);
     assert!(chosen.unwrap_err().to_string().contains("/nonexistent/libnvrtc.so"));
 }
 
 #[test]
 fn environment_variables_name_folders() {
-    let search = SearchPath::of(|name| match name {
+    let search = SearchPath::of(&NVRTC, |name| match name {
         "CUDA_HOME" => Some(OsString::from("/opt/cuda")),
         "RIDGEPOINT_NVRTC" => Some(OsString::new()),
         _ => None,
@@ -98,7 +99,8 @@ fn environment_variables_name_folders() {
     let packages = root.path().join("lib/python3.12/site-packages");
     fs::create_dir_all(&packages).unwrap();
     let prefix = root.path().as_os_str();
-    let search = SearchPath::of(|name| (name == "VIRTUAL_ENV").then(|| prefix.to_owned()));
+    let search =
+        SearchPath::of(&NVRTC, |name| (name == "VIRTUAL_ENV").then(|| prefix.to_owned()));
     assert!(search.folders.contains(&packages.join("nvidia/cu13/lib")));
 }
 
@@ -106,7 +108,7 @@ fn environment_variables_name_folders() {
 fn every_outcome_of_a_compilation_is_told() {
     let root = tempfile::tempdir().unwrap();
     let folder = mock(root.path(), 12, 9, &[]);
-    let nvrtc = Nvrtc::find(&SearchPath::only(folder), None).unwrap();
+    let nvrtc = Nvrtc::find(&SearchPath::only(&NVRTC, folder), None).unwrap();
     let cubin = nvrtc.compile(&SOURCE, &[], "sm_90a").unwrap();
     assert_eq!(cubin.image, b"image");
     assert_eq!((cubin.resources["k"].registers, cubin.resources["k"].param_bytes), (24, 8));

@@ -1,28 +1,52 @@
-//! Where NVRTC may be. It comes with the CUDA toolkit and with Python wheels,
-//! never with the driver.
+//! Where libraries of the CUDA toolkit may be. They come with the toolkit and with Python
+//! wheels, never with the driver.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// File names that the loader may know NVRTC by.
-const NAMES: [&str; 4] =
-    ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"];
+/// A library of the toolkit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ToolkitLibrary {
+    /// What its file names begin with.
+    pub stem: &'static str,
+    /// File names that the loader may know it by.
+    pub names: &'static [&'static str],
+    /// Folders of libraries among Python's packages.
+    pub wheels: &'static [&'static str],
+    /// The variable by which a user chooses one.
+    pub variable: &'static str,
+}
+
+/// The run-time compiler.
+pub static NVRTC: ToolkitLibrary = ToolkitLibrary {
+    stem: "libnvrtc.so",
+    names: &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"],
+    wheels: &["nvidia/cu13/lib", "nvidia/cu12/lib", "nvidia/cuda_nvrtc/lib"],
+    variable: "RIDGEPOINT_NVRTC",
+};
+
+/// The vendor's matrix products.
+pub static CUBLASLT: ToolkitLibrary = ToolkitLibrary {
+    stem: "libcublasLt.so",
+    names: &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"],
+    wheels: &["nvidia/cu13/lib", "nvidia/cu12/lib", "nvidia/cublas/lib"],
+    variable: "RIDGEPOINT_CUBLASLT",
+};
 
 /// Folders of libraries in a toolkit.
 const TOOLKIT: [&str; 4] =
     ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
 
-/// Folders of libraries among Python's packages.
-const WHEELS: [&str; 3] = ["nvidia/cu13/lib", "nvidia/cu12/lib", "nvidia/cuda_nvrtc/lib"];
-
 /// Folders that `scripts/install-nvrtc` fills, beside the build's own.
 const DOWNLOADS: [&str; 2] = ["cuda-toolkit", "cuda-toolkit-12"];
 
-/// Places to look for NVRTC in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Places to look for a library in.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SearchPath {
+    /// What is looked for.
+    pub library: &'static ToolkitLibrary,
     /// A file or folder that the user chose. Nothing else is looked at then.
     pub chosen: Option<PathBuf>,
     /// Whether to ask the loader, which knows LD_LIBRARY_PATH.
@@ -34,13 +58,22 @@ pub struct SearchPath {
 }
 
 impl SearchPath {
-    /// Everywhere that NVRTC is usually found on this machine.
-    pub fn of_this_machine() -> Self {
-        SearchPath::of(|name| std::env::var_os(name))
+    /// Nowhere.
+    pub fn nowhere(library: &'static ToolkitLibrary) -> Self {
+        let (loader, python) = (false, false);
+        SearchPath { library, chosen: None, loader, folders: Vec::new(), python }
+    }
+
+    /// Everywhere that a library is usually found on this machine.
+    pub fn of_this_machine(library: &'static ToolkitLibrary) -> Self {
+        SearchPath::of(library, |name| std::env::var_os(name))
     }
 
     /// The same for given environment variables.
-    pub fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub fn of(
+        library: &'static ToolkitLibrary,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Self {
         let path = |name: &str| {
             variable(name).filter(|value| !value.is_empty()).map(PathBuf::from)
         };
@@ -60,36 +93,38 @@ impl SearchPath {
             for python in children(&prefix.join("lib"), "python3") {
                 for packages in ["site-packages", "dist-packages"] {
                     let packages = python.join(packages);
-                    folders.extend(WHEELS.map(|folder| packages.join(folder)));
+                    folders
+                        .extend(library.wheels.iter().map(|folder| packages.join(folder)));
                 }
             }
         }
         for root in download_folders() {
-            folders.extend(WHEELS.map(|folder| root.join(folder)));
+            folders.extend(library.wheels.iter().map(|folder| root.join(folder)));
         }
-        SearchPath { chosen: path("RIDGEPOINT_NVRTC"), loader: true, folders, python: true }
+        let chosen = path(library.variable);
+        SearchPath { library, chosen, loader: true, folders, python: true }
     }
 
     /// One file or folder and nothing else.
-    pub fn only(path: impl Into<PathBuf>) -> Self {
-        SearchPath { chosen: Some(path.into()), ..SearchPath::default() }
+    pub fn only(library: &'static ToolkitLibrary, path: impl Into<PathBuf>) -> Self {
+        SearchPath { chosen: Some(path.into()), ..SearchPath::nowhere(library) }
     }
 
-    /// Names and files that may be NVRTC, without Python's.
-    pub(super) fn candidates(&self) -> Vec<PathBuf> {
+    /// Names and files that may be the library, without Python's.
+    pub fn candidates(&self) -> Vec<PathBuf> {
         if let Some(chosen) = &self.chosen {
             return match chosen.is_dir() {
-                true => libraries(chosen),
+                true => self.libraries(chosen),
                 false => vec![chosen.clone()],
             };
         }
-        let named: &[&str] = if self.loader { &NAMES } else { &[] };
-        let found = self.folders.iter().flat_map(|folder| libraries(folder));
+        let named: &[&str] = if self.loader { self.library.names } else { &[] };
+        let found = self.folders.iter().flat_map(|folder| self.libraries(folder));
         named.iter().map(PathBuf::from).chain(found).collect()
     }
 
-    /// Files that may be NVRTC among Python's packages, as Python says.
-    pub(super) fn python_candidates(&self) -> Vec<PathBuf> {
+    /// Files that may be the library among Python's packages, as Python says.
+    pub fn python_candidates(&self) -> Vec<PathBuf> {
         if self.chosen.is_some() || !self.python {
             return Vec::new();
         }
@@ -102,15 +137,17 @@ impl SearchPath {
         };
         text.lines()
             .filter(|line| !line.is_empty())
-            .flat_map(|line| WHEELS.map(|folder| Path::new(line).join(folder)))
-            .flat_map(|folder| libraries(&folder))
+            .flat_map(|line| {
+                self.library.wheels.iter().map(|folder| Path::new(line).join(folder))
+            })
+            .flat_map(|folder| self.libraries(&folder))
             .collect()
     }
 
     /// Where it looks, in words, for a message.
-    pub(super) fn places(&self) -> Vec<String> {
+    pub fn places(&self) -> Vec<String> {
         if let Some(chosen) = &self.chosen {
-            return vec![format!("RIDGEPOINT_NVRTC={}", chosen.display())];
+            return vec![format!("{}={}", self.library.variable, chosen.display())];
         }
         let mut places: Vec<String> =
             self.loader.then(|| "the loader path".to_owned()).into_iter().collect();
@@ -122,6 +159,11 @@ impl SearchPath {
             places.push(format!("target/{}", DOWNLOADS[0]));
         }
         places
+    }
+
+    /// Files in a folder that are named like the library.
+    fn libraries(&self, folder: &Path) -> Vec<PathBuf> {
+        children(folder, self.library.stem)
     }
 }
 
@@ -143,11 +185,6 @@ pub fn download_folders() -> Vec<PathBuf> {
 pub(super) fn builtins_beside(library: &Path) -> Vec<PathBuf> {
     let Some(folder) = library.parent() else { return Vec::new() };
     children(folder, "libnvrtc-builtins.so")
-}
-
-/// Files in a folder that are named like NVRTC.
-fn libraries(folder: &Path) -> Vec<PathBuf> {
-    children(folder, "libnvrtc.so")
 }
 
 /// Entries of a folder whose names start with `prefix`, in order of their names.
