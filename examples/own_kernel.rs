@@ -8,7 +8,8 @@
 use std::error::Error;
 
 use ptxvm::{Launch, Memory, Module, Params};
-use ridgepoint::toolchain::nvrtc::{Nvrtc, SearchPath, Source};
+use ridgepoint::toolchain::nvrtc::{Nvrtc, Source};
+use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 
 /// SwiGLU, the activation of most feed-forward layers: y = gate / (1 + e^-gate) * up.
 const TEXT: &str = r#"
@@ -22,7 +23,7 @@ const THREADS: u32 = 128;
 /// Compiles, runs, checks and counts; prints two lines.
 pub fn main() -> Result<(), Box<dyn Error>> {
     // Compile: machine code with its resources, and the PTX that it was assembled from.
-    let nvrtc = Nvrtc::find(&SearchPath::of_this_machine(), None)?;
+    let nvrtc = Nvrtc::find(&SearchPath::of_this_machine(&NVRTC), None)?;
     let source = Source { name: "swiglu", text: TEXT, headers: &[] };
     let cubin = nvrtc.compile(&source, &["--ptxas-options=-v".to_owned()], "sm_90a")?;
     println!("{} registers a thread", cubin.resources["swiglu"].registers);

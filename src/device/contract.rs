@@ -217,6 +217,14 @@ pub trait Device {
     /// A refusal when the device has no kernel for the problem.
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal>;
 
+    /// The kernel of the vendor's library for such problems, if there is one: what own
+    /// kernels are measured beside. Whether the library is there is seen when it is asked to
+    /// run.
+    fn vendor_kernel(&self, problem: &Problem) -> Option<&'static str> {
+        let _ = problem;
+        None
+    }
+
     /// Allocates the instances of the problem and fills their inputs, each
     /// tensor with [`crate::data::Key::new`]`(seed, slot, position in
     /// Problem::tensors)`.
@@ -282,6 +290,11 @@ pub trait Prepared {
 
     /// How the kernel was compiled and launched, where that is known.
     fn kernel_facts(&self) -> Option<KernelFacts> {
+        None
+    }
+
+    /// The library that the kernel is of, with its version, where it is not this program's.
+    fn implementation(&self) -> Option<String> {
         None
     }
 

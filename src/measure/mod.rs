@@ -190,6 +190,8 @@ pub struct PointOutcome {
     pub bytes_extra: Option<u64>,
     /// How the kernel was compiled and launched.
     pub kernel: Option<KernelFacts>,
+    /// The library that it is of, where it is not this program's.
+    pub implementation: Option<String>,
     /// Launches in each sample.
     pub launches: usize,
     /// How they were queued, on devices with a queue.
@@ -288,6 +290,7 @@ fn verify_slots(
         device.prepare(&point.problem, &point.kernel, Layout::new(SLOTS, seed))?;
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
+    outcome.implementation = prepared.implementation();
     let mut bench =
         Bench { prepared: &mut *prepared, rotation, next_slot: 0, began: Instant::now() };
     for launches in [2, 3] {
@@ -320,6 +323,7 @@ fn run(
     let mut prepared = device.prepare(&point.problem, &point.kernel, layout)?;
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
+    outcome.implementation = prepared.implementation();
     outcome.durations.setup_s = began.elapsed().as_secs_f64();
 
     let mut bench = Bench { prepared: &mut *prepared, rotation, next_slot: 0, began };

@@ -2,6 +2,7 @@
 
 use ptxvm::conformance::Program;
 
+use super::cublaslt;
 use super::gpu::CudaDevice;
 use super::nvml::Nvidia;
 use super::{prepared, program, timing};
@@ -21,12 +22,19 @@ impl Device for CudaDevice {
         Kernel::for_problem(problem, self.target.arch).map(|found| found.kernel.name)
     }
 
+    fn vendor_kernel(&self, problem: &Problem) -> Option<&'static str> {
+        cublaslt::takes(problem).is_ok().then_some(cublaslt::NAME)
+    }
+
     fn prepare<'a>(
         &'a mut self,
         problem: &Problem,
         kernel: &str,
         layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        if kernel == cublaslt::NAME {
+            return Ok(Box::new(prepared::prepare_vendor(self, problem, layout)?));
+        }
         let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let plan = found.plan(&self.target);
         let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();

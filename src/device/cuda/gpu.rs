@@ -1,10 +1,12 @@
 //! One GPU: its driver's objects, what is compiled and loaded on it, and what it is.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::cublaslt;
 use super::driver::{self, Context, CudaStream, Function, LaunchShape, Properties};
 use super::nvml::Nvidia;
 use super::timing::{self, Functions, SpinParams, Stopwatch};
@@ -34,6 +36,8 @@ pub struct CudaDevice {
     pub(super) fill: Function,
     pub(super) empty: Function,
     pub(super) nvidia: Option<Nvidia>,
+    /// Opened when it is first asked for.
+    vendor: OnceCell<cublaslt::Library>,
     compiler: Compiler,
     loaded: HashMap<(&'static str, Defines), Rc<Loaded>>,
 }
@@ -127,9 +131,15 @@ impl CudaDevice {
             fill,
             empty,
             nvidia: nvidia.ok(),
+            vendor: OnceCell::new(),
             compiler,
             loaded,
         })
+    }
+
+    /// The vendor's matrix products.
+    pub(super) fn vendor(&self) -> &cublaslt::Library {
+        self.vendor.get_or_init(cublaslt::Library::find)
     }
 
     /// The kernel in the configuration for a problem, compiled and loaded.

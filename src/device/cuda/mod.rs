@@ -1,6 +1,7 @@
 //! An NVIDIA GPU as a device: kernels of `kernels/` in machine code for exactly
 //! this architecture, timed by events in a queue that is held until it is filled.
 
+mod cublaslt;
 mod device;
 mod driver;
 mod gpu;

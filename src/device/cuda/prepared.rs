@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::cublaslt::{self, VendorProduct};
 use super::driver::{
     self, Buffer, DriverError, Function, Graph, HostBuffer, HostCopy, LaunchShape,
 };
@@ -234,10 +235,93 @@ impl FillFormat {
     }
 }
 
+/// What runs a problem in a slot.
+struct Runs<'a> {
+    device: &'a CudaDevice,
+    executor: Executor<CudaGpu<'a>>,
+    /// The vendor's, where it stands in the place of launches.
+    product: Option<VendorProduct>,
+}
+
+/// Entries that a product of the vendor's library adds to the queue at most: a kernel, and
+/// for products whose sums are split, one that clears and one that adds.
+const VENDOR_ENTRIES: usize = 3;
+
+impl Runs<'_> {
+    fn run(&mut self, slot: usize) -> driver::Result<()> {
+        self.executor.run(slot)?;
+        let product = self.product.as_ref();
+        product.map_or(Ok(()), |product| {
+            product.queue(&self.device.stream, self.executor.tensors(slot))
+        })
+    }
+
+    /// Runs that follow each other, from a slot on.
+    fn run_stretch(&mut self, stretch: Stretch) -> driver::Result<()> {
+        let slots = self.executor.slots();
+        let Stretch { first_slot, launches } = stretch;
+        (first_slot..first_slot + launches).try_for_each(|number| self.run(number % slots))
+    }
+
+    /// Entries that a run adds to the queue.
+    fn entries(&self) -> usize {
+        self.executor.entries_per_run()
+            + if self.product.is_some() { VENDOR_ENTRIES } else { 0 }
+    }
+
+    /// Uses the fastest of the vendor's algorithms. One that fails is left out.
+    fn choose_algorithm(&mut self) -> Result<(), LaunchError> {
+        let choices = self.product.as_ref().map_or(0, VendorProduct::choices);
+        let mut times = Vec::new();
+        let mut failure = None;
+        for number in 0..choices {
+            self.choose(number);
+            match self.time_choice() {
+                Ok(seconds) => times.push((seconds, number)),
+                Err(why) => failure = Some(why),
+            }
+        }
+        let fastest = times.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
+        match (fastest, failure) {
+            (Some((_, number)), _) => self.choose(number),
+            (None, Some(why)) => return Err(why),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, number: usize) {
+        if let Some(product) = &mut self.product {
+            product.choose(number);
+        }
+    }
+
+    /// Seconds of a run, the shorter of two rows that follow a first run.
+    fn time_choice(&mut self) -> Result<f64, LaunchError> {
+        let first = self.run(0).and_then(|()| self.device.stream.synchronize());
+        first.map_err(|e| LaunchError(e.to_string()))?;
+        let single_s = self.time(Stretch { first_slot: 0, launches: 1 })?;
+        let most = MAX_HELD / self.entries();
+        let launches = (CHOICE_S / single_s.max(1e-6)) as usize;
+        let row = Stretch { first_slot: 0, launches: launches.clamp(2, most) };
+        let shorter_s = self.time(row)?.min(self.time(row)?);
+        Ok(shorter_s / row.launches as f64)
+    }
+
+    fn time(&mut self, row: Stretch) -> Result<f64, LaunchError> {
+        let device = self.device;
+        let timing = device.stopwatch.time(&device.stream, |_| self.run_stretch(row))?;
+        Ok(timing.seconds)
+    }
+}
+
+/// Seconds of a row by which algorithms are compared.
+const CHOICE_S: f64 = 1e-3;
+
 /// A prepared point.
 pub(super) struct CudaPoint<'a> {
     device: &'a CudaDevice,
-    executor: Executor<CudaGpu<'a>>,
+    runs: Runs<'a>,
     queue: RowQueue,
     /// Recorded launches.
     graphs: HashMap<Stretch, Graph>,
@@ -281,11 +365,30 @@ pub(super) fn prepare<'a>(
     }
     let facts = loaded.map(|loaded| facts(&executor, loaded)).transpose();
     let facts = facts.map_err(failed)?;
-    let queue = RowQueue::new(slots, executor.entries_per_run(), mode);
-    let mut ready = CudaPoint { device, executor, queue, graphs: HashMap::new(), facts };
+    let mut runs = Runs { device, executor, product: None };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
-    ready.executor.run(0).and_then(|_| device.stream.synchronize()).map_err(failed)?;
+    runs.run(0).and_then(|()| device.stream.synchronize()).map_err(failed)?;
+    let queue = RowQueue::new(slots, runs.entries(), mode);
+    Ok(CudaPoint { device, runs, queue, graphs: HashMap::new(), facts })
+}
+
+/// The same for the kernel of the vendor's library.
+pub(super) fn prepare_vendor<'a>(
+    device: &'a CudaDevice,
+    problem: &Problem,
+    layout: Layout,
+) -> Result<CudaPoint<'a>, PrepareError> {
+    let failed = |e: LaunchError| LaunchError(format!("{problem}: {e}"));
+    cublaslt::takes(problem)?;
+    // Whatever else it moves, its caches decide.
+    let plan = Plan { extra_bytes: None, ..Plan::of_copies(Vec::new()) };
+    let mut ready = prepare(device, problem, plan, None, layout)?;
+    let slot = ready.runs.executor.tensors(0);
+    let product = VendorProduct::new(device.vendor(), &device.context, problem, slot)?;
+    ready.runs.product = Some(product);
+    ready.runs.choose_algorithm().map_err(failed)?;
+    ready.queue = ready.queue.with_entries(ready.runs.entries());
     Ok(ready)
 }
 
@@ -293,6 +396,10 @@ pub(super) fn prepare<'a>(
 /// waits for what it needs of them.
 fn launch_mode(plan: &Plan, asked: Option<LaunchMode>) -> Result<LaunchMode, Refusal> {
     let mode = asked.unwrap_or(LaunchMode::Graph);
+    if mode == LaunchMode::Programmatic && plan.launches.is_empty() {
+        let why = "only launches of own kernels can overlap; use `launch = \"graph\"`";
+        return Err(Refusal(why.to_owned()));
+    }
     let alone = plan.launches.iter().find(|launch| !launch.overlaps_previous);
     match alone.filter(|_| mode == LaunchMode::Programmatic) {
         None => Ok(mode),
@@ -377,17 +484,11 @@ impl CudaPoint<'_> {
             self.graphs.retain(|stretch, _| row.contains(stretch));
         }
         let stream = &self.device.stream;
-        let executor = &mut self.executor;
-        let slots = executor.slots();
         for stretch in missing {
-            let Stretch { first_slot, launches } = stretch;
             if self.graphs.contains_key(&stretch) {
                 continue;
             }
-            let graph = stream.capture(|| {
-                let mut numbers = first_slot..first_slot + launches;
-                numbers.try_for_each(|number| executor.run(number % slots).map(drop))
-            })?;
+            let graph = stream.capture(|| self.runs.run_stretch(stretch))?;
             graph.upload(stream)?;
             self.graphs.insert(stretch, graph);
         }
@@ -431,15 +532,13 @@ impl CudaPoint<'_> {
     ) -> Result<Timing, LaunchError> {
         let (mut seconds, mut cycles) = (0.0, 0.0);
         let device = self.device;
-        for Stretch { first_slot, launches } in self.queue.stretches(first_slot, launches) {
-            let executor = &mut self.executor;
+        for stretch in self.queue.stretches(first_slot, launches) {
+            let runs = &mut self.runs;
             let timing = device.stopwatch.time(&device.stream, |let_go| {
-                if executor.waits_for_host() {
+                if runs.executor.waits_for_host() {
                     let_go();
                 }
-                let slots = executor.slots();
-                let mut numbers = first_slot..first_slot + launches;
-                numbers.try_for_each(|number| executor.run(number % slots).map(drop))
+                runs.run_stretch(stretch)
             })?;
             seconds += timing.seconds;
             cycles += timing.sm_clock_hz.unwrap_or(f64::NAN) * timing.seconds;
@@ -451,7 +550,7 @@ impl CudaPoint<'_> {
 
 impl Prepared for CudaPoint<'_> {
     fn extra_bytes(&self) -> Option<u64> {
-        self.executor.plan().extra_bytes
+        self.runs.executor.plan().extra_bytes
     }
 
     fn kernel_facts(&self) -> Option<KernelFacts> {
@@ -459,8 +558,13 @@ impl Prepared for CudaPoint<'_> {
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {
-        let done = self.executor.poison().and_then(|()| self.device.stream.synchronize());
+        let done =
+            self.runs.executor.poison().and_then(|()| self.device.stream.synchronize());
         done.map_err(|e| LaunchError(e.to_string()))
+    }
+
+    fn implementation(&self) -> Option<String> {
+        self.runs.product.as_ref().map(VendorProduct::implementation)
     }
 
     fn launch_mode(&self, launches: usize) -> Option<LaunchMode> {
@@ -485,6 +589,6 @@ impl Prepared for CudaPoint<'_> {
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
-        Ok(Cow::Owned(self.executor.output(slot)?))
+        Ok(Cow::Owned(self.runs.executor.output(slot)?))
     }
 }

@@ -35,6 +35,11 @@ impl RowQueue {
         RowQueue { slots, entries: entries.max(1), mode }
     }
 
+    /// The same where runs add another number of entries.
+    pub fn with_entries(self, entries: usize) -> Self {
+        RowQueue::new(self.slots, entries, self.mode)
+    }
+
     /// How a row of so many launches is queued. Graphs are for rows of two launches and
     /// more, and for rotations that are not too long to be recorded.
     pub fn mode(&self, launches: usize) -> LaunchMode {

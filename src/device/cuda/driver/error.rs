@@ -82,6 +82,14 @@ pub enum DriverError {
         /// What was looked at, and what is wrong with it.
         why: ImageError,
     },
+    /// A library that queues work of its own reports a failure.
+    #[error("{library}: {why}")]
+    Library {
+        /// Which.
+        library: &'static str,
+        /// The function, and what it answered.
+        why: String,
+    },
     /// A function that was not loaded with its kernel.
     #[error("entry {entry} of the kernel was not loaded; this is a bug, please report it")]
     NotLoaded {

@@ -203,6 +203,11 @@ impl CudaStream {
         Ok(CudaStream { raw, side, _context: Rc::clone(context) })
     }
 
+    /// What libraries that queue work of their own know it by.
+    pub(in crate::device::cuda) const fn raw(&self) -> sys::CUstream {
+        self.raw
+    }
+
     /// Waits until everything queued is done; what went wrong in a kernel
     /// since the last time shows here.
     pub fn synchronize(&self) -> Result<()> {
