@@ -142,3 +142,21 @@ KERNEL(256, 1) fill(const __grid_constant__ FillParams p) {
   for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.draws; i += stride)
     p.to[i] = encode(mix(p.key ^ (i * 0x9e3779b97f4a7c15ull)), format_of_draw(p, i));
 }
+
+// --- Digests -------------------------------------------------------------------------
+
+// What data.rs calls the digest of an array.
+struct DigestParams {
+  const u64 *pairs;
+  u64 *sum;  // added to
+  u64 count;
+};
+
+// 1-D grid of any size, 256 threads.
+KERNEL(256, 1) digest(const __grid_constant__ DigestParams p) {
+  const u64 stride = u64(gridDim.x) * blockDim.x;
+  u64 sum = 0;
+  for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.count; i += stride)
+    sum += mix(p.pairs[i] ^ ((i + 1) * 0x9e3779b97f4a7c15ull));
+  atomicAdd(p.sum, sum);
+}

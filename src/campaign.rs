@@ -11,10 +11,12 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
+mod checks;
 mod earlier;
 mod expected;
 mod rows;
 
+use checks::{CheckQueue, MeasuredRound};
 use earlier::Earlier;
 pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
 pub use rows::Scheduled;
@@ -232,6 +234,7 @@ pub fn run(
         rows: 0,
         durations: Durations::default(),
         begun: Vec::new(),
+        checks: CheckQueue::default(),
     }
     .run(&order, observer)
 }
@@ -278,6 +281,8 @@ struct Runner<'a> {
     durations: Durations,
     /// What became of the last round of each point that has no row yet, without samples.
     begun: Vec<(usize, Scheduled, PointOutcome)>,
+    /// Rounds that are still being checked.
+    checks: CheckQueue,
 }
 
 impl Runner<'_> {
@@ -314,6 +319,7 @@ impl Runner<'_> {
             }
             self.step(scheduled, order_index, observer)?;
         }
+        self.record_all(observer)?;
         if self.process.is_last() {
             self.measure_again(order, observer)?;
             if self.is_out_of_time() {
@@ -372,14 +378,15 @@ impl Runner<'_> {
             self.device.begin_round();
             for (order_index, scheduled) in &missing {
                 if self.is_out_of_time() || observer.should_stop() {
-                    return Ok(());
+                    return self.record_all(observer);
                 }
                 self.step(scheduled, *order_index, observer)?;
             }
+            self.record_all(observer)?;
         }
     }
 
-    /// Measures a round, records it, and writes the point's row when it is the last.
+    /// Measures a round, and records it and others whose outputs were checked meanwhile.
     fn step(
         &mut self,
         scheduled: &Scheduled,
@@ -408,30 +415,62 @@ impl Runner<'_> {
             since_start_s,
             other_cpu_share,
             probes,
-            temperature_c: after.temperature_c,
+            telemetry: after,
             disturbed_by,
         };
-        let samples = self.author().sample_rows(scheduled, &outcome, since_start_s);
-        let round = self.author().round_row(scheduled, &outcome, circumstances);
+        self.checks.push(MeasuredRound {
+            scheduled: scheduled.clone(),
+            order_index,
+            outcome,
+            circumstances,
+        });
+        if let Some(why) = self.device.lost() {
+            self.record_all(observer)?;
+            return Err(self.lost_after(&why, &scheduled.point));
+        }
+        while let Some(done) = self.checks.next_done() {
+            self.record(done, observer)?;
+        }
+        Ok(())
+    }
+
+    /// Records every round that was measured.
+    fn record_all(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        while let Some(done) = self.checks.next() {
+            self.record(done, observer)?;
+        }
+        Ok(())
+    }
+
+    /// Records a round, and writes the point's row when it is the last.
+    fn record(&mut self, round: MeasuredRound, observer: &mut dyn Observer) -> Result<()> {
+        let MeasuredRound { scheduled, order_index, outcome, circumstances } = round;
+        add(&mut self.durations, &outcome.durations);
+        // While a round is checked, another of a point that fails may be measured.
+        if self.recorder.has(&scheduled.point.id(), scheduled.repeat) {
+            return Ok(());
+        }
+        let started_s = circumstances.since_start_s;
+        let samples = self.author().sample_rows(&scheduled, &outcome, started_s);
+        let round = self.author().round_row(&scheduled, &outcome, circumstances);
         let is_measured = round.is_some();
         if let Some(round) = round {
             self.recorder.record_round(round, samples)?;
         }
-        add(&mut self.durations, &outcome.durations);
         let all = self.recorder.rounds_of(&scheduled.point.id(), scheduled.repeat);
-        let is_complete = Rounds::of(all, scheduled).are_complete();
+        let is_complete = Rounds::of(all, &scheduled).are_complete();
         self.begun.retain(|(_, s, _)| {
             (&s.point, s.repeat) != (&scheduled.point, scheduled.repeat)
         });
         let mut row = None;
         if !is_measured || is_complete {
-            row = Some(self.write_row(scheduled, order_index, &outcome)?);
+            row = Some(self.write_row(&scheduled, order_index, &outcome)?);
         } else {
             let outcome = PointOutcome { samples: Vec::new(), ..outcome };
             self.begun.push((order_index, scheduled.clone(), outcome));
         }
-        observer.measured(scheduled, row.as_ref());
-        self.go_on_after(scheduled)
+        observer.measured(&scheduled, row.as_ref());
+        Ok(())
     }
 
     /// What is measured beside the sentinel.
@@ -482,16 +521,14 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Ends the process where its device can do no more.
-    fn go_on_after(&self, scheduled: &Scheduled) -> Result<()> {
-        let Some(why) = self.device.lost() else { return Ok(()) };
+    /// Why the process ends where its device can do no more.
+    fn lost_after(&self, why: &str, point: &Point) -> anyhow::Error {
         let folder = self.recorder.folder().display();
-        bail!(
-            "{} can no longer be used after {}: {why}. What was measured is safe; `ridgepoint \
-             measure --resume {folder}` continues after this point",
+        anyhow::anyhow!(
+            "{} can no longer be used after {point}: {why}. What was measured is safe; \
+             `ridgepoint measure --resume {folder}` continues after this point",
             self.device.info().name,
-            scheduled.point
-        );
+        )
     }
 
     /// Measures a point. A kernel that panics costs its own row only.

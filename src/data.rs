@@ -219,6 +219,16 @@ impl Key {
     }
 }
 
+/// What tells arrays of pairs of words apart, and is the same in whatever order it is worked
+/// out: the wrapping sum over all pairs of a number that depends on the pair and its index.
+/// Of a part of an array, whose first pair has the index `first`.
+pub fn digest(first: u64, pairs: &[u64]) -> u64 {
+    let of_pair = |(index, pair): (u64, &u64)| {
+        mix(pair ^ (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    };
+    (first..).zip(pairs).map(of_pair).fold(0, u64::wrapping_add)
+}
+
 /// Draws made at a time: 4 KiB, which stay in the first cache until they are
 /// encoded and copied.
 const BLOCK: usize = 512;

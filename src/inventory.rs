@@ -92,7 +92,7 @@ impl Nominal {
         kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
     ) -> PlanBasis<'a> {
         let units = u64::from(self.target.sms);
-        PlanBasis { cache_bytes: self.cache_bytes, units, kernel }
+        PlanBasis { cache_bytes: self.cache_bytes, units, kernel, vendor: &|_| None }
     }
 }
 

@@ -100,6 +100,45 @@ impl FromStr for LaunchMode {
     }
 }
 
+/// What the device did before it is measured, which decides its clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Load {
+    /// It rested: the first 50 ms of work.
+    Burst,
+    /// It did the same for 2 s and more, so that heat and the limit of its power decide.
+    Sustained,
+}
+
+impl Load {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [Load; 2] = [Load::Burst, Load::Sustained];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Load::Burst => "burst",
+            Load::Sustained => "sustained",
+        }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Load {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Load::ALL
+            .into_iter()
+            .find(|load| load.name() == text)
+            .ok_or_else(|| format!("`{text}` is not a load; write `burst` or `sustained`"))
+    }
+}
+
 /// A problem, its kernel and its cache state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Point {
@@ -111,6 +150,8 @@ pub struct Point {
     pub cache: CacheState,
     /// How rows of launches are queued; `None` for the best way that the device has.
     pub launch: Option<LaunchMode>,
+    /// What the device did before; `None` for a warm-up as the suite has it.
+    pub load: Option<Load>,
 }
 
 impl Point {
@@ -130,7 +171,8 @@ impl Point {
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}@{}", self.problem, self.kernel, self.cache)?;
-        self.launch.map_or(Ok(()), |launch| write!(f, "@{launch}"))
+        self.launch.map_or(Ok(()), |launch| write!(f, "@{launch}"))?;
+        self.load.map_or(Ok(()), |load| write!(f, "@{load}"))
     }
 }
 
@@ -140,19 +182,33 @@ impl FromStr for Point {
     fn from_str(text: &str) -> Result<Self, ProblemError> {
         let error = |message| ProblemError { key: None, message };
         let mut parts = text.split('@');
-        let (Some(problem), Some(kernel), Some(cache), launch, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(problem), Some(kernel), Some(cache)) =
+            (parts.next(), parts.next(), parts.next())
         else {
             return Err(error(format!(
-                "`{text}` is not a point; write `op:key=value,key=value@kernel@cold`, or \
-                 with a launch mode `op:key=value,key=value@kernel@cold@stream`"
+                "`{text}` is not a point; write `op:key=value,key=value@kernel@cold`"
             )));
         };
+        let (mut launch, mut load) = (None, None);
+        for part in parts {
+            match (part.parse::<LaunchMode>(), part.parse::<Load>()) {
+                (Ok(mode), _) if launch.is_none() && load.is_none() => launch = Some(mode),
+                (_, Ok(of_device)) if load.is_none() => load = Some(of_device),
+                _ => {
+                    return Err(error(format!(
+                        "`{text}` is not a point: what may follow the cache state is a launch \
+                         mode, `graph`, `stream` or `programmatic`, and then a load, `burst` \
+                         or `sustained`"
+                    )));
+                }
+            }
+        }
         Ok(Point {
             problem: problem.parse()?,
             kernel: kernel.parse().map_err(error)?,
             cache: cache.parse().map_err(error)?,
-            launch: launch.map(str::parse).transpose().map_err(error)?,
+            launch,
+            load,
         })
     }
 }
@@ -209,7 +265,10 @@ mod tests {
     #[test]
     fn text_parses_back() {
         let launched = LaunchMode::ALL.map(|mode| format!("{TEXT}@{mode}"));
-        for text in std::iter::once(TEXT).chain(launched.iter().map(String::as_str)) {
+        let loaded = Load::ALL.map(|load| format!("{TEXT}@{load}"));
+        let both = [format!("{TEXT}@stream@sustained")];
+        let all = [&launched[..], &loaded, &both].concat();
+        for text in std::iter::once(TEXT).chain(all.iter().map(String::as_str)) {
             let point: Point = text.parse().unwrap();
             assert_eq!(point.to_string(), text);
         }
@@ -225,8 +284,8 @@ mod tests {
         for (from, to) in changes {
             assert_ne!(id(&TEXT.replace(from, to)), base, "{from} -> {to}");
         }
-        for mode in LaunchMode::ALL {
-            assert_ne!(id(&format!("{TEXT}@{mode}")), base, "{mode}");
+        for more in ["graph", "stream", "programmatic", "burst", "sustained"] {
+            assert_ne!(id(&format!("{TEXT}@{more}")), base, "{more}");
         }
     }
 
@@ -250,6 +309,8 @@ mod tests {
             "a@b@c@d",
             "gemm:m=1,n=1,k=1,dtype=f32@x@hot@queue",
             "gemm:m=1,n=1,k=1,dtype=f32@x@hot@graph@y",
+            "gemm:m=1,n=1,k=1,dtype=f32@x@hot@burst@graph",
+            "gemm:m=1,n=1,k=1,dtype=f32@x@hot@burst@burst",
         ] {
             assert!(text.parse::<Point>().is_err(), "{text}");
         }

@@ -56,6 +56,9 @@ pub enum Status {
     Noisy,
     /// Measured, but others used the machine in too many of its rounds: not to be used.
     Disturbed,
+    /// Measured, but the device was slowed down for its heat in too many of its rounds: not
+    /// to be used.
+    Throttled,
     /// Not measured: the device lacks something, and `reason` says what.
     Skipped,
     /// Not measured: the launch failed.
@@ -66,10 +69,11 @@ pub enum Status {
 
 impl Status {
     /// All of them, from good to bad.
-    pub const ALL: [Status; 6] = [
+    pub const ALL: [Status; 7] = [
         Status::Ok,
         Status::Noisy,
         Status::Disturbed,
+        Status::Throttled,
         Status::Skipped,
         Status::Failed,
         Status::Wrong,
@@ -81,6 +85,7 @@ impl Status {
             Status::Ok => "ok",
             Status::Noisy => "noisy",
             Status::Disturbed => "disturbed",
+            Status::Throttled => "throttled",
             Status::Skipped => "skipped",
             Status::Failed => "failed",
             Status::Wrong => "wrong",
@@ -112,6 +117,7 @@ pub struct Row {
     pub kernel: String,
     pub cache_state: String,
     pub launch_mode: String,
+    pub load: String,
     pub status: Option<Status>,
     pub reason: String,
     pub problem: String,
@@ -148,6 +154,9 @@ pub struct Row {
     pub time_s_p75: Option<f64>,
     pub time_s_p95: Option<f64>,
     pub sm_clock_hz_median: Option<f64>,
+    pub power_w: Option<f64>,
+    pub clock_limits: String,
+    pub energy_per_launch_j: Option<f64>,
     pub check: String,
     pub max_abs_err: Option<f64>,
     pub max_rel_err: Option<f64>,
@@ -255,6 +264,12 @@ pub struct RoundRow {
     pub temperature_c: Option<f64>,
     /// What slowed it down, where it is `disturbed`.
     pub disturbed_by: String,
+    /// Mean power that the device drew meanwhile.
+    pub power_w: Option<f64>,
+    /// Clock of the device's memory meanwhile.
+    pub memory_clock_hz: Option<f64>,
+    /// What kept its clocks down meanwhile, as names with `+` between them.
+    pub clock_limits: String,
 }
 
 impl RoundRow {

@@ -18,7 +18,8 @@
 //! `"4 llc"`, `lanes` of a peak for each of its cores or multiprocessors,
 //! `"64 units"`, and `cache` is `"cold"`, unless given. `launch` says how rows of launches
 //! are queued, `"graph"`, `"stream"` or `"programmatic"`; unless given, as the device does
-//! best.
+//! best. `load` says what the device did before, `"burst"` for nothing and `"sustained"` for
+//! the same over 2 s; unless given, it warms up as the protocol says.
 
 use std::collections::HashSet;
 use std::fs;
@@ -84,6 +85,8 @@ pub struct PlanBasis<'a> {
     pub units: u64,
     /// The kernel that runs a problem when the suite names none.
     pub kernel: &'a dyn Fn(&Problem) -> Option<&'static str>,
+    /// The kernel of the vendor's library that is measured beside it.
+    pub vendor: &'a dyn Fn(&Problem) -> Option<&'static str>,
 }
 
 impl Suite {
@@ -184,6 +187,9 @@ impl Suite {
         if let Some(launch) = point.launch {
             text.push_str(&format!("launch = \"{launch}\"\n"));
         }
+        if let Some(load) = point.load {
+            text.push_str(&format!("load = \"{load}\"\n"));
+        }
         for (key, value) in point.problem.fields() {
             text.push_str(&format!("{key} = \"{value}\"\n"));
         }
@@ -200,6 +206,7 @@ impl Suite {
             cache_bytes: device.info().last_level_cache_bytes(),
             units: device.info().units,
             kernel: &|problem| device.kernel(problem).ok(),
+            vendor: &|problem| device.vendor_kernel(problem),
         })
     }
 
@@ -211,10 +218,11 @@ impl Suite {
         let mut points = Vec::new();
         let mut seen = HashSet::new();
         for entry in &self.entries {
+            let is_open = !entry.axes.iter().any(|axis| axis.key == "kernel");
             for point in self.expand(entry, basis)? {
-                if seen.insert(point.clone()) {
-                    points.push(point);
-                }
+                let vendor = self.beside(&point, basis).filter(|_| is_open);
+                let all = [point].into_iter().chain(vendor);
+                points.extend(all.filter(|point| seen.insert(point.clone())));
             }
         }
         let sentinel = match &self.sentinel {
@@ -222,6 +230,12 @@ impl Suite {
             None => None,
         };
         Ok(PlannedPoints { points, sentinel })
+    }
+
+    /// The same point with the kernel of the vendor's library.
+    fn beside(&self, point: &Point, basis: &PlanBasis) -> Option<Point> {
+        let kernel = (basis.vendor)(&point.problem).filter(|_| self.settings.vendor)?;
+        Some(Point { kernel: kernel.parse().ok()?, ..point.clone() })
     }
 
     fn one(&self, entry: &PointsTable, basis: &PlanBasis) -> Result<Point, SuiteError> {
@@ -276,7 +290,7 @@ impl Suite {
             .map_err(|e: String| self.error(line_of("cache"), e))?;
         let mut fields = Vec::new();
         for (key, value, line) in &chosen {
-            if ["cache", "kernel", "launch"].contains(key) {
+            if ["cache", "kernel", "launch", "load"].contains(key) {
                 continue;
             }
             let multiple = |unit| value.strip_suffix(unit);
@@ -304,7 +318,9 @@ impl Suite {
         };
         let launch = value_of("launch").map(str::parse).transpose();
         let launch = launch.map_err(|e: String| self.error(line_of("launch"), e))?;
-        Ok(Point { problem, kernel, cache, launch })
+        let load = value_of("load").map(str::parse).transpose();
+        let load = load.map_err(|e: String| self.error(line_of("load"), e))?;
+        Ok(Point { problem, kernel, cache, launch, load })
     }
 
     /// `"4 llc"` in bytes, in whole MiB.

@@ -40,6 +40,27 @@ impl Mock {
         self
     }
 
+    /// Puts the mock of the vendor's matrix products beside the driver.
+    fn with_products(self, macros: &[&str]) -> Self {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mock_cublaslt.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O2", "-w", "-o"]);
+        cc.arg(self.path("libcublasLt.so.13")).arg(source);
+        let status = cc.args(macros.iter().map(|m| format!("-D{m}"))).status();
+        assert!(status.expect("a C compiler builds the mock library").success());
+        self
+    }
+
+    /// Measures a suite of this text, and returns `results.csv`.
+    fn results(&self, suite: &str) -> String {
+        let suite = self.suite(suite);
+        let out = self.path("campaign");
+        let (suite, folder) = (suite.to_str().unwrap(), out.to_str().unwrap());
+        let run = self.run(&["measure", suite, "--out", folder]);
+        std::fs::read_to_string(out.join("results.csv"))
+            .unwrap_or_else(|e| panic!("{e}: {}", text(&run.stderr)))
+    }
+
     /// Measures reads of 4 KiB in two rounds, and returns `run.csv`, `results.csv` and
     /// `rounds.csv`.
     fn measure_reads(&self) -> [String; 3] {
@@ -449,4 +470,78 @@ fn a_selftest_that_faults_stops_and_names_the_program() {
     assert!(errors.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{errors}");
     assert!(!errors.contains("selftest 2/"), "{errors}");
     assert!(printed.contains("the device was lost before"), "{printed}");
+}
+
+const PRODUCTS: &str = r#"
+name = "products"
+[protocol]
+warmup_s = 0.01
+min_samples = 6
+max_sample_s = 0.05
+rounds = 2
+memory_bytes = "64 MiB"
+[[points]]
+op = "gemm"
+m = 5
+n = 24
+k = 136
+dtype = ["bf16", "f32"]
+kernel = "cublaslt"
+[[points]]
+op = "gemm"
+m = 16
+n = 48
+k = 128
+dtype = "bf16"
+w_dtype = "fp8_e4m3"
+a_dtype = "fp8_e4m3_token"
+kernel = "cublaslt"
+[[points]]
+op = "gemm"
+m = 16
+n = 48
+k = 128
+dtype = "bf16"
+w_dtype = "fp8_e4m3_tensor"
+a_dtype = "fp8_e4m3_tensor"
+kernel = "cublaslt"
+"#;
+
+#[test]
+fn the_vendors_products_are_rows_that_are_checked_and_say_whose_they_are() {
+    if !compiler_found() {
+        return;
+    }
+    let results = Mock::new(&[]).with_products(&["SLOW=1"]).results(PRODUCTS);
+    for row in 0..4 {
+        let get = |name| column(&results, row, name);
+        assert!(["ok", "noisy"].contains(&get("status").as_str()), "{results}");
+        assert_eq!((get("kernel"), get("check")), ("cublaslt".into(), "pass".into()));
+        assert_eq!(get("launch_mode"), "graph");
+        assert_eq!(get("implementation"), "cuBLASLt 13.1.0, algorithm 2 of 2");
+    }
+    // An algorithm that cannot be run costs itself only.
+    let results = Mock::new(&[]).with_products(&["FAILS=2"]).results(PRODUCTS);
+    assert_eq!(column(&results, 0, "implementation"), "cuBLASLt 13.1.0, algorithm 1 of 2");
+}
+
+#[test]
+fn what_the_vendors_library_cannot_do_or_does_wrong_is_a_row_with_the_reason() {
+    if !compiler_found() {
+        return;
+    }
+    for (macros, status, reason) in [
+        (&["SLOW=2", "WRONG=1"][..], "wrong", "c at row"),
+        (&["FAILS=1", "WRONG=2"], "wrong", "c at row"),
+        (&["NONE"], "skipped", "CUBLAS_STATUS_NOT_SUPPORTED"),
+    ] {
+        let results = Mock::new(&[]).with_products(macros).results(PRODUCTS);
+        assert_eq!(column(&results, 0, "status"), status, "{macros:?}: {results}");
+        let found = column(&results, 0, "reason");
+        assert!(found.contains(reason), "{macros:?}: {found}");
+    }
+    // Without the library the row says where to get it.
+    let results = Mock::new(&[]).results(PRODUCTS);
+    assert_eq!(column(&results, 0, "status"), "skipped");
+    assert!(column(&results, 0, "reason").contains("RIDGEPOINT_CUBLASLT"), "{results}");
 }

@@ -254,7 +254,8 @@ static int is_stream(const char *entry) {
 static size_t param_bytes(const char *entry) {
   if (is_stream(entry)) return STREAM_PARAM_BYTES;
   if (!strcmp(entry, "fill")) return 32;
-  if (!strcmp(entry, "hold") || !strcmp(entry, "read_clocks")) return 24;
+  if (!strcmp(entry, "hold") || !strcmp(entry, "read_clocks") || !strcmp(entry, "digest"))
+    return 24;
   if (!strcmp(entry, "spin") || !strcmp(entry, "report_attributes")) return 8;
   return 0;
 }
@@ -309,6 +310,12 @@ static void fill(const u64 *p) {
   for (u64 i = 0; i < p[2]; ++i) to[i] = mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull));
 }
 
+static void digest(const u64 *p) {
+  const u64 *pairs = (const u64 *)p[0];
+  for (u64 i = 0; i < p[2]; ++i)
+    *(u64 *)p[1] += mix(pairs[i] ^ ((i + 1) * 0x9e3779b97f4a7c15ull));
+}
+
 // source, second, target, checksum, partials, ticket, vectors, pattern; of stream.cu
 static void stream(const char *entry, const u64 *p) {
   const u32 *source = (const u32 *)p[0];
@@ -346,6 +353,7 @@ static void run(const Config *config, const Function *function, const void *para
   const char *entry = function->name;
   if (*FAULT && !strcmp(entry, FAULT)) broken = ILLEGAL_ADDRESS;
   if (!strcmp(entry, "fill")) fill(params);
+  if (!strcmp(entry, "digest")) digest(params);
   if (is_stream(entry)) stream(entry, params);
   if (!strcmp(entry, "read_clocks")) read_clocks(params);
   if (!strcmp(entry, "hold")) held = *(u32 **)params;

@@ -1,9 +1,10 @@
 //! What a campaign writes: a row and samples for each point, and the provenance of
 //! its process.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::device::{DeviceInfo, FixedCosts, Telemetry};
+use crate::device::{ClockLimit, DeviceInfo, FixedCosts, Telemetry};
 use crate::measure::{PointOutcome, Sample, Settings};
 use crate::point::{PROTOCOL, Point};
 use crate::record::{RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status};
@@ -80,7 +81,8 @@ impl<'a> Rounds<'a> {
             ..time_columns(&usable)
         };
         if !self.are_enough() {
-            row.status = Some(Status::Disturbed);
+            let for_heat = self.last_disturbance().starts_with(SLOWED_FOR_HEAT);
+            row.status = Some(if for_heat { Status::Throttled } else { Status::Disturbed });
             row.reason = format!(
                 "{} of {} rounds were disturbed, the last of them because {}, and \
                  {FEWEST_ROUNDS} undisturbed ones are needed; measure on an idle machine",
@@ -143,8 +145,19 @@ fn time_columns(rounds: &[&RecordedRound]) -> Row {
         time_s_p75: Some(p75),
         time_s_p95: Some(p95),
         sm_clock_hz_median: (!clocks.is_empty()).then(|| statistics::median(&clocks)),
+        power_w: mean(rounds.iter().filter_map(|round| round.row.power_w)),
+        clock_limits: {
+            let named = rounds.iter().flat_map(|round| round.row.clock_limits.split('+'));
+            let names: BTreeSet<&str> = named.filter(|name| !name.is_empty()).collect();
+            names.into_iter().collect::<Vec<_>>().join("+")
+        },
         ..Row::default()
     }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let values: Vec<f64> = values.collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// When a round was measured, and what else ran meanwhile.
@@ -156,8 +169,8 @@ pub(super) struct Circumstances {
     pub other_cpu_share: Option<f64>,
     /// What was probed just before.
     pub probes: Probes,
-    /// Temperature of the device at the end.
-    pub temperature_c: Option<f64>,
+    /// What the device reported at the end.
+    pub telemetry: Telemetry,
     /// What slowed the round down; empty where nothing is known to have.
     pub disturbed_by: String,
 }
@@ -169,6 +182,9 @@ pub(super) struct Probes {
     /// Median seconds of a launch of the compute probe.
     pub compute_s: Option<f64>,
 }
+
+/// How a round that heat slowed down says so.
+const SLOWED_FOR_HEAT: &str = "the device was slowed down for its heat";
 
 /// What slowed a round down between two looks at the machine; empty if nothing is known to.
 pub(super) fn disturbed_by(
@@ -183,7 +199,11 @@ pub(super) fn disturbed_by(
         found.push(format!("others had {:.0}% of the CPU", 100.0 * share));
     }
     if after.was_slowed_since(before) {
-        found.push("the device was slowed down for its heat".to_owned());
+        found.push(SLOWED_FOR_HEAT.to_owned());
+    }
+    let errors = after.memory_errors_since(before);
+    if errors > 0 {
+        found.push(format!("{errors} memory errors could not be corrected"));
     }
     if !after.other_processes.is_empty() {
         let pids: Vec<String> = after.other_processes.iter().map(u32::to_string).collect();
@@ -225,6 +245,7 @@ impl RowAuthor<'_> {
             op: point.problem.op().to_string(),
             kernel: point.kernel.to_string(),
             cache_state: point.cache.to_string(),
+            load: point.load.map_or(String::new(), |load| load.to_string()),
             launch_mode: outcome.launch_mode.map_or(String::new(), |mode| mode.to_string()),
             problem: point.problem.to_string(),
             matrix_flops_model: work.matrix_flops(),
@@ -287,8 +308,11 @@ impl RowAuthor<'_> {
             launch_overhead_s: circumstances.probes.fixed.launch_s,
             timer_quantum_s: circumstances.probes.fixed.timer_quantum_s,
             compute_probe_s: circumstances.probes.compute_s,
-            temperature_c: circumstances.temperature_c,
+            temperature_c: circumstances.telemetry.temperature_c,
             disturbed_by: circumstances.disturbed_by,
+            power_w: circumstances.telemetry.power_w,
+            memory_clock_hz: circumstances.telemetry.memory_clock_hz,
+            clock_limits: ClockLimit::spell(&circumstances.telemetry.clock_limits),
         })
     }
 
@@ -326,6 +350,7 @@ fn outcome_columns(outcome: &PointOutcome, rounds: &Rounds<'_>) -> Row {
     Row {
         bytes_extra: outcome.bytes_extra,
         check: check.map_or("none", |c| c.verdict.name()).to_owned(),
+        energy_per_launch_j: outcome.energy_per_launch_j,
         max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
         max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
         ..row

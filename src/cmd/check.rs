@@ -118,7 +118,9 @@ impl CheckReport {
     fn add(&mut self, point: &Point, outcome: &PointOutcome) -> Result<()> {
         let is_wrong = matches!(outcome.status, Status::Failed | Status::Wrong);
         match outcome.status {
-            Status::Ok | Status::Noisy | Status::Disturbed => self.right += 1,
+            Status::Ok | Status::Noisy | Status::Disturbed | Status::Throttled => {
+                self.right += 1;
+            }
             Status::Skipped => self.skipped += 1,
             Status::Failed | Status::Wrong => self.wrong += 1,
         }

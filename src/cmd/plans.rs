@@ -89,8 +89,12 @@ fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
     let kernel = |problem: &Problem| {
         Kernel::for_problem(problem, target.arch).ok().map(|found| found.kernel.name)
     };
-    let basis =
-        PlanBasis { cache_bytes: 50 << 20, units: u64::from(target.sms), kernel: &kernel };
+    let basis = PlanBasis {
+        cache_bytes: 50 << 20,
+        units: u64::from(target.sms),
+        kernel: &kernel,
+        vendor: &|_| None,
+    };
     let mut points = suite.plan_for(&basis)?.points;
     points.retain(|point| {
         Kernel::asked_for(&point.kernel, &point.problem, target.arch)

@@ -1,6 +1,7 @@
 //! What a device is to the rest of the program, and what it says of itself.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -154,6 +155,48 @@ pub struct Telemetry {
     /// Other processes that computed on it since it was last asked. The CPU's are not listed:
     /// their share of the time is known.
     pub other_processes: Vec<u32>,
+    /// Mean power that it drew since it was last asked.
+    pub power_w: Option<f64>,
+    /// Clock of its memory, the lowest that was seen since it was last asked.
+    pub memory_clock_hz: Option<f64>,
+    /// What kept its clocks down since it was last asked.
+    pub clock_limits: BTreeSet<ClockLimit>,
+    /// Memory errors that could not be corrected, so far.
+    pub memory_errors: Option<u64>,
+}
+
+/// What keeps the clocks of a device down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClockLimit {
+    /// It draws as much power as it may.
+    Power,
+    /// It is too hot.
+    Heat,
+    /// Its power supply asks for it.
+    PowerBrake,
+    /// Somebody has set its clocks.
+    Setting,
+    /// It goes along with other devices.
+    Sync,
+}
+
+impl ClockLimit {
+    /// The spelling used in CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ClockLimit::Power => "power",
+            ClockLimit::Heat => "heat",
+            ClockLimit::PowerBrake => "power_brake",
+            ClockLimit::Setting => "setting",
+            ClockLimit::Sync => "sync",
+        }
+    }
+
+    /// The names of several, as CSV files have them.
+    pub fn spell(limits: &BTreeSet<ClockLimit>) -> String {
+        let names: Vec<&str> = limits.iter().map(|limit| limit.name()).collect();
+        names.join("+")
+    }
 }
 
 impl Telemetry {
@@ -161,6 +204,12 @@ impl Telemetry {
     pub fn was_slowed_since(&self, earlier: &Telemetry) -> bool {
         let both = self.thermal_slowdown.zip(earlier.thermal_slowdown);
         both.is_some_and(|(now, then)| now > then)
+    }
+
+    /// Memory errors since `earlier` that could not be corrected.
+    pub fn memory_errors_since(&self, earlier: &Telemetry) -> u64 {
+        let both = self.memory_errors.zip(earlier.memory_errors);
+        both.map_or(0, |(now, then)| now.saturating_sub(then))
     }
 }
 
@@ -311,6 +360,12 @@ pub trait Prepared {
         wanted
     }
 
+    /// Energy that the device has used so far, in joules, where it counts that. Only
+    /// differences tell.
+    fn energy_j(&self) -> Option<f64> {
+        None
+    }
+
     /// Overwrites every output of every slot with the byte 0xff: a NaN in all
     /// floating-point formats.
     ///
@@ -326,6 +381,16 @@ pub trait Prepared {
     /// A launch that the device reports as failed.
     fn launch(&mut self, first_slot: usize, launches: usize)
     -> Result<Timing, LaunchError>;
+
+    /// The [digest](crate::data::digest) of a slot's output, worked out where it lies;
+    /// `None` where the device does not do that.
+    ///
+    /// # Errors
+    /// A launch that the device reports as failed.
+    fn digest(&mut self, slot: usize) -> Result<Option<u64>, LaunchError> {
+        let _ = slot;
+        Ok(None)
+    }
 
     /// The bytes of a slot's output or witness tensor.
     ///

@@ -5,16 +5,17 @@
 //! warm up by time, take samples until the median is known well enough or time
 //! is up, check the outputs of the timed launches, summarise.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::device::{
     Device, DeviceInfo, KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal,
     Timing,
 };
 use crate::op::Problem;
-use crate::point::{CacheState, LaunchMode, Point};
+use crate::point::{CacheState, LaunchMode, Load, Point};
 use crate::record::Status;
-use crate::reference::{self, Check};
+use crate::reference::{self, Check, NoReference};
+
 use crate::residency::Residency;
 use crate::statistics::{Summary, summarise};
 
@@ -26,7 +27,8 @@ pub struct Settings {
     pub warmup_s: f64,
     /// Fewest samples.
     pub min_samples: usize,
-    /// Fewest seconds of samples.
+    /// Fewest seconds of samples; 0 where the number of samples and their interval alone
+    /// decide.
     pub min_sample_s: f64,
     /// Most seconds of samples; a point that is not precise enough by then is
     /// `noisy`.
@@ -41,6 +43,9 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Times that a point is laid out anew and measured, spread over the campaign.
     pub rounds: usize,
+    /// Whether the vendor's library is measured beside own kernels, where the device has
+    /// one for a problem.
+    pub vendor: bool,
     /// Share of the CPU that others may have during a round of a device whose kernels run
     /// on the CPU; with 1 no round is disturbed.
     pub disturbed_share: f64,
@@ -48,7 +53,7 @@ pub struct Settings {
 
 impl Settings {
     /// Names of the settings as suites spell them.
-    pub const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 11] = [
         "warmup_s",
         "min_samples",
         "min_sample_s",
@@ -58,6 +63,7 @@ impl Settings {
         "sentinel_every",
         "memory_bytes",
         "rounds",
+        "vendor",
         "disturbed_share",
     ];
 
@@ -80,13 +86,14 @@ impl Default for Settings {
         Settings {
             warmup_s: 0.5,
             min_samples: 30,
-            min_sample_s: 0.5,
+            min_sample_s: 0.0,
             max_sample_s: 15.0,
             half_width: 0.005,
             max_launch_s: 2.0,
             sentinel_every: 16,
             memory_bytes: u64::MAX,
             rounds: 3,
+            vendor: true,
             disturbed_share: 0.05,
         }
     }
@@ -198,10 +205,14 @@ pub struct PointOutcome {
     pub launch_mode: Option<LaunchMode>,
     /// All samples in the order taken.
     pub samples: Vec<Sample>,
+    /// Energy of one launch in joules, where it was measured.
+    pub energy_per_launch_j: Option<f64>,
     /// Seconds of one launch, over the samples.
     pub summary: Option<Summary>,
     /// The last check, if one was made.
     pub check: Option<Check>,
+    /// What is still to be checked, in order.
+    pub pending: Vec<PendingCheck>,
     /// Host time by part.
     pub durations: Durations,
 }
@@ -210,6 +221,71 @@ impl PointOutcome {
     /// The outcome of a point whose measurement broke.
     pub fn failed(reason: String) -> Self {
         PointOutcome { status: Status::Failed, reason, ..PointOutcome::default() }
+    }
+
+    /// Takes in what became of its pending checks, up to the first that failed.
+    pub fn settle(&mut self, checks: Vec<Result<Check, NoReference>>) {
+        self.pending.clear();
+        for check in checks {
+            if let Err(PointEnd(status, reason)) = self.take(check) {
+                self.status = status;
+                self.reason = reason;
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, check: Result<Check, NoReference>) -> Result<(), PointEnd> {
+        let check = check.map_err(|e| PointEnd(Status::Failed, e.0))?;
+        let wrong = (check.verdict == reference::CheckVerdict::Fail)
+            .then(|| PointEnd(Status::Wrong, check.message.clone()));
+        self.check = Some(check);
+        wrong.map_or(Ok(()), Err)
+    }
+}
+
+/// What a launch left, still to be held against the reference.
+#[derive(Clone, Debug)]
+pub struct PendingCheck {
+    problem: Problem,
+    seed: u64,
+    slot: usize,
+    round: u64,
+    left: LaunchOutput,
+}
+
+#[derive(Clone, Debug)]
+enum LaunchOutput {
+    Bytes(Vec<u8>),
+    Digest(u64),
+}
+
+/// Outputs of this size and more are checked by their digest, where they have one.
+const DIGESTED_BYTES: u64 = 16 << 20;
+
+impl PendingCheck {
+    /// Holds it against the reference.
+    ///
+    /// # Errors
+    /// When there is no reference for the problem.
+    pub fn run(&self) -> Result<Check, NoReference> {
+        let PendingCheck { problem, seed, slot, round, left } = self;
+        match left {
+            LaunchOutput::Bytes(output) => {
+                reference::check(problem, *seed, *slot, *round, output)
+            }
+            LaunchOutput::Digest(found) => {
+                reference::check_digest(problem, *seed, *slot, *found)
+            }
+        }
+    }
+
+    /// Bytes of memory that it takes until then.
+    pub fn bytes(&self) -> usize {
+        match &self.left {
+            LaunchOutput::Bytes(output) => output.len(),
+            LaunchOutput::Digest(_) => 0,
+        }
     }
 }
 
@@ -291,8 +367,14 @@ fn verify_slots(
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
     outcome.implementation = prepared.implementation();
-    let mut bench =
-        Bench { prepared: &mut *prepared, rotation, next_slot: 0, began: Instant::now() };
+    let mut bench = Bench {
+        prepared: &mut *prepared,
+        rotation,
+        next_slot: 0,
+        began: Instant::now(),
+        launched: 0,
+        defers_checks: false,
+    };
     for launches in [2, 3] {
         bench.poison(outcome)?;
         bench.launch(launches)?;
@@ -316,7 +398,8 @@ fn run(
     let cache_bytes = device.info().last_level_cache_bytes();
     let quantum_s = device.info().timer_quantum_s;
     let memory_bytes = settings.memory_bytes.min(device.info().memory_bytes);
-    device.kernel(&point.problem)?;
+    // Kernels of the CPU would be slowed down by checks beside them.
+    let defers_checks = !device.info().runs_on_host();
     let rotation = Rotation::plan(point, cache_bytes, memory_bytes)?;
     outcome.rotation = Some(rotation);
     let layout = Layout { slots: rotation.slots, seed, launch: point.launch };
@@ -326,7 +409,14 @@ fn run(
     outcome.implementation = prepared.implementation();
     outcome.durations.setup_s = began.elapsed().as_secs_f64();
 
-    let mut bench = Bench { prepared: &mut *prepared, rotation, next_slot: 0, began };
+    let mut bench = Bench {
+        prepared: &mut *prepared,
+        rotation,
+        next_slot: 0,
+        began,
+        launched: 0,
+        defers_checks,
+    };
     let launch_s = match is_first {
         true => bench.check_first_launch(&point.problem, seed, outcome)?,
         false => bench.launch(1)?.seconds,
@@ -339,7 +429,17 @@ fn run(
         );
         return Err(PointEnd(Status::Skipped, reason));
     }
-    let launch_s = bench.warm_up(settings, launch_s, outcome)?;
+    let launch_s = match point.load {
+        None => bench.warm_up(settings.warmup_s, launch_s, outcome)?,
+        Some(Load::Burst) => bench.rest(launch_s, outcome)?,
+        Some(Load::Sustained) => bench.work(launch_s, outcome)?,
+    };
+    let settings = &match point.load {
+        Some(Load::Burst) => {
+            Settings { max_sample_s: BURST_S, min_samples: FEWEST_SAMPLES, ..*settings }
+        }
+        Some(Load::Sustained) | None => *settings,
+    };
     let wanted = launches_per_sample(launch_s, quantum_s, settings);
     outcome.launches = bench.prepared.row_launches(wanted);
     outcome.launch_mode = bench.prepared.launch_mode(outcome.launches);
@@ -348,10 +448,19 @@ fn run(
     bench.check_timed_launches(&point.problem, seed, is_first, outcome)
 }
 
-/// Launches in one sample: at least a thousandth of the shortest sampling time
-/// and 50 ticks of the clock, so that neither the clock nor its reading shows.
+/// Seconds of work that are a burst, of rest before it, and of work that settles heat and
+/// power and is long enough for a counter of energy.
+const BURST_S: f64 = 0.05;
+const REST_S: f64 = 0.5;
+const SUSTAINED_S: f64 = 2.0;
+
+/// Least seconds of one sample.
+const SAMPLE_S: f64 = 0.5e-3;
+
+/// Launches in one sample: at least half a millisecond, a thousandth of the shortest
+/// sampling time and 50 ticks of the clock, so that neither the clock nor its reading shows.
 fn launches_per_sample(launch_s: f64, quantum_s: f64, settings: &Settings) -> usize {
-    let sample_s = (settings.min_sample_s / 1000.0).max(50.0 * quantum_s).max(100e-6);
+    let sample_s = (settings.min_sample_s / 1000.0).max(50.0 * quantum_s).max(SAMPLE_S);
     (sample_s / launch_s.max(1e-9)).ceil().clamp(1.0, 1e7) as usize
 }
 
@@ -361,6 +470,10 @@ struct Bench<'a, 'd> {
     rotation: Rotation,
     next_slot: usize,
     began: Instant,
+    /// Launches so far, or since somebody began to count.
+    launched: usize,
+    /// Whether outputs are checked later, beside the next measurement.
+    defers_checks: bool,
 }
 
 impl Bench<'_, '_> {
@@ -369,6 +482,7 @@ impl Bench<'_, '_> {
         let timing = self.prepared.launch(self.next_slot, launches)?;
         let elapsed_s = timing.seconds;
         self.next_slot = (self.next_slot + launches) % self.rotation.slots;
+        self.launched += launches;
         if !elapsed_s.is_finite() || elapsed_s < 0.0 {
             return Err(LaunchError(format!(
                 "the device's clock gave {elapsed_s} s for {launches} launches; its times \
@@ -429,25 +543,41 @@ impl Bench<'_, '_> {
         round: u64,
         outcome: &mut PointOutcome,
     ) -> Result<(), PointEnd> {
-        let output = self.prepared.output(slot)?;
-        let check = reference::check(problem, seed, slot, round, &output)
-            .map_err(|e| PointEnd(Status::Failed, e.0))?;
-        let wrong = (check.verdict == reference::CheckVerdict::Fail)
-            .then(|| PointEnd(Status::Wrong, check.message.clone()));
-        outcome.check = Some(check);
-        wrong.map_or(Ok(()), Err)
+        if !self.defers_checks {
+            let output = self.prepared.output(slot)?;
+            return outcome.take(reference::check(problem, seed, slot, round, &output));
+        }
+        let left = self.left_by_launch(problem, slot)?;
+        outcome.pending.push(PendingCheck { problem: *problem, seed, slot, round, left });
+        Ok(())
     }
 
-    /// Launches until the warm-up time has passed; the mean seconds of a
+    /// What is to be held against the reference: the output, or its digest where copying
+    /// it takes long.
+    fn left_by_launch(
+        &mut self,
+        problem: &Problem,
+        slot: usize,
+    ) -> Result<LaunchOutput, LaunchError> {
+        if problem.output().bytes() >= DIGESTED_BYTES
+            && reference::has_digest(problem)
+            && let Some(digest) = self.prepared.digest(slot)?
+        {
+            return Ok(LaunchOutput::Digest(digest));
+        }
+        Ok(LaunchOutput::Bytes(self.prepared.output(slot)?.into_owned()))
+    }
+
+    /// Launches until `warmup_s` have passed; the mean seconds of a
     /// launch over the second half, when caches and clocks have settled.
     fn warm_up(
         &mut self,
-        settings: &Settings,
+        warmup_s: f64,
         first_launch_s: f64,
         outcome: &mut PointOutcome,
     ) -> Result<f64, PointEnd> {
         let start = Instant::now();
-        let batch_s = settings.warmup_s / 20.0;
+        let batch_s = warmup_s / 20.0;
         let mut launch_s = first_launch_s;
         let mut second_half = (0usize, 0.0);
         loop {
@@ -456,15 +586,43 @@ impl Bench<'_, '_> {
             let elapsed_s = self.launch(launches)?.seconds;
             launch_s = elapsed_s / launches as f64;
             let so_far = start.elapsed().as_secs_f64();
-            if so_far > settings.warmup_s / 2.0 {
+            if so_far > warmup_s / 2.0 {
                 second_half = (second_half.0 + launches, second_half.1 + elapsed_s);
             }
-            if so_far > settings.warmup_s {
+            if so_far > warmup_s {
                 break;
             }
         }
         outcome.durations.warmup_s = start.elapsed().as_secs_f64();
         Ok(second_half.1 / second_half.0.max(1) as f64)
+    }
+
+    /// Lets the device rest, so that what follows is a burst; seconds of a launch before.
+    fn rest(
+        &mut self,
+        first_launch_s: f64,
+        outcome: &mut PointOutcome,
+    ) -> Result<f64, PointEnd> {
+        let launch_s = self.warm_up(BURST_S / 10.0, first_launch_s, outcome)?;
+        std::thread::sleep(Duration::from_secs_f64(REST_S));
+        outcome.durations.warmup_s += REST_S;
+        Ok(launch_s)
+    }
+
+    /// Launches for so long that heat and power have settled, and sees what energy a launch
+    /// takes; seconds of a launch.
+    fn work(
+        &mut self,
+        first_launch_s: f64,
+        outcome: &mut PointOutcome,
+    ) -> Result<f64, PointEnd> {
+        self.launched = 0;
+        let before_j = self.prepared.energy_j();
+        let launch_s = self.warm_up(SUSTAINED_S, first_launch_s, outcome)?;
+        let used_j = self.prepared.energy_j().zip(before_j).map(|(now, then)| now - then);
+        outcome.energy_per_launch_j =
+            used_j.filter(|j| *j > 0.0).map(|j| j / self.launched as f64);
+        Ok(launch_s)
     }
 
     /// Takes samples until the median is precise enough or time is up.
@@ -494,7 +652,8 @@ impl Bench<'_, '_> {
             });
             seconds.push(elapsed_s / outcome.launches as f64);
             let spent_s = start.elapsed().as_secs_f64();
-            if seconds.len() >= next_look && spent_s >= settings.min_sample_s {
+            let is_due = seconds.len() >= next_look && spent_s >= settings.min_sample_s;
+            if is_due {
                 next_look = seconds.len() + seconds.len().div_ceil(2);
                 outcome.summary = summarise(&seconds);
                 half_width = outcome.summary.map_or(half_width, |s| s.median.half_width());
@@ -556,7 +715,11 @@ mod tests {
     }
 
     fn measured(device: &mut SimulatedDevice, point: &str) -> PointOutcome {
-        measure(device, (&point.parse().unwrap(), 0), &quick(), 7)
+        let mut outcome = measure(device, (&point.parse().unwrap(), 0), &quick(), 7);
+        assert!(outcome.check.is_none(), "checks are left for later");
+        let checks = outcome.pending.iter().map(PendingCheck::run).collect();
+        outcome.settle(checks);
+        outcome
     }
 
     #[test]

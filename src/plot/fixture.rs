@@ -28,8 +28,13 @@ impl MadeUpMachine {
     /// Adds a measured row.
     fn push(&mut self, problem: &str, cache: CacheState, reuse: u64, time_s: f64) {
         let problem: Problem = problem.parse().expect("a valid problem");
-        let point =
-            Point { problem, kernel: self.kernel.parse().unwrap(), cache, launch: None };
+        let point = Point {
+            problem,
+            kernel: self.kernel.parse().unwrap(),
+            cache,
+            launch: None,
+            load: None,
+        };
         let spread = 0.004 + 0.03 * noise(&point);
         let work = problem.work();
         self.rows.push(Row {
@@ -76,8 +81,13 @@ impl MadeUpMachine {
         let fits = reuse < self.last_level;
         let bandwidth = if fits { 1.6 * self.read } else { self.read };
         let roof = compute_s.max(work.bytes() as f64 / bandwidth);
-        let point =
-            Point { problem: parsed, kernel: KernelName::none(), cache, launch: None };
+        let point = Point {
+            problem: parsed,
+            kernel: KernelName::none(),
+            cache,
+            launch: None,
+            load: None,
+        };
         let share = 0.6 + 0.35 * noise(&point);
         self.push(problem, cache, reuse, roof / share + self.launch_s);
     }

@@ -3,11 +3,28 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::data::Key;
+use crate::data::{self, Key};
 use crate::format::{DType, Tensor, TensorFormat};
 
 /// Values that a check may make: about 0.2 s on two cores.
 pub(super) const BUDGET: u64 = 40_000_000;
+
+/// Fewest rows that are compared, whatever they cost.
+pub(super) const FEWEST_ROWS: u64 = 64;
+
+/// The [digest](crate::data::digest) of so many pairs of words, on all cores.
+pub(super) fn digest_of(pairs: u64, make: &super::MakeWords) -> u64 {
+    const BLOCK: u64 = 1 << 12;
+    let block = |block: u64| {
+        let first = block * BLOCK;
+        let mut words = [0; BLOCK as usize];
+        let words = &mut words[..BLOCK.min(pairs - first) as usize];
+        make(2 * first, words);
+        data::digest(first, words)
+    };
+    let blocks = (0..pairs.div_ceil(BLOCK)).into_par_iter();
+    blocks.map(block).reduce(|| 0, u64::wrapping_add)
+}
 
 /// Whether an output is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +127,8 @@ pub(super) struct Rows<'a> {
     pub count: u64,
     /// Values made for one part, a measure of its cost.
     pub cost: u64,
+    /// Rows of a part.
+    pub rows: u64,
     /// Elements that the rms is taken over; one part may have several rows.
     pub width: usize,
     /// Size that an element has typically; `None` where elements must be equal
@@ -123,7 +142,8 @@ impl Rows<'_> {
     /// Parts to compare: all, or as many as the budget allows, with the first
     /// and the last.
     pub(super) fn sample(&self, draws: Key) -> Vec<u64> {
-        let affordable = (BUDGET / self.cost.max(1)).max(2);
+        let fewest = FEWEST_ROWS.div_ceil(self.rows.max(1)).max(2);
+        let affordable = (BUDGET / self.cost.max(1)).max(fewest);
         if self.count <= affordable {
             return (0..self.count).collect();
         }

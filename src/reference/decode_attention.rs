@@ -28,6 +28,7 @@ fn decode_rows(p: DecodeAttention, inputs: &SlotInputs) -> Rows<'static> {
     Rows {
         count: p.batch * p.new_tokens * p.kv_heads,
         cost,
+        rows: p.group(),
         width: p.head_dim as usize,
         typical: Some(typical_attention(p.context)),
         make: Box::new(make),

@@ -40,7 +40,7 @@ fn appended_rows(p: KvAppend, inputs: &SlotInputs) -> Rows<'static> {
         (to * p.head_dim, (0..p.head_dim).map(stored).collect())
     };
     let (count, width) = (2 * rows_of_part, p.head_dim as usize);
-    Rows { count, cost: p.head_dim, width, typical: None, make: Box::new(make) }
+    Rows { count, cost: p.head_dim, rows: 1, width, typical: None, make: Box::new(make) }
 }
 
 impl Answer for KvAppend {

@@ -35,7 +35,7 @@ fn kv_sums(p: KvRead, inputs: &SlotInputs) -> Result<Rows<'static>, NoReference>
     // Whole words cost a third of what single values do.
     let cost = 2 * p.context * row_bytes / 12;
     let count = p.batch * p.kv_heads;
-    Ok(Rows { count, cost, width: 1, typical: None, make: Box::new(make) })
+    Ok(Rows { count, cost, rows: 1, width: 1, typical: None, make: Box::new(make) })
 }
 
 impl Answer for KvRead {

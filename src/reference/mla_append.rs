@@ -21,7 +21,14 @@ fn appended_rows(p: MlaAppend, inputs: &SlotInputs) -> Rows<'static> {
         (to * width, (0..width).map(stored).collect())
     };
     let count = p.batch * p.new_tokens;
-    Rows { count, cost: width, width: width as usize, typical: None, make: Box::new(make) }
+    Rows {
+        count,
+        cost: width,
+        rows: 1,
+        width: width as usize,
+        typical: None,
+        make: Box::new(make),
+    }
 }
 
 impl Answer for MlaAppend {

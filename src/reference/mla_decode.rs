@@ -9,7 +9,11 @@ use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::op::{KvLayout, MlaDecode, SCORE_WIDTH};
 
-/// All query heads of a new token, which share the latents.
+/// Query heads of a new token that are compared together: they share the latents, and
+/// several parts can be made at the same time.
+const HEADS: u64 = 8;
+
+/// Some query heads of a new token.
 fn mla_rows(p: MlaDecode, inputs: &SlotInputs) -> Rows<'static> {
     let latents = Latents::new(p, inputs);
     let q_key = inputs.key("q");
@@ -18,18 +22,22 @@ fn mla_rows(p: MlaDecode, inputs: &SlotInputs) -> Rows<'static> {
         value_dim: p.latent_dim as usize,
         scale: 1.0 / (SCORE_WIDTH as f64).sqrt(),
     };
+    // Parts of different sizes would not be rows of a whole number.
+    let heads = if p.q_heads.is_multiple_of(HEADS) { HEADS } else { p.q_heads };
     let make = move |part: u64| {
-        let mut queries = vec![0.0; (p.q_heads * p.key_dim()) as usize];
-        q_key.values(p.dtype, part * p.q_heads * p.key_dim(), &mut queries);
-        let (batch, token) = (part / p.new_tokens, part % p.new_tokens);
+        let mut queries = vec![0.0; (heads * p.key_dim()) as usize];
+        q_key.values(p.dtype, part * heads * p.key_dim(), &mut queries);
+        let request = part / (p.q_heads / heads);
+        let (batch, token) = (request / p.new_tokens, request % p.new_tokens);
         let tokens = p.attended(p.length(batch), token);
         // Values are the first elements of keys.
         let row = |_, token, to: &mut [f32]| latents.row(batch, token, to);
-        (part * p.q_heads * p.latent_dim, attention.of(&queries, tokens, row))
+        (part * heads * p.latent_dim, attention.of(&queries, tokens, row))
     };
     Rows {
-        count: p.batch * p.new_tokens,
-        cost: p.context * p.key_dim() * (2 + p.q_heads),
+        count: p.batch * p.new_tokens * (p.q_heads / heads),
+        cost: p.context * p.key_dim() * (2 + heads),
+        rows: heads,
         width: p.latent_dim as usize,
         typical: Some(typical_attention(p.context)),
         make: Box::new(make),

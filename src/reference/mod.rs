@@ -94,6 +94,9 @@ impl SlotInputs {
     }
 }
 
+/// Makes words of an output from an even index on, two for each element of the buffer.
+type MakeWords = Box<dyn Fn(u64, &mut [u64]) + Sync>;
+
 /// The answer of an operation.
 trait Answer {
     /// Names and extents of the dimensions of the output.
@@ -108,6 +111,13 @@ trait Answer {
         target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference>;
+
+    /// What makes the words of the output from an even index on, two for each element of a
+    /// buffer, where words are all that it is.
+    fn words(&self, inputs: &SlotInputs) -> Option<MakeWords> {
+        let _ = inputs;
+        None
+    }
 
     /// Bytes of inputs that no answer depends on: see [`unneeded`].
     fn unneeded(&self, inputs: &SlotInputs) -> Vec<(&'static str, Range<u64>)>;
@@ -148,6 +158,41 @@ pub fn check(
         return Ok(found);
     }
     answer.compare(&target, &SlotInputs::new(problem, seed, slot))
+}
+
+/// Whether [`check_digest`] has an answer for a problem: whether its output is nothing but
+/// words, whole pairs of them.
+pub fn has_digest(problem: &Problem) -> bool {
+    let is_pairs = problem.output().bytes().is_multiple_of(8);
+    is_pairs && answer(problem).words(&SlotInputs::new(problem, 0, 0)).is_some()
+}
+
+/// Compares the [digest](crate::data::digest) of all words of the output of a rotation slot
+/// with that of the reference: for outputs so large that copying them would take longer
+/// than measuring does.
+///
+/// # Errors
+/// When there is no reference for the problem that is words.
+pub fn check_digest(
+    problem: &Problem,
+    seed: u64,
+    slot: usize,
+    found: u64,
+) -> Result<Check, NoReference> {
+    let words = answer(problem).words(&SlotInputs::new(problem, seed, slot));
+    let Some(words) = words.filter(|_| has_digest(problem)) else {
+        return Err(NoReference(format!("the output of {problem} has no digest")));
+    };
+    let tensor = problem.output();
+    let expected = compare::digest_of(tensor.bytes() / 8, &words);
+    Ok(match expected == found {
+        true => Check { elements: tensor.elements, ..Check::new() },
+        false => Check::failed(format!(
+            "{} has the digest {found:#018x}, expected {expected:#018x}; `ridgepoint check` of \
+             a smaller problem of the kind says where it is wrong",
+            tensor.name
+        )),
+    })
 }
 
 /// Bytes of a problem's inputs that no answer depends on, as names of tensors and ranges:

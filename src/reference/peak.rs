@@ -78,7 +78,7 @@ fn fma_lanes(p: Peak, start: Key) -> Result<Rows<'static>, NoReference> {
         (lane, vec![f64::from(x)])
     };
     let make = Box::new(make);
-    Ok(Rows { count: p.lanes, cost: steps, width: 1, typical: None, make })
+    Ok(Rows { count: p.lanes, cost: steps, rows: 1, width: 1, typical: None, make })
 }
 
 /// Steps after which a 16-bit chain `x = 0.5 - x` has lost all bits that it
@@ -100,7 +100,14 @@ fn tensor_tiles(p: Peak, start: Key) -> Rows<'static> {
     // The root mean square of the product's elements.
     let typical = 80.0 * scale * p.steps as f64;
     let make = Box::new(make);
-    Rows { count: p.lanes, cost: 128 * 16, width: 128, typical: Some(typical), make }
+    Rows {
+        count: p.lanes,
+        cost: 128 * 16,
+        rows: 1,
+        width: 128,
+        typical: Some(typical),
+        make,
+    }
 }
 
 impl Answer for Peak {

@@ -45,6 +45,7 @@ fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
     Rows {
         count: p.batch * p.q_heads * p.new_tokens,
         cost: p.context() * p.head_dim * 3,
+        rows: 1,
         width: p.v_head_dim as usize,
         typical: Some(typical_attention(p.context())),
         make: Box::new(make),

@@ -39,7 +39,14 @@ impl Source {
 fn summed_rows(source: Source) -> Rows<'static> {
     let RmsNorm { m, n, .. } = source.p;
     let make = move |token| (token * n, source.token(token));
-    Rows { count: m, cost: 2 * n, width: n as usize, typical: None, make: Box::new(make) }
+    Rows {
+        count: m,
+        cost: 2 * n,
+        rows: 1,
+        width: n as usize,
+        typical: None,
+        make: Box::new(make),
+    }
 }
 
 /// Tokens after the norm: `[m][n]` from element `first` on.
@@ -56,7 +63,14 @@ fn normalized_rows(source: Source, w: Key, first: u64) -> Rows<'static> {
     };
     // A norm of 1 times weights that are uniform in [-1, 1), of variance 1/3.
     let typical = Some((1.0f64 / 3.0).sqrt());
-    Rows { count: m, cost: 2 * n, width: n as usize, typical, make: Box::new(make) }
+    Rows {
+        count: m,
+        cost: 2 * n,
+        rows: 1,
+        width: n as usize,
+        typical,
+        make: Box::new(make),
+    }
 }
 
 impl Answer for RmsNorm {

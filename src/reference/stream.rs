@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::compare::{CheckedOutput, Rows};
-use super::{Answer, Check, NoReference, SlotInputs};
+use super::{Answer, Check, MakeWords, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::format::{DType, TensorFormat};
 use crate::op::{Access, Stream};
@@ -43,7 +43,7 @@ fn stream_sum(p: Stream, source: Key) -> Rows<'static> {
         let blocks = (0..words.div_ceil(BLOCK)).into_par_iter();
         (0, vec![blocks.map(block).reduce(|| 0, u32::wrapping_add).into()])
     };
-    Rows { count: 1, cost: 1, width: 1, typical: None, make: Box::new(make) }
+    Rows { count: 1, cost: 1, rows: 1, width: 1, typical: None, make: Box::new(make) }
 }
 
 impl Answer for Stream {
@@ -59,21 +59,28 @@ impl Answer for Stream {
         target: &CheckedOutput<'_>,
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
-        Ok(match self.access {
-            Access::Read => target.compare_rows(&stream_sum(*self, inputs.key("source"))),
+        Ok(match self.words(inputs) {
+            Some(words) => target.compare_words(words),
+            None => target.compare_rows(&stream_sum(*self, inputs.key("source"))),
+        })
+    }
+
+    fn words(&self, inputs: &SlotInputs) -> Option<MakeWords> {
+        Some(match self.access {
+            Access::Read => return None,
             Access::Write => {
                 let word = u64::from(write_pattern(inputs.seed, inputs.slot));
-                target.compare_words(|_, words| words.fill(word | word << 32))
+                Box::new(move |_, words| words.fill(word | word << 32))
             }
             Access::Copy => {
                 let source = inputs.key("source");
-                target.compare_words(|first, words| {
+                Box::new(move |first, words| {
                     source.draw(TensorFormat::Words, first / 2, words);
                 })
             }
             Access::Triad => {
                 let keys = [inputs.key("b"), inputs.key("c")];
-                target.compare_words(|first, words| {
+                Box::new(move |first, words| {
                     triad(keys, first, bytemuck::cast_slice_mut(words));
                 })
             }

@@ -304,6 +304,7 @@ fn a_sample_has_both_ends_and_no_part_twice() {
     let rows = Rows {
         count: 1_000_000,
         cost: BUDGET / 50,
+        rows: 64,
         width: 1,
         typical: Some(1.0),
         make: Box::new(|part| (part, vec![])),
@@ -487,6 +488,7 @@ fn rounds_look_at_different_rows() {
     let rows = Rows {
         count: 1000,
         cost: BUDGET / 10,
+        rows: 64,
         width: 1,
         typical: None,
         make: Box::new(|part| (part, vec![0.0])),

@@ -118,6 +118,11 @@ impl SuiteSource<'_> {
                 "sentinel_every" => s.sentinel_every = number()? as usize,
                 "rounds" => s.rounds = number()? as usize,
                 "disturbed_share" => s.disturbed_share = number()?,
+                "vendor" => {
+                    s.vendor = value.get_ref().as_bool().ok_or_else(|| {
+                        self.error(value.span(), "vendor must be true or false")
+                    })?;
+                }
                 "memory_bytes" => {
                     let text = self.string(value)?;
                     s.memory_bytes = parse_bytes(&text).ok_or_else(|| {
@@ -164,7 +169,7 @@ impl SuiteSource<'_> {
             if ["op", "about"].contains(&key_text) {
                 continue;
             }
-            const OF_POINTS: [&str; 3] = ["cache", "kernel", "launch"];
+            const OF_POINTS: [&str; 4] = ["cache", "kernel", "launch", "load"];
             if op.key(key_text).is_none() && !OF_POINTS.contains(&key_text) {
                 let mut known: Vec<_> = op.keys().chain(["about"]).collect();
                 known.extend(OF_POINTS);

@@ -386,6 +386,7 @@ fn point_of(row: &Row) -> Option<Point> {
         kernel: row.kernel.parse().ok()?,
         cache: row.cache_state.parse().ok()?,
         launch: None,
+        load: row.load.parse().ok(),
     })
 }
 

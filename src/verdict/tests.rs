@@ -59,6 +59,7 @@ fn row(problem: &str, time_s: f64, spread: f64) -> Row {
         kernel: "k".parse().unwrap(),
         cache: crate::point::CacheState::Cold,
         launch: None,
+        load: None,
     };
     Row {
         point_id: point.id(),

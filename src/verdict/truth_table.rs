@@ -132,7 +132,7 @@ const TABLE: [Case; 13] = [
 fn row(text: &str, kernel: &str, time_s: f64, sigma: f64) -> Row {
     let problem: Problem = text.parse().unwrap();
     let (kernel, cache) = (kernel.parse().unwrap(), CacheState::Cold);
-    let point = Point { problem, kernel, cache, launch: None };
+    let point = Point { problem, kernel, cache, launch: None, load: None };
     Row {
         point_id: point.id(),
         device_kind: "measured".into(),

@@ -2,6 +2,7 @@
 
 use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::{Doubt, LEAST_COMPUTE_SHARE, LEAST_MEMORY_SHARE, Measured};
+use crate::device::ClockLimit;
 use crate::format::DType;
 use crate::model::derived;
 use crate::record::Status;
@@ -19,7 +20,11 @@ impl Judge<'_> {
             match point.status {
                 Status::Wrong => faults.push(format!("wrong output: {problem}: {reason}")),
                 Status::Failed => faults.push(format!("failed: {problem}: {reason}")),
-                Status::Ok | Status::Noisy | Status::Disturbed | Status::Skipped => {}
+                Status::Ok
+                | Status::Noisy
+                | Status::Disturbed
+                | Status::Throttled
+                | Status::Skipped => {}
             }
         }
         faults.extend(self.beyond_roofs());
@@ -44,6 +49,15 @@ impl Judge<'_> {
                 counted(disturbed, "point was", "points were")
             ));
         }
+        let throttled = count(Status::Throttled);
+        if throttled > 0 {
+            warnings.push(format!(
+                "{} slowed down by the heat of the device and not used; cool it, or measure \
+                 less at a time",
+                counted(throttled, "point was", "points were")
+            ));
+        }
+        warnings.extend(self.at_limit_of_power());
         if skipped > 0 {
             warnings.push(format!(
                 "{} skipped; see the column reason",
@@ -52,6 +66,25 @@ impl Judge<'_> {
         }
         self.circumstances(&mut warnings);
         (faults, warnings)
+    }
+
+    /// Points whose clocks the limit of power kept down: another limit, or other data,
+    /// would give another time.
+    fn at_limit_of_power(&self) -> Option<String> {
+        let is_limited = |row: &&Row| {
+            row.repeat == 0
+                && row.clock_limits.split('+').any(|name| name == ClockLimit::Power.name())
+        };
+        let limited = self.campaign.rows.iter().filter(is_limited).count();
+        let limit_w = self.campaign.runs.last().and_then(|run| run.get("power_limit_w"));
+        (limited > 0).then(|| {
+            format!(
+                "{} at the limit of the device's power{}: clocks were lower than they may be, \
+                 and other data or another limit give another time (column clock_limits)",
+                counted(limited, "point was measured", "points were measured"),
+                limit_w.map_or(String::new(), |w| format!(", {w} W"))
+            )
+        })
     }
 
     /// Rates that no memory and no multiprocessor of this device can reach.

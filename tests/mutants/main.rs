@@ -126,6 +126,7 @@ impl Specimen {
             kernel: kernel.name.parse().unwrap(),
             cache: CacheState::Hot,
             launch: None,
+            load: None,
         };
         let points: Vec<Point> = problems.iter().map(point).collect();
         let texts = points.iter().map(|p| counting.ptx(&p.problem, kernel.name).unwrap());

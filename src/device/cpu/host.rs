@@ -237,7 +237,7 @@ pub fn telemetry(sys: &Path) -> Telemetry {
     Telemetry {
         temperature_c: hottest.map(|thousandths| thousandths as f64 / 1000.0),
         thermal_slowdown: (!counts.is_empty()).then(|| counts.iter().sum()),
-        other_processes: Vec::new(),
+        ..Telemetry::default()
     }
 }
 

@@ -34,6 +34,7 @@ pub struct CudaDevice {
     pub(super) stream: CudaStream,
     pub(super) stopwatch: Stopwatch,
     pub(super) fill: Function,
+    pub(super) digest: Function,
     pub(super) empty: Function,
     pub(super) nvidia: Option<Nvidia>,
     /// Opened when it is first asked for.
@@ -79,11 +80,11 @@ impl CudaDevice {
             ..CompilerOptions::default()
         })?;
         let binary = compiler.compile(&DEVICE_SOURCE, &Defines::new(), target.arch)?;
-        let entries = ["empty", "hold", "read_clocks", "spin", "fill"];
+        let entries = ["empty", "hold", "read_clocks", "spin", "fill", "digest"];
         let functions =
             driver::load(&context, DEVICE_SOURCE.name, &binary.image, &entries)?;
-        let [empty, hold, read_clocks, spin, fill] =
-            <[Function; 5]>::try_from(functions)
+        let [empty, hold, read_clocks, spin, fill, digest] =
+            <[Function; 6]>::try_from(functions)
                 .map_err(|_| anyhow::anyhow!("no functions"))?;
         let stream = CudaStream::new(&context)?;
         context.reset_persisting_l2()?;
@@ -120,6 +121,8 @@ impl CudaDevice {
             Err(why) => format!("no: {why}"),
         };
         info.facts.push(("nvml".to_owned(), management));
+        let limit_w = nvidia.as_ref().ok().and_then(Nvidia::power_limit_w);
+        info.facts.extend(limit_w.map(|w| ("power_limit_w".to_owned(), w.to_string())));
         info.facts.extend(limits.map(|limits| ("sm_limits".to_owned(), limits)));
         let loaded = HashMap::new();
         Ok(CudaDevice {
@@ -129,6 +132,7 @@ impl CudaDevice {
             stream,
             stopwatch,
             fill,
+            digest,
             empty,
             nvidia: nvidia.ok(),
             vendor: OnceCell::new(),

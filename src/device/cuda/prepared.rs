@@ -201,6 +201,15 @@ struct FillParams {
     format: FillFormat,
 }
 
+/// `DigestParams` of `kernels/device.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DigestParams {
+    pairs: u64,
+    sum: u64,
+    count: u64,
+}
+
 /// A format by the code that `fill` knows it by, and the widths of latent records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -456,6 +465,20 @@ const fn shape(launch: &Launch) -> LaunchShape {
     }
 }
 
+/// The digest of so many pairs of words in device memory.
+fn digest(device: &CudaDevice, pairs: u64, count: u64) -> driver::Result<u64> {
+    const BYTES: u64 = 8;
+    let sum = Buffer::new(&device.context, BYTES)?;
+    sum.set(&device.stream, 0, BYTES, 0)?;
+    let params = ParamBytes::of(&DigestParams { pairs, sum: sum.address(), count });
+    let blocks = count.div_ceil(256).clamp(1, 4096) as u32;
+    let shape = LaunchShape { block: [256, 1, 1], ..LaunchShape::warps(blocks) };
+    device.stream.launch(&device.digest, &shape, &[params])?;
+    let mut found = [0u64];
+    sum.download(&device.stream, 0, bytemuck::cast_slice_mut(&mut found))?;
+    Ok(found[0])
+}
+
 /// Facts about the first launch, which is the main one.
 fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<KernelFacts> {
     let by = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
@@ -586,6 +609,20 @@ impl Prepared for CudaPoint<'_> {
             }
             LaunchMode::Stream => self.time_one_by_one(first_slot, launches),
         }
+    }
+
+    fn energy_j(&self) -> Option<f64> {
+        self.device.nvidia.as_ref()?.energy_j()
+    }
+
+    fn digest(&mut self, slot: usize) -> Result<Option<u64>, LaunchError> {
+        let outputs: Vec<PlacedTensor> = self.runs.executor.output_tensors(slot).collect();
+        let [PlacedTensor { tensor, address }] = outputs[..] else { return Ok(None) };
+        if tensor.place != MemoryPlace::Device {
+            return Ok(None);
+        }
+        let digest = digest(self.device, address, tensor.bytes() / 8);
+        digest.map(Some).map_err(|e| LaunchError(e.to_string()))
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {

@@ -15,7 +15,8 @@ const CACHE: u64 = 1 << 28;
 fn row(kernel: &str, problem: &str, time_s: f64) -> Row {
     let problem: Problem = problem.parse().unwrap();
     let kernel: crate::point::KernelName = kernel.parse().unwrap();
-    let point = Point { problem, kernel, cache: CacheState::Cold, launch: None };
+    let point =
+        Point { problem, kernel, cache: CacheState::Cold, launch: None, load: None };
     Row {
         point_id: point.id(),
         device_kind: "measured".into(),

@@ -122,11 +122,6 @@ impl Library {
     fn session(&self) -> Result<&Rc<Session>, Refusal> {
         self.0.as_ref().map_err(|why| Refusal(why.clone()))
     }
-
-    /// `13.1.0`, or why there is none.
-    pub fn version(&self) -> Result<String, String> {
-        self.0.as_ref().map(|session| session.version()).map_err(Clone::clone)
-    }
 }
 
 fn open(search: &SearchPath) -> Result<Rc<Session>, String> {
@@ -282,7 +277,7 @@ mod tests {
             let text = refusal.unwrap_err().0;
             assert!(text.contains("a_dtype = fp8_e4m3_tensor"), "{schemes}: {text}");
         }
-        let text = of("stream:access=read,bytes=64").unwrap_err().0;
+        let text = of("stream:access=read,bytes=128").unwrap_err().0;
         assert!(text.contains("computes gemm, not stream"), "{text}");
     }
 
