@@ -39,8 +39,9 @@ use crate::op::{Problem, unknown_key};
 use crate::point::{CacheState, KernelName, Point};
 
 /// Suites that are part of the program: name and text.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("quick", include_str!("../benches/quick.toml")),
+    ("headline", include_str!("../benches/headline.toml")),
     ("decode", include_str!("../benches/decode.toml")),
     ("weights", include_str!("../benches/weights.toml")),
     ("mla", include_str!("../benches/mla.toml")),

@@ -202,7 +202,10 @@ fn bad_input_says_where_and_what_to_do() {
         ),
         (&["measure", "none.toml"], "cannot read suite none.toml"),
         (&["measure", "quik"], "did you mean `quick`?"),
-        (&["measure"], "name a suite (quick, decode, weights, mla, roofline, paper"),
+        (
+            &["measure"],
+            "name a suite (quick, headline, decode, weights, mla, roofline, paper",
+        ),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", TINY, "--out", "taken"], "never overwritten"),
         (&["measure", "--resume", "taken"], "run.csv"),
@@ -351,7 +354,7 @@ fn an_incomplete_campaign_is_invalid_and_says_how_to_finish() {
 #[test]
 fn list_and_doctor_print_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
-    for suite in ["quick", "decode", "weights", "mla", "roofline", "paper"] {
+    for suite in ["quick", "headline", "decode", "weights", "mla", "roofline", "paper"] {
         let listed = succeed(dir.path(), &["list", suite, "--format", "csv"]);
         let mut reader = csv::Reader::from_reader(listed.as_bytes());
         let ids: HashSet<String> =

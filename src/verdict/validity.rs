@@ -5,7 +5,7 @@ use crate::analysis::{Doubt, LEAST_COMPUTE_SHARE, LEAST_MEMORY_SHARE, Measured};
 use crate::device::ClockLimit;
 use crate::format::DType;
 use crate::model::derived;
-use crate::record::Status;
+use crate::record::{Row, Status};
 use crate::statistics::Estimate;
 
 /// Clocks at which processors compute.
