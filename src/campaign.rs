@@ -10,6 +10,8 @@ use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 mod checks;
 mod earlier;
@@ -75,10 +77,28 @@ pub struct Request {
     /// Seconds after which no further point is begun; the rest is left to a
     /// process that resumes.
     pub budget_s: Option<f64>,
+    /// Points that are not measured any more, because processes ended with them.
+    pub given_up: Option<GivenUp>,
     /// Which rounds this process measures, of several that share a campaign.
     pub process: Process,
     /// The command line, for provenance.
     pub command_line: String,
+}
+
+/// A device that this process can use no more. Another process may.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub struct DeviceLost(String);
+
+/// A point that is not measured any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// Its text.
+    pub point: String,
+    /// Which repeat of it.
+    pub repeat: u32,
+    /// What became of it.
+    pub reason: String,
 }
 
 /// A process's place among those that share a campaign: it measures the rounds whose number
@@ -236,7 +256,7 @@ pub fn run(
         begun: Vec::new(),
         checks: CheckQueue::default(),
     }
-    .run(&order, observer)
+    .run(&order, request.given_up.as_ref(), observer)
 }
 
 /// The point that shows again and again what the units do: the first of the plan that is
@@ -298,8 +318,12 @@ impl Runner<'_> {
     fn run(
         mut self,
         order: &[Scheduled],
+        given_up: Option<&GivenUp>,
         observer: &mut dyn Observer,
     ) -> Result<CampaignSummary> {
+        if let Some(given_up) = given_up {
+            self.give_up(order, given_up)?;
+        }
         let mine = order.iter().filter(|s| self.process.measures(s));
         let done = mine.filter(|s| !self.is_wanted(s)).count();
         let resumed_rows = self.rows_on_disk(order);
@@ -334,6 +358,23 @@ impl Runner<'_> {
             total_s: self.began.elapsed().as_secs_f64(),
             durations: self.durations,
         })
+    }
+
+    /// Writes the row of a point that is not measured any more.
+    fn give_up(&mut self, order: &[Scheduled], given_up: &GivenUp) -> Result<()> {
+        let GivenUp { point, repeat, reason } = given_up;
+        let mut planned = order.iter().enumerate();
+        let found = planned.find(|(_, scheduled)| {
+            scheduled.repeat == *repeat && scheduled.point.to_string() == *point
+        });
+        let Some((order_index, scheduled)) = found else {
+            bail!("{point} is not a point of the campaign");
+        };
+        if !self.recorder.has(&scheduled.point.id(), *repeat) {
+            let outcome = PointOutcome::failed(reason.clone());
+            self.write_row(scheduled, order_index, &outcome)?;
+        }
+        Ok(())
     }
 
     fn rows_on_disk(&self, order: &[Scheduled]) -> usize {
@@ -426,7 +467,7 @@ impl Runner<'_> {
         });
         if let Some(why) = self.device.lost() {
             self.record_all(observer)?;
-            return Err(self.lost_after(&why, &scheduled.point));
+            return Err(self.lost_after(&why, &scheduled.point).into());
         }
         while let Some(done) = self.checks.next_done() {
             self.record(done, observer)?;
@@ -522,13 +563,13 @@ impl Runner<'_> {
     }
 
     /// Why the process ends where its device can do no more.
-    fn lost_after(&self, why: &str, point: &Point) -> anyhow::Error {
+    fn lost_after(&self, why: &str, point: &Point) -> DeviceLost {
         let folder = self.recorder.folder().display();
-        anyhow::anyhow!(
+        DeviceLost(format!(
             "{} can no longer be used after {point}: {why}. What was measured is safe; \
              `ridgepoint measure --resume {folder}` continues after this point",
             self.device.info().name,
-        )
+        ))
     }
 
     /// Measures a point. A kernel that panics costs its own row only.

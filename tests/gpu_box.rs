@@ -91,26 +91,6 @@ fn a_program_that_crashes_or_hangs_is_recorded() {
 }
 
 #[test]
-fn a_campaign_that_stops_is_resumed_while_it_gets_further() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("box");
-    let program = fake(
-        dir.path(),
-        "[ \"$1\" = measure ] || exit 0\n\
-         while [ \"$1\" != --out ] && [ \"$1\" != --resume ]; do shift; done\n\
-         mkdir -p \"$2\"; echo row >> \"$2/results.csv\"\n\
-         [ $(wc -l < \"$2/results.csv\") -ge 3 ]",
-    );
-    let run = script(&out, &program, "0.5").output().unwrap();
-    let steps = steps(&out);
-    let lasting: Vec<&str> =
-        steps.lines().filter(|line| line.starts_with("decode.")).collect();
-    assert_eq!(lasting.len(), 3, "{steps}{}", printed(&run));
-    assert!(lasting[1].starts_with("decode.2,1,"), "{steps}");
-    assert!(lasting[2].starts_with("decode.3,0,"), "{steps}");
-}
-
-#[test]
 fn a_signal_leaves_an_archive_too() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("box");

@@ -304,10 +304,42 @@ static u64 mix(u64 x) {
   return x ^ (x >> 31);
 }
 
-// Raw words only: what streams are filled with.
+static u32 float_bits(float x) {
+  u32 bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+// Formats as kernels/device.cu has them: 0 as drawn, 1 f32, 2 bf16, 4 fp8 e4m3.
+static u64 encode(u64 draw, u32 format) {
+  u64 bytes = 0;
+  switch (format) {
+    case 1:
+      for (u32 at = 0; at < 64; at += 32)
+        bytes |= (u64)float_bits((float)((int32_t)(draw >> at) >> 8) / (1 << 23)) << at;
+      return bytes;
+    case 2:
+      for (u32 at = 0; at < 64; at += 16) {
+        const int32_t high = (int16_t)(draw >> at) >> 8;
+        bytes |= (u64)(float_bits((float)(2 * high + 1) / 256.0f) >> 16) << at;
+      }
+      return bytes;
+    case 4:
+      for (u32 at = 0; at < 64; at += 8) {
+        const u32 bits = draw >> at & 0xff;
+        bytes |= (u64)((bits >> 3 & 7) == 7 ? bits & 0x87 : bits & 0xbf) << at;
+      }
+      return bytes;
+    default:
+      return draw;
+  }
+}
+
+// key, to, draws, format
 static void fill(const u64 *p) {
   u64 *to = (u64 *)p[1];
-  for (u64 i = 0; i < p[2]; ++i) to[i] = mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull));
+  for (u64 i = 0; i < p[2]; ++i)
+    to[i] = encode(mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull)), (u32)p[3]);
 }
 
 static void digest(const u64 *p) {

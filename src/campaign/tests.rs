@@ -44,6 +44,7 @@ fn request(dir: &Path) -> Request {
         resume: None,
         seed: Some(5),
         budget_s: None,
+        given_up: None,
         process: Process::ALONE,
         command_line: "test".into(),
     }
@@ -56,6 +57,7 @@ fn resume(folder: &Path) -> Request {
         resume: Some(folder.to_owned()),
         seed: None,
         budget_s: None,
+        given_up: None,
         process: Process::ALONE,
         command_line: "test".into(),
     }

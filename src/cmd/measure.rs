@@ -1,6 +1,7 @@
 //! `ridgepoint measure SUITE`, and `cargo bench`: run a campaign, then print
 //! its table and verdict and write its figures.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,10 +12,12 @@ use clap::Parser;
 use super::interrupt::Interrupt;
 use super::options::{DeviceArgs, MachineFile, OutputFormat};
 use super::progress::Progress;
+use super::worker::{self, Reporting, Supervised};
 use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{
-    self, CampaignSummary, ExpectedTime, Process, Request, seconds_of_a_row,
+    self, CampaignSummary, DeviceLost, ExpectedTime, GivenUp, Process, Request,
+    seconds_of_a_row,
 };
 use crate::device::{self, Device, Opened};
 use crate::model::machine::Machines;
@@ -71,6 +74,12 @@ struct MeasureOptions {
     /// rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: u32,
+    /// Where this process tells its supervisor what it does; given by that.
+    #[arg(long, hide = true, value_name = "FILE")]
+    worker: Option<PathBuf>,
+    /// A point that became of processes that ended with it; given by their supervisor.
+    #[arg(long, hide = true, value_parser = given_up)]
+    give_up: Option<GivenUp>,
     /// Which of those processes this is; given by the first to the others.
     #[arg(long, hide = true, requires = "resume")]
     process: Option<u32>,
@@ -111,6 +120,22 @@ fn measure(
 ) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
+    if options.worker.is_none()
+        && options.process.is_none()
+        && device::is_gpu(&options.device.name)
+    {
+        let began = Instant::now();
+        let left = |folder: &Path| {
+            let spent = began.elapsed().as_secs_f64() / 60.0;
+            let minutes = options.minutes.map(|minutes| (minutes - spent).max(1e-3));
+            to_resume(folder, options, minutes, command)
+        };
+        let arguments = std::env::args_os().skip(1).collect();
+        return worker::supervise(&Supervised { arguments, to_resume: &left });
+    }
+    if options.worker.is_some() {
+        worker::follow_supervisor();
+    }
     let index = options.process.unwrap_or(0);
     let process = Process { index, count: options.processes };
     if let Some(suite) = &suite {
@@ -120,7 +145,6 @@ fn measure(
         device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
     eprintln!("device: {} ({}): {why}", info.name, info.backend);
-    let backend = info.backend.clone();
     if index == 0 {
         for disturbance in disturbances::disturbances(info) {
             eprintln!("note: {disturbance}");
@@ -132,14 +156,29 @@ fn measure(
         resume: options.resume.clone(),
         seed: options.seed,
         budget_s: options.minutes.map(|minutes| 60.0 * minutes),
+        given_up: options.give_up.clone(),
         process,
         command_line: command_line(),
     };
     let round_s = expected_round_s(&request, &*device)?;
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new(&interrupt, round_s);
-    let mut summary = campaign::run(&mut *device, &request, &mut progress)?;
+    let measured = match &options.worker {
+        None => campaign::run(&mut *device, &request, &mut progress),
+        Some(path) => {
+            let longest_s = longest_round_s(&request)?;
+            let mut reporting = Reporting::new(&mut progress, path, longest_s);
+            campaign::run(&mut *device, &request, &mut reporting)
+        }
+    };
     drop(progress);
+    let mut summary = match measured {
+        Err(error) if options.worker.is_some() && error.is::<DeviceLost>() => {
+            eprintln!("note: {error:#}");
+            return Ok(ExitCode::from(worker::LOST));
+        }
+        other => other?,
+    };
     interrupt.end_at_once();
     if let Some(signal) = interrupt.signal().filter(|_| summary.rows_left > 0) {
         eprintln!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
@@ -152,12 +191,56 @@ fn measure(
     drop(device);
     let began = Instant::now();
     for index in 1..options.processes {
-        start_process(&summary.folder, &backend, options, command, index)?;
+        start_process(&summary.folder, options, command, index)?;
     }
     if options.processes > 1 {
         summary.take_in(&Records::read(&summary.folder)?, began.elapsed().as_secs_f64());
     }
     conclude(&summary, &machines, options.format)
+}
+
+fn given_up(text: &str) -> Result<GivenUp, String> {
+    serde_json::from_str(text).map_err(|why| why.to_string())
+}
+
+/// Longest time that a round may take: what its samples and its warm-up may, and time for
+/// compiling, for filling memory and for many launches as long as the suite allows.
+fn longest_round_s(request: &Request) -> Result<f64> {
+    const COMPILE_S: f64 = 120.0;
+    let settings = match (&request.suite, &request.resume) {
+        (Some(suite), _) => suite.settings,
+        (None, Some(folder)) => Suite::load_file(&folder.join("suite.toml"))?.settings,
+        (None, None) => return Ok(COMPILE_S),
+    };
+    let launches_s = 20.0 * settings.max_launch_s;
+    Ok(COMPILE_S + settings.warmup_s + settings.max_sample_s + launches_s)
+}
+
+/// What a process is started with that continues a campaign as this one was asked to.
+fn to_resume(
+    folder: &Path,
+    options: &MeasureOptions,
+    minutes: Option<f64>,
+    command: &[&str],
+) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = command.iter().map(OsString::from).collect();
+    let mut add = |name: &str, value: &OsStr| {
+        arguments.extend([name.into(), value.to_owned()]);
+    };
+    add("--resume", folder.as_os_str());
+    add("--device", options.device.name.as_ref());
+    add("--processes", options.processes.to_string().as_ref());
+    add("--format", options.format.name().as_ref());
+    if let Some(kernels) = options.device.options().kernels {
+        add("--kernels", kernels.as_os_str());
+    }
+    if let Some(minutes) = minutes {
+        add("--minutes", minutes.to_string().as_ref());
+    }
+    if let Some(path) = options.machines.path() {
+        add("--machines", path.as_os_str());
+    }
+    arguments
 }
 
 /// Each process measures one round at least.
@@ -175,20 +258,14 @@ fn refuse_more_processes(suite: &Suite, processes: u32) -> Result<()> {
 /// Runs another process of the campaign to its end.
 fn start_process(
     folder: &Path,
-    backend: &str,
     options: &MeasureOptions,
     command: &[&str],
     index: u32,
 ) -> Result<()> {
     let program = std::env::current_exe().context("the program's own path is not known")?;
     let mut process = std::process::Command::new(program);
-    process.args(command).arg("--resume").arg(folder);
-    process.args(["--device", backend]);
-    process.args(["--processes", &options.processes.to_string()]);
+    process.args(to_resume(folder, options, None, command));
     process.args(["--process", &index.to_string()]);
-    if let Some(kernels) = options.device.options().kernels {
-        process.arg("--kernels").arg(kernels);
-    }
     let status = process.status().context("cannot start another process")?;
     if !status.success() {
         bail!(
@@ -234,6 +311,10 @@ fn positive(text: &str) -> Result<f64, String> {
 /// shared, and paths may be private.
 pub(super) fn command_line() -> String {
     let arguments: Vec<_> = std::env::args_os().collect();
+    // What a supervisor adds says nothing about the campaign.
+    let is_own = |argument: &OsString| argument == "--worker" || argument == "--give-up";
+    let own = arguments.iter().position(is_own);
+    let arguments = &arguments[..own.unwrap_or(arguments.len())];
     let shown = arguments.iter().enumerate().map(|(index, argument)| {
         let name = Path::new(argument).file_name().filter(|_| index == 0);
         name.unwrap_or(argument).to_string_lossy()

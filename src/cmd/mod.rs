@@ -18,6 +18,7 @@ mod report;
 mod selfcheck;
 mod table;
 mod verdict;
+mod worker;
 
 use std::process::ExitCode;
 

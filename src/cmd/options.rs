@@ -1,6 +1,6 @@
 //! Options that several commands share, and the exit code that they share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -21,6 +21,17 @@ pub enum OutputFormat {
     Csv,
     /// One JSON document.
     Json,
+}
+
+impl OutputFormat {
+    /// The spelling on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            OutputFormat::Table => "table",
+            OutputFormat::Csv => "csv",
+            OutputFormat::Json => "json",
+        }
+    }
 }
 
 /// Which device to use.
@@ -53,5 +64,9 @@ pub struct MachineFile {
 impl MachineFile {
     pub fn load(&self) -> Result<Machines> {
         Machines::load(self.path.as_deref())
+    }
+
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 }

@@ -61,6 +61,7 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
             resume: None,
             seed: None,
             budget_s: None,
+            given_up: None,
             process: Process::ALONE,
             command_line: super::measure::command_line(),
         };

@@ -14,4 +14,4 @@ pub use contract::{
     ClockLimit, Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts, KernelFacts,
     LaunchError, Layout, PrepareError, Prepared, Refusal, Telemetry, Timing,
 };
-pub use open::{Opened, open};
+pub use open::{Opened, is_gpu, open};

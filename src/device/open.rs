@@ -14,6 +14,14 @@ pub struct Opened {
     pub why: String,
 }
 
+/// Whether a name means a GPU here. Opens none.
+pub fn is_gpu(name: &str) -> bool {
+    match name {
+        "auto" => cuda::gpu_count().is_ok(),
+        other => other.starts_with("cuda"),
+    }
+}
+
 /// Opens a device by name: `cpu`, `cuda:0` (or `cuda`), or `auto` for a GPU
 /// where there is one and the CPU otherwise.
 ///

@@ -46,6 +46,7 @@ fn measured() -> (TempDir, PathBuf) {
         resume: None,
         seed: Some(5),
         budget_s: None,
+        given_up: None,
         process: campaign::Process::ALONE,
         command_line: "test".into(),
     };
