@@ -194,6 +194,13 @@ impl Campaign {
         Campaign { spec, ..self }
     }
 
+    /// The points of this program's kernels. Claims, fits and figures are about these;
+    /// ceilings, and what stands beside peers, are of [all points](Campaign::points): what the
+    /// machine can do is what anything did.
+    pub fn own_points(&self) -> impl Iterator<Item = &Measured> + Clone {
+        self.points.iter().filter(|point| point.is_own())
+    }
+
     /// Seconds of an empty launch where nothing disturbs it: the low end of what was
     /// measured through the campaign, since what else runs only ever makes it longer. 0
     /// where nothing was measured.

@@ -6,7 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::device::{DeviceInfo, FixedCosts, Telemetry};
 use crate::measure::{PointOutcome, Sample, Settings};
 use crate::point::{PROTOCOL, Point};
-use crate::record::{RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status};
+use crate::record::{
+    RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status, own_implementation,
+};
 use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::Suite;
@@ -249,6 +251,10 @@ impl RowAuthor<'_> {
                 "ridgepoint measure --device {} --seed {} --point '{point}'",
                 info.backend, self.seed
             ),
+            implementation: outcome
+                .implementation
+                .clone()
+                .unwrap_or_else(own_implementation),
             ..outcome_columns(outcome, rounds)
         }
     }

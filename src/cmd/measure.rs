@@ -287,7 +287,7 @@ fn conclude(
 
 /// One line for each point, best readable first: by operation, then shape.
 fn points_section(campaign: &Campaign) -> Section {
-    let mut points: Vec<&Measured> = campaign.points.iter().collect();
+    let mut points: Vec<&Measured> = campaign.own_points().collect();
     points.sort_by_key(|p| (p.problem.op(), p.work.bytes(), p.work.flops()));
     Section {
         heading: "Points".into(),

@@ -189,6 +189,8 @@ pub struct PointOutcome {
     pub bytes_extra: Option<u64>,
     /// How the kernel was compiled and launched.
     pub kernel: Option<KernelFacts>,
+    /// The library that the kernel is of, with its version; `None` of this program's own.
+    pub implementation: Option<String>,
     /// Launches in each sample.
     pub launches: usize,
     /// All samples in the order taken.
