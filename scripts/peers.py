@@ -18,6 +18,7 @@ costs its own job, and the next starts behind it.
 """
 import argparse
 import collections
+import ctypes
 import gc
 import importlib.metadata
 import json
@@ -305,7 +306,7 @@ class Laid:
     def get(self, slot, name, *shape, dtype=None):
         """A slot's tensor in a shape."""
         held = dtype or self.by_name[name]["dtype"]
-        return self.tensors[slot][name].view(torch_dtype(held)).view(*shape)
+        return self.tensors[slot][name].view(torch_dtype(held)).view(shape)
 
     def table(self, slot, *shape):
         return self.tensors[slot]["page_table"].view(torch.int32).view(*shape)
@@ -910,8 +911,7 @@ class ClockReader:
     """Reads the clock of the multiprocessors through NVML while samples run."""
 
     def __init__(self, uuid):
-        import ctypes
-        self.ctypes, self.handle = ctypes, ctypes.c_void_p()
+        self.handle = ctypes.c_void_p()
         self.library = ctypes.CDLL("libnvidia-ml.so.1")
         if self.library.nvmlInit_v2() != 0:
             raise OSError("NVML does not start")
@@ -927,9 +927,9 @@ class ClockReader:
         return self
 
     def _read(self):
-        mhz = self.ctypes.c_uint()
+        mhz = ctypes.c_uint()
         while not self.stop.is_set():
-            if self.library.nvmlDeviceGetClockInfo(self.handle, 1, self.ctypes.byref(mhz)) == 0:
+            if self.library.nvmlDeviceGetClockInfo(self.handle, 1, ctypes.byref(mhz)) == 0:
                 self.readings.append(mhz.value)
             self.stop.wait(0.01)
 
@@ -1100,19 +1100,9 @@ def write_outputs(laid, row):
     for slot, path in laid.request["outputs"]:
         held = row.outputs[slot].contiguous().reshape(-1).view(torch.uint8).cpu()
         with open(path, "wb") as file:
-            file.write(held.numpy().tobytes() if has_numpy() else bytes(held.tolist()))
+            file.write(ctypes.string_at(held.data_ptr(), held.numel()))
         written.append([slot, path])
     return written
-
-
-def has_numpy():
-    if "numpy" not in LOADED:
-        try:
-            import numpy  # noqa: F401
-            LOADED["numpy"] = True
-        except ImportError:
-            LOADED["numpy"] = False
-    return LOADED["numpy"]
 
 
 # ---------------------------------------------------------------------------------------------

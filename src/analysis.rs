@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 mod agreement;
 mod ceilings;
 mod measured;
+mod peers;
 mod points_csv;
 mod probes;
 mod rounds;
@@ -22,6 +23,7 @@ pub use ceilings::{
     LEAST_MEMORY_SHARE,
 };
 pub use measured::Measured;
+pub use peers::BesidePeer;
 pub use points_csv::{derived_csv, write_derived};
 pub use probes::{ProbeKind, ProbeSeries};
 use rounds::Bursts;

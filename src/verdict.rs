@@ -14,6 +14,7 @@ mod knees;
 mod limits;
 mod pair_claims;
 mod pairs;
+mod peers;
 mod probes;
 mod records;
 mod shares;
@@ -21,6 +22,7 @@ mod validity;
 
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
+pub use peers::PEERS_HEADING;
 pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
@@ -118,6 +120,7 @@ pub fn judge(campaign: &Campaign) -> Verdict {
         judge.pair_section(&pairs),
         judge.knee_section(),
     ]);
+    sections.extend(judge.peer_sections());
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();
     Verdict { claims, limits, sections, faults, warnings }
