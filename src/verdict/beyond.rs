@@ -49,7 +49,10 @@ impl Judge<'_> {
 
     /// The ceiling that binds a point, and the share of it that was reached, with the
     /// interval of both. `None` where nothing that was measured bounds the point.
-    fn share_of_ceiling(&self, point: &Measured) -> Option<(&'static str, Estimate)> {
+    pub(super) fn share_of_ceiling(
+        &self,
+        point: &Measured,
+    ) -> Option<(&'static str, Estimate)> {
         let ceilings = self.campaign.ceilings.as_ref()?;
         if let Some(access) = point.memory_roof() {
             return Some(("memory", self.share_of_plateau(point, access)?));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Judge, counted};
+use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::BesidePeer;
 use crate::op::Op;
 use crate::record::Status;
@@ -65,6 +65,15 @@ impl Judge<'_> {
                     .push(format!("the peer {kernel} failed on {problem}: {reason}")),
                 Status::Skipped => *skipped.entry((kernel, reason)).or_default() += 1,
                 Status::Ok | Status::Noisy | Status::Disturbed => {}
+            }
+            if let Some((roof, share)) = self.share_of_ceiling(point)
+                && share.lo > IMPOSSIBLE_SHARE
+            {
+                warnings.push(format!(
+                    "the peer {kernel} ran {problem} at {} of the measured {roof} roof: a cache \
+                     helped, or no own kernel shows that roof",
+                    percent(share.value)
+                ));
             }
         }
         warnings.extend(skipped.into_iter().map(|((kernel, reason), count)| {
