@@ -22,7 +22,7 @@ mod validity;
 
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
-pub use peers::PEERS_HEADING;
+pub use peers::{PEERS_HEADING, PeerRatio};
 pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
@@ -89,6 +89,8 @@ pub struct Verdict {
     pub claims: Vec<Claim>,
     /// The machine's measured limits.
     pub limits: Vec<MachineLimit>,
+    /// Own kernels beside other libraries'.
+    pub peers: Vec<PeerRatio>,
     /// Tables, in the order to print.
     pub sections: Vec<Section>,
     /// Why the run is invalid; empty when it is valid.
@@ -123,7 +125,8 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     sections.extend(judge.peer_sections());
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();
-    Verdict { claims, limits, sections, faults, warnings }
+    let peers = judge.peer_ratios();
+    Verdict { claims, limits, peers, sections, faults, warnings }
 }
 
 struct Judge<'a> {

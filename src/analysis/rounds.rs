@@ -261,6 +261,30 @@ mod tests {
         assert!((compute_s - 1.1f64.sqrt()).abs() < 1e-12, "{compute_s}");
     }
 
+    /// Peers, which one process measures, decide neither the unit nor the spread, and have
+    /// intervals all the same.
+    #[test]
+    fn peers_leave_the_unit_as_it_is() {
+        let mut rounds = Vec::new();
+        for (id, times) in [("a", [1.0, 1.1, 1.2]), ("b", [5.0, 5.5, 6.0])] {
+            for (run, time) in ["p", "q", "r"].iter().zip(times) {
+                rounds.push(round(id, run, time));
+            }
+        }
+        let own = campaign(rounds.clone()).repeatability.unwrap();
+        let mut rows = vec![row("a", 1), row("b", 2)];
+        for peer in ["x", "y", "z"] {
+            rows.push(Row { implementation: "cuBLAS 13".into(), ..row(peer, 1) });
+            rounds.extend([round(peer, "s", 1.0), round(peer, "s", 1.0)]);
+        }
+        let records = Records { rows, rounds, ..Records::default() };
+        let with = Campaign::from_records(Path::new("x"), records, None).unwrap();
+        assert_eq!(with.repeatability.as_ref(), Some(&own));
+        let peer = with.points[2].time_s.unwrap();
+        assert!((peer.value - 1.0).abs() < 1e-12 && peer.half_width() > 0.02, "{peer:?}");
+        assert_eq!(with.points[2].round_medians_s.len(), 2);
+    }
+
     /// Rounds of one process agree and processes do not: the interval spans processes.
     #[test]
     fn processes_are_the_unit_where_there_are_several() {

@@ -12,6 +12,21 @@ use crate::statistics::{Estimate, quantile};
 /// How the headings of the tables about peers begin.
 pub const PEERS_HEADING: &str = "Beside peers";
 
+/// An own kernel beside the best of other libraries on one problem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerRatio {
+    /// Id of the own point.
+    pub point_id: String,
+    /// The problem.
+    pub problem: String,
+    /// What the interval tells.
+    pub finding: &'static str,
+    /// The peer's time over ours.
+    pub speed: Estimate,
+    /// Both kernels, and what the peer is.
+    pub between: String,
+}
+
 /// What the ratio is.
 const RATIO: &str = "Speed is the best peer's time over that of our fastest kernel on the same \
                      problem and inputs, with its 95% interval: above 1 ours is faster. Peers \
@@ -48,6 +63,21 @@ impl Judge<'_> {
             paragraphs: Vec::new(),
         };
         [summary, each]
+    }
+
+    /// Every ratio, for `verdict.csv`.
+    pub(super) fn peer_ratios(&self) -> Vec<PeerRatio> {
+        let ratio = |both: &BesidePeer<'_>| PeerRatio {
+            point_id: both.own.point_id.clone(),
+            problem: both.own.problem.to_string(),
+            finding: both.finding(),
+            speed: both.speed,
+            between: format!(
+                "{} beside {} ({})",
+                both.own.kernel, both.peer.kernel, both.peer.implementation
+            ),
+        };
+        self.campaign.beside_peers().iter().map(ratio).collect()
     }
 
     /// What of other libraries went wrong: it spoils no result of ours.

@@ -95,6 +95,9 @@ impl Script {
         {
             command.env("CUDA_VISIBLE_DEVICES", number);
         }
+        // A signal from the terminal ends the round that runs, not the script.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let started = command.spawn();
         let mut process = started.with_context(|| {
             let _ = fs::remove_dir_all(&scratch);

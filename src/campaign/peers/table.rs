@@ -9,12 +9,13 @@ use crate::op::{
 use crate::quant::{Quant, ScaleGroup};
 
 /// Peers on a GPU.
-const GPU: [&str; 16] = [
+const GPU: [&str; 17] = [
     "torch_cublas",
     "torch_cublaslt",
     "torch_mv",
     "triton_matmul",
     "torch_cublaslt_fp8",
+    "torch_cublaslt_fp8_exact",
     "torch_int_mm",
     "tinygemm",
     "sdpa_cudnn",
@@ -127,7 +128,7 @@ fn of_gemm(p: &Gemm) -> Vec<&'static str> {
         && p.n.is_multiple_of(16)
         && p.k.is_multiple_of(16)
     {
-        return vec!["torch_cublaslt_fp8"];
+        return vec!["torch_cublaslt_fp8", "torch_cublaslt_fp8_exact"];
     }
     if are_scaled(DType::Int8)
         && (by_tensor || by_row)
@@ -222,8 +223,9 @@ mod tests {
         assert_eq!(gemm(",w_dtype=int4"), "tinygemm");
         assert_eq!(gemm(",w_dtype=fp8_e4m3"), "");
         let fp8 = ",w_dtype=fp8_e4m3_tensor,a_dtype=fp8_e4m3_tensor";
-        assert_eq!(gemm(fp8), "torch_cublaslt_fp8");
-        assert_eq!(gemm(",w_dtype=fp8_e4m3,a_dtype=fp8_e4m3_token"), "torch_cublaslt_fp8");
+        let both = "torch_cublaslt_fp8 torch_cublaslt_fp8_exact";
+        assert_eq!(gemm(fp8), both);
+        assert_eq!(gemm(",w_dtype=fp8_e4m3,a_dtype=fp8_e4m3_token"), both);
         assert_eq!(gemm(",w_dtype=int8,a_dtype=int8_token"), "torch_int_mm");
         let decode = "decode_attention:batch=8,context=8192,q_heads=32,kv_heads=8,\
                       head_dim=128,dtype=bf16";
