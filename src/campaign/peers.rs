@@ -389,11 +389,12 @@ impl Runner<'_> {
 
     fn record(&mut self, answered: &Answered) -> Result<Option<Row>> {
         let Answered { scheduled, outcome, .. } = answered;
+        let run_id = self.recorder.run_id().to_owned();
         let author = RowAuthor {
             info: &self.target.info,
             suite: &self.target.suite,
             seed: self.target.seed,
-            run_id: &self.recorder.run_id().to_owned(),
+            run_id: &run_id,
         };
         let samples = author.sample_rows(scheduled, outcome, answered.since_start_s);
         let circumstances = Circumstances {

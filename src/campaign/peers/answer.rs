@@ -2,32 +2,12 @@
 
 use std::fs;
 
-use serde::Deserialize;
-
 use super::request::Asked;
-use super::script::Exchange;
+use super::script::{Answer, Exchange};
 use crate::measure::{Durations, PointOutcome, Sample, Settings, judge_precision};
 use crate::record::Status;
 use crate::reference::{self, CheckVerdict};
 use crate::statistics::summarise;
-
-/// A line of the script.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Answer {
-    pub id: u64,
-    status: String,
-    reason: String,
-    implementation: Option<String>,
-    /// Launches in each sample.
-    launches: usize,
-    /// Slot of the first launch and seconds of all launches.
-    samples: Vec<(usize, f64)>,
-    sm_clock_hz: Option<f64>,
-    setup_s: f64,
-    warmup_s: f64,
-    sample_s: f64,
-}
 
 /// What became of a round: measured times whose outputs are right, or why there are none.
 pub(super) fn outcome_of(

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::Answer;
 use crate::campaign::rows::nanos_now;
 use crate::record::Run;
 
@@ -55,6 +54,24 @@ impl Hello {
         let uuid = uuid.to_lowercase();
         (uuid.len() == 32).then(|| blake3::hash(uuid.as_bytes()).to_hex()[..12].to_owned())
     }
+}
+
+/// An answer of the script: docs/PEERS.md.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Answer {
+    pub id: u64,
+    pub status: String,
+    pub reason: String,
+    pub implementation: Option<String>,
+    /// Launches in each sample.
+    pub launches: usize,
+    /// Slot of the first launch and seconds of all launches.
+    pub samples: Vec<(usize, f64)>,
+    pub sm_clock_hz: Option<f64>,
+    pub setup_s: f64,
+    pub warmup_s: f64,
+    pub sample_s: f64,
 }
 
 /// A line of the script, read.
