@@ -870,7 +870,7 @@ def flashinfer_mla(laid):
     dtype = torch_dtype(laid.fields["dtype"])
 
     def call(slot):
-        wrapper = BatchMLAPagedAttentionWrapper(workspace("flashinfer_scratch", 512 << 20), backend="fa3")
+        wrapper = BatchMLAPagedAttentionWrapper(workspace("flashinfer_mla_scratch", 128 << 20), backend="fa3")
         begins, pages, _ = page_lists(laid, slot)
         queries = torch.arange(b + 1, dtype=torch.int32, device=laid.device) * new
         metadata = MLAPlanMetadata.csr(queries, begins.to(laid.device), pages, laid.lengths())
