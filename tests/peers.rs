@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use ridgepoint::analysis::Campaign;
 use ridgepoint::campaign::{
-    PeersRequest, PeersSummary, Process, Request, Silent, measure_peers, run,
+    Observer, PeersRequest, PeersSummary, Process, Request, Scheduled, Silent,
+    measure_peers, run,
 };
 use ridgepoint::device::simulated::SimulatedDevice;
 use ridgepoint::model::machine::Machines;
 use ridgepoint::plot::figures;
-use ridgepoint::record::{Records, Status};
+use ridgepoint::record::{Records, Row, Status};
 use ridgepoint::suite::Suite;
 use ridgepoint::verdict::{Verdict, judge};
 
@@ -173,6 +174,46 @@ fn rows_are_never_doubled() {
     };
     let summary = run(&mut SimulatedDevice::default(), &resumed, &mut Silent).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (0, 0));
+    assert_eq!(judged(&folder).1.faults, [""; 0]);
+}
+
+/// Lets time pass before the third round of the first point.
+struct Slow;
+
+impl Observer for Slow {
+    fn begin(&mut self, _: &Path, _: usize, _: usize) {}
+    fn start(&mut self, scheduled: &Scheduled) {
+        if scheduled.round == 2 {
+            std::thread::sleep(std::time::Duration::from_secs(8));
+        }
+    }
+    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {}
+}
+
+/// When time is up, two rounds make a row.
+#[test]
+fn time_that_is_up_leaves_rows_of_two_rounds() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    let request = PeersRequest {
+        folder: folder.clone(),
+        python: "python3".to_owned(),
+        budget_s: Some(7.0),
+        only: vec!["fake_right".to_owned()],
+        job_limit_s: 20.0,
+        command_line: "test".to_owned(),
+    };
+    let summary = measure_peers(&request, &mut Slow).unwrap();
+    assert_eq!((summary.rows, summary.rows_left), (2, 0));
+    let records = Records::read(&folder).unwrap();
+    let rounds = |row: &&Row| {
+        let of_row = records.rounds.iter().filter(|round| round.point_id == row.point_id);
+        of_row.count()
+    };
+    let of_peers: Vec<&Row> = records.rows.iter().filter(|row| !row.is_own()).collect();
+    let counts: Vec<usize> = of_peers.iter().map(rounds).collect();
+    assert_eq!(counts, [3, 2]);
+    assert!(of_peers.iter().all(|row| row.status == Some(Status::Ok)), "{of_peers:?}");
     assert_eq!(judged(&folder).1.faults, [""; 0]);
 }
 

@@ -96,6 +96,7 @@ pub fn measure_peers(
         budget_s: request.budget_s.unwrap_or(f64::INFINITY),
         job_limit_s: request.job_limit_s,
         rows: 0,
+        begun: Vec::new(),
     };
     let (rows, total_s) = runner.run(&order, observer)?;
     Ok(PeersSummary { rows, there_before, rows_left: wanted - rows, total_s })
@@ -129,6 +130,10 @@ impl Target {
         let info = device_info(&run)?;
         let done = records.rows.iter().map(|row| row.point_id.clone()).collect();
         Ok(Target { earlier, suite, seed, run, records, info, done })
+    }
+
+    fn author<'a>(&'a self, run_id: &'a str) -> RowAuthor<'a> {
+        RowAuthor { info: &self.info, suite: &self.suite, seed: self.seed, run_id }
     }
 
     fn is_simulated(&self) -> bool {
@@ -276,6 +281,8 @@ struct Runner<'a> {
     budget_s: f64,
     job_limit_s: f64,
     rows: usize,
+    /// The last round of each point that has no row yet, without samples.
+    begun: Vec<Answered>,
 }
 
 /// A round that was measured, or could not be, before it is checked and recorded.
@@ -310,8 +317,7 @@ impl Runner<'_> {
             if !self.is_wanted(scheduled) {
                 continue;
             }
-            let is_out_of_time = self.began.elapsed().as_secs_f64() > self.budget_s;
-            if is_out_of_time || observer.should_stop() {
+            if self.is_out_of_time() || observer.should_stop() {
                 break;
             }
             observer.start(scheduled);
@@ -323,7 +329,26 @@ impl Runner<'_> {
             last = Some(next);
         }
         self.conclude(last.take(), observer)?;
+        if self.is_out_of_time() {
+            self.conclude_early(observer)?;
+        }
         Ok((self.rows, self.began.elapsed().as_secs_f64()))
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.began.elapsed().as_secs_f64() > self.budget_s
+    }
+
+    /// When time is up, points with enough rounds for an interval get their rows.
+    fn conclude_early(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        for answered in std::mem::take(&mut self.begun) {
+            let all = self.recorder.rounds_of(&answered.scheduled.point.id(), 0);
+            if Rounds::of(all, &answered.scheduled).are_enough() {
+                let row = self.write_row(&answered)?;
+                observer.measured(&answered.scheduled, Some(&row));
+            }
+        }
+        Ok(())
     }
 
     /// Whether a round is still to be measured.
@@ -382,20 +407,25 @@ impl Runner<'_> {
         let implementation = answered.outcome.implementation.take();
         answered.outcome.implementation =
             Some(implementation.unwrap_or_else(|| format!("{kernel}, version not known")));
-        let row = self.record(&answered)?;
+        let point = &answered.scheduled.point;
+        self.begun.retain(|begun| begun.scheduled.point != *point);
+        let row = match self.record_round(&answered)? {
+            true => Some(self.write_row(&answered)?),
+            false => None,
+        };
         observer.measured(&answered.scheduled, row.as_ref());
+        if row.is_none() {
+            answered.outcome.samples.clear();
+            self.begun.push(Answered { asked: None, exchange: None, ..answered });
+        }
         Ok(())
     }
 
-    fn record(&mut self, answered: &Answered) -> Result<Option<Row>> {
+    /// Writes the row of a round that was measured. Whether the point has no more to come.
+    fn record_round(&mut self, answered: &Answered) -> Result<bool> {
         let Answered { scheduled, outcome, .. } = answered;
         let run_id = self.recorder.run_id().to_owned();
-        let author = RowAuthor {
-            info: &self.target.info,
-            suite: &self.target.suite,
-            seed: self.target.seed,
-            run_id: &run_id,
-        };
+        let author = self.target.author(&run_id);
         let samples = author.sample_rows(scheduled, outcome, answered.since_start_s);
         let circumstances = Circumstances {
             started_utc: answered.started_utc.clone(),
@@ -405,17 +435,21 @@ impl Runner<'_> {
             temperature_c: None,
             disturbed_by: String::new(),
         };
-        let round = author.round_row(scheduled, outcome, circumstances);
-        let is_measured = round.is_some();
-        if let Some(round) = round {
-            self.recorder.record_round(round, samples)?;
-        }
+        let Some(round) = author.round_row(scheduled, outcome, circumstances) else {
+            return Ok(true);
+        };
+        self.recorder.record_round(round, samples)?;
+        let all = self.recorder.rounds_of(&scheduled.point.id(), 0);
+        Ok(Rounds::of(all, scheduled).are_complete())
+    }
+
+    fn write_row(&mut self, answered: &Answered) -> Result<Row> {
+        let Answered { scheduled, outcome, order_index, .. } = answered;
+        let run_id = self.recorder.run_id().to_owned();
         let all = self.recorder.rounds_of(&scheduled.point.id(), 0);
         let rounds = Rounds::of(all, scheduled);
-        if is_measured && !rounds.are_complete() {
-            return Ok(None);
-        }
-        let mut row = author.row(scheduled, answered.order_index, outcome, &rounds);
+        let author = self.target.author(&run_id);
+        let mut row = author.row(scheduled, *order_index, outcome, &rounds);
         if row.started_utc.is_empty() {
             row.started_utc.clone_from(&answered.started_utc);
         }
@@ -423,6 +457,6 @@ impl Runner<'_> {
             format!("ridgepoint peers DIR --only {}", scheduled.point.kernel);
         self.recorder.record(&row)?;
         self.rows += 1;
-        Ok(Some(row))
+        Ok(row)
     }
 }
