@@ -108,7 +108,8 @@ fn peers_are_in_their_own_figure_alone() {
         // A few have room for labels.
         let mut few = with_peers(&made, "cuBLAS 13");
         few.rows.retain(|row| ["gemm", "prefill_attention"].contains(&row.op.as_str()));
-        let few = all(&few.campaign()).pop().unwrap();
+        let (_, few) = figures(&few.campaign()).pop().unwrap();
+        let few = few.unwrap();
         assert_is_sound(&few);
         assert!(few.svg.contains(">other<"));
         // Another version of this program is no peer.
