@@ -9,7 +9,7 @@ use std::process::Command;
 /// Everything that the program and its suites are made of, relative to the
 /// package. A change here runs this script again, and only a change here makes
 /// a build dirty: one list for both, so that the two cannot disagree.
-pub const INPUTS: [&str; 10] = [
+pub const INPUTS: [&str; 11] = [
     "Cargo.lock",
     "Cargo.toml",
     "assets",
@@ -19,6 +19,7 @@ pub const INPUTS: [&str; 10] = [
     "ptxvm/Cargo.toml",
     "ptxvm/README.md",
     "ptxvm/src",
+    "scripts/peers.py",
     "src",
 ];
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 mod agreement;
 mod ceilings;
 mod measured;
+mod peers;
 mod points_csv;
 mod probes;
 mod rounds;
@@ -22,6 +23,7 @@ pub use ceilings::{
     LEAST_MEMORY_SHARE,
 };
 pub use measured::Measured;
+pub use peers::BesidePeer;
 pub use points_csv::{derived_csv, write_derived};
 pub use probes::{ProbeKind, ProbeSeries};
 use rounds::Bursts;
@@ -192,6 +194,13 @@ impl Campaign {
             point.spec = spec.as_ref().and_then(|sheet| point.roof(&sheet.peaks));
         }
         Campaign { spec, ..self }
+    }
+
+    /// The points of this program's kernels. Claims, fits and figures are about these;
+    /// ceilings, and what stands beside peers, are of [all points](Campaign::points): what the
+    /// machine can do is what anything did.
+    pub fn own_points(&self) -> impl Iterator<Item = &Measured> + Clone {
+        self.points.iter().filter(|point| point.is_own())
     }
 
     /// Seconds of an empty launch where nothing disturbs it: the low end of what was

@@ -16,11 +16,13 @@ use thiserror::Error;
 mod checks;
 mod earlier;
 mod expected;
+mod peers;
 mod rows;
 
 use checks::{CheckQueue, MeasuredRound};
 use earlier::Earlier;
 pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
+pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Rounds, RowAuthor, nanos_now};
 

@@ -123,7 +123,7 @@ impl LineFamily {
 pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
     let mut points: BTreeMap<(Op, KernelName, String), Vec<(f64, f64)>> = BTreeMap::new();
     let cache_bytes = last_level_bytes(campaign).unwrap_or(0.0);
-    for point in &campaign.points {
+    for point in campaign.own_points() {
         let (Some(shape), Some(time_s)) = (point.problem.operation().line(), point.time_s)
         else {
             continue;

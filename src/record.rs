@@ -167,6 +167,10 @@ pub struct Row {
     pub warmup_s: f64,
     pub sample_s: f64,
     pub repro_command: String,
+    /// What the kernel is of: this program with its version, or a library with its own. Empty
+    /// in records of before. The recorder writes it after the shape columns.
+    #[serde(skip_serializing)]
+    pub implementation: String,
     /// Line of the file that it was read from, for messages. Not a column.
     #[serde(skip)]
     pub line: u64,
@@ -181,6 +185,20 @@ impl Row {
     pub fn key(&self) -> (String, u32) {
         (self.point_id.clone(), self.repeat)
     }
+
+    /// Whether a kernel of this program was measured, and not one of another library that is
+    /// there to compare with. What claims rest on are own rows alone.
+    pub fn is_own(&self) -> bool {
+        self.implementation.is_empty() || self.implementation.starts_with(OWN_NAME)
+    }
+}
+
+/// How the column `implementation` begins in rows of this program's kernels.
+const OWN_NAME: &str = "ridgepoint";
+
+/// The column `implementation` of this program's kernels.
+pub fn own_implementation() -> String {
+    format!("{OWN_NAME} {}", env!("CARGO_PKG_VERSION"))
 }
 
 /// A value of a record that cannot be read.

@@ -41,6 +41,15 @@ impl Estimate {
         }
     }
 
+    /// `self / other` where the errors of the two are independent: distances to the ends,
+    /// as logarithms, add in squares. Both positive.
+    pub fn over_independent(self, other: Estimate) -> Self {
+        let value = self.value / other.value;
+        let down = (self.value / self.lo).ln().hypot((other.hi / other.value).ln());
+        let up = (self.hi / self.value).ln().hypot((other.value / other.lo).ln());
+        Estimate { value, lo: value * (-down).exp(), hi: value * up.exp() }
+    }
+
     /// Moves both ends outward by a share of the value: an error that the
     /// samples of one point cannot show, such as drift between points.
     pub fn widened(self, share: f64) -> Self {
@@ -318,6 +327,21 @@ fn sorted(samples: &[f64]) -> Vec<f64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn errors_of_independent_times_add_in_squares() {
+        let time = |value: f64, share: f64| Estimate {
+            value,
+            lo: value / share,
+            hi: value * share,
+        };
+        let ratio = time(3.0, 3f64.exp()).over_independent(time(2.0, 4f64.exp()));
+        assert!((ratio.value - 1.5).abs() < 1e-12);
+        assert!((ratio.hi / ratio.value - 5f64.exp()).abs() < 1e-9, "{ratio:?}");
+        assert!((ratio.value / ratio.lo - 5f64.exp()).abs() < 1e-9, "{ratio:?}");
+        let exact = Estimate::exact(3.0).over_independent(Estimate::exact(2.0));
+        assert_eq!(exact, Estimate::exact(1.5));
+    }
 
     #[test]
     fn low_ends_of_repeats() {

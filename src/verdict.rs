@@ -14,6 +14,7 @@ mod knees;
 mod limits;
 mod pair_claims;
 mod pairs;
+mod peers;
 mod probes;
 mod records;
 mod shares;
@@ -21,6 +22,7 @@ mod validity;
 
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
+pub use peers::{PEERS_HEADING, PeerRatio};
 pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
@@ -87,6 +89,8 @@ pub struct Verdict {
     pub claims: Vec<Claim>,
     /// The machine's measured limits.
     pub limits: Vec<MachineLimit>,
+    /// Own kernels beside other libraries'.
+    pub peers: Vec<PeerRatio>,
     /// Tables, in the order to print.
     pub sections: Vec<Section>,
     /// Why the run is invalid; empty when it is valid.
@@ -118,9 +122,11 @@ pub fn judge(campaign: &Campaign) -> Verdict {
         judge.pair_section(&pairs),
         judge.knee_section(),
     ]);
+    sections.extend(judge.peer_sections());
     sections.retain(|section| !section.rows.is_empty());
     let (faults, warnings) = judge.validity();
-    Verdict { claims, limits, sections, faults, warnings }
+    let peers = judge.peer_ratios();
+    Verdict { claims, limits, peers, sections, faults, warnings }
 }
 
 struct Judge<'a> {
@@ -150,7 +156,8 @@ impl<'a> Judge<'a> {
 /// The least time of any launch. None is shorter than launching alone, so a probe of the
 /// launch that took longer was disturbed.
 fn shortest_launch_s(campaign: &Campaign) -> f64 {
-    let times_s = campaign.points.iter().filter_map(|point| Some(point.time_s?.value));
+    // Libraries' kernels are launched otherwise.
+    let times_s = campaign.own_points().filter_map(|point| Some(point.time_s?.value));
     times_s.fold(f64::INFINITY, f64::min)
 }
 

@@ -23,6 +23,10 @@ pub struct Measured {
     pub problem: Problem,
     /// The kernel that did it.
     pub kernel: KernelName,
+    /// What the kernel is of; empty in records of before.
+    pub implementation: String,
+    /// Whether a kernel of this program was measured: see [`Row::is_own`].
+    is_own: bool,
     /// What the caches held.
     pub cache: CacheState,
     /// Whether the time comes from hardware; `None` where the row does not say.
@@ -73,6 +77,8 @@ impl Measured {
             work: problem.work(),
             problem,
             kernel: parsed(row, "kernel", &row.kernel)?,
+            implementation: row.implementation.clone(),
+            is_own: row.is_own(),
             cache: parsed(row, "cache_state", &row.cache_state)?,
             device_kind: unless_empty(row, "device_kind", &row.device_kind)?,
             status: status_of(row)?,
@@ -90,6 +96,11 @@ impl Measured {
             derived: None,
             spec: None,
         })
+    }
+
+    /// Whether a kernel of this program was measured: see [`Row::is_own`].
+    pub fn is_own(&self) -> bool {
+        self.is_own
     }
 
     /// The working set by which bandwidths are looked up, in bytes.

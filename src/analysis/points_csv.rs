@@ -38,6 +38,7 @@ struct Derived<'a> {
     spec_roof_s: Option<f64>,
     fraction_of_spec: Option<f64>,
     judged: &'a str,
+    implementation: &'a str,
 }
 
 /// Whether the point is judged by its binding roof: `yes`, or why not. Empty where it has no
@@ -101,6 +102,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             spec_roof_s: point.spec.map(|r| r.time_s()),
             fraction_of_spec: share(point.spec),
             judged: judged(campaign, point),
+            implementation: &point.implementation,
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -1,6 +1,6 @@
 //! Rounds of points: the interval that a campaign's times have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Measured;
 use super::ceilings::is_cpu;
@@ -79,33 +79,41 @@ pub(super) fn apply(
     bursts: &Bursts<'_>,
 ) -> Option<Repeatability> {
     let by_process = by_process(rounds);
-    let have_processes = by_process.values().filter(|of| of.len() > 1).count();
+    let peers = points.iter().filter(|point| !point.is_own());
+    let peers: BTreeSet<String> = peers.map(|point| point.point_id.clone()).collect();
+    let is_own = |id: &str| !peers.contains(id);
+    let own = || by_process.iter().filter(|(id, _)| is_own(id));
+    let have_processes = own().filter(|(_, of)| of.len() > 1).count();
     // A campaign that was merely resumed has points in both processes, but few.
-    let unit = match 2 * have_processes > by_process.len() {
+    let unit = match 2 * have_processes > own().count() {
         true => RoundUnit::Processes,
         false => RoundUnit::Rounds,
     };
     let units: BTreeMap<&str, Vec<f64>> = by_process
         .iter()
         .map(|(&id, processes)| match unit {
-            RoundUnit::Processes => {
+            RoundUnit::Processes if is_own(id) => {
                 let mean = |medians: &Vec<f64>| {
                     of_rounds(medians, None).map_or(medians[0], |e| e.value)
                 };
                 (id, processes.values().map(mean).collect())
             }
-            RoundUnit::Rounds => (id, processes.values().flatten().copied().collect()),
+            // Peers have one process, which measures all of their rounds.
+            _ => (id, processes.values().flatten().copied().collect()),
         })
         .collect();
-    let typical = RoundSpread::of(units.values().map(Vec::as_slice))?;
+    let of_own = units.iter().filter(|(id, _)| is_own(id));
+    let typical = RoundSpread::of(of_own.map(|(_, medians)| medians.as_slice()))?;
     let (mut ranges, mut resolutions) = (Vec::new(), Vec::new());
     for point in points.iter_mut().filter(|point| point.time_s.is_some()) {
         let Some(medians) = units.get(point.point_id.as_str()) else { continue };
         let Some(time) = of_rounds(medians, Some(&typical)) else { continue };
         point.time_s = Some(low_end(point, medians, bursts).unwrap_or(time));
         point.round_medians_s = medians.clone();
-        ranges.push(relative_range(medians));
-        resolutions.push(resolution(time));
+        if point.is_own() {
+            ranges.push(relative_range(medians));
+            resolutions.push(resolution(time));
+        }
     }
     ranges.sort_by(f64::total_cmp);
     resolutions.sort_by(f64::total_cmp);
@@ -251,6 +259,30 @@ mod tests {
         let [read_s, compute_s] = of("cuda:0");
         assert_eq!(read_s, 2.0);
         assert!((compute_s - 1.1f64.sqrt()).abs() < 1e-12, "{compute_s}");
+    }
+
+    /// Peers, which one process measures, decide neither the unit nor the spread, and have
+    /// intervals all the same.
+    #[test]
+    fn peers_leave_the_unit_as_it_is() {
+        let mut rounds = Vec::new();
+        for (id, times) in [("a", [1.0, 1.1, 1.2]), ("b", [5.0, 5.5, 6.0])] {
+            for (run, time) in ["p", "q", "r"].iter().zip(times) {
+                rounds.push(round(id, run, time));
+            }
+        }
+        let own = campaign(rounds.clone()).repeatability.unwrap();
+        let mut rows = vec![row("a", 1), row("b", 2)];
+        for peer in ["x", "y", "z"] {
+            rows.push(Row { implementation: "cuBLAS 13".into(), ..row(peer, 1) });
+            rounds.extend([round(peer, "s", 1.0), round(peer, "s", 1.0)]);
+        }
+        let records = Records { rows, rounds, ..Records::default() };
+        let with = Campaign::from_records(Path::new("x"), records, None).unwrap();
+        assert_eq!(with.repeatability.as_ref(), Some(&own));
+        let peer = with.points[2].time_s.unwrap();
+        assert!((peer.value - 1.0).abs() < 1e-12 && peer.half_width() > 0.02, "{peer:?}");
+        assert_eq!(with.points[2].round_medians_s.len(), 2);
     }
 
     /// Rounds of one process agree and processes do not: the interval spans processes.

@@ -7,7 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::device::{ClockLimit, DeviceInfo, FixedCosts, Telemetry};
 use crate::measure::{PointOutcome, Sample, Settings};
 use crate::point::{PROTOCOL, Point};
-use crate::record::{RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status};
+use crate::record::{
+    RecordedRound, RoundRow, Row, Run, SCHEMA_VERSION, SampleRow, Status,
+    own_implementation,
+};
 use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::Suite;
@@ -271,6 +274,10 @@ impl RowAuthor<'_> {
                 "ridgepoint measure --device {} --seed {} --point '{point}'",
                 info.backend, self.seed
             ),
+            implementation: outcome
+                .implementation
+                .clone()
+                .unwrap_or_else(own_implementation),
             ..outcome_columns(outcome, rounds)
         }
     }
@@ -364,28 +371,20 @@ pub(super) fn provenance(
     seed: u64,
     command_line: &str,
 ) -> Run {
-    let started = jiff::Timestamp::now();
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let unique = format!("{}-{}-{host}", nanos_now(), std::process::id());
-    let short = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..12].to_owned();
+    let of_process = process_columns(command_line);
     let mut run = Run::default();
-    run.set("schema_version", SCHEMA_VERSION);
-    run.set("run_id", short(&unique));
-    run.set("started_utc", format!("{started:.0}"));
-    run.set("command_line", command_line);
+    let copy = |run: &mut Run, columns: &[&str]| {
+        for column in columns {
+            run.set(column, of_process.get(column).unwrap_or_default());
+        }
+    };
+    copy(&mut run, &["schema_version", "run_id", "started_utc", "command_line"]);
     run.set("suite", &suite.name);
-    run.set("suite_hash", short(&suite.text));
+    run.set("suite_hash", short_hash(&suite.text));
     run.set("seed", seed);
     run.set("disturbed_share", suite.settings.disturbed_share);
-    run.set("protocol", PROTOCOL);
-    run.set("harness_version", env!("CARGO_PKG_VERSION"));
-    run.set("git_sha", env!("RIDGEPOINT_GIT_SHA"));
-    run.set("git_dirty", env!("RIDGEPOINT_GIT_DIRTY"));
-    run.set("rustc", env!("RIDGEPOINT_RUSTC"));
-    run.set("build_profile", if cfg!(debug_assertions) { "debug" } else { "release" });
-    run.set("os", std::env::consts::OS);
-    run.set("arch", std::env::consts::ARCH);
-    run.set("host_hash", short(&host));
+    copy(&mut run, &["protocol", "harness_version", "git_sha", "git_dirty", "rustc"]);
+    copy(&mut run, &["build_profile", "os", "arch", "host_hash"]);
     run.set("device", &info.name);
     run.set("device_kind", info.kind.name());
     run.set("backend", &info.backend);
@@ -397,6 +396,36 @@ pub(super) fn provenance(
     for (name, value) in &info.facts {
         run.set(name, value);
     }
+    // Of processes that measure other libraries' kernels.
+    run.set("peers", "");
+    run.set("planned_peer_rows", "");
+    run
+}
+
+fn short_hash(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..12].to_owned()
+}
+
+/// The columns of `run.csv` that are of the process and the program, not of a device or a
+/// suite.
+pub(super) fn process_columns(command_line: &str) -> Run {
+    let started = jiff::Timestamp::now();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let unique = format!("{}-{}-{host}", nanos_now(), std::process::id());
+    let mut run = Run::default();
+    run.set("schema_version", SCHEMA_VERSION);
+    run.set("run_id", short_hash(&unique));
+    run.set("started_utc", format!("{started:.0}"));
+    run.set("command_line", command_line);
+    run.set("protocol", PROTOCOL);
+    run.set("harness_version", env!("CARGO_PKG_VERSION"));
+    run.set("git_sha", env!("RIDGEPOINT_GIT_SHA"));
+    run.set("git_dirty", env!("RIDGEPOINT_GIT_DIRTY"));
+    run.set("rustc", env!("RIDGEPOINT_RUSTC"));
+    run.set("build_profile", if cfg!(debug_assertions) { "debug" } else { "release" });
+    run.set("os", std::env::consts::OS);
+    run.set("arch", std::env::consts::ARCH);
+    run.set("host_hash", short_hash(&host));
     run
 }
 

@@ -300,7 +300,7 @@ fn resume_line(summary: &CampaignSummary) -> String {
     )
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
         _ => Err("give a number above 0".to_owned()),
@@ -368,7 +368,7 @@ fn conclude(
 
 /// One line for each point, best readable first: by operation, then shape.
 fn points_section(campaign: &Campaign) -> Section {
-    let mut points: Vec<&Measured> = campaign.points.iter().collect();
+    let mut points: Vec<&Measured> = campaign.own_points().collect();
     points.sort_by_key(|p| (p.problem.op(), p.work.bytes(), p.work.flops()));
     Section {
         heading: "Points".into(),

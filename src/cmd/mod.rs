@@ -11,6 +11,7 @@ mod kernels;
 mod list;
 mod measure;
 mod options;
+mod peers;
 mod plans;
 mod predict;
 mod progress;
@@ -43,6 +44,7 @@ enum CliCommand {
     Predict(Box<predict::PredictArgs>),
     Kernels(kernels::Args),
     Measure(Box<measure::Args>),
+    Peers(peers::Args),
     Selfcheck(selfcheck::SelfcheckArgs),
     Verdict(verdict::Args),
     Report(report::Args),
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         CliCommand::Predict(args) => predict::run(&args),
         CliCommand::Kernels(args) => kernels::run(&args),
         CliCommand::Measure(args) => measure::run(&args),
+        CliCommand::Peers(args) => peers::run(&args),
         CliCommand::Selfcheck(args) => selfcheck::run(&args),
         CliCommand::Verdict(args) => verdict::run(&args),
         CliCommand::Report(args) => report::run(&args),

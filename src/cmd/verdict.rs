@@ -70,7 +70,7 @@ const COLUMNS: [&str; 18] = [
     "candidates",
 ];
 
-/// The text of `verdict.csv`: claims with findings, limits with values.
+/// The text of `verdict.csv`: claims with findings, limits with values, ratios to peers.
 pub fn csv_text(verdict: &Verdict) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS)?;
@@ -111,6 +111,31 @@ pub fn csv_text(verdict: &Verdict) -> Result<String> {
             &at_clock,
             judged,
             &candidates,
+        ])?;
+    }
+    for peer in &verdict.peers {
+        let v = peer.speed;
+        let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
+        let (id, problem, between) = (&peer.point_id, &peer.problem, &peer.between);
+        writer.write_record([
+            "peer",
+            id,
+            problem,
+            peer.finding,
+            &value,
+            &lo,
+            &hi,
+            "ratio",
+            "",
+            "",
+            between,
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
         ])?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

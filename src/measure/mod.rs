@@ -197,7 +197,7 @@ pub struct PointOutcome {
     pub bytes_extra: Option<u64>,
     /// How the kernel was compiled and launched.
     pub kernel: Option<KernelFacts>,
-    /// The library that it is of, where it is not this program's.
+    /// The library that the kernel is of, with its version; `None` of this program's own.
     pub implementation: Option<String>,
     /// Launches in each sample.
     pub launches: usize,
@@ -671,28 +671,28 @@ impl Bench<'_, '_> {
             let reason = "the median time is zero: the clock is too coarse for this point";
             return Err(PointEnd(Status::Failed, reason.to_owned()));
         }
-        self.judge_precision(settings, seconds.len(), outcome);
+        judge_precision(settings, seconds.len(), outcome);
         Ok(())
     }
+}
 
-    fn judge_precision(
-        &self,
-        settings: &Settings,
-        samples: usize,
-        outcome: &mut PointOutcome,
-    ) {
-        let half_width = outcome.summary.map_or(f64::INFINITY, |s| s.median.half_width());
-        if half_width > settings.half_width || samples < settings.min_samples {
-            outcome.status = Status::Noisy;
-            outcome.reason = format!(
-                "after {samples} samples in {:.1} s the half-width is {:.2}% of the median, \
+/// Whether the samples are as many and as alike as the suite wants; else the outcome is noisy.
+pub(crate) fn judge_precision(
+    settings: &Settings,
+    samples: usize,
+    outcome: &mut PointOutcome,
+) {
+    let half_width = outcome.summary.map_or(f64::INFINITY, |s| s.median.half_width());
+    if half_width > settings.half_width || samples < settings.min_samples {
+        outcome.status = Status::Noisy;
+        outcome.reason = format!(
+            "after {samples} samples in {:.1} s the half-width is {:.2}% of the median, \
                  {:.2}% with {} samples were wanted",
-                outcome.durations.sample_s,
-                100.0 * half_width,
-                100.0 * settings.half_width,
-                settings.min_samples
-            );
-        }
+            outcome.durations.sample_s,
+            100.0 * half_width,
+            100.0 * settings.half_width,
+            settings.min_samples
+        );
     }
 }
 

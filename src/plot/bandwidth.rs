@@ -94,7 +94,7 @@ fn placed(point: &Measured) -> Option<Placed<'_>> {
 
 fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
     let mut best: BTreeMap<u64, Placed> = BTreeMap::new();
-    for point in &campaign.points {
+    for point in campaign.own_points() {
         if point.memory_roof() != Some(access) {
             continue;
         }
@@ -109,7 +109,7 @@ fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
 
 fn readers(campaign: &Campaign) -> Vec<Placed<'_>> {
     let reads = |p: &&Measured| p.judged_facts().reads_cache;
-    let points = frame::rarest_last(campaign.points.iter().filter(reads).collect());
+    let points = frame::rarest_last(campaign.own_points().filter(reads).collect());
     points.into_iter().filter_map(placed).collect()
 }
 

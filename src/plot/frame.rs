@@ -155,7 +155,7 @@ impl Panel {
 }
 
 /// A grid line and the tick at its start.
-fn draw_grid(canvas: &mut Canvas, (from, to): (Spot, Spot), labelled: bool) {
+pub fn draw_grid(canvas: &mut Canvas, (from, to): (Spot, Spot), labelled: bool) {
     let grid = if labelled { "#dddddd" } else { "#f1f1f1" };
     canvas.line((from, to), Stroke::solid(grid, 1.0));
     let length = if labelled { 5.0 } else { 3.0 };

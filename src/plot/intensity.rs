@@ -198,7 +198,7 @@ fn place(point: &Measured, sweep: Sweep) -> Option<SeriesPlace> {
 /// these the largest.
 fn pick(campaign: &Campaign, sweep: Sweep, most: usize) -> Vec<SweepSeries<'_>> {
     let mut all: BTreeMap<(SeriesFamily, String), SweepSeries> = BTreeMap::new();
-    for point in &campaign.points {
+    for point in campaign.own_points() {
         let Some(SeriesPlace { swept, rest, family, fixed }) = place(point, sweep) else {
             continue;
         };

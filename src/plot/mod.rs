@@ -9,6 +9,7 @@ mod font;
 mod frame;
 mod intensity;
 mod layout;
+mod peers;
 mod picture;
 pub mod predicted;
 mod raster;
@@ -35,6 +36,7 @@ pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
         ("roofline", roofline::draw(campaign)),
         ("oi", intensity::draw(campaign)),
         ("bandwidth", bandwidth::draw(campaign)),
+        ("peers", peers::draw(campaign)),
     ]
 }
 

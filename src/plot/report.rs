@@ -106,7 +106,7 @@ fn headline(campaign: &Campaign) -> String {
             facts.push((format!("{dtype} ceiling ({})", ceiling.kernel), rate + &doubt));
         }
     }
-    let points: Vec<&Measured> = campaign.points.iter().collect();
+    let points: Vec<&Measured> = campaign.own_points().collect();
     for (dtype, ridge) in ridges(campaign, &points) {
         facts.push((format!("{dtype} ridge"), format!("{} FLOP/B", number(ridge))));
     }

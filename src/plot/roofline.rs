@@ -73,7 +73,7 @@ fn shown(campaign: &Campaign) -> Vec<&Measured> {
             && p.work.bytes() > 0
             && p.judged_facts().purpose != Purpose::ComputeRoof
     };
-    frame::rarest_last(campaign.points.iter().filter(fits).collect())
+    frame::rarest_last(campaign.own_points().filter(fits).collect())
 }
 
 fn subtitle(campaign: &Campaign) -> String {

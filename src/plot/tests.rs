@@ -14,7 +14,11 @@ use crate::op::Op;
 use crate::record::{Row, Status};
 
 fn all(campaign: &Campaign) -> Vec<Figure> {
-    figures(campaign).into_iter().map(|(_, drawn)| drawn.unwrap()).collect()
+    let drawn = figures(campaign).into_iter().map(|(_, drawn)| drawn);
+    let all: Vec<Figure> = drawn.filter_map(Result::ok).collect();
+    // Without peers there is no figure of them.
+    assert!(all.len() >= 3);
+    all
 }
 
 fn reasons(campaign: &Campaign) -> Vec<Option<String>> {
@@ -65,6 +69,51 @@ fn every_measured_kernel_is_a_point_of_the_roofline() {
         let computes = |p: &&Measured| p.work.flops() > 0 && p.problem.op() != Op::Peak;
         let expected = campaign.points.iter().filter(computes).count();
         assert_eq!(all(&campaign)[0].marks.len(), expected);
+    }
+}
+
+/// A campaign with another library's kernel beside each of its own, a tenth faster.
+fn with_peers(of: &MadeUp, library: &str) -> MadeUp {
+    let mut rows = of.rows.clone();
+    rows.extend(of.rows.iter().map(|row| {
+        let faster = |time: Option<f64>| time.map(|time| 0.9 * time);
+        Row {
+            kernel: "other".to_owned(),
+            point_id: format!("{}-peer", row.point_id),
+            implementation: library.to_owned(),
+            time_s_median: faster(row.time_s_median),
+            time_s_ci_lo: faster(row.time_s_ci_lo),
+            time_s_ci_hi: faster(row.time_s_ci_hi),
+            ..row.clone()
+        }
+    }));
+    MadeUp { rows, ..of.clone() }
+}
+
+#[test]
+fn peers_are_in_their_own_figure_alone() {
+    for made in [cpu(), gpu()] {
+        let with = with_peers(&made, "cuBLAS 13").campaign();
+        let (before, after) = (all(&made.campaign()), all(&with));
+        assert_eq!((before.len(), after.len()), (3, 4));
+        for (a, b) in before.iter().zip(&after) {
+            // Their times may raise ceilings, which moves what is drawn.
+            assert_eq!(a.marks.len(), b.marks.len(), "{}", a.name);
+        }
+        assert_is_sound(&after[3]);
+        assert_eq!(after[3].marks.len(), with.beside_peers().len());
+        assert!(
+            after[3].svg.contains("other beside") || after[3].svg.contains(" beside other")
+        );
+        // A few have room for labels.
+        let mut few = with_peers(&made, "cuBLAS 13");
+        few.rows.retain(|row| ["gemm", "prefill_attention"].contains(&row.op.as_str()));
+        let (_, few) = figures(&few.campaign()).pop().unwrap();
+        let few = few.unwrap();
+        assert_is_sound(&few);
+        assert!(few.svg.contains(">other<"));
+        // Another version of this program is no peer.
+        assert_eq!(all(&with_peers(&made, "ridgepoint 9").campaign()).len(), 3);
     }
 }
 
@@ -141,8 +190,8 @@ fn missing_records_give_reasons() {
 
     let no_streams: Vec<Row> =
         full.rows.iter().filter(|row| row.op != "stream").cloned().collect();
-    let [roofline, oi, bandwidth] = &reasons(&full.with_rows(no_streams))[..] else {
-        panic!("three figures");
+    let [roofline, oi, bandwidth, _] = &reasons(&full.with_rows(no_streams))[..] else {
+        panic!("four figures");
     };
     assert!(roofline.as_ref().unwrap().contains("no read stream"));
     assert!(oi.as_ref().unwrap().contains("no read stream"));

@@ -176,7 +176,8 @@ impl Recorder {
         }
         self.begun.remove(&row.key());
         self.write_run()?;
-        let line = csv_line((row, shape_values(&row.problem)))?;
+        let values = (row, shape_values(&row.problem), &row.implementation);
+        let line = csv_line(values)?;
         write(&self.folder, &mut self.results, &line)
     }
 
@@ -326,6 +327,7 @@ fn header_of<T: Serialize>(row: &T) -> Vec<String> {
 pub fn results_header() -> Vec<String> {
     let mut header = header_of(&Row::default());
     header.extend(shape_keys().into_iter().map(|key| format!("shape_{key}")));
+    header.push("implementation".to_owned());
     header
 }
 

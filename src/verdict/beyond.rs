@@ -37,7 +37,7 @@ impl Judge<'_> {
     /// them: what was measured at a slow moment is not a ceiling.
     pub(super) fn beyond_roofs(&self) -> Vec<String> {
         let mut by_roof: BTreeMap<&str, Vec<Beyond>> = BTreeMap::new();
-        for point in &self.campaign.points {
+        for point in self.campaign.own_points() {
             if let Some((roof, share)) = self.share_of_ceiling(point)
                 && share.lo > IMPOSSIBLE_SHARE
             {
@@ -49,7 +49,10 @@ impl Judge<'_> {
 
     /// The ceiling that binds a point, and the share of it that was reached, with the
     /// interval of both. `None` where nothing that was measured bounds the point.
-    fn share_of_ceiling(&self, point: &Measured) -> Option<(&'static str, Estimate)> {
+    pub(super) fn share_of_ceiling(
+        &self,
+        point: &Measured,
+    ) -> Option<(&'static str, Estimate)> {
         let ceilings = self.campaign.ceilings.as_ref()?;
         if let Some(access) = point.memory_roof() {
             return Some(("memory", self.share_of_plateau(point, access)?));
@@ -188,7 +191,7 @@ impl Judge<'_> {
 
     /// Why one kernel alone may seem too fast.
     fn miscounted(&self, roof: &str, point: &Measured, found: &[&Beyond]) -> String {
-        let compared = self.campaign.points.iter().any(|other| {
+        let compared = self.campaign.own_points().any(|other| {
             let is_bound = |p: &Measured| p.empirical.map(|roof| roof.binding());
             let is_work = other.judged_facts().purpose == Purpose::Work;
             other.kernel != point.kernel
@@ -224,7 +227,7 @@ impl Judge<'_> {
             times(point),
             cache.level
         );
-        match self.campaign.points.iter().any(|p| larger(&p) && p.time_s.is_some()) {
+        match self.campaign.own_points().any(|p| larger(&p) && p.time_s.is_some()) {
             true => helped,
             false => format!("{helped}; or its bytes are miscounted{or_ceiling}"),
         }

@@ -38,7 +38,7 @@ impl<'a> Followed<'a> {
 impl<'a> Judge<'a> {
     /// Decode points with their shapes.
     fn decode(&self) -> impl Iterator<Item = (&'a Measured, DecodeAttention)> {
-        let points = self.campaign.points.iter();
+        let points = self.campaign.own_points();
         points.filter_map(|point| Some((point, *DecodeAttention::of(&point.problem)?)))
     }
 

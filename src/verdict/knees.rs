@@ -13,7 +13,7 @@ impl Judge<'_> {
     /// and each format of latent attention.
     fn knees(&self) -> Vec<Knee> {
         let mut groups: BTreeMap<String, (KneeAxis, Vec<(u64, BoundBy)>)> = BTreeMap::new();
-        for point in self.campaign.points.iter().filter(|p| p.is_from_dram()) {
+        for point in self.campaign.own_points().filter(|p| p.is_from_dram()) {
             let (Some(axis), Some(bound)) =
                 (point.problem.operation().knee(), self.bound(point))
             else {

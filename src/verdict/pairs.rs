@@ -166,7 +166,7 @@ impl<'a> Judge<'a> {
     /// All pairs of points from DRAM, of one kernel and cache state, and those that were
     /// planned and lack a time.
     pub(super) fn pairs(&self) -> Vec<Pair<'a>> {
-        let points = self.campaign.points.iter();
+        let points = self.campaign.own_points();
         let planned: Vec<&Measured> = points.filter(|p| planned_from_dram(p)).collect();
         let is_measured = |p: &&Measured| p.time_s.is_some();
         let (measured, lost): (Vec<&Measured>, Vec<&Measured>) =

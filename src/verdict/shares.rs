@@ -142,7 +142,7 @@ impl Judge<'_> {
     pub(super) fn regime_section(&self) -> Section {
         type Regime = (Op, &'static str, Option<Residency>);
         let mut regimes: BTreeMap<Regime, Vec<(Estimate, BoundBy)>> = BTreeMap::new();
-        for point in &self.campaign.points {
+        for point in self.campaign.own_points() {
             // Streams and peaks are the roofs themselves.
             if point.judged_facts().purpose != Purpose::Work {
                 continue;

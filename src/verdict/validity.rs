@@ -15,7 +15,7 @@ impl Judge<'_> {
     pub(super) fn validity(&self) -> (Vec<String>, Vec<String>) {
         let mut faults = Vec::new();
         let mut warnings = Vec::new();
-        for point in &self.campaign.points {
+        for point in self.campaign.own_points() {
             let (problem, reason) = (&point.problem, &point.reason);
             match point.status {
                 Status::Wrong => faults.push(format!("wrong output: {problem}: {reason}")),
@@ -34,7 +34,7 @@ impl Judge<'_> {
         self.impossible_rates(&mut faults);
         self.faster_than_the_probe(&mut faults);
         self.missing_rows(&mut faults);
-        let count = |s| self.campaign.points.iter().filter(|p| p.status == s).count();
+        let count = |s| self.campaign.own_points().filter(|p| p.status == s).count();
         let (noisy, skipped) = (count(Status::Noisy), count(Status::Skipped));
         if noisy > 0 {
             warnings.push(format!(
@@ -64,6 +64,7 @@ impl Judge<'_> {
                 counted(skipped, "point was", "points were")
             ));
         }
+        self.peer_warnings(&mut warnings);
         self.circumstances(&mut warnings);
         (faults, warnings)
     }
@@ -277,7 +278,8 @@ impl Judge<'_> {
 
     fn missing_rows(&self, faults: &mut Vec<String>) {
         let planned = self.campaign.provenance.planned_rows;
-        let rows = self.campaign.row_count;
+        let (of_peers, planned_of_peers) = self.campaign.peer_rows();
+        let rows = self.campaign.row_count - of_peers;
         let folder = self.campaign.folder.display();
         match planned {
             None => faults.push(format!("{folder}/run.csv does not say how many rows were planned")),
@@ -289,6 +291,12 @@ impl Judge<'_> {
                 "{rows} rows are there, but {planned} were planned: files were mixed or edited"
             )),
             Some(_) => {}
+        }
+        if of_peers > planned_of_peers {
+            faults.push(format!(
+                "{of_peers} rows of peers are there, but {planned_of_peers} were planned: files \
+                 were mixed or edited"
+            ));
         }
     }
 }

@@ -1,0 +1,75 @@
+//! `ridgepoint peers DIR`: kernels of other libraries on the points of a campaign.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::interrupt::Interrupt;
+use super::measure::{command_line, positive};
+use super::options::MachineFile;
+use super::progress::Progress;
+use super::{report, table, verdict};
+use crate::analysis::Campaign;
+use crate::campaign::{PeersRequest, measure_peers};
+use crate::verdict::{PEERS_HEADING, judge};
+
+/// Measure other libraries' kernels (cuBLAS, cuDNN, FlashAttention, ...) on the points of a
+/// campaign, by a Python that has torch, and record them in it.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A folder that `measure` wrote on this machine.
+    folder: PathBuf,
+    /// The Python that has the libraries.
+    #[arg(long, default_value = "python3")]
+    python: String,
+    /// Begin no further round after so many minutes; the same command measures the rest.
+    #[arg(long, value_parser = positive)]
+    minutes: Option<f64>,
+    /// Measure these peers only.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
+    /// Seconds after which a job that makes no progress is ended; it costs its own row.
+    #[arg(long, default_value_t = 180.0, value_parser = positive, value_name = "SECONDS")]
+    job_limit: f64,
+    #[command(flatten)]
+    machines: MachineFile,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let machines = args.machines.load()?;
+    let request = PeersRequest {
+        folder: args.folder.clone(),
+        python: args.python.clone(),
+        budget_s: args.minutes.map(|minutes| 60.0 * minutes),
+        only: args.only.clone(),
+        job_limit_s: args.job_limit,
+        command_line: command_line(),
+    };
+    let interrupt = Interrupt::listen()?;
+    let mut progress = Progress::new(&interrupt, None);
+    let summary = measure_peers(&request, &mut progress)?;
+    drop(progress);
+    interrupt.end_at_once();
+    let campaign = Campaign::load(&args.folder, &machines)?;
+    let judged = judge(&campaign);
+    let is_of_peers = |s: &&crate::section::Section| s.heading.starts_with(PEERS_HEADING);
+    let sections: Vec<_> = judged.sections.iter().filter(is_of_peers).cloned().collect();
+    table::print(&sections, super::options::OutputFormat::Table)?;
+    for path in report::write_files(&campaign, &judged, &args.folder)? {
+        eprintln!("  {}", path.display());
+    }
+    eprintln!(
+        "{} rows of peers in {:.1} s ({} were there before)",
+        summary.rows, summary.total_s, summary.there_before
+    );
+    if summary.rows_left > 0 {
+        eprintln!(
+            "{} rows are left; `ridgepoint peers {}` measures them",
+            summary.rows_left,
+            args.folder.display()
+        );
+    }
+    verdict::print_remarks(&judged);
+    Ok(verdict::exit_code(&judged))
+}

@@ -1,0 +1,146 @@
+//! Own kernels beside other libraries', and what became of the latter.
+
+use std::collections::BTreeMap;
+
+use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
+use crate::analysis::BesidePeer;
+use crate::op::Op;
+use crate::record::Status;
+use crate::section::Section;
+use crate::statistics::{Estimate, quantile};
+
+/// How the headings of the tables about peers begin.
+pub const PEERS_HEADING: &str = "Beside peers";
+
+/// An own kernel beside the best of other libraries on one problem.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerRatio {
+    /// Id of the own point.
+    pub point_id: String,
+    /// The problem.
+    pub problem: String,
+    /// What the interval tells.
+    pub finding: &'static str,
+    /// The peer's time over ours.
+    pub speed: Estimate,
+    /// Both kernels, and what the peer is.
+    pub between: String,
+}
+
+/// What the ratio is.
+const RATIO: &str = "Speed is the best peer's time over that of our fastest kernel on the same \
+                     problem and inputs, with its 95% interval: above 1 ours is faster. Peers \
+                     are launched in CUDA graphs.";
+
+impl Judge<'_> {
+    /// Ratios by operation, then problem by problem; without rows where nothing is beside.
+    pub(super) fn peer_sections(&self) -> [Section; 2] {
+        let beside = self.campaign.beside_peers();
+        let mut by_op: BTreeMap<Op, Vec<f64>> = BTreeMap::new();
+        for both in &beside {
+            by_op.entry(both.own.problem.op()).or_default().push(both.speed.value);
+        }
+        let summary = Section {
+            heading: PEERS_HEADING.to_owned(),
+            columns: vec!["op", "problems", "speed: lowest", "median", "highest"],
+            rows: by_op.into_iter().map(op_row).collect(),
+            paragraphs: vec![RATIO.to_owned()],
+        };
+        let each = Section {
+            heading: format!("{PEERS_HEADING}: each problem"),
+            columns: vec![
+                "problem",
+                "cache",
+                "our kernel",
+                "time (us)",
+                "best peer",
+                "time (us)",
+                "speed",
+                "finding",
+                "implementation",
+            ],
+            rows: beside.iter().map(problem_row).collect(),
+            paragraphs: Vec::new(),
+        };
+        [summary, each]
+    }
+
+    /// Every ratio, for `verdict.csv`.
+    pub(super) fn peer_ratios(&self) -> Vec<PeerRatio> {
+        let ratio = |both: &BesidePeer<'_>| PeerRatio {
+            point_id: both.own.point_id.clone(),
+            problem: both.own.problem.to_string(),
+            finding: both.finding(),
+            speed: both.speed,
+            between: format!(
+                "{} beside {} ({})",
+                both.own.kernel, both.peer.kernel, both.peer.implementation
+            ),
+        };
+        self.campaign.beside_peers().iter().map(ratio).collect()
+    }
+
+    /// What of other libraries went wrong: it spoils no result of ours.
+    pub(super) fn peer_warnings(&self, warnings: &mut Vec<String>) {
+        let points = self.campaign.points.iter().filter(|point| !point.is_own());
+        let mut skipped: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for point in points {
+            let (kernel, reason) = (&*point.kernel, point.reason.as_str());
+            let problem = &point.problem;
+            match point.status {
+                Status::Wrong => warnings.push(format!(
+                    "the peer {kernel} gave a wrong output of {problem}: {reason}"
+                )),
+                Status::Failed => warnings
+                    .push(format!("the peer {kernel} failed on {problem}: {reason}")),
+                Status::Skipped => *skipped.entry((kernel, reason)).or_default() += 1,
+                Status::Ok | Status::Noisy | Status::Disturbed => {}
+            }
+            if let Some((roof, share)) = self.share_of_ceiling(point)
+                && share.lo > IMPOSSIBLE_SHARE
+            {
+                warnings.push(format!(
+                    "the peer {kernel} ran {problem} at {} of the measured {roof} roof: a cache \
+                     helped, or no own kernel shows that roof",
+                    percent(share.value)
+                ));
+            }
+        }
+        warnings.extend(skipped.into_iter().map(|((kernel, reason), count)| {
+            let points = counted(count, "problem", "problems");
+            format!("the peer {kernel} was not measured on {points}: {reason}")
+        }));
+        let (there, planned) = self.campaign.peer_rows();
+        if there < planned {
+            warnings.push(format!(
+                "{there} of {planned} rows of peers are there; `ridgepoint peers {}` measures \
+                 the rest",
+                self.campaign.folder.display()
+            ));
+        }
+    }
+}
+
+fn op_row((op, mut speeds): (Op, Vec<f64>)) -> Vec<String> {
+    speeds.sort_by(f64::total_cmp);
+    let at = |p: f64| format!("{:.3}", quantile(&speeds, p));
+    vec![op.to_string(), speeds.len().to_string(), at(0.0), at(0.5), at(1.0)]
+}
+
+fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
+    let BesidePeer { own, peer, speed } = both;
+    let us = |time: Option<Estimate>| {
+        time.map_or(String::new(), |time| format!("{:.2}", 1e6 * time.value))
+    };
+    vec![
+        own.problem.label(),
+        own.cache.to_string(),
+        own.kernel.to_string(),
+        us(own.time_s),
+        peer.kernel.to_string(),
+        us(peer.time_s),
+        format!("{:.3} [{:.3}, {:.3}]", speed.value, speed.lo, speed.hi),
+        both.finding().to_owned(),
+        peer.implementation.clone(),
+    ]
+}
