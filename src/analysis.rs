@@ -123,7 +123,7 @@ impl Campaign {
         records: Records,
         spec: Option<DataSheet>,
     ) -> Result<Self> {
-        let Records { runs, rows, rounds, mut unreadable, columns } = records;
+        let Records { runs, rows, rounds, mut unreadable, columns, witnesses } = records;
         refuse_doubled(&rows)?;
         let row_count = rows.len() + unreadable.len();
         // The header is the first line.

@@ -443,6 +443,10 @@ impl Prepared for CudaPoint<'_> {
         Ok(Timing { seconds, sm_clock_hz })
     }
 
+    fn profile(&mut self, on: bool) -> Result<(), LaunchError> {
+        self.device.context.profile(on).map_err(|e| LaunchError(e.to_string()))
+    }
+
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
         Ok(Cow::Owned(self.executor.output(slot)?))
     }

@@ -146,6 +146,15 @@ impl Context {
         call!(cuCtxSynchronize())
     }
 
+    /// Tells a profiler that watches the process where to begin or to stop; without one
+    /// nothing happens.
+    pub fn profile(&self, on: bool) -> Result<()> {
+        match on {
+            true => call!(cuProfilerStart()),
+            false => call!(cuProfilerStop()),
+        }
+    }
+
     /// Gives lines that a process pinned in L2 back to ordinary use. A GPU that
     /// cannot pin any has nothing to give back.
     pub fn reset_persisting_l2(&self) -> Result<()> {
