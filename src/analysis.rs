@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 mod agreement;
+mod audit;
 mod ceilings;
 mod measured;
 mod points_csv;
 mod probes;
 mod rounds;
+mod witnesses;
 
 pub use agreement::Agreement;
+pub(crate) use audit::mb;
+pub use audit::{BYTES_AGREE, ByteAudit, ByteFinding};
 use ceilings::DeviceFacts;
 pub use ceilings::{
     Candidate, Ceiling, Ceilings, DISTURBED_SHARE, Doubt, LEAST_COMPUTE_SHARE,
@@ -26,12 +30,13 @@ pub use points_csv::{derived_csv, write_derived};
 pub use probes::{ProbeKind, ProbeSeries};
 use rounds::Bursts;
 pub use rounds::{Repeatability, RoundUnit};
+pub use witnesses::{FlopsSource, PointCounters};
 
 use crate::device::DeviceKind;
 use crate::model::derived;
 use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
-use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable};
+use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable, Witnesses};
 use crate::roofline::Peaks;
 
 /// The repeated sentinel point: how far the machine drifted.
@@ -96,6 +101,8 @@ pub struct Campaign {
     pub repeatability: Option<Repeatability>,
     /// What was measured again and again beside the points.
     pub probes: Vec<ProbeSeries>,
+    /// `counters.csv` and `counted.csv` as they were read; points have what is theirs.
+    pub witnesses: Witnesses,
 }
 
 impl Campaign {
@@ -144,6 +151,7 @@ impl Campaign {
         let sentinel = sentinel(&read);
         let mut points: Vec<Measured> =
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
+        unreadable.extend(witnesses::join(&mut points, &witnesses));
         let bursts = Bursts::of(runs.last(), &rounds);
         let repeatability = rounds::apply(&mut points, &rounds, &bursts);
         let sentinel_s = sentinel.as_ref().map_or(&[][..], |s| &s.times_s);
@@ -170,6 +178,7 @@ impl Campaign {
             rounds,
             repeatability,
             probes,
+            witnesses,
         };
         campaign.place_under_ceilings();
         Ok(campaign.with_spec(spec))
@@ -200,6 +209,12 @@ impl Campaign {
     pub fn launch_overhead_s(&self) -> f64 {
         let of_launches = self.probes.iter().find(|probe| probe.kind == ProbeKind::Launch);
         of_launches.map_or(0.0, |probe| probe.low_s().value)
+    }
+
+    /// The byte audit of a point; `None` without counters.
+    pub fn byte_audit(&self, point: &Measured) -> Option<ByteAudit> {
+        let caches = self.provenance.caches.iter().map(|cache| cache.bytes);
+        point.byte_audit(self.provenance.l2_bytes.or(caches.max()).unwrap_or(0))
     }
 
     /// The share of CPU time that others may have had while a point was measured.

@@ -18,6 +18,7 @@ mod probes;
 mod records;
 mod shares;
 mod validity;
+mod witnesses;
 
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
@@ -118,8 +119,10 @@ pub fn judge(campaign: &Campaign) -> Verdict {
         judge.pair_section(&pairs),
         judge.knee_section(),
     ]);
+    sections.extend(judge.witness_section());
     sections.retain(|section| !section.rows.is_empty());
-    let (faults, warnings) = judge.validity();
+    let (faults, mut warnings) = judge.validity();
+    warnings.extend(judge.foreign_counters());
     Verdict { claims, limits, sections, faults, warnings }
 }
 

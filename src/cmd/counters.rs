@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.count {
         return count_points(args, budget);
     }
-    let program = std::env::current_exe().context("this program's own path is not known")?;
+    let program =
+        std::env::current_exe().context("this program's own path is not known")?;
     let request = Request {
         folder: args.folder.clone(),
         budget,
@@ -81,9 +82,9 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
     let earlier = records.witnesses.counted.clone().unwrap_or_default();
     let mut rows: Vec<CountedRow> = Vec::new();
     for row in records.rows.iter().filter(|row| row.repeat == 0) {
-        let known = earlier.iter().find(|known| {
-            known.point_id == row.point_id && known.bytes_counted.is_some()
-        });
+        let known = earlier
+            .iter()
+            .find(|known| known.point_id == row.point_id && known.bytes_counted.is_some());
         let counted = match known {
             Some(known) => known.clone(),
             None if began.elapsed() > budget => CountedRow {

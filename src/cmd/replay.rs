@@ -30,9 +30,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let Opened { mut device, .. } = device::open(&args.device.name, &args.device.options())?;
+    let Opened { mut device, .. } =
+        device::open(&args.device.name, &args.device.options())?;
     for (index, point) in args.points.iter().enumerate() {
-        let replayed = match measure::replay(&mut *device, point, args.seed, args.launches) {
+        let replayed = match measure::replay(&mut *device, point, args.seed, args.launches)
+        {
             Ok(facts) => Replayed::Done(facts.map_or(String::new(), |f| f.code_hash)),
             Err(why) => Replayed::Failed(why),
         };

@@ -78,10 +78,7 @@ impl Collector {
     ///
     /// # Errors
     /// A folder that is no campaign, one whose points have no times.
-    pub fn collect(
-        request: Request,
-        progress: &mut dyn FnMut(&str),
-    ) -> Result<Collected> {
+    pub fn collect(request: Request, progress: &mut dyn FnMut(&str)) -> Result<Collected> {
         let records = Records::read(&request.folder)?;
         let measured = measured_rows(&records);
         if measured.is_empty() {
@@ -96,7 +93,9 @@ impl Collector {
         let counted = earlier.into_iter().filter(CounterRow::is_counted);
         let mut collector = Collector {
             ids: measured.iter().map(|row| row.point_id.clone()).collect(),
-            rows: counted.map(|row| ((row.point_id.clone(), row.cache_control), row)).collect(),
+            rows: counted
+                .map(|row| ((row.point_id.clone(), row.cache_control), row))
+                .collect(),
             seed: provenance.seed.unwrap_or(1),
             began: Instant::now(),
             request,
@@ -148,8 +147,8 @@ impl Collector {
     fn plan(&mut self, measured: &[&Row], target: &Target) -> Vec<Replay> {
         let mut replays: Vec<Replay> = Vec::new();
         for row in measured {
-            let planned = point_of(row)
-                .and_then(|point| Replay::of(&row.point_id, point, target));
+            let planned =
+                point_of(row).and_then(|point| Replay::of(&row.point_id, point, target));
             match planned {
                 Ok(replay) => replays.push(replay),
                 Err(why) => {
@@ -261,7 +260,8 @@ impl Collector {
 
     /// The rows in the order of `results.csv`.
     fn in_order(&self) -> Vec<CounterRow> {
-        let keys = self.ids.iter().flat_map(|id| CacheControl::ALL.map(|c| (id.clone(), c)));
+        let keys =
+            self.ids.iter().flat_map(|id| CacheControl::ALL.map(|c| (id.clone(), c)));
         keys.filter_map(|key| self.rows.get(&key).cloned()).collect()
     }
 

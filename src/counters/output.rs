@@ -38,12 +38,8 @@ impl Metric {
     /// What is asked for where the caches are as the rotation leaves them. Few enough that
     /// the tool need not run the kernel often: every further pass finds what the one
     /// before it left in L2.
-    pub const OF_TRAFFIC: [Metric; 4] = [
-        Metric::DramBytesRead,
-        Metric::DramBytesWritten,
-        Metric::L2HitShare,
-        Metric::Time,
-    ];
+    pub const OF_TRAFFIC: [Metric; 4] =
+        [Metric::DramBytesRead, Metric::DramBytesWritten, Metric::L2HitShare, Metric::Time];
 
     /// The tool's name of it.
     pub const fn column(self) -> &'static str {
@@ -187,7 +183,8 @@ impl Output {
 
 /// The cells of one line; `None` where it is not CSV.
 fn cells(line: &str) -> Option<Vec<String>> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_bytes());
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_bytes());
     let record = reader.records().next()?.ok()?;
     Some(record.iter().map(str::to_owned).collect())
 }

@@ -167,7 +167,8 @@ fn take<'a>(
         ));
     };
     let planned = replay.kernels.iter().cycle();
-    if let Some((planned, profile)) = planned.zip(mine).find(|(k, profile)| !k.is(profile)) {
+    if let Some((planned, profile)) = planned.zip(mine).find(|(k, profile)| !k.is(profile))
+    {
         return Err(format!(
             "the profiler told of kernel {} {} where the plan has {} {}; is the program that \
              was replayed another version?",

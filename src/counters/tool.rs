@@ -80,7 +80,8 @@ impl Tool {
                 path.display()
             ))
         })?;
-        let version = said.stdout.lines().find_map(|line| line.trim().strip_prefix("Version "));
+        let version =
+            said.stdout.lines().find_map(|line| line.trim().strip_prefix("Version "));
         let Some(version) = version.filter(|_| said.succeeded) else {
             return Err(ToolError(format!(
                 "{} --version did not tell a version; is it Nsight Compute? It said: {}",
@@ -163,8 +164,9 @@ impl Tool {
         let mut command = Command::new(&self.path);
         command.args(self.arguments(control, kernels)).args(program);
         command.env("RIDGEPOINT_NO_HOLD", "1");
-        run(&mut command, limit)
-            .map_err(|why| ToolError(format!("{} cannot be run: {why}", self.path.display())))
+        run(&mut command, limit).map_err(|why| {
+            ToolError(format!("{} cannot be run: {why}", self.path.display()))
+        })
     }
 }
 

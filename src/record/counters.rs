@@ -11,7 +11,17 @@ use super::read_csv;
 
 /// What the profiler did with the caches before each pass over a kernel.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum CacheControl {
@@ -191,10 +201,7 @@ mod tests {
         write("counters.csv", counters_csv(&counters).unwrap());
         write("counted.csv", counted_csv(&counted).unwrap());
         let read = Witnesses::read(folder.path()).unwrap();
-        assert_eq!(
-            read,
-            Witnesses { counters: Some(counters), counted: Some(counted) }
-        );
+        assert_eq!(read, Witnesses { counters: Some(counters), counted: Some(counted) });
         write("counters.csv", String::new());
         let read = Witnesses::read(folder.path()).unwrap();
         assert_eq!(read.counters, Some(Vec::new()));
