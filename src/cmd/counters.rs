@@ -99,8 +99,13 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
             }
         };
         rows.push(counted);
-        write(&args.folder, &rows)?;
+        // What an earlier call counted stays, should this one be ended.
+        let is_later =
+            |known: &&CountedRow| rows.iter().all(|row| row.point_id != known.point_id);
+        let later: Vec<CountedRow> = earlier.iter().filter(is_later).cloned().collect();
+        write(&args.folder, &[&rows[..], &later].concat())?;
     }
+    write(&args.folder, &rows)?;
     let counted = rows.iter().filter(|row| row.bytes_counted.is_some()).count();
     println!(
         "{}: {counted} of {} points counted",

@@ -24,6 +24,9 @@ pub struct Args {
     /// through its rotation.
     #[arg(long, default_value_t = LAUNCHES)]
     launches: usize,
+    /// Leave out the pass through the rotation: for a profiler that obeys no marks.
+    #[arg(long)]
+    no_warm_up: bool,
     /// Seed of the inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -33,8 +36,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Opened { mut device, .. } =
         device::open(&args.device.name, &args.device.options())?;
     for (index, point) in args.points.iter().enumerate() {
-        let replayed = match measure::replay(&mut *device, point, args.seed, args.launches)
-        {
+        let launches = (args.launches, !args.no_warm_up);
+        let replayed = match measure::replay(&mut *device, point, args.seed, launches) {
             Ok(facts) => Replayed::Done(facts.map_or(String::new(), |f| f.code_hash)),
             Err(why) => Replayed::Failed(why),
         };

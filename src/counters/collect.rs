@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::output::Output;
-use super::plan::{LAUNCHES, Replay, ReplayLine, rows_of};
+use super::plan::{LAUNCHES, Replay, ReplayLine, Replayed, rows_of};
 use super::tool::{Finished, Tool, last_line};
 use crate::device::DeviceKind;
 use crate::op::Problem;
@@ -118,7 +118,7 @@ impl Collector {
     ) -> Result<(), String> {
         let target = target(provenance)?;
         let replays = self.plan(measured, &target);
-        let tool = Tool::find(self.request.ncu.as_deref(), target.arch)
+        let mut tool = Tool::find(self.request.ncu.as_deref(), target.arch)
             .map_err(|why| why.to_string())?;
         progress(&format!("{}, {} points", tool.version, replays.len()));
         let batches = replays.chunks(BATCH).count();
@@ -135,7 +135,7 @@ impl Collector {
                     wanted.len(),
                     control.name()
                 ));
-                self.batch(&tool, &wanted, control)?;
+                self.batch(&mut tool, &wanted, control)?;
                 self.write().map_err(|why| format!("{why:#}"))?;
             }
         }
@@ -180,16 +180,55 @@ impl Collector {
         row.is_none_or(|row| !row.is_counted())
     }
 
-    /// Profiles a batch and takes over its rows.
+    /// Profiles a batch and takes over its rows. A tool that does not know a counter of
+    /// FLOPs, or does not obey marks, is asked again without.
     ///
     /// # Errors
     /// Why no further batch would do better.
     fn batch(
         &mut self,
-        tool: &Tool,
+        tool: &mut Tool,
         batch: &[Replay],
         control: CacheControl,
     ) -> Result<(), String> {
+        loop {
+            let limit = self.limit()?;
+            let entries: Vec<&str> = batch.iter().flat_map(Replay::entries).collect();
+            let command = self.replay_command(batch, tool.obeys_marks());
+            let finished = tool
+                .profile(control, &entries, &command, limit)
+                .map_err(|why| why.to_string())?;
+            let output = Output::read(&format!("{}\n{}", finished.stdout, finished.stderr));
+            let died = why_it_died(&finished, &output, batch.len(), limit);
+            self.take_over(tool, batch, control, &output, &died);
+            // Nothing of it depends on the points.
+            let refused = output.errors.iter().find(|why| why.contains("ERR_NVGPUCTRPERM"));
+            if let Some(why) = refused {
+                return Err(why.clone());
+            }
+            if finished.timed_out || !output.kernels.is_empty() {
+                return Ok(());
+            }
+            let replayed = output.program.iter().filter_map(|line| ReplayLine::read(line));
+            let replayed: Vec<Replayed> = replayed.map(|line| line.replayed).collect();
+            let is_done = |replayed: &Replayed| matches!(replayed, Replayed::Done(_));
+            let asks_again = match replayed.iter().any(is_done) {
+                true => tool.forget_marks(),
+                false => tool.forget_tensor_flops(),
+            };
+            match (asks_again, replayed.is_empty()) {
+                (true, _) => {}
+                (false, true) => return Err(died),
+                (false, false) => return Ok(()),
+            }
+        }
+    }
+
+    /// How long a batch may take.
+    ///
+    /// # Errors
+    /// The time is up.
+    fn limit(&self) -> Result<Duration, String> {
         let left = self.request.budget.saturating_sub(self.began.elapsed());
         if left < BATCH_LEAST {
             return Err(format!(
@@ -197,40 +236,37 @@ impl Collector {
                 self.request.budget.as_secs_f64() / 60.0
             ));
         }
-        let limit = left.min(BATCH_LIMIT);
-        let entries: Vec<&str> = batch.iter().flat_map(Replay::entries).collect();
-        let command = self.replay_command(batch);
-        let finished = tool
-            .profile(control, &entries, &command, limit)
-            .map_err(|why| why.to_string())?;
-        let output = Output::read(&format!("{}\n{}", finished.stdout, finished.stderr));
-        let died = why_it_died(&finished, &output, batch.len(), limit);
+        Ok(left.min(BATCH_LIMIT))
+    }
+
+    fn take_over(
+        &mut self,
+        tool: &Tool,
+        batch: &[Replay],
+        control: CacheControl,
+        output: &Output,
+        died: &str,
+    ) {
+        let without = if tool.obeys_marks() { "" } else { ", without warm-up" };
         let blank = CounterRow {
             cache_control: control,
-            tool: tool.version.clone(),
+            tool: format!("{}{without}", tool.version),
             started_utc: format!("{:.3}", jiff::Timestamp::now()),
             ..CounterRow::default()
         };
-        for row in rows_of(batch, &output, &blank, &died) {
+        for row in rows_of(batch, output, &blank, died) {
             self.rows.insert((row.point_id.clone(), control), row);
-        }
-        // Nothing of it depends on the points.
-        let refused = output.errors.iter().find(|why| why.contains("ERR_NVGPUCTRPERM"));
-        let began = output.program.iter().any(|line| ReplayLine::read(line).is_some());
-        match refused {
-            Some(why) => Err(why.clone()),
-            None if !began && !finished.timed_out => Err(died),
-            None => Ok(()),
         }
     }
 
     /// This program's command line that launches a batch.
-    fn replay_command(&self, batch: &[Replay]) -> Vec<OsString> {
+    fn replay_command(&self, batch: &[Replay], warms_up: bool) -> Vec<OsString> {
         let Request { program, device, kernels, .. } = &self.request;
         let mut words: Vec<OsString> = vec![program.into(), "replay".into()];
         words.extend(["--device".into(), device.into()]);
         words.extend(["--seed".into(), self.seed.to_string().into()]);
         words.extend(["--launches".into(), LAUNCHES.to_string().into()]);
+        words.extend((!warms_up).then(|| "--no-warm-up".into()));
         if let Some(folder) = kernels {
             words.extend(["--kernels".into(), folder.into()]);
         }

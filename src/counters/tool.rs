@@ -33,6 +33,8 @@ pub struct Tool {
     pub version: String,
     /// Those of [`TENSOR_FLOPS`] that it knows for the chip.
     tensor_flops: Vec<&'static str>,
+    /// Whether it obeys the program's own marks of where to profile.
+    obeys_marks: bool,
 }
 
 /// A process that has ended, or was ended.
@@ -91,7 +93,12 @@ impl Tool {
         };
         let number = version.split_whitespace().next().unwrap_or(version);
         let version = format!("Nsight Compute {number}");
-        let mut tool = Tool { path: path.to_owned(), version, tensor_flops: Vec::new() };
+        let mut tool = Tool {
+            path: path.to_owned(),
+            version,
+            tensor_flops: Vec::new(),
+            obeys_marks: true,
+        };
         tool.tensor_flops = tool.known_tensor_flops(arch);
         Ok(tool)
     }
@@ -107,6 +114,22 @@ impl Tool {
             said.stdout.lines().any(|line| line.split_whitespace().next() == Some(*name))
         };
         TENSOR_FLOPS.into_iter().filter(known).collect()
+    }
+
+    /// Asks for no FLOPs any more; whether it did before.
+    pub fn forget_tensor_flops(&mut self) -> bool {
+        !std::mem::take(&mut self.tensor_flops).is_empty()
+    }
+
+    /// Profiles all launches from now on, not those between marks only; whether it
+    /// profiled those only before.
+    pub fn forget_marks(&mut self) -> bool {
+        std::mem::replace(&mut self.obeys_marks, false)
+    }
+
+    /// Whether only launches between the program's marks are profiled.
+    pub const fn obeys_marks(&self) -> bool {
+        self.obeys_marks
     }
 
     /// The tool's command line in front of the program's. Clocks are left as they are, as in
@@ -134,7 +157,7 @@ impl Tool {
             "--replay-mode",
             "kernel",
             "--profile-from-start",
-            "off",
+            if self.obeys_marks { "off" } else { "on" },
             "--csv",
             "--page",
             "raw",
@@ -255,7 +278,12 @@ mod tests {
     use super::*;
 
     fn tool(tensor_flops: Vec<&'static str>) -> Tool {
-        Tool { path: "ncu".into(), version: "Nsight Compute 2025.3".into(), tensor_flops }
+        Tool {
+            path: "ncu".into(),
+            version: "Nsight Compute 2025.3".into(),
+            tensor_flops,
+            obeys_marks: true,
+        }
     }
 
     #[test]

@@ -299,8 +299,8 @@ fn verify_slots(
 /// Launches of a hot point before it is profiled: the first finds what filling left.
 const HOT_WARMUPS: usize = 2;
 
-/// Lays a point out as a campaign does, goes once through its rotation, and launches it
-/// `launches` times, one by one, with a profiler told to watch only these. Times and answers
+/// Lays a point out as a campaign does, goes once through its rotation if it is to warm up,
+/// and launches it `launches` times, one by one, with a profiler told to watch only these. Times and answers
 /// are not looked at. Returns how the kernel was compiled, where that is known.
 ///
 /// # Errors
@@ -309,7 +309,7 @@ pub fn replay(
     device: &mut dyn Device,
     point: &Point,
     seed: u64,
-    launches: usize,
+    (launches, warms_up): (usize, bool),
 ) -> Result<Option<KernelFacts>, String> {
     let info = device.info();
     let (cache_bytes, memory_bytes) = (info.last_level_cache_bytes(), info.memory_bytes);
@@ -320,10 +320,12 @@ pub fn replay(
     let mut prepared = prepared.map_err(|why| why.to_string())?;
     let facts = prepared.kernel_facts();
     let run = |prepared: &mut dyn Prepared| -> Result<(), LaunchError> {
-        prepared.launch(0, slots.max(HOT_WARMUPS))?;
+        let warmups = if warms_up { slots.max(HOT_WARMUPS) } else { 0 };
+        if warmups > 0 {
+            prepared.launch(0, warmups)?;
+        }
         prepared.profile(true)?;
-        // The rotation has gone round, so that the next slot is the first again.
-        let first = slots.max(HOT_WARMUPS) % slots;
+        let first = warmups % slots;
         let done = (0..launches)
             .try_for_each(|launch| prepared.launch((first + launch) % slots, 1).map(drop));
         prepared.profile(false)?;
