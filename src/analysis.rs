@@ -12,6 +12,7 @@ mod agreement;
 mod audit;
 mod ceilings;
 mod measured;
+mod point_counters;
 mod points_csv;
 mod probes;
 mod rounds;
@@ -26,11 +27,12 @@ pub use ceilings::{
     LEAST_MEMORY_SHARE,
 };
 pub use measured::Measured;
+pub use point_counters::PointCounters;
 pub use points_csv::{derived_csv, write_derived};
 pub use probes::{ProbeKind, ProbeSeries};
 use rounds::Bursts;
 pub use rounds::{Repeatability, RoundUnit};
-pub use witnesses::{FlopsSource, PointCounters};
+pub use witnesses::FlopsSource;
 
 use crate::device::DeviceKind;
 use crate::model::derived;

@@ -40,7 +40,7 @@ impl Bench {
             csv::Reader::from_path(root().join("tests/ncu/points.csv")).unwrap();
         let lines = points.records().map(|record| {
             let record = record.unwrap();
-            format!("{}\t{}\n", &record[0], &record[2])
+            format!("{}\t{}@{}\n", &record[0], &record[2], &record[1])
         });
         fs::write(bench.path("list"), lines.collect::<String>()).unwrap();
         bench.set_mode(mode);

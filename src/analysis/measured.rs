@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use super::witnesses::PointCounters;
+use super::point_counters::PointCounters;
 use crate::device::DeviceKind;
 use crate::op::{Access, JudgedFacts, Problem};
 use crate::point::{CacheState, KernelName};

@@ -5,19 +5,7 @@ use std::collections::HashMap;
 
 use super::Measured;
 use crate::point::CacheState;
-use crate::record::{CacheControl, CounterRow, Unreadable, Witnesses};
-
-/// Rows of `counters.csv` of one point that have numbers, by what the profiler did with the
-/// caches.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct PointCounters {
-    /// Caches flushed before each pass.
-    pub all: Option<CounterRow>,
-    /// Caches as the rotation leaves them, if the profiler needed one pass.
-    pub none: Option<CounterRow>,
-    /// Why there are no numbers, where there are none.
-    pub reason: String,
-}
+use crate::record::{CounterRow, Unreadable, Witnesses};
 
 /// Who counted the FLOPs of an operational intensity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,19 +125,6 @@ pub(super) fn join(points: &mut [Measured], witnesses: &Witnesses) -> Vec<Unread
         }
     }
     unreadable
-}
-
-impl PointCounters {
-    fn add(&mut self, row: &CounterRow) {
-        if !row.is_counted() {
-            self.reason.clone_from(&row.reason);
-            return;
-        }
-        match row.cache_control {
-            CacheControl::All => self.all = Some(row.clone()),
-            CacheControl::None => self.none = Some(row.clone()),
-        }
-    }
 }
 
 fn unknown(file: &'static str, line: u64, point_id: &str) -> Unreadable {

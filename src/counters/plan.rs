@@ -126,14 +126,8 @@ pub fn rows_of(
         let line = lines.iter().find(|line| line.index == index);
         let counted = match (line.map(|line| &line.replayed), &lost) {
             (None, _) => Err(died.to_owned()),
-            (Some(Replayed::Failed(why)), _) => {
-                // Of the launches before the one that failed, as many as there are.
-                let next = batch.get(index + 1).and_then(|next| next.kernels.first());
-                let is_next = |p: &KernelProfile| next.is_some_and(|next| next.is(p));
-                let start = rest.iter().position(is_next).unwrap_or(rest.len());
-                rest = &rest[start..];
-                Err(why.clone())
-            }
+            // Before it was profiled, or the program could not have gone on.
+            (Some(Replayed::Failed(why)), _) => Err(why.clone()),
             (Some(Replayed::Done(_)), Some(why)) => Err(why.clone()),
             (Some(Replayed::Done(code_hash)), None) => {
                 let counted = take(replay, &mut rest, output);

@@ -27,8 +27,8 @@ index=0
 rows=
 for word in "$@"; do
   case "$word" in *@*@*)
-    # The row's number stands before its problem in the list.
-    at=$(awk -F'	' -v p="${word%%@*}" '$2 == p { print $1 }' "$here/list")
+    # The row's number stands before its problem and kernel in the list.
+    at=$(awk -F'	' -v p="${word%@*}" '$2 == p { print $1 }' "$here/list")
     if [ -n "$at" ]; then
       echo "replay $index done 639730182935"
       row=$(grep '^"[0-9]' "$here/raw.txt" | sed -n "$((at + 1))p")
