@@ -200,7 +200,7 @@ fn draw_ratios(canvas: &mut Canvas, campaign: &Campaign, top: f64) -> Option<(Re
     let ratios = points.iter().filter_map(|point| Some(byte_ratio(point)?.value));
     let x = LogAxis::spanning(sizes, Scale::Bytes, (1.5, 1.5))?;
     let y =
-        LogAxis::spanning(ratios.chain([0.95, 1.05]), Scale::Decimal(1.0), (1.02, 1.02))?;
+        LogAxis::spanning(ratios.chain([0.9, 1.12]), Scale::Decimal(1.0), (1.02, 1.02))?;
     let area = Rect::new(84.0, top, WIDTH - 24.0, top + 220.0);
     let panel = Panel { area, x, y };
     panel.draw(canvas, "bytes of model and kernel, one launch", "DRAM bytes over these");

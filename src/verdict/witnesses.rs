@@ -8,71 +8,71 @@ use crate::analysis::{ByteFinding, Measured, mb};
 use crate::section::Section;
 
 impl Judge<'_> {
-    /// A row for each measured point, if counters or the virtual machine were asked.
+    /// A row for each measured point with numbers, if counters or the virtual machine were
+    /// asked.
     pub(super) fn witness_section(&self) -> Option<Section> {
         let witnesses = &self.campaign.witnesses;
         if witnesses.counters.is_none() && witnesses.counted.is_none() {
             return None;
         }
-        let points = self.campaign.points.iter().filter(|point| {
-            point.time_s.is_some() && (point.counters.is_some() || point.counted.is_some())
-        });
+        let is_told = |point: &&Measured| {
+            let counted = point.counted.as_ref().is_some_and(|c| c.bytes_counted.is_some());
+            point.time_s.is_some() && (point.counters_row().is_some() || counted)
+        };
+        let points = self.campaign.points.iter().filter(is_told);
+        let rows: Vec<Vec<String>> =
+            points.map(|point| self.witness_cells(point)).collect();
+        let columns = [
+            "problem",
+            "kernel, cache",
+            "model, read + written",
+            "extra",
+            "counted",
+            "DRAM, read + written",
+            "L2 hits",
+            "OI model",
+            "OI counted",
+            "OI measured (FLOPs by)",
+            "audit",
+        ];
         Some(Section {
             heading: "Three witnesses of bytes".into(),
             paragraphs: vec![self.witness_summary()],
-            columns: vec![
-                "problem",
-                "kernel",
-                "cache",
-                "model reads",
-                "model writes",
-                "extra",
-                "counted",
-                "DRAM reads",
-                "DRAM writes",
-                "L2 hits",
-                "OI model",
-                "OI counted",
-                "OI measured",
-                "FLOPs by",
-                "audit",
-                "why",
-            ],
-            rows: points.map(|point| self.witness_cells(point)).collect(),
+            columns: if rows.is_empty() { Vec::new() } else { columns.to_vec() },
+            rows,
         })
     }
 
     fn witness_cells(&self, point: &Measured) -> Vec<String> {
-        let shown = |bytes: Option<f64>| bytes.map_or(String::new(), mb);
         let intensity =
             |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.3}"));
+        let both = |read: f64, written: f64| format!("{} + {}", mb(read), mb(written));
         let row = point.counters_row();
-        let measured = point.intensity_measured();
+        let dram = row.and_then(|row| row.dram_bytes_read.zip(row.dram_bytes_written));
+        let counted = point.counted.as_ref().and_then(|counted| counted.bytes_counted);
+        let hits = row.and_then(|row| row.l2_hit_share);
         let of_model = (point.work.flops() > 0).then(|| point.work.operational_intensity());
-        let audit = self.campaign.byte_audit(point);
-        let reason = || match (&point.counters, &point.counted) {
-            (Some(counters), _) => counters.reason.clone(),
-            (None, Some(counted)) => counted.reason.clone(),
-            (None, None) => String::new(),
-        };
+        let measured = point.intensity_measured();
+        let work = &point.work;
         vec![
             point.problem.to_string(),
-            point.kernel.to_string(),
-            point.cache.to_string(),
-            mb(point.work.bytes_read() as f64),
-            mb(point.work.bytes_written() as f64),
-            shown(point.bytes_extra.map(|bytes| bytes as f64)),
-            shown(point.counted.as_ref().and_then(|c| c.bytes_counted).map(|b| b as f64)),
-            shown(row.and_then(|row| row.dram_bytes_read)),
-            shown(row.and_then(|row| row.dram_bytes_written)),
-            row.and_then(|row| row.l2_hit_share)
-                .map_or(String::new(), |share| format!("{:.1}%", 100.0 * share)),
+            format!("{}, {}", point.kernel, point.cache),
+            both(work.bytes_read() as f64, work.bytes_written() as f64),
+            point.bytes_extra.map_or(String::new(), |bytes| mb(bytes as f64)),
+            counted.map_or(String::new(), |bytes| mb(bytes as f64)),
+            dram.map_or(String::new(), |(read, written)| both(read, written)),
+            hits.map_or(String::new(), |share| format!("{:.1}%", 100.0 * share)),
             intensity(of_model),
             intensity(point.intensity_counted()),
-            intensity(measured.map(|(value, _)| value)),
-            measured.map_or("", |(_, source)| source.name()).to_owned(),
-            audit.as_ref().map_or("", |audit| audit.finding.name()).to_owned(),
-            audit.map_or_else(reason, |audit| audit.why),
+            measured
+                .map_or(String::new(), |(value, by)| format!("{value:.3} ({})", by.name())),
+            self.campaign.byte_audit(point).map_or(String::new(), |audit| {
+                let name = audit.finding.name();
+                match audit.why.is_empty() {
+                    true => name.to_owned(),
+                    false => format!("{name}: {}", audit.why),
+                }
+            }),
         ]
     }
 
