@@ -9,14 +9,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 mod agreement;
+mod audit;
 mod ceilings;
 mod measured;
 mod peers;
+mod point_counters;
 mod points_csv;
 mod probes;
 mod rounds;
+mod witnesses;
 
 pub use agreement::Agreement;
+pub(crate) use audit::mb;
+pub use audit::{BYTES_AGREE, ByteAudit, ByteFinding};
 use ceilings::DeviceFacts;
 pub use ceilings::{
     Candidate, Ceiling, Ceilings, DISTURBED_SHARE, Doubt, LEAST_COMPUTE_SHARE,
@@ -24,16 +29,18 @@ pub use ceilings::{
 };
 pub use measured::Measured;
 pub use peers::BesidePeer;
+pub use point_counters::PointCounters;
 pub use points_csv::{derived_csv, write_derived};
 pub use probes::{ProbeKind, ProbeSeries};
 use rounds::Bursts;
 pub use rounds::{Repeatability, RoundUnit};
+pub use witnesses::FlopsSource;
 
 use crate::device::DeviceKind;
 use crate::model::derived;
 use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
-use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable};
+use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable, Witnesses};
 use crate::roofline::Peaks;
 
 /// The repeated sentinel point: how far the machine drifted.
@@ -98,6 +105,8 @@ pub struct Campaign {
     pub repeatability: Option<Repeatability>,
     /// What was measured again and again beside the points.
     pub probes: Vec<ProbeSeries>,
+    /// `counters.csv` and `counted.csv` as they were read; points have what is theirs.
+    pub witnesses: Witnesses,
 }
 
 impl Campaign {
@@ -125,7 +134,7 @@ impl Campaign {
         records: Records,
         spec: Option<DataSheet>,
     ) -> Result<Self> {
-        let Records { runs, rows, rounds, mut unreadable, columns } = records;
+        let Records { runs, rows, rounds, mut unreadable, columns, witnesses } = records;
         refuse_doubled(&rows)?;
         let row_count = rows.len() + unreadable.len();
         // The header is the first line.
@@ -146,6 +155,7 @@ impl Campaign {
         let sentinel = sentinel(&read);
         let mut points: Vec<Measured> =
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
+        unreadable.extend(witnesses::join(&mut points, &witnesses));
         let bursts = Bursts::of(runs.last(), &rounds);
         let repeatability = rounds::apply(&mut points, &rounds, &bursts);
         let sentinel_s = sentinel.as_ref().map_or(&[][..], |s| &s.times_s);
@@ -172,6 +182,7 @@ impl Campaign {
             rounds,
             repeatability,
             probes,
+            witnesses,
         };
         campaign.place_under_ceilings();
         Ok(campaign.with_spec(spec))
@@ -209,6 +220,12 @@ impl Campaign {
     pub fn launch_overhead_s(&self) -> f64 {
         let of_launches = self.probes.iter().find(|probe| probe.kind == ProbeKind::Launch);
         of_launches.map_or(0.0, |probe| probe.low_s().value)
+    }
+
+    /// The byte audit of a point; `None` without counters.
+    pub fn byte_audit(&self, point: &Measured) -> Option<ByteAudit> {
+        let caches = self.provenance.caches.iter().map(|cache| cache.bytes);
+        point.byte_audit(self.provenance.l2_bytes.or(caches.max()).unwrap_or(0))
     }
 
     /// The share of CPU time that others may have had while a point was measured.

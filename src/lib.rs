@@ -5,6 +5,7 @@
 pub mod analysis;
 pub mod campaign;
 pub mod cmd;
+pub mod counters;
 pub mod data;
 pub mod device;
 pub mod format;

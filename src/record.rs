@@ -21,9 +21,13 @@ use csv::StringRecord;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod counters;
 mod recorder;
 mod samples;
 
+pub use counters::{
+    CacheControl, CountedRow, CounterRow, Witnesses, counted_csv, counters_csv,
+};
 pub use recorder::{
     RecordedRound, Recorder, results_header, rounds_header, samples_header, shape_values,
     write_atomically,
@@ -334,15 +338,18 @@ pub struct Records {
     pub unreadable: Vec<Unreadable>,
     /// Columns of `results.csv`; empty where the records came from no file.
     pub columns: Vec<String>,
+    /// What hardware counters and the virtual machine said of its points.
+    pub witnesses: Witnesses,
 }
 
 impl Records {
-    /// Reads `run.csv`, `results.csv` and `rounds.csv`. A torn last line is left out; a row
+    /// Reads `run.csv`, `results.csv` and `rounds.csv`, and `counters.csv` and `counted.csv`
+    /// where they are there. A torn last line is left out; a row
     /// of `results.csv` that does not parse costs only itself.
     ///
     /// # Errors
-    /// A file that is missing, a `run.csv` or `rounds.csv` that does not parse, with its
-    /// line.
+    /// A file that is missing, a `run.csv`, `rounds.csv`, `counters.csv` or `counted.csv`
+    /// that does not parse, with its line.
     pub fn read(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {
             bail!("{} is not a folder; give one that `measure` wrote", folder.display());
@@ -353,7 +360,8 @@ impl Records {
             path if path.exists() => read_csv(&path)?,
             _ => Vec::new(),
         };
-        Ok(Records { runs, rounds, ..results })
+        let witnesses = Witnesses::read(folder)?;
+        Ok(Records { runs, rounds, witnesses, ..results })
     }
 }
 

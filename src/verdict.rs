@@ -19,6 +19,7 @@ mod probes;
 mod records;
 mod shares;
 mod validity;
+mod witnesses;
 
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
@@ -123,8 +124,10 @@ pub fn judge(campaign: &Campaign) -> Verdict {
         judge.knee_section(),
     ]);
     sections.extend(judge.peer_sections());
+    sections.extend(judge.witness_section());
     sections.retain(|section| !section.rows.is_empty());
-    let (faults, warnings) = judge.validity();
+    let (faults, mut warnings) = judge.validity();
+    warnings.extend(judge.foreign_counters());
     let peers = judge.peer_ratios();
     Verdict { claims, limits, peers, sections, faults, warnings }
 }

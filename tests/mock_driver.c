@@ -115,6 +115,8 @@ int cuDevicePrimaryCtxRelease_v2(int device) { return OK; }
 int cuCtxSetCurrent(void *context) { return context == &broken ? OK : INVALID_VALUE; }
 int cuCtxSynchronize(void) { return broken; }
 int cuCtxResetPersistingL2Cache(void) { return broken; }
+int cuProfilerStart(void) { return broken; }
+int cuProfilerStop(void) { return broken; }
 
 // --- Memory ---------------------------------------------------------------------
 

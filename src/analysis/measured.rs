@@ -3,10 +3,11 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use super::point_counters::PointCounters;
 use crate::device::DeviceKind;
 use crate::op::{Access, JudgedFacts, Problem};
 use crate::point::{CacheState, KernelName};
-use crate::record::{Row, Status, Unreadable};
+use crate::record::{CountedRow, Row, Status, Unreadable};
 use crate::reference;
 use crate::residency::Residency;
 use crate::resource::Work;
@@ -54,6 +55,12 @@ pub struct Measured {
     /// Median seconds of each of its rounds, or of each process; empty where the records
     /// have no rounds.
     pub round_medians_s: Vec<f64>,
+    /// Bytes that the kernel declares beyond the compulsory ones, where it knows them.
+    pub bytes_extra: Option<u64>,
+    /// What hardware counters said; `None` where they were not asked.
+    pub counters: Option<PointCounters>,
+    /// What the virtual machine counted; `None` where it was not asked.
+    pub counted: Option<CountedRow>,
     /// Seconds to move the bytes at the measured bandwidth.
     pub memory_s: Option<f64>,
     /// Least time under the measured ceilings; `None` too where the format has
@@ -91,6 +98,9 @@ impl Measured {
             started: unless_empty(row, "started_utc", &row.started_utc)?,
             time_s: time_of(row)?,
             round_medians_s: Vec::new(),
+            bytes_extra: row.bytes_extra,
+            counters: None,
+            counted: None,
             memory_s: None,
             empirical: None,
             derived: None,
@@ -158,15 +168,6 @@ impl Measured {
     /// Share of the roof of the link that takes longest, whether it binds or not.
     pub fn link_fraction(&self) -> Option<Estimate> {
         Some(self.time_s?.into_rate(self.empirical?.link_s))
-    }
-
-    /// FLOPs over the bytes that the measured bandwidth could have moved in
-    /// the measured time. It equals the model's operational intensity when the
-    /// kernel reads exactly its compulsory bytes at full bandwidth; extra
-    /// traffic, idle memory and compute-bound time all lower it.
-    pub fn effective_intensity(&self) -> Option<Estimate> {
-        let share = self.memory_fraction()?;
-        Some(share.scaled(self.work.operational_intensity()))
     }
 }
 

@@ -23,7 +23,9 @@ struct Derived<'a> {
     flops: u64,
     bytes: u64,
     oi_model_flops_per_byte: Option<f64>,
-    oi_effective_flops_per_byte: Option<f64>,
+    oi_counted_flops_per_byte: Option<f64>,
+    oi_measured_flops_per_byte: Option<f64>,
+    oi_measured_flops_source: &'a str,
     time_s: Option<f64>,
     flops_per_s: Option<f64>,
     bytes_per_s: Option<f64>,
@@ -39,6 +41,13 @@ struct Derived<'a> {
     fraction_of_spec: Option<f64>,
     judged: &'a str,
     implementation: &'a str,
+    bytes_extra: Option<u64>,
+    bytes_counted: Option<u64>,
+    dram_bytes_read: Option<f64>,
+    dram_bytes_written: Option<f64>,
+    l2_hit_share: Option<f64>,
+    byte_audit: &'a str,
+    byte_audit_why: String,
 }
 
 /// Whether the point is judged by its binding roof: `yes`, or why not. Empty where it has no
@@ -55,6 +64,11 @@ fn judged(campaign: &Campaign, point: &Measured) -> &'static str {
     };
     let doubt = |ceiling: &Ceiling| ceiling.doubt_for(&point.kernel);
     ceiling.map_or("", |ceiling| doubt(ceiling).map_or("yes", Doubt::name))
+}
+
+/// Why a point has no counters, where they were asked.
+fn without_counters(point: &Measured) -> &str {
+    point.counters.as_ref().map_or("", |counters| &counters.reason)
 }
 
 /// Writes `points.csv`: one row for each point with rates, roofs and
@@ -74,6 +88,8 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for point in &campaign.points {
         let fraction = point.fraction();
+        let (measured, counters) = (point.intensity_measured(), point.counters_row());
+        let audit = campaign.byte_audit(point);
         let share = |roof: Option<Roof>| Some(roof?.fraction(point.time_s?.value));
         writer.serialize(Derived {
             point_id: &point.point_id,
@@ -87,7 +103,9 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             bytes: point.work.bytes(),
             oi_model_flops_per_byte: (point.work.bytes() > 0)
                 .then(|| point.work.operational_intensity()),
-            oi_effective_flops_per_byte: point.effective_intensity().map(|e| e.value),
+            oi_counted_flops_per_byte: point.intensity_counted(),
+            oi_measured_flops_per_byte: measured.map(|(intensity, _)| intensity),
+            oi_measured_flops_source: measured.map_or("", |(_, source)| source.name()),
             time_s: point.time_s.map(|t| t.value),
             flops_per_s: point.flops_per_s().map(|r| r.value),
             bytes_per_s: point.bytes_per_s().map(|r| r.value),
@@ -103,6 +121,14 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             fraction_of_spec: share(point.spec),
             judged: judged(campaign, point),
             implementation: &point.implementation,
+            bytes_extra: point.bytes_extra,
+            bytes_counted: point.counted.as_ref().and_then(|row| row.bytes_counted),
+            dram_bytes_read: counters.and_then(|row| row.dram_bytes_read),
+            dram_bytes_written: counters.and_then(|row| row.dram_bytes_written),
+            l2_hit_share: counters.and_then(|row| row.l2_hit_share),
+            byte_audit: audit.as_ref().map_or("", |audit| audit.finding.name()),
+            byte_audit_why: audit
+                .map_or_else(|| without_counters(point).to_owned(), |audit| audit.why),
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

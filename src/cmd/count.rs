@@ -11,7 +11,7 @@ use crate::device::vm::{Counted, VmDevice};
 use crate::device::{Device, DeviceOptions, PrepareError};
 use crate::op::Problem;
 use crate::point::Point;
-use crate::record::Status;
+use crate::record::{CountedRow, Status};
 use crate::reference::{self, CheckVerdict};
 use crate::section::Section;
 use crate::suite::Suite;
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut rows = Vec::new();
     let mut wrong = false;
     for point in &plan.points {
-        let row = count(&mut device, point, args);
+        let row = count(&mut device, point, args.millions, args.seed);
         wrong |= matches!(row.status, Status::Wrong | Status::Failed);
         rows.push(row.cells());
     }
@@ -82,7 +82,33 @@ struct CountRow {
     why: String,
 }
 
-fn count(device: &mut VmDevice, point: &Point, args: &Args) -> CountRow {
+/// A point's row of `counted.csv`.
+pub fn counted_row(
+    device: &mut VmDevice,
+    point_id: &str,
+    point: &Point,
+    millions: f64,
+    arch: Arch,
+) -> CountedRow {
+    let CountRow { counted, why, .. } = count(device, point, millions, 1);
+    let blank = CountedRow {
+        point_id: point_id.to_owned(),
+        arch: arch.to_string(),
+        ..CountedRow::default()
+    };
+    match counted {
+        Some(counted) => CountedRow {
+            flops_counted: Some(counted.flops()),
+            tensor_flops_counted: Some(counted.tensor_flops()),
+            bytes_counted: Some(counted.bytes()),
+            bytes_extra: counted.extra_bytes,
+            ..blank
+        },
+        None => CountedRow { reason: why, ..blank },
+    }
+}
+
+fn count(device: &mut VmDevice, point: &Point, millions: f64, seed: u64) -> CountRow {
     let problem = point.problem;
     let kernel = point.kernel.to_string();
     let row = |status, counted, why| CountRow { problem, kernel, status, counted, why };
@@ -91,11 +117,11 @@ fn count(device: &mut VmDevice, point: &Point, args: &Args) -> CountRow {
     }
     let work = problem.work();
     let size = work.flops().max(work.bytes()) as f64 * 1e-6;
-    if size > args.millions {
+    if size > millions {
         let why = format!("{size:.0} million FLOPs or bytes; raise --millions");
         return row(Status::Skipped, None, why);
     }
-    let counted = match device.count(&problem, &point.kernel, args.seed) {
+    let counted = match device.count(&problem, &point.kernel, seed) {
         Ok(counted) => counted,
         Err(PrepareError::Refused(why)) => {
             return row(Status::Skipped, None, why.to_string());
@@ -104,7 +130,7 @@ fn count(device: &mut VmDevice, point: &Point, args: &Args) -> CountRow {
             return row(Status::Failed, None, why.to_string());
         }
     };
-    match reference::check(&problem, args.seed, 0, 0, &counted.output) {
+    match reference::check(&problem, seed, 0, 0, &counted.output) {
         Ok(check) if check.verdict == CheckVerdict::Pass => {
             let why = explain(&problem, &counted);
             row(Status::Ok, Some(counted), why)

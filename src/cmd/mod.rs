@@ -4,6 +4,7 @@
 mod axis;
 mod check;
 mod count;
+mod counters;
 mod disturbances;
 mod doctor;
 mod interrupt;
@@ -15,6 +16,7 @@ mod peers;
 mod plans;
 mod predict;
 mod progress;
+mod replay;
 mod report;
 mod selfcheck;
 mod table;
@@ -40,6 +42,9 @@ enum CliCommand {
     Doctor(doctor::DoctorArgs),
     Check(check::Args),
     Count(count::Args),
+    Counters(counters::Args),
+    #[command(hide = true)]
+    Replay(replay::Args),
     List(list::Args),
     Predict(Box<predict::PredictArgs>),
     Kernels(kernels::Args),
@@ -56,6 +61,8 @@ pub fn main() -> ExitCode {
         CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Check(args) => check::run(&args),
         CliCommand::Count(args) => count::run(&args),
+        CliCommand::Counters(args) => counters::run(&args),
+        CliCommand::Replay(args) => replay::run(&args),
         CliCommand::List(args) => list::run(&args),
         CliCommand::Predict(args) => predict::run(&args),
         CliCommand::Kernels(args) => kernels::run(&args),

@@ -392,6 +392,15 @@ pub trait Prepared {
         Ok(None)
     }
 
+    /// Tells a profiler that watches this process that what is launched from now on is, or
+    /// is not, to be profiled. Nothing where no profiler can watch the device.
+    ///
+    /// # Errors
+    /// A device that reports a failure.
+    fn profile(&mut self, _on: bool) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
     /// The bytes of a slot's output or witness tensor.
     ///
     /// # Errors

@@ -385,6 +385,45 @@ fn verify_slots(
     Ok(())
 }
 
+/// Launches of a hot point before it is profiled: the first finds what filling left.
+const HOT_WARMUPS: usize = 2;
+
+/// Lays a point out as a campaign does, goes once through its rotation if it is to warm up,
+/// and launches it `launches` times, one by one, with a profiler told to watch only these. Times and answers
+/// are not looked at. Returns how the kernel was compiled, where that is known.
+///
+/// # Errors
+/// What keeps the point from being laid out or launched, in a sentence.
+pub fn replay(
+    device: &mut dyn Device,
+    point: &Point,
+    seed: u64,
+    (launches, warms_up): (usize, bool),
+) -> Result<Option<KernelFacts>, String> {
+    let info = device.info();
+    let (cache_bytes, memory_bytes) = (info.last_level_cache_bytes(), info.memory_bytes);
+    let rotation =
+        Rotation::plan(point, cache_bytes, memory_bytes).map_err(|refusal| refusal.0)?;
+    let slots = rotation.slots;
+    let prepared = device.prepare(&point.problem, &point.kernel, slots, seed);
+    let mut prepared = prepared.map_err(|why| why.to_string())?;
+    let facts = prepared.kernel_facts();
+    let run = |prepared: &mut dyn Prepared| -> Result<(), LaunchError> {
+        let warmups = if warms_up { slots.max(HOT_WARMUPS) } else { 0 };
+        if warmups > 0 {
+            prepared.launch(0, warmups)?;
+        }
+        prepared.profile(true)?;
+        let first = warmups % slots;
+        let done = (0..launches)
+            .try_for_each(|launch| prepared.launch((first + launch) % slots, 1).map(drop));
+        prepared.profile(false)?;
+        done
+    };
+    run(&mut *prepared).map_err(|why| why.to_string())?;
+    Ok(facts)
+}
+
 /// The protocol. The first round of a point is checked more thoroughly than later ones, in
 /// which only the place of the buffers is new.
 fn run(

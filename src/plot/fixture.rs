@@ -8,7 +8,7 @@ use crate::format::DType;
 use crate::model::machine::DataSheet;
 use crate::op::Problem;
 use crate::point::{CacheState, KernelName, Point};
-use crate::record::{Records, Row, Run, Status};
+use crate::record::{Records, Row, Run, Status, Witnesses};
 use crate::residency::{Residency, read_caches};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 
@@ -117,7 +117,17 @@ impl MadeUp {
 
     /// The same with other rows.
     pub fn with_rows(&self, rows: Vec<Row>) -> Campaign {
-        let records = Records { runs: self.runs.clone(), rows, ..Records::default() };
+        self.read(rows, Witnesses::default())
+    }
+
+    /// The same with what counters and the virtual machine say.
+    pub fn with_witnesses(&self, witnesses: Witnesses) -> Campaign {
+        self.read(self.rows.clone(), witnesses)
+    }
+
+    fn read(&self, rows: Vec<Row>, witnesses: Witnesses) -> Campaign {
+        let runs = self.runs.clone();
+        let records = Records { runs, rows, witnesses, ..Records::default() };
         let folder = Path::new("made-up");
         let campaign = Campaign::from_records(folder, records, self.spec.clone()).unwrap();
         assert_eq!(campaign.unreadable, []);

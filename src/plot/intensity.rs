@@ -1,18 +1,20 @@
-//! Operational intensity against batch and against context: the model as
-//! lines, what the measured times amount to as markers, and the ridge.
+//! Operational intensity by three witnesses, against batch and against context: the model as
+//! lines, hardware counters and the virtual machine as markers, and the ridge. Below them,
+//! where there are counters, the bytes that moved over those that model and kernel declare.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::axis::{LogAxis, Scale, count, number};
 use super::frame::{
-    self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend,
-    draw_point, draw_titles, drawable, ridges, shown_span, take_point, tip,
+    Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_point,
+    draw_titles, drawable, finish, marker, op_entries, ridges, shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{Canvas, INK, Marker, Stroke, Text};
-use crate::analysis::{Campaign, Measured};
+use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
+use crate::analysis::{BYTES_AGREE, Campaign, Measured};
 use crate::op::{MarkerShape, Sweep, SweepPlace};
 use crate::point::CacheState;
+use crate::statistics::Estimate;
 
 /// Series that a panel can show and still be read.
 const MOST_SERIES: usize = PALETTE.len();
@@ -38,8 +40,7 @@ struct SweepSeries<'a> {
 impl SweepSeries<'_> {
     /// Distinct values of the swept dimension with a measured point.
     fn richness(&self) -> usize {
-        let measured =
-            self.points.iter().filter(|(_, p)| p.effective_intensity().is_some());
+        let measured = self.points.iter().filter(|(_, p)| p.time_s.is_some());
         measured.map(|(x, _)| x).collect::<BTreeSet<_>>().len()
     }
 
@@ -93,30 +94,19 @@ impl SweepPanel<'_> {
 /// # Errors
 /// The reason why there is nothing to draw.
 pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
-    if campaign.ceilings.is_none() {
-        return Err("the measured intensity needs a measured read bandwidth, and no \
-                    read stream was measured"
-            .to_owned());
-    }
     let parts = parts(campaign);
     if parts.is_empty() {
         return Err(
-            "no batch, matrix row or context was swept over two measured values in a \
-             format with a measured compute ceiling"
-                .to_owned(),
+            "no batch, matrix row or context was swept over two measured values".to_owned()
         );
     }
     let mut canvas = Canvas::new(WIDTH);
-    let how = "Lines: model, FLOPs over compulsory bytes. Markers: FLOPs over the bytes \
-               that the measured bandwidth could move in the measured time. They reach \
-               the line at full bandwidth and fall below it where compute, launch time \
-               or extra traffic cost time.";
-    let how = format!("{how}{}", frame::doubts(campaign));
-    let top = draw_titles(&mut canvas, campaign, "Operational intensity", &how);
+    let top = draw_titles(&mut canvas, campaign, "Operational intensity", &how(campaign));
     let columns = parts.len() as f64;
     let width = (WIDTH - 24.0 - 84.0 * columns) / columns;
     let families = families(&parts);
     let mut entries = legend(&parts, &families);
+    entries.extend(witness_entries(&parts));
     let mut areas = Vec::new();
     for (i, part) in parts.iter().enumerate() {
         let x0 = 84.0 + i as f64 * (width + 84.0);
@@ -127,8 +117,127 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         entries.extend(draw_panel(&mut canvas, campaign, &panel, part, &families));
         areas.push(area);
     }
-    let bottom = draw_legend(&mut canvas, &entries, top + 424.0 + 68.0);
-    Ok(frame::finish(canvas, campaign, "oi", areas, bottom))
+    let mut bottom = draw_legend(&mut canvas, &entries, top + 424.0 + 68.0);
+    if let Some((area, below)) = draw_ratios(&mut canvas, campaign, bottom + 40.0) {
+        areas.push(area);
+        bottom = below;
+    }
+    Ok(finish(canvas, campaign, "oi", areas, bottom))
+}
+
+/// What the figure shows, and what the records lack for it.
+fn how(campaign: &Campaign) -> String {
+    let mut how = "Lines: the model, FLOPs over compulsory bytes of the shape.".to_owned();
+    let has = |known: fn(&Measured) -> bool| campaign.points.iter().any(known);
+    match has(|p| p.intensity_measured().is_some()) {
+        true => how.push_str(
+            " Filled: FLOPs that were counted over the bytes that hardware counters saw at \
+             DRAM; tensor tiles larger than the shape raise it.",
+        ),
+        false => how.push_str(
+            " There are no hardware counters (`ridgepoint counters` adds them), so nothing \
+             here was measured but which points ran.",
+        ),
+    }
+    match has(|p| p.intensity_counted().is_some()) {
+        true => how.push_str(
+            " Hollow: FLOPs and bytes that the virtual machine counted while it executed the \
+             kernel.",
+        ),
+        false => how.push_str(" The virtual machine counted no point of this campaign."),
+    }
+    how
+}
+
+/// What the fillings of markers mean, where there are markers.
+fn witness_entries(parts: &[SweepPanel]) -> Vec<LegendEntry> {
+    let points = || parts.iter().flat_map(|part| &part.series).flat_map(|s| &s.points);
+    let entry = |filled, text: &str| {
+        let key = Marker { shape: MarkerShape::ALL[0], colour: FAINT, filled };
+        LegendEntry::new(LegendKey::Marker(key), text)
+    };
+    let mut entries = Vec::new();
+    if points().any(|(_, p)| measured(p).is_some()) {
+        entries.push(entry(true, "filled: hardware counters"));
+    }
+    if points().any(|(_, p)| counted(p).is_some()) {
+        entries.push(entry(false, "hollow: virtual machine"));
+    }
+    entries
+}
+
+/// The intensity by the counters, from the most to the fewest bytes of a launch.
+fn measured(point: &Measured) -> Option<Estimate> {
+    let (value, _) = point.intensity_measured()?;
+    let row = point.counters_row()?;
+    let bytes = point.dram_bytes()?;
+    let most = row.dram_bytes_read_max? + row.dram_bytes_written_max?;
+    let least = row.dram_bytes_read_min? + row.dram_bytes_written_min?;
+    let of = |other: f64| if other > 0.0 { value * bytes / other } else { value };
+    Some(Estimate { value, lo: of(most), hi: of(least) }).filter(drawable)
+}
+
+/// The intensity by the virtual machine, which is exact.
+fn counted(point: &Measured) -> Option<Estimate> {
+    let value = point.intensity_counted()?;
+    Some(Estimate { value, lo: value, hi: value }).filter(drawable)
+}
+
+/// Bytes at DRAM over those that model and kernel declare, of a point whose bytes come from
+/// DRAM.
+fn byte_ratio(point: &Measured) -> Option<Estimate> {
+    let declared = point.bytes_declared() as f64;
+    let value = point.dram_bytes().filter(|_| point.is_from_dram())? / declared;
+    Some(Estimate { value, lo: value, hi: value }).filter(drawable)
+}
+
+/// Draws the ratios of bytes below `top`, if there are counters; the panel and where it
+/// ends.
+fn draw_ratios(canvas: &mut Canvas, campaign: &Campaign, top: f64) -> Option<(Rect, f64)> {
+    let has_ratio = |point: &&Measured| byte_ratio(point).is_some();
+    let points: Vec<&Measured> = campaign.points.iter().filter(has_ratio).collect();
+    let sizes = points.iter().map(|point| point.bytes_declared() as f64);
+    let ratios = points.iter().filter_map(|point| Some(byte_ratio(point)?.value));
+    let x = LogAxis::spanning(sizes, Scale::Bytes, (1.5, 1.5))?;
+    let y =
+        LogAxis::spanning(ratios.chain([0.9, 1.12]), Scale::Decimal(1.0), (1.02, 1.02))?;
+    let area = Rect::new(84.0, top, WIDTH - 24.0, top + 220.0);
+    let panel = Panel { area, x, y };
+    panel.draw(canvas, "bytes of model and kernel, one launch", "DRAM bytes over these");
+    panel.heading(canvas, "(c) bytes by hardware counters over those of model and kernel");
+    for (ratio, stroke) in [
+        (1.0 - BYTES_AGREE, Stroke::dotted(FAINT, 1.2)),
+        (1.0, Stroke::solid(INK, 1.2)),
+        (1.0 + BYTES_AGREE, Stroke::dotted(FAINT, 1.2)),
+    ] {
+        if let Some(segment) = panel.segment((x.lo, ratio), (x.hi, ratio)) {
+            canvas.line(segment, stroke);
+        }
+    }
+    for point in &points {
+        let Some(ratio) = byte_ratio(point) else { continue };
+        let marker = marker(point.problem.op(), point.cache);
+        let (size, tip) = (point.bytes_declared() as f64, witness_tip(point));
+        draw_point(canvas, &panel, size, ratio, marker, &tip);
+    }
+    Some((area, draw_legend(canvas, &op_entries(&points), top + 220.0 + 68.0)))
+}
+
+/// A point's tooltip with what its witnesses say.
+fn witness_tip(point: &Measured) -> String {
+    let mut text = tip(point);
+    if let Some((intensity, source)) = point.intensity_measured() {
+        let (value, source) = (number(intensity), source.name());
+        text.push_str(&format!("\nOI by counters {value} FLOP/B (FLOPs: {source})"));
+    }
+    if let Some(intensity) = point.intensity_counted() {
+        text.push_str(&format!("\nOI by virtual machine {} FLOP/B", number(intensity)));
+    }
+    if let Some(bytes) = point.dram_bytes() {
+        let ratio = bytes / point.bytes_declared().max(1) as f64;
+        text.push_str(&format!("\nDRAM bytes {} times model and kernel", number(ratio)));
+    }
+    text
 }
 
 /// The panels that have anything to show.
@@ -232,12 +341,12 @@ fn panel(campaign: &Campaign, area: Rect, series: &[SweepSeries]) -> Option<Pane
     let points = || series.iter().flat_map(|s| &s.points);
     let shown: Vec<&Measured> = points().map(|(_, p)| *p).collect();
     let model = shown.iter().map(|p| p.work.operational_intensity());
-    let measured = shown.iter().filter_map(|p| p.effective_intensity());
-    let measured = measured.flat_map(|e| shown_span(&e));
+    let witnessed = shown.iter().flat_map(|p| [measured(p), counted(p)]).flatten();
+    let witnessed = witnessed.flat_map(|e| shown_span(&e));
     let ridges = ridges(campaign, &shown).into_iter().map(|(_, ridge)| ridge);
     let swept = points().map(|(x, _)| *x as f64);
     let x = LogAxis::spanning(swept, Scale::Count, (1.3, 1.3))?;
-    let y = model.chain(measured).chain(ridges);
+    let y = model.chain(witnessed).chain(ridges);
     let y = LogAxis::spanning(y, Scale::Decimal(1.0), (1.4, 1.8))?;
     Some(Panel { area, x, y })
 }
@@ -250,9 +359,8 @@ const SHAPES: [MarkerShape; 5] = MarkerShape::ALL;
 fn style(series: &SweepSeries, families: &[SeriesFamily]) -> (Stroke, Marker) {
     let i = families.iter().position(|family| *family == series.family).unwrap_or(0);
     let colour = PALETTE[i % PALETTE.len()];
-    let filled = series.points[0].1.cache != CacheState::Hot;
     let shape = SHAPES[i % SHAPES.len()];
-    (Stroke::solid(colour, 1.6), Marker { shape, colour, filled })
+    (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
 }
 
 /// One entry for each family; what a series holds constant is said here only
@@ -304,11 +412,19 @@ fn draw_panel(
     for series in &part.series {
         let (_, marker) = style(series, families);
         for (x, point) in &series.points {
-            let Some(measured) = point.effective_intensity().filter(drawable) else {
-                continue;
-            };
-            take_point(&mut room, panel, *x as f64, measured);
-            draw_point(canvas, panel, *x as f64, measured, marker, &tip(point));
+            for (filled, intensity) in [(false, counted(point)), (true, measured(point))] {
+                let Some(intensity) = intensity else { continue };
+                let marker = Marker { filled, ..marker };
+                take_point(&mut room, panel, *x as f64, intensity);
+                draw_point(
+                    canvas,
+                    panel,
+                    *x as f64,
+                    intensity,
+                    marker,
+                    &witness_tip(point),
+                );
+            }
         }
     }
     let mut unplaced = Vec::new();

@@ -625,6 +625,10 @@ impl Prepared for CudaPoint<'_> {
         digest.map(Some).map_err(|e| LaunchError(e.to_string()))
     }
 
+    fn profile(&mut self, on: bool) -> Result<(), LaunchError> {
+        self.device.context.profile(on).map_err(|e| LaunchError(e.to_string()))
+    }
+
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
         Ok(Cow::Owned(self.runs.executor.output(slot)?))
     }

@@ -146,6 +146,19 @@ impl Context {
         call!(cuCtxSynchronize())
     }
 
+    /// Tells a profiler that watches the process where to begin or to stop; without one
+    /// nothing happens.
+    pub fn profile(&self, on: bool) -> Result<()> {
+        let told = match on {
+            true => call!(cuProfilerStart()),
+            false => call!(cuProfilerStop()),
+        };
+        match told {
+            Err(error) if error.is("CUDA_ERROR_PROFILER_DISABLED") => Ok(()),
+            other => other,
+        }
+    }
+
     /// Gives lines that a process pinned in L2 back to ordinary use. A GPU that
     /// cannot pin any has nothing to give back.
     pub fn reset_persisting_l2(&self) -> Result<()> {

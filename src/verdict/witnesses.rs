@@ -1,0 +1,127 @@
+//! Three witnesses of bytes and FLOPs beside each other: the model, the virtual machine and
+//! the hardware counters; and the byte audit.
+
+use std::collections::BTreeMap;
+
+use super::{Judge, counted};
+use crate::analysis::{ByteFinding, Measured, mb};
+use crate::section::Section;
+
+impl Judge<'_> {
+    /// A row for each measured point with numbers, if counters or the virtual machine were
+    /// asked.
+    pub(super) fn witness_section(&self) -> Option<Section> {
+        let witnesses = &self.campaign.witnesses;
+        if witnesses.counters.is_none() && witnesses.counted.is_none() {
+            return None;
+        }
+        let is_told = |point: &&Measured| {
+            let counted = point.counted.as_ref().is_some_and(|c| c.bytes_counted.is_some());
+            point.time_s.is_some() && (point.counters_row().is_some() || counted)
+        };
+        let points = self.campaign.points.iter().filter(is_told);
+        let rows: Vec<Vec<String>> =
+            points.map(|point| self.witness_cells(point)).collect();
+        let columns = [
+            "problem",
+            "kernel, cache",
+            "model, read + written",
+            "extra",
+            "counted",
+            "DRAM, read + written",
+            "L2 hits",
+            "OI model",
+            "OI counted",
+            "OI measured (FLOPs by)",
+            "audit",
+        ];
+        Some(Section {
+            heading: "Three witnesses of bytes".into(),
+            paragraphs: vec![self.witness_summary()],
+            columns: if rows.is_empty() { Vec::new() } else { columns.to_vec() },
+            rows,
+        })
+    }
+
+    fn witness_cells(&self, point: &Measured) -> Vec<String> {
+        let intensity =
+            |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.3}"));
+        let both = |read: f64, written: f64| format!("{} + {}", mb(read), mb(written));
+        let row = point.counters_row();
+        let dram = row.and_then(|row| row.dram_bytes_read.zip(row.dram_bytes_written));
+        let counted = point.counted.as_ref().and_then(|counted| counted.bytes_counted);
+        let hits = row.and_then(|row| row.l2_hit_share);
+        let of_model = (point.work.flops() > 0).then(|| point.work.operational_intensity());
+        let measured = point.intensity_measured();
+        let work = &point.work;
+        vec![
+            point.problem.to_string(),
+            format!("{}, {}", point.kernel, point.cache),
+            both(work.bytes_read() as f64, work.bytes_written() as f64),
+            point.bytes_extra.map_or(String::new(), |bytes| mb(bytes as f64)),
+            counted.map_or(String::new(), |bytes| mb(bytes as f64)),
+            dram.map_or(String::new(), |(read, written)| both(read, written)),
+            hits.map_or(String::new(), |share| format!("{:.1}%", 100.0 * share)),
+            intensity(of_model),
+            intensity(point.intensity_counted()),
+            measured
+                .map_or(String::new(), |(value, by)| format!("{value:.3} ({})", by.name())),
+            self.campaign.byte_audit(point).map_or(String::new(), |audit| {
+                let name = audit.finding.name();
+                match audit.why.is_empty() {
+                    true => name.to_owned(),
+                    false => format!("{name}: {}", audit.why),
+                }
+            }),
+        ]
+    }
+
+    /// How many points the audit found what of, and why others were not audited.
+    fn witness_summary(&self) -> String {
+        let mut findings: BTreeMap<ByteFinding, usize> = BTreeMap::new();
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        for point in self.campaign.points.iter().filter(|point| point.time_s.is_some()) {
+            match (self.campaign.byte_audit(point), &point.counters) {
+                (Some(audit), _) => *findings.entry(audit.finding).or_default() += 1,
+                (None, Some(counters)) => {
+                    *reasons.entry(&counters.reason).or_default() += 1
+                }
+                (None, None) => *reasons.entry("counters were not asked").or_default() += 1,
+            }
+        }
+        let found = findings.iter().map(|(finding, count)| {
+            let what = match finding {
+                ByteFinding::Agrees => "the witnesses agree",
+                ByteFinding::Cache => "a cache explains the difference",
+                ByteFinding::Kernel => "the kernel moves what it does not declare",
+                ByteFinding::Model => "the model counts what is not moved",
+            };
+            format!("{}: {what}", counted(*count, "point", "points"))
+        });
+        let not = reasons.iter().map(|(why, count)| {
+            format!("{} without counters: {why}", counted(*count, "point", "points"))
+        });
+        found.chain(not).collect::<Vec<_>>().join(". ") + "."
+    }
+
+    /// Counters of other machine code than the campaign measured.
+    pub(super) fn foreign_counters(&self) -> Option<String> {
+        let of_row = |row: &&crate::record::Row| {
+            let point = self.campaign.points.iter().find(|p| p.point_id == row.point_id);
+            let counters = point.and_then(|point| point.counters_row());
+            counters.is_some_and(|counters| {
+                let (theirs, ours) = (&counters.code_hash, &row.code_hash);
+                !theirs.is_empty() && !ours.is_empty() && theirs != ours
+            })
+        };
+        let first_repeats = self.campaign.rows.iter().filter(|row| row.repeat == 0);
+        let count = first_repeats.filter(of_row).count();
+        (count > 0).then(|| {
+            format!(
+                "counters of {} are of other machine code than was measured: another version \
+                 of the program was replayed",
+                counted(count, "point", "points")
+            )
+        })
+    }
+}
