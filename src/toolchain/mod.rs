@@ -19,6 +19,6 @@ pub mod prebuilt;
 pub mod sass;
 
 pub use arch::{Arch, SmLimits, Target};
-pub use binary::Binary;
+pub use binary::{Binary, ImageKind};
 pub use compile::{CompileError, Compiler, CompilerOptions};
 pub use defines::Defines;
