@@ -89,6 +89,10 @@ pub fn call<T>(
             if code.is_final() {
                 driver.gpu.break_with(code);
             }
+            if name == "cuStreamEndCapture" {
+                // It ends the recording whatever it answers.
+                driver.recording = None;
+            }
             Err(code)
         }
         _ => body(driver),

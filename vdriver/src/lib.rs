@@ -13,7 +13,7 @@
 //! standard error, and as on a GPU every call that needs the context answers the error from
 //! then on.
 //!
-//! Times are not a GPU's. The clock counts: a launch takes a microsecond and its warps'
+//! Times are not a GPU's. The clock counts: a launch takes ten microseconds and its warps'
 //! instructions, shared by the schedulers of the multiprocessors, at a nanosecond each;
 //! copies take their bytes at 32 GB/s. `%globaltimer`, `%clock64` and events read this
 //! clock, so the same program sees the same times. A program that records times must tell

@@ -13,8 +13,9 @@ use crate::module::{Function, Shape};
 /// A number in the place of a pointer, for everything that the driver makes.
 pub type Handle = usize;
 
-/// What every launch and copy takes, in ns.
-const START_NS: u64 = 1000;
+/// What every launch and copy takes, in ns. Several times what a GPU takes, so that few
+/// launches fill a sample.
+const START_NS: u64 = 10_000;
 
 /// What an event takes, in ns: two of them are never at the same time.
 const EVENT_NS: u64 = 500;
@@ -27,6 +28,10 @@ const SCHEDULERS: u64 = 4;
 
 /// Warp instructions after which a launch does not end any more.
 const BUDGET: u64 = 1 << 30;
+
+/// Blocks from which on a launch is spread over threads of the host: for fewer, waking them
+/// takes longer than it saves.
+const PARALLEL_BLOCKS: u64 = 32;
 
 /// An entry of a stream or a graph.
 #[derive(Clone, Debug)]
@@ -258,7 +263,11 @@ impl Gpu {
             params: params.clone(),
             seed: self.launched,
             clock: self.now_ns,
-            options: Options { budget: BUDGET, ..Options::default() },
+            options: Options {
+                budget: BUDGET,
+                parallel: product(shape.grid) >= PARALLEL_BLOCKS,
+                ..Options::default()
+            },
             ..Launch::new(&function.entry)
         };
         let report = function
@@ -287,9 +296,12 @@ fn inject(function: &Function, faults: &mut Faults) -> Result {
     }
 }
 
+fn product(axes: [u32; 3]) -> u64 {
+    axes.iter().map(|&n| u64::from(n)).product()
+}
+
 /// Instructions of all warps, shared by the schedulers that have a warp.
 fn duration_ns(warp_instructions: u64, shape: &Shape, sms: u32) -> u64 {
-    let product = |axes: [u32; 3]| axes.iter().map(|&n| u64::from(n)).product::<u64>();
     let warps = product(shape.grid).saturating_mul(product(shape.block).div_ceil(32));
     warp_instructions / warps.clamp(1, SCHEDULERS * u64::from(sms))
 }
