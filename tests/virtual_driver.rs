@@ -135,6 +135,13 @@ fn columns(folder: &str, file: &str, names: &[&str]) -> Vec<Vec<String>> {
 /// A point of every kernel, each small.
 const EVERY_KERNEL: &str = r#"
 name = "every"
+[protocol]
+warmup_s = 1e-6
+min_samples = 3
+min_sample_s = 1e-6
+max_sample_s = 1e-5
+rounds = 1
+disturbed_share = 1
 [[points]]
 op = "stream"
 access = ["read", "write", "copy", "triad"]
@@ -245,7 +252,7 @@ cache = "hot"
 "#;
 
 #[test]
-fn every_kernel_is_right_on_the_cuda_device() {
+fn every_kernel_is_right_and_is_measured_on_the_cuda_device() {
     if !compiler_found() {
         return;
     }
@@ -259,6 +266,13 @@ fn every_kernel_is_right_on_the_cuda_device() {
     let known: BTreeSet<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
     assert_eq!(kernels, known, "EVERY_KERNEL has no point of a kernel");
     assert!(rows.iter().all(|row| &row[2] == "ok"), "{}", ran.out);
+
+    let out = driver.campaign();
+    let ran = driver.run(&["measure", &suite, "--out", &out]);
+    assert!(ran.status.success(), "{}", ran.errors);
+    let measured = columns(&out, "results.csv", &["device_kind", "status", "check"]);
+    assert_eq!(measured.len(), rows.len());
+    assert!(measured.iter().all(|row| row[..] == ["simulated", "ok", "pass"]));
 }
 
 #[test]

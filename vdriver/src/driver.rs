@@ -29,6 +29,9 @@ const L2_BYTES: i32 = 256 << 10;
 /// Clock of the multiprocessors, and of memory, in kHz.
 const CLOCK_KHZ: i32 = 1_000_000;
 
+/// Width of the memory bus, in bits: more than the counted times can ask for.
+const BUS_BITS: i32 = 1024;
+
 /// The default stream.
 const DEFAULT_STREAM: Handle = 0;
 
@@ -81,7 +84,7 @@ pub fn call<T>(
         DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
     let driver = match &mut *driver {
         Some(driver) => driver,
-        none => none.insert(Driver::new()?),
+        none => none.insert(Driver::of_this_process()?),
     };
     *driver.calls.entry(name).or_default() += 1;
     match driver.settings.faults.now(Kind::Call, |what| what == name) {
@@ -100,12 +103,17 @@ pub fn call<T>(
 }
 
 impl Driver {
-    fn new() -> Result<Self> {
+    fn of_this_process() -> Result<Self> {
         let settings = Settings::of_this_process().map_err(|why| {
             eprintln!("virtual driver: {why}");
             Code::INVALID_VALUE
         })?;
-        Ok(Driver {
+        Ok(Driver::new(settings))
+    }
+
+    /// A driver that was not started.
+    pub fn new(settings: Settings) -> Self {
+        Driver {
             gpu: Gpu::new(settings.sms),
             settings,
             calls: BTreeMap::new(),
@@ -119,7 +127,7 @@ impl Driver {
             recording: None,
             next_handle: 1,
             next_number: 0,
-        })
+        }
     }
 
     fn handle(&mut self) -> Handle {
@@ -157,7 +165,7 @@ impl Driver {
             13 | 36 => CLOCK_KHZ,
             16 => self.settings.sms as i32,
             32 => 0,
-            37 => 256,
+            37 => BUS_BITS,
             38 => L2_BYTES,
             39 => THREADS_PER_SM as i32,
             75 => 9,
@@ -613,3 +621,6 @@ pub fn encode(map: &TensorMap) -> Result<[u8; 128]> {
         Code::INVALID_VALUE
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,8 @@
 //! standard error, and as on a GPU every call that needs the context answers the error from
 //! then on.
 //!
-//! Times are not a GPU's. The clock counts: a launch takes ten microseconds and its warps'
-//! instructions, shared by the schedulers of the multiprocessors, at a nanosecond each;
-//! copies take their bytes at 32 GB/s. `%globaltimer`, `%clock64` and events read this
+//! Times are not a GPU's. The clock counts: a launch takes twenty microseconds and its warps'
+//! instructions, shared by the multiprocessors, at a nanosecond each; copies take their bytes at 32 GB/s. `%globaltimer`, `%clock64` and events read this
 //! clock, so the same program sees the same times. A program that records times must tell
 //! them from measured ones: the library exports `ridgepoint_virtual_driver`, which no real
 //! driver has, and the GPU's name begins with `virtual`.
@@ -42,11 +41,14 @@
 //! # Layers
 //!
 //! ```text
-//! ffi              the C interface: pointers to values and back; the only caller of `driver`
-//! driver           the state of the driver, and each call as a method
-//! queue, module, capture    streams and their entries; loaded PTX; graphs
-//! host             ranges of the host's memory
-//! faults, settings, code    what goes wrong; the environment; CUresult
+//! ffi                  the C interface: pointers to values and back
+//! driver               the state of the driver, and each call as a method
+//! capture              streams that record a graph
+//! queue                entries of streams, and the GPU that executes them
+//! module, host         loaded PTX; ranges of the host's memory
+//! settings             the environment
+//! faults               what a test makes go wrong
+//! code                 `CUresult`
 //! ```
 
 mod capture;

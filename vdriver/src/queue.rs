@@ -15,16 +15,13 @@ pub type Handle = usize;
 
 /// What every launch and copy takes, in ns. Several times what a GPU takes, so that few
 /// launches fill a sample.
-const START_NS: u64 = 10_000;
+const START_NS: u64 = 20_000;
 
 /// What an event takes, in ns: two of them are never at the same time.
 const EVENT_NS: u64 = 500;
 
 /// What copies move in a ns.
 const COPY_BYTES_PER_NS: u64 = 32;
-
-/// Schedulers of a multiprocessor, each of which starts an instruction every ns.
-const SCHEDULERS: u64 = 4;
 
 /// Warp instructions after which a launch does not end any more.
 const BUDGET: u64 = 1 << 30;
@@ -300,10 +297,10 @@ fn product(axes: [u32; 3]) -> u64 {
     axes.iter().map(|&n| u64::from(n)).product()
 }
 
-/// Instructions of all warps, shared by the schedulers that have a warp.
+/// Instructions of all warps: a multiprocessor that has a warp starts one every ns.
 fn duration_ns(warp_instructions: u64, shape: &Shape, sms: u32) -> u64 {
     let warps = product(shape.grid).saturating_mul(product(shape.block).div_ceil(32));
-    warp_instructions / warps.clamp(1, SCHEDULERS * u64::from(sms))
+    warp_instructions / warps.clamp(1, u64::from(sms))
 }
 
 /// Prints a finding, and returns what a GPU would answer.
