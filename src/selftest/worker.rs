@@ -13,7 +13,7 @@ use std::time::Duration;
 use ptxvm::conformance::Program;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::device::{Device, PrepareError};
 
 /// Programs in a row that take the device away after which it is the device that is
