@@ -1,63 +1,17 @@
 //! The conformance programs on the virtual machine and on a GPU: whether both compute
 //! what the PTX ISA says, and so whether the one can be trusted about the other.
 
-use ptxvm::conformance::{Case, Mismatch, Program};
+mod outcome;
+mod worker;
 
-use crate::device::{Device, PrepareError};
+use outcome::Outcome;
+use ptxvm::conformance::{Case, Program};
+pub use worker::{Workers, serve};
+
 use crate::section::Section;
 
 /// Mismatches of one program that are listed; the others are counted.
 const LISTED: usize = 5;
-
-/// What one machine made of a program.
-#[derive(Clone, Debug)]
-enum Outcome {
-    /// It ran; what is wrong of its output, and the output.
-    Ran { mismatches: Vec<Mismatch>, output: Vec<u8> },
-    /// It did not load, or not come to its end, or broke a rule.
-    Failed(String),
-    /// This machine is not made for it.
-    Skipped(String),
-    /// The machine was lost before.
-    NotRun,
-}
-
-impl Outcome {
-    fn ran(program: &Program, output: Vec<u8>) -> Self {
-        Outcome::Ran { mismatches: program.mismatches(&output), output }
-    }
-
-    fn is_right(&self) -> bool {
-        matches!(self, Outcome::Ran { mismatches, .. } if mismatches.is_empty())
-    }
-
-    /// Whether it speaks against the machine.
-    fn is_wrong(&self) -> bool {
-        !self.is_right() && matches!(self, Outcome::Ran { .. } | Outcome::Failed(_))
-    }
-
-    /// The cases, by their number, that are wrong.
-    fn wrong_cases(&self) -> impl Iterator<Item = usize> {
-        let mismatches = match self {
-            Outcome::Ran { mismatches, .. } => &mismatches[..],
-            _ => &[],
-        };
-        mismatches.iter().map(|mismatch| mismatch.case)
-    }
-
-    /// What is at a case's place, for people.
-    fn shown(&self, program: &Program, case: usize) -> String {
-        let case = &program.cases[case];
-        match self {
-            Outcome::Ran { output, .. } => {
-                let bytes = output[case.offset..][..case.bytes].iter().rev();
-                bytes.fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
-            }
-            Outcome::Failed(_) => "failed".to_owned(),
-            Outcome::Skipped(_) | Outcome::NotRun => "-".to_owned(),
-        }
-    }
-}
 
 /// The outcome of all programs.
 #[derive(Clone, Debug)]
@@ -65,7 +19,6 @@ pub struct Selftest {
     rows: Vec<Row>,
     device: String,
     has_gpu: bool,
-    lost: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,31 +29,22 @@ struct Row {
     gpu: Option<Outcome>,
 }
 
-/// Runs programs on the virtual machine and, if it runs PTX, on the device. `before`
-/// is told of each program that the device is about to run.
+/// Runs programs on the virtual machine and, if `device` runs PTX, by workers on it too.
+/// `before` is told of each program that the device is about to run.
 pub fn run(
-    device: &dyn Device,
+    device: String,
     programs: Vec<Program>,
-    mut before: impl FnMut(usize, &Program),
+    workers: Option<&Workers>,
+    before: impl FnMut(usize, &Program),
 ) -> Selftest {
-    let mut selftest = Selftest {
-        rows: Vec::new(),
-        device: format!("{} ({})", device.info().name, device.info().backend),
-        has_gpu: device.runs_programs(),
-        lost: None,
-    };
-    for (number, program) in programs.into_iter().enumerate() {
-        let vm = on_vm(&program);
-        let mut gpu = selftest.has_gpu.then_some(Outcome::NotRun);
-        if selftest.has_gpu && selftest.lost.is_none() {
-            before(number, &program);
-            gpu = Some(on_device(device, &program));
-            let lost = device.lost();
-            selftest.lost = lost.map(|why| format!("{}: {why}", program.name));
-        }
-        selftest.rows.push(Row { program, vm, gpu });
-    }
-    selftest
+    let on_gpu = workers.map(|workers| worker::run(&programs, workers, before));
+    let has_gpu = on_gpu.is_some();
+    let mut on_gpu = on_gpu.into_iter().flatten();
+    let rows = programs.into_iter().map(|program| {
+        let (vm, gpu) = (on_vm(&program), on_gpu.next());
+        Row { program, vm, gpu }
+    });
+    Selftest { rows: rows.collect(), device, has_gpu }
 }
 
 /// Findings are failures: the programs are without races and all else that is looked
@@ -115,25 +59,22 @@ fn on_vm(program: &Program) -> Outcome {
     }
 }
 
-fn on_device(device: &dyn Device, program: &Program) -> Outcome {
-    match device.run_program(program) {
-        Ok(output) => Outcome::ran(program, output),
-        Err(PrepareError::Refused(why)) => Outcome::Skipped(why.to_string()),
-        Err(PrepareError::Failed(why)) => Outcome::Failed(why.to_string()),
-    }
-}
-
 impl Selftest {
     /// Whether nothing speaks against the virtual machine or the GPU.
     pub fn is_right(&self) -> bool {
-        self.wrong() == (0, 0) && self.lost.is_none()
+        self.wrong() == (0, 0) && self.count(|o| matches!(o, Outcome::NotRun(_))) == 0
     }
 
     /// Programs that are wrong on the virtual machine, and on the GPU.
     fn wrong(&self) -> (usize, usize) {
         let vm = self.rows.iter().filter(|row| row.vm.is_wrong()).count();
+        (vm, self.count(Outcome::is_wrong))
+    }
+
+    /// Programs that a condition holds for on the GPU.
+    fn count(&self, holds: impl Fn(&Outcome) -> bool) -> usize {
         let gpu = self.rows.iter().filter_map(|row| row.gpu.as_ref());
-        (vm, gpu.filter(|outcome| outcome.is_wrong()).count())
+        gpu.filter(|outcome| holds(outcome)).count()
     }
 
     /// One sentence.
@@ -147,11 +88,21 @@ impl Selftest {
                 self.device
             );
         }
-        let right =
-            self.rows.iter().filter(|row| row.gpu.as_ref().is_some_and(Outcome::is_right));
-        text += &format!("; on {} {} right, {gpu} wrong", self.device, right.count());
-        match &self.lost {
-            Some(why) => format!("{text}; the device cannot be used any more after {why}"),
+        let right = self.count(Outcome::is_right);
+        text += &format!("; on {} {right} right, {gpu} wrong", self.device);
+        let faulted = self.count(|o| matches!(o, Outcome::Faulted(_)));
+        if faulted > 0 {
+            text += &format!(", of these {faulted} that took the device away");
+        }
+        let not_run = self.rows.iter().find_map(|row| match &row.gpu {
+            Some(Outcome::NotRun(why)) => Some(why),
+            _ => None,
+        });
+        match not_run {
+            Some(why) => {
+                let count = self.count(|o| matches!(o, Outcome::NotRun(_)));
+                format!("{text}, {count} not run: {why}")
+            }
             None => text,
         }
     }
@@ -216,8 +167,7 @@ fn skipped(rows: &[&Row]) -> String {
     let mut reasons: Vec<(&str, usize)> = Vec::new();
     for row in rows {
         let why = match &row.gpu {
-            Some(Outcome::Skipped(why)) => why,
-            Some(Outcome::NotRun) => "the device was lost before",
+            Some(Outcome::Skipped(why) | Outcome::NotRun(why)) => why,
             _ => continue,
         };
         match reasons.iter_mut().find(|(reason, _)| *reason == why) {
@@ -242,6 +192,9 @@ impl Row {
         }
         if let Some(Outcome::Failed(why)) = &self.gpu {
             lines.push(line("does not run", "", "", why));
+        }
+        if let Some(Outcome::Faulted(why)) = &self.gpu {
+            lines.push(line("takes the device away", "", "", why));
         }
         let mut cases: Vec<usize> = self.vm.wrong_cases().collect();
         cases.extend(self.gpu.iter().flat_map(Outcome::wrong_cases));

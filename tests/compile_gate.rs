@@ -21,7 +21,7 @@ use ridgepoint::toolchain::nvrtc::{Nvrtc, Source};
 use ridgepoint::toolchain::sass::{Disassembler, Listing};
 use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 use ridgepoint::toolchain::{
-    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines,
+    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines, ImageKind,
 };
 
 const ARCHS: [Arch; 3] = [Arch::SM_80, Arch::SM_90, Arch::SM_120];
@@ -242,6 +242,7 @@ fn what_was_built_ahead_needs_no_compiler() {
         search: SearchPath::nowhere(&NVRTC),
         cache: None,
         max_major: Some(compiler.nvrtc().unwrap().version().major),
+        image: ImageKind::Cubin,
     })
     .unwrap();
     let suite = Suite::parse("small.toml", SMALL).unwrap();

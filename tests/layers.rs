@@ -17,6 +17,16 @@ fn modules_import_from_layers_below() {
     assert_eq!(circles(&imports), Vec::<Vec<String>>::new());
 }
 
+#[test]
+fn the_virtual_driver_has_layers_too() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("vdriver/src/lib.rs");
+    let table = table(&std::fs::read_to_string(&root).unwrap(), "# Layers");
+    let imports = Modules::read(&root).imports();
+    let problems = problems(&imports, &table);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert_eq!(circles(&imports), Vec::<Vec<String>>::new());
+}
+
 /// The reader of imports sees this crate's modules: an empty list would pass the test.
 #[test]
 fn imports_are_found() {

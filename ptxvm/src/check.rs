@@ -22,7 +22,7 @@ fn pages(memory: &Memory, enabled: bool) -> Vec<Vec<Page>> {
         let count = bytes.div_ceil(4 * PAGE_WORDS) * u64::from(enabled);
         (0..count).map(|_| OnceLock::new()).collect()
     };
-    memory.allocations.iter().map(|allocation| of(allocation.bytes)).collect()
+    memory.allocations.iter().map(|allocation| of(allocation.live_bytes())).collect()
 }
 
 /// A warp number that stands for several warps of a block.
@@ -281,7 +281,7 @@ impl Sectors {
         let map = |bytes: u64| {
             (0..bytes.div_ceil(32 * 64)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>()
         };
-        let maps = || memory.allocations.iter().map(|a| map(a.bytes)).collect();
+        let maps = || memory.allocations.iter().map(|a| map(a.live_bytes())).collect();
         Self { read: maps(), written: maps() }
     }
 

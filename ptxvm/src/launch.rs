@@ -11,7 +11,7 @@ use crate::check::{GlobalRaces, Sectors};
 use crate::count::Counts;
 use crate::error::ParseError;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
-use crate::instruction::Kernel;
+use crate::instruction::{Kernel, KernelParam};
 use crate::machine::{Run, fault};
 use crate::memory::{Address, Memory};
 use crate::options::Options;
@@ -41,10 +41,17 @@ pub struct KernelInfo {
     pub param_bytes: usize,
     /// Bytes of static shared memory.
     pub static_shared_bytes: u32,
+    /// Bytes of local memory of a thread.
+    pub local_bytes: u32,
+    /// Registers that the PTX declares for a thread, in words of 32 bits, predicates left
+    /// out. An assembler needs fewer.
+    pub declared_registers: u32,
     /// Most threads of a block, by axis, where the kernel states them.
     pub max_threads: Option<[u32; 3]>,
     /// The cluster that the kernel was compiled for.
     pub cluster: Option<[u32; 3]>,
+    /// Blocks that the kernel asks a multiprocessor to hold at least.
+    pub min_blocks: Option<u32>,
 }
 
 /// One launch.
@@ -64,6 +71,9 @@ pub struct Launch<'a> {
     pub params: Vec<u8>,
     /// Picks the order in which warps and blocks run.
     pub seed: u64,
+    /// What `%clock64` begins at, and `%globaltimer` above its own beginning, so that
+    /// launches one after the other see time pass. Both count a warp's instructions.
+    pub clock: u64,
     /// How to carry the launch out.
     pub options: Options,
 }
@@ -79,6 +89,7 @@ impl<'a> Launch<'a> {
             shared_bytes: 0,
             params: Vec::new(),
             seed: 0,
+            clock: 0,
             options: Options::default(),
         }
     }
@@ -185,9 +196,18 @@ impl Module {
         Some(KernelInfo {
             param_bytes: kernel.param_bytes as usize,
             static_shared_bytes: kernel.static_shared,
+            local_bytes: kernel.local_bytes,
+            declared_registers: kernel.declared_registers,
             max_threads: kernel.max_threads.or(kernel.required_threads),
             cluster: kernel.cluster,
+            min_blocks: kernel.min_blocks,
         })
+    }
+
+    /// The parameters of kernel `name`, in order.
+    pub fn params(&self, name: &str) -> Option<&[KernelParam]> {
+        let kernel = self.kernels.iter().find(|kernel| kernel.name == name)?;
+        Some(&kernel.params)
     }
 
     /// The address of the module's global variable `name`. The first use of a module with a
@@ -246,6 +266,7 @@ impl Module {
             block: launch.block,
             cluster,
             dynamic_shared: launch.shared_bytes,
+            clock: launch.clock,
             symbols,
             options: launch.options,
             races: GlobalRaces::new(

@@ -134,6 +134,7 @@ mod warp;
 pub use count::{Class, Counts, Unit};
 pub use error::ParseError;
 pub use finding::{Fault, Finding, FindingKind};
+pub use instruction::KernelParam;
 pub use launch::{KernelInfo, Launch, Module, Params, Report};
 pub use memory::{Address, Memory};
 pub use options::Options;

@@ -32,6 +32,8 @@ pub(crate) struct Run<'l> {
     pub block: [u32; 3],
     pub cluster: [u32; 3],
     pub dynamic_shared: u32,
+    /// What the clocks begin at.
+    pub clock: u64,
     pub symbols: Vec<u64>,
     pub options: Options,
     pub races: GlobalRaces,

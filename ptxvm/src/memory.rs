@@ -63,6 +63,11 @@ impl Allocation {
         }
     }
 
+    /// Its bytes that can be reached: none after it was freed.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.bytes * u64::from(self.live)
+    }
+
     /// The 32-bit word of index `index`.
     #[inline]
     pub(crate) fn word(&self, index: u64) -> &AtomicU32 {

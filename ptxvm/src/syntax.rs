@@ -123,6 +123,7 @@ pub(crate) struct Function<'a> {
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
+    pub min_blocks: Option<u32>,
     pub statements: Vec<Statement<'a>>,
     pub scopes: Vec<Scope<'a>>,
     pub places: Vec<Place>,

@@ -2,9 +2,11 @@
 //! With `--selftest`, whether the virtual machine and the GPU do what the PTX ISA says.
 
 use std::io::IsTerminal;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::options::{DeviceArgs, OutputFormat};
 use super::table;
@@ -12,7 +14,7 @@ use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::format::DType;
 use crate::op::{Op, Problem};
 use crate::section::Section;
-use crate::selftest;
+use crate::selftest::{self, Workers};
 use crate::toolchain::nvrtc::Nvrtc;
 use crate::toolchain::search::{NVRTC, SearchPath};
 
@@ -26,6 +28,13 @@ pub struct DoctorArgs {
     /// they compute with the PTX ISA's definitions.
     #[arg(long)]
     selftest: bool,
+    /// This process is a worker of the self-test: it runs programs from this number on and
+    /// tells its parent what became of them.
+    #[arg(long, hide = true, requires = "selftest")]
+    worker_from: Option<usize>,
+    /// Seconds after which a program of the self-test counts as hung.
+    #[arg(long, hide = true, requires = "selftest", default_value_t = 120.0)]
+    patience_s: f64,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: OutputFormat,
@@ -33,18 +42,34 @@ pub struct DoctorArgs {
 
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let Opened { device, why } = device::open(&args.device.name, &args.device.options())?;
+    if let Some(first) = args.worker_from {
+        let programs = ptxvm::conformance::programs();
+        selftest::serve(&*device, &programs, first, std::io::stdout())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.selftest {
-        return selftest(&*device, args.format);
+        return selftest(device, args);
     }
     let sections = [machine(device.info(), &why), abilities(&*device)];
     table::print(&sections, args.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn selftest(device: &dyn Device, format: OutputFormat) -> Result<ExitCode> {
+fn selftest(device: Box<dyn Device>, args: &DoctorArgs) -> Result<ExitCode> {
+    let (info, runs_programs) = (device.info(), device.runs_programs());
+    let (backend, name) =
+        (info.backend.clone(), format!("{} ({})", info.name, info.backend));
+    // A GPU may be one process's at a time.
+    drop(device);
+    let program = std::env::current_exe().context("the program's own path is not known")?;
+    let command = |first: usize| worker_command(&program, &backend, args, first);
+    let patience = Duration::try_from_secs_f64(args.patience_s)
+        .context("--patience-s takes a number of seconds")?;
+    let workers = Workers { command: &command, patience };
     let programs = ptxvm::conformance::programs();
     let count = programs.len();
-    let done = selftest::run(device, programs, |number, program| {
+    let workers = runs_programs.then_some(&workers);
+    let done = selftest::run(name, programs, workers, |number, program| {
         // Printed before the program runs: one that hangs is the last that is named.
         let line = format!("selftest {}/{count} {}", number + 1, program.name);
         match std::io::stderr().is_terminal() {
@@ -56,9 +81,25 @@ fn selftest(device: &dyn Device, format: OutputFormat) -> Result<ExitCode> {
     if std::io::stderr().is_terminal() {
         eprintln!();
     }
-    table::print(&done.sections(), format)?;
+    table::print(&done.sections(), args.format)?;
     eprintln!("{}", done.summary());
     Ok(if done.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Starts a process that runs programs on the same device.
+fn worker_command(
+    program: &Path,
+    backend: &str,
+    args: &DoctorArgs,
+    first: usize,
+) -> Command {
+    let mut command = Command::new(program);
+    command.args(["doctor", "--selftest", "--device", backend]);
+    command.args(["--worker-from", &first.to_string()]);
+    if let Some(kernels) = args.device.options().kernels {
+        command.arg("--kernels").arg(kernels);
+    }
+    command
 }
 
 fn machine(info: &DeviceInfo, why: &str) -> Section {

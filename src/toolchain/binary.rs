@@ -9,14 +9,42 @@ use super::nvrtc::{Resources, Source};
 /// Options of every compilation, beside the architecture and the defines.
 const OPTIONS: [&str; 3] = ["--std=c++17", "-lineinfo", "--ptxas-options=-v"];
 
-/// Machine code of a source, ready to load.
+/// What a driver is given to load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageKind {
+    /// Machine code for one architecture.
+    #[default]
+    Cubin,
+    /// PTX text, which the driver compiles.
+    Ptx,
+}
+
+impl ImageKind {
+    /// Variable by which people choose it for GPUs, `ptx` or `cubin`: to see what the
+    /// driver's own compiler makes of the kernels.
+    pub const VARIABLE: &str = "RIDGEPOINT_IMAGE";
+
+    /// What the variable asks for: machine code, unless it is set.
+    ///
+    /// # Errors
+    /// Another value.
+    pub fn asked_for() -> Result<Self, String> {
+        match std::env::var(Self::VARIABLE).as_deref() {
+            Err(_) | Ok("" | "cubin") => Ok(ImageKind::Cubin),
+            Ok("ptx") => Ok(ImageKind::Ptx),
+            Ok(other) => Err(format!("{}={other}: it can be ptx or cubin", Self::VARIABLE)),
+        }
+    }
+}
+
+/// What a source was compiled to, ready to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binary {
-    /// The ELF file that a driver loads.
+    /// The ELF file that a driver loads, or PTX text.
     pub image: Vec<u8>,
     /// Twelve hexadecimal digits of the image's BLAKE3.
     pub hash: String,
-    /// Resources of each entry.
+    /// Resources of each entry; none of PTX, which is not assembled yet.
     pub resources: BTreeMap<String, Resources>,
     /// Warnings of the compiler and the assembler.
     pub warnings: Vec<String>,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::arch::Arch;
-use super::binary::{Binary, arguments, key, short_hash};
+use super::binary::{Binary, ImageKind, arguments, key, short_hash};
 use super::defines::Defines;
 use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, Source};
 use super::prebuilt::{Folder, FolderError};
@@ -35,6 +35,15 @@ pub enum CompileError {
     /// The folder of prebuilt kernels cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// PTX is asked for, and the folder of prebuilt kernels has machine code.
+    #[error(
+        "{}: it holds machine code, and this device is given PTX; leave --kernels out{}",
+        .folder.display(), unset()
+    )]
+    NoPtx {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The folder of prebuilt kernels does not have this one, and there is no compiler.
     #[error("{missing}; or build it here: {no_compiler}")]
     NotPrebuilt {
@@ -43,6 +52,11 @@ pub enum CompileError {
         /// Why it cannot be built.
         no_compiler: NvrtcError,
     },
+}
+
+fn unset() -> String {
+    let name = ImageKind::VARIABLE;
+    std::env::var_os(name).map_or(String::new(), |_| format!(", or unset {name}"))
 }
 
 /// Where machine code may come from.
@@ -57,6 +71,8 @@ pub struct CompilerOptions {
     pub cache: Option<PathBuf>,
     /// Where to look for NVRTC.
     pub search: SearchPath,
+    /// What sources are compiled to.
+    pub image: ImageKind,
 }
 
 impl Default for CompilerOptions {
@@ -66,6 +82,7 @@ impl Default for CompilerOptions {
             max_major: None,
             cache: cache_root(|name| std::env::var_os(name).map(PathBuf::from)),
             search: SearchPath::of_this_machine(&NVRTC),
+            image: ImageKind::default(),
         }
     }
 }
@@ -94,6 +111,9 @@ impl Compiler {
     /// # Errors
     /// A folder of prebuilt kernels that cannot be used.
     pub fn new(options: CompilerOptions) -> Result<Self, CompileError> {
+        if let (Some(folder), ImageKind::Ptx) = (&options.kernels, options.image) {
+            return Err(CompileError::NoPtx { folder: folder.clone() });
+        }
         let folder = match &options.kernels {
             Some(path) => Some(Folder::open(path, options.max_major)?),
             None => None,
@@ -121,11 +141,40 @@ impl Compiler {
         }
     }
 
-    /// Machine code of a source.
+    /// What a source is compiled to, see [`CompilerOptions::image`].
     ///
     /// # Errors
     /// A source that is not prebuilt and cannot be compiled.
     pub fn compile(
+        &self,
+        source: &Source,
+        defines: &Defines,
+        arch: Arch,
+    ) -> Result<Binary, CompileError> {
+        match self.options.image {
+            ImageKind::Cubin => self.cubin(source, defines, arch),
+            ImageKind::Ptx => self.ptx_image(source, defines, arch),
+        }
+    }
+
+    fn ptx_image(
+        &self,
+        source: &Source,
+        defines: &Defines,
+        arch: Arch,
+    ) -> Result<Binary, CompileError> {
+        let image = self.ptx(source, defines, arch)?.into_bytes();
+        let nvrtc = self.nvrtc().map_err(Clone::clone)?;
+        Ok(Binary {
+            hash: short_hash(&image),
+            image,
+            resources: BTreeMap::new(),
+            warnings: Vec::new(),
+            compiler: format!("NVRTC {}, PTX", nvrtc.version()),
+        })
+    }
+
+    fn cubin(
         &self,
         source: &Source,
         defines: &Defines,
@@ -378,6 +427,7 @@ mod tests {
             max_major: None,
             cache: None,
             search: SearchPath::nowhere(&NVRTC),
+            image: ImageKind::Cubin,
         };
         let compiler = Compiler::new(options(None)).unwrap();
         let error = compiler.compile(&SOURCE, &Defines::new(), Arch::SM_90).unwrap_err();
@@ -396,5 +446,8 @@ mod tests {
         {
             assert!(error.contains(part), "{error}");
         }
+        let ptx = CompilerOptions { image: ImageKind::Ptx, ..options(Some("x".into())) };
+        let error = Compiler::new(ptx).unwrap_err().to_string();
+        assert!(error.contains("leave --kernels out"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! What the ELF file that a driver loads says about the parameters of its entries.
+//! What the ELF file that a driver loads says about the parameters of its entries, and
+//! which images are PTX text.
 
 use thiserror::Error;
 
@@ -38,6 +39,12 @@ pub enum ImageError {
         /// The entry.
         entry: String,
     },
+}
+
+/// The text of an image that is PTX: it is no ELF file, and has no zeros.
+pub fn ptx(image: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(image).ok()?;
+    (!image.starts_with(b"\x7fELF") && !text.contains('\0')).then_some(text)
 }
 
 /// Bytes of each parameter that an entry of a compiled image declares.

@@ -22,7 +22,7 @@ pub mod sass;
 pub mod search;
 
 pub use arch::{Arch, SmLimits, Target};
-pub use binary::Binary;
+pub use binary::{Binary, ImageKind};
 pub use compile::{CompileError, Compiler, CompilerOptions};
 pub use defines::Defines;
 pub(crate) use library::c_library;

@@ -57,6 +57,21 @@ pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Ker
     decoder.run()
 }
 
+/// Where the parameters of a kernel lie.
+fn params(function: &Function<'_>) -> Vec<KernelParam> {
+    let param = |param: &Param<'_>| KernelParam {
+        offset: param.offset as usize,
+        bytes: param.bytes as usize,
+    };
+    function.params.iter().map(param).collect()
+}
+
+/// Words of the registers that a kernel declares, without predicates.
+fn declared_registers(function: &Function<'_>) -> u32 {
+    let of = |bank: Bank| function.register_counts[bank as usize];
+    of(Bank::Word).saturating_add(of(Bank::Double).saturating_mul(2))
+}
+
 impl<'s, 'a> Decoder<'s, 'a> {
     fn run(mut self) -> Result<Kernel> {
         let function = self.function;
@@ -93,11 +108,14 @@ impl<'s, 'a> Decoder<'s, 'a> {
             counts: self.counts.map(|count| count as usize),
             initials,
             param_bytes: function.param_bytes(),
+            params: params(function),
+            declared_registers: declared_registers(function),
             static_shared: self.static_shared,
             local_bytes: self.local_bytes,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
             cluster: function.cluster,
+            min_blocks: function.min_blocks,
             blocks_communicate: self.blocks_communicate,
         })
     }

@@ -273,12 +273,12 @@ fn execute(
             return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel executed a trap");
         }
         Op::Clock { clock, bank, d } => {
-            let cycles = warp.cycles + warp.slept;
+            let cycles = m.run.clock + warp.cycles + warp.slept;
             let now = match clock {
                 ClockRegister::Cycles => cycles,
                 ClockRegister::CyclesHigh => cycles >> 32,
-                ClockRegister::Timer => 1 << 40 | cycles,
-                ClockRegister::TimerHigh => (1 << 40 | cycles) >> 32,
+                ClockRegister::Timer => (1 << 40) + cycles,
+                ClockRegister::TimerHigh => ((1 << 40) + cycles) >> 32,
             };
             set(warp, *bank, *d, now, active);
         }

@@ -155,6 +155,15 @@ pub(crate) struct Instruction {
     pub text: u32,
 }
 
+/// Where a parameter lies in the parameter block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelParam {
+    /// Its first byte.
+    pub offset: usize,
+    /// Its bytes.
+    pub bytes: usize,
+}
+
 /// A kernel, ready to run.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -167,11 +176,15 @@ pub(crate) struct Kernel {
     pub initials: Vec<(Bank, u16, Initial)>,
     /// Bytes of the parameter block.
     pub param_bytes: u64,
+    pub params: Vec<KernelParam>,
+    /// Registers that the PTX declares, in words of 32 bits, without predicates.
+    pub declared_registers: u32,
     pub static_shared: u32,
     pub local_bytes: u32,
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
+    pub min_blocks: Option<u32>,
     /// Whether blocks may communicate through global memory.
     pub blocks_communicate: bool,
 }

@@ -21,6 +21,7 @@ impl<'a> Parser<'a> {
             max_threads: None,
             required_threads: None,
             cluster: None,
+            min_blocks: None,
             statements: Vec::new(),
             scopes: vec![Scope::default()],
             places: Vec::new(),
@@ -89,7 +90,8 @@ impl<'a> Parser<'a> {
             ".maxntid" => function.max_threads = Some(self.triple()?),
             ".reqntid" => function.required_threads = Some(self.triple()?),
             ".reqnctapercluster" => function.cluster = Some(self.triple()?),
-            ".minnctapersm" | ".maxnreg" | ".maxclusterrank" | ".maxnctapersm" => {
+            ".minnctapersm" => function.min_blocks = Some(self.small()?),
+            ".maxnreg" | ".maxclusterrank" | ".maxnctapersm" => {
                 self.integer()?;
             }
             ".explicitcluster" | ".blocksareclusters" | ".noreturn" => {}

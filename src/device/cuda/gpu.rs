@@ -19,7 +19,7 @@ use crate::point::LaunchMode;
 use crate::residency::{CacheLevel, CacheSize};
 use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{
-    Arch, Binary, Compiler, CompilerOptions, Defines, SmLimits, Target,
+    Arch, Binary, Compiler, CompilerOptions, Defines, ImageKind, SmLimits, Target,
 };
 
 /// Share of the free memory that buffers may take: the driver needs some, and
@@ -77,6 +77,7 @@ impl CudaDevice {
         let compiler = Compiler::new(CompilerOptions {
             kernels: options.kernels.clone(),
             max_major: Some(version as u32 / 1000),
+            image: image_kind(&context)?,
             ..CompilerOptions::default()
         })?;
         let binary = compiler.compile(&DEVICE_SOURCE, &Defines::new(), target.arch)?;
@@ -102,7 +103,10 @@ impl CudaDevice {
         let (overhead_s, stream_s) = (graph_s?, stream_s?);
         let event_pair_s = timing::event_pair_s(&stopwatch, &stream)?;
         let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;
-        info.timer = stopwatch.name().to_owned();
+        info.timer = match info.kind {
+            DeviceKind::Measured => stopwatch.name().to_owned(),
+            DeviceKind::Simulated => format!("counted instructions, {}", stopwatch.name()),
+        };
         info.facts.extend([
             ("cuda_driver".to_owned(), cuda_version(version)),
             ("compiler".to_owned(), binary.compiler),
@@ -176,6 +180,12 @@ impl CudaDevice {
     }
 }
 
+/// What the driver is given to load: the virtual one runs no machine code.
+fn image_kind(context: &Context) -> Result<ImageKind> {
+    let asked_for = ImageKind::asked_for().map_err(anyhow::Error::msg)?;
+    Ok(if context.is_virtual() { ImageKind::Ptx } else { asked_for })
+}
+
 /// Kernels are written for this architecture and later ones.
 fn refuse_older(arch: Arch) -> Result<()> {
     let Arch { major, minor } = Arch::OLDEST;
@@ -240,7 +250,10 @@ fn device_info(
         ("gpu_uuid_hash", uuid[..12].to_owned()),
     ];
     Ok(DeviceInfo {
-        kind: DeviceKind::Measured,
+        kind: match context.is_virtual() {
+            true => DeviceKind::Simulated,
+            false => DeviceKind::Measured,
+        },
         backend: format!("cuda:{ordinal}"),
         name: name.to_owned(),
         slug: slug(name),

@@ -478,13 +478,17 @@ struct DeclaredParams {
     param_bytes: Vec<usize>,
 }
 
-/// Loads the cubin of a kernel and finds functions in it, in the order of `entries`.
+/// Loads a kernel, as a cubin or as PTX, and finds functions in it, in the order of
+/// `entries`.
 pub fn load(
     context: &Rc<Context>,
     kernel: &str,
     image: &[u8],
     entries: &[&str],
 ) -> Result<Vec<Function>> {
+    if let Some(ptx) = image::ptx(image) {
+        return load_ptx(context, kernel, ptx, entries);
+    }
     let mut raw = ptr::null_mut();
     call!(cuModuleLoadData(&mut raw, image.as_ptr().cast()))?;
     let module = Rc::new(Module { raw, context: Rc::clone(context) });

@@ -6,6 +6,9 @@ pub const OLDEST_VERSION: i32 = 12_000;
 /// Tells the parameters of a function. Drivers before CUDA 12.4 do not have it.
 pub const PARAM_INFO: &str = "cuFuncGetParamInfo";
 
+/// What the virtual driver of the tests (`vdriver/`) has and no real one.
+pub const VIRTUAL: &str = "ridgepoint_virtual_driver";
+
 /// More parameters than a function can have, since each has at least a byte.
 pub const MOST_PARAMS: usize = 32 << 10;
 

@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 pub(in crate::device::cuda::driver) use sys::CUdevice_attribute as Attribute;
 
 use super::super::error::{DriverError, Result, Unavailable};
-use super::super::symbols::{OLDEST_VERSION, PARAM_INFO, SYMBOLS};
+use super::super::symbols::{OLDEST_VERSION, PARAM_INFO, SYMBOLS, VIRTUAL};
 
 pub(super) fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
     if code == sys::CUresult::CUDA_SUCCESS {
@@ -108,6 +108,11 @@ impl Context {
         let context = Rc::new(Context { device, tells_params: has(PARAM_INFO) });
         call!(cuCtxSetCurrent(raw))?;
         Ok(context)
+    }
+
+    /// Whether the driver is the virtual one of the tests, whose times are no GPU's.
+    pub fn is_virtual(&self) -> bool {
+        has(VIRTUAL)
     }
 
     /// The vendor's name for the GPU.
