@@ -55,6 +55,7 @@ fn campaign_in(parent: &Path) -> PathBuf {
         resume: None,
         seed: Some(7),
         budget_s: None,
+        given_up: None,
         process: Process::ALONE,
         command_line: "test".to_owned(),
     };
@@ -169,6 +170,7 @@ fn rows_are_never_doubled() {
         resume: Some(folder.clone()),
         seed: None,
         budget_s: None,
+        given_up: None,
         process: Process::ALONE,
         command_line: "test".to_owned(),
     };

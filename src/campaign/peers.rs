@@ -22,7 +22,7 @@ pub use table::peers_of;
 use super::earlier::Earlier;
 use super::rows::{Circumstances, Probes, Rounds, RowAuthor, Scheduled, process_columns};
 use super::{Observer, schedule};
-use crate::device::DeviceInfo;
+use crate::device::{DeviceInfo, Telemetry};
 use crate::measure::{PointOutcome, Rotation, Settings};
 use crate::op::{Problem, Purpose};
 use crate::point::{CacheState, Point};
@@ -175,7 +175,7 @@ impl Target {
             for name in peers_of(&problem, &self.info.backend) {
                 if only.is_empty() || only.iter().any(|wanted| wanted == name) {
                     let kernel = name.parse().map_err(anyhow::Error::msg)?;
-                    points.push(Point { problem, kernel, cache });
+                    points.push(Point { problem, kernel, cache, launch: None, load: None });
                 }
             }
         }
@@ -432,7 +432,7 @@ impl Runner<'_> {
             since_start_s: answered.since_start_s,
             other_cpu_share: None,
             probes: Probes::default(),
-            temperature_c: None,
+            telemetry: Telemetry::default(),
             disturbed_by: String::new(),
         };
         let Some(round) = author.round_row(scheduled, outcome, circumstances) else {

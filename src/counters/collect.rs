@@ -337,7 +337,9 @@ fn measured_rows(records: &Records) -> Vec<&Row> {
 fn point_of(row: &Row) -> Result<Point, String> {
     let problem: Problem = row.problem.parse().map_err(|why| format!("{why}"))?;
     let kernel = row.kernel.parse()?;
-    Ok(Point { problem, kernel, cache: row.cache_state.parse()? })
+    let cache = row.cache_state.parse()?;
+    // How its launches were queued makes no difference to its counters.
+    Ok(Point { problem, kernel, cache, launch: None, load: None })
 }
 
 /// The GPU that the campaign was measured on.

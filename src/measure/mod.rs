@@ -405,7 +405,8 @@ pub fn replay(
     let rotation =
         Rotation::plan(point, cache_bytes, memory_bytes).map_err(|refusal| refusal.0)?;
     let slots = rotation.slots;
-    let prepared = device.prepare(&point.problem, &point.kernel, slots, seed);
+    let layout = Layout { slots, seed, launch: point.launch };
+    let prepared = device.prepare(&point.problem, &point.kernel, layout);
     let mut prepared = prepared.map_err(|why| why.to_string())?;
     let facts = prepared.kernel_facts();
     let run = |prepared: &mut dyn Prepared| -> Result<(), LaunchError> {

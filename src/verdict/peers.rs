@@ -94,7 +94,7 @@ impl Judge<'_> {
                 Status::Failed => warnings
                     .push(format!("the peer {kernel} failed on {problem}: {reason}")),
                 Status::Skipped => *skipped.entry((kernel, reason)).or_default() += 1,
-                Status::Ok | Status::Noisy | Status::Disturbed => {}
+                Status::Ok | Status::Noisy | Status::Disturbed | Status::Throttled => {}
             }
             if let Some((roof, share)) = self.share_of_ceiling(point)
                 && share.lo > IMPOSSIBLE_SHARE
