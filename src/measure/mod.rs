@@ -405,7 +405,9 @@ pub fn replay(
     let rotation =
         Rotation::plan(point, cache_bytes, memory_bytes).map_err(|refusal| refusal.0)?;
     let slots = rotation.slots;
-    let layout = Layout { slots, seed, launch: point.launch };
+    // A profiler sees kernels one by one, and some do not see those of graphs.
+    let launch = info.backend.starts_with("cuda").then_some(LaunchMode::Stream);
+    let layout = Layout { slots, seed, launch };
     let prepared = device.prepare(&point.problem, &point.kernel, layout);
     let mut prepared = prepared.map_err(|why| why.to_string())?;
     let facts = prepared.kernel_facts();
