@@ -86,9 +86,14 @@ impl Mock {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_ridgepoint"))
             .args(arguments)
             .env("LD_LIBRARY_PATH", self.folder.path())
+            .envs(variables.iter().copied())
             .output()
             .unwrap()
     }
@@ -253,6 +258,28 @@ fn an_old_driver_runs_kernels_too() {
     let suite = mock.suite(ONE_OF_MANY);
     let run = mock.run(&["check", suite.to_str().unwrap(), "--device", "cuda:0"]);
     assert!(run.status.success(), "{}{}", text(&run.stdout), text(&run.stderr));
+}
+
+/// The mock takes machine code by one call and PTX by another.
+#[test]
+fn a_driver_is_given_ptx_where_it_is_asked_for() {
+    if !compiler_found() {
+        return;
+    }
+    let mock = Mock::new(&["REFUSE_PTX=\"stream_write\""]);
+    let suite = mock.suite(ONE_OF_MANY);
+    let check = |image| {
+        let asked = ["check", &*suite.to_string_lossy(), "--device", "cuda:0"];
+        mock.run_with(&asked, &[("RIDGEPOINT_IMAGE", image)])
+    };
+    let run = check("cubin");
+    assert!(run.status.success(), "{}{}", text(&run.stdout), text(&run.stderr));
+    let run = check("ptx");
+    assert!(!run.status.success());
+    let printed = text(&run.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(printed.contains("ptxas fatal : not by the mock"), "{printed}");
+    let errors = text(&check("sass").stderr);
+    assert!(errors.contains("RIDGEPOINT_IMAGE=sass: it can be ptx or cubin"), "{errors}");
 }
 
 /// A kernel that declares another parameter than the plan passes is not launched: the driver

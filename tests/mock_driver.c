@@ -228,7 +228,7 @@ int cuModuleLoadData(void **module, const void *image) {
 int cuModuleLoadDataEx(void **module, const void *image, unsigned count, const int *options,
                        void **values) {
   if (broken) return broken;
-  if (memcmp(image, ".version", 8)) return INVALID_IMAGE;
+  if (!memcmp(image, "\177ELF", 4) || !strstr(image, ".version")) return INVALID_IMAGE;
   if (*REFUSE_PTX && strstr(image, REFUSE_PTX)) {
     if (count == 2 && options[0] == 5 && options[1] == 6)
       strncpy(values[0], "ptxas fatal : not by the mock", (size_t)values[1]);
