@@ -26,7 +26,7 @@ pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_o
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Rounds, RowAuthor, nanos_now};
 
-use crate::device::{Device, DeviceInfo, Layout};
+use crate::device::{Device, DeviceInfo, Layout, Telemetry};
 use crate::host_load::HostLoad;
 use crate::measure::{Durations, PointOutcome, Settings, measure};
 use crate::op::Purpose;
@@ -257,6 +257,7 @@ pub fn run(
         durations: Durations::default(),
         begun: Vec::new(),
         checks: CheckQueue::default(),
+        telemetry: None,
     }
     .run(&order, request.given_up.as_ref(), observer)
 }
@@ -305,6 +306,8 @@ struct Runner<'a> {
     begun: Vec<(usize, Scheduled, PointOutcome)>,
     /// Rounds that are still being checked.
     checks: CheckQueue,
+    /// What the device reported after the last round.
+    telemetry: Option<Telemetry>,
 }
 
 impl Runner<'_> {
@@ -443,9 +446,12 @@ impl Runner<'_> {
         let is_sentinel = scheduled.rounds == 1 && self.suite.settings.rounds > 1;
         let is_probed = is_sentinel || scheduled.repeat > 0;
         let probes = if is_probed { self.probe() } else { Probes::default() };
-        let (load, before) = (HostLoad::now(), self.device.telemetry());
+        // Asking takes longer than laying out does, so one answer serves two rounds.
+        let before = self.telemetry.take().unwrap_or_else(|| self.device.telemetry());
+        let load = HostLoad::now();
         let outcome = self.measure(scheduled);
         let (load_after, after) = (HostLoad::now(), self.device.telemetry());
+        self.telemetry = Some(after.clone());
         let other_cpu_share = load_after.zip(load).and_then(|(b, a)| b.others_since(&a));
         let disturbed_by = rows::disturbed_by(
             self.device.info(),

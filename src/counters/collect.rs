@@ -325,11 +325,15 @@ impl Collector {
     }
 }
 
-/// Rows with a time that was measured, repeats of the sentinel left out.
+/// Rows of own kernels with a time that was measured, repeats of the sentinel left out.
+/// Another library's kernels have no plan to find their launches by.
 fn measured_rows(records: &Records) -> Vec<&Row> {
     let has_time = |row: &&Row| {
         let status = row.status.is_some_and(|status| status.has_time());
-        status && row.repeat == 0 && row.device_kind == DeviceKind::Measured.name()
+        status
+            && row.is_own()
+            && row.repeat == 0
+            && row.device_kind == DeviceKind::Measured.name()
     };
     records.rows.iter().filter(has_time).collect()
 }

@@ -93,6 +93,12 @@ impl DeviceInfo {
         self.caches.iter().map(|c| c.bytes).max().unwrap_or(0)
     }
 
+    /// Highest clock of a GPU's multiprocessors in Hz, by its facts.
+    pub fn sm_clock_max_hz(&self) -> Option<f64> {
+        let fact = self.facts.iter().find(|(name, _)| name == "sm_clock_max_hz");
+        fact?.1.parse().ok()
+    }
+
     /// Whether kernels run on the CPU, where other programs take time from them.
     pub fn runs_on_host(&self) -> bool {
         self.backend == "cpu"
@@ -345,6 +351,12 @@ pub trait Prepared {
     /// The library that the kernel is of, with its version, where it is not this program's.
     fn implementation(&self) -> Option<String> {
         None
+    }
+
+    /// Seconds of launches by which the fastest of several ways was chosen while the problem
+    /// was laid out.
+    fn tuning_s(&self) -> f64 {
+        0.0
     }
 
     /// How a row of so many launches is queued; `None` where launches are calls and nothing

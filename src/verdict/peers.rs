@@ -29,8 +29,8 @@ pub struct PeerRatio {
 
 /// What the ratio is.
 const RATIO: &str = "Speed is the best peer's time over that of our fastest kernel on the same \
-                     problem and inputs, with its 95% interval: above 1 ours is faster. Peers \
-                     are launched in CUDA graphs.";
+                     problem and inputs, with its 95% interval: above 1 ours is faster. On a \
+                     GPU both are launched in CUDA graphs.";
 
 impl Judge<'_> {
     /// Ratios by operation, then problem by problem; without rows where nothing is beside.

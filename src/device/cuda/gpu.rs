@@ -1,6 +1,6 @@
 //! One GPU: its driver's objects, what is compiled and loaded on it, and what it is.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -39,6 +39,8 @@ pub struct CudaDevice {
     pub(super) nvidia: Option<Nvidia>,
     /// Opened when it is first asked for.
     vendor: OnceCell<cublaslt::Library>,
+    /// The fastest of the vendor's algorithms for problems that were measured before.
+    pub(super) chosen: RefCell<HashMap<String, usize>>,
     compiler: Compiler,
     loaded: HashMap<(&'static str, Defines), Rc<Loaded>>,
 }
@@ -140,6 +142,7 @@ impl CudaDevice {
             empty,
             nvidia: nvidia.ok(),
             vendor: OnceCell::new(),
+            chosen: RefCell::default(),
             compiler,
             loaded,
         })

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -278,37 +279,37 @@ impl Runs<'_> {
             + if self.product.is_some() { VENDOR_ENTRIES } else { 0 }
     }
 
-    /// Uses the fastest of the vendor's algorithms. One that fails is left out.
-    fn choose_algorithm(&mut self) -> Result<(), LaunchError> {
+    /// Uses the fastest of the vendor's algorithms, and returns its number. One that fails
+    /// is left out.
+    fn choose_algorithm(&mut self) -> Result<usize, LaunchError> {
         let choices = self.product.as_ref().map_or(0, VendorProduct::choices);
         let mut times = Vec::new();
         let mut failure = None;
         for number in 0..choices {
-            self.choose(number);
-            match self.time_choice() {
+            match self.choose(number).and_then(|()| self.time_choice()) {
                 Ok(seconds) => times.push((seconds, number)),
                 Err(why) => failure = Some(why),
             }
         }
         let fastest = times.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
         match (fastest, failure) {
-            (Some((_, number)), _) => self.choose(number),
-            (None, Some(why)) => return Err(why),
-            (None, None) => {}
+            (Some((_, number)), _) => self.choose(number).map(|()| number),
+            (None, Some(why)) => Err(why),
+            (None, None) => Ok(0),
         }
-        Ok(())
     }
 
-    fn choose(&mut self, number: usize) {
+    /// Uses an algorithm, and runs it once: that may load its kernel.
+    fn choose(&mut self, number: usize) -> Result<(), LaunchError> {
         if let Some(product) = &mut self.product {
             product.choose(number);
         }
+        let first = self.run(0).and_then(|()| self.device.stream.synchronize());
+        first.map_err(|e| LaunchError(e.to_string()))
     }
 
     /// Seconds of a run, the shorter of two rows that follow a first run.
     fn time_choice(&mut self) -> Result<f64, LaunchError> {
-        let first = self.run(0).and_then(|()| self.device.stream.synchronize());
-        first.map_err(|e| LaunchError(e.to_string()))?;
         let single_s = self.time(Stretch { first_slot: 0, launches: 1 })?;
         let most = MAX_HELD / self.entries();
         let launches = (CHOICE_S / single_s.max(1e-6)) as usize;
@@ -335,6 +336,7 @@ pub(super) struct CudaPoint<'a> {
     /// Recorded launches.
     graphs: HashMap<Stretch, Graph>,
     facts: Option<KernelFacts>,
+    tuning_s: f64,
 }
 
 /// Most graphs that are kept: what a row is made of, and some of warm-up's.
@@ -379,7 +381,7 @@ pub(super) fn prepare<'a>(
     // GPU is held.
     runs.run(0).and_then(|()| device.stream.synchronize()).map_err(failed)?;
     let queue = RowQueue::new(slots, runs.entries(), mode);
-    Ok(CudaPoint { device, runs, queue, graphs: HashMap::new(), facts })
+    Ok(CudaPoint { device, runs, queue, graphs: HashMap::new(), facts, tuning_s: 0.0 })
 }
 
 /// The same for the kernel of the vendor's library.
@@ -396,7 +398,16 @@ pub(super) fn prepare_vendor<'a>(
     let slot = ready.runs.executor.tensors(0);
     let product = VendorProduct::new(device.vendor(), &device.context, problem, slot)?;
     ready.runs.product = Some(product);
-    ready.runs.choose_algorithm().map_err(failed)?;
+    let known = device.chosen.borrow().get(&problem.to_string()).copied();
+    let began = Instant::now();
+    match known {
+        Some(number) => ready.runs.choose(number).map_err(failed)?,
+        None => {
+            let number = ready.runs.choose_algorithm().map_err(failed)?;
+            device.chosen.borrow_mut().insert(problem.to_string(), number);
+        }
+    }
+    ready.tuning_s = began.elapsed().as_secs_f64();
     ready.queue = ready.queue.with_entries(ready.runs.entries());
     Ok(ready)
 }
@@ -588,6 +599,10 @@ impl Prepared for CudaPoint<'_> {
 
     fn implementation(&self) -> Option<String> {
         self.runs.product.as_ref().map(VendorProduct::implementation)
+    }
+
+    fn tuning_s(&self) -> f64 {
+        self.tuning_s
     }
 
     fn launch_mode(&self, launches: usize) -> Option<LaunchMode> {
