@@ -120,8 +120,6 @@ pub struct Row {
     pub op: String,
     pub kernel: String,
     pub cache_state: String,
-    pub launch_mode: String,
-    pub load: String,
     pub status: Option<Status>,
     pub reason: String,
     pub problem: String,
@@ -158,9 +156,6 @@ pub struct Row {
     pub time_s_p75: Option<f64>,
     pub time_s_p95: Option<f64>,
     pub sm_clock_hz_median: Option<f64>,
-    pub power_w: Option<f64>,
-    pub clock_limits: String,
-    pub energy_per_launch_j: Option<f64>,
     pub check: String,
     pub max_abs_err: Option<f64>,
     pub max_rel_err: Option<f64>,
@@ -175,6 +170,16 @@ pub struct Row {
     /// in records of before. The recorder writes it after the shape columns.
     #[serde(skip_serializing)]
     pub implementation: String,
+    #[serde(skip_serializing)]
+    pub launch_mode: String,
+    #[serde(skip_serializing)]
+    pub load: String,
+    #[serde(skip_serializing)]
+    pub power_w: Option<f64>,
+    #[serde(skip_serializing)]
+    pub clock_limits: String,
+    #[serde(skip_serializing)]
+    pub energy_per_launch_j: Option<f64>,
     /// Line of the file that it was read from, for messages. Not a column.
     #[serde(skip)]
     pub line: u64,

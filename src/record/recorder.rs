@@ -176,7 +176,16 @@ impl Recorder {
         }
         self.begun.remove(&row.key());
         self.write_run()?;
-        let values = (row, shape_values(&row.problem), &row.implementation);
+        // Columns that came later than those of shapes stand behind them.
+        let later = (
+            &row.implementation,
+            &row.launch_mode,
+            &row.load,
+            row.power_w,
+            &row.clock_limits,
+            row.energy_per_launch_j,
+        );
+        let values = (row, shape_values(&row.problem), later);
         let line = csv_line(values)?;
         write(&self.folder, &mut self.results, &line)
     }
@@ -323,11 +332,21 @@ fn header_of<T: Serialize>(row: &T) -> Vec<String> {
     text.lines().next().unwrap_or_default().split(',').map(str::to_owned).collect()
 }
 
+/// Columns of `results.csv` behind those of shapes.
+const LATER_COLUMNS: [&str; 6] = [
+    "implementation",
+    "launch_mode",
+    "load",
+    "power_w",
+    "clock_limits",
+    "energy_per_launch_j",
+];
+
 /// Column names of `results.csv`.
 pub fn results_header() -> Vec<String> {
     let mut header = header_of(&Row::default());
     header.extend(shape_keys().into_iter().map(|key| format!("shape_{key}")));
-    header.push("implementation".to_owned());
+    header.extend(LATER_COLUMNS.map(str::to_owned));
     header
 }
 

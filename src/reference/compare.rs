@@ -12,8 +12,11 @@ pub(super) const BUDGET: u64 = 40_000_000;
 /// Fewest rows that are compared, whatever they cost.
 pub(super) const FEWEST_ROWS: u64 = 64;
 
+/// Makes words of an output from an even index on, two for each element of the buffer.
+pub(super) type MakeWords = Box<dyn Fn(u64, &mut [u64]) + Sync>;
+
 /// The [digest](crate::data::digest) of so many pairs of words, on all cores.
-pub(super) fn digest_of(pairs: u64, make: &super::MakeWords) -> u64 {
+pub(super) fn digest_of(pairs: u64, make: &MakeWords) -> u64 {
     const BLOCK: u64 = 1 << 12;
     let block = |block: u64| {
         let first = block * BLOCK;

@@ -52,8 +52,8 @@ use thiserror::Error;
 use crate::data::Key;
 use crate::format::Role;
 use crate::op::{Problem, with_operation};
-use compare::CheckedOutput;
 pub use compare::{Check, CheckVerdict, tolerance};
+use compare::{CheckedOutput, MakeWords};
 pub use peak::{FMA_A, FMA_B, fma_step, tensor_a, tensor_b, tensor_scale};
 pub use stream::{TRIAD_FACTOR, write_pattern};
 
@@ -93,9 +93,6 @@ impl SlotInputs {
         }
     }
 }
-
-/// Makes words of an output from an even index on, two for each element of the buffer.
-type MakeWords = Box<dyn Fn(u64, &mut [u64]) + Sync>;
 
 /// The answer of an operation.
 trait Answer {

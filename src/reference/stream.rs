@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::compare::{CheckedOutput, Rows};
-use super::{Answer, Check, MakeWords, NoReference, SlotInputs};
+use super::compare::{CheckedOutput, MakeWords, Rows};
+use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::format::{DType, TensorFormat};
 use crate::op::{Access, Stream};

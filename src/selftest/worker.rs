@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(faulted.count(), MOST_LOST);
         assert!(matches!(&outcomes[11], Outcome::NotRun(why) if why.contains("in a row")));
         // One that has run programs may refuse many that follow each other.
-        let once = "if [ $1 = 0 ]; then echo '{\"Begins\":0}'; echo '{\"Ran\":\"00\"}'; fi; \
+        let once = "if [ $1 = 0 ]; then echo '{\"Begins\":0}'; echo '{\"Skipped\":\"no\"}'; fi; \
                     echo \"{\\\"Begins\\\":$(($1 > 0 ? $1 : 1))}\"; exit 1";
         let outcomes = run_script(once, 30);
         let faulted = outcomes.iter().filter(|o| matches!(o, Outcome::Faulted(_)));

@@ -570,6 +570,16 @@ pub extern "C" fn cuStreamSynchronize(stream: Opaque) -> c_int {
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn cuProfilerStart() -> c_int {
+    in_context("cuProfilerStart", |_| Ok(()))
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn cuProfilerStop() -> c_int {
+    in_context("cuProfilerStop", |_| Ok(()))
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn cuStreamWaitEvent(
     stream: Opaque,
     event: Opaque,
