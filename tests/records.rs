@@ -49,7 +49,10 @@ fn points_keep_their_texts_and_ids() {
         for row in &records.rows {
             let problem: Problem = row.problem.parse().unwrap();
             assert_eq!(problem.to_string(), row.problem, "{}", folder.display());
-            let text = format!("{}@{}@{}", row.problem, row.kernel, row.cache_state);
+            let mut text = format!("{}@{}@{}", row.problem, row.kernel, row.cache_state);
+            if !row.load.is_empty() {
+                text.push_str(&format!("@{}", row.load));
+            }
             let point: Point = text.parse().unwrap();
             assert_eq!(point.id_under(&protocol), row.point_id, "{text}");
             ids += 1;

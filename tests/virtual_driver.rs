@@ -304,6 +304,7 @@ min_samples = 3
 min_sample_s = 1e-6
 max_sample_s = 1e-5
 rounds = 1
+vendor = false
 disturbed_share = 1
 [[points]]
 op = "stream"

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use flate2::read::MultiGzDecoder;
 
 use super::Unreadable;
 
@@ -30,22 +31,33 @@ struct Columns {
 const NAMES: [&str; 4] = ["point_id", "repeat", "launches", "elapsed_s"];
 
 impl SampleTimes {
-    /// Reads the samples of a campaign; `None` when it has no `samples.csv`. A torn last
+    /// Reads the samples of a campaign; `None` when it has neither `samples.csv` nor
+    /// `samples.csv.gz`, into which people compress it to share it. A torn last
     /// line is left out, and so is a line that cannot be read.
     ///
     /// # Errors
     /// A file that is there and cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join("samples.csv");
-        if !path.exists() {
-            return Ok(None);
+        let mut times = None;
+        // A campaign that is resumed after it was compressed has both.
+        for name in ["samples.csv.gz", "samples.csv"] {
+            let path = folder.join(name);
+            if !path.exists() {
+                continue;
+            }
+            let times: &mut SampleTimes = times.get_or_insert_default();
+            let read = File::open(&path).and_then(|file| match name.ends_with(".gz") {
+                true => times.add(BufReader::new(MultiGzDecoder::new(file))),
+                false => times.add(BufReader::new(file)),
+            });
+            read.with_context(|| format!("cannot read {}", path.display()))?;
         }
-        let file = File::open(&path).and_then(|file| Self::of(BufReader::new(file)));
-        Ok(Some(file.with_context(|| format!("cannot read {}", path.display()))?))
+        Ok(times)
     }
 
-    fn of(mut file: impl BufRead) -> std::io::Result<Self> {
-        let mut times = SampleTimes::default();
+    /// Takes in a file.
+    fn add(&mut self, mut file: impl BufRead) -> std::io::Result<()> {
+        let times = self;
         let (mut line, mut number) = (Vec::new(), 0);
         let mut columns = None;
         while file.read_until(b'\n', &mut line)? > 0 {
@@ -63,7 +75,7 @@ impl SampleTimes {
             }
             line.clear();
         }
-        Ok(times)
+        Ok(())
     }
 
     /// Seconds of one launch in each sample of a row, in the order taken, by round; none
@@ -157,10 +169,34 @@ fn unreadable(line: u64, column: &str, value: &str, why: &str) -> Unreadable {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn read(text: &str) -> SampleTimes {
-        SampleTimes::of(text.as_bytes()).unwrap()
+        let mut times = SampleTimes::default();
+        times.add(text.as_bytes()).unwrap();
+        times
+    }
+
+    #[test]
+    fn compressed_samples_are_read_before_others() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(SampleTimes::read(folder.path()).unwrap(), None);
+        let first = format!("{HEADER}\nr,a,0,0,0,2,0.5\n");
+        let file = File::create(folder.path().join("samples.csv.gz")).unwrap();
+        let mut gz = flate2::write::GzEncoder::new(file, flate2::Compression::default());
+        gz.write_all(first.as_bytes()).unwrap();
+        gz.finish().unwrap();
+        let only = SampleTimes::read(folder.path()).unwrap().unwrap();
+        assert_eq!(only, read(&first));
+        let second = format!("{HEADER}\nr,a,0,1,0,1,3\n");
+        std::fs::write(folder.path().join("samples.csv"), second).unwrap();
+        let both = SampleTimes::read(folder.path()).unwrap().unwrap();
+        assert_eq!(row(&both, "a", 0), [(0, vec![0.25, 3.0])]);
+        std::fs::write(folder.path().join("samples.csv.gz"), "no gzip").unwrap();
+        let error = format!("{:#}", SampleTimes::read(folder.path()).unwrap_err());
+        assert!(error.contains("samples.csv.gz"), "{error}");
     }
 
     fn row(times: &SampleTimes, point_id: &str, repeat: u32) -> Vec<(u32, Vec<f64>)> {
