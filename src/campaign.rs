@@ -26,7 +26,9 @@ pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_o
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Rounds, RowAuthor, nanos_now};
 
-use crate::device::{Device, DeviceInfo, Layout, Telemetry};
+use crate::device::{
+    Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError, Telemetry,
+};
 use crate::host_load::HostLoad;
 use crate::measure::{Durations, PointOutcome, Settings, measure};
 use crate::op::Purpose;
@@ -180,6 +182,10 @@ pub trait Observer {
     fn start(&mut self, scheduled: &Scheduled);
     /// It is on disk, and with the point's last round the point's row.
     fn measured(&mut self, scheduled: &Scheduled, row: Option<&Row>);
+    /// Something went wrong that spoils no round.
+    fn note(&mut self, text: &str) {
+        let _ = text;
+    }
     /// Asked before each round: whether to leave the rest to a process that resumes.
     fn should_stop(&self) -> bool {
         false
@@ -445,7 +451,7 @@ impl Runner<'_> {
         // With the sentinel, which is there to show what else happens on the machine.
         let is_sentinel = scheduled.rounds == 1 && self.suite.settings.rounds > 1;
         let is_probed = is_sentinel || scheduled.repeat > 0;
-        let probes = if is_probed { self.probe() } else { Probes::default() };
+        let probes = if is_probed { self.probe(observer) } else { Probes::default() };
         // Asking takes longer than laying out does, so one answer serves two rounds.
         let before = self.telemetry.take().unwrap_or_else(|| self.device.telemetry());
         let load = HostLoad::now();
@@ -523,21 +529,28 @@ impl Runner<'_> {
     }
 
     /// What is measured beside the sentinel.
-    fn probe(&mut self) -> Probes {
-        Probes { fixed: self.device.probe(), compute_s: self.probe_compute() }
+    fn probe(&mut self, observer: &mut dyn Observer) -> Probes {
+        let fixed = self.device.probe().unwrap_or_else(|why| {
+            observer.note(&format!("an empty launch could not be probed: {why}"));
+            FixedCosts::default()
+        });
+        let compute_s = self.probe_compute().unwrap_or_else(|why| {
+            observer.note(&format!("the compute probe did not run: {why}"));
+            None
+        });
+        Probes { fixed, compute_s }
     }
 
     /// Median seconds of a launch of the compute probe: whether the units do now what they
-    /// did before. A short burst, laid out anew; `None` where it does not run.
-    fn probe_compute(&mut self) -> Option<f64> {
-        let point = self.compute_probe.as_ref()?;
-        let (problem, kernel) = (&point.problem, &point.kernel);
-        let prepared = self.device.prepare(problem, kernel, Layout::new(1, self.seed));
-        let mut prepared = prepared.ok()?;
-        let mut launch = || Some(prepared.launch(0, 1).ok()?.seconds);
-        launch()?;
-        let times: Option<Vec<f64>> = (0..PROBE_LAUNCHES).map(|_| launch()).collect();
-        Some(statistics::median(&times?))
+    /// did before. A short burst, laid out anew; `None` where the suite has no such point.
+    fn probe_compute(&mut self) -> Result<Option<f64>, PrepareError> {
+        let Some(point) = &self.compute_probe else { return Ok(None) };
+        let layout = Layout::new(1, self.seed);
+        let mut prepared = self.device.prepare(&point.problem, &point.kernel, layout)?;
+        prepared.launch(0, 1)?;
+        let launches = (0..PROBE_LAUNCHES).map(|_| Ok(prepared.launch(0, 1)?.seconds));
+        let times: Vec<f64> = launches.collect::<Result<_, LaunchError>>()?;
+        Ok(Some(statistics::median(&times)))
     }
 
     fn write_row(

@@ -188,6 +188,10 @@ impl Observer for Progress {
         state.measured_s = state.began.map_or(0.0, |began| began.elapsed().as_secs_f64());
     }
 
+    fn note(&mut self, text: &str) {
+        self.bar.suspend(|| eprintln!("note: {text}"));
+    }
+
     fn should_stop(&self) -> bool {
         self.interrupt.signal().is_some()
     }

@@ -100,6 +100,10 @@ impl Observer for Reporting<'_> {
         self.inner.measured(scheduled, row);
     }
 
+    fn note(&mut self, text: &str) {
+        self.inner.note(text);
+    }
+
     fn should_stop(&self) -> bool {
         self.inner.should_stop()
     }

@@ -301,8 +301,11 @@ pub trait Device {
 
     /// What launches and the clock cost now. Campaigns ask again and again: what else runs
     /// makes it more.
-    fn probe(&self) -> FixedCosts {
-        FixedCosts::default()
+    ///
+    /// # Errors
+    /// A launch that the device reports as failed.
+    fn probe(&self) -> Result<FixedCosts, LaunchError> {
+        Ok(FixedCosts::default())
     }
 
     /// What the device reports of itself now; nothing where it reports nothing.

@@ -90,11 +90,11 @@ impl Device for SimulatedDevice {
         }
     }
 
-    fn probe(&self) -> FixedCosts {
-        FixedCosts {
+    fn probe(&self) -> Result<FixedCosts, LaunchError> {
+        Ok(FixedCosts {
             launch_s: Some(self.info.launch_overhead_s),
             timer_quantum_s: Some(self.info.timer_quantum_s),
-        }
+        })
     }
 
     fn telemetry(&self) -> Telemetry {

@@ -46,11 +46,11 @@ impl Device for CpuDevice {
         &self.info
     }
 
-    fn probe(&self) -> FixedCosts {
-        FixedCosts {
+    fn probe(&self) -> Result<FixedCosts, LaunchError> {
+        Ok(FixedCosts {
             launch_s: Some(host::launch_overhead_s()),
             timer_quantum_s: Some(host::timer_quantum_s()),
-        }
+        })
     }
 
     fn telemetry(&self) -> Telemetry {

@@ -7,7 +7,8 @@ use super::gpu::CudaDevice;
 use super::nvml::Nvidia;
 use super::{prepared, program, timing};
 use crate::device::{
-    Device, DeviceInfo, FixedCosts, Layout, PrepareError, Prepared, Refusal, Telemetry,
+    Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError, Prepared, Refusal,
+    Telemetry,
 };
 use crate::kernel::Kernel;
 use crate::op::Problem;
@@ -47,16 +48,15 @@ impl Device for CudaDevice {
         Ok(Box::new(ready))
     }
 
-    fn probe(&self) -> FixedCosts {
+    fn probe(&self) -> Result<FixedCosts, LaunchError> {
         let launch_s = timing::launch_overhead_s(
             &self.stopwatch,
             &self.stream,
             &self.empty,
             LaunchMode::Graph,
-        )
-        .ok();
+        )?;
         // The step of the clock is a constant of its kind.
-        FixedCosts { launch_s, timer_quantum_s: None }
+        Ok(FixedCosts { launch_s: Some(launch_s), timer_quantum_s: None })
     }
 
     fn telemetry(&self) -> Telemetry {
