@@ -332,12 +332,12 @@ impl Runner<'_> {
         given_up: Option<&GivenUp>,
         observer: &mut dyn Observer,
     ) -> Result<CampaignSummary> {
+        let resumed_rows = self.rows_on_disk(order);
         if let Some(given_up) = given_up {
             self.give_up(order, given_up)?;
         }
         let mine = order.iter().filter(|s| self.process.measures(s));
         let done = mine.filter(|s| !self.is_wanted(s)).count();
-        let resumed_rows = self.rows_on_disk(order);
         let total = order.iter().filter(|s| self.process.measures(s)).count();
         observer.begin(self.recorder.folder(), total, done);
         let mut round = 0;

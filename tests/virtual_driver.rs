@@ -650,3 +650,90 @@ fn a_fault_at_any_call_is_told_and_survived() {
     let wrong: Vec<String> = cases.into_par_iter().filter_map(judge).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// A worker that hangs is ended, and the point with which two of them hung is given up.
+#[test]
+fn a_kernel_that_hangs_costs_its_own_row() {
+    if !compiler_found() {
+        return;
+    }
+    let faults = Virtual::with_faults("kernel stream_read=hang");
+    let driver = faults.set("RIDGEPOINT_PATIENCE_S", 6);
+    let (suite, out) = (driver.suite(SHORT), driver.campaign());
+    let ran = driver.run(&["measure", &suite, "--seed", "1", "--out", &out]);
+    let mut rows = columns(&out, "results.csv", &["op", "status", "reason"]);
+    rows.sort();
+    let statuses: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(statuses, ["ok", "failed", "ok"], "{rows:?}\n{}", ran.errors);
+    assert!(rows[1][2].contains("said nothing for"), "{rows:?}");
+}
+
+/// Kills of workers and of their supervisor, at random moments: whatever is killed, the
+/// campaign that is resumed has every row once, and is sound.
+#[test]
+fn kills_lose_and_double_nothing() {
+    if !compiler_found() {
+        return;
+    }
+    const KILLS: u64 = 8;
+    let driver = Virtual::new();
+    let (suite, out) = (driver.suite(SHORT), driver.campaign());
+    let mut moment = 0x9e37_79b9_7f4a_7c15u64;
+    for kill in 0..KILLS {
+        // A fixed sequence that looks random: xorshift64.
+        moment ^= moment << 13;
+        moment ^= moment >> 7;
+        moment ^= moment << 17;
+        let exists = Path::new(&out).join("run.csv").exists();
+        let begin = ["measure", &suite, "--seed", "1", "--out", &out];
+        let resume = ["measure", "--resume", &out];
+        let mut supervisor = Command::new(env!("CARGO_BIN_EXE_ridgepoint"))
+            .args(if exists { &resume[..] } else { &begin })
+            .env("LD_LIBRARY_PATH", driver.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(200 + moment % 1500));
+        let workers = children(supervisor.id());
+        for pid in &workers {
+            if kill % 2 == 0 {
+                Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+            }
+        }
+        supervisor.kill().unwrap();
+        supervisor.wait().unwrap();
+        // A worker ends behind its supervisor, after the row in hand.
+        let began = Instant::now();
+        while workers.iter().any(|pid| is_alive(*pid)) {
+            assert!(began.elapsed() < HANG, "a worker goes on without its supervisor");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let ran = match Path::new(&out).join("run.csv").exists() {
+        true => driver.run(&["measure", "--resume", &out]),
+        false => driver.run(&["measure", &suite, "--seed", "1", "--out", &out]),
+    };
+    assert!(ran.status.success(), "{}", ran.errors);
+    let mut rows = columns(&out, "results.csv", &["point_id", "repeat", "status"]);
+    assert_eq!(rows.len(), SHORT_ROWS, "{rows:?}");
+    assert!(rows.iter().all(|row| row[2] == "ok"), "{rows:?}");
+    rows.sort();
+    rows.dedup();
+    assert_eq!(rows.len(), SHORT_ROWS, "{rows:?}");
+    let verdict = driver.run(&["verdict", &out]);
+    assert!(verdict.status.success(), "{}{}", verdict.out, verdict.errors);
+}
+
+/// Processes that a process has started.
+fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Whether a process is there and not merely waited for.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}

@@ -172,18 +172,26 @@ fn run_workers(
         let ended = worker.wait(interrupt)?;
         let Some(why) = ended.death() else { return Ok(ended.exit_code()) };
         let state = worker.state();
-        let Some(folder) = &state.folder else {
-            bail!("the worker {why} before the campaign began; see what is said above");
-        };
         fruitless = if state.rounds == 0 { fruitless + 1 } else { 0 };
         if fruitless > MOST_FRUITLESS {
+            let go_on = state.folder.as_ref().map_or(String::new(), |folder| {
+                let folder = folder.display();
+                format!(
+                    ". What was measured is safe; `ridgepoint measure --resume {folder}` \
+                     continues"
+                )
+            });
             bail!(
                 "{fruitless} workers ended one after the other and measured nothing, the last \
-                 because it {why}: the GPU seems to be lost. What was measured is safe; \
-                 `ridgepoint measure --resume {}` continues",
-                folder.display()
+                 because it {why}: the GPU seems to be lost{go_on}"
             );
         }
+        let Some(folder) = &state.folder else {
+            eprintln!(
+                "note: the worker {why} before the campaign began; another one begins it"
+            );
+            continue;
+        };
         arguments = (supervised.to_resume)(folder);
         let Some((point, repeat)) = state.point else {
             eprintln!("note: the worker {why}; another one continues");

@@ -99,10 +99,13 @@ impl CudaDevice {
         stream.launch(&spin, &LaunchShape::warps(1), &[no_time])?;
         stream.synchronize()?;
         let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
-        let [graph_s, stream_s, programmatic_s] =
-            [LaunchMode::Graph, LaunchMode::Stream, LaunchMode::Programmatic]
-                .map(|mode| timing::launch_overhead_s(&stopwatch, &stream, &empty, mode));
-        let (overhead_s, stream_s) = (graph_s?, stream_s?);
+        let empty_s = |mode| timing::launch_overhead_s(&stopwatch, &stream, &empty, mode);
+        let overhead_s = empty_s(LaunchMode::Graph)?;
+        let stream_s = empty_s(LaunchMode::Stream)?;
+        // Older GPUs do not overlap launches.
+        let can_overlap = target.arch >= Arch::SM_90;
+        let programmatic_s =
+            can_overlap.then(|| empty_s(LaunchMode::Programmatic)).transpose()?;
         let event_pair_s = timing::event_pair_s(&stopwatch, &stream)?;
         let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;
         info.timer = match info.kind {
@@ -115,7 +118,6 @@ impl CudaDevice {
             ("event_clock_ratio".to_owned(), format!("{ratio:.5}")),
             ("event_pair_s".to_owned(), format!("{event_pair_s:.4e}")),
             ("empty_launch_stream_s".to_owned(), format!("{stream_s:.4e}")),
-            // Only GPUs of compute capability 9.0 and later overlap launches.
             (
                 "empty_launch_programmatic_s".to_owned(),
                 programmatic_s.map_or(String::new(), |seconds| format!("{seconds:.4e}")),
