@@ -14,6 +14,26 @@ use crate::op::{Problem, ProblemError};
 /// devices that have them.
 pub const PROTOCOL: &str = "3";
 
+/// Reads and writes an enum by its `name`; `$what` ends the sentence about another text.
+macro_rules! spelled {
+    ($kind:ident, $what:literal) => {
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl FromStr for $kind {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                let found = $kind::ALL.into_iter().find(|kind| kind.name() == text);
+                found.ok_or_else(|| format!(concat!("`{}` is not ", $what), text))
+            }
+        }
+    };
+}
+
 /// What the caches hold when a launch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CacheState {
@@ -38,22 +58,7 @@ impl CacheState {
     }
 }
 
-impl fmt::Display for CacheState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for CacheState {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        CacheState::ALL
-            .into_iter()
-            .find(|s| s.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a cache state; write `cold` or `hot`"))
-    }
-}
+spelled!(CacheState, "a cache state; write `cold` or `hot`");
 
 /// How the launches of a timed row reach a device that has a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,23 +87,7 @@ impl LaunchMode {
     }
 }
 
-impl fmt::Display for LaunchMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for LaunchMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        LaunchMode::ALL.into_iter().find(|mode| mode.name() == text).ok_or_else(|| {
-            format!(
-                "`{text}` is not a launch mode; write `graph`, `stream` or `programmatic`"
-            )
-        })
-    }
-}
+spelled!(LaunchMode, "a launch mode; write `graph`, `stream` or `programmatic`");
 
 /// What the device did before it is measured, which decides its clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,22 +111,7 @@ impl Load {
     }
 }
 
-impl fmt::Display for Load {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Load {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Load::ALL
-            .into_iter()
-            .find(|load| load.name() == text)
-            .ok_or_else(|| format!("`{text}` is not a load; write `burst` or `sustained`"))
-    }
-}
+spelled!(Load, "a load; write `burst` or `sustained`");
 
 /// A problem, its kernel and its cache state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -51,28 +51,28 @@ impl Mock {
         self
     }
 
-    /// Measures a suite of this text, and returns `results.csv`.
-    fn results(&self, suite: &str) -> String {
+    /// Measures a suite of this text, and returns files of the campaign.
+    fn measure<const N: usize>(&self, suite: &str, files: [&str; N]) -> [String; N] {
         let suite = self.suite(suite);
         let out = self.path("campaign");
         let (suite, folder) = (suite.to_str().unwrap(), out.to_str().unwrap());
         let run = self.run(&["measure", suite, "--out", folder]);
-        std::fs::read_to_string(out.join("results.csv"))
-            .unwrap_or_else(|e| panic!("{e}: {}", text(&run.stderr)))
+        files.map(|file| {
+            std::fs::read_to_string(out.join(file))
+                .unwrap_or_else(|e| panic!("{file}: {e}: {}", text(&run.stderr)))
+        })
+    }
+
+    /// Measures a suite of this text, and returns `results.csv`.
+    fn results(&self, suite: &str) -> String {
+        let [results] = self.measure(suite, ["results.csv"]);
+        results
     }
 
     /// Measures reads of 4 KiB in two rounds, and returns `run.csv`, `results.csv` and
     /// `rounds.csv`.
     fn measure_reads(&self) -> [String; 3] {
-        let suite = self.suite(READS);
-        let out = self.path("campaign");
-        let (suite, folder) = (suite.to_str().unwrap(), out.to_str().unwrap());
-        let run = self.run(&["measure", suite, "--out", folder]);
-        let read = |file| {
-            std::fs::read_to_string(out.join(file))
-                .unwrap_or_else(|e| panic!("{file}: {e}: {}", text(&run.stderr)))
-        };
-        ["run.csv", "results.csv", "rounds.csv"].map(read)
+        self.measure(READS, ["run.csv", "results.csv", "rounds.csv"])
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -156,6 +156,20 @@ fn points_that_others_always_disturb_have_no_time_and_say_who_did() {
 }
 
 #[test]
+fn points_that_heat_always_slows_down_are_throttled() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = reporting(dir.path(), |asked| Telemetry {
+        thermal_slowdown: Some(asked as u64),
+        ..Telemetry::default()
+    });
+    assert!(records.rows.len() > 3);
+    for row in &records.rows {
+        assert_eq!(row.status, Some(Status::Throttled), "{}", row.reason);
+        assert!(row.reason.contains("heat"), "{}", row.reason);
+    }
+}
+
+#[test]
 fn what_slowed_a_round_down_is_told_in_words() {
     let mut info = SimulatedDevice::default().info;
     let settings = Settings::default();

@@ -120,18 +120,9 @@ fn measure(
 ) -> Result<ExitCode> {
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
-    if options.worker.is_none()
-        && options.process.is_none()
-        && device::is_gpu(&options.device.name)
-    {
-        let began = Instant::now();
-        let left = |folder: &Path| {
-            let spent = began.elapsed().as_secs_f64() / 60.0;
-            let minutes = options.minutes.map(|minutes| (minutes - spent).max(1e-3));
-            to_resume(folder, options, minutes, command)
-        };
-        let arguments = std::env::args_os().skip(1).collect();
-        return worker::supervise(&Supervised { arguments, to_resume: &left });
+    let is_own_process = options.worker.is_some() || options.process.is_some();
+    if !is_own_process && device::is_gpu(&options.device.name) {
+        return supervise(options, command);
     }
     if options.worker.is_some() {
         worker::follow_supervisor();
@@ -163,14 +154,7 @@ fn measure(
     let round_s = expected_round_s(&request, &*device)?;
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new(&interrupt, round_s);
-    let measured = match &options.worker {
-        None => campaign::run(&mut *device, &request, &mut progress),
-        Some(path) => {
-            let longest_s = longest_round_s(&request)?;
-            let mut reporting = Reporting::new(&mut progress, path, longest_s);
-            campaign::run(&mut *device, &request, &mut reporting)
-        }
-    };
+    let measured = run_campaign(&mut *device, &request, options, &mut progress);
     drop(progress);
     let mut summary = match measured {
         Err(error) if options.worker.is_some() && error.is::<DeviceLost>() => {
@@ -197,6 +181,32 @@ fn measure(
         summary.take_in(&Records::read(&summary.folder)?, began.elapsed().as_secs_f64());
     }
     conclude(&summary, &machines, options.format)
+}
+
+/// Runs the campaign in workers.
+fn supervise(options: &MeasureOptions, command: &[&str]) -> Result<ExitCode> {
+    let began = Instant::now();
+    let resume = |folder: &Path| {
+        let spent = began.elapsed().as_secs_f64() / 60.0;
+        let minutes = options.minutes.map(|minutes| (minutes - spent).max(1e-3));
+        to_resume(folder, options, minutes, command)
+    };
+    let arguments = std::env::args_os().skip(1).collect();
+    worker::supervise(&Supervised { arguments, to_resume: &resume })
+}
+
+/// Runs the campaign here, and tells a supervisor about it where there is one.
+fn run_campaign(
+    device: &mut dyn Device,
+    request: &Request,
+    options: &MeasureOptions,
+    progress: &mut Progress,
+) -> Result<CampaignSummary> {
+    let Some(path) = &options.worker else {
+        return campaign::run(device, request, progress);
+    };
+    let mut reporting = Reporting::new(progress, path, longest_round_s(request)?);
+    campaign::run(device, request, &mut reporting)
 }
 
 fn given_up(text: &str) -> Result<GivenUp, String> {

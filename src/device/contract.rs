@@ -99,6 +99,11 @@ impl DeviceInfo {
         fact?.1.parse().ok()
     }
 
+    /// Whether launches are queued, so that there are several ways to do so.
+    pub fn queues_launches(&self) -> bool {
+        self.backend.starts_with("cuda")
+    }
+
     /// Whether kernels run on the CPU, where other programs take time from them.
     pub fn runs_on_host(&self) -> bool {
         self.backend == "cpu"

@@ -49,6 +49,10 @@ pub struct SimulatedDevice {
     pub reports: fn(usize) -> Telemetry,
     /// How often it was asked.
     pub asked: Cell<usize>,
+    /// Clock that it reports with every row of launches.
+    pub clock_hz: Option<f64>,
+    /// Energy of a launch.
+    pub launch_j: Option<f64>,
 }
 
 impl Default for SimulatedDevice {
@@ -73,6 +77,8 @@ impl Default for SimulatedDevice {
             flops_per_s: 1e12,
             reports: |_| Telemetry::default(),
             asked: Cell::new(0),
+            clock_hz: None,
+            launch_j: None,
         }
     }
 }
@@ -125,6 +131,8 @@ impl Device for SimulatedDevice {
             noise: self.noise,
             fault: self.fault,
             launched: 0,
+            clock_hz: self.clock_hz,
+            launch_j: self.launch_j,
             rng: Pcg64Mcg::seed_from_u64(seed),
         }))
     }
@@ -158,6 +166,8 @@ struct SimulatedPoint {
     noise: f64,
     fault: Option<(Fault, usize)>,
     launched: usize,
+    clock_hz: Option<f64>,
+    launch_j: Option<f64>,
     rng: Pcg64Mcg,
 }
 
@@ -203,9 +213,13 @@ impl Prepared for SimulatedPoint {
             _ => {
                 let noise = 1.0 + self.noise * self.rng.random_range(-1.0..1.0);
                 let seconds = self.seconds * launches as f64 * noise;
-                Ok(Timing { seconds, sm_clock_hz: None })
+                Ok(Timing { seconds, sm_clock_hz: self.clock_hz })
             }
         }
+    }
+
+    fn energy_j(&self) -> Option<f64> {
+        Some(self.launch_j? * self.launched as f64)
     }
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {

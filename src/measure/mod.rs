@@ -407,7 +407,7 @@ pub fn replay(
         Rotation::plan(point, cache_bytes, memory_bytes).map_err(|refusal| refusal.0)?;
     let slots = rotation.slots;
     // A profiler sees kernels one by one, and some do not see those of graphs.
-    let launch = info.backend.starts_with("cuda").then_some(LaunchMode::Stream);
+    let launch = info.queues_launches().then_some(LaunchMode::Stream);
     let layout = Layout { slots, seed, launch };
     let prepared = device.prepare(&point.problem, &point.kernel, layout);
     let mut prepared = prepared.map_err(|why| why.to_string())?;
@@ -882,6 +882,37 @@ mod tests {
                 "{mib} MiB"
             );
         }
+    }
+
+    /// Seconds of warm-up of a device whose clock is this share of its highest.
+    fn warmup_s(share: f64) -> f64 {
+        let mut device = SimulatedDevice::default();
+        device.info.facts.push(("sm_clock_max_hz".into(), "2000000000".into()));
+        device.clock_hz = Some(share * 2e9);
+        measured(&mut device, GEMM).durations.warmup_s
+    }
+
+    #[test]
+    fn a_device_at_a_limit_warms_up_until_its_clock_has_settled() {
+        let asked_s = quick().warmup_s;
+        assert!(warmup_s(0.8) >= 5.0 * asked_s);
+        let free_s = (0..5).map(|_| warmup_s(0.95)).fold(f64::MAX, f64::min);
+        assert!((asked_s..5.0 * asked_s).contains(&free_s), "{free_s}");
+    }
+
+    #[test]
+    fn sustained_load_is_long_and_tells_the_energy_of_a_launch() {
+        let mut device =
+            SimulatedDevice { launch_j: Some(0.25), ..SimulatedDevice::default() };
+        let outcome = measured(&mut device, &format!("{GEMM}@sustained"));
+        assert_eq!(outcome.status, Status::Ok);
+        let joules = outcome.energy_per_launch_j.unwrap();
+        assert!((joules / 0.25 - 1.0).abs() < 1e-9, "{joules}");
+        assert!(outcome.durations.warmup_s >= SUSTAINED_S);
+        // Without a counter nothing is said.
+        let silent = measured(&mut SimulatedDevice::default(), &format!("{GEMM}@burst"));
+        assert_eq!((silent.status, silent.energy_per_launch_j), (Status::Ok, None));
+        assert!(silent.durations.warmup_s >= REST_S, "it rests first");
     }
 
     #[test]

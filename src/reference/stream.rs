@@ -91,3 +91,49 @@ impl Answer for Stream {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CheckVerdict, check, check_digest, has_digest};
+    use crate::data;
+    use crate::op::Problem;
+
+    /// The digest of what a device computes, part by part in another order.
+    fn digest(pairs: &[u64]) -> u64 {
+        let (first, rest) = pairs.split_at(pairs.len() / 3);
+        data::digest(first.len() as u64, rest).wrapping_add(data::digest(0, first))
+    }
+
+    #[test]
+    fn a_digest_tells_a_wrong_word_and_words_in_another_order() {
+        for access in ["write", "copy", "triad"] {
+            let text = format!("stream:access={access},bytes=98688");
+            let problem: Problem = text.parse().unwrap();
+            assert!(has_digest(&problem));
+            let words = super::super::answer(&problem)
+                .words(&super::super::SlotInputs::new(&problem, 7, 1))
+                .unwrap();
+            let mut pairs = vec![0; problem.output().bytes() as usize / 8];
+            words(0, &mut pairs);
+            let bytes = bytemuck::cast_slice(&pairs);
+            let whole = check(&problem, 7, 1, 0, bytes).unwrap();
+            assert_eq!(whole.verdict, CheckVerdict::Pass, "{text}");
+            let verdict = |pairs: &[u64]| {
+                check_digest(&problem, 7, 1, digest(pairs)).unwrap().verdict
+            };
+            assert_eq!(verdict(&pairs), CheckVerdict::Pass, "{text}");
+            let last = pairs.len() - 1;
+            pairs[last] ^= 1 << 40;
+            assert_eq!(verdict(&pairs), CheckVerdict::Fail, "{text}");
+            pairs[last] ^= 1 << 40;
+            // All words of a write are the same.
+            pairs.swap(0, last);
+            let swapped =
+                if access == "write" { CheckVerdict::Pass } else { CheckVerdict::Fail };
+            assert_eq!(verdict(&pairs), swapped, "{text}");
+        }
+        let read: Problem = "stream:access=read,bytes=1024".parse().unwrap();
+        assert!(!has_digest(&read));
+        assert!(check_digest(&read, 7, 1, 0).is_err());
+    }
+}

@@ -35,6 +35,45 @@ fn points_are_all_combinations_in_order() {
 }
 
 #[test]
+fn the_vendors_kernel_stands_beside_the_own_one_unless_the_suite_says_otherwise() {
+    let planned = |text: &str| -> Vec<String> {
+        let basis = PlanBasis {
+            cache_bytes: 1 << 20,
+            units: 1,
+            kernel: &|_| Some("own"),
+            // Of one problem alone.
+            vendor: &|problem| problem.to_string().contains("m=1,").then_some("theirs"),
+        };
+        let plan = Suite::parse("s.toml", text).unwrap().plan_for(&basis).unwrap();
+        plan.points.iter().map(|point| point.kernel.to_string()).collect()
+    };
+    let both = ["own", "theirs", "own", "theirs", "own", "own"];
+    assert_eq!(planned(GEMM), both);
+    assert_eq!(planned(&format!("{GEMM}[protocol]\nvendor = true\n")), both);
+    assert_eq!(planned(&format!("{GEMM}[protocol]\nvendor = false\n")), ["own"; 4]);
+    assert_eq!(planned(&format!("{GEMM}kernel = \"mine\"\n")), ["mine"; 4]);
+    let wrong = error_of(&format!("{GEMM}[protocol]\nvendor = 1\n"));
+    assert!(wrong.contains("true or false"), "{wrong}");
+}
+
+#[test]
+fn launch_modes_and_loads_are_axes_of_points() {
+    let text = format!("{GEMM}launch = [\"graph\", \"stream\"]\nload = \"burst\"\n");
+    let plan = Suite::parse("s.toml", &text).unwrap().plan(&device()).unwrap();
+    assert_eq!(plan.points.len(), 8);
+    assert!(
+        plan.points[0].to_string().ends_with("@cold@graph@burst"),
+        "{}",
+        plan.points[0]
+    );
+    assert!(plan.points[1].to_string().ends_with("@cold@stream@burst"));
+    // A point alone is asked for in the same way.
+    let alone = Suite::of_point(&plan.points[1]).unwrap().plan(&device()).unwrap();
+    assert_eq!(alone.points, plan.points[1..2]);
+    assert!(error_of(&format!("{GEMM}launch = \"queue\"\n")).contains("`stream`"));
+}
+
+#[test]
 fn a_point_that_two_tables_make_is_planned_once() {
     let twice = format!("{GEMM}[[points]]{}", GEMM.split_once("[[points]]").unwrap().1);
     let plan = Suite::parse("s.toml", &twice).unwrap().plan(&device()).unwrap();

@@ -98,15 +98,15 @@ impl CudaDevice {
         let no_time = ParamBytes::of(&SpinParams { ns: 0 });
         stream.launch(&spin, &LaunchShape::warps(1), &[no_time])?;
         stream.synchronize()?;
-        let ratio = stopwatch.event_clock_ratio(&stream, &spin)?;
-        let empty_s = |mode| timing::launch_overhead_s(&stopwatch, &stream, &empty, mode);
-        let overhead_s = empty_s(LaunchMode::Graph)?;
-        let stream_s = empty_s(LaunchMode::Stream)?;
+        let calibration = timing::calibrate(&stopwatch, &stream, &empty, &spin)?;
         // Older GPUs do not overlap launches.
         let can_overlap = target.arch >= Arch::SM_90;
-        let programmatic_s =
-            can_overlap.then(|| empty_s(LaunchMode::Programmatic)).transpose()?;
-        let event_pair_s = timing::event_pair_s(&stopwatch, &stream)?;
+        let overlapped_s = can_overlap.then(|| {
+            let mode = LaunchMode::Programmatic;
+            timing::launch_overhead_s(&stopwatch, &stream, &empty, mode)
+        });
+        let overlapped_s = overlapped_s.transpose()?;
+        let overhead_s = calibration.empty_launch_graph_s;
         let mut info = device_info(&context, &properties, name, ordinal, overhead_s)?;
         info.timer = match info.kind {
             DeviceKind::Measured => stopwatch.name().to_owned(),
@@ -115,22 +115,12 @@ impl CudaDevice {
         info.facts.extend([
             ("cuda_driver".to_owned(), cuda_version(version)),
             ("compiler".to_owned(), binary.compiler),
-            ("event_clock_ratio".to_owned(), format!("{ratio:.5}")),
-            ("event_pair_s".to_owned(), format!("{event_pair_s:.4e}")),
-            ("empty_launch_stream_s".to_owned(), format!("{stream_s:.4e}")),
-            (
-                "empty_launch_programmatic_s".to_owned(),
-                programmatic_s.map_or(String::new(), |seconds| format!("{seconds:.4e}")),
-            ),
         ]);
+        info.facts.extend(calibration.facts());
+        let overlapped_s = overlapped_s.map_or(String::new(), |s| format!("{s:.4e}"));
+        info.facts.push(("empty_launch_programmatic_s".to_owned(), overlapped_s));
         let nvidia = Nvidia::open(&context.uuid()?);
-        let management = match &nvidia {
-            Ok(nvidia) => format!("yes, {}", nvidia.driver_version().unwrap_or_default()),
-            Err(why) => format!("no: {why}"),
-        };
-        info.facts.push(("nvml".to_owned(), management));
-        let limit_w = nvidia.as_ref().ok().and_then(Nvidia::power_limit_w);
-        info.facts.extend(limit_w.map(|w| ("power_limit_w".to_owned(), w.to_string())));
+        info.facts.extend(management_facts(&nvidia));
         info.facts.extend(limits.map(|limits| ("sm_limits".to_owned(), limits)));
         let loaded = HashMap::new();
         Ok(CudaDevice {
@@ -189,6 +179,17 @@ impl CudaDevice {
 fn image_kind(context: &Context) -> Result<ImageKind> {
     let asked_for = ImageKind::asked_for().map_err(anyhow::Error::msg)?;
     Ok(if context.is_virtual() { ImageKind::Ptx } else { asked_for })
+}
+
+/// Whether the management library is there, and what it says that stays the same.
+fn management_facts(nvidia: &Result<Nvidia, String>) -> Vec<(String, String)> {
+    let management = match nvidia {
+        Ok(nvidia) => format!("yes, {}", nvidia.driver_version().unwrap_or_default()),
+        Err(why) => format!("no: {why}"),
+    };
+    let limit_w = nvidia.as_ref().ok().and_then(Nvidia::power_limit_w);
+    let limit = limit_w.map(|w| ("power_limit_w".to_owned(), w.to_string()));
+    [("nvml".to_owned(), management)].into_iter().chain(limit).collect()
 }
 
 /// Kernels are written for this architecture and later ones.

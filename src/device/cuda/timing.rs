@@ -228,6 +228,51 @@ fn sm_clock_hz(words: &[u64]) -> Option<f64> {
     (!clocks.is_empty()).then(|| median(&clocks))
 }
 
+/// What measuring itself costs and is off by.
+pub struct Calibration {
+    /// See [`Stopwatch::event_clock_ratio`].
+    event_clock_ratio: f64,
+    /// See [`event_pair_s`].
+    event_pair_s: f64,
+    /// Of launches that are queued one by one.
+    empty_launch_stream_s: f64,
+    /// Of the nodes of a graph.
+    pub empty_launch_graph_s: f64,
+}
+
+impl Calibration {
+    /// Columns of `run.csv`. That of graphs is `launch_overhead_s`.
+    pub fn facts(&self) -> [(String, String); 3] {
+        [
+            ("event_clock_ratio".to_owned(), format!("{:.5}", self.event_clock_ratio)),
+            ("event_pair_s".to_owned(), format!("{:.4e}", self.event_pair_s)),
+            (
+                "empty_launch_stream_s".to_owned(),
+                format!("{:.4e}", self.empty_launch_stream_s),
+            ),
+        ]
+    }
+}
+
+/// Measures what measuring costs.
+///
+/// # Errors
+/// As [`Stopwatch::time`].
+pub fn calibrate(
+    stopwatch: &Stopwatch,
+    stream: &CudaStream,
+    empty: &Function,
+    spin: &Function,
+) -> Result<Calibration, LaunchError> {
+    let empty_s = |mode| launch_overhead_s(stopwatch, stream, empty, mode);
+    Ok(Calibration {
+        event_clock_ratio: stopwatch.event_clock_ratio(stream, spin)?,
+        event_pair_s: event_pair_s(stopwatch, stream)?,
+        empty_launch_stream_s: empty_s(LaunchMode::Stream)?,
+        empty_launch_graph_s: empty_s(LaunchMode::Graph)?,
+    })
+}
+
 /// Seconds of one launch of the empty kernel, back to back with others that are queued in
 /// the same way.
 ///
@@ -266,10 +311,7 @@ pub fn launch_overhead_s(
 ///
 /// # Errors
 /// As [`Stopwatch::time`].
-pub fn event_pair_s(
-    stopwatch: &Stopwatch,
-    stream: &CudaStream,
-) -> Result<f64, LaunchError> {
+fn event_pair_s(stopwatch: &Stopwatch, stream: &CudaStream) -> Result<f64, LaunchError> {
     let pairs = (0..11).map(|_| Ok(stopwatch.time(stream, |_| Ok(()))?.seconds));
     Ok(median(&pairs.collect::<Result<Vec<f64>, LaunchError>>()?))
 }
