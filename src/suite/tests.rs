@@ -61,15 +61,15 @@ fn launch_modes_and_loads_are_axes_of_points() {
     let text = format!("{GEMM}launch = [\"graph\", \"stream\"]\nload = \"burst\"\n");
     let plan = Suite::parse("s.toml", &text).unwrap().plan(&device()).unwrap();
     assert_eq!(plan.points.len(), 8);
-    assert!(
-        plan.points[0].to_string().ends_with("@cold@graph@burst"),
-        "{}",
-        plan.points[0]
-    );
-    assert!(plan.points[1].to_string().ends_with("@cold@stream@burst"));
+    let of = |mode| {
+        let end = format!("@cold@{mode}@burst");
+        plan.points.iter().filter(move |point| point.to_string().ends_with(&end))
+    };
+    assert_eq!((of("graph").count(), of("stream").count()), (4, 4));
     // A point alone is asked for in the same way.
-    let alone = Suite::of_point(&plan.points[1]).unwrap().plan(&device()).unwrap();
-    assert_eq!(alone.points, plan.points[1..2]);
+    let stream = of("stream").next().unwrap();
+    let alone = Suite::of_point(stream).unwrap().plan(&device()).unwrap();
+    assert_eq!(alone.points.iter().collect::<Vec<_>>(), [stream]);
     assert!(error_of(&format!("{GEMM}launch = \"queue\"\n")).contains("`stream`"));
 }
 
