@@ -288,6 +288,8 @@ fn doctor_describes_a_virtual_gpu() {
     }
     let sms = ran.out.lines().find(|line| line.contains("sm_count")).unwrap();
     assert!(sms.trim().ends_with('3'), "{sms}");
+    let counters = ran.out.lines().find(|line| line.trim().starts_with("counters"));
+    assert!(counters.unwrap().contains("Nsight Compute"), "{}", ran.out);
     // What it is told and does not understand, it does not do.
     let ran = Virtual::with_faults("cuInit=1").run(&["doctor", "--device", "cuda:0"]);
     assert!(!ran.status.success());

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use super::options::{DeviceArgs, OutputFormat};
 use super::table;
+use crate::counters::Tool;
 use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::format::DType;
 use crate::op::{Op, Problem};
@@ -185,14 +186,22 @@ fn cuda_compiler() -> String {
     }
 }
 
+/// The profiler that reads the hardware's counters, or why there is none. Whether it may is
+/// seen when it does.
+fn counters(info: &DeviceInfo) -> String {
+    if !info.queues_launches() {
+        return "no: they are read of NVIDIA GPUs alone".to_owned();
+    }
+    match Tool::look(None) {
+        Ok(tool) => format!("yes, by `ridgepoint counters` with {}", tool.version),
+        Err(why) => format!("no: {why}"),
+    }
+}
+
 fn abilities(device: &dyn Device) -> Section {
     let mut rows: Vec<Vec<String>> =
         Op::ALL.into_iter().flat_map(|op| abilities_in(device, op)).collect();
-    rows.push(vec![
-        "counters".into(),
-        "any".into(),
-        "no: this version reads no hardware counters; bytes are the model's".into(),
-    ]);
+    rows.push(vec!["counters".into(), "any".into(), counters(device.info())]);
     Section {
         heading: "Can be measured".into(),
         columns: vec!["what", "dtype", "answer"],

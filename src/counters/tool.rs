@@ -57,6 +57,16 @@ impl Tool {
     /// # Errors
     /// It is not there, or does not run.
     pub fn find(asked: Option<&Path>, arch: Arch) -> Result<Self, ToolError> {
+        let mut tool = Self::look(asked)?;
+        tool.tensor_flops = tool.known_tensor_flops(arch);
+        Ok(tool)
+    }
+
+    /// The same without asking what it knows of a chip, which takes seconds.
+    ///
+    /// # Errors
+    /// It is not there, or does not run.
+    pub fn look(asked: Option<&Path>) -> Result<Self, ToolError> {
         let places = match asked {
             Some(path) => vec![path.to_owned()],
             None => [PathBuf::from("ncu")]
@@ -66,7 +76,7 @@ impl Tool {
         };
         let mut first = None;
         for path in places {
-            match Self::at(&path, arch) {
+            match Self::at(&path) {
                 Ok(tool) => return Ok(tool),
                 Err(why) => drop(first.get_or_insert(why)),
             }
@@ -74,7 +84,7 @@ impl Tool {
         Err(first.unwrap_or_else(|| ToolError("no place to look for `ncu`".to_owned())))
     }
 
-    fn at(path: &Path, arch: Arch) -> Result<Self, ToolError> {
+    fn at(path: &Path) -> Result<Self, ToolError> {
         let said = run(Command::new(path).arg("--version"), QUESTION).map_err(|why| {
             ToolError(format!(
                 "Nsight Compute was not found: {} cannot be run ({why}); install it, or give \
@@ -93,14 +103,8 @@ impl Tool {
         };
         let number = version.split_whitespace().next().unwrap_or(version);
         let version = format!("Nsight Compute {number}");
-        let mut tool = Tool {
-            path: path.to_owned(),
-            version,
-            tensor_flops: Vec::new(),
-            obeys_marks: true,
-        };
-        tool.tensor_flops = tool.known_tensor_flops(arch);
-        Ok(tool)
+        let path = path.to_owned();
+        Ok(Tool { path, version, tensor_flops: Vec::new(), obeys_marks: true })
     }
 
     /// Asked of the tool's tables, which needs no GPU. One that does not answer counts no
