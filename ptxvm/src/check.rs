@@ -1,10 +1,12 @@
-//! Global memory during a launch: which warp accessed which word, and in which sectors.
+//! Global memory during a launch: which lane of which warp accessed which bytes of which
+//! word, and which sectors were touched.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::clock::{Clock, Foreign};
+use crate::clock::{Clock, Foreign, both_lanes, byte_mask};
+use crate::instruction::{Order, Scope};
 use crate::memory::Memory;
 
 /// Words that share a page of tags.
@@ -27,20 +29,36 @@ fn pages(memory: &Memory, enabled: bool) -> Vec<Vec<Page>> {
 
 /// A warp number that stands for several warps of a block.
 const SEVERAL_WARPS: usize = 63;
-/// A read by several blocks.
-const SEVERAL_BLOCKS: u64 = u64::MAX;
+/// The latest time that fits a tag. Later accesses count as that old: a race may be
+/// missed then, but none is invented.
+const MOST_TIME: u32 = (1 << 19) - 1;
+/// Blocks from this number on leave no tags.
+const MOST_BLOCKS: u32 = (1 << 25) - 1;
 
-/// Races in global memory, between blocks and between the warps of one.
+/// Races in global memory: between blocks, between the warps of one, and between the lanes
+/// of a warp.
 #[derive(Debug)]
 pub(crate) struct GlobalRaces {
     /// The last write and the last read of each word. Most memory has only one of them.
     writes: Vec<Vec<Page>>,
     reads: Vec<Vec<Page>>,
+    /// Reads of each word through the read-only path.
+    constants: Vec<Vec<Page>>,
     /// What strong writes have published, by address.
-    published: Mutex<HashMap<u64, Arc<Foreign>>>,
+    published: Mutex<HashMap<u64, Published>>,
     enabled: bool,
     /// Blocks communicate, so that "several readers" may be ordered.
     blocks_communicate: bool,
+    /// Some memory orders reach less than the GPU.
+    narrow_scopes: bool,
+}
+
+/// What an address publishes: to all threads, and to those of a scope and
+/// [domain](Clock::domain).
+#[derive(Debug, Default)]
+struct Published {
+    wide: Arc<Foreign>,
+    near: HashMap<(Scope, u32), Arc<Foreign>>,
 }
 
 /// How memory is accessed.
@@ -48,79 +66,136 @@ pub(crate) struct GlobalRaces {
 pub(crate) enum Manner {
     /// By a thread, without a memory order.
     Weak,
-    /// By a thread, relaxed or stronger: two such accesses never race.
-    Strong,
+    /// By a thread, relaxed or stronger: two such accesses do not race where the scope of
+    /// each includes the other's thread.
+    Strong(Scope),
     /// By the async proxy, for a thread.
     Async,
 }
 
 impl Manner {
-    pub(crate) fn of_thread(strong: bool) -> Self {
-        if strong { Manner::Strong } else { Manner::Weak }
+    pub(crate) fn of_thread(order: Order, scope: Scope) -> Self {
+        if order.is_strong() { Manner::Strong(scope) } else { Manner::Weak }
     }
 }
 
-/// An access as the shadow keeps it: 28 bits of block, 6 of warp, 2 of manner, 28 of
-/// time.
+/// Who accesses memory, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accessor<'c> {
+    pub clock: &'c Clock,
+    pub lane: usize,
+    pub manner: Manner,
+}
+
+/// An access as the shadow keeps it: 25 bits of block, 6 of warp, 6 of lane, 4 of bytes, 4
+/// that differ, 19 of time. The four are a write's manner; or the bytes of the word that
+/// several blocks have read, while the rest of the tag is of one block's read.
 #[derive(Debug, Clone, Copy)]
 struct Tag {
     block: u32,
     warp: usize,
-    time: u32,
+    lane: usize,
+    /// Bytes of the word, one bit per byte.
+    bytes: u32,
     manner: Manner,
+    time: u32,
 }
 
 impl Tag {
-    fn pack(self) -> u64 {
-        let time = u64::from(self.time.min((1 << 28) - 1));
-        let manner = match self.manner {
-            Manner::Weak => 0,
-            Manner::Strong => 1,
-            Manner::Async => 2,
-        };
-        u64::from(self.block + 1) << 36 | (self.warp as u64) << 30 | manner << 28 | time
+    fn of(by: &Accessor<'_>, bytes: u32, time: u32) -> Self {
+        let (block, warp) = by.clock.place();
+        Self { block, warp, lane: by.lane, bytes, manner: by.manner, time }
     }
 
+    #[inline]
+    fn pack(self) -> u64 {
+        let manner = match self.manner {
+            Manner::Weak => 0,
+            Manner::Async => 1,
+            Manner::Strong(scope) => 2 + scope as u64,
+        };
+        self.place() | manner << 19
+    }
+
+    /// The tag without a manner. Empty where the block's number does not fit.
+    #[inline]
+    fn place(self) -> u64 {
+        if self.bytes == 0 || self.block >= MOST_BLOCKS {
+            return 0;
+        }
+        u64::from(self.block + 1) << 39
+            | (self.warp as u64) << 33
+            | (self.lane as u64) << 27
+            | u64::from(self.bytes) << 23
+            | u64::from(self.time.min(MOST_TIME))
+    }
+
+    #[inline]
     fn unpack(bits: u64) -> Option<Self> {
         Some(Self {
-            block: ((bits >> 36) as u32).checked_sub(1)?,
-            warp: (bits >> 30 & 63) as usize,
-            manner: match bits >> 28 & 3 {
+            manner: match bits >> 19 & 15 {
                 0 => Manner::Weak,
-                1 => Manner::Strong,
-                _ => Manner::Async,
+                1 => Manner::Async,
+                n => Manner::Strong(Scope::ALL[(n as usize - 2).min(2)]),
             },
-            time: (bits & ((1 << 28) - 1)) as u32,
+            ..Self::unpack_read(bits)?
         })
     }
 
-    fn of(clock: &Clock, manner: Manner, time: u32) -> Self {
-        let (block, warp) = clock.place();
-        Self { block, warp, time, manner }
+    #[inline]
+    fn unpack_read(bits: u64) -> Option<Self> {
+        Some(Self {
+            block: ((bits >> 39) as u32).checked_sub(1)?,
+            warp: (bits >> 33 & 63) as usize,
+            lane: (bits >> 27 & 63) as usize,
+            bytes: (bits >> 23 & 15) as u32,
+            manner: Manner::Weak,
+            time: bits as u32 & MOST_TIME,
+        })
     }
 
-    /// Whether this access is not ordered before one by `clock`.
-    fn races(self, clock: &Clock, manner: Manner) -> bool {
-        if manner == Manner::Strong && self.manner == Manner::Strong {
-            return false;
-        }
-        if self.warp == SEVERAL_WARPS {
-            return !clock.has_met(self.block);
-        }
-        (self.block, self.warp) != clock.place()
-            && !clock.knows_of(self.block, self.warp, self.time)
+    /// This access and an earlier one by the same warp at the same time.
+    fn with(self, old: Self) -> Self {
+        let lane = both_lanes(old.lane, self.lane, old.bytes & self.bytes != 0);
+        Self { lane, bytes: old.bytes | self.bytes, ..self }
+    }
+
+    fn is_together_with(self, other: Self) -> bool {
+        (self.block, self.warp, self.time) == (other.block, other.warp, other.time)
+    }
+
+    /// Whether both are strong; and whether the scope of each includes the other's thread.
+    fn strong_with(self, by: &Accessor<'_>) -> (bool, bool) {
+        let (Manner::Strong(a), Manner::Strong(b)) = (self.manner, by.manner) else {
+            return (false, false);
+        };
+        (true, a.min(b) >= by.clock.scope_with(self.block))
+    }
+
+    /// Whether this access is not ordered before one by `by`.
+    #[inline]
+    fn races(self, by: &Accessor<'_>) -> bool {
+        let clock = by.clock;
+        let ordered = if (self.block, self.warp) == clock.place() {
+            clock.orders_lane(self.lane, self.time, by.lane)
+        } else if self.warp == SEVERAL_WARPS {
+            clock.has_met(self.block)
+        } else {
+            clock.knows_of(self.block, self.warp, self.time)
+        };
+        !ordered && !self.strong_with(by).1
     }
 
     /// Whether the async proxy may not see this write, although it is ordered before the
     /// proxy's read.
-    fn is_hidden(self, clock: &Clock, reader: Manner) -> bool {
-        reader == Manner::Async
+    fn is_hidden(self, by: &Accessor<'_>) -> bool {
+        by.manner == Manner::Async
             && self.manner != Manner::Async
-            && !clock.has_shown(self.block, self.warp, self.time)
+            && !by.clock.has_shown(self.block, self.warp, self.time)
     }
 
     fn rival(self, did: Did) -> Rival {
-        Rival { block: Some(self.block), warp: self.warp, did }
+        Rival { block: Some(self.block), warp: self.warp, lane: self.lane, did }
     }
 }
 
@@ -129,26 +204,48 @@ impl Tag {
 pub(crate) enum Did {
     Read,
     Write,
+    /// Wrote as strongly as this access, but the scope of one, given here, does not include
+    /// the other's thread.
+    WriteApart(Scope),
     /// Wrote, in order, but without a proxy fence before the async proxy's read.
     WriteUnfenced,
+    /// Wrote what is now read through the read-only path.
+    WriteConstant,
+    /// Read through the read-only path, by the instruction at this place in the code.
+    ReadConstant(u32),
 }
 
-/// Another access that is not ordered with this one.
+/// Another access that does not fit with this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rival {
     pub block: Option<u32>,
     pub warp: usize,
+    pub lane: usize,
     pub did: Did,
 }
 
+/// The words that bytes lie in: page, place there and the bytes of the word.
+fn words(offset: u64, bytes: u64) -> impl Iterator<Item = (usize, usize, u32)> {
+    (offset / 4..(offset + bytes).div_ceil(4)).map(move |word| {
+        let mask = byte_mask(offset, bytes, word);
+        ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize, mask)
+    })
+}
+
 impl GlobalRaces {
-    pub(crate) fn new(memory: &Memory, enabled: bool, blocks_communicate: bool) -> Self {
+    pub(crate) fn new(
+        memory: &Memory,
+        enabled: bool,
+        (blocks_communicate, narrow_scopes): (bool, bool),
+    ) -> Self {
         Self {
             writes: pages(memory, enabled),
             reads: pages(memory, enabled),
+            constants: pages(memory, enabled),
             published: Mutex::new(HashMap::new()),
             enabled,
             blocks_communicate,
+            narrow_scopes,
         }
     }
 
@@ -159,28 +256,27 @@ impl GlobalRaces {
         allocation: usize,
         offset: u64,
         bytes: u64,
-        by: &Clock,
-        manner: Manner,
+        by: Accessor<'_>,
     ) -> Option<Rival> {
         if !self.enabled {
             return None;
         }
         let mut rival = None;
-        let own = Tag::of(by, Manner::Weak, by.now());
-        for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
+        let notes = !matches!(by.manner, Manner::Strong(_));
+        for (page, at, mask) in words(offset, bytes) {
             if let Some(writes) = self.writes[allocation][page].get()
                 && let Some(write) = Tag::unpack(writes[at].load(Relaxed))
-                && is_whole(offset, bytes, word)
+                && write.bytes & mask != 0
             {
-                if write.races(by, manner) {
-                    rival = Some(write.rival(Did::Write));
-                } else if write.is_hidden(by, manner) {
+                if write.races(&by) {
+                    rival = Some(write.rival(write.did(&by)));
+                } else if write.is_hidden(&by) {
                     rival = Some(write.rival(Did::WriteUnfenced));
                 }
             }
-            if manner != Manner::Strong {
+            if notes {
                 let tag = &tags(&self.reads[allocation][page])[at];
+                let own = Tag::of(&by, mask, by.clock.now().min(MOST_TIME));
                 tag.store(note_read(tag.load(Relaxed), own), Relaxed);
             }
         }
@@ -194,79 +290,209 @@ impl GlobalRaces {
         allocation: usize,
         offset: u64,
         bytes: u64,
-        by: &Clock,
-        manner: Manner,
+        by: Accessor<'_>,
     ) -> Option<Rival> {
         if !self.enabled {
             return None;
         }
         let mut rival = None;
-        let own = Tag::of(by, manner, by.write_time(manner == Manner::Strong)).pack();
-        for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
-            let write = tags(&self.writes[allocation][page])[at].swap(own, Relaxed);
-            // Two blocks may write different bytes of one word.
-            if !is_whole(offset, bytes, word) {
-                continue;
-            }
-            if let Some(write) = Tag::unpack(write)
-                && write.races(by, manner)
-            {
-                rival = Some(write.rival(Did::Write));
-            }
-            let reads = self.reads[allocation][page].get();
-            let read = reads.map_or(0, |reads| reads[at].load(Relaxed));
-            if read == SEVERAL_BLOCKS {
-                if !self.blocks_communicate {
-                    rival = Some(Rival { block: None, warp: 0, did: Did::Read });
+        let time = match by.manner {
+            Manner::Strong(scope) => by.clock.strong_time(scope),
+            _ => by.clock.now(),
+        };
+        for (page, at, mask) in words(offset, bytes) {
+            let tag = &tags(&self.writes[allocation][page])[at];
+            let mut own = Tag::of(&by, mask, time.min(MOST_TIME));
+            if let Some(write) = Tag::unpack(tag.load(Relaxed)) {
+                if write.bytes & mask != 0 && write.races(&by) {
+                    rival = Some(write.rival(write.did(&by)));
                 }
-            } else if let Some(read) = Tag::unpack(read)
-                && read.races(by, Manner::Weak)
-            {
-                rival = Some(read.rival(Did::Read));
+                if write.is_together_with(own) && write.manner == own.manner {
+                    own = own.with(write);
+                }
+            }
+            tag.store(own.pack(), Relaxed);
+            if let Some(reads) = self.reads[allocation][page].get() {
+                let reads = reads[at].load(Relaxed);
+                rival = self.read_before(reads, mask, &by).or(rival);
+            }
+            if let Some(constants) = self.constants[allocation][page].get() {
+                let read = constants[at].load(Relaxed);
+                rival = constant_read(read)
+                    .filter(|(_, of)| of & mask != 0)
+                    .map(|r| r.0)
+                    .or(rival);
             }
         }
         rival
     }
 
-    /// A strong write to `address` publishes what the warp's last fence released.
-    pub(crate) fn publish(&self, address: u64, by: &Clock) {
-        if self.enabled && by.publishes() {
-            let mut published =
-                self.published.lock().unwrap_or_else(|lock| lock.into_inner());
-            by.publish(published.entry(address).or_default());
+    /// A read, as the shadow keeps it, that is not ordered before a write by `by`.
+    #[inline]
+    fn read_before(&self, read: u64, mask: u32, by: &Accessor<'_>) -> Option<Rival> {
+        if several(read) & mask != 0 && !self.blocks_communicate {
+            return Some(Rival { block: None, warp: 0, lane: 0, did: Did::Read });
+        }
+        let read = Tag::unpack_read(read)?;
+        (read.bytes & mask != 0 && read.races(by)).then(|| read.rival(Did::Read))
+    }
+
+    /// A lane stores what the bytes hold already. If another lane of the warp has just
+    /// stored it, both did, and neither is in the other's way.
+    pub(crate) fn on_same_write(
+        &self,
+        allocation: usize,
+        offset: u64,
+        bytes: u64,
+        by: Accessor<'_>,
+    ) {
+        if !self.enabled {
+            return;
+        }
+        for (page, at, mask) in words(offset, bytes) {
+            let Some(writes) = self.writes[allocation][page].get() else { continue };
+            let own = Tag::of(&by, mask, by.clock.now().min(MOST_TIME));
+            if let Some(write) = Tag::unpack(writes[at].load(Relaxed))
+                && write.is_together_with(own)
+                && write.manner == own.manner
+            {
+                let lane = both_lanes(write.lane, own.lane, false);
+                writes[at].store(Tag { lane, ..write }.pack(), Relaxed);
+            }
+        }
+    }
+
+    /// Notes a read through the read-only path, by the instruction at `pc`, and finds a
+    /// write by this launch, even if it came before the read.
+    pub(crate) fn on_constant_read(
+        &self,
+        allocation: usize,
+        offset: u64,
+        bytes: u64,
+        (by, pc): (Accessor<'_>, u32),
+    ) -> Option<Rival> {
+        if !self.enabled {
+            return None;
+        }
+        let mut rival = None;
+        for (page, at, mask) in words(offset, bytes) {
+            let write = self.writes[allocation][page].get();
+            let write = write.and_then(|writes| Tag::unpack(writes[at].load(Relaxed)));
+            if let Some(write) = write.filter(|write| write.bytes & mask != 0) {
+                rival = Some(write.rival(Did::WriteConstant));
+            }
+            let tag = &tags(&self.constants[allocation][page])[at];
+            let old = constant_read(tag.load(Relaxed)).map_or(0, |old| old.1);
+            tag.store(pack_constant(&by, mask | old, pc), Relaxed);
+        }
+        rival
+    }
+
+    /// A strong write to `address` publishes what the warp's last fences released.
+    pub(crate) fn publish(&self, address: u64, by: &Clock, scope: Scope) {
+        if !self.enabled || !by.publishes() {
+            return;
+        }
+        let mut published = self.published.lock().unwrap_or_else(|lock| lock.into_inner());
+        let published = published.entry(address).or_default();
+        for level in self.levels(scope) {
+            let into = match level {
+                Scope::Gpu => &mut published.wide,
+                level => published.near.entry((level, by.domain(level))).or_default(),
+            };
+            by.publish(level, into);
         }
     }
 
     /// A strong read of `address` sees what was published there; an acquiring one
     /// learns it at once, another at the next fence.
-    pub(crate) fn observe(&self, address: u64, by: &mut Clock, acquire: bool) {
+    pub(crate) fn observe(
+        &self,
+        address: u64,
+        by: &mut Clock,
+        (scope, acquire): (Scope, bool),
+    ) {
         if !self.enabled {
             return;
         }
         let published = self.published.lock().unwrap_or_else(|lock| lock.into_inner());
-        if let Some(message) = published.get(&address) {
-            by.observe_global(message, acquire);
+        let Some(published) = published.get(&address) else { return };
+        for level in self.levels(scope) {
+            let message = match level {
+                Scope::Gpu => Some(&published.wide),
+                level => published.near.get(&(level, by.domain(level))),
+            };
+            if let Some(message) = message {
+                by.observe_global(level, message, acquire);
+            }
+        }
+    }
+
+    /// The scopes within which an access of `scope` publishes or sees. Where the kernel has
+    /// no narrow ones, that is only the widest.
+    fn levels(&self, scope: Scope) -> impl Iterator<Item = Scope> {
+        let narrow = self.narrow_scopes;
+        scope.within().filter(move |&level| narrow || level == Scope::Gpu)
+    }
+}
+
+impl Tag {
+    /// What this write did that is not ordered before `by`'s access.
+    fn did(self, by: &Accessor<'_>) -> Did {
+        match (self.manner, by.manner) {
+            (Manner::Strong(a), Manner::Strong(b)) => Did::WriteApart(a.min(b)),
+            _ => Did::Write,
         }
     }
 }
 
-/// The last read of a word, or that several warps or blocks have read it.
-fn note_read(old: u64, own: Tag) -> u64 {
-    if old == SEVERAL_BLOCKS {
-        return old;
-    }
-    match Tag::unpack(old) {
-        None => own.pack(),
-        Some(old) if old.block != own.block => SEVERAL_BLOCKS,
-        Some(old) if old.warp != own.warp => Tag { warp: SEVERAL_WARPS, ..own }.pack(),
-        Some(_) => own.pack(),
-    }
+/// The bytes of a word that several blocks have read.
+fn several(read: u64) -> u32 {
+    (read >> 19 & 15) as u32
 }
 
-/// Whether the access covers the word.
-fn is_whole(offset: u64, bytes: u64, word: u64) -> bool {
-    offset <= 4 * word && offset + bytes >= 4 * word + 4
+/// The reads of a word after one more: the last one, or which bytes several warps or
+/// blocks have read.
+#[inline]
+fn note_read(old: u64, own: Tag) -> u64 {
+    let mut several = several(old);
+    let own = Tag { bytes: own.bytes & !several, ..own };
+    let new = match Tag::unpack_read(old) {
+        _ if own.bytes == 0 => return old,
+        None => own,
+        Some(old) if old.is_together_with(own) => own.with(old),
+        Some(old) if old.block != own.block => {
+            let both = old.bytes & own.bytes;
+            several |= both;
+            // Of two blocks that read different bytes, one is kept.
+            match own.bytes & !both {
+                0 => Tag { bytes: old.bytes & !both, ..old },
+                rest => Tag { bytes: rest, ..own },
+            }
+        }
+        Some(old) if old.warp != own.warp => {
+            Tag { warp: SEVERAL_WARPS, bytes: own.bytes | old.bytes, ..own }
+        }
+        Some(_) => own,
+    };
+    new.place() | u64::from(several) << 19
+}
+
+/// A read through the read-only path: 25 bits of block, 6 of warp, 4 of bytes, 29 of place
+/// in the code.
+fn pack_constant(by: &Accessor<'_>, bytes: u32, pc: u32) -> u64 {
+    let (block, warp) = by.clock.place();
+    let block = u64::from(block.min(MOST_BLOCKS - 1) + 1);
+    block << 39 | (warp as u64) << 33 | u64::from(bytes) << 29 | u64::from(pc) & 0x1fff_ffff
+}
+
+/// The last such read of a word, and the bytes of all of them.
+fn constant_read(bits: u64) -> Option<(Rival, u32)> {
+    let block = ((bits >> 39) as u32).checked_sub(1)?;
+    let did = Did::ReadConstant(bits as u32 & 0x1fff_ffff);
+    let rival =
+        Rival { block: Some(block), warp: (bits >> 33 & 63) as usize, lane: 0, did };
+    Some((rival, (bits >> 29 & 15) as u32))
 }
 
 /// Which 32-byte sectors of each allocation the launch touched.

@@ -4,9 +4,16 @@
 //! arriving at a barrier, or a fence). A warp that waits takes over the publisher's
 //! entries. An access is ordered before another when the second warp knows its time.
 //! What is known of the warps of other clusters is kept separately, by block.
+//!
+//! A memory order has a scope. What a fence of a block's scope released reaches only
+//! threads of the block, and what a strong read of a block's scope saw is only what
+//! threads of the block published. So the clock keeps for each scope what the last fence
+//! released that reaches so far, and what strong reads have seen that come from there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use crate::instruction::Scope;
 
 /// What is known of a block's warps.
 #[derive(Debug, Clone, Default)]
@@ -30,18 +37,33 @@ pub(crate) struct Home {
     pub warps: usize,
 }
 
-/// What a fence released to other blocks.
-#[derive(Debug)]
-pub(crate) struct Released {
-    known: Vec<u32>,
-    fenced: Vec<u32>,
-    foreign: Option<Arc<Foreign>>,
-}
-
 /// Entries for asynchronous copies. Copies of different mbarriers use different entries, as
 /// far as there are enough: a warp that waited for one copy does not know of another that
 /// happened to complete earlier.
 pub(crate) const COPY_ENTRIES: usize = 8;
+
+/// All lanes of a warp, or several of them, at the same bytes.
+pub(crate) const WHOLE_WARP: usize = 32;
+/// Several lanes, whose accesses do not conflict with one another: each has other bytes of a
+/// word, or all wrote the same. Which lane had which is not kept.
+pub(crate) const APART: usize = 33;
+
+/// The lanes of two accesses of one warp to one word.
+pub(crate) fn both_lanes(a: usize, b: usize, overlap: bool) -> usize {
+    match (a == b, overlap) {
+        (true, _) => a,
+        (false, true) => WHOLE_WARP,
+        (false, false) => APART,
+    }
+}
+
+/// The bytes of word `word` that `bytes` from `offset` on touch, one bit per byte.
+#[inline]
+pub(crate) fn byte_mask(offset: u64, bytes: u64, word: u64) -> u32 {
+    let first = offset.max(4 * word) - 4 * word;
+    let last = (offset + bytes).min(4 * word + 4) - 4 * word;
+    (15 << first) & (15 >> (4 - last))
+}
 
 /// What one warp knows.
 #[derive(Debug, Clone, Default)]
@@ -55,16 +77,18 @@ pub(crate) struct Clock {
     pub fenced_shared: Vec<u32>,
     /// The same for writes to global memory.
     fenced_global: Vec<u32>,
-    /// What the last memory fence released, for an atomic to publish.
-    pub released: Option<Vec<u32>>,
-    /// What strong reads have seen, to be learnt at the next fence.
-    pub seen: Option<Vec<u32>>,
+    /// What the last memory fence that reaches each scope released, for strong writes to
+    /// publish.
+    released: [Option<Arc<Message>>; 3],
+    /// What strong reads have seen that was published within each scope, to be learnt at
+    /// the next fence: in shared memory and in global memory.
+    seen: [Option<Box<Message>>; 3],
+    seen_global: [Option<Arc<Foreign>>; 3],
     pub home: Arc<Home>,
+    /// The block's number in the grid, and the warp's in the block.
+    place: (u32, usize),
     /// What is known of other clusters' warps.
     foreign: Option<Arc<Foreign>>,
-    /// The same as `released` and `seen`, for what passes between blocks.
-    global_released: Option<Arc<Released>>,
-    global_seen: Option<Arc<Foreign>>,
     /// Lanes of this warp are ordered among themselves up to this time.
     pub converged: u32,
 }
@@ -76,6 +100,94 @@ pub(crate) struct Message {
     fenced_shared: Vec<u32>,
     fenced_global: Vec<u32>,
     foreign: Option<Arc<Foreign>>,
+}
+
+/// What is published at a place in shared memory, or by arrivals at an mbarrier, with the
+/// scopes that it reaches.
+#[derive(Debug, Default)]
+pub(crate) struct Scoped {
+    /// What reaches the whole cluster.
+    all: Message,
+    /// What reaches the block of a rank, published there. Kept only where it may differ:
+    /// where a cluster has several blocks and its kernel has narrow scopes.
+    near: Vec<(usize, Message)>,
+}
+
+impl Scoped {
+    fn near(&mut self, rank: usize) -> &mut Message {
+        let at = self.near.iter().position(|near| near.0 == rank).unwrap_or_else(|| {
+            self.near.push((rank, Message::default()));
+            self.near.len() - 1
+        });
+        &mut self.near[at].1
+    }
+
+    /// Adds all that a warp knows, which arrives with a release of this scope. `split` says
+    /// whether scopes are kept apart.
+    pub(crate) fn add(&mut self, clock: &Clock, scope: Scope, split: bool) {
+        if split {
+            self.near(clock.rank()).add(clock);
+        }
+        if !split || scope > Scope::Block {
+            self.all.add(clock);
+        }
+    }
+
+    /// Adds what a warp's last fences released, for a strong write of this scope.
+    pub(crate) fn publish(&mut self, clock: &Clock, scope: Scope, split: bool) {
+        let near = clock.released(Scope::Block);
+        if split && let Some(released) = near {
+            self.near(clock.rank()).merge(released);
+        }
+        let wide = if split { clock.released(Scope::Cluster) } else { near };
+        if let Some(released) = wide
+            && (!split || scope > Scope::Block)
+        {
+            self.all.merge(released);
+        }
+    }
+
+    /// What a read or a wait of this scope by a warp may see, by the scope that it comes
+    /// from.
+    pub(crate) fn seen_by(
+        &self,
+        clock: &Clock,
+        scope: Scope,
+        split: bool,
+    ) -> Vec<(Scope, &Message)> {
+        if !split {
+            return vec![(Scope::Block, &self.all)];
+        }
+        let near = self.near.iter().find(|near| near.0 == clock.rank());
+        let mut list: Vec<_> =
+            near.map(|near| (Scope::Block, &near.1)).into_iter().collect();
+        if scope > Scope::Block {
+            list.push((Scope::Cluster, &self.all));
+        }
+        list
+    }
+
+    /// What a wait of this scope learns, asynchronous copies included.
+    pub(crate) fn for_wait(&self, clock: &Clock, scope: Scope, split: bool) -> Message {
+        let mut message = Message::default();
+        for (_, part) in self.seen_by(clock, scope, split) {
+            message.merge(part);
+        }
+        if split {
+            message.merge_copies(&self.all, clock.home.blocks.len() * clock.home.warps);
+        }
+        message
+    }
+
+    /// Adds an asynchronous copy that has completed in shared memory.
+    pub(crate) fn add_copy(&mut self, entry: usize, time: u32) {
+        self.all.add_copy(entry, time);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.all.clear();
+        self.near.clear();
+    }
 }
 
 /// Takes the later time of each entry of each block.
@@ -101,7 +213,7 @@ impl Times {
 }
 
 /// Takes the later time of each entry.
-pub(crate) fn join(into: &mut Vec<u32>, from: &[u32]) {
+fn join(into: &mut Vec<u32>, from: &[u32]) {
     if into.len() < from.len() {
         into.resize(from.len(), 0);
     }
@@ -140,6 +252,20 @@ impl Message {
         }
     }
 
+    /// Adds what another message says of asynchronous operations, whose entries come
+    /// after those of `warps` warps.
+    fn merge_copies(&mut self, other: &Message, warps: usize) {
+        for (into, from) in [
+            (&mut self.known, &other.known),
+            (&mut self.fenced_shared, &other.fenced_shared),
+        ] {
+            if from.len() > warps {
+                into.resize(into.len().max(from.len()), 0);
+                raise(&mut into[warps..], &from[warps..]);
+            }
+        }
+    }
+
     /// Whether it carries nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
@@ -160,7 +286,10 @@ impl Clock {
         known[own] = 1;
         let (none, home) = (vec![0; entries], Arc::clone(home));
         let (fenced_shared, fenced_global) = (none.clone(), none);
-        Self { own, known, fenced_shared, fenced_global, home, ..Self::default() }
+        let warps = home.warps.max(1);
+        let block = home.blocks.get(own / warps).copied().unwrap_or(0);
+        let place = (block, own % warps);
+        Self { own, known, fenced_shared, fenced_global, home, place, ..Self::default() }
     }
 
     /// The warp's time.
@@ -189,24 +318,53 @@ impl Clock {
         self.converged = self.now();
     }
 
-    /// A memory fence: acquires what was seen, and releases what was done.
-    pub(crate) fn fence(&mut self) {
-        if let Some(seen) = self.seen.take() {
-            join(&mut self.known, &seen);
+    /// A memory fence: acquires what strong reads within its scope have seen, and releases
+    /// what was done.
+    pub(crate) fn fence(&mut self, scope: Scope, acquires: bool, releases: bool) {
+        for level in scope.within().filter(|_| acquires) {
+            if let Some(seen) = self.seen[level as usize].take() {
+                self.take_in(&seen);
+            }
+            if let Some(seen) = self.seen_global[level as usize].take() {
+                self.absorb(&seen);
+            }
         }
-        self.released = Some(self.known.clone());
+        if releases {
+            self.release(scope);
+        }
+    }
+
+    /// Releases what was done to the threads of a scope.
+    pub(crate) fn release(&mut self, scope: Scope) {
+        let mut message = Message::default();
+        message.add(self);
+        let message = Arc::new(message);
+        for level in scope.within() {
+            self.released[level as usize] = Some(Arc::clone(&message));
+        }
         self.tick();
     }
 
-    /// A memory fence that reaches other blocks.
-    pub(crate) fn fence_global(&mut self) {
-        if let Some(seen) = self.global_seen.take() {
-            self.absorb(&seen);
-        }
-        self.fence();
-        let known = self.released.clone().unwrap_or_default();
-        let (fenced, foreign) = (self.fenced_global.clone(), self.foreign.clone());
-        self.global_released = Some(Arc::new(Released { known, fenced, foreign }));
+    /// What strong writes publish within a scope.
+    fn released(&self, scope: Scope) -> Option<&Arc<Message>> {
+        self.released[scope as usize].as_ref()
+    }
+
+    /// Learns what a strong read saw. What another lane of the warp had released comes
+    /// back to the warp in this way.
+    fn take_in(&mut self, message: &Message) {
+        join(&mut self.known, &message.known);
+        join(&mut self.fenced_shared, &message.fenced_shared);
+        join(&mut self.fenced_global, &message.fenced_global);
+        join_foreign(&mut self.foreign, &message.foreign);
+        self.order_lanes(message.known.get(self.own));
+    }
+
+    /// Orders what the warp's lanes did up to `time`, which one of them released and one
+    /// of them acquired.
+    fn order_lanes(&mut self, time: Option<&u32>) {
+        let after = time.map_or(0, |&time| time + 1);
+        self.converged = self.converged.max(after);
     }
 
     /// Learns times of warps of this and of other clusters.
@@ -220,48 +378,96 @@ impl Clock {
                 raise(&mut self.fenced_global[own], &times.fenced);
             }
         }
+        let (block, warp) = self.place;
+        self.order_lanes(message.get(&block).and_then(|times| times.known.get(warp)));
     }
 
-    /// Adds what the last fence released to what an address publishes.
-    pub(crate) fn publish(&self, published: &mut Arc<Foreign>) {
-        let Some(released) = &self.global_released else { return };
+    /// Adds what the last fence of a scope released to what an address publishes there.
+    pub(crate) fn publish(&self, scope: Scope, published: &mut Arc<Foreign>) {
+        let Some(released) = self.released(scope) else { return };
         let into = Arc::make_mut(published);
         for (rank, &block) in self.home.blocks.iter().enumerate() {
             let warps = rank * self.home.warps..(rank + 1) * self.home.warps;
-            let (known, fenced) = (&released.known[warps.clone()], &released.fenced[warps]);
-            into.entry(block).or_default().join(known, fenced);
+            let known = &released.known[warps.clone()];
+            into.entry(block).or_default().join(known, &released.fenced_global[warps]);
         }
         for (&block, times) in released.foreign.iter().flat_map(|map| map.iter()) {
             into.entry(block).or_default().join(&times.known, &times.fenced);
         }
     }
 
-    /// Whether there is anything to publish to other blocks.
+    /// Whether there is anything to publish.
     pub(crate) fn publishes(&self) -> bool {
-        self.global_released.is_some()
+        self.released.iter().any(Option::is_some)
     }
 
-    /// A strong read saw what an address publishes.
-    pub(crate) fn observe_global(&mut self, published: &Arc<Foreign>, acquire: bool) {
+    /// A strong read saw what an address publishes within a scope.
+    pub(crate) fn observe_global(
+        &mut self,
+        scope: Scope,
+        published: &Arc<Foreign>,
+        acquire: bool,
+    ) {
         if acquire {
             self.absorb(published);
         } else {
-            join_foreign(&mut self.global_seen, &Some(Arc::clone(published)));
+            let seen = &mut self.seen_global[scope as usize];
+            join_foreign(seen, &Some(Arc::clone(published)));
         }
     }
 
     /// The block's number and the warp's place in it.
+    #[inline]
     pub(crate) fn place(&self) -> (u32, usize) {
-        let warps = self.home.warps.max(1);
-        let block = self.home.blocks.get(self.own / warps).copied().unwrap_or(0);
-        (block, self.own % warps)
+        self.place
     }
 
-    /// The time of a write. A strong write is part of what it publishes: a warp that reads
-    /// it knows of it.
-    pub(crate) fn write_time(&self, strong: bool) -> u32 {
-        let released = self.global_released.as_ref().filter(|_| strong);
-        released.map_or_else(|| self.now(), |released| released.known[self.own])
+    /// The block's rank in its cluster.
+    pub(crate) fn rank(&self) -> usize {
+        self.own / self.home.warps.max(1)
+    }
+
+    /// What stands for the threads of a scope that this warp is in: the number of their
+    /// first block.
+    pub(crate) fn domain(&self, scope: Scope) -> u32 {
+        match scope {
+            Scope::Block => self.place.0,
+            Scope::Cluster => self.home.blocks.first().copied().unwrap_or(0),
+            Scope::Gpu => 0,
+        }
+    }
+
+    /// The narrowest scope that includes a thread of a block of the grid.
+    pub(crate) fn scope_with(&self, block: u32) -> Scope {
+        match block == self.place.0 {
+            true => Scope::Block,
+            false if self.home.blocks.contains(&block) => Scope::Cluster,
+            false => Scope::Gpu,
+        }
+    }
+
+    /// The time of a strong write. It is part of what it publishes: a warp that reads it
+    /// knows of it.
+    pub(crate) fn strong_time(&self, scope: Scope) -> u32 {
+        let widest = self.released[..=scope as usize].iter().rev().flatten().next();
+        widest.map_or_else(|| self.now(), |released| released.known[self.own])
+    }
+
+    /// Whether what `lane` did at `time` comes before what lane `by` does now, in this
+    /// warp.
+    #[inline]
+    pub(crate) fn orders_lane(&self, lane: usize, time: u32, by: usize) -> bool {
+        lane == by || lane == APART || time < self.converged
+    }
+
+    /// A strong read of shared memory saw what was published there: learnt at once where
+    /// it acquires, else at the next fence.
+    pub(crate) fn observe(&mut self, scope: Scope, published: &Message, acquire: bool) {
+        if acquire {
+            self.take_in(published);
+        } else {
+            self.seen[scope as usize].get_or_insert_default().merge(published);
+        }
     }
 
     /// Whether an access of a warp of any block is ordered before now.
@@ -293,16 +499,6 @@ impl Clock {
     pub(crate) fn has_met(&self, block: u32) -> bool {
         self.home.blocks.contains(&block)
             || self.foreign.as_ref().is_some_and(|map| map.contains_key(&block))
-    }
-
-    /// A strong read saw what a strong write published: learnt at once where it
-    /// acquires, else at the next fence.
-    pub(crate) fn observe(&mut self, published: &[u32], acquire: bool) {
-        if acquire {
-            join(&mut self.known, published);
-        } else {
-            join(self.seen.get_or_insert_default(), published);
-        }
     }
 
     /// A proxy fence: every write known here, to the memories that it is for, may be

@@ -15,8 +15,10 @@ pub enum FindingKind {
     Uninitialised,
     /// Two accesses to shared memory that nothing orders.
     SharedRace,
-    /// The same in global memory, between warps or blocks.
+    /// The same in global memory, between lanes, warps or blocks.
     GlobalRace,
+    /// A read through the read-only path (`ld.global.nc`) of bytes that the launch writes.
+    ReadOnlyWritten,
     /// An access to bytes that an asynchronous copy may still be writing or reading.
     AsyncRace,
     /// Ordinary writes read by the async proxy without a proxy fence in between.

@@ -272,7 +272,7 @@ impl Module {
             races: GlobalRaces::new(
                 memory,
                 launch.options.checks,
-                kernel.blocks_communicate,
+                (kernel.blocks_communicate, kernel.narrow_scopes),
             ),
             sectors: Sectors::new(memory),
             l2,

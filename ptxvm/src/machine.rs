@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use crate::cache::Cache;
 use crate::check::GlobalRaces;
-use crate::clock::{COPY_ENTRIES, Message};
+use crate::clock::{COPY_ENTRIES, Message, Scoped};
 use crate::count::Counts;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
 use crate::flight::PendingCopy;
-use crate::instruction::{Instruction, Kernel};
+use crate::instruction::{BarrierKind, Instruction, Kernel};
 use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
 use crate::options::Options;
@@ -54,6 +54,8 @@ pub(crate) struct BarrierState {
     pub message: Message,
     /// What the threads released by the last generation learn.
     pub released: Message,
+    /// What the generation's first thread did here.
+    pub kind: Option<BarrierKind>,
     /// Running `and`, `or` and sum of a reduction, and the last generation's.
     pub reduction: (bool, bool, u32),
     pub result: (bool, bool, u32),
@@ -71,6 +73,7 @@ impl BarrierState {
         self.reduction = (true, false, 0);
         self.arrived = 0;
         self.expected = 0;
+        self.kind = None;
         self.warps.clear();
     }
 }
@@ -85,7 +88,7 @@ pub(crate) struct Block {
     pub barriers: Vec<BarrierState>,
     pub mbarriers: HashMap<u32, Mbarrier>,
     /// What strong writes to shared memory have published, by offset.
-    pub published: HashMap<u32, Vec<u32>>,
+    pub published: HashMap<u32, Scoped>,
     pub warps: usize,
     pub live_warps: usize,
     pub live_threads: u32,
@@ -220,6 +223,12 @@ impl<'l> Machine<'l> {
             Some(_) => format!("warp {} of block rank {}", id % warps, id / warps),
             None => "an asynchronous copy".to_owned(),
         }
+    }
+
+    /// Whether a strong access may reach some, but not all, blocks of a cluster, so that
+    /// what is published must be kept by scope.
+    pub(crate) fn splits_scopes(&self) -> bool {
+        self.run.kernel.narrow_scopes && self.blocks.len() > 1
     }
 
     /// Records that something happened that other warps may wait for.

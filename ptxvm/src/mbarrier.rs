@@ -1,6 +1,6 @@
 //! The state of an mbarrier: a phase of arrivals and of bytes.
 
-use crate::clock::{Clock, Message};
+use crate::clock::{Clock, Scoped};
 
 /// A live mbarrier.
 #[derive(Debug, Default)]
@@ -16,8 +16,9 @@ pub(crate) struct Mbarrier {
     pub made: (usize, u32),
     /// Whether a fence has made its initialisation visible to the async proxy.
     pub is_shown: bool,
-    pub message: Message,
-    pub released: Message,
+    /// What the arrivals of this phase, and of the last one, published.
+    pub message: Scoped,
+    pub released: Scoped,
 }
 
 impl Mbarrier {

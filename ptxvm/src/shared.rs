@@ -1,7 +1,9 @@
 //! A block's shared memory, with what the checks need to know of each byte.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, both_lanes, byte_mask};
 use crate::instruction::SHARED_START;
+
+pub(crate) use crate::clock::WHOLE_WARP;
 
 /// The byte was written.
 const WRITTEN: u8 = 1;
@@ -10,10 +12,6 @@ const LANDING: u8 = 2;
 /// Part of an mbarrier.
 const MBARRIER: u8 = 4;
 
-/// All lanes of a warp at once.
-pub(crate) const WHOLE_WARP: usize = 32;
-/// Several lanes, each with other bytes of a word. Which lane had which is not kept.
-const APART: usize = 33;
 /// The latest time that fits the bits of a read.
 const MOST_TIME: u32 = (1 << 22) - 1;
 
@@ -89,33 +87,19 @@ impl Tag {
         }
     }
 
-    /// This access and an earlier one of the same warp at the same time.
-    fn with(self, old: Self) -> Self {
+    /// This write and an earlier one of the same warp at the same time. Lanes that wrote
+    /// the same (`changes` is false) are not in each other's way.
+    fn with(self, old: Self, changes: bool) -> Self {
         if old.time != self.time || old.warp != self.warp {
             return self;
         }
+        let overlap = changes && old.bytes & self.bytes != 0;
         Self {
-            lane: both(old.lane, self.lane, old.bytes & self.bytes != 0),
+            lane: both_lanes(old.lane, self.lane, overlap),
             bytes: old.bytes | self.bytes,
             ..self
         }
     }
-}
-
-/// The lanes of two accesses of one warp to one word.
-fn both(a: usize, b: usize, overlap: bool) -> usize {
-    match (a == b, overlap) {
-        (true, _) => a,
-        (false, true) => WHOLE_WARP,
-        (false, false) => APART,
-    }
-}
-
-/// The bytes of word `word` that `bytes` from `offset` on touch.
-fn byte_mask(offset: usize, bytes: usize, word: usize) -> u32 {
-    let first = offset.max(4 * word) - 4 * word;
-    let last = (offset + bytes).min(4 * word + 4) - 4 * word;
-    (15 << first) & (15 >> (4 - last))
 }
 
 impl Shared {
@@ -205,7 +189,7 @@ impl Shared {
         let mut conflict = None;
         let (own, now) = (who.clock.own, who.clock.now().min(MOST_TIME));
         for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let mask = byte_mask(offset, bytes, word);
+            let mask = byte_mask(offset as u64, bytes as u64, word as u64);
             let write = self.writes[word];
             if write != 0 && conflict.is_none() {
                 conflict = who.after_write(Tag::unpack(write), mask);
@@ -243,11 +227,12 @@ impl Shared {
         }
         let mut conflict = None;
         for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let mask = byte_mask(offset, bytes, word);
+            let mask = byte_mask(offset as u64, bytes as u64, word as u64);
             if changes && conflict.is_none() {
                 conflict = self.write_conflict(word, who, mask);
             }
-            self.writes[word] = who.tag(mask).with(Tag::unpack(self.writes[word])).pack();
+            let old = Tag::unpack(self.writes[word]);
+            self.writes[word] = who.tag(mask).with(old, changes).pack();
         }
         conflict
     }
@@ -302,7 +287,7 @@ impl Who<'_> {
     #[inline]
     fn is_after(&self, warp: usize, time: u32, lane: usize) -> bool {
         if warp == self.clock.own {
-            return lane == self.lane || lane == APART || time < self.clock.converged;
+            return self.clock.orders_lane(lane, time, self.lane);
         }
         self.clock.knows(warp, time)
     }
@@ -342,7 +327,7 @@ fn note_read(old: u32, now: u32, lane: usize, mask: u32) -> u32 {
         return now << 10 | mask << 6 | lane as u32;
     }
     let bytes = old >> 6 & 15;
-    let lane = both((old & 63) as usize, lane, bytes & mask != 0);
+    let lane = both_lanes((old & 63) as usize, lane, bytes & mask != 0);
     now << 10 | (bytes | mask) << 6 | lane as u32
 }
 

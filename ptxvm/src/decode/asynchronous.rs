@@ -3,7 +3,6 @@
 use crate::bank::Bank;
 use crate::count::Class;
 use crate::decode::decoder::{Decoder, Result};
-use crate::decode::operand::SCOPES;
 use crate::instruction::*;
 use crate::syntax::Operand;
 
@@ -120,7 +119,7 @@ impl<'a> Decoder<'_, 'a> {
         let bytes = name.starts_with("arrive") && self.parts.take("expect_tx");
         let parity = self.parts.take("parity");
         let order = self.parts.any(&["release", "acquire", "relaxed"]);
-        self.parts.any(&SCOPES);
+        let scope = self.scope().unwrap_or(Scope::Cluster);
         let space = self.space();
         if self.expect_ty()? != Type::B64 {
             return self.fail("form is not implemented");
@@ -133,6 +132,7 @@ impl<'a> Decoder<'_, 'a> {
             d: SINK,
             operand: None,
             orders,
+            scope,
         };
         match kind {
             MbarrierKind::Init

@@ -116,14 +116,11 @@ impl<'a> Decoder<'_, 'a> {
         let kind = match self.parts.any(&["sync", "arrive", "red"]) {
             Some("sync") => BarrierKind::Sync,
             Some("arrive") => BarrierKind::Arrive,
-            Some(_) => BarrierKind::Reduce,
+            Some(_) => return self.barrier_reduce(aligned),
             None => return self.fail("expected '.sync', '.arrive' or '.red'"),
         };
         let mut op =
             Barrier { kind, aligned, id: 0, count: None, predicate: None, negated: false };
-        if kind == BarrierKind::Reduce {
-            return self.barrier_reduce(op);
-        }
         self.arity(1, 2)?;
         op.id = self.source(0, Type::U32)?;
         if self.operands() == 2 {
@@ -135,24 +132,25 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    fn barrier_reduce(&mut self, mut op: Barrier) -> Result<()> {
+    fn barrier_reduce(&mut self, aligned: bool) -> Result<()> {
         let how = self.parts.any(&["popc", "and", "or"]);
         let ty = self.expect_ty()?;
         self.arity(3, 4)?;
         let d = self.dest_at(0, ty)?;
-        op.id = self.source(1, Type::U32)?;
+        let what = match (how, ty) {
+            (Some("and"), Type::Pred) => Reduction::And,
+            (Some("or"), Type::Pred) => Reduction::Or,
+            (Some("popc"), Type::U32) => Reduction::Count,
+            _ => return self.fail("form is not implemented"),
+        };
+        let (kind, id) = (BarrierKind::Reduce(what), self.source(1, Type::U32)?);
+        let mut op =
+            Barrier { kind, aligned, id, count: None, predicate: None, negated: false };
         let last = self.operands() - 1;
         if last == 3 {
             op.count = Some(self.source(2, Type::U32)?);
         }
         op.predicate = Some(self.source(last, Type::Pred)?);
-        let what = match (how, ty) {
-            (Some("and"), Type::Pred) => 0,
-            (Some("or"), Type::Pred) => 1,
-            (Some("popc"), Type::U32) => 2,
-            _ => return self.fail("form is not implemented"),
-        };
-        let id = op.id;
         self.push(Op::Barrier(Box::new(op)), Class::Barrier);
         let bank = ty.bank();
         self.push(Op::BarrierResult { id, what, bank, d }, Class::Move);
@@ -175,11 +173,13 @@ impl<'a> Decoder<'_, 'a> {
 
     fn fence(&mut self, name: &str) -> Result<()> {
         let fence = if name == "membar" {
-            match self.parts.any(&["cta", "gl", "sys"]) {
-                Some("cta") => Fence::Memory { global: false },
-                Some(_) => Fence::Memory { global: true },
+            let scope = match self.parts.any(&["cta", "gl", "sys"]) {
+                Some("cta") => Scope::Block,
+                Some(_) => Scope::Gpu,
                 None => return self.fail("the scope is missing"),
-            }
+            };
+            self.narrow_scopes |= scope != Scope::Gpu;
+            Fence::Memory { scope, acquires: true, releases: true }
         } else if self.parts.take("proxy") {
             let restriction =
                 self.parts.find(|part| part.starts_with("sync_restrict").then_some(()));
@@ -203,16 +203,18 @@ impl<'a> Decoder<'_, 'a> {
             self.parts.take("cluster");
             Fence::MbarrierInit
         } else {
-            self.parts.any(&["sc", "acq_rel", "acquire", "release"]);
-            match self.parts.any(&SCOPES) {
-                Some("cta") => Fence::Memory { global: false },
-                Some("cluster") => Fence::Memory { global: false },
-                Some(_) => Fence::Memory { global: true },
-                None => return self.fail("the scope is missing"),
-            }
+            let order = self.parts.any(&["sc", "acq_rel", "acquire", "release"]);
+            self.memory_fence(order.unwrap_or("acq_rel"))?
         };
         self.push(Op::Fence(fence), Class::Barrier);
         Ok(())
+    }
+
+    /// A fence of memory with its scope.
+    fn memory_fence(&mut self, order: &str) -> Result<Fence> {
+        let Some(scope) = self.scope() else { return self.fail("the scope is missing") };
+        let (acquires, releases) = (order != "release", order != "acquire");
+        Ok(Fence::Memory { scope, acquires, releases })
     }
 
     fn shuffle(&mut self) -> Result<()> {

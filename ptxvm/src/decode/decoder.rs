@@ -66,6 +66,7 @@ pub(crate) struct Decoder<'s, 'a> {
     pub(super) static_shared: u32,
     pub(super) local_bytes: u32,
     pub(super) blocks_communicate: bool,
+    pub(super) narrow_scopes: bool,
 }
 
 /// Predicate 0 is the carry flag.

@@ -7,7 +7,7 @@ use crate::instruction::*;
 use crate::lanes::{Args, Wide, copy, wide};
 use crate::syntax::{Operand, Register};
 
-const CACHE: [&str; 20] = [
+const CACHE: [&str; 19] = [
     "ca",
     "cg",
     "cs",
@@ -26,7 +26,6 @@ const CACHE: [&str; 20] = [
     "L2::64B",
     "L2::128B",
     "L2::256B",
-    "nc",
     "L2::cache_hint",
 ];
 
@@ -172,13 +171,24 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     fn load(&mut self) -> Result<()> {
-        let order = self.order();
+        let (order, scope) = self.order();
         let space = self.space();
+        let read_only = self.parts.take("nc");
         let policy = self.hints();
         let (width, signed, bank, bits, registers) = self.access(0, true)?;
         self.arity(2 + usize::from(policy), 2 + usize::from(policy))?;
         let address = self.address(1, space)?;
-        let access = Access { address, width, signed, bank, bits, registers, order };
+        let access = Access {
+            address,
+            width,
+            signed,
+            bank,
+            bits,
+            registers,
+            order,
+            scope,
+            read_only,
+        };
         if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
             self.blocks_communicate();
         }
@@ -190,13 +200,23 @@ impl<'a> Decoder<'_, 'a> {
         if self.parts.take("async") || self.parts.take("bulk") {
             return self.fail("asynchronous stores are not implemented");
         }
-        let order = self.order();
-        let space = self.space();
+        let (order, scope) = self.order();
+        let (space, read_only) = (self.space(), false);
         let policy = self.hints();
         let (width, signed, bank, bits, registers) = self.access(1, false)?;
         self.arity(2 + usize::from(policy), 2 + usize::from(policy))?;
         let address = self.address(0, space)?;
-        let access = Access { address, width, signed, bank, bits, registers, order };
+        let access = Access {
+            address,
+            width,
+            signed,
+            bank,
+            bits,
+            registers,
+            order,
+            scope,
+            read_only,
+        };
         if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
             self.blocks_communicate();
         }
@@ -208,9 +228,9 @@ impl<'a> Decoder<'_, 'a> {
         if self.parts.take("async") {
             return self.fail("asynchronous reductions are not implemented");
         }
-        let order = match self.order() {
-            Order::Weak => Order::Relaxed,
-            order => order,
+        let (order, scope) = match self.order() {
+            (Order::Weak, scope) => (Order::Relaxed, scope),
+            given => given,
         };
         let space = self.space();
         let names = ["and", "or", "xor", "cas", "exch", "add", "inc", "dec", "min", "max"];
@@ -246,7 +266,7 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("this vector is not implemented");
         }
         let b = if name == "cas" { Some(self.source(first + 2, ty)?) } else { None };
-        let atomic = Atomic { op, address, d, a, b, bank: ty.bank(), order };
+        let atomic = Atomic { op, address, d, a, b, bank: ty.bank(), order, scope };
         self.push(Op::Atomic(Box::new(atomic)), Class::Atomic);
         Ok(())
     }

@@ -49,6 +49,7 @@ pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Ker
         static_shared: SHARED_START,
         local_bytes: 0,
         blocks_communicate: false,
+        narrow_scopes: false,
     };
     // The parser numbers predicates from 0; row 0 is the carry flag, so every lookup adds
     // one.
@@ -117,6 +118,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             cluster: function.cluster,
             min_blocks: function.min_blocks,
             blocks_communicate: self.blocks_communicate,
+            narrow_scopes: self.narrow_scopes,
         })
     }
 

@@ -3,7 +3,7 @@
 use crate::bank::Bank;
 use crate::count::Class;
 use crate::decode::decoder::{CARRY, Decoder, Result};
-use crate::instruction::*;
+use crate::instruction::{Scope, *};
 use crate::lanes::{Args, wide};
 use crate::syntax::*;
 
@@ -306,8 +306,20 @@ impl<'a> Decoder<'_, 'a> {
             .unwrap_or(Space::Generic)
     }
 
-    /// Memory semantics and their scope.
-    pub(super) fn order(&mut self) -> Order {
+    /// The scope that the parts name. A kernel with a narrow one is remembered.
+    pub(super) fn scope(&mut self) -> Option<Scope> {
+        let scope = match self.parts.any(&SCOPES)? {
+            "cta" => Scope::Block,
+            "cluster" => Scope::Cluster,
+            _ => Scope::Gpu,
+        };
+        self.narrow_scopes |= scope != Scope::Gpu;
+        Some(scope)
+    }
+
+    /// Memory semantics and their scope; without one, as for atomics and volatile
+    /// accesses, the whole GPU.
+    pub(super) fn order(&mut self) -> (Order, Scope) {
         let order = match self.parts.any(&["relaxed", "acquire", "release", "acq_rel"]) {
             Some("relaxed") => Order::Relaxed,
             Some("acquire") => Order::Acquire,
@@ -317,7 +329,7 @@ impl<'a> Decoder<'_, 'a> {
         };
         self.parts.take("weak");
         let volatile = self.parts.take("volatile") | self.parts.take("mmio");
-        self.parts.any(&SCOPES);
-        if volatile && order == Order::Weak { Order::Relaxed } else { order }
+        let scope = self.scope().unwrap_or(Scope::Gpu);
+        (if volatile && order == Order::Weak { Order::Relaxed } else { order }, scope)
     }
 }

@@ -1,13 +1,12 @@
 //! What all accesses to memory share: where an address points, whether the access is
 //! allowed there, which sectors and banks it touches, and what it races with.
 
-use crate::check::{Did, Manner, Rival};
-use crate::clock::join;
+use crate::check::{Accessor, Did, Manner, Rival};
 use crate::count::wavefronts;
 use crate::exec::step::{report_undefined, values};
 use crate::finding::FindingKind;
 use crate::instruction::{
-    Address, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space, WINDOW_BYTES,
+    Address, LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_WINDOW, Scope, Space, WINDOW_BYTES,
 };
 use crate::lanes::LANES;
 use crate::machine::{Machine, Step};
@@ -248,8 +247,23 @@ pub(crate) fn note_global_read(
     bytes: u64,
     manner: Manner,
 ) {
-    let clock = &warp.clock;
-    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, clock, manner) {
+    let by = Accessor { clock: &warp.clock, lane: site.1, manner };
+    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, by) {
+        report_rival(warp, m, site, (allocation, offset), rival);
+    }
+}
+
+/// Records a read through the read-only path and reports a write of the same bytes.
+pub(crate) fn note_constant_read(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (allocation, offset): (usize, u64),
+    bytes: u64,
+) {
+    let by = Accessor { clock: &warp.clock, lane: site.1, manner: Manner::Weak };
+    let found = m.run.races.on_constant_read(allocation, offset, bytes, (by, site.0));
+    if let Some(rival) = found {
         report_rival(warp, m, site, (allocation, offset), rival);
     }
 }
@@ -263,8 +277,8 @@ pub(crate) fn note_global_write(
     bytes: u64,
     manner: Manner,
 ) {
-    let clock = &warp.clock;
-    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, clock, manner) {
+    let by = Accessor { clock: &warp.clock, lane: site.1, manner };
+    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, by) {
         report_rival(warp, m, site, (allocation, offset), rival);
     }
 }
@@ -279,24 +293,56 @@ fn report_rival(
 ) {
     let found = &m.run.memory.allocations[allocation];
     let place = Some((found.base + offset, found.name.clone()));
+    let other = rival_name(warp, m, rival);
+    let race = FindingKind::GlobalRace;
+    let (kind, what) = match rival.did {
+        Did::Read => (race, "read it, and nothing orders the two".to_owned()),
+        Did::Write => (race, "wrote it, and nothing orders the two".to_owned()),
+        Did::WriteApart(scope) => {
+            let name = scope.name();
+            let text = format!(
+                "wrote it with a scope that does not include both threads ({name}), and \
+                 nothing else orders the two"
+            );
+            (race, text)
+        }
+        Did::WriteUnfenced => (
+            FindingKind::MissingProxyFence,
+            "wrote it without a proxy fence before the async proxy's read".to_owned(),
+        ),
+        Did::WriteConstant => (
+            FindingKind::ReadOnlyWritten,
+            "wrote it in this launch, so it may not be read through the read-only path \
+             (.nc): use an ordinary load"
+                .to_owned(),
+        ),
+        Did::ReadConstant(pc) => {
+            let line = m.instruction(pc).line;
+            let text = format!(
+                "reads it through the read-only path (PTX line {line}), so the launch may \
+                 not write it: use an ordinary load there"
+            );
+            (FindingKind::ReadOnlyWritten, text)
+        }
+    };
+    m.note(kind, warp, pc, lane, place, || format!("{other} {what}"));
+}
+
+/// Who did the other access.
+fn rival_name(warp: &Warp, m: &Machine<'_>, rival: Rival) -> String {
     let (grid, own) = (m.run.grid, m.blocks[warp.rank].linear);
-    let other = match rival.block {
+    match rival.block {
+        Some(n) if n == own && rival.warp == warp.index => match rival.lane {
+            lane @ 0..32 => format!("lane {lane} of this warp"),
+            _ => "another lane of this warp".to_owned(),
+        },
         Some(n) if n == own => format!("warp {} of the block", rival.warp),
         Some(n) => {
             let (x, y, z) = (n % grid[0], n / grid[0] % grid[1], n / grid[0] / grid[1]);
             format!("block ({x}, {y}, {z})")
         }
         None => "other blocks".to_owned(),
-    };
-    let (kind, what) = match rival.did {
-        Did::Read => (FindingKind::GlobalRace, "read it, and nothing orders the two"),
-        Did::Write => (FindingKind::GlobalRace, "wrote it, and nothing orders the two"),
-        Did::WriteUnfenced => (
-            FindingKind::MissingProxyFence,
-            "wrote it without a proxy fence before the async proxy's read",
-        ),
-    };
-    m.note(kind, warp, pc, lane, place, || format!("{other} {what}"));
+    }
 }
 
 /// Counts a warp's access to shared memory.
@@ -312,10 +358,29 @@ pub(crate) fn count_shared(m: &mut Machine<'_>, banks: &[u32], size: u32, write:
     m.counts.bank_conflicts += u64::from(passes - best);
 }
 
-/// A strong write to shared memory publishes what the warp's last fence released.
-pub(crate) fn publish_shared(warp: &Warp, m: &mut Machine<'_>, (rank, at): (usize, usize)) {
-    if let Some(released) = &warp.clock.released {
+/// A strong write to shared memory publishes what the warp's last fences released.
+pub(crate) fn publish_shared(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (rank, at): (usize, usize),
+    scope: Scope,
+) {
+    if warp.clock.publishes() {
+        let split = m.splits_scopes();
         let published = m.blocks[rank].published.entry(at as u32).or_default();
-        join(published, released);
+        published.publish(&warp.clock, scope, split);
+    }
+}
+
+/// A strong read of shared memory sees what was published there.
+pub(crate) fn observe_shared(
+    warp: &mut Warp,
+    m: &Machine<'_>,
+    (rank, at): (usize, usize),
+    (order, scope): (Order, Scope),
+) {
+    let Some(published) = m.blocks[rank].published.get(&(at as u32)) else { return };
+    for (level, message) in published.seen_by(&warp.clock, scope, m.splits_scopes()) {
+        warp.clock.observe(level, message, order.acquires());
     }
 }

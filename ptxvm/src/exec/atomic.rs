@@ -3,12 +3,12 @@
 use crate::bank::Bank;
 use crate::check::Manner;
 use crate::exec::access::{
-    Target, addresses, aligned, conflict, global, note_global_write, publish_shared,
-    resolve, shared,
+    Target, addresses, aligned, conflict, global, note_global_write, observe_shared,
+    publish_shared, resolve, shared,
 };
 use crate::exec::step::{Next, report_undefined};
 use crate::finding::FindingKind;
-use crate::instruction::{Atomic, Order};
+use crate::instruction::{Atomic, Order, Scope};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
 use crate::shared::Who;
@@ -31,7 +31,7 @@ pub(crate) fn run(
         }
     }
     if atomic.order.releases() {
-        warp.clock.fence_global();
+        warp.clock.release(atomic.scope);
     }
     let (mut changed, mut first_old) = (false, None);
     for lane in lanes(active) {
@@ -77,12 +77,13 @@ fn one(
     let (a, b) = (value(atomic.a[n]), atomic.b.map_or(0, value));
     let update = |old: u64| (atomic.op.f)(old, a, b);
     let (site, size) = ((pc, lane), atomic.op.bytes as usize);
+    let order = (atomic.order, atomic.scope);
     let (old, new) = match resolve(atomic.address.space, warp.rank, address) {
         Target::Global(address) => {
-            on_global(warp, m, site, address, (size, atomic.order), update)?
+            on_global(warp, m, site, address, (size, order), update)?
         }
         Target::Shared(rank, offset) => {
-            on_shared(warp, m, site, (rank, offset), (size, atomic.order), update)?
+            on_shared(warp, m, site, (rank, offset), (size, order), update)?
         }
         Target::Local(_) | Target::Param(_) => {
             let detail = "an atomic needs an address in global or shared memory";
@@ -100,7 +101,7 @@ fn on_global(
     m: &mut Machine<'_>,
     site: (u32, usize),
     address: u64,
-    (size, order): (usize, Order),
+    (size, (order, scope)): (usize, (Order, Scope)),
     update: impl Fn(u64) -> u64,
 ) -> Step<(u64, u64)> {
     let mut bytes = [0; 8];
@@ -117,10 +118,10 @@ fn on_global(
     let sector = place.1 / 32;
     m.touch(place.0, sector, false);
     m.touch(place.0, sector, true);
-    note_global_write(warp, m, site, place, size as u64, Manner::Strong);
+    note_global_write(warp, m, site, place, size as u64, Manner::Strong(scope));
     let run = m.run;
-    run.races.observe(address, &mut warp.clock, order.acquires());
-    run.races.publish(address, &warp.clock);
+    run.races.observe(address, &mut warp.clock, (scope, order.acquires()));
+    run.races.publish(address, &warp.clock, scope);
     Ok((old, new))
 }
 
@@ -130,7 +131,7 @@ fn on_shared(
     m: &mut Machine<'_>,
     site: (u32, usize),
     (rank, offset): (usize, u64),
-    (size, order): (usize, Order),
+    (size, order): (usize, (Order, Scope)),
     update: impl Fn(u64) -> u64,
 ) -> Step<(u64, u64)> {
     let mut bytes = [0; 8];
@@ -143,10 +144,8 @@ fn on_shared(
     let who = Who { clock: &warp.clock, lane: site.1, strong: true, proxy: false };
     let found = memory.on_write(at, size, who, true);
     memory.put(at, &new.to_le_bytes()[..size], true);
-    if let Some(published) = m.blocks[rank].published.get(&(at as u32)) {
-        warp.clock.observe(published, order.acquires());
-    }
-    publish_shared(warp, m, (rank, at));
+    observe_shared(warp, m, (rank, at), order);
+    publish_shared(warp, m, (rank, at), order.1);
     if !written {
         uninitialised(warp, m, site, offset);
     }

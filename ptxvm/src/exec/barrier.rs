@@ -4,7 +4,7 @@ use crate::bank::Bank;
 use crate::exec::access::{cluster_address, cluster_target};
 use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::{Barrier, BarrierKind, Op, SHARED_WINDOW};
+use crate::instruction::{Barrier, BarrierKind, Op, Reduction, SHARED_WINDOW};
 use crate::lanes::lanes;
 use crate::machine::{BARRIERS, Machine, Step};
 use crate::warp::{Wait, Warp};
@@ -79,6 +79,9 @@ fn arrive(
     if barrier.arrived == 0 {
         barrier.reduction = (true, false, 0);
     }
+    let first = *barrier.kind.get_or_insert(op.kind);
+    let reduces = |kind| matches!(kind, BarrierKind::Reduce(_));
+    let mixes = first != op.kind && (reduces(first) || reduces(op.kind));
     barrier.expected = expected;
     barrier.arrived += threads;
     barrier.warps.push(warp.id());
@@ -98,7 +101,30 @@ fn arrive(
         return m.stop(FindingKind::BarrierDivergence, warp, pc, lane, detail);
     }
     m.progress += 1;
+    if mixes {
+        mixed(warp, m, (pc, lane), id, (first, op.kind));
+    }
     Ok((generation, wanted))
+}
+
+/// Reports a reduction that meets something else at a barrier. The ISA leaves open what
+/// happens then.
+#[cold]
+fn mixed(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    id: usize,
+    (first, kind): (BarrierKind, BarrierKind),
+) {
+    m.note(FindingKind::BarrierDivergence, warp, pc, lane, None, || {
+        format!(
+            "{} at barrier {id}, where other threads are at {}: a reduction may meet only \
+             the same reduction",
+            kind.name(),
+            first.name()
+        )
+    });
 }
 
 #[cold]
@@ -136,16 +162,16 @@ pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
 pub(crate) fn result(
     warp: &mut Warp,
     m: &Machine<'_>,
-    (id, what, bank, d): (u16, u8, Bank, u16),
+    (id, what, bank, d): (u16, Reduction, Bank, u16),
     active: u32,
 ) {
     let lane = active.trailing_zeros() as usize;
     let id = warp.regs.r[usize::from(id)][lane] as usize;
     let result = m.blocks[warp.rank].barriers[id].result;
     let value = match what {
-        0 => u64::from(result.0),
-        1 => u64::from(result.1),
-        _ => u64::from(result.2),
+        Reduction::And => u64::from(result.0),
+        Reduction::Or => u64::from(result.1),
+        Reduction::Count => u64::from(result.2),
     };
     set(warp, bank, d, value, active);
 }

@@ -81,7 +81,7 @@ pub(crate) fn run(
         _ => Bank::Word,
     };
     let operand = op.operand.map(|index| values(warp, bank, index));
-    let mut passed = true;
+    let (mut passed, split) = (true, m.splits_scopes());
     let mut learn = Message::default();
     for lane in lanes(active) {
         let site = (pc, lane);
@@ -103,7 +103,7 @@ pub(crate) fn run(
                     barrier.phase > value >> 32
                 };
                 if done {
-                    learn.merge(&barrier.released);
+                    learn.merge(&barrier.released.for_wait(&warp.clock, op.scope, split));
                 }
                 passed &= done;
                 set(warp, Bank::Predicate, op.d, u64::from(done), 1 << lane);
@@ -179,6 +179,7 @@ fn arrive(
         MbarrierKind::ExpectBytes => (0, operand.unwrap_or(0) as u32 as i64, 0),
         _ => (0, -(operand.unwrap_or(0) as u32 as i64), 0),
     };
+    let split = m.splits_scopes();
     let barrier = find(warp, m, site, spot)?;
     let token = barrier.token();
     let problem = if arrivals > barrier.pending {
@@ -195,7 +196,7 @@ fn arrive(
     barrier.pending -= arrivals;
     barrier.expected -= drops.min(barrier.expected);
     if op.orders {
-        barrier.message.add(clock);
+        barrier.message.add(clock, op.scope, split);
     }
     barrier.settle();
     if op.d != SINK {

@@ -1,14 +1,15 @@
 //! Loads and stores.
 
 use crate::bank::Bank;
-use crate::check::Manner;
+use crate::check::{Accessor, Manner};
 use crate::exec::access::{
-    Target, addresses, aligned, conflict, count_shared, global, note_global_read,
-    note_global_write, publish_shared, resolve, sectors, shared, touch_sectors,
+    Target, addresses, aligned, conflict, count_shared, global, note_constant_read,
+    note_global_read, note_global_write, observe_shared, publish_shared, resolve, sectors,
+    shared, touch_sectors,
 };
 use crate::exec::step::{Next, report_undefined};
 use crate::finding::FindingKind;
-use crate::instruction::{Access, Order, Space};
+use crate::instruction::{Access, Order, Scope, Space};
 use crate::lanes::{LANES, Origin, lanes};
 use crate::machine::{Machine, Step};
 use crate::shared::Who;
@@ -83,17 +84,22 @@ fn load_lane(
             found.read(place.1, bytes);
             if access.address.space != Space::Const {
                 sectors(spans, place.0, place.1, size);
-                let manner = Manner::of_thread(access.order.is_strong());
+                let manner = Manner::of_thread(access.order, access.scope);
                 note_global_read(warp, m, site, place, size, manner);
             }
+            if access.read_only {
+                note_constant_read(warp, m, site, place, size);
+            }
             if access.order.is_strong() {
-                observe_global(warp, m, address, access.order);
+                let order = (access.scope, access.order.acquires());
+                m.run.races.observe(address, &mut warp.clock, order);
             }
             Ok(m.run.memory.allocations[place.0].is_written(place.1, size))
         }
         Target::Shared(rank, offset) => {
             banks.push(offset as u32);
-            load_shared(warp, m, site, (rank, offset), access.order, bytes)
+            let order = (access.order, access.scope);
+            load_shared(warp, m, site, (rank, offset), order, bytes)
         }
         Target::Local(offset) => load_local(warp, m, site, offset, bytes),
         Target::Param(offset) => load_param(warp, m, site, offset, bytes),
@@ -106,29 +112,23 @@ fn is_poll(warp: &mut Warp, pc: u32, bytes: &Bytes) -> bool {
     warp.polled.replace((pc, value)) == Some((pc, value))
 }
 
-fn observe_global(warp: &mut Warp, m: &Machine<'_>, address: u64, order: Order) {
-    m.run.races.observe(address, &mut warp.clock, order.acquires());
-}
-
 fn load_shared(
     warp: &mut Warp,
     m: &mut Machine<'_>,
     site: (u32, usize),
     (rank, offset): (usize, u64),
-    order: Order,
+    order: (Order, Scope),
     bytes: &mut [u8],
 ) -> Step<bool> {
     let at = shared(warp, m, site, (rank, offset), bytes.len() as u64)?;
     let memory = &mut m.blocks[rank].shared;
     bytes.copy_from_slice(memory.get(at, bytes.len()));
     let written = memory.is_written(at, bytes.len());
-    let who =
-        Who { clock: &warp.clock, lane: site.1, strong: order.is_strong(), proxy: false };
+    let strong = order.0.is_strong();
+    let who = Who { clock: &warp.clock, lane: site.1, strong, proxy: false };
     let found = memory.on_read(at, bytes.len(), who);
-    if order.is_strong()
-        && let Some(published) = m.blocks[rank].published.get(&(at as u32))
-    {
-        warp.clock.observe(published, order.acquires());
+    if strong {
+        observe_shared(warp, m, (rank, at), order);
     }
     if let Some(found) = found {
         conflict(warp, m, site, offset, found);
@@ -239,7 +239,7 @@ pub(crate) fn store(
         .iter()
         .fold(0, |all, &register| all | warp.regs.undefined(access.bank, register));
     if access.order.releases() {
-        warp.clock.fence_global();
+        warp.clock.release(access.scope);
     }
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
@@ -280,16 +280,17 @@ fn store_lane(
             if !defined {
                 undefined_store(warp, m, access, pc, lane);
             }
-            let strong = access.order.is_strong();
-            store_global(warp, m, site, place, bytes, strong);
+            let manner = Manner::of_thread(access.order, access.scope);
+            store_global(warp, m, site, place, bytes, manner);
             sectors(spans, place.0, place.1, size);
-            if strong {
-                m.run.races.publish(address, &warp.clock);
+            if access.order.is_strong() {
+                m.run.races.publish(address, &warp.clock, access.scope);
             }
         }
         Target::Shared(rank, offset) => {
             banks.push(offset as u32);
-            store_shared(warp, m, site, (rank, offset), (bytes, defined), access.order)?;
+            let order = (access.order, access.scope);
+            store_shared(warp, m, site, (rank, offset), (bytes, defined), order)?;
         }
         Target::Local(offset) => {
             let at = local_place(warp, m, site, offset, bytes.len())?;
@@ -329,7 +330,7 @@ pub(crate) fn store_global(
     site: (u32, usize),
     (allocation, offset): (usize, u64),
     bytes: &[u8],
-    strong: bool,
+    manner: Manner,
 ) {
     let found = &m.run.memory.allocations[allocation];
     let size = bytes.len() as u64;
@@ -339,8 +340,10 @@ pub(crate) fn store_global(
     found.read(offset, old);
     let same = old == bytes && found.is_written(offset, size);
     found.write(offset, bytes);
-    if !same {
-        let manner = Manner::of_thread(strong);
+    if same {
+        let by = Accessor { clock: &warp.clock, lane: site.1, manner };
+        m.run.races.on_same_write(allocation, offset, size, by);
+    } else {
         note_global_write(warp, m, site, (allocation, offset), size, manner);
     }
 }
@@ -352,7 +355,7 @@ pub(crate) fn store_shared(
     site: (u32, usize),
     (rank, offset): (usize, u64),
     (bytes, defined): (&[u8], bool),
-    order: Order,
+    (order, scope): (Order, Scope),
 ) -> Step {
     let at = shared(warp, m, site, (rank, offset), bytes.len() as u64)?;
     let memory = &mut m.blocks[rank].shared;
@@ -363,7 +366,7 @@ pub(crate) fn store_shared(
     let found = memory.on_write(at, bytes.len(), who, changes);
     memory.put(at, bytes, defined);
     if order.is_strong() {
-        publish_shared(warp, m, (rank, at));
+        publish_shared(warp, m, (rank, at), scope);
     }
     if let Some(found) = found {
         conflict(warp, m, site, offset, found);

@@ -306,10 +306,9 @@ fn execute(
             return barrier::cluster_wait(warp, m, *aligned, active);
         }
         Op::Fence(fence) => run_fence(warp, m, *fence),
-        Op::LdMatrix(load) => return matrix::load(warp, m, load, active, pc),
-        Op::StMatrix(store) => return matrix::store(warp, m, store, active, pc),
-        Op::MovMatrix { d, a } => return matrix::transpose(warp, *d, *a, active),
-        Op::Mma(mma) => return matrix::multiply(warp, mma, active),
+        Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } | Op::Mma(_) => {
+            return on_matrices(warp, m, op, active, pc);
+        }
         Op::CpAsync(copy) => cp_async::issue(warp, m, copy, active, pc)?,
         Op::CpCommit => warp.copies.commit(active),
         Op::CpWait { pending } => cp_async::wait(warp, m, *pending, active),
@@ -343,6 +342,32 @@ fn execute(
         }
     }
     Ok(Next::Go)
+}
+
+/// Instructions of a whole warp on matrices.
+fn on_matrices(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &Op,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    if active == warp.live && active != u32::MAX {
+        let missing = active.count_zeros();
+        m.note(FindingKind::BadOperand, warp, pc, 0, None, || {
+            format!(
+                "the instruction needs all 32 threads of the warp, and {missing} have \
+                 returned or do not exist"
+            )
+        });
+    }
+    match op {
+        Op::LdMatrix(load) => matrix::load(warp, m, load, active, pc),
+        Op::StMatrix(store) => matrix::store(warp, m, store, active, pc),
+        Op::MovMatrix { d, a } => matrix::transpose(warp, *d, *a, active),
+        Op::Mma(mma) => matrix::multiply(warp, mma, active),
+        _ => Ok(Next::Go),
+    }
 }
 
 fn branch_index(
@@ -383,12 +408,8 @@ fn branch_index(
 
 fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
     match fence {
-        Fence::Memory { global } => {
-            if global {
-                warp.clock.fence_global();
-            } else {
-                warp.clock.fence();
-            }
+        Fence::Memory { scope, acquires, releases } => {
+            warp.clock.fence(scope, acquires, releases);
         }
         Fence::ProxyAsync { shared, global } => {
             if shared {

@@ -62,6 +62,32 @@ impl Order {
     }
 }
 
+/// The threads that a memory order or a fence reaches, from the narrowest on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Scope {
+    /// The threads of a block.
+    Block,
+    /// The threads of a cluster.
+    Cluster,
+    /// All threads: `.gpu` and `.sys` are the same here.
+    Gpu,
+}
+
+impl Scope {
+    /// All scopes, each at its place.
+    pub(crate) const ALL: [Scope; 3] = [Scope::Block, Scope::Cluster, Scope::Gpu];
+
+    /// The scope as PTX spells it.
+    pub(crate) fn name(self) -> &'static str {
+        [".cta", ".cluster", ".gpu"][self as usize]
+    }
+
+    /// This scope and the narrower ones.
+    pub(crate) fn within(self) -> impl Iterator<Item = Scope> {
+        Self::ALL.into_iter().filter(move |&scope| scope <= self)
+    }
+}
+
 /// A load or a store of one to eight elements per lane.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Access {
@@ -75,4 +101,7 @@ pub(crate) struct Access {
     pub bits: u32,
     pub registers: Vec<u16>,
     pub order: Order,
+    pub scope: Scope,
+    /// A load through the read-only path: `.nc`.
+    pub read_only: bool,
 }

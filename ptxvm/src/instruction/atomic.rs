@@ -2,7 +2,7 @@
 
 use crate::bank::Bank;
 use crate::float::{BF16, Rounding, bf16_to_f32, f16_to_f32, f32_to_f16};
-use crate::instruction::address::{Address, Order};
+use crate::instruction::address::{Address, Order, Scope};
 use crate::instruction::types::Type;
 
 /// The operation on the old value.
@@ -30,6 +30,7 @@ pub(crate) struct Atomic {
     pub b: Option<u16>,
     pub bank: Bank,
     pub order: Order,
+    pub scope: Scope,
 }
 
 fn f32_add(a: u64, b: u64) -> u64 {

@@ -1,13 +1,34 @@
 //! Barriers, mbarriers and fences.
 
-use crate::instruction::address::Address;
+use crate::instruction::address::{Address, Scope};
+
+/// What a reducing barrier computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reduction {
+    And,
+    Or,
+    Count,
+}
 
 /// What a thread does at a barrier of its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BarrierKind {
     Sync,
     Arrive,
-    Reduce,
+    Reduce(Reduction),
+}
+
+impl BarrierKind {
+    /// The instruction's name without what may be left out.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            BarrierKind::Sync => "bar.sync",
+            BarrierKind::Arrive => "bar.arrive",
+            BarrierKind::Reduce(Reduction::And) => "bar.red.and",
+            BarrierKind::Reduce(Reduction::Or) => "bar.red.or",
+            BarrierKind::Reduce(Reduction::Count) => "bar.red.popc",
+        }
+    }
 }
 
 /// `bar` or `barrier`.
@@ -51,13 +72,17 @@ pub(crate) struct MbarrierOp {
     pub operand: Option<u16>,
     /// Whether it releases or acquires; `.relaxed` does not.
     pub orders: bool,
+    /// Without a scope the ISA means the block. But CUTLASS's `ClusterBarrier` arrives at
+    /// other blocks' mbarriers, and waits for such arrivals, without one, and the hardware
+    /// keeps the order; so only `.cta` in words is taken as the block.
+    pub scope: Scope,
 }
 
 /// A fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fence {
-    /// Orders memory between threads; `global` reaches other blocks.
-    Memory { global: bool },
+    /// Orders memory between the threads of a scope.
+    Memory { scope: Scope, acquires: bool, releases: bool },
     /// `fence.proxy.async`, for the memories that it names, or for both.
     ProxyAsync { shared: bool, global: bool },
     /// `fence.mbarrier_init`: makes the warp's new mbarriers visible to the async proxy.

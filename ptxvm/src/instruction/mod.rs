@@ -11,11 +11,13 @@ pub(crate) mod types;
 pub(crate) mod warp;
 
 pub(crate) use address::{
-    Access, Address, LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_START, SHARED_WINDOW, Space,
-    WINDOW_BYTES,
+    Access, Address, LOCAL_WINDOW, Order, PARAM_WINDOW, SHARED_START, SHARED_WINDOW, Scope,
+    Space, WINDOW_BYTES,
 };
 pub(crate) use atomic::{Atomic, AtomicOp};
-pub(crate) use barrier::{Barrier, BarrierKind, Fence, MbarrierKind, MbarrierOp};
+pub(crate) use barrier::{
+    Barrier, BarrierKind, Fence, MbarrierKind, MbarrierOp, Reduction,
+};
 pub(crate) use convert::{Conversion, Number};
 pub(crate) use copy::{Bulk, BulkKind, CpAsync};
 pub(crate) use matrix::{Accumulator, Element, LdMatrix, Mma, Wgmma, WgmmaA};
@@ -71,10 +73,10 @@ pub(crate) enum Op {
         mask: u16,
     },
     Barrier(Box<Barrier>),
-    /// The result of a reducing barrier: `and`, `or` or a count.
+    /// The result of a reducing barrier.
     BarrierResult {
         id: u16,
-        what: u8,
+        what: Reduction,
         bank: Bank,
         d: u16,
     },
@@ -187,4 +189,6 @@ pub(crate) struct Kernel {
     pub min_blocks: Option<u32>,
     /// Whether blocks may communicate through global memory.
     pub blocks_communicate: bool,
+    /// Whether some memory order reaches less than the whole GPU.
+    pub narrow_scopes: bool,
 }
