@@ -52,8 +52,8 @@ pub(crate) const APART: usize = 33;
 pub(crate) fn both_lanes(a: usize, b: usize, overlap: bool) -> usize {
     match (a == b, overlap) {
         (true, _) => a,
-        (false, true) => WHOLE_WARP,
-        (false, false) => APART,
+        (false, true) if a != APART => WHOLE_WARP,
+        (false, _) => APART,
     }
 }
 
@@ -177,6 +177,12 @@ impl Scoped {
             message.merge_copies(&self.all, clock.home.blocks.len() * clock.home.warps);
         }
         message
+    }
+
+    /// Whether a warp knows of all that was published.
+    pub(crate) fn is_known_to(&self, clock: &Clock) -> bool {
+        let mut both = self.all.known.iter().zip(&clock.known);
+        both.all(|(published, known)| published <= known)
     }
 
     /// Adds an asynchronous copy that has completed in shared memory.

@@ -1,5 +1,7 @@
 //! The state of an mbarrier: a phase of arrivals and of bytes.
 
+use std::collections::HashMap;
+
 use crate::clock::{Clock, Scoped};
 
 /// A live mbarrier.
@@ -19,6 +21,10 @@ pub(crate) struct Mbarrier {
     /// What the arrivals of this phase, and of the last one, published.
     pub message: Scoped,
     pub released: Scoped,
+    /// The phase that it was in when a wait of each warp last succeeded.
+    pub observed: HashMap<usize, u64>,
+    /// Whether threads wait for it without acquiring.
+    pub is_relaxed: bool,
 }
 
 impl Mbarrier {

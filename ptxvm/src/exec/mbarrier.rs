@@ -1,7 +1,7 @@
 //! mbarriers: phases of arrivals and of bytes.
 
 use crate::bank::Bank;
-use crate::clock::Message;
+use crate::clock::{Clock, Message};
 use crate::exec::access::{Target, addresses, aligned, resolve, shared};
 use crate::exec::landing;
 use crate::exec::step::{Next, set, values};
@@ -81,7 +81,7 @@ pub(crate) fn run(
         _ => Bank::Word,
     };
     let operand = op.operand.map(|index| values(warp, bank, index));
-    let (mut passed, split) = (true, m.splits_scopes());
+    let mut passed = true;
     let mut learn = Message::default();
     for lane in lanes(active) {
         let site = (pc, lane);
@@ -95,16 +95,8 @@ pub(crate) fn run(
                 m.blocks[spot.0].shared.mbarrier(spot.1 as usize, false);
             }
             MbarrierKind::Wait { parity } => {
-                let barrier = find(warp, m, site, spot)?;
                 let value = value.unwrap_or(0);
-                let done = if parity {
-                    barrier.phase & 1 != value & 1
-                } else {
-                    barrier.phase > value >> 32
-                };
-                if done {
-                    learn.merge(&barrier.released.for_wait(&warp.clock, op.scope, split));
-                }
+                let done = wait(warp, m, (op, parity), site, spot, value, &mut learn)?;
                 passed &= done;
                 set(warp, Bank::Predicate, op.d, u64::from(done), 1 << lane);
             }
@@ -122,6 +114,68 @@ pub(crate) fn run(
     }
     m.progressed();
     Ok(Next::Go)
+}
+
+/// Whether the phase that one thread waits for is complete, and then what it learns.
+fn wait(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (op, parity): (&MbarrierOp, bool),
+    site: (u32, usize),
+    spot: Spot,
+    value: u64,
+    learn: &mut Message,
+) -> Step<bool> {
+    let split = m.splits_scopes();
+    let barrier = find(warp, m, site, spot)?;
+    barrier.is_relaxed |= !op.orders;
+    let done =
+        if parity { barrier.phase & 1 != value & 1 } else { barrier.phase > value >> 32 };
+    if done {
+        learn.merge(&barrier.released.for_wait(&warp.clock, op.scope, split));
+    }
+    let stale = match parity {
+        false => stale_token(barrier, value >> 32),
+        true if done => None,
+        true => stale_parity(barrier, &warp.clock, split),
+    };
+    if done {
+        barrier.observed.insert(warp.id(), barrier.phase);
+    }
+    if let Some(text) = stale {
+        let place = Some((u64::from(spot.1), "shared".to_owned()));
+        m.note(FindingKind::Mbarrier, warp, site.0, site.1, place, || text);
+    }
+    Ok(done)
+}
+
+/// A token is good for its phase and the one after it.
+fn stale_token(barrier: &Mbarrier, token: u64) -> Option<String> {
+    (barrier.phase > token + 1).then(|| {
+        format!(
+            "waits with the token of phase {token}, but the mbarrier is in phase {}: a token \
+             can be tested until the next phase completes",
+            barrier.phase
+        )
+    })
+}
+
+/// A wait by parity that is not complete means the current phase. It is a mistake if the
+/// warp last saw an earlier phase, and two more have completed, and it cannot know of the
+/// last one's arrivals: then it must have meant the phase that it did not see, whose parity
+/// is the same. (If it knew of them, it might have waited for this phase on purpose.)
+fn stale_parity(barrier: &Mbarrier, clock: &Clock, split: bool) -> Option<String> {
+    let seen = *barrier.observed.get(&clock.own)?;
+    // Knowledge that passes without an order, or by scopes, leaves no trace in clocks.
+    let traced = !barrier.is_relaxed && !split;
+    let behind = barrier.phase >= seen + 2 && (barrier.phase - seen).is_multiple_of(2);
+    (traced && behind && !barrier.released.is_known_to(clock)).then(|| {
+        format!(
+            "waits for the parity of phase {seen}, which is complete, and so is the next one: \
+             the mbarrier is in phase {}, and this is a wait for that",
+            barrier.phase
+        )
+    })
 }
 
 /// `mbarrier.pending_count`: the arrivals that a state token says are still to come.

@@ -354,7 +354,8 @@ fn on_matrices(
 ) -> Step<Next> {
     if active == warp.live && active != u32::MAX {
         let missing = active.count_zeros();
-        m.note(FindingKind::BadOperand, warp, pc, 0, None, || {
+        let lane = active.trailing_zeros() as usize;
+        m.note(FindingKind::BadOperand, warp, pc, lane, None, || {
             format!(
                 "the instruction needs all 32 threads of the warp, and {missing} have \
                  returned or do not exist"
