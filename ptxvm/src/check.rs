@@ -277,7 +277,7 @@ impl GlobalRaces {
             if notes {
                 let tag = &tags(&self.reads[allocation][page])[at];
                 let own = Tag::of(&by, mask, by.clock.now().min(MOST_TIME));
-                tag.store(note_read(tag.load(Relaxed), own), Relaxed);
+                tag.store(note_read(tag.load(Relaxed), own, by.clock), Relaxed);
             }
         }
         rival
@@ -334,6 +334,12 @@ impl GlobalRaces {
             return Some(Rival { block: None, warp: 0, lane: 0, did: Did::Read });
         }
         let read = Tag::unpack_read(read)?;
+        // The programming guide's additions by compare-and-swap begin with an ordinary
+        // read, while other lanes' atomics may be under way; the swap finds that out.
+        let is_atomic = matches!(by.manner, Manner::Strong(_));
+        if is_atomic && (read.block, read.warp) == by.clock.place() {
+            return None;
+        }
         (read.bytes & mask != 0 && read.races(by)).then(|| read.rival(Did::Read))
     }
 
@@ -452,15 +458,24 @@ fn several(read: u64) -> u32 {
 }
 
 /// The reads of a word after one more: the last one, or which bytes several warps or
-/// blocks have read.
+/// blocks have read that are not ordered among themselves.
 #[inline]
-fn note_read(old: u64, own: Tag) -> u64 {
+fn note_read(old: u64, own: Tag, clock: &Clock) -> u64 {
     let mut several = several(old);
     let own = Tag { bytes: own.bytes & !several, ..own };
     let new = match Tag::unpack_read(old) {
         _ if own.bytes == 0 => return old,
         None => own,
         Some(old) if old.is_together_with(own) => own.with(old),
+        Some(old) if (old.block, old.warp) == (own.block, own.warp) => own,
+        // A write that is ordered after this read is ordered after that one too.
+        Some(old)
+            if old.bytes & !own.bytes == 0
+                && old.warp != SEVERAL_WARPS
+                && clock.knows_of(old.block, old.warp, old.time) =>
+        {
+            own
+        }
         Some(old) if old.block != own.block => {
             let both = old.bytes & own.bytes;
             several |= both;
@@ -470,10 +485,7 @@ fn note_read(old: u64, own: Tag) -> u64 {
                 rest => Tag { bytes: rest, ..own },
             }
         }
-        Some(old) if old.warp != own.warp => {
-            Tag { warp: SEVERAL_WARPS, bytes: own.bytes | old.bytes, ..own }
-        }
-        Some(_) => own,
+        Some(old) => Tag { warp: SEVERAL_WARPS, bytes: own.bytes | old.bytes, ..own },
     };
     new.place() | u64::from(several) << 19
 }
