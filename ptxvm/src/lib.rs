@@ -20,16 +20,18 @@
 //! ends with a [`Report`] with [`Finding`]s where a GPU would continue, perhaps with wrong
 //! data:
 //!
-//! * accesses to shared memory that nothing orders, also between lanes of one warp, and
-//!   accesses to global memory by different warps or blocks that nothing orders;
+//! * accesses to the same bytes of shared or global memory that nothing orders, by lanes of
+//!   one warp, by warps or by blocks; a memory order counts only where the scopes of both
+//!   sides include the other thread;
+//! * reads through the read-only path of bytes that the launch writes;
 //! * bytes that were never written and become an address, a branch or a stored value in
 //!   global memory; it is allowed to move them and to mask them out;
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
 //!   `wgmma` before their wait, and a missing fence between what threads write and
 //!   the async proxy reads;
-//! * barriers that not all threads reach, and who waits for what in a deadlock.
-//!
-//! Races between lanes of one warp through global memory are not looked for.
+//! * barriers that not all threads reach, or that a reduction shares with something else,
+//!   matrix instructions by a part of a warp, and who waits for what in a deadlock;
+//! * waits for a phase of an mbarrier that is long over.
 //!
 //! # What is counted
 //!

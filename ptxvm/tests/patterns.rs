@@ -97,8 +97,8 @@ fn their_results_are_right() {
     kept.sort_unstable();
     assert_eq!(kept[128..], (1..=64).map(|n| 3 * n).collect::<Vec<u32>>());
     assert_eq!(f64::from_bits(u64::from(of("add_by_cas")[0][1]) << 32), 32.0);
-    // 0, 1, 2 and 3, each three times what was there.
-    assert_eq!(of("in_turn")[1], [((1 * 3) + 2) * 3 + 3; 64]);
+    // 1, then each block three times what was there and its number.
+    assert_eq!(of("in_turn")[1], [(3 + 2) * 3 + 3; 64]);
     assert_eq!(of("halves")[0][0], 0x0001_0001);
 }
 
@@ -124,7 +124,7 @@ fn what_they_cannot_do_without() {
         ("pair", "bar.warp.sync", 1, "// "),
     ] {
         let text = planted(entry, from, n, to);
-        eprintln!("{entry} without {from} {n}");
+        eprintln!("{entry}: {from} number {n} becomes '{to}'");
         caught(|seed| Case::of(entry).run(&text, seed).0, FindingKind::GlobalRace);
     }
 }
