@@ -6,7 +6,8 @@ use crate::exec::access::{
     Target, addresses, aligned, conflict, global, note_global_read, note_global_write,
     resolve, sectors, shared, touch_sectors,
 };
-use crate::exec::{landing, tensor_copy};
+use crate::exec::landing;
+use crate::exec::tensor_copy::{self, Way};
 use crate::finding::{Finding, FindingKind};
 use crate::flight::{Direction, PendingCopy, Piece};
 use crate::instruction::{Address, Bulk, BulkKind};
@@ -57,6 +58,32 @@ pub(crate) fn prefetch(
     Ok(())
 }
 
+/// The same for a box of a tensor.
+pub(crate) fn prefetch_box(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (map, coordinates): (&Address, &[u16]),
+    active: u32,
+    pc: u32,
+) -> Step {
+    for lane in lanes(active) {
+        let map = tensor_copy::read_map(warp, m, (pc, lane), map)?;
+        let asked = (&map, coordinates, 0);
+        let pieces = tensor_copy::pieces(warp, m, (pc, lane), Way::Prefetch, asked)?;
+        let mut spans = Vec::new();
+        for piece in pieces {
+            if let Some((allocation, offset)) = piece.global {
+                sectors(&mut spans, allocation, offset, u64::from(piece.bytes));
+            }
+        }
+        for (allocation, sector) in spans {
+            m.touch(allocation, sector, false);
+        }
+    }
+    m.progressed();
+    Ok(())
+}
+
 fn shared_spot(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -88,7 +115,8 @@ fn pieces(
             let bytes = map.box_bytes();
             let align = if coordinates.is_empty() { 16 } else { 128 };
             let (_, at) = shared_spot(warp, m, site, &op.shared, (bytes, align))?;
-            let pieces = tensor_copy::pieces(warp, m, site, (&map, coordinates, at))?;
+            let way = if op.barrier.is_some() { Way::Load } else { Way::Store };
+            let pieces = tensor_copy::pieces(warp, m, site, way, (&map, coordinates, at))?;
             Ok((pieces, map.fill_bytes(), bytes))
         }
         BulkKind::Row { global: address, bytes } => {

@@ -324,6 +324,9 @@ fn execute(
         Op::BulkPrefetch { global, bytes } => {
             bulk::prefetch(warp, m, (global, *bytes), active, pc)?;
         }
+        Op::BoxPrefetch { map, coordinates } => {
+            bulk::prefetch_box(warp, m, (map, coordinates), active, pc)?;
+        }
         Op::BulkCommit => bulk::commit(warp, active),
         Op::BulkWait { pending, read } => {
             bulk::wait(warp, m, (*pending, *read), active)?;

@@ -110,6 +110,11 @@ pub(crate) enum Op {
         global: Address,
         bytes: u16,
     },
+    /// Prefetches a box of a tensor map into the cache.
+    BoxPrefetch {
+        map: Address,
+        coordinates: Box<[u16]>,
+    },
     BulkCommit,
     BulkWait {
         pending: u32,
