@@ -167,3 +167,204 @@ fn stores_begin_inside_or_behind() {
         assert_eq!(kinds(&box_at("store", element, start)), [], "{element:?} {start:?}");
     }
 }
+
+/// A kernel of two blocks of a cluster, each of two warps, run to its end.
+fn pair(body: &str, seed: u64) -> Result<Report, Fault> {
+    let body = format!(
+        "mov.u32 %r1, %cluster_ctarank;
+         xor.b32 %r2, %r1, 1;
+         mov.u32 %r3, tile;
+         mov.u32 %r4, bar;
+         mapa.shared::cluster.u32 %r5, %r3, %r2;
+         mapa.shared::cluster.u32 %r6, %r4, %r2;
+         ld.param.u64 %q1, [x];
+         {body}"
+    );
+    let module = kernel(".param .u64 x", &body);
+    let mut memory = Memory::new();
+    let x = upload(&mut memory, "x", &[9u8; 4096], u8::to_le_bytes);
+    let launch = Launch {
+        grid: [2, 1, 1],
+        block: [64, 1, 1],
+        cluster: [2, 1, 1],
+        params: Params::new().u64(x).build(),
+        seed,
+        ..Launch::new("k")
+    };
+    module.launch(&mut memory, &launch)
+}
+
+const MEET: &str =
+    "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;";
+const MEET_RELAXED: &str =
+    "barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;";
+
+/// What a block does with the other one's shared memory, each a right program between two
+/// barriers of the cluster, and the line that a finding names.
+fn visits() -> Vec<(&'static str, String, &'static str)> {
+    let store = "@%p1 st.shared::cluster.u32 [%r5], %t;";
+    let load = "@%p1 ld.shared::cluster.u32 %r9, [%r5+4];";
+    let atomic = "@%p1 red.relaxed.cluster.shared::cluster.add.u32 [%r5+8], 1;";
+    let arrive = "@%p1 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];";
+    let multicast = format!(
+        "@!%p1 bra WAIT;
+         mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 64;
+         shl.b32 %r7, %r1, 5;
+         add.u32 %r7, %r7, %r3;
+         mov.u16 %h1, 3;
+         cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%r7], [%q1], 32, [bar], %h1;
+         {WAIT}"
+    );
+    let across = format!(
+        "@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 32;
+         @%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r5], [other], 32, [%r6];
+         {WAIT}"
+    );
+    vec![
+        ("store", store.to_owned(), "st.shared::cluster"),
+        ("load", load.to_owned(), "ld.shared::cluster"),
+        ("atomic", atomic.to_owned(), "red.relaxed.cluster"),
+        ("arrive", arrive.to_owned(), "mbarrier.arrive"),
+        ("multicast", multicast, "cp.async.bulk.shared::cluster"),
+        ("across", across, "cp.async.bulk.shared::cluster"),
+    ]
+}
+
+/// What both blocks prepare: their tile, their mbarrier.
+const PREPARE: &str = "
+    shl.b32 %r10, %t, 2;
+    add.u32 %r11, %r10, %r3;
+    st.shared.u32 [%r11], 0;
+    mov.u32 %r11, other;
+    add.u32 %r10, %r10, %r11;
+    st.shared.u32 [%r10], %t;
+    fence.proxy.async;
+    @%p1 mbarrier.init.shared::cta.b64 [bar], 1;
+    @%p1 fence.mbarrier_init.release.cluster;
+    bar.sync 0;";
+
+#[test]
+fn blocks_of_a_cluster_meet_before_and_after() {
+    for seed in 0..6 {
+        for (what, visit, _) in visits() {
+            let body = format!("{PREPARE}\n{MEET}\n{visit}\n{MEET}");
+            assert_eq!(kinds(&pair(&body, seed)), [], "{what}, seed {seed}");
+        }
+    }
+}
+
+/// A barrier without a memory order is one all the same: the other block runs, and its
+/// mbarrier was fenced.
+#[test]
+fn a_relaxed_barrier_is_enough_to_meet() {
+    let at = PREPARE.find("@%p1 mbarrier").unwrap();
+    for seed in 0..6 {
+        for (what, visit, _) in visits() {
+            // Nobody wrote to what the others access, but for the mbarrier.
+            let body = match what {
+                "arrive" | "multicast" => {
+                    format!("{}\n{MEET_RELAXED}\n{visit}\n{MEET_RELAXED}", &PREPARE[at..])
+                }
+                "store" => format!("{MEET_RELAXED}\n{visit}\n{MEET_RELAXED}"),
+                _ => continue,
+            };
+            assert_eq!(kinds(&pair(&body, seed)), [], "{what}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_block_that_may_not_run_yet() {
+    for (what, visit, line) in visits() {
+        for seed in 0..6 {
+            let outcome = pair(&format!("{PREPARE}\n{visit}\n{MEET}"), seed);
+            let of_start = match &outcome {
+                Ok(report) => report.findings.clone(),
+                Err(fault) => {
+                    [fault.findings.clone(), vec![(*fault.cause).clone()]].concat()
+                }
+            };
+            // Where the other block has not even initialised its mbarrier the launch ends.
+            let found = of_start.iter().any(|finding| {
+                finding.instruction.starts_with(line)
+                    && finding.detail.contains("not ordered after the start of block rank")
+            });
+            assert!(found, "{what}, seed {seed}: {of_start:?}");
+        }
+    }
+}
+
+#[test]
+fn a_block_that_may_be_gone() {
+    for (what, visit, line) in visits() {
+        for seed in 0..6 {
+            let outcome = pair(&format!("{PREPARE}\n{MEET}\n{visit}"), seed);
+            let (findings, fault) = match &outcome {
+                Ok(report) => (report.findings.clone(), None),
+                Err(fault) => (fault.findings.clone(), Some((*fault.cause).clone())),
+            };
+            let all: Vec<_> = findings.iter().chain(&fault).collect();
+            let found = all.iter().any(|finding| {
+                finding.kind == FindingKind::UseAfterFree
+                    && finding.instruction.starts_with(line)
+                    && (finding.detail.contains("returned")
+                        || finding.detail.contains("may return"))
+            });
+            // Of a multicast both blocks wait for what they receive.
+            let held = what == "multicast";
+            assert!(found != held, "{what}, seed {seed}: {all:?}");
+        }
+    }
+}
+
+/// The block that is accessed waits for the other's arrival at its mbarrier, and no barrier
+/// of the cluster comes after.
+#[test]
+fn an_awaited_arrival_holds_a_block() {
+    let visit = "@%p1 st.shared::cluster.u32 [%r5], %t;
+        @%p1 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];
+        WAIT: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [bar], 0;
+        @!%p2 bra WAIT;";
+    for seed in 0..6 {
+        assert_eq!(kinds(&pair(&format!("{PREPARE}\n{MEET}\n{visit}"), seed)), []);
+    }
+    // One more store behind the arrival is not waited for.
+    let late = format!("{visit}\n@%p1 st.shared::cluster.u32 [%r5+4], %t;");
+    let run = |seed| pair(&format!("{PREPARE}\n{MEET}\n{late}"), seed);
+    caught(run, FindingKind::UseAfterFree);
+}
+
+/// Block 0 copies into block 1, with `sent` behind it, and block 1 does `received`.
+fn one_way(copy: &str, sent: &str, received: &str, seed: u64) -> Result<Report, Fault> {
+    let body = format!(
+        "{PREPARE}
+         @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 32;
+         {MEET}
+         setp.ne.u32 %p3, %r1, 0;
+         @%p3 bra RECEIVER;
+         {copy}
+         {sent}
+         ret;
+         RECEIVER:
+         {received}"
+    );
+    pair(&body, seed)
+}
+
+#[test]
+fn copies_hold_sender_and_receiver() {
+    let multicast = "mov.u16 %h1, 3;
+        @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [tile], [%q1], 32, [bar], %h1;";
+    let across = "@%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r5], [other], 32, [%r6];";
+    let sent = WAIT.replace("WAIT", "SENT");
+    for seed in 0..6 {
+        assert_eq!(kinds(&one_way(multicast, &sent, WAIT, seed)), []);
+        let held = format!("{WAIT}\n{MEET}");
+        assert_eq!(kinds(&one_way(across, MEET, &held, seed)), []);
+    }
+    // The receiver returns, perhaps before its bytes arrive.
+    caught(|seed| one_way(multicast, &sent, "", seed), FindingKind::UseAfterFree);
+    caught(|seed| one_way(across, "", "", seed), FindingKind::UseAfterFree);
+    // The sender returns, perhaps before its bytes are read.
+    caught(|seed| one_way(across, "", WAIT, seed), FindingKind::UseAfterFree);
+}

@@ -4,10 +4,10 @@
 use crate::check::Manner;
 use crate::exec::access::{
     Target, addresses, aligned, conflict, global, note_global_read, note_global_write,
-    resolve, sectors, shared, touch_sectors,
+    resolve, sectors, shared_place, touch_sectors,
 };
-use crate::exec::landing;
 use crate::exec::tensor_copy::{self, Way};
+use crate::exec::{landing, peer};
 use crate::finding::{Finding, FindingKind};
 use crate::flight::{Direction, PendingCopy, Piece};
 use crate::instruction::{Address, Bulk, BulkKind};
@@ -97,7 +97,8 @@ fn shared_spot(
         let text = "the address is not in shared memory";
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
     };
-    Ok((rank, shared(warp, m, (pc, lane), (rank, offset), bytes)?))
+    let at = shared_place(warp, m, (pc, lane), (rank, offset), bytes)?;
+    Ok((rank, at))
 }
 
 /// The pieces of the copy, the fill for elements outside of the tensor, and its size in
@@ -184,6 +185,9 @@ fn copy_in(
     }
     touch_sectors(m, &mut spans, false);
     for rank in lanes(ranks) {
+        if rank != warp.rank {
+            peer::is_there(warp, m, site, (rank, 0))?;
+        }
         let Some(known) = m.blocks[rank].mbarriers.get(&(barrier as u32)) else {
             let text = "the copy's mbarrier was never initialised";
             return m.stop(FindingKind::Mbarrier, warp, site.0, site.1, text);

@@ -17,6 +17,7 @@ pub(crate) mod landing;
 mod matrix;
 mod mbarrier;
 mod memory;
+mod peer;
 pub(crate) mod step;
 mod tensor_copy;
 mod warp_ops;
@@ -64,20 +65,21 @@ fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
 }
 
 /// Ends waits that are over.
-fn wake(warp: &mut Warp, m: &Machine<'_>) {
-    for group in &mut warp.groups {
-        match group.wait {
+fn wake(warp: &mut Warp, m: &mut Machine<'_>) {
+    for at in 0..warp.groups.len() {
+        match warp.groups[at].wait {
             Wait::Barrier { id, generation } => {
                 let barrier = &m.blocks[warp.rank].barriers[id];
                 if barrier.generation != generation {
                     warp.clock.learn(&barrier.released);
-                    group.wait = Wait::None;
+                    warp.groups[at].wait = Wait::None;
                 }
             }
             Wait::Cluster { generation } => {
                 if m.cluster_barrier.generation != generation {
                     warp.clock.learn(&m.cluster_barrier.released);
-                    group.wait = Wait::None;
+                    peer::has_waited(warp, m);
+                    warp.groups[at].wait = Wait::None;
                 }
             }
             Wait::None | Wait::Meet { .. } => {}
@@ -246,6 +248,7 @@ fn leave(warp: &mut Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
     if warp.is_done() {
         block.live_warps -= 1;
     }
+    peer::after_exit(warp, m);
     m.progressed();
     barrier::after_exit(warp, m, pc);
 }
