@@ -368,3 +368,128 @@ fn copies_hold_sender_and_receiver() {
     // The sender returns, perhaps before its bytes are read.
     caught(|seed| one_way(across, "", WAIT, seed), FindingKind::UseAfterFree);
 }
+
+/// A warp stores its tile in bulk, waits by `wait`, and then `reader` reads what was
+/// stored, or writes over it.
+fn stored(wait: &str, reader: &str, seed: u64) -> Result<Report, Fault> {
+    let body = format!(
+        "ld.param.u64 %q1, [x];
+         ld.param.u64 %q2, [flag];
+         mov.u32 %r8, %ctaid.x;
+         shl.b32 %r3, %t, 2;
+         mov.u32 %r4, tile;
+         add.u32 %r3, %r3, %r4;
+         setp.ne.u32 %p4, %r8, 0;
+         @%p4 bra OTHER;
+         st.shared.u32 [%r3], %t;
+         fence.proxy.async.shared::cta;
+         bar.sync 0;
+         @!%p1 bra AFTER;
+         cp.async.bulk.global.shared::cta.bulk_group [%q1], [tile], 256;
+         cp.async.bulk.commit_group;
+         {wait}
+         AFTER:
+         {reader}"
+    );
+    let module = kernel(".param .u64 x, .param .u64 flag", &body);
+    let mut memory = Memory::new();
+    let x = upload(&mut memory, "x", &[0u8; 1024], u8::to_le_bytes);
+    let flag = upload(&mut memory, "flag", &[0u32; 1], u32::to_le_bytes);
+    let launch = Launch {
+        grid: [2, 1, 1],
+        block: [64, 1, 1],
+        params: Params::new().u64(x).u64(flag).build(),
+        seed,
+        ..Launch::new("k")
+    };
+    let report = module.launch(&mut memory, &launch)?;
+    assert_eq!(words(&memory, x, 3)[1..], [1, 2]);
+    Ok(report)
+}
+
+/// After `wait_group.read` the source may be reused, but nobody has the destination yet.
+#[test]
+fn a_wait_for_the_source_is_not_one_for_the_destination() {
+    let readers = [
+        // The thread itself, another warp, a write over it, another block.
+        "@%p1 ld.global.u32 %r9, [%q1+8];\n OTHER:",
+        "bar.sync 0;\n ld.global.u32 %r9, [%q1+8];\n OTHER:",
+        "bar.sync 0;\n setp.eq.u32 %p3, %t, 40;\n @%p3 st.global.u32 [%q1+8], 2;\n \
+         @%p3 st.global.u32 [%q1], 77;\n OTHER:",
+        "@!%p1 bra END;
+         fence.acq_rel.gpu;
+         atom.exch.global.b32 %r9, [%q2], 1;
+         bra END;
+         OTHER:
+         ld.relaxed.gpu.global.u32 %r9, [%q2];
+         setp.eq.u32 %p3, %r9, 0;
+         @%p3 bra OTHER;
+         fence.acq_rel.gpu;
+         ld.global.u32 %r9, [%q1+8];
+         END:",
+    ];
+    for (n, reader) in readers.into_iter().enumerate() {
+        for seed in 0..6 {
+            let right = stored("cp.async.bulk.wait_group 0;", reader, seed);
+            assert_eq!(kinds(&right), [], "reader {n}, seed {seed}");
+            let both = "cp.async.bulk.wait_group.read 0;\ncp.async.bulk.wait_group 0;";
+            assert_eq!(kinds(&stored(both, reader, seed)), [], "reader {n}, seed {seed}");
+        }
+        for wait in ["cp.async.bulk.wait_group.read 0;", "cp.async.bulk.wait_group 1;"] {
+            caught(|seed| stored(wait, reader, seed), FindingKind::AsyncRace);
+        }
+    }
+    // The source may be reused, and the launch may end.
+    let reuse = "bar.sync 0;\n st.shared.u32 [%r3], 5;\n OTHER:";
+    for seed in 0..6 {
+        assert_eq!(kinds(&stored("cp.async.bulk.wait_group.read 0;", reuse, seed)), []);
+    }
+}
+
+/// Threads write to the tile, and then a bulk copy does.
+fn overwritten(before: &str, seed: u64) -> Result<Report, Fault> {
+    let body = format!(
+        "ld.param.u64 %q1, [x];
+         shl.b32 %r3, %t, 2;
+         mov.u32 %r4, tile;
+         add.u32 %r3, %r3, %r4;
+         {before}
+         {INIT}
+         @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 256;
+         @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%q1], 256, [bar];
+         {WAIT}
+         ld.shared.u32 %r9, [%r3];"
+    );
+    let module = kernel(".param .u64 x", &body);
+    let mut memory = Memory::new();
+    let x = upload(&mut memory, "x", &[0u8; 1024], u8::to_le_bytes);
+    let launch = Launch {
+        block: [64, 1, 1],
+        params: Params::new().u64(x).build(),
+        seed,
+        ..Launch::new("k")
+    };
+    module.launch(&mut memory, &launch)
+}
+
+#[test]
+fn what_the_async_proxy_writes_over_was_fenced() {
+    for seed in 0..6 {
+        for before in [
+            "st.shared.u32 [%r3], %t;\n fence.proxy.async.shared::cta;",
+            "st.shared.u32 [%r3], %t;\n bar.sync 0;\n @%p1 fence.proxy.async;",
+            "st.shared.u32 [%r3+256], %t;",
+            "st.shared.u32 [%r3+256], %t;\n bar.sync 0;\n ld.shared.u32 %r9, [%r3+256];",
+        ] {
+            assert_eq!(kinds(&overwritten(before, seed)), [], "{before}");
+        }
+    }
+    for before in [
+        "st.shared.u32 [%r3], %t;",
+        "st.shared.u32 [%r3], %t;\n fence.proxy.async.global;",
+        "fence.proxy.async;\n st.shared.u32 [%r3], %t;",
+        "st.shared.u32 [%r3], %t;\n bar.sync 0;\n ld.shared.u32 %r9, [%r3];",
+    ] {
+        caught(|seed| overwritten(before, seed), FindingKind::MissingProxyFence);
+    }
+}

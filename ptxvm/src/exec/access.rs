@@ -220,6 +220,13 @@ pub(crate) fn conflict(
             FindingKind::Mbarrier,
             "an ordinary access to the bytes of an mbarrier".to_owned(),
         ),
+        Conflict::ProxyWrite(id) => {
+            let text = format!(
+                "the async proxy writes over what {} wrote without a proxy fence in between",
+                name(id, 32)
+            );
+            (FindingKind::MissingProxyFence, text)
+        }
         Conflict::Proxy(id) => {
             let text = format!(
                 "the async proxy reads what {} wrote without a proxy fence in between",
@@ -322,6 +329,11 @@ fn report_rival(
         Did::WriteUnfenced => (
             FindingKind::MissingProxyFence,
             "wrote it without a proxy fence before the async proxy's read",
+        ),
+        Did::WriteInFlight => (
+            FindingKind::AsyncRace,
+            "began an asynchronous store to it that may still be under way; its thread must \
+             wait by cp.async.bulk.wait_group without .read first",
         ),
     };
     m.note(kind, warp, pc, lane, place, || format!("{other} {what}"));

@@ -9,7 +9,7 @@ use crate::exec::access::{
 use crate::exec::tensor_copy::{self, Way};
 use crate::exec::{landing, peer};
 use crate::finding::{Finding, FindingKind};
-use crate::flight::{Direction, PendingCopy, Piece};
+use crate::flight::{BulkStore, Direction, PendingCopy, Piece};
 use crate::instruction::{Address, Bulk, BulkKind};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
@@ -239,12 +239,31 @@ fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize))
                 bytes as u64,
                 Manner::Async,
             );
+            note_store(warp, site.1, (allocation, offset), bytes as u64);
             m.counts.global_write_bytes += bytes as u64;
         }
     }
     touch_sectors(m, &mut spans, true);
     landing::start(warp, m, site, (Direction::Out, pieces), fill, bytes);
     Ok(())
+}
+
+/// Keeps the bytes that a store writes, until its thread waits for it.
+fn note_store(
+    warp: &mut Warp,
+    lane: usize,
+    (allocation, offset): (usize, u64),
+    bytes: u64,
+) {
+    let group = warp.bulk_groups[lane];
+    if let Some(last) = warp.stores.last_mut()
+        && (last.lane, last.group, last.allocation) == (lane, group, allocation)
+        && last.offset + last.bytes == offset
+    {
+        last.bytes += bytes;
+    } else {
+        warp.stores.push(BulkStore { lane, group, allocation, offset, bytes });
+    }
 }
 
 fn across(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -> Step {
@@ -292,6 +311,9 @@ pub(crate) fn wait(
     (count, read): (u32, bool),
     active: u32,
 ) -> Step {
+    if !read {
+        complete_stores(warp, m, count, active);
+    }
     let ready = |pending: &PendingCopy| {
         pending.direction == Direction::Out
             && pending.warp == warp.id()
@@ -314,6 +336,19 @@ pub(crate) fn wait(
     }
     m.progressed();
     Ok(())
+}
+
+/// Only now are the bytes of the groups known to be in global memory.
+fn complete_stores(warp: &mut Warp, m: &Machine<'_>, count: u32, active: u32) {
+    let (clock, groups) = (&warp.clock, &warp.bulk_groups);
+    warp.stores.retain(|store| {
+        let done =
+            active >> store.lane & 1 != 0 && store.group + count < groups[store.lane];
+        if done {
+            m.run.races.complete(store.allocation, store.offset, store.bytes, clock);
+        }
+        !done
+    });
 }
 
 /// Records that the source may have been read as late as the wait.
