@@ -10,6 +10,7 @@ use crate::count::Counts;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
 use crate::flight::PendingCopy;
 use crate::instruction::{Instruction, Kernel};
+use crate::maps::AcquiredMaps;
 use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
 use crate::options::Options;
@@ -37,6 +38,7 @@ pub(crate) struct Run<'l> {
     pub symbols: Vec<u64>,
     pub options: Options,
     pub races: GlobalRaces,
+    pub maps: AcquiredMaps,
     pub sectors: crate::check::Sectors,
     pub l2: Option<Mutex<Cache>>,
 }

@@ -493,3 +493,214 @@ fn what_the_async_proxy_writes_over_was_fenced() {
         caught(|seed| overwritten(before, seed), FindingKind::MissingProxyFence);
     }
 }
+
+/// The first thread changes the map's address from `x` to `y` by `writes`; after `fences`
+/// the first thread of warp `user` loads a box, which must come from `y`.
+fn rewritten(writes: &str, fences: &str, user: u32, seed: u64) -> Result<Report, Fault> {
+    let body = format!(
+        "{INIT}
+         ld.param.u64 %q1, [map];
+         ld.param.u64 %q2, [y];
+         ld.param.u64 %q5, [out];
+         {writes}
+         {fences}
+         setp.eq.u32 %p3, %t, {};
+         mov.u32 %r1, 0;
+         @%p3 mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 256;
+         @%p3 cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [tile], [%q1, {{%r1, %r1}}], [bar];
+         {WAIT}
+         @%p3 ld.shared.u32 %r9, [tile];
+         @%p3 st.global.u32 [%q5], %r9;",
+        32 * user
+    );
+    let module = kernel(".param .u64 map, .param .u64 y, .param .u64 out", &body);
+    let mut memory = Memory::new();
+    let x = upload(&mut memory, "x", &[1u32; 256], u32::to_le_bytes);
+    let y = upload(&mut memory, "y", &[2u32; 256], u32::to_le_bytes);
+    let encoded = matrix(TensorElement::U32, x, 32).encode().unwrap();
+    let map = upload(&mut memory, "map", &encoded, u8::to_le_bytes);
+    let out = memory.alloc(4, "out");
+    let launch = Launch {
+        block: [64, 1, 1],
+        params: Params::new().u64(map).u64(y).u64(out).build(),
+        seed,
+        ..Launch::new("k")
+    };
+    let report = module.launch(&mut memory, &launch)?;
+    let wanted = if writes.is_empty() { 1 } else { 2 };
+    let raced = report.findings.iter().any(|found| found.kind == FindingKind::GlobalRace);
+    assert!(raced || words(&memory, out, 1) == [wanted]);
+    Ok(report)
+}
+
+/// In place.
+const REPLACE: &str =
+    "@%p1 tensormap.replace.tile.global_address.global.b1024.b64 [%q1], %q2;";
+/// Of a copy in shared memory, which the first warp copies back.
+const COPY_BACK: &str = "
+    mov.u32 %r8, tile;
+    mad.lo.u32 %r7, %t, 4, %r8;
+    mad.wide.u32 %q3, %t, 4, %q1;
+    setp.lt.u32 %p4, %t, 32;
+    @%p4 ld.global.u32 %r6, [%q3];
+    @%p4 st.shared.u32 [%r7], %r6;
+    @%p4 bar.warp.sync -1;
+    @%p1 tensormap.replace.tile.global_address.shared::cta.b1024.b64 [tile], %q2;
+    @%p4 bar.warp.sync -1;
+    @!%p4 bra COPIED;
+    tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%q1], [tile], 128;
+    COPIED:
+    fence.proxy.async.shared::cta;
+    bar.sync 0;";
+const RELEASE: &str = "fence.proxy.tensormap::generic.release.gpu;";
+const ACQUIRE: &str = "fence.proxy.tensormap::generic.acquire.gpu [%q1], 128;";
+
+#[test]
+fn a_map_that_the_kernel_rewrites_is_fenced() {
+    let both = format!("{RELEASE}\n{ACQUIRE}");
+    let met = format!("{RELEASE}\nbar.sync 0;\n{ACQUIRE}");
+    let handed = format!("@%p1 {RELEASE}\nbar.sync 0;\n@%p1 {ACQUIRE}\nbar.sync 0;");
+    for seed in 0..6 {
+        // A map of the host's needs no fence here.
+        assert_eq!(kinds(&rewritten("", "", 0, seed)), []);
+        assert_eq!(kinds(&rewritten(REPLACE, &both, 0, seed)), []);
+        for user in 0..2 {
+            assert_eq!(kinds(&rewritten(REPLACE, &met, user, seed)), []);
+            assert_eq!(kinds(&rewritten(REPLACE, &handed, user, seed)), []);
+            assert_eq!(kinds(&rewritten(COPY_BACK, ACQUIRE, user, seed)), []);
+        }
+    }
+    let swapped = format!("{ACQUIRE}\n{RELEASE}");
+    let early = format!("{ACQUIRE}\nbar.sync 0;\n{REPLACE}\n{RELEASE}");
+    for (writes, fences, lacks) in [
+        (REPLACE, "", "tensormap::generic.release"),
+        (REPLACE, "fence.proxy.async;\n", "tensormap::generic.acquire"),
+        (REPLACE, "fence.acq_rel.gpu;", "tensormap::generic.release"),
+        (REPLACE, RELEASE, "tensormap::generic.acquire"),
+        (REPLACE, ACQUIRE, "tensormap::generic.release"),
+        (REPLACE, &swapped, "tensormap::generic.acquire"),
+        (&early, "", "tensormap::generic.acquire"),
+        (COPY_BACK, "", "tensormap::generic.acquire"),
+        (COPY_BACK, "fence.proxy.async;", "tensormap::generic.acquire"),
+    ] {
+        for seed in 0..6 {
+            let report = rewritten(writes, fences, 0, seed).unwrap();
+            let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
+            assert_eq!(finding.kind, FindingKind::MissingProxyFence);
+            assert!(finding.detail.contains(lacks), "{fences}: {finding}");
+            assert_eq!(finding.allocation.as_deref(), Some("map"));
+        }
+    }
+    // Nothing orders the other warp's copy after the change.
+    let acquired = format!("{RELEASE}\n{ACQUIRE}");
+    caught(|seed| rewritten(REPLACE, &acquired, 1, seed), FindingKind::GlobalRace);
+}
+
+/// Block 0 changes the map and sets a flag, block 1 waits for it and loads.
+fn changed_by_another_block(
+    written: &str,
+    taken: &str,
+    seed: u64,
+) -> Result<Report, Fault> {
+    let body = format!(
+        "{INIT}
+         ld.param.u64 %q1, [map];
+         ld.param.u64 %q2, [y];
+         ld.param.u64 %q4, [flag];
+         mov.u32 %r8, %ctaid.x;
+         setp.ne.u32 %p4, %r8, 0;
+         @!%p1 bra END;
+         @%p4 bra TAKE;
+         {REPLACE}
+         {written}
+         atom.exch.global.b32 %r9, [%q4], 1;
+         bra END;
+         TAKE:
+         ld.relaxed.gpu.global.u32 %r9, [%q4];
+         setp.eq.u32 %p3, %r9, 0;
+         @%p3 bra TAKE;
+         {taken}
+         mov.u32 %r1, 0;
+         mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 256;
+         cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [tile], [%q1, {{%r1, %r1}}], [bar];
+         {WAIT}
+         END:"
+    );
+    let module = kernel(".param .u64 map, .param .u64 y, .param .u64 flag", &body);
+    let mut memory = Memory::new();
+    let x = upload(&mut memory, "x", &[1u32; 512], u32::to_le_bytes);
+    let encoded = matrix(TensorElement::U32, x, 32).encode().unwrap();
+    let map = upload(&mut memory, "map", &encoded, u8::to_le_bytes);
+    let flag = upload(&mut memory, "flag", &[0u32], u32::to_le_bytes);
+    let launch = Launch {
+        grid: [2, 1, 1],
+        block: [32, 1, 1],
+        params: Params::new().u64(map).u64(x + 128).u64(flag).build(),
+        seed,
+        ..Launch::new("k")
+    };
+    module.launch(&mut memory, &launch)
+}
+
+#[test]
+fn a_map_from_another_block_is_fenced() {
+    for seed in 0..6 {
+        let right = changed_by_another_block(RELEASE, ACQUIRE, seed);
+        assert_eq!(kinds(&right), [], "seed {seed}");
+    }
+    for (written, taken, kind) in [
+        (RELEASE, "fence.acq_rel.gpu;", FindingKind::MissingProxyFence),
+        ("fence.acq_rel.gpu;", ACQUIRE, FindingKind::MissingProxyFence),
+        ("", ACQUIRE, FindingKind::GlobalRace),
+        (RELEASE, "", FindingKind::GlobalRace),
+    ] {
+        caught(|seed| changed_by_another_block(written, taken, seed), kind);
+    }
+}
+
+/// Every field of a map can be replaced; what the kernel then loads is the other tensor.
+#[test]
+fn all_fields_of_a_map_are_replaced() {
+    let fields = "
+        mov.u32 %r7, 1;
+        mov.u32 %r8, 16;
+        mov.u32 %r9, 2;
+        mov.u64 %q6, 80;
+        mov.u32 %r10, 20;
+        @%p1 tensormap.replace.tile.global_address.global.b1024.b64 [%q1], %q2;
+        @%p1 tensormap.replace.tile.rank.global.b1024.b32 [%q1], %r7;
+        @%p1 tensormap.replace.tile.box_dim.global.b1024.b32 [%q1], 0, %r8;
+        @%p1 tensormap.replace.tile.box_dim.global.b1024.b32 [%q1], 1, %r9;
+        @%p1 tensormap.replace.tile.global_dim.global.b1024.b32 [%q1], 0, %r10;
+        @%p1 tensormap.replace.tile.global_dim.global.b1024.b32 [%q1], 1, %r10;
+        @%p1 tensormap.replace.tile.global_stride.global.b1024.b64 [%q1], 0, %q6;
+        @%p1 tensormap.replace.tile.element_stride.global.b1024.b32 [%q1], 1, %r7;
+        @%p1 tensormap.replace.tile.elemtype.global.b1024.b32 [%q1], 10;
+        @%p1 tensormap.replace.tile.interleave_layout.global.b1024.b32 [%q1], 0;
+        @%p1 tensormap.replace.tile.swizzle_mode.global.b1024.b32 [%q1], 1;
+        @%p1 tensormap.replace.tile.fill_mode.global.b1024.b32 [%q1], 1;";
+    let body = format!("ld.param.u64 %q1, [map];\n ld.param.u64 %q2, [y];\n{fields}");
+    let module = kernel(".param .u64 map, .param .u64 y", &body);
+    let mut memory = Memory::new();
+    let encoded = matrix(TensorElement::U32, 0x1000, 32).encode().unwrap();
+    let map = upload(&mut memory, "map", &encoded, u8::to_le_bytes);
+    let launch = Launch {
+        block: [32, 1, 1],
+        params: Params::new().u64(map).u64(0x2000).build(),
+        ..Launch::new("k")
+    };
+    common::clean(&module, &mut memory, &launch);
+    let wanted = TensorMap {
+        element: TensorElement::BF16,
+        address: 0x2000,
+        dims: vec![20, 20],
+        strides: vec![80],
+        box_dims: vec![16, 2],
+        swizzle: Swizzle::Bytes32,
+        fill: OutOfBoundsFill::Nan,
+    };
+    let mut got = memory.read(map, 128);
+    // The stride of elements is not part of the encoding.
+    got[112..117].fill(0);
+    assert_eq!(got, wanted.encode().unwrap());
+}

@@ -14,6 +14,7 @@ mod barrier;
 mod bulk;
 mod cp_async;
 pub(crate) mod landing;
+mod maps;
 mod matrix;
 mod mbarrier;
 mod memory;
@@ -330,6 +331,15 @@ fn execute(
         Op::BoxPrefetch { map, coordinates } => {
             bulk::prefetch_box(warp, m, (map, coordinates), active, pc)?;
         }
+        Op::MapAcquire { map, global } => {
+            maps::acquire(warp, m, (map, *global), active, pc)?;
+        }
+        Op::MapCopy { to, from, global } => {
+            maps::copy(warp, m, (to, from, *global), active, pc)?;
+        }
+        Op::MapReplace { map, field, value } => {
+            maps::replace(warp, m, (map, *field, *value), active, pc)?;
+        }
         Op::BulkCommit => bulk::commit(warp, active),
         Op::BulkWait { pending, read } => {
             bulk::wait(warp, m, (*pending, *read), active)?;
@@ -402,6 +412,7 @@ fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
             }
             warp.clock.fence_proxy(shared, global);
         }
+        Fence::MapRelease { global } => maps::release(warp, global),
         Fence::MbarrierInit => mbarrier::show(warp, m, false),
     }
 }

@@ -1,6 +1,7 @@
 //! Boxes of tensors: which bytes of global memory belong where in shared memory.
 
 use crate::exec::access::{Target, addresses, global, resolve};
+use crate::exec::maps;
 use crate::finding::FindingKind;
 use crate::flight::Piece;
 use crate::instruction::Address;
@@ -31,6 +32,7 @@ pub(crate) fn read_map(
         Target::Global(address) => {
             let (allocation, offset) = global(warp, m, (pc, lane), address, 128)?;
             m.run.memory.allocations[allocation].read(offset, &mut bytes);
+            maps::used(warp, m, (pc, lane), (allocation, offset));
         }
         Target::Shared(..) | Target::Local(_) => {
             let text = "a tensor map must lie in global memory, constants or parameters";
