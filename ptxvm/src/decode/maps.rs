@@ -60,8 +60,7 @@ impl Decoder<'_, '_> {
         let has_ordinal = tensor_map::has_ordinal(name);
         self.arity(2 + usize::from(has_ordinal), 2 + usize::from(has_ordinal))?;
         let ordinal = if has_ordinal { self.immediate(1)? } else { 0 };
-        let Some((offset, bytes, add, most)) = tensor_map::field(name, ordinal as u64)
-        else {
+        let Some((offset, bytes, add, most)) = tensor_map::field(name, ordinal) else {
             return self.fail("there is no such dimension");
         };
         let map = self.address(0, space)?;

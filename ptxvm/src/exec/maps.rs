@@ -1,6 +1,7 @@
 //! Tensor maps that the kernel itself writes.
 
 use crate::bank::Bank;
+use crate::check::Manner;
 use crate::exec::access::{Target, addresses, aligned, conflict, global, resolve, shared};
 use crate::exec::memory::{store_global, store_shared};
 use crate::exec::step::values;
@@ -61,10 +62,11 @@ pub(crate) fn used(
     (pc, lane): (u32, usize),
     (allocation, offset): (usize, u64),
 ) {
-    let run = m.run;
-    let Some(stale) = run.maps.stale(&run.races, (allocation, offset), &warp.clock) else {
-        return;
-    };
+    let (run, clock) = (m.run, &warp.clock);
+    let stale = run.maps.stale(&run.races, (allocation, offset), clock);
+    // For writes that come later; those that came before are told of here.
+    let _ = run.races.on_read(allocation, offset, 128, clock, Manner::Weak);
+    let Some(stale) = stale else { return };
     let (kind, text) = match stale {
         Stale::Unordered => (
             FindingKind::GlobalRace,
