@@ -27,6 +27,8 @@ fn pages(memory: &Memory, enabled: bool) -> Vec<Vec<Page>> {
 
 /// A warp number that stands for several warps of a block.
 const SEVERAL_WARPS: usize = 63;
+/// The time of a write that is not known to be complete: nothing is ordered after it.
+const IN_FLIGHT: u32 = (1 << 28) - 1;
 /// A read by several blocks.
 const SEVERAL_BLOCKS: u64 = u64::MAX;
 
@@ -72,7 +74,7 @@ struct Tag {
 
 impl Tag {
     fn pack(self) -> u64 {
-        let time = u64::from(self.time.min((1 << 28) - 1));
+        let time = u64::from(self.time.min(IN_FLIGHT));
         let manner = match self.manner {
             Manner::Weak => 0,
             Manner::Strong => 1,
@@ -101,6 +103,10 @@ impl Tag {
 
     /// Whether this access is not ordered before one by `clock`.
     fn races(self, clock: &Clock, manner: Manner) -> bool {
+        // A warp's own stores by the async proxy may follow each other.
+        if self.is_in_flight() {
+            return manner != Manner::Async || (self.block, self.warp) != clock.place();
+        }
         if manner == Manner::Strong && self.manner == Manner::Strong {
             return false;
         }
@@ -119,6 +125,11 @@ impl Tag {
             && !clock.has_shown(self.block, self.warp, self.time)
     }
 
+    /// Whether it is an asynchronous store that nobody has waited for.
+    fn is_in_flight(self) -> bool {
+        self.manner == Manner::Async && self.time == IN_FLIGHT
+    }
+
     fn rival(self, did: Did) -> Rival {
         Rival { block: Some(self.block), warp: self.warp, did }
     }
@@ -131,6 +142,19 @@ pub(crate) enum Did {
     Write,
     /// Wrote, in order, but without a proxy fence before the async proxy's read.
     WriteUnfenced,
+    /// Began an asynchronous store, which is not known to be complete.
+    WriteInFlight,
+}
+
+/// How far a write has come on its way to a warp's tensor copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing orders it before.
+    Unordered,
+    /// It is ordered before, without a proxy fence.
+    Unreleased,
+    /// It is ordered before, with a proxy fence that released it.
+    Visible,
 }
 
 /// Another access that is not ordered with this one.
@@ -173,7 +197,9 @@ impl GlobalRaces {
                 && let Some(write) = Tag::unpack(writes[at].load(Relaxed))
                 && is_whole(offset, bytes, word)
             {
-                if write.races(by, manner) {
+                if write.is_in_flight() {
+                    rival = Some(write.rival(Did::WriteInFlight));
+                } else if write.races(by, manner) {
                     rival = Some(write.rival(Did::Write));
                 } else if write.is_hidden(by, manner) {
                     rival = Some(write.rival(Did::WriteUnfenced));
@@ -201,7 +227,11 @@ impl GlobalRaces {
             return None;
         }
         let mut rival = None;
-        let own = Tag::of(by, manner, by.write_time(manner == Manner::Strong)).pack();
+        let time = match manner {
+            Manner::Async => IN_FLIGHT,
+            manner => by.write_time(manner == Manner::Strong),
+        };
+        let own = Tag::of(by, manner, time).pack();
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
             let write = tags(&self.writes[allocation][page])[at].swap(own, Relaxed);
@@ -212,7 +242,9 @@ impl GlobalRaces {
             if let Some(write) = Tag::unpack(write)
                 && write.races(by, manner)
             {
-                rival = Some(write.rival(Did::Write));
+                let did =
+                    if write.is_in_flight() { Did::WriteInFlight } else { Did::Write };
+                rival = Some(write.rival(did));
             }
             let reads = self.reads[allocation][page].get();
             let read = reads.map_or(0, |reads| reads[at].load(Relaxed));
@@ -227,6 +259,50 @@ impl GlobalRaces {
             }
         }
         rival
+    }
+
+    /// A warp has waited for an asynchronous store to these bytes: it is complete now.
+    pub(crate) fn complete(&self, allocation: usize, offset: u64, bytes: u64, by: &Clock) {
+        if !self.enabled {
+            return;
+        }
+        let done = Tag::of(by, Manner::Async, by.now());
+        for word in offset / 4..(offset + bytes).div_ceil(4) {
+            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
+            let tag = &tags(&self.writes[allocation][page])[at];
+            let of_this = |tag: Tag| {
+                tag.is_in_flight() && (tag.block, tag.warp) == (done.block, done.warp)
+            };
+            if Tag::unpack(tag.load(Relaxed)).is_some_and(of_this) {
+                tag.store(done.pack(), Relaxed);
+            }
+        }
+    }
+
+    /// The last writes of the words of a tensor map, in a form that can be compared; none
+    /// where the launch did not write to it.
+    pub(crate) fn writes_of_map(&self, allocation: usize, offset: u64) -> Option<Vec<u64>> {
+        if !self.enabled {
+            return None;
+        }
+        let tag = |word: u64| {
+            let page = &self.writes[allocation][(word / PAGE_WORDS) as usize];
+            page.get().map_or(0, |tags| tags[(word % PAGE_WORDS) as usize].load(Relaxed))
+        };
+        let all: Vec<u64> = (offset / 4..offset / 4 + 32).map(tag).collect();
+        all.iter().any(|&tag| tag != 0).then_some(all)
+    }
+
+    /// How a write that [`GlobalRaces::writes_of_map`] gave looks to a warp.
+    pub(crate) fn look(write: u64, by: &Clock) -> Look {
+        let Some(write) = Tag::unpack(write) else { return Look::Visible };
+        if write.is_in_flight() || write.races(by, Manner::Weak) {
+            Look::Unordered
+        } else if write.is_hidden(by, Manner::Async) {
+            Look::Unreleased
+        } else {
+            Look::Visible
+        }
     }
 
     /// A strong write to `address` publishes what the warp's last fence released.

@@ -43,6 +43,9 @@ pub(crate) struct Released {
 /// happened to complete earlier.
 pub(crate) const COPY_ENTRIES: usize = 8;
 
+/// The time of warps that are known to run, and no more than that.
+const STARTED: u32 = 1;
+
 /// What one warp knows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
@@ -121,6 +124,11 @@ impl Message {
         join_foreign(&mut self.foreign, &clock.foreign);
     }
 
+    /// Adds times that a fence has released.
+    pub(crate) fn add_known(&mut self, known: &[u32]) {
+        join(&mut self.known, known);
+    }
+
     /// Adds what another message carries.
     pub(crate) fn merge(&mut self, other: &Message) {
         join(&mut self.known, &other.known);
@@ -157,7 +165,7 @@ impl Clock {
     pub(crate) fn new(own: usize, home: &Arc<Home>) -> Self {
         let entries = home.blocks.len() * home.warps + COPY_ENTRIES;
         let mut known = vec![0; entries];
-        known[own] = 1;
+        known[own] = STARTED + 1;
         let (none, home) = (vec![0; entries], Arc::clone(home));
         let (fenced_shared, fenced_global) = (none.clone(), none);
         Self { own, known, fenced_shared, fenced_global, home, ..Self::default() }
@@ -248,6 +256,24 @@ impl Clock {
         } else {
             join_foreign(&mut self.global_seen, &Some(Arc::clone(published)));
         }
+    }
+
+    /// All warps of the cluster are known to run.
+    pub(crate) fn meet_cluster(&mut self) {
+        let warps = self.home.blocks.len() * self.home.warps;
+        self.known[..warps].iter_mut().for_each(|time| *time = STARTED.max(*time));
+    }
+
+    /// Whether a warp of another block of the cluster is known to run.
+    pub(crate) fn has_met_peer(&self, warp: usize) -> bool {
+        let block = |warp: usize| warp / self.home.warps.max(1);
+        block(warp) != block(self.own) && self.knows(warp, STARTED)
+    }
+
+    /// Whether the block of this rank is known to run.
+    pub(crate) fn has_started(&self, rank: usize) -> bool {
+        let warps = rank * self.home.warps..(rank + 1) * self.home.warps;
+        self.known[warps].iter().any(|&time| time >= STARTED)
     }
 
     /// The block's number and the warp's place in it.

@@ -13,6 +13,7 @@ use crate::error::ParseError;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
 use crate::instruction::{Kernel, KernelParam};
 use crate::machine::{Run, fault};
+use crate::maps::AcquiredMaps;
 use crate::memory::{Address, Memory};
 use crate::options::Options;
 use crate::schedule::{self, Share};
@@ -274,6 +275,7 @@ impl Module {
                 launch.options.checks,
                 kernel.blocks_communicate,
             ),
+            maps: AcquiredMaps::default(),
             sectors: Sectors::new(memory),
             l2,
         };

@@ -48,6 +48,7 @@
 //! machine          a running cluster and what its warps share
 //! warp             registers, groups of threads and their waits
 //! flight           copies and matrix products on their way
+//! maps             which tensor maps that a launch writes its copies may use
 //! shared, check, mbarrier   memory shared by warps, and the checks on it
 //! memory, clock    global memory; which warp knows of which accesses
 //! decode           statements to instructions, once, when a module is loaded
@@ -120,6 +121,7 @@ mod lanes;
 mod launch;
 mod lex;
 mod machine;
+mod maps;
 mod mbarrier;
 mod memory;
 mod options;

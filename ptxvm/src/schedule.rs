@@ -317,6 +317,7 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
         published: Default::default(),
+        visits: Default::default(),
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

@@ -35,6 +35,10 @@ pub struct Program {
     pub tensor_maps: Vec<TensorMap>,
     /// What must be in the output. Bytes without a case are not checked.
     pub cases: Vec<Case>,
+    /// Instead, the launch must end with a fault: the rule that the program breaks, in
+    /// words of the virtual machine's fault. Such a program has no cases. It is right where
+    /// the launch fails, and wrong where it runs to its end.
+    pub must_fault: Option<&'static str>,
 }
 
 /// One value of the output.

@@ -9,6 +9,7 @@ mod convert;
 mod decoder;
 mod floating;
 mod logic;
+mod maps;
 mod matrix;
 mod memory;
 mod operand;
@@ -205,6 +206,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             | "getctarank" | "brkpt" => self.control(name),
             "mma" | "ldmatrix" | "stmatrix" | "movmatrix" | "wgmma" => self.matrix(name),
             "cp" | "mbarrier" => self.asynchronous(name),
+            "tensormap" => self.tensor_map(),
             _ => self.fail("instruction is not implemented"),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::bank::Bank;
 use crate::exec::access::{cluster_address, cluster_target};
+use crate::exec::peer;
 use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
 use crate::instruction::{Barrier, BarrierKind, Op, SHARED_WINDOW};
@@ -196,12 +197,16 @@ pub(crate) fn cluster_arrive(
     if aligned && active != warp.live {
         return Ok(Next::Meet { mask: warp.live });
     }
+    peer::arrives(warp, m);
     let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
     let barrier = &mut m.cluster_barrier;
     warp.cluster_generation = barrier.generation;
     barrier.arrived += active.count_ones();
     if release {
         barrier.message.add(&warp.clock);
+    } else if let Some(released) = &warp.clock.released {
+        // A fence before it releases for it.
+        barrier.message.add_known(released);
     }
     warp.clock.tick();
     if barrier.arrived >= live {
@@ -225,6 +230,7 @@ pub(crate) fn cluster_wait(
         return Ok(Next::Wait(Wait::Cluster { generation }));
     }
     warp.clock.learn(&m.cluster_barrier.released);
+    peer::has_waited(warp, m);
     Ok(Next::Go)
 }
 

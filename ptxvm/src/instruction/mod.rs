@@ -17,7 +17,7 @@ pub(crate) use address::{
 pub(crate) use atomic::{Atomic, AtomicOp};
 pub(crate) use barrier::{Barrier, BarrierKind, Fence, MbarrierKind, MbarrierOp};
 pub(crate) use convert::{Conversion, Number};
-pub(crate) use copy::{Bulk, BulkKind, CpAsync};
+pub(crate) use copy::{Bulk, BulkKind, CpAsync, MapField};
 pub(crate) use matrix::{Accumulator, Element, LdMatrix, Mma, Wgmma, WgmmaA};
 pub(crate) use special::{ClockRegister, Initial, Special};
 pub(crate) use types::Type;
@@ -109,6 +109,28 @@ pub(crate) enum Op {
     BulkPrefetch {
         global: Address,
         bytes: u16,
+    },
+    /// Prefetches a box of a tensor map into the cache.
+    BoxPrefetch {
+        map: Address,
+        coordinates: Box<[u16]>,
+    },
+    /// `fence.proxy.tensormap::generic.acquire` of a map; `global` reaches other blocks.
+    MapAcquire {
+        map: Address,
+        global: bool,
+    },
+    /// `tensormap.cp_fenceproxy`: a map from shared to global memory, with a release.
+    MapCopy {
+        to: Address,
+        from: Address,
+        global: bool,
+    },
+    /// `tensormap.replace`: bytes of an encoded map, from a register.
+    MapReplace {
+        map: Address,
+        field: MapField,
+        value: u16,
     },
     BulkCommit,
     BulkWait {
