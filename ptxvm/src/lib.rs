@@ -55,7 +55,7 @@
 //! parse            PTX text to statements
 //! instruction      decoded instructions and the kinds of their operands
 //! lex, syntax, lanes        tokens; statements; registers as rows of 32 lanes
-//! error, finding, count, bank, float, tensor_map, cache, options, random   basics
+//! error, finding, count, bank, float, tensor_map, cache, options, random, target   basics
 //! ```
 //!
 //! An instruction's meaning is in the file under `decode/` that names it, as an
@@ -130,6 +130,7 @@ mod random;
 mod schedule;
 mod shared;
 mod syntax;
+mod target;
 mod tensor_map;
 mod warp;
 

@@ -354,6 +354,7 @@ impl Gpu for VirtualGpu {
             block: launch.block,
             cluster: launch.cluster,
             shared_bytes: launch.shared_bytes,
+            dynamic_shared_limit: Some(launch.shared_bytes),
             params: params.bytes.clone(),
             seed: self.launched,
             options: self.launching,

@@ -166,6 +166,7 @@ impl Program {
             block: self.block,
             cluster: self.cluster,
             shared_bytes: self.shared_bytes,
+            dynamic_shared_limit: Some(self.shared_bytes),
             params: params.build(),
             seed,
             ..Launch::new("k")

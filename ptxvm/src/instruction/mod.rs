@@ -27,6 +27,7 @@ use crate::bank::Bank;
 use crate::count::{Class, Unit};
 use crate::lanes::{Args, Wide};
 use crate::syntax::Place;
+use crate::target::Target;
 
 /// The guard of an instruction without one.
 pub(crate) const NO_GUARD: u16 = u16::MAX;
@@ -202,10 +203,20 @@ pub(crate) struct Kernel {
     /// Registers that the PTX declares, in words of 32 bits, without predicates.
     pub declared_registers: u32,
     pub static_shared: u32,
+    /// Bytes of the shared variables that have a size, without what is reserved.
+    pub declared_shared: u32,
     pub local_bytes: u32,
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
+    /// Most blocks of a cluster, where the kernel states it.
+    pub max_cluster: Option<u32>,
+    /// Whether the launch must name its clusters.
+    pub explicit_cluster: bool,
+    /// Most registers of a thread, where the kernel states it.
+    pub max_registers: Option<u32>,
+    /// What the module was compiled for.
+    pub target: Target,
     pub min_blocks: Option<u32>,
     /// Whether blocks may communicate through global memory.
     pub blocks_communicate: bool,
