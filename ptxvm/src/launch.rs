@@ -1,6 +1,7 @@
 //! Modules and launches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -74,6 +75,11 @@ pub struct Launch<'a> {
     /// What `%clock64` begins at, and `%globaltimer` above its own beginning, so that
     /// launches one after the other see time pass. Both count a warp's instructions.
     pub clock: u64,
+    /// Blocks to run, by their numbers in the grid (x counts fastest), with the clusters
+    /// that they are in; `None` for all. What the others would have written stays
+    /// unwritten, and nothing of theirs is counted: so the far end of a launch that moves
+    /// tens of GiB is looked at in seconds.
+    pub only: Option<Vec<Range<u64>>>,
     /// How to carry the launch out.
     pub options: Options,
 }
@@ -90,6 +96,7 @@ impl<'a> Launch<'a> {
             params: Vec::new(),
             seed: 0,
             clock: 0,
+            only: None,
             options: Options::default(),
         }
     }
@@ -277,19 +284,14 @@ impl Module {
             sectors: Sectors::new(memory),
             l2,
         };
-        let clusters = launch.grid.iter().zip(cluster).map(|(&g, c)| u64::from(g / c));
-        let clusters: u64 = clusters.product();
+        let clusters = clusters(launch, cluster);
         let shares = if parallel {
             // More shares than threads, so that the threads finish at about the same time.
-            let size = clusters.div_ceil(8 * rayon::current_num_threads() as u64).max(1);
-            let starts: Vec<u64> = (0..clusters).step_by(size as usize).collect();
-            let share = |start: u64| (start, clusters.min(start + size));
-            starts
-                .into_par_iter()
-                .map(|start| schedule::share(&run, share(start), launch.seed))
-                .collect()
+            let size = clusters.len().div_ceil(8 * rayon::current_num_threads()).max(1);
+            let share = |part: &[u64]| schedule::share(&run, part, launch.seed);
+            clusters.par_chunks(size).map(share).collect()
         } else {
-            vec![schedule::share(&run, (0, clusters), launch.seed)]
+            vec![schedule::share(&run, &clusters, launch.seed)]
         };
         finish(&run, shares)
     }
@@ -298,6 +300,23 @@ impl Module {
 fn cluster(kernel: &Kernel, launch: &Launch<'_>) -> [u32; 3] {
     let asked = launch.cluster.map(|size| size.max(1));
     if asked == [1; 3] { kernel.cluster.unwrap_or(asked) } else { asked }
+}
+
+/// The numbers of the clusters to run, in order.
+fn clusters(launch: &Launch<'_>, cluster: [u32; 3]) -> Vec<u64> {
+    let count: [u64; 3] =
+        std::array::from_fn(|axis| u64::from(launch.grid[axis] / cluster[axis]));
+    let all = count.iter().product();
+    let Some(only) = &launch.only else { return (0..all).collect() };
+    let [x, y, _] = launch.grid.map(u64::from);
+    let blocks = x * y * u64::from(launch.grid[2]);
+    let of_block = |block: u64| {
+        let [i, j, k] = [block % x, block / x % y, block / x / y];
+        let [a, b, c] = cluster.map(u64::from);
+        i / a + count[0] * (j / b + count[1] * (k / c))
+    };
+    let chosen = only.iter().flat_map(|range| range.start..range.end.min(blocks));
+    chosen.map(of_block).collect::<BTreeSet<u64>>().into_iter().collect()
 }
 
 fn refuse(launch: &Launch<'_>, detail: impl Into<String>) -> Fault {

@@ -295,13 +295,13 @@ impl Gpu for VirtualGpu {
     }
 
     fn set(&mut self, address: u64, bytes: u64, value: u8) -> Result<(), LaunchError> {
-        self.memory.write(address, &vec![value; bytes as usize]);
+        self.memory.fill(address, bytes, value);
         Ok(())
     }
 
     fn poison(&mut self, address: u64, bytes: u64) -> Result<(), LaunchError> {
         self.set(address, bytes, 0xff)?;
-        self.memory.forget(address, bytes as usize);
+        self.memory.forget(address, bytes);
         Ok(())
     }
 
@@ -311,14 +311,13 @@ impl Gpu for VirtualGpu {
                 LinkDirection::In => (copy.host, copy.device),
                 LinkDirection::Out => (copy.device, copy.host),
             };
-            let bytes = copy.bytes as usize;
-            if !self.memory.is_written(from, bytes) {
+            if !self.memory.is_written(from, copy.bytes) {
                 return Err(LaunchError(format!(
                     "kernel {} copies memory that was never written",
                     self.kernel
                 )));
             }
-            let copied = self.memory.read(from, bytes);
+            let copied = self.memory.read(from, copy.bytes as usize);
             self.memory.write(to, &copied);
             self.copied_bytes += copy.bytes;
         }
@@ -384,8 +383,7 @@ fn forget_unneeded(executor: &mut Executor<VirtualGpu>, problem: &Problem, seed:
     for slot in 0..executor.slots() {
         for (name, bytes) in reference::unneeded(problem, seed, slot) {
             let address = executor.address(slot, name) + bytes.start;
-            let length = bytes.end - bytes.start;
-            executor.gpu().memory.forget(address, length as usize);
+            executor.gpu().memory.forget(address, bytes.end - bytes.start);
         }
     }
 }
@@ -401,7 +399,7 @@ impl VmPoint {
         let counts = self.executor.run(slot)?;
         let outputs: Vec<_> = self.executor.output_tensors(slot).collect();
         for output in outputs {
-            let bytes = output.tensor.bytes() as usize;
+            let bytes = output.tensor.bytes();
             let writes_all = output.tensor.role != Role::Update;
             if writes_all && !self.executor.gpu().memory.is_written(output.address, bytes) {
                 return Err(LaunchError("part of the output was never written".to_owned()));
