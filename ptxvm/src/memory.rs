@@ -382,6 +382,19 @@ impl Memory {
         self.allocations[index].is_written(offset, bytes)
     }
 
+    /// Whether any of the pages (16 KiB each) that hold these bytes was read or written by
+    /// the host or a kernel since it was last filled as part of its whole allocation.
+    ///
+    /// # Panics
+    /// If they do not lie in one allocation.
+    pub fn is_touched(&self, address: Address, bytes: u64) -> bool {
+        let (index, offset) = self.expect(address, bytes);
+        let pages = offset / PAGE_BYTES..(offset + bytes).div_ceil(PAGE_BYTES);
+        let pages =
+            &self.allocations[index].pages[pages.start as usize..pages.end as usize];
+        pages.iter().any(|page| page.get().is_some())
+    }
+
     /// Marks bytes as never written, as in a new allocation.
     ///
     /// # Panics
