@@ -8,7 +8,7 @@ use crate::clock::{Clock, Foreign};
 use crate::memory::Memory;
 
 /// Words that share a page of tags.
-const PAGE_WORDS: u64 = 1024;
+const PAGE_WORDS: u64 = 4096;
 
 /// Tags of the words of a page, allocated when the first is needed.
 type Page = OnceLock<Box<[AtomicU64]>>;
@@ -345,17 +345,23 @@ fn is_whole(offset: u64, bytes: u64, word: u64) -> bool {
     offset <= 4 * word && offset + bytes >= 4 * word + 4
 }
 
+/// Sectors that share a page of bits: 256 KiB of memory.
+const PAGE_SECTORS: u64 = 8192;
+
+/// Bits of the sectors of a page, allocated when the first is touched.
+type SectorPage = OnceLock<Box<[AtomicU64]>>;
+
 /// Which 32-byte sectors of each allocation the launch touched.
 #[derive(Debug)]
 pub(crate) struct Sectors {
-    read: Vec<Vec<AtomicU64>>,
-    written: Vec<Vec<AtomicU64>>,
+    read: Vec<Vec<SectorPage>>,
+    written: Vec<Vec<SectorPage>>,
 }
 
 impl Sectors {
     pub(crate) fn new(memory: &Memory) -> Self {
         let map = |bytes: u64| {
-            (0..bytes.div_ceil(32 * 64)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>()
+            (0..bytes.div_ceil(32 * PAGE_SECTORS)).map(|_| OnceLock::new()).collect()
         };
         let maps = || memory.allocations.iter().map(|a| map(a.live_bytes())).collect();
         Self { read: maps(), written: maps() }
@@ -365,7 +371,10 @@ impl Sectors {
     #[inline]
     pub(crate) fn touch(&self, allocation: usize, sector: u64, write: bool) {
         let maps = if write { &self.written } else { &self.read };
-        let word = &maps[allocation][(sector / 64) as usize];
+        let page = &maps[allocation][(sector / PAGE_SECTORS) as usize];
+        let bits = page
+            .get_or_init(|| (0..PAGE_SECTORS / 64).map(|_| AtomicU64::new(0)).collect());
+        let word = &bits[(sector % PAGE_SECTORS / 64) as usize];
         let bit = 1 << (sector % 64);
         if word.load(Relaxed) & bit == 0 {
             word.fetch_or(bit, Relaxed);
@@ -374,9 +383,10 @@ impl Sectors {
 
     /// How many sectors were read and written.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        let total = |maps: &[Vec<AtomicU64>]| {
+        let total = |maps: &[Vec<SectorPage>]| {
             let bits = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());
-            maps.iter().flatten().map(bits).sum()
+            let pages = maps.iter().flatten().filter_map(OnceLock::get);
+            pages.flat_map(|page| page.iter()).map(bits).sum()
         };
         (total(&self.read), total(&self.written))
     }

@@ -1,6 +1,6 @@
 //! Modules and launches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -195,22 +195,34 @@ impl Module {
             sectors: Sectors::new(memory),
             l2,
         };
-        let clusters = launch.grid.iter().zip(cluster).map(|(&g, c)| u64::from(g / c));
-        let clusters: u64 = clusters.product();
+        let clusters = clusters(launch, cluster);
         let shares = if parallel {
             // More shares than threads, so that the threads finish at about the same time.
-            let size = clusters.div_ceil(8 * rayon::current_num_threads() as u64).max(1);
-            let starts: Vec<u64> = (0..clusters).step_by(size as usize).collect();
-            let share = |start: u64| (start, clusters.min(start + size));
-            starts
-                .into_par_iter()
-                .map(|start| schedule::share(&run, share(start), launch.seed))
-                .collect()
+            let size = clusters.len().div_ceil(8 * rayon::current_num_threads()).max(1);
+            let share = |part: &[u64]| schedule::share(&run, part, launch.seed);
+            clusters.par_chunks(size).map(share).collect()
         } else {
-            vec![schedule::share(&run, (0, clusters), launch.seed)]
+            vec![schedule::share(&run, &clusters, launch.seed)]
         };
         finish(&run, shares)
     }
+}
+
+/// The numbers of the clusters to run, in order.
+fn clusters(launch: &Launch<'_>, cluster: [u32; 3]) -> Vec<u64> {
+    let count: [u64; 3] =
+        std::array::from_fn(|axis| u64::from(launch.grid[axis] / cluster[axis]));
+    let all = count.iter().product();
+    let Some(only) = &launch.only else { return (0..all).collect() };
+    let [x, y, _] = launch.grid.map(u64::from);
+    let blocks = x * y * u64::from(launch.grid[2]);
+    let of_block = |block: u64| {
+        let [i, j, k] = [block % x, block / x % y, block / x / y];
+        let [a, b, c] = cluster.map(u64::from);
+        i / a + count[0] * (j / b + count[1] * (k / c))
+    };
+    let chosen = only.iter().flat_map(|range| range.start..range.end.min(blocks));
+    chosen.map(of_block).collect::<BTreeSet<u64>>().into_iter().collect()
 }
 
 /// What the module says that it is for.

@@ -23,9 +23,7 @@ impl Outcome {
     /// Of a program that came to its end: wrong where it must not.
     pub fn ran(program: &Program, output: Vec<u8>) -> Self {
         match program.must_fault {
-            Some(rule) => {
-                Outcome::Failed(format!("ran to its end; it must fault: {rule}"))
-            }
+            Some(rule) => Outcome::Failed(format!("ran to its end; it must fault: {rule}")),
             None => Outcome::Ran { mismatches: program.mismatches(&output), output },
         }
     }

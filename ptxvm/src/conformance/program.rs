@@ -155,7 +155,7 @@ impl Program {
         memory.write(input, &self.input);
         let output = memory.alloc(self.output_bytes as u64, "out");
         memory.write(output, &vec![Self::UNWRITTEN; self.output_bytes]);
-        memory.forget(output, self.output_bytes);
+        memory.forget(output, self.output_bytes as u64);
         let mut params = Params::new().u64(input).u64(output);
         for map in self.maps_at(input) {
             let encoded = map.encode().expect("a map of the program list is valid");

@@ -1,5 +1,7 @@
 //! What is asked for: a kernel, its grid and its parameters.
 
+use std::ops::Range;
+
 use crate::options::Options;
 
 /// One launch.
@@ -32,6 +34,11 @@ pub struct Launch<'a> {
     /// What `%clock64` begins at, and `%globaltimer` above its own beginning, so that
     /// launches one after the other see time pass. Both count a warp's instructions.
     pub clock: u64,
+    /// Blocks to run, by their numbers in the grid (x counts fastest), with the clusters
+    /// that they are in; `None` for all. What the others would have written stays
+    /// unwritten, and nothing of theirs is counted: so the far end of a launch that moves
+    /// tens of GiB is looked at in seconds.
+    pub only: Option<Vec<Range<u64>>>,
     /// How to carry the launch out.
     pub options: Options,
 }
@@ -52,6 +59,7 @@ impl<'a> Launch<'a> {
             params: Vec::new(),
             seed: 0,
             clock: 0,
+            only: None,
             options: Options::default(),
         }
     }
