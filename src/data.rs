@@ -156,15 +156,23 @@ impl Key {
         }
         const CHUNK_BYTES: usize = 1 << 18;
         bytes.par_chunks_mut(CHUNK_BYTES).enumerate().for_each(|(index, chunk)| {
-            let mut draws = [0; BLOCK];
-            let mut next = (index * CHUNK_BYTES / 8) as u64;
-            for block in chunk.chunks_mut(8 * BLOCK) {
-                let draws = &mut draws[..block.len().div_ceil(8)];
-                self.draw(format, next, draws);
-                block.copy_from_slice(&bytemuck::cast_slice(draws)[..block.len()]);
-                next += draws.len() as u64;
-            }
+            self.fill_from(format, (index * CHUNK_BYTES) as u64, chunk);
         });
+    }
+
+    /// Writes the bytes of a tensor of `format`, which is not a page table, from byte
+    /// `first` on.
+    pub fn fill_from(self, format: TensorFormat, first: u64, mut bytes: &mut [u8]) {
+        let mut draws = [0; BLOCK];
+        let (mut next, mut skip) = (first / 8, (first % 8) as usize);
+        while !bytes.is_empty() {
+            let count = (skip + bytes.len()).div_ceil(8).min(BLOCK);
+            self.draw(format, next, &mut draws[..count]);
+            let made = &bytemuck::cast_slice(&draws[..count])[skip..];
+            let (now, later) = bytes.split_at_mut(made.len().min(bytes.len()));
+            now.copy_from_slice(&made[..now.len()]);
+            (bytes, skip, next) = (later, 0, next + count as u64);
+        }
     }
 
     /// The bytes of a tensor of `format`, eight for each draw from `first` on.

@@ -5,7 +5,7 @@ mod outcome;
 mod worker;
 
 use outcome::Outcome;
-use ptxvm::conformance::{Case, Program};
+use ptxvm::conformance::{Case, Program, RunError};
 pub use worker::{Workers, serve};
 
 use crate::section::Section;
@@ -48,9 +48,14 @@ pub fn run(
 }
 
 /// Findings are failures: the programs are without races and all else that is looked
-/// for.
+/// for. One that must fault does so for its own reason.
 fn on_vm(program: &Program) -> Outcome {
     match program.run(0) {
+        Err(RunError::Fault(fault))
+            if program.must_fault.is_some_and(|rule| fault.to_string().contains(rule)) =>
+        {
+            Outcome::Refused(fault.to_string())
+        }
         Err(why) => Outcome::Failed(why.to_string()),
         Ok(run) => match run.report.findings.first() {
             Some(finding) => Outcome::Failed(finding.to_string()),

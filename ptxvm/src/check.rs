@@ -10,7 +10,7 @@ use crate::instruction::{Order, Scope};
 use crate::memory::Memory;
 
 /// Words that share a page of tags.
-const PAGE_WORDS: u64 = 1024;
+const PAGE_WORDS: u64 = 4096;
 
 /// Tags of the words of a page, allocated when the first is needed.
 type Page = OnceLock<Box<[AtomicU64]>>;
@@ -31,7 +31,9 @@ fn pages(memory: &Memory, enabled: bool) -> Vec<Vec<Page>> {
 const SEVERAL_WARPS: usize = 63;
 /// The latest time that fits a tag. Later accesses count as that old: a race may be
 /// missed then, but none is invented.
-const MOST_TIME: u32 = (1 << 19) - 1;
+const MOST_TIME: u32 = IN_FLIGHT - 1;
+/// The time of a write that is not known to be complete: nothing is ordered after it.
+const IN_FLIGHT: u32 = (1 << 19) - 1;
 /// Blocks from this number on leave no tags.
 const MOST_BLOCKS: u32 = (1 << 25) - 1;
 
@@ -127,7 +129,7 @@ impl Tag {
             | (self.warp as u64) << 33
             | (self.lane as u64) << 27
             | u64::from(self.bytes) << 23
-            | u64::from(self.time.min(MOST_TIME))
+            | u64::from(self.time.min(IN_FLIGHT))
     }
 
     #[inline]
@@ -150,7 +152,7 @@ impl Tag {
             lane: (bits >> 27 & 63) as usize,
             bytes: (bits >> 23 & 15) as u32,
             manner: Manner::Weak,
-            time: bits as u32 & MOST_TIME,
+            time: bits as u32 & IN_FLIGHT,
         })
     }
 
@@ -176,6 +178,10 @@ impl Tag {
     #[inline]
     fn races(self, by: &Accessor<'_>) -> bool {
         let clock = by.clock;
+        // A warp's own stores by the async proxy may follow each other.
+        if self.is_in_flight() {
+            return by.manner != Manner::Async || (self.block, self.warp) != clock.place();
+        }
         let ordered = if (self.block, self.warp) == clock.place() {
             clock.orders_lane(self.lane, self.time, by.lane)
         } else if self.warp == SEVERAL_WARPS {
@@ -194,6 +200,12 @@ impl Tag {
             && !by.clock.has_shown(self.block, self.warp, self.time)
     }
 
+    /// Whether it is an asynchronous store that nobody has waited for.
+    #[inline]
+    fn is_in_flight(self) -> bool {
+        self.manner == Manner::Async && self.time == IN_FLIGHT
+    }
+
     fn rival(self, did: Did) -> Rival {
         Rival { block: Some(self.block), warp: self.warp, lane: self.lane, did }
     }
@@ -209,10 +221,23 @@ pub(crate) enum Did {
     WriteApart(Scope),
     /// Wrote, in order, but without a proxy fence before the async proxy's read.
     WriteUnfenced,
+    /// Began an asynchronous store, which is not known to be complete.
+    WriteInFlight,
     /// Wrote what is now read through the read-only path.
     WriteConstant,
     /// Read through the read-only path, by the instruction at this place in the code.
     ReadConstant(u32),
+}
+
+/// How far a write has come on its way to a warp's tensor copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing orders it before.
+    Unordered,
+    /// It is ordered before, without a proxy fence.
+    Unreleased,
+    /// It is ordered before, with a proxy fence that released it.
+    Visible,
 }
 
 /// Another access that does not fit with this one.
@@ -268,7 +293,7 @@ impl GlobalRaces {
                 && let Some(write) = Tag::unpack(writes[at].load(Relaxed))
                 && write.bytes & mask != 0
             {
-                if write.races(&by) {
+                if write.is_in_flight() || write.races(&by) {
                     rival = Some(write.rival(write.did(&by)));
                 } else if write.is_hidden(&by) {
                     rival = Some(write.rival(Did::WriteUnfenced));
@@ -297,12 +322,13 @@ impl GlobalRaces {
         }
         let mut rival = None;
         let time = match by.manner {
-            Manner::Strong(scope) => by.clock.strong_time(scope),
-            _ => by.clock.now(),
+            Manner::Strong(scope) => by.clock.strong_time(scope).min(MOST_TIME),
+            Manner::Weak => by.clock.now().min(MOST_TIME),
+            Manner::Async => IN_FLIGHT,
         };
         for (page, at, mask) in words(offset, bytes) {
             let tag = &tags(&self.writes[allocation][page])[at];
-            let mut own = Tag::of(&by, mask, time.min(MOST_TIME));
+            let mut own = Tag::of(&by, mask, time);
             if let Some(write) = Tag::unpack(tag.load(Relaxed)) {
                 if write.bytes & mask != 0 && write.races(&by) {
                     rival = Some(write.rival(write.did(&by)));
@@ -394,6 +420,53 @@ impl GlobalRaces {
         rival
     }
 
+    /// A warp has waited for an asynchronous store to these bytes: it is complete now.
+    pub(crate) fn complete(&self, allocation: usize, offset: u64, bytes: u64, by: &Clock) {
+        if !self.enabled {
+            return;
+        }
+        let (block, warp) = by.place();
+        for word in offset / 4..(offset + bytes).div_ceil(4) {
+            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
+            let tag = &tags(&self.writes[allocation][page])[at];
+            if let Some(store) = Tag::unpack(tag.load(Relaxed))
+                && store.is_in_flight()
+                && (store.block, store.warp) == (block, warp)
+            {
+                let done = Tag { time: by.now().min(MOST_TIME), ..store };
+                tag.store(done.pack(), Relaxed);
+            }
+        }
+    }
+
+    /// The last writes of the words of a tensor map, in a form that can be compared; none
+    /// where the launch did not write to it.
+    pub(crate) fn writes_of_map(&self, allocation: usize, offset: u64) -> Option<Vec<u64>> {
+        if !self.enabled {
+            return None;
+        }
+        let tag = |word: u64| {
+            let page = &self.writes[allocation][(word / PAGE_WORDS) as usize];
+            page.get().map_or(0, |tags| tags[(word % PAGE_WORDS) as usize].load(Relaxed))
+        };
+        let all: Vec<u64> = (offset / 4..offset / 4 + 32).map(tag).collect();
+        all.iter().any(|&tag| tag != 0).then_some(all)
+    }
+
+    /// How a write that [`GlobalRaces::writes_of_map`] gave looks to a warp.
+    pub(crate) fn look(write: u64, clock: &Clock) -> Look {
+        let Some(write) = Tag::unpack(write) else { return Look::Visible };
+        // The lanes of a warp are not told apart.
+        let by = |manner| Accessor { clock, lane: write.lane, manner };
+        if write.is_in_flight() || write.races(&by(Manner::Weak)) {
+            Look::Unordered
+        } else if write.is_hidden(&by(Manner::Async)) {
+            Look::Unreleased
+        } else {
+            Look::Visible
+        }
+    }
+
     /// A strong write to `address` publishes what the warp's last fences released.
     pub(crate) fn publish(&self, address: u64, by: &Clock, scope: Scope) {
         if !self.enabled || !by.publishes() {
@@ -446,6 +519,7 @@ impl Tag {
     /// What this write did that is not ordered before `by`'s access.
     fn did(self, by: &Accessor<'_>) -> Did {
         match (self.manner, by.manner) {
+            _ if self.is_in_flight() => Did::WriteInFlight,
             (Manner::Strong(a), Manner::Strong(b)) => Did::WriteApart(a.min(b)),
             _ => Did::Write,
         }
@@ -507,17 +581,23 @@ fn constant_read(bits: u64) -> Option<(Rival, u32)> {
     Some((rival, (bits >> 29 & 15) as u32))
 }
 
+/// Sectors that share a page of bits: 256 KiB of memory.
+const PAGE_SECTORS: u64 = 8192;
+
+/// Bits of the sectors of a page, allocated when the first is touched.
+type SectorPage = OnceLock<Box<[AtomicU64]>>;
+
 /// Which 32-byte sectors of each allocation the launch touched.
 #[derive(Debug)]
 pub(crate) struct Sectors {
-    read: Vec<Vec<AtomicU64>>,
-    written: Vec<Vec<AtomicU64>>,
+    read: Vec<Vec<SectorPage>>,
+    written: Vec<Vec<SectorPage>>,
 }
 
 impl Sectors {
     pub(crate) fn new(memory: &Memory) -> Self {
         let map = |bytes: u64| {
-            (0..bytes.div_ceil(32 * 64)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>()
+            (0..bytes.div_ceil(32 * PAGE_SECTORS)).map(|_| OnceLock::new()).collect()
         };
         let maps = || memory.allocations.iter().map(|a| map(a.live_bytes())).collect();
         Self { read: maps(), written: maps() }
@@ -527,7 +607,10 @@ impl Sectors {
     #[inline]
     pub(crate) fn touch(&self, allocation: usize, sector: u64, write: bool) {
         let maps = if write { &self.written } else { &self.read };
-        let word = &maps[allocation][(sector / 64) as usize];
+        let page = &maps[allocation][(sector / PAGE_SECTORS) as usize];
+        let bits = page
+            .get_or_init(|| (0..PAGE_SECTORS / 64).map(|_| AtomicU64::new(0)).collect());
+        let word = &bits[(sector % PAGE_SECTORS / 64) as usize];
         let bit = 1 << (sector % 64);
         if word.load(Relaxed) & bit == 0 {
             word.fetch_or(bit, Relaxed);
@@ -536,9 +619,10 @@ impl Sectors {
 
     /// How many sectors were read and written.
     pub(crate) fn totals(&self) -> (u64, u64) {
-        let total = |maps: &[Vec<AtomicU64>]| {
+        let total = |maps: &[Vec<SectorPage>]| {
             let bits = |word: &AtomicU64| u64::from(word.load(Relaxed).count_ones());
-            maps.iter().flatten().map(bits).sum()
+            let pages = maps.iter().flatten().filter_map(OnceLock::get);
+            pages.flat_map(|page| page.iter()).map(bits).sum()
         };
         (total(&self.read), total(&self.written))
     }

@@ -65,6 +65,9 @@ pub(crate) fn byte_mask(offset: u64, bytes: u64, word: u64) -> u32 {
     (15 << first) & (15 >> (4 - last))
 }
 
+/// The time of warps that are known to run, and no more than that.
+const STARTED: u32 = 1;
+
 /// What one warp knows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Clock {
@@ -219,7 +222,7 @@ impl Times {
 }
 
 /// Takes the later time of each entry.
-fn join(into: &mut Vec<u32>, from: &[u32]) {
+pub(crate) fn join(into: &mut Vec<u32>, from: &[u32]) {
     if into.len() < from.len() {
         into.resize(from.len(), 0);
     }
@@ -289,7 +292,7 @@ impl Clock {
     pub(crate) fn new(own: usize, home: &Arc<Home>) -> Self {
         let entries = home.blocks.len() * home.warps + COPY_ENTRIES;
         let mut known = vec![0; entries];
-        known[own] = 1;
+        known[own] = STARTED + 1;
         let (none, home) = (vec![0; entries], Arc::clone(home));
         let (fenced_shared, fenced_global) = (none.clone(), none);
         let warps = home.warps.max(1);
@@ -352,7 +355,7 @@ impl Clock {
     }
 
     /// What strong writes publish within a scope.
-    fn released(&self, scope: Scope) -> Option<&Arc<Message>> {
+    pub(crate) fn released(&self, scope: Scope) -> Option<&Arc<Message>> {
         self.released[scope as usize].as_ref()
     }
 
@@ -420,6 +423,24 @@ impl Clock {
             let seen = &mut self.seen_global[scope as usize];
             join_foreign(seen, &Some(Arc::clone(published)));
         }
+    }
+
+    /// All warps of the cluster are known to run.
+    pub(crate) fn meet_cluster(&mut self) {
+        let warps = self.home.blocks.len() * self.home.warps;
+        self.known[..warps].iter_mut().for_each(|time| *time = STARTED.max(*time));
+    }
+
+    /// Whether a warp of another block of the cluster is known to run.
+    pub(crate) fn has_met_peer(&self, warp: usize) -> bool {
+        let block = |warp: usize| warp / self.home.warps.max(1);
+        block(warp) != block(self.own) && self.knows(warp, STARTED)
+    }
+
+    /// Whether the block of this rank is known to run.
+    pub(crate) fn has_started(&self, rank: usize) -> bool {
+        let warps = rank * self.home.warps..(rank + 1) * self.home.warps;
+        self.known[warps].iter().any(|&time| time >= STARTED)
     }
 
     /// The block's number and the warp's place in it.

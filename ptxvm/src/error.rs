@@ -10,10 +10,17 @@ pub struct ParseError {
     pub line: u32,
     /// What is wrong, with the instruction's text where there is one.
     pub message: String,
+    /// Whether no kernel of the module can run, as an assembler would not accept it.
+    pub(crate) whole_module: bool,
 }
 
 impl ParseError {
     pub(crate) fn new(line: u32, message: impl Into<String>) -> Self {
-        Self { line, message: message.into() }
+        Self { line, message: message.into(), whole_module: false }
+    }
+
+    /// The same error, which concerns the whole module.
+    pub(crate) fn of_module(self) -> Self {
+        Self { whole_module: true, ..self }
     }
 }

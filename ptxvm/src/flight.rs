@@ -54,6 +54,16 @@ pub(crate) struct Piece {
     pub bytes: u32,
 }
 
+/// Bytes of global memory that a lane's bulk group stores to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BulkStore {
+    pub lane: usize,
+    pub group: u32,
+    pub allocation: usize,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
 /// Which way a copy goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {

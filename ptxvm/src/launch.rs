@@ -1,6 +1,6 @@
 //! Modules and launches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -10,13 +10,20 @@ use crate::cache::Cache;
 use crate::check::{GlobalRaces, Sectors};
 use crate::count::Counts;
 use crate::error::ParseError;
-use crate::finding::{Fault, Finding, FindingKind, Findings};
+use crate::finding::{Fault, Finding, Findings};
 use crate::instruction::{Kernel, KernelParam};
 use crate::machine::{Run, fault};
+use crate::maps::AcquiredMaps;
 use crate::memory::{Address, Memory};
-use crate::options::Options;
 use crate::schedule::{self, Share};
-use crate::syntax::VariableSpace;
+use crate::syntax::{Source, VariableSpace};
+use crate::target::{Platform, Target};
+
+mod limits;
+mod request;
+
+use limits::{refuse, validate};
+pub use request::{Launch, Params};
 
 /// A loaded module: kernels and variables.
 #[derive(Debug)]
@@ -54,97 +61,6 @@ pub struct KernelInfo {
     pub min_blocks: Option<u32>,
 }
 
-/// One launch.
-#[derive(Debug, Clone)]
-pub struct Launch<'a> {
-    /// The kernel's name.
-    pub entry: &'a str,
-    /// Blocks of the grid, by axis.
-    pub grid: [u32; 3],
-    /// Threads of a block, by axis.
-    pub block: [u32; 3],
-    /// Blocks of a cluster, by axis; ones for no cluster.
-    pub cluster: [u32; 3],
-    /// Bytes of dynamic shared memory.
-    pub shared_bytes: u32,
-    /// The parameter block: every parameter at its offset ([`Params`] builds it).
-    pub params: Vec<u8>,
-    /// Picks the order in which warps and blocks run.
-    pub seed: u64,
-    /// What `%clock64` begins at, and `%globaltimer` above its own beginning, so that
-    /// launches one after the other see time pass. Both count a warp's instructions.
-    pub clock: u64,
-    /// How to carry the launch out.
-    pub options: Options,
-}
-
-impl<'a> Launch<'a> {
-    /// A launch of `entry` with one block of one thread, and without parameters.
-    pub fn new(entry: &'a str) -> Self {
-        Self {
-            entry,
-            grid: [1; 3],
-            block: [1; 3],
-            cluster: [1; 3],
-            shared_bytes: 0,
-            params: Vec::new(),
-            seed: 0,
-            clock: 0,
-            options: Options::default(),
-        }
-    }
-}
-
-/// Builds a parameter block, each parameter at its natural alignment.
-#[derive(Debug, Clone, Default)]
-pub struct Params {
-    bytes: Vec<u8>,
-}
-
-impl Params {
-    /// No parameters yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Appends raw bytes at a multiple of `align`.
-    #[must_use]
-    pub fn bytes(mut self, align: usize, bytes: &[u8]) -> Self {
-        self.bytes.resize(self.bytes.len().next_multiple_of(align.max(1)), 0);
-        self.bytes.extend_from_slice(bytes);
-        self
-    }
-
-    /// Appends a pointer or another 64-bit integer.
-    #[must_use]
-    pub fn u64(self, value: u64) -> Self {
-        self.bytes(8, &value.to_le_bytes())
-    }
-
-    /// Appends an unsigned 32-bit integer.
-    #[must_use]
-    pub fn u32(self, value: u32) -> Self {
-        self.bytes(4, &value.to_le_bytes())
-    }
-
-    /// Appends a signed 32-bit integer.
-    #[must_use]
-    pub fn i32(self, value: i32) -> Self {
-        self.bytes(4, &value.to_le_bytes())
-    }
-
-    /// Appends a 32-bit float.
-    #[must_use]
-    pub fn f32(self, value: f32) -> Self {
-        self.bytes(4, &value.to_le_bytes())
-    }
-
-    /// The block.
-    pub fn build(self) -> Vec<u8> {
-        self.bytes
-    }
-}
-
 /// What a launch did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -166,10 +82,11 @@ impl Module {
         if let Some(name) = crate::parse::duplicate(&source) {
             return Err(ParseError::new(1, format!("'{name}' is defined twice")));
         }
+        let platform = platform(&source)?;
         let kernels = source
             .entries
             .iter()
-            .map(|entry| crate::decode::decode(&source, entry))
+            .map(|entry| crate::decode::decode(&source, entry, platform))
             .collect::<Result<_, _>>()?;
         let variables = source.variables.iter().map(|variable| ModuleVariable {
             name: variable.name.to_owned(),
@@ -274,127 +191,67 @@ impl Module {
                 launch.options.checks,
                 (kernel.blocks_communicate, kernel.narrow_scopes),
             ),
+            maps: AcquiredMaps::default(),
             sectors: Sectors::new(memory),
             l2,
         };
-        let clusters = launch.grid.iter().zip(cluster).map(|(&g, c)| u64::from(g / c));
-        let clusters: u64 = clusters.product();
+        let clusters = clusters(launch, cluster);
         let shares = if parallel {
             // More shares than threads, so that the threads finish at about the same time.
-            let size = clusters.div_ceil(8 * rayon::current_num_threads() as u64).max(1);
-            let starts: Vec<u64> = (0..clusters).step_by(size as usize).collect();
-            let share = |start: u64| (start, clusters.min(start + size));
-            starts
-                .into_par_iter()
-                .map(|start| schedule::share(&run, share(start), launch.seed))
-                .collect()
+            let size = clusters.len().div_ceil(8 * rayon::current_num_threads()).max(1);
+            let share = |part: &[u64]| schedule::share(&run, part, launch.seed);
+            clusters.par_chunks(size).map(share).collect()
         } else {
-            vec![schedule::share(&run, (0, clusters), launch.seed)]
+            vec![schedule::share(&run, &clusters, launch.seed)]
         };
         finish(&run, shares)
     }
 }
 
-fn cluster(kernel: &Kernel, launch: &Launch<'_>) -> [u32; 3] {
-    let asked = launch.cluster.map(|size| size.max(1));
-    if asked == [1; 3] { kernel.cluster.unwrap_or(asked) } else { asked }
-}
-
-fn refuse(launch: &Launch<'_>, detail: impl Into<String>) -> Fault {
-    let cause = Finding {
-        kind: FindingKind::BadLaunch,
-        kernel: launch.entry.to_owned(),
-        source: None,
-        ptx_line: 0,
-        instruction: String::new(),
-        block: [0; 3],
-        thread: [0; 3],
-        address: None,
-        allocation: None,
-        detail: detail.into(),
-        times: 1,
+/// The numbers of the clusters to run, in order.
+fn clusters(launch: &Launch<'_>, cluster: [u32; 3]) -> Vec<u64> {
+    let count: [u64; 3] =
+        std::array::from_fn(|axis| u64::from(launch.grid[axis] / cluster[axis]));
+    let all = count.iter().product();
+    let Some(only) = &launch.only else { return (0..all).collect() };
+    let [x, y, _] = launch.grid.map(u64::from);
+    let blocks = x * y * u64::from(launch.grid[2]);
+    let of_block = |block: u64| {
+        let [i, j, k] = [block % x, block / x % y, block / x / y];
+        let [a, b, c] = cluster.map(u64::from);
+        i / a + count[0] * (j / b + count[1] * (k / c))
     };
-    Fault { cause: Box::new(cause), findings: Vec::new() }
+    let chosen = only.iter().flat_map(|range| range.start..range.end.min(blocks));
+    chosen.map(of_block).collect::<BTreeSet<u64>>().into_iter().collect()
 }
 
-/// Most shared memory of a block in bytes, including what the hardware reserves.
-const MAX_SHARED: u32 = 228 * 1024;
-
-fn product(axes: [u32; 3]) -> u64 {
-    axes.iter().map(|&n| u64::from(n)).product()
+/// What the module says that it is for.
+fn platform(source: &Source<'_>) -> Result<Platform, ParseError> {
+    let fail = |text: String| Err(ParseError::new(1, text).of_module());
+    let Some(version) = source.version else {
+        return fail("the module has no .version".to_owned());
+    };
+    let Some(name) = source.target else {
+        return fail("the module has no .target".to_owned());
+    };
+    let Some(target) = Target::parse(name) else {
+        return fail(format!(
+            "the target '{name}' is not an architecture that is known here"
+        ));
+    };
+    let least = target.version();
+    if version < least {
+        return fail(format!(
+            "the target {target} needs PTX ISA {}.{}, but the module has .version {}.{}",
+            least.0, least.1, version.0, version.1
+        ));
+    }
+    Ok(Platform { target, version })
 }
 
-fn validate(kernel: &Kernel, launch: &Launch<'_>, cluster: [u32; 3]) -> Result<(), Fault> {
-    let threads = product(launch.block);
-    let blocks = product(launch.grid);
-    if threads == 0 || threads > 1024 || blocks == 0 || blocks > 1 << 31 {
-        let text = format!(
-            "{blocks} blocks of {threads} threads: a block has 1 to 1024 threads, a grid 1 to 2^31 blocks"
-        );
-        return Err(refuse(launch, text));
-    }
-    if let Some(most) = kernel.max_threads
-        && threads > product(most)
-    {
-        let text = format!(
-            "{threads} threads in a block, but the kernel allows {}",
-            product(most)
-        );
-        return Err(refuse(launch, text));
-    }
-    if let Some(exactly) = kernel.required_threads
-        && launch.block != exactly
-    {
-        return Err(refuse(
-            launch,
-            format!(
-                "the kernel needs blocks of {exactly:?} threads, not {:?}",
-                launch.block
-            ),
-        ));
-    }
-    validate_clusters(kernel, launch, cluster)?;
-    let total = kernel.static_shared.saturating_add(launch.shared_bytes);
-    if total > MAX_SHARED {
-        return Err(refuse(
-            launch,
-            format!(
-                "{total} bytes of shared memory in a block, but at most {MAX_SHARED} are possible"
-            ),
-        ));
-    }
-    if (launch.params.len() as u64) < kernel.param_bytes {
-        let (given, wanted) = (launch.params.len(), kernel.param_bytes);
-        return Err(refuse(
-            launch,
-            format!("{given} bytes of parameters, but the kernel declares {wanted}"),
-        ));
-    }
-    Ok(())
-}
-
-fn validate_clusters(
-    kernel: &Kernel,
-    launch: &Launch<'_>,
-    cluster: [u32; 3],
-) -> Result<(), Fault> {
-    if let Some(own) = kernel.cluster
-        && own != cluster
-    {
-        let text = format!(
-            "clusters of {cluster:?} blocks, but the kernel was compiled for {own:?}"
-        );
-        return Err(refuse(launch, text));
-    }
-    let whole = launch.grid.iter().zip(cluster).all(|(grid, cluster)| grid % cluster == 0);
-    if !whole || product(cluster) > 16 {
-        let text = format!(
-            "a grid of {:?} blocks cannot be divided into clusters of {cluster:?}, of at most 16 blocks",
-            launch.grid
-        );
-        return Err(refuse(launch, text));
-    }
-    Ok(())
+fn cluster(kernel: &Kernel, launch: &Launch<'_>) -> [u32; 3] {
+    let asked = launch.cluster;
+    if asked == [1; 3] { kernel.cluster.unwrap_or(asked) } else { asked }
 }
 
 fn params(kernel: &Kernel, launch: &Launch<'_>) -> Vec<u8> {

@@ -50,7 +50,7 @@ pub(crate) fn lex(source: &str) -> Result<Vec<Token<'_>>, ParseError> {
             }
             byte if is_word(byte) => {
                 at = end_of_word(bytes, at);
-                tokens.push(Token { kind: Kind::Word(&source[start..at]), line });
+                push_words(&source[start..at], line, &mut tokens);
             }
             byte if byte.is_ascii_graphic() => {
                 tokens.push(Token { kind: Kind::Punct(byte), line });
@@ -65,6 +65,18 @@ pub(crate) fn lex(source: &str) -> Result<Vec<Token<'_>>, ParseError> {
         }
     }
     Ok(tokens)
+}
+
+/// Directives need no space between them (`.reg.b16`).
+fn push_words<'a>(word: &'a str, line: u32, tokens: &mut Vec<Token<'a>>) {
+    let mut rest = word;
+    while rest.starts_with('.')
+        && let Some(at) = rest[1..].find('.')
+    {
+        tokens.push(Token { kind: Kind::Word(&rest[..at + 1]), line });
+        rest = &rest[at + 1..];
+    }
+    tokens.push(Token { kind: Kind::Word(rest), line });
 }
 
 fn end_of_line(bytes: &[u8], from: usize) -> usize {
@@ -124,6 +136,14 @@ mod tests {
         assert_eq!(
             words("cp.async.L2::128B [%r4], [%rd7], 16; // x\nDONE: \"a b\""),
             ["cp.async.L2::128B", "%r4", "%rd7", "16", "DONE", "a b"]
+        );
+    }
+
+    #[test]
+    fn directives_are_apart() {
+        assert_eq!(
+            words(".reg.b16 %h; .param.align 8"),
+            [".reg", ".b16", "%h", ".param", ".align", "8"]
         );
     }
 

@@ -50,13 +50,14 @@
 //! machine          a running cluster and what its warps share
 //! warp             registers, groups of threads and their waits
 //! flight           copies and matrix products on their way
+//! maps             which tensor maps that a launch writes its copies may use
 //! shared, check, mbarrier   memory shared by warps, and the checks on it
 //! memory, clock    global memory; which warp knows of which accesses
 //! decode           statements to instructions, once, when a module is loaded
 //! parse            PTX text to statements
 //! instruction      decoded instructions and the kinds of their operands
 //! lex, syntax, lanes        tokens; statements; registers as rows of 32 lanes
-//! error, finding, count, bank, float, tensor_map, cache, options, random   basics
+//! error, finding, count, bank, float, tensor_map, cache, options, random, target   basics
 //! ```
 //!
 //! An instruction's meaning is in the file under `decode/` that names it, as an
@@ -122,6 +123,7 @@ mod lanes;
 mod launch;
 mod lex;
 mod machine;
+mod maps;
 mod mbarrier;
 mod memory;
 mod options;
@@ -130,6 +132,7 @@ mod random;
 mod schedule;
 mod shared;
 mod syntax;
+mod target;
 mod tensor_map;
 mod warp;
 

@@ -10,6 +10,7 @@ use crate::count::Counts;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
 use crate::flight::PendingCopy;
 use crate::instruction::{BarrierKind, Instruction, Kernel};
+use crate::maps::AcquiredMaps;
 use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
 use crate::options::Options;
@@ -37,6 +38,7 @@ pub(crate) struct Run<'l> {
     pub symbols: Vec<u64>,
     pub options: Options,
     pub races: GlobalRaces,
+    pub maps: AcquiredMaps,
     pub sectors: crate::check::Sectors,
     pub l2: Option<Mutex<Cache>>,
 }
@@ -61,6 +63,10 @@ pub(crate) struct BarrierState {
     pub result: (bool, bool, u32),
     /// Warps that have arrived, to name those that have not.
     pub warps: Vec<usize>,
+    /// Times of all that have arrived, with a memory order or without, and of those whom
+    /// the last generation waited for: they will not access anything before that again.
+    pub passed: Vec<u32>,
+    pub all_passed: Vec<u32>,
 }
 
 impl BarrierState {
@@ -75,7 +81,27 @@ impl BarrierState {
         self.expected = 0;
         self.kind = None;
         self.warps.clear();
+        self.all_passed.clone_from(&self.passed);
     }
+}
+
+/// What other blocks of the cluster did with a block's shared memory.
+#[derive(Debug, Default)]
+pub(crate) struct Visits {
+    /// The last access of each warp of the cluster and, behind these, of asynchronous
+    /// copies: its time and what it was. Empty where there was none.
+    pub last: Vec<Option<(u32, Visitor)>>,
+    /// Times that are known to have passed before the block returns.
+    pub awaited: Vec<u32>,
+}
+
+/// What accessed another block's shared memory.
+#[derive(Debug, Clone)]
+pub(crate) enum Visitor {
+    /// The instruction at a program counter, for a lane.
+    Thread(u32, usize),
+    /// The instruction that this finding is about.
+    Copy(Box<Finding>),
 }
 
 /// One block.
@@ -89,6 +115,8 @@ pub(crate) struct Block {
     pub mbarriers: HashMap<u32, Mbarrier>,
     /// What strong writes to shared memory have published, by offset.
     pub published: HashMap<u32, Scoped>,
+    /// What other blocks did with the shared memory of this one.
+    pub visits: Visits,
     pub warps: usize,
     pub live_warps: usize,
     pub live_threads: u32,
@@ -128,20 +156,32 @@ impl<'l> Machine<'l> {
         lane: usize,
         detail: String,
     ) -> Finding {
+        self.finding_of(kind, (warp.rank, warp.index), pc, lane, detail)
+    }
+
+    /// The same, for a warp by its block's rank and its place in the block.
+    pub(crate) fn finding_of(
+        &self,
+        kind: FindingKind,
+        (rank, index): (usize, usize),
+        pc: u32,
+        lane: usize,
+        detail: String,
+    ) -> Finding {
         let (kernel, instruction) = (self.run.kernel, self.instruction(pc));
         let place = kernel.places.get(instruction.place as usize);
         let file = |number: u32| {
             self.run.files.get(&number).cloned().unwrap_or_else(|| "?".to_owned())
         };
         let [x, y, _] = self.run.block;
-        let thread = (warp.index * 32 + lane) as u32;
+        let thread = (index * 32 + lane) as u32;
         Finding {
             kind,
             kernel: kernel.name.clone(),
             source: place.map(|place| (file(place.file), place.line)),
             ptx_line: instruction.line,
             instruction: kernel.texts[instruction.text as usize].clone(),
-            block: self.blocks[warp.rank].id,
+            block: self.blocks[rank].id,
             thread: [thread % x, thread / x % y, thread / x / y],
             address: None,
             allocation: None,

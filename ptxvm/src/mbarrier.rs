@@ -45,9 +45,12 @@ impl Mbarrier {
         self.pending != self.expected || self.bytes != 0
     }
 
-    /// Whether it was initialised before what a warp does now.
+    /// Whether it was initialised before what a warp does now. After the fence for it, a
+    /// barrier of the cluster without memory order is enough.
     pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
-        self.made.0 == clock.own || clock.knows(self.made.0, self.made.1)
+        self.made.0 == clock.own
+            || clock.knows(self.made.0, self.made.1)
+            || self.is_shown && clock.has_met_peer(self.made.0)
     }
 
     /// The state token of the current phase.

@@ -40,17 +40,17 @@ struct Active<'l> {
     seen: u64,
 }
 
-/// Runs the clusters from `from` up to `to`.
-pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
+/// Runs some of the clusters of a launch.
+pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
     let mut total = Share {
         counts: Counts::default(),
         executed: vec![(0, 0); run.kernel.code.len()],
         findings: Findings::default(),
         stop: None,
     };
-    let mut random = Random::new(seed, from);
+    let mut random = Random::new(seed, clusters.first().copied().unwrap_or(0));
     // Blocks that communicate start in a random order.
-    let mut waiting: Vec<u64> = (from..to).rev().collect();
+    let mut waiting: Vec<u64> = clusters.iter().rev().copied().collect();
     if run.kernel.blocks_communicate {
         shuffle(&mut waiting, &mut random);
     }
@@ -317,6 +317,7 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
         published: Default::default(),
+        visits: Default::default(),
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

@@ -55,6 +55,8 @@ pub(crate) enum Conflict {
     Mbarrier,
     /// Written by this warp and not fenced for the async proxy.
     Proxy(usize),
+    /// The same, where the async proxy writes.
+    ProxyWrite(usize),
 }
 
 /// One access to a word, as the shadow keeps it.
@@ -242,10 +244,10 @@ impl Shared {
         if write != 0
             && let Some(conflict) = who.after_write(Tag::unpack(write), mask)
         {
-            // A proxy fence is only needed for reads by the async proxy.
-            if !matches!(conflict, Conflict::Proxy(_)) {
-                return Some(conflict);
-            }
+            return Some(match conflict {
+                Conflict::Proxy(warp) => Conflict::ProxyWrite(warp),
+                other => other,
+            });
         }
         let row = &self.reads[word * self.warps..(word + 1) * self.warps];
         for (warp, &read) in row.iter().enumerate() {

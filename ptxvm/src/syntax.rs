@@ -123,6 +123,12 @@ pub(crate) struct Function<'a> {
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
+    /// `.maxclusterrank`: most blocks of a cluster.
+    pub max_cluster: Option<u32>,
+    /// `.explicitcluster`: the launch must name its clusters.
+    pub explicit_cluster: bool,
+    /// `.maxnreg`.
+    pub max_registers: Option<u32>,
     pub min_blocks: Option<u32>,
     pub statements: Vec<Statement<'a>>,
     pub scopes: Vec<Scope<'a>>,

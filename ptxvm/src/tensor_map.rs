@@ -123,6 +123,70 @@ pub struct TensorMap {
 #[error("{0}")]
 pub struct TensorMapError(String);
 
+/// The fields that `tensormap.replace` changes.
+pub(crate) const FIELDS: [&str; 10] = [
+    "global_address",
+    "rank",
+    "box_dim",
+    "global_dim",
+    "global_stride",
+    "element_stride",
+    "elemtype",
+    "interleave_layout",
+    "swizzle_mode",
+    "fill_mode",
+];
+
+/// Whether a field has a value for each dimension.
+pub(crate) fn has_ordinal(name: &str) -> bool {
+    matches!(name, "box_dim" | "global_dim" | "global_stride" | "element_stride")
+}
+
+/// Where a field of dimension `n` lies in an encoded map: its first byte, its bytes, what
+/// is added to the instruction's value, and the largest value. Strides of elements and
+/// interleaving are not kept: they must be 1 and 0, and lie in unused bytes.
+pub(crate) fn field(name: &str, n: u64) -> Option<(u16, u8, u8, u64)> {
+    let dimensions = if name == "global_stride" { 4 } else { 5 };
+    if n >= dimensions {
+        return None;
+    }
+    let n = n as u16;
+    Some(match name {
+        "global_address" => (16, 8, 0, u64::MAX),
+        "rank" => (8, 1, 1, 4),
+        "box_dim" => (96 + 2 * n, 2, 0, 256),
+        "global_dim" => (24 + 8 * n, 8, 0, u64::from(u32::MAX)),
+        "global_stride" => (64 + 8 * n, 8, 0, u64::MAX),
+        "element_stride" => (112 + n, 1, 0, 1),
+        "elemtype" => (9, 1, 0, 12),
+        "interleave_layout" => (12, 1, 0, 0),
+        "swizzle_mode" => (10, 1, 0, 3),
+        "fill_mode" => (11, 1, 0, 1),
+        _ => return None,
+    })
+}
+
+/// Where the element type lies in an encoded map.
+pub(crate) const ELEMENT_AT: u16 = 9;
+
+/// The encoded number of an element type by its number in `tensormap.replace`, which has
+/// types that flush to zero or are tf32 beside those that are the same in memory.
+pub(crate) fn element_number(number: u64) -> u64 {
+    let element = match number {
+        0 => TensorElement::U8,
+        1 => TensorElement::U16,
+        2 => TensorElement::U32,
+        3 => TensorElement::I32,
+        4 => TensorElement::U64,
+        5 => TensorElement::I64,
+        6 => TensorElement::F16,
+        9 => TensorElement::F64,
+        10 => TensorElement::BF16,
+        _ => TensorElement::F32,
+    };
+    element as u64
+}
+
 /// The first bytes of an encoded map, so that other bytes are refused.
 const MAGIC: [u8; 8] = *b"ptxvmmap";
 

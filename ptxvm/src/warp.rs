@@ -1,7 +1,7 @@
 //! One warp: its registers, the positions of its threads, and its operations under way.
 
 use crate::clock::Clock;
-use crate::flight::{CopyGroups, WgmmaState};
+use crate::flight::{BulkStore, CopyGroups, WgmmaState};
 use crate::instruction::Kernel;
 use crate::lanes::{LANES, Regs};
 
@@ -47,6 +47,8 @@ pub(crate) struct Warp {
     pub wgmma: WgmmaState,
     /// Bulk groups that each lane has committed.
     pub bulk_groups: [u32; LANES],
+    /// Bytes of global memory to which bulk stores are under way.
+    pub stores: Vec<BulkStore>,
     /// The cluster barrier's generation when this warp arrived at it.
     pub cluster_generation: u64,
     /// How often it polled for something that had not happened.
@@ -93,6 +95,7 @@ impl Warp {
         self.copies = CopyGroups::default();
         self.wgmma = WgmmaState::default();
         self.bulk_groups = [0; LANES];
+        self.stores.clear();
         self.cluster_generation = 0;
         self.polls = 0;
         self.cycles = 0;

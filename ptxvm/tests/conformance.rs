@@ -4,13 +4,38 @@
 use std::collections::HashSet;
 
 use ptxvm::Module;
-use ptxvm::conformance::{Program, Wanted, programs};
+use ptxvm::conformance::{Program, RunError, Wanted, programs};
+
+/// The programs that must run to their end, and those that must fault.
+fn by_ending() -> (Vec<Program>, Vec<Program>) {
+    programs().into_iter().partition(|program| program.must_fault.is_none())
+}
+
+/// What breaks a rule of the hardware faults, and the fault names the rule.
+#[test]
+fn what_must_fault_faults() {
+    let (_, faulting) = by_ending();
+    assert!(faulting.len() >= 10, "{}", faulting.len());
+    for program in faulting {
+        let rule = program.must_fault.unwrap();
+        for seed in 0..4 {
+            match program.run(seed) {
+                Err(RunError::Fault(fault)) => {
+                    let text = fault.to_string();
+                    assert!(text.contains(rule), "{}: {text}", program.name);
+                    assert!(fault.cause.instruction.starts_with("cp.async.bulk.tensor"));
+                }
+                other => panic!("{}: {other:?}", program.name),
+            }
+        }
+    }
+}
 
 /// Every program under several orders of warps and blocks.
 #[test]
 fn the_virtual_machine_agrees() {
     let mut wrong = Vec::new();
-    for program in programs() {
+    for program in by_ending().0 {
         for seed in 0..4 {
             let said = objections(&program, seed);
             if !said.is_empty() {
@@ -67,7 +92,8 @@ fn every_family_is_there_and_every_case_has_a_place() {
     let names: HashSet<&str> = programs.iter().map(|program| &*program.name).collect();
     assert_eq!(names.len(), programs.len());
     for program in &programs {
-        assert!(!program.cases.is_empty(), "{}", program.name);
+        let ends = program.must_fault.is_none();
+        assert_eq!(ends, !program.cases.is_empty(), "{}", program.name);
         for case in &program.cases {
             let within = case.offset + case.bytes <= program.output_bytes;
             assert!(within && case.bytes <= 8, "{}: {}", program.name, case.label);
@@ -88,7 +114,7 @@ fn planted(wanted: Wanted) -> Wanted {
 
 #[test]
 fn planted_wrong_expectations_are_noticed() {
-    for mut program in programs() {
+    for mut program in by_ending().0 {
         let output = program.run(0).unwrap().output;
         program.cases.iter_mut().for_each(|case| case.wanted = planted(case.wanted));
         let mismatches = program.mismatches(&output);
@@ -98,7 +124,7 @@ fn planted_wrong_expectations_are_noticed() {
 
 #[test]
 fn a_machine_that_does_nothing_is_wrong_about_every_program() {
-    for program in programs() {
+    for program in by_ending().0 {
         let nothing = vec![Program::UNWRITTEN; program.output_bytes];
         assert!(!program.mismatches(&nothing).is_empty(), "{}", program.name);
     }

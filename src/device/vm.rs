@@ -4,23 +4,25 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::Result;
 pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
-use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch, PlacedCopy};
+use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch, PlacedCopy, PlacedTensor};
 use super::{
     Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, Layout, PrepareError,
     Prepared, Refusal, Timing,
 };
-use crate::format::{MemoryPlace, Role};
+use crate::data::Key;
+use crate::format::{MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{
     Configured, EncodedTensorMap, Kernel, Launch as PlannedLaunch, ParamBytes, Plan,
 };
 use crate::op::Problem;
-use crate::reference;
+use crate::reference::{self, Check};
 use crate::residency::{CacheLevel, CacheSize};
 use crate::resource::LinkDirection;
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
@@ -128,6 +130,42 @@ impl VmDevice {
         Ok(Counted { counts, output, extra_bytes: ready.extra_bytes() })
     }
 
+    /// Runs some blocks of a problem of any size, of which only what they touch is made,
+    /// and compares the end of the output that they wrote, see [`reference::check_end`].
+    /// The plan is for `sms` multiprocessors: many, so that blocks that divide all work
+    /// among them have little each.
+    ///
+    /// # Errors
+    /// A problem that the kernel does not run, a kernel that makes a mistake.
+    pub fn run_end(
+        &mut self,
+        problem: &Problem,
+        kernel: &str,
+        sms: u32,
+        only: impl Fn(u64) -> Range<u64> + 'static,
+    ) -> Result<EndOfOutput, PrepareError> {
+        const SEED: u64 = 1;
+        let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
+        let plan = configured.plan(&Target::new(self.target.arch, sms));
+        let mut point =
+            self.place(&configured, problem, plan, (1, SEED), Some(Box::new(only)))?;
+        let counts = point.executor.run(0)?;
+        let inputs = point.executor.tensors(0).to_vec();
+        let memory = &point.executor.gpu().memory;
+        let read_to_the_end = inputs
+            .iter()
+            .filter(|placed| placed.tensor.role == Role::Input)
+            .filter(|placed| {
+                memory.is_touched(placed.address + placed.tensor.bytes() - 1, 1)
+            })
+            .map(|placed| placed.tensor.name)
+            .collect();
+        let end = point.end_of_output(problem)?;
+        let check = end.map(|end| reference::check_end(problem, SEED, 0, &end)).transpose();
+        let check = check.map_err(|why| LaunchError(why.to_string()))?;
+        Ok(EndOfOutput { counts, read_to_the_end, check })
+    }
+
     fn lay_out(
         &mut self,
         problem: &Problem,
@@ -146,16 +184,28 @@ impl VmDevice {
             ))
             .into());
         }
+        let plan = configured.plan(&self.target);
+        self.place(&configured, problem, plan, (slots, seed), None)
+    }
+
+    fn place(
+        &mut self,
+        configured: &Configured,
+        problem: &Problem,
+        plan: Plan,
+        (slots, seed): (usize, u64),
+        only: Option<ChooseBlocks>,
+    ) -> Result<VmPoint, PrepareError> {
         let module = match configured.kernel.source {
-            Some(_) => Some(self.module(&configured)?),
+            Some(_) => Some(self.module(configured)?),
             None => None,
         };
-        let plan = configured.plan(&self.target);
         let gpu = VirtualGpu {
             kernel: configured.kernel.name,
             module,
             memory: Memory::new(),
             launching: self.launching,
+            only,
             launched: 0,
             copied_bytes: 0,
         };
@@ -252,6 +302,20 @@ impl Counted {
     }
 }
 
+/// What some blocks of a problem did at the end of its output.
+#[derive(Clone, Debug)]
+pub struct EndOfOutput {
+    /// Counts of the launches.
+    pub counts: Vec<Counts>,
+    /// Inputs whose last bytes were read.
+    pub read_to_the_end: Vec<&'static str>,
+    /// What the comparison found; `None` where the blocks did not write the end.
+    pub check: Option<Check>,
+}
+
+/// The blocks of a grid to run, from the number that it has.
+type ChooseBlocks = Box<dyn Fn(u64) -> Range<u64>>;
+
 /// A module of the virtual machine, and the memory that it is launched on.
 struct VirtualGpu {
     kernel: &'static str,
@@ -260,6 +324,7 @@ struct VirtualGpu {
     /// Of the device, and the ranges of the host's memory that it copies to and from.
     memory: Memory,
     launching: ptxvm::Options,
+    only: Option<ChooseBlocks>,
     /// Launches so far: each has a schedule of its own.
     launched: u64,
     /// Bytes that were copied between host and device so far.
@@ -294,14 +359,28 @@ impl Gpu for VirtualGpu {
         Ok(())
     }
 
+    /// Where a kernel first reads it.
+    fn fill(&mut self, tensor: &Tensor, address: u64, key: Key) -> Result<(), LaunchError> {
+        let (format, bytes) = (tensor.format, tensor.bytes());
+        if format == TensorFormat::PageTable {
+            let mut table = vec![0; bytes as usize];
+            key.fill(format, &mut table);
+            return self.upload(address, &table);
+        }
+        self.memory.fill_with(address, bytes, move |first, to| {
+            key.fill_from(format, first, to);
+        });
+        Ok(())
+    }
+
     fn set(&mut self, address: u64, bytes: u64, value: u8) -> Result<(), LaunchError> {
-        self.memory.write(address, &vec![value; bytes as usize]);
+        self.memory.fill(address, bytes, value);
         Ok(())
     }
 
     fn poison(&mut self, address: u64, bytes: u64) -> Result<(), LaunchError> {
         self.set(address, bytes, 0xff)?;
-        self.memory.forget(address, bytes as usize);
+        self.memory.forget(address, bytes);
         Ok(())
     }
 
@@ -311,14 +390,13 @@ impl Gpu for VirtualGpu {
                 LinkDirection::In => (copy.host, copy.device),
                 LinkDirection::Out => (copy.device, copy.host),
             };
-            let bytes = copy.bytes as usize;
-            if !self.memory.is_written(from, bytes) {
+            if !self.memory.is_written(from, copy.bytes) {
                 return Err(LaunchError(format!(
                     "kernel {} copies memory that was never written",
                     self.kernel
                 )));
             }
-            let copied = self.memory.read(from, bytes);
+            let copied = self.memory.read(from, copy.bytes as usize);
             self.memory.write(to, &copied);
             self.copied_bytes += copy.bytes;
         }
@@ -354,8 +432,12 @@ impl Gpu for VirtualGpu {
             block: launch.block,
             cluster: launch.cluster,
             shared_bytes: launch.shared_bytes,
+            dynamic_shared_limit: Some(launch.shared_bytes),
             params: params.bytes.clone(),
             seed: self.launched,
+            only: self.only.as_ref().map(|only| {
+                vec![only(launch.grid.iter().map(|&axis| u64::from(axis)).product())]
+            }),
             options: self.launching,
             ..Launch::new(launch.entry)
         };
@@ -384,8 +466,7 @@ fn forget_unneeded(executor: &mut Executor<VirtualGpu>, problem: &Problem, seed:
     for slot in 0..executor.slots() {
         for (name, bytes) in reference::unneeded(problem, seed, slot) {
             let address = executor.address(slot, name) + bytes.start;
-            let length = bytes.end - bytes.start;
-            executor.gpu().memory.forget(address, length as usize);
+            executor.gpu().memory.forget(address, bytes.end - bytes.start);
         }
     }
 }
@@ -401,13 +482,39 @@ impl VmPoint {
         let counts = self.executor.run(slot)?;
         let outputs: Vec<_> = self.executor.output_tensors(slot).collect();
         for output in outputs {
-            let bytes = output.tensor.bytes() as usize;
+            let bytes = output.tensor.bytes();
             let writes_all = output.tensor.role != Role::Update;
             if writes_all && !self.executor.gpu().memory.is_written(output.address, bytes) {
                 return Err(LaunchError("part of the output was never written".to_owned()));
             }
         }
         Ok(counts)
+    }
+}
+
+/// Most of the end of an output that is looked at: several tiles of rows.
+const MOST_OF_END: u64 = 4 << 20;
+
+impl VmPoint {
+    /// The end of the output, as far back as it was written; of an update, whose rows lie
+    /// anywhere, as much as there may be.
+    fn end_of_output(&mut self, problem: &Problem) -> Result<Option<Vec<u8>>, LaunchError> {
+        let output = problem.output();
+        let last = self.executor.output_tensors(0).last();
+        let PlacedTensor { tensor, address } =
+            last.ok_or_else(|| LaunchError(format!("{problem} has no output")))?;
+        let memory = &self.executor.gpu().memory;
+        // Whole elements, and whole pairs of words.
+        let unit = output.format.bytes().max(8).min(tensor.bytes());
+        let most = tensor.bytes().min(MOST_OF_END) / unit * unit;
+        let end = address + tensor.bytes();
+        let mut bytes = most;
+        if output.role != Role::Update {
+            let written = (1..=most / unit)
+                .take_while(|units| memory.is_written(end - units * unit, unit));
+            bytes = written.count() as u64 * unit;
+        }
+        Ok((bytes > 0).then(|| memory.read(end - bytes, bytes as usize)))
     }
 }
 

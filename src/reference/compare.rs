@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::data::{self, Key};
-use crate::format::{DType, Tensor, TensorFormat};
+use crate::format::{DType, Role, Tensor, TensorFormat};
 
 /// Values that a check may make: about 0.2 s on two cores.
 pub(super) const BUDGET: u64 = 40_000_000;
@@ -159,13 +159,22 @@ impl Rows<'_> {
         });
         [0, self.count - 1].into_iter().chain(between).collect()
     }
+
+    /// The last parts, as many as the budget allows.
+    fn last(&self) -> Vec<u64> {
+        let affordable = (BUDGET / self.cost.max(1)).max(1);
+        (self.count.saturating_sub(affordable)..self.count).collect()
+    }
 }
 
 /// The output under examination.
 pub(super) struct CheckedOutput<'a> {
     pub tensor: Tensor,
     pub axes: Vec<(&'static str, u64)>,
+    /// All of it, or the end of it where the rest was not made.
     pub bytes: &'a [u8],
+    /// The element that the bytes begin with.
+    pub first: u64,
     /// Chooses the sample where rows are sampled.
     pub draws: Key,
 }
@@ -173,7 +182,7 @@ pub(super) struct CheckedOutput<'a> {
 impl CheckedOutput<'_> {
     fn get(&self, index: u64) -> f64 {
         let size = self.tensor.format.bytes() as usize;
-        let at = &self.bytes[index as usize * size..][..size];
+        let at = &self.bytes[(index - self.first) as usize * size..][..size];
         match self.tensor.format {
             TensorFormat::Values(DType::F32) => {
                 bytemuck::pod_read_unaligned::<f32>(at).into()
@@ -209,7 +218,8 @@ impl CheckedOutput<'_> {
     fn poisoned_word(&self) -> Option<u64> {
         let TensorFormat::Words = self.tensor.format else { return None };
         let words = self.bytes.as_chunks::<4>().0;
-        words.iter().position(|word| *word == [0xff; 4]).map(|index| index as u64)
+        let found = words.iter().position(|word| *word == [0xff; 4])?;
+        Some(self.first + found as u64)
     }
 
     /// Fails on the first element that is not finite. Words are compared
@@ -217,7 +227,8 @@ impl CheckedOutput<'_> {
     pub(super) fn scan(&self) -> Option<Check> {
         let is_wrong = |&index: &u64| !self.get(index).is_finite();
         let TensorFormat::Values(_) = self.tensor.format else { return None };
-        let first = (0..self.tensor.elements).into_par_iter().find_first(is_wrong)?;
+        let elements = self.first..self.tensor.elements;
+        let first = elements.into_par_iter().find_first(is_wrong)?;
         Some(Check::failed(format!(
             "{} is {}; it was never written, or computed from what is not a number",
             self.place(first),
@@ -228,15 +239,19 @@ impl CheckedOutput<'_> {
     /// Fails on the first row that is none of `rows` and holds something else than
     /// poison: nobody was to write there.
     pub(super) fn scan_rest(&self, rows: &Rows<'_>) -> Option<Check> {
-        let mut wanted = vec![false; self.tensor.elements as usize / rows.width];
+        let width = rows.width as u64;
+        let mut wanted =
+            vec![false; ((self.tensor.elements - self.first) / width) as usize];
         for part in 0..rows.count {
-            wanted[((rows.make)(part).0) as usize / rows.width] = true;
+            if let Some(index) = (rows.make)(part).0.checked_sub(self.first) {
+                wanted[(index / width) as usize] = true;
+            }
         }
         let row_bytes = rows.width * self.tensor.format.bytes() as usize;
         let row = self.bytes.par_chunks(row_bytes).zip(wanted).position_first(
             |(row, wanted)| !wanted && row.iter().any(|&byte| byte != 0xff),
         )?;
-        let first = (row * rows.width) as u64;
+        let first = self.first + row as u64 * width;
         Some(Check::failed(format!(
             "the row of {} was written, and no new token belongs there",
             self.place(first)
@@ -262,7 +277,7 @@ impl CheckedOutput<'_> {
         let blocks = self.bytes.par_chunks(BLOCK * 8).enumerate();
         let wrong = blocks.find_map_first(|(block, bytes)| {
             let mut expected = [0; BLOCK];
-            let first = (block * BLOCK * 2) as u64;
+            let first = self.first + (block * BLOCK * 2) as u64;
             expect(first, &mut expected[..bytes.len().div_ceil(8)]);
             let expected = &bytemuck::cast_slice(&expected)[..bytes.len()];
             // Whole blocks compare at the speed of memory; only a wrong one is
@@ -275,7 +290,8 @@ impl CheckedOutput<'_> {
                 .map(|(got, want)| (u32::from_le_bytes(*got), u32::from_le_bytes(*want)));
             (first..).zip(words).find(|(_, (got, want))| got != want)
         });
-        let check = Check { elements: self.tensor.elements, ..Check::new() };
+        let elements = self.tensor.elements - self.first;
+        let check = Check { elements, ..Check::new() };
         match wrong {
             None => check,
             Some((index, (got, want))) => check.and(Check::failed(format!(
@@ -286,7 +302,12 @@ impl CheckedOutput<'_> {
     }
 
     pub(super) fn compare_rows(&self, rows: &Rows<'_>) -> Check {
-        let mut parts = rows.sample(self.draws);
+        let mut parts = match (self.first, self.tensor.role) {
+            (0, _) => rows.sample(self.draws),
+            // Rows of an update lie anywhere.
+            (_, Role::Update) => (0..rows.count).collect(),
+            _ => rows.last(),
+        };
         parts.extend(
             self.poisoned_word().filter(|_| rows.typical.is_none() && rows.width == 1),
         );
@@ -294,6 +315,7 @@ impl CheckedOutput<'_> {
             let (first, expected) = (rows.make)(part);
             let starts = (first..).step_by(rows.width);
             let rows_of = starts.zip(expected.chunks(rows.width));
+            let rows_of = rows_of.filter(|(first, _)| *first >= self.first);
             rows_of.fold(Check::new(), |check, (first, expected)| {
                 check.and(self.compare_row(first, expected, rows.typical))
             })

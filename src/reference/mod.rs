@@ -148,13 +148,41 @@ pub fn check(
     }
     let answer = answer(problem);
     let draws = Key::new(seed ^ round, slot, usize::MAX);
-    let target = CheckedOutput { tensor, axes: answer.axes(), bytes: output, draws };
+    let target =
+        CheckedOutput { tensor, axes: answer.axes(), bytes: output, first: 0, draws };
     if tensor.role != Role::Update
         && let Some(found) = target.scan()
     {
         return Ok(found);
     }
     answer.compare(&target, &SlotInputs::new(problem, seed, slot))
+}
+
+/// Compares the last bytes of an output with the reference, where a device made no more
+/// of it: a whole number of elements, of words a whole number of pairs. Says how many
+/// elements it compared, which are none where no row lies in the bytes.
+///
+/// # Errors
+/// When there is no reference for the problem.
+pub fn check_end(
+    problem: &Problem,
+    seed: u64,
+    slot: usize,
+    end: &[u8],
+) -> Result<Check, NoReference> {
+    let (tensor, answer) = (problem.output(), answer(problem));
+    let elements = end.len() as u64 / tensor.format.bytes();
+    let target = CheckedOutput {
+        tensor,
+        axes: answer.axes(),
+        bytes: end,
+        first: tensor.elements - elements,
+        draws: Key::new(seed, slot, usize::MAX),
+    };
+    match target.scan().filter(|_| tensor.role != Role::Update) {
+        Some(found) => Ok(found),
+        None => answer.compare(&target, &SlotInputs::new(problem, seed, slot)),
+    }
 }
 
 /// Whether [`check_digest`] has an answer for a problem: whether its output is nothing but

@@ -11,6 +11,8 @@ pub(super) enum Outcome {
     Failed(String),
     /// It took the machine away from its process.
     Faulted(String),
+    /// It faulted, as it must; how.
+    Refused(String),
     /// This machine is not made for it.
     Skipped(String),
     /// The machine could not be used any more.
@@ -18,12 +20,20 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// Of a program that came to its end: wrong where it must not.
     pub fn ran(program: &Program, output: Vec<u8>) -> Self {
-        Outcome::Ran { mismatches: program.mismatches(&output), output }
+        match program.must_fault {
+            Some(rule) => Outcome::Failed(format!("ran to its end; it must fault: {rule}")),
+            None => Outcome::Ran { mismatches: program.mismatches(&output), output },
+        }
     }
 
     pub fn is_right(&self) -> bool {
-        matches!(self, Outcome::Ran { mismatches, .. } if mismatches.is_empty())
+        match self {
+            Outcome::Ran { mismatches, .. } => mismatches.is_empty(),
+            Outcome::Refused(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether it speaks against the machine.
@@ -51,7 +61,7 @@ impl Outcome {
                 bytes.fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
             }
             Outcome::Failed(_) => "failed".to_owned(),
-            Outcome::Faulted(_) => "faulted".to_owned(),
+            Outcome::Faulted(_) | Outcome::Refused(_) => "faulted".to_owned(),
             Outcome::Skipped(_) | Outcome::NotRun(_) => "-".to_owned(),
         }
     }

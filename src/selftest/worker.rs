@@ -3,7 +3,8 @@
 //! A program that faults takes the GPU away from its process, and one that hangs never
 //! gives it back: only another process certainly has it again. So a worker process runs
 //! programs one after the other and says after each what it made of it; where it is lost,
-//! the next one begins behind the program that did it. Usually there is one.
+//! the next one begins behind the program that did it. That is so behind each of the few
+//! programs that must fault.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -16,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::outcome::Outcome;
 use crate::device::{Device, PrepareError};
 
-/// Programs in a row that take the device away after which it is the device that is
-/// broken: where none ran at all, and where others ran before. Programs that ask for the
-/// same thing stand side by side, and an H100 refuses more than ten of them.
+/// Programs in a row that take the device away, and must not, after which it is the device
+/// that is broken: where none ran at all, and where others ran before. Programs that ask
+/// for the same thing stand side by side, so a rule of the hardware that they break is
+/// broken by many in a row.
 const MOST_LOST: usize = 8;
 const MOST_LOST_LATER: usize = 40;
 
@@ -99,13 +101,17 @@ pub(super) fn run(
 ) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(programs.len());
     let mut lost_in_a_row = 0;
-    while outcomes.len() < programs.len() {
+    while let Some(rest) = programs.get(outcomes.len()..).filter(|rest| !rest.is_empty()) {
         let first = outcomes.len();
         let end = run_in_one(programs, workers, &mut outcomes, &mut before);
         let ran = outcomes.len() - first;
         lost_in_a_row = if ran > 0 { 0 } else { lost_in_a_row };
         let broken = match end {
-            End::Lost(why) => {
+            End::Faulted(why) if rest[ran].must_fault.is_some() => {
+                outcomes.push(Outcome::Refused(why));
+                None
+            }
+            End::Faulted(why) | End::Lost(why) => {
                 outcomes.push(Outcome::Faulted(why));
                 lost_in_a_row += 1;
                 let has_run = outcomes.len() > lost_in_a_row;
@@ -124,7 +130,9 @@ pub(super) fn run(
 
 /// How a worker ended.
 enum End {
-    /// A program took it along, or the device away.
+    /// The device says that a program faulted and took it away.
+    Faulted(String),
+    /// A program took its process along, or never came to an end.
     Lost(String),
     /// No program was running.
     Between(String),
@@ -169,7 +177,7 @@ fn run_in_one(
             },
             (Ok(Message::Failed(why)), _) if is_running => Outcome::Failed(why),
             (Ok(Message::Skipped(why)), _) if is_running => Outcome::Skipped(why),
-            (Ok(Message::Lost(why)), _) if is_running => return End::Lost(why),
+            (Ok(Message::Lost(why)), _) if is_running => return End::Faulted(why),
             (Ok(message), _) => {
                 return End::Between(format!("a process said {message:?}; this is a bug"));
             }
@@ -230,13 +238,17 @@ mod tests {
     fn run_script(script: &str, count: usize) -> Vec<Outcome> {
         let mut programs = ptxvm::conformance::programs();
         programs.truncate(count);
+        run_programs(script, &programs)
+    }
+
+    fn run_programs(script: &str, programs: &[Program]) -> Vec<Outcome> {
         let command = |first: usize| {
             let mut command = Command::new("sh");
             command.args(["-c", script, "sh", &first.to_string()]);
             command
         };
         let patience = Duration::from_millis(500);
-        run(&programs, &Workers { command: &command, patience }, |_, _| {})
+        run(programs, &Workers { command: &command, patience }, |_, _| {})
     }
 
     /// Says of each program from `$1` to 11 that it is skipped, after `$2`.
@@ -265,6 +277,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Only the device can say that a program faulted: not a process that ends.
+    #[test]
+    fn a_program_that_must_fault_is_right_where_the_device_says_so() {
+        let mut programs = ptxvm::conformance::programs();
+        programs.truncate(12);
+        programs[3].must_fault = Some("a rule");
+        let output = hexadecimal(&vec![0; programs[3].output_bytes]);
+        let ran = format!("echo '{{\"Ran\":\"{output}\"}}'; i=4; continue");
+        let failed = "echo '{\"Failed\":\"not loaded\"}'; i=4; continue";
+        for (at_three, is_right) in [
+            ("echo '{\"Lost\":\"a fault\"}'; exit", true),
+            ("exit 7", false),
+            ("exec sleep 20", false),
+            (&ran, false),
+            (failed, false),
+        ] {
+            let outcomes = run_programs(&script(at_three), &programs);
+            assert_eq!(outcomes.len(), 12);
+            assert_eq!(outcomes[3].is_right(), is_right, "{:?}", outcomes[3]);
+            assert_eq!(outcomes[3].is_wrong(), !is_right, "{:?}", outcomes[3]);
+            assert!(matches!(&outcomes[11], Outcome::Skipped(_)), "{:?}", outcomes[11]);
+        }
+        // However many must fault, the device is not given up.
+        programs.iter_mut().for_each(|program| program.must_fault = Some("a rule"));
+        let lost = "echo \"{\\\"Begins\\\":$1}\"; echo '{\"Lost\":\"a fault\"}'";
+        let outcomes = run_programs(lost, &programs);
+        assert!(outcomes.iter().all(Outcome::is_right), "{outcomes:?}");
     }
 
     #[test]

@@ -257,6 +257,7 @@ impl Gpu {
             block: shape.block,
             cluster: shape.cluster,
             shared_bytes: shape.shared_bytes,
+            dynamic_shared_limit: Some(shape.shared_bytes),
             params: params.clone(),
             seed: self.launched,
             clock: self.now_ns,

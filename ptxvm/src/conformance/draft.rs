@@ -33,6 +33,7 @@ impl Draft {
                 output_bytes: 0,
                 tensor_maps: Vec::new(),
                 cases: Vec::new(),
+                must_fault: None,
             },
             version: "7.8",
             directives: String::new(),
@@ -55,6 +56,12 @@ impl Draft {
     pub(super) fn blocks(mut self, blocks: u32, cluster: u32) -> Self {
         self.program.grid = [blocks, 1, 1];
         self.program.cluster = [cluster, 1, 1];
+        self
+    }
+
+    /// Says that the launch must end with a fault whose words are these.
+    pub(super) fn must_fault(mut self, rule: &'static str) -> Self {
+        self.program.must_fault = Some(rule);
         self
     }
 

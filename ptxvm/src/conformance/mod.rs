@@ -4,7 +4,8 @@
 //! integers and one rounding (`number`), the layouts of fragments by the formulas of the
 //! ISA, and copies element by element. They do not come from the machine under test, so
 //! the same programs check this crate's virtual machine and a GPU. If both agree with
-//! them, the virtual machine is right about the hardware in these cases.
+//! them, the virtual machine is right about the hardware in these cases. A few programs
+//! break a rule of the hardware and must fault ([`Program::must_fault`]).
 //!
 //! ```
 //! let programs = ptxvm::conformance::programs();

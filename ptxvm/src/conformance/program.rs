@@ -35,6 +35,10 @@ pub struct Program {
     pub tensor_maps: Vec<TensorMap>,
     /// What must be in the output. Bytes without a case are not checked.
     pub cases: Vec<Case>,
+    /// Instead, the launch must end with a fault: the rule that the program breaks, in
+    /// words of the virtual machine's fault. Such a program has no cases. It is right where
+    /// the launch fails, and wrong where it runs to its end.
+    pub must_fault: Option<&'static str>,
 }
 
 /// One value of the output.
@@ -151,7 +155,7 @@ impl Program {
         memory.write(input, &self.input);
         let output = memory.alloc(self.output_bytes as u64, "out");
         memory.write(output, &vec![Self::UNWRITTEN; self.output_bytes]);
-        memory.forget(output, self.output_bytes);
+        memory.forget(output, self.output_bytes as u64);
         let mut params = Params::new().u64(input).u64(output);
         for map in self.maps_at(input) {
             let encoded = map.encode().expect("a map of the program list is valid");
@@ -162,6 +166,7 @@ impl Program {
             block: self.block,
             cluster: self.cluster,
             shared_bytes: self.shared_bytes,
+            dynamic_shared_limit: Some(self.shared_bytes),
             params: params.build(),
             seed,
             ..Launch::new("k")

@@ -1,5 +1,8 @@
 //! Tensor copies: boxes of one to five dimensions, across the tensor's edges, with every
-//! swizzle, in both directions.
+//! swizzle, in both directions. Where a box begins, the hardware has rules: a load takes
+//! only multiples of 16 bytes in the innermost dimension, a store no coordinate before the
+//! beginning. Programs that break one must fault; an H100 ended each of the launches from
+//! which they are taken with an illegal instruction.
 
 use super::Program;
 use super::draft::{Draft, bits};
@@ -147,6 +150,12 @@ fn load(name: &str, shape: &Shape) -> Program {
     let at = draft.input(&(0..shape.tensor_bytes()).map(byte).collect::<Vec<u8>>());
     draft.map(shape.map(at as u64));
     copy_in(&mut draft, shape);
+    copy_to_output(&mut draft, shape);
+    draft.finish()
+}
+
+/// Stores the box's bytes in the order of shared memory, and says what they must be.
+fn copy_to_output(draft: &mut Draft, shape: &Shape) {
     let rounds = shape.box_bytes().div_ceil(16 * 64);
     let offset = draft.column(16 * rounds);
     draft.code(&format!(
@@ -177,7 +186,6 @@ fn load(name: &str, shape: &Shape) -> Program {
         };
         draft.case(label, offset + place, bytes, wanted);
     }
-    draft.finish()
 }
 
 /// A box in, and out again to another tensor of the same shape. The second tensor must then
@@ -272,8 +280,101 @@ fn multicast() -> Program {
     draft.finish()
 }
 
+/// A load that begins where the hardware does not.
+fn wrong_load(element: TensorElement, start: i32) -> Program {
+    let row = 128 / element.bytes() as u32;
+    let shape = Shape {
+        element,
+        dims: vec![u64::from(2 * row), 4],
+        box_dims: vec![row, 2],
+        start: vec![start, 0],
+        swizzle: Swizzle::None,
+        fill: OutOfBoundsFill::Zero,
+    };
+    let name = format!("must fault: load of {element:?} at column {start}");
+    let mut draft = Draft::new(FAMILY, name)
+        .needs("sm_90", "8.0")
+        .threads(64)
+        .must_fault("must begin at a multiple of 16 bytes in the innermost dimension");
+    let at = draft.input(&(0..shape.tensor_bytes()).map(byte).collect::<Vec<u8>>());
+    draft.map(shape.map(at as u64));
+    copy_in(&mut draft, &shape);
+    draft.column(4);
+    draft.finish()
+}
+
+/// A store that begins before the tensor.
+fn wrong_store(element: TensorElement, start: [i32; 2]) -> Program {
+    let row = 64 / element.bytes() as u32;
+    let shape = Shape {
+        element,
+        dims: vec![u64::from(2 * row), 8],
+        box_dims: vec![row, 4],
+        start: start.to_vec(),
+        swizzle: Swizzle::None,
+        fill: OutOfBoundsFill::Zero,
+    };
+    let name = format!(
+        "must fault: store of {element:?} at column {}, row {}",
+        start[0], start[1]
+    );
+    let mut draft = Draft::new(FAMILY, name)
+        .needs("sm_90", "8.0")
+        .threads(64)
+        .must_fault("takes no coordinate before the beginning");
+    let at = draft.input(&vec![0; shape.tensor_bytes()]);
+    draft.map(shape.map(at as u64));
+    draft.declare(&format!(".shared .align 128 .b8 tile[{}];", shape.box_bytes()));
+    draft.code(
+        "mov.u32 %r2, tile;
+         setp.eq.u32 %p1, %t, 0;
+         mad.lo.u32 %r3, %t, 4, %r2;
+         st.shared.b32 [%r3], %t;
+         fence.proxy.async.shared::cta;
+         bar.sync 0;
+         mov.u64 %q1, map0;
+         cvta.param.u64 %q1, %q1;",
+    );
+    for (axis, start) in shape.start.iter().enumerate() {
+        draft.code(&format!("mov.b32 %r{}, {start};", 8 + axis));
+    }
+    draft.code(&format!(
+        "@%p1 cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%q1, {}], [%r2];
+         @%p1 cp.async.bulk.commit_group;
+         @%p1 cp.async.bulk.wait_group 0;",
+        shape.coordinates()
+    ));
+    draft.column(4);
+    draft.finish()
+}
+
+/// The starts at which an H100 faulted.
+fn wrong_starts() -> Vec<Program> {
+    use TensorElement::{F32, U8, U16, U32, U64};
+    let loads = [
+        (U16, -5),
+        (U16, -1),
+        (U16, 5),
+        (U16, 10),
+        (U16, 70),
+        (F32, -1),
+        (U32, -3),
+        (U64, 3),
+        (U8, 31),
+    ];
+    let stores =
+        [(U32, [-4, 1]), (U32, [-3, 1]), (U16, [-8, 0]), (U16, [0, -1]), (U8, [0, -2])];
+    let loads = loads.into_iter().map(|(element, start)| wrong_load(element, start));
+    let stores = stores.into_iter().map(|(element, start)| wrong_store(element, start));
+    loads.chain(stores).collect()
+}
+
+/// A shape, where a load of it begins, and where a store does: they may not begin at the
+/// same places.
+type Places = (&'static str, Shape, Vec<i32>);
+
 /// One shape for each number of dimensions, with the box over an edge.
-fn shapes() -> Vec<(&'static str, Shape)> {
+fn shapes() -> Vec<Places> {
     let base = Shape {
         element: TensorElement::U16,
         dims: vec![70],
@@ -282,28 +383,46 @@ fn shapes() -> Vec<(&'static str, Shape)> {
         swizzle: Swizzle::None,
         fill: OutOfBoundsFill::Zero,
     };
-    let shape = |element, dims: &[u64], box_dims: &[u32], start: &[i32]| Shape {
-        element,
-        dims: dims.to_vec(),
-        box_dims: box_dims.to_vec(),
-        start: start.to_vec(),
-        ..base.clone()
+    type Starts<'a> = (&'a [i32], &'a [i32]);
+    let places = |name, element, dims: &[u64], box_dims: &[u32], starts: Starts| {
+        let shape = Shape {
+            element,
+            dims: dims.to_vec(),
+            box_dims: box_dims.to_vec(),
+            start: starts.0.to_vec(),
+            ..base.clone()
+        };
+        (name, shape, starts.1.to_vec())
     };
     use TensorElement::{F32, U8, U16, U32, U64};
     vec![
-        ("1d", base.clone()),
-        ("1d before the beginning", Shape { start: vec![-5], ..base.clone() }),
-        ("2d", shape(U16, &[70, 10], &[64, 8], &[0, 4])),
-        ("2d of bytes", shape(U8, &[48, 9], &[32, 4], &[31, -2])),
-        ("2d of 64 bits", shape(U64, &[10, 6], &[4, 4], &[3, 1])),
-        ("3d", shape(U32, &[20, 7, 5], &[8, 4, 3], &[-3, 5, 1])),
-        ("4d", shape(U16, &[24, 5, 4, 3], &[16, 3, 2, 2], &[10, -1, 1, 2])),
-        ("5d", shape(F32, &[8, 3, 4, 2, 3], &[4, 2, 2, 2, 2], &[2, 2, -1, 0, 1])),
-        ("2d all outside", shape(U16, &[70, 10], &[16, 4], &[70, 2])),
+        places("1d", U16, &[70], &[32], (&[48], &[48])),
+        places("1d over the beginning", U16, &[70], &[32], (&[-8], &[0])),
+        places("1d far before the beginning", U16, &[70], &[32], (&[-64], &[64])),
+        places("2d", U16, &[70, 10], &[64, 8], (&[0, 4], &[0, 4])),
+        places("2d of bytes", U8, &[48, 9], &[32, 4], (&[32, -2], &[32, 6])),
+        places("2d of 64 bits", U64, &[10, 6], &[4, 4], (&[8, 1], &[8, 1])),
+        places("2d of floats", F32, &[10, 6], &[8, 4], (&[-4, -1], &[4, 3])),
+        places("3d", U32, &[20, 7, 5], &[8, 4, 3], (&[-4, 5, 1], &[16, 5, 1])),
+        places(
+            "4d",
+            U16,
+            &[24, 5, 4, 3],
+            &[16, 3, 2, 2],
+            (&[16, -1, 1, 2], &[16, 4, 1, 2]),
+        ),
+        places(
+            "5d",
+            F32,
+            &[8, 3, 4, 2, 3],
+            &[4, 2, 2, 2, 2],
+            (&[4, 2, -1, 0, 1], &[4, 2, 3, 0, 1]),
+        ),
+        places("2d all outside", U16, &[70, 10], &[16, 4], (&[72, 2], &[72, 2])),
     ]
 }
 
-fn swizzles() -> Vec<(String, Shape)> {
+fn swizzles() -> Vec<(String, Shape, Vec<i32>)> {
     let mut shapes = Vec::new();
     for (swizzle, span) in
         [(Swizzle::Bytes32, 32), (Swizzle::Bytes64, 64), (Swizzle::Bytes128, 128)]
@@ -322,7 +441,9 @@ fn swizzles() -> Vec<(String, Shape)> {
                 swizzle,
                 fill: OutOfBoundsFill::Zero,
             };
-            shapes.push((format!("2d of {element:?}, {span}-byte swizzle"), shape));
+            let name = format!("2d of {element:?}, {span}-byte swizzle");
+            let store = start.iter().map(|start| start.abs()).collect();
+            shapes.push((name, shape, store));
         }
     }
     shapes
@@ -330,9 +451,10 @@ fn swizzles() -> Vec<(String, Shape)> {
 
 pub(super) fn programs() -> Vec<Program> {
     let mut programs = Vec::new();
-    let plain = shapes().into_iter().map(|(name, shape)| (name.to_owned(), shape));
-    for (name, shape) in plain.chain(swizzles()) {
+    let plain = shapes().into_iter().map(|(name, shape, to)| (name.to_owned(), shape, to));
+    for (name, shape, to) in plain.chain(swizzles()) {
         programs.push(load(&format!("load {name}"), &shape));
+        let shape = Shape { start: to, ..shape };
         programs.push(store(&format!("load and store {name}"), &shape));
     }
     for element in [TensorElement::F16, TensorElement::F32] {
@@ -347,5 +469,6 @@ pub(super) fn programs() -> Vec<Program> {
         programs.push(load(&format!("load 2d of {element:?}, NaN outside"), &shape));
     }
     programs.push(multicast());
+    programs.extend(wrong_starts());
     programs
 }

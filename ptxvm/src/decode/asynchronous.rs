@@ -6,6 +6,9 @@ use crate::decode::decoder::{Decoder, Result};
 use crate::instruction::*;
 use crate::syntax::Operand;
 
+/// The number of dimensions of a tensor copy.
+const DIMENSIONS: [&str; 5] = ["1d", "2d", "3d", "4d", "5d"];
+
 /// What `mbarrier` is followed by.
 const MBARRIER_FORMS: [&str; 9] = [
     "init",
@@ -204,7 +207,7 @@ impl<'a> Decoder<'_, 'a> {
         if is_prefetch {
             return self.bulk_prefetch(tensor);
         }
-        let dims = self.parts.any(&["1d", "2d", "3d", "4d", "5d"]);
+        let dims = self.parts.any(&DIMENSIONS);
         self.parts.take("tile");
         let (to, from) = (self.space(), self.space());
         let barrier = self.parts.take("mbarrier::complete_tx::bytes");
@@ -224,26 +227,17 @@ impl<'a> Decoder<'_, 'a> {
         }
         let extra = usize::from(multicast) + policy;
         let op = if tensor {
-            self.bulk_tensor(inward, (to, from), extra, multicast)?
+            self.bulk_tensor((inward, dims), (to, from), extra, multicast)?
         } else {
             self.bulk_row(inward, (to, from), extra, multicast)?
         };
-        if let (BulkKind::Box { coordinates, .. }, Some(dims)) = (&op.what, dims)
-            && !dims.starts_with(char::from(b'0' + coordinates.len() as u8))
-        {
-            return self
-                .fail("the number of coordinates differs from the number of dimensions");
-        }
         self.push(Op::Bulk(Box::new(op)), Class::Async);
         Ok(())
     }
 
-    /// A prefetch of a tensor's box does nothing; that of a row is checked and counted.
     fn bulk_prefetch(&mut self, tensor: bool) -> Result<()> {
         if tensor {
-            self.parts.rest.clear();
-            self.push(Op::Nop, Class::Async);
-            return Ok(());
+            return self.box_prefetch();
         }
         let to_l2 = self.parts.take("L2") && self.parts.take("global");
         if !to_l2 {
@@ -254,6 +248,21 @@ impl<'a> Decoder<'_, 'a> {
         let global = self.address(0, Space::Global)?;
         let bytes = self.source(1, Type::U32)?;
         self.push(Op::BulkPrefetch { global, bytes }, Class::Async);
+        Ok(())
+    }
+
+    fn box_prefetch(&mut self) -> Result<()> {
+        let dims = self.parts.any(&DIMENSIONS);
+        let to_l2 = self.parts.take("L2") && self.parts.take("global");
+        self.parts.take("tile");
+        if dims.is_none() || !to_l2 {
+            return self.fail("form is not implemented");
+        }
+        let policy = usize::from(self.parts.take("L2::cache_hint"));
+        self.arity(1 + policy, 1 + policy)?;
+        let (map, coordinates) = self.map_and_coordinates(0, dims)?;
+        let coordinates = coordinates.into();
+        self.push(Op::BoxPrefetch { map, coordinates }, Class::Async);
         Ok(())
     }
 
@@ -282,14 +291,12 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Bulk { what, shared: a, barrier, multicast })
     }
 
-    fn bulk_tensor(
+    /// The tensor map and the coordinates in operand `at`, as many as `dims` says.
+    fn map_and_coordinates(
         &mut self,
-        inward: bool,
-        (to, from): (Space, Space),
-        extra: usize,
-        multicast: bool,
-    ) -> Result<Bulk> {
-        let at = usize::from(inward);
+        at: usize,
+        dims: Option<&str>,
+    ) -> Result<(Address, Vec<u16>)> {
         let Operand::Address(base, offset, more) = self.operand(at)?.clone() else {
             return self.fail("expected a tensor map and coordinates");
         };
@@ -300,7 +307,22 @@ impl<'a> Decoder<'_, 'a> {
             .iter()
             .map(|operand| self.source_of(operand, Type::S32))
             .collect::<Result<Vec<_>>>()?;
-        let map = self.base(base, offset, Space::Generic)?;
+        let count = char::from(b'0' + coordinates.len() as u8);
+        if !dims.is_some_and(|dims| dims.starts_with(count)) {
+            return self
+                .fail("the number of coordinates differs from the number of dimensions");
+        }
+        Ok((self.base(base, offset, Space::Generic)?, coordinates))
+    }
+
+    fn bulk_tensor(
+        &mut self,
+        (inward, dims): (bool, Option<&str>),
+        (to, from): (Space, Space),
+        extra: usize,
+        multicast: bool,
+    ) -> Result<Bulk> {
+        let (map, coordinates) = self.map_and_coordinates(usize::from(inward), dims)?;
         let what = BulkKind::Box { map, coordinates };
         if !inward {
             self.arity(2 + extra, 2 + extra)?;

@@ -196,6 +196,7 @@ impl<'a> Decoder<'_, 'a> {
                         global: memory.is_none_or(|memory| memory == "global"),
                     }
                 }
+                Some("tensormap::generic") => return self.map_fence(),
                 _ => return self.fail("this proxy fence is not implemented"),
             }
         } else if self.parts.take("mbarrier_init") {

@@ -7,7 +7,8 @@ use crate::count::{Class, Unit};
 use crate::error::ParseError;
 use crate::instruction::{Initial, Instruction, Op, Type};
 use crate::lanes::{Args, Wide};
-use crate::syntax::{Function, Statement};
+use crate::syntax::{Function, Operand, Statement};
+use crate::target::Platform;
 
 pub(crate) type Result<T> = std::result::Result<T, ParseError>;
 
@@ -64,9 +65,12 @@ pub(crate) struct Decoder<'s, 'a> {
     pub(super) module_shared: HashMap<&'a str, u32>,
     pub(super) local: HashMap<(usize, &'a str), u32>,
     pub(super) static_shared: u32,
+    pub(super) declared_shared: u32,
     pub(super) local_bytes: u32,
     pub(super) blocks_communicate: bool,
     pub(super) narrow_scopes: bool,
+    /// What the module is for; every instruction must exist there.
+    pub(super) platform: Platform,
 }
 
 /// Predicate 0 is the carry flag.
@@ -83,6 +87,26 @@ impl Decoder<'_, '_> {
     pub(crate) fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
         let text = format!("{}: {}", self.statement.opcode, message.into());
         Err(ParseError::new(self.statement.line, text))
+    }
+
+    /// The error of a whole module: an assembler would not accept it.
+    pub(crate) fn fail_module<T>(&self, message: impl Into<String>) -> Result<T> {
+        self.fail(message).map_err(ParseError::of_module)
+    }
+
+    /// Fails unless the module's target and version of the ISA have the instruction, whose
+    /// modifiers are `parts`.
+    pub(super) fn check_platform(&self, parts: &[&str]) -> Result<()> {
+        let counts = matches!(parts, ["mbarrier", ..])
+            && parts.iter().any(|part| part.starts_with("arrive"))
+            && !parts.contains(&"expect_tx")
+            && !matches!(self.statement.operands.last(), Some(Operand::Address(..)));
+        let lacks = if counts {
+            self.platform.lacks(&[parts, &["#count"]].concat())
+        } else {
+            self.platform.lacks(parts)
+        };
+        lacks.map_or(Ok(()), |lacks| self.fail_module(lacks))
     }
 
     /// Appends an instruction under the statement's guard.

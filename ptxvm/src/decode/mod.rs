@@ -9,11 +9,12 @@ mod convert;
 mod decoder;
 mod floating;
 mod logic;
+mod maps;
 mod matrix;
 mod memory;
 mod operand;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::bank::Bank;
 use crate::count::Class;
@@ -21,9 +22,14 @@ use crate::decode::decoder::{Decoder, Parts, Result};
 use crate::error::ParseError;
 use crate::instruction::*;
 use crate::syntax::*;
+use crate::target::{Hardware, Platform, STATIC_SHARED};
 
 /// Decodes `function` of `source`.
-pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Kernel> {
+pub(crate) fn decode(
+    source: &Source<'_>,
+    function: &Function<'_>,
+    platform: Platform,
+) -> Result<Kernel> {
     let empty = Statement {
         guard: None,
         opcode: "ret",
@@ -47,14 +53,17 @@ pub(crate) fn decode(source: &Source<'_>, function: &Function<'_>) -> Result<Ker
         module_shared: HashMap::new(),
         local: HashMap::new(),
         static_shared: SHARED_START,
+        declared_shared: 0,
         local_bytes: 0,
         blocks_communicate: false,
         narrow_scopes: false,
+        platform,
     };
     // The parser numbers predicates from 0; row 0 is the carry flag, so every lookup adds
     // one.
     decoder.counts[Bank::Predicate as usize] += 1;
     decoder.lay_out(source);
+    decoder.check_limits()?;
     decoder.run()
 }
 
@@ -112,10 +121,15 @@ impl<'s, 'a> Decoder<'s, 'a> {
             params: params(function),
             declared_registers: declared_registers(function),
             static_shared: self.static_shared,
+            declared_shared: self.declared_shared,
             local_bytes: self.local_bytes,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
             cluster: function.cluster,
+            max_cluster: function.max_cluster,
+            explicit_cluster: function.explicit_cluster,
+            max_registers: function.max_registers,
+            target: self.platform.target,
             min_blocks: function.min_blocks,
             blocks_communicate: self.blocks_communicate,
             narrow_scopes: self.narrow_scopes,
@@ -124,8 +138,11 @@ impl<'s, 'a> Decoder<'s, 'a> {
 
     /// Gives shared and local variables their addresses.
     fn lay_out(&mut self, source: &Source<'a>) {
+        let used = names(self.function);
         for (index, variable) in source.variables.iter().enumerate() {
             match variable.space {
+                // A block only has the module's shared variables that its kernel uses.
+                VariableSpace::Shared if !used.contains(variable.name) => {}
                 VariableSpace::Shared if !variable.dynamic => {
                     let at = place(&mut self.static_shared, variable);
                     self.module_shared.insert(variable.name, at);
@@ -153,12 +170,45 @@ impl<'s, 'a> Decoder<'s, 'a> {
             }
         }
         // Dynamic shared memory follows, at the strictest alignment that is declared.
+        self.declared_shared = self.static_shared - SHARED_START;
         let dynamic = source.variables.iter().filter(|variable| variable.dynamic);
         let align = dynamic.clone().map(|variable| variable.align).max().unwrap_or(16);
         self.static_shared = self.static_shared.next_multiple_of(align.max(16) as u32);
         for variable in dynamic {
             self.module_variables.remove(variable.name);
             self.module_shared.insert(variable.name, self.static_shared);
+        }
+    }
+
+    /// What an assembler refuses in a kernel's declarations.
+    fn check_limits(&self) -> Result<()> {
+        let (function, platform) = (self.function, self.platform);
+        let fail = |text: String| {
+            let text = format!("kernel {}: {text}", function.name);
+            Err(ParseError::new(function.line, text).of_module())
+        };
+        let shared = self.declared_shared;
+        if shared > STATIC_SHARED {
+            return fail(format!(
+                "{shared} bytes of static shared memory, but at most {STATIC_SHARED} are possible; \
+                 more must be dynamic (.extern .shared)"
+            ));
+        }
+        let large = platform.version >= (8, 1) && platform.target.sm >= 70;
+        let most = if large { 32764 } else { 4352 };
+        let bytes = function.param_bytes();
+        if bytes > most {
+            return fail(format!(
+                "{bytes} bytes of parameters, but at most {most} are possible for {}, PTX ISA {}.{}",
+                platform.target, platform.version.0, platform.version.1
+            ));
+        }
+        let clusters = function.cluster.is_some()
+            || function.max_cluster.is_some()
+            || function.explicit_cluster;
+        match platform.without(Hardware::From(90), (7, 8)) {
+            Some(lacks) if clusters => fail(format!("a cluster directive {lacks}")),
+            _ => Ok(()),
         }
     }
 
@@ -172,12 +222,14 @@ impl<'s, 'a> Decoder<'s, 'a> {
         let mut parts = statement.opcode.split('.').filter(|part| !part.is_empty());
         let name = parts.next().unwrap_or_default();
         self.parts = Parts { rest: parts.collect() };
+        let all = [&[name], self.parts.rest.as_slice()].concat();
         let before = self.code.len();
         self.dispatch(name)?;
         if !self.parts.rest.is_empty() {
             let left = self.parts.rest.join(".");
             return self.fail(format!("modifier '.{left}' is not implemented"));
         }
+        self.check_platform(&all)?;
         if self.code.len() == before {
             self.push(Op::Nop, Class::Control);
         }
@@ -207,9 +259,37 @@ impl<'s, 'a> Decoder<'s, 'a> {
             | "getctarank" | "brkpt" => self.control(name),
             "mma" | "ldmatrix" | "stmatrix" | "movmatrix" | "wgmma" => self.matrix(name),
             "cp" | "mbarrier" => self.asynchronous(name),
+            "tensormap" => self.tensor_map(),
             _ => self.fail("instruction is not implemented"),
         }
     }
+}
+
+/// The names that a function's operands use.
+fn names<'a>(function: &Function<'a>) -> HashSet<&'a str> {
+    fn add<'a>(operand: &Operand<'a>, names: &mut HashSet<&'a str>) {
+        match operand {
+            Operand::Name(name) | Operand::Not(name) | Operand::Offset(name, _) => {
+                names.insert(name);
+            }
+            Operand::Address(base, _, more) => {
+                if let Base::Name(name) = base {
+                    names.insert(name);
+                }
+                more.iter().for_each(|operand| add(operand, names));
+            }
+            Operand::List(list) => list.iter().for_each(|operand| add(operand, names)),
+            Operand::Pair(a, b) => {
+                add(a, names);
+                add(b, names);
+            }
+            Operand::Int(_) | Operand::Float(_) | Operand::Double(_) => {}
+        }
+    }
+    let mut names = HashSet::new();
+    let operands = function.statements.iter().flat_map(|statement| &statement.operands);
+    operands.for_each(|operand| add(operand, &mut names));
+    names
 }
 
 /// The address of `variable` after `used` bytes.

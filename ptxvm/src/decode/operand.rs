@@ -133,6 +133,9 @@ impl<'a> Decoder<'_, 'a> {
                     return Ok(register.index);
                 }
                 if let Some(special) = Special::parse(name) {
+                    if let Some(lacks) = self.platform.lacks_register(name) {
+                        return self.fail_module(format!("register {name} {lacks}"));
+                    }
                     return Ok(self.row(bank, Initial::Special(special)));
                 }
                 if *name == "WARP_SZ" {

@@ -3,6 +3,7 @@
 
 use crate::check::{Accessor, Did, Manner, Rival};
 use crate::count::wavefronts;
+use crate::exec::peer;
 use crate::exec::step::{report_undefined, values};
 use crate::finding::FindingKind;
 use crate::instruction::{
@@ -116,6 +117,38 @@ pub(crate) fn global(
 #[inline]
 pub(crate) fn shared(
     warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    (rank, offset): (usize, u64),
+    bytes: u64,
+) -> Step<usize> {
+    let at = shared_place(warp, m, (pc, lane), (rank, offset), bytes)?;
+    if rank != warp.rank {
+        peer::visited(warp, m, pc, lane, rank);
+    }
+    Ok(at)
+}
+
+/// The same, for what does not end with the instruction or is not waited for.
+#[inline]
+pub(crate) fn shared_place(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    (rank, offset): (usize, u64),
+    bytes: u64,
+) -> Step<usize> {
+    let at = within_block(warp, m, site, (rank, offset), bytes)?;
+    if rank != warp.rank {
+        peer::is_there(warp, m, site, (rank, offset))?;
+    }
+    Ok(at)
+}
+
+/// Checks that there is shared memory at a place, whoever may access it.
+#[inline]
+pub(crate) fn within_block(
+    warp: &Warp,
     m: &Machine<'_>,
     (pc, lane): (u32, usize),
     (rank, offset): (usize, u64),
@@ -133,11 +166,6 @@ pub(crate) fn shared(
             "{bytes} bytes at {offset:#x}, but the block has {size} bytes of shared memory"
         );
         return m.stop_at(FindingKind::OutOfBounds, warp, pc, lane, place, detail);
-    }
-    if rank != warp.rank && block.live_threads == 0 {
-        let place = (offset, Some("shared".to_owned()));
-        let detail = "the other block of the cluster has already returned";
-        return m.stop_at(FindingKind::UseAfterFree, warp, pc, lane, place, detail);
     }
     Ok(offset as usize)
 }
@@ -191,6 +219,13 @@ pub(crate) fn conflict(
             FindingKind::Mbarrier,
             "an ordinary access to the bytes of an mbarrier".to_owned(),
         ),
+        Conflict::ProxyWrite(id) => {
+            let text = format!(
+                "the async proxy writes over what {} wrote without a proxy fence in between",
+                name(id, 32)
+            );
+            (FindingKind::MissingProxyFence, text)
+        }
         Conflict::Proxy(id) => {
             let text = format!(
                 "the async proxy reads what {} wrote without a proxy fence in between",
@@ -309,6 +344,12 @@ fn report_rival(
         Did::WriteUnfenced => (
             FindingKind::MissingProxyFence,
             "wrote it without a proxy fence before the async proxy's read".to_owned(),
+        ),
+        Did::WriteInFlight => (
+            FindingKind::AsyncRace,
+            "began an asynchronous store to it that may still be under way; its thread must \
+             wait by cp.async.bulk.wait_group without .read first"
+                .to_owned(),
         ),
         Did::WriteConstant => (
             FindingKind::ReadOnlyWritten,

@@ -2,9 +2,10 @@
 
 use crate::bank::Bank;
 use crate::exec::access::{cluster_address, cluster_target};
+use crate::exec::peer;
 use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
-use crate::instruction::{Barrier, BarrierKind, Op, Reduction, SHARED_WINDOW};
+use crate::instruction::{Barrier, BarrierKind, Op, Reduction, SHARED_WINDOW, Scope};
 use crate::lanes::lanes;
 use crate::machine::{BARRIERS, Machine, Step};
 use crate::warp::{Wait, Warp};
@@ -222,12 +223,16 @@ pub(crate) fn cluster_arrive(
     if aligned && active != warp.live {
         return Ok(Next::Meet { mask: warp.live });
     }
+    peer::arrives(warp, m);
     let live: u32 = m.blocks.iter().map(|block| block.live_threads).sum();
     let barrier = &mut m.cluster_barrier;
     warp.cluster_generation = barrier.generation;
     barrier.arrived += active.count_ones();
     if release {
         barrier.message.add(&warp.clock);
+    } else if let Some(released) = warp.clock.released(Scope::Cluster) {
+        // A fence before it releases for it.
+        barrier.message.merge(released);
     }
     warp.clock.tick();
     if barrier.arrived >= live {
@@ -251,6 +256,7 @@ pub(crate) fn cluster_wait(
         return Ok(Next::Wait(Wait::Cluster { generation }));
     }
     warp.clock.learn(&m.cluster_barrier.released);
+    peer::has_waited(warp, m);
     Ok(Next::Go)
 }
 

@@ -4,11 +4,12 @@
 use crate::check::Manner;
 use crate::exec::access::{
     Target, addresses, aligned, conflict, global, note_global_read, note_global_write,
-    resolve, sectors, shared, touch_sectors,
+    resolve, sectors, shared_place, touch_sectors,
 };
-use crate::exec::{landing, tensor_copy};
+use crate::exec::tensor_copy::{self, Way};
+use crate::exec::{landing, peer};
 use crate::finding::{Finding, FindingKind};
-use crate::flight::{Direction, PendingCopy, Piece};
+use crate::flight::{BulkStore, Direction, PendingCopy, Piece};
 use crate::instruction::{Address, Bulk, BulkKind};
 use crate::lanes::lanes;
 use crate::machine::{Machine, Step};
@@ -57,6 +58,32 @@ pub(crate) fn prefetch(
     Ok(())
 }
 
+/// The same for a box of a tensor.
+pub(crate) fn prefetch_box(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (map, coordinates): (&Address, &[u16]),
+    active: u32,
+    pc: u32,
+) -> Step {
+    for lane in lanes(active) {
+        let map = tensor_copy::read_map(warp, m, (pc, lane), map)?;
+        let asked = (&map, coordinates, 0);
+        let pieces = tensor_copy::pieces(warp, m, (pc, lane), Way::Prefetch, asked)?;
+        let mut spans = Vec::new();
+        for piece in pieces {
+            if let Some((allocation, offset)) = piece.global {
+                sectors(&mut spans, allocation, offset, u64::from(piece.bytes));
+            }
+        }
+        for (allocation, sector) in spans {
+            m.touch(allocation, sector, false);
+        }
+    }
+    m.progressed();
+    Ok(())
+}
+
 fn shared_spot(
     warp: &Warp,
     m: &mut Machine<'_>,
@@ -70,7 +97,8 @@ fn shared_spot(
         let text = "the address is not in shared memory";
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
     };
-    Ok((rank, shared(warp, m, (pc, lane), (rank, offset), bytes)?))
+    let at = shared_place(warp, m, (pc, lane), (rank, offset), bytes)?;
+    Ok((rank, at))
 }
 
 /// The pieces of the copy, the fill for elements outside of the tensor, and its size in
@@ -88,7 +116,8 @@ fn pieces(
             let bytes = map.box_bytes();
             let align = if coordinates.is_empty() { 16 } else { 128 };
             let (_, at) = shared_spot(warp, m, site, &op.shared, (bytes, align))?;
-            let pieces = tensor_copy::pieces(warp, m, site, (&map, coordinates, at))?;
+            let way = if op.barrier.is_some() { Way::Load } else { Way::Store };
+            let pieces = tensor_copy::pieces(warp, m, site, way, (&map, coordinates, at))?;
             Ok((pieces, map.fill_bytes(), bytes))
         }
         BulkKind::Row { global: address, bytes } => {
@@ -156,6 +185,9 @@ fn copy_in(
     }
     touch_sectors(m, &mut spans, false);
     for rank in lanes(ranks) {
+        if rank != warp.rank {
+            peer::is_there(warp, m, site, (rank, 0))?;
+        }
         let Some(known) = m.blocks[rank].mbarriers.get(&(barrier as u32)) else {
             let text = "the copy's mbarrier was never initialised";
             return m.stop(FindingKind::Mbarrier, warp, site.0, site.1, text);
@@ -207,12 +239,31 @@ fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize))
                 bytes as u64,
                 Manner::Async,
             );
+            note_store(warp, site.1, (allocation, offset), bytes as u64);
             m.counts.global_write_bytes += bytes as u64;
         }
     }
     touch_sectors(m, &mut spans, true);
     landing::start(warp, m, site, (Direction::Out, pieces), fill, bytes);
     Ok(())
+}
+
+/// Keeps the bytes that a store writes, until its thread waits for it.
+fn note_store(
+    warp: &mut Warp,
+    lane: usize,
+    (allocation, offset): (usize, u64),
+    bytes: u64,
+) {
+    let group = warp.bulk_groups[lane];
+    if let Some(last) = warp.stores.last_mut()
+        && (last.lane, last.group, last.allocation) == (lane, group, allocation)
+        && last.offset + last.bytes == offset
+    {
+        last.bytes += bytes;
+    } else {
+        warp.stores.push(BulkStore { lane, group, allocation, offset, bytes });
+    }
 }
 
 fn across(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize)) -> Step {
@@ -260,6 +311,9 @@ pub(crate) fn wait(
     (count, read): (u32, bool),
     active: u32,
 ) -> Step {
+    if !read {
+        complete_stores(warp, m, count, active);
+    }
     let ready = |pending: &PendingCopy| {
         pending.direction == Direction::Out
             && pending.warp == warp.id()
@@ -282,6 +336,19 @@ pub(crate) fn wait(
     }
     m.progressed();
     Ok(())
+}
+
+/// Only now are the bytes of the groups known to be in global memory.
+fn complete_stores(warp: &mut Warp, m: &Machine<'_>, count: u32, active: u32) {
+    let (clock, groups) = (&warp.clock, &warp.bulk_groups);
+    warp.stores.retain(|store| {
+        let done =
+            active >> store.lane & 1 != 0 && store.group + count < groups[store.lane];
+        if done {
+            m.run.races.complete(store.allocation, store.offset, store.bytes, clock);
+        }
+        !done
+    });
 }
 
 /// Records that the source may have been read as late as the wait.

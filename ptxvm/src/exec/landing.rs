@@ -1,6 +1,7 @@
 //! The completion of copies: at a random time, or when a thread waits for them. A copy
 //! lands when its bytes arrive and its mbarrier, if it has one, is signalled.
 
+use crate::exec::peer;
 use crate::finding::{Finding, FindingKind};
 use crate::flight::{Direction, PendingCopy, Piece, ThreadCopy};
 use crate::lanes::lanes;
@@ -133,6 +134,9 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
                 for piece in &pending.pieces {
                     land_piece(m, rank, piece, &pending.fill, time);
                 }
+                if rank != pending.rank {
+                    peer::landed(m, rank, time, &pending.blame);
+                }
                 finish(m, (rank, barrier), &pending, time)?;
             }
         }
@@ -151,7 +155,12 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
             read_source(m, at);
             let pending = m.pending.swap_remove(at);
             let data = pending.data.clone().unwrap_or_default();
-            let time = m.next_landing(barrier.1);
+            // Copies of both directions of a pair have entries of their own.
+            let time = m.next_landing(barrier.1 + 8 * barrier.0 as u32);
+            if pending.rank != to.0 {
+                peer::landed(m, pending.rank, time, &pending.blame);
+                peer::landed(m, to.0, time, &pending.blame);
+            }
             let memory = &mut m.blocks[to.0].shared;
             memory.landing(to.1 as usize, data.len(), false);
             memory.put(to.1 as usize, &data, true);

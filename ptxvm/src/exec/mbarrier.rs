@@ -2,7 +2,7 @@
 
 use crate::bank::Bank;
 use crate::clock::{Clock, Message};
-use crate::exec::access::{Target, addresses, aligned, resolve, shared};
+use crate::exec::access::{Target, addresses, aligned, resolve, shared, shared_place};
 use crate::exec::landing;
 use crate::exec::step::{Next, set, values};
 use crate::finding::FindingKind;
@@ -15,17 +15,23 @@ use crate::warp::Warp;
 /// The most bytes or arrivals that an mbarrier can count.
 const MOST: i64 = (1 << 20) - 1;
 
+/// The mbarrier at an address. Nobody need wait for what is done with it without a memory
+/// order.
 fn locate(
     warp: &Warp,
-    m: &Machine<'_>,
+    m: &mut Machine<'_>,
     site: (u32, usize),
-    address: &Address,
+    (address, orders): (&Address, bool),
     value: u64,
 ) -> Step<Spot> {
     aligned(warp, m, site, value, 8)?;
     match resolve(address.space, warp.rank, value) {
         Target::Shared(rank, offset) => {
-            let at = shared(warp, m, site, (rank, offset), 8)?;
+            let place = (rank, offset);
+            let at = match orders {
+                true => shared(warp, m, site, place, 8)?,
+                false => shared_place(warp, m, site, place, 8)?,
+            };
             Ok((rank, at as u32))
         }
         _ => {
@@ -85,7 +91,7 @@ pub(crate) fn run(
     let mut learn = Message::default();
     for lane in lanes(active) {
         let site = (pc, lane);
-        let spot = locate(warp, m, site, &op.address, row[lane])?;
+        let spot = locate(warp, m, site, (&op.address, op.orders), row[lane])?;
         let value = operand.map(|row| row[lane]);
         match op.kind {
             MbarrierKind::Init => init(warp, m, site, spot, value.unwrap_or(0))?,
@@ -270,7 +276,7 @@ pub(crate) fn copies_arrive(
     let row = addresses(warp, m, &address, active, pc);
     for lane in lanes(active) {
         let site = (pc, lane);
-        let spot = locate(warp, m, site, &address, row[lane])?;
+        let spot = locate(warp, m, site, (&address, false), row[lane])?;
         let barrier = find(warp, m, site, spot)?;
         // Without `.noinc` the phase expects one more arrival.
         barrier.pending += u32::from(!counted);

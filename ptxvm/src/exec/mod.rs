@@ -14,9 +14,11 @@ mod barrier;
 mod bulk;
 mod cp_async;
 pub(crate) mod landing;
+mod maps;
 mod matrix;
 mod mbarrier;
 mod memory;
+mod peer;
 pub(crate) mod step;
 mod tensor_copy;
 mod warp_ops;
@@ -64,20 +66,21 @@ fn choose(warp: &mut Warp, m: &mut Machine<'_>) -> bool {
 }
 
 /// Ends waits that are over.
-fn wake(warp: &mut Warp, m: &Machine<'_>) {
-    for group in &mut warp.groups {
-        match group.wait {
+fn wake(warp: &mut Warp, m: &mut Machine<'_>) {
+    for at in 0..warp.groups.len() {
+        match warp.groups[at].wait {
             Wait::Barrier { id, generation } => {
                 let barrier = &m.blocks[warp.rank].barriers[id];
                 if barrier.generation != generation {
                     warp.clock.learn(&barrier.released);
-                    group.wait = Wait::None;
+                    warp.groups[at].wait = Wait::None;
                 }
             }
             Wait::Cluster { generation } => {
                 if m.cluster_barrier.generation != generation {
                     warp.clock.learn(&m.cluster_barrier.released);
-                    group.wait = Wait::None;
+                    peer::has_waited(warp, m);
+                    warp.groups[at].wait = Wait::None;
                 }
             }
             Wait::None | Wait::Meet { .. } => {}
@@ -246,6 +249,7 @@ fn leave(warp: &mut Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
     if warp.is_done() {
         block.live_warps -= 1;
     }
+    peer::after_exit(warp, m);
     m.progressed();
     barrier::after_exit(warp, m, pc);
 }
@@ -322,6 +326,18 @@ fn execute(
         Op::Bulk(bulk) => bulk::issue(warp, m, bulk, active, pc)?,
         Op::BulkPrefetch { global, bytes } => {
             bulk::prefetch(warp, m, (global, *bytes), active, pc)?;
+        }
+        Op::BoxPrefetch { map, coordinates } => {
+            bulk::prefetch_box(warp, m, (map, coordinates), active, pc)?;
+        }
+        Op::MapAcquire { map, global } => {
+            maps::acquire(warp, m, (map, *global), active, pc)?;
+        }
+        Op::MapCopy { to, from, global } => {
+            maps::copy(warp, m, (to, from, *global), active, pc)?;
+        }
+        Op::MapReplace { map, field, value } => {
+            maps::replace(warp, m, (map, *field, *value), active, pc)?;
         }
         Op::BulkCommit => bulk::commit(warp, active),
         Op::BulkWait { pending, read } => {
@@ -418,6 +434,7 @@ fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
             }
             warp.clock.fence_proxy(shared, global);
         }
+        Fence::MapRelease { global } => maps::release(warp, global),
         Fence::MbarrierInit => mbarrier::show(warp, m, false),
     }
 }

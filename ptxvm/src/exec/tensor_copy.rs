@@ -1,6 +1,7 @@
 //! Boxes of tensors: which bytes of global memory belong where in shared memory.
 
 use crate::exec::access::{Target, addresses, global, resolve};
+use crate::exec::maps;
 use crate::finding::FindingKind;
 use crate::flight::Piece;
 use crate::instruction::Address;
@@ -31,6 +32,7 @@ pub(crate) fn read_map(
         Target::Global(address) => {
             let (allocation, offset) = global(warp, m, (pc, lane), address, 128)?;
             m.run.memory.allocations[allocation].read(offset, &mut bytes);
+            maps::used(warp, m, (pc, lane), (allocation, offset));
         }
         Target::Shared(..) | Target::Local(_) => {
             let text = "a tensor map must lie in global memory, constants or parameters";
@@ -50,25 +52,23 @@ pub(crate) fn read_map(
     }
 }
 
+/// What is done with a box of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Load,
+    Store,
+    Prefetch,
+}
+
 /// The pieces of the box at `coordinates`, laid out from `at` in shared memory.
 pub(crate) fn pieces(
     warp: &Warp,
     m: &mut Machine<'_>,
     (pc, lane): (u32, usize),
+    way: Way,
     (map, coordinates, at): (&TensorMap, &[u16], usize),
 ) -> Step<Vec<Piece>> {
-    if coordinates.len() != map.dims.len() {
-        let text = format!(
-            "{} coordinates for a tensor of {} dimensions",
-            coordinates.len(),
-            map.dims.len()
-        );
-        return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
-    }
-    let first: Vec<i64> = coordinates
-        .iter()
-        .map(|&row| i64::from(warp.regs.r[usize::from(row)][lane] as i32))
-        .collect();
+    let first = start(warp, m, (pc, lane), way, (map, coordinates))?;
     let row_bytes = u64::from(map.box_dims[0]) * map.element.bytes();
     let rows = map.box_bytes() / row_bytes;
     let mut pieces = Vec::with_capacity((map.box_bytes() / 16) as usize);
@@ -90,6 +90,64 @@ pub(crate) fn pieces(
         }
     }
     Ok(pieces)
+}
+
+/// Where the box begins, in elements, the innermost dimension first.
+fn start(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    (pc, lane): (u32, usize),
+    way: Way,
+    (map, coordinates): (&TensorMap, &[u16]),
+) -> Step<Vec<i64>> {
+    if coordinates.len() != map.dims.len() {
+        let text = format!(
+            "{} coordinates for a tensor of {} dimensions",
+            coordinates.len(),
+            map.dims.len()
+        );
+        return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
+    }
+    let first: Vec<i64> = coordinates
+        .iter()
+        .map(|&row| i64::from(warp.regs.r[usize::from(row)][lane] as i32))
+        .collect();
+    match refusal(map, way, &first) {
+        Some(text) => m.stop(FindingKind::BadOperand, warp, pc, lane, text),
+        None => Ok(first),
+    }
+}
+
+/// Why the hardware does not begin a box there, if that is so.
+///
+/// An H100 ended every launch with an illegal instruction in which a load began at
+/// innermost bytes that are no multiple of 16, inside of the tensor or before it, and
+/// every launch in which a store had a coordinate before the beginning, in whatever
+/// dimension, multiples of 16 bytes too. It ran loads that began a multiple of 16 bytes
+/// before the beginning, or before it in outer dimensions, and boxes past the end of both
+/// kinds. That a prefetch obeys the rule of loads is inferred: it is the same request
+/// without a destination. Whether a store may begin at other than multiples of 16 bytes was
+/// not measured, so it is not refused.
+fn refusal(map: &TensorMap, way: Way, first: &[i64]) -> Option<String> {
+    let size = map.element.bytes() as i64;
+    let element = format!("elements of {size} byte{}", if size == 1 { "" } else { "s" });
+    if way == Way::Store {
+        let (dimension, start) = first.iter().enumerate().find(|(_, start)| **start < 0)?;
+        return Some(format!(
+            "a tensor store takes no coordinate before the beginning: coordinate {start} in \
+             dimension {dimension} ({element}); a GPU ends the launch with an illegal \
+             instruction"
+        ));
+    }
+    let (start, bytes) = (*first.first()?, first.first()? * size);
+    let what = if way == Way::Load { "load" } else { "prefetch" };
+    (bytes % 16 != 0).then(|| {
+        format!(
+            "a tensor {what} must begin at a multiple of 16 bytes in the innermost dimension: \
+             coordinate {start} in dimension 0 ({element}) is byte {bytes}; a GPU ends the \
+             launch with an illegal instruction"
+        )
+    })
 }
 
 /// The address of column 0 of a row of the box; none where the row is outside.

@@ -5,7 +5,7 @@
 //! undefined, and the tiles in shared memory as being read.
 
 use crate::bank::Bank;
-use crate::exec::access::{conflict, shared};
+use crate::exec::access::{conflict, within_block};
 use crate::exec::step::{Next, report_undefined};
 use crate::finding::FindingKind;
 use crate::flight::WgmmaFlight;
@@ -253,7 +253,7 @@ fn element(
     chunks: &mut Vec<u32>,
 ) -> Step<(f64, bool)> {
     let size = ty.bits() / 8;
-    let at = shared(warp, m, (pc, 0), (warp.rank, u64::from(place)), size as u64)?;
+    let at = within_block(warp, m, (pc, 0), (warp.rank, u64::from(place)), size as u64)?;
     let chunk = place & !15;
     if chunks.last() != Some(&chunk) {
         chunks.push(chunk);

@@ -85,6 +85,9 @@ pub(crate) enum Fence {
     Memory { scope: Scope, acquires: bool, releases: bool },
     /// `fence.proxy.async`, for the memories that it names, or for both.
     ProxyAsync { shared: bool, global: bool },
+    /// `fence.proxy.tensormap::generic.release`: makes tensor maps that were written
+    /// visible to those that acquire them; `global` reaches other blocks.
+    MapRelease { global: bool },
     /// `fence.mbarrier_init`: makes the warp's new mbarriers visible to the async proxy.
     MbarrierInit,
 }

@@ -34,3 +34,16 @@ pub(crate) struct Bulk {
     pub barrier: Option<Address>,
     pub multicast: Option<u16>,
 }
+
+/// Where a field lies in this crate's encoding of a tensor map, and how its value is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MapField {
+    pub offset: u16,
+    pub bytes: u8,
+    /// Added to the value of the instruction.
+    pub add: u8,
+    /// The value's register is of 64 bits.
+    pub wide: bool,
+    /// The largest value of the instruction.
+    pub most: u64,
+}

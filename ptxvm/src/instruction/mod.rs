@@ -19,7 +19,7 @@ pub(crate) use barrier::{
     Barrier, BarrierKind, Fence, MbarrierKind, MbarrierOp, Reduction,
 };
 pub(crate) use convert::{Conversion, Number};
-pub(crate) use copy::{Bulk, BulkKind, CpAsync};
+pub(crate) use copy::{Bulk, BulkKind, CpAsync, MapField};
 pub(crate) use matrix::{Accumulator, Element, LdMatrix, Mma, Wgmma, WgmmaA};
 pub(crate) use special::{ClockRegister, Initial, Special};
 pub(crate) use types::Type;
@@ -29,6 +29,7 @@ use crate::bank::Bank;
 use crate::count::{Class, Unit};
 use crate::lanes::{Args, Wide};
 use crate::syntax::Place;
+use crate::target::Target;
 
 /// The guard of an instruction without one.
 pub(crate) const NO_GUARD: u16 = u16::MAX;
@@ -112,6 +113,28 @@ pub(crate) enum Op {
         global: Address,
         bytes: u16,
     },
+    /// Prefetches a box of a tensor map into the cache.
+    BoxPrefetch {
+        map: Address,
+        coordinates: Box<[u16]>,
+    },
+    /// `fence.proxy.tensormap::generic.acquire` of a map; `global` reaches other blocks.
+    MapAcquire {
+        map: Address,
+        global: bool,
+    },
+    /// `tensormap.cp_fenceproxy`: a map from shared to global memory, with a release.
+    MapCopy {
+        to: Address,
+        from: Address,
+        global: bool,
+    },
+    /// `tensormap.replace`: bytes of an encoded map, from a register.
+    MapReplace {
+        map: Address,
+        field: MapField,
+        value: u16,
+    },
     BulkCommit,
     BulkWait {
         pending: u32,
@@ -182,10 +205,20 @@ pub(crate) struct Kernel {
     /// Registers that the PTX declares, in words of 32 bits, without predicates.
     pub declared_registers: u32,
     pub static_shared: u32,
+    /// Bytes of the shared variables that have a size, without what is reserved.
+    pub declared_shared: u32,
     pub local_bytes: u32,
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
+    /// Most blocks of a cluster, where the kernel states it.
+    pub max_cluster: Option<u32>,
+    /// Whether the launch must name its clusters.
+    pub explicit_cluster: bool,
+    /// Most registers of a thread, where the kernel states it.
+    pub max_registers: Option<u32>,
+    /// What the module was compiled for.
+    pub target: Target,
     pub min_blocks: Option<u32>,
     /// Whether blocks may communicate through global memory.
     pub blocks_communicate: bool,

@@ -21,6 +21,9 @@ impl<'a> Parser<'a> {
             max_threads: None,
             required_threads: None,
             cluster: None,
+            max_cluster: None,
+            explicit_cluster: false,
+            max_registers: None,
             min_blocks: None,
             statements: Vec::new(),
             scopes: vec![Scope::default()],
@@ -91,10 +94,13 @@ impl<'a> Parser<'a> {
             ".reqntid" => function.required_threads = Some(self.triple()?),
             ".reqnctapercluster" => function.cluster = Some(self.triple()?),
             ".minnctapersm" => function.min_blocks = Some(self.small()?),
-            ".maxnreg" | ".maxclusterrank" | ".maxnctapersm" => {
+            ".maxclusterrank" => function.max_cluster = Some(self.small()?),
+            ".maxnreg" => function.max_registers = Some(self.small()?),
+            ".maxnctapersm" => {
                 self.integer()?;
             }
-            ".explicitcluster" | ".blocksareclusters" | ".noreturn" => {}
+            ".explicitcluster" => function.explicit_cluster = true,
+            ".blocksareclusters" | ".noreturn" => {}
             ".pragma" => {
                 self.at += 1;
                 self.expect(b';')?;

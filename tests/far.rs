@@ -1,0 +1,166 @@
+//! Tensors of more bytes than 32 bits count, and of more elements than 31 bits do: for
+//! every CUDA kernel, the blocks at the far end of a problem on the PTX virtual machine.
+//! Memory is made where it is touched, so each costs what its blocks do.
+
+mod common;
+
+use rayon::prelude::*;
+use ridgepoint::device::DeviceOptions;
+use ridgepoint::device::vm::VmDevice;
+use ridgepoint::format::Tensor;
+use ridgepoint::kernel::KERNELS;
+use ridgepoint::op::Problem;
+use ridgepoint::reference::CheckVerdict;
+use ridgepoint::toolchain::Arch;
+use ridgepoint::toolchain::nvrtc::Nvrtc;
+
+/// Multiprocessors to plan for: so many that blocks which divide all work have little each.
+const SMS: u32 = 1 << 13;
+
+/// A kernel, a problem, and how many of the last blocks are executed.
+type Case = (&'static str, &'static str, u64);
+
+const CASES: &[Case] = &[
+    ("stream", "stream:access=read,bytes=6442450944", 2),
+    ("stream", "stream:access=copy,bytes=12884901888", 2),
+    ("stream", "stream:access=triad,bytes=19327352832", 2),
+    ("stream_bulk", "stream:access=read,bytes=6442450944", 2),
+    ("stream_bulk", "stream:access=copy,bytes=12884901888", 2),
+    ("stream_bulk", "stream:access=write,bytes=6442450944", 2),
+    ("kv_read", "kv_read:batch=2560,context=1024,kv_heads=8,head_dim=128,dtype=bf16", 8),
+    (
+        "kv_append",
+        "kv_append:batch=2560,context=1023,new_tokens=1,kv_heads=8,head_dim=128,dtype=bf16,\
+         layout=paged16",
+        1 << 20,
+    ),
+    (
+        "attention_decode",
+        "decode_attention:batch=2560,context=1024,q_heads=8,kv_heads=8,head_dim=128,dtype=bf16",
+        8,
+    ),
+    (
+        "attention_decode",
+        "decode_attention:batch=2560,context=1024,q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,\
+         layout=paged16",
+        8,
+    ),
+    (
+        "attention_prefill",
+        "prefill_attention:batch=5120,new_tokens=128,q_heads=32,kv_heads=32,head_dim=128,\
+         dtype=bf16",
+        4,
+    ),
+    (
+        "attention_mla",
+        "mla_decode:batch=5120,context=1024,q_heads=16,dtype=bf16,layout=paged64",
+        4,
+    ),
+    (
+        "attention_mla_wgmma",
+        "mla_decode:batch=5120,context=1024,q_heads=64,dtype=bf16,layout=paged64",
+        4,
+    ),
+    ("gemm", "gemm:m=1310720,n=128,k=2048,dtype=bf16", 2),
+    ("gemm", "gemm:m=128,n=1310720,k=2048,dtype=bf16", 16),
+    ("gemm", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),
+    ("gemm_skinny", "gemm:m=1,n=1310720,k=2048,dtype=bf16", 4),
+    ("gemm_skinny", "gemm:m=2,n=1310720,k=4096,dtype=bf16,w_dtype=fp8_e4m3", 4),
+    ("gemm_skinny", "gemm:m=2,n=1310720,k=8192,dtype=bf16,w_dtype=int4", 4),
+    (
+        "moe_gemm",
+        "moe_gemm:tokens=64,experts=64,top_k=8,n=20480,k=2048,dtype=bf16,routing=uniform",
+        4,
+    ),
+    ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
+];
+
+/// What is wrong with the far end of a case, as the device runs it.
+fn fault(device: &mut VmDevice, &(kernel, text, blocks): &Case) -> Option<String> {
+    let problem: Problem = text.parse().unwrap();
+    let last = move |all: u64| all.saturating_sub(blocks)..all;
+    let far = match device.run_end(&problem, kernel, SMS, last) {
+        Ok(far) => far,
+        Err(why) => return Some(format!("{why:?}")),
+    };
+    // The sum of all words is complete when all blocks are.
+    let sums = text.contains("access=read");
+    match far.check {
+        None if sums && far.read_to_the_end == ["source"] => None,
+        None => Some(format!("the end was not written, {:?} read", far.read_to_the_end)),
+        Some(check) if check.elements == 0 => Some("no row was compared".to_owned()),
+        Some(check) if check.verdict == CheckVerdict::Fail => Some(check.message),
+        Some(_) => None,
+    }
+}
+
+fn device() -> VmDevice {
+    VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap()
+}
+
+#[test]
+fn kernels_reach_the_far_end() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    for (_, text, _) in CASES {
+        let problem: Problem = text.parse().unwrap();
+        let largest = problem.tensors().iter().map(Tensor::bytes).max();
+        assert!(largest > Some(1 << 32), "{text} is at most {largest:?} bytes");
+    }
+    let wrong: Vec<String> = CASES
+        .par_iter()
+        .filter_map(|case| {
+            let found = fault(&mut device(), case)?;
+            Some(format!("{}, {}: {found}", case.0, case.1))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for kernel in KERNELS.iter().filter(|kernel| !IN_REGISTERS.contains(&kernel.name)) {
+        assert!(CASES.iter().any(|case| case.0 == kernel.name), "{}", kernel.name);
+    }
+}
+
+/// Kernels that move nothing that grows.
+const IN_REGISTERS: [&str; 1] = ["peak"];
+
+/// Every place where an offset is shifted or multiplied, with its upper half lost: below
+/// 4 GiB none of them is a bug.
+fn narrowed(ptx: &str) -> Vec<String> {
+    let lines: Vec<&str> = ptx.lines().collect();
+    let makes_offset = |line: &str| {
+        ["shl.b64", "mul.wide.u32", "mul.wide.s32", "mad.lo.s64", "mul.lo.s64"]
+            .iter()
+            .any(|opcode| line.trim_start().starts_with(opcode))
+    };
+    let at = (0..lines.len()).filter(|&at| makes_offset(lines[at]));
+    at.map(|at| {
+        let register = lines[at].split_whitespace().nth(1).unwrap().trim_end_matches(',');
+        let narrow = format!("and.b64 {register}, {register}, 4294967295;");
+        let (before, after) = lines.split_at(at + 1);
+        [before, &[narrow.as_str()], after].concat().join("\n")
+    })
+    .collect()
+}
+
+/// Each kernel of these has a place where losing an offset's upper half goes unseen below
+/// 4 GiB and is seen here.
+#[test]
+fn an_offset_of_32_bits_is_seen_at_the_far_end() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let planted = ["stream", "kv_read", "attention_decode", "gemm_skinny", "rmsnorm"];
+    planted.into_par_iter().for_each(|kernel| {
+        let case = CASES.iter().rfind(|case| case.0 == kernel).unwrap();
+        let problem: Problem = case.1.parse().unwrap();
+        let mut device = device();
+        let ptx = device.ptx(&problem, kernel).unwrap();
+        let places = narrowed(&ptx);
+        let seen = places.iter().any(|ptx| {
+            device.replace_ptx(&problem, kernel, ptx).unwrap();
+            fault(&mut device, case).is_some()
+        });
+        assert!(seen, "{kernel}: none of {} planted bugs was seen", places.len());
+    });
+}
