@@ -241,7 +241,7 @@ impl Allocation {
             let (index, inside, count) = first_part(offset, bytes.len() as u64);
             let (now, later) = bytes.split_at(count as usize);
             let page = self.pages[index].get();
-            page.map_or_else(|| self.make(index), |page| page).write(inside, now);
+            page.map(|page| &**page).unwrap_or_else(|| self.make(index)).write(inside, now);
             (bytes, offset) = (later, offset + count);
         }
     }
