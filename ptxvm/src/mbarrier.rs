@@ -18,6 +18,8 @@ pub(crate) struct Mbarrier {
     pub is_shown: bool,
     pub message: Message,
     pub released: Message,
+    /// Arrivals from other blocks that nobody has waited for: phase, warp and time.
+    pub visitors: Vec<(u64, usize, u32)>,
 }
 
 impl Mbarrier {
