@@ -13,7 +13,7 @@ use ptxvm::{
 /// of 1 KiB, the mbarriers `bar` and `bar2`, and its thread in `%t`.
 fn kernel(params: &str, body: &str) -> Module {
     let text = format!(
-        ".version 8.3
+        ".version 8.6
          .target sm_90a
          .address_size 64
          .visible .entry k({params})
