@@ -28,7 +28,8 @@
 //!   global memory; it is allowed to move them and to mask them out;
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
 //!   `wgmma` before their wait, and a missing fence between what threads write and
-//!   the async proxy reads;
+//!   the async proxy reads or writes over, or uses as a tensor map;
+//! * shared memory of another block that may not run yet, or not any more;
 //! * barriers that not all threads reach, or that a reduction shares with something else,
 //!   matrix instructions by a part of a warp, and who waits for what in a deadlock;
 //! * waits for a phase of an mbarrier that is long over.

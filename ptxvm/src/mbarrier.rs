@@ -25,6 +25,8 @@ pub(crate) struct Mbarrier {
     pub observed: HashMap<usize, u64>,
     /// Whether threads wait for it without acquiring.
     pub is_relaxed: bool,
+    /// Arrivals from other blocks that nobody has waited for: phase, warp and time.
+    pub visitors: Vec<(u64, usize, u32)>,
 }
 
 impl Mbarrier {

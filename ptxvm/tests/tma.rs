@@ -13,7 +13,7 @@ use ptxvm::{
 /// of 1 KiB, the mbarriers `bar` and `bar2`, and its thread in `%t`.
 fn kernel(params: &str, body: &str) -> Module {
     let text = format!(
-        ".version 8.3
+        ".version 8.6
          .target sm_90a
          .address_size 64
          .visible .entry k({params})
@@ -327,6 +327,14 @@ fn an_awaited_arrival_holds_a_block() {
         @!%p2 bra WAIT;";
     for seed in 0..6 {
         assert_eq!(kinds(&pair(&format!("{PREPARE}\n{MEET}\n{visit}"), seed)), []);
+    }
+    // The arrival need not order memory for that.
+    for how in ["relaxed.cluster", "release.cta"] {
+        let relaxed = visit.replace("arrive.release.cluster", &format!("arrive.{how}"));
+        for seed in 0..6 {
+            let outcome = pair(&format!("{PREPARE}\n{MEET}\n{relaxed}"), seed);
+            assert_eq!(kinds(&outcome), [], "{how}");
+        }
     }
     // One more store behind the arrival is not waited for.
     let late = format!("{visit}\n@%p1 st.shared::cluster.u32 [%r5+4], %t;");

@@ -11,8 +11,8 @@ pub(super) enum Outcome {
     Failed(String),
     /// It took the machine away from its process.
     Faulted(String),
-    /// It faulted, as it must; how.
-    Refused(String),
+    /// It faulted, as it must.
+    Refused,
     /// This machine is not made for it.
     Skipped(String),
     /// The machine could not be used any more.
@@ -31,7 +31,7 @@ impl Outcome {
     pub fn is_right(&self) -> bool {
         match self {
             Outcome::Ran { mismatches, .. } => mismatches.is_empty(),
-            Outcome::Refused(_) => true,
+            Outcome::Refused => true,
             _ => false,
         }
     }
@@ -61,7 +61,7 @@ impl Outcome {
                 bytes.fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
             }
             Outcome::Failed(_) => "failed".to_owned(),
-            Outcome::Faulted(_) | Outcome::Refused(_) => "faulted".to_owned(),
+            Outcome::Faulted(_) | Outcome::Refused => "faulted".to_owned(),
             Outcome::Skipped(_) | Outcome::NotRun(_) => "-".to_owned(),
         }
     }

@@ -107,8 +107,8 @@ pub(super) fn run(
         let ran = outcomes.len() - first;
         lost_in_a_row = if ran > 0 { 0 } else { lost_in_a_row };
         let broken = match end {
-            End::Faulted(why) if rest[ran].must_fault.is_some() => {
-                outcomes.push(Outcome::Refused(why));
+            End::Faulted(_) if rest[ran].must_fault.is_some() => {
+                outcomes.push(Outcome::Refused);
                 None
             }
             End::Faulted(why) | End::Lost(why) => {

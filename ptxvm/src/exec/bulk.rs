@@ -186,7 +186,8 @@ fn copy_in(
     touch_sectors(m, &mut spans, false);
     for rank in lanes(ranks) {
         if rank != warp.rank {
-            peer::is_there(warp, m, site, (rank, 0))?;
+            let first = pieces.first().map_or(0, |piece| piece.shared);
+            peer::is_there(warp, m, site, (rank, u64::from(first)))?;
         }
         let Some(known) = m.blocks[rank].mbarriers.get(&(barrier as u32)) else {
             let text = "the copy's mbarrier was never initialised";

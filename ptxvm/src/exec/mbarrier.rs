@@ -2,9 +2,9 @@
 
 use crate::bank::Bank;
 use crate::clock::{Clock, Message};
-use crate::exec::access::{Target, addresses, aligned, resolve, shared, shared_place};
-use crate::exec::landing;
+use crate::exec::access::{Target, addresses, aligned, resolve, shared};
 use crate::exec::step::{Next, set, values};
+use crate::exec::{landing, peer};
 use crate::finding::FindingKind;
 use crate::instruction::{Address, MbarrierKind, MbarrierOp, SINK};
 use crate::lanes::lanes;
@@ -15,23 +15,17 @@ use crate::warp::Warp;
 /// The most bytes or arrivals that an mbarrier can count.
 const MOST: i64 = (1 << 20) - 1;
 
-/// The mbarrier at an address. Nobody need wait for what is done with it without a memory
-/// order.
 fn locate(
     warp: &Warp,
     m: &mut Machine<'_>,
     site: (u32, usize),
-    (address, orders): (&Address, bool),
+    address: &Address,
     value: u64,
 ) -> Step<Spot> {
     aligned(warp, m, site, value, 8)?;
     match resolve(address.space, warp.rank, value) {
         Target::Shared(rank, offset) => {
-            let place = (rank, offset);
-            let at = match orders {
-                true => shared(warp, m, site, place, 8)?,
-                false => shared_place(warp, m, site, place, 8)?,
-            };
+            let at = shared(warp, m, site, (rank, offset), 8)?;
             Ok((rank, at as u32))
         }
         _ => {
@@ -91,7 +85,7 @@ pub(crate) fn run(
     let mut learn = Message::default();
     for lane in lanes(active) {
         let site = (pc, lane);
-        let spot = locate(warp, m, site, (&op.address, op.orders), row[lane])?;
+        let spot = locate(warp, m, site, &op.address, row[lane])?;
         let value = operand.map(|row| row[lane]);
         match op.kind {
             MbarrierKind::Init => init(warp, m, site, spot, value.unwrap_or(0))?,
@@ -103,6 +97,9 @@ pub(crate) fn run(
             MbarrierKind::Wait { parity } => {
                 let value = value.unwrap_or(0);
                 let done = wait(warp, m, (op, parity), site, spot, value, &mut learn)?;
+                if done {
+                    peer::has_waited_for(m, spot);
+                }
                 passed &= done;
                 set(warp, Bank::Predicate, op.d, u64::from(done), 1 << lane);
             }
@@ -252,6 +249,9 @@ fn arrive(
     if let Some(text) = problem {
         return m.stop(FindingKind::Mbarrier, warp, site.0, site.1, text);
     }
+    if spot.0 != warp.rank {
+        peer::arrives_at(warp, barrier);
+    }
     barrier.bytes += bytes;
     barrier.pending -= arrivals;
     barrier.expected -= drops.min(barrier.expected);
@@ -276,7 +276,7 @@ pub(crate) fn copies_arrive(
     let row = addresses(warp, m, &address, active, pc);
     for lane in lanes(active) {
         let site = (pc, lane);
-        let spot = locate(warp, m, site, (&address, false), row[lane])?;
+        let spot = locate(warp, m, site, &address, row[lane])?;
         let barrier = find(warp, m, site, spot)?;
         // Without `.noinc` the phase expects one more arrival.
         barrier.pending += u32::from(!counted);

@@ -5,6 +5,7 @@
 use crate::clock::join;
 use crate::finding::{Finding, FindingKind};
 use crate::machine::{Machine, Step, Visitor};
+use crate::mbarrier::{Mbarrier, Spot};
 use crate::warp::Warp;
 
 /// Checks that the block of `rank`, another one than the warp's, has started, and has not
@@ -80,6 +81,29 @@ pub(crate) fn has_waited(warp: &mut Warp, m: &mut Machine<'_>) {
         let awaited = &mut m.blocks[warp.rank].visits.awaited;
         join(awaited, &m.cluster_barrier.all_passed);
     }
+}
+
+/// A warp of another block arrives at an mbarrier. Those who wait for the arrival, whatever
+/// its memory order and scope, know that the warp is over with what it did before.
+pub(crate) fn arrives_at(warp: &Warp, barrier: &mut Mbarrier) {
+    let visitor = (barrier.phase, warp.clock.own, warp.clock.now());
+    barrier.visitors.push(visitor);
+}
+
+/// A wait for a phase of an mbarrier has ended.
+pub(crate) fn has_waited_for(m: &mut Machine<'_>, (rank, offset): Spot) {
+    let block = &mut m.blocks[rank];
+    let Some(barrier) = block.mbarriers.get_mut(&offset) else { return };
+    let (phase, awaited) = (barrier.phase, &mut block.visits.awaited);
+    barrier.visitors.retain(|&(of, entry, time)| {
+        if of < phase {
+            if awaited.len() <= entry {
+                awaited.resize(entry + 1, 0);
+            }
+            awaited[entry] = time.max(awaited[entry]);
+        }
+        of >= phase
+    });
 }
 
 /// Threads of a warp return; the last of a block take its shared memory along.
