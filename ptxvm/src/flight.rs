@@ -1,7 +1,8 @@
 //! What is on its way in a running cluster: asynchronous copies and matrix products.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
+use crate::clock::Clock;
 use crate::finding::Finding;
 use crate::lanes::{LANES, lanes};
 
@@ -86,16 +87,16 @@ pub(crate) struct PendingCopy {
     pub blame: Box<Finding>,
 }
 
-/// A matrix product under way.
+/// A warpgroup's matrix product that one of its warps has not waited for.
 #[derive(Debug)]
 pub(crate) struct WgmmaFlight {
+    /// The warp's commit group.
     pub group: u64,
     pub pc: u32,
-    /// Offsets of the 16-byte chunks of shared memory that it reads.
-    pub chunks: Vec<u32>,
+    /// The product's number in its warpgroup, from 1.
+    pub number: u64,
     /// Registers of A, and what was in them.
     pub a: Vec<(u16, [u32; LANES])>,
-    pub d: Vec<u16>,
 }
 
 /// A warp's products.
@@ -106,10 +107,63 @@ pub(crate) struct WgmmaState {
     pub flights: Vec<WgmmaFlight>,
     /// A fence was executed since the last change of registers.
     pub fenced: bool,
+    /// It issued a product and waits for the other warps of its warpgroup to do so.
+    pub waits: bool,
     /// Lanes of accumulators that are undefined even after the wait.
     pub undefined: HashMap<u16, u32>,
-    /// Products issued, and where the last one was.
-    pub issued: (u64, u32),
     /// The values that the last product left in its accumulators.
     pub last: HashMap<u16, [u32; LANES]>,
+}
+
+/// Warps of a warpgroup.
+pub(crate) const GROUP: usize = 4;
+
+/// What the warps of a warpgroup say about the product that they issue.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub pc: u32,
+    /// The first warp that issued it, by its number in the block.
+    pub warp: usize,
+    /// The descriptors of A, where A is in shared memory, and of B.
+    pub a: Option<u64>,
+    pub b: u64,
+    /// Whether D is added to.
+    pub keep: bool,
+    /// What all warps that issued it knew then.
+    pub clock: Clock,
+    /// Offsets of the 16-byte chunks of shared memory that it reads.
+    pub chunks: Vec<u32>,
+}
+
+/// The operands of a product as values, and its result. The buffers serve one product
+/// after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Tiles {
+    /// 64 rows of k values.
+    pub a: Vec<f64>,
+    /// Blocks of 8 columns: k rows of 4 even columns and 4 odd ones.
+    pub b: Vec<f64>,
+    /// Rows of A with an undefined element, one bit for each, by warp.
+    pub bad_rows: [u32; GROUP],
+    /// Whether a column of B has an undefined element.
+    pub bad_columns: Vec<bool>,
+    /// The sums of each warp's elements of D: as the registers of 32-bit accumulators
+    /// have them, each register 32 lanes.
+    pub sums: Vec<f64>,
+}
+
+/// Four consecutive warps of a block, whose wgmmas are operations of all four.
+#[derive(Debug, Default)]
+pub(crate) struct Warpgroup {
+    /// Products that each warp has issued.
+    pub issued: [u64; GROUP],
+    /// Warps that have returned.
+    pub gone: [bool; GROUP],
+    /// Products that have begun, because all four warps have issued them.
+    pub begun: u64,
+    /// The product that some of the warps have issued.
+    pub next: Option<Request>,
+    pub tiles: Tiles,
+    /// What products read that no warp has waited for: their numbers and chunks.
+    pub reads: VecDeque<(u64, Vec<u32>)>,
 }

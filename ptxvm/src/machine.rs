@@ -8,7 +8,7 @@ use crate::check::GlobalRaces;
 use crate::clock::{COPY_ENTRIES, Message};
 use crate::count::Counts;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
-use crate::flight::PendingCopy;
+use crate::flight::{PendingCopy, Warpgroup};
 use crate::instruction::{Instruction, Kernel};
 use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
@@ -86,6 +86,7 @@ pub(crate) struct Block {
     pub mbarriers: HashMap<u32, Mbarrier>,
     /// What strong writes to shared memory have published, by offset.
     pub published: HashMap<u32, Vec<u32>>,
+    pub warpgroups: Vec<Warpgroup>,
     pub warps: usize,
     pub live_warps: usize,
     pub live_threads: u32,
@@ -218,7 +219,18 @@ impl<'l> Machine<'l> {
         match self.blocks.get(id / warps) {
             Some(_) if self.blocks.len() == 1 => format!("warp {id}"),
             Some(_) => format!("warp {} of block rank {}", id % warps, id / warps),
-            None => "an asynchronous copy".to_owned(),
+            None => match id.checked_sub(warps * self.blocks.len() + COPY_ENTRIES) {
+                None => "an asynchronous copy".to_owned(),
+                Some(group) => {
+                    let groups = warps.div_ceil(4);
+                    let rank = match self.blocks.len() {
+                        1 => String::new(),
+                        _ => format!(" of block rank {}", group / groups),
+                    };
+                    let group = group % groups;
+                    format!("a wgmma of warpgroup {group}{rank} that was not waited for")
+                }
+            },
         }
     }
 

@@ -7,6 +7,7 @@ use crate::clock::{Clock, Home};
 use crate::count::Counts;
 use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
+use crate::flight::{GROUP, Warpgroup};
 use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
 use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
@@ -88,7 +89,6 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         if active[at].warps.iter().all(Warp::is_done) {
             let mut done = active.swap_remove(at);
             let landed = landing::land_all(&mut done.machine);
-            wgmma::check_groups(&done.warps, &mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
             // Other blocks may have waited for this one.
@@ -208,6 +208,9 @@ impl<'l> Active<'l> {
                 Wait::Cluster { generation } => {
                     self.machine.cluster_barrier.generation != generation
                 }
+                Wait::Product { number } => {
+                    wgmma::has_begun(&self.machine, (warp.rank, warp.index), number)
+                }
             })
     }
 
@@ -265,6 +268,15 @@ impl<'l> Active<'l> {
                             instruction.line
                         )
                     }
+                    Wait::Product { number } => {
+                        let place = (warp.rank, warp.index);
+                        let missing = wgmma::missing(&self.machine, place, number);
+                        format!(
+                            "waits at the wgmma at PTX line {} for warps {missing:?} of its \
+                             warpgroup to issue it",
+                            here.line
+                        )
+                    }
                 };
                 divergent &= group.wait != Wait::None;
                 let name = self.machine.warp_name(warp.id());
@@ -284,7 +296,12 @@ impl<'l> Active<'l> {
             (false, true) => FindingKind::BarrierDivergence,
             (false, false) => FindingKind::Deadlock,
         };
-        let warp = self.warps.iter().find(|warp| !warp.is_done()).unwrap_or(&self.warps[0]);
+        // An incomplete product says more than what waits for its result.
+        let half = |warp: &&Warp| {
+            warp.groups.iter().any(|group| matches!(group.wait, Wait::Product { .. }))
+        };
+        let alive = || self.warps.iter().filter(|warp| !warp.is_done());
+        let warp = alive().find(half).or_else(|| alive().next()).unwrap_or(&self.warps[0]);
         let group = warp.groups.iter().find(|group| group.mask != 0);
         let (pc, mask) = group.map_or((0, 1), |group| (group.pc, group.mask));
         let pc = match group.map(|group| group.wait) {
@@ -317,6 +334,7 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         barriers: (0..BARRIERS).map(|_| BarrierState::default()).collect(),
         mbarriers: Default::default(),
         published: Default::default(),
+        warpgroups: (0..warps.div_ceil(GROUP)).map(|_| Warpgroup::default()).collect(),
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

@@ -16,6 +16,8 @@ pub(crate) enum Wait {
     Barrier { id: usize, generation: u64 },
     /// For the cluster's barrier to leave a generation.
     Cluster { generation: u64 },
+    /// For all warps of the warpgroup to issue their product of this number.
+    Product { number: u64 },
 }
 
 /// Threads of a warp that are at the same instruction.

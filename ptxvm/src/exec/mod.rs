@@ -19,6 +19,7 @@ mod mbarrier;
 mod memory;
 pub(crate) mod step;
 mod tensor_copy;
+mod tile;
 mod warp_ops;
 pub(crate) mod wgmma;
 
@@ -77,6 +78,11 @@ fn wake(warp: &mut Warp, m: &Machine<'_>) {
             Wait::Cluster { generation } => {
                 if m.cluster_barrier.generation != generation {
                     warp.clock.learn(&m.cluster_barrier.released);
+                    group.wait = Wait::None;
+                }
+            }
+            Wait::Product { number } => {
+                if wgmma::has_begun(m, (warp.rank, warp.index), number) {
                     group.wait = Wait::None;
                 }
             }
@@ -168,14 +174,8 @@ fn follow(
             warp.groups[at].pc = pc + 1;
             warp.groups[at].wait = wait;
         }
-        Next::Meet { mask } => {
-            // It was not executed yet, and will be counted when it is.
-            let executed = &mut m.executed[pc as usize];
-            executed.0 -= u64::from(active.count_ones());
-            executed.1 -= 1;
-            split(warp, at, active, pc);
-            warp.groups[at].wait = Wait::Meet { mask };
-        }
+        Next::Again(wait) => again(warp, m, (pc, active), wait),
+        Next::Meet { mask } => again(warp, m, (pc, active), Wait::Meet { mask }),
         Next::Polled => {
             warp.groups[at].pc = pc + 1;
             warp.polls += 1;
@@ -188,6 +188,17 @@ fn follow(
         }
     }
     Course::Ends { more: true }
+}
+
+/// The running group's lanes `active` execute the instruction at `pc` after a wait.
+fn again(warp: &mut Warp, m: &mut Machine<'_>, (pc, active): (u32, u32), wait: Wait) {
+    // It was not executed yet, and will be counted when it is.
+    let executed = &mut m.executed[pc as usize];
+    executed.0 -= u64::from(active.count_ones());
+    executed.1 -= 1;
+    let at = warp.current;
+    split(warp, at, active, pc);
+    warp.groups[at].wait = wait;
 }
 
 /// Where only some lanes of a group wait (at a guarded instruction), the others continue
@@ -267,7 +278,10 @@ fn execute(
         Op::BranchIndex { index, targets } => {
             return branch_index(warp, m, *index, targets, active, pc);
         }
-        Op::Exit => return Ok(Next::Exit { mask: active }),
+        Op::Exit => {
+            wgmma::before_exit(warp, m, active)?;
+            return Ok(Next::Exit { mask: active });
+        }
         Op::Trap => {
             let lane = active.trailing_zeros() as usize;
             return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel executed a trap");
@@ -333,9 +347,9 @@ fn execute(
         }
         Op::GetRank { d, a, bank } => barrier::get_rank(warp, (*d, *a, *bank), active),
         Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
-        Op::WgmmaFence => wgmma::fence(warp),
-        Op::WgmmaCommit => wgmma::commit(warp),
-        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending),
+        Op::WgmmaFence => return Ok(wgmma::fence(warp, active)),
+        Op::WgmmaCommit => return Ok(wgmma::commit(warp, active)),
+        Op::WgmmaWait { pending } => return Ok(wgmma::wait(warp, m, *pending, active)),
         Op::Sleep { time } => {
             let lane = active.trailing_zeros() as usize;
             warp.slept += u64::from(warp.regs.r[usize::from(*time)][lane]);

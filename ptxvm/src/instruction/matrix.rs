@@ -82,6 +82,17 @@ impl Element {
         }
     }
 
+    /// The elements of 16 bytes, and zeros after them.
+    pub(crate) fn values(self, bytes: &[u8; 16]) -> [f64; 16] {
+        let mut values = [0.0; 16];
+        let size = self.bits() / 8;
+        for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size)) {
+            let bits = bytes.iter().rev().fold(0, |all, &byte| all << 8 | u32::from(byte));
+            *value = self.value(bits);
+        }
+        values
+    }
+
     /// A register's elements in every lane, the lowest first.
     pub(crate) fn expand(self, words: &[u32; LANES]) -> [[f64; 4]; LANES] {
         let bytes =
