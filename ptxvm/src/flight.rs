@@ -166,4 +166,16 @@ pub(crate) struct Warpgroup {
     pub tiles: Tiles,
     /// What products read that no warp has waited for: their numbers and chunks.
     pub reads: VecDeque<(u64, Vec<u32>)>,
+    /// Each `setmaxnreg` of the warpgroup, in order.
+    pub resizings: Vec<Resizing>,
+}
+
+/// A `setmaxnreg`, which all warps of a warpgroup must execute.
+#[derive(Debug)]
+pub(crate) struct Resizing {
+    pub pc: u32,
+    /// The first warp that executed it, by its number in the block.
+    pub warp: usize,
+    /// The times of the warps that have executed it.
+    pub times: [Option<u32>; GROUP],
 }

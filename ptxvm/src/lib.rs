@@ -27,7 +27,9 @@
 //! * bytes that an asynchronous copy may be writing or reading, accumulators of
 //!   `wgmma` before their wait, and a missing fence between what threads write and
 //!   the async proxy reads;
-//! * barriers that not all threads reach, and who waits for what in a deadlock.
+//! * barriers that not all threads reach, and who waits for what in a deadlock;
+//! * warps of a warpgroup that do not execute the same `wgmma` or `setmaxnreg`, or not
+//!   together, and registers that a block does not have.
 //!
 //! Races between lanes of one warp through global memory are not looked for.
 //!

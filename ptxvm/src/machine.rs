@@ -87,6 +87,8 @@ pub(crate) struct Block {
     /// What strong writes to shared memory have published, by offset.
     pub published: HashMap<u32, Vec<u32>>,
     pub warpgroups: Vec<Warpgroup>,
+    /// Registers that `setmaxnreg` has released and not given out again.
+    pub free_registers: u32,
     pub warps: usize,
     pub live_warps: usize,
     pub live_threads: u32,

@@ -211,6 +211,9 @@ impl<'l> Active<'l> {
                 Wait::Product { number } => {
                     wgmma::has_begun(&self.machine, (warp.rank, warp.index), number)
                 }
+                Wait::Registers { count } => {
+                    self.machine.blocks[warp.rank].free_registers >= count
+                }
             })
     }
 
@@ -241,6 +244,31 @@ impl<'l> Active<'l> {
             }
         }
         lines.truncate(8);
+        lines
+    }
+
+    /// The registers that each block lacks, where warps wait for some.
+    fn missing_registers(&self) -> Vec<String> {
+        let need = |warp: &Warp| match warp.groups.first().map(|group| group.wait) {
+            Some(Wait::Registers { count }) => count,
+            _ => 0,
+        };
+        let mut lines = Vec::new();
+        for (rank, block) in self.machine.blocks.iter().enumerate() {
+            let own = self.warps.iter().filter(|warp| warp.rank == rank);
+            let asked: u32 = own.map(need).sum();
+            if let Some(missing) = asked.checked_sub(block.free_registers)
+                && asked > 0
+            {
+                let each = self.machine.run.kernel.launch_registers.unwrap_or(0);
+                lines.push(format!(
+                    "setmaxnreg.inc asks for {missing} registers more than block {:?} has \
+                     free, which was launched with {each} for each of its {} threads",
+                    block.id,
+                    block.warps * LANES
+                ));
+            }
+        }
         lines
     }
 
@@ -277,6 +305,10 @@ impl<'l> Active<'l> {
                             here.line
                         )
                     }
+                    Wait::Registers { count } => format!(
+                        "waits at the setmaxnreg at PTX line {} for {count} registers",
+                        here.line
+                    ),
                 };
                 divergent &= group.wait != Wait::None;
                 let name = self.machine.warp_name(warp.id());
@@ -289,6 +321,7 @@ impl<'l> Active<'l> {
             lines.push(format!("and {more} more"));
         }
         lines.extend(self.open_mbarriers());
+        lines.splice(0..0, self.missing_registers());
         let meets = self.warps.iter().flat_map(|warp| &warp.groups);
         let meets = meets.filter(|group| matches!(group.wait, Wait::Meet { .. })).count();
         let kind = match (budget, divergent && meets > 0) {
@@ -296,9 +329,11 @@ impl<'l> Active<'l> {
             (false, true) => FindingKind::BarrierDivergence,
             (false, false) => FindingKind::Deadlock,
         };
-        // An incomplete product says more than what waits for its result.
+        // These say more than what waits for them.
         let half = |warp: &&Warp| {
-            warp.groups.iter().any(|group| matches!(group.wait, Wait::Product { .. }))
+            let says =
+                |wait: Wait| matches!(wait, Wait::Product { .. } | Wait::Registers { .. });
+            warp.groups.iter().any(|group| says(group.wait))
         };
         let alive = || self.warps.iter().filter(|warp| !warp.is_done());
         let warp = alive().find(half).or_else(|| alive().next()).unwrap_or(&self.warps[0]);
@@ -335,6 +370,7 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         mbarriers: Default::default(),
         published: Default::default(),
         warpgroups: (0..warps.div_ceil(GROUP)).map(|_| Warpgroup::default()).collect(),
+        free_registers: 0,
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

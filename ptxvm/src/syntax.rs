@@ -124,6 +124,8 @@ pub(crate) struct Function<'a> {
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
     pub min_blocks: Option<u32>,
+    /// `.maxnreg`: most registers of a thread.
+    pub max_registers: Option<u32>,
     pub statements: Vec<Statement<'a>>,
     pub scopes: Vec<Scope<'a>>,
     pub places: Vec<Place>,

@@ -18,6 +18,8 @@ pub(crate) enum Wait {
     Cluster { generation: u64 },
     /// For all warps of the warpgroup to issue their product of this number.
     Product { number: u64 },
+    /// For so many free registers of the block.
+    Registers { count: u32 },
 }
 
 /// Threads of a warp that are at the same instruction.
@@ -47,6 +49,10 @@ pub(crate) struct Warp {
     pub clock: Clock,
     pub copies: CopyGroups,
     pub wgmma: WgmmaState,
+    /// Registers that each thread has; 0 where `setmaxnreg` does not change them.
+    pub registers: u32,
+    /// It asked for more registers and waits for them.
+    pub asks: bool,
     /// Bulk groups that each lane has committed.
     pub bulk_groups: [u32; LANES],
     /// The cluster barrier's generation when this warp arrived at it.
@@ -94,6 +100,8 @@ impl Warp {
         self.regs.origins.clear();
         self.copies = CopyGroups::default();
         self.wgmma = WgmmaState::default();
+        self.registers = kernel.launch_registers.unwrap_or(0);
+        self.asks = false;
         self.bulk_groups = [0; LANES];
         self.cluster_generation = 0;
         self.polls = 0;

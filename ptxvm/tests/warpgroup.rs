@@ -134,6 +134,17 @@ fn no_fence_in_a_published_pattern() {
     caught(run("persistent", fence), FindingKind::MissingProxyFence);
 }
 
+/// The producers keep the registers that the consumers ask for, or the consumers ask for
+/// more than they release.
+#[test]
+fn registers_that_nobody_releases() {
+    let dec = "setmaxnreg.dec.sync.aligned.u32 24;";
+    for to in ["", "setmaxnreg.dec.sync.aligned.u32 40;"] {
+        let text = planted("persistent", dec, to);
+        caught(|seed| product(&text, "persistent", seed).launch, FindingKind::Deadlock);
+    }
+}
+
 /// The barriers of free stages expect one arrival more, or fewer, than there are.
 #[test]
 fn another_number_of_arrivals() {

@@ -17,6 +17,7 @@ pub(crate) mod landing;
 mod matrix;
 mod mbarrier;
 mod memory;
+mod registers;
 pub(crate) mod step;
 mod tensor_copy;
 mod tile;
@@ -83,6 +84,11 @@ fn wake(warp: &mut Warp, m: &Machine<'_>) {
             }
             Wait::Product { number } => {
                 if wgmma::has_begun(m, (warp.rank, warp.index), number) {
+                    group.wait = Wait::None;
+                }
+            }
+            Wait::Registers { count } => {
+                if m.blocks[warp.rank].free_registers >= count {
                     group.wait = Wait::None;
                 }
             }
@@ -271,7 +277,10 @@ fn execute(
     match op {
         Op::Alu(wide, args) => wide(&mut warp.regs, args, active),
         Op::Convert(conversion) => conversion.run(&mut warp.regs, active),
-        Op::Nop | Op::SetMaxRegisters => {}
+        Op::Nop => {}
+        Op::SetMaxRegisters { count, more } => {
+            return Ok(registers::set(warp, m, (*count, *more), active, pc));
+        }
         Op::Branch { target } => {
             return Ok(Next::Jump { target: *target, taken: active });
         }
@@ -280,6 +289,7 @@ fn execute(
         }
         Op::Exit => {
             wgmma::before_exit(warp, m, active)?;
+            registers::before_exit(warp, m, active);
             return Ok(Next::Exit { mask: active });
         }
         Op::Trap => {

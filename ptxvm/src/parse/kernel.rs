@@ -22,6 +22,7 @@ impl<'a> Parser<'a> {
             required_threads: None,
             cluster: None,
             min_blocks: None,
+            max_registers: None,
             statements: Vec::new(),
             scopes: vec![Scope::default()],
             places: Vec::new(),
@@ -91,7 +92,8 @@ impl<'a> Parser<'a> {
             ".reqntid" => function.required_threads = Some(self.triple()?),
             ".reqnctapercluster" => function.cluster = Some(self.triple()?),
             ".minnctapersm" => function.min_blocks = Some(self.small()?),
-            ".maxnreg" | ".maxclusterrank" | ".maxnctapersm" => {
+            ".maxnreg" => function.max_registers = Some(self.small()?),
+            ".maxclusterrank" | ".maxnctapersm" => {
                 self.integer()?;
             }
             ".explicitcluster" | ".blocksareclusters" | ".noreturn" => {}
