@@ -1,6 +1,6 @@
 //! What is on its way in a running cluster: asynchronous copies and matrix products.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::clock::Clock;
 use crate::finding::Finding;
@@ -109,10 +109,48 @@ pub(crate) struct WgmmaState {
     pub fenced: bool,
     /// It issued a product and waits for the other warps of its warpgroup to do so.
     pub waits: bool,
-    /// Lanes of accumulators that are undefined even after the wait.
-    pub undefined: HashMap<u16, u32>,
-    /// The values that the last product left in its accumulators.
-    pub last: HashMap<u16, [u32; LANES]>,
+    /// What the last products left in their accumulators.
+    pub results: Results,
+}
+
+/// What a product left in one of its accumulators.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accumulated {
+    pub row: [u32; LANES],
+    /// Lanes that are undefined even after the wait.
+    pub undefined: u32,
+    /// The warp's commit group of the product.
+    pub group: u64,
+}
+
+/// The last result of each register that was an accumulator.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// Places in the list plus one, by register; 0 for none.
+    places: Vec<u16>,
+    list: Vec<Accumulated>,
+}
+
+impl Results {
+    /// The last result in a register.
+    pub(crate) fn get(&self, register: u16) -> Option<&Accumulated> {
+        let place = *self.places.get(usize::from(register))?;
+        self.list.get(usize::from(place).checked_sub(1)?)
+    }
+
+    pub(crate) fn set(&mut self, register: u16, result: Accumulated) {
+        let register = usize::from(register);
+        if self.places.len() <= register {
+            self.places.resize(register + 1, 0);
+        }
+        match usize::from(self.places[register]).checked_sub(1) {
+            Some(place) => self.list[place] = result,
+            None => {
+                self.list.push(result);
+                self.places[register] = self.list.len() as u16;
+            }
+        }
+    }
 }
 
 /// Warps of a warpgroup.
@@ -135,6 +173,19 @@ pub(crate) struct Request {
     pub chunks: Vec<u32>,
 }
 
+/// The most operations under way whose lists of chunks are kept for others.
+const SPARE: usize = 16;
+
+/// 16 bytes of an operand in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub address: u32,
+    /// The row of A, or column of B, and the k of its first element. The others follow
+    /// along k, or along the rows if the operand is transposed.
+    pub major: u32,
+    pub k: u32,
+}
+
 /// The operands of a product as values, and its result. The buffers serve one product
 /// after the other.
 #[derive(Debug, Default)]
@@ -150,6 +201,8 @@ pub(crate) struct Tiles {
     /// The sums of each warp's elements of D: as the registers of 32-bit accumulators
     /// have them, each register 32 lanes.
     pub sums: Vec<f64>,
+    /// Where an operand lies, while it is read.
+    pub chunks: Vec<Chunk>,
 }
 
 /// Four consecutive warps of a block, whose wgmmas are operations of all four.
@@ -166,8 +219,25 @@ pub(crate) struct Warpgroup {
     pub tiles: Tiles,
     /// What products read that no warp has waited for: their numbers and chunks.
     pub reads: VecDeque<(u64, Vec<u32>)>,
+    /// Lists that are no longer used.
+    pub spare: Vec<Vec<u32>>,
     /// Each `setmaxnreg` of the warpgroup, in order.
     pub resizings: Vec<Resizing>,
+}
+
+impl Warpgroup {
+    /// An empty list of chunks.
+    pub(crate) fn list(&mut self) -> Vec<u32> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps a list of chunks for another product.
+    pub(crate) fn keep(&mut self, mut list: Vec<u32>) {
+        if self.spare.len() < SPARE {
+            list.clear();
+            self.spare.push(list);
+        }
+    }
 }
 
 /// A `setmaxnreg`, which all warps of a warpgroup must execute.

@@ -170,8 +170,12 @@ impl Shared {
     #[inline]
     pub(crate) fn chunk(&self, offset: usize) -> (&[u8; 16], u16) {
         let bytes = self.bytes[offset..].first_chunk().unwrap_or(&[0; 16]);
-        let flags = self.flags[offset..offset + 16].iter().enumerate();
-        (bytes, flags.fold(0, |all, (n, &flags)| all | u16::from(flags & WRITTEN) << n))
+        let flags = &self.flags[offset..offset + 16];
+        if flags.iter().fold(WRITTEN, |all, flags| all & flags) == WRITTEN {
+            return (bytes, u16::MAX);
+        }
+        let bits = flags.iter().enumerate();
+        (bytes, bits.fold(0, |all, (n, &flags)| all | u16::from(flags & WRITTEN) << n))
     }
 
     /// Stores bytes; `defined` says whether their values are defined.
@@ -285,6 +289,10 @@ impl Shared {
             }
         }
         let row = &self.reads[word * self.warps..(word + 1) * self.warps];
+        // Most words that copies write were only read by copies and products.
+        if row.iter().fold(0, |all, read| all | read) == 0 {
+            return None;
+        }
         for (warp, &read) in row.iter().enumerate() {
             let (time, lane) = (read >> 10, (read & 63) as usize);
             let overlaps = read >> 6 & mask != 0;

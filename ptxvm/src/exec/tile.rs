@@ -1,8 +1,9 @@
-//! Tiles of wgmma's operands in shared memory: where descriptors say that they lie, their
-//! elements as values, and the product of two.
+//! Tiles of operands: where wgmma's descriptors say that they lie in shared memory, their
+//! elements as values, and the product of two, of `wgmma` and `mma`.
 
-use crate::flight::Tiles;
-use crate::instruction::{Element, Wgmma};
+use crate::flight::{Chunk, Tiles};
+use crate::instruction::{Accumulator, Element, Wgmma};
+use crate::lanes::LANES;
 use crate::shared::Shared;
 use crate::tensor_map::Swizzle;
 
@@ -90,28 +91,23 @@ impl Descriptor {
         ))
     }
 
-    /// The address of an element of `size` bytes. `major` is the index along the dimension
-    /// that is contiguous in memory for transposed operands (rows of A, columns of B), `k`
-    /// the index along the sum. The layouts are the canonical ones of the ISA.
-    pub(crate) fn place(self, major: u32, k: u32, size: u32, transposed: bool) -> u32 {
-        let (row, per) = (self.row(), 16 / size);
-        let offset = if !transposed {
-            let chunk = match self.swizzle {
-                Swizzle::None => k / per * self.leading,
-                _ => k / per * 16,
-            };
-            major % 8 * row + major / 8 * self.stride + chunk + k % per * size
-        } else {
-            let span = row / size;
-            let (inner, outer) = (major % span * size, major / span);
-            match self.swizzle {
-                Swizzle::None => {
-                    inner + outer * self.stride + k % 8 * row + k / 8 * self.leading
-                }
-                _ => inner + outer * self.leading + k % 8 * row + k / 8 * self.stride,
-            }
+    /// The address of chunk `chunk` of row `major` of A or column of B, along k.
+    fn along_k(self, major: u32, chunk: u32) -> u32 {
+        let step = if self.swizzle == Swizzle::None { self.leading } else { 16 };
+        let row = major % 8 * self.row() + major / 8 * self.stride;
+        self.swizzle.apply(self.start + row + chunk * step)
+    }
+
+    /// The address of chunk `chunk` of the elements with the same k, of a transposed
+    /// operand.
+    fn across_k(self, chunk: u32, k: u32) -> u32 {
+        let span = self.row() / 16;
+        let (outer, eighth) = match self.swizzle {
+            Swizzle::None => (self.stride, self.leading),
+            _ => (self.leading, self.stride),
         };
-        self.swizzle.apply(self.start + offset)
+        let column = chunk % span * 16 + chunk / span * outer;
+        self.swizzle.apply(self.start + column + k % 8 * self.row() + k / 8 * eighth)
     }
 }
 
@@ -124,34 +120,36 @@ pub(crate) struct Operand {
     pub negative: bool,
 }
 
-/// Where the elements of a chunk belong: the first's row of A or column of B, and its k.
-/// The others follow along k, or along the rows if the operand is transposed.
-type Spot = (u32, u32);
-
 impl Operand {
     pub(crate) fn size(self) -> u32 {
         (self.element.bits() / 8) as u32
     }
 
-    /// The chunks of the rows of A, or columns of B, from `from` up to `to`: where their
-    /// elements belong, and their addresses.
-    pub(crate) fn chunks(
-        self,
-        (from, to): (u32, u32),
-    ) -> impl Iterator<Item = (Spot, u32)> {
-        let (size, transposed) = (self.size(), self.transposed);
-        let per = CHUNK as u32 / size;
-        // Along k there are two chunks, or, transposed, rows of chunks.
-        let (majors, ks) = if transposed { (per, 1) } else { (1, per) };
-        let spots = (from..to).step_by(majors as usize);
-        spots.flat_map(move |major| {
-            (0..K_BYTES / size).step_by(ks as usize).map(move |k| {
-                ((major, k), self.descriptor.place(major, k, size, transposed))
-            })
-        })
+    /// The chunks of the rows of A, or columns of B, from `from` up to `to`.
+    pub(crate) fn chunks(self, (from, to): (u32, u32), into: &mut Vec<Chunk>) {
+        into.clear();
+        let per = CHUNK as u32 / self.size();
+        let d = self.descriptor;
+        if self.transposed {
+            for k in 0..2 * per {
+                into.extend((from / per..to / per).map(|chunk| Chunk {
+                    address: d.across_k(chunk, k),
+                    major: chunk * per,
+                    k,
+                }));
+            }
+        } else {
+            for major in from..to {
+                into.extend([0, 1].map(|chunk| Chunk {
+                    address: d.along_k(major, chunk),
+                    major,
+                    k: chunk * per,
+                }));
+            }
+        }
     }
 
-    /// The values of a chunk; the first 16 bytes' worth of elements count.
+    /// The values of a chunk.
     fn values(self, chunk: &[u8; CHUNK]) -> [f64; CHUNK] {
         let mut values = self.element.values(chunk);
         if self.negative {
@@ -161,8 +159,9 @@ impl Operand {
     }
 }
 
-/// The place of element `k` of column `column` in [`Tiles::b`].
-fn place_b(column: usize, k: usize, depth: usize) -> usize {
+/// The place of element `k` of column `column` in an operand B of `depth` values along k:
+/// blocks of 8 columns, in which each k has 4 even columns and 4 odd ones.
+pub(crate) fn place_b(column: usize, k: usize, depth: usize) -> usize {
     let (block, within) = (column / 8, column % 8);
     (block * depth + k) * 8 + within % 2 * 4 + within / 2
 }
@@ -178,32 +177,37 @@ impl Tiles {
     }
 
     /// Takes a chunk of A.
-    pub(crate) fn take_a(&mut self, a: Operand, spot: Spot, at: usize, memory: &Shared) {
+    pub(crate) fn take_a(&mut self, a: Operand, chunk: Chunk, memory: &Shared) {
         let (depth, per) = ((K_BYTES / a.size()) as usize, CHUNK / a.size() as usize);
-        let (bytes, written) = memory.chunk(at);
+        let (bytes, written) = memory.chunk(chunk.address as usize);
         let values = a.values(bytes);
-        let (major, k) = (spot.0 as usize, spot.1 as usize);
+        let (major, k) = (chunk.major as usize, chunk.k as usize);
+        let (first, step) = (major * depth + k, if a.transposed { depth } else { 1 });
         for (n, &value) in values[..per].iter().enumerate() {
-            let (row, k) = if a.transposed { (major + n, k) } else { (major, k + n) };
-            self.a[row * depth + k] = value;
-            if !is_defined(written, n, a.size()) {
-                self.bad_rows[row / 16] |= 1 << (row % 16);
-            }
+            self.a[first + n * step] = value;
+        }
+        for n in undefined(written, per) {
+            let row = if a.transposed { major + n } else { major };
+            self.bad_rows[row / 16] |= 1 << (row % 16);
         }
     }
 
     /// Takes a chunk of B.
-    pub(crate) fn take_b(&mut self, b: Operand, spot: Spot, at: usize, memory: &Shared) {
+    pub(crate) fn take_b(&mut self, b: Operand, chunk: Chunk, memory: &Shared) {
         let (depth, per) = ((K_BYTES / b.size()) as usize, CHUNK / b.size() as usize);
-        let (bytes, written) = memory.chunk(at);
+        let (bytes, written) = memory.chunk(chunk.address as usize);
         let values = b.values(bytes);
-        let (major, k) = (spot.0 as usize, spot.1 as usize);
-        for (n, &value) in values[..per].iter().enumerate() {
-            let (column, k) = if b.transposed { (major + n, k) } else { (major, k + n) };
-            self.b[place_b(column, k, depth)] = value;
-            if !is_defined(written, n, b.size()) {
-                self.bad_columns[column] = true;
+        let (major, k) = (chunk.major as usize, chunk.k as usize);
+        if b.transposed {
+            for (n, &value) in values[..per].iter().enumerate() {
+                self.b[place_b(major + n, k, depth)] = value;
             }
+        } else {
+            let column = self.b[place_b(major, k, depth)..].iter_mut().step_by(8);
+            column.zip(&values[..per]).for_each(|(place, &value)| *place = value);
+        }
+        for n in undefined(written, per) {
+            self.bad_columns[if b.transposed { major + n } else { major }] = true;
         }
     }
 
@@ -213,15 +217,23 @@ impl Tiles {
     }
 }
 
-/// Whether element `n` of a chunk was written: one bit for each byte.
-fn is_defined(written: u16, n: usize, size: u32) -> bool {
-    let mask = ((1u32 << size) - 1) << (n as u32 * size);
-    u32::from(written) & mask == mask
+/// The elements of a chunk, `per` in all, with bytes that were not written, by a bit for
+/// each byte.
+fn undefined(written: u16, per: usize) -> impl Iterator<Item = usize> {
+    let (size, missing) = (CHUNK / per, !written);
+    let count = if missing == 0 { 0 } else { per };
+    let bits = move |n: usize| missing >> (n * size) & ((1u32 << size) - 1) as u16;
+    (0..count).filter(move |&n| bits(n) != 0)
 }
 
-/// Sums in f64 over all k, in their order. The products are exact in f64.
+/// Sums in f64 over all k, in their order. The products are exact in f64, so that fused
+/// multiply-adds, where the CPU has them, give the same sums.
 #[multiversion::multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-fn products(a: &[f64], b: &[f64], (k, n): (usize, usize), sums: &mut [f64]) {
+pub(crate) fn products(a: &[f64], b: &[f64], (k, n): (usize, usize), sums: &mut [f64]) {
+    let fused = multiversion::target::target_cfg_f!(any(
+        target_feature = "fma",
+        target_arch = "aarch64"
+    ));
     // A warp has 16 rows; element (r, c) of a block of 8 columns is in lane
     // 4 * (r % 8) + c / 2 of register 2 * (r / 8) + c % 2 of the block's four.
     for (sums, a) in sums.chunks_exact_mut(16 * n).zip(a.chunks_exact(16 * k)) {
@@ -232,7 +244,7 @@ fn products(a: &[f64], b: &[f64], (k, n): (usize, usize), sums: &mut [f64]) {
                     for (row, sums) in all.iter_mut().enumerate() {
                         let a = a[row * k + step];
                         for (sum, &b) in sums.iter_mut().zip(b) {
-                            *sum += a * b;
+                            *sum = if fused { a.mul_add(b, *sum) } else { *sum + a * b };
                         }
                     }
                 }
@@ -246,6 +258,42 @@ fn products(a: &[f64], b: &[f64], (k, n): (usize, usize), sums: &mut [f64]) {
     }
 }
 
+/// Accumulator register `i` with its sums, of [`products`], added.
+pub(crate) fn add(
+    (accumulator, saturate): (Accumulator, bool),
+    i: usize,
+    old: &[u32; LANES],
+    sums: &[f64],
+) -> [u32; LANES] {
+    let sums = |register: usize| &sums[register * LANES..(register + 1) * LANES];
+    match accumulator {
+        Accumulator::F32 => add_f32(old, sums(i)),
+        Accumulator::F16 => {
+            // A register has two columns, whose sums are 32 apart.
+            let (low, high) =
+                (sums(i / 2 * 4 + i % 2 * 2), sums(i / 2 * 4 + i % 2 * 2 + 1));
+            std::array::from_fn(|lane| {
+                let add = |old: u32, sum: f64| accumulator.add(old & 0xffff, sum, false);
+                add(old[lane], low[lane]) | add(old[lane] >> 16, high[lane]) << 16
+            })
+        }
+        _ => {
+            let sums = sums(i);
+            std::array::from_fn(|lane| accumulator.add(old[lane], sums[lane], saturate))
+        }
+    }
+}
+
+/// [`Accumulator::add`] for 32 lanes of f32.
+#[multiversion::multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+fn add_f32(old: &[u32; LANES], sums: &[f64]) -> [u32; LANES] {
+    let mut out = [0; LANES];
+    for ((out, &old), &sum) in out.iter_mut().zip(old).zip(sums) {
+        *out = Accumulator::F32.add(old, sum, false);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,34 +304,56 @@ mod tests {
         Descriptor::decode(bits).unwrap()
     }
 
+    /// The address of an element of `size` bytes by the canonical layouts of the ISA.
+    /// `major` is the index along the dimension that is contiguous in memory for transposed
+    /// operands (rows of A, columns of B), `k` the index along the sum.
+    fn place(d: Descriptor, major: u32, k: u32, size: u32, transposed: bool) -> u32 {
+        let (row, per) = (d.row(), 16 / size);
+        let offset = if !transposed {
+            let chunk = match d.swizzle {
+                Swizzle::None => k / per * d.leading,
+                _ => k / per * 16,
+            };
+            major % 8 * row + major / 8 * d.stride + chunk + k % per * size
+        } else {
+            let span = row / size;
+            let (inner, outer) = (major % span * size, major / span);
+            match d.swizzle {
+                Swizzle::None => inner + outer * d.stride + k % 8 * row + k / 8 * d.leading,
+                _ => inner + outer * d.leading + k % 8 * row + k / 8 * d.stride,
+            }
+        };
+        d.swizzle.apply(d.start + offset)
+    }
+
     #[test]
     fn a_panel_of_128_byte_rows() {
         // K-major, 128-byte swizzle, 16-bit elements: rows of 64, atoms of 8 rows.
         let d = descriptor(16, 1024, 1);
-        assert_eq!(d.place(0, 0, 2, false), 1024);
-        assert_eq!(d.place(0, 8, 2, false), 1024 + 16);
-        assert_eq!(d.place(1, 0, 2, false), 1024 + 128 + 16);
-        assert_eq!(d.place(3, 9, 2, false), 1024 + 3 * 128 + ((1 ^ 3) * 16) + 2);
-        assert_eq!(d.place(9, 0, 2, false), 1024 + 1024 + 128 + 16);
+        assert_eq!(place(d, 0, 0, 2, false), 1024);
+        assert_eq!(place(d, 0, 8, 2, false), 1024 + 16);
+        assert_eq!(place(d, 1, 0, 2, false), 1024 + 128 + 16);
+        assert_eq!(place(d, 3, 9, 2, false), 1024 + 3 * 128 + ((1 ^ 3) * 16) + 2);
+        assert_eq!(place(d, 9, 0, 2, false), 1024 + 1024 + 128 + 16);
     }
 
     #[test]
     fn rows_without_a_swizzle() {
         // Core matrices of 8 rows of 16 bytes; the leading offset goes along k.
         let d = descriptor(128, 256, 0);
-        assert_eq!(d.place(5, 3, 2, false), 1024 + 5 * 16 + 6);
-        assert_eq!(d.place(5, 11, 2, false), 1024 + 128 + 5 * 16 + 6);
-        assert_eq!(d.place(13, 3, 2, false), 1024 + 256 + 5 * 16 + 6);
+        assert_eq!(place(d, 5, 3, 2, false), 1024 + 5 * 16 + 6);
+        assert_eq!(place(d, 5, 11, 2, false), 1024 + 128 + 5 * 16 + 6);
+        assert_eq!(place(d, 13, 3, 2, false), 1024 + 256 + 5 * 16 + 6);
     }
 
     #[test]
     fn a_transposed_panel() {
         // Rows of 128 bytes with 64 columns of 16 bits, 8 rows in an atom.
         let d = descriptor(8192, 1024, 1);
-        assert_eq!(d.place(8, 0, 2, true), 1024 + 16);
-        assert_eq!(d.place(0, 1, 2, true), 1024 + 128 + 16);
-        assert_eq!(d.place(0, 8, 2, true), 1024 + 1024);
-        assert_eq!(d.place(64, 0, 2, true), 1024 + 8192);
+        assert_eq!(place(d, 8, 0, 2, true), 1024 + 16);
+        assert_eq!(place(d, 0, 1, 2, true), 1024 + 128 + 16);
+        assert_eq!(place(d, 0, 8, 2, true), 1024 + 1024);
+        assert_eq!(place(d, 64, 0, 2, true), 1024 + 8192);
     }
 
     #[test]
@@ -295,25 +365,64 @@ mod tests {
         }
     }
 
+    /// The vector code gives the bits of products and sums one after the other.
+    #[test]
+    fn sums_have_their_order() {
+        let (k, n) = (16, 24);
+        let mut random = crate::random::Random::new(5, 0);
+        // bf16 of all sizes, so that sums round in f64 as well, and of both signs.
+        let mut value = || {
+            let bits = random.below(1 << 16) as u32;
+            let finite = if bits & 0x7f80 == 0x7f80 { bits & 0x807f } else { bits };
+            f64::from(f32::from_bits(finite << 16))
+        };
+        let a: Vec<f64> = (0..64 * k).map(|_| value()).collect();
+        let columns: Vec<f64> = (0..n * k).map(|_| value()).collect();
+        let mut b = vec![0.0; n * k];
+        for (at, &value) in columns.iter().enumerate() {
+            b[place_b(at / k, at % k, k)] = value;
+        }
+        let mut sums = vec![0.0; 64 * n];
+        products(&a, &b, (k, n), &mut sums);
+        for (row, column) in (0..64).flat_map(|row| (0..n).map(move |n| (row, n))) {
+            let terms = (0..k).map(|i| a[row * k + i] * columns[column * k + i]);
+            let wanted = terms.fold(0.0, |sum, term| sum + term);
+            let register = column / 8 * 4 + row % 16 / 8 * 2 + column % 2;
+            let lane = row % 8 * 4 + column % 8 / 2;
+            let got = sums[row / 16 * 16 * n + register * 32 + lane];
+            assert_eq!(got.to_bits(), f64::to_bits(wanted), "{row} {column}");
+        }
+    }
+
     /// Every chunk of an operand holds the elements that lie there by the layout's formula.
     #[test]
     fn chunks_cover_an_operand() {
-        for (swizzle, transposed) in
-            [(0, false), (1, false), (3, false), (0, true), (1, true)]
+        let layouts = [0, 1, 2, 3].into_iter().flat_map(|n| [(n, false), (n, true)]);
+        let types = [Element::BF16, Element::E4M3, Element::TF32];
+        for ((swizzle, transposed), element) in
+            layouts.flat_map(|layout| types.map(|element| (layout, element)))
         {
             let descriptor = descriptor(4096, 512, swizzle);
-            let operand =
-                Operand { descriptor, element: Element::BF16, transposed, negative: false };
-            let mut seen = [[false; 16]; 24];
-            for ((major, k), address) in operand.chunks((0, 24)) {
-                for n in 0..8 {
+            let operand = Operand { descriptor, element, transposed, negative: false };
+            let (size, mut chunks) = (operand.size(), Vec::new());
+            if transposed && size != 2 {
+                continue;
+            }
+            operand.chunks((16, 48), &mut chunks);
+            let mut seen = vec![false; 32 * (32 / size as usize)];
+            for Chunk { address, major, k } in chunks {
+                for n in 0..16 / size {
                     let (row, k) = if transposed { (major + n, k) } else { (major, k + n) };
-                    let place = descriptor.place(row, k, 2, transposed);
-                    assert_eq!(place, address + 2 * n, "{swizzle} {transposed} {row} {k}");
-                    seen[row as usize][k as usize] = true;
+                    let place = place(descriptor, row, k, size, transposed);
+                    assert_eq!(
+                        place,
+                        address + size * n,
+                        "{swizzle} {transposed} {row} {k}"
+                    );
+                    seen[((row - 16) * 32 / size + k) as usize] = true;
                 }
             }
-            assert!(seen.iter().flatten().all(|&seen| seen));
+            assert!(seen.iter().all(|&seen| seen));
         }
     }
 }

@@ -11,9 +11,9 @@
 use crate::bank::Bank;
 use crate::exec::access::{conflict, shared};
 use crate::exec::step::{Next, report_undefined};
-use crate::exec::tile::{CHUNK, Descriptor, Operand};
+use crate::exec::tile::{CHUNK, Descriptor, Operand, add};
 use crate::finding::FindingKind;
-use crate::flight::{GROUP, Request, Warpgroup, WgmmaFlight};
+use crate::flight::{Accumulated, GROUP, Request, Warpgroup, WgmmaFlight};
 use crate::instruction::{Accumulator, Op, Wgmma, WgmmaA};
 use crate::lanes::{LANES, Origin, lanes};
 use crate::machine::{Machine, Step};
@@ -128,7 +128,7 @@ pub(crate) fn wait(
         .map(|(&place, _)| place)
         .collect();
     for (bank, index) in ready {
-        let bits = state.undefined.get(&index).copied().unwrap_or(0);
+        let bits = state.results.get(index).map_or(0, |result| result.undefined);
         warp.regs.undefined[bank as usize][usize::from(index)] = bits;
         warp.regs.origins.remove(&(bank, index));
     }
@@ -147,15 +147,16 @@ fn end_reads(warp: &mut Warp, m: &mut Machine<'_>, last: u64) {
     let entry = warp.clock.home.products(warp.rank, place);
     warp.clock.learn_products(entry, last);
     let block = &mut m.blocks[warp.rank];
-    let reads = &mut block.warpgroups[place].reads;
-    while let Some((number, chunks)) = reads.pop_front() {
+    let group = &mut block.warpgroups[place];
+    while let Some((number, chunks)) = group.reads.pop_front() {
         if number > last {
-            reads.push_front((number, chunks));
+            group.reads.push_front((number, chunks));
             return;
         }
         for &chunk in &chunks {
             block.shared.reading(chunk as usize, CHUNK, false);
         }
+        group.keep(chunks);
     }
 }
 
@@ -238,8 +239,10 @@ fn check_fence(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) {
     if warp.wgmma.fenced {
         return;
     }
-    let same =
-        |index: &u16| warp.wgmma.last.get(index) == Some(&warp.regs.r[usize::from(*index)]);
+    let same = |&index: &u16| {
+        let last = warp.wgmma.results.get(index);
+        last.is_some_and(|last| last.row == warp.regs.r[usize::from(index)])
+    };
     let descriptor = matches!(op.a, WgmmaA::Descriptor(_));
     if !(descriptor && op.d.iter().all(same)) {
         m.note(FindingKind::MissingWgmmaFence, warp, pc, 0, None, || {
@@ -267,7 +270,7 @@ fn request(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) -> Step {
         None => {
             group.tiles.prepare(op);
             let clock = warp.clock.of_group(entry);
-            let (warp, chunks) = (warp.index, Vec::new());
+            let (warp, chunks) = (warp.index, group.list());
             group.next = Some(Request { pc, warp, a, b, keep, clock, chunks });
         }
     }
@@ -392,21 +395,24 @@ fn read_a(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, (pc, bits): (u32, u64)) 
     let (place, own) = (warp.index / GROUP, warp.index % GROUP);
     let entry = warp.clock.home.products(warp.rank, place);
     let number = group(warp, m).issued[own];
-    let rows = 16 * own as u32..16 * (own as u32 + 1);
-    for (spot, address) in a.chunks((rows.start, rows.end)) {
-        let at = shared(warp, m, (pc, 0), (warp.rank, u64::from(address)), CHUNK as u64)?;
+    let mut chunks = std::mem::take(&mut group(warp, m).tiles.chunks);
+    a.chunks((16 * own as u32, 16 * own as u32 + 16), &mut chunks);
+    for &chunk in &chunks {
+        let place = (warp.rank, u64::from(chunk.address));
+        let at = shared(warp, m, (pc, 0), place, CHUNK as u64)?;
         let who = Who { clock: &warp.clock, lane: WHOLE_WARP, strong: false, proxy: true };
         let block = &mut m.blocks[warp.rank];
         let found = block.shared.on_product(at, who, (entry, number));
-        let group = &mut block.warpgroups[place];
-        group.tiles.take_a(a, spot, at, &block.shared);
+        let group = &mut block.warpgroups[warp.index / GROUP];
+        group.tiles.take_a(a, chunk, &block.shared);
         if let Some(request) = &mut group.next {
-            request.chunks.push(address);
+            request.chunks.push(chunk.address);
         }
         if let Some(found) = found {
             conflict(warp, m, (pc, 0), at as u64, found);
         }
     }
+    group(warp, m).tiles.chunks = chunks;
     m.counts.shared_read_bytes += 512;
     Ok(())
 }
@@ -429,15 +435,18 @@ fn begin(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) -> Step {
             negative: op.negate_b,
         }),
     )?;
-    for (spot, address) in b.chunks((0, op.n as u32)) {
-        let at = shared(warp, m, (pc, 0), (warp.rank, u64::from(address)), CHUNK as u64)?;
+    let mut chunks = std::mem::take(&mut group(warp, m).tiles.chunks);
+    b.chunks((0, op.n as u32), &mut chunks);
+    for &chunk in &chunks {
+        let at =
+            shared(warp, m, (pc, 0), (warp.rank, u64::from(chunk.address)), CHUNK as u64)?;
         // All four warps read all of B.
         let clock = &request.clock;
         let who = Who { clock, lane: WHOLE_WARP, strong: false, proxy: true };
         let block = &mut m.blocks[warp.rank];
         let found = block.shared.on_product(at, who, (entry, number));
-        block.warpgroups[place].tiles.take_b(b, spot, at, &block.shared);
-        request.chunks.push(address);
+        block.warpgroups[place].tiles.take_b(b, chunk, &block.shared);
+        request.chunks.push(chunk.address);
         if let Some(found) = found {
             conflict(warp, m, (pc, 0), at as u64, found);
         }
@@ -445,10 +454,13 @@ fn begin(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) -> Step {
     m.counts.shared_read_bytes += 32 * op.n as u64;
     let checks = m.run.options.checks;
     let group = group(warp, m);
+    group.tiles.chunks = chunks;
     group.tiles.multiply(op);
     group.begun = number;
     if checks {
         group.reads.push_back((number, request.chunks));
+    } else {
+        group.keep(request.chunks);
     }
     Ok(())
 }
@@ -469,50 +481,53 @@ fn take(warp: &mut Warp, m: &mut Machine<'_>, op: &Wgmma, (pc, number): (u32, u6
     warp.wgmma.flights.push(WgmmaFlight { group, pc, number, a });
 }
 
+/// Adds a warp's sums to its accumulators, which are undefined until the wait.
 fn write_back(
     warp: &mut Warp,
     op: &Wgmma,
     sums: &[f64],
     (bad_rows, bad_columns): (u32, &[bool]),
 ) {
-    let packed = op.accumulator == Accumulator::F16;
-    let keep = warp.regs.p[usize::from(op.scale_d)];
+    let keep = warp.regs.p[usize::from(op.scale_d)] != 0;
     let group = warp.wgmma.committed;
+    let defined = bad_rows == 0 && !bad_columns.contains(&true);
     for (i, &register) in op.d.iter().enumerate() {
-        // Four registers, or two of pairs, make eight columns.
-        let (half, block, offset) =
-            if packed { (i % 2, i / 2, 0) } else { (i / 2 % 2, i / 4, i % 2) };
-        let old = warp.regs.r[usize::from(register)];
-        let in_flight =
-            matches!(warp.regs.origin(Bank::Word, register), Origin::Wgmma { .. });
-        let mut undefined = if in_flight {
-            warp.wgmma.undefined.get(&register).copied().unwrap_or(0)
-        } else {
-            warp.regs.undefined(Bank::Word, register)
-        };
-        undefined &= keep;
-        let mut out = [0; LANES];
-        for lane in 0..LANES {
-            let row = lane / 4 + 8 * half;
-            let column = 8 * block + 2 * (lane % 4) + offset;
-            let old = if keep != 0 { old[lane] } else { 0 };
-            let sum = |odd: usize| sums[(4 * block + 2 * half + odd) * LANES + lane];
-            out[lane] = if packed {
-                let low = op.accumulator.add(old & 0xffff, sum(0), false);
-                let high = op.accumulator.add(old >> 16, sum(1), false);
-                low | high << 16
-            } else {
-                op.accumulator.add(old, sum(offset), op.saturate)
-            };
-            let wide = if packed { 2 } else { 1 };
-            let bad = bad_rows >> row & 1 != 0
-                || bad_columns[column..column + wide].contains(&true);
-            undefined |= u32::from(bad) << lane;
+        let index = usize::from(register);
+        let old = if keep { warp.regs.r[index] } else { [0; LANES] };
+        let row = add((op.accumulator, op.saturate), i, &old, sums);
+        let mut undefined = warp.regs.undefined(Bank::Word, register);
+        let last = warp.wgmma.results.get(register).copied();
+        // The register is marked already: nothing but products has written it since.
+        let marked = last.filter(|last| undefined == u32::MAX && last.group == group);
+        if marked.is_some()
+            || matches!(warp.regs.origin(Bank::Word, register), Origin::Wgmma { .. })
+        {
+            undefined = last.map_or(0, |last| last.undefined);
         }
-        warp.regs.r[usize::from(register)] = out;
-        warp.wgmma.last.insert(register, out);
-        warp.wgmma.undefined.insert(register, undefined);
-        warp.regs.set_undefined(Bank::Word, register, u32::MAX, u32::MAX);
-        warp.regs.origins.insert((Bank::Word, register), Origin::Wgmma { group });
+        if !keep {
+            undefined = 0;
+        }
+        if !defined {
+            undefined |= bad_lanes(op, i, bad_rows, bad_columns);
+        }
+        warp.regs.r[index] = row;
+        warp.wgmma.results.set(register, Accumulated { row, undefined, group });
+        if marked.is_none() {
+            warp.regs.set_undefined(Bank::Word, register, u32::MAX, u32::MAX);
+            warp.regs.origins.insert((Bank::Word, register), Origin::Wgmma { group });
+        }
     }
+}
+
+/// The lanes of accumulator register `i` whose row of A or column of B is undefined.
+fn bad_lanes(op: &Wgmma, i: usize, bad_rows: u32, bad_columns: &[bool]) -> u32 {
+    let packed = op.accumulator == Accumulator::F16;
+    // Four registers, or two of pairs, make eight columns.
+    let (half, block, columns) =
+        if packed { (i % 2, i / 2, 0..2) } else { (i / 2 % 2, i / 4, i % 2..i % 2 + 1) };
+    let bad = |lane: usize| {
+        let (row, first) = (lane / 4 + 8 * half, 8 * block + 2 * (lane % 4));
+        bad_rows >> row & 1 != 0 || columns.clone().any(|n| bad_columns[first + n])
+    };
+    (0..LANES).fold(0, |lanes, lane| lanes | u32::from(bad(lane)) << lane)
 }
