@@ -3,10 +3,14 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ptxvm::{Launch, Memory, Module, Options, Params};
+use ptxvm::{
+    Launch, Memory, Module, Options, OutOfBoundsFill, Params, Swizzle, TensorElement,
+    TensorMap,
+};
 
 const BASIC: &str = include_str!("../tests/ptx/basic.ptx");
 const GEMM: &str = include_str!("../tests/ptx/gemm.ptx");
+const WARPGROUP: &str = include_str!("../tests/ptx/warpgroup.ptx");
 
 /// Plain arithmetic: a chain of multiply-adds, shifts and logic in a loop.
 const ARITHMETIC: &str = "
@@ -78,6 +82,7 @@ fn copies(c: &mut Criterion) {
         grid: [8, 8, 1],
         block: [32, 8, 1],
         shared_bytes: 33 * 32 * 4,
+        dynamic_shared_limit: Some(33 * 32 * 4),
         params: Params::new().u64(x).u64(y).i32(n as i32).build(),
         options: one_core(),
         ..Launch::new("transpose")
@@ -107,6 +112,7 @@ fn products(c: &mut Criterion) {
         grid: [2, 2, 1],
         block: [128, 1, 1],
         shared_bytes: 3 * 8192,
+        dynamic_shared_limit: Some(3 * 8192),
         params: params.i32(m as i32).i32(n as i32).i32(k as i32).u32(0).build(),
         options: one_core(),
         ..Launch::new("gemm")
@@ -120,9 +126,51 @@ fn products(c: &mut Criterion) {
     group.finish();
 }
 
+/// A tile of 256 x 128 of a product over k = 4096 by `wgmma`, with and without checks.
+fn warpgroup_products(c: &mut Criterion) {
+    let module = Module::parse(WARPGROUP).expect("the test's PTX");
+    let mut memory = Memory::new();
+    let (m, n, k) = (256u64, 128u64, 4096u64);
+    let matrix = |memory: &mut Memory, rows: u64, name: &str| {
+        let address = memory.alloc(2 * rows * k, name);
+        memory.write(address, &vec![0x3c; 2 * (rows * k) as usize]);
+        let map = TensorMap {
+            element: TensorElement::BF16,
+            address,
+            dims: vec![k, rows],
+            strides: vec![2 * k],
+            box_dims: vec![64, rows as u32],
+            swizzle: Swizzle::Bytes128,
+            fill: OutOfBoundsFill::Zero,
+        };
+        map.encode().expect("a map of a whole matrix")
+    };
+    let maps = [matrix(&mut memory, m, "a"), matrix(&mut memory, n, "b")];
+    let y = memory.alloc(4 * m * n, "c");
+    let params = Params::new().bytes(64, &maps[0]).bytes(64, &maps[1]).u64(y);
+    let mut launch = Launch {
+        block: [384, 1, 1],
+        shared_bytes: 3 * 49152,
+        dynamic_shared_limit: Some(3 * 49152),
+        params: params.i32((k / 64) as i32).build(),
+        options: one_core(),
+        ..Launch::new("wide")
+    };
+    let mut group = c.benchmark_group("vm");
+    for (name, checks) in [("wgmma flops", true), ("wgmma flops, unchecked", false)] {
+        launch.options.checks = checks;
+        let report = module.launch(&mut memory, &launch).expect("runs");
+        group.throughput(Throughput::Elements(report.counts.total_flops()));
+        group.bench_function(name, |b| {
+            b.iter(|| black_box(module.launch(&mut memory, &launch)));
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10);
-    targets = arithmetic, copies, products
+    targets = arithmetic, copies, products, warpgroup_products
 }
 criterion_main!(benches);

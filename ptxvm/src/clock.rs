@@ -37,6 +37,21 @@ pub(crate) struct Home {
     pub warps: usize,
 }
 
+impl Home {
+    /// Entries of a clock: the cluster's warps, asynchronous copies, and the products of
+    /// each block's warpgroups.
+    fn entries(&self) -> usize {
+        self.products(self.blocks.len(), 0)
+    }
+
+    /// The entry for the products of a warpgroup of the block of `rank`. Its time is the
+    /// number of products that have ended.
+    pub(crate) fn products(&self, rank: usize, group: usize) -> usize {
+        let warps = self.blocks.len() * self.warps;
+        warps + COPY_ENTRIES + rank * self.warps.div_ceil(4) + group
+    }
+}
+
 /// Entries for asynchronous copies. Copies of different mbarriers use different entries, as
 /// far as there are enough: a warp that waited for one copy does not know of another that
 /// happened to complete earlier.
@@ -234,6 +249,11 @@ fn raise(into: &mut [u32], from: &[u32]) {
     into.iter_mut().zip(from).for_each(|(a, &b)| *a = b.max(*a));
 }
 
+/// Takes the earlier time of each entry.
+fn lower(into: &mut [u32], from: &[u32]) {
+    into.iter_mut().zip(from).for_each(|(a, &b)| *a = b.min(*a));
+}
+
 impl Message {
     pub(crate) fn add(&mut self, clock: &Clock) {
         join(&mut self.known, &clock.known);
@@ -290,7 +310,7 @@ impl Message {
 
 impl Clock {
     pub(crate) fn new(own: usize, home: &Arc<Home>) -> Self {
-        let entries = home.blocks.len() * home.warps + COPY_ENTRIES;
+        let entries = home.entries();
         let mut known = vec![0; entries];
         known[own] = STARTED + 1;
         let (none, home) = (vec![0; entries], Arc::clone(home));
@@ -310,6 +330,28 @@ impl Clock {
     /// Later accesses are not part of what was published.
     pub(crate) fn tick(&mut self) {
         self.known[self.own] += 1;
+    }
+
+    /// Learns that a warpgroup's products have ended, up to this number.
+    pub(crate) fn learn_products(&mut self, entry: usize, number: u64) {
+        self.known[entry] = self.known[entry].max(number as u32);
+    }
+
+    /// A clock for the warpgroup of `entry` that knows what this warp knows.
+    pub(crate) fn of_group(&self, entry: usize) -> Self {
+        let (known, fenced_shared) = (self.known.clone(), self.fenced_shared.clone());
+        let mut clock = Self { own: entry, known, fenced_shared, ..Self::default() };
+        clock.keep_common(self);
+        clock
+    }
+
+    /// Forgets what the warp of `other` does not know: of its own accesses, those that
+    /// its lanes are not ordered after.
+    pub(crate) fn keep_common(&mut self, other: &Self) {
+        lower(&mut self.known, &other.known);
+        lower(&mut self.fenced_shared, &other.fenced_shared);
+        let own = &mut self.known[other.own];
+        *own = (*own).min(other.converged.saturating_sub(1));
     }
 
     /// Learns what others published.

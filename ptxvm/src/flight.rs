@@ -1,7 +1,8 @@
 //! What is on its way in a running cluster: asynchronous copies and matrix products.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 
+use crate::clock::Clock;
 use crate::finding::Finding;
 use crate::lanes::{LANES, lanes};
 
@@ -96,16 +97,16 @@ pub(crate) struct PendingCopy {
     pub blame: Box<Finding>,
 }
 
-/// A matrix product under way.
+/// A warpgroup's matrix product that one of its warps has not waited for.
 #[derive(Debug)]
 pub(crate) struct WgmmaFlight {
+    /// The warp's commit group.
     pub group: u64,
     pub pc: u32,
-    /// Offsets of the 16-byte chunks of shared memory that it reads.
-    pub chunks: Vec<u32>,
+    /// The product's number in its warpgroup, from 1.
+    pub number: u64,
     /// Registers of A, and what was in them.
     pub a: Vec<(u16, [u32; LANES])>,
-    pub d: Vec<u16>,
 }
 
 /// A warp's products.
@@ -116,10 +117,145 @@ pub(crate) struct WgmmaState {
     pub flights: Vec<WgmmaFlight>,
     /// A fence was executed since the last change of registers.
     pub fenced: bool,
-    /// Lanes of accumulators that are undefined even after the wait.
-    pub undefined: HashMap<u16, u32>,
-    /// Products issued, and where the last one was.
-    pub issued: (u64, u32),
-    /// The values that the last product left in its accumulators.
-    pub last: HashMap<u16, [u32; LANES]>,
+    /// It issued a product and waits for the other warps of its warpgroup to do so.
+    pub waits: bool,
+    /// What the last products left in their accumulators.
+    pub results: Results,
+}
+
+/// What a product left in one of its accumulators.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accumulated {
+    pub row: [u32; LANES],
+    /// Lanes that are undefined even after the wait.
+    pub undefined: u32,
+    /// The warp's commit group of the product.
+    pub group: u64,
+}
+
+/// The last result of each register that was an accumulator.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// Places in the list plus one, by register; 0 for none.
+    places: Vec<u16>,
+    list: Vec<Accumulated>,
+}
+
+impl Results {
+    /// The last result in a register.
+    pub(crate) fn get(&self, register: u16) -> Option<&Accumulated> {
+        let place = *self.places.get(usize::from(register))?;
+        self.list.get(usize::from(place).checked_sub(1)?)
+    }
+
+    pub(crate) fn set(&mut self, register: u16, result: Accumulated) {
+        let register = usize::from(register);
+        if self.places.len() <= register {
+            self.places.resize(register + 1, 0);
+        }
+        match usize::from(self.places[register]).checked_sub(1) {
+            Some(place) => self.list[place] = result,
+            None => {
+                self.list.push(result);
+                self.places[register] = self.list.len() as u16;
+            }
+        }
+    }
+}
+
+/// Warps of a warpgroup.
+pub(crate) const GROUP: usize = 4;
+
+/// What the warps of a warpgroup say about the product that they issue.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub pc: u32,
+    /// The first warp that issued it, by its number in the block.
+    pub warp: usize,
+    /// The descriptors of A, where A is in shared memory, and of B.
+    pub a: Option<u64>,
+    pub b: u64,
+    /// Whether D is added to.
+    pub keep: bool,
+    /// What all warps that issued it knew then.
+    pub clock: Clock,
+    /// Offsets of the 16-byte chunks of shared memory that it reads.
+    pub chunks: Vec<u32>,
+}
+
+/// The most operations under way whose lists of chunks are kept for others.
+const SPARE: usize = 16;
+
+/// 16 bytes of an operand in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub address: u32,
+    /// The row of A, or column of B, and the k of its first element. The others follow
+    /// along k, or along the rows if the operand is transposed.
+    pub major: u32,
+    pub k: u32,
+}
+
+/// The operands of a product as values, and its result. The buffers serve one product
+/// after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Tiles {
+    /// 64 rows of k values.
+    pub a: Vec<f64>,
+    /// Blocks of 8 columns: k rows of 4 even columns and 4 odd ones.
+    pub b: Vec<f64>,
+    /// Rows of A with an undefined element, one bit for each, by warp.
+    pub bad_rows: [u32; GROUP],
+    /// Whether a column of B has an undefined element.
+    pub bad_columns: Vec<bool>,
+    /// The sums of each warp's elements of D: as the registers of 32-bit accumulators
+    /// have them, each register 32 lanes.
+    pub sums: Vec<f64>,
+    /// Where an operand lies, while it is read.
+    pub chunks: Vec<Chunk>,
+}
+
+/// Four consecutive warps of a block, whose wgmmas are operations of all four.
+#[derive(Debug, Default)]
+pub(crate) struct Warpgroup {
+    /// Products that each warp has issued.
+    pub issued: [u64; GROUP],
+    /// Warps that have returned.
+    pub gone: [bool; GROUP],
+    /// Products that have begun, because all four warps have issued them.
+    pub begun: u64,
+    /// The product that some of the warps have issued.
+    pub next: Option<Request>,
+    pub tiles: Tiles,
+    /// What products read that no warp has waited for: their numbers and chunks.
+    pub reads: VecDeque<(u64, Vec<u32>)>,
+    /// Lists that are no longer used.
+    pub spare: Vec<Vec<u32>>,
+    /// Each `setmaxnreg` of the warpgroup, in order.
+    pub resizings: Vec<Resizing>,
+}
+
+impl Warpgroup {
+    /// An empty list of chunks.
+    pub(crate) fn list(&mut self) -> Vec<u32> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps a list of chunks for another product.
+    pub(crate) fn keep(&mut self, mut list: Vec<u32>) {
+        if self.spare.len() < SPARE {
+            list.clear();
+            self.spare.push(list);
+        }
+    }
+}
+
+/// A `setmaxnreg`, which all warps of a warpgroup must execute.
+#[derive(Debug)]
+pub(crate) struct Resizing {
+    pub pc: u32,
+    /// The first warp that executed it, by its number in the block.
+    pub warp: usize,
+    /// The times of the warps that have executed it.
+    pub times: [Option<u32>; GROUP],
 }

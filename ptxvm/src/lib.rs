@@ -32,7 +32,9 @@
 //! * shared memory of another block that may not run yet, or not any more;
 //! * barriers that not all threads reach, or that a reduction shares with something else,
 //!   matrix instructions by a part of a warp, and who waits for what in a deadlock;
-//! * waits for a phase of an mbarrier that is long over.
+//! * waits for a phase of an mbarrier that is long over;
+//! * warps of a warpgroup that do not execute the same `wgmma` or `setmaxnreg`, or not
+//!   together, and registers that a block does not have.
 //!
 //! # What is counted
 //!

@@ -8,7 +8,7 @@ use crate::check::GlobalRaces;
 use crate::clock::{COPY_ENTRIES, Message, Scoped};
 use crate::count::Counts;
 use crate::finding::{Fault, Finding, FindingKind, Findings};
-use crate::flight::PendingCopy;
+use crate::flight::{PendingCopy, Warpgroup};
 use crate::instruction::{BarrierKind, Instruction, Kernel};
 use crate::maps::AcquiredMaps;
 use crate::mbarrier::Mbarrier;
@@ -117,6 +117,9 @@ pub(crate) struct Block {
     pub published: HashMap<u32, Scoped>,
     /// What other blocks did with the shared memory of this one.
     pub visits: Visits,
+    pub warpgroups: Vec<Warpgroup>,
+    /// Registers that `setmaxnreg` has released and not given out again.
+    pub free_registers: u32,
     pub warps: usize,
     pub live_warps: usize,
     pub live_threads: u32,
@@ -261,7 +264,18 @@ impl<'l> Machine<'l> {
         match self.blocks.get(id / warps) {
             Some(_) if self.blocks.len() == 1 => format!("warp {id}"),
             Some(_) => format!("warp {} of block rank {}", id % warps, id / warps),
-            None => "an asynchronous copy".to_owned(),
+            None => match id.checked_sub(warps * self.blocks.len() + COPY_ENTRIES) {
+                None => "an asynchronous copy".to_owned(),
+                Some(group) => {
+                    let groups = warps.div_ceil(4);
+                    let rank = match self.blocks.len() {
+                        1 => String::new(),
+                        _ => format!(" of block rank {}", group / groups),
+                    };
+                    let group = group % groups;
+                    format!("a wgmma of warpgroup {group}{rank} that was not waited for")
+                }
+            },
         }
     }
 

@@ -7,6 +7,7 @@ use crate::clock::{Clock, Home};
 use crate::count::Counts;
 use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
+use crate::flight::{GROUP, Warpgroup};
 use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
 use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
@@ -88,7 +89,6 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
         if active[at].warps.iter().all(Warp::is_done) {
             let mut done = active.swap_remove(at);
             let landed = landing::land_all(&mut done.machine);
-            wgmma::check_groups(&done.warps, &mut done.machine);
             spare.push(done.warps);
             total.take(done.machine);
             // Other blocks may have waited for this one.
@@ -208,6 +208,12 @@ impl<'l> Active<'l> {
                 Wait::Cluster { generation } => {
                     self.machine.cluster_barrier.generation != generation
                 }
+                Wait::Product { number } => {
+                    wgmma::has_begun(&self.machine, (warp.rank, warp.index), number)
+                }
+                Wait::Registers { count } => {
+                    self.machine.blocks[warp.rank].free_registers >= count
+                }
             })
     }
 
@@ -241,6 +247,31 @@ impl<'l> Active<'l> {
         lines
     }
 
+    /// The registers that each block lacks, where warps wait for some.
+    fn missing_registers(&self) -> Vec<String> {
+        let need = |warp: &Warp| match warp.groups.first().map(|group| group.wait) {
+            Some(Wait::Registers { count }) => count,
+            _ => 0,
+        };
+        let mut lines = Vec::new();
+        for (rank, block) in self.machine.blocks.iter().enumerate() {
+            let own = self.warps.iter().filter(|warp| warp.rank == rank);
+            let asked: u32 = own.map(need).sum();
+            if let Some(missing) = asked.checked_sub(block.free_registers)
+                && asked > 0
+            {
+                let each = self.machine.run.kernel.launch_registers.unwrap_or(0);
+                lines.push(format!(
+                    "setmaxnreg.inc asks for {missing} registers more than block {:?} has \
+                     free, which was launched with {each} for each of its {} threads",
+                    block.id,
+                    block.warps * LANES
+                ));
+            }
+        }
+        lines
+    }
+
     /// The finding that ends a launch without progress.
     fn stuck(&self, budget: bool) -> Stop {
         let mut lines = Vec::new();
@@ -265,6 +296,19 @@ impl<'l> Active<'l> {
                             instruction.line
                         )
                     }
+                    Wait::Product { number } => {
+                        let place = (warp.rank, warp.index);
+                        let missing = wgmma::missing(&self.machine, place, number);
+                        format!(
+                            "waits at the wgmma at PTX line {} for warps {missing:?} of its \
+                             warpgroup to issue it",
+                            here.line
+                        )
+                    }
+                    Wait::Registers { count } => format!(
+                        "waits at the setmaxnreg at PTX line {} for {count} registers",
+                        here.line
+                    ),
                 };
                 divergent &= group.wait != Wait::None;
                 let name = self.machine.warp_name(warp.id());
@@ -277,6 +321,7 @@ impl<'l> Active<'l> {
             lines.push(format!("and {more} more"));
         }
         lines.extend(self.open_mbarriers());
+        lines.splice(0..0, self.missing_registers());
         let meets = self.warps.iter().flat_map(|warp| &warp.groups);
         let meets = meets.filter(|group| matches!(group.wait, Wait::Meet { .. })).count();
         let kind = match (budget, divergent && meets > 0) {
@@ -284,7 +329,14 @@ impl<'l> Active<'l> {
             (false, true) => FindingKind::BarrierDivergence,
             (false, false) => FindingKind::Deadlock,
         };
-        let warp = self.warps.iter().find(|warp| !warp.is_done()).unwrap_or(&self.warps[0]);
+        // These say more than what waits for them.
+        let half = |warp: &&Warp| {
+            let says =
+                |wait: Wait| matches!(wait, Wait::Product { .. } | Wait::Registers { .. });
+            warp.groups.iter().any(|group| says(group.wait))
+        };
+        let alive = || self.warps.iter().filter(|warp| !warp.is_done());
+        let warp = alive().find(half).or_else(|| alive().next()).unwrap_or(&self.warps[0]);
         let group = warp.groups.iter().find(|group| group.mask != 0);
         let (pc, mask) = group.map_or((0, 1), |group| (group.pc, group.mask));
         let pc = match group.map(|group| group.wait) {
@@ -318,6 +370,8 @@ fn block(run: &Run<'_>, cluster: u64, rank: u32, warps: usize) -> Block {
         mbarriers: Default::default(),
         published: Default::default(),
         visits: Default::default(),
+        warpgroups: (0..warps.div_ceil(GROUP)).map(|_| Warpgroup::default()).collect(),
+        free_registers: 0,
         warps,
         live_warps: warps,
         live_threads: run.block.iter().product(),

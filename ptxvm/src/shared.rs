@@ -27,7 +27,17 @@ pub(crate) struct Shared {
     warps: usize,
     /// Asynchronous readers of each 16 bytes.
     readers: Vec<u16>,
+    /// What the products of each warpgroup read.
+    products: Vec<ProductReads>,
     checked: bool,
+}
+
+/// The last product of a warpgroup that read each 16 bytes.
+#[derive(Debug)]
+struct ProductReads {
+    /// The warpgroup's entry in clocks.
+    entry: usize,
+    last: Vec<u32>,
 }
 
 /// The lane that accesses memory, and what its warp knows.
@@ -116,6 +126,7 @@ impl Shared {
             reads: vec![0; words * warps],
             warps,
             readers: vec![0; bytes.div_ceil(16)],
+            products: Vec::new(),
             checked,
         }
     }
@@ -139,6 +150,18 @@ impl Shared {
     #[inline]
     pub(crate) fn is_written(&self, offset: usize, bytes: usize) -> bool {
         self.flags[offset..offset + bytes].iter().all(|flags| flags & WRITTEN != 0)
+    }
+
+    /// 16 bytes, and a bit for each that was written.
+    #[inline]
+    pub(crate) fn chunk(&self, offset: usize) -> (&[u8; 16], u16) {
+        let bytes = self.bytes[offset..].first_chunk().unwrap_or(&[0; 16]);
+        let flags = &self.flags[offset..offset + 16];
+        if flags.iter().fold(WRITTEN, |all, flags| all & flags) == WRITTEN {
+            return (bytes, u16::MAX);
+        }
+        let bits = flags.iter().enumerate();
+        (bytes, bits.fold(0, |all, (n, &flags)| all | u16::from(flags & WRITTEN) << n))
     }
 
     /// Stores bytes; `defined` says whether their values are defined.
@@ -228,6 +251,9 @@ impl Shared {
             return Some(Conflict::BeingRead);
         }
         let mut conflict = None;
+        if changes && !self.products.is_empty() {
+            conflict = self.product_conflict(offset, bytes, who);
+        }
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             let mask = byte_mask(offset as u64, bytes as u64, word as u64);
             if changes && conflict.is_none() {
@@ -250,6 +276,10 @@ impl Shared {
             });
         }
         let row = &self.reads[word * self.warps..(word + 1) * self.warps];
+        // Most words that copies write were only read by copies and products.
+        if row.iter().fold(0, |all, read| all | read) == 0 {
+            return None;
+        }
         for (warp, &read) in row.iter().enumerate() {
             let (time, lane) = (read >> 10, (read & 63) as usize);
             let overlaps = read >> 6 & mask != 0;
@@ -258,6 +288,57 @@ impl Shared {
             }
         }
         None
+    }
+
+    /// A product that read one of these bytes and that no warp whose wait the writer knows
+    /// of has waited for.
+    fn product_conflict(
+        &self,
+        offset: usize,
+        bytes: usize,
+        who: Who<'_>,
+    ) -> Option<Conflict> {
+        let chunks = offset / 16..(offset + bytes).div_ceil(16);
+        let open = self.products.iter().find(|reads| {
+            let last = reads.last[chunks.clone()].iter().max();
+            last.is_some_and(|&last| !who.clock.knows(reads.entry, last))
+        })?;
+        Some(Conflict::Read(open.entry, WHOLE_WARP))
+    }
+
+    /// Begins the read of 16 bytes by a product: `number` of the warpgroup with this entry
+    /// in clocks. It ends by [`reading`](Self::reading), and for later writes when they
+    /// know of a wait for the product.
+    pub(crate) fn on_product(
+        &mut self,
+        offset: usize,
+        who: Who<'_>,
+        (entry, number): (usize, u64),
+    ) -> Option<Conflict> {
+        if !self.checked {
+            return None;
+        }
+        self.reading(offset, 16, true);
+        let at = self.products.iter().position(|reads| reads.entry == entry);
+        let at = at.unwrap_or_else(|| {
+            let last = vec![0; self.readers.len()];
+            self.products.push(ProductReads { entry, last });
+            self.products.len() - 1
+        });
+        self.products[at].last[offset / 16] = number as u32;
+        let flags = self.flags[offset..offset + 16].iter().fold(0, |all, bits| all | bits);
+        if flags & (LANDING | MBARRIER) != 0 {
+            let landing = flags & LANDING != 0;
+            return Some(if landing { Conflict::Landing } else { Conflict::Mbarrier });
+        }
+        let words = &self.writes[offset / 4..offset / 4 + 4];
+        let written = words.iter().enumerate().filter(|&(n, &write)| {
+            // A copy writes all of a chunk alike.
+            write != 0 && (n == 0 || write != words[n - 1])
+        });
+        written
+            .map(|(_, &write)| Tag::unpack(write))
+            .find_map(|tag| who.after_write(tag, 15))
     }
 
     /// Records an asynchronous write that completed, at a time of the clock's entry for it.

@@ -127,9 +127,9 @@ pub(crate) struct Function<'a> {
     pub max_cluster: Option<u32>,
     /// `.explicitcluster`: the launch must name its clusters.
     pub explicit_cluster: bool,
-    /// `.maxnreg`.
-    pub max_registers: Option<u32>,
     pub min_blocks: Option<u32>,
+    /// `.maxnreg`: most registers of a thread.
+    pub max_registers: Option<u32>,
     pub statements: Vec<Statement<'a>>,
     pub scopes: Vec<Scope<'a>>,
     pub places: Vec<Place>,

@@ -16,6 +16,10 @@ pub(crate) enum Wait {
     Barrier { id: usize, generation: u64 },
     /// For the cluster's barrier to leave a generation.
     Cluster { generation: u64 },
+    /// For all warps of the warpgroup to issue their product of this number.
+    Product { number: u64 },
+    /// For so many free registers of the block.
+    Registers { count: u32 },
 }
 
 /// Threads of a warp that are at the same instruction.
@@ -45,6 +49,10 @@ pub(crate) struct Warp {
     pub clock: Clock,
     pub copies: CopyGroups,
     pub wgmma: WgmmaState,
+    /// Registers that each thread has; 0 where `setmaxnreg` does not change them.
+    pub registers: u32,
+    /// It asked for more registers and waits for them.
+    pub asks: bool,
     /// Bulk groups that each lane has committed.
     pub bulk_groups: [u32; LANES],
     /// Bytes of global memory to which bulk stores are under way.
@@ -94,6 +102,8 @@ impl Warp {
         self.regs.origins.clear();
         self.copies = CopyGroups::default();
         self.wgmma = WgmmaState::default();
+        self.registers = kernel.launch_registers.unwrap_or(0);
+        self.asks = false;
         self.bulk_groups = [0; LANES];
         self.stores.clear();
         self.cluster_generation = 0;

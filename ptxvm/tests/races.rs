@@ -12,7 +12,7 @@ use ptxvm::{Fault, Finding, FindingKind, Launch, Memory, Module, Params, Report}
 /// `%r4` an mbarrier.
 fn text(body: &str) -> String {
     format!(
-        ".version 8.0\n.target sm_90a\n.address_size 64\n\
+        ".version 8.6\n.target sm_90a\n.address_size 64\n\
          .visible .entry k(.param .u64 x)\n{{\n.reg .pred %p<8>;\n.reg .b16 %h<8>;\n\
          .reg .b32 %r<32>;\n.reg .f32 %f<16>;\n.reg .b64 %rd<16>;\n\
          .shared .align 128 .b8 s[1024];\n.shared .align 8 .b64 bar;\n\

@@ -5,7 +5,46 @@ use crate::count::Class;
 use crate::decode::decoder::{Decoder, Result};
 use crate::decode::operand::SCOPES;
 use crate::instruction::*;
-use crate::syntax::Operand;
+use crate::syntax::{Function, Operand};
+
+/// Registers of each of a multiprocessor's four register files.
+const FILE_REGISTERS: u32 = 16384;
+
+/// Registers that a thread of the kernel is launched with, where `setmaxnreg` changes
+/// them.
+///
+/// The ISA asks for a maximum that is known at the launch, and lets `setmaxnreg` have no
+/// effect otherwise. The rule is that of ptxas (12.4 and 13.0 give the same counts):
+///
+/// * The maximum is known by `.maxnreg`, or by `.maxntid` or `.reqntid` together with
+///   `.minnctapersm`. Without these ptxas ignores `setmaxnreg` (C7508), and so does this
+///   machine.
+/// * Threads and blocks bound it so that their warps, spread over four register files of
+///   16384, fit: 16384 / (32 * warps of a file), rounded down to a multiple of 8. For one
+///   block of 384 threads that is 168. `.maxnreg` bounds it too.
+/// * A kernel with a `setmaxnreg.inc` has no more than the largest that it asks for.
+/// * Registers are allocated by 8 for a thread, so that the most, 255, take 256.
+pub(super) fn launch_registers(
+    function: &Function<'_>,
+    code: &[Instruction],
+) -> Option<u32> {
+    let threads = function.required_threads.or(function.max_threads);
+    let fits = threads.zip(function.min_blocks).and_then(|(axes, blocks)| {
+        let threads = axes.iter().try_fold(1u32, |all, &n| all.checked_mul(n))?;
+        let warps = threads.div_ceil(32).checked_mul(blocks)?.div_ceil(4);
+        // What a multiprocessor cannot hold at all, ptxas ignores as well.
+        FILE_REGISTERS.checked_div(warps * 32).filter(|&most| warps <= 16 && most > 0)
+    });
+    let most = match (fits.map(|most| most / 8 * 8), function.max_registers) {
+        (None, None) => return None,
+        (most, given) => most.unwrap_or(u32::MAX).min(given.unwrap_or(u32::MAX)),
+    };
+    let asked = code.iter().filter_map(|instruction| match instruction.op {
+        Op::SetMaxRegisters { count, more: true } => Some(count),
+        _ => None,
+    });
+    Some(most.min(255).min(asked.max().unwrap_or(255)).next_multiple_of(8))
+}
 
 impl<'a> Decoder<'_, 'a> {
     pub(super) fn control(&mut self, name: &str) -> Result<()> {
@@ -31,15 +70,20 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(())
             }
             "setmaxnreg" => {
-                let known = self.parts.any(&["inc", "dec"]).is_some()
+                let action = self.parts.any(&["inc", "dec"]);
+                let known = action.is_some()
                     && self.parts.take("sync")
                     && self.parts.take("aligned")
                     && self.parts.take("u32");
                 let count = self.immediate(0)?;
                 if !known || count % 8 != 0 || !(24..=256).contains(&count) {
-                    return self.fail("the register count or the form is not implemented");
+                    return self.fail(
+                        "needs the form '.inc' or '.dec', '.sync.aligned.u32', and a multiple \
+                         of 8 from 24 to 256",
+                    );
                 }
-                self.push(Op::SetMaxRegisters, Class::Control);
+                let (count, more) = (count as u32, action == Some("inc"));
+                self.push(Op::SetMaxRegisters { count, more }, Class::Control);
                 Ok(())
             }
             "griddepcontrol" | "pmevent" => {

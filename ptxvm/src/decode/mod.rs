@@ -109,6 +109,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
         }
         let mut initials: Vec<_> =
             self.rows.iter().map(|(&(bank, what), &row)| (bank, row, what)).collect();
+        let launch_registers = control::launch_registers(function, &self.code);
         initials.sort_by_key(|&(bank, row, _)| (bank as u8, row));
         Ok(Kernel {
             name: function.name.to_owned(),
@@ -131,6 +132,7 @@ impl<'s, 'a> Decoder<'s, 'a> {
             max_registers: function.max_registers,
             target: self.platform.target,
             min_blocks: function.min_blocks,
+            launch_registers,
             blocks_communicate: self.blocks_communicate,
             narrow_scopes: self.narrow_scopes,
         })

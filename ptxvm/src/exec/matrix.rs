@@ -11,6 +11,7 @@ use crate::exec::access::{
     Target, addresses, aligned, conflict, count_shared, resolve, shared,
 };
 use crate::exec::step::Next;
+use crate::exec::tile::{add, place_b, products};
 use crate::finding::FindingKind;
 use crate::instruction::{Accumulator, Element, LdMatrix, Mma};
 use crate::lanes::{LANES, Origin, lanes};
@@ -171,10 +172,11 @@ pub(crate) fn transpose(warp: &mut Warp, d: u16, a: u16, active: u32) -> Step<Ne
 /// The largest `k` of any product here.
 const MAX_K: usize = 32;
 
-/// A product's operands as values, and which rows and columns are undefined.
+/// A product's operands as values, as [`products`] takes them, and which rows and columns
+/// are undefined.
 struct Tiles {
-    a: [[f64; MAX_K]; 16],
-    b: [[f64; 8]; MAX_K],
+    a: [f64; 16 * MAX_K],
+    b: [f64; 8 * MAX_K],
     bad_rows: u32,
     bad_columns: u32,
 }
@@ -187,24 +189,24 @@ pub(crate) fn multiply(warp: &mut Warp, op: &Mma, active: u32) -> Step<Next> {
         multiply_f64(warp, op);
         return Ok(Next::Go);
     }
-    let tiles = tiles(warp, op);
-    let mut sums = [[0.0; 8]; 16];
-    for_rows(&tiles, op.k, &mut sums);
+    let mut tiles =
+        Tiles { a: [0.0; 16 * MAX_K], b: [0.0; 8 * MAX_K], bad_rows: 0, bad_columns: 0 };
+    fill(warp, op, &mut tiles);
+    let mut sums = [0.0; 4 * LANES];
+    products(&tiles.a[..16 * op.k], &tiles.b[..8 * op.k], (op.k, 8), &mut sums);
     write_back(warp, op, &tiles, &sums);
     Ok(Next::Go)
 }
 
-fn tiles(warp: &Warp, op: &Mma) -> Tiles {
-    let mut tiles =
-        Tiles { a: [[0.0; MAX_K]; 16], b: [[0.0; 8]; MAX_K], bad_rows: 0, bad_columns: 0 };
+fn fill(warp: &Warp, op: &Mma, tiles: &mut Tiles) {
     let (halves, per) = (op.m / 8, 32 / op.a_ty.bits());
     for (r, &register) in op.a.iter().enumerate() {
         let values = op.a_ty.expand(&warp.regs.r[usize::from(register)]);
         let step = 4 * per * (r / halves);
         for (lane, values) in values.iter().enumerate() {
-            let first = per * (lane % 4) + step;
-            let row = &mut tiles.a[lane / 4 + 8 * (r % halves)];
-            row[first..first + per].copy_from_slice(&values[..per]);
+            let row = lane / 4 + 8 * (r % halves);
+            let first = row * op.k + per * (lane % 4) + step;
+            tiles.a[first..first + per].copy_from_slice(&values[..per]);
         }
         let bad = warp.regs.undefined(Bank::Word, register);
         lanes(bad).for_each(|lane| tiles.bad_rows |= 1 << (lane / 4 + 8 * (r % halves)));
@@ -212,62 +214,46 @@ fn tiles(warp: &Warp, op: &Mma) -> Tiles {
     for (r, &register) in op.b.iter().enumerate() {
         let values = op.b_ty.expand(&warp.regs.r[usize::from(register)]);
         for (lane, values) in values.iter().enumerate() {
-            let first = per * (lane % 4) + 4 * per * r;
+            let first = place_b(lane / 4, per * (lane % 4) + 4 * per * r, op.k);
             for (n, &value) in values[..per].iter().enumerate() {
-                tiles.b[first + n][lane / 4] = value;
+                tiles.b[first + 8 * n] = value;
             }
         }
         let bad = warp.regs.undefined(Bank::Word, register);
         lanes(bad).for_each(|lane| tiles.bad_columns |= 1 << (lane / 4));
     }
-    tiles
 }
 
-/// All products, exact, summed in f64.
-#[multiversion::multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-fn for_rows(tiles: &Tiles, k: usize, sums: &mut [[f64; 8]; 16]) {
-    for (sums, a) in sums.iter_mut().zip(&tiles.a) {
-        for (&a, b) in a.iter().zip(&tiles.b).take(k) {
-            for n in 0..8 {
-                sums[n] += a * b[n];
-            }
-        }
-    }
-}
-
-fn write_back(warp: &mut Warp, op: &Mma, tiles: &Tiles, sums: &[[f64; 8]; 16]) {
-    let packed = op.accumulator == Accumulator::F16;
+fn write_back(warp: &mut Warp, op: &Mma, tiles: &Tiles, sums: &[f64; 4 * LANES]) {
     // All of C is read before D is written: they may be the same registers.
-    let old: Vec<[u32; LANES]> =
-        op.c.iter().map(|&c| warp.regs.r[usize::from(c)]).collect();
-    let old_bad: Vec<u32> =
-        op.c.iter().map(|&c| warp.regs.undefined(Bank::Word, c)).collect();
-    for (n, &register) in op.d.iter().enumerate() {
-        let (half, offset) = if packed { (n, 0) } else { (n / 2, n % 2) };
-        let (mut row_out, mut undefined) = ([0; LANES], old_bad[n]);
-        for lane in 0..LANES {
-            let row = lane / 4 + 8 * half;
-            let column = 2 * (lane % 4) + offset;
-            row_out[lane] = if packed {
-                let add = |shift: u32, column: usize| {
-                    let old = old[n][lane] >> shift & 0xffff;
-                    op.accumulator.add(old, sums[row][column], false) << shift
-                };
-                add(0, column) | add(16, column + 1)
-            } else {
-                let (old, sum) = (old[n][lane], sums[row][column]);
-                op.accumulator.add(old, sum, op.saturate)
-            };
-            let columns = if packed { 3 << column } else { 1 << column };
-            let bad = tiles.bad_rows >> row & 1 != 0 || tiles.bad_columns & columns != 0;
-            undefined |= u32::from(bad) << lane;
-        }
-        warp.regs.r[usize::from(register)] = row_out;
+    let mut old = [([0; LANES], 0); 4];
+    for (old, &c) in old.iter_mut().zip(&op.c) {
+        *old = (warp.regs.r[usize::from(c)], warp.regs.undefined(Bank::Word, c));
+    }
+    for (n, (&register, (row, undefined))) in op.d.iter().zip(&old).enumerate() {
+        let undefined = undefined | bad_lanes(op, tiles, n);
+        let row = add((op.accumulator, op.saturate), n, row, sums);
+        warp.regs.r[usize::from(register)] = row;
         warp.regs.set_undefined(Bank::Word, register, undefined, u32::MAX);
         if undefined != 0 {
             taint(warp, op, register);
         }
     }
+}
+
+/// The lanes of register `n` of D whose row of A or column of B is undefined.
+fn bad_lanes(op: &Mma, tiles: &Tiles, n: usize) -> u32 {
+    if tiles.bad_rows == 0 && tiles.bad_columns == 0 {
+        return 0;
+    }
+    let packed = op.accumulator == Accumulator::F16;
+    let (half, offset) = if packed { (n, 0) } else { (n / 2, n % 2) };
+    let bad = |lane: usize| {
+        let (row, column) = (lane / 4 + 8 * half, 2 * (lane % 4) + offset);
+        let columns = if packed { 3 << column } else { 1 << column };
+        tiles.bad_rows >> row & 1 != 0 || tiles.bad_columns & columns != 0
+    };
+    (0..LANES).fold(0, |lanes, lane| lanes | u32::from(bad(lane)) << lane)
 }
 
 #[cold]

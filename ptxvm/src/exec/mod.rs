@@ -19,8 +19,10 @@ mod matrix;
 mod mbarrier;
 mod memory;
 mod peer;
+mod registers;
 pub(crate) mod step;
 mod tensor_copy;
+mod tile;
 mod warp_ops;
 pub(crate) mod wgmma;
 
@@ -80,6 +82,16 @@ fn wake(warp: &mut Warp, m: &mut Machine<'_>) {
                 if m.cluster_barrier.generation != generation {
                     warp.clock.learn(&m.cluster_barrier.released);
                     peer::has_waited(warp, m);
+                    warp.groups[at].wait = Wait::None;
+                }
+            }
+            Wait::Product { number } => {
+                if wgmma::has_begun(m, (warp.rank, warp.index), number) {
+                    warp.groups[at].wait = Wait::None;
+                }
+            }
+            Wait::Registers { count } => {
+                if m.blocks[warp.rank].free_registers >= count {
                     warp.groups[at].wait = Wait::None;
                 }
             }
@@ -171,14 +183,8 @@ fn follow(
             warp.groups[at].pc = pc + 1;
             warp.groups[at].wait = wait;
         }
-        Next::Meet { mask } => {
-            // It was not executed yet, and will be counted when it is.
-            let executed = &mut m.executed[pc as usize];
-            executed.0 -= u64::from(active.count_ones());
-            executed.1 -= 1;
-            split(warp, at, active, pc);
-            warp.groups[at].wait = Wait::Meet { mask };
-        }
+        Next::Again(wait) => again(warp, m, (pc, active), wait),
+        Next::Meet { mask } => again(warp, m, (pc, active), Wait::Meet { mask }),
         Next::Polled => {
             warp.groups[at].pc = pc + 1;
             warp.polls += 1;
@@ -191,6 +197,17 @@ fn follow(
         }
     }
     Course::Ends { more: true }
+}
+
+/// The running group's lanes `active` execute the instruction at `pc` after a wait.
+fn again(warp: &mut Warp, m: &mut Machine<'_>, (pc, active): (u32, u32), wait: Wait) {
+    // It was not executed yet, and will be counted when it is.
+    let executed = &mut m.executed[pc as usize];
+    executed.0 -= u64::from(active.count_ones());
+    executed.1 -= 1;
+    let at = warp.current;
+    split(warp, at, active, pc);
+    warp.groups[at].wait = wait;
 }
 
 /// Where only some lanes of a group wait (at a guarded instruction), the others continue
@@ -264,14 +281,21 @@ fn execute(
     match op {
         Op::Alu(wide, args) => wide(&mut warp.regs, args, active),
         Op::Convert(conversion) => conversion.run(&mut warp.regs, active),
-        Op::Nop | Op::SetMaxRegisters => {}
+        Op::Nop => {}
+        Op::SetMaxRegisters { count, more } => {
+            return Ok(registers::set(warp, m, (*count, *more), active, pc));
+        }
         Op::Branch { target } => {
             return Ok(Next::Jump { target: *target, taken: active });
         }
         Op::BranchIndex { index, targets } => {
             return branch_index(warp, m, *index, targets, active, pc);
         }
-        Op::Exit => return Ok(Next::Exit { mask: active }),
+        Op::Exit => {
+            wgmma::before_exit(warp, m, active)?;
+            registers::before_exit(warp, m, active);
+            return Ok(Next::Exit { mask: active });
+        }
         Op::Trap => {
             let lane = active.trailing_zeros() as usize;
             return m.stop(FindingKind::Trap, warp, pc, lane, "the kernel executed a trap");
@@ -348,9 +372,9 @@ fn execute(
         }
         Op::GetRank { d, a, bank } => barrier::get_rank(warp, (*d, *a, *bank), active),
         Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
-        Op::WgmmaFence => wgmma::fence(warp),
-        Op::WgmmaCommit => wgmma::commit(warp),
-        Op::WgmmaWait { pending } => wgmma::wait(warp, m, *pending),
+        Op::WgmmaFence => return Ok(wgmma::fence(warp, active)),
+        Op::WgmmaCommit => return Ok(wgmma::commit(warp, active)),
+        Op::WgmmaWait { pending } => return Ok(wgmma::wait(warp, m, *pending, active)),
         Op::Sleep { time } => {
             let lane = active.trailing_zeros() as usize;
             warp.slept += u64::from(warp.regs.r[usize::from(*time)][lane]);

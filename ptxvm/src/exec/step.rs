@@ -17,6 +17,8 @@ pub(crate) enum Next {
     Choose,
     /// The next instruction, after a wait.
     Wait(Wait),
+    /// The same instruction again, after a wait.
+    Again(Wait),
     /// The same instruction again, when the other threads of the mask are here.
     Meet { mask: u32 },
     /// The next instruction, but other warps first: what it polled for has not happened.

@@ -82,6 +82,25 @@ impl Element {
         }
     }
 
+    /// The elements of 16 bytes, and zeros after them.
+    pub(crate) fn values(self, bytes: &[u8; 16]) -> [f64; 16] {
+        match self {
+            Self::BF16 => of_pairs(bytes, bf16_to_f32),
+            Self::F16 => of_pairs(bytes, f16_to_f32),
+            Self::S8 => bytes.map(|byte| f64::from(byte as i8)),
+            Self::U8 => bytes.map(f64::from),
+            Self::E4M3 => bytes.map(|byte| small(E4M3, byte.into())),
+            Self::E5M2 => bytes.map(|byte| small(E5M2, byte.into())),
+            Self::TF32 | Self::F64 => {
+                let mut values = [0.0; 16];
+                let (words, _) = bytes.as_chunks();
+                let words = words.iter().map(|&word| u32::from_le_bytes(word));
+                values.iter_mut().zip(words).for_each(|(v, word)| *v = self.value(word));
+                values
+            }
+        }
+    }
+
     /// A register's elements in every lane, the lowest first.
     pub(crate) fn expand(self, words: &[u32; LANES]) -> [[f64; 4]; LANES] {
         let bytes =
@@ -125,6 +144,14 @@ impl Accumulator {
         }
         .to_bits()
     }
+}
+
+fn of_pairs(bytes: &[u8; 16], value: impl Fn(u16) -> f32) -> [f64; 16] {
+    let mut values = [0.0; 16];
+    let (pairs, _) = bytes.as_chunks();
+    let pairs = pairs.iter().map(|&pair| f64::from(value(u16::from_le_bytes(pair))));
+    values.iter_mut().zip(pairs).for_each(|(value, pair)| *value = pair);
+    values
 }
 
 fn small(format: Format, bits: u32) -> f64 {

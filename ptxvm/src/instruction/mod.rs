@@ -158,7 +158,11 @@ pub(crate) enum Op {
     WgmmaWait {
         pending: u32,
     },
-    SetMaxRegisters,
+    /// `setmaxnreg`: gives registers to a thread until it has `count`, or takes them.
+    SetMaxRegisters {
+        count: u32,
+        more: bool,
+    },
     Sleep {
         time: u16,
     },
@@ -220,6 +224,8 @@ pub(crate) struct Kernel {
     /// What the module was compiled for.
     pub target: Target,
     pub min_blocks: Option<u32>,
+    /// Registers that a thread is launched with, where `setmaxnreg` changes them.
+    pub launch_registers: Option<u32>,
     /// Whether blocks may communicate through global memory.
     pub blocks_communicate: bool,
     /// Whether some memory order reaches less than the whole GPU.
