@@ -1,5 +1,7 @@
 //! Buffers of more bytes than 32 bits count, and the blocks at their far end.
 
+use std::iter;
+
 use ptxvm::{Launch, Memory, Module, Options, Params, Report};
 
 /// Elements of 2 bytes: 6 GiB, and more than 2^31.
@@ -51,7 +53,7 @@ fn last_block(module: &Module) -> (Report, bool) {
         grid: [blocks as u32, 1, 1],
         block: [1024, 1, 1],
         params: Params::new().u64(from).u64(to).build(),
-        only: Some(vec![blocks - 1..blocks]),
+        only: Some(iter::once(blocks - 1..blocks).collect()),
         options: Options::default(),
         ..Launch::new("copy")
     };
@@ -85,7 +87,7 @@ fn offsets_that_wrap_are_seen() {
         grid: [block as u32 + 1, 1, 1],
         block: [1024, 1, 1],
         params: Params::new().u64(from).u64(to).build(),
-        only: Some(vec![block..block + 1]),
+        only: Some(iter::once(block..block + 1).collect()),
         ..Launch::new("copy")
     };
     let fault = negative.launch(&mut memory, &launch).unwrap_err();
