@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::iter;
+
 use rayon::prelude::*;
 use ridgepoint::device::DeviceOptions;
 use ridgepoint::device::vm::VmDevice;
@@ -78,7 +80,7 @@ const CASES: &[Case] = &[
 /// What is wrong with the far end of a case, as the device runs it.
 fn fault(device: &mut VmDevice, &(kernel, text, blocks): &Case) -> Option<String> {
     let problem: Problem = text.parse().unwrap();
-    let last = move |all: u64| all.saturating_sub(blocks)..all;
+    let last = move |all: u64| iter::once(all.saturating_sub(blocks)..all).collect();
     let far = match device.run_end(&problem, kernel, SMS, last) {
         Ok(far) => far,
         Err(why) => return Some(format!("{why:?}")),

@@ -12,6 +12,7 @@ use ridgepoint::measure::verify;
 use ridgepoint::op::{Op, Problem};
 use ridgepoint::point::Point;
 use ridgepoint::record::Status;
+use ridgepoint::reference::{self, CheckVerdict};
 use ridgepoint::suite::Suite;
 use ridgepoint::toolchain::Arch;
 use ridgepoint::toolchain::nvrtc::Nvrtc;
@@ -84,6 +85,106 @@ fn kernels_are_right_on_hopper() {
 #[test]
 fn kernels_are_right_on_ampere() {
     kernels_are_right_on(Arch::SM_80, 4);
+}
+
+/// Kernels promise the same bits whatever the order of warps and blocks: they add up
+/// parts in the order of parts, whoever comes last.
+#[test]
+fn answers_do_not_depend_on_the_schedule() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let arch = Arch::SM_90;
+    let device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
+    let plan = Suite::load("corners").unwrap().plan(&device).unwrap();
+    let points = spread(&plan.points, 2);
+    let different: Vec<String> = points
+        .par_iter()
+        .filter(|point| point.problem.work().bytes() < 1 << 21)
+        .filter_map(|point| {
+            let mut device = VmDevice::open(arch, &DeviceOptions::default()).unwrap();
+            let outputs =
+                device.outputs(&point.problem, &point.kernel, (SEED, 4), 1.0).unwrap();
+            (outputs.iter().any(|output| *output != outputs[0])).then(|| point.to_string())
+        })
+        .collect();
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// Attention whose scores reach several hundred: powers of them are beyond f32.
+const MAGNIFIED: [(&str, &str); 6] = [
+    (
+        "attention_decode",
+        "decode_attention:batch=2,context=700,q_heads=8,kv_heads=2,head_dim=128,dtype=bf16",
+    ),
+    (
+        "attention_decode",
+        "decode_attention:batch=1,context=3000,q_heads=3,kv_heads=3,head_dim=64,dtype=f16,\
+         layout=paged16",
+    ),
+    (
+        "attention_decode",
+        "decode_attention:batch=1,context=900,q_heads=32,kv_heads=2,head_dim=128,\
+         dtype=bf16,kv_dtype=fp8_e4m3,new_tokens=2",
+    ),
+    (
+        "attention_prefill",
+        "prefill_attention:batch=1,prefix=70,new_tokens=200,q_heads=4,kv_heads=2,\
+         head_dim=128,dtype=bf16",
+    ),
+    ("attention_mla", "mla_decode:batch=2,context=500,q_heads=16,dtype=bf16"),
+    ("attention_mla_wgmma", "mla_decode:batch=2,context=500,q_heads=64,dtype=bf16"),
+];
+
+fn magnified(device: &mut VmDevice, kernel: &str, text: &str) -> Result<(), String> {
+    let problem: Problem = text.parse().unwrap();
+    let outputs = device.outputs(&problem, kernel, (SEED, 1), FACTOR);
+    let outputs = outputs.map_err(|why| format!("{why:?}"))?;
+    let check = reference::check_magnified(&problem, SEED, FACTOR, &outputs[0]).unwrap();
+    if check.verdict == CheckVerdict::Pass { Ok(()) } else { Err(check.message) }
+}
+
+/// What queries are multiplied with.
+const FACTOR: f32 = 512.0;
+
+#[test]
+fn softmax_takes_the_largest_score_off() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let open = || VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let wrong: Vec<String> = MAGNIFIED
+        .par_iter()
+        .filter_map(|(kernel, text)| {
+            let why = magnified(&mut open(), kernel, text).err()?;
+            Some(format!("{text} by {kernel}: {why}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    // A softmax that only takes the largest score of each tile off for itself, or none,
+    // passes with ordinary inputs, and not with these.
+    let (kernel, text) = MAGNIFIED[0];
+    let problem: Problem = text.parse().unwrap();
+    let mut device = open();
+    let ptx = device.ptx(&problem, kernel).unwrap();
+    let hidden = ptx.lines().enumerate().filter(|(_, line)| line.contains("max.f32"));
+    let seen_only_here = hidden.into_iter().any(|(at, line)| {
+        let mut operands = line.split([',', ';']).map(str::trim);
+        let d = operands.next().and_then(|first| first.split_whitespace().last()).unwrap();
+        let zero = format!("mov.f32 {d}, 0f00000000;");
+        let lines = ptx.lines().enumerate();
+        let altered: Vec<&str> =
+            lines.map(|(n, line)| if n == at { zero.as_str() } else { line }).collect();
+        device.replace_ptx(&problem, kernel, &altered.join("\n")).unwrap();
+        let ordinary = device.outputs(&problem, kernel, (SEED, 1), 1.0);
+        let passes = ordinary.is_ok_and(|outputs| {
+            let check = reference::check(&problem, SEED, 0, 0, &outputs[0]).unwrap();
+            check.verdict == CheckVerdict::Pass
+        });
+        passes && magnified(&mut device, kernel, text).is_err()
+    });
+    assert!(seen_only_here);
 }
 
 /// A kernel that leaves out part of its work is found: the virtual machine as a

@@ -61,12 +61,15 @@ impl Cache {
         way.valid |= bit;
     }
 
-    /// Writes to DRAM what is dirty at the end.
-    pub(crate) fn flush(&mut self) {
+    /// Writes to DRAM what is dirty at the end; says how many sectors that were.
+    pub(crate) fn flush(&mut self) -> u64 {
+        let mut left = 0;
         for way in self.lines.values_mut().flatten() {
-            self.written += u64::from(way.dirty.count_ones());
+            left += u64::from(way.dirty.count_ones());
             way.dirty = 0;
         }
+        self.written += left;
+        left
     }
 }
 
@@ -99,7 +102,8 @@ mod tests {
             (0..100).for_each(|sector| cache.access(sector, true));
         }
         cache.access(5, false);
-        cache.flush();
+        assert_eq!(cache.flush(), 100);
+        assert_eq!(cache.flush(), 0);
         assert_eq!((cache.read, cache.written), (0, 100));
     }
 }

@@ -147,6 +147,9 @@ pub struct Counts {
     pub dram_sectors_read: Option<u64>,
     /// Sectors written to DRAM, including those that are in the cache at the end.
     pub dram_sectors_written: Option<u64>,
+    /// Of these, the sectors that were still in the cache at the end. A counter of DRAM
+    /// does not see them before others take their place.
+    pub dram_sectors_left: Option<u64>,
     /// Atomic operations on global memory, one per lane.
     pub global_atomics: u64,
     /// Bytes that threads and matrix units read from shared memory.

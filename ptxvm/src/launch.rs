@@ -289,7 +289,7 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
     (counts.distinct_sectors_read, counts.distinct_sectors_written) = run.sectors.totals();
     if let Some(l2) = &run.l2 {
         let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
-        l2.flush();
+        counts.dram_sectors_left = Some(l2.flush());
         counts.dram_sectors_read = Some(l2.read);
         counts.dram_sectors_written = Some(l2.written);
     }

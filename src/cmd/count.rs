@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use super::options::OutputFormat;
 use super::table;
-use crate::device::vm::{Counted, VmDevice};
+use crate::device::vm::{Counted, CountedGpu, Counts, SampledCount, VmDevice};
 use crate::device::{Device, DeviceOptions, PrepareError};
-use crate::op::Problem;
+use crate::format::Tensor;
+use crate::op::{Problem, parse_bytes};
 use crate::point::Point;
 use crate::record::{CountedRow, Status};
 use crate::reference::{self, CheckVerdict};
@@ -33,14 +34,38 @@ pub struct Args {
     /// Seed of the inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Count for a GPU with so many multiprocessors and `--l2`, without comparing answers:
+    /// what DRAM reads and writes, beside the model's and beside a GPU's counters.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    sms: Option<u32>,
+    /// The cache in front of DRAM, such as "50 MiB". Needs `--sms`.
+    #[arg(long, requires = "sms", value_parser = bytes)]
+    l2: Option<u64>,
+    /// Execute one of so many blocks only, in four runs of neighbours, and scale up; the
+    /// cache is scaled down with them. Needs `--sms`.
+    #[arg(long, requires = "sms", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    one_block_of: u64,
+    /// Leave out points whose tensors are larger than this, such as "16 GiB"; memory is
+    /// made where it is touched. Needs `--sms`.
+    #[arg(long, requires = "sms", value_parser = bytes)]
+    memory: Option<u64>,
     /// How to print.
     #[arg(long, value_enum, default_value_t)]
     format: OutputFormat,
 }
 
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| format!("`{text}` is not a size such as 50 MiB"))
+}
+
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
     let suite = Suite::load(&args.suite)?;
+    if let Some(sms) = args.sms {
+        let gpu = CountedGpu { sms, l2_bytes: args.l2, one_of: args.one_block_of };
+        return on_gpu(&mut device, &suite, args, gpu);
+    }
     let plan = suite.plan(&device)?;
     let mut rows = Vec::new();
     let mut wrong = false;
@@ -71,6 +96,89 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     table::print(&[section], args.format)?;
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What a suite's points do on a GPU of another size.
+fn on_gpu(
+    device: &mut VmDevice,
+    suite: &Suite,
+    args: &Args,
+    gpu: CountedGpu,
+) -> Result<ExitCode> {
+    let plan = suite.plan(device)?;
+    let mut rows = Vec::new();
+    let mut failed = false;
+    for Point { problem, kernel, .. } in &plan.points {
+        let footprint: u64 = problem.tensors().iter().map(Tensor::bytes).sum();
+        if args.memory.is_some_and(|most| footprint > most) {
+            let why = format!("{footprint} bytes of tensors; raise --memory");
+            rows.push(vec![problem.to_string(), kernel.to_string(), why]);
+            continue;
+        }
+        let cells = match device.count_on(problem, kernel, gpu) {
+            Ok(sampled) => sampled_cells(problem, &sampled),
+            Err(PrepareError::Refused(why)) => vec![why.to_string()],
+            Err(PrepareError::Failed(why)) => {
+                failed = true;
+                vec![why.to_string()]
+            }
+        };
+        rows.push(
+            [problem.to_string(), kernel.to_string()].into_iter().chain(cells).collect(),
+        );
+    }
+    let columns = vec![
+        "problem",
+        "kernel",
+        "why",
+        "blocks_share",
+        "flops_ratio",
+        "bytes_read_model",
+        "bytes_written_model",
+        "bytes_extra",
+        "dram_read",
+        "dram_written",
+        "of_these_left_in_l2",
+        "ratio",
+    ];
+    rows.iter_mut()
+        .for_each(|row: &mut Vec<String>| row.resize(columns.len(), String::new()));
+    let section = Section {
+        heading: format!(
+            "{} on the virtual machine for {} SMs, {}",
+            suite.name, gpu.sms, args.arch
+        ),
+        columns,
+        rows,
+        ..Section::default()
+    };
+    table::print(&[section], args.format)?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn sampled_cells(problem: &Problem, sampled: &SampledCount) -> Vec<String> {
+    let SampledCount { counts, share, extra_bytes } = sampled;
+    let work = problem.work();
+    let all =
+        |of: &dyn Fn(&Counts) -> u64| counts.iter().map(of).sum::<u64>() as f64 / share;
+    let sectors =
+        |with_cache: Option<u64>, unlimited: u64| 32 * with_cache.unwrap_or(unlimited);
+    let read = all(&|c| sectors(c.dram_sectors_read, c.distinct_sectors_read));
+    let written = all(&|c| sectors(c.dram_sectors_written, c.distinct_sectors_written));
+    let left = all(&|c| 32 * c.dram_sectors_left.unwrap_or(0));
+    let declared = (work.bytes() + extra_bytes.unwrap_or(0)) as f64;
+    vec![
+        String::new(),
+        format!("{share:.4}"),
+        format!("{:.3}", all(&Counts::total_flops) / work.flops().max(1) as f64),
+        work.bytes_read().to_string(),
+        work.bytes_written().to_string(),
+        extra_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
+        format!("{read:.0}"),
+        format!("{written:.0}"),
+        format!("{left:.0}"),
+        format!("{:.3}", (read + written) / declared),
+    ]
 }
 
 /// A point's line.

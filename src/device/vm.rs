@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::Result;
+use half::{bf16, f16};
 pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
@@ -17,7 +18,7 @@ use super::{
     Prepared, Refusal, Timing,
 };
 use crate::data::Key;
-use crate::format::{MemoryPlace, Role, Tensor, TensorFormat};
+use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{
     Configured, EncodedTensorMap, Kernel, Launch as PlannedLaunch, ParamBytes, Plan,
 };
@@ -130,6 +131,71 @@ impl VmDevice {
         Ok(Counted { counts, output, extra_bytes: ready.extra_bytes() })
     }
 
+    /// Counts what the launches of a problem do on a larger GPU than this one, on some of
+    /// their blocks: nothing is compared with the reference.
+    ///
+    /// # Errors
+    /// A problem that the kernel does not run, a kernel that makes a mistake.
+    pub fn count_on(
+        &mut self,
+        problem: &Problem,
+        kernel: &str,
+        gpu: CountedGpu,
+    ) -> Result<SampledCount, PrepareError> {
+        const SEED: u64 = 1;
+        let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
+        let plan = configured.plan(&Target::new(self.target.arch, gpu.sms));
+        let extra_bytes = plan.extra_bytes;
+        let blocks = |launch: &PlannedLaunch| -> u64 {
+            launch.grid.iter().map(|&axis| u64::from(axis)).product()
+        };
+        let all: u64 = plan.launches.iter().map(blocks).sum();
+        let chosen = move |blocks| evenly(blocks, gpu.one_of);
+        let run: u64 = plan
+            .launches
+            .iter()
+            .flat_map(|launch| chosen(blocks(launch)))
+            .map(|range| range.end - range.start)
+            .sum();
+        let share = run as f64 / all.max(1) as f64;
+        let before = self.launching;
+        // What the blocks that are left out would hold of the cache is left out too.
+        let l2_bytes = gpu.l2_bytes.map(|bytes| (bytes as f64 * share) as u64);
+        let waves = f64::from(gpu.sms) * share;
+        self.launching =
+            ptxvm::Options { l2_bytes, resident: waves.ceil() as usize, ..before };
+        let point =
+            self.place(&configured, problem, plan, (1, SEED), Some(Box::new(chosen)));
+        self.launching = before;
+        Ok(SampledCount { counts: point?.executor.run(0)?, share, extra_bytes })
+    }
+
+    /// The outputs of several runs of a problem, each under another schedule of warps and
+    /// blocks. `query_factor`, a power of two, is what the queries of attention are
+    /// multiplied with, see [`reference::check_magnified`]; 1 for other operations.
+    ///
+    /// # Errors
+    /// A problem that no kernel runs, a kernel that does not compile or makes a
+    /// mistake.
+    pub fn outputs(
+        &mut self,
+        problem: &Problem,
+        kernel: &str,
+        (seed, runs): (u64, usize),
+        query_factor: f32,
+    ) -> Result<Vec<Vec<u8>>, PrepareError> {
+        let mut point = self.lay_out(problem, kernel, 1, seed)?;
+        if query_factor != 1.0 {
+            point.magnify_queries(query_factor)?;
+        }
+        let run = |_| {
+            point.poison()?;
+            point.run(0)?;
+            Ok(point.output(0)?.into_owned())
+        };
+        (0..runs).map(run).collect()
+    }
+
     /// Runs some blocks of a problem of any size, of which only what they touch is made,
     /// and compares the end of the output that they wrote, see [`reference::check_end`].
     /// The plan is for `sms` multiprocessors: many, so that blocks that divide all work
@@ -142,7 +208,7 @@ impl VmDevice {
         problem: &Problem,
         kernel: &str,
         sms: u32,
-        only: impl Fn(u64) -> Range<u64> + 'static,
+        only: impl Fn(u64) -> Vec<Range<u64>> + 'static,
     ) -> Result<EndOfOutput, PrepareError> {
         const SEED: u64 = 1;
         let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
@@ -314,7 +380,39 @@ pub struct EndOfOutput {
 }
 
 /// The blocks of a grid to run, from the number that it has.
-type ChooseBlocks = Box<dyn Fn(u64) -> Range<u64>>;
+type ChooseBlocks = Box<dyn Fn(u64) -> Vec<Range<u64>>>;
+
+/// A GPU to count for.
+#[derive(Clone, Copy, Debug)]
+pub struct CountedGpu {
+    /// Multiprocessors that plans are made for.
+    pub sms: u32,
+    /// The cache in front of DRAM.
+    pub l2_bytes: Option<u64>,
+    /// One of so many blocks is executed, in a few runs of neighbours.
+    pub one_of: u64,
+}
+
+/// What some blocks of a problem did.
+#[derive(Clone, Debug)]
+pub struct SampledCount {
+    /// Counts of the launches.
+    pub counts: Vec<Counts>,
+    /// The share of the blocks that were executed.
+    pub share: f64,
+    /// Traffic that the kernel says it adds, all of it.
+    pub extra_bytes: Option<u64>,
+}
+
+/// One of `one_of` of so many blocks, in four runs of neighbours.
+fn evenly(blocks: u64, one_of: u64) -> Vec<Range<u64>> {
+    const RUNS: u64 = 4;
+    if one_of <= 1 || blocks <= RUNS {
+        return std::iter::once(0..blocks).collect();
+    }
+    let length = (blocks / one_of / RUNS).max(1);
+    (0..RUNS).map(|run| run * blocks / RUNS).map(|at| at..at + length).collect()
+}
 
 /// A module of the virtual machine, and the memory that it is launched on.
 struct VirtualGpu {
@@ -436,7 +534,7 @@ impl Gpu for VirtualGpu {
             params: params.bytes.clone(),
             seed: self.launched,
             only: self.only.as_ref().map(|only| {
-                vec![only(launch.grid.iter().map(|&axis| u64::from(axis)).product())]
+                only(launch.grid.iter().map(|&axis| u64::from(axis)).product())
             }),
             options: self.launching,
             ..Launch::new(launch.entry)
@@ -489,6 +587,35 @@ impl VmPoint {
             }
         }
         Ok(counts)
+    }
+}
+
+impl VmPoint {
+    /// Multiplies the queries, in bf16 or f16, with a power of two.
+    fn magnify_queries(&mut self, factor: f32) -> Result<(), LaunchError> {
+        let queries =
+            self.executor.tensors(0).iter().find(|p| p.tensor.name == "q").copied();
+        let Some(PlacedTensor { tensor, address }) = queries else {
+            return Err(LaunchError("there are no queries to magnify".to_owned()));
+        };
+        let memory = &mut self.executor.gpu().memory;
+        let mut bytes = memory.read(address, tensor.bytes() as usize);
+        for half in bytes.as_chunks_mut::<2>().0 {
+            let bits = u16::from_le_bytes(*half);
+            *half = match tensor.format {
+                TensorFormat::Values(DType::F16) => {
+                    f16::from_f32(f16::from_bits(bits).to_f32() * factor).to_le_bytes()
+                }
+                TensorFormat::Values(DType::Bf16) => {
+                    bf16::from_f32(bf16::from_bits(bits).to_f32() * factor).to_le_bytes()
+                }
+                other => {
+                    return Err(LaunchError(format!("queries are in {other:?}")));
+                }
+            };
+        }
+        memory.write(address, &bytes);
+        Ok(())
     }
 }
 

@@ -64,6 +64,51 @@ pub struct Check {
     /// The worst wrong element: tensor, index, value, expectation, tolerance.
     /// Empty on a pass.
     pub message: String,
+    /// Of the rows that were compared, until their sums are judged.
+    sums: RowSums,
+}
+
+/// What tells a wrong factor, or rounding that is not to nearest, from errors of either
+/// sign: sums over rows of the squares of expected values, of those times the output, and
+/// of the squares of the former.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct RowSums {
+    energy: f64,
+    product: f64,
+    energy_squared: f64,
+}
+
+impl RowSums {
+    fn and(self, other: Self) -> Self {
+        RowSums {
+            energy: self.energy + other.energy,
+            product: self.product + other.product,
+            energy_squared: self.energy_squared + other.energy_squared,
+        }
+    }
+
+    /// The factor between output and expectation, and how far from 1 it may be, see
+    /// [`crate::reference`]. `None` where nothing was added up.
+    fn factor(self, dtype: DType) -> Option<(f64, f64)> {
+        // As many rows of equal size would have the same sums.
+        let rows = self.energy * self.energy / self.energy_squared;
+        let bound = SUM_ERROR + 6.0 * unit_roundoff(dtype) / (3.0 * rows).sqrt();
+        (self.energy > 0.0).then(|| (self.product / self.energy, bound))
+    }
+}
+
+/// Error of sums in f32 that has the same sign everywhere: tensor cores cut off what they
+/// add up.
+const SUM_ERROR: f64 = 1e-4;
+
+/// Largest relative error of rounding to nearest, 2^-p with a significand of p bits.
+const fn unit_roundoff(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1.0 / (1 << 24) as f64,
+        DType::Bf16 => 1.0 / 256.0,
+        DType::F16 => 1.0 / 2048.0,
+        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => 1.0 / 16.0,
+    }
 }
 
 impl Check {
@@ -74,7 +119,13 @@ impl Check {
             max_abs_err: 0.0,
             max_rel_err: 0.0,
             message: String::new(),
+            sums: RowSums::default(),
         }
+    }
+
+    /// So many elements that are right.
+    pub(super) fn of(elements: u64) -> Self {
+        Check { elements, ..Check::new() }
     }
 
     pub(super) fn failed(message: String) -> Self {
@@ -97,6 +148,31 @@ impl Check {
             max_abs_err: self.max_abs_err.max(other.max_abs_err),
             max_rel_err: self.max_rel_err.max(other.max_rel_err),
             message: if worse { other.message } else { self.message },
+            sums: self.sums.and(other.sums),
+        }
+    }
+
+    /// Judges the sums over the rows of an output of a format.
+    fn judged(self, tensor: &Tensor) -> Check {
+        let (sums, check) = (self.sums, Check { sums: RowSums::default(), ..self });
+        let TensorFormat::Values(dtype) = tensor.format else { return check };
+        match sums.factor(dtype) {
+            Some((factor, bound)) if (factor - 1.0).abs() > bound => {
+                let message = format!(
+                    "{} is {factor:.5} times the expected one in the mean, where 1 +- {bound:.5} \
+                     is what rounding to nearest does: a factor is wrong, or rounding is not to \
+                     nearest",
+                    tensor.name
+                );
+                // Elements that are further off say more.
+                match check.verdict {
+                    CheckVerdict::Pass => {
+                        Check { verdict: CheckVerdict::Fail, message, ..check }
+                    }
+                    CheckVerdict::Fail => check,
+                }
+            }
+            _ => check,
         }
     }
 }
@@ -291,7 +367,7 @@ impl CheckedOutput<'_> {
             (first..).zip(words).find(|(_, (got, want))| got != want)
         });
         let elements = self.tensor.elements - self.first;
-        let check = Check { elements, ..Check::new() };
+        let check = Check::of(elements);
         match wrong {
             None => check,
             Some((index, (got, want))) => check.and(Check::failed(format!(
@@ -320,7 +396,8 @@ impl CheckedOutput<'_> {
                 check.and(self.compare_row(first, expected, rows.typical))
             })
         };
-        parts.into_par_iter().map(compare).reduce(Check::new, Check::and)
+        let check = parts.into_par_iter().map(compare).reduce(Check::new, Check::and);
+        check.judged(&self.tensor)
     }
 
     fn compare_row(&self, first: u64, expected: &[f64], typical: Option<f64>) -> Check {
@@ -333,7 +410,12 @@ impl CheckedOutput<'_> {
             TensorFormat::Values(dtype) if typical.is_some() => tolerance(dtype),
             _ => 0.0,
         };
-        let mut check = Check { elements: expected.len() as u64, ..Check::new() };
+        let mut check = Check::of(expected.len() as u64);
+        if typical.is_some() {
+            let of = (first..).zip(expected).map(|(index, x)| self.get(index) * x);
+            let (energy, product) = (squares, of.sum());
+            check.sums = RowSums { energy, product, energy_squared: energy * energy };
+        }
         for (index, &expected) in (first..).zip(expected) {
             let got = self.get(index);
             let error = (got - expected).abs();

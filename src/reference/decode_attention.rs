@@ -9,13 +9,13 @@ use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::DecodeAttention;
 
 /// All query heads of a new token that share a key and value head.
-fn decode_rows(p: DecodeAttention, inputs: &SlotInputs) -> Rows<'static> {
+pub(super) fn decode_rows(p: DecodeAttention, inputs: &SlotInputs) -> Rows<'static> {
     let cache = KvSource::new(p.kv(), inputs).in_scheme(p.kv_dtype);
-    let q_key = inputs.key("q");
+    let all_queries = inputs.queries();
     let group_elements = p.group() * p.head_dim;
     let make = move |part: u64| {
         let mut queries = vec![0.0; group_elements as usize];
-        q_key.values(p.dtype, part * group_elements, &mut queries);
+        all_queries.values(p.dtype, part * group_elements, &mut queries);
         let (token, head) = (part / p.kv_heads, part % p.kv_heads);
         let (batch, token) = (token / p.new_tokens, token % p.new_tokens);
         let tokens = p.attended(cache.p.length(batch), token);

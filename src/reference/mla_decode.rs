@@ -16,7 +16,7 @@ const HEADS: u64 = 8;
 /// Some query heads of a new token.
 fn mla_rows(p: MlaDecode, inputs: &SlotInputs) -> Rows<'static> {
     let latents = Latents::new(p, inputs);
-    let q_key = inputs.key("q");
+    let all_queries = inputs.queries();
     let attention = Attention {
         key_dim: p.key_dim() as usize,
         value_dim: p.latent_dim as usize,
@@ -26,7 +26,7 @@ fn mla_rows(p: MlaDecode, inputs: &SlotInputs) -> Rows<'static> {
     let heads = if p.q_heads.is_multiple_of(HEADS) { HEADS } else { p.q_heads };
     let make = move |part: u64| {
         let mut queries = vec![0.0; (heads * p.key_dim()) as usize];
-        q_key.values(p.dtype, part * heads * p.key_dim(), &mut queries);
+        all_queries.values(p.dtype, part * heads * p.key_dim(), &mut queries);
         let request = part / (p.q_heads / heads);
         let (batch, token) = (request / p.new_tokens, request % p.new_tokens);
         let tokens = p.attended(p.length(batch), token);

@@ -22,11 +22,11 @@ fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
     let source = |kv| KvSource::new(kv, inputs).in_scheme(p.kv_dtype);
     let of_keys = source(kv);
     let of_values = source(KvRead { head_dim: p.v_head_dim, ..kv });
-    let q_key = inputs.key("q");
+    let all_queries = inputs.queries();
     let make = move |row: u64| {
         let (head, token) = (row / p.new_tokens, row % p.new_tokens);
         let mut query = vec![0.0; p.head_dim as usize];
-        q_key.values(p.dtype, row * p.head_dim, &mut query);
+        all_queries.values(p.dtype, row * p.head_dim, &mut query);
         let kv_head = head % p.q_heads / p.group();
         let attention = Attention {
             value_dim: p.v_head_dim as usize,

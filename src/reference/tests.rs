@@ -131,7 +131,7 @@ fn the_first_causal_row_is_the_first_value_row() {
 
 /// Inputs that begin with keys and values.
 fn keys_and_values() -> SlotInputs {
-    SlotInputs { seed: SEED, slot: 0, names: vec!["k", "v"] }
+    SlotInputs { seed: SEED, slot: 0, names: vec!["k", "v"], query_factor: 1.0 }
 }
 
 /// Attention to a cache of keys and values as wide as a head.
@@ -261,6 +261,53 @@ fn a_mask_that_is_off_by_one_is_caught() {
         if causal {
             assert_eq!(verdict(Bug::MaskOneLong), CheckVerdict::Fail);
         }
+    }
+}
+
+/// Every part of an answer, as `store` puts it into the output's format.
+fn output_of(text: &str, store: impl Fn(f64) -> Vec<u8>) -> Vec<u8> {
+    let problem = problem(text);
+    let inputs = SlotInputs::new(&problem, SEED, 0);
+    let rows = match problem {
+        Problem::Gemm(p) => gemm::rows(p, &inputs),
+        Problem::DecodeAttention(p) => decode_attention::decode_rows(p, &inputs),
+        _ => unreachable!("{text}"),
+    };
+    (0..rows.count).flat_map(|part| (rows.make)(part).1).flat_map(store).collect()
+}
+
+/// Errors that no element shows: a factor that is off by less than rounding is, and
+/// rounding towards zero. What is rounded to nearest passes.
+#[test]
+fn a_small_factor_and_truncation_are_caught() {
+    const GEMM: &str = "gemm:m=8,n=512,k=256,dtype=";
+    const DECODE: &str = "decode_attention:batch=4,context=200,q_heads=32,kv_heads=8,\
+                          head_dim=64,dtype=";
+    for text in [GEMM, DECODE] {
+        let near = |x: f64| bf16::from_f64(x).to_bits().to_le_bytes().to_vec();
+        let toward_zero =
+            |x: f64| (((x as f32).to_bits() >> 16) as u16).to_le_bytes().to_vec();
+        let bf16_text = format!("{text}bf16");
+        let verdict = |store: &dyn Fn(f64) -> Vec<u8>| {
+            let check = checked(&bf16_text, &output_of(&bf16_text, store));
+            (check.verdict, check.message)
+        };
+        assert_eq!(verdict(&near), (CheckVerdict::Pass, String::new()));
+        for (what, (got, message)) in [
+            ("toward zero", verdict(&toward_zero)),
+            ("1.003", verdict(&|x| near(1.003 * x))),
+            ("0.997", verdict(&|x| near(0.997 * x))),
+        ] {
+            assert_eq!(got, CheckVerdict::Fail, "{text}, {what}");
+            assert!(message.contains("times the expected one"), "{message}");
+        }
+        let f16_text = format!("{text}f16");
+        let f16_of = |factor: f64| {
+            let store = |x: f64| f16::from_f64(factor * x).to_bits().to_le_bytes().to_vec();
+            checked(&f16_text, &output_of(&f16_text, store)).verdict
+        };
+        assert_eq!(f16_of(1.0), CheckVerdict::Pass);
+        assert_eq!(f16_of(1.001), CheckVerdict::Fail, "{text}");
     }
 }
 
