@@ -51,10 +51,12 @@
 //! shared, check, mbarrier   memory shared by warps, and the checks on it
 //! memory, clock    global memory; which warp knows of which accesses
 //! decode           statements to instructions, once, when a module is loaded
+//! inline           calls of device functions, replaced by their bodies
 //! parse            PTX text to statements
 //! instruction      decoded instructions and the kinds of their operands
 //! lex, syntax, lanes        tokens; statements; registers as rows of 32 lanes
-//! error, finding, count, bank, float, tensor_map, cache, options, random, target   basics
+//! error, finding, count, bank, float, tensor_map, cache, options, random   basics
+//! printf, target   what kernels print; architectures
 //! ```
 //!
 //! An instruction's meaning is in the file under `decode/` that names it, as an
@@ -115,6 +117,7 @@ mod exec;
 mod finding;
 mod flight;
 mod float;
+mod inline;
 mod instruction;
 mod lanes;
 mod launch;
@@ -124,6 +127,7 @@ mod mbarrier;
 mod memory;
 mod options;
 mod parse;
+mod printf;
 mod random;
 mod schedule;
 mod shared;
@@ -139,4 +143,5 @@ pub use instruction::KernelParam;
 pub use launch::{KernelInfo, Launch, Module, Params, Report};
 pub use memory::{Address, Memory};
 pub use options::Options;
+pub use printf::Printed;
 pub use tensor_map::{OutOfBoundsFill, Swizzle, TensorElement, TensorMap, TensorMapError};

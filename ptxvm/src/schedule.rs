@@ -10,6 +10,7 @@ use crate::finding::{FindingKind, Findings};
 use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
 use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
+use crate::printf::Printed;
 use crate::random::Random;
 use crate::shared::Shared;
 use crate::warp::{Wait, Warp};
@@ -19,6 +20,7 @@ pub(crate) struct Share {
     pub counts: Counts,
     pub executed: Vec<(u64, u64)>,
     pub findings: Findings,
+    pub printed: Vec<Printed>,
     pub stop: Option<Stop>,
 }
 
@@ -46,6 +48,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
         counts: Counts::default(),
         executed: vec![(0, 0); run.kernel.code.len()],
         findings: Findings::default(),
+        printed: Vec::new(),
         stop: None,
     };
     let mut random = Random::new(seed, from);
@@ -114,6 +117,7 @@ impl Share {
             total.0 += part.0;
             total.1 += part.1;
         }
+        self.printed.extend(machine.printed);
         machine.findings.list.into_iter().for_each(|finding| self.findings.add(finding));
     }
 }
@@ -147,6 +151,8 @@ impl<'l> Active<'l> {
             counts: Counts::default(),
             executed: vec![(0, 0); run.kernel.code.len()],
             findings: Findings::default(),
+            printed: Vec::new(),
+            printed_bytes: 0,
             random: Random::new(seed, cluster.wrapping_add(1) << 20),
             progress: 0,
             landed: 0,
@@ -406,6 +412,8 @@ fn special(
         Special::MaskLessEqual => bit | (bit - 1),
         Special::MaskGreater => !(bit | (bit - 1)),
         Special::MaskGreaterEqual => !(bit - 1),
+        Special::GridBarrierHigh => (run.grid_barrier >> 32) as u32,
+        Special::GridBarrierLow => run.grid_barrier as u32,
         Special::DynamicShared => run.dynamic_shared,
         Special::TotalShared => run.dynamic_shared + run.kernel.static_shared,
     })

@@ -12,6 +12,7 @@ pub(crate) mod access;
 mod atomic;
 mod barrier;
 mod bulk;
+mod console;
 mod cp_async;
 pub(crate) mod landing;
 mod matrix;
@@ -332,6 +333,14 @@ fn execute(
             barrier::map_rank(warp, m, (*d, *a, *rank), (*bank, *generic), (active, pc))?;
         }
         Op::GetRank { d, a, bank } => barrier::get_rank(warp, (*d, *a, *bank), active),
+        Op::Print(call) => console::print(warp, m, call, active, pc)?,
+        Op::AssertFail(operands) => console::assertion(warp, m, operands, active, pc)?,
+        Op::BadCall => {
+            let lane = active.trailing_zeros() as usize;
+            let detail = "a call through a pointer that is not the address of a function \
+                          with the call's parameters";
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        }
         Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
         Op::WgmmaFence => wgmma::fence(warp),
         Op::WgmmaCommit => wgmma::commit(warp),
