@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::cache::Cache;
 use crate::check::{GlobalRaces, Sectors};
-use crate::count::Counts;
+use crate::count::{Counts, LineCounts, Traffic};
 use crate::error::ParseError;
 use crate::finding::{Fault, Finding, Findings};
 use crate::instruction::{Kernel, KernelParam};
@@ -83,6 +83,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What it printed, by block and thread.
     pub printed: Vec<Printed>,
+    /// The traffic of every instruction that accesses memory, in the order of the PTX, with
+    /// [`crate::Options::lines`].
+    pub lines: Vec<LineCounts>,
 }
 
 impl Module {
@@ -347,6 +350,7 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
     let mut executed = vec![(0u64, 0u64); run.kernel.code.len()];
     let mut findings = Findings::default();
     let (mut cause, mut printed) = (None, Vec::new());
+    let mut traffic = vec![Traffic::default(); executed.len()];
     for share in shares {
         counts.add(&share.counts);
         for (total, part) in executed.iter_mut().zip(&share.executed) {
@@ -354,6 +358,9 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
             total.1 += part.1;
         }
         share.findings.list.into_iter().for_each(|finding| findings.add(finding));
+        for (total, part) in traffic.iter_mut().zip(&share.traffic) {
+            total.add_between(&Traffic::default(), part);
+        }
         printed.extend(share.printed);
         cause = cause.or(share.stop);
     }
@@ -363,6 +370,7 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
     if let Some(cause) = cause {
         return Err(fault(cause, findings, printed));
     }
+    let lines = lines(run, &executed, &traffic);
     for (instruction, (lanes, warps)) in run.kernel.code.iter().zip(executed) {
         counts.instructions[instruction.class as usize] += lanes;
         counts.warp_instructions += warps;
@@ -377,5 +385,27 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
         counts.dram_sectors_read = Some(l2.read);
         counts.dram_sectors_written = Some(l2.written);
     }
-    Ok(Report { counts, findings: findings.list, printed })
+    Ok(Report { counts, findings: findings.list, printed, lines })
+}
+
+/// The instructions with traffic.
+fn lines(run: &Run<'_>, executed: &[(u64, u64)], traffic: &[Traffic]) -> Vec<LineCounts> {
+    let kernel = run.kernel;
+    let counted = kernel.code.iter().zip(executed).zip(traffic);
+    let moved = counted.filter(|(_, traffic)| **traffic != Traffic::default());
+    let mut lines: Vec<LineCounts> = moved
+        .map(|((instruction, &(_, requests)), &traffic)| {
+            let place = kernel.places.get(instruction.place as usize);
+            let file = |number: u32| run.files.get(&number).cloned().unwrap_or_default();
+            LineCounts {
+                source: place.map(|place| (file(place.file), place.line)),
+                ptx_line: instruction.line,
+                instruction: kernel.texts[instruction.text as usize].clone(),
+                requests,
+                traffic,
+            }
+        })
+        .collect();
+    lines.sort_by_key(|line| line.ptx_line);
+    lines
 }

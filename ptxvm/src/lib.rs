@@ -8,8 +8,10 @@
 //! and stores in all state spaces; exchanges within a warp; atomics; barriers of
 //! warps, blocks and clusters; `cp.async`; mbarriers; bulk and tensor copies with
 //! swizzles, fill and multicast; `ldmatrix`, `stmatrix`, `mma` and `wgmma`.
-//! A module that uses anything else is refused when it is loaded. The error names the
-//! instruction and its line. Threads have their own program counters, and reconverge
+//! Device functions run in place of their calls; `printf` and `assert` are there.
+//! A kernel that uses anything else is refused when its module is loaded. The error names
+//! the instruction and its line. So is a module whose target or PTX version does not have
+//! one of its instructions, and a launch that the driver would refuse. Threads have their own program counters, and reconverge
 //! where they reach the same instruction.
 //!
 //! # What is found
@@ -136,7 +138,7 @@ mod target;
 mod tensor_map;
 mod warp;
 
-pub use count::{Class, Counts, Unit};
+pub use count::{Class, Counts, LineCounts, Traffic, Unit};
 pub use error::ParseError;
 pub use finding::{Fault, Finding, FindingKind};
 pub use instruction::KernelParam;

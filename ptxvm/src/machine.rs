@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use crate::cache::Cache;
 use crate::check::GlobalRaces;
 use crate::clock::{COPY_ENTRIES, Message};
-use crate::count::Counts;
+use crate::count::{Counts, Traffic};
 use crate::finding::{Fault, Finding, FindingKind, Findings};
 use crate::flight::PendingCopy;
 use crate::instruction::{Instruction, Kernel};
@@ -103,6 +103,8 @@ pub(crate) struct Machine<'l> {
     pub counts: Counts,
     /// Lanes that executed each instruction, and warps.
     pub executed: Vec<(u64, u64)>,
+    /// Each instruction's traffic, where it is counted.
+    pub traffic: Vec<Traffic>,
     pub findings: Findings,
     /// What threads printed, and how many bytes.
     pub printed: Vec<Printed>,

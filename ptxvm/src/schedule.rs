@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::bank::Bank;
 use crate::clock::{Clock, Home};
-use crate::count::Counts;
+use crate::count::{Counts, Traffic};
 use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
 use crate::instruction::{Initial, Special};
@@ -19,6 +19,7 @@ use crate::warp::{Wait, Warp};
 pub(crate) struct Share {
     pub counts: Counts,
     pub executed: Vec<(u64, u64)>,
+    pub traffic: Vec<Traffic>,
     pub findings: Findings,
     pub printed: Vec<Printed>,
     pub stop: Option<Stop>,
@@ -47,6 +48,7 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
     let mut total = Share {
         counts: Counts::default(),
         executed: vec![(0, 0); run.kernel.code.len()],
+        traffic: vec![Traffic::default(); counted(run)],
         findings: Findings::default(),
         printed: Vec::new(),
         stop: None,
@@ -104,6 +106,11 @@ pub(crate) fn share(run: &Run<'_>, (from, to): (u64, u64), seed: u64) -> Share {
     }
 }
 
+/// Instructions whose traffic is counted.
+fn counted(run: &Run<'_>) -> usize {
+    if run.options.lines { run.kernel.code.len() } else { 0 }
+}
+
 fn shuffle(list: &mut [u64], random: &mut Random) {
     for at in (1..list.len()).rev() {
         list.swap(at, random.below(at + 1));
@@ -116,6 +123,9 @@ impl Share {
         for (total, part) in self.executed.iter_mut().zip(&machine.executed) {
             total.0 += part.0;
             total.1 += part.1;
+        }
+        for (total, part) in self.traffic.iter_mut().zip(&machine.traffic) {
+            total.add_between(&Traffic::default(), part);
         }
         self.printed.extend(machine.printed);
         machine.findings.list.into_iter().for_each(|finding| self.findings.add(finding));
@@ -150,6 +160,7 @@ impl<'l> Active<'l> {
             pending: Vec::new(),
             counts: Counts::default(),
             executed: vec![(0, 0); run.kernel.code.len()],
+            traffic: vec![Traffic::default(); counted(run)],
             findings: Findings::default(),
             printed: Vec::new(),
             printed_bytes: 0,

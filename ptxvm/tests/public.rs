@@ -319,3 +319,50 @@ fn functions_of_the_mathematics_library() {
         assert!((got - wanted).abs() <= 1.00001, "{x}: {got} {wanted}");
     }
 }
+
+/// The table of the README: each mistake and what it is called here.
+#[test]
+fn every_mistake_has_its_name() {
+    use FindingKind::*;
+    let module = Module::parse(include_str!("ptx/public/mistakes.ptx")).unwrap();
+    let readme = include_str!("../README.md");
+    for (entry, kind) in [
+        ("past_the_end", OutOfBounds),
+        ("misaligned", Misaligned),
+        ("past_shared", OutOfBounds),
+        ("no_barrier", SharedRace),
+        ("unwritten_global", Uninitialised),
+        ("unwritten_shared", Uninitialised),
+        ("divergent_barrier", BarrierDivergence),
+        ("blocks_race", GlobalRace),
+        ("never_arrives", Deadlock),
+    ] {
+        let row = format!("`{entry}` | `{kind:?}`");
+        assert!(readme.contains(&row), "the README's table lacks: {row}");
+        for seed in 0..3 {
+            let mut memory = Memory::new();
+            let x = match entry {
+                "unwritten_global" => memory.alloc(4 * 128, "x"),
+                _ => upload(&mut memory, "x", &[1.0f32; 128], f32::to_le_bytes),
+            };
+            let y = memory.alloc(4 * 128, "y");
+            let params = match entry {
+                "past_the_end" => Params::new().u64(x).u64(y).i32(128),
+                "blocks_race" | "never_arrives" => Params::new().u64(y),
+                _ => Params::new().u64(x).u64(y),
+            };
+            let (blocks, threads) = match entry {
+                "past_the_end" => (2, 96),
+                "blocks_race" => (4, 32),
+                "never_arrives" => (1, 32),
+                _ => (1, 128),
+            };
+            let shared_bytes = if entry == "past_shared" { 512 } else { 0 };
+            let asked = launch(entry, blocks, threads, params);
+            let outcome =
+                module.launch(&mut memory, &Launch { seed, shared_bytes, ..asked });
+            let found = kinds(&outcome);
+            assert!(found.contains(&kind), "{entry}, seed {seed}: {found:?}");
+        }
+    }
+}

@@ -119,7 +119,14 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
             pc += 1;
         } else {
             warp.groups[at].pc = pc;
-            let next = execute(warp, m, &instruction.op, active, pc)?;
+            let next = if m.traffic.is_empty() {
+                execute(warp, m, &instruction.op, active, pc)?
+            } else {
+                let before = m.counts.traffic();
+                let next = execute(warp, m, &instruction.op, active, pc)?;
+                m.traffic[pc as usize].add_between(&before, &m.counts.traffic());
+                next
+            };
             match follow(warp, m, next, (pc, mask, active)) {
                 Course::At(next) => pc = next,
                 Course::Ends { more } => return Ok(more),
