@@ -190,6 +190,17 @@ impl Counts {
         32 * (self.distinct_sectors_read + self.distinct_sectors_written)
     }
 
+    /// All traffic so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic {
+            global_bytes: self.global_read_bytes + self.global_write_bytes,
+            sectors: self.sectors_read + self.sectors_written,
+            shared_bytes: self.shared_read_bytes + self.shared_write_bytes,
+            wavefronts: self.shared_wavefronts,
+            conflicts: self.bank_conflicts,
+        }
+    }
+
     /// Adds what another part of the same launch did, except for the different sectors,
     /// which are counted once for the whole launch.
     pub(crate) fn add(&mut self, other: &Counts) {
@@ -211,6 +222,47 @@ impl Counts {
         self.shared_wavefronts += other.shared_wavefronts;
         self.bank_conflicts += other.bank_conflicts;
         self.async_bytes += other.async_bytes;
+    }
+}
+
+/// The memory traffic of one instruction of the PTX.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LineCounts {
+    /// Source file and line, where the PTX has `.loc`.
+    pub source: Option<(String, u32)>,
+    /// Line of the PTX text.
+    pub ptx_line: u32,
+    /// The instruction's opcode.
+    pub instruction: String,
+    /// Times that a warp executed it.
+    pub requests: u64,
+    /// What it moved.
+    pub traffic: Traffic,
+}
+
+/// Memory traffic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of global memory that threads asked for, reads and writes.
+    pub global_bytes: u64,
+    /// 32-byte sectors of global memory that the requests touched.
+    pub sectors: u64,
+    /// Bytes of shared memory that threads asked for.
+    pub shared_bytes: u64,
+    /// Passes that shared memory needed.
+    pub wavefronts: u64,
+    /// Passes beyond the fewest possible.
+    pub conflicts: u64,
+}
+
+impl Traffic {
+    /// Adds what was counted between two moments.
+    pub(crate) fn add_between(&mut self, before: &Traffic, after: &Traffic) {
+        self.global_bytes += after.global_bytes - before.global_bytes;
+        self.sectors += after.sectors - before.sectors;
+        self.shared_bytes += after.shared_bytes - before.shared_bytes;
+        self.wavefronts += after.wavefronts - before.wavefronts;
+        self.conflicts += after.conflicts - before.conflicts;
     }
 }
 

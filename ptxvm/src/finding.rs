@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::printf::Printed;
+
 /// What kind of mistake was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FindingKind {
@@ -37,6 +39,8 @@ pub enum FindingKind {
     BadOperand,
     /// The kernel executed `trap`.
     Trap,
+    /// An assertion of the kernel failed.
+    Assertion,
     /// The budget of instructions ran out.
     Timeout,
     /// The launch itself is not possible.
@@ -104,6 +108,8 @@ pub struct Fault {
     pub cause: Box<Finding>,
     /// What was found before that.
     pub findings: Vec<Finding>,
+    /// What the kernel printed, by block and thread.
+    pub printed: Vec<Printed>,
 }
 
 impl fmt::Display for Fault {

@@ -8,15 +8,16 @@ use rayon::prelude::*;
 
 use crate::cache::Cache;
 use crate::check::{GlobalRaces, Sectors};
-use crate::count::Counts;
+use crate::count::{Counts, LineCounts, Traffic};
 use crate::error::ParseError;
 use crate::finding::{Fault, Finding, Findings};
 use crate::instruction::{Kernel, KernelParam};
 use crate::machine::{Run, fault};
 use crate::maps::AcquiredMaps;
 use crate::memory::{Address, Memory};
+use crate::printf::Printed;
 use crate::schedule::{self, Share};
-use crate::syntax::{Source, VariableSpace};
+use crate::syntax::{Source, Variable, VariableSpace, function_address};
 use crate::target::{Platform, Target};
 
 mod limits;
@@ -30,6 +31,8 @@ pub use request::{Launch, Params};
 pub struct Module {
     id: u64,
     kernels: Vec<Kernel>,
+    /// Kernels that cannot run, and why.
+    refused: Vec<(String, ParseError)>,
     files: HashMap<u32, String>,
     variables: Vec<ModuleVariable>,
 }
@@ -39,6 +42,17 @@ struct ModuleVariable {
     name: String,
     bytes: u64,
     init: Vec<u8>,
+    /// Addresses among its initial values: place, what is pointed to, what is added.
+    pointers: Vec<(u64, PointsTo, i64)>,
+}
+
+/// What an initial value points to.
+#[derive(Debug, Clone, Copy)]
+enum PointsTo {
+    /// The module's variable of this index.
+    Variable(usize),
+    /// A device function's address.
+    Function(u64),
 }
 
 /// What a kernel requires of its launches.
@@ -68,14 +82,22 @@ pub struct Report {
     pub counts: Counts,
     /// Mistakes that did not end it, in the order of the PTX.
     pub findings: Vec<Finding>,
+    /// What it printed, by block and thread.
+    pub printed: Vec<Printed>,
+    /// The traffic of every instruction that accesses memory, in the order of the PTX, with
+    /// [`crate::Options::lines`].
+    pub lines: Vec<LineCounts>,
 }
 
 impl Module {
     /// Loads PTX text.
     ///
+    /// A kernel that uses something that is not implemented does not keep the module's
+    /// other kernels from running; [`Module::refused`] lists it.
+    ///
     /// # Errors
-    /// If the text is malformed or uses something that is not implemented. The error names
-    /// the instruction and its line.
+    /// If the text is malformed, if its target does not have one of its instructions, or if
+    /// none of its kernels can run. The error names the instruction and its line.
     pub fn parse(ptx: &str) -> Result<Self, ParseError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let source = crate::parse::parse(ptx)?;
@@ -83,26 +105,30 @@ impl Module {
             return Err(ParseError::new(1, format!("'{name}' is defined twice")));
         }
         let platform = platform(&source)?;
-        let kernels = source
-            .entries
-            .iter()
-            .map(|entry| crate::decode::decode(&source, entry, platform))
-            .collect::<Result<_, _>>()?;
-        let variables = source.variables.iter().map(|variable| ModuleVariable {
-            name: variable.name.to_owned(),
-            // Shared variables do not have a global address; they only keep their index.
-            bytes: match variable.space {
-                VariableSpace::Global | VariableSpace::Const => variable.bytes,
-                VariableSpace::Shared | VariableSpace::Local => 0,
-            },
-            init: variable.init.clone(),
-        });
-        let variables = variables.collect();
+        let (mut kernels, mut refused) = (Vec::new(), Vec::new());
+        for entry in &source.entries {
+            match crate::decode::decode(&source, entry, platform) {
+                Ok(kernel) => kernels.push(kernel),
+                Err(error) if error.whole_module => return Err(error),
+                Err(error) => refused.push((entry.name.to_owned(), error)),
+            }
+        }
+        if kernels.is_empty() && !refused.is_empty() {
+            return Err(refused.swap_remove(0).1);
+        }
+        let variables =
+            source.variables.iter().map(|variable| variable_of(&source, variable));
+        let variables = variables.collect::<Result<_, _>>()?;
         let id = NEXT.fetch_add(1, Relaxed);
-        Ok(Self { id, kernels, files: source.files, variables })
+        Ok(Self { id, kernels, refused, files: source.files, variables })
     }
 
-    /// The kernels' names.
+    /// The kernels that cannot run, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&str, &ParseError)> {
+        self.refused.iter().map(|(name, error)| (name.as_str(), error))
+    }
+
+    /// The names of the kernels that can run.
     pub fn kernels(&self) -> impl Iterator<Item = &str> {
         self.kernels.iter().map(|kernel| kernel.name.as_str())
     }
@@ -144,11 +170,22 @@ impl Module {
                 addresses.push(0);
                 continue;
             }
-            let address = memory.alloc(variable.bytes, &variable.name);
+            addresses.push(memory.alloc(variable.bytes, &variable.name));
+        }
+        for (variable, &address) in self.variables.iter().zip(&addresses) {
             let mut bytes = variable.init.clone();
             bytes.resize(variable.bytes as usize, 0);
-            memory.write(address, &bytes);
-            addresses.push(address);
+            for &(offset, what, addend) in &variable.pointers {
+                let target = match what {
+                    PointsTo::Variable(index) => addresses[index],
+                    PointsTo::Function(address) => address,
+                };
+                let value = target.wrapping_add(addend as u64).to_le_bytes();
+                bytes[offset as usize..][..8].copy_from_slice(&value);
+            }
+            if !bytes.is_empty() {
+                memory.write(address, &bytes);
+            }
         }
         memory.modules.insert(self.id, addresses.clone());
         addresses
@@ -164,13 +201,38 @@ impl Module {
         memory: &mut Memory,
         launch: &Launch<'_>,
     ) -> Result<Report, Fault> {
-        let symbols = self.symbols(memory);
+        self.symbols(memory);
         let found = self.kernels.iter().find(|kernel| kernel.name == launch.entry);
         let Some(kernel) = found else {
-            return Err(refuse(launch, "the module does not have a kernel of this name"));
+            let why = self.refused.iter().find(|(name, _)| name == launch.entry);
+            let text = match why {
+                Some((_, error)) => format!("the kernel cannot run: {error}"),
+                None => "the module does not have a kernel of this name".to_owned(),
+            };
+            return Err(refuse(launch, text));
         };
         let cluster = cluster(kernel, launch);
         validate(kernel, launch, cluster)?;
+        // Where CUDA's cooperative groups count the blocks that have arrived.
+        let barrier = launch.cooperative.then(|| memory.alloc(64, "the grid's barrier"));
+        if let Some(address) = barrier {
+            memory.write(address, &[0; 64]);
+        }
+        let outcome = self.run(memory, launch, (kernel, cluster), barrier.unwrap_or(0));
+        if let Some(address) = barrier {
+            memory.free(address);
+        }
+        outcome
+    }
+
+    fn run(
+        &self,
+        memory: &Memory,
+        launch: &Launch<'_>,
+        (kernel, cluster): (&Kernel, [u32; 3]),
+        grid_barrier: Address,
+    ) -> Result<Report, Fault> {
+        let symbols = memory.modules.get(&self.id).cloned().unwrap_or_default();
         let parallel = launch.options.parallel && !kernel.blocks_communicate;
         let l2 = launch.options.l2_bytes.map(|bytes| Mutex::new(Cache::new(bytes)));
         let parallel = parallel && l2.is_none();
@@ -183,6 +245,7 @@ impl Module {
             block: launch.block,
             cluster,
             dynamic_shared: launch.shared_bytes,
+            grid_barrier,
             clock: launch.clock,
             symbols,
             options: launch.options,
@@ -225,6 +288,41 @@ fn clusters(launch: &Launch<'_>, cluster: [u32; 3]) -> Vec<u64> {
     chosen.map(of_block).collect::<BTreeSet<u64>>().into_iter().collect()
 }
 
+/// A variable as launches need it. Shared variables do not have a global address; they only
+/// keep their index.
+fn variable_of(
+    source: &Source<'_>,
+    variable: &Variable<'_>,
+) -> Result<ModuleVariable, ParseError> {
+    let global = matches!(variable.space, VariableSpace::Global | VariableSpace::Const);
+    let mut pointers = Vec::new();
+    for pointer in &variable.pointers {
+        let name = pointer.name;
+        let variables = source.variables.iter();
+        let what = match variables.clone().position(|other| other.name == name) {
+            Some(index) => PointsTo::Variable(index),
+            None => match source.functions.iter().position(|f| f.name == name) {
+                Some(index) => PointsTo::Function(function_address(index)),
+                None => {
+                    let text = format!(
+                        "variable '{}' points to '{name}', which is not a variable or a \
+                         function with a body",
+                        variable.name
+                    );
+                    return Err(ParseError::new(pointer.line, text));
+                }
+            },
+        };
+        pointers.push((pointer.offset, what, pointer.addend));
+    }
+    Ok(ModuleVariable {
+        name: variable.name.to_owned(),
+        bytes: if global { variable.bytes } else { 0 },
+        init: variable.init.clone(),
+        pointers,
+    })
+}
+
 /// What the module says that it is for.
 fn platform(source: &Source<'_>) -> Result<Platform, ParseError> {
     let fail = |text: String| Err(ParseError::new(1, text).of_module());
@@ -265,7 +363,8 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
     let mut counts = Counts::default();
     let mut executed = vec![(0u64, 0u64); run.kernel.code.len()];
     let mut findings = Findings::default();
-    let mut cause = None;
+    let (mut cause, mut printed) = (None, Vec::new());
+    let mut traffic = vec![Traffic::default(); executed.len()];
     for share in shares {
         counts.add(&share.counts);
         for (total, part) in executed.iter_mut().zip(&share.executed) {
@@ -273,12 +372,19 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
             total.1 += part.1;
         }
         share.findings.list.into_iter().for_each(|finding| findings.add(finding));
+        for (total, part) in traffic.iter_mut().zip(&share.traffic) {
+            total.add_between(&Traffic::default(), part);
+        }
+        printed.extend(share.printed);
         cause = cause.or(share.stop);
     }
     findings.list.sort_by_key(|finding| (finding.ptx_line, finding.kind));
+    let reversed = |[x, y, z]: [u32; 3]| [z, y, x];
+    printed.sort_by_key(|p: &Printed| (reversed(p.block), reversed(p.thread)));
     if let Some(cause) = cause {
-        return Err(fault(cause, findings));
+        return Err(fault(cause, findings, printed));
     }
+    let lines = lines(run, &executed, &traffic);
     for (instruction, (lanes, warps)) in run.kernel.code.iter().zip(executed) {
         counts.instructions[instruction.class as usize] += lanes;
         counts.warp_instructions += warps;
@@ -293,5 +399,27 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
         counts.dram_sectors_read = Some(l2.read);
         counts.dram_sectors_written = Some(l2.written);
     }
-    Ok(Report { counts, findings: findings.list })
+    Ok(Report { counts, findings: findings.list, printed, lines })
+}
+
+/// The instructions with traffic.
+fn lines(run: &Run<'_>, executed: &[(u64, u64)], traffic: &[Traffic]) -> Vec<LineCounts> {
+    let kernel = run.kernel;
+    let counted = kernel.code.iter().zip(executed).zip(traffic);
+    let moved = counted.filter(|(_, traffic)| **traffic != Traffic::default());
+    let mut lines: Vec<LineCounts> = moved
+        .map(|((instruction, &(_, requests)), &traffic)| {
+            let place = kernel.places.get(instruction.place as usize);
+            let file = |number: u32| run.files.get(&number).cloned().unwrap_or_default();
+            LineCounts {
+                source: place.map(|place| (file(place.file), place.line)),
+                ptx_line: instruction.line,
+                instruction: kernel.texts[instruction.text as usize].clone(),
+                requests,
+                traffic,
+            }
+        })
+        .collect();
+    lines.sort_by_key(|line| line.ptx_line);
+    lines
 }

@@ -8,8 +8,10 @@
 //! and stores in all state spaces; exchanges within a warp; atomics; barriers of
 //! warps, blocks and clusters; `cp.async`; mbarriers; bulk and tensor copies with
 //! swizzles, fill and multicast; `ldmatrix`, `stmatrix`, `mma` and `wgmma`.
-//! A module that uses anything else is refused when it is loaded. The error names the
-//! instruction and its line. Threads have their own program counters, and reconverge
+//! Device functions run in place of their calls; `printf` and `assert` are there.
+//! A kernel that uses anything else is refused when its module is loaded. The error names
+//! the instruction and its line. So is a module whose target or PTX version does not have
+//! one of its instructions, and a launch that the driver would refuse. Threads have their own program counters, and reconverge
 //! where they reach the same instruction.
 //!
 //! # What is found
@@ -57,10 +59,12 @@
 //! shared, check, mbarrier   memory shared by warps, and the checks on it
 //! memory, clock    global memory; which warp knows of which accesses
 //! decode           statements to instructions, once, when a module is loaded
+//! inline           calls of device functions, replaced by their bodies
 //! parse            PTX text to statements
 //! instruction      decoded instructions and the kinds of their operands
 //! lex, syntax, lanes        tokens; statements; registers as rows of 32 lanes
-//! error, finding, count, bank, float, tensor_map, cache, options, random, target   basics
+//! error, finding, count, bank, float, tensor_map, cache, options, random   basics
+//! printf, target   what kernels print; architectures
 //! ```
 //!
 //! An instruction's meaning is in the file under `decode/` that names it, as an
@@ -121,6 +125,7 @@ mod exec;
 mod finding;
 mod flight;
 mod float;
+mod inline;
 mod instruction;
 mod lanes;
 mod launch;
@@ -131,6 +136,7 @@ mod mbarrier;
 mod memory;
 mod options;
 mod parse;
+mod printf;
 mod random;
 mod schedule;
 mod shared;
@@ -139,11 +145,12 @@ mod target;
 mod tensor_map;
 mod warp;
 
-pub use count::{Class, Counts, Unit};
+pub use count::{Class, Counts, LineCounts, Traffic, Unit};
 pub use error::ParseError;
 pub use finding::{Fault, Finding, FindingKind};
 pub use instruction::KernelParam;
 pub use launch::{KernelInfo, Launch, Module, Params, Report};
 pub use memory::{Address, Memory};
 pub use options::Options;
+pub use printf::Printed;
 pub use tensor_map::{OutOfBoundsFill, Swizzle, TensorElement, TensorMap, TensorMapError};

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use crate::cache::Cache;
 use crate::check::GlobalRaces;
 use crate::clock::{COPY_ENTRIES, Message, Scoped};
-use crate::count::Counts;
+use crate::count::{Counts, Traffic};
 use crate::finding::{Fault, Finding, FindingKind, Findings};
 use crate::flight::{PendingCopy, Warpgroup};
 use crate::instruction::{BarrierKind, Instruction, Kernel};
@@ -14,6 +14,7 @@ use crate::maps::AcquiredMaps;
 use crate::mbarrier::Mbarrier;
 use crate::memory::Memory;
 use crate::options::Options;
+use crate::printf::Printed;
 use crate::random::Random;
 use crate::shared::Shared;
 use crate::warp::Warp;
@@ -33,6 +34,8 @@ pub(crate) struct Run<'l> {
     pub block: [u32; 3],
     pub cluster: [u32; 3],
     pub dynamic_shared: u32,
+    /// Where a cooperative launch has its grid barrier, or 0.
+    pub grid_barrier: u64,
     /// What the clocks begin at.
     pub clock: u64,
     pub symbols: Vec<u64>,
@@ -134,7 +137,12 @@ pub(crate) struct Machine<'l> {
     pub counts: Counts,
     /// Lanes that executed each instruction, and warps.
     pub executed: Vec<(u64, u64)>,
+    /// Each instruction's traffic, where it is counted.
+    pub traffic: Vec<Traffic>,
     pub findings: Findings,
+    /// What threads printed, and how many bytes.
+    pub printed: Vec<Printed>,
+    pub printed_bytes: usize,
     pub random: Random,
     /// Increases when something happened that other warps may wait for.
     pub progress: u64,
@@ -148,6 +156,13 @@ impl<'l> Machine<'l> {
     /// The instruction at `pc`.
     pub(crate) fn instruction(&self, pc: u32) -> &'l Instruction {
         &self.run.kernel.code[pc as usize]
+    }
+
+    /// The `tid` of a lane of the block's warp of number `index`.
+    pub(crate) fn thread(&self, index: usize, lane: usize) -> [u32; 3] {
+        let [x, y, _] = self.run.block;
+        let thread = (index * 32 + lane) as u32;
+        [thread % x, thread / x % y, thread / x / y]
     }
 
     /// A finding at `pc` for `lane` of `warp`.
@@ -176,8 +191,6 @@ impl<'l> Machine<'l> {
         let file = |number: u32| {
             self.run.files.get(&number).cloned().unwrap_or_else(|| "?".to_owned())
         };
-        let [x, y, _] = self.run.block;
-        let thread = (index * 32 + lane) as u32;
         Finding {
             kind,
             kernel: kernel.name.clone(),
@@ -185,7 +198,7 @@ impl<'l> Machine<'l> {
             ptx_line: instruction.line,
             instruction: kernel.texts[instruction.text as usize].clone(),
             block: self.blocks[rank].id,
-            thread: [thread % x, thread / x % y, thread / x / y],
+            thread: self.thread(index, lane),
             address: None,
             allocation: None,
             detail,
@@ -292,6 +305,6 @@ impl<'l> Machine<'l> {
 }
 
 /// The error of a launch that ended with `cause`.
-pub(crate) fn fault(cause: Stop, findings: Findings) -> Fault {
-    Fault { cause, findings: findings.list }
+pub(crate) fn fault(cause: Stop, findings: Findings, printed: Vec<Printed>) -> Fault {
+    Fault { cause, findings: findings.list, printed }
 }

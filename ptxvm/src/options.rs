@@ -14,12 +14,21 @@ pub struct Options {
     /// Bytes of an L2 cache in front of DRAM, to count the traffic that reaches DRAM. Blocks
     /// then run on one thread of the host, so that only the seed decides their order.
     pub l2_bytes: Option<u64>,
+    /// Count the memory traffic of each instruction ([`crate::Report::lines`]).
+    pub lines: bool,
     /// Warp instructions after which a launch counts as hung.
     pub budget: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checks: true, parallel: true, resident: 3, l2_bytes: None, budget: 1 << 32 }
+        Self {
+            checks: true,
+            parallel: true,
+            resident: 3,
+            l2_bytes: None,
+            lines: false,
+            budget: 1 << 32,
+        }
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::bank::Bank;
 use crate::clock::{Clock, Home};
-use crate::count::Counts;
+use crate::count::{Counts, Traffic};
 use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
 use crate::flight::{GROUP, Warpgroup};
 use crate::instruction::{Initial, Special};
 use crate::lanes::LANES;
 use crate::machine::{BARRIERS, BarrierState, Block, Machine, Run, Step, Stop};
+use crate::printf::Printed;
 use crate::random::Random;
 use crate::shared::Shared;
 use crate::warp::{Wait, Warp};
@@ -19,7 +20,9 @@ use crate::warp::{Wait, Warp};
 pub(crate) struct Share {
     pub counts: Counts,
     pub executed: Vec<(u64, u64)>,
+    pub traffic: Vec<Traffic>,
     pub findings: Findings,
+    pub printed: Vec<Printed>,
     pub stop: Option<Stop>,
 }
 
@@ -46,7 +49,9 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
     let mut total = Share {
         counts: Counts::default(),
         executed: vec![(0, 0); run.kernel.code.len()],
+        traffic: vec![Traffic::default(); counted(run)],
         findings: Findings::default(),
+        printed: Vec::new(),
         stop: None,
     };
     let mut random = Random::new(seed, clusters.first().copied().unwrap_or(0));
@@ -101,6 +106,11 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
     }
 }
 
+/// Instructions whose traffic is counted.
+fn counted(run: &Run<'_>) -> usize {
+    if run.options.lines { run.kernel.code.len() } else { 0 }
+}
+
 fn shuffle(list: &mut [u64], random: &mut Random) {
     for at in (1..list.len()).rev() {
         list.swap(at, random.below(at + 1));
@@ -114,6 +124,10 @@ impl Share {
             total.0 += part.0;
             total.1 += part.1;
         }
+        for (total, part) in self.traffic.iter_mut().zip(&machine.traffic) {
+            total.add_between(&Traffic::default(), part);
+        }
+        self.printed.extend(machine.printed);
         machine.findings.list.into_iter().for_each(|finding| self.findings.add(finding));
     }
 }
@@ -146,7 +160,10 @@ impl<'l> Active<'l> {
             pending: Vec::new(),
             counts: Counts::default(),
             executed: vec![(0, 0); run.kernel.code.len()],
+            traffic: vec![Traffic::default(); counted(run)],
             findings: Findings::default(),
+            printed: Vec::new(),
+            printed_bytes: 0,
             random: Random::new(seed, cluster.wrapping_add(1) << 20),
             progress: 0,
             landed: 0,
@@ -461,6 +478,8 @@ fn special(
         Special::MaskLessEqual => bit | (bit - 1),
         Special::MaskGreater => !(bit | (bit - 1)),
         Special::MaskGreaterEqual => !(bit - 1),
+        Special::GridBarrierHigh => (run.grid_barrier >> 32) as u32,
+        Special::GridBarrierLow => run.grid_barrier as u32,
         Special::DynamicShared => run.dynamic_shared,
         Special::TotalShared => run.dynamic_shared + run.kernel.static_shared,
     })

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use crate::bank::Bank;
+use crate::error::ParseError;
 
 /// A register: its file, its place there and its declared width in bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,28 @@ pub(crate) enum VariableSpace {
     Const,
     Shared,
     Local,
+    /// Of a function: what is passed to the functions that it calls, and comes back.
+    Param,
+}
+
+/// The first address of functions in bytes: outside of every allocation.
+const FIRST_FUNCTION: u64 = 0x7c00_0000_0000;
+
+/// The address of a module's device function number `index`.
+pub(crate) fn function_address(index: usize) -> u64 {
+    FIRST_FUNCTION + 16 * index as u64
+}
+
+/// An address among the initial values of a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pointer<'a> {
+    /// Its place in the variable.
+    pub offset: u64,
+    /// The variable or function that it points to.
+    pub name: &'a str,
+    /// What is added to that address.
+    pub addend: i64,
+    pub line: u32,
 }
 
 /// A variable of the module or of a function.
@@ -32,6 +55,8 @@ pub(crate) struct Variable<'a> {
     pub bytes: u64,
     /// The first bytes of its initial value; the rest is zero.
     pub init: Vec<u8>,
+    /// Addresses among the initial values.
+    pub pointers: Vec<Pointer<'a>>,
     /// `.extern .shared x[]`: the block's dynamic shared memory.
     pub dynamic: bool,
 }
@@ -97,7 +122,7 @@ pub(crate) struct Declared {
 }
 
 /// A `{ }` block: its registers, variables and labels.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Scope<'a> {
     pub parent: Option<usize>,
     pub registers: HashMap<&'a str, Declared>,
@@ -105,6 +130,25 @@ pub(crate) struct Scope<'a> {
     pub labels: HashMap<&'a str, usize>,
     /// `.branchtargets` lists by label.
     pub targets: HashMap<&'a str, Vec<&'a str>>,
+    /// `.callprototype` by label.
+    pub prototypes: HashMap<&'a str, Prototype>,
+    /// Names that stand for a variable of another scope: a called function's parameters.
+    pub aliases: Vec<Alias<'a>>,
+}
+
+/// A name that stands for the variable `of` of scope `scope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alias<'a> {
+    pub name: &'a str,
+    pub scope: usize,
+    pub of: &'a str,
+}
+
+/// The sizes of a function's results and parameters, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Prototype {
+    pub results: Vec<u64>,
+    pub params: Vec<u64>,
 }
 
 /// A source place from `.loc`: file number and line.
@@ -114,12 +158,16 @@ pub(crate) struct Place {
     pub line: u32,
 }
 
-/// A kernel.
-#[derive(Debug)]
+/// A kernel or a device function.
+#[derive(Debug, Default)]
 pub(crate) struct Function<'a> {
     pub name: &'a str,
     pub line: u32,
     pub params: Vec<Param<'a>>,
+    /// What a device function returns.
+    pub results: Vec<Param<'a>>,
+    /// Why its body cannot be parsed.
+    pub error: Option<ParseError>,
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub cluster: Option<[u32; 3]>,
@@ -145,6 +193,16 @@ pub(crate) struct Source<'a> {
     pub files: HashMap<u32, String>,
     pub variables: Vec<Variable<'a>>,
     pub entries: Vec<Function<'a>>,
+    /// Device functions that have a body.
+    pub functions: Vec<Function<'a>>,
+}
+
+impl Source<'_> {
+    /// The file and line of a place.
+    pub(crate) fn named(&self, place: Option<&Place>) -> Option<(String, u32)> {
+        let place = place?;
+        Some((self.files.get(&place.file)?.clone(), place.line))
+    }
 }
 
 impl<'a> Function<'a> {
@@ -168,6 +226,31 @@ impl<'a> Function<'a> {
     /// The branch targets listed under `name`.
     pub(crate) fn targets(&self, scope: usize, name: &str) -> Option<&[&'a str]> {
         self.up(scope).find_map(|scope| scope.targets.get(name)).map(Vec::as_slice)
+    }
+
+    /// The prototype with label `name`.
+    pub(crate) fn prototype(&self, scope: usize, name: &str) -> Option<&Prototype> {
+        self.up(scope).find_map(|scope| scope.prototypes.get(name))
+    }
+
+    /// The sizes of the function's own results and parameters.
+    pub(crate) fn own_prototype(&self) -> Prototype {
+        let bytes = |params: &[Param<'_>]| params.iter().map(|param| param.bytes).collect();
+        Prototype { results: bytes(&self.results), params: bytes(&self.params) }
+    }
+
+    /// The scope, as seen from `scope`, that has a variable or alias `name`.
+    pub(crate) fn home(&self, scope: usize, name: &str) -> Option<usize> {
+        let mut at = Some(scope);
+        while let Some(scope) = at {
+            let found = &self.scopes[scope];
+            let alias = found.aliases.iter().any(|alias| alias.name == name);
+            if alias || found.variables.contains_key(name) {
+                return Some(scope);
+            }
+            at = found.parent;
+        }
+        None
     }
 
     /// Bytes of the parameter block.

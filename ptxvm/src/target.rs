@@ -223,6 +223,8 @@ const ORDER: &[Rule] = &[
     ("fence proxy async::generic", From(90), (8, 6)),
     ("fence sync_restrict::shared::cluster|sync_restrict::shared::cta", From(90), (8, 6)),
     ("fence mbarrier_init", From(90), (8, 0)),
+    ("tensormap", From(90), (8, 3)),
+    ("tensormap replace", Suffixed(90), (8, 3)),
     ("griddepcontrol", From(90), (7, 8)),
     ("setmaxnreg", Suffixed(90), (8, 0)),
     ("mbarrier", From(80), (7, 0)),

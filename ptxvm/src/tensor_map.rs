@@ -29,7 +29,8 @@ pub enum TensorElement {
 }
 
 impl TensorElement {
-    const ALL: [Self; 10] = [
+    /// All element types.
+    pub const ALL: [Self; 10] = [
         Self::U8,
         Self::U16,
         Self::U32,

@@ -24,7 +24,7 @@ fn module(target: &str, directives: &str, shared: u32) -> Module {
 /// The launch must be refused, with all of these words.
 #[track_caller]
 fn refused(module: &Module, launch: &Launch<'_>, wanted: &[&str]) {
-    let Fault { cause, findings } = module
+    let Fault { cause, findings, .. } = module
         .launch(&mut Memory::new(), launch)
         .expect_err("a launch that a GPU refuses was accepted");
     assert_eq!(cause.kind, FindingKind::BadLaunch, "{cause}");

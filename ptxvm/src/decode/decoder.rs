@@ -1,13 +1,13 @@
 //! The decoder's state, and how instructions are appended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::bank::Bank;
 use crate::count::{Class, Unit};
 use crate::error::ParseError;
 use crate::instruction::{Initial, Instruction, Op, Type};
 use crate::lanes::{Args, Wide};
-use crate::syntax::{Function, Operand, Statement};
+use crate::syntax::{Function, Operand, Source, Statement};
 use crate::target::Platform;
 
 pub(crate) type Result<T> = std::result::Result<T, ParseError>;
@@ -51,6 +51,7 @@ impl<'a> Parts<'a> {
 
 /// Decodes one kernel.
 pub(crate) struct Decoder<'s, 'a> {
+    pub(super) source: &'s Source<'a>,
     pub(super) function: &'s Function<'a>,
     pub(super) statement: &'s Statement<'a>,
     pub(super) parts: Parts<'a>,
@@ -64,6 +65,10 @@ pub(crate) struct Decoder<'s, 'a> {
     pub(super) shared: HashMap<(usize, &'a str), u32>,
     pub(super) module_shared: HashMap<&'a str, u32>,
     pub(super) local: HashMap<(usize, &'a str), u32>,
+    /// Variables in local memory that are parameters of called functions.
+    pub(super) passed: HashSet<(usize, &'a str)>,
+    /// Addresses of device functions.
+    pub(super) functions: HashMap<&'a str, u64>,
     pub(super) static_shared: u32,
     pub(super) declared_shared: u32,
     pub(super) local_bytes: u32,
@@ -86,7 +91,8 @@ impl Parts<'_> {
 impl Decoder<'_, '_> {
     pub(crate) fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
         let text = format!("{}: {}", self.statement.opcode, message.into());
-        Err(ParseError::new(self.statement.line, text))
+        let place = self.function.places.get(self.statement.place as usize);
+        Err(ParseError::new(self.statement.line, text).at(self.source.named(place)))
     }
 
     /// The error of a whole module: an assembler would not accept it.

@@ -161,6 +161,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         let wide = match ty {
             Type::F32 => f32_op(name, rounding, approximate, ftz, nan),
+            Type::F64 if approximate && ftz => f64_approximate(name),
             Type::F64 if rounding == Rounding::Nearest && !ftz => f64_op(name),
             Type::F16 | Type::F16x2 | Type::BF16 | Type::BF16x2
                 if rounding == Rounding::Nearest && (!ftz || name == "ex2") =>
@@ -318,6 +319,21 @@ fn f64_op(name: &str) -> Option<Wide> {
         "rcp" => wide!(|a: f64| f64: 1.0 / a),
         "sqrt" => wide!(|a: f64| f64: a.sqrt()),
         "rsqrt" => wide!(|a: f64| f64: 1.0 / a.sqrt()),
+        _ => return None,
+    })
+}
+
+/// The upper half of a value, with subnormals flushed: what these functions see and give.
+fn coarse(x: f64) -> f64 {
+    let x = if x.is_subnormal() { 0.0f64.copysign(x) } else { x };
+    f64::from_bits(x.to_bits() & !0xffff_ffff)
+}
+
+/// The starting values of the iterations by which CUDA divides and takes roots.
+fn f64_approximate(name: &str) -> Option<Wide> {
+    Some(match name {
+        "rcp" => wide!(|a: f64| f64: coarse(1.0 / coarse(a))),
+        "rsqrt" => wide!(|a: f64| f64: coarse(1.0 / coarse(a).sqrt())),
         _ => return None,
     })
 }

@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod asynchronous;
+mod built_in;
 mod compare;
 mod control;
 mod convert;
@@ -25,9 +26,24 @@ use crate::syntax::*;
 use crate::target::{Hardware, Platform, STATIC_SHARED};
 
 /// Decodes `function` of `source`.
-pub(crate) fn decode(
-    source: &Source<'_>,
-    function: &Function<'_>,
+pub(crate) fn decode<'a>(
+    source: &Source<'a>,
+    function: &Function<'a>,
+    platform: Platform,
+) -> Result<Kernel> {
+    if let Some(error) = &function.error {
+        return Err(error.clone());
+    }
+    match crate::inline::flatten(source, function)? {
+        Some(flat) => decode_flat(source, &flat, platform),
+        None => decode_flat(source, function, platform),
+    }
+}
+
+/// The same for a function without calls.
+fn decode_flat<'a>(
+    source: &Source<'a>,
+    function: &Function<'a>,
     platform: Platform,
 ) -> Result<Kernel> {
     let empty = Statement {
@@ -39,6 +55,7 @@ pub(crate) fn decode(
         scope: 0,
     };
     let mut decoder = Decoder {
+        source,
         function,
         statement: &empty,
         parts: Parts { rest: Vec::new() },
@@ -52,6 +69,8 @@ pub(crate) fn decode(
         shared: HashMap::new(),
         module_shared: HashMap::new(),
         local: HashMap::new(),
+        passed: HashSet::new(),
+        functions: HashMap::new(),
         static_shared: SHARED_START,
         declared_shared: 0,
         local_bytes: 0,
@@ -62,7 +81,7 @@ pub(crate) fn decode(
     // The parser numbers predicates from 0; row 0 is the carry flag, so every lookup adds
     // one.
     decoder.counts[Bank::Predicate as usize] += 1;
-    decoder.lay_out(source);
+    decoder.lay_out();
     decoder.check_limits()?;
     decoder.run()
 }
@@ -139,8 +158,11 @@ impl<'s, 'a> Decoder<'s, 'a> {
     }
 
     /// Gives shared and local variables their addresses.
-    fn lay_out(&mut self, source: &Source<'a>) {
+    fn lay_out(&mut self) {
+        let source = self.source;
         let used = names(self.function);
+        let functions = source.functions.iter().enumerate();
+        self.functions = functions.map(|(n, f)| (f.name, function_address(n))).collect();
         for (index, variable) in source.variables.iter().enumerate() {
             match variable.space {
                 // A block only has the module's shared variables that its kernel uses.
@@ -163,13 +185,17 @@ impl<'s, 'a> Decoder<'s, 'a> {
                         let at = place(&mut self.static_shared, variable);
                         self.shared.insert((scope, variable.name), at);
                     }
-                    VariableSpace::Local => {
+                    VariableSpace::Local | VariableSpace::Param => {
                         let at = place(&mut self.local_bytes, variable);
                         self.local.insert((scope, variable.name), at);
+                        if variable.space == VariableSpace::Param {
+                            self.passed.insert((scope, variable.name));
+                        }
                     }
                     VariableSpace::Global | VariableSpace::Const => {}
                 }
             }
+            self.lay_out_aliases(scope);
         }
         // Dynamic shared memory follows, at the strictest alignment that is declared.
         self.declared_shared = self.static_shared - SHARED_START;
@@ -179,6 +205,23 @@ impl<'s, 'a> Decoder<'s, 'a> {
         for variable in dynamic {
             self.module_variables.remove(variable.name);
             self.module_shared.insert(variable.name, self.static_shared);
+        }
+    }
+
+    /// Gives a called function's parameters the addresses of the caller's variables, which
+    /// are in scopes before its own.
+    fn lay_out_aliases(&mut self, scope: usize) {
+        for alias in &self.function.scopes[scope].aliases {
+            let (from, to) = ((alias.scope, alias.of), (scope, alias.name));
+            if let Some(&at) = self.local.get(&from) {
+                self.local.insert(to, at);
+            }
+            if let Some(&at) = self.shared.get(&from) {
+                self.shared.insert(to, at);
+            }
+            if self.passed.contains(&from) {
+                self.passed.insert(to);
+            }
         }
     }
 
@@ -239,6 +282,9 @@ impl<'s, 'a> Decoder<'s, 'a> {
     }
 
     fn dispatch(&mut self, name: &str) -> Result<()> {
+        if let Some(what) = unimplemented(name, &self.parts.rest) {
+            return self.fail(format!("{what} are not implemented"));
+        }
         match name {
             "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "abs" | "neg"
             | "min" | "max" | "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad"
@@ -259,12 +305,37 @@ impl<'s, 'a> Decoder<'s, 'a> {
             | "fence" | "nanosleep" | "shfl" | "vote" | "match" | "activemask"
             | "redux" | "elect" | "setmaxnreg" | "griddepcontrol" | "pmevent" | "mapa"
             | "getctarank" | "brkpt" => self.control(name),
+            "vprintf" | "__assertfail" | "badcall" => self.built_in(name),
             "mma" | "ldmatrix" | "stmatrix" | "movmatrix" | "wgmma" => self.matrix(name),
             "cp" | "mbarrier" => self.asynchronous(name),
             "tensormap" => self.tensor_map(),
             _ => self.fail("instruction is not implemented"),
         }
     }
+}
+
+/// Groups of instructions that are not implemented, for messages.
+fn unimplemented(name: &str, parts: &[&str]) -> Option<&'static str> {
+    let has = |part: &str| parts.contains(&part);
+    Some(match name {
+        "mma" | "wgmma" if has("sp") || has("sp::ordered_metadata") => {
+            "products of sparse matrices"
+        }
+        "mma" if has("s4") || has("u4") || has("b1") => {
+            "products of 1-bit and 4-bit integers"
+        }
+        "cp" if has("reduce") => "bulk copies that reduce",
+        "st" if has("async") => "asynchronous stores",
+        "red" if has("async") => "asynchronous reductions",
+        "wmma" => "'wmma' products (use 'mma')",
+        "tcgen05" => "tensor memory and its instructions",
+        "multimem" => "accesses to several devices at once",
+        "tex" | "tld4" | "txq" | "istypep" | "suld" | "sust" | "sured" | "suq" => {
+            "textures and surfaces"
+        }
+        "stacksave" | "stackrestore" | "alloca" => "stacks of variable size",
+        _ => return None,
+    })
 }
 
 /// The names that a function's operands use.

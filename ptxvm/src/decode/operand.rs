@@ -141,6 +141,11 @@ impl<'a> Decoder<'_, 'a> {
                 if *name == "WARP_SZ" {
                     return Ok(self.row(bank, Initial::Value(32)));
                 }
+                if self.is_passed(name) {
+                    return self.fail(format!(
+                        "the address of '{name}', a parameter of a call, is not implemented"
+                    ));
+                }
                 let initial = self.symbol(name, 0)?;
                 Ok(self.row(bank, initial))
             }
@@ -203,9 +208,6 @@ impl<'a> Decoder<'_, 'a> {
     /// The address of the variable or parameter `name`.
     fn symbol(&self, name: &str, offset: i64) -> Result<Initial> {
         let at = |base: u64| Ok(Initial::Value(base.wrapping_add(offset as u64)));
-        if let Some(param) = self.function.params.iter().find(|p| p.name == name) {
-            return at(param.offset);
-        }
         let mut scope = Some(self.statement.scope);
         while let Some(here) = scope {
             if let Some(&address) = self.shared.get(&(here, name)) {
@@ -216,13 +218,25 @@ impl<'a> Decoder<'_, 'a> {
             }
             scope = self.function.scopes[here].parent;
         }
+        if let Some(param) = self.function.params.iter().find(|p| p.name == name) {
+            return at(param.offset);
+        }
         if let Some(&address) = self.module_shared.get(name) {
             return at(u64::from(address));
         }
         if let Some(&index) = self.module_variables.get(name) {
             return Ok(Initial::Symbol(index, offset));
         }
+        if let Some(&address) = self.functions.get(name) {
+            return at(address);
+        }
         self.fail(format!("'{name}' is not defined"))
+    }
+
+    /// Whether `name` is a parameter of a called function, as its caller or itself sees it.
+    fn is_passed(&self, name: &'a str) -> bool {
+        let home = self.function.home(self.statement.scope, name);
+        home.is_some_and(|scope| self.passed.contains(&(scope, name)))
     }
 
     /// The n-th operand as an address in `space`.
@@ -260,6 +274,8 @@ impl<'a> Decoder<'_, 'a> {
         }
         let initial = self.symbol(name, 0)?;
         let index = self.row(Bank::Double, initial);
+        // What is passed to called functions lies in local memory.
+        let space = if self.is_passed(name) { Space::Local } else { space };
         // A named parameter is in the parameter space, whatever space the access has.
         Ok(Address { space, bank: Bank::Double, index, offset })
     }
@@ -303,6 +319,7 @@ impl<'a> Decoder<'_, 'a> {
             ("local", Space::Local),
             ("param", Space::Param),
             ("param::entry", Space::Param),
+            ("param::func", Space::Param),
         ];
         self.parts
             .find(|part| spaces.iter().find(|(name, _)| *name == part).map(|s| s.1))

@@ -136,7 +136,8 @@ fn load_shared(
     Ok(written)
 }
 
-fn local_place(
+/// Where a lane's bytes of local memory are.
+pub(crate) fn local_place(
     warp: &Warp,
     m: &Machine<'_>,
     (pc, lane): (u32, usize),
@@ -154,7 +155,8 @@ fn local_place(
     Ok(lane * size as usize + offset as usize)
 }
 
-fn load_local(
+/// Reads a lane's local memory; says whether all of it was written.
+pub(crate) fn load_local(
     warp: &Warp,
     m: &Machine<'_>,
     site: (u32, usize),

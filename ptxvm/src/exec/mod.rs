@@ -12,6 +12,7 @@ pub(crate) mod access;
 mod atomic;
 mod barrier;
 mod bulk;
+mod console;
 mod cp_async;
 pub(crate) mod landing;
 mod maps;
@@ -133,7 +134,14 @@ fn run_group(warp: &mut Warp, m: &mut Machine<'_>, left: &mut u32) -> Step<bool>
             pc += 1;
         } else {
             warp.groups[at].pc = pc;
-            let next = execute(warp, m, &instruction.op, active, pc)?;
+            let next = if m.traffic.is_empty() {
+                execute(warp, m, &instruction.op, active, pc)?
+            } else {
+                let before = m.counts.traffic();
+                let next = execute(warp, m, &instruction.op, active, pc)?;
+                m.traffic[pc as usize].add_between(&before, &m.counts.traffic());
+                next
+            };
             match follow(warp, m, next, (pc, mask, active)) {
                 Course::At(next) => pc = next,
                 Course::Ends { more } => return Ok(more),
@@ -371,6 +379,14 @@ fn execute(
             barrier::map_rank(warp, m, (*d, *a, *rank), (*bank, *generic), (active, pc))?;
         }
         Op::GetRank { d, a, bank } => barrier::get_rank(warp, (*d, *a, *bank), active),
+        Op::Print(call) => console::print(warp, m, call, active, pc)?,
+        Op::AssertFail(operands) => console::assertion(warp, m, operands, active, pc)?,
+        Op::BadCall => {
+            let lane = active.trailing_zeros() as usize;
+            let detail = "a call through a pointer that is not the address of a function \
+                          with the call's parameters";
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        }
         Op::Wgmma(product) => return wgmma::issue(warp, m, product, active, pc),
         Op::WgmmaFence => return Ok(wgmma::fence(warp, active)),
         Op::WgmmaCommit => return Ok(wgmma::commit(warp, active)),

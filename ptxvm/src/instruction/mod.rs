@@ -36,6 +36,14 @@ pub(crate) const NO_GUARD: u16 = u16::MAX;
 /// A destination that is dropped (`_`).
 pub(crate) const SINK: u16 = u16::MAX;
 
+/// A call of `printf`: where its parameters and its result lie.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Print {
+    pub format: Address,
+    pub arguments: Address,
+    pub result: Option<Address>,
+}
+
 /// What an instruction does.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -163,6 +171,12 @@ pub(crate) enum Op {
         count: u32,
         more: bool,
     },
+    /// A call of `printf`.
+    Print(Box<Print>),
+    /// A failed assertion: message, file, line, function.
+    AssertFail(Box<[Address; 4]>),
+    /// A call through a pointer that is not the address of a function.
+    BadCall,
     Sleep {
         time: u16,
     },

@@ -45,6 +45,9 @@ pub(crate) enum Special {
     MaskGreaterEqual,
     DynamicShared,
     TotalShared,
+    /// The halves of the address that a cooperative launch's grid barrier is at.
+    GridBarrierHigh,
+    GridBarrierLow,
 }
 
 impl Special {
@@ -88,6 +91,8 @@ impl Special {
             "%lanemask_ge" => Self::MaskGreaterEqual,
             "%dynamic_smem_size" => Self::DynamicShared,
             "%total_smem_size" => Self::TotalShared,
+            "%envreg1" => Self::GridBarrierHigh,
+            "%envreg2" => Self::GridBarrierLow,
             _ => return None,
         })
     }

@@ -31,7 +31,7 @@ pub(super) fn refuse(launch: &Launch<'_>, detail: impl Into<String>) -> Fault {
         detail: detail.into(),
         times: 1,
     };
-    Fault { cause: Box::new(cause), findings: Vec::new() }
+    Fault { cause: Box::new(cause), findings: Vec::new(), printed: Vec::new() }
 }
 
 fn product(axes: [u32; 3]) -> u64 {

@@ -23,6 +23,9 @@ pub struct Launch<'a> {
     /// Whether the kernel's attribute `NON_PORTABLE_CLUSTER_SIZE_ALLOWED` is set, which
     /// clusters of more than 8 blocks need.
     pub non_portable_cluster: bool,
+    /// Whether all blocks run at once, so that the grid can have a barrier
+    /// (`cuLaunchCooperativeKernel`).
+    pub cooperative: bool,
     /// Registers of a thread, as the assembler reports them, if they are known.
     pub registers: Option<u32>,
     /// The device's architecture, such as `sm_90`; without it, that of the module.
@@ -54,6 +57,7 @@ impl<'a> Launch<'a> {
             shared_bytes: 0,
             dynamic_shared_limit: None,
             non_portable_cluster: false,
+            cooperative: false,
             registers: None,
             device: None,
             params: Vec::new(),

@@ -14,44 +14,59 @@ impl<'a> Parser<'a> {
         let line = self.line();
         let name = self.word()?;
         let params = if self.eat(b'(') { self.params()? } else { Vec::new() };
-        let mut function = Function {
-            name,
-            line,
-            params,
-            max_threads: None,
-            required_threads: None,
-            cluster: None,
-            max_cluster: None,
-            explicit_cluster: false,
-            min_blocks: None,
-            max_registers: None,
-            statements: Vec::new(),
-            scopes: vec![Scope::default()],
-            places: Vec::new(),
-            register_counts: [0; 3],
-        };
+        let function = Function { name, line, params, ..Function::default() };
+        if let Some(function) = self.definition(function)? {
+            self.source.entries.push(function);
+        }
+        Ok(())
+    }
+
+    /// A device function.
+    pub(super) fn func(&mut self) -> Result<()> {
+        let results = if self.eat(b'(') { self.params()? } else { Vec::new() };
+        let line = self.line();
+        let name = self.word()?;
+        let params = if self.eat(b'(') { self.params()? } else { Vec::new() };
+        let function = Function { name, line, params, results, ..Function::default() };
+        if let Some(function) = self.definition(function)? {
+            self.source.functions.push(function);
+        }
+        Ok(())
+    }
+
+    /// The directives and the body; nothing for a declaration.
+    fn definition(&mut self, mut function: Function<'a>) -> Result<Option<Function<'a>>> {
         loop {
             match self.peek() {
                 Some(Kind::Punct(b'{')) => break,
                 Some(Kind::Punct(b';')) => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(None);
                 }
                 _ => self.performance(&mut function)?,
             }
         }
         self.at += 1;
-        self.body(&mut function)?;
-        self.source.entries.push(function);
-        Ok(())
+        let start = self.at;
+        function.scopes.push(Scope::default());
+        if let Err(error) = self.body(&mut function) {
+            // Other kernels of the module may be usable.
+            self.at = start;
+            self.skip_group()?;
+            function.error = Some(error);
+        }
+        Ok(Some(function))
     }
 
     pub(super) fn params(&mut self) -> Result<Vec<Param<'a>>> {
         let (mut params, mut offset) = (Vec::new(), 0u64);
         while !self.eat(b')') {
-            if self.word()? != ".param" {
+            let space = self.word()?;
+            if space != ".param" {
                 self.at -= 1;
-                return self.fail("expected '.param'");
+                return self.fail(format!(
+                    "parameters in '{space}' are not implemented, only in '.param'"
+                ));
             }
             let (mut align, mut element) = (0, 0);
             let name = loop {
@@ -100,7 +115,7 @@ impl<'a> Parser<'a> {
                 self.integer()?;
             }
             ".explicitcluster" => function.explicit_cluster = true,
-            ".blocksareclusters" | ".noreturn" => {}
+            ".blocksareclusters" | ".noreturn" | ".unique" => {}
             ".pragma" => {
                 self.at += 1;
                 self.expect(b';')?;
@@ -166,6 +181,11 @@ impl<'a> Parser<'a> {
     ) -> Result<()> {
         let name = self.word()?;
         self.at += 1;
+        if self.eat_word(".callprototype") {
+            let prototype = self.prototype()?;
+            function.scopes[scope].prototypes.insert(name, prototype);
+            return Ok(());
+        }
         if self.eat_word(".branchtargets") {
             let mut targets = vec![self.word()?];
             while self.eat(b',') {
@@ -182,6 +202,19 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
+    /// `(.param .b32 _) _ (.param .b64 _, .param .b32 _);`
+    fn prototype(&mut self) -> Result<Prototype> {
+        let bytes =
+            |params: Vec<Param<'a>>| params.iter().map(|param| param.bytes).collect();
+        let results = if self.eat(b'(') { self.params()? } else { Vec::new() };
+        self.word()?;
+        let params = if self.eat(b'(') { self.params()? } else { Vec::new() };
+        while !self.eat(b';') {
+            self.word()?;
+        }
+        Ok(Prototype { results: bytes(results), params: bytes(params) })
+    }
+
     pub(super) fn directive(
         &mut self,
         function: &mut Function<'a>,
@@ -194,7 +227,7 @@ impl<'a> Parser<'a> {
                 self.at += 1;
                 self.expect(b';')
             }
-            ".shared" | ".local" | ".global" | ".const" => {
+            ".shared" | ".local" | ".global" | ".const" | ".param" => {
                 self.at -= 1;
                 for variable in self.variables(false)? {
                     function.scopes[scope].variables.insert(variable.name, variable);

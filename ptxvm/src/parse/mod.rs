@@ -105,24 +105,12 @@ impl<'a> Parser<'a> {
             }
         }
     }
-
-    /// Skips a device function: a call of it is refused when it is decoded.
-    fn func(&mut self) -> Result<()> {
-        loop {
-            match self.next() {
-                Some(Kind::Punct(b';')) => return Ok(()),
-                Some(Kind::Punct(b'{')) => return self.skip_group(),
-                Some(_) => {}
-                None => return self.fail("the function has no end"),
-            }
-        }
-    }
 }
 
 /// The first name that two kernels or variables have.
 pub(crate) fn duplicate<'a>(source: &Source<'a>) -> Option<&'a str> {
     let mut seen = HashMap::new();
-    let names = source.entries.iter().map(|entry| entry.name);
+    let names = source.entries.iter().chain(&source.functions).map(|entry| entry.name);
     names.chain(source.variables.iter().map(|v| v.name)).find(|name| {
         let taken = seen.insert(*name, ()).is_some();
         taken && !name.is_empty()
@@ -176,9 +164,10 @@ mod tests {
 
     #[test]
     fn what_is_unknown_names_its_line() {
-        let text = format!("{HEAD}.visible .entry k()\n{{\n.callprototype _ ();\n}}");
-        let error = parse(&text).unwrap_err();
+        let text = format!("{HEAD}.visible .entry k()\n{{\n.calltargets f;\n}}");
+        let source = parse(&text).unwrap();
+        let error = source.entries[0].error.as_ref().unwrap();
         assert_eq!(error.line, 6);
-        assert!(error.message.contains(".callprototype"), "{error}");
+        assert!(error.message.contains(".calltargets"), "{error}");
     }
 }

@@ -35,6 +35,17 @@ impl<'a> Parser<'a> {
                 }
                 Ok(Operand::List(list))
             }
+            // The results or arguments of a call.
+            Some(Kind::Punct(b'(')) => {
+                let mut list = Vec::new();
+                while !self.eat(b')') {
+                    list.push(self.operand(depth + 1)?);
+                    if self.peek() != Some(Kind::Punct(b')')) {
+                        self.expect(b',')?;
+                    }
+                }
+                Ok(Operand::List(list))
+            }
             Some(Kind::Word(word)) => {
                 if word.starts_with(|c: char| c.is_ascii_digit()) {
                     return match number(word) {

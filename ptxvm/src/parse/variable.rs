@@ -1,8 +1,9 @@
 //! Variables of modules and kernels.
 
 use crate::bank::Bank;
+use crate::lex::Kind;
 use crate::parse::cursor::{Parser, Result};
-use crate::syntax::{Operand, Variable, VariableSpace};
+use crate::syntax::{Operand, Pointer, Variable, VariableSpace};
 
 /// Larger variables, in bytes, are refused, so that no text can allocate all memory.
 const MAX_VARIABLE: u64 = 1 << 24;
@@ -28,6 +29,7 @@ impl<'a> Parser<'a> {
             ".const" => VariableSpace::Const,
             ".shared" => VariableSpace::Shared,
             ".local" => VariableSpace::Local,
+            ".param" => VariableSpace::Param,
             other => {
                 self.at -= 1;
                 return self.fail(format!("directive '{other}' is not implemented"));
@@ -89,9 +91,9 @@ impl<'a> Parser<'a> {
             count = count.saturating_mul(length);
             self.expect(b']')?;
         }
-        let mut init = Vec::new();
+        let (mut init, mut pointers) = (Vec::new(), Vec::new());
         if self.eat(b'=') {
-            self.initial(element, &mut init, 0)?;
+            self.initial(element, (&mut init, &mut pointers), 0)?;
         }
         let bytes = if sized { count.saturating_mul(element) } else { init.len() as u64 };
         if bytes > MAX_VARIABLE || init.len() as u64 > bytes {
@@ -103,13 +105,13 @@ impl<'a> Parser<'a> {
         if external && !dynamic {
             return self.fail(format!("external variable '{name}' is not implemented"));
         }
-        Ok(Variable { name, space, align, bytes, init, dynamic })
+        Ok(Variable { name, space, align, bytes, init, pointers, dynamic })
     }
 
     pub(super) fn initial(
         &mut self,
         element: u64,
-        out: &mut Vec<u8>,
+        (out, pointers): (&mut Vec<u8>, &mut Vec<Pointer<'a>>),
         depth: usize,
     ) -> Result<()> {
         if depth > 4 {
@@ -117,14 +119,35 @@ impl<'a> Parser<'a> {
         }
         if self.eat(b'{') {
             while !self.eat(b'}') {
-                self.initial(element, out, depth + 1)?;
+                self.initial(element, (out, pointers), depth + 1)?;
                 self.eat(b',');
             }
             return Ok(());
         }
-        let value = match self.operand(0)? {
+        // All addresses are generic: global and constant memory have one address each.
+        let generic = matches!(self.peek(), Some(Kind::Word("generic")));
+        if generic {
+            self.at += 1;
+            self.expect(b'(')?;
+        }
+        let line = self.line();
+        let operand = self.operand(0)?;
+        if generic {
+            self.expect(b')')?;
+        }
+        let value = match operand {
             Operand::Int(value) | Operand::Double(value) => value,
             Operand::Float(bits) => u64::from(bits),
+            Operand::Name(_) | Operand::Offset(..) if element == 8 => {
+                let (name, addend) = match operand {
+                    Operand::Offset(name, addend) => (name, addend),
+                    Operand::Name(name) if generic => (name, self.offset()?),
+                    Operand::Name(name) => (name, 0),
+                    _ => return self.fail("expected a name"),
+                };
+                pointers.push(Pointer { offset: out.len() as u64, name, addend, line });
+                0
+            }
             _ => return self.fail("initial values other than numbers are not implemented"),
         };
         out.extend_from_slice(&value.to_le_bytes()[..element.min(8) as usize]);
