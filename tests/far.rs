@@ -32,8 +32,8 @@ const CASES: &[Case] = &[
     ("kv_read", "kv_read:batch=2560,context=1024,kv_heads=8,head_dim=128,dtype=bf16", 8),
     (
         "kv_append",
-        "kv_append:batch=2560,context=1023,new_tokens=1,kv_heads=8,head_dim=128,dtype=bf16,\
-         layout=paged16",
+        "kv_append:batch=640,context=4095,new_tokens=1,kv_heads=8,head_dim=128,dtype=bf16,\
+         layout=paged4096",
         1 << 20,
     ),
     (

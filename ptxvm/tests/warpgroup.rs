@@ -280,6 +280,21 @@ fn the_simplest_product() {
     }
 }
 
+/// Some warps issue a wide product while others have not taken their sums of a narrow one.
+#[test]
+fn products_of_several_widths() {
+    let wide = "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 \
+                {%g1, %g2, %g3, %g4, %g5, %g6, %g7, %g8}, %qa, %qb, %p7, 1, 1, 0, 0;";
+    let add = "add.f32 %f1, %f1, %g1; add.f32 %f4, %f4, %g8;";
+    let body = [".reg .f32 %g<9>;", FENCE, MMA, wide, MMA, wide, COMMIT, WAIT, add, STORE];
+    let body = body.join("\n");
+    for seed in 0..16 {
+        let (outcome, got) = run_small(&body, 256, seed);
+        assert_eq!(kinds(&outcome), [], "seed {seed}");
+        assert_eq!(got, [48.0, 32.0, 32.0, 48.0].repeat(256), "seed {seed}");
+    }
+}
+
 #[test]
 fn warps_must_agree_on_a_product() {
     let with = |before: &str| [FENCE, before, MMA, COMMIT, WAIT, STORE].join("\n");

@@ -167,9 +167,14 @@ pub(crate) fn place_b(column: usize, k: usize, depth: usize) -> usize {
 }
 
 impl Tiles {
-    /// Makes room for the operands of `op`.
+    /// Makes room for A of `op`. Some of the warps may still have to take their sums of the
+    /// product before.
     pub(crate) fn prepare(&mut self, op: &Wgmma) {
         self.a.resize(64 * op.k, 0.0);
+    }
+
+    /// Makes room for the rest, when all warps have taken their sums and issued the product.
+    pub(crate) fn begin(&mut self, op: &Wgmma) {
         self.b.resize(op.n * op.k, 0.0);
         self.sums.resize(64 * op.n, 0.0);
         self.bad_columns.clear();

@@ -435,7 +435,9 @@ fn begin(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) -> Step {
             negative: op.negate_b,
         }),
     )?;
-    let mut chunks = std::mem::take(&mut group(warp, m).tiles.chunks);
+    let tiles = &mut group(warp, m).tiles;
+    tiles.begin(op);
+    let mut chunks = std::mem::take(&mut tiles.chunks);
     b.chunks((0, op.n as u32), &mut chunks);
     for &chunk in &chunks {
         let at = within_block(
