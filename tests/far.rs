@@ -71,7 +71,7 @@ const CASES: &[Case] = &[
     ("gemm_skinny", "gemm:m=2,n=1310720,k=8192,dtype=bf16,w_dtype=int4", 4),
     (
         "moe_gemm",
-        "moe_gemm:tokens=64,experts=64,top_k=8,n=20480,k=2048,dtype=bf16,routing=uniform",
+        "moe_gemm:tokens=4,experts=2,top_k=2,n=655360,k=2048,dtype=bf16,routing=uniform",
         4,
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
