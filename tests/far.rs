@@ -118,7 +118,9 @@ fn kernels_reach_the_far_end() {
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for kernel in KERNELS.iter().filter(|kernel| !IN_REGISTERS.contains(&kernel.name)) {
+    // Copies between host and device have no code.
+    let kernels = KERNELS.iter().filter(|kernel| kernel.file().is_some());
+    for kernel in kernels.filter(|kernel| !IN_REGISTERS.contains(&kernel.name)) {
         assert!(CASES.iter().any(|case| case.0 == kernel.name), "{}", kernel.name);
     }
 }
