@@ -41,7 +41,7 @@ pub struct Args {
     /// The cache in front of DRAM, such as "50 MiB". Needs `--sms`.
     #[arg(long, requires = "sms", value_parser = bytes)]
     l2: Option<u64>,
-    /// Execute one of so many blocks only, in four runs of neighbours, and scale up; the
+    /// Execute one of so many blocks only, in a few runs of neighbours, and scale up; the
     /// cache is scaled down with them. Needs `--sms`.
     #[arg(long, requires = "sms", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..))]

@@ -404,14 +404,17 @@ pub struct SampledCount {
     pub extra_bytes: Option<u64>,
 }
 
-/// One of `one_of` of so many blocks, in four runs of neighbours.
+/// One of `one_of` of so many blocks, in up to four runs of at least eight neighbours, which
+/// may share what they read.
 fn evenly(blocks: u64, one_of: u64) -> Vec<Range<u64>> {
-    const RUNS: u64 = 4;
-    if one_of <= 1 || blocks <= RUNS {
+    if one_of <= 1 {
         return std::iter::once(0..blocks).collect();
     }
-    let length = (blocks / one_of / RUNS).max(1);
-    (0..RUNS).map(|run| run * blocks / RUNS).map(|at| at..at + length).collect()
+    let chosen = (blocks / one_of).max(1);
+    let runs = (chosen / 8).clamp(1, 4);
+    let length = chosen / runs;
+    // Even beginnings, so that pairs stay together.
+    (0..runs).map(|run| run * blocks / runs / 2 * 2).map(|at| at..at + length).collect()
 }
 
 /// A module of the virtual machine, and the memory that it is launched on.
@@ -674,5 +677,27 @@ impl Prepared for VmPoint {
 
     fn output(&mut self, slot: usize) -> Result<Cow<'_, [u8]>, LaunchError> {
         Ok(Cow::Owned(self.executor.output(slot)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::evenly;
+
+    #[test]
+    fn samples_are_runs_within_the_grid() {
+        for blocks in [1, 2, 7, 132, 2048, 100_003] {
+            for one_of in [1, 2, 3, 16, 33, 1000] {
+                let runs = evenly(blocks, one_of);
+                let chosen: u64 = runs.iter().map(|run| run.end - run.start).sum();
+                assert!(chosen > 0 && chosen <= (blocks / one_of).max(1), "{runs:?}");
+                assert!(chosen * 2 >= blocks / one_of, "{blocks}, {one_of}: {runs:?}");
+                assert!(runs.iter().all(|run| run.end <= blocks), "{runs:?}");
+                let apart = runs.windows(2).all(|pair| pair[0].end <= pair[1].start);
+                assert!(apart, "{blocks}, {one_of}: {runs:?}");
+            }
+        }
+        assert_eq!(evenly(132, 33), std::iter::once(0..4).collect::<Vec<_>>());
+        assert_eq!(evenly(64, 1), std::iter::once(0..64).collect::<Vec<_>>());
     }
 }
