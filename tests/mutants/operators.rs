@@ -49,6 +49,8 @@ pub const OPERATORS: &[Operator] = &[
     new(Class::Order, "no async fence", |s| removed_if(is_async_fence(s))),
     new(Class::Order, "plain instead of atomic", plain_atomic),
     new(Class::Order, "weaker atomic", weaker_atomic),
+    new(Class::Order, "narrow scope", narrow_scope),
+    new(Class::Order, "registers kept", |s| removed_if(s.is("setmaxnreg") && s.has("dec"))),
     new(Class::Order, "no mbarrier init", |s| removed_if(s.is("mbarrier.init"))),
     new(Class::Order, "no arrival", |s| removed_if(s.is("mbarrier.arrive"))),
     new(Class::Order, "no wait for an mbarrier", no_mbarrier_wait),
@@ -146,6 +148,15 @@ fn weaker_atomic(s: &Statement) -> Vec<String> {
     match s.is("atom") && s.has("acq_rel") {
         true => orders.iter().map(weaker).collect(),
         false => Vec::new(),
+    }
+}
+
+/// Orders only within the block what is to be ordered within the GPU.
+fn narrow_scope(s: &Statement) -> Vec<String> {
+    let orders = is_any(s, &["atom", "red", "fence", "ld", "st"]) && s.has("gpu");
+    match () {
+        () if s.is("membar.gl") => vec![s.with_opcode("membar.cta")],
+        () => when(orders, || s.with_opcode(&s.opcode.replace(".gpu", ".cta"))),
     }
 }
 
