@@ -68,6 +68,9 @@ pub struct Report {
     pub counts: Counts,
     /// Mistakes that did not end it, in the order of the PTX.
     pub findings: Vec<Finding>,
+    /// Bytes of the host's memory that the checks and counts of global memory took, besides
+    /// [`Memory::bytes_held`].
+    pub check_bytes: u64,
 }
 
 impl Module {
@@ -293,5 +296,6 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
         counts.dram_sectors_read = Some(l2.read);
         counts.dram_sectors_written = Some(l2.written);
     }
-    Ok(Report { counts, findings: findings.list })
+    let check_bytes = run.races.bytes_held() + run.sectors.bytes_held();
+    Ok(Report { counts, findings: findings.list, check_bytes })
 }
