@@ -86,6 +86,9 @@ fn ordinary_kernels_take_twice_what_they_touch() {
             1,
         ),
         (4, "ld.global.u32 %r4, [%rd1]; st.global.u32 [%rd2], %r4;", 2),
+        // The elements of a product's tile, one by one.
+        (8, "st.global.u32 [%rd1], %r3; st.global.u32 [%rd1+4], %r1;", 1),
+        (8, "ld.global.u32 %r4, [%rd1]; ld.global.u32 %r5, [%rd1+4];", 1),
         // A copy of 16 bytes by each thread, and what it fetched back out.
         (
             16,
@@ -213,7 +216,7 @@ fn a_product_takes_twice_what_it_touches() {
     let report = clean(&module, &mut memory, &launch);
     let found = ratio(&memory, &report, 2 * (m + n) * k + 4 * m * n);
     println!("{found:.2} times: gemm");
-    assert!(found <= 2.1, "{found:.2} times what is touched");
+    assert!(found <= 2.0, "{found:.2} times what is touched");
 }
 
 /// A tile of a product with operands by tensor copies.

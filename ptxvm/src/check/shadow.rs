@@ -1,9 +1,9 @@
 //! Where the shadow of global memory is kept.
 //!
 //! A sector of 32 bytes has one tag of 8 bytes for its last writes and one for its last
-//! reads, as long as each half was accessed as a whole: by a lane, or by lanes of a warp
-//! that follow one another. What does not fit is kept by word from then on, in 64 more
-//! bytes. Bytes read through the read-only path have one bit each, and 8 bytes per sector
+//! reads, as long as each half was accessed as a whole, or every second word of it: by a
+//! lane, or by lanes of a warp that follow one another. What does not fit is kept by word
+//! from then on, in 64 more bytes. Bytes read through the read-only path have one bit each, and 8 bytes per sector
 //! say by whom.
 //!
 //! So memory that is read and written in the usual ways costs half of itself, besides the

@@ -61,6 +61,10 @@ enum Step {
 /// Halves and sectors more often than
 /// single bytes.
 fn span() -> impl Strategy<Value = Bytes> {
+    let gaps = (0..32u64, 2..17usize).prop_map(|(word, lanes)| {
+        let word = word.min(29);
+        (4 * word, lanes.min(((BYTES - 4 * word + 4) / 8) as usize), WITH_GAPS)
+    });
     let whole = (0..8u64, 0..6u32, prop::sample::select(vec![16u64, 32, 64, 128]));
     let whole = whole.prop_map(|(half, each, bytes)| {
         let bytes = bytes.min(32 << each);
@@ -74,7 +78,7 @@ fn span() -> impl Strategy<Value = Bytes> {
     });
     let bytes = (0..BYTES, 0..2u32)
         .prop_map(|(at, each)| ((at >> each << each).min(BYTES - 2), 1, each));
-    prop_oneof![5 => whole, 1 => small, 1 => bytes]
+    prop_oneof![5 => whole, 2 => gaps, 1 => small, 1 => bytes]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -101,6 +105,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4usize, 0..4usize).prop_map(|(from, to)| Step::Learn { from, to }),
         1 => who.prop_map(|who| Step::Fence { who }),
     ]
+}
+
+/// Every second word.
+const WITH_GAPS: u32 = 6;
+
+/// Bytes of each lane, and from each to the next.
+fn sizes(each: u32) -> (u64, u64) {
+    if each == WITH_GAPS { (4, 8) } else { (1 << each, 1 << each) }
 }
 
 /// Two blocks of two warps.
@@ -145,7 +157,7 @@ impl Warps {
             by(who, lane.min(32 - at.1), manner)
         };
         let span =
-            |(offset, lanes, each): Bytes| Span::of_lanes((0, offset), lanes, 1 << each);
+            |(offset, lanes, each): Bytes| Span::of_lanes((0, offset), lanes, sizes(each));
         let found = match *step {
             Step::Read { who, span: at, lane, proxy } => {
                 let manner = if proxy { Manner::Async } else { Manner::Weak };
@@ -166,7 +178,9 @@ impl Warps {
                 [None, None]
             }
             Step::Wait { who, span: at } => {
-                races.complete(span(at), &self.0[who]);
+                // A thread waits for what it stored without gaps.
+                let bytes = (at.1 as u64) << at.2.min(2);
+                races.complete(Span::of_lane((0, at.0), bytes), &self.0[who]);
                 [None, None]
             }
             _ => [None, None],

@@ -1,4 +1,5 @@
-//! One access to a whole sector of 32 bytes, or to half of it, as the shadow keeps it.
+//! One access to a whole sector of 32 bytes, to half of it, or to every second word, as the
+//! shadow keeps it.
 
 use super::span::{Lanes, Part};
 use super::tag::{
@@ -10,7 +11,7 @@ use crate::clock::{Clock, both_lanes};
 const MOST_BLOCKS: u32 = (1 << 23) - 1;
 
 /// What was last done to each half of a sector: by one warp at one time, each half all by
-/// one lane, by two with two words each, or by four.
+/// one lane, by two with two words each, or by four; or every second word by two lanes.
 ///
 /// 23 bits of block, 6 of warp, 19 of time, 2 that differ, 7 of each half's lanes. The two
 /// are a write's manner; or the halves that several blocks have read, while the rest is
@@ -82,6 +83,7 @@ impl Wide {
     }
 
     /// The access to word `word` of the sector.
+    #[inline]
     fn tag(self, word: usize, manner: Manner) -> Tag {
         let lane = self.lanes[word / 4].at(word % 4);
         let (block, warp) = (self.block.saturating_sub(1), self.warp);
@@ -95,9 +97,9 @@ impl Wide {
     /// The tag of a word of a sector that was written.
     pub(super) fn written_word(bits: u64, word: usize) -> u64 {
         let wide = Self::unpack(bits);
-        match wide.lanes[word / 4].is_none() {
-            true => 0,
-            false => wide.tag(word, wide.manner()).pack(),
+        match wide.covers(word) {
+            false => 0,
+            true => wide.tag(word, wide.manner()).pack(),
         }
     }
 
@@ -105,16 +107,22 @@ impl Wide {
     pub(super) fn read_word(bits: u64, word: usize) -> u64 {
         let wide = Self::unpack(bits);
         let several = if wide.mode >> (word / 4) & 1 != 0 { 15 } else { 0 };
-        let place = match wide.lanes[word / 4].is_none() {
-            true => 0,
-            false => wide.tag(word, Manner::Weak).place(),
+        let place = match wide.covers(word) {
+            false => 0,
+            true => wide.tag(word, Manner::Weak).place(),
         };
         place | several_bits(several)
     }
 
-    /// Halves, one bit each.
-    fn halves(self) -> u32 {
-        u32::from(!self.lanes[0].is_none()) | u32::from(!self.lanes[1].is_none()) << 1
+    #[inline]
+    fn covers(self, word: usize) -> bool {
+        self.lanes[word / 4].covers(word % 4)
+    }
+
+    /// The words that were accessed, one bit each.
+    #[inline]
+    fn words(self) -> u32 {
+        self.lanes[0].mask() | self.lanes[1].mask() << 4
     }
 
     /// The same for these halves only.
@@ -134,19 +142,26 @@ impl Wide {
 
     /// This access and an earlier one by the same warp at the same time.
     fn with(self, old: Self) -> Option<Self> {
+        let merge = |a: Option<usize>, b: Option<usize>| match (a, b) {
+            (Some(a), Some(b)) => Some(both_lanes(a, b, true)),
+            (a, b) => a.or(b),
+        };
         let half = |n: usize| match (old.lanes[n], self.lanes[n]) {
             (a, Lanes::NONE) => Some(a),
             (Lanes::NONE, b) => Some(b),
             (a, b) if a == b => Some(a),
-            (a, b) => a.merged(b, |a, b| both_lanes(a, b, true)),
+            (a, b) => a.merged(b, merge),
         };
         Some(Self { lanes: [half(0)?, half(1)?], ..self })
     }
 
-    fn of_several_warps(self) -> Self {
-        let half =
-            |n: usize| if self.lanes[n].is_none() { Lanes::NONE } else { Lanes::same(0) };
-        Self { warp: SEVERAL_WARPS, lanes: [half(0), half(1)], ..self }
+    fn of_several_warps(self) -> Option<Self> {
+        let half = |n: usize| match self.lanes[n].mask() {
+            0 => Some(Lanes::NONE),
+            0b1111 => Some(Lanes::same(0)),
+            _ => None,
+        };
+        Some(Self { warp: SEVERAL_WARPS, lanes: [half(0)?, half(1)?], ..self })
     }
 
     /// The writes of a sector after one more; none where this form cannot keep them.
@@ -155,7 +170,7 @@ impl Wide {
         if self.is_together_with(own) && self.mode == own.mode {
             return own.with(self);
         }
-        (self.halves() & !own.halves() == 0).then_some(own)
+        (self.words() & !own.words() == 0).then_some(own)
     }
 
     /// The reads of a sector after one more; none where this form cannot keep them. For
@@ -163,8 +178,8 @@ impl Wide {
     #[inline]
     pub(super) fn after_read(self, own: Self, clock: &Clock) -> Option<Self> {
         let several = self.mode;
-        let own = Self { mode: several, ..own.only(own.halves() & !several) };
-        let (old, new) = (self.halves(), own.halves());
+        let own = Self { mode: several, ..own.only(!several) };
+        let (old, new) = (self.words(), own.words());
         if new == 0 {
             return Some(self);
         }
@@ -186,13 +201,19 @@ impl Wide {
             return replaces.then_some(own);
         }
         if self.block == own.block {
-            return (old == new).then_some(own.of_several_warps());
+            return own.of_several_warps().filter(|_| old == new);
         }
-        let both = old & new;
+        let both = match old & new {
+            0 => 0,
+            0x0f => 1,
+            0xf0 => 2,
+            0xff => 3,
+            _ => return None,
+        };
         let mode = several | both;
-        match (old & !both, new & !both) {
-            (rest, 0) => Some(Self { mode, ..self.only(rest) }),
-            (0, rest) => Some(Self { mode, ..own.only(rest) }),
+        match (self.only(!both), own.only(!both)) {
+            (rest, none) if none.words() == 0 => Some(Self { mode, ..rest }),
+            (none, rest) if none.words() == 0 => Some(Self { mode, ..rest }),
             _ => None,
         }
     }
@@ -210,18 +231,17 @@ impl Wide {
             return Some(self);
         }
         let alike = part.words().all(|(word, _, lane)| {
-            let half = self.lanes[word / 4];
-            half.is_none() || half.at(word % 4) == lane
+            !self.covers(word) || self.lanes[word / 4].at(word % 4) == lane
         });
         if alike {
             return Some(self);
         }
         let own = part.halves()?;
-        let half = |n: usize| match (self.lanes[n], own[n]) {
-            (Lanes::NONE, _) => Some(Lanes::NONE),
-            (a, Lanes::NONE) => Some(a),
-            (a, b) => a.merged(b, |a, b| both_lanes(a, b, false)),
+        let merge = |a: Option<usize>, b: Option<usize>| match (a, b) {
+            (Some(a), Some(b)) => Some(both_lanes(a, b, false)),
+            (a, _) => a,
         };
+        let half = |n: usize| self.lanes[n].merged(own[n], merge);
         Some(Self { lanes: [half(0)?, half(1)?], ..self })
     }
 
@@ -236,12 +256,13 @@ impl Wide {
         let is_open = self.manner() == Manner::Async && self.time == IN_FLIGHT;
         let halves = |bits: [bool; 2]| u32::from(bits[0]) | u32::from(bits[1]) << 1;
         let touched = halves([part.low < 16, part.high > 16]);
-        if !self.is_of(place) || !is_open || self.halves() & touched == 0 {
+        let open = halves([0, 1].map(|n: usize| self.lanes[n] != Lanes::NONE));
+        if !self.is_of(place) || !is_open || open & touched == 0 {
             return Some(self);
         }
         let whole =
             halves([part.low < 4 && part.high > 12, part.low < 20 && part.high > 28]);
-        (self.halves() & !whole == 0).then_some(Self { time, ..self })
+        (open & !whole == 0).then_some(Self { time, ..self })
     }
 
     /// Whether several blocks have read one of the halves that `part` touches.
@@ -288,7 +309,7 @@ impl Wide {
         let is_own = (self.block - 1, self.warp) == by.clock.place();
         let lanes_differ = is_own && self.time >= by.clock.converged;
         for (word, _, lane) in part.words() {
-            if self.lanes[word / 4].is_none() {
+            if !self.covers(word) {
                 continue;
             }
             let tag = self.tag(word, manner);

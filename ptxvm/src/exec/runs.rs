@@ -14,13 +14,27 @@ use crate::warp::Warp;
 /// The most bytes that a lane accesses.
 pub(crate) const LANE_BYTES: usize = 32;
 
-/// Lanes that follow one another and access bytes that do.
+/// Lanes that follow one another and access bytes that do, or every second word.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Run {
     /// Allocation and offset.
     pub place: (usize, u64),
     pub first: usize,
     pub lanes: usize,
+    /// From the bytes of one lane to those of the next: as many as each has, or 8 where it
+    /// has 4.
+    stride: u64,
+}
+
+impl Run {
+    /// Bytes from the first to the last.
+    fn bytes(&self, each: u64) -> usize {
+        (self.stride * (self.lanes as u64 - 1) + each) as usize
+    }
+
+    fn span(&self, each: u64) -> Span {
+        Span::of_lanes(self.place, self.lanes, (each, self.stride))
+    }
 }
 
 /// The runs of one instruction, in order of lanes.
@@ -44,14 +58,18 @@ impl Runs {
     /// Adds a lane behind those that were added before.
     #[inline]
     pub(crate) fn push(&mut self, lane: usize, place: (usize, u64)) {
+        let each = self.each;
         if let Some(last) = self.list[..self.count].last_mut()
             && last.place.0 == place.0
             && last.first + last.lanes == lane
-            && last.place.1 + self.each * last.lanes as u64 == place.1
+            && let Some(gap) = place.1.checked_sub(last.place.1)
+            && (gap == last.stride * last.lanes as u64
+                || last.lanes == 1 && (each, gap) == (4, 8))
         {
+            last.stride = if last.lanes == 1 { gap } else { last.stride };
             last.lanes += 1;
         } else {
-            self.list[self.count] = Run { place, first: lane, lanes: 1 };
+            self.list[self.count] = Run { place, first: lane, lanes: 1, stride: each };
             self.count += 1;
         }
     }
@@ -112,20 +130,21 @@ pub(crate) fn load(
     let (each, mut undefined) = (runs.each as usize, 0);
     let mut flat = [0; LANES * LANE_BYTES];
     for run in runs.list() {
-        let (found, bytes) = (&m.run.memory.allocations[run.place.0], run.lanes * each);
+        let found = &m.run.memory.allocations[run.place.0];
+        let (bytes, stride) = (run.bytes(runs.each), run.stride as usize);
         found.read(run.place.1, &mut flat[..bytes]);
-        for (row, part) in data[run.first..].iter_mut().zip(flat[..bytes].chunks(each)) {
-            row[..each].copy_from_slice(part);
+        for (row, part) in data[run.first..].iter_mut().zip(flat[..bytes].chunks(stride)) {
+            row[..each].copy_from_slice(&part[..each]);
         }
         if !found.is_written(run.place.1, bytes as u64) {
             for n in 0..run.lanes {
-                let offset = run.place.1 + (n * each) as u64;
+                let offset = run.place.1 + n as u64 * run.stride;
                 let written = found.is_written(offset, runs.each);
                 undefined |= u32::from(!written) << (run.first + n);
             }
         }
         sectors(spans, run.place.0, run.place.1, bytes as u64);
-        let span = Span::of_lanes(run.place, run.lanes, runs.each);
+        let span = run.span(runs.each);
         if access.read_only {
             note_constant_read(warp, m, (pc, run.first), span);
         } else {
@@ -147,20 +166,28 @@ pub(crate) fn store(
     let mut new = [0; LANES * LANE_BYTES];
     let mut old = [0; LANES * LANE_BYTES];
     for run in runs.list() {
-        let (found, bytes) = (&m.run.memory.allocations[run.place.0], run.lanes * each);
-        for (n, part) in new[..bytes].chunks_mut(each).enumerate() {
-            part.copy_from_slice(&data(run.first + n)[..each]);
+        let found = &m.run.memory.allocations[run.place.0];
+        let (bytes, stride) = (run.bytes(runs.each), run.stride as usize);
+        for (n, part) in new[..bytes].chunks_mut(stride).enumerate() {
+            part[..each].copy_from_slice(&data(run.first + n)[..each]);
         }
         let (new, old) = (&new[..bytes], &mut old[..bytes]);
         found.read(run.place.1, old);
         // Storing the value that is there already cannot race.
-        let pairs = new.chunks(each).zip(old.chunks(each)).enumerate();
-        let mut same = pairs.fold(0u32, |all, (n, (a, b))| all | u32::from(a == b) << n);
+        let pairs = new.chunks(stride).zip(old.chunks(stride)).enumerate();
+        let mut same = pairs
+            .fold(0u32, |all, (n, (a, b))| all | u32::from(a[..each] == b[..each]) << n);
         for n in lanes(same) {
-            let offset = run.place.1 + (n * each) as u64;
+            let offset = run.place.1 + n as u64 * run.stride;
             same &= !(u32::from(!found.is_written(offset, runs.each)) << n);
         }
-        found.write(run.place.1, new);
+        if stride == each {
+            found.write(run.place.1, new);
+        } else {
+            for (n, part) in new.chunks(stride).enumerate() {
+                found.write(run.place.1 + n as u64 * run.stride, &part[..each]);
+            }
+        }
         sectors(spans, run.place.0, run.place.1, bytes as u64);
         note_stores(warp, m, pc, (run, runs.each), same);
     }
@@ -180,8 +207,9 @@ fn note_stores(
         let is_same = same >> from & 1 != 0;
         let alike = if is_same { same >> from } else { !(same >> from) };
         let count = (alike.trailing_ones() as usize).min(run.lanes - from);
-        let place = (run.place.0, run.place.1 + from as u64 * each);
-        let (span, lane) = (Span::of_lanes(place, count, each), run.first + from);
+        let place = (run.place.0, run.place.1 + from as u64 * run.stride);
+        let (span, lane) =
+            (Span::of_lanes(place, count, (each, run.stride)), run.first + from);
         if is_same {
             let by = Accessor { clock: &warp.clock, lane, manner: Manner::Weak };
             m.run.races.on_same_write(span, by);
@@ -195,8 +223,7 @@ fn note_stores(
 /// Records the runs of reads.
 pub(crate) fn note_reads(warp: &Warp, m: &mut Machine<'_>, pc: u32, runs: &Runs) {
     for run in runs.list() {
-        let span = Span::of_lanes(run.place, run.lanes, runs.each);
-        note_read(warp, m, (pc, run.first), span, Manner::Weak);
+        note_read(warp, m, (pc, run.first), run.span(runs.each), Manner::Weak);
     }
 }
 
