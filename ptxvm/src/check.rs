@@ -1,51 +1,36 @@
-//! Global memory during a launch: which lane of which warp accessed which bytes of which
-//! word, and which sectors were touched.
+//! Global memory during a launch: which lane of which warp accessed which bytes, and which
+//! sectors were touched.
+
+mod shadow;
+mod span;
+mod tag;
+mod wide;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use crate::clock::{Clock, Foreign, both_lanes, byte_mask};
-use crate::instruction::{Order, Scope};
+use crate::clock::{APART, Clock, Foreign, both_lanes};
+use crate::instruction::Scope;
 use crate::memory::Memory;
 
-/// Words that share a page of tags.
-const PAGE_WORDS: u64 = 4096;
+use shadow::{Page, State, Tags, page_count, place};
+use span::Part;
+use tag::{IN_FLIGHT, MOST_TIME, Tag, constant_read, note_read, pack_constant, several};
+use wide::Wide;
 
-/// Tags of the words of a page, allocated when the first is needed.
-type Page = OnceLock<Box<[AtomicU64]>>;
-
-fn tags(page: &Page) -> &[AtomicU64] {
-    page.get_or_init(|| (0..PAGE_WORDS).map(|_| AtomicU64::new(0)).collect())
-}
-
-fn pages(memory: &Memory, enabled: bool) -> Vec<Vec<Page>> {
-    let of = |bytes: u64| {
-        let count = bytes.div_ceil(4 * PAGE_WORDS) * u64::from(enabled);
-        (0..count).map(|_| OnceLock::new()).collect()
-    };
-    memory.allocations.iter().map(|allocation| of(allocation.live_bytes())).collect()
-}
-
-/// A warp number that stands for several warps of a block.
-const SEVERAL_WARPS: usize = 63;
-/// The latest time that fits a tag. Later accesses count as that old: a race may be
-/// missed then, but none is invented.
-const MOST_TIME: u32 = IN_FLIGHT - 1;
-/// The time of a write that is not known to be complete: nothing is ordered after it.
-const IN_FLIGHT: u32 = (1 << 19) - 1;
-/// Blocks from this number on leave no tags.
-const MOST_BLOCKS: u32 = (1 << 25) - 1;
+pub(crate) use span::Span;
+pub(crate) use tag::{Accessor, Did, Found, Manner, Rival};
 
 /// Races in global memory: between blocks, between the warps of one, and between the lanes
 /// of a warp.
 #[derive(Debug)]
 pub(crate) struct GlobalRaces {
-    /// The last write and the last read of each word. Most memory has only one of them.
-    writes: Vec<Vec<Page>>,
-    reads: Vec<Vec<Page>>,
-    /// Reads of each word through the read-only path.
-    constants: Vec<Vec<Page>>,
+    /// The last accesses, by allocation.
+    pages: Vec<Vec<OnceLock<Box<Page>>>>,
     /// What strong writes have published, by address.
     published: Mutex<HashMap<u64, Published>>,
     enabled: bool,
@@ -63,172 +48,6 @@ struct Published {
     near: HashMap<(Scope, u32), Arc<Foreign>>,
 }
 
-/// How memory is accessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
-    /// By a thread, without a memory order.
-    Weak,
-    /// By a thread, relaxed or stronger: two such accesses do not race where the scope of
-    /// each includes the other's thread.
-    Strong(Scope),
-    /// By the async proxy, for a thread.
-    Async,
-}
-
-impl Manner {
-    pub(crate) fn of_thread(order: Order, scope: Scope) -> Self {
-        if order.is_strong() { Manner::Strong(scope) } else { Manner::Weak }
-    }
-}
-
-/// Who accesses memory, and how.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Accessor<'c> {
-    pub clock: &'c Clock,
-    pub lane: usize,
-    pub manner: Manner,
-}
-
-/// An access as the shadow keeps it: 25 bits of block, 6 of warp, 6 of lane, 4 of bytes, 4
-/// that differ, 19 of time. The four are a write's manner; or the bytes of the word that
-/// several blocks have read, while the rest of the tag is of one block's read.
-#[derive(Debug, Clone, Copy)]
-struct Tag {
-    block: u32,
-    warp: usize,
-    lane: usize,
-    /// Bytes of the word, one bit per byte.
-    bytes: u32,
-    manner: Manner,
-    time: u32,
-}
-
-impl Tag {
-    fn of(by: &Accessor<'_>, bytes: u32, time: u32) -> Self {
-        let (block, warp) = by.clock.place();
-        Self { block, warp, lane: by.lane, bytes, manner: by.manner, time }
-    }
-
-    #[inline]
-    fn pack(self) -> u64 {
-        let manner = match self.manner {
-            Manner::Weak => 0,
-            Manner::Async => 1,
-            Manner::Strong(scope) => 2 + scope as u64,
-        };
-        self.place() | manner << 19
-    }
-
-    /// The tag without a manner. Empty where the block's number does not fit.
-    #[inline]
-    fn place(self) -> u64 {
-        if self.bytes == 0 || self.block >= MOST_BLOCKS {
-            return 0;
-        }
-        u64::from(self.block + 1) << 39
-            | (self.warp as u64) << 33
-            | (self.lane as u64) << 27
-            | u64::from(self.bytes) << 23
-            | u64::from(self.time.min(IN_FLIGHT))
-    }
-
-    #[inline]
-    fn unpack(bits: u64) -> Option<Self> {
-        Some(Self {
-            manner: match bits >> 19 & 15 {
-                0 => Manner::Weak,
-                1 => Manner::Async,
-                n => Manner::Strong(Scope::ALL[(n as usize - 2).min(2)]),
-            },
-            ..Self::unpack_read(bits)?
-        })
-    }
-
-    #[inline]
-    fn unpack_read(bits: u64) -> Option<Self> {
-        Some(Self {
-            block: ((bits >> 39) as u32).checked_sub(1)?,
-            warp: (bits >> 33 & 63) as usize,
-            lane: (bits >> 27 & 63) as usize,
-            bytes: (bits >> 23 & 15) as u32,
-            manner: Manner::Weak,
-            time: bits as u32 & IN_FLIGHT,
-        })
-    }
-
-    /// This access and an earlier one by the same warp at the same time.
-    fn with(self, old: Self) -> Self {
-        let lane = both_lanes(old.lane, self.lane, old.bytes & self.bytes != 0);
-        Self { lane, bytes: old.bytes | self.bytes, ..self }
-    }
-
-    fn is_together_with(self, other: Self) -> bool {
-        (self.block, self.warp, self.time) == (other.block, other.warp, other.time)
-    }
-
-    /// Whether both are strong; and whether the scope of each includes the other's thread.
-    fn strong_with(self, by: &Accessor<'_>) -> (bool, bool) {
-        let (Manner::Strong(a), Manner::Strong(b)) = (self.manner, by.manner) else {
-            return (false, false);
-        };
-        (true, a.min(b) >= by.clock.scope_with(self.block))
-    }
-
-    /// Whether this access is not ordered before one by `by`.
-    #[inline]
-    fn races(self, by: &Accessor<'_>) -> bool {
-        let clock = by.clock;
-        // A warp's own stores by the async proxy may follow each other.
-        if self.is_in_flight() {
-            return by.manner != Manner::Async || (self.block, self.warp) != clock.place();
-        }
-        let ordered = if (self.block, self.warp) == clock.place() {
-            clock.orders_lane(self.lane, self.time, by.lane)
-        } else if self.warp == SEVERAL_WARPS {
-            clock.has_met(self.block)
-        } else {
-            clock.knows_of(self.block, self.warp, self.time)
-        };
-        !ordered && !self.strong_with(by).1
-    }
-
-    /// Whether the async proxy may not see this write, although it is ordered before the
-    /// proxy's read.
-    fn is_hidden(self, by: &Accessor<'_>) -> bool {
-        by.manner == Manner::Async
-            && self.manner != Manner::Async
-            && !by.clock.has_shown(self.block, self.warp, self.time)
-    }
-
-    /// Whether it is an asynchronous store that nobody has waited for.
-    #[inline]
-    fn is_in_flight(self) -> bool {
-        self.manner == Manner::Async && self.time == IN_FLIGHT
-    }
-
-    fn rival(self, did: Did) -> Rival {
-        Rival { block: Some(self.block), warp: self.warp, lane: self.lane, did }
-    }
-}
-
-/// What another access did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Did {
-    Read,
-    Write,
-    /// Wrote as strongly as this access, but the scope of one, given here, does not include
-    /// the other's thread.
-    WriteApart(Scope),
-    /// Wrote, in order, but without a proxy fence before the async proxy's read.
-    WriteUnfenced,
-    /// Began an asynchronous store, which is not known to be complete.
-    WriteInFlight,
-    /// Wrote what is now read through the read-only path.
-    WriteConstant,
-    /// Read through the read-only path, by the instruction at this place in the code.
-    ReadConstant(u32),
-}
-
 /// How far a write has come on its way to a warp's tensor copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -240,33 +59,18 @@ pub(crate) enum Look {
     Visible,
 }
 
-/// Another access that does not fit with this one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rival {
-    pub block: Option<u32>,
-    pub warp: usize,
-    pub lane: usize,
-    pub did: Did,
-}
-
-/// The words that bytes lie in: page, place there and the bytes of the word.
-fn words(offset: u64, bytes: u64) -> impl Iterator<Item = (usize, usize, u32)> {
-    (offset / 4..(offset + bytes).div_ceil(4)).map(move |word| {
-        let mask = byte_mask(offset, bytes, word);
-        ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize, mask)
-    })
-}
-
 impl GlobalRaces {
     pub(crate) fn new(
         memory: &Memory,
         enabled: bool,
         (blocks_communicate, narrow_scopes): (bool, bool),
     ) -> Self {
+        let pages = |bytes: u64| {
+            let count = page_count(bytes) * u64::from(enabled);
+            (0..count).map(|_| OnceLock::new()).collect()
+        };
         Self {
-            writes: pages(memory, enabled),
-            reads: pages(memory, enabled),
-            constants: pages(memory, enabled),
+            pages: memory.allocations.iter().map(|a| pages(a.live_bytes())).collect(),
             published: Mutex::new(HashMap::new()),
             enabled,
             blocks_communicate,
@@ -274,122 +78,125 @@ impl GlobalRaces {
         }
     }
 
-    /// Notes a read of `bytes` and finds a write that it races with.
-    #[inline]
-    pub(crate) fn on_read(
-        &self,
-        allocation: usize,
-        offset: u64,
-        bytes: u64,
-        by: Accessor<'_>,
-    ) -> Option<Rival> {
-        if !self.enabled {
-            return None;
-        }
-        let mut rival = None;
-        let notes = !matches!(by.manner, Manner::Strong(_));
-        for (page, at, mask) in words(offset, bytes) {
-            if let Some(writes) = self.writes[allocation][page].get()
-                && let Some(write) = Tag::unpack(writes[at].load(Relaxed))
-                && write.bytes & mask != 0
-            {
-                if write.is_in_flight() || write.races(&by) {
-                    rival = Some(write.rival(write.did(&by)));
-                } else if write.is_hidden(&by) {
-                    rival = Some(write.rival(Did::WriteUnfenced));
-                }
-            }
-            if notes {
-                let tag = &tags(&self.reads[allocation][page])[at];
-                let own = Tag::of(&by, mask, by.clock.now().min(MOST_TIME));
-                tag.store(note_read(tag.load(Relaxed), own, by.clock), Relaxed);
-            }
-        }
-        rival
+    /// The bytes that the shadow holds in the host's memory.
+    pub(crate) fn bytes_held(&self) -> u64 {
+        let lists = self.pages.iter().flatten();
+        let page = |page: &OnceLock<Box<Page>>| {
+            size_of_val(page) + page.get().map_or(0, |page| page.bytes_held())
+        };
+        lists.map(page).sum::<usize>() as u64
     }
 
-    /// Notes a write of `bytes` and finds an access that it races with.
     #[inline]
-    pub(crate) fn on_write(
-        &self,
-        allocation: usize,
-        offset: u64,
-        bytes: u64,
-        by: Accessor<'_>,
-    ) -> Option<Rival> {
+    fn page(&self, allocation: usize, sector: u64) -> (&Page, usize) {
+        let (page, at) = place(sector);
+        (self.pages[allocation][page].get_or_init(Box::default), at)
+    }
+
+    /// Notes a read and finds a write that it races with.
+    #[inline]
+    pub(crate) fn on_read(&self, span: Span, by: Accessor<'_>) -> Option<Found> {
         if !self.enabled {
             return None;
         }
-        let mut rival = None;
+        let mut found = None;
+        let notes = !matches!(by.manner, Manner::Strong(_));
+        for part in span.parts(by.lane) {
+            let (page, at) = self.page(span.allocation, part.sector);
+            found = found.or(write_before(page, at, &part, by));
+            if notes {
+                note_read_of(page.reads.make(), at, &part, by);
+            }
+        }
+        found
+    }
+
+    /// Finds a write that a read races with, without noting the read.
+    #[inline]
+    pub(crate) fn look_before_read(&self, span: Span, by: Accessor<'_>) -> Option<Found> {
+        if !self.enabled {
+            return None;
+        }
+        let mut found = None;
+        for part in span.parts(by.lane) {
+            let (page, at) = self.page(span.allocation, part.sector);
+            found = found.or(write_before(page, at, &part, by));
+        }
+        found
+    }
+
+    /// Notes a write and finds an access that it races with.
+    #[inline]
+    pub(crate) fn on_write(&self, span: Span, by: Accessor<'_>) -> Option<Found> {
+        if !self.enabled {
+            return None;
+        }
+        let mut found = None;
         let time = match by.manner {
             Manner::Strong(scope) => by.clock.strong_time(scope).min(MOST_TIME),
             Manner::Weak => by.clock.now().min(MOST_TIME),
             Manner::Async => IN_FLIGHT,
         };
-        for (page, at, mask) in words(offset, bytes) {
-            let tag = &tags(&self.writes[allocation][page])[at];
-            let mut own = Tag::of(&by, mask, time);
-            if let Some(write) = Tag::unpack(tag.load(Relaxed)) {
-                if write.bytes & mask != 0 && write.races(&by) {
-                    rival = Some(write.rival(write.did(&by)));
-                }
-                if write.is_together_with(own) && write.manner == own.manner {
-                    own = own.with(write);
-                }
+        for part in span.parts(by.lane) {
+            let (page, at) = self.page(span.allocation, part.sector);
+            found = note_write_of(page.writes.make(), at, &part, (by, time)).or(found);
+            if let Some(reads) = page.reads.get() {
+                found = self.read_before(reads, at, &part, by).or(found);
             }
-            tag.store(own.pack(), Relaxed);
-            if let Some(reads) = self.reads[allocation][page].get() {
-                let reads = reads[at].load(Relaxed);
-                rival = self.read_before(reads, mask, &by).or(rival);
-            }
-            if let Some(constants) = self.constants[allocation][page].get() {
-                let read = constants[at].load(Relaxed);
-                rival = constant_read(read)
-                    .filter(|(_, of)| of & mask != 0)
-                    .map(|r| r.0)
-                    .or(rival);
+            if let Some(constants) = page.constants.get() {
+                let read = constants.find(at, &part).and_then(constant_read);
+                let lane = part.words().next().map_or(by.lane, |word| word.2);
+                found = read.map(|rival| Found { rival, lane }).or(found);
             }
         }
-        rival
+        found
     }
 
-    /// A read, as the shadow keeps it, that is not ordered before a write by `by`.
+    /// A read of some of the bytes that is not ordered before a write by `by`.
     #[inline]
-    fn read_before(&self, read: u64, mask: u32, by: &Accessor<'_>) -> Option<Rival> {
-        if several(read) & mask != 0 && !self.blocks_communicate {
-            return Some(Rival { block: None, warp: 0, lane: 0, did: Did::Read });
+    fn read_before(
+        &self,
+        reads: &Tags,
+        at: usize,
+        part: &Part,
+        by: Accessor<'_>,
+    ) -> Option<Found> {
+        match reads.state(at) {
+            State::Wide(0) => None,
+            State::Wide(bits) => {
+                let wide = Wide::unpack(bits);
+                if !self.blocks_communicate && wide.several(part) {
+                    let lane = part.words().next().map_or(by.lane, |word| word.2);
+                    return Some(Found { rival: Rival::SEVERAL_BLOCKS, lane });
+                }
+                wide.find_read(part, by, |read, by| read.is_read_before(by))
+            }
+            State::Words(words) => part.words().find_map(|(word, mask, lane)| {
+                let read = words[word].load(Relaxed);
+                if several(read) & mask != 0 && !self.blocks_communicate {
+                    return Some(Found { rival: Rival::SEVERAL_BLOCKS, lane });
+                }
+                let read = Tag::unpack_read(read)?;
+                if read.bytes & mask == 0 {
+                    return None;
+                }
+                let did = read.is_read_before(&Accessor { lane, ..by })?;
+                Some(Found { rival: read.rival(did), lane })
+            }),
         }
-        let read = Tag::unpack_read(read)?;
-        // The programming guide's additions by compare-and-swap begin with an ordinary
-        // read, while other lanes' atomics may be under way; the swap finds that out.
-        let is_atomic = matches!(by.manner, Manner::Strong(_));
-        if is_atomic && (read.block, read.warp) == by.clock.place() {
-            return None;
-        }
-        (read.bytes & mask != 0 && read.races(by)).then(|| read.rival(Did::Read))
     }
 
     /// A lane stores what the bytes hold already. If another lane of the warp has just
     /// stored it, both did, and neither is in the other's way.
-    pub(crate) fn on_same_write(
-        &self,
-        allocation: usize,
-        offset: u64,
-        bytes: u64,
-        by: Accessor<'_>,
-    ) {
+    pub(crate) fn on_same_write(&self, span: Span, by: Accessor<'_>) {
         if !self.enabled {
             return;
         }
-        for (page, at, mask) in words(offset, bytes) {
-            let Some(writes) = self.writes[allocation][page].get() else { continue };
-            let own = Tag::of(&by, mask, by.clock.now().min(MOST_TIME));
-            if let Some(write) = Tag::unpack(writes[at].load(Relaxed))
-                && write.is_together_with(own)
-                && write.manner == own.manner
-            {
-                let lane = both_lanes(write.lane, own.lane, false);
-                writes[at].store(Tag { lane, ..write }.pack(), Relaxed);
+        let time = by.clock.now().min(MOST_TIME);
+        for part in span.parts(by.lane) {
+            let (page, at) = self.page(span.allocation, part.sector);
+            if let Some(writes) = page.writes.get() {
+                note_same_write(writes, at, &part, (by, time));
             }
         }
     }
@@ -398,44 +205,34 @@ impl GlobalRaces {
     /// write by this launch, even if it came before the read.
     pub(crate) fn on_constant_read(
         &self,
-        allocation: usize,
-        offset: u64,
-        bytes: u64,
+        span: Span,
         (by, pc): (Accessor<'_>, u32),
-    ) -> Option<Rival> {
+    ) -> Option<Found> {
         if !self.enabled {
             return None;
         }
-        let mut rival = None;
-        for (page, at, mask) in words(offset, bytes) {
-            let write = self.writes[allocation][page].get();
-            let write = write.and_then(|writes| Tag::unpack(writes[at].load(Relaxed)));
-            if let Some(write) = write.filter(|write| write.bytes & mask != 0) {
-                rival = Some(write.rival(Did::WriteConstant));
+        let mut found = None;
+        for part in span.parts(by.lane) {
+            let (page, at) = self.page(span.allocation, part.sector);
+            if let Some(writes) = page.writes.get() {
+                let any = |_: Tag, _: &Accessor<'_>| Some(Did::WriteConstant);
+                found = found.or(find_write(writes, at, &part, by, any));
             }
-            let tag = &tags(&self.constants[allocation][page])[at];
-            let old = constant_read(tag.load(Relaxed)).map_or(0, |old| old.1);
-            tag.store(pack_constant(&by, mask | old, pc), Relaxed);
+            page.constants.make().note(at, &part, pack_constant(&by, pc));
         }
-        rival
+        found
     }
 
     /// A warp has waited for an asynchronous store to these bytes: it is complete now.
-    pub(crate) fn complete(&self, allocation: usize, offset: u64, bytes: u64, by: &Clock) {
+    pub(crate) fn complete(&self, span: Span, by: &Clock) {
         if !self.enabled {
             return;
         }
-        let (block, warp) = by.place();
-        for word in offset / 4..(offset + bytes).div_ceil(4) {
-            let (page, at) = ((word / PAGE_WORDS) as usize, (word % PAGE_WORDS) as usize);
-            let tag = &tags(&self.writes[allocation][page])[at];
-            if let Some(store) = Tag::unpack(tag.load(Relaxed))
-                && store.is_in_flight()
-                && (store.block, store.warp) == (block, warp)
-            {
-                let done = Tag { time: by.now().min(MOST_TIME), ..store };
-                tag.store(done.pack(), Relaxed);
-            }
+        let by = Accessor { clock: by, lane: 0, manner: Manner::Async };
+        let time = by.clock.now().min(MOST_TIME);
+        for part in span.parts(0) {
+            let (page, at) = self.page(span.allocation, part.sector);
+            complete_part(page.writes.make(), at, &part, (by, time));
         }
     }
 
@@ -446,8 +243,13 @@ impl GlobalRaces {
             return None;
         }
         let tag = |word: u64| {
-            let page = &self.writes[allocation][(word / PAGE_WORDS) as usize];
-            page.get().map_or(0, |tags| tags[(word % PAGE_WORDS) as usize].load(Relaxed))
+            let (page, at) = self.page(allocation, word / 8);
+            let word = (word % 8) as usize;
+            match page.writes.get().map(|writes| writes.state(at)) {
+                Some(State::Wide(bits)) => Wide::written_word(bits, word),
+                Some(State::Words(words)) => words[word].load(Relaxed),
+                None => 0,
+            }
         };
         let all: Vec<u64> = (offset / 4..offset / 4 + 32).map(tag).collect();
         all.iter().any(|&tag| tag != 0).then_some(all)
@@ -515,70 +317,189 @@ impl GlobalRaces {
     }
 }
 
-impl Tag {
-    /// What this write did that is not ordered before `by`'s access.
-    fn did(self, by: &Accessor<'_>) -> Did {
-        match (self.manner, by.manner) {
-            _ if self.is_in_flight() => Did::WriteInFlight,
-            (Manner::Strong(a), Manner::Strong(b)) => Did::WriteApart(a.min(b)),
-            _ => Did::Write,
+/// The time of a read or of an ordinary write.
+fn time_of(by: &Accessor<'_>) -> u32 {
+    by.clock.now().min(MOST_TIME)
+}
+
+/// A write of some of the bytes that does not fit with a read of them.
+#[inline]
+fn write_before(page: &Page, at: usize, part: &Part, by: Accessor<'_>) -> Option<Found> {
+    find_write(page.writes.get()?, at, part, by, |write, by| {
+        if write.is_in_flight() || write.races(by) {
+            Some(write.did(by))
+        } else {
+            write.is_hidden(by).then_some(Did::WriteUnfenced)
+        }
+    })
+}
+
+/// What `judge` finds of a write of some of the bytes.
+#[inline]
+fn find_write(
+    writes: &Tags,
+    at: usize,
+    part: &Part,
+    by: Accessor<'_>,
+    judge: impl Fn(Tag, &Accessor<'_>) -> Option<Did>,
+) -> Option<Found> {
+    match writes.state(at) {
+        State::Wide(0) => None,
+        State::Wide(bits) => Wide::unpack(bits).find_write(part, by, judge),
+        State::Words(words) => find_in_words(words, part, by, judge),
+    }
+}
+
+#[inline]
+fn find_in_words(
+    words: &[AtomicU64],
+    part: &Part,
+    by: Accessor<'_>,
+    judge: impl Fn(Tag, &Accessor<'_>) -> Option<Did>,
+) -> Option<Found> {
+    part.words().find_map(|(word, mask, lane)| {
+        let write = Tag::unpack(words[word].load(Relaxed))?;
+        if write.bytes & mask == 0 {
+            return None;
+        }
+        let did = judge(write, &Accessor { lane, ..by })?;
+        Some(Found { rival: write.rival(did), lane })
+    })
+}
+
+/// Notes accesses to the words of a part: `note` gives the tag of a word after one more.
+#[inline]
+fn note_in_words(
+    words: &[AtomicU64],
+    part: &Part,
+    (by, time): (Accessor<'_>, u32),
+    note: impl Fn(u64, Tag) -> u64,
+) {
+    let own = |lane: usize, bytes: u32| Tag::of(&Accessor { lane, ..by }, bytes, time);
+    for (word, bytes, lane) in part.whole_words() {
+        let mut tag = words[word].load(Relaxed);
+        let all = own(lane, bytes);
+        let together = Tag::unpack_read(tag).is_some_and(|old| old.is_together_with(all));
+        if lane == APART && together {
+            // Which of the lanes was there before makes a difference.
+            for (_, bytes, lane) in part.words().filter(|one| one.0 == word) {
+                tag = note(tag, own(lane, bytes));
+            }
+        } else {
+            tag = note(tag, all);
+        }
+        words[word].store(tag, Relaxed);
+    }
+}
+
+#[inline]
+fn note_read_of(reads: &Tags, at: usize, part: &Part, by: Accessor<'_>) {
+    let time = time_of(&by);
+    loop {
+        match reads.state(at) {
+            State::Wide(bits) => {
+                let own = Wide::of(part, &by, time);
+                match own.and_then(|own| Wide::unpack(bits).after_read(own, by.clock)) {
+                    Some(new) if reads.replace(at, bits, new.pack()) => return,
+                    Some(_) => {}
+                    None => reads.split(at, Wide::read_word),
+                }
+            }
+            State::Words(words) => {
+                let note = |old: u64, own: Tag| note_read(old, own, by.clock);
+                return note_in_words(words, part, (by, time), note);
+            }
         }
     }
 }
 
-/// The bytes of a word that several blocks have read.
-fn several(read: u64) -> u32 {
-    (read >> 19 & 15) as u32
-}
-
-/// The reads of a word after one more: the last one, or which bytes several warps or
-/// blocks have read that are not ordered among themselves.
+/// Notes a write and finds an earlier one that it races with.
 #[inline]
-fn note_read(old: u64, own: Tag, clock: &Clock) -> u64 {
-    let mut several = several(old);
-    let own = Tag { bytes: own.bytes & !several, ..own };
-    let new = match Tag::unpack_read(old) {
-        _ if own.bytes == 0 => return old,
-        None => own,
-        Some(old) if old.is_together_with(own) => own.with(old),
-        Some(old) if (old.block, old.warp) == (own.block, own.warp) => own,
-        // A write that is ordered after this read is ordered after that one too.
-        Some(old)
-            if old.bytes & !own.bytes == 0
-                && old.warp != SEVERAL_WARPS
-                && clock.knows_of(old.block, old.warp, old.time) =>
-        {
-            own
-        }
-        Some(old) if old.block != own.block => {
-            let both = old.bytes & own.bytes;
-            several |= both;
-            // Of two blocks that read different bytes, one is kept.
-            match own.bytes & !both {
-                0 => Tag { bytes: old.bytes & !both, ..old },
-                rest => Tag { bytes: rest, ..own },
+fn note_write_of(
+    writes: &Tags,
+    at: usize,
+    part: &Part,
+    (by, time): (Accessor<'_>, u32),
+) -> Option<Found> {
+    let judge = |write: Tag, by: &Accessor<'_>| write.races(by).then(|| write.did(by));
+    loop {
+        match writes.state(at) {
+            State::Wide(bits) => {
+                let (own, old) = (Wide::of(part, &by, time), Wide::unpack(bits));
+                match own.and_then(|own| old.after_write(own)) {
+                    Some(new) if writes.replace(at, bits, new.pack()) => {
+                        return old.find_write(part, by, judge);
+                    }
+                    Some(_) => {}
+                    None => writes.split(at, Wide::written_word),
+                }
+            }
+            State::Words(words) => {
+                let found = find_in_words(words, part, by, judge);
+                note_in_words(words, part, (by, time), |old, own| match Tag::unpack(old) {
+                    Some(old) if old.is_together_with(own) && old.manner == own.manner => {
+                        own.with(old).pack()
+                    }
+                    _ => own.pack(),
+                });
+                return found;
             }
         }
-        Some(old) => Tag { warp: SEVERAL_WARPS, bytes: own.bytes | old.bytes, ..own },
-    };
-    new.place() | u64::from(several) << 19
+    }
 }
 
-/// A read through the read-only path: 25 bits of block, 6 of warp, 4 of bytes, 29 of place
-/// in the code.
-fn pack_constant(by: &Accessor<'_>, bytes: u32, pc: u32) -> u64 {
-    let (block, warp) = by.clock.place();
-    let block = u64::from(block.min(MOST_BLOCKS - 1) + 1);
-    block << 39 | (warp as u64) << 33 | u64::from(bytes) << 29 | u64::from(pc) & 0x1fff_ffff
+fn note_same_write(writes: &Tags, at: usize, part: &Part, (by, time): (Accessor<'_>, u32)) {
+    loop {
+        match writes.state(at) {
+            State::Wide(0) => return,
+            State::Wide(bits) => {
+                let old = Wide::unpack(bits);
+                match old.after_same(&by, time, part) {
+                    Some(new) if writes.replace(at, bits, new.pack()) => return,
+                    Some(_) => {}
+                    None => writes.split(at, Wide::written_word),
+                }
+            }
+            State::Words(words) => {
+                for (word, mask, lane) in part.words() {
+                    let own = Tag::of(&Accessor { lane, ..by }, mask, time);
+                    if let Some(write) = Tag::unpack(words[word].load(Relaxed))
+                        && write.is_together_with(own)
+                        && write.manner == own.manner
+                    {
+                        let lane = both_lanes(write.lane, own.lane, false);
+                        words[word].store(Tag { lane, ..write }.pack(), Relaxed);
+                    }
+                }
+                return;
+            }
+        }
+    }
 }
 
-/// The last such read of a word, and the bytes of all of them.
-fn constant_read(bits: u64) -> Option<(Rival, u32)> {
-    let block = ((bits >> 39) as u32).checked_sub(1)?;
-    let did = Did::ReadConstant(bits as u32 & 0x1fff_ffff);
-    let rival =
-        Rival { block: Some(block), warp: (bits >> 33 & 63) as usize, lane: 0, did };
-    Some((rival, (bits >> 29 & 15) as u32))
+fn complete_part(writes: &Tags, at: usize, part: &Part, (by, time): (Accessor<'_>, u32)) {
+    loop {
+        match writes.state(at) {
+            State::Wide(bits) => {
+                match Wide::unpack(bits).after_wait(by.clock.place(), time, part) {
+                    Some(new) if writes.replace(at, bits, new.pack()) => return,
+                    Some(_) => {}
+                    None => writes.split(at, Wide::written_word),
+                }
+            }
+            State::Words(words) => {
+                for (word, _, _) in part.words() {
+                    if let Some(store) = Tag::unpack(words[word].load(Relaxed))
+                        && store.is_in_flight()
+                        && (store.block, store.warp) == by.clock.place()
+                    {
+                        words[word].store(Tag { time, ..store }.pack(), Relaxed);
+                    }
+                }
+                return;
+            }
+        }
+    }
 }
 
 /// Sectors that share a page of bits: 256 KiB of memory.
@@ -615,6 +536,15 @@ impl Sectors {
         if word.load(Relaxed) & bit == 0 {
             word.fetch_or(bit, Relaxed);
         }
+    }
+
+    /// The bytes that the bits take in the host's memory.
+    pub(crate) fn bytes_held(&self) -> u64 {
+        let pages = self.read.iter().chain(&self.written).flatten();
+        let page = |page: &SectorPage| {
+            size_of_val(page) + page.get().map_or(0, |bits| size_of_val(&**bits))
+        };
+        pages.map(page).sum::<usize>() as u64
     }
 
     /// How many sectors were read and written.

@@ -87,6 +87,9 @@ pub struct Report {
     /// The traffic of every instruction that accesses memory, in the order of the PTX, with
     /// [`crate::Options::lines`].
     pub lines: Vec<LineCounts>,
+    /// Bytes of the host's memory that the checks and counts of global memory took, besides
+    /// [`Memory::bytes_held`].
+    pub check_bytes: u64,
 }
 
 impl Module {
@@ -399,7 +402,8 @@ fn finish(run: &Run<'_>, shares: Vec<Share>) -> Result<Report, Fault> {
         counts.dram_sectors_read = Some(l2.read);
         counts.dram_sectors_written = Some(l2.written);
     }
-    Ok(Report { counts, findings: findings.list, printed, lines })
+    let check_bytes = run.races.bytes_held() + run.sectors.bytes_held();
+    Ok(Report { counts, findings: findings.list, printed, lines, check_bytes })
 }
 
 /// The instructions with traffic.

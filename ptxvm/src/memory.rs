@@ -395,6 +395,16 @@ impl Memory {
         pages.iter().any(|page| page.get().is_some())
     }
 
+    /// Bytes of the host's memory that the allocations take: the pages that exist, with a
+    /// bit for each byte that says whether it was written.
+    pub fn bytes_held(&self) -> u64 {
+        let pages = self.allocations.iter().flat_map(|allocation| &allocation.pages);
+        let page = |page: &OnceLock<Box<Page>>| {
+            size_of_val(page) + page.get().map_or(0, |_| size_of::<Page>())
+        };
+        pages.map(page).sum::<usize>() as u64
+    }
+
     /// Marks bytes as never written, as in a new allocation.
     ///
     /// # Panics

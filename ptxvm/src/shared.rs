@@ -180,6 +180,22 @@ impl Shared {
         }
     }
 
+    /// A copy's bytes arrive, at a time of the clock's entry for it.
+    #[inline]
+    pub(crate) fn land(
+        &mut self,
+        offset: usize,
+        bytes: &[u8],
+        defined: bool,
+        time: (usize, u32),
+    ) {
+        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        for flags in &mut self.flags[offset..offset + bytes.len()] {
+            *flags = *flags & !(WRITTEN | LANDING) | u8::from(defined);
+        }
+        self.landed(offset, bytes.len(), time);
+    }
+
     /// Marks, or unmarks, the eight bytes of an mbarrier.
     pub(crate) fn mbarrier(&mut self, offset: usize, on: bool) {
         for flags in &mut self.flags[offset..offset + 8] {

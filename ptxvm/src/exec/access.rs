@@ -1,7 +1,7 @@
 //! What all accesses to memory share: where an address points, whether the access is
 //! allowed there, which sectors and banks it touches, and what it races with.
 
-use crate::check::{Accessor, Did, Manner, Rival};
+use crate::check::{Accessor, Did, Found, Manner, Rival, Span};
 use crate::count::wavefronts;
 use crate::exec::peer;
 use crate::exec::step::{report_undefined, values};
@@ -273,48 +273,72 @@ pub(crate) fn sectors(
     }
 }
 
-/// Records a global read and reports its races.
+/// Records a global read by one lane and reports its races.
 pub(crate) fn note_global_read(
     warp: &Warp,
     m: &mut Machine<'_>,
     site: (u32, usize),
-    (allocation, offset): (usize, u64),
+    place: (usize, u64),
     bytes: u64,
     manner: Manner,
 ) {
+    note_read(warp, m, site, Span::of_lane(place, bytes), manner);
+}
+
+/// Records a global read by lanes from that of `site` on and reports its races.
+pub(crate) fn note_read(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    span: Span,
+    manner: Manner,
+) {
     let by = Accessor { clock: &warp.clock, lane: site.1, manner };
-    if let Some(rival) = m.run.races.on_read(allocation, offset, bytes, by) {
-        report_rival(warp, m, site, (allocation, offset), rival);
+    if let Some(found) = m.run.races.on_read(span, by) {
+        report_rival(warp, m, site, span, found);
     }
 }
 
-/// Records a read through the read-only path and reports a write of the same bytes.
+/// Records a read through the read-only path and reports a write of the same bytes. No
+/// later write is allowed, whatever orders it, so the read is not kept as others are.
 pub(crate) fn note_constant_read(
     warp: &Warp,
     m: &mut Machine<'_>,
     site: (u32, usize),
-    (allocation, offset): (usize, u64),
-    bytes: u64,
+    span: Span,
 ) {
     let by = Accessor { clock: &warp.clock, lane: site.1, manner: Manner::Weak };
-    let found = m.run.races.on_constant_read(allocation, offset, bytes, (by, site.0));
-    if let Some(rival) = found {
-        report_rival(warp, m, site, (allocation, offset), rival);
+    let races = &m.run.races;
+    let found =
+        [races.look_before_read(span, by), races.on_constant_read(span, (by, site.0))];
+    for found in found.into_iter().flatten() {
+        report_rival(warp, m, site, span, found);
     }
 }
 
-/// Records a global write and reports its races.
+/// Records a global write by one lane and reports its races.
 pub(crate) fn note_global_write(
     warp: &Warp,
     m: &mut Machine<'_>,
     site: (u32, usize),
-    (allocation, offset): (usize, u64),
+    place: (usize, u64),
     bytes: u64,
     manner: Manner,
 ) {
+    note_write(warp, m, site, Span::of_lane(place, bytes), manner);
+}
+
+/// Records a global write by lanes from that of `site` on and reports its races.
+pub(crate) fn note_write(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    site: (u32, usize),
+    span: Span,
+    manner: Manner,
+) {
     let by = Accessor { clock: &warp.clock, lane: site.1, manner };
-    if let Some(rival) = m.run.races.on_write(allocation, offset, bytes, by) {
-        report_rival(warp, m, site, (allocation, offset), rival);
+    if let Some(found) = m.run.races.on_write(span, by) {
+        report_rival(warp, m, site, span, found);
     }
 }
 
@@ -322,12 +346,12 @@ pub(crate) fn note_global_write(
 fn report_rival(
     warp: &Warp,
     m: &mut Machine<'_>,
-    (pc, lane): (u32, usize),
-    (allocation, offset): (usize, u64),
-    rival: Rival,
+    (pc, first): (u32, usize),
+    span: Span,
+    Found { rival, lane }: Found,
 ) {
-    let found = &m.run.memory.allocations[allocation];
-    let place = Some((found.base + offset, found.name.clone()));
+    let found = &m.run.memory.allocations[span.allocation];
+    let place = Some((found.base + span.offset_of(lane - first), found.name.clone()));
     let other = rival_name(warp, m, rival);
     let race = FindingKind::GlobalRace;
     let (kind, what) = match rival.did {

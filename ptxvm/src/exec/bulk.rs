@@ -1,11 +1,12 @@
 //! Bulk copies. They may complete at any time: here at a random time, and at the latest
 //! when no warp can continue.
 
-use crate::check::Manner;
+use crate::check::{Manner, Span};
 use crate::exec::access::{
     Target, addresses, aligned, conflict, global, note_global_read, note_global_write,
     resolve, sectors, shared_place, touch_sectors,
 };
+use crate::exec::runs::of_pieces;
 use crate::exec::tensor_copy::{self, Way};
 use crate::exec::{landing, peer};
 use crate::finding::{Finding, FindingKind};
@@ -175,13 +176,10 @@ fn copy_in(
         return m.stop(FindingKind::BadOperand, warp, site.0, site.1, text);
     }
     let mut spans = Vec::with_capacity(pieces.len() / 2);
-    for piece in &pieces {
-        if let Some((allocation, offset)) = piece.global {
-            let bytes = u64::from(piece.bytes);
-            sectors(&mut spans, allocation, offset, bytes);
-            note_global_read(warp, m, site, (allocation, offset), bytes, Manner::Async);
-            m.counts.global_read_bytes += bytes;
-        }
+    for (place, bytes) in of_pieces(&pieces) {
+        sectors(&mut spans, place.0, place.1, bytes);
+        note_global_read(warp, m, site, place, bytes, Manner::Async);
+        m.counts.global_read_bytes += bytes;
     }
     touch_sectors(m, &mut spans, false);
     for rank in lanes(ranks) {
@@ -230,19 +228,12 @@ fn copy_out(warp: &mut Warp, m: &mut Machine<'_>, op: &Bulk, site: (u32, usize))
         if let Some(found) = found {
             conflict(warp, m, site, at as u64, found);
         }
-        if let Some((allocation, offset)) = piece.global {
-            sectors(&mut spans, allocation, offset, bytes as u64);
-            note_global_write(
-                warp,
-                m,
-                site,
-                (allocation, offset),
-                bytes as u64,
-                Manner::Async,
-            );
-            note_store(warp, site.1, (allocation, offset), bytes as u64);
-            m.counts.global_write_bytes += bytes as u64;
-        }
+    }
+    for (place, bytes) in of_pieces(&pieces) {
+        sectors(&mut spans, place.0, place.1, bytes);
+        note_global_write(warp, m, site, place, bytes, Manner::Async);
+        note_store(warp, site.1, place, bytes);
+        m.counts.global_write_bytes += bytes;
     }
     touch_sectors(m, &mut spans, true);
     landing::start(warp, m, site, (Direction::Out, pieces), fill, bytes);
@@ -346,7 +337,8 @@ fn complete_stores(warp: &mut Warp, m: &Machine<'_>, count: u32, active: u32) {
         let done =
             active >> store.lane & 1 != 0 && store.group + count < groups[store.lane];
         if done {
-            m.run.races.complete(store.allocation, store.offset, store.bytes, clock);
+            let place = (store.allocation, store.offset);
+            m.run.races.complete(Span::of_lane(place, store.bytes), clock);
         }
         !done
     });

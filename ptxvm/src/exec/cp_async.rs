@@ -5,6 +5,7 @@ use crate::exec::access::{
     addresses, aligned, conflict, global, note_global_read, sectors, shared, touch_sectors,
 };
 use crate::exec::landing;
+use crate::exec::runs::{Runs, note_reads};
 use crate::finding::FindingKind;
 use crate::flight::ThreadCopy;
 use crate::instruction::CpAsync;
@@ -27,6 +28,7 @@ pub(crate) fn issue(
     let ignored = op.ignore.map_or(0, |row| warp.regs.p[usize::from(row)]);
     let bytes = u64::from(op.bytes);
     let mut spans = Vec::with_capacity(LANES);
+    let mut runs = Runs::new(bytes);
     for lane in lanes(active) {
         aligned(warp, m, (pc, lane), to[lane], bytes)?;
         let asked = sizes.map_or(op.bytes, |row| row[lane]);
@@ -46,7 +48,11 @@ pub(crate) fn issue(
                     }
                 };
             let place = global(warp, m, (pc, lane), address, wanted)?;
-            note_global_read(warp, m, (pc, lane), place, wanted, Manner::Weak);
+            if wanted == bytes {
+                runs.push(lane, place);
+            } else {
+                note_global_read(warp, m, (pc, lane), place, wanted, Manner::Weak);
+            }
             sectors(&mut spans, place.0, place.1, wanted);
             place
         } else {
@@ -71,6 +77,7 @@ pub(crate) fn issue(
         m.counts.global_read_bytes += wanted;
         m.counts.async_bytes += bytes;
     }
+    note_reads(warp, m, pc, &runs);
     touch_sectors(m, &mut spans, false);
     Ok(())
 }

@@ -130,10 +130,8 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
         Direction::In { ranks, barrier } => {
             let pending = m.pending.swap_remove(at);
             let time = m.next_landing(barrier);
+            land_pieces(m, ranks, &pending, time);
             for rank in lanes(ranks) {
-                for piece in &pending.pieces {
-                    land_piece(m, rank, piece, &pending.fill, time);
-                }
                 if rank != pending.rank {
                     peer::landed(m, rank, time, &pending.blame);
                 }
@@ -162,9 +160,7 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
                 peer::landed(m, to.0, time, &pending.blame);
             }
             let memory = &mut m.blocks[to.0].shared;
-            memory.landing(to.1 as usize, data.len(), false);
-            memory.put(to.1 as usize, &data, true);
-            memory.landed(to.1 as usize, data.len(), time);
+            memory.land(to.1 as usize, &data, true, time);
             finish(m, barrier, &pending, time)?;
         }
     }
@@ -172,26 +168,48 @@ pub(crate) fn land(m: &mut Machine<'_>, at: usize) -> Step {
     Ok(())
 }
 
-fn land_piece(
-    m: &mut Machine<'_>,
-    rank: usize,
-    piece: &Piece,
-    fill: &[u8; 16],
-    time: (usize, u32),
-) {
-    let bytes = piece.bytes as usize;
-    let mut data = *fill;
-    let mut defined = true;
-    if let Some((allocation, offset)) = piece.global {
+/// The most bytes of global memory that are read at once.
+const MOST_BYTES: usize = 1024;
+
+/// Moves a copy's pieces into shared memory of all `ranks`. Those that follow one another in
+/// global memory are read together.
+fn land_pieces(m: &mut Machine<'_>, ranks: u32, pending: &PendingCopy, time: (usize, u32)) {
+    let mut buffer = [0; MOST_BYTES];
+    let mut rest = &pending.pieces[..];
+    while let [first, ..] = rest {
+        let Some((allocation, offset)) = first.global else {
+            let fill = &pending.fill[..first.bytes as usize];
+            for rank in lanes(ranks) {
+                m.blocks[rank].shared.land(first.shared as usize, fill, true, time);
+            }
+            rest = &rest[1..];
+            continue;
+        };
+        let (mut bytes, mut count) = (0, 0);
+        for piece in rest {
+            let size = piece.bytes as usize;
+            let follows = piece.global == Some((allocation, offset + bytes as u64));
+            if !follows || bytes + size > MOST_BYTES {
+                break;
+            }
+            (bytes, count) = (bytes + size, count + 1);
+        }
         let found = &m.run.memory.allocations[allocation];
-        found.read(offset, &mut data[..bytes]);
-        defined = found.is_written(offset, bytes as u64);
+        found.read(offset, &mut buffer[..bytes]);
+        let all_defined = found.is_written(offset, bytes as u64);
+        let mut from = 0;
+        for piece in &rest[..count] {
+            let size = piece.bytes as usize;
+            let defined =
+                all_defined || found.is_written(offset + from as u64, size as u64);
+            for rank in lanes(ranks) {
+                let (to, part) = (piece.shared as usize, &buffer[from..from + size]);
+                m.blocks[rank].shared.land(to, part, defined, time);
+            }
+            from += size;
+        }
+        rest = &rest[count..];
     }
-    let memory = &mut m.blocks[rank].shared;
-    let at = piece.shared as usize;
-    memory.landing(at, bytes, false);
-    memory.put(at, &data[..bytes], defined);
-    memory.landed(at, bytes, time);
 }
 
 fn finish(

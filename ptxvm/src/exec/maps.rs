@@ -1,7 +1,7 @@
 //! Tensor maps that the kernel itself writes.
 
 use crate::bank::Bank;
-use crate::check::{Accessor, Manner};
+use crate::check::{Accessor, Manner, Span};
 use crate::exec::access::{Target, addresses, aligned, conflict, global, resolve, shared};
 use crate::exec::memory::{store_global, store_shared};
 use crate::exec::step::values;
@@ -64,7 +64,7 @@ pub(crate) fn used(
     let stale = run.maps.stale(&run.races, (allocation, offset), clock);
     // For writes that come later; those that came before are told of here.
     let by = Accessor { clock, lane, manner: Manner::Weak };
-    let _ = run.races.on_read(allocation, offset, 128, by);
+    let _ = run.races.on_read(Span::of_lane((allocation, offset), 128), by);
     let Some(stale) = stale else { return };
     let (kind, text) = match stale {
         Stale::Unordered => (

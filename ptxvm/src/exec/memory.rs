@@ -1,12 +1,13 @@
 //! Loads and stores.
 
 use crate::bank::Bank;
-use crate::check::{Accessor, Manner};
+use crate::check::{Accessor, Manner, Span};
 use crate::exec::access::{
     Target, addresses, aligned, conflict, count_shared, global, note_constant_read,
     note_global_read, note_global_write, observe_shared, publish_shared, resolve, sectors,
     shared, touch_sectors,
 };
+use crate::exec::runs::{self, LANE_BYTES, Rows, Runs};
 use crate::exec::step::{Next, report_undefined};
 use crate::finding::FindingKind;
 use crate::instruction::{Access, Order, Scope, Space};
@@ -16,7 +17,7 @@ use crate::shared::Who;
 use crate::warp::Warp;
 
 /// Up to 32 bytes of one lane.
-type Bytes = [u8; 32];
+type Bytes = [u8; LANE_BYTES];
 
 /// Executes a load.
 pub(crate) fn load(
@@ -31,12 +32,17 @@ pub(crate) fn load(
     let (mut data, mut undefined) = ([[0u8; 32]; LANES], 0u32);
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
-    for lane in lanes(active) {
-        aligned(warp, m, (pc, lane), row[lane], size)?;
-        let bytes = &mut data[lane][..size as usize];
-        let lists = (&mut spans, &mut banks);
-        let written = load_lane(warp, m, access, (pc, lane), row[lane], bytes, lists)?;
-        undefined |= u32::from(!written) << lane;
+    if let Some(runs) = runs_of(warp, m, access, &row, active) {
+        let lists = (&mut data, &mut spans);
+        undefined = runs::load(warp, m, (access, pc), &runs, lists);
+    } else {
+        for lane in lanes(active) {
+            aligned(warp, m, (pc, lane), row[lane], size)?;
+            let bytes = &mut data[lane][..size as usize];
+            let lists = (&mut spans, &mut banks);
+            let written = load_lane(warp, m, access, (pc, lane), row[lane], bytes, lists)?;
+            undefined |= u32::from(!written) << lane;
+        }
     }
     if !spans.is_empty() {
         m.counts.global_read_bytes += size * u64::from(active.count_ones());
@@ -62,6 +68,22 @@ pub(crate) fn load(
     Ok(Next::Go)
 }
 
+/// The runs of lanes of an access to global memory that has no memory order.
+#[inline]
+fn runs_of(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    access: &Access,
+    row: &[u64; LANES],
+    active: u32,
+) -> Option<Runs> {
+    if access.order.is_strong() {
+        return None;
+    }
+    let each = u64::from(access.width) * access.registers.len() as u64;
+    Runs::find(warp, m, (access.address.space, row), each, active)
+}
+
 /// The sectors and the banks' addresses that the lanes of an access touch.
 type Touched<'t> = (&'t mut Vec<(usize, u64)>, &'t mut Vec<u32>);
 
@@ -85,10 +107,11 @@ fn load_lane(
             if access.address.space != Space::Const {
                 sectors(spans, place.0, place.1, size);
                 let manner = Manner::of_thread(access.order, access.scope);
-                note_global_read(warp, m, site, place, size, manner);
-            }
-            if access.read_only {
-                note_constant_read(warp, m, site, place, size);
+                if access.read_only {
+                    note_constant_read(warp, m, site, Span::of_lane(place, size));
+                } else {
+                    note_global_read(warp, m, site, place, size, manner);
+                }
             }
             if access.order.is_strong() {
                 let order = (access.scope, access.order.acquires());
@@ -191,7 +214,7 @@ fn load_param(
 }
 
 /// Writes loaded bytes to registers, extended to their size.
-fn scatter(warp: &mut Warp, access: &Access, data: &[Bytes; LANES], active: u32) {
+fn scatter(warp: &mut Warp, access: &Access, data: &Rows, active: u32) {
     let width = access.width as usize;
     for (n, &register) in access.registers.iter().enumerate() {
         for lane in lanes(active) {
@@ -245,7 +268,15 @@ pub(crate) fn store(
     }
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
-    for lane in lanes(active) {
+    let runs = match undefined & active {
+        0 => runs_of(warp, m, access, &row, active),
+        _ => None,
+    };
+    if let Some(runs) = &runs {
+        let data = |lane: usize| gather(warp, access, lane);
+        runs::store(warp, m, pc, runs, (data, &mut spans));
+    }
+    for lane in lanes(if runs.is_some() { 0 } else { active }) {
         aligned(warp, m, (pc, lane), row[lane], size)?;
         let data = gather(warp, access, lane);
         let bytes = (&data[..size as usize], undefined >> lane & 1 == 0);
@@ -344,7 +375,8 @@ pub(crate) fn store_global(
     found.write(offset, bytes);
     if same {
         let by = Accessor { clock: &warp.clock, lane: site.1, manner };
-        m.run.races.on_same_write(allocation, offset, size, by);
+        let span = Span::of_lane((allocation, offset), size);
+        m.run.races.on_same_write(span, by);
     } else {
         note_global_write(warp, m, site, (allocation, offset), size, manner);
     }

@@ -21,6 +21,7 @@ mod mbarrier;
 mod memory;
 mod peer;
 mod registers;
+mod runs;
 pub(crate) mod step;
 mod tensor_copy;
 mod tile;
