@@ -71,6 +71,29 @@ fn lanes_of_a_line() {
     races(&format!("{pair}{singly} xor.b32 %r6, %r1, 1; ld.global.u32 %r4, [%rd2];"), 1);
 }
 
+/// All lanes read one word, and one lane writes it.
+#[test]
+fn lanes_that_share_a_word() {
+    for writer in [0, 1, 9, 31] {
+        let write =
+            format!("setp.eq.u32 %p4, %r1, {writer}; @%p4 st.global.u32 [%rd1], %r3;");
+        for read in
+            ["ld.global.u32 %r4, [%rd1];", "ld.global.v4.u32 {%r4, %r5, %r6, %r7}, [%rd1];"]
+        {
+            races(&format!("{write}{read}"), 1);
+            races(&format!("{read}{write}"), 1);
+            quiet(&format!("{write} bar.warp.sync -1; {read}"), 1);
+            quiet(&format!("{read} bar.warp.sync -1; {write}"), 1);
+            // Only the writer reads.
+            quiet(&format!("{write} @%p4 {read} @%p4 st.global.u32 [%rd1], %r1;"), 1);
+        }
+    }
+    // All lanes get the word.
+    let body = "st.global.u32 [%rd2], %r3; bar.warp.sync -1; ld.global.u32 %r4, [%rd1+8]; \
+                setp.eq.u32 %p4, %r4, 79; @%p4 bra END; trap; END:";
+    quiet(body, 1);
+}
+
 #[test]
 fn bytes_beside_halves() {
     let half = "@%p1 st.global.v4.u32 [%rd1+16], {%r2, %r2, %r2, %r2};";

@@ -32,7 +32,7 @@ pub(crate) fn load(
     let (mut data, mut undefined) = ([[0u8; 32]; LANES], 0u32);
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
-    if let Some(runs) = runs_of(warp, m, access, &row, active) {
+    if let Some(runs) = runs_of(warp, m, access, (&row, true), active) {
         let lists = (&mut data, &mut spans);
         undefined = runs::load(warp, m, (access, pc), &runs, lists);
     } else {
@@ -74,14 +74,14 @@ fn runs_of(
     warp: &Warp,
     m: &mut Machine<'_>,
     access: &Access,
-    row: &[u64; LANES],
+    (row, is_load): (&[u64; LANES], bool),
     active: u32,
 ) -> Option<Runs> {
     if access.order.is_strong() {
         return None;
     }
     let each = u64::from(access.width) * access.registers.len() as u64;
-    Runs::find(warp, m, (access.address.space, row), each, active)
+    Runs::find(warp, m, (access.address.space, row), (each, is_load), active)
 }
 
 /// The sectors and the banks' addresses that the lanes of an access touch.
@@ -269,7 +269,7 @@ pub(crate) fn store(
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
     let runs = match undefined & active {
-        0 => runs_of(warp, m, access, &row, active),
+        0 => runs_of(warp, m, access, (&row, false), active),
         _ => None,
     };
     if let Some(runs) = &runs {

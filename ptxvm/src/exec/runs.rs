@@ -21,8 +21,8 @@ pub(crate) struct Run {
     pub place: (usize, u64),
     pub first: usize,
     pub lanes: usize,
-    /// From the bytes of one lane to those of the next: as many as each has, or 8 where it
-    /// has 4.
+    /// From the bytes of one lane to those of the next: as many as each has, 8 where it has
+    /// 4, or 0 where all read the same.
     stride: u64,
 }
 
@@ -32,8 +32,13 @@ impl Run {
         (self.stride * (self.lanes as u64 - 1) + each) as usize
     }
 
-    fn span(&self, each: u64) -> Span {
-        Span::of_lanes(self.place, self.lanes, (each, self.stride))
+    /// The accesses that the checks have to know of, by their first lanes. Of lanes that read
+    /// the same, the first two stand for all: with either of them each other lane would be
+    /// one of several, and one of them is not the lane that wrote.
+    fn spans(&self, each: u64) -> impl Iterator<Item = (usize, Span)> {
+        let (count, lanes) = if self.stride == 0 { (2, 1) } else { (1, self.lanes) };
+        let span = Span::of_lanes(self.place, lanes, (each, self.stride));
+        (self.first..self.first + count).map(move |lane| (lane, span))
     }
 }
 
@@ -44,11 +49,13 @@ pub(crate) struct Runs {
     count: usize,
     /// Bytes of each lane, a power of two.
     each: u64,
+    /// Lanes that access the same bytes may be one run.
+    shares: bool,
 }
 
 impl Runs {
     pub(crate) fn new(each: u64) -> Self {
-        Self { list: [Run::default(); LANES], count: 0, each }
+        Self { list: [Run::default(); LANES], count: 0, each, shares: false }
     }
 
     pub(crate) fn list(&self) -> &[Run] {
@@ -64,7 +71,7 @@ impl Runs {
             && last.first + last.lanes == lane
             && let Some(gap) = place.1.checked_sub(last.place.1)
             && (gap == last.stride * last.lanes as u64
-                || last.lanes == 1 && (each, gap) == (4, 8))
+                || last.lanes == 1 && (self.shares && gap == 0 || (each, gap) == (4, 8)))
         {
             last.stride = if last.lanes == 1 { gap } else { last.stride };
             last.lanes += 1;
@@ -80,14 +87,14 @@ impl Runs {
         warp: &Warp,
         m: &mut Machine<'_>,
         (space, row): (Space, &[u64; LANES]),
-        each: u64,
+        (each, is_load): (u64, bool),
         active: u32,
     ) -> Option<Self> {
         let is_global = matches!(space, Space::Global | Space::Generic);
         if !is_global || !each.is_power_of_two() {
             return None;
         }
-        let mut runs = Self::new(each);
+        let mut runs = Self { shares: is_load, ..Self::new(each) };
         for lane in lanes(active) {
             let Target::Global(address) = resolve(space, warp.rank, row[lane]) else {
                 return None;
@@ -133,8 +140,8 @@ pub(crate) fn load(
         let found = &m.run.memory.allocations[run.place.0];
         let (bytes, stride) = (run.bytes(runs.each), run.stride as usize);
         found.read(run.place.1, &mut flat[..bytes]);
-        for (row, part) in data[run.first..].iter_mut().zip(flat[..bytes].chunks(stride)) {
-            row[..each].copy_from_slice(&part[..each]);
+        for (n, row) in data[run.first..][..run.lanes].iter_mut().enumerate() {
+            row[..each].copy_from_slice(&flat[n * stride..][..each]);
         }
         if !found.is_written(run.place.1, bytes as u64) {
             for n in 0..run.lanes {
@@ -144,11 +151,12 @@ pub(crate) fn load(
             }
         }
         sectors(spans, run.place.0, run.place.1, bytes as u64);
-        let span = run.span(runs.each);
-        if access.read_only {
-            note_constant_read(warp, m, (pc, run.first), span);
-        } else {
-            note_read(warp, m, (pc, run.first), span, Manner::Weak);
+        for (lane, span) in run.spans(runs.each) {
+            if access.read_only {
+                note_constant_read(warp, m, (pc, lane), span);
+            } else {
+                note_read(warp, m, (pc, lane), span, Manner::Weak);
+            }
         }
     }
     undefined
@@ -223,7 +231,9 @@ fn note_stores(
 /// Records the runs of reads.
 pub(crate) fn note_reads(warp: &Warp, m: &mut Machine<'_>, pc: u32, runs: &Runs) {
     for run in runs.list() {
-        note_read(warp, m, (pc, run.first), run.span(runs.each), Manner::Weak);
+        for (lane, span) in run.spans(runs.each) {
+            note_read(warp, m, (pc, lane), span, Manner::Weak);
+        }
     }
 }
 
