@@ -35,8 +35,19 @@ impl Cache {
         Self { sets, lines: HashMap::new(), clock: 0, read: 0, written: 0 }
     }
 
-    /// A request for the sector at `address / 32`.
-    pub(crate) fn access(&mut self, sector: u64, write: bool) {
+    /// A read of the sector at `address / 32`, which on a miss fetches all of the
+    /// `prefetch` sectors that it lies among, up to but without `end`.
+    pub(crate) fn read(&mut self, sector: u64, prefetch: u64, end: u64) {
+        if self.access(sector, false) && prefetch > 1 {
+            let first = sector / prefetch * prefetch;
+            for other in first..(first + prefetch).min(end) {
+                self.access(other, false);
+            }
+        }
+    }
+
+    /// A request for the sector at `address / 32`; says whether it is a read that missed.
+    pub(crate) fn access(&mut self, sector: u64, write: bool) -> bool {
         self.clock += 1;
         let (line, bit) = (sector / SECTORS, 1u8 << (sector % SECTORS));
         // Strides of powers of two must not all map to one set.
@@ -53,12 +64,13 @@ impl Cache {
         }
         let way = &mut set[at];
         way.used = self.clock;
+        let misses = !write && way.valid & bit == 0;
         if write {
             way.dirty |= bit;
-        } else if way.valid & bit == 0 {
-            self.read += 1;
         }
+        self.read += u64::from(misses);
         way.valid |= bit;
+        misses
     }
 
     /// Writes to DRAM what is dirty at the end; says how many sectors that were.
@@ -81,7 +93,9 @@ mod tests {
     fn what_fits_is_read_once() {
         let mut cache = Cache::new(1 << 20);
         for _ in 0..3 {
-            (0..1000).for_each(|sector| cache.access(sector, false));
+            (0..1000).for_each(|sector| {
+                cache.access(sector, false);
+            });
         }
         assert_eq!((cache.read, cache.written), (1000, 0));
     }
@@ -90,16 +104,33 @@ mod tests {
     fn what_does_not_fit_is_read_again() {
         let mut cache = Cache::new(LINE_BYTES * WAYS as u64);
         for _ in 0..3 {
-            (0..1000).for_each(|sector| cache.access(sector, false));
+            (0..1000).for_each(|sector| {
+                cache.access(sector, false);
+            });
         }
         assert_eq!(cache.read, 3000);
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_is_read_from_dram() {
+        let mut cache = Cache::new(1 << 20);
+        cache.read(5, 4, 100);
+        assert_eq!(cache.read, 4);
+        cache.read(6, 4, 100);
+        assert_eq!(cache.read, 4, "it was fetched with the other");
+        cache.read(98, 8, 100);
+        assert_eq!(cache.read, 8, "nothing beyond the end");
+        cache.read(50, 1, 100);
+        assert_eq!(cache.read, 9);
     }
 
     #[test]
     fn writes_leave_once() {
         let mut cache = Cache::new(1 << 20);
         for _ in 0..3 {
-            (0..100).for_each(|sector| cache.access(sector, true));
+            (0..100).for_each(|sector| {
+                cache.access(sector, true);
+            });
         }
         cache.access(5, false);
         assert_eq!(cache.flush(), 100);

@@ -264,6 +264,17 @@ impl<'l> Machine<'l> {
         }
     }
 
+    /// A read of a sector of an allocation brings all of the `sectors` that it lies among
+    /// into L2, unless it is there.
+    pub(crate) fn fetch(&self, allocation: usize, sector: u64, sectors: u64) {
+        if let Some(l2) = &self.run.l2 {
+            let found = &self.run.memory.allocations[allocation];
+            let end = (found.base + found.bytes).div_ceil(32);
+            let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
+            l2.read(found.base / 32 + sector, sectors, end);
+        }
+    }
+
     /// The clock entry and time of a copy that completes now and signals this mbarrier.
     pub(crate) fn next_landing(&mut self, barrier: u32) -> (usize, u32) {
         self.landed += 1;

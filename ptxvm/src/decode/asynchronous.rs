@@ -2,7 +2,7 @@
 
 use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::decoder::{Decoder, Result};
+use crate::decode::decoder::{Decoder, Result, fetched_bytes};
 use crate::instruction::*;
 use crate::syntax::Operand;
 
@@ -86,7 +86,8 @@ impl<'a> Decoder<'_, 'a> {
         if to != Space::Shared || from != Space::Global {
             return self.fail("only '.shared.global' is implemented");
         }
-        self.parts.any(&["L2::64B", "L2::128B", "L2::256B"]);
+        let prefetch_bytes =
+            fetched_bytes(self.parts.any(&["L2::64B", "L2::128B", "L2::256B"]));
         let policy = self.parts.take("L2::cache_hint");
         self.arity(3, 4 + usize::from(policy))?;
         let bytes = self.immediate(2)?;
@@ -99,6 +100,7 @@ impl<'a> Decoder<'_, 'a> {
             bytes: bytes as u32,
             source_bytes: None,
             ignore: None,
+            prefetch_bytes,
         };
         if self.operands() > 3 + usize::from(policy) {
             // A predicate means to ignore the source, an integer is the source's size.

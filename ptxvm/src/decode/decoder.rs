@@ -152,3 +152,9 @@ impl Decoder<'_, '_> {
         self.blocks_communicate = true;
     }
 }
+
+/// The bytes that a hint such as `L2::128B` makes L2 fetch at a time; 0 for another one.
+pub(super) fn fetched_bytes(hint: Option<&str>) -> u32 {
+    let size = hint.and_then(|hint| hint.strip_prefix("L2::")?.strip_suffix('B'));
+    size.and_then(|size| size.parse().ok()).unwrap_or(0)
+}

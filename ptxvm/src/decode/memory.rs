@@ -2,7 +2,7 @@
 
 use crate::bank::Bank;
 use crate::count::Class;
-use crate::decode::decoder::{Decoder, Result};
+use crate::decode::decoder::{Decoder, Result, fetched_bytes};
 use crate::instruction::*;
 use crate::lanes::{Args, Wide, copy, wide};
 use crate::syntax::{Operand, Register};
@@ -108,12 +108,14 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    fn hints(&mut self) -> bool {
-        let mut policy = false;
+    /// Whether there is a cache policy, and how many bytes L2 fetches at a time.
+    fn hints(&mut self) -> (bool, u32) {
+        let (mut policy, mut prefetch_bytes) = (false, 0);
         while let Some(hint) = self.parts.any(&CACHE) {
             policy |= hint == "L2::cache_hint";
+            prefetch_bytes = fetched_bytes(Some(hint)).max(prefetch_bytes);
         }
-        policy
+        (policy, prefetch_bytes)
     }
 
     /// The registers of a vector operand and the element's width.
@@ -174,7 +176,7 @@ impl<'a> Decoder<'_, 'a> {
         let (order, scope) = self.order();
         let space = self.space();
         let read_only = self.parts.take("nc");
-        let policy = self.hints();
+        let (policy, prefetch_bytes) = self.hints();
         let (width, signed, bank, bits, registers) = self.access(0, true)?;
         self.arity(2 + usize::from(policy), 2 + usize::from(policy))?;
         let address = self.address(1, space)?;
@@ -188,6 +190,7 @@ impl<'a> Decoder<'_, 'a> {
             order,
             scope,
             read_only,
+            prefetch_bytes,
         };
         if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
             self.blocks_communicate();
@@ -202,7 +205,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         let (order, scope) = self.order();
         let (space, read_only) = (self.space(), false);
-        let policy = self.hints();
+        let (policy, _) = self.hints();
         let (width, signed, bank, bits, registers) = self.access(1, false)?;
         self.arity(2 + usize::from(policy), 2 + usize::from(policy))?;
         let address = self.address(0, space)?;
@@ -216,6 +219,7 @@ impl<'a> Decoder<'_, 'a> {
             order,
             scope,
             read_only,
+            prefetch_bytes: 0,
         };
         if order.is_strong() && matches!(space, Space::Global | Space::Generic) {
             self.blocks_communicate();
@@ -238,7 +242,7 @@ impl<'a> Decoder<'_, 'a> {
             return self.fail("operation is missing or not implemented");
         };
         self.parts.take("noftz");
-        let policy = self.hints();
+        let (policy, _) = self.hints();
         let count = match self.parts.any(&["v2", "v4", "v8"]) {
             Some("v2") => 2,
             Some("v4") => 4,

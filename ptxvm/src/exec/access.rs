@@ -238,6 +238,21 @@ pub(crate) fn conflict(
     m.note(kind, warp, pc, lane, place, || detail);
 }
 
+/// Counts the sectors that a request reads, marks them, and fetches what L2 fetches with
+/// them.
+pub(crate) fn read_sectors(
+    m: &mut Machine<'_>,
+    spans: &mut Vec<(usize, u64)>,
+    prefetch_bytes: u32,
+) {
+    if m.run.l2.is_some() && prefetch_bytes > 32 {
+        for &(allocation, sector) in spans.iter() {
+            m.fetch(allocation, sector, u64::from(prefetch_bytes / 32));
+        }
+    }
+    touch_sectors(m, spans, false);
+}
+
 /// Counts the sectors of one request and marks them.
 pub(crate) fn touch_sectors(
     m: &mut Machine<'_>,

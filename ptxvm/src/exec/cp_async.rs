@@ -2,7 +2,7 @@
 
 use crate::check::Manner;
 use crate::exec::access::{
-    addresses, aligned, conflict, global, note_global_read, sectors, shared, touch_sectors,
+    addresses, aligned, conflict, global, note_global_read, read_sectors, sectors, shared,
 };
 use crate::exec::landing;
 use crate::exec::runs::{Runs, note_reads};
@@ -78,7 +78,7 @@ pub(crate) fn issue(
         m.counts.async_bytes += bytes;
     }
     note_reads(warp, m, pc, &runs);
-    touch_sectors(m, &mut spans, false);
+    read_sectors(m, &mut spans, op.prefetch_bytes);
     Ok(())
 }
 

@@ -4,8 +4,8 @@ use crate::bank::Bank;
 use crate::check::{Accessor, Manner, Span};
 use crate::exec::access::{
     Target, addresses, aligned, conflict, count_shared, global, note_constant_read,
-    note_global_read, note_global_write, observe_shared, publish_shared, resolve, sectors,
-    shared, touch_sectors,
+    note_global_read, note_global_write, observe_shared, publish_shared, read_sectors,
+    resolve, sectors, shared, touch_sectors,
 };
 use crate::exec::runs::{self, LANE_BYTES, Rows, Runs};
 use crate::exec::step::{Next, report_undefined};
@@ -46,7 +46,7 @@ pub(crate) fn load(
     }
     if !spans.is_empty() {
         m.counts.global_read_bytes += size * u64::from(active.count_ones());
-        touch_sectors(m, &mut spans, false);
+        read_sectors(m, &mut spans, access.prefetch_bytes);
     }
     if !banks.is_empty() {
         count_shared(m, &banks, size as u32, false);

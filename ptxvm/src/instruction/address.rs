@@ -104,4 +104,6 @@ pub(crate) struct Access {
     pub scope: Scope,
     /// A load through the read-only path: `.nc`.
     pub read_only: bool,
+    /// Bytes that L2 fetches at a time, by `.L2::128B` and the like.
+    pub prefetch_bytes: u32,
 }

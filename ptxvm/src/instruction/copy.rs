@@ -12,6 +12,8 @@ pub(crate) struct CpAsync {
     pub source_bytes: Option<u16>,
     /// Do not read the source where this predicate is set.
     pub ignore: Option<u16>,
+    /// Bytes that L2 fetches at a time, by `.L2::128B` and the like.
+    pub prefetch_bytes: u32,
 }
 
 /// What a bulk copy moves.
