@@ -2,7 +2,8 @@
 
 use crate::check::Manner;
 use crate::exec::access::{
-    addresses, aligned, conflict, global, note_global_read, read_sectors, sectors, shared,
+    Target, addresses, aligned, conflict, global, note_global_read, read_sectors, resolve,
+    sectors, shared,
 };
 use crate::exec::landing;
 use crate::exec::runs::{Runs, note_reads};
@@ -38,16 +39,7 @@ pub(crate) fn issue(
         }
         let wanted = if ignored >> lane & 1 != 0 { 0 } else { u64::from(asked) };
         let place = if wanted > 0 {
-            aligned(warp, m, (pc, lane), from[lane], bytes)?;
-            let address =
-                match crate::exec::access::resolve(op.from.space, warp.rank, from[lane]) {
-                    crate::exec::access::Target::Global(address) => address,
-                    _ => {
-                        let detail = "the source is not global memory";
-                        return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
-                    }
-                };
-            let place = global(warp, m, (pc, lane), address, wanted)?;
+            let place = source(warp, m, op, (pc, lane), (from[lane], wanted))?;
             if wanted == bytes {
                 runs.push(lane, place);
             } else {
@@ -80,6 +72,22 @@ pub(crate) fn issue(
     note_reads(warp, m, pc, &runs);
     read_sectors(m, &mut spans, op.prefetch_bytes);
     Ok(())
+}
+
+/// The place in global memory that a lane's copy reads.
+fn source(
+    warp: &Warp,
+    m: &mut Machine<'_>,
+    op: &CpAsync,
+    site: (u32, usize),
+    (from, wanted): (u64, u64),
+) -> Step<(usize, u64)> {
+    aligned(warp, m, site, from, u64::from(op.bytes))?;
+    let Target::Global(address) = resolve(op.from.space, warp.rank, from) else {
+        let detail = "the source is not global memory";
+        return m.stop(FindingKind::BadOperand, warp, site.0, site.1, detail);
+    };
+    global(warp, m, site, address, wanted)
 }
 
 /// Waits until at most `pending` groups of each active lane are on their way.
