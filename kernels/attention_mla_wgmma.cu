@@ -37,6 +37,15 @@
 #include "mbarrier.cuh"
 #include "split_kv.cuh"
 #include "tile.cuh"
+#include "wgmma.cuh"
+
+// Products of queries and keys, the rope panel's where its elements are not converted, and
+// of attention weights and values.
+WGMMA(MULTIPLIED, 64)
+WGMMA(MULTIPLIED, 256)
+#if defined(CACHED_E4M3) && !defined(ELEMENT_F16)
+WGMMA(ELEMENT, 64)
+#endif
 
 // --- Shape -----------------------------------------------------------------
 
@@ -505,9 +514,9 @@ DEVICE void start_scores(float (&s)[TILE / 2], Shared &shared, Tile tile) {
       const u64 queries = panel_descriptor(query_panel(0), offset, 0, ATOM_BYTES);
       const u64 keys = panel_descriptor(tile.panel(0), offset, 0, ATOM_BYTES);
       if (panel < VALUE_PANELS)
-        wgmma_cached_m64n64k16(s, queries, keys, panel + step > 0);
+        Wgmma<MULTIPLIED, 64>::ss(s, queries, keys, panel + step > 0);
       else
-        wgmma_m64n64k16(s, queries, keys, true);
+        Wgmma<ELEMENT, 64>::ss(s, queries, keys, true);
     }
   }
 }
@@ -522,7 +531,7 @@ DEVICE void start_outputs(State &state, Tile tile, u32 group) {
                                          0, ATOM_BYTES);
     const u64 values = panel_descriptor(tile.panel(group * OWN_PANELS), step * STEP * ROW_BYTES,
                                         PANEL_BYTES, ATOM_BYTES);
-    wgmma_cached_m64n256k16_trans(state.o, weights, values);
+    Wgmma<MULTIPLIED, 256>::ss_trans(state.o, weights, values, true);
   }
 }
 

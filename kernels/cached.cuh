@@ -8,8 +8,11 @@
 
 #if defined(CACHED_16)
 constexpr u32 CACHED_BYTES = 2;
+// What the elements are multiplied in.
+#define MULTIPLIED ELEMENT
 #elif defined(CACHED_E4M3) || defined(CACHED_INT8)
 constexpr u32 CACHED_BYTES = 1;
+#define MULTIPLIED F16
 #else
 #error "compile with -DCACHED_16, -DCACHED_E4M3 or -DCACHED_INT8"
 #endif
@@ -20,20 +23,6 @@ DEVICE void mma_cached(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     mma_m16n8k16_f16(d, a, b0, b1);
   else
     mma_m16n8k16(d, a, b0, b1);
-}
-
-// The same as warpgroup instructions.
-DEVICE void wgmma_cached_m64n64k16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
-  if (CACHED_BYTES == 1)
-    wgmma_m64n64k16_f16(d, a, b, accumulate);
-  else
-    wgmma_m64n64k16(d, a, b, accumulate);
-}
-DEVICE void wgmma_cached_m64n256k16_trans(float (&d)[128], u64 a, u64 b) {
-  if (CACHED_BYTES == 1)
-    wgmma_m64n256k16_trans_f16(d, a, b);
-  else
-    wgmma_m64n256k16_trans(d, a, b);
 }
 
 // Two attention weights as an operand of mma_cached, the first in the low half.

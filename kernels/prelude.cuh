@@ -17,6 +17,14 @@ static_assert(sizeof(void *) == 8, "pointers are passed as 64-bit addresses");
 #define KERNEL(threads, blocks_per_sm) \
   extern "C" __global__ void __launch_bounds__(threads, blocks_per_sm)
 
+// Number formats, for templates.
+struct Bf16 {};
+struct F16 {};
+struct Tf32 {};
+struct E4m3 {};
+struct E5m2 {};
+struct Int8 {};
+
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 

@@ -1,5 +1,6 @@
 // PTX instructions as functions: one function, one instruction, and no other
-// file contains asm. Names follow the PTX ISA.
+// file contains asm, but for the products of warpgroups in wgmma.cuh. Names follow the PTX
+// ISA.
 #pragma once
 #include "prelude.cuh"
 
@@ -129,6 +130,11 @@ DEVICE void bar_sync(u32 number, u32 threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+// Arrives there without waiting.
+DEVICE void bar_arrive(u32 number, u32 threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 // --- Registers: sm_90a --------------------------------------------------------
 
 // Releases registers until a thread has `registers`; executed by all of a warpgroup.
@@ -208,6 +214,69 @@ DEVICE void cp_async_bulk_tensor_3d_load(u32 to, const TensorMap &map, u32 x, u3
       : "memory");
 }
 
+// The same for two dimensions.
+DEVICE void cp_async_bulk_tensor_2d_load(u32 to, const TensorMap &map, u32 x, u32 y,
+                                         u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier)
+      : "memory");
+}
+
+// The same for four dimensions.
+DEVICE void cp_async_bulk_tensor_4d_load(u32 to, const TensorMap &map, u32 x, u32 y, u32 z,
+                                         u32 w, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier)
+      : "memory");
+}
+
+// Copies a box to the same place in every block of the cluster whose bit in `blocks` is
+// set, and counts its bytes at the mbarrier of each.
+DEVICE void cp_async_bulk_tensor_2d_multicast(u32 to, const TensorMap &map, u32 x, u32 y,
+                                              u32 barrier, u16 blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+DEVICE void cp_async_bulk_tensor_3d_multicast(u32 to, const TensorMap &map, u32 x, u32 y, u32 z,
+                                              u32 barrier, u16 blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+// Copies a box from shared memory to a tensor, as part of this thread's next group; what
+// lies past the tensor's end is not written.
+DEVICE void cp_async_bulk_tensor_2d_store(const TensorMap &map, u32 x, u32 y, u32 from) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
+          &map),
+      "r"(x), "r"(y), "r"(from)
+      : "memory");
+}
+
+DEVICE void cp_async_bulk_tensor_3d_store(const TensorMap &map, u32 x, u32 y, u32 z, u32 from) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], "
+      "[%4];" ::"l"(&map),
+      "r"(x), "r"(y), "r"(z), "r"(from)
+      : "memory");
+}
+
+// Loads a tensor map into the cache of descriptors.
+DEVICE void prefetch_tensormap(const TensorMap &map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Prefetches a multiple of 16 bytes, aligned to 16, into L2.
 DEVICE void cp_async_bulk_prefetch(const void *from, u32 bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
@@ -243,6 +312,66 @@ DEVICE void fence_proxy_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// --- Clusters: sm_90 and up ------------------------------------------------------
+
+// Number of this block in its cluster.
+DEVICE u32 cluster_ctarank() {
+  u32 rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// The address, in block `rank` of the cluster, of what is at `address` in this one.
+DEVICE u32 mapa(u32 address, u32 rank) {
+  u32 there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+// Arrives at an mbarrier of any block of the cluster, given by mapa.
+DEVICE void mbarrier_arrive_cluster(u32 barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+               : "memory");
+}
+
+// Whether the phase of this parity has completed, where other blocks of the cluster arrive.
+DEVICE bool mbarrier_try_wait_parity_cluster(u32 barrier, u32 parity) {
+  u32 ended;
+  asm volatile(
+      "{\n.reg .pred ended;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, ended;\n}"
+      : "=r"(ended)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return ended;
+}
+
+// Arrives at, and waits for, the barrier of all threads of the cluster.
+DEVICE void barrier_cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+DEVICE void barrier_cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Reads 16 bytes of the shared memory of any block of the cluster, given by mapa.
+DEVICE Words4 ld_shared_cluster_v4(u32 address) {
+  Words4 v;
+  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// Writes 16 bytes there.
+DEVICE void st_shared_cluster_v4(u32 address, Words4 v) {
+  asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.w[0]),
+               "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
+
 // --- Matrices in shared memory ---------------------------------------------
 
 // Loads four 8 x 8 matrices of 16-bit elements; lanes 8 i to 8 i + 7 give the
@@ -274,6 +403,13 @@ DEVICE void ldmatrix_x2_trans(u32 (&r)[2], u32 address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
                : "r"(address)
+               : "memory");
+}
+
+// Stores four 8 x 8 matrices, as ldmatrix_x4 loads them. sm_90 and up.
+DEVICE void stmatrix_x4(u32 address, const u32 (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                : "memory");
 }
 
@@ -319,105 +455,6 @@ DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) 
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-
-// --- Tensor cores by warpgroup: d += a * b, sm_90a -------------------------------
-// Four warps together multiply tiles in shared memory, given by descriptors,
-// asynchronously. Accumulators are laid out as in mma above: warp w has the rows from
-// 16 w on, and registers 4 i to 4 i + 3 are the columns from 8 i on.
-
-// Describes a tile of 16-bit elements, `offset` bytes after an address. It is stored in
-// panels of 128 bytes a row with swizzled chunks: groups of eight rows are `stride` bytes
-// apart, and, where the sum runs across the rows of panels, panels are `leading` bytes
-// apart.
-DEVICE u64 panel_descriptor(u32 address, u32 offset, u32 leading, u32 stride) {
-  const u32 low = (address >> 4) + (offset >> 4) + (leading >> 4 << 16);
-  return u64(1u << 30 | stride >> 4) << 32 | low;
-}
-
-// Orders accesses to registers before products started after it.
-DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-
-// Makes a group of the products since the last group.
-DEVICE void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-// Waits until at most `pending` groups are incomplete.
-template <u32 pending>
-DEVICE void wgmma_wait_group() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
-}
-
-// No instruction: keeps the compiler from moving accesses to the registers across it.
-template <u32 count>
-DEVICE void pin(float (&d)[count]) {
-#pragma unroll
-  for (u32 i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-// Operands of the instructions below and their placeholders.
-#define F8(d, i)                                                                         \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]),            \
-      "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define F32(d, i) F8(d, i), F8(d, i + 8), F8(d, i + 16), F8(d, i + 24)
-#define F128(d) F32(d, 0), F32(d, 32), F32(d, 64), F32(d, 96)
-#define REGISTERS_32                                                                        \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                   \
-  "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                         \
-  "%24, %25, %26, %27, %28, %29, %30, %31"
-#define REGISTERS_128                                                                       \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, "                                   \
-  "%12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "                         \
-  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "                         \
-  "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                         \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "                         \
-  "%60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, "                         \
-  "%72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, "                         \
-  "%84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                         \
-  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, "                 \
-  "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, "             \
-  "%120, %121, %122, %123, %124, %125, %126, %127"
-
-// b has 64 columns; in both operands the sum runs along the rows of their panels. Starts
-// from zero where `accumulate` is false.
-DEVICE void wgmma_m64n64k16_bf16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulate;\nsetp.ne.u32 accumulate, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32 "}, %32, %33, "
-      "accumulate, 1, 1, 0, 0;\n}"
-      : F32(d, 0)
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-
-DEVICE void wgmma_m64n64k16_f16(float (&d)[32], u64 a, u64 b, u32 accumulate) {
-  asm volatile(
-      "{\n.reg .pred accumulate;\nsetp.ne.u32 accumulate, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" REGISTERS_32 "}, %32, %33, "
-      "accumulate, 1, 1, 0, 0;\n}"
-      : F32(d, 0)
-      : "l"(a), "l"(b), "r"(accumulate));
-}
-
-// b has 256 columns, which run along the rows of its panels.
-DEVICE void wgmma_m64n256k16_trans_bf16(float (&d)[128], u64 a, u64 b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGISTERS_128 "}, %128, %129, "
-      "1, 1, 1, 0, 1;"
-      : F128(d)
-      : "l"(a), "l"(b));
-}
-
-DEVICE void wgmma_m64n256k16_trans_f16(float (&d)[128], u64 a, u64 b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" REGISTERS_128 "}, %128, %129, "
-      "1, 1, 1, 0, 1;"
-      : F128(d)
-      : "l"(a), "l"(b));
-}
-
-#undef F8
-#undef F32
-#undef F128
-#undef REGISTERS_32
-#undef REGISTERS_128
 
 // --- Arithmetic ------------------------------------------------------------
 
