@@ -10,6 +10,7 @@ use clap::Subcommand;
 use super::options::OutputFormat;
 use super::{plans, table};
 use crate::inventory::{Inventory, Wanted};
+use crate::model::issue::{LoopClocks, Unit};
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::toolchain::nvrtc::Resources;
@@ -96,6 +97,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     let mut sections = vec![resources(&inventory, &built, args.format)];
     if args.sass {
         sections.push(mixes(&built, &listings));
+        sections.push(clocks(&built, &listings));
     }
     table::print(&sections, args.format)?;
     report(&inventory, &built);
@@ -199,8 +201,8 @@ fn mixes(built: &[Built], listings: &[Listing]) -> Section {
     for (item, listing) in built.iter().zip(listings) {
         for (entry, code) in &listing.functions {
             let (part, mix) = match code.main_loop() {
-                Some(mix) => ("loop", mix),
-                None => ("all", code.mix()),
+                Some(of_loop) => ("loop", Mix::of_all(of_loop)),
+                None => ("all", Mix::of_all(&code.instructions)),
             };
             let (arch, hash) = (item.arch.to_string(), item.binary.hash.clone());
             let total = mix.total().to_string();
@@ -220,6 +222,41 @@ fn mixes(built: &[Built], listings: &[Listing]) -> Section {
         columns,
         rows: found.into_iter().map(row).collect(),
         ..Section::default()
+    }
+}
+
+/// What bounds the loops that have products of matrices.
+fn clocks(built: &[Built], listings: &[Listing]) -> Section {
+    let mut rows = Vec::new();
+    for (item, listing) in built.iter().zip(listings) {
+        for (entry, code) in &listing.functions {
+            let of_loop = code.main_loop().and_then(|of| LoopClocks::of(of, item.arch));
+            let Some((clocks, share)) = of_loop
+                .and_then(|clocks| clocks.tensor_share().map(|share| (clocks, share)))
+            else {
+                continue;
+            };
+            let mut row =
+                vec![entry.clone(), item.arch.to_string(), item.binary.hash.clone()];
+            row.push(format!("{:.0}", clocks.tensor_flops));
+            row.extend(Unit::ALL.iter().map(|unit| format!("{:.0}", clocks.on(*unit))));
+            row.extend([clocks.binding().name().to_owned(), format!("{share:.3}")]);
+            rows.push(row);
+        }
+    }
+    let mut columns = vec!["entry", "arch", "hash", "flops"];
+    columns.extend(Unit::ALL.map(Unit::name));
+    columns.extend(["binds", "of tensor rate"]);
+    Section {
+        heading: "Clocks of loops with products, of a warp on its quarter of an SM".into(),
+        paragraphs: vec![
+            "Computed from the machine code, not measured: each unit's clocks if nothing waits. \
+             The longest binds, and the tensor cores reach at most that share of their rate. \
+             Branches that are rarely taken count as if they always were."
+                .to_owned(),
+        ],
+        columns,
+        rows,
     }
 }
 

@@ -10,6 +10,7 @@
 use super::identity::Identity;
 use crate::format::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
+use crate::toolchain::Arch;
 
 /// Factor by which a rate may exceed a derived peak: clocks and bus widths are reported
 /// as whole numbers, and some drivers count bus lanes that are switched off.
@@ -66,6 +67,13 @@ const DESKTOP: [&str; 4] = ["GeForce", "RTX", "Quadro", "TITAN"];
 /// Bytes per second of a memory bus: two transfers per clock on each line.
 pub fn bytes_per_s(memory_clock_hz: f64, memory_bus_bits: u64) -> f64 {
     2.0 * memory_clock_hz * memory_bus_bits as f64 / 8.0
+}
+
+/// Dense FLOPs in a format per clock and multiprocessor of an architecture, where known.
+pub fn flops_per_clock(arch: Arch, dtype: DType) -> Option<f64> {
+    let is_arch = |(cc, _): &&RatesPerClock| *cc == (arch.major, arch.minor);
+    let (_, rates) = RATES.iter().find(is_arch)?;
+    rates.iter().find(|(of, _)| *of == dtype).map(|(_, flops)| f64::from(*flops))
 }
 
 /// Dense peaks of a device at a clock of its multiprocessors: the highest that it reports,

@@ -4,6 +4,7 @@
 pub mod claims;
 pub mod derived;
 pub mod identity;
+pub mod issue;
 pub mod launch;
 pub mod llm;
 pub mod machine;

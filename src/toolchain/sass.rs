@@ -132,6 +132,8 @@ pub struct Code {
 pub struct Instruction {
     /// With its modifiers: `LDG.E.128.CONSTANT`.
     pub opcode: String,
+    /// As they are written: `R4, desc[UR10][R40.64]`.
+    pub operands: String,
     /// Whether it has a predicate.
     conditional: bool,
     /// Label that it names, as a branch does.
@@ -142,7 +144,28 @@ pub struct Instruction {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mix(pub BTreeMap<&'static str, usize>);
 
+impl Instruction {
+    /// The class of its opcode.
+    pub fn class(&self) -> &'static str {
+        class(&self.opcode)
+    }
+
+    /// Whether its opcode has this modifier.
+    pub fn has(&self, modifier: &str) -> bool {
+        self.opcode.split('.').skip(1).any(|part| part == modifier)
+    }
+}
+
 impl Mix {
+    /// The classes of instructions.
+    pub fn of_all<'a>(instructions: impl IntoIterator<Item = &'a Instruction>) -> Self {
+        let mut mix = Mix::default();
+        for instruction in instructions {
+            *mix.0.entry(instruction.class()).or_default() += 1;
+        }
+        mix
+    }
+
     /// Names of the classes, in order.
     pub fn classes() -> impl Iterator<Item = &'static str> {
         CLASSES.iter().map(|(name, _)| *name)
@@ -215,6 +238,8 @@ impl Code {
         if opcode.is_empty() || opcode == "NOP" || never {
             return;
         }
+        let (_, rest) = text.split_once(opcode).unwrap_or_default();
+        let operands = rest.trim().trim_end_matches(';').trim_end().to_owned();
         let target = text
             .split_once("`(")
             .and_then(|(_, rest)| rest.split_once(')'))
@@ -224,19 +249,15 @@ impl Code {
             words.next().is_some_and(|word| word.contains('P') && !word.contains('`'));
         self.instructions.push(Instruction {
             opcode: opcode.to_owned(),
+            operands,
             conditional: predicate.is_some() || opcode.starts_with("BRA") && operand,
             target,
         });
     }
 
-    /// All instructions by class.
-    pub fn mix(&self) -> Mix {
-        mix(self.instructions.iter())
-    }
-
     /// The main loop: the one with the most tensor instructions of its own, or, without
     /// any, the most bytes of memory. Instructions of loops within it are not its own.
-    pub fn main_loop(&self) -> Option<Mix> {
+    pub fn main_loop(&self) -> Option<Vec<&Instruction>> {
         let loops = self.loops();
         let own = |&(first, last): &(usize, usize)| {
             let nested = |at: usize| {
@@ -255,7 +276,7 @@ impl Code {
                 own.len(),
             )
         };
-        loops.iter().map(own).max_by_key(work).map(|own| mix(own.into_iter()))
+        loops.iter().map(own).max_by_key(work)
     }
 
     /// First and last instruction of every loop: a branch back to a label.
@@ -278,14 +299,6 @@ impl Code {
         }
         loops.into_iter().collect()
     }
-}
-
-fn mix<'a>(instructions: impl Iterator<Item = &'a Instruction>) -> Mix {
-    let mut mix = Mix::default();
-    for instruction in instructions {
-        *mix.0.entry(class(&instruction.opcode)).or_default() += 1;
-    }
-    mix
 }
 
 /// Bytes of shared or global memory that a thread accesses; a nominal kilobyte
@@ -375,7 +388,9 @@ mm:
     #[test]
     fn the_main_loop_is_the_one_with_tensor_instructions() {
         let listing = Listing::parse(TEXT.to_owned());
-        let mix = listing.functions["mm"].main_loop().unwrap();
+        let of_loop = listing.functions["mm"].main_loop().unwrap();
+        assert_eq!(of_loop[1].operands, "[R15], desc[UR6][R12.64]");
+        let mix = Mix::of_all(of_loop);
         let expected = [
             ("tensor", 1),
             ("LDSM", 1),
