@@ -532,6 +532,13 @@ DEVICE u16 cvt_e4m3x2(float low, float high) {
   return packed;
 }
 
+// The same to E5M2.
+DEVICE u16 cvt_e5m2x2(float low, float high) {
+  u16 packed;
+  asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
 // Two E4M3 elements as f16, exact. sm_89 and up.
 DEVICE u32 cvt_f16x2_e4m3x2(u16 packed) {
   u32 halves;

@@ -473,9 +473,9 @@ fn tile(dtype: DType) -> Vec<f32> {
     for _ in 0..3 {
         for (element, sum) in (0..).zip(&mut tile) {
             for k in 0..16 {
-                *sum += tensor_a(element / 8, k) as f64
+                *sum += tensor_a(dtype, element / 8, k) as f64
                     * scale
-                    * (tensor_b(k, element % 8) as f64 * scale);
+                    * (tensor_b(dtype, k, element % 8) as f64 * scale);
             }
         }
     }
@@ -484,14 +484,14 @@ fn tile(dtype: DType) -> Vec<f32> {
 
 #[test]
 fn tensor_tiles_are_compared() {
-    for dtype in [DType::Bf16, DType::Int8] {
+    for dtype in [DType::Bf16, DType::Int8, DType::Fp8E4m3] {
         let text = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=3");
         let mut end = tile(dtype);
         let found = checked(&text, bytemuck::cast_slice(&end));
         assert_eq!(found.verdict, CheckVerdict::Pass, "{}", found.message);
         // One step left out shows.
         let size: f32 = end.iter().map(|x| x.abs()).fold(0.0, f32::max);
-        assert!(size > 1.0);
+        assert!(size > 0.5);
         let fewer = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=2");
         assert_eq!(checked(&fewer, bytemuck::cast_slice(&end)).verdict, CheckVerdict::Fail);
         end[77] += 0.01 * size;

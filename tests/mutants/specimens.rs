@@ -37,6 +37,13 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "peak_wgmma",
+        &[
+            "peak:unit=tensor,dtype=bf16,lanes=5,steps=45",
+            "peak:unit=tensor,dtype=bf16,lanes=65,steps=45",
+        ],
+    ),
+    (
         "kv_read",
         &[
             "kv_read:batch=1,context=700,kv_heads=1,head_dim=64,dtype=bf16",
