@@ -35,6 +35,12 @@ typedef float Chain;
 DEVICE Chain encode(const float (&x)[1]) { return x[0]; }
 DEVICE void decode(Chain c, float (&x)[1]) { x[0] = c; }
 DEVICE Chain step(Chain x, Chain a, Chain b) { return fma_f32(x, a, b); }
+#elif defined(OPERAND_F64)
+constexpr u32 LANES_PER_CHAIN = 1;
+typedef double Chain;
+DEVICE Chain encode(const float (&x)[1]) { return x[0]; }
+DEVICE void decode(Chain c, float (&x)[1]) { x[0] = static_cast<float>(c); }
+DEVICE Chain step(Chain x, Chain a, Chain b) { return fma_f64(x, a, b); }
 #elif defined(OPERAND_BF16)
 constexpr u32 LANES_PER_CHAIN = 2;
 typedef u32 Chain;
@@ -120,6 +126,12 @@ DEVICE void mma(F16, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 }
 DEVICE void mma(E4m3, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   mma_m16n8k32_e4m3(d, a, b[0], b[1]);
+}
+DEVICE void mma(E5m2, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  mma_m16n8k32_e5m2(d, a, b[0], b[1]);
+}
+DEVICE void mma(Tf32, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  mma_m16n8k8_tf32(d, a, b[0], b[1]);
 }
 DEVICE void mma(Int8, i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   mma_m16n8k32_s8(d, a, b[0], b[1]);

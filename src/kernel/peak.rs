@@ -36,14 +36,21 @@ struct PeakParams {
 /// What chooses the operands: a macro for multiply-adds, a struct of `prelude.cuh` for
 /// tensor units, where the architecture's support them.
 fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
-    let why = match (p.unit, p.dtype) {
+    let Peak { unit, dtype, .. } = *p;
+    let why = match (unit, dtype) {
         (Unit::Fma, DType::F32) => return Ok("OPERAND_F32"),
+        (Unit::Fma, DType::F64) => return Ok("OPERAND_F64"),
         (Unit::Fma, DType::Bf16) => return Ok("OPERAND_BF16"),
         (Unit::Fma, DType::F16) => return Ok("OPERAND_F16"),
         (Unit::Tensor, DType::Bf16) => return Ok("Bf16"),
         (Unit::Tensor, DType::F16) => return Ok("F16"),
+        (Unit::Tensor, DType::Tf32) => return Ok("Tf32"),
         (Unit::Tensor, DType::F32) => {
-            "no tensor unit takes f32 operands; use unit = fma".to_owned()
+            "no tensor unit takes f32 operands; use unit = fma, or tf32".to_owned()
+        }
+        (Unit::Tensor, DType::F64) => {
+            "there is no kernel yet for tensor units that multiply in f64; use unit = fma"
+                .to_owned()
         }
         (_, DType::Fp4E2m1) => {
             "fp4_e2m1 is the format of elements of mxfp4 and nvfp4, and there is no peak of its \
@@ -53,21 +60,24 @@ fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
         (_, DType::Int4) => {
             "int4 is a format of weights, and has no peak of its own; use int8".to_owned()
         }
-        (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => format!(
-            "no GPU has multiply-adds in {} outside of its tensor units; use unit = tensor, \
-             or dtype = f32, bf16 or f16",
-            p.dtype
+        (Unit::Fma, DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 | DType::Tf32) => format!(
+            "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = \
+             tensor, or dtype = f32, f64, bf16 or f16"
         ),
-        (Unit::Tensor, DType::Fp8E4m3) if arch < Arch::SM_89 => {
+        (Unit::Tensor, DType::Fp8E4m3 | DType::Fp8E5m2) if arch < Arch::SM_89 => {
             format!(
-                "the tensor units of {arch} do not support fp8_e4m3; those of sm_89 and later do"
+                "the tensor units of {arch} do not support {dtype}; those of sm_89 and later do"
             )
         }
-        (Unit::Tensor, DType::Fp8E4m3) if matches!(arch.major, 9 | 10) => format!(
-            "on {arch} mma.sync turns fp8_e4m3 into f16 first, so its rate is not that of the \
-             fp8 units; use `peak_wgmma`, which runs on sm_90a, or dtype = bf16, f16 or int8"
-        ),
+        (Unit::Tensor, DType::Fp8E4m3 | DType::Fp8E5m2) if matches!(arch.major, 9 | 10) => {
+            format!(
+                "on {arch} mma.sync turns {dtype} into f16 first, so its rate is not that of \
+                 the fp8 units; use `peak_wgmma`, which runs on sm_90a, or dtype = bf16, f16 \
+                 or int8"
+            )
+        }
         (Unit::Tensor, DType::Fp8E4m3) => return Ok("E4m3"),
+        (Unit::Tensor, DType::Fp8E5m2) => return Ok("E5m2"),
         (Unit::Tensor, DType::Int8) => return Ok("Int8"),
     };
     Err(Refusal(why))
@@ -94,7 +104,8 @@ const MOST_STEPS_FP8: u64 = 1 << 13;
 /// a row.
 pub(super) fn products(p: &Peak) -> Result<u64, Refusal> {
     let bytes = 16 * p.dtype.bytes() * p.steps;
-    if p.dtype == DType::Fp8E4m3 && p.steps > MOST_STEPS_FP8 {
+    let is_fp8 = matches!(p.dtype, DType::Fp8E4m3 | DType::Fp8E5m2);
+    if is_fp8 && p.steps > MOST_STEPS_FP8 {
         return Err(Refusal(format!(
             "tensor units may keep 14 bits of a sum in {}, which hold up to {MOST_STEPS_FP8} \
              steps of these data, not {}; use fewer steps and more lanes",

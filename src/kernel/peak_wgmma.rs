@@ -38,9 +38,11 @@ const fn format(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::Bf16 => Some("Bf16"),
         DType::F16 => Some("F16"),
+        DType::Tf32 => Some("Tf32"),
         DType::Fp8E4m3 => Some("E4m3"),
+        DType::Fp8E5m2 => Some("E5m2"),
         DType::Int8 => Some("Int8"),
-        DType::F32 | DType::Int4 | DType::Fp4E2m1 => None,
+        DType::F32 | DType::F64 | DType::Int4 | DType::Fp4E2m1 => None,
     }
 }
 
@@ -135,6 +137,7 @@ mod tests {
             products(&crate::kernel::contract::testing::operation::<Peak>(&text))
         };
         assert_eq!(count("dtype=bf16,steps=9"), Ok(9));
+        assert_eq!(count("dtype=tf32,steps=9"), Ok(18));
         assert_eq!(count("dtype=fp8_e4m3,steps=10"), Ok(5));
         let odd = count("dtype=int8,steps=9").unwrap_err();
         assert!(odd.0.contains("make it even"), "{odd}");

@@ -152,7 +152,7 @@ const RANDOM_STEPS: u64 = 8;
 pub(super) fn read(f: &Fields) -> Result<Peak, ProblemError> {
     Ok(Peak {
         unit: f.parse("unit")?,
-        dtype: f.dtype("dtype")?,
+        dtype: f.math_dtype("dtype")?,
         lanes: f.extent("lanes")?,
         steps: f.extent("steps")?,
         operands: f.parse("operands")?,
@@ -184,8 +184,14 @@ impl Operation for Peak {
         if self.unit == Unit::Tensor && self.dtype == DType::F32 {
             return Err(ProblemError::at(
                 "dtype",
-                "no tensor unit takes f32 operands; use `unit = \"fma\"` or a 16-bit or 8-bit \
-                 dtype",
+                "no tensor unit takes f32 operands; use `unit = \"fma\"`, or tf32, or a 16-bit \
+                 or 8-bit dtype",
+            ));
+        }
+        if self.unit == Unit::Fma && self.dtype == DType::Tf32 {
+            return Err(ProblemError::at(
+                "dtype",
+                "only tensor units multiply tf32; use `unit = \"tensor\"`, or f32",
             ));
         }
         if self.unit == Unit::Fma && self.operands != Operands::Native {

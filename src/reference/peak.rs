@@ -40,8 +40,8 @@ pub const fn fma_step(dtype: DType) -> (f32, f32) {
 pub const fn tensor_a(dtype: DType, i: u64, k: u64) -> i64 {
     let (i, k) = (i % 16, k % 16);
     match dtype {
-        DType::Fp8E4m3 if k % 8 == 7 => step_of_row(i),
-        DType::Fp8E4m3 => pattern_a(i, k % 8),
+        DType::Fp8E4m3 | DType::Fp8E5m2 if k % 8 == 7 => step_of_row(i),
+        DType::Fp8E4m3 | DType::Fp8E5m2 => pattern_a(i, k % 8),
         _ => pattern_a(i, k),
     }
 }
@@ -50,9 +50,9 @@ pub const fn tensor_a(dtype: DType, i: u64, k: u64) -> i64 {
 pub const fn tensor_b(dtype: DType, k: u64, j: u64) -> i64 {
     let (k, j) = (k % 16, j % 8);
     match dtype {
-        DType::Fp8E4m3 if k == 7 => 4 * sign_of_column(j),
-        DType::Fp8E4m3 if k == 15 => -3 * sign_of_column(j),
-        DType::Fp8E4m3 if k > 7 => -pattern_b(k - 8, j),
+        DType::Fp8E4m3 | DType::Fp8E5m2 if k == 7 => 4 * sign_of_column(j),
+        DType::Fp8E4m3 | DType::Fp8E5m2 if k == 15 => -3 * sign_of_column(j),
+        DType::Fp8E4m3 | DType::Fp8E5m2 if k > 7 => -pattern_b(k - 8, j),
         _ => pattern_b(k, j),
     }
 }
@@ -108,7 +108,13 @@ fn fma_lanes(p: Peak, start: Key) -> Result<Rows<'static>, NoReference> {
         DType::F32 => |x| x,
         DType::Bf16 => |x| bf16::from_f32(x).to_f32(),
         DType::F16 => |x| f16::from_f32(x).to_f32(),
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+        DType::F64 => return Ok(fma_lanes_f64(p, start)),
+        DType::Tf32
+        | DType::Fp8E4m3
+        | DType::Fp8E5m2
+        | DType::Int8
+        | DType::Int4
+        | DType::Fp4E2m1 => {
             return Err(NoReference(format!(
                 "there is no reference for fma chains in {}, which no device has",
                 p.dtype
@@ -129,6 +135,17 @@ fn fma_lanes(p: Peak, start: Key) -> Result<Rows<'static>, NoReference> {
     };
     let make = Box::new(make);
     Ok(Rows { count: p.lanes, cost: steps, rows: 1, width: 1, typical: None, make })
+}
+
+/// The same in binary64; only the end is rounded to f32.
+fn fma_lanes_f64(p: Peak, start: Key) -> Rows<'static> {
+    let make = move |lane| {
+        let step = |x: f64, _| x.mul_add(f64::from(FMA_A), f64::from(FMA_B));
+        let end = (0..p.steps).fold(f64::from(start.value(DType::F32, lane)), step);
+        (lane, vec![f64::from(end as f32)])
+    };
+    let make = Box::new(make);
+    Rows { count: p.lanes, cost: p.steps, rows: 1, width: 1, typical: None, make }
 }
 
 /// Steps after which a 16-bit chain `x = 0.5 - x` has lost all bits that it
