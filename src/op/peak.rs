@@ -256,6 +256,10 @@ impl Operation for Peak {
         0
     }
 
+    fn has_usual_data(&self) -> bool {
+        self.data != PeakData::Zeros
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

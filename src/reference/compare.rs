@@ -107,11 +107,9 @@ const fn unit_roundoff(dtype: DType) -> f64 {
         DType::F32 | DType::Tf32 | DType::F64 => 1.0 / (1 << 24) as f64,
         DType::Bf16 => 1.0 / 256.0,
         DType::F16 => 1.0 / 2048.0,
-        DType::Fp8E4m3
-        | DType::Fp8E5m2
-        | DType::Int8
-        | DType::Int4
-        | DType::Fp4E2m1 => 1.0 / 16.0,
+        DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+            1.0 / 16.0
+        }
     }
 }
 
@@ -187,11 +185,9 @@ pub const fn tolerance(dtype: DType) -> f64 {
         DType::F32 | DType::Tf32 | DType::F64 => 1e-4,
         DType::Bf16 => 1.0 / 64.0,
         DType::F16 => 1.0 / 512.0,
-        DType::Fp8E4m3
-        | DType::Fp8E5m2
-        | DType::Int8
-        | DType::Int4
-        | DType::Fp4E2m1 => 1.0 / 8.0,
+        DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+            1.0 / 8.0
+        }
     }
 }
 

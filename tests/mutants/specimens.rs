@@ -39,8 +39,9 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "peak_wgmma",
         &[
-            "peak:unit=tensor,dtype=bf16,lanes=5,steps=45",
             "peak:unit=tensor,dtype=bf16,lanes=65,steps=45",
+            "peak:unit=tensor,dtype=bf16,lanes=65,steps=16,data=random",
+            "peak:unit=tensor,dtype=bf16,lanes=1029,steps=21",
         ],
     ),
     (

@@ -98,7 +98,8 @@ fn scaled(dtype: DType, a_dtype: Quant, w_dtype: Quant) -> Option<Formats> {
         (ScaleGroup::Token, ScaleGroup::Channel) => ScaleMode::Rows,
         _ => return None,
     };
-    let product = plain(dtype).filter(|_| matches!(dtype, DType::Bf16 | DType::F16))?.product;
+    let product =
+        plain(dtype).filter(|_| matches!(dtype, DType::Bf16 | DType::F16))?.product;
     Some(Formats {
         operands: Element::Fp8E4m3,
         addend: product,
