@@ -487,7 +487,7 @@ mod tests {
         for (from, to, part) in [
             ("1e12", "0.0", "above 0"),
             ("= 64", "= 0", "above 0"),
-            ("f32", "f64", "not a dtype"),
+            ("f32", "f33", "not a dtype"),
             ("source = \"me\"", "", "source"),
             ("name", "nam", "mine.toml"),
         ] {

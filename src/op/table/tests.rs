@@ -480,6 +480,8 @@ prop_compose! {
             let value = match key {
                 "access" => Access::ALL[access].to_string(),
                 "unit" => Unit::Fma.to_string(),
+                "operands" => "native".into(),
+                "data" => "small".into(),
                 "bytes" => (dims[0] * 768).to_string(),
                 "direction" => TransferDirection::ALL[choice].to_string(),
                 "memory" => HostMemory::ALL[access % 2].to_string(),
