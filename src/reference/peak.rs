@@ -73,7 +73,7 @@ const fn step_of_row(i: u64) -> i64 {
 
 /// Signs in no simple order.
 const fn sign_of_column(j: u64) -> i64 {
-    if (5 * j + 3) / 4 % 2 == 1 { -1 } else { 1 }
+    if (5 * j).div_ceil(4) % 2 == 1 { -1 } else { 1 }
 }
 
 /// What both operands are multiplied with: eighths, which all floating-point
