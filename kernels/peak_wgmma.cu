@@ -87,9 +87,11 @@ DEVICE void products(const Params &p) {
 #endif
   };
 
-  // Products: whole groups, then one by one.
+  // Products: whole groups, then one by one. Each begins with a fence and ends its group, as
+  // the assembler wants it where products of the same sums stand behind branches.
   pin(sums);
   u64 left = p.products;
+#pragma unroll 1
   for (; left >= PRODUCTS; left -= PRODUCTS) {
     wgmma_fence();
 #pragma unroll

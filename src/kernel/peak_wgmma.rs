@@ -13,7 +13,7 @@ use crate::toolchain::{Arch, Defines, Target};
 /// Threads of a block, a warpgroup.
 const THREADS: u32 = 128;
 /// Products of a group that is waited for as one.
-const PRODUCTS: u32 = 8;
+const PRODUCTS: u32 = 4;
 /// Rows of a product.
 const ROWS: u32 = 64;
 /// Bytes of a row of an operand.

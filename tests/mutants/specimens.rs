@@ -39,9 +39,11 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "peak_wgmma",
         &[
-            "peak:unit=tensor,dtype=bf16,lanes=65,steps=45",
+            // Whole groups of products, and three products after them.
+            "peak:unit=tensor,dtype=bf16,lanes=65,steps=23",
             "peak:unit=tensor,dtype=bf16,lanes=65,steps=16,data=random",
-            "peak:unit=tensor,dtype=bf16,lanes=1029,steps=21",
+            "peak:unit=tensor,dtype=bf16,lanes=1029,steps=23",
+            "peak:unit=tensor,dtype=bf16,lanes=1029,steps=16",
         ],
     ),
     (
