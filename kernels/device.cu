@@ -64,7 +64,7 @@ struct FillParams {
   u64 key;
   u64 *to;
   u64 draws;
-  u32 format;  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3, 5 records of latents
+  u32 format;  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3, 5 records of latents, 7 tf32
   u16 latent_dim;
   u16 rope_dim;
 };
@@ -93,6 +93,10 @@ DEVICE u32 encode_f16(u32 bits) {
   return (size == 0 ? 0 : size - (112 << 10)) | (wide >> 31 << 15);
 }
 
+DEVICE u32 encode_tf32(u32 bits) {
+  return __float_as_uint(float(i32(bits) >> 21) * (1.0f / 1024.0f));
+}
+
 DEVICE u32 encode_e4m3(u32 bits) {
   return ((bits >> 3) & 7) == 7 ? bits & 0x87 : bits & 0xbf;
 }
@@ -102,7 +106,7 @@ DEVICE u32 encode_scale(u32 bits) {
   return __float_as_uint(0.5f + 0.5f * fabsf(__uint_as_float(encode_f32(bits))));
 }
 
-enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES };
+enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES, TF32 };
 
 // The format of draw number `i` of a tensor: the latents of a record, their scales (one
 // for each 128) and its rope elements have different formats.
@@ -118,6 +122,8 @@ DEVICE u64 encode(u64 draw, u32 format) {
   switch (format) {
     case F32:
       return encode_f32(u32(draw)) | u64(encode_f32(u32(draw >> 32))) << 32;
+    case TF32:
+      return encode_tf32(u32(draw)) | u64(encode_tf32(u32(draw >> 32))) << 32;
     case SCALES:
       return encode_scale(u32(draw)) | u64(encode_scale(u32(draw >> 32))) << 32;
     case BF16:

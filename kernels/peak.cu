@@ -7,7 +7,7 @@
 //
 // Launch: 1-D grid of THREADS threads, one thread (fma) or warp (tensor) for
 // every CHAINS lanes.
-#include "ptx.cuh"
+#include "peak_operands.cuh"
 
 static_assert(THREADS % WARP == 0, "whole warps");
 
@@ -18,6 +18,7 @@ struct Params {
   u64 steps;
   float factor;   // fma: x = x * factor + summand
   float summand;
+  u32 data;       // tensor: see peak_operands.cuh
 };
 
 DEVICE u64 thread_number() { return u64(blockIdx.x) * THREADS + threadIdx.x; }
@@ -34,6 +35,12 @@ typedef float Chain;
 DEVICE Chain encode(const float (&x)[1]) { return x[0]; }
 DEVICE void decode(Chain c, float (&x)[1]) { x[0] = c; }
 DEVICE Chain step(Chain x, Chain a, Chain b) { return fma_f32(x, a, b); }
+#elif defined(OPERAND_F64)
+constexpr u32 LANES_PER_CHAIN = 1;
+typedef double Chain;
+DEVICE Chain encode(const float (&x)[1]) { return x[0]; }
+DEVICE void decode(Chain c, float (&x)[1]) { x[0] = static_cast<float>(c); }
+DEVICE Chain step(Chain x, Chain a, Chain b) { return fma_f64(x, a, b); }
 #elif defined(OPERAND_BF16)
 constexpr u32 LANES_PER_CHAIN = 2;
 typedef u32 Chain;
@@ -105,101 +112,63 @@ DEVICE void fma_chains(const Params &p) {
 #elif defined(UNIT_TENSOR)
 
 // --- Tensor cores: one 16 x 8 tile a lane ------------------------------------------
-// The operands are the same in every step: a[i][k] and b[k][j] below, small
-// irregular integers that keep the multipliers as busy as random data does, in
-// eighths so that every format holds them exactly. Sums start at zero, where they
-// stay exact for the longest, and the start values are added at the end.
+// All lanes of a warp have the same operands, which stay in registers: a slice for each of
+// four products, see peak_operands.cuh.
 
-DEVICE i32 pattern_a(u32 i, u32 k) { return i32((7 * i + 13 * (k % 16) + 5) % 17) - 8; }
-DEVICE i32 pattern_b(u32 k, u32 j) { return i32((11 * (k % 16) + 5 * j + 3) % 17) - 8; }
+typedef Elements<FORMAT> Operands;
+typedef Operand<FORMAT>::Sum Sum;
 
-#if defined(OPERAND_BF16) || defined(OPERAND_F16)
-constexpr u32 STEPS_PER_MMA = 1;
-constexpr u32 PER_REGISTER = 2;
-typedef float Sum;
-template <typename Value>
-DEVICE u32 operand(Value value) {
-  const float low = value(0) * 0.125f, high = value(1) * 0.125f;
-#if defined(OPERAND_BF16)
-  return cvt_bf16x2(low, high);
-#else
-  return cvt_f16x2(low, high);
-#endif
-}
-DEVICE void mma(Sum (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-#if defined(OPERAND_BF16)
+DEVICE void mma(Bf16, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   mma_m16n8k16_bf16(d, a, b[0], b[1]);
-#else
+}
+DEVICE void mma(F16, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   mma_m16n8k16_f16(d, a, b[0], b[1]);
-#endif
 }
-#elif defined(OPERAND_INT8)
-constexpr u32 STEPS_PER_MMA = 2;
-constexpr u32 PER_REGISTER = 4;
-typedef i32 Sum;
-template <typename Value>
-DEVICE u32 operand(Value value) {
-  u32 packed = 0;
-  for (u32 i = 0; i < 4; ++i) packed |= (u32(value(i)) & 0xff) << (8 * i);
-  return packed;
-}
-DEVICE void mma(Sum (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-  mma_m16n8k32_s8(d, a, b[0], b[1]);
-}
-#elif defined(OPERAND_FP8_E4M3)
-constexpr u32 STEPS_PER_MMA = 2;
-constexpr u32 PER_REGISTER = 4;
-typedef float Sum;
-template <typename Value>
-DEVICE u32 operand(Value value) {
-  const u32 low = cvt_e4m3x2(value(0) * 0.125f, value(1) * 0.125f);
-  return low | u32(cvt_e4m3x2(value(2) * 0.125f, value(3) * 0.125f)) << 16;
-}
-DEVICE void mma(Sum (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+DEVICE void mma(E4m3, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   mma_m16n8k32_e4m3(d, a, b[0], b[1]);
 }
-#endif
+DEVICE void mma(E5m2, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  mma_m16n8k32_e5m2(d, a, b[0], b[1]);
+}
+DEVICE void mma(Tf32, float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  mma_m16n8k8_tf32(d, a, b[0], b[1]);
+}
+DEVICE void mma(Int8, i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  mma_m16n8k32_s8(d, a, b[0], b[1]);
+}
 
-constexpr u32 TILE = 16 * 8;
+static_assert(UNROLL % SLICES == 0, "a round begins with the first slice");
 
 template <u32 CHAINS>
 DEVICE void tensor_chains(const Params &p) {
-  // Lanes of this warp, and this thread's elements in the layout of mma: see ptx.cuh.
-  const u64 first = thread_number() / WARP * CHAINS;
-  const u32 row = lane_index() / 4, column = lane_index() % 4 * 2;
-  const u32 k = lane_index() % 4 * PER_REGISTER;
-
-  u32 a[4], b[2];
+  const Data data = static_cast<Data>(p.data);
+  u32 a[SLICES][4], b[SLICES][2];
 #pragma unroll
-  for (u32 r = 0; r < 4; ++r)
-    a[r] = operand([&](u32 i) {
-      return pattern_a(row + 8 * (r % 2), k + 4 * PER_REGISTER * (r / 2) + i);
-    });
-#pragma unroll
-  for (u32 r = 0; r < 2; ++r)
-    b[r] = operand([&](u32 i) { return pattern_b(k + 4 * PER_REGISTER * r + i, row); });
-
-  Sum sum[CHAINS][4] = {};
-  u64 mmas = p.steps / STEPS_PER_MMA;
-  for (; mmas >= UNROLL; mmas -= UNROLL) {
-#pragma unroll
-    for (u32 s = 0; s < UNROLL; ++s)
-#pragma unroll
-      for (u32 c = 0; c < CHAINS; ++c) mma(sum[c], a, b);
+  for (u32 slice = 0; slice < SLICES; ++slice) {
+    Operands::fragment_a(a[slice], data, slice, 0);
+    Operands::fragment_b(b[slice], data, slice, 0);
   }
-  for (; mmas > 0; --mmas)
-#pragma unroll
-    for (u32 c = 0; c < CHAINS; ++c) mma(sum[c], a, b);
 
+  Sum sums[CHAINS][4] = {};
+  u64 left = p.steps * 16 / Operands::K;
+  for (; left >= UNROLL; left -= UNROLL) {
+#pragma unroll
+    for (u32 i = 0; i < UNROLL; ++i)
+#pragma unroll
+      for (u32 c = 0; c < CHAINS; ++c) mma(FORMAT{}, sums[c], a[i % SLICES], b[i % SLICES]);
+  }
+#pragma unroll
+  for (u32 i = 0; i < UNROLL - 1; ++i) {
+    if (i >= left) break;
+#pragma unroll
+    for (u32 c = 0; c < CHAINS; ++c) mma(FORMAT{}, sums[c], a[i % SLICES], b[i % SLICES]);
+  }
+
+  const u64 first = thread_number() / WARP * CHAINS;
 #pragma unroll
   for (u32 c = 0; c < CHAINS; ++c) {
     if (first + c >= p.lanes) break;
-    const u64 tile = (first + c) * TILE;
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
-      const u64 at = tile + (row + 8 * (i / 2)) * 8 + column + i % 2;
-      p.end[at] = p.start[at] + float(sum[c][i]);
-    }
+    write_tile(p.start, p.end, first + c, sums[c]);
   }
 }
 

@@ -37,6 +37,7 @@ pub use rounds::{Repeatability, RoundUnit};
 pub use witnesses::FlopsSource;
 
 use crate::device::DeviceKind;
+use crate::format::DType;
 use crate::model::derived;
 use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
@@ -109,7 +110,55 @@ pub struct Campaign {
     pub witnesses: Witnesses,
 }
 
+/// FLOPs of a multiprocessor in a clock.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlopsPerClock {
+    /// As measured: the rate over the clock that was measured with it.
+    pub measured: f64,
+    /// What the architecture does in the format, where it is known.
+    pub derived: Option<f64>,
+}
+
+/// `3421 of 4096`.
+impl std::fmt::Display for FlopsPerClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0}", self.measured)?;
+        self.derived.map_or(Ok(()), |derived| write!(f, " of {derived:.0}"))
+    }
+}
+
 impl Campaign {
+    /// The FLOPs of a clock and multiprocessor behind a rate in a format; `None` where the
+    /// clock or the number of multiprocessors is not known.
+    pub fn flops_per_clock(
+        &self,
+        dtype: DType,
+        flops_per_s: f64,
+        sm_clock_hz: Option<f64>,
+    ) -> Option<FlopsPerClock> {
+        let device = &self.provenance.device;
+        let sms = device.sm_count.filter(|sms| *sms > 0)? as f64;
+        let clock = sm_clock_hz.filter(|clock| *clock > 0.0)?;
+        let peaks = derived::compute(device, 1.0);
+        let derived = peaks.iter().find(|peak| peak.dtype == dtype);
+        Some(FlopsPerClock {
+            measured: flops_per_s / clock / sms,
+            derived: derived.map(|peak| peak.flops_per_s / sms),
+        })
+    }
+
+    /// The kernel of a point, its problem and its load; its id where no row has it.
+    pub fn point_text(&self, point_id: &str) -> String {
+        let point = self.points.iter().find(|point| point.point_id == point_id);
+        point.map_or_else(
+            || point_id.to_owned(),
+            |point| {
+                let load = point.load.map_or(String::new(), |load| format!(", {load}"));
+                format!("{}: {}{load}", point.kernel, point.problem.label())
+            },
+        )
+    }
+
     /// Reads a campaign folder. Its data sheet is chosen from `machines`
     /// by what the campaign's device reported. A row with a value that cannot be
     /// read costs only itself: see [`Campaign::unreadable`].

@@ -47,10 +47,13 @@ impl Key {
     pub fn value(self, dtype: DType, index: u64) -> f32 {
         match dtype {
             DType::F32 => f32_from(self.word(index)),
+            DType::Tf32 => tf32_from(self.word(index)),
+            DType::F64 => f32_from(self.word(2 * index)),
             DType::Bf16 => bf16_from(self.half_word(index)).to_f32(),
             DType::F16 => f16_from(self.half_word(index)).to_f32(),
             DType::Int8 => f32::from(self.byte(index) as i8),
             DType::Fp8E4m3 => e4m3_to_f32(e4m3_from(self.byte(index))),
+            DType::Fp8E5m2 => e5m2_to_f32(e5m2_from(self.byte(index))),
             DType::Int4 => f32::from(weights::element(&[self.byte(index / 2)], index % 2)),
             DType::Fp4E2m1 => e2m1_to_f32(self.byte(index / 2) >> (4 * (index % 2))),
         }
@@ -183,6 +186,18 @@ impl Key {
             | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1)
             | TensorFormat::PageTable => {}
             TensorFormat::Values(DType::F32) => encode_f32(bytemuck::cast_slice_mut(draws)),
+            TensorFormat::Values(DType::Tf32) => {
+                let words: &mut [u32] = bytemuck::cast_slice_mut(draws);
+                words.iter_mut().for_each(|word| *word = tf32_from(*word).to_bits());
+            }
+            TensorFormat::Values(DType::F64) => {
+                let of = |draw: u64| f64::from(f32_from(draw as u32)).to_bits();
+                draws.iter_mut().for_each(|draw| *draw = of(*draw));
+            }
+            TensorFormat::Values(DType::Fp8E5m2) => {
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(draws);
+                bytes.iter_mut().for_each(|byte| *byte = e5m2_from(*byte));
+            }
             TensorFormat::Values(DType::Bf16) => {
                 encode_bf16(bytemuck::cast_slice_mut(draws))
             }
@@ -300,6 +315,12 @@ fn f32_from(bits: u32) -> f32 {
     (bits as i32 >> 8) as f32 * (1.0 / (1 << 23) as f32)
 }
 
+/// Eleven of the bits as a multiple of 2^-10 in [-1, 1): exact in TensorFloat-32.
+#[inline(always)]
+fn tf32_from(bits: u32) -> f32 {
+    (bits as i32 >> 21) as f32 * (1.0 / 1024.0)
+}
+
 /// Eight of the bits as an odd multiple of 2^-8 in (-1, 1): eight significant
 /// bits are what bfloat16 holds, so no rounding is left to any library.
 #[inline(always)]
@@ -324,6 +345,18 @@ fn f16_from(bits: u16) -> f16 {
 fn e4m3_from(bits: u8) -> u8 {
     let exponent = (bits >> 3) & 7;
     if exponent == 7 { bits & 0x87 } else { bits & 0xbf }
+}
+
+/// An E5M2 code whose value is below 1 in size: sign and fraction are random, the exponent
+/// lies in the seven codes under that of 1, or is that of the smallest numbers.
+#[inline(always)]
+const fn e5m2_from(bits: u8) -> u8 {
+    if bits & 0x1c == 0x1c { bits & 0x83 } else { bits & 0x9f | 0x20 }
+}
+
+/// The value of an E5M2 code: the upper half of a number in binary16.
+fn e5m2_to_f32(code: u8) -> f32 {
+    f16::from_bits(u16::from(code) << 8).to_f32()
 }
 
 /// Scales are between this and half of it. An 8-bit value times its scale is about 1 in
@@ -409,7 +442,13 @@ mod tests {
 
     fn decode(dtype: DType, bytes: &[u8], index: usize) -> f32 {
         match dtype {
-            DType::F32 => bytemuck::pod_read_unaligned(&bytes[index * 4..][..4]),
+            DType::F32 | DType::Tf32 => {
+                bytemuck::pod_read_unaligned(&bytes[index * 4..][..4])
+            }
+            DType::F64 => {
+                bytemuck::pod_read_unaligned::<f64>(&bytes[index * 8..][..8]) as f32
+            }
+            DType::Fp8E5m2 => e5m2_to_f32(bytes[index]),
             DType::Bf16 => {
                 bytemuck::pod_read_unaligned::<bf16>(&bytes[index * 2..][..2]).to_f32()
             }

@@ -21,11 +21,18 @@ pub enum DType {
     /// OCP FP4 E2M1: 0, 0.5, 1, 1.5, 2, 3, 4 and 6 with a sign, two to a byte, the first in
     /// the low half: elements of mxfp4 and nvfp4 only.
     Fp4E2m1,
+    /// TensorFloat-32: 8 exponent bits, 10 fraction bits, in 32 bits of memory; what tensor
+    /// cores make of binary32.
+    Tf32,
+    /// OCP FP8 E5M2: 5 exponent bits, 2 fraction bits. Peaks only.
+    Fp8E5m2,
+    /// IEEE 754 binary64. Peaks only.
+    F64,
 }
 
 impl DType {
     /// Every format, in the order in which tables list them.
-    pub const ALL: [DType; 7] = [
+    pub const ALL: [DType; 10] = [
         DType::F32,
         DType::Bf16,
         DType::F16,
@@ -33,14 +40,18 @@ impl DType {
         DType::Int8,
         DType::Int4,
         DType::Fp4E2m1,
+        DType::Tf32,
+        DType::Fp8E5m2,
+        DType::F64,
     ];
 
     /// Size of one element in bits.
     pub const fn bits(self) -> u64 {
         match self {
-            DType::F32 => 32,
+            DType::F64 => 64,
+            DType::F32 | DType::Tf32 => 32,
             DType::Bf16 | DType::F16 => 16,
-            DType::Fp8E4m3 | DType::Int8 => 8,
+            DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 => 8,
             DType::Int4 | DType::Fp4E2m1 => 4,
         }
     }
@@ -71,6 +82,9 @@ impl DType {
             DType::Int8 => "int8",
             DType::Int4 => "int4",
             DType::Fp4E2m1 => "fp4_e2m1",
+            DType::Tf32 => "tf32",
+            DType::Fp8E5m2 => "fp8_e5m2",
+            DType::F64 => "f64",
         }
     }
 }

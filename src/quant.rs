@@ -139,7 +139,15 @@ impl Quant {
     /// The customary scheme of a format: that of the format's name alone.
     pub const fn of(dtype: DType, place: QuantPlace) -> Quant {
         let group = match (dtype, place) {
-            (DType::F32 | DType::Bf16 | DType::F16, _)
+            (
+                DType::F32
+                | DType::Bf16
+                | DType::F16
+                | DType::Tf32
+                | DType::F64
+                | DType::Fp8E5m2,
+                _,
+            )
             | (_, QuantPlace::Activations | QuantPlace::Prompt) => {
                 return Quant::plain(dtype);
             }
@@ -333,6 +341,18 @@ impl Quant {
                 "`{text}` needs scales; write mxfp4 or nvfp4 for {}",
                 QuantPlace::Weights.name()
             ));
+        }
+        if matches!(dtype, DType::F64 | DType::Fp8E5m2) {
+            return Err(format!(
+                "{dtype} is measured as a peak of arithmetic only; write another format"
+            ));
+        }
+        let is_of_gemm = matches!(place, QuantPlace::Weights | QuantPlace::Activations);
+        if dtype == DType::Tf32 && !is_of_gemm {
+            return Err(
+                "tf32 is what tensor cores multiply; write f32 for what lies in memory"
+                    .to_owned(),
+            );
         }
         if dtype == DType::Int4 && place != QuantPlace::Weights {
             return Err(

@@ -27,7 +27,7 @@ pub use peers::{PEERS_HEADING, PeerRatio};
 pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
-use crate::analysis::{Campaign, Candidate, Doubt};
+use crate::analysis::{Campaign, Candidate, Doubt, FlopsPerClock};
 use crate::residency::Residency;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -69,7 +69,7 @@ pub struct MachineLimit {
     pub value: Estimate,
     /// SI unit without prefix.
     pub unit: &'static str,
-    /// The kernel that reached it, or what it was computed from.
+    /// The kernel that reached it and its problem, or what it was computed from.
     pub from: String,
     /// The same as it follows from the device's highest clocks, where those are known.
     pub derived: Option<f64>,
@@ -77,6 +77,9 @@ pub struct MachineLimit {
     pub derived_at_clock: Option<f64>,
     /// The same by the data sheet, where there is one.
     pub spec: Option<f64>,
+    /// FLOPs of a clock and multiprocessor at that clock; `None` for what is no rate of a
+    /// GPU's arithmetic.
+    pub flops_per_clock: Option<FlopsPerClock>,
     /// Why nothing can be judged by it.
     pub doubt: Option<Doubt>,
     /// The best of each kernel, best first; empty for what is no rate.

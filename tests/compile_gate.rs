@@ -434,10 +434,23 @@ const CODE: &[Check] = &[
     ),
     ("rmsnorm", "", "rmsnorm", &["LDG.128", "STG.128", "FFMA", "SHFL.BFLY", "MUFU.RSQ"]),
     ("peak", "UNIT_FMA=1 OPERAND_F32=1", "peak", &["FFMA"]),
+    ("peak", "UNIT_FMA=1 OPERAND_F64=1", "peak", &["DFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_BF16=1", "peak", &["HFMA2"]),
     ("peak", "UNIT_FMA=1 OPERAND_F16=1", "peak", &["HFMA2"]),
-    ("peak", "UNIT_TENSOR=1 OPERAND_BF16=1", "peak", &["HMMA.16816.F32.BF16"]),
-    ("peak", "UNIT_TENSOR=1 OPERAND_INT8=1", "peak", &["IMMA.16832.S8.S8"]),
+    ("peak", "UNIT_TENSOR=1 FORMAT=Bf16", "peak", &["HMMA.16816.F32.BF16"]),
+    ("peak", "UNIT_TENSOR=1 FORMAT=Int8", "peak", &["IMMA.16832.S8.S8"]),
+    (
+        "peak_wgmma",
+        "FORMAT=Bf16",
+        "peak_wgmma_256",
+        &["HGMMA.64x256x16.F32.BF16", "WARPGROUP.DEPBAR"],
+    ),
+    ("peak_wgmma", "FORMAT=Bf16", "peak_wgmma_128", &["HGMMA.64x128x16.F32.BF16"]),
+    ("peak_wgmma", "FORMAT=F16", "peak_wgmma_256", &["HGMMA.64x256x16.F32"]),
+    ("peak_wgmma", "FORMAT=E4m3", "peak_wgmma_256", &["QGMMA.64x256x32.F32.E4M3.E4M3"]),
+    ("peak_wgmma", "FORMAT=Tf32", "peak_wgmma_256", &["HGMMA.64x256x8.F32.TF32"]),
+    ("peak_wgmma", "FORMAT=E5m2", "peak_wgmma_256", &["QGMMA.64x256x32.F32.E5M2.E5M2"]),
+    ("peak_wgmma", "FORMAT=Int8", "peak_wgmma_256", &["IGMMA.64x256x32.S8.S8"]),
 ];
 
 #[test]

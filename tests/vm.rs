@@ -232,6 +232,7 @@ fn counts_are_the_models_where_nothing_is_padded() {
         ("gemm:m=128,n=512,k=256,dtype=bf16", "gemm"),
         ("peak:unit=fma,dtype=f32,lanes=32768,steps=16", "peak"),
         ("peak:unit=tensor,dtype=bf16,lanes=64,steps=16", "peak"),
+        ("peak:unit=tensor,dtype=bf16,lanes=1024,steps=19", "peak_wgmma"),
     ] {
         let problem: Problem = text.parse().unwrap();
         let counted = device.count(&problem, kernel, SEED).unwrap();

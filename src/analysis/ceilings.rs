@@ -187,7 +187,8 @@ pub struct Ceilings {
     /// DRAM read bandwidth: the read stream with the largest working set.
     pub read: Ceiling,
     /// Best rate of any operation that [sets ceilings of
-    /// arithmetic](crate::op::JudgedFacts::sets_compute_ceiling), by format. Formats that
+    /// arithmetic](crate::op::JudgedFacts::sets_compute_ceiling), by format: `peak`, matrix
+    /// products, the vendor's among them, and attention. Formats that
     /// the device computes in another format share the ceiling of that one.
     pub compute: BTreeMap<DType, Ceiling>,
     /// Best rate of any transfer between DRAM and a link, each way.
@@ -387,7 +388,9 @@ fn compute_ceilings(
             continue;
         };
         used.insert(dtype);
-        if point.judged_facts().sets_compute_ceiling {
+        let sets_ceiling = point.judged_facts().sets_compute_ceiling
+            && point.problem.operation().has_usual_data();
+        if sets_ceiling {
             let done_in = device.computes_in(dtype);
             let derived = device.flops_per_s(done_in, point.sm_clock_hz);
             let candidate = Candidate { derived, ..Candidate::of(point, rate, device) };

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::point_counters::PointCounters;
 use crate::device::DeviceKind;
 use crate::op::{Access, JudgedFacts, Problem};
-use crate::point::{CacheState, KernelName};
+use crate::point::{CacheState, KernelName, Load};
 use crate::record::{CountedRow, Row, Status, Unreadable};
 use crate::reference;
 use crate::residency::Residency;
@@ -30,6 +30,8 @@ pub struct Measured {
     is_own: bool,
     /// What the caches held.
     pub cache: CacheState,
+    /// What the device did before; `None` for a warm-up as the suite has it.
+    pub load: Option<Load>,
     /// Whether the time comes from hardware; `None` where the row does not say.
     pub device_kind: Option<DeviceKind>,
     /// What became of it.
@@ -87,6 +89,7 @@ impl Measured {
             implementation: row.implementation.clone(),
             is_own: row.is_own(),
             cache: parsed(row, "cache_state", &row.cache_state)?,
+            load: unless_empty(row, "load", &row.load)?,
             device_kind: unless_empty(row, "device_kind", &row.device_kind)?,
             status: status_of(row)?,
             reason: row.reason.clone(),

@@ -48,6 +48,8 @@ struct Derived<'a> {
     l2_hit_share: Option<f64>,
     byte_audit: &'a str,
     byte_audit_why: String,
+    flops_per_clock_per_sm: Option<f64>,
+    derived_flops_per_clock_per_sm: Option<f64>,
 }
 
 /// Whether the point is judged by its binding roof: `yes`, or why not. Empty where it has no
@@ -91,6 +93,9 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
         let (measured, counters) = (point.intensity_measured(), point.counters_row());
         let audit = campaign.byte_audit(point);
         let share = |roof: Option<Roof>| Some(roof?.fraction(point.time_s?.value));
+        let per_clock = point.problem.math_dtype().zip(point.flops_per_s()).and_then(
+            |(dtype, rate)| campaign.flops_per_clock(dtype, rate.value, point.sm_clock_hz),
+        );
         writer.serialize(Derived {
             point_id: &point.point_id,
             op: point.problem.op().name(),
@@ -129,6 +134,8 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             byte_audit: audit.as_ref().map_or("", |audit| audit.finding.name()),
             byte_audit_why: audit
                 .map_or_else(|| without_counters(point).to_owned(), |audit| audit.why),
+            flops_per_clock_per_sm: per_clock.map(|of| of.measured),
+            derived_flops_per_clock_per_sm: per_clock.and_then(|of| of.derived),
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

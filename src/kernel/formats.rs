@@ -10,7 +10,7 @@ pub(super) fn element(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::Bf16 => Some("ELEMENT_BF16"),
         DType::F16 => Some("ELEMENT_F16"),
-        DType::F32 | DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => None,
+        _ => None,
     }
 }
 
@@ -24,7 +24,7 @@ pub(super) fn cached(kv_dtype: Quant, dtype: DType) -> Option<&'static str> {
         DType::Fp8E4m3 => Some("CACHED_E4M3"),
         DType::Int8 => Some("CACHED_INT8"),
         same if same == dtype => Some("CACHED_16"),
-        DType::F32 | DType::Bf16 | DType::F16 | DType::Int4 | DType::Fp4E2m1 => None,
+        _ => None,
     }
 }
 

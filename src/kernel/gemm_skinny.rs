@@ -189,7 +189,7 @@ impl MatrixFormats {
             DType::Int8 => "WEIGHT_INT8",
             DType::Int4 => "WEIGHT_INT4",
             same if same == dtype => "WEIGHT_16",
-            DType::F32 | DType::Bf16 | DType::F16 | DType::Fp4E2m1 => {
+            _ => {
                 return Err(supports(format!(
                     "weights in the dtype of activations, fp8_e4m3, int8 or int4, not w_dtype \
                      = {w_dtype} with dtype = {dtype}; use one of those"

@@ -85,8 +85,8 @@ fn format_name(dtype: DType) -> Result<&'static str, Refusal> {
         DType::F16 => Ok("F16"),
         DType::Fp8E4m3 => Ok("FP8_E4M3"),
         DType::Int8 => Ok("INT8"),
-        DType::Int4 | DType::Fp4E2m1 => Err(supports(format!(
-            "caches in 8, 16 or 32 bits, not kv_dtype = {dtype}; use int8"
+        other => Err(supports(format!(
+            "caches in f32, bf16, f16, fp8_e4m3 or int8, not kv_dtype = {other}; use int8"
         ))),
     }
 }

@@ -25,6 +25,7 @@ mod kv_append;
 mod kv_read;
 mod moe_gemm;
 mod peak;
+mod peak_wgmma;
 mod plan;
 mod refusal;
 mod rmsnorm;

@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::Refusal;
 use crate::format::DType;
-use crate::op::{Peak, Unit};
+use crate::op::{Peak, PeakData, Unit};
 use crate::reference::fma_step;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -29,15 +29,29 @@ struct PeakParams {
     steps: u64,
     factor: f32,
     summand: f32,
+    data: u32,
+    unused: u32,
 }
 
-/// The macro that chooses the operands, where the architecture's unit supports them.
+/// What chooses the operands: a macro for multiply-adds, a struct of `prelude.cuh` for
+/// tensor units, where the architecture's support them.
 fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
-    let Peak { unit, dtype, steps, .. } = *p;
+    let Peak { unit, dtype, .. } = *p;
     let why = match (unit, dtype) {
-        (_, DType::F32) => return Ok("OPERAND_F32"),
-        (_, DType::Bf16) => return Ok("OPERAND_BF16"),
-        (_, DType::F16) => return Ok("OPERAND_F16"),
+        (Unit::Fma, DType::F32) => return Ok("OPERAND_F32"),
+        (Unit::Fma, DType::F64) => return Ok("OPERAND_F64"),
+        (Unit::Fma, DType::Bf16) => return Ok("OPERAND_BF16"),
+        (Unit::Fma, DType::F16) => return Ok("OPERAND_F16"),
+        (Unit::Tensor, DType::Bf16) => return Ok("Bf16"),
+        (Unit::Tensor, DType::F16) => return Ok("F16"),
+        (Unit::Tensor, DType::Tf32) => return Ok("Tf32"),
+        (Unit::Tensor, DType::F32) => {
+            "no tensor unit takes f32 operands; use unit = fma, or tf32".to_owned()
+        }
+        (Unit::Tensor, DType::F64) => {
+            "there is no kernel yet for tensor units that multiply in f64; use unit = fma"
+                .to_owned()
+        }
         (_, DType::Fp4E2m1) => {
             "fp4_e2m1 is the format of elements of mxfp4 and nvfp4, and there is no peak of its \
              own; use fp8_e4m3"
@@ -46,27 +60,65 @@ fn operand(p: &Peak, arch: Arch) -> Result<&'static str, Refusal> {
         (_, DType::Int4) => {
             "int4 is a format of weights, and has no peak of its own; use int8".to_owned()
         }
-        (Unit::Fma, DType::Fp8E4m3 | DType::Int8) => format!(
-            "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = tensor, \
-             or dtype = f32, bf16 or f16"
+        (Unit::Fma, DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 | DType::Tf32) => format!(
+            "no GPU has multiply-adds in {dtype} outside of its tensor units; use unit = \
+             tensor, or dtype = f32, f64, bf16 or f16"
         ),
-        (Unit::Tensor, DType::Fp8E4m3) if arch < Arch::SM_89 => {
+        (Unit::Tensor, DType::Fp8E4m3 | DType::Fp8E5m2) if arch < Arch::SM_89 => {
             format!(
-                "the tensor units of {arch} do not support fp8_e4m3; those of sm_89 and later do"
+                "the tensor units of {arch} do not support {dtype}; those of sm_89 and later do"
             )
         }
-        (Unit::Tensor, DType::Fp8E4m3) if matches!(arch.major, 9 | 10) => format!(
-            "on {arch} mma.sync turns fp8_e4m3 into f16 first, so its rate is not that of the \
-             fp8 units, and there is no kernel yet that drives those; use dtype = bf16, f16 or \
-             int8"
-        ),
-        (Unit::Tensor, DType::Fp8E4m3 | DType::Int8) if steps % 2 != 0 => format!(
-            "one instruction does two steps in {dtype}, and steps = {steps} is odd; make it even"
-        ),
-        (Unit::Tensor, DType::Fp8E4m3) => return Ok("OPERAND_FP8_E4M3"),
-        (Unit::Tensor, DType::Int8) => return Ok("OPERAND_INT8"),
+        (Unit::Tensor, DType::Fp8E4m3 | DType::Fp8E5m2) if matches!(arch.major, 9 | 10) => {
+            format!(
+                "on {arch} mma.sync turns {dtype} into f16 first, so its rate is not that of \
+                 the fp8 units; use `peak_wgmma`, which runs on sm_90a, or dtype = bf16, f16 \
+                 or int8"
+            )
+        }
+        (Unit::Tensor, DType::Fp8E4m3) => return Ok("E4m3"),
+        (Unit::Tensor, DType::Fp8E5m2) => return Ok("E5m2"),
+        (Unit::Tensor, DType::Int8) => return Ok("Int8"),
     };
     Err(Refusal(why))
+}
+
+/// Refuses what no unit of the architecture can do through `mma.sync` or `fma`.
+pub(super) fn refuse_tensor(p: &Peak, arch: Arch) -> Result<(), Refusal> {
+    operand(p, arch).map(|_| ())
+}
+
+/// The number of a kind of data in `peak_operands.cuh`.
+pub(super) const fn data_code(data: PeakData) -> u32 {
+    match data {
+        PeakData::Small => 0,
+        PeakData::Zeros => 1,
+        PeakData::Random => 2,
+    }
+}
+
+/// Most steps of 8-bit floats: a step adds up to two units to sums of 14 bits.
+const MOST_STEPS_FP8: u64 = 1 << 13;
+
+/// Instructions that a tensor unit does for each tile: one adds the products of 32 bytes of
+/// a row.
+pub(super) fn products(p: &Peak) -> Result<u64, Refusal> {
+    let bytes = 16 * p.dtype.bytes() * p.steps;
+    let is_fp8 = matches!(p.dtype, DType::Fp8E4m3 | DType::Fp8E5m2);
+    if is_fp8 && p.steps > MOST_STEPS_FP8 {
+        return Err(Refusal(format!(
+            "tensor units may keep 14 bits of a sum in {}, which hold up to {MOST_STEPS_FP8} \
+             steps of these data, not {}; use fewer steps and more lanes",
+            p.dtype, p.steps
+        )));
+    }
+    if !bytes.is_multiple_of(32) {
+        return Err(Refusal(format!(
+            "one instruction does two steps in {}, and steps = {} is odd; make it even",
+            p.dtype, p.steps
+        )));
+    }
+    Ok(bytes / 32)
 }
 
 /// Lanes that one chain of a thread or warp computes at once.
@@ -80,7 +132,7 @@ const fn lanes_per_chain(peak: Peak) -> u32 {
 /// Chains of multiply-adds.
 pub(super) struct PeakChains {
     peak: Peak,
-    /// The macro that chooses the operands.
+    /// What chooses the operands.
     operand: &'static str,
 }
 
@@ -91,19 +143,19 @@ impl HostHalf for PeakChains {
     const MEMORY_BOUND: bool = false;
 
     fn configure(peak: &Peak, arch: Arch) -> Result<Self, Refusal> {
-        Ok(PeakChains { peak: *peak, operand: operand(peak, arch)? })
+        let operand = operand(peak, arch)?;
+        if peak.unit == Unit::Tensor {
+            products(peak)?;
+        }
+        Ok(PeakChains { peak: *peak, operand })
     }
 
     fn defines(&self) -> Defines {
-        let unit = match self.peak.unit {
-            Unit::Fma => "UNIT_FMA",
-            Unit::Tensor => "UNIT_TENSOR",
-        };
-        Defines::new()
-            .with("THREADS", THREADS)
-            .with("UNROLL", UNROLL)
-            .with(unit, 1)
-            .with(self.operand, 1)
+        let defines = Defines::new().with("THREADS", THREADS).with("UNROLL", UNROLL);
+        match self.peak.unit {
+            Unit::Fma => defines.with("UNIT_FMA", 1).with(self.operand, 1),
+            Unit::Tensor => defines.with("UNIT_TENSOR", 1).with("FORMAT", self.operand),
+        }
     }
 
     fn plan(&self, target: &Target) -> Plan {
@@ -131,6 +183,8 @@ impl HostHalf for PeakChains {
             steps: peak.steps,
             factor,
             summand,
+            data: data_code(peak.data),
+            unused: 0,
         });
         Plan::of(Launch::new(entry, blocks as u32, THREADS, params))
     }

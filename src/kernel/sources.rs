@@ -14,6 +14,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
     ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
     ("mbarrier.cuh", include_str!("../../kernels/mbarrier.cuh")),
+    ("peak_operands.cuh", include_str!("../../kernels/peak_operands.cuh")),
     ("wgmma.cuh", include_str!("../../kernels/wgmma.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
     ("weights.cuh", include_str!("../../kernels/weights.cuh")),

@@ -11,6 +11,7 @@ use super::kv_append::AppendToPages;
 use super::kv_read::ReadCache;
 use super::moe_gemm::ExpertGemm;
 use super::peak::PeakChains;
+use super::peak_wgmma::WarpgroupProducts;
 use super::refusal::Refusal;
 use super::rmsnorm::NormalizeTokens;
 use super::stream::VectorStream;
@@ -24,6 +25,7 @@ use crate::toolchain::Arch;
 pub static KERNELS: &[Kernel] = &[
     Kernel::of::<VectorStream>(),
     Kernel::of::<BulkStream>(),
+    Kernel::of::<WarpgroupProducts>(),
     Kernel::of::<PeakChains>(),
     Kernel::of::<ReadCache>(),
     Kernel::of::<AppendToPages>(),

@@ -8,7 +8,7 @@
 //! is not listed here, its peaks are too high, never too low.
 
 use super::identity::Identity;
-use crate::format::DType::{self, Bf16, F16, F32, Fp8E4m3, Int8};
+use crate::format::DType::{self, Bf16, F16, F32, F64, Fp8E4m3, Fp8E5m2, Int8, Tf32};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
 use crate::toolchain::Arch;
 
@@ -24,10 +24,11 @@ pub const BOOST_MARGIN: f64 = 1.3;
 type RatesPerClock = ((u32, u32), &'static [(DType, u32)]);
 
 /// FLOPs per clock and multiprocessor by architecture; a multiply-add counts as two. `f32`
-/// is the rate of the ordinary units, never of TF32. All others are rates of the tensor
+/// and `f64` are the rates of the ordinary units, never of TF32 or of tensor cores that
+/// multiply in f64. All others are rates of the tensor
 /// cores with accumulation in f32 (int8: in 32-bit integers).
 ///
-/// Sources: for f32 the table "Throughput of Native Arithmetic Instructions"
+/// Sources: for f32 and f64 the table "Throughput of Native Arithmetic Instructions"
 /// in <https://docs.nvidia.com/cuda/cuda-c-programming-guide/>; for the tensor
 /// cores, multiply-adds per clock and core times cores per multiprocessor in
 /// NVIDIA's architecture papers:
@@ -41,14 +42,65 @@ type RatesPerClock = ((u32, u32), &'static [(DType, u32)]);
 ///   <https://github.com/NVIDIA/cutlass/blob/main/media/docs/cpp/blackwell_functionality.md>
 /// * 12.0 <https://images.nvidia.com/aem-dam/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf>
 const RATES: &[RatesPerClock] = &[
-    ((7, 0), &[(F32, 128), (F16, 1024)]),
-    ((7, 5), &[(F32, 128), (F16, 1024), (Int8, 2048)]),
-    ((8, 0), &[(F32, 128), (Bf16, 2048), (F16, 2048), (Int8, 4096)]),
-    ((8, 6), &[(F32, 256), (Bf16, 1024), (F16, 1024), (Int8, 2048)]),
-    ((8, 9), &[(F32, 256), (Bf16, 1024), (F16, 1024), (Fp8E4m3, 2048), (Int8, 2048)]),
-    ((9, 0), &[(F32, 256), (Bf16, 4096), (F16, 4096), (Fp8E4m3, 8192), (Int8, 8192)]),
-    ((10, 0), &[(F32, 256), (Bf16, 8192), (F16, 8192), (Fp8E4m3, 16384), (Int8, 16384)]),
-    ((12, 0), &[(F32, 256), (Bf16, 1024), (F16, 1024), (Fp8E4m3, 2048), (Int8, 2048)]),
+    ((7, 0), &[(F64, 64), (F32, 128), (F16, 1024)]),
+    ((7, 5), &[(F64, 4), (F32, 128), (F16, 1024), (Int8, 2048)]),
+    (
+        (8, 0),
+        &[(F64, 64), (F32, 128), (Tf32, 1024), (Bf16, 2048), (F16, 2048), (Int8, 4096)],
+    ),
+    ((8, 6), &[(F64, 4), (F32, 256), (Tf32, 512), (Bf16, 1024), (F16, 1024), (Int8, 2048)]),
+    (
+        (8, 9),
+        &[
+            (F64, 4),
+            (F32, 256),
+            (Tf32, 512),
+            (Bf16, 1024),
+            (F16, 1024),
+            (Fp8E4m3, 2048),
+            (Fp8E5m2, 2048),
+            (Int8, 2048),
+        ],
+    ),
+    (
+        (9, 0),
+        &[
+            (F64, 128),
+            (F32, 256),
+            (Tf32, 2048),
+            (Bf16, 4096),
+            (F16, 4096),
+            (Fp8E4m3, 8192),
+            (Fp8E5m2, 8192),
+            (Int8, 8192),
+        ],
+    ),
+    (
+        (10, 0),
+        &[
+            (F64, 128),
+            (F32, 256),
+            (Tf32, 4096),
+            (Bf16, 8192),
+            (F16, 8192),
+            (Fp8E4m3, 16384),
+            (Fp8E5m2, 16384),
+            (Int8, 16384),
+        ],
+    ),
+    (
+        (12, 0),
+        &[
+            (F64, 4),
+            (F32, 256),
+            (Tf32, 512),
+            (Bf16, 1024),
+            (F16, 1024),
+            (Fp8E4m3, 2048),
+            (Fp8E5m2, 2048),
+            (Int8, 2048),
+        ],
+    ),
 ];
 
 /// Products whose tensor cores run below the rate of their architecture: words of the
@@ -56,9 +108,9 @@ const RATES: &[RatesPerClock] = &[
 /// the rates that result.
 const CUTS: &[(&str, &[DType], f64)] = &[
     // Half the rate with accumulation in f32, all of it with accumulation in f16.
-    ("GeForce", &[Bf16, F16, Fp8E4m3], 0.5),
-    ("L40", &[Bf16, F16, Fp8E4m3, Int8], 0.5),
-    ("H20", &[Bf16, F16, Fp8E4m3, Int8], 0.25),
+    ("GeForce", &[Tf32, Bf16, F16, Fp8E4m3, Fp8E5m2], 0.5),
+    ("L40", &[Tf32, Bf16, F16, Fp8E4m3, Fp8E5m2, Int8], 0.5),
+    ("H20", &[Tf32, Bf16, F16, Fp8E4m3, Fp8E5m2, Int8], 0.25),
 ];
 
 /// Words in the names of desktop boards.

@@ -170,7 +170,12 @@ impl Machine {
 
     /// Dense FLOPs per second in a format, where they are stated.
     pub fn flops_per_s(&self, dtype: DType) -> Option<f64> {
-        let name = if dtype == DType::Fp4E2m1 { STATED_FP4 } else { dtype.name() };
+        let name = match dtype {
+            DType::Fp4E2m1 => STATED_FP4,
+            // Sheets state one rate of fp8.
+            DType::Fp8E5m2 => DType::Fp8E4m3.name(),
+            _ => dtype.name(),
+        };
         self.flops_per_s.get(name).copied()
     }
 
@@ -190,8 +195,9 @@ impl Machine {
         let links = ways.filter_map(|(link, direction)| {
             Some(LinkPeak { link, direction, bytes_per_s: self.link_bytes_per_s(link)? })
         });
-        let compute = self.flops_per_s.iter().filter_map(|(dtype, &flops_per_s)| {
-            Some(ComputePeak { dtype: dtype.parse().ok()?, flops_per_s })
+        let stated = DType::ALL.into_iter().filter(|dtype| *dtype != DType::Fp4E2m1);
+        let compute = stated.filter_map(|dtype| {
+            Some(ComputePeak { dtype, flops_per_s: self.flops_per_s(dtype)? })
         });
         DataSheet {
             machine: self.name.clone(),
@@ -411,8 +417,10 @@ mod tests {
                 sheet.compute.len(),
                 "{name}"
             );
-            // The data sheets of Hopper state f32 at a higher clock than the rest.
-            let skip = |dtype| *compute_capability == (9, 0) && dtype == DType::F32;
+            // The data sheets of Hopper state f32 and f64 at a higher clock than the rest.
+            let of_vector_units = [DType::F32, DType::F64];
+            let skip =
+                |dtype| *compute_capability == (9, 0) && of_vector_units.contains(&dtype);
             for peak in derived.into_iter().filter(|peak| !skip(peak.dtype)) {
                 let Some(stated) = sheet.flops_per_s(peak.dtype) else { continue };
                 let (dtype, derived) = (peak.dtype, peak.flops_per_s);
@@ -479,7 +487,7 @@ mod tests {
         for (from, to, part) in [
             ("1e12", "0.0", "above 0"),
             ("= 64", "= 0", "above 0"),
-            ("f32", "f64", "not a dtype"),
+            ("f32", "f33", "not a dtype"),
             ("source = \"me\"", "", "source"),
             ("name", "nam", "mine.toml"),
         ] {

@@ -151,6 +151,10 @@ impl Operation for Collective {
         0
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

@@ -59,6 +59,10 @@ pub trait Operation: Judged {
     /// What the model knows of routed experts, if the problem has any: what it reads
     /// depends on which token chose which expert.
     fn routed(&self) -> Option<Routed>;
+
+    /// Whether it computes with numbers such as work has, so that its rate may be a
+    /// ceiling: units that multiply zeros take less power and clock higher.
+    fn has_usual_data(&self) -> bool;
 }
 
 /// Experts that a routing touches.

@@ -250,6 +250,10 @@ impl Operation for DecodeAttention {
             + self.kv().bytes(|length| self.visible(length))
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

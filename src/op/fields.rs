@@ -194,8 +194,29 @@ impl<'a> Fields<'a> {
     /// The format of activations (`dtype`).
     ///
     /// # Errors
-    /// As of [`Fields::parse`]; a format that only weights have.
+    /// As of [`Fields::math_dtype`]; a format that only peaks and products have.
     pub fn dtype(&self, key: &str) -> Result<DType, ProblemError> {
+        match self.math_dtype(key)? {
+            dtype @ (DType::Tf32 | DType::Fp8E5m2 | DType::F64) => {
+                let of = if dtype == DType::Tf32 { "peak and gemm" } else { "peak" };
+                Err(ProblemError::at(
+                    key,
+                    format!(
+                        "{dtype} is a format of {of}; {} has f32, bf16, f16 and formats of \
+                         8 bits",
+                        self.op.0
+                    ),
+                ))
+            }
+            dtype => Ok(dtype),
+        }
+    }
+
+    /// The format that is multiplied and added.
+    ///
+    /// # Errors
+    /// As of [`Fields::parse`]; a format that only weights have.
+    pub fn math_dtype(&self, key: &str) -> Result<DType, ProblemError> {
         match self.parse(key)? {
             DType::Int4 => Err(ProblemError::at(
                 key,

@@ -43,7 +43,8 @@ pub(super) const FACTS: Facts = Facts {
 /// for each output feature, `[n]` in f32, those in `int4` one for each
 /// [`GROUP_COLUMNS`](crate::weights::GROUP_COLUMNS) columns, `[k / 128][n]` in f16, and are
 /// shuffled, see [`crate::weights`]; other scales are row-major. Activations have no scales
-/// unless `a_dtype` says so. Products are summed in f32 whatever the formats.
+/// unless `a_dtype` says so. Products are summed in f32 whatever the formats. With tf32 all
+/// matrices are in 32 bits, and what is multiplied is their upper 19.
 ///
 /// Work: `2 m n k` in the format that both operands have, in that of C where they differ;
 /// `b m n`, and for either operand the bytes of its elements, scales and zero points
@@ -86,7 +87,10 @@ pub(super) fn read(f: &Fields) -> Result<Gemm, ProblemError> {
         m: f.extent("m")?,
         n: f.extent("n")?,
         k: f.extent("k")?,
-        dtype: f.dtype("dtype")?,
+        dtype: match f.math_dtype("dtype")? {
+            DType::Tf32 => DType::Tf32,
+            _ => f.dtype("dtype")?,
+        },
         w_dtype: f.quant("w_dtype", QuantPlace::Weights)?,
         a_dtype: f.quant("a_dtype", QuantPlace::Activations)?,
     })
@@ -203,6 +207,10 @@ impl Operation for Gemm {
 
     fn cache_bytes(&self) -> u64 {
         0
+    }
+
+    fn has_usual_data(&self) -> bool {
+        true
     }
 
     fn routed(&self) -> Option<Routed> {

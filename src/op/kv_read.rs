@@ -163,6 +163,10 @@ impl Operation for KvRead {
         self.bytes(|length| 0..length)
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

@@ -186,6 +186,10 @@ impl Operation for MlaAppend {
         0
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

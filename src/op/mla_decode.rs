@@ -240,6 +240,10 @@ impl Operation for MlaDecode {
         })
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

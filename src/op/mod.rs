@@ -53,7 +53,7 @@ pub use kv_read::KvRead;
 pub use mla_append::MlaAppend;
 pub use mla_decode::{MlaDecode, SCORE_WIDTH};
 pub use moe_gemm::{Inputs, MAX_ROUTED, MoeGemm, Routing};
-pub use peak::{Peak, Unit};
+pub use peak::{Operands, Peak, PeakData, Unit};
 pub use prefill_attention::PrefillAttention;
 pub use rmsnorm::{RMS_EPSILON, RmsNorm};
 pub use stream::Stream;

@@ -380,6 +380,10 @@ impl Operation for MoeGemm {
         0
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         Some(Routed {
             experts_touched: self.experts_touched(),

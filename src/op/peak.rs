@@ -14,10 +14,13 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("dtype"),
         KeySpec::new("lanes"),
         KeySpec::new("steps"),
+        KeySpec::bare("operands").or("native").silent(),
+        KeySpec::new("data").or("small").silent(),
     ],
     examples: &[
         "peak:unit=fma,dtype=f32,lanes=64,steps=8",
         "peak:unit=tensor,dtype=bf16,lanes=64,steps=8",
+        "peak:unit=tensor,dtype=bf16,lanes=64,steps=8,operands=registers,data=random",
     ],
     judged: JudgedFacts {
         prose: "peak",
@@ -37,7 +40,59 @@ pub enum Unit {
     Tensor,
 }
 
-text_of_name!(Unit => "a unit");
+/// Where a matrix unit takes its first operand from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operands {
+    /// From where the kernel's instruction takes both: `wgmma` from shared memory,
+    /// `mma.sync` from registers.
+    Native,
+    /// From registers.
+    Registers,
+}
+
+impl Operands {
+    /// Both, in the order in which tables list them.
+    pub const ALL: [Operands; 2] = [Operands::Native, Operands::Registers];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operands::Native => "native",
+            Operands::Registers => "registers",
+        }
+    }
+}
+
+/// What a matrix unit multiplies, which decides how much power it takes, and so its clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PeakData {
+    /// Small irregular integers in eighths, alike in every tile and step.
+    Small,
+    /// Zeros: nothing switches.
+    Zeros,
+    /// All bits that the format has, other ones in every row, column and step of a product.
+    Random,
+}
+
+impl PeakData {
+    /// All of them, in the order in which tables list them.
+    pub const ALL: [PeakData; 3] = [PeakData::Small, PeakData::Zeros, PeakData::Random];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PeakData::Small => "small",
+            PeakData::Zeros => "zeros",
+            PeakData::Random => "random",
+        }
+    }
+}
+
+text_of_name!(
+    Unit => "a unit",
+    Operands => "a place of operands",
+    PeakData => "a kind of data",
+);
 
 impl Unit {
     /// Every unit, in the order in which tables list them.
@@ -73,7 +128,8 @@ impl Unit {
 ///
 /// With [`Unit::Fma`] a lane is one value and a step is `x = x * a + b`. With
 /// [`Unit::Tensor`] a lane is a 16 x 8 accumulator tile and a step adds the
-/// product of a 16 x 16 and a 16 x 8 tile, 4096 FLOPs.
+/// product of a 16 x 16 and a 16 x 8 tile, 4096 FLOPs. The reference says which
+/// ([`crate::reference::tensor_a`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peak {
     /// Which unit.
@@ -84,14 +140,23 @@ pub struct Peak {
     pub lanes: u64,
     /// Multiply-adds in each chain.
     pub steps: u64,
+    /// Where a matrix unit takes its first operand from.
+    pub operands: Operands,
+    /// What a matrix unit multiplies.
+    pub data: PeakData,
 }
+
+/// Steps after which random data begin again, whatever the format.
+const RANDOM_STEPS: u64 = 8;
 
 pub(super) fn read(f: &Fields) -> Result<Peak, ProblemError> {
     Ok(Peak {
         unit: f.parse("unit")?,
-        dtype: f.dtype("dtype")?,
+        dtype: f.math_dtype("dtype")?,
         lanes: f.extent("lanes")?,
         steps: f.extent("steps")?,
+        operands: f.parse("operands")?,
+        data: f.parse("data")?,
     })
 }
 
@@ -104,16 +169,51 @@ impl Peak {
 
 impl Operation for Peak {
     fn values(&self) -> Vec<String> {
-        let Peak { unit, dtype, lanes, steps } = self;
-        vec![unit.to_string(), dtype.to_string(), lanes.to_string(), steps.to_string()]
+        let Peak { unit, dtype, lanes, steps, operands, data } = self;
+        vec![
+            unit.to_string(),
+            dtype.to_string(),
+            lanes.to_string(),
+            steps.to_string(),
+            operands.to_string(),
+            data.to_string(),
+        ]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
         if self.unit == Unit::Tensor && self.dtype == DType::F32 {
             return Err(ProblemError::at(
                 "dtype",
-                "no tensor unit takes f32 operands; use `unit = \"fma\"` or a 16-bit or 8-bit \
-                 dtype",
+                "no tensor unit takes f32 operands; use `unit = \"fma\"`, or tf32, or a 16-bit \
+                 or 8-bit dtype",
+            ));
+        }
+        if self.unit == Unit::Fma && self.dtype == DType::Tf32 {
+            return Err(ProblemError::at(
+                "dtype",
+                "only tensor units multiply tf32; use `unit = \"tensor\"`, or f32",
+            ));
+        }
+        if self.unit == Unit::Fma && self.operands != Operands::Native {
+            return Err(ProblemError::at(
+                "operands",
+                "vector units take all operands from registers; leave `operands` out",
+            ));
+        }
+        if self.unit == Unit::Fma && self.data != PeakData::Small {
+            return Err(ProblemError::at(
+                "data",
+                "only a tensor unit's data can be chosen; leave `data` out",
+            ));
+        }
+        if self.data == PeakData::Random && !self.steps.is_multiple_of(RANDOM_STEPS) {
+            return Err(ProblemError::at(
+                "steps",
+                format!(
+                    "random data begin again every {RANDOM_STEPS} steps, and sums are known \
+                     only then; use {}",
+                    self.steps.next_multiple_of(RANDOM_STEPS)
+                ),
             ));
         }
         Ok(())
@@ -154,6 +254,10 @@ impl Operation for Peak {
 
     fn cache_bytes(&self) -> u64 {
         0
+    }
+
+    fn has_usual_data(&self) -> bool {
+        self.data != PeakData::Zeros
     }
 
     fn routed(&self) -> Option<Routed> {

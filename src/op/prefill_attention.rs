@@ -247,6 +247,10 @@ impl Operation for PrefillAttention {
             + 2 * self.kv_dtype.scale_bytes(self.batch * self.kv_heads, 1)
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

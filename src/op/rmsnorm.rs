@@ -139,6 +139,10 @@ impl Operation for RmsNorm {
         0
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

@@ -160,6 +160,10 @@ impl Operation for Transfer {
         0
     }
 
+    fn has_usual_data(&self) -> bool {
+        true
+    }
+
     fn routed(&self) -> Option<Routed> {
         None
     }

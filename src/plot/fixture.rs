@@ -295,3 +295,46 @@ pub fn gpu_without_sheet() -> MadeUp {
     }
     MadeUp { runs: vec![run], spec: None, ..gpu }
 }
+
+/// Rates in bf16 of several kernels on an H100, at the clock that each ran at.
+pub fn h100_by_implementation() -> MadeUp {
+    let mut machine = MadeUpMachine {
+        name: "Example H100 80GB HBM3",
+        caches: "L2=52428800",
+        kernel: "stream",
+        last_level: 50 * MIB,
+        read: 3.02e12,
+        flops_per_s: &[],
+        launch_s: 0.0,
+        rows: Vec::new(),
+    };
+    machine.stream("read", 8192 * MIB, 3.02e12);
+    let peak = "peak:unit=tensor,dtype=bf16,lanes=33792,steps=4096";
+    let gemm = "gemm:m=8192,n=8192,k=8192,dtype=bf16";
+    for (kernel, problem, rate, clock) in [
+        ("peak", peak, 632e12, 1.788e9),
+        ("peak_wgmma", peak, 771e12, 1.44e9),
+        ("gemm", gemm, 458e12, 1.76e9),
+        ("cublaslt", gemm, 726e12, 1.45e9),
+    ] {
+        let flops = problem.parse::<Problem>().unwrap().work().flops() as f64;
+        machine.kernel = kernel;
+        machine.push(problem, CacheState::Hot, 1 << 30, flops / rate);
+        let row = machine.rows.last_mut().unwrap();
+        row.sm_clock_hz_median = Some(clock);
+        if kernel == "cublaslt" {
+            row.implementation = "cuBLASLt 13".to_owned();
+        }
+    }
+    let mut made = machine.made(Some(h100_spec()));
+    for (name, value) in [
+        ("compute_capability", "9.0"),
+        ("sm_count", "132"),
+        ("sm_clock_max_hz", "1980000000"),
+        ("memory_clock_max_hz", "2619000000"),
+        ("memory_bus_bits", "5120"),
+    ] {
+        made.runs[0].set(name, value);
+    }
+    made
+}

@@ -14,6 +14,7 @@ mod picture;
 pub mod predicted;
 mod raster;
 mod report;
+mod ridge;
 mod roofline;
 mod style;
 mod svg;
@@ -36,6 +37,7 @@ pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
         ("roofline", roofline::draw(campaign)),
         ("oi", intensity::draw(campaign)),
         ("bandwidth", bandwidth::draw(campaign)),
+        ("ridge", ridge::draw(campaign)),
         ("peers", peers::draw(campaign)),
     ]
 }

@@ -6,10 +6,11 @@ use tiny_skia::Pixmap;
 use std::fs;
 use std::sync::LazyLock;
 
-use super::fixture::{MadeUp, cpu, gpu, gpu_without_sheet};
+use super::fixture::{MadeUp, cpu, gpu, gpu_without_sheet, h100_by_implementation};
 use super::*;
 use crate::analysis::Measured;
 use crate::device::DeviceKind;
+use crate::format::DType;
 use crate::op::Op;
 use crate::record::{CountedRow, CounterRow, Row, Status, Witnesses};
 
@@ -95,16 +96,17 @@ fn peers_are_in_their_own_figure_alone() {
     for made in [cpu(), gpu()] {
         let with = with_peers(&made, "cuBLAS 13").campaign();
         let (before, after) = (all(&made.campaign()), all(&with));
-        assert_eq!((before.len(), after.len()), (3, 4));
+        assert_eq!((before.len(), after.len()), (3, 5));
+        // Rates of two kernels make a figure of ridges.
+        assert_eq!(after[3].name, "ridge");
+        let peers = &after[4];
         for (a, b) in before.iter().zip(&after) {
             // Their times may raise ceilings, which moves what is drawn.
             assert_eq!(a.marks.len(), b.marks.len(), "{}", a.name);
         }
-        assert_is_sound(&after[3]);
-        assert_eq!(after[3].marks.len(), with.beside_peers().len());
-        assert!(
-            after[3].svg.contains("other beside") || after[3].svg.contains(" beside other")
-        );
+        assert_is_sound(peers);
+        assert_eq!(peers.marks.len(), with.beside_peers().len());
+        assert!(peers.svg.contains("other beside") || peers.svg.contains(" beside other"));
         // A few have room for labels.
         let mut few = with_peers(&made, "cuBLAS 13");
         few.rows.retain(|row| row.op == "prefill_attention");
@@ -113,8 +115,47 @@ fn peers_are_in_their_own_figure_alone() {
         assert_is_sound(&few);
         assert!(few.svg.contains(">other<"));
         // Another version of this program is no peer.
-        assert_eq!(all(&with_peers(&made, "ridgepoint 9").campaign()).len(), 3);
+        let own = all(&with_peers(&made, "ridgepoint 9").campaign());
+        assert!(own.iter().all(|figure| figure.name != "peers"));
     }
+}
+
+/// The roofs of an H100 by what drives its tensor cores.
+#[test]
+fn ridges_are_drawn_by_implementation() {
+    let campaign = h100_by_implementation().campaign();
+    let drawn = figures(&campaign).into_iter().find(|(name, _)| *name == "ridge").unwrap();
+    let figure = drawn.1.unwrap();
+    assert_is_sound(&figure);
+    assert_eq!(figure.marks.len(), 4, "one for each kernel, none for the data sheet");
+    for label in [
+        "Ridge in bf16, by implementation",
+        "peak 632 TFLOP/s, 2678 of 4096 per clock and SM",
+        "peak: ridge 209 FLOP/B",
+        "cublaslt: ridge 240 FLOP/B",
+        "data sheet: ridge 295 FLOP/B",
+    ] {
+        assert!(figure.svg.contains(label), "{label}");
+    }
+    let texts: Vec<&str> = figure.texts.iter().map(|(text, _)| text.as_str()).collect();
+    let told = "From 152 FLOP/B (gemm) to 255 FLOP/B (peak_wgmma)";
+    assert!(texts.join(" ").contains(told), "{texts:?}");
+    if let Some(folder) = std::env::var_os("RIDGEPOINT_FIGURES") {
+        write_all(&campaign, Path::new(&folder), &[]).unwrap();
+    }
+    // Zeros clock higher, and are no ceiling.
+    let zeros = Row {
+        problem: "peak:unit=tensor,dtype=bf16,lanes=33792,steps=4096,data=zeros".into(),
+        point_id: "zeros".into(),
+        time_s_median: Some(1e-4),
+        time_s_ci_lo: Some(1e-4),
+        time_s_ci_hi: Some(1e-4),
+        ..campaign.rows.iter().find(|row| row.kernel == "peak_wgmma").unwrap().clone()
+    };
+    let mut with_zeros = h100_by_implementation();
+    with_zeros.rows.push(zeros);
+    let found = with_zeros.campaign().ceilings.unwrap();
+    assert_eq!(found.compute[&DType::Bf16].rate.value, 771e12);
 }
 
 #[test]
@@ -190,7 +231,7 @@ fn missing_records_give_reasons() {
 
     let no_streams: Vec<Row> =
         full.rows.iter().filter(|row| row.op != "stream").cloned().collect();
-    let [roofline, oi, bandwidth, _] = &reasons(&full.with_rows(no_streams))[..] else {
+    let [roofline, oi, bandwidth, ..] = &reasons(&full.with_rows(no_streams))[..] else {
         panic!("four figures");
     };
     assert!(roofline.as_ref().unwrap().contains("no read stream"));

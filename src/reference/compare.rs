@@ -104,10 +104,12 @@ const SUM_ERROR: f64 = 1e-4;
 /// Largest relative error of rounding to nearest, 2^-p with a significand of p bits.
 const fn unit_roundoff(dtype: DType) -> f64 {
     match dtype {
-        DType::F32 => 1.0 / (1 << 24) as f64,
+        DType::F32 | DType::Tf32 | DType::F64 => 1.0 / (1 << 24) as f64,
         DType::Bf16 => 1.0 / 256.0,
         DType::F16 => 1.0 / 2048.0,
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => 1.0 / 16.0,
+        DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+            1.0 / 16.0
+        }
     }
 }
 
@@ -180,23 +182,25 @@ impl Check {
 /// Largest error of an output format in units of `rms + |ref|`.
 pub const fn tolerance(dtype: DType) -> f64 {
     match dtype {
-        DType::F32 => 1e-4,
+        DType::F32 | DType::Tf32 | DType::F64 => 1e-4,
         DType::Bf16 => 1.0 / 64.0,
         DType::F16 => 1.0 / 512.0,
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => 1.0 / 8.0,
+        DType::Fp8E4m3 | DType::Fp8E5m2 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
+            1.0 / 8.0
+        }
     }
 }
 
 /// The value of a format nearest to `x`, ties to even, within its range.
 pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
     match dtype {
-        DType::F32 => x.into(),
+        DType::F32 | DType::Tf32 | DType::F64 => x.into(),
         DType::Bf16 => bf16::from_f32(x).into(),
         DType::F16 => f16::from_f32(x).into(),
         DType::Fp8E4m3 => crate::data::e4m3_to_f32(crate::data::e4m3_from_f32(x)).into(),
         DType::Int8 => x.round_ties_even().clamp(-128.0, 127.0).into(),
         DType::Int4 => x.round_ties_even().clamp(-8.0, 7.0).into(),
-        DType::Fp4E2m1 => unreachable!("no cache is in {dtype}"),
+        DType::Fp4E2m1 | DType::Fp8E5m2 => unreachable!("no cache is in {dtype}"),
     }
 }
 
@@ -260,7 +264,7 @@ impl CheckedOutput<'_> {
         let size = self.tensor.format.bytes() as usize;
         let at = &self.bytes[(index - self.first) as usize * size..][..size];
         match self.tensor.format {
-            TensorFormat::Values(DType::F32) => {
+            TensorFormat::Values(DType::F32 | DType::Tf32) => {
                 bytemuck::pod_read_unaligned::<f32>(at).into()
             }
             TensorFormat::Values(DType::Bf16) => {
@@ -273,7 +277,9 @@ impl CheckedOutput<'_> {
             TensorFormat::Values(DType::Fp8E4m3) => {
                 f64::from(crate::data::e4m3_to_f32(at[0]))
             }
-            TensorFormat::Values(DType::Int4 | DType::Fp4E2m1)
+            TensorFormat::Values(
+                DType::Int4 | DType::Fp4E2m1 | DType::Fp8E5m2 | DType::F64,
+            )
             | TensorFormat::PowerScales(_)
             | TensorFormat::ByteScales(_)
             | TensorFormat::LatentRecords { .. } => {

@@ -80,9 +80,15 @@ impl Matrices {
         let Some(scales) = self.scheme.scales() else { return 1.0 / 3.0 };
         let of_values = match self.scheme.dtype() {
             // Uniform up to the largest, which the largest scale makes 1.
-            DType::F32 | DType::Bf16 | DType::F16 | DType::Int8 | DType::Int4 => 1.0 / 3.0,
+            DType::F32
+            | DType::F64
+            | DType::Tf32
+            | DType::Bf16
+            | DType::F16
+            | DType::Int8
+            | DType::Int4 => 1.0 / 3.0,
             // Exponents are evenly spread over seven powers of two below 1.
-            DType::Fp8E4m3 => 0.09,
+            DType::Fp8E4m3 | DType::Fp8E5m2 => 0.09,
             // The mean square of the eight sizes.
             DType::Fp4E2m1 => 68.5 / 8.0,
         };

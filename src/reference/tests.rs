@@ -473,25 +473,61 @@ fn tile(dtype: DType) -> Vec<f32> {
     for _ in 0..3 {
         for (element, sum) in (0..).zip(&mut tile) {
             for k in 0..16 {
-                *sum += tensor_a(element / 8, k) as f64
+                *sum += tensor_a(dtype, element / 8, k) as f64
                     * scale
-                    * (tensor_b(k, element % 8) as f64 * scale);
+                    * (tensor_b(dtype, k, element % 8) as f64 * scale);
             }
         }
     }
     tile.into_iter().map(|x| x as f32).collect()
 }
 
+/// Sums of fp8 grow slowly enough for accumulators of 14 bits, and no element stays.
+#[test]
+fn steps_of_fp8_add_one_or_two_units() {
+    for dtype in [DType::Fp8E4m3, DType::Fp8E5m2] {
+        for (i, j) in (0..16).flat_map(|i| (0..8).map(move |j| (i, j))) {
+            let product = |k| tensor_a(dtype, i, k) * tensor_b(dtype, k, j);
+            let all: i64 = (0..16).map(product).sum();
+            assert!((1..=2).contains(&all.abs()), "{dtype} {i} {j}: {all}");
+        }
+        let largest = (0..256).map(|at| tensor_a(dtype, at / 16, at % 16).abs()).max();
+        assert_eq!(largest, Some(8), "three bits of significand hold it");
+    }
+}
+
+/// Random data add the same to every element, other data what their pattern says.
+#[test]
+fn every_kind_of_data_has_its_sums() {
+    let end = |rest: &str, sum: f64| {
+        let text = format!("peak:unit=tensor,lanes=2,{rest}");
+        let start = |at| f64::from(Key::new(SEED, 0, 0).value(DType::F32, at));
+        let end: Vec<f32> = (0..256).map(|at| (start(at) + sum) as f32).collect();
+        checked(&text, bytemuck::cast_slice(&end)).verdict
+    };
+    // A cycle of four instructions adds 1/32: four steps of bf16, two of tf32, eight of fp8.
+    for (rest, sum) in [
+        ("dtype=bf16,steps=64,data=random", 16.0 / 32.0),
+        ("dtype=tf32,steps=64,data=random", 32.0 / 32.0),
+        ("dtype=fp8_e5m2,steps=64,data=random", 8.0 / 32.0),
+        ("dtype=int8,steps=64,data=random", 8.0 * 512.0),
+        ("dtype=f16,steps=7,data=zeros", 0.0),
+    ] {
+        assert_eq!(end(rest, sum), CheckVerdict::Pass, "{rest}");
+        assert_eq!(end(rest, 1.01 * sum + 0.01), CheckVerdict::Fail, "{rest}");
+    }
+}
+
 #[test]
 fn tensor_tiles_are_compared() {
-    for dtype in [DType::Bf16, DType::Int8] {
+    for dtype in [DType::Bf16, DType::Int8, DType::Fp8E4m3] {
         let text = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=3");
         let mut end = tile(dtype);
         let found = checked(&text, bytemuck::cast_slice(&end));
         assert_eq!(found.verdict, CheckVerdict::Pass, "{}", found.message);
         // One step left out shows.
         let size: f32 = end.iter().map(|x| x.abs()).fold(0.0, f32::max);
-        assert!(size > 1.0);
+        assert!(size > 0.5);
         let fewer = format!("peak:unit=tensor,dtype={dtype},lanes=1,steps=2");
         assert_eq!(checked(&fewer, bytemuck::cast_slice(&end)).verdict, CheckVerdict::Fail);
         end[77] += 0.01 * size;
@@ -605,7 +641,7 @@ fn weight(
             let number = weights::element(of_matrix, weights::place(k, row, column));
             f64::from(number) * scale
         }
-        DType::Bf16 | DType::F16 | DType::Fp4E2m1 => unreachable!("not tested here"),
+        _ => unreachable!("not tested here"),
     }
 }
 

@@ -22,6 +22,11 @@ impl Judge<'_> {
                 let id = format!("{dtype}_compute");
                 let mut limit = self.ceiling(id, ceiling, "flops/s", &of);
                 limit.from.push_str(&self.units_not_driven(dtype));
+                limit.flops_per_clock = self.campaign.flops_per_clock(
+                    ceiling.computed_in.unwrap_or(dtype),
+                    ceiling.rate.value,
+                    ceiling.source().sm_clock_hz,
+                );
                 limits.push(limit);
                 limits.extend(self.ridge(dtype));
             }
@@ -58,6 +63,7 @@ impl Judge<'_> {
             derived,
             derived_at_clock: None,
             spec,
+            flops_per_clock: None,
             doubt: None,
             candidates: Vec::new(),
         }
@@ -70,7 +76,7 @@ impl Judge<'_> {
         unit: &'static str,
         of: &dyn Fn(&Peaks) -> Option<f64>,
     ) -> MachineLimit {
-        let mut from = ceiling.kernel.to_string();
+        let mut from = self.campaign.point_text(&ceiling.point_id);
         if let Some(dtype) = ceiling.computed_in {
             from.push_str(&format!(", computed in {dtype}"));
         }
@@ -103,7 +109,9 @@ impl Judge<'_> {
         let ceilings = self.campaign.ceilings.as_ref()?;
         let compute = ceilings.compute.get(&dtype)?;
         let (id, of) = (format!("{dtype}_ridge"), |peaks: &Peaks| peaks.ridge(dtype));
-        let from = "compute over read".into();
+        let [compute_from, read_from] = [compute, &ceilings.read]
+            .map(|ceiling| self.campaign.point_text(&ceiling.point_id));
+        let from = format!("{compute_from}, over {read_from}");
         Some(MachineLimit {
             doubt: ceilings.read.doubt().or_else(|| compute.doubt()),
             ..self.limit(id, ceilings.ridge(dtype)?, "flops/byte", from, &of)
@@ -117,11 +125,16 @@ impl Judge<'_> {
         let mut columns = vec!["limit", "value (95% interval)"];
         columns.extend(derived.then_some("of derived"));
         columns.extend(spec.is_some().then_some("of data sheet"));
+        let has_clocks = limits.iter().any(|limit| limit.flops_per_clock.is_some());
+        columns.extend(has_clocks.then_some("FLOP per clock and SM"));
         columns.extend(["from", "candidates", "judged by it"]);
         let rows = limits.iter().map(|limit| {
             let mut cells = vec![limit.id.replace('_', " "), limit.text()];
             cells.extend(derived.then(|| limit.share_of_derived()));
             cells.extend(spec.is_some().then(|| limit.share_of(limit.spec)));
+            let per_clock =
+                || limit.flops_per_clock.map_or("-".to_owned(), |of| of.to_string());
+            cells.extend(has_clocks.then(per_clock));
             cells.push(limit.from.clone());
             cells.push(limit.candidates_text());
             cells.push(limit.judged().to_owned());

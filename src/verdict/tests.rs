@@ -343,7 +343,8 @@ fn lines_through_read_streams_are_told_with_what_they_rest_on() {
     assert_eq!(row(1), "stream|stream_bulk|read|3|a line needs 4 points|-|-|-");
     // The ceiling is the best of both kernels at the largest working set.
     let limit = &verdict.limits[0];
-    assert_eq!((limit.id.as_str(), limit.from.as_str()), ("dram_read_bandwidth", "stream"));
+    assert_eq!(limit.id, "dram_read_bandwidth");
+    assert_eq!(limit.from, "stream: stream read 4096 MiB");
     assert!(judged(vec![], Run::default()).sections.len() > 2);
 }
 
@@ -817,7 +818,13 @@ fn ceilings_are_held_against_the_clock_that_was_measured() {
     let row = machine_section(&throttled).rows.iter().find(|row| row[0] == "bf16 compute");
     let row = row.unwrap();
     assert_eq!(row[2], "77% of 288.0 GFLOP/s at 0.14 GHz");
-    assert_eq!(row[4], "probe 222.0 (77%)");
+    let section = machine_section(&throttled);
+    assert_eq!(section.columns[3], "FLOP per clock and SM");
+    assert_eq!(row[3], "1579 of 2048");
+    let of_row = "probe: peak tensor bf16 lanes=1024 steps=4096";
+    assert_eq!((row[4].as_str(), row[5].as_str()), (of_row, "probe 222.0 (77%)"));
+    let ridge = section.rows.iter().find(|row| row[0] == "bf16 ridge").unwrap();
+    assert!(ridge[4].starts_with(&format!("{of_row}, over ")), "{}", ridge[4]);
 }
 
 /// All arithmetic at half its speed: the clock that the CPU is sold with tells.
@@ -871,7 +878,10 @@ fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
     assert_eq!(measured_as(&calm, "gemm"), "compute bound 1");
     let limit = calm.limits.iter().find(|limit| limit.id == "bf16_compute").unwrap();
     let missing = "; no kernel drives this CPU's amx_bf16";
-    assert_eq!(limit.from, format!("cpu_peak, computed in f32{missing}"));
+    assert_eq!(
+        limit.from,
+        format!("cpu_peak: peak fma f32 lanes=1024 steps=4096, computed in f32{missing}")
+    );
     assert_eq!(limit.candidates.len(), 2);
     // The disturbed probe is not the ceiling, although it was faster.
     let disturbed = of(0.5);
@@ -880,5 +890,8 @@ fn formats_of_a_cpu_share_the_ceiling_of_f32_and_load_sets_none() {
         "not judged: no probe of the ceiling"
     );
     let limit = disturbed.limits.iter().find(|limit| limit.id == "bf16_compute").unwrap();
-    assert_eq!(limit.from, format!("k, computed in f32{missing}"));
+    assert_eq!(
+        limit.from,
+        format!("k: gemm m=1024 n=8192 k=8192 bf16, computed in f32{missing}")
+    );
 }

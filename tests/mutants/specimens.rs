@@ -37,6 +37,16 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "peak_wgmma",
+        &[
+            // Whole groups of products, and three products after them.
+            "peak:unit=tensor,dtype=bf16,lanes=65,steps=23",
+            "peak:unit=tensor,dtype=bf16,lanes=65,steps=16,data=random",
+            "peak:unit=tensor,dtype=bf16,lanes=1029,steps=23",
+            "peak:unit=tensor,dtype=bf16,lanes=1029,steps=16",
+        ],
+    ),
+    (
         "kv_read",
         &[
             "kv_read:batch=1,context=700,kv_heads=1,head_dim=64,dtype=bf16",

@@ -132,6 +132,10 @@ impl ServedOptions {
         if of_cache.chain(self.activations.iter().copied()).any(|x| x == DType::Int4) {
             bail!("int4 is a format of weights; give another for cache and activations");
         }
+        let of_peaks = [DType::Tf32, DType::Fp8E5m2, DType::F64];
+        if let Some(dtype) = self.activations.iter().find(|x| of_peaks.contains(x)) {
+            bail!("{dtype} is measured as a peak only; give another format of activations");
+        }
         if self.activations.contains(&DType::Fp4E2m1) {
             bail!("activations in fp4_e2m1 need scales; give another format");
         }

@@ -87,12 +87,10 @@ impl CpuFormat {
             DType::F32 => Ok(CpuFormat::F32),
             DType::Bf16 => Ok(CpuFormat::Bf16),
             DType::F16 => Ok(CpuFormat::F16),
-            DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => {
-                Err(Refusal(format!(
-                    "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
+            _ => Err(Refusal(format!(
+                "the CPU kernels compute in f32 on f32, bf16 and f16 operands, not on {key} = \
                  {scheme}; choose one of those"
-                )))
-            }
+            ))),
         }
     }
 }

@@ -578,9 +578,7 @@ pub fn widen(dtype: DType, from: &[u8], to: &mut [f32]) {
         DType::F32 => f32::widen(bytemuck::cast_slice(from), to),
         DType::Bf16 => bf16::widen(bytemuck::cast_slice(from), to),
         DType::F16 => f16::widen(bytemuck::cast_slice(from), to),
-        DType::Int8 | DType::Int4 | DType::Fp8E4m3 | DType::Fp4E2m1 => {
-            unreachable!("{dtype} is refused in prepare")
-        }
+        _ => unreachable!("{dtype} is refused in prepare"),
     }
 }
 
@@ -593,9 +591,7 @@ pub fn narrow(dtype: DType, from: &[f32], to: &mut [u8]) {
         DType::F32 => f32::narrow(from, bytemuck::cast_slice_mut(to)),
         DType::Bf16 => bf16::narrow(from, bytemuck::cast_slice_mut(to)),
         DType::F16 => f16::narrow(from, bytemuck::cast_slice_mut(to)),
-        DType::Int8 | DType::Int4 | DType::Fp8E4m3 | DType::Fp4E2m1 => {
-            unreachable!("{dtype} is refused in prepare")
-        }
+        _ => unreachable!("{dtype} is refused in prepare"),
     }
 }
 

@@ -227,6 +227,7 @@ impl FillFormat {
             TensorFormat::Words
             | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1) => 0,
             TensorFormat::Values(DType::F32) => 1,
+            TensorFormat::Values(DType::Tf32) => 7,
             TensorFormat::Values(DType::Bf16) => 2,
             TensorFormat::Values(DType::F16) => 3,
             TensorFormat::Values(DType::Fp8E4m3) => 4,
@@ -234,7 +235,8 @@ impl FillFormat {
                 let (latent_dim, rope_dim) = (latent_dim as u16, rope_dim as u16);
                 return Some(FillFormat { code: 5, latent_dim, rope_dim });
             }
-            TensorFormat::PageTable
+            TensorFormat::Values(DType::Fp8E5m2 | DType::F64)
+            | TensorFormat::PageTable
             | TensorFormat::Scales(_)
             | TensorFormat::InverseScales(_)
             | TensorFormat::HalfScales(_)

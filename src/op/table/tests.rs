@@ -311,7 +311,12 @@ fn labels_leave_out_defaults() {
 fn bad_input_is_told_what_to_do() {
     let cases = [
         ("gemm:m=0,n=1,k=1,dtype=f32", "m", "at least 1"),
-        ("gemm:m=1,n=1,k=1,dtype=f64", "dtype", "one of f32, bf16"),
+        ("gemm:m=1,n=1,k=1,dtype=f128", "dtype", "one of f32, bf16"),
+        ("gemm:m=1,n=1,k=1,dtype=f64", "dtype", "a format of peak; gemm has f32"),
+        ("rmsnorm:m=1,n=8,dtype=tf32", "dtype", "a format of peak and gemm"),
+        ("peak:unit=fma,dtype=tf32,lanes=1,steps=1", "dtype", "unit = \"tensor\""),
+        ("peak:unit=fma,dtype=f32,lanes=1,steps=1,data=zeros", "data", "leave `data` out"),
+        ("peak:unit=tensor,dtype=bf16,lanes=1,steps=9,data=random", "steps", "use 16"),
         ("gemm:m=1,n=1,kk=1,dtype=f32", "kk", "did you mean `k`"),
         ("gemm:m=1,n=1,dtype=f32", "", "needs `k`"),
         ("gemm:m=1,m=1,n=1,k=1,dtype=f32", "m", "twice"),
@@ -416,7 +421,8 @@ fn bad_input_is_told_what_to_do() {
 
 /// A format of numbers.
 fn dtypes() -> impl Strategy<Value = DType> {
-    let is_whole = |dtype: &DType| !matches!(dtype, DType::Int4 | DType::Fp4E2m1);
+    use DType::{F64, Fp4E2m1, Fp8E5m2, Int4, Tf32};
+    let is_whole = |dtype: &DType| !matches!(dtype, Int4 | Fp4E2m1 | Tf32 | Fp8E5m2 | F64);
     let all: Vec<_> = DType::ALL.into_iter().filter(is_whole).collect();
     prop::sample::select(all)
 }
@@ -474,6 +480,8 @@ prop_compose! {
             let value = match key {
                 "access" => Access::ALL[access].to_string(),
                 "unit" => Unit::Fma.to_string(),
+                "operands" => "native".into(),
+                "data" => "small".into(),
                 "bytes" => (dims[0] * 768).to_string(),
                 "direction" => TransferDirection::ALL[choice].to_string(),
                 "memory" => HostMemory::ALL[access % 2].to_string(),

@@ -98,6 +98,8 @@ pub enum Sums {
     F32 = 68,
     /// In 32-bit integers.
     Int32 = 72,
+    /// In binary32, of operands in binary32 that are rounded to TensorFloat-32.
+    F32OfTf32 = 77,
 }
 
 /// What the elements of a matrix are multiplied by: `cublasLtMatmulMatrixScale_t`.

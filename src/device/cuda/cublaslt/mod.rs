@@ -61,7 +61,7 @@ fn formats(problem: &Problem) -> Result<(Shape, Formats), Refusal> {
     let formats = formats.ok_or_else(|| {
         Refusal(format!(
             "cuBLASLt has no product of {a_dtype} activations and {w_dtype} weights to \
-             {dtype}; it has bf16, f16 and f32, dtype = int8, and with dtype = bf16 or f16 \
+             {dtype}; it has bf16, f16, f32 and tf32, dtype = int8, and with dtype = bf16 or f16 \
              a_dtype = fp8_e4m3_tensor with w_dtype = fp8_e4m3_tensor, or fp8_e4m3_token with \
              fp8_e4m3"
         ))
@@ -71,16 +71,16 @@ fn formats(problem: &Problem) -> Result<(Shape, Formats), Refusal> {
 
 fn plain(dtype: DType) -> Option<Formats> {
     let element = match dtype {
-        DType::F32 => Element::F32,
+        DType::F32 | DType::Tf32 => Element::F32,
         DType::F16 => Element::F16,
         DType::Bf16 => Element::Bf16,
-        DType::Fp8E4m3 | DType::Int8 | DType::Int4 | DType::Fp4E2m1 => return None,
+        _ => return None,
     };
     Some(Formats {
         operands: element,
         addend: element,
         product: element,
-        sums: Sums::F32,
+        sums: if dtype == DType::Tf32 { Sums::F32OfTf32 } else { Sums::F32 },
         scales: None,
         has_factors: false,
     })
@@ -98,7 +98,8 @@ fn scaled(dtype: DType, a_dtype: Quant, w_dtype: Quant) -> Option<Formats> {
         (ScaleGroup::Token, ScaleGroup::Channel) => ScaleMode::Rows,
         _ => return None,
     };
-    let product = plain(dtype).filter(|_| dtype != DType::F32)?.product;
+    let product =
+        plain(dtype).filter(|_| matches!(dtype, DType::Bf16 | DType::F16))?.product;
     Some(Formats {
         operands: Element::Fp8E4m3,
         addend: product,

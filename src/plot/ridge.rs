@@ -1,0 +1,208 @@
+//! The ridge by implementation: one roofline for each kernel that could set the ceiling of
+//! arithmetic of a format, with the place where its roof leaves the slope of memory. Which
+//! kernel shows the ceiling decides what counts as bound by memory.
+
+use super::axis::{LogAxis, Scale, number, prefix, si};
+use super::frame::{
+    self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, SPEC, WIDTH, draw_legend,
+    draw_titles,
+};
+use super::layout::{Quad, Rect, Spot};
+use super::svg::{Anchor, Canvas, INK, Marker, Stroke, Text};
+use crate::analysis::{Campaign, Candidate, Ceiling};
+use crate::format::DType;
+use crate::op::MarkerShape;
+
+/// Fewest kernels that reached a rate: of one, the roofline says all.
+const FEWEST: usize = 2;
+/// How far the axes reach beyond the ridges: down and up, as factors.
+const X_REACH: (f64, f64) = (4.0, 5.0);
+const Y_REACH: (f64, f64) = (5.0, 1.35);
+
+/// A roof with its ridge.
+struct RidgeRoof {
+    name: String,
+    flops_per_s: f64,
+    bytes_per_s: f64,
+    /// FLOPs per clock and multiprocessor, and what the architecture does.
+    per_clock: String,
+    stroke: Stroke,
+    tip: String,
+}
+
+impl RidgeRoof {
+    fn ridge(&self) -> f64 {
+        self.flops_per_s / self.bytes_per_s
+    }
+
+    fn label(&self) -> String {
+        format!("{} {}{}", self.name, si(self.flops_per_s, "FLOP/s"), self.per_clock)
+    }
+
+    fn ridge_label(&self) -> String {
+        format!("{} FLOP/B", number(self.ridge()))
+    }
+}
+
+/// Draws the roofs of the format that most kernels computed in, or says what the records
+/// lack.
+///
+/// # Errors
+/// The reason why there is nothing to draw.
+pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
+    let (dtype, roofs) = roofs(campaign)?;
+    let mut canvas = Canvas::new(WIDTH);
+    let title = format!("Ridge in {dtype}, by implementation");
+    let top = draw_titles(&mut canvas, campaign, &title, &subtitle(dtype, &roofs));
+    let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 516.0);
+    let panel = panel(&roofs, area);
+    let (_, unit) = prefix(panel.y.hi / 3.0);
+    panel.draw(
+        &mut canvas,
+        "operational intensity (FLOP/byte)",
+        &format!("performance ({unit}FLOP/s)"),
+    );
+    let entries = draw_roofs(&mut canvas, &panel, &roofs);
+    let bottom = draw_legend(&mut canvas, &entries, area.y1 + 68.0);
+    Ok(frame::finish(canvas, campaign, "ridge", vec![area], bottom))
+}
+
+fn subtitle(dtype: DType, roofs: &[RidgeRoof]) -> String {
+    let measured = || roofs.iter().filter(|roof| roof.stroke.colour != SPEC);
+    let by_rate = |a: &&RidgeRoof, b: &&RidgeRoof| a.flops_per_s.total_cmp(&b.flops_per_s);
+    let ends = measured().min_by(by_rate).zip(measured().max_by(by_rate));
+    let from_to = ends.map_or(String::new(), |(low, high)| {
+        format!(
+            " From {} ({}) to {} ({}).",
+            low.ridge_label(),
+            low.name,
+            high.ridge_label(),
+            high.name
+        )
+    });
+    format!(
+        "The best that each kernel reached in {dtype}, and where its roof meets the measured \
+         bandwidth of reads: left of it work is bound by memory.{from_to}"
+    )
+}
+
+/// The format that most kernels reached a rate in, with their roofs and the promised one.
+fn roofs(campaign: &Campaign) -> Result<(DType, Vec<RidgeRoof>), String> {
+    let ceilings = campaign.ceilings.as_ref().ok_or("no read stream was measured")?;
+    let own = ceilings.compute.iter().filter(|(_, ceiling)| ceiling.computed_in.is_none());
+    let most = |(_, a): &(&DType, &Ceiling), (_, b): &(&DType, &Ceiling)| {
+        let by_count = a.candidates.len().cmp(&b.candidates.len());
+        // Of two formats with as many, the one that is faster.
+        by_count.then(a.rate.value.total_cmp(&b.rate.value))
+    };
+    let (&dtype, ceiling) = own
+        .max_by(most)
+        .filter(|(_, ceiling)| ceiling.candidates.len() >= FEWEST)
+        .ok_or("no format has rates of two kernels that could set its ceiling")?;
+    let bytes_per_s = ceilings.read.rate.value;
+    let of = |(candidate, colour): (&Candidate, &'static str)| RidgeRoof {
+        name: candidate.kernel.to_string(),
+        flops_per_s: candidate.rate.value,
+        bytes_per_s,
+        per_clock: campaign
+            .flops_per_clock(dtype, candidate.rate.value, candidate.sm_clock_hz)
+            .map_or(String::new(), |per_clock| format!(", {per_clock} per clock and SM")),
+        stroke: Stroke::solid(colour, 1.8),
+        tip: campaign.point_text(&candidate.point_id),
+    };
+    let mut roofs: Vec<RidgeRoof> =
+        ceiling.candidates.iter().zip(PALETTE).map(of).collect();
+    if let Some(promise) = frame::promise(campaign)
+        && let Some(flops_per_s) = promise.peaks.flops_per_s(dtype)
+    {
+        roofs.push(RidgeRoof {
+            name: promise.name.to_owned(),
+            flops_per_s,
+            bytes_per_s: promise.peaks.bandwidth.read.plateau().bytes_per_s,
+            per_clock: String::new(),
+            stroke: promise.stroke,
+            tip: String::new(),
+        });
+    }
+    Ok((dtype, roofs))
+}
+
+/// Axes around the ridges, where the roofs differ.
+fn panel(roofs: &[RidgeRoof], area: Rect) -> Panel {
+    let range = |values: &dyn Fn(&RidgeRoof) -> f64| {
+        let all = roofs.iter().map(values);
+        all.fold((f64::MAX, 0.0f64), |(lo, hi), x| (lo.min(x), hi.max(x)))
+    };
+    let (left, right) = range(&RidgeRoof::ridge);
+    let (low, high) = range(&|roof| roof.flops_per_s);
+    let y_scale = Scale::Decimal(prefix(high / 3.0).0);
+    Panel {
+        area,
+        x: LogAxis {
+            lo: left / X_REACH.0,
+            hi: right * X_REACH.1,
+            scale: Scale::Decimal(1.0),
+        },
+        y: LogAxis { lo: low / Y_REACH.0, hi: high * Y_REACH.1, scale: y_scale },
+    }
+}
+
+/// Draws slopes, roofs and the lines from ridges down to the axis, then the labels. What
+/// finds no room is returned for the legend.
+fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<LegendEntry> {
+    let mut room = panel.room();
+    let mut labels: Vec<((Spot, Spot), String, Stroke)> = Vec::new();
+    let mut line = |canvas: &mut Canvas, from, to, stroke: Stroke, label: String| {
+        let Some(segment) = panel.segment(from, to) else { return };
+        canvas.line(segment, stroke);
+        room.take(Quad::of_line(segment, stroke.width + 2.0));
+        labels.push((segment, label, stroke));
+    };
+    // Measured roofs share a slope, which ends at the highest of them.
+    for is_promised in [false, true] {
+        let kind = |roof: &&RidgeRoof| (roof.stroke.colour == SPEC) == is_promised;
+        let by_rate =
+            |a: &&RidgeRoof, b: &&RidgeRoof| a.flops_per_s.total_cmp(&b.flops_per_s);
+        let Some(roof) = roofs.iter().filter(kind).max_by(by_rate) else { continue };
+        let (name, stroke) = match is_promised {
+            true => (roof.name.as_str(), roof.stroke),
+            false => ("DRAM read", Stroke::solid(INK, 1.8)),
+        };
+        let label = format!("{name} {}", si(roof.bytes_per_s, "B/s"));
+        let from = (panel.x.lo, panel.x.lo * roof.bytes_per_s);
+        line(canvas, from, (roof.ridge(), roof.flops_per_s), stroke, label);
+    }
+    for roof in roofs {
+        let at = (roof.ridge(), roof.flops_per_s);
+        line(canvas, at, (panel.x.hi, roof.flops_per_s), roof.stroke, roof.label());
+    }
+    for roof in roofs {
+        let at = (roof.ridge(), roof.flops_per_s);
+        let stroke = Stroke { width: 1.0, ..Stroke::dashed(roof.stroke.colour, 1.0) };
+        line(canvas, at, (roof.ridge(), panel.y.lo), stroke, roof.ridge_label());
+    }
+    for roof in roofs.iter().filter(|roof| !roof.tip.is_empty()) {
+        let at = panel.spot(roof.ridge(), roof.flops_per_s);
+        room.take(Quad::around(at, 6.0));
+        let shape = MarkerShape::Circle;
+        let marker = Marker { shape, colour: roof.stroke.colour, filled: true };
+        canvas.mark(at, marker, &format!("{}\nridge {}", roof.tip, roof.ridge_label()));
+    }
+    let mut unplaced = Vec::new();
+    for (segment, label, stroke) in labels {
+        match room.place_along(segment, &label, LABEL) {
+            Some(place) => canvas.text(Text {
+                degrees: place.degrees,
+                anchor: Anchor::Start,
+                colour: if stroke.colour == SPEC { SPEC } else { INK },
+                ..Text::new(&label, place.at, LABEL)
+            }),
+            None => unplaced.push(LegendEntry::new(LegendKey::Line(stroke), label)),
+        }
+    }
+    let entry = |roof: &RidgeRoof| {
+        let text = format!("{}: ridge {}", roof.name, roof.ridge_label());
+        LegendEntry::new(LegendKey::Line(roof.stroke), text)
+    };
+    roofs.iter().map(entry).chain(unplaced).collect()
+}
