@@ -15,6 +15,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),
     ("mbarrier.cuh", include_str!("../../kernels/mbarrier.cuh")),
     ("wgmma.cuh", include_str!("../../kernels/wgmma.cuh")),
+    ("gemm_wgmma.cuh", include_str!("../../kernels/gemm_wgmma.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
     ("weights.cuh", include_str!("../../kernels/weights.cuh")),
     ("skinny.cuh", include_str!("../../kernels/skinny.cuh")),
