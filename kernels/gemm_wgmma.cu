@@ -75,7 +75,7 @@ DEVICE RowScales scales_of(const Params &p) {
 }
 #elif defined(SCALES_BLOCKS)
 static_assert(128 % GROUP_COLUMNS == 0, "a warpgroup's columns have one scale");
-DEVICE BlockScales scales_of(const Params &p) { return {p.a_scales, p.b_scales, p.m, p.steps}; }
+DEVICE BlockScales scales_of(const Params &p) { return {p.a_scales, p.b_scales, p.m, p.n, p.steps}; }
 #else
 DEVICE Unscaled scales_of(const Params &) { return {}; }
 #endif

@@ -341,10 +341,12 @@ DEVICE bool add_splits(const Partials &partials, const Work &work, Sums &sums) {
 // --- Storing ---------------------------------------------------------------------------
 
 // Rounds this warp's rows of the tile and stores them; what lies past the end of C is not
-// written. `Scales` has the factors of rows and of pairs of columns.
+// written. `Scales` has the factors of rows and of pairs of columns. `stored` is how many
+// panels the warp has stored before.
 template <typename Scales>
 DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 group,
-                  const Scales &scales) {
+                  const Scales &scales, u32 &stored) {
+  constexpr u32 across = GROUP_COLUMNS / PANEL_COLUMNS, all = BLOCKS_M * across;
   const u32 warp = warp_index() % (WARPGROUP / WARP);
   const u32 staging = shared_address(shared) + STAGES * STAGE_BYTES +
                       (group * (WARPGROUP / WARP) + warp) * PANELS * PANEL_BYTES;
@@ -357,9 +359,10 @@ DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 gr
     const float top = scales.of_row(row + lane_index() / 4);
     const float bottom = scales.of_row(row + lane_index() / 4 + 8);
 #pragma unroll
-    for (u32 panel = 0; panel < GROUP_COLUMNS / PANEL_COLUMNS; ++panel) {
+    for (u32 panel = 0; panel < across; ++panel) {
       // The store of the panel before the last has read its place.
-      const u32 place = (i * (GROUP_COLUMNS / PANEL_COLUMNS) + panel) % PANELS * PANEL_BYTES;
+      const u32 before = all % PANELS == 0 ? 0 : stored;
+      const u32 place = (before + i * across + panel) % PANELS * PANEL_BYTES;
       if (lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
       __syncwarp();
 #pragma unroll
@@ -384,6 +387,7 @@ DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 gr
       cp_async_bulk_commit_group();
     }
   }
+  stored += all;
 }
 
 // --- Scales ----------------------------------------------------------------------------
@@ -459,6 +463,7 @@ struct BlockScales {
   const float *a;  // [row][step]
   const float *b;  // [block of rows][step]
   u32 a_rows;
+  u32 b_rows;
   u32 steps;
 
   DEVICE float of_row(u32) const { return 1; }
@@ -476,7 +481,7 @@ struct BlockScales {
         of_steps.a[i][half] = a + u64(min_of(row, a_rows - 1)) * steps + step;
       }
     const u32 b_row = work.b_row + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
-    of_steps.b = b + u64(b_row / 128) * steps + step;
+    of_steps.b = b + u64(min_of(b_row, b_rows - 1) / 128) * steps + step;
     of_steps.left = i32(steps) - i32(step);
     of_steps.load();
     return of_steps;
@@ -500,6 +505,7 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
   const u32 group = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);
   const Place place = place_of(group);
   Slot slot;
+  u32 stored = 0;
   for (Work work; schedule.next(work);) {
     Sums sums;
 #if TWO_LEVELS
@@ -508,7 +514,7 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
     multiply(sums, ring, slot, place, work.steps);
 #endif
     if (work.splits > 1 && !add_splits(matrices.partials, work, sums)) continue;
-    store(matrices.c, work, sums, group, scales);
+    store(matrices.c, work, sums, group, scales, stored);
   }
   // Shared memory is the block's until all of it is read.
   if (lane_index() == 0) cp_async_bulk_wait_group<0>();

@@ -91,9 +91,8 @@ const fn tile(m: u64, n: u64, shared: Shared) -> Tile {
 }
 
 /// Tiles whose sums stay in the tensor cores' registers.
-const TILES: [Tile; 7] = [
+const TILES: [Tile; 6] = [
     tile(128, 256, Shared::B),
-    tile(256, 128, Shared::A),
     tile(128, 256, Shared::Nothing),
     tile(128, 192, Shared::Nothing),
     tile(128, 128, Shared::B),
@@ -102,9 +101,8 @@ const TILES: [Tile; 7] = [
 ];
 
 /// Tiles whose sums have two levels, which needs registers for the sums of a step.
-const TWO_LEVEL_TILES: [Tile; 5] = [
+const TWO_LEVEL_TILES: [Tile; 4] = [
     tile(256, 128, Shared::A),
-    tile(256, 128, Shared::Nothing),
     tile(128, 128, Shared::B),
     tile(128, 128, Shared::Nothing),
     tile(64, 256, Shared::Nothing),
@@ -123,6 +121,8 @@ mod nominal {
     pub const DRAM_BYTES: f64 = 14.0;
     /// Bytes of A and B that stay in L2 between uses.
     pub const L2_CAPACITY: u64 = 30 << 20;
+    /// Clocks for each clock of L2 that overlaps with others.
+    pub const TRAFFIC: f64 = 0.05;
     /// Clocks of a load from L2 or DRAM, a ticket, or a store.
     pub const LATENCY: f64 = 1000.0;
     /// Clocks of a launch.
@@ -201,7 +201,7 @@ impl Tile {
     }
 
     /// Rough clocks of a step of an SM: of tensor cores, shared memory and L2, whichever
-    /// takes longest.
+    /// takes longest, and a little for traffic that takes less, since it takes power too.
     fn step_clocks(&self) -> f64 {
         let (rows, columns) = self.of_warpgroup();
         let products = WARPGROUPS * (rows / PRODUCT_ROWS) * (STEP_BYTES / PRODUCT_BYTES);
@@ -211,7 +211,7 @@ impl Tile {
         let shared = (read + self.stage_bytes()) as f64 / nominal::SHARED_BYTES;
         let (a_rows, b_rows) = self.box_rows();
         let l2 = ((a_rows + b_rows) * STEP_BYTES) as f64 / nominal::L2_BYTES;
-        (tensor as f64).max(shared).max(l2)
+        (tensor as f64).max(shared).max(l2) + nominal::TRAFFIC * l2
     }
 
     /// Rough clocks of a tile beside its steps.
@@ -535,4 +535,307 @@ fn tensor_maps(p: &Gemm, operands: Operands, tile: &Tile) -> Vec<TensorMap> {
         map(B, [p.k, p.n], operands.dtype(), b_rows as u32),
         map(C, [p.n, p.m], p.dtype, WARP_ROWS),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::{Bound, EncodedTensorMap};
+
+    const BLOCKS: &str = "a_dtype=fp8_e4m3_block1x128,w_dtype=fp8_e4m3_block128x128";
+
+    fn problem(m: u64, n: u64, k: u64) -> String {
+        format!("gemm:m={m},n={n},k={k},dtype=bf16")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    fn tile_of(text: &str) -> Tile {
+        configured::<WgmmaGemm>(text, Arch::SM_90).unwrap().tile
+    }
+
+    fn clocks(tile: &Tile, [m, n, k]: [u64; 3]) -> f64 {
+        let p = operation(&problem(m, n, k));
+        Division::of(tile, &p, Operands::Plain(DType::Bf16).steps(k), 132).1
+    }
+
+    fn all_tiles() -> impl Iterator<Item = &'static Tile> {
+        TILES.iter().chain(&TWO_LEVEL_TILES)
+    }
+
+    #[test]
+    fn every_tile_fits_an_sm() {
+        for tile in all_tiles() {
+            let most = Arch::SM_90.limits().shared_bytes_of_block(1);
+            let bytes = tile.shared_bytes(Arch::SM_90) + STATIC_SHARED_BYTES;
+            assert!(bytes <= most.into(), "{tile:?} {bytes}");
+            assert!(tile.stages(Arch::SM_90) >= 4, "{tile:?}");
+            // Of 232 registers, with those of a step's sums.
+            assert!(tile.sums() <= 128);
+        }
+        for tile in TWO_LEVEL_TILES {
+            assert!(tile.sums() + tile.of_warpgroup().1 / 2 <= 192, "{tile:?}");
+        }
+    }
+
+    /// By hand: 8 products of 256 columns take 128 clocks each. They read 10 KiB each, and
+    /// 48 KiB are written.
+    #[test]
+    fn clocks_of_a_step() {
+        let large = tile(128, 256, Shared::B);
+        let traffic = (128 + 128) as f64 * 128.0 / nominal::L2_BYTES * nominal::TRAFFIC;
+        assert_eq!(large.step_clocks(), 1024.0 + traffic);
+        // L2 binds where nothing is shared: 48 KiB.
+        let alone = tile(128, 256, Shared::Nothing).step_clocks();
+        assert!((alone / (1.05 * 49152.0 / 46.0) - 1.0).abs() < 1e-12, "{alone}");
+        // Per FLOP the large tile is the fastest of all.
+        for tile in all_tiles() {
+            let per_flop = |tile: &Tile| tile.step_clocks() / (tile.m * tile.n) as f64;
+            assert!(per_flop(tile) >= per_flop(&large), "{tile:?}");
+        }
+    }
+
+    #[test]
+    fn larger_problems_take_longer() {
+        let sizes = [64, 100, 128, 300, 1024, 3000, 8192, 20000];
+        for tile in all_tiles() {
+            for n in [8, 128, 2112, 8192] {
+                for k in [8, 512, 7168] {
+                    for pair in sizes.windows(2) {
+                        let at =
+                            |m| [[m, n, k], [n, m, k], [n, k, m]].map(|p| clocks(tile, p));
+                        let (small, large) = (at(pair[0]), at(pair[1]));
+                        for (small, large) in small.into_iter().zip(large) {
+                            assert!(small <= large, "{tile:?} {n} {k} {pair:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn known_shapes_get_sane_tiles() {
+        for (m, n, k) in [(4096, 4096, 4096), (8192, 8192, 8192), (16384, 28672, 8192)] {
+            assert_eq!(
+                tile_of(&problem(m, n, k)),
+                tile(128, 256, Shared::B),
+                "{m} {n} {k}"
+            );
+        }
+        // Few tiles: smaller ones, split so that most SMs have work.
+        for (m, n, k) in [(128, 4096, 4096), (256, 1024, 4096), (64, 8192, 8192)] {
+            let text = problem(m, n, k);
+            assert!(tile_of(&text).m * tile_of(&text).n <= 128 * 192, "{text}");
+            let blocks = plan::<WgmmaGemm>(&text, &h100()).launches[0].grid[0];
+            assert!((66..=132).contains(&blocks), "{text}: {blocks}");
+        }
+        let eight_bits = format!("{},{BLOCKS}", problem(8192, 8192, 8192));
+        assert_eq!(tile_of(&eight_bits), tile(256, 128, Shared::A));
+    }
+
+    /// No tile of large problems is predicted below what others measure.
+    #[test]
+    fn predicted_share_of_the_tensor_cores() {
+        let share = |m: u64, n: u64, k: u64| {
+            let text = problem(m, n, k);
+            let ideal = (m * n * k) as f64 / 132.0 / 2048.0;
+            ideal / clocks(&tile_of(&text), [m, n, k])
+        };
+        for (m, n, k) in [
+            (4096, 4096, 4096),
+            (8192, 8192, 8192),
+            (2048, 14336, 4096),
+            (2048, 4096, 14336),
+            (1024, 28672, 8192),
+            (4096, 7168, 2048),
+        ] {
+            let share = share(m, n, k);
+            assert!((0.85..1.0).contains(&share), "{m} {n} {k}: {share}");
+        }
+    }
+
+    #[test]
+    fn a_rest_is_split_and_full_waves_are_not() {
+        let tile = tile(128, 128, Shared::Nothing);
+        let division = |m, n, k| {
+            let p = operation(&problem(m, n, k));
+            Division::of(&tile, &p, Operands::Plain(DType::Bf16).steps(k), 132).0
+        };
+        // 64 x 33 tiles are 16 waves.
+        let waves = division(8192, 4224, 4096);
+        assert_eq!((waves.whole, waves.splits), (64 * 33, 1));
+        // 144 tiles: one wave, and 12 for 132 SMs.
+        let rest = division(1536, 1536, 8192);
+        assert_eq!(rest.whole, 132);
+        assert!((6..=11).contains(&rest.splits), "{rest:?}");
+        // No more splits than steps.
+        assert_eq!(division(128, 128, 64).splits, 1);
+        for k in [8, 64, 72, 200, 4096] {
+            let division = division(128, 128, k);
+            assert!(division.splits <= k.div_ceil(64), "{division:?}");
+        }
+    }
+
+    /// 132 tiles of 128 x 256: twice as many rows of tiles as columns are a square.
+    #[test]
+    fn stripes_make_waves_square() {
+        let alone = tile(128, 256, Shared::Nothing);
+        let (stripe, _) = stripe_of(&alone, (64, 32), 132, 10);
+        assert!((14..=19).contains(&stripe), "{stripe}");
+        // Few rows of tiles are one stripe.
+        assert_eq!(stripe_of(&alone, (4, 100), 132, 10).0, 4);
+    }
+
+    /// Shapes for every tile that the picker can choose, in both ways of adding.
+    fn shapes_of_tiles() -> [(Tile, bool, [u64; 3]); 10] {
+        [
+            (tile(128, 256, Shared::B), false, [190, 16392, 72]),
+            (tile(128, 256, Shared::Nothing), false, [65, 32776, 72]),
+            (tile(128, 192, Shared::Nothing), false, [65, 24584, 72]),
+            (tile(128, 128, Shared::B), false, [257, 136, 200]),
+            (tile(128, 128, Shared::Nothing), false, [65, 12296, 72]),
+            (tile(64, 256, Shared::Nothing), false, [257, 6152, 72]),
+            (tile(256, 128, Shared::A), true, [190, 16392, 144]),
+            (tile(128, 128, Shared::B), true, [257, 136, 1200]),
+            (tile(128, 128, Shared::Nothing), true, [65, 12296, 144]),
+            (tile(64, 256, Shared::Nothing), true, [257, 6152, 144]),
+        ]
+    }
+
+    #[test]
+    fn every_tile_is_chosen_for_some_shape() {
+        let shapes = shapes_of_tiles();
+        assert_eq!(all_tiles().count(), shapes.len());
+        for (tile, two_levels, [m, n, k]) in shapes {
+            let schemes = if two_levels { format!(",{BLOCKS}") } else { String::new() };
+            assert_eq!(
+                tile_of(&format!("{}{schemes}", problem(m, n, k))),
+                tile,
+                "{m} {n} {k}"
+            );
+            let tiles: &[Tile] = if two_levels { &TWO_LEVEL_TILES } else { &TILES };
+            assert!(tiles.contains(&tile));
+        }
+    }
+
+    /// The suite that is executed on the virtual machine has these shapes.
+    #[test]
+    fn corners_have_every_tile() {
+        let corners: toml::Table =
+            include_str!("../../benches/corners.toml").parse().unwrap();
+        let points = corners["points"].as_array().unwrap();
+        let has = |value: &toml::Value, wanted: u64| match value {
+            toml::Value::Array(values) => {
+                values.iter().any(|value| value.as_integer() == Some(wanted as i64))
+            }
+            value => value.as_integer() == Some(wanted as i64),
+        };
+        for (tile, two_levels, shape) in shapes_of_tiles() {
+            let found = points.iter().any(|point| {
+                let is_own = point.get("kernel").and_then(toml::Value::as_str)
+                    == Some(WgmmaGemm::NAME);
+                let scheme = point.get("a_dtype").and_then(toml::Value::as_str);
+                let is_alike = scheme == two_levels.then_some("fp8_e4m3_block1x128");
+                let extents = ["m", "n", "k"].into_iter().zip(shape);
+                is_own && is_alike && extents.clone().all(|(key, of)| has(&point[key], of))
+            });
+            assert!(found, "{tile:?} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn params_maps_and_scratch() {
+        // One cluster of two tiles above one another, twenty steps in five splits or so.
+        let text = problem(130, 136, 1280);
+        let plan = plan::<WgmmaGemm>(&text, &h100());
+        let launch = &plan.launches[0];
+        assert_eq!(tile_of(&text), tile(128, 128, Shared::B));
+        assert_eq!((launch.cluster, launch.block), ([2, 1, 1], [384, 1, 1]));
+        let shapes = |map: &TensorMap| (map.name, map.extents.clone(), map.tile.clone());
+        assert_eq!(
+            plan.tensor_maps.iter().map(shapes).collect::<Vec<_>>(),
+            [
+                ("a", vec![1280, 130], vec![64, 128]),
+                ("b", vec![1280, 136], vec![64, 64]),
+                ("c", vec![136, 130], vec![64, 16]),
+            ]
+        );
+        let bound = Bound::new(1, 0, [("a", 256), ("b", 512), ("c", 768)])
+            .with_scratch([("partials", 1024), ("tickets", 2048)]);
+        let bound =
+            [(1, A), (2, B), (3, C)].into_iter().fold(bound, |bound, (byte, name)| {
+                bound.with_tensor_map(name, EncodedTensorMap([byte; 128]))
+            });
+        let bytes = launch.params.bytes(&bound);
+        assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..456]);
+        let splits = words[17];
+        assert_eq!(words[..8], [1024, 0, 2048, 0, 0, 0, 0, 0]);
+        // Rows, columns, strides, steps; a row of two columns of clusters' tiles.
+        assert_eq!(words[8..17], [130, 136, 0, 0, 20, 1, 2, 1, 0]);
+        assert!(splits > 1, "{words:?}");
+        assert_eq!(launch.grid[0], 2 * 2 * splits);
+        let sizes: Vec<u64> = plan.scratch.iter().map(Scratch::bytes).collect();
+        assert_eq!(sizes, [4 * u64::from(splits) * 4 * 128 * 128, 16]);
+    }
+
+    #[test]
+    fn scales_decide_how_sums_are_made() {
+        let options = |schemes: &str| {
+            options::<WgmmaGemm>(
+                &format!("{},{schemes}", problem(64, 128, 256)),
+                Arch::SM_90,
+            )
+        };
+        for (schemes, has) in [
+            ("a_dtype=int8_token,w_dtype=int8", "MULTIPLIED=Int8"),
+            ("a_dtype=int8_tensor,w_dtype=int8_tensor", "TWO_LEVELS=0"),
+            ("a_dtype=fp8_e4m3_token,w_dtype=fp8_e4m3", "TWO_LEVELS=1"),
+            ("a_dtype=fp8_e4m3_tensor,w_dtype=fp8_e4m3_tensor", "SCALES_ROWS=1"),
+            (BLOCKS, "SCALES_BLOCKS=1"),
+        ] {
+            assert!(options(schemes).contains(has), "{}", options(schemes));
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let why = |text: &str| refusal::<WgmmaGemm>(text, Arch::SM_90);
+        for (rest, says) in [
+            ("m=64,n=8,k=8,dtype=f32", "bf16 or f16"),
+            ("m=63,n=8,k=8,dtype=bf16", "not 63; use `gemm_skinny`"),
+            ("m=64,n=8,k=12,dtype=bf16", "k in multiples of 8, not 12; use 16 or"),
+            ("m=64,n=9,k=8,dtype=bf16", "n in multiples of 8, not 9; use 16 or"),
+            (
+                "m=64,n=8,k=8,dtype=bf16,w_dtype=int8",
+                "not a_dtype = bf16 with w_dtype = int8",
+            ),
+            (
+                "m=64,n=8,k=128,dtype=bf16,a_dtype=int8_token,w_dtype=fp8_e4m3",
+                "not a_dtype = int8_token",
+            ),
+            (
+                "m=64,n=8,k=128,dtype=bf16,a_dtype=fp8_e4m3_block1x128,w_dtype=fp8_e4m3",
+                "with w_dtype = fp8_e4m3",
+            ),
+            (
+                "m=64,n=8,k=24,dtype=bf16,a_dtype=int8_token,w_dtype=int8",
+                "k in multiples of 16, not 24; use 32",
+            ),
+            ("m=64,n=2147483648,k=8,dtype=bf16", "up to 1073741824"),
+            ("m=5000000,n=5000000,k=8,dtype=bf16", "tiles"),
+        ] {
+            let refusal = why(&format!("gemm:{rest}"));
+            assert!(refusal.contains(says), "{refusal}");
+        }
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<WgmmaGemm>(&problem(64, 64, 64), arch);
+            assert!(refusal.contains("sm_90a, which has wgmma"), "{refusal}");
+        }
+    }
 }
