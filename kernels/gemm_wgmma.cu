@@ -60,8 +60,8 @@ struct Schedule {
     work.b_row = (SHARES_A ? column * CLUSTER + rank : column) * TILE_N;
     work.c_row = work.a_row;
     work.c_column = work.b_row;
-    work.first_step = u64(p.steps) * split / splits;
-    work.steps = u64(p.steps) * (split + 1) / splits - work.first_step;
+    work.first_step = p.steps * split / splits;
+    work.steps = p.steps * (split + 1) / splits - work.first_step;
     work.split = split;
     work.splits = splits;
     work.partial = (tile - p.whole) * CLUSTER + rank;
