@@ -334,6 +334,13 @@ DEVICE void mbarrier_arrive_cluster(u32 barrier) {
                : "memory");
 }
 
+// The same without ordering this thread's accesses to memory for the other block, which
+// takes a fence that waits for all of them: for what only copies will overwrite, after reads
+// that have ended.
+DEVICE void mbarrier_arrive_cluster_unordered(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // Whether the phase of this parity has completed, where other blocks of the cluster arrive.
 DEVICE bool mbarrier_try_wait_parity_cluster(u32 barrier, u32 parity) {
   u32 ended;

@@ -230,6 +230,12 @@ fn counts_are_the_models_where_nothing_is_padded() {
             "kv_append",
         ),
         ("gemm:m=128,n=512,k=256,dtype=bf16", "gemm"),
+        ("gemm:m=256,n=512,k=256,dtype=bf16", "gemm_wgmma"),
+        (
+            "gemm:m=256,n=512,k=256,dtype=bf16,w_dtype=fp8_e4m3_block128x128,\
+             a_dtype=fp8_e4m3_block1x128",
+            "gemm_wgmma",
+        ),
         ("peak:unit=fma,dtype=f32,lanes=32768,steps=16", "peak"),
         ("peak:unit=tensor,dtype=bf16,lanes=64,steps=16", "peak"),
         ("peak:unit=tensor,dtype=bf16,lanes=1024,steps=19", "peak_wgmma"),

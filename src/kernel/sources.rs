@@ -16,6 +16,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("mbarrier.cuh", include_str!("../../kernels/mbarrier.cuh")),
     ("peak_operands.cuh", include_str!("../../kernels/peak_operands.cuh")),
     ("wgmma.cuh", include_str!("../../kernels/wgmma.cuh")),
+    ("gemm_wgmma.cuh", include_str!("../../kernels/gemm_wgmma.cuh")),
     ("tile.cuh", include_str!("../../kernels/tile.cuh")),
     ("weights.cuh", include_str!("../../kernels/weights.cuh")),
     ("skinny.cuh", include_str!("../../kernels/skinny.cuh")),

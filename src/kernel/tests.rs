@@ -227,8 +227,9 @@ fn schemes_without_a_kernel_are_refused() {
             let refusal = kernel.configure(&problem, Arch::SM_90).err();
             let why = refusal.unwrap_or_else(|| panic!("{} runs {text}", kernel.name)).0;
             assert!(why.contains(scheme), "{text}: {why}");
-            // The kernel of equal formats names no other scheme of weights.
-            let is_tiled = kernel.name == "gemm" && text.contains("w_dtype");
+            // Kernels of equal formats name no other scheme of weights.
+            let is_tiled =
+                matches!(kernel.name, "gemm" | "gemm_wgmma") && text.contains("w_dtype");
             assert!(is_tiled || why.contains(instead), "{text}: {why}");
         }
     }

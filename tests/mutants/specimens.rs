@@ -173,6 +173,19 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
 /// The same of kernels whose unrolled products make hundreds of bugs that each take
 /// seconds: for when such a kernel changes.
 pub const SLOW: &[(&str, &[&str])] = &[
+    // Several tiles of a cluster, then a tile of several clusters; tails of both. Then the
+    // same with scales of blocks.
+    (
+        "gemm_wgmma",
+        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=136,k=1032,dtype=bf16"],
+    ),
+    (
+        "gemm_wgmma",
+        &[
+            "gemm:m=257,n=520,k=272,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
+            "gemm:m=130,n=136,k=1296,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
+        ],
+    ),
     // One split for each of several blocks; several to a block; long ones. Then rows of
     // two blocks; then records of 8 bits.
     (

@@ -1,0 +1,545 @@
+// Products of tiles by warpgroups, for kernels that differ in what they multiply: how a
+// block computes tiles of C = A * B^T, one after the other, sm_90a. Which tiles, of which
+// rows of A and of B, a kernel's schedule says; A, B and C are matrices of any number of
+// rows, of one problem or of many.
+//
+// One warp loads, two warpgroups multiply. Steps of 128 bytes of a row arrive as panels,
+// swizzled by the copy engine, in the STAGES stages of a ring, whose mbarriers say that a
+// stage is full (its bytes have arrived) or empty (all have read it). A warpgroup starts a
+// step's products, then waits for those of the step before and frees its stage, so that the
+// tensor cores always have work. The ring does not stop between tiles: while a tile is
+// stored, the next one is loaded.
+//
+// CLUSTER blocks (1 or 2) of a cluster compute neighbouring tiles at the same time; they
+// have B in common (or A, with SHARES_A): each loads half of it and multicasts that to both.
+// A stage is empty when the warpgroups of both blocks have read it.
+//
+// Sums are rounded, staged in shared memory by warp and stored by tensor copies, which run
+// on during the next tile. Where a tile's sum is split, partial sums are added by the block
+// that finishes it last, in the order of k: the result is the same to the last bit, always.
+#pragma once
+#include "element.cuh"
+#include "last_block.cuh"
+#include "mbarrier.cuh"
+#include "tile.cuh"
+#include "wgmma.cuh"
+
+// --- Shape -----------------------------------------------------------------
+
+constexpr u32 WARPGROUP = 4 * WARP;
+constexpr u32 WARPGROUPS = 2;                       // that multiply
+constexpr u32 MULTIPLYING = WARPGROUPS * WARPGROUP;  // threads
+constexpr u32 THREADS = MULTIPLYING + WARPGROUP;
+
+// Warpgroups divide the rows of a tile, or its columns where it has only 64 rows.
+constexpr bool DIVIDES_COLUMNS = TILE_M == 64;
+constexpr u32 GROUP_ROWS = DIVIDES_COLUMNS ? TILE_M : TILE_M / WARPGROUPS;
+constexpr u32 GROUP_COLUMNS = DIVIDES_COLUMNS ? TILE_N / WARPGROUPS : TILE_N;
+// Of 64 rows each: those of one product.
+constexpr u32 PRODUCT_ROWS = 64;
+constexpr u32 BLOCKS_M = GROUP_ROWS / PRODUCT_ROWS;
+
+// A step along the sum: a panel's row of 128 bytes, in products of 32 bytes.
+constexpr u32 ROW_BYTES = 128;
+constexpr u32 STEP_K = ROW_BYTES / OPERAND_BYTES;
+constexpr u32 PRODUCT_BYTES = 32;
+constexpr u32 DEPTH = ROW_BYTES / PRODUCT_BYTES;
+constexpr u32 ATOM_BYTES = 8 * ROW_BYTES;  // eight rows, the period of the swizzle
+
+constexpr u32 A_BYTES = TILE_M * ROW_BYTES;
+constexpr u32 B_BYTES = TILE_N * ROW_BYTES;
+constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES;
+
+// Rows of A and of B that this block loads; a cluster shares one of them.
+constexpr u32 A_BOX_ROWS = SHARES_A ? TILE_M / CLUSTER : TILE_M;
+constexpr u32 B_BOX_ROWS = SHARES_A ? TILE_N : TILE_N / CLUSTER;
+constexpr u16 ALL_BLOCKS = (1 << CLUSTER) - 1;
+
+// A warp stages its 16 rows of C in panels of 64 columns, two of them in turn.
+constexpr u32 PANEL_COLUMNS = ROW_BYTES / ELEMENT_BYTES;
+constexpr u32 WARP_ROWS = 16;
+constexpr u32 PANEL_BYTES = WARP_ROWS * ROW_BYTES;
+constexpr u32 PANELS = 2;
+constexpr u32 STAGING_BYTES = MULTIPLYING / WARP * PANELS * PANEL_BYTES;
+
+// Registers of a thread by role; together as many as the block was launched with.
+constexpr u32 MULTIPLYING_REGISTERS = 232;
+constexpr u32 LOADING_REGISTERS = 40;
+
+static_assert(GROUP_ROWS % PRODUCT_ROWS == 0, "a product has 64 rows");
+static_assert(GROUP_COLUMNS % PANEL_COLUMNS == 0, "C is stored in whole panels");
+static_assert(GROUP_COLUMNS == PRODUCT_COLUMNS, "one product has all columns of a warpgroup");
+static_assert(A_BOX_ROWS <= 256 && B_BOX_ROWS <= 256, "a box has at most 256 rows");
+static_assert(A_BOX_ROWS % 8 == 0 && B_BOX_ROWS % 8 == 0, "boxes begin at swizzle atoms");
+static_assert(CLUSTER == 1 || CLUSTER == 2, "halves are multicast");
+static_assert(CLUSTER == 2 || !SHARES_A, "one block shares nothing");
+static_assert(STEP_K == 128 || !TWO_LEVELS, "a step has one scale of a row");
+static_assert(SHARED_BYTES == STAGES * STAGE_BYTES + STAGING_BYTES, "the host reserves these");
+
+WGMMA(MULTIPLIED, PRODUCT_COLUMNS)
+typedef Wgmma<MULTIPLIED, PRODUCT_COLUMNS> Product;
+typedef Product::Sum Sum;
+// Of a thread: in each block of 64 rows, rows lane / 4 and eight further of its warp's 16;
+// of every eight columns two.
+constexpr u32 BLOCK_SUMS = GROUP_COLUMNS / 2;
+typedef Sum Sums[BLOCKS_M][BLOCK_SUMS];
+
+// What a block computes at a time, as a schedule says it: the tile that begins at these rows
+// of A, of B and of C and at this column of C, and which steps of its sum.
+struct Work {
+  u32 a_row;
+  u32 b_row;
+  u32 c_row;
+  u32 c_column;
+  u32 first_step;
+  u32 steps;   // at least one
+  u32 split;   // of the tile's sum, in the order of k
+  u32 splits;  // 1: the block computes all of it
+  u32 partial;  // splits > 1: number of the tile among those that are split
+};
+
+// --- The ring ----------------------------------------------------------------
+
+extern __shared__ __align__(1024) u8 shared[];
+
+struct Ring {
+  u64 full[STAGES];
+  u64 empty[STAGES];
+
+  DEVICE void init() {
+    for (u32 stage = 0; stage < STAGES; ++stage) {
+      mbarrier_init(shared_address(&full[stage]), 1);
+      mbarrier_init(shared_address(&empty[stage]), CLUSTER * MULTIPLYING / WARP);
+    }
+    fence_mbarrier_init();
+  }
+};
+
+// A stage, and the parity of the phases in which it is filled and freed.
+struct Slot {
+  u32 stage = 0;
+  u32 parity = 0;
+
+  DEVICE void advance() {
+    if (++stage == STAGES) stage = 0, parity ^= 1;
+  }
+};
+
+DEVICE u32 stage_address(u32 stage) { return shared_address(shared) + stage * STAGE_BYTES; }
+
+// The barrier of all blocks that share stages; of all threads.
+DEVICE void sync_sharing_blocks() {
+  if (CLUSTER > 1) {
+    barrier_cluster_arrive();
+    barrier_cluster_wait();
+  } else {
+    __syncthreads();
+  }
+}
+
+DEVICE u32 rank_in_cluster() { return CLUSTER > 1 ? cluster_ctarank() : 0; }
+
+// Arrives once for this warp, at the stage's barrier of every block that fills it.
+DEVICE void release(Ring &ring, u32 stage) {
+  const u32 empty = shared_address(&ring.empty[stage]);
+  if (CLUSTER > 1) {
+    if (lane_index() < CLUSTER) mbarrier_arrive_cluster_unordered(mapa(empty, lane_index()));
+  } else if (lane_index() == 0) {
+    mbarrier_arrive(empty);
+  }
+}
+
+// --- The warp that loads -----------------------------------------------------------
+
+// Run by one of its threads: loads the steps of all work as soon as there is room.
+template <typename Schedule>
+DEVICE void load_all(const TensorMap &a, const TensorMap &b, Ring &ring, Schedule schedule) {
+  const u32 rank = rank_in_cluster();
+  Slot slot;
+  for (Work work; schedule.next(work);) {
+    const u32 end = work.first_step + work.steps;
+    for (u32 step = work.first_step; step < end; ++step, slot.advance()) {
+      wait(shared_address(&ring.empty[slot.stage]), slot.parity ^ 1);
+      const u32 full = shared_address(&ring.full[slot.stage]);
+      mbarrier_arrive_expect_tx(full, STAGE_BYTES);
+      const u32 to_a = stage_address(slot.stage), to_b = to_a + A_BYTES, x = step * STEP_K;
+      const u32 half_a = SHARES_A ? rank * A_BOX_ROWS : 0;
+      const u32 half_b = SHARES_A ? 0 : rank * B_BOX_ROWS;
+      if (SHARES_A && CLUSTER > 1)
+        cp_async_bulk_tensor_2d_multicast(to_a + half_a * ROW_BYTES, a, x, work.a_row + half_a,
+                                          full, ALL_BLOCKS);
+      else
+        cp_async_bulk_tensor_2d_load(to_a, a, x, work.a_row, full);
+      if (!SHARES_A && CLUSTER > 1)
+        cp_async_bulk_tensor_2d_multicast(to_b + half_b * ROW_BYTES, b, x, work.b_row + half_b,
+                                          full, ALL_BLOCKS);
+      else
+        cp_async_bulk_tensor_2d_load(to_b, b, x, work.b_row, full);
+    }
+  }
+}
+
+// --- Products ----------------------------------------------------------------------
+
+// Where this warpgroup's rows of A and of B begin in a stage.
+struct Place {
+  u32 a;
+  u32 b;
+};
+DEVICE Place place_of(u32 group) {
+  return {DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS * ROW_BYTES,
+          A_BYTES + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS * ROW_BYTES : 0)};
+}
+
+template <u32 blocks, u32 count>
+DEVICE void pin(Sum (&sums)[blocks][count]) {
+#pragma unroll
+  for (u32 i = 0; i < blocks; ++i) pin(sums[i]);
+}
+
+// What descriptors hold of an address: without the number of the block in its cluster.
+DEVICE u32 within_block(u32 address) { return address & 0x3ffff; }
+
+// Products of a step with one block of rows of A.
+DEVICE void start_products(Sum (&sums)[BLOCK_SUMS], Place place, u32 stage, u32 depth, u32 block,
+                           bool accumulate) {
+  const u32 address = within_block(stage_address(stage));
+  const u64 a = panel_descriptor(address + place.a,
+                                 depth * PRODUCT_BYTES + block * PRODUCT_ROWS * ROW_BYTES, 0,
+                                 ATOM_BYTES);
+  const u64 b = panel_descriptor(address + place.b, depth * PRODUCT_BYTES, 0, ATOM_BYTES);
+  Product::ss(sums, a, b, accumulate);
+}
+
+// Starts the products of a step; the first one of a tile starts from zero.
+DEVICE void start_step(Sums &sums, Place place, u32 stage, bool is_first) {
+  wgmma_fence();
+#pragma unroll
+  for (u32 depth = 0; depth < DEPTH; ++depth)
+#pragma unroll
+    for (u32 i = 0; i < BLOCKS_M; ++i)
+      start_products(sums[i], place, stage, depth, i, !is_first || depth > 0);
+  wgmma_commit_group();
+}
+
+// Adds the products of so many steps, from `slot` on. Frees each stage when the products of
+// the next one have started.
+DEVICE void multiply(Sums &sums, Ring &ring, Slot &slot, Place place, u32 steps) {
+  u32 last = slot.stage;
+  wait(shared_address(&ring.full[slot.stage]), slot.parity);
+  pin(sums);
+  start_step(sums, place, slot.stage, true);
+  slot.advance();
+#pragma unroll 1
+  for (u32 step = 1; step < steps; ++step) {
+    wait(shared_address(&ring.full[slot.stage]), slot.parity);
+    start_step(sums, place, slot.stage, false);
+    wgmma_wait_group<1>();
+    release(ring, last);
+    last = slot.stage;
+    slot.advance();
+  }
+  wgmma_wait_group<0>();
+  pin(sums);
+  release(ring, last);
+}
+
+// The same in two levels: tensor cores add E4M3 products with fewer bits than f32 has, so
+// each step starts from zero, and its sums are added here, times the factors of `Steps`.
+// While one warpgroup does that, the other multiplies.
+template <typename Steps>
+DEVICE void multiply_in_levels(Sums &sums, Ring &ring, Slot &slot, Place place, u32 steps,
+                               Steps of_steps) {
+#pragma unroll
+  for (u32 i = 0; i < BLOCKS_M; ++i)
+#pragma unroll
+    for (u32 j = 0; j < BLOCK_SUMS; ++j) sums[i][j] = 0;
+#pragma unroll 1
+  for (u32 step = 0; step < steps; ++step, slot.advance()) {
+    of_steps.next(step);
+    wait(shared_address(&ring.full[slot.stage]), slot.parity);
+#pragma unroll
+    for (u32 i = 0; i < BLOCKS_M; ++i) {
+      Sum of_step[BLOCK_SUMS];
+      pin(of_step);
+      wgmma_fence();
+#pragma unroll
+      for (u32 depth = 0; depth < DEPTH; ++depth)
+        start_products(of_step, place, slot.stage, depth, i, depth > 0);
+      wgmma_commit_group();
+      const float top = of_steps.factor(step, i, 0), bottom = of_steps.factor(step, i, 1);
+      wgmma_wait_group<0>();
+      pin(of_step);
+      if (i + 1 == BLOCKS_M) release(ring, slot.stage);
+#pragma unroll
+      for (u32 j = 0; j < BLOCK_SUMS; ++j) sums[i][j] += of_step[j] * (j / 2 % 2 ? bottom : top);
+    }
+  }
+}
+
+// --- Sums of several blocks ----------------------------------------------------------
+
+// The barrier of the warpgroups that multiply.
+struct Multiplying {
+  DEVICE void operator()() const { bar_sync(1, MULTIPLYING); }
+};
+
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+DEVICE u32 bits_of(i32 x) { return static_cast<u32>(x); }
+DEVICE void from_bits(float &x, u32 bits) { x = __uint_as_float(bits); }
+DEVICE void from_bits(i32 &x, u32 bits) { x = static_cast<i32>(bits); }
+
+// Partial sums of tiles that are split: a tile's vectors of four sums of every split, and
+// its ticket, zero between launches.
+struct Partials {
+  Words4 *sums;
+  u32 *tickets;
+};
+
+// Writes this split's sums. Returns whether all splits have done so; `sums` is then their
+// sum.
+DEVICE bool add_splits(const Partials &partials, const Work &work, Sums &sums) {
+  constexpr u32 vectors = BLOCK_SUMS / 4;  // of a block of rows
+  constexpr u32 all = BLOCKS_M * vectors;
+  // Thread by thread: [tile][split][vector][thread].
+  Words4 *const of_tile =
+      partials.sums + u64(work.partial) * work.splits * all * MULTIPLYING + threadIdx.x;
+  Words4 *const mine = of_tile + u64(work.split) * all * MULTIPLYING;
+#pragma unroll
+  for (u32 i = 0; i < all; ++i) {
+    const Sum *x = sums[i / vectors] + i % vectors * 4;
+    mine[i * MULTIPLYING] = {bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])};
+  }
+  if (!is_last_block(partials.tickets + work.partial, work.splits, Multiplying{})) return false;
+
+  // As many loads in flight as registers allow.
+  constexpr u32 batch = 8;
+  static_assert(all % batch == 0, "all batches are full");
+#pragma unroll
+  for (u32 first = 0; first < all; first += batch) {
+#pragma unroll
+    for (u32 i = first; i < first + batch; ++i)
+#pragma unroll
+      for (u32 j = 0; j < 4; ++j) sums[i / vectors][i % vectors * 4 + j] = 0;
+#pragma unroll 1
+    for (u32 split = 0; split < work.splits; ++split) {
+#pragma unroll
+      for (u32 i = first; i < first + batch; ++i) {
+        const Words4 words = of_tile[(u64(split) * all + i) * MULTIPLYING];
+#pragma unroll
+        for (u32 j = 0; j < 4; ++j) {
+          Sum x;
+          from_bits(x, words.w[j]);
+          sums[i / vectors][i % vectors * 4 + j] += x;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+// --- Storing ---------------------------------------------------------------------------
+
+// Rounds this warp's rows of the tile and stores them; what lies past the end of C is not
+// written. `Scales` has the factors of rows and of pairs of columns. `stored` is how many
+// panels the warp has stored before.
+template <typename Scales>
+DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 group,
+                  const Scales &scales, u32 &stored) {
+  constexpr u32 across = GROUP_COLUMNS / PANEL_COLUMNS, all = BLOCKS_M * across;
+  const u32 warp = warp_index() % (WARPGROUP / WARP);
+  const u32 staging = shared_address(shared) + STAGES * STAGE_BYTES +
+                      (group * (WARPGROUP / WARP) + warp) * PANELS * PANEL_BYTES;
+  const u32 lane = staging + lane_offset_a<PANEL_COLUMNS>();
+  const u32 first_row = (DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS) + warp * WARP_ROWS;
+  const u32 column = work.c_column + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
+#pragma unroll
+  for (u32 i = 0; i < BLOCKS_M; ++i) {
+    const u32 row = work.c_row + first_row + i * PRODUCT_ROWS;
+    const float top = scales.of_row(row + lane_index() / 4);
+    const float bottom = scales.of_row(row + lane_index() / 4 + 8);
+#pragma unroll
+    for (u32 panel = 0; panel < across; ++panel) {
+      // The store of the panel before the last has read its place.
+      const u32 before = all % PANELS == 0 ? 0 : stored;
+      const u32 place = (before + i * across + panel) % PANELS * PANEL_BYTES;
+      if (lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
+      __syncwarp();
+#pragma unroll
+      for (u32 pair = 0; pair < PANEL_COLUMNS / 16; ++pair) {
+        u32 words[4];
+#pragma unroll
+        for (u32 j = 0; j < 2; ++j) {
+          const u32 block = pair * 2 + j;
+          const Sum *x = sums[i] + (panel * (PANEL_COLUMNS / 8) + block) * 4;
+          const Floats2 of_columns = scales.of_columns(column + panel * PANEL_COLUMNS + block * 8 +
+                                                       lane_index() % 4 * 2);
+          words[j * 2] = pack(x[0] * (top * of_columns.x[0]), x[1] * (top * of_columns.x[1]));
+          words[j * 2 + 1] =
+              pack(x[2] * (bottom * of_columns.x[0]), x[3] * (bottom * of_columns.x[1]));
+        }
+        stmatrix_x4(right_by(lane + place, pair), words);
+      }
+      fence_proxy_async_shared();
+      __syncwarp();
+      if (lane_index() == 0)
+        cp_async_bulk_tensor_2d_store(c, column + panel * PANEL_COLUMNS, row, staging + place);
+      cp_async_bulk_commit_group();
+    }
+  }
+  stored += all;
+}
+
+// --- Scales ----------------------------------------------------------------------------
+// Factors of sums, by rows of A and of B: at the end (of_row, of_columns), and of every step
+// where sums have two levels (of_steps).
+
+// Steps that are added as they are.
+struct UnscaledSteps {
+  DEVICE void next(u32) {}
+  DEVICE float factor(u32, u32, u32) const { return 1; }
+};
+
+// Sums that are the result.
+struct Unscaled {
+  DEVICE float of_row(u32) const { return 1; }
+  DEVICE Floats2 of_columns(u32) const { return {{1, 1}}; }
+  DEVICE UnscaledSteps of_steps(const Work &, u32) const { return {}; }
+};
+
+// A scale for each row of A and of B; or one for all, with a stride of 0.
+struct RowScales {
+  const float *a;
+  const float *b;
+  u32 a_rows;
+  u32 b_rows;
+  u32 a_stride;
+  u32 b_stride;
+
+  DEVICE float of_row(u32 row) const {
+    return ld_global_nc_f32(a + min_of(row, a_rows - 1) * a_stride);
+  }
+  DEVICE Floats2 of_columns(u32 column) const {
+    return {{ld_global_nc_f32(b + min_of(column, b_rows - 1) * b_stride),
+             ld_global_nc_f32(b + min_of(column + 1, b_rows - 1) * b_stride)}};
+  }
+  DEVICE UnscaledSteps of_steps(const Work &, u32) const { return {}; }
+};
+
+// A scale for each 128 columns of a row of A, and for each block of 128 x 128 of B: of every
+// step. Of four steps a lane of a quad loads those of one, while the four before are added.
+struct BlockScaledSteps {
+  static constexpr u32 AHEAD = 4;
+
+  const float *a[BLOCKS_M][2];  // next of this lane's rows
+  const float *b;
+  i32 left;  // steps of the whole sum from there on, at most 0 past its end
+  float now[BLOCKS_M][2];  // products of scales, of four steps
+  float next_a[BLOCKS_M][2];  // scales of the four after them, on their way
+  float next_b;
+
+  DEVICE void load() {
+    const bool is_inside = left > 0;
+#pragma unroll
+    for (u32 i = 0; i < BLOCKS_M; ++i)
+#pragma unroll
+      for (u32 half = 0; half < 2; ++half) {
+        now[i][half] = next_a[i][half] * next_b;
+        next_a[i][half] = is_inside ? ld_global_nc_f32(a[i][half]) : 0;
+        a[i][half] += AHEAD;
+      }
+    next_b = is_inside ? ld_global_nc_f32(b) : 0;
+    b += AHEAD, left -= i32(AHEAD);
+  }
+  DEVICE void next(u32 step) {
+    if (step % AHEAD == 0) load();
+  }
+  DEVICE float factor(u32 step, u32 i, u32 half) const {
+    return __shfl_sync(ALL_LANES, now[i][half], step % AHEAD, AHEAD);
+  }
+};
+
+struct BlockScales {
+  const float *a;  // [row][step]
+  const float *b;  // [block of rows][step]
+  u32 a_rows;
+  u32 b_rows;
+  u32 steps;
+
+  DEVICE float of_row(u32) const { return 1; }
+  DEVICE Floats2 of_columns(u32) const { return {{1, 1}}; }
+  DEVICE BlockScaledSteps of_steps(const Work &work, u32 group) const {
+    BlockScaledSteps of_steps = {};
+    const u32 step = work.first_step + lane_index() % BlockScaledSteps::AHEAD;
+    const u32 first_row = (DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS) +
+                          warp_index() % (WARPGROUP / WARP) * WARP_ROWS + lane_index() / 4;
+#pragma unroll
+    for (u32 i = 0; i < BLOCKS_M; ++i)
+#pragma unroll
+      for (u32 half = 0; half < 2; ++half) {
+        const u32 row = work.a_row + first_row + i * PRODUCT_ROWS + half * 8;
+        of_steps.a[i][half] = a + u64(min_of(row, a_rows - 1)) * steps + step;
+      }
+    const u32 b_row = work.b_row + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
+    of_steps.b = b + u64(min_of(b_row, b_rows - 1) / 128) * steps + step;
+    of_steps.left = i32(steps) - i32(step);
+    of_steps.load();
+    return of_steps;
+  }
+};
+
+// --- A warpgroup that multiplies, and the block ---------------------------------------------
+
+// The matrices of a launch, and where partial sums go.
+struct Matrices {
+  const TensorMap &a;
+  const TensorMap &b;
+  const TensorMap &c;
+  Partials partials;
+};
+
+template <typename Schedule, typename Scales>
+DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule,
+                         const Scales &scales) {
+  // The same for all lanes, which the compiler does not know.
+  const u32 group = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);
+  const Place place = place_of(group);
+  Slot slot;
+  u32 stored = 0;
+  for (Work work; schedule.next(work);) {
+    Sums sums;
+#if TWO_LEVELS
+    multiply_in_levels(sums, ring, slot, place, work.steps, scales.of_steps(work, group));
+#else
+    multiply(sums, ring, slot, place, work.steps);
+#endif
+    if (work.splits > 1 && !add_splits(matrices.partials, work, sums)) continue;
+    store(matrices.c, work, sums, group, scales, stored);
+  }
+  // Shared memory is the block's until all of it is read.
+  if (lane_index() == 0) cp_async_bulk_wait_group<0>();
+}
+
+// All of a block. Every role goes through the same schedule.
+template <typename Schedule, typename Scales>
+DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
+                           const Scales &scales) {
+  __shared__ Ring ring;
+  if (threadIdx.x == 0) ring.init();
+  sync_sharing_blocks();
+
+  if (threadIdx.x < MULTIPLYING) {
+    setmaxnreg_inc<MULTIPLYING_REGISTERS>();
+    multiply_all(matrices, ring, schedule, scales);
+  } else {
+    setmaxnreg_dec<LOADING_REGISTERS>();
+    if (threadIdx.x == MULTIPLYING) {
+      prefetch_tensormap(matrices.a);
+      prefetch_tensormap(matrices.b);
+      load_all(matrices.a, matrices.b, ring, schedule);
+    }
+    __syncwarp();
+  }
+  // The other block may still arrive here.
+  if (CLUSTER > 1) sync_sharing_blocks();
+}

@@ -1,0 +1,841 @@
+//! Host half of `kernels/gemm_wgmma.cu`: which tile, in which order, and how the rest that
+//! does not fill the card is split.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::contract::HostHalf;
+use super::formats::element;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, supports};
+use super::tensor_map::TensorMap;
+use crate::format::DType;
+use crate::op::{Gemm, Problem};
+use crate::quant::{Quant, ScaleFormat, ScaleGroup};
+use crate::toolchain::{Arch, Defines, Target};
+
+/// Threads of a block: two warpgroups multiply, one loads.
+const THREADS: u32 = 3 * 128;
+/// Warpgroups that multiply.
+const WARPGROUPS: u64 = 2;
+/// Rows of a product.
+const PRODUCT_ROWS: u64 = 64;
+/// Columns of A and B of one product, in bytes, and of a step, which is a panel's row.
+const PRODUCT_BYTES: u64 = 32;
+const STEP_BYTES: u64 = 128;
+/// Bytes of a panel's row of C, and rows of C that a warp stores at a time.
+const PANEL_BYTES: u64 = 128;
+const WARP_ROWS: u32 = 16;
+/// Shared memory in which a block stages C: two panels of each of eight warps.
+const STAGING_BYTES: u64 = 8 * 2 * WARP_ROWS as u64 * PANEL_BYTES;
+/// Shared memory that the kernel declares itself, rounded up to where stages begin.
+const STATIC_SHARED_BYTES: u64 = 1024;
+/// Most stages: with these, loads arrive before they are waited for.
+const MAX_STAGES: u64 = 7;
+/// Fewer rows are padded to more than twice as many.
+const LEAST_ROWS: u64 = 64;
+/// Largest m, n and k.
+const MAX_EXTENT: u64 = 1 << 30;
+/// Most splits of a tile's sum.
+const MAX_SPLITS: u64 = 16;
+
+/// Names of the tensor maps, which are those of their tensors.
+const A: &str = "a";
+const B: &str = "b";
+const C: &str = "c";
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct WgmmaParams {
+    a: [u8; 128],
+    b: [u8; 128],
+    c: [u8; 128],
+    partials: u64,
+    tickets: u64,
+    a_scales: u64,
+    b_scales: u64,
+    m: u32,
+    n: u32,
+    a_stride: u32,
+    b_stride: u32,
+    steps: u32,
+    rows: u32,
+    columns: u32,
+    stripe: u32,
+    whole: u32,
+    splits: u32,
+    padding: [u32; 14],
+}
+
+/// What blocks of a cluster have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shared {
+    /// A cluster is one block.
+    Nothing,
+    /// Two tiles side by side have rows of A in common.
+    A,
+    /// Two tiles above one another have rows of B in common.
+    B,
+}
+
+/// A tile of C, and how blocks compute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    m: u64,
+    n: u64,
+    shared: Shared,
+}
+
+const fn tile(m: u64, n: u64, shared: Shared) -> Tile {
+    Tile { m, n, shared }
+}
+
+/// Tiles whose sums stay in the tensor cores' registers.
+const TILES: [Tile; 6] = [
+    tile(128, 256, Shared::B),
+    tile(128, 256, Shared::Nothing),
+    tile(128, 192, Shared::Nothing),
+    tile(128, 128, Shared::B),
+    tile(128, 128, Shared::Nothing),
+    tile(64, 256, Shared::Nothing),
+];
+
+/// Tiles whose sums have two levels, which needs registers for the sums of a step.
+const TWO_LEVEL_TILES: [Tile; 4] = [
+    tile(256, 128, Shared::A),
+    tile(128, 128, Shared::B),
+    tile(128, 128, Shared::Nothing),
+    tile(64, 256, Shared::Nothing),
+];
+
+/// Rates of an SM of an H100 per clock, rounded: enough to compare tiles of the same problem
+/// with each other.
+mod nominal {
+    /// Columns of a product that take one clock, whatever the format.
+    pub const PRODUCT_COLUMNS: u64 = 2;
+    /// Bytes to or from shared memory.
+    pub const SHARED_BYTES: f64 = 128.0;
+    /// Bytes from L2 and to it, when all SMs load.
+    pub const L2_BYTES: f64 = 46.0;
+    /// Its share of the bytes from DRAM.
+    pub const DRAM_BYTES: f64 = 14.0;
+    /// Bytes of A and B that stay in L2 between uses.
+    pub const L2_CAPACITY: u64 = 30 << 20;
+    /// Clocks for each clock of L2 that overlaps with others.
+    pub const TRAFFIC: f64 = 0.05;
+    /// Clocks of a load from L2 or DRAM, a ticket, or a store.
+    pub const LATENCY: f64 = 1000.0;
+    /// Clocks of a launch.
+    pub const LAUNCH: f64 = 3000.0;
+    /// Clocks of a tile that do not overlap with products: once, and for each sum of a
+    /// thread, which is rounded and stored.
+    pub const STORE: f64 = 300.0;
+    pub const STORE_SUM: f64 = 4.0;
+}
+
+impl Tile {
+    /// Blocks of a cluster.
+    const fn cluster(&self) -> u64 {
+        match self.shared {
+            Shared::Nothing => 1,
+            Shared::A | Shared::B => 2,
+        }
+    }
+
+    /// Rows and columns of the tiles of a cluster together.
+    const fn cluster_extents(&self) -> (u64, u64) {
+        match self.shared {
+            Shared::Nothing => (self.m, self.n),
+            Shared::A => (self.m, 2 * self.n),
+            Shared::B => (2 * self.m, self.n),
+        }
+    }
+
+    /// Rows of A and of B that a block loads in a step.
+    const fn box_rows(&self) -> (u64, u64) {
+        match self.shared {
+            Shared::Nothing => (self.m, self.n),
+            Shared::A => (self.m / 2, self.n),
+            Shared::B => (self.m, self.n / 2),
+        }
+    }
+
+    /// Rows and columns of a warpgroup.
+    const fn of_warpgroup(&self) -> (u64, u64) {
+        if self.m == PRODUCT_ROWS {
+            (self.m, self.n / WARPGROUPS)
+        } else {
+            (self.m / WARPGROUPS, self.n)
+        }
+    }
+
+    /// Sums of a thread.
+    const fn sums(&self) -> u64 {
+        self.m * self.n / (WARPGROUPS * 128)
+    }
+
+    const fn stage_bytes(&self) -> u64 {
+        (self.m + self.n) * STEP_BYTES
+    }
+
+    /// As many as fit an SM.
+    fn stages(&self, arch: Arch) -> u64 {
+        let all = u64::from(arch.limits().shared_bytes_of_block(1));
+        let ring = all - STATIC_SHARED_BYTES - STAGING_BYTES;
+        (ring / self.stage_bytes()).min(MAX_STAGES)
+    }
+
+    fn shared_bytes(&self, arch: Arch) -> u64 {
+        self.stages(arch) * self.stage_bytes() + STAGING_BYTES
+    }
+
+    /// Rows and columns of clusters' tiles that cover C.
+    fn grid(&self, p: &Gemm) -> (u64, u64) {
+        let (rows, columns) = self.cluster_extents();
+        (p.m.div_ceil(rows), p.n.div_ceil(columns))
+    }
+
+    /// Bytes of the sums of a tile.
+    const fn sum_bytes(&self) -> u64 {
+        4 * self.m * self.n
+    }
+
+    /// Rough clocks of a step of an SM: of tensor cores, shared memory and L2, whichever
+    /// takes longest, and a little for traffic that takes less, since it takes power too.
+    fn step_clocks(&self) -> f64 {
+        let (rows, columns) = self.of_warpgroup();
+        let products = WARPGROUPS * (rows / PRODUCT_ROWS) * (STEP_BYTES / PRODUCT_BYTES);
+        let tensor = products * columns / nominal::PRODUCT_COLUMNS;
+        // Products read both operands from shared memory, where copies write them.
+        let read = products * (PRODUCT_ROWS + columns) * PRODUCT_BYTES;
+        let shared = (read + self.stage_bytes()) as f64 / nominal::SHARED_BYTES;
+        let (a_rows, b_rows) = self.box_rows();
+        let l2 = ((a_rows + b_rows) * STEP_BYTES) as f64 / nominal::L2_BYTES;
+        (tensor as f64).max(shared).max(l2) + nominal::TRAFFIC * l2
+    }
+
+    /// Rough clocks of a tile beside its steps.
+    fn store_clocks(&self) -> f64 {
+        nominal::STORE + nominal::STORE_SUM * self.sums() as f64
+    }
+
+    /// Rough clocks of adding the sums of so many splits: all write theirs, the last reads
+    /// all.
+    fn add_clocks(&self, splits: u64) -> f64 {
+        if splits == 1 {
+            return 0.0;
+        }
+        let of_block = self.sum_bytes() as f64 / nominal::L2_BYTES;
+        nominal::LATENCY + (1 + splits) as f64 * of_block
+    }
+}
+
+/// How a problem's tiles are divided among the blocks of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Division {
+    /// Clusters that run at the same time.
+    clusters: u64,
+    /// Rows of clusters' tiles in a stripe.
+    stripe: u64,
+    /// Clusters' tiles that are not split: those of full waves.
+    whole: u64,
+    /// Splits of each of the others.
+    splits: u64,
+}
+
+impl Division {
+    /// Divides a problem, and how many clocks that takes, roughly.
+    fn of(tile: &Tile, p: &Gemm, steps: u64, sms: u64) -> (Division, f64) {
+        let (rows, columns) = tile.grid(p);
+        let tiles = rows * columns;
+        let clusters = (sms / tile.cluster()).max(1);
+        let whole = tiles / clusters * clusters;
+        let rest = tiles - whole;
+
+        let round = |steps: u64| steps as f64 * tile.step_clocks() + tile.store_clocks();
+        let of_rest = |splits: u64| {
+            let rounds = (rest * splits).div_ceil(clusters) as f64;
+            rounds * round(steps.div_ceil(splits)) + tile.add_clocks(splits)
+        };
+        let (splits, of_rest) = (1..=steps.min(MAX_SPLITS))
+            .map(|splits| (splits, of_rest(splits)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .unwrap_or((1, 0.0));
+        let sm = (whole / clusters) as f64 * round(steps) + of_rest;
+
+        let (stripe, wave_bytes) = stripe_of(tile, (rows, columns), clusters, steps);
+        let operands = (p.m + p.n) * steps * STEP_BYTES;
+        let compulsory = Problem::Gemm(*p).work().bytes();
+        let again = if operands > nominal::L2_CAPACITY {
+            (wave_bytes * tiles.div_ceil(clusters)).saturating_sub(operands)
+        } else {
+            0
+        };
+        let dram = (compulsory + again) as f64 / (nominal::DRAM_BYTES * sms as f64);
+        // The smaller overlaps with the larger, but not completely.
+        let clocks = nominal::LAUNCH + sm.max(dram) + 0.1 * sm.min(dram);
+        (Division { clusters, stripe, whole, splits }, clocks)
+    }
+
+    /// Clusters that have work.
+    fn busy(&self, tiles: u64) -> u64 {
+        self.clusters.min(self.whole + (tiles - self.whole) * self.splits)
+    }
+}
+
+/// Rows of tiles in a stripe such that tiles that are computed at the same time read the
+/// fewest bytes, and how many.
+fn stripe_of(
+    tile: &Tile,
+    (rows, columns): (u64, u64),
+    clusters: u64,
+    steps: u64,
+) -> (u64, u64) {
+    let (cluster_m, cluster_n) = tile.cluster_extents();
+    let bytes = |stripe: u64| {
+        let across = clusters.div_ceil(stripe).min(columns);
+        (stripe * cluster_m + across * cluster_n) * steps * STEP_BYTES
+    };
+    (1..=rows.min(clusters))
+        .map(|stripe| (stripe, bytes(stripe)))
+        .min_by_key(|&(_, bytes)| bytes)
+        .unwrap_or((1, 0))
+}
+
+/// The formats of both operands, and what scales sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operands {
+    /// As C, without scales.
+    Plain(DType),
+    /// Scales of rows, or of whole matrices.
+    Rows(DType, [ScaleGroup; 2]),
+    /// E4M3 with scales of 128 columns of a row of A and of 128 x 128 of B.
+    Blocks,
+}
+
+impl Operands {
+    fn of(p: &Gemm) -> Option<Self> {
+        if p.has_plain_activations() && p.w_dtype == Quant::plain(p.dtype) {
+            return Some(Operands::Plain(p.dtype));
+        }
+        let dtype = p.a_dtype.dtype();
+        let is_8_bits = matches!(dtype, DType::Fp8E4m3 | DType::Int8);
+        if !is_8_bits || dtype != p.w_dtype.dtype() {
+            return None;
+        }
+        match (group(p.a_dtype)?, group(p.w_dtype)?) {
+            (
+                a @ (ScaleGroup::Tensor | ScaleGroup::Token),
+                b @ (ScaleGroup::Tensor | ScaleGroup::Channel),
+            ) => Some(Operands::Rows(dtype, [a, b])),
+            (
+                ScaleGroup::Block { rows: 1, columns: 128 },
+                ScaleGroup::Block { rows: 128, columns: 128 },
+            ) if dtype == DType::Fp8E4m3 => Some(Operands::Blocks),
+            _ => None,
+        }
+    }
+
+    fn dtype(self) -> DType {
+        match self {
+            Operands::Plain(dtype) | Operands::Rows(dtype, _) => dtype,
+            Operands::Blocks => DType::Fp8E4m3,
+        }
+    }
+
+    /// Whether each step's sums are added outside of the tensor cores, which add E4M3
+    /// products with fewer bits than f32 has.
+    fn has_two_levels(self) -> bool {
+        self.dtype() == DType::Fp8E4m3
+    }
+
+    fn tiles(self) -> &'static [Tile] {
+        if self.has_two_levels() { &TWO_LEVEL_TILES } else { &TILES }
+    }
+
+    /// The kernel's name of the format.
+    fn name(self) -> &'static str {
+        match self.dtype() {
+            DType::F16 => "F16",
+            DType::Fp8E4m3 => "E4m3",
+            DType::Int8 => "Int8",
+            _ => "Bf16",
+        }
+    }
+
+    /// Steps of a sum over so many columns.
+    fn steps(self, k: u64) -> u64 {
+        self.dtype().bytes_of(k).div_ceil(STEP_BYTES)
+    }
+}
+
+/// What shares a scale in f32.
+fn group(quant: Quant) -> Option<ScaleGroup> {
+    let scales = quant.scales().filter(|scales| scales.format == ScaleFormat::F32)?;
+    (!quant.has_zero_points()).then_some(scales.group)
+}
+
+/// The tile with the fewest clocks on a typical GPU of the architecture.
+fn best_tile(p: &Gemm, operands: Operands, arch: Arch) -> Tile {
+    let (steps, sms) = (operands.steps(p.k), u64::from(arch.usual_sms()));
+    let clocks = |tile: &Tile| Division::of(tile, p, steps, sms).1;
+    let tiles = operands.tiles();
+    let best = tiles.iter().min_by(|a, b| clocks(a).total_cmp(&clocks(b)));
+    *best.unwrap_or(&tiles[0])
+}
+
+/// A product in tiles of warpgroups.
+pub(super) struct WgmmaGemm {
+    p: Gemm,
+    /// The macro that chooses the format of C.
+    element: &'static str,
+    operands: Operands,
+    tile: Tile,
+    arch: Arch,
+}
+
+impl HostHalf for WgmmaGemm {
+    type Operation = Gemm;
+    const NAME: &'static str = "gemm_wgmma";
+    const SOURCE: &'static str = include_str!("../../kernels/gemm_wgmma.cu");
+    const MEMORY_BOUND: bool = false;
+
+    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has wgmma, not {arch}; use `gemm`")
+        })?;
+        let element = element(p.dtype).ok_or_else(|| {
+            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        })?;
+        let operands = Operands::of(p).ok_or_else(|| {
+            supports(format!(
+                "both operands in {0}, or in 8 bits with scales: a_dtype = int8_token or \
+                 int8_tensor with w_dtype = int8 or int8_tensor, the same of fp8_e4m3, or \
+                 fp8_e4m3_block1x128 with fp8_e4m3_block128x128; not a_dtype = {1} with \
+                 w_dtype = {2}; use dtype = {0} for both",
+                p.dtype, p.a_dtype, p.w_dtype
+            ))
+        })?;
+        refuse_unless(p.m >= LEAST_ROWS, || {
+            format!("{LEAST_ROWS} and more rows, not {}; use `gemm_skinny`", p.m)
+        })?;
+        // Rows of tensor maps are multiples of 16 bytes.
+        for (name, extent, dtype) in [("k", p.k, operands.dtype()), ("n", p.n, p.dtype)] {
+            let of = 16 / dtype.bytes();
+            refuse_unless(extent.is_multiple_of(of), || {
+                format!(
+                    "{name} in multiples of {of}, not {extent}; use {} or `gemm`",
+                    extent.next_multiple_of(of)
+                )
+            })?;
+        }
+        let most = p.m.max(p.n).max(p.k);
+        refuse_unless(most <= MAX_EXTENT, || {
+            format!("m, n and k up to {MAX_EXTENT}, not {most}; use less")
+        })?;
+        // Tiles are counted in 32 bits, the smallest with the most splits.
+        let tiles = p.m.div_ceil(PRODUCT_ROWS) * p.n.div_ceil(128) * MAX_SPLITS;
+        refuse_unless(tiles < 1 << 31, || {
+            format!("at most {} tiles, not {tiles}; use smaller m or n", 1u64 << 31)
+        })?;
+        let tile = best_tile(p, operands, arch);
+        Ok(WgmmaGemm { p: *p, element, operands, tile, arch })
+    }
+
+    fn defines(&self) -> Defines {
+        let WgmmaGemm { operands, tile, arch, .. } = *self;
+        let defines = Defines::new()
+            .with(self.element, 1)
+            .with("MULTIPLIED", operands.name())
+            .with("OPERAND_BYTES", operands.dtype().bytes())
+            .with("TWO_LEVELS", u32::from(operands.has_two_levels()))
+            .with("TILE_M", tile.m)
+            .with("TILE_N", tile.n)
+            .with("PRODUCT_COLUMNS", tile.of_warpgroup().1)
+            .with("CLUSTER", tile.cluster())
+            .with("SHARES_A", u32::from(tile.shared == Shared::A))
+            .with("STAGES", tile.stages(arch))
+            .with("SHARED_BYTES", tile.shared_bytes(arch));
+        match operands {
+            Operands::Plain(_) => defines,
+            Operands::Rows(..) => defines.with("SCALES_ROWS", 1),
+            Operands::Blocks => defines.with("SCALES_BLOCKS", 1),
+        }
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let WgmmaGemm { p, operands, tile, arch, .. } = *self;
+        let steps = operands.steps(p.k);
+        let (division, _) = Division::of(&tile, &p, steps, target.sms.into());
+        let (rows, columns) = tile.grid(&p);
+        let rest = rows * columns - division.whole;
+        let blocks = division.busy(rows * columns) * tile.cluster();
+        let split_tiles = if division.splits == 1 { 0 } else { rest * tile.cluster() };
+        let strides = match operands {
+            Operands::Rows(_, groups) => {
+                groups.map(|group| u32::from(group != ScaleGroup::Tensor))
+            }
+            Operands::Plain(_) | Operands::Blocks => [0, 0],
+        };
+        let params = Params::of(move |bound| WgmmaParams {
+            a: bound.tensor_map(A).0,
+            b: bound.tensor_map(B).0,
+            c: bound.tensor_map(C).0,
+            partials: bound.scratch("partials"),
+            tickets: bound.scratch("tickets"),
+            a_scales: bound.tensor_or_null("a_scales"),
+            b_scales: bound.tensor_or_null("b_scales"),
+            m: p.m as u32,
+            n: p.n as u32,
+            a_stride: strides[0],
+            b_stride: strides[1],
+            steps: steps as u32,
+            rows: rows as u32,
+            columns: columns as u32,
+            stripe: division.stripe as u32,
+            whole: division.whole as u32,
+            splits: division.splits as u32,
+            padding: [0; 14],
+        });
+        let stages = tile.stages(arch);
+        let launch = Launch {
+            cluster: [tile.cluster() as u32, 1, 1],
+            shared_bytes: tile.shared_bytes(arch) as u32,
+            bytes_in_flight: (stages - 1) * tile.stage_bytes(),
+            ..Launch::new("gemm_wgmma", blocks as u32, THREADS, params)
+        };
+        let partial_bytes = split_tiles * division.splits * tile.sum_bytes();
+        Plan {
+            scratch: vec![
+                Scratch::unset("partials", partial_bytes.max(16)),
+                Scratch::zeros("tickets", 4 * split_tiles.max(1)),
+            ],
+            tensor_maps: tensor_maps(&p, operands, &tile),
+            // Tiles read A and B again, and splits combine their partial sums, all through
+            // L2 where they fit.
+            extra_bytes: None,
+            ..Plan::of(launch)
+        }
+    }
+}
+
+fn tensor_maps(p: &Gemm, operands: Operands, tile: &Tile) -> Vec<TensorMap> {
+    let map = |name, [columns, rows]: [u64; 2], dtype: DType, box_rows: u32| TensorMap {
+        name,
+        tensor: name,
+        element_bytes: dtype.bytes() as u32,
+        extents: vec![columns, rows],
+        strides_bytes: vec![columns * dtype.bytes()],
+        tile: vec![(PANEL_BYTES / dtype.bytes()) as u32, box_rows],
+        swizzle_bytes: 128,
+    };
+    let (a_rows, b_rows) = tile.box_rows();
+    vec![
+        map(A, [p.k, p.m], operands.dtype(), a_rows as u32),
+        map(B, [p.k, p.n], operands.dtype(), b_rows as u32),
+        map(C, [p.n, p.m], p.dtype, WARP_ROWS),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::{Bound, EncodedTensorMap};
+
+    const BLOCKS: &str = "a_dtype=fp8_e4m3_block1x128,w_dtype=fp8_e4m3_block128x128";
+
+    fn problem(m: u64, n: u64, k: u64) -> String {
+        format!("gemm:m={m},n={n},k={k},dtype=bf16")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    fn tile_of(text: &str) -> Tile {
+        configured::<WgmmaGemm>(text, Arch::SM_90).unwrap().tile
+    }
+
+    fn clocks(tile: &Tile, [m, n, k]: [u64; 3]) -> f64 {
+        let p = operation(&problem(m, n, k));
+        Division::of(tile, &p, Operands::Plain(DType::Bf16).steps(k), 132).1
+    }
+
+    fn all_tiles() -> impl Iterator<Item = &'static Tile> {
+        TILES.iter().chain(&TWO_LEVEL_TILES)
+    }
+
+    #[test]
+    fn every_tile_fits_an_sm() {
+        for tile in all_tiles() {
+            let most = Arch::SM_90.limits().shared_bytes_of_block(1);
+            let bytes = tile.shared_bytes(Arch::SM_90) + STATIC_SHARED_BYTES;
+            assert!(bytes <= most.into(), "{tile:?} {bytes}");
+            assert!(tile.stages(Arch::SM_90) >= 4, "{tile:?}");
+            // Of 232 registers, with those of a step's sums.
+            assert!(tile.sums() <= 128);
+        }
+        for tile in TWO_LEVEL_TILES {
+            assert!(tile.sums() + tile.of_warpgroup().1 / 2 <= 192, "{tile:?}");
+        }
+    }
+
+    /// By hand: 8 products of 256 columns take 128 clocks each. They read 10 KiB each, and
+    /// 48 KiB are written.
+    #[test]
+    fn clocks_of_a_step() {
+        let large = tile(128, 256, Shared::B);
+        let traffic = (128 + 128) as f64 * 128.0 / nominal::L2_BYTES * nominal::TRAFFIC;
+        assert_eq!(large.step_clocks(), 1024.0 + traffic);
+        // L2 binds where nothing is shared: 48 KiB.
+        let alone = tile(128, 256, Shared::Nothing).step_clocks();
+        assert!((alone / (1.05 * 49152.0 / 46.0) - 1.0).abs() < 1e-12, "{alone}");
+        // Per FLOP the large tile is the fastest of all.
+        for tile in all_tiles() {
+            let per_flop = |tile: &Tile| tile.step_clocks() / (tile.m * tile.n) as f64;
+            assert!(per_flop(tile) >= per_flop(&large), "{tile:?}");
+        }
+    }
+
+    #[test]
+    fn larger_problems_take_longer() {
+        let sizes = [64, 100, 128, 300, 1024, 3000, 8192, 20000];
+        for tile in all_tiles() {
+            for n in [8, 128, 2112, 8192] {
+                for k in [8, 512, 7168] {
+                    for pair in sizes.windows(2) {
+                        let at =
+                            |m| [[m, n, k], [n, m, k], [n, k, m]].map(|p| clocks(tile, p));
+                        let (small, large) = (at(pair[0]), at(pair[1]));
+                        for (small, large) in small.into_iter().zip(large) {
+                            assert!(small <= large, "{tile:?} {n} {k} {pair:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn known_shapes_get_sane_tiles() {
+        for (m, n, k) in [(4096, 4096, 4096), (8192, 8192, 8192), (16384, 28672, 8192)] {
+            assert_eq!(
+                tile_of(&problem(m, n, k)),
+                tile(128, 256, Shared::B),
+                "{m} {n} {k}"
+            );
+        }
+        // Few tiles: smaller ones, split so that most SMs have work.
+        for (m, n, k) in [(128, 4096, 4096), (256, 1024, 4096), (64, 8192, 8192)] {
+            let text = problem(m, n, k);
+            assert!(tile_of(&text).m * tile_of(&text).n <= 128 * 192, "{text}");
+            let blocks = plan::<WgmmaGemm>(&text, &h100()).launches[0].grid[0];
+            assert!((66..=132).contains(&blocks), "{text}: {blocks}");
+        }
+        let eight_bits = format!("{},{BLOCKS}", problem(8192, 8192, 8192));
+        assert_eq!(tile_of(&eight_bits), tile(256, 128, Shared::A));
+    }
+
+    /// No tile of large problems is predicted below what others measure.
+    #[test]
+    fn predicted_share_of_the_tensor_cores() {
+        let share = |m: u64, n: u64, k: u64| {
+            let text = problem(m, n, k);
+            let ideal = (m * n * k) as f64 / 132.0 / 2048.0;
+            ideal / clocks(&tile_of(&text), [m, n, k])
+        };
+        for (m, n, k) in [
+            (4096, 4096, 4096),
+            (8192, 8192, 8192),
+            (2048, 14336, 4096),
+            (2048, 4096, 14336),
+            (1024, 28672, 8192),
+            (4096, 7168, 2048),
+        ] {
+            let share = share(m, n, k);
+            assert!((0.85..1.0).contains(&share), "{m} {n} {k}: {share}");
+        }
+    }
+
+    #[test]
+    fn a_rest_is_split_and_full_waves_are_not() {
+        let tile = tile(128, 128, Shared::Nothing);
+        let division = |m, n, k| {
+            let p = operation(&problem(m, n, k));
+            Division::of(&tile, &p, Operands::Plain(DType::Bf16).steps(k), 132).0
+        };
+        // 64 x 33 tiles are 16 waves.
+        let waves = division(8192, 4224, 4096);
+        assert_eq!((waves.whole, waves.splits), (64 * 33, 1));
+        // 144 tiles: one wave, and 12 for 132 SMs.
+        let rest = division(1536, 1536, 8192);
+        assert_eq!(rest.whole, 132);
+        assert!((6..=11).contains(&rest.splits), "{rest:?}");
+        // No more splits than steps.
+        assert_eq!(division(128, 128, 64).splits, 1);
+        for k in [8, 64, 72, 200, 4096] {
+            let division = division(128, 128, k);
+            assert!(division.splits <= k.div_ceil(64), "{division:?}");
+        }
+    }
+
+    /// 132 tiles of 128 x 256: twice as many rows of tiles as columns are a square.
+    #[test]
+    fn stripes_make_waves_square() {
+        let alone = tile(128, 256, Shared::Nothing);
+        let (stripe, _) = stripe_of(&alone, (64, 32), 132, 10);
+        assert!((14..=19).contains(&stripe), "{stripe}");
+        // Few rows of tiles are one stripe.
+        assert_eq!(stripe_of(&alone, (4, 100), 132, 10).0, 4);
+    }
+
+    /// Shapes for every tile that the picker can choose, in both ways of adding.
+    fn shapes_of_tiles() -> [(Tile, bool, [u64; 3]); 10] {
+        [
+            (tile(128, 256, Shared::B), false, [190, 16392, 72]),
+            (tile(128, 256, Shared::Nothing), false, [65, 32776, 72]),
+            (tile(128, 192, Shared::Nothing), false, [65, 24584, 72]),
+            (tile(128, 128, Shared::B), false, [257, 136, 200]),
+            (tile(128, 128, Shared::Nothing), false, [65, 12296, 72]),
+            (tile(64, 256, Shared::Nothing), false, [257, 6152, 72]),
+            (tile(256, 128, Shared::A), true, [190, 16392, 144]),
+            (tile(128, 128, Shared::B), true, [257, 136, 1200]),
+            (tile(128, 128, Shared::Nothing), true, [65, 12296, 144]),
+            (tile(64, 256, Shared::Nothing), true, [257, 6152, 144]),
+        ]
+    }
+
+    #[test]
+    fn every_tile_is_chosen_for_some_shape() {
+        let shapes = shapes_of_tiles();
+        assert_eq!(all_tiles().count(), shapes.len());
+        for (tile, two_levels, [m, n, k]) in shapes {
+            let schemes = if two_levels { format!(",{BLOCKS}") } else { String::new() };
+            assert_eq!(
+                tile_of(&format!("{}{schemes}", problem(m, n, k))),
+                tile,
+                "{m} {n} {k}"
+            );
+            let tiles: &[Tile] = if two_levels { &TWO_LEVEL_TILES } else { &TILES };
+            assert!(tiles.contains(&tile));
+        }
+    }
+
+    /// The suite that is executed on the virtual machine has these shapes.
+    #[test]
+    fn corners_have_every_tile() {
+        let corners: toml::Table =
+            include_str!("../../benches/corners.toml").parse().unwrap();
+        let points = corners["points"].as_array().unwrap();
+        let has = |value: &toml::Value, wanted: u64| match value {
+            toml::Value::Array(values) => {
+                values.iter().any(|value| value.as_integer() == Some(wanted as i64))
+            }
+            value => value.as_integer() == Some(wanted as i64),
+        };
+        for (tile, two_levels, shape) in shapes_of_tiles() {
+            let found = points.iter().any(|point| {
+                let is_own = point.get("kernel").and_then(toml::Value::as_str)
+                    == Some(WgmmaGemm::NAME);
+                let scheme = point.get("a_dtype").and_then(toml::Value::as_str);
+                let is_alike = scheme == two_levels.then_some("fp8_e4m3_block1x128");
+                let extents = ["m", "n", "k"].into_iter().zip(shape);
+                is_own && is_alike && extents.clone().all(|(key, of)| has(&point[key], of))
+            });
+            assert!(found, "{tile:?} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn params_maps_and_scratch() {
+        // One cluster of two tiles above one another, twenty steps in five splits or so.
+        let text = problem(130, 136, 1280);
+        let plan = plan::<WgmmaGemm>(&text, &h100());
+        let launch = &plan.launches[0];
+        assert_eq!(tile_of(&text), tile(128, 128, Shared::B));
+        assert_eq!((launch.cluster, launch.block), ([2, 1, 1], [384, 1, 1]));
+        let shapes = |map: &TensorMap| (map.name, map.extents.clone(), map.tile.clone());
+        assert_eq!(
+            plan.tensor_maps.iter().map(shapes).collect::<Vec<_>>(),
+            [
+                ("a", vec![1280, 130], vec![64, 128]),
+                ("b", vec![1280, 136], vec![64, 64]),
+                ("c", vec![136, 130], vec![64, 16]),
+            ]
+        );
+        let bound = Bound::new(1, 0, [("a", 256), ("b", 512), ("c", 768)])
+            .with_scratch([("partials", 1024), ("tickets", 2048)]);
+        let bound =
+            [(1, A), (2, B), (3, C)].into_iter().fold(bound, |bound, (byte, name)| {
+                bound.with_tensor_map(name, EncodedTensorMap([byte; 128]))
+            });
+        let bytes = launch.params.bytes(&bound);
+        assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..456]);
+        let splits = words[17];
+        assert_eq!(words[..8], [1024, 0, 2048, 0, 0, 0, 0, 0]);
+        // Rows, columns, strides, steps; a row of two columns of clusters' tiles.
+        assert_eq!(words[8..17], [130, 136, 0, 0, 20, 1, 2, 1, 0]);
+        assert!(splits > 1, "{words:?}");
+        assert_eq!(launch.grid[0], 2 * 2 * splits);
+        let sizes: Vec<u64> = plan.scratch.iter().map(Scratch::bytes).collect();
+        assert_eq!(sizes, [4 * u64::from(splits) * 4 * 128 * 128, 16]);
+    }
+
+    #[test]
+    fn scales_decide_how_sums_are_made() {
+        let options = |schemes: &str| {
+            options::<WgmmaGemm>(
+                &format!("{},{schemes}", problem(64, 128, 256)),
+                Arch::SM_90,
+            )
+        };
+        for (schemes, has) in [
+            ("a_dtype=int8_token,w_dtype=int8", "MULTIPLIED=Int8"),
+            ("a_dtype=int8_tensor,w_dtype=int8_tensor", "TWO_LEVELS=0"),
+            ("a_dtype=fp8_e4m3_token,w_dtype=fp8_e4m3", "TWO_LEVELS=1"),
+            ("a_dtype=fp8_e4m3_tensor,w_dtype=fp8_e4m3_tensor", "SCALES_ROWS=1"),
+            (BLOCKS, "SCALES_BLOCKS=1"),
+        ] {
+            assert!(options(schemes).contains(has), "{}", options(schemes));
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let why = |text: &str| refusal::<WgmmaGemm>(text, Arch::SM_90);
+        for (rest, says) in [
+            ("m=64,n=8,k=8,dtype=f32", "bf16 or f16"),
+            ("m=63,n=8,k=8,dtype=bf16", "not 63; use `gemm_skinny`"),
+            ("m=64,n=8,k=12,dtype=bf16", "k in multiples of 8, not 12; use 16 or"),
+            ("m=64,n=9,k=8,dtype=bf16", "n in multiples of 8, not 9; use 16 or"),
+            (
+                "m=64,n=8,k=8,dtype=bf16,w_dtype=int8",
+                "not a_dtype = bf16 with w_dtype = int8",
+            ),
+            (
+                "m=64,n=8,k=128,dtype=bf16,a_dtype=int8_token,w_dtype=fp8_e4m3",
+                "not a_dtype = int8_token",
+            ),
+            (
+                "m=64,n=8,k=128,dtype=bf16,a_dtype=fp8_e4m3_block1x128,w_dtype=fp8_e4m3",
+                "with w_dtype = fp8_e4m3",
+            ),
+            (
+                "m=64,n=8,k=24,dtype=bf16,a_dtype=int8_token,w_dtype=int8",
+                "k in multiples of 16, not 24; use 32",
+            ),
+            ("m=64,n=2147483648,k=8,dtype=bf16", "up to 1073741824"),
+            ("m=5000000,n=5000000,k=8,dtype=bf16", "tiles"),
+        ] {
+            let refusal = why(&format!("gemm:{rest}"));
+            assert!(refusal.contains(says), "{refusal}");
+        }
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<WgmmaGemm>(&problem(64, 64, 64), arch);
+            assert!(refusal.contains("sm_90a, which has wgmma"), "{refusal}");
+        }
+    }
+}
