@@ -58,6 +58,7 @@
 //! maps             which tensor maps that a launch writes its copies may use
 //! shared, check, mbarrier   memory shared by warps, and the checks on it
 //! memory, clock    global memory; which warp knows of which accesses
+//! known            times of warps, and of lanes where they differ
 //! decode           statements to instructions, once, when a module is loaded
 //! inline           calls of device functions, replaced by their bodies
 //! parse            PTX text to statements
@@ -127,6 +128,7 @@ mod flight;
 mod float;
 mod inline;
 mod instruction;
+mod known;
 mod lanes;
 mod launch;
 mod lex;

@@ -155,6 +155,18 @@ impl Wide {
         Some(Self { lanes: [half(0)?, half(1)?], ..self })
     }
 
+    /// Whether the accesses of all lanes are ordered before now.
+    fn is_known_to(self, clock: &Clock) -> bool {
+        let place = (self.block - 1, self.warp);
+        let knows = |lane: usize| clock.knows_of(place, lane, self.time);
+        let lane = |word: usize| self.lanes[word / 4].at(word % 4);
+        let mut lanes = (0..8).filter(|&word| self.covers(word)).map(lane);
+        match clock.tells_apart(place) {
+            false => lanes.next().is_none_or(knows),
+            true => lanes.all(knows),
+        }
+    }
+
     fn of_several_warps(self) -> Option<Self> {
         let half = |n: usize| match self.lanes[n].mask() {
             0 => Some(Lanes::NONE),
@@ -196,7 +208,7 @@ impl Wide {
         if self.block == own.block && self.warp == SEVERAL_WARPS {
             return (new & !old == 0).then_some(self);
         }
-        let knows = || clock.knows_of(self.block - 1, self.warp, self.time);
+        let knows = || self.is_known_to(clock);
         if self.warp != SEVERAL_WARPS && knows() {
             return replaces.then_some(own);
         }
@@ -305,9 +317,13 @@ impl Wide {
         if self.block == 0 {
             return None;
         }
-        // Which lane it was makes a difference only within a warp and before it converges.
-        let is_own = (self.block - 1, self.warp) == by.clock.place();
-        let lanes_differ = is_own && self.time >= by.clock.converged;
+        // Which lane it was makes a difference only within a warp and before it converges, or
+        // where some lanes of another warp have published for themselves.
+        let place = (self.block - 1, self.warp);
+        let lanes_differ = || match place == by.clock.place() {
+            true => self.time >= by.clock.converged,
+            false => by.clock.tells_apart(place),
+        };
         for (word, _, lane) in part.words() {
             if !self.covers(word) {
                 continue;
@@ -316,7 +332,7 @@ impl Wide {
             if let Some(did) = judge(tag, &Accessor { lane, ..by }) {
                 return Some(Found { rival: tag.rival(did), lane });
             }
-            if !lanes_differ {
+            if !lanes_differ() {
                 return None;
             }
         }
