@@ -454,6 +454,7 @@ mod tests {
         assert_eq!(shared.on_write(1024, 4, who(&a, 3), true), None);
         assert_eq!(shared.on_read(1024, 4, who(&a, 3)), None);
         assert_eq!(shared.on_read(1024, 4, who(&b, 0)), Some(Conflict::Write(0, 3)));
+        [&mut a, &mut b].into_iter().for_each(Clock::touch);
         let mut barrier = Message::default();
         barrier.add(&a, ALL_LANES);
         barrier.add(&b, ALL_LANES);

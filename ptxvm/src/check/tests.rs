@@ -163,7 +163,12 @@ impl Warps {
                 clocks[from].publish(Scope::Gpu, lanes, &mut published);
                 clocks[to].observe_global(Scope::Gpu, &published, true);
             }
-            _ => {}
+            Step::Learn { .. } => {}
+            Step::Read { who, .. }
+            | Step::Constant { who, .. }
+            | Step::Write { who, .. }
+            | Step::Same { who, .. }
+            | Step::Wait { who, .. } => clocks[who].touch(),
         }
     }
 

@@ -6,6 +6,7 @@ use super::tag::{
     Accessor, Did, Found, IN_FLIGHT, Manner, SEVERAL_WARPS, Tag, several_bits,
 };
 use crate::clock::{Clock, both_lanes};
+use crate::lanes::lanes;
 
 /// Blocks from this number on are kept by word.
 const MOST_BLOCKS: u32 = (1 << 23) - 1;
@@ -155,16 +156,17 @@ impl Wide {
         Some(Self { lanes: [half(0)?, half(1)?], ..self })
     }
 
-    /// Whether the accesses of all lanes are ordered before now.
-    fn is_known_to(self, clock: &Clock) -> bool {
+    /// Whether the accesses to some words are ordered before now; none where only those of
+    /// some lanes are.
+    fn is_known_to(self, clock: &Clock, words: u32) -> Option<bool> {
         let place = (self.block - 1, self.warp);
-        let knows = |lane: usize| clock.knows_of(place, lane, self.time);
-        let lane = |word: usize| self.lanes[word / 4].at(word % 4);
-        let mut lanes = (0..8).filter(|&word| self.covers(word)).map(lane);
-        match clock.tells_apart(place) {
-            false => lanes.next().is_none_or(knows),
-            true => lanes.all(knows),
-        }
+        let knows = |word: usize| {
+            clock.knows_of(place, self.lanes[word / 4].at(word % 4), self.time)
+        };
+        let Some(first) = lanes(words).next() else { return Some(false) };
+        let known = knows(first);
+        let alike = !clock.tells_apart(place) || lanes(words).all(|n| knows(n) == known);
+        alike.then_some(known)
     }
 
     fn of_several_warps(self) -> Option<Self> {
@@ -208,8 +210,7 @@ impl Wide {
         if self.block == own.block && self.warp == SEVERAL_WARPS {
             return (new & !old == 0).then_some(self);
         }
-        let knows = || self.is_known_to(clock);
-        if self.warp != SEVERAL_WARPS && knows() {
+        if self.warp != SEVERAL_WARPS && self.is_known_to(clock, old & new)? {
             return replaces.then_some(own);
         }
         if self.block == own.block {
