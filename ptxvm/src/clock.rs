@@ -168,12 +168,7 @@ impl Scoped {
 
     /// Adds all that a warp knows, some lanes of which arrive with a release of this scope.
     /// `split` says whether scopes are kept apart.
-    pub(crate) fn add(
-        &mut self,
-        (clock, lanes): (&Clock, u32),
-        scope: Scope,
-        split: bool,
-    ) {
+    pub(crate) fn add(&mut self, (clock, lanes): (&Clock, u32), scope: Scope, split: bool) {
         if split {
             self.near(clock.rank()).add(clock, lanes);
         }

@@ -84,8 +84,7 @@ impl AcquiredMaps {
         };
         let serves = |acquire: &Acquire| {
             let place = (acquire.block, acquire.warp);
-            acquire.writes == writes
-                && (place == by.place() || knows(place, acquire.time))
+            acquire.writes == writes && (place == by.place() || knows(place, acquire.time))
         };
         let acquired = maps.get(&place).is_some_and(|list| list.iter().any(serves));
         (!acquired).then_some(Stale::Unacquired)

@@ -412,8 +412,7 @@ impl Who<'_> {
         if !strong && !self.is_after(write.warp, write.time, write.lane) {
             return Some(Conflict::Write(write.warp, write.lane));
         }
-        let shown =
-            || self.clock.fenced_shared.covers(write.warp, write.lane, write.time);
+        let shown = || self.clock.fenced_shared.covers(write.warp, write.lane, write.time);
         if self.proxy && !write.proxy && !shown() {
             return Some(Conflict::Proxy(write.warp));
         }

@@ -90,10 +90,7 @@ fn span() -> impl Strategy<Value = Bytes> {
 
 /// All lanes of a warp, or some.
 fn some() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        prop::sample::select(vec![ALL_LANES, 1, 0xff, 0x10]),
-        any::<u32>(),
-    ]
+    prop_oneof![prop::sample::select(vec![ALL_LANES, 1, 0xff, 0x10]), any::<u32>(),]
 }
 
 fn step() -> impl Strategy<Value = Step> {
