@@ -24,7 +24,8 @@
 //!
 //! * accesses to the same bytes of shared or global memory that nothing orders, by lanes of
 //!   one warp, by warps or by blocks; a memory order counts only where the scopes of both
-//!   sides include the other thread;
+//!   sides include the other thread, and one lane publishes for others only where the lanes
+//!   were synchronised before;
 //! * reads through the read-only path of bytes that the launch writes;
 //! * bytes that were never written and become an address, a branch or a stored value in
 //!   global memory; it is allowed to move them and to mask them out;
