@@ -133,7 +133,7 @@ impl GlobalRaces {
         }
         let mut found = None;
         let time = match by.manner {
-            Manner::Strong(scope) => by.clock.strong_time(scope).min(MOST_TIME),
+            Manner::Strong(scope) => by.clock.strong_time(scope, by.lane).min(MOST_TIME),
             Manner::Weak => by.clock.now().min(MOST_TIME),
             Manner::Async => IN_FLIGHT,
         };
@@ -269,8 +269,8 @@ impl GlobalRaces {
         }
     }
 
-    /// A strong write to `address` publishes what the warp's last fences released.
-    pub(crate) fn publish(&self, address: u64, by: &Clock, scope: Scope) {
+    /// A strong write to `address` by a lane publishes what its last fences released.
+    pub(crate) fn publish(&self, address: u64, (by, lane): (&Clock, usize), scope: Scope) {
         if !self.enabled || !by.publishes() {
             return;
         }
@@ -281,7 +281,7 @@ impl GlobalRaces {
                 Scope::Gpu => &mut published.wide,
                 level => published.near.entry((level, by.domain(level))).or_default(),
             };
-            by.publish(level, into);
+            by.publish(level, 1 << lane, into);
         }
     }
 

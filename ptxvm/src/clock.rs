@@ -1,9 +1,19 @@
 //! Which accesses are ordered before which: vector clocks over the warps of a cluster.
 //!
-//! A warp's own entry is its time. It increases when the warp publishes what it did (by
-//! arriving at a barrier, or a fence). A warp that waits takes over the publisher's
-//! entries. An access is ordered before another when the second warp knows its time.
-//! What is known of the warps of other clusters is kept separately, by block.
+//! A warp's time increases when it publishes what it did (by arriving at a barrier, or a
+//! fence). A warp that waits takes over the publisher's entries. An access is ordered before
+//! another when the second warp knows its time. What is known of the warps of other clusters
+//! is kept separately, by block.
+//!
+//! Threads publish for themselves. What some lanes of a warp publish is what these lanes did,
+//! and what the others did before the lanes were synchronised: its own entry, which is what
+//! any lane publishes of all. `bar.warp.sync` synchronises lanes, and so does, here, all that
+//! they have to execute together: exchanges, votes, elections, matrix instructions and all
+//! else that is `.aligned`. (The ISA promises an order of memory only for the barrier, and
+//! lanes that read what one another wrote need that. But a warp's accesses before such an
+//! instruction are over after it on every GPU, and published kernels rely on it.) That lanes
+//! reconverge after a branch synchronises nothing. Who acquires, on the other hand, does so
+//! for its whole warp.
 //!
 //! A memory order has a scope. What a fence of a block's scope released reaches only
 //! threads of the block, and what a strong read of a block's scope saw is only what
@@ -14,15 +24,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::instruction::Scope;
+use crate::known::{ALL_LANES, Known, include, raise};
 
 /// What is known of a block's warps.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Times {
     /// Latest known time of every warp.
-    known: Vec<u32>,
+    known: Known,
     /// The same, for writes to global memory that a proxy fence has made visible to the
     /// async proxy.
-    fenced: Vec<u32>,
+    fenced: Known,
 }
 
 /// Times of the warps of blocks, by the block's number in the grid.
@@ -88,16 +99,21 @@ const STARTED: u32 = 1;
 pub(crate) struct Clock {
     /// Own place in the vectors.
     pub own: usize,
-    /// Latest known time of every warp, and after them of asynchronous copies.
-    pub known: Vec<u32>,
+    /// The warp's time.
+    now: u32,
+    /// It may have accessed memory at this time.
+    is_touched: bool,
+    /// Latest known time of every warp, and after them of asynchronous copies. The own
+    /// entry is the time up to which each lane may publish what all lanes did.
+    known: Known,
     /// The same, for writes to shared memory that a proxy fence has made visible to the
     /// async proxy.
-    pub fenced_shared: Vec<u32>,
+    pub fenced_shared: Known,
     /// The same for writes to global memory.
-    fenced_global: Vec<u32>,
+    fenced_global: Known,
     /// What the last memory fence that reaches each scope released, for strong writes to
     /// publish.
-    released: [Option<Arc<Message>>; 3],
+    released: [Option<Released>; 3],
     /// What strong reads have seen that was published within each scope, to be learnt at
     /// the next fence: in shared memory and in global memory.
     seen: [Option<Box<Message>>; 3],
@@ -109,14 +125,24 @@ pub(crate) struct Clock {
     foreign: Option<Arc<Foreign>>,
     /// Lanes of this warp are ordered among themselves up to this time.
     pub converged: u32,
+    /// And after that, what each lane released, and one of them acquired.
+    acquired: Option<Box<[u32; 32]>>,
+}
+
+/// What fences released.
+#[derive(Debug, Clone)]
+struct Released {
+    message: Arc<Message>,
+    /// The time of each lane's last fence.
+    fences: [u32; 32],
 }
 
 /// What a synchronisation object carries from those that arrive to those that wait.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Message {
-    known: Vec<u32>,
-    fenced_shared: Vec<u32>,
-    fenced_global: Vec<u32>,
+    known: Known,
+    fenced_shared: Known,
+    fenced_global: Known,
     foreign: Option<Arc<Foreign>>,
 }
 
@@ -140,28 +166,32 @@ impl Scoped {
         &mut self.near[at].1
     }
 
-    /// Adds all that a warp knows, which arrives with a release of this scope. `split` says
-    /// whether scopes are kept apart.
-    pub(crate) fn add(&mut self, clock: &Clock, scope: Scope, split: bool) {
+    /// Adds all that a warp knows, some lanes of which arrive with a release of this scope.
+    /// `split` says whether scopes are kept apart.
+    pub(crate) fn add(&mut self, (clock, lanes): (&Clock, u32), scope: Scope, split: bool) {
         if split {
-            self.near(clock.rank()).add(clock);
+            self.near(clock.rank()).add(clock, lanes);
         }
         if !split || scope > Scope::Block {
-            self.all.add(clock);
+            self.all.add(clock, lanes);
         }
     }
 
-    /// Adds what a warp's last fences released, for a strong write of this scope.
-    pub(crate) fn publish(&mut self, clock: &Clock, scope: Scope, split: bool) {
-        let near = clock.released(Scope::Block);
-        if split && let Some(released) = near {
-            self.near(clock.rank()).merge(released);
+    /// Adds what a warp's last fences released, for strong writes of this scope by some of
+    /// its lanes.
+    pub(crate) fn publish(
+        &mut self,
+        (clock, lanes): (&Clock, u32),
+        scope: Scope,
+        split: bool,
+    ) {
+        if split {
+            let near = self.near(clock.rank());
+            clock.add_released(Scope::Block, lanes, near);
         }
-        let wide = if split { clock.released(Scope::Cluster) } else { near };
-        if let Some(released) = wide
-            && (!split || scope > Scope::Block)
-        {
-            self.all.merge(released);
+        if !split || scope > Scope::Block {
+            let level = if split { Scope::Cluster } else { Scope::Block };
+            clock.add_released(level, lanes, &mut self.all);
         }
     }
 
@@ -199,8 +229,7 @@ impl Scoped {
 
     /// Whether a warp knows of all that was published.
     pub(crate) fn is_known_to(&self, clock: &Clock) -> bool {
-        let mut both = self.all.known.iter().zip(&clock.known);
-        both.all(|(published, known)| published <= known)
+        clock.known.includes(&self.all.known, clock.own)
     }
 
     /// Adds an asynchronous copy that has completed in shared memory.
@@ -230,54 +259,40 @@ fn join_foreign(into: &mut Option<Arc<Foreign>>, from: &Option<Arc<Foreign>>) {
 }
 
 impl Times {
-    fn join(&mut self, known: &[u32], fenced: &[u32]) {
-        join(&mut self.known, known);
-        join(&mut self.fenced, fenced);
+    fn join(&mut self, known: &Known, fenced: &Known) {
+        self.known.join(known);
+        self.fenced.join(fenced);
     }
-}
-
-/// Takes the later time of each entry.
-pub(crate) fn join(into: &mut Vec<u32>, from: &[u32]) {
-    if into.len() < from.len() {
-        into.resize(from.len(), 0);
-    }
-    raise(into, from);
-}
-
-/// The same, for the entries of `into` only.
-fn raise(into: &mut [u32], from: &[u32]) {
-    into.iter_mut().zip(from).for_each(|(a, &b)| *a = b.max(*a));
-}
-
-/// Takes the earlier time of each entry.
-fn lower(into: &mut [u32], from: &[u32]) {
-    into.iter_mut().zip(from).for_each(|(a, &b)| *a = b.min(*a));
 }
 
 impl Message {
-    pub(crate) fn add(&mut self, clock: &Clock) {
-        join(&mut self.known, &clock.known);
-        join(&mut self.fenced_shared, &clock.fenced_shared);
-        join(&mut self.fenced_global, &clock.fenced_global);
+    /// Adds what a warp knows, and what some of its lanes did.
+    pub(crate) fn add(&mut self, clock: &Clock, lanes: u32) {
+        self.add_learnt(clock);
+        self.known.raise(clock.own, lanes, clock.done());
+    }
+
+    /// Adds what a warp knows, and of itself what any lane may publish.
+    fn add_learnt(&mut self, clock: &Clock) {
+        self.known.join(&clock.known);
+        self.fenced_shared.join(&clock.fenced_shared);
+        self.fenced_global.join(&clock.fenced_global);
         join_foreign(&mut self.foreign, &clock.foreign);
     }
 
     /// Adds what another message carries.
     pub(crate) fn merge(&mut self, other: &Message) {
-        join(&mut self.known, &other.known);
-        join(&mut self.fenced_shared, &other.fenced_shared);
-        join(&mut self.fenced_global, &other.fenced_global);
+        self.known.join(&other.known);
+        self.fenced_shared.join(&other.fenced_shared);
+        self.fenced_global.join(&other.fenced_global);
         join_foreign(&mut self.foreign, &other.foreign);
     }
 
     /// Adds an asynchronous copy that has completed in shared memory. What the async proxy
     /// wrote itself is visible to it without a fence.
     pub(crate) fn add_copy(&mut self, entry: usize, time: u32) {
-        for list in [&mut self.known, &mut self.fenced_shared] {
-            if list.len() <= entry {
-                list.resize(entry + 1, 0);
-            }
-            list[entry] = list[entry].max(time);
+        for known in [&mut self.known, &mut self.fenced_shared] {
+            known.raise(entry, ALL_LANES, time);
         }
     }
 
@@ -288,16 +303,15 @@ impl Message {
             (&mut self.known, &other.known),
             (&mut self.fenced_shared, &other.fenced_shared),
         ] {
-            if from.len() > warps {
-                into.resize(into.len().max(from.len()), 0);
-                raise(&mut into[warps..], &from[warps..]);
+            for (entry, &time) in from.all.iter().enumerate().skip(warps) {
+                into.raise(entry, ALL_LANES, time);
             }
         }
     }
 
     /// Whether it carries nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.known.all.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
@@ -310,68 +324,122 @@ impl Message {
 
 impl Clock {
     pub(crate) fn new(own: usize, home: &Arc<Home>) -> Self {
-        let entries = home.entries();
-        let mut known = vec![0; entries];
-        known[own] = STARTED + 1;
-        let (none, home) = (vec![0; entries], Arc::clone(home));
+        let none = Known::none(home.entries());
+        let mut known = none.clone();
+        known.raise(own, ALL_LANES, STARTED);
+        let (now, home) = (STARTED + 1, Arc::clone(home));
         let (fenced_shared, fenced_global) = (none.clone(), none);
         let warps = home.warps.max(1);
         let block = home.blocks.get(own / warps).copied().unwrap_or(0);
         let place = (block, own % warps);
-        Self { own, known, fenced_shared, fenced_global, home, place, ..Self::default() }
+        Self {
+            own,
+            now,
+            known,
+            fenced_shared,
+            fenced_global,
+            home,
+            place,
+            ..Self::default()
+        }
     }
 
     /// The warp's time.
     #[inline]
     pub(crate) fn now(&self) -> u32 {
-        self.known[self.own]
+        self.now
     }
 
     /// Later accesses are not part of what was published.
     pub(crate) fn tick(&mut self) {
-        self.known[self.own] += 1;
+        self.now += 1;
+        self.is_touched = false;
+    }
+
+    /// The warp accesses memory.
+    #[inline]
+    pub(crate) fn touch(&mut self) {
+        self.is_touched = true;
+    }
+
+    /// The latest time at which the warp may have accessed memory.
+    fn done(&self) -> u32 {
+        self.now.saturating_sub(u32::from(!self.is_touched))
+    }
+
+    /// Some lanes, or all, were synchronised: each of them may publish what all have done.
+    /// Lanes outside publish it too, which is too much where the lanes are not all.
+    #[inline]
+    pub(crate) fn gather(&mut self, lanes: u32) {
+        let done = self.done();
+        if self.known.all_of(self.own) < done {
+            self.known.raise(self.own, lanes, done);
+        }
+        if self.is_touched {
+            self.tick();
+        }
     }
 
     /// Learns that a warpgroup's products have ended, up to this number.
     pub(crate) fn learn_products(&mut self, entry: usize, number: u64) {
-        self.known[entry] = self.known[entry].max(number as u32);
+        self.known.raise(entry, ALL_LANES, number as u32);
     }
 
     /// A clock for the warpgroup of `entry` that knows what this warp knows.
     pub(crate) fn of_group(&self, entry: usize) -> Self {
-        let (known, fenced_shared) = (self.known.clone(), self.fenced_shared.clone());
-        let mut clock = Self { own: entry, known, fenced_shared, ..Self::default() };
-        clock.keep_common(self);
-        clock
+        let (known, fenced_shared) = (self.ordered(), self.fenced_shared.clone());
+        Self { own: entry, known, fenced_shared, ..Self::default() }
     }
 
     /// Forgets what the warp of `other` does not know: of its own accesses, those that
     /// its lanes are not ordered after.
     pub(crate) fn keep_common(&mut self, other: &Self) {
-        lower(&mut self.known, &other.known);
-        lower(&mut self.fenced_shared, &other.fenced_shared);
-        let own = &mut self.known[other.own];
-        *own = (*own).min(other.converged.saturating_sub(1));
+        self.known.keep_common(&other.ordered());
+        self.fenced_shared.keep_common(&other.fenced_shared);
+    }
+
+    /// What comes before the next access of every lane of the warp.
+    fn ordered(&self) -> Known {
+        let mut known = self.known.clone();
+        let all = self.converged.saturating_sub(1);
+        known.set(self.own, all, self.acquired.as_deref());
+        known
     }
 
     /// Learns what others published.
     pub(crate) fn learn(&mut self, message: &Message) {
-        join(&mut self.known, &message.known);
-        join(&mut self.fenced_shared, &message.fenced_shared);
-        join(&mut self.fenced_global, &message.fenced_global);
-        join_foreign(&mut self.foreign, &message.foreign);
+        self.add(message);
         self.converge();
+    }
+
+    fn add(&mut self, message: &Message) {
+        self.known.join(&message.known);
+        self.fenced_shared.join(&message.fenced_shared);
+        self.fenced_global.join(&message.fenced_global);
+        join_foreign(&mut self.foreign, &message.foreign);
     }
 
     /// Orders the warp's own lanes.
     pub(crate) fn converge(&mut self) {
         self.tick();
-        self.converged = self.now();
+        self.converged = self.now;
+        self.acquired = None;
     }
 
-    /// A memory fence: acquires what strong reads within its scope have seen, and releases
-    /// what was done.
-    pub(crate) fn fence(&mut self, scope: Scope, acquires: bool, releases: bool) {
+    /// A barrier of some of the warp's lanes, or of all.
+    pub(crate) fn synchronise(&mut self, lanes: u32) {
+        self.gather(lanes);
+        self.converge();
+    }
+
+    /// A memory fence of some lanes: acquires what strong reads within its scope have seen,
+    /// and releases what was done.
+    pub(crate) fn fence(
+        &mut self,
+        scope: Scope,
+        (acquires, releases): (bool, bool),
+        lanes: u32,
+    ) {
         for level in scope.within().filter(|_| acquires) {
             if let Some(seen) = self.seen[level as usize].take() {
                 self.take_in(&seen);
@@ -381,41 +449,59 @@ impl Clock {
             }
         }
         if releases {
-            self.release(scope);
+            self.release(scope, lanes);
         }
     }
 
-    /// Releases what was done to the threads of a scope.
-    pub(crate) fn release(&mut self, scope: Scope) {
+    /// Releases what some lanes did to the threads of a scope.
+    pub(crate) fn release(&mut self, scope: Scope, lanes: u32) {
         let mut message = Message::default();
-        message.add(self);
-        let message = Arc::new(message);
+        message.add_learnt(self);
+        let (message, done) = (Arc::new(message), self.done());
         for level in scope.within() {
-            self.released[level as usize] = Some(Arc::clone(&message));
+            let released = &mut self.released[level as usize];
+            let old = released.as_ref().map_or([0; 32], |released| released.fences);
+            let fence = |lane: usize| if lanes >> lane & 1 != 0 { done } else { old[lane] };
+            let fences = std::array::from_fn(fence);
+            *released = Some(Released { message: Arc::clone(&message), fences });
         }
         self.tick();
     }
 
-    /// What strong writes publish within a scope.
-    pub(crate) fn released(&self, scope: Scope) -> Option<&Arc<Message>> {
-        self.released[scope as usize].as_ref()
+    /// What strong writes by some lanes publish within a scope, and up to which time of
+    /// each lane of this warp: what those lanes released, and what others released before
+    /// the lanes were synchronised.
+    fn released(&self, scope: Scope, lanes: u32) -> Option<(&Message, [u32; 32])> {
+        let Released { message, fences } = self.released[scope as usize].as_ref()?;
+        let publishes = |lane: usize| {
+            lanes >> lane & 1 != 0 || self.known.covers(self.own, lane, fences[lane])
+        };
+        let time = |lane: usize| if publishes(lane) { fences[lane] } else { 0 };
+        Some((message, std::array::from_fn(time)))
+    }
+
+    /// Adds what strong writes by some lanes publish within a scope.
+    pub(crate) fn add_released(&self, scope: Scope, lanes: u32, into: &mut Message) {
+        if let Some((message, times)) = self.released(scope, lanes) {
+            into.merge(message);
+            into.known.raise_lanes(self.own, &times);
+        }
     }
 
     /// Learns what a strong read saw. What another lane of the warp had released comes
     /// back to the warp in this way.
     fn take_in(&mut self, message: &Message) {
-        join(&mut self.known, &message.known);
-        join(&mut self.fenced_shared, &message.fenced_shared);
-        join(&mut self.fenced_global, &message.fenced_global);
-        join_foreign(&mut self.foreign, &message.foreign);
-        self.order_lanes(message.known.get(self.own));
+        self.add(message);
+        self.order_lanes(&message.known, self.own);
     }
 
-    /// Orders what the warp's lanes did up to `time`, which one of them released and one
-    /// of them acquired.
-    fn order_lanes(&mut self, time: Option<&u32>) {
-        let after = time.map_or(0, |&time| time + 1);
-        self.converged = self.converged.max(after);
+    /// Orders what the warp's lanes did up to the times of an entry of `known`, which some of
+    /// them released and one of them acquired.
+    fn order_lanes(&mut self, known: &Known, entry: usize) {
+        self.converged = self.converged.max(known.all_of(entry) + 1);
+        if let Some(times) = known.lanes_of(entry) {
+            raise(&mut self.acquired.get_or_insert_default()[..], times);
+        }
     }
 
     /// Learns times of warps of this and of other clusters.
@@ -425,24 +511,29 @@ impl Clock {
         for (rank, block) in self.home.blocks.iter().enumerate() {
             if let Some(times) = message.get(block) {
                 let own = rank * warps..(rank + 1) * warps;
-                raise(&mut self.known[own.clone()], &times.known);
-                raise(&mut self.fenced_global[own], &times.fenced);
+                self.known.join_at(own.clone(), &times.known);
+                self.fenced_global.join_at(own, &times.fenced);
             }
         }
         let (block, warp) = self.place;
-        self.order_lanes(message.get(&block).and_then(|times| times.known.get(warp)));
+        if let Some(times) = message.get(&block) {
+            self.order_lanes(&times.known, warp);
+        }
     }
 
-    /// Adds what the last fence of a scope released to what an address publishes there.
-    pub(crate) fn publish(&self, scope: Scope, published: &mut Arc<Foreign>) {
-        let Some(released) = self.released(scope) else { return };
+    /// Adds what the last fences of a scope released to what an address publishes there,
+    /// after strong writes by some lanes.
+    pub(crate) fn publish(&self, scope: Scope, lanes: u32, published: &mut Arc<Foreign>) {
+        let Some((message, times)) = self.released(scope, lanes) else { return };
         let into = Arc::make_mut(published);
         for (rank, &block) in self.home.blocks.iter().enumerate() {
             let warps = rank * self.home.warps..(rank + 1) * self.home.warps;
-            let known = &released.known[warps.clone()];
-            into.entry(block).or_default().join(known, &released.fenced_global[warps]);
+            let known = message.known.part(warps.clone());
+            into.entry(block).or_default().join(&known, &message.fenced_global.part(warps));
         }
-        for (&block, times) in released.foreign.iter().flat_map(|map| map.iter()) {
+        let (block, warp) = self.place;
+        into.entry(block).or_default().known.raise_lanes(warp, &times);
+        for (&block, times) in message.foreign.iter().flat_map(|map| map.iter()) {
             into.entry(block).or_default().join(&times.known, &times.fenced);
         }
     }
@@ -470,19 +561,19 @@ impl Clock {
     /// All warps of the cluster are known to run.
     pub(crate) fn meet_cluster(&mut self) {
         let warps = self.home.blocks.len() * self.home.warps;
-        self.known[..warps].iter_mut().for_each(|time| *time = STARTED.max(*time));
+        self.known.all[..warps].iter_mut().for_each(|time| *time = STARTED.max(*time));
     }
 
     /// Whether a warp of another block of the cluster is known to run.
     pub(crate) fn has_met_peer(&self, warp: usize) -> bool {
         let block = |warp: usize| warp / self.home.warps.max(1);
-        block(warp) != block(self.own) && self.knows(warp, STARTED)
+        block(warp) != block(self.own) && self.knows(warp, WHOLE_WARP, STARTED)
     }
 
     /// Whether the block of this rank is known to run.
     pub(crate) fn has_started(&self, rank: usize) -> bool {
         let warps = rank * self.home.warps..(rank + 1) * self.home.warps;
-        self.known[warps].iter().any(|&time| time >= STARTED)
+        self.known.all[warps].iter().any(|&time| time >= STARTED)
     }
 
     /// The block's number and the warp's place in it.
@@ -515,18 +606,23 @@ impl Clock {
         }
     }
 
-    /// The time of a strong write. It is part of what it publishes: a warp that reads it
-    /// knows of it.
-    pub(crate) fn strong_time(&self, scope: Scope) -> u32 {
+    /// The time of a strong write by a lane. It is part of what it publishes: a warp that
+    /// reads it knows of it.
+    pub(crate) fn strong_time(&self, scope: Scope, lane: usize) -> u32 {
         let widest = self.released[..=scope as usize].iter().rev().flatten().next();
-        widest.map_or_else(|| self.now(), |released| released.known[self.own])
+        widest.map_or(self.now, |Released { message, fences }| {
+            message.known.all_of(self.own).max(fences[lane % 32])
+        })
     }
 
     /// Whether what `lane` did at `time` comes before what lane `by` does now, in this
     /// warp.
     #[inline]
     pub(crate) fn orders_lane(&self, lane: usize, time: u32, by: usize) -> bool {
-        lane == by || lane == APART || time < self.converged
+        lane == by
+            || lane == APART
+            || time < self.converged
+            || self.acquired.as_ref().is_some_and(|times| include(times, lane, time))
     }
 
     /// A strong read of shared memory saw what was published there: learnt at once where
@@ -539,25 +635,52 @@ impl Clock {
         }
     }
 
-    /// Whether an access of a warp of any block is ordered before now.
-    pub(crate) fn knows_of(&self, block: u32, warp: usize, time: u32) -> bool {
+    /// Whether an access of a lane of any block's warp is ordered before now.
+    pub(crate) fn knows_of(
+        &self,
+        (block, warp): (u32, usize),
+        lane: usize,
+        time: u32,
+    ) -> bool {
         match self.home.blocks.iter().position(|&own| own == block) {
-            Some(rank) => self.knows(rank * self.home.warps + warp, time),
+            Some(rank) => self.knows(rank * self.home.warps + warp, lane, time),
             None => self
                 .times_of(block)
-                .and_then(|times| times.known.get(warp))
-                .is_some_and(|&known| known >= time),
+                .is_some_and(|times| times.known.covers(warp, lane, time)),
         }
     }
 
-    /// Whether a proxy fence has made a write to global memory, by a warp of any block,
-    /// visible to the async proxy.
-    pub(crate) fn has_shown(&self, block: u32, warp: usize, time: u32) -> bool {
-        let fenced = match self.home.blocks.iter().position(|&own| own == block) {
-            Some(rank) => self.fenced_global.get(rank * self.home.warps + warp),
-            None => self.times_of(block).and_then(|times| times.fenced.get(warp)),
+    /// Whether a proxy fence has made a write to global memory, by a lane of any block's
+    /// warp, visible to the async proxy.
+    pub(crate) fn has_shown(
+        &self,
+        (block, warp): (u32, usize),
+        lane: usize,
+        time: u32,
+    ) -> bool {
+        match self.home.blocks.iter().position(|&own| own == block) {
+            Some(rank) => {
+                self.fenced_global.covers(rank * self.home.warps + warp, lane, time)
+            }
+            None => self
+                .times_of(block)
+                .is_some_and(|times| times.fenced.covers(warp, lane, time)),
+        }
+    }
+
+    /// Whether of some lanes of a warp of any block more may be known than of others.
+    pub(crate) fn tells_apart(&self, (block, warp): (u32, usize)) -> bool {
+        let differ = |known: &Known, fenced: &Known, entry: usize| {
+            known.lanes_of(entry).or_else(|| fenced.lanes_of(entry)).is_some()
         };
-        fenced.is_some_and(|&fenced| fenced >= time)
+        match self.home.blocks.iter().position(|&own| own == block) {
+            Some(rank) => {
+                differ(&self.known, &self.fenced_global, rank * self.home.warps + warp)
+            }
+            None => self
+                .times_of(block)
+                .is_some_and(|times| differ(&times.known, &times.fenced, warp)),
+        }
     }
 
     fn times_of(&self, block: u32) -> Option<&Times> {
@@ -570,26 +693,35 @@ impl Clock {
             || self.foreign.as_ref().is_some_and(|map| map.contains_key(&block))
     }
 
-    /// A proxy fence: every write known here, to the memories that it is for, may be
-    /// read by the async proxy.
-    pub(crate) fn fence_proxy(&mut self, shared: bool, global: bool) {
+    /// A proxy fence of some lanes: every write known here, to the memories that it is for,
+    /// and what the lanes wrote themselves, may be read by the async proxy.
+    pub(crate) fn fence_proxy(&mut self, (shared, global): (bool, bool), lanes: u32) {
+        let done = self.done();
         if shared {
-            join(&mut self.fenced_shared, &self.known);
+            self.fenced_shared.join(&self.known);
+            self.fenced_shared.raise(self.own, lanes, done);
         }
         if global {
-            join(&mut self.fenced_global, &self.known);
+            self.fenced_global.join(&self.known);
+            self.fenced_global.raise(self.own, lanes, done);
             for times in
                 self.foreign.iter_mut().flat_map(|map| Arc::make_mut(map).values_mut())
             {
-                join(&mut times.fenced, &times.known);
+                times.fenced.join(&times.known);
             }
         }
         self.tick();
     }
 
-    /// Whether an access of `warp` at `time` is ordered before now.
+    /// Whether an access by `lane` of `warp` at `time` is ordered before now.
     #[inline]
-    pub(crate) fn knows(&self, warp: usize, time: u32) -> bool {
-        self.known[warp] >= time
+    pub(crate) fn knows(&self, warp: usize, lane: usize, time: u32) -> bool {
+        self.known.covers(warp, lane, time)
+    }
+
+    /// Adds the times that are known to have passed, this warp's included.
+    pub(crate) fn passed(&self, into: &mut Vec<u32>) {
+        self.known.latest(into);
+        into[self.own] = into[self.own].max(self.now);
     }
 }

@@ -24,7 +24,8 @@
 //!
 //! * accesses to the same bytes of shared or global memory that nothing orders, by lanes of
 //!   one warp, by warps or by blocks; a memory order counts only where the scopes of both
-//!   sides include the other thread;
+//!   sides include the other thread, and one lane publishes for others only where the lanes
+//!   were synchronised before;
 //! * reads through the read-only path of bytes that the launch writes;
 //! * bytes that were never written and become an address, a branch or a stored value in
 //!   global memory; it is allowed to move them and to mask them out;
@@ -58,6 +59,7 @@
 //! maps             which tensor maps that a launch writes its copies may use
 //! shared, check, mbarrier   memory shared by warps, and the checks on it
 //! memory, clock    global memory; which warp knows of which accesses
+//! known            times of warps, and of lanes where they differ
 //! decode           statements to instructions, once, when a module is loaded
 //! inline           calls of device functions, replaced by their bodies
 //! parse            PTX text to statements
@@ -127,6 +129,7 @@ mod flight;
 mod float;
 mod inline;
 mod instruction;
+mod known;
 mod lanes;
 mod launch;
 mod lex;

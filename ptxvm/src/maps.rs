@@ -11,6 +11,7 @@ use std::sync::Mutex;
 
 use crate::check::{GlobalRaces, Look};
 use crate::clock::Clock;
+use crate::lanes::LANES;
 
 /// Most acquires of one map that are kept; older ones are forgotten.
 const MOST_KEPT: usize = 256;
@@ -77,10 +78,13 @@ impl AcquiredMaps {
             Look::Visible => {}
         }
         let maps = self.maps.lock().unwrap_or_else(|lock| lock.into_inner());
+        // Who acquires does so for its whole warp, so any lane's time will do.
+        let knows = |place: (u32, usize), time: u32| {
+            (0..LANES).any(|lane| by.knows_of(place, lane, time))
+        };
         let serves = |acquire: &Acquire| {
-            acquire.writes == writes
-                && ((acquire.block, acquire.warp) == by.place()
-                    || by.knows_of(acquire.block, acquire.warp, acquire.time))
+            let place = (acquire.block, acquire.warp);
+            acquire.writes == writes && (place == by.place() || knows(place, acquire.time))
         };
         let acquired = maps.get(&place).is_some_and(|list| list.iter().any(serves));
         (!acquired).then_some(Stale::Unacquired)

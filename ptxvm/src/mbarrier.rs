@@ -14,8 +14,8 @@ pub(crate) struct Mbarrier {
     /// Bytes expected and not yet arrived.
     pub bytes: i64,
     pub phase: u64,
-    /// The warp, by its place in clocks, that initialised it, and when.
-    pub made: (usize, u32),
+    /// The warp, by its place in clocks, and the lane that initialised it, and when.
+    pub made: (usize, usize, u32),
     /// Whether a fence has made its initialisation visible to the async proxy.
     pub is_shown: bool,
     /// What the arrivals of this phase, and of the last one, published.
@@ -50,9 +50,10 @@ impl Mbarrier {
     /// Whether it was initialised before what a warp does now. After the fence for it, a
     /// barrier of the cluster without memory order is enough.
     pub(crate) fn is_ready(&self, clock: &Clock) -> bool {
-        self.made.0 == clock.own
-            || clock.knows(self.made.0, self.made.1)
-            || self.is_shown && clock.has_met_peer(self.made.0)
+        let (warp, lane, time) = self.made;
+        warp == clock.own
+            || clock.knows(warp, lane, time)
+            || self.is_shown && clock.has_met_peer(warp)
     }
 
     /// The state token of the current phase.

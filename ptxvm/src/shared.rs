@@ -317,7 +317,7 @@ impl Shared {
         let chunks = offset / 16..(offset + bytes).div_ceil(16);
         let open = self.products.iter().find(|reads| {
             let last = reads.last[chunks.clone()].iter().max();
-            last.is_some_and(|&last| !who.clock.knows(reads.entry, last))
+            last.is_some_and(|&last| !who.clock.knows(reads.entry, WHOLE_WARP, last))
         })?;
         Some(Conflict::Read(open.entry, WHOLE_WARP))
     }
@@ -388,7 +388,7 @@ impl Who<'_> {
         if warp == self.clock.own {
             return self.clock.orders_lane(lane, time, self.lane);
         }
-        self.clock.knows(warp, time)
+        self.clock.knows(warp, lane, time)
     }
 
     fn tag(&self, bytes: u32) -> Tag {
@@ -412,7 +412,8 @@ impl Who<'_> {
         if !strong && !self.is_after(write.warp, write.time, write.lane) {
             return Some(Conflict::Write(write.warp, write.lane));
         }
-        if self.proxy && !write.proxy && self.clock.fenced_shared[write.warp] < write.time {
+        let shown = || self.clock.fenced_shared.covers(write.warp, write.lane, write.time);
+        if self.proxy && !write.proxy && !shown() {
             return Some(Conflict::Proxy(write.warp));
         }
         None
@@ -434,6 +435,7 @@ fn note_read(old: u32, now: u32, lane: usize, mask: u32) -> u32 {
 mod tests {
     use super::*;
     use crate::clock::{Home, Message};
+    use crate::known::ALL_LANES;
     use std::sync::Arc;
 
     fn home(warps: usize) -> Arc<Home> {
@@ -451,9 +453,10 @@ mod tests {
         assert_eq!(shared.on_write(1024, 4, who(&a, 3), true), None);
         assert_eq!(shared.on_read(1024, 4, who(&a, 3)), None);
         assert_eq!(shared.on_read(1024, 4, who(&b, 0)), Some(Conflict::Write(0, 3)));
+        [&mut a, &mut b].into_iter().for_each(Clock::touch);
         let mut barrier = Message::default();
-        barrier.add(&a);
-        barrier.add(&b);
+        barrier.add(&a, ALL_LANES);
+        barrier.add(&b, ALL_LANES);
         a.learn(&barrier);
         b.learn(&barrier);
         assert_eq!(shared.on_read(1024, 4, who(&b, 0)), None);
@@ -497,9 +500,9 @@ mod tests {
             shared.on_read(1024, 4, who)
         };
         assert_eq!(read(&clock, &mut shared), Some(Conflict::Proxy(0)));
-        clock.fence_proxy(false, true);
+        clock.fence_proxy((false, true), ALL_LANES);
         assert_eq!(read(&clock, &mut shared), Some(Conflict::Proxy(0)));
-        clock.fence_proxy(true, false);
+        clock.fence_proxy((true, false), ALL_LANES);
         assert_eq!(read(&clock, &mut shared), None);
     }
 }

@@ -146,7 +146,8 @@ impl fmt::Display for Hardware {
 ///
 /// The pattern's first word is the instruction (`*` for any). Every other word is a modifier
 /// that the opcode must have, or alternatives (`a|b`), or one that it must not have (`!a`);
-/// `#count` stands for an operand that counts arrivals.
+/// `#count` stands for an operand that counts arrivals, `#ignore` for a predicate that says
+/// to ignore the source, and `@89` for a module for that architecture.
 type Rule = (&'static str, Hardware, Version);
 
 /// Floating-point and integer arithmetic.
@@ -175,6 +176,7 @@ const ARITHMETIC: &[Rule] = &[
     ("cvt f32 bf16 !rn !rz", From(80), (7, 1)),
     ("cvt bf16 !f32", From(90), (7, 8)),
     ("cvt e4m3x2|e5m2x2", From(89), (7, 8)),
+    ("cvt e4m3x2|e5m2x2 @89", From(89), (8, 1)),
 ];
 
 /// Loads, stores, atomics, and what belongs to them.
@@ -236,6 +238,7 @@ const ORDER: &[Rule] = &[
     ("mbarrier arrive|arrive_drop|test_wait|try_wait relaxed", From(90), (8, 6)),
     ("mbarrier arrive|arrive_drop #count", From(90), (7, 8)),
     ("cp async", From(80), (7, 0)),
+    ("cp async #ignore", From(80), (7, 5)),
     ("cp async L2::64B|L2::128B|L2::256B", From(80), (7, 4)),
     ("cp bulk", From(90), (8, 0)),
     ("cp bulk shared::cta global !bulk_group !prefetch", From(90), (8, 6)),
@@ -283,7 +286,7 @@ impl Platform {
     pub(crate) fn lacks(self, parts: &[&str]) -> Option<String> {
         let rules = [ARITHMETIC, MEMORY, ORDER, MATRIX].into_iter().flatten();
         rules
-            .filter(|rule| matches(rule.0, parts))
+            .filter(|rule| matches(rule.0, parts, self.target))
             .find_map(|&(_, hardware, version)| self.without(hardware, version))
     }
 
@@ -310,16 +313,17 @@ impl Platform {
     }
 }
 
-fn matches(pattern: &str, parts: &[&str]) -> bool {
+fn matches(pattern: &str, parts: &[&str], target: Target) -> bool {
     let mut words = pattern.split(' ');
     let (Some(name), Some((own, modifiers))) = (words.next(), parts.split_first()) else {
         return false;
     };
     let named = name == "*" || name.split('|').any(|name| name == *own);
     named
-        && words.all(|word| match word.strip_prefix('!') {
-            Some(absent) => !modifiers.contains(&absent),
-            None => word.split('|').any(|word| modifiers.contains(&word)),
+        && words.all(|word| match word.split_at(1) {
+            ("!", absent) => !modifiers.contains(&absent),
+            ("@", sm) => sm.parse() == Ok(target.sm),
+            _ => word.split('|').any(|word| modifiers.contains(&word)),
         })
 }
 
@@ -373,6 +377,8 @@ mod tests {
         assert!(runs("mbarrier.init.shared.b64", "sm_80", (7, 0)));
         assert!(!runs("mbarrier.init.shared::cta.b64", "sm_80", (7, 7)));
         assert!(runs("cvt.rn.f16x2.e4m3x2", "sm_90", (7, 8)));
+        assert!(!runs("cvt.rn.f16x2.e4m3x2", "sm_89", (8, 0)));
+        assert!(runs("cvt.rn.f16x2.e4m3x2", "sm_89", (8, 1)));
         assert!(!runs("ld.global.v8.b32", "sm_100", (8, 7)));
     }
 }

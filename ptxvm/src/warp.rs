@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::flight::{BulkStore, CopyGroups, WgmmaState};
 use crate::instruction::Kernel;
+use crate::known::ALL_LANES;
 use crate::lanes::{LANES, Regs};
 
 /// What a group of threads waits for.
@@ -117,6 +118,11 @@ impl Warp {
     /// Whether all threads have returned.
     pub(crate) fn is_done(&self) -> bool {
         self.live == 0
+    }
+
+    /// The lanes of `active`, or all of the warp where these are all that have not returned.
+    pub(crate) fn together(&self, active: u32) -> u32 {
+        if self.live & !active == 0 { ALL_LANES } else { active }
     }
 
     /// Removes threads that have returned.

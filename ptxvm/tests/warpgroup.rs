@@ -338,6 +338,9 @@ fn descriptors_that_do_not_exist() {
     }
     let base = format!("or.b64 %qb, %qb, {:#x};", 1u64 << 49);
     refused(&with(&base), 128, bad, &["base offset 1", "only a swizzled layout"]);
+    let swizzled = format!("or.b64 %qb, %qb, {:#x};", 5u64 << 49 | 1 << 62);
+    let reason = ["base offset 5", "not how addresses are swizzled with it"];
+    refused(&with(&swizzled), 128, bad, &reason);
     // 128-byte swizzle, k from byte 112 of a row on; the right one ends at its end.
     let swizzled = |units: u32| {
         let fixed = 1u64 << 16 | (1024u64 >> 4) << 32 | 1 << 62;

@@ -90,6 +90,8 @@ impl Code {
     pub const CAPTURE_UNSUPPORTED: Code = Code(900);
     /// A recording that was spoiled.
     pub const CAPTURE_INVALIDATED: Code = Code(901);
+    /// A cluster of more blocks than the kernel may have.
+    pub const INVALID_CLUSTER_SIZE: Code = Code(912);
     /// A recording with entries that nothing waits for.
     pub const CAPTURE_UNJOINED: Code = Code(904);
     /// A recording that would wait for what is not recorded.

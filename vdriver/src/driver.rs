@@ -350,7 +350,7 @@ impl Driver {
         self.functions.get(&function).ok_or(Code::INVALID_HANDLE)
     }
 
-    /// Sets an attribute of a kernel; only one can be set.
+    /// Sets an attribute of a kernel; only two can be set.
     ///
     /// # Errors
     /// A handle of none, another attribute, a value that cannot be.
@@ -363,6 +363,7 @@ impl Driver {
         let function = self.functions.get_mut(&function).ok_or(Code::INVALID_HANDLE)?;
         match attribute {
             8 => function.allow_shared_bytes(value),
+            14 => function.allow_big_clusters(value),
             _ => Err(Code::INVALID_VALUE),
         }
     }

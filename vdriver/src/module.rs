@@ -46,7 +46,12 @@ pub struct Function {
     info: KernelInfo,
     /// Dynamic shared memory that launches may have, in bytes.
     dynamic_shared_bytes: u32,
+    /// Its clusters may have more blocks than every GPU with clusters allows.
+    big_clusters: bool,
 }
+
+/// Most blocks of a cluster: of every GPU that has clusters, and of this one.
+const CLUSTER_BLOCKS: [u64; 2] = [8, 16];
 
 /// Blocks, threads and shared memory of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +79,8 @@ impl Function {
         let info = loaded.module.kernel(entry).ok_or(Code::NOT_FOUND)?;
         let dynamic_shared_bytes = SHARED_UNASKED.saturating_sub(info.static_shared_bytes);
         let loaded = Arc::clone(loaded);
-        Ok(Function { loaded, entry: entry.into(), info, dynamic_shared_bytes })
+        let entry = entry.into();
+        Ok(Function { loaded, entry, info, dynamic_shared_bytes, big_clusters: false })
     }
 
     /// Its parameters.
@@ -103,6 +109,7 @@ impl Function {
             3 => self.info.local_bytes,
             4 => self.registers(),
             8 => self.dynamic_shared_bytes,
+            14 => self.big_clusters.into(),
             _ => return Err(Code::INVALID_VALUE),
         })
     }
@@ -119,6 +126,23 @@ impl Function {
         }
         self.dynamic_shared_bytes = bytes;
         Ok(())
+    }
+
+    /// Allows launches with clusters of more than eight blocks, or no longer.
+    ///
+    /// # Errors
+    /// Neither 1 nor 0.
+    pub fn allow_big_clusters(&mut self, value: i32) -> Result {
+        self.big_clusters = match value {
+            0 | 1 => value == 1,
+            _ => return Err(Code::INVALID_VALUE),
+        };
+        Ok(())
+    }
+
+    /// Whether launches may have clusters of more than eight blocks.
+    pub fn has_big_clusters(&self) -> bool {
+        self.big_clusters
     }
 
     /// Blocks of so many threads that a multiprocessor holds.
@@ -146,10 +170,11 @@ impl Function {
         if threads == 0 || threads > 1024 || product(shape.grid) == 0 || !whole {
             return Err(Code::INVALID_VALUE);
         }
-        if product(shape.cluster) > 16
-            || shape.cluster != [1; 3] && shape.cluster != cluster
-        {
+        if shape.cluster != [1; 3] && shape.cluster != cluster {
             return Err(Code::INVALID_VALUE);
+        }
+        if product(cluster) > CLUSTER_BLOCKS[usize::from(self.big_clusters)] {
+            return Err(Code::INVALID_CLUSTER_SIZE);
         }
         if shape.shared_bytes > self.dynamic_shared_bytes {
             return Err(Code::INVALID_VALUE);

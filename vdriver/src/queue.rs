@@ -256,6 +256,7 @@ impl Gpu {
             grid: shape.grid,
             block: shape.block,
             cluster: shape.cluster,
+            non_portable_cluster: function.has_big_clusters(),
             shared_bytes: shape.shared_bytes,
             dynamic_shared_limit: Some(shape.shared_bytes),
             params: params.clone(),

@@ -137,7 +137,7 @@ impl Tag {
         } else if self.warp == SEVERAL_WARPS {
             clock.has_met(self.block)
         } else {
-            clock.knows_of(self.block, self.warp, self.time)
+            clock.knows_of((self.block, self.warp), self.lane, self.time)
         };
         !ordered && !self.strong_with(by).1
     }
@@ -147,7 +147,7 @@ impl Tag {
     pub(super) fn is_hidden(self, by: &Accessor<'_>) -> bool {
         by.manner == Manner::Async
             && self.manner != Manner::Async
-            && !by.clock.has_shown(self.block, self.warp, self.time)
+            && !by.clock.has_shown((self.block, self.warp), self.lane, self.time)
     }
 
     /// What this read did, if it is not ordered before a write by `by`.
@@ -250,7 +250,7 @@ pub(super) fn note_read(old: u64, own: Tag, clock: &Clock) -> u64 {
         Some(old)
             if old.bytes & !own.bytes == 0
                 && old.warp != SEVERAL_WARPS
-                && clock.knows_of(old.block, old.warp, old.time) =>
+                && clock.knows_of((old.block, old.warp), old.lane, old.time) =>
         {
             own
         }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Home, Message};
+use crate::known::ALL_LANES;
 
 /// Bytes of the buffer that is accessed: four sectors.
 const BYTES: u64 = 128;
@@ -52,9 +53,15 @@ enum Step {
     Learn {
         from: usize,
         to: usize,
+        lanes: u32,
     },
     Fence {
         who: usize,
+        lanes: u32,
+    },
+    Gather {
+        who: usize,
+        lanes: u32,
     },
 }
 
@@ -81,6 +88,11 @@ fn span() -> impl Strategy<Value = Bytes> {
     prop_oneof![5 => whole, 2 => gaps, 1 => small, 1 => bytes]
 }
 
+/// All lanes of a warp, or some.
+fn some() -> impl Strategy<Value = u32> {
+    prop_oneof![prop::sample::select(vec![ALL_LANES, 1, 0xff, 0x10]), any::<u32>(),]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let (who, lane) = (0..4usize, prop::sample::select(vec![0usize, 0, 1, 2, 4]));
     let manner = prop::sample::select(vec![
@@ -102,8 +114,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (who.clone(), span()).prop_map(|(who, span)| Step::Wait { who, span }),
         2 => who.clone().prop_map(|who| Step::Converge { who }),
         1 => (0..2usize).prop_map(|block| Step::Barrier { block }),
-        1 => (0..4usize, 0..4usize).prop_map(|(from, to)| Step::Learn { from, to }),
-        1 => who.prop_map(|who| Step::Fence { who }),
+        2 => (0..4usize, 0..4usize, some())
+            .prop_map(|(from, to, lanes)| Step::Learn { from, to, lanes }),
+        1 => (who.clone(), some()).prop_map(|(who, lanes)| Step::Fence { who, lanes }),
+        1 => (who, some()).prop_map(|(who, lanes)| Step::Gather { who, lanes }),
     ]
 }
 
@@ -131,21 +145,27 @@ impl Warps {
         let clocks = &mut self.0;
         match *step {
             Step::Converge { who } => clocks[who].converge(),
-            Step::Fence { who } => clocks[who].fence_proxy(false, true),
+            Step::Fence { who, lanes } => clocks[who].fence_proxy((false, true), lanes),
+            Step::Gather { who, lanes } => clocks[who].gather(lanes),
             Step::Barrier { block } => {
                 let mut message = Message::default();
-                message.add(&clocks[2 * block]);
-                message.add(&clocks[2 * block + 1]);
+                message.add(&clocks[2 * block], ALL_LANES);
+                message.add(&clocks[2 * block + 1], ALL_LANES);
                 clocks[2 * block].learn(&message);
                 clocks[2 * block + 1].learn(&message);
             }
-            Step::Learn { from, to } if from != to => {
+            Step::Learn { from, to, lanes } if from != to => {
                 let mut published = Arc::default();
-                clocks[from].release(Scope::Gpu);
-                clocks[from].publish(Scope::Gpu, &mut published);
+                clocks[from].release(Scope::Gpu, lanes);
+                clocks[from].publish(Scope::Gpu, lanes, &mut published);
                 clocks[to].observe_global(Scope::Gpu, &published, true);
             }
-            _ => {}
+            Step::Learn { .. } => {}
+            Step::Read { who, .. }
+            | Step::Constant { who, .. }
+            | Step::Write { who, .. }
+            | Step::Same { who, .. }
+            | Step::Wait { who, .. } => clocks[who].touch(),
         }
     }
 

@@ -6,6 +6,7 @@ use super::tag::{
     Accessor, Did, Found, IN_FLIGHT, Manner, SEVERAL_WARPS, Tag, several_bits,
 };
 use crate::clock::{Clock, both_lanes};
+use crate::lanes::lanes;
 
 /// Blocks from this number on are kept by word.
 const MOST_BLOCKS: u32 = (1 << 23) - 1;
@@ -155,6 +156,19 @@ impl Wide {
         Some(Self { lanes: [half(0)?, half(1)?], ..self })
     }
 
+    /// Whether the accesses to some words are ordered before now; none where only those of
+    /// some lanes are.
+    fn is_known_to(self, clock: &Clock, words: u32) -> Option<bool> {
+        let place = (self.block - 1, self.warp);
+        let knows = |word: usize| {
+            clock.knows_of(place, self.lanes[word / 4].at(word % 4), self.time)
+        };
+        let Some(first) = lanes(words).next() else { return Some(false) };
+        let known = knows(first);
+        let alike = !clock.tells_apart(place) || lanes(words).all(|n| knows(n) == known);
+        alike.then_some(known)
+    }
+
     fn of_several_warps(self) -> Option<Self> {
         let half = |n: usize| match self.lanes[n].mask() {
             0 => Some(Lanes::NONE),
@@ -196,8 +210,7 @@ impl Wide {
         if self.block == own.block && self.warp == SEVERAL_WARPS {
             return (new & !old == 0).then_some(self);
         }
-        let knows = || clock.knows_of(self.block - 1, self.warp, self.time);
-        if self.warp != SEVERAL_WARPS && knows() {
+        if self.warp != SEVERAL_WARPS && self.is_known_to(clock, old & new)? {
             return replaces.then_some(own);
         }
         if self.block == own.block {
@@ -305,9 +318,13 @@ impl Wide {
         if self.block == 0 {
             return None;
         }
-        // Which lane it was makes a difference only within a warp and before it converges.
-        let is_own = (self.block - 1, self.warp) == by.clock.place();
-        let lanes_differ = is_own && self.time >= by.clock.converged;
+        // Which lane it was makes a difference only within a warp and before it converges, or
+        // where some lanes of another warp have published for themselves.
+        let place = (self.block - 1, self.warp);
+        let lanes_differ = || match place == by.clock.place() {
+            true => self.time >= by.clock.converged,
+            false => by.clock.tells_apart(place),
+        };
         for (word, _, lane) in part.words() {
             if !self.covers(word) {
                 continue;
@@ -316,7 +333,7 @@ impl Wide {
             if let Some(did) = judge(tag, &Accessor { lane, ..by }) {
                 return Some(Found { rival: tag.rival(did), lane });
             }
-            if !lanes_differ {
+            if !lanes_differ() {
                 return None;
             }
         }

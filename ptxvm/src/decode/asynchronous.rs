@@ -108,6 +108,7 @@ impl<'a> Decoder<'_, 'a> {
             let is_predicate = matches!(operand, Operand::Not(_))
                 || self.register(&operand).is_ok_and(|r| r.bank == Bank::Predicate);
             if is_predicate {
+                self.check_platform(&["cp", "async", "#ignore"])?;
                 op.ignore = Some(self.source(3, Type::Pred)?);
             } else {
                 op.source_bytes = Some(self.source(3, Type::U32)?);

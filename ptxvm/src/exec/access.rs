@@ -438,9 +438,9 @@ pub(crate) fn count_shared(m: &mut Machine<'_>, banks: &[u32], size: u32, write:
     m.counts.bank_conflicts += u64::from(passes - best);
 }
 
-/// A strong write to shared memory publishes what the warp's last fences released.
+/// A strong write to shared memory by a lane publishes what its last fences released.
 pub(crate) fn publish_shared(
-    warp: &Warp,
+    (warp, lane): (&Warp, usize),
     m: &mut Machine<'_>,
     (rank, at): (usize, usize),
     scope: Scope,
@@ -448,7 +448,7 @@ pub(crate) fn publish_shared(
     if warp.clock.publishes() {
         let split = m.splits_scopes();
         let published = m.blocks[rank].published.entry(at as u32).or_default();
-        published.publish(&warp.clock, scope, split);
+        published.publish((&warp.clock, 1 << lane), scope, split);
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn run(
         }
     }
     if atomic.order.releases() {
-        warp.clock.release(atomic.scope);
+        warp.clock.release(atomic.scope, warp.together(active));
+        warp.clock.touch();
     }
     let (mut changed, mut first_old) = (false, None);
     for lane in lanes(active) {
@@ -121,7 +122,7 @@ fn on_global(
     note_global_write(warp, m, site, place, size as u64, Manner::Strong(scope));
     let run = m.run;
     run.races.observe(address, &mut warp.clock, (scope, order.acquires()));
-    run.races.publish(address, &warp.clock, scope);
+    run.races.publish(address, (&warp.clock, site.1), scope);
     Ok((old, new))
 }
 
@@ -145,7 +146,7 @@ fn on_shared(
     let found = memory.on_write(at, size, who, true);
     memory.put(at, &new.to_le_bytes()[..size], true);
     observe_shared(warp, m, (rank, at), order);
-    publish_shared(warp, m, (rank, at), order.1);
+    publish_shared((warp, site.1), m, (rank, at), order.1);
     if !written {
         uninitialised(warp, m, site, offset);
     }

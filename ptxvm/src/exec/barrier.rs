@@ -86,7 +86,7 @@ fn arrive(
     barrier.expected = expected;
     barrier.arrived += threads;
     barrier.warps.push(warp.id());
-    barrier.message.add(&warp.clock);
+    barrier.message.add(&warp.clock, warp.together(active));
     if op.predicate.is_some() {
         barrier.reduction.0 &= bits == active;
         barrier.reduction.1 |= bits != 0;
@@ -209,7 +209,7 @@ pub(crate) fn warp(
             group.pc += 1;
         }
     }
-    warp.clock.converge();
+    warp.clock.synchronise(warp.together(members & warp.live));
     Ok(Next::Go)
 }
 
@@ -229,10 +229,11 @@ pub(crate) fn cluster_arrive(
     warp.cluster_generation = barrier.generation;
     barrier.arrived += active.count_ones();
     if release {
-        barrier.message.add(&warp.clock);
-    } else if let Some(released) = warp.clock.released(Scope::Cluster) {
+        barrier.message.add(&warp.clock, warp.together(active));
+    } else {
         // A fence before it releases for it.
-        barrier.message.merge(released);
+        let lanes = warp.together(active);
+        warp.clock.add_released(Scope::Cluster, lanes, &mut barrier.message);
     }
     warp.clock.tick();
     if barrier.arrived >= live {

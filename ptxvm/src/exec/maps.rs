@@ -15,14 +15,14 @@ use crate::tensor_map;
 use crate::warp::Warp;
 
 /// `fence.proxy.tensormap::generic.release`.
-pub(crate) fn release(warp: &mut Warp, is_global: bool) {
-    warp.clock.fence_proxy(false, true);
-    memory_fence(warp, is_global);
+pub(crate) fn release(warp: &mut Warp, is_global: bool, active: u32) {
+    warp.clock.fence_proxy((false, true), warp.together(active));
+    memory_fence(warp, is_global, active);
 }
 
-fn memory_fence(warp: &mut Warp, is_global: bool) {
+fn memory_fence(warp: &mut Warp, is_global: bool, active: u32) {
     let scope = if is_global { Scope::Gpu } else { Scope::Block };
-    warp.clock.fence(scope, true, true);
+    warp.clock.fence(scope, (true, true), warp.together(active));
 }
 
 /// `fence.proxy.tensormap::generic.acquire`. Maps that are parameters do not change.
@@ -33,7 +33,7 @@ pub(crate) fn acquire(
     active: u32,
     pc: u32,
 ) -> Step {
-    memory_fence(warp, is_global);
+    memory_fence(warp, is_global, active);
     let row = addresses(warp, m, map, active, pc);
     for lane in lanes(active) {
         aligned(warp, m, (pc, lane), row[lane], 64)?;
@@ -124,7 +124,7 @@ pub(crate) fn copy(
         store_global(warp, m, (pc, lane), place, part, Manner::Weak);
     }
     m.counts.global_write_bytes += 128;
-    release(warp, is_global);
+    release(warp, is_global, active);
     m.progressed();
     Ok(())
 }

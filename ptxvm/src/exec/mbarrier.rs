@@ -203,7 +203,7 @@ fn init(
         return m.stop(FindingKind::Mbarrier, warp, pc, lane, text);
     }
     let count = count as u32;
-    let made = (warp.clock.own, warp.clock.now());
+    let made = (warp.clock.own, lane, warp.clock.now());
     let barrier = Mbarrier { expected: count, pending: count, made, ..Mbarrier::default() };
     let old = m.blocks[rank].mbarriers.insert(offset, barrier);
     m.blocks[rank].shared.mbarrier(offset as usize, true);
@@ -256,7 +256,7 @@ fn arrive(
     barrier.pending -= arrivals;
     barrier.expected -= drops.min(barrier.expected);
     if op.orders {
-        barrier.message.add(clock, op.scope, split);
+        barrier.message.add((clock, 1 << site.1), op.scope, split);
     }
     barrier.settle();
     if op.d != SINK {

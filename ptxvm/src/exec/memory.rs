@@ -264,7 +264,8 @@ pub(crate) fn store(
         .iter()
         .fold(0, |all, &register| all | warp.regs.undefined(access.bank, register));
     if access.order.releases() {
-        warp.clock.release(access.scope);
+        warp.clock.release(access.scope, warp.together(active));
+        warp.clock.touch();
     }
     let mut spans = Vec::with_capacity(LANES);
     let mut banks = Vec::with_capacity(LANES);
@@ -317,7 +318,7 @@ fn store_lane(
             store_global(warp, m, site, place, bytes, manner);
             sectors(spans, place.0, place.1, size);
             if access.order.is_strong() {
-                m.run.races.publish(address, &warp.clock, access.scope);
+                m.run.races.publish(address, (&warp.clock, lane), access.scope);
             }
         }
         Target::Shared(rank, offset) => {
@@ -400,7 +401,7 @@ pub(crate) fn store_shared(
     let found = memory.on_write(at, bytes.len(), who, changes);
     memory.put(at, bytes, defined);
     if order.is_strong() {
-        publish_shared(warp, m, (rank, at), scope);
+        publish_shared((warp, site.1), m, (rank, at), scope);
     }
     if let Some(found) = found {
         conflict(warp, m, site, offset, found);

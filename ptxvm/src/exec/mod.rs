@@ -1,6 +1,7 @@
 //! Execution: one warp's instruction after another.
 
 use crate::bank::Bank;
+use crate::exec::effect::Effect;
 use crate::exec::step::{Next, report_undefined, set};
 use crate::finding::FindingKind;
 use crate::instruction::{ClockRegister, Fence, Instruction, NO_GUARD, Op};
@@ -14,6 +15,7 @@ mod barrier;
 mod bulk;
 mod console;
 mod cp_async;
+mod effect;
 pub(crate) mod landing;
 mod maps;
 mod matrix;
@@ -280,7 +282,32 @@ fn leave(warp: &mut Warp, m: &mut Machine<'_>, gone: u32, pc: u32) {
     barrier::after_exit(warp, m, pc);
 }
 
+/// Executes an instruction, and says to the warp's clock whether it may access memory, and
+/// which lanes it synchronises.
+#[inline]
 fn execute(
+    warp: &mut Warp,
+    m: &mut Machine<'_>,
+    op: &Op,
+    active: u32,
+    pc: u32,
+) -> Step<Next> {
+    let effect = Effect::of(op);
+    if effect.accesses() {
+        warp.clock.touch();
+    }
+    let next = dispatch(warp, m, op, active, pc)?;
+    if effect.accesses() {
+        // What it did after it published something is not part of that.
+        warp.clock.touch();
+    }
+    if effect.gathers() && matches!(next, Next::Go | Next::Wait(_)) {
+        warp.clock.gather(warp.together(active));
+    }
+    Ok(next)
+}
+
+fn dispatch(
     warp: &mut Warp,
     m: &mut Machine<'_>,
     op: &Op,
@@ -342,7 +369,7 @@ fn execute(
         Op::ClusterWait { aligned } => {
             return barrier::cluster_wait(warp, m, *aligned, active);
         }
-        Op::Fence(fence) => run_fence(warp, m, *fence),
+        Op::Fence(fence) => run_fence(warp, m, *fence, active),
         Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } | Op::Mma(_) => {
             return on_matrices(warp, m, op, active, pc);
         }
@@ -464,18 +491,19 @@ fn branch_index(
     Ok(Next::Choose)
 }
 
-fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence) {
+fn run_fence(warp: &mut Warp, m: &mut Machine<'_>, fence: Fence, active: u32) {
+    let lanes = warp.together(active);
     match fence {
         Fence::Memory { scope, acquires, releases } => {
-            warp.clock.fence(scope, acquires, releases);
+            warp.clock.fence(scope, (acquires, releases), lanes);
         }
         Fence::ProxyAsync { shared, global } => {
             if shared {
                 mbarrier::show(warp, m, true);
             }
-            warp.clock.fence_proxy(shared, global);
+            warp.clock.fence_proxy((shared, global), lanes);
         }
-        Fence::MapRelease { global } => maps::release(warp, global),
+        Fence::MapRelease { global } => maps::release(warp, global, active),
         Fence::MbarrierInit => mbarrier::show(warp, m, false),
     }
 }

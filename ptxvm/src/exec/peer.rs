@@ -2,8 +2,8 @@
 //! access a block must know that the other one has started, by a barrier of the cluster or
 //! otherwise, and the other one must not return before it knows that the access is over.
 
-use crate::clock::join;
 use crate::finding::{Finding, FindingKind};
+use crate::known::join;
 use crate::machine::{Machine, Step, Visitor};
 use crate::mbarrier::{Mbarrier, Spot};
 use crate::warp::Warp;
@@ -70,7 +70,7 @@ fn keep(m: &mut Machine<'_>, rank: usize, (entry, time): (usize, u32), visitor: 
 /// with what it did before.
 pub(crate) fn arrives(warp: &Warp, m: &mut Machine<'_>) {
     if m.blocks.len() > 1 {
-        join(&mut m.cluster_barrier.passed, &warp.clock.known);
+        warp.clock.passed(&mut m.cluster_barrier.passed);
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn after_exit(warp: &Warp, m: &mut Machine<'_>) {
         return;
     }
     let block = &mut m.blocks[warp.rank];
-    join(&mut block.visits.awaited, &warp.clock.known);
+    warp.clock.passed(&mut block.visits.awaited);
     if block.live_threads > 0 {
         return;
     }

@@ -5,6 +5,7 @@
 //! that returns does not release what it has: the ISA names no other source than
 //! `setmaxnreg.dec`.
 
+use crate::clock::WHOLE_WARP;
 use crate::exec::step::Next;
 use crate::finding::FindingKind;
 use crate::flight::{GROUP, Resizing};
@@ -94,7 +95,7 @@ fn check_group(warp: &Warp, m: &mut Machine<'_>, pc: u32) {
         (0..GROUP).find(|&n| group.gone[n] && group.resizings[done].times[n].is_none());
     let early = (0..GROUP).filter(|&n| n != own && done > 0).find(|&n| {
         let before = group.resizings[done - 1].times[n];
-        !before.is_some_and(|time| warp.clock.knows(id(n), time))
+        !before.is_some_and(|time| warp.clock.knows(id(n), WHOLE_WARP, time))
     });
     let line = m.instruction(there).line;
     let text = if first + GROUP > warps {

@@ -50,11 +50,17 @@ impl Descriptor {
                      a swizzled layout may have"
                 ));
             }
+            // The row of an address in the pattern may be (address >> 7) less the base offset,
+            // or with it in an exclusive or, in two or one bits where the pattern is smaller
+            // than the eight rows that the offset counts. The layouts differ, and the ISA
+            // shows none.
             (base, _) => {
                 return Err(format!(
                     "base offset {base} of the matrix descriptor {bits:#018x} is not \
-                     implemented: only swizzle patterns that start at a multiple of their \
-                     size (256, 512 or 1024 bytes) are"
+                     implemented: the PTX ISA says that it is (pattern start address >> 7) \
+                     & 7, but not how addresses are swizzled with it. Start the swizzle \
+                     pattern at a multiple of its size (256, 512 or 1024 bytes), with base \
+                     offset 0"
                 ));
             }
         }

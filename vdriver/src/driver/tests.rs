@@ -189,6 +189,17 @@ fn what_cannot_be_launched_is_refused_at_once() {
     ] {
         assert_eq!(launch(shape), Err(Code::INVALID_VALUE), "{shape:?}");
     }
+    let clusters =
+        |blocks: u32| Shape { grid: [2 * blocks, 1, 1], cluster: [blocks, 1, 1], ..ONE };
+    for blocks in [9, 16, 17] {
+        assert_eq!(launch(clusters(blocks)), Err(Code::INVALID_CLUSTER_SIZE), "{blocks}");
+    }
+    assert_eq!(launch(clusters(8)), Ok(()));
+    f.driver.set_attribute(function, 14, 1).unwrap();
+    let mut launch = |shape: Shape| f.driver.launch(f.stream, function, shape, |_, _| {});
+    assert_eq!(launch(clusters(17)), Err(Code::INVALID_CLUSTER_SIZE));
+    assert_eq!(launch(clusters(16)), Ok(()));
+    assert_eq!(f.driver.set_attribute(function, 14, 2), Err(Code::INVALID_VALUE));
     f.driver.set_attribute(function, 8, 200 << 10).unwrap();
     assert_eq!(f.driver.function(function).unwrap().blocks_per_sm(32, 200 << 10), 1);
     assert_eq!(f.driver.find(f.module, "none"), Err(Code::NOT_FOUND));
