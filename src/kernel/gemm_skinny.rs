@@ -140,9 +140,8 @@ impl Ring {
 
     /// What a kernel is compiled with.
     pub fn defines(&self, formats: &MatrixFormats) -> Defines {
-        Defines::new()
-            .with(formats.element, 1)
-            .with(formats.weight, 1)
+        formats
+            .defines()
             .with("TOKENS", self.tokens)
             .with("WARPS", self.warps)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
@@ -177,6 +176,11 @@ pub(super) struct MatrixFormats {
 }
 
 impl MatrixFormats {
+    /// These macros.
+    pub fn defines(&self) -> Defines {
+        Defines::new().with(self.element, 1).with(self.weight, 1)
+    }
+
     /// The macros, or a refusal of formats and extents that the kernels do not support.
     pub fn new(dtype: DType, w_dtype: Quant, n: u64, k: u64) -> Result<Self, Refusal> {
         let element = element(dtype).ok_or_else(|| {
