@@ -153,8 +153,12 @@ struct Work {
   u32 rank;   // of the block in its cluster
   u32 first;  // unit
   u32 end;
+  u32 group;  // warpgroup of this thread
 
   DEVICE Work(const Params &p) {
+    // From one lane, so that the compiler knows that a warp's lanes go the same way, and keeps
+    // descriptors in uniform registers.
+    group = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
     const u32 tile = blockIdx.x / p.splits;
     rank = blockIdx.x % p.splits;
     row = tile / p.token_tiles * ROWS;
@@ -205,7 +209,6 @@ typedef float Sums[TOKENS / 2];
 // The left operands of a panel.
 typedef u32 Operands[STEPS][4];
 
-DEVICE u32 group_index() { return threadIdx.x / WARPGROUP; }
 DEVICE u32 warp_of_group() { return warp_index() % (WARPGROUP / WARP); }
 
 // The activations of a product: 16 columns of a panel.
@@ -214,23 +217,23 @@ DEVICE u64 x_descriptor(u32 stage, u32 step) {
 }
 
 // Multiplies weights of 16 bits where they lie.
-DEVICE void multiply_plain(Sums &sums, Shared &shared, u32 units) {
+DEVICE void multiply_plain(Sums &sums, Shared &shared, const Work &work) {
   Place<WEIGHT_STAGES> w;
   Place<X_STAGES> x;
   u32 w_before = 0, x_before = 0;
-  for (u32 unit = 0; unit < units; ++unit) {
+  for (u32 unit = work.first; unit < work.end; ++unit) {
     wait(shared_address(&shared.weights_full[w.stage]), w.parity);
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
     wgmma_fence();
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
-      const u64 weights = panel_descriptor(weights_at(w.stage) + group_index() * GROUP_BYTES,
+      const u64 weights = panel_descriptor(weights_at(w.stage) + work.group * GROUP_BYTES,
                                            step * STEP_BYTES, 0, ATOM_BYTES);
       Products::ss(sums, weights, x_descriptor(x.stage, step), true);
     }
     wgmma_commit_group();
     wgmma_wait_group<1>();
-    if (unit > 0) {
+    if (unit > work.first) {
       arrive(shared.weights_empty[w_before]);
       arrive(shared.x_empty[x_before]);
     }
@@ -280,8 +283,8 @@ DEVICE void convert_nibbles(Operands &a, u32 weights, u32 panel) {
   }
 }
 
-DEVICE void convert(Operands &a, u32 stage, u32 panel) {
-  const u32 weights = weights_at(stage) + group_index() * GROUP_BYTES;
+DEVICE void convert(Operands &a, u32 stage, u32 group, u32 panel) {
+  const u32 weights = weights_at(stage) + group * GROUP_BYTES;
   if (GROUP_SCALES)
     convert_nibbles(a, weights, panel);
   else
@@ -305,8 +308,8 @@ struct Unit {
 
   // Changes sums to the scales of another group. A scale of zero is replaced by one so small
   // that products vanish beside it.
-  DEVICE void change(Sums &sums, u32 stage) {
-    const u32 row = group_index() * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
+  DEVICE void change(Sums &sums, u32 stage, u32 group) {
+    const u32 row = group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
     float factors[2];
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
@@ -333,20 +336,20 @@ struct Unit {
 
 // Multiplies weights of 8 and 4 bits: the products of a unit's first panel run while the
 // second is converted, those of the second while the first panel of the next unit is.
-DEVICE void multiply_converted(Sums &sums, Shared &shared, u32 units) {
+DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
   Place<WEIGHT_STAGES> w;
   Place<X_STAGES> x;
   Operands first, second;
   Unit unit;
   wait(shared_address(&shared.weights_full[w.stage]), w.parity);
-  convert(first, w.stage, 0);
+  convert(first, w.stage, work.group, 0);
 #pragma unroll 1
-  for (u32 left = units;; --left) {
-    if (GROUP_SCALES) unit.change(sums, w.stage);
+  for (u32 left = work.end - work.first;; --left) {
+    if (GROUP_SCALES) unit.change(sums, w.stage, work.group);
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
     pin(sums);
     start(sums, first, x.stage);
-    convert(second, w.stage, 1);
+    convert(second, w.stage, work.group, 1);
     arrive(shared.weights_empty[w.stage]);
     w.next();
     const u32 x_of_first = x.stage;
@@ -357,7 +360,7 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, u32 units) {
     wgmma_wait_group<1>();
     arrive(shared.x_empty[x_of_first]);
     wait(shared_address(&shared.weights_full[w.stage]), w.parity);
-    convert(first, w.stage, 0);
+    convert(first, w.stage, work.group, 0);
     wgmma_wait_group<0>();
     pin(sums);
     arrive(shared.x_empty[x.stage]);
@@ -371,8 +374,8 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, u32 units) {
 // --- Results -------------------------------------------------------------------
 
 // Writes a warpgroup's sums to shared memory, a row for each token.
-DEVICE void write_sums(const Sums &sums) {
-  const u32 row = group_index() * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
+DEVICE void write_sums(const Sums &sums, u32 group) {
+  const u32 row = group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
   float *const to = reinterpret_cast<float *>(rings) + lane_index() % 4 * 2 * SUMS_STRIDE + row;
 #pragma unroll
   for (u32 i = 0; i < TOKENS / 2; ++i)
@@ -431,18 +434,18 @@ DEVICE void sync_cluster() {
   barrier_cluster_wait();
 }
 
-// Computes all of a block, as one of the warps that do.
+// What the warps that compute do.
 DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
   Sums sums = {};
   pin(sums);
   if (CONVERTS)
-    multiply_converted(sums, shared, work.end - work.first);
+    multiply_converted(sums, shared, work);
   else
-    multiply_plain(sums, shared, work.end - work.first);
+    multiply_plain(sums, shared, work);
   pin(sums);
   // All warpgroups have read the rings, which sums overwrite.
   bar_sync(1, COMPUTING);
-  write_sums(sums);
+  write_sums(sums, work.group);
   sync_cluster();
   write_outputs(p, work);
   // Others have read this block's sums.
@@ -455,7 +458,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
   __syncthreads();
 
   const Work work(p);
-  if (threadIdx.x < COMPUTING) {
+  if (work.group < GROUPS) {
     if (REALLOCATES) setmaxnreg_inc<COMPUTING_REGISTERS>();
     compute(p, shared, work);
   } else {

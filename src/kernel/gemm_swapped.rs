@@ -238,6 +238,7 @@ fn units(p: &Gemm) -> u64 {
 }
 
 /// A product of few rows, by warpgroups.
+#[cfg_attr(test, derive(Debug))]
 pub(super) struct SwappedGemm {
     p: Gemm,
     formats: MatrixFormats,
@@ -365,4 +366,191 @@ fn params(p: Gemm, tile: Tile, splits: u64) -> Params {
         splits: splits as u32,
         padding: [0; 7],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::{Bound, EncodedTensorMap, Kernel};
+
+    const FORMATS: [DType; 4] = [DType::Bf16, DType::Fp8E4m3, DType::Int8, DType::Int4];
+
+    fn problem(text: &str) -> String {
+        format!("gemm:{text}")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    fn plan_on_h100(text: &str) -> Plan {
+        plan::<SwappedGemm>(&problem(text), &h100())
+    }
+
+    fn tiles() -> impl Iterator<Item = Tile> {
+        let of_format =
+            |format| TOKENS.map(|tokens| Tile::new(tokens, format, Arch::SM_90));
+        FORMATS.into_iter().flat_map(of_format)
+    }
+
+    #[test]
+    fn rings_fit_and_cover_latency() {
+        for tile in tiles() {
+            let sm = Arch::SM_90.limits();
+            let block = tile.shared_bytes + STATIC_SHARED_BYTES;
+            assert!(block <= sm.shared_bytes_of_block(tile.blocks_per_sm), "{tile:?}");
+            // Activations of whole units, behind their weights.
+            let panels = stage_columns(tile.w_dtype) / PANEL_COLUMNS;
+            assert_eq!(tile.x_stages % panels, 0, "{tile:?}");
+            assert!(tile.x_stages / panels <= tile.weight_stages, "{tile:?}");
+            let barriers = 2 * 8 * (tile.weight_stages + tile.x_stages);
+            assert!(barriers <= STATIC_SHARED_BYTES, "{tile:?}");
+            // Twice what Little's law asks for on an H200.
+            let in_flight =
+                tile.blocks_per_sm * (tile.weight_stages - 1) * weight_bytes(tile.w_dtype);
+            assert!(in_flight >= 64 << 10, "{tile:?}: {in_flight}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_padded_to_the_next_tile() {
+        for m in LEAST_ROWS..=MAX_QUANTIZED_ROWS {
+            let p = operation(&problem("m=16,n=16,k=128,dtype=bf16,w_dtype=int4"));
+            let half = SwappedGemm::configure(&Gemm { m, ..p }, Arch::SM_90).unwrap();
+            let (tiles, tokens) = (token_tiles(&half.p), u64::from(half.tile.tokens));
+            assert!((tiles - 1) * tokens < m && m <= tiles * tokens, "{m}: {half:?}");
+            assert!(tokens < 2 * m.max(MAX_ROWS / tiles), "{m}: {tokens}");
+        }
+    }
+
+    #[test]
+    fn clusters_fill_the_gpu() {
+        for (text, splits) in [
+            ("m=16,n=4096,k=4096,dtype=bf16", 4),
+            ("m=64,n=4096,k=4096,dtype=bf16", 4),
+            ("m=64,n=8192,k=8192,dtype=bf16", 2),
+            ("m=64,n=8192,k=8192,dtype=bf16,w_dtype=int4", 4),
+            ("m=256,n=8192,k=8192,dtype=bf16", 2),
+            ("m=256,n=28672,k=8192,dtype=bf16", 1),
+            // No more blocks than units.
+            ("m=16,n=128,k=128,dtype=bf16,w_dtype=int4", 1),
+            ("m=16,n=128,k=64,dtype=bf16", 1),
+        ] {
+            let launch = &plan_on_h100(text).launches[0];
+            assert_eq!(launch.cluster, [splits, 1, 1], "{text}");
+            assert!(launch.grid[0].is_multiple_of(splits), "{text}");
+        }
+        for n in [4096, 5120, 7168, 8192, 14336, 28672] {
+            for m in [16, 64, 128, 256] {
+                let text = format!("m={m},n={n},k=8192,dtype=bf16");
+                let plan = plan_on_h100(&text);
+                assert!(plan.imbalance < 1.1, "{text}: {}", plan.imbalance);
+                assert!(plan.launches[0].grid[0] >= 112, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn narrow_weights_are_estimated_to_take_less_time() {
+        for m in [16, 64, 128, 256] {
+            let clocks = |format: DType| {
+                let text = format!("m={m},n=8192,k=8192,dtype=bf16,w_dtype={format}");
+                let p: Gemm = operation(&problem(&text));
+                let tile = Tile::new(m, format, Arch::SM_90);
+                tile.clocks(&p, tile.best_splits(&p, 132), 132)
+            };
+            let [plain, e4m3, int8, int4] = FORMATS.map(clocks);
+            assert!(e4m3 < plain && int8 < plain && int4 < e4m3, "{m}");
+            if m <= 64 {
+                assert!(2.0 * int4 < plain, "{m}: {int4} {plain}");
+            }
+        }
+    }
+
+    #[test]
+    fn configurations_do_not_depend_on_matrices() {
+        let options = |text: &str| options::<SwappedGemm>(&problem(text), Arch::SM_90);
+        let small = options("m=17,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(small, options("m=32,n=4096,k=8192,dtype=f16,w_dtype=int4"));
+        assert_eq!(
+            options("m=256,n=16,k=128,dtype=bf16,w_dtype=fp8_e4m3"),
+            "-DELEMENT_BF16=1 -DWEIGHT_E4M3=1 -DTOKENS=256 -DGROUPS=2 -DTHREADS=384 \
+             -DBLOCKS_PER_SM=1 -DWEIGHT_STAGES=6 -DX_STAGES=4 -DSHARED_BYTES=229376"
+        );
+    }
+
+    #[test]
+    fn maps_cut_units_and_panels() {
+        let maps = |text: &str| tensor_maps(&operation(&problem(text)), 32);
+        let shapes = |text| {
+            let shape =
+                |map: &TensorMap| (map.tensor, map.extents.clone(), map.tile.clone());
+            for map in maps(text) {
+                assert!(map.over(1 << 20).encode().is_ok(), "{text}: {map:?}");
+            }
+            maps(text).iter().map(shape).collect::<Vec<_>>()
+        };
+        let x = ("a", vec![384, 20], vec![64, 32]);
+        let plain = ("b", vec![384, 48], vec![64, 128]);
+        assert_eq!(shapes("m=20,n=48,k=384,dtype=bf16"), [x.clone(), plain]);
+        let bytes = ("b", vec![384, 48], vec![128, 128]);
+        assert_eq!(shapes("m=20,n=48,k=384,dtype=bf16,w_dtype=int8"), [x.clone(), bytes]);
+        // Three stripes of six tiles of four lines, and three groups.
+        let nibbles = ("b", vec![128, 24, 3], vec![128, 8, 8]);
+        let scales = ("b_scales", vec![48, 3], vec![128, 1]);
+        assert_eq!(shapes("m=20,n=48,k=384,dtype=bf16,w_dtype=int4"), [x, nibbles, scales]);
+    }
+
+    #[test]
+    fn only_tiles_of_tokens_read_weights_again() {
+        let extra = |text| plan_on_h100(text).extra_bytes;
+        assert_eq!(extra("m=256,n=8192,k=8192,dtype=bf16"), Some(0));
+        assert_eq!(extra("m=257,n=8192,k=8192,dtype=bf16,w_dtype=int8"), None);
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let plan = plan_on_h100("m=300,n=48,k=256,dtype=f16,w_dtype=int8");
+        let mut bound = Bound::new(1, 0, [("a", 1), ("b", 2), ("b_scales", 3), ("c", 4)]);
+        for (byte, name) in [(1, WEIGHTS), (2, X)] {
+            bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
+        }
+        let bytes = plan.launches[0].params.bytes(&bound);
+        assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 0));
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..400]);
+        assert_eq!(addresses, [3, 4]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..420]);
+        assert_eq!(words, [300, 48, 2, 2, plan.launches[0].cluster[0]]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        for (text, says) in [
+            ("m=16,n=1,k=8,dtype=f32", "dtype = bf16 or f16, not f32"),
+            ("m=15,n=1,k=8,dtype=f16", "not m = 15; use `gemm_skinny`"),
+            ("m=257,n=1,k=8,dtype=f16", "16 to 256 rows"),
+            ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "16 to 4096 rows"),
+            ("m=16,n=1,k=12,dtype=f16", "multiples of 8, not 12; use 16"),
+        ] {
+            let refusal = refusal::<SwappedGemm>(&problem(text), Arch::SM_90);
+            assert!(refusal.contains(says), "{text}: {refusal}");
+        }
+        let usual = problem("m=64,n=1,k=8,dtype=f16");
+        assert!(configured::<SwappedGemm>(&usual, Arch::SM_90).is_ok());
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<SwappedGemm>(&usual, arch);
+            assert!(refusal.contains("sm_90a, which has wgmma"), "{refusal}");
+        }
+        // Which is the default between the others.
+        let default = |text: &str| {
+            let problem = problem(text).parse().unwrap();
+            Kernel::for_problem(&problem, Arch::SM_90).unwrap().kernel.name
+        };
+        assert_eq!(default("m=15,n=64,k=64,dtype=f16"), "gemm_skinny");
+        assert_eq!(default("m=16,n=64,k=64,dtype=f16"), "gemm_swapped");
+        assert_eq!(default("m=256,n=64,k=64,dtype=f16"), "gemm_swapped");
+        assert_eq!(default("m=257,n=64,k=64,dtype=f16"), "gemm");
+    }
 }
