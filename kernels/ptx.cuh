@@ -86,6 +86,20 @@ DEVICE Words4 ld_shared_v4(u32 address) {
   return v;
 }
 
+// Reads 4 bytes.
+DEVICE u32 ld_shared_u32(u32 address) {
+  u32 value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+// Reads 2 bytes.
+DEVICE u16 ld_shared_u16(u32 address) {
+  u16 value;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
+  return value;
+}
+
 // Reads a float.
 DEVICE float ld_shared_f32(u32 address) {
   float value;

@@ -422,6 +422,30 @@ const CODE: &[Check] = &[
         "gemm_skinny",
         &["HMMA.16816.F32.BF16", "LDS.128", "LDGSTS.128", "LOP3", "HFMA2"],
     ),
+    (
+        "gemm_swapped",
+        "WEIGHT_16=1 ELEMENT_BF16=1 TOKENS=64",
+        "gemm_swapped",
+        &["HGMMA.64x64x16.F32.BF16", "UTMALDG.2D", "SYNCS", "UCGABAR_ARV", "LDS.128"],
+    ),
+    (
+        "gemm_swapped",
+        "WEIGHT_E4M3=1 ELEMENT_BF16=1 TOKENS=128",
+        "gemm_swapped",
+        &["HGMMA.64x128x16.F32.BF16", "UTMALDG.2D", "LDS.U16", "PRMT", "LOP3"],
+    ),
+    (
+        "gemm_swapped",
+        "WEIGHT_INT8=1 ELEMENT_F16=1 TOKENS=192",
+        "gemm_swapped",
+        &["HGMMA.64x192x16.F32", "UTMALDG.2D", "LDS.U16", "PRMT", "USETMAXREG"],
+    ),
+    (
+        "gemm_swapped",
+        "WEIGHT_INT4=1 ELEMENT_BF16=1 TOKENS=256",
+        "gemm_swapped",
+        &["HGMMA.64x256x16.F32.BF16", "UTMALDG.3D", "LOP3", "HFMA2", "USETMAXREG"],
+    ),
     ("moe_gemm", "", "moe_gemm", &["HMMA.16816.F32", "LDS.128", "LDGSTS.128"]),
     ("moe_gemm", "WEIGHT_INT4=1", "moe_gemm", &["LOP3", "HFMA2"]),
     (

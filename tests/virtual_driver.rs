@@ -196,6 +196,14 @@ k = 64
 dtype = "bf16"
 cache = "hot"
 [[points]]
+op = "gemm"
+kernel = "gemm_swapped"
+m = 17
+n = 136
+k = 136
+dtype = "bf16"
+cache = "hot"
+[[points]]
 op = "moe_gemm"
 tokens = 5
 experts = 6

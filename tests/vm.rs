@@ -389,6 +389,8 @@ fn few_rows_read_what_they_must() {
         "gemm:m=64,n=256,k=1024,dtype=f16,w_dtype=int8",
         "gemm:m=1,n=272,k=4096,dtype=bf16,w_dtype=int4",
         "gemm:m=30,n=512,k=2048,dtype=f16,w_dtype=int4",
+        "gemm:m=40,n=300,k=1032,dtype=f16",
+        "gemm:m=100,n=264,k=2064,dtype=bf16,w_dtype=fp8_e4m3",
         "moe_gemm:tokens=20,experts=8,top_k=2,n=192,k=512,dtype=bf16,routing=zipf",
         "moe_gemm:tokens=5,experts=30,top_k=3,n=192,k=512,dtype=f16,w_dtype=fp8_e4m3,\
          routing=uniform,inputs=per_expert",

@@ -140,9 +140,8 @@ impl Ring {
 
     /// What a kernel is compiled with.
     pub fn defines(&self, formats: &MatrixFormats) -> Defines {
-        Defines::new()
-            .with(formats.element, 1)
-            .with(formats.weight, 1)
+        formats
+            .defines()
             .with("TOKENS", self.tokens)
             .with("WARPS", self.warps)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
@@ -170,13 +169,18 @@ fn unit_columns(w_dtype: DType) -> u64 {
 
 /// The macros that choose the formats of activations, in `element.cuh`, and of weights, in
 /// `weights.cuh`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct MatrixFormats {
     element: &'static str,
     weight: &'static str,
 }
 
 impl MatrixFormats {
+    /// These macros.
+    pub fn defines(&self) -> Defines {
+        Defines::new().with(self.element, 1).with(self.weight, 1)
+    }
+
     /// The macros, or a refusal of formats and extents that the kernels do not support.
     pub fn new(dtype: DType, w_dtype: Quant, n: u64, k: u64) -> Result<Self, Refusal> {
         let element = element(dtype).ok_or_else(|| {
@@ -504,7 +508,7 @@ mod tests {
         // Which is then the default.
         let default = |text| {
             let problem = problem(text).parse().unwrap();
-            Kernel::for_problem(&problem, Arch::SM_90).unwrap().kernel.name
+            Kernel::for_problem(&problem, Arch::SM_80).unwrap().kernel.name
         };
         assert_eq!(default("m=64,n=1,k=8,dtype=f16"), "gemm_skinny");
         assert_eq!(default("m=65,n=1,k=8,dtype=f16"), "gemm");

@@ -21,6 +21,7 @@ mod contract;
 mod formats;
 mod gemm;
 mod gemm_skinny;
+mod gemm_swapped;
 mod gemm_wgmma;
 mod kv_append;
 mod kv_read;

@@ -7,6 +7,7 @@ use super::attention_prefill::AttentionPrefill;
 use super::contract::{Configured, Kernel};
 use super::gemm::TiledGemm;
 use super::gemm_skinny::SkinnyGemm;
+use super::gemm_swapped::SwappedGemm;
 use super::gemm_wgmma::WgmmaGemm;
 use super::kv_append::AppendToPages;
 use super::kv_read::ReadCache;
@@ -30,6 +31,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<PeakChains>(),
     Kernel::of::<ReadCache>(),
     Kernel::of::<AppendToPages>(),
+    Kernel::of::<SwappedGemm>(),
     Kernel::of::<SkinnyGemm>(),
     Kernel::of::<WgmmaGemm>(),
     Kernel::of::<TiledGemm>(),

@@ -186,6 +186,30 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "gemm:m=130,n=136,k=1296,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
         ],
     ),
+    // One block; clusters, with tails in all directions; more units than stages. Then weights
+    // that are converted.
+    (
+        "gemm_swapped",
+        &[
+            "gemm:m=17,n=30,k=72,dtype=bf16",
+            "gemm:m=31,n=300,k=520,dtype=bf16",
+            "gemm:m=20,n=16900,k=648,dtype=bf16",
+        ],
+    ),
+    (
+        "gemm_swapped",
+        &[
+            "gemm:m=16,n=30,k=144,dtype=bf16,w_dtype=int8",
+            "gemm:m=16,n=300,k=1040,dtype=bf16,w_dtype=int8",
+        ],
+    ),
+    (
+        "gemm_swapped",
+        &[
+            "gemm:m=16,n=16,k=256,dtype=bf16,w_dtype=int4",
+            "gemm:m=16,n=272,k=1280,dtype=bf16,w_dtype=int4",
+        ],
+    ),
     // One split for each of several blocks; several to a block; long ones. Then rows of
     // two blocks; then records of 8 bits.
     (

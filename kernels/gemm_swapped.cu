@@ -1,0 +1,470 @@
+// c = a * b^T for few rows of activations a, each called a token: c [token][n], a [token][k],
+// weights b [n][k] of 16, 8 or 4 bits (weights.cuh), summed in f32. Products are wgmma
+// instructions, tiles are loaded by tensor copies (TMA); sm_90a.
+//
+// The operands are swapped: c^T = b * a^T. Weights are the rows of the tensor cores' 64 x N
+// products and tokens their columns, so that 16 tokens are padded to 16 and not to 64. A
+// block has ROWS rows of weights and TOKENS tokens.
+//
+// The kernel is memory bound: what matters is that all SMs stream weights, read once. The
+// columns of a tile are divided among the blocks of a cluster, which then add their sums
+// through shared memory, each for its share of the tokens, in the order of columns: the
+// result is always the same to the last bit, and no partial sums go through memory.
+//
+// In a block, one thread loads and GROUPS warpgroups compute, 64 rows each. Weights arrive
+// in units of STAGE_COLUMNS, a line of memory of each row or a scale group, in a ring of
+// their own: they come from DRAM and need many bytes in flight. Activations, which come from
+// L2, arrive in panels of 64 columns in another one. Weights of 16 bits are multiplied as
+// they lie. Smaller ones are loaded and converted into the registers of the left operand,
+// one panel while the products of the panel before run. A scale group is summed separately
+// and its sums are scaled in f32; scales of rows are applied at the end.
+//
+// With 256 tokens a unit takes the tensor cores about as long as it takes memory in 16 bits,
+// so smaller weights are then bound by the tensor cores and not by memory.
+//
+// Launch: a cluster of `splits` blocks for each tile, THREADS threads, SHARED_BYTES of dynamic
+// shared memory. `a` is read through L2 by every tile.
+#include "mbarrier.cuh"
+#include "weights.cuh"
+#include "wgmma.cuh"
+
+// --- Shape -----------------------------------------------------------------
+
+constexpr u32 WARPGROUP = 4 * WARP;
+constexpr u32 GROUP_ROWS = 64;  // of weights, of a warpgroup
+constexpr u32 ROWS = GROUPS * GROUP_ROWS;
+constexpr u32 COMPUTING = GROUPS * WARPGROUP;  // threads
+
+// Where sums take most registers, a warpgroup loads, whose registers others take.
+constexpr bool REALLOCATES = THREADS == COMPUTING + WARPGROUP;
+constexpr u32 COMPUTING_REGISTERS = 240;
+constexpr u32 LOADING_REGISTERS = 24;
+
+// Activations lie in panels of 64 columns: rows of 128 bytes, swizzled.
+constexpr u32 PANEL_COLUMNS = 64;
+constexpr u32 PANEL_ROW_BYTES = PANEL_COLUMNS * ELEMENT_BYTES;
+constexpr u32 X_PANEL_BYTES = TOKENS * PANEL_ROW_BYTES;
+constexpr u32 PANELS = STAGE_COLUMNS / PANEL_COLUMNS;  // of a unit
+
+// Weights of a unit: rows of 128 bytes, swizzled too; with 4 bits, 1024 bytes for each 16
+// rows.
+constexpr bool CONVERTS = STAGE_COLUMNS > PANEL_COLUMNS;
+constexpr u32 GROUP_BYTES = GROUP_ROWS / LINE_ROWS * LINE_BYTES;
+constexpr u32 WEIGHT_BYTES = GROUPS * GROUP_BYTES;
+constexpr u32 SCALE_BYTES = GROUP_SCALES ? ROWS * sizeof(u16) : 0;
+
+// Steps of descriptors: eight rows, and the 16 columns of a product.
+constexpr u32 ATOM_BYTES = 8 * PANEL_ROW_BYTES;
+constexpr u32 STEP_BYTES = 16 * ELEMENT_BYTES;
+constexpr u32 STEPS = PANEL_COLUMNS / 16;
+
+// The rings, one behind the other: weights, activations, scales of groups.
+constexpr u32 X_AT = WEIGHT_STAGES * WEIGHT_BYTES;
+constexpr u32 SCALES_AT = X_AT + X_STAGES * X_PANEL_BYTES;
+constexpr u32 RINGS_BYTES = SCALES_AT + WEIGHT_STAGES * SCALE_BYTES;
+// Units by which weights are ahead of activations: as far as the rings allow.
+constexpr u32 LEAD = WEIGHT_STAGES - X_STAGES / PANELS;
+
+WGMMA(ELEMENT, TOKENS)
+typedef Wgmma<ELEMENT, TOKENS> Products;
+
+// At the end the sums of a block lie where the rings were: a row for each token, padded so
+// that the tokens of a warp's stores fall into different banks.
+constexpr u32 SUMS_STRIDE = ROWS + 4;
+constexpr u32 VECTORS = ROWS / 4;
+
+static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS == 2,
+              "a warp loads, or a warpgroup whose registers suffice for two others");
+static_assert(X_STAGES % PANELS == 0 && X_STAGES / PANELS <= WEIGHT_STAGES,
+              "activations of whole units, behind their weights");
+static_assert(X_STAGES >= (CONVERTS ? 3 : 2), "a panel is copied while others are multiplied");
+static_assert(WEIGHT_STAGES >= 2, "a unit is copied while another is multiplied");
+static_assert(WEIGHT_BYTES % ATOM_BYTES == 0 && X_PANEL_BYTES % ATOM_BYTES == 0,
+              "swizzled tiles begin at multiples of their pattern");
+static_assert(SHARED_BYTES >= RINGS_BYTES &&
+                  SHARED_BYTES >= TOKENS * SUMS_STRIDE * sizeof(float),
+              "the host reserves these");
+
+// --- Parameters ------------------------------------------------------------
+
+struct Params {
+  TensorMap weights;  // columns, rows; with 4 bits bytes, lines of a stripe of 16 rows, stripes
+  TensorMap x;        // columns, tokens
+  TensorMap scales;   // rows, groups; unused unless groups have scales
+  const float *row_scales;  // null unless rows have scales
+  u16 *y;
+  u32 m;
+  u32 n;
+  u32 units;  // of columns
+  u32 token_tiles;
+  u32 splits;  // blocks of a cluster
+};
+
+// --- Rings -------------------------------------------------------------------
+
+extern __shared__ __align__(1024) u8 rings[];
+
+DEVICE u32 weights_at(u32 stage) { return shared_address(rings) + stage * WEIGHT_BYTES; }
+DEVICE u32 x_at(u32 stage) { return shared_address(rings) + X_AT + stage * X_PANEL_BYTES; }
+DEVICE u32 scales_at(u32 stage) { return shared_address(rings) + SCALES_AT + stage * SCALE_BYTES; }
+
+struct Shared {
+  u64 weights_full[WEIGHT_STAGES];
+  u64 weights_empty[WEIGHT_STAGES];
+  u64 x_full[X_STAGES];
+  u64 x_empty[X_STAGES];
+
+  DEVICE void init() {
+    for (u32 stage = 0; stage < WEIGHT_STAGES; ++stage) {
+      mbarrier_init(shared_address(&weights_full[stage]), 1);
+      mbarrier_init(shared_address(&weights_empty[stage]), COMPUTING / WARP);
+    }
+    for (u32 stage = 0; stage < X_STAGES; ++stage) {
+      mbarrier_init(shared_address(&x_full[stage]), 1);
+      mbarrier_init(shared_address(&x_empty[stage]), COMPUTING / WARP);
+    }
+    fence_mbarrier_init();
+  }
+};
+
+// A place in a ring, and the parity of its phase.
+template <u32 stages>
+struct Place {
+  u32 stage = 0;
+  u32 parity = 0;
+
+  DEVICE void next() {
+    if (++stage == stages) stage = 0, parity ^= 1;
+  }
+};
+
+// Arrives once for each warp, after all of its lanes.
+DEVICE void arrive(u64 &barrier) {
+  __syncwarp();
+  if (lane_index() == 0) mbarrier_arrive(shared_address(&barrier));
+}
+
+// --- Work ----------------------------------------------------------------------
+
+// What a block multiplies.
+struct Work {
+  u32 row;    // first of weights
+  u32 token;  // first
+  u32 rank;   // of the block in its cluster
+  u32 first;  // unit
+  u32 end;
+  u32 group;  // warpgroup of this thread
+
+  DEVICE Work(const Params &p) {
+    // From one lane, so that the compiler knows that a warp's lanes go the same way, and keeps
+    // descriptors in uniform registers.
+    group = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
+    const u32 tile = blockIdx.x / p.splits;
+    rank = blockIdx.x % p.splits;
+    row = tile / p.token_tiles * ROWS;
+    token = tile % p.token_tiles * TOKENS;
+    first = u64(p.units) * rank / p.splits;
+    end = u64(p.units) * (rank + 1) / p.splits;
+  }
+};
+
+// Run by one thread: copies a block's weights and activations as soon as there is room.
+// What lies outside of the matrices is filled with zeros.
+DEVICE void load(const Params &p, Shared &shared, const Work &work) {
+  Place<WEIGHT_STAGES> w;
+  Place<X_STAGES> x;
+  for (u32 unit = work.first; unit < work.end + LEAD; ++unit) {
+    if (unit < work.end) {
+      const u32 full = shared_address(&shared.weights_full[w.stage]);
+      wait(shared_address(&shared.weights_empty[w.stage]), w.parity ^ 1);
+      mbarrier_arrive_expect_tx(full, WEIGHT_BYTES + SCALE_BYTES);
+      if (LINE_ROWS > 1)
+        cp_async_bulk_tensor_3d_load(weights_at(w.stage), p.weights, 0, unit * 8,
+                                     work.row / LINE_ROWS, full);
+      else
+        cp_async_bulk_tensor_2d_load(weights_at(w.stage), p.weights, unit * STAGE_COLUMNS,
+                                     work.row, full);
+      if (GROUP_SCALES)
+        cp_async_bulk_tensor_2d_load(scales_at(w.stage), p.scales, work.row, unit, full);
+      w.next();
+    }
+    if (unit < work.first + LEAD) continue;
+    for (u32 panel = 0; panel < PANELS; ++panel) {
+      const u32 full = shared_address(&shared.x_full[x.stage]);
+      wait(shared_address(&shared.x_empty[x.stage]), x.parity ^ 1);
+      mbarrier_arrive_expect_tx(full, X_PANEL_BYTES);
+      cp_async_bulk_tensor_2d_load(x_at(x.stage), p.x,
+                                   (unit - LEAD) * STAGE_COLUMNS + panel * PANEL_COLUMNS,
+                                   work.token, full);
+      x.next();
+    }
+  }
+}
+
+// --- Products ------------------------------------------------------------------
+
+// Sums of a warpgroup's rows for all tokens, laid out as wgmma.cuh says.
+typedef float Sums[TOKENS / 2];
+
+// The left operands of a panel.
+typedef u32 Operands[STEPS][4];
+
+DEVICE u32 warp_of_group() { return warp_index() % (WARPGROUP / WARP); }
+
+// The activations of a product: 16 columns of a panel.
+DEVICE u64 x_descriptor(u32 stage, u32 step) {
+  return panel_descriptor(x_at(stage), step * STEP_BYTES, 0, ATOM_BYTES);
+}
+
+// Multiplies weights of 16 bits where they lie.
+DEVICE void multiply_plain(Sums &sums, Shared &shared, const Work &work) {
+  Place<WEIGHT_STAGES> w;
+  Place<X_STAGES> x;
+  u32 w_before = 0, x_before = 0;
+  for (u32 unit = work.first; unit < work.end; ++unit) {
+    wait(shared_address(&shared.weights_full[w.stage]), w.parity);
+    wait(shared_address(&shared.x_full[x.stage]), x.parity);
+    wgmma_fence();
+#pragma unroll
+    for (u32 step = 0; step < STEPS; ++step) {
+      const u64 weights = panel_descriptor(weights_at(w.stage) + work.group * GROUP_BYTES,
+                                           step * STEP_BYTES, 0, ATOM_BYTES);
+      Products::ss(sums, weights, x_descriptor(x.stage, step), true);
+    }
+    wgmma_commit_group();
+    wgmma_wait_group<1>();
+    if (unit > work.first) {
+      arrive(shared.weights_empty[w_before]);
+      arrive(shared.x_empty[x_before]);
+    }
+    w_before = w.stage, x_before = x.stage;
+    w.next(), x.next();
+  }
+  wgmma_wait_group<0>();
+}
+
+// Converts this lane's operands of a panel of a unit in 8 bits. A product's 16 columns are a
+// chunk of a row, and lane t of four has the pairs t and t + 4 of it.
+DEVICE void convert_bytes(Operands &a, u32 weights, u32 panel) {
+  const u32 row = warp_of_group() * 16 + lane_index() / 4;
+  const u32 lane =
+      weights + row * LINE_BYTES + row % 8 * CHUNK_BYTES + lane_index() % 4 * sizeof(u16);
+#pragma unroll
+  for (u32 step = 0; step < STEPS; ++step) {
+    const u32 upper = lane ^ (panel * STEPS + step) * CHUNK_BYTES;
+    const u32 lower = upper + 8 * LINE_BYTES;
+    a[step][0] = operand_of_bytes<0, 1>(ld_shared_u16(upper));
+    a[step][1] = operand_of_bytes<0, 1>(ld_shared_u16(lower));
+    a[step][2] = operand_of_bytes<0, 1>(ld_shared_u16(upper + CHUNK_BYTES / 2));
+    a[step][3] = operand_of_bytes<0, 1>(ld_shared_u16(lower + CHUNK_BYTES / 2));
+  }
+}
+
+// Converts this lane's operands of a panel of a unit in 4 bits: a tile of 16 rows for each
+// warp (src/weights.rs). Activations are not shuffled, so a lane takes other columns than
+// those that lie in its own 16 bytes: of the chunk of the lane with its rows and a product's
+// columns, it has the pair t of either half. Word t / 2 of a half has the pairs t and its
+// neighbour.
+DEVICE void convert_nibbles(Operands &a, u32 weights, u32 panel) {
+  const u32 row = lane_index() / 4, t = lane_index() % 4;
+  const u32 line = row / 2, chunk = row % 2 * 4 ^ line;
+  const u32 lane = weights + warp_of_group() * LINE_BYTES + line * BANKS_BYTES +
+                   chunk * CHUNK_BYTES + t / 2 * sizeof(u32);
+  const u32 pairs = t % 2 == 0 ? 0x6240 : 0x7351;
+#pragma unroll
+  for (u32 step = 0; step < STEPS; ++step) {
+    const u32 from = (lane ^ (panel * 4 + step) * CHUNK_BYTES) + panel * 4 * BANKS_BYTES;
+    const u32 nibbles =
+        __byte_perm(ld_shared_u32(from), ld_shared_u32(from + CHUNK_BYTES / 2), pairs);
+    a[step][0] = operand_of_nibbles<0>(nibbles);
+    a[step][1] = operand_of_nibbles<1>(nibbles);
+    a[step][2] = operand_of_nibbles<2>(nibbles);
+    a[step][3] = operand_of_nibbles<3>(nibbles);
+  }
+}
+
+DEVICE void convert(Operands &a, u32 stage, u32 group, u32 panel) {
+  const u32 weights = weights_at(stage) + group * GROUP_BYTES;
+  if (GROUP_SCALES)
+    convert_nibbles(a, weights, panel);
+  else
+    convert_bytes(a, weights, panel);
+}
+
+// Starts the products of a panel.
+DEVICE void start(Sums &sums, Operands &a, u32 x_stage) {
+#pragma unroll
+  for (u32 step = 0; step < STEPS; ++step) pin(a[step]);
+  wgmma_fence();
+#pragma unroll
+  for (u32 step = 0; step < STEPS; ++step)
+    Products::rs(sums, a[step], x_descriptor(x_stage, step), true);
+  wgmma_commit_group();
+}
+
+// The scales of a lane's rows that sums are in units of.
+struct Unit {
+  float scales[2] = {1, 1};
+
+  // Changes sums to the scales of another group. A scale of zero is replaced by one so small
+  // that products vanish beside it.
+  DEVICE void change(Sums &sums, u32 stage, u32 group) {
+    const u32 row = group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
+    float factors[2];
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+      const float scale =
+          cvt_f32_f16(ld_shared_u16(scales_at(stage) + (row + half * 8) * sizeof(u16)));
+      const float next = scale == 0 ? TINY : scale;
+      factors[half] = scales[half] * rcp_approx(next);
+      scales[half] = next;
+    }
+    multiply(sums, factors);
+  }
+
+  // Changes sums to ones.
+  DEVICE void end(Sums &sums) const { multiply(sums, scales); }
+
+ private:
+  static constexpr float TINY = 5.4210109e-20f;  // 2^-64
+
+  static DEVICE void multiply(Sums &sums, const float (&factors)[2]) {
+#pragma unroll
+    for (u32 i = 0; i < TOKENS / 2; ++i) sums[i] *= factors[i / 2 % 2];
+  }
+};
+
+// Multiplies weights of 8 and 4 bits: the products of a unit's first panel run while the
+// second is converted, those of the second while the first panel of the next unit is.
+DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
+  Place<WEIGHT_STAGES> w;
+  Place<X_STAGES> x;
+  Operands first, second;
+  Unit unit;
+  wait(shared_address(&shared.weights_full[w.stage]), w.parity);
+  convert(first, w.stage, work.group, 0);
+#pragma unroll 1
+  for (u32 left = work.end - work.first;; --left) {
+    if (GROUP_SCALES) unit.change(sums, w.stage, work.group);
+    wait(shared_address(&shared.x_full[x.stage]), x.parity);
+    pin(sums);
+    start(sums, first, x.stage);
+    convert(second, w.stage, work.group, 1);
+    arrive(shared.weights_empty[w.stage]);
+    w.next();
+    const u32 x_of_first = x.stage;
+    x.next();
+    wait(shared_address(&shared.x_full[x.stage]), x.parity);
+    start(sums, second, x.stage);
+    if (left == 1) break;
+    wgmma_wait_group<1>();
+    arrive(shared.x_empty[x_of_first]);
+    wait(shared_address(&shared.weights_full[w.stage]), w.parity);
+    convert(first, w.stage, work.group, 0);
+    wgmma_wait_group<0>();
+    pin(sums);
+    arrive(shared.x_empty[x.stage]);
+    x.next();
+  }
+  wgmma_wait_group<0>();
+  pin(sums);
+  if (GROUP_SCALES) unit.end(sums);
+}
+
+// --- Results -------------------------------------------------------------------
+
+// Writes a warpgroup's sums to shared memory, a row for each token.
+DEVICE void write_sums(const Sums &sums, u32 group) {
+  const u32 row = group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
+  float *const to = reinterpret_cast<float *>(rings) + lane_index() % 4 * 2 * SUMS_STRIDE + row;
+#pragma unroll
+  for (u32 i = 0; i < TOKENS / 2; ++i)
+    to[(i / 4 * 8 + i % 2) * SUMS_STRIDE + i / 2 % 2 * 8] = sums[i];
+}
+
+// Adds the sums of all blocks of the cluster for four rows of a token.
+DEVICE Floats4 add(u32 at, u32 splits) {
+  Floats4 sum = {};
+#pragma unroll 1
+  for (u32 first = 0; first < splits; first += 4) {
+    Words4 words[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i)
+      if (first + i < splits) words[i] = ld_shared_cluster_v4(mapa(at, first + i));
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i)
+      if (first + i < splits)
+#pragma unroll
+        for (u32 j = 0; j < 4; ++j) sum.x[j] += __int_as_float(words[i].w[j]);
+  }
+  return sum;
+}
+
+// Rounds a token's sums of four rows and writes those that are in the matrix.
+DEVICE void write_output(const Params &p, u32 token, u32 row, Floats4 sum) {
+#pragma unroll
+  for (u32 i = 0; i < 4; ++i)
+    if (ROW_SCALES && row + i < p.n) sum.x[i] *= ld_global_nc_f32(p.row_scales + row + i);
+  const Words2 packed = {pack(sum.x[0], sum.x[1]), pack(sum.x[2], sum.x[3])};
+  u16 *to = p.y + u64(token) * p.n + row;
+  if (p.n % 4 == 0) {
+    *reinterpret_cast<Words2 *>(to) = packed;
+  } else {
+    // Rows of y start anywhere.
+    for (u32 i = 0; i < 4 && row + i < p.n; ++i) to[i] = packed.w[i / 2] >> i % 2 * 16;
+  }
+}
+
+// Writes the outputs of this block's share of the tokens.
+DEVICE void write_outputs(const Params &p, const Work &work) {
+  const u32 tokens = min_of<u32>(TOKENS, p.m - work.token), share = ceil_div(tokens, p.splits);
+  const u32 first = min_of(work.rank * share, tokens), end = min_of(first + share, tokens);
+  for (u32 i = threadIdx.x; i < (end - first) * VECTORS; i += COMPUTING) {
+    const u32 token = first + i / VECTORS, row = i % VECTORS * 4;
+    if (work.row + row >= p.n) continue;
+    const u32 at = shared_address(rings) + (token * SUMS_STRIDE + row) * sizeof(float);
+    write_output(p, work.token + token, work.row + row, add(at, p.splits));
+  }
+}
+
+// Waits for all threads of the cluster.
+DEVICE void sync_cluster() {
+  __syncwarp();
+  barrier_cluster_arrive();
+  barrier_cluster_wait();
+}
+
+// What the warps that compute do.
+DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
+  Sums sums = {};
+  pin(sums);
+  if (CONVERTS)
+    multiply_converted(sums, shared, work);
+  else
+    multiply_plain(sums, shared, work);
+  pin(sums);
+  // All warpgroups have read the rings, which sums overwrite.
+  bar_sync(1, COMPUTING);
+  write_sums(sums, work.group);
+  sync_cluster();
+  write_outputs(p, work);
+  // Others have read this block's sums.
+  sync_cluster();
+}
+
+KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
+  __shared__ Shared shared;
+  if (threadIdx.x == 0) shared.init();
+  __syncthreads();
+
+  const Work work(p);
+  if (work.group < GROUPS) {
+    if (REALLOCATES) setmaxnreg_inc<COMPUTING_REGISTERS>();
+    compute(p, shared, work);
+  } else {
+    if (REALLOCATES) setmaxnreg_dec<LOADING_REGISTERS>();
+    if (threadIdx.x == COMPUTING) load(p, shared, work);
+    sync_cluster();
+    sync_cluster();
+  }
+}

@@ -1,0 +1,556 @@
+//! Host half of `kernels/gemm_swapped.cu`: tiles and rings by the format, blocks of a cluster
+//! by an estimate of clocks.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::contract::HostHalf;
+use super::formats::refuse_activations_scheme;
+use super::gemm_skinny::MatrixFormats;
+use super::plan::{Launch, Params, Plan};
+use super::refusal::{Refusal, refuse_unless};
+use super::tensor_map::TensorMap;
+use crate::format::DType;
+use crate::op::{Gemm, Problem};
+use crate::toolchain::{Arch, Defines, Target};
+use crate::weights;
+
+/// Fewest rows of activations: fewer fill less of the tensor cores' least tile, and
+/// `gemm_skinny` reads weights in longer runs.
+const LEAST_ROWS: u64 = 16;
+/// Most rows where weights are as activations: more are bound by the tensor cores.
+const MAX_ROWS: u64 = 256;
+/// Most rows of quantized weights, in tiles of up to [`MAX_ROWS`].
+const MAX_QUANTIZED_ROWS: u64 = 4096;
+/// Rows of activations that a block multiplies, with padding.
+const TOKENS: [u64; 6] = [16, 32, 64, 128, 192, 256];
+/// Warpgroups of a block that compute, and the rows of weights of each.
+const GROUPS: u32 = 2;
+const GROUP_ROWS: u32 = 64;
+/// Rows of weights of a block.
+const ROWS: u32 = GROUPS * GROUP_ROWS;
+/// Columns of a panel of activations: 128 bytes.
+const PANEL_COLUMNS: u32 = 64;
+/// Most stages; more would add bytes in flight beyond what DRAM can use.
+const MAX_STAGES: u32 = 12;
+/// Most blocks of a cluster that every GPU can launch.
+const MAX_SPLITS: u64 = 8;
+/// Shared memory that the kernel declares itself, rounded up to where its rings begin.
+const STATIC_SHARED_BYTES: u32 = 1024;
+
+/// Names of the tensor maps.
+const WEIGHTS: &str = "weights";
+const X: &str = "x";
+const SCALES: &str = "scales";
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct SwappedParams {
+    weights: [u8; 128],
+    x: [u8; 128],
+    scales: [u8; 128],
+    row_scales: u64,
+    y: u64,
+    m: u32,
+    n: u32,
+    units: u32,
+    token_tiles: u32,
+    splits: u32,
+    /// The kernel's struct is aligned as its tensor maps.
+    padding: [u32; 7],
+}
+
+/// Rough rates of an SM of an H100 per clock: enough to compare clusters of different sizes.
+mod nominal {
+    /// Multiply-adds of 16-bit operands on tensor cores.
+    pub const MULTIPLY_ADDS: f64 = 4096.0 / 2.0;
+    /// Bytes to and from shared memory.
+    pub const SHARED_BYTES: f64 = 128.0;
+    /// Bytes from L2, when all SMs load.
+    pub const L2_BYTES: f64 = 44.0;
+    /// Its share of the bytes from DRAM; other SMs can use what it leaves.
+    pub const DRAM_BYTES: f64 = 13.5;
+    /// Clocks of a load from DRAM under load.
+    pub const LATENCY: f64 = 1400.0;
+    /// Clocks before a launch's first and after its last unit.
+    pub const START_AND_END: f64 = 2500.0;
+    /// Clocks of adding the sums of a cluster, beside those of their bytes.
+    pub const CLUSTER: f64 = 1500.0;
+    /// Bytes of shared memory of other blocks.
+    pub const REMOTE_BYTES: f64 = 20.0;
+    /// SMs of a group that clusters do not leave (GPC); some groups have 18.
+    pub const GROUP_SMS: u64 = 16;
+    /// Clocks from one instruction of a warp to its next, where it converts.
+    pub const CLOCKS_PER_INSTRUCTION: f64 = 3.5;
+    /// Instructions that an SM issues at most, in practice.
+    pub const INSTRUCTIONS: f64 = 2.8;
+}
+
+/// How a block multiplies tiles of a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    w_dtype: DType,
+    /// Rows of activations, with padding.
+    tokens: u32,
+    /// Blocks that share an SM.
+    blocks_per_sm: u32,
+    threads: u32,
+    /// Units of weights in their ring.
+    weight_stages: u32,
+    /// Panels of activations in theirs.
+    x_stages: u32,
+    /// Dynamic shared memory.
+    shared_bytes: u32,
+}
+
+impl Tile {
+    /// For so many rows of activations, at most [`MAX_ROWS`], and weights in a format.
+    ///
+    /// Two blocks share an SM where registers allow, so that one streams while the other
+    /// begins or ends. Where the sums of 64 x 192 and more leave no registers for converted
+    /// weights, a whole warpgroup loads and gives its registers away.
+    fn new(rows: u64, w_dtype: DType, arch: Arch) -> Self {
+        let tokens =
+            TOKENS.into_iter().find(|tokens| *tokens >= rows).unwrap_or(MAX_ROWS) as u32;
+        let converts = w_dtype.bytes_of(2) < 4;
+        let blocks_per_sm =
+            if tokens <= 64 || (tokens <= 128 && !converts) { 2 } else { 1 };
+        let loading = if converts && tokens > 128 { 128 } else { 32 };
+        // A panel of two that are multiplied is still read while the next is waited for.
+        let x_stages = if converts { 4 } else { 3 };
+        let x_bytes = x_stages * 2 * tokens * PANEL_COLUMNS;
+        let share =
+            arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+        let of_stage = weight_bytes(w_dtype) + scale_bytes(w_dtype);
+        let weight_stages = ((share - x_bytes) / of_stage).min(MAX_STAGES);
+        // Sums are exchanged where the rings were.
+        let sums_bytes = 4 * tokens * (ROWS + 4);
+        Tile {
+            w_dtype,
+            tokens,
+            blocks_per_sm,
+            threads: GROUPS * 128 + loading,
+            weight_stages,
+            x_stages,
+            shared_bytes: (weight_stages * of_stage + x_bytes).max(sums_bytes),
+        }
+    }
+
+    /// Clocks of a unit: what an SM needs for one at least, and what a block needs that is
+    /// alone on its SM.
+    fn unit_clocks(&self) -> (f64, f64) {
+        let columns = stage_columns(self.w_dtype);
+        let tensor = f64::from(ROWS * self.tokens * columns) / nominal::MULTIPLY_ADDS / 2.0;
+        let x_bytes = 2 * self.tokens * columns;
+        let copied = f64::from(weight_bytes(self.w_dtype) + x_bytes);
+        // Every warpgroup reads the activations, and weights that are not converted.
+        let read = f64::from(weight_bytes(self.w_dtype) + GROUPS * x_bytes);
+        let instructions = self.instructions_of_warp();
+        let issue = f64::from(GROUPS * 4) * instructions / nominal::INSTRUCTIONS;
+        let busy = tensor
+            .max(copied / nominal::L2_BYTES)
+            .max((copied + read) / nominal::SHARED_BYTES)
+            .max(issue);
+        let latency = nominal::LATENCY / f64::from(self.weight_stages - 1);
+        let alone = latency.max(instructions * nominal::CLOCKS_PER_INSTRUCTION);
+        (busy, busy.max(alone))
+    }
+
+    /// Instructions of a warp for a unit: those of its 16 rows, of scaling its sums, and of
+    /// waiting.
+    fn instructions_of_warp(&self) -> f64 {
+        // Of 32 lanes for each of eight weights: loading and converting.
+        let of_eight = match self.w_dtype {
+            DType::Int4 => 15.0,
+            DType::Int8 | DType::Fp8E4m3 => 24.0,
+            _ => 0.0,
+        };
+        let converted = f64::from(16 * stage_columns(self.w_dtype)) / 8.0 / 32.0 * of_eight;
+        let scaled = if self.w_dtype == DType::Int4 { self.tokens / 2 } else { 0 };
+        converted + f64::from(scaled) + 80.0
+    }
+
+    /// Rough clocks of a problem with clusters of `splits` blocks.
+    fn clocks(&self, p: &Gemm, splits: u64, sms: u64) -> f64 {
+        let tiles = row_tiles(p) * token_tiles(p);
+        let resident = u64::from(self.blocks_per_sm);
+        let at_once =
+            (nominal::GROUP_SMS * resident / splits * sms / nominal::GROUP_SMS).max(1);
+        let waves = tiles.div_ceil(at_once);
+        let busiest = (tiles * splits).div_ceil(sms).min(resident) as f64;
+        let (busy, alone) = self.unit_clocks();
+        let units = units(p).div_ceil(splits);
+        let sm = (waves * units) as f64 * (busy * busiest).max(alone);
+        let bytes = Problem::Gemm(*p).work().bytes() as f64;
+        let dram = bytes / (nominal::DRAM_BYTES * sms as f64);
+        // Blocks that share an SM hide one another's ends.
+        let ends = if resident > 1 { 0.3 } else { 1.0 };
+        let later = (waves - 1) as f64 * ends * nominal::START_AND_END;
+        let add = if splits == 1 {
+            0.0
+        } else {
+            let sums = f64::from(4 * ROWS * self.tokens) / nominal::REMOTE_BYTES;
+            nominal::CLUSTER + sums * busiest
+        };
+        // The smaller overlaps with the larger, but not completely.
+        sm.max(dram) + 0.1 * sm.min(dram) + nominal::START_AND_END + later + add
+    }
+
+    /// The blocks of a cluster with which a problem takes the fewest clocks.
+    fn best_splits(&self, p: &Gemm, sms: u64) -> u64 {
+        (1..=MAX_SPLITS.min(units(p)))
+            .map(|splits| (splits, self.clocks(p, splits, sms)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or(1, |(splits, _)| splits)
+    }
+}
+
+/// Columns of a unit of weights: a line of memory of each row, or a group with a scale.
+fn stage_columns(w_dtype: DType) -> u32 {
+    match w_dtype {
+        DType::Int4 => weights::GROUP_COLUMNS as u32,
+        _ => (128 / w_dtype.bytes_of(1)) as u32,
+    }
+}
+
+/// Bytes of a block's weights of a unit.
+fn weight_bytes(w_dtype: DType) -> u32 {
+    w_dtype.bytes_of(u64::from(ROWS * stage_columns(w_dtype))) as u32
+}
+
+/// Bytes of its scales.
+fn scale_bytes(w_dtype: DType) -> u32 {
+    if w_dtype == DType::Int4 { 2 * ROWS } else { 0 }
+}
+
+fn row_tiles(p: &Gemm) -> u64 {
+    p.n.div_ceil(ROWS.into())
+}
+
+/// Blocks that divide the rows of activations.
+fn token_tiles(p: &Gemm) -> u64 {
+    p.m.div_ceil(MAX_ROWS)
+}
+
+/// Units of the columns.
+fn units(p: &Gemm) -> u64 {
+    p.k.div_ceil(stage_columns(p.w_dtype.dtype()).into())
+}
+
+/// A product of few rows, by warpgroups.
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct SwappedGemm {
+    p: Gemm,
+    formats: MatrixFormats,
+    tile: Tile,
+}
+
+impl HostHalf for SwappedGemm {
+    type Operation = Gemm;
+    const NAME: &'static str = "gemm_swapped";
+    const SOURCE: &'static str = include_str!("../../kernels/gemm_swapped.cu");
+    const MEMORY_BOUND: bool = true;
+
+    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+        let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
+        refuse_activations_scheme(p)?;
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has wgmma, not {arch}; use `gemm_skinny` or `gemm`")
+        })?;
+        let w_dtype = p.w_dtype.dtype();
+        let plain = w_dtype == p.dtype;
+        let most = if plain { MAX_ROWS } else { MAX_QUANTIZED_ROWS };
+        refuse_unless((LEAST_ROWS..=most).contains(&p.m), || {
+            format!(
+                "{LEAST_ROWS} to {most} rows with weights in {}, not m = {}; use {}",
+                p.w_dtype,
+                p.m,
+                if p.m < LEAST_ROWS { "`gemm_skinny`" } else { "`gemm`, or less" }
+            )
+        })?;
+        let blocks = row_tiles(p) * token_tiles(p) * MAX_SPLITS;
+        refuse_unless(blocks <= i32::MAX as u64, || {
+            format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
+        })?;
+        let tile = Tile::new(p.m.div_ceil(token_tiles(p)), w_dtype, arch);
+        Ok(SwappedGemm { p: *p, formats, tile })
+    }
+
+    fn defines(&self) -> Defines {
+        let tile = &self.tile;
+        self.formats
+            .defines()
+            .with("TOKENS", tile.tokens)
+            .with("GROUPS", GROUPS)
+            .with("THREADS", tile.threads)
+            .with("BLOCKS_PER_SM", tile.blocks_per_sm)
+            .with("WEIGHT_STAGES", tile.weight_stages)
+            .with("X_STAGES", tile.x_stages)
+            .with("SHARED_BYTES", tile.shared_bytes)
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let SwappedGemm { p, tile, .. } = *self;
+        let splits = tile.best_splits(&p, target.sms.into());
+        let blocks = row_tiles(&p) * token_tiles(&p) * splits;
+        let launch = Launch {
+            cluster: [splits as u32, 1, 1],
+            shared_bytes: tile.shared_bytes,
+            // All units but the one that is multiplied; blocks that divide rows read the same.
+            bytes_in_flight: u64::from(
+                (tile.weight_stages - 1) * weight_bytes(tile.w_dtype),
+            ) / token_tiles(&p),
+            ..Launch::new(
+                "gemm_swapped",
+                blocks as u32,
+                tile.threads,
+                params(p, tile, splits),
+            )
+        };
+        let busiest = units(&p).div_ceil(splits) * splits;
+        Plan {
+            tensor_maps: tensor_maps(&p, tile.tokens),
+            // Blocks that divide rows share what they read through L2.
+            extra_bytes: (token_tiles(&p) == 1).then_some(0),
+            imbalance: busiest as f64 / units(&p) as f64,
+            ..Plan::of(launch)
+        }
+    }
+}
+
+/// Weights in units of a block, activations in panels, and scales of groups.
+fn tensor_maps(p: &Gemm, tokens: u32) -> Vec<TensorMap> {
+    let w_dtype = p.w_dtype.dtype();
+    let map = |name, tensor, element_bytes, extents, strides_bytes, tile| TensorMap {
+        name,
+        tensor,
+        element_bytes,
+        extents,
+        strides_bytes,
+        tile,
+        swizzle_bytes: 128,
+    };
+    let panel = vec![PANEL_COLUMNS, tokens];
+    let mut maps = vec![map(X, "a", 2, vec![p.k, p.m], vec![2 * p.k], panel)];
+    if w_dtype == DType::Int4 {
+        // Tiles of 16 rows and 64 columns are 512 bytes, here in lines of 128.
+        let stripe_bytes = w_dtype.bytes_of(weights::TILE_ROWS * p.k);
+        let extents = vec![128, stripe_bytes / 128, p.n / weights::TILE_ROWS];
+        let stripes = ROWS / weights::TILE_ROWS as u32;
+        let tile = vec![128, stage_columns(w_dtype) / 16, stripes];
+        maps.push(map(WEIGHTS, "b", 1, extents, vec![128, stripe_bytes], tile));
+        let extents = vec![p.n, p.k / weights::GROUP_COLUMNS];
+        let scales = map(SCALES, "b_scales", 2, extents, vec![2 * p.n], vec![ROWS, 1]);
+        maps.push(TensorMap { swizzle_bytes: 0, ..scales });
+    } else {
+        let bytes = w_dtype.bytes_of(1);
+        let tile = vec![stage_columns(w_dtype), ROWS];
+        let strides = vec![bytes * p.k];
+        maps.push(map(WEIGHTS, "b", bytes as u32, vec![p.k, p.n], strides, tile));
+    }
+    maps
+}
+
+fn params(p: Gemm, tile: Tile, splits: u64) -> Params {
+    let has_row_scales = matches!(tile.w_dtype, DType::Fp8E4m3 | DType::Int8);
+    Params::of(move |bound| SwappedParams {
+        weights: bound.tensor_map(WEIGHTS).0,
+        x: bound.tensor_map(X).0,
+        scales: bound.tensor_map_or_unused(SCALES).0,
+        row_scales: if has_row_scales { bound.tensor("b_scales") } else { 0 },
+        y: bound.tensor("c"),
+        m: p.m as u32,
+        n: p.n as u32,
+        units: units(&p) as u32,
+        token_tiles: token_tiles(&p) as u32,
+        splits: splits as u32,
+        padding: [0; 7],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::{Bound, EncodedTensorMap, Kernel};
+
+    const FORMATS: [DType; 4] = [DType::Bf16, DType::Fp8E4m3, DType::Int8, DType::Int4];
+
+    fn problem(text: &str) -> String {
+        format!("gemm:{text}")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    fn plan_on_h100(text: &str) -> Plan {
+        plan::<SwappedGemm>(&problem(text), &h100())
+    }
+
+    fn tiles() -> impl Iterator<Item = Tile> {
+        let of_format =
+            |format| TOKENS.map(|tokens| Tile::new(tokens, format, Arch::SM_90));
+        FORMATS.into_iter().flat_map(of_format)
+    }
+
+    #[test]
+    fn rings_fit_and_cover_latency() {
+        for tile in tiles() {
+            let sm = Arch::SM_90.limits();
+            let block = tile.shared_bytes + STATIC_SHARED_BYTES;
+            assert!(block <= sm.shared_bytes_of_block(tile.blocks_per_sm), "{tile:?}");
+            // Activations of whole units, behind their weights.
+            let panels = stage_columns(tile.w_dtype) / PANEL_COLUMNS;
+            assert_eq!(tile.x_stages % panels, 0, "{tile:?}");
+            assert!(tile.x_stages / panels <= tile.weight_stages, "{tile:?}");
+            let barriers = 2 * 8 * (tile.weight_stages + tile.x_stages);
+            assert!(barriers <= STATIC_SHARED_BYTES, "{tile:?}");
+            // Twice what Little's law asks for on an H200.
+            let in_flight =
+                tile.blocks_per_sm * (tile.weight_stages - 1) * weight_bytes(tile.w_dtype);
+            assert!(in_flight >= 64 << 10, "{tile:?}: {in_flight}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_padded_to_the_next_tile() {
+        for m in LEAST_ROWS..=MAX_QUANTIZED_ROWS {
+            let p = operation(&problem("m=16,n=16,k=128,dtype=bf16,w_dtype=int4"));
+            let half = SwappedGemm::configure(&Gemm { m, ..p }, Arch::SM_90).unwrap();
+            let (tiles, tokens) = (token_tiles(&half.p), u64::from(half.tile.tokens));
+            assert!((tiles - 1) * tokens < m && m <= tiles * tokens, "{m}: {half:?}");
+            assert!(tokens < 2 * m.max(MAX_ROWS / tiles), "{m}: {tokens}");
+        }
+    }
+
+    #[test]
+    fn clusters_fill_the_gpu() {
+        for (text, splits) in [
+            ("m=16,n=4096,k=4096,dtype=bf16", 4),
+            ("m=64,n=4096,k=4096,dtype=bf16", 4),
+            ("m=64,n=8192,k=8192,dtype=bf16", 2),
+            ("m=64,n=8192,k=8192,dtype=bf16,w_dtype=int4", 4),
+            ("m=256,n=8192,k=8192,dtype=bf16", 2),
+            ("m=256,n=28672,k=8192,dtype=bf16", 1),
+            // No more blocks than units.
+            ("m=16,n=128,k=128,dtype=bf16,w_dtype=int4", 1),
+            ("m=16,n=128,k=64,dtype=bf16", 1),
+        ] {
+            let launch = &plan_on_h100(text).launches[0];
+            assert_eq!(launch.cluster, [splits, 1, 1], "{text}");
+            assert!(launch.grid[0].is_multiple_of(splits), "{text}");
+        }
+        for n in [4096, 5120, 7168, 8192, 14336, 28672] {
+            for m in [16, 64, 128, 256] {
+                let text = format!("m={m},n={n},k=8192,dtype=bf16");
+                let plan = plan_on_h100(&text);
+                assert!(plan.imbalance < 1.1, "{text}: {}", plan.imbalance);
+                assert!(plan.launches[0].grid[0] >= 112, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn narrow_weights_are_estimated_to_take_less_time() {
+        for m in [16, 64, 128, 256] {
+            let clocks = |format: DType| {
+                let text = format!("m={m},n=8192,k=8192,dtype=bf16,w_dtype={format}");
+                let p: Gemm = operation(&problem(&text));
+                let tile = Tile::new(m, format, Arch::SM_90);
+                tile.clocks(&p, tile.best_splits(&p, 132), 132)
+            };
+            let [plain, e4m3, int8, int4] = FORMATS.map(clocks);
+            assert!(e4m3 < plain && int8 < plain && int4 < e4m3, "{m}");
+            if m <= 64 {
+                assert!(2.0 * int4 < plain, "{m}: {int4} {plain}");
+            }
+        }
+    }
+
+    #[test]
+    fn configurations_do_not_depend_on_matrices() {
+        let options = |text: &str| options::<SwappedGemm>(&problem(text), Arch::SM_90);
+        let small = options("m=17,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(small, options("m=32,n=4096,k=8192,dtype=f16,w_dtype=int4"));
+        assert_eq!(
+            options("m=256,n=16,k=128,dtype=bf16,w_dtype=fp8_e4m3"),
+            "-DELEMENT_BF16=1 -DWEIGHT_E4M3=1 -DTOKENS=256 -DGROUPS=2 -DTHREADS=384 \
+             -DBLOCKS_PER_SM=1 -DWEIGHT_STAGES=6 -DX_STAGES=4 -DSHARED_BYTES=229376"
+        );
+    }
+
+    #[test]
+    fn maps_cut_units_and_panels() {
+        let maps = |text: &str| tensor_maps(&operation(&problem(text)), 32);
+        let shapes = |text| {
+            let shape =
+                |map: &TensorMap| (map.tensor, map.extents.clone(), map.tile.clone());
+            for map in maps(text) {
+                assert!(map.over(1 << 20).encode().is_ok(), "{text}: {map:?}");
+            }
+            maps(text).iter().map(shape).collect::<Vec<_>>()
+        };
+        let x = ("a", vec![384, 20], vec![64, 32]);
+        let plain = ("b", vec![384, 48], vec![64, 128]);
+        assert_eq!(shapes("m=20,n=48,k=384,dtype=bf16"), [x.clone(), plain]);
+        let bytes = ("b", vec![384, 48], vec![128, 128]);
+        assert_eq!(shapes("m=20,n=48,k=384,dtype=bf16,w_dtype=int8"), [x.clone(), bytes]);
+        // Three stripes of six tiles of four lines, and three groups.
+        let nibbles = ("b", vec![128, 24, 3], vec![128, 8, 8]);
+        let scales = ("b_scales", vec![48, 3], vec![128, 1]);
+        assert_eq!(shapes("m=20,n=48,k=384,dtype=bf16,w_dtype=int4"), [x, nibbles, scales]);
+    }
+
+    #[test]
+    fn only_tiles_of_tokens_read_weights_again() {
+        let extra = |text| plan_on_h100(text).extra_bytes;
+        assert_eq!(extra("m=256,n=8192,k=8192,dtype=bf16"), Some(0));
+        assert_eq!(extra("m=257,n=8192,k=8192,dtype=bf16,w_dtype=int8"), None);
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let plan = plan_on_h100("m=300,n=48,k=256,dtype=f16,w_dtype=int8");
+        let mut bound = Bound::new(1, 0, [("a", 1), ("b", 2), ("b_scales", 3), ("c", 4)]);
+        for (byte, name) in [(1, WEIGHTS), (2, X)] {
+            bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
+        }
+        let bytes = plan.launches[0].params.bytes(&bound);
+        assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 0));
+        let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..400]);
+        assert_eq!(addresses, [3, 4]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..420]);
+        assert_eq!(words, [300, 48, 2, 2, plan.launches[0].cluster[0]]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        for (text, says) in [
+            ("m=16,n=1,k=8,dtype=f32", "dtype = bf16 or f16, not f32"),
+            ("m=15,n=1,k=8,dtype=f16", "not m = 15; use `gemm_skinny`"),
+            ("m=257,n=1,k=8,dtype=f16", "16 to 256 rows"),
+            ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "16 to 4096 rows"),
+            ("m=16,n=1,k=12,dtype=f16", "multiples of 8, not 12; use 16"),
+        ] {
+            let refusal = refusal::<SwappedGemm>(&problem(text), Arch::SM_90);
+            assert!(refusal.contains(says), "{text}: {refusal}");
+        }
+        let usual = problem("m=64,n=1,k=8,dtype=f16");
+        assert!(configured::<SwappedGemm>(&usual, Arch::SM_90).is_ok());
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<SwappedGemm>(&usual, arch);
+            assert!(refusal.contains("sm_90a, which has wgmma"), "{refusal}");
+        }
+        // Which is the default between the others.
+        let default = |text: &str| {
+            let problem = problem(text).parse().unwrap();
+            Kernel::for_problem(&problem, Arch::SM_90).unwrap().kernel.name
+        };
+        assert_eq!(default("m=15,n=64,k=64,dtype=f16"), "gemm_skinny");
+        assert_eq!(default("m=16,n=64,k=64,dtype=f16"), "gemm_swapped");
+        assert_eq!(default("m=256,n=64,k=64,dtype=f16"), "gemm_swapped");
+        assert_eq!(default("m=257,n=64,k=64,dtype=f16"), "gemm");
+    }
+}
