@@ -389,7 +389,12 @@ const CODE: &[Check] = &[
         ],
     ),
     ("gemm_wgmma", "CLUSTER=2", "gemm_wgmma", &["UTMALDG.2D.MULTICAST"]),
-    ("gemm_wgmma", "TILE_M=128 TILE_N=256", "gemm_wgmma", &["HGMMA.64x256x16.F32"]),
+    (
+        "gemm_wgmma",
+        "OPERAND_BYTES=2 TILE_M=128 TILE_N=256",
+        "gemm_wgmma",
+        &["HGMMA.64x256x16.F32"],
+    ),
     ("gemm_wgmma", "MULTIPLIED=Int8", "gemm_wgmma", &["IGMMA.S8.S8", "I2FP.F32.S32"]),
     ("gemm_wgmma", "MULTIPLIED=E4m3", "gemm_wgmma", &["QGMMA.64x128x32.F32.E4M3.E4M3"]),
     (
