@@ -16,14 +16,16 @@
 // their own: they come from DRAM and need many bytes in flight. Activations, which come from
 // L2, arrive in panels of 64 columns in another one. Weights of 16 bits are multiplied as
 // they lie. Smaller ones are loaded and converted into the registers of the left operand,
-// one panel while the products of the panel before run. A scale group is summed separately
-// and its sums are scaled in f32; scales of rows are applied at the end.
+// one panel while the products of the panel before run. With 4 bits sums are kept in units of
+// the scales of a group: before the products of the next group they are changed to its
+// scales, in f32. That takes as many instructions as adding the scaled sums of each group,
+// and half as many registers. Scales of rows are applied at the end.
 //
 // With 256 tokens a unit takes the tensor cores about as long as it takes memory in 16 bits,
 // so smaller weights are then bound by the tensor cores and not by memory.
 //
 // Launch: a cluster of `splits` blocks for each tile, THREADS threads, SHARED_BYTES of dynamic
-// shared memory. `a` is read through L2 by every tile.
+// shared memory. Every block has at least one unit.
 #include "mbarrier.cuh"
 #include "weights.cuh"
 #include "wgmma.cuh"

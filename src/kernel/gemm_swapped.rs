@@ -14,10 +14,13 @@ use crate::op::{Gemm, Problem};
 use crate::toolchain::{Arch, Defines, Target};
 use crate::weights;
 
-/// Fewest rows of activations: fewer fill less of the tensor cores' least tile, and
-/// `gemm_skinny` reads weights in longer runs.
+/// Fewest rows of activations. Fewer are `gemm_skinny`'s, which pads them to 8. From here on
+/// both pad alike, and `gemm_skinny` has the disadvantages: partial sums go through memory,
+/// and all warps of a block wait for one another at every stage.
 const LEAST_ROWS: u64 = 16;
-/// Most rows where weights are as activations: more are bound by the tensor cores.
+/// Most rows where weights are as activations. With more, tiles no longer have all rows, and
+/// the tensor cores bind: 256 rows of 64 columns and 128 weights take them 1024 clocks, and
+/// the memory of an H100 1200 of its SM's share.
 const MAX_ROWS: u64 = 256;
 /// Most rows of quantized weights, in tiles of up to [`MAX_ROWS`].
 const MAX_QUANTIZED_ROWS: u64 = 4096;
