@@ -104,8 +104,9 @@ fn best_shape(p: &PrefillAttention, arch: Arch) -> PrefillShape {
 
 /// Query heads that run together: whole groups, as many as have keys and
 /// values that fit.
-fn section(p: &PrefillAttention) -> u64 {
-    let bytes = 2 * p.context() * p.head_dim * p.kv_dtype.dtype().bytes();
+pub(super) fn section(p: &PrefillAttention) -> u64 {
+    let widths = p.head_dim + p.v_head_dim;
+    let bytes = p.context() * widths * p.kv_dtype.dtype().bytes();
     let groups = (SECTION_BYTES / bytes).clamp(1, p.batch * p.kv_heads);
     groups * p.group()
 }

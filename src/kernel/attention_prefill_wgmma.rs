@@ -1,0 +1,296 @@
+//! Host half of `kernels/attention_prefill_wgmma.cu`.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::attention_prefill::section;
+use super::contract::HostHalf;
+use super::formats::element;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, supports};
+use super::split_kv::log2_scale;
+use super::tensor_map::TensorMap;
+use crate::op::PrefillAttention;
+use crate::quant::Quant;
+use crate::toolchain::{Arch, Defines, Target};
+
+/// Rows of a warpgroup.
+const GROUP_ROWS: u64 = 64;
+/// Columns of a panel, and of a box: 128 bytes.
+const PANEL_COLUMNS: u64 = 64;
+/// Bytes of a row of a panel.
+const PANEL_ROW_BYTES: u64 = 128;
+/// What an item costs a block beside its tiles, in tiles: the first softmax and the last
+/// product overlap with nothing of their own warpgroup.
+const OVERHEAD: u64 = 1;
+/// Most keys, and most new tokens: kernels count them in 32 bits, with room for tiles
+/// beyond the end.
+const MAX_COUNT: u64 = 1 << 30;
+/// The work list.
+const WORK: &str = "work";
+/// Names of the tensor maps: those of their tensors.
+const QUERIES: &str = "q";
+const KEYS: &str = "k";
+const VALUES: &str = "v";
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PrefillWgmmaParams {
+    q: [u8; 128],
+    k: [u8; 128],
+    v: [u8; 128],
+    o: u64,
+    work: u64,
+    new_tokens: u32,
+    context: u32,
+    reach: u32,
+    window: u32,
+    scale: f32,
+    unused: [u32; 7],
+}
+
+/// `Item` of the kernel: rows of one head, as many as a block computes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Item {
+    head: u32,
+    kv_head: u32,
+    token: u32,
+    next: u32,
+}
+
+/// The tiles of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    /// Warpgroups that compute, of 64 rows each.
+    consumers: u64,
+    /// Keys of a tile.
+    keys: u64,
+    /// Tiles of keys, and of values, in shared memory.
+    stages: u64,
+    /// Whether warpgroups start products in turns.
+    turns: bool,
+}
+
+impl Shape {
+    /// The largest tiles that registers and shared memory allow. Without a mask, wide ones
+    /// save waits; with one they would compute more scores that are masked.
+    const fn of(p: &PrefillAttention) -> Option<Self> {
+        let (consumers, keys, stages) = match (p.head_dim, p.v_head_dim) {
+            (64, 64) => (3, 128, 4),
+            (96, 96) | (128, 128) if p.causal => (2, 128, 2),
+            (96, 96) | (128, 128) => (2, 176, 2),
+            (192, 128) => (2, 128, 2),
+            (256, 256) => (2, 80, 2),
+            _ => return None,
+        };
+        Some(Shape { consumers, keys, stages, turns: true })
+    }
+
+    /// Rows of a block.
+    const fn rows(&self) -> u64 {
+        self.consumers * GROUP_ROWS
+    }
+
+    /// Threads of a block: one further warpgroup copies.
+    const fn threads(&self) -> u32 {
+        (self.consumers as u32 + 1) * 128
+    }
+
+    /// Of the tiles of queries, keys and values.
+    fn shared_bytes(&self, p: &PrefillAttention) -> u64 {
+        let q_bytes = self.rows() * row_bytes(p.head_dim);
+        q_bytes + self.stages * self.tile_bytes(p)
+    }
+
+    /// Of a tile of keys and one of values.
+    fn tile_bytes(&self, p: &PrefillAttention) -> u64 {
+        self.keys * (row_bytes(p.head_dim) + row_bytes(p.v_head_dim))
+    }
+
+    /// Tiles that the rows of a block attend to, the first of them being `token`.
+    fn tiles(&self, p: &PrefillAttention, token: u64) -> u64 {
+        let last = (token + self.rows()).min(p.new_tokens) - 1;
+        let (begin, end) = (p.attended(token).start, p.attended(last).end);
+        end.div_ceil(self.keys) - begin / self.keys
+    }
+}
+
+/// Bytes of a row of panels in shared memory.
+const fn row_bytes(columns: u64) -> u64 {
+    columns.div_ceil(PANEL_COLUMNS) * PANEL_ROW_BYTES
+}
+
+/// What blocks compute, and in which order.
+#[derive(Debug)]
+struct Division {
+    /// The first items of all blocks in order, then the further ones.
+    items: Vec<Item>,
+    blocks: u32,
+    /// Work of the busiest block over that of the mean block.
+    imbalance: f64,
+}
+
+impl Division {
+    /// Gives each item to the block that is free first. Heads whose keys and values fit in
+    /// L2 come together, those of one KV head side by side; among them the last tokens come
+    /// first, since with a causal mask they attend to the most keys.
+    fn new(p: &PrefillAttention, shape: &Shape, most_blocks: u32) -> Self {
+        let heads = p.batch * p.q_heads;
+        let row_tiles = p.new_tokens.div_ceil(shape.rows());
+        let blocks = u64::from(most_blocks).min(heads * row_tiles) as u32;
+        let mut free: BinaryHeap<_> = (0..blocks).map(|block| Reverse((0, block))).collect();
+        let mut items: Vec<Item> = Vec::with_capacity((heads * row_tiles) as usize);
+        let mut last_of_block = vec![0; blocks as usize];
+        let (mut all, mut busiest) = (0, 0);
+        let together = section(p);
+        for first in (0..heads).step_by(together as usize) {
+            for tile in (0..row_tiles).rev() {
+                let token = tile * shape.rows();
+                let cost = shape.tiles(p, token) + OVERHEAD;
+                for head in first..heads.min(first + together) {
+                    let Reverse((busy, block)) = free.pop().expect("there are blocks");
+                    free.push(Reverse((busy + cost, block)));
+                    (all, busiest) = (all + cost, (busy + cost).max(busiest));
+                    let at = items.len() as u32;
+                    items.push(Item {
+                        head: head as u32,
+                        kv_head: (head / p.group()) as u32,
+                        token: token as u32,
+                        next: 0,
+                    });
+                    if at >= blocks {
+                        items[last_of_block[block as usize] as usize].next = at;
+                    }
+                    last_of_block[block as usize] = at;
+                }
+            }
+        }
+        let imbalance = (busiest * u64::from(blocks)) as f64 / all as f64;
+        Division { items, blocks, imbalance }
+    }
+}
+
+/// Attention of many new tokens, with wgmma.
+pub(super) struct AttentionPrefillWgmma {
+    p: PrefillAttention,
+    /// The macro that chooses the format.
+    element: &'static str,
+    shape: Shape,
+}
+
+impl HostHalf for AttentionPrefillWgmma {
+    type Operation = PrefillAttention;
+    const NAME: &'static str = "attention_prefill_wgmma";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_prefill_wgmma.cu");
+    const MEMORY_BOUND: bool = false;
+
+    fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has wgmma, not {arch}; use `attention_prefill`")
+        })?;
+        let element = element(p.dtype).ok_or_else(|| {
+            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        })?;
+        refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
+            format!(
+                "kv_dtype = dtype, not {} with dtype = {}; use {1}",
+                p.kv_dtype, p.dtype
+            )
+        })?;
+        let shape = Shape::of(p).ok_or_else(|| {
+            supports(format!(
+                "head_dim = 64, 96, 128 or 256, and 192 with v_head_dim = 128, not {} with {}; \
+                 use one of those",
+                p.head_dim, p.v_head_dim
+            ))
+        })?;
+        refuse_unless(p.context() <= MAX_COUNT, || {
+            format!("contexts up to {MAX_COUNT}, not {}; use shorter ones", p.context())
+        })?;
+        let heads = p.batch * p.q_heads;
+        refuse_unless(heads * p.new_tokens.div_ceil(shape.rows()) <= MAX_COUNT, || {
+            format!("up to {MAX_COUNT} heads and rows of them; use a smaller batch")
+        })?;
+        Ok(AttentionPrefillWgmma { p: *p, element, shape })
+    }
+
+    fn defines(&self) -> Defines {
+        let AttentionPrefillWgmma { p, element, shape } = self;
+        Defines::new()
+            .with(element, 1)
+            .with("HEAD_DIM", p.head_dim)
+            .with("V_HEAD_DIM", p.v_head_dim)
+            .with("CONSUMERS", shape.consumers)
+            .with("THREADS", shape.threads())
+            .with("KEYS", shape.keys)
+            .with("STAGES", shape.stages)
+            .with("TURNS", u32::from(shape.turns))
+            .with("SHARED_BYTES", shape.shared_bytes(p))
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let AttentionPrefillWgmma { p, ref shape, .. } = *self;
+        let division = Division::new(&p, shape, target.sms);
+        let launch = Launch::new(
+            "attention_prefill_wgmma",
+            division.blocks,
+            shape.threads(),
+            params(p),
+        );
+        Plan {
+            scratch: vec![Scratch::of(WORK, &division.items)],
+            tensor_maps: tensor_maps(&p, shape),
+            // Blocks of rows read keys and values again, through L2 where they fit.
+            extra_bytes: None,
+            imbalance: division.imbalance,
+            ..Plan::of(Launch {
+                shared_bytes: shape.shared_bytes(&p) as u32,
+                // All stages but those that are multiplied.
+                bytes_in_flight: (shape.stages - 1) * shape.tile_bytes(&p),
+                ..launch
+            })
+        }
+    }
+}
+
+/// The queries in boxes of a block's rows; keys and values in boxes of a tile.
+fn tensor_maps(p: &PrefillAttention, shape: &Shape) -> Vec<TensorMap> {
+    let map = |name, columns: u64, rows, heads, tile_rows| {
+        let row_bytes = columns * p.dtype.bytes();
+        TensorMap {
+            name,
+            tensor: name,
+            element_bytes: p.dtype.bytes() as u32,
+            extents: vec![columns, rows, heads],
+            strides_bytes: vec![row_bytes, rows * row_bytes],
+            tile: vec![PANEL_COLUMNS as u32, tile_rows as u32, 1],
+            swizzle_bytes: 128,
+        }
+    };
+    let kv_heads = p.batch * p.kv_heads;
+    vec![
+        map(QUERIES, p.head_dim, p.new_tokens, p.batch * p.q_heads, shape.rows()),
+        map(KEYS, p.head_dim, p.context(), kv_heads, shape.keys),
+        map(VALUES, p.v_head_dim, p.context(), kv_heads, shape.keys),
+    ]
+}
+
+fn params(p: PrefillAttention) -> Params {
+    Params::of(move |bound| PrefillWgmmaParams {
+        q: bound.tensor_map(QUERIES).0,
+        k: bound.tensor_map(KEYS).0,
+        v: bound.tensor_map(VALUES).0,
+        o: bound.tensor("o"),
+        work: bound.scratch(WORK),
+        new_tokens: p.new_tokens as u32,
+        context: p.context() as u32,
+        reach: p.attended(0).end as u32,
+        window: if p.window == 0 { u32::MAX } else { p.window.min(MAX_COUNT) as u32 },
+        scale: log2_scale(p.head_dim),
+        unused: [0; 7],
+    })
+}
