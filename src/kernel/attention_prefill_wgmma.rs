@@ -142,7 +142,8 @@ impl Division {
         let heads = p.batch * p.q_heads;
         let row_tiles = p.new_tokens.div_ceil(shape.rows());
         let blocks = u64::from(most_blocks).min(heads * row_tiles) as u32;
-        let mut free: BinaryHeap<_> = (0..blocks).map(|block| Reverse((0, block))).collect();
+        let mut free: BinaryHeap<_> =
+            (0..blocks).map(|block| Reverse((0, block))).collect();
         let mut items: Vec<Item> = Vec::with_capacity((heads * row_tiles) as usize);
         let mut last_of_block = vec![0; blocks as usize];
         let (mut all, mut busiest) = (0, 0);
@@ -293,4 +294,154 @@ fn params(p: PrefillAttention) -> Params {
         scale: log2_scale(p.head_dim),
         unused: [0; 7],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::EncodedTensorMap;
+    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::split_kv::bound_in_order;
+
+    fn problem(rest: &str) -> String {
+        format!("prefill_attention:{rest}")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    const WIDTHS: [(u64, u64); 5] =
+        [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)];
+
+    #[test]
+    fn a_block_fits_an_sm() {
+        // What the kernel declares itself, rounded up to where a tile may begin.
+        let most = Arch::SM_90.limits().shared_bytes_of_block(1) - 1024;
+        for (width, v_width) in WIDTHS {
+            for causal in [true, false] {
+                let p = operation(&problem(&format!(
+                    "batch=1,new_tokens=128,q_heads=1,kv_heads=1,head_dim={width},\
+                     v_head_dim={v_width},dtype=bf16,causal={causal}"
+                )));
+                let shape = Shape::of(&p).unwrap();
+                let bytes = shape.shared_bytes(&p);
+                assert!(bytes <= most.into(), "{bytes} for {p:?}");
+                // Panels begin where their swizzle does.
+                assert!((shape.keys * PANEL_ROW_BYTES).is_multiple_of(1024));
+            }
+        }
+    }
+
+    fn division(rest: &str, blocks: u32) -> Division {
+        let p = operation(&problem(rest));
+        Division::new(&p, &Shape::of(&p).unwrap(), blocks)
+    }
+
+    #[test]
+    fn items_are_all_rows_once_and_linked_by_blocks() {
+        let rest = "batch=3,prefix=10,new_tokens=300,q_heads=6,kv_heads=2,head_dim=128,\
+                    dtype=bf16";
+        let Division { items, blocks, imbalance } = division(rest, 7);
+        assert_eq!((items.len(), blocks), (3 * 6 * 3, 7));
+        assert!((1.0..1.1).contains(&imbalance), "{imbalance}");
+        let mut seen: Vec<(u32, u32)> = Vec::new();
+        for block in 0..blocks {
+            let mut at = block;
+            loop {
+                let item = items[at as usize];
+                assert_eq!(item.kv_head, item.head / 3);
+                seen.push((item.head, item.token));
+                assert!(item.next == 0 || item.next >= blocks && item.next > at);
+                at = item.next;
+                if at == 0 {
+                    break;
+                }
+            }
+        }
+        seen.sort_unstable();
+        let all: Vec<_> =
+            (0..18).flat_map(|head| [0, 128, 256].map(|token| (head, token))).collect();
+        assert_eq!(seen, all);
+        // The last tokens first, the heads of a KV head side by side.
+        assert_eq!((items[0].head, items[0].token), (0, 256));
+        assert_eq!((items[1].head, items[1].token), (1, 256));
+    }
+
+    #[test]
+    fn no_block_has_items_without_need() {
+        let few = "batch=1,new_tokens=10,q_heads=4,kv_heads=4,head_dim=64,dtype=f16";
+        assert_eq!(division(few, 132).blocks, 4);
+        for rest in ["batch=16,new_tokens=1024", "batch=1,new_tokens=16384"] {
+            let rest = format!("{rest},q_heads=32,kv_heads=8,head_dim=128,dtype=bf16");
+            let imbalance = division(&rest, 132).imbalance;
+            assert!(imbalance < 1.03, "{rest}: {imbalance}");
+        }
+    }
+
+    #[test]
+    fn a_window_leaves_out_tiles() {
+        let tiles = |rest: &str, token| {
+            let p = operation(&problem(&format!(
+                "batch=1,prefix=1000,new_tokens=256,q_heads=1,kv_heads=1,head_dim=128,\
+                 dtype=bf16,{rest}"
+            )));
+            Shape::of(&p).unwrap().tiles(&p, token)
+        };
+        // Keys up to 1127, and up to 1255.
+        assert_eq!((tiles("causal=true", 0), tiles("causal=true", 128)), (9, 10));
+        assert_eq!(tiles("causal=false", 0), 1256_u64.div_ceil(176));
+        // From 1001 - 100 on.
+        assert_eq!(tiles("window=100", 0), 2);
+        assert_eq!(tiles("window=5000", 0), 9);
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let problem = problem(
+            "batch=2,prefix=100,new_tokens=130,q_heads=6,kv_heads=2,head_dim=192,\
+             v_head_dim=128,dtype=bf16,window=50",
+        );
+        let plan = plan::<AttentionPrefillWgmma>(&problem, &h100());
+        let launch = &plan.launches[0];
+        // Two tiles of rows of twelve heads.
+        assert_eq!((launch.grid, launch.block), ([24, 1, 1], [384, 1, 1]));
+        assert_eq!(launch.shared_bytes, 128 * 384 + 2 * 128 * (384 + 256));
+        let maps: Vec<_> = plan.tensor_maps.iter().map(|map| &map.extents[..]).collect();
+        assert_eq!(maps, [&[192, 130, 12][..], &[192, 230, 4], &[128, 230, 4]]);
+        assert!(plan.tensor_maps.iter().all(|map| map.tile == [64, 128, 1]));
+        let mut bound = bound_in_order(&["k", "v", "q", "o"]).with_scratch([(WORK, 5)]);
+        for (byte, name) in [(1, QUERIES), (2, KEYS), (3, VALUES)] {
+            bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
+        }
+        let bytes = launch.params.bytes(&bound);
+        assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..]);
+        assert_eq!(words[..8], [4, 0, 5, 0, 130, 230, 101, 50]);
+        let scale = f32::from_bits(words[8]);
+        assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let of = "batch=1,new_tokens=4,q_heads=1,kv_heads=1";
+        for (rest, says) in [
+            ("head_dim=64,dtype=f32", "dtype = bf16 or f16, not f32"),
+            ("head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3", "use bf16"),
+            ("head_dim=80,dtype=bf16", "not 80 with 80"),
+            ("head_dim=128,v_head_dim=64,dtype=bf16", "not 128 with 64"),
+            ("prefix=2000000000,head_dim=64,dtype=f16", "contexts up to 1073741824"),
+        ] {
+            let problem = problem(&format!("{of},{rest}"));
+            let refusal = refusal::<AttentionPrefillWgmma>(&problem, Arch::SM_90);
+            assert!(refusal.contains(says), "{refusal}");
+        }
+        let usual = problem(&format!("{of},head_dim=128,dtype=bf16"));
+        assert!(configured::<AttentionPrefillWgmma>(&usual, Arch::SM_90).is_ok());
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<AttentionPrefillWgmma>(&usual, arch);
+            assert!(refusal.contains("use `attention_prefill`"), "{refusal}");
+        }
+    }
 }
