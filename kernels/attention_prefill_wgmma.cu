@@ -4,8 +4,10 @@
 // al., "FlashAttention-3", 2024.
 //
 // Q is [head][token][HEAD_DIM], O the same with V_HEAD_DIM, where heads are numbered across
-// requests; K and V are [KV head][key][HEAD_DIM and V_HEAD_DIM]. New token r attends to the
-// keys up to number r + reach, or the last `window` of them.
+// requests; K and V are [KV head][key][HEAD_DIM and V_HEAD_DIM], or [page][KV head of a
+// request][key of the page][...] with either order of head and key, where [request][page of
+// the request] is the page table. New token r attends to the keys up to number r + reach, or
+// the last `window` of them.
 //
 // A block computes ROWS tokens of a head at a time, 64 in each of CONSUMERS warpgroups, over
 // tiles of KEYS keys from the last one to the first, so that those to be masked come first.
@@ -45,6 +47,12 @@ constexpr u32 COMPUTING = CONSUMERS * WARPGROUP;  // threads
 constexpr u32 GROUP_ROWS = 64;
 constexpr u32 ROWS = CONSUMERS * GROUP_ROWS;
 
+// Keys and values of a tile are one box, or several where pages are smaller than tiles.
+constexpr bool PAGED = PAGE_SIZE != 0;
+constexpr u32 PAGE_KEYS = PAGED ? PAGE_SIZE : KEYS;
+constexpr u32 BOX = min_of<u32>(PAGE_KEYS, KEYS);
+constexpr u32 BOXES = KEYS / BOX;
+
 constexpr u32 PANEL_COLUMNS = 64;
 constexpr u32 ROW_BYTES = PANEL_COLUMNS * sizeof(u16);
 constexpr u32 PANELS = ceil_div<u32>(HEAD_DIM, PANEL_COLUMNS);
@@ -61,13 +69,16 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS_OF_PANEL = PANEL_COLUMNS / STEP;
 
 // Registers of a thread by role; together as many as the block was launched with.
-constexpr u32 COMPUTING_REGISTERS = CONSUMERS == 2 ? 240 : 160;
-constexpr u32 COPYING_REGISTERS = CONSUMERS == 2 ? 24 : 32;
+// To copy pages takes more of them.
+constexpr u32 COMPUTING_REGISTERS = CONSUMERS == 3 ? 160 : PAGED ? 232 : 240;
+constexpr u32 COPYING_REGISTERS = CONSUMERS == 3 ? 32 : PAGED ? 40 : 24;
 
 static_assert(THREADS == COMPUTING + WARPGROUP, "one warpgroup copies, the others compute");
 static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are divided among these");
 static_assert(KEYS % STEP == 0, "products take 16 keys at a time");
 static_assert(HEAD_DIM % STEP == 0 && V_HEAD_DIM % STEP == 0, "and 16 columns");
+static_assert(KEYS % BOX == 0 && PAGE_KEYS % BOX == 0, "boxes tile tiles and pages");
+static_assert(BOX * ROW_BYTES % ATOM_BYTES == 0, "boxes begin where swizzles do");
 static_assert(SHARED_BYTES == Q_BYTES + STAGES * (K_BYTES + V_BYTES), "the host reserves these");
 
 // --- Parameters ------------------------------------------------------------
@@ -82,15 +93,18 @@ struct alignas(16) Item {
 
 struct Params {
   TensorMap q;  // columns, tokens, heads
-  TensorMap k;  // columns, keys, KV heads
+  TensorMap k;  // columns, keys, KV heads; or keys of a page, KV heads of a request, pages
   TensorMap v;
   u16 *o;
   const Item *work;  // item number b is the first of block b
+  const u32 *page_table;  // null where keys and values are contiguous
   u32 new_tokens;
   u32 context;  // keys of a KV head
   u32 reach;    // token r attends to keys before min(context, r + reach)
   u32 window;   // and only to so many of them
-  float scale;  // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
+  u32 kv_heads;       // of a request
+  u32 request_pages;  // entries of its page table
+  float scale;        // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
 };
 
 // Keys that a token attends to.
@@ -172,27 +186,60 @@ struct Copier {
   Turn v = {0};
   u32 items = 0;
 
-  // Copies `panels` panels of the rows from `row` on.
-  template <u32 panels, u32 panel_bytes>
-  DEVICE void panels_of(const TensorMap &map, u32 to, u32 row, u32 head, u64 &full) const {
-    mbarrier_arrive_expect_tx(shared_address(&full), panels * panel_bytes);
+  // Copies the queries of an item.
+  DEVICE void queries(const Item &item) const {
+    const u32 full = shared_address(&shared.q_full);
+    mbarrier_arrive_expect_tx(full, Q_BYTES);
 #pragma unroll
-    for (u32 panel = 0; panel < panels; ++panel)
-      cp_async_bulk_tensor_3d_load(to + panel * panel_bytes, map, panel * PANEL_COLUMNS, row, head,
-                                   shared_address(&full));
+    for (u32 panel = 0; panel < PANELS; ++panel)
+      cp_async_bulk_tensor_3d_load(shared_address(tiles) + panel * Q_PANEL_BYTES, p.q,
+                                   panel * PANEL_COLUMNS, item.token, item.head, full);
+  }
+
+  // Copies a tile of keys, or of values, to `to` when it is `empty`. Of the pages of a
+  // request only those that it has are copied.
+  template <u32 panels>
+  DEVICE void copy_tile(const TensorMap &map, const Item &item, u32 tile, u32 to, Turn turn,
+                        u64 &empty, u64 &full_barrier) const {
+    const u32 first = tile * KEYS, full = shared_address(&full_barrier);
+    const u32 boxes = PAGED ? min_of(BOXES, ceil_div(p.context - first, BOX)) : 1;
+    u32 page[BOXES] = {};
+    if (PAGED) {
+#pragma unroll
+      for (u32 i = 0; i < BOXES; ++i)
+        if (i < boxes)
+          page[i] = ld_global_nc_u32(p.page_table +
+                                     u64(item.kv_head / p.kv_heads) * p.request_pages +
+                                     (first + i * BOX) / PAGE_KEYS);
+    }
+    wait(shared_address(&empty), turn.parity() ^ 1);
+    mbarrier_arrive_expect_tx(full, boxes * panels * BOX * ROW_BYTES);
+#pragma unroll
+    for (u32 i = 0; i < BOXES; ++i) {
+      if (i >= boxes) break;
+      const u32 at = to + i * BOX * ROW_BYTES;
+#pragma unroll
+      for (u32 panel = 0; panel < panels; ++panel) {
+        if (PAGED)
+          cp_async_bulk_tensor_4d_load(at + panel * KV_PANEL_BYTES, map, panel * PANEL_COLUMNS,
+                                       (first + i * BOX) % PAGE_KEYS, item.kv_head % p.kv_heads,
+                                       page[i], full);
+        else
+          cp_async_bulk_tensor_3d_load(at + panel * KV_PANEL_BYTES, map, panel * PANEL_COLUMNS,
+                                       first, item.kv_head, full);
+      }
+    }
   }
 
   DEVICE void next_keys(const Item &item, u32 tile) {
-    wait(shared_address(&shared.k_empty[k.stage()]), k.parity() ^ 1);
-    panels_of<PANELS, KV_PANEL_BYTES>(p.k, k.keys(), tile * KEYS, item.kv_head,
-                                      shared.k_full[k.stage()]);
+    copy_tile<PANELS>(p.k, item, tile, k.keys(), k, shared.k_empty[k.stage()],
+                      shared.k_full[k.stage()]);
     ++k.number;
   }
 
   DEVICE void next_values(const Item &item, u32 tile) {
-    wait(shared_address(&shared.v_empty[v.stage()]), v.parity() ^ 1);
-    panels_of<V_PANELS, KV_PANEL_BYTES>(p.v, v.values(), tile * KEYS, item.kv_head,
-                                        shared.v_full[v.stage()]);
+    copy_tile<V_PANELS>(p.v, item, tile, v.values(), v, shared.v_empty[v.stage()],
+                        shared.v_full[v.stage()]);
     ++v.number;
   }
 
@@ -210,8 +257,7 @@ struct Copier {
     next_keys(item, tile);
     wait_for_queries();
     shared.item = item;
-    panels_of<PANELS, Q_PANEL_BYTES>(p.q, shared_address(tiles), item.token, item.head,
-                                     shared.q_full);
+    queries(item);
     for (; tile > all.begin; --tile) {
       next_keys(item, tile - 1);
       next_values(item, tile);
@@ -379,6 +425,23 @@ struct Consumer {
     wait(shared_address(&shared.v_full[of.stage()]), of.parity());
   }
 
+  // Clears the values of an item's last tile after the context, where its last page ends
+  // later or was not copied: memory there may hold NaN, which a weight of zero does not
+  // cancel. The warpgroups share the work.
+  DEVICE void clear_values(u32 tile) const {
+    const u32 begin = p.context - tile * KEYS;
+    if (!PAGED || begin >= KEYS) return;
+    wait_for_values(turn);
+    constexpr u32 chunks = ROW_BYTES / sizeof(Words4);
+    const u32 to = turn.values() + threadIdx.x % chunks * sizeof(Words4);
+    for (u32 row = begin + threadIdx.x / chunks; row < KEYS; row += COMPUTING / chunks)
+#pragma unroll
+      for (u32 panel = 0; panel < V_PANELS; ++panel)
+        st_shared_v4(to + panel * KV_PANEL_BYTES + row * ROW_BYTES, {});
+    fence_proxy_async_shared();
+    bar_sync(1 + CONSUMERS, COMPUTING);
+  }
+
   // Attends to the keys of an item.
   DEVICE void attend(const Item &item) {
 #pragma unroll
@@ -402,6 +465,7 @@ struct Consumer {
 
     wait_for_keys();
     start_scores(s, queries, turn.keys());
+    clear_values(tile);
     finish<0>(s);
     weigh();
     convert(weights, s);

@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::op::PrefillAttention;
+use crate::op::{KvLayout, PrefillAttention};
 use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -143,6 +143,9 @@ impl HostHalf for AttentionPrefill {
         })?;
         refuse_unless(p.window == 0, || {
             format!("the whole context, not window = {}; use 0", p.window)
+        })?;
+        refuse_unless(p.layout == KvLayout::Contiguous, || {
+            format!("contiguous keys and values, not layout = {}; use contiguous", p.layout)
         })?;
         let most = 1 << 30;
         refuse_unless(p.context() <= most, || {

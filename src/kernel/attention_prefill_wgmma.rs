@@ -8,11 +8,12 @@ use bytemuck::{Pod, Zeroable};
 use super::attention_prefill::section;
 use super::contract::HostHalf;
 use super::formats::element;
+use super::kv_read::page_size;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split_kv::log2_scale;
 use super::tensor_map::TensorMap;
-use crate::op::PrefillAttention;
+use crate::op::{KvLayout, PrefillAttention};
 use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -22,6 +23,8 @@ const GROUP_ROWS: u64 = 64;
 const PANEL_COLUMNS: u64 = 64;
 /// Bytes of a row of a panel.
 const PANEL_ROW_BYTES: u64 = 128;
+/// Keys of the smallest box: the rows of one swizzle atom.
+const LEAST_BOX: u64 = 8;
 /// What an item costs a block beside its tiles, in tiles: the first softmax and the last
 /// product overlap with nothing of their own warpgroup.
 const OVERHEAD: u64 = 1;
@@ -44,12 +47,15 @@ struct PrefillWgmmaParams {
     v: [u8; 128],
     o: u64,
     work: u64,
+    page_table: u64,
     new_tokens: u32,
     context: u32,
     reach: u32,
     window: u32,
+    kv_heads: u32,
+    request_pages: u32,
     scale: f32,
-    unused: [u32; 7],
+    unused: [u32; 3],
 }
 
 /// `Item` of the kernel: rows of one head, as many as a block computes at a time.
@@ -76,14 +82,16 @@ struct Shape {
 }
 
 impl Shape {
-    /// The largest tiles that registers and shared memory allow. Without a mask, wide ones
-    /// save waits; with one they would compute more scores that are masked.
-    const fn of(p: &PrefillAttention) -> Option<Self> {
+    /// The largest tiles that registers and shared memory allow, powers of two where pages
+    /// are. Without a mask, wide ones save waits; with one they would compute more scores
+    /// that are masked.
+    fn of(p: &PrefillAttention) -> Option<Self> {
         let (consumers, keys, stages) = match (p.head_dim, p.v_head_dim) {
             (64, 64) => (3, 128, 4),
-            (96, 96) | (128, 128) if p.causal => (2, 128, 2),
+            (96, 96) | (128, 128) if p.causal || page_size(p.layout) != 0 => (2, 128, 2),
             (96, 96) | (128, 128) => (2, 176, 2),
             (192, 128) => (2, 128, 2),
+            (256, 256) if page_size(p.layout) != 0 => (2, 64, 2),
             (256, 256) => (2, 80, 2),
             _ => return None,
         };
@@ -212,6 +220,16 @@ impl HostHalf for AttentionPrefillWgmma {
         refuse_unless(p.context() <= MAX_COUNT, || {
             format!("contexts up to {MAX_COUNT}, not {}; use shorter ones", p.context())
         })?;
+        let page = page_size(p.layout);
+        let is_boxes = page.is_multiple_of(shape.keys)
+            || shape.keys.is_multiple_of(page) && page >= LEAST_BOX;
+        refuse_unless(page == 0 || is_boxes, || {
+            format!(
+                "pages of {LEAST_BOX}, 16, 32, 64 or multiples of {} tokens, not {page}; use \
+                 one of those",
+                shape.keys
+            )
+        })?;
         let heads = p.batch * p.q_heads;
         refuse_unless(heads * p.new_tokens.div_ceil(shape.rows()) <= MAX_COUNT, || {
             format!("up to {MAX_COUNT} heads and rows of them; use a smaller batch")
@@ -230,6 +248,7 @@ impl HostHalf for AttentionPrefillWgmma {
             .with("KEYS", shape.keys)
             .with("STAGES", shape.stages)
             .with("TURNS", u32::from(shape.turns))
+            .with("PAGE_SIZE", page_size(p.layout))
             .with("SHARED_BYTES", shape.shared_bytes(p))
     }
 
@@ -258,26 +277,70 @@ impl HostHalf for AttentionPrefillWgmma {
     }
 }
 
-/// The queries in boxes of a block's rows; keys and values in boxes of a tile.
+/// The queries in boxes of a block's rows; keys and values in boxes of a tile, or of a page
+/// where these are smaller.
 fn tensor_maps(p: &PrefillAttention, shape: &Shape) -> Vec<TensorMap> {
-    let map = |name, columns: u64, rows, heads, tile_rows| {
-        let row_bytes = columns * p.dtype.bytes();
-        TensorMap {
-            name,
-            tensor: name,
-            element_bytes: p.dtype.bytes() as u32,
-            extents: vec![columns, rows, heads],
-            strides_bytes: vec![row_bytes, rows * row_bytes],
-            tile: vec![PANEL_COLUMNS as u32, tile_rows as u32, 1],
-            swizzle_bytes: 128,
+    let q_heads = p.batch * p.q_heads;
+    let of_cache = |name, columns| match p.layout {
+        KvLayout::Contiguous => {
+            contiguous(p, name, [columns, p.context(), p.batch * p.kv_heads], shape.keys)
+        }
+        KvLayout::Paged { page_size, .. } => {
+            in_pages(p, name, columns, page_size, shape.keys)
         }
     };
-    let kv_heads = p.batch * p.kv_heads;
     vec![
-        map(QUERIES, p.head_dim, p.new_tokens, p.batch * p.q_heads, shape.rows()),
-        map(KEYS, p.head_dim, p.context(), kv_heads, shape.keys),
-        map(VALUES, p.v_head_dim, p.context(), kv_heads, shape.keys),
+        contiguous(p, QUERIES, [p.head_dim, p.new_tokens, q_heads], shape.rows()),
+        of_cache(KEYS, p.head_dim),
+        of_cache(VALUES, p.v_head_dim),
     ]
+}
+
+/// Columns, rows of a head, heads.
+fn contiguous(
+    p: &PrefillAttention,
+    name: &'static str,
+    extents: [u64; 3],
+    box_rows: u64,
+) -> TensorMap {
+    let [columns, rows, _] = extents;
+    let row_bytes = columns * p.dtype.bytes();
+    TensorMap {
+        name,
+        tensor: name,
+        element_bytes: p.dtype.bytes() as u32,
+        extents: extents.to_vec(),
+        strides_bytes: vec![row_bytes, rows * row_bytes],
+        tile: vec![PANEL_COLUMNS as u32, box_rows as u32, 1],
+        swizzle_bytes: 128,
+    }
+}
+
+/// Columns, keys of a page, KV heads of a request, pages, in whichever order heads and keys
+/// lie.
+fn in_pages(
+    p: &PrefillAttention,
+    name: &'static str,
+    columns: u64,
+    page_size: u64,
+    tile_keys: u64,
+) -> TensorMap {
+    let row_bytes = columns * p.dtype.bytes();
+    let pages = p.layout.pages(p.batch, p.context());
+    let (key_stride, head_stride) = if p.layout.is_token_first() {
+        (p.kv_heads * row_bytes, row_bytes)
+    } else {
+        (row_bytes, page_size * row_bytes)
+    };
+    TensorMap {
+        name,
+        tensor: name,
+        element_bytes: p.dtype.bytes() as u32,
+        extents: vec![columns, page_size, p.kv_heads, pages],
+        strides_bytes: vec![key_stride, head_stride, page_size * p.kv_heads * row_bytes],
+        tile: vec![PANEL_COLUMNS as u32, page_size.min(tile_keys) as u32, 1, 1],
+        swizzle_bytes: 128,
+    }
 }
 
 fn params(p: PrefillAttention) -> Params {
@@ -287,12 +350,15 @@ fn params(p: PrefillAttention) -> Params {
         v: bound.tensor_map(VALUES).0,
         o: bound.tensor("o"),
         work: bound.scratch(WORK),
+        page_table: bound.tensor_or_null("page_table"),
         new_tokens: p.new_tokens as u32,
         context: p.context() as u32,
         reach: p.attended(0).end as u32,
         window: if p.window == 0 { u32::MAX } else { p.window.min(MAX_COUNT) as u32 },
+        kv_heads: p.kv_heads as u32,
+        request_pages: p.layout.pages(1, p.context()) as u32,
         scale: log2_scale(p.head_dim),
-        unused: [0; 7],
+        unused: [0; 3],
     })
 }
 
@@ -418,9 +484,28 @@ mod tests {
         assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..]);
-        assert_eq!(words[..8], [4, 0, 5, 0, 130, 230, 101, 50]);
-        let scale = f32::from_bits(words[8]);
+        assert_eq!(words[..12], [4, 0, 5, 0, 0, 0, 130, 230, 101, 50, 2, 0]);
+        let scale = f32::from_bits(words[12]);
         assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
+    }
+
+    #[test]
+    fn maps_of_pages_know_both_orders() {
+        let map = |layout: &str| {
+            let p = operation(&problem(&format!(
+                "batch=2,prefix=100,new_tokens=30,q_heads=6,kv_heads=3,head_dim=128,\
+                 dtype=bf16,layout={layout}"
+            )));
+            tensor_maps(&p, &Shape::of(&p).unwrap())[1].clone()
+        };
+        let head_first = map("paged16");
+        assert_eq!(head_first.extents, [128, 16, 3, 2 * 9]);
+        assert_eq!(head_first.strides_bytes, [256, 16 * 256, 3 * 16 * 256]);
+        assert_eq!(head_first.tile, [64, 16, 1, 1]);
+        let token_first = map("paged256_nhd");
+        assert_eq!(token_first.extents, [128, 256, 3, 2]);
+        assert_eq!(token_first.strides_bytes, [3 * 256, 256, 3 * 256 * 256]);
+        assert_eq!(token_first.tile, [64, 128, 1, 1]);
     }
 
     #[test]
@@ -430,6 +515,7 @@ mod tests {
             ("head_dim=64,dtype=f32", "dtype = bf16 or f16, not f32"),
             ("head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3", "use bf16"),
             ("head_dim=80,dtype=bf16", "not 80 with 80"),
+            ("head_dim=128,dtype=bf16,layout=paged24", "not 24; use"),
             ("head_dim=128,v_head_dim=64,dtype=bf16", "not 128 with 64"),
             ("prefix=2000000000,head_dim=64,dtype=f16", "contexts up to 1073741824"),
         ] {
