@@ -24,6 +24,9 @@
 // (TURNS), each starts its products when the one before has started its own, so that
 // the softmax of one runs under the products of the others.
 //
+// Outputs are rescaled when a maximum has grown, or, with LAZY_BITS, only when it has grown
+// by a factor of more than 2^LAZY_BITS, which is rare.
+//
 // Tensor cores bind: a tile takes KEYS HEAD_DIM / 16 + KEYS V_HEAD_DIM / 16 clocks of a
 // warpgroup, its exponentials 4 KEYS. With a head of 64 elements both take the same time.
 //
@@ -69,9 +72,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS_OF_PANEL = PANEL_COLUMNS / STEP;
 
 // Registers of a thread by role; together as many as the block was launched with.
-// To copy pages takes more of them.
-constexpr u32 COMPUTING_REGISTERS = CONSUMERS == 3 ? 160 : PAGED ? 232 : 240;
-constexpr u32 COPYING_REGISTERS = CONSUMERS == 3 ? 32 : PAGED ? 40 : 24;
+constexpr u32 COMPUTING_REGISTERS = CONSUMERS == 2 ? 232 : 160;
+constexpr u32 COPYING_REGISTERS = CONSUMERS == 2 ? 40 : 32;
 
 static_assert(THREADS == COMPUTING + WARPGROUP, "one warpgroup copies, the others compute");
 static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are divided among these");
@@ -394,7 +396,9 @@ struct Consumer {
       largest[i / 2 % 2][i % 2] = fmaxf(largest[i / 2 % 2][i % 2], s[i]);
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
-      const float new_max = fmaxf(max[h], max_of_quad(fmaxf(largest[h][0], largest[h][1])));
+      float new_max = fmaxf(max[h], max_of_quad(fmaxf(largest[h][0], largest[h][1])));
+      // Weights may exceed one, up to 2^LAZY_BITS: what they are divided by does too.
+      if (LAZY_BITS > 0 && (new_max - max[h]) * p.scale <= LAZY_BITS) new_max = max[h];
       // A row may attend to none of the tiles so far.
       shift[h] = new_max == minus_infinity() ? 0 : new_max * p.scale;
       factors.of[h] = ex2_approx(max[h] * p.scale - shift[h]);
@@ -482,8 +486,9 @@ struct Consumer {
       const Factors factors = weigh();
       finish<0>(o);
       arrive(shared.v_empty[before.stage()]);
+      if (LAZY_BITS == 0 || __any_sync(ALL_LANES, factors.of[0] != 1 || factors.of[1] != 1))
 #pragma unroll
-      for (u32 i = 0; i < V_HEAD_DIM / 2; ++i) o[i] *= factors.of[i / 2 % 2];
+        for (u32 i = 0; i < V_HEAD_DIM / 2; ++i) o[i] *= factors.of[i / 2 % 2];
       convert(weights, s);
     }
     wait_for_values(turn);

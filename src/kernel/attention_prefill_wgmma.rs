@@ -79,6 +79,8 @@ struct Shape {
     stages: u64,
     /// Whether warpgroups start products in turns.
     turns: bool,
+    /// Powers of two by which a maximum may grow before outputs are rescaled; 0 for none.
+    lazy_bits: u32,
 }
 
 impl Shape {
@@ -95,7 +97,9 @@ impl Shape {
             (256, 256) => (2, 80, 2),
             _ => return None,
         };
-        Some(Shape { consumers, keys, stages, turns: true })
+        // Three warpgroups need all slots to issue instructions.
+        let lazy_bits = if consumers == 3 { 8 } else { 0 };
+        Some(Shape { consumers, keys, stages, turns: true, lazy_bits })
     }
 
     /// Rows of a block.
@@ -248,6 +252,7 @@ impl HostHalf for AttentionPrefillWgmma {
             .with("KEYS", shape.keys)
             .with("STAGES", shape.stages)
             .with("TURNS", u32::from(shape.turns))
+            .with("LAZY_BITS", shape.lazy_bits)
             .with("PAGE_SIZE", page_size(p.layout))
             .with("SHARED_BYTES", shape.shared_bytes(p))
     }
