@@ -18,6 +18,7 @@
 // whose K and V fit in L2 together; within a section the last tokens come first,
 // since with a causal mask they attend to the most keys.
 #include "element.cuh"
+#include "reduce.cuh"
 #include "tile.cuh"
 
 // --- Shape -----------------------------------------------------------------
@@ -81,16 +82,6 @@ DEVICE void for_each_in_row(u32 row, float (&x)[BLOCKS_M][blocks_n][4], Body bod
   for (u32 j = 0; j < blocks_n; ++j)
 #pragma unroll
     for (u32 i = 0; i < 2; ++i) body(x[row / 2][j][row % 2 * 2 + i]);
-}
-
-// Over the four lanes that share rows.
-DEVICE float max_of_row(float x) {
-  x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-  return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-DEVICE float sum_of_row(float x) {
-  x += __shfl_xor_sync(ALL_LANES, x, 1);
-  return x + __shfl_xor_sync(ALL_LANES, x, 2);
 }
 
 // S = Q K^T
@@ -169,7 +160,7 @@ DEVICE void online_softmax(Softmax &state, Scores &s, Outputs &o, float scale) {
   for (u32 r = 0; r < 2 * BLOCKS_M; ++r) {
     float max = state.max[r];
     for_each_in_row(r, s, [&](float x) { max = fmaxf(max, x); });
-    max = max_of_row(max);
+    max = max_of_quad(max);
     same &= max == state.max[r];
     rescale[r] = ex2_approx((state.max[r] - max) * scale);
     state.max[r] = max;
@@ -251,7 +242,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
   // Output, by way of this warp's rows of Q.
 #pragma unroll
   for (u32 r = 0; r < 2 * BLOCKS_M; ++r) {
-    const float inverse_sum = rcp_approx(sum_of_row(state.sum[r]));
+    const float inverse_sum = rcp_approx(sum_of_quad(state.sum[r]));
     const u32 row = first_row + r * 8 + lane_index() / 4;
 #pragma unroll
     for (u32 j = 0; j < HEAD_DIM / 8; ++j) {

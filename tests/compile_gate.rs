@@ -484,6 +484,12 @@ const CODE: &[Check] = &[
         "attention_prefill",
         &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"],
     ),
+    (
+        "attention_prefill_wgmma",
+        "HEAD_DIM=128 KEYS=128",
+        "attention_prefill_wgmma",
+        &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
+    ),
     ("rmsnorm", "", "rmsnorm", &["LDG.128", "STG.128", "FFMA", "SHFL.BFLY", "MUFU.RSQ"]),
     ("peak", "UNIT_FMA=1 OPERAND_F32=1", "peak", &["FFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_F64=1", "peak", &["DFMA"]),

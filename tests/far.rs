@@ -54,6 +54,12 @@ const CASES: &[Case] = &[
         4,
     ),
     (
+        "attention_prefill_wgmma",
+        "prefill_attention:batch=5120,new_tokens=128,q_heads=32,kv_heads=32,head_dim=128,\
+         dtype=bf16",
+        2,
+    ),
+    (
         "attention_mla",
         "mla_decode:batch=5120,context=1024,q_heads=16,dtype=bf16,layout=paged64",
         4,

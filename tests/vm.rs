@@ -112,7 +112,7 @@ fn answers_do_not_depend_on_the_schedule() {
 }
 
 /// Attention whose scores reach several hundred: powers of them are beyond f32.
-const MAGNIFIED: [(&str, &str); 6] = [
+const MAGNIFIED: [(&str, &str); 7] = [
     (
         "attention_decode",
         "decode_attention:batch=2,context=700,q_heads=8,kv_heads=2,head_dim=128,dtype=bf16",
@@ -129,6 +129,11 @@ const MAGNIFIED: [(&str, &str); 6] = [
     ),
     (
         "attention_prefill",
+        "prefill_attention:batch=1,prefix=70,new_tokens=200,q_heads=4,kv_heads=2,\
+         head_dim=128,dtype=bf16",
+    ),
+    (
+        "attention_prefill_wgmma",
         "prefill_attention:batch=1,prefix=70,new_tokens=200,q_heads=4,kv_heads=2,\
          head_dim=128,dtype=bf16",
     ),

@@ -6,7 +6,7 @@ use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::op::PrefillAttention;
+use crate::op::{KvLayout, PrefillAttention};
 use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -104,8 +104,9 @@ fn best_shape(p: &PrefillAttention, arch: Arch) -> PrefillShape {
 
 /// Query heads that run together: whole groups, as many as have keys and
 /// values that fit.
-fn section(p: &PrefillAttention) -> u64 {
-    let bytes = 2 * p.context() * p.head_dim * p.kv_dtype.dtype().bytes();
+pub(super) fn section(p: &PrefillAttention) -> u64 {
+    let widths = p.head_dim + p.v_head_dim;
+    let bytes = p.context() * widths * p.kv_dtype.dtype().bytes();
     let groups = (SECTION_BYTES / bytes).clamp(1, p.batch * p.kv_heads);
     groups * p.group()
 }
@@ -142,6 +143,9 @@ impl HostHalf for AttentionPrefill {
         })?;
         refuse_unless(p.window == 0, || {
             format!("the whole context, not window = {}; use 0", p.window)
+        })?;
+        refuse_unless(p.layout == KvLayout::Contiguous, || {
+            format!("contiguous keys and values, not layout = {}; use contiguous", p.layout)
         })?;
         let most = 1 << 30;
         refuse_unless(p.context() <= most, || {

@@ -16,6 +16,7 @@ mod attention_decode;
 mod attention_mla;
 mod attention_mla_wgmma;
 mod attention_prefill;
+mod attention_prefill_wgmma;
 mod bound;
 mod contract;
 mod formats;

@@ -10,6 +10,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
+    ("reduce.cuh", include_str!("../../kernels/reduce.cuh")),
     ("last_block.cuh", include_str!("../../kernels/last_block.cuh")),
     ("work_list.cuh", include_str!("../../kernels/work_list.cuh")),
     ("split_kv.cuh", include_str!("../../kernels/split_kv.cuh")),

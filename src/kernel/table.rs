@@ -4,6 +4,7 @@ use super::attention_decode::AttentionDecode;
 use super::attention_mla::AttentionMla;
 use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
+use super::attention_prefill_wgmma::AttentionPrefillWgmma;
 use super::contract::{Configured, Kernel};
 use super::gemm::TiledGemm;
 use super::gemm_skinny::SkinnyGemm;
@@ -41,6 +42,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionDecode>(),
     Kernel::of::<AttentionMlaWgmma>(),
     Kernel::of::<AttentionMla>(),
+    Kernel::of::<AttentionPrefillWgmma>(),
     Kernel::of::<AttentionPrefill>(),
     Kernel::of::<NormalizeTokens>(),
     Kernel::of_copies::<HostCopies>(),

@@ -373,6 +373,7 @@ impl Builder<'_> {
             kv_dtype: formats.cache.moved(QuantPlace::Cache, QuantPlace::Prompt),
             window,
             v_head_dim,
+            layout: KvLayout::Contiguous,
         };
         self.push((name, StepPart::Attention), attention.into(), count)
     }

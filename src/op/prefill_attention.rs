@@ -7,7 +7,7 @@ use super::explanation::{Explanation, formula, size};
 use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::kv_append::scale_tensors;
 use super::kv_layout::{attended, check_cache, check_heads};
-use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
+use super::{Facts, Fields, KeySpec, KvLayout, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::quant::{Quant, QuantPlace};
 use crate::resource::{Resource, Work};
@@ -26,6 +26,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("kv_dtype").or_as("dtype"),
         KeySpec::new("window").or("0").silent(),
         KeySpec::new("v_head_dim").or_as("head_dim").silent(),
+        KeySpec::bare("layout").or("contiguous").silent(),
     ],
     examples: &["prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
               head_dim=64,dtype=bf16"],
@@ -40,7 +41,7 @@ pub(super) const FACTS: Facts = Facts {
 
 /// `new_tokens` tokens of each request attend to `prefix` cached tokens and to
 /// each other. Q and O are `[batch][q head][token][dim]`, K and V are
-/// `[batch][kv head][prefix and new tokens][dim]`.
+/// `[batch][kv head][prefix and new tokens][dim]`, or lie in pages.
 ///
 /// Values, and outputs, may have a width of their own, as those of latent attention have
 /// (192 and 128).
@@ -50,7 +51,8 @@ pub(super) const FACTS: Facts = Facts {
 ///
 /// Work: `2 B n_q (d + d_v)` times the attended keys summed over rows, which is
 /// `B n_q (d + d_v) S (2 P + S + 1)` when causal; Q and O `B n_q S (d + d_v) b`, K and V
-/// `B n_kv (S + P) (d + d_v) b_kv`, scales where there are any 8 bytes. In a window only the keys that some row attends to.
+/// `B n_kv (S + P) (d + d_v) b_kv`, scales where there are any 8 bytes; 4
+/// bytes for each needed entry of a page table. In a window only the keys that some row attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrefillAttention {
     /// Requests.
@@ -75,6 +77,8 @@ pub struct PrefillAttention {
     pub window: u64,
     /// Width of a head's values, and outputs; `head_dim` is that of queries and keys.
     pub v_head_dim: u64,
+    /// How keys and values lie in memory.
+    pub layout: KvLayout,
 }
 
 pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
@@ -90,6 +94,7 @@ pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
         kv_dtype: f.quant("kv_dtype", QuantPlace::Prompt)?,
         window: f.count("window")?,
         v_head_dim: f.extent("v_head_dim")?,
+        layout: KvLayout::read(f)?,
     })
 }
 
@@ -114,8 +119,8 @@ impl PrefillAttention {
     }
 
     /// Keys that any of the new tokens attends to.
-    const fn visible(&self) -> u64 {
-        self.context() - self.attended(0).start
+    const fn visible(&self) -> Range<u64> {
+        Range { start: self.attended(0).start, end: self.context() }
     }
 
     /// Keys that new tokens attend to, added up over all of them.
@@ -155,6 +160,7 @@ impl Operation for PrefillAttention {
             self.kv_dtype.to_string(),
             self.window.to_string(),
             self.v_head_dim.to_string(),
+            self.layout.to_string(),
         ]
     }
 
@@ -190,7 +196,8 @@ impl Operation for PrefillAttention {
     }
 
     fn explanation(&self) -> Explanation {
-        if self.window > 0 || !self.causal || self.kv_dtype.is_scaled() {
+        let in_pages = self.layout != KvLayout::Contiguous;
+        if self.window > 0 || !self.causal || self.kv_dtype.is_scaled() || in_pages {
             return Explanation::results(&self.work());
         }
         let PrefillAttention { batch, prefix, new_tokens: s, .. } = *self;
@@ -224,11 +231,12 @@ impl Operation for PrefillAttention {
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
         let kv_format = TensorFormat::Values(self.kv_dtype.dtype());
-        let cached = self.batch * self.kv_heads * self.context();
+        let cached = self.batch * self.kv_heads * self.layout.allocated(self.context());
         let mut tensors = vec![
             Tensor::new("k", Role::Input, kv_format, cached * self.head_dim),
             Tensor::new("v", Role::Input, kv_format, cached * self.v_head_dim),
         ];
+        tensors.extend(self.layout.page_table(self.batch, self.context()));
         tensors.extend(scale_tensors(self.kv_dtype, self.batch * self.kv_heads));
         tensors.extend([
             Tensor::new("q", Role::Input, format, self.rows() * self.head_dim),
@@ -242,8 +250,10 @@ impl Operation for PrefillAttention {
     }
 
     fn cache_bytes(&self) -> u64 {
-        let rows = self.batch * self.kv_heads * self.visible();
-        self.kv_dtype.dtype().bytes_of(rows * (self.head_dim + self.v_head_dim))
+        let visible = self.visible();
+        let rows = self.batch * self.kv_heads * (visible.end - visible.start);
+        4 * self.batch * self.layout.pages_of(&visible)
+            + self.kv_dtype.dtype().bytes_of(rows * (self.head_dim + self.v_head_dim))
             + 2 * self.kv_dtype.scale_bytes(self.batch * self.kv_heads, 1)
     }
 

@@ -4,21 +4,26 @@ use std::ops::Range;
 
 use super::attention::{Attention, typical_attention};
 use super::compare::{CheckedOutput, Rows};
-use super::kv_source::{CachedPart, KvSource};
+use super::kv_source::{CachedPart, KvSource, unneeded_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
-use crate::op::{KvLayout, KvRead, Lengths, PrefillAttention};
+use crate::op::{KvRead, Lengths, PrefillAttention};
 
-/// One new token of one query head.
-fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
-    let kv = KvRead {
+/// Keys, and values of the same width.
+fn cache(p: &PrefillAttention) -> KvRead {
+    KvRead {
         batch: p.batch,
         context: p.context(),
         kv_heads: p.kv_heads,
         head_dim: p.head_dim,
         dtype: p.kv_dtype.dtype(),
-        layout: KvLayout::Contiguous,
+        layout: p.layout,
         lengths: Lengths::Equal,
-    };
+    }
+}
+
+/// One new token of one query head.
+fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
+    let kv = cache(&p);
     let source = |kv| KvSource::new(kv, inputs).in_scheme(p.kv_dtype);
     let of_keys = source(kv);
     let of_values = source(KvRead { head_dim: p.v_head_dim, ..kv });
@@ -70,7 +75,16 @@ impl Answer for PrefillAttention {
         Ok(target.compare_rows(&prefill_rows(*self, inputs)))
     }
 
-    fn unneeded(&self, _: &SlotInputs) -> Vec<(&'static str, Range<u64>)> {
-        Vec::new()
+    /// What is after the context in the last pages.
+    fn unneeded(&self, inputs: &SlotInputs) -> Vec<(&'static str, Range<u64>)> {
+        let of_widths = |(tensor, head_dim)| {
+            let kv = KvRead { head_dim, ..cache(self) };
+            let rows = unneeded_rows(kv, inputs, |length| 0..length);
+            rows.into_iter().filter(move |(name, _)| *name == tensor)
+        };
+        [("k", self.head_dim), ("v", self.v_head_dim)]
+            .into_iter()
+            .flat_map(of_widths)
+            .collect()
     }
 }

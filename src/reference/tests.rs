@@ -100,6 +100,7 @@ fn decode_case(context: u64) -> (String, PrefillAttention) {
         kv_dtype: Quant::plain(DType::F32),
         window: 0,
         v_head_dim: 8,
+        layout: KvLayout::Contiguous,
     };
     (text, same)
 }

@@ -236,4 +236,13 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "mla_decode:batch=4,context=575,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
         ],
     ),
+    // Several tiles; a window that begins within one; more items than blocks.
+    (
+        "attention_prefill_wgmma",
+        &[
+            "prefill_attention:batch=1,prefix=200,new_tokens=250,q_heads=2,kv_heads=1,head_dim=64,dtype=bf16",
+            "prefill_attention:batch=1,prefix=300,new_tokens=70,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16,window=150",
+            "prefill_attention:batch=134,prefix=0,new_tokens=3,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
+        ],
+    ),
 ];

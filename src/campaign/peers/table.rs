@@ -173,12 +173,13 @@ fn of_decode(p: &DecodeAttention) -> Vec<&'static str> {
     peers
 }
 
-/// No cached prefix, no window, one width and one 16-bit format.
+/// No cached prefix, pages or window, one width and one 16-bit format.
 fn is_plain_prefill(p: &PrefillAttention) -> bool {
     is_half(p.dtype)
         && p.kv_dtype == Quant::plain(p.dtype)
         && p.window == 0
         && p.v_head_dim == p.head_dim
+        && p.layout == KvLayout::Contiguous
         && p.prefix == 0
 }
 

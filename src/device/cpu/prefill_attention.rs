@@ -10,7 +10,7 @@ use super::product::{Left, PANEL, multiply, pack, pack_columns, packed_len};
 use super::simd::{Lanes, exp2, narrow, widen};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
-use crate::op::{Op, PrefillAttention};
+use crate::op::{KvLayout, Op, PrefillAttention};
 
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_prefill_attention",
@@ -37,6 +37,13 @@ fn refuse(p: PrefillAttention) -> Result<(), Refusal> {
         return Err(Refusal(format!(
             "the CPU kernel attends to all of the context, not to a window = {}; use 0",
             p.window
+        )));
+    }
+    if p.layout != KvLayout::Contiguous {
+        return Err(Refusal(format!(
+            "the CPU kernel takes contiguous keys and values of a prompt, not layout = {}; use \
+             contiguous",
+            p.layout
         )));
     }
     Ok(())

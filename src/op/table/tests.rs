@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -577,8 +579,12 @@ proptest! {
             // What is sent is not memory.
             Problem::Collective(_) => sum(Role::Input),
             Problem::PrefillAttention(p) => {
-                let unseen = p.attended(0).start * p.batch * p.kv_heads;
-                unseen * (p.head_dim + p.v_head_dim) * p.kv_dtype.dtype().bytes()
+                let seen = p.attended(0).start..p.context();
+                let unseen = p.layout.allocated(p.context()) - (seen.end - seen.start);
+                let row_bytes = (p.head_dim + p.v_head_dim) * p.kv_dtype.dtype().bytes();
+                let pages = p.layout.pages(p.batch, p.context());
+                unseen * p.batch * p.kv_heads * row_bytes
+                    + 4 * (pages - p.batch * p.layout.pages_of(&seen))
             }
             _ => 0,
         };
@@ -622,13 +628,20 @@ proptest! {
         let attended: u64 = (0..p.new_tokens).map(|row| keys(row).count() as u64).sum();
         let widths = p.head_dim + p.v_head_dim;
         prop_assert_eq!(problem.work().flops(), 2 * p.batch * p.q_heads * widths * attended);
-        let seen = (0..p.context()).filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)));
+        let seen: Vec<u64> = (0..p.context())
+            .filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)))
+            .collect();
+        let page = |key: &u64| match p.layout {
+            KvLayout::Contiguous => None,
+            KvLayout::Paged { page_size, .. } => Some(key / page_size),
+        };
+        let pages: BTreeSet<u64> = seen.iter().filter_map(page).collect();
         let row_bytes = p.batch * p.kv_heads * widths * p.kv_dtype.dtype().bytes();
         // One scale of all keys and one of all values, in f32.
         let scale_bytes = if p.kv_dtype.is_scaled() { 8 } else { 0 };
         prop_assert_eq!(
             problem.cache_bytes(),
-            row_bytes * seen.count() as u64 + scale_bytes
+            row_bytes * seen.len() as u64 + scale_bytes + 4 * p.batch * pages.len() as u64
         );
     }
 

@@ -1,0 +1,554 @@
+// Attention of many new tokens per request, O = softmax(Q K^T / sqrt(d)) V, in bf16 or
+// f16, with an online softmax in f32. Products are wgmma instructions, tiles are loaded by
+// tensor copies (TMA); sm_90a. The overlap of products with the softmax is that of Shah et
+// al., "FlashAttention-3", 2024.
+//
+// Q is [head][token][HEAD_DIM], O the same with V_HEAD_DIM, where heads are numbered across
+// requests; K and V are [KV head][key][HEAD_DIM and V_HEAD_DIM], or [page][KV head of a
+// request][key of the page][...] with either order of head and key, where [request][page of
+// the request] is the page table. New token r attends to the keys up to number r + reach, or
+// the last `window` of them.
+//
+// A block computes ROWS tokens of a head at a time, 64 in each of CONSUMERS warpgroups, over
+// tiles of KEYS keys from the last one to the first, so that those to be masked come first.
+// One thread of a further warpgroup copies: queries, which stay in shared memory; and keys
+// and values, each through a ring of STAGES tiles. Tiles are panels of 64 columns with
+// swizzled rows of 128 bytes. A row of 96 elements takes two panels, the second half empty.
+//
+// A warpgroup has scores, attention weights and outputs in registers. At a tile it starts
+//
+//   scores of the tile   = Q K^T
+//   outputs             += weights of the tile before * its V
+//
+// and while the latter run, the scores become weights. Where several warpgroups take turns
+// (TURNS), each starts its products when the one before has started its own, so that
+// the softmax of one runs under the products of the others.
+//
+// Outputs are rescaled when a maximum has grown, or, with LAZY_BITS, only when it has grown
+// by a factor of more than 2^LAZY_BITS, which is rare.
+//
+// Tensor cores bind: a tile takes KEYS HEAD_DIM / 16 + KEYS V_HEAD_DIM / 16 clocks of a
+// warpgroup, its exponentials 4 KEYS. With a head of 64 elements both take the same time.
+//
+// Launch: a block for every SM, or fewer, each with a list of items (the rows of one head)
+// made by the host; THREADS threads, SHARED_BYTES of dynamic shared memory.
+#include "element.cuh"
+#include "mbarrier.cuh"
+#include "reduce.cuh"
+#include "wgmma.cuh"
+
+// Products of queries and keys, and of attention weights and values.
+WGMMA(ELEMENT, KEYS)
+#if KEYS != V_HEAD_DIM
+WGMMA(ELEMENT, V_HEAD_DIM)
+#endif
+
+// --- Shape -----------------------------------------------------------------
+
+constexpr u32 WARPGROUP = 4 * WARP;
+constexpr u32 COMPUTING = CONSUMERS * WARPGROUP;  // threads
+constexpr u32 GROUP_ROWS = 64;
+constexpr u32 ROWS = CONSUMERS * GROUP_ROWS;
+
+// Keys and values of a tile are one box, or several where pages are smaller than tiles.
+constexpr bool PAGED = PAGE_SIZE != 0;
+constexpr u32 PAGE_KEYS = PAGED ? PAGE_SIZE : KEYS;
+constexpr u32 BOX = min_of<u32>(PAGE_KEYS, KEYS);
+constexpr u32 BOXES = KEYS / BOX;
+
+constexpr u32 PANEL_COLUMNS = 64;
+constexpr u32 ROW_BYTES = PANEL_COLUMNS * sizeof(u16);
+constexpr u32 PANELS = ceil_div<u32>(HEAD_DIM, PANEL_COLUMNS);
+constexpr u32 V_PANELS = ceil_div<u32>(V_HEAD_DIM, PANEL_COLUMNS);
+constexpr u32 Q_PANEL_BYTES = ROWS * ROW_BYTES;
+constexpr u32 KV_PANEL_BYTES = KEYS * ROW_BYTES;
+constexpr u32 Q_BYTES = PANELS * Q_PANEL_BYTES;
+constexpr u32 K_BYTES = PANELS * KV_PANEL_BYTES;
+constexpr u32 V_BYTES = V_PANELS * KV_PANEL_BYTES;
+
+// Steps of descriptors: eight rows of a panel, and 16 of its columns or rows.
+constexpr u32 ATOM_BYTES = 8 * ROW_BYTES;
+constexpr u32 STEP = 16;
+constexpr u32 STEPS_OF_PANEL = PANEL_COLUMNS / STEP;
+
+// Registers of a thread by role; together as many as the block was launched with.
+constexpr u32 COMPUTING_REGISTERS = CONSUMERS == 2 ? 232 : 160;
+constexpr u32 COPYING_REGISTERS = CONSUMERS == 2 ? 40 : 32;
+
+static_assert(THREADS == COMPUTING + WARPGROUP, "one warpgroup copies, the others compute");
+static_assert(CONSUMERS == 2 || CONSUMERS == 3, "registers are divided among these");
+static_assert(KEYS % STEP == 0, "products take 16 keys at a time");
+static_assert(HEAD_DIM % STEP == 0 && V_HEAD_DIM % STEP == 0, "and 16 columns");
+static_assert(KEYS % BOX == 0 && PAGE_KEYS % BOX == 0, "boxes tile tiles and pages");
+static_assert(BOX * ROW_BYTES % ATOM_BYTES == 0, "boxes begin where swizzles do");
+static_assert(SHARED_BYTES == Q_BYTES + STAGES * (K_BYTES + V_BYTES), "the host reserves these");
+
+// --- Parameters ------------------------------------------------------------
+
+// What a block computes at a time.
+struct alignas(16) Item {
+  u32 head;
+  u32 kv_head;
+  u32 token;  // the first one
+  u32 next;   // the block's next item, 0 after the last
+};
+
+struct Params {
+  TensorMap q;  // columns, tokens, heads
+  TensorMap k;  // columns, keys, KV heads; or keys of a page, KV heads of a request, pages
+  TensorMap v;
+  u16 *o;
+  const Item *work;  // item number b is the first of block b
+  const u32 *page_table;  // null where keys and values are contiguous
+  u32 new_tokens;
+  u32 context;  // keys of a KV head
+  u32 reach;    // token r attends to keys before min(context, r + reach)
+  u32 window;   // and only to so many of them
+  u32 kv_heads;       // of a request
+  u32 request_pages;  // entries of its page table
+  float scale;        // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
+};
+
+// Keys that a token attends to.
+struct Keys {
+  u32 begin;
+  u32 end;
+};
+
+DEVICE Keys attended(const Params &p, u32 token) {
+  const u32 end = min_of(p.context, token + p.reach);
+  return {end - min_of(end, p.window), end};
+}
+
+// Tiles that any token of an item attends to.
+struct Tiles {
+  u32 begin;
+  u32 end;
+};
+
+DEVICE Tiles tiles_of(const Params &p, u32 token) {
+  const u32 last = min_of(token + ROWS, p.new_tokens) - 1;
+  return {attended(p, token).begin / KEYS, ceil_div<u32>(attended(p, last).end, KEYS)};
+}
+
+// --- Shared memory -----------------------------------------------------------
+
+// Queries, then the ring of keys, then that of values.
+extern __shared__ __align__(1024) u8 tiles[];
+
+// A tile by its number, counted over all items of a block; tiles take stages and parities in
+// turn.
+struct Turn {
+  u32 number;
+
+  DEVICE u32 stage() const { return number % STAGES; }
+  DEVICE u32 parity() const { return number / STAGES % 2; }
+  DEVICE u32 keys() const { return shared_address(tiles) + Q_BYTES + stage() * K_BYTES; }
+  DEVICE u32 values() const {
+    return shared_address(tiles) + Q_BYTES + STAGES * K_BYTES + stage() * V_BYTES;
+  }
+};
+
+struct Shared {
+  u64 k_full[STAGES];  // keys have arrived
+  u64 k_empty[STAGES];
+  u64 v_full[STAGES];
+  u64 v_empty[STAGES];
+  u64 q_full;  // queries have arrived, and `item` is theirs
+  u64 q_empty;
+  Item item;
+
+  DEVICE void init() {
+    for (u32 stage = 0; stage < STAGES; ++stage) {
+      mbarrier_init(shared_address(&k_full[stage]), 1);
+      mbarrier_init(shared_address(&v_full[stage]), 1);
+      mbarrier_init(shared_address(&k_empty[stage]), COMPUTING / WARP);
+      mbarrier_init(shared_address(&v_empty[stage]), COMPUTING / WARP);
+    }
+    mbarrier_init(shared_address(&q_full), 1);
+    mbarrier_init(shared_address(&q_empty), COMPUTING / WARP);
+    fence_mbarrier_init();
+  }
+};
+
+// Arrives once for each warp, after all of its lanes.
+DEVICE void arrive(u64 &barrier) {
+  __syncwarp();
+  if (lane_index() == 0) mbarrier_arrive(shared_address(&barrier));
+}
+
+constexpr u32 NO_HEAD = ~0u;
+
+// --- The thread that copies ----------------------------------------------------
+
+struct Copier {
+  const Params &p;
+  Shared &shared;
+  Turn k = {0};
+  Turn v = {0};
+  u32 items = 0;
+
+  // Copies the queries of an item.
+  DEVICE void queries(const Item &item) const {
+    const u32 full = shared_address(&shared.q_full);
+    mbarrier_arrive_expect_tx(full, Q_BYTES);
+#pragma unroll
+    for (u32 panel = 0; panel < PANELS; ++panel)
+      cp_async_bulk_tensor_3d_load(shared_address(tiles) + panel * Q_PANEL_BYTES, p.q,
+                                   panel * PANEL_COLUMNS, item.token, item.head, full);
+  }
+
+  // Copies a tile of keys, or of values, to `to` when it is `empty`. Of the pages of a
+  // request only those that it has are copied.
+  template <u32 panels>
+  DEVICE void copy_tile(const TensorMap &map, const Item &item, u32 tile, u32 to, Turn turn,
+                        u64 &empty, u64 &full_barrier) const {
+    const u32 first = tile * KEYS, full = shared_address(&full_barrier);
+    const u32 boxes = PAGED ? min_of(BOXES, ceil_div(p.context - first, BOX)) : 1;
+    u32 page[BOXES] = {};
+    if (PAGED) {
+#pragma unroll
+      for (u32 i = 0; i < BOXES; ++i)
+        if (i < boxes)
+          page[i] = ld_global_nc_u32(p.page_table +
+                                     u64(item.kv_head / p.kv_heads) * p.request_pages +
+                                     (first + i * BOX) / PAGE_KEYS);
+    }
+    wait(shared_address(&empty), turn.parity() ^ 1);
+    mbarrier_arrive_expect_tx(full, boxes * panels * BOX * ROW_BYTES);
+#pragma unroll
+    for (u32 i = 0; i < BOXES; ++i) {
+      if (i >= boxes) break;
+      const u32 at = to + i * BOX * ROW_BYTES;
+#pragma unroll
+      for (u32 panel = 0; panel < panels; ++panel) {
+        if (PAGED)
+          cp_async_bulk_tensor_4d_load(at + panel * KV_PANEL_BYTES, map, panel * PANEL_COLUMNS,
+                                       (first + i * BOX) % PAGE_KEYS, item.kv_head % p.kv_heads,
+                                       page[i], full);
+        else
+          cp_async_bulk_tensor_3d_load(at + panel * KV_PANEL_BYTES, map, panel * PANEL_COLUMNS,
+                                       first, item.kv_head, full);
+      }
+    }
+  }
+
+  DEVICE void next_keys(const Item &item, u32 tile) {
+    copy_tile<PANELS>(p.k, item, tile, k.keys(), k, shared.k_empty[k.stage()],
+                      shared.k_full[k.stage()]);
+    ++k.number;
+  }
+
+  DEVICE void next_values(const Item &item, u32 tile) {
+    copy_tile<V_PANELS>(p.v, item, tile, v.values(), v, shared.v_empty[v.stage()],
+                        shared.v_full[v.stage()]);
+    ++v.number;
+  }
+
+  // Waits until the queries before have been used, all of their scores computed.
+  DEVICE void wait_for_queries() {
+    wait(shared_address(&shared.q_empty), (items & 1) ^ 1);
+    ++items;
+  }
+
+  // Copies what an item needs, in the order of its use. Its first keys are copied while the
+  // item before ends.
+  DEVICE void copy(const Item &item) {
+    const Tiles all = tiles_of(p, item.token);
+    u32 tile = all.end - 1;
+    next_keys(item, tile);
+    wait_for_queries();
+    shared.item = item;
+    queries(item);
+    for (; tile > all.begin; --tile) {
+      next_keys(item, tile - 1);
+      next_values(item, tile);
+    }
+    next_values(item, tile);
+  }
+
+  DEVICE Item load(u32 index) const {
+    const Words4 item = ld_global_nc_v4(p.work + index);
+    return {item.w[0], item.w[1], item.w[2], item.w[3]};
+  }
+
+  // Copies all items of the block.
+  DEVICE void run() {
+    prefetch_tensormap(p.q);
+    prefetch_tensormap(p.k);
+    prefetch_tensormap(p.v);
+    Item item = load(blockIdx.x);
+    while (true) {
+      // Loaded while this item is copied.
+      const Item next = load(item.next);
+      copy(item);
+      if (item.next == 0) break;
+      item = next;
+    }
+    wait_for_queries();
+    shared.item.head = NO_HEAD;
+    mbarrier_arrive(shared_address(&shared.q_full));
+  }
+};
+
+// --- A warpgroup that computes ------------------------------------------------------
+
+// Of its 64 rows a warp has 16. Lane l has rows l / 4 and l / 4 + 8 of these, and of every
+// eight columns 2 (l % 4) and the next.
+constexpr u32 HALVES = 2;
+
+DEVICE u32 lane_row(u32 half) {
+  return warp_index() % (WARPGROUP / WARP) * 16 + half * 8 + lane_index() / 4;
+}
+DEVICE u32 lane_column(u32 block) { return block * 8 + lane_index() % 4 * 2; }
+
+typedef float Scores[KEYS / 2];
+typedef float Outputs[V_HEAD_DIM / 2];
+// Attention weights as operands: of 16 keys each.
+typedef u32 Weights[KEYS / STEP][4];
+
+// Starts s = q k^T.
+DEVICE void start_scores(Scores &s, u32 queries, u32 keys) {
+  pin(s);
+  wgmma_fence();
+#pragma unroll
+  for (u32 step = 0; step < HEAD_DIM / STEP; ++step) {
+    const u32 panel = step / STEPS_OF_PANEL, within = step % STEPS_OF_PANEL * STEP * sizeof(u16);
+    Wgmma<ELEMENT, KEYS>::ss(
+        s, panel_descriptor(queries, panel * Q_PANEL_BYTES + within, 0, ATOM_BYTES),
+        panel_descriptor(keys, panel * KV_PANEL_BYTES + within, 0, ATOM_BYTES), step > 0);
+  }
+  wgmma_commit_group();
+}
+
+// Starts o += weights * values.
+DEVICE void start_outputs(Outputs &o, Weights &weights, u32 values) {
+  pin(o);
+#pragma unroll
+  for (u32 step = 0; step < KEYS / STEP; ++step) pin(weights[step]);
+  wgmma_fence();
+#pragma unroll
+  for (u32 step = 0; step < KEYS / STEP; ++step)
+    Wgmma<ELEMENT, V_HEAD_DIM>::rs_trans(
+        o, weights[step],
+        panel_descriptor(values, step * STEP * ROW_BYTES, KV_PANEL_BYTES, ATOM_BYTES), true);
+  wgmma_commit_group();
+}
+
+// Waits for all products but those of the last `pending` groups. The products that
+// accumulate into `d` must be among those waited for.
+template <u32 pending, u32 count>
+DEVICE void finish(float (&d)[count]) {
+  wgmma_wait_group<pending>();
+  pin(d);
+}
+
+struct Consumer {
+  const Params &p;
+  Shared &shared;
+  u32 group;    // number of this warpgroup
+  u32 queries;  // address of its rows
+  Turn turn = {0};
+  float max[HALVES];  // of the scores of this lane's rows
+  float sum[HALVES];  // of their attention weights in this lane's columns
+  Outputs o;
+
+  // Turns of warpgroups to start products.
+  DEVICE void begin_turn() const {
+    if (TURNS) bar_sync(1 + group, 2 * WARPGROUP);
+  }
+  DEVICE void end_turn() const {
+    if (TURNS) bar_arrive(1 + (group + 1 == CONSUMERS ? 0 : group + 1), 2 * WARPGROUP);
+  }
+
+  // Masks the scores of keys from `key` on that this lane's rows do not attend to. `token`
+  // is its first row's.
+  DEVICE void mask(Scores &s, u32 token, u32 key) const {
+    i32 begin[HALVES], end[HALVES];
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      const Keys keys = attended(p, token + h * 8);
+      const u32 first = key + lane_column(0);
+      begin[h] = i32(keys.begin - first), end[h] = i32(keys.end - first);
+    }
+#pragma unroll
+    for (u32 i = 0; i < KEYS / 2; ++i) {
+      const i32 column = i / 4 * 8 + i % 2;
+      if (column < begin[i / 2 % 2] || column >= end[i / 2 % 2]) s[i] = minus_infinity();
+    }
+  }
+
+  // Online softmax: turns scores into attention weights, and returns what rescales earlier
+  // outputs to the new maxima. Several chains of operations run side by side.
+  struct Factors {
+    float of[HALVES];
+  };
+  DEVICE Factors online_softmax(Scores &s) {
+    constexpr u32 CHAINS = 2;
+    Factors factors;
+    float shift[HALVES], largest[HALVES][CHAINS];
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h)
+#pragma unroll
+      for (u32 i = 0; i < CHAINS; ++i) largest[h][i] = s[2 * h + i];
+#pragma unroll
+    for (u32 i = 4; i < KEYS / 2; ++i)
+      largest[i / 2 % 2][i % 2] = fmaxf(largest[i / 2 % 2][i % 2], s[i]);
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      float new_max = fmaxf(max[h], max_of_quad(fmaxf(largest[h][0], largest[h][1])));
+      // Weights may exceed one, up to 2^LAZY_BITS: what they are divided by does too.
+      if (LAZY_BITS > 0 && (new_max - max[h]) * p.scale <= LAZY_BITS) new_max = max[h];
+      // A row may attend to none of the tiles so far.
+      shift[h] = new_max == minus_infinity() ? 0 : new_max * p.scale;
+      factors.of[h] = ex2_approx(max[h] * p.scale - shift[h]);
+      max[h] = new_max;
+    }
+    float sums[HALVES][CHAINS] = {};
+#pragma unroll
+    for (u32 i = 0; i < KEYS / 2; ++i) {
+      s[i] = ex2_approx(s[i] * p.scale - shift[i / 2 % 2]);
+      sums[i / 2 % 2][i % 2] += s[i];
+    }
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h)
+      sum[h] = sum[h] * factors.of[h] + (sums[h][0] + sums[h][1]);
+    return factors;
+  }
+
+  // Attention weights as operands.
+  DEVICE static void convert(Weights &weights, const Scores &s) {
+#pragma unroll
+    for (u32 i = 0; i < KEYS / 4; ++i) weights[i / 4][i % 4] = pack(s[2 * i], s[2 * i + 1]);
+  }
+
+  DEVICE void wait_for_keys() const {
+    wait(shared_address(&shared.k_full[turn.stage()]), turn.parity());
+  }
+  DEVICE void wait_for_values(Turn of) const {
+    wait(shared_address(&shared.v_full[of.stage()]), of.parity());
+  }
+
+  // Clears the values of an item's last tile after the context, where its last page ends
+  // later or was not copied: memory there may hold NaN, which a weight of zero does not
+  // cancel. The warpgroups share the work.
+  DEVICE void clear_values(u32 tile) const {
+    const u32 begin = p.context - tile * KEYS;
+    if (!PAGED || begin >= KEYS) return;
+    wait_for_values(turn);
+    constexpr u32 chunks = ROW_BYTES / sizeof(Words4);
+    const u32 to = turn.values() + threadIdx.x % chunks * sizeof(Words4);
+    for (u32 row = begin + threadIdx.x / chunks; row < KEYS; row += COMPUTING / chunks)
+#pragma unroll
+      for (u32 panel = 0; panel < V_PANELS; ++panel)
+        st_shared_v4(to + panel * KV_PANEL_BYTES + row * ROW_BYTES, {});
+    fence_proxy_async_shared();
+    bar_sync(1 + CONSUMERS, COMPUTING);
+  }
+
+  // Attends to the keys of an item.
+  DEVICE void attend(const Item &item) {
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) max[h] = minus_infinity(), sum[h] = 0;
+#pragma unroll
+    for (u32 i = 0; i < V_HEAD_DIM / 2; ++i) o[i] = 0;
+    const Tiles all = tiles_of(p, item.token);
+    const u32 first = item.token + group * GROUP_ROWS;
+    // Keys that all rows attend to.
+    const u32 begin = attended(p, first + GROUP_ROWS - 1).begin, end = attended(p, first).end;
+    u32 tile = all.end - 1;
+    Scores s;
+    Weights weights;
+    auto weigh = [&] {
+      arrive(shared.k_empty[turn.stage()]);
+      if (tile == all.begin) arrive(shared.q_empty);
+      const u32 key = tile * KEYS;
+      if (key < begin || key + KEYS > end) mask(s, first + lane_row(0), key);
+      return online_softmax(s);
+    };
+
+    wait_for_keys();
+    start_scores(s, queries, turn.keys());
+    clear_values(tile);
+    finish<0>(s);
+    weigh();
+    convert(weights, s);
+    for (; tile > all.begin;) {
+      const Turn before = turn;
+      --tile, ++turn.number;
+      wait_for_keys();
+      begin_turn();
+      start_scores(s, queries, turn.keys());
+      wait_for_values(before);
+      start_outputs(o, weights, before.values());
+      end_turn();
+      finish<1>(s);
+      const Factors factors = weigh();
+      finish<0>(o);
+      arrive(shared.v_empty[before.stage()]);
+      if (LAZY_BITS == 0 || __any_sync(ALL_LANES, factors.of[0] != 1 || factors.of[1] != 1))
+#pragma unroll
+        for (u32 i = 0; i < V_HEAD_DIM / 2; ++i) o[i] *= factors.of[i / 2 % 2];
+      convert(weights, s);
+    }
+    wait_for_values(turn);
+    start_outputs(o, weights, turn.values());
+    finish<0>(o);
+    arrive(shared.v_empty[turn.stage()]);
+    ++turn.number;
+  }
+
+  // Writes the outputs of an item. Neighbouring lanes exchange halves of two blocks of eight
+  // columns, so that the lanes of a row write 32 bytes without gaps.
+  DEVICE void write(const Item &item) const {
+    const bool odd = lane_index() % 2 != 0;
+#pragma unroll
+    for (u32 h = 0; h < HALVES; ++h) {
+      const u32 token = item.token + group * GROUP_ROWS + lane_row(h);
+      const float factor = rcp_approx(sum_of_quad(sum[h]));
+      u16 *const to = p.o + (u64(item.head) * p.new_tokens + token) * V_HEAD_DIM +
+                      (odd ? 6 : 0) + lane_column(0);
+#pragma unroll
+      for (u32 i = 0; i < V_HEAD_DIM / 16; ++i) {
+        const float *const x = o + 8 * i + 2 * h;
+        const u32 left = pack(x[0] * factor, x[1] * factor);
+        const u32 right = pack(x[4] * factor, x[5] * factor);
+        const u32 other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 1);
+        const Words2 words = {odd ? other : left, odd ? right : other};
+        if (token < p.new_tokens) *reinterpret_cast<Words2 *>(to + i * 16) = words;
+      }
+    }
+  }
+
+  // Computes all items of the block.
+  DEVICE void run() {
+    // The first turn is the first warpgroup's.
+    if (group == CONSUMERS - 1) end_turn();
+    for (u32 parity = 0;; parity ^= 1) {
+      wait(shared_address(&shared.q_full), parity);
+      const Item item = shared.item;
+      if (item.head == NO_HEAD) break;
+      attend(item);
+      write(item);
+    }
+    // The last warpgroup ended its last turn.
+    if (group == 0) begin_turn();
+  }
+};
+
+KERNEL(THREADS, 1) attention_prefill_wgmma(const __grid_constant__ Params p) {
+  __shared__ Shared shared;
+  if (threadIdx.x == 0) shared.init();
+  __syncthreads();
+
+  // The same in all lanes: the compiler keeps what follows from it in uniform registers.
+  const u32 group = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);
+  if (group < CONSUMERS) {
+    setmaxnreg_inc<COMPUTING_REGISTERS>();
+    const u32 queries = shared_address(tiles) + group * GROUP_ROWS * ROW_BYTES;
+    Consumer{p, shared, group, queries}.run();
+  } else {
+    setmaxnreg_dec<COPYING_REGISTERS>();
+    if (threadIdx.x == COMPUTING) Copier{p, shared}.run();
+  }
+}

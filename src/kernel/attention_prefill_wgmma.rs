@@ -1,0 +1,538 @@
+//! Host half of `kernels/attention_prefill_wgmma.cu`.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::attention_prefill::section;
+use super::contract::HostHalf;
+use super::formats::element;
+use super::kv_read::page_size;
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, supports};
+use super::split_kv::log2_scale;
+use super::tensor_map::TensorMap;
+use crate::op::{KvLayout, PrefillAttention};
+use crate::quant::Quant;
+use crate::toolchain::{Arch, Defines, Target};
+
+/// Rows of a warpgroup.
+const GROUP_ROWS: u64 = 64;
+/// Columns of a panel, and of a box: 128 bytes.
+const PANEL_COLUMNS: u64 = 64;
+/// Bytes of a row of a panel.
+const PANEL_ROW_BYTES: u64 = 128;
+/// Keys of the smallest box: the rows of one swizzle atom.
+const LEAST_BOX: u64 = 8;
+/// What an item costs a block beside its tiles, in tiles: the first softmax and the last
+/// product overlap with nothing of their own warpgroup.
+const OVERHEAD: u64 = 1;
+/// Most keys, and most new tokens: kernels count them in 32 bits, with room for tiles
+/// beyond the end.
+const MAX_COUNT: u64 = 1 << 30;
+/// The work list.
+const WORK: &str = "work";
+/// Names of the tensor maps: those of their tensors.
+const QUERIES: &str = "q";
+const KEYS: &str = "k";
+const VALUES: &str = "v";
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PrefillWgmmaParams {
+    q: [u8; 128],
+    k: [u8; 128],
+    v: [u8; 128],
+    o: u64,
+    work: u64,
+    page_table: u64,
+    new_tokens: u32,
+    context: u32,
+    reach: u32,
+    window: u32,
+    kv_heads: u32,
+    request_pages: u32,
+    scale: f32,
+    unused: [u32; 3],
+}
+
+/// `Item` of the kernel: rows of one head, as many as a block computes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Item {
+    head: u32,
+    kv_head: u32,
+    token: u32,
+    next: u32,
+}
+
+/// The tiles of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    /// Warpgroups that compute, of 64 rows each.
+    consumers: u64,
+    /// Keys of a tile.
+    keys: u64,
+    /// Tiles of keys, and of values, in shared memory.
+    stages: u64,
+    /// Whether warpgroups start products in turns.
+    turns: bool,
+    /// Powers of two by which a maximum may grow before outputs are rescaled; 0 for none.
+    lazy_bits: u32,
+}
+
+impl Shape {
+    /// The largest tiles that registers and shared memory allow, powers of two where pages
+    /// are. Without a mask, wide ones save waits; with one they would compute more scores
+    /// that are masked.
+    fn of(p: &PrefillAttention) -> Option<Self> {
+        let (consumers, keys, stages) = match (p.head_dim, p.v_head_dim) {
+            (64, 64) => (3, 128, 4),
+            (96, 96) | (128, 128) if p.causal || page_size(p.layout) != 0 => (2, 128, 2),
+            (96, 96) | (128, 128) => (2, 176, 2),
+            (192, 128) => (2, 128, 2),
+            (256, 256) if page_size(p.layout) != 0 => (2, 64, 2),
+            (256, 256) => (2, 80, 2),
+            _ => return None,
+        };
+        // Three warpgroups need all slots to issue instructions.
+        let lazy_bits = if consumers == 3 { 8 } else { 0 };
+        Some(Shape { consumers, keys, stages, turns: true, lazy_bits })
+    }
+
+    /// Rows of a block.
+    const fn rows(&self) -> u64 {
+        self.consumers * GROUP_ROWS
+    }
+
+    /// Threads of a block: one further warpgroup copies.
+    const fn threads(&self) -> u32 {
+        (self.consumers as u32 + 1) * 128
+    }
+
+    /// Of the tiles of queries, keys and values.
+    fn shared_bytes(&self, p: &PrefillAttention) -> u64 {
+        let q_bytes = self.rows() * row_bytes(p.head_dim);
+        q_bytes + self.stages * self.tile_bytes(p)
+    }
+
+    /// Of a tile of keys and one of values.
+    fn tile_bytes(&self, p: &PrefillAttention) -> u64 {
+        self.keys * (row_bytes(p.head_dim) + row_bytes(p.v_head_dim))
+    }
+
+    /// Tiles that the rows of a block attend to, the first of them being `token`.
+    fn tiles(&self, p: &PrefillAttention, token: u64) -> u64 {
+        let last = (token + self.rows()).min(p.new_tokens) - 1;
+        let (begin, end) = (p.attended(token).start, p.attended(last).end);
+        end.div_ceil(self.keys) - begin / self.keys
+    }
+}
+
+/// Bytes of a row of panels in shared memory.
+const fn row_bytes(columns: u64) -> u64 {
+    columns.div_ceil(PANEL_COLUMNS) * PANEL_ROW_BYTES
+}
+
+/// What blocks compute, and in which order.
+#[derive(Debug)]
+struct Division {
+    /// The first items of all blocks in order, then the further ones.
+    items: Vec<Item>,
+    blocks: u32,
+    /// Work of the busiest block over that of the mean block.
+    imbalance: f64,
+}
+
+impl Division {
+    /// Gives each item to the block that is free first. Heads whose keys and values fit in
+    /// L2 come together, those of one KV head side by side; among them the last tokens come
+    /// first, since with a causal mask they attend to the most keys.
+    fn new(p: &PrefillAttention, shape: &Shape, most_blocks: u32) -> Self {
+        let heads = p.batch * p.q_heads;
+        let row_tiles = p.new_tokens.div_ceil(shape.rows());
+        let blocks = u64::from(most_blocks).min(heads * row_tiles) as u32;
+        let mut free: BinaryHeap<_> =
+            (0..blocks).map(|block| Reverse((0, block))).collect();
+        let mut items: Vec<Item> = Vec::with_capacity((heads * row_tiles) as usize);
+        let mut last_of_block = vec![0; blocks as usize];
+        let (mut all, mut busiest) = (0, 0);
+        let together = section(p);
+        for first in (0..heads).step_by(together as usize) {
+            for tile in (0..row_tiles).rev() {
+                let token = tile * shape.rows();
+                let cost = shape.tiles(p, token) + OVERHEAD;
+                for head in first..heads.min(first + together) {
+                    let Reverse((busy, block)) = free.pop().expect("there are blocks");
+                    free.push(Reverse((busy + cost, block)));
+                    (all, busiest) = (all + cost, (busy + cost).max(busiest));
+                    let at = items.len() as u32;
+                    items.push(Item {
+                        head: head as u32,
+                        kv_head: (head / p.group()) as u32,
+                        token: token as u32,
+                        next: 0,
+                    });
+                    if at >= blocks {
+                        items[last_of_block[block as usize] as usize].next = at;
+                    }
+                    last_of_block[block as usize] = at;
+                }
+            }
+        }
+        let imbalance = (busiest * u64::from(blocks)) as f64 / all as f64;
+        Division { items, blocks, imbalance }
+    }
+}
+
+/// Attention of many new tokens, with wgmma.
+pub(super) struct AttentionPrefillWgmma {
+    p: PrefillAttention,
+    /// The macro that chooses the format.
+    element: &'static str,
+    shape: Shape,
+}
+
+impl HostHalf for AttentionPrefillWgmma {
+    type Operation = PrefillAttention;
+    const NAME: &'static str = "attention_prefill_wgmma";
+    const SOURCE: &'static str = include_str!("../../kernels/attention_prefill_wgmma.cu");
+    const MEMORY_BOUND: bool = false;
+
+    fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has wgmma, not {arch}; use `attention_prefill`")
+        })?;
+        let element = element(p.dtype).ok_or_else(|| {
+            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        })?;
+        refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
+            format!(
+                "kv_dtype = dtype, not {} with dtype = {}; use {1}",
+                p.kv_dtype, p.dtype
+            )
+        })?;
+        let shape = Shape::of(p).ok_or_else(|| {
+            supports(format!(
+                "head_dim = 64, 96, 128 or 256, and 192 with v_head_dim = 128, not {} with {}; \
+                 use one of those",
+                p.head_dim, p.v_head_dim
+            ))
+        })?;
+        refuse_unless(p.context() <= MAX_COUNT, || {
+            format!("contexts up to {MAX_COUNT}, not {}; use shorter ones", p.context())
+        })?;
+        let page = page_size(p.layout);
+        let is_boxes = page.is_multiple_of(shape.keys)
+            || shape.keys.is_multiple_of(page) && page >= LEAST_BOX;
+        refuse_unless(page == 0 || is_boxes, || {
+            format!(
+                "pages of {LEAST_BOX}, 16, 32, 64 or multiples of {} tokens, not {page}; use \
+                 one of those",
+                shape.keys
+            )
+        })?;
+        let heads = p.batch * p.q_heads;
+        refuse_unless(heads * p.new_tokens.div_ceil(shape.rows()) <= MAX_COUNT, || {
+            format!("up to {MAX_COUNT} heads and rows of them; use a smaller batch")
+        })?;
+        Ok(AttentionPrefillWgmma { p: *p, element, shape })
+    }
+
+    fn defines(&self) -> Defines {
+        let AttentionPrefillWgmma { p, element, shape } = self;
+        Defines::new()
+            .with(element, 1)
+            .with("HEAD_DIM", p.head_dim)
+            .with("V_HEAD_DIM", p.v_head_dim)
+            .with("CONSUMERS", shape.consumers)
+            .with("THREADS", shape.threads())
+            .with("KEYS", shape.keys)
+            .with("STAGES", shape.stages)
+            .with("TURNS", u32::from(shape.turns))
+            .with("LAZY_BITS", shape.lazy_bits)
+            .with("PAGE_SIZE", page_size(p.layout))
+            .with("SHARED_BYTES", shape.shared_bytes(p))
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let AttentionPrefillWgmma { p, ref shape, .. } = *self;
+        let division = Division::new(&p, shape, target.sms);
+        let launch = Launch::new(
+            "attention_prefill_wgmma",
+            division.blocks,
+            shape.threads(),
+            params(p),
+        );
+        Plan {
+            scratch: vec![Scratch::of(WORK, &division.items)],
+            tensor_maps: tensor_maps(&p, shape),
+            // Blocks of rows read keys and values again, through L2 where they fit.
+            extra_bytes: None,
+            imbalance: division.imbalance,
+            ..Plan::of(Launch {
+                shared_bytes: shape.shared_bytes(&p) as u32,
+                // All stages but those that are multiplied.
+                bytes_in_flight: (shape.stages - 1) * shape.tile_bytes(&p),
+                ..launch
+            })
+        }
+    }
+}
+
+/// The queries in boxes of a block's rows; keys and values in boxes of a tile, or of a page
+/// where these are smaller.
+fn tensor_maps(p: &PrefillAttention, shape: &Shape) -> Vec<TensorMap> {
+    let q_heads = p.batch * p.q_heads;
+    let of_cache = |name, columns| match p.layout {
+        KvLayout::Contiguous => {
+            contiguous(p, name, [columns, p.context(), p.batch * p.kv_heads], shape.keys)
+        }
+        KvLayout::Paged { page_size, .. } => {
+            in_pages(p, name, columns, page_size, shape.keys)
+        }
+    };
+    vec![
+        contiguous(p, QUERIES, [p.head_dim, p.new_tokens, q_heads], shape.rows()),
+        of_cache(KEYS, p.head_dim),
+        of_cache(VALUES, p.v_head_dim),
+    ]
+}
+
+/// Columns, rows of a head, heads.
+fn contiguous(
+    p: &PrefillAttention,
+    name: &'static str,
+    extents: [u64; 3],
+    box_rows: u64,
+) -> TensorMap {
+    let [columns, rows, _] = extents;
+    let row_bytes = columns * p.dtype.bytes();
+    TensorMap {
+        name,
+        tensor: name,
+        element_bytes: p.dtype.bytes() as u32,
+        extents: extents.to_vec(),
+        strides_bytes: vec![row_bytes, rows * row_bytes],
+        tile: vec![PANEL_COLUMNS as u32, box_rows as u32, 1],
+        swizzle_bytes: 128,
+    }
+}
+
+/// Columns, keys of a page, KV heads of a request, pages, in whichever order heads and keys
+/// lie.
+fn in_pages(
+    p: &PrefillAttention,
+    name: &'static str,
+    columns: u64,
+    page_size: u64,
+    tile_keys: u64,
+) -> TensorMap {
+    let row_bytes = columns * p.dtype.bytes();
+    let pages = p.layout.pages(p.batch, p.context());
+    let (key_stride, head_stride) = if p.layout.is_token_first() {
+        (p.kv_heads * row_bytes, row_bytes)
+    } else {
+        (row_bytes, page_size * row_bytes)
+    };
+    TensorMap {
+        name,
+        tensor: name,
+        element_bytes: p.dtype.bytes() as u32,
+        extents: vec![columns, page_size, p.kv_heads, pages],
+        strides_bytes: vec![key_stride, head_stride, page_size * p.kv_heads * row_bytes],
+        tile: vec![PANEL_COLUMNS as u32, page_size.min(tile_keys) as u32, 1, 1],
+        swizzle_bytes: 128,
+    }
+}
+
+fn params(p: PrefillAttention) -> Params {
+    Params::of(move |bound| PrefillWgmmaParams {
+        q: bound.tensor_map(QUERIES).0,
+        k: bound.tensor_map(KEYS).0,
+        v: bound.tensor_map(VALUES).0,
+        o: bound.tensor("o"),
+        work: bound.scratch(WORK),
+        page_table: bound.tensor_or_null("page_table"),
+        new_tokens: p.new_tokens as u32,
+        context: p.context() as u32,
+        reach: p.attended(0).end as u32,
+        window: if p.window == 0 { u32::MAX } else { p.window.min(MAX_COUNT) as u32 },
+        kv_heads: p.kv_heads as u32,
+        request_pages: p.layout.pages(1, p.context()) as u32,
+        scale: log2_scale(p.head_dim),
+        unused: [0; 3],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::EncodedTensorMap;
+    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::split_kv::bound_in_order;
+
+    fn problem(rest: &str) -> String {
+        format!("prefill_attention:{rest}")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    const WIDTHS: [(u64, u64); 5] =
+        [(64, 64), (96, 96), (128, 128), (192, 128), (256, 256)];
+
+    #[test]
+    fn a_block_fits_an_sm() {
+        // What the kernel declares itself, rounded up to where a tile may begin.
+        let most = Arch::SM_90.limits().shared_bytes_of_block(1) - 1024;
+        for (width, v_width) in WIDTHS {
+            for causal in [true, false] {
+                let p = operation(&problem(&format!(
+                    "batch=1,new_tokens=128,q_heads=1,kv_heads=1,head_dim={width},\
+                     v_head_dim={v_width},dtype=bf16,causal={causal}"
+                )));
+                let shape = Shape::of(&p).unwrap();
+                let bytes = shape.shared_bytes(&p);
+                assert!(bytes <= most.into(), "{bytes} for {p:?}");
+                // Panels begin where their swizzle does.
+                assert!((shape.keys * PANEL_ROW_BYTES).is_multiple_of(1024));
+            }
+        }
+    }
+
+    fn division(rest: &str, blocks: u32) -> Division {
+        let p = operation(&problem(rest));
+        Division::new(&p, &Shape::of(&p).unwrap(), blocks)
+    }
+
+    #[test]
+    fn items_are_all_rows_once_and_linked_by_blocks() {
+        let rest = "batch=3,prefix=10,new_tokens=300,q_heads=6,kv_heads=2,head_dim=128,\
+                    dtype=bf16";
+        let Division { items, blocks, imbalance } = division(rest, 7);
+        assert_eq!((items.len(), blocks), (3 * 6 * 3, 7));
+        assert!((1.0..1.1).contains(&imbalance), "{imbalance}");
+        let mut seen: Vec<(u32, u32)> = Vec::new();
+        for block in 0..blocks {
+            let mut at = block;
+            loop {
+                let item = items[at as usize];
+                assert_eq!(item.kv_head, item.head / 3);
+                seen.push((item.head, item.token));
+                assert!(item.next == 0 || item.next >= blocks && item.next > at);
+                at = item.next;
+                if at == 0 {
+                    break;
+                }
+            }
+        }
+        seen.sort_unstable();
+        let all: Vec<_> =
+            (0..18).flat_map(|head| [0, 128, 256].map(|token| (head, token))).collect();
+        assert_eq!(seen, all);
+        // The last tokens first, the heads of a KV head side by side.
+        assert_eq!((items[0].head, items[0].token), (0, 256));
+        assert_eq!((items[1].head, items[1].token), (1, 256));
+    }
+
+    #[test]
+    fn no_block_has_items_without_need() {
+        let few = "batch=1,new_tokens=10,q_heads=4,kv_heads=4,head_dim=64,dtype=f16";
+        assert_eq!(division(few, 132).blocks, 4);
+        for rest in ["batch=16,new_tokens=1024", "batch=1,new_tokens=16384"] {
+            let rest = format!("{rest},q_heads=32,kv_heads=8,head_dim=128,dtype=bf16");
+            let imbalance = division(&rest, 132).imbalance;
+            assert!(imbalance < 1.03, "{rest}: {imbalance}");
+        }
+    }
+
+    #[test]
+    fn a_window_leaves_out_tiles() {
+        let tiles = |rest: &str, token| {
+            let p = operation(&problem(&format!(
+                "batch=1,prefix=1000,new_tokens=256,q_heads=1,kv_heads=1,head_dim=128,\
+                 dtype=bf16,{rest}"
+            )));
+            Shape::of(&p).unwrap().tiles(&p, token)
+        };
+        // Keys up to 1127, and up to 1255.
+        assert_eq!((tiles("causal=true", 0), tiles("causal=true", 128)), (9, 10));
+        assert_eq!(tiles("causal=false", 0), 1256_u64.div_ceil(176));
+        // From 1001 - 100 on.
+        assert_eq!(tiles("window=100", 0), 2);
+        assert_eq!(tiles("window=5000", 0), 9);
+    }
+
+    #[test]
+    fn params_lie_as_the_kernel_declares() {
+        let problem = problem(
+            "batch=2,prefix=100,new_tokens=130,q_heads=6,kv_heads=2,head_dim=192,\
+             v_head_dim=128,dtype=bf16,window=50",
+        );
+        let plan = plan::<AttentionPrefillWgmma>(&problem, &h100());
+        let launch = &plan.launches[0];
+        // Two tiles of rows of twelve heads.
+        assert_eq!((launch.grid, launch.block), ([24, 1, 1], [384, 1, 1]));
+        assert_eq!(launch.shared_bytes, 128 * 384 + 2 * 128 * (384 + 256));
+        let maps: Vec<_> = plan.tensor_maps.iter().map(|map| &map.extents[..]).collect();
+        assert_eq!(maps, [&[192, 130, 12][..], &[192, 230, 4], &[128, 230, 4]]);
+        assert!(plan.tensor_maps.iter().all(|map| map.tile == [64, 128, 1]));
+        let mut bound = bound_in_order(&["k", "v", "q", "o"]).with_scratch([(WORK, 5)]);
+        for (byte, name) in [(1, QUERIES), (2, KEYS), (3, VALUES)] {
+            bound = bound.with_tensor_map(name, EncodedTensorMap([byte; 128]));
+        }
+        let bytes = launch.params.bytes(&bound);
+        assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..]);
+        assert_eq!(words[..12], [4, 0, 5, 0, 0, 0, 130, 230, 101, 50, 2, 0]);
+        let scale = f32::from_bits(words[12]);
+        assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
+    }
+
+    #[test]
+    fn maps_of_pages_know_both_orders() {
+        let map = |layout: &str| {
+            let p = operation(&problem(&format!(
+                "batch=2,prefix=100,new_tokens=30,q_heads=6,kv_heads=3,head_dim=128,\
+                 dtype=bf16,layout={layout}"
+            )));
+            tensor_maps(&p, &Shape::of(&p).unwrap())[1].clone()
+        };
+        let head_first = map("paged16");
+        assert_eq!(head_first.extents, [128, 16, 3, 2 * 9]);
+        assert_eq!(head_first.strides_bytes, [256, 16 * 256, 3 * 16 * 256]);
+        assert_eq!(head_first.tile, [64, 16, 1, 1]);
+        let token_first = map("paged256_nhd");
+        assert_eq!(token_first.extents, [128, 256, 3, 2]);
+        assert_eq!(token_first.strides_bytes, [3 * 256, 256, 3 * 256 * 256]);
+        assert_eq!(token_first.tile, [64, 128, 1, 1]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let of = "batch=1,new_tokens=4,q_heads=1,kv_heads=1";
+        for (rest, says) in [
+            ("head_dim=64,dtype=f32", "dtype = bf16 or f16, not f32"),
+            ("head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3", "use bf16"),
+            ("head_dim=80,dtype=bf16", "not 80 with 80"),
+            ("head_dim=128,dtype=bf16,layout=paged24", "not 24; use"),
+            ("head_dim=128,v_head_dim=64,dtype=bf16", "not 128 with 64"),
+            ("prefix=2000000000,head_dim=64,dtype=f16", "contexts up to 1073741824"),
+        ] {
+            let problem = problem(&format!("{of},{rest}"));
+            let refusal = refusal::<AttentionPrefillWgmma>(&problem, Arch::SM_90);
+            assert!(refusal.contains(says), "{refusal}");
+        }
+        let usual = problem(&format!("{of},head_dim=128,dtype=bf16"));
+        assert!(configured::<AttentionPrefillWgmma>(&usual, Arch::SM_90).is_ok());
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<AttentionPrefillWgmma>(&usual, arch);
+            assert!(refusal.contains("use `attention_prefill`"), "{refusal}");
+        }
+    }
+}
