@@ -11,6 +11,7 @@
 //
 // Launch: 1-D grid of whole clusters of CLUSTER blocks, THREADS threads, SHARED_BYTES of
 // dynamic shared memory. Rows of A, B and C are multiples of 16 bytes. Tickets are zero.
+#define ENDS_ROWS false
 #include "gemm_wgmma.cuh"
 
 struct Params {
@@ -81,5 +82,5 @@ DEVICE Unscaled scales_of(const Params &) { return {}; }
 #endif
 
 KERNEL(THREADS, 1) gemm_wgmma(const __grid_constant__ Params p) {
-  multiply_tiles({p.a, p.b, p.c, p.partials}, Schedule(p), scales_of(p));
+  multiply_tiles({p.a, p.b, p.c, p.partials, {}}, Schedule(p), scales_of(p));
 }

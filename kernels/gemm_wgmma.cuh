@@ -15,7 +15,8 @@
 // A stage is empty when the warpgroups of both blocks have read it.
 //
 // Sums are rounded, staged in shared memory by warp and stored by tensor copies, which run
-// on during the next tile. Where a tile's sum is split, partial sums are added by the block
+// on during the next tile. With ENDS_ROWS a tile's last rows may be another's: those are not
+// stored, and a warpgroup that has no others multiplies nothing. Where a tile's sum is split, partial sums are added by the block
 // that finishes it last, in the order of k: the result is the same to the last bit, always.
 #pragma once
 #include "element.cuh"
@@ -91,6 +92,9 @@ struct Work {
   u32 b_row;
   u32 c_row;
   u32 c_column;
+#if ENDS_ROWS
+  u32 c_end;  // rows of C from there on are others'
+#endif
   u32 first_step;
   u32 steps;   // at least one
   u32 split;   // of the tile's sum, in the order of k
@@ -244,6 +248,15 @@ DEVICE void multiply(Sums &sums, Ring &ring, Slot &slot, Place place, u32 steps)
   release(ring, last);
 }
 
+// Frees so many stages without products.
+DEVICE void pass_over(Ring &ring, Slot &slot, u32 steps) {
+#pragma unroll 1
+  for (u32 step = 0; step < steps; ++step, slot.advance()) {
+    wait(shared_address(&ring.full[slot.stage]), slot.parity);
+    release(ring, slot.stage);
+  }
+}
+
 // The same in two levels: tensor cores add E4M3 products with fewer bits than f32 has, so
 // each step starts from zero, and its sums are added here, times the factors of `Steps`.
 // While one warpgroup does that, the other multiplies.
@@ -340,11 +353,29 @@ DEVICE bool add_splits(const Partials &partials, const Work &work, Sums &sums) {
 
 // --- Storing ---------------------------------------------------------------------------
 
+// The matrix C, where tensor copies do not store it.
+struct Target {
+  u8 *first;
+  u32 columns;
+};
+
+// Stores the first rows of a panel.
+DEVICE void store_rows(const Target &c, u32 panel, u32 row, u32 end, u32 column) {
+#pragma unroll
+  for (u32 i = 0; i < PANEL_BYTES / (WARP * CHUNK_BYTES); ++i) {
+    const u32 index = i * WARP + lane_index(), r = index / 8, chunk = index % 8;
+    const u32 x = column + chunk * (CHUNK_BYTES / ELEMENT_BYTES);
+    const Words4 words = ld_shared_v4(panel + chunk_offset<PANEL_COLUMNS>(r, chunk));
+    if (row + r < end && x < c.columns)
+      st_global_v4(c.first + (u64(row + r) * c.columns + x) * ELEMENT_BYTES, words);
+  }
+}
+
 // Rounds this warp's rows of the tile and stores them; what lies past the end of C is not
 // written. `Scales` has the factors of rows and of pairs of columns. `stored` is how many
 // panels the warp has stored before.
 template <typename Scales>
-DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 group,
+DEVICE void store(const TensorMap &c, const Target &target, const Work &work, const Sums &sums, u32 group,
                   const Scales &scales, u32 &stored) {
   constexpr u32 across = GROUP_COLUMNS / PANEL_COLUMNS, all = BLOCKS_M * across;
   const u32 warp = warp_index() % (WARPGROUP / WARP);
@@ -353,16 +384,26 @@ DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 gr
   const u32 lane = staging + lane_offset_a<PANEL_COLUMNS>();
   const u32 first_row = (DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS) + warp * WARP_ROWS;
   const u32 column = work.c_column + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
+  const u32 b_row = work.b_row + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
 #pragma unroll
   for (u32 i = 0; i < BLOCKS_M; ++i) {
     const u32 row = work.c_row + first_row + i * PRODUCT_ROWS;
+#if ENDS_ROWS
+    static_assert(BLOCKS_M == 1 || across % PANELS == 0, "panels alternate");
+    if (row >= work.c_end) break;
+    const u32 end = work.c_end;
+    const bool is_whole = row + WARP_ROWS <= end;
+#else
+    constexpr u32 end = 0;
+    constexpr bool is_whole = true;
+#endif
     const float top = scales.of_row(row + lane_index() / 4);
     const float bottom = scales.of_row(row + lane_index() / 4 + 8);
 #pragma unroll
     for (u32 panel = 0; panel < across; ++panel) {
       // The store of the panel before the last has read its place.
-      const u32 before = all % PANELS == 0 ? 0 : stored;
-      const u32 place = (before + i * across + panel) % PANELS * PANEL_BYTES;
+      const u32 before = all % PANELS == 0 ? i * across : stored;
+      const u32 place = (before + panel) % PANELS * PANEL_BYTES;
       if (lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
       __syncwarp();
 #pragma unroll
@@ -372,7 +413,7 @@ DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 gr
         for (u32 j = 0; j < 2; ++j) {
           const u32 block = pair * 2 + j;
           const Sum *x = sums[i] + (panel * (PANEL_COLUMNS / 8) + block) * 4;
-          const Floats2 of_columns = scales.of_columns(column + panel * PANEL_COLUMNS + block * 8 +
+          const Floats2 of_columns = scales.of_columns(b_row + panel * PANEL_COLUMNS + block * 8 +
                                                        lane_index() % 4 * 2);
           words[j * 2] = pack(x[0] * (top * of_columns.x[0]), x[1] * (top * of_columns.x[1]));
           words[j * 2 + 1] =
@@ -380,14 +421,19 @@ DEVICE void store(const TensorMap &c, const Work &work, const Sums &sums, u32 gr
         }
         stmatrix_x4(right_by(lane + place, pair), words);
       }
-      fence_proxy_async_shared();
-      __syncwarp();
-      if (lane_index() == 0)
-        cp_async_bulk_tensor_2d_store(c, column + panel * PANEL_COLUMNS, row, staging + place);
+      const u32 x = column + panel * PANEL_COLUMNS;
+      if (is_whole) {
+        fence_proxy_async_shared();
+        __syncwarp();
+        if (lane_index() == 0) cp_async_bulk_tensor_2d_store(c, x, row, staging + place);
+      } else {
+        __syncwarp();
+        store_rows(target, staging + place, row, end, x);
+      }
       cp_async_bulk_commit_group();
     }
+    stored += across;
   }
-  stored += all;
 }
 
 // --- Scales ----------------------------------------------------------------------------
@@ -419,9 +465,10 @@ struct RowScales {
   DEVICE float of_row(u32 row) const {
     return ld_global_nc_f32(a + min_of(row, a_rows - 1) * a_stride);
   }
-  DEVICE Floats2 of_columns(u32 column) const {
-    return {{ld_global_nc_f32(b + min_of(column, b_rows - 1) * b_stride),
-             ld_global_nc_f32(b + min_of(column + 1, b_rows - 1) * b_stride)}};
+  // Of columns of C by their rows of B.
+  DEVICE Floats2 of_columns(u32 b_row) const {
+    return {{ld_global_nc_f32(b + min_of(b_row, b_rows - 1) * b_stride),
+             ld_global_nc_f32(b + min_of(b_row + 1, b_rows - 1) * b_stride)}};
   }
   DEVICE UnscaledSteps of_steps(const Work &, u32) const { return {}; }
 };
@@ -496,6 +543,7 @@ struct Matrices {
   const TensorMap &b;
   const TensorMap &c;
   Partials partials;
+  Target target;  // C, where ENDS_ROWS
 };
 
 template <typename Schedule, typename Scales>
@@ -507,6 +555,14 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
   Slot slot;
   u32 stored = 0;
   for (Work work; schedule.next(work);) {
+#if ENDS_ROWS
+    // Those who add splits wait for each other, so that all have sums.
+    const u32 first_row = DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS;
+    if (work.splits == 1 && work.c_row + first_row >= work.c_end) {
+      pass_over(ring, slot, work.steps);
+      continue;
+    }
+#endif
     Sums sums;
 #if TWO_LEVELS
     multiply_in_levels(sums, ring, slot, place, work.steps, scales.of_steps(work, group));
@@ -514,7 +570,7 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
     multiply(sums, ring, slot, place, work.steps);
 #endif
     if (work.splits > 1 && !add_splits(matrices.partials, work, sums)) continue;
-    store(matrices.c, work, sums, group, scales, stored);
+    store(matrices.c, matrices.target, work, sums, group, scales, stored);
   }
   // Shared memory is the block's until all of it is read.
   if (lane_index() == 0) cp_async_bulk_wait_group<0>();

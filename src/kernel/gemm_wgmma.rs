@@ -14,17 +14,17 @@ use crate::quant::{Quant, ScaleFormat, ScaleGroup};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Threads of a block: two warpgroups multiply, one loads.
-const THREADS: u32 = 3 * 128;
+pub(super) const THREADS: u32 = 3 * 128;
 /// Warpgroups that multiply.
 const WARPGROUPS: u64 = 2;
 /// Rows of a product.
-const PRODUCT_ROWS: u64 = 64;
+pub(super) const PRODUCT_ROWS: u64 = 64;
 /// Columns of A and B of one product, in bytes, and of a step, which is a panel's row.
 const PRODUCT_BYTES: u64 = 32;
-const STEP_BYTES: u64 = 128;
+pub(super) const STEP_BYTES: u64 = 128;
 /// Bytes of a panel's row of C, and rows of C that a warp stores at a time.
 const PANEL_BYTES: u64 = 128;
-const WARP_ROWS: u32 = 16;
+pub(super) const WARP_ROWS: u32 = 16;
 /// Shared memory in which a block stages C: two panels of each of eight warps.
 const STAGING_BYTES: u64 = 8 * 2 * WARP_ROWS as u64 * PANEL_BYTES;
 /// Shared memory that the kernel declares itself, rounded up to where stages begin.
@@ -34,9 +34,9 @@ const MAX_STAGES: u64 = 7;
 /// Fewer rows are padded to more than twice as many.
 const LEAST_ROWS: u64 = 64;
 /// Largest m, n and k.
-const MAX_EXTENT: u64 = 1 << 30;
+pub(super) const MAX_EXTENT: u64 = 1 << 30;
 /// Most splits of a tile's sum.
-const MAX_SPLITS: u64 = 16;
+pub(super) const MAX_SPLITS: u64 = 16;
 
 /// Names of the tensor maps, which are those of their tensors.
 const A: &str = "a";
@@ -69,7 +69,7 @@ struct WgmmaParams {
 
 /// What blocks of a cluster have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shared {
+pub(super) enum Shared {
     /// A cluster is one block.
     Nothing,
     /// Two tiles side by side have rows of A in common.
@@ -80,13 +80,13 @@ enum Shared {
 
 /// A tile of C, and how blocks compute it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tile {
-    m: u64,
-    n: u64,
-    shared: Shared,
+pub(super) struct Tile {
+    pub m: u64,
+    pub n: u64,
+    pub shared: Shared,
 }
 
-const fn tile(m: u64, n: u64, shared: Shared) -> Tile {
+pub(super) const fn tile(m: u64, n: u64, shared: Shared) -> Tile {
     Tile { m, n, shared }
 }
 
@@ -110,7 +110,7 @@ const TWO_LEVEL_TILES: [Tile; 4] = [
 
 /// Rates of an SM of an H100 per clock, rounded: enough to compare tiles of the same problem
 /// with each other.
-mod nominal {
+pub(super) mod nominal {
     /// Columns of a product that take one clock, whatever the format.
     pub const PRODUCT_COLUMNS: u64 = 2;
     /// Bytes to or from shared memory.
@@ -135,7 +135,7 @@ mod nominal {
 
 impl Tile {
     /// Blocks of a cluster.
-    const fn cluster(&self) -> u64 {
+    pub const fn cluster(&self) -> u64 {
         match self.shared {
             Shared::Nothing => 1,
             Shared::A | Shared::B => 2,
@@ -143,7 +143,7 @@ impl Tile {
     }
 
     /// Rows and columns of the tiles of a cluster together.
-    const fn cluster_extents(&self) -> (u64, u64) {
+    pub const fn cluster_extents(&self) -> (u64, u64) {
         match self.shared {
             Shared::Nothing => (self.m, self.n),
             Shared::A => (self.m, 2 * self.n),
@@ -152,7 +152,7 @@ impl Tile {
     }
 
     /// Rows of A and of B that a block loads in a step.
-    const fn box_rows(&self) -> (u64, u64) {
+    pub const fn box_rows(&self) -> (u64, u64) {
         match self.shared {
             Shared::Nothing => (self.m, self.n),
             Shared::A => (self.m / 2, self.n),
@@ -174,18 +174,18 @@ impl Tile {
         self.m * self.n / (WARPGROUPS * 128)
     }
 
-    const fn stage_bytes(&self) -> u64 {
+    pub const fn stage_bytes(&self) -> u64 {
         (self.m + self.n) * STEP_BYTES
     }
 
     /// As many as fit an SM.
-    fn stages(&self, arch: Arch) -> u64 {
+    pub fn stages(&self, arch: Arch) -> u64 {
         let all = u64::from(arch.limits().shared_bytes_of_block(1));
         let ring = all - STATIC_SHARED_BYTES - STAGING_BYTES;
         (ring / self.stage_bytes()).min(MAX_STAGES)
     }
 
-    fn shared_bytes(&self, arch: Arch) -> u64 {
+    pub fn shared_bytes(&self, arch: Arch) -> u64 {
         self.stages(arch) * self.stage_bytes() + STAGING_BYTES
     }
 
@@ -195,16 +195,33 @@ impl Tile {
         (p.m.div_ceil(rows), p.n.div_ceil(columns))
     }
 
+    /// With the macros of the tile.
+    pub fn define(&self, defines: Defines, arch: Arch) -> Defines {
+        defines
+            .with("TILE_M", self.m)
+            .with("TILE_N", self.n)
+            .with("PRODUCT_COLUMNS", self.of_warpgroup().1)
+            .with("CLUSTER", self.cluster())
+            .with("SHARES_A", u32::from(self.shared == Shared::A))
+            .with("STAGES", self.stages(arch))
+            .with("SHARED_BYTES", self.shared_bytes(arch))
+    }
+
     /// Bytes of the sums of a tile.
-    const fn sum_bytes(&self) -> u64 {
+    pub const fn sum_bytes(&self) -> u64 {
         4 * self.m * self.n
     }
 
     /// Rough clocks of a step of an SM: of tensor cores, shared memory and L2, whichever
     /// takes longest, and a little for traffic that takes less, since it takes power too.
-    fn step_clocks(&self) -> f64 {
+    pub fn step_clocks(&self) -> f64 {
+        self.step_clocks_of(WARPGROUPS)
+    }
+
+    /// The same where only so many warpgroups multiply.
+    pub fn step_clocks_of(&self, warpgroups: u64) -> f64 {
         let (rows, columns) = self.of_warpgroup();
-        let products = WARPGROUPS * (rows / PRODUCT_ROWS) * (STEP_BYTES / PRODUCT_BYTES);
+        let products = warpgroups * (rows / PRODUCT_ROWS) * (STEP_BYTES / PRODUCT_BYTES);
         let tensor = products * columns / nominal::PRODUCT_COLUMNS;
         // Products read both operands from shared memory, where copies write them.
         let read = products * (PRODUCT_ROWS + columns) * PRODUCT_BYTES;
@@ -215,13 +232,13 @@ impl Tile {
     }
 
     /// Rough clocks of a tile beside its steps.
-    fn store_clocks(&self) -> f64 {
+    pub fn store_clocks(&self) -> f64 {
         nominal::STORE + nominal::STORE_SUM * self.sums() as f64
     }
 
     /// Rough clocks of adding the sums of so many splits: all write theirs, the last reads
     /// all.
-    fn add_clocks(&self, splits: u64) -> f64 {
+    pub fn add_clocks(&self, splits: u64) -> f64 {
         if splits == 1 {
             return 0.0;
         }
@@ -285,7 +302,7 @@ impl Division {
 
 /// Rows of tiles in a stripe such that tiles that are computed at the same time read the
 /// fewest bytes, and how many.
-fn stripe_of(
+pub(super) fn stripe_of(
     tile: &Tile,
     (rows, columns): (u64, u64),
     clusters: u64,
@@ -304,7 +321,7 @@ fn stripe_of(
 
 /// The formats of both operands, and what scales sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operands {
+pub(super) enum Operands {
     /// As C, without scales.
     Plain(DType),
     /// Scales of rows, or of whole matrices.
@@ -314,7 +331,7 @@ enum Operands {
 }
 
 impl Operands {
-    fn of(p: &Gemm) -> Option<Self> {
+    pub fn of(p: &Gemm) -> Option<Self> {
         if p.has_plain_activations() && p.w_dtype == Quant::plain(p.dtype) {
             return Some(Operands::Plain(p.dtype));
         }
@@ -336,7 +353,7 @@ impl Operands {
         }
     }
 
-    fn dtype(self) -> DType {
+    pub fn dtype(self) -> DType {
         match self {
             Operands::Plain(dtype) | Operands::Rows(dtype, _) => dtype,
             Operands::Blocks => DType::Fp8E4m3,
@@ -345,7 +362,7 @@ impl Operands {
 
     /// Whether each step's sums are added outside of the tensor cores, which add E4M3
     /// products with fewer bits than f32 has.
-    fn has_two_levels(self) -> bool {
+    pub fn has_two_levels(self) -> bool {
         self.dtype() == DType::Fp8E4m3
     }
 
@@ -363,8 +380,21 @@ impl Operands {
         }
     }
 
+    /// With the macros of the formats.
+    pub fn define(self, defines: Defines) -> Defines {
+        let defines = defines
+            .with("MULTIPLIED", self.name())
+            .with("OPERAND_BYTES", self.dtype().bytes())
+            .with("TWO_LEVELS", u32::from(self.has_two_levels()));
+        match self {
+            Operands::Plain(_) => defines,
+            Operands::Rows(..) => defines.with("SCALES_ROWS", 1),
+            Operands::Blocks => defines.with("SCALES_BLOCKS", 1),
+        }
+    }
+
     /// Steps of a sum over so many columns.
-    fn steps(self, k: u64) -> u64 {
+    pub fn steps(self, k: u64) -> u64 {
         self.dtype().bytes_of(k).div_ceil(STEP_BYTES)
     }
 }
@@ -444,23 +474,7 @@ impl HostHalf for WgmmaGemm {
 
     fn defines(&self) -> Defines {
         let WgmmaGemm { operands, tile, arch, .. } = *self;
-        let defines = Defines::new()
-            .with(self.element, 1)
-            .with("MULTIPLIED", operands.name())
-            .with("OPERAND_BYTES", operands.dtype().bytes())
-            .with("TWO_LEVELS", u32::from(operands.has_two_levels()))
-            .with("TILE_M", tile.m)
-            .with("TILE_N", tile.n)
-            .with("PRODUCT_COLUMNS", tile.of_warpgroup().1)
-            .with("CLUSTER", tile.cluster())
-            .with("SHARES_A", u32::from(tile.shared == Shared::A))
-            .with("STAGES", tile.stages(arch))
-            .with("SHARED_BYTES", tile.shared_bytes(arch));
-        match operands {
-            Operands::Plain(_) => defines,
-            Operands::Rows(..) => defines.with("SCALES_ROWS", 1),
-            Operands::Blocks => defines.with("SCALES_BLOCKS", 1),
-        }
+        tile.define(operands.define(Defines::new().with(self.element, 1)), arch)
     }
 
     fn plan(&self, target: &Target) -> Plan {
@@ -520,21 +534,38 @@ impl HostHalf for WgmmaGemm {
 }
 
 fn tensor_maps(p: &Gemm, operands: Operands, tile: &Tile) -> Vec<TensorMap> {
-    let map = |name, [columns, rows]: [u64; 2], dtype: DType, box_rows: u32| TensorMap {
+    let (a_rows, b_rows) = tile.box_rows();
+    vec![
+        panels(A, [p.k, p.m], operands.dtype(), a_rows as u32),
+        panels(B, [p.k, p.n], operands.dtype(), b_rows as u32),
+        panels(C, [p.n, p.m], p.dtype, WARP_ROWS),
+    ]
+}
+
+/// The map of a matrix in panels of so many rows.
+pub(super) fn panels(
+    name: &'static str,
+    [columns, rows]: [u64; 2],
+    dtype: DType,
+    panel_rows: u32,
+) -> TensorMap {
+    TensorMap {
         name,
         tensor: name,
         element_bytes: dtype.bytes() as u32,
         extents: vec![columns, rows],
         strides_bytes: vec![columns * dtype.bytes()],
-        tile: vec![(PANEL_BYTES / dtype.bytes()) as u32, box_rows],
+        tile: vec![(PANEL_BYTES / dtype.bytes()) as u32, panel_rows],
         swizzle_bytes: 128,
-    };
-    let (a_rows, b_rows) = tile.box_rows();
-    vec![
-        map(A, [p.k, p.m], operands.dtype(), a_rows as u32),
-        map(B, [p.k, p.n], operands.dtype(), b_rows as u32),
-        map(C, [p.n, p.m], p.dtype, WARP_ROWS),
-    ]
+    }
+}
+
+#[cfg(test)]
+pub(super) fn predicted(text: &str) -> f64 {
+    let p: Gemm = super::contract::testing::operation(text);
+    let operands = Operands::Plain(DType::Bf16);
+    let tile = best_tile(&p, operands, Arch::SM_90);
+    Division::of(&tile, &p, operands.steps(p.k), 132).1
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod gemm_wgmma;
 mod kv_append;
 mod kv_read;
 mod moe_gemm;
+mod moe_gemm_wgmma;
 mod peak;
 mod peak_wgmma;
 mod plan;

@@ -7,7 +7,7 @@ use super::gemm_skinny::{
     Division, MAX_TOKENS, Matrices, MatrixFormats, MatrixNames, Ring, refuse_activations,
 };
 use super::plan::{Params, Plan, Scratch};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, refuse_unless};
 use crate::op::{Inputs, MoeGemm};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -82,7 +82,13 @@ impl HostHalf for ExpertGemm {
 
     fn configure(p: &MoeGemm, arch: Arch) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
-        refuse_activations(p.input_rows(), p.k)?;
+        refuse_unless(p.has_plain_activations(), || {
+            format!(
+                "activations in dtype = {}, not a_dtype = {}; leave a_dtype out",
+                p.dtype, p.a_dtype
+            )
+        })?;
+        refuse_activations(p.input_places(), p.k)?;
         let routed = RoutedPlan::new(p);
         let ring = routed.ring(p, arch);
         Ok(ExpertGemm { p: *p, formats, routed, ring })

@@ -13,6 +13,7 @@ use super::gemm_wgmma::WgmmaGemm;
 use super::kv_append::AppendToPages;
 use super::kv_read::ReadCache;
 use super::moe_gemm::ExpertGemm;
+use super::moe_gemm_wgmma::WgmmaExpertGemm;
 use super::peak::PeakChains;
 use super::peak_wgmma::WarpgroupProducts;
 use super::refusal::Refusal;
@@ -38,6 +39,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<SkinnyGemm>(),
     Kernel::of::<WgmmaGemm>(),
     Kernel::of::<TiledGemm>(),
+    Kernel::of::<WgmmaExpertGemm>(),
     Kernel::of::<ExpertGemm>(),
     Kernel::of::<AttentionDecode>(),
     Kernel::of::<AttentionMlaWgmma>(),

@@ -228,8 +228,8 @@ fn schemes_without_a_kernel_are_refused() {
             let why = refusal.unwrap_or_else(|| panic!("{} runs {text}", kernel.name)).0;
             assert!(why.contains(scheme), "{text}: {why}");
             // Kernels of equal formats name no other scheme of weights.
-            let is_tiled =
-                matches!(kernel.name, "gemm" | "gemm_wgmma") && text.contains("w_dtype");
+            let is_tiled = matches!(kernel.name, "gemm" | "gemm_wgmma" | "moe_gemm_wgmma")
+                && text.contains("w_dtype");
             assert!(is_tiled || why.contains(instead), "{text}: {why}");
         }
     }

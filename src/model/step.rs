@@ -7,7 +7,7 @@ use crate::format::DType;
 use crate::op::{
     Access, Collective, CollectiveKind, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout,
     KvRead, Lengths, MlaAppend, MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem,
-    Routing, Stream,
+    Routing, RowOrder, Stream,
 };
 use crate::quant::{Quant, QuantPlace};
 use crate::resource::Link;
@@ -506,6 +506,8 @@ impl Builder<'_> {
             routing: Routing::Balanced,
             routing_seed: 0,
             inputs,
+            row_order: RowOrder::Scattered,
+            a_dtype: Quant::plain(self.shape.formats.activations),
         };
         let up = all(2 * width, hidden, Inputs::PerToken);
         let down = all(hidden, width, Inputs::PerExpert);

@@ -9,10 +9,12 @@ use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::linear::{MatrixNames, check_weights, matrix_tensors};
+use super::linear::{
+    MatrixNames, check_activations, check_weights, math_dtype, matrix_tensors,
+};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
-use crate::quant::{Misfit, Quant, QuantPlace};
+use crate::quant::{Quant, QuantPlace};
 use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
@@ -101,39 +103,6 @@ impl Gemm {
     pub fn has_plain_activations(&self) -> bool {
         self.a_dtype == Quant::plain(self.dtype)
     }
-
-    /// The format that products are made in: that of both operands, else that of C.
-    fn math_dtype(&self) -> DType {
-        let (a, w) = (self.a_dtype.dtype(), self.w_dtype.dtype());
-        if a == w { a } else { self.dtype }
-    }
-
-    fn check_activations(&self) -> Result<(), ProblemError> {
-        let Gemm { m, k, a_dtype, .. } = *self;
-        let place = a_dtype.check_place(QuantPlace::Activations);
-        place.map_err(|message| ProblemError::at("a_dtype", message))?;
-        if !a_dtype.is_scaled() && !self.has_plain_activations() {
-            return Err(ProblemError::at(
-                "a_dtype",
-                format!(
-                    "a_dtype = {a_dtype} has no scales and is not dtype = {}; leave it out, or \
-                     write a scheme such as fp8_e4m3_block1x128",
-                    self.dtype
-                ),
-            ));
-        }
-        match a_dtype.check_matrix(m, k) {
-            Ok(()) => Ok(()),
-            Err(Misfit::Rows(of) | Misfit::Columns(of)) => Err(ProblemError::at(
-                "k",
-                format!(
-                    "k = {k} is not a multiple of {of}, which groups of {a_dtype} are made of; \
-                     use {}",
-                    k.next_multiple_of(of)
-                ),
-            )),
-        }
-    }
 }
 
 impl Operation for Gemm {
@@ -151,7 +120,7 @@ impl Operation for Gemm {
 
     fn check(&self) -> Result<(), ProblemError> {
         check_weights(self.w_dtype, self.n, self.k)?;
-        self.check_activations()
+        check_activations(self.a_dtype, self.dtype, self.m, self.k)
     }
 
     fn magnitude(&self) -> Magnitude {
@@ -163,10 +132,10 @@ impl Operation for Gemm {
     }
 
     fn work(&self) -> Work {
-        let Gemm { m, n, k, dtype, a_dtype, .. } = *self;
+        let Gemm { m, n, k, dtype, w_dtype, a_dtype } = *self;
         let bytes_read = a_dtype.matrix_bytes(m, k) + self.weight_bytes();
         Work::NONE
-            .with(Resource::Matrix(self.math_dtype()), 2 * m * n * k)
+            .with(Resource::Matrix(math_dtype(a_dtype, w_dtype, dtype)), 2 * m * n * k)
             .with_bytes(bytes_read, dtype.bytes_of(m * n))
     }
 

@@ -57,3 +57,41 @@ pub(super) fn check_weights(quant: Quant, n: u64, k: u64) -> Result<(), ProblemE
         ),
     ))
 }
+
+/// Refuses schemes that activations in `dtype` do not have, and matrices `[rows][k]` that
+/// the scheme does not divide.
+pub(super) fn check_activations(
+    a_dtype: Quant,
+    dtype: DType,
+    rows: u64,
+    k: u64,
+) -> Result<(), ProblemError> {
+    let place = a_dtype.check_place(QuantPlace::Activations);
+    place.map_err(|message| ProblemError::at("a_dtype", message))?;
+    if !a_dtype.is_scaled() && a_dtype != Quant::plain(dtype) {
+        return Err(ProblemError::at(
+            "a_dtype",
+            format!(
+                "a_dtype = {a_dtype} has no scales and is not dtype = {dtype}; leave it out, or \
+                 write a scheme such as fp8_e4m3_block1x128"
+            ),
+        ));
+    }
+    match a_dtype.check_matrix(rows, k) {
+        Ok(()) => Ok(()),
+        Err(Misfit::Rows(of) | Misfit::Columns(of)) => Err(ProblemError::at(
+            "k",
+            format!(
+                "k = {k} is not a multiple of {of}, which groups of {a_dtype} are made of; \
+                 use {}",
+                k.next_multiple_of(of)
+            ),
+        )),
+    }
+}
+
+/// The format that products are made in: that of both operands, else that of the output.
+pub(super) fn math_dtype(a_dtype: Quant, w_dtype: Quant, dtype: DType) -> DType {
+    let (a, w) = (a_dtype.dtype(), w_dtype.dtype());
+    if a == w { a } else { dtype }
+}

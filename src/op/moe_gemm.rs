@@ -7,12 +7,14 @@ use rand_pcg::Pcg64Mcg;
 
 use super::Access;
 use super::contract::product;
-use super::explanation::{Explanation, formula, size, weights};
+use super::explanation::{Explanation, formula, matrix, size, weights};
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
-use super::linear::{MatrixNames, check_weights, matrix_tensors};
+use super::linear::{
+    MatrixNames, check_activations, check_weights, math_dtype, matrix_tensors,
+};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
 use crate::quant::{Quant, QuantPlace};
@@ -31,6 +33,8 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("routing"),
         KeySpec::new("routing_seed").or("0").silent(),
         KeySpec::new("inputs").or("per_token").silent(),
+        KeySpec::new("rows").or("scattered").silent(),
+        KeySpec::new("a_dtype").or_as("dtype").silent(),
     ],
     examples: &[
         "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
@@ -59,7 +63,11 @@ pub enum Routing {
     Zipf,
 }
 
-text_of_name!(Routing => "a routing", Inputs => "a kind of inputs");
+text_of_name!(
+    Routing => "a routing",
+    Inputs => "a kind of inputs",
+    RowOrder => "a way in which rows lie",
+);
 
 impl Routing {
     /// Every way, in the order in which tables list them.
@@ -97,6 +105,35 @@ impl Inputs {
     }
 }
 
+/// How the rows of X and of Y lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowOrder {
+    /// By token: those of an expert lie anywhere, and a list says where.
+    Scattered,
+    /// Those of an expert next to one another, and the experts in order, without gaps:
+    /// what prefill has after tokens were sorted.
+    Contiguous,
+    /// Those of each expert at the beginning of room for as many rows as there are tokens,
+    /// so that places do not depend on the routing: what decode in a graph has. The rest of
+    /// the room is neither read nor written.
+    Masked,
+}
+
+impl RowOrder {
+    /// Every way, in the order in which tables list them.
+    pub const ALL: [RowOrder; 3] =
+        [RowOrder::Scattered, RowOrder::Contiguous, RowOrder::Masked];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RowOrder::Scattered => "scattered",
+            RowOrder::Contiguous => "contiguous",
+            RowOrder::Masked => "masked",
+        }
+    }
+}
+
 /// One projection of routed experts: `Y[token][slot][n] = X[row][k] * W[e][n][k]^T` for
 /// each of the `top_k` experts `e` that a token chooses, in slots 0 and on.
 ///
@@ -104,6 +141,10 @@ impl Inputs {
 /// in [`Gemm`](super::Gemm), one matrix after the other. Which experts are read depends
 /// on the routing, which is part of the problem, its seed included: FLOPs and bytes are
 /// those of the experts really touched.
+///
+/// Rows of X and Y may also lie by expert, each of X its expert's own, see [`RowOrder`]: Y is
+/// `[row][n]`, or `[expert][token][n]` with gaps. Then only how many rows an expert has
+/// matters, and no token is told from another.
 ///
 /// Work: `2 T top_k n k`; the weights and scales of each expert that any token has chosen,
 /// X `b T k` (times `top_k` where experts have inputs of their own) and Y `b T top_k n`.
@@ -119,7 +160,7 @@ pub struct MoeGemm {
     pub n: u64,
     /// Input features of an expert.
     pub k: u64,
-    /// Format of X and Y.
+    /// Format of Y, and of X unless `a_dtype` says otherwise.
     pub dtype: DType,
     /// Scheme of the weights.
     pub w_dtype: Quant,
@@ -129,7 +170,19 @@ pub struct MoeGemm {
     pub routing_seed: u64,
     /// What the experts of a token are given.
     pub inputs: Inputs,
+    /// How rows lie.
+    pub row_order: RowOrder,
+    /// Scheme of X.
+    pub a_dtype: Quant,
 }
+
+/// Tensors of X.
+const X: MatrixNames = MatrixNames {
+    values: "x",
+    scales: "x_scales",
+    zero_points: "x_zero_points",
+    tensor_scale: "x_tensor_scale",
+};
 
 /// Tensors of the weights.
 const W: MatrixNames = MatrixNames {
@@ -145,7 +198,15 @@ impl MoeGemm {
         self.tokens * self.top_k
     }
 
-    /// Rows of X.
+    /// Rows for which Y has room, and X if its rows are the experts' own.
+    pub const fn row_places(&self) -> u64 {
+        match self.row_order {
+            RowOrder::Scattered | RowOrder::Contiguous => self.rows(),
+            RowOrder::Masked => self.experts * self.tokens,
+        }
+    }
+
+    /// Rows of X that are read.
     pub const fn input_rows(&self) -> u64 {
         match self.inputs {
             Inputs::PerToken => self.tokens,
@@ -153,7 +214,15 @@ impl MoeGemm {
         }
     }
 
-    /// The row of X that a row of Y, `token * top_k + slot`, is made of.
+    /// Rows for which X has room.
+    pub const fn input_places(&self) -> u64 {
+        match self.row_order {
+            RowOrder::Scattered => self.input_rows(),
+            RowOrder::Contiguous | RowOrder::Masked => self.row_places(),
+        }
+    }
+
+    /// The row of X that a row of Y is made of.
     pub const fn input_row(&self, row: u64) -> u64 {
         match self.inputs {
             Inputs::PerToken => row / self.top_k,
@@ -161,7 +230,7 @@ impl MoeGemm {
         }
     }
 
-    /// The expert of each row of Y. The same on every machine: integer arithmetic on
+    /// The expert of each token and slot, in this order. The same on every machine: integer arithmetic on
     /// the numbers of a PCG generator.
     pub fn expert_of_rows(&self) -> Vec<u32> {
         match self.routing {
@@ -207,6 +276,16 @@ impl MoeGemm {
         for (row, expert) in (0..).zip(self.expert_of_rows()) {
             rows[expert as usize].push(row);
         }
+        let mut next = 0;
+        for (expert, rows) in (0..).zip(&mut rows) {
+            let first = match self.row_order {
+                RowOrder::Scattered => continue,
+                RowOrder::Contiguous => next,
+                RowOrder::Masked => expert * self.tokens as u32,
+            };
+            next += rows.len() as u32;
+            *rows = (first..first + rows.len() as u32).collect();
+        }
         rows
     }
 
@@ -238,9 +317,14 @@ impl MoeGemm {
         self.w_dtype.matrix_bytes(self.n, self.k)
     }
 
-    /// Bytes of X.
+    /// Bytes of X that are read, with their scales.
     const fn input_bytes(&self) -> u64 {
-        self.dtype.bytes_of(self.input_rows() * self.k)
+        self.a_dtype.matrix_bytes(self.input_rows(), self.k)
+    }
+
+    /// Whether X is as Y: values without scales.
+    pub fn has_plain_activations(&self) -> bool {
+        self.a_dtype == Quant::plain(self.dtype)
     }
 
     /// Bytes read with as many experts as can be touched, [`MoeGemm::experts_bound`].
@@ -267,6 +351,28 @@ impl MoeGemm {
             Routing::Balanced => u64::from(u32::MAX),
             Routing::Uniform | Routing::Zipf => MAX_ROUTED,
         };
+        if self.row_order != RowOrder::Scattered && self.inputs == Inputs::PerToken {
+            return Err(ProblemError::at(
+                "inputs",
+                format!(
+                    "rows that lie by expert (rows = {}) are the experts' own; write inputs = \
+                     per_expert",
+                    self.row_order
+                ),
+            ));
+        }
+        if self.row_order == RowOrder::Masked
+            && self.tokens.saturating_mul(self.experts) > u64::from(u32::MAX)
+        {
+            return Err(ProblemError::at(
+                "tokens",
+                format!(
+                    "each of {} experts has room for all {} tokens, which are more rows than \
+                     2^32; use fewer, or rows = contiguous",
+                    self.experts, self.tokens
+                ),
+            ));
+        }
         if self.tokens.saturating_mul(self.top_k).max(self.experts) > most {
             return Err(ProblemError::at(
                 "tokens",
@@ -305,6 +411,8 @@ pub(super) fn read(f: &Fields) -> Result<MoeGemm, ProblemError> {
         routing: f.parse("routing")?,
         routing_seed: f.count("routing_seed")?,
         inputs: f.parse("inputs")?,
+        row_order: f.parse("rows")?,
+        a_dtype: f.quant("a_dtype", QuantPlace::Activations)?,
     })
 }
 
@@ -321,34 +429,52 @@ impl Operation for MoeGemm {
             self.routing.to_string(),
             self.routing_seed.to_string(),
             self.inputs.to_string(),
+            self.row_order.to_string(),
+            self.a_dtype.to_string(),
         ]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
         self.check_routing()?;
-        check_weights(self.w_dtype, self.n, self.k)
+        check_weights(self.w_dtype, self.n, self.k)?;
+        check_activations(self.a_dtype, self.dtype, self.input_places(), self.k)
     }
 
     fn magnitude(&self) -> Magnitude {
         let MoeGemm { tokens, experts, top_k, n, k, .. } = *self;
         Magnitude {
             flops: product(&[2, tokens, top_k, n, k]),
-            elements: product(&[self.input_rows(), k])
+            elements: product(&[self.input_places(), k])
                 + product(&[experts, n, k])
-                + product(&[tokens, top_k, n]),
+                + product(&[self.row_places(), n]),
         }
     }
 
     fn work(&self) -> Work {
         let bytes_read = self.input_bytes() + self.weight_bytes();
+        let math_dtype = math_dtype(self.a_dtype, self.w_dtype, self.dtype);
         Work::NONE
-            .with(Resource::Matrix(self.dtype), 2 * self.rows() * self.n * self.k)
+            .with(Resource::Matrix(math_dtype), 2 * self.rows() * self.n * self.k)
             .with_bytes(bytes_read, self.dtype.bytes_of(self.rows() * self.n))
     }
 
     fn explanation(&self) -> Explanation {
         let (of_weights, values) = weights(self.w_dtype, self.n, self.k);
         let (rows, x, n, k) = (self.rows(), self.input_rows(), self.n, self.k);
+        if !self.has_plain_activations() {
+            let (of_x, values_of_x) = matrix(self.a_dtype, ["b_x", "rows of X", "k"], x, k);
+            return Explanation {
+                flops: formula("2 T top_k n k", format!("2 * {rows} * {n} * {k}")),
+                bytes: formula(
+                    &format!("b T top_k n + {of_x} + experts touched ({of_weights})"),
+                    format!(
+                        "{} * {rows} * {n} + {values_of_x} + {} * ({values})",
+                        size(self.dtype),
+                        self.experts_touched()
+                    ),
+                ),
+            };
+        }
         Explanation {
             flops: formula("2 T top_k n k", format!("2 * {rows} * {n} * {k}")),
             bytes: formula(
@@ -365,10 +491,13 @@ impl Operation for MoeGemm {
     fn tensors(&self) -> Vec<Tensor> {
         let MoeGemm { experts, n, k, w_dtype, .. } = *self;
         let format = TensorFormat::Values(self.dtype);
-        let mut tensors =
-            vec![Tensor::new("x", Role::Input, format, self.input_rows() * k)];
+        let mut tensors = matrix_tensors(&X, self.a_dtype, 1, (self.input_places(), k));
         tensors.extend(matrix_tensors(&W, w_dtype, experts, (n, k)));
-        tensors.push(Tensor::new("y", Role::Output, format, self.rows() * n));
+        let role = match self.row_order {
+            RowOrder::Scattered | RowOrder::Contiguous => Role::Output,
+            RowOrder::Masked => Role::Update,
+        };
+        tensors.push(Tensor::new("y", role, format, self.row_places() * n));
         tensors
     }
 
@@ -450,6 +579,8 @@ mod tests {
             routing,
             routing_seed: seed,
             inputs: Inputs::PerToken,
+            row_order: RowOrder::Scattered,
+            a_dtype: Quant::plain(DType::Bf16),
         }
     }
 
@@ -510,6 +641,33 @@ mod tests {
         assert_eq!(of(Routing::Uniform), [2, 7, 1, 5, 5, 1]);
         assert_eq!(of(Routing::Zipf), [1, 5, 7, 5, 5, 7]);
         assert_eq!(moe(3, 4, 2, Routing::Balanced, 0).expert_of_rows(), [0, 1, 2, 3, 0, 1]);
+    }
+
+    /// Four experts of six rows in all: 2, 2, 1 and 1.
+    #[test]
+    fn rows_of_experts_lie_as_they_are_to() {
+        let of = |row_order| {
+            let inputs = Inputs::PerExpert;
+            MoeGemm { row_order, inputs, ..moe(3, 4, 2, Routing::Balanced, 0) }
+        };
+        let scattered = of(RowOrder::Scattered);
+        assert_eq!(scattered.rows_of_experts(), [vec![0, 4], vec![1, 5], vec![2], vec![3]]);
+        let contiguous = of(RowOrder::Contiguous);
+        assert_eq!(
+            contiguous.rows_of_experts(),
+            [vec![0, 1], vec![2, 3], vec![4], vec![5]]
+        );
+        let masked = of(RowOrder::Masked);
+        assert_eq!(masked.rows_of_experts(), [vec![0, 1], vec![3, 4], vec![6], vec![9]]);
+        // Gaps are room, and not work.
+        for (p, places) in [(scattered, 6), (contiguous, 6), (masked, 12)] {
+            assert_eq!(p.work(), scattered.work());
+            let elements = |name| {
+                let tensor = p.tensors().into_iter().find(|tensor| tensor.name == name);
+                tensor.unwrap().elements
+            };
+            assert_eq!((elements("x"), elements("y")), (places * 128, places * 256));
+        }
     }
 
     proptest! {

@@ -318,6 +318,31 @@ impl CheckedOutput<'_> {
         )))
     }
 
+    /// Fails on the first row of so many elements that is wanted and not finite, or that is
+    /// not wanted and holds something else than poison.
+    pub(super) fn scan_rows(
+        &self,
+        width: u64,
+        is_wanted: impl Fn(u64) -> bool + Sync,
+    ) -> Option<Check> {
+        let size = self.tensor.format.bytes();
+        let wrong = |&row: &u64| {
+            let elements = row * width..(row + 1) * width;
+            if is_wanted(row) {
+                return elements.into_iter().any(|index| !self.get(index).is_finite());
+            }
+            let first = ((elements.start - self.first) * size) as usize;
+            self.bytes[first..][..(width * size) as usize].iter().any(|&byte| byte != 0xff)
+        };
+        let rows = self.first.div_ceil(width)..self.tensor.elements / width;
+        let row = rows.into_par_iter().find_first(wrong)?;
+        let what = match is_wanted(row) {
+            true => "has what is not finite: it was never written, or computed from such",
+            false => "was written, and no row belongs there",
+        };
+        Some(Check::failed(format!("the row of {} {what}", self.place(row * width))))
+    }
+
     /// Fails on the first row that is none of `rows` and holds something else than
     /// poison: nobody was to write there.
     pub(super) fn scan_rest(&self, rows: &Rows<'_>) -> Option<Check> {

@@ -894,6 +894,63 @@ fn experts_get_their_tokens() {
     }
 }
 
+/// Rows that lie by expert, next to one another or with gaps, which nobody writes.
+#[test]
+fn rows_of_experts_lie_in_order() {
+    for (rows, places) in [("contiguous", 10), ("masked", 7 * 5)] {
+        let text = format!(
+            "moe_gemm:tokens=5,experts=7,top_k=2,n=16,k=128,dtype=f32,routing=uniform,\
+             routing_seed=3,inputs=per_expert,rows={rows}"
+        );
+        let p = problem(&text);
+        let Problem::MoeGemm(moe) = p else { unreachable!("experts") };
+        let weights = filled(&p, 1);
+        // What was never written is not a number.
+        let mut y = vec![0xff; places * 16 * 4];
+        let mut next = 0;
+        for expert in 0..7u64 {
+            let count =
+                moe.expert_of_rows().iter().filter(|&&e| u64::from(e) == expert).count();
+            let first = if rows == "masked" { expert * 5 } else { next };
+            next += count as u64;
+            for row in first..first + count as u64 {
+                for feature in 0..16 {
+                    let term = |column| {
+                        f64::from(key(0).value(DType::F32, row * 128 + column))
+                            * f32_at(&weights, (expert * 16 + feature) * 128 + column)
+                    };
+                    let sum = (0..128).map(term).sum::<f64>() as f32;
+                    y[((row * 16 + feature) * 4) as usize..][..4]
+                        .copy_from_slice(&sum.to_le_bytes());
+                }
+            }
+        }
+        let found = checked(&text, &y);
+        assert_eq!(
+            (found.verdict, found.elements),
+            (CheckVerdict::Pass, 160),
+            "{text}: {}",
+            found.message
+        );
+
+        let fails = |at: usize, value: f32, says: &str| {
+            let mut wrong = y.clone();
+            wrong[at..][..4].copy_from_slice(&value.to_le_bytes());
+            let found = checked(&text, &wrong);
+            assert_eq!(found.verdict, CheckVerdict::Fail);
+            assert!(found.message.contains(says), "{}", found.message);
+        };
+        let is_poison = |element: usize| y[element * 4..][..4] == [0xff; 4];
+        let written = (0..places * 16).find(|&element| !is_poison(element)).unwrap();
+        fails(written * 4, 1e3, "expected");
+        if rows == "masked" {
+            fails(written * 4, f32::NAN, "not finite");
+            let gap = (0..places * 16).find(|&element| is_poison(element)).unwrap();
+            fails(gap * 4, 1.0, "no row belongs there");
+        }
+    }
+}
+
 /// Mistakes of kernels of latent attention.
 #[derive(Clone, Copy, PartialEq)]
 enum LatentBug {
@@ -986,6 +1043,10 @@ fn unneeded_bytes_are_those_that_work_leaves_out() {
         "mla_decode:batch=3,context=21,q_heads=1,dtype=bf16,kv_dtype=fp8_e4m3,lengths=ragged",
         "moe_gemm:tokens=2,experts=9,top_k=2,n=16,k=128,dtype=bf16,w_dtype=int4,routing=zipf",
         "moe_gemm:tokens=2,experts=9,top_k=2,n=16,k=128,dtype=bf16,routing=balanced",
+        "moe_gemm:tokens=5,experts=9,top_k=2,n=16,k=128,dtype=bf16,routing=zipf,\
+         inputs=per_expert,rows=masked",
+        "moe_gemm:tokens=5,experts=9,top_k=2,n=16,k=128,dtype=bf16,w_dtype=fp8_e4m3,\
+         a_dtype=fp8_e4m3_token,routing=zipf,inputs=per_expert,rows=masked",
         "kv_read:batch=3,context=21,kv_heads=2,head_dim=64,dtype=bf16,layout=paged4,\
          lengths=ragged",
     ] {

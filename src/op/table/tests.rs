@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::format::{HostMemory, MemoryPlace, Role};
-use crate::op::{Access, Inputs, KvLayout, Lengths, Routing, TransferDirection, Unit};
+use crate::op::{
+    Access, Inputs, KvLayout, Lengths, Routing, RowOrder, TransferDirection, Unit,
+};
 
 fn work(text: &str) -> Work {
     text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
@@ -389,6 +391,11 @@ fn bad_input_is_told_what_to_do() {
             "draws nothing",
         ),
         (
+            "moe_gemm:tokens=1,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=zipf,rows=masked",
+            "inputs",
+            "write inputs = per_expert",
+        ),
+        (
             "moe_gemm:tokens=99999999,experts=4,top_k=2,n=1,k=1,dtype=f16,routing=zipf",
             "tokens",
             "up to 16777216",
@@ -504,6 +511,7 @@ prop_compose! {
                 "routing" => Routing::ALL[choice].to_string(),
                 "routing_seed" => (dims[3] * u64::from(choice > 0)).to_string(),
                 "inputs" => Inputs::ALL[access % 2].to_string(),
+                "rows" if access % 2 == 1 => RowOrder::ALL[choice].to_string(),
                 "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
                 "rope_dim" => (4 * dims[2]).to_string(),
                 "layout" => match op {
@@ -566,9 +574,14 @@ proptest! {
             Problem::MlaDecode(p) => unread_bytes(&p.kv(), p.record_bytes(), |_| 0),
             Problem::MoeGemm(p) => {
                 let tensors = problem.tensors();
-                let of_experts = tensors[1..].iter().filter(|t| t.role == Role::Input);
+                let of_experts = tensors.iter().filter(|t| t.name.starts_with('w'));
                 let expert: u64 = of_experts.map(|t| t.bytes() / p.experts).sum();
-                expert * (p.experts - p.experts_touched())
+                let x = |rows| p.a_dtype.matrix_bytes(rows, p.k);
+                let gaps = match p.row_order {
+                    RowOrder::Masked => x(p.experts * p.tokens) - x(p.rows()),
+                    RowOrder::Scattered | RowOrder::Contiguous => 0,
+                };
+                expert * (p.experts - p.experts_touched()) + gaps
             }
             Problem::KvAppend(p) => {
                 unread_page_numbers(p.batch, p.page_size(), p.new_tokens, p.pages(), |request| p.first_place(request))
@@ -743,6 +756,9 @@ fn appended_bytes(problem: &Problem) -> u64 {
                 * p.kv_dtype.dtype().bytes()
         }
         Problem::MlaAppend(p) => p.batch * p.new_tokens * p.attention().record_bytes(),
+        Problem::MoeGemm(p) if p.row_order == RowOrder::Masked => {
+            p.dtype.bytes_of(p.rows() * p.n)
+        }
         _ => 0,
     }
 }

@@ -1,0 +1,106 @@
+// Y = X * W[expert]^T for rows that lie by expert, by wgmma from tiles that tensor copies
+// load (TMA); sm_90a. Y is in bf16 or f16; X and W are in the same format, or both in 8 bits
+// with scales: int8 and E4M3 with one for each row, E4M3 also with one for 128 columns of a
+// row of X and for 128 x 128 of W. See gemm_wgmma.cuh for how a block computes tiles; here the host says which, in a list, see src/kernel/moe_gemm_wgmma.rs.
+//
+// Experts are multiplied one after the other, those without rows never. X and W of all
+// experts are matrices with one expert below another, so that a tile is anywhere in them: its
+// last rows and columns may be another expert's, are multiplied like any, and are not stored.
+// Blocks of a cluster multiply the same rows of X, which they share, with columns of W next
+// to each other: those of the same expert.
+//
+// Launch: 1-D grid of whole clusters of CLUSTER blocks, THREADS threads, SHARED_BYTES of
+// dynamic shared memory. Rows of X, W and Y are multiples of 16 bytes. Tickets are zero.
+#define ENDS_ROWS true
+#include "gemm_wgmma.cuh"
+
+static_assert(CLUSTER == 1 || SHARES_A, "clusters are of one expert");
+
+// Tiles side by side of the blocks of a cluster.
+struct alignas(16) Tiles {
+  u32 row;     // of X and of Y
+  u32 end;     // of the expert's rows
+  u32 w_row;   // of the expert's first column
+  u32 column;  // of the first tile, in Y
+  u32 first_step;
+  u32 steps;
+  u16 split;
+  u16 splits;
+  u32 partial;  // of the first tile
+};
+static_assert(sizeof(Tiles) == 2 * sizeof(Words4), "tiles are loaded as vectors");
+
+struct Params {
+  TensorMap x;
+  TensorMap w;
+  TensorMap y;
+  Partials partials;
+  const Tiles *tiles;   // cluster by cluster, in order
+  const u32 *of_cluster;  // the first tiles of each, and the end
+  u8 *y_rows;
+  const float *x_scales;  // null without
+  const float *w_scales;
+  u32 n;
+  u32 x_rows;    // of all experts, with gaps
+  u32 w_rows;    // of all experts
+  u32 x_stride;  // of scales of rows; 0 where there is one for all
+  u32 steps;     // of k
+};
+
+// The tiles of this block's cluster, in order. The next are loaded while some are multiplied.
+struct Schedule {
+  const Tiles *next_tiles;
+  u32 left;
+  Words4 place;
+  Words4 part;
+
+  DEVICE Schedule(const Params &p) {
+    const u32 *const of_cluster = p.of_cluster + blockIdx.x / CLUSTER;
+    const u32 first = ld_global_nc_u32(of_cluster);
+    left = ld_global_nc_u32(of_cluster + 1) - first;
+    next_tiles = p.tiles + first;
+    load();
+  }
+
+  // There is at least one.
+  DEVICE void load() {
+    const Words4 *const words = reinterpret_cast<const Words4 *>(next_tiles);
+    place = ld_global_nc_v4_kept(words);
+    part = ld_global_nc_v4_kept(words + 1);
+  }
+
+  // Sets `work` to the next; false where there is none.
+  DEVICE bool next(Work &work) {
+    if (left == 0) return false;
+    const u32 rank = rank_in_cluster();
+    work.a_row = work.c_row = place.w[0];
+    work.c_end = place.w[1];
+    work.c_column = place.w[3] + rank * TILE_N;
+    work.b_row = place.w[2] + work.c_column;
+    work.first_step = part.w[0];
+    work.steps = part.w[1];
+    work.split = part.w[2] & 0xffff;
+    work.splits = part.w[2] >> 16;
+    work.partial = part.w[3] + rank;
+    if (--left > 0) ++next_tiles, load();
+    return true;
+  }
+};
+
+#if defined(SCALES_ROWS)
+DEVICE RowScales scales_of(const Params &p) {
+  return {p.x_scales, p.w_scales, p.x_rows, p.w_rows, p.x_stride, 1};
+}
+#elif defined(SCALES_BLOCKS)
+static_assert(128 % GROUP_COLUMNS == 0, "a warpgroup's columns have one scale");
+// An expert's rows of W are whole blocks.
+DEVICE BlockScales scales_of(const Params &p) {
+  return {p.x_scales, p.w_scales, p.x_rows, p.w_rows, p.steps};
+}
+#else
+DEVICE Unscaled scales_of(const Params &) { return {}; }
+#endif
+
+KERNEL(THREADS, 1) moe_gemm_wgmma(const __grid_constant__ Params p) {
+  multiply_tiles({p.x, p.w, p.y, p.partials, {p.y_rows, p.n}}, Schedule(p), scales_of(p));
+}

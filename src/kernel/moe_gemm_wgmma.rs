@@ -1,0 +1,682 @@
+//! Host half of `kernels/moe_gemm_wgmma.cu`: which tiles of which experts a block multiplies,
+//! one after the other.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::contract::HostHalf;
+use super::formats::element;
+use super::gemm_wgmma::{
+    MAX_EXTENT, MAX_SPLITS, Operands, PRODUCT_ROWS, STEP_BYTES, Shared, THREADS, Tile,
+    WARP_ROWS, nominal, panels, stripe_of, tile,
+};
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::refusal::{Refusal, refuse_unless, supports};
+use crate::op::{Gemm, MoeGemm, Problem, RowOrder};
+use crate::quant::ScaleGroup;
+use crate::toolchain::{Arch, Defines, Target};
+
+/// Tiles of an expert whose sums stay in the tensor cores' registers. Clusters have two side
+/// by side: with few rows, tiles above one another are often missing.
+const TILES: [Tile; 3] =
+    [tile(128, 256, Shared::A), tile(128, 128, Shared::A), tile(64, 256, Shared::Nothing)];
+
+/// Tiles of an expert whose sums have two levels.
+const TWO_LEVEL_TILES: [Tile; 3] =
+    [tile(256, 128, Shared::A), tile(128, 128, Shared::A), tile(64, 256, Shared::Nothing)];
+
+/// Most tiles in a list.
+const MAX_TILES: u64 = 1 << 21;
+
+/// `Params` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct WgmmaParams {
+    x: [u8; 128],
+    w: [u8; 128],
+    y: [u8; 128],
+    partials: u64,
+    tickets: u64,
+    tiles: u64,
+    of_cluster: u64,
+    y_rows: u64,
+    x_scales: u64,
+    w_scales: u64,
+    n: u32,
+    x_rows: u32,
+    w_rows: u32,
+    x_stride: u32,
+    steps: u32,
+    padding: [u32; 13],
+}
+
+/// `Tiles` of the kernel: those of a cluster, side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Tiles {
+    row: u32,
+    end: u32,
+    w_row: u32,
+    column: u32,
+    first_step: u32,
+    steps: u32,
+    split: u16,
+    splits: u16,
+    partial: u32,
+}
+
+/// Rows of an expert, of X and of Y.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ExpertRows {
+    expert: u64,
+    first: u64,
+    count: u64,
+}
+
+impl ExpertRows {
+    /// Of each expert that has any.
+    fn all(p: &MoeGemm) -> Vec<ExpertRows> {
+        let of_experts = (0..).zip(p.rows_of_experts());
+        let rows = of_experts.filter_map(|(expert, rows)| {
+            let first = u64::from(*rows.first()?);
+            Some(ExpertRows { expert, first, count: rows.len() as u64 })
+        });
+        rows.collect()
+    }
+
+    /// Rows and columns of clusters' tiles that cover the expert's part of Y.
+    fn grid(&self, tile: &Tile, n: u64) -> (u64, u64) {
+        let (rows, columns) = tile.cluster_extents();
+        (self.count.div_ceil(rows), n.div_ceil(columns))
+    }
+}
+
+/// Whole tiles in the order in which they are begun: expert by expert, so that the weights of
+/// few of them are in L2 at a time, and in stripes of rows of tiles within an expert.
+fn tiles_in_order(
+    tile: &Tile,
+    p: &MoeGemm,
+    experts: &[ExpertRows],
+    clusters: u64,
+) -> Vec<Tiles> {
+    let steps = steps_of(p);
+    let (_, across) = tile.cluster_extents();
+    let mut tiles = Vec::new();
+    for of_expert in experts {
+        let grid @ (rows, columns) = of_expert.grid(tile, p.n);
+        let (stripe, _) = stripe_of(tile, grid, clusters, steps);
+        for first_row in (0..rows).step_by(stripe as usize) {
+            for column in 0..columns {
+                tiles.extend((first_row..rows.min(first_row + stripe)).map(|row| Tiles {
+                    row: (of_expert.first + row * tile.m) as u32,
+                    end: (of_expert.first + of_expert.count) as u32,
+                    w_row: (of_expert.expert * p.n) as u32,
+                    column: (column * across) as u32,
+                    first_step: 0,
+                    steps: steps as u32,
+                    split: 0,
+                    splits: 1,
+                    partial: 0,
+                }));
+            }
+        }
+    }
+    tiles
+}
+
+/// Steps of a sum.
+fn steps_of(p: &MoeGemm) -> u64 {
+    p.a_dtype.dtype().bytes_of(p.k).div_ceil(STEP_BYTES)
+}
+
+/// The formats of X and of W, and what scales sums.
+fn operands_of(p: &MoeGemm) -> Option<Operands> {
+    let MoeGemm { n, k, dtype, w_dtype, a_dtype, .. } = *p;
+    let all = Operands::of(&Gemm { m: p.row_places(), n, k, dtype, w_dtype, a_dtype })?;
+    let has_one_scale = matches!(all, Operands::Rows(_, [_, ScaleGroup::Tensor]));
+    (!has_one_scale).then_some(all)
+}
+
+/// When each cluster has done what it was given so far, in rough clocks.
+#[derive(Clone)]
+struct Clusters(BinaryHeap<Reverse<(u64, usize)>>);
+
+impl Clusters {
+    fn new(count: u64) -> Self {
+        Clusters((0..count as usize).map(|cluster| Reverse((0, cluster))).collect())
+    }
+
+    /// Gives work to the cluster that is done first, and says which.
+    fn give(&mut self, clocks: f64) -> usize {
+        let Some(Reverse((until, cluster))) = self.0.pop() else { return 0 };
+        self.0.push(Reverse((until + clocks as u64, cluster)));
+        cluster
+    }
+
+    /// When the last is done, and when they are in the mean.
+    fn done(&self) -> (u64, f64) {
+        let all = || self.0.iter().map(|Reverse((until, _))| *until);
+        (all().max().unwrap_or(0), all().sum::<u64>() as f64 / self.0.len() as f64)
+    }
+}
+
+/// What each cluster multiplies.
+struct Walk {
+    /// Cluster by cluster.
+    tiles: Vec<Tiles>,
+    /// The first tiles of each cluster, and the end.
+    of_cluster: Vec<u32>,
+    /// Tiles whose sums are split.
+    split_tiles: u64,
+    splits: u64,
+    /// Rough clocks of all.
+    clocks: f64,
+    /// Work of the busiest cluster over that of the mean.
+    imbalance: f64,
+}
+
+impl Walk {
+    /// Divides the tiles of all experts among the clusters of a GPU. Tiles are given, in
+    /// order, to the cluster that is done first; those that would leave clusters without
+    /// work are split along their sums.
+    fn new(tile: &Tile, p: &MoeGemm, experts: &[ExpertRows], sms: u64) -> Self {
+        let clusters = (sms / tile.cluster()).max(1);
+        let steps = steps_of(p);
+        let tiles = tiles_in_order(tile, p, experts, clusters);
+        let (whole, rest) = tiles.split_at(tiles.len() - tiles.len() % clusters as usize);
+
+        // A warpgroup without rows multiplies nothing.
+        let step_clocks = [1, 2].map(|warpgroups| tile.step_clocks_of(warpgroups));
+        let clocks_of = |tiles: &Tiles| {
+            let both =
+                tile.m == PRODUCT_ROWS || u64::from(tiles.end - tiles.row) > tile.m / 2;
+            let both = both || tiles.splits > 1;
+            f64::from(tiles.steps) * step_clocks[usize::from(both)] + tile.store_clocks()
+        };
+        let mut order = Vec::with_capacity(tiles.len());
+        let mut after_whole = Clusters::new(clusters);
+        for tiles in whole {
+            order.push((after_whole.give(clocks_of(tiles)), *tiles));
+        }
+        let with_rest = |splits: u64| {
+            let mut clusters = after_whole.clone();
+            let given: Vec<_> = split(rest, tile, steps, splits)
+                .map(|tiles| (clusters.give(clocks_of(&tiles)), tiles))
+                .collect();
+            let (end, mean) = clusters.done();
+            (end as f64 + tile.add_clocks(splits), mean, given, splits)
+        };
+        let most = if rest.is_empty() { 1 } else { steps.min(MAX_SPLITS) };
+        let mut best = with_rest(1);
+        for splits in 2..=most {
+            let other = with_rest(splits);
+            if other.0 < best.0 {
+                best = other;
+            }
+        }
+        let (sm, mean, given, splits) = best;
+        order.extend(given);
+
+        // As they were given: the sort keeps the order within a cluster.
+        order.sort_by_key(|&(cluster, _)| cluster);
+        let busy = order.last().map_or(0, |&(cluster, _)| cluster + 1);
+        let of_cluster = (0..=busy)
+            .map(|cluster| order.partition_point(|&(other, _)| other < cluster) as u32)
+            .collect();
+
+        let dram = (Problem::MoeGemm(*p).work().bytes()
+            + read_again(tile, p, experts, clusters)) as f64
+            / (nominal::DRAM_BYTES * sms as f64);
+        Walk {
+            tiles: order.into_iter().map(|(_, tiles)| tiles).collect(),
+            of_cluster,
+            split_tiles: if splits == 1 { 0 } else { rest.len() as u64 * tile.cluster() },
+            splits,
+            // The smaller overlaps with the larger, but not completely.
+            clocks: nominal::LAUNCH + sm.max(dram) + 0.1 * sm.min(dram),
+            imbalance: if mean > 0.0 { sm / mean } else { 1.0 },
+        }
+    }
+
+    fn clusters(&self) -> u64 {
+        self.of_cluster.len() as u64 - 1
+    }
+}
+
+/// Each of these tiles in as many ranges of its sum.
+fn split<'a>(
+    tiles: &'a [Tiles],
+    tile: &Tile,
+    steps: u64,
+    splits: u64,
+) -> impl Iterator<Item = Tiles> + use<'a> {
+    let cluster = tile.cluster();
+    (0..).step_by(cluster as usize).zip(tiles).flat_map(move |(partial, tiles)| {
+        (0..splits).map(move |split| {
+            let (first, end) = (steps * split / splits, steps * (split + 1) / splits);
+            Tiles {
+                first_step: first as u32,
+                steps: (end - first) as u32,
+                split: split as u16,
+                splits: splits as u16,
+                partial: if splits == 1 { 0 } else { partial },
+                ..*tiles
+            }
+        })
+    })
+}
+
+/// Rough bytes that experts too large for L2 read more than once.
+fn read_again(tile: &Tile, p: &MoeGemm, experts: &[ExpertRows], clusters: u64) -> u64 {
+    let steps = steps_of(p);
+    let of_expert = |rows: &ExpertRows| {
+        let operands = (rows.count + p.n) * steps * STEP_BYTES;
+        if operands <= nominal::L2_CAPACITY {
+            return 0;
+        }
+        let grid = rows.grid(tile, p.n);
+        let (_, wave_bytes) = stripe_of(tile, grid, clusters, steps);
+        (wave_bytes * (grid.0 * grid.1).div_ceil(clusters)).saturating_sub(operands)
+    };
+    experts.iter().map(of_expert).sum()
+}
+
+/// A layer of routed experts whose rows lie by expert, in tiles of warpgroups.
+pub(super) struct WgmmaExpertGemm {
+    p: MoeGemm,
+    /// The macro that chooses the format of Y.
+    element: &'static str,
+    operands: Operands,
+    experts: Vec<ExpertRows>,
+    tile: Tile,
+    arch: Arch,
+}
+
+impl HostHalf for WgmmaExpertGemm {
+    type Operation = MoeGemm;
+    const NAME: &'static str = "moe_gemm_wgmma";
+    const SOURCE: &'static str = include_str!("../../kernels/moe_gemm_wgmma.cu");
+    const MEMORY_BOUND: bool = false;
+
+    fn configure(p: &MoeGemm, arch: Arch) -> Result<Self, Refusal> {
+        refuse_unless(arch == Arch::SM_90, || {
+            format!("sm_90a, which has wgmma, not {arch}; use `moe_gemm`")
+        })?;
+        let element = element(p.dtype).ok_or_else(|| {
+            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        })?;
+        let operands = operands_of(p).ok_or_else(|| {
+            supports(format!(
+                "both operands in {0}, or in 8 bits with scales: a_dtype = int8_token with \
+                 w_dtype = int8, the same of fp8_e4m3, or fp8_e4m3_block1x128 with \
+                 fp8_e4m3_block128x128; not a_dtype = {1} with w_dtype = {2}; use dtype = {0} \
+                 for both or `moe_gemm`",
+                p.dtype, p.a_dtype, p.w_dtype
+            ))
+        })?;
+        refuse_unless(p.row_order != RowOrder::Scattered, || {
+            "rows = contiguous or masked, not scattered: tensor copies gather no rows; use \
+             `moe_gemm`"
+                .to_owned()
+        })?;
+        // Rows of tensor maps are multiples of 16 bytes; blocks that have a scale are an
+        // expert's.
+        let of_n = if operands == Operands::Blocks { 128 } else { 16 / p.dtype.bytes() };
+        for (name, extent, of) in
+            [("k", p.k, 16 / operands.dtype().bytes()), ("n", p.n, of_n)]
+        {
+            refuse_unless(extent.is_multiple_of(of), || {
+                format!(
+                    "{name} in multiples of {of}, not {extent}; use {}",
+                    extent.next_multiple_of(of)
+                )
+            })?;
+        }
+        let most = p.row_places().max(p.experts.saturating_mul(p.n)).max(p.k);
+        refuse_unless(most <= MAX_EXTENT, || {
+            format!("rows of X and of W, and k, up to {MAX_EXTENT}, not {most}; use less")
+        })?;
+        let experts = ExpertRows::all(p);
+        let count = |tile: &Tile| -> u64 {
+            experts.iter().map(|rows| rows.grid(tile, p.n)).map(|(m, n)| m * n).sum()
+        };
+        let tiles: &[Tile] =
+            if operands.has_two_levels() { &TWO_LEVEL_TILES } else { &TILES };
+        let most = tiles.iter().map(count).max().unwrap_or(0);
+        refuse_unless(most <= MAX_TILES, || {
+            format!("up to {MAX_TILES} tiles, not {most}; use fewer tokens or a smaller n")
+        })?;
+        let sms = u64::from(arch.usual_sms());
+        let clocks = |tile: &Tile| Walk::new(tile, p, &experts, sms).clocks;
+        let best = tiles
+            .iter()
+            .map(|tile| (*tile, clocks(tile)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or(tiles[0], |(tile, _)| tile);
+        Ok(WgmmaExpertGemm { p: *p, element, operands, experts, tile: best, arch })
+    }
+
+    fn defines(&self) -> Defines {
+        let defines = Defines::new().with(self.element, 1);
+        self.tile.define(self.operands.define(defines), self.arch)
+    }
+
+    fn plan(&self, target: &Target) -> Plan {
+        let WgmmaExpertGemm { p, operands, ref experts, tile, arch, .. } = *self;
+        let has_one_scale = matches!(operands, Operands::Rows(_, [ScaleGroup::Tensor, _]));
+        let walk = Walk::new(&tile, &p, experts, target.sms.into());
+        let params = Params::of(move |bound| WgmmaParams {
+            x: bound.tensor_map("x").0,
+            w: bound.tensor_map("w").0,
+            y: bound.tensor_map("y").0,
+            partials: bound.scratch("partials"),
+            tickets: bound.scratch("tickets"),
+            tiles: bound.scratch("tiles"),
+            of_cluster: bound.scratch("tiles of clusters"),
+            y_rows: bound.tensor("y"),
+            x_scales: bound.tensor_or_null("x_scales"),
+            w_scales: bound.tensor_or_null("w_scales"),
+            n: p.n as u32,
+            x_rows: p.row_places() as u32,
+            w_rows: (p.experts * p.n) as u32,
+            x_stride: u32::from(!has_one_scale),
+            steps: steps_of(&p) as u32,
+            padding: [0; 13],
+        });
+        let blocks = (walk.clusters() * tile.cluster()) as u32;
+        let launch = Launch {
+            cluster: [tile.cluster() as u32, 1, 1],
+            shared_bytes: tile.shared_bytes(arch) as u32,
+            bytes_in_flight: (tile.stages(arch) - 1) * tile.stage_bytes(),
+            ..Launch::new("moe_gemm_wgmma", blocks, THREADS, params)
+        };
+        let partial_bytes = walk.split_tiles * walk.splits * tile.sum_bytes();
+        let (x_rows, w_rows) = tile.box_rows();
+        Plan {
+            scratch: vec![
+                Scratch::unset("partials", partial_bytes.max(16)),
+                Scratch::zeros("tickets", 4 * walk.split_tiles.max(1)),
+                Scratch::of("tiles", &walk.tiles),
+                Scratch::of("tiles of clusters", &walk.of_cluster),
+            ],
+            tensor_maps: vec![
+                panels("x", [p.k, p.row_places()], operands.dtype(), x_rows as u32),
+                panels("w", [p.k, p.experts * p.n], operands.dtype(), w_rows as u32),
+                panels("y", [p.n, p.row_places()], p.dtype, WARP_ROWS),
+            ],
+            // Tiles read X and W again, and rows beside them, all through L2 where they fit.
+            extra_bytes: None,
+            imbalance: walk.imbalance,
+            ..Plan::of(launch)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::{Bound, EncodedTensorMap};
+
+    fn problem(text: &str) -> String {
+        format!("moe_gemm:{text},inputs=per_expert")
+    }
+
+    fn h100() -> Target {
+        Target::new(Arch::SM_90, 132)
+    }
+
+    /// Problems of few and of many tiles, with experts without rows, with one row, and with
+    /// tails in all directions.
+    const PROBLEMS: [&str; 6] = [
+        "tokens=1,experts=8,top_k=2,n=136,k=72,dtype=bf16,routing=balanced,rows=contiguous",
+        "tokens=9,experts=40,top_k=4,n=1544,k=2000,dtype=bf16,routing=zipf,rows=masked",
+        "tokens=700,experts=6,top_k=2,n=520,k=1032,dtype=bf16,routing=zipf,rows=contiguous",
+        "tokens=300,experts=3,top_k=3,n=264,k=64,dtype=f16,routing=uniform,rows=masked",
+        "tokens=4096,experts=32,top_k=4,n=1024,k=512,dtype=bf16,routing=uniform,rows=contiguous",
+        "tokens=500,experts=70,top_k=8,n=768,k=2048,dtype=bf16,routing=zipf,rows=contiguous",
+    ];
+
+    fn walk(tile: &Tile, p: &MoeGemm, sms: u64) -> Walk {
+        Walk::new(tile, p, &ExpertRows::all(p), sms)
+    }
+
+    /// Every element of Y is summed up once: each of its steps in one cluster, and by
+    /// as many splits as its tile has.
+    #[test]
+    fn every_sum_is_made_once() {
+        for text in PROBLEMS {
+            let p: MoeGemm = operation(&problem(text));
+            let steps = steps_of(&p) as u32;
+            for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
+                for sms in [1, 7, 132] {
+                    let walk = walk(tile, &p, sms);
+                    let (rows, columns) = tile.cluster_extents();
+                    let mut left = std::collections::BTreeMap::new();
+                    for of_expert in ExpertRows::all(&p) {
+                        let (m, n) = of_expert.grid(tile, p.n);
+                        for (row, column) in
+                            (0..m).flat_map(|m| (0..n).map(move |n| (m, n)))
+                        {
+                            let place = (of_expert.first + row * rows, column * columns);
+                            let weights = of_expert.expert * p.n;
+                            let end = of_expert.first + of_expert.count;
+                            left.insert(place, (weights, end, Vec::new()));
+                        }
+                    }
+                    for tiles in &walk.tiles {
+                        let place = (tiles.row.into(), tiles.column.into());
+                        let (weights, end, parts) = left.get_mut(&place).unwrap();
+                        assert_eq!(
+                            (*weights, *end),
+                            (tiles.w_row.into(), tiles.end.into())
+                        );
+                        parts.push((
+                            tiles.split,
+                            tiles.splits,
+                            tiles.first_step,
+                            tiles.steps,
+                            tiles.partial,
+                        ));
+                    }
+                    let mut partials = Vec::new();
+                    for (_, _, mut parts) in left.into_values() {
+                        parts.sort_unstable();
+                        let (splits, partial) = (parts[0].1, parts[0].4);
+                        assert_eq!(parts.len(), usize::from(splits));
+                        let mut next = 0;
+                        for (index, part) in (0..).zip(parts) {
+                            assert_eq!(
+                                (part.0, part.1, part.2, part.4),
+                                (index, splits, next, partial)
+                            );
+                            assert!(part.3 > 0, "no split is empty");
+                            next += part.3;
+                        }
+                        assert_eq!(next, steps, "{text} {tile:?}");
+                        partials.extend((splits > 1).then_some(u64::from(partial)));
+                    }
+                    // Each split tile of each block has partial sums and a ticket of its own.
+                    partials.sort_unstable();
+                    let cluster = tile.cluster();
+                    let all: Vec<u64> =
+                        (0..walk.split_tiles).step_by(cluster as usize).collect();
+                    assert_eq!(partials, all, "{text} {tile:?}");
+
+                    let of_cluster = &walk.of_cluster;
+                    assert!(
+                        of_cluster.windows(2).all(|pair| pair[0] < pair[1]),
+                        "none is idle"
+                    );
+                    assert_eq!(of_cluster[of_cluster.len() - 1] as usize, walk.tiles.len());
+                    assert!(walk.clusters() * cluster <= sms.max(cluster));
+                }
+            }
+        }
+    }
+
+    /// Experts without rows have no tiles; those of an expert follow one another.
+    #[test]
+    fn experts_follow_one_another() {
+        for text in PROBLEMS {
+            let p: MoeGemm = operation(&problem(text));
+            let experts = ExpertRows::all(&p);
+            assert_eq!(experts.len() as u64, p.experts_touched());
+            for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
+                let tiles = tiles_in_order(tile, &p, &experts, 132);
+                let mut weights: Vec<u64> =
+                    tiles.iter().map(|tiles| u64::from(tiles.w_row) / p.n).collect();
+                assert!(weights.is_sorted());
+                weights.dedup();
+                let all: Vec<u64> = experts.iter().map(|rows| rows.expert).collect();
+                assert_eq!(weights, all);
+            }
+        }
+    }
+
+    /// With tiles of equal work clusters take turns; a tile of half the rows is half as long,
+    /// and the next goes to who has it.
+    #[test]
+    fn tiles_go_to_who_is_done_first() {
+        let mut clusters = Clusters::new(3);
+        let turns: Vec<usize> = (0..6).map(|_| clusters.give(10.0)).collect();
+        assert_eq!(turns, [0, 1, 2, 0, 1, 2]);
+        assert_eq!(
+            [20.0, 5.0, 20.0, 20.0].map(|clocks| clusters.give(clocks)),
+            [0, 1, 2, 1]
+        );
+        assert_eq!(clusters.done(), (45, 125.0 / 3.0));
+    }
+
+    #[test]
+    fn params_maps_and_lists() {
+        let text =
+            "tokens=3,experts=4,top_k=2,n=136,k=80,dtype=f16,routing=balanced,rows=masked";
+        let plan = plan::<WgmmaExpertGemm>(&problem(text), &h100());
+        let launch = &plan.launches[0];
+        let shapes = |map: &crate::kernel::TensorMap| {
+            (map.name, map.extents.clone(), map.tile.clone())
+        };
+        let (x_rows, w_rows) = configured::<WgmmaExpertGemm>(&problem(text), Arch::SM_90)
+            .unwrap()
+            .tile
+            .box_rows();
+        assert_eq!(
+            plan.tensor_maps.iter().map(shapes).collect::<Vec<_>>(),
+            [
+                ("x", vec![80, 12], vec![64, x_rows as u32]),
+                ("w", vec![80, 4 * 136], vec![64, w_rows as u32]),
+                ("y", vec![136, 12], vec![64, 16]),
+            ]
+        );
+        let scratch = ["partials", "tickets", "tiles", "tiles of clusters"];
+        let bound = Bound::new(1, 0, [("x", 256), ("w", 512), ("y", 768)])
+            .with_scratch(scratch.into_iter().zip([1, 2, 3, 4]));
+        let bound = [(1, "x"), (2, "w"), (3, "y")].into_iter().fold(
+            bound,
+            |bound, (byte, name)| {
+                bound.with_tensor_map(name, EncodedTensorMap([byte; 128]))
+            },
+        );
+        let bytes = launch.params.bytes(&bound);
+        assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
+        assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..460]);
+        assert_eq!(words[..10], [1, 0, 2, 0, 3, 0, 4, 0, 768, 0]);
+        assert_eq!(words[10..], [0, 0, 0, 0, 136, 12, 544, 1, 2]);
+        assert_eq!(launch.block, [384, 1, 1]);
+    }
+
+    #[test]
+    #[ignore]
+    fn print_predictions() {
+        for (name, experts, top_k, n, k) in [
+            ("Mixtral up", 8, 2, 28672u64, 4096u64),
+            ("Mixtral down", 8, 2, 4096, 14336),
+            ("Qwen3 up", 128, 8, 1536, 2048),
+            ("Qwen3 down", 128, 8, 2048, 768),
+            ("DSv3 up", 256, 8, 4096, 7168),
+            ("DSv3 down", 256, 8, 7168, 2048),
+        ] {
+            for tokens in [1u64, 8, 64, 256, 1024, 4096, 8192, 16384] {
+                for routing in ["balanced", "uniform", "zipf"] {
+                    let text = problem(&format!(
+                        "tokens={tokens},experts={experts},top_k={top_k},n={n},k={k},dtype=bf16,routing={routing},rows=contiguous"
+                    ));
+                    let p: MoeGemm = operation(&text);
+                    let mut all: Vec<(f64, Tile, usize, u64, f64)> = TILES
+                        .iter()
+                        .map(|tile| {
+                            let w = walk(tile, &p, 132);
+                            (w.clocks, *tile, w.tiles.len(), w.splits, w.imbalance)
+                        })
+                        .collect();
+                    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+                    let best = &all[0];
+                    let m = p.rows();
+                    let dense = if m >= 64 {
+                        crate::kernel::gemm_wgmma::predicted(&format!(
+                            "gemm:m={m},n={n},k={k},dtype=bf16"
+                        ))
+                    } else {
+                        0.0
+                    };
+                    let ideal = (m * n * k) as f64 / 132.0 / 2048.0;
+                    let ex = ExpertRows::all(&p);
+                    let padded: u64 =
+                        ex.iter().map(|e| e.count.div_ceil(best.1.m) * best.1.m).sum();
+                    let halves: u64 = ex.iter().map(|e| e.count.div_ceil(64) * 64).sum();
+                    let dram = Problem::MoeGemm(p).work().bytes() as f64 / (14.0 * 132.0);
+                    println!(
+                        "{name:13} {tokens:6} {routing:9} {:3}x{:3} {:7?} works {:6} splits {:2} imb {:.3} pad {:.2}/{:.2} clocks {:10.0} ideal/ {:.3} dram/ {:.3} dense/ {:.3}",
+                        best.1.m,
+                        best.1.n,
+                        best.1.shared,
+                        best.2,
+                        best.3,
+                        best.4,
+                        padded as f64 / m as f64,
+                        halves as f64 / m as f64,
+                        best.0,
+                        ideal / best.0,
+                        dram / best.0,
+                        dense / best.0
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_use() {
+        let why = |text: &str| refusal::<WgmmaExpertGemm>(text, Arch::SM_90);
+        let of = |rest: &str| {
+            format!("moe_gemm:tokens=4,experts=4,top_k=2,routing=balanced,{rest}")
+        };
+        let own = "inputs=per_expert,rows=contiguous";
+        for (text, says) in [
+            (of("n=64,k=64,dtype=bf16"), "rows = contiguous or masked, not scattered"),
+            (of(&format!("n=64,k=64,dtype=f32,{own}")), "bf16 or f16, not f32"),
+            (of(&format!("n=64,k=64,dtype=bf16,w_dtype=int8,{own}")), "not w_dtype = int8"),
+            (
+                of(&format!("n=64,k=12,dtype=bf16,{own}")),
+                "k in multiples of 8, not 12; use 16",
+            ),
+            (
+                of(&format!("n=60,k=64,dtype=bf16,{own}")),
+                "n in multiples of 8, not 60; use 64",
+            ),
+            (of(&format!("n=536870912,k=8,dtype=bf16,{own}")), "up to 1073741824"),
+        ] {
+            let refusal = why(&text);
+            assert!(refusal.contains(says), "{refusal}");
+        }
+        let text = of(&format!("n=64,k=64,dtype=bf16,{own}"));
+        for arch in [Arch::SM_80, Arch::SM_120] {
+            let refusal = refusal::<WgmmaExpertGemm>(&text, arch);
+            assert!(refusal.contains("sm_90a, which has wgmma"), "{refusal}");
+        }
+    }
+}
