@@ -15,8 +15,13 @@ use crate::op::MarkerShape;
 
 /// Fewest kernels that reached a rate: of one, the roofline says all.
 const FEWEST: usize = 2;
-/// How far the axes reach beyond the ridges: down and up, as factors.
-const X_REACH: (f64, f64) = (4.0, 5.0);
+/// Most kernels that are drawn, and the least share of the best that they reached: what is
+/// far below says nothing of the ceiling.
+const MOST: usize = 6;
+const LEAST_SHARE: f64 = 0.4;
+/// How far the axes reach beyond the ridges: down and up, as factors. The labels of roofs
+/// have room at the right.
+const X_REACH: (f64, f64) = (4.0, 9.0);
 const Y_REACH: (f64, f64) = (5.0, 1.35);
 
 /// A roof with its ridge.
@@ -110,8 +115,10 @@ fn roofs(campaign: &Campaign) -> Result<(DType, Vec<RidgeRoof>), String> {
         stroke: Stroke::solid(colour, 1.8),
         tip: campaign.point_text(&candidate.point_id),
     };
-    let mut roofs: Vec<RidgeRoof> =
-        ceiling.candidates.iter().zip(PALETTE).map(of).collect();
+    let is_near =
+        |candidate: &&Candidate| candidate.rate.value >= LEAST_SHARE * ceiling.rate.value;
+    let drawn = ceiling.candidates.iter().filter(is_near).take(MOST);
+    let mut roofs: Vec<RidgeRoof> = drawn.zip(PALETTE).map(of).collect();
     if let Some(promise) = frame::promise(campaign)
         && let Some(flops_per_s) = promise.peaks.flops_per_s(dtype)
     {
