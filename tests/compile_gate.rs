@@ -454,6 +454,32 @@ const CODE: &[Check] = &[
     ("moe_gemm", "", "moe_gemm", &["HMMA.16816.F32", "LDS.128", "LDGSTS.128"]),
     ("moe_gemm", "WEIGHT_INT4=1", "moe_gemm", &["LOP3", "HFMA2"]),
     (
+        "moe_gemm_wgmma",
+        "MULTIPLIED=Bf16 CLUSTER=2",
+        "moe_gemm_wgmma",
+        &[
+            "HGMMA",
+            "F32.BF16",
+            "UTMALDG.2D.MULTICAST",
+            "UTMASTG.2D",
+            "STG.E.NA.128",
+            "SYNCS",
+            "USETMAXREG",
+        ],
+    ),
+    (
+        "moe_gemm_wgmma",
+        "MULTIPLIED=E4m3",
+        "moe_gemm_wgmma",
+        &["QGMMA", "E4M3.E4M3", "UTMALDG.2D"],
+    ),
+    (
+        "moe_gemm_wgmma",
+        "MULTIPLIED=Int8",
+        "moe_gemm_wgmma",
+        &["IGMMA", "S8.S8", "UTMALDG.2D"],
+    ),
+    (
         "attention_decode",
         "",
         "attention_decode",

@@ -418,6 +418,7 @@ impl HostHalf for WgmmaExpertGemm {
 mod tests {
     use super::*;
     use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::gemm_wgmma::predicted_clocks;
     use crate::kernel::{Bound, EncodedTensorMap};
 
     fn problem(text: &str) -> String {
@@ -589,63 +590,103 @@ mod tests {
         assert_eq!(launch.block, [384, 1, 1]);
     }
 
+    /// Against a dense product of as many rows, with as many FLOPs: where all experts have
+    /// whole tiles, and where tails are drawn.
     #[test]
-    #[ignore]
-    fn print_predictions() {
-        for (name, experts, top_k, n, k) in [
-            ("Mixtral up", 8, 2, 28672u64, 4096u64),
-            ("Mixtral down", 8, 2, 4096, 14336),
-            ("Qwen3 up", 128, 8, 1536, 2048),
-            ("Qwen3 down", 128, 8, 2048, 768),
-            ("DSv3 up", 256, 8, 4096, 7168),
-            ("DSv3 down", 256, 8, 7168, 2048),
+    fn predicted_share_of_a_dense_product() {
+        for (experts, top_k, n, k) in [
+            (8, 2, 28672, 4096),
+            (8, 2, 4096, 14336),
+            (128, 8, 1536, 2048),
+            (256, 8, 4096, 7168),
+            (256, 8, 7168, 2048),
         ] {
-            for tokens in [1u64, 8, 64, 256, 1024, 4096, 8192, 16384] {
-                for routing in ["balanced", "uniform", "zipf"] {
-                    let text = problem(&format!(
-                        "tokens={tokens},experts={experts},top_k={top_k},n={n},k={k},dtype=bf16,routing={routing},rows=contiguous"
-                    ));
-                    let p: MoeGemm = operation(&text);
-                    let mut all: Vec<(f64, Tile, usize, u64, f64)> = TILES
-                        .iter()
-                        .map(|tile| {
-                            let w = walk(tile, &p, 132);
-                            (w.clocks, *tile, w.tiles.len(), w.splits, w.imbalance)
-                        })
-                        .collect();
-                    all.sort_by(|a, b| a.0.total_cmp(&b.0));
-                    let best = &all[0];
-                    let m = p.rows();
-                    let dense = if m >= 64 {
-                        crate::kernel::gemm_wgmma::predicted(&format!(
-                            "gemm:m={m},n={n},k={k},dtype=bf16"
-                        ))
-                    } else {
-                        0.0
-                    };
-                    let ideal = (m * n * k) as f64 / 132.0 / 2048.0;
-                    let ex = ExpertRows::all(&p);
-                    let padded: u64 =
-                        ex.iter().map(|e| e.count.div_ceil(best.1.m) * best.1.m).sum();
-                    let halves: u64 = ex.iter().map(|e| e.count.div_ceil(64) * 64).sum();
-                    let dram = Problem::MoeGemm(p).work().bytes() as f64 / (14.0 * 132.0);
-                    println!(
-                        "{name:13} {tokens:6} {routing:9} {:3}x{:3} {:7?} works {:6} splits {:2} imb {:.3} pad {:.2}/{:.2} clocks {:10.0} ideal/ {:.3} dram/ {:.3} dense/ {:.3}",
-                        best.1.m,
-                        best.1.n,
-                        best.1.shared,
-                        best.2,
-                        best.3,
-                        best.4,
-                        padded as f64 / m as f64,
-                        halves as f64 / m as f64,
-                        best.0,
-                        ideal / best.0,
-                        dram / best.0,
-                        dense / best.0
-                    );
-                }
+            for (routing, least) in [("balanced", 0.95), ("uniform", 0.85)] {
+                let text = format!(
+                    "tokens=16384,experts={experts},top_k={top_k},n={n},k={k},dtype=bf16,\
+                     routing={routing},rows=contiguous"
+                );
+                let p: MoeGemm = operation(&problem(&text));
+                let tile = configured::<WgmmaExpertGemm>(&problem(&text), Arch::SM_90)
+                    .unwrap()
+                    .tile;
+                assert_eq!(tile, TILES[0]);
+                let dense = predicted_clocks(&format!(
+                    "gemm:m={},n={n},k={k},dtype=bf16",
+                    p.rows()
+                ));
+                let share = dense / walk(&tile, &p, 132).clocks;
+                assert!((least..1.0).contains(&share), "{text}: {share}");
             }
+        }
+    }
+
+    /// Few rows of many experts: the time is that of the bytes of their weights.
+    #[test]
+    fn decode_is_bound_by_memory() {
+        for text in [
+            "tokens=64,experts=8,top_k=2,n=28672,k=4096,dtype=bf16,routing=uniform,rows=masked",
+            "tokens=64,experts=128,top_k=8,n=1536,k=2048,dtype=bf16,routing=uniform,rows=masked",
+            "tokens=64,experts=256,top_k=8,n=4096,k=7168,dtype=bf16,routing=zipf,rows=masked",
+        ] {
+            let p: MoeGemm = operation(&problem(text));
+            let tile =
+                configured::<WgmmaExpertGemm>(&problem(text), Arch::SM_90).unwrap().tile;
+            assert_eq!(tile.m, 64, "{text}");
+            let bytes = Problem::MoeGemm(p).work().bytes() as f64;
+            let share = bytes / (nominal::DRAM_BYTES * 132.0) / walk(&tile, &p, 132).clocks;
+            assert!((0.9..1.0).contains(&share), "{text}: {share}");
+        }
+    }
+
+    const BLOCKS: &str = "w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128";
+
+    /// Shapes for every tile, which are among those of the suite that is executed on the
+    /// virtual machine: tokens, experts, experts of each, n and k.
+    #[test]
+    fn every_tile_is_chosen_for_some_corner() {
+        let corners: toml::Table =
+            include_str!("../../benches/corners.toml").parse().unwrap();
+        let points = corners["points"].as_array().unwrap();
+        for (tile, schemes, shape) in [
+            (TILES[0], "", [600, 8, 1, 3080, 72]),
+            (TILES[1], "", [150, 6, 2, 136, 272]),
+            (TILES[2], "", [150, 40, 1, 1032, 72]),
+            (TWO_LEVEL_TILES[0], BLOCKS, [150, 6, 2, 256, 1200]),
+            (TWO_LEVEL_TILES[1], BLOCKS, [150, 40, 1, 1024, 144]),
+        ] {
+            let keys = ["tokens", "experts", "top_k", "n", "k"];
+            let mut text =
+                "moe_gemm:dtype=bf16,routing=zipf,inputs=per_expert,rows=masked".to_owned();
+            text.extend(keys.iter().zip(shape).map(|(key, of)| format!(",{key}={of}")));
+            if !schemes.is_empty() {
+                text = format!("{text},{schemes}");
+            }
+            let chosen = configured::<WgmmaExpertGemm>(&text, Arch::SM_90).unwrap().tile;
+            assert_eq!(chosen, tile, "{text}");
+            let has = |value: &toml::Value, wanted: i64| match value {
+                toml::Value::Array(values) => {
+                    values.iter().any(|value| value.as_integer() == Some(wanted))
+                }
+                value => value.as_integer() == Some(wanted),
+            };
+            let found = points.iter().any(|point| {
+                let of = |key: &str| point.get(key).and_then(toml::Value::as_str);
+                of("kernel") == Some(WgmmaExpertGemm::NAME)
+                    && of("a_dtype").unwrap_or("")
+                        == schemes.rsplit('=').next().unwrap_or("")
+                    && keys.iter().zip(shape).all(|(key, wanted)| has(&point[*key], wanted))
+            });
+            assert!(found, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_tile_fits_an_sm() {
+        for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
+            let most = u64::from(Arch::SM_90.limits().shared_bytes_of_block(1));
+            assert!(tile.shared_bytes(Arch::SM_90) + 1024 <= most, "{tile:?}");
+            assert!(tile.stages(Arch::SM_90) >= 4, "{tile:?}");
         }
     }
 
@@ -659,7 +700,10 @@ mod tests {
         for (text, says) in [
             (of("n=64,k=64,dtype=bf16"), "rows = contiguous or masked, not scattered"),
             (of(&format!("n=64,k=64,dtype=f32,{own}")), "bf16 or f16, not f32"),
-            (of(&format!("n=64,k=64,dtype=bf16,w_dtype=int8,{own}")), "not w_dtype = int8"),
+            (
+                of(&format!("n=64,k=64,dtype=bf16,w_dtype=int8,{own}")),
+                "with w_dtype = int8",
+            ),
             (
                 of(&format!("n=64,k=12,dtype=bf16,{own}")),
                 "k in multiples of 8, not 12; use 16",

@@ -210,6 +210,14 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "gemm:m=16,n=272,k=1280,dtype=bf16,w_dtype=int4",
         ],
     ),
+    // Splits; then tails of an expert's rows before the next expert's, and gaps.
+    (
+        "moe_gemm_wgmma",
+        &[
+            "moe_gemm:tokens=40,experts=3,top_k=2,n=136,k=520,dtype=bf16,routing=zipf,inputs=per_expert,rows=contiguous",
+            "moe_gemm:tokens=150,experts=3,top_k=2,n=136,k=328,dtype=bf16,routing=zipf,inputs=per_expert,rows=masked",
+        ],
+    ),
     // One split for each of several blocks; several to a block; long ones. Then rows of
     // two blocks; then records of 8 bits.
     (

@@ -512,6 +512,7 @@ prop_compose! {
                 "routing_seed" => (dims[3] * u64::from(choice > 0)).to_string(),
                 "inputs" => Inputs::ALL[access % 2].to_string(),
                 "rows" if access % 2 == 1 => RowOrder::ALL[choice].to_string(),
+                "rows" => RowOrder::Scattered.to_string(),
                 "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
                 "rope_dim" => (4 * dims[2]).to_string(),
                 "layout" => match op {
