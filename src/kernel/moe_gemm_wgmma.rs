@@ -24,8 +24,8 @@ const TILES: [Tile; 3] =
     [tile(128, 256, Shared::A), tile(128, 128, Shared::A), tile(64, 256, Shared::Nothing)];
 
 /// Tiles of an expert whose sums have two levels.
-const TWO_LEVEL_TILES: [Tile; 3] =
-    [tile(256, 128, Shared::A), tile(128, 128, Shared::A), tile(64, 256, Shared::Nothing)];
+const TWO_LEVEL_TILES: [Tile; 2] =
+    [tile(128, 128, Shared::A), tile(64, 256, Shared::Nothing)];
 
 /// Most tiles in a list.
 const MAX_TILES: u64 = 1 << 21;
