@@ -554,6 +554,6 @@ mod tests {
         assert_eq!(default("m=15,n=64,k=64,dtype=f16"), "gemm_skinny");
         assert_eq!(default("m=16,n=64,k=64,dtype=f16"), "gemm_swapped");
         assert_eq!(default("m=256,n=64,k=64,dtype=f16"), "gemm_swapped");
-        assert_eq!(default("m=257,n=64,k=64,dtype=f16"), "gemm");
+        assert_eq!(default("m=257,n=64,k=64,dtype=f16"), "gemm_wgmma");
     }
 }
