@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::lanes::LANES;
+use crate::lanes::{LANES, lanes as each};
 
 /// All lanes of a warp, as a mask.
 pub(crate) const ALL_LANES: u32 = u32::MAX;
@@ -43,7 +43,8 @@ pub(crate) fn raise(into: &mut [u32], from: &[u32]) {
 
 /// Whether the times of lanes include an access at `time` by `lane`. If several lanes did
 /// it, it is not kept which they were, but there were two at least.
-#[inline]
+#[cold]
+#[inline(never)]
 pub(crate) fn include(times: &[u32; LANES], lane: usize, time: u32) -> bool {
     match times.get(lane) {
         Some(&known) => known >= time,
@@ -72,8 +73,13 @@ impl Known {
     #[inline]
     pub(crate) fn covers(&self, warp: usize, lane: usize, time: u32) -> bool {
         self.all_of(warp) >= time
-            || !self.some.is_empty()
-                && self.lanes_of(warp).is_some_and(|times| include(times, lane, time))
+            || !self.some.is_empty() && self.covers_lane(warp, lane, time)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn covers_lane(&self, warp: usize, lane: usize, time: u32) -> bool {
+        self.lanes_of(warp).is_some_and(|times| include(times, lane, time))
     }
 
     /// Takes the later time of each entry.
@@ -108,11 +114,27 @@ impl Known {
         if self.all_of(warp) >= time {
             return;
         }
-        if lanes != ALL_LANES {
-            let time = |lane: usize| if lanes >> lane & 1 != 0 { time } else { 0 };
-            self.raise_lanes(warp, &std::array::from_fn(time));
-        } else {
+        if lanes == ALL_LANES {
             self.raise_all(warp, time);
+            self.prune();
+            return;
+        }
+        let times = match self.some.iter_mut().find(|lanes| lanes.warp == warp) {
+            Some(lanes) => &mut lanes.times,
+            None => {
+                self.some.push(LaneTimes { warp, times: [0; LANES] });
+                let last = self.some.len() - 1;
+                &mut self.some[last].times
+            }
+        };
+        for lane in each(lanes) {
+            times[lane] = times[lane].max(time);
+        }
+        // The last lane is often the last to come.
+        let all = self.all.get(warp).copied().unwrap_or(0);
+        if times.iter().rev().all(|&time| time > all) {
+            let least = times.iter().copied().min().unwrap_or(0);
+            self.raise_all(warp, least);
             self.prune();
         }
     }

@@ -383,7 +383,7 @@ impl Shared {
 
 impl Who<'_> {
     /// Whether an access by `lane` of `warp` at `time` comes before this one.
-    #[inline]
+    #[inline(always)]
     fn is_after(&self, warp: usize, time: u32, lane: usize) -> bool {
         if warp == self.clock.own {
             return self.clock.orders_lane(lane, time, self.lane);
@@ -403,7 +403,7 @@ impl Who<'_> {
     }
 
     /// The conflict of an access to the bytes in `mask` with the earlier `write`.
-    #[inline]
+    #[inline(always)]
     fn after_write(&self, write: Tag, mask: u32) -> Option<Conflict> {
         if write.bytes & mask == 0 {
             return None;
@@ -412,8 +412,10 @@ impl Who<'_> {
         if !strong && !self.is_after(write.warp, write.time, write.lane) {
             return Some(Conflict::Write(write.warp, write.lane));
         }
-        let shown = || self.clock.fenced_shared.covers(write.warp, write.lane, write.time);
-        if self.proxy && !write.proxy && !shown() {
+        if self.proxy
+            && !write.proxy
+            && !self.clock.fenced_shared.covers(write.warp, write.lane, write.time)
+        {
             return Some(Conflict::Proxy(write.warp));
         }
         None

@@ -82,7 +82,7 @@ pub(crate) fn run(
     };
     let operand = op.operand.map(|index| values(warp, bank, index));
     let mut passed = true;
-    let mut learn = Message::default();
+    let mut learnt = Learnt::default();
     for lane in lanes(active) {
         let site = (pc, lane);
         let spot = locate(warp, m, site, &op.address, row[lane])?;
@@ -96,7 +96,7 @@ pub(crate) fn run(
             }
             MbarrierKind::Wait { parity } => {
                 let value = value.unwrap_or(0);
-                let done = wait(warp, m, (op, parity), site, spot, value, &mut learn)?;
+                let done = wait(warp, m, (op, parity), site, spot, value, &mut learnt)?;
                 if done {
                     peer::has_waited_for(m, spot);
                 }
@@ -107,8 +107,8 @@ pub(crate) fn run(
         }
     }
     if matches!(op.kind, MbarrierKind::Wait { .. }) {
-        if op.orders && !learn.is_empty() {
-            warp.clock.learn(&learn);
+        if op.orders && !learnt.message.is_empty() {
+            warp.clock.learn(&learnt.message);
         }
         return Ok(if passed { Next::Go } else { Next::Polled });
     }
@@ -119,6 +119,13 @@ pub(crate) fn run(
     Ok(Next::Go)
 }
 
+/// What the lanes of a warp learn by one wait, and from which mbarrier the last one did.
+#[derive(Default)]
+struct Learnt {
+    message: Message,
+    last: Option<Spot>,
+}
+
 /// Whether the phase that one thread waits for is complete, and then what it learns.
 fn wait(
     warp: &Warp,
@@ -127,15 +134,18 @@ fn wait(
     site: (u32, usize),
     spot: Spot,
     value: u64,
-    learn: &mut Message,
+    learnt: &mut Learnt,
 ) -> Step<bool> {
     let split = m.splits_scopes();
     let barrier = find(warp, m, site, spot)?;
     barrier.is_relaxed |= !op.orders;
     let done =
         if parity { barrier.phase & 1 != value & 1 } else { barrier.phase > value >> 32 };
-    if done {
-        learn.merge(&barrier.released.for_wait(&warp.clock, op.scope, split));
+    // All lanes learn the same there.
+    if done && learnt.last != Some(spot) {
+        learnt.last = Some(spot);
+        let message = barrier.released.for_wait(&warp.clock, op.scope, split);
+        learnt.message.merge(&message);
     }
     let stale = match parity {
         false => stale_token(barrier, value >> 32),
