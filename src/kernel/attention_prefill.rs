@@ -111,6 +111,20 @@ pub(super) fn section(p: &PrefillAttention) -> u64 {
     groups * p.group()
 }
 
+/// The macro that chooses the one format of queries, keys and values.
+///
+/// # Errors
+/// Formats other than bf16 and f16, or keys and values in another than queries.
+pub(super) fn only_element(p: &PrefillAttention) -> Result<&'static str, Refusal> {
+    let element = element(p.dtype).ok_or_else(|| {
+        supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+    })?;
+    refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
+        format!("kv_dtype = dtype, not {} with dtype = {}; use {1}", p.kv_dtype, p.dtype)
+    })?;
+    Ok(element)
+}
+
 /// Attention of many new tokens.
 pub(super) struct AttentionPrefill {
     p: PrefillAttention,
@@ -126,15 +140,7 @@ impl HostHalf for AttentionPrefill {
     const MEMORY_BOUND: bool = false;
 
     fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
-        let element = element(p.dtype).ok_or_else(|| {
-            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
-        })?;
-        refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
-            format!(
-                "kv_dtype = dtype, not {} with dtype = {}; use {1}",
-                p.kv_dtype, p.dtype
-            )
-        })?;
+        let element = only_element(p)?;
         refuse_unless(matches!(p.head_dim, 64 | 128), || {
             format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)
         })?;

@@ -5,16 +5,14 @@ use std::collections::BinaryHeap;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::attention_prefill::section;
+use super::attention_prefill::{only_element, section};
 use super::contract::HostHalf;
-use super::formats::element;
 use super::kv_read::page_size;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split_kv::log2_scale;
 use super::tensor_map::TensorMap;
 use crate::op::{KvLayout, PrefillAttention};
-use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Rows of a warpgroup.
@@ -205,15 +203,7 @@ impl HostHalf for AttentionPrefillWgmma {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `attention_prefill`")
         })?;
-        let element = element(p.dtype).ok_or_else(|| {
-            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
-        })?;
-        refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
-            format!(
-                "kv_dtype = dtype, not {} with dtype = {}; use {1}",
-                p.kv_dtype, p.dtype
-            )
-        })?;
+        let element = only_element(p)?;
         let shape = Shape::of(p).ok_or_else(|| {
             supports(format!(
                 "head_dim = 64, 96, 128 or 256, and 192 with v_head_dim = 128, not {} with {}; \
