@@ -458,8 +458,7 @@ const CODE: &[Check] = &[
         "MULTIPLIED=Bf16 CLUSTER=2",
         "moe_gemm_wgmma",
         &[
-            "HGMMA",
-            "F32.BF16",
+            "HGMMA.F32.BF16",
             "UTMALDG.2D.MULTICAST",
             "UTMASTG.2D",
             "STG.E.NA.128",
@@ -471,14 +470,9 @@ const CODE: &[Check] = &[
         "moe_gemm_wgmma",
         "MULTIPLIED=E4m3",
         "moe_gemm_wgmma",
-        &["QGMMA", "E4M3.E4M3", "UTMALDG.2D"],
+        &["QGMMA.E4M3.E4M3", "UTMALDG.2D"],
     ),
-    (
-        "moe_gemm_wgmma",
-        "MULTIPLIED=Int8",
-        "moe_gemm_wgmma",
-        &["IGMMA", "S8.S8", "UTMALDG.2D"],
-    ),
+    ("moe_gemm_wgmma", "MULTIPLIED=Int8", "moe_gemm_wgmma", &["IGMMA.S8.S8", "UTMALDG.2D"]),
     (
         "attention_decode",
         "",

@@ -72,6 +72,9 @@ const CASES: &[Case] = &[
     ("gemm", "gemm:m=1310720,n=128,k=2048,dtype=bf16", 2),
     ("gemm", "gemm:m=128,n=1310720,k=2048,dtype=bf16", 16),
     ("gemm", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),
+    ("gemm_wgmma", "gemm:m=1048576,n=128,k=2056,dtype=bf16", 2),
+    ("gemm_wgmma", "gemm:m=128,n=655360,k=4096,dtype=bf16", 2),
+    ("gemm_wgmma", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),
     ("gemm_skinny", "gemm:m=1,n=1310720,k=2048,dtype=bf16", 4),
     ("gemm_skinny", "gemm:m=2,n=1310720,k=4096,dtype=bf16,w_dtype=fp8_e4m3", 4),
     ("gemm_skinny", "gemm:m=2,n=1310720,k=8192,dtype=bf16,w_dtype=int4", 4),
@@ -82,6 +85,12 @@ const CASES: &[Case] = &[
         "moe_gemm",
         "moe_gemm:tokens=4,experts=2,top_k=2,n=655360,k=2048,dtype=bf16,routing=uniform",
         4,
+    ),
+    (
+        "moe_gemm_wgmma",
+        "moe_gemm:tokens=128,experts=2,top_k=2,n=655360,k=2048,dtype=bf16,routing=uniform,\
+         inputs=per_expert,rows=contiguous",
+        16,
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
 ];

@@ -204,6 +204,27 @@ k = 136
 dtype = "bf16"
 cache = "hot"
 [[points]]
+op = "gemm"
+kernel = "gemm_wgmma"
+m = 65
+n = 72
+k = 72
+dtype = "bf16"
+cache = "hot"
+[[points]]
+op = "moe_gemm"
+kernel = "moe_gemm_wgmma"
+tokens = 5
+experts = 6
+top_k = 2
+n = 136
+k = 64
+dtype = "bf16"
+routing = "zipf"
+inputs = "per_expert"
+rows = "contiguous"
+cache = "hot"
+[[points]]
 op = "moe_gemm"
 tokens = 5
 experts = 6
@@ -244,6 +265,7 @@ layout = "paged64"
 cache = "hot"
 [[points]]
 op = "prefill_attention"
+kernel = ["attention_prefill", "attention_prefill_wgmma"]
 batch = 1
 prefix = 7
 new_tokens = 15
