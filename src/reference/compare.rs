@@ -18,15 +18,17 @@ pub(super) type MakeWords = Box<dyn Fn(u64, &mut [u64]) + Sync>;
 /// The [digest](crate::data::digest) of so many pairs of words, on all cores.
 pub(super) fn digest_of(pairs: u64, make: &MakeWords) -> u64 {
     const BLOCK: u64 = 1 << 12;
-    let block = |block: u64| {
+    // Not on the stack: parallel halves of halves, and of other checks that a thread takes up
+    // while it waits, would all have the room for it in their frames.
+    let room = || vec![0; BLOCK as usize];
+    let block = |words: &mut Vec<u64>, block: u64| {
         let first = block * BLOCK;
-        let mut words = [0; BLOCK as usize];
         let words = &mut words[..BLOCK.min(pairs - first) as usize];
         make(2 * first, words);
         data::digest(first, words)
     };
     let blocks = (0..pairs.div_ceil(BLOCK)).into_par_iter();
-    blocks.map(block).reduce(|| 0, u64::wrapping_add)
+    blocks.map_init(room, block).reduce(|| 0, u64::wrapping_add)
 }
 
 /// Whether an output is right.
@@ -382,11 +384,12 @@ impl CheckedOutput<'_> {
     pub(super) fn compare_words(&self, expect: impl Fn(u64, &mut [u64]) + Sync) -> Check {
         const BLOCK: usize = 1 << 12;
         let blocks = self.bytes.par_chunks(BLOCK * 8).enumerate();
-        let wrong = blocks.find_map_first(|(block, bytes)| {
-            let mut expected = [0; BLOCK];
+        // Not on the stack, as in `digest_of`.
+        let room = || vec![0; BLOCK];
+        let wrong_of = |expected: &mut Vec<u64>, (block, bytes): (usize, &[u8])| {
             let first = self.first + (block * BLOCK * 2) as u64;
             expect(first, &mut expected[..bytes.len().div_ceil(8)]);
-            let expected = &bytemuck::cast_slice(&expected)[..bytes.len()];
+            let expected = &bytemuck::cast_slice(expected)[..bytes.len()];
             // Whole blocks compare at the speed of memory; only a wrong one is
             // looked through.
             if bytes == expected {
@@ -396,7 +399,8 @@ impl CheckedOutput<'_> {
             let words = words
                 .map(|(got, want)| (u32::from_le_bytes(*got), u32::from_le_bytes(*want)));
             (first..).zip(words).find(|(_, (got, want))| got != want)
-        });
+        };
+        let wrong = blocks.map_init(room, wrong_of).find_map_first(|wrong| wrong);
         let elements = self.tensor.elements - self.first;
         let check = Check::of(elements);
         match wrong {
