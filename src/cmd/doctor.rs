@@ -135,14 +135,7 @@ fn abilities_in(device: &dyn Device, op: Op) -> Vec<Vec<String>> {
     let examples: Vec<_> = op.facts().examples.iter().map(|text| spelled(text)).collect();
     let mut rows = Vec::new();
     for example in &examples {
-        // What tells examples apart belongs to the name: `peak tensor`.
-        let own = |(key, value): &&(String, String)| {
-            let differs =
-                |other: &Spelled| other.iter().any(|(k, v)| k == key && v != value);
-            key != "dtype" && examples.iter().any(differs)
-        };
-        let mut name = op.facts().judged.prose.to_owned();
-        example.iter().filter(own).for_each(|(_, value)| name += &format!(" {value}"));
+        let name = name_among(op, example, &examples);
         for (dtype, asked) in in_every_format(example) {
             // Not every format can be asked for.
             let Ok(problem) = Problem::from_fields(op, &asked) else { continue };
@@ -157,6 +150,15 @@ fn abilities_in(device: &dyn Device, op: Op) -> Vec<Vec<String>> {
 }
 
 type Spelled = Vec<(String, String)>;
+
+/// The name of an example: what tells it from the others belongs to it, as in `peak tensor`.
+fn name_among(op: Op, example: &Spelled, all: &[Spelled]) -> String {
+    let own = |pair: &&(String, String)| {
+        pair.0 != "dtype" && !all.iter().all(|other| other.contains(pair))
+    };
+    let name = op.facts().judged.prose.to_owned();
+    example.iter().filter(own).fold(name, |name, (_, value)| format!("{name} {value}"))
+}
 
 /// The keys and values that an example spells; others have defaults that follow from them.
 fn spelled(example: &str) -> Spelled {
@@ -207,5 +209,23 @@ fn abilities(device: &dyn Device) -> Section {
         columns: vec!["what", "dtype", "answer"],
         rows,
         ..Section::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_has_a_name_of_its_own() {
+        for op in Op::ALL {
+            let all: Vec<_> =
+                op.facts().examples.iter().map(|text| spelled(text)).collect();
+            let mut names: Vec<_> =
+                all.iter().map(|example| name_among(op, example, &all)).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), all.len(), "{names:?}");
+        }
     }
 }
