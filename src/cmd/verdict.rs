@@ -49,7 +49,7 @@ pub fn exit_code(verdict: &Verdict) -> ExitCode {
 }
 
 /// Columns of `verdict.csv`. Later ones are added at the end.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 20] = [
     "kind",
     "id",
     "statement",
@@ -68,75 +68,83 @@ const COLUMNS: [&str; 18] = [
     "derived_at_clock",
     "judged",
     "candidates",
+    "flops_per_clock_per_sm",
+    "derived_flops_per_clock_per_sm",
 ];
+
+/// A row of `verdict.csv` with these cells, empty in other columns.
+fn record(cells: &[(&str, &str)]) -> [String; COLUMNS.len()] {
+    debug_assert!(cells.iter().all(|(column, _)| COLUMNS.contains(column)));
+    COLUMNS.map(|column| {
+        let cell = cells.iter().find(|(of, _)| *of == column);
+        cell.map_or(String::new(), |(_, text)| (*text).to_owned())
+    })
+}
 
 /// The text of `verdict.csv`: claims with findings, limits with values, ratios to peers.
 pub fn csv_text(verdict: &Verdict) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS)?;
     for claim in &verdict.claims {
-        let (finding, evidence) = (claim.finding.name(), claim.evidence.as_str());
-        let (statement, counts) = (claim.statement, claim.counts);
+        let counts = claim.counts;
         let [planned, agree, against, silent] =
             [counts.planned, counts.agree, counts.against, counts.not_evidence()]
                 .map(|count| count.to_string());
-        writer.write_record([
-            "claim", claim.id, statement, finding, "", "", "", "", "", "", evidence,
-            &planned, &agree, &against, &silent, "", "", "",
-        ])?;
+        writer.write_record(record(&[
+            ("kind", "claim"),
+            ("id", claim.id),
+            ("statement", claim.statement),
+            ("finding", claim.finding.name()),
+            ("evidence", &claim.evidence),
+            ("planned", &planned),
+            ("agree", &agree),
+            ("against", &against),
+            ("not_evidence", &silent),
+        ]))?;
     }
     for limit in &verdict.limits {
         let v = limit.value;
         let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
-        let [derived, spec, at_clock] = [limit.derived, limit.spec, limit.derived_at_clock]
-            .map(|peak| peak.map_or(String::new(), |x| x.to_string()));
-        let (id, unit, from) = (&limit.id, limit.unit, &limit.from);
-        let (judged, candidates) = (limit.judged(), limit.candidates_csv());
-        writer.write_record([
-            "limit",
-            id,
-            "",
-            "",
-            &value,
-            &lo,
-            &hi,
-            unit,
-            &derived,
-            &spec,
-            from,
-            "",
-            "",
-            "",
-            "",
-            &at_clock,
-            judged,
-            &candidates,
-        ])?;
+        let per_clock = limit.flops_per_clock;
+        let [derived, spec, at_clock, measured_per_clock, derived_per_clock] = [
+            limit.derived,
+            limit.spec,
+            limit.derived_at_clock,
+            per_clock.map(|of| of.measured),
+            per_clock.and_then(|of| of.derived),
+        ]
+        .map(|peak| peak.map_or(String::new(), |x| x.to_string()));
+        writer.write_record(record(&[
+            ("kind", "limit"),
+            ("id", &limit.id),
+            ("value", &value),
+            ("value_lo", &lo),
+            ("value_hi", &hi),
+            ("unit", limit.unit),
+            ("derived", &derived),
+            ("spec", &spec),
+            ("evidence", &limit.from),
+            ("derived_at_clock", &at_clock),
+            ("judged", limit.judged()),
+            ("candidates", &limit.candidates_csv()),
+            ("flops_per_clock_per_sm", &measured_per_clock),
+            ("derived_flops_per_clock_per_sm", &derived_per_clock),
+        ]))?;
     }
     for peer in &verdict.peers {
         let v = peer.speed;
         let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
-        let (id, problem, between) = (&peer.point_id, &peer.problem, &peer.between);
-        writer.write_record([
-            "peer",
-            id,
-            problem,
-            peer.finding,
-            &value,
-            &lo,
-            &hi,
-            "ratio",
-            "",
-            "",
-            between,
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-        ])?;
+        writer.write_record(record(&[
+            ("kind", "peer"),
+            ("id", &peer.point_id),
+            ("statement", &peer.problem),
+            ("finding", peer.finding),
+            ("value", &value),
+            ("value_lo", &lo),
+            ("value_hi", &hi),
+            ("unit", "ratio"),
+            ("evidence", &peer.between),
+        ]))?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
 }
