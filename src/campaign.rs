@@ -24,7 +24,7 @@ use earlier::Earlier;
 pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
 pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
 pub use rows::Scheduled;
-use rows::{Circumstances, Probes, Rounds, RowAuthor, nanos_now};
+use rows::{Circumstances, Probes, Reports, Rounds, RowAuthor, nanos_now};
 
 use crate::device::{
     Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError, Telemetry,
@@ -452,32 +452,22 @@ impl Runner<'_> {
         let is_sentinel = scheduled.rounds == 1 && self.suite.settings.rounds > 1;
         let is_probed = is_sentinel || scheduled.repeat > 0;
         let probes = if is_probed { self.probe(observer) } else { Probes::default() };
-        // Asking takes longer than laying out does, so one answer serves two rounds.
-        let before = self.telemetry.take().unwrap_or_else(|| self.device.telemetry());
+        if self.telemetry.is_none() {
+            self.telemetry = Some(self.device.ask_telemetry().wait());
+        }
         let load = HostLoad::now();
         let outcome = self.measure(scheduled);
-        let (load_after, after) = (HostLoad::now(), self.device.telemetry());
-        self.telemetry = Some(after.clone());
+        // An answer takes longer than laying out does. It is known when the round is recorded.
+        let (load_after, telemetry) = (HostLoad::now(), self.device.ask_telemetry());
         let other_cpu_share = load_after.zip(load).and_then(|(b, a)| b.others_since(&a));
-        let disturbed_by = rows::disturbed_by(
-            self.device.info(),
-            &self.suite.settings,
-            other_cpu_share,
-            (&before, &after),
-        );
-        let circumstances = Circumstances {
-            started_utc,
-            since_start_s,
-            other_cpu_share,
-            probes,
-            telemetry: after,
-            disturbed_by,
-        };
+        let circumstances =
+            Circumstances { started_utc, since_start_s, other_cpu_share, probes };
         self.checks.push(MeasuredRound {
             scheduled: scheduled.clone(),
             order_index,
             outcome,
             circumstances,
+            telemetry,
         });
         if let Some(why) = self.device.lost() {
             self.record_all(observer)?;
@@ -499,15 +489,27 @@ impl Runner<'_> {
 
     /// Records a round, and writes the point's row when it is the last.
     fn record(&mut self, round: MeasuredRound, observer: &mut dyn Observer) -> Result<()> {
-        let MeasuredRound { scheduled, order_index, outcome, circumstances } = round;
+        let MeasuredRound { scheduled, order_index, outcome, circumstances, telemetry } =
+            round;
         add(&mut self.durations, &outcome.durations);
+        // Rounds are recorded in the order in which they were measured, so that one answer
+        // serves two: it stands after a round and before the next.
+        let after = telemetry.wait();
+        let before = self.telemetry.replace(after.clone()).unwrap_or_default();
         // While a round is checked, another of a point that fails may be measured.
         if self.recorder.has(&scheduled.point.id(), scheduled.repeat) {
             return Ok(());
         }
         let started_s = circumstances.since_start_s;
         let samples = self.author().sample_rows(&scheduled, &outcome, started_s);
-        let round = self.author().round_row(&scheduled, &outcome, circumstances);
+        let disturbed_by = rows::disturbed_by(
+            self.device.info(),
+            &self.suite.settings,
+            circumstances.other_cpu_share,
+            (&before, &after),
+        );
+        let reports = Reports { telemetry: after, disturbed_by };
+        let round = self.author().round_row(&scheduled, &outcome, circumstances, reports);
         let is_measured = round.is_some();
         if let Some(round) = round {
             self.recorder.record_round(round, samples)?;

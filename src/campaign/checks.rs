@@ -9,6 +9,7 @@ use std::time::Instant;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::rows::{Circumstances, Scheduled};
+use crate::device::AskedTelemetry;
 use crate::measure::{PendingCheck, PointOutcome};
 use crate::reference::{Check, NoReference};
 
@@ -32,6 +33,8 @@ pub(super) struct MeasuredRound {
     pub order_index: usize,
     pub outcome: PointOutcome,
     pub circumstances: Circumstances,
+    /// What the device reports of itself at the end.
+    pub telemetry: AskedTelemetry,
 }
 
 type Found = Vec<Result<Check, NoReference>>;
@@ -44,8 +47,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn is_done(&self) -> bool {
+    fn is_done(&mut self) -> bool {
         self.checks.as_ref().is_none_or(JoinHandle::is_finished)
+            && self.round.telemetry.is_known()
     }
 
     /// Waits for the checks. What the campaign waits counts as time of checks.
@@ -129,7 +133,7 @@ impl CheckQueue {
     pub fn next_done(&mut self) -> Option<MeasuredRound> {
         let bytes: usize = self.waiting.iter().map(|waiting| waiting.bytes).sum();
         let is_full = bytes > MOST_BYTES || self.waiting.len() > MOST_ROUNDS;
-        if is_full || self.waiting.front()?.is_done() { self.next() } else { None }
+        if is_full || self.waiting.front_mut()?.is_done() { self.next() } else { None }
     }
 
     /// The next round, after waiting for its checks.

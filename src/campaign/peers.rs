@@ -20,9 +20,11 @@ use script::{Exchange, Hello, Script};
 pub use table::peers_of;
 
 use super::earlier::Earlier;
-use super::rows::{Circumstances, Probes, Rounds, RowAuthor, Scheduled, process_columns};
+use super::rows::{
+    Circumstances, Probes, Reports, Rounds, RowAuthor, Scheduled, process_columns,
+};
 use super::{Observer, schedule};
-use crate::device::{DeviceInfo, Telemetry};
+use crate::device::DeviceInfo;
 use crate::measure::{PointOutcome, Rotation, Settings};
 use crate::op::{Problem, Purpose};
 use crate::point::{CacheState, Point};
@@ -432,10 +434,9 @@ impl Runner<'_> {
             since_start_s: answered.since_start_s,
             other_cpu_share: None,
             probes: Probes::default(),
-            telemetry: Telemetry::default(),
-            disturbed_by: String::new(),
         };
-        let Some(round) = author.round_row(scheduled, outcome, circumstances) else {
+        let round = author.round_row(scheduled, outcome, circumstances, Reports::default());
+        let Some(round) = round else {
             return Ok(true);
         };
         self.recorder.record_round(round, samples)?;

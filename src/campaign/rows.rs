@@ -172,7 +172,12 @@ pub(super) struct Circumstances {
     pub other_cpu_share: Option<f64>,
     /// What was probed just before.
     pub probes: Probes,
-    /// What the device reported at the end.
+}
+
+/// What the device reports of a round.
+#[derive(Default)]
+pub(super) struct Reports {
+    /// At the end.
     pub telemetry: Telemetry,
     /// What slowed the round down; empty where nothing is known to have.
     pub disturbed_by: String,
@@ -288,6 +293,7 @@ impl RowAuthor<'_> {
         scheduled: &Scheduled,
         outcome: &PointOutcome,
         circumstances: Circumstances,
+        reports: Reports,
     ) -> Option<RoundRow> {
         let median = outcome.summary.filter(|_| outcome.status.has_time())?.median;
         let clocks: Vec<f64> =
@@ -297,7 +303,7 @@ impl RowAuthor<'_> {
             point_id: scheduled.point.id(),
             repeat: scheduled.repeat,
             round: scheduled.round,
-            disturbed: !circumstances.disturbed_by.is_empty(),
+            disturbed: !reports.disturbed_by.is_empty(),
             started_utc: circumstances.started_utc,
             since_start_s: circumstances.since_start_s,
             launches_per_sample: outcome.launches as u64,
@@ -315,11 +321,11 @@ impl RowAuthor<'_> {
             launch_overhead_s: circumstances.probes.fixed.launch_s,
             timer_quantum_s: circumstances.probes.fixed.timer_quantum_s,
             compute_probe_s: circumstances.probes.compute_s,
-            temperature_c: circumstances.telemetry.temperature_c,
-            disturbed_by: circumstances.disturbed_by,
-            power_w: circumstances.telemetry.power_w,
-            memory_clock_hz: circumstances.telemetry.memory_clock_hz,
-            clock_limits: ClockLimit::spell(&circumstances.telemetry.clock_limits),
+            temperature_c: reports.telemetry.temperature_c,
+            disturbed_by: reports.disturbed_by,
+            power_w: reports.telemetry.power_w,
+            memory_clock_hz: reports.telemetry.memory_clock_hz,
+            clock_limits: ClockLimit::spell(&reports.telemetry.clock_limits),
         })
     }
 

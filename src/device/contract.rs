@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use ptxvm::conformance::Program;
 use thiserror::Error;
@@ -224,6 +225,37 @@ impl Telemetry {
     }
 }
 
+/// What a device was asked for. Where an answer takes long, other work need not wait for it.
+#[derive(Debug)]
+pub enum AskedTelemetry {
+    /// The answer.
+    Known(Telemetry),
+    /// Where it will come from; from nowhere means that nothing is reported.
+    Asked(Receiver<Telemetry>),
+}
+
+impl AskedTelemetry {
+    /// Whether the answer is there.
+    pub fn is_known(&mut self) -> bool {
+        let AskedTelemetry::Asked(from) = self else { return true };
+        let answer = match from.try_recv() {
+            Ok(answer) => answer,
+            Err(TryRecvError::Empty) => return false,
+            Err(TryRecvError::Disconnected) => Telemetry::default(),
+        };
+        *self = AskedTelemetry::Known(answer);
+        true
+    }
+
+    /// The answer, after waiting for it.
+    pub fn wait(self) -> Telemetry {
+        match self {
+            AskedTelemetry::Known(answer) => answer,
+            AskedTelemetry::Asked(from) => from.recv().unwrap_or_default(),
+        }
+    }
+}
+
 /// Fixed costs of measuring, as they are now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FixedCosts {
@@ -313,9 +345,9 @@ pub trait Device {
         Ok(FixedCosts::default())
     }
 
-    /// What the device reports of itself now; nothing where it reports nothing.
-    fn telemetry(&self) -> Telemetry {
-        Telemetry::default()
+    /// Asks what the device reports of itself now; nothing where it reports nothing.
+    fn ask_telemetry(&self) -> AskedTelemetry {
+        AskedTelemetry::Known(Telemetry::default())
     }
 
     /// Whether it can run PTX that it is given.

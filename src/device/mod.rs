@@ -11,7 +11,7 @@ pub mod simulated;
 pub mod vm;
 
 pub use contract::{
-    ClockLimit, Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts, KernelFacts,
-    LaunchError, Layout, PrepareError, Prepared, Refusal, Telemetry, Timing,
+    AskedTelemetry, ClockLimit, Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts,
+    KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal, Telemetry, Timing,
 };
 pub use open::{Opened, is_gpu, open};

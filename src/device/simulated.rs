@@ -9,8 +9,8 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{
-    Device, DeviceInfo, DeviceKind, FixedCosts, LaunchError, Layout, PrepareError,
-    Prepared, Refusal, Telemetry, Timing,
+    AskedTelemetry, Device, DeviceInfo, DeviceKind, FixedCosts, LaunchError, Layout,
+    PrepareError, Prepared, Refusal, Telemetry, Timing,
 };
 use crate::data::Key;
 use crate::format::DType;
@@ -103,10 +103,10 @@ impl Device for SimulatedDevice {
         })
     }
 
-    fn telemetry(&self) -> Telemetry {
+    fn ask_telemetry(&self) -> AskedTelemetry {
         let asked = self.asked.get();
         self.asked.set(asked + 1);
-        (self.reports)(asked)
+        AskedTelemetry::Known((self.reports)(asked))
     }
 
     fn prepare<'a>(

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::data::Key;
 use crate::device::{
-    Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError, Prepared, Refusal,
-    Telemetry, Timing,
+    AskedTelemetry, Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError,
+    Prepared, Refusal, Timing,
 };
 use crate::format::Role;
 use crate::op::Problem;
@@ -53,8 +53,8 @@ impl Device for CpuDevice {
         })
     }
 
-    fn telemetry(&self) -> Telemetry {
-        host::telemetry(Path::new("/sys"))
+    fn ask_telemetry(&self) -> AskedTelemetry {
+        AskedTelemetry::Known(host::telemetry(Path::new("/sys")))
     }
 
     fn begin_round(&mut self) {

@@ -7,8 +7,8 @@ use super::gpu::CudaDevice;
 use super::nvml::Nvidia;
 use super::{prepared, program, timing};
 use crate::device::{
-    Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError, Prepared, Refusal,
-    Telemetry,
+    AskedTelemetry, Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError,
+    Prepared, Refusal, Telemetry,
 };
 use crate::kernel::Kernel;
 use crate::op::Problem;
@@ -59,8 +59,9 @@ impl Device for CudaDevice {
         Ok(FixedCosts { launch_s: Some(launch_s), timer_quantum_s: None })
     }
 
-    fn telemetry(&self) -> Telemetry {
-        self.nvidia.as_ref().map(Nvidia::telemetry).unwrap_or_default()
+    fn ask_telemetry(&self) -> AskedTelemetry {
+        let nothing = || AskedTelemetry::Known(Telemetry::default());
+        self.nvidia.as_ref().map_or_else(nothing, Nvidia::ask_telemetry)
     }
 
     fn runs_programs(&self) -> bool {

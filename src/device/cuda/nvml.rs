@@ -2,15 +2,16 @@
 //! errors, and who else computes on the GPU. It is part of the driver, but not of every
 //! container, and a campaign does without it.
 //!
-//! What passes, as power and the limits of clocks, is looked at again and again by a thread
-//! of its own while the GPU is measured: right after a row of launches it is gone.
+//! A thread of its own talks to it. What passes, as power and the limits of clocks, it looks
+//! at again and again while the GPU is measured: right after a row of launches that is gone.
+//! The rest it asks for when somebody wants to know, which takes milliseconds, and nobody
+//! needs to wait.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use nvml_wrapper::enum_wrappers::device::{
 };
 use nvml_wrapper::error::NvmlError;
 
-use crate::device::{ClockLimit, Telemetry};
+use crate::device::{AskedTelemetry, ClockLimit, Telemetry};
 
 /// Its name on systems without the development files.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -34,8 +35,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(super) struct Nvidia {
     library: Arc<Nvml>,
     uuid: String,
-    /// Timestamp of the last sample of processes, in microseconds.
-    seen_us: Cell<u64>,
     watch: Watch,
 }
 
@@ -52,7 +51,7 @@ impl Nvidia {
             .device_by_uuid(uuid.as_str())
             .map_err(|e| format!("{LIBRARY} does not know {uuid}: {e}"))?;
         let watch = Watch::begin(&library, &uuid);
-        Ok(Nvidia { library, uuid, seen_us: Cell::new(0), watch })
+        Ok(Nvidia { library, uuid, watch })
     }
 
     /// Version of the driver that it belongs to.
@@ -74,31 +73,27 @@ impl Nvidia {
         self.library.device_by_uuid(self.uuid.as_str())
     }
 
-    /// What it says now, and what was seen since it was last asked. What this GPU does not
-    /// tell is left out.
-    pub fn telemetry(&self) -> Telemetry {
-        let Ok(gpu) = self.gpu() else { return Telemetry::default() };
-        let celsius = gpu.temperature(TemperatureSensor::Gpu).ok();
-        let slowed = gpu.violation_status(PerformancePolicy::Thermal).ok();
-        let errors = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
-        let seen = self.watch.take();
-        Telemetry {
-            temperature_c: celsius.map(f64::from),
-            thermal_slowdown: slowed.map(|slowed| slowed.violation_time),
-            other_processes: self.other_processes(&gpu),
-            power_w: seen.mean_power_w(),
-            memory_clock_hz: seen.memory_clock_hz,
-            clock_limits: seen.limits,
-            memory_errors: errors.ok(),
-        }
+    /// Asks what it says now, and what was seen since it was last asked. What this GPU does
+    /// not tell is left out.
+    pub fn ask_telemetry(&self) -> AskedTelemetry {
+        AskedTelemetry::Asked(self.watch.ask())
     }
+}
 
-    /// Processes that computed since they were last asked for.
-    fn other_processes(&self, gpu: &Gpu<'_>) -> Vec<u32> {
-        let seen_us = self.seen_us.get();
+/// Processes that compute on a GPU beside this one.
+#[derive(Default)]
+struct OtherProcesses {
+    /// Timestamp of the last sample of processes, in microseconds.
+    seen_us: u64,
+}
+
+impl OtherProcesses {
+    /// Those that computed since they were last asked for.
+    fn look(&mut self, gpu: &Gpu<'_>) -> Vec<u32> {
+        let seen_us = self.seen_us;
         let samples = gpu.process_utilization_stats(seen_us).unwrap_or_default();
         let latest = samples.iter().map(|sample| sample.timestamp).max();
-        self.seen_us.set(latest.unwrap_or(seen_us).max(seen_us));
+        self.seen_us = latest.unwrap_or(seen_us).max(seen_us);
         let busy = samples.iter().filter(|s| s.sm_util > 0 && s.timestamp > seen_us);
         // In a container the numbers are the host's, and this process has another one.
         let is_seen = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
@@ -121,21 +116,49 @@ struct Seen {
 
 impl Seen {
     fn look(&mut self, gpu: &Gpu<'_>) {
-        if let Ok(milliwatts) = gpu.power_usage() {
+        let power = gpu.power_usage().ok();
+        self.add(
+            power,
+            gpu.clock_info(Clock::Memory).ok(),
+            gpu.current_throttle_reasons().ok(),
+        );
+    }
+
+    fn add(
+        &mut self,
+        milliwatts: Option<u32>,
+        memory_mhz: Option<u32>,
+        reasons: Option<ThrottleReasons>,
+    ) {
+        if let Some(milliwatts) = milliwatts {
             self.power_w += f64::from(milliwatts) * 1e-3;
             self.looks += 1;
         }
-        if let Ok(mhz) = gpu.clock_info(Clock::Memory) {
+        if let Some(mhz) = memory_mhz {
             let now = f64::from(mhz) * 1e6;
             self.memory_clock_hz = Some(self.memory_clock_hz.map_or(now, |hz| hz.min(now)));
         }
-        if let Ok(reasons) = gpu.current_throttle_reasons() {
-            self.limits.extend(limits(reasons));
-        }
+        self.limits.extend(reasons.into_iter().flat_map(limits));
     }
 
     fn mean_power_w(&self) -> Option<f64> {
         (self.looks > 0).then(|| self.power_w / f64::from(self.looks))
+    }
+
+    /// With what the GPU says now.
+    fn telemetry(self, gpu: &Gpu<'_>, others: &mut OtherProcesses) -> Telemetry {
+        let celsius = gpu.temperature(TemperatureSensor::Gpu).ok();
+        let slowed = gpu.violation_status(PerformancePolicy::Thermal).ok();
+        let errors = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
+        Telemetry {
+            temperature_c: celsius.map(f64::from),
+            thermal_slowdown: slowed.map(|slowed| slowed.violation_time),
+            other_processes: others.look(gpu),
+            power_w: self.mean_power_w(),
+            memory_clock_hz: self.memory_clock_hz,
+            clock_limits: self.limits,
+            memory_errors: errors.ok(),
+        }
     }
 }
 
@@ -153,59 +176,59 @@ fn limits(reasons: ThrottleReasons) -> impl Iterator<Item = ClockLimit> {
     set.map(|(_, limit)| limit)
 }
 
-/// A thread that looks at a GPU again and again.
+/// A thread that looks at a GPU again and again, and answers.
 struct Watch {
-    seen: Arc<Mutex<Seen>>,
-    ends: Arc<AtomicBool>,
+    /// Where answers are to go. `None` ends the thread.
+    asks: Option<Sender<Sender<Telemetry>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watch {
     fn begin(library: &Arc<Nvml>, uuid: &str) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let ends = Arc::new(AtomicBool::new(false));
+        let (asks, asked) = mpsc::channel();
         let (library, uuid) = (Arc::clone(library), uuid.to_owned());
-        let (to, until) = (Arc::clone(&seen), Arc::clone(&ends));
-        let looks = move || {
-            let Ok(gpu) = library.device_by_uuid(uuid.as_str()) else { return };
-            while !until.load(Ordering::Relaxed) {
-                let mut now = Seen::default();
-                // Before others have to wait for the result.
-                now.look(&gpu);
-                locked(&to).add(now);
-                thread::park_timeout(LOOK_EVERY);
+        let watches = move || {
+            if let Ok(gpu) = library.device_by_uuid(uuid.as_str()) {
+                watch(&gpu, &asked);
             }
         };
         // Without the thread nothing is seen, which is what records then say.
-        let thread = thread::Builder::new().name("nvml".to_owned()).spawn(looks).ok();
-        Watch { seen, ends, thread }
+        let thread = thread::Builder::new().name("nvml".to_owned()).spawn(watches).ok();
+        Watch { asks: Some(asks), thread }
     }
 
-    /// What was seen since the last time, and begins anew.
-    fn take(&self) -> Seen {
-        std::mem::take(&mut *locked(&self.seen))
-    }
-}
-
-impl Seen {
-    fn add(&mut self, other: Seen) {
-        self.power_w += other.power_w;
-        self.looks += other.looks;
-        let clocks = [self.memory_clock_hz, other.memory_clock_hz];
-        self.memory_clock_hz = clocks.into_iter().flatten().reduce(f64::min);
-        self.limits.extend(other.limits);
+    /// Where the answer will come from; from nowhere where nobody answers.
+    fn ask(&self) -> Receiver<Telemetry> {
+        let (to, from) = mpsc::channel();
+        if let Some(asks) = &self.asks {
+            // Nobody answers.
+            let _ = asks.send(to);
+        }
+        from
     }
 }
 
-fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+/// Looks until nobody can ask any more.
+fn watch(gpu: &Gpu<'_>, asked: &Receiver<Sender<Telemetry>>) {
+    let (mut seen, mut others) = (Seen::default(), OtherProcesses::default());
+    loop {
+        seen.look(gpu);
+        match asked.recv_timeout(LOOK_EVERY) {
+            Ok(to) => {
+                let answer = std::mem::take(&mut seen).telemetry(gpu, &mut others);
+                // Who asked may be gone.
+                let _ = to.send(answer);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
+        self.asks = None;
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
             let _ = thread.join();
         }
     }
@@ -237,18 +260,13 @@ mod tests {
 
     #[test]
     fn looks_add_up_to_means_and_lowest_clocks() {
-        let look = |power_w, memory_clock_hz| Seen {
-            power_w,
-            looks: 1,
-            memory_clock_hz,
-            limits: BTreeSet::new(),
-        };
         let mut seen = Seen::default();
         assert_eq!(seen.mean_power_w(), None);
-        seen.add(look(500.0, Some(2e9)));
-        seen.add(look(700.0, Some(1e9)));
-        seen.add(look(600.0, None));
+        seen.add(Some(500_000), Some(2000), None);
+        seen.add(Some(700_000), Some(1000), Some(ThrottleReasons::SW_POWER_CAP));
+        seen.add(Some(600_000), None, Some(ThrottleReasons::GPU_IDLE));
         assert_eq!((seen.mean_power_w(), seen.memory_clock_hz), (Some(600.0), Some(1e9)));
+        assert_eq!(ClockLimit::spell(&seen.limits), "power");
     }
 
     #[test]
