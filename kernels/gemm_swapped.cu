@@ -86,6 +86,9 @@ typedef Wgmma<ELEMENT, TOKENS> Products;
 constexpr u32 SUMS_STRIDE = ROWS + 4;
 constexpr u32 SUMS_BYTES = TOKENS * SUMS_STRIDE * sizeof(float);
 constexpr u32 VECTORS = ROWS / 4;
+// Threads with the same rows have tokens so far apart, of which they add several at a time.
+constexpr u32 APART = COMPUTING / VECTORS;
+constexpr u32 TOKENS_OF_THREAD = TOKENS <= 64 ? 4 : 8;
 
 static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS * K_GROUPS == 2,
               "a warp loads, or a warpgroup whose registers suffice for two others");
@@ -95,6 +98,7 @@ static_assert(LEAD % TOGETHER == 0 && TOGETHER + LEAD <= WEIGHT_STAGES,
               "activations follow before their unit is waited for");
 static_assert(X_STAGES >= (CONVERTS ? 2 * K_GROUPS * PANELS : 2),
               "a unit is waited for before another is done");
+static_assert(COMPUTING % VECTORS == 0, "a thread has the same rows of all its tokens");
 static_assert(K_GROUPS == 1 || CONVERTS, "weights of 16 bits are multiplied as they arrive");
 static_assert(WEIGHT_STAGES % K_GROUPS == 0 && X_STAGES % (K_GROUPS * PANELS) == 0,
               "a warpgroup's units have stages of their own");
@@ -248,7 +252,7 @@ DEVICE void load(const Params &p, Shared &shared, const Work &work) {
       wait(shared_address(&shared.weights_empty[next.stage]), next.parity ^ 1);
     for (u32 j = i; j < min_of(i + TOGETHER, units); ++j, of_weights.next())
       copy_weights(p, shared, work, of_weights.number, w);
-    if (i < LEAD) continue;
+    if (i + TOGETHER <= LEAD) continue;
     for (u32 j = i; j < min_of(i + TOGETHER, units + LEAD); ++j, of_x.next())
       copy_activations(p, shared, work, of_x.number, x);
   }
@@ -443,33 +447,34 @@ DEVICE void write_sums(const Sums &sums, const Work &work) {
     to[(i / 4 * 8 + i % 2) * SUMS_STRIDE + i / 2 % 2 * 8] = sums[i];
 }
 
-// Adds the sums of all blocks of the cluster, and of their warpgroups, for four rows of a token.
-DEVICE Floats4 add(u32 at, u32 splits) {
-  const u32 parts = splits * K_GROUPS;
-  Floats4 sum = {};
-#pragma unroll 1
-  for (u32 first = 0; first < parts; first += 4) {
-    Words4 words[4];
+// Four rows of a token of a part of the sums: of a block of the cluster, and of its set of
+// warpgroups. `at` is the address in the first set.
+DEVICE Words4 load_sums(const Work &work, u32 at, u32 part) {
+  const u32 in_set = at + part % K_GROUPS * SUMS_BYTES, rank = part / K_GROUPS;
+  return rank == work.rank ? ld_shared_v4(in_set) : ld_shared_cluster_v4(mapa(in_set, rank));
+}
+
+// The rows that a thread writes, of different tokens.
+DEVICE u32 row_of_thread() { return threadIdx.x % VECTORS * 4; }
+
+// The scales of these rows.
+DEVICE Floats4 load_row_scales(const Params &p, const Work &work) {
+  Floats4 scales = {{1, 1, 1, 1}};
 #pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-      if (first + i < parts)
-        words[i] = ld_shared_cluster_v4(
-            mapa(at + (first + i) % K_GROUPS * SUMS_BYTES, (first + i) / K_GROUPS));
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-      if (first + i < parts)
-#pragma unroll
-        for (u32 j = 0; j < 4; ++j) sum.x[j] += __int_as_float(words[i].w[j]);
+  for (u32 i = 0; i < 4; ++i) {
+    const u32 row = work.row + row_of_thread() + i;
+    if (ROW_SCALES && row < p.n) scales.x[i] = ld_global_nc_f32(p.row_scales + row);
   }
-  return sum;
+  return scales;
 }
 
 // Rounds a token's sums of four rows and writes those that are in the matrix.
-DEVICE void write_output(const Params &p, u32 token, u32 row, Floats4 sum) {
+DEVICE void write_output(const Params &p, u32 token, u32 row, const Floats4 &sum,
+                         const Floats4 &scales) {
+  float y[4];
 #pragma unroll
-  for (u32 i = 0; i < 4; ++i)
-    if (ROW_SCALES && row + i < p.n) sum.x[i] *= ld_global_nc_f32(p.row_scales + row + i);
-  const Words2 packed = {pack(sum.x[0], sum.x[1]), pack(sum.x[2], sum.x[3])};
+  for (u32 i = 0; i < 4; ++i) y[i] = ROW_SCALES ? sum.x[i] * scales.x[i] : sum.x[i];
+  const Words2 packed = {pack(y[0], y[1]), pack(y[2], y[3])};
   u16 *to = p.y + u64(token) * p.n + row;
   if (p.n % 4 == 0) {
     *reinterpret_cast<Words2 *>(to) = packed;
@@ -479,15 +484,43 @@ DEVICE void write_output(const Params &p, u32 token, u32 row, Floats4 sum) {
   }
 }
 
-// Writes the outputs of this block's share of the tokens.
-DEVICE void write_outputs(const Params &p, const Work &work) {
+// Adds the sums of all blocks of the cluster for this block's share of the tokens, and writes
+// the outputs. Loads from other SMs take long: a thread has those of several tokens and of two
+// parts in flight.
+DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scales) {
   const u32 tokens = min_of<u32>(TOKENS, p.m - work.token), share = ceil_div(tokens, p.splits);
   const u32 first = min_of(work.rank * share, tokens), end = min_of(first + share, tokens);
-  for (u32 i = threadIdx.x; i < (end - first) * VECTORS; i += COMPUTING) {
-    const u32 token = first + i / VECTORS, row = i % VECTORS * 4;
-    if (work.row + row >= p.n) continue;
-    const u32 at = shared_address(rings) + (token * SUMS_STRIDE + row) * sizeof(float);
-    write_output(p, work.token + token, work.row + row, add(at, p.splits));
+  const u32 row = row_of_thread(), parts = p.splits * K_GROUPS;
+  if (work.row + row >= p.n) return;
+  const u32 at = shared_address(rings) + row * sizeof(float);
+#pragma unroll 1
+  for (u32 from = first + threadIdx.x / VECTORS; from < end; from += TOKENS_OF_THREAD * APART) {
+    u32 token_at[TOKENS_OF_THREAD];
+#pragma unroll
+    for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+      token_at[i] = at + min_of(from + i * APART, end - 1) * (SUMS_STRIDE * sizeof(float));
+    Floats4 sums[TOKENS_OF_THREAD] = {};
+#pragma unroll 1
+    for (u32 part = 0; part < parts; part += 2) {
+      Words4 words[2][TOKENS_OF_THREAD];
+#pragma unroll
+      for (u32 j = 0; j < 2; ++j)
+        if (part + j < parts)
+#pragma unroll
+          for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+            words[j][i] = load_sums(work, token_at[i], part + j);
+#pragma unroll
+      for (u32 j = 0; j < 2; ++j)
+        if (part + j < parts)
+#pragma unroll
+          for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+#pragma unroll
+            for (u32 k = 0; k < 4; ++k) sums[i].x[k] += __int_as_float(words[j][i].w[k]);
+    }
+#pragma unroll
+    for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+      if (from + i * APART < end)
+        write_output(p, work.token + from + i * APART, work.row + row, sums[i], scales);
   }
 }
 
@@ -507,11 +540,12 @@ DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
   else
     multiply_plain(sums, shared, work);
   pin(sums);
+  const Floats4 scales = load_row_scales(p, work);
   // All warpgroups have read the rings, which sums overwrite.
   bar_sync(1, COMPUTING);
   write_sums(sums, work);
   sync_cluster();
-  write_outputs(p, work);
+  write_outputs(p, work, scales);
   // Others have read this block's sums.
   sync_cluster();
 }

@@ -206,7 +206,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
     (
         "gemm_swapped",
         &[
-            "gemm:m=17,n=16,k=256,dtype=bf16,w_dtype=int4",
+            "gemm:m=17,n=16,k=128,dtype=bf16,w_dtype=int4",
             "gemm:m=17,n=272,k=1280,dtype=bf16,w_dtype=int4",
         ],
     ),
