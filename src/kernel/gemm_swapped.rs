@@ -39,8 +39,9 @@ const ROWS: u32 = GROUPS * GROUP_ROWS;
 const PANEL_COLUMNS: u32 = 64;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
-/// Units by which the tiles of rows begin later than those before.
-const ROTATION: u32 = 1;
+/// Units by which the tiles of rows begin later than those before: two, since L2 loads two
+/// lines at a time.
+const ROTATION: u32 = 2;
 /// Most blocks of a cluster that every GPU can launch.
 const MAX_SPLITS: u64 = 8;
 /// Shared memory that the kernel declares itself, rounded up to where its rings begin.
