@@ -11,15 +11,21 @@
 // through shared memory, each for its share of the tokens, in the order of columns: the
 // result is always the same to the last bit, and no partial sums go through memory.
 //
-// In a block, one thread loads and GROUPS warpgroups compute, 64 rows each. Weights arrive
-// in units of STAGE_COLUMNS, a line of memory of each row or a scale group, in a ring of
-// their own: they come from DRAM and need many bytes in flight. Activations, which come from
-// L2, arrive in panels of 64 columns in another one. Weights of 16 bits are multiplied as
-// they lie. Smaller ones are loaded and converted into the registers of the left operand,
-// one panel while the products of the panel before run. With 4 bits sums are kept in units of
-// the scales of a group: before the products of the next group they are changed to its
-// scales, in f32. That takes as many instructions as adding the scaled sums of each group,
-// and half as many registers. Scales of rows are applied at the end.
+// In a block, one thread loads and GROUPS warpgroups compute, 64 rows each, or K_GROUPS times
+// as many, which take turns with units and add their sums at the end, like blocks of a
+// cluster: converting keeps a warp waiting for its own instructions most of the time. Weights
+// arrive in units of STAGE_COLUMNS, a line of memory of each row or a scale group, and
+// activations in panels of 64 columns, in rings of their own. Activations come from L2, whose
+// latency is as long as a unit: their ring has to be about as deep as that of weights. Tiles
+// of rows begin at different units, so that the blocks in flight ask for different lines of
+// activations, and for weights at different offsets from a power of two.
+//
+// Weights of 16 bits are multiplied as they lie. Smaller ones are loaded and converted into
+// the registers of the left operand, one panel while the products of the panel before run.
+// With 4 bits sums are kept in units of the scales of a group: before the products of the
+// next group they are changed to its scales, in f32. That takes as many instructions as
+// adding the scaled sums of each group, and half as many registers. Scales of rows are
+// applied at the end.
 //
 // With 256 tokens a unit takes the tensor cores about as long as it takes memory in 16 bits,
 // so smaller weights are then bound by the tensor cores and not by memory.
@@ -35,12 +41,13 @@
 constexpr u32 WARPGROUP = 4 * WARP;
 constexpr u32 GROUP_ROWS = 64;  // of weights, of a warpgroup
 constexpr u32 ROWS = GROUPS * GROUP_ROWS;
-constexpr u32 COMPUTING = GROUPS * WARPGROUP;  // threads
+constexpr u32 COMPUTING = GROUPS * K_GROUPS * WARPGROUP;  // threads
+constexpr u32 READERS = GROUPS * WARPGROUP / WARP;         // warps that read a unit
 
 // Where sums take most registers, a warpgroup loads, whose registers others take.
 constexpr bool REALLOCATES = THREADS == COMPUTING + WARPGROUP;
-constexpr u32 COMPUTING_REGISTERS = 240;
-constexpr u32 LOADING_REGISTERS = 24;
+constexpr u32 COMPUTING_REGISTERS = 232;
+constexpr u32 LOADING_REGISTERS = 40;
 
 // Activations lie in panels of 64 columns: rows of 128 bytes, swizzled.
 constexpr u32 PANEL_COLUMNS = 64;
@@ -66,6 +73,10 @@ constexpr u32 SCALES_AT = X_AT + X_STAGES * X_PANEL_BYTES;
 constexpr u32 RINGS_BYTES = SCALES_AT + WEIGHT_STAGES * SCALE_BYTES;
 // Units by which weights are ahead of activations: as far as the rings allow.
 constexpr u32 LEAD = WEIGHT_STAGES - X_STAGES / PANELS;
+// Units of weights that are asked for at the same time.
+#ifndef TOGETHER
+#define TOGETHER 1
+#endif
 
 WGMMA(ELEMENT, TOKENS)
 typedef Wgmma<ELEMENT, TOKENS> Products;
@@ -73,18 +84,29 @@ typedef Wgmma<ELEMENT, TOKENS> Products;
 // At the end the sums of a block lie where the rings were: a row for each token, padded so
 // that the tokens of a warp's stores fall into different banks.
 constexpr u32 SUMS_STRIDE = ROWS + 4;
+constexpr u32 SUMS_BYTES = TOKENS * SUMS_STRIDE * sizeof(float);
 constexpr u32 VECTORS = ROWS / 4;
+// Threads with the same rows have tokens so far apart, of which they add several at a time.
+constexpr u32 APART = COMPUTING / VECTORS;
+constexpr u32 TOKENS_OF_THREAD = TOKENS <= 64 ? 4 : 8;
 
-static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS == 2,
+static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS * K_GROUPS == 2,
               "a warp loads, or a warpgroup whose registers suffice for two others");
 static_assert(X_STAGES % PANELS == 0 && X_STAGES / PANELS <= WEIGHT_STAGES,
               "activations of whole units, behind their weights");
-static_assert(X_STAGES >= (CONVERTS ? 3 : 2), "a panel is copied while others are multiplied");
+static_assert(LEAD % TOGETHER == 0 && TOGETHER + LEAD <= WEIGHT_STAGES,
+              "activations follow before their unit is waited for");
+static_assert(X_STAGES >= (CONVERTS ? 2 * K_GROUPS * PANELS : 2),
+              "a unit is waited for before another is done");
+static_assert(COMPUTING % VECTORS == 0, "a thread has the same rows of all its tokens");
+static_assert(K_GROUPS == 1 || CONVERTS, "weights of 16 bits are multiplied as they arrive");
+static_assert(WEIGHT_STAGES % K_GROUPS == 0 && X_STAGES % (K_GROUPS * PANELS) == 0,
+              "a warpgroup's units have stages of their own");
 static_assert(WEIGHT_STAGES >= 2, "a unit is copied while another is multiplied");
 static_assert(WEIGHT_BYTES % ATOM_BYTES == 0 && X_PANEL_BYTES % ATOM_BYTES == 0,
               "swizzled tiles begin at multiples of their pattern");
 static_assert(SHARED_BYTES >= RINGS_BYTES &&
-                  SHARED_BYTES >= TOKENS * SUMS_STRIDE * sizeof(float),
+                  SHARED_BYTES >= K_GROUPS * SUMS_BYTES,
               "the host reserves these");
 
 // --- Parameters ------------------------------------------------------------
@@ -100,6 +122,7 @@ struct Params {
   u32 units;  // of columns
   u32 token_tiles;
   u32 splits;  // blocks of a cluster
+  u32 rotation;  // units by which the tiles of rows begin later than those before
 };
 
 // --- Rings -------------------------------------------------------------------
@@ -119,11 +142,11 @@ struct Shared {
   DEVICE void init() {
     for (u32 stage = 0; stage < WEIGHT_STAGES; ++stage) {
       mbarrier_init(shared_address(&weights_full[stage]), 1);
-      mbarrier_init(shared_address(&weights_empty[stage]), COMPUTING / WARP);
+      mbarrier_init(shared_address(&weights_empty[stage]), READERS);
     }
     for (u32 stage = 0; stage < X_STAGES; ++stage) {
       mbarrier_init(shared_address(&x_full[stage]), 1);
-      mbarrier_init(shared_address(&x_empty[stage]), COMPUTING / WARP);
+      mbarrier_init(shared_address(&x_empty[stage]), READERS);
     }
     fence_mbarrier_init();
   }
@@ -135,8 +158,10 @@ struct Place {
   u32 stage = 0;
   u32 parity = 0;
 
-  DEVICE void next() {
-    if (++stage == stages) stage = 0, parity ^= 1;
+  // A stage further, or as many as divide the ring.
+  DEVICE void next(u32 step = 1) {
+    stage += step;
+    if (stage >= stages) stage -= stages, parity ^= 1;
   }
 };
 
@@ -155,51 +180,81 @@ struct Work {
   u32 rank;   // of the block in its cluster
   u32 first;  // unit
   u32 end;
-  u32 group;  // warpgroup of this thread
+  u32 start;  // the unit to begin with; after the last comes the first
+  u32 group;   // of rows, of this thread's warpgroup
+  u32 k_group;  // its turn with units
 
   DEVICE Work(const Params &p) {
     // From one lane, so that the compiler knows that a warp's lanes go the same way, and keeps
     // descriptors in uniform registers.
-    group = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
+    const u32 warpgroup = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
+    group = warpgroup % GROUPS;
+    k_group = warpgroup / GROUPS;
     const u32 tile = blockIdx.x / p.splits;
     rank = blockIdx.x % p.splits;
     row = tile / p.token_tiles * ROWS;
     token = tile % p.token_tiles * TOKENS;
     first = u64(p.units) * rank / p.splits;
     end = u64(p.units) * (rank + 1) / p.splits;
+    start = first + u64(row / ROWS) * p.rotation % (end - first);
   }
 };
+
+// The units of a block in order.
+struct Unit {
+  const Work &work;
+  u32 number;
+
+  DEVICE Unit(const Work &of) : work(of), number(of.start) {}
+
+  DEVICE void next() { number = number + 1 == work.end ? work.first : number + 1; }
+};
+
+// Copies a unit of weights to a stage that is empty.
+DEVICE void copy_weights(const Params &p, Shared &shared, const Work &work, u32 unit,
+                         Place<WEIGHT_STAGES> &w) {
+  const u32 full = shared_address(&shared.weights_full[w.stage]);
+  mbarrier_arrive_expect_tx(full, WEIGHT_BYTES + SCALE_BYTES);
+  if (LINE_ROWS > 1)
+    cp_async_bulk_tensor_3d_load(weights_at(w.stage), p.weights, 0, unit * 8,
+                                 work.row / LINE_ROWS, full);
+  else
+    cp_async_bulk_tensor_2d_load(weights_at(w.stage), p.weights, unit * STAGE_COLUMNS, work.row,
+                                 full);
+  if (GROUP_SCALES)
+    cp_async_bulk_tensor_2d_load(scales_at(w.stage), p.scales, work.row, unit, full);
+  w.next();
+}
+
+// Copies the activations of a unit as soon as there is room.
+DEVICE void copy_activations(const Params &p, Shared &shared, const Work &work, u32 unit,
+                             Place<X_STAGES> &x) {
+  for (u32 panel = 0; panel < PANELS; ++panel) {
+    const u32 full = shared_address(&shared.x_full[x.stage]);
+    wait(shared_address(&shared.x_empty[x.stage]), x.parity ^ 1);
+    mbarrier_arrive_expect_tx(full, X_PANEL_BYTES);
+    cp_async_bulk_tensor_2d_load(x_at(x.stage), p.x, unit * STAGE_COLUMNS + panel * PANEL_COLUMNS,
+                                 work.token, full);
+    x.next();
+  }
+}
 
 // Run by one thread: copies a block's weights and activations as soon as there is room.
 // What lies outside of the matrices is filled with zeros.
 DEVICE void load(const Params &p, Shared &shared, const Work &work) {
   Place<WEIGHT_STAGES> w;
   Place<X_STAGES> x;
-  for (u32 unit = work.first; unit < work.end + LEAD; ++unit) {
-    if (unit < work.end) {
-      const u32 full = shared_address(&shared.weights_full[w.stage]);
-      wait(shared_address(&shared.weights_empty[w.stage]), w.parity ^ 1);
-      mbarrier_arrive_expect_tx(full, WEIGHT_BYTES + SCALE_BYTES);
-      if (LINE_ROWS > 1)
-        cp_async_bulk_tensor_3d_load(weights_at(w.stage), p.weights, 0, unit * 8,
-                                     work.row / LINE_ROWS, full);
-      else
-        cp_async_bulk_tensor_2d_load(weights_at(w.stage), p.weights, unit * STAGE_COLUMNS,
-                                     work.row, full);
-      if (GROUP_SCALES)
-        cp_async_bulk_tensor_2d_load(scales_at(w.stage), p.scales, work.row, unit, full);
-      w.next();
-    }
-    if (unit < work.first + LEAD) continue;
-    for (u32 panel = 0; panel < PANELS; ++panel) {
-      const u32 full = shared_address(&shared.x_full[x.stage]);
-      wait(shared_address(&shared.x_empty[x.stage]), x.parity ^ 1);
-      mbarrier_arrive_expect_tx(full, X_PANEL_BYTES);
-      cp_async_bulk_tensor_2d_load(x_at(x.stage), p.x,
-                                   (unit - LEAD) * STAGE_COLUMNS + panel * PANEL_COLUMNS,
-                                   work.token, full);
-      x.next();
-    }
+  Unit of_weights(work), of_x(work);
+  const u32 units = work.end - work.first;
+  for (u32 i = 0; i < units + LEAD; i += TOGETHER) {
+    Place<WEIGHT_STAGES> next = w;
+    for (u32 j = i; j < min_of(i + TOGETHER, units); ++j, next.next())
+      wait(shared_address(&shared.weights_empty[next.stage]), next.parity ^ 1);
+    for (u32 j = i; j < min_of(i + TOGETHER, units); ++j, of_weights.next())
+      copy_weights(p, shared, work, of_weights.number, w);
+    if (i + TOGETHER <= LEAD) continue;
+    for (u32 j = i; j < min_of(i + TOGETHER, units + LEAD); ++j, of_x.next())
+      copy_activations(p, shared, work, of_x.number, x);
   }
 }
 
@@ -291,6 +346,9 @@ DEVICE void convert(Operands &a, u32 stage, u32 group, u32 panel) {
     convert_nibbles(a, weights, panel);
   else
     convert_bytes(a, weights, panel);
+  // Here and not where they are used, which is after a wait for products that run meanwhile.
+#pragma unroll
+  for (u32 step = 0; step < STEPS; ++step) pin(a[step]);
 }
 
 // Starts the products of a panel.
@@ -305,14 +363,13 @@ DEVICE void start(Sums &sums, Operands &a, u32 x_stage) {
 }
 
 // The scales of a lane's rows that sums are in units of.
-struct Unit {
+struct SumsUnit {
   float scales[2] = {1, 1};
 
-  // Changes sums to the scales of another group. A scale of zero is replaced by one so small
-  // that products vanish beside it.
-  DEVICE void change(Sums &sums, u32 stage, u32 group) {
+  // Takes the scales of another group: what sums are to be multiplied by. A scale of zero is
+  // replaced by one so small that products vanish beside it.
+  DEVICE void change(float (&factors)[2], u32 stage, u32 group) {
     const u32 row = group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
-    float factors[2];
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
       const float scale =
@@ -321,39 +378,38 @@ struct Unit {
       factors[half] = scales[half] * rcp_approx(next);
       scales[half] = next;
     }
-    multiply(sums, factors);
   }
-
-  // Changes sums to ones.
-  DEVICE void end(Sums &sums) const { multiply(sums, scales); }
 
  private:
   static constexpr float TINY = 5.4210109e-20f;  // 2^-64
-
-  static DEVICE void multiply(Sums &sums, const float (&factors)[2]) {
-#pragma unroll
-    for (u32 i = 0; i < TOKENS / 2; ++i) sums[i] *= factors[i / 2 % 2];
-  }
 };
+
+// Multiplies the sums of a lane's rows.
+DEVICE void multiply(Sums &sums, const float (&factors)[2]) {
+#pragma unroll
+  for (u32 i = 0; i < TOKENS / 2; ++i) sums[i] *= factors[i / 2 % 2];
+}
 
 // Multiplies weights of 8 and 4 bits: the products of a unit's first panel run while the
 // second is converted, those of the second while the first panel of the next unit is.
 DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
+  if (work.k_group >= work.end - work.first) return;
   Place<WEIGHT_STAGES> w;
   Place<X_STAGES> x;
+  w.next(work.k_group), x.next(work.k_group * PANELS);
   Operands first, second;
-  Unit unit;
+  SumsUnit unit;
+  float factors[2];
   wait(shared_address(&shared.weights_full[w.stage]), w.parity);
   convert(first, w.stage, work.group, 0);
+  if (GROUP_SCALES) unit.change(factors, w.stage, work.group);
+  wait(shared_address(&shared.x_full[x.stage]), x.parity);
 #pragma unroll 1
-  for (u32 left = work.end - work.first;; --left) {
-    if (GROUP_SCALES) unit.change(sums, w.stage, work.group);
-    wait(shared_address(&shared.x_full[x.stage]), x.parity);
-    pin(sums);
+  for (u32 left = ceil_div<u32>(work.end - work.first - work.k_group, K_GROUPS);; --left) {
     start(sums, first, x.stage);
     convert(second, w.stage, work.group, 1);
     arrive(shared.weights_empty[w.stage]);
-    w.next();
+    w.next(K_GROUPS);
     const u32 x_of_first = x.stage;
     x.next();
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
@@ -363,51 +419,62 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
     arrive(shared.x_empty[x_of_first]);
     wait(shared_address(&shared.weights_full[w.stage]), w.parity);
     convert(first, w.stage, work.group, 0);
+    if (GROUP_SCALES) unit.change(factors, w.stage, work.group);
+    const u32 x_of_second = x.stage;
+    x.next(1 + (K_GROUPS - 1) * PANELS);
+    // Before the products' end, so that the compiler converts before it too.
+    wait(shared_address(&shared.x_full[x.stage]), x.parity);
     wgmma_wait_group<0>();
     pin(sums);
-    arrive(shared.x_empty[x.stage]);
-    x.next();
+    arrive(shared.x_empty[x_of_second]);
+    if (GROUP_SCALES) multiply(sums, factors);
+    pin(sums);
   }
   wgmma_wait_group<0>();
   pin(sums);
-  if (GROUP_SCALES) unit.end(sums);
+  if (GROUP_SCALES) multiply(sums, unit.scales);
 }
 
 // --- Results -------------------------------------------------------------------
 
 // Writes a warpgroup's sums to shared memory, a row for each token.
-DEVICE void write_sums(const Sums &sums, u32 group) {
-  const u32 row = group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
-  float *const to = reinterpret_cast<float *>(rings) + lane_index() % 4 * 2 * SUMS_STRIDE + row;
+DEVICE void write_sums(const Sums &sums, const Work &work) {
+  const u32 row = work.group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
+  float *const to = reinterpret_cast<float *>(rings + work.k_group * SUMS_BYTES) +
+                    lane_index() % 4 * 2 * SUMS_STRIDE + row;
 #pragma unroll
   for (u32 i = 0; i < TOKENS / 2; ++i)
     to[(i / 4 * 8 + i % 2) * SUMS_STRIDE + i / 2 % 2 * 8] = sums[i];
 }
 
-// Adds the sums of all blocks of the cluster for four rows of a token.
-DEVICE Floats4 add(u32 at, u32 splits) {
-  Floats4 sum = {};
-#pragma unroll 1
-  for (u32 first = 0; first < splits; first += 4) {
-    Words4 words[4];
+// Four rows of a token of a part of the sums: of a block of the cluster, and of its set of
+// warpgroups. `at` is the address in the first set.
+DEVICE Words4 load_sums(const Work &work, u32 at, u32 part) {
+  const u32 in_set = at + part % K_GROUPS * SUMS_BYTES, rank = part / K_GROUPS;
+  return rank == work.rank ? ld_shared_v4(in_set) : ld_shared_cluster_v4(mapa(in_set, rank));
+}
+
+// The rows that a thread writes, of different tokens.
+DEVICE u32 row_of_thread() { return threadIdx.x % VECTORS * 4; }
+
+// The scales of these rows.
+DEVICE Floats4 load_row_scales(const Params &p, const Work &work) {
+  Floats4 scales = {{1, 1, 1, 1}};
 #pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-      if (first + i < splits) words[i] = ld_shared_cluster_v4(mapa(at, first + i));
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-      if (first + i < splits)
-#pragma unroll
-        for (u32 j = 0; j < 4; ++j) sum.x[j] += __int_as_float(words[i].w[j]);
+  for (u32 i = 0; i < 4; ++i) {
+    const u32 row = work.row + row_of_thread() + i;
+    if (ROW_SCALES && row < p.n) scales.x[i] = ld_global_nc_f32(p.row_scales + row);
   }
-  return sum;
+  return scales;
 }
 
 // Rounds a token's sums of four rows and writes those that are in the matrix.
-DEVICE void write_output(const Params &p, u32 token, u32 row, Floats4 sum) {
+DEVICE void write_output(const Params &p, u32 token, u32 row, const Floats4 &sum,
+                         const Floats4 &scales) {
+  float y[4];
 #pragma unroll
-  for (u32 i = 0; i < 4; ++i)
-    if (ROW_SCALES && row + i < p.n) sum.x[i] *= ld_global_nc_f32(p.row_scales + row + i);
-  const Words2 packed = {pack(sum.x[0], sum.x[1]), pack(sum.x[2], sum.x[3])};
+  for (u32 i = 0; i < 4; ++i) y[i] = ROW_SCALES ? sum.x[i] * scales.x[i] : sum.x[i];
+  const Words2 packed = {pack(y[0], y[1]), pack(y[2], y[3])};
   u16 *to = p.y + u64(token) * p.n + row;
   if (p.n % 4 == 0) {
     *reinterpret_cast<Words2 *>(to) = packed;
@@ -417,15 +484,43 @@ DEVICE void write_output(const Params &p, u32 token, u32 row, Floats4 sum) {
   }
 }
 
-// Writes the outputs of this block's share of the tokens.
-DEVICE void write_outputs(const Params &p, const Work &work) {
+// Adds the sums of all blocks of the cluster for this block's share of the tokens, and writes
+// the outputs. Loads from other SMs take long: a thread has those of several tokens and of two
+// parts in flight.
+DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scales) {
   const u32 tokens = min_of<u32>(TOKENS, p.m - work.token), share = ceil_div(tokens, p.splits);
   const u32 first = min_of(work.rank * share, tokens), end = min_of(first + share, tokens);
-  for (u32 i = threadIdx.x; i < (end - first) * VECTORS; i += COMPUTING) {
-    const u32 token = first + i / VECTORS, row = i % VECTORS * 4;
-    if (work.row + row >= p.n) continue;
-    const u32 at = shared_address(rings) + (token * SUMS_STRIDE + row) * sizeof(float);
-    write_output(p, work.token + token, work.row + row, add(at, p.splits));
+  const u32 row = row_of_thread(), parts = p.splits * K_GROUPS;
+  if (work.row + row >= p.n) return;
+  const u32 at = shared_address(rings) + row * sizeof(float);
+#pragma unroll 1
+  for (u32 from = first + threadIdx.x / VECTORS; from < end; from += TOKENS_OF_THREAD * APART) {
+    u32 token_at[TOKENS_OF_THREAD];
+#pragma unroll
+    for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+      token_at[i] = at + min_of(from + i * APART, end - 1) * (SUMS_STRIDE * sizeof(float));
+    Floats4 sums[TOKENS_OF_THREAD] = {};
+#pragma unroll 1
+    for (u32 part = 0; part < parts; part += 2) {
+      Words4 words[2][TOKENS_OF_THREAD];
+#pragma unroll
+      for (u32 j = 0; j < 2; ++j)
+        if (part + j < parts)
+#pragma unroll
+          for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+            words[j][i] = load_sums(work, token_at[i], part + j);
+#pragma unroll
+      for (u32 j = 0; j < 2; ++j)
+        if (part + j < parts)
+#pragma unroll
+          for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+#pragma unroll
+            for (u32 k = 0; k < 4; ++k) sums[i].x[k] += __int_as_float(words[j][i].w[k]);
+    }
+#pragma unroll
+    for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
+      if (from + i * APART < end)
+        write_output(p, work.token + from + i * APART, work.row + row, sums[i], scales);
   }
 }
 
@@ -445,11 +540,12 @@ DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
   else
     multiply_plain(sums, shared, work);
   pin(sums);
+  const Floats4 scales = load_row_scales(p, work);
   // All warpgroups have read the rings, which sums overwrite.
   bar_sync(1, COMPUTING);
-  write_sums(sums, work.group);
+  write_sums(sums, work);
   sync_cluster();
-  write_outputs(p, work);
+  write_outputs(p, work, scales);
   // Others have read this block's sums.
   sync_cluster();
 }
@@ -457,10 +553,14 @@ DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
 KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
   __shared__ Shared shared;
   if (threadIdx.x == 0) shared.init();
+  if (threadIdx.x == COMPUTING) {
+    prefetch_tensormap(p.weights);
+    prefetch_tensormap(p.x);
+  }
   __syncthreads();
 
   const Work work(p);
-  if (work.group < GROUPS) {
+  if (work.k_group < K_GROUPS) {
     if (REALLOCATES) setmaxnreg_inc<COMPUTING_REGISTERS>();
     compute(p, shared, work);
   } else {

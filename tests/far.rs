@@ -79,8 +79,8 @@ const CASES: &[Case] = &[
     ("gemm_skinny", "gemm:m=2,n=1310720,k=4096,dtype=bf16,w_dtype=fp8_e4m3", 4),
     ("gemm_skinny", "gemm:m=2,n=1310720,k=8192,dtype=bf16,w_dtype=int4", 4),
     ("gemm_swapped", "gemm:m=16,n=1310720,k=2048,dtype=bf16", 4),
-    ("gemm_swapped", "gemm:m=16,n=1310720,k=4096,dtype=bf16,w_dtype=fp8_e4m3", 4),
-    ("gemm_swapped", "gemm:m=16,n=1310720,k=8192,dtype=bf16,w_dtype=int4", 4),
+    ("gemm_swapped", "gemm:m=17,n=1310720,k=4096,dtype=bf16,w_dtype=fp8_e4m3", 4),
+    ("gemm_swapped", "gemm:m=17,n=1310720,k=8192,dtype=bf16,w_dtype=int4", 4),
     (
         "moe_gemm",
         "moe_gemm:tokens=4,experts=2,top_k=2,n=655360,k=2048,dtype=bf16,routing=uniform",

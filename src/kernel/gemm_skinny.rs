@@ -26,6 +26,8 @@ const MAX_EXTENT: u64 = 1 << 28;
 const WARP_ROWS: u64 = 32;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
+/// Most of 4-bit weights. With twice as many an H200 took up to 13% longer.
+const MAX_INT4_STAGES: u32 = 6;
 /// Shared memory that the kernels declare themselves, at most.
 const STATIC_SHARED_BYTES: u32 = 256;
 
@@ -116,7 +118,8 @@ impl Ring {
 
         let share =
             arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
-        let stages = (share / stage_bytes).min(MAX_STAGES);
+        let most = if w_dtype == DType::Int4 { MAX_INT4_STAGES } else { MAX_STAGES };
+        let stages = (share / stage_bytes).min(most);
         Ring { tokens, warps, blocks_per_sm, stages, weight_bytes, stage_bytes }
     }
 
@@ -151,19 +154,13 @@ impl Ring {
 }
 
 /// Columns of a stage: a line of memory of each row, or a group with a scale.
+///
+/// Splits begin at multiples of them too. Those that began at half a line made all requests of
+/// a stage two, for the halves of different lines: on an H200 this took 5 to 13% longer.
 fn stage_columns(w_dtype: DType) -> u64 {
     match w_dtype {
         DType::Int4 => weights::GROUP_COLUMNS,
         _ => 128 / w_dtype.bytes_of(1),
-    }
-}
-
-/// Splits begin at multiples of these columns, which keep two sectors of memory and groups
-/// with a scale whole.
-fn unit_columns(w_dtype: DType) -> u64 {
-    match w_dtype {
-        DType::Int4 => weights::GROUP_COLUMNS,
-        _ => 64 / w_dtype.bytes_of(1),
     }
 }
 
@@ -245,7 +242,7 @@ impl Division {
         let row_tiles = n.div_ceil(ring.tile_rows()) as u32;
         let blocks = (target.sms * ring.blocks_per_sm / sharers).max(1);
         let columns = vec![0..k as u32; sets.len()];
-        let unit = unit_columns(w_dtype) as u32;
+        let unit = stage_columns(w_dtype) as u32;
         // The ring stays full from one split to the next.
         let list = WorkList::new(&columns, row_tiles, unit, blocks, 0);
         let of_split = |split: &Split| {
@@ -392,7 +389,11 @@ mod tests {
                 let in_flight = u64::from(ring.blocks_per_sm) * ring.bytes_in_flight();
                 assert!(in_flight >= 32 << 10, "{what}: {in_flight}");
                 if arch == Arch::SM_90 {
-                    let least = if tokens <= 16 { 128 } else { 80 };
+                    let least = match (w_dtype, tokens) {
+                        (DType::Int4, _) => 80,
+                        (_, ..=16) => 128,
+                        _ => 80,
+                    };
                     assert!(in_flight >= least << 10, "{what}: {in_flight}");
                 }
             }
@@ -420,7 +421,7 @@ mod tests {
         assert_eq!(
             of_one,
             "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=4 -DBLOCKS_PER_SM=2 \
-             -DSTAGES=11 -DSHARED_BYTES=115456"
+             -DSTAGES=6 -DSHARED_BYTES=62976"
         );
         let of_many = options("m=64,n=16,k=128,dtype=f16,w_dtype=int4");
         assert_eq!(of_many, options("m=4096,n=16,k=128,dtype=f16,w_dtype=int4"));
@@ -432,7 +433,8 @@ mod tests {
             for (m, w_dtype) in [(1, "bf16"), (1, "int4"), (64, "bf16"), (64, "int4")] {
                 let text = format!("m={m},n={n},k={k},dtype=bf16,w_dtype={w_dtype}");
                 let plan = plan_on_h100(&text);
-                assert!(plan.imbalance < 1.01, "{text}: {}", plan.imbalance);
+                // Splits of up to 33 units, of which some have one fewer.
+                assert!(plan.imbalance < 1.04, "{text}: {}", plan.imbalance);
             }
         }
         for text in [
@@ -442,8 +444,7 @@ mod tests {
             "m=64,n=5120,k=25600,dtype=bf16,w_dtype=fp8_e4m3",
         ] {
             let plan = plan_on_h100(text);
-            // A block with two splits has a unit less.
-            assert!(plan.imbalance < 1.02, "{text}: {}", plan.imbalance);
+            assert!(plan.imbalance < 1.04, "{text}: {}", plan.imbalance);
             // Nearly all SMs take part.
             let resident = if text.starts_with("m=64") { 132 } else { 264 };
             assert!(plan.launches[0].grid[0] * 100 >= resident * 96, "{text}");
@@ -462,6 +463,8 @@ mod tests {
         assert!(splits.iter().all(|split| split.count > 1));
         let list = 32 * splits.len() as u64;
         assert_eq!(plan.extra_bytes, Some(list + 2 * (rows * 3 * 4 + 2 * 4)));
+        // Splits begin where lines of memory and stages do.
+        assert!(splits.iter().all(|split| split.first_token % 64 == 0));
         // A tile of one unit has no partial results.
         let plan = plan_on_h100("m=3,n=100,k=32,dtype=bf16");
         assert_eq!(plan.extra_bytes, Some(32));

@@ -18,6 +18,10 @@ use crate::weights;
 /// both pad alike, and `gemm_skinny` has the disadvantages: partial sums go through memory,
 /// and all warps of a block wait for one another at every stage.
 const LEAST_ROWS: u64 = 16;
+/// Fewest with quantized weights: `gemm_skinny` reads a lane's operands of several products in
+/// one load, by an order of columns that TMA can't give activations. With 16 rows it took 0.6
+/// to 0.7 of the time on an H200.
+const LEAST_QUANTIZED_ROWS: u64 = 17;
 /// Most rows where weights are as activations. With more, tiles no longer have all rows, and
 /// the tensor cores bind: 256 rows of 64 columns and 128 weights take them 1024 clocks, and
 /// the memory of an H100 1200 of its SM's share.
@@ -35,6 +39,9 @@ const ROWS: u32 = GROUPS * GROUP_ROWS;
 const PANEL_COLUMNS: u32 = 64;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
+/// Units by which the tiles of rows begin later than those before: two, since L2 loads two
+/// lines at a time.
+const ROTATION: u32 = 2;
 /// Most blocks of a cluster that every GPU can launch.
 const MAX_SPLITS: u64 = 8;
 /// Shared memory that the kernel declares itself, rounded up to where its rings begin.
@@ -59,14 +66,15 @@ struct SwappedParams {
     units: u32,
     token_tiles: u32,
     splits: u32,
+    rotation: u32,
     /// The kernel's struct is aligned as its tensor maps.
-    padding: [u32; 7],
+    padding: [u32; 6],
 }
 
 /// Rough rates of an SM of an H100 per clock: enough to compare clusters of different sizes.
 mod nominal {
     /// Multiply-adds of 16-bit operands on tensor cores.
-    pub const MULTIPLY_ADDS: f64 = 4096.0 / 2.0;
+    pub const MULTIPLY_ADDS: f64 = 2048.0;
     /// Bytes to and from shared memory.
     pub const SHARED_BYTES: f64 = 128.0;
     /// Bytes from L2, when all SMs load.
@@ -75,14 +83,34 @@ mod nominal {
     pub const DRAM_BYTES: f64 = 13.5;
     /// Clocks of a load from DRAM under load.
     pub const LATENCY: f64 = 1400.0;
+
+    /// Clocks from freeing a stage of activations to having it filled again from L2, as
+    /// measured on an H200 where nothing else took as long: 750 with 16 rows, 1090 with 64,
+    /// 1310 with 128.
+    pub fn x_latency(tokens: u32) -> f64 {
+        750.0 + 4.5 * f64::from(tokens)
+    }
+
+    /// SMs of each group that clusters do not leave (GPC), of 132: groups of 18 lack some
+    /// SMs, not the same ones on each GPU. Measured on an H200: 64 clusters of four, one block
+    /// an SM, took three rounds, and those of eight six.
+    const GROUPS: [u64; 8] = [18, 18, 18, 18, 18, 14, 14, 14];
+
+    /// Clusters of so many blocks that run at the same time with one block on an SM.
+    pub fn clusters(splits: u64, sms: u64) -> u64 {
+        let all: u64 = GROUPS.iter().sum();
+        let whole: u64 = GROUPS.iter().map(|group| group / splits).sum();
+        (whole * sms / all).max(1)
+    }
+
     /// Clocks before a launch's first and after its last unit.
     pub const START_AND_END: f64 = 2500.0;
     /// Clocks of adding the sums of a cluster, beside those of their bytes.
-    pub const CLUSTER: f64 = 1500.0;
+    pub const CLUSTER: f64 = 900.0;
+    /// The same for each of its blocks.
+    pub const CLUSTER_BLOCK: f64 = 300.0;
     /// Bytes of shared memory of other blocks.
     pub const REMOTE_BYTES: f64 = 20.0;
-    /// SMs of a group that clusters do not leave (GPC); some groups have 18.
-    pub const GROUP_SMS: u64 = 16;
     /// Clocks from one instruction of a warp to its next, where it converts.
     pub const CLOCKS_PER_INSTRUCTION: f64 = 3.5;
     /// Instructions that an SM issues at most, in practice.
@@ -97,6 +125,8 @@ struct Tile {
     tokens: u32,
     /// Blocks that share an SM.
     blocks_per_sm: u32,
+    /// Sets of warpgroups that take turns with units.
+    k_groups: u32,
     threads: u32,
     /// Units of weights in their ring.
     weight_stages: u32,
@@ -109,41 +139,50 @@ struct Tile {
 impl Tile {
     /// For so many rows of activations, at most [`MAX_ROWS`], and weights in a format.
     ///
-    /// Two blocks share an SM where registers allow, so that one streams while the other
-    /// begins or ends. Where the sums of 64 x 192 and more leave no registers for converted
-    /// weights, a whole warpgroup loads and gives its registers away.
+    /// Two blocks share an SM where few registers are needed and activations are small, so that
+    /// one streams while the other begins or ends. Where weights are converted, an SM has twice
+    /// as many warpgroups in one block instead: most often a block is alone on its SM, since
+    /// a whole number of clusters has to fit. Where the sums of 64 x 192 and more leave no
+    /// registers for converted weights, a whole warpgroup loads and gives its registers away.
     fn new(rows: u64, w_dtype: DType, arch: Arch) -> Self {
         let tokens =
             TOKENS.into_iter().find(|tokens| *tokens >= rows).unwrap_or(MAX_ROWS) as u32;
         let converts = w_dtype.bytes_of(2) < 4;
-        let blocks_per_sm =
-            if tokens <= 64 || (tokens <= 128 && !converts) { 2 } else { 1 };
+        let blocks_per_sm = if tokens <= 64 && !converts { 2 } else { 1 };
+        let k_groups = if tokens <= 64 && converts { 2 } else { 1 };
         let loading = if converts && tokens > 128 { 128 } else { 32 };
-        // A panel of two that are multiplied is still read while the next is waited for.
-        let x_stages = if converts { 4 } else { 3 };
-        let x_bytes = x_stages * 2 * tokens * PANEL_COLUMNS;
         let share =
             arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+        // Rings as deep as one another, and weights in what is left.
+        let x_bytes = 2 * tokens * stage_columns(w_dtype);
         let of_stage = weight_bytes(w_dtype) + scale_bytes(w_dtype);
-        let weight_stages = ((share - x_bytes) / of_stage).min(MAX_STAGES);
+        let whole = |bytes: u32, of: u32| bytes / of / k_groups * k_groups;
+        let units = whole(share, of_stage + x_bytes).min(MAX_STAGES);
+        let left = share - units * (of_stage + x_bytes);
+        let weight_stages = (units + whole(left, of_stage)).min(MAX_STAGES);
         // Sums are exchanged where the rings were.
-        let sums_bytes = 4 * tokens * (ROWS + 4);
+        let sums_bytes = 4 * k_groups * tokens * (ROWS + 4);
         Tile {
             w_dtype,
             tokens,
             blocks_per_sm,
-            threads: GROUPS * 128 + loading,
+            k_groups,
+            threads: k_groups * GROUPS * 128 + loading,
             weight_stages,
-            x_stages,
-            shared_bytes: (weight_stages * of_stage + x_bytes).max(sums_bytes),
+            x_stages: units * stage_columns(w_dtype) / PANEL_COLUMNS,
+            shared_bytes: (weight_stages * of_stage + units * x_bytes).max(sums_bytes),
         }
+    }
+
+    fn converts(&self) -> bool {
+        stage_columns(self.w_dtype) > PANEL_COLUMNS
     }
 
     /// Clocks of a unit: what an SM needs for one at least, and what a block needs that is
     /// alone on its SM.
     fn unit_clocks(&self) -> (f64, f64) {
         let columns = stage_columns(self.w_dtype);
-        let tensor = f64::from(ROWS * self.tokens * columns) / nominal::MULTIPLY_ADDS / 2.0;
+        let tensor = f64::from(ROWS * self.tokens * columns) / nominal::MULTIPLY_ADDS;
         let x_bytes = 2 * self.tokens * columns;
         let copied = f64::from(weight_bytes(self.w_dtype) + x_bytes);
         // Every warpgroup reads the activations, and weights that are not converted.
@@ -154,9 +193,15 @@ impl Tile {
             .max(copied / nominal::L2_BYTES)
             .max((copied + read) / nominal::SHARED_BYTES)
             .max(issue);
-        let latency = nominal::LATENCY / f64::from(self.weight_stages - 1);
-        let alone = latency.max(instructions * nominal::CLOCKS_PER_INSTRUCTION);
-        (busy, busy.max(alone))
+
+        // A unit is held until the products of the next have begun, or its own are done.
+        let held = if self.converts() { self.k_groups } else { 2 };
+        let ahead = |stages: u32| f64::from(stages.saturating_sub(held).max(1));
+        let x_units = self.x_stages * PANEL_COLUMNS / columns;
+        let latency = nominal::LATENCY / ahead(self.weight_stages);
+        let x_latency = nominal::x_latency(self.tokens) / ahead(x_units);
+        let own = instructions * nominal::CLOCKS_PER_INSTRUCTION / f64::from(self.k_groups);
+        (busy, busy.max(latency).max(x_latency).max(own))
     }
 
     /// Instructions of a warp for a unit: those of its 16 rows, of scaling its sums, and of
@@ -177,26 +222,33 @@ impl Tile {
     fn clocks(&self, p: &Gemm, splits: u64, sms: u64) -> f64 {
         let tiles = row_tiles(p) * token_tiles(p);
         let resident = u64::from(self.blocks_per_sm);
-        let at_once =
-            (nominal::GROUP_SMS * resident / splits * sms / nominal::GROUP_SMS).max(1);
-        let waves = tiles.div_ceil(at_once);
-        let busiest = (tiles * splits).div_ceil(sms).min(resident) as f64;
         let (busy, alone) = self.unit_clocks();
-        let units = units(p).div_ceil(splits);
-        let sm = (waves * units) as f64 * (busy * busiest).max(alone);
+        let units = units(p).div_ceil(splits) as f64;
+        // Clusters that run at the same time without and with sharing SMs.
+        let apart = nominal::clusters(splits, sms);
+        let at_once = apart * resident;
+        let busiest = |clusters: u64| clusters.div_ceil(apart) as f64;
+        let multiply = |clusters: u64| units * (busy * busiest(clusters)).max(alone);
+        let add = |clusters: u64| match splits {
+            1 => 0.0,
+            _ => {
+                let sums = f64::from(4 * ROWS * self.tokens * self.k_groups);
+                nominal::CLUSTER
+                    + nominal::CLUSTER_BLOCK * splits as f64
+                    + sums / nominal::REMOTE_BYTES * busiest(clusters)
+            }
+        };
+        // Rounds of clusters, of which the last may be smaller.
+        let before = tiles.div_ceil(at_once) - 1;
+        let last = tiles - before * at_once;
+        let sm = before as f64 * (multiply(at_once) + add(at_once)) + multiply(last);
         let bytes = Problem::Gemm(*p).work().bytes() as f64;
         let dram = bytes / (nominal::DRAM_BYTES * sms as f64);
         // Blocks that share an SM hide one another's ends.
         let ends = if resident > 1 { 0.3 } else { 1.0 };
-        let later = (waves - 1) as f64 * ends * nominal::START_AND_END;
-        let add = if splits == 1 {
-            0.0
-        } else {
-            let sums = f64::from(4 * ROWS * self.tokens) / nominal::REMOTE_BYTES;
-            nominal::CLUSTER + sums * busiest
-        };
+        let ends = (1.0 + before as f64 * ends) * nominal::START_AND_END + add(last);
         // The smaller overlaps with the larger, but not completely.
-        sm.max(dram) + 0.1 * sm.min(dram) + nominal::START_AND_END + later + add
+        sm.max(dram) + 0.1 * sm.min(dram) + ends
     }
 
     /// The blocks of a cluster with which a problem takes the fewest clocks.
@@ -263,12 +315,13 @@ impl HostHalf for SwappedGemm {
         let w_dtype = p.w_dtype.dtype();
         let plain = w_dtype == p.dtype;
         let most = if plain { MAX_ROWS } else { MAX_QUANTIZED_ROWS };
-        refuse_unless((LEAST_ROWS..=most).contains(&p.m), || {
+        let least = if plain { LEAST_ROWS } else { LEAST_QUANTIZED_ROWS };
+        refuse_unless((least..=most).contains(&p.m), || {
             format!(
-                "{LEAST_ROWS} to {most} rows with weights in {}, not m = {}; use {}",
+                "{least} to {most} rows with weights in {}, not m = {}; use {}",
                 p.w_dtype,
                 p.m,
-                if p.m < LEAST_ROWS { "`gemm_skinny`" } else { "`gemm`, or less" }
+                if p.m < least { "`gemm_skinny`" } else { "`gemm`, or less" }
             )
         })?;
         let blocks = row_tiles(p) * token_tiles(p) * MAX_SPLITS;
@@ -285,6 +338,7 @@ impl HostHalf for SwappedGemm {
             .defines()
             .with("TOKENS", tile.tokens)
             .with("GROUPS", GROUPS)
+            .with("K_GROUPS", tile.k_groups)
             .with("THREADS", tile.threads)
             .with("BLOCKS_PER_SM", tile.blocks_per_sm)
             .with("WEIGHT_STAGES", tile.weight_stages)
@@ -367,7 +421,8 @@ fn params(p: Gemm, tile: Tile, splits: u64) -> Params {
         units: units(&p) as u32,
         token_tiles: token_tiles(&p) as u32,
         splits: splits as u32,
-        padding: [0; 7],
+        rotation: ROTATION,
+        padding: [0; 6],
     })
 }
 
@@ -405,21 +460,27 @@ mod tests {
             assert!(block <= sm.shared_bytes_of_block(tile.blocks_per_sm), "{tile:?}");
             // Activations of whole units, behind their weights.
             let panels = stage_columns(tile.w_dtype) / PANEL_COLUMNS;
-            assert_eq!(tile.x_stages % panels, 0, "{tile:?}");
+            assert_eq!(tile.x_stages % (panels * tile.k_groups), 0, "{tile:?}");
+            assert_eq!(tile.weight_stages % tile.k_groups, 0, "{tile:?}");
             assert!(tile.x_stages / panels <= tile.weight_stages, "{tile:?}");
+            // Activations arrive in time.
+            let (busy, alone) = tile.unit_clocks();
+            let memory = f64::from(weight_bytes(tile.w_dtype)) / nominal::DRAM_BYTES;
+            assert!(alone <= 1.01 * busy.max(memory), "{tile:?}: {busy} {alone} {memory}");
             let barriers = 2 * 8 * (tile.weight_stages + tile.x_stages);
             assert!(barriers <= STATIC_SHARED_BYTES, "{tile:?}");
-            // Twice what Little's law asks for on an H200.
+            // What Little's law asks for on an H200, twice with weights of 16 bits.
             let in_flight =
                 tile.blocks_per_sm * (tile.weight_stages - 1) * weight_bytes(tile.w_dtype);
-            assert!(in_flight >= 64 << 10, "{tile:?}: {in_flight}");
+            let least = if tile.converts() { 24 } else { 64 };
+            assert!(in_flight >= least << 10, "{tile:?}: {in_flight}");
         }
     }
 
     #[test]
     fn tokens_are_padded_to_the_next_tile() {
-        for m in LEAST_ROWS..=MAX_QUANTIZED_ROWS {
-            let p = operation(&problem("m=16,n=16,k=128,dtype=bf16,w_dtype=int4"));
+        for m in LEAST_QUANTIZED_ROWS..=MAX_QUANTIZED_ROWS {
+            let p = operation(&problem("m=17,n=16,k=128,dtype=bf16,w_dtype=int4"));
             let half = SwappedGemm::configure(&Gemm { m, ..p }, Arch::SM_90).unwrap();
             let (tiles, tokens) = (token_tiles(&half.p), u64::from(half.tile.tokens));
             assert!((tiles - 1) * tokens < m && m <= tiles * tokens, "{m}: {half:?}");
@@ -430,14 +491,20 @@ mod tests {
     #[test]
     fn clusters_fill_the_gpu() {
         for (text, splits) in [
-            ("m=16,n=4096,k=4096,dtype=bf16", 4),
-            ("m=64,n=4096,k=4096,dtype=bf16", 4),
+            ("m=16,n=8192,k=8192,dtype=bf16", 2),
             ("m=64,n=8192,k=8192,dtype=bf16", 2),
-            ("m=64,n=8192,k=8192,dtype=bf16,w_dtype=int4", 4),
+            ("m=64,n=8192,k=8192,dtype=bf16,w_dtype=int4", 2),
+            ("m=64,n=8192,k=8192,dtype=bf16,w_dtype=fp8_e4m3", 2),
+            ("m=256,n=8192,k=8192,dtype=bf16,w_dtype=int4", 2),
+            ("m=64,n=28672,k=4096,dtype=bf16", 1),
+            // Fewer than 32 clusters of four have an SM for each block.
+            ("m=64,n=4096,k=14336,dtype=bf16,w_dtype=int4", 3),
+            ("m=128,n=4096,k=14336,dtype=bf16,w_dtype=fp8_e4m3", 3),
+            ("m=256,n=4096,k=14336,dtype=bf16", 3),
             ("m=256,n=8192,k=8192,dtype=bf16", 2),
             ("m=256,n=28672,k=8192,dtype=bf16", 1),
             // No more blocks than units.
-            ("m=16,n=128,k=128,dtype=bf16,w_dtype=int4", 1),
+            ("m=17,n=128,k=128,dtype=bf16,w_dtype=int4", 1),
             ("m=16,n=128,k=64,dtype=bf16", 1),
         ] {
             let launch = &plan_on_h100(text).launches[0];
@@ -449,9 +516,36 @@ mod tests {
                 let text = format!("m={m},n={n},k=8192,dtype=bf16");
                 let plan = plan_on_h100(&text);
                 assert!(plan.imbalance < 1.1, "{text}: {}", plan.imbalance);
-                assert!(plan.launches[0].grid[0] >= 112, "{text}");
+                assert!(plan.launches[0].grid[0] >= 96, "{text}");
             }
         }
+    }
+
+    #[test]
+    fn clusters_are_compared_as_an_h200_did() {
+        // Microseconds with 1, 2, 4 and 8 blocks, where an order is beyond doubt.
+        for (text, order) in [
+            // 97.8, 59.6, 90.0, 102.6.
+            ("m=256,n=8192,k=8192,dtype=bf16,w_dtype=int4", vec![2, 4, 8]),
+            // 85.8, 61.0, 90.0, 101.5.
+            ("m=256,n=8192,k=8192,dtype=bf16", vec![2, 4, 8]),
+            // 72.4, 48.7, 59.0, 62.4.
+            ("m=128,n=8192,k=8192,dtype=bf16", vec![2, 4, 8]),
+            // 45.4, 27.0, 37.3, 39.6.
+            ("m=64,n=8192,k=8192,dtype=bf16,w_dtype=int4", vec![2, 4]),
+            // 64.1, 69.9, 80.4, 96.1.
+            ("m=64,n=28672,k=4096,dtype=bf16", vec![1, 4, 8]),
+        ] {
+            let p: Gemm = operation(&problem(text));
+            let tile = Tile::new(p.m, p.w_dtype.dtype(), Arch::SM_90);
+            let clocks: Vec<f64> =
+                order.iter().map(|splits| tile.clocks(&p, *splits, 132)).collect();
+            assert!(clocks.is_sorted(), "{text}: {order:?} {clocks:?}");
+        }
+        assert_eq!(
+            [1, 2, 4, 8].map(|splits| nominal::clusters(splits, 132)),
+            [132, 66, 29, 13]
+        );
     }
 
     #[test]
@@ -478,7 +572,8 @@ mod tests {
         assert_eq!(small, options("m=32,n=4096,k=8192,dtype=f16,w_dtype=int4"));
         assert_eq!(
             options("m=256,n=16,k=128,dtype=bf16,w_dtype=fp8_e4m3"),
-            "-DELEMENT_BF16=1 -DWEIGHT_E4M3=1 -DTOKENS=256 -DGROUPS=2 -DTHREADS=384 \
+            "-DELEMENT_BF16=1 -DWEIGHT_E4M3=1 -DTOKENS=256 -DGROUPS=2 -DK_GROUPS=1 \
+             -DTHREADS=384 \
              -DBLOCKS_PER_SM=1 -DWEIGHT_STAGES=6 -DX_STAGES=4 -DSHARED_BYTES=229376"
         );
     }
@@ -524,8 +619,8 @@ mod tests {
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 0));
         let addresses: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[384..400]);
         assert_eq!(addresses, [3, 4]);
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..420]);
-        assert_eq!(words, [300, 48, 2, 2, plan.launches[0].cluster[0]]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..424]);
+        assert_eq!(words, [300, 48, 2, 2, plan.launches[0].cluster[0], ROTATION]);
     }
 
     #[test]
@@ -534,7 +629,8 @@ mod tests {
             ("m=16,n=1,k=8,dtype=f32", "dtype = bf16 or f16, not f32"),
             ("m=15,n=1,k=8,dtype=f16", "not m = 15; use `gemm_skinny`"),
             ("m=257,n=1,k=8,dtype=f16", "16 to 256 rows"),
-            ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "16 to 4096 rows"),
+            ("m=16,n=1,k=16,dtype=f16,w_dtype=int8", "not m = 16; use `gemm_skinny`"),
+            ("m=4097,n=1,k=16,dtype=f16,w_dtype=int8", "17 to 4096 rows"),
             ("m=16,n=1,k=12,dtype=f16", "multiples of 8, not 12; use 16"),
         ] {
             let refusal = refusal::<SwappedGemm>(&problem(text), Arch::SM_90);

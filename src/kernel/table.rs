@@ -26,8 +26,8 @@ use crate::toolchain::Arch;
 
 /// Every CUDA kernel. Where several run the same problem, the first one that
 /// supports it is the default. Of matrix products those of few rows come first, which
-/// refuse others: with 16 to 256 rows, or quantized weights, those of `gemm_swapped` take the
-/// time of their weights' bytes where there is wgmma.
+/// refuse others: with 16 to 256 rows, or 17 and more with quantized weights, those of
+/// `gemm_swapped` take the time of their weights' bytes where there is wgmma.
 pub static KERNELS: &[Kernel] = &[
     Kernel::of::<VectorStream>(),
     Kernel::of::<BulkStream>(),

@@ -199,15 +199,15 @@ pub const SLOW: &[(&str, &[&str])] = &[
     (
         "gemm_swapped",
         &[
-            "gemm:m=16,n=30,k=144,dtype=bf16,w_dtype=int8",
-            "gemm:m=16,n=300,k=1040,dtype=bf16,w_dtype=int8",
+            "gemm:m=17,n=30,k=144,dtype=bf16,w_dtype=int8",
+            "gemm:m=17,n=300,k=1040,dtype=bf16,w_dtype=int8",
         ],
     ),
     (
         "gemm_swapped",
         &[
-            "gemm:m=16,n=16,k=256,dtype=bf16,w_dtype=int4",
-            "gemm:m=16,n=272,k=1280,dtype=bf16,w_dtype=int4",
+            "gemm:m=17,n=16,k=128,dtype=bf16,w_dtype=int4",
+            "gemm:m=17,n=272,k=1280,dtype=bf16,w_dtype=int4",
         ],
     ),
     // Splits; then tails of an expert's rows before the next expert's, and gaps.
