@@ -16,8 +16,9 @@
 //
 // Sums are rounded, staged in shared memory by warp and stored by tensor copies, which run
 // on during the next tile. With ENDS_ROWS a tile's last rows may be another's: those are not
-// stored, and a warpgroup that has no others multiplies nothing. Where a tile's sum is split, partial sums are added by the block
-// that finishes it last, in the order of k: the result is the same to the last bit, always.
+// stored, and a warpgroup that has no others multiplies nothing where the schedule says so.
+// Where a tile's sum is split, partial sums are added by the block that finishes it last, in
+// the order of k: the result is the same to the last bit, always.
 #pragma once
 #include "element.cuh"
 #include "last_block.cuh"
@@ -94,6 +95,7 @@ struct Work {
   u32 c_column;
 #if ENDS_ROWS
   u32 c_end;  // rows of C from there on are others'
+  bool passes_over;  // a warpgroup whose rows all are others' multiplies nothing
 #endif
   u32 first_step;
   u32 steps;   // at least one
@@ -556,9 +558,8 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
   u32 stored = 0;
   for (Work work; schedule.next(work);) {
 #if ENDS_ROWS
-    // Those who add splits wait for each other, so that all have sums.
     const u32 first_row = DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS;
-    if (work.splits == 1 && work.c_row + first_row >= work.c_end) {
+    if (work.passes_over && work.c_row + first_row >= work.c_end) {
       pass_over(ring, slot, work.steps);
       continue;
     }
