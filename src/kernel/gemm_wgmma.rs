@@ -301,7 +301,8 @@ impl Division {
         };
         // Splits of a tile run at the same time: one after the other, each would write sums
         // that do not fit L2, and read A and B when those of its neighbours are gone from it.
-        let most = if rest == 0 { 1 } else { (clusters / rest).min(steps).min(MAX_SPLITS) };
+        let most =
+            clusters.checked_div(rest).map_or(1, |most| most.min(steps).min(MAX_SPLITS));
         let of_rest = |splits: u64| {
             if rest == 0 {
                 0.0
