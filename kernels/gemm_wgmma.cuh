@@ -16,8 +16,9 @@
 //
 // Sums are rounded, staged in shared memory by warp and stored by tensor copies, which run
 // on during the next tile. With ENDS_ROWS a tile's last rows may be another's: those are not
-// stored, and a warpgroup that has no others multiplies nothing. Where a tile's sum is split, partial sums are added by the block
-// that finishes it last, in the order of k: the result is the same to the last bit, always.
+// stored, and a warpgroup that has no others multiplies nothing where the schedule says so.
+// Where a tile's sum is split, partial sums are added by the block that finishes it last, in
+// the order of k: the result is the same to the last bit, always.
 #pragma once
 #include "element.cuh"
 #include "last_block.cuh"
@@ -94,6 +95,7 @@ struct Work {
   u32 c_column;
 #if ENDS_ROWS
   u32 c_end;  // rows of C from there on are others'
+  bool passes_over;  // a warpgroup whose rows all are others' multiplies nothing
 #endif
   u32 first_step;
   u32 steps;   // at least one
@@ -257,9 +259,54 @@ DEVICE void pass_over(Ring &ring, Slot &slot, u32 steps) {
   }
 }
 
-// The same in two levels: tensor cores add E4M3 products with fewer bits than f32 has, so
-// each step starts from zero, and its sums are added here, times the factors of `Steps`.
-// While one warpgroup does that, the other multiplies.
+// Steps whose products tensor cores add before they are added in f32, where no scale
+// differs between them: with fewer bits, but with a fraction of the additions and waits.
+#ifndef PROMOTE_STEPS
+#define PROMOTE_STEPS 1
+#endif
+#if defined(SCALES_BLOCKS)
+constexpr u32 STEPS_AT_A_TIME = 1;
+#else
+constexpr u32 STEPS_AT_A_TIME = PROMOTE_STEPS;
+#endif
+static_assert(STEPS_AT_A_TIME < STAGES, "others are loaded meanwhile");
+
+// Adds the products of so many steps, times their factors, and frees their stages.
+template <u32 count, typename Steps>
+DEVICE void add_steps(Sums &sums, Ring &ring, Slot &slot, Place place, u32 step, Steps &of_steps) {
+  of_steps.next(step);
+  u32 stages[count];
+#pragma unroll
+  for (u32 s = 0; s < count; ++s, slot.advance()) {
+    wait(shared_address(&ring.full[slot.stage]), slot.parity);
+    stages[s] = slot.stage;
+  }
+#pragma unroll
+  for (u32 i = 0; i < BLOCKS_M; ++i) {
+    Sum of_step[BLOCK_SUMS];
+    pin(of_step);
+    wgmma_fence();
+#pragma unroll
+    for (u32 s = 0; s < count; ++s)
+#pragma unroll
+      for (u32 depth = 0; depth < DEPTH; ++depth)
+        start_products(of_step, place, stages[s], depth, i, s > 0 || depth > 0);
+    wgmma_commit_group();
+    const float top = of_steps.factor(step, i, 0), bottom = of_steps.factor(step, i, 1);
+    wgmma_wait_group<0>();
+    pin(of_step);
+    if (i + 1 == BLOCKS_M) {
+#pragma unroll
+      for (u32 s = 0; s < count; ++s) release(ring, stages[s]);
+    }
+#pragma unroll
+    for (u32 j = 0; j < BLOCK_SUMS; ++j) sums[i][j] += of_step[j] * (j / 2 % 2 ? bottom : top);
+  }
+}
+
+// The same as multiply() in two levels: tensor cores add E4M3 products with fewer bits than
+// f32 has, so they start from zero again after a step or few, and their sums are added here,
+// times the factors of `Steps`. While one warpgroup does that, the other multiplies.
 template <typename Steps>
 DEVICE void multiply_in_levels(Sums &sums, Ring &ring, Slot &slot, Place place, u32 steps,
                                Steps of_steps) {
@@ -267,27 +314,13 @@ DEVICE void multiply_in_levels(Sums &sums, Ring &ring, Slot &slot, Place place, 
   for (u32 i = 0; i < BLOCKS_M; ++i)
 #pragma unroll
     for (u32 j = 0; j < BLOCK_SUMS; ++j) sums[i][j] = 0;
+  u32 step = 0;
 #pragma unroll 1
-  for (u32 step = 0; step < steps; ++step, slot.advance()) {
-    of_steps.next(step);
-    wait(shared_address(&ring.full[slot.stage]), slot.parity);
-#pragma unroll
-    for (u32 i = 0; i < BLOCKS_M; ++i) {
-      Sum of_step[BLOCK_SUMS];
-      pin(of_step);
-      wgmma_fence();
-#pragma unroll
-      for (u32 depth = 0; depth < DEPTH; ++depth)
-        start_products(of_step, place, slot.stage, depth, i, depth > 0);
-      wgmma_commit_group();
-      const float top = of_steps.factor(step, i, 0), bottom = of_steps.factor(step, i, 1);
-      wgmma_wait_group<0>();
-      pin(of_step);
-      if (i + 1 == BLOCKS_M) release(ring, slot.stage);
-#pragma unroll
-      for (u32 j = 0; j < BLOCK_SUMS; ++j) sums[i][j] += of_step[j] * (j / 2 % 2 ? bottom : top);
-    }
-  }
+  for (; step + STEPS_AT_A_TIME <= steps; step += STEPS_AT_A_TIME)
+    add_steps<STEPS_AT_A_TIME>(sums, ring, slot, place, step, of_steps);
+#pragma unroll 1
+  for (; STEPS_AT_A_TIME > 1 && step < steps; ++step)
+    add_steps<1>(sums, ring, slot, place, step, of_steps);
 }
 
 // --- Sums of several blocks ----------------------------------------------------------
@@ -556,9 +589,8 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
   u32 stored = 0;
   for (Work work; schedule.next(work);) {
 #if ENDS_ROWS
-    // Those who add splits wait for each other, so that all have sums.
     const u32 first_row = DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS;
-    if (work.splits == 1 && work.c_row + first_row >= work.c_end) {
+    if (work.passes_over && work.c_row + first_row >= work.c_end) {
       pass_over(ring, slot, work.steps);
       continue;
     }

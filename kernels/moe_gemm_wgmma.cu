@@ -1,7 +1,8 @@
 // Y = X * W[expert]^T for rows that lie by expert, by wgmma from tiles that tensor copies
 // load (TMA); sm_90a. Y is in bf16 or f16; X and W are in the same format, or both in 8 bits
 // with scales: int8 and E4M3 with one for each row, E4M3 also with one for 128 columns of a
-// row of X and for 128 x 128 of W. See gemm_wgmma.cuh for how a block computes tiles; here the host says which, in a list, see src/kernel/moe_gemm_wgmma.rs.
+// row of X and for 128 x 128 of W. See gemm_wgmma.cuh for how a block computes tiles; here
+// the host says which, in a list, see src/kernel/moe_gemm_wgmma.rs.
 //
 // Experts are multiplied one after the other, those without rows never. X and W of all
 // experts are matrices with one expert below another, so that a tile is anywhere in them: its
@@ -45,12 +46,14 @@ struct Params {
   u32 w_rows;    // of all experts
   u32 x_stride;  // of scales of rows; 0 where there is one for all
   u32 steps;     // of k
+  u32 passes_over;  // whether a warpgroup without rows multiplies nothing
 };
 
 // The tiles of this block's cluster, in order. The next are loaded while some are multiplied.
 struct Schedule {
   const Tiles *next_tiles;
   u32 left;
+  bool passes_over;
   Words4 place;
   Words4 part;
 
@@ -58,6 +61,7 @@ struct Schedule {
     const u32 *const of_cluster = p.of_cluster + blockIdx.x / CLUSTER;
     const u32 first = ld_global_nc_u32(of_cluster);
     left = ld_global_nc_u32(of_cluster + 1) - first;
+    passes_over = p.passes_over != 0;
     next_tiles = p.tiles + first;
     load();
   }
@@ -82,6 +86,8 @@ struct Schedule {
     work.split = part.w[2] & 0xffff;
     work.splits = part.w[2] >> 16;
     work.partial = part.w[3] + rank;
+    // Those who add splits wait for each other, so that all have sums.
+    work.passes_over = passes_over && work.splits == 1;
     if (--left > 0) ++next_tiles, load();
     return true;
   }

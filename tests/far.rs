@@ -73,7 +73,7 @@ const CASES: &[Case] = &[
     ("gemm", "gemm:m=128,n=1310720,k=2048,dtype=bf16", 16),
     ("gemm", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),
     ("gemm_wgmma", "gemm:m=1048576,n=128,k=2056,dtype=bf16", 2),
-    ("gemm_wgmma", "gemm:m=128,n=655360,k=4096,dtype=bf16", 2),
+    ("gemm_wgmma", "gemm:m=128,n=655360,k=4096,dtype=bf16", 4),
     ("gemm_wgmma", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),
     ("gemm_skinny", "gemm:m=1,n=1310720,k=2048,dtype=bf16", 4),
     ("gemm_skinny", "gemm:m=2,n=1310720,k=4096,dtype=bf16,w_dtype=fp8_e4m3", 4),

@@ -109,28 +109,44 @@ const TWO_LEVEL_TILES: [Tile; 4] = [
 ];
 
 /// Rates of an SM of an H100 per clock, rounded: enough to compare tiles of the same problem
-/// with each other.
+/// with each other. Those of L2, of power, of stores and of partial sums are such that 150
+/// products of all sizes, by all tiles, with and without splits, took these clocks on an
+/// H200 at 1.75 GHz within 5 % in the mean.
 pub(super) mod nominal {
     /// Columns of a product that take one clock, whatever the format.
     pub const PRODUCT_COLUMNS: u64 = 2;
     /// Bytes to or from shared memory.
     pub const SHARED_BYTES: f64 = 128.0;
-    /// Bytes from L2 and to it, when all SMs load.
-    pub const L2_BYTES: f64 = 46.0;
+    /// Bytes from L2, when all SMs load.
+    pub const L2_BYTES: f64 = 47.0;
     /// Its share of the bytes from DRAM.
     pub const DRAM_BYTES: f64 = 14.0;
     /// Bytes of A and B that stay in L2 between uses.
-    pub const L2_CAPACITY: u64 = 30 << 20;
-    /// Clocks for each clock of L2 that overlaps with others.
-    pub const TRAFFIC: f64 = 0.05;
-    /// Clocks of a load from L2 or DRAM, a ticket, or a store.
-    pub const LATENCY: f64 = 1000.0;
+    pub const L2_CAPACITY: u64 = 50 << 20;
+    /// Clocks for each clock of products, where power alone limits the frequency.
+    pub const POWER: f64 = 1.23;
+    /// Bytes of partial sums written, and read by the last split.
+    pub const PARTIAL_BYTES_WRITTEN: f64 = 8.0;
+    pub const PARTIAL_BYTES_READ: f64 = 50.0;
+    /// Clocks of a ticket, for who takes it.
+    pub const TICKET: f64 = 700.0;
     /// Clocks of a launch.
     pub const LAUNCH: f64 = 3000.0;
     /// Clocks of a tile that do not overlap with products: once, and for each sum of a
     /// thread, which is rounded and stored.
     pub const STORE: f64 = 300.0;
-    pub const STORE_SUM: f64 = 4.0;
+    pub const STORE_SUM: f64 = 10.0;
+    /// Clocks of a step for each clock of it where one block of a cluster has only rows past
+    /// the end, which copies fill with zeros.
+    pub const PAST_THE_END: f64 = 1.27;
+}
+
+/// Rough clocks of a launch whose busiest SM takes `sm`, of its products where power alone
+/// limits them, and of its bytes of DRAM: they overlap, the less the more alike they are.
+pub(super) fn together(sm: f64, products: f64, dram: f64) -> f64 {
+    let all = [sm, products * nominal::POWER, dram];
+    nominal::LAUNCH
+        + all.into_iter().map(|clocks| clocks.powi(4)).sum::<f64>().sqrt().sqrt()
 }
 
 impl Tile {
@@ -213,7 +229,7 @@ impl Tile {
     }
 
     /// Rough clocks of a step of an SM: of tensor cores, shared memory and L2, whichever
-    /// takes longest, and a little for traffic that takes less, since it takes power too.
+    /// takes longest.
     pub fn step_clocks(&self) -> f64 {
         self.step_clocks_of(WARPGROUPS)
     }
@@ -228,7 +244,7 @@ impl Tile {
         let shared = (read + self.stage_bytes()) as f64 / nominal::SHARED_BYTES;
         let (a_rows, b_rows) = self.box_rows();
         let l2 = ((a_rows + b_rows) * STEP_BYTES) as f64 / nominal::L2_BYTES;
-        (tensor as f64).max(shared).max(l2) + nominal::TRAFFIC * l2
+        (tensor as f64).max(shared).max(l2)
     }
 
     /// Rough clocks of a tile beside its steps.
@@ -242,9 +258,17 @@ impl Tile {
         if splits == 1 {
             return 0.0;
         }
-        let of_block = self.sum_bytes() as f64 / nominal::L2_BYTES;
-        nominal::LATENCY + (1 + splits) as f64 * of_block
+        let bytes = self.sum_bytes() as f64;
+        let written = bytes / nominal::PARTIAL_BYTES_WRITTEN;
+        let read = splits as f64 * bytes / nominal::PARTIAL_BYTES_READ;
+        2.0 * nominal::TICKET + written + read
     }
+}
+
+/// Clocks of the tensor cores of an SM, when all have as many, for so many elements of C.
+pub(super) fn product_clocks(elements: u64, steps: u64, sms: u64) -> f64 {
+    let of_step = PRODUCT_ROWS * nominal::PRODUCT_COLUMNS * PRODUCT_BYTES / STEP_BYTES;
+    elements as f64 * steps as f64 / (of_step * sms) as f64
 }
 
 /// How a problem's tiles are divided among the blocks of a GPU.
@@ -269,12 +293,24 @@ impl Division {
         let whole = tiles / clusters * clusters;
         let rest = tiles - whole;
 
-        let round = |steps: u64| steps as f64 * tile.step_clocks() + tile.store_clocks();
-        let of_rest = |splits: u64| {
-            let rounds = (rest * splits).div_ceil(clusters) as f64;
-            rounds * round(steps.div_ceil(splits)) + tile.add_clocks(splits)
+        let has_idle_blocks = tile.shared == Shared::B
+            && !p.m.div_ceil(tile.m).is_multiple_of(tile.cluster());
+        let past_the_end = if has_idle_blocks { nominal::PAST_THE_END } else { 1.0 };
+        let round = |steps: u64| {
+            steps as f64 * tile.step_clocks() * past_the_end + tile.store_clocks()
         };
-        let (splits, of_rest) = (1..=steps.min(MAX_SPLITS))
+        // Splits of a tile run at the same time: one after the other, each would write sums
+        // that do not fit L2, and read A and B when those of its neighbours are gone from it.
+        let most =
+            clusters.checked_div(rest).map_or(1, |most| most.min(steps).min(MAX_SPLITS));
+        let of_rest = |splits: u64| {
+            if rest == 0 {
+                0.0
+            } else {
+                round(steps.div_ceil(splits)) + tile.add_clocks(splits)
+            }
+        };
+        let (splits, of_rest) = (1..=most)
             .map(|splits| (splits, of_rest(splits)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .unwrap_or((1, 0.0));
@@ -282,15 +318,15 @@ impl Division {
 
         let (stripe, wave_bytes) = stripe_of(tile, (rows, columns), clusters, steps);
         let operands = (p.m + p.n) * steps * STEP_BYTES;
-        let compulsory = Problem::Gemm(*p).work().bytes();
         let again = if operands > nominal::L2_CAPACITY {
-            (wave_bytes * tiles.div_ceil(clusters)).saturating_sub(operands)
+            let waves = tiles as f64 / clusters as f64;
+            (wave_bytes as f64 * waves - operands as f64).max(0.0)
         } else {
-            0
+            0.0
         };
-        let dram = (compulsory + again) as f64 / (nominal::DRAM_BYTES * sms as f64);
-        // The smaller overlaps with the larger, but not completely.
-        let clocks = nominal::LAUNCH + sm.max(dram) + 0.1 * sm.min(dram);
+        let compulsory = Problem::Gemm(*p).work().bytes() as f64;
+        let dram = (compulsory + again) / (nominal::DRAM_BYTES * sms as f64);
+        let clocks = together(sm, product_clocks(p.m * p.n, steps, sms), dram);
         (Division { clusters, stripe, whole, splits }, clocks)
     }
 
@@ -618,11 +654,12 @@ mod tests {
     #[test]
     fn clocks_of_a_step() {
         let large = tile(128, 256, Shared::B);
-        let traffic = (128 + 128) as f64 * 128.0 / nominal::L2_BYTES * nominal::TRAFFIC;
-        assert_eq!(large.step_clocks(), 1024.0 + traffic);
+        assert_eq!(large.step_clocks(), 1024.0);
         // L2 binds where nothing is shared: 48 KiB.
-        let alone = tile(128, 256, Shared::Nothing).step_clocks();
-        assert!((alone / (1.05 * 49152.0 / 46.0) - 1.0).abs() < 1e-12, "{alone}");
+        assert_eq!(tile(128, 256, Shared::Nothing).step_clocks(), 49152.0 / 47.0);
+        // One warpgroup's products alone take half as long; shared memory binds, of which four
+        // products read 10 KiB each.
+        assert_eq!(large.step_clocks_of(1), (40960 + 49152) as f64 / 128.0);
         // Per FLOP the large tile is the fastest of all.
         for tile in all_tiles() {
             let per_flop = |tile: &Tile| tile.step_clocks() / (tile.m * tile.n) as f64;
@@ -640,8 +677,14 @@ mod tests {
                         let at =
                             |m| [[m, n, k], [n, m, k], [n, k, m]].map(|p| clocks(tile, p));
                         let (small, large) = (at(pair[0]), at(pair[1]));
+                        // Fewer rows may leave one block of a cluster without any.
+                        let slack = if tile.shared == Shared::B {
+                            nominal::PAST_THE_END
+                        } else {
+                            1.0
+                        };
                         for (small, large) in small.into_iter().zip(large) {
-                            assert!(small <= large, "{tile:?} {n} {k} {pair:?}");
+                            assert!(small <= large * slack, "{tile:?} {n} {k} {pair:?}");
                         }
                     }
                 }
@@ -669,7 +712,7 @@ mod tests {
         assert_eq!(tile_of(&eight_bits), tile(256, 128, Shared::A));
     }
 
-    /// No tile of large problems is predicted below what others measure.
+    /// Of large problems power decides how long they take.
     #[test]
     fn predicted_share_of_the_tensor_cores() {
         let share = |m: u64, n: u64, k: u64| {
@@ -686,7 +729,63 @@ mod tests {
             (4096, 7168, 2048),
         ] {
             let share = share(m, n, k);
-            assert!((0.85..1.0).contains(&share), "{m} {n} {k}: {share}");
+            assert!((0.7..0.75).contains(&share), "{m} {n} {k}: {share}");
+        }
+    }
+
+    /// Microseconds on an H200, which ran at 1.75 GHz where power did not limit it, of products
+    /// that DRAM does not bind.
+    #[test]
+    fn predictions_are_near_what_was_measured() {
+        for (shape, measured, splits) in [
+            ([8192, 8192, 8192], 1563.7, 1),
+            ([4096, 4096, 4096], 202.4, 1),
+            ([1024, 10240, 8192], 251.9, 2),
+            ([1024, 4096, 14336], 172.6, 1),
+            ([1024, 2112, 7168], 63.6, 1),
+            ([512, 8192, 8192], 104.4, 1),
+            ([512, 4096, 4096], 29.5, 1),
+            ([512, 4096, 14336], 97.8, 2),
+            // 63.5 us with two splits of tiles of 128 x 256.
+            ([256, 8192, 8192], 57.5, 1),
+            ([256, 4096, 4096], 20.0, 2),
+            ([128, 4096, 4096], 17.6, 4),
+        ] {
+            let [m, n, k] = shape;
+            let tile = tile_of(&problem(m, n, k));
+            let ratio = clocks(&tile, shape) / 1750.0 / measured;
+            assert!((0.88..1.12).contains(&ratio), "{shape:?}: {ratio}");
+            let p = operation(&problem(m, n, k));
+            let (division, _) = Division::of(&tile, &p, k.div_ceil(64), 132);
+            assert_eq!(division.splits, splits, "{shape:?}");
+        }
+    }
+
+    /// Splits in several rounds once took 1.4 to 1.8 times as long as whole tiles.
+    #[test]
+    fn splits_run_at_the_same_time() {
+        for (m, n, k, measured) in [
+            (512, 7168, 18432, 345.9),
+            (512, 7168, 16384, 325.2),
+            (512, 5120, 25600, 331.4),
+            (256, 7168, 18432, 168.9),
+            (256, 7168, 16384, 157.5),
+            (128, 28672, 4096, f64::INFINITY),
+        ] {
+            let tile = tile_of(&problem(m, n, k));
+            let p = operation(&problem(m, n, k));
+            let (division, clocks) = Division::of(&tile, &p, k.div_ceil(64), 132);
+            let (rows, columns) = tile.grid(&p);
+            let rest = rows * columns - division.whole;
+            assert!(division.splits == 1 || division.splits * rest <= division.clusters);
+            let whole_tiles = (rows * columns).div_ceil(division.clusters) as f64
+                * (k.div_ceil(64) as f64 * tile.step_clocks() + tile.store_clocks());
+            let products = product_clocks(m * n, k.div_ceil(64), 132);
+            let bytes = Problem::Gemm(p).work().bytes() as f64;
+            let bound =
+                together(whole_tiles, products, bytes / nominal::DRAM_BYTES / 132.0);
+            assert!(clocks <= 1.15 * bound, "{m} {n} {k}: {clocks} {bound}");
+            assert!(clocks / 1750.0 < 0.75 * measured, "{m} {n} {k}: {clocks}");
         }
     }
 
@@ -728,11 +827,11 @@ mod tests {
             (tile(128, 256, Shared::B), false, [190, 16392, 72]),
             (tile(128, 256, Shared::Nothing), false, [65, 32776, 72]),
             (tile(128, 192, Shared::Nothing), false, [65, 24584, 72]),
-            (tile(128, 128, Shared::B), false, [257, 136, 200]),
+            (tile(128, 128, Shared::B), false, [130, 136, 200]),
             (tile(128, 128, Shared::Nothing), false, [65, 12296, 72]),
             (tile(64, 256, Shared::Nothing), false, [257, 6152, 72]),
             (tile(256, 128, Shared::A), true, [190, 16392, 144]),
-            (tile(128, 128, Shared::B), true, [257, 136, 1200]),
+            (tile(128, 128, Shared::B), true, [130, 136, 1200]),
             (tile(128, 128, Shared::Nothing), true, [65, 12296, 144]),
             (tile(64, 256, Shared::Nothing), true, [257, 6152, 144]),
         ]
@@ -781,8 +880,8 @@ mod tests {
 
     #[test]
     fn params_maps_and_scratch() {
-        // One cluster of two tiles above one another, twenty steps in five splits or so.
-        let text = problem(130, 136, 1280);
+        // Two clusters of two tiles above one another, 48 steps in five splits or so.
+        let text = problem(130, 136, 3072);
         let plan = plan::<WgmmaGemm>(&text, &h100());
         let launch = &plan.launches[0];
         assert_eq!(tile_of(&text), tile(128, 128, Shared::B));
@@ -791,8 +890,8 @@ mod tests {
         assert_eq!(
             plan.tensor_maps.iter().map(shapes).collect::<Vec<_>>(),
             [
-                ("a", vec![1280, 130], vec![64, 128]),
-                ("b", vec![1280, 136], vec![64, 64]),
+                ("a", vec![3072, 130], vec![64, 128]),
+                ("b", vec![3072, 136], vec![64, 64]),
                 ("c", vec![136, 130], vec![64, 16]),
             ]
         );
@@ -809,7 +908,7 @@ mod tests {
         let splits = words[17];
         assert_eq!(words[..8], [1024, 0, 2048, 0, 0, 0, 0, 0]);
         // Rows, columns, strides, steps; a row of two columns of clusters' tiles.
-        assert_eq!(words[8..17], [130, 136, 0, 0, 20, 1, 2, 1, 0]);
+        assert_eq!(words[8..17], [130, 136, 0, 0, 48, 1, 2, 1, 0]);
         assert!(splits > 1, "{words:?}");
         assert_eq!(launch.grid[0], 2 * 2 * splits);
         let sizes: Vec<u64> = plan.scratch.iter().map(Scratch::bytes).collect();

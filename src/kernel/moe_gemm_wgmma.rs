@@ -10,7 +10,7 @@ use super::contract::HostHalf;
 use super::formats::element;
 use super::gemm_wgmma::{
     MAX_EXTENT, MAX_SPLITS, Operands, PRODUCT_ROWS, STEP_BYTES, Shared, THREADS, Tile,
-    WARP_ROWS, nominal, panels, stripe_of, tile,
+    WARP_ROWS, nominal, panels, product_clocks, stripe_of, tile, together,
 };
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
@@ -49,7 +49,8 @@ struct WgmmaParams {
     w_rows: u32,
     x_stride: u32,
     steps: u32,
-    padding: [u32; 13],
+    passes_over: u32,
+    padding: [u32; 12],
 }
 
 /// `Tiles` of the kernel: those of a cluster, side by side.
@@ -94,7 +95,9 @@ impl ExpertRows {
 }
 
 /// Whole tiles in the order in which they are begun: expert by expert, so that the weights of
-/// few of them are in L2 at a time, and in stripes of rows of tiles within an expert.
+/// few of them are in L2 at a time, and in stripes of rows of tiles within an expert. An
+/// expert whose tiles all run at the same time is one stripe: those that read the same
+/// weights follow one another, so that few of them are begun a tile later than others.
 fn tiles_in_order(
     tile: &Tile,
     p: &MoeGemm,
@@ -107,6 +110,7 @@ fn tiles_in_order(
     for of_expert in experts {
         let grid @ (rows, columns) = of_expert.grid(tile, p.n);
         let (stripe, _) = stripe_of(tile, grid, clusters, steps);
+        let stripe = if rows * columns <= clusters { rows } else { stripe };
         for first_row in (0..rows).step_by(stripe as usize) {
             for column in 0..columns {
                 tiles.extend((first_row..rows.min(first_row + stripe)).map(|row| Tiles {
@@ -171,6 +175,8 @@ struct Walk {
     /// Tiles whose sums are split.
     split_tiles: u64,
     splits: u64,
+    /// Whether a warpgroup without rows multiplies nothing.
+    passes_over: bool,
     /// Rough clocks of all.
     clocks: f64,
     /// Work of the busiest cluster over that of the mean.
@@ -187,12 +193,12 @@ impl Walk {
         let tiles = tiles_in_order(tile, p, experts, clusters);
         let (whole, rest) = tiles.split_at(tiles.len() - tiles.len() % clusters as usize);
 
-        // A warpgroup without rows multiplies nothing.
+        let passes_over = experts_fit_l2(tile, p, experts, clusters);
         let step_clocks = [1, 2].map(|warpgroups| tile.step_clocks_of(warpgroups));
         let clocks_of = |tiles: &Tiles| {
             let both =
                 tile.m == PRODUCT_ROWS || u64::from(tiles.end - tiles.row) > tile.m / 2;
-            let both = both || tiles.splits > 1;
+            let both = both || tiles.splits > 1 || !passes_over;
             f64::from(tiles.steps) * step_clocks[usize::from(both)] + tile.store_clocks()
         };
         let mut order = Vec::with_capacity(tiles.len());
@@ -208,7 +214,11 @@ impl Walk {
             let (end, mean) = clusters.done();
             (end as f64 + tile.add_clocks(splits), mean, given, splits)
         };
-        let most = if rest.is_empty() { 1 } else { steps.min(MAX_SPLITS) };
+        // Splits of a tile run at the same time, as in a single product.
+        let most = match rest.len() as u64 {
+            0 => 1,
+            rest => (clusters / rest).min(steps).min(MAX_SPLITS),
+        };
         let mut best = with_rest(1);
         for splits in 2..=most {
             let other = with_rest(splits);
@@ -229,13 +239,14 @@ impl Walk {
         let dram = (Problem::MoeGemm(*p).work().bytes()
             + read_again(tile, p, experts, clusters)) as f64
             / (nominal::DRAM_BYTES * sms as f64);
+        let rows: u64 = experts.iter().map(|rows| rows.count).sum();
         Walk {
             tiles: order.into_iter().map(|(_, tiles)| tiles).collect(),
             of_cluster,
             split_tiles: if splits == 1 { 0 } else { rest.len() as u64 * tile.cluster() },
             splits,
-            // The smaller overlaps with the larger, but not completely.
-            clocks: nominal::LAUNCH + sm.max(dram) + 0.1 * sm.min(dram),
+            passes_over,
+            clocks: together(sm, product_clocks(rows * p.n, steps, sms), dram),
             imbalance: if mean > 0.0 { sm / mean } else { 1.0 },
         }
     }
@@ -266,6 +277,17 @@ fn split<'a>(
             }
         })
     })
+}
+
+/// Whether the weights of all experts that are multiplied at the same time stay in L2. If not,
+/// tiles of the same weights must stay in step, or each would read them from DRAM: then all
+/// take the same time, those with few rows too.
+fn experts_fit_l2(tile: &Tile, p: &MoeGemm, experts: &[ExpertRows], clusters: u64) -> bool {
+    let tiles: u64 =
+        experts.iter().map(|rows| rows.grid(tile, p.n)).map(|(m, n)| m * n).sum();
+    let at_a_time = 1 + (clusters * experts.len() as u64).div_ceil(tiles.max(1));
+    let of_expert = p.n * steps_of(p) * STEP_BYTES;
+    at_a_time.min(experts.len() as u64) * of_expert <= nominal::L2_CAPACITY
 }
 
 /// Rough bytes that experts too large for L2 read more than once.
@@ -383,7 +405,8 @@ impl HostHalf for WgmmaExpertGemm {
             w_rows: (p.experts * p.n) as u32,
             x_stride: u32::from(!has_one_scale),
             steps: steps_of(&p) as u32,
-            padding: [0; 13],
+            passes_over: u32::from(walk.passes_over),
+            padding: [0; 12],
         });
         let blocks = (walk.clusters() * tile.cluster()) as u32;
         let launch = Launch {
@@ -433,7 +456,7 @@ mod tests {
     /// tails in all directions.
     const PROBLEMS: [&str; 6] = [
         "tokens=1,experts=8,top_k=2,n=136,k=72,dtype=bf16,routing=balanced,rows=contiguous",
-        "tokens=9,experts=40,top_k=4,n=1544,k=2000,dtype=bf16,routing=zipf,rows=masked",
+        "tokens=9,experts=40,top_k=4,n=1544,k=8000,dtype=bf16,routing=zipf,rows=masked",
         "tokens=700,experts=6,top_k=2,n=520,k=1032,dtype=bf16,routing=zipf,rows=contiguous",
         "tokens=300,experts=3,top_k=3,n=264,k=64,dtype=f16,routing=uniform,rows=masked",
         "tokens=4096,experts=32,top_k=4,n=1024,k=512,dtype=bf16,routing=uniform,rows=contiguous",
@@ -448,12 +471,14 @@ mod tests {
     /// as many splits as its tile has.
     #[test]
     fn every_sum_is_made_once() {
+        let mut most_splits = 0;
         for text in PROBLEMS {
             let p: MoeGemm = operation(&problem(text));
             let steps = steps_of(&p) as u32;
             for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
                 for sms in [1, 7, 132] {
                     let walk = walk(tile, &p, sms);
+                    most_splits = most_splits.max(walk.splits);
                     let (rows, columns) = tile.cluster_extents();
                     let mut left = std::collections::BTreeMap::new();
                     for of_expert in ExpertRows::all(&p) {
@@ -516,6 +541,7 @@ mod tests {
                 }
             }
         }
+        assert!(most_splits > 2, "{most_splits}");
     }
 
     /// Experts without rows have no tiles; those of an expert follow one another.
@@ -584,10 +610,43 @@ mod tests {
         let bytes = launch.params.bytes(&bound);
         assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..460]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..464]);
         assert_eq!(words[..10], [1, 0, 2, 0, 3, 0, 4, 0, 768, 0]);
-        assert_eq!(words[10..], [0, 0, 0, 0, 136, 12, 544, 1, 2]);
+        assert_eq!(words[10..], [0, 0, 0, 0, 136, 12, 544, 1, 2, 1]);
         assert_eq!(launch.block, [384, 1, 1]);
+    }
+
+    /// Experts of DeepSeek-V3 have 59 MB of weights each, those of Qwen3-30B 6 MB.
+    #[test]
+    fn tiles_of_large_weights_stay_in_step() {
+        for (experts, top_k, n, k, passes_over) in [
+            (256, 8, 4096, 7168, false),
+            (8, 2, 28672, 4096, false),
+            (128, 8, 1536, 2048, true),
+        ] {
+            let text = format!(
+                "tokens=16384,experts={experts},top_k={top_k},n={n},k={k},dtype=bf16,\
+                 routing=uniform,rows=contiguous"
+            );
+            let p: MoeGemm = operation(&problem(&text));
+            let walk = walk(&TILES[0], &p, 132);
+            assert_eq!(walk.passes_over, passes_over, "{text}");
+            // In turn, whatever the rows of a tile: none falls behind.
+            let count =
+                |cluster: usize| walk.of_cluster[cluster + 1] - walk.of_cluster[cluster];
+            let counts: Vec<u32> = (0..66).map(count).collect();
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            if !passes_over {
+                assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
+            }
+        }
+        // The tiles of 130 rows and the same weights follow one another.
+        let text = "tokens=130,experts=2,top_k=2,n=1536,k=2048,dtype=bf16,routing=balanced,\
+                    rows=contiguous";
+        let p: MoeGemm = operation(&problem(text));
+        let tiles = tiles_in_order(&TILES[0], &p, &ExpertRows::all(&p), 66);
+        let columns: Vec<u32> = tiles.iter().map(|tiles| tiles.column).collect();
+        assert_eq!(columns[..6], [0, 0, 512, 512, 1024, 1024]);
     }
 
     /// Against a dense product of as many rows, with as many FLOPs: where all experts have

@@ -177,13 +177,13 @@ pub const SLOW: &[(&str, &[&str])] = &[
     // same with scales of blocks.
     (
         "gemm_wgmma",
-        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=136,k=1032,dtype=bf16"],
+        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=136,k=3080,dtype=bf16"],
     ),
     (
         "gemm_wgmma",
         &[
             "gemm:m=257,n=520,k=272,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
-            "gemm:m=130,n=136,k=1296,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
+            "gemm:m=130,n=136,k=6160,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
         ],
     ),
     // One block; clusters, with tails in all directions; more units than stages. Then weights
@@ -214,7 +214,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
     (
         "moe_gemm_wgmma",
         &[
-            "moe_gemm:tokens=40,experts=3,top_k=2,n=136,k=520,dtype=bf16,routing=zipf,inputs=per_expert,rows=contiguous",
+            "moe_gemm:tokens=40,experts=3,top_k=2,n=136,k=3080,dtype=bf16,routing=zipf,inputs=per_expert,rows=contiguous",
             "moe_gemm:tokens=150,experts=3,top_k=2,n=136,k=328,dtype=bf16,routing=zipf,inputs=per_expert,rows=masked",
         ],
     ),
