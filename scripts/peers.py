@@ -609,8 +609,14 @@ def prefill_qkv(laid, slot):
     """The same of prefill."""
     hq, hkv, d = heads(laid)
     b, new = laid.count("batch"), laid.count("new_tokens")
-    c = new + laid.count("prefix")
-    return laid.get(slot, "q", b, hq, new, d), laid.get(slot, "k", b, hkv, c, d), laid.get(slot, "v", b, hkv, c, d)
+    c, of_value = new + laid.count("prefix"), value_dim(laid)
+    return (laid.get(slot, "q", b, hq, new, d), laid.get(slot, "k", b, hkv, c, d),
+            laid.get(slot, "v", b, hkv, c, of_value))
+
+
+def value_dim(laid):
+    """Width of a value of prefill, where it is not that of a key."""
+    return int(laid.fields.get("v_head_dim") or laid.count("head_dim"))
 
 
 def sdpa(laid, backend):
@@ -667,22 +673,15 @@ def sdpa_cpu(laid):
     return calls, of_torch(f"{how} on the CPU")
 
 
-def fa3_forward(q, k, v, out, scale, causal, cu_q=None, used=None, max_q=None, max_k=None, table=None, meta=None):
-    """FlashAttention-3 as vLLM builds it."""
+def fa3_forward(q, k, v, out, scale, causal, cu_q, max_q, max_k, cu_k=None, used=None, table=None, meta=None):
+    """FlashAttention-3 as vLLM builds it: for requests of several lengths alone, whose tokens
+    lie in a row, [token of all requests, head, dim], or keys and values in pages."""
     return torch.ops._vllm_fa3_C.fwd(
         q, k, v, None, None, None, out,
-        cu_q, None, None, None, used, max_q, max_k,
+        cu_q, cu_k, None, None, used, max_q, max_k,
         table, None, None, None, None, None, None, None, None,
         scale, causal, -1, -1, 0.0, True,
         meta, 0, None, 0, None, 1, 0, None)[0]
-
-
-def fa3_metadata(laid, used, max_q, max_k, causal, cu_q=None, page=None):
-    """How FlashAttention-3 spreads a decode over multiprocessors, computed once."""
-    hq, hkv, d = heads(laid)
-    return torch.ops._vllm_fa3_C.get_scheduler_metadata(
-        laid.count("batch"), max_q, max_k, hq, hkv, d, d, torch_dtype(laid.fields["dtype"]), used,
-        cu_q, None, None, None, None, page, 0, causal, -1, -1, False, 0, None, 0)
 
 
 @peer("flash_attention_3")
@@ -690,40 +689,31 @@ def flash_attention_3(laid):
     load_library("_vllm_fa3_C.abi3.so", "FlashAttention-3")
     name = "FlashAttention-3 (vLLM's build)"
     if laid.request["op"] == "prefill_attention":
-        return fa3_prefill(laid), name
-    if laid.fields["layout"].startswith("paged"):
-        return fa3_paged(laid), f"{name}, paged, scheduler metadata computed before"
-    return fa3_contiguous(laid), f"{name}, scheduler metadata computed before"
+        return fa3_prefill(laid), f"{name}, tokens in a row"
+    paged = laid.fields["layout"].startswith("paged")
+    how = "paged" if paged else "each request a page"
+    return fa3_decode(laid, paged), f"{name}, {how}, scheduler metadata computed before"
+
+
+def starts(laid, count, each):
+    """Where each of so many requests of equal lengths begins, and where the last ends."""
+    return torch.arange(count + 1, dtype=torch.int32, device=laid.device) * each
 
 
 def fa3_prefill(laid):
-    _, _, d = heads(laid)
-    causal = laid.fields["causal"] == "true"
+    """Inputs are put in its order before they are timed."""
+    d, causal = laid.count("head_dim"), laid.fields["causal"] == "true"
+    b, new = laid.count("batch"), laid.count("new_tokens")
+    c = new + laid.count("prefix")
+    cu_q, cu_k = starts(laid, b, new), starts(laid, b, c)
 
     def call(slot):
-        q, k, v = (t.transpose(1, 2) for t in prefill_qkv(laid, slot))
-        out = laid.tensors[slot]["o"].view(q.dtype).view(q.shape[0], q.shape[2], q.shape[1], d).transpose(1, 2)
+        q, k, v = (t.transpose(1, 2).flatten(0, 1).contiguous() for t in prefill_qkv(laid, slot))
+        out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=q.dtype, device=q.device)
 
         def run():
-            fa3_forward(q, k, v, out, d**-0.5, causal)
-            return out.transpose(1, 2)
-        return run
-    return laid.each(call)
-
-
-def fa3_contiguous(laid):
-    hq, _, d = heads(laid)
-    b, c, new = laid.count("batch"), laid.count("context"), laid.count("new_tokens")
-    causal, used = new > 1, laid.lengths()
-    meta = fa3_metadata(laid, used, new, c, causal)
-
-    def call(slot):
-        q, k, v = (t.transpose(1, 2) for t in decode_qkv(laid, slot))
-        out = laid.get(slot, "o", b, new, hq, d)
-
-        def run():
-            fa3_forward(q, k, v, out, d**-0.5, causal, used=used, max_k=c, meta=meta)
-            return out
+            fa3_forward(q, k, v, out, d**-0.5, causal, cu_q, new, c, cu_k=cu_k)
+            return out.unflatten(0, (b, new)).transpose(1, 2)
         return run
     return laid.each(call)
 
@@ -744,22 +734,28 @@ def paged_kv(laid, slot, name):
     return laid.get(slot, name, -1, hkv, size, d).transpose(1, 2)
 
 
-def fa3_paged(laid):
-    """As vLLM calls it: variable lengths of queries and a page table."""
-    hq, _, d = heads(laid)
+def fa3_decode(laid, paged):
+    """As vLLM calls it: a page table, and how requests are spread over multiprocessors computed
+    once. A contiguous cache has one page for each request."""
+    hq, hkv, d = heads(laid)
     b, c, new = laid.count("batch"), laid.count("context"), laid.count("new_tokens")
-    size, per, _ = pages_of(laid)
-    used = laid.lengths()
-    cu_q = torch.arange(b + 1, dtype=torch.int32, device=laid.device) * new
-    meta = fa3_metadata(laid, used, new, c, True, cu_q=cu_q, page=size)
+    size, per = pages_of(laid)[:2] if paged else (c, 1)
+    used, cu_q = laid.lengths(), starts(laid, b, new)
+    meta = torch.ops._vllm_fa3_C.get_scheduler_metadata(
+        b, new, c, hq, hkv, d, d, torch_dtype(laid.fields["dtype"]), used,
+        cu_q, None, None, None, None, size, 0, True, -1, -1, False, 0, None, 0)
 
     def call(slot):
         q, out = laid.get(slot, "q", b * new, hq, d), laid.get(slot, "o", b * new, hq, d)
-        k, v = paged_kv(laid, slot, "k"), paged_kv(laid, slot, "v")
-        table = laid.table(slot, b, per)
+        if paged:
+            k, v = paged_kv(laid, slot, "k"), paged_kv(laid, slot, "v")
+            table = laid.table(slot, b, per)
+        else:
+            k, v = (t.transpose(1, 2) for t in decode_qkv(laid, slot)[1:])
+            table = starts(laid, b - 1, 1).view(b, 1)
 
         def run():
-            fa3_forward(q, k, v, out, d**-0.5, True, cu_q=cu_q, used=used, max_q=new, max_k=c, table=table, meta=meta)
+            fa3_forward(q, k, v, out, d**-0.5, True, cu_q, new, c, used=used, table=table, meta=meta)
             return out
         return run
     return laid.each(call)
