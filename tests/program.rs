@@ -204,7 +204,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["measure", "quik"], "did you mean `quick`?"),
         (
             &["measure"],
-            "name a suite (quick, headline, decode, weights, mla, roofline, paper",
+            "name a suite (quick, headline, decode, weights, mla, products, roofline, paper",
         ),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", TINY, "--out", "taken"], "never overwritten"),
@@ -354,7 +354,9 @@ fn an_incomplete_campaign_is_invalid_and_says_how_to_finish() {
 #[test]
 fn list_and_doctor_print_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
-    for suite in ["quick", "headline", "decode", "weights", "mla", "roofline", "paper"] {
+    for suite in
+        ["quick", "headline", "decode", "weights", "mla", "products", "roofline", "paper"]
+    {
         let listed = succeed(dir.path(), &["list", suite, "--format", "csv"]);
         let mut reader = csv::Reader::from_reader(listed.as_bytes());
         let ids: HashSet<String> =

@@ -16,7 +16,7 @@ use crate::suite::Suite;
 /// List the planned points of a suite with the model's FLOPs, bytes and OI.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A built-in suite (quick, headline, decode, weights, mla, roofline, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     suite: String,
     #[command(flatten)]
     device: DeviceArgs,

@@ -18,7 +18,7 @@ use crate::suite::Suite;
 /// differences this machine can tell.
 #[derive(Debug, clap::Args)]
 pub struct SelfcheckArgs {
-    /// A built-in suite (quick, headline, decode, weights, mla, roofline, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     #[arg(default_value = "quick")]
     suite: String,
     #[command(flatten)]
