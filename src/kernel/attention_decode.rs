@@ -255,7 +255,8 @@ mod tests {
     }
 
     fn llama() -> String {
-        problem("batch=32,context=4096,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16")
+        // The longest for which blocks share an SM.
+        problem("batch=32,context=8191,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16")
     }
 
     #[test]
