@@ -11,14 +11,12 @@
 // through shared memory, each for its share of the tokens, in the order of columns: the
 // result is always the same to the last bit, and no partial sums go through memory.
 //
-// In a block, one thread loads and GROUPS warpgroups compute, 64 rows each, or K_GROUPS times
-// as many, which take turns with units and add their sums at the end, like blocks of a
-// cluster: converting keeps a warp waiting for its own instructions most of the time. Weights
-// arrive in units of STAGE_COLUMNS, a line of memory of each row or a scale group, and
-// activations in panels of 64 columns, in rings of their own. Activations come from L2, whose
-// latency is as long as a unit: their ring has to be about as deep as that of weights. Tiles
-// of rows begin at different units, so that the blocks in flight ask for different lines of
-// activations, and for weights at different offsets from a power of two.
+// In a block, one thread loads and GROUPS warpgroups compute, 64 rows each. Weights arrive in
+// units of STAGE_COLUMNS, a line of memory of each row or a scale group, and activations in
+// panels of 64 columns, in rings of their own. Activations come from L2, whose latency is as
+// long as a unit: their ring has to be about as deep as that of weights. Tiles of rows begin
+// at different units, so that the blocks in flight ask for different lines of activations,
+// and for weights at different offsets from a power of two.
 //
 // Weights of 16 bits are multiplied as they lie. Smaller ones are loaded and converted into
 // the registers of the left operand, one panel while the products of the panel before run.
@@ -41,8 +39,8 @@
 constexpr u32 WARPGROUP = 4 * WARP;
 constexpr u32 GROUP_ROWS = 64;  // of weights, of a warpgroup
 constexpr u32 ROWS = GROUPS * GROUP_ROWS;
-constexpr u32 COMPUTING = GROUPS * K_GROUPS * WARPGROUP;  // threads
-constexpr u32 READERS = GROUPS * WARPGROUP / WARP;         // warps that read a unit
+constexpr u32 COMPUTING = GROUPS * WARPGROUP;  // threads
+constexpr u32 READERS = COMPUTING / WARP;      // warps that read a unit
 
 // Where sums take most registers, a warpgroup loads, whose registers others take.
 constexpr bool REALLOCATES = THREADS == COMPUTING + WARPGROUP;
@@ -90,23 +88,19 @@ constexpr u32 VECTORS = ROWS / 4;
 constexpr u32 APART = COMPUTING / VECTORS;
 constexpr u32 TOKENS_OF_THREAD = TOKENS <= 64 ? 4 : 8;
 
-static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS * K_GROUPS == 2,
+static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS == 2,
               "a warp loads, or a warpgroup whose registers suffice for two others");
 static_assert(X_STAGES % PANELS == 0 && X_STAGES / PANELS <= WEIGHT_STAGES,
               "activations of whole units, behind their weights");
 static_assert(LEAD % TOGETHER == 0 && TOGETHER + LEAD <= WEIGHT_STAGES,
               "activations follow before their unit is waited for");
-static_assert(X_STAGES >= (CONVERTS ? 2 * K_GROUPS * PANELS : 2),
+static_assert(X_STAGES >= (CONVERTS ? 2 * PANELS : 2),
               "a unit is waited for before another is done");
 static_assert(COMPUTING % VECTORS == 0, "a thread has the same rows of all its tokens");
-static_assert(K_GROUPS == 1 || CONVERTS, "weights of 16 bits are multiplied as they arrive");
-static_assert(WEIGHT_STAGES % K_GROUPS == 0 && X_STAGES % (K_GROUPS * PANELS) == 0,
-              "a warpgroup's units have stages of their own");
 static_assert(WEIGHT_STAGES >= 2, "a unit is copied while another is multiplied");
 static_assert(WEIGHT_BYTES % ATOM_BYTES == 0 && X_PANEL_BYTES % ATOM_BYTES == 0,
               "swizzled tiles begin at multiples of their pattern");
-static_assert(SHARED_BYTES >= RINGS_BYTES &&
-                  SHARED_BYTES >= K_GROUPS * SUMS_BYTES,
+static_assert(SHARED_BYTES >= RINGS_BYTES && SHARED_BYTES >= SUMS_BYTES,
               "the host reserves these");
 
 // --- Parameters ------------------------------------------------------------
@@ -158,10 +152,8 @@ struct Place {
   u32 stage = 0;
   u32 parity = 0;
 
-  // A stage further, or as many as divide the ring.
-  DEVICE void next(u32 step = 1) {
-    stage += step;
-    if (stage >= stages) stage -= stages, parity ^= 1;
+  DEVICE void next() {
+    if (++stage == stages) stage = 0, parity ^= 1;
   }
 };
 
@@ -181,15 +173,12 @@ struct Work {
   u32 first;  // unit
   u32 end;
   u32 start;  // the unit to begin with; after the last comes the first
-  u32 group;   // of rows, of this thread's warpgroup
-  u32 k_group;  // its turn with units
+  u32 group;  // of rows, of this thread's warpgroup; GROUPS of the thread that loads
 
   DEVICE Work(const Params &p) {
     // From one lane, so that the compiler knows that a warp's lanes go the same way, and keeps
     // descriptors in uniform registers.
-    const u32 warpgroup = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
-    group = warpgroup % GROUPS;
-    k_group = warpgroup / GROUPS;
+    group = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
     const u32 tile = blockIdx.x / p.splits;
     rank = blockIdx.x % p.splits;
     row = tile / p.token_tiles * ROWS;
@@ -393,10 +382,8 @@ DEVICE void multiply(Sums &sums, const float (&factors)[2]) {
 // Multiplies weights of 8 and 4 bits: the products of a unit's first panel run while the
 // second is converted, those of the second while the first panel of the next unit is.
 DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
-  if (work.k_group >= work.end - work.first) return;
   Place<WEIGHT_STAGES> w;
   Place<X_STAGES> x;
-  w.next(work.k_group), x.next(work.k_group * PANELS);
   Operands first, second;
   SumsUnit unit;
   float factors[2];
@@ -405,11 +392,11 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
   if (GROUP_SCALES) unit.change(factors, w.stage, work.group);
   wait(shared_address(&shared.x_full[x.stage]), x.parity);
 #pragma unroll 1
-  for (u32 left = ceil_div<u32>(work.end - work.first - work.k_group, K_GROUPS);; --left) {
+  for (u32 left = work.end - work.first;; --left) {
     start(sums, first, x.stage);
     convert(second, w.stage, work.group, 1);
     arrive(shared.weights_empty[w.stage]);
-    w.next(K_GROUPS);
+    w.next();
     const u32 x_of_first = x.stage;
     x.next();
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
@@ -421,7 +408,7 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
     convert(first, w.stage, work.group, 0);
     if (GROUP_SCALES) unit.change(factors, w.stage, work.group);
     const u32 x_of_second = x.stage;
-    x.next(1 + (K_GROUPS - 1) * PANELS);
+    x.next();
     // Before the products' end, so that the compiler converts before it too.
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
     wgmma_wait_group<0>();
@@ -440,18 +427,16 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
 // Writes a warpgroup's sums to shared memory, a row for each token.
 DEVICE void write_sums(const Sums &sums, const Work &work) {
   const u32 row = work.group * GROUP_ROWS + warp_of_group() * 16 + lane_index() / 4;
-  float *const to = reinterpret_cast<float *>(rings + work.k_group * SUMS_BYTES) +
-                    lane_index() % 4 * 2 * SUMS_STRIDE + row;
+  float *const to =
+      reinterpret_cast<float *>(rings) + lane_index() % 4 * 2 * SUMS_STRIDE + row;
 #pragma unroll
   for (u32 i = 0; i < TOKENS / 2; ++i)
     to[(i / 4 * 8 + i % 2) * SUMS_STRIDE + i / 2 % 2 * 8] = sums[i];
 }
 
-// Four rows of a token of a part of the sums: of a block of the cluster, and of its set of
-// warpgroups. `at` is the address in the first set.
-DEVICE Words4 load_sums(const Work &work, u32 at, u32 part) {
-  const u32 in_set = at + part % K_GROUPS * SUMS_BYTES, rank = part / K_GROUPS;
-  return rank == work.rank ? ld_shared_v4(in_set) : ld_shared_cluster_v4(mapa(in_set, rank));
+// Four rows of a token of the sums of a block of the cluster.
+DEVICE Words4 load_sums(const Work &work, u32 at, u32 rank) {
+  return rank == work.rank ? ld_shared_v4(at) : ld_shared_cluster_v4(mapa(at, rank));
 }
 
 // The rows that a thread writes, of different tokens.
@@ -486,11 +471,11 @@ DEVICE void write_output(const Params &p, u32 token, u32 row, const Floats4 &sum
 
 // Adds the sums of all blocks of the cluster for this block's share of the tokens, and writes
 // the outputs. Loads from other SMs take long: a thread has those of several tokens and of two
-// parts in flight.
+// blocks in flight.
 DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scales) {
   const u32 tokens = min_of<u32>(TOKENS, p.m - work.token), share = ceil_div(tokens, p.splits);
   const u32 first = min_of(work.rank * share, tokens), end = min_of(first + share, tokens);
-  const u32 row = row_of_thread(), parts = p.splits * K_GROUPS;
+  const u32 row = row_of_thread();
   if (work.row + row >= p.n) return;
   const u32 at = shared_address(rings) + row * sizeof(float);
 #pragma unroll 1
@@ -501,17 +486,17 @@ DEVICE void write_outputs(const Params &p, const Work &work, const Floats4 &scal
       token_at[i] = at + min_of(from + i * APART, end - 1) * (SUMS_STRIDE * sizeof(float));
     Floats4 sums[TOKENS_OF_THREAD] = {};
 #pragma unroll 1
-    for (u32 part = 0; part < parts; part += 2) {
+    for (u32 rank = 0; rank < p.splits; rank += 2) {
       Words4 words[2][TOKENS_OF_THREAD];
 #pragma unroll
       for (u32 j = 0; j < 2; ++j)
-        if (part + j < parts)
+        if (rank + j < p.splits)
 #pragma unroll
           for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
-            words[j][i] = load_sums(work, token_at[i], part + j);
+            words[j][i] = load_sums(work, token_at[i], rank + j);
 #pragma unroll
       for (u32 j = 0; j < 2; ++j)
-        if (part + j < parts)
+        if (rank + j < p.splits)
 #pragma unroll
           for (u32 i = 0; i < TOKENS_OF_THREAD; ++i)
 #pragma unroll
@@ -560,7 +545,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
   __syncthreads();
 
   const Work work(p);
-  if (work.k_group < K_GROUPS) {
+  if (work.group < GROUPS) {
     if (REALLOCATES) setmaxnreg_inc<COMPUTING_REGISTERS>();
     compute(p, shared, work);
   } else {

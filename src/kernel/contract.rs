@@ -34,6 +34,12 @@ pub(super) trait HostHalf: Sized + Send + Sync + 'static {
 
     /// How the problem is launched on a GPU of the architecture.
     fn plan(&self, target: &Target) -> Plan;
+
+    /// Whether the kernel is expected to be no slower than those after it in `KERNELS` that
+    /// run the problem.
+    fn is_fast(&self) -> bool {
+        true
+    }
 }
 
 /// A kernel that only copies between the memory of the host and that of the device, which a
@@ -112,9 +118,9 @@ fn configure<H: HostHalf>(
     arch: Arch,
 ) -> Result<Configured, Refusal> {
     let half = H::configure(operation(kernel, problem)?, arch)?;
-    let defines = half.defines();
+    let (defines, is_fast) = (half.defines(), half.is_fast());
     let plan = Box::new(move |target: &Target| half.plan(target));
-    Ok(Configured { kernel, arch, defines, plan })
+    Ok(Configured { kernel, arch, defines, is_fast, plan })
 }
 
 fn configure_copies<H: CopyHalf>(
@@ -124,7 +130,7 @@ fn configure_copies<H: CopyHalf>(
 ) -> Result<Configured, Refusal> {
     let copies = H::copies(operation(kernel, problem)?);
     let plan = Box::new(move |_: &Target| Plan::of_copies(copies.clone()));
-    Ok(Configured { kernel, arch, defines: Defines::new(), plan })
+    Ok(Configured { kernel, arch, defines: Defines::new(), is_fast: true, plan })
 }
 
 /// The struct of the kernel's operation.
@@ -153,6 +159,8 @@ pub struct Configured {
     /// What the source is compiled with. Depends on the architecture but not on the size
     /// of the GPU.
     pub defines: Defines,
+    /// Whether it is expected to be no slower than kernels after it.
+    pub(super) is_fast: bool,
     plan: Box<MakePlan>,
 }
 

@@ -596,13 +596,17 @@ pub(super) fn panels(
     }
 }
 
+/// Rough clocks of a problem on a typical GPU of the architecture; `None` if the kernel does
+/// not run it.
+pub(super) fn clocks(p: &Gemm, arch: Arch) -> Option<f64> {
+    let WgmmaGemm { p, operands, tile, .. } = WgmmaGemm::configure(p, arch).ok()?;
+    Some(Division::of(&tile, &p, operands.steps(p.k), arch.usual_sms().into()).1)
+}
+
 /// Rough clocks of a product in bf16 on an H100.
 #[cfg(test)]
 pub(super) fn predicted_clocks(text: &str) -> f64 {
-    let p: Gemm = super::contract::testing::operation(text);
-    let operands = Operands::Plain(DType::Bf16);
-    let tile = best_tile(&p, operands, Arch::SM_90);
-    Division::of(&tile, &p, operands.steps(p.k), 132).1
+    clocks(&super::contract::testing::operation(text), Arch::SM_90).unwrap()
 }
 
 #[cfg(test)]

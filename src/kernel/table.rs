@@ -24,10 +24,11 @@ use super::transfer::HostCopies;
 use crate::op::Problem;
 use crate::toolchain::Arch;
 
-/// Every CUDA kernel. Where several run the same problem, the first one that
-/// supports it is the default. Of matrix products those of few rows come first, which
-/// refuse others: with 16 to 256 rows, or 17 and more with quantized weights, those of
-/// `gemm_swapped` take the time of their weights' bytes where there is wgmma.
+/// Every CUDA kernel. Where several run the same problem, the default is the first one that
+/// expects to be no slower than those after it. Of matrix products those of few rows come
+/// first, which refuse others: with 16 to 64 rows, or 17 and more with quantized weights,
+/// those of `gemm_swapped` take the time of their weights' bytes where there is wgmma. With
+/// 65 to 256 rows and weights of 16 bits estimates decide between it and `gemm_wgmma`.
 pub static KERNELS: &[Kernel] = &[
     Kernel::of::<VectorStream>(),
     Kernel::of::<BulkStream>(),
@@ -83,12 +84,16 @@ impl Kernel {
     /// # Errors
     /// Why the first kernel for the operation does not run the problem.
     pub fn for_problem(problem: &Problem, arch: Arch) -> Result<Configured, Refusal> {
-        let mut refusal = None;
+        let (mut slower, mut refusal) = (None, None);
         for kernel in KERNELS.iter().filter(|kernel| kernel.op == problem.op()) {
             match kernel.configure(problem, arch) {
-                Ok(configured) => return Ok(configured),
+                Ok(configured) if configured.is_fast => return Ok(configured),
+                Ok(configured) => slower = slower.or(Some(configured)),
                 Err(why) => refusal = refusal.or(Some(why)),
             }
+        }
+        if let Some(configured) = slower {
+            return Ok(configured);
         }
         Err(refusal.unwrap_or_else(|| {
             Refusal(format!("there is no CUDA kernel for {}", problem.op()))
