@@ -102,7 +102,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "gemm_skinny",
         &[
-            "gemm:m=5,n=208,k=640,dtype=bf16,w_dtype=int4",
+            "gemm:m=5,n=1168,k=640,dtype=bf16,w_dtype=int4",
             "gemm:m=7,n=1168,k=384,dtype=bf16,w_dtype=int4",
             "gemm:m=8,n=80,k=2176,dtype=bf16,w_dtype=int4",
         ],
@@ -111,7 +111,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         "moe_gemm",
         &[
             "moe_gemm:tokens=13,experts=5,top_k=2,n=136,k=272,dtype=bf16,w_dtype=int8,routing=zipf",
-            "moe_gemm:tokens=17,experts=9,top_k=2,n=70,k=400,dtype=bf16,w_dtype=int8,routing=zipf,inputs=per_expert",
+            "moe_gemm:tokens=17,experts=9,top_k=2,n=70,k=1680,dtype=bf16,w_dtype=int8,routing=zipf,inputs=per_expert",
         ],
     ),
     // Splits of one sequence in several blocks; several splits in a block.
