@@ -71,10 +71,6 @@ constexpr u32 SCALES_AT = X_AT + X_STAGES * X_PANEL_BYTES;
 constexpr u32 RINGS_BYTES = SCALES_AT + WEIGHT_STAGES * SCALE_BYTES;
 // Units by which weights are ahead of activations: as far as the rings allow.
 constexpr u32 LEAD = WEIGHT_STAGES - X_STAGES / PANELS;
-// Units of weights that are asked for at the same time.
-#ifndef TOGETHER
-#define TOGETHER 1
-#endif
 
 WGMMA(ELEMENT, TOKENS)
 typedef Wgmma<ELEMENT, TOKENS> Products;
@@ -92,8 +88,7 @@ static_assert(THREADS == COMPUTING + WARP || REALLOCATES && GROUPS == 2,
               "a warp loads, or a warpgroup whose registers suffice for two others");
 static_assert(X_STAGES % PANELS == 0 && X_STAGES / PANELS <= WEIGHT_STAGES,
               "activations of whole units, behind their weights");
-static_assert(LEAD % TOGETHER == 0 && TOGETHER + LEAD <= WEIGHT_STAGES,
-              "activations follow before their unit is waited for");
+static_assert(LEAD < WEIGHT_STAGES, "activations follow before their unit is waited for");
 static_assert(X_STAGES >= (CONVERTS ? 2 * PANELS : 2),
               "a unit is waited for before another is done");
 static_assert(COMPUTING % VECTORS == 0, "a thread has the same rows of all its tokens");
@@ -199,10 +194,11 @@ struct Unit {
   DEVICE void next() { number = number + 1 == work.end ? work.first : number + 1; }
 };
 
-// Copies a unit of weights to a stage that is empty.
+// Copies a unit of weights as soon as there is room.
 DEVICE void copy_weights(const Params &p, Shared &shared, const Work &work, u32 unit,
                          Place<WEIGHT_STAGES> &w) {
   const u32 full = shared_address(&shared.weights_full[w.stage]);
+  wait(shared_address(&shared.weights_empty[w.stage]), w.parity ^ 1);
   mbarrier_arrive_expect_tx(full, WEIGHT_BYTES + SCALE_BYTES);
   if (LINE_ROWS > 1)
     cp_async_bulk_tensor_3d_load(weights_at(w.stage), p.weights, 0, unit * 8,
@@ -235,15 +231,9 @@ DEVICE void load(const Params &p, Shared &shared, const Work &work) {
   Place<X_STAGES> x;
   Unit of_weights(work), of_x(work);
   const u32 units = work.end - work.first;
-  for (u32 i = 0; i < units + LEAD; i += TOGETHER) {
-    Place<WEIGHT_STAGES> next = w;
-    for (u32 j = i; j < min_of(i + TOGETHER, units); ++j, next.next())
-      wait(shared_address(&shared.weights_empty[next.stage]), next.parity ^ 1);
-    for (u32 j = i; j < min_of(i + TOGETHER, units); ++j, of_weights.next())
-      copy_weights(p, shared, work, of_weights.number, w);
-    if (i + TOGETHER <= LEAD) continue;
-    for (u32 j = i; j < min_of(i + TOGETHER, units + LEAD); ++j, of_x.next())
-      copy_activations(p, shared, work, of_x.number, x);
+  for (u32 i = 0; i < units + LEAD; ++i) {
+    if (i < units) copy_weights(p, shared, work, of_weights.number, w), of_weights.next();
+    if (i >= LEAD) copy_activations(p, shared, work, of_x.number, x), of_x.next();
   }
 }
 
