@@ -233,7 +233,7 @@ DEVICE void load(const Params &p, Shared &shared, const Work &work) {
   const u32 units = work.end - work.first;
   for (u32 i = 0; i < units + LEAD; ++i) {
     if (i < units) copy_weights(p, shared, work, of_weights.number, w), of_weights.next();
-    if (i >= LEAD) copy_activations(p, shared, work, of_x.number, x), of_x.next();
+    if (i + 1 > LEAD) copy_activations(p, shared, work, of_x.number, x), of_x.next();
   }
 }
 
