@@ -319,11 +319,12 @@ impl Wide {
             return None;
         }
         // Which lane it was makes a difference only within a warp and before it converges, or
-        // where some lanes of another warp have published for themselves.
+        // where some lanes of a warp, of this one too, have published or fenced for
+        // themselves.
         let place = (self.block - 1, self.warp);
-        let lanes_differ = || match place == by.clock.place() {
-            true => self.time >= by.clock.converged,
-            false => by.clock.tells_apart(place),
+        let lanes_differ = || {
+            let before_convergence = self.time >= by.clock.converged;
+            place == by.clock.place() && before_convergence || by.clock.tells_apart(place)
         };
         for (word, _, lane) in part.words() {
             if !self.covers(word) {
