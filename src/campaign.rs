@@ -16,12 +16,14 @@ use thiserror::Error;
 mod checks;
 mod earlier;
 mod expected;
+mod looks;
 mod peers;
 mod rows;
 
 use checks::{CheckQueue, MeasuredRound};
 use earlier::Earlier;
 pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
+use looks::Looks;
 pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Reports, Rounds, RowAuthor, nanos_now};
@@ -494,14 +496,16 @@ impl Runner<'_> {
         add(&mut self.durations, &outcome.durations);
         // Rounds are recorded in the order in which they were measured, so that one answer
         // serves two: it stands after a round and before the next.
-        let after = telemetry.wait();
+        let mut after = telemetry.wait();
+        let looks = std::mem::take(&mut after.looks);
         let before = self.telemetry.replace(after.clone()).unwrap_or_default();
         // While a round is checked, another of a point that fails may be measured.
         if self.recorder.has(&scheduled.point.id(), scheduled.repeat) {
             return Ok(());
         }
         let started_s = circumstances.since_start_s;
-        let samples = self.author().sample_rows(&scheduled, &outcome, started_s);
+        let looks = Looks::new(&looks, self.began);
+        let samples = self.author().sample_rows(&scheduled, &outcome, (started_s, &looks));
         let disturbed_by = rows::disturbed_by(
             self.device.info(),
             &self.suite.settings,

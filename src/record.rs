@@ -237,7 +237,7 @@ impl fmt::Display for Unreadable {
 }
 
 /// A row of `samples.csv`: `launches` launches timed together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the columns are described in docs/FORMAT.md")]
 pub struct SampleRow {
     pub run_id: String,
@@ -252,6 +252,18 @@ pub struct SampleRow {
     pub since_start_s: f64,
     #[serde(default)]
     pub round: u32,
+    /// Power that the device drew meanwhile.
+    #[serde(default)]
+    pub power_w: Option<f64>,
+    /// Clock of the device's memory meanwhile.
+    #[serde(default)]
+    pub memory_clock_hz: Option<f64>,
+    /// Temperature of the device meanwhile.
+    #[serde(default)]
+    pub temperature_c: Option<f64>,
+    /// What kept its clocks down meanwhile, as names with `+` between them.
+    #[serde(default)]
+    pub clock_limits: String,
 }
 
 /// A row of `rounds.csv`: one round of a point, laid out anew.

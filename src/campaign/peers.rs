@@ -20,6 +20,7 @@ use script::{Exchange, Hello, Script};
 pub use table::peers_of;
 
 use super::earlier::Earlier;
+use super::looks::Looks;
 use super::rows::{
     Circumstances, Probes, Reports, Rounds, RowAuthor, Scheduled, process_columns,
 };
@@ -428,7 +429,10 @@ impl Runner<'_> {
         let Answered { scheduled, outcome, .. } = answered;
         let run_id = self.recorder.run_id().to_owned();
         let author = self.target.author(&run_id);
-        let samples = author.sample_rows(scheduled, outcome, answered.since_start_s);
+        // Nobody looks at the device while another process measures.
+        let looks = Looks::new(&[], Instant::now());
+        let samples =
+            author.sample_rows(scheduled, outcome, (answered.since_start_s, &looks));
         let circumstances = Circumstances {
             started_utc: answered.started_utc.clone(),
             since_start_s: answered.since_start_s,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::looks::Looks;
 use crate::device::{ClockLimit, DeviceInfo, FixedCosts, Telemetry};
 use crate::measure::{PointOutcome, Sample, Settings};
 use crate::point::{PROTOCOL, Point};
@@ -333,19 +334,24 @@ impl RowAuthor<'_> {
         &self,
         scheduled: &Scheduled,
         outcome: &PointOutcome,
-        started_s: f64,
+        (started_s, looks): (f64, &Looks<'_>),
     ) -> Vec<SampleRow> {
-        let row = |(index, sample): (usize, &Sample)| SampleRow {
-            run_id: self.run_id.to_owned(),
-            point_id: scheduled.point.id(),
-            repeat: scheduled.repeat,
-            sample_index: index as u32,
-            first_slot: sample.first_slot as u64,
-            launches: sample.launches as u64,
-            elapsed_s: sample.elapsed_s,
-            sm_clock_hz: sample.sm_clock_hz,
-            since_start_s: started_s + sample.since_point_s,
-            round: scheduled.round,
+        let row = |(index, sample): (usize, &Sample)| {
+            // When it ended.
+            let since_start_s = started_s + sample.since_point_s;
+            SampleRow {
+                run_id: self.run_id.to_owned(),
+                point_id: scheduled.point.id(),
+                repeat: scheduled.repeat,
+                sample_index: index as u32,
+                first_slot: sample.first_slot as u64,
+                launches: sample.launches as u64,
+                elapsed_s: sample.elapsed_s,
+                sm_clock_hz: sample.sm_clock_hz,
+                since_start_s,
+                round: scheduled.round,
+                ..looks.during((since_start_s - sample.elapsed_s, since_start_s))
+            }
         };
         outcome.samples.iter().enumerate().map(row).collect()
     }

@@ -1,12 +1,15 @@
 //! Campaigns on the simulated device, cut and finished.
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use super::*;
 use crate::analysis::Campaign;
-use crate::device::Telemetry;
 use crate::device::simulated::{Fault, SimulatedDevice};
+use crate::device::{ClockLimit, Look, Telemetry};
 use crate::model::machine::Machines;
 use crate::point::Point;
-use crate::record::{Records, Status};
+use crate::record::{Records, SampleRow, Status};
 use crate::verdict::judge;
 use proptest::prelude::*;
 
@@ -134,6 +137,38 @@ fn a_round_that_heat_slowed_down_is_measured_again() {
     let calm = of_point.iter().filter(|r| !r.disturbed);
     assert_eq!(row.n_samples, calm.map(|r| r.n_samples).sum::<u64>());
     assert!(row.status.unwrap().has_time());
+}
+
+#[test]
+fn samples_say_what_the_device_was_seen_to_do_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    // The simulated device is done in a moment, and a look after each round is near.
+    reporting(dir.path(), |asked| Telemetry {
+        looks: vec![Look {
+            at: Instant::now(),
+            power_w: Some(600.0 + asked as f64),
+            memory_clock_hz: Some(2.6e9),
+            temperature_c: Some(55.0),
+            clock_limits: [ClockLimit::Power].into(),
+        }],
+        ..Telemetry::default()
+    });
+    let folder = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let mut samples = csv::Reader::from_path(folder.join("samples.csv")).unwrap();
+    let samples: Vec<SampleRow> = samples.deserialize().map(Result::unwrap).collect();
+    let seen = samples.iter().filter_map(|sample| sample.power_w).collect::<Vec<_>>();
+    assert!(seen.len() > 3, "{} of {} samples", seen.len(), samples.len());
+    // The first look was before the first round.
+    assert!(seen.iter().all(|power_w| *power_w > 600.0), "{seen:?}");
+    let of_rounds: BTreeSet<u64> = seen.iter().map(|power_w| *power_w as u64).collect();
+    assert!(of_rounds.len() > 3, "each round has a look of its own: {of_rounds:?}");
+    for sample in samples.iter().filter(|sample| sample.power_w.is_some()) {
+        assert_eq!(
+            (sample.memory_clock_hz, sample.temperature_c),
+            (Some(2.6e9), Some(55.0))
+        );
+        assert_eq!(sample.clock_limits, "power");
+    }
 }
 
 #[test]

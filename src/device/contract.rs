@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
 
 use ptxvm::conformance::Program;
 use thiserror::Error;
@@ -175,6 +176,23 @@ pub struct Telemetry {
     pub clock_limits: BTreeSet<ClockLimit>,
     /// Memory errors that could not be corrected, so far.
     pub memory_errors: Option<u64>,
+    /// What it was seen to do since it was last asked, in the order of time.
+    pub looks: Vec<Look>,
+}
+
+/// What a device was seen to do at one moment. What it does not tell is left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// When.
+    pub at: Instant,
+    /// Power that it drew, in watts.
+    pub power_w: Option<f64>,
+    /// Clock of its memory.
+    pub memory_clock_hz: Option<f64>,
+    /// Temperature of the chip in degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// What kept its clocks down.
+    pub clock_limits: BTreeSet<ClockLimit>,
 }
 
 /// What keeps the clocks of a device down.

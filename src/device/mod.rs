@@ -12,6 +12,7 @@ pub mod vm;
 
 pub use contract::{
     AskedTelemetry, ClockLimit, Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts,
-    KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal, Telemetry, Timing,
+    KernelFacts, LaunchError, Layout, Look, PrepareError, Prepared, Refusal, Telemetry,
+    Timing,
 };
 pub use open::{Opened, is_gpu, open};

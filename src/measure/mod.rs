@@ -167,7 +167,7 @@ pub struct Sample {
     pub elapsed_s: f64,
     /// Clock of the multiprocessors meanwhile, in Hz, where the device reports it.
     pub sm_clock_hz: Option<f64>,
-    /// Host seconds since the point's measurement began.
+    /// Host seconds from the beginning of the point's measurement to the sample's end.
     pub since_point_s: f64,
 }
 

@@ -352,18 +352,7 @@ pub fn results_header() -> Vec<String> {
 
 /// Column names of `samples.csv`.
 pub fn samples_header() -> Vec<String> {
-    header_of(&SampleRow {
-        run_id: String::new(),
-        point_id: String::new(),
-        repeat: 0,
-        sample_index: 0,
-        first_slot: 0,
-        launches: 0,
-        elapsed_s: 0.0,
-        sm_clock_hz: None,
-        since_start_s: 0.0,
-        round: 0,
-    })
+    header_of(&SampleRow::default())
 }
 
 /// Column names of `rounds.csv`.

@@ -35,7 +35,7 @@ fn sample(point_id: &str, index: u32) -> SampleRow {
         elapsed_s: 0.5,
         sm_clock_hz: None,
         since_start_s: 1.5,
-        round: 0,
+        ..SampleRow::default()
     }
 }
 

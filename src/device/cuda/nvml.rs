@@ -7,13 +7,13 @@
 //! The rest it asks for when somebody wants to know, which takes milliseconds, and nobody
 //! needs to wait.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nvml_wrapper::Device as Gpu;
 use nvml_wrapper::Nvml;
@@ -23,13 +23,16 @@ use nvml_wrapper::enum_wrappers::device::{
 };
 use nvml_wrapper::error::NvmlError;
 
-use crate::device::{AskedTelemetry, ClockLimit, Telemetry};
+use crate::device::{AskedTelemetry, ClockLimit, Look, Telemetry};
 
 /// Its name on systems without the development files.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 
 /// Time between two looks. The GPU itself updates its power about as often.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Most looks that are kept until somebody asks: about ten minutes.
+const MOST_LOOKS: usize = 60_000;
 
 /// One GPU, as the library sees it.
 pub(super) struct Nvidia {
@@ -108,56 +111,54 @@ impl OtherProcesses {
 /// What was seen since somebody asked.
 #[derive(Debug, Default)]
 struct Seen {
-    power_w: f64,
-    looks: u32,
-    memory_clock_hz: Option<f64>,
-    limits: BTreeSet<ClockLimit>,
+    looks: VecDeque<Look>,
+}
+
+/// What the library says at one moment.
+fn look(gpu: &Gpu<'_>) -> Look {
+    let hz = |mhz: u32| f64::from(mhz) * 1e6;
+    let reasons = gpu.current_throttle_reasons().ok();
+    Look {
+        at: Instant::now(),
+        power_w: gpu.power_usage().ok().map(|milliwatts| f64::from(milliwatts) * 1e-3),
+        memory_clock_hz: gpu.clock_info(Clock::Memory).ok().map(hz),
+        temperature_c: gpu.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
+        clock_limits: reasons.into_iter().flat_map(limits).collect(),
+    }
 }
 
 impl Seen {
-    fn look(&mut self, gpu: &Gpu<'_>) {
-        let power = gpu.power_usage().ok();
-        self.add(
-            power,
-            gpu.clock_info(Clock::Memory).ok(),
-            gpu.current_throttle_reasons().ok(),
-        );
-    }
-
-    fn add(
-        &mut self,
-        milliwatts: Option<u32>,
-        memory_mhz: Option<u32>,
-        reasons: Option<ThrottleReasons>,
-    ) {
-        if let Some(milliwatts) = milliwatts {
-            self.power_w += f64::from(milliwatts) * 1e-3;
-            self.looks += 1;
+    fn add(&mut self, look: Look) {
+        if self.looks.len() == MOST_LOOKS {
+            self.looks.pop_front();
         }
-        if let Some(mhz) = memory_mhz {
-            let now = f64::from(mhz) * 1e6;
-            self.memory_clock_hz = Some(self.memory_clock_hz.map_or(now, |hz| hz.min(now)));
-        }
-        self.limits.extend(reasons.into_iter().flat_map(limits));
+        self.looks.push_back(look);
     }
 
     fn mean_power_w(&self) -> Option<f64> {
-        (self.looks > 0).then(|| self.power_w / f64::from(self.looks))
+        let powers = || self.looks.iter().filter_map(|look| look.power_w);
+        let count = powers().count();
+        (count > 0).then(|| powers().sum::<f64>() / count as f64)
+    }
+
+    fn lowest_memory_clock_hz(&self) -> Option<f64> {
+        self.looks.iter().filter_map(|look| look.memory_clock_hz).reduce(f64::min)
     }
 
     /// With what the GPU says now.
     fn telemetry(self, gpu: &Gpu<'_>, others: &mut OtherProcesses) -> Telemetry {
-        let celsius = gpu.temperature(TemperatureSensor::Gpu).ok();
         let slowed = gpu.violation_status(PerformancePolicy::Thermal).ok();
         let errors = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
+        let limits = self.looks.iter().flat_map(|look| look.clock_limits.iter().copied());
         Telemetry {
-            temperature_c: celsius.map(f64::from),
+            temperature_c: self.looks.back().and_then(|last| last.temperature_c),
             thermal_slowdown: slowed.map(|slowed| slowed.violation_time),
             other_processes: others.look(gpu),
             power_w: self.mean_power_w(),
-            memory_clock_hz: self.memory_clock_hz,
-            clock_limits: self.limits,
+            memory_clock_hz: self.lowest_memory_clock_hz(),
+            clock_limits: limits.collect(),
             memory_errors: errors.ok(),
+            looks: self.looks.into(),
         }
     }
 }
@@ -212,7 +213,7 @@ impl Watch {
 fn watch(gpu: &Gpu<'_>, asked: &Receiver<Sender<Telemetry>>) {
     let (mut seen, mut others) = (Seen::default(), OtherProcesses::default());
     loop {
-        seen.look(gpu);
+        seen.add(look(gpu));
         match asked.recv_timeout(LOOK_EVERY) {
             Ok(to) => {
                 let answer = std::mem::take(&mut seen).telemetry(gpu, &mut others);
@@ -248,6 +249,8 @@ fn with_dashes(digits: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -261,12 +264,24 @@ mod tests {
     #[test]
     fn looks_add_up_to_means_and_lowest_clocks() {
         let mut seen = Seen::default();
-        assert_eq!(seen.mean_power_w(), None);
-        seen.add(Some(500_000), Some(2000), None);
-        seen.add(Some(700_000), Some(1000), Some(ThrottleReasons::SW_POWER_CAP));
-        seen.add(Some(600_000), None, Some(ThrottleReasons::GPU_IDLE));
-        assert_eq!((seen.mean_power_w(), seen.memory_clock_hz), (Some(600.0), Some(1e9)));
-        assert_eq!(ClockLimit::spell(&seen.limits), "power");
+        assert_eq!((seen.mean_power_w(), seen.lowest_memory_clock_hz()), (None, None));
+        let look = |power_w, memory_clock_hz| Look {
+            at: Instant::now(),
+            power_w,
+            memory_clock_hz,
+            temperature_c: None,
+            clock_limits: BTreeSet::new(),
+        };
+        seen.add(look(Some(500.0), Some(2e9)));
+        seen.add(look(Some(700.0), Some(1e9)));
+        seen.add(look(Some(600.0), None));
+        seen.add(look(None, Some(3e9)));
+        assert_eq!(seen.mean_power_w(), Some(600.0));
+        assert_eq!(seen.lowest_memory_clock_hz(), Some(1e9));
+        for _ in 0..MOST_LOOKS {
+            seen.add(look(Some(1.0), None));
+        }
+        assert_eq!((seen.looks.len(), seen.mean_power_w()), (MOST_LOOKS, Some(1.0)));
     }
 
     #[test]
