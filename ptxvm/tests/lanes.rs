@@ -221,3 +221,26 @@ fn one_lanes_proxy_fence() {
     quiet(&body("bar.warp.sync -1; @%p1 fence.proxy.async.shared::cta;"));
     quiet(&body("fence.proxy.async.shared::cta;"));
 }
+
+#[test]
+fn one_lanes_proxy_fence_of_global_memory() {
+    let body = |fence: &str| {
+        let warp0 = format!(
+            "st.global.u32 [%rd3], %r1; {fence} bar.warp.sync -1; \
+             @%p1 mbarrier.arrive.expect_tx.shared.b64 _, [%r4], 128; \
+             @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes \
+             [%r3], [%rd1], 128, [%r4]; \
+             AGAIN: mbarrier.try_wait.parity.shared.b64 %p3, [%r4], 0; @!%p3 bra AGAIN;"
+        );
+        text(1, &warp0, "")
+    };
+    let missing = FindingKind::MissingProxyFence;
+    let copy = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes";
+    found(&body("@%p1 fence.proxy.async;"), missing, copy);
+    // The first word of every sector was fenced, the others were not, although the lanes
+    // converged since.
+    let firsts = "and.b32 %r8, %r2, 7; setp.eq.u32 %p5, %r8, 0; @%p5 fence.proxy.async;";
+    found(&body(firsts), missing, copy);
+    quiet(&body("bar.warp.sync -1; @%p1 fence.proxy.async;"));
+    quiet(&body("fence.proxy.async;"));
+}
