@@ -42,6 +42,8 @@ struct Active<'l> {
     /// Turns in a row without progress.
     idle: u32,
     seen: u64,
+    /// Bytes that the others had moved, at the least, when it began.
+    head_start: u64,
 }
 
 /// Runs some of the clusters of a launch.
@@ -69,12 +71,13 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
             && let Some(cluster) = waiting.pop()
         {
             let warps = spare.pop().unwrap_or_default();
-            active.push(Active::new(run, cluster, seed, warps));
+            let head_start = active.iter().map(Active::moved_bytes).min().unwrap_or(0);
+            active.push(Active { head_start, ..Active::new(run, cluster, seed, warps) });
         }
         if active.is_empty() {
             return total;
         }
-        let at = random.below(active.len());
+        let at = next(run, &active, &mut random);
         let outcome = active[at].turn(&mut random, &mut spent);
         let least = active.iter().map(|cluster| cluster.idle).min().unwrap_or(0);
         let more = !waiting.is_empty() && resident < MOST_RESIDENT;
@@ -104,6 +107,18 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
             }
         }
     }
+}
+
+/// The cluster that has the next turn: any of them. Where a cache is modelled, every second
+/// time the one that has moved the fewest bytes: blocks share a GPU's bandwidth about evenly,
+/// so that those which read the same stay near each other, and what one reads the other
+/// finds in the cache.
+fn next(run: &Run<'_>, active: &[Active<'_>], random: &mut Random) -> usize {
+    let any = random.below(active.len());
+    if run.l2.is_none() || random.below(2) == 0 {
+        return any;
+    }
+    (0..active.len()).min_by_key(|&at| active[at].moved_bytes()).unwrap_or(any)
 }
 
 /// Instructions whose traffic is counted.
@@ -169,7 +184,13 @@ impl<'l> Active<'l> {
             landed: 0,
             last_allocation: 0,
         };
-        Self { machine, warps, idle: 0, seen: u64::MAX }
+        Self { machine, warps, idle: 0, seen: u64::MAX, head_start: 0 }
+    }
+
+    /// Bytes of global memory that it has moved, beyond those of when it began.
+    fn moved_bytes(&self) -> u64 {
+        let counts = &self.machine.counts;
+        self.head_start + counts.global_read_bytes + counts.global_write_bytes
     }
 
     /// Lets one warp run for a while, or a copy complete.

@@ -219,3 +219,41 @@ fn a_cache_keeps_what_fits() {
     assert_eq!(counts.dram_sectors_read, Some(counts.distinct_sectors_read));
     assert_eq!(counts.dram_sectors_written, Some(counts.distinct_sectors_written));
 }
+
+/// Two blocks that read the same 32 MiB: with a cache of 2 MiB each byte comes from DRAM about once, since blocks share
+/// a GPU's bandwidth and stay near each other.
+#[test]
+fn blocks_that_read_the_same_stay_near_each_other() {
+    const BYTES: u64 = 32 << 20;
+    let text = format!(
+        ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 x)\n{{\n\
+         .reg .pred %p;\n.reg .b32 %r<5>;\n.reg .b64 %q<4>;\n.reg .b32 %sum;\n\
+         ld.param.u64 %q1, [x];\nmov.u32 %r1, %tid.x;\nmul.wide.u32 %q2, %r1, 16;\n\
+         add.s64 %q1, %q1, %q2;\nmov.u32 %r2, 0;\nAGAIN:\n\
+         ld.global.v4.u32 {{%r1, %r3, %r4, %sum}}, [%q1];\nadd.s64 %q1, %q1, 512;\n\
+         add.u32 %r2, %r2, 512;\nsetp.lt.u32 %p, %r2, {BYTES};\n@%p bra AGAIN;\nret;\n}}\n"
+    );
+    let module = Module::parse(&text).unwrap();
+    for seed in 0..3 {
+        let mut memory = Memory::new();
+        let x = memory.alloc(BYTES, "x");
+        memory.fill(x, BYTES, 1);
+        let launch = Launch {
+            grid: [2, 1, 1],
+            block: [32, 1, 1],
+            params: Params::new().u64(x).build(),
+            seed,
+            options: Options {
+                l2_bytes: Some(2 << 20),
+                resident: 2,
+                ..Options::default()
+            },
+            ..Launch::new("k")
+        };
+        let counts = clean(&module, &mut memory, &launch).counts;
+        let (read, asked) = (counts.dram_sectors_read.unwrap(), counts.sectors_read);
+        assert_eq!((counts.distinct_sectors_read, asked), (BYTES / 32, 2 * BYTES / 32));
+        let times = read as f64 / (BYTES / 32) as f64;
+        assert!((1.0..1.05).contains(&times), "seed {seed}: read {times:.3} times");
+    }
+}
