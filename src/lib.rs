@@ -2,6 +2,8 @@
 //! beside an analytical model. DESIGN.md is the way into the code.
 //! Its layers are listed there, and a test holds them.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod analysis;
 pub mod campaign;
 pub mod cmd;
@@ -18,6 +20,7 @@ pub mod model;
 mod multiversion;
 pub mod op;
 pub mod plot;
+pub mod output;
 pub mod point;
 pub mod provenance;
 pub mod quant;

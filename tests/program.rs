@@ -67,6 +67,116 @@ fn with_dram(directory: &Path) -> String {
     path.display().to_string()
 }
 
+/// Where a command's output goes in tests of outputs that take nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sink {
+    /// A pipe that nobody reads any more.
+    Closed,
+    /// A device without room.
+    #[cfg(target_os = "linux")]
+    Full,
+}
+
+impl Sink {
+    fn open(self) -> Stdio {
+        match self {
+            // The reader is dropped here.
+            Sink::Closed => std::io::pipe().unwrap().1.into(),
+            #[cfg(target_os = "linux")]
+            Sink::Full => {
+                fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+            }
+        }
+    }
+}
+
+/// Commands that print, with the exit code that they have, on a folder `c` with a campaign.
+const PRINTING: [(&[&str], i32); 16] = [
+    (&["--help"], 0),
+    (&["--version"], 0),
+    (&["predict", "step", "--help"], 0),
+    (&["list", TINY], 0),
+    (&["list", TINY, "--format", "csv"], 0),
+    (&["doctor", "--device", "cpu"], 0),
+    (&["check", TINY, "--device", "cpu"], 0),
+    (&["check", TINY, "--device", "cpu", "--format", "csv"], 0),
+    (&["predict", "--format", "json"], 0),
+    (&["predict", "--batch", "1..20000", "--format", "csv"], 0),
+    (&["predict", "--explain"], 0),
+    (&["predict", "task"], 0),
+    (&["predict", "figures", "figures"], 0),
+    (&["verdict", "c"], 0),
+    (&["report", "c"], 0),
+    (&["measure", "--resume", "c"], 0),
+];
+
+/// `ridgepoint ... | head` is no error, and what is not printed is written all the same.
+#[test]
+fn a_reader_that_stops_early_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--device", "cpu", "--out", "c"]);
+    for (arguments, code) in PRINTING {
+        fs::remove_file(dir.path().join("c/report.html")).ok();
+        let mut command = ridgepoint(dir.path(), arguments);
+        let output = command.stdout(Sink::Closed.open()).output().unwrap();
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked") && !errors.contains("pipe"), "{errors}");
+        if ["report", "measure"].contains(&arguments[0]) {
+            assert!(dir.path().join("c/report.html").exists(), "{arguments:?}");
+        }
+        let mut command = ridgepoint(dir.path(), arguments);
+        let output = command.stderr(Sink::Closed.open()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}, no reader of remarks");
+        assert!(!output.stdout.is_empty(), "{arguments:?}, no reader of remarks");
+    }
+    assert!(dir.path().join("figures").is_dir());
+}
+
+/// A campaign goes on when its log is gone, to its last row.
+#[test]
+fn a_closed_log_does_not_end_a_measurement() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command =
+        ridgepoint(dir.path(), &["measure", TINY, "--device", "cpu", "--out", "c"]);
+    let status = command.stdout(Sink::Closed.open()).stderr(Sink::Closed.open()).status();
+    assert_eq!(status.unwrap().code(), Some(0));
+    let folder = dir.path().join("c");
+    assert_eq!(keys(&folder).len(), planned(&folder));
+    assert!(folder.join("report.html").is_file());
+}
+
+/// Output that cannot be written is a sentence and exit code 1, not a panic and not success.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_is_an_error_in_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--device", "cpu", "--out", "c"]);
+    for (arguments, _) in PRINTING {
+        fs::remove_file(dir.path().join("c/report.html")).ok();
+        let mut command = ridgepoint(dir.path(), arguments);
+        let output = command.stdout(Sink::Full.open()).output().unwrap();
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
+        let told = "ridgepoint: cannot write to standard output: No space left on device";
+        let lines = errors.lines().filter(|line| line.starts_with(told)).count();
+        assert_eq!(lines, 1, "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+        if ["report", "measure"].contains(&arguments[0]) {
+            assert!(dir.path().join("c/report.html").exists(), "{arguments:?}");
+        }
+    }
+    // A log that is lost is one too, at the end.
+    for arguments in
+        [&["measure", TINY, "--device", "cpu", "--out", "d"][..], &["--nonsense"]]
+    {
+        let output = ridgepoint(dir.path(), arguments).stderr(Sink::Full.open()).output();
+        let code = output.unwrap().status.code();
+        assert!([Some(1), Some(2)].contains(&code), "{arguments:?}: {code:?}");
+    }
+    assert_eq!(keys(&dir.path().join("d")).len(), planned(&dir.path().join("d")));
+}
+
 /// What a cache gives is not a limit of the machine: there is no roofline from it,
 /// and the program says why.
 #[test]

@@ -11,6 +11,7 @@ use super::options::{DeviceArgs, OutputFormat};
 use super::table;
 use crate::device::{self, Device, Opened};
 use crate::measure::{PointOutcome, verify};
+use crate::output::remark;
 use crate::point::Point;
 use crate::record::Status;
 use crate::section::Section;
@@ -41,14 +42,14 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let Opened { mut device, why } =
         device::open(&args.device.name, &args.device.options())?;
-    eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
+    remark!("device: {} ({}): {why}", device.info().name, device.info().backend);
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
     let mut report = CheckReport::begin(&suite.name, args.format)?;
     for (index, point) in plan.points.iter().enumerate().skip(args.skip) {
         // Before it begins: a kernel that hangs is the last one named.
         if !std::io::stderr().is_terminal() {
-            eprintln!("check {}/{} {point}", index + 1, plan.points.len());
+            remark!("check {}/{} {point}", index + 1, plan.points.len());
         }
         let outcome = verify_or_panic(&mut *device, point, args.seed);
         report.add(point, &outcome)?;
@@ -136,7 +137,7 @@ impl CheckReport {
         let CheckReport { right, wrong, skipped, .. } = self;
         let summary = format!("{right} right, {wrong} wrong or failed, {skipped} skipped");
         if self.format == OutputFormat::Csv {
-            eprintln!("{summary}");
+            remark!("{summary}");
             return Ok(());
         }
         let section = Section {

@@ -11,6 +11,7 @@ use super::count;
 use crate::counters::{Collector, Request};
 use crate::device::DeviceOptions;
 use crate::device::vm::VmDevice;
+use crate::output::{self, remark};
 use crate::point::Point;
 use crate::record::{CountedRow, Records, counted_csv, write_atomically};
 use crate::toolchain::Arch;
@@ -64,11 +65,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ncu: args.ncu.clone(),
         program,
     };
-    let collected = Collector::collect(request, &mut |line| eprintln!("counters: {line}"))?;
+    let collected = Collector::collect(request, &mut |line| remark!("counters: {line}"))?;
     for (reason, rows) in &collected.reasons {
-        eprintln!("note: {rows} rows without counters: {reason}");
+        remark!("note: {rows} rows without counters: {reason}");
     }
-    println!("{}: {} rows with counters", collected.path.display(), collected.counted);
+    output::print_line(&format!(
+        "{}: {} rows with counters",
+        collected.path.display(),
+        collected.counted
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,11 +112,11 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
     }
     write(&args.folder, &rows)?;
     let counted = rows.iter().filter(|row| row.bytes_counted.is_some()).count();
-    println!(
+    output::print_line(&format!(
         "{}: {counted} of {} points counted",
         args.folder.join("counted.csv").display(),
         rows.len()
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,6 +11,7 @@ use super::options::OutputFormat;
 use super::{plans, table};
 use crate::inventory::{Inventory, Wanted};
 use crate::model::issue::{LoopClocks, Unit};
+use crate::output::remark;
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::toolchain::nvrtc::Resources;
@@ -76,7 +77,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     let disassembler = if args.sass { Some(Disassembler::find()?) } else { None };
     let options = CompilerOptions { max_major: args.cuda, ..CompilerOptions::default() };
     let compiler = Compiler::new(options)?;
-    eprintln!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
+    remark!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
 
     let inventory = Inventory::of(&suites, &archs)?;
     let built = compile(&inventory, &compiler)?;
@@ -101,7 +102,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     }
     table::print(&sections, args.format)?;
     report(&inventory, &built);
-    eprintln!("ridgepoint: {} images in {}", built.len(), args.out.display());
+    remark!("ridgepoint: {} images in {}", built.len(), args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -265,12 +266,12 @@ fn report(inventory: &Inventory, built: &[Built]) {
     for (wanted, item) in inventory.wanted.iter().zip(built) {
         for fault in wanted.faults(&item.binary) {
             let (name, arch) = (wanted.source.name, wanted.arch);
-            eprintln!("ridgepoint: {name} with {} for {arch}: {fault}", wanted.defines);
+            remark!("ridgepoint: {name} with {} for {arch}: {fault}", wanted.defines);
         }
     }
     for refused in &inventory.refused {
         let archs: Vec<String> = refused.archs.iter().map(ToString::to_string).collect();
-        eprintln!(
+        remark!(
             "ridgepoint: {} points have no kernel on {}: {} (such as {})",
             refused.points,
             archs.join(", "),

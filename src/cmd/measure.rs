@@ -21,6 +21,7 @@ use crate::campaign::{
 };
 use crate::device::{self, Device, Opened};
 use crate::model::machine::Machines;
+use crate::output::remark;
 use crate::point::Point;
 use crate::record::{Records, Status};
 use crate::section::Section;
@@ -135,10 +136,10 @@ fn measure(
     let Opened { mut device, why } =
         device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
-    eprintln!("device: {} ({}): {why}", info.name, info.backend);
+    remark!("device: {} ({}): {why}", info.name, info.backend);
     if index == 0 {
         for disturbance in disturbances::disturbances(info) {
-            eprintln!("note: {disturbance}");
+            remark!("note: {disturbance}");
         }
     }
     let request = Request {
@@ -158,14 +159,14 @@ fn measure(
     drop(progress);
     let mut summary = match measured {
         Err(error) if options.worker.is_some() && error.is::<DeviceLost>() => {
-            eprintln!("note: {error:#}");
+            remark!("note: {error:#}");
             return Ok(ExitCode::from(worker::LOST));
         }
         other => other?,
     };
     interrupt.end_at_once();
     if let Some(signal) = interrupt.signal().filter(|_| summary.rows_left > 0) {
-        eprintln!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
+        remark!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
         return Ok(Interrupt::exit_code(signal));
     }
     if index > 0 {
@@ -297,7 +298,7 @@ fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64
     }
     let Some(suite) = &request.suite else { return Ok(None) };
     let expected = ExpectedTime::of(suite, device)?;
-    eprintln!("expect {expected}");
+    remark!("expect {expected}");
     Ok((expected.rounds > 0).then(|| expected.least_s / expected.rounds as f64))
 }
 
@@ -341,39 +342,41 @@ fn conclude(
     let measured = Instant::now();
     let campaign = Campaign::load(&summary.folder, machines)?;
     let judged = judge(&campaign);
-    match format {
+    // What is printed may be lost; the files are written all the same.
+    let printed = match format {
         OutputFormat::Table => {
             let mut sections = vec![points_section(&campaign)];
             sections.extend(judged.sections.iter().cloned());
-            table::print(&sections, format)?;
+            table::print(&sections, format)
         }
-        _ => table::print_csv(&derived_csv(&campaign)?, format)?,
-    }
+        _ => table::print_csv(&derived_csv(&campaign)?, format),
+    };
     let paths = report::write_files(&campaign, &judged, &summary.folder)?;
-    eprintln!("\nrecords and figures:");
+    remark!("\nrecords and figures:");
     for name in ["run.csv", "results.csv", "rounds.csv", "samples.csv"] {
-        eprintln!("  {}", summary.folder.join(name).display());
+        remark!("  {}", summary.folder.join(name).display());
     }
     for path in paths {
-        eprintln!("  {}", path.display());
+        remark!("  {}", path.display());
     }
     let after_s = measured.elapsed().as_secs_f64();
     let total_s = summary.total_s + after_s;
-    eprintln!(
+    remark!(
         "{} rows in {total_s:.1} s ({} were there before)",
-        summary.rows, summary.resumed_rows
+        summary.rows,
+        summary.resumed_rows
     );
     if summary.rows_left > 0 {
-        eprintln!("time was up {}", resume_line(summary));
+        remark!("time was up {}", resume_line(summary));
     }
     if let Some(overhead) = summary.overhead(after_s) {
-        eprintln!(
+        remark!(
             "{:.1}% of the time was spent outside warm-up, checks and samples",
             100.0 * overhead
         );
     }
     verdict::print_remarks(&judged);
-    Ok(verdict::exit_code(&judged))
+    printed.map(|()| verdict::exit_code(&judged))
 }
 
 /// One line for each point, best readable first: by operation, then shape.

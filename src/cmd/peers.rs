@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::{report, table, verdict};
 use crate::analysis::Campaign;
 use crate::campaign::{PeersRequest, measure_peers};
+use crate::output::remark;
 use crate::verdict::{PEERS_HEADING, judge};
 
 /// Measure other libraries' kernels (cuBLAS, cuDNN, FlashAttention, ...) on the points of a
@@ -55,21 +56,24 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let judged = judge(&campaign);
     let is_of_peers = |s: &&crate::section::Section| s.heading.starts_with(PEERS_HEADING);
     let sections: Vec<_> = judged.sections.iter().filter(is_of_peers).cloned().collect();
-    table::print(&sections, super::options::OutputFormat::Table)?;
+    // What is printed may be lost; the files are written all the same.
+    let printed = table::print(&sections, super::options::OutputFormat::Table);
     for path in report::write_files(&campaign, &judged, &args.folder)? {
-        eprintln!("  {}", path.display());
+        remark!("  {}", path.display());
     }
-    eprintln!(
+    remark!(
         "{} rows of peers in {:.1} s ({} were there before)",
-        summary.rows, summary.total_s, summary.there_before
+        summary.rows,
+        summary.total_s,
+        summary.there_before
     );
     if summary.rows_left > 0 {
-        eprintln!(
+        remark!(
             "{} rows are left; `ridgepoint peers {}` measures them",
             summary.rows_left,
             args.folder.display()
         );
     }
     verdict::print_remarks(&judged);
-    Ok(verdict::exit_code(&judged))
+    printed.map(|()| verdict::exit_code(&judged))
 }

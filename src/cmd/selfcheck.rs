@@ -12,6 +12,7 @@ use super::table;
 use crate::analysis::{Agreement, Campaign};
 use crate::campaign::{self, Process, Request};
 use crate::device::{self, Opened};
+use crate::output::remark;
 use crate::suite::Suite;
 
 /// Measure a suite twice: how often the same code is reported as different here, and which
@@ -44,7 +45,7 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
         // Opened anew: what a device measures of itself when it is opened varies too.
         let Opened { mut device, why } =
             device::open(&args.device.name, &args.device.options())?;
-        eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
+        remark!("device: {} ({}): {why}", device.info().name, device.info().backend);
         let folder = parent.get_or_insert_with(|| {
             let suite = format!("{}-selfcheck", suite.name);
             campaign::default_folder(Path::new("results"), device.info(), &suite)
@@ -69,7 +70,7 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
         let summary = campaign::run(&mut *device, &request, &mut progress)?;
         drop(progress);
         if let Some(signal) = interrupt.signal() {
-            eprintln!("stopped by {}; both campaigns are needed", Interrupt::name(signal));
+            remark!("stopped by {}; both campaigns are needed", Interrupt::name(signal));
             return Ok(Interrupt::exit_code(signal));
         }
         folders.push(summary.folder);

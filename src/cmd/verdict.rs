@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::options::{INVALID, MachineFile, OutputFormat};
 use super::table;
 use crate::analysis::Campaign;
+use crate::output::remark;
 use crate::verdict::{Verdict, judge};
 
 /// Hold the claims against the records of a campaign. Exits with 3 when the
@@ -37,10 +38,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Prints warnings and faults to standard error.
 pub fn print_remarks(verdict: &Verdict) {
     for warning in &verdict.warnings {
-        eprintln!("note: {warning}");
+        remark!("note: {warning}");
     }
     for fault in &verdict.faults {
-        eprintln!("invalid: {fault}");
+        remark!("invalid: {fault}");
     }
 }
 

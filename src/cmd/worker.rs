@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
 use crate::campaign::{GivenUp, Observer, Scheduled};
+use crate::output::remark;
 use crate::record::{Row, write_atomically};
 
 /// Exit code of a worker whose GPU is lost to it: `EX_TEMPFAIL`.
@@ -187,17 +188,17 @@ fn run_workers(
             );
         }
         let Some(folder) = &state.folder else {
-            eprintln!(
+            remark!(
                 "note: the worker {why} before the campaign began; another one begins it"
             );
             continue;
         };
         arguments = (supervised.to_resume)(folder);
         let Some((point, repeat)) = state.point else {
-            eprintln!("note: the worker {why}; another one continues");
+            remark!("note: the worker {why}; another one continues");
             continue;
         };
-        eprintln!("note: the worker {why} with {point}; another one continues");
+        remark!("note: the worker {why} with {point}; another one continues");
         deaths.push((point.clone(), repeat));
         if deaths.iter().filter(|death| **death == (point.clone(), repeat)).count()
             >= MOST_DEATHS

@@ -16,6 +16,7 @@ use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, Source};
 use super::prebuilt::{Folder, FolderError};
 use super::search::{NVRTC, SearchPath};
 
+use crate::output::remark;
 /// First line of a file in the cache that holds machine code. Its number changes
 /// with the format.
 const CUBIN_FORMAT: &str = "ridgepoint cubin 1";
@@ -252,7 +253,7 @@ impl Compiler {
     fn keep(&self, path: &Path, write: impl FnOnce() -> std::io::Result<()>) {
         if let Err(why) = write() {
             self.cache_warning.call_once(|| {
-                eprintln!(
+                remark!(
                     "ridgepoint: cannot keep compiled kernels in {}: {why}",
                     path.parent().unwrap_or(path).display()
                 );

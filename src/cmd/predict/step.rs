@@ -1,7 +1,5 @@
 //! `ridgepoint predict step`: single steps over a grid of models, shapes and machines.
 
-use std::io::{BufWriter, Write};
-
 use anyhow::{Context, Result};
 
 use super::explain;
@@ -11,6 +9,7 @@ use crate::cmd::table;
 use crate::model::step::Phase;
 use crate::model::sweep::{COLUMNS, Grid, Tokens};
 use crate::model::workload::Workload;
+use crate::output;
 use crate::section::Section;
 
 /// Predict steps of a model: OI, capacity footprint, bound, time and the capacity wall.
@@ -115,12 +114,7 @@ const SHOWN: [(&str, &str, bool); 24] = [
 
 fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
     if format == OutputFormat::Csv {
-        let mut to = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-        return match grid.write_csv(&mut to).and_then(|()| to.flush()) {
-            // A reader that stops early, such as `head`, is not an error.
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-            _ => Ok(()),
-        };
+        return output::stream(|mut to| grid.write_csv(&mut to));
     }
     let mut bytes = Vec::new();
     grid.write_csv(&mut bytes)?;
