@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod counters;
+mod layout;
 mod recorder;
 mod samples;
 
@@ -30,9 +31,10 @@ pub use counters::{
 };
 pub use recorder::{
     RecordedRound, Recorder, results_header, rounds_header, samples_header, shape_values,
-    write_atomically,
 };
 pub use samples::SampleTimes;
+
+pub use crate::files::write_atomically;
 
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 6;
@@ -376,6 +378,21 @@ fn complete_lines(path: &Path) -> Result<String> {
         .with_context(|| format!("cannot read {}", path.display()))?;
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
     Ok(text)
+}
+
+/// One record as a CSV line. Newlines become spaces first: a file must be
+/// repairable by cutting it at its last line end.
+fn csv_line<T: Serialize>(record: T) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.serialize(record)?;
+    let mut line = writer.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let end = line.len() - 1;
+    for byte in &mut line[..end] {
+        if matches!(*byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    Ok(line)
 }
 
 fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
 use crate::campaign::{GivenUp, Observer, Scheduled};
+use crate::files::TemporaryFolder;
 use crate::output::remark;
 use crate::record::{Row, write_atomically};
 
@@ -143,20 +144,12 @@ pub struct Supervised<'a> {
 /// A worker that cannot be started, workers that die before they measure anything.
 pub fn supervise(supervised: &Supervised<'_>) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
-    let scratch = tempfile_folder()?;
-    let outcome = run_workers(supervised, &interrupt, &scratch);
-    fs::remove_dir_all(&scratch).ok();
-    outcome
-}
-
-fn tempfile_folder() -> Result<PathBuf> {
     let nanos =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let name = format!("ridgepoint-worker-{}-{}", std::process::id(), nanos.as_nanos());
-    let path = std::env::temp_dir().join(name);
-    fs::create_dir(&path)
-        .with_context(|| format!("cannot make the folder {}", path.display()))?;
-    Ok(path)
+    let scratch = TemporaryFolder::make(&std::env::temp_dir().join(name))
+        .context("no room for temporary files; set TMPDIR to a folder with some")?;
+    run_workers(supervised, &interrupt, scratch.path())
 }
 
 fn run_workers(
