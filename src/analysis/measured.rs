@@ -234,12 +234,17 @@ fn time_of(row: &Row) -> Result<Option<Estimate>, Unreadable> {
         }
         (value, lo, hi) => {
             let why = format!(
-                "a row that is {} has a median time within its interval, here {lo:?} to \
-                 {hi:?} s; all three must be positive and in order",
-                status.name()
+                "a row that is {} has a median time within its interval, here {} to {}; all \
+                 three must be positive and in order",
+                status.name(),
+                shown(lo),
+                shown(hi)
             );
             let value = value.map_or(String::new(), |value| value.to_string());
             Err(unreadable(row, "time_s_median", &value, why))
         }
+            let shown = |value: Option<f64>| {
+                value.map_or("nothing".to_owned(), |seconds| format!("{seconds} s"))
+            };
     }
 }
