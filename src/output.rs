@@ -27,7 +27,7 @@ fn has_no_reader(error: &io::Error) -> bool {
 /// # Errors
 /// Standard output that cannot be written, unless its reader has gone.
 pub fn print(text: &str) -> Result<()> {
-    stream(|to| to.write_all(text.as_bytes()))
+    end_print(write_all(io::stdout().lock(), |to| to.write_all(text.as_bytes())))
 }
 
 /// Prints a text and the end of its line.
@@ -38,13 +38,18 @@ pub fn print_line(text: &str) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Prints what is too much to be held in memory. A writer whose reader has gone is told so
-/// and should end.
+/// Prints what is too much to be held in memory, and returns what the writer knows at its
+/// end. One whose reader has gone is told so and should end; nothing is returned then.
 ///
 /// # Errors
 /// As [`print`].
-pub fn stream(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    end_print(write_all(io::stdout().lock(), write))
+pub fn stream<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> Result<Option<T>> {
+    let mut done = None;
+    end_print(write_all(io::stdout().lock(), |to| {
+        done = Some(write(to)?);
+        Ok(())
+    }))?;
+    Ok(done)
 }
 
 /// What became of a write to standard output that something else made.

@@ -1,6 +1,7 @@
 //! `ridgepoint check SUITE`: every point's answer against the reference, no
 //! times.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ pub struct Args {
     /// A built-in suite or a .toml file; `corners` has the shapes where
     /// kernels go wrong.
     #[arg(default_value = "corners")]
-    suite: String,
+    suite: OsString,
     #[command(flatten)]
     device: DeviceArgs,
     /// Leave out this many points at the start: to continue after one that made the
@@ -45,6 +46,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     remark!("device: {} ({}): {why}", device.info().name, device.info().backend);
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
+    if plan.points.len() <= args.skip {
+        bail!("--skip {} leaves none of the {} points", args.skip, plan.points.len());
+    }
     let mut report = CheckReport::begin(&suite.name, args.format)?;
     for (index, point) in plan.points.iter().enumerate().skip(args.skip) {
         // Before it begins: a kernel that hangs is the last one named.
@@ -62,9 +66,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             );
         }
     }
-    let wrong = report.wrong;
+    let (wrong, right, first_skip) = (report.wrong, report.right, report.first_skip.take());
     report.end()?;
-    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match first_skip {
+        Some(why) if right + wrong == 0 => bail!("nothing was checked: {why}"),
+        _ => Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
 }
 
 /// A kernel that panics costs its own row only.
@@ -91,6 +98,8 @@ struct CheckReport {
     right: u32,
     skipped: u32,
     wrong: u32,
+    /// The first point that was skipped, and why.
+    first_skip: Option<String>,
 }
 
 impl CheckReport {
@@ -102,6 +111,7 @@ impl CheckReport {
             right: 0,
             skipped: 0,
             wrong: 0,
+            first_skip: None,
         };
         report.print_line(&COLUMNS.map(str::to_owned))?;
         Ok(report)
@@ -122,7 +132,11 @@ impl CheckReport {
             Status::Ok | Status::Noisy | Status::Disturbed | Status::Throttled => {
                 self.right += 1;
             }
-            Status::Skipped => self.skipped += 1,
+            Status::Skipped => {
+                self.skipped += 1;
+                let told = || format!("{point} was skipped: {}", outcome.reason);
+                self.first_skip.get_or_insert_with(told);
+            }
             Status::Failed | Status::Wrong => self.wrong += 1,
         }
         let row = row(point, outcome);

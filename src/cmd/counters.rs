@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::count;
 use crate::counters::{Collector, Request};
@@ -74,7 +74,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         collected.path.display(),
         collected.counted
     ))?;
-    Ok(ExitCode::SUCCESS)
+    match collected.reasons.first() {
+        Some((reason, _)) if collected.counted == 0 => {
+            bail!("nothing was counted: {reason}")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Writes `counted.csv`. What was counted before is kept.
@@ -117,7 +122,10 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
         args.folder.join("counted.csv").display(),
         rows.len()
     ))?;
-    Ok(ExitCode::SUCCESS)
+    match rows.first() {
+        Some(row) if counted == 0 => bail!("nothing was counted: {}", row.reason),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn write(folder: &Path, rows: &[CountedRow]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! `ridgepoint kernels`: how CUDA kernels are launched, and kernels compiled ahead of time,
 //! on any machine, for one that has a driver and nothing else.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct BuildArgs {
     /// Built-in suites or .toml files; all built-in ones when none is given.
-    suites: Vec<String>,
+    suites: Vec<OsString>,
     /// Architecture to compile for, such as sm_80, sm_90a or sm_120; may be
     /// given several times.
     #[arg(long, required = true)]
@@ -66,9 +67,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn build(args: &BuildArgs) -> Result<ExitCode> {
-    let names: Vec<&str> = match args.suites.is_empty() {
-        true => Suite::built_in_names(),
-        false => args.suites.iter().map(String::as_str).collect(),
+    let names: Vec<OsString> = match args.suites.is_empty() {
+        true => Suite::built_in_names().into_iter().map(OsString::from).collect(),
+        false => args.suites.clone(),
     };
     let suites = names.into_iter().map(Suite::load).collect::<Result<Vec<_>>>()?;
     let mut archs = args.arch.clone();

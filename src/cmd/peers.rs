@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::interrupt::Interrupt;
 use super::measure::{command_line, positive};
@@ -13,6 +13,7 @@ use super::{report, table, verdict};
 use crate::analysis::Campaign;
 use crate::campaign::{PeersRequest, measure_peers};
 use crate::output::remark;
+use crate::record::{Row, Status};
 use crate::verdict::{PEERS_HEADING, judge};
 
 /// Measure other libraries' kernels (cuBLAS, cuDNN, FlashAttention, ...) on the points of a
@@ -75,5 +76,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     verdict::print_remarks(&judged);
-    printed.map(|()| verdict::exit_code(&judged))
+    printed?;
+    let has_time = |row: &Row| row.status.is_some_and(Status::has_time);
+    match campaign.rows_of_peers().next() {
+        Some(row) if !campaign.rows_of_peers().any(has_time) => bail!(
+            "no peer was measured; the first, {}, was {}: {}",
+            row.kernel,
+            row.status.map_or("not recorded", Status::name),
+            row.reason
+        ),
+        None if summary.rows_left == 0 => bail!(
+            "no peer was measured: none is known for the points of {}",
+            args.folder.display()
+        ),
+        _ => Ok(verdict::exit_code(&judged)),
+    }
 }

@@ -1,5 +1,6 @@
 //! `ridgepoint selfcheck SUITE`: measure a suite twice and say how far the two agree.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ use crate::suite::Suite;
 pub struct SelfcheckArgs {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     #[arg(default_value = "quick")]
-    suite: String,
+    suite: OsString,
     #[command(flatten)]
     device: DeviceArgs,
     /// Folder for the two campaigns, `a` and `b`; it must not exist. By default
@@ -76,6 +77,15 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
         folders.push(summary.folder);
     }
     let [a, b] = [0, 1].map(|at: usize| Campaign::load(&folders[at], &machines));
-    table::print(&[Agreement::of(&a?, &b?).section()], args.format)?;
+    let (a, b) = (a?, b?);
+    let agreement = Agreement::of(&a, &b);
+    let mut section = agreement.section();
+    if a.is_simulated() || b.is_simulated() {
+        section.mark_simulated();
+    }
+    table::print(&[section], args.format)?;
+    if agreement.points == 0 {
+        bail!("no point of {} was measured in both campaigns", suite.name);
+    }
     Ok(ExitCode::SUCCESS)
 }
