@@ -225,6 +225,42 @@ fn what_did_nothing_fails_with_the_reason() {
     succeed(dir.path(), &["predict", "--tensor", "1,3", "--model", "llama-3.1-8b"]);
 }
 
+/// A driver that is an empty file, as in containers without the GPU's runtime, and libraries
+/// whose download broke off: the reason is told, and no signal ends the program.
+#[cfg(target_os = "linux")]
+#[test]
+fn libraries_that_are_cut_or_empty_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let with = |name: &str, value: &Path, device: &str| {
+        let mut command = ridgepoint(dir.path(), &["doctor", "--device", device]);
+        let output = command.env(name, value).output().unwrap();
+        assert!(output.status.code().is_some(), "{name}: {}", output.status);
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        fs::write(path(name), "").unwrap();
+    }
+    let (opened, _, errors) = with("LD_LIBRARY_PATH", dir.path(), "cuda:0");
+    assert!(!opened, "{errors}");
+    assert!(errors.contains("the NVIDIA driver cannot be loaded: "), "{errors}");
+    assert!(errors.contains("libcuda.so.1: file too short"), "{errors}");
+    // This program is as good a library as any, for as long as it is not opened.
+    let whole = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let cut = &whole[..whole.len() / 2];
+    for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so.13", "libnvidia-ml.so.1"] {
+        fs::write(path(name), cut).unwrap();
+    }
+    let (opened, _, errors) = with("LD_LIBRARY_PATH", dir.path(), "cuda:0");
+    assert!(!opened && errors.contains("libcuda.so.1 is cut: it has "), "{errors}");
+    for chosen in [path("libnvrtc.so.13"), dir.path().to_owned()] {
+        let (opened, printed, errors) = with("RIDGEPOINT_NVRTC", &chosen, "cpu");
+        assert!(opened, "{errors}");
+        let words = printed.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("libnvrtc.so.13 is cut: it has "), "{words}");
+    }
+}
+
 /// A path is what the file system has, whether it is text or not, and the command line that
 /// a campaign records is one that a shell reads back.
 #[cfg(target_os = "linux")]
@@ -579,6 +615,38 @@ fn predictions_are_printed_and_drawn() {
     let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
     assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
+}
+
+/// A context that a model was not made for is predicted, and the note says so.
+#[test]
+fn a_context_beyond_the_models_limit_has_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = "llama-3.1-8b was made for contexts up to 131072";
+    let of = |subject: &str, more: &[&str]| {
+        let arguments = [&["predict", subject, "--model", "llama-3.1-8b"], more].concat();
+        let output = run(dir.path(), &arguments);
+        let (printed, remarks) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {remarks}");
+        printed.split_whitespace().collect::<Vec<_>>().join(" ") + &remarks
+    };
+    let subjects: [(&str, &[&str]); 4] = [
+        ("step", &["--format", "csv"]),
+        ("step", &["--explain"]),
+        ("step", &[]),
+        ("offload", &[]),
+    ];
+    for (subject, more) in subjects {
+        let with = |context| of(subject, &[more, &["--context", context]].concat());
+        assert!(with("131073").contains(part), "{subject} {more:?}: {}", with("131073"));
+        assert!(!with("131072").contains("was made for"), "{subject} {more:?}");
+    }
+    let long = "[[workload]]\nname = \"long\"\ncontext = 200000\noutput_tokens = 100\n\
+                new_tokens = 1000\nsource = \"me\"\nnote = \"none\"\n";
+    fs::write(dir.path().join("long.toml"), long).unwrap();
+    for subject in ["task", "disaggregate"] {
+        let told = of(subject, &["--workloads", "long.toml", "--workload", "long"]);
+        assert!(told.contains(part) || told.contains("was made for"), "{subject}: {told}");
+    }
 }
 
 /// A limit on the batch that decodes is one, also where it is 1.

@@ -1,11 +1,14 @@
 //! Cells of the tables that subcommands print.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
 use crate::model::step::Formats;
 use crate::model::task::Served;
+use crate::output::remark;
 use crate::section::Section;
 
 /// A number, or an empty cell.
@@ -31,9 +34,16 @@ pub struct Rows {
     predicted: usize,
     /// Why the first of the others has none.
     refusal: Option<String>,
+    /// What is said of all of them, each once.
+    notes: BTreeSet<String>,
 }
 
 impl Rows {
+    /// Says something once, however many rows it is true of.
+    pub fn note(&mut self, note: Option<String>) {
+        self.notes.extend(note);
+    }
+
     /// Adds a row: `names`, then `count` cells with what was predicted, or with the reason
     /// why nothing was in the last of them.
     pub fn push(
@@ -89,6 +99,7 @@ pub fn print(mut section: Section, rows: Rows, format: OutputFormat) -> Result<(
         section.say_once(6);
     }
     table::print(&[section], format)?;
+    rows.notes.iter().for_each(|note| remark!("note: {note}"));
     match rows.refusal {
         Some(reason) if rows.predicted == 0 => Err(nothing_predicted(&reason)),
         _ => Ok(()),

@@ -43,6 +43,8 @@ fn rows(served: &[Served], workloads: &[&Workload], rates: &[Rates], limit: u64)
     let mut rows = Rows::default();
     for served in served {
         for workload in workloads {
+            let end = workload.prompt(workload.turns - 1) + workload.output_tokens;
+            rows.note(served.model.beyond_limit(end));
             for prefill in rates {
                 for decode in rates {
                     let mut names = cells::names(served);

@@ -41,13 +41,15 @@ fn section(
             return Section { heading, paragraphs: vec![reason], ..Section::default() };
         }
     };
+    let about = format!(
+        "Each problem on one GPU, so many times. Times on {}, one each.",
+        rates.map_or("no machine", |rates| &rates.machine().name)
+    );
+    let limit = model.beyond_limit(*context).map(|note| format!("{note}."));
     let rows = step.problems.iter().map(|entry| row(entry, rates)).collect();
-    let machine = rates.map_or("no machine", |rates| &rates.machine().name);
     Section {
         heading,
-        paragraphs: vec![format!(
-            "Each problem on one GPU, so many times. Times on {machine}, one each."
-        )],
+        paragraphs: [about].into_iter().chain(limit).collect(),
         columns: vec!["what", "times", "problem", "FLOPs", "bytes", "OI", "time"],
         rows,
     }

@@ -47,6 +47,7 @@ fn rows(served: &[Served], contexts: &[u64], rates: &[Rates], batches: &[u64]) -
     let mut rows = Rows::default();
     for served in served {
         for &context in contexts {
+            rows.note(served.model.beyond_limit(context));
             for rates in rates {
                 for &batch in batches {
                     let mut names = cells::names(served);
