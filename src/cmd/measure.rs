@@ -468,7 +468,7 @@ mod tests {
 
     const SUITE: &str = "name = \"x\"\n[protocol]\nwarmup_s = 0.001\nmin_samples = 3\n\
                          min_sample_s = 0.001\nmax_sample_s = 0.01\nrounds = 1\n[[points]]\n\
-                         op = \"stream\"\naccess = \"read\"\nbytes = [\"64 KiB\", \"64 MiB\"]\n\
+                         op = \"stream\"\naccess = \"read\"\nbytes = [\"64 KiB\", \"16 MiB\"]\n\
                          cache = \"hot\"\n[[points]]\nop = \"gemm\"\nm = [1, 64]\nn = 64\n\
                          k = 64\ndtype = \"f32\"\n";
 

@@ -372,11 +372,7 @@ mod tests {
             parallel: vec![Parallel::ONE],
             tokens: [4096, 4097].map(tokens).to_vec(),
             batches: vec![1],
-            rates: machines
-                .iter()
-                .take(1)
-                .map(|m| Rates::new(m, PeakBasis::Sheet))
-                .collect(),
+            rates: vec![Rates::new(machines.named("h100-sxm").unwrap(), PeakBasis::Sheet)],
         };
         let text = csv_of(&grid);
         let mut reader = csv::Reader::from_reader(text.as_bytes());
