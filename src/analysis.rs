@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 mod agreement;
 mod audit;
 mod ceilings;
+pub mod contradictions;
 mod measured;
 mod peers;
 mod point_counters;

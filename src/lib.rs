@@ -2,12 +2,15 @@
 //! beside an analytical model. DESIGN.md is the way into the code.
 //! Its layers are listed there, and a test holds them.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod analysis;
 pub mod campaign;
 pub mod cmd;
 pub mod counters;
 pub mod data;
 pub mod device;
+pub mod files;
 pub mod format;
 mod host_load;
 pub mod inventory;
@@ -17,6 +20,7 @@ pub mod measure;
 pub mod model;
 mod multiversion;
 pub mod op;
+pub mod output;
 pub mod plot;
 pub mod point;
 pub mod provenance;

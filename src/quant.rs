@@ -315,7 +315,10 @@ impl Quant {
         if meant == self {
             return Ok(());
         }
-        Err(format!("{self:?} is not a scheme of {}; use {meant:?}", place.name()))
+        Err(format!(
+            "what `{self}` means elsewhere is not a scheme of {}; read its text for that place",
+            place.name()
+        ))
     }
 
     /// Reads the spelling of a scheme.

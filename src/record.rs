@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod counters;
+mod layout;
 mod recorder;
 mod samples;
 
@@ -30,9 +31,10 @@ pub use counters::{
 };
 pub use recorder::{
     RecordedRound, Recorder, results_header, rounds_header, samples_header, shape_values,
-    write_atomically,
 };
 pub use samples::SampleTimes;
+
+pub use crate::files::write_atomically;
 
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 6;
@@ -390,8 +392,30 @@ fn complete_lines(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+/// The same for readers of CSV, who count lines by their ends: with line ends as this program
+/// writes them.
+fn csv_text(path: &Path) -> Result<String> {
     let text = complete_lines(path)?;
+    Ok(if text.contains('\r') { text.replace("\r\n", "\n") } else { text })
+}
+
+/// One record as a CSV line. Newlines become spaces first: a file must be
+/// repairable by cutting it at its last line end.
+fn csv_line<T: Serialize>(record: T) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.serialize(record)?;
+    let mut line = writer.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let end = line.len() - 1;
+    for byte in &mut line[..end] {
+        if matches!(*byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    Ok(line)
+}
+
+fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let rows: Result<Vec<T>, csv::Error> = reader.deserialize().collect();
     rows.with_context(|| format!("{} does not parse", path.display()))
@@ -399,7 +423,7 @@ fn read_csv<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 
 /// The rows of `results.csv`, and those that do not parse.
 fn read_results(path: &Path) -> Result<Records> {
-    let text = complete_lines(path)?;
+    let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
     let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
@@ -463,7 +487,7 @@ fn broken_line(error: &csv::Error) -> Unreadable {
 }
 
 fn read_runs(path: &Path) -> Result<Vec<Run>> {
-    let text = complete_lines(path)?;
+    let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
     let mut runs = Vec::new();

@@ -15,6 +15,11 @@ pub struct Section {
 }
 
 impl Section {
+    /// Says in the heading that the numbers were made up or counted, and not measured.
+    pub fn mark_simulated(&mut self) {
+        self.heading.push_str(" (simulated, not measured)");
+    }
+
     /// Says once, in a paragraph, what the first columns have in common in all of several
     /// rows, instead of in each.
     pub fn say_once(&mut self, first_columns: usize) {

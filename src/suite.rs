@@ -22,6 +22,7 @@
 //! the same over 2 s; unless given, it warms up as the protocol says.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
@@ -102,15 +103,17 @@ impl Suite {
     ///
     /// # Errors
     /// An unknown name, an unreadable file, a mistake in it.
-    pub fn load(name_or_path: &str) -> Result<Self> {
+    pub fn load(name_or_path: impl AsRef<OsStr>) -> Result<Self> {
+        let name_or_path = name_or_path.as_ref();
         if let Some((name, text)) = BUILT_IN.iter().find(|(n, _)| *n == name_or_path) {
             return Ok(Suite::parse(&format!("benches/{name}.toml"), text)?);
         }
-        if !name_or_path.ends_with(".toml") {
+        if !name_or_path.as_encoded_bytes().ends_with(b".toml") {
             let known = Suite::built_in_names();
+            let name = name_or_path.to_string_lossy();
             anyhow::bail!(
                 "{}; or give the path of a .toml file",
-                unknown_key(name_or_path, "the list of suites", &known)
+                unknown_key(&name, "the list of suites", &known)
             );
         }
         Suite::load_file(Path::new(name_or_path))

@@ -28,6 +28,7 @@ pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
 use crate::analysis::{Campaign, Candidate, Doubt, FlopsPerClock};
+use crate::device::DeviceKind;
 use crate::residency::Residency;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -95,6 +96,8 @@ pub struct Verdict {
     pub limits: Vec<MachineLimit>,
     /// Own kernels beside other libraries'.
     pub peers: Vec<PeerRatio>,
+    /// Whether the times are measurements: simulated where one of them is not.
+    pub device_kind: DeviceKind,
     /// Tables, in the order to print.
     pub sections: Vec<Section>,
     /// Why the run is invalid; empty when it is valid.
@@ -130,10 +133,22 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     sections.extend(judge.witness_section());
     sections.retain(|section| !section.rows.is_empty());
     let (faults, mut warnings) = judge.validity();
+    if campaign.is_simulated() {
+        sections.iter_mut().for_each(Section::mark_simulated);
+        warnings.insert(0, SIMULATED.to_owned());
+    }
     warnings.extend(judge.foreign_counters());
     let peers = judge.peer_ratios();
-    Verdict { claims, limits, peers, sections, faults, warnings }
+    let device_kind = match campaign.is_simulated() {
+        true => DeviceKind::Simulated,
+        false => DeviceKind::Measured,
+    };
+    Verdict { claims, limits, peers, device_kind, sections, faults, warnings }
 }
+
+/// What is said of a campaign none of whose times is a measurement.
+pub const SIMULATED: &str = "SIMULATED: these times were made up or counted, not measured; \
+                             nothing here says how fast anything is";
 
 struct Judge<'a> {
     campaign: &'a Campaign,

@@ -67,6 +67,325 @@ fn with_dram(directory: &Path) -> String {
     path.display().to_string()
 }
 
+/// Where a command's output goes in tests of outputs that take nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sink {
+    /// A pipe that nobody reads any more.
+    Closed,
+    /// A device without room.
+    #[cfg(target_os = "linux")]
+    Full,
+}
+
+impl Sink {
+    fn open(self) -> Stdio {
+        match self {
+            // The reader is dropped here.
+            Sink::Closed => std::io::pipe().unwrap().1.into(),
+            #[cfg(target_os = "linux")]
+            Sink::Full => {
+                fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+            }
+        }
+    }
+}
+
+/// Commands that print, with the exit code that they have, on a folder `c` with a campaign.
+const PRINTING: [(&[&str], i32); 16] = [
+    (&["--help"], 0),
+    (&["--version"], 0),
+    (&["predict", "step", "--help"], 0),
+    (&["list", TINY], 0),
+    (&["list", TINY, "--format", "csv"], 0),
+    (&["doctor", "--device", "cpu"], 0),
+    (&["check", TINY, "--device", "cpu"], 0),
+    (&["check", TINY, "--device", "cpu", "--format", "csv"], 0),
+    (&["predict", "--format", "json"], 0),
+    (&["predict", "--batch", "1..20000", "--format", "csv"], 0),
+    (&["predict", "--explain"], 0),
+    (&["predict", "task"], 0),
+    (&["predict", "figures", "figures"], 0),
+    (&["verdict", "c"], 0),
+    (&["report", "c"], 0),
+    (&["measure", "--resume", "c"], 0),
+];
+
+/// `ridgepoint ... | head` is no error, and what is not printed is written all the same.
+#[test]
+fn a_reader_that_stops_early_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--device", "cpu", "--out", "c"]);
+    for (arguments, code) in PRINTING {
+        fs::remove_file(dir.path().join("c/report.html")).ok();
+        let mut command = ridgepoint(dir.path(), arguments);
+        let output = command.stdout(Sink::Closed.open()).output().unwrap();
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked") && !errors.contains("pipe"), "{errors}");
+        if ["report", "measure"].contains(&arguments[0]) {
+            assert!(dir.path().join("c/report.html").exists(), "{arguments:?}");
+        }
+        let mut command = ridgepoint(dir.path(), arguments);
+        let output = command.stderr(Sink::Closed.open()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}, no reader of remarks");
+        assert!(!output.stdout.is_empty(), "{arguments:?}, no reader of remarks");
+    }
+    assert!(dir.path().join("figures").is_dir());
+}
+
+/// A campaign goes on when its log is gone, to its last row.
+#[test]
+fn a_closed_log_does_not_end_a_measurement() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command =
+        ridgepoint(dir.path(), &["measure", TINY, "--device", "cpu", "--out", "c"]);
+    let status = command.stdout(Sink::Closed.open()).stderr(Sink::Closed.open()).status();
+    assert_eq!(status.unwrap().code(), Some(0));
+    let folder = dir.path().join("c");
+    assert_eq!(keys(&folder).len(), planned(&folder));
+    assert!(folder.join("report.html").is_file());
+}
+
+/// Output that cannot be written is a sentence and exit code 1, not a panic and not success.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device_is_an_error_in_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    succeed(dir.path(), &["measure", TINY, "--device", "cpu", "--out", "c"]);
+    for (arguments, _) in PRINTING {
+        fs::remove_file(dir.path().join("c/report.html")).ok();
+        let mut command = ridgepoint(dir.path(), arguments);
+        let output = command.stdout(Sink::Full.open()).output().unwrap();
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
+        let told = "ridgepoint: cannot write to standard output: No space left on device";
+        let lines = errors.lines().filter(|line| line.starts_with(told)).count();
+        assert_eq!(lines, 1, "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+        if ["report", "measure"].contains(&arguments[0]) {
+            assert!(dir.path().join("c/report.html").exists(), "{arguments:?}");
+        }
+    }
+    // A log that is lost is one too, at the end.
+    for arguments in
+        [&["measure", TINY, "--device", "cpu", "--out", "d"][..], &["--nonsense"]]
+    {
+        let output = ridgepoint(dir.path(), arguments).stderr(Sink::Full.open()).output();
+        let code = output.unwrap().status.code();
+        assert!([Some(1), Some(2)].contains(&code), "{arguments:?}: {code:?}");
+    }
+    assert_eq!(keys(&dir.path().join("d")).len(), planned(&dir.path().join("d")));
+}
+
+/// A command that did nothing of what it is there for does not end as if it had, and says
+/// why.
+#[test]
+fn what_did_nothing_fails_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let point = "gemm:m=8,n=8,k=8,dtype=fp8_e4m3@none@cold";
+    let measured = run(dir.path(), &["measure", "--device", "cpu", "--point", point]);
+    let errors = text(&measured.stderr);
+    assert_eq!(measured.status.code(), Some(3), "{errors}");
+    let told =
+        "invalid: nothing was measured: of 1 point, 1 skipped; the first is gemm:m=8";
+    assert!(errors.contains(told), "{errors}");
+    assert!(errors.contains("fp8_e4m3"), "{errors}");
+    let folder = names_in(&dir.path().join("results")).remove(0);
+    let folder = format!("results/{folder}");
+    for command in ["verdict", "report"] {
+        let output = run(dir.path(), &[command, &folder]);
+        assert_eq!(output.status.code(), Some(3), "{command}");
+        assert!(text(&output.stderr).contains(told), "{command}");
+    }
+    let suite = "name = \"none\"\n[[points]]\nop = \"gemm\"\nm = [8, 16]\nn = 8\nk = 8\n\
+                 dtype = \"fp8_e4m3\"\n";
+    fs::write(dir.path().join("none.toml"), suite).unwrap();
+    let refused = ["--tensor", "3", "--model", "llama-3.1-8b"];
+    let predict = |more: &[&'static str]| [&["predict"], more, &refused].concat();
+    let cases: [(Vec<&str>, &str); 10] = [
+        (vec!["check", "none.toml", "--device", "cpu"], "nothing was checked: gemm:m=8"),
+        (vec!["check", TINY, "--device", "cpu", "--skip", "999"], "--skip 999 leaves none"),
+        (
+            vec!["selfcheck", "none.toml", "--device", "cpu"],
+            "no point of none was measured in both campaigns",
+        ),
+        (predict(&["step", "--batch", "1,2"]), "nothing could be predicted: "),
+        (predict(&["step", "--format", "csv"]), "nothing could be predicted: "),
+        (predict(&["step", "--format", "json"]), "nothing could be predicted: "),
+        (predict(&["step", "--explain"]), "nothing could be predicted: "),
+        (predict(&["task"]), "nothing could be predicted: "),
+        (predict(&["disaggregate"]), "nothing could be predicted: "),
+        (predict(&["offload"]), "nothing could be predicted: "),
+    ];
+    for (arguments, part) in cases {
+        let errors = fail(dir.path(), &arguments);
+        assert!(errors.contains(&format!("ridgepoint: {part}")), "{arguments:?}: {errors}");
+    }
+    // What is refused in part is not.
+    succeed(dir.path(), &["predict", "--tensor", "1,3", "--model", "llama-3.1-8b"]);
+}
+
+/// A driver that is an empty file, as in containers without the GPU's runtime, and libraries
+/// whose download broke off: the reason is told, and no signal ends the program.
+#[cfg(target_os = "linux")]
+#[test]
+fn libraries_that_are_cut_or_empty_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let with = |name: &str, value: &Path, device: &str| {
+        let mut command = ridgepoint(dir.path(), &["doctor", "--device", device]);
+        let output = command.env(name, value).output().unwrap();
+        assert!(output.status.code().is_some(), "{name}: {}", output.status);
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        fs::write(path(name), "").unwrap();
+    }
+    let (opened, _, errors) = with("LD_LIBRARY_PATH", dir.path(), "cuda:0");
+    assert!(!opened, "{errors}");
+    assert!(errors.contains("the NVIDIA driver cannot be loaded: "), "{errors}");
+    assert!(errors.contains("libcuda.so.1: file too short"), "{errors}");
+    // This program is as good a library as any, for as long as it is not opened.
+    let whole = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let cut = &whole[..whole.len() / 2];
+    for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so.13", "libnvidia-ml.so.1"] {
+        fs::write(path(name), cut).unwrap();
+    }
+    let (opened, _, errors) = with("LD_LIBRARY_PATH", dir.path(), "cuda:0");
+    assert!(!opened && errors.contains("libcuda.so.1 is cut: it has "), "{errors}");
+    for chosen in [path("libnvrtc.so.13"), dir.path().to_owned()] {
+        let (opened, printed, errors) = with("RIDGEPOINT_NVRTC", &chosen, "cpu");
+        assert!(opened, "{errors}");
+        let words = printed.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("libnvrtc.so.13 is cut: it has "), "{words}");
+    }
+}
+
+/// A path is what the file system has, whether it is text or not, and the command line that
+/// a campaign records is one that a shell reads back.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_no_text_is_a_path() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let suite = OsStr::from_bytes(b"it's \xff.toml");
+    fs::copy(TINY, dir.path().join(suite)).unwrap();
+    for command in ["list", "check", "measure"] {
+        let mut command = ridgepoint(dir.path(), &[command, "--device", "cpu"]);
+        let output = command.arg(suite).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+    let folder = names_in(&dir.path().join("results")).remove(0);
+    let folder = dir.path().join("results").join(folder);
+    let recorded = column(&folder.join("run.csv"), "command_line").remove(0);
+    let words = recorded.strip_prefix("ridgepoint ").unwrap();
+    let script = format!("printf '%s\\0' {words}");
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    let read: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+    assert_eq!(read, [&b"measure"[..], b"--device", b"cpu", suite.as_bytes(), b""]);
+    fs::remove_file(dir.path().join(suite)).unwrap();
+    let mut command = ridgepoint(dir.path(), &["list", "--device", "cpu"]);
+    let output = command.arg(suite).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot read suite it's"));
+}
+
+/// A row whose problem was changed is named by everything that reads the records, and a
+/// campaign is not continued with it.
+#[test]
+fn rows_that_were_edited_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = fs::read_to_string(TINY).unwrap();
+    let suite = whole.replace("context = [1, 100]", "context = 128");
+    assert_ne!(suite, whole);
+    fs::write(dir.path().join("suite.toml"), suite).unwrap();
+    succeed(dir.path(), &["measure", "suite.toml", "--device", "cpu", "--out", "c"]);
+    let path = dir.path().join("c/results.csv");
+    let results = fs::read_to_string(&path).unwrap();
+    // As `sed 's/context=128/context=1024/'` does.
+    let edit = |line: &str| line.replacen("context=128", "context=1024", 1) + "\n";
+    let edited: String = results.lines().map(edit).collect();
+    let lines: Vec<usize> = (1..)
+        .zip(results.lines().zip(edited.lines()))
+        .filter_map(|(number, (before, after))| (before != after).then_some(number))
+        .collect();
+    assert!(lines.len() >= 4, "{lines:?}");
+    fs::write(&path, edited).unwrap();
+    let commands: [(&[&str], i32); 3] =
+        [(&["verdict", "c"], 3), (&["report", "c"], 3), (&["measure", "--resume", "c"], 1)];
+    for (arguments, code) in commands {
+        let output = run(dir.path(), arguments);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        for column in ["point_id", "bytes_read_model", "shape_context"] {
+            let place = format!("results.csv line {}, column {column}", lines[0]);
+            assert!(errors.contains(&place), "{arguments:?}: {errors}");
+        }
+    }
+}
+
+/// A command in a shell that lets no file grow beyond so many blocks of 512 bytes: as a full
+/// disk does, writes fail.
+#[cfg(target_os = "linux")]
+fn with_small_files(directory: &Path, blocks: u32, arguments: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+    command.args(["-c", &limited, "sh", env!("CARGO_BIN_EXE_ridgepoint")]);
+    command.current_dir(directory).args(arguments).output().unwrap()
+}
+
+/// Names of everything in a folder, hidden files too.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A disk that is full when a campaign begins: what cannot be written is named with what to
+/// do, and nothing is left of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let measure = |out| ["measure", TINY, "--device", "cpu", "--out", out];
+    for out in ["c", "deep/folder/c"] {
+        let output = with_small_files(dir.path(), 1, &measure(out));
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        let told = errors.lines().last().unwrap();
+        assert!(told.contains("/suite.toml: "), "{told}");
+        assert!(told.contains(out) && told.contains("--out"), "{told}");
+        assert_eq!(names_in(dir.path()), ["file"], "{out}");
+    }
+    let errors = fail(dir.path(), &measure("file/c"));
+    assert!(errors.contains("cannot begin a campaign in file/c"), "{errors}");
+    let output = with_small_files(dir.path(), 1, &["predict", "figures", "figures"]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("cannot write figures/"), "{errors}");
+    assert!(names_in(&dir.path().join("figures")).iter().all(|name| !name.contains("new")));
+}
+
+/// A disk that is full in the midst of a campaign: which file it was, and that it can go on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["measure", TINY, "--device", "cpu", "--out", "c"];
+    let output = with_small_files(dir.path(), 16, &arguments);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let told = errors.lines().last().unwrap();
+    assert!(told.contains("cannot write c/"), "{errors}");
+    assert!(told.contains("`ridgepoint measure --resume c` goes on"), "{errors}");
+    succeed(dir.path(), &["measure", "--resume", "c", "--device", "cpu"]);
+    let folder = dir.path().join("c");
+    assert_eq!(keys(&folder).len(), planned(&folder));
+}
+
 /// What a cache gives is not a limit of the machine: there is no roofline from it,
 /// and the program says why.
 #[test]
@@ -148,8 +467,11 @@ fn verdict_and_report_need_the_records_alone() {
 fn results_go_to_a_dated_folder_and_never_over_another() {
     let dir = tempfile::tempdir().unwrap();
     let point = "stream:access=read,bytes=1 MiB@cpu_stream@hot";
-    succeed(dir.path(), &["measure", "--point", point]);
-    succeed(dir.path(), &["measure", "--point", point]);
+    for _ in 0..2 {
+        // On a machine that others use nothing may be measured, and there are folders as well.
+        let code = run(dir.path(), &["measure", "--point", point]).status.code();
+        assert!([Some(0), Some(3)].contains(&code), "{code:?}");
+    }
     let mut names: Vec<String> = fs::read_dir(dir.path().join("results"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -190,7 +512,12 @@ fn bad_input_says_where_and_what_to_do() {
     write("heads.toml", &suite.replace("q_heads = [2, 8]", "q_heads = [3]"));
     fs::create_dir(dir.path().join("taken")).unwrap();
     write("models.toml", "[[model]]\nname = \"x\"\nlayers = 0\n");
-    let cases: [(&[&str], &str); 17] = [
+    write(
+        "comma.toml",
+        "[[machine]]\nname = \"a,b\"\ndevice = \"x\"\nbytes_per_s = 1e12\n\
+         flops_per_s = { f32 = 1e12 }\nsource = \"me\"\n",
+    );
+    let cases: [(&[&str], &str); 23] = [
         (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
@@ -207,6 +534,15 @@ fn bad_input_says_where_and_what_to_do() {
             "name a suite (quick, headline, decode, weights, mla, products, roofline, paper",
         ),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
+        (&["measure", "quick", "--device", "gpu"], "`vm` or `vm:sm_80` for the virtual"),
+        (&["list", "quick", "--device", "vm:sm_999"], "`sm_999` is not an architecture"),
+        (
+            &["kernels", "plan", "decode", "--machine", "mi300x"],
+            "has no compute capability",
+        ),
+        (&["kernels", "plan", "decode", "--machine", "t4"], "sm_80 is the oldest"),
+        (&["predict", "--machines", "comma.toml"], "comma.toml:1: machine `a,b` cannot be"),
+        (&["predict", "--new-tokens", "64"], "a decode step has one new token"),
         (&["measure", TINY, "--out", "taken"], "never overwritten"),
         (&["measure", "--resume", "taken"], "run.csv"),
         (&["verdict", "nowhere"], "nowhere is not a folder"),
@@ -282,6 +618,38 @@ fn predictions_are_printed_and_drawn() {
     let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
     assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
+}
+
+/// A context that a model was not made for is predicted, and the note says so.
+#[test]
+fn a_context_beyond_the_models_limit_has_a_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = "llama-3.1-8b was made for contexts up to 131072";
+    let of = |subject: &str, more: &[&str]| {
+        let arguments = [&["predict", subject, "--model", "llama-3.1-8b"], more].concat();
+        let output = run(dir.path(), &arguments);
+        let (printed, remarks) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {remarks}");
+        printed.split_whitespace().collect::<Vec<_>>().join(" ") + &remarks
+    };
+    let subjects: [(&str, &[&str]); 4] = [
+        ("step", &["--format", "csv"]),
+        ("step", &["--explain"]),
+        ("step", &[]),
+        ("offload", &[]),
+    ];
+    for (subject, more) in subjects {
+        let with = |context| of(subject, &[more, &["--context", context]].concat());
+        assert!(with("131073").contains(part), "{subject} {more:?}: {}", with("131073"));
+        assert!(!with("131072").contains("was made for"), "{subject} {more:?}");
+    }
+    let long = "[[workload]]\nname = \"long\"\ncontext = 200000\noutput_tokens = 100\n\
+                new_tokens = 1000\nsource = \"me\"\nnote = \"none\"\n";
+    fs::write(dir.path().join("long.toml"), long).unwrap();
+    for subject in ["task", "disaggregate"] {
+        let told = of(subject, &["--workloads", "long.toml", "--workload", "long"]);
+        assert!(told.contains(part) || told.contains("was made for"), "{subject}: {told}");
+    }
 }
 
 /// A limit on the batch that decodes is one, also where it is 1.

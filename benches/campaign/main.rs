@@ -11,7 +11,8 @@ fn main() -> ExitCode {
         && let Some(checkout) = package.ancestors().nth(2)
         && let Err(why) = std::env::set_current_dir(checkout)
     {
-        eprintln!("campaign: cannot work in {}: {why}", checkout.display());
+        let why = format!("campaign: cannot work in {}: {why}\n", checkout.display());
+        ridgepoint::output::write_remark(&why);
         return ExitCode::FAILURE;
     }
     ridgepoint::cmd::bench_main()

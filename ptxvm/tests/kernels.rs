@@ -243,11 +243,7 @@ fn blocks_that_read_the_same_stay_near_each_other() {
             block: [32, 1, 1],
             params: Params::new().u64(x).build(),
             seed,
-            options: Options {
-                l2_bytes: Some(2 << 20),
-                resident: 2,
-                ..Options::default()
-            },
+            options: Options { l2_bytes: Some(2 << 20), resident: 2, ..Options::default() },
             ..Launch::new("k")
         };
         let counts = clean(&module, &mut memory, &launch).counts;

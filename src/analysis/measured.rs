@@ -111,6 +111,14 @@ impl Measured {
         })
     }
 
+    /// Its status in words for readers: nothing that was simulated passes for `ok`.
+    pub fn status_name(&self) -> &'static str {
+        match (self.device_kind, self.status.has_time()) {
+            (Some(kind @ DeviceKind::Simulated), true) => kind.name(),
+            _ => self.status.name(),
+        }
+    }
+
     /// Whether a kernel of this program was measured: see [`Row::is_own`].
     pub fn is_own(&self) -> bool {
         self.is_own
@@ -233,10 +241,15 @@ fn time_of(row: &Row) -> Result<Option<Estimate>, Unreadable> {
             Ok(Some(Estimate { value, lo, hi }))
         }
         (value, lo, hi) => {
+            let shown = |value: Option<f64>| {
+                value.map_or("nothing".to_owned(), |seconds| format!("{seconds} s"))
+            };
             let why = format!(
-                "a row that is {} has a median time within its interval, here {lo:?} to \
-                 {hi:?} s; all three must be positive and in order",
-                status.name()
+                "a row that is {} has a median time within its interval, here {} to {}; all \
+                 three must be positive and in order",
+                status.name(),
+                shown(lo),
+                shown(hi)
             );
             let value = value.map_or(String::new(), |value| value.to_string());
             Err(unreadable(row, "time_s_median", &value, why))

@@ -1,10 +1,11 @@
 //! Own kernels beside those of other libraries on the same problems.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Campaign, Measured};
 use crate::op::Op;
 use crate::point::CacheState;
+use crate::record::{Row, Run};
 use crate::statistics::Estimate;
 
 /// The fastest own kernel and the fastest of another library on one problem.
@@ -54,14 +55,19 @@ impl Campaign {
 
     /// Rows that processes of `ridgepoint peers` wrote, and how many they had planned.
     pub fn peer_rows(&self) -> (usize, usize) {
-        let planned = |run: &&crate::record::Run| {
-            run.get("planned_peer_rows").and_then(|text| text.parse::<usize>().ok())
-        };
-        let of_peers: Vec<_> =
-            self.runs.iter().filter(|run| planned(run).is_some()).collect();
-        let is_of_peers =
-            |run_id: &str| of_peers.iter().any(|run| run.get("run_id") == Some(run_id));
-        let rows = self.rows.iter().filter(|row| is_of_peers(&row.run_id)).count();
-        (rows, of_peers.last().and_then(planned).unwrap_or(0))
+        let planned = self.runs.iter().rev().find_map(planned_peer_rows);
+        (self.rows_of_peers().count(), planned.unwrap_or(0))
     }
+
+    /// The rows that processes of `ridgepoint peers` wrote.
+    pub fn rows_of_peers(&self) -> impl Iterator<Item = &Row> {
+        let of_peers = self.runs.iter().filter(|run| planned_peer_rows(run).is_some());
+        let ids: HashSet<&str> = of_peers.filter_map(|run| run.get("run_id")).collect();
+        self.rows.iter().filter(move |row| ids.contains(row.run_id.as_str()))
+    }
+}
+
+/// Rows that a process of `ridgepoint peers` had planned; `None` for another process.
+fn planned_peer_rows(run: &Run) -> Option<usize> {
+    run.get("planned_peer_rows").and_then(|text| text.parse().ok())
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{Campaign, Ceiling, Doubt, Measured};
+use crate::device::DeviceKind;
 use crate::op::Purpose;
 use crate::record::write_atomically;
 use crate::roofline::{Roof, RoofKind};
@@ -50,6 +51,7 @@ struct Derived<'a> {
     byte_audit_why: String,
     flops_per_clock_per_sm: Option<f64>,
     derived_flops_per_clock_per_sm: Option<f64>,
+    device_kind: &'a str,
 }
 
 /// Whether the point is judged by its binding roof: `yes`, or why not. Empty where it has no
@@ -102,7 +104,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             kernel: &point.kernel,
             cache_state: point.cache.name(),
             residency: point.residency.map_or(String::new(), |r| r.to_string()),
-            status: point.status.name(),
+            status: point.status_name(),
             problem: point.problem.to_string(),
             flops: point.work.flops(),
             bytes: point.work.bytes(),
@@ -136,6 +138,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
                 .map_or_else(|| without_counters(point).to_owned(), |audit| audit.why),
             flops_per_clock_per_sm: per_clock.map(|of| of.measured),
             derived_flops_per_clock_per_sm: per_clock.and_then(|of| of.derived),
+            device_kind: point.device_kind.map_or("", DeviceKind::name),
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::analysis::contradictions::contradictions;
 use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, Provenance, differences};
-use crate::record::{Records, Run};
+use crate::record::{Records, Run, Unreadable};
 use crate::suite::Suite;
 
 /// A campaign on disk that is to be finished.
@@ -18,11 +19,18 @@ pub(super) struct Earlier {
 impl Earlier {
     pub fn read(folder: &Path) -> Result<Self> {
         let records = Records::read(folder)?;
+        refuse_edited(folder, &contradictions(&records))?;
         let run = records.runs.into_iter().next();
         Ok(Earlier {
             folder: folder.to_owned(),
             suite: Suite::load_file(&folder.join("suite.toml"))?,
-            run: run.with_context(|| format!("{} has no run", folder.display()))?,
+            run: run.with_context(|| {
+                format!(
+                    "{} has no row, so nobody knows what was measured, and on what; start a \
+                     new campaign",
+                    folder.join("run.csv").display()
+                )
+            })?,
         })
     }
 
@@ -66,6 +74,26 @@ impl Earlier {
             told.join("; with ")
         )
     }
+}
+
+/// Most rows that a refusal names.
+const TOLD: usize = 5;
+
+/// Refuses rows that are not what this program wrote: what is measured now would stand
+/// beside them.
+fn refuse_edited(folder: &Path, found: &[Unreadable]) -> Result<()> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut told: Vec<String> = found.iter().take(TOLD).map(ToString::to_string).collect();
+    if found.len() > TOLD {
+        told.push(format!("and {} more", found.len() - TOLD));
+    }
+    bail!(
+        "{} was edited and cannot be continued: {}; restore the file, or start a new campaign",
+        folder.display(),
+        told.join("; ")
+    )
 }
 
 /// Columns of `run.csv` that say what is measured, and how.

@@ -365,6 +365,27 @@ fn a_resume_that_does_not_fit_is_refused() {
     assert!(refused(device, resume(dir.path())).contains("run.csv"));
 }
 
+/// What `verdict` says of it is true: an empty `results.csv` is completed by resuming.
+#[test]
+fn a_campaign_whose_results_are_empty_is_finished_by_resuming() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut device = SimulatedDevice::default();
+    let folder = run(&mut device, &in_rounds(dir.path()), &mut Silent).unwrap().folder;
+    let keys = || {
+        let mut keys: Vec<_> =
+            Records::read(&folder).unwrap().rows.iter().map(Row::key).collect();
+        keys.sort();
+        keys
+    };
+    let before = keys();
+    std::fs::write(folder.join("results.csv"), "").unwrap();
+    let faults = judge(&load(&folder)).faults;
+    assert!(faults.iter().any(|fault| fault.contains("measure --resume")), "{faults:?}");
+    run(&mut device, &resume(&folder), &mut Silent).unwrap();
+    assert_eq!(keys(), before);
+    assert_eq!(judge(&load(&folder)).faults, [""; 0]);
+}
+
 fn settings(sentinel_every: usize, rounds: usize) -> Settings {
     Settings { sentinel_every, rounds, ..Settings::default() }
 }

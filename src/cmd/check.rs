@@ -1,6 +1,7 @@
 //! `ridgepoint check SUITE`: every point's answer against the reference, no
 //! times.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use super::options::{DeviceArgs, OutputFormat};
 use super::table;
 use crate::device::{self, Device, Opened};
 use crate::measure::{PointOutcome, verify};
+use crate::output::remark;
 use crate::point::Point;
 use crate::record::Status;
 use crate::section::Section;
@@ -23,7 +25,7 @@ pub struct Args {
     /// A built-in suite or a .toml file; `corners` has the shapes where
     /// kernels go wrong.
     #[arg(default_value = "corners")]
-    suite: String,
+    suite: OsString,
     #[command(flatten)]
     device: DeviceArgs,
     /// Leave out this many points at the start: to continue after one that made the
@@ -41,14 +43,17 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let Opened { mut device, why } =
         device::open(&args.device.name, &args.device.options())?;
-    eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
+    remark!("device: {} ({}): {why}", device.info().name, device.info().backend);
     let suite = Suite::load(&args.suite)?;
     let plan = suite.plan(&*device)?;
+    if plan.points.len() <= args.skip {
+        bail!("--skip {} leaves none of the {} points", args.skip, plan.points.len());
+    }
     let mut report = CheckReport::begin(&suite.name, args.format)?;
     for (index, point) in plan.points.iter().enumerate().skip(args.skip) {
         // Before it begins: a kernel that hangs is the last one named.
         if !std::io::stderr().is_terminal() {
-            eprintln!("check {}/{} {point}", index + 1, plan.points.len());
+            remark!("check {}/{} {point}", index + 1, plan.points.len());
         }
         let outcome = verify_or_panic(&mut *device, point, args.seed);
         report.add(point, &outcome)?;
@@ -61,9 +66,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             );
         }
     }
-    let wrong = report.wrong;
+    let (wrong, right, first_skip) = (report.wrong, report.right, report.first_skip.take());
     report.end()?;
-    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match first_skip {
+        Some(why) if right + wrong == 0 => bail!("nothing was checked: {why}"),
+        _ => Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
 }
 
 /// A kernel that panics costs its own row only.
@@ -90,6 +98,8 @@ struct CheckReport {
     right: u32,
     skipped: u32,
     wrong: u32,
+    /// The first point that was skipped, and why.
+    first_skip: Option<String>,
 }
 
 impl CheckReport {
@@ -101,6 +111,7 @@ impl CheckReport {
             right: 0,
             skipped: 0,
             wrong: 0,
+            first_skip: None,
         };
         report.print_line(&COLUMNS.map(str::to_owned))?;
         Ok(report)
@@ -121,7 +132,11 @@ impl CheckReport {
             Status::Ok | Status::Noisy | Status::Disturbed | Status::Throttled => {
                 self.right += 1;
             }
-            Status::Skipped => self.skipped += 1,
+            Status::Skipped => {
+                self.skipped += 1;
+                let told = || format!("{point} was skipped: {}", outcome.reason);
+                self.first_skip.get_or_insert_with(told);
+            }
             Status::Failed | Status::Wrong => self.wrong += 1,
         }
         let row = row(point, outcome);
@@ -136,7 +151,7 @@ impl CheckReport {
         let CheckReport { right, wrong, skipped, .. } = self;
         let summary = format!("{right} right, {wrong} wrong or failed, {skipped} skipped");
         if self.format == OutputFormat::Csv {
-            eprintln!("{summary}");
+            remark!("{summary}");
             return Ok(());
         }
         let section = Section {

@@ -1,9 +1,10 @@
 //! `ridgepoint count SUITE`: the PTX of the CUDA kernels, executed on the virtual
 //! machine: its FLOPs and bytes are counted and compared with the model's.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::options::OutputFormat;
 use super::table;
@@ -23,7 +24,7 @@ use crate::toolchain::Arch;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A built-in suite or a .toml file.
-    suite: String,
+    suite: OsString,
     /// Architecture whose code is executed.
     #[arg(long, default_value = "sm_90a")]
     arch: Arch,
@@ -68,10 +69,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let plan = suite.plan(&device)?;
     let mut rows = Vec::new();
-    let mut wrong = false;
+    let (mut wrong, mut counted, mut first_skip) = (false, false, None);
     for point in &plan.points {
         let row = count(&mut device, point, args.millions, args.seed);
         wrong |= matches!(row.status, Status::Wrong | Status::Failed);
+        counted |= row.counted.is_some();
+        if row.status == Status::Skipped {
+            first_skip.get_or_insert_with(|| format!("{}: {}", row.problem, row.why));
+        }
         rows.push(row.cells());
     }
     let section = Section {
@@ -95,7 +100,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ..Section::default()
     };
     table::print(&[section], args.format)?;
-    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    end(wrong, counted, first_skip)
+}
+
+/// The exit code of a count, or what the first point was refused for where all were.
+fn end(failed: bool, counted: bool, first_skip: Option<String>) -> Result<ExitCode> {
+    match first_skip {
+        Some(why) if !counted && !failed => bail!("nothing was counted: {why}"),
+        _ => Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
+    }
 }
 
 /// What a suite's points do on a GPU of another size.
@@ -107,17 +120,24 @@ fn on_gpu(
 ) -> Result<ExitCode> {
     let plan = suite.plan(device)?;
     let mut rows = Vec::new();
-    let mut failed = false;
+    let (mut failed, mut counted, mut first_skip) = (false, false, None);
     for Point { problem, kernel, .. } in &plan.points {
         let footprint: u64 = problem.tensors().iter().map(Tensor::bytes).sum();
         if args.memory.is_some_and(|most| footprint > most) {
             let why = format!("{footprint} bytes of tensors; raise --memory");
+            first_skip.get_or_insert_with(|| format!("{problem}: {why}"));
             rows.push(vec![problem.to_string(), kernel.to_string(), why]);
             continue;
         }
         let cells = match device.count_on(problem, kernel, gpu) {
-            Ok(sampled) => sampled_cells(problem, &sampled),
-            Err(PrepareError::Refused(why)) => vec![why.to_string()],
+            Ok(sampled) => {
+                counted = true;
+                sampled_cells(problem, &sampled)
+            }
+            Err(PrepareError::Refused(why)) => {
+                first_skip.get_or_insert_with(|| format!("{problem}: {why}"));
+                vec![why.to_string()]
+            }
             Err(PrepareError::Failed(why)) => {
                 failed = true;
                 vec![why.to_string()]
@@ -153,7 +173,7 @@ fn on_gpu(
         ..Section::default()
     };
     table::print(&[section], args.format)?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    end(failed, counted, first_skip)
 }
 
 fn sampled_cells(problem: &Problem, sampled: &SampledCount) -> Vec<String> {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::count;
 use crate::counters::{Collector, Request};
 use crate::device::DeviceOptions;
 use crate::device::vm::VmDevice;
+use crate::output::{self, remark};
 use crate::point::Point;
 use crate::record::{CountedRow, Records, counted_csv, write_atomically};
 use crate::toolchain::Arch;
@@ -64,12 +65,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ncu: args.ncu.clone(),
         program,
     };
-    let collected = Collector::collect(request, &mut |line| eprintln!("counters: {line}"))?;
+    let collected = Collector::collect(request, &mut |line| remark!("counters: {line}"))?;
     for (reason, rows) in &collected.reasons {
-        eprintln!("note: {rows} rows without counters: {reason}");
+        remark!("note: {rows} rows without counters: {reason}");
     }
-    println!("{}: {} rows with counters", collected.path.display(), collected.counted);
-    Ok(ExitCode::SUCCESS)
+    output::print_line(&format!(
+        "{}: {} rows with counters",
+        collected.path.display(),
+        collected.counted
+    ))?;
+    match collected.reasons.first() {
+        Some((reason, _)) if collected.counted == 0 => {
+            bail!("nothing was counted: {reason}")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Writes `counted.csv`. What was counted before is kept.
@@ -107,12 +117,15 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
     }
     write(&args.folder, &rows)?;
     let counted = rows.iter().filter(|row| row.bytes_counted.is_some()).count();
-    println!(
+    output::print_line(&format!(
         "{}: {counted} of {} points counted",
         args.folder.join("counted.csv").display(),
         rows.len()
-    );
-    Ok(ExitCode::SUCCESS)
+    ))?;
+    match rows.first() {
+        Some(row) if counted == 0 => bail!("nothing was counted: {}", row.reason),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn write(folder: &Path, rows: &[CountedRow]) -> Result<()> {

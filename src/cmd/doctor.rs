@@ -14,6 +14,7 @@ use crate::counters::Tool;
 use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::format::DType;
 use crate::op::{Op, Problem};
+use crate::output::{remark, write_remark};
 use crate::section::Section;
 use crate::selftest::{self, Workers};
 use crate::toolchain::nvrtc::Nvrtc;
@@ -75,15 +76,15 @@ fn selftest(device: Box<dyn Device>, args: &DoctorArgs) -> Result<ExitCode> {
         let line = format!("selftest {}/{count} {}", number + 1, program.name);
         match std::io::stderr().is_terminal() {
             // Overwrites the line before it.
-            true => eprint!("\r{line:<79}"),
-            false => eprintln!("{line}"),
+            true => write_remark(&format!("\r{line:<79}")),
+            false => remark!("{line}"),
         }
     });
     if std::io::stderr().is_terminal() {
-        eprintln!();
+        write_remark("\n");
     }
     table::print(&done.sections(), args.format)?;
-    eprintln!("{}", done.summary());
+    remark!("{}", done.summary());
     Ok(if done.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,6 +1,7 @@
 //! `ridgepoint kernels`: how CUDA kernels are launched, and kernels compiled ahead of time,
 //! on any machine, for one that has a driver and nothing else.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use super::options::OutputFormat;
 use super::{plans, table};
 use crate::inventory::{Inventory, Wanted};
 use crate::model::issue::{LoopClocks, Unit};
+use crate::output::remark;
 use crate::section::Section;
 use crate::suite::Suite;
 use crate::toolchain::nvrtc::Resources;
@@ -36,7 +38,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct BuildArgs {
     /// Built-in suites or .toml files; all built-in ones when none is given.
-    suites: Vec<String>,
+    suites: Vec<OsString>,
     /// Architecture to compile for, such as sm_80, sm_90a or sm_120; may be
     /// given several times.
     #[arg(long, required = true)]
@@ -65,9 +67,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn build(args: &BuildArgs) -> Result<ExitCode> {
-    let names: Vec<&str> = match args.suites.is_empty() {
-        true => Suite::built_in_names(),
-        false => args.suites.iter().map(String::as_str).collect(),
+    let names: Vec<OsString> = match args.suites.is_empty() {
+        true => Suite::built_in_names().into_iter().map(OsString::from).collect(),
+        false => args.suites.clone(),
     };
     let suites = names.into_iter().map(Suite::load).collect::<Result<Vec<_>>>()?;
     let mut archs = args.arch.clone();
@@ -76,7 +78,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     let disassembler = if args.sass { Some(Disassembler::find()?) } else { None };
     let options = CompilerOptions { max_major: args.cuda, ..CompilerOptions::default() };
     let compiler = Compiler::new(options)?;
-    eprintln!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
+    remark!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
 
     let inventory = Inventory::of(&suites, &archs)?;
     let built = compile(&inventory, &compiler)?;
@@ -101,7 +103,7 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     }
     table::print(&sections, args.format)?;
     report(&inventory, &built);
-    eprintln!("ridgepoint: {} images in {}", built.len(), args.out.display());
+    remark!("ridgepoint: {} images in {}", built.len(), args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -265,12 +267,12 @@ fn report(inventory: &Inventory, built: &[Built]) {
     for (wanted, item) in inventory.wanted.iter().zip(built) {
         for fault in wanted.faults(&item.binary) {
             let (name, arch) = (wanted.source.name, wanted.arch);
-            eprintln!("ridgepoint: {name} with {} for {arch}: {fault}", wanted.defines);
+            remark!("ridgepoint: {name} with {} for {arch}: {fault}", wanted.defines);
         }
     }
     for refused in &inventory.refused {
         let archs: Vec<String> = refused.archs.iter().map(ToString::to_string).collect();
-        eprintln!(
+        remark!(
             "ridgepoint: {} points have no kernel on {}: {} (such as {})",
             refused.points,
             archs.join(", "),

@@ -1,5 +1,6 @@
 //! `ridgepoint list SUITE`: planned points with model FLOPs, bytes and OI.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -17,7 +18,7 @@ use crate::suite::Suite;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
-    suite: String,
+    suite: OsString,
     #[command(flatten)]
     device: DeviceArgs,
     /// How to print.

@@ -19,11 +19,13 @@ use crate::campaign::{
     self, CampaignSummary, DeviceLost, ExpectedTime, GivenUp, Process, Request,
     seconds_of_a_row,
 };
-use crate::device::{self, Device, Opened};
+use crate::device::{self, Device, DeviceKind, Opened};
 use crate::model::machine::Machines;
+use crate::output::remark;
 use crate::point::Point;
-use crate::record::{Records, Status};
+use crate::record::Records;
 use crate::section::Section;
+use crate::statistics::Estimate;
 use crate::suite::Suite;
 use crate::verdict::judge;
 
@@ -31,7 +33,7 @@ use crate::verdict::judge;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
-    suite: Option<String>,
+    suite: Option<OsString>,
     /// Measure this one point, as the repro_command column spells it.
     #[arg(long, conflicts_with = "suite")]
     point: Option<Point>,
@@ -46,7 +48,7 @@ pub struct BenchArgs {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file;
     /// quick unless given.
     #[arg(long)]
-    suite: Option<String>,
+    suite: Option<OsString>,
     #[command(flatten)]
     options: MeasureOptions,
 }
@@ -104,10 +106,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
-    let name = args.suite.as_deref();
-    let suite = match (name, &args.options.resume) {
+    let suite = match (&args.suite, &args.options.resume) {
         (None, Some(_)) => None,
-        _ => Some(Suite::load(name.unwrap_or("quick"))?),
+        (None, None) => Some(Suite::load("quick")?),
+        (Some(name), _) => Some(Suite::load(name)?),
     };
     measure(suite, &args.options, &[])
 }
@@ -135,10 +137,10 @@ fn measure(
     let Opened { mut device, why } =
         device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
-    eprintln!("device: {} ({}): {why}", info.name, info.backend);
+    remark!("device: {} ({}): {why}", info.name, info.backend);
     if index == 0 {
         for disturbance in disturbances::disturbances(info) {
-            eprintln!("note: {disturbance}");
+            remark!("note: {disturbance}");
         }
     }
     let request = Request {
@@ -158,14 +160,14 @@ fn measure(
     drop(progress);
     let mut summary = match measured {
         Err(error) if options.worker.is_some() && error.is::<DeviceLost>() => {
-            eprintln!("note: {error:#}");
+            remark!("note: {error:#}");
             return Ok(ExitCode::from(worker::LOST));
         }
         other => other?,
     };
     interrupt.end_at_once();
     if let Some(signal) = interrupt.signal().filter(|_| summary.rows_left > 0) {
-        eprintln!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
+        remark!("stopped by {} {}", Interrupt::name(signal), resume_line(&summary));
         return Ok(Interrupt::exit_code(signal));
     }
     if index > 0 {
@@ -297,7 +299,7 @@ fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64
     }
     let Some(suite) = &request.suite else { return Ok(None) };
     let expected = ExpectedTime::of(suite, device)?;
-    eprintln!("expect {expected}");
+    remark!("expect {expected}");
     Ok((expected.rounds > 0).then(|| expected.least_s / expected.rounds as f64))
 }
 
@@ -327,9 +329,30 @@ pub(super) fn command_line() -> String {
     let arguments = &arguments[..own.unwrap_or(arguments.len())];
     let shown = arguments.iter().enumerate().map(|(index, argument)| {
         let name = Path::new(argument).file_name().filter(|_| index == 0);
-        name.unwrap_or(argument).to_string_lossy()
+        shell_word(name.unwrap_or(argument))
     });
     shown.collect::<Vec<_>>().join(" ")
+}
+
+/// An argument as a shell reads it back.
+fn shell_word(argument: &OsStr) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    match argument.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(is_plain) => text.to_owned(),
+        Some(text) if !text.contains(char::is_control) => {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
+        // A line end would break the record, and other bytes are no text.
+        _ => {
+            let bytes = argument.as_encoded_bytes().iter();
+            let escaped = bytes.map(|byte| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
+                0x20..=0x7e => char::from(*byte).to_string(),
+                byte => format!("\\x{byte:02x}"),
+            });
+            format!("$'{}'", escaped.collect::<String>())
+        }
+    }
 }
 
 /// Prints and writes what the records say.
@@ -341,46 +364,48 @@ fn conclude(
     let measured = Instant::now();
     let campaign = Campaign::load(&summary.folder, machines)?;
     let judged = judge(&campaign);
-    match format {
+    // What is printed may be lost; the files are written all the same.
+    let printed = match format {
         OutputFormat::Table => {
             let mut sections = vec![points_section(&campaign)];
             sections.extend(judged.sections.iter().cloned());
-            table::print(&sections, format)?;
+            table::print(&sections, format)
         }
-        _ => table::print_csv(&derived_csv(&campaign)?, format)?,
-    }
+        _ => table::print_csv(&derived_csv(&campaign)?, format),
+    };
     let paths = report::write_files(&campaign, &judged, &summary.folder)?;
-    eprintln!("\nrecords and figures:");
+    remark!("\nrecords and figures:");
     for name in ["run.csv", "results.csv", "rounds.csv", "samples.csv"] {
-        eprintln!("  {}", summary.folder.join(name).display());
+        remark!("  {}", summary.folder.join(name).display());
     }
     for path in paths {
-        eprintln!("  {}", path.display());
+        remark!("  {}", path.display());
     }
     let after_s = measured.elapsed().as_secs_f64();
     let total_s = summary.total_s + after_s;
-    eprintln!(
+    remark!(
         "{} rows in {total_s:.1} s ({} were there before)",
-        summary.rows, summary.resumed_rows
+        summary.rows,
+        summary.resumed_rows
     );
     if summary.rows_left > 0 {
-        eprintln!("time was up {}", resume_line(summary));
+        remark!("time was up {}", resume_line(summary));
     }
     if let Some(overhead) = summary.overhead(after_s) {
-        eprintln!(
+        remark!(
             "{:.1}% of the time was spent outside warm-up, checks and samples",
             100.0 * overhead
         );
     }
     verdict::print_remarks(&judged);
-    Ok(verdict::exit_code(&judged))
+    printed.map(|()| verdict::exit_code(&judged))
 }
 
 /// One line for each point, best readable first: by operation, then shape.
 fn points_section(campaign: &Campaign) -> Section {
     let mut points: Vec<&Measured> = campaign.own_points().collect();
     points.sort_by_key(|p| (p.problem.op(), p.work.bytes(), p.work.flops()));
-    Section {
+    let mut section = Section {
         heading: "Points".into(),
         columns: vec![
             "problem",
@@ -395,7 +420,11 @@ fn points_section(campaign: &Campaign) -> Section {
         ],
         rows: points.into_iter().map(point_row).collect(),
         ..Section::default()
+    };
+    if campaign.is_simulated() {
+        section.mark_simulated();
     }
+    section
 }
 
 fn point_row(point: &Measured) -> Vec<String> {
@@ -403,18 +432,23 @@ fn point_row(point: &Measured) -> Vec<String> {
         value.map_or(String::new(), |v| format!("{v:.digits$}"))
     };
     let oi = point.work.operational_intensity();
+    // Of what was simulated there are no rates.
+    let is_simulated = point.device_kind == Some(DeviceKind::Simulated);
+    let rate = |rate: Option<Estimate>| {
+        shown(rate.filter(|_| !is_simulated).map(|rate| rate.value * 1e-9), 1)
+    };
     vec![
         point.problem.label(),
         point.residency.map_or(String::new(), |residency| residency.to_string()),
         point.time_s.map_or(String::new(), |t| seconds(t.value)),
         point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
-        shown(point.bytes_per_s().map(|r| r.value * 1e-9), 1),
-        shown(point.flops_per_s().map(|r| r.value * 1e-9), 1),
+        rate(point.bytes_per_s()),
+        rate(point.flops_per_s()),
         shown((point.work.flops() > 0).then_some(oi), 2),
-        shown(point.fraction().map(|f| 100.0 * f.value), 0),
-        match point.status {
-            status @ (Status::Ok | Status::Noisy) => status.name().to_owned(),
-            status => format!("{}: {}", status.name(), point.reason),
+        shown(point.fraction().filter(|_| !is_simulated).map(|f| 100.0 * f.value), 0),
+        match point.status.has_time() {
+            true => point.status_name().to_owned(),
+            false => format!("{}: {}", point.status.name(), point.reason),
         },
     ]
 }
@@ -424,5 +458,103 @@ fn seconds(s: f64) -> String {
         s if s >= 1.0 => format!("{s:.3} s"),
         s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
         s => format!("{:.2} us", s * 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::simulated::SimulatedDevice;
+
+    const SUITE: &str = "name = \"x\"\n[protocol]\nwarmup_s = 0.001\nmin_samples = 3\n\
+                         min_sample_s = 0.001\nmax_sample_s = 0.01\nrounds = 1\n[[points]]\n\
+                         op = \"stream\"\naccess = \"read\"\nbytes = [\"64 KiB\", \"16 MiB\"]\n\
+                         cache = \"hot\"\n[[points]]\nop = \"gemm\"\nm = [1, 64]\nn = 64\n\
+                         k = 64\ndtype = \"f32\"\n";
+
+    /// Of a campaign whose times are made up, every output says so, in each row or over it.
+    #[test]
+    fn nothing_simulated_passes_for_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let request = Request {
+            suite: Some(Suite::parse("x.toml", SUITE).unwrap()),
+            out: Some(dir.path().join("c")),
+            resume: None,
+            seed: Some(5),
+            budget_s: None,
+            given_up: None,
+            process: Process::ALONE,
+            command_line: "test".into(),
+        };
+        let mut device = SimulatedDevice::default();
+        let folder = campaign::run(&mut device, &request, &mut campaign::Silent).unwrap();
+        let machines = Machines::load(None).unwrap();
+        let campaign = Campaign::load(&folder.folder, &machines).unwrap();
+        let judged = judge(&campaign);
+        assert!(judged.warnings[0].starts_with("SIMULATED: "), "{:?}", judged.warnings);
+        let points = points_section(&campaign);
+        for section in judged.sections.iter().chain([&points]) {
+            assert!(section.heading.ends_with(" (simulated, not measured)"), "{section:?}");
+        }
+        let at = |name: &str| points.columns.iter().position(|c| *c == name).unwrap();
+        assert_eq!(points.rows.len(), 4);
+        for row in &points.rows {
+            assert_eq!(row[at("status")], "simulated");
+            for column in ["GB/s", "GFLOP/s", "% of roof"] {
+                assert_eq!(row[at(column)], "", "{column}");
+            }
+        }
+        let of_csv = |text: &str, column: &str| -> Vec<String> {
+            let mut reader = csv::Reader::from_reader(text.as_bytes());
+            let at =
+                reader.headers().unwrap().iter().position(|name| name == column).unwrap();
+            reader.records().map(|record| record.unwrap()[at].to_owned()).collect()
+        };
+        let text = derived_csv(&campaign).unwrap();
+        assert_eq!(of_csv(&text, "status"), ["simulated"; 4]);
+        assert_eq!(of_csv(&text, "device_kind"), ["simulated"; 4]);
+        let kinds = of_csv(&verdict::csv_text(&judged).unwrap(), "device_kind");
+        assert!(!kinds.is_empty() && kinds.iter().all(|kind| kind == "simulated"));
+        report::write_files(&campaign, &judged, &folder.folder).unwrap();
+        let page = std::fs::read_to_string(folder.folder.join("report.html")).unwrap();
+        assert!(
+            page.contains("class=\"simulated\">SIMULATED") && page.contains("4 simulated")
+        );
+        assert!(!page.contains("<td>ok</td>"));
+        let figures = crate::plot::figures(&campaign);
+        let drawn = figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok());
+        let marked: Vec<bool> =
+            drawn.map(|figure| figure.svg.contains("SIMULATED")).collect();
+        assert!(marked.len() >= 2 && marked.iter().all(|marked| *marked), "{marked:?}");
+    }
+
+    /// What a shell makes of the words is what they were.
+    #[cfg(unix)]
+    #[test]
+    fn words_of_a_command_line_are_read_back_by_a_shell() {
+        use std::os::unix::ffi::OsStrExt;
+        let words: [&[u8]; 9] = [
+            b"measure",
+            b"--point",
+            b"stream:access=read,bytes=1 MiB@cpu_stream@hot",
+            b"",
+            b"it's",
+            b"$HOME `x` \"y\" \\z",
+            b"~/a*?.toml",
+            b"two\nlines and a 'quote'",
+            b"not\xfftext\\",
+        ];
+        let line: Vec<String> =
+            words.iter().map(|word| shell_word(OsStr::from_bytes(word))).collect();
+        assert_eq!(line[0], "measure");
+        assert_eq!(line[2], "'stream:access=read,bytes=1 MiB@cpu_stream@hot'");
+        let line = line.join(" ");
+        assert!(!line.contains('\n'), "{line}");
+        let script = format!("printf '%s\\0' {line}");
+        let mut shell = std::process::Command::new("bash");
+        let output = shell.args(["-c", &script]).output().unwrap();
+        let mut read: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+        assert_eq!(read.pop(), Some(&b""[..]));
+        assert_eq!(read, words);
     }
 }

@@ -23,10 +23,13 @@ mod table;
 mod verdict;
 mod worker;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::output::{self, remark};
 
 /// Measures kernels of LLM inference and sets every measurement beside an
 /// analytical model.
@@ -57,7 +60,11 @@ enum CliCommand {
 
 /// Runs the program on its command line.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli: Cli = match parsed(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let result = match cli.command {
         CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Check(args) => check::run(&args),
         CliCommand::Count(args) => count::run(&args),
@@ -79,12 +86,40 @@ pub fn main() -> ExitCode {
 pub fn bench_main() -> ExitCode {
     // Cargo passes `--bench` to every bench target, with or without a harness.
     let arguments = std::env::args_os().filter(|argument| argument != "--bench");
-    exit(measure::run_bench(measure::BenchArgs::parse_from(arguments)))
+    match parsed(arguments) {
+        Ok(args) => exit(measure::run_bench(args)),
+        Err(code) => code,
+    }
+}
+
+/// Reads a command line; or prints help or what is wrong with it, and returns the exit code.
+fn parsed<C: Parser>(arguments: impl Iterator<Item = OsString>) -> Result<C, ExitCode> {
+    C::try_parse_from(arguments).map_err(|error| {
+        let code =
+            u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        // With its colours, where there is a terminal.
+        let printed = error.print();
+        if error.use_stderr() {
+            output::keep_failure(printed);
+            return end_with(code);
+        }
+        end_with(output::end_print(printed).map_or_else(told, |()| code))
+    })
 }
 
 fn exit(result: Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|error| {
-        eprintln!("ridgepoint: {error:#}");
-        ExitCode::FAILURE
-    })
+    end_with(result.unwrap_or_else(told))
+}
+
+/// Says why the program fails.
+fn told(error: anyhow::Error) -> ExitCode {
+    remark!("ridgepoint: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// The exit code of a program that would end with this one: what could not be said is a
+/// failure.
+fn end_with(code: ExitCode) -> ExitCode {
+    let is_lost = code == ExitCode::SUCCESS && output::are_remarks_lost();
+    if is_lost { ExitCode::FAILURE } else { code }
 }

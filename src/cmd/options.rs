@@ -37,7 +37,8 @@ impl OutputFormat {
 /// Which device to use.
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// Where: cpu, cuda:0, or auto for a GPU where there is one.
+    /// Where: cpu, cuda:0, or auto for a GPU where there is one; vm or vm:sm_80 for the PTX
+    /// virtual machine, whose times are counted and not measured.
     #[arg(long = "device", default_value = "auto")]
     pub name: String,
     /// Take compiled kernels from this folder, which `ridgepoint kernels

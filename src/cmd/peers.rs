@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::interrupt::Interrupt;
 use super::measure::{command_line, positive};
@@ -12,6 +12,8 @@ use super::progress::Progress;
 use super::{report, table, verdict};
 use crate::analysis::Campaign;
 use crate::campaign::{PeersRequest, measure_peers};
+use crate::output::remark;
+use crate::record::{Row, Status};
 use crate::verdict::{PEERS_HEADING, judge};
 
 /// Measure other libraries' kernels (cuBLAS, cuDNN, FlashAttention, ...) on the points of a
@@ -55,21 +57,38 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let judged = judge(&campaign);
     let is_of_peers = |s: &&crate::section::Section| s.heading.starts_with(PEERS_HEADING);
     let sections: Vec<_> = judged.sections.iter().filter(is_of_peers).cloned().collect();
-    table::print(&sections, super::options::OutputFormat::Table)?;
+    // What is printed may be lost; the files are written all the same.
+    let printed = table::print(&sections, super::options::OutputFormat::Table);
     for path in report::write_files(&campaign, &judged, &args.folder)? {
-        eprintln!("  {}", path.display());
+        remark!("  {}", path.display());
     }
-    eprintln!(
+    remark!(
         "{} rows of peers in {:.1} s ({} were there before)",
-        summary.rows, summary.total_s, summary.there_before
+        summary.rows,
+        summary.total_s,
+        summary.there_before
     );
     if summary.rows_left > 0 {
-        eprintln!(
+        remark!(
             "{} rows are left; `ridgepoint peers {}` measures them",
             summary.rows_left,
             args.folder.display()
         );
     }
     verdict::print_remarks(&judged);
-    Ok(verdict::exit_code(&judged))
+    printed?;
+    let has_time = |row: &Row| row.status.is_some_and(Status::has_time);
+    match campaign.rows_of_peers().next() {
+        Some(row) if !campaign.rows_of_peers().any(has_time) => bail!(
+            "no peer was measured; the first, {}, was {}: {}",
+            row.kernel,
+            row.status.map_or("not recorded", Status::name),
+            row.reason
+        ),
+        None if summary.rows_left == 0 => bail!(
+            "no peer was measured: none is known for the points of {}",
+            args.folder.display()
+        ),
+        _ => Ok(verdict::exit_code(&judged)),
+    }
 }

@@ -2,9 +2,10 @@
 //! suites, which resources of an SM they use, and how fast they should be.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::options::OutputFormat;
 use super::table;
@@ -25,11 +26,12 @@ use crate::toolchain::{Arch, Compiler, CompilerOptions, Target};
 pub struct Args {
     /// Built-in suites or .toml files.
     #[arg(default_value = "paper")]
-    suites: Vec<String>,
-    /// Architecture to compile for.
-    #[arg(long, default_value = "sm_90a")]
-    arch: Arch,
-    /// Machine of the table of data sheets, for its multiprocessors and bandwidth.
+    suites: Vec<OsString>,
+    /// Architecture to compile for: the machine's, and no other.
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Machine of the table of data sheets, for its architecture, multiprocessors, cache and
+    /// bandwidth.
     #[arg(long, default_value = "h100-sxm")]
     machine: String,
     /// How to print.
@@ -40,19 +42,25 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let machines = Machines::load(None)?;
     let machine = machines.named(&args.machine)?;
-    let sms = machine.sm_count.map_or(args.arch.usual_sms(), |n| n as u32);
-    let target = Target::new(args.arch, sms);
-    let suites =
-        args.suites.iter().map(|name| Suite::load(name)).collect::<Result<Vec<_>>>()?;
-    let resources = compile(&suites, args.arch)?;
+    let target = target(machine, args.arch)?;
+    let suites = args.suites.iter().map(Suite::load).collect::<Result<Vec<_>>>()?;
+    let resources = compile(&suites, target.arch)?;
     let mut rows = Vec::new();
     for suite in &suites {
-        for point in points(suite, &target)? {
+        for point in points(suite, &target, machine)? {
             rows.extend(row(&point, &target, machine, &resources));
         }
     }
+    if rows.is_empty() {
+        let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+        bail!(
+            "no memory-bound kernel runs a point of {} on {}",
+            names.join(", "),
+            target.arch
+        );
+    }
     let section = Section {
-        heading: format!("Launches on {} ({}, {sms} SMs)", machine.name, args.arch),
+        heading: heading(machine, &target),
         paragraphs: vec![format!(
             "Expected, not measured: {:.1} us for each launch, and its bytes at {:.1} % of \
              {:.0} GB/s or at what is in flight over {:.1} us, whichever is slower, times the \
@@ -67,6 +75,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What launches are planned for: the machine, and the architecture that was asked for if
+/// it is its own.
+fn target(machine: &Machine, asked: Option<Arch>) -> Result<Target> {
+    let target = machine.target().map_err(anyhow::Error::msg)?;
+    match asked.filter(|arch| *arch != target.arch) {
+        Some(other) => {
+            bail!("{} is {}, not {other}; leave --arch out", machine.name, target.arch)
+        }
+        None => Ok(target),
+    }
+}
+
+fn heading(machine: &Machine, target: &Target) -> String {
+    format!("Launches on {} ({}, {} SMs)", machine.name, target.arch, target.sms)
 }
 
 const COLUMNS: [&str; 12] = [
@@ -85,12 +109,13 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// The distinct points of a suite whose kernels are memory bound.
-fn points(suite: &Suite, target: &Target) -> Result<Vec<Point>> {
+fn points(suite: &Suite, target: &Target, machine: &Machine) -> Result<Vec<Point>> {
     let kernel = |problem: &Problem| {
         Kernel::for_problem(problem, target.arch).ok().map(|found| found.kernel.name)
     };
     let basis = PlanBasis {
-        cache_bytes: 50 << 20,
+        // Where it is not published, as much as an H100 has.
+        cache_bytes: machine.l2_bytes.map_or(50 << 20, |bytes| bytes as u64),
         units: u64::from(target.sms),
         kernel: &kernel,
         vendor: &|_| None,
@@ -184,4 +209,25 @@ fn expectation(
         imbalance: plan.imbalance,
     };
     expect(&traffic, machine.bytes_per_s)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_says_what_is_planned_for() {
+        let machines = Machines::load(None).unwrap();
+        let of = |name: &str, arch: Option<Arch>| {
+            let machine = machines.named(name).unwrap();
+            target(machine, arch).map(|target| heading(machine, &target))
+        };
+        let a100 = of("a100-sxm-80gb", None).unwrap();
+        assert_eq!(a100, "Launches on a100-sxm-80gb (sm_80, 108 SMs)");
+        assert_eq!(of("b200", None).unwrap(), "Launches on b200 (sm_100a, 148 SMs)");
+        assert!(of("h200", Some(Arch::SM_90)).is_ok());
+        let other = of("h200", Some(Arch::SM_80)).unwrap_err().to_string();
+        assert_eq!(other, "h200 is sm_90a, not sm_80; leave --arch out");
+        assert!(of("mi300x", Some(Arch::SM_90)).is_err());
+    }
 }

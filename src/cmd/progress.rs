@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::Interrupt;
 use crate::campaign::{Observer, Scheduled, spell_seconds};
+use crate::output::{Remarks, remark};
 use crate::record::Row;
 
 /// Longest time between two lines where there is no terminal.
@@ -79,7 +80,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let every = bar.is_hidden().then_some(EVERY);
-        Self::telling(bar, interrupt, row_s, every, Box::new(std::io::stderr()))
+        Self::telling(bar, interrupt, row_s, every, Box::new(Remarks))
     }
 
     /// The same with a line to `sink` at least every `every`, if that is given.
@@ -154,10 +155,10 @@ impl Observer for Progress {
         let folder = folder.display();
         match (total - done, done) {
             (0, _) => {
-                eprintln!("all {total} rounds of points are in {folder}: nothing is left")
+                remark!("all {total} rounds of points are in {folder}: nothing is left")
             }
-            (left, 0) => eprintln!("{left} rounds of points into {folder}"),
-            (left, _) => eprintln!("{left} rounds of points of {total} into {folder}"),
+            (left, 0) => remark!("{left} rounds of points into {folder}"),
+            (left, _) => remark!("{left} rounds of points of {total} into {folder}"),
         }
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
@@ -167,7 +168,7 @@ impl Observer for Progress {
         (state.total, state.done, state.began) = (total, done, Some(Instant::now()));
         let left_s = state.row_s.map(|row_s| row_s * (total - done) as f64);
         if let (true, Some(left_s)) = (done > 0 && done < total, left_s) {
-            eprintln!(
+            remark!(
                 "expect {} at the pace of the rows measured so far",
                 spell_seconds(left_s)
             );
@@ -189,7 +190,7 @@ impl Observer for Progress {
     }
 
     fn note(&mut self, text: &str) {
-        self.bar.suspend(|| eprintln!("note: {text}"));
+        self.bar.suspend(|| remark!("note: {text}"));
     }
 
     fn should_stop(&self) -> bool {

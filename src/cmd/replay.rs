@@ -8,6 +8,7 @@ use super::options::DeviceArgs;
 use crate::counters::{LAUNCHES, ReplayLine, Replayed};
 use crate::device::{self, Opened};
 use crate::measure;
+use crate::output;
 use crate::point::Point;
 
 /// Launch points a few times for a profiler, as a campaign lays them out; nothing is timed
@@ -41,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Ok(facts) => Replayed::Done(facts.map_or(String::new(), |f| f.code_hash)),
             Err(why) => Replayed::Failed(why),
         };
-        println!("{}", ReplayLine { index, replayed }.text());
+        output::print_line(&ReplayLine { index, replayed }.text())?;
         if let Some(why) = device.lost() {
             bail!("the device can no longer be used after {point}: {why}");
         }

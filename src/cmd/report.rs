@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::options::MachineFile;
 use super::verdict;
 use crate::analysis::{Campaign, write_derived};
+use crate::output;
 use crate::plot;
 use crate::record::write_atomically;
 use crate::section::Section;
@@ -26,7 +27,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
     let judged = judge(&campaign);
     for path in write_files(&campaign, &judged, &args.folder)? {
-        println!("{}", path.display());
+        output::print_line(&path.display().to_string())?;
     }
     verdict::print_remarks(&judged);
     Ok(verdict::exit_code(&judged))

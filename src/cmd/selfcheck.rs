@@ -1,5 +1,6 @@
 //! `ridgepoint selfcheck SUITE`: measure a suite twice and say how far the two agree.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use super::table;
 use crate::analysis::{Agreement, Campaign};
 use crate::campaign::{self, Process, Request};
 use crate::device::{self, Opened};
+use crate::output::remark;
 use crate::suite::Suite;
 
 /// Measure a suite twice: how often the same code is reported as different here, and which
@@ -20,7 +22,7 @@ use crate::suite::Suite;
 pub struct SelfcheckArgs {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     #[arg(default_value = "quick")]
-    suite: String,
+    suite: OsString,
     #[command(flatten)]
     device: DeviceArgs,
     /// Folder for the two campaigns, `a` and `b`; it must not exist. By default
@@ -44,7 +46,7 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
         // Opened anew: what a device measures of itself when it is opened varies too.
         let Opened { mut device, why } =
             device::open(&args.device.name, &args.device.options())?;
-        eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
+        remark!("device: {} ({}): {why}", device.info().name, device.info().backend);
         let folder = parent.get_or_insert_with(|| {
             let suite = format!("{}-selfcheck", suite.name);
             campaign::default_folder(Path::new("results"), device.info(), &suite)
@@ -69,12 +71,21 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
         let summary = campaign::run(&mut *device, &request, &mut progress)?;
         drop(progress);
         if let Some(signal) = interrupt.signal() {
-            eprintln!("stopped by {}; both campaigns are needed", Interrupt::name(signal));
+            remark!("stopped by {}; both campaigns are needed", Interrupt::name(signal));
             return Ok(Interrupt::exit_code(signal));
         }
         folders.push(summary.folder);
     }
     let [a, b] = [0, 1].map(|at: usize| Campaign::load(&folders[at], &machines));
-    table::print(&[Agreement::of(&a?, &b?).section()], args.format)?;
+    let (a, b) = (a?, b?);
+    let agreement = Agreement::of(&a, &b);
+    let mut section = agreement.section();
+    if a.is_simulated() || b.is_simulated() {
+        section.mark_simulated();
+    }
+    table::print(&[section], args.format)?;
+    if agreement.points == 0 {
+        bail!("no point of {} was measured in both campaigns", suite.name);
+    }
     Ok(ExitCode::SUCCESS)
 }

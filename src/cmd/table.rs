@@ -1,21 +1,20 @@
 //! Printing of tables as text, CSV or JSON.
 
-use std::io::Write;
-
 use anyhow::Result;
 use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::options::OutputFormat;
+use crate::output;
 use crate::section::Section;
 
 /// Prints sections to standard output.
 pub fn print(sections: &[Section], format: OutputFormat) -> Result<()> {
     match format {
         OutputFormat::Table => {
-            write(&sections.iter().map(text_table).collect::<Vec<_>>().join("\n"))
+            output::print(&sections.iter().map(text_table).collect::<Vec<_>>().join("\n"))
         }
-        OutputFormat::Csv => write(&csv_tables(sections)?),
-        OutputFormat::Json => write(&(json_tables(sections)? + "\n")),
+        OutputFormat::Csv => output::print(&csv_tables(sections)?),
+        OutputFormat::Json => output::print(&(json_tables(sections)? + "\n")),
     }
 }
 
@@ -23,7 +22,7 @@ pub fn print(sections: &[Section], format: OutputFormat) -> Result<()> {
 /// number becomes a number, and an empty cell becomes null.
 pub fn print_csv(text: &str, format: OutputFormat) -> Result<()> {
     if format != OutputFormat::Json {
-        return write(text);
+        return output::print(text);
     }
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
@@ -37,7 +36,7 @@ pub fn print_csv(text: &str, format: OutputFormat) -> Result<()> {
         });
         rows.push(serde_json::Value::Object(cells.collect()));
     }
-    write(&(serde_json::to_string_pretty(&rows)? + "\n"))
+    output::print(&(serde_json::to_string_pretty(&rows)? + "\n"))
 }
 
 fn json_value(cell: &str) -> serde_json::Value {
@@ -45,14 +44,6 @@ fn json_value(cell: &str) -> serde_json::Value {
         _ if cell.is_empty() => serde_json::Value::Null,
         Ok(number) if number.is_finite() => number.into(),
         _ => cell.into(),
-    }
-}
-
-/// Writes to standard output. A reader that stops early, such as `head`, is not an error.
-fn write(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
     }
 }
 

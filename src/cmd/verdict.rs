@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::options::{INVALID, MachineFile, OutputFormat};
 use super::table;
 use crate::analysis::Campaign;
+use crate::output::remark;
 use crate::verdict::{Verdict, judge};
 
 /// Hold the claims against the records of a campaign. Exits with 3 when the
@@ -37,10 +38,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Prints warnings and faults to standard error.
 pub fn print_remarks(verdict: &Verdict) {
     for warning in &verdict.warnings {
-        eprintln!("note: {warning}");
+        remark!("note: {warning}");
     }
     for fault in &verdict.faults {
-        eprintln!("invalid: {fault}");
+        remark!("invalid: {fault}");
     }
 }
 
@@ -49,7 +50,7 @@ pub fn exit_code(verdict: &Verdict) -> ExitCode {
 }
 
 /// Columns of `verdict.csv`. Later ones are added at the end.
-const COLUMNS: [&str; 20] = [
+const COLUMNS: [&str; 21] = [
     "kind",
     "id",
     "statement",
@@ -70,13 +71,15 @@ const COLUMNS: [&str; 20] = [
     "candidates",
     "flops_per_clock_per_sm",
     "derived_flops_per_clock_per_sm",
+    "device_kind",
 ];
 
-/// A row of `verdict.csv` with these cells, empty in other columns.
-fn record(cells: &[(&str, &str)]) -> [String; COLUMNS.len()] {
+/// A row of `verdict.csv` with these cells, empty in other columns but the last.
+fn record(verdict: &Verdict, cells: &[(&str, &str)]) -> [String; COLUMNS.len()] {
     debug_assert!(cells.iter().all(|(column, _)| COLUMNS.contains(column)));
+    let kind = ("device_kind", verdict.device_kind.name());
     COLUMNS.map(|column| {
-        let cell = cells.iter().find(|(of, _)| *of == column);
+        let cell = cells.iter().chain([&kind]).find(|(of, _)| *of == column);
         cell.map_or(String::new(), |(_, text)| (*text).to_owned())
     })
 }
@@ -90,17 +93,20 @@ pub fn csv_text(verdict: &Verdict) -> Result<String> {
         let [planned, agree, against, silent] =
             [counts.planned, counts.agree, counts.against, counts.not_evidence()]
                 .map(|count| count.to_string());
-        writer.write_record(record(&[
-            ("kind", "claim"),
-            ("id", claim.id),
-            ("statement", claim.statement),
-            ("finding", claim.finding.name()),
-            ("evidence", &claim.evidence),
-            ("planned", &planned),
-            ("agree", &agree),
-            ("against", &against),
-            ("not_evidence", &silent),
-        ]))?;
+        writer.write_record(record(
+            verdict,
+            &[
+                ("kind", "claim"),
+                ("id", claim.id),
+                ("statement", claim.statement),
+                ("finding", claim.finding.name()),
+                ("evidence", &claim.evidence),
+                ("planned", &planned),
+                ("agree", &agree),
+                ("against", &against),
+                ("not_evidence", &silent),
+            ],
+        ))?;
     }
     for limit in &verdict.limits {
         let v = limit.value;
@@ -114,37 +120,43 @@ pub fn csv_text(verdict: &Verdict) -> Result<String> {
             per_clock.and_then(|of| of.derived),
         ]
         .map(|peak| peak.map_or(String::new(), |x| x.to_string()));
-        writer.write_record(record(&[
-            ("kind", "limit"),
-            ("id", &limit.id),
-            ("value", &value),
-            ("value_lo", &lo),
-            ("value_hi", &hi),
-            ("unit", limit.unit),
-            ("derived", &derived),
-            ("spec", &spec),
-            ("evidence", &limit.from),
-            ("derived_at_clock", &at_clock),
-            ("judged", limit.judged()),
-            ("candidates", &limit.candidates_csv()),
-            ("flops_per_clock_per_sm", &measured_per_clock),
-            ("derived_flops_per_clock_per_sm", &derived_per_clock),
-        ]))?;
+        writer.write_record(record(
+            verdict,
+            &[
+                ("kind", "limit"),
+                ("id", &limit.id),
+                ("value", &value),
+                ("value_lo", &lo),
+                ("value_hi", &hi),
+                ("unit", limit.unit),
+                ("derived", &derived),
+                ("spec", &spec),
+                ("evidence", &limit.from),
+                ("derived_at_clock", &at_clock),
+                ("judged", limit.judged()),
+                ("candidates", &limit.candidates_csv()),
+                ("flops_per_clock_per_sm", &measured_per_clock),
+                ("derived_flops_per_clock_per_sm", &derived_per_clock),
+            ],
+        ))?;
     }
     for peer in &verdict.peers {
         let v = peer.speed;
         let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
-        writer.write_record(record(&[
-            ("kind", "peer"),
-            ("id", &peer.point_id),
-            ("statement", &peer.problem),
-            ("finding", peer.finding),
-            ("value", &value),
-            ("value_lo", &lo),
-            ("value_hi", &hi),
-            ("unit", "ratio"),
-            ("evidence", &peer.between),
-        ]))?;
+        writer.write_record(record(
+            verdict,
+            &[
+                ("kind", "peer"),
+                ("id", &peer.point_id),
+                ("statement", &peer.problem),
+                ("finding", peer.finding),
+                ("value", &value),
+                ("value_lo", &lo),
+                ("value_hi", &hi),
+                ("unit", "ratio"),
+                ("evidence", &peer.between),
+            ],
+        ))?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
 }

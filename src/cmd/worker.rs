@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::interrupt::Interrupt;
 use crate::campaign::{GivenUp, Observer, Scheduled};
+use crate::files::TemporaryFolder;
+use crate::output::remark;
 use crate::record::{Row, write_atomically};
 
 /// Exit code of a worker whose GPU is lost to it: `EX_TEMPFAIL`.
@@ -142,20 +144,12 @@ pub struct Supervised<'a> {
 /// A worker that cannot be started, workers that die before they measure anything.
 pub fn supervise(supervised: &Supervised<'_>) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
-    let scratch = tempfile_folder()?;
-    let outcome = run_workers(supervised, &interrupt, &scratch);
-    fs::remove_dir_all(&scratch).ok();
-    outcome
-}
-
-fn tempfile_folder() -> Result<PathBuf> {
     let nanos =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let name = format!("ridgepoint-worker-{}-{}", std::process::id(), nanos.as_nanos());
-    let path = std::env::temp_dir().join(name);
-    fs::create_dir(&path)
-        .with_context(|| format!("cannot make the folder {}", path.display()))?;
-    Ok(path)
+    let scratch = TemporaryFolder::make(&std::env::temp_dir().join(name))
+        .context("no room for temporary files; set TMPDIR to a folder with some")?;
+    run_workers(supervised, &interrupt, scratch.path())
 }
 
 fn run_workers(
@@ -187,17 +181,17 @@ fn run_workers(
             );
         }
         let Some(folder) = &state.folder else {
-            eprintln!(
+            remark!(
                 "note: the worker {why} before the campaign began; another one begins it"
             );
             continue;
         };
         arguments = (supervised.to_resume)(folder);
         let Some((point, repeat)) = state.point else {
-            eprintln!("note: the worker {why}; another one continues");
+            remark!("note: the worker {why}; another one continues");
             continue;
         };
-        eprintln!("note: the worker {why} with {point}; another one continues");
+        remark!("note: the worker {why} with {point}; another one continues");
         deaths.push((point.clone(), repeat));
         if deaths.iter().filter(|death| **death == (point.clone(), repeat)).count()
             >= MOST_DEATHS

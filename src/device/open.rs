@@ -22,8 +22,8 @@ pub fn is_gpu(name: &str) -> bool {
     }
 }
 
-/// Opens a device by name: `cpu`, `cuda:0` (or `cuda`), or `auto` for a GPU
-/// where there is one and the CPU otherwise.
+/// Opens a device by name: `cpu`, `cuda:0` (or `cuda`), `auto` for a GPU
+/// where there is one and the CPU otherwise, or `vm:sm_80` (or `vm`) for the virtual machine.
 ///
 /// # Errors
 /// An unknown name, a GPU that was asked for or is there but cannot be used.
@@ -52,7 +52,10 @@ pub fn open(name: &str, options: &DeviceOptions) -> Result<Opened> {
         },
         other => match other.strip_prefix("cuda:").map(str::parse) {
             Some(Ok(ordinal)) => cuda(ordinal, "asked for".to_owned()),
-            _ => bail!("no device `{other}`; write `auto`, `cpu`, `cuda` or `cuda:1`"),
+            _ => bail!(
+                "no device `{other}`; write `auto`, `cpu`, `cuda` or `cuda:1` for a GPU, or \
+                 `vm` or `vm:sm_80` for the virtual machine, which measures nothing"
+            ),
         },
     }
 }
@@ -65,7 +68,15 @@ mod tests {
     fn unknown_devices_are_answered_with_the_known_ones() {
         for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
             let error = open(name, &DeviceOptions::default()).err().unwrap().to_string();
-            assert!(error.contains("cuda:1"), "{error}");
+            assert!(error.contains("cuda:1") && error.contains("`vm:sm_80`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_virtual_machine_has_an_architecture_that_exists() {
+        for name in ["vm:sm_999", "vm:sm_75", "vm:", "vm:90"] {
+            let error = open(name, &DeviceOptions::default()).err().unwrap().to_string();
+            assert!(error.contains("sm_90a"), "{name}: {error}");
         }
     }
 }

@@ -612,8 +612,9 @@ impl VmPoint {
                 TensorFormat::Values(DType::Bf16) => {
                     bf16::from_f32(bf16::from_bits(bits).to_f32() * factor).to_le_bytes()
                 }
-                other => {
-                    return Err(LaunchError(format!("queries are in {other:?}")));
+                _ => {
+                    let why = "queries in neither f16 nor bf16 cannot be magnified";
+                    return Err(LaunchError(why.to_owned()));
                 }
             };
         }

@@ -168,7 +168,8 @@ impl HostHalf for AttentionDecode {
             ))
         })?;
         refuse_unless(HEAD_DIMS.contains(&p.head_dim), || {
-            format!("head_dim = {HEAD_DIMS:?}, not {}; use one of those", p.head_dim)
+            let known = HEAD_DIMS.map(|head_dim| head_dim.to_string()).join(", ");
+            format!("head_dim = {known}, not {}; use one of those", p.head_dim)
         })?;
         refuse_unless(p.group() <= MAX_GROUP, || {
             format!(

@@ -97,6 +97,12 @@ pub struct Experts {
 }
 
 impl Llm {
+    /// What there is to say where a context is longer than the model was made for.
+    pub fn beyond_limit(&self, context: u64) -> Option<String> {
+        let limit = self.context_limit.filter(|limit| context > *limit)?;
+        Some(format!("{} was made for contexts up to {limit}", self.name))
+    }
+
     /// Number of layers without a sliding window.
     pub const fn global_layers(&self) -> u64 {
         match self.windows {
@@ -296,6 +302,10 @@ impl ModelRow {
 impl Raw for ModelRow {
     type Checked = Llm;
     const KEY: &'static str = "model";
+
+    fn chosen_by(row: &Llm) -> Option<&str> {
+        Some(&row.name)
+    }
 
     fn check(self) -> Result<Llm, String> {
         self.check_numbers()?;

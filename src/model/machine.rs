@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use super::identity::Identity;
@@ -14,6 +14,7 @@ use super::table::{self, Raw};
 use crate::format::DType;
 use crate::resource::{Link, LinkDirection};
 use crate::roofline::{Bandwidth, ComputePeak, LinkPeak, Peaks};
+use crate::toolchain::{Arch, Target};
 
 /// Relative difference up to which a reported clock or bus width agrees with a row.
 /// Drivers differ by 2% in the width of the same bus.
@@ -27,6 +28,9 @@ pub struct Machine {
     pub name: String,
     /// Words in the name of the device that tell it from others.
     pub device: String,
+    /// Architecture of a CUDA device, which its row spells as a compute capability, `"9.0"`.
+    #[serde(default, rename = "compute_capability", deserialize_with = "capability")]
+    pub arch: Option<Arch>,
     /// Number of multiprocessors; a device that reports another number is another product.
     pub sm_count: Option<u64>,
     /// Memory clock in Hz, compared in the same way.
@@ -128,7 +132,48 @@ impl Machines {
     }
 }
 
+/// Reads `"9.0"`.
+fn capability<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arch>, D::Error> {
+    let text = String::deserialize(from)?;
+    let arch = text.split_once('.').and_then(|(major, minor)| {
+        Some(Arch { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    });
+    let refused = || {
+        let message = format!("`{text}` is not a compute capability; write \"9.0\"");
+        serde::de::Error::custom(message)
+    };
+    arch.map(Some).ok_or_else(refused)
+}
+
 impl Machine {
+    /// What launches are planned for on this machine.
+    ///
+    /// # Errors
+    /// A machine that is no CUDA device, one that is older than kernels are written for, one
+    /// whose row lacks its multiprocessors; as a sentence.
+    pub fn target(&self) -> Result<Target, String> {
+        let name = &self.name;
+        let Some(arch) = self.arch else {
+            return Err(format!(
+                "{name} has no compute capability in the table of machines, so it runs no CUDA \
+                 kernels; name an NVIDIA GPU"
+            ));
+        };
+        if arch < Arch::OLDEST {
+            return Err(format!(
+                "{name} is {arch}, and {} is the oldest that the kernels are written for",
+                Arch::OLDEST
+            ));
+        }
+        let sms = self.sm_count.and_then(|sms| u32::try_from(sms).ok());
+        let sms = sms.ok_or_else(|| {
+            format!(
+                "the table of machines does not say how many multiprocessors {name} has"
+            )
+        })?;
+        Ok(Target::new(arch, sms))
+    }
+
     /// How the device differs from the row, as a sentence; `None` where they agree.
     fn disagreement(&self, device: &Identity) -> Option<String> {
         let bits = |n: u64| n as f64;
@@ -218,6 +263,10 @@ const STATED_FP4: &str = "fp4";
 impl Raw for Machine {
     type Checked = Machine;
     const KEY: &'static str = "machine";
+
+    fn chosen_by(row: &Machine) -> Option<&str> {
+        Some(&row.name)
+    }
 
     fn check(self) -> Result<Machine, String> {
         let machine = &self;
@@ -390,6 +439,41 @@ mod tests {
         ("rtx-pro-6000-max-q", (12, 0), 2280e6),
     ];
 
+    /// Machines of the table and what is planned for on them; the others are refused.
+    #[test]
+    fn launches_are_planned_for_what_the_row_says() {
+        let machines = Machines::load(None).unwrap();
+        let target = |name: &str| machines.named(name).unwrap().target();
+        for (name, arch, sms) in [
+            ("a100-sxm-80gb", "sm_80", 108),
+            ("a10", "sm_86", 72),
+            ("l40s", "sm_89", 142),
+            ("h100-sxm", "sm_90a", 132),
+            ("h20", "sm_90a", 78),
+            ("b200", "sm_100a", 148),
+            ("rtx-5090", "sm_120", 170),
+        ] {
+            let found = target(name).unwrap();
+            assert_eq!((found.arch.to_string().as_str(), found.sms), (arch, sms), "{name}");
+        }
+        for (name, part) in [
+            ("mi300x", "mi300x has no compute capability"),
+            ("tpu-v6e", "tpu-v6e has no compute capability"),
+            ("gaudi-3", "name an NVIDIA GPU"),
+            ("t4", "t4 is sm_75, and sm_80 is the oldest"),
+            ("v100-sxm2", "v100-sxm2 is sm_70"),
+            ("gb200", "does not say how many multiprocessors gb200 has"),
+        ] {
+            let why = target(name).unwrap_err();
+            assert!(why.contains(part), "{why}");
+        }
+        for (name, capability, _) in BOOST {
+            let (major, minor) = capability;
+            let arch = machines.named(name).unwrap().arch;
+            assert_eq!(arch, Some(Arch { major, minor }), "{name}");
+        }
+    }
+
     #[test]
     fn sheets_agree_with_clocks_and_with_rates_per_clock() {
         for machine in Machines::load(None).unwrap().0.concat() {
@@ -490,6 +574,7 @@ mod tests {
             ("f32", "f33", "not a dtype"),
             ("source = \"me\"", "", "source"),
             ("name", "nam", "mine.toml"),
+            ("source", "compute_capability = \"9\"\nsource", "write \"9.0\""),
         ] {
             let error = load(&row.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -40,8 +40,17 @@ pub struct Grid<'a> {
     pub rates: Vec<Rates<'a>>,
 }
 
+/// What became of the steps of a grid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Predicted {
+    /// Steps that are possible.
+    pub steps: usize,
+    /// Why the first of those that are not, is not.
+    pub refusal: Option<String>,
+}
+
 /// Columns of a row.
-pub const COLUMNS: [&str; 42] = [
+pub const COLUMNS: [&str; 43] = [
     "model",
     "workload",
     "phase",
@@ -84,6 +93,7 @@ pub const COLUMNS: [&str; 42] = [
     "mbu",
     "energy_per_token_j",
     "reason",
+    "note",
 ];
 
 /// Batches in a chunk: what does not depend on the batch is computed once for all of them.
@@ -160,24 +170,27 @@ impl<'a> Grid<'a> {
     ///
     /// # Errors
     /// The writer's.
-    pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<()> {
+    pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<Predicted> {
         writeln!(to, "{}", COLUMNS.join(","))?;
-        let mut chunks = self.chunks();
+        let (mut chunks, mut all) = (self.chunks(), Predicted::default());
         loop {
             let some: Vec<GridChunk> = chunks.by_ref().take(CHUNKS).collect();
             if some.is_empty() {
-                return Ok(());
+                return Ok(all);
             }
-            let texts: Vec<String> =
+            let parts: Vec<(String, Predicted)> =
                 some.into_par_iter().map(|chunk| self.rows_of(&chunk)).collect();
-            for text in texts {
+            for (text, predicted) in parts {
                 to.write_all(text.as_bytes())?;
+                all.steps += predicted.steps;
+                all.refusal = all.refusal.or(predicted.refusal);
             }
         }
     }
 
-    /// The rows of a chunk as CSV.
-    fn rows_of(&self, chunk: &GridChunk) -> String {
+    /// The rows of a chunk as CSV, and what is in them.
+    fn rows_of(&self, chunk: &GridChunk) -> (String, Predicted) {
+        let mut predicted = Predicted::default();
         let mut text = String::with_capacity(512 * chunk.batches.len() * self.rates.len());
         let decode = StepShape { phase: Phase::Decode, new_tokens: 1, ..chunk.shape(1) };
         let growth = Growth::of(chunk.model, &decode);
@@ -185,6 +198,12 @@ impl<'a> Grid<'a> {
             let shape = chunk.shape(batch);
             let step = Step::of(chunk.model, &shape);
             let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
+            match &step {
+                Ok(_) => predicted.steps += 1,
+                Err(reason) => {
+                    predicted.refusal = predicted.refusal.or(Some(reason.clone()))
+                }
+            }
             for rates in &self.rates {
                 let question = StepQuestion { model: chunk.model, shape: &shape, rates };
                 let row = SweepRow { question, workload: &chunk.tokens.workload };
@@ -197,7 +216,7 @@ impl<'a> Grid<'a> {
                 }
             }
         }
-        text
+        (text, predicted)
     }
 }
 
@@ -270,17 +289,20 @@ impl SweepRow<'_> {
             };
             quote(to, &reason);
         }
+        to.push(',');
+        quote(to, &self.question.model.beyond_limit(shape.context).unwrap_or_default());
         to.push('\n');
     }
 
     fn write_refusal(&self, to: &mut String, reason: &str) {
         self.write_question(to);
-        let written = 13;
-        for _ in written..COLUMNS.len() {
+        // The reason, and no note.
+        let (written, after) = (13, 1);
+        for _ in written..COLUMNS.len() - after {
             to.push(',');
         }
         quote(to, reason);
-        to.push('\n');
+        to.push_str(",\n");
     }
 }
 
@@ -333,6 +355,55 @@ mod tests {
             tokens: [64, 8192].map(tokens).to_vec(),
             batches: (1..=300).step_by(37).collect(),
             rates: machines.iter().map(|m| Rates::new(m, PeakBasis::Sheet)).collect(),
+        });
+    }
+
+    /// A context that the model was not made for is predicted, with a note.
+    #[test]
+    fn a_context_beyond_the_models_limit_has_a_note() {
+        let (models, machines) = (llm::load(None).unwrap(), Machines::load(None).unwrap());
+        let limited = models.iter().filter(|model| model.context_limit == Some(4096));
+        let tokens =
+            |context| Tokens { workload: String::new(), context, prefill: context };
+        let grid = Grid {
+            models: limited.take(1).collect(),
+            phases: Phase::ALL.to_vec(),
+            formats: vec![Formats::plain(DType::Bf16)],
+            parallel: vec![Parallel::ONE],
+            tokens: [4096, 4097].map(tokens).to_vec(),
+            batches: vec![1],
+            rates: vec![Rates::new(machines.named("h100-sxm").unwrap(), PeakBasis::Sheet)],
+        };
+        let text = csv_of(&grid);
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap();
+        let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), 4);
+        for row in rows {
+            let is_beyond = &row[at("context")] == "4097";
+            let note = &row[at("note")];
+            assert_eq!(
+                note.ends_with("was made for contexts up to 4096"),
+                is_beyond,
+                "{note}"
+            );
+            assert!(row[at("reason")].is_empty());
+        }
+    }
+
+    #[test]
+    fn it_is_known_whether_anything_was_predicted() {
+        with_grid(|grid| {
+            let predicted = grid.write_csv(&mut io::sink()).unwrap();
+            assert!(
+                predicted.steps > 0 && predicted.steps * grid.rates.len() < grid.rows()
+            );
+            assert!(predicted.refusal.unwrap().contains("does not divide"));
+            let none = Parallel { tensor: 5, ..Parallel::ONE };
+            let llama = grid.models.iter().filter(|m| m.name.starts_with("llama")).copied();
+            let refused =
+                Grid { parallel: vec![none], models: llama.collect(), ..grid.clone() };
+            assert_eq!(refused.write_csv(&mut io::sink()).unwrap().steps, 0);
         });
     }
 

@@ -31,6 +31,11 @@ pub trait Raw: DeserializeOwned {
     /// The key that the rows are under.
     const KEY: &'static str;
 
+    /// The short name by which options choose a row; `None` where they choose none.
+    fn chosen_by(_: &Self::Checked) -> Option<&str> {
+        None
+    }
+
     /// Checks the row.
     ///
     /// # Errors
@@ -51,7 +56,7 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
     let tables: BTreeMap<String, Vec<Spanned<R>>> = toml::from_str(text).map_err(|e| {
         error(e.span().map_or(0, |span| span.start), e.message().to_owned())
     })?;
-    let mut rows = Vec::new();
+    let mut rows: Vec<R::Checked> = Vec::new();
     for (key, table) in tables {
         for row in table {
             let at = row.span().start;
@@ -61,10 +66,33 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
                     format!("`{key}` is not a table of this file; use `{}`", R::KEY),
                 ));
             }
-            rows.push(row.into_inner().check().map_err(|message| error(at, message))?);
+            let row = row.into_inner().check().map_err(|message| error(at, message))?;
+            if let Some(name) = R::chosen_by(&row) {
+                check_name(R::KEY, name).map_err(|message| error(at, message))?;
+                if rows.iter().any(|other| R::chosen_by(other) == Some(name)) {
+                    let message = format!("{} {name} is there twice; rename one", R::KEY);
+                    return Err(error(at, message));
+                }
+            }
+            rows.push(row);
         }
     }
     Ok(rows)
+}
+
+/// Refuses a name that no option can spell: lists are separated by commas.
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    let is_spelled = !name.is_empty()
+        && name.trim() == name
+        && !name.contains(|c: char| c == ',' || c.is_control());
+    if is_spelled {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} `{}` cannot be chosen by an option; give it a `name` without commas, control \
+         characters and spaces at its ends",
+        name.escape_debug()
+    ))
 }
 
 /// The rows of the user's file, if there is one, and after them the built-in rows, which
@@ -109,5 +137,52 @@ pub fn named<'a, T>(
     match nearest.as_slice() {
         [] => bail!("{}", unknown_key(name, &format!("the list of {what}"), &names)),
         nearest => bail!("there is no {what} `{name}`; nearest are {}", nearest.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::llm;
+    use crate::model::machine::Machines;
+    use crate::model::workload;
+
+    /// Of every table that options choose rows of.
+    #[test]
+    fn a_name_that_no_option_can_spell_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.toml");
+        let machine = "[[machine]]\nname = NAME\ndevice = \"x\"\nbytes_per_s = 1e12\n\
+                       flops_per_s = { f32 = 1e12 }\nsource = \"me\"\n";
+        let workload = "[[workload]]\nname = NAME\ncontext = 8\noutput_tokens = 2\n\
+                        new_tokens = 4\nsource = \"me\"\nnote = \"none\"\n";
+        let built_in = include_str!("models.toml");
+        let start = built_in.find("[[model]]").unwrap();
+        let end = built_in[start + 1..].find("[[model]]").unwrap();
+        let first = &built_in[start..start + end];
+        let name = first.lines().find(|line| line.starts_with("name = ")).unwrap();
+        let model = first.replacen(name, "name = NAME", 1);
+        let load = |text: String| {
+            std::fs::write(&path, &text).unwrap();
+            if text.contains("[[machine]]") {
+                Machines::load(Some(&path)).map(drop)
+            } else if text.contains("[[model]]") {
+                llm::load(Some(&path)).map(drop)
+            } else {
+                workload::load(Some(&path)).map(drop)
+            }
+        };
+        for row in [machine, workload, &model] {
+            let named = |name: &str| row.replacen("NAME", name, 1);
+            load(named("\"a b-1.5\"")).unwrap();
+            for wrong in ["\"a,b\"", "\"\"", "\" a\"", "\"a\\n\""] {
+                let error = load(named(wrong)).unwrap_err().to_string();
+                let is_told =
+                    error.contains("mine.toml:") && error.contains("`name` without");
+                assert!(is_told, "{wrong}: {error}");
+            }
+            let twice = named("\"a\"") + &named("\"a\"");
+            let error = load(twice).unwrap_err().to_string();
+            assert!(error.contains(" a is there twice"), "{error}");
+        }
     }
 }

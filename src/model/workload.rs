@@ -92,6 +92,10 @@ impl Raw for WorkloadRow {
     type Checked = Workload;
     const KEY: &'static str = "workload";
 
+    fn chosen_by(row: &Workload) -> Option<&str> {
+        Some(&row.name)
+    }
+
     fn check(self) -> Result<Workload, String> {
         let name = &self.name;
         let turns = self.turns.unwrap_or(1);

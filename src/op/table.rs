@@ -295,7 +295,7 @@ impl Problem {
     }
 
     /// The fields on one line for people, without those that have their
-    /// default and with sizes in MiB.
+    /// default and with sizes in the unit in which they are read easily.
     pub fn label(&self) -> String {
         let all = self.spelled();
         let mut label = self.op().to_string();
@@ -306,7 +306,7 @@ impl Problem {
             label.push(' ');
             match (key.style, value.parse::<f64>()) {
                 (KeyStyle::Bytes, Ok(bytes)) => {
-                    label.push_str(&format!("{} MiB", bytes / f64::from(1 << 20)));
+                    label.push_str(&spell_bytes(bytes));
                 }
                 (KeyStyle::Bare, _) => label.push_str(value),
                 _ => label.push_str(&format!("{}={value}", key.name)),
@@ -372,6 +372,15 @@ impl FromStr for Problem {
             fields.push((key.trim().to_owned(), value.trim().to_owned()));
         }
         Problem::from_fields(op, &fields)
+    }
+}
+
+/// Bytes in the largest of B, KiB and MiB of which there is at least one.
+fn spell_bytes(bytes: f64) -> String {
+    match bytes {
+        b if b < 1024.0 => format!("{b} B"),
+        b if b < 1048576.0 => format!("{} KiB", b / 1024.0),
+        b => format!("{} MiB", b / 1048576.0),
     }
 }
 

@@ -65,7 +65,8 @@ pub fn html(campaign: &Campaign, figures: &[Drawn], verdict: &[Section]) -> Stri
     );
     if campaign.is_simulated() {
         page.push_str(
-            "<p class=\"simulated\">SIMULATED: these times were made up, not measured.</p>\n",
+            "<p class=\"simulated\">SIMULATED: these times were made up or counted, not \
+             measured.</p>\n",
         );
     }
     page.push_str(&headline(campaign));
@@ -133,11 +134,12 @@ fn headline(campaign: &Campaign) -> String {
 
 /// How many points came out how: `41 ok, 2 skipped`.
 fn tally(campaign: &Campaign) -> String {
-    let count = |status| {
-        let n = campaign.points.iter().filter(|p| p.status == status).count();
-        (n > 0).then(|| format!("{n} {}", status.name()))
+    let names = Status::ALL.map(Status::name).into_iter().chain(["simulated"]);
+    let count = |name| {
+        let n = campaign.points.iter().filter(|p| p.status_name() == name).count();
+        (n > 0).then(|| format!("{n} {name}"))
     };
-    let parts: Vec<String> = Status::ALL.into_iter().filter_map(count).collect();
+    let parts: Vec<String> = names.filter_map(count).collect();
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
@@ -217,7 +219,7 @@ fn point_cells(point: &Measured) -> Vec<String> {
         point.problem.to_string(),
         point.kernel.to_string(),
         point.cache.to_string(),
-        point.status.name().to_owned(),
+        point.status_name().to_owned(),
         point.time_s.map_or(String::new(), |t| si(t.value, "s")),
         point.time_s.map_or(String::new(), interval),
         of(point.bytes_per_s(), 1e9),

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::{RoundRow, Row, Run, SampleRow, complete_lines, read_csv};
+use super::layout::{self, Layout};
+use super::{RoundRow, Row, Run, SampleRow, complete_lines, csv_line, read_csv};
+use crate::files::{self, TemporaryFolder, write_atomically};
 use crate::op::{Problem, shape_keys};
 
 /// Appends to the files of one campaign, and holds them locked meanwhile.
@@ -42,26 +44,37 @@ pub struct RecordedRound {
 impl Recorder {
     /// Claims a new folder and writes everything but the results into it.
     /// The folder appears whole, under the first free of the names
-    /// `wanted`, `wanted.2`, `wanted.3`; one that exists is never touched.
+    /// `wanted`, `wanted.2`, `wanted.3`; one that exists is never touched. Where that fails,
+    /// nothing is left.
     ///
     /// # Errors
-    /// A folder that cannot be made.
+    /// A folder that cannot be made or written, with the path.
     pub fn create(wanted: &Path, run: &Run, suite_text: &str) -> Result<Self> {
-        let parent = wanted.parent().filter(|p| !p.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        fs::create_dir_all(parent)
-            .with_context(|| format!("cannot make {}", parent.display()))?;
-        let staging = parent.join(format!(".{}", run.get("run_id").unwrap_or("staging")));
-        fs::create_dir(&staging)
-            .with_context(|| format!("cannot make {}", staging.display()))?;
-        fs::write(staging.join("suite.toml"), suite_text)?;
-        fs::write(staging.join("run.csv"), run_csv(run, true)?)?;
-        fs::write(staging.join("results.csv"), csv_line(results_header())?)?;
-        fs::write(staging.join("rounds.csv"), csv_line(rounds_header())?)?;
-        fs::write(staging.join("samples.csv"), csv_line(samples_header())?)?;
-        let folder = claim_name(&staging, wanted)?;
+        let folder = Self::claim(wanted, run, suite_text).with_context(|| {
+            format!(
+                "cannot begin a campaign in {}; choose a folder with room and the right to \
+                 write with --out",
+                wanted.display()
+            )
+        })?;
         let results = lock(&folder.join("results.csv"))?;
         Self::open(&folder, run, results)
+    }
+
+    /// Writes a new campaign's files beside its place, and moves them there.
+    fn claim(wanted: &Path, run: &Run, suite_text: &str) -> Result<PathBuf> {
+        let name = format!(".{}", run.get("run_id").unwrap_or("staging"));
+        let staging = TemporaryFolder::make(&wanted.with_file_name(name))?;
+        let write =
+            |name: &str, bytes: &[u8]| files::write(&staging.path().join(name), bytes);
+        write("suite.toml", suite_text.as_bytes())?;
+        write("run.csv", &run_csv(run, true)?)?;
+        write("results.csv", &csv_line(results_header())?)?;
+        write("rounds.csv", &csv_line(rounds_header())?)?;
+        write("samples.csv", &csv_line(samples_header())?)?;
+        let folder = claim_name(staging.path(), wanted)?;
+        staging.keep();
+        Ok(folder)
     }
 
     /// Continues a campaign: drops what a kill left half-written, and knows which rows
@@ -75,30 +88,18 @@ impl Recorder {
         let run_path = folder.join("run.csv");
         let results_path = folder.join("results.csv");
         let results = lock(&results_path)?;
-        let header = complete_lines(&run_path)?;
-        let header = header.lines().next().unwrap_or_default();
-        if format!("{header}\n").into_bytes() != run_header(run)? {
-            bail!(
-                "{} has other columns than this version writes; finish it with the version \
-                 that began it, or start a new campaign",
-                run_path.display()
-            );
-        }
         let [rounds_path, samples_path] =
             ["rounds.csv", "samples.csv"].map(|name| folder.join(name));
-        for (path, expected) in [
-            (&results_path, results_header()),
-            (&rounds_path, rounds_header()),
-            (&samples_path, samples_header()),
-        ] {
-            if !complete_lines(path)?.into_bytes().starts_with(&csv_line(expected)?) {
-                bail!(
-                    "{} has other columns than this version writes; finish it with the \
-                     version that began it, or start a new campaign",
-                    path.display()
-                );
-            }
-        }
+        refuse_lost_rows(&results_path, &rounds_path, &samples_path)?;
+        let columns = run.fields.iter().map(|(name, _)| name.clone()).collect();
+        layout::restore(&run_path, columns)?;
+        layout::restore(&rounds_path, rounds_header())?;
+        layout::restore(&samples_path, samples_header())?;
+        // What replaces the file is not the one that is locked.
+        let results = match layout::restore(&results_path, results_header())? {
+            Layout::AsWritten => results,
+            Layout::Restored => lock(&results_path)?,
+        };
         truncate_to_lines(&run_path)?;
         truncate_to_lines(&results_path)?;
         truncate_to_lines(&rounds_path)?;
@@ -160,8 +161,8 @@ impl Recorder {
             text.extend(csv_line(sample)?);
         }
         self.write_run()?;
-        write(&self.folder, &mut self.samples, &text)?;
-        write(&self.folder, &mut self.rounds, &csv_line(&row)?)?;
+        append_to(&self.folder, "samples.csv", &mut self.samples, &text)?;
+        append_to(&self.folder, "rounds.csv", &mut self.rounds, &csv_line(&row)?)?;
         self.begun.entry(row.point_key()).or_default().push(RecordedRound { row, samples });
         Ok(())
     }
@@ -187,19 +188,46 @@ impl Recorder {
         );
         let values = (row, shape_values(&row.problem), later);
         let line = csv_line(values)?;
-        write(&self.folder, &mut self.results, &line)
+        append_to(&self.folder, "results.csv", &mut self.results, &line)
     }
 
     /// Writes the process's row of `run.csv`, if that is still to be done.
     fn write_run(&mut self) -> Result<()> {
         let Some(run) = self.unwritten_run.take() else { return Ok(()) };
-        write(&self.folder, &mut append(&self.folder.join("run.csv"))?, &run)
+        let mut file = append(&self.folder.join("run.csv"))?;
+        append_to(&self.folder, "run.csv", &mut file, &run)
     }
 }
 
-fn write(folder: &Path, file: &mut File, text: &[u8]) -> Result<()> {
-    file.write_all(text)
-        .with_context(|| format!("cannot write to {}; is the disk full?", folder.display()))
+fn append_to(folder: &Path, name: &str, file: &mut File, text: &[u8]) -> Result<()> {
+    file.write_all(text).with_context(|| {
+        format!(
+            "{}; what was recorded is safe: make room, and `ridgepoint measure --resume {}` \
+             goes on",
+            files::cannot_write(&folder.join(name)),
+            folder.display()
+        )
+    })
+}
+
+/// Refuses a campaign one of whose files is empty although others say that it was not:
+/// going on would throw away what is left. An empty `results.csv` is written anew, from
+/// the rounds.
+fn refuse_lost_rows(results: &Path, rounds: &Path, samples: &Path) -> Result<()> {
+    let has_lines = |path: &Path, least: usize| -> Result<bool> {
+        Ok(complete_lines(path)?.lines().take(least).count() == least)
+    };
+    for (empty, other) in [(rounds, results), (rounds, samples), (samples, rounds)] {
+        if !has_lines(empty, 1)? && has_lines(other, 2)? {
+            bail!(
+                "{} is empty, but {} has rows that belong to its own: they are lost; restore \
+                 the file, or start a new campaign",
+                empty.display(),
+                other.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Rounds of points without a row, with their samples.
@@ -272,12 +300,13 @@ fn lock(path: &Path) -> Result<File> {
 
 fn truncate_to_lines(path: &Path) -> Result<()> {
     let length = complete_lines(path)?.len() as u64;
-    let file = OpenOptions::new().write(true).open(path)?;
-    if file.metadata()?.len() > length {
-        file.set_len(length)
-            .with_context(|| format!("cannot repair {}", path.display()))?;
-    }
-    Ok(())
+    let repaired = OpenOptions::new().write(true).open(path).and_then(|file| {
+        match file.metadata()?.len() > length {
+            true => file.set_len(length),
+            false => Ok(()),
+        }
+    });
+    repaired.with_context(|| format!("cannot repair the last line of {}", path.display()))
 }
 
 /// Rewrites `samples.csv` without the samples of rounds that have no row, which are
@@ -291,37 +320,12 @@ fn samples_of_rounds(path: &Path, rounds: &[RoundRow]) -> Result<Vec<SampleRow>>
     for sample in &samples {
         text.extend(csv_line(sample)?);
     }
-    if text != fs::read(path)? {
+    let before =
+        fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if text != before {
         write_atomically(path, &text)?;
     }
     Ok(samples)
-}
-
-/// Replaces a file so that a reader sees the old text or the new, never a mix.
-///
-/// # Errors
-/// A file that cannot be written or renamed.
-pub fn write_atomically(path: &Path, text: &[u8]) -> Result<()> {
-    let mut staging = path.as_os_str().to_owned();
-    staging.push(".new");
-    fs::write(&staging, text)
-        .and_then(|()| fs::rename(&staging, path))
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// One record as a CSV line. Newlines become spaces first: a file must be
-/// repairable by cutting it at its last line end.
-fn csv_line<T: Serialize>(record: T) -> Result<Vec<u8>> {
-    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
-    writer.serialize(record)?;
-    let mut line = writer.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
-    let end = line.len() - 1;
-    for byte in &mut line[..end] {
-        if matches!(*byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
-    }
-    Ok(line)
 }
 
 /// Column names of a serializable row, as the CSV library derives them.

@@ -64,10 +64,11 @@ impl SampleTimes {
             // A process was killed while it wrote the last line.
             let Some(text) = line.strip_suffix(b"\n") else { break };
             let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
+            let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
             number += 1;
             match (&columns, number) {
-                (Some(columns), _) => times.take(&text, number, columns),
-                (None, 1) => match Columns::of(&text) {
+                (Some(columns), _) => times.take(text, number, columns),
+                (None, 1) => match Columns::of(text) {
                     Ok(found) => columns = Some(found),
                     Err(missing) => times.unreadable.push(missing),
                 },
@@ -108,7 +109,7 @@ impl SampleTimes {
 
 impl Columns {
     fn of(header: &str) -> Result<Self, Unreadable> {
-        let names: Vec<&str> = header.split(',').collect();
+        let names: Vec<&str> = cells(header).collect();
         let place = |name: &str| names.iter().position(|column| *column == name);
         match NAMES.map(place) {
             [Some(point_id), Some(repeat), Some(launches), Some(elapsed_s)] => {
@@ -127,13 +128,13 @@ impl Columns {
         }
     }
 
-    /// Point, repeat and round, and seconds of one launch. No value of this file is quoted.
+    /// Point, repeat and round, and seconds of one launch.
     fn sample<'a>(
         &self,
         text: &'a str,
         line: u64,
     ) -> Result<(&'a str, (u32, u32), f64), Unreadable> {
-        let cells: Vec<&str> = text.split(',').collect();
+        let cells: Vec<&str> = cells(text).collect();
         let cell = |place: usize| cells.get(place).copied().unwrap_or_default();
         let refuse = |name, place, why| Err(unreadable(line, name, cell(place), why));
         let Ok(repeat) = cell(self.repeat).parse() else {
@@ -155,6 +156,17 @@ impl Columns {
             _ => refuse("elapsed_s", self.elapsed_s, "not a number of 0 or more"),
         }
     }
+}
+
+/// What some programs begin a text file with.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// The cells of a line. No value of this file needs quotes, and some programs write them.
+fn cells(line: &str) -> impl Iterator<Item = &str> {
+    line.split(',').map(|cell| {
+        let inner = cell.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        inner.unwrap_or(cell)
+    })
 }
 
 fn unreadable(line: u64, column: &str, value: &str, why: &str) -> Unreadable {

@@ -176,6 +176,128 @@ fn other_columns_are_not_mixed_in() {
     Recorder::resume(&folder, &run("b")).unwrap();
 }
 
+const FILES: [&str; 4] = ["run.csv", "results.csv", "rounds.csv", "samples.csv"];
+
+/// A file as other programs save what is in it.
+fn saved_by_others(text: &str, how: &str) -> String {
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    let quotes = if how.contains("quotes") {
+        csv::QuoteStyle::Always
+    } else {
+        csv::QuoteStyle::Necessary
+    };
+    let mut writer = csv::WriterBuilder::new().quote_style(quotes).from_writer(Vec::new());
+    for record in reader.records() {
+        let record = record.unwrap();
+        let mut cells: Vec<&str> = record.iter().collect();
+        if how.contains("order") {
+            cells.reverse();
+        }
+        writer.write_record(cells).unwrap();
+    }
+    let mut saved = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+    if how.contains("lines") {
+        saved = saved.replace('\n', "\r\n");
+    }
+    if how.contains("mark") {
+        saved.insert(0, '\u{feff}');
+    }
+    saved
+}
+
+/// What a spreadsheet has saved again says the same: it is read, and a campaign goes on with
+/// the files as this program writes them.
+#[test]
+fn files_that_others_have_saved_are_read_and_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    write_point(&mut recorder, "a");
+    recorder.record_round(round("b"), vec![sample("b", 0)]).unwrap();
+    let folder = recorder.folder().to_owned();
+    drop(recorder);
+    let written = FILES.map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    let read = || {
+        let mut records = Records::read(&folder).unwrap();
+        records.rows.iter_mut().for_each(|row| row.shape.sort());
+        let samples = SampleTimes::read(&folder).unwrap().unwrap();
+        let mut run = records.runs[0].fields().to_vec();
+        run.sort();
+        (records.rows, records.rounds, run, records.unreadable, samples)
+    };
+    let before = read();
+    for how in ["lines", "mark", "quotes", "order", "lines, mark, quotes and order"] {
+        for (name, text) in FILES.iter().zip(&written) {
+            fs::write(folder.join(name), saved_by_others(text, how)).unwrap();
+        }
+        assert_eq!(read(), before, "{how}");
+        let recorder = Recorder::resume(&folder, &run("s")).unwrap();
+        assert!(recorder.has("a", 0) && recorder.rounds_of("b", 0).len() == 1, "{how}");
+        let second = Recorder::resume(&folder, &run("t")).unwrap_err().to_string();
+        assert!(second.contains("in use by another process"), "{how}: {second}");
+        for (name, text) in FILES.iter().zip(&written) {
+            let restored = fs::read_to_string(folder.join(name)).unwrap();
+            assert_eq!(&restored, text, "{how}: {name}");
+        }
+    }
+}
+
+/// Why a file cannot be continued is said as it is, and the file stays as it was.
+#[test]
+fn files_with_other_columns_say_which() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    let folder = recorder.folder().to_owned();
+    drop(recorder);
+    let path = folder.join("rounds.csv");
+    let whole = fs::read_to_string(&path).unwrap();
+    let cases = [
+        (whole.replacen("point_id", "id", 1), "missing are point_id; unknown are id;"),
+        (whole.replacen("run_id,", "", 1), "missing are run_id; finish"),
+        (whole.replacen('\n', ",more\n", 1), "unknown are more; finish"),
+        (whole.replacen("run_id,", "run_id,run_id,", 1), "some are there twice"),
+        (whole.replace(',', ";"), "separated by semicolons"),
+        (whole.replace(',', "\t"), "separated by tabs"),
+    ];
+    for (text, part) in cases {
+        fs::write(&path, &text).unwrap();
+        let error = Recorder::resume(&folder, &run("s")).unwrap_err().to_string();
+        assert!(error.contains("rounds.csv: it") && error.contains(part), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+/// `results.csv` can be made again from what the other files have; the others cannot.
+#[test]
+fn an_empty_file_is_begun_anew_where_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::create(&dir.path().join("c"), &run("r"), "").unwrap();
+    let folder = recorder.folder().to_owned();
+    let new = FILES.map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    write_point(&mut recorder, "a");
+    drop(recorder);
+    let empty = |name: &str| fs::write(folder.join(name), "").unwrap();
+    empty("results.csv");
+    let recorder = Recorder::resume(&folder, &run("s")).unwrap();
+    assert_eq!((recorder.has("a", 0), recorder.rounds_of("a", 0).len()), (false, 1));
+    assert_eq!(fs::read_to_string(folder.join("results.csv")).unwrap(), new[1]);
+    drop(recorder);
+    for (name, other) in [("rounds.csv", "samples.csv"), ("samples.csv", "rounds.csv")] {
+        let text = fs::read_to_string(folder.join(name)).unwrap();
+        empty(name);
+        let error = Recorder::resume(&folder, &run("s")).unwrap_err().to_string();
+        assert!(error.contains(&format!("{name} is empty, but ")), "{error}");
+        assert!(error.contains(other), "{error}");
+        fs::write(folder.join(name), text).unwrap();
+    }
+    // Nothing was measured yet.
+    ["results.csv", "rounds.csv", "samples.csv"].into_iter().for_each(empty);
+    drop(Recorder::resume(&folder, &run("s")).unwrap());
+    for (name, text) in FILES.iter().zip(&new).skip(1) {
+        assert_eq!(&fs::read_to_string(folder.join(name)).unwrap(), text, "{name}");
+    }
+}
+
 #[test]
 fn a_row_is_never_doubled() {
     let dir = tempfile::tempdir().unwrap();

@@ -178,8 +178,10 @@ fn run_in_one(
             (Ok(Message::Failed(why)), _) if is_running => Outcome::Failed(why),
             (Ok(Message::Skipped(why)), _) if is_running => Outcome::Skipped(why),
             (Ok(Message::Lost(why)), _) if is_running => return End::Faulted(why),
-            (Ok(message), _) => {
-                return End::Between(format!("a process said {message:?}; this is a bug"));
+            (Ok(_), _) => {
+                let why =
+                    "a process told of a program that it had not begun; this is a bug";
+                return End::Between(why.to_owned());
             }
             (Err(why), _) if is_running => return End::Lost(why),
             (Err(why), _) => return End::Between(why),

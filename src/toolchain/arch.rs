@@ -27,6 +27,27 @@ impl Arch {
     /// RTX 50, RTX PRO 6000.
     pub const SM_120: Arch = Arch { major: 12, minor: 0 };
 
+    /// All that a name may mean: those of the compilers from CUDA 12.0 on, from
+    /// [`Arch::OLDEST`] on (<https://developer.nvidia.com/cuda-gpus>).
+    pub const KNOWN: [Arch; 11] = {
+        const fn of(major: u32, minor: u32) -> Arch {
+            Arch { major, minor }
+        }
+        [
+            Arch::SM_80,
+            of(8, 6),
+            of(8, 7),
+            Arch::SM_89,
+            Arch::SM_90,
+            of(10, 0),
+            of(10, 1),
+            of(10, 3),
+            of(11, 0),
+            Arch::SM_120,
+            of(12, 1),
+        ]
+    };
+
     /// The oldest that the kernels are written for.
     pub const OLDEST: Arch = Arch::SM_80;
 
@@ -80,18 +101,24 @@ impl FromStr for Arch {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let known = Arch::KNOWN.map(Arch::compiler_name);
         let error =
-            || format!("`{text}` is not an architecture; write sm_80, sm_90a or sm_120");
-        let digits = text.strip_prefix("sm_").ok_or_else(error)?;
-        let number: u32 = digits.trim_end_matches('a').parse().map_err(|_| error())?;
-        let arch = Arch { major: number / 10, minor: number % 10 };
-        if arch < Arch::OLDEST {
-            return Err(format!(
-                "{text} is older than {}, the oldest supported",
-                Arch::OLDEST
-            ));
+            |why: &str| format!("`{text}` {why}; write one of {}", known.join(", "));
+        let of_name = Arch::KNOWN.into_iter().zip(&known).find(|(_, name)| {
+            // With or without the letter of its own instructions.
+            text == name.as_str() || name.strip_suffix('a') == Some(text)
+        });
+        if let Some((arch, _)) = of_name {
+            return Ok(arch);
         }
-        Ok(arch)
+        let number = text.strip_prefix("sm_").and_then(|digits| digits.parse::<u32>().ok());
+        let oldest = 10 * Arch::OLDEST.major + Arch::OLDEST.minor;
+        Err(match number {
+            Some(number) if number < oldest => {
+                error(&format!("is older than {}, the oldest supported", Arch::OLDEST))
+            }
+            _ => error("is not an architecture"),
+        })
     }
 }
 
@@ -194,9 +221,26 @@ mod tests {
             assert_eq!(name.parse::<Arch>().unwrap().to_string(), name);
         }
         assert_eq!("sm_90".parse::<Arch>().unwrap(), Arch::SM_90);
-        for wrong in ["90", "sm_", "sm_75", "sm_x", ""] {
-            assert!(wrong.parse::<Arch>().is_err(), "{wrong}");
+        for arch in Arch::KNOWN {
+            assert_eq!(arch.to_string().parse::<Arch>(), Ok(arch));
         }
+        for wrong in [
+            "90",
+            "sm_",
+            "sm_75",
+            "sm_x",
+            "",
+            "sm_999",
+            "sm_81",
+            "sm_80a",
+            "sm_90aa",
+            "sm_+90",
+            "sm_4294967296",
+        ] {
+            let why = wrong.parse::<Arch>().unwrap_err();
+            assert!(why.contains("write one of sm_80, sm_86, "), "{why}");
+        }
+        assert!("sm_75".parse::<Arch>().unwrap_err().contains("older than sm_80"));
     }
 
     #[test]

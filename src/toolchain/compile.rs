@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use super::defines::Defines;
 use super::nvrtc::{self, Nvrtc, NvrtcError, Resources, Source};
 use super::prebuilt::{Folder, FolderError};
 use super::search::{NVRTC, SearchPath};
+use crate::output::remark;
 
 /// First line of a file in the cache that holds machine code. Its number changes
 /// with the format.
@@ -252,7 +254,7 @@ impl Compiler {
     fn keep(&self, path: &Path, write: impl FnOnce() -> std::io::Result<()>) {
         if let Err(why) = write() {
             self.cache_warning.call_once(|| {
-                eprintln!(
+                remark!(
                     "ridgepoint: cannot keep compiled kernels in {}: {why}",
                     path.parent().unwrap_or(path).display()
                 );
@@ -315,11 +317,16 @@ fn seal(path: &Path, format: &str, rest: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    // Of this thread: two tests of one process may compile the same.
-    let thread = std::thread::current().id();
-    let staging = path.with_extension(format!("{}.{thread:?}.new", std::process::id()));
-    fs::write(&staging, bytes)?;
-    fs::rename(&staging, path)
+    // Two threads of one process may compile the same.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let staging = path.with_extension(format!("{}.{number}.new", std::process::id()));
+    let written = fs::write(&staging, bytes).and_then(|()| fs::rename(&staging, path));
+    if written.is_err() {
+        // Where it was never made there is nothing to take away.
+        let _ = fs::remove_file(&staging);
+    }
+    written
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -14,6 +15,7 @@ use super::arch::Arch;
 use super::binary::{Binary, key, short_hash};
 use super::defines::Defines;
 use super::nvrtc::{Resources, Source};
+use crate::files::{self, TemporaryFolder};
 
 /// Name of the manifest.
 const MANIFEST: &str = "manifest.json";
@@ -183,18 +185,18 @@ pub fn write(
     };
     let images = built.iter().map(|b| (b.entry().file, b.binary.image.as_slice()));
     let texts = listings.iter().map(|(name, text)| (name.clone(), text.as_bytes()));
-    let result = (|| {
-        fs::create_dir_all(&staging)?;
+    let written = (|| -> anyhow::Result<()> {
+        let staging = TemporaryFolder::make(&staging)?;
         for (name, bytes) in images.chain(texts) {
-            fs::write(staging.join(name), bytes)?;
+            files::write(&staging.path().join(name), bytes)?;
         }
-        fs::write(staging.join(MANIFEST), serde_json::to_vec_pretty(&manifest)?)?;
-        fs::rename(&staging, path)
+        let manifest = serde_json::to_vec_pretty(&manifest)?;
+        files::write(&staging.path().join(MANIFEST), &manifest)?;
+        fs::rename(staging.path(), path).with_context(|| files::cannot_write(path))?;
+        staging.keep();
+        Ok(())
     })();
-    result.map_err(|why: std::io::Error| {
-        let _ = fs::remove_dir_all(&staging);
-        error(path, why.to_string())
-    })
+    written.map_err(|why| error(path, format!("{why:#}")))
 }
 
 /// What to write into a folder: a compiled source.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use super::library;
 use super::search::download_folders;
 
 /// Classes of instructions: name, and how opcodes of the class begin. The
@@ -74,10 +75,12 @@ impl Disassembler {
             .collect::<Vec<_>>();
         let found =
             folders.iter().map(|folder| folder.join("nvdisasm")).find(|p| p.is_file());
-        found.map(Disassembler).context(
+        let found = found.context(
             "found no nvdisasm in PATH, CUDA_HOME or target/cuda-toolkit; run \
              scripts/install-nvrtc in a checkout",
-        )
+        )?;
+        library::refuse_cut(&found).map_err(anyhow::Error::msg)?;
+        Ok(Disassembler(found))
     }
 
     /// Disassembles an image.
@@ -103,7 +106,8 @@ impl Disassembler {
             .output()
             .with_context(|| format!("cannot run {}", self.0.display()))?;
         if !output.status.success() {
-            bail!("nvdisasm: {}", String::from_utf8_lossy(&output.stderr).trim());
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{} ended with {}: {}", self.0.display(), output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -6,19 +6,14 @@ use std::collections::HashMap;
 
 use super::{Judge, counted};
 use crate::analysis::Campaign;
-use crate::op::{Problem, shape_keys};
-use crate::point::Point;
+use crate::analysis::contradictions::{self, ROUNDING, are_equal, in_row};
 use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, Provenance, differences};
-use crate::record::{Row, Run, SCHEMA_VERSION, SampleTimes, Unreadable, shape_values};
+use crate::record::{Row, Run, SCHEMA_VERSION, SampleTimes, Unreadable};
 use crate::residency::Residency;
 use crate::statistics;
 
 /// Most findings of one kind that are told one by one; the others are counted.
 const TOLD: usize = 5;
-
-/// Relative difference of two numbers that rounding explains, such as that of a
-/// spreadsheet which saved the file again.
-const ROUNDING: f64 = 1e-6;
 
 /// Columns of `run.csv` without which nobody knows whose the rows are. Every version has
 /// written them.
@@ -208,65 +203,25 @@ impl<'a> Files<'a> {
     /// Ids that are not those of the row's point.
     fn point_ids(&self) -> Vec<Unreadable> {
         let found = self.rows().filter_map(|row| {
-            let point = point_of(row)?;
-            let protocol = self.run_of(row)?.get("protocol")?;
-            let id = point.id_under(protocol);
-            // The mode that was taken may also have been asked for.
-            let asked = Point { launch: row.launch_mode.parse().ok(), ..point.clone() };
-            let is_other = ![&id, &asked.id_under(protocol)].contains(&&row.point_id);
-            is_other.then(|| {
-                let why = format!("the id of `{point}` is {id}; the row was edited");
-                in_row(row.line, "point_id", &row.point_id, why)
-            })
+            contradictions::point_id(row, self.run_of(row)?.get("protocol")?)
         });
         found.collect()
     }
 
     /// Counts that are not those of the row's problem.
     fn model_columns(&self) -> Vec<Unreadable> {
-        let mut found = Vec::new();
-        for row in self.rows() {
-            let Ok(problem) = row.problem.parse::<Problem>() else { continue };
-            let counts = counts(row, &problem);
-            let differ =
-                counts.into_iter().filter(|(column, written, computed, tolerance)| {
-                    let are_equal = are_equal(*written, *computed, *tolerance);
-                    self.has_column(column) && !are_equal
-                });
-            let shown = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
-            found.extend(differ.map(|(column, written, computed, _)| {
-                let why = format!(
-                    "of `{problem}` this version computes `{}`; the row was edited, or its \
-                     version counted otherwise",
-                    shown(computed)
-                );
-                in_row(row.line, column, &shown(written), why)
-            }));
-            let op = problem.op().name();
-            if row.op != op {
-                let why = format!("`{problem}` is a {op}");
-                found.push(in_row(row.line, "op", &row.op, why));
-            }
-        }
-        found
+        let has_column = |name: &str| self.has_column(name);
+        self.rows()
+            .flat_map(|row| contradictions::model_columns(row, &has_column))
+            .collect()
     }
 
     /// Shape columns that do not repeat the row's problem.
     fn shapes(&self) -> Vec<Unreadable> {
-        let columns: Vec<String> =
-            shape_keys().into_iter().map(|key| format!("shape_{key}")).collect();
-        let mut found = Vec::new();
-        for row in self.rows().filter(|row| row.problem.parse::<Problem>().is_ok()) {
-            for (column, computed) in columns.iter().zip(shape_values(&row.problem)) {
-                let cell = row.shape.iter().find(|(name, _)| name == column);
-                let written = cell.map_or("", |(_, value)| value);
-                if self.has_column(column) && written != computed {
-                    let why = format!("`{}` has `{computed}`", row.problem);
-                    found.push(in_row(row.line, column, written, why));
-                }
-            }
-        }
-        found
+        let has_column = |name: &str| self.has_column(name);
+        self.rows()
+            .flat_map(|row| contradictions::shape_columns(row, &has_column))
+            .collect()
     }
 
     /// Residencies that do not follow from the rotation and the caches.
@@ -374,61 +329,6 @@ fn finding(
 ) -> Unreadable {
     let (column, value) = (Some(column.to_owned()), value.to_owned());
     Unreadable { file, line, column, value, why }
-}
-
-fn in_row(line: u64, column: &str, value: &str, why: String) -> Unreadable {
-    finding("results.csv", line, column, value, why)
-}
-
-fn point_of(row: &Row) -> Option<Point> {
-    Some(Point {
-        problem: row.problem.parse().ok()?,
-        kernel: row.kernel.parse().ok()?,
-        cache: row.cache_state.parse().ok()?,
-        launch: None,
-        load: row.load.parse().ok(),
-    })
-}
-
-/// A column of the model, what a row says, what this version computes, and the relative
-/// difference that is allowed.
-type Count = (&'static str, Option<f64>, Option<f64>, f64);
-
-fn counts(row: &Row, problem: &Problem) -> [Count; 7] {
-    let (work, routed) = (problem.work(), problem.routed());
-    let exact = |column, written: Option<u64>, computed: Option<u64>| -> Count {
-        (column, written.map(|n| n as f64), computed.map(|n| n as f64), 0.0)
-    };
-    let always = |column, written, computed| exact(column, Some(written), Some(computed));
-    [
-        always("matrix_flops_model", row.matrix_flops_model, work.matrix_flops()),
-        always("vector_flops_model", row.vector_flops_model, work.vector_flops()),
-        always("bytes_read_model", row.bytes_read_model, work.bytes_read()),
-        always("bytes_written_model", row.bytes_written_model, work.bytes_written()),
-        exact(
-            "experts_touched_model",
-            row.experts_touched_model,
-            routed.map(|r| r.experts_touched),
-        ),
-        exact(
-            "bytes_read_bound_model",
-            row.bytes_read_bound_model,
-            routed.map(|r| r.bytes_read_bound),
-        ),
-        (
-            "bytes_read_expected_model",
-            row.bytes_read_expected_model,
-            routed.map(|r| r.bytes_read_expected),
-            ROUNDING,
-        ),
-    ]
-}
-
-fn are_equal(a: Option<f64>, b: Option<f64>, tolerance: f64) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => (a - b).abs() <= tolerance * a.abs().max(b.abs()),
-        (a, b) => a.is_none() && b.is_none(),
-    }
 }
 
 #[cfg(test)]

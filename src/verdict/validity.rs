@@ -34,6 +34,7 @@ impl Judge<'_> {
         self.impossible_rates(&mut faults);
         self.faster_than_the_probe(&mut faults);
         self.missing_rows(&mut faults);
+        faults.extend(self.nothing_measured());
         let count = |s| self.campaign.own_points().filter(|p| p.status == s).count();
         let (noisy, skipped) = (count(Status::Noisy), count(Status::Skipped));
         if noisy > 0 {
@@ -67,6 +68,28 @@ impl Judge<'_> {
         self.peer_warnings(&mut warnings);
         self.circumstances(&mut warnings);
         (faults, warnings)
+    }
+
+    /// A campaign without a single time says nothing, whatever the reason. Points that failed
+    /// or were wrong are faults of their own.
+    fn nothing_measured(&self) -> Option<String> {
+        let points: Vec<&Measured> = self.campaign.own_points().collect();
+        let spoils = |status| matches!(status, Status::Failed | Status::Wrong);
+        let is_silent = |point: &&Measured| point.time_s.is_none() && !spoils(point.status);
+        let first = points.first().filter(|_| points.iter().all(is_silent))?;
+        let so = |status: Status| points.iter().filter(|p| p.status == status).count();
+        let counts: Vec<String> = Status::ALL
+            .into_iter()
+            .filter(|status| so(*status) > 0)
+            .map(|status| format!("{} {}", so(status), status.name()))
+            .collect();
+        Some(format!(
+            "nothing was measured: of {}, {}; the first is {}: {}",
+            counted(points.len(), "point", "points"),
+            counts.join(", "),
+            first.problem,
+            first.reason
+        ))
     }
 
     /// Points whose clocks the limit of power kept down: another limit, or other data,

@@ -15,6 +15,7 @@ use crate::module::{
     THREADS_PER_SM,
 };
 use crate::queue::{Entry, Gpu, Handle, Launched};
+use crate::remark::remark;
 use crate::settings::Settings;
 
 /// The GPU's name.
@@ -105,7 +106,7 @@ pub fn call<T>(
 impl Driver {
     fn of_this_process() -> Result<Self> {
         let settings = Settings::of_this_process().map_err(|why| {
-            eprintln!("virtual driver: {why}");
+            remark(why);
             Code::INVALID_VALUE
         })?;
         Ok(Driver::new(settings))
@@ -197,7 +198,7 @@ impl Driver {
             let _ = writeln!(text, "{name} {count}");
         }
         if let Err(why) = std::fs::write(path, text) {
-            eprintln!("virtual driver: cannot write {}: {why}", path.display());
+            remark(format_args!("cannot write {}: {why}", path.display()));
         }
     }
 
@@ -618,7 +619,7 @@ impl Driver {
 /// One that the driver would refuse.
 pub fn encode(map: &TensorMap) -> Result<[u8; 128]> {
     map.encode().map_err(|why| {
-        eprintln!("virtual driver: a tensor map: {why}");
+        remark(format_args!("a tensor map: {why}"));
         Code::INVALID_VALUE
     })
 }

@@ -21,6 +21,7 @@ use crate::driver::{self, Driver, NAME, VERSION};
 use crate::host::HostRange;
 use crate::module::Shape;
 use crate::queue::{Entry, Handle};
+use crate::remark::remark;
 
 /// What the API calls a pointer and this driver a number.
 type Opaque = *mut c_void;
@@ -32,7 +33,7 @@ const PAGE_BYTES: usize = 4096;
 fn answer(name: &'static str, body: impl FnOnce(&mut Driver) -> Result) -> c_int {
     let attempt = AssertUnwindSafe(|| driver::call(name, body));
     let done = catch_unwind(attempt).unwrap_or_else(|_| {
-        eprintln!("virtual driver: {name} panicked; this is a bug of the virtual driver");
+        remark(format_args!("{name} panicked; this is a bug of the virtual driver"));
         Err(Code::UNKNOWN)
     });
     done.map_or_else(Code::number, |()| 0)
@@ -336,7 +337,7 @@ impl Log {
     /// Writes as much as there is room for, and an end.
     unsafe fn write(&self, text: &str) {
         if self.start.is_null() || self.bytes == 0 {
-            return eprintln!("virtual driver: {text}");
+            return remark(text);
         }
         let length = text.len().min(self.bytes - 1);
         // SAFETY: the caller's buffer has so many bytes.

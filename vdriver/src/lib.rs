@@ -48,8 +48,10 @@
 //! module, host         loaded PTX; ranges of the host's memory
 //! settings             the environment
 //! faults               what a test makes go wrong
-//! code                 `CUresult`
+//! code, remark         `CUresult`; what is said to people
 //! ```
+
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod capture;
 pub mod code;
@@ -59,4 +61,5 @@ pub mod ffi;
 mod host;
 mod module;
 mod queue;
+mod remark;
 pub mod settings;

@@ -9,6 +9,7 @@ use crate::code::{Code, Result};
 use crate::faults::{Faults, Kind, Outcome};
 use crate::host::HostRange;
 use crate::module::{Function, Shape};
+use crate::remark::remark;
 
 /// A number in the place of a pointer, for everything that the driver makes.
 pub type Handle = usize;
@@ -307,7 +308,7 @@ fn duration_ns(warp_instructions: u64, shape: &Shape, sms: u32) -> u64 {
 
 /// Prints a finding, and returns what a GPU would answer.
 fn told(finding: &Finding) -> Code {
-    eprintln!("virtual driver: {finding}");
+    remark(finding);
     match finding.kind {
         FindingKind::OutOfBounds | FindingKind::UseAfterFree => Code::ILLEGAL_ADDRESS,
         FindingKind::Misaligned => Code::MISALIGNED_ADDRESS,

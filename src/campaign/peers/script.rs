@@ -1,8 +1,7 @@
 //! The Python process: started, asked and listened to.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::campaign::rows::nanos_now;
+use crate::files::{self, TemporaryFolder};
 use crate::record::Run;
 
 /// The script's text.
@@ -86,7 +86,7 @@ pub(super) struct Script {
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     hello: Hello,
-    scratch: PathBuf,
+    scratch: TemporaryFolder,
     expected: Vec<u64>,
 }
 
@@ -99,9 +99,9 @@ impl Script {
         let name = format!("ridgepoint-peers-{}-{}", std::process::id(), nanos_now());
         let scratch = std::env::temp_dir().join(name);
         let file = scratch.join("peers.py");
-        fs::create_dir(&scratch)
-            .and_then(|()| fs::write(&file, PEERS_SCRIPT))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        let in_scratch = "no room for temporary files; set TMPDIR to a folder with some";
+        let scratch = TemporaryFolder::make(&scratch).context(in_scratch)?;
+        files::write(&file, PEERS_SCRIPT.as_bytes()).context(in_scratch)?;
         let mut command = Command::new(python);
         command.arg("-u").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.args(is_fake.then_some("--fake"));
@@ -117,7 +117,6 @@ impl Script {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let started = command.spawn();
         let mut process = started.with_context(|| {
-            let _ = fs::remove_dir_all(&scratch);
             format!("cannot start `{python}`; name a Python with torch with --python")
         })?;
         let (requests, answers) = (process.stdin.take(), process.stdout.take());
@@ -144,7 +143,7 @@ impl Script {
 
     /// A folder for files of requests, which is removed with the script.
     pub fn scratch(&self) -> &Path {
-        &self.scratch
+        self.scratch.path()
     }
 
     /// Sends a request.
@@ -195,6 +194,5 @@ impl Drop for Script {
             let _ = self.process.kill();
             let _ = self.process.wait();
         }
-        let _ = fs::remove_dir_all(&self.scratch);
     }
 }

@@ -1,11 +1,14 @@
 //! Cells of the tables that subcommands print.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
 use crate::model::step::Formats;
 use crate::model::task::Served;
+use crate::output::remark;
 use crate::section::Section;
 
 /// A number, or an empty cell.
@@ -23,21 +26,48 @@ pub fn names(served: &Served) -> Vec<String> {
     ]
 }
 
-/// The cells of a row: `names`, then `count` more with what was predicted, or with the
-/// reason why nothing was in the last of them.
-pub fn row(
-    names: Vec<String>,
-    predicted: Result<Vec<String>, String>,
-    count: usize,
-) -> Vec<String> {
-    let predicted = predicted.unwrap_or_else(|reason| {
-        let mut empty = vec![String::new(); count];
-        if let Some(last) = empty.last_mut() {
-            *last = reason;
-        }
-        empty
-    });
-    names.into_iter().chain(predicted).collect()
+/// Rows of predictions.
+#[derive(Default)]
+pub struct Rows {
+    rows: Vec<Vec<String>>,
+    /// How many of them have a prediction.
+    predicted: usize,
+    /// Why the first of the others has none.
+    refusal: Option<String>,
+    /// What is said of all of them, each once.
+    notes: BTreeSet<String>,
+}
+
+impl Rows {
+    /// Says something once, however many rows it is true of.
+    pub fn note(&mut self, note: Option<String>) {
+        self.notes.extend(note);
+    }
+
+    /// Adds a row: `names`, then `count` cells with what was predicted, or with the reason
+    /// why nothing was in the last of them.
+    pub fn push(
+        &mut self,
+        names: Vec<String>,
+        predicted: Result<Vec<String>, String>,
+        count: usize,
+    ) {
+        self.predicted += usize::from(predicted.is_ok());
+        let predicted = predicted.unwrap_or_else(|reason| {
+            self.refusal.get_or_insert_with(|| reason.clone());
+            let mut empty = vec![String::new(); count];
+            if let Some(last) = empty.last_mut() {
+                *last = reason;
+            }
+            empty
+        });
+        self.rows.push(names.into_iter().chain(predicted).collect());
+    }
+}
+
+/// The error of a command all of whose rows were refused.
+pub fn nothing_predicted(reason: &str) -> anyhow::Error {
+    anyhow::anyhow!("nothing could be predicted: {reason}")
 }
 
 /// Rounds the cells of a section for people. The end of a column's name says the unit.
@@ -58,11 +88,20 @@ pub fn round(section: &mut Section) {
     }
 }
 
-/// Prints a section whose first six columns say what a row is about.
-pub fn print(mut section: Section, format: OutputFormat) -> Result<()> {
+/// Prints rows in a section whose first six columns say what a row is about.
+///
+/// # Errors
+/// Standard output that cannot be written, or rows none of which has a prediction.
+pub fn print(mut section: Section, rows: Rows, format: OutputFormat) -> Result<()> {
+    section.rows = rows.rows;
     if format == OutputFormat::Table {
         round(&mut section);
         section.say_once(6);
     }
-    table::print(&[section], format)
+    table::print(&[section], format)?;
+    rows.notes.iter().for_each(|note| remark!("note: {note}"));
+    match rows.refusal {
+        Some(reason) if rows.predicted == 0 => Err(nothing_predicted(&reason)),
+        _ => Ok(()),
+    }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::cells::{self, cell};
+use super::cells::{self, Rows, cell};
 use super::options::{MachineOptions, Output, ServedOptions, WorkloadOptions};
 use crate::model::predict::Rates;
 use crate::model::task::{Disaggregated, Served};
@@ -36,18 +36,15 @@ pub fn run(args: &DisaggregateArgs) -> Result<()> {
     let workloads = args.workloads.workloads(&workloads)?;
     let rates = args.machines.rates(&machines)?;
     let rows = rows(&served, &workloads, &rates, args.batch.unwrap_or(u64::MAX));
-    cells::print(section(rows), args.output.format)
+    cells::print(section(), rows, args.output.format)
 }
 
-fn rows(
-    served: &[Served],
-    workloads: &[&Workload],
-    rates: &[Rates],
-    limit: u64,
-) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
+fn rows(served: &[Served], workloads: &[&Workload], rates: &[Rates], limit: u64) -> Rows {
+    let mut rows = Rows::default();
     for served in served {
         for workload in workloads {
+            let end = workload.prompt(workload.turns - 1) + workload.output_tokens;
+            rows.note(served.model.beyond_limit(end));
             for prefill in rates {
                 for decode in rates {
                     let mut names = cells::names(served);
@@ -55,7 +52,7 @@ fn rows(
                     names.push(prefill.machine().name.clone());
                     names.push(decode.machine().name.clone());
                     let of = Disaggregated::of(served, (prefill, decode), workload, limit);
-                    rows.push(cells::row(names, of.map(|of| predicted(&of)), 9));
+                    rows.push(names, of.map(|of| predicted(&of)), 9);
                 }
             }
         }
@@ -63,7 +60,7 @@ fn rows(
     rows
 }
 
-fn section(rows: Vec<Vec<String>>) -> Section {
+fn section() -> Section {
     Section {
         heading: "Prefill and decode apart".to_owned(),
         paragraphs: vec![
@@ -90,7 +87,7 @@ fn section(rows: Vec<Vec<String>>) -> Section {
             "turns_per_s_per_group",
             "shipping",
         ],
-        rows,
+        ..Section::default()
     }
 }
 

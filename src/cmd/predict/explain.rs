@@ -1,34 +1,55 @@
 //! `ridgepoint predict step --explain`: each problem of a step with its formulas.
 
+use anyhow::Result;
+
+use crate::cmd::options::OutputFormat;
+use crate::cmd::table;
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
 use crate::model::step::{Step, StepPart, StepProblem, StepShape};
-use crate::model::sweep::Grid;
+use crate::model::sweep::{Grid, Predicted};
 use crate::section::Section;
 
-/// The problems of every step of a grid, with formulas.
-pub fn sections(grid: &Grid) -> Vec<Section> {
-    let rates = grid.rates.first();
-    grid.shapes().map(|(model, shape)| section(model, &shape, rates)).collect()
+/// Prints the problems of every step of a grid, with formulas.
+pub fn print(grid: &Grid, format: OutputFormat) -> Result<Predicted> {
+    let (rates, mut predicted) = (grid.rates.first(), Predicted::default());
+    let mut sections = Vec::new();
+    for (model, shape) in grid.shapes() {
+        let step = Step::of(model, &shape);
+        match &step {
+            Ok(_) => predicted.steps += 1,
+            Err(reason) => predicted.refusal = predicted.refusal.or(Some(reason.clone())),
+        }
+        sections.push(section(model, &shape, step, rates));
+    }
+    table::print(&sections, format)?;
+    Ok(predicted)
 }
 
-fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
+fn section(
+    model: &Llm,
+    shape: &StepShape,
+    step: Result<Step, String>,
+    rates: Option<&Rates>,
+) -> Section {
     let StepShape { phase, batch, context, .. } = shape;
     let heading =
         format!("{} {}, batch {batch}, context {context}", model.name, phase.name());
-    let step = match Step::of(model, shape) {
+    let step = match step {
         Ok(step) => step,
         Err(reason) => {
             return Section { heading, paragraphs: vec![reason], ..Section::default() };
         }
     };
+    let about = format!(
+        "Each problem on one GPU, so many times. Times on {}, one each.",
+        rates.map_or("no machine", |rates| &rates.machine().name)
+    );
+    let limit = model.beyond_limit(*context).map(|note| format!("{note}."));
     let rows = step.problems.iter().map(|entry| row(entry, rates)).collect();
-    let machine = rates.map_or("no machine", |rates| &rates.machine().name);
     Section {
         heading,
-        paragraphs: vec![format!(
-            "Each problem on one GPU, so many times. Times on {machine}, one each."
-        )],
+        paragraphs: [about].into_iter().chain(limit).collect(),
         columns: vec!["what", "times", "problem", "FLOPs", "bytes", "OI", "time"],
         rows,
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::options::{FactFiles, Facts};
+use crate::output;
 use crate::plot::predicted;
 
 /// Draw the paper's figures into a folder, each as SVG, PNG and CSV.
@@ -20,7 +21,7 @@ pub struct FiguresArgs {
 pub fn run(args: &FiguresArgs) -> Result<()> {
     let Facts { models, machines, workloads } = args.facts.load()?;
     for path in predicted::write_all(&models, &machines, &workloads, &args.folder)? {
-        println!("{}", path.display());
+        output::print_line(&path.display().to_string())?;
     }
     Ok(())
 }

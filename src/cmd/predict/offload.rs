@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::cells::{self, cell};
+use super::cells::{self, Rows, cell};
 use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
 use crate::model::predict::Rates;
 use crate::model::task::{Offloaded, Served};
@@ -40,18 +40,14 @@ pub fn run(args: &OffloadArgs) -> Result<()> {
     let served = args.served.all(&models, None)?;
     let (rates, batches) = (args.machines.rates(&machines)?, args.batch.batches()?);
     let rows = rows(&served, &contexts, &rates, &batches);
-    cells::print(section(rows), args.output.format)
+    cells::print(section(), rows, args.output.format)
 }
 
-fn rows(
-    served: &[Served],
-    contexts: &[u64],
-    rates: &[Rates],
-    batches: &[u64],
-) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
+fn rows(served: &[Served], contexts: &[u64], rates: &[Rates], batches: &[u64]) -> Rows {
+    let mut rows = Rows::default();
     for served in served {
         for &context in contexts {
+            rows.note(served.model.beyond_limit(context));
             for rates in rates {
                 for &batch in batches {
                     let mut names = cells::names(served);
@@ -59,7 +55,7 @@ fn rows(
                     names.push(rates.machine().name.clone());
                     names.push(batch.to_string());
                     let of = Offloaded::of(served, rates, batch, context);
-                    rows.push(cells::row(names, of.map(|of| predicted(&of)), 7));
+                    rows.push(names, of.map(|of| predicted(&of)), 7);
                 }
             }
         }
@@ -67,7 +63,7 @@ fn rows(
     rows
 }
 
-fn section(rows: Vec<Vec<String>>) -> Section {
+fn section() -> Section {
     Section {
         heading: "Caches elsewhere".to_owned(),
         paragraphs: vec![
@@ -92,7 +88,7 @@ fn section(rows: Vec<Vec<String>>) -> Section {
             "fetching_bytes_per_s",
             "over_host_link",
         ],
-        rows,
+        ..Section::default()
     }
 }
 

@@ -1,16 +1,15 @@
 //! `ridgepoint predict step`: single steps over a grid of models, shapes and machines.
 
-use std::io::{BufWriter, Write};
+use anyhow::{Context, Result, bail};
 
-use anyhow::{Context, Result};
-
-use super::explain;
 use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
+use super::{cells, explain};
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
 use crate::model::step::Phase;
-use crate::model::sweep::{COLUMNS, Grid, Tokens};
+use crate::model::sweep::{COLUMNS, Grid, Predicted, Tokens};
 use crate::model::workload::Workload;
+use crate::output;
 use crate::section::Section;
 
 /// Predict steps of a model: OI, capacity footprint, bound, time and the capacity wall.
@@ -43,22 +42,44 @@ pub fn run(args: &StepArgs) -> Result<()> {
     let (models, machines) =
         (args.served.model_file.load()?, args.machines.machine_file.load()?);
     let workloads = args.context.workload_file.load()?;
+    let phases: Vec<Phase> =
+        args.phases.iter().map(|name| phase(name)).collect::<Result<_>>()?;
+    args.refuse_unused(&phases)?;
     let grid = Grid {
         models: args.served.models(&models)?,
-        phases: args.phases.iter().map(|name| phase(name)).collect::<Result<_>>()?,
+        phases,
         formats: args.served.formats()?,
         parallel: args.served.parallel()?,
         tokens: args.tokens(&workloads)?,
         batches: args.batch.batches()?,
         rates: args.machines.rates(&machines)?,
     };
-    match args.explain {
-        true => table::print(&explain::sections(&grid), args.output.format),
-        false => print_grid(&grid, args.output.format),
+    let predicted = match args.explain {
+        true => explain::print(&grid, args.output.format)?,
+        false => print_grid(&grid, args.output.format)?,
+    };
+    match predicted {
+        Predicted { steps: 0, refusal: Some(reason) } => {
+            Err(cells::nothing_predicted(&reason))
+        }
+        _ => Ok(()),
     }
 }
 
 impl StepArgs {
+    /// Refuses an option that no phase would use.
+    fn refuse_unused(&self, phases: &[Phase]) -> Result<()> {
+        if let Some(new_tokens) = self.new_tokens
+            && !phases.contains(&Phase::Prefill)
+        {
+            bail!(
+                "--new-tokens {new_tokens}: a decode step has one new token of each request; \
+                 write --phase prefill, or leave --new-tokens out"
+            );
+        }
+        Ok(())
+    }
+
     fn tokens(&self, workloads: &[Workload]) -> Result<Vec<Tokens>> {
         let of_context = |context: u64| Tokens {
             workload: String::new(),
@@ -71,7 +92,7 @@ impl StepArgs {
         let of_workload = |workload: &Workload| Tokens {
             workload: workload.name.clone(),
             context: workload.context,
-            prefill: self.new_tokens.unwrap_or(workload.new_tokens).min(workload.context),
+            prefill: self.new_tokens.unwrap_or(workload.new_tokens),
         };
         Ok(self.context.workloads(workloads)?.into_iter().map(of_workload).collect())
     }
@@ -86,7 +107,7 @@ fn phase(name: &str) -> Result<Phase> {
 
 /// Columns of the table for the terminal: names in the CSV file and in the table, and
 /// whether a column is part of the question.
-const SHOWN: [(&str, &str, bool); 24] = [
+const SHOWN: [(&str, &str, bool); 25] = [
     ("model", "model", true),
     ("workload", "workload", true),
     ("phase", "phase", true),
@@ -110,27 +131,27 @@ const SHOWN: [(&str, &str, bool); 24] = [
     ("short_bytes", "short GB", false),
     ("batch_max", "B max", false),
     ("batch_at_ridge", "B ridge", false),
-    ("reason", "note", false),
+    ("reason", "reason", false),
+    ("note", "note", false),
 ];
 
-fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
+/// Prints a grid, and says what was predicted, as far as somebody reads it.
+fn print_grid(grid: &Grid, format: OutputFormat) -> Result<Predicted> {
     if format == OutputFormat::Csv {
-        let mut to = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-        return match grid.write_csv(&mut to).and_then(|()| to.flush()) {
-            // A reader that stops early, such as `head`, is not an error.
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-            _ => Ok(()),
-        };
+        let predicted = output::stream(|mut to| grid.write_csv(&mut to))?;
+        return Ok(predicted.unwrap_or_default());
     }
     let mut bytes = Vec::new();
-    grid.write_csv(&mut bytes)?;
+    let predicted = grid.write_csv(&mut bytes)?;
     let text = String::from_utf8(bytes)?;
     if format == OutputFormat::Json {
-        return table::print_csv(&text, format);
+        table::print_csv(&text, format)?;
+        return Ok(predicted);
     }
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
-    table::print(&[shown(&rows)], format)
+    table::print(&[shown(&rows)], format)?;
+    Ok(predicted)
 }
 
 /// The rows of a CSV file as a table for people.

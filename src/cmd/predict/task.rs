@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::cells::{self, cell};
+use super::cells::{self, Rows, cell};
 use super::options::{
     BatchOptions, MachineOptions, Output, ServedOptions, WorkloadOptions,
 };
@@ -36,7 +36,7 @@ pub fn run(args: &TaskArgs) -> Result<()> {
     let workloads = args.workloads.workloads(&workloads)?;
     let (rates, batches) = (args.machines.rates(&machines)?, args.batch.batches()?);
     let rows = rows(&served, &workloads, &rates, &batches);
-    cells::print(section(rows), args.output.format)
+    cells::print(section(), rows, args.output.format)
 }
 
 fn rows(
@@ -44,8 +44,8 @@ fn rows(
     workloads: &[&Workload],
     rates: &[Rates],
     batches: &[u64],
-) -> Vec<Vec<String>> {
-    let mut rows = Vec::new();
+) -> Rows {
+    let mut rows = Rows::default();
     for served in served {
         for workload in workloads {
             for rates in rates {
@@ -55,7 +55,7 @@ fn rows(
                     names.push(rates.machine().name.clone());
                     names.push(batch.to_string());
                     let predicted = predicted(served, rates, workload, batch);
-                    rows.push(cells::row(names, predicted, 10));
+                    rows.push(names, predicted, 10);
                 }
             }
         }
@@ -63,7 +63,7 @@ fn rows(
     rows
 }
 
-fn section(rows: Vec<Vec<String>>) -> Section {
+fn section() -> Section {
     Section {
         heading: "Turns and tasks".to_owned(),
         paragraphs: vec![
@@ -91,7 +91,7 @@ fn section(rows: Vec<Vec<String>>) -> Section {
             "energy_j",
             "note",
         ],
-        rows,
+        ..Section::default()
     }
 }
 
@@ -109,8 +109,9 @@ fn predicted(
         let busy_s = task.prefill_s + task.decode_s / batch as f64;
         power * served.parallel.gpus() as f64 * busy_s
     });
-    let note =
-        if most < batch { format!("only {most} requests fit") } else { String::new() };
+    let short = (most < batch).then(|| format!("only {most} requests fit"));
+    let note = short.into_iter().chain(served.model.beyond_limit(end));
+    let note = note.collect::<Vec<_>>().join("; ");
     Ok(vec![
         workload.turns.to_string(),
         task.computed_tokens.to_string(),

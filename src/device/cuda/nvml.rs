@@ -24,6 +24,7 @@ use nvml_wrapper::enum_wrappers::device::{
 use nvml_wrapper::error::NvmlError;
 
 use crate::device::{AskedTelemetry, ClockLimit, Look, Telemetry};
+use crate::toolchain::library;
 
 /// Its name on systems without the development files.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -47,8 +48,12 @@ impl Nvidia {
     /// # Errors
     /// Why it is not there, or does not know the GPU.
     pub fn open(uuid: &str) -> Result<Self, String> {
-        let library = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init();
-        let library = Arc::new(library.map_err(|e| format!("{LIBRARY}: {e}"))?);
+        library::refuse_cut(Path::new(LIBRARY))?;
+        let opened = Nvml::builder().lib_path(OsStr::new(LIBRARY)).init();
+        let library = Arc::new(opened.map_err(|error| match error {
+            NvmlError::LibloadingError(why) => library::loader_message(why),
+            other => format!("{LIBRARY}: {other}"),
+        })?);
         let uuid = with_dashes(uuid);
         library
             .device_by_uuid(uuid.as_str())

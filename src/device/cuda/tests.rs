@@ -14,6 +14,7 @@ use crate::device::*;
 use crate::format::HostMemory;
 use crate::kernel::{ParamBytes, TensorMap};
 use crate::resource::LinkDirection;
+use crate::toolchain::library;
 
 /// Names under which the loader looks for the driver.
 const NAMES: [&str; 6] = [
@@ -108,14 +109,29 @@ unavailable!(
 
 #[test]
 fn no_driver() {
-    // Files that are not libraries hide a driver that this machine may have.
-    let hide = |folder: &Path| {
+    if library::on_loader_path("libcuda.so.1".as_ref()).is_some() {
+        eprintln!("NOT RUN: this machine has a driver, which cannot be hidden");
+    } else if on_mock("no_driver", |_| ()) {
+        assert_eq!(gpu_count(), Err(Unavailable::NoDriver));
+    }
+}
+
+/// Containers without the runtime of the GPU have an empty file in its place.
+#[test]
+fn a_driver_that_is_no_library() {
+    let write = |folder: &Path| {
         for name in NAMES {
             std::fs::write(folder.join(name), "no library").unwrap();
         }
     };
-    if on_mock("no_driver", hide) {
-        assert_eq!(gpu_count(), Err(Unavailable::NoDriver));
+    if on_mock("a_driver_that_is_no_library", write) {
+        let error = gpu_count().unwrap_err();
+        assert!(matches!(error, Unavailable::NotLoaded { .. }), "{error}");
+        let told = error.to_string();
+        assert!(
+            told.contains("libcuda.so.1: file too short; install the driver"),
+            "{told}"
+        );
     }
 }
 

@@ -297,6 +297,9 @@ fn what_is_left_out_has_defaults() {
 fn labels_leave_out_defaults() {
     let label = |text: &str| text.parse::<Problem>().unwrap().label();
     assert_eq!(label("stream:access=read,bytes=1536 KiB"), "stream read 1.5 MiB");
+    assert_eq!(label("stream:access=read,bytes=1 GiB"), "stream read 1024 MiB");
+    assert_eq!(label("stream:access=read,bytes=256 KiB"), "stream read 256 KiB");
+    assert_eq!(label("stream:access=read,bytes=128"), "stream read 128 B");
     assert_eq!(
         label(
             "decode_attention:batch=2,context=3,q_heads=4,kv_heads=1,head_dim=8,dtype=bf16,layout=paged16"

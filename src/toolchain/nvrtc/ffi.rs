@@ -7,7 +7,7 @@ use std::path::Path;
 use std::ptr;
 
 use crate::toolchain::c_library;
-use crate::toolchain::library::loader_message;
+use crate::toolchain::library::{loader_message, refuse_cut};
 
 type Status = c_int;
 type Program = *mut c_void;
@@ -40,6 +40,7 @@ c_library! {
 
 /// Keeps a library in the process, so that another finds it by its bare name.
 pub fn keep_open(path: &Path) -> Result<(), String> {
+    refuse_cut(path)?;
     // SAFETY: as for `Library::open`.
     let library = unsafe { libloading::Library::new(path) };
     let library = library.map_err(loader_message)?;

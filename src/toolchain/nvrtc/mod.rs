@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::library::{on_loader_path, refuse_cut};
 use super::search::{self, SearchPath};
 pub use log::{Report, Resources};
 pub use ptx::param_bytes;
@@ -285,6 +286,8 @@ impl Nvrtc {
         let (major, minor) = library.version()?;
         let path = loaded_path(path);
         for builtins in search::builtins_beside(&path) {
+            // Compiling opens it again, and the loader ends the process where it is cut.
+            refuse_cut(&builtins)?;
             // One of another version, or none: compiling says what is missing.
             let _ = ffi::keep_open(&builtins);
         }
@@ -335,7 +338,9 @@ impl Finds {
             match Nvrtc::open(&path) {
                 Ok(nvrtc) => self.found.push(nvrtc),
                 // The loader does not know the name, which is not a fault.
-                Err(_) if path.parent() == Some(Path::new("")) => {}
+                Err(_)
+                    if path.parent() == Some(Path::new(""))
+                        && on_loader_path(path.as_os_str()).is_none() => {}
                 Err(why) => {
                     let name = format!("{}: ", path.display());
                     let why = why.strip_prefix(&name).unwrap_or(&why);

@@ -4,6 +4,8 @@
 //! as expected; 2 for wrong arguments, files and specifications; 3 if the kernel does not
 //! compile, or the module or the launch is refused.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod buffer;
 mod compile;
 mod format;
@@ -12,6 +14,7 @@ mod report;
 mod run;
 mod spec;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -79,21 +82,41 @@ fn main() -> ExitCode {
     let Arguments { command: Command::Run(arguments) } = Arguments::parse();
     match carry_out(&arguments) {
         Ok(outcome) => {
-            match arguments.format {
-                Output::Text => print!("{}", report::text(&outcome)),
-                Output::Json => println!("{}", report::json(&outcome)),
+            let text = match arguments.format {
+                Output::Text => report::text(&outcome),
+                Output::Json => format!("{}\n", report::json(&outcome)),
+            };
+            match print(&text) {
+                Ok(()) => ExitCode::from(u8::from(!outcome.is_fine())),
+                Err(why) => {
+                    tell(&format!("cannot write to standard output: {why}"));
+                    ExitCode::FAILURE
+                }
             }
-            ExitCode::from(u8::from(!outcome.is_fine()))
         }
         Err(Failure::Usage(text)) => {
-            eprintln!("ptxvm: {text}");
+            tell(&text);
             ExitCode::from(2)
         }
         Err(Failure::Refused(text)) => {
-            eprintln!("ptxvm: refused: {text}");
+            tell(&format!("refused: {text}"));
             ExitCode::from(3)
         }
     }
+}
+
+/// Prints to standard output. A reader that stops early, such as `head`, is not an error.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut to = std::io::stdout().lock();
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes a line to standard error, whether somebody reads it or not.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "ptxvm: {text}");
 }
 
 fn carry_out(arguments: &Run) -> Result<outcome::Outcome> {

@@ -14,6 +14,16 @@ pub enum Unavailable {
          driver, or in a container ask for the GPU"
     )]
     NoDriver,
+    /// A libcuda that cannot be loaded.
+    #[error(
+        "the NVIDIA driver cannot be loaded: {why}; install the driver anew, or in a container \
+         ask for the GPU: without it, {} may be an empty file in place of the host's",
+        LIBRARY
+    )]
+    NotLoaded {
+        /// The loader's reason.
+        why: String,
+    },
     /// A libcuda that lacks a function.
     #[error(
         "the NVIDIA driver has no function {symbol}, so it is older than CUDA 12.0; update it \
@@ -51,6 +61,9 @@ pub enum Unavailable {
     #[error("the NVIDIA driver does not start: {0}")]
     Broken(#[from] DriverError),
 }
+
+/// The driver's library, by the name that the loader knows.
+pub const LIBRARY: &str = "libcuda.so.1";
 
 fn visible_devices() -> String {
     std::env::var("CUDA_VISIBLE_DEVICES").map_or(String::new(), |v| format!(" (now `{v}`)"))

@@ -1,14 +1,16 @@
 //! The driver's library, its errors, and a GPU's primary context.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_int, c_void};
+use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
 
 use cudarc::driver::sys;
 pub(in crate::device::cuda::driver) use sys::CUdevice_attribute as Attribute;
 
-use super::super::error::{DriverError, Result, Unavailable};
+use super::super::error::{DriverError, LIBRARY, Result, Unavailable};
 use super::super::symbols::{OLDEST_VERSION, PARAM_INFO, SYMBOLS, VIRTUAL};
+use crate::toolchain::library;
 
 pub(super) fn check(call: &'static str, code: sys::CUresult) -> Result<()> {
     if code == sys::CUresult::CUDA_SUCCESS {
@@ -43,9 +45,13 @@ pub(super) use call;
 /// # Errors
 /// No driver, or one that is too old.
 pub fn version() -> Result<i32, Unavailable> {
+    for name in [LIBRARY, "libcuda.so"] {
+        let cut = library::refuse_cut(Path::new(name));
+        cut.map_err(|why| Unavailable::NotLoaded { why })?;
+    }
     // SAFETY: loads libcuda, whose constructors are made to be loaded.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Unavailable::NoDriver);
+        return Err(why_absent());
     }
     if let Some(symbol) = SYMBOLS.iter().find(|symbol| !has(symbol)) {
         return Err(Unavailable::MissingSymbol { symbol });
@@ -55,6 +61,18 @@ pub fn version() -> Result<i32, Unavailable> {
     match version {
         version if version < OLDEST_VERSION => Err(Unavailable::OldDriver { version }),
         version => Ok(version),
+    }
+}
+
+/// Why the driver's library does not load: it is not there, or what the loader says of it.
+fn why_absent() -> Unavailable {
+    // SAFETY: as in `version`, which has found that it does not load.
+    let loaded = unsafe { libloading::Library::new(LIBRARY) };
+    match loaded.map_err(library::loader_message) {
+        Err(why) if library::on_loader_path(OsStr::new(LIBRARY)).is_some() => {
+            Unavailable::NotLoaded { why }
+        }
+        _ => Unavailable::NoDriver,
     }
 }
 

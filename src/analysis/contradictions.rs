@@ -1,0 +1,136 @@
+//! Rows of `results.csv` that contradict themselves. An id, the model's counts and the shape
+//! columns follow from the problem, so they are computed again; where one differs, something
+//! has edited the row.
+
+use crate::op::{Problem, shape_keys};
+use crate::point::Point;
+use crate::record::{Records, Row, Run, Unreadable, shape_values};
+
+/// Relative difference of two numbers that rounding explains, such as that of a
+/// spreadsheet which saved the file again.
+pub const ROUNDING: f64 = 1e-6;
+
+/// Every row of `results.csv` that cannot be read or contradicts itself.
+pub fn contradictions(records: &Records) -> Vec<Unreadable> {
+    let has_column = |name: &str| records.columns.iter().any(|column| column == name);
+    let mut found = records.unreadable.clone();
+    for row in &records.rows {
+        let of_row = |run: &&Run| run.get("run_id") == Some(&row.run_id);
+        let run = records.runs.iter().find(of_row);
+        found.extend(run.and_then(|run| point_id(row, run.get("protocol")?)));
+        found.extend(model_columns(row, &has_column));
+        found.extend(shape_columns(row, &has_column));
+    }
+    found
+}
+
+/// A finding about a cell of `results.csv`.
+pub fn in_row(line: u64, column: &str, value: &str, why: String) -> Unreadable {
+    let (column, value) = (Some(column.to_owned()), value.to_owned());
+    Unreadable { file: "results.csv", line, column, value, why }
+}
+
+/// An id that is not that of the row's point under a protocol.
+pub fn point_id(row: &Row, protocol: &str) -> Option<Unreadable> {
+    let point = point_of(row)?;
+    let id = point.id_under(protocol);
+    // The mode that was taken may also have been asked for.
+    let asked = Point { launch: row.launch_mode.parse().ok(), ..point.clone() };
+    let is_other = ![&id, &asked.id_under(protocol)].contains(&&row.point_id);
+    is_other.then(|| {
+        let why = format!("the id of `{point}` is {id}; the row was edited");
+        in_row(row.line, "point_id", &row.point_id, why)
+    })
+}
+
+fn point_of(row: &Row) -> Option<Point> {
+    Some(Point {
+        problem: row.problem.parse().ok()?,
+        kernel: row.kernel.parse().ok()?,
+        cache: row.cache_state.parse().ok()?,
+        launch: None,
+        load: row.load.parse().ok(),
+    })
+}
+
+/// Counts that are not those of the row's problem, and another operation than its own.
+pub fn model_columns(row: &Row, has_column: &impl Fn(&str) -> bool) -> Vec<Unreadable> {
+    let Ok(problem) = row.problem.parse::<Problem>() else { return Vec::new() };
+    let shown = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
+    let mut found = Vec::new();
+    for (column, written, computed, tolerance) in counts(row, &problem) {
+        if has_column(column) && !are_equal(written, computed, tolerance) {
+            let why = format!(
+                "of `{problem}` this version computes `{}`; the row was edited, or its \
+                 version counted otherwise",
+                shown(computed)
+            );
+            found.push(in_row(row.line, column, &shown(written), why));
+        }
+    }
+    let op = problem.op().name();
+    if row.op != op {
+        found.push(in_row(row.line, "op", &row.op, format!("`{problem}` is a {op}")));
+    }
+    found
+}
+
+/// Shape columns that do not repeat the row's problem.
+pub fn shape_columns(row: &Row, has_column: &impl Fn(&str) -> bool) -> Vec<Unreadable> {
+    if row.problem.parse::<Problem>().is_err() {
+        return Vec::new();
+    }
+    let columns = shape_keys().into_iter().map(|key| format!("shape_{key}"));
+    let differ =
+        columns.zip(shape_values(&row.problem)).filter_map(|(column, computed)| {
+            let cell = row.shape.iter().find(|(name, _)| *name == column);
+            let written = cell.map_or("", |(_, value)| value);
+            (has_column(&column) && written != computed).then(|| {
+                let why = format!("`{}` has `{computed}`", row.problem);
+                in_row(row.line, &column, written, why)
+            })
+        });
+    differ.collect()
+}
+
+/// A column of the model, what a row says, what this version computes, and the relative
+/// difference that is allowed.
+type Count = (&'static str, Option<f64>, Option<f64>, f64);
+
+fn counts(row: &Row, problem: &Problem) -> [Count; 7] {
+    let (work, routed) = (problem.work(), problem.routed());
+    let exact = |column, written: Option<u64>, computed: Option<u64>| -> Count {
+        (column, written.map(|n| n as f64), computed.map(|n| n as f64), 0.0)
+    };
+    let always = |column, written, computed| exact(column, Some(written), Some(computed));
+    [
+        always("matrix_flops_model", row.matrix_flops_model, work.matrix_flops()),
+        always("vector_flops_model", row.vector_flops_model, work.vector_flops()),
+        always("bytes_read_model", row.bytes_read_model, work.bytes_read()),
+        always("bytes_written_model", row.bytes_written_model, work.bytes_written()),
+        exact(
+            "experts_touched_model",
+            row.experts_touched_model,
+            routed.map(|r| r.experts_touched),
+        ),
+        exact(
+            "bytes_read_bound_model",
+            row.bytes_read_bound_model,
+            routed.map(|r| r.bytes_read_bound),
+        ),
+        (
+            "bytes_read_expected_model",
+            row.bytes_read_expected_model,
+            routed.map(|r| r.bytes_read_expected),
+            ROUNDING,
+        ),
+    ]
+}
+
+/// Whether two numbers are the same but for a relative difference; both may be missing.
+pub fn are_equal(a: Option<f64>, b: Option<f64>, tolerance: f64) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs() <= tolerance * a.abs().max(b.abs()),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
