@@ -33,7 +33,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a text and the end of its line.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_line(text: &str) -> Result<()> {
     print(&format!("{text}\n"))
 }
@@ -42,7 +42,7 @@ pub fn print_line(text: &str) -> Result<()> {
 /// end. One whose reader has gone is told so and should end; nothing is returned then.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn stream<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> Result<Option<T>> {
     let mut done = None;
     end_print(write_all(io::stdout().lock(), |to| {
@@ -55,7 +55,7 @@ pub fn stream<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> Result<
 /// What became of a write to standard output that something else made.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn end_print(written: io::Result<()>) -> Result<()> {
     match written {
         Err(error) if has_no_reader(&error) => Ok(()),

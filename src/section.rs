@@ -17,7 +17,7 @@ pub struct Section {
 impl Section {
     /// Says in the heading that the numbers were made up or counted, and not measured.
     pub fn mark_simulated(&mut self) {
-        self.heading.push_str(" (simulated, not measured)");
+        self.heading.push_str(" (SIMULATED)");
     }
 
     /// Says once, in a paragraph, what the first columns have in common in all of several

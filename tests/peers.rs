@@ -145,7 +145,7 @@ fn peers_enter_their_table_and_figure_and_no_claim() {
     }
     assert_eq!(campaign.own_points().count() + 4, campaign.points.len());
     let headings: Vec<&str> = after.sections.iter().map(|s| s.heading.as_str()).collect();
-    assert!(headings.contains(&"Beside peers: each problem"), "{headings:?}");
+    assert!(headings.contains(&"Beside peers: each problem (SIMULATED)"), "{headings:?}");
     let drawn = figures(&campaign);
     let (_, figure) = drawn.iter().find(|(name, _)| *name == "peers").unwrap();
     assert_eq!(figure.as_ref().unwrap().marks.len(), 2);

@@ -737,6 +737,10 @@ fn list_and_doctor_print_in_every_format() {
     let doctor: serde_json::Value = serde_json::from_str(&doctor).unwrap();
     assert_eq!(doctor.as_array().map(Vec::len), Some(2));
     assert!(succeed(dir.path(), &["doctor"]).contains("CUDA"));
+    for command in ["list", "measure", "check", "doctor", "selfcheck"] {
+        let help = succeed(dir.path(), &[command, "--help"]);
+        assert!(help.contains("vm or vm:sm_80"), "{command}: {help}");
+    }
 }
 
 /// Kills the campaign at random moments, at least 20 times, then lets it end.

@@ -71,6 +71,30 @@ fn the_example_is_right() {
     );
 }
 
+/// A reader that stops early is no error, and output that cannot be written is one.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_nobody_takes() {
+    let run = |format: &str| {
+        let mut command = command(&example("tile_sum.ptx"), &example("tile_sum.toml"));
+        command.args(["--format", format]);
+        command
+    };
+    for format in ["text", "json"] {
+        // The reader is dropped here.
+        let closed = std::io::pipe().unwrap().1;
+        let output = run(format).stdout(closed).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert!(output.stderr.is_empty(), "{}", text(&output));
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut full = run(format).stdout(full).output().unwrap();
+        full.stdout.clear();
+        let told = "ptxvm: cannot write to standard output: No space left on device";
+        assert_eq!(full.status.code(), Some(1), "{}", text(&full));
+        assert!(text(&full).starts_with(told), "{}", text(&full));
+    }
+}
+
 #[test]
 fn the_example_as_json() {
     let mut command = command(&example("tile_sum.ptx"), &example("tile_sum.toml"));

@@ -494,7 +494,7 @@ mod tests {
         assert!(judged.warnings[0].starts_with("SIMULATED: "), "{:?}", judged.warnings);
         let points = points_section(&campaign);
         for section in judged.sections.iter().chain([&points]) {
-            assert!(section.heading.ends_with(" (simulated, not measured)"), "{section:?}");
+            assert!(section.heading.ends_with(" (SIMULATED)"), "{section:?}");
         }
         let at = |name: &str| points.columns.iter().position(|c| *c == name).unwrap();
         assert_eq!(points.rows.len(), 4);

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -70,9 +71,16 @@ impl<'a> Reporting<'a> {
     }
 
     fn write(&self) {
-        // A supervisor that cannot read it sees a silent worker, and says so.
-        if let Ok(text) = serde_json::to_string(&self.state) {
-            write_atomically(&self.path, text.as_bytes()).ok();
+        let Ok(text) = serde_json::to_string(&self.state) else { return };
+        // A supervisor that cannot read it sees a silent worker, and ends it.
+        if let Err(why) = write_atomically(&self.path, text.as_bytes()) {
+            static TOLD: Once = Once::new();
+            TOLD.call_once(|| {
+                remark!(
+                    "note: what is measured cannot be told to the supervisor, which may end \
+                     this process: {why:#}; set TMPDIR to a folder with room"
+                );
+            });
         }
     }
 }
