@@ -21,7 +21,9 @@ mod rows;
 
 use checks::{CheckQueue, MeasuredRound};
 use earlier::Earlier;
-pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
+pub use expected::{
+    EarlierTimes, ExpectedTime, LikelyTime, PointTime, seconds_of_a_row, spell_seconds,
+};
 pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Reports, Rounds, RowAuthor, nanos_now};

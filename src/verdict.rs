@@ -28,6 +28,7 @@ pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
 use crate::analysis::{Campaign, Candidate, Doubt, FlopsPerClock};
+use crate::quantity;
 use crate::residency::Residency;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -152,7 +153,7 @@ impl<'a> Judge<'a> {
             // Rounds are spread over the campaign: their intervals contain the drift.
             drift: match &campaign.repeatability {
                 Some(_) => 0.0,
-                None => campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
+                None => campaign.sentinel.as_ref().map_or(0.0, |s| s.drift()),
             },
             launch_overhead_s: probed_s.min(shortest_launch_s(campaign)),
         }
@@ -179,7 +180,7 @@ fn claims_section(claims: &[Claim]) -> Section {
         heading: "Verdict".into(),
         columns: vec!["claim", "finding", "evidence"],
         rows: rows.collect(),
-        paragraphs: Vec::new(),
+        ..Section::default()
     }
 }
 
@@ -197,10 +198,22 @@ fn percent(share: f64) -> String {
     format!("{:.0}%", 100.0 * share)
 }
 
-fn interval(e: Estimate, scale: f64, unit: &str) -> String {
-    let e = e.scaled(scale);
-    let digits = if e.value < 10.0 { 2 } else { 1 };
-    format!("{:.digits$} [{:.digits$}, {:.digits$}] {unit}", e.value, e.lo, e.hi)
+/// A value with its interval, four digits of it, all with one prefix: `3.143 [3.094, 3.193]
+/// TB/s`.
+fn interval(e: Estimate, unit: &str) -> String {
+    let (factor, prefix) = quantity::prefix(e.value);
+    let e = e.scaled(1.0 / factor);
+    let digits = match e.value.abs() {
+        size if size < 10.0 => 3,
+        size if size < 100.0 => 2,
+        _ => 1,
+    };
+    format!("{:.digits$} [{:.digits$}, {:.digits$}] {prefix}{unit}", e.value, e.lo, e.hi)
+}
+
+/// `39% to 52%`, or `39%` where both ends read the same.
+fn range_text(lo: &str, hi: &str) -> String {
+    if lo == hi { lo.to_owned() } else { format!("{lo} to {hi}") }
 }
 
 #[cfg(test)]

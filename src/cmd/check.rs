@@ -7,14 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::options::{DeviceArgs, OutputFormat};
+use super::options::{DeviceArgs, FilterArgs, OutputFormat};
 use super::table;
 use crate::device::{self, Device, Opened};
 use crate::measure::{PointOutcome, verify};
 use crate::point::Point;
 use crate::record::Status;
 use crate::section::Section;
-use crate::suite::Suite;
 
 /// Run every point of a suite a few times and compare its answers with the
 /// reference; measure nothing.
@@ -24,6 +23,8 @@ pub struct Args {
     /// kernels go wrong.
     #[arg(default_value = "corners")]
     suite: String,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Leave out this many points at the start: to continue after one that made the
@@ -42,7 +43,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Opened { mut device, why } =
         device::open(&args.device.name, &args.device.options())?;
     eprintln!("device: {} ({}): {why}", device.info().name, device.info().backend);
-    let suite = Suite::load(&args.suite)?;
+    let suite = args.filter.load(&args.suite)?;
     let plan = suite.plan(&*device)?;
     let mut report = CheckReport::begin(&suite.name, args.format)?;
     for (index, point) in plan.points.iter().enumerate().skip(args.skip) {
@@ -144,6 +145,8 @@ impl CheckReport {
             paragraphs: vec![summary],
             columns: if self.rows.is_empty() { Vec::new() } else { COLUMNS.to_vec() },
             rows: self.rows,
+            keys: 0,
+            spare: &["code_hash", "compared", "max_rel_err"],
         };
         table::print(&[section], self.format)
     }

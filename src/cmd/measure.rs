@@ -10,20 +10,22 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use super::interrupt::Interrupt;
-use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::options::{DeviceArgs, FilterArgs, MachineFile, OutputFormat};
 use super::progress::Progress;
 use super::worker::{self, Reporting, Supervised};
 use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{
-    self, CampaignSummary, DeviceLost, ExpectedTime, GivenUp, Process, Request,
-    seconds_of_a_row,
+    self, CampaignSummary, DeviceLost, EarlierTimes, ExpectedTime, GivenUp, Process,
+    Request, seconds_of_a_row,
 };
 use crate::device::{self, Device, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
+use crate::quantity::{number, share, si};
 use crate::record::{Records, Status};
 use crate::section::Section;
+use crate::statistics::Estimate;
 use crate::suite::Suite;
 use crate::verdict::judge;
 
@@ -33,7 +35,7 @@ pub struct Args {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     suite: Option<String>,
     /// Measure this one point, as the repro_command column spells it.
-    #[arg(long, conflicts_with = "suite")]
+    #[arg(long, conflicts_with_all = ["suite", "filter"])]
     point: Option<Point>,
     #[command(flatten)]
     options: MeasureOptions,
@@ -54,13 +56,15 @@ pub struct BenchArgs {
 #[derive(Debug, clap::Args)]
 struct MeasureOptions {
     #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     /// Folder to write; it must not exist. By default
     /// `results/<date>-<device>-<suite>`.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Finish the campaign in this folder instead of beginning one.
-    #[arg(long, conflicts_with = "out")]
+    #[arg(long, conflicts_with_all = ["out", "filter"])]
     resume: Option<PathBuf>,
     /// Seed of the order and of the inputs; new on every run unless given.
     #[arg(long)]
@@ -92,7 +96,7 @@ struct MeasureOptions {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let suite = match (&args.suite, &args.point) {
-        (Some(name), _) => Some(Suite::load(name)?),
+        (Some(name), _) => Some(args.options.filter.load(name)?),
         (None, Some(point)) => Some(Suite::of_point(point)?),
         (None, None) if args.options.resume.is_some() => None,
         (None, None) => bail!(
@@ -107,7 +111,7 @@ pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
     let name = args.suite.as_deref();
     let suite = match (name, &args.options.resume) {
         (None, Some(_)) => None,
-        _ => Some(Suite::load(name.unwrap_or("quick"))?),
+        _ => Some(args.options.filter.load(name.unwrap_or("quick"))?),
     };
     measure(suite, &args.options, &[])
 }
@@ -288,7 +292,7 @@ fn start_process(
 }
 
 /// Seconds that a round should take: of a campaign that is resumed by its rows, of a new one
-/// by its protocol, which is said.
+/// by an earlier one or its protocol, which is said.
 fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64>> {
     if let Some(folder) = &request.resume {
         let row_s = seconds_of_a_row(&Records::read(folder)?.rows);
@@ -296,9 +300,11 @@ fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64
         return Ok(row_s.map(|row_s| row_s / rounds));
     }
     let Some(suite) = &request.suite else { return Ok(None) };
-    let expected = ExpectedTime::of(suite, device)?;
+    let points = suite.plan(device)?.points;
+    let earlier = EarlierTimes::find(Path::new("results"), device.info(), suite, &points);
+    let expected = ExpectedTime::of(suite, device, earlier.as_ref())?;
     eprintln!("expect {expected}");
-    Ok((expected.rounds > 0).then(|| expected.least_s / expected.rounds as f64))
+    Ok(expected.round_s())
 }
 
 /// How many rows are left, and how to measure them.
@@ -345,7 +351,7 @@ fn conclude(
         OutputFormat::Table => {
             let mut sections = vec![points_section(&campaign)];
             sections.extend(judged.sections.iter().cloned());
-            table::print(&sections, format)?;
+            table::print_text(&sections)?;
         }
         _ => table::print_csv(&derived_csv(&campaign)?, format)?,
     }
@@ -383,46 +389,33 @@ fn points_section(campaign: &Campaign) -> Section {
     Section {
         heading: "Points".into(),
         columns: vec![
-            "problem",
-            "data in",
-            "time",
-            "95% +-",
-            "GB/s",
-            "GFLOP/s",
-            "OI",
-            "% of roof",
+            "problem", "data in", "time", "95% +-", "bytes", "FLOPs", "OI", "of roof",
             "status",
         ],
         rows: points.into_iter().map(point_row).collect(),
+        keys: 2,
+        spare: &["OI", "FLOPs", "data in", "95% +-"],
         ..Section::default()
     }
 }
 
 fn point_row(point: &Measured) -> Vec<String> {
-    let shown = |value: Option<f64>, digits: usize| {
-        value.map_or(String::new(), |v| format!("{v:.digits$}"))
+    let of_unit = |rate: Option<Estimate>, unit: &str| {
+        rate.map_or(String::new(), |rate| si(rate.value, unit))
     };
-    let oi = point.work.operational_intensity();
+    let oi = Some(point.work.operational_intensity()).filter(|_| point.work.flops() > 0);
     vec![
         point.problem.label(),
         point.residency.map_or(String::new(), |residency| residency.to_string()),
-        point.time_s.map_or(String::new(), |t| seconds(t.value)),
-        point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
-        shown(point.bytes_per_s().map(|r| r.value * 1e-9), 1),
-        shown(point.flops_per_s().map(|r| r.value * 1e-9), 1),
-        shown((point.work.flops() > 0).then_some(oi), 2),
-        shown(point.fraction().map(|f| 100.0 * f.value), 0),
+        of_unit(point.time_s, "s"),
+        point.time_s.map_or(String::new(), |time| share(time.half_width())),
+        of_unit(point.bytes_per_s(), "B/s"),
+        of_unit(point.flops_per_s(), "FLOP/s"),
+        oi.map_or(String::new(), number),
+        point.fraction().map_or(String::new(), |f| format!("{:.0}%", 100.0 * f.value)),
         match point.status {
             status @ (Status::Ok | Status::Noisy) => status.name().to_owned(),
             status => format!("{}: {}", status.name(), point.reason),
         },
     ]
-}
-
-fn seconds(s: f64) -> String {
-    match s {
-        s if s >= 1.0 => format!("{s:.3} s"),
-        s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
-        s => format!("{:.2} us", s * 1e6),
-    }
 }

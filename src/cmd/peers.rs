@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::interrupt::Interrupt;
 use super::measure::{command_line, positive};
-use super::options::MachineFile;
+use super::options::{FilterArgs, MachineFile};
 use super::progress::Progress;
 use super::{report, table, verdict};
 use crate::analysis::Campaign;
@@ -20,6 +20,8 @@ use crate::verdict::{PEERS_HEADING, judge};
 pub struct Args {
     /// A folder that `measure` wrote on this machine.
     folder: PathBuf,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// The Python that has the libraries.
     #[arg(long, default_value = "python3")]
     python: String,
@@ -43,6 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         python: args.python.clone(),
         budget_s: args.minutes.map(|minutes| 60.0 * minutes),
         only: args.only.clone(),
+        filter: args.filter.filter.clone(),
         job_limit_s: args.job_limit,
         command_line: command_line(),
     };
@@ -55,7 +58,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let judged = judge(&campaign);
     let is_of_peers = |s: &&crate::section::Section| s.heading.starts_with(PEERS_HEADING);
     let sections: Vec<_> = judged.sections.iter().filter(is_of_peers).cloned().collect();
-    table::print(&sections, super::options::OutputFormat::Table)?;
+    table::print_text(&sections)?;
     for path in report::write_files(&campaign, &judged, &args.folder)? {
         eprintln!("  {}", path.display());
     }

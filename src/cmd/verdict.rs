@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
     let verdict = judge(&campaign);
     match args.format {
-        OutputFormat::Table => table::print(&verdict.sections, OutputFormat::Table)?,
+        OutputFormat::Table => table::print_text(&verdict.sections)?,
         format => table::print_csv(&csv_text(&verdict)?, format)?,
     }
     print_remarks(&verdict);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{LogAxis, Scale, bytes, prefix, si};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
     self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, SPEC, WIDTH, draw_legend,
     draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
@@ -13,6 +13,7 @@ use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::line_fit::{self, Fit};
 use crate::op::{Access, MarkerShape};
+use crate::quantity::{bytes, prefix, si};
 use crate::statistics::Estimate;
 
 /// A point with its working set and bandwidth.

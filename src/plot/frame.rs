@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{LogAxis, bytes, number, si};
+use super::axis::LogAxis;
 use super::layout::{Quad, Rect, Room, Spot};
 use super::picture::{Letters, Picture};
 use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
@@ -11,6 +11,7 @@ use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
 use crate::format::DType;
 use crate::op::{Op, OpMarker};
 use crate::point::CacheState;
+use crate::quantity::{bytes, number, si};
 use crate::record::Status;
 use crate::roofline::Peaks;
 use crate::statistics::Estimate;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::axis::{LogAxis, Scale, count, number};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
     Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_point,
     draw_titles, drawable, finish, marker, op_entries, ridges, shown_span, take_point, tip,
@@ -14,6 +14,7 @@ use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{BYTES_AGREE, Campaign, Measured};
 use crate::op::{MarkerShape, Sweep, SweepPlace};
 use crate::point::CacheState;
+use crate::quantity::{count, number};
 use crate::statistics::Estimate;
 
 /// Series that a panel can show and still be read.

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::axis::{bytes, number, si};
 use super::frame::{Drawn, date, ridges};
 use super::svg::escape;
 use crate::analysis::{Campaign, Measured};
+use crate::quantity::{bytes, number, si};
 use crate::record::Status;
 use crate::roofline::RoofKind;
 use crate::section::Section;
@@ -119,8 +119,7 @@ fn headline(campaign: &Campaign) -> String {
         }
     }
     if let Some(sentinel) = &campaign.sentinel {
-        let drift = format!("±{}%", number(100.0 * sentinel.drift()));
-        facts.push(("drift of the repeated point".to_owned(), drift));
+        facts.push(("drift of the repeated point".to_owned(), sentinel.drift_text()));
     }
     facts.push(("points".to_owned(), tally(campaign)));
     let mut list = String::from("<dl class=\"facts\">\n");

@@ -2,7 +2,7 @@
 //! arithmetic of a format, with the place where its roof leaves the slope of memory. Which
 //! kernel shows the ceiling decides what counts as bound by memory.
 
-use super::axis::{LogAxis, Scale, number, prefix, si};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
     self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, SPEC, WIDTH, draw_legend,
     draw_titles,
@@ -12,6 +12,7 @@ use super::svg::{Anchor, Canvas, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Candidate, Ceiling};
 use crate::format::DType;
 use crate::op::MarkerShape;
+use crate::quantity::{number, prefix, si};
 
 /// Fewest kernels that reached a rate: of one, the roofline says all.
 const FEWEST: usize = 2;

@@ -364,6 +364,7 @@ fn everything_is_written_and_pngs_have_twice_the_size() {
         paragraphs: vec!["Yes.".to_owned()],
         columns: vec!["claim"],
         rows: vec![vec!["x < y".to_owned()]],
+        ..Section::default()
     }];
     for _ in 0..2 {
         let written = write_all(&campaign, folder.path(), &verdict).unwrap();

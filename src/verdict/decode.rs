@@ -92,8 +92,8 @@ impl<'a> Judge<'a> {
         let tally: Tally = all.iter().map(|(_, says)| *says).collect();
         let counts = tally.counts();
         let mut parts = vec![format!(
-            "{} of {} planned points from DRAM are memory bound, at {:.0}% of read bandwidth or \
-             more",
+            "{} of {} planned points from DRAM are memory bound, with their whole interval at \
+             {:.0}% of read bandwidth or more",
             counts.agree,
             counts.planned,
             100.0 * BOUND_SHARE
@@ -166,7 +166,13 @@ impl<'a> Judge<'a> {
                 "measured",
             ],
             rows,
-            paragraphs: Vec::new(),
+            paragraphs: vec![format!(
+                "A point reaches {0:.0}% of read bandwidth, or misses it, where its whole \
+                 interval does; it is undecided where the interval spans {0:.0}%.",
+                100.0 * BOUND_SHARE
+            )],
+            keys: 8,
+            spare: &["layout", "head dim", "variant", "kv", "data in", "OI", "model says"],
         }
     }
 }

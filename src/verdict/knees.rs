@@ -49,7 +49,7 @@ impl Judge<'_> {
             heading: "From where on does computing bind?".into(),
             columns: vec!["points", "compute bound from", "ridge (FLOP/B)"],
             rows: rows.collect(),
-            paragraphs: Vec::new(),
+            ..Section::default()
         }
     }
 

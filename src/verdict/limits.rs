@@ -2,9 +2,10 @@
 //! of moving bytes.
 
 use super::{Judge, MachineLimit, interval, percent};
-use crate::analysis::{Candidate, Ceiling, Repeatability};
+use crate::analysis::{Candidate, Ceiling, Repeatability, drift_text};
 use crate::format::DType;
 use crate::line_fit::{self, LineFamily};
+use crate::quantity::si;
 use crate::roofline::Peaks;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -37,7 +38,7 @@ impl Judge<'_> {
             }
         }
         if let Some(sentinel) = &self.campaign.sentinel {
-            let drift = Estimate::exact(2.0 * sentinel.drift());
+            let drift = Estimate::exact(sentinel.drift());
             let from = format!("{} repeats of the sentinel", sentinel.times_s.len());
             limits.push(self.limit("drift".into(), drift, "share", from, &|_| None));
         }
@@ -149,7 +150,19 @@ impl Judge<'_> {
             paragraphs.push(format!("Data sheet: {}, {}.", sheet.machine, sheet.source));
         }
         paragraphs.extend(self.campaign.repeatability.as_ref().map(repeatable));
-        Section { heading: "Machine, as measured".into(), columns, rows, paragraphs }
+        Section {
+            heading: "Machine, as measured".into(),
+            columns,
+            rows,
+            paragraphs,
+            keys: 0,
+            spare: &[
+                "candidates",
+                "FLOP per clock and SM",
+                "of data sheet",
+                "judged by it",
+            ],
+        }
     }
 
     /// Fixed costs and bandwidths of moving bytes. Read streams are listed even where
@@ -183,6 +196,8 @@ impl Judge<'_> {
             ],
             rows: rows.collect(),
             paragraphs: vec![LINE.to_owned()],
+            keys: 0,
+            spare: &["points", "largest residual", "of derived"],
         }
     }
 }
@@ -210,6 +225,18 @@ const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x 
                        clock x clock, at the clock that was measured with the ceiling or \
                        else at the highest that the device reports.";
 
+/// A fixed cost with its interval. Below zero it is none: said, since no time is negative.
+fn fixed_cost(fixed_s: Estimate) -> String {
+    let text = interval(fixed_s, "s");
+    match fixed_s {
+        _ if fixed_s.value >= 0.0 => text,
+        _ if fixed_s.hi >= 0.0 => format!("{text}: none that is told from 0"),
+        _ => {
+            format!("{text}: no cost, large sizes are slower for each byte than small ones")
+        }
+    }
+}
+
 /// What the table of fits means.
 const LINE: &str = "T = a + V / b by least squares of relative errors, over points whose \
                         data come from DRAM, 95% intervals; a decides small sizes.";
@@ -219,8 +246,8 @@ fn line_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
     let none = || "-".to_owned();
     match family.fit {
         Some(fit) => [
-            interval(fit.fixed_s, 1e6, "us"),
-            interval(fit.bytes_per_s, 1e-9, "GB/s"),
+            fixed_cost(fit.fixed_s),
+            interval(fit.bytes_per_s, "B/s"),
             peak.map_or_else(none, |peak| percent(fit.bytes_per_s.value / peak)),
             format!("{:.1}%", 100.0 * fit.worst_residual),
         ],
@@ -235,13 +262,13 @@ fn line_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
 impl MachineLimit {
     /// The value with its interval and unit.
     fn text(&self) -> String {
-        match self.scale() {
-            Some((scale, unit)) => interval(self.value, scale, unit),
-            None => format!("{:.1}% from fastest to slowest", 100.0 * self.value.value),
+        match self.unit_symbol() {
+            Some(unit) => interval(self.value, unit),
+            None => drift_text(self.value.value),
         }
     }
 
-    /// `64% of 971311.5 GFLOP/s at 1.80 GHz`: the clock only where it was measured.
+    /// `64% of 971 TFLOP/s at 1.80 GHz`: the clock only where it was measured.
     fn share_of_derived(&self) -> String {
         let share = self.share_of(self.derived_at_clock.or(self.derived));
         let clock = self.candidates.first().and_then(|best| best.sm_clock_hz);
@@ -251,15 +278,15 @@ impl MachineLimit {
         }
     }
 
-    /// `peak 623565.4 (64%), gemm 460387.1 (53%)`: the best of each kernel with its share
+    /// `peak 624 TFLOP/s (64%), gemm 460 TFLOP/s (53%)`: the best of each kernel with its share
     /// of derived, a few of them.
     fn candidates_text(&self) -> String {
-        let Some((scale, _)) = self.scale() else { return String::new() };
+        let Some(unit) = self.unit_symbol() else { return String::new() };
         let of = |candidate: &Candidate| {
             let share = candidate.share_of_derived();
             let share = share.map_or(String::new(), |s| format!(" ({})", percent(s)));
             let load = if candidate.is_disturbed { " under load" } else { "" };
-            format!("{} {:.1}{share}{load}", candidate.kernel, candidate.rate.value * scale)
+            format!("{} {}{share}{load}", candidate.kernel, si(candidate.rate.value, unit))
         };
         let mut parts: Vec<String> =
             self.candidates.iter().take(CANDIDATES_SHOWN).map(of).collect();
@@ -284,20 +311,20 @@ impl MachineLimit {
         self.candidates.iter().map(of).collect::<Vec<_>>().join(";")
     }
 
-    /// `93% of 3352.3 GB/s`.
+    /// `93% of 3.35 TB/s`.
     fn share_of(&self, peak: Option<f64>) -> String {
-        let (Some(peak), Some((scale, unit))) = (peak, self.scale()) else {
+        let (Some(peak), Some(unit)) = (peak, self.unit_symbol()) else {
             return "-".to_owned();
         };
-        format!("{} of {:.1} {unit}", percent(self.value.value / peak), peak * scale)
+        format!("{} of {}", percent(self.value.value / peak), si(peak, unit))
     }
 
-    /// Factor and unit in which the value is printed; none for a share.
-    fn scale(&self) -> Option<(f64, &'static str)> {
+    /// The unit as people write it, which takes prefixes; none for a share.
+    fn unit_symbol(&self) -> Option<&'static str> {
         match self.unit {
-            "bytes/s" => Some((1e-9, "GB/s")),
-            "flops/s" => Some((1e-9, "GFLOP/s")),
-            "flops/byte" => Some((1.0, "FLOP/B")),
+            "bytes/s" => Some("B/s"),
+            "flops/s" => Some("FLOP/s"),
+            "flops/byte" => Some("FLOP/B"),
             _ => None,
         }
     }

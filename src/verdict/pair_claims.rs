@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::evidence::{Says, Tally};
 use super::pairs::{Expected, Follows, Pair, is_of_bytes_alone};
-use super::{Claim, Judge};
+use super::{Claim, Judge, range_text};
 use crate::op::{PairKind, Problem};
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -112,6 +112,8 @@ impl Judge<'_> {
             ],
             rows: pairs.iter().map(cells).collect(),
             paragraphs: vec![ELASTICITY.to_owned()],
+            keys: 2,
+            spare: &["elasticity of FLOPs", "elasticity of bytes", "points share"],
         }
     }
 }
@@ -165,7 +167,8 @@ fn summaries(asked: &[&Pair<'_>]) -> Vec<String> {
         let range = |of: fn(&Pair<'_>) -> Option<f64>| {
             let values = pairs.iter().filter_map(|pair| of(pair));
             let lo = values.clone().fold(f64::INFINITY, f64::min);
-            format!("x {lo:.2} to {:.2}", values.fold(0.0, f64::max))
+            let [lo, hi] = [lo, values.fold(0.0, f64::max)].map(|x| format!("{x:.2}"));
+            format!("x {}", range_text(&lo, &hi))
         };
         let time = range(|pair| pair.time.map(|time| time.value));
         let bytes = range(|pair| Some(pair.bytes));

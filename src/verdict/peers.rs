@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
 use crate::analysis::BesidePeer;
 use crate::op::Op;
+use crate::quantity::si;
 use crate::record::Status;
 use crate::section::Section;
 use crate::statistics::{Estimate, quantile};
@@ -45,6 +46,7 @@ impl Judge<'_> {
             columns: vec!["op", "problems", "speed: lowest", "median", "highest"],
             rows: by_op.into_iter().map(op_row).collect(),
             paragraphs: vec![RATIO.to_owned()],
+            ..Section::default()
         };
         let each = Section {
             heading: format!("{PEERS_HEADING}: each problem"),
@@ -52,15 +54,17 @@ impl Judge<'_> {
                 "problem",
                 "cache",
                 "our kernel",
-                "time (us)",
+                "our time",
                 "best peer",
-                "time (us)",
+                "its time",
                 "speed",
                 "finding",
                 "implementation",
             ],
             rows: beside.iter().map(problem_row).collect(),
             paragraphs: Vec::new(),
+            keys: 3,
+            spare: &["implementation", "cache", "our kernel", "our time", "its time"],
         };
         [summary, each]
     }
@@ -129,16 +133,15 @@ fn op_row((op, mut speeds): (Op, Vec<f64>)) -> Vec<String> {
 
 fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
     let BesidePeer { own, peer, speed } = both;
-    let us = |time: Option<Estimate>| {
-        time.map_or(String::new(), |time| format!("{:.2}", 1e6 * time.value))
-    };
+    let seconds =
+        |time: Option<Estimate>| time.map_or(String::new(), |time| si(time.value, "s"));
     vec![
         own.problem.label(),
         own.cache.to_string(),
         own.kernel.to_string(),
-        us(own.time_s),
+        seconds(own.time_s),
         peer.kernel.to_string(),
-        us(peer.time_s),
+        seconds(peer.time_s),
         format!("{:.3} [{:.3}, {:.3}]", speed.value, speed.lo, speed.hi),
         both.finding().to_owned(),
         peer.implementation.clone(),

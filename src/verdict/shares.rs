@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{BOUND_SHARE, Judge, percent, residency_cell};
+use super::{BOUND_SHARE, Judge, percent, range_text, residency_cell};
 use crate::analysis::{Ceiling, Doubt, Measured};
 use crate::op::{Op, Purpose};
 use crate::residency::Residency;
@@ -167,7 +167,7 @@ impl Judge<'_> {
                 residency_cell(residency),
                 points.len().to_string(),
                 percent(quantile(&shares, 0.5)),
-                format!("{} to {}", percent(shares[0]), percent(shares[shares.len() - 1])),
+                range_text(&percent(shares[0]), &percent(shares[shares.len() - 1])),
                 format!("[{}, {}]", percent(lo), percent(hi)),
                 tally(points.iter().map(|(_, bound)| bound.name())),
             ]
@@ -185,7 +185,12 @@ impl Judge<'_> {
                 "measured as",
             ],
             rows: rows.collect(),
-            paragraphs: Vec::new(),
+            paragraphs: vec![format!(
+                "Measured as: what a whole interval reaches, {} of a roof or more.",
+                percent(BOUND_SHARE)
+            )],
+            keys: 0,
+            spare: &["with intervals", "median"],
         }
     }
 }

@@ -40,6 +40,15 @@ impl Judge<'_> {
             paragraphs: vec![self.witness_summary()],
             columns: if rows.is_empty() { Vec::new() } else { columns.to_vec() },
             rows,
+            keys: 0,
+            spare: &[
+                "OI counted",
+                "OI model",
+                "L2 hits",
+                "counted",
+                "extra",
+                "kernel, cache",
+            ],
         })
     }
 

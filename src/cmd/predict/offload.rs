@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::cells::{self, cell};
 use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
+use crate::cmd::table;
 use crate::model::predict::Rates;
 use crate::model::task::{Offloaded, Served};
 use crate::section::Section;
@@ -40,7 +41,7 @@ pub fn run(args: &OffloadArgs) -> Result<()> {
     let served = args.served.all(&models, None)?;
     let (rates, batches) = (args.machines.rates(&machines)?, args.batch.batches()?);
     let rows = rows(&served, &contexts, &rates, &batches);
-    cells::print(section(rows), args.output.format)
+    table::print(&[section(rows)], args.output.format)
 }
 
 fn rows(
@@ -59,7 +60,11 @@ fn rows(
                     names.push(rates.machine().name.clone());
                     names.push(batch.to_string());
                     let of = Offloaded::of(served, rates, batch, context);
-                    rows.push(cells::row(names, of.map(|of| predicted(&of)), 7));
+                    rows.push(cells::row(
+                        names,
+                        of.map(|of| predicted(&of)),
+                        PREDICTED.len(),
+                    ));
                 }
             }
         }
@@ -77,24 +82,26 @@ fn section(rows: Vec<Vec<String>>) -> Section {
              link the one or the other is. Of one GPU."
                 .to_owned(),
         ],
-        columns: vec![
-            "model",
-            "weights, cache",
-            "GPUs",
-            "context",
-            "machine",
-            "batch",
-            "step_cache_bytes",
-            "step_s",
-            "streaming_bytes_per_s",
-            "host_slowdown",
-            "recompute_s",
-            "fetching_bytes_per_s",
-            "over_host_link",
-        ],
+        columns: cells::columns(&WHAT, &PREDICTED),
         rows,
+        keys: cells::NAMES.len() + WHAT.len(),
+        spare: &["recompute_s", "step_cache_bytes"],
     }
 }
+
+/// What a row is about, beside the model.
+const WHAT: [&str; 3] = ["context", "machine", "batch"];
+
+/// What is predicted of it.
+const PREDICTED: [&str; 7] = [
+    "step_cache_bytes",
+    "step_s",
+    "streaming_bytes_per_s",
+    "host_slowdown",
+    "recompute_s",
+    "fetching_bytes_per_s",
+    "over_host_link",
+];
 
 fn predicted(of: &Offloaded) -> Vec<String> {
     let fetches =

@@ -6,6 +6,7 @@ use super::cells::{self, cell};
 use super::options::{
     BatchOptions, MachineOptions, Output, ServedOptions, WorkloadOptions,
 };
+use crate::cmd::table;
 use crate::model::predict::Rates;
 use crate::model::task::{Served, Turn};
 use crate::model::workload::Workload;
@@ -36,7 +37,7 @@ pub fn run(args: &TaskArgs) -> Result<()> {
     let workloads = args.workloads.workloads(&workloads)?;
     let (rates, batches) = (args.machines.rates(&machines)?, args.batch.batches()?);
     let rows = rows(&served, &workloads, &rates, &batches);
-    cells::print(section(rows), args.output.format)
+    table::print(&[section(rows)], args.output.format)
 }
 
 fn rows(
@@ -55,7 +56,7 @@ fn rows(
                     names.push(rates.machine().name.clone());
                     names.push(batch.to_string());
                     let predicted = predicted(served, rates, workload, batch);
-                    rows.push(cells::row(names, predicted, 10));
+                    rows.push(cells::row(names, predicted, PREDICTED.len()));
                 }
             }
         }
@@ -73,27 +74,30 @@ fn section(rows: Vec<Vec<String>>) -> Section {
              the batch in decode."
                 .to_owned(),
         ],
-        columns: vec![
-            "model",
-            "weights, cache",
-            "GPUs",
-            "workload",
-            "machine",
-            "batch",
-            "turns",
-            "computed_tokens",
-            "cached_tokens",
-            "output_tokens",
-            "first_token_s",
-            "prefill_s",
-            "decode_s",
-            "task_s",
-            "energy_j",
-            "note",
-        ],
+        columns: cells::columns(&WHAT, &PREDICTED),
         rows,
+        keys: cells::NAMES.len() + WHAT.len(),
+        spare: &["turns", "energy_j", "cached_tokens", "computed_tokens", "output_tokens"],
     }
 }
+
+/// What a row is about, beside the model.
+const WHAT: [&str; 3] = ["workload", "machine", "batch"];
+
+/// What is predicted of it.
+const PREDICTED: [&str; 11] = [
+    "turns",
+    "computed_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "first_token_s",
+    "prefill_s",
+    "decode_s",
+    "task_s",
+    "energy_j",
+    "batch_max",
+    "fits",
+];
 
 fn predicted(
     served: &Served,
@@ -109,8 +113,6 @@ fn predicted(
         let busy_s = task.prefill_s + task.decode_s / batch as f64;
         power * served.parallel.gpus() as f64 * busy_s
     });
-    let note =
-        if most < batch { format!("only {most} requests fit") } else { String::new() };
     Ok(vec![
         workload.turns.to_string(),
         task.computed_tokens.to_string(),
@@ -121,6 +123,7 @@ fn predicted(
         task.decode_s.to_string(),
         task.time_s().to_string(),
         cell(energy),
-        note,
+        most.to_string(),
+        (batch <= most).to_string(),
     ])
 }
