@@ -20,7 +20,6 @@ mod rounds;
 mod witnesses;
 
 pub use agreement::Agreement;
-pub(crate) use audit::mb;
 pub use audit::{BYTES_AGREE, ByteAudit, ByteFinding};
 use ceilings::DeviceFacts;
 pub use ceilings::{

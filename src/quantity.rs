@@ -146,16 +146,51 @@ pub fn shown(column: &str, cell: &str) -> String {
     }
 }
 
+/// A value with the ends of its interval, four digits of it, all with one prefix:
+/// `3.143 [3.094, 3.193] TB/s`.
+pub fn interval([value, lo, hi]: [f64; 3], unit: &str) -> String {
+    let (factor, prefix) = prefix(value);
+    let digits = match (value / factor).abs() {
+        size if size < 10.0 => 3,
+        size if size < 100.0 => 2,
+        _ => 1,
+    };
+    let [value, lo, hi] = [value, lo, hi].map(|x| format!("{:.digits$}", x / factor));
+    format!("{value} [{lo}, {hi}] {prefix}{unit}").trim_end().to_owned()
+}
+
+/// The cells of a value of a column and of its interval in one.
+pub fn shown_interval(column: &str, cells: [&str; 3]) -> String {
+    let [Ok(value), Ok(lo), Ok(hi)] = cells.map(str::parse::<f64>) else {
+        return shown(column, cells[0]);
+    };
+    match Measure::of(column) {
+        Measure::Scaled(unit) => interval([value, lo, hi], unit),
+        Measure::Plain(unit) => {
+            let [value, lo, hi] = [value, lo, hi].map(number);
+            format!("{value} [{lo}, {hi}] {unit}")
+        }
+        Measure::Share => {
+            let [value, lo, hi] = [value, lo, hi].map(|x| format!("{:.0}%", 100.0 * x));
+            format!("{value} [{lo}, {hi}]")
+        }
+        Measure::Bare => {
+            let [value, lo, hi] = [value, lo, hi].map(|x| format!("{x:.3}"));
+            format!("{value} [{lo}, {hi}]")
+        }
+    }
+}
+
 /// The name of a column for people: `step_cache_bytes` is `step cache`, since cells have
 /// the unit.
 pub fn heading(column: &str) -> String {
     let is_bare = Measure::of(column) == Measure::Bare;
-    let ends = QUOTIENTS.iter().map(|(end, _)| *end);
-    let ends = ends.chain(UNITS.iter().map(|(word, _)| *word)).chain(["share"]);
+    let quotient = QUOTIENTS.iter().map(|(end, _)| *end).find(|end| column.ends_with(end));
+    let unit = UNITS.iter().map(|(word, _)| *word).chain(["share"]);
+    let mut ends = quotient.into_iter().chain(unit.filter(|_| quotient.is_none()));
     let stripped = ends
-        .filter_map(|end| column.strip_suffix(end)?.strip_suffix('_'))
-        .filter(|_| !is_bare)
-        .min_by_key(|name| name.len());
+        .find_map(|end| column.strip_suffix(end)?.strip_suffix('_'))
+        .filter(|_| !is_bare);
     let words = stripped.unwrap_or(column).split('_').map(|word| match word {
         "oi" => "OI",
         "flops" => "FLOPs",
@@ -216,5 +251,10 @@ mod tests {
             assert_eq!(heading(column), name, "{column}");
             assert_eq!(shown(column, cell), text, "{column}");
         }
+        let cells = ["3.1434e12", "3.09e12", "3.19e12"];
+        let text = shown_interval("bandwidth_bytes_per_s", cells);
+        assert_eq!(text, "3.143 [3.090, 3.190] TB/s");
+        assert_eq!(shown_interval("read_share", ["0.39", "0.3", "0.41"]), "39% [30%, 41%]");
+        assert_eq!(shown_interval("speed", ["1", "", ""]), "1");
     }
 }

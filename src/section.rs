@@ -38,9 +38,34 @@ pub struct ShownColumn {
 
 impl Section {
     /// The columns with headings and cells as people read them: units in the cells, with
-    /// prefixes by their size.
+    /// prefixes by their size, and a value with its interval (`x`, `x_lo`, `x_hi`) in one.
     pub fn for_people(&self) -> Vec<ShownColumn> {
-        self.shown(quantity::heading, quantity::shown)
+        let mut columns = self.shown(quantity::heading, quantity::shown);
+        let is_interval = |at: usize| match self.columns.get(at..at + 3) {
+            Some([value, lo, hi]) => {
+                lo.strip_suffix("_lo") == Some(value)
+                    && hi.strip_suffix("_hi") == Some(value)
+            }
+            _ => false,
+        };
+        for at in (0..self.columns.len()).rev().filter(|&at| is_interval(at)) {
+            let cell = |row: &Vec<String>| {
+                let cells = [0, 1, 2].map(|end| row[at + end].as_str());
+                quantity::shown_interval(self.columns[at], cells)
+            };
+            columns[at].cells = self.rows.iter().map(cell).collect();
+            columns.drain(at + 1..at + 3);
+        }
+        columns
+    }
+
+    /// The section as people read it, for what has headings of any kind.
+    pub fn table_for_people(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let columns = self.for_people();
+        let row =
+            |at: usize| columns.iter().map(|column| column.cells[at].clone()).collect();
+        let rows = (0..self.rows.len()).map(row).collect();
+        (columns.into_iter().map(|column| column.heading).collect(), rows)
     }
 
     /// The columns as they are.
@@ -110,6 +135,14 @@ mod tests {
         let mut columns = one.for_people();
         assert_eq!(one.say_once(&mut columns).unwrap(), "model: a, batch: 1.");
         assert_eq!(columns.len(), 1);
+        let with_interval = Section {
+            columns: vec!["x", "share", "share_lo", "share_hi", "note"],
+            rows: vec![["a", "0.5", "0.4", "0.6", "b"].map(str::to_owned).to_vec()],
+            ..Section::default()
+        };
+        let (headings, rows) = with_interval.table_for_people();
+        assert_eq!(headings, ["x", "share", "note"]);
+        assert_eq!(rows, [["a", "50% [40%, 60%]", "b"]]);
         let none = section(&[]);
         assert_eq!(none.say_once(&mut none.for_people()), None);
     }

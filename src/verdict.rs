@@ -21,6 +21,8 @@ mod shares;
 mod validity;
 mod witnesses;
 
+use std::collections::BTreeMap;
+
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
 pub use peers::{PEERS_HEADING, PeerRatio};
@@ -58,6 +60,10 @@ pub struct Claim {
     pub evidence: String,
     /// How many of the points or pairs that were planned say what.
     pub counts: Counts,
+    /// How many disagree for each reason.
+    pub against_by: BTreeMap<&'static str, usize>,
+    /// How many say nothing for each reason.
+    pub not_evidence_by: BTreeMap<&'static str, usize>,
 }
 
 /// One of the machine's measured limits.
@@ -96,7 +102,8 @@ pub struct Verdict {
     pub limits: Vec<MachineLimit>,
     /// Own kernels beside other libraries'.
     pub peers: Vec<PeerRatio>,
-    /// Tables, in the order to print.
+    /// Tables, in the order to print: the claims and the limits as people read them, then
+    /// tables of data.
     pub sections: Vec<Section>,
     /// Why the run is invalid; empty when it is valid.
     pub faults: Vec<String>,
@@ -108,6 +115,13 @@ impl Verdict {
     /// Whether the run may be used.
     pub fn is_valid(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// The tables of data: what is no claim and no limit.
+    pub fn tables(&self) -> impl Iterator<Item = &Section> {
+        let is_data =
+            |section: &&Section| !TEXT_HEADINGS.contains(&section.heading.as_str());
+        self.sections.iter().filter(is_data)
     }
 }
 
@@ -135,6 +149,9 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     let peers = judge.peer_ratios();
     Verdict { claims, limits, peers, sections, faults, warnings }
 }
+
+/// Headings of the tables of claims and of limits, which have sentences.
+const TEXT_HEADINGS: [&str; 2] = ["Verdict", "Machine, as measured"];
 
 struct Judge<'a> {
     campaign: &'a Campaign,
@@ -177,7 +194,7 @@ fn claims_section(claims: &[Claim]) -> Section {
         ]
     });
     Section {
-        heading: "Verdict".into(),
+        heading: TEXT_HEADINGS[0].into(),
         columns: vec!["claim", "finding", "evidence"],
         rows: rows.collect(),
         ..Section::default()
@@ -198,17 +215,19 @@ fn percent(share: f64) -> String {
     format!("{:.0}%", 100.0 * share)
 }
 
-/// A value with its interval, four digits of it, all with one prefix: `3.143 [3.094, 3.193]
-/// TB/s`.
+/// The three cells of a value with its interval; empty where there is none.
+fn cells(e: Option<Estimate>) -> [String; 3] {
+    e.map_or_else(Default::default, |e| [e.value, e.lo, e.hi].map(|x| x.to_string()))
+}
+
+/// A number's cell, empty where there is none.
+fn cell(value: Option<f64>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
+}
+
+/// As [`quantity::interval`].
 fn interval(e: Estimate, unit: &str) -> String {
-    let (factor, prefix) = quantity::prefix(e.value);
-    let e = e.scaled(1.0 / factor);
-    let digits = match e.value.abs() {
-        size if size < 10.0 => 3,
-        size if size < 100.0 => 2,
-        _ => 1,
-    };
-    format!("{:.digits$} [{:.digits$}, {:.digits$}] {prefix}{unit}", e.value, e.lo, e.hi)
+    quantity::interval([e.value, e.lo, e.hi], unit)
 }
 
 /// `39% to 52%`, or `39%` where both ends read the same.

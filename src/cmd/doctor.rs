@@ -261,6 +261,23 @@ fn abilities(device: &dyn Device) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::simulated::SimulatedDevice;
+
+    /// Of every operation something is said, in every format that it can be asked for.
+    #[test]
+    fn no_operation_is_left_out() {
+        let device = SimulatedDevice::default();
+        for op in Op::ALL {
+            let rows = abilities_in(&device, op);
+            assert!(!rows.is_empty(), "{op}");
+            let examples = op.facts().examples.iter().map(|text| spelled(text));
+            for example in examples {
+                let asked = example.iter().find(|(key, _)| key == "dtype");
+                let dtype = asked.map_or("any", |(_, dtype)| dtype.as_str());
+                assert!(rows.iter().any(|row| row[1] == dtype), "{op} in {dtype}");
+            }
+        }
+    }
 
     #[test]
     fn every_example_has_a_name_of_its_own() {

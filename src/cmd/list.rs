@@ -60,7 +60,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         columns,
         rows,
         keys: 4,
-        spare: &["expected_from", "id", "bytes_read_expected", "bytes_read_bound"],
+        spare: &[
+            "expected_from",
+            "id",
+            "bytes_read_expected",
+            "bytes_read_bound",
+            "experts_touched",
+            "cache",
+            "bytes",
+            "kernel",
+        ],
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)

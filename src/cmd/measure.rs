@@ -22,10 +22,8 @@ use crate::campaign::{
 use crate::device::{self, Device, Opened};
 use crate::model::machine::Machines;
 use crate::point::Point;
-use crate::quantity::{number, share, si};
 use crate::record::{Records, Status};
 use crate::section::Section;
-use crate::statistics::Estimate;
 use crate::suite::Suite;
 use crate::verdict::judge;
 
@@ -351,11 +349,12 @@ fn conclude(
         OutputFormat::Table => {
             let mut sections = vec![points_section(&campaign)];
             sections.extend(judged.sections.iter().cloned());
-            table::print_text(&sections)?;
+            table::print_for_people(&sections)?;
         }
         _ => table::print_csv(&derived_csv(&campaign)?, format)?,
     }
-    let paths = report::write_files(&campaign, &judged, &summary.folder)?;
+    let paths = report::write_files(&campaign, &judged, &summary.folder)
+        .with_context(|| report::how_to_finish(&summary.folder))?;
     eprintln!("\nrecords and figures:");
     for name in ["run.csv", "results.csv", "rounds.csv", "samples.csv"] {
         eprintln!("  {}", summary.folder.join(name).display());
@@ -389,30 +388,35 @@ fn points_section(campaign: &Campaign) -> Section {
     Section {
         heading: "Points".into(),
         columns: vec![
-            "problem", "data in", "time", "95% +-", "bytes", "FLOPs", "OI", "of roof",
+            "problem",
+            "data_in",
+            "time_s",
+            "half_width_share",
+            "bandwidth_bytes_per_s",
+            "speed_flops_per_s",
+            "oi_flops_per_byte",
+            "of_roof_share",
             "status",
         ],
         rows: points.into_iter().map(point_row).collect(),
         keys: 2,
-        spare: &["OI", "FLOPs", "data in", "95% +-"],
+        spare: &["oi_flops_per_byte", "speed_flops_per_s", "data_in", "half_width_share"],
         ..Section::default()
     }
 }
 
 fn point_row(point: &Measured) -> Vec<String> {
-    let of_unit = |rate: Option<Estimate>, unit: &str| {
-        rate.map_or(String::new(), |rate| si(rate.value, unit))
-    };
+    let cell = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
     let oi = Some(point.work.operational_intensity()).filter(|_| point.work.flops() > 0);
     vec![
         point.problem.label(),
         point.residency.map_or(String::new(), |residency| residency.to_string()),
-        of_unit(point.time_s, "s"),
-        point.time_s.map_or(String::new(), |time| share(time.half_width())),
-        of_unit(point.bytes_per_s(), "B/s"),
-        of_unit(point.flops_per_s(), "FLOP/s"),
-        oi.map_or(String::new(), number),
-        point.fraction().map_or(String::new(), |f| format!("{:.0}%", 100.0 * f.value)),
+        cell(point.time_s.map(|time| time.value)),
+        cell(point.time_s.map(|time| time.half_width())),
+        cell(point.bytes_per_s().map(|rate| rate.value)),
+        cell(point.flops_per_s().map(|rate| rate.value)),
+        cell(oi),
+        cell(point.fraction().map(|fraction| fraction.value)),
         match point.status {
             status @ (Status::Ok | Status::Noisy) => status.name().to_owned(),
             status => format!("{}: {}", status.name(), point.reason),

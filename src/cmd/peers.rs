@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::interrupt::Interrupt;
 use super::measure::{command_line, positive};
@@ -58,8 +58,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let judged = judge(&campaign);
     let is_of_peers = |s: &&crate::section::Section| s.heading.starts_with(PEERS_HEADING);
     let sections: Vec<_> = judged.sections.iter().filter(is_of_peers).cloned().collect();
-    table::print_text(&sections)?;
-    for path in report::write_files(&campaign, &judged, &args.folder)? {
+    table::print_for_people(&sections)?;
+    let written = report::write_files(&campaign, &judged, &args.folder)
+        .with_context(|| report::how_to_finish(&args.folder))?;
+    for path in written {
         eprintln!("  {}", path.display());
     }
     eprintln!(

@@ -29,6 +29,11 @@ pub fn print_text(sections: &[Section]) -> Result<()> {
     print_shown(sections, Section::as_written, "")
 }
 
+/// Prints tables of data as people read them, where other formats are other tables.
+pub fn print_for_people(sections: &[Section]) -> Result<()> {
+    print_shown(sections, Section::for_people, "")
+}
+
 /// `or_else` says what shows all columns beside a wider terminal.
 fn print_shown(
     sections: &[Section],
@@ -145,7 +150,8 @@ fn text_table(section: &Section, mut columns: Vec<ShownColumn>, or_else: &str) -
     let mut text = format!("{}\n", section.heading);
     for paragraph in &paragraphs {
         // Lines of a file or a pipe are left to whoever reads them.
-        let lines = line_width().map(|width| wrap(paragraph, width));
+        let one_line = || paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines = line_width().map(|width| wrap(&one_line(), width));
         text.push_str(&format!("{}\n", lines.as_ref().unwrap_or(paragraph)));
     }
     let mut table = Table::new();
@@ -179,15 +185,22 @@ fn csv_tables(sections: &[Section]) -> Result<String> {
 }
 
 fn json_tables(sections: &[Section]) -> Result<String> {
-    let table = |section: &Section| {
-        let mut table = Map::new();
-        table.insert("heading".to_owned(), section.heading.clone().into());
-        table.insert("notes".to_owned(), section.paragraphs.clone().into());
-        let rows = json_rows(&section.columns, &section.rows, |row, at| &row[at]);
-        table.insert("rows".to_owned(), rows.into());
-        Value::Object(table)
-    };
-    Ok(serde_json::to_string_pretty(&sections.iter().map(table).collect::<Vec<_>>())?)
+    Ok(serde_json::to_string_pretty(&sections.iter().map(json).collect::<Vec<_>>())?)
+}
+
+/// A table of data with its heading and notes.
+pub fn json(section: &Section) -> Value {
+    let mut table = Map::new();
+    table.insert("heading".to_owned(), section.heading.clone().into());
+    table.insert("notes".to_owned(), section.paragraphs.clone().into());
+    let rows = json_rows(&section.columns, &section.rows, |row, at| &row[at]);
+    table.insert("rows".to_owned(), rows.into());
+    Value::Object(table)
+}
+
+/// Prints a JSON document.
+pub fn print_json(document: &Value) -> Result<()> {
+    write(&(serde_json::to_string_pretty(document)? + "\n"))
 }
 
 #[cfg(test)]

@@ -290,6 +290,17 @@ fn doubts_of<'a>(named: impl Iterator<Item = (String, &'a Ceiling)>) -> String {
     by_doubt.into_iter().map(sentence).collect()
 }
 
+/// Dashes that tell the series of one operation apart.
+const DASHES: [&str; 6] = ["", "8 3", "2 3", "8 3 2 3", "14 4", "5 2 2 2 2 2"];
+
+/// How series number `index` of an operation is drawn: its colour and its marker are those
+/// that the operation has in every figure, and dashes tell series apart.
+pub fn series_style(op: Op, index: usize, width: f64) -> (Stroke, Marker) {
+    let marker = marker(op, CacheState::Cold);
+    let dash = DASHES[index % DASHES.len()];
+    (Stroke { colour: marker.colour, width, dash }, marker)
+}
+
 /// The marker of an operation: hollow where the caches were hot.
 pub fn marker(op: Op, cache: CacheState) -> Marker {
     let OpMarker { shape, hue } = op.facts().judged.marker;

@@ -150,7 +150,9 @@ fn section_html(section: &Section) -> String {
         let _ = writeln!(text, "<p>{}</p>", escape(paragraph));
     }
     if !section.columns.is_empty() {
-        text.push_str(&table(&section.columns, &section.rows, ""));
+        let (headings, rows) = section.table_for_people();
+        let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+        text.push_str(&table(&headings, &rows, ""));
     }
     text + "</section>\n"
 }

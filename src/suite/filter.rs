@@ -162,7 +162,7 @@ fn known_key(spelled: &str) -> Result<&'static str, String> {
     let of_problem = || keys.iter().copied().find(|key| *key == name);
     of_point.or_else(of_problem).ok_or_else(|| {
         let of_points = OF_POINTS.iter().map(|(key, _)| *key);
-        unknown_key(spelled, "a filter", &of_points.chain(keys).collect::<Vec<_>>())
+        unknown_key(name, "a filter", &of_points.chain(keys).collect::<Vec<_>>())
     })
 }
 

@@ -1,7 +1,7 @@
 //! The limits of the machine as it was measured, and the fixed costs and bandwidths
 //! of moving bytes.
 
-use super::{Judge, MachineLimit, interval, percent};
+use super::{Judge, MachineLimit, TEXT_HEADINGS, cell, cells, interval, percent};
 use crate::analysis::{Candidate, Ceiling, Repeatability, drift_text};
 use crate::format::DType;
 use crate::line_fit::{self, LineFamily};
@@ -151,7 +151,7 @@ impl Judge<'_> {
         }
         paragraphs.extend(self.campaign.repeatability.as_ref().map(repeatable));
         Section {
-            heading: "Machine, as measured".into(),
+            heading: TEXT_HEADINGS[1].into(),
             columns,
             rows,
             paragraphs,
@@ -189,15 +189,20 @@ impl Judge<'_> {
                 "kernel",
                 "shape",
                 "points",
-                "fixed cost a",
-                "bandwidth b",
-                "of derived",
-                "largest residual",
+                "fixed_cost_s",
+                "fixed_cost_s_lo",
+                "fixed_cost_s_hi",
+                "bandwidth_bytes_per_s",
+                "bandwidth_bytes_per_s_lo",
+                "bandwidth_bytes_per_s_hi",
+                "of_derived_share",
+                "residual_share",
+                "note",
             ],
             rows: rows.collect(),
             paragraphs: vec![LINE.to_owned()],
             keys: 0,
-            spare: &["points", "largest residual", "of derived"],
+            spare: &["points", "residual_share", "of_derived_share"],
         }
     }
 }
@@ -225,14 +230,14 @@ const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x 
                        clock x clock, at the clock that was measured with the ceiling or \
                        else at the highest that the device reports.";
 
-/// A fixed cost with its interval. Below zero it is none: said, since no time is negative.
-fn fixed_cost(fixed_s: Estimate) -> String {
-    let text = interval(fixed_s, "s");
+/// What a fixed cost below zero is: no time is negative.
+fn note_on(fixed_s: Estimate) -> &'static str {
     match fixed_s {
-        _ if fixed_s.value >= 0.0 => text,
-        _ if fixed_s.hi >= 0.0 => format!("{text}: none that is told from 0"),
+        _ if fixed_s.value >= 0.0 => "",
+        _ if fixed_s.hi >= 0.0 => "no fixed cost can be told from 0",
         _ => {
-            format!("{text}: no cost, large sizes are slower for each byte than small ones")
+            "below 0: large sizes are slower for each byte than small ones, and no fixed cost \
+             shows"
         }
     }
 }
@@ -241,22 +246,22 @@ fn fixed_cost(fixed_s: Estimate) -> String {
 const LINE: &str = "T = a + V / b by least squares of relative errors, over points whose \
                         data come from DRAM, 95% intervals; a decides small sizes.";
 
-/// Fixed cost, bandwidth, its share of the derived peak and the largest residual.
-fn line_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
-    let none = || "-".to_owned();
-    match family.fit {
-        Some(fit) => [
-            fixed_cost(fit.fixed_s),
-            interval(fit.bytes_per_s, "B/s"),
-            peak.map_or_else(none, |peak| percent(fit.bytes_per_s.value / peak)),
-            format!("{:.1}%", 100.0 * fit.worst_residual),
-        ],
+/// Fixed cost and bandwidth with their intervals, the share of the derived peak, the largest
+/// residual, and what is to be said of them.
+fn line_cells(family: &LineFamily, peak: Option<f64>) -> Vec<String> {
+    let fit = family.fit;
+    let of_derived = fit.zip(peak).map(|(fit, peak)| fit.bytes_per_s.value / peak);
+    let note = match fit {
+        Some(fit) => note_on(fit.fixed_s).to_owned(),
         None if family.points.len() < line_fit::FEWEST_POINTS => {
-            let fewest = line_fit::FEWEST_POINTS;
-            [format!("a line needs {fewest} points"), none(), none(), none()]
+            format!("a line needs {} points", line_fit::FEWEST_POINTS)
         }
-        None => ["no line goes through these".to_owned(), none(), none(), none()],
-    }
+        None => "no line goes through these".to_owned(),
+    };
+    let numbers =
+        [cells(fit.map(|fit| fit.fixed_s)), cells(fit.map(|fit| fit.bytes_per_s))];
+    let ends = [cell(of_derived), cell(fit.map(|fit| fit.worst_residual)), note];
+    [&numbers.concat()[..], &ends].concat()
 }
 
 impl MachineLimit {

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
+use super::{IMPOSSIBLE_SHARE, Judge, cell, cells, counted, percent};
 use crate::analysis::BesidePeer;
 use crate::op::Op;
-use crate::quantity::si;
 use crate::record::Status;
 use crate::section::Section;
 use crate::statistics::{Estimate, quantile};
@@ -43,7 +42,13 @@ impl Judge<'_> {
         }
         let summary = Section {
             heading: PEERS_HEADING.to_owned(),
-            columns: vec!["op", "problems", "speed: lowest", "median", "highest"],
+            columns: vec![
+                "op",
+                "problems",
+                "lowest_speed",
+                "median_speed",
+                "highest_speed",
+            ],
             rows: by_op.into_iter().map(op_row).collect(),
             paragraphs: vec![RATIO.to_owned()],
             ..Section::default()
@@ -53,18 +58,20 @@ impl Judge<'_> {
             columns: vec![
                 "problem",
                 "cache",
-                "our kernel",
-                "our time",
-                "best peer",
-                "its time",
+                "own_kernel",
+                "own_time_s",
+                "best_peer",
+                "peer_time_s",
                 "speed",
+                "speed_lo",
+                "speed_hi",
                 "finding",
                 "implementation",
             ],
             rows: beside.iter().map(problem_row).collect(),
             paragraphs: Vec::new(),
             keys: 3,
-            spare: &["implementation", "cache", "our kernel", "our time", "its time"],
+            spare: &["implementation", "cache", "own_kernel", "own_time_s", "peer_time_s"],
         };
         [summary, each]
     }
@@ -127,23 +134,21 @@ impl Judge<'_> {
 
 fn op_row((op, mut speeds): (Op, Vec<f64>)) -> Vec<String> {
     speeds.sort_by(f64::total_cmp);
-    let at = |p: f64| format!("{:.3}", quantile(&speeds, p));
+    let at = |p: f64| quantile(&speeds, p).to_string();
     vec![op.to_string(), speeds.len().to_string(), at(0.0), at(0.5), at(1.0)]
 }
 
 fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
     let BesidePeer { own, peer, speed } = both;
-    let seconds =
-        |time: Option<Estimate>| time.map_or(String::new(), |time| si(time.value, "s"));
-    vec![
+    let mut row = vec![
         own.problem.label(),
         own.cache.to_string(),
         own.kernel.to_string(),
-        seconds(own.time_s),
+        cell(own.time_s.map(|time| time.value)),
         peer.kernel.to_string(),
-        seconds(peer.time_s),
-        format!("{:.3} [{:.3}, {:.3}]", speed.value, speed.lo, speed.hi),
-        both.finding().to_owned(),
-        peer.implementation.clone(),
-    ]
+        cell(peer.time_s.map(|time| time.value)),
+    ];
+    row.extend(cells(Some(*speed)));
+    row.extend([both.finding().to_owned(), peer.implementation.clone()]);
+    row
 }

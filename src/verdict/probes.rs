@@ -14,16 +14,23 @@ impl Judge<'_> {
             vec![
                 probe.kind.name().to_owned(),
                 probe.times_s.len().to_string(),
-                si(low_s.value, "s"),
-                si(probe.longest_s(), "s"),
-                share(probe.moved_by()),
+                low_s.value.to_string(),
+                probe.longest_s().to_string(),
+                probe.moved_by().to_string(),
                 finding(probe).to_owned(),
             ]
         });
         let rows: Vec<Vec<String>> = rows.collect();
         (!rows.is_empty()).then(|| Section {
             heading: "Probes through the campaign".into(),
-            columns: vec!["probe", "repeats", "used", "longest", "moved by", "finding"],
+            columns: vec![
+                "probe",
+                "repeats",
+                "used_s",
+                "longest_s",
+                "moved_share",
+                "finding",
+            ],
             rows,
             paragraphs: vec![
                 "Used is the low end of the repeats, a tenth from the shortest: what else \

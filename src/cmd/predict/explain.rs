@@ -33,7 +33,7 @@ fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
         columns: COLUMNS.to_vec(),
         rows,
         keys: 0,
-        spare: &["bytes_formula", "sent_bytes", "problem"],
+        spare: &["bytes_formula", "sent_bytes", "problem", "flops_formula"],
     }
 }
 

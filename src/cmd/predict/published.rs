@@ -60,7 +60,7 @@ fn measurements(compared: &[Compared]) -> Section {
         rows: compared.iter().map(row).collect(),
         keys: 3,
         // Addresses are longer than all other cells together.
-        spare: &["source"],
+        spare: &["source", "compute_share", "bandwidth_share"],
     }
 }
 
