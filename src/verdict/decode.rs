@@ -9,6 +9,7 @@ use super::shares::BoundBy;
 use super::{BOUND_SHARE, Claim, Judge, cells, residency_cell};
 use crate::analysis::Measured;
 use crate::op::{DecodeAttention, OfProblem, PairKind, Problem};
+use crate::quantity::si;
 use crate::roofline::RoofKind;
 use crate::section::Section;
 
@@ -204,9 +205,9 @@ fn memory_bound_from(points: &[(DecodeAttention, Says)]) -> Vec<String> {
         let last_other = points.iter().rposition(|(_, _, says)| !agrees(*says));
         match points.get(last_other.map_or(0, |i| i + 1)) {
             Some((kv_bytes, p, _)) => format!(
-                "group {group}: {memory} of {all}, from {:.1} MB of keys and values on (batch \
-                 {} x context {})",
-                *kv_bytes as f64 / 1e6,
+                "group {group}: {memory} of {all}, from {} of keys and values on (batch {} x \
+                 context {})",
+                si(*kv_bytes as f64, "B"),
                 p.batch,
                 p.context
             ),

@@ -176,12 +176,16 @@ fn drift_of_the_sentinel_widens_intervals() {
     }
     let verdict = judged(rows, Run::default());
     assert_eq!(claim(&verdict, "decode-memory-bound").finding, Finding::Undecided);
-    assert!(
-        verdict
-            .warnings
-            .iter()
-            .any(|w| w.contains("drifted by 40% from fastest to slowest"))
-    );
+    // One drift has one text.
+    let text = "40% from fastest to slowest";
+    assert!(verdict.warnings.iter().any(|w| w.contains(&format!("drifted by {text}"))));
+    let limit = machine_section(&verdict).rows.iter().find(|row| row[0] == "drift");
+    assert_eq!(limit.unwrap()[1], text);
+    let probes = verdict.sections.iter().find(|s| s.heading.starts_with("Probes"));
+    let (headings, rows) = probes.unwrap().table_for_people();
+    let moved = headings.iter().position(|heading| heading == "moved").unwrap();
+    let sentinel = rows.iter().find(|row| row[0] == "sentinel").unwrap();
+    assert_eq!(sentinel[moved], "40%");
 }
 
 #[test]
@@ -346,6 +350,16 @@ fn lines_through_read_streams_are_told_with_what_they_rest_on() {
         "stream|stream|read|5|1.000 [1.000, 1.000] ms|30.00 [30.00, 30.00] GB/s|96.8%|0%|"
     );
     assert_eq!(row(1), "stream|stream_bulk|read|3|||||a line needs 4 points");
+    let note = |fixed_s: f64| {
+        let rows = streams("stream", fixed_s, 5);
+        let records = Records { runs: vec![clocked()], rows, ..Records::default() };
+        let verdict =
+            judge(&Campaign::from_records(Path::new("x"), records, None).unwrap());
+        let lines = verdict.sections.iter().find(|s| s.heading.starts_with("Time against"));
+        lines.unwrap().rows[0].last().unwrap().clone()
+    };
+    assert_eq!(note(1e-3), "");
+    assert!(note(-1e-3).starts_with("below 0: large sizes are slower"), "{}", note(-1e-3));
     // The ceiling is the best of both kernels at the largest working set.
     let limit = &verdict.limits[0];
     assert_eq!(limit.id, "dram_read_bandwidth");
@@ -625,6 +639,8 @@ fn linear_layers_follow_weights_and_past_the_ridge_rows() {
     let (_, evidence) = found(rows(&[1, 4, 2, 32, 256]), id);
     assert!(evidence.starts_with("3 of 3 planned pairs"), "{evidence}");
     assert!(evidence.contains("past the ridge, time x 8.00"), "{evidence}");
+    // A range of one value is that value.
+    assert!(!evidence.contains("8.00 to 8.00"), "{evidence}");
     let (finding, evidence) = found(rows(&[8, 16]), id);
     assert_eq!(finding, Finding::NotTested, "{evidence}");
     assert!(
