@@ -21,7 +21,6 @@ mod rounds;
 mod witnesses;
 
 pub use agreement::Agreement;
-pub(crate) use audit::mb;
 pub use audit::{BYTES_AGREE, ByteAudit, ByteFinding};
 use ceilings::DeviceFacts;
 pub use ceilings::{
@@ -42,6 +41,7 @@ use crate::format::DType;
 use crate::model::derived;
 use crate::model::machine::{DataSheet, Machines};
 use crate::provenance::Provenance;
+use crate::quantity::share;
 use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable, Witnesses};
 use crate::roofline::Peaks;
 
@@ -55,12 +55,21 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// Half the range of the medians as a share of their middle.
+    /// How far the machine drifted: from the shortest to the longest of the medians, as a
+    /// share of their middle.
     pub fn drift(&self) -> f64 {
-        let max = self.times_s.iter().copied().fold(f64::MIN, f64::max);
-        let min = self.times_s.iter().copied().fold(f64::MAX, f64::min);
-        if self.times_s.is_empty() { 0.0 } else { (max - min) / (max + min) }
+        probes::range(&self.times_s)
     }
+
+    /// The drift in words, the same wherever it is told.
+    pub fn drift_text(&self) -> String {
+        drift_text(self.drift())
+    }
+}
+
+/// A drift in words: `14.4% from fastest to slowest`.
+pub fn drift_text(drift: f64) -> String {
+    format!("{} from fastest to slowest", share(drift))
 }
 
 /// A campaign, read from its folder.

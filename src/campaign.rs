@@ -22,7 +22,9 @@ mod rows;
 
 use checks::{CheckQueue, MeasuredRound};
 use earlier::Earlier;
-pub use expected::{ExpectedTime, seconds_of_a_row, spell_seconds};
+pub use expected::{
+    EarlierTimes, ExpectedTime, LikelyTime, PointTime, seconds_of_a_row, spell_seconds,
+};
 use looks::Looks;
 pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
 pub use rows::Scheduled;

@@ -25,6 +25,7 @@ pub mod plot;
 pub mod point;
 pub mod provenance;
 pub mod quant;
+pub mod quantity;
 pub mod record;
 pub mod reference;
 pub mod residency;

@@ -147,7 +147,7 @@ impl Selftest {
                 members.len().to_string(),
                 cases.to_string(),
                 vm.to_string(),
-                if self.has_gpu { right.to_string() } else { "-".to_owned() },
+                if self.has_gpu { right.to_string() } else { String::new() },
                 skipped(&members),
             ]);
         }
@@ -163,6 +163,7 @@ impl Selftest {
                 "skipped_on_gpu",
             ],
             rows,
+            ..Section::default()
         }
     }
 }

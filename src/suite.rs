@@ -20,6 +20,10 @@
 //! are queued, `"graph"`, `"stream"` or `"programmatic"`; unless given, as the device does
 //! best. `load` says what the device did before, `"burst"` for nothing and `"sustained"` for
 //! the same over 2 s; unless given, it warms up as the protocol says.
+//!
+//! `filter = "op=decode_attention,batch>=8"` keeps the points that meet all conditions: see
+//! [`Filter`]. What a command line filters by is written into the suite's text, so that a
+//! campaign which is resumed has the same points.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -29,8 +33,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use toml::de::DeTable;
 
+mod filter;
 mod source;
 
+pub use filter::Filter;
 pub use source::SuiteError;
 use source::{PointsTable, SuiteSource};
 
@@ -67,8 +73,16 @@ pub struct Suite {
     /// The suite as written; a campaign keeps a copy, so that it can resume.
     pub text: String,
     file: String,
+    filter: Option<FilterLine>,
     sentinel: Option<PointsTable>,
     entries: Vec<PointsTable>,
+}
+
+/// A filter and the line that it stands on.
+#[derive(Clone, Debug)]
+struct FilterLine {
+    filter: Filter,
+    line: usize,
 }
 
 /// The points of one suite on one device.
@@ -144,6 +158,7 @@ impl Suite {
             settings: Settings::default(),
             text: text.to_owned(),
             file: file.to_owned(),
+            filter: None,
             sentinel: None,
             entries: Vec::new(),
         };
@@ -152,6 +167,7 @@ impl Suite {
                 "name" => suite.name = source.name(value)?,
                 "about" => suite.about = source.string(value)?,
                 "protocol" => suite.settings = source.settings(value)?,
+                "filter" => suite.filter = Some(source.filter(value)?),
                 "sentinel" => suite.sentinel = Some(source.entry(value)?),
                 "points" => {
                     let array = value.get_ref().as_array().ok_or_else(|| {
@@ -161,7 +177,8 @@ impl Suite {
                         array.iter().map(|v| source.entry(v)).collect::<Result<_, _>>()?;
                 }
                 other => {
-                    let known = ["name", "about", "protocol", "sentinel", "points"];
+                    let known =
+                        ["name", "about", "filter", "protocol", "sentinel", "points"];
                     let message = unknown_key(other, "a suite", &known);
                     return Err(source.error(key.span(), message));
                 }
@@ -174,6 +191,20 @@ impl Suite {
             return Err(source.error(0..0, "a suite needs at least one `[[points]]` table"));
         }
         Ok(suite)
+    }
+
+    /// The suite with only those points that meet a filter's conditions.
+    ///
+    /// # Errors
+    /// A suite that has a filter already.
+    pub fn filtered(self, filter: Option<&Filter>) -> Result<Self, SuiteError> {
+        let Some(filter) = filter else { return Ok(self) };
+        if let Some(FilterLine { line, .. }) = self.filter {
+            let message = "the suite has a filter of its own; add the conditions to it";
+            return Err(self.error(line, message));
+        }
+        let value = toml::Value::String(filter.to_string());
+        Suite::parse(&self.file, &format!("filter = {value}\n{}", self.text))
     }
 
     /// A suite of one point, measured with the default settings and without a
@@ -228,6 +259,18 @@ impl Suite {
                 let vendor = self.beside(&point, basis).filter(|_| is_open);
                 let all = [point].into_iter().chain(vendor);
                 points.extend(all.filter(|point| seen.insert(point.clone())));
+            }
+        }
+        if let Some(FilterLine { filter, line }) = &self.filter {
+            let all = points.len();
+            points.retain(|point| filter.matches(point));
+            if points.is_empty() {
+                let message = format!(
+                    "none of the {all} points of suite {} meets `{filter}`; `ridgepoint list` \
+                     without a filter has all",
+                    self.name
+                );
+                return Err(self.error(*line, message));
             }
         }
         let sentinel = match &self.sentinel {

@@ -21,6 +21,8 @@ mod shares;
 mod validity;
 mod witnesses;
 
+use std::collections::BTreeMap;
+
 pub use evidence::{Counts, Finding};
 pub use pairs::TELLING;
 pub use peers::{PEERS_HEADING, PeerRatio};
@@ -29,6 +31,7 @@ pub use shares::BoundBy;
 pub use crate::analysis::DISTURBED_SHARE;
 use crate::analysis::{Campaign, Candidate, Doubt, FlopsPerClock};
 use crate::device::DeviceKind;
+use crate::quantity;
 use crate::residency::Residency;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -58,6 +61,10 @@ pub struct Claim {
     pub evidence: String,
     /// How many of the points or pairs that were planned say what.
     pub counts: Counts,
+    /// How many disagree for each reason.
+    pub against_by: BTreeMap<&'static str, usize>,
+    /// How many say nothing for each reason.
+    pub not_evidence_by: BTreeMap<&'static str, usize>,
 }
 
 /// One of the machine's measured limits.
@@ -99,6 +106,8 @@ pub struct Verdict {
     /// Whether the times are measurements: simulated where one of them is not.
     pub device_kind: DeviceKind,
     /// Tables, in the order to print.
+    /// Tables, in the order to print: the claims and the limits as people read them, then
+    /// tables of data.
     pub sections: Vec<Section>,
     /// Why the run is invalid; empty when it is valid.
     pub faults: Vec<String>,
@@ -110,6 +119,15 @@ impl Verdict {
     /// Whether the run may be used.
     pub fn is_valid(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// The tables of data: what is no claim and no limit.
+    pub fn tables(&self) -> impl Iterator<Item = &Section> {
+        // Of a simulated campaign, headings say so at their ends.
+        let is_data = |section: &&Section| {
+            !TEXT_HEADINGS.iter().any(|heading| section.heading.starts_with(heading))
+        };
+        self.sections.iter().filter(is_data)
     }
 }
 
@@ -150,6 +168,9 @@ pub fn judge(campaign: &Campaign) -> Verdict {
 pub const SIMULATED: &str = "SIMULATED: these times were made up or counted, not measured; \
                              nothing here says how fast anything is";
 
+/// Headings of the tables of claims and of limits, which have sentences.
+const TEXT_HEADINGS: [&str; 2] = ["Verdict", "Machine, as measured"];
+
 struct Judge<'a> {
     campaign: &'a Campaign,
     /// Relative error of the ratio of two times taken at different moments: the
@@ -167,7 +188,7 @@ impl<'a> Judge<'a> {
             // Rounds are spread over the campaign: their intervals contain the drift.
             drift: match &campaign.repeatability {
                 Some(_) => 0.0,
-                None => campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift()),
+                None => campaign.sentinel.as_ref().map_or(0.0, |s| s.drift()),
             },
             launch_overhead_s: probed_s.min(shortest_launch_s(campaign)),
         }
@@ -191,10 +212,10 @@ fn claims_section(claims: &[Claim]) -> Section {
         ]
     });
     Section {
-        heading: "Verdict".into(),
+        heading: TEXT_HEADINGS[0].into(),
         columns: vec!["claim", "finding", "evidence"],
         rows: rows.collect(),
-        paragraphs: Vec::new(),
+        ..Section::default()
     }
 }
 
@@ -212,10 +233,24 @@ fn percent(share: f64) -> String {
     format!("{:.0}%", 100.0 * share)
 }
 
-fn interval(e: Estimate, scale: f64, unit: &str) -> String {
-    let e = e.scaled(scale);
-    let digits = if e.value < 10.0 { 2 } else { 1 };
-    format!("{:.digits$} [{:.digits$}, {:.digits$}] {unit}", e.value, e.lo, e.hi)
+/// The three cells of a value with its interval; empty where there is none.
+fn cells(e: Option<Estimate>) -> [String; 3] {
+    e.map_or_else(Default::default, |e| [e.value, e.lo, e.hi].map(|x| x.to_string()))
+}
+
+/// A number's cell, empty where there is none.
+fn cell(value: Option<f64>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
+}
+
+/// As [`quantity::interval`].
+fn interval(e: Estimate, unit: &str) -> String {
+    quantity::interval([e.value, e.lo, e.hi], unit)
+}
+
+/// `39% to 52%`, or `39%` where both ends read the same.
+fn range_text(lo: &str, hi: &str) -> String {
+    if lo == hi { lo.to_owned() } else { format!("{lo} to {hi}") }
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
         python: "python3".to_owned(),
         budget_s: None,
         only: only.iter().map(|name| (*name).to_owned()).collect(),
+        filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
     };
@@ -202,6 +203,7 @@ fn time_that_is_up_leaves_rows_of_two_rounds() {
         python: "python3".to_owned(),
         budget_s: Some(7.0),
         only: vec!["fake_right".to_owned()],
+        filter: None,
         job_limit_s: 20.0,
         command_line: "test".to_owned(),
     };
@@ -231,6 +233,7 @@ fn mistakes_are_told_before_anything_is_written() {
         python: "no-such-python".to_owned(),
         budget_s: None,
         only: Vec::new(),
+        filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
     };

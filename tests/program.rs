@@ -452,9 +452,10 @@ fn verdict_and_report_need_the_records_alone() {
     assert_eq!(table, succeed(dir.path(), &["verdict", "a"]));
     let json = succeed(dir.path(), &["verdict", "b", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json[0]["statement"], "Decode attention is memory bound.");
-    let ridge =
-        json.as_array().unwrap().iter().find(|row| row["id"] == "f32_ridge").unwrap();
+    assert_eq!(json["claims"][0]["statement"], "Decode attention is memory bound.");
+    assert_eq!(json["valid"], true);
+    let limits = json["limits"].as_array().unwrap();
+    let ridge = limits.iter().find(|row| row["id"] == "f32_ridge").unwrap();
     assert!(ridge["value"].as_f64().unwrap() > 0.0);
     succeed(dir.path(), &["report", "b"]);
     for name in ["roofline.svg", "roofline.png", "points.csv"] {
@@ -660,7 +661,7 @@ fn disaggregated_decode_has_as_many_requests_as_fit_or_as_asked() {
         let arguments = ["predict", "disaggregate", "--tensor", "4", "--format", "csv"];
         let text = succeed(dir.path(), &[&arguments[..], batch].concat());
         let mut reader = csv::Reader::from_reader(text.as_bytes());
-        reader.records().map(|record| record.unwrap()[6].parse().unwrap()).collect()
+        reader.records().map(|record| record.unwrap()[7].parse().unwrap()).collect()
     };
     assert!(batches(&[]).iter().any(|batch| *batch > 8));
     assert_eq!(batches(&["--batch", "1"]), HashSet::from([1]));

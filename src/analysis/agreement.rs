@@ -64,36 +64,41 @@ impl Agreement {
         }
     }
 
-    /// The table that people read.
+    /// The table: counts, shares of what they are of, and quantiles of relative differences.
     pub fn section(&self) -> Section {
-        let share = |part: usize, of: usize| match of {
-            0 => "-".to_owned(),
-            of => format!("{:.1}% ({part} of {of})", 100.0 * part as f64 / of as f64),
+        let count = |what: &str, count: usize, of: Option<usize>| {
+            let share = of.filter(|of| *of > 0).map(|of| count as f64 / of as f64);
+            let cell =
+                |share: Option<f64>| share.map(|s| s.to_string()).unwrap_or_default();
+            let of_all = of.map(|of| of.to_string()).unwrap_or_default();
+            let cells = [what.to_owned(), count.to_string(), of_all, cell(share)];
+            [&cells[..], &[String::new(), String::new()]].concat()
         };
-        let spread = |values: &[f64]| match values {
-            [] => "-".to_owned(),
-            values => format!(
-                "{:.2}%, and {:.2}% for 9 of 10 points",
-                100.0 * quantile(values, 0.5),
-                100.0 * quantile(values, 0.9)
-            ),
+        let spread = |what: &str, values: &[f64]| {
+            let at = |p: f64| match values {
+                [] => String::new(),
+                values => quantile(values, p).to_string(),
+            };
+            let cells = [what.to_owned(), values.len().to_string(), String::new()];
+            [&cells[..], &[String::new(), at(0.5), at(0.9)]].concat()
         };
-        let rows = [
-            ("points measured twice", self.points.to_string()),
-            ("95% intervals that do not overlap", share(self.disjoint, self.points)),
-            (
+        let rows = vec![
+            count("points measured twice", self.points, None),
+            count("95% intervals that do not overlap", self.disjoint, Some(self.points)),
+            count(
                 "differences that a test at 5% reports (false alarms)",
-                share(self.alarms, self.tested),
+                self.alarms,
+                Some(self.tested),
             ),
-            ("difference between the campaigns", spread(&self.differences)),
-            ("range between rounds of one campaign", spread(&self.ranges)),
-            ("smallest difference that can be told", spread(&self.resolutions)),
+            spread("difference between the campaigns", &self.differences),
+            spread("range between rounds of one campaign", &self.ranges),
+            spread("smallest difference that can be told", &self.resolutions),
         ];
         Section {
             heading: "The same, measured twice".into(),
-            columns: vec!["what", "value"],
-            rows: rows.map(|(what, value)| vec![what.to_owned(), value]).to_vec(),
-            paragraphs: Vec::new(),
+            columns: vec!["what", "count", "of", "share", "median_share", "p90_share"],
+            rows,
+            ..Section::default()
         }
     }
 }
@@ -154,9 +159,10 @@ mod tests {
         let shifting = Agreement::of(&campaign(3, 0.05), &campaign(4, 0.05));
         assert!(shifting.alarms > 300, "{}", shifting.alarms);
         assert!(shifting.disjoint > 100, "{}", shifting.disjoint);
-        let told = calm.section().rows[2][1].clone();
-        assert!(told.ends_with("of 1000)"), "{told}");
-        let nothing = Agreement::default().section();
-        assert_eq!(nothing.rows[1][1], "-");
+        let told = &calm.section().rows[2];
+        assert_eq!(told[1..3], [calm.alarms.to_string(), "1000".to_owned()]);
+        assert_eq!(told[3], (calm.alarms as f64 / 1000.0).to_string());
+        let nothing = &Agreement::default().section().rows;
+        assert_eq!((&*nothing[1][3], &*nothing[3][4]), ("", ""));
     }
 }

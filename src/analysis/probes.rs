@@ -62,15 +62,26 @@ impl ProbeSeries {
         self.times_s.iter().copied().fold(0.0, f64::max)
     }
 
-    /// How much longer than the low end the longest is, as a share.
+    /// How far the machine moved, as a share: how much longer than the low end the longest
+    /// is; of the sentinel the drift.
     pub fn moved_by(&self) -> f64 {
-        self.longest_s() / self.low_s().value - 1.0
+        match self.kind {
+            ProbeKind::Sentinel => range(&self.times_s),
+            _ => self.longest_s() / self.low_s().value - 1.0,
+        }
     }
 
     /// Whether the machine did not stay the same.
     pub fn has_moved(&self) -> bool {
         self.moved_by() > self.kind.tolerance()
     }
+}
+
+/// From the shortest to the longest time, as a share of their middle.
+pub(super) fn range(times_s: &[f64]) -> f64 {
+    let max = times_s.iter().copied().fold(f64::MIN, f64::max);
+    let min = times_s.iter().copied().fold(f64::MAX, f64::min);
+    if times_s.is_empty() { 0.0 } else { 2.0 * (max - min) / (max + min) }
 }
 
 /// The probes of a campaign, those that it has; `sentinel_s` are the sentinel's times.

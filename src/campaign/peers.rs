@@ -32,7 +32,7 @@ use crate::point::{CacheState, Point};
 use crate::provenance::Provenance;
 use crate::record::{Recorder, Records, Row, Run, Status};
 use crate::residency::Residency;
-use crate::suite::{PlannedPoints, Suite};
+use crate::suite::{Filter, PlannedPoints, Suite};
 
 /// What to measure beside a campaign.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct PeersRequest {
     pub budget_s: Option<f64>,
     /// Names of the peers to measure; all where empty.
     pub only: Vec<String>,
+    /// Measure beside own points only that meet this.
+    pub filter: Option<Filter>,
     /// Seconds after which a job that makes no progress is ended.
     pub job_limit_s: f64,
     /// The command line, for provenance.
@@ -75,7 +77,7 @@ pub fn measure_peers(
     observer: &mut dyn Observer,
 ) -> Result<PeersSummary> {
     let target = Target::read(request)?;
-    let points = target.planned(&request.only)?;
+    let points = target.planned(&request.only, request.filter.as_ref())?;
     let there_before = target.rows_of_peers();
     let has = |point: &Point| target.done.contains(&point.id());
     let wanted = points.iter().filter(|point| !has(point)).count();
@@ -119,6 +121,18 @@ struct Target {
     done: HashSet<String>,
 }
 
+/// Whether an own point is asked for.
+fn meets(
+    filter: Option<&Filter>,
+    row: &Row,
+    problem: Problem,
+    cache: CacheState,
+) -> Result<bool> {
+    let Some(filter) = filter else { return Ok(true) };
+    let kernel = row.kernel.parse().map_err(anyhow::Error::msg)?;
+    Ok(filter.matches(&Point { problem, kernel, cache, launch: None, load: None }))
+}
+
 /// What times the launches of peers.
 const TIMER: &str = "CUDA events between replays of a graph";
 
@@ -155,7 +169,7 @@ impl Target {
 
     /// The problems that own kernels have a time of, each with its peers, in the order of
     /// the records.
-    fn planned(&self, only: &[String]) -> Result<Vec<Point>> {
+    fn planned(&self, only: &[String], filter: Option<&Filter>) -> Result<Vec<Point>> {
         let known = table::names(&self.info.backend);
         if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
             bail!(
@@ -166,12 +180,17 @@ impl Target {
         }
         let mut points = Vec::new();
         let mut seen = HashSet::new();
+        let mut has_any = false;
         for row in self.records.rows.iter().filter(|row| has_own_time(row)) {
             let (Ok(problem), Ok(cache)) =
                 (row.problem.parse::<Problem>(), row.cache_state.parse::<CacheState>())
             else {
                 continue;
             };
+            if !meets(filter, row, problem, cache)? {
+                continue;
+            }
+            has_any = true;
             if !seen.insert((problem, cache)) || !self.is_of_interest(row, &problem) {
                 continue;
             }
@@ -181,6 +200,9 @@ impl Target {
                     points.push(Point { problem, kernel, cache, launch: None, load: None });
                 }
             }
+        }
+        if let (Some(filter), false) = (filter, has_any) {
+            bail!("no point of the campaign that has a time meets `{filter}`");
         }
         Ok(points)
     }

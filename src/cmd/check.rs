@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::options::{DeviceArgs, OutputFormat};
+use super::options::{DeviceArgs, FilterArgs, OutputFormat};
 use super::table;
 use crate::device::{self, Device, Opened};
 use crate::measure::{PointOutcome, verify};
@@ -16,7 +16,6 @@ use crate::output::remark;
 use crate::point::Point;
 use crate::record::Status;
 use crate::section::Section;
-use crate::suite::Suite;
 
 /// Run every point of a suite a few times and compare its answers with the
 /// reference; measure nothing.
@@ -26,6 +25,8 @@ pub struct Args {
     /// kernels go wrong.
     #[arg(default_value = "corners")]
     suite: OsString,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Leave out this many points at the start: to continue after one that made the
@@ -44,7 +45,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Opened { mut device, why } =
         device::open(&args.device.name, &args.device.options())?;
     remark!("device: {} ({}): {why}", device.info().name, device.info().backend);
-    let suite = Suite::load(&args.suite)?;
+    let suite = args.filter.load(&args.suite)?;
     let plan = suite.plan(&*device)?;
     if plan.points.len() <= args.skip {
         bail!("--skip {} leaves none of the {} points", args.skip, plan.points.len());
@@ -159,6 +160,8 @@ impl CheckReport {
             paragraphs: vec![summary],
             columns: if self.rows.is_empty() { Vec::new() } else { COLUMNS.to_vec() },
             rows: self.rows,
+            keys: 0,
+            spare: &["code_hash", "compared", "max_rel_err"],
         };
         table::print(&[section], self.format)
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::options::OutputFormat;
+use super::options::{FilterArgs, OutputFormat};
 use super::table;
 use crate::device::vm::{Counted, CountedGpu, Counts, SampledCount, VmDevice};
 use crate::device::{Device, DeviceOptions, PrepareError};
@@ -25,6 +25,8 @@ use crate::toolchain::Arch;
 pub struct Args {
     /// A built-in suite or a .toml file.
     suite: OsString,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Architecture whose code is executed.
     #[arg(long, default_value = "sm_90a")]
     arch: Arch,
@@ -62,7 +64,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
-    let suite = Suite::load(&args.suite)?;
+    let suite = args.filter.load(&args.suite)?;
     if let Some(sms) = args.sms {
         let gpu = CountedGpu { sms, l2_bytes: args.l2, one_of: args.one_block_of };
         return on_gpu(&mut device, &suite, args, gpu);
@@ -87,16 +89,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "status",
             "flops_model",
             "flops_counted",
-            "ratio",
+            "flops_ratio",
             "bytes_model",
             "bytes_extra",
             "bytes_counted",
-            "ratio",
-            "oi_model",
-            "oi_counted",
-            "why",
+            "bytes_ratio",
+            "oi_model_flops_per_byte",
+            "oi_counted_flops_per_byte",
+            "reason",
         ],
         rows,
+        spare: &["oi_counted_flops_per_byte", "oi_model_flops_per_byte", "bytes_extra"],
         ..Section::default()
     };
     table::print(&[section], args.format)?;
@@ -126,43 +129,39 @@ fn on_gpu(
         if args.memory.is_some_and(|most| footprint > most) {
             let why = format!("{footprint} bytes of tensors; raise --memory");
             first_skip.get_or_insert_with(|| format!("{problem}: {why}"));
-            rows.push(vec![problem.to_string(), kernel.to_string(), why]);
+            rows.push(sampled_row(problem, kernel, Err(why)));
             continue;
         }
-        let cells = match device.count_on(problem, kernel, gpu) {
+        let sampled = match device.count_on(problem, kernel, gpu) {
             Ok(sampled) => {
                 counted = true;
-                sampled_cells(problem, &sampled)
+                Ok(sampled)
             }
             Err(PrepareError::Refused(why)) => {
                 first_skip.get_or_insert_with(|| format!("{problem}: {why}"));
-                vec![why.to_string()]
+                Err(why.to_string())
             }
             Err(PrepareError::Failed(why)) => {
                 failed = true;
-                vec![why.to_string()]
+                Err(why.to_string())
             }
         };
-        rows.push(
-            [problem.to_string(), kernel.to_string()].into_iter().chain(cells).collect(),
-        );
+        rows.push(sampled_row(problem, kernel, sampled));
     }
     let columns = vec![
         "problem",
         "kernel",
-        "why",
         "blocks_share",
         "flops_ratio",
         "bytes_read_model",
         "bytes_written_model",
         "bytes_extra",
-        "dram_read",
-        "dram_written",
-        "of_these_left_in_l2",
-        "ratio",
+        "dram_read_bytes",
+        "dram_written_bytes",
+        "left_in_l2_bytes",
+        "bytes_ratio",
+        "reason",
     ];
-    rows.iter_mut()
-        .for_each(|row: &mut Vec<String>| row.resize(columns.len(), String::new()));
     let section = Section {
         heading: format!(
             "{} on the virtual machine for {} SMs, {}",
@@ -176,7 +175,24 @@ fn on_gpu(
     end(failed, counted, first_skip)
 }
 
-fn sampled_cells(problem: &Problem, sampled: &SampledCount) -> Vec<String> {
+/// Counts of a point, or the reason in the last cell why there are none.
+fn sampled_row(
+    problem: &Problem,
+    kernel: &str,
+    counted: Result<SampledCount, String>,
+) -> Vec<String> {
+    let (cells, reason) = match counted {
+        Ok(sampled) => (sampled_cells(problem, &sampled).to_vec(), String::new()),
+        Err(reason) => (vec![String::new(); SAMPLED], reason),
+    };
+    let named = [problem.to_string(), kernel.to_owned()];
+    named.into_iter().chain(cells).chain([reason]).collect()
+}
+
+/// Cells of a count by a sample of blocks.
+const SAMPLED: usize = 9;
+
+fn sampled_cells(problem: &Problem, sampled: &SampledCount) -> [String; SAMPLED] {
     let SampledCount { counts, share, extra_bytes } = sampled;
     let work = problem.work();
     let all =
@@ -187,8 +203,7 @@ fn sampled_cells(problem: &Problem, sampled: &SampledCount) -> Vec<String> {
     let written = all(&|c| sectors(c.dram_sectors_written, c.distinct_sectors_written));
     let left = all(&|c| 32 * c.dram_sectors_left.unwrap_or(0));
     let declared = (work.bytes() + extra_bytes.unwrap_or(0)) as f64;
-    vec![
-        String::new(),
+    [
         format!("{share:.4}"),
         format!("{:.3}", all(&Counts::total_flops) / work.flops().max(1) as f64),
         work.bytes_read().to_string(),

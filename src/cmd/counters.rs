@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::count;
+use super::options::FilterArgs;
 use crate::counters::{Collector, Request};
 use crate::device::DeviceOptions;
 use crate::device::vm::VmDevice;
@@ -23,6 +24,8 @@ use crate::toolchain::Arch;
 pub struct Args {
     /// A folder that `measure` wrote.
     folder: PathBuf,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Begin no further batch of points after so many minutes.
     #[arg(long, default_value_t = 10.0, value_parser = positive)]
     minutes: f64,
@@ -64,6 +67,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         kernels: args.kernels.clone(),
         ncu: args.ncu.clone(),
         program,
+        filter: args.filter.filter.clone(),
     };
     let collected = Collector::collect(request, &mut |line| remark!("counters: {line}"))?;
     for (reason, rows) in &collected.reasons {
@@ -91,21 +95,41 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
     let mut device = VmDevice::open(arch, &options)?;
     let earlier = records.witnesses.counted.clone().unwrap_or_default();
     let mut rows: Vec<CountedRow> = Vec::new();
-    for row in records.rows.iter().filter(|row| row.repeat == 0) {
+    let own = records.rows.iter().filter(|row| row.repeat == 0);
+    let points = own
+        .map(|row| {
+            let text = format!("{}@{}@{}", row.problem, row.kernel, row.cache_state);
+            Ok((row, text.parse::<Point>()?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let filter = args.filter.filter.as_ref();
+    let is_wanted = |point: &Point| filter.is_none_or(|filter| filter.matches(point));
+    if let Some(filter) = filter
+        && !points.iter().any(|(_, point)| is_wanted(point))
+    {
+        bail!(
+            "none of the {} points of {} meets `{filter}`",
+            points.len(),
+            args.folder.display()
+        );
+    }
+    for (row, point) in &points {
         let known = earlier
             .iter()
             .find(|known| known.point_id == row.point_id && known.bytes_counted.is_some());
+        let without = |reason: String| CountedRow {
+            point_id: row.point_id.clone(),
+            reason,
+            ..CountedRow::default()
+        };
         let counted = match known {
             Some(known) => known.clone(),
-            None if began.elapsed() > budget => CountedRow {
-                point_id: row.point_id.clone(),
-                reason: format!("not reached within {} minutes", args.minutes),
-                ..CountedRow::default()
-            },
+            None if !is_wanted(point) => without("left out by --filter".to_owned()),
+            None if began.elapsed() > budget => {
+                without(format!("not reached within {} minutes", args.minutes))
+            }
             None => {
-                let text = format!("{}@{}@{}", row.problem, row.kernel, row.cache_state);
-                let point: Point = text.parse()?;
-                count::counted_row(&mut device, &row.point_id, &point, args.millions, arch)
+                count::counted_row(&mut device, &row.point_id, point, args.millions, arch)
             }
         };
         rows.push(counted);

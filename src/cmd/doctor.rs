@@ -15,6 +15,7 @@ use crate::device::{self, Device, DeviceInfo, Opened};
 use crate::format::DType;
 use crate::op::{Op, Problem};
 use crate::output::{remark, write_remark};
+use crate::quantity;
 use crate::section::Section;
 use crate::selftest::{self, Workers};
 use crate::toolchain::nvrtc::Nvrtc;
@@ -52,8 +53,12 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     if args.selftest {
         return selftest(device, args);
     }
-    let sections = [machine(device.info(), &why), abilities(&*device)];
-    table::print(&sections, args.format)?;
+    let facts = facts(device.info(), &why);
+    let machine = match args.format {
+        OutputFormat::Table => facts_for_people(&facts),
+        OutputFormat::Csv | OutputFormat::Json => facts_as_data(facts),
+    };
+    table::print(&[machine, abilities(&*device)], args.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,29 +109,64 @@ fn worker_command(
     command
 }
 
-fn machine(info: &DeviceInfo, why: &str) -> Section {
-    let mut rows = vec![
-        ["device".into(), info.name.clone()],
-        ["backend".into(), info.backend.clone()],
-        ["chosen because".into(), why.to_owned()],
+/// Names and values of what is known of a machine; the unit of a number is at the end of its
+/// name.
+fn facts(info: &DeviceInfo, why: &str) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("device".to_owned(), info.name.clone()),
+        ("backend".to_owned(), info.backend.clone()),
+        ("chosen_because".to_owned(), why.to_owned()),
     ];
     for cache in &info.caches {
-        let size = format!("{:.1} MiB over all instances", cache.bytes as f64 / 1048576.0);
-        rows.push([cache.level.to_string(), size]);
+        facts.push((
+            format!("{}_all_instances_bytes", cache.level),
+            cache.bytes.to_string(),
+        ));
     }
-    let cold = 2 * info.last_level_cache_bytes();
-    rows.extend([
-        ["cold needs".into(), format!("{} MiB touched before reuse", cold >> 20)],
-        ["memory for buffers".into(), format!("{} MiB", info.memory_bytes >> 20)],
-        ["timer".into(), format!("{}, {:.0} ns", info.timer, 1e9 * info.timer_quantum_s)],
-        ["empty launch".into(), format!("{:.1} us", 1e6 * info.launch_overhead_s)],
-        ["CUDA compiler".into(), cuda_compiler()],
-    ]);
-    rows.extend(info.facts.iter().map(|(name, value)| [name.clone(), value.clone()]));
+    let cold_bytes = 2 * info.last_level_cache_bytes();
+    let rest = [
+        ("touched_before_reuse_if_cold_bytes", cold_bytes.to_string()),
+        ("memory_for_buffers_bytes", info.memory_bytes.to_string()),
+        ("timer", info.timer.to_string()),
+        ("timer_quantum_s", info.timer_quantum_s.to_string()),
+        ("empty_launch_s", info.launch_overhead_s.to_string()),
+        ("CUDA_compiler", cuda_compiler()),
+    ];
+    facts.extend(rest.map(|(name, value)| (name.to_owned(), value)));
+    facts
+        .extend(info.facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    facts
+}
+
+const MACHINE: &str = "This machine";
+
+fn facts_for_people(facts: &[(String, String)]) -> Section {
+    let row = |(name, value): &(String, String)| {
+        let value = match value.parse() {
+            // Sizes of memories are powers of two.
+            Ok(value) if name.ends_with("_bytes") => quantity::bytes(value),
+            _ => quantity::shown(name, value),
+        };
+        vec![quantity::heading(name), value]
+    };
     Section {
-        heading: "This machine".into(),
+        heading: MACHINE.into(),
         columns: vec!["fact", "value"],
-        rows: rows.into_iter().map(Vec::from).collect(),
+        rows: facts.iter().map(row).collect(),
+        ..Section::default()
+    }
+}
+
+/// A column has numbers or words, so a fact is in one of two.
+fn facts_as_data(facts: Vec<(String, String)>) -> Section {
+    let row = |(name, value): (String, String)| match value.parse::<f64>() {
+        Ok(number) if number.is_finite() => vec![name, value, String::new()],
+        _ => vec![name, String::new(), value],
+    };
+    Section {
+        heading: MACHINE.into(),
+        columns: vec!["fact", "number", "word"],
+        rows: facts.into_iter().map(row).collect(),
         ..Section::default()
     }
 }
@@ -140,14 +180,22 @@ fn abilities_in(device: &dyn Device, op: Op) -> Vec<Vec<String>> {
         for (dtype, asked) in in_every_format(example) {
             // Not every format can be asked for.
             let Ok(problem) = Problem::from_fields(op, &asked) else { continue };
-            let answer = match device.kernel(&problem) {
-                Ok(kernel) => format!("yes, {kernel}"),
-                Err(refusal) => format!("no: {refusal}"),
-            };
-            rows.push(vec![name.clone(), dtype, answer]);
+            let kernel = device.kernel(&problem).map(str::to_owned);
+            rows.push(ability(
+                &name,
+                &dtype,
+                kernel.map_err(|refusal| refusal.to_string()),
+            ));
         }
     }
     rows
+}
+
+/// Whether something can be measured: by what, or why not.
+fn ability(what: &str, dtype: &str, by: Result<String, String>) -> Vec<String> {
+    let can = by.is_ok().to_string();
+    let (by, reason) = by.map_or_else(|why| (String::new(), why), |by| (by, String::new()));
+    vec![what.to_owned(), dtype.to_owned(), can, by, reason]
 }
 
 type Spelled = Vec<(String, String)>;
@@ -191,23 +239,21 @@ fn cuda_compiler() -> String {
 
 /// The profiler that reads the hardware's counters, or why there is none. Whether it may is
 /// seen when it does.
-fn counters(info: &DeviceInfo) -> String {
+fn counters(info: &DeviceInfo) -> Result<String, String> {
     if !info.queues_launches() {
-        return "no: they are read of NVIDIA GPUs alone".to_owned();
+        return Err("they are read of NVIDIA GPUs alone".to_owned());
     }
-    match Tool::look(None) {
-        Ok(tool) => format!("yes, by `ridgepoint counters` with {}", tool.version),
-        Err(why) => format!("no: {why}"),
-    }
+    let tool = Tool::look(None).map_err(|why| why.to_string())?;
+    Ok(format!("`ridgepoint counters` with {}", tool.version))
 }
 
 fn abilities(device: &dyn Device) -> Section {
     let mut rows: Vec<Vec<String>> =
         Op::ALL.into_iter().flat_map(|op| abilities_in(device, op)).collect();
-    rows.push(vec!["counters".into(), "any".into(), counters(device.info())]);
+    rows.push(ability("counters", "any", counters(device.info())));
     Section {
         heading: "Can be measured".into(),
-        columns: vec!["what", "dtype", "answer"],
+        columns: vec!["what", "dtype", "can", "by", "reason"],
         rows,
         ..Section::default()
     }
@@ -216,6 +262,23 @@ fn abilities(device: &dyn Device) -> Section {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::simulated::SimulatedDevice;
+
+    /// Of every operation something is said, in every format that it can be asked for.
+    #[test]
+    fn no_operation_is_left_out() {
+        let device = SimulatedDevice::default();
+        for op in Op::ALL {
+            let rows = abilities_in(&device, op);
+            assert!(!rows.is_empty(), "{op}");
+            let examples = op.facts().examples.iter().map(|text| spelled(text));
+            for example in examples {
+                let asked = example.iter().find(|(key, _)| key == "dtype");
+                let dtype = asked.map_or("any", |(_, dtype)| dtype.as_str());
+                assert!(rows.iter().any(|row| row[1] == dtype), "{op} in {dtype}");
+            }
+        }
+    }
 
     #[test]
     fn every_example_has_a_name_of_its_own() {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use super::options::OutputFormat;
+use super::options::{FilterArgs, OutputFormat};
 use super::{plans, table};
 use crate::inventory::{Inventory, Wanted};
 use crate::model::issue::{LoopClocks, Unit};
@@ -39,6 +39,8 @@ enum Command {
 struct BuildArgs {
     /// Built-in suites or .toml files; all built-in ones when none is given.
     suites: Vec<OsString>,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Architecture to compile for, such as sm_80, sm_90a or sm_120; may be
     /// given several times.
     #[arg(long, required = true)]
@@ -71,7 +73,8 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
         true => Suite::built_in_names().into_iter().map(OsString::from).collect(),
         false => args.suites.clone(),
     };
-    let suites = names.into_iter().map(Suite::load).collect::<Result<Vec<_>>>()?;
+    let suites =
+        names.into_iter().map(|name| args.filter.load(name)).collect::<Result<Vec<_>>>()?;
     let mut archs = args.arch.clone();
     archs.sort();
     archs.dedup();
@@ -145,17 +148,18 @@ fn resources(inventory: &Inventory, built: &[Built], format: OutputFormat) -> Se
             "configuration",
             "arch",
             "registers",
-            "spill bytes",
-            "shared bytes",
+            "spill_bytes",
+            "shared_bytes",
             "threads",
-            "blocks per SM",
+            "blocks_per_sm",
             "points",
-            "image bytes",
+            "image_bytes",
             "hash",
         ],
         rows: pairs
             .flat_map(|(wanted, item)| entries(wanted, &item.binary, &macros(wanted)))
             .collect(),
+        spare: &["hash", "image_bytes", "points", "threads"],
         ..Section::default()
     }
 }
@@ -248,7 +252,7 @@ fn clocks(built: &[Built], listings: &[Listing]) -> Section {
     }
     let mut columns = vec!["entry", "arch", "hash", "flops"];
     columns.extend(Unit::ALL.map(Unit::name));
-    columns.extend(["binds", "of tensor rate"]);
+    columns.extend(["binds", "tensor_rate_share"]);
     Section {
         heading: "Clocks of loops with products, of a warp on its quarter of an SM".into(),
         paragraphs: vec![
@@ -259,6 +263,7 @@ fn clocks(built: &[Built], listings: &[Listing]) -> Section {
         ],
         columns,
         rows,
+        ..Section::default()
     }
 }
 

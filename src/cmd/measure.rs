@@ -10,14 +10,14 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use super::interrupt::Interrupt;
-use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::options::{DeviceArgs, FilterArgs, MachineFile, OutputFormat};
 use super::progress::Progress;
 use super::worker::{self, Reporting, Supervised};
 use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{
-    self, CampaignSummary, DeviceLost, ExpectedTime, GivenUp, Process, Request,
-    seconds_of_a_row,
+    self, CampaignSummary, DeviceLost, EarlierTimes, ExpectedTime, GivenUp, Process,
+    Request, seconds_of_a_row,
 };
 use crate::device::{self, Device, DeviceKind, Opened};
 use crate::model::machine::Machines;
@@ -35,7 +35,7 @@ pub struct Args {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     suite: Option<OsString>,
     /// Measure this one point, as the repro_command column spells it.
-    #[arg(long, conflicts_with = "suite")]
+    #[arg(long, conflicts_with_all = ["suite", "filter"])]
     point: Option<Point>,
     #[command(flatten)]
     options: MeasureOptions,
@@ -56,13 +56,15 @@ pub struct BenchArgs {
 #[derive(Debug, clap::Args)]
 struct MeasureOptions {
     #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     /// Folder to write; it must not exist. By default
     /// `results/<date>-<device>-<suite>`.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Finish the campaign in this folder instead of beginning one.
-    #[arg(long, conflicts_with = "out")]
+    #[arg(long, conflicts_with_all = ["out", "filter"])]
     resume: Option<PathBuf>,
     /// Seed of the order and of the inputs; new on every run unless given.
     #[arg(long)]
@@ -94,7 +96,7 @@ struct MeasureOptions {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let suite = match (&args.suite, &args.point) {
-        (Some(name), _) => Some(Suite::load(name)?),
+        (Some(name), _) => Some(args.options.filter.load(name)?),
         (None, Some(point)) => Some(Suite::of_point(point)?),
         (None, None) if args.options.resume.is_some() => None,
         (None, None) => bail!(
@@ -108,8 +110,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
     let suite = match (&args.suite, &args.options.resume) {
         (None, Some(_)) => None,
-        (None, None) => Some(Suite::load("quick")?),
-        (Some(name), _) => Some(Suite::load(name)?),
+        (name, _) => {
+            let quick = OsStr::new("quick");
+            Some(args.options.filter.load(name.as_deref().unwrap_or(quick))?)
+        }
     };
     measure(suite, &args.options, &[])
 }
@@ -290,7 +294,7 @@ fn start_process(
 }
 
 /// Seconds that a round should take: of a campaign that is resumed by its rows, of a new one
-/// by its protocol, which is said.
+/// by an earlier one or its protocol, which is said.
 fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64>> {
     if let Some(folder) = &request.resume {
         let row_s = seconds_of_a_row(&Records::read(folder)?.rows);
@@ -298,9 +302,11 @@ fn expected_round_s(request: &Request, device: &dyn Device) -> Result<Option<f64
         return Ok(row_s.map(|row_s| row_s / rounds));
     }
     let Some(suite) = &request.suite else { return Ok(None) };
-    let expected = ExpectedTime::of(suite, device)?;
+    let points = suite.plan(device)?.points;
+    let earlier = EarlierTimes::find(Path::new("results"), device.info(), suite, &points);
+    let expected = ExpectedTime::of(suite, device, earlier.as_ref())?;
     remark!("expect {expected}");
-    Ok((expected.rounds > 0).then(|| expected.least_s / expected.rounds as f64))
+    Ok(expected.round_s())
 }
 
 /// How many rows are left, and how to measure them.
@@ -369,11 +375,12 @@ fn conclude(
         OutputFormat::Table => {
             let mut sections = vec![points_section(&campaign)];
             sections.extend(judged.sections.iter().cloned());
-            table::print(&sections, format)
+            table::print_for_people(&sections)
         }
         _ => table::print_csv(&derived_csv(&campaign)?, format),
     };
-    let paths = report::write_files(&campaign, &judged, &summary.folder)?;
+    let paths = report::write_files(&campaign, &judged, &summary.folder)
+        .with_context(|| report::how_to_finish(&summary.folder))?;
     remark!("\nrecords and figures:");
     for name in ["run.csv", "results.csv", "rounds.csv", "samples.csv"] {
         remark!("  {}", summary.folder.join(name).display());
@@ -409,16 +416,18 @@ fn points_section(campaign: &Campaign) -> Section {
         heading: "Points".into(),
         columns: vec![
             "problem",
-            "data in",
-            "time",
-            "95% +-",
-            "GB/s",
-            "GFLOP/s",
-            "OI",
-            "% of roof",
+            "data_in",
+            "time_s",
+            "half_width_share",
+            "bandwidth_bytes_per_s",
+            "speed_flops_per_s",
+            "oi_flops_per_byte",
+            "of_roof_share",
             "status",
         ],
         rows: points.into_iter().map(point_row).collect(),
+        keys: 2,
+        spare: &["oi_flops_per_byte", "speed_flops_per_s", "data_in", "half_width_share"],
         ..Section::default()
     };
     if campaign.is_simulated() {
@@ -428,37 +437,27 @@ fn points_section(campaign: &Campaign) -> Section {
 }
 
 fn point_row(point: &Measured) -> Vec<String> {
-    let shown = |value: Option<f64>, digits: usize| {
-        value.map_or(String::new(), |v| format!("{v:.digits$}"))
-    };
-    let oi = point.work.operational_intensity();
+    let cell = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+    let oi = Some(point.work.operational_intensity()).filter(|_| point.work.flops() > 0);
     // Of what was simulated there are no rates.
     let is_simulated = point.device_kind == Some(DeviceKind::Simulated);
     let rate = |rate: Option<Estimate>| {
-        shown(rate.filter(|_| !is_simulated).map(|rate| rate.value * 1e-9), 1)
+        cell(rate.filter(|_| !is_simulated).map(|rate| rate.value))
     };
     vec![
         point.problem.label(),
         point.residency.map_or(String::new(), |residency| residency.to_string()),
-        point.time_s.map_or(String::new(), |t| seconds(t.value)),
-        point.time_s.map_or(String::new(), |t| format!("{:.1}%", 100.0 * t.half_width())),
+        cell(point.time_s.map(|time| time.value)),
+        cell(point.time_s.map(|time| time.half_width())),
         rate(point.bytes_per_s()),
         rate(point.flops_per_s()),
-        shown((point.work.flops() > 0).then_some(oi), 2),
-        shown(point.fraction().filter(|_| !is_simulated).map(|f| 100.0 * f.value), 0),
+        cell(oi),
+        rate(point.fraction()),
         match point.status.has_time() {
             true => point.status_name().to_owned(),
             false => format!("{}: {}", point.status.name(), point.reason),
         },
     ]
-}
-
-fn seconds(s: f64) -> String {
-    match s {
-        s if s >= 1.0 => format!("{s:.3} s"),
-        s if s >= 1e-3 => format!("{:.3} ms", s * 1e3),
-        s => format!("{:.2} us", s * 1e6),
-    }
 }
 
 #[cfg(test)]

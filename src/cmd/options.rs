@@ -1,5 +1,6 @@
 //! Options that several commands share, and the exit code that they share.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::device;
 use crate::model::machine::Machines;
+use crate::suite::{Filter, Suite};
 
 /// Exit code of a run that finished, but whose result must not be used.
 pub const INVALID: u8 = 3;
@@ -50,6 +52,23 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     pub fn options(&self) -> device::DeviceOptions {
         device::DeviceOptions { kernels: self.kernels.clone() }
+    }
+}
+
+/// Which points of a suite, or of a campaign, a command is about.
+#[derive(Debug, Default, clap::Args)]
+pub struct FilterArgs {
+    /// Only points that meet all of these conditions, such as
+    /// 'op=decode_attention,batch>=8'. Keys are those of suites and the columns of
+    /// results.csv; = != < <= > >=, with * and ? in words.
+    #[arg(long, value_name = "CONDITIONS")]
+    pub filter: Option<Filter>,
+}
+
+impl FilterArgs {
+    /// A suite by its name or path, with those points.
+    pub fn load(&self, suite: impl AsRef<OsStr>) -> Result<Suite> {
+        Ok(Suite::load(suite)?.filtered(self.filter.as_ref())?)
     }
 }
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::interrupt::Interrupt;
 use super::measure::{command_line, positive};
-use super::options::MachineFile;
+use super::options::{FilterArgs, MachineFile};
 use super::progress::Progress;
 use super::{report, table, verdict};
 use crate::analysis::Campaign;
@@ -22,6 +22,8 @@ use crate::verdict::{PEERS_HEADING, judge};
 pub struct Args {
     /// A folder that `measure` wrote on this machine.
     folder: PathBuf,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// The Python that has the libraries.
     #[arg(long, default_value = "python3")]
     python: String,
@@ -45,6 +47,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         python: args.python.clone(),
         budget_s: args.minutes.map(|minutes| 60.0 * minutes),
         only: args.only.clone(),
+        filter: args.filter.filter.clone(),
         job_limit_s: args.job_limit,
         command_line: command_line(),
     };
@@ -58,8 +61,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let is_of_peers = |s: &&crate::section::Section| s.heading.starts_with(PEERS_HEADING);
     let sections: Vec<_> = judged.sections.iter().filter(is_of_peers).cloned().collect();
     // What is printed may be lost; the files are written all the same.
-    let printed = table::print(&sections, super::options::OutputFormat::Table);
-    for path in report::write_files(&campaign, &judged, &args.folder)? {
+    let printed = table::print_for_people(&sections);
+    let written = report::write_files(&campaign, &judged, &args.folder)
+        .with_context(|| report::how_to_finish(&args.folder))?;
+    for path in written {
         remark!("  {}", path.display());
     }
     remark!(

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use super::options::OutputFormat;
+use super::options::{FilterArgs, OutputFormat};
 use super::table;
 use crate::inventory::{Inventory, Wanted};
 use crate::kernel::{Kernel, Plan};
@@ -27,6 +27,8 @@ pub struct Args {
     /// Built-in suites or .toml files.
     #[arg(default_value = "paper")]
     suites: Vec<OsString>,
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Architecture to compile for: the machine's, and no other.
     #[arg(long)]
     arch: Option<Arch>,
@@ -43,7 +45,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let machines = Machines::load(None)?;
     let machine = machines.named(&args.machine)?;
     let target = target(machine, args.arch)?;
-    let suites = args.suites.iter().map(Suite::load).collect::<Result<Vec<_>>>()?;
+    let suites = args
+        .suites
+        .iter()
+        .map(|name| args.filter.load(name))
+        .collect::<Result<Vec<_>>>()?;
     let resources = compile(&suites, target.arch)?;
     let mut rows = Vec::new();
     for suite in &suites {
@@ -64,7 +70,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         paragraphs: vec![format!(
             "Expected, not measured: {:.1} us for each launch, and its bytes at {:.1} % of \
              {:.0} GB/s or at what is in flight over {:.1} us, whichever is slower, times the \
-             busiest block's share. `of stream` compares with an endless read.",
+             busiest block's share. The share of a stream compares with an endless read. Extra \
+             bytes are empty where they are as many as the cache does not keep.",
             1e6 * FIXED_S,
             100.0 * REACHABLE,
             machine.bytes_per_s / 1e9,
@@ -72,6 +79,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         )],
         columns: COLUMNS.to_vec(),
         rows,
+        keys: 2,
+        spare: &[
+            "registers",
+            "shared_bytes",
+            "blocks_per_sm",
+            "extra_bytes",
+            "busiest_over_mean",
+        ],
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)
@@ -93,19 +108,20 @@ fn heading(machine: &Machine, target: &Target) -> String {
     format!("Launches on {} ({}, {} SMs)", machine.name, target.arch, target.sms)
 }
 
-const COLUMNS: [&str; 12] = [
-    "point",
+const COLUMNS: [&str; 13] = [
+    "problem",
     "kernel",
     "registers",
-    "shared bytes",
-    "blocks per SM",
+    "shared_bytes",
+    "blocks_per_sm",
     "blocks",
-    "in flight per SM",
+    "in_flight_per_sm_bytes",
     "bytes",
-    "extra",
-    "busiest",
-    "expected us",
-    "of stream",
+    "extra_bytes",
+    "busiest_over_mean",
+    "expected_s",
+    "stream_share",
+    "limit",
 ];
 
 /// The distinct points of a suite whose kernels are memory bound.
@@ -169,10 +185,6 @@ fn row(
     // One wave leaves room on an SM.
     let resident = blocks_per_sm.min(blocks.div_ceil(target.sms));
     let in_flight = launch.bytes_in_flight * u64::from(resident);
-    let extra = match plan.extra_bytes {
-        Some(bytes) => format!("{:.2} %", 100.0 * bytes as f64 / work.bytes() as f64),
-        None => "by cache".to_owned(),
-    };
     Some(vec![
         point.problem.label(),
         kernel.name.to_owned(),
@@ -180,12 +192,13 @@ fn row(
         (resources.shared_bytes + launch.shared_bytes).to_string(),
         blocks_per_sm.to_string(),
         blocks.to_string(),
-        format!("{} KiB", in_flight >> 10),
+        in_flight.to_string(),
         work.bytes().to_string(),
-        extra,
-        format!("{:.3}", plan.imbalance),
-        format!("{:.1}", 1e6 * expected.time_s),
-        format!("{:.3} ({})", expected.of_read_stream, expected.limit.name()),
+        plan.extra_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
+        plan.imbalance.to_string(),
+        expected.time_s.to_string(),
+        expected.of_read_stream.to_string(),
+        expected.limit.name().to_owned(),
     ])
 }
 

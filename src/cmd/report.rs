@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::options::MachineFile;
 use super::verdict;
@@ -26,11 +26,22 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
     let judged = judge(&campaign);
-    for path in write_files(&campaign, &judged, &args.folder)? {
+    let written = write_files(&campaign, &judged, &args.folder)
+        .with_context(|| how_to_finish(&args.folder))?;
+    for path in written {
         output::print_line(&path.display().to_string())?;
     }
     verdict::print_remarks(&judged);
     Ok(verdict::exit_code(&judged))
+}
+
+/// What to do where a figure or a derived table cannot be written after a measurement.
+pub fn how_to_finish(folder: &Path) -> String {
+    format!(
+        "all records are written; once there is room and the right to write, `ridgepoint \
+         report {}` makes tables and figures of them",
+        folder.display()
+    )
 }
 
 /// Writes everything that is derived from the records into their folder.

@@ -7,14 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use super::interrupt::Interrupt;
-use super::options::{DeviceArgs, MachineFile, OutputFormat};
+use super::options::{DeviceArgs, FilterArgs, MachineFile, OutputFormat};
 use super::progress::Progress;
 use super::table;
 use crate::analysis::{Agreement, Campaign};
 use crate::campaign::{self, Process, Request};
 use crate::device::{self, Opened};
 use crate::output::remark;
-use crate::suite::Suite;
 
 /// Measure a suite twice: how often the same code is reported as different here, and which
 /// differences this machine can tell.
@@ -23,6 +22,8 @@ pub struct SelfcheckArgs {
     /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
     #[arg(default_value = "quick")]
     suite: OsString,
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Folder for the two campaigns, `a` and `b`; it must not exist. By default
@@ -38,7 +39,7 @@ pub struct SelfcheckArgs {
 
 pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
     let machines = args.machines.load()?;
-    let suite = Suite::load(&args.suite)?;
+    let suite = args.filter.load(&args.suite)?;
     let interrupt = Interrupt::listen()?;
     let mut folders = Vec::new();
     let mut parent = args.out.clone();

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::options::{INVALID, MachineFile, OutputFormat};
 use super::table;
-use crate::analysis::Campaign;
+use crate::analysis::{Campaign, Candidate};
 use crate::output::remark;
-use crate::verdict::{Verdict, judge};
+use crate::verdict::{Claim, MachineLimit, PeerRatio, Verdict, judge};
 
 /// Hold the claims against the records of a campaign. Exits with 3 when the
 /// run is invalid; whether a claim held does not matter to the exit code.
@@ -19,7 +20,8 @@ pub struct Args {
     folder: PathBuf,
     #[command(flatten)]
     machines: MachineFile,
-    /// How to print: as tables, or claims and limits as in verdict.csv.
+    /// How to print: as tables; claims, limits and peers as in verdict.csv; or all of it, with
+    /// validity and notes, as one JSON document.
     #[arg(long, value_enum, default_value_t)]
     format: OutputFormat,
 }
@@ -28,8 +30,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let campaign = Campaign::load(&args.folder, &args.machines.load()?)?;
     let verdict = judge(&campaign);
     match args.format {
-        OutputFormat::Table => table::print(&verdict.sections, OutputFormat::Table)?,
-        format => table::print_csv(&csv_text(&verdict)?, format)?,
+        OutputFormat::Table => table::print_for_people(&verdict.sections)?,
+        OutputFormat::Csv => table::print_csv(&csv_text(&verdict)?, OutputFormat::Csv)?,
+        OutputFormat::Json => table::print_json(&document(&campaign, &verdict))?,
     }
     print_remarks(&verdict);
     Ok(exit_code(&verdict))
@@ -47,6 +50,93 @@ pub fn print_remarks(verdict: &Verdict) {
 
 pub fn exit_code(verdict: &Verdict) -> ExitCode {
     if verdict.is_valid() { ExitCode::SUCCESS } else { ExitCode::from(INVALID) }
+}
+
+/// All that the tables and the remarks say, as one JSON document.
+fn document(campaign: &Campaign, verdict: &Verdict) -> Value {
+    let spread = campaign.repeatability.as_ref().map(|of| {
+        json!({
+            "between": of.unit.name(),
+            "range_median_share": of.range(0.5),
+            "range_p90_share": of.range(0.9),
+            "resolution_median_share": of.resolution(0.5),
+            "resolution_p90_share": of.resolution(0.9),
+        })
+    });
+    let sheet = campaign.spec.as_ref();
+    let sheet =
+        sheet.map(|sheet| json!({"machine": sheet.machine, "source": sheet.source}));
+    json!({
+        "valid": verdict.is_valid(),
+        "faults": verdict.faults,
+        "notes": verdict.warnings,
+        "claims": verdict.claims.iter().map(claim).collect::<Vec<_>>(),
+        "limits": verdict.limits.iter().map(limit).collect::<Vec<_>>(),
+        "peers": verdict.peers.iter().map(peer).collect::<Vec<_>>(),
+        "data_sheet": sheet,
+        "repeatability": spread,
+        "tables": verdict.tables().map(table::json).collect::<Vec<_>>(),
+    })
+}
+
+fn claim(claim: &Claim) -> Value {
+    let counts = claim.counts;
+    json!({
+        "id": claim.id,
+        "statement": claim.statement,
+        "finding": claim.finding.name(),
+        "evidence": claim.evidence,
+        "planned": counts.planned,
+        "agree": counts.agree,
+        "against": counts.against,
+        "not_evidence": counts.not_evidence(),
+        "against_by": claim.against_by,
+        "not_evidence_by": claim.not_evidence_by,
+    })
+}
+
+fn limit(limit: &MachineLimit) -> Value {
+    let candidate = |of: &Candidate| {
+        json!({
+            "kernel": &*of.kernel,
+            "point_id": of.point_id,
+            "value": of.rate.value,
+            "derived_share": of.share_of_derived(),
+            "under_load": of.is_disturbed,
+        })
+    };
+    let of = |peak: Option<f64>| peak.map(|peak| limit.value.value / peak);
+    let per_clock = limit.flops_per_clock;
+    json!({
+        "id": limit.id,
+        "value": limit.value.value,
+        "value_lo": limit.value.lo,
+        "value_hi": limit.value.hi,
+        "unit": limit.unit,
+        "from": limit.from,
+        "derived": limit.derived,
+        "derived_at_clock": limit.derived_at_clock,
+        "derived_share": of(limit.derived_at_clock.or(limit.derived)),
+        "sm_clock_hz": limit.candidates.first().and_then(|best| best.sm_clock_hz),
+        "spec": limit.spec,
+        "spec_share": of(limit.spec),
+        "flops_per_clock_per_sm": per_clock.map(|of| of.measured),
+        "derived_flops_per_clock_per_sm": per_clock.and_then(|of| of.derived),
+        "judged": limit.judged(),
+        "candidates": limit.candidates.iter().map(candidate).collect::<Vec<_>>(),
+    })
+}
+
+fn peer(peer: &PeerRatio) -> Value {
+    json!({
+        "point_id": peer.point_id,
+        "problem": peer.problem,
+        "finding": peer.finding,
+        "speed": peer.speed.value,
+        "speed_lo": peer.speed.lo,
+        "speed_hi": peer.speed.hi,
+        "between": peer.between,
+    })
 }
 
 /// Columns of `verdict.csv`. Later ones are added at the end.

@@ -19,6 +19,7 @@ use crate::provenance::Provenance;
 use crate::record::{
     CacheControl, CounterRow, Records, Row, counters_csv, write_atomically,
 };
+use crate::suite::Filter;
 use crate::toolchain::{Arch, Target};
 
 /// Points of one process of the tool: its start takes seconds, and what goes wrong costs
@@ -46,6 +47,8 @@ pub struct Request {
     pub ncu: Option<PathBuf>,
     /// This program.
     pub program: PathBuf,
+    /// Replay only points that meet this.
+    pub filter: Option<Filter>,
 }
 
 /// What came of it.
@@ -84,6 +87,15 @@ impl Collector {
         if measured.is_empty() {
             bail!(
                 "no point of {} has a measured time, so there is nothing to count",
+                request.folder.display()
+            );
+        }
+        if let Some(filter) = &request.filter
+            && !measured.iter().any(|row| point_of(row).is_ok_and(|p| filter.matches(&p)))
+        {
+            bail!(
+                "none of the {} measured points of {} meets `{filter}`",
+                measured.len(),
                 request.folder.display()
             );
         }
@@ -150,7 +162,12 @@ impl Collector {
             let planned =
                 point_of(row).and_then(|point| Replay::of(&row.point_id, point, target));
             match planned {
-                Ok(replay) => replays.push(replay),
+                Ok(replay) if self.is_wanted(&replay.point) => replays.push(replay),
+                Ok(_) => {
+                    for control in CacheControl::ALL {
+                        self.put(&row.point_id, control, "left out by --filter");
+                    }
+                }
                 Err(why) => {
                     for control in CacheControl::ALL {
                         self.put(&row.point_id, control, &why);
@@ -173,6 +190,10 @@ impl Collector {
             .partition(|_| at.next().is_some_and(|at| firsts.contains(&at)));
         first.extend(rest);
         first
+    }
+
+    fn is_wanted(&self, point: &Point) -> bool {
+        self.request.filter.as_ref().is_none_or(|filter| filter.matches(point))
     }
 
     fn is_missing(&self, replay: &Replay, control: CacheControl) -> bool {

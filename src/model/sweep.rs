@@ -321,7 +321,8 @@ fn quote(to: &mut String, text: &str) {
 fn number(to: &mut String, value: Option<f64>) {
     to.push(',');
     if let Some(value) = value.filter(|value| value.is_finite()) {
-        let _ = write!(to, "{value}");
+        // There is one zero.
+        let _ = write!(to, "{}", value + 0.0);
     }
 }
 

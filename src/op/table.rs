@@ -294,6 +294,15 @@ impl Problem {
         written.into_iter().map(|(key, value)| (key.name, value.clone())).collect()
     }
 
+    /// The value of a key, also where it has its default and the text leaves it out; `None`
+    /// for a key that the operation does not have.
+    pub fn value_of(&self, key: &str) -> Option<String> {
+        self.spelled()
+            .into_iter()
+            .find(|(spec, _)| spec.name == key)
+            .map(|(_, value)| value)
+    }
+
     /// The fields on one line for people, without those that have their
     /// default and with sizes in the unit in which they are read easily.
     pub fn label(&self) -> String {

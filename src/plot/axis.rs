@@ -1,4 +1,6 @@
-//! Logarithmic axes: ranges, ticks and how numbers read.
+//! Logarithmic axes: ranges and ticks.
+
+use crate::quantity::{bytes, count, number};
 
 /// What the values of an axis are, which decides its ticks and their spelling.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -164,32 +166,6 @@ impl LogAxis {
     }
 }
 
-/// Three significant digits without an exponent, thousands apart: `0.05`,
-/// `8.42`, `12,345`.
-pub fn number(value: f64) -> String {
-    if !value.is_finite() {
-        return "-".to_owned();
-    }
-    if value == 0.0 {
-        return "0".to_owned();
-    }
-    let magnitude = value.abs().log10().floor() as i32;
-    let decimals = (2 - magnitude).clamp(0, 12) as usize;
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') {
-        return text.trim_end_matches('0').trim_end_matches('.').to_owned();
-    }
-    let mut grouped = String::new();
-    for (i, c) in text.chars().enumerate() {
-        let left = text.len() - i;
-        if i > 0 && left % 3 == 0 && text.len() > 4 && !grouped.ends_with('-') {
-            grouped.push(',');
-        }
-        grouped.push(c);
-    }
-    grouped
-}
-
 /// A number short enough for a tick: powers of ten where digits would not do.
 fn short(value: f64) -> String {
     if (0.000_999..99_999.0).contains(&value) {
@@ -211,52 +187,6 @@ fn short(value: f64) -> String {
     }
 }
 
-/// A quantity with an SI prefix: `31.2 GB/s`.
-pub fn si(value: f64, unit: &str) -> String {
-    let (factor, prefix) = prefix(value);
-    format!("{} {prefix}{unit}", number(value / factor))
-}
-
-/// The SI prefix in which a value reads best.
-pub fn prefix(value: f64) -> (f64, &'static str) {
-    const PREFIXES: [(f64, &str); 9] = [
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1.0, ""),
-        (1e-3, "m"),
-        (1e-6, "µ"),
-        (1e-9, "n"),
-    ];
-    // 999.6 rounds to 1000, which reads better as 1 of the next prefix.
-    let fits = |(factor, _): &(f64, &str)| value.abs() >= factor * 0.9995;
-    PREFIXES.into_iter().find(fits).unwrap_or((1.0, ""))
-}
-
-/// A number of bytes with a binary prefix: `64 KiB`.
-pub fn bytes(value: f64) -> String {
-    const PREFIXES: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = value;
-    let mut prefix = 0;
-    while value >= 1023.5 && prefix + 1 < PREFIXES.len() {
-        value /= 1024.0;
-        prefix += 1;
-    }
-    format!("{} {}", number(value), PREFIXES[prefix])
-}
-
-/// A count, with K and M for whole multiples of 1024: `1000`, `32K`.
-pub fn count(value: f64) -> String {
-    for (factor, suffix) in [(1_048_576.0, "M"), (1024.0, "K")] {
-        if value >= factor && value % factor == 0.0 {
-            return format!("{}{suffix}", number(value / factor));
-        }
-    }
-    number(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,27 +198,9 @@ mod tests {
     }
 
     #[test]
-    fn numbers_read_well() {
-        let cases = [
-            (0.1, "0.1"),
-            (0.05, "0.05"),
-            (8.4249, "8.42"),
-            (31.25, "31.2"),
-            (262.4, "262"),
-            (1000.0, "1000"),
-            (12345.0, "12,345"),
-            (0.0, "0"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(number(value), text);
-        }
+    fn ticks_are_short() {
         assert_eq!((short(1e7), short(2e-4)), ("10⁷".into(), "2×10⁻⁴".into()));
         assert_eq!((short(0.001), short(50000.0)), ("0.001".into(), "50,000".into()));
-        assert_eq!(si(31.2e9, "B/s"), "31.2 GB/s");
-        assert_eq!(si(999.9e9, "FLOP/s"), "1 TFLOP/s");
-        assert_eq!(si(1.25e-5, "s"), "12.5 µs");
-        assert_eq!(bytes(503_316_480.0), "480 MiB");
-        assert_eq!((count(32768.0), count(1000.0)), ("32K".into(), "1000".into()));
     }
 
     #[test]

@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{LogAxis, Scale, bytes, prefix, si};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
-    self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, SPEC, WIDTH, draw_legend,
-    draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
+    self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
+    draw_point, draw_titles, drawable, marker, op_entries, series_style, shown_span,
+    take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Measured};
 use crate::line_fit::{self, Fit};
-use crate::op::{Access, MarkerShape};
+use crate::op::{Access, Op};
+use crate::quantity::{bytes, prefix, si};
 use crate::statistics::Estimate;
 
 /// A point with its working set and bandwidth.
@@ -26,13 +28,8 @@ struct StreamCurve<'a> {
 
 impl StreamCurve<'_> {
     fn style(&self) -> (Stroke, Marker) {
-        let (colour, shape) = match self.access {
-            Access::Read => (INK, MarkerShape::Circle),
-            Access::Write => (PALETTE[1], MarkerShape::Square),
-            Access::Copy => (PALETTE[3], MarkerShape::Diamond),
-            Access::Triad => (PALETTE[5], MarkerShape::Wedge),
-        };
-        (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
+        let index = Access::ALL.iter().position(|access| *access == self.access);
+        series_style(Op::Stream, index.unwrap_or(0), 1.6)
     }
 }
 
@@ -235,7 +232,7 @@ fn draw_fit(
         (bytes, bytes / fit.seconds(bytes))
     };
     let line: Vec<(f64, f64)> = (0..=FIT_PIECES).map(at).collect();
-    let stroke = Stroke::solid(PALETTE[2], 1.0);
+    let stroke = Stroke::dotted(INK, 1.4);
     for ends in line.windows(2).filter(|ends| ends.iter().all(|(_, rate)| *rate > 0.0)) {
         if let Some(segment) = panel.segment(ends[0], ends[1]) {
             canvas.line(segment, stroke);

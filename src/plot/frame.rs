@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{LogAxis, bytes, number, si};
+use super::axis::LogAxis;
 use super::layout::{Quad, Rect, Room, Spot};
 use super::picture::{Letters, Picture};
 use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
@@ -11,6 +11,7 @@ use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
 use crate::format::DType;
 use crate::op::{Op, OpMarker};
 use crate::point::CacheState;
+use crate::quantity::{bytes, number, si};
 use crate::record::Status;
 use crate::roofline::Peaks;
 use crate::statistics::Estimate;
@@ -287,6 +288,17 @@ fn doubts_of<'a>(named: impl Iterator<Item = (String, &'a Ceiling)>) -> String {
         )
     };
     by_doubt.into_iter().map(sentence).collect()
+}
+
+/// Dashes that tell the series of one operation apart.
+const DASHES: [&str; 6] = ["", "8 3", "2 3", "8 3 2 3", "14 4", "5 2 2 2 2 2"];
+
+/// How series number `index` of an operation is drawn: its colour and its marker are those
+/// that the operation has in every figure, and dashes tell series apart.
+pub fn series_style(op: Op, index: usize, width: f64) -> (Stroke, Marker) {
+    let marker = marker(op, CacheState::Cold);
+    let dash = DASHES[index % DASHES.len()];
+    (Stroke { colour: marker.colour, width, dash }, marker)
 }
 
 /// The marker of an operation: hollow where the caches were hot.

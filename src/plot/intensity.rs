@@ -4,16 +4,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::axis::{LogAxis, Scale, count, number};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
     Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_point,
-    draw_titles, drawable, finish, marker, op_entries, ridges, shown_span, take_point, tip,
+    draw_titles, drawable, finish, marker, op_entries, ridges, series_style, shown_span,
+    take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
 use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{BYTES_AGREE, Campaign, Measured};
-use crate::op::{MarkerShape, Sweep, SweepPlace};
+use crate::op::{MarkerShape, Op, Sweep, SweepPlace};
 use crate::point::CacheState;
+use crate::quantity::{count, number};
 use crate::statistics::Estimate;
 
 /// Series that a panel can show and still be read.
@@ -21,8 +23,8 @@ const MOST_SERIES: usize = PALETTE.len();
 /// Of these, sweeps over the rows of a matrix product.
 const MOST_PRODUCTS: usize = 2;
 
-/// Group size, to sort by, and name in the legend.
-type SeriesFamily = (u64, String);
+/// Operation, group size, to sort by, and name in the legend.
+type SeriesFamily = (Op, u64, String);
 
 /// Points that differ in one dimension only.
 #[derive(Clone, Debug)]
@@ -299,6 +301,7 @@ fn place(point: &Measured, sweep: Sweep) -> Option<SeriesPlace> {
         fixed.push_str(", ");
         fixed.push_str(&variant);
     }
+    let family = (point.problem.op(), family.0, family.1);
     Some(SeriesPlace { swept, rest: rest.join(" "), family, fixed })
 }
 
@@ -354,20 +357,18 @@ fn panel(campaign: &Campaign, area: Rect, series: &[SweepSeries]) -> Option<Pane
 /// How a ridge is drawn.
 const RIDGE: Stroke = Stroke::dashed(INK, 1.2);
 
-const SHAPES: [MarkerShape; 5] = MarkerShape::ALL;
-
 fn style(series: &SweepSeries, families: &[SeriesFamily]) -> (Stroke, Marker) {
-    let i = families.iter().position(|family| *family == series.family).unwrap_or(0);
-    let colour = PALETTE[i % PALETTE.len()];
-    let shape = SHAPES[i % SHAPES.len()];
-    (Stroke::solid(colour, 1.6), Marker { shape, colour, filled: true })
+    // Families of other operations are not counted.
+    let alike = families.iter().filter(|family| family.0 == series.family.0);
+    let index = alike.take_while(|family| **family != series.family).count();
+    series_style(series.family.0, index, 1.6)
 }
 
 /// One entry for each family; what a series holds constant is said here only
 /// where the panel's heading does not say it for all.
 fn legend(parts: &[SweepPanel], families: &[SeriesFamily]) -> Vec<LegendEntry> {
     let entry = |family: &SeriesFamily| {
-        let mut text = family.1.clone();
+        let mut text = family.2.clone();
         let mut key = None;
         for part in parts {
             let Some(series) = part.series.iter().find(|s| s.family == *family) else {

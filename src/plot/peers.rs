@@ -1,7 +1,7 @@
 //! Own kernels beside other libraries': a dot for each problem, by operation, and a line
 //! where both take the same time.
 
-use super::axis::{LogAxis, Scale, number};
+use super::axis::{LogAxis, Scale};
 use super::font::text_width;
 use super::frame::{
     self, Figure, LegendEntry, LegendKey, WIDTH, draw_grid, draw_legend, draw_titles,
@@ -11,6 +11,7 @@ use super::layout::Rect;
 use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::analysis::{BesidePeer, Campaign, Measured};
 use crate::op::Op;
+use crate::quantity::number;
 
 /// Font size of the labels of problems.
 const SIZE: f64 = 10.5;

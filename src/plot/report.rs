@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::axis::{bytes, number, si};
 use super::frame::{Drawn, date, ridges};
 use super::svg::escape;
 use crate::analysis::{Campaign, Measured};
+use crate::quantity::{bytes, number, si};
 use crate::record::Status;
 use crate::roofline::RoofKind;
 use crate::section::Section;
@@ -120,8 +120,7 @@ fn headline(campaign: &Campaign) -> String {
         }
     }
     if let Some(sentinel) = &campaign.sentinel {
-        let drift = format!("±{}%", number(100.0 * sentinel.drift()));
-        facts.push(("drift of the repeated point".to_owned(), drift));
+        facts.push(("drift of the repeated point".to_owned(), sentinel.drift_text()));
     }
     facts.push(("points".to_owned(), tally(campaign)));
     let mut list = String::from("<dl class=\"facts\">\n");
@@ -153,7 +152,9 @@ fn section_html(section: &Section) -> String {
         let _ = writeln!(text, "<p>{}</p>", escape(paragraph));
     }
     if !section.columns.is_empty() {
-        text.push_str(&table(&section.columns, &section.rows, ""));
+        let (headings, rows) = section.table_for_people();
+        let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+        text.push_str(&table(&headings, &rows, ""));
     }
     text + "</section>\n"
 }

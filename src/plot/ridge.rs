@@ -2,16 +2,17 @@
 //! arithmetic of a format, with the place where its roof leaves the slope of memory. Which
 //! kernel shows the ceiling decides what counts as bound by memory.
 
-use super::axis::{LogAxis, Scale, number, prefix, si};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
-    self, Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, SPEC, WIDTH, draw_legend,
-    draw_titles,
+    self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
+    draw_titles, series_style,
 };
 use super::layout::{Quad, Rect, Spot};
 use super::svg::{Anchor, Canvas, INK, Marker, Stroke, Text};
 use crate::analysis::{Campaign, Candidate, Ceiling};
 use crate::format::DType;
-use crate::op::MarkerShape;
+use crate::op::Op;
+use crate::quantity::{number, prefix, si};
 
 /// Fewest kernels that reached a rate: of one, the roofline says all.
 const FEWEST: usize = 2;
@@ -32,6 +33,8 @@ struct RidgeRoof {
     /// FLOPs per clock and multiprocessor, and what the architecture does.
     per_clock: String,
     stroke: Stroke,
+    /// That of the operation whose kernel reached it; `None` for what is promised.
+    marker: Option<Marker>,
     tip: String,
 }
 
@@ -105,20 +108,31 @@ fn roofs(campaign: &Campaign) -> Result<(DType, Vec<RidgeRoof>), String> {
         .filter(|(_, ceiling)| ceiling.candidates.len() >= FEWEST)
         .ok_or("no format has rates of two kernels that could set its ceiling")?;
     let bytes_per_s = ceilings.read.rate.value;
-    let of = |(candidate, colour): (&Candidate, &'static str)| RidgeRoof {
+    let op_of = |candidate: &Candidate| {
+        let point = campaign.points.iter().find(|p| p.point_id == candidate.point_id);
+        point.map_or(Op::Peak, |point| point.problem.op())
+    };
+    let of = |candidate: &Candidate, (stroke, marker): (Stroke, Marker)| RidgeRoof {
         name: candidate.kernel.to_string(),
         flops_per_s: candidate.rate.value,
         bytes_per_s,
         per_clock: campaign
             .flops_per_clock(dtype, candidate.rate.value, candidate.sm_clock_hz)
             .map_or(String::new(), |per_clock| format!(", {per_clock} per clock and SM")),
-        stroke: Stroke::solid(colour, 1.8),
+        stroke,
+        marker: Some(marker),
         tip: campaign.point_text(&candidate.point_id),
     };
     let is_near =
         |candidate: &&Candidate| candidate.rate.value >= LEAST_SHARE * ceiling.rate.value;
-    let drawn = ceiling.candidates.iter().filter(is_near).take(MOST);
-    let mut roofs: Vec<RidgeRoof> = drawn.zip(PALETTE).map(of).collect();
+    let mut drawn: Vec<Op> = Vec::new();
+    let mut roofs: Vec<RidgeRoof> = Vec::new();
+    for candidate in ceiling.candidates.iter().filter(is_near).take(MOST) {
+        let op = op_of(candidate);
+        let index = drawn.iter().filter(|other| **other == op).count();
+        drawn.push(op);
+        roofs.push(of(candidate, series_style(op, index, 1.8)));
+    }
     if let Some(promise) = frame::promise(campaign)
         && let Some(flops_per_s) = promise.peaks.flops_per_s(dtype)
     {
@@ -128,6 +142,7 @@ fn roofs(campaign: &Campaign) -> Result<(DType, Vec<RidgeRoof>), String> {
             bytes_per_s: promise.peaks.bandwidth.read.plateau().bytes_per_s,
             per_clock: String::new(),
             stroke: promise.stroke,
+            marker: None,
             tip: String::new(),
         });
     }
@@ -188,11 +203,10 @@ fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<Le
         let stroke = Stroke { width: 1.0, ..Stroke::dashed(roof.stroke.colour, 1.0) };
         line(canvas, at, (roof.ridge(), panel.y.lo), stroke, roof.ridge_label());
     }
-    for roof in roofs.iter().filter(|roof| !roof.tip.is_empty()) {
+    for roof in roofs {
+        let Some(marker) = roof.marker else { continue };
         let at = panel.spot(roof.ridge(), roof.flops_per_s);
         room.take(Quad::around(at, 6.0));
-        let shape = MarkerShape::Circle;
-        let marker = Marker { shape, colour: roof.stroke.colour, filled: true };
         canvas.mark(at, marker, &format!("{}\nridge {}", roof.tip, roof.ridge_label()));
     }
     let mut unplaced = Vec::new();
@@ -209,7 +223,11 @@ fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<Le
     }
     let entry = |roof: &RidgeRoof| {
         let text = format!("{}: ridge {}", roof.name, roof.ridge_label());
-        LegendEntry::new(LegendKey::Line(roof.stroke), text)
+        let key = match roof.marker {
+            Some(marker) => LegendKey::Both(roof.stroke, marker),
+            None => LegendKey::Line(roof.stroke),
+        };
+        LegendEntry::new(key, text)
     };
     roofs.iter().map(entry).chain(unplaced).collect()
 }

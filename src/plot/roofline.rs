@@ -1,7 +1,7 @@
 //! The roofline: FLOP/s against operational intensity, under the ceilings that
 //! the campaign measured and those that the machine promises.
 
-use super::axis::{LogAxis, Scale, number, prefix, si};
+use super::axis::{LogAxis, Scale};
 use super::frame::{
     self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
     draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
@@ -11,6 +11,7 @@ use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
 use crate::analysis::{Campaign, Ceiling, Measured};
 use crate::format::DType;
 use crate::op::Purpose;
+use crate::quantity::{number, prefix, si};
 use crate::residency::CacheLevel;
 
 /// Horizontal room for the label of a slope, in pixels.

@@ -64,6 +64,37 @@ fn nothing_overlaps_and_nothing_is_clipped() {
     }
 }
 
+/// A point is drawn as its operation is, in every figure: in the same colour and shape.
+#[test]
+fn an_operation_looks_the_same_in_all_figures() {
+    let mut seen = std::collections::BTreeSet::new();
+    for made in [cpu(), gpu(), h100_by_implementation()] {
+        for figure in all(&made.campaign()) {
+            for item in &figure.picture.items {
+                let picture::Item::Marker(_, drawn, Some(tip)) = item else { continue };
+                // `gemm:m=1,...` of a point, `kernel: gemm 1 x ...` of a ridge.
+                let names = |op: &Op| {
+                    tip.starts_with(&format!("{op}:")) || tip.contains(&format!(": {op} "))
+                };
+                let op = Op::ALL.into_iter().find(names).unwrap_or_else(|| panic!("{tip}"));
+                let wanted = frame::marker(op, crate::point::CacheState::Cold);
+                let (shape, colour) = (drawn.shape, drawn.colour);
+                assert_eq!(
+                    (shape, colour),
+                    (wanted.shape, wanted.colour),
+                    "{}",
+                    figure.name
+                );
+                seen.insert((figure.name, op));
+            }
+        }
+    }
+    let figures: std::collections::BTreeSet<_> =
+        seen.iter().map(|(name, _)| *name).collect();
+    assert!(figures.len() >= 4, "{seen:?}");
+    assert!(seen.contains(&("roofline", Op::DecodeAttention)), "{seen:?}");
+}
+
 #[test]
 fn every_measured_kernel_is_a_point_of_the_roofline() {
     for campaign in [cpu(), gpu()].map(|made| made.campaign()) {
@@ -364,6 +395,7 @@ fn everything_is_written_and_pngs_have_twice_the_size() {
         paragraphs: vec!["Yes.".to_owned()],
         columns: vec!["claim"],
         rows: vec![vec!["x < y".to_owned()]],
+        ..Section::default()
     }];
     for _ in 0..2 {
         let written = write_all(&campaign, folder.path(), &verdict).unwrap();

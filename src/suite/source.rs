@@ -6,6 +6,7 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::FilterLine;
 use crate::measure::Settings;
 use crate::op::{Op, parse_bytes, unknown_key};
 
@@ -80,6 +81,12 @@ impl SuiteSource<'_> {
             return Err(self.error(value.span(), message));
         }
         Ok(name)
+    }
+
+    pub fn filter(&self, value: &TomlValue<'_>) -> Result<FilterLine, SuiteError> {
+        let filter = self.string(value)?.parse();
+        let filter = filter.map_err(|why: String| self.error(value.span(), why))?;
+        Ok(FilterLine { filter, line: self.line(value.span()) })
     }
 
     fn number(&self, value: &TomlValue<'_>, key: &str) -> Result<f64, SuiteError> {

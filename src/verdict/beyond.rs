@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
+use super::{IMPOSSIBLE_SHARE, Judge, counted, percent, range_text};
 use crate::analysis::Measured;
 use crate::op::{Access, Purpose};
 use crate::point::KernelName;
+use crate::quantity::si;
 use crate::record::Row;
 use crate::roofline::RoofKind;
 use crate::statistics::Estimate;
@@ -157,11 +158,10 @@ impl Judge<'_> {
         let places = found.iter().map(|beyond| self.line(beyond.point).to_string());
         format!(
             "impossible: results.csv lines {}, column time_s_median: {} of {kernels} kernels \
-             ran at {} to {} of the measured {roof} roof; {}",
+             ran at {} of the measured {roof} roof; {}",
             places.collect::<Vec<_>>().join(", "),
             counted(found.len(), "point", "points"),
-            percent(least),
-            percent(most),
+            range_text(&percent(least), &percent(most)),
             self.low_ceiling(roof)
         )
     }
@@ -182,9 +182,9 @@ impl Judge<'_> {
             format!(", while other programs had {} of the CPU", percent(share))
         });
         format!(
-            "the read ceiling of {:.1} GB/s (results.csv line {}) is too low or was measured \
-             under load{load}: measure again, on an idle machine",
-            1e-9 * read.rate.value,
+            "the read ceiling of {} (results.csv line {}) is too low or was measured under \
+             load{load}: measure again, on an idle machine",
+            si(read.rate.value, "B/s"),
             row.line
         )
     }

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::evidence::{Says, Tally, planned_from_dram};
 use super::pairs::{Follows, Pair};
 use super::shares::BoundBy;
-use super::{BOUND_SHARE, Claim, Judge, percent, residency_cell};
+use super::{BOUND_SHARE, Claim, Judge, cells, residency_cell};
 use crate::analysis::Measured;
 use crate::op::{DecodeAttention, OfProblem, PairKind, Problem};
+use crate::quantity::si;
 use crate::roofline::RoofKind;
 use crate::section::Section;
 
@@ -92,8 +93,8 @@ impl<'a> Judge<'a> {
         let tally: Tally = all.iter().map(|(_, says)| *says).collect();
         let counts = tally.counts();
         let mut parts = vec![format!(
-            "{} of {} planned points from DRAM are memory bound, at {:.0}% of read bandwidth or \
-             more",
+            "{} of {} planned points from DRAM are memory bound, with their whole interval at \
+             {:.0}% of read bandwidth or more",
             counts.agree,
             counts.planned,
             100.0 * BOUND_SHARE
@@ -109,6 +110,8 @@ impl<'a> Judge<'a> {
             finding: tally.finding(),
             evidence: parts.join("; "),
             counts,
+            against_by: tally.against_by(),
+            not_evidence_by: tally.not_evidence_by(),
         }
     }
 
@@ -128,25 +131,22 @@ impl<'a> Judge<'a> {
                     None => "",
                 };
                 let share = self.memory_share(point)?;
-                Some(vec![
+                let mut row = vec![
                     p.batch.to_string(),
                     p.context.to_string(),
-                    format!("{}/{}", p.q_heads, p.kv_heads),
+                    p.q_heads.to_string(),
+                    p.kv_heads.to_string(),
                     p.kv_dtype.to_string(),
                     p.layout.to_string(),
                     p.head_dim.to_string(),
                     p.variant(),
                     residency_cell(point.residency),
-                    format!("{:.2}", point.work.operational_intensity()),
-                    format!(
-                        "{} [{}, {}]",
-                        percent(share.value),
-                        percent(share.lo),
-                        percent(share.hi)
-                    ),
-                    predicted.to_owned(),
-                    self.bound(point)?.name().to_owned(),
-                ])
+                    point.work.operational_intensity().to_string(),
+                ];
+                row.extend(cells(Some(share)));
+                row.push(predicted.to_owned());
+                row.push(self.bound(point)?.name().to_owned());
+                Some(row)
             })
             .collect();
         Section {
@@ -154,19 +154,36 @@ impl<'a> Judge<'a> {
             columns: vec![
                 "batch",
                 "context",
-                "q/kv heads",
-                "kv",
+                "q_heads",
+                "kv_heads",
+                "kv_dtype",
                 "layout",
-                "head dim",
+                "head_dim",
                 "variant",
-                "data in",
-                "OI",
-                "of read bandwidth",
-                "model says",
+                "data_in",
+                "oi_flops_per_byte",
+                "read_share",
+                "read_share_lo",
+                "read_share_hi",
+                "model_says",
                 "measured",
             ],
             rows,
-            paragraphs: Vec::new(),
+            paragraphs: vec![format!(
+                "A point reaches {0:.0}% of read bandwidth, or misses it, where its whole \
+                 interval does; it is undecided where the interval spans {0:.0}%.",
+                100.0 * BOUND_SHARE
+            )],
+            keys: 9,
+            spare: &[
+                "layout",
+                "head_dim",
+                "variant",
+                "kv_dtype",
+                "data_in",
+                "oi_flops_per_byte",
+                "model_says",
+            ],
         }
     }
 }
@@ -188,9 +205,9 @@ fn memory_bound_from(points: &[(DecodeAttention, Says)]) -> Vec<String> {
         let last_other = points.iter().rposition(|(_, _, says)| !agrees(*says));
         match points.get(last_other.map_or(0, |i| i + 1)) {
             Some((kv_bytes, p, _)) => format!(
-                "group {group}: {memory} of {all}, from {:.1} MB of keys and values on (batch \
-                 {} x context {})",
-                *kv_bytes as f64 / 1e6,
+                "group {group}: {memory} of {all}, from {} of keys and values on (batch {} x \
+                 context {})",
+                si(*kv_bytes as f64, "B"),
                 p.batch,
                 p.context
             ),

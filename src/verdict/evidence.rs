@@ -133,6 +133,20 @@ impl Tally {
         }
     }
 
+    /// How many disagree for each reason.
+    pub fn against_by(&self) -> BTreeMap<&'static str, usize> {
+        self.against.clone()
+    }
+
+    /// How many say nothing for each reason.
+    pub fn not_evidence_by(&self) -> BTreeMap<&'static str, usize> {
+        let mut all = self.measured_in_vain.clone();
+        for (why, count) in &self.not_measured {
+            *all.entry(why).or_default() += count;
+        }
+        all
+    }
+
     /// What is not in agreement, and why, in words.
     pub fn remarks(&self) -> Vec<String> {
         let counts = self.counts();

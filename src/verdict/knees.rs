@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Judge;
 use super::shares::BoundBy;
+use super::{Judge, cell};
 use crate::analysis::Doubt;
 use crate::op::{KneeAxis, PairKind};
 use crate::section::Section;
@@ -37,19 +37,26 @@ impl Judge<'_> {
 
     pub(super) fn knee_section(&self) -> Section {
         let rows = self.knees().into_iter().map(|knee| {
-            let from = match (knee.rows, knee.doubt) {
-                (Some(rows), _) => format!("{rows} {} on", knee.axis.unit),
-                (None, Some(doubt)) => doubt.name().to_owned(),
-                (None, None) => "none that was measured".to_owned(),
+            let reason = match (knee.rows, knee.doubt) {
+                (Some(_), _) => "",
+                (None, Some(doubt)) => doubt.name(),
+                (None, None) => "at none that was measured",
             };
-            let ridge = knee.ridge.map_or(String::new(), |ridge| format!("{ridge:.1}"));
-            vec![knee.axis.name, from, ridge]
+            let rows = knee.rows.map_or(String::new(), |rows| rows.to_string());
+            let unit = knee.axis.unit.to_owned();
+            vec![knee.axis.name, rows, unit, cell(knee.ridge), reason.to_owned()]
         });
         Section {
             heading: "From where on does computing bind?".into(),
-            columns: vec!["points", "compute bound from", "ridge (FLOP/B)"],
+            columns: vec![
+                "points",
+                "compute_bound_from",
+                "of_what",
+                "ridge_flops_per_byte",
+                "reason",
+            ],
             rows: rows.collect(),
-            paragraphs: Vec::new(),
+            ..Section::default()
         }
     }
 

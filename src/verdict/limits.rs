@@ -1,10 +1,11 @@
 //! The limits of the machine as it was measured, and the fixed costs and bandwidths
 //! of moving bytes.
 
-use super::{Judge, MachineLimit, interval, percent};
-use crate::analysis::{Candidate, Ceiling, Repeatability};
+use super::{Judge, MachineLimit, TEXT_HEADINGS, cell, cells, interval, percent};
+use crate::analysis::{Candidate, Ceiling, Repeatability, drift_text};
 use crate::format::DType;
 use crate::line_fit::{self, LineFamily};
+use crate::quantity::si;
 use crate::roofline::Peaks;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -37,7 +38,7 @@ impl Judge<'_> {
             }
         }
         if let Some(sentinel) = &self.campaign.sentinel {
-            let drift = Estimate::exact(2.0 * sentinel.drift());
+            let drift = Estimate::exact(sentinel.drift());
             let from = format!("{} repeats of the sentinel", sentinel.times_s.len());
             limits.push(self.limit("drift".into(), drift, "share", from, &|_| None));
         }
@@ -149,7 +150,19 @@ impl Judge<'_> {
             paragraphs.push(format!("Data sheet: {}, {}.", sheet.machine, sheet.source));
         }
         paragraphs.extend(self.campaign.repeatability.as_ref().map(repeatable));
-        Section { heading: "Machine, as measured".into(), columns, rows, paragraphs }
+        Section {
+            heading: TEXT_HEADINGS[1].into(),
+            columns,
+            rows,
+            paragraphs,
+            keys: 0,
+            spare: &[
+                "candidates",
+                "FLOP per clock and SM",
+                "of data sheet",
+                "judged by it",
+            ],
+        }
     }
 
     /// Fixed costs and bandwidths of moving bytes. Read streams are listed even where
@@ -176,13 +189,20 @@ impl Judge<'_> {
                 "kernel",
                 "shape",
                 "points",
-                "fixed cost a",
-                "bandwidth b",
-                "of derived",
-                "largest residual",
+                "fixed_cost_s",
+                "fixed_cost_s_lo",
+                "fixed_cost_s_hi",
+                "bandwidth_bytes_per_s",
+                "bandwidth_bytes_per_s_lo",
+                "bandwidth_bytes_per_s_hi",
+                "of_derived_share",
+                "residual_share",
+                "note",
             ],
             rows: rows.collect(),
             paragraphs: vec![LINE.to_owned()],
+            keys: 0,
+            spare: &["points", "residual_share", "of_derived_share"],
         }
     }
 }
@@ -210,38 +230,50 @@ const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x 
                        clock x clock, at the clock that was measured with the ceiling or \
                        else at the highest that the device reports.";
 
+/// What a fixed cost below zero is: no time is negative.
+fn note_on(fixed_s: Estimate) -> &'static str {
+    match fixed_s {
+        _ if fixed_s.value >= 0.0 => "",
+        _ if fixed_s.hi >= 0.0 => "no fixed cost can be told from 0",
+        _ => {
+            "below 0: large sizes are slower for each byte than small ones, and no fixed cost \
+             shows"
+        }
+    }
+}
+
 /// What the table of fits means.
 const LINE: &str = "T = a + V / b by least squares of relative errors, over points whose \
                         data come from DRAM, 95% intervals; a decides small sizes.";
 
-/// Fixed cost, bandwidth, its share of the derived peak and the largest residual.
-fn line_cells(family: &LineFamily, peak: Option<f64>) -> [String; 4] {
-    let none = || "-".to_owned();
-    match family.fit {
-        Some(fit) => [
-            interval(fit.fixed_s, 1e6, "us"),
-            interval(fit.bytes_per_s, 1e-9, "GB/s"),
-            peak.map_or_else(none, |peak| percent(fit.bytes_per_s.value / peak)),
-            format!("{:.1}%", 100.0 * fit.worst_residual),
-        ],
+/// Fixed cost and bandwidth with their intervals, the share of the derived peak, the largest
+/// residual, and what is to be said of them.
+fn line_cells(family: &LineFamily, peak: Option<f64>) -> Vec<String> {
+    let fit = family.fit;
+    let of_derived = fit.zip(peak).map(|(fit, peak)| fit.bytes_per_s.value / peak);
+    let note = match fit {
+        Some(fit) => note_on(fit.fixed_s).to_owned(),
         None if family.points.len() < line_fit::FEWEST_POINTS => {
-            let fewest = line_fit::FEWEST_POINTS;
-            [format!("a line needs {fewest} points"), none(), none(), none()]
+            format!("a line needs {} points", line_fit::FEWEST_POINTS)
         }
-        None => ["no line goes through these".to_owned(), none(), none(), none()],
-    }
+        None => "no line goes through these".to_owned(),
+    };
+    let numbers =
+        [cells(fit.map(|fit| fit.fixed_s)), cells(fit.map(|fit| fit.bytes_per_s))];
+    let ends = [cell(of_derived), cell(fit.map(|fit| fit.worst_residual)), note];
+    [&numbers.concat()[..], &ends].concat()
 }
 
 impl MachineLimit {
     /// The value with its interval and unit.
     fn text(&self) -> String {
-        match self.scale() {
-            Some((scale, unit)) => interval(self.value, scale, unit),
-            None => format!("{:.1}% from fastest to slowest", 100.0 * self.value.value),
+        match self.unit_symbol() {
+            Some(unit) => interval(self.value, unit),
+            None => drift_text(self.value.value),
         }
     }
 
-    /// `64% of 971311.5 GFLOP/s at 1.80 GHz`: the clock only where it was measured.
+    /// `64% of 971 TFLOP/s at 1.80 GHz`: the clock only where it was measured.
     fn share_of_derived(&self) -> String {
         let share = self.share_of(self.derived_at_clock.or(self.derived));
         let clock = self.candidates.first().and_then(|best| best.sm_clock_hz);
@@ -251,15 +283,15 @@ impl MachineLimit {
         }
     }
 
-    /// `peak 623565.4 (64%), gemm 460387.1 (53%)`: the best of each kernel with its share
+    /// `peak 624 TFLOP/s (64%), gemm 460 TFLOP/s (53%)`: the best of each kernel with its share
     /// of derived, a few of them.
     fn candidates_text(&self) -> String {
-        let Some((scale, _)) = self.scale() else { return String::new() };
+        let Some(unit) = self.unit_symbol() else { return String::new() };
         let of = |candidate: &Candidate| {
             let share = candidate.share_of_derived();
             let share = share.map_or(String::new(), |s| format!(" ({})", percent(s)));
             let load = if candidate.is_disturbed { " under load" } else { "" };
-            format!("{} {:.1}{share}{load}", candidate.kernel, candidate.rate.value * scale)
+            format!("{} {}{share}{load}", candidate.kernel, si(candidate.rate.value, unit))
         };
         let mut parts: Vec<String> =
             self.candidates.iter().take(CANDIDATES_SHOWN).map(of).collect();
@@ -284,20 +316,20 @@ impl MachineLimit {
         self.candidates.iter().map(of).collect::<Vec<_>>().join(";")
     }
 
-    /// `93% of 3352.3 GB/s`.
+    /// `93% of 3.35 TB/s`.
     fn share_of(&self, peak: Option<f64>) -> String {
-        let (Some(peak), Some((scale, unit))) = (peak, self.scale()) else {
+        let (Some(peak), Some(unit)) = (peak, self.unit_symbol()) else {
             return "-".to_owned();
         };
-        format!("{} of {:.1} {unit}", percent(self.value.value / peak), peak * scale)
+        format!("{} of {}", percent(self.value.value / peak), si(peak, unit))
     }
 
-    /// Factor and unit in which the value is printed; none for a share.
-    fn scale(&self) -> Option<(f64, &'static str)> {
+    /// The unit as people write it, which takes prefixes; none for a share.
+    fn unit_symbol(&self) -> Option<&'static str> {
         match self.unit {
-            "bytes/s" => Some((1e-9, "GB/s")),
-            "flops/s" => Some((1e-9, "GFLOP/s")),
-            "flops/byte" => Some((1.0, "FLOP/B")),
+            "bytes/s" => Some("B/s"),
+            "flops/s" => Some("FLOP/s"),
+            "flops/byte" => Some("FLOP/B"),
             _ => None,
         }
     }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use super::evidence::{Says, Tally};
 use super::pairs::{Expected, Follows, Pair, is_of_bytes_alone};
-use super::{Claim, Judge};
+use super::{Claim, Judge, cells, range_text};
 use crate::op::{PairKind, Problem};
 use crate::section::Section;
-use crate::statistics::Estimate;
 
 /// The claim that pairs of a kind decide.
 const fn claim_about(kind: PairKind) -> &'static PairClaim {
@@ -91,6 +90,8 @@ impl Judge<'_> {
             finding: tally.finding(),
             evidence: parts.join("; "),
             counts,
+            against_by: tally.against_by(),
+            not_evidence_by: tally.not_evidence_by(),
         }
     }
 
@@ -99,19 +100,28 @@ impl Judge<'_> {
             heading: "What does time follow?".into(),
             columns: vec![
                 "pair",
-                "points share",
+                "alike",
                 "changed",
-                "bytes ratio",
-                "FLOPs ratio",
-                "time ratio",
-                "time follows",
-                "should follow",
-                "elasticity of bytes",
-                "elasticity of FLOPs",
-                "counts as",
+                "bytes_ratio",
+                "flops_ratio",
+                "time_ratio",
+                "time_ratio_lo",
+                "time_ratio_hi",
+                "time_follows",
+                "should_follow",
+                "bytes_elasticity",
+                "bytes_elasticity_lo",
+                "bytes_elasticity_hi",
+                "flops_elasticity",
+                "flops_elasticity_lo",
+                "flops_elasticity_hi",
+                "counts_as",
+                "reason",
             ],
-            rows: pairs.iter().map(cells).collect(),
+            rows: pairs.iter().map(pair_row).collect(),
             paragraphs: vec![ELASTICITY.to_owned()],
+            keys: 2,
+            spare: &["flops_elasticity", "bytes_elasticity", "alike", "reason"],
         }
     }
 }
@@ -121,32 +131,23 @@ const ELASTICITY: &str = "Elasticity: log of the ratio of times over that of byt
                           1 where time follows them; of all pairs that were measured, whether \
                           or not they count.";
 
-fn cells(pair: &Pair<'_>) -> Vec<String> {
+fn pair_row(pair: &Pair<'_>) -> Vec<String> {
     let (alike, changed) = spelled(&pair.low.problem, &pair.high.problem);
-    let unknown = || "-".to_owned();
-    let with_ends = |e: Estimate| format!("{:.2} [{:.2}, {:.2}]", e.value, e.lo, e.hi);
-    let [of_bytes, of_flops] =
-        pair.elasticities().map(|e| e.map_or_else(unknown, with_ends));
-    vec![
-        pair.kind.name(),
-        alike,
-        changed,
-        format!("{:.2}", pair.bytes),
-        format!("{:.2}", pair.flops),
-        pair.time.map_or_else(unknown, with_ends),
-        pair.follows.map_or("-", Follows::name).to_owned(),
-        pair.expected.name().to_owned(),
-        of_bytes,
-        of_flops,
-        match pair.says {
-            Some(Says::Agrees) => "agrees".to_owned(),
-            Some(Says::Against(_)) => "disagrees".to_owned(),
-            Some(Says::Nothing(why) | Says::NotMeasured(why)) => {
-                format!("not evidence: {why}")
-            }
-            None => "not asked".to_owned(),
-        },
-    ]
+    let [of_bytes, of_flops] = pair.elasticities().map(cells);
+    let (counts_as, reason) = match pair.says {
+        Some(Says::Agrees) => ("agrees", ""),
+        Some(Says::Against(_)) => ("disagrees", ""),
+        Some(Says::Nothing(why) | Says::NotMeasured(why)) => ("not evidence", why),
+        None => ("not asked", ""),
+    };
+    let mut row = vec![pair.kind.name(), alike, changed];
+    row.extend([pair.bytes, pair.flops].map(|ratio| ratio.to_string()));
+    row.extend(cells(pair.time));
+    row.push(pair.follows.map_or("", Follows::name).to_owned());
+    row.push(pair.expected.name().to_owned());
+    row.extend(of_bytes.into_iter().chain(of_flops));
+    row.extend([counts_as, reason].map(str::to_owned));
+    row
 }
 
 /// How much time and bytes changed in the pairs that are evidence, for each kind of pair and
@@ -165,7 +166,8 @@ fn summaries(asked: &[&Pair<'_>]) -> Vec<String> {
         let range = |of: fn(&Pair<'_>) -> Option<f64>| {
             let values = pairs.iter().filter_map(|pair| of(pair));
             let lo = values.clone().fold(f64::INFINITY, f64::min);
-            format!("x {lo:.2} to {:.2}", values.fold(0.0, f64::max))
+            let [lo, hi] = [lo, values.fold(0.0, f64::max)].map(|x| format!("{x:.2}"));
+            format!("x {}", range_text(&lo, &hi))
         };
         let time = range(|pair| pair.time.map(|time| time.value));
         let bytes = range(|pair| Some(pair.bytes));

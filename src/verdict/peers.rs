@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{IMPOSSIBLE_SHARE, Judge, counted, percent};
+use super::{IMPOSSIBLE_SHARE, Judge, cell, cells, counted, percent};
 use crate::analysis::BesidePeer;
 use crate::op::Op;
 use crate::record::Status;
@@ -42,25 +42,36 @@ impl Judge<'_> {
         }
         let summary = Section {
             heading: PEERS_HEADING.to_owned(),
-            columns: vec!["op", "problems", "speed: lowest", "median", "highest"],
+            columns: vec![
+                "op",
+                "problems",
+                "lowest_speed",
+                "median_speed",
+                "highest_speed",
+            ],
             rows: by_op.into_iter().map(op_row).collect(),
             paragraphs: vec![RATIO.to_owned()],
+            ..Section::default()
         };
         let each = Section {
             heading: format!("{PEERS_HEADING}: each problem"),
             columns: vec![
                 "problem",
                 "cache",
-                "our kernel",
-                "time (us)",
-                "best peer",
-                "time (us)",
+                "own_kernel",
+                "own_time_s",
+                "best_peer",
+                "peer_time_s",
                 "speed",
+                "speed_lo",
+                "speed_hi",
                 "finding",
                 "implementation",
             ],
             rows: beside.iter().map(problem_row).collect(),
             paragraphs: Vec::new(),
+            keys: 3,
+            spare: &["implementation", "cache", "own_kernel", "own_time_s", "peer_time_s"],
         };
         [summary, each]
     }
@@ -123,24 +134,21 @@ impl Judge<'_> {
 
 fn op_row((op, mut speeds): (Op, Vec<f64>)) -> Vec<String> {
     speeds.sort_by(f64::total_cmp);
-    let at = |p: f64| format!("{:.3}", quantile(&speeds, p));
+    let at = |p: f64| quantile(&speeds, p).to_string();
     vec![op.to_string(), speeds.len().to_string(), at(0.0), at(0.5), at(1.0)]
 }
 
 fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
     let BesidePeer { own, peer, speed } = both;
-    let us = |time: Option<Estimate>| {
-        time.map_or(String::new(), |time| format!("{:.2}", 1e6 * time.value))
-    };
-    vec![
+    let mut row = vec![
         own.problem.label(),
         own.cache.to_string(),
         own.kernel.to_string(),
-        us(own.time_s),
+        cell(own.time_s.map(|time| time.value)),
         peer.kernel.to_string(),
-        us(peer.time_s),
-        format!("{:.3} [{:.3}, {:.3}]", speed.value, speed.lo, speed.hi),
-        both.finding().to_owned(),
-        peer.implementation.clone(),
-    ]
+        cell(peer.time_s.map(|time| time.value)),
+    ];
+    row.extend(cells(Some(*speed)));
+    row.extend([both.finding().to_owned(), peer.implementation.clone()]);
+    row
 }

@@ -1,8 +1,9 @@
 //! Whether the machine stayed the same through a campaign, by what was measured again and
 //! again beside the points.
 
-use super::{Judge, percent};
+use super::Judge;
 use crate::analysis::{ProbeKind, ProbeSeries};
+use crate::quantity::{share, si};
 use crate::section::Section;
 
 impl Judge<'_> {
@@ -13,9 +14,9 @@ impl Judge<'_> {
             vec![
                 probe.kind.name().to_owned(),
                 probe.times_s.len().to_string(),
-                microseconds(low_s.value),
-                microseconds(probe.longest_s()),
-                percent(probe.moved_by()),
+                low_s.value.to_string(),
+                probe.longest_s().to_string(),
+                probe.moved_by().to_string(),
                 finding(probe).to_owned(),
             ]
         });
@@ -25,9 +26,9 @@ impl Judge<'_> {
             columns: vec![
                 "probe",
                 "repeats",
-                "used (us)",
-                "longest (us)",
-                "longer by",
+                "used_s",
+                "longest_s",
+                "moved_share",
                 "finding",
             ],
             rows,
@@ -36,6 +37,7 @@ impl Judge<'_> {
                  runs only ever makes a probe longer."
                     .to_owned(),
             ],
+            ..Section::default()
         })
     }
 
@@ -48,15 +50,15 @@ impl Judge<'_> {
             let most_s = used_s * (1.0 + probe.kind.tolerance());
             warnings.extend(match probe.kind {
                 ProbeKind::Launch if longest_s > most_s => Some(format!(
-                    "an empty launch was measured to take up to {:.1} us, where {:.1} us are \
-                     enough: the probe was disturbed, and the shorter time is used",
-                    1e6 * longest_s,
-                    1e6 * used_s
+                    "an empty launch was measured to take up to {}, where {} are enough: the \
+                     probe was disturbed, and the shorter time is used",
+                    si(longest_s, "s"),
+                    si(used_s, "s")
                 )),
                 ProbeKind::Timer if probe.has_moved() => Some(format!(
-                    "the clock's smallest step was {:.0} ns at times and {:.0} ns at others",
-                    1e9 * longest_s,
-                    1e9 * low_s
+                    "the clock's smallest step was {} at times and {} at others",
+                    si(longest_s, "s"),
+                    si(low_s, "s")
                 )),
                 ProbeKind::Compute if probe.has_moved() => Some(slower_arithmetic(probe)),
                 // The note on drift says it of the sentinel.
@@ -82,11 +84,6 @@ fn slower_arithmetic(probe: &ProbeSeries) -> String {
         "the same burst of arithmetic took longer at {slow} of {} times, up to {}: clocks fell, \
          or something that is not seen from here shared the cores",
         probe.times_s.len(),
-        percent(probe.moved_by())
+        share(probe.moved_by())
     )
-}
-
-fn microseconds(time_s: f64) -> String {
-    let us = 1e6 * time_s;
-    if us < 100.0 { format!("{us:.3}") } else { format!("{us:.0}") }
 }

@@ -1,6 +1,6 @@
 //! Shares of roofs that points reach, and what limits them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{BOUND_SHARE, Judge, percent, residency_cell};
 use crate::analysis::{Ceiling, Doubt, Measured};
@@ -161,41 +161,75 @@ impl Judge<'_> {
             shares.sort_by(f64::total_cmp);
             let lo = points.iter().map(|(share, _)| share.lo).fold(f64::INFINITY, f64::min);
             let hi = points.iter().map(|(share, _)| share.hi).fold(0.0, f64::max);
-            vec![
-                op.to_string(),
-                roof.to_owned(),
-                residency_cell(residency),
-                points.len().to_string(),
-                percent(quantile(&shares, 0.5)),
-                format!("{} to {}", percent(shares[0]), percent(shares[shares.len() - 1])),
-                format!("[{}, {}]", percent(lo), percent(hi)),
-                tally(points.iter().map(|(_, bound)| bound.name())),
-            ]
+            let (op, residency) = (op.to_string(), residency_cell(residency));
+            let mut row = vec![op, roof.to_owned(), residency, points.len().to_string()];
+            let ends =
+                [quantile(&shares, 0.5), shares[0], shares[shares.len() - 1], lo, hi];
+            row.extend(ends.map(|share| share.to_string()));
+            row.extend(counts(&points.iter().map(|(_, bound)| *bound).collect::<Vec<_>>()));
+            row
         });
         Section {
             heading: "Share of the binding roof reached".into(),
             columns: vec![
                 "op",
                 "roof",
-                "data in",
+                "data_in",
                 "points",
-                "median",
-                "range",
-                "with intervals",
-                "measured as",
+                "median_share",
+                "least_share",
+                "most_share",
+                "interval_from_share",
+                "interval_to_share",
+                "memory_bound",
+                "compute_bound",
+                "link_bound",
+                "at_the_ridge",
+                "latency_bound",
+                "below_both_roofs",
+                "not_judged",
+                "undecided",
+                "not_judged_because",
             ],
             rows: rows.collect(),
-            paragraphs: Vec::new(),
+            paragraphs: vec![format!(
+                "How many points are bound by what: a whole interval reaches {0} of that roof or \
+                 more. Undecided are those whose interval spans {0}.",
+                percent(BOUND_SHARE)
+            )],
+            keys: 0,
+            spare: &[
+                "interval_from_share",
+                "interval_to_share",
+                "least_share",
+                "most_share",
+            ],
         }
     }
 }
 
-/// `memory bound 3, undecided 1`.
-fn tally(names: impl Iterator<Item = &'static str>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for name in names {
-        *counts.entry(name).or_default() += 1;
-    }
-    let parts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
-    parts.join(", ")
+/// How many points each bound has, empty for none, and why those that are not judged are not.
+fn counts(bounds: &[BoundBy]) -> Vec<String> {
+    let count =
+        |is: &dyn Fn(&BoundBy) -> bool| match bounds.iter().filter(|b| is(b)).count() {
+            0 => String::new(),
+            count => count.to_string(),
+        };
+    let of = |wanted: BoundBy| count(&|bound| *bound == wanted);
+    let doubt = |bound: &BoundBy| match bound {
+        BoundBy::NotJudged(doubt) => Some(doubt.name()),
+        _ => None,
+    };
+    let why: BTreeSet<&str> = bounds.iter().filter_map(doubt).collect();
+    vec![
+        of(BoundBy::Memory),
+        of(BoundBy::Compute),
+        of(BoundBy::Link),
+        of(BoundBy::Ridge),
+        of(BoundBy::Latency),
+        of(BoundBy::Kernel),
+        count(&|bound| doubt(bound).is_some()),
+        of(BoundBy::Undecided),
+        why.into_iter().collect::<Vec<_>>().join("; "),
+    ]
 }

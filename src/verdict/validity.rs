@@ -5,6 +5,7 @@ use crate::analysis::{Doubt, LEAST_COMPUTE_SHARE, LEAST_MEMORY_SHARE, Measured};
 use crate::device::ClockLimit;
 use crate::format::DType;
 use crate::model::derived;
+use crate::quantity::si;
 use crate::record::{Row, Status};
 use crate::statistics::Estimate;
 
@@ -120,12 +121,12 @@ impl Judge<'_> {
             && read.rate.lo > derived::MARGIN * bytes_per_s
         {
             faults.push(format!(
-                "impossible: the DRAM read ceiling of {:.1} GB/s is {} of the {:.1} GB/s that \
-                 the memory's clock and bus allow; a cache helped, bytes are miscounted, or \
-                 the device misreports its memory",
-                1e-9 * read.rate.value,
+                "impossible: the DRAM read ceiling of {} is {} of the {} that the memory's \
+                 clock and bus allow; a cache helped, bytes are miscounted, or the device \
+                 misreports its memory",
+                si(read.rate.value, "B/s"),
                 percent(read.rate.value / bytes_per_s),
-                1e-9 * bytes_per_s
+                si(bytes_per_s, "B/s")
             ));
         }
         let margin = derived::compute_margin(&self.campaign.provenance.device);
@@ -136,13 +137,13 @@ impl Judge<'_> {
                 && !is_ceiling
             {
                 faults.push(format!(
-                    "impossible: {} moved {:.1} GB/s from DRAM, {} of the {:.1} GB/s that the \
-                     memory's clock and bus allow; its bytes are miscounted, or the device \
-                     misreports its memory",
+                    "impossible: {} moved {} from DRAM, {} of the {} that the memory's clock \
+                     and bus allow; its bytes are miscounted, or the device misreports its \
+                     memory",
                     point.problem,
-                    1e-9 * rate.value,
+                    si(rate.value, "B/s"),
                     percent(rate.value / bytes_per_s),
-                    1e-9 * bytes_per_s
+                    si(bytes_per_s, "B/s")
                 ));
             }
             let peak =
@@ -151,13 +152,13 @@ impl Judge<'_> {
                 && rate.lo > margin * peak
             {
                 faults.push(format!(
-                    "impossible: {} ran at {:.2} TFLOP/s, {} of the {:.2} TFLOP/s that the \
-                     multiprocessors can do at their highest clock; its FLOPs are miscounted, \
-                     or it computed in another format",
+                    "impossible: {} ran at {}, {} of the {} that the multiprocessors can do at \
+                     their highest clock; its FLOPs are miscounted, or it computed in another \
+                     format",
                     point.problem,
-                    1e-12 * rate.value,
+                    si(rate.value, "FLOP/s"),
                     percent(rate.value / peak),
-                    1e-12 * peak
+                    si(peak, "FLOP/s")
                 ));
             }
         }
@@ -180,13 +181,13 @@ impl Judge<'_> {
             // Formats that share a ceiling share its fault.
             let Some(point) = candidate else { continue };
             faults.push(format!(
-                "impossible: {} ran at {:.1} GFLOP/s, {} of the {:.1} GFLOP/s that the probe \
-                 {} reached in {done_in}, the format in which it is computed; its FLOPs are \
-                 miscounted, or the probe was measured under load",
+                "impossible: {} ran at {}, {} of the {} that the probe {} reached in {done_in}, \
+                 the format in which it is computed; its FLOPs are miscounted, or the probe was \
+                 measured under load",
                 point.problem,
-                1e-9 * best.rate.value,
+                si(best.rate.value, "FLOP/s"),
                 percent(best.rate.value / probe.rate.value),
-                1e-9 * probe.rate.value,
+                si(probe.rate.value, "FLOP/s"),
                 probe.kernel
             ));
         }
@@ -214,15 +215,15 @@ impl Judge<'_> {
         self.doubtful_ceilings(warnings);
         warnings.extend(self.doubtful_clock());
         self.moved_probes(warnings);
-        let drift = self.campaign.sentinel.as_ref().map_or(0.0, |s| 2.0 * s.drift());
-        if drift > 0.1 {
+        let sentinel = self.campaign.sentinel.as_ref().filter(|s| s.drift() > 0.1);
+        if let Some(sentinel) = sentinel {
             let so = match self.campaign.repeatability {
                 Some(_) => "rounds are spread over it, so that intervals contain that",
                 None => "every interval is widened by that to both sides",
             };
             warnings.push(format!(
-                "the machine drifted over {:.0}% during the campaign; {so}",
-                100.0 * drift
+                "the machine drifted by {} of its repeats; {so}",
+                sentinel.drift_text()
             ));
         }
         let most = self.campaign.disturbed_share();
@@ -288,13 +289,13 @@ impl Judge<'_> {
         let is_usual = CPU_CLOCKS_HZ.contains(&clock_hz);
         (!is_usual && clock_hz.is_finite()).then(|| {
             format!(
-                "the f32 ceiling of {:.1} GFLOP/s is what {threads} threads do in {simd} at \
-                 {:.2} GHz, {flops_per_cycle} FLOPs a cycle: expected are {:.1} to {:.1} GHz. \
-                 Threads share the units of a core, others used them, or FLOPs are miscounted",
-                1e-9 * ceiling.rate.value,
-                1e-9 * clock_hz,
-                1e-9 * CPU_CLOCKS_HZ.start(),
-                1e-9 * CPU_CLOCKS_HZ.end()
+                "the f32 ceiling of {} is what {threads} threads do in {simd} at {}, \
+                 {flops_per_cycle} FLOPs a cycle: expected are {} to {}. Threads share the \
+                 units of a core, others used them, or FLOPs are miscounted",
+                si(ceiling.rate.value, "FLOP/s"),
+                si(clock_hz, "Hz"),
+                si(*CPU_CLOCKS_HZ.start(), "Hz"),
+                si(*CPU_CLOCKS_HZ.end(), "Hz")
             )
         })
     }

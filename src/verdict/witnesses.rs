@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Judge, counted};
-use crate::analysis::{ByteFinding, Measured, mb};
+use super::{Judge, cell, counted};
+use crate::analysis::{ByteFinding, Measured};
 use crate::section::Section;
 
 impl Judge<'_> {
@@ -24,55 +24,69 @@ impl Judge<'_> {
             points.map(|point| self.witness_cells(point)).collect();
         let columns = [
             "problem",
-            "kernel, cache",
-            "model, read + written",
-            "extra",
-            "counted",
-            "DRAM, read + written",
-            "L2 hits",
-            "OI model",
-            "OI counted",
-            "OI measured (FLOPs by)",
+            "kernel",
+            "cache",
+            "bytes_read_model",
+            "bytes_written_model",
+            "bytes_extra",
+            "bytes_counted",
+            "dram_bytes_read",
+            "dram_bytes_written",
+            "l2_hit_share",
+            "oi_model_flops_per_byte",
+            "oi_counted_flops_per_byte",
+            "oi_measured_flops_per_byte",
+            "oi_measured_flops_by",
             "audit",
+            "audit_why",
         ];
         Some(Section {
             heading: "Three witnesses of bytes".into(),
             paragraphs: vec![self.witness_summary()],
             columns: if rows.is_empty() { Vec::new() } else { columns.to_vec() },
             rows,
+            keys: 0,
+            spare: &[
+                "oi_counted_flops_per_byte",
+                "oi_measured_flops_by",
+                "oi_model_flops_per_byte",
+                "bytes_written_model",
+                "dram_bytes_written",
+                "l2_hit_share",
+                "bytes_counted",
+                "bytes_extra",
+                "cache",
+                "kernel",
+                "oi_measured_flops_per_byte",
+            ],
         })
     }
 
     fn witness_cells(&self, point: &Measured) -> Vec<String> {
-        let intensity =
-            |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.3}"));
-        let both = |read: f64, written: f64| format!("{} + {}", mb(read), mb(written));
         let row = point.counters_row();
         let dram = row.and_then(|row| row.dram_bytes_read.zip(row.dram_bytes_written));
         let counted = point.counted.as_ref().and_then(|counted| counted.bytes_counted);
-        let hits = row.and_then(|row| row.l2_hit_share);
         let of_model = (point.work.flops() > 0).then(|| point.work.operational_intensity());
         let measured = point.intensity_measured();
-        let work = &point.work;
+        let audit = self.campaign.byte_audit(point);
+        let whole = |bytes: Option<u64>| bytes.map_or(String::new(), |b| b.to_string());
         vec![
             point.problem.to_string(),
-            format!("{}, {}", point.kernel, point.cache),
-            both(work.bytes_read() as f64, work.bytes_written() as f64),
-            point.bytes_extra.map_or(String::new(), |bytes| mb(bytes as f64)),
-            counted.map_or(String::new(), |bytes| mb(bytes as f64)),
-            dram.map_or(String::new(), |(read, written)| both(read, written)),
-            hits.map_or(String::new(), |share| format!("{:.1}%", 100.0 * share)),
-            intensity(of_model),
-            intensity(point.intensity_counted()),
-            measured
-                .map_or(String::new(), |(value, by)| format!("{value:.3} ({})", by.name())),
-            self.campaign.byte_audit(point).map_or(String::new(), |audit| {
-                let name = audit.finding.name();
-                match audit.why.is_empty() {
-                    true => name.to_owned(),
-                    false => format!("{name}: {}", audit.why),
-                }
-            }),
+            point.kernel.to_string(),
+            point.cache.to_string(),
+            point.work.bytes_read().to_string(),
+            point.work.bytes_written().to_string(),
+            whole(point.bytes_extra),
+            whole(counted),
+            cell(dram.map(|(read, _)| read)),
+            cell(dram.map(|(_, written)| written)),
+            cell(row.and_then(|row| row.l2_hit_share)),
+            cell(of_model),
+            cell(point.intensity_counted()),
+            cell(measured.map(|(value, _)| value)),
+            measured.map_or(String::new(), |(_, by)| by.name().to_owned()),
+            audit.as_ref().map_or(String::new(), |audit| audit.finding.name().to_owned()),
+            audit.map_or(String::new(), |audit| audit.why.clone()),
         ]
     }
 

@@ -13,15 +13,20 @@ use crate::section::Section;
 
 /// A number, or an empty cell.
 pub fn cell(value: Option<f64>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
+    // There is one zero.
+    value.map(|value| (value + 0.0).to_string()).unwrap_or_default()
 }
 
-/// The cells that say which model a row is about: its name, formats and GPUs.
+/// Columns that say which model a row is about.
+pub const NAMES: [&str; 4] = ["model", "weights", "cache", "gpus"];
+
+/// The cells of [`NAMES`].
 pub fn names(served: &Served) -> Vec<String> {
     let Formats { weights, cache, .. } = served.formats;
     vec![
         served.model.name.clone(),
-        format!("{weights}, {cache}"),
+        weights.to_string(),
+        cache.to_string(),
         served.parallel.gpus().to_string(),
     ]
 }
@@ -44,24 +49,25 @@ impl Rows {
         self.notes.extend(note);
     }
 
-    /// Adds a row: `names`, then `count` cells with what was predicted, or with the reason
-    /// why nothing was in the last of them.
+    /// Adds a row: `names`, then `count` cells with what was predicted and an empty one, or
+    /// with the reason in that one why nothing was.
     pub fn push(
         &mut self,
         names: Vec<String>,
         predicted: Result<Vec<String>, String>,
         count: usize,
     ) {
-        self.predicted += usize::from(predicted.is_ok());
-        let predicted = predicted.unwrap_or_else(|reason| {
-            self.refusal.get_or_insert_with(|| reason.clone());
-            let mut empty = vec![String::new(); count];
-            if let Some(last) = empty.last_mut() {
-                *last = reason;
+        let (predicted, reason) = match predicted {
+            Ok(predicted) => {
+                self.predicted += 1;
+                (predicted, String::new())
             }
-            empty
-        });
-        self.rows.push(names.into_iter().chain(predicted).collect());
+            Err(reason) => {
+                self.refusal.get_or_insert_with(|| reason.clone());
+                (vec![String::new(); count], reason)
+            }
+        };
+        self.rows.push(names.into_iter().chain(predicted).chain([reason]).collect());
     }
 }
 
@@ -70,34 +76,18 @@ pub fn nothing_predicted(reason: &str) -> anyhow::Error {
     anyhow::anyhow!("nothing could be predicted: {reason}")
 }
 
-/// Rounds the cells of a section for people. The end of a column's name says the unit.
-pub fn round(section: &mut Section) {
-    for row in &mut section.rows {
-        for (cell, column) in row.iter_mut().zip(&section.columns) {
-            let Ok(value) = cell.parse::<f64>() else { continue };
-            if column.ends_with("_bytes_per_s") {
-                *cell = format!("{:.1} GB/s", value / 1e9);
-            } else if column.ends_with("_bytes") {
-                *cell = format!("{:.3} GB", value / 1e9);
-            } else if column.ends_with("_s") {
-                *cell = format!("{:.3} ms", 1e3 * value);
-            } else if value.fract() != 0.0 {
-                *cell = format!("{value:.3}");
-            }
-        }
-    }
+/// The columns of a table: [`NAMES`], `what` a row is about beside them, what is
+/// `predicted`, and the reason why nothing is.
+pub fn columns(what: &[&'static str], predicted: &[&'static str]) -> Vec<&'static str> {
+    [&NAMES, what, predicted, &["reason"]].concat()
 }
 
-/// Prints rows in a section whose first six columns say what a row is about.
+/// Prints rows in a section.
 ///
 /// # Errors
 /// Standard output that cannot be written, or rows none of which has a prediction.
 pub fn print(mut section: Section, rows: Rows, format: OutputFormat) -> Result<()> {
     section.rows = rows.rows;
-    if format == OutputFormat::Table {
-        round(&mut section);
-        section.say_once(6);
-    }
     table::print(&[section], format)?;
     rows.notes.iter().for_each(|note| remark!("note: {note}"));
     match rows.refusal {

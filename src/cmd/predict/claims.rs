@@ -35,5 +35,6 @@ fn section(facts: &Facts) -> Result<Section> {
             .into_iter()
             .map(|of| vec![of.claim.to_owned(), of.finding.to_owned(), of.evidence])
             .collect(),
+        ..Section::default()
     })
 }

@@ -52,7 +52,7 @@ fn rows(served: &[Served], workloads: &[&Workload], rates: &[Rates], limit: u64)
                     names.push(prefill.machine().name.clone());
                     names.push(decode.machine().name.clone());
                     let of = Disaggregated::of(served, (prefill, decode), workload, limit);
-                    rows.push(names, of.map(|of| predicted(&of)), 9);
+                    rows.push(names, of.map(|of| predicted(&of)), PREDICTED.len());
                 }
             }
         }
@@ -67,29 +67,32 @@ fn section() -> Section {
             "A typical turn of each workload. As many requests decode together as fit (or \
              --batch); shipped is the cache of what prefill computed, over the slower side's \
              links. The ratio is groups of GPUs that prefill for each that decodes, and turns \
-             are those of all groups at that ratio."
+             are those of all groups at that ratio. Shipping is hidden where it takes no longer \
+             than prefill."
                 .to_owned(),
         ],
-        columns: vec![
-            "model",
-            "weights, cache",
-            "GPUs",
-            "workload",
-            "prefill on",
-            "decode on",
-            "batch",
-            "shipped_bytes",
-            "link_s",
-            "host_link_s",
-            "prefill_s",
-            "decode_of_one_s",
-            "prefill_per_decode",
-            "turns_per_s_per_group",
-            "shipping",
-        ],
-        ..Section::default()
+        columns: cells::columns(&WHAT, &PREDICTED),
+        rows: Vec::new(),
+        keys: cells::NAMES.len() + WHAT.len(),
+        spare: &["host_link_s", "turns_per_s_per_group", "decode_of_one_s"],
     }
 }
+
+/// What a row is about, beside the model.
+const WHAT: [&str; 3] = ["workload", "prefill_on", "decode_on"];
+
+/// What is predicted of it.
+const PREDICTED: [&str; 9] = [
+    "batch",
+    "shipped_bytes",
+    "link_s",
+    "host_link_s",
+    "prefill_s",
+    "decode_of_one_s",
+    "prefill_per_decode",
+    "turns_per_s_per_group",
+    "shipping_hidden",
+];
 
 fn predicted(of: &Disaggregated) -> Vec<String> {
     let hides = of.link_s.or(of.host_link_s).is_some_and(|link_s| link_s <= of.prefill_s);
@@ -102,7 +105,6 @@ fn predicted(of: &Disaggregated) -> Vec<String> {
         of.decode_s_per_request.to_string(),
         of.prefill_per_decode().to_string(),
         of.turns_per_s_per_group().to_string(),
-        if hides { "shipping is hidden by prefill" } else { "shipping takes longer" }
-            .to_owned(),
+        hides.to_string(),
     ]
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::cells::cell;
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
 use crate::model::llm::Llm;
@@ -50,35 +51,54 @@ fn section(
     Section {
         heading,
         paragraphs: [about].into_iter().chain(limit).collect(),
-        columns: vec!["what", "times", "problem", "FLOPs", "bytes", "OI", "time"],
+        columns: COLUMNS.to_vec(),
         rows,
+        keys: 0,
+        spare: &["bytes_formula", "sent_bytes", "problem", "flops_formula"],
     }
 }
 
+const COLUMNS: [&str; 11] = [
+    "what",
+    "count",
+    "problem",
+    "flops_formula",
+    "flops",
+    "bytes_formula",
+    "bytes",
+    "sent_bytes",
+    "oi_flops_per_byte",
+    "time_s",
+    "bound",
+];
+
 fn row(entry: &StepProblem, rates: Option<&Rates>) -> Vec<String> {
     let (work, explained) = (entry.problem.work(), entry.problem.explanation());
-    let of_problem = [entry.name.to_owned(), entry.count.to_string()];
-    if entry.part == StepPart::Exchange {
-        let sent = format!("{} sent", work.sent_bytes());
-        return of_problem
-            .into_iter()
-            .chain(["", "", &sent, "", ""].map(str::to_owned))
-            .collect();
-    }
-    // Where a peak is not known, memory alone says how long it takes at least.
-    let seconds = rates.map(|rates| {
+    let is_exchange = entry.part == StepPart::Exchange;
+    // Of nothing there is no formula.
+    let formula =
+        |text: String| if text.parse::<f64>().is_ok() { String::new() } else { text };
+    let of_memory = |text: String| if is_exchange { String::new() } else { text };
+    // Where a peak is not known, memory alone says how long it takes at least. What links
+    // take is a matter of the whole step.
+    let timed = rates.filter(|_| !is_exchange).map(|rates| {
         let memory_s = work.bytes() as f64 / rates.bytes_per_s();
-        let roof = rates.roof(&work);
-        let bound = roof.map_or("memory", |roof| roof.binding().name());
-        format!("{:.2} us ({bound})", 1e6 * roof.map_or(memory_s, |roof| roof.time_s()))
+        match rates.roof(&work) {
+            Some(roof) => (roof.time_s(), roof.binding().name()),
+            None => (memory_s, "memory"),
+        }
     });
     vec![
         entry.name.to_owned(),
         entry.count.to_string(),
         entry.problem.to_string(),
-        format!("{} = {}", explained.flops, work.flops()),
-        format!("{} = {}", explained.bytes, work.bytes()),
-        format!("{:.3}", work.operational_intensity()),
-        seconds.unwrap_or_default(),
+        of_memory(formula(explained.flops)),
+        of_memory(work.flops().to_string()),
+        of_memory(formula(explained.bytes)),
+        of_memory(work.bytes().to_string()),
+        if is_exchange { work.sent_bytes().to_string() } else { String::new() },
+        of_memory(work.operational_intensity().to_string()),
+        cell(timed.map(|(time_s, _)| time_s)),
+        timed.map(|(_, bound)| bound.to_owned()).unwrap_or_default(),
     ]
 }

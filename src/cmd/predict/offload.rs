@@ -55,7 +55,7 @@ fn rows(served: &[Served], contexts: &[u64], rates: &[Rates], batches: &[u64]) -
                     names.push(rates.machine().name.clone());
                     names.push(batch.to_string());
                     let of = Offloaded::of(served, rates, batch, context);
-                    rows.push(names, of.map(|of| predicted(&of)), 7);
+                    rows.push(names, of.map(|of| predicted(&of)), PREDICTED.len());
                 }
             }
         }
@@ -73,24 +73,26 @@ fn section() -> Section {
              link the one or the other is. Of one GPU."
                 .to_owned(),
         ],
-        columns: vec![
-            "model",
-            "weights, cache",
-            "GPUs",
-            "context",
-            "machine",
-            "batch",
-            "step_cache_bytes",
-            "step_s",
-            "streaming_bytes_per_s",
-            "host_slowdown",
-            "recompute_s",
-            "fetching_bytes_per_s",
-            "over_host_link",
-        ],
-        ..Section::default()
+        columns: cells::columns(&WHAT, &PREDICTED),
+        rows: Vec::new(),
+        keys: cells::NAMES.len() + WHAT.len(),
+        spare: &["recompute_s", "step_cache_bytes"],
     }
 }
+
+/// What a row is about, beside the model.
+const WHAT: [&str; 3] = ["context", "machine", "batch"];
+
+/// What is predicted of it.
+const PREDICTED: [&str; 7] = [
+    "step_cache_bytes",
+    "step_s",
+    "streaming_bytes_per_s",
+    "host_slowdown",
+    "recompute_s",
+    "fetching_bytes_per_s",
+    "over_host_link",
+];
 
 fn predicted(of: &Offloaded) -> Vec<String> {
     let fetches =

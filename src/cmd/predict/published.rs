@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 
-use super::cells::round;
 use super::options::Output;
-use crate::cmd::options::{MachineFile, OutputFormat};
+use crate::cmd::options::MachineFile;
 use crate::cmd::table;
 use crate::model::published::{self, Compared};
 use crate::section::Section;
@@ -20,14 +19,7 @@ pub struct PublishedArgs {
 
 pub fn run(args: &PublishedArgs) -> Result<()> {
     let compared = published::compare(&args.machine_file.load()?)?;
-    let mut sections = [measurements(&compared), regimes(&compared)];
-    if args.output.format == OutputFormat::Table {
-        // Addresses are longer than all other cells together.
-        sections[0].columns.pop();
-        sections[0].rows.iter_mut().for_each(|row| drop(row.pop()));
-        sections[0].paragraphs.push("--format csv has the source of each.".to_owned());
-        sections.iter_mut().for_each(round);
-    }
+    let sections = [measurements(&compared), regimes(&compared)];
     table::print(&sections, args.output.format)
 }
 
@@ -66,6 +58,9 @@ fn measurements(compared: &[Compared]) -> Section {
             "source",
         ],
         rows: compared.iter().map(row).collect(),
+        keys: 3,
+        // Addresses are longer than all other cells together.
+        spare: &["source", "compute_share", "bandwidth_share"],
     }
 }
 
@@ -89,7 +84,13 @@ fn regimes(compared: &[Compared]) -> Section {
     };
     Section {
         heading: "Predicted over measured, by regime".to_owned(),
-        columns: vec!["regime", "measurements", "least", "median", "most"],
+        columns: vec![
+            "regime",
+            "measurements",
+            "least_ratio",
+            "median_ratio",
+            "most_ratio",
+        ],
         rows: regimes.into_iter().map(row).collect(),
         ..Section::default()
     }

@@ -10,6 +10,7 @@ use crate::model::step::Phase;
 use crate::model::sweep::{COLUMNS, Grid, Predicted, Tokens};
 use crate::model::workload::Workload;
 use crate::output;
+use crate::quantity;
 use crate::section::Section;
 
 /// Predict steps of a model: OI, capacity footprint, bound, time and the capacity wall.
@@ -105,35 +106,38 @@ fn phase(name: &str) -> Result<Phase> {
         .with_context(|| format!("`{name}` is not a phase; write decode or prefill"))
 }
 
-/// Columns of the table for the terminal: names in the CSV file and in the table, and
-/// whether a column is part of the question.
-const SHOWN: [(&str, &str, bool); 25] = [
-    ("model", "model", true),
-    ("workload", "workload", true),
-    ("phase", "phase", true),
-    ("batch", "batch", true),
-    ("context", "context", true),
-    ("new_tokens", "new", true),
-    ("weights", "weights", true),
-    ("cache", "cache", true),
-    ("activations", "activations", true),
-    ("tensor", "tensor", true),
-    ("expert", "expert", true),
-    ("data", "data", true),
-    ("machine", "machine", true),
-    ("oi_flops_per_byte", "OI", false),
-    ("ridge_flops_per_byte", "ridge", false),
-    ("bound", "bound", false),
-    ("time_s", "ms", false),
-    ("tokens_per_s_per_gpu", "tokens/s", false),
-    ("capacity_footprint_bytes", "CF GB", false),
-    ("resident_bytes", "all GB", false),
-    ("short_bytes", "short GB", false),
-    ("batch_max", "B max", false),
-    ("batch_at_ridge", "B ridge", false),
-    ("reason", "reason", false),
-    ("note", "note", false),
+/// Columns of the table for the terminal: names in the CSV file and headings. The first
+/// [`KEYS`] are what was asked.
+const SHOWN: [(&str, &str); 25] = [
+    ("model", "model"),
+    ("workload", "workload"),
+    ("phase", "phase"),
+    ("batch", "batch"),
+    ("context", "context"),
+    ("new_tokens", "new"),
+    ("weights", "weights"),
+    ("cache", "cache"),
+    ("activations", "activations"),
+    ("tensor", "tensor"),
+    ("expert", "expert"),
+    ("data", "data"),
+    ("machine", "machine"),
+    ("oi_flops_per_byte", "OI"),
+    ("ridge_flops_per_byte", "ridge"),
+    ("bound", "bound"),
+    ("time_s", "time"),
+    ("tokens_per_s_per_gpu", "tokens/s"),
+    ("capacity_footprint_bytes", "CF"),
+    ("resident_bytes", "all"),
+    ("short_bytes", "short"),
+    ("batch_max", "B max"),
+    ("batch_at_ridge", "B ridge"),
+    ("reason", "reason"),
+    ("note", "note"),
 ];
+
+/// How many of [`SHOWN`] say what a row is about.
+const KEYS: usize = 13;
 
 /// Prints a grid, and says what was predicted, as far as somebody reads it.
 fn print_grid(grid: &Grid, format: OutputFormat) -> Result<Predicted> {
@@ -150,20 +154,21 @@ fn print_grid(grid: &Grid, format: OutputFormat) -> Result<Predicted> {
     }
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
-    table::print(&[shown(&rows)], format)?;
+    table::print_text(&[shown(&rows)])?;
     Ok(predicted)
 }
 
 /// The rows of a CSV file as a table for people.
 fn shown(rows: &[csv::StringRecord]) -> Section {
     let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap_or(0);
-    let has_any = |at: usize| rows.iter().any(|row| !row[at].is_empty());
-    let columns: Vec<_> = SHOWN
-        .iter()
-        .filter(|(name, _, is_question)| *is_question || has_any(at(name)))
-        .collect();
-    let cell = |row: &csv::StringRecord, name: &str| rounded(name, &row[at(name)]);
-    let mut section = Section {
+    let cell = |row: &csv::StringRecord, name: &str| match &row[at(name)] {
+        // Headings and the paragraph say the unit.
+        cell if name.ends_with("_flops_per_byte") => {
+            cell.parse().map_or(String::new(), quantity::number)
+        }
+        cell => quantity::shown(name, cell),
+    };
+    Section {
         heading: "Predictions".to_owned(),
         paragraphs: vec![
             "On each GPU: operational intensity (OI) and ridge in FLOPs per byte of DRAM; new \
@@ -173,22 +178,12 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
              --format csv has all columns."
                 .to_owned(),
         ],
-        columns: columns.iter().map(|(_, header, _)| *header).collect(),
+        columns: SHOWN.iter().map(|(_, heading)| *heading).collect(),
         rows: rows
             .iter()
-            .map(|row| columns.iter().map(|(name, ..)| cell(row, name)).collect())
+            .map(|row| SHOWN.iter().map(|(name, _)| cell(row, name)).collect())
             .collect(),
-    };
-    section.say_once(SHOWN.iter().filter(|(.., is_question)| *is_question).count());
-    section
-}
-
-/// A cell, in the unit of its header and with few digits.
-fn rounded(column: &str, cell: &str) -> String {
-    match cell.parse::<f64>() {
-        Ok(value) if column.ends_with("_bytes") => format!("{:.2}", value / 1e9),
-        Ok(value) if column == "time_s" => format!("{:.3}", 1e3 * value),
-        Ok(value) if column.contains("_per_") => format!("{value:.1}"),
-        _ => cell.to_owned(),
+        keys: KEYS,
+        spare: &["B ridge", "all", "ridge", "short", "B max"],
     }
 }

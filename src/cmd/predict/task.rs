@@ -55,7 +55,7 @@ fn rows(
                     names.push(rates.machine().name.clone());
                     names.push(batch.to_string());
                     let predicted = predicted(served, rates, workload, batch);
-                    rows.push(names, predicted, 10);
+                    rows.push(names, predicted, PREDICTED.len());
                 }
             }
         }
@@ -73,27 +73,30 @@ fn section() -> Section {
              the batch in decode."
                 .to_owned(),
         ],
-        columns: vec![
-            "model",
-            "weights, cache",
-            "GPUs",
-            "workload",
-            "machine",
-            "batch",
-            "turns",
-            "computed_tokens",
-            "cached_tokens",
-            "output_tokens",
-            "first_token_s",
-            "prefill_s",
-            "decode_s",
-            "task_s",
-            "energy_j",
-            "note",
-        ],
-        ..Section::default()
+        columns: cells::columns(&WHAT, &PREDICTED),
+        rows: Vec::new(),
+        keys: cells::NAMES.len() + WHAT.len(),
+        spare: &["turns", "energy_j", "cached_tokens", "computed_tokens", "output_tokens"],
     }
 }
+
+/// What a row is about, beside the model.
+const WHAT: [&str; 3] = ["workload", "machine", "batch"];
+
+/// What is predicted of it.
+const PREDICTED: [&str; 11] = [
+    "turns",
+    "computed_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "first_token_s",
+    "prefill_s",
+    "decode_s",
+    "task_s",
+    "energy_j",
+    "batch_max",
+    "fits",
+];
 
 fn predicted(
     served: &Served,
@@ -109,9 +112,6 @@ fn predicted(
         let busy_s = task.prefill_s + task.decode_s / batch as f64;
         power * served.parallel.gpus() as f64 * busy_s
     });
-    let short = (most < batch).then(|| format!("only {most} requests fit"));
-    let note = short.into_iter().chain(served.model.beyond_limit(end));
-    let note = note.collect::<Vec<_>>().join("; ");
     Ok(vec![
         workload.turns.to_string(),
         task.computed_tokens.to_string(),
@@ -122,6 +122,7 @@ fn predicted(
         task.decode_s.to_string(),
         task.time_s().to_string(),
         cell(energy),
-        note,
+        most.to_string(),
+        (batch <= most).to_string(),
     ])
 }
