@@ -3,7 +3,7 @@
 //! has edited the row.
 
 use crate::op::{Problem, shape_keys};
-use crate::point::Point;
+use crate::point::{LaunchMode, Point};
 use crate::record::{Records, Row, Run, Unreadable, shape_values};
 
 /// Relative difference of two numbers that rounding explains, such as that of a
@@ -34,10 +34,16 @@ pub fn in_row(line: u64, column: &str, value: &str, why: String) -> Unreadable {
 pub fn point_id(row: &Row, protocol: &str) -> Option<Unreadable> {
     let point = point_of(row)?;
     let id = point.id_under(protocol);
-    // The mode that was taken may also have been asked for.
-    let asked = Point { launch: row.launch_mode.parse().ok(), ..point.clone() };
-    let is_other = ![&id, &asked.id_under(protocol)].contains(&&row.point_id);
-    is_other.then(|| {
+    // The mode that was taken may also have been asked for. Where nothing was launched, no
+    // column says what was asked for.
+    let taken: Vec<LaunchMode> = match row.launch_mode.parse() {
+        Ok(mode) => vec![mode],
+        Err(_) => LaunchMode::ALL.to_vec(),
+    };
+    let asked = taken.into_iter().map(|mode| Point { launch: Some(mode), ..point.clone() });
+    let is_own = id == row.point_id
+        || asked.into_iter().any(|point| point.id_under(protocol) == row.point_id);
+    (!is_own).then(|| {
         let why = format!("the id of `{point}` is {id}; the row was edited");
         in_row(row.line, "point_id", &row.point_id, why)
     })
@@ -132,5 +138,37 @@ pub fn are_equal(a: Option<f64>, b: Option<f64>, tolerance: f64) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => (a - b).abs() <= tolerance * a.abs().max(b.abs()),
         (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::point::PROTOCOL;
+
+    /// A point that asked for a launch mode and was skipped has an id of its own, and a row
+    /// that does not say which mode it was.
+    #[test]
+    fn ids_of_points_that_were_not_launched_are_their_own() {
+        for mode in LaunchMode::ALL {
+            let text = format!("stream:access=read,bytes=4096@cpu_stream@hot@{mode}");
+            let point: Point = text.parse().unwrap();
+            let row = |launch_mode: &str| Row {
+                point_id: point.id(),
+                problem: point.problem.to_string(),
+                kernel: point.kernel.to_string(),
+                cache_state: point.cache.to_string(),
+                launch_mode: launch_mode.to_owned(),
+                ..Row::default()
+            };
+            assert_eq!(point_id(&row(""), PROTOCOL), None, "{mode}");
+            assert_eq!(point_id(&row(mode.name()), PROTOCOL), None, "{mode}");
+            let others = LaunchMode::ALL.into_iter().filter(|other| *other != mode);
+            for other in others {
+                assert!(point_id(&row(other.name()), PROTOCOL).is_some(), "{mode} {other}");
+            }
+            let edited = Row { point_id: "0123456789ab".to_owned(), ..row("") };
+            assert!(point_id(&edited, PROTOCOL).is_some(), "{mode}");
+        }
     }
 }

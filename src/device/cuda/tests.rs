@@ -135,6 +135,20 @@ fn a_driver_that_is_no_library() {
     }
 }
 
+/// A download that broke off would end the process with a signal where it is loaded.
+#[test]
+fn a_management_library_that_is_cut() {
+    let cut = |folder: &Path| {
+        let whole = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        std::fs::write(folder.join("libnvidia-ml.so.1"), &whole[..whole.len() / 2])
+            .unwrap();
+    };
+    if on_mock("a_management_library_that_is_cut", cut) {
+        let why = nvml::Nvidia::open("07070707070707070707070707070707").err().unwrap();
+        assert!(why.contains("libnvidia-ml.so.1 is cut: it has "), "{why}");
+    }
+}
+
 #[test]
 fn a_gpu_that_does_not_exist() {
     if on_mock("a_gpu_that_does_not_exist", |folder| build(folder, &["GPUS=2"])) {

@@ -291,5 +291,11 @@ mod tests {
         std::fs::write(folder.path().join("libcublasLt.so.13"), "no library").unwrap();
         let why = open(&SearchPath::only(&CUBLASLT, folder.path())).err().unwrap();
         assert!(why.contains("libcublasLt.so.13: "), "{why}");
+        // A download that broke off.
+        let whole = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let cut = &whole[..whole.len() / 2];
+        std::fs::write(folder.path().join("libcublasLt.so.13"), cut).unwrap();
+        let why = open(&SearchPath::only(&CUBLASLT, folder.path())).err().unwrap();
+        assert!(why.contains("libcublasLt.so.13 is cut: it has "), "{why}");
     }
 }
