@@ -73,7 +73,9 @@ impl Document {
         let code: Vec<&str> = self.lines(true).collect();
         let joined = code.join("\n").replace("\\\n", " ");
         let command = |line: &str| {
-            let words = line.split_whitespace().map(str::to_owned);
+            // A word in quotes has no blanks here.
+            let words =
+                line.split_whitespace().map(|word| word.trim_matches('\'').to_owned());
             let mut words = words.take_while(|word| !word.starts_with(['#', '>', '|']));
             let program = words.next()?;
             (Path::new(&program).file_name()? == "ridgepoint").then(|| words.collect())

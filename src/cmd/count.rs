@@ -99,7 +99,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "reason",
         ],
         rows,
-        spare: &["oi_counted_flops_per_byte", "oi_model_flops_per_byte", "bytes_extra"],
+        spare: &[
+            "oi_counted_flops_per_byte",
+            "oi_model_flops_per_byte",
+            "bytes_extra",
+            "flops_model",
+            "bytes_model",
+            "flops_counted",
+            "bytes_counted",
+            "kernel",
+        ],
         ..Section::default()
     };
     table::print(&[section], args.format)?;

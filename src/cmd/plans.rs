@@ -15,6 +15,7 @@ use crate::model::launch::{Expected, FIXED_S, LATENCY_S, REACHABLE, Traffic, exp
 use crate::model::machine::{Machine, Machines};
 use crate::op::Problem;
 use crate::point::Point;
+use crate::quantity::{share, si};
 use crate::section::Section;
 use crate::suite::{PlanBasis, Suite};
 use crate::toolchain::nvrtc::Resources;
@@ -68,14 +69,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let section = Section {
         heading: heading(machine, &target),
         paragraphs: vec![format!(
-            "Expected, not measured: {:.1} us for each launch, and its bytes at {:.1} % of \
-             {:.0} GB/s or at what is in flight over {:.1} us, whichever is slower, times the \
-             busiest block's share. The share of a stream compares with an endless read. Extra \
-             bytes are empty where they are as many as the cache does not keep.",
-            1e6 * FIXED_S,
-            100.0 * REACHABLE,
-            machine.bytes_per_s / 1e9,
-            1e6 * LATENCY_S
+            "Expected, not measured: {} for each launch, and its bytes at {} of {} or at what is \
+             in flight over {}, whichever is slower, times the busiest block's share. The share \
+             of a stream compares with an endless read. Extra bytes are empty where they are as \
+             many as the cache does not keep.",
+            si(FIXED_S, "s"),
+            share(REACHABLE),
+            si(machine.bytes_per_s, "B/s"),
+            si(LATENCY_S, "s")
         )],
         columns: COLUMNS.to_vec(),
         rows,
@@ -86,6 +87,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             "blocks_per_sm",
             "extra_bytes",
             "busiest_over_mean",
+            "sm_in_flight_bytes",
+            "blocks",
         ],
     };
     table::print(&[section], args.format)?;
@@ -115,7 +118,7 @@ const COLUMNS: [&str; 13] = [
     "shared_bytes",
     "blocks_per_sm",
     "blocks",
-    "in_flight_per_sm_bytes",
+    "sm_in_flight_bytes",
     "bytes",
     "extra_bytes",
     "busiest_over_mean",
