@@ -36,8 +36,10 @@ pub struct StepProblem {
     pub part: StepPart,
     /// The problem, on one GPU.
     pub problem: Problem,
-    /// How many of them, one after the other.
+    /// How many of them.
     pub count: u64,
+    /// How many of them one launch computes together; launches follow one another.
+    pub per_launch: u64,
     /// Bytes read in the mean under uniform routing, where experts are routed over
     /// several GPUs; [`MoeGemm::bytes_read_expected`] where they are not.
     expected: Option<f64>,
@@ -52,7 +54,7 @@ impl StepProblem {
             StepPart::Attention
             | StepPart::Projection
             | StepPart::FeedForward
-            | StepPart::Rest => self.count,
+            | StepPart::Rest => self.count.div_ceil(self.per_launch),
         }
     }
 
@@ -197,8 +199,24 @@ impl Builder<'_> {
             let problem =
                 problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
             let expected = problem.routed().map(|routed| routed.bytes_read_expected);
-            self.problems.push(StepProblem { name, part, problem, count, expected });
+            let per_launch = 1;
+            let entry = StepProblem { name, part, problem, count, per_launch, expected };
+            self.problems.push(entry);
         }
+        Ok(())
+    }
+
+    /// A product of every head with weights of its own, in each of so many layers: one
+    /// launch a layer, as of a strided batched matrix product.
+    fn linear_of_heads(
+        &mut self,
+        what: (&'static str, StepPart),
+        sizes: (u64, u64, u64),
+        (heads, layers): (u64, u64),
+    ) -> Result<(), String> {
+        let before = self.problems.len();
+        self.linear(what, sizes, heads * layers)?;
+        self.problems[before..].iter_mut().for_each(|entry| entry.per_launch = heads);
         Ok(())
     }
 
@@ -424,9 +442,9 @@ impl Builder<'_> {
         self.append_latents(kv_lora_rank, qk_rope_dim)?;
         match phase {
             Phase::Decode => {
-                let absorbed = layers * heads;
+                let absorbed = (heads, layers);
                 let q = (tokens, kv_lora_rank, qk_nope_dim);
-                self.linear(("absorb keys", StepPart::Projection), q, absorbed)?;
+                self.linear_of_heads(("absorb keys", StepPart::Projection), q, absorbed)?;
                 let mla = MlaDecode {
                     batch: self.requests,
                     context,
@@ -442,7 +460,8 @@ impl Builder<'_> {
                 let what = ("latent attention", StepPart::Attention);
                 self.push(what, Problem::MlaDecode(mla), layers)?;
                 let o = (tokens, v_head_dim, kv_lora_rank);
-                self.linear(("absorb values", StepPart::Projection), o, absorbed)?;
+                let what = ("absorb values", StepPart::Projection);
+                self.linear_of_heads(what, o, absorbed)?;
             }
             Phase::Prefill => {
                 let up = heads * (qk_nope_dim + v_head_dim);
