@@ -10,6 +10,7 @@ pub mod llm;
 pub mod machine;
 pub mod predict;
 pub mod published;
+pub mod routing;
 mod shape;
 pub mod step;
 pub mod sweep;

@@ -1,6 +1,7 @@
 //! The shape of a step: what is asked of a model, and how it is spread over GPUs.
 
 use super::llm::{AttentionKind as Attention, Llm};
+use super::routing::ExpertRouting;
 use crate::format::DType;
 use crate::quant::{Quant, QuantPlace};
 
@@ -74,7 +75,7 @@ impl Parallel {
 }
 
 /// A step to predict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepShape {
     /// What it does.
     pub phase: Phase,
@@ -88,6 +89,8 @@ pub struct StepShape {
     pub formats: Formats,
     /// How it is spread.
     pub parallel: Parallel,
+    /// How tokens choose experts.
+    pub routing: ExpertRouting,
 }
 
 pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {

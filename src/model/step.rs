@@ -2,6 +2,7 @@
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
 use super::llm::{AttentionKind as Attention, Experts, Llm};
+use super::routing::{self, Touched};
 pub use super::shape::{Formats, Parallel, Phase, StepShape};
 use crate::format::DType;
 use crate::op::{
@@ -40,9 +41,9 @@ pub struct StepProblem {
     pub count: u64,
     /// How many of them one launch computes together; launches follow one another.
     pub per_launch: u64,
-    /// Bytes read in the mean under uniform routing, where experts are routed over
-    /// several GPUs; [`MoeGemm::bytes_read_expected`] where they are not.
-    expected: Option<f64>,
+    /// Bytes that are read, or sent by an exchange, in the mean over the ways in which tokens
+    /// choose experts. The problem itself is of as many as can be touched.
+    mean_bytes: Option<f64>,
 }
 
 impl StepProblem {
@@ -58,10 +59,29 @@ impl StepProblem {
         }
     }
 
-    /// Bytes of one problem with as many experts as routing touches in the mean.
-    pub fn expected_bytes(&self) -> f64 {
+    /// Bytes of one problem to and from DRAM.
+    pub fn bytes(&self, touched: Touched) -> f64 {
         let work = self.problem.work();
-        self.expected.map_or(work.bytes() as f64, |read| read + work.bytes_written() as f64)
+        match self.mean_bytes {
+            Some(read) if touched == Touched::Mean && work.bytes() > 0 => {
+                read + work.bytes_written() as f64
+            }
+            _ => work.bytes() as f64,
+        }
+    }
+
+    /// Bytes of one problem that are sent to other GPUs.
+    pub fn sent_bytes(&self, touched: Touched) -> f64 {
+        let sent = self.problem.work().sent_bytes();
+        match self.mean_bytes {
+            Some(mean) if touched == Touched::Mean && sent > 0 => mean,
+            _ => sent as f64,
+        }
+    }
+
+    /// Whether its bytes depend on which experts tokens choose.
+    pub const fn is_routed(&self) -> bool {
+        self.mean_bytes.is_some()
     }
 
     /// Bytes of the weights of one problem that lie in memory, read or not.
@@ -86,6 +106,8 @@ pub struct Step {
     pub embedding_bytes: u64,
     /// Bytes of the cache of one request, on this GPU.
     pub request_cache_bytes: u64,
+    /// Which number of touched experts its sums are of.
+    pub touched: Touched,
 }
 
 /// Pages of a predicted cache.
@@ -101,7 +123,16 @@ struct Builder<'a> {
     tokens: u64,
     problems: Vec<StepProblem>,
     /// What GPUs send each other.
-    exchanges: Vec<(&'static str, Collective, u64)>,
+    exchanges: Vec<Exchange>,
+}
+
+/// Equal collectives of a step.
+struct Exchange {
+    name: &'static str,
+    collective: Collective,
+    count: u64,
+    /// Share of its bytes that is sent in the mean, where that depends on the routing.
+    mean_share: Option<f64>,
 }
 
 impl Step {
@@ -128,7 +159,8 @@ impl Step {
             .bytes_of(embedding.div_ceil(shape.parallel.tensor));
         let request_cache_bytes = request_cache_bytes(model, shape);
         let problems = builder.problems;
-        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes })
+        let touched = shape.routing.touched();
+        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes, touched })
     }
 
     /// Bytes of the weights that lie in the memory of this GPU.
@@ -198,9 +230,8 @@ impl Builder<'_> {
         if count > 0 {
             let problem =
                 problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
-            let expected = problem.routed().map(|routed| routed.bytes_read_expected);
-            let per_launch = 1;
-            let entry = StepProblem { name, part, problem, count, per_launch, expected };
+            let (per_launch, mean_bytes) = (1, None);
+            let entry = StepProblem { name, part, problem, count, per_launch, mean_bytes };
             self.problems.push(entry);
         }
         Ok(())
@@ -508,9 +539,11 @@ impl Builder<'_> {
         let names = ["shared gate and up", "shared activation", "shared down"];
         self.feed_forward(names, shared, count)?;
 
-        // Whole experts of a part, or a part of each; of all tokens or of this group's.
+        // Whole experts of a part, or a part of each; of the tokens of all GPUs that share
+        // the experts, or of this group's.
         let (tokens, width) = if expert > 1 {
-            (self.shape.batch * self.shape.new_tokens, experts.intermediate)
+            let tokens = self.shape.batch * self.shape.new_tokens * expert;
+            (tokens.div_ceil(self.shape.parallel.gpus()), experts.intermediate)
         } else {
             (self.tokens, experts.intermediate / tensor)
         };
@@ -535,16 +568,27 @@ impl Builder<'_> {
         self.elementwise("experts' activation", 3 * rows * width, count)?;
         self.routed("experts' down", down, count)?;
         if expert > 1 {
-            // Each token goes to its experts, and comes back; some are at home.
-            let elements = self.tokens * experts.top_k * hidden;
-            self.exchange(
-                ("all-to-all", CollectiveKind::AllToAll),
-                elements,
-                expert,
-                2 * count,
-            );
+            self.send_to_experts(experts, count);
         }
         Ok(())
+    }
+
+    /// Each token goes to the GPUs of its experts, one copy to each, and what comes back of
+    /// each is a sum. GPUs that have the same tokens divide them for that, and gather them.
+    fn send_to_experts(&mut self, experts: &Experts, count: u64) {
+        let Parallel { tensor, expert, .. } = self.shape.parallel;
+        let (tokens, hidden) = (self.tokens.div_ceil(tensor), self.model.hidden);
+        let most = experts.top_k.min(expert);
+        let what = ("all-to-all", CollectiveKind::AllToAll);
+        self.exchange(what, tokens * most * hidden, expert, 2 * count);
+        let reached = routing::gpus_reached((experts.count, experts.top_k), expert);
+        if let Some(exchange) = self.exchanges.last_mut() {
+            exchange.mean_share = Some(reached / most as f64);
+        }
+        if tensor > 1 {
+            let what = ("all-gather", CollectiveKind::AllGather);
+            self.exchange(what, self.tokens * hidden, tensor, count);
+        }
     }
 
     /// A projection of routed experts. Where these are spread, each GPU has its share of
@@ -556,23 +600,23 @@ impl Builder<'_> {
         count: u64,
     ) -> Result<(), String> {
         let expert = self.shape.parallel.expert;
-        let what = (name, StepPart::FeedForward);
-        if expert == 1 {
-            return self.push(what, Problem::MoeGemm(all), count);
-        }
-        let here = MoeGemm {
-            tokens: all.rows().div_ceil(expert),
-            experts: all.experts / expert,
-            top_k: 1,
-            inputs: Inputs::PerExpert,
-            ..all
+        let here = match expert {
+            1 => all,
+            _ => MoeGemm {
+                tokens: all.rows().div_ceil(expert),
+                experts: all.experts / expert,
+                top_k: 1,
+                inputs: Inputs::PerExpert,
+                ..all
+            },
         };
-        self.push(what, Problem::MoeGemm(here), count)?;
-        if let Some(entry) = self.problems.last_mut() {
-            let work = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
-            let touched = all.experts_expected() / expert as f64;
-            entry.expected = Some(work as f64 + touched * here.expert_bytes() as f64);
-        }
+        let before = self.problems.len();
+        self.push((name, StepPart::FeedForward), Problem::MoeGemm(here), count)?;
+        let touched = self.shape.routing.experts_touched(&all)? / expert as f64;
+        let others = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
+        let read = others as f64 + touched * here.expert_bytes() as f64;
+        let entries = self.problems[before..].iter_mut();
+        entries.for_each(|entry| entry.mean_bytes = Some(read));
         Ok(())
     }
 
@@ -599,12 +643,17 @@ impl Builder<'_> {
     ) {
         let bytes = self.shape.formats.activations.bytes_of(elements);
         let collective = Collective { collective: kind, ranks, bytes, link: Link::Peer };
-        self.exchanges.push((name, collective, count));
+        self.exchanges.push(Exchange { name, collective, count, mean_share: None });
     }
 
     fn push_exchanges(&mut self) -> Result<(), String> {
-        for (name, collective, count) in std::mem::take(&mut self.exchanges) {
+        for exchange in std::mem::take(&mut self.exchanges) {
+            let Exchange { name, collective, count, mean_share } = exchange;
+            let before = self.problems.len();
             self.push((name, StepPart::Exchange), collective.into(), count)?;
+            let sent = collective.sent_bytes() as f64;
+            let entries = self.problems[before..].iter_mut();
+            entries.for_each(|entry| entry.mean_bytes = mean_share.map(|x| x * sent));
         }
         Ok(())
     }

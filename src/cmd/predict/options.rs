@@ -11,6 +11,7 @@ use crate::model::launch::Graphs;
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
 use crate::model::predict::{PeakBasis, Rates};
+use crate::model::routing::ExpertRouting;
 use crate::model::step::{Formats, Parallel};
 use crate::model::task::Served;
 use crate::model::workload::{self, Workload};
@@ -117,6 +118,10 @@ pub struct ServedOptions {
     /// Groups of GPUs that divide the batch (data parallelism).
     #[arg(long, value_name = "N", default_value = "1")]
     data: String,
+    /// How tokens choose experts: uniform, or zipf and an exponent, such as zipf:0.8, both in
+    /// the mean; balanced touches as many experts as can be.
+    #[arg(long, default_value_t)]
+    pub routing: ExpertRouting,
     #[command(flatten)]
     pub model_file: ModelFile,
 }
@@ -171,11 +176,13 @@ impl ServedOptions {
         table: &'a [Llm],
         cache_hit: Option<f64>,
     ) -> Result<Vec<Served<'a>>> {
-        let (formats, parallel) = (self.formats()?, self.parallel()?);
+        let (formats, parallel, routing) =
+            (self.formats()?, self.parallel()?, self.routing);
         let mut all = Vec::new();
         for model in self.models(table)? {
             for &formats in &formats {
-                let served = |&parallel| Served { model, formats, parallel, cache_hit };
+                let served =
+                    |&parallel| Served { model, formats, parallel, routing, cache_hit };
                 all.extend(parallel.iter().map(served));
             }
         }

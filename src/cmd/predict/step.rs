@@ -48,6 +48,7 @@ pub fn run(args: &StepArgs) -> Result<()> {
         phases: args.phases.iter().map(|name| phase(name)).collect::<Result<_>>()?,
         formats: args.served.formats()?,
         parallel: args.served.parallel()?,
+        routing: args.served.routing,
         tokens: args.tokens(&workloads)?,
         batches: args.batch.batches()?,
         rates: args.machines.rates(&machines)?,
@@ -86,7 +87,7 @@ fn phase(name: &str) -> Result<Phase> {
 
 /// Columns of the table for the terminal: names in the CSV file and in the table, and
 /// whether a column is part of the question.
-const SHOWN: [(&str, &str, bool); 24] = [
+const SHOWN: [(&str, &str, bool); 27] = [
     ("model", "model", true),
     ("workload", "workload", true),
     ("phase", "phase", true),
@@ -99,11 +100,14 @@ const SHOWN: [(&str, &str, bool); 24] = [
     ("tensor", "tensor", true),
     ("expert", "expert", true),
     ("data", "data", true),
+    ("routing", "routing", true),
     ("machine", "machine", true),
     ("oi_flops_per_byte", "OI", false),
+    ("oi_bound_flops_per_byte", "OI bound", false),
     ("ridge_flops_per_byte", "ridge", false),
     ("bound", "bound", false),
     ("time_s", "ms", false),
+    ("time_bound_s", "ms bound", false),
     ("tokens_per_s_per_gpu", "tokens/s", false),
     ("capacity_footprint_bytes", "CF GB", false),
     ("resident_bytes", "all GB", false),
@@ -136,10 +140,21 @@ fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
 /// The rows of a CSV file as a table for people.
 fn shown(rows: &[csv::StringRecord]) -> Section {
     let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap_or(0);
-    let has_any = |at: usize| rows.iter().any(|row| !row[at].is_empty());
+    // What says the same as another column is left out: the bound, and the routing, of models
+    // without experts.
+    let is_said = |name: &str| match name {
+        "oi_bound_flops_per_byte" | "time_bound_s" => {
+            let mean = name.replace("_bound", "");
+            rows.iter().any(|row| row[at(name)] != row[at(&mean)])
+        }
+        "routing" => rows.iter().any(|row| row[at("bytes")] != row[at("bound_bytes")]),
+        name => rows.iter().any(|row| !row[at(name)].is_empty()),
+    };
     let columns: Vec<_> = SHOWN
         .iter()
-        .filter(|(name, _, is_question)| *is_question || has_any(at(name)))
+        .filter(|(name, _, is_question)| {
+            (*is_question && *name != "routing") || is_said(name)
+        })
         .collect();
     let cell = |row: &csv::StringRecord, name: &str| rounded(name, &row[at(name)]);
     let mut section = Section {
@@ -148,7 +163,8 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
             "On each GPU: operational intensity (OI) and ridge in FLOPs per byte of DRAM; new \
              tokens per second; the capacity footprint (CF) of a request, its cache and its \
              share of the weights; everything in memory, and what is short. B max is the \
-             largest batch that fits, B ridge the smallest at the ridge, if any is. \
+             largest batch that fits, B ridge the smallest at the ridge, if any is. Experts \
+             are touched as the routing does in the mean; a bound is with as many as can be. \
              --format csv has all columns."
                 .to_owned(),
         ],
@@ -158,7 +174,7 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
             .map(|row| columns.iter().map(|(name, ..)| cell(row, name)).collect())
             .collect(),
     };
-    section.say_once(SHOWN.iter().filter(|(.., is_question)| *is_question).count());
+    section.say_once(columns.iter().filter(|(.., is_question)| *is_question).count());
     section
 }
 
