@@ -1,6 +1,7 @@
 //! Time and memory of a step on a machine: sums over the problems of a [`Step`], and the
 //! peaks of a [`Machine`]. Pure arithmetic.
 
+use super::launch::Graphs;
 use super::llm::Llm;
 use super::machine::Machine;
 use super::step::{Phase, Step, StepPart, StepShape};
@@ -14,11 +15,6 @@ pub use super::launch::REACHABLE as REACHABLE_BANDWIDTH;
 /// The best known matrix product, as a share of a data sheet's dense peak: 855 of 989 TFLOP/s in bf16 on
 /// an H100 SXM (README of ThunderKittens); power keeps clocks below those of the sheet.
 pub const REACHABLE_COMPUTE: f64 = 855.0 / 989.0;
-
-/// Time that a launch in a graph of launches takes in addition to its bytes and FLOPs, in
-/// seconds: one kernel drains and the next fills. Assumed; [`super::launch::FIXED_S`] is
-/// the same for a single launch.
-pub const LAUNCH_S: f64 = 2e-6;
 
 /// Which peaks to predict with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,16 +32,23 @@ pub struct Rates<'a> {
     machine: &'a Machine,
     bandwidth: f64,
     compute: f64,
+    graphs: Graphs,
 }
 
 impl<'a> Rates<'a> {
-    /// Rates of a machine, as its sheet states them or as they are achievable.
+    /// Rates of a machine, as its sheet states them or as they are achievable. Launches are
+    /// nodes of graphs.
     pub const fn new(machine: &'a Machine, peaks: PeakBasis) -> Self {
         let (bandwidth, compute) = match peaks {
             PeakBasis::Sheet => (1.0, 1.0),
             PeakBasis::Achievable => (REACHABLE_BANDWIDTH, REACHABLE_COMPUTE),
         };
-        Rates { machine, bandwidth, compute }
+        Rates { machine, bandwidth, compute, graphs: Graphs::On }
+    }
+
+    /// The same with launches that are started in this way.
+    pub const fn with_graphs(self, graphs: Graphs) -> Self {
+        Rates { graphs, ..self }
     }
 
     /// The machine.
@@ -196,7 +199,7 @@ impl StepTimes {
             }
             launches += entry.launches();
         }
-        times.launch_s = launches as f64 * LAUNCH_S;
+        times.launch_s = launches as f64 * rates.graphs.launch_s();
         Some(times)
     }
 

@@ -37,8 +37,11 @@ pub struct StepProblem {
     pub part: StepPart,
     /// The problem, on one GPU.
     pub problem: Problem,
-    /// How many of them, one after the other.
+    /// How many of them.
     pub count: u64,
+    /// How many of them one launch computes together; launches follow one another. 0 where
+    /// the launch of another problem computes them too.
+    pub per_launch: u64,
     /// Bytes read in the mean under uniform routing, where experts are routed over
     /// several GPUs; [`MoeGemm::bytes_read_expected`] where they are not.
     expected: Option<f64>,
@@ -53,7 +56,10 @@ impl StepProblem {
             StepPart::Attention
             | StepPart::Projection
             | StepPart::FeedForward
-            | StepPart::Rest => self.count,
+            | StepPart::Rest => match self.per_launch {
+                0 => 0,
+                together => self.count.div_ceil(together),
+            },
         }
     }
 
@@ -152,22 +158,34 @@ fn head_format(formats: Formats) -> Quant {
 impl Builder<'_> {
     fn push(
         &mut self,
-        (name, part): (&'static str, StepPart),
+        what: (&'static str, StepPart),
         problem: Problem,
         count: u64,
+    ) -> Result<(), String> {
+        self.push_together(what, problem, (count, 1))
+    }
+
+    /// Problems of which one launch computes so many; beside equal ones, if there are any.
+    fn push_together(
+        &mut self,
+        (name, part): (&'static str, StepPart),
+        problem: Problem,
+        (count, per_launch): (u64, u64),
     ) -> Result<(), String> {
         if count == 0 {
             return Ok(());
         }
-        let is_equal =
-            |entry: &&mut StepProblem| entry.name == name && entry.problem == problem;
+        let is_equal = |entry: &&mut StepProblem| {
+            entry.name == name && entry.problem == problem && entry.per_launch == per_launch
+        };
         if let Some(entry) = self.problems.iter_mut().find(is_equal) {
             entry.count += count;
             return Ok(());
         }
         let problem = problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
         let expected = problem.routed().map(|routed| routed.bytes_read_expected);
-        self.problems.push(StepProblem { name, part, problem, count, expected });
+        let entry = StepProblem { name, part, problem, count, per_launch, expected };
+        self.problems.push(entry);
         Ok(())
     }
 
@@ -175,8 +193,19 @@ impl Builder<'_> {
     fn linear(
         &mut self,
         what: (&'static str, StepPart),
-        (m, n, k): (u64, u64, u64),
+        sizes: (u64, u64, u64),
         count: u64,
+    ) -> Result<(), String> {
+        self.linear_of_heads(what, sizes, (1, count))
+    }
+
+    /// A product of every head with weights of its own, in each of so many layers: one
+    /// launch a layer, as of a strided batched matrix product.
+    fn linear_of_heads(
+        &mut self,
+        what: (&'static str, StepPart),
+        (m, n, k): (u64, u64, u64),
+        (heads, layers): (u64, u64),
     ) -> Result<(), String> {
         let Formats { weights, activations, .. } = self.shape.formats;
         // Tiny or odd matrices are not quantized to groups.
@@ -186,7 +215,7 @@ impl Builder<'_> {
         };
         let a_dtype = activations.into();
         let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
-        self.push(what, Problem::Gemm(gemm), count)
+        self.push_together(what, Problem::Gemm(gemm), (heads * layers, heads))
     }
 
     /// Something elementwise that moves so many bytes, half of them read.

@@ -1,13 +1,15 @@
 //! Golden values: parameters, caches, whole steps.
 
+use super::launch::Graphs;
 use super::llm::{self, Llm};
 use super::machine::Machines;
 use super::predict::{
-    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
+    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, StepTimes, Totals,
 };
 use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use crate::format::DType;
 use crate::op::{MoeGemm, Problem};
+use crate::quant::Quant;
 
 const BF16: Formats = Formats::plain(DType::Bf16);
 
@@ -188,6 +190,89 @@ fn prediction(name: &str, shape: &StepShape, machine: &str) -> Prediction {
     let growth = Growth::of(model, shape);
     let question = StepQuestion { model, shape, rates: &rates };
     Prediction::of(&question, &step, Totals::of_step(&step), &growth)
+}
+
+/// DeepSeek-V3 in fp8 on 8 GPUs at batch 256 and 4K: a prediction at the data sheet's peaks.
+fn deepseek_on_eight(graphs: Graphs) -> Prediction {
+    let formats = Formats { weights: Quant::weights(DType::Fp8E4m3), ..BF16 };
+    let parallel = Parallel { tensor: 1, expert: 8, data: 8 };
+    let shape = StepShape { formats, parallel, ..decode(256, 4096) };
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let h200 = machines.named("h200").unwrap();
+    let rates = Rates::new(h200, PeakBasis::Sheet).with_graphs(graphs);
+    let model = llm::named(&models, "deepseek-v3").unwrap();
+    let step = Step::of(model, &shape).unwrap();
+    let question = StepQuestion { model, shape: &shape, rates: &rates };
+    let growth = Growth::of(model, &shape);
+    Prediction::of(&question, &step, Totals::of_step(&step), &growth)
+}
+
+/// The products of all heads of a layer are one launch. Counted one by one they were 15,616
+/// of 16,522, and the step was said to be bound by their latency at 33 ms.
+#[test]
+fn absorbed_heads_are_one_launch_a_layer() {
+    let of = deepseek_on_eight(Graphs::On);
+    // In each of 61 layers two norms, three projections of queries and latents, the append,
+    // two absorbed products, attention and its output; 3 dense feed-forward layers of three
+    // launches; 58 layers with a router, three of the shared expert and three of the routed
+    // ones; embedding, last norm and head.
+    assert_eq!(of.totals.launches, 61 * 10 + 3 * 3 + 58 * 7 + 3);
+    let times = of.times.unwrap();
+    assert!((times.launch_s - 1028.0 * 2e-6).abs() < 1e-12, "{times:?}");
+    assert_eq!(of.bound().unwrap().name(), "bandwidth");
+    assert!((times.roof_s * 1e3 - 23.3).abs() < 0.05, "{times:?}");
+    assert!((23.0..24.2).contains(&(times.time_s() * 1e3)), "{times:?}");
+    // Nor does the host limit it that starts each.
+    let one_by_one = deepseek_on_eight(Graphs::Off).times.unwrap();
+    assert!((one_by_one.launch_s - 1028.0 * 5e-6).abs() < 1e-12);
+    assert_eq!(one_by_one.time_s(), times.time_s());
+}
+
+/// A launch does what a layer has of its kind, however many heads, experts, requests or
+/// GPUs there are.
+#[test]
+fn launches_depend_on_the_layers_alone() {
+    for model in &models() {
+        for phase in Phase::ALL {
+            let launches = |batch, context, tensor| {
+                let parallel = Parallel { tensor, ..Parallel::ONE };
+                let shape = StepShape { phase, parallel, ..decode(batch, context) };
+                let step = Step::of(model, &shape).unwrap();
+                for entry in &step.problems {
+                    let norms = model.kinds.iter().map(|kind| kind.norms.max(1));
+                    let most = model.layers() * norms.max().unwrap() + 1;
+                    assert!(entry.launches() <= most, "{}: {entry:?}", model.name);
+                }
+                Totals::of_step(&step).launches
+            };
+            // Shorter prompts than an index chooses from have other products.
+            let one = launches(1, 4096, 1);
+            for other in
+                [launches(256, 4096, 1), launches(1, 65_536, 1), launches(1, 4096, 2)]
+            {
+                assert_eq!(one, other, "{} {}", model.name, phase.name());
+            }
+        }
+    }
+}
+
+/// A small step takes as long as its launches take to start, longer without graphs.
+#[test]
+fn launches_of_small_steps_take_their_time() {
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let model = llm::named(&models, "llama-3.1-8b").unwrap();
+    let parallel = Parallel { tensor: 8, ..Parallel::ONE };
+    let step = Step::of(model, &StepShape { parallel, ..decode(1, 64) }).unwrap();
+    let rates = Rates::new(machines.named("h200").unwrap(), PeakBasis::Sheet);
+    let of = |graphs| StepTimes::of(&step, &rates.with_graphs(graphs)).unwrap();
+    // 32 layers of 9, embedding, last norm and head.
+    let launches = (32 * 9 + 3) as f64;
+    for (graphs, launch_s) in [(Graphs::On, 2e-6), (Graphs::Off, 5e-6)] {
+        let times = of(graphs);
+        assert!((times.launch_s / (launches * launch_s) - 1.0).abs() < 1e-12, "{times:?}");
+    }
+    assert_eq!(of(Graphs::Off).bound().name(), "latency");
+    assert_eq!(of(Graphs::Off).time_s(), of(Graphs::Off).launch_s);
 }
 
 /// The batch before the predicted one is below the ridge.

@@ -27,16 +27,20 @@ fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
     Section {
         heading,
         paragraphs: vec![format!(
-            "Each problem on one GPU, so many times. Times on {machine}, one each."
+            "Each problem on one GPU, so many times in so many launches. Times on {machine}, \
+             one each."
         )],
-        columns: vec!["what", "times", "problem", "FLOPs", "bytes", "OI", "time"],
+        columns: vec![
+            "what", "times", "launches", "problem", "FLOPs", "bytes", "OI", "time",
+        ],
         rows,
     }
 }
 
 fn row(entry: &StepProblem, rates: Option<&Rates>) -> Vec<String> {
     let (work, explained) = (entry.problem.work(), entry.problem.explanation());
-    let of_problem = [entry.name.to_owned(), entry.count.to_string()];
+    let of_problem =
+        [entry.name.to_owned(), entry.count.to_string(), entry.launches().to_string()];
     if entry.part == StepPart::Exchange {
         let sent = format!("{} sent", work.sent_bytes());
         return of_problem
@@ -51,13 +55,12 @@ fn row(entry: &StepProblem, rates: Option<&Rates>) -> Vec<String> {
         let bound = roof.map_or("memory", |roof| roof.binding().name());
         format!("{:.2} us ({bound})", 1e6 * roof.map_or(memory_s, |roof| roof.time_s()))
     });
-    vec![
-        entry.name.to_owned(),
-        entry.count.to_string(),
+    let of_work = [
         entry.problem.to_string(),
         format!("{} = {}", explained.flops, work.flops()),
         format!("{} = {}", explained.bytes, work.bytes()),
         format!("{:.3}", work.operational_intensity()),
         seconds.unwrap_or_default(),
-    ]
+    ];
+    of_problem.into_iter().chain(of_work).collect()
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use crate::cmd::axis;
 use crate::cmd::options::{MachineFile, OutputFormat};
 use crate::format::DType;
+use crate::model::launch::Graphs;
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
 use crate::model::predict::{PeakBasis, Rates};
@@ -191,6 +192,9 @@ pub struct MachineOptions {
     /// Peaks to predict with.
     #[arg(long, value_enum, default_value_t)]
     peaks: PeakBasis,
+    /// Whether launches are nodes of a graph, 2 us each, or the host starts each, 5 us.
+    #[arg(long, value_enum, default_value_t)]
+    graph: Graphs,
     #[command(flatten)]
     pub machine_file: MachineFile,
 }
@@ -198,7 +202,9 @@ pub struct MachineOptions {
 impl MachineOptions {
     /// The rates of the machines that are named.
     pub fn rates<'a>(&self, table: &'a Machines) -> Result<Vec<Rates<'a>>> {
-        let rates = |name: &String| Ok(Rates::new(table.named(name)?, self.peaks));
+        let rates = |name: &String| {
+            Ok(Rates::new(table.named(name)?, self.peaks).with_graphs(self.graph))
+        };
         self.machines.iter().map(rates).collect()
     }
 }

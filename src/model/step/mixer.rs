@@ -115,20 +115,31 @@ struct Piece {
     context: u64,
     /// New tokens.
     new_tokens: u64,
+    /// Whether a launch is for them: for the first of a request's pieces.
+    launches: bool,
+}
+
+impl Piece {
+    /// All new tokens of a request.
+    const fn whole(context: u64, new_tokens: u64) -> Piece {
+        Piece { count: 1, context, new_tokens, launches: true }
+    }
 }
 
 /// A request's new tokens, cut at the ends of chunks.
 fn pieces(span: Span, context: u64, new_tokens: u64) -> Vec<Piece> {
     let Span::Chunk(chunk) = span else {
-        return vec![Piece { count: 1, context, new_tokens }];
+        return vec![Piece::whole(context, new_tokens)];
     };
     let before = (context - new_tokens) % chunk;
     let first = new_tokens.min(chunk - before);
     let rest = new_tokens - first;
+    let part =
+        |count, context, new_tokens| Piece { count, context, new_tokens, launches: false };
     let all = [
-        Piece { count: 1, context: before + first, new_tokens: first },
-        Piece { count: rest / chunk, context: chunk, new_tokens: chunk },
-        Piece { count: 1, context: rest % chunk, new_tokens: rest % chunk },
+        Piece::whole(before + first, first),
+        part(rest / chunk, chunk, chunk),
+        part(1, rest % chunk, rest % chunk),
     ];
     all.into_iter().filter(|piece| piece.count * piece.new_tokens > 0).collect()
 }
@@ -229,7 +240,8 @@ impl Builder<'_> {
                     new_tokens: piece.new_tokens,
                     window,
                 });
-                self.push((name, StepPart::Attention), problem, count)
+                let together = (count, u64::from(piece.launches));
+                self.push_together((name, StepPart::Attention), problem, together)
             }
             Phase::Prefill => {
                 let (heads, widths) = ((q_heads, kv_heads), (head_dim, head_dim));
@@ -261,7 +273,8 @@ impl Builder<'_> {
             v_head_dim,
             layout: KvLayout::Contiguous,
         };
-        self.push((name, StepPart::Attention), attention.into(), count)
+        let together = (count, u64::from(piece.launches));
+        self.push_together((name, StepPart::Attention), attention.into(), together)
     }
 
     /// The projections to queries of so many elements, by way of a rank where there is one.
@@ -312,9 +325,9 @@ impl Builder<'_> {
     /// Attention of queries that the projection of keys was absorbed into.
     fn absorbed(&mut self, latent: &Latent, heads: u64, count: u64) -> Result<(), String> {
         let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let absorbed = count * heads;
+        let absorbed = (heads, count);
         let q = (self.tokens, latent.kv_lora_rank, latent.qk_nope_dim);
-        self.linear(("absorb keys", StepPart::Projection), q, absorbed)?;
+        self.linear_of_heads(("absorb keys", StepPart::Projection), q, absorbed)?;
         let mla = MlaDecode {
             batch: self.requests,
             context,
@@ -349,7 +362,7 @@ impl Builder<'_> {
             }
         }
         let o = (self.tokens, latent.v_head_dim, latent.kv_lora_rank);
-        self.linear(("absorb values", StepPart::Projection), o, absorbed)
+        self.linear_of_heads(("absorb values", StepPart::Projection), o, absorbed)
     }
 
     /// Attention of a prompt with keys and values of all heads.
@@ -365,7 +378,7 @@ impl Builder<'_> {
         let what = ("keys and values up", StepPart::Projection);
         self.linear(what, (all, up, latent.kv_lora_rank), count)?;
         let widths = (latent.qk_nope_dim + latent.qk_rope_dim, latent.v_head_dim);
-        let piece = Piece { count: 1, context, new_tokens };
+        let piece = Piece::whole(context, new_tokens);
         self.prefill(("attention", 0), piece, ((heads, heads), widths), count)
     }
 
