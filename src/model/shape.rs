@@ -1,6 +1,6 @@
 //! The shape of a step: what is asked of a model, and how it is spread over GPUs.
 
-use super::llm::{AttentionKind as Attention, Llm};
+use super::llm::{FeedForward, Llm, Mixer};
 use super::routing::ExpertRouting;
 use crate::format::DType;
 use crate::quant::{Quant, QuantPlace};
@@ -93,14 +93,12 @@ pub struct StepShape {
     pub routing: ExpertRouting,
 }
 
+/// Most new tokens of a step on one GPU, and most tokens of a request: what their products
+/// with a model's widths are counted exactly for.
+const MOST_TOKENS: u64 = 1 << 36;
+
 pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {
     let Parallel { tensor, expert, data } = shape.parallel;
-    let divides = |what: &str, n: u64, by: u64, of: &str| {
-        if n.is_multiple_of(by) {
-            return Ok(());
-        }
-        Err(format!("{} has {what} = {n}, which {of} = {by} does not divide", model.name))
-    };
     if [tensor, expert, data, shape.batch, shape.new_tokens].contains(&0) {
         return Err("batch, new tokens and parallelism must be at least 1".to_owned());
     }
@@ -110,23 +108,76 @@ pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {
             shape.new_tokens, shape.context
         ));
     }
-    divides("q_heads", model.q_heads(), tensor, "tensor parallelism")?;
-    if let Attention::Heads { kv_heads, .. } = model.attention
-        && kv_heads % tensor != 0
-        && tensor % kv_heads != 0
+    let tokens = shape.batch.checked_mul(shape.new_tokens);
+    if tensor.checked_mul(data).is_none()
+        || shape.context > MOST_TOKENS
+        || tokens.is_none_or(|tokens| tokens > MOST_TOKENS)
     {
         return Err(format!(
-            "{} has kv_heads = {kv_heads}, which tensor parallelism = {tensor} neither divides \
-             nor repeats",
-            model.name
+            "a context of {} and {} requests of {} new tokens on {tensor} x {data} GPUs are too \
+             many; {MOST_TOKENS} tokens of a request, and of a step, are counted at most",
+            shape.context, shape.batch, shape.new_tokens
         ));
     }
-    if model.intermediate > 0 {
-        divides("intermediate", model.intermediate, tensor, "tensor parallelism")?;
+    for (mixer, _) in model.mixers() {
+        check_mixer(model, &mixer, tensor)?;
     }
-    match model.experts {
-        Some(experts) if expert > 1 => {
-            divides("experts", experts.count, expert, "expert parallelism")?;
+    for (part, _) in model.feed_forwards() {
+        check_feed_forward(model, &part, shape)?;
+    }
+    if expert > 1 && model.expert_layers() == 0 {
+        return Err(format!("{} has no experts to spread", model.name));
+    }
+    Ok(())
+}
+
+/// Refuses what parallelism does not divide.
+fn check_divides(
+    model: &Llm,
+    (what, n): (&str, u64),
+    (of, by): (&str, u64),
+) -> Result<(), String> {
+    if n.is_multiple_of(by) {
+        return Ok(());
+    }
+    Err(format!("{} has {what} = {n}, which {of} = {by} does not divide", model.name))
+}
+
+fn check_mixer(model: &Llm, mixer: &Mixer, tensor: u64) -> Result<(), String> {
+    let (heads, shared) = match mixer {
+        Mixer::None => return Ok(()),
+        Mixer::Heads(heads) => (("q_heads", heads.q_heads), ("kv_heads", heads.kv_heads)),
+        Mixer::Latent(latent) => (("q_heads", latent.q_heads), ("kv_heads", tensor)),
+        Mixer::State(state) => {
+            (("state_heads", state.heads), ("state_key_heads", state.key_heads))
+        }
+    };
+    check_divides(model, heads, ("tensor parallelism", tensor))?;
+    let (what, count) = shared;
+    if count % tensor == 0 || tensor % count == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "{} has {what} = {count}, which tensor parallelism = {tensor} neither divides nor repeats",
+        model.name
+    ))
+}
+
+fn check_feed_forward(
+    model: &Llm,
+    part: &FeedForward,
+    shape: &StepShape,
+) -> Result<(), String> {
+    let Parallel { tensor, expert, .. } = shape.parallel;
+    let by_tensor = ("tensor parallelism", tensor);
+    match part {
+        FeedForward::None => Ok(()),
+        FeedForward::Dense(dense) => {
+            check_divides(model, ("intermediate", dense.intermediate), by_tensor)
+        }
+        FeedForward::Experts(experts) if expert > 1 => {
+            let by_expert = ("expert parallelism", expert);
+            check_divides(model, ("experts", experts.count), by_expert)?;
             if expert > shape.parallel.gpus() {
                 return Err(format!(
                     "expert parallelism = {expert} is more than the {} GPUs; raise tensor or \
@@ -136,13 +187,8 @@ pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {
             }
             Ok(())
         }
-        Some(experts) => divides(
-            "expert_intermediate",
-            experts.intermediate,
-            tensor,
-            "tensor parallelism",
-        ),
-        None if expert > 1 => Err(format!("{} has no experts to spread", model.name)),
-        None => Ok(()),
+        FeedForward::Experts(experts) => {
+            check_divides(model, ("expert_intermediate", experts.intermediate), by_tensor)
+        }
     }
 }

@@ -1,16 +1,17 @@
 //! One step of a model on one GPU as a list of problems: what a prediction adds up. There
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
-use super::llm::{AttentionKind as Attention, Experts, Llm};
+mod mixer;
+
+use super::llm::{Dense, Experts, FeedForward, LayerKind, Llm, Mixer};
 use super::routing::{self, Touched};
 pub use super::shape::{Formats, Parallel, Phase, StepShape};
 use crate::format::DType;
 use crate::op::{
-    Access, Collective, CollectiveKind, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout,
-    KvRead, Lengths, MlaAppend, MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem,
-    Routing, RowOrder, Stream,
+    Access, Collective, CollectiveKind, Gemm, Inputs, MoeGemm, Problem, Routing, RowOrder,
+    Stream,
 };
-use crate::quant::{Quant, QuantPlace};
+use crate::quant::Quant;
 use crate::resource::Link;
 
 /// What a problem of a step belongs to.
@@ -39,7 +40,8 @@ pub struct StepProblem {
     pub problem: Problem,
     /// How many of them.
     pub count: u64,
-    /// How many of them one launch computes together; launches follow one another.
+    /// How many of them one launch computes together; launches follow one another. 0 where
+    /// the launch of another problem computes them too.
     pub per_launch: u64,
     /// Bytes that are read, or sent by an exchange, in the mean over the ways in which tokens
     /// choose experts. The problem itself is of as many as can be touched.
@@ -55,7 +57,10 @@ impl StepProblem {
             StepPart::Attention
             | StepPart::Projection
             | StepPart::FeedForward
-            | StepPart::Rest => self.count.div_ceil(self.per_launch),
+            | StepPart::Rest => match self.per_launch {
+                0 => 0,
+                together => self.count.div_ceil(together),
+            },
         }
     }
 
@@ -110,9 +115,6 @@ pub struct Step {
     pub touched: Touched,
 }
 
-/// Pages of a predicted cache.
-const PAGES: KvLayout = KvLayout::Paged { page_size: 64, order: PageOrder::HeadFirst };
-
 /// Makes the list.
 struct Builder<'a> {
     model: &'a Llm,
@@ -157,7 +159,7 @@ impl Step {
         let embedding_bytes = head_format(shape.formats)
             .dtype()
             .bytes_of(embedding.div_ceil(shape.parallel.tensor));
-        let request_cache_bytes = request_cache_bytes(model, shape);
+        let request_cache_bytes = mixer::request_cache_bytes(model, shape);
         let problems = builder.problems;
         let touched = shape.routing.touched();
         Ok(Step { problems, requests, embedding_bytes, request_cache_bytes, touched })
@@ -171,6 +173,11 @@ impl Step {
     }
 }
 
+/// Projections into a feed-forward part: its gate is one more.
+const fn up_projections(gated: bool) -> u64 {
+    if gated { 2 } else { 1 }
+}
+
 /// Nobody quantizes embeddings and heads below 16 bits.
 fn head_format(formats: Formats) -> Quant {
     if formats.weights.dtype().bits() < 16 {
@@ -180,74 +187,41 @@ fn head_format(formats: Formats) -> Quant {
     }
 }
 
-/// Bytes that one request has cached on a GPU: what reading all of it reads.
-fn request_cache_bytes(model: &Llm, shape: &StepShape) -> u64 {
-    let of_layer = |context: u64| -> u64 {
-        match model.attention {
-            Attention::Heads { kv_heads, head_dim, .. } => {
-                let read = KvRead {
-                    batch: 1,
-                    context,
-                    kv_heads: kv_heads.div_ceil(shape.parallel.tensor),
-                    head_dim,
-                    dtype: shape.formats.cache.dtype(),
-                    layout: KvLayout::Contiguous,
-                    lengths: Lengths::Equal,
-                };
-                Problem::KvRead(read).cache_bytes()
-            }
-            Attention::Latent { kv_lora_rank, qk_rope_dim, .. } => {
-                let read = MlaDecode {
-                    batch: 1,
-                    context,
-                    q_heads: 1,
-                    latent_dim: kv_lora_rank,
-                    rope_dim: qk_rope_dim,
-                    dtype: shape.formats.activations,
-                    kv_dtype: shape.formats.latents(),
-                    layout: KvLayout::Contiguous,
-                    lengths: Lengths::Equal,
-                    new_tokens: 1,
-                };
-                Problem::MlaDecode(read).cache_bytes()
-            }
-        }
-    };
-    let global = model.global_layers();
-    let local = model.windows.map_or(0, |windows| {
-        (model.layers - global) * of_layer(shape.context.min(windows.tokens))
-    });
-    global * of_layer(shape.context) + local
-}
-
 impl Builder<'_> {
     fn push(
         &mut self,
-        (name, part): (&'static str, StepPart),
+        what: (&'static str, StepPart),
         problem: Problem,
         count: u64,
     ) -> Result<(), String> {
-        if count > 0 {
-            let problem =
-                problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
-            let (per_launch, mean_bytes) = (1, None);
-            let entry = StepProblem { name, part, problem, count, per_launch, mean_bytes };
-            self.problems.push(entry);
-        }
-        Ok(())
+        self.push_together(what, problem, (count, 1))
     }
 
-    /// A product of every head with weights of its own, in each of so many layers: one
-    /// launch a layer, as of a strided batched matrix product.
-    fn linear_of_heads(
+    /// Problems of which one launch computes so many; beside equal ones, if there are any.
+    fn push_together(
         &mut self,
-        what: (&'static str, StepPart),
-        sizes: (u64, u64, u64),
-        (heads, layers): (u64, u64),
+        (name, part): (&'static str, StepPart),
+        problem: Problem,
+        (count, per_launch): (u64, u64),
     ) -> Result<(), String> {
-        let before = self.problems.len();
-        self.linear(what, sizes, heads * layers)?;
-        self.problems[before..].iter_mut().for_each(|entry| entry.per_launch = heads);
+        let mean_bytes = None;
+        self.push_entry(StepProblem { name, part, problem, count, per_launch, mean_bytes })
+    }
+
+    fn push_entry(&mut self, mut entry: StepProblem) -> Result<(), String> {
+        if entry.count == 0 {
+            return Ok(());
+        }
+        let is_equal = |other: &&mut StepProblem| {
+            StepProblem { count: other.count, ..entry } == **other
+        };
+        if let Some(other) = self.problems.iter_mut().find(is_equal) {
+            other.count += entry.count;
+            return Ok(());
+        }
+        let checked = entry.problem.checked();
+        entry.problem = checked.map_err(|e| format!("{}: {}", entry.name, e.message))?;
+        self.problems.push(entry);
         Ok(())
     }
 
@@ -255,8 +229,19 @@ impl Builder<'_> {
     fn linear(
         &mut self,
         what: (&'static str, StepPart),
-        (m, n, k): (u64, u64, u64),
+        sizes: (u64, u64, u64),
         count: u64,
+    ) -> Result<(), String> {
+        self.linear_of_heads(what, sizes, (1, count))
+    }
+
+    /// A product of every head with weights of its own, in each of so many layers: one
+    /// launch a layer, as of a strided batched matrix product.
+    fn linear_of_heads(
+        &mut self,
+        what: (&'static str, StepPart),
+        (m, n, k): (u64, u64, u64),
+        (heads, layers): (u64, u64),
     ) -> Result<(), String> {
         let Formats { weights, activations, .. } = self.shape.formats;
         // Tiny or odd matrices are not quantized to groups.
@@ -266,7 +251,7 @@ impl Builder<'_> {
         };
         let a_dtype = activations.into();
         let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
-        self.push(what, Problem::Gemm(gemm), count)
+        self.push_together(what, Problem::Gemm(gemm), (heads * layers, heads))
     }
 
     /// Something elementwise that moves so many bytes, half of them read.
@@ -283,24 +268,22 @@ impl Builder<'_> {
     }
 
     fn layers(&mut self) -> Result<(), String> {
-        let Llm { layers, hidden, vocab, .. } = *self.model;
+        let Llm { hidden, vocab, .. } = *self.model;
         let tensor = self.shape.parallel.tensor;
         self.elementwise("embedding", 2 * self.tokens * hidden, 1)?;
         // A residual is added and the sum normed: two rows in, two out.
-        let norms = layers * self.model.norms_per_layer + 1;
+        let of_layers = self.model.kinds.iter().map(|kind| kind.count * kind.norms);
+        let norms = of_layers.sum::<u64>() + 1;
         self.elementwise("norm", 4 * self.tokens * hidden, norms)?;
-        match self.model.attention {
-            Attention::Heads { q_heads, kv_heads, head_dim, .. } => self
-                .attention_of_heads(
-                    q_heads / tensor,
-                    kv_heads.div_ceil(tensor),
-                    head_dim,
-                )?,
-            Attention::Latent { .. } => self.latent_attention()?,
+        for (mixer, count) in self.model.mixers() {
+            self.mixer(&mixer, count)?;
         }
-        self.dense_feed_forward()?;
-        if let Some(experts) = self.model.experts {
-            self.experts(&experts)?;
+        for (part, count) in self.model.feed_forwards() {
+            match part {
+                FeedForward::None => {}
+                FeedForward::Dense(dense) => self.dense(&dense, count)?,
+                FeedForward::Experts(experts) => self.experts(&experts, count)?,
+            }
         }
         // Of a prompt only the last token is answered.
         let formats = self.shape.formats;
@@ -317,227 +300,41 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn attention_of_heads(
-        &mut self,
-        q_heads: u64,
-        kv_heads: u64,
-        head_dim: u64,
-    ) -> Result<(), String> {
-        let Llm { layers, hidden, .. } = *self.model;
-        let (tokens, n) = (self.tokens, (q_heads + 2 * kv_heads) * head_dim);
-        self.linear(("q, k and v", StepPart::Projection), (tokens, n, hidden), layers)?;
-        self.append(kv_heads, head_dim)?;
-        let global = self.model.global_layers();
-        self.attend(("attention", 0), (q_heads, kv_heads, head_dim), global)?;
-        if let Some(windows) = self.model.windows {
-            let what = ("windowed attention", windows.tokens);
-            self.attend(what, (q_heads, kv_heads, head_dim), layers - global)?;
-        }
-        let k = q_heads * head_dim;
-        self.linear(("output", StepPart::Projection), (tokens, hidden, k), layers)
-    }
-
-    fn append(&mut self, kv_heads: u64, head_dim: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let append = KvAppend {
-            batch: self.requests,
-            context,
-            new_tokens,
-            kv_heads,
-            head_dim,
-            dtype: formats.activations,
-            kv_dtype: formats.cache,
-            layout: PAGES,
-            lengths: Lengths::Equal,
+    fn dense(&mut self, dense: &Dense, count: u64) -> Result<(), String> {
+        let width = dense.intermediate / self.shape.parallel.tensor;
+        let names = match dense.gated {
+            true => ["gate and up", "activation", "down"],
+            false => ["up", "activation", "down"],
         };
-        self.push(("append", StepPart::Rest), Problem::KvAppend(append), self.model.layers)
+        self.feed_forward(names, (width, dense.gated), count)
     }
 
-    fn append_latents(&mut self, latent_dim: u64, rope_dim: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let append = MlaAppend {
-            batch: self.requests,
-            context,
-            new_tokens,
-            latent_dim,
-            rope_dim,
-            dtype: formats.activations,
-            kv_dtype: formats.latents(),
-            layout: PAGES,
-            lengths: Lengths::Equal,
-        };
-        self.push(("append", StepPart::Rest), append.into(), self.model.layers)
-    }
-
-    /// Attention of heads to a window, or to all where it is 0.
-    fn attend(
-        &mut self,
-        (name, window): (&'static str, u64),
-        (q_heads, kv_heads, head_dim): (u64, u64, u64),
-        count: u64,
-    ) -> Result<(), String> {
-        let StepShape { phase, context, new_tokens, formats, .. } = *self.shape;
-        let Formats { cache: kv_dtype, activations: dtype, .. } = formats;
-        let batch = self.requests;
-        let problem = match phase {
-            Phase::Decode => Problem::DecodeAttention(DecodeAttention {
-                batch,
-                context,
-                q_heads,
-                kv_heads,
-                head_dim,
-                dtype,
-                kv_dtype,
-                layout: KvLayout::Contiguous,
-                lengths: Lengths::Equal,
-                new_tokens,
-                window,
-            }),
-            Phase::Prefill => {
-                let (heads, widths) = ((q_heads, kv_heads), (head_dim, head_dim));
-                return self.prefill((name, window), heads, widths, count);
-            }
-        };
-        self.push((name, StepPart::Attention), problem, count)
-    }
-
-    /// Attention of a prompt, whose values may be narrower than its keys.
-    fn prefill(
-        &mut self,
-        (name, window): (&'static str, u64),
-        (q_heads, kv_heads): (u64, u64),
-        (head_dim, v_head_dim): (u64, u64),
-        count: u64,
-    ) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let attention = PrefillAttention {
-            batch: self.requests,
-            prefix: context - new_tokens,
-            new_tokens,
-            q_heads,
-            kv_heads,
-            head_dim,
-            causal: true,
-            dtype: formats.activations,
-            kv_dtype: formats.cache.moved(QuantPlace::Cache, QuantPlace::Prompt),
-            window,
-            v_head_dim,
-            layout: KvLayout::Contiguous,
-        };
-        self.push((name, StepPart::Attention), attention.into(), count)
-    }
-
-    /// The projections to queries of so many elements, by way of a rank where there is one.
-    fn latent_queries(
-        &mut self,
-        q_lora_rank: Option<u64>,
-        width: u64,
-    ) -> Result<(), String> {
-        let Llm { layers, hidden, .. } = *self.model;
-        let tokens = self.tokens;
-        match q_lora_rank {
-            Some(rank) => {
-                self.linear(
-                    ("q down", StepPart::Projection),
-                    (tokens, rank, hidden),
-                    layers,
-                )?;
-                self.linear(("q up", StepPart::Projection), (tokens, width, rank), layers)
-            }
-            None => {
-                self.linear(("q", StepPart::Projection), (tokens, width, hidden), layers)
-            }
-        }
-    }
-
-    /// Latent attention: absorbed in decode, with keys and values of all heads made anew
-    /// out of the latents in prefill.
-    fn latent_attention(&mut self) -> Result<(), String> {
-        let Attention::Latent {
-            q_heads,
-            q_lora_rank,
-            kv_lora_rank,
-            qk_nope_dim,
-            qk_rope_dim,
-            v_head_dim,
-        } = self.model.attention
-        else {
-            return Ok(());
-        };
-        let Llm { layers, hidden, .. } = *self.model;
-        let StepShape { phase, context, new_tokens, formats, parallel, .. } = *self.shape;
-        let (tokens, heads) = (self.tokens, q_heads / parallel.tensor);
-        self.latent_queries(q_lora_rank, heads * (qk_nope_dim + qk_rope_dim))?;
-        let key = kv_lora_rank + qk_rope_dim;
-        self.linear(("latents", StepPart::Projection), (tokens, key, hidden), layers)?;
-        self.append_latents(kv_lora_rank, qk_rope_dim)?;
-        match phase {
-            Phase::Decode => {
-                let absorbed = (heads, layers);
-                let q = (tokens, kv_lora_rank, qk_nope_dim);
-                self.linear_of_heads(("absorb keys", StepPart::Projection), q, absorbed)?;
-                let mla = MlaDecode {
-                    batch: self.requests,
-                    context,
-                    q_heads: heads,
-                    latent_dim: kv_lora_rank,
-                    rope_dim: qk_rope_dim,
-                    dtype: formats.activations,
-                    kv_dtype: formats.latents(),
-                    layout: KvLayout::Contiguous,
-                    lengths: Lengths::Equal,
-                    new_tokens,
-                };
-                let what = ("latent attention", StepPart::Attention);
-                self.push(what, Problem::MlaDecode(mla), layers)?;
-                let o = (tokens, v_head_dim, kv_lora_rank);
-                let what = ("absorb values", StepPart::Projection);
-                self.linear_of_heads(what, o, absorbed)?;
-            }
-            Phase::Prefill => {
-                let up = heads * (qk_nope_dim + v_head_dim);
-                let all = self.requests * context;
-                let what = ("keys and values up", StepPart::Projection);
-                self.linear(what, (all, up, kv_lora_rank), layers)?;
-                let widths = (qk_nope_dim + qk_rope_dim, v_head_dim);
-                self.prefill(("attention", 0), (heads, heads), widths, layers)?;
-            }
-        }
-        let k = heads * v_head_dim;
-        self.linear(("output", StepPart::Projection), (tokens, hidden, k), layers)
-    }
-
-    fn dense_feed_forward(&mut self) -> Result<(), String> {
-        let Llm { layers, intermediate, .. } = *self.model;
-        let dense = layers - self.model.expert_layers();
-        let width = intermediate / self.shape.parallel.tensor;
-        self.feed_forward(["gate and up", "activation", "down"], width, dense)
-    }
-
-    /// Gated feed-forward layers of a width on this GPU.
+    /// Feed-forward layers of a width on this GPU, gated or not.
     fn feed_forward(
         &mut self,
         [up, activation, down]: [&'static str; 3],
-        width: u64,
+        (width, gated): (u64, bool),
         count: u64,
     ) -> Result<(), String> {
         if width == 0 || count == 0 {
             return Ok(());
         }
         let (tokens, hidden) = (self.tokens, self.model.hidden);
-        self.linear((up, StepPart::FeedForward), (tokens, 2 * width, hidden), count)?;
-        self.elementwise(activation, 3 * tokens * width, count)?;
+        let ups = up_projections(gated);
+        let up_shape = (tokens, ups * width, hidden);
+        self.linear((up, StepPart::FeedForward), up_shape, count)?;
+        self.elementwise(activation, (ups + 1) * tokens * width, count)?;
         self.linear((down, StepPart::FeedForward), (tokens, hidden, width), count)
     }
 
-    fn experts(&mut self, experts: &Experts) -> Result<(), String> {
+    fn experts(&mut self, experts: &Experts, count: u64) -> Result<(), String> {
         let Parallel { tensor, expert, .. } = self.shape.parallel;
-        let (hidden, count) = (self.model.hidden, self.model.expert_layers());
+        let hidden = self.model.hidden;
         let router = (self.tokens, experts.count, hidden);
         self.linear(("router", StepPart::FeedForward), router, count)?;
         let shared = experts.shared_intermediate.div_ceil(tensor);
         let names = ["shared gate and up", "shared activation", "shared down"];
-        self.feed_forward(names, shared, count)?;
+        self.feed_forward(names, (shared, experts.gated), count)?;
 
         // Whole experts of a part, or a part of each; of the tokens of all GPUs that share
         // the experts, or of this group's.
@@ -561,11 +358,12 @@ impl Builder<'_> {
             row_order: RowOrder::Scattered,
             a_dtype: Quant::plain(self.shape.formats.activations),
         };
-        let up = all(2 * width, hidden, Inputs::PerToken);
+        let ups = up_projections(experts.gated);
+        let up = all(ups * width, hidden, Inputs::PerToken);
         let down = all(hidden, width, Inputs::PerExpert);
         self.routed("experts' gate and up", up, count)?;
         let rows = up.rows().div_ceil(expert);
-        self.elementwise("experts' activation", 3 * rows * width, count)?;
+        self.elementwise("experts' activation", (ups + 1) * rows * width, count)?;
         self.routed("experts' down", down, count)?;
         if expert > 1 {
             self.send_to_experts(experts, count);
@@ -610,14 +408,17 @@ impl Builder<'_> {
                 ..all
             },
         };
-        let before = self.problems.len();
-        self.push((name, StepPart::FeedForward), Problem::MoeGemm(here), count)?;
         let touched = self.shape.routing.experts_touched(&all)? / expert as f64;
         let others = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
         let read = others as f64 + touched * here.expert_bytes() as f64;
-        let entries = self.problems[before..].iter_mut();
-        entries.for_each(|entry| entry.mean_bytes = Some(read));
-        Ok(())
+        self.push_entry(StepProblem {
+            name,
+            part: StepPart::FeedForward,
+            problem: Problem::MoeGemm(here),
+            count,
+            per_launch: 1,
+            mean_bytes: Some(read),
+        })
     }
 
     /// Groups of GPUs add up what each has of the residual stream, after attention and
@@ -627,8 +428,17 @@ impl Builder<'_> {
         if tensor == 1 {
             return;
         }
-        let spread = if expert > 1 { self.model.expert_layers() } else { 0 };
-        let count = 2 * self.model.layers - spread;
+        let of_layer = |kind: &LayerKind| {
+            let mixes = u64::from(kind.mixer != Mixer::None);
+            let adds = match kind.feed_forward {
+                FeedForward::None => 0,
+                FeedForward::Dense(_) => 1,
+                // Experts that are spread answer by an all-to-all.
+                FeedForward::Experts(_) => u64::from(expert == 1),
+            };
+            kind.count * (mixes + adds)
+        };
+        let count = self.model.kinds.iter().map(of_layer).sum();
         let elements = self.tokens * self.model.hidden;
         self.exchange(("all-reduce", CollectiveKind::AllReduce), elements, tensor, count);
     }
@@ -649,11 +459,15 @@ impl Builder<'_> {
     fn push_exchanges(&mut self) -> Result<(), String> {
         for exchange in std::mem::take(&mut self.exchanges) {
             let Exchange { name, collective, count, mean_share } = exchange;
-            let before = self.problems.len();
-            self.push((name, StepPart::Exchange), collective.into(), count)?;
             let sent = collective.sent_bytes() as f64;
-            let entries = self.problems[before..].iter_mut();
-            entries.for_each(|entry| entry.mean_bytes = mean_share.map(|x| x * sent));
+            self.push_entry(StepProblem {
+                name,
+                part: StepPart::Exchange,
+                problem: collective.into(),
+                count,
+                per_launch: 1,
+                mean_bytes: mean_share.map(|share| share * sent),
+            })?;
         }
         Ok(())
     }

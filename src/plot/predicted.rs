@@ -15,7 +15,7 @@ use super::picture::{Letters, Picture};
 use super::raster;
 use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
 use crate::format::DType;
-use crate::model::llm::{self, AttentionKind, Llm};
+use crate::model::llm::{self, LayerKind, Llm, Mixer};
 use crate::model::machine::{Machine, Machines};
 use crate::model::predict::{Footprint, PeakBasis, Rates, Totals};
 use crate::model::routing::ExpertRouting;
@@ -255,17 +255,20 @@ fn caches(models: &[Llm], machines: &Machines) -> Result<Chart> {
     let latent = llm::named(models, "deepseek-v3")?;
     let with_heads = |count: u64| {
         let mut model = llama.clone();
-        if let AttentionKind::Heads { kv_heads, .. } = &mut model.attention {
-            *kv_heads = count;
+        for kind in &mut model.kinds {
+            if let Mixer::Heads(heads) = &mut kind.mixer {
+                heads.kv_heads = count;
+            }
         }
         model
     };
     let with_latents = |width: u64| {
-        let mut model = Llm { layers: llama.layers, ..latent.clone() };
-        if let AttentionKind::Latent { kv_lora_rank, .. } = &mut model.attention {
-            *kv_lora_rank = width;
+        let mut kind = latent.kinds[0];
+        if let Mixer::Latent(latent) = &mut kind.mixer {
+            latent.kv_lora_rank = width;
         }
-        model
+        let kinds = vec![LayerKind { count: llama.layers(), ..kind }];
+        Llm { kinds, ..latent.clone() }
     };
     let mut variants = vec![
         ("MHA, 64 key and value heads".to_owned(), with_heads(64)),
