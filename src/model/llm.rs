@@ -5,6 +5,7 @@
 //! FLOPs are one [`LayerKind`] with a count. A layer has a token mixer (attention of some
 //! span, latent attention, or a state of fixed size) and a feed-forward part.
 
+mod check;
 mod row;
 
 use std::path::Path;
@@ -12,7 +13,8 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::table;
-pub use row::{ModelRow, hint_for_key};
+use super::weights::Weights;
+pub use row::{ModelRow, hint_for_key, together as kinds_together};
 
 /// A model.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +34,8 @@ pub struct Llm {
     pub parameters: Option<u64>,
     /// Longest context that the model was made for, in tokens.
     pub context_limit: Option<u64>,
+    /// Formats in which its weights are published, where that is known.
+    pub weights: Option<Weights>,
     /// Where the numbers are published.
     pub source: String,
 }
@@ -324,3 +328,6 @@ pub fn load(user: Option<&Path>) -> Result<Vec<Llm>> {
 pub fn named<'a>(models: &'a [Llm], name: &str) -> Result<&'a Llm> {
     table::named(models, "model", name, |model| &model.name)
 }
+
+#[cfg(test)]
+mod tests;

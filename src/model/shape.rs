@@ -1,6 +1,7 @@
 //! The shape of a step: what is asked of a model, and how it is spread over GPUs.
 
 use super::llm::{FeedForward, Llm, Mixer};
+pub use super::weights::{WeightPart, Weights};
 use crate::format::DType;
 use crate::quant::{Quant, QuantPlace};
 
@@ -29,8 +30,8 @@ impl Phase {
 /// Formats of a step's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Formats {
-    /// Scheme of weights.
-    pub weights: Quant,
+    /// Schemes of weights.
+    pub weights: Weights,
     /// Scheme of cached keys and values; of latents, and of keys and values made anew out of
     /// them, what is customary there.
     pub cache: Quant,
@@ -42,7 +43,7 @@ impl Formats {
     /// The same format for everything, without scales.
     pub const fn plain(dtype: DType) -> Formats {
         let quant = Quant::plain(dtype);
-        Formats { weights: quant, cache: quant, activations: dtype }
+        Formats { weights: Weights::all(quant), cache: quant, activations: dtype }
     }
 
     /// Scheme of cached latents.

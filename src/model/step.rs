@@ -4,8 +4,7 @@
 mod mixer;
 
 use super::llm::{Dense, Experts, FeedForward, LayerKind, Llm, Mixer};
-pub use super::shape::{Formats, Parallel, Phase, StepShape};
-use crate::format::DType;
+pub use super::shape::{Formats, Parallel, Phase, StepShape, WeightPart, Weights};
 use crate::op::{
     Access, Collective, CollectiveKind, Gemm, Inputs, MoeGemm, Problem, Routing, RowOrder,
     Stream,
@@ -125,9 +124,8 @@ impl Step {
         builder.layers()?;
         builder.push_exchanges()?;
         let embedding = if model.tied_embeddings { 0 } else { model.vocab * model.hidden };
-        let embedding_bytes = head_format(shape.formats)
-            .dtype()
-            .bytes_of(embedding.div_ceil(shape.parallel.tensor));
+        let format = shape.formats.weights.of(WeightPart::Head).dtype();
+        let embedding_bytes = format.bytes_of(embedding.div_ceil(shape.parallel.tensor));
         let request_cache_bytes = mixer::request_cache_bytes(model, shape);
         let problems = builder.problems;
         Ok(Step { problems, requests, embedding_bytes, request_cache_bytes })
@@ -144,15 +142,6 @@ impl Step {
 /// Projections into a feed-forward part: its gate is one more.
 const fn up_projections(gated: bool) -> u64 {
     if gated { 2 } else { 1 }
-}
-
-/// Nobody quantizes embeddings and heads below 16 bits.
-fn head_format(formats: Formats) -> Quant {
-    if formats.weights.dtype().bits() < 16 {
-        Quant::plain(DType::Bf16)
-    } else {
-        formats.weights
-    }
 }
 
 impl Builder<'_> {
@@ -182,14 +171,28 @@ impl Builder<'_> {
             entry.count += count;
             return Ok(());
         }
-        let problem = problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
+        let problem = problem.counted().map_err(|e| format!("{name}: {}", e.message))?;
         let expected = problem.routed().map(|routed| routed.bytes_read_expected);
         let entry = StepProblem { name, part, problem, count, per_launch, expected };
         self.problems.push(entry);
         Ok(())
     }
 
-    /// A linear layer over so many tokens, `n` features of `k`.
+    /// A linear layer of a part over so many tokens, `n` features of `k`.
+    fn linear_of(
+        &mut self,
+        part: WeightPart,
+        name: &'static str,
+        (m, n, k): (u64, u64, u64),
+        count: u64,
+    ) -> Result<(), String> {
+        let Formats { weights, activations, .. } = self.shape.formats;
+        let (w_dtype, a_dtype) = (weights.of(part), activations.into());
+        let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
+        self.push((name, StepPart::FeedForward), Problem::Gemm(gemm), count)
+    }
+
+    /// A linear layer around attention.
     fn linear(
         &mut self,
         what: (&'static str, StepPart),
@@ -208,11 +211,7 @@ impl Builder<'_> {
         (heads, layers): (u64, u64),
     ) -> Result<(), String> {
         let Formats { weights, activations, .. } = self.shape.formats;
-        // Tiny or odd matrices are not quantized to groups.
-        let w_dtype = match weights.check_matrix(n, k) {
-            Ok(()) => weights,
-            Err(_) => Quant::plain(DType::Bf16),
-        };
+        let w_dtype = weights.of(WeightPart::Attention);
         let a_dtype = activations.into();
         let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
         self.push_together(what, Problem::Gemm(gemm), (heads * layers, heads))
@@ -256,7 +255,7 @@ impl Builder<'_> {
             n: vocab.div_ceil(tensor),
             k: hidden,
             dtype: formats.activations,
-            w_dtype: head_format(formats),
+            w_dtype: formats.weights.of(WeightPart::Head),
             a_dtype: formats.activations.into(),
         };
         self.push(("head", StepPart::Rest), Problem::Gemm(head), 1)?;
@@ -270,12 +269,13 @@ impl Builder<'_> {
             true => ["gate and up", "activation", "down"],
             false => ["up", "activation", "down"],
         };
-        self.feed_forward(names, (width, dense.gated), count)
+        self.feed_forward(WeightPart::Dense, names, (width, dense.gated), count)
     }
 
     /// Feed-forward layers of a width on this GPU, gated or not.
     fn feed_forward(
         &mut self,
+        part: WeightPart,
         [up, activation, down]: [&'static str; 3],
         (width, gated): (u64, bool),
         count: u64,
@@ -286,19 +286,19 @@ impl Builder<'_> {
         let (tokens, hidden) = (self.tokens, self.model.hidden);
         let ups = up_projections(gated);
         let up_shape = (tokens, ups * width, hidden);
-        self.linear((up, StepPart::FeedForward), up_shape, count)?;
+        self.linear_of(part, up, up_shape, count)?;
         self.elementwise(activation, (ups + 1) * tokens * width, count)?;
-        self.linear((down, StepPart::FeedForward), (tokens, hidden, width), count)
+        self.linear_of(part, down, (tokens, hidden, width), count)
     }
 
     fn experts(&mut self, experts: &Experts, count: u64) -> Result<(), String> {
         let Parallel { tensor, expert, .. } = self.shape.parallel;
         let hidden = self.model.hidden;
         let router = (self.tokens, experts.count, hidden);
-        self.linear(("router", StepPart::FeedForward), router, count)?;
+        self.linear_of(WeightPart::Router, "router", router, count)?;
         let shared = experts.shared_intermediate.div_ceil(tensor);
         let names = ["shared gate and up", "shared activation", "shared down"];
-        self.feed_forward(names, (shared, experts.gated), count)?;
+        self.feed_forward(WeightPart::Shared, names, (shared, experts.gated), count)?;
 
         // Whole experts of a part, or a part of each; of all tokens or of this group's.
         let (tokens, width) = if expert > 1 {
@@ -313,7 +313,7 @@ impl Builder<'_> {
             n,
             k,
             dtype: self.shape.formats.activations,
-            w_dtype: self.shape.formats.weights,
+            w_dtype: self.shape.formats.weights.of(WeightPart::Experts),
             routing: Routing::Balanced,
             routing_seed: 0,
             inputs,

@@ -194,7 +194,7 @@ fn prediction(name: &str, shape: &StepShape, machine: &str) -> Prediction {
 
 /// DeepSeek-V3 in fp8 on 8 GPUs at batch 256 and 4K: a prediction at the data sheet's peaks.
 fn deepseek_on_eight(graphs: Graphs) -> Prediction {
-    let formats = Formats { weights: Quant::weights(DType::Fp8E4m3), ..BF16 };
+    let formats = Formats { weights: Quant::weights(DType::Fp8E4m3).into(), ..BF16 };
     let parallel = Parallel { tensor: 1, expert: 8, data: 8 };
     let shape = StepShape { formats, parallel, ..decode(256, 4096) };
     let (models, machines) = (models(), Machines::load(None).unwrap());

@@ -11,7 +11,7 @@ use crate::model::launch::Graphs;
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
 use crate::model::predict::{PeakBasis, Rates};
-use crate::model::step::{Formats, Parallel};
+use crate::model::step::{Formats, Parallel, Weights};
 use crate::model::task::Served;
 use crate::model::workload::{self, Workload};
 use crate::quant::{Quant, QuantPlace};
@@ -80,10 +80,6 @@ pub struct Output {
     pub format: OutputFormat,
 }
 
-fn weights_scheme(text: &str) -> std::result::Result<Quant, String> {
-    Quant::parse(text, QuantPlace::Weights)
-}
-
 /// A scheme of a cache. int4 is refused later, for cache and activations together.
 fn cache_scheme(text: &str) -> std::result::Result<Quant, String> {
     match text.parse() {
@@ -100,8 +96,8 @@ pub struct ServedOptions {
     models: Vec<String>,
     /// Formats of weights: bf16, f16, fp8_e4m3, int8, int4, mxfp4, mxfp8, nvfp4, or a scheme
     /// such as fp8_e4m3_block128x128, fp8_e4m3_tensor, int4_g32 or int4_g128_zp.
-    #[arg(long, value_delimiter = ',', default_value = "bf16", value_parser = weights_scheme)]
-    weights: Vec<Quant>,
+    #[arg(long, value_delimiter = ',', default_value = "bf16")]
+    weights: Vec<Weights>,
     /// Formats of cached keys and values: bf16, f16, fp8_e4m3, int8, fp8_e4m3_tensor.
     #[arg(long, value_delimiter = ',', default_value = "bf16", value_parser = cache_scheme)]
     cache: Vec<Quant>,
