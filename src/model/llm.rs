@@ -7,6 +7,7 @@
 
 mod check;
 mod row;
+mod written;
 
 use std::path::Path;
 
@@ -260,7 +261,7 @@ impl Llm {
         together(self.kinds.iter().map(|kind| (kind.feed_forward, kind.count)))
     }
 
-    /// Parameters that are not in a matrix: norms, biases and convolutions.
+    /// Parameters that are in no problem of a step: norms and biases.
     pub fn vector_parameters(&self) -> u64 {
         let of_kind = |kind: &LayerKind| {
             let vectors = kind.mixer.vector_parameters() + kind.norms * self.hidden;
@@ -271,7 +272,7 @@ impl Llm {
 }
 
 impl Mixer {
-    /// Parameters of a layer that are not in a matrix, without the norms of its input.
+    /// Those of a layer, without the norms of its input.
     pub const fn vector_parameters(&self) -> u64 {
         match *self {
             Mixer::None => 0,
@@ -294,9 +295,8 @@ impl Mixer {
                 queries + kv_lora_rank + index
             }
             // Each head has a decay rate and a bias of its step; a norm follows the heads.
-            Mixer::State(state) => {
-                state.channels() * state.conv_taps + 2 * state.heads + state.value_dim
-            }
+            // Taps of the convolution are in the problem of the state.
+            Mixer::State(state) => 2 * state.heads + state.value_dim,
         }
     }
 }

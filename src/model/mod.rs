@@ -11,6 +11,7 @@ pub mod llm;
 pub mod machine;
 pub mod predict;
 pub mod published;
+pub mod routing;
 mod shape;
 pub mod step;
 pub mod sweep;

@@ -4,7 +4,8 @@
 use super::launch::Graphs;
 use super::llm::Llm;
 use super::machine::Machine;
-use super::step::{Phase, Step, StepPart, StepShape};
+use super::routing::Touched;
+use super::step::{Phase, Step, StepPart, StepProblem, StepShape};
 use crate::format::DType;
 use crate::resource::{Resource, Work};
 use crate::roofline::Roof;
@@ -77,6 +78,21 @@ impl<'a> Rates<'a> {
         })
     }
 
+    /// [`Rates::roof`] of one problem of a step, with so many experts touched.
+    pub fn roof_of(&self, entry: &StepProblem, touched: Touched) -> Option<Roof> {
+        let work = entry.problem.work();
+        let mut roof = self.roof(&work)?;
+        if entry.is_routed() && touched == Touched::Mean {
+            roof.memory_s = entry.bytes(touched) / self.bytes_per_s();
+            // What is sent is received: one rate for both.
+            let most = entry.sent_bytes(Touched::Bound);
+            if most > 0.0 {
+                roof.link_s *= entry.sent_bytes(touched) / most;
+            }
+        }
+        Some(roof)
+    }
+
     /// FLOPs per byte at which computing and moving data take equally long.
     pub fn ridge(&self, dtype: DType) -> Option<f64> {
         Some(self.flops_per_s(dtype)? / self.bytes_per_s())
@@ -88,14 +104,16 @@ impl<'a> Rates<'a> {
 pub struct Totals {
     /// FLOPs.
     pub flops: f64,
-    /// Bytes to and from DRAM.
+    /// Bytes to and from DRAM, with as many experts as the step's routing touches.
     pub bytes: f64,
     /// Of these, weights.
     pub weight_bytes: f64,
     /// Of these, the cache that attention reads.
     pub cache_bytes: f64,
-    /// Bytes, with the number of experts that uniform routing touches on average.
+    /// Bytes, with the number of experts that are touched in the mean.
     pub expected_bytes: f64,
+    /// Bytes, with as many experts as can be touched.
+    pub bound_bytes: f64,
     /// Bytes that the GPU sends to other GPUs.
     pub link_bytes: f64,
     /// Number of launches.
@@ -109,12 +127,17 @@ impl Totals {
         let mut totals = Totals::default();
         for entry in step.problems.iter().filter(|entry| wanted(entry.part)) {
             let (work, count) = (entry.problem.work(), entry.count as f64);
+            let bytes = entry.bytes(step.touched);
+            // Of what depends on the routing, only weights are read from DRAM.
+            let weight_bytes =
+                entry.problem.weight_bytes() as f64 - (work.bytes() as f64 - bytes);
             totals.flops += count * work.flops() as f64;
-            totals.bytes += count * work.bytes() as f64;
-            totals.weight_bytes += count * entry.problem.weight_bytes() as f64;
+            totals.bytes += count * bytes;
+            totals.weight_bytes += count * weight_bytes;
             totals.cache_bytes += count * entry.problem.cache_bytes() as f64;
-            totals.expected_bytes += count * entry.expected_bytes();
-            totals.link_bytes += count * work.sent_bytes() as f64;
+            totals.expected_bytes += count * entry.bytes(Touched::Mean);
+            totals.bound_bytes += count * work.bytes() as f64;
+            totals.link_bytes += count * entry.sent_bytes(step.touched);
             totals.launches += entry.launches();
         }
         totals
@@ -128,6 +151,11 @@ impl Totals {
     /// Operational intensity, FLOPs per byte of DRAM.
     pub fn operational_intensity(&self) -> f64 {
         self.flops / self.bytes
+    }
+
+    /// Operational intensity with as many experts as can be touched.
+    pub fn bound_intensity(&self) -> f64 {
+        self.flops / self.bound_bytes
     }
 
     /// FLOPs per byte of weights and cache only, as the literature counts a decode step.
@@ -186,10 +214,19 @@ impl StepTimes {
     /// Times of a step; `None` where the machine states no peak for a format, or no links
     /// where there is something to send.
     pub fn of(step: &Step, rates: &Rates) -> Option<StepTimes> {
+        StepTimes::with(step, rates, step.touched)
+    }
+
+    /// Times of a step that touches as many experts as it can; `None` as [`StepTimes::of`].
+    pub fn bound_of(step: &Step, rates: &Rates) -> Option<StepTimes> {
+        StepTimes::with(step, rates, Touched::Bound)
+    }
+
+    fn with(step: &Step, rates: &Rates, touched: Touched) -> Option<StepTimes> {
         let mut times = StepTimes::default();
         let mut launches = 0;
         for entry in &step.problems {
-            let (roof, count) = (rates.roof(&entry.problem.work())?, entry.count as f64);
+            let (roof, count) = (rates.roof_of(entry, touched)?, entry.count as f64);
             times.memory_s += count * roof.memory_s;
             times.compute_s += count * roof.compute_s;
             times.roof_s += count * roof.memory_s.max(roof.compute_s);
@@ -323,6 +360,8 @@ pub struct Prediction {
     pub ridge: Option<f64>,
     /// Times, where the machine states all rates that they need.
     pub times: Option<StepTimes>,
+    /// Times with as many experts as can be touched.
+    pub bound_times: Option<StepTimes>,
     /// Memory capacity of the machine in bytes, where it is stated.
     pub memory_bytes: Option<f64>,
     /// Largest number of requests that fits, on all GPUs together.
@@ -344,11 +383,14 @@ impl Prediction {
         let memory_bytes = rates.machine.memory_bytes;
         let ridge = rates.ridge(shape.formats.activations);
         let data = shape.parallel.data as f64;
+        let times = StepTimes::of(step, rates);
+        let is_routed = step.problems.iter().any(StepProblem::is_routed);
         Prediction {
             totals,
             footprint,
             ridge,
-            times: StepTimes::of(step, rates),
+            times,
+            bound_times: if is_routed { StepTimes::bound_of(step, rates) } else { times },
             memory_bytes,
             batch_max: memory_bytes.map(|bytes| data * footprint.most_requests(bytes)),
             batch_at_ridge: ridge.and_then(|ridge| growth.batch_at(ridge)),

@@ -1,7 +1,8 @@
 //! The shape of a step: what is asked of a model, and how it is spread over GPUs.
 
 use super::llm::{FeedForward, Llm, Mixer};
-pub use super::weights::{WeightPart, Weights};
+use super::routing::ExpertRouting;
+pub use super::weights::{WeightPart, Weights, WeightsChoice};
 use crate::format::DType;
 use crate::quant::{Quant, QuantPlace};
 
@@ -75,7 +76,7 @@ impl Parallel {
 }
 
 /// A step to predict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepShape {
     /// What it does.
     pub phase: Phase,
@@ -89,6 +90,54 @@ pub struct StepShape {
     pub formats: Formats,
     /// How it is spread.
     pub parallel: Parallel,
+    /// How tokens choose experts.
+    pub routing: ExpertRouting,
+}
+
+/// Formats that a question asks for, of any model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatsChoice {
+    /// Schemes of weights.
+    pub weights: WeightsChoice,
+    /// As of [`Formats`].
+    pub cache: Quant,
+    /// As of [`Formats`].
+    pub activations: DType,
+}
+
+impl FormatsChoice {
+    /// The formats of a model.
+    pub fn of(self, model: &Llm) -> Formats {
+        let weights = match self.weights {
+            WeightsChoice::All(weights) => weights,
+            WeightsChoice::Shipped => {
+                model.weights.unwrap_or(Weights::all(Quant::plain(DType::Bf16)))
+            }
+        };
+        Formats { weights, cache: self.cache, activations: self.activations }
+    }
+}
+
+impl From<Formats> for FormatsChoice {
+    fn from(formats: Formats) -> Self {
+        let Formats { weights, cache, activations } = formats;
+        FormatsChoice { weights: WeightsChoice::All(weights), cache, activations }
+    }
+}
+
+impl StepShape {
+    /// A decode step of one request of one token on one GPU.
+    pub(super) fn of_one_token(formats: Formats) -> Self {
+        StepShape {
+            phase: Phase::Decode,
+            batch: 1,
+            context: 1,
+            new_tokens: 1,
+            formats,
+            parallel: Parallel::ONE,
+            routing: ExpertRouting::default(),
+        }
+    }
 }
 
 /// Most new tokens of a step on one GPU, and most tokens of a request: what their products

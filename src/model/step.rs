@@ -4,7 +4,11 @@
 mod mixer;
 
 use super::llm::{Dense, Experts, FeedForward, LayerKind, Llm, Mixer};
-pub use super::shape::{Formats, Parallel, Phase, StepShape, WeightPart, Weights};
+use super::routing::{self, Touched};
+pub use super::shape::{
+    Formats, FormatsChoice, Parallel, Phase, StepShape, WeightPart, Weights, WeightsChoice,
+};
+use crate::format::DType;
 use crate::op::{
     Access, Collective, CollectiveKind, Gemm, Inputs, MoeGemm, Problem, Routing, RowOrder,
     Stream,
@@ -41,9 +45,9 @@ pub struct StepProblem {
     /// How many of them one launch computes together; launches follow one another. 0 where
     /// the launch of another problem computes them too.
     pub per_launch: u64,
-    /// Bytes read in the mean under uniform routing, where experts are routed over
-    /// several GPUs; [`MoeGemm::bytes_read_expected`] where they are not.
-    expected: Option<f64>,
+    /// Bytes that are read, or sent by an exchange, in the mean over the ways in which tokens
+    /// choose experts. The problem itself is of as many as can be touched.
+    mean_bytes: Option<f64>,
 }
 
 impl StepProblem {
@@ -62,10 +66,29 @@ impl StepProblem {
         }
     }
 
-    /// Bytes of one problem with as many experts as routing touches in the mean.
-    pub fn expected_bytes(&self) -> f64 {
+    /// Bytes of one problem to and from DRAM.
+    pub fn bytes(&self, touched: Touched) -> f64 {
         let work = self.problem.work();
-        self.expected.map_or(work.bytes() as f64, |read| read + work.bytes_written() as f64)
+        match self.mean_bytes {
+            Some(read) if touched == Touched::Mean && work.bytes() > 0 => {
+                read + work.bytes_written() as f64
+            }
+            _ => work.bytes() as f64,
+        }
+    }
+
+    /// Bytes of one problem that are sent to other GPUs.
+    pub fn sent_bytes(&self, touched: Touched) -> f64 {
+        let sent = self.problem.work().sent_bytes();
+        match self.mean_bytes {
+            Some(mean) if touched == Touched::Mean && sent > 0 => mean,
+            _ => sent as f64,
+        }
+    }
+
+    /// Whether its bytes depend on which experts tokens choose.
+    pub const fn is_routed(&self) -> bool {
+        self.mean_bytes.is_some()
     }
 
     /// Bytes of the weights of one problem that lie in memory, read or not.
@@ -90,6 +113,8 @@ pub struct Step {
     pub embedding_bytes: u64,
     /// Bytes of the cache of one request, on this GPU.
     pub request_cache_bytes: u64,
+    /// Which number of touched experts its sums are of.
+    pub touched: Touched,
 }
 
 /// Makes the list.
@@ -102,7 +127,16 @@ struct Builder<'a> {
     tokens: u64,
     problems: Vec<StepProblem>,
     /// What GPUs send each other.
-    exchanges: Vec<(&'static str, Collective, u64)>,
+    exchanges: Vec<Exchange>,
+}
+
+/// Equal collectives of a step.
+struct Exchange {
+    name: &'static str,
+    collective: Collective,
+    count: u64,
+    /// Share of its bytes that is sent in the mean, where that depends on the routing.
+    mean_share: Option<f64>,
 }
 
 impl Step {
@@ -128,7 +162,20 @@ impl Step {
         let embedding_bytes = format.bytes_of(embedding.div_ceil(shape.parallel.tensor));
         let request_cache_bytes = mixer::request_cache_bytes(model, shape);
         let problems = builder.problems;
-        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes })
+        let touched = shape.routing.touched();
+        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes, touched })
+    }
+
+    /// Parameters of a model: those of its problems, with all experts, the embedding's and
+    /// the vectors'.
+    ///
+    /// # Errors
+    /// As [`Step::of`].
+    pub fn parameters(model: &Llm) -> Result<u64, String> {
+        const BF16: Formats = Formats::plain(DType::Bf16);
+        let step = Step::of(model, &StepShape::of_one_token(BF16))?;
+        let matrices = step.resident_weight_bytes() / DType::Bf16.bytes();
+        Ok(matrices + model.vector_parameters())
     }
 
     /// Bytes of the weights that lie in the memory of this GPU.
@@ -161,19 +208,23 @@ impl Builder<'_> {
         problem: Problem,
         (count, per_launch): (u64, u64),
     ) -> Result<(), String> {
-        if count == 0 {
+        let mean_bytes = None;
+        self.push_entry(StepProblem { name, part, problem, count, per_launch, mean_bytes })
+    }
+
+    fn push_entry(&mut self, mut entry: StepProblem) -> Result<(), String> {
+        if entry.count == 0 {
             return Ok(());
         }
-        let is_equal = |entry: &&mut StepProblem| {
-            entry.name == name && entry.problem == problem && entry.per_launch == per_launch
+        let is_equal = |other: &&mut StepProblem| {
+            StepProblem { count: other.count, ..entry } == **other
         };
-        if let Some(entry) = self.problems.iter_mut().find(is_equal) {
-            entry.count += count;
+        if let Some(other) = self.problems.iter_mut().find(is_equal) {
+            other.count += entry.count;
             return Ok(());
         }
-        let problem = problem.counted().map_err(|e| format!("{name}: {}", e.message))?;
-        let expected = problem.routed().map(|routed| routed.bytes_read_expected);
-        let entry = StepProblem { name, part, problem, count, per_launch, expected };
+        let checked = entry.problem.counted();
+        entry.problem = checked.map_err(|e| format!("{}: {}", entry.name, e.message))?;
         self.problems.push(entry);
         Ok(())
     }
@@ -300,9 +351,11 @@ impl Builder<'_> {
         let names = ["shared gate and up", "shared activation", "shared down"];
         self.feed_forward(WeightPart::Shared, names, (shared, experts.gated), count)?;
 
-        // Whole experts of a part, or a part of each; of all tokens or of this group's.
+        // Whole experts of a part, or a part of each; of the tokens of all GPUs that share
+        // the experts, or of this group's.
         let (tokens, width) = if expert > 1 {
-            (self.shape.batch * self.shape.new_tokens, experts.intermediate)
+            let tokens = self.shape.batch * self.shape.new_tokens * expert;
+            (tokens.div_ceil(self.shape.parallel.gpus()), experts.intermediate)
         } else {
             (self.tokens, experts.intermediate / tensor)
         };
@@ -328,16 +381,27 @@ impl Builder<'_> {
         self.elementwise("experts' activation", (ups + 1) * rows * width, count)?;
         self.routed("experts' down", down, count)?;
         if expert > 1 {
-            // Each token goes to its experts, and comes back; some are at home.
-            let elements = self.tokens * experts.top_k * hidden;
-            self.exchange(
-                ("all-to-all", CollectiveKind::AllToAll),
-                elements,
-                expert,
-                2 * count,
-            );
+            self.send_to_experts(experts, count);
         }
         Ok(())
+    }
+
+    /// Each token goes to the GPUs of its experts, one copy to each, and what comes back of
+    /// each is a sum. GPUs that have the same tokens divide them for that, and gather them.
+    fn send_to_experts(&mut self, experts: &Experts, count: u64) {
+        let Parallel { tensor, expert, .. } = self.shape.parallel;
+        let (tokens, hidden) = (self.tokens.div_ceil(tensor), self.model.hidden);
+        let most = experts.top_k.min(expert);
+        let what = ("all-to-all", CollectiveKind::AllToAll);
+        self.exchange(what, tokens * most * hidden, expert, 2 * count);
+        let reached = routing::gpus_reached((experts.count, experts.top_k), expert);
+        if let Some(exchange) = self.exchanges.last_mut() {
+            exchange.mean_share = Some(reached / most as f64);
+        }
+        if tensor > 1 {
+            let what = ("all-gather", CollectiveKind::AllGather);
+            self.exchange(what, self.tokens * hidden, tensor, count);
+        }
     }
 
     /// A projection of routed experts. Where these are spread, each GPU has its share of
@@ -349,25 +413,27 @@ impl Builder<'_> {
         count: u64,
     ) -> Result<(), String> {
         let expert = self.shape.parallel.expert;
-        let what = (name, StepPart::FeedForward);
-        if expert == 1 {
-            return self.push(what, Problem::MoeGemm(all), count);
-        }
-        let here = MoeGemm {
-            tokens: all.rows().div_ceil(expert),
-            experts: all.experts / expert,
-            top_k: 1,
-            inputs: Inputs::PerExpert,
-            ..all
+        let here = match expert {
+            1 => all,
+            _ => MoeGemm {
+                tokens: all.rows().div_ceil(expert),
+                experts: all.experts / expert,
+                top_k: 1,
+                inputs: Inputs::PerExpert,
+                ..all
+            },
         };
-        self.push(what, Problem::MoeGemm(here), count)?;
-        let is_same = |entry: &&mut StepProblem| entry.name == name;
-        if let Some(entry) = self.problems.iter_mut().rfind(is_same) {
-            let work = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
-            let touched = all.experts_expected() / expert as f64;
-            entry.expected = Some(work as f64 + touched * here.expert_bytes() as f64);
-        }
-        Ok(())
+        let touched = self.shape.routing.experts_touched(&all)? / expert as f64;
+        let others = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
+        let read = others as f64 + touched * here.expert_bytes() as f64;
+        self.push_entry(StepProblem {
+            name,
+            part: StepPart::FeedForward,
+            problem: Problem::MoeGemm(here),
+            count,
+            per_launch: 1,
+            mean_bytes: Some(read),
+        })
     }
 
     /// Groups of GPUs add up what each has of the residual stream, after attention and
@@ -402,12 +468,21 @@ impl Builder<'_> {
     ) {
         let bytes = self.shape.formats.activations.bytes_of(elements);
         let collective = Collective { collective: kind, ranks, bytes, link: Link::Peer };
-        self.exchanges.push((name, collective, count));
+        self.exchanges.push(Exchange { name, collective, count, mean_share: None });
     }
 
     fn push_exchanges(&mut self) -> Result<(), String> {
-        for (name, collective, count) in std::mem::take(&mut self.exchanges) {
-            self.push((name, StepPart::Exchange), collective.into(), count)?;
+        for exchange in std::mem::take(&mut self.exchanges) {
+            let Exchange { name, collective, count, mean_share } = exchange;
+            let sent = collective.sent_bytes() as f64;
+            self.push_entry(StepProblem {
+                name,
+                part: StepPart::Exchange,
+                problem: collective.into(),
+                count,
+                per_launch: 1,
+                mean_bytes: mean_share.map(|share| share * sent),
+            })?;
         }
         Ok(())
     }

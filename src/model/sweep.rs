@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use super::llm::Llm;
 use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
-use super::step::{Formats, Parallel, Phase, Step, StepShape};
+use super::routing::ExpertRouting;
+use super::step::{Formats, FormatsChoice, Parallel, Phase, Step, StepShape};
 
 /// Tokens of each request in a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,9 +30,11 @@ pub struct Grid<'a> {
     /// What steps do.
     pub phases: Vec<Phase>,
     /// Formats of weights, cache and activations.
-    pub formats: Vec<Formats>,
+    pub formats: Vec<FormatsChoice>,
     /// Ways to spread a model.
     pub parallel: Vec<Parallel>,
+    /// How tokens choose experts.
+    pub routing: ExpertRouting,
     /// Tokens of requests.
     pub tokens: Vec<Tokens>,
     /// Requests.
@@ -41,7 +44,7 @@ pub struct Grid<'a> {
 }
 
 /// Columns of a row.
-pub const COLUMNS: [&str; 42] = [
+pub const COLUMNS: [&str; 47] = [
     "model",
     "workload",
     "phase",
@@ -54,14 +57,18 @@ pub const COLUMNS: [&str; 42] = [
     "tensor",
     "expert",
     "data",
+    "routing",
     "machine",
     "flops",
     "bytes",
     "weight_bytes",
     "cache_bytes",
     "expected_bytes",
+    "bound_bytes",
     "link_bytes",
+    "launches",
     "oi_flops_per_byte",
+    "oi_bound_flops_per_byte",
     "oi_weights_and_cache_flops_per_byte",
     "ridge_flops_per_byte",
     "memory_s",
@@ -69,6 +76,7 @@ pub const COLUMNS: [&str; 42] = [
     "link_s",
     "launch_s",
     "time_s",
+    "time_bound_s",
     "bound",
     "capacity_footprint_bytes",
     "resident_bytes",
@@ -99,6 +107,7 @@ struct GridChunk<'a> {
     phase: Phase,
     formats: Formats,
     parallel: Parallel,
+    routing: ExpertRouting,
     tokens: &'a Tokens,
     batches: &'a [u64],
 }
@@ -117,6 +126,7 @@ impl GridChunk<'_> {
             new_tokens,
             formats: self.formats,
             parallel: self.parallel,
+            routing: self.routing,
         }
     }
 }
@@ -137,8 +147,9 @@ impl<'a> Grid<'a> {
                             self.batches.chunks(BATCHES).map(move |batches| GridChunk {
                                 model,
                                 phase,
-                                formats,
+                                formats: formats.of(model),
                                 parallel,
+                                routing: self.routing,
                                 tokens,
                                 batches,
                             })
@@ -210,7 +221,8 @@ struct SweepRow<'a> {
 impl SweepRow<'_> {
     fn write_question(&self, to: &mut String) {
         let StepQuestion { model, shape, rates } = self.question;
-        let StepShape { phase, batch, context, new_tokens, formats, parallel } = shape;
+        let StepShape { phase, batch, context, new_tokens, .. } = shape;
+        let StepShape { formats, parallel, routing, .. } = shape;
         let Formats { weights, cache, activations } = formats;
         let Parallel { tensor, expert, data } = parallel;
         quote(to, &model.name);
@@ -219,7 +231,8 @@ impl SweepRow<'_> {
         // Writing to a string never fails.
         let _ = write!(
             to,
-            ",{},{batch},{context},{new_tokens},{weights},{cache},{},{tensor},{expert},{data},",
+            ",{},{batch},{context},{new_tokens},{weights},{cache},{},{tensor},{expert},{data},\
+             {routing},",
             phase.name(),
             activations.name()
         );
@@ -235,8 +248,11 @@ impl SweepRow<'_> {
         number(to, Some(totals.weight_bytes));
         number(to, Some(totals.cache_bytes));
         number(to, Some(totals.expected_bytes));
+        number(to, Some(totals.bound_bytes));
         number(to, Some(totals.link_bytes));
+        number(to, Some(totals.launches as f64));
         number(to, Some(totals.operational_intensity()));
+        number(to, Some(totals.bound_intensity()));
         number(to, Some(totals.intensity_of_weights_and_cache()));
         number(to, of.ridge);
         number(to, times.map(|times| times.memory_s));
@@ -244,6 +260,7 @@ impl SweepRow<'_> {
         number(to, times.map(|times| times.link_s));
         number(to, times.map(|times| times.launch_s));
         number(to, times.map(|times| times.time_s()));
+        number(to, of.bound_times.map(|times| times.time_s()));
         word(to, of.bound().map(|bound| bound.name()));
         number(to, Some(of.footprint.per_request_bytes()));
         number(to, Some(of.footprint.resident_bytes()));
@@ -275,7 +292,7 @@ impl SweepRow<'_> {
 
     fn write_refusal(&self, to: &mut String, reason: &str) {
         self.write_question(to);
-        let written = 13;
+        let written = 14;
         for _ in written..COLUMNS.len() {
             to.push(',');
         }
@@ -328,9 +345,10 @@ mod tests {
         check(&Grid {
             models: models.iter().collect(),
             phases: Phase::ALL.to_vec(),
-            formats: vec![formats],
+            formats: vec![formats.into()],
             parallel: vec![Parallel::ONE, Parallel { tensor: 5, ..Parallel::ONE }],
             tokens: [64, 8192].map(tokens).to_vec(),
+            routing: ExpertRouting::Uniform,
             batches: (1..=300).step_by(37).collect(),
             rates: machines.iter().map(|m| Rates::new(m, PeakBasis::Sheet)).collect(),
         });

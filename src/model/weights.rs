@@ -85,6 +85,26 @@ impl Weights {
     }
 }
 
+/// Schemes of weights that a question asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightsChoice {
+    /// These, of every model.
+    All(Weights),
+    /// Those in which each model is published; bf16 where that is not known.
+    Shipped,
+}
+
+impl FromStr for WeightsChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WeightsChoice, String> {
+        match text {
+            "shipped" => Ok(WeightsChoice::Shipped),
+            text => text.parse().map(WeightsChoice::All),
+        }
+    }
+}
+
 impl From<Quant> for Weights {
     fn from(quant: Quant) -> Weights {
         Weights::all(quant)

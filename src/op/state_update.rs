@@ -297,7 +297,7 @@ impl Operation for StateUpdate {
     }
 
     fn cache_bytes(&self) -> u64 {
-        2 * self.batch * self.kept_bytes()
+        self.batch * self.kept_bytes()
     }
 
     fn has_usual_data(&self) -> bool {
@@ -328,7 +328,7 @@ mod tests {
     fn a_token_reads_and_writes_the_state_golden() {
         let one = problem(&format!("state_update:batch=1,{QWEN}"));
         let (state, kept) = (32 * 128 * 128 * 4, 8192 * 3 * 2);
-        assert_eq!(one.cache_bytes(), 2 * (state + kept));
+        assert_eq!(one.cache_bytes(), state + kept);
         let work = one.work();
         // 32 decays and 32 strengths beside the channels; the taps.
         let inputs = 2 * (8192 + 64) + 2 * 4 * 8192;

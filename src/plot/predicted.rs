@@ -18,6 +18,7 @@ use crate::format::DType;
 use crate::model::llm::{self, LayerKind, Llm, Mixer};
 use crate::model::machine::{Machine, Machines};
 use crate::model::predict::{Footprint, PeakBasis, Rates, Totals};
+use crate::model::routing::ExpertRouting;
 use crate::model::step::{Formats, Parallel, Phase, Step, StepPart, StepShape};
 use crate::model::workload::{self, Workload};
 use crate::op::MarkerShape;
@@ -115,8 +116,8 @@ fn step(
     formats: Formats,
     (phase, batch, context, new_tokens): (Phase, u64, u64, u64),
 ) -> Result<Step> {
-    let parallel = Parallel::ONE;
-    let shape = StepShape { phase, batch, context, new_tokens, formats, parallel };
+    let (parallel, routing) = (Parallel::ONE, ExpertRouting::Uniform);
+    let shape = StepShape { phase, batch, context, new_tokens, formats, parallel, routing };
     Step::of(model, &shape).map_err(|reason| anyhow!("{}: {reason}", model.name))
 }
 
@@ -343,7 +344,7 @@ fn dense_and_experts(models: &[Llm], machines: &Machines) -> Result<Chart> {
         how: format!(
             "Decode in bf16 at a context of {CONTEXT}: the footprint is a request's cache and \
              its share of all weights; experts that no token chose are not read, but still take \
-             memory. As many experts are touched as the tokens can touch."
+             memory. As many are read as uniform routing touches in the mean."
         ),
         panels,
     })

@@ -2,6 +2,7 @@
 
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
+use crate::model::routing::Touched;
 use crate::model::step::{Step, StepPart, StepProblem, StepShape};
 use crate::model::sweep::Grid;
 use crate::section::Section;
@@ -13,7 +14,7 @@ pub fn sections(grid: &Grid) -> Vec<Section> {
 }
 
 fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
-    let StepShape { phase, batch, context, .. } = shape;
+    let StepShape { phase, batch, context, routing, .. } = shape;
     let heading =
         format!("{} {}, batch {batch}, context {context}", model.name, phase.name());
     let step = match Step::of(model, shape) {
@@ -22,36 +23,51 @@ fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
             return Section { heading, paragraphs: vec![reason], ..Section::default() };
         }
     };
-    let rows = step.problems.iter().map(|entry| row(entry, rates)).collect();
+    let touched = step.touched;
+    let rows = step.problems.iter().map(|entry| row(entry, rates, touched)).collect();
     let machine = rates.map_or("no machine", |rates| &rates.machine().name);
     Section {
         heading,
         paragraphs: vec![format!(
             "Each problem on one GPU, so many times in so many launches. Times on {machine}, \
-             one each."
+             one each. Formulas touch as many experts as can be; what the routing \
+             {routing} reads and sends of them is in a column of its own, and in OI and time."
         )],
         columns: vec![
-            "what", "times", "launches", "problem", "FLOPs", "bytes", "OI", "time",
+            "what",
+            "times",
+            "launches",
+            "problem",
+            "FLOPs",
+            "bytes",
+            "routed bytes",
+            "OI",
+            "time",
         ],
         rows,
     }
 }
 
-fn row(entry: &StepProblem, rates: Option<&Rates>) -> Vec<String> {
+fn row(entry: &StepProblem, rates: Option<&Rates>, touched: Touched) -> Vec<String> {
     let (work, explained) = (entry.problem.work(), entry.problem.explanation());
     let of_problem =
         [entry.name.to_owned(), entry.count.to_string(), entry.launches().to_string()];
+    let routed = |said: &dyn Fn() -> String| {
+        if entry.is_routed() { said() } else { String::new() }
+    };
     if entry.part == StepPart::Exchange {
         let sent = format!("{} sent", work.sent_bytes());
+        let routed = routed(&|| format!("{:.0} sent", entry.sent_bytes(touched)));
         return of_problem
             .into_iter()
-            .chain(["", "", &sent, "", ""].map(str::to_owned))
+            .chain(["", "", &sent, &routed, "", ""].map(str::to_owned))
             .collect();
     }
+    let bytes = entry.bytes(touched);
     // Where a peak is not known, memory alone says how long it takes at least.
     let seconds = rates.map(|rates| {
-        let memory_s = work.bytes() as f64 / rates.bytes_per_s();
-        let roof = rates.roof(&work);
+        let memory_s = bytes / rates.bytes_per_s();
+        let roof = rates.roof_of(entry, touched);
         let bound = roof.map_or("memory", |roof| roof.binding().name());
         format!("{:.2} us ({bound})", 1e6 * roof.map_or(memory_s, |roof| roof.time_s()))
     });
@@ -59,7 +75,8 @@ fn row(entry: &StepProblem, rates: Option<&Rates>) -> Vec<String> {
         entry.problem.to_string(),
         format!("{} = {}", explained.flops, work.flops()),
         format!("{} = {}", explained.bytes, work.bytes()),
-        format!("{:.3}", work.operational_intensity()),
+        routed(&|| format!("{bytes:.0}")),
+        format!("{:.3}", work.flops() as f64 / bytes),
         seconds.unwrap_or_default(),
     ];
     of_problem.into_iter().chain(of_work).collect()

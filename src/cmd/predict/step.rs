@@ -4,8 +4,8 @@ use std::io::{BufWriter, Write};
 
 use anyhow::{Context, Result};
 
-use super::explain;
 use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
+use super::{explain, model};
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
 use crate::model::step::Phase;
@@ -40,20 +40,25 @@ pub struct StepArgs {
 }
 
 pub fn run(args: &StepArgs) -> Result<()> {
-    let (models, machines) =
-        (args.served.model_file.load()?, args.machines.machine_file.load()?);
+    let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
     let workloads = args.context.workload_file.load()?;
     let grid = Grid {
         models: args.served.models(&models)?,
         phases: args.phases.iter().map(|name| phase(name)).collect::<Result<_>>()?,
         formats: args.served.formats()?,
         parallel: args.served.parallel()?,
+        routing: args.served.routing,
         tokens: args.tokens(&workloads)?,
         batches: args.batch.batches()?,
         rates: args.machines.rates(&machines)?,
     };
     match args.explain {
-        true => table::print(&explain::sections(&grid), args.output.format),
+        true => {
+            let imported = args.served.imported()?;
+            let mut sections: Vec<Section> = imported.iter().map(model::section).collect();
+            sections.extend(explain::sections(&grid));
+            table::print(&sections, args.output.format)
+        }
         false => print_grid(&grid, args.output.format),
     }
 }
@@ -86,7 +91,7 @@ fn phase(name: &str) -> Result<Phase> {
 
 /// Columns of the table for the terminal: names in the CSV file and in the table, and
 /// whether a column is part of the question.
-const SHOWN: [(&str, &str, bool); 24] = [
+const SHOWN: [(&str, &str, bool); 27] = [
     ("model", "model", true),
     ("workload", "workload", true),
     ("phase", "phase", true),
@@ -99,11 +104,14 @@ const SHOWN: [(&str, &str, bool); 24] = [
     ("tensor", "tensor", true),
     ("expert", "expert", true),
     ("data", "data", true),
+    ("routing", "routing", true),
     ("machine", "machine", true),
     ("oi_flops_per_byte", "OI", false),
+    ("oi_bound_flops_per_byte", "OI bound", false),
     ("ridge_flops_per_byte", "ridge", false),
     ("bound", "bound", false),
     ("time_s", "ms", false),
+    ("time_bound_s", "ms bound", false),
     ("tokens_per_s_per_gpu", "tokens/s", false),
     ("capacity_footprint_bytes", "CF GB", false),
     ("resident_bytes", "all GB", false),
@@ -136,10 +144,21 @@ fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
 /// The rows of a CSV file as a table for people.
 fn shown(rows: &[csv::StringRecord]) -> Section {
     let at = |name: &str| COLUMNS.iter().position(|column| *column == name).unwrap_or(0);
-    let has_any = |at: usize| rows.iter().any(|row| !row[at].is_empty());
+    // What says the same as another column is left out: the bound, and the routing, of models
+    // without experts.
+    let is_said = |name: &str| match name {
+        "oi_bound_flops_per_byte" | "time_bound_s" => {
+            let mean = name.replace("_bound", "");
+            rows.iter().any(|row| row[at(name)] != row[at(&mean)])
+        }
+        "routing" => rows.iter().any(|row| row[at("bytes")] != row[at("bound_bytes")]),
+        name => rows.iter().any(|row| !row[at(name)].is_empty()),
+    };
     let columns: Vec<_> = SHOWN
         .iter()
-        .filter(|(name, _, is_question)| *is_question || has_any(at(name)))
+        .filter(|(name, _, is_question)| {
+            (*is_question && *name != "routing") || is_said(name)
+        })
         .collect();
     let cell = |row: &csv::StringRecord, name: &str| rounded(name, &row[at(name)]);
     let mut section = Section {
@@ -148,7 +167,8 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
             "On each GPU: operational intensity (OI) and ridge in FLOPs per byte of DRAM; new \
              tokens per second; the capacity footprint (CF) of a request, its cache and its \
              share of the weights; everything in memory, and what is short. B max is the \
-             largest batch that fits, B ridge the smallest at the ridge, if any is. \
+             largest batch that fits, B ridge the smallest at the ridge, if any is. Experts \
+             are touched as the routing does in the mean; a bound is with as many as can be. \
              --format csv has all columns."
                 .to_owned(),
         ],
@@ -158,7 +178,7 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
             .map(|row| columns.iter().map(|(name, ..)| cell(row, name)).collect())
             .collect(),
     };
-    section.say_once(SHOWN.iter().filter(|(.., is_question)| *is_question).count());
+    section.say_once(columns.iter().filter(|(.., is_question)| *is_question).count());
     section
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::config::whole;
 use crate::format::DType;
 use crate::model::llm::Llm;
-use crate::model::step::{Formats, Parallel, Phase, Step, StepShape, Weights};
+use crate::model::step::{Formats, Step, StepShape, Weights};
 
 /// What `model.safetensors.index.json` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +43,9 @@ impl Checkpoint {
     /// # Errors
     /// As of [`Step::of`].
     pub fn counted_bytes(model: &Llm) -> Result<u64, String> {
-        let plain = Formats::plain(DType::Bf16);
         let weights = model.weights.unwrap_or(Weights::all(DType::Bf16.into()));
-        let shape = StepShape {
-            phase: Phase::Decode,
-            batch: 1,
-            context: 1,
-            new_tokens: 1,
-            formats: Formats { weights, ..plain },
-            parallel: Parallel::ONE,
-        };
+        let formats = Formats { weights, ..Formats::plain(DType::Bf16) };
+        let shape = StepShape::of_one_token(formats);
         let vectors = DType::Bf16.bytes_of(model.vector_parameters());
         Ok(Step::of(model, &shape)?.resident_weight_bytes() + vectors)
     }

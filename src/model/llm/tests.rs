@@ -17,8 +17,7 @@ fn shape(phase: Phase, batch: u64, context: u64) -> StepShape {
         batch,
         context,
         new_tokens: if phase == Phase::Decode { 1 } else { context },
-        formats: Formats::plain(DType::Bf16),
-        parallel: Parallel::ONE,
+        ..StepShape::of_one_token(Formats::plain(DType::Bf16))
     }
 }
 
