@@ -308,7 +308,7 @@ impl Claims<'_> {
             (DType::Int4, DType::Fp8E4m3),
         ] {
             let (new_ffn, new_attention, new_cf) = of_formats(Formats {
-                weights: Quant::weights(weights),
+                weights: Quant::weights(weights).into(),
                 cache: Quant::cache(cache),
                 ..BF16
             })?;

@@ -5,14 +5,17 @@
 //! FLOPs are one [`LayerKind`] with a count. A layer has a token mixer (attention of some
 //! span, latent attention, or a state of fixed size) and a feed-forward part.
 
+mod check;
 mod row;
+mod written;
 
 use std::path::Path;
 
 use anyhow::Result;
 
 use super::table;
-pub use row::{ModelRow, hint_for_key};
+use super::weights::Weights;
+pub use row::{ModelRow, hint_for_key, together as kinds_together};
 
 /// A model.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +35,8 @@ pub struct Llm {
     pub parameters: Option<u64>,
     /// Longest context that the model was made for, in tokens.
     pub context_limit: Option<u64>,
+    /// Formats in which its weights are published, where that is known.
+    pub weights: Option<Weights>,
     /// Where the numbers are published.
     pub source: String,
 }
@@ -256,7 +261,7 @@ impl Llm {
         together(self.kinds.iter().map(|kind| (kind.feed_forward, kind.count)))
     }
 
-    /// Parameters that are not in a matrix: norms, biases and convolutions.
+    /// Parameters that are in no problem of a step: norms and biases.
     pub fn vector_parameters(&self) -> u64 {
         let of_kind = |kind: &LayerKind| {
             let vectors = kind.mixer.vector_parameters() + kind.norms * self.hidden;
@@ -267,7 +272,7 @@ impl Llm {
 }
 
 impl Mixer {
-    /// Parameters of a layer that are not in a matrix, without the norms of its input.
+    /// Those of a layer, without the norms of its input.
     pub const fn vector_parameters(&self) -> u64 {
         match *self {
             Mixer::None => 0,
@@ -290,9 +295,8 @@ impl Mixer {
                 queries + kv_lora_rank + index
             }
             // Each head has a decay rate and a bias of its step; a norm follows the heads.
-            Mixer::State(state) => {
-                state.channels() * state.conv_taps + 2 * state.heads + state.value_dim
-            }
+            // Taps of the convolution are in the problem of the state.
+            Mixer::State(state) => 2 * state.heads + state.value_dim,
         }
     }
 }
@@ -324,3 +328,6 @@ pub fn load(user: Option<&Path>) -> Result<Vec<Llm>> {
 pub fn named<'a>(models: &'a [Llm], name: &str) -> Result<&'a Llm> {
     table::named(models, "model", name, |model| &model.name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 pub mod claims;
 pub mod derived;
 pub mod identity;
+pub mod import;
 pub mod issue;
 pub mod launch;
 pub mod llm;
@@ -17,6 +18,7 @@ pub mod step;
 pub mod sweep;
 pub mod table;
 pub mod task;
+pub mod weights;
 pub mod workload;
 
 #[cfg(test)]

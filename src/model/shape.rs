@@ -2,6 +2,7 @@
 
 use super::llm::{FeedForward, Llm, Mixer};
 use super::routing::ExpertRouting;
+pub use super::weights::{WeightPart, Weights, WeightsChoice};
 use crate::format::DType;
 use crate::quant::{Quant, QuantPlace};
 
@@ -30,8 +31,8 @@ impl Phase {
 /// Formats of a step's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Formats {
-    /// Scheme of weights.
-    pub weights: Quant,
+    /// Schemes of weights.
+    pub weights: Weights,
     /// Scheme of cached keys and values; of latents, and of keys and values made anew out of
     /// them, what is customary there.
     pub cache: Quant,
@@ -43,7 +44,7 @@ impl Formats {
     /// The same format for everything, without scales.
     pub const fn plain(dtype: DType) -> Formats {
         let quant = Quant::plain(dtype);
-        Formats { weights: quant, cache: quant, activations: dtype }
+        Formats { weights: Weights::all(quant), cache: quant, activations: dtype }
     }
 
     /// Scheme of cached latents.
@@ -91,6 +92,52 @@ pub struct StepShape {
     pub parallel: Parallel,
     /// How tokens choose experts.
     pub routing: ExpertRouting,
+}
+
+/// Formats that a question asks for, of any model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatsChoice {
+    /// Schemes of weights.
+    pub weights: WeightsChoice,
+    /// As of [`Formats`].
+    pub cache: Quant,
+    /// As of [`Formats`].
+    pub activations: DType,
+}
+
+impl FormatsChoice {
+    /// The formats of a model.
+    pub fn of(self, model: &Llm) -> Formats {
+        let weights = match self.weights {
+            WeightsChoice::All(weights) => weights,
+            WeightsChoice::Shipped => {
+                model.weights.unwrap_or(Weights::all(Quant::plain(DType::Bf16)))
+            }
+        };
+        Formats { weights, cache: self.cache, activations: self.activations }
+    }
+}
+
+impl From<Formats> for FormatsChoice {
+    fn from(formats: Formats) -> Self {
+        let Formats { weights, cache, activations } = formats;
+        FormatsChoice { weights: WeightsChoice::All(weights), cache, activations }
+    }
+}
+
+impl StepShape {
+    /// A decode step of one request of one token on one GPU.
+    pub(super) fn of_one_token(formats: Formats) -> Self {
+        StepShape {
+            phase: Phase::Decode,
+            batch: 1,
+            context: 1,
+            new_tokens: 1,
+            formats,
+            parallel: Parallel::ONE,
+            routing: ExpertRouting::default(),
+        }
+    }
 }
 
 /// Most new tokens of a step on one GPU, and most tokens of a request: what their products

@@ -6,7 +6,9 @@ mod mixer;
 use super::llm::{Dense, Experts, FeedForward, LayerKind, Llm, Mixer};
 use super::mix::Mix;
 use super::routing::{self, Touched};
-pub use super::shape::{Formats, Parallel, Phase, StepShape};
+pub use super::shape::{
+    Formats, FormatsChoice, Parallel, Phase, StepShape, WeightPart, Weights, WeightsChoice,
+};
 use crate::format::DType;
 use crate::op::{
     Access, Collective, CollectiveKind, Gemm, Inputs, MoeGemm, Problem, Routing, RowOrder,
@@ -222,6 +224,18 @@ impl Step {
         })
     }
 
+    /// Parameters of a model: those of its problems, with all experts, the embedding's and
+    /// the vectors'.
+    ///
+    /// # Errors
+    /// As [`Step::of`].
+    pub fn parameters(model: &Llm) -> Result<u64, String> {
+        const BF16: Formats = Formats::plain(DType::Bf16);
+        let step = Step::of(model, &StepShape::of_one_token(BF16))?;
+        let matrices = step.resident_weight_bytes() / DType::Bf16.bytes();
+        Ok(matrices + model.vector_parameters())
+    }
+
     /// Bytes of the weights that lie in the memory of this GPU.
     pub fn resident_weight_bytes(&self) -> u64 {
         let problems =
@@ -238,15 +252,6 @@ fn all_tokens(parts: &[Part]) -> u64 {
 /// Projections into a feed-forward part: its gate is one more.
 const fn up_projections(gated: bool) -> u64 {
     if gated { 2 } else { 1 }
-}
-
-/// Nobody quantizes embeddings and heads below 16 bits.
-fn head_format(formats: Formats) -> Quant {
-    if formats.weights.dtype().bits() < 16 {
-        Quant::plain(DType::Bf16)
-    } else {
-        formats.weights
-    }
 }
 
 impl Builder<'_> {
@@ -295,13 +300,27 @@ impl Builder<'_> {
             other.count += entry.count;
             return Ok(());
         }
-        let checked = entry.problem.checked();
+        let checked = entry.problem.counted();
         entry.problem = checked.map_err(|e| format!("{}: {}", entry.name, e.message))?;
         self.problems.push(entry);
         Ok(())
     }
 
-    /// A linear layer over so many tokens, `n` features of `k`.
+    /// A linear layer of a part over so many tokens, `n` features of `k`.
+    fn linear_of(
+        &mut self,
+        part: WeightPart,
+        name: &'static str,
+        (m, n, k): (u64, u64, u64),
+        count: u64,
+    ) -> Result<(), String> {
+        let Formats { weights, activations, .. } = self.shape.formats;
+        let (w_dtype, a_dtype) = (weights.of(part), activations.into());
+        let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
+        self.push((name, StepPart::FeedForward), Problem::Gemm(gemm), count)
+    }
+
+    /// A linear layer around attention.
     fn linear(
         &mut self,
         what: (&'static str, StepPart),
@@ -320,11 +339,7 @@ impl Builder<'_> {
         (heads, layers): (u64, u64),
     ) -> Result<(), String> {
         let Formats { weights, activations, .. } = self.shape.formats;
-        // Tiny or odd matrices are not quantized to groups.
-        let w_dtype = match weights.check_matrix(n, k) {
-            Ok(()) => weights,
-            Err(_) => Quant::plain(DType::Bf16),
-        };
+        let w_dtype = weights.of(WeightPart::Attention);
         let a_dtype = activations.into();
         let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
         self.push_together(what, Problem::Gemm(gemm), (heads * layers, heads))
@@ -382,7 +397,7 @@ impl Builder<'_> {
             n: self.model.vocab.div_ceil(self.shape.parallel.tensor),
             k: self.model.hidden,
             dtype: formats.activations,
-            w_dtype: head_format(formats),
+            w_dtype: formats.weights.of(WeightPart::Head),
             a_dtype: formats.activations.into(),
         }
     }
@@ -392,9 +407,8 @@ impl Builder<'_> {
     fn unread_bytes(&self) -> u64 {
         let Llm { vocab, hidden, tied_embeddings, .. } = *self.model;
         let embedding = if tied_embeddings { 0 } else { vocab * hidden };
-        let table = head_format(self.shape.formats)
-            .dtype()
-            .bytes_of(embedding.div_ceil(self.shape.parallel.tensor));
+        let format = self.shape.formats.weights.of(WeightPart::Head);
+        let table = format.dtype().bytes_of(embedding.div_ceil(self.shape.parallel.tensor));
         let answers = self.parts.iter().any(|part| part.answered);
         let head = if answers { 0 } else { Problem::from(self.head_of(1)).weight_bytes() };
         table + head
@@ -406,12 +420,13 @@ impl Builder<'_> {
             true => ["gate and up", "activation", "down"],
             false => ["up", "activation", "down"],
         };
-        self.feed_forward(names, (width, dense.gated), count)
+        self.feed_forward(WeightPart::Dense, names, (width, dense.gated), count)
     }
 
     /// Feed-forward layers of a width on this GPU, gated or not.
     fn feed_forward(
         &mut self,
+        part: WeightPart,
         [up, activation, down]: [&'static str; 3],
         (width, gated): (u64, bool),
         count: u64,
@@ -422,19 +437,19 @@ impl Builder<'_> {
         let (tokens, hidden) = (self.tokens, self.model.hidden);
         let ups = up_projections(gated);
         let up_shape = (tokens, ups * width, hidden);
-        self.linear((up, StepPart::FeedForward), up_shape, count)?;
+        self.linear_of(part, up, up_shape, count)?;
         self.elementwise(activation, (ups + 1) * tokens * width, count)?;
-        self.linear((down, StepPart::FeedForward), (tokens, hidden, width), count)
+        self.linear_of(part, down, (tokens, hidden, width), count)
     }
 
     fn experts(&mut self, experts: &Experts, count: u64) -> Result<(), String> {
         let Parallel { tensor, expert, .. } = self.shape.parallel;
         let hidden = self.model.hidden;
         let router = (self.tokens, experts.count, hidden);
-        self.linear(("router", StepPart::FeedForward), router, count)?;
+        self.linear_of(WeightPart::Router, "router", router, count)?;
         let shared = experts.shared_intermediate.div_ceil(tensor);
         let names = ["shared gate and up", "shared activation", "shared down"];
-        self.feed_forward(names, (shared, experts.gated), count)?;
+        self.feed_forward(WeightPart::Shared, names, (shared, experts.gated), count)?;
 
         // Whole experts of a part, or a part of each; of the tokens of all GPUs that share
         // the experts, or of this group's.
@@ -451,7 +466,7 @@ impl Builder<'_> {
             n,
             k,
             dtype: self.shape.formats.activations,
-            w_dtype: self.shape.formats.weights,
+            w_dtype: self.shape.formats.weights.of(WeightPart::Experts),
             routing: Routing::Balanced,
             routing_seed: 0,
             inputs,

@@ -10,7 +10,7 @@ use super::llm::Llm;
 use super::mix::Mix;
 use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
 use super::routing::ExpertRouting;
-use super::step::{Formats, Parallel, Phase, Step, StepShape};
+use super::step::{Formats, FormatsChoice, Parallel, Phase, Step, StepShape};
 use super::task::Served;
 
 /// Tokens of each request in a row.
@@ -32,7 +32,7 @@ pub struct Grid<'a> {
     /// What steps do.
     pub phases: Vec<Phase>,
     /// Formats of weights, cache and activations.
-    pub formats: Vec<Formats>,
+    pub formats: Vec<FormatsChoice>,
     /// Ways to spread a model.
     pub parallel: Vec<Parallel>,
     /// How tokens choose experts.
@@ -149,7 +149,7 @@ impl<'a> Grid<'a> {
                             self.batches.chunks(BATCHES).map(move |batches| GridChunk {
                                 model,
                                 phase,
-                                formats,
+                                formats: formats.of(model),
                                 parallel,
                                 routing: self.routing,
                                 tokens,
@@ -430,7 +430,7 @@ mod tests {
         check(&Grid {
             models: models.iter().collect(),
             phases: Phase::ALL.to_vec(),
-            formats: vec![formats],
+            formats: vec![formats.into()],
             parallel: vec![Parallel::ONE, Parallel { tensor: 5, ..Parallel::ONE }],
             tokens: [64, 8192].map(tokens).to_vec(),
             routing: ExpertRouting::Uniform,

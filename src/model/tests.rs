@@ -11,7 +11,7 @@ use super::predict::{
 use super::routing::{ExpertRouting, Touched};
 use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use crate::format::DType;
-use crate::op::{MoeGemm, Problem};
+use crate::op::Problem;
 use crate::quant::Quant;
 
 const BF16: Formats = Formats::plain(DType::Bf16);
@@ -30,19 +30,6 @@ fn step(name: &str, shape: &StepShape) -> Step {
     Step::of(llm::named(&models(), name).unwrap(), shape).unwrap()
 }
 
-/// Parameters of the list's matrices, with all experts, and of the vectors.
-fn parameters(model: &Llm) -> u64 {
-    let step = Step::of(model, &decode(1, 1)).unwrap();
-    let of_problem = |problem: &Problem| match *problem {
-        Problem::Gemm(p) => p.n * p.k,
-        Problem::MoeGemm(MoeGemm { experts, n, k, .. }) => experts * n * k,
-        _ => 0,
-    };
-    let matrices: u64 =
-        step.problems.iter().map(|p| p.count * of_problem(&p.problem)).sum();
-    matrices + step.embedding_bytes / 2 + model.vector_parameters()
-}
-
 #[test]
 fn parameters_are_the_published_ones() {
     let models = models();
@@ -51,11 +38,12 @@ fn parameters_are_the_published_ones() {
         ("llama-3.1-70b", 70_553_706_496),
         ("llama-2-7b", 6_738_415_616),
     ] {
-        assert_eq!(parameters(llm::named(&models, name).unwrap()), golden, "{name}");
+        let model = llm::named(&models, name).unwrap();
+        assert_eq!(Step::parameters(model).unwrap(), golden, "{name}");
     }
     for model in &models {
         let Some(published) = model.parameters else { continue };
-        let counted = parameters(model);
+        let counted = Step::parameters(model).unwrap();
         let off = counted as f64 / published as f64 - 1.0;
         assert!(off.abs() < 1e-3, "{}: {counted} against {published}", model.name);
     }
@@ -198,7 +186,7 @@ fn prediction(name: &str, shape: &StepShape, machine: &str) -> Prediction {
 
 /// DeepSeek-V3 in fp8 on 8 GPUs at batch 256 and 4K: a prediction at the data sheet's peaks.
 fn deepseek_on_eight(graphs: Graphs) -> Prediction {
-    let formats = Formats { weights: Quant::weights(DType::Fp8E4m3), ..BF16 };
+    let formats = Formats { weights: Quant::weights(DType::Fp8E4m3).into(), ..BF16 };
     let parallel = Parallel { tensor: 1, expert: 8, data: 8 };
     let shape = StepShape { formats, parallel, ..decode(256, 4096) };
     let (models, machines) = (models(), Machines::load(None).unwrap());

@@ -178,3 +178,50 @@ impl Operation for IndexTopk {
 }
 
 not_compared!(IndexTopk);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Problem;
+
+    /// A layer of DeepSeek-V3.2: 64 heads of 128, one key for each of 65,536 tokens.
+    #[test]
+    fn an_index_reads_every_key_golden() {
+        let of = |rest: &str| {
+            format!(
+                "index_topk:batch=1,context=65536,q_heads=64,head_dim=128,top_k=2048,\
+                 dtype=bf16{rest}"
+            )
+            .parse::<Problem>()
+            .unwrap()
+        };
+        let plain = of("");
+        assert_eq!(plain.work().flops(), 2 * 64 * 129 * 65_536);
+        assert_eq!(plain.cache_bytes(), 65_536 * 256);
+        assert_eq!(plain.work().bytes_read(), 65_536 * 256 + 64 * 128 * 2 + 64 * 4);
+        assert_eq!(plain.work().bytes_written(), 2048 * 4);
+        // In 8 bits a key has 128 bytes and a scale, and scores are computed in them.
+        let quantized = of(",kv_dtype=fp8_e4m3");
+        assert_eq!(quantized.cache_bytes(), 65_536 * 132);
+        assert_eq!(quantized.work().math_dtype(), Some(DType::Fp8E4m3));
+    }
+
+    /// New tokens see what is up to them, and choose no more than they see.
+    #[test]
+    fn new_tokens_see_what_is_up_to_them() {
+        let text = "index_topk:batch=3,context=10,new_tokens=4,q_heads=2,head_dim=128,top_k=8,\
+                    dtype=bf16";
+        let work = text.parse::<Problem>().unwrap().work();
+        assert_eq!(work.flops(), 3 * 2 * 2 * 129 * (7 + 8 + 9 + 10));
+        assert_eq!(work.bytes_written(), 3 * 4 * (7 + 8 + 8 + 8));
+    }
+
+    #[test]
+    fn keys_in_8_bits_have_whole_scales() {
+        let text = "index_topk:batch=1,context=10,q_heads=2,head_dim=96,top_k=8,dtype=bf16,\
+                    kv_dtype=fp8_e4m3";
+        let error = text.parse::<Problem>().unwrap_err();
+        assert_eq!(error.key.as_deref(), Some("head_dim"));
+        assert!(error.message.contains("use 128"), "{error}");
+    }
+}

@@ -30,7 +30,7 @@ pub(super) const FACTS: Facts = Facts {
     ],
     judged: JudgedFacts {
         prose: "sparse MLA",
-        marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Orange },
+        marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::Orange },
         purpose: Purpose::Work,
         sets_compute_ceiling: true,
         reads_cache: true,
@@ -221,3 +221,56 @@ impl Operation for SparseMla {
 }
 
 not_compared!(SparseMla);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Problem;
+
+    fn problem(text: &str) -> Problem {
+        text.parse().unwrap_or_else(|why| panic!("{text}: {why}"))
+    }
+
+    /// A layer of DeepSeek-V3.2 at 65,536 tokens: what 2048 tokens take, whatever the
+    /// context, and a number for each.
+    #[test]
+    fn few_tokens_are_read_golden() {
+        let of = |context: u64| {
+            problem(&format!(
+                "sparse_mla:batch=1,context={context},q_heads=128,top_k=2048,dtype=bf16"
+            ))
+        };
+        let long = of(65_536);
+        assert_eq!(long.work().flops(), 2 * 128 * 1088 * 2048);
+        assert_eq!(long.cache_bytes(), 2048 * (576 * 2 + 4));
+        assert_eq!(long.work().bytes_read(), 2048 * 1156 + 128 * 576 * 2);
+        assert_eq!(long.work().bytes_written(), 128 * 512 * 2);
+        assert_eq!(of(1 << 20).work(), long.work());
+        // Where there are fewer, it is attention to all of them.
+        let dense =
+            problem("mla_decode:batch=1,context=1000,q_heads=128,dtype=bf16").work();
+        assert_eq!(of(1000).work().flops(), dense.flops());
+        assert_eq!(of(1000).work().bytes(), dense.bytes() + 4 * 1000);
+    }
+
+    #[test]
+    fn records_of_8_bits_are_those_of_dense_attention() {
+        let text = "sparse_mla:batch=1,context=4096,q_heads=128,top_k=64,dtype=bf16,\
+                    kv_dtype=fp8_e4m3";
+        assert_eq!(problem(text).cache_bytes(), 64 * (656 + 4));
+    }
+
+    #[test]
+    fn sums_are_those_of_tokens_one_by_one() {
+        for (top_k, context) in (1..12).flat_map(|k| (1..12).map(move |s| (k, s))) {
+            for new_tokens in 1..=context {
+                let seen = (context - new_tokens + 1..=context).map(|seen| seen.min(top_k));
+                assert_eq!(
+                    attended_at_most(top_k, context, new_tokens),
+                    seen.sum::<u64>(),
+                    "{top_k} {context} {new_tokens}"
+                );
+            }
+        }
+    }
+}

@@ -297,7 +297,7 @@ impl Operation for StateUpdate {
     }
 
     fn cache_bytes(&self) -> u64 {
-        2 * self.batch * self.kept_bytes()
+        self.batch * self.kept_bytes()
     }
 
     fn has_usual_data(&self) -> bool {
@@ -310,3 +310,84 @@ impl Operation for StateUpdate {
 }
 
 not_compared!(StateUpdate);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Problem;
+
+    /// A layer of Qwen3-Next: 32 states of 128 x 128 in f32, 8192 channels with 4 taps.
+    const QWEN: &str = "state_heads=32,key_heads=16,key_dim=128,value_dim=128,conv_taps=4,\
+                        rule=delta,decay=head,dtype=bf16";
+
+    fn problem(text: &str) -> Problem {
+        text.parse().unwrap_or_else(|why| panic!("{text}: {why}"))
+    }
+
+    #[test]
+    fn a_token_reads_and_writes_the_state_golden() {
+        let one = problem(&format!("state_update:batch=1,{QWEN}"));
+        let (state, kept) = (32 * 128 * 128 * 4, 8192 * 3 * 2);
+        assert_eq!(one.cache_bytes(), state + kept);
+        let work = one.work();
+        // 32 decays and 32 strengths beside the channels; the taps.
+        let inputs = 2 * (8192 + 64) + 2 * 4 * 8192;
+        assert_eq!(work.bytes_read(), state + kept + inputs);
+        assert_eq!(work.bytes_written(), state + kept + 2 * 32 * 128);
+        assert_eq!(work.vector_flops(), 7 * 32 * 128 * 128 + 2 * 4 * 8192);
+        assert!(work.operational_intensity() < 1.0);
+    }
+
+    /// A prompt reads and writes the state once, on tensor cores.
+    #[test]
+    fn many_tokens_share_the_state() {
+        let tokens = |count: u64| {
+            problem(&format!("state_update:batch=3,new_tokens={count},{QWEN}"))
+        };
+        let (one, many) = (tokens(1), tokens(500));
+        assert_eq!(one.cache_bytes(), many.cache_bytes());
+        assert_eq!(many.work().flops(), 500 * one.work().flops());
+        assert_eq!(many.work().vector_flops(), 0);
+        assert_eq!(many.work().math_dtype(), Some(DType::Bf16));
+    }
+
+    /// Rules and decays counted by hand for 4 states of 16 x 8 of 2 key heads.
+    #[test]
+    fn rules_and_decays_differ_in_what_they_read() {
+        let of = |rule: &str, decay: &str| {
+            problem(&format!(
+                "state_update:batch=1,state_heads=4,key_heads=2,key_dim=16,value_dim=8,\
+                 rule={rule},decay={decay},dtype=f32"
+            ))
+            .work()
+        };
+        let (state, channels) = (4 * 16 * 8, 2 * 2 * 16 + 4 * 8);
+        for (rule, decay, flops, gates) in [
+            ("additive", "fixed", 5, 0),
+            ("additive", "head", 5, 4),
+            ("delta", "head", 7, 4 + 4),
+            ("delta", "channel", 7, 4 * 16 + 4),
+        ] {
+            let work = of(rule, decay);
+            assert_eq!(work.flops(), flops * state, "{rule} {decay}");
+            assert_eq!(work.bytes_read(), 4 * (state + channels + gates), "{rule} {decay}");
+            assert_eq!(work.bytes_written(), 4 * (state + 4 * 8), "{rule} {decay}");
+        }
+    }
+
+    #[test]
+    fn bad_shapes_are_told_what_to_do() {
+        for (from, to, key) in [
+            ("key_heads=16", "key_heads=5", "key_heads"),
+            ("key_dim=128", "key_dim=3", "key_dim"),
+            ("value_dim=128", "value_dim=0", "value_dim"),
+            ("rule=delta", "rule=epsilon", "rule"),
+        ] {
+            let text = format!("state_update:batch=1,{}", QWEN.replace(from, to));
+            let error = text.parse::<Problem>().unwrap_err();
+            assert_eq!(error.key.as_deref(), Some(key), "{text}: {error}");
+        }
+        let huge = format!("state_update:batch=1,{}", QWEN.replace("128", "1048576"));
+        assert!(huge.parse::<Problem>().unwrap_err().message.contains("make it smaller"));
+    }
+}

@@ -283,6 +283,22 @@ impl Problem {
         Ok(self)
     }
 
+    /// The same problem, if it can be counted: weights whose groups do not divide a row,
+    /// as checkpoints have them, are counted with a shorter group at its end, and no
+    /// kernel takes them.
+    ///
+    /// # Errors
+    /// As of [`Problem::checked`], but for these.
+    pub fn counted(self) -> Result<Self, ProblemError> {
+        match self.operation().check() {
+            Err(error) if !error.is_countable => Err(error),
+            Ok(()) | Err(_) => {
+                self.check_size()?;
+                Ok(self)
+            }
+        }
+    }
+
     /// Keys and values, all of them.
     fn spelled(&self) -> Vec<(KeySpec, String)> {
         let keys = self.op().facts().keys.iter().copied();

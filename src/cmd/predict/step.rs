@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::explain;
 use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, ServedOptions};
+use super::{explain, model};
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
 use crate::model::mix::Mix;
@@ -52,8 +52,7 @@ pub fn run(args: &StepArgs) -> Result<()> {
     if let Some(path) = &args.mix_path {
         return run_mix(args, path);
     }
-    let (models, machines) =
-        (args.served.model_file.load()?, args.machines.machine_file.load()?);
+    let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
     let workloads = args.context.workload_file.load()?;
     let grid = Grid {
         models: args.served.models(&models)?,
@@ -66,14 +65,21 @@ pub fn run(args: &StepArgs) -> Result<()> {
         rates: args.machines.rates(&machines)?,
     };
     match args.explain {
-        true => table::print(&explain::sections(&grid), args.output.format),
+        true => print_explained(args, explain::sections(&grid)),
         false => print_rows(|to| grid.write_csv(to), args.output.format),
     }
 }
 
+/// Prints how models were imported, and the problems of steps.
+fn print_explained(args: &StepArgs, explained: Vec<Section>) -> Result<()> {
+    let imported = args.served.imported()?;
+    let mut sections: Vec<Section> = imported.iter().map(model::section).collect();
+    sections.extend(explained);
+    table::print(&sections, args.output.format)
+}
+
 fn run_mix(args: &StepArgs, path: &Path) -> Result<()> {
-    let (models, machines) =
-        (args.served.model_file.load()?, args.machines.machine_file.load()?);
+    let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
     let mix = Mix::load(path)?;
     let stem = path.file_stem().unwrap_or_default();
     let grid = MixGrid {
@@ -83,7 +89,7 @@ fn run_mix(args: &StepArgs, path: &Path) -> Result<()> {
         rates: args.machines.rates(&machines)?,
     };
     match args.explain {
-        true => table::print(&explain::sections_of_mix(&grid), args.output.format),
+        true => print_explained(args, explain::sections_of_mix(&grid)),
         false => print_rows(|to| grid.write_csv(to), args.output.format),
     }
 }

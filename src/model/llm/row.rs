@@ -2,18 +2,12 @@
 
 use serde::Deserialize;
 
+use super::check::{MOST, MOST_LAYERS, product, range};
 use super::{
     Dense, Experts, FeedForward, Heads, Index, Latent, LayerKind, Llm, Mixer, Span,
     StateDecay, StateGate, StateRule, StateSpace,
 };
 use crate::model::table::Raw;
-
-/// Largest number of a key.
-const MOST: u64 = 1 << 24;
-/// Most layers of a model.
-const MOST_LAYERS: u64 = 1 << 16;
-/// Most parameters of a model: their bytes are counted exactly.
-const MOST_PARAMETERS: f64 = (1u64 << 50) as f64;
 
 /// A token mixer as a row names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -80,6 +74,7 @@ macro_rules! layer_keys {
             global_every: Option<u64>,
             dense_layers: Option<u64>,
             context_limit: Option<u64>,
+            weights: Option<String>,
             source: String,
             layer_list: Option<Vec<LayerKeys>>,
             $($key: Option<$type>,)*
@@ -159,50 +154,14 @@ pub fn hint_for_key(key: &str) -> Option<&'static str> {
 impl LayerKeys {
     /// The layers of these keys.
     fn kind(&self) -> Result<LayerKind, String> {
-        self.check_numbers()?;
-        Ok(LayerKind {
+        let kind = LayerKind {
             count: self.count.unwrap_or(1),
             mixer: self.mixer()?,
             feed_forward: self.feed_forward()?,
             norms: self.norms_per_layer.unwrap_or(2),
-        })
-    }
-
-    fn check_numbers(&self) -> Result<(), String> {
-        let numbers = [
-            ("count", self.count, MOST_LAYERS),
-            ("window", self.window, 1 << 40),
-            ("chunk", self.chunk, 1 << 40),
-            ("q_heads", self.q_heads, MOST),
-            ("kv_heads", self.kv_heads, MOST),
-            ("head_dim", self.head_dim, MOST),
-            ("intermediate", self.intermediate, MOST),
-            ("experts", self.experts, MOST),
-            ("top_k", self.top_k, MOST),
-            ("expert_intermediate", self.expert_intermediate, MOST),
-            ("kv_lora_rank", self.kv_lora_rank, MOST),
-            ("q_lora_rank", self.q_lora_rank, MOST),
-            ("qk_nope_dim", self.qk_nope_dim, MOST),
-            ("qk_rope_dim", self.qk_rope_dim, MOST),
-            ("v_head_dim", self.v_head_dim, MOST),
-            ("index_heads", self.index_heads, MOST),
-            ("index_dim", self.index_dim, MOST),
-            ("index_top_k", self.index_top_k, MOST),
-            ("state_heads", self.state_heads, MOST),
-            ("state_key_heads", self.state_key_heads, MOST),
-            ("state_key_dim", self.state_key_dim, MOST),
-            ("state_value_dim", self.state_value_dim, MOST),
-            ("decay_rank", self.decay_rank, MOST),
-            ("gate_rank", self.gate_rank, MOST),
-        ];
-        for (key, number, most) in numbers {
-            check_range(key, number, 1, most)?;
-        }
-        // These may be none.
-        check_range("shared_experts", self.shared_experts, 0, 1 << 16)?;
-        check_range("shared_intermediate", self.shared_intermediate, 0, MOST)?;
-        check_range("norms_per_layer", self.norms_per_layer, 0, 64)?;
-        check_range("conv_taps", self.conv_taps, 0, 64)
+        };
+        kind.check()?;
+        Ok(kind)
     }
 
     fn mixer(&self) -> Result<Mixer, String> {
@@ -220,13 +179,6 @@ impl LayerKeys {
         let (q_heads, kv_heads) =
             (need("q_heads", self.q_heads)?, need("kv_heads", self.kv_heads)?);
         let head_dim = need("head_dim", self.head_dim)?;
-        if !q_heads.is_multiple_of(kv_heads) {
-            return Err(format!(
-                "q_heads = {q_heads} is not a multiple of kv_heads = {kv_heads}; every key and \
-                 value head must serve the same number of query heads"
-            ));
-        }
-        check_product(("q_heads", q_heads), ("head_dim", head_dim))?;
         if self.index_top_k.is_some() {
             return Err(
                 "`index_top_k` goes with latent attention; give `kv_lora_rank` or leave \
@@ -270,7 +222,7 @@ impl LayerKeys {
                     .to_owned(),
             );
         }
-        let latent = Latent {
+        Ok(Latent {
             q_heads: need("q_heads", self.q_heads)?,
             q_lora_rank: self.q_lora_rank,
             kv_lora_rank: need("kv_lora_rank", self.kv_lora_rank)?,
@@ -278,23 +230,16 @@ impl LayerKeys {
             qk_rope_dim: need("qk_rope_dim", self.qk_rope_dim)?,
             v_head_dim: need("v_head_dim", self.v_head_dim)?,
             index: self.index()?,
-        };
-        let heads = ("q_heads", latent.q_heads);
-        check_product(heads, ("v_head_dim", latent.v_head_dim))?;
-        check_product(heads, ("qk_nope_dim", latent.qk_nope_dim))?;
-        check_product(heads, ("qk_rope_dim", latent.qk_rope_dim))?;
-        Ok(latent)
+        })
     }
 
     fn index(&self) -> Result<Option<Index>, String> {
         let Some(top_k) = self.index_top_k else { return Ok(None) };
-        let index = Index {
+        Ok(Some(Index {
             heads: need("index_heads", self.index_heads)?,
             head_dim: need("index_dim", self.index_dim)?,
             top_k,
-        };
-        check_product(("index_heads", index.heads), ("index_dim", index.head_dim))?;
-        Ok(Some(index))
+        }))
     }
 
     fn state(&self) -> Result<StateSpace, String> {
@@ -302,14 +247,6 @@ impl LayerKeys {
         let key_heads = self.state_key_heads.unwrap_or(heads);
         let key_dim = need("state_key_dim", self.state_key_dim)?;
         let value_dim = need("state_value_dim", self.state_value_dim)?;
-        if !heads.is_multiple_of(key_heads) {
-            return Err(format!(
-                "state_heads = {heads} is not a multiple of state_key_heads = {key_heads}; every \
-                 key head must serve the same number of states"
-            ));
-        }
-        check_product(("state_heads", heads), ("state_key_dim", key_dim))?;
-        check_product(("state_heads", heads), ("state_value_dim", value_dim))?;
         let gate = match (self.state_gate.unwrap_or(true), self.gate_rank) {
             (false, None) => StateGate::None,
             (true, None) => StateGate::Full,
@@ -358,14 +295,9 @@ impl LayerKeys {
                 "experts need `experts`, `top_k` and `expert_intermediate`".to_owned()
             );
         };
-        if top_k > count {
-            return Err(format!(
-                "top_k = {top_k} of {count} experts; it must be at most the experts"
-            ));
-        }
         let shared = self.shared_experts.unwrap_or(0);
         let width = self.shared_intermediate.unwrap_or(intermediate);
-        check_product(("shared_experts", shared), ("width of each", width))?;
+        product(("shared_experts", shared), ("width of each", width))?;
         Ok(Experts {
             count,
             top_k,
@@ -380,40 +312,11 @@ fn need<T>(key: &str, value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| format!("needs `{key}`"))
 }
 
-fn check_range(
-    key: &str,
-    number: Option<u64>,
-    least: u64,
-    most: u64,
-) -> Result<(), String> {
-    match number {
-        Some(n) if n < least || n > most => {
-            Err(format!("{key} = {n}; it must be from {least} to {most}"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Refuses widths of all heads that no matrix has.
-fn check_product(a: (&str, u64), b: (&str, u64)) -> Result<(), String> {
-    if a.1.checked_mul(b.1).is_some_and(|width| width <= MOST) {
-        return Ok(());
-    }
-    Err(format!(
-        "{} = {} times {} = {} is more than {MOST}, the widest matrix that is counted",
-        a.0, a.1, b.0, b.1
-    ))
-}
-
 impl ModelRow {
     fn check_numbers(&self) -> Result<(), String> {
-        check_range("layers", self.layers, 1, MOST_LAYERS)?;
-        check_range("hidden", Some(self.hidden), 1, MOST)?;
-        check_range("vocab", Some(self.vocab), 1, MOST)?;
-        check_range("global_every", self.global_every, 1, MOST)?;
-        check_range("dense_layers", self.dense_layers, 0, MOST_LAYERS)?;
-        check_range("context_limit", self.context_limit, 1, 1 << 40)?;
-        check_range("parameters", self.parameters, 1, 1 << 50)?;
+        range("layers", self.layers.unwrap_or(1), 1, MOST_LAYERS)?;
+        range("global_every", self.global_every.unwrap_or(1), 1, MOST)?;
+        range("dense_layers", self.dense_layers.unwrap_or(0), 0, MOST_LAYERS)?;
         if self.source.is_empty() {
             return Err("say in `source` where the numbers are published".to_owned());
         }
@@ -499,7 +402,7 @@ fn add(kinds: &mut Vec<LayerKind>, kind: LayerKind) {
 }
 
 /// Kinds of which no two are equal but for their counts.
-pub(crate) fn together(all: impl IntoIterator<Item = LayerKind>) -> Vec<LayerKind> {
+pub fn together(all: impl IntoIterator<Item = LayerKind>) -> Vec<LayerKind> {
     let mut kinds = Vec::new();
     all.into_iter().for_each(|kind| add(&mut kinds, kind));
     kinds
@@ -518,8 +421,10 @@ impl Raw for ModelRow {
         };
         self.check_numbers().map_err(in_model)?;
         let kinds = self.kinds().map_err(in_model)?;
+        let weights = self.weights.as_deref().map(str::parse).transpose();
         let model = Llm {
             kinds,
+            weights: weights.map_err(in_model)?,
             hidden: self.hidden,
             vocab: self.vocab,
             tied_embeddings: self.tied_embeddings,
@@ -528,53 +433,11 @@ impl Raw for ModelRow {
             source: self.source.clone(),
             name: self.name.clone(),
         };
-        model.check_size().map_err(in_model)?;
+        model.check().map_err(in_model)?;
         Ok(model)
     }
 
     fn other_name(key: &str) -> Option<&'static str> {
         hint_for_key(key)
-    }
-}
-
-impl Llm {
-    /// Refuses models whose bytes might not be counted exactly.
-    pub(in crate::model) fn check_size(&self) -> Result<(), String> {
-        let parameters = self.approximate_parameters();
-        if parameters <= MOST_PARAMETERS {
-            return Ok(());
-        }
-        Err(format!(
-            "{parameters:.3e} parameters are more than the {MOST_PARAMETERS:.1e} that are counted \
-             exactly"
-        ))
-    }
-
-    /// Parameters of matrices, in floating point, which does not overflow.
-    fn approximate_parameters(&self) -> f64 {
-        let hidden = self.hidden as f64;
-        let of_mixer = |mixer: &Mixer| match mixer {
-            Mixer::None => 0.0,
-            Mixer::Heads(h) => 4.0 * hidden * (h.q_heads * h.head_dim) as f64,
-            Mixer::Latent(l) => {
-                let heads =
-                    (l.q_heads * (l.qk_nope_dim + l.qk_rope_dim + l.v_head_dim)) as f64;
-                heads * (hidden + l.kv_lora_rank as f64 + l.q_lora_rank.unwrap_or(0) as f64)
-            }
-            Mixer::State(s) => 4.0 * hidden * (s.channels() + s.heads * s.value_dim) as f64,
-        };
-        let of_feed_forward = |part: &FeedForward| match part {
-            FeedForward::None => 0.0,
-            FeedForward::Dense(dense) => 3.0 * hidden * dense.intermediate as f64,
-            FeedForward::Experts(e) => {
-                let width = e.count as f64 * e.intermediate as f64;
-                3.0 * hidden * (width + e.shared_intermediate as f64)
-            }
-        };
-        let of_kind = |kind: &LayerKind| {
-            kind.count as f64
-                * (of_mixer(&kind.mixer) + of_feed_forward(&kind.feed_forward))
-        };
-        2.0 * hidden * self.vocab as f64 + self.kinds.iter().map(of_kind).sum::<f64>()
     }
 }
