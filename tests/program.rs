@@ -1,7 +1,7 @@
 //! The program as a person runs it: real measurements on this machine's CPU,
 //! small enough for tests.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -190,7 +190,7 @@ fn bad_input_says_where_and_what_to_do() {
     write("heads.toml", &suite.replace("q_heads = [2, 8]", "q_heads = [3]"));
     fs::create_dir(dir.path().join("taken")).unwrap();
     write("models.toml", "[[model]]\nname = \"x\"\nlayers = 0\n");
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
@@ -300,7 +300,8 @@ fn a_mix_of_equal_requests_is_their_batch() {
         let served =
             ["--model", "qwen3-235b-a22b", "--weights", "fp8_e4m3", "--tensor", "4"];
         let rest = ["--routing", "zipf:0.5", "--machine", "h200", "--format", "csv"];
-        let text = succeed(dir.path(), &[&["predict"], asked, &served, &rest].concat());
+        let text =
+            succeed(dir.path(), &[&["predict"], asked, &served[..], &rest[..]].concat());
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let header = reader.headers().unwrap().clone();
         let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
@@ -323,6 +324,53 @@ fn a_mix_of_equal_requests_is_their_batch() {
             ("wall_comes_first", ""),
         ]
     );
+}
+
+/// The committed campaigns are measurements too: none is faster than the roofline at
+/// achievable peaks by more than 5%, none implies more than the data sheet, and how far off
+/// predictions are is said for every group and for all.
+#[test]
+fn campaigns_are_measurements_that_predictions_are_held_against() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
+    let arguments = ["predict", "published", "--campaigns", results];
+    let printed = succeed(dir.path(), &[&arguments[..], &["--format", "csv"]].concat());
+    let (measured, errors) = printed.split_once("\n\n").unwrap();
+    let table = |text: &str| -> Vec<HashMap<String, String>> {
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        reader.deserialize().map(Result::unwrap).collect()
+    };
+    let (measured, errors) = (table(measured), table(errors));
+    let of_campaigns = measured.iter().filter(|row| row["source"].contains("results"));
+    assert!(of_campaigns.count() > 800 && measured.len() > 850, "{}", measured.len());
+    for row in &measured {
+        let number = |name: &str| row[name].parse::<f64>().unwrap();
+        assert!(number("predicted_over_measured") <= 1.05, "{row:?}");
+        let shares = (number("bandwidth_share"), number("compute_share"));
+        assert!(shares.0 <= 1.0 && shares.1 <= 1.0, "{row:?}");
+    }
+    let counted = |is_counted: &dyn Fn(&HashMap<String, String>) -> bool| -> usize {
+        let rows = errors.iter().filter(|row| is_counted(row));
+        rows.map(|row| row["measurements"].parse::<usize>().unwrap()).sum()
+    };
+    let is_all = |row: &HashMap<String, String>, name: &str| row[name] == "all";
+    let names = ["machine", "model", "regime"];
+    let each = counted(&|row| names.iter().all(|name| !is_all(row, name)));
+    let all = counted(&|row| names.iter().all(|name| is_all(row, name)));
+    assert_eq!((each, all), (measured.len(), measured.len()));
+    for name in names {
+        let others = |row: &HashMap<String, String>| {
+            names.iter().all(|other| is_all(row, other) == (*other != name))
+        };
+        assert_eq!(counted(&others), measured.len(), "{name}");
+    }
+    // People are shown what others have published, and the errors of all.
+    let shown = succeed(dir.path(), &arguments);
+    assert!(shown.contains("measurements of campaigns"), "{shown}");
+    assert!(shown.lines().count() < 200);
+    let empty = dir.path().display().to_string();
+    let error = fail(dir.path(), &["predict", "published", "--campaigns", &empty]);
+    assert!(error.contains("is no campaign"), "{error}");
 }
 
 /// A limit on the batch that decodes is one, also where it is 1.

@@ -8,6 +8,7 @@ use super::machine::Machines;
 use super::predict::{
     Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, StepTimes, Totals,
 };
+use super::published::Regime;
 use super::routing::{ExpertRouting, Touched};
 use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use crate::format::DType;
@@ -448,7 +449,9 @@ fn tables_of_users_are_checked_line_by_line() {
 /// 5%, and none implies a rate above the data sheet's.
 #[test]
 fn predictions_are_never_above_what_was_measured() {
-    let compared = super::published::compare(&Machines::load(None).unwrap()).unwrap();
+    let measurements = super::published::measurements().unwrap();
+    let machines = Machines::load(None).unwrap();
+    let compared = super::published::compare(&machines, &models(), measurements).unwrap();
     assert!(compared.len() >= 20);
     for of in &compared {
         let name = &of.measurement.name;
@@ -458,7 +461,7 @@ fn predictions_are_never_above_what_was_measured() {
     // Memory-bound measurements are close to their predictions.
     let memory: Vec<f64> = compared
         .iter()
-        .filter(|of| of.measurement.regime == "memory")
+        .filter(|of| of.regime == Regime::Memory)
         .map(|of| of.ratio())
         .collect();
     let mean = memory.iter().sum::<f64>() / memory.len() as f64;

@@ -221,7 +221,7 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
 fn rounded(column: &str, cell: &str) -> String {
     match cell.parse::<f64>() {
         Ok(value) if column.ends_with("_bytes") => format!("{:.2}", value / 1e9),
-        Ok(value) if column == "time_s" => format!("{:.3}", 1e3 * value),
+        Ok(value) if column.starts_with("time_") => format!("{:.3}", 1e3 * value),
         Ok(value) if column.contains("_per_") => format!("{value:.1}"),
         _ => cell.to_owned(),
     }
