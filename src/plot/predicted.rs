@@ -1,6 +1,8 @@
 //! The paper's figures, from predictions: operational intensity and capacity footprint of
 //! models, workloads and machines. Each has a CSV file with the values that it shows.
 
+mod families;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -103,6 +105,7 @@ fn charts(
         workflows(models, machines, workloads)?,
         caches(models, machines)?,
         dense_and_experts(models, machines)?,
+        families::chart(models, machines)?,
     ])
 }
 
