@@ -190,7 +190,7 @@ fn bad_input_says_where_and_what_to_do() {
     write("heads.toml", &suite.replace("q_heads = [2, 8]", "q_heads = [3]"));
     fs::create_dir(dir.path().join("taken")).unwrap();
     write("models.toml", "[[model]]\nname = \"x\"\nlayers = 0\n");
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
@@ -217,6 +217,8 @@ fn bad_input_says_where_and_what_to_do() {
         (&["predict", "--cache", "int4"], "int4 is a format of weights"),
         (&["predict", "task", "--cache-hit", "2"], "give a share from 0 to 1"),
         (&["predict", "--models", "models.toml"], "models.toml:"),
+        (&["predict", "--step", "models.toml"], "models.toml:"),
+        (&["predict", "--step", "none.toml"], "cannot read the mix none.toml"),
     ];
     for (arguments, part) in cases {
         let errors = fail(dir.path(), arguments);
@@ -254,7 +256,10 @@ fn predicted_steps_say_whether_they_fit() {
 #[test]
 fn predictions_are_printed_and_drawn() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mix.toml");
+    let cases: [(&[&str], &str); 10] = [
+        (&["--step", example, "--tensor", "4"], "mixed"),
+        (&["--step", example, "--explain", "--model", "deepseek-v3"], "absorb keys"),
         (&["--tensor", "4"], "Predictions"),
         (&["step", "--tensor", "4"], "Predictions"),
         (&["step", "--explain", "--tensor", "4"], "2 m n k"),
@@ -284,6 +289,42 @@ fn predictions_are_printed_and_drawn() {
     assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
 }
 
+/// A mix of equal requests is a row that says the same as their batch; only what a mix has
+/// no one of is empty.
+#[test]
+fn a_mix_of_equal_requests_is_their_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mix = "[[segment]]\nrequests = 5\ncontext = 4096\n".repeat(3);
+    fs::write(dir.path().join("mix.toml"), mix).unwrap();
+    let row = |asked: &[&str]| -> Vec<(String, String)> {
+        let served =
+            ["--model", "qwen3-235b-a22b", "--weights", "fp8_e4m3", "--tensor", "4"];
+        let rest = ["--routing", "zipf:0.5", "--machine", "h200", "--format", "csv"];
+        let text = succeed(dir.path(), &[&["predict"], asked, &served, &rest].concat());
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let header = reader.headers().unwrap().clone();
+        let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), 1);
+        let pairs = header.iter().zip(&rows[0]);
+        pairs.map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect()
+    };
+    let of_mix = row(&["--step", "mix.toml"]);
+    let of_batch = row(&["--batch", "15", "--context", "4096"]);
+    let different: Vec<_> = of_mix.iter().zip(&of_batch).filter(|(a, b)| a != b).collect();
+    let cells = different.iter().map(|((name, cell), _)| (name.as_str(), cell.as_str()));
+    assert_eq!(
+        cells.collect::<Vec<_>>(),
+        [
+            ("workload", "mix"),
+            ("phase", "mixed"),
+            ("context", ""),
+            ("new_tokens", "15"),
+            ("batch_at_ridge", ""),
+            ("wall_comes_first", ""),
+        ]
+    );
+}
+
 /// A limit on the batch that decodes is one, also where it is 1.
 #[test]
 fn disaggregated_decode_has_as_many_requests_as_fit_or_as_asked() {
@@ -303,7 +344,12 @@ fn disaggregated_decode_has_as_many_requests_as_fit_or_as_asked() {
 #[test]
 fn an_option_that_a_prediction_does_not_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 28] = [
+        (&["--step", "mix.toml", "--batch", "8"], "cannot be used with"),
+        (&["--step", "mix.toml", "--context", "8"], "cannot be used with"),
+        (&["--step", "mix.toml", "--workload", "coding"], "cannot be used with"),
+        (&["--routing", "even"], "write balanced, uniform, zipf"),
+        (&["--graph", "maybe"], "possible values: on, off"),
         (&["--cache-hit", "0.9"], "--cache-hit"),
         (&["step", "--cache-hit", "0.9"], "--cache-hit"),
         (&["step", "--tasks"], "--tasks"),

@@ -9,6 +9,7 @@ pub mod issue;
 pub mod launch;
 pub mod llm;
 pub mod machine;
+pub mod mix;
 pub mod predict;
 pub mod published;
 pub mod routing;

@@ -5,7 +5,7 @@ use super::launch::Graphs;
 use super::llm::Llm;
 use super::machine::Machine;
 use super::routing::Touched;
-use super::step::{Phase, Step, StepPart, StepProblem, StepShape};
+use super::step::{Step, StepPart, StepProblem, StepShape};
 use crate::format::DType;
 use crate::resource::{Resource, Work};
 use crate::roofline::Roof;
@@ -313,6 +313,11 @@ impl Growth {
     /// The largest batch is this power of two, times the data parallelism.
     const MOST: u32 = 20;
 
+    /// That of a step whose requests differ, which has no batch to grow: no ridge is known.
+    pub const fn none() -> Growth {
+        Growth(Vec::new())
+    }
+
     /// Growth of the decode step of a shape; the shape's own batch does not matter.
     pub fn of(model: &Llm, shape: &StepShape) -> Growth {
         let at = |power: u32| {
@@ -364,6 +369,8 @@ pub struct Prediction {
     pub bound_times: Option<StepTimes>,
     /// Memory capacity of the machine in bytes, where it is stated.
     pub memory_bytes: Option<f64>,
+    /// New tokens of all GPUs.
+    pub new_tokens: u64,
     /// Largest number of requests that fits, on all GPUs together.
     pub batch_max: Option<f64>,
     /// Smallest batch at which decode reaches the ridge; `None` where no batch does.
@@ -392,6 +399,7 @@ impl Prediction {
             times,
             bound_times: if is_routed { StepTimes::bound_of(step, rates) } else { times },
             memory_bytes,
+            new_tokens: step.new_tokens,
             batch_max: memory_bytes.map(|bytes| data * footprint.most_requests(bytes)),
             batch_at_ridge: ridge.and_then(|ridge| growth.batch_at(ridge)),
         }
@@ -438,11 +446,7 @@ impl Prediction {
 
     /// New tokens per second of each GPU.
     pub fn tokens_per_s_per_gpu(&self, shape: &StepShape) -> Option<f64> {
-        let tokens = match shape.phase {
-            Phase::Decode => shape.batch,
-            Phase::Prefill => shape.batch * shape.new_tokens,
-        };
-        Some(tokens as f64 / self.times?.time_s() / shape.parallel.gpus() as f64)
+        Some(self.new_tokens as f64 / self.times?.time_s() / shape.parallel.gpus() as f64)
     }
 
     /// Share of the compute peak that the step uses (MFU).

@@ -144,7 +144,36 @@ impl StepShape {
 /// with a model's widths are counted exactly for.
 const MOST_TOKENS: u64 = 1 << 36;
 
-pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {
+/// Refuses requests of a step, all of the same formats and parallelism, that a model cannot
+/// be asked for, or that are too many to count.
+pub(super) fn check<'a>(
+    model: &Llm,
+    parts: impl Iterator<Item = &'a StepShape> + Clone,
+) -> Result<(), String> {
+    let mut tokens = 0;
+    for shape in parts.clone() {
+        tokens += check_tokens(shape)?;
+    }
+    let Some(shape) = parts.into_iter().next() else { return Ok(()) };
+    if tokens > MOST_TOKENS {
+        return Err(format!(
+            "{tokens} new tokens of a step are too many; {MOST_TOKENS} are counted at most"
+        ));
+    }
+    for (mixer, _) in model.mixers() {
+        check_mixer(model, &mixer, shape.parallel.tensor)?;
+    }
+    for (part, _) in model.feed_forwards() {
+        check_feed_forward(model, &part, shape)?;
+    }
+    if shape.parallel.expert > 1 && model.expert_layers() == 0 {
+        return Err(format!("{} has no experts to spread", model.name));
+    }
+    Ok(())
+}
+
+/// New tokens of equal requests.
+fn check_tokens(shape: &StepShape) -> Result<u64, String> {
     let Parallel { tensor, expert, data } = shape.parallel;
     if [tensor, expert, data, shape.batch, shape.new_tokens].contains(&0) {
         return Err("batch, new tokens and parallelism must be at least 1".to_owned());
@@ -156,26 +185,18 @@ pub(super) fn check(model: &Llm, shape: &StepShape) -> Result<(), String> {
         ));
     }
     let tokens = shape.batch.checked_mul(shape.new_tokens);
-    if tensor.checked_mul(data).is_none()
-        || shape.context > MOST_TOKENS
-        || tokens.is_none_or(|tokens| tokens > MOST_TOKENS)
-    {
-        return Err(format!(
+    match tokens.filter(|tokens| *tokens <= MOST_TOKENS) {
+        Some(tokens)
+            if shape.context <= MOST_TOKENS && tensor.checked_mul(data).is_some() =>
+        {
+            Ok(tokens)
+        }
+        _ => Err(format!(
             "a context of {} and {} requests of {} new tokens on {tensor} x {data} GPUs are too \
              many; {MOST_TOKENS} tokens of a request, and of a step, are counted at most",
             shape.context, shape.batch, shape.new_tokens
-        ));
+        )),
     }
-    for (mixer, _) in model.mixers() {
-        check_mixer(model, &mixer, tensor)?;
-    }
-    for (part, _) in model.feed_forwards() {
-        check_feed_forward(model, &part, shape)?;
-    }
-    if expert > 1 && model.expert_layers() == 0 {
-        return Err(format!("{} has no experts to spread", model.name));
-    }
-    Ok(())
 }
 
 /// Refuses what parallelism does not divide.

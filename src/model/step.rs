@@ -4,6 +4,7 @@
 mod mixer;
 
 use super::llm::{Dense, Experts, FeedForward, LayerKind, Llm, Mixer};
+use super::mix::Mix;
 use super::routing::{self, Touched};
 pub use super::shape::{
     Formats, FormatsChoice, Parallel, Phase, StepShape, WeightPart, Weights, WeightsChoice,
@@ -48,6 +49,8 @@ pub struct StepProblem {
     /// Bytes that are read, or sent by an exchange, in the mean over the ways in which tokens
     /// choose experts. The problem itself is of as many as can be touched.
     mean_bytes: Option<f64>,
+    /// Whether its weights are in memory for another problem too.
+    shares_weights: bool,
 }
 
 impl StepProblem {
@@ -93,6 +96,9 @@ impl StepProblem {
 
     /// Bytes of the weights of one problem that lie in memory, read or not.
     pub fn resident_bytes(&self) -> u64 {
+        if self.shares_weights {
+            return 0;
+        }
         match self.problem.routed() {
             Some(routed) => routed.resident_weight_bytes,
             None => self.problem.weight_bytes(),
@@ -108,21 +114,38 @@ pub struct Step {
     pub problems: Vec<StepProblem>,
     /// Requests of this GPU.
     pub requests: u64,
-    /// Bytes of the embedding table, of which a step reads its tokens' rows only; 0 where
-    /// the head is the same.
+    /// New tokens of all GPUs.
+    pub new_tokens: u64,
+    /// Bytes of weights that a step does not read: of the embedding table it reads its
+    /// tokens' rows only. 0 where the head is the same, but for steps without answers, which
+    /// read no head.
     pub embedding_bytes: u64,
-    /// Bytes of the cache of one request, on this GPU.
+    /// Bytes of the cache of one request, on this GPU; the mean where requests differ.
     pub request_cache_bytes: u64,
     /// Which number of touched experts its sums are of.
     pub touched: Touched,
 }
 
+/// Equal requests of a step.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// What is asked for them; formats, parallelism and routing are those of all parts.
+    shape: StepShape,
+    /// Requests of this GPU.
+    requests: u64,
+    /// Whether each gets a token.
+    answered: bool,
+    /// Whether it is the first of its phase. A launch of attention is for all requests that
+    /// are in one phase.
+    leads: bool,
+}
+
 /// Makes the list.
 struct Builder<'a> {
     model: &'a Llm,
+    /// The shape of the first part: formats, parallelism and routing of all.
     shape: &'a StepShape,
-    /// Requests of this GPU.
-    requests: u64,
+    parts: &'a [Part],
     /// New tokens of this GPU.
     tokens: u64,
     problems: Vec<StepProblem>,
@@ -139,31 +162,66 @@ struct Exchange {
     mean_share: Option<f64>,
 }
 
+impl Part {
+    fn of(shape: StepShape, answered: bool) -> Part {
+        let requests = shape.batch.div_ceil(shape.parallel.data.max(1));
+        Part { shape, requests, answered, leads: true }
+    }
+}
+
 impl Step {
     /// The step of a model.
     ///
     /// # Errors
     /// What the model or the shape cannot be divided by, or a problem too large to count.
     pub fn of(model: &Llm, shape: &StepShape) -> Result<Step, String> {
-        super::shape::check(model, shape)?;
-        let requests = shape.batch.div_ceil(shape.parallel.data);
+        Step::of_parts(model, &[Part::of(*shape, true)])
+    }
+
+    /// The step of requests that differ, with formats, parallelism and routing of a shape.
+    ///
+    /// # Errors
+    /// As [`Step::of`].
+    pub fn of_mix(model: &Llm, mix: &Mix, like: &StepShape) -> Result<Step, String> {
+        let parts = mix.shapes(like).map(|(shape, answered)| Part::of(shape, answered));
+        let mut parts: Vec<Part> = parts.collect();
+        for at in 1..parts.len() {
+            parts[at].leads = parts[at].shape.phase != parts[at - 1].shape.phase;
+        }
+        Step::of_parts(model, &parts)
+    }
+
+    fn of_parts(model: &Llm, parts: &[Part]) -> Result<Step, String> {
+        let Some(Part { shape, .. }) = parts.first() else {
+            return Err("a step needs requests".to_owned());
+        };
+        super::shape::check(model, parts.iter().map(|part| &part.shape))?;
         let mut builder = Builder {
             model,
             shape,
-            requests,
-            tokens: requests * shape.new_tokens,
+            parts,
+            tokens: parts.iter().map(|part| part.requests * part.shape.new_tokens).sum(),
             problems: Vec::with_capacity(24),
             exchanges: Vec::new(),
         };
         builder.layers()?;
         builder.push_exchanges()?;
-        let embedding = if model.tied_embeddings { 0 } else { model.vocab * model.hidden };
-        let format = shape.formats.weights.of(WeightPart::Head).dtype();
-        let embedding_bytes = format.bytes_of(embedding.div_ceil(shape.parallel.tensor));
-        let request_cache_bytes = mixer::request_cache_bytes(model, shape);
-        let problems = builder.problems;
-        let touched = shape.routing.touched();
-        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes, touched })
+        let embedding_bytes = builder.unread_bytes();
+        let requests = parts.iter().map(|part| part.requests).sum();
+        let cached = |part: &Part| {
+            u128::from(part.requests)
+                * u128::from(mixer::request_cache_bytes(model, &part.shape))
+        };
+        let cached: u128 = parts.iter().map(cached).sum();
+        Ok(Step {
+            problems: builder.problems,
+            requests,
+            new_tokens: all_tokens(parts),
+            embedding_bytes,
+            // A mean is not above the largest.
+            request_cache_bytes: (cached / u128::from(requests)) as u64,
+            touched: shape.routing.touched(),
+        })
     }
 
     /// Parameters of a model: those of its problems, with all experts, the embedding's and
@@ -184,6 +242,11 @@ impl Step {
             self.problems.iter().map(|entry| entry.count * entry.resident_bytes());
         self.embedding_bytes + problems.sum::<u64>()
     }
+}
+
+/// New tokens of all GPUs.
+fn all_tokens(parts: &[Part]) -> u64 {
+    parts.iter().map(|part| part.shape.batch * part.shape.new_tokens).sum()
 }
 
 /// Projections into a feed-forward part: its gate is one more.
@@ -208,8 +271,22 @@ impl Builder<'_> {
         problem: Problem,
         (count, per_launch): (u64, u64),
     ) -> Result<(), String> {
-        let mean_bytes = None;
-        self.push_entry(StepProblem { name, part, problem, count, per_launch, mean_bytes })
+        self.push_entry(StepProblem {
+            name,
+            part,
+            problem,
+            count,
+            per_launch,
+            mean_bytes: None,
+            shares_weights: false,
+        })
+    }
+
+    /// The last problem of a name has weights that another has in memory.
+    fn share_weights(&mut self, name: &str) {
+        if let Some(entry) = self.problems.iter_mut().rfind(|entry| entry.name == name) {
+            entry.shares_weights = true;
+        }
     }
 
     fn push_entry(&mut self, mut entry: StepProblem) -> Result<(), String> {
@@ -282,8 +359,7 @@ impl Builder<'_> {
     }
 
     fn layers(&mut self) -> Result<(), String> {
-        let Llm { hidden, vocab, .. } = *self.model;
-        let tensor = self.shape.parallel.tensor;
+        let hidden = self.model.hidden;
         self.elementwise("embedding", 2 * self.tokens * hidden, 1)?;
         // A residual is added and the sum normed: two rows in, two out.
         let of_layers = self.model.kinds.iter().map(|kind| kind.count * kind.norms);
@@ -299,19 +375,43 @@ impl Builder<'_> {
                 FeedForward::Experts(experts) => self.experts(&experts, count)?,
             }
         }
-        // Of a prompt only the last token is answered.
+        self.head()?;
+        self.all_reduces();
+        Ok(())
+    }
+
+    /// Of a prompt only the last token is answered.
+    fn head(&mut self) -> Result<(), String> {
+        let answered = self.parts.iter().filter(|part| part.answered);
+        match answered.map(|part| part.requests).sum() {
+            0 => Ok(()),
+            rows => self.push(("head", StepPart::Rest), self.head_of(rows).into(), 1),
+        }
+    }
+
+    /// The head of so many rows.
+    fn head_of(&self, rows: u64) -> Gemm {
         let formats = self.shape.formats;
-        let head = Gemm {
-            m: self.requests,
-            n: vocab.div_ceil(tensor),
-            k: hidden,
+        Gemm {
+            m: rows,
+            n: self.model.vocab.div_ceil(self.shape.parallel.tensor),
+            k: self.model.hidden,
             dtype: formats.activations,
             w_dtype: formats.weights.of(WeightPart::Head),
             a_dtype: formats.activations.into(),
-        };
-        self.push(("head", StepPart::Rest), Problem::Gemm(head), 1)?;
-        self.all_reduces();
-        Ok(())
+        }
+    }
+
+    /// Bytes of weights that are not read: the embedding table, and the head of a step
+    /// without answers.
+    fn unread_bytes(&self) -> u64 {
+        let Llm { vocab, hidden, tied_embeddings, .. } = *self.model;
+        let embedding = if tied_embeddings { 0 } else { vocab * hidden };
+        let format = self.shape.formats.weights.of(WeightPart::Head);
+        let table = format.dtype().bytes_of(embedding.div_ceil(self.shape.parallel.tensor));
+        let answers = self.parts.iter().any(|part| part.answered);
+        let head = if answers { 0 } else { Problem::from(self.head_of(1)).weight_bytes() };
+        table + head
     }
 
     fn dense(&mut self, dense: &Dense, count: u64) -> Result<(), String> {
@@ -354,7 +454,7 @@ impl Builder<'_> {
         // Whole experts of a part, or a part of each; of the tokens of all GPUs that share
         // the experts, or of this group's.
         let (tokens, width) = if expert > 1 {
-            let tokens = self.shape.batch * self.shape.new_tokens * expert;
+            let tokens = all_tokens(self.parts) * expert;
             (tokens.div_ceil(self.shape.parallel.gpus()), experts.intermediate)
         } else {
             (self.tokens, experts.intermediate / tensor)
@@ -433,6 +533,7 @@ impl Builder<'_> {
             count,
             per_launch: 1,
             mean_bytes: Some(read),
+            shares_weights: false,
         })
     }
 
@@ -482,6 +583,7 @@ impl Builder<'_> {
                 count,
                 per_launch: 1,
                 mean_bytes: mean_share.map(|share| share * sent),
+                shares_weights: false,
             })?;
         }
         Ok(())

@@ -7,9 +7,11 @@ use std::io;
 use rayon::prelude::*;
 
 use super::llm::Llm;
+use super::mix::Mix;
 use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
 use super::routing::ExpertRouting;
 use super::step::{Formats, FormatsChoice, Parallel, Phase, Step, StepShape};
+use super::task::Served;
 
 /// Tokens of each request in a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,7 +173,7 @@ impl<'a> Grid<'a> {
     ///
     /// # Errors
     /// The writer's.
-    pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<()> {
+    pub fn write_csv(&self, to: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
         writeln!(to, "{}", COLUMNS.join(","))?;
         let mut chunks = self.chunks();
         loop {
@@ -198,7 +200,14 @@ impl<'a> Grid<'a> {
             let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
             for rates in &self.rates {
                 let question = StepQuestion { model: chunk.model, shape: &shape, rates };
-                let row = SweepRow { question, workload: &chunk.tokens.workload };
+                let asked = Asked {
+                    workload: &chunk.tokens.workload,
+                    phase: shape.phase.name(),
+                    batch,
+                    context: Some(shape.context),
+                    new_tokens: shape.new_tokens,
+                };
+                let row = SweepRow { question, asked };
                 match &step {
                     Ok(step) => {
                         let of = Prediction::of(&question, step, totals, &growth);
@@ -212,28 +221,103 @@ impl<'a> Grid<'a> {
     }
 }
 
+/// One step of requests that differ, for models, formats, parallelism and machines.
+#[derive(Clone, Debug)]
+pub struct MixGrid<'a> {
+    /// What rows call it, in the column of workloads.
+    pub name: String,
+    /// The requests.
+    pub mix: &'a Mix,
+    /// Models as they are served.
+    pub served: Vec<Served<'a>>,
+    /// Machines with their rates.
+    pub rates: Vec<Rates<'a>>,
+}
+
+impl MixGrid<'_> {
+    /// The shape of all of the mix's requests, for what does not depend on their context.
+    const fn shape(&self, served: &Served, batch: u64) -> StepShape {
+        let Served { formats, parallel, routing, .. } = *served;
+        let (phase, context, new_tokens) = (Phase::Decode, 1, 1);
+        StepShape { phase, batch, context, new_tokens, formats, parallel, routing }
+    }
+
+    /// Every step; there is one for all machines.
+    pub fn steps(&self) -> impl Iterator<Item = (&Served<'_>, Result<Step, String>)> {
+        self.served.iter().map(|served| {
+            let like = self.shape(served, self.mix.requests());
+            (served, Step::of_mix(served.model, self.mix, &like))
+        })
+    }
+
+    /// Writes a header and all rows as CSV, with the columns of [`Grid::write_csv`]: the
+    /// batch is all requests and new tokens are those of all of them. A mix has no one
+    /// context, and no batch at the ridge.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_csv(&self, to: &mut (impl io::Write + ?Sized)) -> io::Result<()> {
+        writeln!(to, "{}", COLUMNS.join(","))?;
+        let asked = Asked {
+            workload: &self.name,
+            phase: "mixed",
+            batch: self.mix.requests(),
+            context: None,
+            new_tokens: self.mix.new_tokens(),
+        };
+        for (served, step) in self.steps() {
+            let shape = self.shape(served, asked.batch);
+            for rates in &self.rates {
+                let question = StepQuestion { model: served.model, shape: &shape, rates };
+                let (row, mut text) = (SweepRow { question, asked }, String::new());
+                match &step {
+                    Ok(step) => {
+                        let totals = Totals::of_step(step);
+                        let of = Prediction::of(&question, step, totals, &Growth::none());
+                        row.write(&mut text, &of);
+                    }
+                    Err(reason) => row.write_refusal(&mut text, reason),
+                }
+                to.write_all(text.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a row says of its requests.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    workload: &'a str,
+    phase: &'static str,
+    batch: u64,
+    /// `None` where requests differ.
+    context: Option<u64>,
+    new_tokens: u64,
+}
+
 /// A row to write.
 struct SweepRow<'a> {
     question: StepQuestion<'a>,
-    workload: &'a str,
+    asked: Asked<'a>,
 }
 
 impl SweepRow<'_> {
     fn write_question(&self, to: &mut String) {
         let StepQuestion { model, shape, rates } = self.question;
-        let StepShape { phase, batch, context, new_tokens, .. } = shape;
+        let Asked { workload, phase, batch, context, new_tokens } = self.asked;
         let StepShape { formats, parallel, routing, .. } = shape;
         let Formats { weights, cache, activations } = formats;
         let Parallel { tensor, expert, data } = parallel;
         quote(to, &model.name);
         to.push(',');
-        quote(to, self.workload);
+        quote(to, workload);
         // Writing to a string never fails.
+        let _ = write!(to, ",{phase},{batch},");
+        let _ = context.map_or(Ok(()), |context| write!(to, "{context}"));
         let _ = write!(
             to,
-            ",{},{batch},{context},{new_tokens},{weights},{cache},{},{tensor},{expert},{data},\
-             {routing},",
-            phase.name(),
+            ",{new_tokens},{weights},{cache},{},{tensor},{expert},{data},{routing},",
             activations.name()
         );
         quote(to, &rates.machine().name);
@@ -270,8 +354,9 @@ impl SweepRow<'_> {
         to.push(',');
         quote(to, of.quadrant().unwrap_or_default());
         number(to, of.batch_max);
+        let grows = self.asked.context.is_some();
         number(to, of.batch_at_ridge.map(|batch| batch as f64));
-        flag(to, of.wall_comes_first());
+        flag(to, of.wall_comes_first().filter(|_| grows));
         number(to, of.tokens_per_s_per_gpu(shape));
         number(to, of.compute_share());
         number(to, of.bandwidth_share());

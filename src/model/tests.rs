@@ -1,5 +1,7 @@
 //! Golden values: parameters, caches, whole steps.
 
+mod mixes;
+
 use super::launch::Graphs;
 use super::llm::{self, Llm};
 use super::machine::Machines;

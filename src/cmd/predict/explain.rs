@@ -2,29 +2,46 @@
 
 use crate::model::llm::Llm;
 use crate::model::predict::Rates;
-use crate::model::routing::Touched;
+use crate::model::routing::{ExpertRouting, Touched};
 use crate::model::step::{Step, StepPart, StepProblem, StepShape};
-use crate::model::sweep::Grid;
+use crate::model::sweep::{Grid, MixGrid};
+use crate::model::task::Served;
 use crate::section::Section;
 
 /// The problems of every step of a grid, with formulas.
 pub fn sections(grid: &Grid) -> Vec<Section> {
-    let rates = grid.rates.first();
-    grid.shapes().map(|(model, shape)| section(model, &shape, rates)).collect()
+    let of_shape = |(model, shape): (&Llm, StepShape)| {
+        let StepShape { phase, batch, context, routing, .. } = shape;
+        let name = &model.name;
+        let heading = format!("{name} {}, batch {batch}, context {context}", phase.name());
+        section(heading, Step::of(model, &shape), routing, grid.rates.first())
+    };
+    grid.shapes().map(of_shape).collect()
 }
 
-fn section(model: &Llm, shape: &StepShape, rates: Option<&Rates>) -> Section {
-    let StepShape { phase, batch, context, routing, .. } = shape;
-    let heading =
-        format!("{} {}, batch {batch}, context {context}", model.name, phase.name());
-    let step = match Step::of(model, shape) {
+/// The problems of a step of requests that differ, for every model.
+pub fn sections_of_mix(grid: &MixGrid) -> Vec<Section> {
+    let requests = grid.mix.requests();
+    let of_step = |(served, step): (&Served, Result<Step, String>)| {
+        let heading = format!("{} mixed, {requests} requests", served.model.name);
+        section(heading, step, served.routing, grid.rates.first())
+    };
+    grid.steps().map(of_step).collect()
+}
+
+fn section(
+    heading: String,
+    step: Result<Step, String>,
+    routing: ExpertRouting,
+    rates: Option<&Rates>,
+) -> Section {
+    let step = match step {
         Ok(step) => step,
         Err(reason) => {
             return Section { heading, paragraphs: vec![reason], ..Section::default() };
         }
     };
-    let touched = step.touched;
-    let rows = step.problems.iter().map(|entry| row(entry, rates, touched)).collect();
+    let rows = step.problems.iter().map(|entry| row(entry, rates, step.touched)).collect();
     let machine = rates.map_or("no machine", |rates| &rates.machine().name);
     Section {
         heading,

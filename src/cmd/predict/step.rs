@@ -1,6 +1,7 @@
 //! `ridgepoint predict step`: single steps over a grid of models, shapes and machines.
 
 use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -8,8 +9,9 @@ use super::options::{BatchOptions, ContextOptions, MachineOptions, Output, Serve
 use super::{explain, model};
 use crate::cmd::options::OutputFormat;
 use crate::cmd::table;
+use crate::model::mix::Mix;
 use crate::model::step::Phase;
-use crate::model::sweep::{COLUMNS, Grid, Tokens};
+use crate::model::sweep::{COLUMNS, Grid, MixGrid, Tokens};
 use crate::model::workload::Workload;
 use crate::section::Section;
 
@@ -20,6 +22,10 @@ use crate::section::Section;
 pub struct StepArgs {
     #[command(flatten)]
     served: ServedOptions,
+    /// One step of requests that differ, from a TOML file; see examples/mix.toml. It says
+    /// contexts, new tokens and phases.
+    #[arg(long = "step", value_name = "FILE", conflicts_with_all = MIXED)]
+    mix_path: Option<PathBuf>,
     /// What steps do: decode, prefill.
     #[arg(long = "phase", value_delimiter = ',', default_value = "decode")]
     phases: Vec<String>,
@@ -39,7 +45,13 @@ pub struct StepArgs {
     output: Output,
 }
 
+/// What a mix says itself.
+const MIXED: [&str; 5] = ["batch", "context", "workloads", "new_tokens", "phases"];
+
 pub fn run(args: &StepArgs) -> Result<()> {
+    if let Some(path) = &args.mix_path {
+        return run_mix(args, path);
+    }
     let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
     let workloads = args.context.workload_file.load()?;
     let grid = Grid {
@@ -53,13 +65,32 @@ pub fn run(args: &StepArgs) -> Result<()> {
         rates: args.machines.rates(&machines)?,
     };
     match args.explain {
-        true => {
-            let imported = args.served.imported()?;
-            let mut sections: Vec<Section> = imported.iter().map(model::section).collect();
-            sections.extend(explain::sections(&grid));
-            table::print(&sections, args.output.format)
-        }
-        false => print_grid(&grid, args.output.format),
+        true => print_explained(args, explain::sections(&grid)),
+        false => print_rows(|to| grid.write_csv(to), args.output.format),
+    }
+}
+
+/// Prints how models were imported, and the problems of steps.
+fn print_explained(args: &StepArgs, explained: Vec<Section>) -> Result<()> {
+    let imported = args.served.imported()?;
+    let mut sections: Vec<Section> = imported.iter().map(model::section).collect();
+    sections.extend(explained);
+    table::print(&sections, args.output.format)
+}
+
+fn run_mix(args: &StepArgs, path: &Path) -> Result<()> {
+    let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
+    let mix = Mix::load(path)?;
+    let stem = path.file_stem().unwrap_or_default();
+    let grid = MixGrid {
+        name: stem.to_string_lossy().into_owned(),
+        mix: &mix,
+        served: args.served.all(&models, None)?,
+        rates: args.machines.rates(&machines)?,
+    };
+    match args.explain {
+        true => print_explained(args, explain::sections_of_mix(&grid)),
+        false => print_rows(|to| grid.write_csv(to), args.output.format),
     }
 }
 
@@ -121,17 +152,21 @@ const SHOWN: [(&str, &str, bool); 27] = [
     ("reason", "note", false),
 ];
 
-fn print_grid(grid: &Grid, format: OutputFormat) -> Result<()> {
+/// Prints the rows that `write_csv` writes.
+fn print_rows(
+    write_csv: impl Fn(&mut dyn Write) -> std::io::Result<()>,
+    format: OutputFormat,
+) -> Result<()> {
     if format == OutputFormat::Csv {
         let mut to = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-        return match grid.write_csv(&mut to).and_then(|()| to.flush()) {
+        return match write_csv(&mut to).and_then(|()| to.flush()) {
             // A reader that stops early, such as `head`, is not an error.
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
             _ => Ok(()),
         };
     }
     let mut bytes = Vec::new();
-    grid.write_csv(&mut bytes)?;
+    write_csv(&mut bytes)?;
     let text = String::from_utf8(bytes)?;
     if format == OutputFormat::Json {
         return table::print_csv(&text, format);

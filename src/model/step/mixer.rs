@@ -1,6 +1,6 @@
 //! What token mixers ask for: projections, caches and states, and attention itself.
 
-use super::{Builder, StepPart};
+use super::{Builder, Part, StepPart};
 use crate::format::DType;
 use crate::model::llm::{
     Heads, Index, Latent, Llm, Mixer, Span, StateGate, StateRule, StateSpace,
@@ -120,28 +120,72 @@ struct Piece {
 }
 
 impl Piece {
-    /// All new tokens of a request.
-    const fn whole(context: u64, new_tokens: u64) -> Piece {
-        Piece { count: 1, context, new_tokens, launches: true }
+    /// All new tokens of a request. The launch is that of all parts of a phase.
+    const fn whole(part: &Part) -> Piece {
+        let StepShape { context, new_tokens, .. } = part.shape;
+        Piece { count: 1, context, new_tokens, launches: part.leads }
     }
 }
 
-/// A request's new tokens, cut at the ends of chunks.
-fn pieces(span: Span, context: u64, new_tokens: u64) -> Vec<Piece> {
-    let Span::Chunk(chunk) = span else {
-        return vec![Piece::whole(context, new_tokens)];
-    };
-    let before = (context - new_tokens) % chunk;
-    let first = new_tokens.min(chunk - before);
-    let rest = new_tokens - first;
-    let part =
+/// The new tokens of a part's requests, cut at the ends of chunks.
+fn pieces(span: Span, part: &Part) -> Vec<Piece> {
+    let whole = Piece::whole(part);
+    let Span::Chunk(chunk) = span else { return vec![whole] };
+    let before = (whole.context - whole.new_tokens) % chunk;
+    let first = whole.new_tokens.min(chunk - before);
+    let rest = whole.new_tokens - first;
+    let other =
         |count, context, new_tokens| Piece { count, context, new_tokens, launches: false };
     let all = [
-        Piece::whole(before + first, first),
-        part(rest / chunk, chunk, chunk),
-        part(1, rest % chunk, rest % chunk),
+        Piece { context: before + first, new_tokens: first, ..whole },
+        other(rest / chunk, chunk, chunk),
+        other(1, rest % chunk, rest % chunk),
     ];
     all.into_iter().filter(|piece| piece.count * piece.new_tokens > 0).collect()
+}
+
+/// Whether a part is the first of its phase among some.
+fn leads(parts: &[&Part], at: usize) -> bool {
+    at == 0 || parts[at - 1].shape.phase != parts[at].shape.phase
+}
+
+/// What keys and values of all heads are made of latents by.
+const KEYS_AND_VALUES_UP: &str = "keys and values up";
+
+/// Absorbed attention of the requests of a part, to all latents or to those of an index.
+fn attention_of_latents(
+    latent: &Latent,
+    part: &Part,
+    heads: u64,
+) -> (&'static str, Problem) {
+    let StepShape { context, new_tokens, formats, .. } = part.shape;
+    let Some(Index { top_k, .. }) = latent.index else {
+        let dense = MlaDecode {
+            batch: part.requests,
+            context,
+            q_heads: heads,
+            latent_dim: latent.kv_lora_rank,
+            rope_dim: latent.qk_rope_dim,
+            dtype: formats.activations,
+            kv_dtype: formats.latents(),
+            layout: KvLayout::Contiguous,
+            lengths: Lengths::Equal,
+            new_tokens,
+        };
+        return ("latent attention", dense.into());
+    };
+    let sparse = SparseMla {
+        batch: part.requests,
+        context,
+        new_tokens,
+        q_heads: heads,
+        top_k,
+        latent_dim: latent.kv_lora_rank,
+        rope_dim: latent.qk_rope_dim,
+        dtype: formats.activations,
+        kv_dtype: formats.latents(),
+    };
+    ("sparse latent attention", sparse.into())
 }
 
 impl Builder<'_> {
@@ -168,9 +212,10 @@ impl Builder<'_> {
         if !heads.shares_cache {
             self.append(kv_heads, head_dim, count)?;
         }
-        let StepShape { context, new_tokens, .. } = *self.shape;
-        for piece in pieces(span, context, new_tokens) {
-            self.attend(span, piece, (q_heads, kv_heads, head_dim), count)?;
+        for part in self.parts {
+            for piece in pieces(span, part) {
+                self.attend(span, (part, piece), (q_heads, kv_heads, head_dim), count)?;
+            }
         }
         if gates > 0 {
             self.elementwise("output gate", 3 * tokens * q_heads * head_dim, count)?;
@@ -180,42 +225,50 @@ impl Builder<'_> {
     }
 
     fn append(&mut self, kv_heads: u64, head_dim: u64, count: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let append = KvAppend {
-            batch: self.requests,
-            context,
-            new_tokens,
-            kv_heads,
-            head_dim,
-            dtype: formats.activations,
-            kv_dtype: formats.cache,
-            layout: PAGES,
-            lengths: Lengths::Equal,
-        };
-        self.push(("append", StepPart::Rest), Problem::KvAppend(append), count)
+        for (at, part) in self.parts.iter().enumerate() {
+            let StepShape { context, new_tokens, formats, .. } = part.shape;
+            let append = KvAppend {
+                batch: part.requests,
+                context,
+                new_tokens,
+                kv_heads,
+                head_dim,
+                dtype: formats.activations,
+                kv_dtype: formats.cache,
+                layout: PAGES,
+                lengths: Lengths::Equal,
+            };
+            let together = (count, u64::from(at == 0));
+            self.push_together(("append", StepPart::Rest), append.into(), together)?;
+        }
+        Ok(())
     }
 
     fn append_latents(&mut self, latent: &Latent, count: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let append = MlaAppend {
-            batch: self.requests,
-            context,
-            new_tokens,
-            latent_dim: latent.kv_lora_rank,
-            rope_dim: latent.qk_rope_dim,
-            dtype: formats.activations,
-            kv_dtype: formats.latents(),
-            layout: PAGES,
-            lengths: Lengths::Equal,
-        };
-        self.push(("append", StepPart::Rest), append.into(), count)
+        for (at, part) in self.parts.iter().enumerate() {
+            let StepShape { context, new_tokens, formats, .. } = part.shape;
+            let append = MlaAppend {
+                batch: part.requests,
+                context,
+                new_tokens,
+                latent_dim: latent.kv_lora_rank,
+                rope_dim: latent.qk_rope_dim,
+                dtype: formats.activations,
+                kv_dtype: formats.latents(),
+                layout: PAGES,
+                lengths: Lengths::Equal,
+            };
+            let together = (count, u64::from(at == 0));
+            self.push_together(("append", StepPart::Rest), append.into(), together)?;
+        }
+        Ok(())
     }
 
     /// Attention of heads, of one of the pieces that a span cuts new tokens into.
     fn attend(
         &mut self,
         span: Span,
-        piece: Piece,
+        (part, piece): (&Part, Piece),
         (q_heads, kv_heads, head_dim): (u64, u64, u64),
         count: u64,
     ) -> Result<(), String> {
@@ -225,10 +278,10 @@ impl Builder<'_> {
             Span::Chunk(_) => ("chunked attention", 0),
         };
         let Formats { cache: kv_dtype, activations: dtype, .. } = self.shape.formats;
-        match self.shape.phase {
+        match part.shape.phase {
             Phase::Decode => {
                 let problem = Problem::DecodeAttention(DecodeAttention {
-                    batch: self.requests * piece.count,
+                    batch: part.requests * piece.count,
                     context: piece.context,
                     q_heads,
                     kv_heads,
@@ -245,7 +298,7 @@ impl Builder<'_> {
             }
             Phase::Prefill => {
                 let (heads, widths) = ((q_heads, kv_heads), (head_dim, head_dim));
-                self.prefill((name, window), piece, (heads, widths), count)
+                self.prefill((name, window), (part, piece), (heads, widths), count)
             }
         }
     }
@@ -254,13 +307,13 @@ impl Builder<'_> {
     fn prefill(
         &mut self,
         (name, window): (&'static str, u64),
-        piece: Piece,
+        (part, piece): (&Part, Piece),
         ((q_heads, kv_heads), (head_dim, v_head_dim)): ((u64, u64), (u64, u64)),
         count: u64,
     ) -> Result<(), String> {
         let formats = self.shape.formats;
         let attention = PrefillAttention {
-            batch: self.requests * piece.count,
+            batch: part.requests * piece.count,
             prefix: piece.context - piece.new_tokens,
             new_tokens: piece.new_tokens,
             q_heads,
@@ -301,9 +354,8 @@ impl Builder<'_> {
     /// so short that everything is attended to.
     fn latent_attention(&mut self, latent: &Latent, count: u64) -> Result<(), String> {
         let Latent { q_heads, q_lora_rank, kv_lora_rank, index, .. } = *latent;
-        let StepShape { phase, context, parallel, .. } = *self.shape;
         let (tokens, hidden) = (self.tokens, self.model.hidden);
-        let heads = q_heads / parallel.tensor;
+        let heads = q_heads / self.shape.parallel.tensor;
         let q_width = heads * (latent.qk_nope_dim + latent.qk_rope_dim);
         self.latent_queries(q_lora_rank, q_width, count)?;
         let key = kv_lora_rank + latent.qk_rope_dim;
@@ -312,74 +364,69 @@ impl Builder<'_> {
         if let Some(index) = index {
             self.index(&index, q_lora_rank, count)?;
         }
-        let is_short = index.is_none_or(|index| context <= index.top_k);
-        if phase == Phase::Prefill && is_short {
-            self.latent_prefill(latent, heads, count)?;
-        } else {
-            self.absorbed(latent, heads, count)?;
+        let is_made_anew = |part: &&Part| {
+            let StepShape { phase, context, .. } = part.shape;
+            phase == Phase::Prefill && index.is_none_or(|index| context <= index.top_k)
+        };
+        let (anew, absorbed): (Vec<&Part>, Vec<&Part>) =
+            self.parts.iter().partition(is_made_anew);
+        self.absorbed(latent, &absorbed, heads, count)?;
+        self.latent_prefill(latent, &anew, heads, count)?;
+        if !anew.is_empty() && !absorbed.is_empty() {
+            self.share_weights(KEYS_AND_VALUES_UP);
         }
         let k = heads * latent.v_head_dim;
         self.linear(("output", StepPart::Projection), (tokens, hidden, k), count)
     }
 
     /// Attention of queries that the projection of keys was absorbed into.
-    fn absorbed(&mut self, latent: &Latent, heads: u64, count: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let absorbed = (heads, count);
-        let q = (self.tokens, latent.kv_lora_rank, latent.qk_nope_dim);
-        self.linear_of_heads(("absorb keys", StepPart::Projection), q, absorbed)?;
-        let mla = MlaDecode {
-            batch: self.requests,
-            context,
-            q_heads: heads,
-            latent_dim: latent.kv_lora_rank,
-            rope_dim: latent.qk_rope_dim,
-            dtype: formats.activations,
-            kv_dtype: formats.latents(),
-            layout: KvLayout::Contiguous,
-            lengths: Lengths::Equal,
-            new_tokens,
-        };
-        match latent.index {
-            None => {
-                let what = ("latent attention", StepPart::Attention);
-                self.push(what, Problem::MlaDecode(mla), count)?;
-            }
-            Some(Index { top_k, .. }) => {
-                let sparse = SparseMla {
-                    batch: mla.batch,
-                    context,
-                    new_tokens,
-                    q_heads: heads,
-                    top_k,
-                    latent_dim: mla.latent_dim,
-                    rope_dim: mla.rope_dim,
-                    dtype: mla.dtype,
-                    kv_dtype: mla.kv_dtype,
-                };
-                let what = ("sparse latent attention", StepPart::Attention);
-                self.push(what, sparse.into(), count)?;
-            }
-        }
-        let o = (self.tokens, latent.v_head_dim, latent.kv_lora_rank);
-        self.linear_of_heads(("absorb values", StepPart::Projection), o, absorbed)
-    }
-
-    /// Attention of a prompt with keys and values of all heads.
-    fn latent_prefill(
+    fn absorbed(
         &mut self,
         latent: &Latent,
+        parts: &[&Part],
         heads: u64,
         count: u64,
     ) -> Result<(), String> {
-        let StepShape { context, new_tokens, .. } = *self.shape;
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let tokens = parts.iter().map(|part| part.requests * part.shape.new_tokens).sum();
+        let absorbed = (heads, count);
+        let q = (tokens, latent.kv_lora_rank, latent.qk_nope_dim);
+        self.linear_of_heads(("absorb keys", StepPart::Projection), q, absorbed)?;
+        for (at, part) in parts.iter().enumerate() {
+            let (name, problem) = attention_of_latents(latent, part, heads);
+            let together = (count, u64::from(leads(parts, at)));
+            self.push_together((name, StepPart::Attention), problem, together)?;
+        }
+        let o = (tokens, latent.v_head_dim, latent.kv_lora_rank);
+        self.linear_of_heads(("absorb values", StepPart::Projection), o, absorbed)
+    }
+
+    /// Attention of prompts with keys and values of all heads.
+    fn latent_prefill(
+        &mut self,
+        latent: &Latent,
+        parts: &[&Part],
+        heads: u64,
+        count: u64,
+    ) -> Result<(), String> {
+        if parts.is_empty() {
+            return Ok(());
+        }
         let up = heads * (latent.qk_nope_dim + latent.v_head_dim);
-        let all = self.requests * context;
-        let what = ("keys and values up", StepPart::Projection);
+        // Too many are refused with the product that they are rows of.
+        let all = parts.iter().fold(0u64, |all, part| {
+            all.saturating_add(part.requests.saturating_mul(part.shape.context))
+        });
+        let what = (KEYS_AND_VALUES_UP, StepPart::Projection);
         self.linear(what, (all, up, latent.kv_lora_rank), count)?;
         let widths = (latent.qk_nope_dim + latent.qk_rope_dim, latent.v_head_dim);
-        let piece = Piece::whole(context, new_tokens);
-        self.prefill(("attention", 0), piece, ((heads, heads), widths), count)
+        for (at, part) in parts.iter().enumerate() {
+            let piece = Piece { launches: leads(parts, at), ..Piece::whole(part) };
+            self.prefill(("attention", 0), (part, piece), ((heads, heads), widths), count)?;
+        }
+        Ok(())
     }
 
     /// The index of sparse attention. Every GPU has all of it, since all need its answer.
@@ -396,8 +443,12 @@ impl Builder<'_> {
         let keys = (tokens, index.head_dim + index.heads, hidden);
         self.linear(("index k and weights", StepPart::Projection), keys, count)?;
         self.elementwise("append to index", 2 * tokens * index.head_dim, count)?;
-        let scoring = scoring(index, self.shape, self.requests);
-        self.push(("index", StepPart::Attention), scoring.into(), count)
+        for part in self.parts {
+            let scoring = scoring(index, &part.shape, part.requests);
+            let together = (count, u64::from(part.leads));
+            self.push_together(("index", StepPart::Attention), scoring.into(), together)?;
+        }
+        Ok(())
     }
 
     /// Linear attention, or a state-space layer.
@@ -416,12 +467,26 @@ impl Builder<'_> {
         if let StateGate::LowRank(rank) = here.gate {
             self.narrow(["gate down", "gate up"], (values, rank), count)?;
         }
-        let update = update(state, self.shape, self.requests);
-        self.push(("state", StepPart::Attention), update.into(), count)?;
+        self.updates(state, count)?;
         if here.gate != StateGate::None {
             self.elementwise("output gate", 3 * tokens * values, count)?;
         }
         self.linear(("output", StepPart::Projection), (tokens, hidden, values), count)
+    }
+
+    /// Updates of states. How long the context is does not matter to them.
+    fn updates(&mut self, state: &StateSpace, count: u64) -> Result<(), String> {
+        let alike = |part: &Part| (part.shape.phase, part.shape.new_tokens);
+        for (at, parts) in self.parts.chunk_by(|a, b| alike(a) == alike(b)).enumerate() {
+            let requests = parts.iter().map(|part| part.requests).sum();
+            let update = update(state, &parts[0].shape, requests);
+            let together = (count, u64::from(parts[0].leads));
+            self.push_together(("state", StepPart::Attention), update.into(), together)?;
+            if at > 0 {
+                self.share_weights("state");
+            }
+        }
+        Ok(())
     }
 
     /// A projection of the layer's input by way of a rank.

@@ -79,11 +79,11 @@ pub fn chart(models: &[Llm], machines: &Machines) -> Result<Chart> {
     };
     Ok(Chart {
         name: "layers",
-        title: "Operational intensity and capacity footprint by family of layers".to_owned(),
+        title: "Operational intensity and capacity footprint by family of layers"
+            .to_owned(),
         how: "One layer of each model, decode of one request in bf16, states in f32: what \
               queries do with a cache, an index or a state, without projections. The batch \
-              changes neither. Right of where footprints are flat, a request costs the same at \
-              every context."
+              changes neither."
             .to_owned(),
         panels: vec![
             area(
@@ -145,7 +145,7 @@ mod tests {
         // The index costs 256 of a token's 1408 bytes, and all of its intensity counts in the
         // end: 2 x 64 x 129 FLOPs for 256 bytes.
         let (short, long) = ends(0, "sparse MLA");
-        assert!(short > 3.0 * long && (64.0..72.0).contains(&long), "{short} {long}");
+        assert!(short > 2.5 * long && (64.0..72.0).contains(&long), "{short} {long}");
         let (sparse, latent) = (ends(1, "sparse MLA").1, ends(1, "MLA").1);
         assert!((sparse / latent - 1408.0 / 1152.0).abs() < 1e-9);
     }
