@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{Area, BF16, Chart, ChartSeries, decode, ridges};
+use super::chart::{Area, BF16, Chart, ChartSeries, decode, ridges};
 use crate::model::llm::{self, FeedForward, Heads, LayerKind, Llm, Mixer, Span};
 use crate::model::machine::Machines;
 use crate::model::predict::Totals;
