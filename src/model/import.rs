@@ -80,7 +80,7 @@ fn of_value(value: &Value, name: &str, source: &str) -> Result<Imported, String>
     let config = Config::of(value)?;
     let family = Family::of(&config);
     let model = model(&config, &family, (name, source))?;
-    let notes = config.notes(&family);
+    let notes = config.notes(family.is_known);
     Ok(Imported { model, mapping: config.mapping(), notes, checkpoint: None })
 }
 

@@ -223,10 +223,13 @@ impl Operation for StateUpdate {
             ));
         }
         for (key, width) in [("key_dim", self.key_dim), ("value_dim", self.value_dim)] {
-            if !width.is_multiple_of(2) {
+            if !width.is_multiple_of(4) {
                 return Err(ProblemError::at(
                     key,
-                    format!("{key} = {width} is odd; use {}", width + 1),
+                    format!(
+                        "{key} = {width} is not a multiple of 4, as states have it; use {}",
+                        width.next_multiple_of(4)
+                    ),
                 ));
             }
         }

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::family::Family;
-
 /// Largest number of a key.
 const MOST: u64 = 1 << 40;
 
@@ -269,10 +267,10 @@ impl<'a> Config<'a> {
         self.mapping.borrow().clone()
     }
 
-    /// What was not understood.
-    pub fn notes(&self, family: &Family) -> Vec<String> {
+    /// What was not understood; that the family is not known first.
+    pub fn notes(&self, is_known_family: bool) -> Vec<String> {
         let mut notes = self.notes.borrow().clone();
-        if !family.is_known {
+        if !is_known_family {
             let name = self.model_type();
             let name =
                 if name.is_empty() { "no model_type".to_owned() } else { name.to_owned() };

@@ -351,7 +351,7 @@ fn bad_configurations_are_told_what_is_wrong() {
         (json!({"layer_types": ["full_attention"]}), "has 1 entries for 32 layers"),
         (json!({"layer_types": vec!["novel"; 32]}), "type `novel`, which is not known"),
         (json!({"layer_types": vec!["mamba"; 32]}), "in no key that is known"),
-        (json!({"num_attention_heads": 7}), "is not a multiple of kv_heads"),
+        (json!({"num_attention_heads": 7}), "7 heads do not divide a width of 4096"),
         (json!({"tie_word_embeddings": 3}), "neither true nor false"),
         (json!({"intermediate_size": null}), "states no `intermediate_size`"),
         (json!({"num_experts": 8}), "states no `num_experts_per_tok`"),

@@ -152,8 +152,48 @@ pub fn hint_for_key(key: &str) -> Option<&'static str> {
 }
 
 impl LayerKeys {
+    /// Refuses numbers that are none of a model's, whether layers have use for them or not.
+    fn check_numbers(&self) -> Result<(), String> {
+        let sizes = [
+            ("q_heads", self.q_heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("intermediate", self.intermediate),
+            ("experts", self.experts),
+            ("top_k", self.top_k),
+            ("expert_intermediate", self.expert_intermediate),
+            ("kv_lora_rank", self.kv_lora_rank),
+            ("q_lora_rank", self.q_lora_rank),
+            ("qk_nope_dim", self.qk_nope_dim),
+            ("qk_rope_dim", self.qk_rope_dim),
+            ("v_head_dim", self.v_head_dim),
+            ("index_heads", self.index_heads),
+            ("index_dim", self.index_dim),
+            ("index_top_k", self.index_top_k),
+            ("state_heads", self.state_heads),
+            ("state_key_heads", self.state_key_heads),
+            ("state_key_dim", self.state_key_dim),
+            ("state_value_dim", self.state_value_dim),
+            ("decay_rank", self.decay_rank),
+            ("gate_rank", self.gate_rank),
+        ];
+        for (key, number) in sizes {
+            range(key, number.unwrap_or(1), 1, MOST)?;
+        }
+        let counts = [
+            ("shared_experts", self.shared_experts),
+            ("shared_intermediate", self.shared_intermediate),
+            ("conv_taps", self.conv_taps),
+            ("norms_per_layer", self.norms_per_layer),
+        ];
+        counts
+            .into_iter()
+            .try_for_each(|(key, count)| range(key, count.unwrap_or(0), 0, MOST))
+    }
+
     /// The layers of these keys.
     fn kind(&self) -> Result<LayerKind, String> {
+        self.check_numbers()?;
         let kind = LayerKind {
             count: self.count.unwrap_or(1),
             mixer: self.mixer()?,

@@ -142,7 +142,9 @@ fn numbers_out_of_range_are_refused() {
         ("dense_layers = 9223372036854775807\n", "dense_layers = 9223372036854775807"),
         ("context_limit = 9223372036854775807\n", "context_limit ="),
         ("parameters = 9223372036854775807\n", "parameters ="),
-        ("conv_taps = 65\n", "conv_taps = 65"),
+        // Keys that no layer has use for, too.
+        ("state_heads = 16777217\n", "state_heads = 16777217; it must be"),
+        ("index_dim = 0\n", "index_dim = 0; it must be"),
     ] {
         let error = row(&format!("{HEADS}layers = 2\n{experts}{rest}")).unwrap_err();
         assert!(error.contains(part), "{rest}: {error}");

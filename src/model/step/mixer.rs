@@ -1,6 +1,6 @@
 //! What token mixers ask for: projections, caches and states, and attention itself.
 
-use super::{Builder, Part, StepPart};
+use super::list::{Builder, Part, StepPart};
 use crate::format::DType;
 use crate::model::llm::{
     Heads, Index, Latent, Llm, Mixer, Span, StateGate, StateRule, StateSpace,

@@ -533,8 +533,8 @@ prop_compose! {
                 "window" => (dims[5] % 3 * dims[0]).to_string(),
                 "kv_heads" | "key_heads" => dims[2].to_string(),
                 "state_heads" => (dims[2] * group).to_string(),
-                "key_dim" => (2 * dims[3]).to_string(),
-                "value_dim" => (2 * dims[5]).to_string(),
+                "key_dim" => (4 * dims[3]).to_string(),
+                "value_dim" => (4 * dims[5]).to_string(),
                 "rule" => StateRule::ALL[access % 2].to_string(),
                 "decay" => StateDecay::ALL[choice].to_string(),
                 "head_dim" if op == Op::IndexTopk => (128 * (1 + dims[3] % 2)).to_string(),
@@ -898,6 +898,41 @@ fn keeps_the_contract(op: Op, example: &Problem) {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), tensors.len(), "{op}");
+}
+
+/// Numbers at the ends of their range are refused or counted, and never wrap around: tests
+/// are compiled with checks of overflow.
+fn extreme_problem(op: Op, choices: &[usize]) -> Result<Problem, ProblemError> {
+    const ENDS: [u64; 9] =
+        [1, 2, 64, 4096, 1 << 16, 1 << 20, 1 << 32, (1 << 40) - 1, 1 << 40];
+    let example: Problem = op.facts().examples[0].parse().unwrap();
+    let fields =
+        example.spelled().into_iter().zip(choices).map(|((key, value), &choice)| {
+            let is_number = value.parse::<u64>().is_ok();
+            let end = ENDS[choice % ENDS.len()].to_string();
+            (key.name.to_owned(), if is_number && choice % 10 > 0 { end } else { value })
+        });
+    Problem::from_fields(op, &fields.collect::<Vec<_>>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn extremes_are_refused_or_counted(
+        op in prop::sample::select(&Op::ALL[..]),
+        choices in prop::collection::vec(0usize..90, 16),
+    ) {
+        let Ok(problem) = extreme_problem(op, &choices) else { return Ok(()) };
+        // Counting experts one by one takes as long as there are rows.
+        if problem.routed().is_none() {
+            let work = problem.work();
+            prop_assert!(work.bytes() <= 2 * MAX_BYTES && work.flops() <= MAX_FLOPS);
+            prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read());
+            problem.explanation();
+        }
+        prop_assert!(problem.tensors().iter().map(Tensor::bytes).sum::<u64>() > 0);
+    }
 }
 
 /// Groups that do not divide a row are counted up in predictions, and not run.
