@@ -286,7 +286,7 @@ fn predictions_are_printed_and_drawn() {
     }
     let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
-    assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
+    assert_eq!((files, printed.lines().count()), (5 * 3, 5 * 3));
 }
 
 /// A mix of equal requests is a row that says the same as their batch; only what a mix has
@@ -294,7 +294,7 @@ fn predictions_are_printed_and_drawn() {
 #[test]
 fn a_mix_of_equal_requests_is_their_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let mix = "[[segment]]\nrequests = 5\ncontext = 4096\n".repeat(3);
+    let mix = "[[segment]]\nrequests = 5\ncontext = 16\n".repeat(3);
     fs::write(dir.path().join("mix.toml"), mix).unwrap();
     let row = |asked: &[&str]| -> Vec<(String, String)> {
         let served =
@@ -310,7 +310,7 @@ fn a_mix_of_equal_requests_is_their_batch() {
         pairs.map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect()
     };
     let of_mix = row(&["--step", "mix.toml"]);
-    let of_batch = row(&["--batch", "15", "--context", "4096"]);
+    let of_batch = row(&["--batch", "15", "--context", "16"]);
     let different: Vec<_> = of_mix.iter().zip(&of_batch).filter(|(a, b)| a != b).collect();
     let cells = different.iter().map(|((name, cell), _)| (name.as_str(), cell.as_str()));
     assert_eq!(
