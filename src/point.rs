@@ -154,7 +154,7 @@ impl FromStr for Point {
     type Err = ProblemError;
 
     fn from_str(text: &str) -> Result<Self, ProblemError> {
-        let error = |message| ProblemError { key: None, message };
+        let error = |message: String| ProblemError::whole(message);
         let mut parts = text.split('@');
         let (Some(problem), Some(kernel), Some(cache)) =
             (parts.next(), parts.next(), parts.next())

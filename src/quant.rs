@@ -15,10 +15,11 @@
 //! in 4 bits: GPTQ, arXiv 2210.17323, and AWQ, arXiv 2306.00978, as their checkpoints have
 //! them (`scales` in f16, `qzeros` packed in 4 bits).
 //!
-//! Blocks are counted up: a matrix that they do not divide has smaller ones at its ends,
-//! as DeepSeek-V3's checkpoint has (a projection to 576 features has 5 rows of blocks).
-//! Groups must divide a row, since MX leaves open what a shorter group is, and kernels of
-//! int4 and nvfp4 take whole groups only.
+//! Blocks and groups are counted up: a matrix that they do not divide has smaller ones at
+//! its ends, as DeepSeek-V3's checkpoint has (a projection to 576 features has 5 rows of
+//! blocks) and checkpoints of GPTQ (scales of `ceil(columns / group)`). Predictions count
+//! such groups; what is run must have whole ones, since MX leaves open what a shorter group
+//! is, and kernels of int4 and nvfp4 take whole groups only.
 
 use std::fmt;
 
@@ -214,7 +215,7 @@ impl Quant {
             ScaleGroup::Block { rows: r, columns: c } => {
                 (rows.div_ceil(r), columns.div_ceil(c))
             }
-            ScaleGroup::Columns(group) => (rows, columns / group),
+            ScaleGroup::Columns(group) => (rows, columns.div_ceil(group)),
         }
     }
 
@@ -543,6 +544,8 @@ mod tests {
     #[test]
     fn blocks_are_counted_up_and_groups_refused() {
         assert_eq!(weights("fp8_e4m3_block128x128").scale_grid(576, 7168), (5, 56));
+        // 2880 columns of gpt-oss are 22.5 groups of 128.
+        assert_eq!(weights("int4").scale_grid(16, 2880), (16, 23));
         assert_eq!(weights("mxfp4").check_matrix(1, 48), Err(Misfit::Columns(32)));
         assert_eq!(weights("nvfp4").check_matrix(1, 48), Ok(()));
         assert_eq!(weights("int4_g32").check_matrix(16, 96), Err(Misfit::Columns(64)));

@@ -1,7 +1,7 @@
 //! The program as a person runs it: real measurements on this machine's CPU,
 //! small enough for tests.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -518,7 +518,7 @@ fn bad_input_says_where_and_what_to_do() {
         "[[machine]]\nname = \"a,b\"\ndevice = \"x\"\nbytes_per_s = 1e12\n\
          flops_per_s = { f32 = 1e12 }\nsource = \"me\"\n",
     );
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 25] = [
         (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
@@ -554,6 +554,8 @@ fn bad_input_says_where_and_what_to_do() {
         (&["predict", "--cache", "int4"], "int4 is a format of weights"),
         (&["predict", "task", "--cache-hit", "2"], "give a share from 0 to 1"),
         (&["predict", "--models", "models.toml"], "models.toml:"),
+        (&["predict", "--step", "models.toml"], "models.toml:"),
+        (&["predict", "--step", "none.toml"], "cannot read the mix none.toml"),
     ];
     for (arguments, part) in cases {
         let errors = fail(dir.path(), arguments);
@@ -591,7 +593,10 @@ fn predicted_steps_say_whether_they_fit() {
 #[test]
 fn predictions_are_printed_and_drawn() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mix.toml");
+    let cases: [(&[&str], &str); 10] = [
+        (&["--step", example, "--tensor", "4"], "mixed"),
+        (&["--step", example, "--explain", "--model", "deepseek-v3"], "absorb keys"),
         (&["--tensor", "4"], "Predictions"),
         (&["step", "--tensor", "4"], "Predictions"),
         (&["step", "--explain", "--tensor", "4"], "2 m n k"),
@@ -618,7 +623,91 @@ fn predictions_are_printed_and_drawn() {
     }
     let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
-    assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
+    assert_eq!((files, printed.lines().count()), (5 * 3, 5 * 3));
+}
+
+/// A mix of equal requests is a row that says the same as their batch; only what a mix has
+/// no one of is empty.
+#[test]
+fn a_mix_of_equal_requests_is_their_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mix = "[[segment]]\nrequests = 5\ncontext = 16\n".repeat(3);
+    fs::write(dir.path().join("mix.toml"), mix).unwrap();
+    let row = |asked: &[&str]| -> Vec<(String, String)> {
+        let served =
+            ["--model", "qwen3-235b-a22b", "--weights", "fp8_e4m3", "--tensor", "4"];
+        let rest = ["--routing", "zipf:0.5", "--machine", "h200", "--format", "csv"];
+        let text =
+            succeed(dir.path(), &[&["predict"], asked, &served[..], &rest[..]].concat());
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let header = reader.headers().unwrap().clone();
+        let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), 1);
+        let pairs = header.iter().zip(&rows[0]);
+        pairs.map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect()
+    };
+    let of_mix = row(&["--step", "mix.toml"]);
+    let of_batch = row(&["--batch", "15", "--context", "16"]);
+    let different: Vec<_> = of_mix.iter().zip(&of_batch).filter(|(a, b)| a != b).collect();
+    let cells = different.iter().map(|((name, cell), _)| (name.as_str(), cell.as_str()));
+    assert_eq!(
+        cells.collect::<Vec<_>>(),
+        [
+            ("workload", "mix"),
+            ("phase", "mixed"),
+            ("context", ""),
+            ("new_tokens", "15"),
+            ("batch_at_ridge", ""),
+            ("wall_comes_first", ""),
+        ]
+    );
+}
+
+/// The committed campaigns are measurements too: none is faster than the roofline at
+/// achievable peaks by more than 5%, none implies more than the data sheet, and how far off
+/// predictions are is said for every group and for all.
+#[test]
+fn campaigns_are_measurements_that_predictions_are_held_against() {
+    let dir = tempfile::tempdir().unwrap();
+    let results = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
+    let arguments = ["predict", "published", "--campaigns", results];
+    let printed = succeed(dir.path(), &[&arguments[..], &["--format", "csv"]].concat());
+    let (measured, errors) = printed.split_once("\n\n").unwrap();
+    let table = |text: &str| -> Vec<HashMap<String, String>> {
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        reader.deserialize().map(Result::unwrap).collect()
+    };
+    let (measured, errors) = (table(measured), table(errors));
+    let of_campaigns = measured.iter().filter(|row| row["source"].contains("results"));
+    assert!(of_campaigns.count() > 800 && measured.len() > 850, "{}", measured.len());
+    for row in &measured {
+        let number = |name: &str| row[name].parse::<f64>().unwrap();
+        assert!(number("predicted_over_measured") <= 1.05, "{row:?}");
+        let shares = (number("bandwidth_share"), number("compute_share"));
+        assert!(shares.0 <= 1.0 && shares.1 <= 1.0, "{row:?}");
+    }
+    let counted = |is_counted: &dyn Fn(&HashMap<String, String>) -> bool| -> usize {
+        let rows = errors.iter().filter(|row| is_counted(row));
+        rows.map(|row| row["measurements"].parse::<usize>().unwrap()).sum()
+    };
+    let is_all = |row: &HashMap<String, String>, name: &str| row[name] == "all";
+    let names = ["machine", "model", "regime"];
+    let each = counted(&|row| names.iter().all(|name| !is_all(row, name)));
+    let all = counted(&|row| names.iter().all(|name| is_all(row, name)));
+    assert_eq!((each, all), (measured.len(), measured.len()));
+    for name in names {
+        let others = |row: &HashMap<String, String>| {
+            names.iter().all(|other| is_all(row, other) == (*other != name))
+        };
+        assert_eq!(counted(&others), measured.len(), "{name}");
+    }
+    // People are shown what others have published, and the errors of all.
+    let shown = succeed(dir.path(), &arguments);
+    assert!(shown.contains("measurements of campaigns"), "{shown}");
+    assert!(shown.lines().count() < 200);
+    let empty = dir.path().display().to_string();
+    let error = fail(dir.path(), &["predict", "published", "--campaigns", &empty]);
+    assert!(error.contains("is no campaign"), "{error}");
 }
 
 /// A context that a model was not made for is predicted, and the note says so.
@@ -672,7 +761,12 @@ fn disaggregated_decode_has_as_many_requests_as_fit_or_as_asked() {
 #[test]
 fn an_option_that_a_prediction_does_not_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 28] = [
+        (&["--step", "mix.toml", "--batch", "8"], "cannot be used with"),
+        (&["--step", "mix.toml", "--context", "8"], "cannot be used with"),
+        (&["--step", "mix.toml", "--workload", "coding"], "cannot be used with"),
+        (&["--routing", "even"], "write balanced, uniform, zipf"),
+        (&["--graph", "maybe"], "possible values: on, off"),
         (&["--cache-hit", "0.9"], "--cache-hit"),
         (&["step", "--cache-hit", "0.9"], "--cache-hit"),
         (&["step", "--tasks"], "--tasks"),

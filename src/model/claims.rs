@@ -6,6 +6,7 @@ use super::machine::Machines;
 use super::predict::{
     Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
 };
+use super::routing::ExpertRouting;
 use super::step::{Formats, Parallel, Phase, Step, StepPart, StepShape};
 use super::workload::Workload;
 use crate::format::DType;
@@ -51,7 +52,9 @@ pub struct Claims<'a> {
 
 /// The shape of a step on one GPU in bf16.
 const fn shape(phase: Phase, batch: u64, context: u64, new_tokens: u64) -> StepShape {
-    StepShape { phase, batch, context, new_tokens, formats: BF16, parallel: Parallel::ONE }
+    let (formats, parallel) = (BF16, Parallel::ONE);
+    let routing = ExpertRouting::Uniform;
+    StepShape { phase, batch, context, new_tokens, formats, parallel, routing }
 }
 
 const fn decode(batch: u64, context: u64) -> StepShape {
@@ -305,7 +308,7 @@ impl Claims<'_> {
             (DType::Int4, DType::Fp8E4m3),
         ] {
             let (new_ffn, new_attention, new_cf) = of_formats(Formats {
-                weights: Quant::weights(weights),
+                weights: Quant::weights(weights).into(),
                 cache: Quant::cache(cache),
                 ..BF16
             })?;

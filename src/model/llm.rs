@@ -1,20 +1,30 @@
 //! Language models, as their published configurations state them. Users add models in a
 //! file of the same form, `--models FILE`.
+//!
+//! A model is a list of layers. Layers that are alike in everything that costs bytes or
+//! FLOPs are one [`LayerKind`] with a count. A layer has a token mixer (attention of some
+//! span, latent attention, or a state of fixed size) and a feed-forward part.
+
+mod check;
+mod row;
+mod written;
 
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Deserialize;
 
-use super::table::{self, Raw};
+use super::table;
+use super::weights::Weights;
+pub use row::{ModelRow, hint_for_key, together as kinds_together};
 
 /// A model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Llm {
     /// Short name.
     pub name: String,
-    /// Layers, all with attention.
-    pub layers: u64,
+    /// Kinds of layers, in the order in which they first appear. No two are equal but for
+    /// their counts.
+    pub kinds: Vec<LayerKind>,
     /// Width of the residual stream, in elements.
     pub hidden: u64,
     /// Number of tokens in the vocabulary.
@@ -23,62 +33,192 @@ pub struct Llm {
     pub tied_embeddings: bool,
     /// Parameters as published.
     pub parameters: Option<u64>,
-    /// How tokens attend.
-    pub attention: AttentionKind,
-    /// Layers with a sliding window, if there are any.
-    pub windows: Option<Windows>,
-    /// Width of the gated feed-forward of dense layers; 0 where no layer is dense.
-    pub intermediate: u64,
-    /// Routed experts, in all but the first layers.
-    pub experts: Option<Experts>,
-    /// Norms in each layer, each as wide as the residual stream.
-    pub norms_per_layer: u64,
     /// Longest context that the model was made for, in tokens.
     pub context_limit: Option<u64>,
+    /// Formats in which its weights are published, where that is known.
+    pub weights: Option<Weights>,
     /// Where the numbers are published.
     pub source: String,
 }
 
-/// How tokens attend.
+/// Layers that are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionKind {
-    /// Groups of query heads that share keys and values: MHA, GQA and MQA.
-    Heads {
-        /// Query heads.
-        q_heads: u64,
-        /// Key and value heads.
-        kv_heads: u64,
-        /// Width of a head.
-        head_dim: u64,
-        /// Whether the projections of queries, keys and values add a bias.
-        qkv_bias: bool,
-        /// Whether queries and keys are normalized, with weights that all heads share.
-        qk_norm: bool,
-    },
-    /// Latent attention (MLA).
-    Latent {
-        /// Query heads.
-        q_heads: u64,
-        /// Width of the latent vectors of queries; `None` where queries have none.
-        q_lora_rank: Option<u64>,
-        /// Width of the latent vectors of keys and values.
-        kv_lora_rank: u64,
-        /// Width of the part of a head's key that has no position.
-        qk_nope_dim: u64,
-        /// Width of the part of a key that carries the position; all heads share it.
-        qk_rope_dim: u64,
-        /// Width of a head's value.
-        v_head_dim: u64,
-    },
+pub struct LayerKind {
+    /// How many there are.
+    pub count: u64,
+    /// How tokens see each other.
+    pub mixer: Mixer,
+    /// What is done to each token on its own.
+    pub feed_forward: FeedForward,
+    /// Norms in each layer, each as wide as the residual stream.
+    pub norms: u64,
 }
 
-/// Layers with a sliding window.
+/// How tokens of a layer see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Windows {
-    /// Width of the window, in tokens.
-    pub tokens: u64,
-    /// One of this many layers has no window.
-    pub global_every: u64,
+pub enum Mixer {
+    /// Not at all: the layer has a feed-forward part only.
+    None,
+    /// Attention of heads: MHA, GQA and MQA.
+    Heads(Heads),
+    /// Latent attention (MLA).
+    Latent(Latent),
+    /// Linear attention or a state-space model: a state of fixed size.
+    State(StateSpace),
+}
+
+/// Groups of query heads that share keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub q_heads: u64,
+    /// Key and value heads.
+    pub kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// Whether the projections of queries, keys and values add a bias.
+    pub qkv_bias: bool,
+    /// Whether queries and keys are normalized, with weights that all heads share.
+    pub qk_norm: bool,
+    /// Whether the output is multiplied by a gate, which is projected beside the queries
+    /// and as wide as they are.
+    pub output_gate: bool,
+    /// Which tokens a token attends to.
+    pub span: Span,
+    /// Whether keys and values are those of an earlier layer: there is nothing to project,
+    /// append or keep.
+    pub shares_cache: bool,
+}
+
+/// Which earlier tokens a token attends to, itself included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// All.
+    Full,
+    /// The last so many.
+    Window(u64),
+    /// Those of its own chunk of so many tokens.
+    Chunk(u64),
+}
+
+impl Span {
+    /// Most tokens of a context that must be kept.
+    pub const fn kept(self, context: u64) -> u64 {
+        match self {
+            Span::Full => context,
+            Span::Window(most) | Span::Chunk(most) => {
+                if context < most {
+                    context
+                } else {
+                    most
+                }
+            }
+        }
+    }
+}
+
+/// Latent attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latent {
+    /// Query heads.
+    pub q_heads: u64,
+    /// Width of the latent vectors of queries; `None` where queries have none.
+    pub q_lora_rank: Option<u64>,
+    /// Width of the latent vectors of keys and values.
+    pub kv_lora_rank: u64,
+    /// Width of the part of a head's key that has no position.
+    pub qk_nope_dim: u64,
+    /// Width of the part of a key that carries the position; all heads share it.
+    pub qk_rope_dim: u64,
+    /// Width of a head's value.
+    pub v_head_dim: u64,
+    /// What chooses the tokens that are attended to, where it is not all of them.
+    pub index: Option<Index>,
+}
+
+/// An index over the context, as the lightning indexer of DeepSeek-V3.2: each new token is
+/// scored against one key of every earlier token, and attends to the best of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Query heads of the index; all share its keys.
+    pub heads: u64,
+    /// Width of an index key.
+    pub head_dim: u64,
+    /// Tokens that are attended to, at most.
+    pub top_k: u64,
+}
+
+/// A state of fixed size for each request and head, `[key_dim][value_dim]`, which every
+/// token decays and adds to: linear attention and state-space models (Mamba-2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSpace {
+    /// Heads, each with a state.
+    pub heads: u64,
+    /// Heads of keys and queries, which several heads share (groups of B and C in Mamba-2).
+    pub key_heads: u64,
+    /// Width of keys and queries (the state size of Mamba-2).
+    pub key_dim: u64,
+    /// Width of values.
+    pub value_dim: u64,
+    /// Taps of a causal convolution over queries, keys and values; 0 without one.
+    pub conv_taps: u64,
+    /// How a token changes the state.
+    pub rule: StateRule,
+    /// What decays the state.
+    pub decay: StateDecay,
+    /// Width of the projection that decays are made by way of; `None` for a direct one.
+    pub decay_rank: Option<u64>,
+    /// What the output is multiplied by.
+    pub gate: StateGate,
+}
+
+impl StateSpace {
+    /// Channels of queries, keys and values together, which a convolution goes over.
+    pub const fn channels(&self) -> u64 {
+        2 * self.key_heads * self.key_dim + self.heads * self.value_dim
+    }
+
+    /// Decays of a token.
+    pub const fn decays(&self) -> u64 {
+        match self.decay {
+            StateDecay::Fixed => 0,
+            StateDecay::Head => self.heads,
+            StateDecay::Channel => self.heads * self.key_dim,
+        }
+    }
+}
+
+pub use crate::op::{StateDecay, StateRule};
+
+/// A gate of the output of a state-space layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateGate {
+    /// None.
+    None,
+    /// A projection of the layer's input, as wide as the values of all heads.
+    Full,
+    /// The same by way of a narrower one.
+    LowRank(u64),
+}
+
+/// What a layer does to each token on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedForward {
+    /// Nothing.
+    None,
+    /// The same weights for all tokens.
+    Dense(Dense),
+    /// Routed experts.
+    Experts(Experts),
+}
+
+/// A dense feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dense {
+    /// Its width.
+    pub intermediate: u64,
+    /// Whether it is gated: three matrices and not two.
+    pub gated: bool,
 }
 
 /// Routed experts.
@@ -92,8 +232,8 @@ pub struct Experts {
     pub intermediate: u64,
     /// Width of the shared experts together, which every token passes; 0 without any.
     pub shared_intermediate: u64,
-    /// Layers at the beginning that have no routed experts.
-    pub dense_layers: u64,
+    /// Whether experts are gated.
+    pub gated: bool,
 }
 
 impl Llm {
@@ -103,43 +243,80 @@ impl Llm {
         Some(format!("{} was made for contexts up to {limit}", self.name))
     }
 
-    /// Number of layers without a sliding window.
-    pub const fn global_layers(&self) -> u64 {
-        match self.windows {
-            None => self.layers,
-            Some(windows) => self.layers / windows.global_every,
-        }
+    /// Number of layers.
+    pub fn layers(&self) -> u64 {
+        self.kinds.iter().map(|kind| kind.count).sum()
     }
 
     /// Number of layers with routed experts.
-    pub const fn expert_layers(&self) -> u64 {
-        match self.experts {
-            None => 0,
-            Some(experts) => self.layers - experts.dense_layers,
-        }
+    pub fn expert_layers(&self) -> u64 {
+        let routed =
+            |kind: &&LayerKind| matches!(kind.feed_forward, FeedForward::Experts(_));
+        self.kinds.iter().filter(routed).map(|kind| kind.count).sum()
     }
 
-    /// Query heads.
-    pub const fn q_heads(&self) -> u64 {
-        match self.attention {
-            AttentionKind::Heads { q_heads, .. }
-            | AttentionKind::Latent { q_heads, .. } => q_heads,
-        }
+    /// Token mixers and the number of layers that have each, in the order in which they
+    /// first appear.
+    pub fn mixers(&self) -> Vec<(Mixer, u64)> {
+        together(self.kinds.iter().map(|kind| (kind.mixer, kind.count)))
     }
 
-    /// Parameters that are not in a matrix: norms and biases.
+    /// Feed-forward parts and the number of layers that have each, in the order in which
+    /// they first appear.
+    pub fn feed_forwards(&self) -> Vec<(FeedForward, u64)> {
+        together(self.kinds.iter().map(|kind| (kind.feed_forward, kind.count)))
+    }
+
+    /// Parameters that are in no problem of a step: norms and biases.
     pub fn vector_parameters(&self) -> u64 {
-        let of_layer = match self.attention {
-            AttentionKind::Heads { q_heads, kv_heads, head_dim, qkv_bias, qk_norm } => {
+        let of_kind = |kind: &LayerKind| {
+            let vectors = kind.mixer.vector_parameters() + kind.norms * self.hidden;
+            kind.count * vectors
+        };
+        self.kinds.iter().map(of_kind).sum::<u64>() + self.hidden
+    }
+}
+
+impl Mixer {
+    /// Those of a layer, without the norms of its input.
+    pub const fn vector_parameters(&self) -> u64 {
+        match *self {
+            Mixer::None => 0,
+            Mixer::Heads(Heads {
+                q_heads, kv_heads, head_dim, qkv_bias, qk_norm, ..
+            }) => {
                 let bias = if qkv_bias { (q_heads + 2 * kv_heads) * head_dim } else { 0 };
                 bias + if qk_norm { 2 * head_dim } else { 0 }
             }
-            AttentionKind::Latent { q_lora_rank, kv_lora_rank, .. } => {
-                q_lora_rank.unwrap_or(0) + kv_lora_rank
+            Mixer::Latent(Latent { q_lora_rank, kv_lora_rank, index, .. }) => {
+                let queries = match q_lora_rank {
+                    Some(rank) => rank,
+                    None => 0,
+                };
+                // The index's key has a norm with weight and bias.
+                let index = match index {
+                    Some(index) => 2 * index.head_dim,
+                    None => 0,
+                };
+                queries + kv_lora_rank + index
             }
-        };
-        self.layers * (of_layer + self.norms_per_layer * self.hidden) + self.hidden
+            // Each head has a decay rate and a bias of its step; a norm follows the heads.
+            // Taps of the convolution are in the problem of the state.
+            Mixer::State(state) => 2 * state.heads + state.value_dim,
+        }
     }
+}
+
+/// Adds up the counts of equal things.
+fn together<T: PartialEq>(all: impl Iterator<Item = (T, u64)>) -> Vec<(T, u64)> {
+    let mut counted: Vec<(T, u64)> = Vec::with_capacity(4);
+    for (thing, count) in all {
+        match counted.iter_mut().find(|(known, _)| *known == thing) {
+            Some((_, known)) => *known += count,
+            None => counted.push((thing, count)),
+        }
+    }
+    counted
 }
 
 /// All models, the user's first.
@@ -158,189 +335,5 @@ pub fn named<'a>(models: &'a [Llm], name: &str) -> Result<&'a Llm> {
     table::named(models, "model", name, |model| &model.name)
 }
 
-/// A model as it is written in the table.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModelRow {
-    name: String,
-    layers: u64,
-    hidden: u64,
-    vocab: u64,
-    #[serde(default)]
-    tied_embeddings: bool,
-    parameters: Option<u64>,
-    q_heads: u64,
-    kv_heads: Option<u64>,
-    head_dim: Option<u64>,
-    #[serde(default)]
-    qkv_bias: bool,
-    #[serde(default)]
-    qk_norm: bool,
-    norms_per_layer: Option<u64>,
-    window: Option<u64>,
-    global_every: Option<u64>,
-    intermediate: Option<u64>,
-    experts: Option<u64>,
-    top_k: Option<u64>,
-    expert_intermediate: Option<u64>,
-    shared_experts: Option<u64>,
-    shared_intermediate: Option<u64>,
-    dense_layers: Option<u64>,
-    kv_lora_rank: Option<u64>,
-    q_lora_rank: Option<u64>,
-    qk_nope_dim: Option<u64>,
-    qk_rope_dim: Option<u64>,
-    v_head_dim: Option<u64>,
-    context_limit: Option<u64>,
-    source: String,
-}
-
-/// Largest number in a row: products of a few of them do not overflow the counts.
-const MOST: u64 = 1 << 24;
-
-impl ModelRow {
-    fn attention(&self) -> Result<AttentionKind, String> {
-        let need = |key: &str, value: Option<u64>| {
-            value.ok_or_else(|| format!("model {} needs `{key}`", self.name))
-        };
-        if let Some(kv_lora_rank) = self.kv_lora_rank {
-            if self.kv_heads.is_some() || self.head_dim.is_some() {
-                return Err(format!(
-                    "model {}: latent attention has no `kv_heads` and no `head_dim`; leave out \
-                     these or `kv_lora_rank`",
-                    self.name
-                ));
-            }
-            return Ok(AttentionKind::Latent {
-                q_heads: self.q_heads,
-                q_lora_rank: self.q_lora_rank,
-                kv_lora_rank,
-                qk_nope_dim: need("qk_nope_dim", self.qk_nope_dim)?,
-                qk_rope_dim: need("qk_rope_dim", self.qk_rope_dim)?,
-                v_head_dim: need("v_head_dim", self.v_head_dim)?,
-            });
-        }
-        let (q_heads, kv_heads) = (self.q_heads, need("kv_heads", self.kv_heads)?);
-        if !q_heads.is_multiple_of(kv_heads) {
-            return Err(format!(
-                "model {}: q_heads = {q_heads} is not a multiple of kv_heads = {kv_heads}; every \
-                 key and value head must serve the same number of query heads",
-                self.name
-            ));
-        }
-        Ok(AttentionKind::Heads {
-            q_heads,
-            kv_heads,
-            head_dim: need("head_dim", self.head_dim)?,
-            qkv_bias: self.qkv_bias,
-            qk_norm: self.qk_norm,
-        })
-    }
-
-    fn experts(&self) -> Result<Option<Experts>, String> {
-        let Some(count) = self.experts else { return Ok(None) };
-        let (Some(top_k), Some(intermediate)) = (self.top_k, self.expert_intermediate)
-        else {
-            return Err(format!(
-                "model {}: experts need `top_k` and `expert_intermediate`",
-                self.name
-            ));
-        };
-        let dense_layers = self.dense_layers.unwrap_or(0);
-        if top_k > count || dense_layers > self.layers {
-            return Err(format!(
-                "model {}: top_k = {top_k} of {count} experts, {dense_layers} dense of {} layers; \
-                 top_k must be at most the experts, and dense_layers at most the layers",
-                self.name, self.layers
-            ));
-        }
-        let shared = self.shared_experts.unwrap_or(0);
-        let shared_intermediate = shared
-            * self.shared_intermediate.unwrap_or(self.expert_intermediate.unwrap_or(0));
-        Ok(Some(Experts { count, top_k, intermediate, shared_intermediate, dense_layers }))
-    }
-
-    fn check_numbers(&self) -> Result<(), String> {
-        let numbers = [
-            ("layers", Some(self.layers)),
-            ("hidden", Some(self.hidden)),
-            ("vocab", Some(self.vocab)),
-            ("q_heads", Some(self.q_heads)),
-            ("kv_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("window", self.window),
-            ("global_every", self.global_every),
-            ("intermediate", self.intermediate),
-            ("experts", self.experts),
-            ("top_k", self.top_k),
-            ("expert_intermediate", self.expert_intermediate),
-            ("kv_lora_rank", self.kv_lora_rank),
-            ("q_lora_rank", self.q_lora_rank),
-            ("qk_nope_dim", self.qk_nope_dim),
-            ("qk_rope_dim", self.qk_rope_dim),
-            ("v_head_dim", self.v_head_dim),
-        ];
-        for (key, number) in numbers {
-            if number.is_some_and(|n| n == 0 || n > MOST) {
-                return Err(format!(
-                    "model {}: {key} = {}; it must be from 1 to {MOST}",
-                    self.name,
-                    number.unwrap_or(0)
-                ));
-            }
-        }
-        if self.source.is_empty() {
-            return Err(format!(
-                "model {}: say in `source` where the numbers are published",
-                self.name
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Raw for ModelRow {
-    type Checked = Llm;
-    const KEY: &'static str = "model";
-
-    fn chosen_by(row: &Llm) -> Option<&str> {
-        Some(&row.name)
-    }
-
-    fn check(self) -> Result<Llm, String> {
-        self.check_numbers()?;
-        let (attention, experts) = (self.attention()?, self.experts()?);
-        let windows = match (self.window, self.global_every) {
-            (None, None) => None,
-            (Some(tokens), Some(global_every)) => Some(Windows { tokens, global_every }),
-            _ => {
-                return Err(format!(
-                    "model {}: give both `window` and `global_every` or neither",
-                    self.name
-                ));
-            }
-        };
-        let dense = experts.is_none_or(|experts| experts.dense_layers > 0);
-        if dense && self.intermediate.is_none() {
-            return Err(format!(
-                "model {} has dense layers; give their `intermediate`",
-                self.name
-            ));
-        }
-        Ok(Llm {
-            name: self.name,
-            layers: self.layers,
-            hidden: self.hidden,
-            vocab: self.vocab,
-            tied_embeddings: self.tied_embeddings,
-            parameters: self.parameters,
-            attention,
-            windows,
-            intermediate: self.intermediate.unwrap_or(0),
-            experts,
-            norms_per_layer: self.norms_per_layer.unwrap_or(2),
-            context_limit: self.context_limit,
-            source: self.source,
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -260,6 +260,9 @@ impl Machine {
 /// format that anything here is measured in, so no [`DataSheet`] has it.
 const STATED_FP4: &str = "fp4";
 
+/// More than any machine has: what is beyond is a typing error, such as a unit too many.
+const MOST_FLOPS_PER_S: f64 = 1e20;
+
 impl Raw for Machine {
     type Checked = Machine;
     const KEY: &'static str = "machine";
@@ -270,7 +273,6 @@ impl Raw for Machine {
 
     fn check(self) -> Result<Machine, String> {
         let machine = &self;
-        let is_positive = |x: f64| x.is_finite() && x > 0.0;
         let name = &machine.name;
         for (dtype, rate) in &machine.flops_per_s {
             if dtype != STATED_FP4
@@ -278,27 +280,30 @@ impl Raw for Machine {
             {
                 return Err(format!("machine {name}: {message}"));
             }
-            if !is_positive(*rate) {
+            if !(*rate > 0.0 && *rate <= MOST_FLOPS_PER_S) {
                 return Err(format!(
-                    "machine {name}: {dtype} = {rate}; give FLOPs per second above 0"
+                    "machine {name}: {dtype} = {rate}; give FLOPs per second above 0 and up to \
+                     {MOST_FLOPS_PER_S:e}"
                 ));
             }
         }
         let numbers = [
-            ("bytes_per_s", Some(machine.bytes_per_s)),
-            ("sm_count", machine.sm_count.map(|n| n as f64)),
-            ("memory_clock_hz", machine.memory_clock_hz),
-            ("memory_bus_bits", machine.memory_bus_bits.map(|n| n as f64)),
-            ("memory_bytes", machine.memory_bytes),
-            ("l2_bytes", machine.l2_bytes),
-            ("link_bytes_per_s", machine.link_bytes_per_s),
-            ("host_link_bytes_per_s", machine.host_link_bytes_per_s),
-            ("network_bytes_per_s", machine.network_bytes_per_s),
-            ("power_w", machine.power_w),
+            ("bytes_per_s", Some(machine.bytes_per_s), 1e16),
+            ("sm_count", machine.sm_count.map(|n| n as f64), 1e6),
+            ("memory_clock_hz", machine.memory_clock_hz, 1e12),
+            ("memory_bus_bits", machine.memory_bus_bits.map(|n| n as f64), 1e6),
+            ("memory_bytes", machine.memory_bytes, 1e16),
+            ("l2_bytes", machine.l2_bytes, 1e16),
+            ("link_bytes_per_s", machine.link_bytes_per_s, 1e16),
+            ("host_link_bytes_per_s", machine.host_link_bytes_per_s, 1e16),
+            ("network_bytes_per_s", machine.network_bytes_per_s, 1e16),
+            ("power_w", machine.power_w, 1e6),
         ];
-        for (key, number) in numbers {
-            if number.is_some_and(|x| !is_positive(x)) {
-                return Err(format!("machine {name}: {key} must be above 0"));
+        for (key, number, most) in numbers {
+            if number.is_some_and(|x| !(x > 0.0 && x <= most)) {
+                return Err(format!(
+                    "machine {name}: {key} must be above 0 and up to {most:e}"
+                ));
             }
         }
         if machine.device.is_empty() || machine.source.is_empty() {

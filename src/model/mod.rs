@@ -4,17 +4,21 @@
 pub mod claims;
 pub mod derived;
 pub mod identity;
+pub mod import;
 pub mod issue;
 pub mod launch;
 pub mod llm;
 pub mod machine;
+pub mod mix;
 pub mod predict;
 pub mod published;
+pub mod routing;
 mod shape;
 pub mod step;
 pub mod sweep;
 pub mod table;
 pub mod task;
+pub mod weights;
 pub mod workload;
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Time and memory of a step on a machine: sums over the problems of a [`Step`], and the
 //! peaks of a [`Machine`]. Pure arithmetic.
 
+use super::launch::Graphs;
 use super::llm::Llm;
 use super::machine::Machine;
-use super::step::{Phase, Step, StepPart, StepShape};
+use super::routing::Touched;
+use super::step::{Step, StepPart, StepProblem, StepShape};
 use crate::format::DType;
 use crate::resource::{Resource, Work};
 use crate::roofline::Roof;
@@ -14,11 +16,6 @@ pub use super::launch::REACHABLE as REACHABLE_BANDWIDTH;
 /// The best known matrix product, as a share of a data sheet's dense peak: 855 of 989 TFLOP/s in bf16 on
 /// an H100 SXM (README of ThunderKittens); power keeps clocks below those of the sheet.
 pub const REACHABLE_COMPUTE: f64 = 855.0 / 989.0;
-
-/// Time that a launch in a graph of launches takes in addition to its bytes and FLOPs, in
-/// seconds: one kernel drains and the next fills. Assumed; [`super::launch::FIXED_S`] is
-/// the same for a single launch.
-pub const LAUNCH_S: f64 = 2e-6;
 
 /// Which peaks to predict with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,16 +33,23 @@ pub struct Rates<'a> {
     machine: &'a Machine,
     bandwidth: f64,
     compute: f64,
+    graphs: Graphs,
 }
 
 impl<'a> Rates<'a> {
-    /// Rates of a machine, as its sheet states them or as they are achievable.
+    /// Rates of a machine, as its sheet states them or as they are achievable. Launches are
+    /// nodes of graphs.
     pub const fn new(machine: &'a Machine, peaks: PeakBasis) -> Self {
         let (bandwidth, compute) = match peaks {
             PeakBasis::Sheet => (1.0, 1.0),
             PeakBasis::Achievable => (REACHABLE_BANDWIDTH, REACHABLE_COMPUTE),
         };
-        Rates { machine, bandwidth, compute }
+        Rates { machine, bandwidth, compute, graphs: Graphs::On }
+    }
+
+    /// The same with launches that are started in this way.
+    pub const fn with_graphs(self, graphs: Graphs) -> Self {
+        Rates { graphs, ..self }
     }
 
     /// The machine.
@@ -74,6 +78,21 @@ impl<'a> Rates<'a> {
         })
     }
 
+    /// [`Rates::roof`] of one problem of a step, with so many experts touched.
+    pub fn roof_of(&self, entry: &StepProblem, touched: Touched) -> Option<Roof> {
+        let work = entry.problem.work();
+        let mut roof = self.roof(&work)?;
+        if entry.is_routed() && touched == Touched::Mean {
+            roof.memory_s = entry.bytes_of(&work, touched) / self.bytes_per_s();
+            // What is sent is received: one rate for both.
+            let most = entry.sent_bytes_of(&work, Touched::Bound);
+            if most > 0.0 {
+                roof.link_s *= entry.sent_bytes_of(&work, touched) / most;
+            }
+        }
+        Some(roof)
+    }
+
     /// FLOPs per byte at which computing and moving data take equally long.
     pub fn ridge(&self, dtype: DType) -> Option<f64> {
         Some(self.flops_per_s(dtype)? / self.bytes_per_s())
@@ -85,14 +104,16 @@ impl<'a> Rates<'a> {
 pub struct Totals {
     /// FLOPs.
     pub flops: f64,
-    /// Bytes to and from DRAM.
+    /// Bytes to and from DRAM, with as many experts as the step's routing touches.
     pub bytes: f64,
     /// Of these, weights.
     pub weight_bytes: f64,
     /// Of these, the cache that attention reads.
     pub cache_bytes: f64,
-    /// Bytes, with the number of experts that uniform routing touches on average.
+    /// Bytes, with the number of experts that are touched in the mean.
     pub expected_bytes: f64,
+    /// Bytes, with as many experts as can be touched.
+    pub bound_bytes: f64,
     /// Bytes that the GPU sends to other GPUs.
     pub link_bytes: f64,
     /// Number of launches.
@@ -106,12 +127,17 @@ impl Totals {
         let mut totals = Totals::default();
         for entry in step.problems.iter().filter(|entry| wanted(entry.part)) {
             let (work, count) = (entry.problem.work(), entry.count as f64);
+            let bytes = entry.bytes_of(&work, step.touched);
+            let bound_bytes = entry.bytes_of(&work, Touched::Bound);
+            // Of what depends on the routing, only weights are read from DRAM.
+            let weight_bytes = entry.problem.weight_bytes() as f64 - (bound_bytes - bytes);
             totals.flops += count * work.flops() as f64;
-            totals.bytes += count * work.bytes() as f64;
-            totals.weight_bytes += count * entry.problem.weight_bytes() as f64;
+            totals.bytes += count * bytes;
+            totals.weight_bytes += count * weight_bytes;
             totals.cache_bytes += count * entry.problem.cache_bytes() as f64;
-            totals.expected_bytes += count * entry.expected_bytes();
-            totals.link_bytes += count * work.sent_bytes() as f64;
+            totals.expected_bytes += count * entry.bytes_of(&work, Touched::Mean);
+            totals.bound_bytes += count * bound_bytes;
+            totals.link_bytes += count * entry.sent_bytes_of(&work, step.touched);
             totals.launches += entry.launches();
         }
         totals
@@ -125,6 +151,11 @@ impl Totals {
     /// Operational intensity, FLOPs per byte of DRAM.
     pub fn operational_intensity(&self) -> f64 {
         self.flops / self.bytes
+    }
+
+    /// Operational intensity with as many experts as can be touched.
+    pub fn bound_intensity(&self) -> f64 {
+        self.flops / self.bound_bytes
     }
 
     /// FLOPs per byte of weights and cache only, as the literature counts a decode step.
@@ -183,10 +214,19 @@ impl StepTimes {
     /// Times of a step; `None` where the machine states no peak for a format, or no links
     /// where there is something to send.
     pub fn of(step: &Step, rates: &Rates) -> Option<StepTimes> {
+        StepTimes::with(step, rates, step.touched)
+    }
+
+    /// Times of a step that touches as many experts as it can; `None` as [`StepTimes::of`].
+    pub fn bound_of(step: &Step, rates: &Rates) -> Option<StepTimes> {
+        StepTimes::with(step, rates, Touched::Bound)
+    }
+
+    fn with(step: &Step, rates: &Rates, touched: Touched) -> Option<StepTimes> {
         let mut times = StepTimes::default();
         let mut launches = 0;
         for entry in &step.problems {
-            let (roof, count) = (rates.roof(&entry.problem.work())?, entry.count as f64);
+            let (roof, count) = (rates.roof_of(entry, touched)?, entry.count as f64);
             times.memory_s += count * roof.memory_s;
             times.compute_s += count * roof.compute_s;
             times.roof_s += count * roof.memory_s.max(roof.compute_s);
@@ -196,7 +236,7 @@ impl StepTimes {
             }
             launches += entry.launches();
         }
-        times.launch_s = launches as f64 * LAUNCH_S;
+        times.launch_s = launches as f64 * rates.graphs.launch_s();
         Some(times)
     }
 
@@ -273,6 +313,11 @@ impl Growth {
     /// The largest batch is this power of two, times the data parallelism.
     const MOST: u32 = 20;
 
+    /// That of a step whose requests differ, which has no batch to grow: no ridge is known.
+    pub const fn none() -> Growth {
+        Growth(Vec::new())
+    }
+
     /// Growth of the decode step of a shape; the shape's own batch does not matter.
     pub fn of(model: &Llm, shape: &StepShape) -> Growth {
         let at = |power: u32| {
@@ -320,8 +365,12 @@ pub struct Prediction {
     pub ridge: Option<f64>,
     /// Times, where the machine states all rates that they need.
     pub times: Option<StepTimes>,
+    /// Times with as many experts as can be touched.
+    pub bound_times: Option<StepTimes>,
     /// Memory capacity of the machine in bytes, where it is stated.
     pub memory_bytes: Option<f64>,
+    /// New tokens of all GPUs.
+    pub new_tokens: u64,
     /// Largest number of requests that fits, on all GPUs together.
     pub batch_max: Option<f64>,
     /// Smallest batch at which decode reaches the ridge; `None` where no batch does.
@@ -341,12 +390,16 @@ impl Prediction {
         let memory_bytes = rates.machine.memory_bytes;
         let ridge = rates.ridge(shape.formats.activations);
         let data = shape.parallel.data as f64;
+        let times = StepTimes::of(step, rates);
+        let is_routed = step.problems.iter().any(StepProblem::is_routed);
         Prediction {
             totals,
             footprint,
             ridge,
-            times: StepTimes::of(step, rates),
+            times,
+            bound_times: if is_routed { StepTimes::bound_of(step, rates) } else { times },
             memory_bytes,
+            new_tokens: step.new_tokens,
             batch_max: memory_bytes.map(|bytes| data * footprint.most_requests(bytes)),
             batch_at_ridge: ridge.and_then(|ridge| growth.batch_at(ridge)),
         }
@@ -393,11 +446,7 @@ impl Prediction {
 
     /// New tokens per second of each GPU.
     pub fn tokens_per_s_per_gpu(&self, shape: &StepShape) -> Option<f64> {
-        let tokens = match shape.phase {
-            Phase::Decode => shape.batch,
-            Phase::Prefill => shape.batch * shape.new_tokens,
-        };
-        Some(tokens as f64 / self.times?.time_s() / shape.parallel.gpus() as f64)
+        Some(self.new_tokens as f64 / self.times?.time_s() / shape.parallel.gpus() as f64)
     }
 
     /// Share of the compute peak that the step uses (MFU).

@@ -1,75 +1,20 @@
 //! One step of a model on one GPU as a list of problems: what a prediction adds up. There
 //! are no other formulas: FLOPs and bytes are those of [`Problem::work`].
 
-use super::llm::{AttentionKind as Attention, Experts, Llm};
-pub use super::shape::{Formats, Parallel, Phase, StepShape};
-use crate::format::DType;
-use crate::op::{
-    Access, Collective, CollectiveKind, DecodeAttention, Gemm, Inputs, KvAppend, KvLayout,
-    KvRead, Lengths, MlaAppend, MlaDecode, MoeGemm, PageOrder, PrefillAttention, Problem,
-    Routing, RowOrder, Stream,
+mod feed_forward;
+mod list;
+mod mixer;
+
+use self::list::{Builder, Part, all_tokens};
+pub use self::list::{StepPart, StepProblem};
+use super::llm::{FeedForward, LayerKind, Llm, Mixer};
+use super::mix::Mix;
+use super::routing::Touched;
+pub use super::shape::{
+    Formats, FormatsChoice, Parallel, Phase, StepShape, WeightPart, Weights, WeightsChoice,
 };
-use crate::quant::{Quant, QuantPlace};
-use crate::resource::Link;
-
-/// What a problem of a step belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StepPart {
-    /// Attention itself: what queries, keys and values do with each other.
-    Attention,
-    /// Linear layers around attention.
-    Projection,
-    /// Dense feed-forward layers and experts.
-    FeedForward,
-    /// What GPUs send each other.
-    Exchange,
-    /// Everything else.
-    Rest,
-}
-
-/// Equal problems of a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepProblem {
-    /// What it is, in the field's words.
-    pub name: &'static str,
-    /// What it belongs to.
-    pub part: StepPart,
-    /// The problem, on one GPU.
-    pub problem: Problem,
-    /// How many of them, one after the other.
-    pub count: u64,
-    /// Bytes read in the mean under uniform routing, where experts are routed over
-    /// several GPUs; [`MoeGemm::bytes_read_expected`] where they are not.
-    expected: Option<f64>,
-}
-
-impl StepProblem {
-    /// Launches, as far as their start costs time of its own. Exchanges have the time of
-    /// their links instead.
-    pub const fn launches(&self) -> u64 {
-        match self.part {
-            StepPart::Exchange => 0,
-            StepPart::Attention
-            | StepPart::Projection
-            | StepPart::FeedForward
-            | StepPart::Rest => self.count,
-        }
-    }
-
-    /// Bytes of one problem with as many experts as routing touches in the mean.
-    pub fn expected_bytes(&self) -> f64 {
-        let work = self.problem.work();
-        self.expected.map_or(work.bytes() as f64, |read| read + work.bytes_written() as f64)
-    }
-
-    /// Bytes of the weights of one problem that lie in memory, read or not.
-    pub fn resident_bytes(&self) -> u64 {
-        match self.problem.routed() {
-            Some(routed) => routed.resident_weight_bytes,
-            None => self.problem.weight_bytes(),
-        }
-    }
-}
+use crate::format::DType;
+use crate::op::{CollectiveKind, Gemm, Problem};
 
 /// A step on one GPU.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,27 +24,16 @@ pub struct Step {
     pub problems: Vec<StepProblem>,
     /// Requests of this GPU.
     pub requests: u64,
-    /// Bytes of the embedding table, of which a step reads its tokens' rows only; 0 where
-    /// the head is the same.
+    /// New tokens of all GPUs.
+    pub new_tokens: u64,
+    /// Bytes of weights that a step does not read: of the embedding table it reads its
+    /// tokens' rows only. 0 where the head is the same, but for steps without answers, which
+    /// read no head.
     pub embedding_bytes: u64,
-    /// Bytes of the cache of one request, on this GPU.
+    /// Bytes of the cache of one request, on this GPU; the mean where requests differ.
     pub request_cache_bytes: u64,
-}
-
-/// Pages of a predicted cache.
-const PAGES: KvLayout = KvLayout::Paged { page_size: 64, order: PageOrder::HeadFirst };
-
-/// Makes the list.
-struct Builder<'a> {
-    model: &'a Llm,
-    shape: &'a StepShape,
-    /// Requests of this GPU.
-    requests: u64,
-    /// New tokens of this GPU.
-    tokens: u64,
-    problems: Vec<StepProblem>,
-    /// What GPUs send each other.
-    exchanges: Vec<(&'static str, Collective, u64)>,
+    /// Which number of touched experts its sums are of.
+    pub touched: Touched,
 }
 
 impl Step {
@@ -108,25 +42,65 @@ impl Step {
     /// # Errors
     /// What the model or the shape cannot be divided by, or a problem too large to count.
     pub fn of(model: &Llm, shape: &StepShape) -> Result<Step, String> {
-        super::shape::check(model, shape)?;
-        let requests = shape.batch.div_ceil(shape.parallel.data);
+        Step::of_parts(model, &[Part::of(*shape, true)])
+    }
+
+    /// The step of requests that differ, with formats, parallelism and routing of a shape.
+    ///
+    /// # Errors
+    /// As [`Step::of`].
+    pub fn of_mix(model: &Llm, mix: &Mix, like: &StepShape) -> Result<Step, String> {
+        let parts = mix.shapes(like).map(|(shape, answered)| Part::of(shape, answered));
+        let mut parts: Vec<Part> = parts.collect();
+        for at in 1..parts.len() {
+            parts[at].leads = parts[at].shape.phase != parts[at - 1].shape.phase;
+        }
+        Step::of_parts(model, &parts)
+    }
+
+    fn of_parts(model: &Llm, parts: &[Part]) -> Result<Step, String> {
+        let Some(Part { shape, .. }) = parts.first() else {
+            return Err("a step needs requests".to_owned());
+        };
+        super::shape::check(model, parts.iter().map(|part| &part.shape))?;
         let mut builder = Builder {
             model,
             shape,
-            requests,
-            tokens: requests * shape.new_tokens,
+            parts,
+            tokens: parts.iter().map(|part| part.requests * part.shape.new_tokens).sum(),
             problems: Vec::with_capacity(24),
             exchanges: Vec::new(),
         };
         builder.layers()?;
         builder.push_exchanges()?;
-        let embedding = if model.tied_embeddings { 0 } else { model.vocab * model.hidden };
-        let embedding_bytes = head_format(shape.formats)
-            .dtype()
-            .bytes_of(embedding.div_ceil(shape.parallel.tensor));
-        let request_cache_bytes = request_cache_bytes(model, shape);
-        let problems = builder.problems;
-        Ok(Step { problems, requests, embedding_bytes, request_cache_bytes })
+        let embedding_bytes = builder.unread_bytes();
+        let requests = parts.iter().map(|part| part.requests).sum();
+        let cached = |part: &Part| {
+            u128::from(part.requests)
+                * u128::from(mixer::request_cache_bytes(model, &part.shape))
+        };
+        let cached: u128 = parts.iter().map(cached).sum();
+        Ok(Step {
+            problems: builder.problems,
+            requests,
+            new_tokens: all_tokens(parts),
+            embedding_bytes,
+            // A mean is not above the largest.
+            request_cache_bytes: (cached / u128::from(requests)) as u64,
+            touched: shape.routing.touched(),
+        })
+    }
+
+    /// Parameters of a model: those of its problems, with all experts, the embedding's and
+    /// the vectors'.
+    ///
+    /// # Errors
+    /// As [`Step::of`].
+    pub fn parameters(model: &Llm) -> Result<u64, String> {
+        const BF16: Formats = Formats::plain(DType::Bf16);
+        let step = Step::of(model, &StepShape::of_one_token(BF16))?;
+        let matrices = step.resident_weight_bytes() / DType::Bf16.bytes();
+        Ok(matrices + model.vector_parameters())
     }
 
     /// Bytes of the weights that lie in the memory of this GPU.
@@ -137,424 +111,61 @@ impl Step {
     }
 }
 
-/// Nobody quantizes embeddings and heads below 16 bits.
-fn head_format(formats: Formats) -> Quant {
-    if formats.weights.dtype().bits() < 16 {
-        Quant::plain(DType::Bf16)
-    } else {
-        formats.weights
-    }
-}
-
-/// Bytes that one request has cached on a GPU: what reading all of it reads.
-fn request_cache_bytes(model: &Llm, shape: &StepShape) -> u64 {
-    let of_layer = |context: u64| -> u64 {
-        match model.attention {
-            Attention::Heads { kv_heads, head_dim, .. } => {
-                let read = KvRead {
-                    batch: 1,
-                    context,
-                    kv_heads: kv_heads.div_ceil(shape.parallel.tensor),
-                    head_dim,
-                    dtype: shape.formats.cache.dtype(),
-                    layout: KvLayout::Contiguous,
-                    lengths: Lengths::Equal,
-                };
-                Problem::KvRead(read).cache_bytes()
-            }
-            Attention::Latent { kv_lora_rank, qk_rope_dim, .. } => {
-                let read = MlaDecode {
-                    batch: 1,
-                    context,
-                    q_heads: 1,
-                    latent_dim: kv_lora_rank,
-                    rope_dim: qk_rope_dim,
-                    dtype: shape.formats.activations,
-                    kv_dtype: shape.formats.latents(),
-                    layout: KvLayout::Contiguous,
-                    lengths: Lengths::Equal,
-                    new_tokens: 1,
-                };
-                Problem::MlaDecode(read).cache_bytes()
-            }
-        }
-    };
-    let global = model.global_layers();
-    let local = model.windows.map_or(0, |windows| {
-        (model.layers - global) * of_layer(shape.context.min(windows.tokens))
-    });
-    global * of_layer(shape.context) + local
-}
-
 impl Builder<'_> {
-    fn push(
-        &mut self,
-        (name, part): (&'static str, StepPart),
-        problem: Problem,
-        count: u64,
-    ) -> Result<(), String> {
-        if count > 0 {
-            let problem =
-                problem.checked().map_err(|e| format!("{name}: {}", e.message))?;
-            let expected = problem.routed().map(|routed| routed.bytes_read_expected);
-            self.problems.push(StepProblem { name, part, problem, count, expected });
-        }
-        Ok(())
-    }
-
-    /// A linear layer over so many tokens, `n` features of `k`.
-    fn linear(
-        &mut self,
-        what: (&'static str, StepPart),
-        (m, n, k): (u64, u64, u64),
-        count: u64,
-    ) -> Result<(), String> {
-        let Formats { weights, activations, .. } = self.shape.formats;
-        // Tiny or odd matrices are not quantized to groups.
-        let w_dtype = match weights.check_matrix(n, k) {
-            Ok(()) => weights,
-            Err(_) => Quant::plain(DType::Bf16),
-        };
-        let a_dtype = activations.into();
-        let gemm = Gemm { m, n, k, dtype: activations, w_dtype, a_dtype };
-        self.push(what, Problem::Gemm(gemm), count)
-    }
-
-    /// Something elementwise that moves so many bytes, half of them read.
-    fn elementwise(
-        &mut self,
-        name: &'static str,
-        elements: u64,
-        count: u64,
-    ) -> Result<(), String> {
-        let bytes = self.shape.formats.activations.bytes_of(elements);
-        let bytes = bytes.next_multiple_of(128);
-        let stream = Stream { access: Access::Copy, bytes };
-        self.push((name, StepPart::Rest), Problem::Stream(stream), count)
-    }
-
     fn layers(&mut self) -> Result<(), String> {
-        let Llm { layers, hidden, vocab, .. } = *self.model;
-        let tensor = self.shape.parallel.tensor;
+        let hidden = self.model.hidden;
         self.elementwise("embedding", 2 * self.tokens * hidden, 1)?;
         // A residual is added and the sum normed: two rows in, two out.
-        let norms = layers * self.model.norms_per_layer + 1;
+        let of_layers = self.model.kinds.iter().map(|kind| kind.count * kind.norms);
+        let norms = of_layers.sum::<u64>() + 1;
         self.elementwise("norm", 4 * self.tokens * hidden, norms)?;
-        match self.model.attention {
-            Attention::Heads { q_heads, kv_heads, head_dim, .. } => self
-                .attention_of_heads(
-                    q_heads / tensor,
-                    kv_heads.div_ceil(tensor),
-                    head_dim,
-                )?,
-            Attention::Latent { .. } => self.latent_attention()?,
+        for (mixer, count) in self.model.mixers() {
+            self.mixer(&mixer, count)?;
         }
-        self.dense_feed_forward()?;
-        if let Some(experts) = self.model.experts {
-            self.experts(&experts)?;
+        for (part, count) in self.model.feed_forwards() {
+            match part {
+                FeedForward::None => {}
+                FeedForward::Dense(dense) => self.dense(&dense, count)?,
+                FeedForward::Experts(experts) => self.experts(&experts, count)?,
+            }
         }
-        // Of a prompt only the last token is answered.
-        let formats = self.shape.formats;
-        let head = Gemm {
-            m: self.requests,
-            n: vocab.div_ceil(tensor),
-            k: hidden,
-            dtype: formats.activations,
-            w_dtype: head_format(formats),
-            a_dtype: formats.activations.into(),
-        };
-        self.push(("head", StepPart::Rest), Problem::Gemm(head), 1)?;
+        self.head()?;
         self.all_reduces();
         Ok(())
     }
 
-    fn attention_of_heads(
-        &mut self,
-        q_heads: u64,
-        kv_heads: u64,
-        head_dim: u64,
-    ) -> Result<(), String> {
-        let Llm { layers, hidden, .. } = *self.model;
-        let (tokens, n) = (self.tokens, (q_heads + 2 * kv_heads) * head_dim);
-        self.linear(("q, k and v", StepPart::Projection), (tokens, n, hidden), layers)?;
-        self.append(kv_heads, head_dim)?;
-        let global = self.model.global_layers();
-        self.attend(("attention", 0), (q_heads, kv_heads, head_dim), global)?;
-        if let Some(windows) = self.model.windows {
-            let what = ("windowed attention", windows.tokens);
-            self.attend(what, (q_heads, kv_heads, head_dim), layers - global)?;
+    /// Of a prompt only the last token is answered.
+    fn head(&mut self) -> Result<(), String> {
+        let answered = self.parts.iter().filter(|part| part.answered);
+        match answered.map(|part| part.requests).sum() {
+            0 => Ok(()),
+            rows => self.push(("head", StepPart::Rest), self.head_of(rows).into(), 1),
         }
-        let k = q_heads * head_dim;
-        self.linear(("output", StepPart::Projection), (tokens, hidden, k), layers)
     }
 
-    fn append(&mut self, kv_heads: u64, head_dim: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let append = KvAppend {
-            batch: self.requests,
-            context,
-            new_tokens,
-            kv_heads,
-            head_dim,
+    /// The head of so many rows.
+    fn head_of(&self, rows: u64) -> Gemm {
+        let formats = self.shape.formats;
+        Gemm {
+            m: rows,
+            n: self.model.vocab.div_ceil(self.shape.parallel.tensor),
+            k: self.model.hidden,
             dtype: formats.activations,
-            kv_dtype: formats.cache,
-            layout: PAGES,
-            lengths: Lengths::Equal,
-        };
-        self.push(("append", StepPart::Rest), Problem::KvAppend(append), self.model.layers)
-    }
-
-    fn append_latents(&mut self, latent_dim: u64, rope_dim: u64) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let append = MlaAppend {
-            batch: self.requests,
-            context,
-            new_tokens,
-            latent_dim,
-            rope_dim,
-            dtype: formats.activations,
-            kv_dtype: formats.latents(),
-            layout: PAGES,
-            lengths: Lengths::Equal,
-        };
-        self.push(("append", StepPart::Rest), append.into(), self.model.layers)
-    }
-
-    /// Attention of heads to a window, or to all where it is 0.
-    fn attend(
-        &mut self,
-        (name, window): (&'static str, u64),
-        (q_heads, kv_heads, head_dim): (u64, u64, u64),
-        count: u64,
-    ) -> Result<(), String> {
-        let StepShape { phase, context, new_tokens, formats, .. } = *self.shape;
-        let Formats { cache: kv_dtype, activations: dtype, .. } = formats;
-        let batch = self.requests;
-        let problem = match phase {
-            Phase::Decode => Problem::DecodeAttention(DecodeAttention {
-                batch,
-                context,
-                q_heads,
-                kv_heads,
-                head_dim,
-                dtype,
-                kv_dtype,
-                layout: KvLayout::Contiguous,
-                lengths: Lengths::Equal,
-                new_tokens,
-                window,
-            }),
-            Phase::Prefill => {
-                let (heads, widths) = ((q_heads, kv_heads), (head_dim, head_dim));
-                return self.prefill((name, window), heads, widths, count);
-            }
-        };
-        self.push((name, StepPart::Attention), problem, count)
-    }
-
-    /// Attention of a prompt, whose values may be narrower than its keys.
-    fn prefill(
-        &mut self,
-        (name, window): (&'static str, u64),
-        (q_heads, kv_heads): (u64, u64),
-        (head_dim, v_head_dim): (u64, u64),
-        count: u64,
-    ) -> Result<(), String> {
-        let StepShape { context, new_tokens, formats, .. } = *self.shape;
-        let attention = PrefillAttention {
-            batch: self.requests,
-            prefix: context - new_tokens,
-            new_tokens,
-            q_heads,
-            kv_heads,
-            head_dim,
-            causal: true,
-            dtype: formats.activations,
-            kv_dtype: formats.cache.moved(QuantPlace::Cache, QuantPlace::Prompt),
-            window,
-            v_head_dim,
-            layout: KvLayout::Contiguous,
-        };
-        self.push((name, StepPart::Attention), attention.into(), count)
-    }
-
-    /// The projections to queries of so many elements, by way of a rank where there is one.
-    fn latent_queries(
-        &mut self,
-        q_lora_rank: Option<u64>,
-        width: u64,
-    ) -> Result<(), String> {
-        let Llm { layers, hidden, .. } = *self.model;
-        let tokens = self.tokens;
-        match q_lora_rank {
-            Some(rank) => {
-                self.linear(
-                    ("q down", StepPart::Projection),
-                    (tokens, rank, hidden),
-                    layers,
-                )?;
-                self.linear(("q up", StepPart::Projection), (tokens, width, rank), layers)
-            }
-            None => {
-                self.linear(("q", StepPart::Projection), (tokens, width, hidden), layers)
-            }
+            w_dtype: formats.weights.of(WeightPart::Head),
+            a_dtype: formats.activations.into(),
         }
     }
 
-    /// Latent attention: absorbed in decode, with keys and values of all heads made anew
-    /// out of the latents in prefill.
-    fn latent_attention(&mut self) -> Result<(), String> {
-        let Attention::Latent {
-            q_heads,
-            q_lora_rank,
-            kv_lora_rank,
-            qk_nope_dim,
-            qk_rope_dim,
-            v_head_dim,
-        } = self.model.attention
-        else {
-            return Ok(());
-        };
-        let Llm { layers, hidden, .. } = *self.model;
-        let StepShape { phase, context, new_tokens, formats, parallel, .. } = *self.shape;
-        let (tokens, heads) = (self.tokens, q_heads / parallel.tensor);
-        self.latent_queries(q_lora_rank, heads * (qk_nope_dim + qk_rope_dim))?;
-        let key = kv_lora_rank + qk_rope_dim;
-        self.linear(("latents", StepPart::Projection), (tokens, key, hidden), layers)?;
-        self.append_latents(kv_lora_rank, qk_rope_dim)?;
-        match phase {
-            Phase::Decode => {
-                let absorbed = layers * heads;
-                let q = (tokens, kv_lora_rank, qk_nope_dim);
-                self.linear(("absorb keys", StepPart::Projection), q, absorbed)?;
-                let mla = MlaDecode {
-                    batch: self.requests,
-                    context,
-                    q_heads: heads,
-                    latent_dim: kv_lora_rank,
-                    rope_dim: qk_rope_dim,
-                    dtype: formats.activations,
-                    kv_dtype: formats.latents(),
-                    layout: KvLayout::Contiguous,
-                    lengths: Lengths::Equal,
-                    new_tokens,
-                };
-                let what = ("latent attention", StepPart::Attention);
-                self.push(what, Problem::MlaDecode(mla), layers)?;
-                let o = (tokens, v_head_dim, kv_lora_rank);
-                self.linear(("absorb values", StepPart::Projection), o, absorbed)?;
-            }
-            Phase::Prefill => {
-                let up = heads * (qk_nope_dim + v_head_dim);
-                let all = self.requests * context;
-                let what = ("keys and values up", StepPart::Projection);
-                self.linear(what, (all, up, kv_lora_rank), layers)?;
-                let widths = (qk_nope_dim + qk_rope_dim, v_head_dim);
-                self.prefill(("attention", 0), (heads, heads), widths, layers)?;
-            }
-        }
-        let k = heads * v_head_dim;
-        self.linear(("output", StepPart::Projection), (tokens, hidden, k), layers)
-    }
-
-    fn dense_feed_forward(&mut self) -> Result<(), String> {
-        let Llm { layers, intermediate, .. } = *self.model;
-        let dense = layers - self.model.expert_layers();
-        let width = intermediate / self.shape.parallel.tensor;
-        self.feed_forward(["gate and up", "activation", "down"], width, dense)
-    }
-
-    /// Gated feed-forward layers of a width on this GPU.
-    fn feed_forward(
-        &mut self,
-        [up, activation, down]: [&'static str; 3],
-        width: u64,
-        count: u64,
-    ) -> Result<(), String> {
-        if width == 0 || count == 0 {
-            return Ok(());
-        }
-        let (tokens, hidden) = (self.tokens, self.model.hidden);
-        self.linear((up, StepPart::FeedForward), (tokens, 2 * width, hidden), count)?;
-        self.elementwise(activation, 3 * tokens * width, count)?;
-        self.linear((down, StepPart::FeedForward), (tokens, hidden, width), count)
-    }
-
-    fn experts(&mut self, experts: &Experts) -> Result<(), String> {
-        let Parallel { tensor, expert, .. } = self.shape.parallel;
-        let (hidden, count) = (self.model.hidden, self.model.expert_layers());
-        let router = (self.tokens, experts.count, hidden);
-        self.linear(("router", StepPart::FeedForward), router, count)?;
-        let shared = experts.shared_intermediate.div_ceil(tensor);
-        let names = ["shared gate and up", "shared activation", "shared down"];
-        self.feed_forward(names, shared, count)?;
-
-        // Whole experts of a part, or a part of each; of all tokens or of this group's.
-        let (tokens, width) = if expert > 1 {
-            (self.shape.batch * self.shape.new_tokens, experts.intermediate)
-        } else {
-            (self.tokens, experts.intermediate / tensor)
-        };
-        let all = |n, k, inputs| MoeGemm {
-            tokens,
-            experts: experts.count,
-            top_k: experts.top_k,
-            n,
-            k,
-            dtype: self.shape.formats.activations,
-            w_dtype: self.shape.formats.weights,
-            routing: Routing::Balanced,
-            routing_seed: 0,
-            inputs,
-            row_order: RowOrder::Scattered,
-            a_dtype: Quant::plain(self.shape.formats.activations),
-        };
-        let up = all(2 * width, hidden, Inputs::PerToken);
-        let down = all(hidden, width, Inputs::PerExpert);
-        self.routed("experts' gate and up", up, count)?;
-        let rows = up.rows().div_ceil(expert);
-        self.elementwise("experts' activation", 3 * rows * width, count)?;
-        self.routed("experts' down", down, count)?;
-        if expert > 1 {
-            // Each token goes to its experts, and comes back; some are at home.
-            let elements = self.tokens * experts.top_k * hidden;
-            self.exchange(
-                ("all-to-all", CollectiveKind::AllToAll),
-                elements,
-                expert,
-                2 * count,
-            );
-        }
-        Ok(())
-    }
-
-    /// A projection of routed experts. Where these are spread, each GPU has its share of
-    /// experts and of rows.
-    fn routed(
-        &mut self,
-        name: &'static str,
-        all: MoeGemm,
-        count: u64,
-    ) -> Result<(), String> {
-        let expert = self.shape.parallel.expert;
-        let what = (name, StepPart::FeedForward);
-        if expert == 1 {
-            return self.push(what, Problem::MoeGemm(all), count);
-        }
-        let here = MoeGemm {
-            tokens: all.rows().div_ceil(expert),
-            experts: all.experts / expert,
-            top_k: 1,
-            inputs: Inputs::PerExpert,
-            ..all
-        };
-        self.push(what, Problem::MoeGemm(here), count)?;
-        if let Some(entry) = self.problems.last_mut() {
-            let work = here.bytes_read_bound() - here.expert_bytes() * here.experts_bound();
-            let touched = all.experts_expected() / expert as f64;
-            entry.expected = Some(work as f64 + touched * here.expert_bytes() as f64);
-        }
-        Ok(())
+    /// Bytes of weights that are not read: the embedding table, and the head of a step
+    /// without answers.
+    fn unread_bytes(&self) -> u64 {
+        let Llm { vocab, hidden, tied_embeddings, .. } = *self.model;
+        let embedding = if tied_embeddings { 0 } else { vocab * hidden };
+        let format = self.shape.formats.weights.of(WeightPart::Head);
+        let table = format.dtype().bytes_of(embedding.div_ceil(self.shape.parallel.tensor));
+        let answers = self.parts.iter().any(|part| part.answered);
+        let head = if answers { 0 } else { Problem::from(self.head_of(1)).weight_bytes() };
+        table + head
     }
 
     /// Groups of GPUs add up what each has of the residual stream, after attention and
@@ -564,29 +175,18 @@ impl Builder<'_> {
         if tensor == 1 {
             return;
         }
-        let spread = if expert > 1 { self.model.expert_layers() } else { 0 };
-        let count = 2 * self.model.layers - spread;
+        let of_layer = |kind: &LayerKind| {
+            let mixes = u64::from(kind.mixer != Mixer::None);
+            let adds = match kind.feed_forward {
+                FeedForward::None => 0,
+                FeedForward::Dense(_) => 1,
+                // Experts that are spread answer by an all-to-all.
+                FeedForward::Experts(_) => u64::from(expert == 1),
+            };
+            kind.count * (mixes + adds)
+        };
+        let count = self.model.kinds.iter().map(of_layer).sum();
         let elements = self.tokens * self.model.hidden;
         self.exchange(("all-reduce", CollectiveKind::AllReduce), elements, tensor, count);
-    }
-
-    /// A collective of GPUs that have so many elements of activations each.
-    fn exchange(
-        &mut self,
-        (name, kind): (&'static str, CollectiveKind),
-        elements: u64,
-        ranks: u64,
-        count: u64,
-    ) {
-        let bytes = self.shape.formats.activations.bytes_of(elements);
-        let collective = Collective { collective: kind, ranks, bytes, link: Link::Peer };
-        self.exchanges.push((name, collective, count));
-    }
-
-    fn push_exchanges(&mut self) -> Result<(), String> {
-        for (name, collective, count) in std::mem::take(&mut self.exchanges) {
-            self.push((name, StepPart::Exchange), collective.into(), count)?;
-        }
-        Ok(())
     }
 }

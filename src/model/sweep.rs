@@ -7,8 +7,11 @@ use std::io;
 use rayon::prelude::*;
 
 use super::llm::Llm;
+use super::mix::Mix;
 use super::predict::{Growth, Prediction, Rates, StepQuestion, Totals};
-use super::step::{Formats, Parallel, Phase, Step, StepShape};
+use super::routing::ExpertRouting;
+use super::step::{Formats, FormatsChoice, Parallel, Phase, Step, StepShape};
+use super::task::Served;
 
 /// Tokens of each request in a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,9 +32,11 @@ pub struct Grid<'a> {
     /// What steps do.
     pub phases: Vec<Phase>,
     /// Formats of weights, cache and activations.
-    pub formats: Vec<Formats>,
+    pub formats: Vec<FormatsChoice>,
     /// Ways to spread a model.
     pub parallel: Vec<Parallel>,
+    /// How tokens choose experts.
+    pub routing: ExpertRouting,
     /// Tokens of requests.
     pub tokens: Vec<Tokens>,
     /// Requests.
@@ -49,8 +54,18 @@ pub struct Predicted {
     pub refusal: Option<String>,
 }
 
+impl Predicted {
+    /// Counts a step, or keeps why it is not possible if it is the first.
+    pub fn take(&mut self, refusal: Option<&String>) {
+        match refusal {
+            None => self.steps += 1,
+            Some(_) => self.refusal = self.refusal.take().or(refusal.cloned()),
+        }
+    }
+}
+
 /// Columns of a row.
-pub const COLUMNS: [&str; 43] = [
+pub const COLUMNS: [&str; 48] = [
     "model",
     "workload",
     "phase",
@@ -63,14 +78,18 @@ pub const COLUMNS: [&str; 43] = [
     "tensor",
     "expert",
     "data",
+    "routing",
     "machine",
     "flops",
     "bytes",
     "weight_bytes",
     "cache_bytes",
     "expected_bytes",
+    "bound_bytes",
     "link_bytes",
+    "launches",
     "oi_flops_per_byte",
+    "oi_bound_flops_per_byte",
     "oi_weights_and_cache_flops_per_byte",
     "ridge_flops_per_byte",
     "memory_s",
@@ -78,6 +97,7 @@ pub const COLUMNS: [&str; 43] = [
     "link_s",
     "launch_s",
     "time_s",
+    "time_bound_s",
     "bound",
     "capacity_footprint_bytes",
     "resident_bytes",
@@ -109,6 +129,7 @@ struct GridChunk<'a> {
     phase: Phase,
     formats: Formats,
     parallel: Parallel,
+    routing: ExpertRouting,
     tokens: &'a Tokens,
     batches: &'a [u64],
 }
@@ -127,6 +148,7 @@ impl GridChunk<'_> {
             new_tokens,
             formats: self.formats,
             parallel: self.parallel,
+            routing: self.routing,
         }
     }
 }
@@ -147,8 +169,9 @@ impl<'a> Grid<'a> {
                             self.batches.chunks(BATCHES).map(move |batches| GridChunk {
                                 model,
                                 phase,
-                                formats,
+                                formats: formats.of(model),
                                 parallel,
+                                routing: self.routing,
                                 tokens,
                                 batches,
                             })
@@ -170,7 +193,7 @@ impl<'a> Grid<'a> {
     ///
     /// # Errors
     /// The writer's.
-    pub fn write_csv(&self, to: &mut impl io::Write) -> io::Result<Predicted> {
+    pub fn write_csv(&self, to: &mut (impl io::Write + ?Sized)) -> io::Result<Predicted> {
         writeln!(to, "{}", COLUMNS.join(","))?;
         let (mut chunks, mut all) = (self.chunks(), Predicted::default());
         loop {
@@ -198,15 +221,18 @@ impl<'a> Grid<'a> {
             let shape = chunk.shape(batch);
             let step = Step::of(chunk.model, &shape);
             let totals = step.as_ref().map(Totals::of_step).unwrap_or_default();
-            match &step {
-                Ok(_) => predicted.steps += 1,
-                Err(reason) => {
-                    predicted.refusal = predicted.refusal.or(Some(reason.clone()))
-                }
-            }
+            predicted.take(step.as_ref().err());
             for rates in &self.rates {
                 let question = StepQuestion { model: chunk.model, shape: &shape, rates };
-                let row = SweepRow { question, workload: &chunk.tokens.workload };
+                let asked = Asked {
+                    workload: &chunk.tokens.workload,
+                    phase: shape.phase.name(),
+                    batch,
+                    context: Some(shape.context),
+                    longest_context: shape.context,
+                    new_tokens: shape.new_tokens,
+                };
+                let row = SweepRow { question, asked };
                 match &step {
                     Ok(step) => {
                         let of = Prediction::of(&question, step, totals, &growth);
@@ -220,26 +246,107 @@ impl<'a> Grid<'a> {
     }
 }
 
+/// One step of requests that differ, for models, formats, parallelism and machines.
+#[derive(Clone, Debug)]
+pub struct MixGrid<'a> {
+    /// What rows call it, in the column of workloads.
+    pub name: String,
+    /// The requests.
+    pub mix: &'a Mix,
+    /// Models as they are served.
+    pub served: Vec<Served<'a>>,
+    /// Machines with their rates.
+    pub rates: Vec<Rates<'a>>,
+}
+
+impl MixGrid<'_> {
+    /// The shape of all of the mix's requests, for what does not depend on their context.
+    const fn shape(&self, served: &Served, batch: u64) -> StepShape {
+        let Served { formats, parallel, routing, .. } = *served;
+        let (phase, context, new_tokens) = (Phase::Decode, 1, 1);
+        StepShape { phase, batch, context, new_tokens, formats, parallel, routing }
+    }
+
+    /// Every step; there is one for all machines.
+    pub fn steps(&self) -> impl Iterator<Item = (&Served<'_>, Result<Step, String>)> {
+        self.served.iter().map(|served| {
+            let like = self.shape(served, self.mix.requests());
+            (served, Step::of_mix(served.model, self.mix, &like))
+        })
+    }
+
+    /// Writes a header and all rows as CSV, with the columns of [`Grid::write_csv`]: the
+    /// batch is all requests and new tokens are those of all of them. A mix has no one
+    /// context, and no batch at the ridge.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write_csv(&self, to: &mut (impl io::Write + ?Sized)) -> io::Result<Predicted> {
+        writeln!(to, "{}", COLUMNS.join(","))?;
+        let mut predicted = Predicted::default();
+        let asked = Asked {
+            workload: &self.name,
+            phase: "mixed",
+            batch: self.mix.requests(),
+            context: None,
+            longest_context: self.mix.longest_context(),
+            new_tokens: self.mix.new_tokens(),
+        };
+        for (served, step) in self.steps() {
+            predicted.take(step.as_ref().err());
+            let shape = self.shape(served, asked.batch);
+            for rates in &self.rates {
+                let question = StepQuestion { model: served.model, shape: &shape, rates };
+                let (row, mut text) = (SweepRow { question, asked }, String::new());
+                match &step {
+                    Ok(step) => {
+                        let totals = Totals::of_step(step);
+                        let of = Prediction::of(&question, step, totals, &Growth::none());
+                        row.write(&mut text, &of);
+                    }
+                    Err(reason) => row.write_refusal(&mut text, reason),
+                }
+                to.write_all(text.as_bytes())?;
+            }
+        }
+        Ok(predicted)
+    }
+}
+
+/// What a row says of its requests.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    workload: &'a str,
+    phase: &'static str,
+    batch: u64,
+    /// `None` where requests differ.
+    context: Option<u64>,
+    longest_context: u64,
+    new_tokens: u64,
+}
+
 /// A row to write.
 struct SweepRow<'a> {
     question: StepQuestion<'a>,
-    workload: &'a str,
+    asked: Asked<'a>,
 }
 
 impl SweepRow<'_> {
     fn write_question(&self, to: &mut String) {
         let StepQuestion { model, shape, rates } = self.question;
-        let StepShape { phase, batch, context, new_tokens, formats, parallel } = shape;
+        let Asked { workload, phase, batch, context, new_tokens, .. } = self.asked;
+        let StepShape { formats, parallel, routing, .. } = shape;
         let Formats { weights, cache, activations } = formats;
         let Parallel { tensor, expert, data } = parallel;
         quote(to, &model.name);
         to.push(',');
-        quote(to, self.workload);
+        quote(to, workload);
         // Writing to a string never fails.
+        let _ = write!(to, ",{phase},{batch},");
+        let _ = context.map_or(Ok(()), |context| write!(to, "{context}"));
         let _ = write!(
             to,
-            ",{},{batch},{context},{new_tokens},{weights},{cache},{},{tensor},{expert},{data},",
-            phase.name(),
+            ",{new_tokens},{weights},{cache},{},{tensor},{expert},{data},{routing},",
             activations.name()
         );
         quote(to, &rates.machine().name);
@@ -254,8 +361,11 @@ impl SweepRow<'_> {
         number(to, Some(totals.weight_bytes));
         number(to, Some(totals.cache_bytes));
         number(to, Some(totals.expected_bytes));
+        number(to, Some(totals.bound_bytes));
         number(to, Some(totals.link_bytes));
+        number(to, Some(totals.launches as f64));
         number(to, Some(totals.operational_intensity()));
+        number(to, Some(totals.bound_intensity()));
         number(to, Some(totals.intensity_of_weights_and_cache()));
         number(to, of.ridge);
         number(to, times.map(|times| times.memory_s));
@@ -263,6 +373,7 @@ impl SweepRow<'_> {
         number(to, times.map(|times| times.link_s));
         number(to, times.map(|times| times.launch_s));
         number(to, times.map(|times| times.time_s()));
+        number(to, of.bound_times.map(|times| times.time_s()));
         word(to, of.bound().map(|bound| bound.name()));
         number(to, Some(of.footprint.per_request_bytes()));
         number(to, Some(of.footprint.resident_bytes()));
@@ -272,8 +383,9 @@ impl SweepRow<'_> {
         to.push(',');
         quote(to, of.quadrant().unwrap_or_default());
         number(to, of.batch_max);
+        let grows = self.asked.context.is_some();
         number(to, of.batch_at_ridge.map(|batch| batch as f64));
-        flag(to, of.wall_comes_first());
+        flag(to, of.wall_comes_first().filter(|_| grows));
         number(to, of.tokens_per_s_per_gpu(shape));
         number(to, of.compute_share());
         number(to, of.bandwidth_share());
@@ -290,14 +402,15 @@ impl SweepRow<'_> {
             quote(to, &reason);
         }
         to.push(',');
-        quote(to, &self.question.model.beyond_limit(shape.context).unwrap_or_default());
+        let note = self.question.model.beyond_limit(self.asked.longest_context);
+        quote(to, &note.unwrap_or_default());
         to.push('\n');
     }
 
     fn write_refusal(&self, to: &mut String, reason: &str) {
         self.write_question(to);
         // The reason, and no note.
-        let (written, after) = (13, 1);
+        let (written, after) = (14, 1);
         for _ in written..COLUMNS.len() - after {
             to.push(',');
         }
@@ -351,9 +464,10 @@ mod tests {
         check(&Grid {
             models: models.iter().collect(),
             phases: Phase::ALL.to_vec(),
-            formats: vec![formats],
+            formats: vec![formats.into()],
             parallel: vec![Parallel::ONE, Parallel { tensor: 5, ..Parallel::ONE }],
             tokens: [64, 8192].map(tokens).to_vec(),
+            routing: ExpertRouting::Uniform,
             batches: (1..=300).step_by(37).collect(),
             rates: machines.iter().map(|m| Rates::new(m, PeakBasis::Sheet)).collect(),
         });

@@ -41,6 +41,36 @@ pub trait Raw: DeserializeOwned {
     /// # Errors
     /// The row is inconsistent; the message says what to write.
     fn check(self) -> Result<Self::Checked, String>;
+
+    /// The key that says what another format calls `key`, if that is known.
+    fn other_name(key: &str) -> Option<&'static str> {
+        let _ = key;
+        None
+    }
+}
+
+/// The message of a row that does not parse. An unknown key has the nearest that is known
+/// in place of all of them.
+fn unparsed<R: Raw>(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field `") else {
+        return message.to_owned();
+    };
+    let mut quoted = rest.split('`');
+    let key = quoted.next().unwrap_or_default();
+    if let Some(own) = R::other_name(key) {
+        return format!("unknown field `{key}`; here it is `{own}`");
+    }
+    // What is in quotes after the key, between what is not.
+    let known: Vec<&str> = quoted.skip(1).step_by(2).collect();
+    let distance = |own: &&&str| strsim::damerau_levenshtein(own, key);
+    match known
+        .iter()
+        .min_by_key(distance)
+        .filter(|own| distance(own) <= key.len().max(3) / 2)
+    {
+        Some(own) => format!("unknown field `{key}`; did you mean `{own}`?"),
+        None => message.to_owned(),
+    }
 }
 
 /// Parses and checks the rows of a file.
@@ -54,7 +84,7 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
         message,
     };
     let tables: BTreeMap<String, Vec<Spanned<R>>> = toml::from_str(text).map_err(|e| {
-        error(e.span().map_or(0, |span| span.start), e.message().to_owned())
+        error(e.span().map_or(0, |span| span.start), unparsed::<R>(e.message()))
     })?;
     let mut rows: Vec<R::Checked> = Vec::new();
     for (key, table) in tables {

@@ -3,6 +3,7 @@
 
 use super::llm::Llm;
 use super::predict::{Footprint, Rates, StepTimes};
+use super::routing::ExpertRouting;
 use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use super::workload::Workload;
 
@@ -15,6 +16,8 @@ pub struct Served<'a> {
     pub formats: Formats,
     /// How it is spread over GPUs.
     pub parallel: Parallel,
+    /// How tokens choose experts.
+    pub routing: ExpertRouting,
     /// Share of a prompt that the prefix cache holds; `None` for what workloads say.
     pub cache_hit: Option<f64>,
 }
@@ -27,8 +30,9 @@ impl Served<'_> {
         context: u64,
         new_tokens: u64,
     ) -> Result<Step, String> {
-        let (formats, parallel) = (self.formats, self.parallel);
-        let shape = StepShape { phase, batch, context, new_tokens, formats, parallel };
+        let Served { formats, parallel, routing, .. } = *self;
+        let shape =
+            StepShape { phase, batch, context, new_tokens, formats, parallel, routing };
         Step::of(self.model, &shape)
     }
 

@@ -1,13 +1,19 @@
 //! Golden values: parameters, caches, whole steps.
 
+mod mixes;
+
+use super::launch::Graphs;
 use super::llm::{self, Llm};
 use super::machine::Machines;
 use super::predict::{
-    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
+    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, StepTimes, Totals,
 };
+use super::published::Regime;
+use super::routing::{ExpertRouting, Touched};
 use super::step::{Formats, Parallel, Phase, Step, StepShape};
 use crate::format::DType;
-use crate::op::{MoeGemm, Problem};
+use crate::op::Problem;
+use crate::quant::Quant;
 
 const BF16: Formats = Formats::plain(DType::Bf16);
 
@@ -17,24 +23,12 @@ fn models() -> Vec<Llm> {
 
 fn decode(batch: u64, context: u64) -> StepShape {
     let (phase, parallel) = (Phase::Decode, Parallel::ONE);
-    StepShape { phase, batch, context, new_tokens: 1, formats: BF16, parallel }
+    let (formats, routing) = (BF16, ExpertRouting::Uniform);
+    StepShape { phase, batch, context, new_tokens: 1, formats, parallel, routing }
 }
 
 fn step(name: &str, shape: &StepShape) -> Step {
     Step::of(llm::named(&models(), name).unwrap(), shape).unwrap()
-}
-
-/// Parameters of the list's matrices, with all experts, and of the vectors.
-fn parameters(model: &Llm) -> u64 {
-    let step = Step::of(model, &decode(1, 1)).unwrap();
-    let of_problem = |problem: &Problem| match *problem {
-        Problem::Gemm(p) => p.n * p.k,
-        Problem::MoeGemm(MoeGemm { experts, n, k, .. }) => experts * n * k,
-        _ => 0,
-    };
-    let matrices: u64 =
-        step.problems.iter().map(|p| p.count * of_problem(&p.problem)).sum();
-    matrices + step.embedding_bytes / 2 + model.vector_parameters()
 }
 
 #[test]
@@ -45,11 +39,12 @@ fn parameters_are_the_published_ones() {
         ("llama-3.1-70b", 70_553_706_496),
         ("llama-2-7b", 6_738_415_616),
     ] {
-        assert_eq!(parameters(llm::named(&models, name).unwrap()), golden, "{name}");
+        let model = llm::named(&models, name).unwrap();
+        assert_eq!(Step::parameters(model).unwrap(), golden, "{name}");
     }
     for model in &models {
         let Some(published) = model.parameters else { continue };
-        let counted = parameters(model);
+        let counted = Step::parameters(model).unwrap();
         let off = counted as f64 / published as f64 - 1.0;
         assert!(off.abs() < 1e-3, "{}: {counted} against {published}", model.name);
     }
@@ -175,7 +170,7 @@ fn expert_parallelism_divides_experts() {
     let Problem::MoeGemm(p) = up.problem else { panic!("{up:?}") };
     assert_eq!((p.experts, p.tokens, p.top_k), (8, 256 * 8 / 32, 1));
     assert_eq!(p.experts_touched(), 8);
-    let expected = up.expected_bytes() / up.problem.work().bytes() as f64;
+    let expected = up.bytes(Touched::Mean) / up.bytes(Touched::Bound);
     assert!((0.95..1.0).contains(&expected), "{expected}");
     assert!(step.problems.iter().any(|p| p.name == "all-to-all" && p.count == 2 * 58));
 }
@@ -188,6 +183,160 @@ fn prediction(name: &str, shape: &StepShape, machine: &str) -> Prediction {
     let growth = Growth::of(model, shape);
     let question = StepQuestion { model, shape, rates: &rates };
     Prediction::of(&question, &step, Totals::of_step(&step), &growth)
+}
+
+/// DeepSeek-V3 in fp8 on 8 GPUs at batch 256 and 4K: a prediction at the data sheet's peaks.
+fn deepseek_on_eight(graphs: Graphs) -> Prediction {
+    let formats = Formats { weights: Quant::weights(DType::Fp8E4m3).into(), ..BF16 };
+    let parallel = Parallel { tensor: 1, expert: 8, data: 8 };
+    let shape = StepShape { formats, parallel, ..decode(256, 4096) };
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let h200 = machines.named("h200").unwrap();
+    let rates = Rates::new(h200, PeakBasis::Sheet).with_graphs(graphs);
+    let model = llm::named(&models, "deepseek-v3").unwrap();
+    let step = Step::of(model, &shape).unwrap();
+    let question = StepQuestion { model, shape: &shape, rates: &rates };
+    let growth = Growth::of(model, &shape);
+    Prediction::of(&question, &step, Totals::of_step(&step), &growth)
+}
+
+/// The products of all heads of a layer are one launch. Counted one by one they were 15,616
+/// of 16,522, and the step was said to be bound by their latency at 33 ms.
+#[test]
+fn absorbed_heads_are_one_launch_a_layer() {
+    let of = deepseek_on_eight(Graphs::On);
+    // In each of 61 layers two norms, three projections of queries and latents, the append,
+    // two absorbed products, attention and its output; 3 dense feed-forward layers of three
+    // launches; 58 layers with a router, three of the shared expert and three of the routed
+    // ones; embedding, last norm and head.
+    assert_eq!(of.totals.launches, 61 * 10 + 3 * 3 + 58 * 7 + 3);
+    let times = of.times.unwrap();
+    assert!((times.launch_s - 1028.0 * 2e-6).abs() < 1e-12, "{times:?}");
+    assert_eq!(of.bound().unwrap().name(), "bandwidth");
+    assert!((times.roof_s * 1e3 - 23.3).abs() < 0.05, "{times:?}");
+    assert!((23.0..24.2).contains(&(times.time_s() * 1e3)), "{times:?}");
+    // Nor does the host limit it that starts each.
+    let one_by_one = deepseek_on_eight(Graphs::Off).times.unwrap();
+    assert!((one_by_one.launch_s - 1028.0 * 5e-6).abs() < 1e-12);
+    assert_eq!(one_by_one.time_s(), times.time_s());
+}
+
+/// A launch does what a layer has of its kind, however many heads, experts, requests or
+/// GPUs there are.
+#[test]
+fn launches_depend_on_the_layers_alone() {
+    for model in &models() {
+        for phase in Phase::ALL {
+            let launches = |batch, context, tensor| {
+                let parallel = Parallel { tensor, ..Parallel::ONE };
+                let shape = StepShape { phase, parallel, ..decode(batch, context) };
+                let step = Step::of(model, &shape).unwrap();
+                for entry in &step.problems {
+                    let norms = model.kinds.iter().map(|kind| kind.norms.max(1));
+                    let most = model.layers() * norms.max().unwrap() + 1;
+                    assert!(entry.launches() <= most, "{}: {entry:?}", model.name);
+                }
+                Totals::of_step(&step).launches
+            };
+            // Shorter prompts than an index chooses from have other products.
+            let one = launches(1, 4096, 1);
+            for other in
+                [launches(256, 4096, 1), launches(1, 65_536, 1), launches(1, 4096, 2)]
+            {
+                assert_eq!(one, other, "{} {}", model.name, phase.name());
+            }
+        }
+    }
+}
+
+/// A small step takes as long as its launches take to start, longer without graphs.
+#[test]
+fn launches_of_small_steps_take_their_time() {
+    let (models, machines) = (models(), Machines::load(None).unwrap());
+    let model = llm::named(&models, "llama-3.1-8b").unwrap();
+    let parallel = Parallel { tensor: 8, ..Parallel::ONE };
+    let step = Step::of(model, &StepShape { parallel, ..decode(1, 64) }).unwrap();
+    let rates = Rates::new(machines.named("h200").unwrap(), PeakBasis::Sheet);
+    let of = |graphs| StepTimes::of(&step, &rates.with_graphs(graphs)).unwrap();
+    // 32 layers of 9, embedding, last norm and head.
+    let launches = (32 * 9 + 3) as f64;
+    for (graphs, launch_s) in [(Graphs::On, 2e-6), (Graphs::Off, 5e-6)] {
+        let times = of(graphs);
+        assert!((times.launch_s / (launches * launch_s) - 1.0).abs() < 1e-12, "{times:?}");
+    }
+    assert_eq!(of(Graphs::Off).bound().name(), "latency");
+    assert_eq!(of(Graphs::Off).time_s(), of(Graphs::Off).launch_s);
+}
+
+/// Qwen3-235B at batch 16: 128 tokens' experts are not 128 different ones. Both numbers are
+/// there, and time and intensity are of the mean.
+#[test]
+fn touched_experts_are_the_mean_and_the_bound_beside_it() {
+    let name = "qwen3-235b-a22b";
+    let of = |routing| prediction(name, &StepShape { routing, ..decode(16, 1) }, "h200");
+    let (mean, bound) = (of(ExpertRouting::Uniform), of(ExpertRouting::Balanced));
+    let gb = |of: &Prediction| (of.totals.weight_bytes / 1e9).round();
+    assert_eq!((gb(&mean), gb(&bound)), (307.0, 469.0));
+    assert_eq!(mean.totals.bytes, mean.totals.expected_bytes);
+    assert_eq!(bound.totals.bytes, bound.totals.bound_bytes);
+    assert_eq!(bound.totals.expected_bytes, mean.totals.expected_bytes);
+    let weights = bound.totals.weight_bytes - mean.totals.weight_bytes;
+    assert!((weights / (bound.totals.bytes - mean.totals.bytes) - 1.0).abs() < 1e-9);
+    for of in [&mean, &bound] {
+        let totals = of.totals;
+        assert_eq!(totals.operational_intensity(), totals.flops / totals.bytes);
+        assert_eq!(totals.bound_intensity(), totals.flops / totals.bound_bytes);
+        // Memory binds all of a step that small.
+        let time_s = of.times.unwrap().time_s();
+        assert!((time_s * 4.8e12 / totals.bytes - 1.0).abs() < 1e-3, "{of:?}");
+        assert_eq!(of.bound_times, bound.times);
+    }
+    let skewed = of(ExpertRouting::Zipf(1.0));
+    assert!(skewed.totals.bytes < 0.8 * mean.totals.bytes);
+    assert_eq!(skewed.totals.bound_bytes, bound.totals.bytes);
+    // One token touches what it chooses, and a large batch everything.
+    for batch in [1, 100_000] {
+        let of = prediction(name, &decode(batch, 1), "h200").totals;
+        assert!((of.bytes / of.bound_bytes - 1.0).abs() < 1e-9, "{of:?}");
+    }
+}
+
+/// Top 8 of 256 experts over 8 GPUs: in the mean a token leaves for 4.63 of the other GPUs,
+/// at most for 7, there and back in each of 58 layers.
+#[test]
+fn tokens_are_sent_once_to_each_gpu() {
+    let sent = |routing, tensor, data| {
+        let parallel = Parallel { tensor, data, expert: 8 };
+        let step =
+            step("deepseek-v3", &StepShape { parallel, routing, ..decode(256, 4096) });
+        let of = |name: &str| {
+            let entries = step.problems.iter().filter(|entry| entry.name == name);
+            entries.map(|p| p.count as f64 * p.sent_bytes(step.touched)).sum::<f64>()
+        };
+        (of("all-to-all"), of("all-gather"))
+    };
+    let (uniform, balanced) = (ExpertRouting::Uniform, ExpertRouting::Balanced);
+    let copies = |bytes: f64| bytes / (2.0 * 58.0 * 32.0 * 7168.0 * 2.0);
+    assert!((copies(sent(uniform, 1, 8).0) - 4.63).abs() < 0.005);
+    assert!((copies(sent(balanced, 1, 8).0) - 7.0).abs() < 1e-9);
+    // GPUs with the same tokens send each of them once, and gather what has come back.
+    let (divided, gathered) = sent(uniform, 8, 1);
+    assert_eq!(divided, sent(uniform, 1, 8).0);
+    assert_eq!(gathered, 58.0 * 256.0 * 7168.0 * 2.0 * 7.0 / 8.0);
+    assert_eq!(sent(uniform, 1, 8).1, 0.0);
+}
+
+/// Two groups of 8 GPUs have all experts each, and half of the tokens.
+#[test]
+fn groups_with_all_experts_divide_the_tokens() {
+    let rows = |data| {
+        let parallel = Parallel { tensor: 1, data, expert: 8 };
+        let step = step("deepseek-v3", &StepShape { parallel, ..decode(256, 4096) });
+        let up = step.problems.iter().find(|p| p.name == "experts' gate and up").unwrap();
+        let Problem::MoeGemm(p) = up.problem else { panic!("{up:?}") };
+        (p.experts, p.rows())
+    };
+    assert_eq!((rows(8), rows(16)), ((32, 256), (32, 128)));
 }
 
 /// The batch before the predicted one is below the ridge.
@@ -300,7 +449,9 @@ fn tables_of_users_are_checked_line_by_line() {
 /// 5%, and none implies a rate above the data sheet's.
 #[test]
 fn predictions_are_never_above_what_was_measured() {
-    let compared = super::published::compare(&Machines::load(None).unwrap()).unwrap();
+    let measurements = super::published::measurements().unwrap();
+    let machines = Machines::load(None).unwrap();
+    let compared = super::published::compare(&machines, &models(), measurements).unwrap();
     assert!(compared.len() >= 20);
     for of in &compared {
         let name = &of.measurement.name;
@@ -310,7 +461,7 @@ fn predictions_are_never_above_what_was_measured() {
     // Memory-bound measurements are close to their predictions.
     let memory: Vec<f64> = compared
         .iter()
-        .filter(|of| of.measurement.regime == "memory")
+        .filter(|of| of.regime == Regime::Memory)
         .map(|of| of.ratio())
         .collect();
     let mean = memory.iter().sum::<f64>() / memory.len() as f64;
@@ -327,7 +478,8 @@ fn tasks_are_their_turns() {
     let rates = Rates::new(machines.named("h200").unwrap(), PeakBasis::Sheet);
     let parallel = Parallel { tensor: 4, ..Parallel::ONE };
     let model = llm::named(&models, "llama-3.1-70b").unwrap();
-    let served = Served { model, formats: BF16, parallel, cache_hit: None };
+    let routing = ExpertRouting::Uniform;
+    let served = Served { model, formats: BF16, parallel, routing, cache_hit: None };
     let coding = workload::named(&workloads, "coding").unwrap();
     let task = Turn::of_task(&served, &rates, coding, 8).unwrap();
     let mut prefill_s = 0.0;

@@ -70,6 +70,15 @@ pub(super) fn matrix(
                 &format!(" + {bytes} ceil({r} / {of_rows}) ceil({c} / {of_columns})");
             values += &format!(" + {bytes} * {down} * {across}");
         }
+        ScaleGroup::Columns(group) if !columns.is_multiple_of(group) => {
+            let across = scheme.scale_grid(rows, columns).1;
+            formula += &format!(" + {bytes} {r} ceil({c} / {group})");
+            values += &format!(" + {bytes} * {rows} * {across}");
+            if scheme.has_zero_points() {
+                formula += &format!(" + 0.5 {r} ceil({c} / {group})");
+                values += &format!(" + 0.5 * {rows} * {across}");
+            }
+        }
         ScaleGroup::Columns(group) => {
             formula += &format!(" + {bytes} {r} {c} / {group}");
             values += &format!(" + {bytes} * {rows} * {columns} / {group}");
@@ -94,6 +103,7 @@ pub(super) fn weights(scheme: Quant, n: u64, k: u64) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use crate::op::{Op, Problem};
+    use crate::quant::QuantPlace;
 
     /// The value of a sum of products with brackets, as formulas have them.
     fn value(text: &str) -> f64 {
@@ -123,6 +133,16 @@ mod tests {
         assert_eq!(result(&explained.flops), work.flops() as f64, "{text}: {explained:?}");
         let bytes = explained.bytes.replace(" read", "").replace(" written", "");
         assert_eq!(result(&bytes), work.bytes() as f64, "{text}: {explained:?}");
+    }
+
+    /// Shorter groups too, which no text asks for.
+    #[test]
+    fn groups_that_do_not_divide_are_counted_up() {
+        let scheme =
+            crate::quant::Quant::parse("int4_g128_zp", QuantPlace::Weights).unwrap();
+        let (formula, values) = super::weights(scheme, 16, 2880);
+        assert!(formula.contains("ceil(k / 128)"), "{formula}");
+        assert_eq!(value(&values), scheme.matrix_bytes(16, 2880) as f64);
     }
 
     /// Formulas give what is counted.

@@ -19,17 +19,25 @@ pub struct ProblemError {
     pub key: Option<String>,
     /// What is wrong and what to write.
     pub message: String,
+    /// Whether it is kernels that cannot take it, and what it asks for can be counted.
+    pub is_countable: bool,
 }
 
 impl ProblemError {
     /// An error that a change of `key` mends.
     pub fn at(key: &str, message: impl Into<String>) -> Self {
-        ProblemError { key: Some(key.to_owned()), message: message.into() }
+        let message = message.into();
+        ProblemError { key: Some(key.to_owned()), message, is_countable: false }
     }
 
     /// An error of the problem as a whole.
     pub fn whole(message: impl Into<String>) -> Self {
-        ProblemError { key: None, message: message.into() }
+        ProblemError { key: None, message: message.into(), is_countable: false }
+    }
+
+    /// The same of what can be counted and not run.
+    pub(super) fn but_countable(self) -> Self {
+        ProblemError { is_countable: true, ..self }
     }
 }
 

@@ -10,7 +10,8 @@ use super::judged::{
     SweepPlace,
 };
 use super::linear::{
-    MatrixNames, check_activations, check_weights, math_dtype, matrix_tensors,
+    MatrixNames, check_activations, check_weights, check_whole_groups, math_dtype,
+    matrix_tensors,
 };
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
@@ -119,8 +120,9 @@ impl Operation for Gemm {
     }
 
     fn check(&self) -> Result<(), ProblemError> {
-        check_weights(self.w_dtype, self.n, self.k)?;
-        check_activations(self.a_dtype, self.dtype, self.m, self.k)
+        check_weights(self.w_dtype)?;
+        check_activations(self.a_dtype, self.dtype, self.m, self.k)?;
+        check_whole_groups(self.w_dtype, self.n, self.k)
     }
 
     fn magnitude(&self) -> Magnitude {

@@ -35,11 +35,15 @@ pub(super) fn matrix_tensors(
     tensors
 }
 
-/// Refuses schemes that weights do not have, and matrices `[n][k]` that the scheme does not
-/// divide.
-pub(super) fn check_weights(quant: Quant, n: u64, k: u64) -> Result<(), ProblemError> {
+/// Refuses schemes that weights do not have.
+pub(super) fn check_weights(quant: Quant) -> Result<(), ProblemError> {
     let place = quant.check_place(QuantPlace::Weights);
-    place.map_err(|message| ProblemError::at("w_dtype", message))?;
+    place.map_err(|message| ProblemError::at("w_dtype", message))
+}
+
+/// Refuses matrices `[n][k]` that the scheme does not divide: kernels take whole groups.
+/// What is counted has a shorter group at the end of each row.
+pub(super) fn check_whole_groups(quant: Quant, n: u64, k: u64) -> Result<(), ProblemError> {
     let Err(misfit) = quant.check_matrix(n, k) else { return Ok(()) };
     let (key, value, of) = match misfit {
         Misfit::Rows(of) => ("n", n, of),
@@ -55,7 +59,8 @@ pub(super) fn check_weights(quant: Quant, n: u64, k: u64) -> Result<(), ProblemE
             "{key} = {value} is not a multiple of {of}, which {what}; use {}",
             value.next_multiple_of(of)
         ),
-    ))
+    )
+    .but_countable())
 }
 
 /// Refuses schemes that activations in `dtype` do not have, and matrices `[rows][k]` that

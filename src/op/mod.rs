@@ -21,6 +21,7 @@ mod decode_attention;
 mod explanation;
 mod fields;
 mod gemm;
+mod index_topk;
 mod judged;
 mod kv_append;
 mod kv_layout;
@@ -32,6 +33,8 @@ mod moe_gemm;
 mod peak;
 mod prefill_attention;
 mod rmsnorm;
+mod sparse_mla;
+mod state_update;
 mod stream;
 mod table;
 mod transfer;
@@ -43,6 +46,7 @@ pub use explanation::Explanation;
 pub use fields::{Fields, KeyDefault, KeySpec, KeyStyle, MAX_EXTENT, ProblemError};
 pub use fields::{parse_bytes, unknown_key};
 pub use gemm::Gemm;
+pub use index_topk::IndexTopk;
 pub use judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
@@ -56,6 +60,8 @@ pub use moe_gemm::{Inputs, MAX_ROUTED, MoeGemm, Routing, RowOrder};
 pub use peak::{Operands, Peak, PeakData, Unit};
 pub use prefill_attention::PrefillAttention;
 pub use rmsnorm::{RMS_EPSILON, RmsNorm};
+pub use sparse_mla::SparseMla;
+pub use state_update::{StateDecay, StateRule, StateUpdate};
 pub use stream::Stream;
 pub use transfer::{Transfer, TransferDirection};
 

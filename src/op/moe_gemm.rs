@@ -13,7 +13,8 @@ use super::judged::{
     SweepPlace,
 };
 use super::linear::{
-    MatrixNames, check_activations, check_weights, math_dtype, matrix_tensors,
+    MatrixNames, check_activations, check_weights, check_whole_groups, math_dtype,
+    matrix_tensors,
 };
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
@@ -436,8 +437,9 @@ impl Operation for MoeGemm {
 
     fn check(&self) -> Result<(), ProblemError> {
         self.check_routing()?;
-        check_weights(self.w_dtype, self.n, self.k)?;
-        check_activations(self.a_dtype, self.dtype, self.input_places(), self.k)
+        check_weights(self.w_dtype)?;
+        check_activations(self.a_dtype, self.dtype, self.input_places(), self.k)?;
+        check_whole_groups(self.w_dtype, self.n, self.k)
     }
 
     fn magnitude(&self) -> Magnitude {

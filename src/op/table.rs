@@ -10,6 +10,7 @@ use super::decode_attention::DecodeAttention;
 use super::explanation::Explanation;
 use super::fields::{Fields, KeySpec, KeyStyle, ProblemError};
 use super::gemm::Gemm;
+use super::index_topk::IndexTopk;
 use super::judged::PairKind;
 use super::kv_append::KvAppend;
 use super::kv_read::KvRead;
@@ -19,11 +20,14 @@ use super::moe_gemm::MoeGemm;
 use super::peak::Peak;
 use super::prefill_attention::PrefillAttention;
 use super::rmsnorm::RmsNorm;
+use super::sparse_mla::SparseMla;
+use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    collective, decode_attention, gemm, kv_append, kv_read, mla_append, mla_decode,
-    moe_gemm, peak, prefill_attention, rmsnorm, stream, transfer,
+    collective, decode_attention, gemm, index_topk, kv_append, kv_read, mla_append,
+    mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, sparse_mla, state_update,
+    stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
@@ -149,6 +153,9 @@ table! {
     collective::Collective,
     rmsnorm::RmsNorm,
     transfer::Transfer,
+    state_update::StateUpdate,
+    index_topk::IndexTopk,
+    sparse_mla::SparseMla,
 }
 
 text_of_name!(Op => "an op");
@@ -274,6 +281,22 @@ impl Problem {
         self.operation().check()?;
         self.check_size()?;
         Ok(self)
+    }
+
+    /// The same problem, if it can be counted: weights whose groups do not divide a row,
+    /// as checkpoints have them, are counted with a shorter group at its end, and no
+    /// kernel takes them.
+    ///
+    /// # Errors
+    /// As of [`Problem::checked`], but for these.
+    pub fn counted(self) -> Result<Self, ProblemError> {
+        match self.operation().check() {
+            Err(error) if !error.is_countable => Err(error),
+            Ok(()) | Err(_) => {
+                self.check_size()?;
+                Ok(self)
+            }
+        }
     }
 
     /// Keys and values, all of them.

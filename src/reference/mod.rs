@@ -49,6 +49,7 @@ mod mla_append;
 mod mla_decode;
 mod moe_gemm;
 mod peak;
+mod predicted;
 mod prefill_attention;
 mod rmsnorm;
 mod stream;

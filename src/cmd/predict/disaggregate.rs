@@ -29,8 +29,7 @@ pub struct DisaggregateArgs {
 }
 
 pub fn run(args: &DisaggregateArgs) -> Result<()> {
-    let (models, machines) =
-        (args.served.model_file.load()?, args.machines.machine_file.load()?);
+    let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
     let workloads = args.workloads.workload_file.load()?;
     let served = args.served.all(&models, args.workloads.cache_hit()?)?;
     let workloads = args.workloads.workloads(&workloads)?;

@@ -6,6 +6,7 @@ mod claims;
 mod disaggregate;
 mod explain;
 mod figures;
+mod model;
 mod offload;
 mod options;
 mod published;
@@ -45,6 +46,7 @@ enum Subject {
     Published(published::PublishedArgs),
     Claims(claims::ClaimsArgs),
     Figures(figures::FiguresArgs),
+    Model(model::ModelArgs),
 }
 
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
@@ -57,6 +59,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
         Some(Subject::Published(args)) => published::run(args),
         Some(Subject::Claims(args)) => claims::run(args),
         Some(Subject::Figures(args)) => figures::run(args),
+        Some(Subject::Model(args)) => model::run(args),
     }?;
     Ok(ExitCode::SUCCESS)
 }

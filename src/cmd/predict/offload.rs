@@ -27,8 +27,7 @@ pub struct OffloadArgs {
 }
 
 pub fn run(args: &OffloadArgs) -> Result<()> {
-    let (models, machines) =
-        (args.served.model_file.load()?, args.machines.machine_file.load()?);
+    let (models, machines) = (args.served.load()?, args.machines.machine_file.load()?);
     let contexts = match args.context.contexts()? {
         Some(contexts) => contexts,
         None => {

@@ -1,16 +1,19 @@
 //! Options that several subcommands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
 use crate::cmd::axis;
 use crate::cmd::options::{MachineFile, OutputFormat};
 use crate::format::DType;
+use crate::model::import::{self, Imported};
+use crate::model::launch::Graphs;
 use crate::model::llm::{self, Llm};
 use crate::model::machine::Machines;
 use crate::model::predict::{PeakBasis, Rates};
-use crate::model::step::{Formats, Parallel};
+use crate::model::routing::ExpertRouting;
+use crate::model::step::{FormatsChoice, Parallel, WeightsChoice};
 use crate::model::task::Served;
 use crate::model::workload::{self, Workload};
 use crate::quant::{Quant, QuantPlace};
@@ -79,10 +82,6 @@ pub struct Output {
     pub format: OutputFormat,
 }
 
-fn weights_scheme(text: &str) -> std::result::Result<Quant, String> {
-    Quant::parse(text, QuantPlace::Weights)
-}
-
 /// A scheme of a cache. int4 is refused later, for cache and activations together.
 fn cache_scheme(text: &str) -> std::result::Result<Quant, String> {
     match text.parse() {
@@ -94,13 +93,16 @@ fn cache_scheme(text: &str) -> std::result::Result<Quant, String> {
 /// Models, the formats of their tensors, and how they are spread over GPUs.
 #[derive(Debug, clap::Args)]
 pub struct ServedOptions {
-    /// Models, separated by commas; see src/model/models.toml.
+    /// Models, separated by commas: names in src/model/models.toml, or paths of config.json
+    /// files of Hugging Face's form and of folders with one.
     #[arg(long = "model", value_delimiter = ',', default_value = "llama-3.1-70b")]
     models: Vec<String>,
     /// Formats of weights: bf16, f16, fp8_e4m3, int8, int4, mxfp4, mxfp8, nvfp4, or a scheme
-    /// such as fp8_e4m3_block128x128, fp8_e4m3_tensor, int4_g32 or int4_g128_zp.
-    #[arg(long, value_delimiter = ',', default_value = "bf16", value_parser = weights_scheme)]
-    weights: Vec<Quant>,
+    /// such as fp8_e4m3_block128x128, fp8_e4m3_tensor, int4_g32 or int4_g128_zp; with other
+    /// schemes of parts after it, bf16+experts:mxfp4 (attention, dense, shared, router,
+    /// experts, head); or shipped for those in which each model is published.
+    #[arg(long, value_delimiter = ',', default_value = "bf16")]
+    weights: Vec<WeightsChoice>,
     /// Formats of cached keys and values: bf16, f16, fp8_e4m3, int8, fp8_e4m3_tensor.
     #[arg(long, value_delimiter = ',', default_value = "bf16", value_parser = cache_scheme)]
     cache: Vec<Quant>,
@@ -116,18 +118,48 @@ pub struct ServedOptions {
     /// Groups of GPUs that divide the batch (data parallelism).
     #[arg(long, value_name = "N", default_value = "1")]
     data: String,
+    /// How tokens choose experts: uniform, or zipf and an exponent, such as zipf:0.8, both in
+    /// the mean; balanced touches as many experts as can be.
+    #[arg(long, default_value_t)]
+    pub routing: ExpertRouting,
     #[command(flatten)]
-    pub model_file: ModelFile,
+    model_file: ModelFile,
 }
 
 impl ServedOptions {
-    /// The models that are named.
+    /// The table of models, and after it those that are named by paths, in order.
+    pub fn load(&self) -> Result<Vec<Llm>> {
+        let mut table = self.model_file.load()?;
+        table.extend(self.imported()?.into_iter().map(|imported| imported.model));
+        Ok(table)
+    }
+
+    /// The models that are named by paths, with what was read of each.
+    pub fn imported(&self) -> Result<Vec<Imported>> {
+        let paths = self.models.iter().filter(|name| import::is_path(name));
+        paths.map(|path| import::read(Path::new(path))).collect()
+    }
+
+    /// The models that are named, in the table of [`ServedOptions::load`].
     pub fn models<'a>(&self, table: &'a [Llm]) -> Result<Vec<&'a Llm>> {
-        self.models.iter().map(|name| llm::named(table, name)).collect()
+        let paths = self.models.iter().filter(|name| import::is_path(name)).count();
+        let (rows, imported) = table.split_at(table.len() - paths);
+        let mut imported = imported.iter();
+        let mut models = Vec::new();
+        for name in &self.models {
+            models.push(match imported.as_slice() {
+                [first, ..] if import::is_path(name) => {
+                    imported.next();
+                    first
+                }
+                _ => llm::named(rows, name)?,
+            });
+        }
+        Ok(models)
     }
 
     /// Every combination of formats.
-    pub fn formats(&self) -> Result<Vec<Formats>> {
+    pub fn formats(&self) -> Result<Vec<FormatsChoice>> {
         let of_cache = self.cache.iter().map(|scheme| scheme.dtype());
         if of_cache.chain(self.activations.iter().copied()).any(|x| x == DType::Int4) {
             bail!("int4 is a format of weights; give another for cache and activations");
@@ -142,7 +174,7 @@ impl ServedOptions {
         let mut formats = Vec::new();
         for &weights in &self.weights {
             for &cache in &self.cache {
-                let of = |&activations| Formats { weights, cache, activations };
+                let of = |&activations| FormatsChoice { weights, cache, activations };
                 formats.extend(self.activations.iter().map(of));
             }
         }
@@ -170,11 +202,13 @@ impl ServedOptions {
         table: &'a [Llm],
         cache_hit: Option<f64>,
     ) -> Result<Vec<Served<'a>>> {
-        let (formats, parallel) = (self.formats()?, self.parallel()?);
+        let (formats, parallel, routing) =
+            (self.formats()?, self.parallel()?, self.routing);
         let mut all = Vec::new();
         for model in self.models(table)? {
-            for &formats in &formats {
-                let served = |&parallel| Served { model, formats, parallel, cache_hit };
+            for formats in formats.iter().map(|formats| formats.of(model)) {
+                let served =
+                    |&parallel| Served { model, formats, parallel, routing, cache_hit };
                 all.extend(parallel.iter().map(served));
             }
         }
@@ -191,6 +225,9 @@ pub struct MachineOptions {
     /// Peaks to predict with.
     #[arg(long, value_enum, default_value_t)]
     peaks: PeakBasis,
+    /// Whether launches are nodes of a graph, 2 us each, or the host starts each, 5 us.
+    #[arg(long, value_enum, default_value_t)]
+    graph: Graphs,
     #[command(flatten)]
     pub machine_file: MachineFile,
 }
@@ -198,7 +235,9 @@ pub struct MachineOptions {
 impl MachineOptions {
     /// The rates of the machines that are named.
     pub fn rates<'a>(&self, table: &'a Machines) -> Result<Vec<Rates<'a>>> {
-        let rates = |name: &String| Ok(Rates::new(table.named(name)?, self.peaks));
+        let rates = |name: &String| {
+            Ok(Rates::new(table.named(name)?, self.peaks).with_graphs(self.graph))
+        };
         self.machines.iter().map(rates).collect()
     }
 }

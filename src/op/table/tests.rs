@@ -5,8 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::{HostMemory, MemoryPlace, Role};
 use crate::op::{
-    Access, Inputs, KvLayout, Lengths, Routing, RowOrder, TransferDirection, Unit,
+    Access, Inputs, KvLayout, Lengths, Routing, RowOrder, StateDecay, StateRule,
+    TransferDirection, Unit,
 };
+use crate::quant::Quant;
 
 fn work(text: &str) -> Work {
     text.parse::<Problem>().unwrap_or_else(|e| panic!("{text}: {e}")).work()
@@ -487,7 +489,10 @@ prop_compose! {
         choice in 0usize..3,
         access in 0usize..Access::ALL.len(),
     ) -> Problem {
-        let is_latent = matches!(op, Op::MlaDecode | Op::MlaAppend);
+        let is_latent = matches!(
+            op,
+            Op::MlaDecode | Op::MlaAppend | Op::IndexTopk | Op::SparseMla
+        );
         let fields = op.keys().enumerate().map(|(i, key)| {
             let value = match key {
                 "access" => Access::ALL[access].to_string(),
@@ -529,7 +534,13 @@ prop_compose! {
                 "new_tokens" => (1 + dims[4] % dims[1].min(64)).to_string(),
                 "window" if op == Op::PrefillAttention && choice > 0 => "0".into(),
                 "window" => (dims[5] % 3 * dims[0]).to_string(),
-                "kv_heads" => dims[2].to_string(),
+                "kv_heads" | "key_heads" => dims[2].to_string(),
+                "state_heads" => (dims[2] * group).to_string(),
+                "key_dim" => (4 * dims[3]).to_string(),
+                "value_dim" => (4 * dims[5]).to_string(),
+                "rule" => StateRule::ALL[access % 2].to_string(),
+                "decay" => StateDecay::ALL[choice].to_string(),
+                "head_dim" if op == Op::IndexTopk => (128 * (1 + dims[3] % 2)).to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
                 _ => match example_of(op, key) {
                     Some(flag) if flag.parse::<bool>().is_ok() => (choice == 0).to_string(),
@@ -592,6 +603,16 @@ proptest! {
             }
             Problem::MlaAppend(p) => {
                 unread_page_numbers(p.batch, p.page_size(), p.new_tokens, p.pages(), |request| p.first_place(request))
+            }
+            Problem::SparseMla(p) => {
+                let read = p.context.min(p.new_tokens * p.top_k);
+                let dense = format!(
+                    "mla_decode:batch=1,context=1,q_heads=1,latent_dim={},rope_dim={},dtype={},\
+                     kv_dtype={}",
+                    p.latent_dim, p.rope_dim, p.dtype, p.kv_dtype
+                );
+                let record = dense.parse::<Problem>().unwrap().cache_bytes();
+                p.batch * (p.context - read) * record
             }
             // What is sent is not memory.
             Problem::Collective(_) => sum(Role::Input),
@@ -880,6 +901,66 @@ fn keeps_the_contract(op: Op, example: &Problem) {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), tensors.len(), "{op}");
+}
+
+/// Numbers at the ends of their range are refused or counted, and never wrap around: tests
+/// are compiled with checks of overflow.
+fn extreme_problem(op: Op, choices: &[usize]) -> Result<Problem, ProblemError> {
+    const ENDS: [u64; 9] =
+        [1, 2, 64, 4096, 1 << 16, 1 << 20, 1 << 32, (1 << 40) - 1, 1 << 40];
+    let example: Problem = op.facts().examples[0].parse().unwrap();
+    let fields =
+        example.spelled().into_iter().zip(choices).map(|((key, value), &choice)| {
+            let is_number = value.parse::<u64>().is_ok();
+            let end = ENDS[choice % ENDS.len()].to_string();
+            (key.name.to_owned(), if is_number && choice % 10 > 0 { end } else { value })
+        });
+    Problem::from_fields(op, &fields.collect::<Vec<_>>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn extremes_are_refused_or_counted(
+        op in prop::sample::select(&Op::ALL[..]),
+        choices in prop::collection::vec(0usize..90, 16),
+    ) {
+        let Ok(problem) = extreme_problem(op, &choices) else { return Ok(()) };
+        // Counting experts one by one takes as long as there are rows.
+        if problem.routed().is_none() {
+            let work = problem.work();
+            prop_assert!(work.bytes() <= 2 * MAX_BYTES && work.flops() <= MAX_FLOPS);
+            prop_assert!(problem.weight_bytes() + problem.cache_bytes() <= work.bytes_read());
+            problem.explanation();
+        }
+        prop_assert!(problem.tensors().iter().map(Tensor::bytes).sum::<u64>() > 0);
+    }
+}
+
+/// Groups that do not divide a row are counted up in predictions, and not run.
+#[test]
+fn shorter_groups_are_counted_and_not_run() {
+    let gemm = |k| {
+        let w_dtype = Quant::weights(DType::Int4);
+        let a_dtype = DType::Bf16.into();
+        Problem::from(crate::op::Gemm {
+            m: 1,
+            n: 16,
+            k,
+            dtype: DType::Bf16,
+            w_dtype,
+            a_dtype,
+        })
+    };
+    let problem = gemm(2880).counted().unwrap();
+    assert_eq!(problem.weight_bytes(), 16 * (2880 / 2 + 2 * 23));
+    let error = gemm(2880).checked().unwrap_err();
+    assert!(error.message.contains("multiple of 128") && error.is_countable, "{error}");
+    // Other errors are errors there too.
+    let text = "gemm:m=1,n=16,k=128,dtype=bf16,a_dtype=f16";
+    assert!(!text.parse::<Problem>().unwrap_err().is_countable);
+    assert!(gemm(1 << 30).counted().is_ok() && gemm(1 << 50).counted().is_err());
 }
 
 /// Columns of records keep their order: what is new comes last.
