@@ -37,6 +37,7 @@ mod filter;
 mod source;
 
 pub use filter::Filter;
+use filter::FilterLine;
 pub use source::SuiteError;
 use source::{PointsTable, SuiteSource};
 
@@ -76,13 +77,6 @@ pub struct Suite {
     filter: Option<FilterLine>,
     sentinel: Option<PointsTable>,
     entries: Vec<PointsTable>,
-}
-
-/// A filter and the line that it stands on.
-#[derive(Clone, Debug)]
-struct FilterLine {
-    filter: Filter,
-    line: usize,
 }
 
 /// The points of one suite on one device.

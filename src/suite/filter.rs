@@ -30,6 +30,13 @@ pub struct Filter {
     conditions: Vec<Condition>,
 }
 
+/// A filter and the line of a suite that it stands on.
+#[derive(Clone, Debug)]
+pub(super) struct FilterLine {
+    pub filter: Filter,
+    pub line: usize,
+}
+
 /// One condition.
 #[derive(Clone, Debug, PartialEq)]
 struct Condition {

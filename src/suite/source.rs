@@ -6,7 +6,7 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::FilterLine;
+use super::filter::FilterLine;
 use crate::measure::Settings;
 use crate::op::{Op, parse_bytes, unknown_key};
 
