@@ -286,7 +286,7 @@ fn predictions_are_printed_and_drawn() {
     }
     let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
-    assert_eq!((files, printed.lines().count()), (4 * 3, 4 * 3));
+    assert_eq!((files, printed.lines().count()), (5 * 3, 5 * 3));
 }
 
 /// A mix of equal requests is a row that says the same as their batch; only what a mix has

@@ -21,6 +21,10 @@ pub fn of_layers(
     let has_part = |mixer: &Mixer| !is_single_part(config) || *mixer == Mixer::None;
     let dense = routed.iter().zip(mixers).any(|(routed, mixer)| !routed && has_part(mixer));
     let widths = if dense { dense_widths(config, (layers, hidden))? } else { Vec::new() };
+    if !dense {
+        let why = "nothing: no layer is dense";
+        config.unused(&["intermediate_size", "intermediate_size_mlp"], why);
+    }
     let mut parts = Vec::with_capacity(mixers.len());
     for (layer, mixer) in mixers.iter().enumerate() {
         parts.push(match experts {

@@ -304,8 +304,8 @@ fn latent(config: &Config) -> Result<Latent, String> {
         }),
     };
     // All heads share the latents; these say what is not used.
-    config.number(&["num_key_value_heads"], "nothing: all heads share the latents")?;
-    config.number(&["head_dim"], "nothing: widths of heads are stated by part")?;
+    config.unused(&["num_key_value_heads"], "nothing: all heads share the latents");
+    config.unused(&["head_dim"], "nothing: widths of heads are stated by part");
     let rank = config.number(&["q_lora_rank"], "q_lora_rank")?;
     Ok(Latent {
         q_heads: config.need(&["num_attention_heads"], "q_heads")?,
