@@ -87,6 +87,7 @@ impl Weights {
 
 /// Schemes of weights that a question asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a command line has a few of them")]
 pub enum WeightsChoice {
     /// These, of every model.
     All(Weights),

@@ -152,8 +152,9 @@ fn routed_layers(config: &Config, mixers: &[Mixer]) -> Result<Vec<bool>, String>
     let step = config.number(&steps, to)?.filter(|&step| step > 0).unwrap_or(1);
     let first = config.number(&["moe_layer_start_index"], "dense_layers")?.unwrap_or(0);
     let dense = config.numbers(&["mlp_only_layers"], to)?.unwrap_or_default();
-    let routed =
-        |layer: u64| layer >= first && (layer + 1) % step == 0 && !dense.contains(&layer);
+    let routed = |layer: u64| {
+        layer >= first && (layer + 1).is_multiple_of(step) && !dense.contains(&layer)
+    };
     Ok((0..layers).map(routed).collect())
 }
 

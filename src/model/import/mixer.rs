@@ -206,7 +206,7 @@ impl Spans {
     fn of(&self, layer: u64) -> Span {
         let (span, has_it) = match self {
             Spans::Same(span) => (*span, true),
-            Spans::AllBut(span, every) => (*span, layer % every != 0),
+            Spans::AllBut(span, every) => (*span, !layer.is_multiple_of(*every)),
             Spans::From(span, first) => (*span, layer > *first),
             Spans::Listed(span, flags) => {
                 (*span, flags.get(layer as usize - 1).is_some_and(|&flag| flag != 0))
