@@ -115,6 +115,9 @@ impl From<Quant> for Weights {
 impl fmt::Display for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut most = self.0[0];
+        if *self == Weights::all(most) {
+            return fmt::Display::fmt(&most, f);
+        }
         for quant in self.0 {
             if self.beside(quant).count() < self.beside(most).count() {
                 most = quant;
