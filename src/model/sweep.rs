@@ -483,7 +483,8 @@ mod tests {
         let grid = Grid {
             models: limited.take(1).collect(),
             phases: Phase::ALL.to_vec(),
-            formats: vec![Formats::plain(DType::Bf16)],
+            formats: vec![Formats::plain(DType::Bf16).into()],
+            routing: ExpertRouting::default(),
             parallel: vec![Parallel::ONE],
             tokens: [4096, 4097].map(tokens).to_vec(),
             batches: vec![1],
