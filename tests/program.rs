@@ -370,7 +370,7 @@ fn weights_have_a_format_for_each_part() {
 #[test]
 fn a_mix_of_equal_requests_is_their_batch() {
     let dir = tempfile::tempdir().unwrap();
-    let mix = "[[segment]]\nrequests = 5\ncontext = 4096\n".repeat(3);
+    let mix = "[[segment]]\nrequests = 5\ncontext = 16\n".repeat(3);
     fs::write(dir.path().join("mix.toml"), mix).unwrap();
     let row = |asked: &[&str]| -> Vec<(String, String)> {
         let served =
@@ -386,7 +386,7 @@ fn a_mix_of_equal_requests_is_their_batch() {
         pairs.map(|(name, cell)| (name.to_owned(), cell.to_owned())).collect()
     };
     let of_mix = row(&["--step", "mix.toml"]);
-    let of_batch = row(&["--batch", "15", "--context", "4096"]);
+    let of_batch = row(&["--batch", "15", "--context", "16"]);
     let different: Vec<_> = of_mix.iter().zip(&of_batch).filter(|(a, b)| a != b).collect();
     let cells = different.iter().map(|((name, cell), _)| (name.as_str(), cell.as_str()));
     assert_eq!(

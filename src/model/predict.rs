@@ -83,11 +83,11 @@ impl<'a> Rates<'a> {
         let work = entry.problem.work();
         let mut roof = self.roof(&work)?;
         if entry.is_routed() && touched == Touched::Mean {
-            roof.memory_s = entry.bytes(touched) / self.bytes_per_s();
+            roof.memory_s = entry.bytes_of(&work, touched) / self.bytes_per_s();
             // What is sent is received: one rate for both.
-            let most = entry.sent_bytes(Touched::Bound);
+            let most = entry.sent_bytes_of(&work, Touched::Bound);
             if most > 0.0 {
-                roof.link_s *= entry.sent_bytes(touched) / most;
+                roof.link_s *= entry.sent_bytes_of(&work, touched) / most;
             }
         }
         Some(roof)
@@ -127,17 +127,17 @@ impl Totals {
         let mut totals = Totals::default();
         for entry in step.problems.iter().filter(|entry| wanted(entry.part)) {
             let (work, count) = (entry.problem.work(), entry.count as f64);
-            let bytes = entry.bytes(step.touched);
+            let bytes = entry.bytes_of(&work, step.touched);
+            let bound_bytes = entry.bytes_of(&work, Touched::Bound);
             // Of what depends on the routing, only weights are read from DRAM.
-            let weight_bytes =
-                entry.problem.weight_bytes() as f64 - (work.bytes() as f64 - bytes);
+            let weight_bytes = entry.problem.weight_bytes() as f64 - (bound_bytes - bytes);
             totals.flops += count * work.flops() as f64;
             totals.bytes += count * bytes;
             totals.weight_bytes += count * weight_bytes;
             totals.cache_bytes += count * entry.problem.cache_bytes() as f64;
-            totals.expected_bytes += count * entry.bytes(Touched::Mean);
-            totals.bound_bytes += count * work.bytes() as f64;
-            totals.link_bytes += count * entry.sent_bytes(step.touched);
+            totals.expected_bytes += count * entry.bytes_of(&work, Touched::Mean);
+            totals.bound_bytes += count * bound_bytes;
+            totals.link_bytes += count * entry.sent_bytes_of(&work, step.touched);
             totals.launches += entry.launches();
         }
         totals

@@ -261,7 +261,7 @@ mod tests {
     /// The mean over many routings that are really drawn.
     #[test]
     fn means_are_those_of_drawn_routings() {
-        const SEEDS: u64 = 1000;
+        const SEEDS: u64 = 400;
         for (routing, name) in
             [(ExpertRouting::Uniform, "uniform"), (ExpertRouting::Zipf(1.0), "zipf")]
         {
@@ -269,7 +269,7 @@ mod tests {
                 let of = |seed| problem(sizes, (name, seed));
                 let drawn: u64 = (0..SEEDS).map(|seed| of(seed).experts_touched()).sum();
                 let mean = routing.experts_touched(&of(0)).unwrap();
-                near(drawn as f64 / SEEDS as f64, mean, 0.02);
+                near(drawn as f64 / SEEDS as f64, mean, 0.025);
             }
         }
     }

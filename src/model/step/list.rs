@@ -4,7 +4,7 @@ use crate::model::llm::Llm;
 use crate::model::routing::Touched;
 use crate::model::shape::{Formats, StepShape, WeightPart};
 use crate::op::{Access, Collective, CollectiveKind, Gemm, Problem, Stream};
-use crate::resource::Link;
+use crate::resource::{Link, Work};
 
 /// What a problem of a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,18 +60,28 @@ impl StepProblem {
 
     /// Bytes of one problem to and from DRAM.
     pub fn bytes(&self, touched: Touched) -> f64 {
-        let work = self.problem.work();
-        match self.mean_bytes {
-            Some(read) if touched == Touched::Mean && work.bytes() > 0 => {
-                read + work.bytes_written() as f64
-            }
-            _ => work.bytes() as f64,
-        }
+        self.bytes_of(&self.problem.work(), touched)
     }
 
     /// Bytes of one problem that are sent to other GPUs.
     pub fn sent_bytes(&self, touched: Touched) -> f64 {
-        let sent = self.problem.work().sent_bytes();
+        self.sent_bytes_of(&self.problem.work(), touched)
+    }
+
+    /// [`StepProblem::bytes`] of the problem's work, where that is known already.
+    pub(in crate::model) fn bytes_of(&self, work: &Work, touched: Touched) -> f64 {
+        let bytes = work.bytes();
+        match self.mean_bytes {
+            Some(read) if touched == Touched::Mean && bytes > 0 => {
+                read + work.bytes_written() as f64
+            }
+            _ => bytes as f64,
+        }
+    }
+
+    /// [`StepProblem::sent_bytes`] of the problem's work, where that is known already.
+    pub(in crate::model) fn sent_bytes_of(&self, work: &Work, touched: Touched) -> f64 {
+        let sent = work.sent_bytes();
         match self.mean_bytes {
             Some(mean) if touched == Touched::Mean && sent > 0 => mean,
             _ => sent as f64,
