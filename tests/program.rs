@@ -289,6 +289,82 @@ fn predictions_are_printed_and_drawn() {
     assert_eq!((files, printed.lines().count()), (5 * 3, 5 * 3));
 }
 
+/// A model from its own file is the row that states it, and its row written out is too.
+#[test]
+fn a_model_is_predicted_from_its_own_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("mine");
+    fs::create_dir(&folder).unwrap();
+    let config = r#"{"model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288,
+        "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960,
+        "novel_gate": 7}"#;
+    fs::write(folder.join("config.json"), config).unwrap();
+    let csv = |arguments: &[&str]| {
+        let all = [&["predict", "--format", "csv", "--model"], arguments].concat();
+        succeed(dir.path(), &all).replace("mine,", "qwen3-8b,")
+    };
+    let of_row = csv(&["qwen3-8b"]);
+    assert_eq!(csv(&["mine/config.json"]), of_row);
+    assert_eq!(csv(&["./mine"]), of_row);
+    // Names and paths in one list, in its order.
+    let both = csv(&["qwen3-8b,mine/config.json,qwen3-8b", "--machine", "h200"]);
+    assert_eq!(both.lines().skip(1).collect::<HashSet<_>>().len(), 1);
+    assert_eq!(both.lines().count(), 4);
+    let row = succeed(dir.path(), &["predict", "model", "import", "mine"]);
+    assert!(row.starts_with("# `novel_gate` = 7 is not mapped\n[[model]]"), "{row}");
+    fs::write(dir.path().join("mine.toml"), row).unwrap();
+    assert_eq!(csv(&["mine", "--models", "mine.toml"]), of_row);
+    let explained = succeed(dir.path(), &["predict", "--model", "./mine", "--explain"]);
+    for part in
+        ["num_hidden_layers", "`novel_gate` = 7 is not mapped.", "8190735360 parameters"]
+    {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+    fs::write(
+        folder.join("config.json"),
+        config.replace("\"head_dim\": 128", "\"head_dim\": -1"),
+    )
+    .unwrap();
+    let errors = fail(dir.path(), &["predict", "--model", "mine/config.json"]);
+    assert!(
+        errors.contains("config.json: `head_dim` = -1 is not a whole number"),
+        "{errors}"
+    );
+    let errors = fail(dir.path(), &["predict", "--model", "nowhere/config.json"]);
+    assert!(errors.contains("cannot read nowhere/config.json"), "{errors}");
+}
+
+/// Formats by part, and those in which a model is published.
+#[test]
+fn weights_have_a_format_for_each_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = |weights: &str| {
+        let asked = ["--model", "gpt-oss-120b,llama-3.1-8b", "--machine", "b200"];
+        let rest = ["--weights", weights, "--format", "csv"];
+        let text = succeed(dir.path(), &[&["predict"], &asked[..], &rest[..]].concat());
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let rows = reader.deserialize().map(Result::unwrap);
+        let cells = rows.map(|row: std::collections::HashMap<String, String>| {
+            (row["weights"].clone(), row["resident_bytes"].parse::<f64>().unwrap())
+        });
+        cells.collect::<Vec<_>>()
+    };
+    let shipped = rows("shipped");
+    assert_eq!(shipped[0].0, "bf16+experts:mxfp4");
+    assert_eq!(shipped[1].0, "bf16");
+    assert_eq!(shipped[0], rows("bf16+experts:mxfp4")[0]);
+    // The published checkpoint has 65.2 GB; 0.6 GB here are a cache of 8192 tokens.
+    assert!((64e9..67e9).contains(&shipped[0].1), "{shipped:?}");
+    assert!(rows("bf16")[0].1 > 3.0 * shipped[0].1);
+    // Groups of 128 do not divide 2880 columns.
+    assert!(rows("int4")[0].1 < shipped[0].1 + 2e9);
+    let refused = run(dir.path(), &["predict", "--weights", "bf16+expert:mxfp4"]);
+    let errors = text(&refused.stderr);
+    assert!(!refused.status.success(), "{errors}");
+    assert!(errors.contains("`expert` is not a part of a model"), "{errors}");
+}
+
 /// A mix of equal requests is a row that says the same as their batch; only what a mix has
 /// no one of is empty.
 #[test]

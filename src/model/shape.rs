@@ -222,7 +222,7 @@ fn check_mixer(model: &Llm, mixer: &Mixer, tensor: u64) -> Result<(), String> {
     };
     check_divides(model, heads, ("tensor parallelism", tensor))?;
     let (what, count) = shared;
-    if count % tensor == 0 || tensor % count == 0 {
+    if count.is_multiple_of(tensor) || tensor.is_multiple_of(count) {
         return Ok(());
     }
     Err(format!(

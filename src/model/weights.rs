@@ -87,6 +87,7 @@ impl Weights {
 
 /// Schemes of weights that a question asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a command line has a few of them")]
 pub enum WeightsChoice {
     /// These, of every model.
     All(Weights),
@@ -114,6 +115,9 @@ impl From<Quant> for Weights {
 impl fmt::Display for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut most = self.0[0];
+        if *self == Weights::all(most) {
+            return fmt::Display::fmt(&most, f);
+        }
         for quant in self.0 {
             if self.beside(quant).count() < self.beside(most).count() {
                 most = quant;

@@ -61,7 +61,7 @@ pub fn section(imported: &Imported) -> Section {
         ));
     }
     paragraphs.extend(checkpoint_notes(imported));
-    paragraphs.extend(imported.notes.iter().map(|note| format!("Not mapped: {note}.")));
+    paragraphs.extend(imported.notes.iter().map(|note| format!("{note}.")));
     Section {
         heading: format!("{}, from {}", model.name, model.source),
         paragraphs,

@@ -257,6 +257,13 @@ impl<'a> Config<'a> {
         self.get(keys, to).and_then(|(_, value)| value.as_object())
     }
 
+    /// Reads a key that says what nothing has use for, if it is there.
+    pub fn unused(&self, keys: &[&str], why: &'static str) {
+        for key in keys {
+            self.get(&[key], why);
+        }
+    }
+
     /// Adds a note.
     pub fn note(&self, note: String) {
         self.notes.borrow_mut().push(note);
@@ -292,9 +299,9 @@ impl<'a> Config<'a> {
             let Some(value) = value.filter(|value| !is_off(value)) else { continue };
             notes.push(match value {
                 Value::Object(_) if key.ends_with("_config") => {
-                    format!("{key}: a part that is not predicted")
+                    format!("`{key}` is a part that is not predicted")
                 }
-                value => format!("{key} = {}: not mapped", short(value)),
+                value => format!("`{key}` = {} is not mapped", short(value)),
             });
         }
         notes

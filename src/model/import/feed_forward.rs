@@ -21,6 +21,10 @@ pub fn of_layers(
     let has_part = |mixer: &Mixer| !is_single_part(config) || *mixer == Mixer::None;
     let dense = routed.iter().zip(mixers).any(|(routed, mixer)| !routed && has_part(mixer));
     let widths = if dense { dense_widths(config, (layers, hidden))? } else { Vec::new() };
+    if !dense {
+        let why = "nothing: no layer is dense";
+        config.unused(&["intermediate_size", "intermediate_size_mlp"], why);
+    }
     let mut parts = Vec::with_capacity(mixers.len());
     for (layer, mixer) in mixers.iter().enumerate() {
         parts.push(match experts {
@@ -148,8 +152,9 @@ fn routed_layers(config: &Config, mixers: &[Mixer]) -> Result<Vec<bool>, String>
     let step = config.number(&steps, to)?.filter(|&step| step > 0).unwrap_or(1);
     let first = config.number(&["moe_layer_start_index"], "dense_layers")?.unwrap_or(0);
     let dense = config.numbers(&["mlp_only_layers"], to)?.unwrap_or_default();
-    let routed =
-        |layer: u64| layer >= first && (layer + 1) % step == 0 && !dense.contains(&layer);
+    let routed = |layer: u64| {
+        layer >= first && (layer + 1).is_multiple_of(step) && !dense.contains(&layer)
+    };
     Ok((0..layers).map(routed).collect())
 }
 

@@ -206,7 +206,7 @@ impl Spans {
     fn of(&self, layer: u64) -> Span {
         let (span, has_it) = match self {
             Spans::Same(span) => (*span, true),
-            Spans::AllBut(span, every) => (*span, layer % every != 0),
+            Spans::AllBut(span, every) => (*span, !layer.is_multiple_of(*every)),
             Spans::From(span, first) => (*span, layer > *first),
             Spans::Listed(span, flags) => {
                 (*span, flags.get(layer as usize - 1).is_some_and(|&flag| flag != 0))
@@ -304,8 +304,8 @@ fn latent(config: &Config) -> Result<Latent, String> {
         }),
     };
     // All heads share the latents; these say what is not used.
-    config.number(&["num_key_value_heads"], "nothing: all heads share the latents")?;
-    config.number(&["head_dim"], "nothing: widths of heads are stated by part")?;
+    config.unused(&["num_key_value_heads"], "nothing: all heads share the latents");
+    config.unused(&["head_dim"], "nothing: widths of heads are stated by part");
     let rank = config.number(&["q_lora_rank"], "q_lora_rank")?;
     Ok(Latent {
         q_heads: config.need(&["num_attention_heads"], "q_heads")?,

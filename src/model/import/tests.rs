@@ -318,8 +318,10 @@ fn what_is_not_mapped_is_said() {
     let gemma = published().into_iter().find(|(name, _)| *name == "gemma-3-27b").unwrap().1;
     let with_more = with(gemma, json!({"altup_num_inputs": 4, "eos_token_id": 1}));
     let notes = imported(&with_more).notes;
-    let expected =
-        ["altup_num_inputs = 4: not mapped", "vision_config: a part that is not predicted"];
+    let expected = [
+        "`altup_num_inputs` = 4 is not mapped",
+        "`vision_config` is a part that is not predicted",
+    ];
     assert_eq!(notes, expected);
     let config = json!({"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100,
                         "num_attention_heads": 4, "intermediate_size": 128,

@@ -192,8 +192,13 @@ impl Builder<'_> {
         if entry.count == 0 {
             return Ok(());
         }
+        // Names differ most often, and problems are large.
         let is_equal = |other: &&mut StepProblem| {
-            StepProblem { count: other.count, ..entry } == **other
+            other.name == entry.name
+                && other.problem == entry.problem
+                && (other.part, other.per_launch) == (entry.part, entry.per_launch)
+                && (other.mean_bytes, other.shares_weights)
+                    == (entry.mean_bytes, entry.shares_weights)
         };
         if let Some(other) = self.problems.iter_mut().find(is_equal) {
             other.count += entry.count;

@@ -916,7 +916,7 @@ fn extreme_problem(op: Op, choices: &[usize]) -> Result<Problem, ProblemError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
     fn extremes_are_refused_or_counted(
