@@ -69,7 +69,7 @@ impl StepProblem {
     }
 
     /// [`StepProblem::bytes`] of the problem's work, where that is known already.
-    pub(super) fn bytes_of(&self, work: &Work, touched: Touched) -> f64 {
+    pub(in crate::model) fn bytes_of(&self, work: &Work, touched: Touched) -> f64 {
         let bytes = work.bytes();
         match self.mean_bytes {
             Some(read) if touched == Touched::Mean && bytes > 0 => {
@@ -80,7 +80,7 @@ impl StepProblem {
     }
 
     /// [`StepProblem::sent_bytes`] of the problem's work, where that is known already.
-    pub(super) fn sent_bytes_of(&self, work: &Work, touched: Touched) -> f64 {
+    pub(in crate::model) fn sent_bytes_of(&self, work: &Work, touched: Touched) -> f64 {
         let sent = work.sent_bytes();
         match self.mean_bytes {
             Some(mean) if touched == Touched::Mean && sent > 0 => mean,
