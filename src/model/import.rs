@@ -43,9 +43,9 @@ pub struct Imported {
 }
 
 /// Whether a name on a command line is meant as a file or folder, and not as a name in the
-/// table of models.
+/// table of models. A folder here is `./name`.
 pub fn is_path(name: &str) -> bool {
-    name.contains(['/', '\\']) || name.ends_with(".json") || Path::new(name).is_dir()
+    name.contains(['/', '\\']) || name.ends_with(".json")
 }
 
 /// The model of a `config.json`, or of a folder that has one.

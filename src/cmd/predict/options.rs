@@ -94,7 +94,7 @@ fn cache_scheme(text: &str) -> std::result::Result<Quant, String> {
 #[derive(Debug, clap::Args)]
 pub struct ServedOptions {
     /// Models, separated by commas: names in src/model/models.toml, or paths of config.json
-    /// files of Hugging Face's form and of folders with one.
+    /// files of Hugging Face's form and of folders with one, such as ./my-model.
     #[arg(long = "model", value_delimiter = ',', default_value = "llama-3.1-70b")]
     models: Vec<String>,
     /// Formats of weights: bf16, f16, fp8_e4m3, int8, int4, mxfp4, mxfp8, nvfp4, or a scheme
