@@ -499,7 +499,7 @@ mod tests {
         assert_eq!(points.rows.len(), 4);
         for row in &points.rows {
             assert_eq!(row[at("status")], "simulated");
-            for column in ["GB/s", "GFLOP/s", "% of roof"] {
+            for column in ["bandwidth_bytes_per_s", "speed_flops_per_s", "of_roof_share"] {
                 assert_eq!(row[at(column)], "", "{column}");
             }
         }
