@@ -170,6 +170,9 @@ fn latents_are_both_absorbed_and_made_anew() {
     assert_eq!(rows("keys and values up"), 4096);
     assert_eq!(rows("latents"), 572);
     let decodes = Totals::of_step(&of_mix(model, &CHUNKED[..2]));
+    // One launch for both contexts.
+    let of_one = Totals::of_step(&of_mix(model, &CHUNKED[..1]));
+    assert_eq!(decodes.launches, of_one.launches);
     // Keys and values up, and attention of the prompt.
     assert_eq!(Totals::of_step(&step).launches, decodes.launches + 2 * 61);
 }
