@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::options::Output;
-use crate::cmd::options::MachineFile;
+use crate::cmd::options::{MachineFile, OutputFormat};
 use crate::cmd::table;
 use crate::model::published::{self, Compared};
 use crate::section::Section;
@@ -19,7 +19,13 @@ pub struct PublishedArgs {
 
 pub fn run(args: &PublishedArgs) -> Result<()> {
     let compared = published::compare(&args.machine_file.load()?)?;
-    let sections = [measurements(&compared), regimes(&compared)];
+    let mut sections = [measurements(&compared), regimes(&compared)];
+    if args.output.format == OutputFormat::Table {
+        // Addresses are longer than all other cells together.
+        sections[0].columns.pop();
+        sections[0].rows.iter_mut().for_each(|row| drop(row.pop()));
+        sections[0].paragraphs.push("--format csv has the source of each.".to_owned());
+    }
     table::print(&sections, args.output.format)
 }
 
@@ -59,8 +65,7 @@ fn measurements(compared: &[Compared]) -> Section {
         ],
         rows: compared.iter().map(row).collect(),
         keys: 3,
-        // Addresses are longer than all other cells together.
-        spare: &["source", "compute_share", "bandwidth_share"],
+        spare: &["compute_share", "bandwidth_share"],
     }
 }
 
