@@ -65,11 +65,18 @@ pub fn section(imported: &Imported) -> Section {
     Section {
         heading: format!("{}, from {}", model.name, model.source),
         paragraphs,
-        columns: vec!["key", "value", "read_as"],
+        columns: vec!["key", "number", "word", "read_as"],
         rows: imported
             .mapping
             .iter()
-            .map(|of| vec![of.key.clone(), of.value.clone(), of.to.to_owned()])
+            .map(|of| {
+                let is_number = of.value.parse::<f64>().is_ok_and(f64::is_finite);
+                let (number, word) = match is_number {
+                    true => (of.value.clone(), String::new()),
+                    false => (String::new(), of.value.clone()),
+                };
+                vec![of.key.clone(), number, word, of.to.to_owned()]
+            })
             .collect(),
         ..Section::default()
     }

@@ -171,8 +171,7 @@ fn measured(compared: &[Compared]) -> Section {
         ],
         rows: compared.iter().map(row).collect(),
         keys: 3,
-        // Addresses are longer than all other cells together.
-        spare: &["source", "compute_share", "bandwidth_share"],
+        spare: &["compute_share", "bandwidth_share"],
     }
 }
 
