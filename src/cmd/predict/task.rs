@@ -47,6 +47,8 @@ fn rows(
     let mut rows = Rows::default();
     for served in served {
         for workload in workloads {
+            let end = workload.prompt(workload.turns - 1) + workload.output_tokens;
+            rows.note(served.model.beyond_limit(end));
             for rates in rates {
                 for &batch in batches {
                     let mut names = cells::names(served);
