@@ -127,7 +127,7 @@ impl From<Formats> for FormatsChoice {
 
 impl StepShape {
     /// A decode step of one request of one token on one GPU.
-    pub(super) fn of_one_token(formats: Formats) -> Self {
+    pub fn of_one_token(formats: Formats) -> Self {
         StepShape {
             phase: Phase::Decode,
             batch: 1,
