@@ -247,10 +247,10 @@ fn shown(rows: &[csv::StringRecord]) -> Section {
              --format csv has all columns."
                 .to_owned(),
         ],
-        columns: SHOWN.iter().map(|(_, heading)| *heading).collect(),
+        columns: columns.iter().map(|(_, heading)| *heading).collect(),
         rows: rows
             .iter()
-            .map(|row| SHOWN.iter().map(|(name, _)| cell(row, name)).collect())
+            .map(|row| columns.iter().map(|(name, _)| cell(row, name)).collect())
             .collect(),
         keys,
         spare: &["B ridge", "all", "ridge", "short", "B max"],
