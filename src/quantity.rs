@@ -36,7 +36,7 @@ pub fn si(value: f64, unit: &str) -> String {
 
 /// The SI prefix in which a value reads best.
 pub fn prefix(value: f64) -> (f64, &'static str) {
-    const PREFIXES: [(f64, &str); 9] = [
+    const PREFIXES: [(f64, &str); 10] = [
         (1e15, "P"),
         (1e12, "T"),
         (1e9, "G"),
@@ -46,6 +46,7 @@ pub fn prefix(value: f64) -> (f64, &'static str) {
         (1e-3, "m"),
         (1e-6, "µ"),
         (1e-9, "n"),
+        (1e-12, "p"),
     ];
     // 999.6 rounds to 1000, which reads better as 1 of the next prefix.
     let fits = |(factor, _): &(f64, &str)| value.abs() >= factor * 0.9995;
