@@ -128,8 +128,12 @@ impl Measure {
             column.split('_').next_back() == Some(unit)
                 || unit.len() > 4 && column.split('_').any(|word| word == unit)
         };
-        let unit = UNITS.iter().find(|(word, _)| is_of(word));
-        unit.map_or(Measure::Bare, |(_, unit)| Measure::Scaled(unit))
+        match UNITS.iter().find(|(word, _)| is_of(word)) {
+            None => Measure::Bare,
+            // The width of a bus is said without prefix.
+            Some((_, unit @ "bit")) => Measure::Plain(unit),
+            Some((_, unit)) => Measure::Scaled(unit),
+        }
     }
 }
 
@@ -235,6 +239,7 @@ mod tests {
     #[test]
     fn columns_say_the_unit_of_their_cells() {
         let cases = [
+            ("memory_bus_bits", "5120", "memory bus", "5120 bit"),
             ("time_s", "0.0331", "time", "33.1 ms"),
             ("bytes", "128", "bytes", "128 B"),
             ("bytes_model", "3180000000", "bytes model", "3.18 GB"),

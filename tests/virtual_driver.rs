@@ -316,7 +316,7 @@ fn doctor_describes_a_virtual_gpu() {
     for part in ["virtual sm_90a (ptxvm)", "the one GPU here", "counted instructions"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
-    let sms = ran.out.lines().find(|line| line.contains("sm count")).unwrap();
+    let sms = ran.out.lines().find(|line| line.contains("SM count")).unwrap();
     assert!(sms.trim().ends_with('3'), "{sms}");
     let counters = ran.out.lines().find(|line| line.trim().starts_with("counters"));
     assert!(counters.unwrap().contains("Nsight Compute"), "{}", ran.out);
