@@ -626,6 +626,32 @@ fn predictions_are_printed_and_drawn() {
     assert_eq!((files, printed.lines().count()), (5 * 3, 5 * 3));
 }
 
+/// A figure that cannot be written is named, with the command that makes it later, and
+/// nothing half written stays.
+#[test]
+fn a_figure_that_cannot_be_written_says_how_to_make_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("c");
+    fs::create_dir(&folder).unwrap();
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("results/2026-11-23-cpu-intel-xeon-2c-quick");
+    for name in ["run.csv", "results.csv", "suite.toml"] {
+        fs::copy(committed.join(name), folder.join(name)).unwrap();
+    }
+    fs::create_dir(folder.join("roofline.svg")).unwrap();
+    let errors = fail(dir.path(), &["report", "c"]);
+    for part in ["roofline.svg", "`ridgepoint report c`", "all records are written"] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    let files = fs::read_dir(&folder).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let staged: Vec<String> = names.filter(|name| name.ends_with(".new")).collect();
+    assert!(staged.is_empty(), "{staged:?}");
+    fs::remove_dir(folder.join("roofline.svg")).unwrap();
+    succeed(dir.path(), &["report", "c"]);
+    assert!(folder.join("roofline.svg").is_file());
+}
+
 /// A model from its own file is the row that states it, and its row written out is too.
 #[test]
 fn a_model_is_predicted_from_its_own_file() {
