@@ -237,7 +237,9 @@ impl Module {
     ) -> Result<Report, Fault> {
         let symbols = memory.modules.get(&self.id).cloned().unwrap_or_default();
         let parallel = launch.options.parallel && !kernel.blocks_communicate;
-        let l2 = launch.options.l2_bytes.map(|bytes| Mutex::new(Cache::new(bytes)));
+        let partitions = launch.options.l2_partitions;
+        let l2 = launch.options.l2_bytes;
+        let l2 = l2.map(|bytes| Mutex::new(Cache::new(bytes, partitions)));
         let parallel = parallel && l2.is_none();
         let run = Run {
             kernel,

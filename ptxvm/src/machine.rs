@@ -132,6 +132,8 @@ pub(crate) struct Block {
 pub(crate) struct Machine<'l> {
     pub run: &'l Run<'l>,
     pub blocks: Vec<Block>,
+    /// The partition of the L2 cache that it is beside.
+    pub partition: usize,
     pub cluster_barrier: BarrierState,
     pub pending: Vec<PendingCopy>,
     pub counts: Counts,
@@ -260,7 +262,7 @@ impl<'l> Machine<'l> {
         if let Some(l2) = &self.run.l2 {
             let base = self.run.memory.allocations[allocation].base / 32;
             let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
-            l2.access(base + sector, write);
+            l2.access(self.partition, base + sector, write);
         }
     }
 
@@ -271,7 +273,7 @@ impl<'l> Machine<'l> {
             let found = &self.run.memory.allocations[allocation];
             let end = (found.base + found.bytes).div_ceil(32);
             let mut l2 = l2.lock().unwrap_or_else(|lock| lock.into_inner());
-            l2.read(found.base / 32 + sector, sectors, end);
+            l2.read(self.partition, found.base / 32 + sector, sectors, end);
         }
     }
 

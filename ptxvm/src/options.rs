@@ -14,6 +14,8 @@ pub struct Options {
     /// Bytes of an L2 cache in front of DRAM, to count the traffic that reaches DRAM. Blocks
     /// then run on one thread of the host, so that only the seed decides their order.
     pub l2_bytes: Option<u64>,
+    /// Equal partitions of that cache, each beside as many of the resident clusters.
+    pub l2_partitions: usize,
     /// Count the memory traffic of each instruction ([`crate::Report::lines`]).
     pub lines: bool,
     /// Warp instructions after which a launch counts as hung.
@@ -27,6 +29,7 @@ impl Default for Options {
             parallel: true,
             resident: 3,
             l2_bytes: None,
+            l2_partitions: 1,
             lines: false,
             budget: 1 << 32,
         }

@@ -72,7 +72,10 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
         {
             let warps = spare.pop().unwrap_or_default();
             let head_start = active.iter().map(Active::moved_bytes).min().unwrap_or(0);
-            active.push(Active { head_start, ..Active::new(run, cluster, seed, warps) });
+            let partition = free_partition(run, &active);
+            let mut next = Active { head_start, ..Active::new(run, cluster, seed, warps) };
+            next.machine.partition = partition;
+            active.push(next);
         }
         if active.is_empty() {
             return total;
@@ -107,6 +110,15 @@ pub(crate) fn share(run: &Run<'_>, clusters: &[u64], seed: u64) -> Share {
             }
         }
     }
+}
+
+/// The partition of the cache beside which the fewest clusters are: a GPU too gives the next
+/// blocks to whichever multiprocessors have room.
+fn free_partition(run: &Run<'_>, active: &[Active<'_>]) -> usize {
+    let beside = |partition: usize| {
+        active.iter().filter(|cluster| cluster.machine.partition == partition).count()
+    };
+    (0..run.options.l2_partitions.max(1)).min_by_key(|&at| beside(at)).unwrap_or(0)
 }
 
 /// The cluster that has the next turn: any of them. Where a cache is modelled, every second
@@ -171,6 +183,7 @@ impl<'l> Active<'l> {
         let machine = Machine {
             run,
             blocks,
+            partition: 0,
             cluster_barrier: BarrierState::default(),
             pending: Vec::new(),
             counts: Counts::default(),

@@ -44,6 +44,11 @@ pub struct Args {
     /// The cache in front of DRAM, such as "50 MiB". Needs `--sms`.
     #[arg(long, requires = "sms", value_parser = bytes)]
     l2: Option<u64>,
+    /// Equal partitions of that cache: 2 as A100, H100 and H200 have, where what all
+    /// multiprocessors read is kept in both. Needs `--l2`.
+    #[arg(long, requires = "l2", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=8))]
+    l2_partitions: u32,
     /// Execute one of so many blocks only, in a few runs of neighbours, and scale up; the
     /// cache is scaled down with them. Needs `--sms`.
     #[arg(long, requires = "sms", default_value_t = 1,
@@ -66,7 +71,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut device = VmDevice::open(args.arch, &DeviceOptions::default())?;
     let suite = args.filter.load(&args.suite)?;
     if let Some(sms) = args.sms {
-        let gpu = CountedGpu { sms, l2_bytes: args.l2, one_of: args.one_block_of };
+        let gpu = CountedGpu {
+            sms,
+            l2_bytes: args.l2,
+            l2_partitions: args.l2_partitions as usize,
+            one_of: args.one_block_of,
+        };
         return on_gpu(&mut device, &suite, args, gpu);
     }
     let plan = suite.plan(&device)?;

@@ -163,7 +163,12 @@ impl VmDevice {
         let l2_bytes = gpu.l2_bytes.map(|bytes| (bytes as f64 * share) as u64);
         let waves = f64::from(gpu.sms) * share;
         self.launching =
-            ptxvm::Options { l2_bytes, resident: waves.ceil() as usize, ..before };
+            ptxvm::Options {
+                l2_bytes,
+                l2_partitions: gpu.l2_partitions,
+                resident: waves.ceil() as usize,
+                ..before
+            };
         let point =
             self.place(&configured, problem, plan, (1, SEED), Some(Box::new(chosen)));
         self.launching = before;
@@ -389,6 +394,8 @@ pub struct CountedGpu {
     pub sms: u32,
     /// The cache in front of DRAM.
     pub l2_bytes: Option<u64>,
+    /// Its equal partitions, each beside some of the multiprocessors.
+    pub l2_partitions: usize,
     /// One of so many blocks is executed, in a few runs of neighbours.
     pub one_of: u64,
 }
