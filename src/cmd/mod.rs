@@ -3,10 +3,12 @@
 
 mod axis;
 mod check;
+mod compare;
 mod count;
 mod counters;
 mod disturbances;
 mod doctor;
+mod history;
 mod interrupt;
 mod kernels;
 mod list;
@@ -44,8 +46,10 @@ struct Cli {
 enum CliCommand {
     Doctor(doctor::DoctorArgs),
     Check(check::Args),
+    Compare(compare::Args),
     Count(count::Args),
     Counters(counters::Args),
+    History(history::Args),
     #[command(hide = true)]
     Replay(replay::Args),
     List(list::Args),
@@ -67,6 +71,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Check(args) => check::run(&args),
+        CliCommand::Compare(args) => compare::run(&args),
+        CliCommand::History(args) => history::run(&args),
         CliCommand::Count(args) => count::run(&args),
         CliCommand::Counters(args) => counters::run(&args),
         CliCommand::Replay(args) => replay::run(&args),
