@@ -13,6 +13,7 @@ mod interrupt;
 mod kernels;
 mod list;
 mod measure;
+mod merge;
 mod options;
 mod peers;
 mod plans;
@@ -56,6 +57,7 @@ enum CliCommand {
     Predict(Box<predict::PredictArgs>),
     Kernels(kernels::Args),
     Measure(Box<measure::Args>),
+    Merge(merge::Args),
     Peers(peers::Args),
     Selfcheck(selfcheck::SelfcheckArgs),
     Verdict(verdict::Args),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         CliCommand::Predict(args) => predict::run(&args),
         CliCommand::Kernels(args) => kernels::run(&args),
         CliCommand::Measure(args) => measure::run(&args),
+        CliCommand::Merge(args) => merge::run(&args),
         CliCommand::Peers(args) => peers::run(&args),
         CliCommand::Selfcheck(args) => selfcheck::run(&args),
         CliCommand::Verdict(args) => verdict::run(&args),
