@@ -17,6 +17,7 @@ mod checks;
 mod earlier;
 mod expected;
 mod looks;
+mod merge;
 mod peers;
 mod rows;
 
@@ -26,6 +27,7 @@ pub use expected::{
     EarlierTimes, ExpectedTime, LikelyTime, PointTime, seconds_of_a_row, spell_seconds,
 };
 use looks::Looks;
+pub use merge::{MergeSummary, MergedShard, MissingPoint, merge};
 pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Reports, Rounds, RowAuthor, nanos_now};
@@ -229,6 +231,9 @@ pub fn run(
     let rows: HashSet<_> = order.iter().map(|s| (s.point.id(), s.repeat)).collect();
     run.set("planned_rows", rows.len());
     run.set("plan_hash", plan_hash(&order));
+    let whole = suite.whole()?.plan(device)?;
+    run.set("shard", suite.shard().map_or(String::new(), |shard| shard.to_string()));
+    run.set("points_hash", points_hash(&whole));
     let compute_probe = compute_probe(&plan, device);
     run.set("compute_probe", compute_probe.as_ref().map_or(String::new(), Point::id));
     if let Some(earlier) = &earlier {
@@ -251,6 +256,9 @@ pub fn run(
             Recorder::create(&wanted, &run, &suite.text)?
         }
     };
+    if let Some(shard) = suite.shard() {
+        merge::write_plan(recorder.folder(), &whole, shard.count)?;
+    }
     let budget_s = request.budget_s.unwrap_or(f64::INFINITY);
     Runner {
         device,
@@ -292,6 +300,14 @@ pub fn default_folder(parent: &Path, info: &DeviceInfo, suite: &str) -> PathBuf 
 /// the one it finishes. Sizes in caches make it depend on the machine.
 fn plan_hash(order: &[Scheduled]) -> String {
     let ids: Vec<String> = order.iter().map(|s| s.point.id()).collect();
+    blake3::hash(ids.concat().as_bytes()).to_hex()[..12].to_owned()
+}
+
+/// Which points the whole plan has, in whatever order: what shards of it share.
+fn points_hash(plan: &PlannedPoints) -> String {
+    let mut ids: Vec<String> =
+        plan.points.iter().chain(&plan.sentinel).map(Point::id).collect();
+    ids.sort();
     blake3::hash(ids.concat().as_bytes()).to_hex()[..12].to_owned()
 }
 

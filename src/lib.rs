@@ -7,6 +7,7 @@
 pub mod analysis;
 pub mod campaign;
 pub mod cmd;
+pub mod compare;
 pub mod counters;
 pub mod data;
 pub mod device;

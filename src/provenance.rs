@@ -75,6 +75,21 @@ pub const MACHINE_COLUMNS: [&str; 15] = [
     "gpu_uuid_hash",
 ];
 
+/// Those of them that machines of one model share, such as the nodes of a cluster.
+pub const MODEL_COLUMNS: [&str; 11] = [
+    "device",
+    "device_kind",
+    "backend",
+    "caches",
+    "threads",
+    "simd",
+    "arch",
+    "compute_capability",
+    "sm_count",
+    "memory_bus_bits",
+    "l2_bytes",
+];
+
 /// Columns of `run.csv` that tell apart what the program was built from, and by what.
 pub const PROGRAM_COLUMNS: [&str; 6] =
     ["harness_version", "git_sha", "git_dirty", "build_profile", "rustc", "compiler"];

@@ -23,12 +23,14 @@ use serde::{Deserialize, Serialize};
 
 mod counters;
 mod layout;
+mod merge;
 mod recorder;
 mod samples;
 
 pub use counters::{
     CacheControl, CountedRow, CounterRow, Witnesses, counted_csv, counters_csv,
 };
+pub use merge::{MergedFile, first_cells, runs_csv};
 pub use recorder::{
     RecordedRound, Recorder, results_header, rounds_header, samples_header, shape_values,
 };
@@ -362,6 +364,14 @@ pub struct Records {
 }
 
 impl Records {
+    /// Reads `run.csv` alone.
+    ///
+    /// # Errors
+    /// A file that is missing or does not parse, with its line.
+    pub fn read_runs(folder: &Path) -> Result<Vec<Run>> {
+        read_runs(&folder.join("run.csv"))
+    }
+
     /// Reads `run.csv`, `results.csv` and `rounds.csv`, and `counters.csv` and `counted.csv`
     /// where they are there. A torn last line is left out; a row
     /// of `results.csv` that does not parse costs only itself.

@@ -1,8 +1,12 @@
 //! Order statistics, the bootstrap interval of a median, and arithmetic on
 //! values with intervals. All on `f64`, in the caller's unit.
 
+mod many;
+
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+
+pub use many::{Tested, holm, t_at, t_exceeds};
 
 /// A value with a 95% interval around it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,22 +163,83 @@ pub fn of_rounds(medians: &[f64], typical: Option<&RoundSpread>) -> Option<Estim
     })
 }
 
+/// What two sets of rounds differ by, in logarithms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogDifference {
+    /// The logarithm of the ratio.
+    pub value: f64,
+    /// The variance of its error.
+    pub variance: f64,
+    /// Degrees of freedom that the variance is known with.
+    pub freedom: f64,
+}
+
+impl LogDifference {
+    /// The same with another error beside its own, degrees of freedom by Welch and
+    /// Satterthwaite.
+    pub fn with_error(self, variance: f64, freedom: f64) -> Self {
+        let total = self.variance + variance;
+        let parts = self.variance.powi(2) / self.freedom + variance.powi(2) / freedom;
+        let freedom = if parts > 0.0 { total.powi(2) / parts } else { self.freedom };
+        LogDifference { value: self.value, variance: total, freedom }
+    }
+
+    /// Half the interval at a level, as a logarithm.
+    pub fn reach(&self, level: f64) -> f64 {
+        t_at(level, self.freedom) * self.variance.sqrt()
+    }
+
+    /// The ratio with its interval at a level, 0.05 for 95%.
+    pub fn ratio(&self, level: f64) -> Estimate {
+        self.within(self.reach(level))
+    }
+
+    /// The probability of a difference as large as this one where there is none.
+    pub fn probability(&self) -> f64 {
+        // Times that are the same to the last digit differ by nothing.
+        if self.value == 0.0 {
+            return 1.0;
+        }
+        t_exceeds(self.value / self.variance.sqrt(), self.freedom)
+    }
+
+    fn within(&self, reach: f64) -> Estimate {
+        Estimate {
+            value: self.value.exp(),
+            lo: (self.value - reach).exp(),
+            hi: (self.value + reach).exp(),
+        }
+    }
+}
+
+/// The difference of two sets of rounds, `a` less `b`, with the pooled variance of a
+/// two-sample t-test on logarithms. With `typical` the variance is moderated as in
+/// [`of_rounds`]. `None` of sets with fewer than two rounds.
+pub fn difference_of_rounds(
+    a: &[f64],
+    b: &[f64],
+    typical: Option<&RoundSpread>,
+) -> Option<LogDifference> {
+    let own_freedom = |set: &[f64]| (set.len() - 1) as f64;
+    let squares = |set: &[f64]| Some(log_variance(set)? * own_freedom(set));
+    let (mut sum, mut freedom) =
+        (squares(a)? + squares(b)?, own_freedom(a) + own_freedom(b));
+    if let Some(typical) = typical {
+        sum += PRIOR_FREEDOM * typical.variance;
+        freedom += PRIOR_FREEDOM;
+    }
+    let variance = (1.0 / a.len() as f64 + 1.0 / b.len() as f64) * sum / freedom;
+    Some(LogDifference { value: log_mean(a) - log_mean(b), variance, freedom })
+}
+
 /// The ratio of the times of two sets of rounds, `a` over `b`, with the 95% interval of a
 /// two-sample t-test on logarithms: where the two do not differ it leaves out 1 in 5% of
 /// cases. `None` of sets with fewer than two rounds.
 pub fn ratio_of_rounds(a: &[f64], b: &[f64]) -> Option<Estimate> {
-    let freedom = |set: &[f64]| (set.len() - 1) as f64;
-    let squares = |set: &[f64]| Some(log_variance(set)? * freedom(set));
-    let (of_a, of_b) = (squares(a)?, squares(b)?);
-    let both = freedom(a) + freedom(b);
-    let error = (1.0 / a.len() as f64 + 1.0 / b.len() as f64) * (of_a + of_b) / both;
-    let reach = student_t(both as usize) * error.sqrt();
-    let middle = log_mean(a) - log_mean(b);
-    Some(Estimate {
-        value: middle.exp(),
-        lo: (middle - reach).exp(),
-        hi: (middle + reach).exp(),
-    })
+    let difference = difference_of_rounds(a, b, None)?;
+    Some(difference.within(
+        student_t(difference.freedom as usize) * difference.variance.sqrt(),
+    ))
 }
 
 /// The 97.5% quantile of Student's t distribution, to three digits. Beyond the

@@ -34,10 +34,12 @@ use anyhow::{Context, Result};
 use toml::de::DeTable;
 
 mod filter;
+mod shard;
 mod source;
 
 pub use filter::Filter;
 use filter::FilterLine;
+pub use shard::Shard;
 pub use source::SuiteError;
 use source::{PointsTable, SuiteSource};
 
@@ -75,6 +77,8 @@ pub struct Suite {
     pub text: String,
     file: String,
     filter: Option<FilterLine>,
+    /// Which part of the plan this is, and the line that says so.
+    shard: Option<(Shard, usize)>,
     sentinel: Option<PointsTable>,
     entries: Vec<PointsTable>,
 }
@@ -153,6 +157,7 @@ impl Suite {
             text: text.to_owned(),
             file: file.to_owned(),
             filter: None,
+            shard: None,
             sentinel: None,
             entries: Vec::new(),
         };
@@ -162,6 +167,7 @@ impl Suite {
                 "about" => suite.about = source.string(value)?,
                 "protocol" => suite.settings = source.settings(value)?,
                 "filter" => suite.filter = Some(source.filter(value)?),
+                "shard" => suite.shard = Some(source.shard(value)?),
                 "sentinel" => suite.sentinel = Some(source.entry(value)?),
                 "points" => {
                     let array = value.get_ref().as_array().ok_or_else(|| {
@@ -171,8 +177,9 @@ impl Suite {
                         array.iter().map(|v| source.entry(v)).collect::<Result<_, _>>()?;
                 }
                 other => {
-                    let known =
-                        ["name", "about", "filter", "protocol", "sentinel", "points"];
+                    let known = [
+                        "name", "about", "filter", "shard", "protocol", "sentinel", "points",
+                    ];
                     let message = unknown_key(other, "a suite", &known);
                     return Err(source.error(key.span(), message));
                 }
@@ -199,6 +206,35 @@ impl Suite {
         }
         let value = toml::Value::String(filter.to_string());
         Suite::parse(&self.file, &format!("filter = {value}\n{}", self.text))
+    }
+
+    /// The part of the suite's plan that one of several machines measures.
+    ///
+    /// # Errors
+    /// A suite that is a part already.
+    pub fn sharded(self, shard: Option<Shard>) -> Result<Self, SuiteError> {
+        let Some(shard) = shard else { return Ok(self) };
+        if let Some((own, line)) = self.shard {
+            let message = format!("the suite is shard {own} already; leave --shard out");
+            return Err(self.error(line, message));
+        }
+        Suite::parse(&self.file, &format!("shard = \"{shard}\"\n{}", self.text))
+    }
+
+    /// Which part of a plan it is, if it is one.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard.map(|(shard, _)| shard)
+    }
+
+    /// The suite that it is a part of; itself where it is whole.
+    ///
+    /// # Errors
+    /// None for a suite that parsed.
+    pub fn whole(&self) -> Result<Self, SuiteError> {
+        let Some((_, line)) = self.shard else { return Ok(self.clone()) };
+        let lines = self.text.split_inclusive('\n').zip(1..);
+        let others = lines.filter(|(_, number)| *number != line).map(|(text, _)| text);
+        Suite::parse(&self.file, &others.collect::<String>())
     }
 
     /// A suite of one point, measured with the default settings and without a
@@ -271,7 +307,14 @@ impl Suite {
             Some(entry) => Some(self.one(entry, basis)?),
             None => None,
         };
-        Ok(PlannedPoints { points, sentinel })
+        let whole = PlannedPoints { points, sentinel };
+        let Some((shard, line)) = self.shard else { return Ok(whole) };
+        let part = whole.of_shard(shard);
+        if part.points.is_empty() {
+            let message = format!("shard {shard} has no point; make fewer shards");
+            return Err(self.error(line, message));
+        }
+        Ok(part)
     }
 
     /// The same point with the kernel of the vendor's library.

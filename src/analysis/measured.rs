@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::point_counters::PointCounters;
 use crate::device::DeviceKind;
 use crate::op::{Access, JudgedFacts, Problem};
-use crate::point::{CacheState, KernelName, Load};
+use crate::point::{CacheState, KernelName, Load, Point};
 use crate::record::{CountedRow, Row, Status, Unreadable};
 use crate::reference;
 use crate::residency::Residency;
@@ -109,6 +109,18 @@ impl Measured {
             derived: None,
             spec: None,
         })
+    }
+
+    /// The point as suites and filters know it. A launch mode that was asked for is not known
+    /// from a row, which has the one that was taken.
+    pub fn point(&self) -> Point {
+        Point {
+            problem: self.problem,
+            kernel: self.kernel.clone(),
+            cache: self.cache,
+            launch: None,
+            load: self.load,
+        }
     }
 
     /// Its status in words for readers: nothing that was simulated passes for `ok`.

@@ -229,6 +229,27 @@ pub(super) struct RowAuthor<'a> {
     pub run_id: &'a str,
 }
 
+/// The columns of a row that follow from its point.
+pub(super) fn point_columns(point: &Point) -> Row {
+    let (work, routed) = (point.problem.work(), point.problem.routed());
+    Row {
+        point_id: point.id(),
+        op: point.problem.op().to_string(),
+        kernel: point.kernel.to_string(),
+        cache_state: point.cache.to_string(),
+        load: point.load.map_or(String::new(), |load| load.to_string()),
+        problem: point.problem.to_string(),
+        matrix_flops_model: work.matrix_flops(),
+        vector_flops_model: work.vector_flops(),
+        bytes_read_model: work.bytes_read(),
+        bytes_written_model: work.bytes_written(),
+        experts_touched_model: routed.map(|r| r.experts_touched),
+        bytes_read_bound_model: routed.map(|r| r.bytes_read_bound),
+        bytes_read_expected_model: routed.map(|r| r.bytes_read_expected),
+        ..Row::default()
+    }
+}
+
 impl RowAuthor<'_> {
     pub(super) fn row(
         &self,
@@ -239,31 +260,31 @@ impl RowAuthor<'_> {
     ) -> Row {
         let point = &scheduled.point;
         let info = self.info;
-        let (work, routed) = (point.problem.work(), point.problem.routed());
         let rotation = outcome.rotation;
         let kernel = outcome.kernel.clone().unwrap_or_default();
         let compiled = outcome.kernel.is_some();
+        let of_point = point_columns(point);
         Row {
             run_id: self.run_id.to_owned(),
-            point_id: point.id(),
+            point_id: of_point.point_id,
             repeat: scheduled.repeat,
             order_index: order_index as u32,
             suite: self.suite.name.clone(),
             device: info.name.clone(),
             device_kind: info.kind.name().to_owned(),
-            op: point.problem.op().to_string(),
-            kernel: point.kernel.to_string(),
-            cache_state: point.cache.to_string(),
-            load: point.load.map_or(String::new(), |load| load.to_string()),
+            op: of_point.op,
+            kernel: of_point.kernel,
+            cache_state: of_point.cache_state,
+            load: of_point.load,
             launch_mode: outcome.launch_mode.map_or(String::new(), |mode| mode.to_string()),
-            problem: point.problem.to_string(),
-            matrix_flops_model: work.matrix_flops(),
-            vector_flops_model: work.vector_flops(),
-            bytes_read_model: work.bytes_read(),
-            bytes_written_model: work.bytes_written(),
-            experts_touched_model: routed.map(|r| r.experts_touched),
-            bytes_read_bound_model: routed.map(|r| r.bytes_read_bound),
-            bytes_read_expected_model: routed.map(|r| r.bytes_read_expected),
+            problem: of_point.problem,
+            matrix_flops_model: of_point.matrix_flops_model,
+            vector_flops_model: of_point.vector_flops_model,
+            bytes_read_model: of_point.bytes_read_model,
+            bytes_written_model: of_point.bytes_written_model,
+            experts_touched_model: of_point.experts_touched_model,
+            bytes_read_bound_model: of_point.bytes_read_bound_model,
+            bytes_read_expected_model: of_point.bytes_read_expected_model,
             slots: rotation.map(|r| r.slots as u64),
             footprint_bytes: rotation.map(|r| r.footprint_bytes),
             reuse_distance_bytes: rotation.map(|r| r.reuse_distance_bytes),

@@ -26,7 +26,7 @@ use crate::point::Point;
 use crate::record::Records;
 use crate::section::Section;
 use crate::statistics::Estimate;
-use crate::suite::Suite;
+use crate::suite::{Shard, Suite};
 use crate::verdict::judge;
 
 /// Measure a suite, record it, draw it and judge it.
@@ -66,6 +66,10 @@ struct MeasureOptions {
     /// Finish the campaign in this folder instead of beginning one.
     #[arg(long, conflicts_with_all = ["out", "filter"])]
     resume: Option<PathBuf>,
+    /// Measure this part of the plan, such as 3/8, the third of eight: for several machines
+    /// that share it. What shows the machine's limits is in each; `merge` puts them together.
+    #[arg(long, value_name = "K/N", conflicts_with = "resume")]
+    shard: Option<Shard>,
     /// Seed of the order and of the inputs; new on every run unless given.
     #[arg(long)]
     seed: Option<u64>,
@@ -124,6 +128,7 @@ fn measure(
     options: &MeasureOptions,
     command: &[&str],
 ) -> Result<ExitCode> {
+    let suite = suite.map(|suite| suite.sharded(options.shard)).transpose()?;
     // Before the campaign: a mistake in the file must not cost an hour.
     let machines = options.machines.load()?;
     let is_own_process = options.worker.is_some() || options.process.is_some();

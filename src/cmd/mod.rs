@@ -3,14 +3,17 @@
 
 mod axis;
 mod check;
+mod compare;
 mod count;
 mod counters;
 mod disturbances;
 mod doctor;
+mod history;
 mod interrupt;
 mod kernels;
 mod list;
 mod measure;
+mod merge;
 mod options;
 mod peers;
 mod plans;
@@ -44,14 +47,17 @@ struct Cli {
 enum CliCommand {
     Doctor(doctor::DoctorArgs),
     Check(check::Args),
+    Compare(compare::Args),
     Count(count::Args),
     Counters(counters::Args),
+    History(history::Args),
     #[command(hide = true)]
     Replay(replay::Args),
     List(list::Args),
     Predict(Box<predict::PredictArgs>),
     Kernels(kernels::Args),
     Measure(Box<measure::Args>),
+    Merge(merge::Args),
     Peers(peers::Args),
     Selfcheck(selfcheck::SelfcheckArgs),
     Verdict(verdict::Args),
@@ -67,6 +73,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         CliCommand::Doctor(args) => doctor::run(&args),
         CliCommand::Check(args) => check::run(&args),
+        CliCommand::Compare(args) => compare::run(&args),
+        CliCommand::History(args) => history::run(&args),
         CliCommand::Count(args) => count::run(&args),
         CliCommand::Counters(args) => counters::run(&args),
         CliCommand::Replay(args) => replay::run(&args),
@@ -74,6 +82,7 @@ pub fn main() -> ExitCode {
         CliCommand::Predict(args) => predict::run(&args),
         CliCommand::Kernels(args) => kernels::run(&args),
         CliCommand::Measure(args) => measure::run(&args),
+        CliCommand::Merge(args) => merge::run(&args),
         CliCommand::Peers(args) => peers::run(&args),
         CliCommand::Selfcheck(args) => selfcheck::run(&args),
         CliCommand::Verdict(args) => verdict::run(&args),

@@ -160,6 +160,36 @@ fn text_table(section: &Section, mut columns: Vec<ShownColumn>, or_else: &str) -
     format!("{text}{table}\n")
 }
 
+/// The table of a section in Markdown, cells as people read them.
+pub fn markdown(section: &Section) -> String {
+    let mut columns = section.for_people();
+    // Nothing to see.
+    columns.retain(|column| column.cells.iter().any(|cell| !cell.is_empty()));
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let headings = columns.iter().map(|column| markdown_text(&column.heading));
+    let mut text = line(headings.collect());
+    text.push_str(&line(columns.iter().map(|_| "---".to_owned()).collect()));
+    for at in 0..section.rows.len() {
+        text.push_str(&line(columns.iter().map(|c| markdown_text(&c.cells[at])).collect()));
+    }
+    text
+}
+
+/// A text whose signs have no meaning in Markdown.
+pub fn markdown_text(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '\\' | '#' => {
+                escaped.extend(['\\', c]);
+            }
+            '\n' | '\r' => escaped.push(' '),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// Sections as CSV. Several sections have different columns, so each has a header of its
 /// own, and an empty line is between them.
 fn csv_tables(sections: &[Section]) -> Result<String> {

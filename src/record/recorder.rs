@@ -177,16 +177,7 @@ impl Recorder {
         }
         self.begun.remove(&row.key());
         self.write_run()?;
-        // Columns that came later than those of shapes stand behind them.
-        let later = (
-            &row.implementation,
-            &row.launch_mode,
-            &row.load,
-            row.power_w,
-            &row.clock_limits,
-            row.energy_per_launch_j,
-        );
-        let values = (row, shape_values(&row.problem), later);
+        let values = (row, shape_values(&row.problem), later_values(row));
         let line = csv_line(values)?;
         append_to(&self.folder, "results.csv", &mut self.results, &line)
     }
@@ -345,6 +336,18 @@ const LATER_COLUMNS: [&str; 6] = [
     "clock_limits",
     "energy_per_launch_j",
 ];
+
+/// The values of these columns, which came later than those of shapes and stand behind them.
+pub(super) fn later_values(row: &Row) -> impl Serialize {
+    (
+        row.implementation.clone(),
+        row.launch_mode.clone(),
+        row.load.clone(),
+        row.power_w,
+        row.clock_limits.clone(),
+        row.energy_per_launch_j,
+    )
+}
 
 /// Column names of `results.csv`.
 pub fn results_header() -> Vec<String> {

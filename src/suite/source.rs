@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::filter::FilterLine;
+use super::shard::Shard;
 use crate::measure::Settings;
 use crate::op::{Op, parse_bytes, unknown_key};
 
@@ -87,6 +88,13 @@ impl SuiteSource<'_> {
         let filter = self.string(value)?.parse();
         let filter = filter.map_err(|why: String| self.error(value.span(), why))?;
         Ok(FilterLine { filter, line: self.line(value.span()) })
+    }
+
+    /// Which shard of a plan, and the line that says so.
+    pub fn shard(&self, value: &TomlValue<'_>) -> Result<(Shard, usize), SuiteError> {
+        let shard = self.string(value)?.parse();
+        let shard = shard.map_err(|why: String| self.error(value.span(), why))?;
+        Ok((shard, self.line(value.span())))
     }
 
     fn number(&self, value: &TomlValue<'_>, key: &str) -> Result<f64, SuiteError> {
