@@ -9,15 +9,14 @@ use crate::point::CacheState;
 /// What the records say of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// At least half of what was planned is evidence, and all of it agrees.
-    Supported,
-    /// Some of the evidence agrees, and not most of it disagrees.
-    Partly,
-    /// All or most of the evidence disagrees.
+    /// The records show what is claimed.
+    Reproduced,
+    /// They show it but for what the claim tolerates.
+    WithinTolerance,
+    /// They show something else.
     Contradicted,
-    /// Less than half of what was planned is evidence.
-    Undecided,
-    /// Nothing was measured that could tell.
+    /// They do not say: nothing was measured that could tell, or too little of what was
+    /// planned, or its intervals are too wide.
     NotTested,
 }
 
@@ -25,10 +24,9 @@ impl Finding {
     /// The spelling used in tables and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
-            Finding::Supported => "supported",
-            Finding::Partly => "partly supported",
+            Finding::Reproduced => "reproduced",
+            Finding::WithinTolerance => "within tolerance",
             Finding::Contradicted => "contradicted",
-            Finding::Undecided => "undecided",
             Finding::NotTested => "not tested",
         }
     }
@@ -120,16 +118,13 @@ impl Tally {
     /// What all of them say together.
     pub fn finding(&self) -> Finding {
         let counts = self.counts();
-        if counts.evidence() == 0 && self.measured_in_vain.is_empty() {
+        if counts.evidence() == 0 || 2 * counts.evidence() < counts.planned {
             return Finding::NotTested;
         }
-        if 2 * counts.evidence() < counts.planned {
-            return Finding::Undecided;
-        }
         match (counts.agree, counts.against) {
-            (_, 0) => Finding::Supported,
+            (_, 0) => Finding::Reproduced,
             (agree, against) if against > agree => Finding::Contradicted,
-            (_, _) => Finding::Partly,
+            (_, _) => Finding::WithinTolerance,
         }
     }
 
@@ -160,7 +155,7 @@ impl Tally {
             let why = reasons(&[&self.measured_in_vain, &self.not_measured]);
             remarks.push(format!("{say}: {why}"));
         }
-        if self.finding() == Finding::Undecided {
+        if 2 * counts.evidence() < counts.planned {
             remarks.push("less than half of what was planned is evidence".into());
         }
         remarks
@@ -191,15 +186,15 @@ mod tests {
         for (counts, expected) in [
             ((0, 0, 0, 0), Finding::NotTested),
             ((0, 0, 0, 9), Finding::NotTested),
-            ((0, 0, 1, 9), Finding::Undecided),
-            ((4, 0, 10, 0), Finding::Undecided),
-            ((4, 0, 0, 10), Finding::Undecided),
-            ((0, 4, 10, 0), Finding::Undecided),
-            ((7, 0, 5, 2), Finding::Supported),
-            ((6, 0, 5, 2), Finding::Undecided),
-            ((9, 0, 1, 0), Finding::Supported),
-            ((13, 1, 0, 0), Finding::Partly),
-            ((5, 5, 0, 0), Finding::Partly),
+            ((0, 0, 1, 9), Finding::NotTested),
+            ((4, 0, 10, 0), Finding::NotTested),
+            ((4, 0, 0, 10), Finding::NotTested),
+            ((0, 4, 10, 0), Finding::NotTested),
+            ((7, 0, 5, 2), Finding::Reproduced),
+            ((6, 0, 5, 2), Finding::NotTested),
+            ((9, 0, 1, 0), Finding::Reproduced),
+            ((13, 1, 0, 0), Finding::WithinTolerance),
+            ((5, 5, 0, 0), Finding::WithinTolerance),
             ((5, 6, 0, 0), Finding::Contradicted),
             ((0, 9, 1, 0), Finding::Contradicted),
             ((0, 1, 0, 1), Finding::Contradicted),

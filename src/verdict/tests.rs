@@ -124,7 +124,7 @@ fn findings(rows: Vec<Row>) -> (Finding, Finding) {
 #[test]
 fn fast_steady_decode_is_memory_bound_and_follows_bytes() {
     let rows = [(8, 8), (16, 8), (32, 8), (8, 4)].map(|(q, kv)| decode(q, kv, 0.9, 0.01));
-    assert_eq!(findings(rows.to_vec()), (Finding::Supported, Finding::Supported));
+    assert_eq!(findings(rows.to_vec()), (Finding::Reproduced, Finding::Reproduced));
 }
 
 /// A draft past the ridge and a window with a fraction of the bytes, as fast as they
@@ -142,7 +142,7 @@ fn drafts_and_windows_change_no_claim() {
         let memory_s = work.bytes() as f64 / READ / 0.9;
         rows.push(row(&text, memory_s.max(work.flops() as f64 / FLOPS / 0.9), 0.01));
     }
-    assert_eq!(findings(rows), (Finding::Supported, Finding::Supported));
+    assert_eq!(findings(rows), (Finding::Reproduced, Finding::Reproduced));
 }
 
 #[test]
@@ -157,25 +157,25 @@ fn some_of_both_is_partly() {
     let rows =
         [(8, 8), (16, 8), (128, 8), (256, 8)].map(|(q, kv)| decode(q, kv, 0.9, 0.01));
     let (bound, follows) = findings(rows.to_vec());
-    assert_eq!((bound, follows), (Finding::Partly, Finding::Partly));
+    assert_eq!((bound, follows), (Finding::WithinTolerance, Finding::WithinTolerance));
 }
 
 #[test]
 fn wide_intervals_decide_nothing() {
     let rows = [(8, 8), (16, 8)].map(|(q, kv)| decode(q, kv, 0.75, 0.3));
-    assert_eq!(findings(rows.to_vec()), (Finding::Undecided, Finding::Undecided));
+    assert_eq!(findings(rows.to_vec()), (Finding::NotTested, Finding::NotTested));
 }
 
 #[test]
 fn drift_of_the_sentinel_widens_intervals() {
     let mut rows = [(8, 8), (16, 8)].map(|(q, kv)| decode(q, kv, 0.8, 0.001)).to_vec();
-    assert_eq!(findings(rows.clone()).0, Finding::Supported);
+    assert_eq!(findings(rows.clone()).0, Finding::Reproduced);
     for (repeat, time_s) in [(0, 2.147 / 30.0), (1, 1.5 * 2.147 / 30.0)] {
         let sentinel = row("stream:access=read,bytes=2 GiB", time_s, 0.0);
         rows.push(Row { repeat, ..sentinel });
     }
     let verdict = judged(rows, Run::default());
-    assert_eq!(claim(&verdict, "decode-memory-bound").finding, Finding::Undecided);
+    assert_eq!(claim(&verdict, "decode-memory-bound").finding, Finding::NotTested);
     // One drift has one text.
     let text = "40% from fastest to slowest";
     assert!(verdict.warnings.iter().any(|w| w.contains(&format!("drifted by {text}"))));
@@ -194,7 +194,7 @@ fn kernels_that_reach_no_roof_are_no_evidence() {
     let rows = vec![decode(8, 8, 0.9, 0.01), decode(16, 8, 0.9, 0.01), slow.clone()];
     let verdict = judged(rows, Run::default());
     let bound = claim(&verdict, "decode-memory-bound");
-    assert_eq!(bound.finding, Finding::Supported);
+    assert_eq!(bound.finding, Finding::Reproduced);
     assert!(
         bound.evidence.starts_with(
             "2 of 3 planned points from DRAM are memory bound, with their whole interval at \
@@ -206,8 +206,8 @@ fn kernels_that_reach_no_roof_are_no_evidence() {
     assert_eq!(bound.counts, Counts { planned: 3, agree: 2, against: 0 });
     // Half as many bytes in 1.5 times the time: no pair follows that.
     let follows = claim(&verdict, "decode-follows-bytes");
-    assert_eq!(follows.finding, Finding::Partly, "{}", follows.evidence);
-    assert_eq!(findings(vec![slow]), (Finding::Undecided, Finding::NotTested));
+    assert_eq!(follows.finding, Finding::WithinTolerance, "{}", follows.evidence);
+    assert_eq!(findings(vec![slow]), (Finding::NotTested, Finding::NotTested));
 }
 
 #[test]
@@ -620,7 +620,7 @@ fn linear_layers_follow_weights_and_past_the_ridge_rows() {
         ms.iter().map(|&m| at_roof(&gemm(m, "bf16"), 1.1, 0.01)).collect()
     };
     let (finding, evidence) = found(rows(&[1, 2, 4, 32, 64]), id);
-    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert_eq!(finding, Finding::Reproduced, "{evidence}");
     assert!(evidence.starts_with("3 of 3 planned pairs"), "{evidence}");
     assert!(evidence.contains("2 of more rows below the ridge, time x 1.00"), "{evidence}");
     assert!(evidence.contains("1 of more rows past the ridge, time x 2.00"), "{evidence}");
@@ -664,7 +664,7 @@ fn slow_and_unlike_linear_layers_are_no_evidence() {
     // Equal times that a fixed cost explains as well as bytes do.
     let slow = [1, 2].map(|m| at_roof(&gemm(m, "bf16"), 2.5, 0.01)).to_vec();
     let (finding, evidence) = found(slow, id);
-    assert_eq!(finding, Finding::Undecided);
+    assert_eq!(finding, Finding::NotTested);
     assert!(
         evidence.contains("1 is not evidence: most of the time is neither moving"),
         "{evidence}"
@@ -692,7 +692,7 @@ fn experts_follow_the_bytes_of_those_touched() {
     };
     // All eight are touched from four tokens on.
     let (finding, evidence) = found(of(&[4, 8, 16], "balanced"), id);
-    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert_eq!(finding, Finding::Reproduced, "{evidence}");
     // Twice the experts for twice the tokens: bytes and FLOPs change by similar factors.
     let (finding, evidence) = found(of(&[1, 2], "balanced"), id);
     assert_eq!(finding, Finding::NotTested, "{evidence}");
@@ -718,7 +718,7 @@ fn quantized_numbers_shrink_time_as_bytes() {
         rows.push(at_roof(&text, 1.1, 0.01));
     }
     let (finding, evidence) = found(rows, id);
-    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert_eq!(finding, Finding::Reproduced, "{evidence}");
     assert!(evidence.starts_with("8 of 8 planned pairs"), "{evidence}");
     assert!(
         evidence.contains("1 of weights in int4 below the ridge, time x 0.26"),
@@ -741,7 +741,7 @@ fn latent_attention_stays_below_the_ridge_and_grows_past_it() {
     let rows =
         [1, 2, 16, 32].map(|q_heads| at_roof(&latents(q_heads, ""), 1.1, 0.01)).to_vec();
     let (finding, evidence) = found(rows, id);
-    assert_eq!(finding, Finding::Supported, "{evidence}");
+    assert_eq!(finding, Finding::Reproduced, "{evidence}");
     assert!(evidence.starts_with("2 of 2 planned pairs"), "{evidence}");
     assert!(evidence.contains("compute bound from 16 heads x new tokens on"), "{evidence}");
     let drafts = vec![
@@ -758,7 +758,7 @@ fn launches_that_cost_most_of_the_time_are_no_evidence() {
     let rows = [1, 2].map(|m| at_roof(&gemm(m, "bf16"), 2.0, 0.01)).to_vec();
     let verdict = judged(rows, run);
     let claim = claim(&verdict, "linear-follows-weights");
-    assert_eq!(claim.finding, Finding::Undecided);
+    assert_eq!(claim.finding, Finding::NotTested);
     let why = "1 is not evidence: launching takes most of the time";
     assert!(claim.evidence.contains(why), "{}", claim.evidence);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::evidence::Finding::{self, Contradicted, Partly, Supported, Undecided};
+use super::evidence::Finding::{self, Contradicted, NotTested, Reproduced, WithinTolerance};
 use super::{Judge, Verdict, judge};
 use crate::analysis::Campaign;
 use crate::op::{DecodeAttention, OfProblem, Problem};
@@ -74,8 +74,8 @@ const GOOD: Device = Device {
 type Case = (&'static str, Device, Finding, Finding);
 
 const TABLE: [Case; 13] = [
-    ("memory bound", GOOD, Supported, Supported),
-    ("memory bound CPU", Device { load: Some(0.01), ..GOOD }, Supported, Supported),
+    ("memory bound", GOOD, Reproduced, Reproduced),
+    ("memory bound CPU", Device { load: Some(0.01), ..GOOD }, Reproduced, Reproduced),
     ("compute bound", Device { ridge: 0.5, ..GOOD }, Contradicted, Contradicted),
     (
         "slow arithmetic below every ceiling",
@@ -83,25 +83,25 @@ const TABLE: [Case; 13] = [
         Contradicted,
         Contradicted,
     ),
-    ("latency bound", Device { launch_s: 0.03, ..GOOD }, Contradicted, Undecided),
+    ("latency bound", Device { launch_s: 0.03, ..GOOD }, Contradicted, NotTested),
     (
         "mixed: group 8 past the ridge",
         Device { ridge: 5.5, memory_share: (0.9, 0.97), ..GOOD },
-        Partly,
-        Partly,
+        WithinTolerance,
+        WithinTolerance,
     ),
     (
         "noisy",
         Device { memory_share: (0.75, 0.75), sigma: Some(0.2), ..GOOD },
-        Undecided,
-        Undecided,
+        NotTested,
+        NotTested,
     ),
-    ("disturbed CPU", Device { load: Some(0.5), ..GOOD }, Undecided, Undecided),
+    ("disturbed CPU", Device { load: Some(0.5), ..GOOD }, NotTested, NotTested),
     (
         "low read ceiling",
         Device { stream_share: 0.6, memory_share: (0.5, 0.58), ..GOOD },
-        Undecided,
-        Supported,
+        NotTested,
+        Reproduced,
     ),
     (
         "13 of 14 kernels at half speed",
@@ -110,21 +110,21 @@ const TABLE: [Case; 13] = [
             factor: |at| if at == 12 { 1.0 } else { 2.0 },
             ..GOOD
         },
-        Undecided,
-        Undecided,
+        NotTested,
+        NotTested,
     ),
-    ("slow kernels", Device { memory_share: (0.3, 0.45), ..GOOD }, Undecided, Undecided),
+    ("slow kernels", Device { memory_share: (0.3, 0.45), ..GOOD }, NotTested, NotTested),
     (
         "most points skipped",
         Device { is_skipped: |at| at % 7 > 2, ..GOOD },
-        Undecided,
-        Undecided,
+        NotTested,
+        NotTested,
     ),
     (
         "some slow kernels outside of pairs",
         Device { factor: |at| if at < 8 { 1.0 } else { 2.5 }, ..GOOD },
-        Supported,
-        Supported,
+        Reproduced,
+        Reproduced,
     ),
 ];
 
@@ -337,8 +337,8 @@ fn one_fast_kernel_of_fourteen_supports_nothing() {
             scale(row, 2.0);
         }
     });
-    assert_eq!(finding(&verdict, IS_MEMORY_BOUND), Undecided, "{}", told(&verdict));
-    assert_ne!(finding(&verdict, FOLLOWS_BYTES), Supported, "{}", told(&verdict));
+    assert_eq!(finding(&verdict, IS_MEMORY_BOUND), NotTested, "{}", told(&verdict));
+    assert_ne!(finding(&verdict, FOLLOWS_BYTES), Reproduced, "{}", told(&verdict));
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn bytes_doubled_and_time_tripled_is_neither() {
         section.unwrap().rows.iter().find(|row| row[2] == "kv_heads 4 -> 8").unwrap();
     assert_eq!((&*pair[8], &*pair[16]), ("neither", "disagrees"), "{pair:?}");
     assert!(pair[10].starts_with("1.5"), "an elasticity of bytes of 1.5: {pair:?}");
-    assert_ne!(finding(&verdict, FOLLOWS_BYTES), Supported, "{}", told(&verdict));
+    assert_ne!(finding(&verdict, FOLLOWS_BYTES), Reproduced, "{}", told(&verdict));
 }
 
 #[test]
