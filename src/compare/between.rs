@@ -126,7 +126,8 @@ fn mean_excess(controls: &[&Pair<'_>]) -> f64 {
 fn robust(controls: &[&Pair<'_>]) -> f64 {
     const MEDIAN_OF_SQUARE: f64 = 0.4549;
     let of = |value: fn(&LogDifference) -> f64| {
-        let values: Vec<f64> = controls.iter().map(|pair| value(&pair.difference)).collect();
+        let values: Vec<f64> =
+            controls.iter().map(|pair| value(&pair.difference)).collect();
         median(&values)
     };
     (of(|d| d.value.powi(2)) / MEDIAN_OF_SQUARE - of(|d| d.variance)).max(0.0)

@@ -136,14 +136,8 @@ fn alarms(noise: Noise, program: Program, pairs: u64) -> u64 {
     made.count() as u64
 }
 
-const CALM: Noise = Noise {
-    round: 0.01,
-    unlike: 0.0,
-    campaign: 0.0,
-    half: 0.0,
-    point: 0.0,
-    slowed: 0.0,
-};
+const CALM: Noise =
+    Noise { round: 0.01, unlike: 0.0, campaign: 0.0, half: 0.0, point: 0.0, slowed: 0.0 };
 
 /// Whatever campaigns vary by, no more than one table in twenty has a false alarm: of 1,000
 /// pairs and more.
@@ -189,7 +183,9 @@ fn planted_differences_are_told() {
             let at: usize = row.after.point_id[1..].parse().unwrap();
             let is_right = match planted(at) {
                 1.0 => !matches!(row.change, Change::Faster | Change::Slower),
-                longer if longer > 1.0 => row.change == Change::Slower && row.speed.hi < 1.0,
+                longer if longer > 1.0 => {
+                    row.change == Change::Slower && row.speed.hi < 1.0
+                }
                 _ => row.change == Change::Faster && row.speed.lo > 1.0,
             };
             wrong += usize::from(!is_right);
@@ -211,7 +207,9 @@ fn controls_show_what_campaigns_vary_by() {
     assert_eq!(seen.between.controls, POINTS);
     let shift = seen.between.shift.unwrap();
     assert!((shift.ln().abs() - seen.between.relative_sd()).abs() < 0.03, "{seen:?}");
-    assert!(seen.notes().iter().any(|note| note.contains("24 points whose code is the same")));
+    assert!(
+        seen.notes().iter().any(|note| note.contains("24 points whose code is the same"))
+    );
     // On another machine the same shift is what is asked for.
     let mut other = Maker::new(9, Noise { round: 0.003, ..CALM }, Program::OtherMachine);
     other.factor = |_| 1.5;

@@ -162,13 +162,12 @@ impl VmDevice {
         // What the blocks that are left out would hold of the cache is left out too.
         let l2_bytes = gpu.l2_bytes.map(|bytes| (bytes as f64 * share) as u64);
         let waves = f64::from(gpu.sms) * share;
-        self.launching =
-            ptxvm::Options {
-                l2_bytes,
-                l2_partitions: gpu.l2_partitions,
-                resident: waves.ceil() as usize,
-                ..before
-            };
+        self.launching = ptxvm::Options {
+            l2_bytes,
+            l2_partitions: gpu.l2_partitions,
+            resident: waves.ceil() as usize,
+            ..before
+        };
         let point =
             self.place(&configured, problem, plan, (1, SEED), Some(Box::new(chosen)));
         self.launching = before;

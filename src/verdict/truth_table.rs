@@ -6,7 +6,9 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::evidence::Finding::{self, Contradicted, NotTested, Reproduced, WithinTolerance};
+use super::evidence::Finding::{
+    self, Contradicted, NotTested, Reproduced, WithinTolerance,
+};
 use super::{Judge, Verdict, judge};
 use crate::analysis::Campaign;
 use crate::op::{DecodeAttention, OfProblem, Problem};
