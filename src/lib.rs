@@ -36,6 +36,7 @@ pub mod section;
 pub mod selftest;
 pub mod statistics;
 pub mod suite;
+pub mod summary;
 pub mod toolchain;
 pub mod verdict;
 pub mod weights;

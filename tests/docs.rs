@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::need;
+use ridgepoint::model::machine::Machines;
+use ridgepoint::summary;
 use ridgepoint::toolchain::nvrtc::Nvrtc;
 use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 
@@ -25,7 +27,8 @@ fn root() -> &'static Path {
 
 /// All Markdown files of the project: in the root and in the folders that have any.
 fn documents() -> Vec<Document> {
-    let mut folders = vec![root().to_owned(), root().join("docs"), root().join("ptxvm")];
+    let mut folders = vec![root().to_owned()];
+    folders.extend(["docs", "ptxvm", "results"].map(|name| root().join(name)));
     let campaigns = fs::read_dir(root().join("results")).into_iter().flatten();
     folders.extend(campaigns.map(|entry| entry.unwrap().path()));
     let files =
@@ -215,4 +218,19 @@ fn messages_are_not_spelled_as_rust_values() {
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// What documents quote of campaigns is what their records say today.
+#[test]
+fn quoted_results_are_current() {
+    let machines = Machines::load(None).unwrap();
+    let mut quoting = 0;
+    for Document { path, text } in documents() {
+        let made = summary::updated(&text, path.parent().unwrap(), &machines)
+            .unwrap_or_else(|why| panic!("{}: {why:#}", path.display()));
+        let path = path.strip_prefix(root()).unwrap().display();
+        assert_eq!(made, text, "run `ridgepoint results --update {path}`");
+        quoting += usize::from(made.contains("<!-- results: "));
+    }
+    assert!(quoting >= 2, "README.md and results/README.md quote campaigns");
 }

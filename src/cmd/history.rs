@@ -1,10 +1,10 @@
 //! `ridgepoint history DIR...`: campaigns of one device through time.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::compare::{self, RuleArgs, refuse_other_protocols};
 use super::options::{FilterArgs, MachineFile, OutputFormat};
@@ -12,6 +12,7 @@ use super::table;
 use crate::analysis::{Campaign, Measured};
 use crate::compare::{History, MatchBy};
 use crate::model::machine::Machines;
+use crate::summary;
 
 /// Show the times of points through campaigns of one device, with the commit of each, and
 /// which changes are beyond noise.
@@ -52,7 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn of_one_device(args: &Args, machines: &Machines) -> Result<Vec<Campaign>> {
     let mut folders = Vec::new();
     for folder in &args.folders {
-        folders.extend(campaigns_in(folder)?);
+        folders.extend(summary::campaigns_in(folder)?);
     }
     let mut by_device: BTreeMap<String, Vec<Campaign>> = BTreeMap::new();
     for folder in folders {
@@ -75,22 +76,4 @@ fn of_one_device(args: &Args, machines: &Machines) -> Result<Vec<Campaign>> {
             several.join(", ")
         ),
     }
-}
-
-/// A campaign's folder itself, or those of the campaigns in a folder, by name.
-fn campaigns_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_campaign = |folder: &Path| folder.join("results.csv").exists();
-    if is_campaign(folder) {
-        return Ok(vec![folder.to_owned()]);
-    }
-    let entries = std::fs::read_dir(folder)
-        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let mut found: Vec<PathBuf> =
-        paths.into_iter().filter(|path| is_campaign(path)).collect();
-    found.sort();
-    if found.is_empty() {
-        bail!("{} is no campaign, and no folder in it is one", folder.display());
-    }
-    Ok(found)
 }

@@ -21,6 +21,7 @@ mod predict;
 mod progress;
 mod replay;
 mod report;
+mod results;
 mod selfcheck;
 mod table;
 mod verdict;
@@ -62,6 +63,7 @@ enum CliCommand {
     Selfcheck(selfcheck::SelfcheckArgs),
     Verdict(verdict::Args),
     Report(report::Args),
+    Results(results::Args),
 }
 
 /// Runs the program on its command line.
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         CliCommand::Selfcheck(args) => selfcheck::run(&args),
         CliCommand::Verdict(args) => verdict::run(&args),
         CliCommand::Report(args) => report::run(&args),
+        CliCommand::Results(args) => results::run(&args),
     };
     exit(result)
 }
