@@ -22,6 +22,7 @@ pub mod model;
 mod multiversion;
 pub mod op;
 pub mod output;
+pub mod page;
 pub mod plot;
 pub mod point;
 pub mod provenance;

@@ -9,9 +9,8 @@ use super::options::MachineFile;
 use super::verdict;
 use crate::analysis::{Campaign, write_derived};
 use crate::output;
-use crate::plot;
+use crate::page;
 use crate::record::write_atomically;
-use crate::section::Section;
 use crate::verdict::{Verdict, judge};
 
 /// Draw figures and the HTML report from a campaign's records.
@@ -55,17 +54,6 @@ pub fn write_files(
     write_derived(campaign, &points)?;
     write_atomically(&claims, verdict::csv_text(judged)?.as_bytes())?;
     let mut paths = vec![points, claims];
-    paths.extend(plot::write_all(campaign, folder, &with_remarks(judged))?);
+    paths.extend(page::write_all(campaign, judged, folder)?);
     Ok(paths)
-}
-
-/// The verdict's sections, with what spoils or qualifies the run in front.
-fn with_remarks(judged: &Verdict) -> Vec<Section> {
-    let faults = judged.faults.iter().map(|fault| format!("Invalid: {fault}"));
-    let warnings = judged.warnings.iter().map(|warning| format!("Note: {warning}"));
-    let mut sections = judged.sections.clone();
-    if let Some(first) = sections.first_mut() {
-        first.paragraphs = faults.chain(warnings).collect();
-    }
-    sections
 }

@@ -1,4 +1,4 @@
-//! Logarithmic axes: ranges and ticks.
+//! Axes, logarithmic and linear: ranges and ticks.
 
 use crate::quantity::{bytes, count, number};
 
@@ -11,11 +11,13 @@ pub enum Scale {
     Count,
     /// Bytes at powers of two: `64 KiB`.
     Bytes,
+    /// Even ticks in multiples of a unit; all others are logarithmic.
+    Linear(f64),
 }
 
-/// A range of positive values on a logarithmic scale.
+/// A range of values on a scale: positive ones, unless it is linear.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LogAxis {
+pub struct Axis {
     /// Smallest value shown.
     pub lo: f64,
     /// Largest value shown.
@@ -33,7 +35,7 @@ pub struct Tick {
     pub label: Option<String>,
 }
 
-impl LogAxis {
+impl Axis {
     /// The range of `values`, widened by a factor at the lower and the upper
     /// end, and further where all values are nearly the same. `None` without a
     /// positive value.
@@ -49,12 +51,28 @@ impl LogAxis {
         }
         let (below, above) =
             if hi < 1.2 * lo { (2.0 * below, 2.0 * above) } else { (below, above) };
-        (hi > 0.0).then(|| LogAxis { lo: lo / below, hi: hi * above, scale })
+        (hi > 0.0).then(|| Axis { lo: lo / below, hi: hi * above, scale })
+    }
+
+    /// A linear axis from 0, or from below all values where they are far from it, to above
+    /// them. `None` without a finite value.
+    pub fn linear(values: impl IntoIterator<Item = f64>, unit: f64) -> Option<Self> {
+        let (mut lo, mut hi) = (f64::MAX, f64::MIN);
+        for value in values.into_iter().filter(|v| v.is_finite()) {
+            lo = lo.min(value);
+            hi = hi.max(value);
+        }
+        let room = 0.08 * (hi - lo).max(0.1 * hi.abs()).max(f64::MIN_POSITIVE);
+        let lo = if lo >= 0.0 && lo < 0.7 * hi { 0.0 } else { lo - room };
+        (hi >= lo).then_some(Axis { lo, hi: hi + room, scale: Scale::Linear(unit) })
     }
 
     /// How far along the axis a value lies: 0 at the lower end, 1 at the
     /// upper.
     pub fn share(&self, value: f64) -> f64 {
+        if let Scale::Linear(_) = self.scale {
+            return (value - self.lo) / (self.hi - self.lo);
+        }
         (value / self.lo).ln() / (self.hi / self.lo).ln()
     }
 
@@ -62,6 +80,7 @@ impl LogAxis {
     pub fn ticks(&self, most: usize) -> Vec<Tick> {
         let powers = match self.scale {
             Scale::Decimal(unit) => return self.decimal(unit, most),
+            Scale::Linear(unit) => return self.even(unit, most),
             Scale::Count | Scale::Bytes => self.powers_of_two(),
         };
         if powers.len() < 2 {
@@ -80,7 +99,7 @@ impl LogAxis {
 
     fn label(&self, value: f64) -> String {
         match self.scale {
-            Scale::Decimal(unit) => short(value / unit),
+            Scale::Decimal(unit) | Scale::Linear(unit) => short(value / unit),
             Scale::Count => count(value),
             Scale::Bytes => bytes(value),
         }
@@ -106,7 +125,7 @@ impl LogAxis {
                 return self.merged(unit, labelled, silent, stride);
             }
         }
-        self.even(unit)
+        self.even(unit, 5)
     }
 
     /// Values `digit * 10^n` in range.
@@ -144,18 +163,20 @@ impl LogAxis {
     fn label_of(&self, value: f64, unit: f64) -> String {
         match self.scale {
             Scale::Bytes => bytes(value),
-            Scale::Decimal(_) | Scale::Count => short(value / unit),
+            Scale::Decimal(_) | Scale::Count | Scale::Linear(_) => short(value / unit),
         }
     }
 
-    /// Evenly spaced ticks for a range so short that it looks linear.
-    fn even(&self, unit: f64) -> Vec<Tick> {
+    /// Evenly spaced ticks, about `most` of them: of linear axes, and for a range so short
+    /// that it looks linear.
+    fn even(&self, unit: f64, most: usize) -> Vec<Tick> {
+        let most = most.clamp(2, 5) as f64;
         let span = (self.hi - self.lo) / unit;
-        let rough = 10f64.powf((span / 4.0).log10().floor());
+        let rough = 10f64.powf((span / most).log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0]
             .into_iter()
             .map(|m| m * rough)
-            .find(|step| span / step <= 5.0)
+            .find(|step| span / step <= most)
             .unwrap_or(10.0 * rough);
         let first = (self.lo / unit / step).ceil() as i64;
         (first..first + 6)
@@ -168,7 +189,7 @@ impl LogAxis {
 
 /// A number short enough for a tick: powers of ten where digits would not do.
 fn short(value: f64) -> String {
-    if (0.000_999..99_999.0).contains(&value) {
+    if value == 0.0 || (0.000_999..99_999.0).contains(&value) {
         return number(value);
     }
     let power = (value.log10() + 1e-9).floor();
@@ -193,7 +214,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn labels(lo: f64, hi: f64, scale: Scale) -> Vec<String> {
-        let ticks = LogAxis { lo, hi, scale }.ticks(9);
+        let ticks = Axis { lo, hi, scale }.ticks(9);
         ticks.into_iter().filter_map(|tick| tick.label).collect()
     }
 
@@ -205,7 +226,7 @@ mod tests {
 
     #[test]
     fn decades_are_labelled_and_2_and_5_are_not() {
-        let ticks = LogAxis { lo: 0.5, hi: 600.0, scale: Scale::Decimal(1.0) }.ticks(9);
+        let ticks = Axis { lo: 0.5, hi: 600.0, scale: Scale::Decimal(1.0) }.ticks(9);
         let values: Vec<f64> = ticks.iter().map(|t| t.value).collect();
         assert_eq!(values, [0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]);
         assert_eq!(labels(0.5, 600.0, Scale::Decimal(1.0)), ["1", "10", "100"]);
@@ -228,13 +249,13 @@ mod tests {
 
     #[test]
     fn one_value_has_a_range_around_it() {
-        let axis = LogAxis::spanning([8.0], Scale::Count, (1.0, 1.0)).unwrap();
+        let axis = Axis::spanning([8.0], Scale::Count, (1.0, 1.0)).unwrap();
         assert_eq!((axis.lo, axis.hi), (4.0, 16.0));
     }
 
     #[test]
     fn nothing_positive_has_no_axis() {
-        let none = LogAxis::spanning([0.0, -1.0, f64::NAN], Scale::Count, (1.0, 1.0));
+        let none = Axis::spanning([0.0, -1.0, f64::NAN], Scale::Count, (1.0, 1.0));
         assert_eq!(none, None);
     }
 
@@ -243,11 +264,13 @@ mod tests {
         fn ticks_are_in_range_sorted_and_enough(
             lo in 1e-3f64..1e14,
             factor in 1.05f64..1e9,
-            kind in 0..3,
+            kind in 0..4,
             most in 4usize..12,
         ) {
-            let scale = [Scale::Decimal(1e9), Scale::Count, Scale::Bytes][kind as usize];
-            let axis = LogAxis { lo, hi: lo * factor, scale };
+            let scales =
+                [Scale::Decimal(1e9), Scale::Count, Scale::Bytes, Scale::Linear(1e9)];
+            let scale = scales[kind as usize];
+            let axis = Axis { lo, hi: lo * factor, scale };
             let ticks = axis.ticks(most);
             prop_assert!(ticks.iter().all(|t| axis.lo <= t.value && t.value <= axis.hi));
             prop_assert!(ticks.windows(2).all(|w| w[0].value < w[1].value));

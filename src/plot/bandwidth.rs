@@ -1,21 +1,25 @@
 //! Bandwidth against the working set: the streams as curves, cache capacities
 //! as vertical lines, and the kernels that read a KV cache as points.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use super::axis::{LogAxis, Scale};
+use super::axis::{Axis, Scale};
 use super::frame::{
-    self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
-    draw_point, draw_titles, drawable, marker, op_entries, series_style, shown_span,
-    take_point, tip,
+    self, BELOW, Figure, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, TALL, WIDTH,
+    draw_legend, draw_point, draw_titles, drawable, marker, op_entries, series_style,
+    shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
-use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
+use super::svg::{Canvas, FAINT, GUIDE, INK, Marker, SPEC, Stroke, Text};
+use super::table::{PlottedTable, count_text, thinned};
 use crate::analysis::{Campaign, Measured};
 use crate::line_fit::{self, Fit};
 use crate::op::{Access, Op};
 use crate::quantity::{bytes, prefix, si};
 use crate::statistics::Estimate;
+
+/// Marks of one operation that the panel can show beside the curves.
+const MOST_MARKS: usize = 60;
 
 /// A point with its working set and bandwidth.
 type Placed<'a> = (f64, Estimate, &'a Measured);
@@ -29,7 +33,7 @@ struct StreamCurve<'a> {
 impl StreamCurve<'_> {
     fn style(&self) -> (Stroke, Marker) {
         let index = Access::ALL.iter().position(|access| *access == self.access);
-        series_style(Op::Stream, index.unwrap_or(0), 1.6)
+        series_style(Op::Stream, index.unwrap_or(0), 1.2)
     }
 }
 
@@ -43,35 +47,43 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         .map(|access| StreamCurve { access, points: stream(campaign, access) })
         .filter(|curve| !curve.points.is_empty())
         .collect();
-    let readers = readers(campaign);
-    let placed = || curves.iter().flat_map(|c| &c.points).chain(&readers);
+    let all = readers(campaign);
+    let placed = || curves.iter().flat_map(|c| &c.points).chain(&all);
     if placed().next().is_none() {
         return Err("no stream, KV read or decode attention was measured with a known \
                     working set"
             .to_owned());
     }
+    let (readers, told) = by_op(&all);
+    let table = table(&curves, &all, &readers);
     let mut canvas = Canvas::new(WIDTH);
-    let how = "Compulsory bytes per second against the bytes touched between two uses of \
-               the same byte. Dashed: cache capacities, summed over the device. Bars, \
-               where larger than the marker: 95% interval.";
-    let how = format!("{how}{}", frame::doubts_of_reads(campaign));
-    let top = draw_titles(&mut canvas, campaign, "Bandwidth", &how);
-    let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 476.0);
+    let how = format!(
+        "Compulsory bytes per second against the bytes touched between two uses of the same \
+         byte. Dashed: cache capacities, summed over the device. Bars, where larger than the \
+         mark: 95% interval.{told}{}",
+        frame::doubts_of_reads(campaign)
+    );
+    let top = draw_titles(&mut canvas, campaign, "Bandwidth by working set", &how);
+    let area = Rect::new(LEFT, top + 10.0, RIGHT, top + 10.0 + TALL);
     let panel = panel(campaign, placed(), area);
     let (_, unit) = prefix(panel.y.hi / 3.0);
     let y_title = format!("bandwidth ({unit}B/s)");
     panel.draw(&mut canvas, "working set (reuse distance)", &y_title);
     let mut room = panel.room();
-    for (x, rate, _) in placed() {
+    for (x, rate, _) in curves.iter().flat_map(|c| &c.points).chain(readers.iter().copied()) {
         take_point(&mut room, &panel, *x, *rate);
     }
     let labels = draw_lines(&mut canvas, campaign, &panel, &mut room);
     for (x, rate, point) in &readers {
-        let marker = marker(point.problem.op(), point.cache);
-        draw_point(&mut canvas, &panel, *x, *rate, marker, &tip(point));
+        let op = point.problem.op();
+        let marker = marker(op, point.cache);
+        canvas.series(op.facts().judged.prose, |canvas| {
+            draw_point(canvas, &panel, *x, *rate, marker, tip(point));
+        });
     }
     for curve in &curves {
-        draw_curve(&mut canvas, &panel, &mut room, curve);
+        let name = format!("{} stream", curve.access);
+        canvas.series(&name, |canvas| draw_curve(canvas, &panel, &mut room, curve));
     }
     let mut entries: Vec<LegendEntry> = curves.iter().map(curve_entry).collect();
     entries.extend(
@@ -80,8 +92,50 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let readers: Vec<&Measured> = readers.iter().map(|(_, _, point)| *point).collect();
     entries.extend(op_entries(&readers));
     entries.extend(draw_labels(&mut canvas, &mut room, labels));
-    let bottom = draw_legend(&mut canvas, &entries, area.y1 + 68.0);
-    Ok(frame::finish(canvas, campaign, "bandwidth", vec![area], bottom))
+    let bottom = draw_legend(&mut canvas, &entries, area.y1 + BELOW);
+    Ok(frame::finish(canvas, campaign, "bandwidth", &table, vec![area], bottom))
+}
+
+/// The points of each operation that are drawn, those with few points last, so that they stay
+/// visible; and a sentence where some are left out.
+fn by_op<'a, 'b>(all: &'b [Placed<'a>]) -> (Vec<&'b Placed<'a>>, String) {
+    let mut groups: Vec<(Op, Vec<&Placed>)> = Vec::new();
+    for placed in all {
+        let op = placed.2.problem.op();
+        match groups.iter_mut().find(|(other, _)| *other == op) {
+            Some((_, group)) => group.push(placed),
+            None => groups.push((op, vec![placed])),
+        }
+    }
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
+    let (mut kept, mut told) = (Vec::new(), String::new());
+    for (op, group) in &mut groups {
+        group.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (drawn, step) = thinned(group, MOST_MARKS);
+        kept.extend(drawn.into_iter().copied());
+        if step.is_some() {
+            let count = count_text(step, group.len());
+            told.push_str(&format!(" Of {}: {count}.", op.facts().judged.prose));
+        }
+    }
+    (kept, told)
+}
+
+fn table(curves: &[StreamCurve], all: &[Placed], drawn: &[&Placed]) -> PlottedTable {
+    let mut table = PlottedTable::new("working_set_bytes", "bandwidth_bytes_per_s");
+    for curve in curves {
+        for (x, rate, point) in &curve.points {
+            table.point(("", &format!("{} stream", curve.access)), point, *x, *rate);
+        }
+    }
+    let ids: HashSet<&str> = drawn.iter().map(|(_, _, p)| p.point_id.as_str()).collect();
+    for (x, rate, point) in all {
+        table.point(("", point.problem.op().facts().judged.prose), point, *x, *rate);
+        if let Some(row) = table.rows.last_mut() {
+            row.is_drawn = ids.contains(point.point_id.as_str());
+        }
+    }
+    table
 }
 
 fn placed(point: &Measured) -> Option<Placed<'_>> {
@@ -106,8 +160,7 @@ fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
 
 fn readers(campaign: &Campaign) -> Vec<Placed<'_>> {
     let reads = |p: &&Measured| p.judged_facts().reads_cache;
-    let points = frame::rarest_last(campaign.own_points().filter(reads).collect());
-    points.into_iter().filter_map(placed).collect()
+    campaign.own_points().filter(reads).filter_map(placed).collect()
 }
 
 fn panel<'a>(
@@ -115,19 +168,19 @@ fn panel<'a>(
     points: impl Iterator<Item = &'a Placed<'a>> + Clone,
     area: Rect,
 ) -> Panel {
-    let byte = LogAxis { lo: 1.0, hi: 1024.0, scale: Scale::Bytes };
+    let byte = Axis { lo: 1.0, hi: 1024.0, scale: Scale::Bytes };
     let sets = points.clone().map(|(x, ..)| *x);
-    let x = LogAxis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
+    let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
     // A cache just outside still explains the end of the curve.
     let near = |bytes: &f64| x.lo / 4.0 < *bytes && *bytes < x.hi * 4.0;
     let caches =
         campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).filter(near);
     let sets = points.clone().map(|(x, ..)| *x).chain(caches);
-    let x = LogAxis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
+    let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
     let promised =
         frame::promise(campaign).map(|p| p.peaks.bandwidth.read.plateau().bytes_per_s);
     let rates = points.flat_map(|(_, rate, _)| shown_span(rate)).chain(promised);
-    let mut y = LogAxis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
+    let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
 }
@@ -149,12 +202,12 @@ fn draw_lines(
         let capacity = cache.bytes as f64;
         let ends = ((capacity, y.lo), (capacity, y.hi));
         let label = format!("{} {}", cache.level, bytes(capacity));
-        lines.push((ends, label, Stroke::dashed(FAINT, 1.2)));
+        lines.push((ends, label, Stroke::dashed(FAINT, 0.9)));
     }
     if let Some(measured) = &campaign.ceilings {
         let rate = measured.read.rate.value;
         let label = format!("DRAM read {}", si(rate, "B/s"));
-        lines.push((((x.hi, rate), (x.lo, rate)), label, Stroke::solid("#999999", 1.0)));
+        lines.push((((x.hi, rate), (x.lo, rate)), label, Stroke::solid(GUIDE, 0.8)));
     }
     if let Some(promise) = frame::promise(campaign) {
         let rate = promise.peaks.bandwidth.read.plateau().bytes_per_s;
@@ -202,7 +255,7 @@ fn draw_curve(canvas: &mut Canvas, panel: &Panel, room: &mut Room, curve: &Strea
         canvas.polyline(&spots, stroke);
     }
     for (x, rate, point) in &curve.points {
-        draw_point(canvas, panel, *x, *rate, marker, &tip(point));
+        draw_point(canvas, panel, *x, *rate, marker, tip(point));
     }
 }
 
@@ -232,7 +285,7 @@ fn draw_fit(
         (bytes, bytes / fit.seconds(bytes))
     };
     let line: Vec<(f64, f64)> = (0..=FIT_PIECES).map(at).collect();
-    let stroke = Stroke::dotted(INK, 1.4);
+    let stroke = Stroke::dotted(INK, 1.1);
     for ends in line.windows(2).filter(|ends| ends.iter().all(|(_, rate)| *rate > 0.0)) {
         if let Some(segment) = panel.segment(ends[0], ends[1]) {
             canvas.line(segment, stroke);

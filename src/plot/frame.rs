@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::LogAxis;
+use super::axis::Axis;
 use super::layout::{Quad, Rect, Room, Spot};
-use super::picture::{Letters, Picture};
-use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text, text_width, wrap};
+use super::picture::{Letters, Picture, Tip};
+use super::table::PlottedTable;
+use super::svg::{
+    Anchor, Canvas, FAINT, GRID, INK, Marker, PALETTE, SPEC, Stroke, Text, text_width, wrap,
+};
 use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
 use crate::format::DType;
 use crate::op::{Op, OpMarker};
@@ -16,21 +19,27 @@ use crate::record::Status;
 use crate::roofline::Peaks;
 use crate::statistics::Estimate;
 
-/// Width of every figure in pixels.
-pub const WIDTH: f64 = 1000.0;
+/// Width of every figure in pixels: a column of a journal, 85 mm.
+pub const WIDTH: f64 = 400.0;
 /// Left and right margin of titles and legends.
-const MARGIN: f64 = 24.0;
-/// Font size of labels inside a panel.
-pub const LABEL: f64 = 11.5;
+const MARGIN: f64 = 10.0;
+/// Font size of all texts but titles: 6 points where the figure is 85 mm wide.
+pub const LABEL: f64 = 10.0;
+/// Font size of titles.
+const TITLE: f64 = 12.0;
+/// Height of a line of text.
+const LINE: f64 = 13.0;
 /// Height of one row of the legend.
-const LEGEND_ROW: f64 = 22.0;
-
-/// Colours that stay apart for colour-blind readers (Okabe and Ito 2008), in the order
-/// of [`crate::op::Hue`], then a grey.
-pub const PALETTE: [&str; 7] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555"];
-/// The colour of what the machine promises: its data sheet, or its clocks.
-pub const SPEC: &str = "#8a3ea8";
+const LEGEND_ROW: f64 = 15.0;
+/// Left edge of panels: room for the numbers and the title of the vertical axis.
+pub const LEFT: f64 = 50.0;
+/// Right edge of panels.
+pub const RIGHT: f64 = WIDTH - 12.0;
+/// Room below a panel for the numbers and the title of its horizontal axis, and before what
+/// follows.
+pub const BELOW: f64 = 46.0;
+/// Height of a panel that has the width to itself.
+pub const TALL: f64 = 250.0;
 
 /// A figure's name with the figure, or with the reason why there is none.
 pub type Drawn = (&'static str, Result<Figure, String>);
@@ -42,8 +51,10 @@ pub struct Figure {
     pub name: &'static str,
     /// The image.
     pub picture: Picture,
-    /// The same as SVG, with its texts as texts.
+    /// The same as SVG for the page: texts as texts, colours of its style sheet.
     pub svg: String,
+    /// The values that it shows, as CSV.
+    pub csv: String,
     /// Texts with what they cover.
     pub texts: Vec<(String, Quad)>,
     /// Centres of the markers of measured points.
@@ -87,9 +98,9 @@ pub struct Panel {
     /// Inside of the frame.
     pub area: Rect,
     /// Horizontal axis.
-    pub x: LogAxis,
+    pub x: Axis,
     /// Vertical axis.
-    pub y: LogAxis,
+    pub y: Axis,
 }
 
 impl Panel {
@@ -119,54 +130,68 @@ impl Panel {
 
     /// Draws grid, frame, ticks and titles.
     pub fn draw(&self, canvas: &mut Canvas, x_title: &str, y_title: &str) {
+        self.draw_axes(canvas, Some(x_title), Some(y_title));
+    }
+
+    /// The same where another panel has the numbers and the title of an axis.
+    pub fn draw_axes(&self, canvas: &mut Canvas, x_title: Option<&str>, y_title: Option<&str>) {
         let Rect { x0, y0, x1, y1 } = self.area;
         let most = |length: f64, each: f64| (length / each) as usize;
-        for tick in self.x.ticks(most(x1 - x0, 62.0)) {
+        for tick in self.x.ticks(most(x1 - x0, 44.0)) {
             let (x, _) = self.spot(tick.value, self.y.lo);
             draw_grid(canvas, ((x, y1), (x, y0)), tick.label.is_some());
-            if let Some(label) = tick.label {
+            if let Some(label) = tick.label.filter(|_| x_title.is_some()) {
                 let anchor = Anchor::Middle;
-                canvas.text(Text { anchor, ..Text::new(&label, (x, y1 + 18.0), 12.0) });
+                let half = text_width(&label, LABEL) / 2.0;
+                let x = x.min(canvas.width() - half - 1.0).max(half + 1.0);
+                canvas.text(Text { anchor, ..Text::new(&label, (x, y1 + 13.0), LABEL) });
             }
         }
         let mut widest = 0.0f64;
-        for tick in self.y.ticks(most(y1 - y0, 26.0)) {
+        for tick in self.y.ticks(most(y1 - y0, 18.0)) {
             let (_, y) = self.spot(self.x.lo, tick.value);
             draw_grid(canvas, ((x0, y), (x1, y)), tick.label.is_some());
-            if let Some(label) = tick.label {
-                widest = widest.max(text_width(&label, 12.0));
+            if let Some(label) = tick.label.filter(|_| y_title.is_some()) {
+                widest = widest.max(text_width(&label, LABEL));
                 let anchor = Anchor::End;
-                canvas
-                    .text(Text { anchor, ..Text::new(&label, (x0 - 8.0, y + 4.3), 12.0) });
+                let at = (x0 - 5.0, y + 3.6);
+                canvas.text(Text { anchor, ..Text::new(&label, at, LABEL) });
             }
         }
-        canvas.outline(self.area, Stroke::solid(INK, 1.2));
+        canvas.outline(self.area, Stroke::solid(INK, 0.8));
         let (x, y) = self.area.centre();
         let anchor = Anchor::Middle;
-        canvas.text(Text { anchor, ..Text::new(x_title, (x, y1 + 40.0), 13.0) });
-        // At the same distance for all labels that are not long.
-        let at = (x0 - 52.0f64.max(widest + 16.0), y);
-        canvas.text(Text { anchor, degrees: -90.0, ..Text::new(y_title, at, 13.0) });
+        if let Some(title) = x_title {
+            // A title longer than its panel must not leave the figure.
+            let reach = text_width(title, LABEL) / 2.0 + 2.0;
+            let x = x.min(canvas.width() - reach).max(reach);
+            canvas.text(Text { anchor, ..Text::new(title, (x, y1 + 27.0), LABEL) });
+        }
+        if let Some(title) = y_title {
+            // At the same distance for all labels that are not long.
+            let at = (x0 - 32.0f64.max(widest + 10.0), y);
+            canvas.text(Text { anchor, degrees: -90.0, ..Text::new(title, at, LABEL) });
+        }
     }
 
     /// Draws a text above the frame's left corner.
     pub fn heading(&self, canvas: &mut Canvas, text: &str) {
-        canvas.text(Text::new(text, (self.area.x0, self.area.y0 - 9.0), 13.0));
+        canvas.text(Text::new(text, (self.area.x0, self.area.y0 - 5.0), LABEL));
     }
 }
 
 /// A grid line and the tick at its start.
 pub fn draw_grid(canvas: &mut Canvas, (from, to): (Spot, Spot), labelled: bool) {
-    let grid = if labelled { "#dddddd" } else { "#f1f1f1" };
-    canvas.line((from, to), Stroke::solid(grid, 1.0));
-    let length = if labelled { 5.0 } else { 3.0 };
+    let grid = if labelled { GRID[0] } else { GRID[1] };
+    canvas.line((from, to), Stroke::solid(grid, 0.6));
+    let length = if labelled { 3.0 } else { 1.8 };
     let (dx, dy) = ((to.0 - from.0).signum(), (to.1 - from.1).signum());
     let end = if from.0 == to.0 {
         (from.0, from.1 + dy * length)
     } else {
         (from.0 + dx * length, from.1)
     };
-    canvas.line((from, end), Stroke::solid(INK, 1.0));
+    canvas.line((from, end), Stroke::solid(INK, 0.6));
 }
 
 /// Draws the title and the lines below it, and returns where they end.
@@ -177,15 +202,15 @@ pub fn draw_titles(canvas: &mut Canvas, campaign: &Campaign, what: &str, how: &s
 /// The same with a title as it stands.
 pub fn draw_title_lines(canvas: &mut Canvas, title: &str, how: &str) -> f64 {
     let width = canvas.width() - 2.0 * MARGIN;
-    let mut y = 10.0;
-    for line in wrap(title, 17.0, width) {
-        y += 22.0;
-        canvas.text(Text::new(&line, (MARGIN, y), 17.0));
+    let mut y = 4.0;
+    for line in wrap(title, TITLE, width) {
+        y += 15.0;
+        canvas.text(Text::new(&line, (MARGIN, y), TITLE));
     }
-    y += 3.0;
-    for line in wrap(how, 12.0, width) {
-        y += 17.0;
-        canvas.text(Text { colour: FAINT, ..Text::new(&line, (MARGIN, y), 12.0) });
+    y += 2.0;
+    for line in wrap(how, LABEL, width) {
+        y += LINE;
+        canvas.text(Text { colour: FAINT, ..Text::new(&line, (MARGIN, y), LABEL) });
     }
     y
 }
@@ -210,20 +235,20 @@ pub fn date(campaign: &Campaign) -> Option<String> {
 
 /// Draws the legend from `top` down and returns where it ends.
 pub fn draw_legend(canvas: &mut Canvas, entries: &[LegendEntry], top: f64) -> f64 {
-    let right = canvas.width() - MARGIN;
-    let (mut x, mut y) = (MARGIN + 8.0, top);
+    let (left, right) = (MARGIN, canvas.width() - MARGIN);
+    let (mut x, mut y) = (left, top);
     for entry in entries {
         let sample = match entry.key {
-            LegendKey::Marker(_) => 14.0,
-            LegendKey::Line(_) | LegendKey::Both(..) => 30.0,
+            LegendKey::Marker(_) => 8.0,
+            LegendKey::Line(_) | LegendKey::Both(..) => 20.0,
         };
-        let width = sample + 6.0 + text_width(&entry.text, 12.0);
-        if x + width > right && x > MARGIN + 8.0 {
-            x = MARGIN + 8.0;
+        let text = x + sample + 4.0;
+        if text + text_width(&entry.text, LABEL) > right && x > left {
+            x = left;
             y += LEGEND_ROW;
         }
-        let line = ((x, y - 4.0), (x + sample, y - 4.0));
-        let middle = (x + sample / 2.0, y - 4.0);
+        let line = ((x, y - 3.5), (x + sample, y - 3.5));
+        let middle = (x + sample / 2.0, y - 3.5);
         match entry.key {
             LegendKey::Line(stroke) => canvas.line(line, stroke),
             LegendKey::Marker(marker) => canvas.sample(middle, marker),
@@ -232,8 +257,27 @@ pub fn draw_legend(canvas: &mut Canvas, entries: &[LegendEntry], top: f64) -> f6
                 canvas.sample(middle, marker);
             }
         }
-        canvas.text(Text::new(&entry.text, (x + sample + 6.0, y), 12.0));
-        x += width + 22.0;
+        let text = x + sample + 4.0;
+        let lines = wrap(&entry.text, LABEL, right - text);
+        for (i, line) in lines.iter().enumerate() {
+            y += if i > 0 { LINE } else { 0.0 };
+            canvas.text(Text::new(line, (text, y), LABEL));
+        }
+        x = text + lines.last().map_or(0.0, |line| text_width(line, LABEL)) + 14.0;
+        if lines.len() > 1 {
+            x = right;
+        }
+    }
+    y
+}
+
+/// Draws prose below `top` and returns where it ends.
+pub fn draw_prose(canvas: &mut Canvas, text: &str, top: f64) -> f64 {
+    let width = canvas.width() - 2.0 * MARGIN;
+    let mut y = top;
+    for line in wrap(text, LABEL, width) {
+        y += LINE;
+        canvas.text(Text { colour: FAINT, ..Text::new(&line, (MARGIN, y), LABEL) });
     }
     y
 }
@@ -243,10 +287,11 @@ pub fn finish(
     mut canvas: Canvas,
     campaign: &Campaign,
     name: &'static str,
+    table: &PlottedTable,
     panels: Vec<Rect>,
     bottom: f64,
 ) -> Figure {
-    let height = bottom + 18.0;
+    let height = bottom + 8.0;
     if campaign.is_simulated() {
         for panel in &panels {
             canvas.watermark("SIMULATED", *panel);
@@ -255,7 +300,8 @@ pub fn finish(
     let picture = canvas.finish(height, &title(campaign, name));
     let svg = picture.svg(Letters::Text);
     let size = (canvas.width(), height);
-    Figure { name, picture, svg, texts: canvas.texts, marks: canvas.marks, panels, size }
+    let (texts, marks) = (canvas.texts, canvas.marks);
+    Figure { name, picture, svg, csv: table.csv(), texts, marks, panels, size }
 }
 
 /// Which measured ceilings prove nothing when a point reaches them.
@@ -308,15 +354,6 @@ pub fn marker(op: Op, cache: CacheState) -> Marker {
     Marker { shape, colour, filled: cache != CacheState::Hot }
 }
 
-/// Orders points for drawing: where markers overlap, operations with few
-/// points come last and stay visible.
-pub fn rarest_last(mut points: Vec<&Measured>) -> Vec<&Measured> {
-    let ops: Vec<Op> = points.iter().map(|p| p.problem.op()).collect();
-    let count = |op: Op| ops.iter().filter(|other| **other == op).count();
-    points.sort_by_cached_key(|p| std::cmp::Reverse(count(p.problem.op())));
-    points
-}
-
 /// Legend entries for the operations and cache states that `points` hold.
 pub fn op_entries(points: &[&Measured]) -> Vec<LegendEntry> {
     let mut entries = Vec::new();
@@ -349,8 +386,8 @@ pub fn shown_span(y: &Estimate) -> [f64; 3] {
 /// Keeps labels clear of a point and its interval.
 pub fn take_point(room: &mut Room, panel: &Panel, x: f64, y: Estimate) {
     let [at, lo, hi] = panel.bar(x, y);
-    room.take(Quad::around(at, 6.0));
-    room.take(Quad::of_line((lo, hi), 8.0));
+    room.take(Quad::around(at, Marker::RADIUS + 1.5));
+    room.take(Quad::of_line((lo, hi), 6.0));
 }
 
 /// Draws a point, and its interval where it is larger than the marker.
@@ -360,22 +397,26 @@ pub fn draw_point(
     x: f64,
     y: Estimate,
     marker: Marker,
-    tip: &str,
+    tip: impl Into<Tip>,
 ) {
     let [at, lo, hi] = panel.bar(x, y);
     if lo.1 - hi.1 > 2.0 * Marker::RADIUS
         && let Some(bar) = panel.area.clip((lo, hi))
     {
-        canvas.line(bar, Stroke::solid(marker.colour, 1.2));
+        canvas.line(bar, Stroke::solid(marker.colour, 0.8));
         for (x, y) in [lo, hi].into_iter().filter(|end| panel.area.contains(*end)) {
-            canvas.line(((x - 3.5, y), (x + 3.5, y)), Stroke::solid(marker.colour, 1.2));
+            canvas.line(((x - 2.0, y), (x + 2.0, y)), Stroke::solid(marker.colour, 0.8));
         }
     }
     canvas.mark(at, marker, tip);
 }
 
-/// The tooltip of a point's marker.
-pub fn tip(point: &Measured) -> String {
+/// What is said of a point's marker.
+pub fn tip(point: &Measured) -> Tip {
+    Tip { text: tip_text(point), point_id: Some(point.point_id.clone()) }
+}
+
+fn tip_text(point: &Measured) -> String {
     let mut lines =
         vec![point.problem.to_string(), format!("{}, {}", point.kernel, point.cache)];
     if let Some(time) = point.time_s {
@@ -409,8 +450,6 @@ pub fn tip(point: &Measured) -> String {
 pub struct PromisedPeaks<'a> {
     /// Where they come from, for labels.
     pub name: &'static str,
-    /// The same for legends.
-    pub legend: &'static str,
     /// How their lines are drawn.
     pub stroke: Stroke,
     /// The ceilings.
@@ -423,14 +462,12 @@ pub struct PromisedPeaks<'a> {
 pub fn promise(campaign: &Campaign) -> Option<PromisedPeaks<'_>> {
     let sheet = campaign.spec.as_ref().map(|sheet| PromisedPeaks {
         name: "data sheet",
-        legend: "data sheet",
-        stroke: Stroke::dotted(SPEC, 1.8),
+        stroke: Stroke::dotted(SPEC, 1.4),
         peaks: &sheet.peaks,
     });
     let derived = campaign.derived.as_ref().map(|peaks| PromisedPeaks {
         name: "derived",
-        legend: "derived from the device's clocks",
-        stroke: Stroke::dashed(SPEC, 1.5),
+        stroke: Stroke::dashed(SPEC, 1.2),
         peaks,
     });
     sheet.or(derived)

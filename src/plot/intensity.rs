@@ -4,14 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::axis::{LogAxis, Scale};
+use super::axis::{Axis, Scale};
 use super::frame::{
-    Figure, LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_point,
-    draw_titles, drawable, finish, marker, op_entries, ridges, series_style, shown_span,
-    take_point, tip,
+    BELOW, Figure, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, WIDTH, draw_legend,
+    draw_point, draw_titles, drawable, finish, marker, op_entries, ridges, series_style,
+    shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Room, Spot};
+use super::picture::Tip;
 use super::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
+use super::table::{PlottedTable, count_text, thinned};
 use crate::analysis::{BYTES_AGREE, Campaign, Measured};
 use crate::op::{MarkerShape, Op, Sweep, SweepPlace};
 use crate::point::CacheState;
@@ -19,7 +21,11 @@ use crate::quantity::{count, number};
 use crate::statistics::Estimate;
 
 /// Series that a panel can show and still be read.
-const MOST_SERIES: usize = PALETTE.len();
+const MOST_SERIES: usize = 6;
+/// Height of a panel.
+const HEIGHT: f64 = 190.0;
+/// Marks of ratios that a panel can show.
+const MOST_MARKS: usize = 150;
 /// Of these, sweeps over the rows of a matrix product.
 const MOST_PRODUCTS: usize = 2;
 
@@ -104,27 +110,45 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     }
     let mut canvas = Canvas::new(WIDTH);
     let top = draw_titles(&mut canvas, campaign, "Operational intensity", &how(campaign));
-    let columns = parts.len() as f64;
-    let width = (WIDTH - 24.0 - 84.0 * columns) / columns;
     let families = families(&parts);
-    let mut entries = legend(&parts, &families);
-    entries.extend(witness_entries(&parts));
-    let mut areas = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        let x0 = 84.0 + i as f64 * (width + 84.0);
-        let area = Rect::new(x0, top + 34.0, x0 + width, top + 424.0);
+    let mut table = PlottedTable::new("swept_or_bytes", "intensity_flops_per_byte_or_ratio");
+    let (mut areas, mut bottom) = (Vec::new(), top);
+    for part in &parts {
+        let y0 = bottom + 26.0;
+        let area = Rect::new(LEFT, y0, RIGHT, y0 + HEIGHT);
         let Some(panel) = panel(campaign, area, &part.series) else { continue };
         panel.draw(&mut canvas, part.axis, "intensity (FLOP/byte)");
         panel.heading(&mut canvas, &part.heading());
-        entries.extend(draw_panel(&mut canvas, campaign, &panel, part, &families));
+        let entries = draw_panel(&mut canvas, campaign, &panel, part, &families);
+        tabulate(&mut table, part);
+        bottom = draw_legend(&mut canvas, &entries, area.y1 + BELOW);
         areas.push(area);
     }
-    let mut bottom = draw_legend(&mut canvas, &entries, top + 424.0 + 68.0);
-    if let Some((area, below)) = draw_ratios(&mut canvas, campaign, bottom + 40.0) {
+    bottom = draw_legend(&mut canvas, &witness_entries(&parts), bottom + 16.0);
+    if let Some((area, below)) = draw_ratios(&mut canvas, campaign, bottom + 26.0, &mut table) {
         areas.push(area);
         bottom = below;
     }
-    Ok(finish(canvas, campaign, "oi", areas, bottom))
+    Ok(finish(canvas, campaign, "oi", &table, areas, bottom))
+}
+
+/// The values of a panel, by witness.
+fn tabulate(table: &mut PlottedTable, part: &SweepPanel) {
+    for series in &part.series {
+        for (x, point) in &series.points {
+            let model = point.work.operational_intensity();
+            let model = Estimate { value: model, lo: model, hi: model };
+            let name = &series.family.2;
+            for (witness, value) in [
+                ("model", Some(model)),
+                ("virtual machine", counted(point)),
+                ("hardware counters", measured(point)),
+            ] {
+                let Some(value) = value else { continue };
+                table.point((part.letter, &format!("{name}, {witness}")), point, *x as f64, value);
+            }
+        }
+    }
 }
 
 /// What the figure shows, and what the records lack for it.
@@ -195,22 +219,29 @@ fn byte_ratio(point: &Measured) -> Option<Estimate> {
 
 /// Draws the ratios of bytes below `top`, if there are counters; the panel and where it
 /// ends.
-fn draw_ratios(canvas: &mut Canvas, campaign: &Campaign, top: f64) -> Option<(Rect, f64)> {
+fn draw_ratios(
+    canvas: &mut Canvas,
+    campaign: &Campaign,
+    top: f64,
+    table: &mut PlottedTable,
+) -> Option<(Rect, f64)> {
     let has_ratio = |point: &&Measured| byte_ratio(point).is_some();
-    let points: Vec<&Measured> = campaign.points.iter().filter(has_ratio).collect();
+    let mut points: Vec<&Measured> = campaign.points.iter().filter(has_ratio).collect();
+    points.sort_by_key(|point| point.bytes_declared());
     let sizes = points.iter().map(|point| point.bytes_declared() as f64);
     let ratios = points.iter().filter_map(|point| Some(byte_ratio(point)?.value));
-    let x = LogAxis::spanning(sizes, Scale::Bytes, (1.5, 1.5))?;
-    let y =
-        LogAxis::spanning(ratios.chain([0.9, 1.12]), Scale::Decimal(1.0), (1.02, 1.02))?;
-    let area = Rect::new(84.0, top, WIDTH - 24.0, top + 220.0);
+    let x = Axis::spanning(sizes, Scale::Bytes, (1.5, 1.5))?;
+    let y = Axis::spanning(ratios.chain([0.9, 1.12]), Scale::Decimal(1.0), (1.02, 1.02))?;
+    let area = Rect::new(LEFT, top, RIGHT, top + 0.8 * HEIGHT);
     let panel = Panel { area, x, y };
     panel.draw(canvas, "bytes of model and kernel, one launch", "DRAM bytes over these");
-    panel.heading(canvas, "(c) bytes by hardware counters over those of model and kernel");
+    let (drawn, step) = thinned(&points, MOST_MARKS);
+    let count = count_text(step, points.len());
+    panel.heading(canvas, &format!("(c) counted bytes over those of model and kernel: {count}"));
     for (ratio, stroke) in [
-        (1.0 - BYTES_AGREE, Stroke::dotted(FAINT, 1.2)),
-        (1.0, Stroke::solid(INK, 1.2)),
-        (1.0 + BYTES_AGREE, Stroke::dotted(FAINT, 1.2)),
+        (1.0 - BYTES_AGREE, Stroke::dotted(FAINT, 1.0)),
+        (1.0, Stroke::solid(INK, 1.0)),
+        (1.0 + BYTES_AGREE, Stroke::dotted(FAINT, 1.0)),
     ] {
         if let Some(segment) = panel.segment((x.lo, ratio), (x.hi, ratio)) {
             canvas.line(segment, stroke);
@@ -218,16 +249,24 @@ fn draw_ratios(canvas: &mut Canvas, campaign: &Campaign, top: f64) -> Option<(Re
     }
     for point in &points {
         let Some(ratio) = byte_ratio(point) else { continue };
-        let marker = marker(point.problem.op(), point.cache);
-        let (size, tip) = (point.bytes_declared() as f64, witness_tip(point));
-        draw_point(canvas, &panel, size, ratio, marker, &tip);
+        let op = point.problem.op().facts().judged.prose;
+        table.point(("c", op), point, point.bytes_declared() as f64, ratio);
     }
-    Some((area, draw_legend(canvas, &op_entries(&points), top + 220.0 + 68.0)))
+    for point in drawn {
+        let Some(ratio) = byte_ratio(point) else { continue };
+        let op = point.problem.op();
+        let marker = marker(op, point.cache);
+        let size = point.bytes_declared() as f64;
+        canvas.series(op.facts().judged.prose, |canvas| {
+            draw_point(canvas, &panel, size, ratio, marker, witness_tip(point));
+        });
+    }
+    Some((area, draw_legend(canvas, &op_entries(&points), area.y1 + BELOW)))
 }
 
-/// A point's tooltip with what its witnesses say.
-fn witness_tip(point: &Measured) -> String {
-    let mut text = tip(point);
+/// A point's tip with what its witnesses say.
+fn witness_tip(point: &Measured) -> Tip {
+    let Tip { mut text, point_id } = tip(point);
     if let Some((intensity, source)) = point.intensity_measured() {
         let (value, source) = (number(intensity), source.name());
         text.push_str(&format!("\nOI by counters {value} FLOP/B (FLOPs: {source})"));
@@ -239,7 +278,7 @@ fn witness_tip(point: &Measured) -> String {
         let ratio = bytes / point.bytes_declared().max(1) as f64;
         text.push_str(&format!("\nDRAM bytes {} times model and kernel", number(ratio)));
     }
-    text
+    Tip { text, point_id }
 }
 
 /// The panels that have anything to show.
@@ -348,43 +387,30 @@ fn panel(campaign: &Campaign, area: Rect, series: &[SweepSeries]) -> Option<Pane
     let witnessed = witnessed.flat_map(|e| shown_span(&e));
     let ridges = ridges(campaign, &shown).into_iter().map(|(_, ridge)| ridge);
     let swept = points().map(|(x, _)| *x as f64);
-    let x = LogAxis::spanning(swept, Scale::Count, (1.3, 1.3))?;
+    let x = Axis::spanning(swept, Scale::Count, (1.3, 1.3))?;
     let y = model.chain(witnessed).chain(ridges);
-    let y = LogAxis::spanning(y, Scale::Decimal(1.0), (1.4, 1.8))?;
+    let y = Axis::spanning(y, Scale::Decimal(1.0), (1.4, 1.8))?;
     Some(Panel { area, x, y })
 }
 
 /// How a ridge is drawn.
-const RIDGE: Stroke = Stroke::dashed(INK, 1.2);
+const RIDGE: Stroke = Stroke::dashed(INK, 0.9);
 
 fn style(series: &SweepSeries, families: &[SeriesFamily]) -> (Stroke, Marker) {
     // Families of other operations are not counted.
     let alike = families.iter().filter(|family| family.0 == series.family.0);
     let index = alike.take_while(|family| **family != series.family).count();
-    series_style(series.family.0, index, 1.6)
+    series_style(series.family.0, index, 1.2)
 }
 
-/// One entry for each family; what a series holds constant is said here only
-/// where the panel's heading does not say it for all.
-fn legend(parts: &[SweepPanel], families: &[SeriesFamily]) -> Vec<LegendEntry> {
-    let entry = |family: &SeriesFamily| {
-        let mut text = family.2.clone();
-        let mut key = None;
-        for part in parts {
-            let Some(series) = part.series.iter().find(|s| s.family == *family) else {
-                continue;
-            };
-            let (stroke, marker) = style(series, families);
-            key.get_or_insert(LegendKey::Both(stroke, marker));
-            if series.is_product() {
-                text.push_str(&format!(", {}", series.fixed));
-            } else if part.common().is_none() {
-                text.push_str(&format!(" ({}: {})", part.letter, series.fixed));
-            }
-        }
-        Some(LegendEntry::new(key?, text))
-    };
-    families.iter().filter_map(entry).collect()
+/// A series in the words of its label; what it holds constant is said only where the panel's
+/// heading does not say it for all.
+fn label(series: &SweepSeries, part: &SweepPanel) -> String {
+    let name = &series.family.2;
+    match series.is_product() || part.common().is_none() {
+        true => format!("{name}, {}", series.fixed),
+        false => name.clone(),
+    }
 }
 
 /// Draws model lines, ridges, markers and labels; returns for the legend what
@@ -405,9 +431,9 @@ fn draw_panel(
             .map(|(x, p)| panel.spot(*x as f64, p.work.operational_intensity()))
             .collect();
         for pair in model.windows(2) {
-            room.take(Quad::of_line((pair[0], pair[1]), 4.0));
+            room.take(Quad::of_line((pair[0], pair[1]), 2.0));
         }
-        canvas.polyline(&model, stroke);
+        canvas.series(&series.family.2, |canvas| canvas.polyline(&model, stroke));
     }
     let ridges = draw_ridges(canvas, campaign, panel, &mut room, part);
     for series in &part.series {
@@ -417,18 +443,17 @@ fn draw_panel(
                 let Some(intensity) = intensity else { continue };
                 let marker = Marker { filled, ..marker };
                 take_point(&mut room, panel, *x as f64, intensity);
-                draw_point(
-                    canvas,
-                    panel,
-                    *x as f64,
-                    intensity,
-                    marker,
-                    &witness_tip(point),
-                );
+                canvas.series(&series.family.2, |canvas| {
+                    draw_point(canvas, panel, *x as f64, intensity, marker, witness_tip(point));
+                });
             }
         }
     }
     let mut unplaced = Vec::new();
+    for series in &part.series {
+        let (stroke, _) = style(series, families);
+        unplaced.extend(draw_label(canvas, panel, &mut room, (series, stroke), part));
+    }
     for (segment, label) in ridges {
         match room.place_along(segment, &label, LABEL) {
             Some(place) => canvas.text(Text::new(&label, place.at, LABEL)),
@@ -436,6 +461,40 @@ fn draw_panel(
         }
     }
     unplaced
+}
+
+/// Writes a series' name along its line, where there is room; else it is for the legend.
+fn draw_label(
+    canvas: &mut Canvas,
+    panel: &Panel,
+    room: &mut Room,
+    (series, stroke): (&SweepSeries, Stroke),
+    part: &SweepPanel,
+) -> Option<LegendEntry> {
+    let text = label(series, part);
+    let spot = |(x, p): &(u64, &Measured)| (*x as f64, p.work.operational_intensity());
+    // Its last straight stretch that is long enough.
+    let is_straight = |a: f64, b: f64| (a - b).abs() < 0.05;
+    let slope = |a: (f64, f64), b: (f64, f64)| (b.1 / a.1).ln() / (b.0 / a.0).ln();
+    let mut stretches: Vec<((f64, f64), (f64, f64))> = Vec::new();
+    for pair in series.points.windows(2) {
+        let (from, to) = (spot(&pair[0]), spot(&pair[1]));
+        match stretches.last_mut() {
+            Some((start, end)) if is_straight(slope(*start, *end), slope(from, to)) => *end = to,
+            _ => stretches.push((from, to)),
+        }
+    }
+    let segments = stretches.iter().rev().filter_map(|(from, to)| panel.segment(*from, *to));
+    let place = segments.into_iter().find_map(|line| room.place_along(line, &text, LABEL));
+    match place {
+        Some(place) => {
+            let Stroke { colour, .. } = stroke;
+            let (at, degrees) = (place.at, place.degrees);
+            canvas.text(Text { degrees, colour, ..Text::new(&text, at, LABEL) });
+            None
+        }
+        None => Some(LegendEntry::new(LegendKey::Line(stroke), text)),
+    }
 }
 
 /// Draws the ridges and returns their labels, one for those too close

@@ -9,7 +9,7 @@ const CAP: f64 = 0.73;
 /// Depth of descenders as a share of the font size.
 const DEPTH: f64 = 0.24;
 /// Room between a line and the label along it.
-const GAP: f64 = 5.0;
+const GAP: f64 = 4.5;
 
 /// An upright rectangle.
 #[derive(Clone, Copy, Debug, PartialEq)]

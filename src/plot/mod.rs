@@ -1,10 +1,10 @@
-//! Figures and the report, from records alone. A figure is a pure function of
+//! Figures, from records alone. A figure is a pure function of
 //! a campaign; the same records always give the same bytes.
 
 mod axis;
 mod bandwidth;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod font;
 mod frame;
 mod intensity;
@@ -13,11 +13,11 @@ mod peers;
 mod picture;
 pub mod predicted;
 mod raster;
-mod report;
 mod ridge;
 mod roofline;
 mod style;
 mod svg;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -27,9 +27,9 @@ use anyhow::Result;
 
 use crate::analysis::Campaign;
 use crate::record::write_atomically;
-use crate::section::Section;
-pub use frame::{Drawn, Figure};
+pub use frame::{Drawn, Figure, date, ridges};
 use picture::Letters;
+pub use style::{escape, variables};
 
 /// All figures, in the order of the report.
 pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
@@ -42,29 +42,24 @@ pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
     ]
 }
 
-/// Writes every figure as SVG, with text as outlines, and as PNG, and
-/// `report.html` with all of them and `verdict`. Returns what was written. All of it is derived from the records:
-/// files of an earlier call are replaced.
+/// Writes every figure as SVG, with text as outlines, as PNG, and its values as CSV. Returns
+/// what was written.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_all(
-    campaign: &Campaign,
-    folder: &Path,
-    verdict: &[Section],
-) -> Result<Vec<PathBuf>> {
-    let figures = figures(campaign);
+pub fn write_all(figures: &[Drawn], folder: &Path) -> Result<Vec<PathBuf>> {
     let mut written = Vec::new();
     for figure in figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok()) {
-        let path = folder.join(format!("{}.svg", figure.name));
-        write_atomically(&path, figure.picture.svg(Letters::Outlines).as_bytes())?;
-        written.push(path);
-        let path = folder.join(format!("{}.png", figure.name));
-        write_atomically(&path, &raster::png(&figure.picture)?)?;
-        written.push(path);
+        let files: [(&str, Vec<u8>); 3] = [
+            ("svg", figure.picture.svg(Letters::Outlines).into_bytes()),
+            ("png", raster::png(&figure.picture)?),
+            ("csv", figure.csv.clone().into_bytes()),
+        ];
+        for (ending, bytes) in files {
+            let path = folder.join(format!("{}.{ending}", figure.name));
+            write_atomically(&path, &bytes)?;
+            written.push(path);
+        }
     }
-    let path = folder.join("report.html");
-    write_atomically(&path, report::html(campaign, &figures, verdict).as_bytes())?;
-    written.push(path);
     Ok(written)
 }

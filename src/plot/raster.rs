@@ -6,14 +6,14 @@ use tiny_skia::{
 };
 
 use super::font::Segment;
-use super::layout::Spot;
+use super::layout::{Rect, Spot};
 use super::picture::{Item, Label, LabelGround, Picture, RIM};
 use super::svg::{Marker, Outline, PAPER, Stroke};
 
-/// Pixels of a PNG for each pixel of its SVG.
-const SCALE: f32 = 2.0;
+/// Pixels of a PNG for each pixel of the drawing: 478 to an inch of print.
+pub const SCALE: f32 = 4.0;
 
-/// Paints a drawing at twice its size.
+/// Paints a drawing at [`SCALE`].
 ///
 /// # Errors
 /// A drawing that is empty or too large to paint.
@@ -89,9 +89,18 @@ impl Painter {
                 let corners = [(r.x0, r.y0), (r.x1, r.y0), (r.x1, r.y1), (r.x0, r.y1)];
                 self.line(path(&corners, true), stroke, LineJoin::Miter);
             }
+            Item::Area(r, colour, _) => self.area(r, colour),
             Item::Label(label) => self.label(label),
             Item::Marker(at, marker, _) => self.marker(*at, marker),
+            Item::Series(_) => {}
         }
+    }
+
+    fn area(&mut self, r: &Rect, colour: &str) {
+        let corners = [(r.x0, r.y0), (r.x1, r.y0), (r.x1, r.y1), (r.x0, r.y1)];
+        let Some(path) = path(&corners, true) else { return };
+        let scale = Transform::from_scale(SCALE, SCALE);
+        self.pixmap.fill_path(&path, &paint(colour, 1.0), FillRule::Winding, scale, None);
     }
 
     fn line(&mut self, path: Option<Path>, stroke: &Stroke, line_join: LineJoin) {
@@ -116,6 +125,7 @@ impl Painter {
         });
         let opacity = match label.ground {
             LabelGround::Shows(opacity) => opacity,
+            LabelGround::Bare => 1.0,
             LabelGround::Rim => {
                 let rim = tiny_skia::Stroke {
                     width: RIM as f32,
@@ -151,7 +161,7 @@ impl Painter {
 mod tests {
     use super::*;
     use crate::op::MarkerShape;
-    use crate::plot::layout::Rect;
+    use crate::plot::picture::Tip;
     use crate::plot::svg::{Anchor, Canvas, Text};
 
     fn painted(draw: impl FnOnce(&mut Canvas)) -> Pixmap {
@@ -163,7 +173,8 @@ mod tests {
 
     /// Red, green and blue at a place of the drawing.
     fn at(image: &Pixmap, (x, y): Spot) -> [u8; 3] {
-        let pixel = image.pixel((2.0 * x) as u32, (2.0 * y) as u32).unwrap();
+        let pixel = |at: f64| (at * f64::from(SCALE)) as u32;
+        let pixel = image.pixel(pixel(x), pixel(y)).unwrap();
         [pixel.red(), pixel.green(), pixel.blue()]
     }
 
@@ -173,7 +184,7 @@ mod tests {
     fn every_kind_of_item_is_painted_where_it_stands() {
         let black = Stroke::solid("#000000", 4.0);
         let image = painted(|canvas| canvas.line(((10.0, 20.0), (50.0, 20.0)), black));
-        assert_eq!((image.width(), image.height()), (120, 80));
+        assert_eq!((image.width(), image.height()), (240, 160));
         assert_eq!([at(&image, (30.0, 20.0)), at(&image, (30.0, 25.0))], [[0; 3], WHITE]);
         let dashed = Stroke { dash: "10 10", ..black };
         let image = painted(|canvas| canvas.line(((10.0, 20.0), (50.0, 20.0)), dashed));
@@ -198,7 +209,7 @@ mod tests {
         for shape in shapes {
             for (filled, inside) in [(true, [255, 0, 0]), (false, WHITE)] {
                 let marker = Marker { shape, colour: "#ff0000", filled };
-                let image = painted(|canvas| canvas.mark((30.0, 20.0), marker, "tip"));
+                let image = painted(|canvas| canvas.mark((30.0, 20.0), marker, Tip::default()));
                 assert_eq!(at(&image, (30.0, 20.0)), inside, "{shape:?}");
                 assert_eq!(at(&image, (30.0, 30.0)), WHITE, "{shape:?}");
             }
@@ -235,6 +246,6 @@ mod tests {
     #[test]
     fn a_drawing_without_size_is_an_error() {
         let error = png(&Canvas::new(0.0).finish(10.0, "")).unwrap_err().to_string();
-        assert!(error.contains("0 x 20 pixels"), "{error}");
+        assert!(error.contains("0 x 40 pixels"), "{error}");
     }
 }

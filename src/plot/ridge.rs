@@ -2,13 +2,14 @@
 //! arithmetic of a format, with the place where its roof leaves the slope of memory. Which
 //! kernel shows the ceiling decides what counts as bound by memory.
 
-use super::axis::{LogAxis, Scale};
+use super::axis::{Axis, Scale};
 use super::frame::{
-    self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
-    draw_titles, series_style,
+    self, BELOW, Figure, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, TALL, WIDTH,
+    draw_legend, draw_titles, series_style,
 };
 use super::layout::{Quad, Rect, Spot};
-use super::svg::{Anchor, Canvas, INK, Marker, Stroke, Text};
+use super::svg::{Canvas, INK, Marker, SPEC, Stroke, Text};
+use super::table::PlottedTable;
 use crate::analysis::{Campaign, Candidate, Ceiling};
 use crate::format::DType;
 use crate::op::Op;
@@ -44,7 +45,8 @@ impl RidgeRoof {
     }
 
     fn label(&self) -> String {
-        format!("{} {}{}", self.name, si(self.flops_per_s, "FLOP/s"), self.per_clock)
+        let (name, rate) = (&self.name, si(self.flops_per_s, "FLOP/s"));
+        format!("{name}: {rate}, ridge {}{}", self.ridge_label(), self.per_clock)
     }
 
     fn ridge_label(&self) -> String {
@@ -62,7 +64,11 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let mut canvas = Canvas::new(WIDTH);
     let title = format!("Ridge in {dtype}, by implementation");
     let top = draw_titles(&mut canvas, campaign, &title, &subtitle(dtype, &roofs));
-    let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 516.0);
+    let area = Rect::new(LEFT, top + 10.0, RIGHT, top + 10.0 + TALL);
+    let mut table = PlottedTable::new("ridge_flops_per_byte", "speed_flops_per_s");
+    for roof in &roofs {
+        table.value("", &roof.name, roof.ridge(), roof.flops_per_s);
+    }
     let panel = panel(&roofs, area);
     let (_, unit) = prefix(panel.y.hi / 3.0);
     panel.draw(
@@ -71,8 +77,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         &format!("performance ({unit}FLOP/s)"),
     );
     let entries = draw_roofs(&mut canvas, &panel, &roofs);
-    let bottom = draw_legend(&mut canvas, &entries, area.y1 + 68.0);
-    Ok(frame::finish(canvas, campaign, "ridge", vec![area], bottom))
+    let bottom = draw_legend(&mut canvas, &entries, area.y1 + BELOW);
+    Ok(frame::finish(canvas, campaign, "ridge", &table, vec![area], bottom))
 }
 
 fn subtitle(dtype: DType, roofs: &[RidgeRoof]) -> String {
@@ -131,7 +137,7 @@ fn roofs(campaign: &Campaign) -> Result<(DType, Vec<RidgeRoof>), String> {
         let op = op_of(candidate);
         let index = drawn.iter().filter(|other| **other == op).count();
         drawn.push(op);
-        roofs.push(of(candidate, series_style(op, index, 1.8)));
+        roofs.push(of(candidate, series_style(op, index, 1.3)));
     }
     if let Some(promise) = frame::promise(campaign)
         && let Some(flops_per_s) = promise.peaks.flops_per_s(dtype)
@@ -160,17 +166,17 @@ fn panel(roofs: &[RidgeRoof], area: Rect) -> Panel {
     let y_scale = Scale::Decimal(prefix(high / 3.0).0);
     Panel {
         area,
-        x: LogAxis {
+        x: Axis {
             lo: left / X_REACH.0,
             hi: right * X_REACH.1,
             scale: Scale::Decimal(1.0),
         },
-        y: LogAxis { lo: low / Y_REACH.0, hi: high * Y_REACH.1, scale: y_scale },
+        y: Axis { lo: low / Y_REACH.0, hi: high * Y_REACH.1, scale: y_scale },
     }
 }
 
-/// Draws slopes, roofs and the lines from ridges down to the axis, then the labels. What
-/// finds no room is returned for the legend.
+/// Draws slopes, roofs and the lines from ridges down to the axis; their numbers are for the
+/// legend, since roofs lie close together.
 fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<LegendEntry> {
     let mut room = panel.room();
     let mut labels: Vec<((Spot, Spot), String, Stroke)> = Vec::new();
@@ -178,7 +184,9 @@ fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<Le
         let Some(segment) = panel.segment(from, to) else { return };
         canvas.line(segment, stroke);
         room.take(Quad::of_line(segment, stroke.width + 2.0));
-        labels.push((segment, label, stroke));
+        if !label.is_empty() {
+            labels.push((segment, label, stroke));
+        }
     };
     // Measured roofs share a slope, which ends at the highest of them.
     for is_promised in [false, true] {
@@ -188,7 +196,7 @@ fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<Le
         let Some(roof) = roofs.iter().filter(kind).max_by(by_rate) else { continue };
         let (name, stroke) = match is_promised {
             true => (roof.name.as_str(), roof.stroke),
-            false => ("DRAM read", Stroke::solid(INK, 1.8)),
+            false => ("DRAM read", Stroke::solid(INK, 1.3)),
         };
         let label = format!("{name} {}", si(roof.bytes_per_s, "B/s"));
         let from = (panel.x.lo, panel.x.lo * roof.bytes_per_s);
@@ -196,38 +204,32 @@ fn draw_roofs(canvas: &mut Canvas, panel: &Panel, roofs: &[RidgeRoof]) -> Vec<Le
     }
     for roof in roofs {
         let at = (roof.ridge(), roof.flops_per_s);
-        line(canvas, at, (panel.x.hi, roof.flops_per_s), roof.stroke, roof.label());
+        line(canvas, at, (panel.x.hi, roof.flops_per_s), roof.stroke, String::new());
     }
     for roof in roofs {
         let at = (roof.ridge(), roof.flops_per_s);
-        let stroke = Stroke { width: 1.0, ..Stroke::dashed(roof.stroke.colour, 1.0) };
-        line(canvas, at, (roof.ridge(), panel.y.lo), stroke, roof.ridge_label());
+        let stroke = Stroke::dashed(roof.stroke.colour, 0.8);
+        line(canvas, at, (roof.ridge(), panel.y.lo), stroke, String::new());
     }
     for roof in roofs {
         let Some(marker) = roof.marker else { continue };
         let at = panel.spot(roof.ridge(), roof.flops_per_s);
-        room.take(Quad::around(at, 6.0));
-        canvas.mark(at, marker, &format!("{}\nridge {}", roof.tip, roof.ridge_label()));
+        room.take(Quad::around(at, Marker::RADIUS + 1.5));
+        canvas.mark(at, marker, format!("{}\nridge {}", roof.tip, roof.ridge_label()));
     }
-    let mut unplaced = Vec::new();
     for (segment, label, stroke) in labels {
-        match room.place_along(segment, &label, LABEL) {
-            Some(place) => canvas.text(Text {
-                degrees: place.degrees,
-                anchor: Anchor::Start,
-                colour: if stroke.colour == SPEC { SPEC } else { INK },
-                ..Text::new(&label, place.at, LABEL)
-            }),
-            None => unplaced.push(LegendEntry::new(LegendKey::Line(stroke), label)),
+        if let Some(place) = room.place_along(segment, &label, LABEL) {
+            let colour = if stroke.colour == SPEC { SPEC } else { INK };
+            let (at, degrees) = (place.at, place.degrees);
+            canvas.text(Text { degrees, colour, ..Text::new(&label, at, LABEL) });
         }
     }
     let entry = |roof: &RidgeRoof| {
-        let text = format!("{}: ridge {}", roof.name, roof.ridge_label());
         let key = match roof.marker {
             Some(marker) => LegendKey::Both(roof.stroke, marker),
             None => LegendKey::Line(roof.stroke),
         };
-        LegendEntry::new(key, text)
+        LegendEntry::new(key, roof.label())
     };
-    roofs.iter().map(entry).chain(unplaced).collect()
+    roofs.iter().map(entry).collect()
 }

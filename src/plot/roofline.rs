@@ -1,29 +1,65 @@
-//! The roofline: FLOP/s against operational intensity, under the ceilings that
-//! the campaign measured and those that the machine promises.
+//! The roofline: FLOP/s against operational intensity, a panel for each operation and the
+//! format that it computes in, under the roofs that the campaign measured and those that the
+//! machine promises. Where counters or the virtual machine see another intensity than the
+//! model, an arrow leads from the model's to theirs.
 
-use super::axis::{LogAxis, Scale};
+use super::axis::{Axis, Scale};
 use super::frame::{
-    self, Figure, LABEL, LegendEntry, LegendKey, Panel, SPEC, WIDTH, draw_legend,
-    draw_point, draw_titles, drawable, marker, op_entries, shown_span, take_point, tip,
+    self, BELOW, Figure, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, TALL, WIDTH,
+    draw_legend, draw_point, draw_prose, draw_titles, drawable, marker, op_entries, shown_span,
+    take_point, tip,
 };
 use super::layout::{Quad, Rect, Spot};
-use super::svg::{Canvas, FAINT, INK, Stroke, Text, text_width};
-use crate::analysis::{Campaign, Ceiling, Measured};
+use super::picture::Tip;
+use super::svg::{Canvas, FAINT, INK, REGION, SPEC, Stroke, Text};
+use super::table::{PlottedTable, count_text, thinned};
+use crate::analysis::{Campaign, Measured};
 use crate::format::DType;
-use crate::op::Purpose;
+use crate::op::{Op, Purpose};
 use crate::quantity::{number, prefix, si};
-use crate::residency::CacheLevel;
+use crate::roofline::Peaks;
 
-/// Horizontal room for the label of a slope, in pixels.
-const SLOPE_LABEL: f64 = 125.0;
+/// Panels that a column of a journal has room for.
+const MOST_PANELS: usize = 12;
+/// Marks that a panel can show and still be read.
+const MOST_MARKS: usize = 80;
+/// Height of a panel beside another, and the room between two rows of panels.
+const SMALL: f64 = 118.0;
+const BETWEEN: f64 = 22.0;
+/// Factor from which on two intensities count as apart.
+const APART: f64 = 1.1;
 
-/// A ceiling as a line in the plane of intensity and FLOP/s.
-#[derive(Clone, Debug)]
-struct RoofLine {
-    from: (f64, f64),
-    to: (f64, f64),
+/// One kind of roof: who says it, and how its lines are drawn.
+struct RoofKind<'a> {
+    name: &'static str,
     stroke: Stroke,
-    label: Option<String>,
+    peaks: &'a Peaks,
+}
+
+/// The roofs that are known: measured, derived from the clocks, and the data sheet's.
+fn roofs(campaign: &Campaign) -> Vec<RoofKind<'_>> {
+    let measured = campaign.ceilings.as_ref().map(|of| &of.peaks);
+    let of = |name, stroke, peaks: Option<_>| Some(RoofKind { name, stroke, peaks: peaks? });
+    let kinds = [
+        of("measured", Stroke::solid(INK, 1.3), measured),
+        of("derived from clocks", Stroke::dashed(FAINT, 1.0), campaign.derived.as_ref()),
+        of("data sheet", Stroke::dotted(SPEC, 1.3), campaign.spec.as_ref().map(|s| &s.peaks)),
+    ];
+    kinds.into_iter().flatten().collect()
+}
+
+/// The points of one panel.
+struct Group<'a> {
+    op: Op,
+    dtype: Option<DType>,
+    points: Vec<&'a Measured>,
+}
+
+impl Group<'_> {
+    fn name(&self) -> String {
+        let op = self.op.facts().judged.prose;
+        self.dtype.map_or_else(|| op.to_owned(), |dtype| format!("{op}, {dtype}"))
+    }
 }
 
 /// Draws the roofline, or says what the records lack.
@@ -31,332 +67,281 @@ struct RoofLine {
 /// # Errors
 /// The reason why there is nothing to draw.
 pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
-    let points = shown(campaign);
-    if points.is_empty() {
+    let mut groups = groups(campaign);
+    if groups.is_empty() {
         return Err("no measured point computes anything".to_owned());
     }
-    if campaign.ceilings.is_none() && frame::promise(campaign).is_none() {
+    let roofs = roofs(campaign);
+    if roofs.is_empty() {
         return Err(
             "no ceiling is known: no read stream was measured, and the machine has no \
              data sheet and does not report its clocks"
                 .to_owned(),
         );
     }
+    let mut table = table(&groups, &roofs);
+    let left_out = groups.split_off(groups.len().min(MOST_PANELS));
     let mut canvas = Canvas::new(WIDTH);
-    let top = draw_titles(&mut canvas, campaign, "Roofline", &subtitle(campaign));
-    let area = Rect::new(84.0, top + 16.0, WIDTH - 24.0, top + 516.0);
-    let panel = panel(campaign, &points, area);
-    let (_, unit) = prefix(panel.y.hi / 3.0);
-    panel.draw(
-        &mut canvas,
-        "operational intensity (FLOP/byte)",
-        &format!("performance ({unit}FLOP/s)"),
-    );
-    let unplaced = draw_roofs(&mut canvas, campaign, &points, &panel);
-    for point in &points {
-        let Some(rate) = point.flops_per_s() else { continue };
-        let marker = marker(point.problem.op(), point.cache);
-        let intensity = point.work.operational_intensity();
-        draw_point(&mut canvas, &panel, intensity, rate, marker, &tip(point));
+    let top = draw_titles(&mut canvas, campaign, "Roofline", &subtitle(campaign, &left_out));
+    let (x, y) = axes(&groups, &roofs);
+    let mut areas = Vec::new();
+    for (at, group) in groups.iter().enumerate() {
+        let panel = Panel { area: area(at, groups.len(), top), x, y };
+        draw_axes(&mut canvas, &panel, at, groups.len());
+        draw_panel(&mut canvas, (group, &panel), &roofs, &mut table);
+        areas.push(panel.area);
     }
-    let mut entries = op_entries(&points);
-    entries.extend(roof_entries(campaign));
-    entries.extend(unplaced);
-    let bottom = draw_legend(&mut canvas, &entries, area.y1 + 68.0);
-    Ok(frame::finish(canvas, campaign, "roofline", vec![area], bottom))
+    let shown: Vec<&Measured> = groups.iter().flat_map(|g| g.points.clone()).collect();
+    let mut entries = op_entries(&shown);
+    entries.extend(roofs.iter().map(|r| LegendEntry::new(LegendKey::Line(r.stroke), r.name)));
+    let bottom = areas.iter().map(|area| area.y1).fold(0.0, f64::max);
+    let bottom = draw_legend(&mut canvas, &entries, bottom + BELOW);
+    let bottom = draw_prose(&mut canvas, &roof_text(&groups, &roofs), bottom + 2.0);
+    Ok(frame::finish(canvas, campaign, "roofline", &table, areas, bottom))
 }
 
-/// Points that have a place in the figure. Peak kernels touch no memory worth
-/// counting: they are the horizontal ceilings.
-fn shown(campaign: &Campaign) -> Vec<&Measured> {
+/// Points that have a place in the figure, by operation and format. Peak kernels touch no
+/// memory worth counting: they are the horizontal roofs.
+fn groups(campaign: &Campaign) -> Vec<Group<'_>> {
     let fits = |p: &&Measured| {
         p.flops_per_s().is_some_and(|rate| drawable(&rate))
             && p.work.bytes() > 0
             && p.judged_facts().purpose != Purpose::ComputeRoof
     };
-    frame::rarest_last(campaign.own_points().filter(fits).collect())
+    let mut groups: Vec<Group> = Vec::new();
+    for point in campaign.own_points().filter(fits) {
+        let (op, dtype) = (point.problem.op(), point.problem.math_dtype());
+        match groups.iter_mut().find(|group| group.op == op && group.dtype == dtype) {
+            Some(group) => group.points.push(point),
+            None => groups.push(Group { op, dtype, points: vec![point] }),
+        }
+    }
+    let order = |op: Op| Op::ALL.iter().position(|other| *other == op);
+    groups.sort_by_key(|group| (order(group.op), group.dtype));
+    for group in &mut groups {
+        let at = |p: &Measured| p.work.operational_intensity();
+        group.points.sort_by(|a, b| at(a).total_cmp(&at(b)));
+    }
+    groups
 }
 
-fn subtitle(campaign: &Campaign) -> String {
-    let measured = campaign.ceilings.is_some();
-    let ceilings = match (measured, campaign.spec.is_some(), campaign.derived.is_some()) {
-        (true, true, _) => "Solid: ceilings measured in this campaign; dotted: data sheet.",
-        (true, false, true) => {
-            "Solid: ceilings measured in this campaign; dashed in colour: derived from the \
-             device's clocks."
-        }
-        (true, false, false) => "Solid: ceilings measured in this campaign.",
-        (false, true, _) => "Dotted: data sheet; no ceiling was measured.",
-        (false, false, _) => {
-            "Dashed: derived from the device's clocks; no ceiling was measured."
-        }
-    };
-    format!(
-        "Intensity from the FLOPs and compulsory bytes of the shape. {ceilings} Bars, \
-         where larger than the marker: 95% interval.{}",
-        frame::doubts(campaign)
-    )
+fn subtitle(campaign: &Campaign, left_out: &[Group]) -> String {
+    let mut text = "Intensity from the FLOPs and compulsory bytes of the shape. Tinted: compute \
+                    binds, by the first kind of roof below. Bars, where larger than the mark: \
+                    95% interval."
+        .to_owned();
+    if campaign.points.iter().any(|p| parted(p).is_some()) {
+        text.push_str(
+            " Arrows: to the intensity that hardware counters saw; ticks: that of the virtual \
+             machine.",
+        );
+    }
+    if !left_out.is_empty() {
+        let names: Vec<String> = left_out.iter().map(Group::name).collect();
+        text.push_str(&format!(" In the CSV file alone: {}.", names.join("; ")));
+    }
+    text + &frame::doubts(campaign)
 }
 
-/// Both axes. Points lie closest to the ceilings at the ends of their range,
-/// so room for the labels of the ceilings is added there: right of the points
-/// for horizontals, left of them for slopes, and above.
-fn panel(campaign: &Campaign, points: &[&Measured], area: Rect) -> Panel {
-    let flats = ceilings(campaign, points);
+/// All values: points, then the ridges of each format.
+fn table(groups: &[Group], roofs: &[RoofKind]) -> PlottedTable {
+    let mut table = PlottedTable::new("intensity_flops_per_byte", "speed_flops_per_s");
+    for group in groups {
+        let name = group.name();
+        for point in &group.points {
+            let Some(rate) = point.flops_per_s() else { continue };
+            let model = point.work.operational_intensity();
+            table.point((&name, "model"), point, model, rate);
+            if let Some(counted) = point.intensity_counted() {
+                table.point((&name, "virtual machine"), point, counted, rate);
+            }
+            if let Some((measured, _)) = point.intensity_measured() {
+                table.point((&name, "hardware counters"), point, measured, rate);
+            }
+        }
+        for roof in roofs {
+            let Some(dtype) = group.dtype else { continue };
+            let ends = roof.peaks.ridge(dtype).zip(roof.peaks.flops_per_s(dtype));
+            if let Some((ridge, rate)) = ends {
+                table.value(&name, &format!("ridge, {}", roof.name), ridge, rate);
+            }
+        }
+    }
+    table
+}
+
+/// The same axes for all panels, so that they can be compared.
+fn axes(groups: &[Group], roofs: &[RoofKind]) -> (Axis, Axis) {
     let scale = Scale::Decimal(1.0);
-    let one = LogAxis { lo: 1.0, hi: 10.0, scale };
-    let intensities = points.iter().map(|p| p.work.operational_intensity());
-    let ridges = flats.iter().flat_map(|flat| [flat.ridge() / 4.0, flat.ridge() * 1.5]);
-    let mut x =
-        LogAxis::spanning(intensities.chain(ridges), scale, (1.0, 1.0)).unwrap_or(one);
-    let widest =
-        flats.iter().map(|flat| text_width(&flat.label(), LABEL)).fold(0.0, f64::max);
-    let width = area.x1 - area.x0;
-    // The promised slope lies just above the measured one and leaves room for
-    // that one's label only below it, where the points are.
-    let crowded = campaign.ceilings.is_some() && frame::promise(campaign).is_some();
-    let left = if crowded { SLOPE_LABEL } else { 30.0 } / width;
-    let right = ((widest + 24.0) / width).min(0.4);
-    let span = (x.hi / x.lo).ln() / (1.0 - left - right);
-    x.lo *= (-left * span).exp();
-    x.hi *= (right * span).exp();
-    let measured = campaign.ceilings.as_ref().filter(|_| crowded);
-    let slope = measured.map(|ceilings| 1.1 * x.lo * ceilings.read.rate.value);
-    let rates = points.iter().filter_map(|p| p.flops_per_s());
-    let y = rates
-        .flat_map(|rate| shown_span(&rate))
-        .chain(flats.iter().map(|flat| flat.flops_per_s))
-        .chain(slope);
-    let mut y = LogAxis::spanning(y, scale, (1.8, 1.5)).unwrap_or(one);
+    let one = Axis { lo: 1.0, hi: 10.0, scale };
+    let points = || groups.iter().flat_map(|group| &group.points);
+    let dtypes = || groups.iter().filter_map(|group| group.dtype);
+    let ridges = roofs.iter().flat_map(|roof| dtypes().filter_map(|d| roof.peaks.ridge(d)));
+    let intensities = points().flat_map(|p| {
+        let others = parted(p).map(|(counted, measured)| [counted, measured]);
+        let others = others.into_iter().flatten().flatten();
+        std::iter::once(p.work.operational_intensity()).chain(others)
+    });
+    let x = Axis::spanning(ridges.chain(intensities), scale, (1.8, 4.0)).unwrap_or(one);
+    let flats = roofs.iter().flat_map(|roof| dtypes().filter_map(|d| roof.peaks.flops_per_s(d)));
+    let rates = points().filter_map(|p| p.flops_per_s());
+    let y = flats.chain(rates.flat_map(|rate| shown_span(&rate)));
+    let mut y = Axis::spanning(y, scale, (2.0, 2.0)).unwrap_or(one);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
-    Panel { area, x, y }
+    (x, y)
 }
 
-/// A horizontal ceiling with the bandwidth that it meets.
-struct Flat {
-    /// The formats that share it, as the label says.
-    formats: String,
-    dtype: DType,
-    flops_per_s: f64,
-    bytes_per_s: f64,
-    from: CeilingOrigin,
+/// Where panel number `at` of `count` lies: two in a row.
+fn area(at: usize, count: usize, top: f64) -> Rect {
+    if count == 1 {
+        return Rect::new(LEFT, top + BETWEEN, RIGHT, top + BETWEEN + TALL);
+    }
+    let width = (RIGHT - LEFT - 10.0) / 2.0;
+    let x0 = LEFT + (at % 2) as f64 * (width + 10.0);
+    let y0 = top + BETWEEN + (at / 2) as f64 * (SMALL + BETWEEN);
+    Rect::new(x0, y0, x0 + width, y0 + SMALL)
 }
 
-/// Where a ceiling comes from.
-enum CeilingOrigin {
-    /// This kernel reached it.
-    Kernel(String),
-    /// The machine promises it: by its data sheet, or by its clocks.
-    Promise { name: &'static str, stroke: Stroke },
+/// Numbers and titles stand at the left and below the last panel of each column.
+fn draw_axes(canvas: &mut Canvas, panel: &Panel, at: usize, count: usize) {
+    let (_, unit) = prefix(panel.y.hi / 3.0);
+    let y_title = format!("{unit}FLOP/s");
+    let is_last = at + 2 >= count;
+    let x_title = if count == 1 { "operational intensity (FLOP/byte)" } else { "FLOP/byte" };
+    let x_title = is_last.then_some(x_title);
+    panel.draw_axes(canvas, x_title, at.is_multiple_of(2).then_some(y_title.as_str()));
 }
 
-impl Flat {
-    fn ridge(&self) -> f64 {
-        self.flops_per_s / self.bytes_per_s
-    }
-
-    fn is_measured(&self) -> bool {
-        matches!(self.from, CeilingOrigin::Kernel(_))
-    }
-
-    fn label(&self) -> String {
-        let rate = si(self.flops_per_s, "FLOP/s");
-        match &self.from {
-            CeilingOrigin::Kernel(kernel) => format!("{} {rate} ({kernel})", self.formats),
-            CeilingOrigin::Promise { name, .. } => {
-                format!("{} {name} {rate}", self.formats)
-            }
-        }
-    }
-}
-
-/// Measured horizontals, then promised ones, in the formats that were measured
-/// or computed in.
-fn ceilings(campaign: &Campaign, points: &[&Measured]) -> Vec<Flat> {
-    let mut flats = Vec::new();
-    if let Some(measured) = &campaign.ceilings {
-        for (&dtype, ceiling) in &measured.compute {
-            // Formats that are computed in another one are part of its line.
-            let sharing = |(_, c): &(&DType, &Ceiling)| c.computed_in == Some(dtype);
-            let sharing = measured.compute.iter().filter(sharing);
-            let formats: Vec<String> = std::iter::once(dtype.to_string())
-                .chain(sharing.map(|(format, _)| format.to_string()))
-                .collect();
-            let is_part =
-                ceiling.computed_in.is_some_and(|f| measured.compute.contains_key(&f));
-            if is_part {
-                continue;
-            }
-            flats.push(Flat {
-                formats: formats.join(", "),
-                dtype,
-                flops_per_s: ceiling.rate.value,
-                bytes_per_s: measured.read.rate.value,
-                from: CeilingOrigin::Kernel(ceiling.kernel.to_string()),
-            });
-        }
-    }
-    if let Some(promise) = frame::promise(campaign) {
-        let used = |dtype: DType| {
-            points.iter().any(|p| p.problem.math_dtype() == Some(dtype))
-                || flats.iter().any(|flat| flat.dtype == dtype)
-        };
-        let bytes_per_s = promise.peaks.bandwidth.read.plateau().bytes_per_s;
-        let peaks = promise.peaks.compute.iter().filter(|peak| used(peak.dtype));
-        let promised = peaks.map(|peak| Flat {
-            formats: peak.dtype.to_string(),
-            dtype: peak.dtype,
-            flops_per_s: peak.flops_per_s,
-            bytes_per_s,
-            from: CeilingOrigin::Promise { name: promise.name, stroke: promise.stroke },
-        });
-        let promised: Vec<Flat> = promised.collect();
-        flats.extend(promised);
-    }
-    flats
-}
-
-/// The largest measured read bandwidth that fits into each cache level, where
-/// it stands out from DRAM's.
-fn cache_bandwidths(campaign: &Campaign) -> Vec<(CacheLevel, f64)> {
-    let Some(measured) = &campaign.ceilings else { return Vec::new() };
-    let curve = measured.peaks.bandwidth.read.points();
-    let mut levels = Vec::new();
-    let mut below = 0;
-    for cache in &campaign.provenance.caches {
-        let fits = curve.iter().filter(|point| {
-            below < point.footprint_bytes && point.footprint_bytes <= cache.bytes
-        });
-        let best = fits.map(|point| point.bytes_per_s).fold(0.0, f64::max);
-        if best > 1.15 * measured.read.rate.value {
-            levels.push((cache.level, best));
-        }
-        below = cache.bytes;
-    }
-    levels
-}
-
-/// All ceilings as lines, those first whose labels matter most.
-fn roofs(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<RoofLine> {
-    let flats = ceilings(campaign, points);
-    let highest = |measured: bool| {
-        let rates = flats.iter().filter(|f| f.is_measured() == measured);
-        let highest = rates.map(|f| f.flops_per_s).fold(0.0, f64::max);
-        if highest > 0.0 { highest } else { panel.y.hi }
-    };
-    let slope =
-        |bytes_per_s: f64, measured: bool, stroke: Stroke, label: String| RoofLine {
-            from: (panel.x.lo, panel.x.lo * bytes_per_s),
-            to: (highest(measured) / bytes_per_s, highest(measured)),
-            stroke,
-            label: Some(label),
-        };
-    let mut roofs = Vec::new();
-    for flat in &flats {
-        roofs.push(horizontal(flat, panel));
-    }
-    if let Some(measured) = &campaign.ceilings {
-        let read = measured.read.rate.value;
-        let label = format!("DRAM read {}", si(read, "B/s"));
-        roofs.push(slope(read, true, Stroke::solid(INK, 1.8), label));
-        for (level, best) in cache_bandwidths(campaign) {
-            let label = format!("{level} read {}", si(best, "B/s"));
-            roofs.push(slope(best, true, Stroke::dashed(FAINT, 1.3), label));
-            roofs.extend(flats.iter().filter(|f| f.is_measured()).map(|flat| RoofLine {
-                from: (flat.flops_per_s / best, flat.flops_per_s),
-                to: (flat.ridge(), flat.flops_per_s),
-                stroke: Stroke::dashed(FAINT, 1.3),
-                label: None,
-            }));
-        }
-    }
-    if let Some(promise) = frame::promise(campaign) {
-        let bandwidth = promise.peaks.bandwidth.read.plateau().bytes_per_s;
-        let label = format!("{} {}", promise.name, si(bandwidth, "B/s"));
-        roofs.push(slope(bandwidth, false, promise.stroke, label));
-    }
-    roofs
-}
-
-fn horizontal(flat: &Flat, panel: &Panel) -> RoofLine {
-    let stroke = match flat.from {
-        CeilingOrigin::Kernel(_) => Stroke::solid(INK, 1.8),
-        CeilingOrigin::Promise { stroke, .. } => stroke,
-    };
-    RoofLine {
-        from: (flat.ridge(), flat.flops_per_s),
-        to: (panel.x.hi, flat.flops_per_s),
-        stroke,
-        label: Some(flat.label()),
-    }
-}
-
-/// A vertical line from each ridge point down to the axis.
-fn ridge_lines(campaign: &Campaign, points: &[&Measured], panel: &Panel) -> Vec<RoofLine> {
-    let flats = ceilings(campaign, points);
-    let measured = flats.iter().any(Flat::is_measured);
-    let drawn = flats.iter().filter(|flat| flat.is_measured() == measured);
-    drawn
-        .map(|flat| RoofLine {
-            from: (flat.ridge(), flat.flops_per_s),
-            to: (flat.ridge(), panel.y.lo),
-            stroke: Stroke::solid("#999999", 0.9),
-            label: Some(format!("{} ridge {} FLOP/B", flat.formats, number(flat.ridge()))),
-        })
-        .collect()
-}
-
-/// Draws all lines, then their labels where there is room. What finds none is
-/// returned for the legend.
-fn draw_roofs(
+fn draw_panel(
     canvas: &mut Canvas,
-    campaign: &Campaign,
-    points: &[&Measured],
-    panel: &Panel,
-) -> Vec<LegendEntry> {
-    let mut lines = roofs(campaign, points, panel);
-    lines.extend(ridge_lines(campaign, points, panel));
+    (group, panel): (&Group, &Panel),
+    roofs: &[RoofKind],
+    table: &mut PlottedTable,
+) {
+    draw_region(canvas, (group, panel), roofs);
     let mut room = panel.room();
-    for point in points {
-        let Some(rate) = point.flops_per_s() else { continue };
-        take_point(&mut room, panel, point.work.operational_intensity(), rate);
-    }
-    let mut drawn: Vec<((Spot, Spot), RoofLine)> = Vec::new();
-    for line in lines {
-        let Some(segment) = panel.segment(line.from, line.to) else { continue };
-        canvas.line(segment, line.stroke);
-        room.take(Quad::of_line(segment, line.stroke.width + 2.0));
-        drawn.push((segment, line));
-    }
-    let mut unplaced = Vec::new();
-    for (segment, line) in drawn {
-        let Some(label) = line.label else { continue };
-        let colour = if line.stroke.colour == SPEC { SPEC } else { INK };
-        match room.place_along(segment, &label, LABEL) {
-            Some(place) => canvas.text(Text {
-                degrees: place.degrees,
-                colour,
-                ..Text::new(&label, place.at, LABEL)
-            }),
-            None => unplaced.push(LegendEntry::new(LegendKey::Line(line.stroke), label)),
+    for roof in roofs {
+        for segment in segments(panel, roof.peaks, group.dtype) {
+            canvas.line(segment, roof.stroke);
+            room.take(Quad::of_line(segment, roof.stroke.width + 2.0));
         }
     }
-    unplaced
+    let (drawn, step) = thinned(&group.points, MOST_MARKS);
+    canvas.series(group.op.facts().judged.prose, |canvas| {
+        for point in &drawn {
+            let Some(rate) = point.flops_per_s() else { continue };
+            let intensity = point.work.operational_intensity();
+            take_point(&mut room, panel, intensity, rate);
+            draw_arrow(canvas, panel, point);
+            let marker = marker(group.op, point.cache);
+            draw_point(canvas, panel, intensity, rate, marker, witness_tip(point));
+        }
+    });
+    let is_drawn = |id: &str| drawn.iter().any(|point| point.point_id == id);
+    let name = group.name();
+    if step.is_some() {
+        let rows = table.rows.iter_mut().filter(|row| row.panel == name);
+        rows.for_each(|row| row.is_drawn = row.point_id.is_empty() || is_drawn(&row.point_id));
+    }
+    panel.heading(canvas, &name);
+    let count = count_text(step, group.points.len());
+    let words = [(count.as_str(), panel.area.y1 - 2.5), ("memory", panel.area.y0 + 17.0)];
+    for (word, y) in words {
+        let line = match y > panel.area.centre().1 {
+            true => ((panel.area.x0, y), (panel.area.x1, y)),
+            false => ((panel.area.x1, y), (panel.area.x0, y)),
+        };
+        if let Some(place) = room.place_along(line, word, LABEL) {
+            canvas.text(Text { colour: FAINT, ..Text::new(word, place.at, LABEL) });
+        }
+    }
 }
 
-/// What the kinds of lines mean.
-fn roof_entries(campaign: &Campaign) -> Vec<LegendEntry> {
-    let mut entries = Vec::new();
-    let mut add =
-        |stroke, text| entries.push(LegendEntry::new(LegendKey::Line(stroke), text));
-    if campaign.ceilings.is_some() {
-        add(Stroke::solid(INK, 1.8), "measured ceiling");
+/// Tints where arithmetic binds under the first kind of roof.
+fn draw_region(canvas: &mut Canvas, (group, panel): (&Group, &Panel), roofs: &[RoofKind]) {
+    let ridges = roofs.iter().filter_map(|roof| roof.peaks.ridge(group.dtype?));
+    let Some(ridge) = ridges.into_iter().next().filter(|ridge| *ridge < panel.x.hi) else {
+        return;
+    };
+    let (x, _) = panel.spot(ridge.max(panel.x.lo), panel.y.lo);
+    let Rect { y0, x1, y1, .. } = panel.area;
+    canvas.area(Rect::new(x, y0 + 0.5, x1 - 0.5, y1 - 0.5), REGION, None);
+}
+
+/// The lines of a roof: the slope of memory, and the flat of a format's arithmetic.
+fn segments(panel: &Panel, peaks: &Peaks, dtype: Option<DType>) -> Vec<(Spot, Spot)> {
+    let bandwidth = peaks.bandwidth.read.plateau().bytes_per_s;
+    let flat = dtype.and_then(|dtype| peaks.flops_per_s(dtype));
+    let end = flat.map_or(panel.x.hi, |flat| flat / bandwidth);
+    let slope = panel.segment((panel.x.lo, panel.x.lo * bandwidth), (end, end * bandwidth));
+    let flat = flat.and_then(|flat| panel.segment((end, flat), (panel.x.hi, flat)));
+    slope.into_iter().chain(flat).collect()
+}
+
+/// The intensities of the virtual machine and of the counters, where one of them is apart
+/// from the model's.
+fn parted(point: &Measured) -> Option<(Option<f64>, Option<f64>)> {
+    let model = point.work.operational_intensity();
+    let is_apart = |other: &f64| {
+        let ratio = other / model;
+        ratio.is_finite() && (ratio > APART || ratio < 1.0 / APART)
+    };
+    let counted = point.intensity_counted().filter(is_apart);
+    let measured = point.intensity_measured().map(|(oi, _)| oi).filter(is_apart);
+    (counted.is_some() || measured.is_some()).then_some((counted, measured))
+}
+
+/// Draws what parts from the model: an arrow to the counters, a tick at the virtual machine.
+fn draw_arrow(canvas: &mut Canvas, panel: &Panel, point: &Measured) {
+    let (Some((counted, measured)), Some(rate)) = (parted(point), point.flops_per_s()) else {
+        return;
+    };
+    let stroke = Stroke::solid(marker(point.problem.op(), point.cache).colour, 0.9);
+    let from = panel.spot(point.work.operational_intensity(), rate.value);
+    for (other, is_arrow) in [(counted, false), (measured, true)] {
+        let Some((x, y)) = other.map(|oi| panel.spot(oi, rate.value)) else { continue };
+        if !panel.area.contains((x, y)) {
+            continue;
+        }
+        canvas.line((from, (x, y)), stroke);
+        let back = if is_arrow { 3.0 * (from.0 - x).signum() } else { 0.0 };
+        canvas.line(((x, y), (x + back, y - 2.4)), stroke);
+        canvas.line(((x, y), (x + back, y + 2.4)), stroke);
     }
-    if !cache_bandwidths(campaign).is_empty() {
-        add(Stroke::dashed(FAINT, 1.3), "measured cache bandwidth");
+}
+
+/// A point's tip with what its witnesses say.
+fn witness_tip(point: &Measured) -> Tip {
+    let mut told = tip(point);
+    if let Some(intensity) = point.intensity_counted() {
+        told.text.push_str(&format!("\nOI by virtual machine {} FLOP/B", number(intensity)));
     }
-    if let Some(promise) = frame::promise(campaign) {
-        add(promise.stroke, promise.legend);
+    if let Some((intensity, source)) = point.intensity_measured() {
+        let (value, source) = (number(intensity), source.name());
+        told.text.push_str(&format!("\nOI by counters {value} FLOP/B (FLOPs: {source})"));
     }
-    entries
+    told
+}
+
+/// The numbers of the roofs, which have no room at their lines.
+fn roof_text(groups: &[Group], roofs: &[RoofKind]) -> String {
+    let bandwidths = roofs.iter().map(|roof| {
+        format!("{} {}", roof.name, si(roof.peaks.bandwidth.read.plateau().bytes_per_s, "B/s"))
+    });
+    let mut text = format!("DRAM read: {}.", bandwidths.collect::<Vec<_>>().join(", "));
+    let mut dtypes: Vec<DType> = groups.iter().filter_map(|group| group.dtype).collect();
+    dtypes.sort();
+    dtypes.dedup();
+    for dtype in dtypes {
+        let of = |roof: &RoofKind| {
+            let (rate, ridge) = (roof.peaks.flops_per_s(dtype)?, roof.peaks.ridge(dtype)?);
+            let (rate, ridge) = (si(rate, "FLOP/s"), number(ridge));
+            Some(format!("{} {rate} (ridge {ridge} FLOP/B)", roof.name))
+        };
+        let known: Vec<String> = roofs.iter().filter_map(of).collect();
+        if !known.is_empty() {
+            text.push_str(&format!(" {dtype}: {}.", known.join(", ")));
+        }
+    }
+    text
 }

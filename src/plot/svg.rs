@@ -3,9 +3,9 @@
 
 pub use super::font::text_width;
 use super::layout::{Quad, Rect, Spot};
-use super::picture::{Item, Label, LabelGround, Picture};
+use super::picture::{Item, Label, LabelGround, Picture, Tip};
 pub use super::style::{
-    Anchor, FAINT, INK, Marker, Outline, PAPER, Stroke, Text, escape, wrap,
+    ALARM, Anchor, FAINT, GRID, GUIDE, INK, Marker, Outline, PALETTE, PAPER, REGION, SPEC, Stroke, Text, wrap,
 };
 
 /// A drawing under construction.
@@ -67,9 +67,27 @@ impl Canvas {
     }
 
     /// Draws the marker of a measured point; `tip` says more about it.
-    pub fn mark(&mut self, at: Spot, marker: Marker, tip: &str) {
+    pub fn mark(&mut self, at: Spot, marker: Marker, tip: impl Into<Tip>) {
         self.marks.push(at);
-        self.items.push(Item::Marker(at, marker, Some(tip.to_owned())));
+        self.items.push(Item::Marker(at, marker, Some(tip.into())));
+    }
+
+    /// Fills a rectangle; `tip` says more about it.
+    pub fn area(&mut self, r: Rect, colour: &'static str, tip: Option<Tip>) {
+        self.items.push(Item::Area(r, colour, tip));
+    }
+
+    /// Draws what readers of the page can hide together, by the name of what it is of.
+    pub fn series(&mut self, name: &str, draw: impl FnOnce(&mut Canvas)) {
+        self.items.push(Item::Series(Some(name.to_owned())));
+        draw(self);
+        self.items.push(Item::Series(None));
+    }
+
+    /// Draws a text on an area of one colour.
+    pub fn text_on_area(&mut self, text: Text<'_>) {
+        self.texts.push((text.content.to_owned(), text.quad()));
+        self.label(&text, None, LabelGround::Bare);
     }
 
     /// Draws a marker that stands for a kind of points, as legends do.
@@ -85,7 +103,7 @@ impl Canvas {
         let text = Text {
             at: (x, y + size * 0.36),
             anchor: Anchor::Middle,
-            colour: "#cc0000",
+            colour: ALARM,
             ..Text::new(word, (x, y), size)
         };
         self.label(&text, Some((-20.0, (x, y))), LabelGround::Shows(0.17));
@@ -101,7 +119,7 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::style::px;
+    use crate::plot::style::{escape, px};
 
     #[test]
     fn texts_are_escaped() {

@@ -11,13 +11,14 @@ use crate::model::predict::{PeakBasis, Rates};
 use crate::model::routing::ExpertRouting;
 use crate::model::step::{Formats, Parallel, Phase, Step, StepShape};
 use crate::op::MarkerShape;
-use crate::plot::axis::{LogAxis, Scale};
+use crate::plot::axis::{Axis, Scale};
 use crate::plot::frame::{
-    LABEL, LegendEntry, LegendKey, PALETTE, Panel, WIDTH, draw_legend, draw_title_lines,
+    BELOW, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, WIDTH, draw_legend,
+    draw_title_lines,
 };
 use crate::plot::layout::{Quad, Rect};
 use crate::plot::picture::Picture;
-use crate::plot::svg::{Canvas, FAINT, INK, Marker, Stroke, Text};
+use crate::plot::svg::{Canvas, FAINT, INK, Marker, PALETTE, Stroke, Text};
 
 /// A figure made from predictions.
 #[derive(Clone, Debug)]
@@ -102,7 +103,7 @@ pub(super) fn capacities(
 }
 
 /// Height of a panel in pixels.
-pub(super) const HEIGHT: f64 = 400.0;
+pub(super) const HEIGHT: f64 = 240.0;
 
 impl Chart {
     /// The values as CSV, with a row for each point and each line.
@@ -137,13 +138,11 @@ impl Chart {
 
     pub(super) fn draw(&self) -> Picture {
         let mut canvas = Canvas::new(WIDTH);
-        let top = draw_title_lines(&mut canvas, &self.title, &self.how) + 34.0;
-        let count = self.panels.len() as f64;
-        let gap = 92.0;
-        let width = (WIDTH - 84.0 - 24.0 - gap * (count - 1.0)) / count;
-        for (index, panel) in self.panels.iter().enumerate() {
-            let left = 84.0 + index as f64 * (width + gap);
-            panel.draw(&mut canvas, Rect::new(left, top, left + width, top + HEIGHT));
+        let mut bottom = draw_title_lines(&mut canvas, &self.title, &self.how);
+        for panel in &self.panels {
+            let top = bottom + if panel.heading.is_empty() { 10.0 } else { 24.0 };
+            panel.draw(&mut canvas, Rect::new(LEFT, top, RIGHT, top + HEIGHT));
+            bottom = top + HEIGHT + BELOW - 10.0;
         }
         let series = self.panels.first().map_or(&[][..], |panel| &panel.series);
         let entries: Vec<LegendEntry> = (0..)
@@ -153,8 +152,8 @@ impl Chart {
                 LegendEntry::new(LegendKey::Both(stroke, marker), series.name.clone())
             })
             .collect();
-        let bottom = draw_legend(&mut canvas, &entries, top + HEIGHT + 66.0);
-        canvas.finish(bottom + 18.0, &self.title)
+        let bottom = draw_legend(&mut canvas, &entries, bottom + 10.0);
+        canvas.finish(bottom + 8.0, &self.title)
     }
 }
 
@@ -163,7 +162,7 @@ pub(super) fn style(index: usize) -> (Stroke, Marker) {
     let shapes = MarkerShape::ALL;
     let colour = PALETTE[index % PALETTE.len()];
     let marker = Marker { shape: shapes[index % shapes.len()], colour, filled: true };
-    (Stroke::solid(colour, 1.8), marker)
+    (Stroke::solid(colour, 1.2), marker)
 }
 
 impl Area {
@@ -189,17 +188,17 @@ impl Area {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let xs = points().map(|p| p.0).chain(self.verticals.iter().map(|line| line.0));
         let ys = points().map(|p| p.1).chain(self.horizontals.iter().map(|line| line.0));
-        let one = LogAxis { lo: 1.0, hi: 10.0, scale: Scale::Decimal(1.0) };
+        let one = Axis { lo: 1.0, hi: 10.0, scale: Scale::Decimal(1.0) };
         let panel = Panel {
             area,
-            x: LogAxis::spanning(xs, self.x_scale, (1.3, 1.3)).unwrap_or(one),
-            y: LogAxis::spanning(ys, Scale::Decimal(1.0), (1.5, 1.5)).unwrap_or(one),
+            x: Axis::spanning(xs, self.x_scale, (1.3, 1.3)).unwrap_or(one),
+            y: Axis::spanning(ys, Scale::Decimal(1.0), (1.5, 1.5)).unwrap_or(one),
         };
         panel.draw(canvas, self.x_title, self.y_title);
         panel.heading(canvas, &self.heading);
         let mut room = panel.room();
         for (x, y) in points() {
-            room.take(Quad::around(panel.spot(*x, *y), 6.0));
+            room.take(Quad::around(panel.spot(*x, *y), Marker::RADIUS + 1.5));
         }
         for (index, series) in self.series.iter().enumerate() {
             let spots: Vec<_> =
@@ -212,7 +211,7 @@ impl Area {
                 canvas.polyline(&spots, stroke);
             }
             for (spot, (x, y)) in spots.iter().zip(&series.points) {
-                canvas.mark(*spot, marker, &format!("{}: {x:.4}, {y:.4}", series.name));
+                canvas.mark(*spot, marker, format!("{}: {x:.4}, {y:.4}", series.name));
             }
         }
         let ends = |x: f64| ((x, panel.y.lo), (x, panel.y.hi));
@@ -221,7 +220,7 @@ impl Area {
         let horizontals = self.horizontals.iter().map(|(y, name)| (ends(*y), name));
         for ((from, to), name) in verticals.chain(horizontals) {
             let Some(segment) = panel.segment(from, to) else { continue };
-            canvas.line(segment, Stroke::dashed(FAINT, 1.3));
+            canvas.line(segment, Stroke::dashed(FAINT, 1.0));
             // The spaces keep labels of neighbouring lines apart.
             if let Some(place) = room.place_along(segment, &format!("  {name}"), LABEL) {
                 let text = Text::new(name, place.at, LABEL);

@@ -1,0 +1,93 @@
+use std::fs;
+
+use super::*;
+use crate::device::DeviceKind;
+use crate::plot::fixture::{cpu, gpu};
+use crate::verdict::judge;
+
+fn page(campaign: &Campaign) -> String {
+    html::page(campaign, &plot::figures(campaign), &judge(campaign))
+}
+
+#[test]
+fn the_page_has_the_answer_all_figures_and_all_points() {
+    let folder = tempfile::tempdir().unwrap();
+    let campaign = gpu().campaign();
+    let written = write_all(&campaign, &judge(&campaign), folder.path()).unwrap();
+    assert!(written.iter().all(|path| path.is_file()));
+    let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    let drawn = plot::figures(&campaign).iter().filter(|(_, drawn)| drawn.is_ok()).count();
+    assert_eq!(page.matches("<svg").count(), drawn);
+    assert_eq!(page.matches("<tr data-row=").count(), campaign.points.len());
+    for part in ["Is decode memory bound here?", "of the data sheet", "<th scope=\"col\""] {
+        assert!(page.contains(part), "{part}");
+    }
+    // What is first is the answer.
+    let place = |part: &str| page.find(part).unwrap_or_else(|| panic!("{part}"));
+    assert!(place("id=\"answer\"") < place("id=\"machine\""));
+    assert!(place("id=\"machine\"") < place("id=\"figures\""));
+    assert!(place("id=\"figures\"") < place("id=\"tables\""));
+    assert!(!page.contains("https://"), "the page needs nothing but itself");
+}
+
+#[test]
+fn names_from_records_are_escaped() {
+    let made = cpu();
+    let mut rows = made.rows.clone();
+    for row in &mut rows {
+        row.suite = "<script>alert('&')</script>".to_owned();
+        row.reason = "\"<img>\"".to_owned();
+        row.repro_command = "x \"><img>".to_owned();
+    }
+    let page = page(&made.with_rows(rows));
+    assert_eq!(page.matches("<script>").count(), 1);
+    assert!(!page.contains("<img>"));
+}
+
+#[test]
+fn simulated_campaigns_say_so_everywhere() {
+    let made = cpu();
+    let mut rows = made.rows.clone();
+    for row in &mut rows {
+        row.device_kind = DeviceKind::Simulated.name().to_owned();
+    }
+    let simulated = made.with_rows(rows);
+    assert!(page(&simulated).contains("class=\"simulated\">SIMULATED"));
+    assert!(latex::headline(&simulated, &judge(&simulated)).contains("\\caption{SIMULATED."));
+    assert!(!page(&made.campaign()).contains("SIMULATED"));
+}
+
+#[test]
+fn an_empty_campaign_has_a_page_that_says_what_is_missing() {
+    let empty = page(&cpu().with_rows(Vec::new()));
+    for part in ["No decode attention from DRAM", "No figure <b>roofline</b>"] {
+        assert!(empty.contains(part), "{part}");
+    }
+}
+
+/// Braces and environments close, and every row has its cells.
+#[test]
+fn the_latex_table_is_balanced() {
+    for campaign in [cpu().campaign(), gpu().campaign()] {
+        let judged = judge(&campaign);
+        let text = latex::headline(&campaign, &judged);
+        let plain = text.replace("\\{", "").replace("\\}", "").replace("\\%", "");
+        let plain: Vec<&str> = plain.lines().filter(|line| !line.starts_with('%')).collect();
+        let mut depth = 0i32;
+        for c in plain.join("\n").chars() {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            assert!(depth >= 0, "{text}");
+        }
+        assert_eq!(depth, 0, "{text}");
+        assert!(!plain.iter().any(|line| line.contains('%')), "{text}");
+        for name in ["table", "tabular"] {
+            let count = |what: &str| text.matches(&format!("\\{what}{{{name}}}")).count();
+            assert!(count("begin") > 0 && count("begin") == count("end"), "{text}");
+        }
+        let cells = |line: &&&str| line.replace("\\&", "").matches('&').count();
+        let rows: Vec<&&str> = plain.iter().filter(|line| line.ends_with("\\\\")).collect();
+        let of_limits = rows.iter().filter(|line| cells(line) == 3).count();
+        assert_eq!(of_limits, judged.limits.len() + 1, "{text}");
+        assert_eq!(rows.len(), judged.limits.len() + judged.claims.len() + 2, "{text}");
+    }
+}
