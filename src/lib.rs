@@ -10,6 +10,7 @@ pub mod cmd;
 pub mod counters;
 pub mod data;
 pub mod device;
+pub mod elasticity;
 pub mod files;
 pub mod format;
 mod host_load;
