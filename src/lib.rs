@@ -11,6 +11,7 @@ pub mod compare;
 pub mod counters;
 pub mod data;
 pub mod device;
+pub mod elasticity;
 pub mod files;
 pub mod format;
 mod host_load;
