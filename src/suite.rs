@@ -36,8 +36,8 @@ use toml::de::DeTable;
 mod filter;
 mod source;
 
-pub use filter::Filter;
 use filter::FilterLine;
+pub use filter::{Filter, is_like};
 pub use source::SuiteError;
 use source::{PointsTable, SuiteSource};
 

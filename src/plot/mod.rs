@@ -4,7 +4,7 @@
 mod axis;
 mod bandwidth;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod font;
 mod frame;
 mod intensity;
