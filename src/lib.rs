@@ -6,6 +6,7 @@
 
 pub mod analysis;
 pub mod campaign;
+pub mod claims;
 pub mod cmd;
 pub mod compare;
 pub mod counters;

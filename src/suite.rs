@@ -37,8 +37,8 @@ mod filter;
 mod shard;
 mod source;
 
-pub use filter::Filter;
 use filter::FilterLine;
+pub use filter::{Filter, is_like};
 pub use shard::Shard;
 pub use source::SuiteError;
 use source::{PointsTable, SuiteSource};

@@ -8,6 +8,7 @@
 //! allows, or that beat what the device's clocks allow.
 
 mod beyond;
+mod claims;
 mod decode;
 mod evidence;
 mod knees;
@@ -16,20 +17,22 @@ mod pair_claims;
 mod pairs;
 mod peers;
 mod probes;
+mod quantities;
 mod records;
 mod shares;
 mod validity;
 mod witnesses;
 
-use std::collections::BTreeMap;
-
-pub use evidence::{Counts, Finding};
+pub use claims::Claim;
+pub use evidence::Counts;
 pub use pairs::TELLING;
 pub use peers::{PEERS_HEADING, PeerRatio};
 pub use shares::BoundBy;
 
 pub use crate::analysis::DISTURBED_SHARE;
 use crate::analysis::{Campaign, Candidate, Doubt, FlopsPerClock};
+pub use crate::claims::Finding;
+use crate::claims::{self as table, ClaimEntry};
 use crate::device::DeviceKind;
 use crate::quantity;
 use crate::residency::Residency;
@@ -47,25 +50,6 @@ pub const IMPOSSIBLE_SHARE: f64 = 1.25;
 /// elasticity of time may lie with its whole interval. Beyond that to either side it
 /// follows neither.
 pub const FLAT: f64 = 0.25;
-
-/// A claim and its finding.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// Short stable name.
-    pub id: &'static str,
-    /// The claim in a sentence.
-    pub statement: &'static str,
-    /// What the records say.
-    pub finding: Finding,
-    /// The counts and ratios that the finding rests on.
-    pub evidence: String,
-    /// How many of the points or pairs that were planned say what.
-    pub counts: Counts,
-    /// How many disagree for each reason.
-    pub against_by: BTreeMap<&'static str, usize>,
-    /// How many say nothing for each reason.
-    pub not_evidence_by: BTreeMap<&'static str, usize>,
-}
 
 /// One of the machine's measured limits.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +89,6 @@ pub struct Verdict {
     pub peers: Vec<PeerRatio>,
     /// Whether the times are measurements: simulated where one of them is not.
     pub device_kind: DeviceKind,
-    /// Tables, in the order to print.
     /// Tables, in the order to print: the claims and the limits as people read them, then
     /// tables of data.
     pub sections: Vec<Section>,
@@ -131,14 +114,24 @@ impl Verdict {
     }
 }
 
-/// Judges a campaign.
+/// Judges a campaign by the built-in claims.
 pub fn judge(campaign: &Campaign) -> Verdict {
+    // A test reads the tables of the program.
+    let entries: Vec<&ClaimEntry> = table::built_in().unwrap_or_default().iter().collect();
+    judge_by(campaign, &entries)
+}
+
+/// Judges a campaign by these claims.
+pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
     let judge = Judge::new(campaign);
     let pairs = judge.pairs();
-    let mut claims = vec![judge.memory_bound_claim(&pairs)];
-    claims.extend(judge.pair_claims(&pairs));
+    let (claims, elsewhere) = judge.claims(entries, &pairs);
     let limits = judge.limits();
-    let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
+    let mut sections = vec![
+        claims::claims_section(&claims, elsewhere),
+        judge.limits_section(&limits),
+        claims::evidence_section(&claims),
+    ];
     sections.extend(judge.probe_section());
     sections.push(judge.line_section());
     sections.extend([
@@ -168,8 +161,12 @@ pub fn judge(campaign: &Campaign) -> Verdict {
 pub const SIMULATED: &str = "SIMULATED: these times were made up or counted, not measured; \
                              nothing here says how fast anything is";
 
-/// Headings of the tables of claims and of limits, which have sentences.
-const TEXT_HEADINGS: [&str; 2] = ["Verdict", "Machine, as measured"];
+/// Headings of the tables of claims, of limits and of what claims rest on, which have
+/// sentences.
+const TEXT_HEADINGS: [&str; 3] = [CLAIMS_HEADING, LIMITS_HEADING, EVIDENCE_HEADING];
+const CLAIMS_HEADING: &str = "Verdict";
+const LIMITS_HEADING: &str = "Machine, as measured";
+const EVIDENCE_HEADING: &str = "What the claims rest on";
 
 struct Judge<'a> {
     campaign: &'a Campaign,
@@ -201,22 +198,6 @@ fn shortest_launch_s(campaign: &Campaign) -> f64 {
     // Libraries' kernels are launched otherwise.
     let times_s = campaign.own_points().filter_map(|point| Some(point.time_s?.value));
     times_s.fold(f64::INFINITY, f64::min)
-}
-
-fn claims_section(claims: &[Claim]) -> Section {
-    let rows = claims.iter().map(|claim| {
-        vec![
-            claim.statement.to_owned(),
-            claim.finding.name().to_owned(),
-            claim.evidence.clone(),
-        ]
-    });
-    Section {
-        heading: TEXT_HEADINGS[0].into(),
-        columns: vec!["claim", "finding", "evidence"],
-        rows: rows.collect(),
-        ..Section::default()
-    }
 }
 
 /// The cell of a table; empty for a point that was not laid out.

@@ -88,7 +88,7 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 fn claims(verdict: &Verdict) -> Vec<(&str, String)> {
-    verdict.claims.iter().map(|claim| (claim.id, claim.evidence.clone())).collect()
+    verdict.claims.iter().map(|claim| (&*claim.id, claim.evidence.clone())).collect()
 }
 
 #[test]

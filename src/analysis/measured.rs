@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::point_counters::PointCounters;
 use crate::device::DeviceKind;
 use crate::op::{Access, JudgedFacts, Problem};
-use crate::point::{CacheState, KernelName, Load, Point};
+use crate::point::{CacheState, KernelName, LaunchMode, Load, Point};
 use crate::record::{CountedRow, Row, Status, Unreadable};
 use crate::reference;
 use crate::residency::Residency;
@@ -30,6 +30,8 @@ pub struct Measured {
     is_own: bool,
     /// What the caches held.
     pub cache: CacheState,
+    /// How its launches were queued, where the row says it.
+    pub launch: Option<LaunchMode>,
     /// What the device did before; `None` for a warm-up as the suite has it.
     pub load: Option<Load>,
     /// Whether the time comes from hardware; `None` where the row does not say.
@@ -89,6 +91,7 @@ impl Measured {
             implementation: row.implementation.clone(),
             is_own: row.is_own(),
             cache: parsed(row, "cache_state", &row.cache_state)?,
+            launch: row.launch_mode.parse().ok(),
             load: unless_empty(row, "load", &row.load)?,
             device_kind: unless_empty(row, "device_kind", &row.device_kind)?,
             status: status_of(row)?,
@@ -134,6 +137,17 @@ impl Measured {
     /// Whether a kernel of this program was measured: see [`Row::is_own`].
     pub fn is_own(&self) -> bool {
         self.is_own
+    }
+
+    /// What was measured, under the launch mode that was taken.
+    pub fn point(&self) -> Point {
+        Point {
+            problem: self.problem,
+            kernel: self.kernel.clone(),
+            cache: self.cache,
+            launch: self.launch,
+            load: self.load,
+        }
     }
 
     /// The working set by which bandwidths are looked up, in bytes.

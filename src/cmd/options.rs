@@ -13,6 +13,9 @@ use crate::suite::{Filter, Suite};
 /// Exit code of a run that finished, but whose result must not be used.
 pub const INVALID: u8 = 3;
 
+/// Exit code of `verdict` where a claim is not what `--require` asks for.
+pub const UNMET: u8 = 4;
+
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {

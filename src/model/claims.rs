@@ -3,35 +3,48 @@
 
 use super::llm::{self, Llm};
 use super::machine::Machines;
-use super::predict::{
-    Footprint, Growth, PeakBasis, Prediction, Rates, StepQuestion, Totals,
-};
+use super::predict::{Footprint, Growth, PeakBasis, Rates, Totals};
 use super::routing::ExpertRouting;
 use super::step::{Formats, Parallel, Phase, Step, StepPart, StepShape};
 use super::workload::Workload;
 use crate::format::DType;
 use crate::quant::Quant;
 
-/// What predictions say about a claim.
+/// What predictions say about a claim: in how many cases it is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimFinding {
-    /// The claim in a sentence.
-    pub claim: &'static str,
-    /// `holds`, `holds partly` or `does not hold`.
-    pub finding: &'static str,
-    /// The numbers that the finding rests on.
+pub struct Predicted {
+    /// Cases in which the claim holds.
+    pub right: usize,
+    /// All cases.
+    pub of: usize,
+    /// The numbers that this rests on.
     pub evidence: String,
 }
 
-impl ClaimFinding {
-    fn new(claim: &'static str, (right, of): (usize, usize), evidence: String) -> Self {
-        let finding = match right {
-            0 => "does not hold",
-            _ if right == of => "holds",
-            _ => "holds partly",
-        };
-        ClaimFinding { claim, finding, evidence }
+impl Predicted {
+    fn new((right, of): (usize, usize), evidence: String) -> Self {
+        Predicted { right, of, evidence }
     }
+}
+
+type Predict = fn(&Claims<'_>) -> anyhow::Result<Predicted>;
+
+/// What can be predicted of the paper's claims, by the name that the table of claims has for
+/// it, in the order of the paper.
+static PREDICTIONS: [(&str, Predict); 8] = [
+    ("attention-intensity", |claims| claims.attention_has_its_groups_intensity()),
+    ("linear-intensity", |claims| claims.linear_layers_grow_with_the_batch()),
+    ("long-contexts", |claims| claims.long_contexts_are_memory_bound()),
+    ("prefill-intensity", |claims| claims.prefill_computes()),
+    ("latent-intensity", |claims| claims.latents_are_at_the_ridge()),
+    ("expert-intensity", |claims| claims.experts_lower_intensity()),
+    ("quantized-intensity", |claims| claims.quantization_raises_intensity()),
+    ("memory-wall", |claims| claims.the_wall_comes_first()),
+];
+
+/// The names of all predictions.
+pub fn predictions() -> [&'static str; 8] {
+    PREDICTIONS.map(|(name, _)| name)
 }
 
 /// Machines for which the claims are tested.
@@ -62,22 +75,16 @@ const fn decode(batch: u64, context: u64) -> StepShape {
 }
 
 impl Claims<'_> {
-    /// Tests all eight claims.
+    /// What is predicted under this name, one of [`predictions`].
     ///
     /// # Errors
-    /// A model or machine that the claims name is not in the tables, or its step cannot be
-    /// predicted.
-    pub fn all(&self) -> anyhow::Result<Vec<ClaimFinding>> {
-        Ok(vec![
-            self.attention_has_its_groups_intensity()?,
-            self.linear_layers_grow_with_the_batch()?,
-            self.long_contexts_are_memory_bound()?,
-            self.prefill_computes()?,
-            self.latents_are_at_the_ridge()?,
-            self.experts_lower_intensity()?,
-            self.quantization_raises_intensity()?,
-            self.the_wall_comes_first()?,
-        ])
+    /// There is no such prediction; a model or machine that it names is not in the tables, or
+    /// its step cannot be predicted.
+    pub fn predict(&self, name: &str) -> anyhow::Result<Predicted> {
+        let known = PREDICTIONS.iter().find(|(known, _)| *known == name);
+        let (_, predict) =
+            known.ok_or_else(|| anyhow::anyhow!("there is no prediction `{name}`"))?;
+        predict(self)
     }
 
     fn model(&self, name: &str) -> anyhow::Result<&Llm> {
@@ -118,7 +125,7 @@ impl Claims<'_> {
         Ok(self.rates()?.iter().filter_map(named).collect())
     }
 
-    fn attention_has_its_groups_intensity(&self) -> anyhow::Result<ClaimFinding> {
+    fn attention_has_its_groups_intensity(&self) -> anyhow::Result<Predicted> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for (name, group) in
             [("llama-2-7b", 1.0), ("llama-3.1-8b", 4.0), ("llama-3.1-70b", 8.0)]
@@ -138,15 +145,10 @@ impl Claims<'_> {
                     .push(format!("{name} {cache}: {short:.3} to {long:.3} of {claimed}"));
             }
         }
-        Ok(ClaimFinding::new(
-            "1. Decode attention has OI 2 g / b_kv, whatever the batch, and nearly so at any \
-             context",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<ClaimFinding> {
+    fn linear_layers_grow_with_the_batch(&self) -> anyhow::Result<Predicted> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b"] {
             let oi = |batch| self.intensity(name, &decode(batch, 1), StepPart::FeedForward);
@@ -159,14 +161,10 @@ impl Claims<'_> {
             let at: Vec<String> = at.into_iter().collect::<anyhow::Result<_>>()?;
             evidence.push(format!("{name} feed-forward at batch {}", at.join(", ")));
         }
-        Ok(ClaimFinding::new(
-            "2. The OI of decode's linear layers grows about as the batch, until the ridge",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn long_contexts_are_memory_bound(&self) -> anyhow::Result<ClaimFinding> {
+    fn long_contexts_are_memory_bound(&self) -> anyhow::Result<Predicted> {
         let name = "llama-3.1-70b";
         let model = self.model(name)?;
         let oi = |batch, context| -> anyhow::Result<f64> {
@@ -192,15 +190,10 @@ impl Claims<'_> {
                 None => format!("{machine}: some batch always does"),
             });
         }
-        Ok(ClaimFinding::new(
-            "3. Beyond a batch of g a decode step's OI falls toward g as contexts grow: long \
-             contexts are memory bound at any batch",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn prefill_computes(&self) -> anyhow::Result<ClaimFinding> {
+    fn prefill_computes(&self) -> anyhow::Result<Predicted> {
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
         for name in ["llama-3.1-8b", "llama-3.1-70b", "deepseek-v3"] {
             for (machine, ridge) in self.ridges()? {
@@ -227,15 +220,10 @@ impl Claims<'_> {
                 });
             }
         }
-        Ok(ClaimFinding::new(
-            "4. Prefill, attention and linear layers alike, is above the ridge except at short \
-             prompts",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn latents_are_at_the_ridge(&self) -> anyhow::Result<ClaimFinding> {
+    fn latents_are_at_the_ridge(&self) -> anyhow::Result<Predicted> {
         let at = |tensor| {
             let parallel = Parallel { tensor, ..Parallel::ONE };
             let shape = StepShape { parallel, ..decode(16, 65_536) };
@@ -257,15 +245,10 @@ impl Claims<'_> {
                 eighth / ridge
             ));
         }
-        Ok(ClaimFinding::new(
-            "5. Absorbed latent attention sits next to the ridge, and is memory bound again with \
-             few heads per GPU",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn experts_lower_intensity(&self) -> anyhow::Result<ClaimFinding> {
+    fn experts_lower_intensity(&self) -> anyhow::Result<Predicted> {
         let oi =
             |name, batch| self.intensity(name, &decode(batch, 1), StepPart::FeedForward);
         let (mut right, mut of, mut evidence) = (0, 0, Vec::new());
@@ -281,14 +264,10 @@ impl Claims<'_> {
             }
             evidence.push(format!("batch {batch}: {}", of_batch.join(", ")));
         }
-        Ok(ClaimFinding::new(
-            "6. Experts lower OI: rows per expert fall, and weights read grow to all experts",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn quantization_raises_intensity(&self) -> anyhow::Result<ClaimFinding> {
+    fn quantization_raises_intensity(&self) -> anyhow::Result<Predicted> {
         let name = "llama-3.1-70b";
         let of_formats = |formats| -> anyhow::Result<(f64, f64, f64)> {
             let step = self.step(name, &StepShape { formats, ..decode(8, 8192) })?;
@@ -324,36 +303,25 @@ impl Claims<'_> {
                 cf / new_cf
             ));
         }
-        Ok(ClaimFinding::new(
-            "7. Quantizing weights or cache multiplies OI (feed-forward, attention) and divides \
-             the capacity footprint",
-            (right, of),
-            evidence.join("; "),
-        ))
+        Ok(Predicted::new((right, of), evidence.join("; ")))
     }
 
-    fn the_wall_comes_first(&self) -> anyhow::Result<ClaimFinding> {
+    fn the_wall_comes_first(&self) -> anyhow::Result<Predicted> {
         let (mut right, mut of, mut others) = (0, 0, Vec::new());
-        for name in ["llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3"] {
-            let model = self.model(name)?;
+        for wall in Wall::all(self.models, self.workloads)? {
             for rates in self.rates()? {
-                for tensor in [1, 8] {
-                    for workload in self.workloads {
-                        let parallel = Parallel { tensor, ..Parallel::ONE };
-                        let shape = StepShape { parallel, ..decode(1, workload.context) };
-                        let Some((most, first)) = wall(model, &shape, &rates) else {
-                            continue;
-                        };
-                        of += 1;
-                        right += usize::from(first);
-                        if !first {
-                            others.push(format!(
-                                "{name} {} on {tensor} x {} ({most:.0} fit)",
-                                workload.name,
-                                rates.machine().name
-                            ));
-                        }
-                    }
+                let machine = rates.machine();
+                let known = machine.memory_bytes.zip(rates.ridge(DType::Bf16));
+                let Some((most, first)) =
+                    known.and_then(|(bytes, ridge)| wall.comes_first(bytes, ridge))
+                else {
+                    continue;
+                };
+                of += 1;
+                right += usize::from(first);
+                if !first {
+                    others
+                        .push(format!("{} x {} ({most:.0} fit)", wall.name, machine.name));
                 }
             }
         }
@@ -363,21 +331,56 @@ impl Claims<'_> {
         if !others.is_empty() {
             evidence += &format!("; not for {}", others.join(", "));
         }
-        Ok(ClaimFinding::new(
-            "8. Memory is full before the batch reaches the ridge",
-            (right, of),
-            evidence,
-        ))
+        Ok(Predicted::new((right, of), evidence))
     }
 }
 
-/// The largest number of requests that fits, and whether it is smaller than the batch at
-/// the ridge; `None` where the weights alone do not fit.
-fn wall(model: &Llm, shape: &StepShape, rates: &Rates) -> Option<(f64, bool)> {
-    let step = Step::of(model, shape).ok()?;
-    let growth = Growth::of(model, shape);
-    let question = StepQuestion { model, shape, rates };
-    let of = Prediction::of(&question, &step, Totals::of_step(&step), &growth);
-    let fits = of.footprint.weight_bytes < of.memory_bytes?;
-    fits.then_some((of.batch_max?, of.wall_comes_first()?))
+/// Models whose memory is held against their ridge.
+const WALL_MODELS: [&str; 4] =
+    ["llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "deepseek-v3"];
+
+/// A model and a workload on some GPUs: what a request takes of their memory, and how the
+/// intensity of a decode step grows with the batch.
+#[derive(Clone, Debug)]
+pub struct Wall {
+    /// Model, workload and number of GPUs, in words.
+    pub name: String,
+    footprint: Footprint,
+    growth: Growth,
+}
+
+impl Wall {
+    /// Of the dense and sparse models of claim 8, on 1 and 8 GPUs, at all workloads.
+    ///
+    /// # Errors
+    /// A model is not in the table.
+    pub fn all(models: &[Llm], workloads: &[Workload]) -> anyhow::Result<Vec<Wall>> {
+        let mut walls = Vec::new();
+        for name in WALL_MODELS {
+            let model = llm::named(models, name)?;
+            for tensor in [1, 8] {
+                for workload in workloads {
+                    let parallel = Parallel { tensor, ..Parallel::ONE };
+                    let shape = StepShape { parallel, ..decode(1, workload.context) };
+                    let Ok(step) = Step::of(model, &shape) else { continue };
+                    walls.push(Wall {
+                        name: format!("{name} {} on {tensor}", workload.name),
+                        footprint: Footprint::of(&step),
+                        growth: Growth::of(model, &shape),
+                    });
+                }
+            }
+        }
+        Ok(walls)
+    }
+
+    /// How many requests fit into so many bytes of memory, and whether these are fewer than
+    /// a decode step needs to reach the ridge, in FLOPs per byte; `None` where the weights
+    /// alone do not fit.
+    pub fn comes_first(&self, memory_bytes: f64, ridge: f64) -> Option<(f64, bool)> {
+        let fits = self.footprint.weight_bytes < memory_bytes;
+        let most = self.footprint.most_requests(memory_bytes);
+        let at_ridge = self.growth.batch_at(ridge);
+        fits.then_some((most, at_ridge.is_none_or(|at_ridge| most < at_ridge as f64)))
+    }
 }

@@ -67,6 +67,8 @@ pub struct DataSheet {
     pub source: String,
     /// The peaks.
     pub peaks: Peaks,
+    /// Capacity of the last-level cache in bytes, where it is stated.
+    pub l2_bytes: Option<f64>,
 }
 
 /// A device that has the name of a product but is a different one.
@@ -252,6 +254,7 @@ impl Machine {
                 compute: compute.collect(),
                 links: links.collect(),
             },
+            l2_bytes: self.l2_bytes,
         }
     }
 }

@@ -73,6 +73,39 @@ fn unparsed<R: Raw>(message: &str) -> String {
     }
 }
 
+/// A message about a value with the key that stands before it on its line, unless it names
+/// the key itself.
+fn with_key(text: &str, at: usize, message: String) -> String {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let key = line.rsplit_once('=').map_or("", |(before, _)| before);
+    let key = key.rsplit(['{', ',']).next().unwrap_or_default().trim();
+    let is_key = !key.is_empty()
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    match is_key && !message.contains(&format!("`{key}`")) {
+        true => format!("`{key}`: {message}"),
+        false => message,
+    }
+}
+
+/// The place of the first key that a message names, in the row that begins at `at`; the row's
+/// own where it names none that the row has.
+fn place_of_key(text: &str, at: usize, message: &str) -> usize {
+    let row = text.get(at..).unwrap_or_default();
+    let end = row.match_indices("\n[[").map(|(end, _)| end).next().unwrap_or(row.len());
+    let lines = row[..end].split_inclusive('\n').scan(at, |next, line| {
+        let start = *next;
+        *next += line.len();
+        Some((start, line.split('=').next().unwrap_or_default().trim()))
+    });
+    let lines: Vec<(usize, &str)> = lines.collect();
+    // What is in quotes, between what is not.
+    let mut named = message.split('`').skip(1).step_by(2);
+    named
+        .find_map(|key| lines.iter().find(|(_, of)| *of == key))
+        .map_or(at, |(start, _)| *start)
+}
+
 /// Parses and checks the rows of a file.
 ///
 /// # Errors
@@ -84,7 +117,8 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
         message,
     };
     let tables: BTreeMap<String, Vec<Spanned<R>>> = toml::from_str(text).map_err(|e| {
-        error(e.span().map_or(0, |span| span.start), unparsed::<R>(e.message()))
+        let at = e.span().map_or(0, |span| span.start);
+        error(at, with_key(text, at, unparsed::<R>(e.message())))
     })?;
     let mut rows: Vec<R::Checked> = Vec::new();
     for (key, table) in tables {
@@ -96,7 +130,10 @@ pub fn parse<R: Raw>(file: &str, text: &str) -> Result<Vec<R::Checked>, TableErr
                     format!("`{key}` is not a table of this file; use `{}`", R::KEY),
                 ));
             }
-            let row = row.into_inner().check().map_err(|message| error(at, message))?;
+            let row = row
+                .into_inner()
+                .check()
+                .map_err(|message| error(place_of_key(text, at, &message), message))?;
             if let Some(name) = R::chosen_by(&row) {
                 check_name(R::KEY, name).map_err(|message| error(at, message))?;
                 if rows.iter().any(|other| R::chosen_by(other) == Some(name)) {

@@ -218,6 +218,23 @@ impl PairKind {
         is_quantized(from, to).then_some(PairKind::Cache(kind))
     }
 
+    /// What differs between the two points, as claims spell it.
+    pub const KEYS: [&str; 7] =
+        ["query_heads", "kv_heads", "rows", "latent_heads", "tokens", "weights", "cache"];
+
+    /// Its spelling in claims, one of [`PairKind::KEYS`].
+    pub const fn key(self) -> &'static str {
+        match self {
+            PairKind::QueryHeads => PairKind::KEYS[0],
+            PairKind::KvHeads => PairKind::KEYS[1],
+            PairKind::Rows => PairKind::KEYS[2],
+            PairKind::LatentHeads => PairKind::KEYS[3],
+            PairKind::Tokens => PairKind::KEYS[4],
+            PairKind::Weights(_) => PairKind::KEYS[5],
+            PairKind::Cache(_) => PairKind::KEYS[6],
+        }
+    }
+
     /// The spelling used in tables.
     pub fn name(self) -> String {
         match self {

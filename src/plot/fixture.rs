@@ -219,7 +219,12 @@ fn h100_spec() -> DataSheet {
             peak(DType::Fp8E4m3, 1979e12),
         ],
     };
-    DataSheet { machine: "h100-sxm".to_owned(), source: "a test".to_owned(), peaks }
+    DataSheet {
+        machine: "h100-sxm".to_owned(),
+        source: "a test".to_owned(),
+        peaks,
+        l2_bytes: Some(50e6),
+    }
 }
 
 /// A GPU with a data sheet and many points.

@@ -115,7 +115,13 @@ impl fmt::Display for Filter {
 impl Filter {
     /// Whether a point meets all conditions.
     pub fn matches(&self, point: &Point) -> bool {
-        self.conditions.iter().all(|condition| condition.holds(point))
+        self.conditions.iter().all(|condition| condition.holds(point, None))
+    }
+
+    /// The same of a point as records have it: under their id, with the launch mode that was
+    /// taken where none was asked for.
+    pub fn matches_record(&self, point: &Point, point_id: &str) -> bool {
+        self.conditions.iter().all(|condition| condition.holds(point, Some(point_id)))
     }
 }
 
@@ -143,8 +149,9 @@ impl Condition {
         Ok(Condition { key, operator, value: value.to_owned() })
     }
 
-    fn holds(&self, point: &Point) -> bool {
-        let Some(value) = value_of(point, self.key) else {
+    fn holds(&self, point: &Point, recorded_id: Option<&str>) -> bool {
+        let recorded = recorded_id.filter(|_| self.key == "id").map(str::to_owned);
+        let Some(value) = recorded.or_else(|| value_of(point, self.key)) else {
             return self.operator == Comparison::NotEqual;
         };
         if let (Some(a), Some(b)) = (number(&value), number(&self.value)) {
@@ -186,8 +193,8 @@ fn value_of(point: &Point, key: &str) -> Option<String> {
     }
 }
 
-/// Whether a word fits a pattern.
-fn is_like(pattern: &str, word: &str) -> bool {
+/// Whether a word fits a pattern, in which `*` stands for anything and `?` for one character.
+pub fn is_like(pattern: &str, word: &str) -> bool {
     let Some(first) = pattern.chars().next() else { return word.is_empty() };
     let rest = &pattern[first.len_utf8()..];
     if first == '*' {

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::evidence::{Says, Tally, planned_from_dram};
+use super::evidence::{Says, planned_from_dram};
 use super::pairs::{Follows, Pair};
+use super::quantities::Found;
 use super::shares::BoundBy;
-use super::{BOUND_SHARE, Claim, Judge, cells, residency_cell};
+use super::{BOUND_SHARE, Judge, cells, residency_cell};
 use crate::analysis::Measured;
+use crate::claims::ClaimEntry;
 use crate::op::{DecodeAttention, OfProblem, PairKind, Problem};
 use crate::quantity::si;
 use crate::roofline::RoofKind;
@@ -41,17 +43,6 @@ impl<'a> Judge<'a> {
     fn decode(&self) -> impl Iterator<Item = (&'a Measured, DecodeAttention)> {
         let points = self.campaign.own_points();
         points.filter_map(|point| Some((point, *DecodeAttention::of(&point.problem)?)))
-    }
-
-    /// The decode points that the claim is about, with what each says: all that were
-    /// planned from DRAM, of one new token that attends to all of its context. Drafts have
-    /// the intensity of larger groups, and windows the bytes of shorter contexts.
-    fn decode_evidence(&self, pairs: &[Pair<'_>]) -> Vec<(DecodeAttention, Says)> {
-        let followed = Followed::of(pairs);
-        self.decode()
-            .filter(|(point, shape)| planned_from_dram(point) && shape.is_plain())
-            .map(|(point, shape)| (shape, self.says_memory_bound(point, &followed)))
-            .collect()
     }
 
     /// What a point says of the claim that it is memory bound.
@@ -88,31 +79,27 @@ impl<'a> Judge<'a> {
         }
     }
 
-    pub(super) fn memory_bound_claim(&self, pairs: &[Pair<'_>]) -> Claim {
-        let all = self.decode_evidence(pairs);
-        let tally: Tally = all.iter().map(|(_, says)| *says).collect();
-        let counts = tally.counts();
-        let mut parts = vec![format!(
-            "{} of {} planned points from DRAM are memory bound, with their whole interval at \
-             {:.0}% of read bandwidth or more",
-            counts.agree,
-            counts.planned,
-            100.0 * BOUND_SHARE
-        )];
-        parts.extend(tally.remarks());
-        parts.extend(memory_bound_from(&all));
+    /// The share of the points from DRAM that are memory bound: of all that were planned to
+    /// have their data there.
+    pub(super) fn memory_bound(&self, claim: &ClaimEntry, pairs: &[Pair<'a>]) -> Found {
+        let followed = Followed::of(pairs);
+        let points = self.selected(claim).into_iter().filter(|p| planned_from_dram(p));
+        let all: Vec<(&Measured, Says)> =
+            points.map(|point| (point, self.says_memory_bound(point, &followed))).collect();
         if all.is_empty() {
-            parts = vec!["no decode attention from DRAM was planned".into()];
+            return Found::nothing("no such point from DRAM was planned");
         }
-        Claim {
-            id: "decode-memory-bound",
-            statement: "Decode attention is memory bound.",
-            finding: tally.finding(),
-            evidence: parts.join("; "),
-            counts,
-            against_by: tally.against_by(),
-            not_evidence_by: tally.not_evidence_by(),
-        }
+        let how = format!(
+            "points from DRAM are memory bound, with their whole interval at {:.0}% of read \
+             bandwidth or more",
+            100.0 * BOUND_SHARE
+        );
+        let decode = all.iter().filter_map(|(point, says)| {
+            Some((*DecodeAttention::of(&point.problem)?, *says))
+        });
+        let details = memory_bound_from(&decode.collect::<Vec<_>>());
+        let says = all.iter().map(|(p, says)| ([p.point_id.as_str(); 2], *says)).collect();
+        Found { details, ..Found::share_of(says, &how) }
     }
 
     pub(super) fn decode_section(&self) -> Section {

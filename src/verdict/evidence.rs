@@ -6,32 +6,6 @@ use super::counted;
 use crate::analysis::Measured;
 use crate::point::CacheState;
 
-/// What the records say of a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// The records show what is claimed.
-    Reproduced,
-    /// They show it but for what the claim tolerates.
-    WithinTolerance,
-    /// They show something else.
-    Contradicted,
-    /// They do not say: nothing was measured that could tell, or too little of what was
-    /// planned, or its intervals are too wide.
-    NotTested,
-}
-
-impl Finding {
-    /// The spelling used in tables and CSV files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Finding::Reproduced => "reproduced",
-            Finding::WithinTolerance => "within tolerance",
-            Finding::Contradicted => "contradicted",
-            Finding::NotTested => "not tested",
-        }
-    }
-}
-
 /// Whether a point was planned to have its data in DRAM. What was not laid out lies
 /// nowhere, so its cache state decides.
 pub(super) fn planned_from_dram(point: &Measured) -> bool {
@@ -115,17 +89,28 @@ impl Tally {
         Counts { planned: self.agree + against + silent, agree: self.agree, against }
     }
 
-    /// What all of them say together.
-    pub fn finding(&self) -> Finding {
+    /// Whether enough of what was planned says anything: at least half.
+    pub fn is_enough(&self) -> bool {
         let counts = self.counts();
-        if counts.evidence() == 0 || 2 * counts.evidence() < counts.planned {
-            return Finding::NotTested;
+        counts.evidence() > 0 && 2 * counts.evidence() >= counts.planned
+    }
+
+    /// The same where what agrees says nothing after all, because of this.
+    pub fn saying_nothing(mut self, why: &'static str) -> Tally {
+        if self.agree > 0 {
+            *self.measured_in_vain.entry(why).or_default() += self.agree;
+            self.agree = 0;
         }
-        match (counts.agree, counts.against) {
-            (_, 0) => Finding::Reproduced,
-            (agree, against) if against > agree => Finding::Contradicted,
-            (_, _) => Finding::WithinTolerance,
+        self
+    }
+
+    /// The same where what agrees disagrees after all, as this.
+    pub fn disagreeing(mut self, why: &'static str) -> Tally {
+        if self.agree > 0 {
+            *self.against.entry(why).or_default() += self.agree;
+            self.agree = 0;
         }
+        self
     }
 
     /// How many disagree for each reason.
@@ -155,7 +140,7 @@ impl Tally {
             let why = reasons(&[&self.measured_in_vain, &self.not_measured]);
             remarks.push(format!("{say}: {why}"));
         }
-        if 2 * counts.evidence() < counts.planned {
+        if counts.planned > 0 && !self.is_enough() {
             remarks.push("less than half of what was planned is evidence".into());
         }
         remarks
@@ -182,25 +167,22 @@ mod tests {
     }
 
     #[test]
-    fn findings_count_all_that_was_planned() {
-        for (counts, expected) in [
-            ((0, 0, 0, 0), Finding::NotTested),
-            ((0, 0, 0, 9), Finding::NotTested),
-            ((0, 0, 1, 9), Finding::NotTested),
-            ((4, 0, 10, 0), Finding::NotTested),
-            ((4, 0, 0, 10), Finding::NotTested),
-            ((0, 4, 10, 0), Finding::NotTested),
-            ((7, 0, 5, 2), Finding::Reproduced),
-            ((6, 0, 5, 2), Finding::NotTested),
-            ((9, 0, 1, 0), Finding::Reproduced),
-            ((13, 1, 0, 0), Finding::WithinTolerance),
-            ((5, 5, 0, 0), Finding::WithinTolerance),
-            ((5, 6, 0, 0), Finding::Contradicted),
-            ((0, 9, 1, 0), Finding::Contradicted),
-            ((0, 1, 0, 1), Finding::Contradicted),
+    fn half_of_what_was_planned_is_enough() {
+        for (counts, is_enough) in [
+            ((0, 0, 0, 0), false),
+            ((0, 0, 0, 9), false),
+            ((0, 0, 1, 9), false),
+            ((4, 0, 10, 0), false),
+            ((4, 0, 0, 10), false),
+            ((0, 4, 10, 0), false),
+            ((7, 0, 5, 2), true),
+            ((6, 0, 5, 2), false),
+            ((9, 0, 1, 0), true),
+            ((5, 6, 0, 0), true),
+            ((0, 1, 0, 1), true),
         ] {
             let (a, b, c, d) = counts;
-            assert_eq!(tally(a, b, c, d).finding(), expected, "{counts:?}");
+            assert_eq!(tally(a, b, c, d).is_enough(), is_enough, "{counts:?}");
         }
     }
 

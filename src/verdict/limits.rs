@@ -1,7 +1,7 @@
 //! The limits of the machine as it was measured, and the fixed costs and bandwidths
 //! of moving bytes.
 
-use super::{Judge, MachineLimit, TEXT_HEADINGS, cell, cells, interval, percent};
+use super::{Judge, LIMITS_HEADING, MachineLimit, cell, cells, interval, percent};
 use crate::analysis::{Candidate, Ceiling, Repeatability, drift_text};
 use crate::format::DType;
 use crate::line_fit::{self, LineFamily};
@@ -151,7 +151,7 @@ impl Judge<'_> {
         }
         paragraphs.extend(self.campaign.repeatability.as_ref().map(repeatable));
         Section {
-            heading: TEXT_HEADINGS[1].into(),
+            heading: LIMITS_HEADING.into(),
             columns,
             rows,
             paragraphs,

@@ -1,97 +1,31 @@
-//! The claims that pairs of points decide, and their table.
+//! What claims about pairs of points rest on, and the table of pairs.
 
 use std::collections::BTreeMap;
 
-use super::evidence::{Says, Tally};
+use super::evidence::Says;
 use super::pairs::{Expected, Follows, Pair, is_of_bytes_alone};
-use super::{Claim, Judge, cells, range_text};
+use super::quantities::Found;
+use super::{Judge, cells, range_text};
 use crate::op::{PairKind, Problem};
 use crate::section::Section;
 
-/// The claim that pairs of a kind decide.
-const fn claim_about(kind: PairKind) -> &'static PairClaim {
-    let [decode, linear, latents, experts, quantizing] = &CLAIMS;
-    match kind {
-        PairKind::QueryHeads | PairKind::KvHeads => decode,
-        PairKind::Rows => linear,
-        PairKind::LatentHeads => latents,
-        PairKind::Tokens => experts,
-        PairKind::Weights(_) | PairKind::Cache(_) => quantizing,
-    }
-}
-
-/// A claim about pairs.
-struct PairClaim {
-    id: &'static str,
-    statement: &'static str,
-}
-
-/// The claims that pairs decide, that of decode attention first.
-static CLAIMS: [PairClaim; 5] = [
-    PairClaim {
-        id: "decode-follows-bytes",
-        statement: "Decode attention's time follows its bytes and not its FLOPs.",
-    },
-    PairClaim {
-        id: "linear-follows-weights",
-        statement: "The time of linear layers with few rows follows the bytes of weights, and \
-                    the rows only past the ridge.",
-    },
-    PairClaim {
-        id: "latents-at-the-ridge",
-        statement: "The time of latent attention stays with more heads where memory binds, \
-                    and follows its FLOPs where computing does.",
-    },
-    PairClaim {
-        id: "experts-follow-bytes",
-        statement: "The time of routed experts follows the bytes of the experts touched, and \
-                    not the rows.",
-    },
-    PairClaim {
-        id: "quantizing-shrinks-time",
-        statement: "Quantizing weights or cache shrinks time as it shrinks bytes where memory \
-                    binds, and not past the ridge.",
-    },
-];
-
-impl PairClaim {
-    /// Whether pairs of a kind decide it.
-    fn asks(&self, kind: PairKind) -> bool {
-        claim_about(kind).id == self.id
-    }
-}
-
 impl Judge<'_> {
-    /// The claims that pairs decide. That of decode attention is always there, the
-    /// others where there are pairs.
-    pub(super) fn pair_claims(&self, pairs: &[Pair<'_>]) -> Vec<Claim> {
-        let claim = |(at, question): (usize, &PairClaim)| {
-            let asked: Vec<&Pair<'_>> =
-                pairs.iter().filter(|pair| question.asks(pair.kind)).collect();
-            (at == 0 || !asked.is_empty()).then(|| self.pair_claim(question, &asked))
-        };
-        CLAIMS.iter().enumerate().filter_map(claim).collect()
-    }
-
-    fn pair_claim(&self, question: &PairClaim, asked: &[&Pair<'_>]) -> Claim {
-        let tally: Tally = asked.iter().filter_map(|pair| pair.says).collect();
-        let counts = tally.counts();
-        let mut parts = vec![format!(
-            "{} of {} planned pairs follow what they should",
-            counts.agree, counts.planned
-        )];
-        parts.extend(tally.remarks());
-        parts.extend(summaries(asked));
-        parts.extend(outside(asked));
-        parts.extend(self.knees_in_short(|kind| question.asks(kind)));
-        Claim {
-            id: question.id,
-            statement: question.statement,
-            finding: tally.finding(),
-            evidence: parts.join("; "),
-            counts,
-            against_by: tally.against_by(),
-            not_evidence_by: tally.not_evidence_by(),
+    /// The share of pairs of some kinds that follow what they should.
+    pub(super) fn pairs_follow(&self, kinds: &[String], asked: &[&Pair<'_>]) -> Found {
+        if asked.is_empty() {
+            return Found::nothing("no such pair of points was planned");
+        }
+        let says = asked.iter().filter_map(|pair| {
+            Some(([pair.low.point_id.as_str(), pair.high.point_id.as_str()], pair.says?))
+        });
+        let mut details = summaries(asked);
+        details.extend(outside(asked));
+        details.extend(
+            self.knees_in_short(|kind| kinds.iter().any(|asked| asked == kind.key())),
+        );
+        Found {
+            details,
+            ..Found::share_of(says.collect(), "pairs follow what they should")
         }
     }
 
