@@ -114,18 +114,6 @@ impl Measured {
         })
     }
 
-    /// The point as suites and filters know it. A launch mode that was asked for is not known
-    /// from a row, which has the one that was taken.
-    pub fn point(&self) -> Point {
-        Point {
-            problem: self.problem,
-            kernel: self.kernel.clone(),
-            cache: self.cache,
-            launch: None,
-            load: self.load,
-        }
-    }
-
     /// Its status in words for readers: nothing that was simulated passes for `ok`.
     pub fn status_name(&self) -> &'static str {
         match (self.device_kind, self.status.has_time()) {

@@ -35,7 +35,7 @@ pub fn headline(campaign: &Campaign, judged: &Verdict) -> String {
         let _ = writeln!(
             text,
             "{} & {} \\\\",
-            escape(claim.statement),
+            escape(&claim.statement),
             escape(claim.finding.name())
         );
     }
