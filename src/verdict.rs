@@ -128,9 +128,9 @@ pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
     let (claims, elsewhere) = judge.claims(entries, &pairs);
     let limits = judge.limits();
     let mut sections = vec![
-        claims::claims_section(&claims, elsewhere),
+        judge.claims_section(&claims, elsewhere),
         judge.limits_section(&limits),
-        claims::evidence_section(&claims),
+        judge.evidence_section(&claims),
     ];
     sections.extend(judge.probe_section());
     sections.push(judge.line_section());

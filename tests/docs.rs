@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::need;
+use ridgepoint::claims::QUANTITIES;
 use ridgepoint::model::machine::Machines;
+use ridgepoint::op::PairKind;
 use ridgepoint::summary;
 use ridgepoint::toolchain::nvrtc::Nvrtc;
 use ridgepoint::toolchain::search::{NVRTC, SearchPath};
@@ -164,6 +166,26 @@ fn the_example_suite_is_planned() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.matches("decode_attention:").count(), 6, "{text}");
+}
+
+/// Every quantity of claims, and every kind of pair, is described with the keys that it needs.
+#[test]
+fn quantities_of_claims_are_described() {
+    let text = fs::read_to_string(root().join("docs/USAGE.md")).unwrap();
+    let section = text.split("## Claims of your own").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    for facts in &QUANTITIES {
+        let name = format!("`{}`", facts.name);
+        let row =
+            section.lines().find(|line| line.starts_with("| `") && line.contains(&name));
+        let row = row.unwrap_or_else(|| panic!("{name} is in no row"));
+        for key in facts.needs {
+            assert!(row.contains(&format!("`{key}`")), "{name} needs {key}: {row}");
+        }
+    }
+    for pair in PairKind::KEYS {
+        assert!(section.contains(&format!("`{pair}`")), "{pair}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Files that people write or edit, changed at random: suites, rows of models, machines,
-//! workloads and mixes, and the records of campaigns. Each is read or refused with a message;
+//! workloads, mixes and claims, and the records of campaigns. Each is read or refused with a message;
 //! nothing panics, and nothing takes long.
 //!
 //! `RIDGEPOINT_FUZZ_S=600 cargo test --release --test fuzz -- --nocapture` goes on for so many
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use ridgepoint::analysis::{Campaign, derived_csv};
+use ridgepoint::claims;
 use ridgepoint::format::DType;
 use ridgepoint::model::llm;
 use ridgepoint::model::machine::Machines;
@@ -169,7 +170,7 @@ fn suites_are_read_or_refused() {
 }
 
 #[test]
-fn rows_of_models_machines_workloads_and_mixes_are_read_or_refused() {
+fn rows_of_models_machines_workloads_mixes_and_claims_are_read_or_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rows.toml");
     // A few rows each: a user's file does not repeat the built-in ones.
@@ -192,6 +193,8 @@ fn rows_of_models_machines_workloads_and_mixes_are_read_or_refused() {
     texts.extend(renamed("workloads.toml", "workload"));
     let workloads = texts.len();
     texts.push(committed("examples/mix.toml"));
+    let mixes = texts.len();
+    texts.push(committed("examples/claims.toml"));
     let shape = StepShape {
         batch: 3,
         context: 9000,
@@ -199,7 +202,9 @@ fn rows_of_models_machines_workloads_and_mixes_are_read_or_refused() {
     };
     fuzz("rows", &texts, |which, text| {
         fs::write(&path, text).unwrap();
-        if which >= workloads {
+        if which >= mixes {
+            return claims::of_file(&path).is_ok();
+        } else if which >= workloads {
             return Mix::load(&path).is_ok();
         } else if which >= machines {
             return workload::load(Some(&path)).is_ok();

@@ -87,8 +87,10 @@ fn files(folder: &Path) -> Vec<String> {
     names.map(|name| fs::read_to_string(folder.join(name)).unwrap()).to_vec()
 }
 
+/// Claims but for those of ceilings, which are of all rows.
 fn claims(verdict: &Verdict) -> Vec<(&str, String)> {
-    verdict.claims.iter().map(|claim| (&*claim.id, claim.evidence.clone())).collect()
+    let of_kernels = verdict.claims.iter().filter(|claim| !claim.id.starts_with("sheet-"));
+    of_kernels.map(|claim| (&*claim.id, claim.evidence.clone())).collect()
 }
 
 #[test]

@@ -916,6 +916,117 @@ fn an_incomplete_campaign_is_invalid_and_says_how_to_finish() {
     assert!(text(&output.stderr).contains("measure --resume"));
 }
 
+/// A committed campaign of a CPU, whose records are sound.
+const CPU_CAMPAIGN: &str = "results/2026-11-23-cpu-intel-xeon-2c-quick";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The claims of the example, each with its verdict, value, rows and reason.
+#[test]
+fn claims_of_a_file_are_judged_beside_the_built_in_ones() {
+    let claims = ["--claims", "examples/claims.toml"];
+    let of = |more: &[&str]| {
+        let arguments = [&["verdict", CPU_CAMPAIGN, "--format", "json"], more].concat();
+        let json: serde_json::Value =
+            serde_json::from_str(&succeed(root(), &arguments)).unwrap();
+        json["claims"].as_array().unwrap().clone()
+    };
+    let (without, with) = (of(&[]), of(&claims));
+    assert_eq!(with.len(), without.len() + 4);
+    assert_eq!(with[4..], without);
+    let findings = [
+        ("decode-near-the-roof", "contradicted", 10),
+        ("most-of-the-sheet", "not tested", 1),
+        ("heads-are-free", "within tolerance", 2),
+        ("time-grows-as-bytes", "reproduced", 2),
+    ];
+    for (claim, (id, finding, rows)) in with.iter().zip(findings) {
+        assert_eq!((&claim["id"], &claim["finding"]), (&id.into(), &finding.into()));
+        assert_eq!(claim["rows"].as_array().unwrap().len(), rows, "{claim}");
+        let [lo, value, hi] =
+            ["value_lo", "value", "value_hi"].map(|key| claim[key].as_f64().unwrap());
+        assert!(lo <= value && value <= hi, "{claim}");
+        assert!(claim["reason"].as_str().unwrap().len() > 20, "{claim}");
+    }
+    let only = of(&["--only", "decode-memory-bound,sheet-l*"]);
+    let ids: Vec<&str> = only.iter().map(|claim| claim["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["decode-memory-bound", "sheet-l2"]);
+    let csv = succeed(root(), &["verdict", CPU_CAMPAIGN, "--format", "csv"]);
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    for name in ["claimed", "rows_used", "reason", "source"] {
+        assert!(header.iter().any(|column| column == name), "{name}");
+    }
+}
+
+/// A claim that is not so changes no exit code unless a script asks for it; what spoils the run
+/// comes first.
+#[test]
+fn claims_fail_a_script_only_where_asked() {
+    let folder = root().join(CPU_CAMPAIGN);
+    let folder = folder.to_str().unwrap();
+    let claims = ["--claims", "examples/claims.toml"];
+    let reproduced = ["--require", "reproduced"];
+    let tolerated = ["--require", "within-tolerance"];
+    let grows = ["--only", "time-grows-as-bytes"];
+    let decode = ["--only", "decode-memory-bound"];
+    let follows = ["--only", "decode-follows-bytes"];
+    let untested = ["--only", "experts-follow-bytes"];
+    let cases: [(&[&[&str]], i32); 12] = [
+        (&[], 0),
+        (&[&claims], 0),
+        (&[&reproduced], 4),
+        (&[&tolerated], 4),
+        (&[&claims, &reproduced], 4),
+        (&[&claims, &grows, &reproduced], 0),
+        (&[&decode, &reproduced], 0),
+        (&[&follows, &reproduced], 4),
+        (&[&follows, &tolerated], 0),
+        (&[&untested, &tolerated], 4),
+        (&[&["--require", "contradicted"]], 2),
+        (&[&["--only", "no-such-claim"]], 1),
+    ];
+    for (more, code) in cases {
+        let arguments = [&["verdict", folder], &more.concat()[..]].concat();
+        let output = run(root(), &arguments);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert_eq!(errors.contains("required: "), code == 4, "{errors}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("c");
+    fs::create_dir(&copy).unwrap();
+    for name in ["run.csv", "results.csv"] {
+        let whole = fs::read_to_string(Path::new(folder).join(name)).unwrap();
+        let fewer: String = whole.lines().take(9).map(|l| format!("{l}\n")).collect();
+        fs::write(copy.join(name), fewer).unwrap();
+    }
+    let output = run(dir.path(), &["verdict", "c", "--require", "reproduced"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_broken_file_of_claims_says_where_and_what_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = fs::read_to_string(root().join("examples/claims.toml")).unwrap();
+    let broken =
+        example.replace("quantity = \"memory_share\"", "quantity = \"memory_shar\"");
+    fs::write(dir.path().join("mine.toml"), broken).unwrap();
+    let folder = root().join(CPU_CAMPAIGN);
+    let arguments = ["verdict", folder.to_str().unwrap(), "--claims", "mine.toml"];
+    let errors = fail(dir.path(), &arguments);
+    let line = 1 + example.lines().position(|l| l.contains("memory_share")).unwrap();
+    let wanted = format!(
+        "mine.toml:{line}: `quantity`: the list of quantities has no key `memory_shar`; did \
+         you mean `memory_share`?"
+    );
+    assert!(errors.contains(&wanted), "{errors}");
+    let errors = fail(dir.path(), &["verdict", arguments[1], "--claims", "none.toml"]);
+    assert!(errors.contains("cannot read claims none.toml"), "{errors}");
+}
+
 #[test]
 fn list_and_doctor_print_in_every_format() {
     let dir = tempfile::tempdir().unwrap();

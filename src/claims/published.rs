@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
+use super::entry::{ClaimEntry, Origin};
 use super::quantity::Quantity;
 use super::relation::{Amount, Relation, Tolerance};
-use super::{ClaimEntry, Origin};
 use crate::model::published::{self, Measurement};
 use crate::quantity::si;
 

@@ -1,7 +1,6 @@
 //! What a claim may be about: a closed list, with what each needs to be told.
 
-use super::Unit;
-use super::row::Asked;
+use super::unit::Unit;
 use crate::format::{DType, text_of_name};
 use crate::op::Problem;
 use crate::resource::{Link, LinkDirection};
@@ -168,6 +167,19 @@ impl RowQuantity {
             RowQuantity::CapacityFootprint => Unit::Bytes,
         }
     }
+}
+
+/// Keys that some quantities ask for, as far as a claim has them.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub beside: Option<Filter>,
+    pub over: Over,
+    pub dtype: Option<DType>,
+    pub link: Option<Link>,
+    pub direction: Option<LinkDirection>,
+    pub of: Option<Of>,
+    pub pairs: Option<Vec<String>>,
+    pub prediction: Option<String>,
 }
 
 /// A quantity as claims spell it.

@@ -178,6 +178,18 @@ pub enum Relation {
     Between(Amount, Amount),
 }
 
+impl Relation {
+    /// Whether it refers to a data sheet.
+    pub const fn is_of_sheet(self) -> bool {
+        match self {
+            Relation::Equals(at) | Relation::AtLeast(at) | Relation::AtMost(at) => {
+                at.of.is_some()
+            }
+            Relation::Between(from, to) => from.of.is_some() || to.of.is_some(),
+        }
+    }
+}
+
 /// The spelling of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RelationWord {

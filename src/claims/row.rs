@@ -7,9 +7,9 @@ use std::str::FromStr;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::quantity::{Of, Over, QUANTITIES, QuantityFacts};
+use super::entry::{ClaimEntry, Origin};
+use super::quantity::{Asked, Of, Over, QUANTITIES, QuantityFacts};
 use super::relation::{Amount, Relation, RelationWord, Tolerance};
-use super::{ClaimEntry, Origin};
 use crate::format::DType;
 use crate::model::claims::predictions;
 use crate::model::table::Raw;
@@ -51,19 +51,6 @@ pub(super) struct ClaimRow {
     value: Value,
     tolerance: Option<f64>,
     tolerance_abs: Option<f64>,
-}
-
-/// Keys that some quantities ask for, as far as a claim has them.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub beside: Option<Filter>,
-    pub over: Over,
-    pub dtype: Option<DType>,
-    pub link: Option<Link>,
-    pub direction: Option<LinkDirection>,
-    pub of: Option<Of>,
-    pub pairs: Option<Vec<String>>,
-    pub prediction: Option<String>,
 }
 
 /// A text that is parsed where it is read, so that its error knows its line.

@@ -7,6 +7,7 @@ use super::*;
 use crate::format::DType;
 use crate::model::machine::DataSheet;
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
+use crate::statistics::Estimate;
 
 fn sheet() -> DataSheet {
     let compute = vec![ComputePeak { dtype: DType::Bf16, flops_per_s: 1e15 }];

@@ -21,6 +21,8 @@ pub struct Claim {
     pub source: String,
     /// Whose table it stands in.
     pub origin: Origin,
+    /// Whether it is held against a data sheet.
+    is_of_sheet: bool,
     /// What the records say.
     pub finding: Finding,
     /// The value of its quantity with a 95% interval; none where nothing says it.
@@ -44,13 +46,14 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether a table for people has a row of it: one that is not tested, and for which
-    /// nothing was planned or nothing is known to hold it against, is only named.
+    /// Whether a table for people has a row of it. A number of a data sheet or a published
+    /// time is only named where no row was planned that could test it, or no data sheet states
+    /// it.
     pub fn is_listed(&self) -> bool {
         let could_be_tested = self.counts.planned > 0 && !self.claimed.is_empty();
-        self.finding != Finding::NotTested
-            || could_be_tested
-            || self.origin == Origin::User
+        let is_of_paper = self.origin == Origin::BuiltIn && !self.is_of_sheet;
+        let is_tested = self.finding != Finding::NotTested;
+        is_tested || could_be_tested || is_of_paper || self.origin == Origin::User
     }
 }
 
@@ -132,6 +135,7 @@ fn judged(
         statement: entry.statement.clone(),
         source: entry.source.clone(),
         origin: entry.origin,
+        is_of_sheet: entry.relation.is_of_sheet(),
         finding,
         value,
         unit,
@@ -241,61 +245,63 @@ fn claimed_text(entry: &ClaimEntry, expected: &Expected) -> String {
     }
 }
 
-/// The claims as people read them: those that were tested or planned, and the names of the
-/// others with the reason.
-pub(super) fn claims_section(claims: &[Claim], elsewhere: usize) -> Section {
-    let rows = claims.iter().filter(|claim| claim.is_listed()).map(|claim| {
-        vec![
-            claim.statement.clone(),
-            claim.finding.name().to_owned(),
-            claim.value.map_or(String::new(), |value| claim.unit.interval_text(value)),
-            claim.claimed.clone(),
-            claim.rows.len().to_string(),
-            claim.reason.clone(),
-        ]
-    });
-    let mut unlisted: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for claim in claims.iter().filter(|claim| !claim.is_listed()) {
-        unlisted.entry(&claim.reason).or_default().push(&claim.id);
+impl Judge<'_> {
+    /// The claims as people read them: those that were tested or planned, and the names of the
+    /// others with the reason.
+    pub(super) fn claims_section(&self, claims: &[Claim], elsewhere: usize) -> Section {
+        let rows = claims.iter().filter(|claim| claim.is_listed()).map(|claim| {
+            vec![
+                claim.statement.clone(),
+                claim.finding.name().to_owned(),
+                claim.value.map_or(String::new(), |value| claim.unit.interval_text(value)),
+                claim.claimed.clone(),
+                claim.rows.len().to_string(),
+                claim.reason.clone(),
+            ]
+        });
+        let mut unlisted: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for claim in claims.iter().filter(|claim| !claim.is_listed()) {
+            unlisted.entry(&claim.reason).or_default().push(&claim.id);
+        }
+        let mut paragraphs: Vec<String> = unlisted
+            .into_iter()
+            .map(|(why, ids)| format!("Not tested, as {why}: {}.", ids.join(", ")))
+            .collect();
+        if elsewhere > 0 {
+            paragraphs
+                .push(format!("{elsewhere} published measurements are of other machines."));
+        }
+        Section {
+            heading: CLAIMS_HEADING.into(),
+            columns: vec![
+                "claim",
+                "verdict",
+                "value (95% interval)",
+                "claimed",
+                "rows",
+                "reason",
+            ],
+            rows: rows.collect(),
+            paragraphs,
+            spare: &["rows", "claimed"],
+            ..Section::default()
+        }
     }
-    let mut paragraphs: Vec<String> = unlisted
-        .into_iter()
-        .map(|(why, ids)| format!("Not tested, as {why}: {}.", ids.join(", ")))
-        .collect();
-    if elsewhere > 0 {
-        paragraphs
-            .push(format!("{elsewhere} published measurements are of other machines."));
-    }
-    Section {
-        heading: CLAIMS_HEADING.into(),
-        columns: vec![
-            "claim",
-            "verdict",
-            "value (95% interval)",
-            "claimed",
-            "rows",
-            "reason",
-        ],
-        rows: rows.collect(),
-        paragraphs,
-        spare: &["rows", "claimed"],
-        ..Section::default()
-    }
-}
 
-/// What the claims about many points or pairs rest on.
-pub(super) fn evidence_section(claims: &[Claim]) -> Section {
-    let listed = claims.iter().filter(|claim| {
-        claim.counts.planned > 0
-            && claim.unit == Unit::Share
-            && claim.origin != Origin::User
-    });
-    let rows = listed.map(|claim| vec![claim.id.clone(), claim.evidence.clone()]);
-    Section {
-        heading: EVIDENCE_HEADING.into(),
-        columns: vec!["claim", "evidence"],
-        rows: rows.collect(),
-        ..Section::default()
+    /// What the claims about many points or pairs rest on.
+    pub(super) fn evidence_section(&self, claims: &[Claim]) -> Section {
+        let listed = claims.iter().filter(|claim| {
+            claim.counts.planned > 0
+                && claim.unit == Unit::Share
+                && claim.origin != Origin::User
+        });
+        let rows = listed.map(|claim| vec![claim.id.clone(), claim.evidence.clone()]);
+        Section {
+            heading: EVIDENCE_HEADING.into(),
+            columns: vec!["claim", "evidence"],
+            rows: rows.collect(),
+            ..Section::default()
+        }
     }
 }
 

@@ -294,12 +294,16 @@ impl<'a> Judge<'a> {
     fn compute_bound(&self, claim: &ClaimEntry) -> Found {
         let points = self.selected(claim).into_iter().filter(|p| planned_from_dram(p));
         let says = points.map(|p| ([p.point_id.as_str(); 2], self.says_compute_bound(p)));
+        let says: Vec<([&str; 2], Says)> = says.collect();
+        if says.is_empty() {
+            return Found::nothing("no such point from DRAM was planned");
+        }
         let how = format!(
             "points from DRAM are compute bound, with their whole interval at {:.0}% of the \
              compute roof or more",
             100.0 * BOUND_SHARE
         );
-        Found::share_of(says.collect(), &how)
+        Found::share_of(says, &how)
     }
 
     fn says_compute_bound(&self, point: &Measured) -> Says {

@@ -214,7 +214,7 @@ fn files_of_mixes_are_checked_line_by_line() {
         ("requests = 48", "request = 48", &["mix.toml:4: ", "`requests`"]),
         ("requests = 48", "requests = 9223372036854775807", &["mix.toml:3: ", "1 to"]),
         ("context = 2048", "context = 99999999999999", &["mix.toml:3: ", "context = "]),
-        ("new_tokens = 512", "new_tokens = 5120", &["mix.toml:7: ", "raise `context`"]),
+        ("new_tokens = 512", "new_tokens = 5120", &["mix.toml:9: ", "raise `context`"]),
         ("requests = 1\n", "requests = 60000000000\n", &["mix.toml:7: ", "lower one"]),
         ("answered", "phase = \"mixed\"\nanswered", &["mix.toml:7: ", "\"prefill\""]),
         ("answered = false", "answered = 0", &["mix.toml:11: "]),
