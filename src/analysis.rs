@@ -12,6 +12,7 @@ mod agreement;
 mod audit;
 mod ceilings;
 pub mod contradictions;
+mod fleet;
 mod measured;
 mod peers;
 mod point_counters;
@@ -27,6 +28,7 @@ pub use ceilings::{
     Candidate, Ceiling, Ceilings, DISTURBED_SHARE, Doubt, LEAST_COMPUTE_SHARE,
     LEAST_MEMORY_SHARE,
 };
+pub use fleet::Node;
 pub use measured::Measured;
 pub use peers::BesidePeer;
 pub use point_counters::PointCounters;
@@ -118,6 +120,10 @@ pub struct Campaign {
     pub probes: Vec<ProbeSeries>,
     /// `counters.csv` and `counted.csv` as they were read; points have what is theirs.
     pub witnesses: Witnesses,
+    /// The machines of a merged campaign, each with its own rows; none where there is one.
+    /// What else stands here is then of the machine in the middle, but for points, each of
+    /// which is here once, under the ceilings of a machine that measured it.
+    pub nodes: Vec<Node>,
 }
 
 /// FLOPs of a multiprocessor in a clock.
@@ -179,7 +185,7 @@ impl Campaign {
     pub fn load(folder: &Path, machines: &Machines) -> Result<Self> {
         let campaign = Self::from_records(folder, Records::read(folder)?, None)
             .with_context(|| format!("in {}", folder.join("results.csv").display()))?;
-        let campaign = Campaign { samples: SampleTimes::read(folder)?, ..campaign };
+        let campaign = campaign.with_samples(folder)?;
         Ok(match machines.spec(&campaign.provenance.device) {
             Ok(spec) => campaign.with_spec(spec),
             Err(mismatch) => {
@@ -189,6 +195,37 @@ impl Campaign {
     }
 
     pub(crate) fn from_records(
+        folder: &Path,
+        records: Records,
+        spec: Option<DataSheet>,
+    ) -> Result<Self> {
+        match fleet::names(&records) {
+            names if names.is_empty() => Self::of_one_machine(folder, records, spec),
+            names => fleet::campaign(folder, records, names, spec),
+        }
+    }
+
+    /// Reads the times of all samples, of each machine those of its processes.
+    fn with_samples(mut self, folder: &Path) -> Result<Self> {
+        let of_node = |(at, node): (usize, &Node)| -> Vec<(String, usize)> {
+            let ids = node.campaign.runs.iter().filter_map(|run| run.get("run_id"));
+            ids.map(|id| (id.to_owned(), at)).collect()
+        };
+        let groups = self.nodes.iter().enumerate().flat_map(of_node).collect();
+        let count = self.nodes.len().max(1);
+        let Some(mut samples) = SampleTimes::read_groups(folder, count, &groups)? else {
+            return Ok(self);
+        };
+        if self.nodes.is_empty() {
+            self.samples = samples.pop();
+        }
+        for (node, samples) in self.nodes.iter_mut().zip(samples) {
+            node.campaign.samples = Some(samples);
+        }
+        Ok(self)
+    }
+
+    fn of_one_machine(
         folder: &Path,
         records: Records,
         spec: Option<DataSheet>,
@@ -242,6 +279,7 @@ impl Campaign {
             repeatability,
             probes,
             witnesses,
+            nodes: Vec::new(),
         };
         campaign.place_under_ceilings();
         Ok(campaign.with_spec(spec))
@@ -260,6 +298,11 @@ impl Campaign {
 
     /// The same under a data sheet.
     fn with_spec(mut self, spec: Option<DataSheet>) -> Self {
+        let nodes = std::mem::take(&mut self.nodes).into_iter().map(|node| {
+            let campaign = node.campaign.with_spec(spec.clone());
+            Node { campaign, ..node }
+        });
+        self.nodes = nodes.collect();
         for point in &mut self.points {
             point.spec = spec.as_ref().and_then(|sheet| point.roof(&sheet.peaks));
         }

@@ -8,12 +8,14 @@
 
 mod between;
 mod history;
+mod nodes;
 mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 
 pub use between::{Between, BetweenSource};
 pub use history::{History, HistoryRow, Step};
+pub use nodes::{RankedNode, nodes_section, ranked};
 
 use crate::analysis::{Campaign, Measured};
 use crate::op::Op;

@@ -330,3 +330,6 @@ fn row_of(missing: &MissingPoint, first: &Part) -> Result<Row> {
         ..point_columns(&point)
     })
 }
+
+#[cfg(test)]
+mod tests;
