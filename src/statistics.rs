@@ -237,9 +237,10 @@ pub fn difference_of_rounds(
 /// cases. `None` of sets with fewer than two rounds.
 pub fn ratio_of_rounds(a: &[f64], b: &[f64]) -> Option<Estimate> {
     let difference = difference_of_rounds(a, b, None)?;
-    Some(difference.within(
-        student_t(difference.freedom as usize) * difference.variance.sqrt(),
-    ))
+    Some(
+        difference
+            .within(student_t(difference.freedom as usize) * difference.variance.sqrt()),
+    )
 }
 
 /// The 97.5% quantile of Student's t distribution, to three digits. Beyond the

@@ -178,7 +178,8 @@ impl Suite {
                 }
                 other => {
                     let known = [
-                        "name", "about", "filter", "shard", "protocol", "sentinel", "points",
+                        "name", "about", "filter", "shard", "protocol", "sentinel",
+                        "points",
                     ];
                     let message = unknown_key(other, "a suite", &known);
                     return Err(source.error(key.span(), message));

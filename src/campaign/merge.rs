@@ -129,7 +129,8 @@ impl Part {
 /// Campaigns of different plans, programs or kinds of machine, with the difference; one that
 /// is given twice; a folder that exists or cannot be written.
 pub fn merge(folders: &[PathBuf], out: &Path) -> Result<MergeSummary> {
-    let parts = folders.iter().map(|folder| Part::read(folder)).collect::<Result<Vec<_>>>()?;
+    let parts =
+        folders.iter().map(|folder| Part::read(folder)).collect::<Result<Vec<_>>>()?;
     let Some(first) = parts.first() else { bail!("name the folders to merge") };
     for part in &parts {
         agree(first, part)?;
@@ -253,7 +254,9 @@ fn write_merged(parts: &[Part], folder: &Path, out: &Path) -> Result<MergeSummar
     }
     results.finish()?;
     for name in ["rounds.csv", "samples.csv"] {
-        let Some(mut file) = MergedFile::begin(folder, name, &first.folder)? else { continue };
+        let Some(mut file) = MergedFile::begin(folder, name, &first.folder)? else {
+            continue;
+        };
         for part in parts {
             file.append(&part.folder.join(name), |_| ())?;
         }

@@ -223,10 +223,7 @@ pub fn refuse_other_protocols(campaigns: &[&Campaign]) -> Result<()> {
 }
 
 /// The comparison for a pull request: counts, what changed, and everything folded away.
-fn markdown(
-    comparison: &Comparison<'_>,
-    section: &crate::section::Section,
-) -> String {
+fn markdown(comparison: &Comparison<'_>, section: &crate::section::Section) -> String {
     let mut changed = section.clone();
     let tells = |change: Change| matches!(change, Change::Slower | Change::Faster);
     let mut rows = comparison.rows.iter();

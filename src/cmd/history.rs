@@ -58,7 +58,8 @@ fn of_one_device(args: &Args, machines: &Machines) -> Result<Vec<Campaign>> {
     for folder in folders {
         let campaign = compare::load(&folder, machines)?;
         let device = campaign.device.clone().unwrap_or("an unknown device".to_owned());
-        let is_asked = args.device.as_ref().is_none_or(|name| device.contains(name.as_str()));
+        let is_asked =
+            args.device.as_ref().is_none_or(|name| device.contains(name.as_str()));
         if is_asked {
             by_device.entry(device).or_default().push(campaign);
         }

@@ -126,7 +126,8 @@ fn mean_excess(controls: &[&Pair<'_>]) -> f64 {
 fn robust(controls: &[&Pair<'_>]) -> f64 {
     const MEDIAN_OF_SQUARE: f64 = 0.4549;
     let of = |value: fn(&LogDifference) -> f64| {
-        let values: Vec<f64> = controls.iter().map(|pair| value(&pair.difference)).collect();
+        let values: Vec<f64> =
+            controls.iter().map(|pair| value(&pair.difference)).collect();
         median(&values)
     };
     (of(|d| d.value.powi(2)) / MEDIAN_OF_SQUARE - of(|d| d.variance)).max(0.0)
@@ -150,6 +151,8 @@ fn same_code<'p, 'a>(
         let hashes = of_before.get(&*a.point_id).zip(of_after.get(&*b.point_id));
         let is_foreign = !a.is_own() && !b.is_own();
         match hashes {
+            // Another kernel is other code, whoever built it.
+            _ if a.point_id != b.point_id => false,
             Some((one, other)) => one == other,
             None if is_foreign => a.implementation == b.implementation,
             None => is_one_program,

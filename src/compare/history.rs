@@ -99,7 +99,8 @@ fn series<'a>(
 ) -> Vec<Vec<(usize, &'a Measured)>> {
     let mut all: BTreeMap<_, Vec<(usize, &'a Measured)>> = BTreeMap::new();
     for (at, campaign) in campaigns.iter().enumerate() {
-        for point in campaign.points.iter().filter(|point| is_timed(point) && wanted(point)) {
+        for point in campaign.points.iter().filter(|point| is_timed(point) && wanted(point))
+        {
             let key = (point.problem.op(), point.work.bytes(), point.point_id.clone());
             all.entry(key).or_default().push((at, point));
         }

@@ -144,7 +144,9 @@ impl Comparison<'_> {
         let rules = self.rules;
         let (what, better) = match self.is_of_peers {
             true => ("the time of the fastest peer over ours", "ours"),
-            false => ("the time in the first campaign over that in the second", "the second"),
+            false => {
+                ("the time in the first campaign over that in the second", "the second")
+            }
         };
         let mut notes = vec![format!(
             "Speed is {what}: above 1 {better} is faster. All rows are tested together, by \
@@ -225,7 +227,8 @@ impl Comparison<'_> {
         let of = |campaign: &Campaign| {
             let device = campaign.device.clone().unwrap_or("an unknown device".to_owned());
             let version = commit(campaign);
-            let version = if version.is_empty() { "an unknown commit".into() } else { version };
+            let version =
+                if version.is_empty() { "an unknown commit".into() } else { version };
             format!("{} ({device}, {version})", campaign.folder.display())
         };
         let [first, second] = self.campaigns.map(of);

@@ -47,10 +47,10 @@ pub fn holm(probabilities: &[f64], alpha: f64) -> Vec<Tested> {
     order.sort_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
     let level = |place: usize| alpha / (n - place) as f64;
     let first_kept = order.iter().enumerate();
-    let rejected = first_kept.take_while(|(place, at)| probabilities[**at] <= level(*place));
+    let rejected =
+        first_kept.take_while(|(place, at)| probabilities[**at] <= level(*place));
     let rejected = rejected.count();
-    let mut tested =
-        vec![Tested { is_rejected: false, level: alpha, adjusted: 1.0 }; n];
+    let mut tested = vec![Tested { is_rejected: false, level: alpha, adjusted: 1.0 }; n];
     let mut adjusted: f64 = 0.0;
     for (place, at) in order.into_iter().enumerate() {
         adjusted = adjusted.max(probabilities[at] * (n - place) as f64).min(1.0);

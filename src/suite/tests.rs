@@ -1,7 +1,10 @@
 //! Suites parsed and planned.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::device::simulated::SimulatedDevice;
+use crate::op::Purpose;
 use proptest::prelude::*;
 
 fn device() -> SimulatedDevice {
@@ -180,7 +183,6 @@ fn built_in_suites_plan() {
 /// probe of every format that is computed in, f32 for CPUs among them, and reads from DRAM.
 #[test]
 fn built_in_suites_hold_the_probes_that_they_need() {
-    use crate::op::Purpose;
     let purpose = |point: &Point| point.problem.op().facts().judged.purpose;
     for name in Suite::built_in_names().into_iter().filter(|name| *name != "corners") {
         let points = Suite::load(name).unwrap().plan(&device()).unwrap().points;
