@@ -204,7 +204,7 @@ fn refuse_later_versions(campaign: &Campaign) -> Result<()> {
 }
 
 /// Times that were measured by other rules are not compared.
-pub fn refuse_other_protocols(campaigns: &[&Campaign]) -> Result<()> {
+fn refuse_other_protocols(campaigns: &[&Campaign]) -> Result<()> {
     let first_run = |campaign: &&Campaign| campaign.runs.first().cloned();
     let runs: Vec<_> = campaigns.iter().filter_map(first_run).collect();
     for (campaign, run) in campaigns.iter().zip(&runs) {

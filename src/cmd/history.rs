@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use super::compare::{self, RuleArgs, refuse_other_protocols};
+use super::compare::{self, RuleArgs};
 use super::options::{FilterArgs, MachineFile, OutputFormat};
 use super::table;
 use crate::analysis::{Campaign, Measured};
@@ -36,8 +36,6 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let campaigns = of_one_device(args, &args.machines.load()?)?;
-    let all: Vec<&Campaign> = campaigns.iter().collect();
-    refuse_other_protocols(&all)?;
     let is_wanted = |point: &Measured| compare::is_wanted(&args.filter, point);
     let rules = args.rules.rules(MatchBy::Point);
     let history = History::of(campaigns.iter(), &is_wanted, rules);

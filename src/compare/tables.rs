@@ -187,9 +187,9 @@ impl Comparison<'_> {
             ),
             BetweenSource::Bulk => format!(
                 "Beyond their rounds, times of the two campaigns vary by {sd} (standard \
-                 deviation), by the bulk of {} points: their builds differ, and a change that \
-                 more than half of the points share cannot be told from a machine that \
-                 changed{shift}.",
+                 deviation), by the bulk of {} points: whether their code is the same is not \
+                 known, and a change that more than half of the points share cannot be told \
+                 from a machine that changed{shift}.",
                 between.controls
             ),
             BetweenSource::Usual if self.is_of_peers => format!(
@@ -243,6 +243,11 @@ pub(super) fn commit(campaign: &Campaign) -> String {
     let sha: String = of("git_sha").chars().take(12).collect();
     let changed = if of("git_dirty") == "true" { "+" } else { "" };
     if sha.is_empty() { sha } else { format!("{sha}{changed}") }
+}
+
+/// The revision of the protocol that a campaign was measured under.
+fn protocol(campaign: &Campaign) -> &str {
+    campaign.runs.first().and_then(|run| run.get("protocol")).unwrap_or_default()
 }
 
 fn row(row: &Compared<'_>) -> Vec<String> {
@@ -301,12 +306,27 @@ impl History<'_> {
         sections
     }
 
+    /// Points that were measured by other rules have other ids, so they never meet.
+    fn protocols_note(&self) -> Option<String> {
+        let mut all: Vec<&str> = self.campaigns.iter().map(|c| protocol(c)).collect();
+        all.sort_unstable();
+        all.dedup();
+        (all.len() > 1).then(|| {
+            format!(
+                "These campaigns were measured under protocols {}: times that were taken by \
+                 different rules are not compared.",
+                all.join(" and ")
+            )
+        })
+    }
+
     fn campaigns_section(&self) -> Section {
         let rows = self.campaigns.iter().map(|campaign| {
             vec![
                 began(campaign).to_owned(),
                 commit(campaign),
                 campaign.suite.clone().unwrap_or_default(),
+                protocol(campaign).to_owned(),
                 campaign.points.len().to_string(),
                 campaign.device.clone().unwrap_or_default(),
                 campaign.folder.display().to_string(),
@@ -314,8 +334,17 @@ impl History<'_> {
         });
         Section {
             heading: "Campaigns".to_owned(),
-            columns: vec!["started_utc", "commit", "suite", "points", "device", "folder"],
+            columns: vec![
+                "started_utc",
+                "commit",
+                "suite",
+                "protocol",
+                "points",
+                "device",
+                "folder",
+            ],
             rows: rows.collect(),
+            paragraphs: self.protocols_note().into_iter().collect(),
             spare: &["device"],
             ..Section::default()
         }
