@@ -42,7 +42,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if history.rows.is_empty() {
         bail!("no point of these campaigns has a time; a campaign's verdict says why");
     }
-    table::print(&history.sections(), args.format)?;
+    let is_for_people = args.format == OutputFormat::Table;
+    table::print(&history.sections(is_for_people), args.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -54,11 +55,12 @@ fn of_one_device(args: &Args, machines: &Machines) -> Result<Vec<Campaign>> {
     }
     let mut by_device: BTreeMap<String, Vec<Campaign>> = BTreeMap::new();
     for folder in folders {
-        let campaign = compare::load(&folder, machines)?;
+        let campaign = Campaign::load(&folder, machines)?;
         let device = campaign.device.clone().unwrap_or("an unknown device".to_owned());
         let is_asked =
             args.device.as_ref().is_none_or(|name| device.contains(name.as_str()));
         if is_asked {
+            compare::tell_faults(&campaign)?;
             by_device.entry(device).or_default().push(campaign);
         }
     }

@@ -284,8 +284,9 @@ fn cells(estimate: Estimate) -> [String; 3] {
 }
 
 impl History<'_> {
-    /// The campaigns, the changes, and every point's series.
-    pub fn sections(&self) -> Vec<Section> {
+    /// The campaigns, and every point's series: where `is_for_people`, of points that several
+    /// campaigns have.
+    pub fn sections(&self, is_for_people: bool) -> Vec<Section> {
         let changed = self.rows.iter().filter(|row| row.has_changed()).count();
         let steps = |row: &HistoryRow<'_>| row.steps.len() - 1;
         let compared: usize = self.rows.iter().map(steps).sum();
@@ -298,8 +299,9 @@ impl History<'_> {
             share(self.rules.alpha),
             share(self.rules.margin)
         );
-        let mut sections =
-            vec![self.campaigns_section(), self.series_section("Times of points", told)];
+        let least = if is_for_people { 2 } else { 1 };
+        let series = self.series_section(least, told);
+        let mut sections = vec![self.campaigns_section(), series];
         if self.campaigns.iter().any(|campaign| campaign.is_simulated()) {
             sections.iter_mut().for_each(Section::mark_simulated);
         }
@@ -350,12 +352,13 @@ impl History<'_> {
         }
     }
 
-    fn series_section(&self, heading: &str, told: String) -> Section {
+    fn series_section(&self, least: usize, told: String) -> Section {
         let of_row = |row: &HistoryRow<'_>| -> Vec<Vec<String>> {
             row.steps.iter().map(|step| self.step(step)).collect()
         };
+        let shown = self.rows.iter().filter(|row| row.steps.len() >= least);
         Section {
-            heading: heading.to_owned(),
+            heading: "Times of points".to_owned(),
             columns: vec![
                 "problem",
                 "cache",
@@ -371,7 +374,7 @@ impl History<'_> {
                 "finding",
                 "point_id",
             ],
-            rows: self.rows.iter().flat_map(of_row).collect(),
+            rows: shown.flat_map(of_row).collect(),
             paragraphs: vec![told],
             keys: 3,
             spare: &["point_id", "cache", "started_utc"],

@@ -323,5 +323,5 @@ fn a_history_tells_where_a_point_changed() {
         assert_eq!(changes.iter().position(is_told), Some(2), "{changes:?}");
         assert_eq!(changes.iter().filter(|change| is_told(change)).count(), 1);
     }
-    assert_eq!(history.sections()[1].rows.len(), 4 * POINTS);
+    assert_eq!(history.sections(false)[1].rows.len(), 4 * POINTS);
 }

@@ -3,6 +3,7 @@
 
 mod axis;
 mod bandwidth;
+mod comparison;
 #[cfg(test)]
 mod fixture;
 mod font;
@@ -28,6 +29,7 @@ use anyhow::Result;
 use crate::analysis::Campaign;
 use crate::record::write_atomically;
 use crate::section::Section;
+pub use comparison::write as write_comparison;
 pub use frame::{Drawn, Figure};
 use picture::Letters;
 
