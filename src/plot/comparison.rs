@@ -101,14 +101,14 @@ const fn shape(change: Change) -> MarkerShape {
 
 fn labels_width(rows: &[&Compared<'_>]) -> f64 {
     let widest = rows.iter().map(|row| text_width(&label(row), SIZE)).fold(0.0, f64::max);
-    (widest + 24.0).clamp(120.0, 0.6 * WIDTH)
+    (widest + 24.0).clamp(120.0, 0.55 * WIDTH)
 }
 
 /// The problem and kernel of a row, cut where it is too long.
 fn label(row: &Compared<'_>) -> String {
     let point = row.after;
     let mut text = format!("{}, {}, {}", point.problem.label(), point.cache, point.kernel);
-    while text_width(&text, SIZE) > 0.6 * WIDTH - 24.0 {
+    while text_width(&text, SIZE) > 0.55 * WIDTH - 24.0 {
         let kept = text.trim_end_matches("...").chars().count() - 1;
         text = text.chars().take(kept).collect::<String>() + "...";
     }
@@ -117,7 +117,7 @@ fn label(row: &Compared<'_>) -> String {
 
 fn draw_axis(canvas: &mut Canvas, panel: Rect, axis: LogAxis, is_of_peers: bool) {
     let Rect { x0, y0, x1, y1 } = panel;
-    for tick in axis.ticks(((x1 - x0) / 52.0) as usize) {
+    for tick in axis.ticks(((x1 - x0) / 34.0) as usize) {
         let x = x0 + axis.share(tick.value) * (x1 - x0);
         draw_grid(canvas, ((x, y1), (x, y0)), tick.label.is_some());
         if let Some(label) = tick.label {
