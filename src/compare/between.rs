@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::Pair;
+use super::pair::Pair;
 use crate::analysis::Campaign;
 use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, differences};
 use crate::record::Row;

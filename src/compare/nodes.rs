@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Between, Change, change, typical_s};
+use super::between::Between;
+use super::pair::typical_s;
+use super::{Change, Rules, change};
 use crate::analysis::{Campaign, Measured, Node};
 use crate::section::Section;
 use crate::statistics::{Estimate, LogDifference, holm, median};
-
-use super::Rules;
 
 /// A machine beside the others.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::pair::UNSEEN_BY_SAMPLES;
 use super::*;
 use crate::record::{Records, RoundRow, Row, Run, Status};
 

@@ -113,8 +113,8 @@ fn add(
         number += 1;
         match (&columns, number) {
             (Some(columns), _) => {
-                let group = columns.run_id(text).and_then(|run| group_of.get(run));
-                let group = group.copied().unwrap_or(0);
+                let known = || group_of.get(columns.run_id(text)?).copied();
+                let group = if groups.len() > 1 { known().unwrap_or(0) } else { 0 };
                 groups[group].take(text, number, columns);
             }
             (None, 1) => match Columns::of(text) {
