@@ -3,7 +3,7 @@
 //! nothing else, so all of them can be made again from the CSV files alone.
 //! Texts of records are read here, once; what follows has types.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,9 @@ mod agreement;
 mod audit;
 mod ceilings;
 pub mod contradictions;
+mod fleet;
 mod measured;
+mod nodes;
 mod peers;
 mod point_counters;
 mod points_csv;
@@ -44,6 +46,7 @@ use crate::provenance::Provenance;
 use crate::quantity::share;
 use crate::record::{Records, RoundRow, Row, Run, SampleTimes, Unreadable, Witnesses};
 use crate::roofline::Peaks;
+use crate::statistics::{RoundSpread, median};
 
 /// The repeated sentinel point: how far the machine drifted.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +73,17 @@ impl Sentinel {
 /// A drift in words: `14.4% from fastest to slowest`.
 pub fn drift_text(drift: f64) -> String {
     format!("{} from fastest to slowest", share(drift))
+}
+
+/// One of the machines of a merged campaign.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name: that of the folder that was merged.
+    pub name: String,
+    /// Which part of the plan it measured, as `3/8`; empty for all of it.
+    pub shard: String,
+    /// What it measured, under its own ceilings.
+    pub campaign: Campaign,
 }
 
 /// A campaign, read from its folder.
@@ -118,6 +132,10 @@ pub struct Campaign {
     pub probes: Vec<ProbeSeries>,
     /// `counters.csv` and `counted.csv` as they were read; points have what is theirs.
     pub witnesses: Witnesses,
+    /// The machines of a merged campaign, each with its own rows; none where there is one.
+    /// What else stands here is then of the machine in the middle, but for points, each of
+    /// which is here once, under the ceilings of a machine that measured it.
+    pub nodes: Vec<Node>,
 }
 
 /// FLOPs of a multiprocessor in a clock.
@@ -179,7 +197,7 @@ impl Campaign {
     pub fn load(folder: &Path, machines: &Machines) -> Result<Self> {
         let campaign = Self::from_records(folder, Records::read(folder)?, None)
             .with_context(|| format!("in {}", folder.join("results.csv").display()))?;
-        let campaign = Campaign { samples: SampleTimes::read(folder)?, ..campaign };
+        let campaign = campaign.with_samples(folder)?;
         Ok(match machines.spec(&campaign.provenance.device) {
             Ok(spec) => campaign.with_spec(spec),
             Err(mismatch) => {
@@ -189,6 +207,57 @@ impl Campaign {
     }
 
     pub(crate) fn from_records(
+        folder: &Path,
+        records: Records,
+        spec: Option<DataSheet>,
+    ) -> Result<Self> {
+        match fleet::names(&records) {
+            names if names.is_empty() => Self::of_one_machine(folder, records, spec),
+            names => Self::of_machines(folder, records, names, spec),
+        }
+    }
+
+    /// Reads the times of all samples, of each machine those of its processes.
+    fn with_samples(mut self, folder: &Path) -> Result<Self> {
+        let of_node = |(at, node): (usize, &Node)| -> Vec<(String, usize)> {
+            let ids = node.campaign.runs.iter().filter_map(|run| run.get("run_id"));
+            ids.map(|id| (id.to_owned(), at)).collect()
+        };
+        let groups = self.nodes.iter().enumerate().flat_map(of_node).collect();
+        let count = self.nodes.len().max(1);
+        let Some(mut samples) = SampleTimes::read_groups(folder, count, &groups)? else {
+            return Ok(self);
+        };
+        if self.nodes.is_empty() {
+            self.samples = samples.pop();
+        }
+        for (node, samples) in self.nodes.iter_mut().zip(samples) {
+            node.campaign.samples = Some(samples);
+        }
+        Ok(self)
+    }
+
+    /// Reads the records of several machines, each under its own ceilings.
+    fn of_machines(
+        folder: &Path,
+        records: Records,
+        names: Vec<String>,
+        spec: Option<DataSheet>,
+    ) -> Result<Self> {
+        let (parts, rest) = fleet::split(records, &names);
+        let nodes = names.into_iter().zip(parts).map(|(name, records)| {
+            let shard = records.runs.iter().find_map(|run| run.get("shard"));
+            let shard = shard.unwrap_or_default().to_owned();
+            // What a machine's remarks say to finish is the folder that was merged.
+            let folder = PathBuf::from(&name);
+            let campaign = Self::of_one_machine(&folder, records, spec.clone())?;
+            Ok(Node { name, shard, campaign })
+        });
+        let nodes = nodes.collect::<Result<Vec<Node>>>()?;
+        Ok(combined(folder, nodes, rest))
+    }
+
+    fn of_one_machine(
         folder: &Path,
         records: Records,
         spec: Option<DataSheet>,
@@ -242,6 +311,7 @@ impl Campaign {
             repeatability,
             probes,
             witnesses,
+            nodes: Vec::new(),
         };
         campaign.place_under_ceilings();
         Ok(campaign.with_spec(spec))
@@ -260,6 +330,11 @@ impl Campaign {
 
     /// The same under a data sheet.
     fn with_spec(mut self, spec: Option<DataSheet>) -> Self {
+        let nodes = std::mem::take(&mut self.nodes).into_iter().map(|node| {
+            let campaign = node.campaign.with_spec(spec.clone());
+            Node { campaign, ..node }
+        });
+        self.nodes = nodes.collect();
         for point in &mut self.points {
             point.spec = spec.as_ref().and_then(|sheet| point.roof(&sheet.peaks));
         }
@@ -304,6 +379,93 @@ impl Campaign {
     pub fn is_simulated(&self) -> bool {
         self.points.iter().any(|p| p.device_kind != Some(DeviceKind::Measured))
     }
+}
+
+/// All machines' points, each once: what several measured is that of the machine in the
+/// middle, whose ceilings and probes stand for the campaign's.
+fn combined(folder: &Path, nodes: Vec<Node>, rest: Records) -> Campaign {
+    let reference = &nodes[reference(&nodes)].campaign;
+    let mut points = reference.points.clone();
+    let mut known: HashMap<String, usize> =
+        points.iter().enumerate().map(|(at, p)| (p.point_id.clone(), at)).collect();
+    for point in nodes.iter().flat_map(|node| &node.campaign.points) {
+        match known.get(&point.point_id) {
+            Some(at) if points[*at].time_s.is_none() && point.time_s.is_some() => {
+                points[*at] = point.clone();
+            }
+            Some(_) => {}
+            None => {
+                known.insert(point.point_id.clone(), points.len());
+                points.push(point.clone());
+            }
+        }
+    }
+    let mut unreadable = rest.unreadable;
+    let row_count = rest.rows.len() + unreadable.len();
+    for row in &rest.rows {
+        if !row.run_id.is_empty() {
+            unreadable.push(fleet::of_no_process(row.line, &row.run_id));
+        }
+        match Measured::read(row) {
+            Ok(point) if !known.contains_key(&point.point_id) => points.push(point),
+            Ok(_) => {}
+            Err(value) => unreadable.push(value),
+        }
+    }
+    Campaign {
+        folder: folder.to_owned(),
+        points,
+        unreadable,
+        row_count: row_count + nodes.iter().map(|n| n.campaign.row_count).sum::<usize>(),
+        rows: rest.rows,
+        columns: Vec::new(),
+        samples: None,
+        rounds: Vec::new(),
+        repeatability: together(&nodes),
+        witnesses: Witnesses::default(),
+        runs: nodes.iter().flat_map(|node| node.campaign.runs.clone()).collect(),
+        provenance: reference.provenance.clone(),
+        suite: reference.suite.clone(),
+        device: reference.device.clone(),
+        ceilings: reference.ceilings.clone(),
+        derived: reference.derived.clone(),
+        spec: reference.spec.clone(),
+        spec_refused: None,
+        sentinel: reference.sentinel.clone(),
+        probes: reference.probes.clone(),
+        nodes,
+    }
+}
+
+/// The machine whose DRAM reads are in the middle; the first where none has any.
+fn reference(nodes: &[Node]) -> usize {
+    let rate = |node: &Node| Some(node.campaign.ceilings.as_ref()?.read.rate.value);
+    let mut rates: Vec<(f64, usize)> =
+        nodes.iter().enumerate().filter_map(|(at, node)| Some((rate(node)?, at))).collect();
+    rates.sort_by(|a, b| a.0.total_cmp(&b.0));
+    rates.get(rates.len() / 2).map_or(0, |(_, at)| *at)
+}
+
+/// How much times of all machines vary from round to round.
+fn together(nodes: &[Node]) -> Option<Repeatability> {
+    let all: Vec<&Repeatability> =
+        nodes.iter().filter_map(|node| node.campaign.repeatability.as_ref()).collect();
+    let first = all.first()?;
+    let variances: Vec<f64> = all.iter().map(|of| of.typical.variance).collect();
+    let sorted = |of: fn(&Repeatability) -> &Vec<f64>| {
+        let mut values: Vec<f64> = all.iter().flat_map(|r| of(r)).copied().collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    Some(Repeatability {
+        typical: RoundSpread {
+            variance: median(&variances),
+            points: all.iter().map(|of| of.typical.points).sum(),
+        },
+        unit: first.unit,
+        ranges: sorted(|of| &of.ranges),
+        resolutions: sorted(|of| &of.resolutions),
+    })
 }
 
 fn refuse_doubled(rows: &[Row]) -> Result<()> {

@@ -92,6 +92,22 @@ pub struct PlannedPoints {
     pub sentinel: Option<Point>,
 }
 
+impl PlannedPoints {
+    /// For each point the shard that measures it, from 1; `None` for those that every shard
+    /// does: what shows the machine's limits.
+    pub fn shards(&self, count: u32) -> Vec<Option<u32>> {
+        shard::deal(&self.points, self.sentinel.as_ref(), count)
+    }
+
+    /// The points of one shard: its own, and those that each measures.
+    fn of_shard(self, shard: Shard) -> Self {
+        let shards = self.shards(shard.count);
+        let with_shard = self.points.into_iter().zip(shards);
+        let mine = with_shard.filter(|(_, of)| of.is_none_or(|of| of == shard.index));
+        PlannedPoints { points: mine.map(|(point, _)| point).collect(), ..self }
+    }
+}
+
 /// What a plan depends on apart from the suite.
 pub struct PlanBasis<'a> {
     /// Capacity of the last cache before DRAM, in bytes.

@@ -13,6 +13,7 @@ mod decode;
 mod evidence;
 mod knees;
 mod limits;
+mod nodes;
 mod pair_claims;
 mod pairs;
 mod peers;
@@ -33,6 +34,7 @@ pub use crate::analysis::DISTURBED_SHARE;
 use crate::analysis::{Campaign, Candidate, Doubt, FlopsPerClock};
 pub use crate::claims::Finding;
 use crate::claims::{self as table, ClaimEntry};
+use crate::compare::{self, Rules};
 use crate::device::DeviceKind;
 use crate::quantity;
 use crate::residency::Residency;
@@ -132,6 +134,8 @@ pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
         judge.limits_section(&limits),
         judge.evidence_section(&claims),
     ];
+    let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
+    sections.push(compare::nodes_section(campaign, Rules::default()));
     sections.extend(judge.probe_section());
     sections.push(judge.line_section());
     sections.extend([
@@ -143,7 +147,10 @@ pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
     sections.extend(judge.peer_sections());
     sections.extend(judge.witness_section());
     sections.retain(|section| !section.rows.is_empty());
-    let (faults, mut warnings) = judge.validity();
+    let (faults, mut warnings) = match campaign.nodes.is_empty() {
+        true => judge.validity(),
+        false => judge.validity_of_nodes(),
+    };
     if campaign.is_simulated() {
         sections.iter_mut().for_each(Section::mark_simulated);
         warnings.insert(0, SIMULATED.to_owned());

@@ -49,6 +49,16 @@ const CAMPAIGNS: [&str; 2] = [
     "results/2026-11-23-cpu-intel-xeon-2c-quick",
 ];
 
+/// The same suite, measured twice.
+const H100: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/results/2026-11-27-nvidia-h100-80gb-hbm3-quick");
+const H100_AGAIN: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/results/2026-11-27-nvidia-h100-80gb-hbm3-quick-again"
+);
+const WITH_PEERS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/results/2026-11-27-nvidia-h200-headline");
+
 /// Every command line that prints tables as data and needs no compiler of kernels.
 fn data_commands() -> Vec<Vec<&'static str>> {
     let predictions = [
@@ -70,6 +80,9 @@ fn data_commands() -> Vec<Vec<&'static str>> {
     all.extend([
         vec!["list", "quick", "--device", "cpu"],
         vec!["list", "products", "--device", "vm"],
+        vec!["compare", H100, H100_AGAIN],
+        vec!["compare", WITH_PEERS, "--peers", "--filter", "op=gemm"],
+        vec!["history", H100, H100_AGAIN, "--filter", "op=stream"],
         vec!["doctor", "--device", "cpu"],
         vec!["check", TINY, "--device", "cpu"],
         vec!["selfcheck", TINY, "--device", "cpu", "--filter", "op=gemm"],

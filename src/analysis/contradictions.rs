@@ -65,7 +65,7 @@ pub fn model_columns(row: &Row, has_column: &impl Fn(&str) -> bool) -> Vec<Unrea
     let shown = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
     let mut found = Vec::new();
     for (column, written, computed, tolerance) in counts(row, &problem) {
-        if has_column(column) && !are_equal(written, computed, tolerance) {
+        if !are_equal(written, computed, tolerance) && has_column(column) {
             let why = format!(
                 "of `{problem}` this version computes `{}`; the row was edited, or its \
                  version counted otherwise",
@@ -86,16 +86,21 @@ pub fn shape_columns(row: &Row, has_column: &impl Fn(&str) -> bool) -> Vec<Unrea
     if row.problem.parse::<Problem>().is_err() {
         return Vec::new();
     }
-    let columns = shape_keys().into_iter().map(|key| format!("shape_{key}"));
-    let differ =
-        columns.zip(shape_values(&row.problem)).filter_map(|(column, computed)| {
-            let cell = row.shape.iter().find(|(name, _)| *name == column);
-            let written = cell.map_or("", |(_, value)| value);
-            (has_column(&column) && written != computed).then(|| {
-                let why = format!("`{}` has `{computed}`", row.problem);
-                in_row(row.line, &column, written, why)
-            })
-        });
+    let keys = shape_keys().into_iter();
+    let differ = keys.zip(shape_values(&row.problem)).filter_map(|(key, computed)| {
+        let is_of = |name: &str| name.strip_prefix("shape_") == Some(key);
+        let cell = row.shape.iter().find(|(name, _)| is_of(name));
+        let written = cell.map_or("", |(_, value)| value);
+        // Rows are many, and hardly any cell differs.
+        if written == computed {
+            return None;
+        }
+        let column = format!("shape_{key}");
+        has_column(&column).then(|| {
+            let why = format!("`{}` has `{computed}`", row.problem);
+            in_row(row.line, &column, written, why)
+        })
+    });
     differ.collect()
 }
 

@@ -52,6 +52,7 @@ struct Derived<'a> {
     flops_per_clock_per_sm: Option<f64>,
     derived_flops_per_clock_per_sm: Option<f64>,
     device_kind: &'a str,
+    node: &'a str,
 }
 
 /// Whether the point is judged by its binding roof: `yes`, or why not. Empty where it has no
@@ -90,7 +91,7 @@ pub fn write_derived(campaign: &Campaign, path: &Path) -> Result<()> {
 /// None that a campaign can cause.
 pub fn derived_csv(campaign: &Campaign) -> Result<String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    for point in &campaign.points {
+    for (node, campaign, point) in campaign.points_by_node() {
         let fraction = point.fraction();
         let (measured, counters) = (point.intensity_measured(), point.counters_row());
         let audit = campaign.byte_audit(point);
@@ -139,6 +140,7 @@ pub fn derived_csv(campaign: &Campaign) -> Result<String> {
             flops_per_clock_per_sm: per_clock.map(|of| of.measured),
             derived_flops_per_clock_per_sm: per_clock.and_then(|of| of.derived),
             device_kind: point.device_kind.map_or("", DeviceKind::name),
+            node,
         })?;
     }
     Ok(String::from_utf8(writer.into_inner()?)?)

@@ -333,3 +333,6 @@ fn row_of(missing: &MissingPoint, first: &Part) -> Result<Row> {
         ..point_columns(&point)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,8 +12,10 @@ use crate::analysis::{Campaign, Measured};
 use crate::compare::{Change, Comparison, MatchBy, Rules};
 use crate::model::machine::Machines;
 use crate::output::{self, remark};
+use crate::plot;
 use crate::provenance::differences;
 use crate::record::SCHEMA_VERSION;
+use crate::section::Section;
 use crate::verdict::judge;
 
 /// Compare two campaigns point by point, or one campaign's kernels with its peers: which
@@ -39,6 +41,9 @@ pub struct Args {
     /// How to print; markdown is for a pull request.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Draw the comparison into this file, .svg or .png.
+    #[arg(long, value_name = "FILE")]
+    figure: Option<PathBuf>,
     /// End with exit code 4 where a row says so, for scripts.
     #[arg(long, value_enum, value_name = "FINDING")]
     fail_on: Option<FailOn>,
@@ -122,6 +127,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("{}", nothing_to_compare(args));
     }
     print(&comparison, args.format)?;
+    if let Some(path) = &args.figure {
+        plot::write_comparison(&comparison, path)?;
+        remark!("figure: {}", path.display());
+    }
     Ok(exit_code(&comparison, args.fail_on))
 }
 
@@ -174,18 +183,23 @@ pub fn is_wanted(filter: &FilterArgs, point: &Measured) -> bool {
     filter.filter.as_ref().is_none_or(|filter| filter.matches(&point.point()))
 }
 
-/// Reads a campaign and says what of it is not sound: rows that cannot be read are left out,
-/// and what makes the whole of it invalid is told.
+fn load(folder: &Path, machines: &Machines) -> Result<Campaign> {
+    let campaign = Campaign::load(folder, machines)?;
+    tell_faults(&campaign)?;
+    Ok(campaign)
+}
+
+/// Says what of a campaign is not sound: rows that cannot be read are left out, and what
+/// makes the whole of it invalid is told.
 ///
 /// # Errors
-/// A folder that is no campaign, or was written by a later version.
-pub fn load(folder: &Path, machines: &Machines) -> Result<Campaign> {
-    let campaign = Campaign::load(folder, machines)?;
-    refuse_later_versions(&campaign)?;
-    for fault in &judge(&campaign).faults {
-        remark!("invalid: {}: {fault}", folder.display());
+/// Records of a later version.
+pub fn tell_faults(campaign: &Campaign) -> Result<()> {
+    refuse_later_versions(campaign)?;
+    for fault in &judge(campaign).faults {
+        remark!("invalid: {}: {fault}", campaign.folder.display());
     }
-    Ok(campaign)
+    Ok(())
 }
 
 /// Columns of a later version may mean what this one does not know.
@@ -204,7 +218,7 @@ fn refuse_later_versions(campaign: &Campaign) -> Result<()> {
 }
 
 /// Times that were measured by other rules are not compared.
-pub fn refuse_other_protocols(campaigns: &[&Campaign]) -> Result<()> {
+fn refuse_other_protocols(campaigns: &[&Campaign]) -> Result<()> {
     let first_run = |campaign: &&Campaign| campaign.runs.first().cloned();
     let runs: Vec<_> = campaigns.iter().filter_map(first_run).collect();
     for (campaign, run) in campaigns.iter().zip(&runs) {
@@ -223,7 +237,7 @@ pub fn refuse_other_protocols(campaigns: &[&Campaign]) -> Result<()> {
 }
 
 /// The comparison for a pull request: counts, what changed, and everything folded away.
-fn markdown(comparison: &Comparison<'_>, section: &crate::section::Section) -> String {
+fn markdown(comparison: &Comparison<'_>, section: &Section) -> String {
     let mut changed = section.clone();
     let tells = |change: Change| matches!(change, Change::Slower | Change::Faster);
     let mut rows = comparison.rows.iter();

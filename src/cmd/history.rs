@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use super::compare::{self, RuleArgs, refuse_other_protocols};
+use super::compare::{self, RuleArgs};
 use super::options::{FilterArgs, MachineFile, OutputFormat};
 use super::table;
 use crate::analysis::{Campaign, Measured};
@@ -37,15 +37,14 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let campaigns = of_one_device(args, &args.machines.load()?)?;
-    let all: Vec<&Campaign> = campaigns.iter().collect();
-    refuse_other_protocols(&all)?;
     let is_wanted = |point: &Measured| compare::is_wanted(&args.filter, point);
     let rules = args.rules.rules(MatchBy::Point);
     let history = History::of(campaigns.iter(), &is_wanted, rules);
     if history.rows.is_empty() {
         bail!("no point of these campaigns has a time; a campaign's verdict says why");
     }
-    table::print(&history.sections(), args.format)?;
+    let is_for_people = args.format == OutputFormat::Table;
+    table::print(&history.sections(is_for_people), args.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,11 +56,12 @@ fn of_one_device(args: &Args, machines: &Machines) -> Result<Vec<Campaign>> {
     }
     let mut by_device: BTreeMap<String, Vec<Campaign>> = BTreeMap::new();
     for folder in folders {
-        let campaign = compare::load(&folder, machines)?;
+        let campaign = Campaign::load(&folder, machines)?;
         let device = campaign.device.clone().unwrap_or("an unknown device".to_owned());
         let is_asked =
             args.device.as_ref().is_none_or(|name| device.contains(name.as_str()));
         if is_asked {
+            compare::tell_faults(&campaign)?;
             by_device.entry(device).or_default().push(campaign);
         }
     }

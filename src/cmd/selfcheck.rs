@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::table;
 use crate::analysis::{Agreement, Campaign};
 use crate::campaign::{self, Process, Request};
+use crate::compare::{Comparison, Rules};
 use crate::device::{self, Opened};
 use crate::output::remark;
 
@@ -84,7 +85,9 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
     if a.is_simulated() || b.is_simulated() {
         section.mark_simulated();
     }
-    table::print(&[section], args.format)?;
+    // What `compare` says of the two, whose error is that of campaigns and not of rounds alone.
+    let comparison = Comparison::of(&a, &b, &|_| true, Rules::default());
+    table::print(&[section, comparison.summary()], args.format)?;
     if agreement.points == 0 {
         bail!("no point of {} was measured in both campaigns", suite.name);
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::Pair;
+use super::pair::Pair;
 use crate::analysis::Campaign;
 use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, differences};
 use crate::record::Row;
@@ -29,8 +29,6 @@ pub struct Between {
     pub variance: f64,
     /// Degrees of freedom that it is known with.
     pub freedom: f64,
-    /// Variance of the same kind that grows with a row's own, as a multiple of it.
-    pub inflation: f64,
     /// What tells it.
     pub source: BetweenSource,
     /// Points that it is from.
@@ -41,8 +39,7 @@ pub struct Between {
 
 /// Standard deviation that is expected before anything was seen, as a share: of a GPU, where
 /// two campaigns of the same code on an H100, seven minutes apart, differ by 0.9% in the
-/// quadratic mean of 62 points, of which rounds explain 0.84%; of a CPU, from pairs of
-/// campaigns of this program's tests on two shared cores.
+/// quadratic mean of 62 points, of which rounds explain 0.84%; of a CPU, assumed.
 const USUAL: [f64; 2] = [0.003, 0.02];
 /// Degrees of freedom that it counts for beside what is seen.
 const USUAL_FREEDOM: f64 = 4.0;
@@ -81,7 +78,6 @@ impl Between {
         Between {
             variance: (USUAL_FREEDOM * usual.variance + count * seen) / freedom,
             freedom: freedom.min(MOST_FREEDOM),
-            inflation: usual.inflation,
             source,
             controls: controls.len(),
             shift: Some(median(&shifts).exp()),
@@ -94,7 +90,6 @@ impl Between {
         Between {
             variance: USUAL[usize::from(is_cpu)].powi(2),
             freedom: USUAL_FREEDOM,
-            inflation: 0.0,
             source: BetweenSource::Usual,
             controls: 0,
             shift: None,
@@ -151,6 +146,8 @@ fn same_code<'p, 'a>(
         let hashes = of_before.get(&*a.point_id).zip(of_after.get(&*b.point_id));
         let is_foreign = !a.is_own() && !b.is_own();
         match hashes {
+            // Another kernel is other code, whoever built it.
+            _ if a.point_id != b.point_id => false,
             Some((one, other)) => one == other,
             None if is_foreign => a.implementation == b.implementation,
             None => is_one_program,

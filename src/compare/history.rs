@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Between, Change, Compared, Pair, Rules, is_timed, judged, typical};
+use super::between::Between;
+use super::pair::{Pair, is_timed, typical};
+use super::{Change, Compared, Rules, judged};
 use crate::analysis::{Campaign, Measured};
 
 /// A point in one of several campaigns.

@@ -187,9 +187,9 @@ impl Comparison<'_> {
             ),
             BetweenSource::Bulk => format!(
                 "Beyond their rounds, times of the two campaigns vary by {sd} (standard \
-                 deviation), by the bulk of {} points: their builds differ, and a change that \
-                 more than half of the points share cannot be told from a machine that \
-                 changed{shift}.",
+                 deviation), by the bulk of {} points: whether their code is the same is not \
+                 known, and a change that more than half of the points share cannot be told \
+                 from a machine that changed{shift}.",
                 between.controls
             ),
             BetweenSource::Usual if self.is_of_peers => format!(
@@ -245,6 +245,11 @@ pub(super) fn commit(campaign: &Campaign) -> String {
     if sha.is_empty() { sha } else { format!("{sha}{changed}") }
 }
 
+/// The revision of the protocol that a campaign was measured under.
+fn protocol(campaign: &Campaign) -> &str {
+    campaign.runs.first().and_then(|run| run.get("protocol")).unwrap_or_default()
+}
+
 fn row(row: &Compared<'_>) -> Vec<String> {
     let point = row.after;
     let [before_s, after_s] = row.times_s().map(|time| time.to_string());
@@ -279,8 +284,9 @@ fn cells(estimate: Estimate) -> [String; 3] {
 }
 
 impl History<'_> {
-    /// The campaigns, the changes, and every point's series.
-    pub fn sections(&self) -> Vec<Section> {
+    /// The campaigns, and every point's series: where `is_for_people`, of points that several
+    /// campaigns have.
+    pub fn sections(&self, is_for_people: bool) -> Vec<Section> {
         let changed = self.rows.iter().filter(|row| row.has_changed()).count();
         let steps = |row: &HistoryRow<'_>| row.steps.len() - 1;
         let compared: usize = self.rows.iter().map(steps).sum();
@@ -293,12 +299,27 @@ impl History<'_> {
             share(self.rules.alpha),
             share(self.rules.margin)
         );
-        let mut sections =
-            vec![self.campaigns_section(), self.series_section("Times of points", told)];
+        let least = if is_for_people { 2 } else { 1 };
+        let series = self.series_section(least, told);
+        let mut sections = vec![self.campaigns_section(), series];
         if self.campaigns.iter().any(|campaign| campaign.is_simulated()) {
             sections.iter_mut().for_each(Section::mark_simulated);
         }
         sections
+    }
+
+    /// Points that were measured by other rules have other ids, so they never meet.
+    fn protocols_note(&self) -> Option<String> {
+        let mut all: Vec<&str> = self.campaigns.iter().map(|c| protocol(c)).collect();
+        all.sort_unstable();
+        all.dedup();
+        (all.len() > 1).then(|| {
+            format!(
+                "These campaigns were measured under protocols {}: times that were taken by \
+                 different rules are not compared.",
+                all.join(" and ")
+            )
+        })
     }
 
     fn campaigns_section(&self) -> Section {
@@ -307,6 +328,7 @@ impl History<'_> {
                 began(campaign).to_owned(),
                 commit(campaign),
                 campaign.suite.clone().unwrap_or_default(),
+                protocol(campaign).to_owned(),
                 campaign.points.len().to_string(),
                 campaign.device.clone().unwrap_or_default(),
                 campaign.folder.display().to_string(),
@@ -314,19 +336,29 @@ impl History<'_> {
         });
         Section {
             heading: "Campaigns".to_owned(),
-            columns: vec!["started_utc", "commit", "suite", "points", "device", "folder"],
+            columns: vec![
+                "started_utc",
+                "commit",
+                "suite",
+                "protocol",
+                "points",
+                "device",
+                "folder",
+            ],
             rows: rows.collect(),
+            paragraphs: self.protocols_note().into_iter().collect(),
             spare: &["device"],
             ..Section::default()
         }
     }
 
-    fn series_section(&self, heading: &str, told: String) -> Section {
+    fn series_section(&self, least: usize, told: String) -> Section {
         let of_row = |row: &HistoryRow<'_>| -> Vec<Vec<String>> {
             row.steps.iter().map(|step| self.step(step)).collect()
         };
+        let shown = self.rows.iter().filter(|row| row.steps.len() >= least);
         Section {
-            heading: heading.to_owned(),
+            heading: "Times of points".to_owned(),
             columns: vec![
                 "problem",
                 "cache",
@@ -342,7 +374,7 @@ impl History<'_> {
                 "finding",
                 "point_id",
             ],
-            rows: self.rows.iter().flat_map(of_row).collect(),
+            rows: shown.flat_map(of_row).collect(),
             paragraphs: vec![told],
             keys: 3,
             spare: &["point_id", "cache", "started_utc"],

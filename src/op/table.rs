@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use super::collective::Collective;
 use super::contract::{Facts, Magnitude, Operation, Routed};
@@ -214,13 +215,17 @@ const FIRST_SHAPE_KEYS: [&str; 30] = [
 /// Every key that any problem is written with, in the order of CSV columns: those of the
 /// first campaigns, then what operations brought later, in the order of the table.
 pub fn shape_keys() -> Vec<&'static str> {
-    let mut keys = FIRST_SHAPE_KEYS.to_vec();
-    for key in Op::ALL.into_iter().flat_map(Op::keys) {
-        if !keys.contains(&key) {
-            keys.push(key);
+    // Large campaigns ask for each row.
+    static KEYS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        let mut keys = FIRST_SHAPE_KEYS.to_vec();
+        for key in Op::ALL.into_iter().flat_map(Op::keys) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
         }
-    }
-    keys
+        keys
+    });
+    KEYS.clone()
 }
 
 impl Problem {

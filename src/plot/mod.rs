@@ -3,6 +3,7 @@
 
 mod axis;
 mod bandwidth;
+mod comparison;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod font;
@@ -27,7 +28,9 @@ use anyhow::Result;
 
 use crate::analysis::Campaign;
 use crate::record::write_atomically;
+pub use comparison::write as write_comparison;
 pub use frame::{Drawn, Figure, date, ridges};
+use crate::section::Section;
 use picture::Letters;
 pub use style::{escape, variables};
 

@@ -26,6 +26,7 @@ struct Columns {
     elapsed_s: usize,
     /// Versions before rounds did not write it.
     round: Option<usize>,
+    run_id: Option<usize>,
 }
 
 const NAMES: [&str; 4] = ["point_id", "repeat", "launches", "elapsed_s"];
@@ -38,6 +39,19 @@ impl SampleTimes {
     /// # Errors
     /// A file that is there and cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
+        Ok(Self::read_groups(folder, 1, &HashMap::new())?.and_then(|mut all| all.pop()))
+    }
+
+    /// The same in groups of processes: `group_of` says which, by `run_id`. Samples of other
+    /// processes, and what cannot be read, are of the first group.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn read_groups(
+        folder: &Path,
+        groups: usize,
+        group_of: &HashMap<String, usize>,
+    ) -> Result<Option<Vec<Self>>> {
         let mut times = None;
         // A campaign that is resumed after it was compressed has both.
         for name in ["samples.csv.gz", "samples.csv"] {
@@ -45,38 +59,14 @@ impl SampleTimes {
             if !path.exists() {
                 continue;
             }
-            let times: &mut SampleTimes = times.get_or_insert_default();
+            let times = times.get_or_insert_with(|| vec![SampleTimes::default(); groups]);
             let read = File::open(&path).and_then(|file| match name.ends_with(".gz") {
-                true => times.add(BufReader::new(MultiGzDecoder::new(file))),
-                false => times.add(BufReader::new(file)),
+                true => add(times, group_of, BufReader::new(MultiGzDecoder::new(file))),
+                false => add(times, group_of, BufReader::new(file)),
             });
             read.with_context(|| format!("cannot read {}", path.display()))?;
         }
         Ok(times)
-    }
-
-    /// Takes in a file.
-    fn add(&mut self, mut file: impl BufRead) -> std::io::Result<()> {
-        let times = self;
-        let (mut line, mut number) = (Vec::new(), 0);
-        let mut columns = None;
-        while file.read_until(b'\n', &mut line)? > 0 {
-            // A process was killed while it wrote the last line.
-            let Some(text) = line.strip_suffix(b"\n") else { break };
-            let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
-            let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
-            number += 1;
-            match (&columns, number) {
-                (Some(columns), _) => times.take(text, number, columns),
-                (None, 1) => match Columns::of(text) {
-                    Ok(found) => columns = Some(found),
-                    Err(missing) => times.unreadable.push(missing),
-                },
-                (None, _) => break,
-            }
-            line.clear();
-        }
-        Ok(())
     }
 
     /// Seconds of one launch in each sample of a row, in the order taken, by round; none
@@ -107,6 +97,37 @@ impl SampleTimes {
     }
 }
 
+/// Takes in a file.
+fn add(
+    groups: &mut [SampleTimes],
+    group_of: &HashMap<String, usize>,
+    mut file: impl BufRead,
+) -> std::io::Result<()> {
+    let (mut line, mut number) = (Vec::new(), 0);
+    let mut columns: Option<Columns> = None;
+    while file.read_until(b'\n', &mut line)? > 0 {
+        // A process was killed while it wrote the last line.
+        let Some(text) = line.strip_suffix(b"\n") else { break };
+        let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+        number += 1;
+        match (&columns, number) {
+            (Some(columns), _) => {
+                let known = || group_of.get(columns.run_id(text)?).copied();
+                let group = if groups.len() > 1 { known().unwrap_or(0) } else { 0 };
+                groups[group].take(text, number, columns);
+            }
+            (None, 1) => match Columns::of(text) {
+                Ok(found) => columns = Some(found),
+                Err(missing) => groups[0].unreadable.push(missing),
+            },
+            (None, _) => break,
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
 impl Columns {
     fn of(header: &str) -> Result<Self, Unreadable> {
         let names: Vec<&str> = cells(header).collect();
@@ -114,7 +135,8 @@ impl Columns {
         match NAMES.map(place) {
             [Some(point_id), Some(repeat), Some(launches), Some(elapsed_s)] => {
                 let round = place("round");
-                Ok(Columns { point_id, repeat, launches, elapsed_s, round })
+                let run_id = place("run_id");
+                Ok(Columns { point_id, repeat, launches, elapsed_s, round, run_id })
             }
             places => {
                 let missing = NAMES.iter().zip(places).find(|(_, place)| place.is_none());
@@ -126,6 +148,10 @@ impl Columns {
                 ))
             }
         }
+    }
+
+    fn run_id<'a>(&self, text: &'a str) -> Option<&'a str> {
+        cells(text).nth(self.run_id?)
     }
 
     /// Point, repeat and round, and seconds of one launch.
@@ -186,9 +212,9 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> SampleTimes {
-        let mut times = SampleTimes::default();
-        times.add(text.as_bytes()).unwrap();
-        times
+        let mut times = vec![SampleTimes::default()];
+        add(&mut times, &HashMap::new(), text.as_bytes()).unwrap();
+        times.remove(0)
     }
 
     #[test]

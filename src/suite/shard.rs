@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::PlannedPoints;
 use crate::op::Purpose;
 use crate::point::Point;
 
@@ -49,29 +48,23 @@ fn is_in_each(point: &Point) -> bool {
     point.problem.op().facts().judged.purpose != Purpose::Work
 }
 
-impl PlannedPoints {
-    /// For each point the shard that measures it, from 1; `None` for those that every shard
-    /// does. Points are dealt in turn in the order of their texts, so that neighbours in
-    /// shape, which take about as long, are spread, and shards depend on nothing but the plan.
-    pub fn shards(&self, count: u32) -> Vec<Option<u32>> {
-        let is_dealt = |at: &usize| {
-            let point = &self.points[*at];
-            !is_in_each(point) && self.sentinel.as_ref() != Some(point)
-        };
-        let mut dealt: Vec<usize> = (0..self.points.len()).filter(is_dealt).collect();
-        dealt.sort_by_cached_key(|at| self.points[*at].to_string());
-        let mut shards = vec![None; self.points.len()];
-        for (at, shard) in dealt.into_iter().zip((1..=count).cycle()) {
-            shards[at] = Some(shard);
-        }
-        shards
+/// For each point of a plan the shard that measures it, from 1; `None` for those that every
+/// shard does. Points are dealt in turn in the order of their texts, so that neighbours in
+/// shape, which take about as long, are spread, and shards depend on nothing but the plan.
+pub(super) fn deal(
+    points: &[Point],
+    sentinel: Option<&Point>,
+    count: u32,
+) -> Vec<Option<u32>> {
+    let is_dealt = |at: &usize| {
+        let point = &points[*at];
+        !is_in_each(point) && sentinel != Some(point)
+    };
+    let mut dealt: Vec<usize> = (0..points.len()).filter(is_dealt).collect();
+    dealt.sort_by_cached_key(|at| points[*at].to_string());
+    let mut shards = vec![None; points.len()];
+    for (at, shard) in dealt.into_iter().zip((1..=count).cycle()) {
+        shards[at] = Some(shard);
     }
-
-    /// The points of one shard: its own, and those that each measures.
-    pub(super) fn of_shard(self, shard: Shard) -> Self {
-        let shards = self.shards(shard.count);
-        let with_shard = self.points.into_iter().zip(shards);
-        let mine = with_shard.filter(|(_, of)| of.is_none_or(|of| of == shard.index));
-        PlannedPoints { points: mine.map(|(point, _)| point).collect(), ..self }
-    }
+    shards
 }

@@ -1,7 +1,10 @@
 //! Suites parsed and planned.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::device::simulated::SimulatedDevice;
+use crate::op::Purpose;
 use proptest::prelude::*;
 
 fn device() -> SimulatedDevice {
@@ -180,7 +183,6 @@ fn built_in_suites_plan() {
 /// probe of every format that is computed in, f32 for CPUs among them, and reads from DRAM.
 #[test]
 fn built_in_suites_hold_the_probes_that_they_need() {
-    use crate::op::Purpose;
     let purpose = |point: &Point| point.problem.op().facts().judged.purpose;
     for name in Suite::built_in_names().into_iter().filter(|name| *name != "corners") {
         let points = Suite::load(name).unwrap().plan(&device()).unwrap().points;
@@ -220,4 +222,50 @@ proptest! {
             let _ = suite.plan(&device());
         }
     }
+}
+
+/// Shards have every point of the plan: own ones once, ceilings in each. A filter comes first,
+/// and which points a shard has depends on no order.
+#[test]
+fn shards_share_the_plan() {
+    for name in ["quick", "headline"] {
+        let whole = Suite::load(name).unwrap();
+        let plan = whole.plan(&device()).unwrap();
+        for count in [1, 3, 8] {
+            let mut times: HashMap<Point, u32> = HashMap::new();
+            for index in 1..=count {
+                let part = whole.clone().sharded(Some(Shard { index, count })).unwrap();
+                assert_eq!(part.shard(), Some(Shard { index, count }));
+                assert_eq!(part.whole().unwrap().text, whole.text);
+                let planned = part.plan(&device()).unwrap();
+                assert_eq!(planned.sentinel, plan.sentinel);
+                for point in planned.points {
+                    *times.entry(point).or_default() += 1;
+                }
+            }
+            assert_eq!(times.len(), plan.points.len());
+            for point in &plan.points {
+                let is_work = point.problem.op().facts().judged.purpose == Purpose::Work;
+                let wanted = if is_work { 1 } else { count };
+                assert_eq!(times[point], wanted, "{point}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shards_that_are_none_say_what_to_write() {
+    for text in ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/99999"] {
+        let error = text.parse::<Shard>().unwrap_err();
+        assert!(error.contains("write `3/8`"), "{text}: {error}");
+        let message = error_of(&format!("shard = \"{text}\"\n{GEMM}"));
+        assert!(message.starts_with("s.toml:1: "), "{message}");
+    }
+    let shard = |text: &str| Some(text.parse().unwrap());
+    let suite = Suite::parse("s.toml", GEMM).unwrap();
+    let part = suite.clone().sharded(shard("1/2")).unwrap();
+    let twice = part.sharded(shard("1/2")).unwrap_err().to_string();
+    assert!(twice.contains("is shard 1/2 already"), "{twice}");
+    let empty = suite.sharded(shard("7/8")).unwrap().plan(&device()).unwrap_err();
+    assert!(empty.to_string().contains("has no point"), "{empty}");
 }

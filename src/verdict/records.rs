@@ -2,13 +2,13 @@
 //! edited, mixed, cut, or written by another version, and a number that is only believed
 //! is not a measurement.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Judge, counted};
 use crate::analysis::Campaign;
 use crate::analysis::contradictions::{self, ROUNDING, are_equal, in_row};
 use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, Provenance, differences};
-use crate::record::{Row, Run, SCHEMA_VERSION, SampleTimes, Unreadable};
+use crate::record::{RoundRow, Row, Run, SCHEMA_VERSION, SampleTimes, Unreadable};
 use crate::residency::Residency;
 use crate::statistics;
 
@@ -97,13 +97,17 @@ struct Files<'a> {
     campaign: &'a Campaign,
     /// Runs by their id.
     runs: HashMap<&'a str, &'a Run>,
+    /// Rounds that were disturbed: the point, its repeat and the round.
+    disturbed: HashSet<(&'a str, u32, u32)>,
 }
 
 impl<'a> Files<'a> {
     fn of(campaign: &'a Campaign) -> Self {
         let runs = campaign.runs.iter();
         let runs = runs.filter_map(|run| Some((run.get("run_id")?, run))).collect();
-        Files { campaign, runs }
+        let disturbed = campaign.rounds.iter().filter(|round| round.disturbed);
+        let key = |round: &'a RoundRow| (&*round.point_id, round.repeat, round.round);
+        Files { campaign, runs, disturbed: disturbed.map(key).collect() }
     }
 
     fn rows(&self) -> impl Iterator<Item = &'a Row> {
@@ -279,8 +283,7 @@ impl<'a> Files<'a> {
     /// The samples of the rounds that a row's time is from: those that were not disturbed.
     fn used_rounds<'s>(&self, samples: &'s SampleTimes, row: &Row) -> Vec<&'s [f64]> {
         let is_disturbed = |round: u32| {
-            let mut rounds = self.campaign.rounds.iter();
-            rounds.any(|r| r.point_key() == row.key() && r.round == round && r.disturbed)
+            self.disturbed.contains(&(row.point_id.as_str(), row.repeat, round))
         };
         let rounds = samples.of_row(&row.point_id, row.repeat);
         rounds.filter(|(round, _)| !is_disturbed(*round)).map(|(_, times)| times).collect()
