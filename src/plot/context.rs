@@ -9,12 +9,14 @@ use super::frame::{
 use super::layout::{Rect, Spot};
 use super::svg::{Canvas, GUIDE, INK, Stroke, Text};
 use super::sweeps::{Grid, chosen, grids};
-use super::table::PlottedTable;
+use super::table::{PlottedTable, count_text, thinned};
 use crate::analysis::{Campaign, Measured};
 use crate::quantity::{prefix, si};
 
 /// Lines that a panel can show with a label each.
 const MOST_LINES: usize = 7;
+/// Marks of a line.
+const MOST_MARKS: usize = 40;
 /// Height of a panel, and room at its right for the labels of its lines.
 const HEIGHT: f64 = 170.0;
 const LABELS: f64 = 62.0;
@@ -95,8 +97,9 @@ fn draw_grid(
     let batches = grid.batches();
     let drawn = chosen(&batches, MOST_LINES);
     let mut ends: Vec<(Spot, String, &'static str)> = Vec::new();
+    let mut step = None;
     for batch in &batches {
-        let of_batch = grid.cells.iter().filter(|((of, _), _)| of == batch);
+        let of_batch = grid.cells.range((*batch, 0)..=(*batch, u64::MAX));
         let points: Vec<(u64, &Measured)> = of_batch.map(|((_, c), p)| (*c, *p)).collect();
         let name = format!("batch {batch}");
         let at = drawn.iter().position(|other| other == batch);
@@ -113,21 +116,26 @@ fn draw_grid(
             Some((*context as f64, point.bytes_per_s().filter(drawable)?, *point))
         });
         let placed: Vec<_> = placed.collect();
+        let (marked, thinned) = thinned(&placed, MOST_MARKS);
+        step = step.max(thinned);
         let spots: Vec<Spot> =
             placed.iter().map(|(x, y, _)| panel.spot(*x, y.value)).collect();
         canvas.series(&name, |canvas| {
             canvas.polyline(&spots, stroke);
-            for (x, rate, point) in &placed {
+            for (x, rate, point) in marked {
                 draw_point(canvas, panel, *x, *rate, marker, tip(point));
             }
         });
         ends.extend(spots.last().map(|end| (*end, name, stroke.colour)));
     }
-    let left_out = match batches.len() - drawn.len() {
-        0 => String::new(),
-        count => format!(" ({count} batches in the CSV file alone)"),
-    };
-    panel.heading(canvas, &format!("{}{left_out}", grid.name));
+    let mut heading = grid.name.clone();
+    if batches.len() > drawn.len() {
+        heading.push_str(&format!("; {} of {} batches", drawn.len(), batches.len()));
+    }
+    if step.is_some() {
+        heading.push_str(&format!("; {}", count_text(step, grid.contexts().len())));
+    }
+    panel.heading(canvas, &heading);
     draw_ends(canvas, panel.area, ends);
 }
 

@@ -140,7 +140,7 @@ fn pairs(campaign: &Campaign) -> Vec<(Op, Vec<EqualBytes<'_>>)> {
     }
     let mut groups: Vec<(Op, Vec<EqualBytes>)> = Vec::new();
     for ((order, ..), mut points) in alike {
-        points.sort_by_key(|p| (p.work.bytes(), p.work.flops()));
+        points.sort_by_cached_key(|p| (p.work.bytes(), p.work.flops()));
         let op = Op::ALL[order];
         let mut found = of_sorted(&points);
         match groups.iter_mut().find(|(other, _)| *other == op) {
@@ -157,22 +157,24 @@ fn pairs(campaign: &Campaign) -> Vec<(Op, Vec<EqualBytes<'_>>)> {
 
 /// The pairs among points by ascending bytes: of each the nearest in FLOPs.
 fn of_sorted<'a>(points: &[&'a Measured]) -> Vec<EqualBytes<'a>> {
+    let amounts = points.iter().map(|p| (p.work.bytes() as f64, p.work.flops() as f64));
+    let amounts: Vec<(f64, f64)> = amounts.collect();
     let mut pairs = Vec::new();
     for (at, low) in points.iter().enumerate() {
-        let most = low.work.bytes() as f64 * EQUAL_BYTES;
-        let next = points[at + 1..].iter().take(MOST_COMPARED);
-        let near = next.take_while(|high| high.work.bytes() as f64 <= most);
-        let found = near.filter_map(|high| pair(low, high));
+        let (bytes, flops) = amounts[at];
+        let next = (at + 1..points.len()).take(MOST_COMPARED);
+        let near = next.take_while(|other| amounts[*other].0 <= bytes * EQUAL_BYTES);
+        let telling = near.filter_map(|other| {
+            let ratio = amounts[other].1 / flops;
+            (ratio.is_finite() && ratio >= TELLING_FLOPS).then_some((ratio, points[other]))
+        });
+        let found = telling.filter_map(|(ratio, high)| pair(low, high, ratio));
         pairs.extend(found.min_by(|a, b| a.flops.total_cmp(&b.flops)));
     }
     pairs
 }
 
-fn pair<'a>(low: &'a Measured, high: &'a Measured) -> Option<EqualBytes<'a>> {
-    let flops = high.work.flops() as f64 / low.work.flops() as f64;
-    if !flops.is_finite() || flops < TELLING_FLOPS {
-        return None;
-    }
+fn pair<'a>(low: &'a Measured, high: &'a Measured, flops: f64) -> Option<EqualBytes<'a>> {
     low.problem.pair_with(&high.problem)?;
     let time = high.time_s?.over(low.time_s?);
     drawable(&time).then_some(EqualBytes { low, high, flops, time })

@@ -3,6 +3,8 @@
 //! machine promises. Where counters or the virtual machine see another intensity than the
 //! model, an arrow leads from the model's to theirs.
 
+use std::collections::HashSet;
+
 use super::axis::{Axis, Scale};
 use super::frame::{
     self, BELOW, Figure, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, TALL, WIDTH,
@@ -126,8 +128,8 @@ fn groups(campaign: &Campaign) -> Vec<Group<'_>> {
     let order = |op: Op| Op::ALL.iter().position(|other| *other == op);
     groups.sort_by_key(|group| (order(group.op), group.dtype));
     for group in &mut groups {
-        let at = |p: &Measured| p.work.operational_intensity();
-        group.points.sort_by(|a, b| at(a).total_cmp(&at(b)));
+        // Bits of positive numbers are in the order of the numbers.
+        group.points.sort_by_cached_key(|p| p.work.operational_intensity().to_bits());
     }
     groups
 }
@@ -246,13 +248,13 @@ fn draw_panel(
             draw_point(canvas, panel, intensity, rate, marker, witness_tip(point));
         }
     });
-    let is_drawn = |id: &str| drawn.iter().any(|point| point.point_id == id);
     let name = group.name();
     if step.is_some() {
-        let rows = table.rows.iter_mut().filter(|row| row.panel == name);
-        rows.for_each(|row| {
-            row.is_drawn = row.point_id.is_empty() || is_drawn(&row.point_id)
-        });
+        let ids: HashSet<&str> =
+            drawn.iter().map(|point| point.point_id.as_str()).collect();
+        for row in table.rows.iter_mut().filter(|row| row.panel == name) {
+            row.is_drawn = row.point_id.is_empty() || ids.contains(row.point_id.as_str());
+        }
     }
     panel.heading(canvas, &name);
     let count = count_text(step, group.points.len());
