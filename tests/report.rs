@@ -123,7 +123,8 @@ fn keys_reach_every_mark(browser: &Browser) {
     assert_eq!(text_of(browser, "return document.activeElement.className"), "skip");
     browser.run("document.querySelector('#figures').tabIndex = -1; document.querySelector('#figures').focus()");
     browser.press("\u{e004}");
-    let focused = "return document.activeElement.ariaLabel ?? document.activeElement.outerHTML";
+    let focused =
+        "return document.activeElement.ariaLabel ?? document.activeElement.outerHTML";
     let first = text_of(browser, focused);
     browser.press("\u{e014}");
     let second = text_of(browser, focused);
@@ -166,24 +167,35 @@ const DECODE: &str = "const table = [...document.querySelectorAll('#points table
 
 fn tables_sort_filter_and_choose_columns(browser: &Browser) {
     let of_table = |script: &str| browser.run(&format!("{DECODE}{script}"));
-    of_table("heads[at].firstChild.id = 'by-time'; table.parentNode.parentNode.id = 'decode'");
+    of_table(
+        "heads[at].firstChild.id = 'by-time'; table.parentNode.parentNode.id = 'decode'",
+    );
     let all = of_table("return rows().length").as_u64().unwrap();
     for (order, sign) in [("ascending", 1.0), ("descending", -1.0)] {
         browser.point_at("#by-time", true);
         assert_eq!(of_table("return heads[at].ariaSort"), order);
         let times = of_table("return times()");
-        let times: Vec<f64> = times.as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+        let times: Vec<f64> =
+            times.as_array().unwrap().iter().filter_map(Value::as_f64).collect();
         assert!(times.len() > 10, "{times:?}");
-        assert!(times.windows(2).all(|pair| sign * (pair[1] - pair[0]) >= 0.0), "{times:?}");
+        assert!(
+            times.windows(2).all(|pair| sign * (pair[1] - pair[0]) >= 0.0),
+            "{times:?}"
+        );
     }
     browser.screenshot("sorted");
     browser.point_at("#decode input[type=search]", true);
     browser.press("ATTENTION_decode");
     let left = of_table("return rows().length").as_u64().unwrap();
     assert!(0 < left && left < all, "{left} of {all}");
-    let words = of_table("return rows().every((row) => row.textContent.includes('attention_decode'))");
+    let words = of_table(
+        "return rows().every((row) => row.textContent.includes('attention_decode'))",
+    );
     assert_eq!(words, true);
-    let state = text_of(browser, "return document.querySelector('#decode [role=status]').textContent");
+    let state = text_of(
+        browser,
+        "return document.querySelector('#decode [role=status]').textContent",
+    );
     assert_eq!(state, format!("{left} of {all} rows"));
     browser.run("document.querySelector('#decode summary').click()");
     let is_shown = "return heads[at].getClientRects().length > 0";
@@ -196,7 +208,8 @@ fn tables_sort_filter_and_choose_columns(browser: &Browser) {
 }
 
 fn colours_follow_the_system_and_the_switch(browser: &Browser) {
-    let ground = || text_of(browser, "return getComputedStyle(document.body).backgroundColor");
+    let ground =
+        || text_of(browser, "return getComputedStyle(document.body).backgroundColor");
     let mark = || {
         text_of(
             browser,
@@ -250,7 +263,8 @@ fn the_paper_suites_page_is_small_and_fast() {
     // Paper has what the screen has.
     let text = printed_text(&page, folder.path());
     assert!(text.contains("Is decode memory bound here?"), "{text}");
-    let rows = browser.run(&format!("{DECODE}return rows().map((row) => row.cells[at].textContent)"));
+    let rows = browser
+        .run(&format!("{DECODE}return rows().map((row) => row.cells[at].textContent)"));
     let mut times: Vec<String> =
         rows.as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect();
     times.retain(|time| !time.is_empty());

@@ -32,7 +32,10 @@ pub fn answers(campaign: &Campaign, judged: &Verdict) -> Vec<Answer> {
         },
         Answer { question: "By how much?", sentences: how_much(campaign, &decode) },
         Answer { question: "From where on?", sentences: vec![from_where(&decode)] },
-        Answer { question: "Do the vendor's numbers hold?", sentences: vendor(campaign, judged) },
+        Answer {
+            question: "Do the vendor's numbers hold?",
+            sentences: vendor(campaign, judged),
+        },
     ]
 }
 
@@ -81,7 +84,8 @@ fn how_much(campaign: &Campaign, decode: &[(&Measured, Estimate)]) -> Vec<String
     for (dtype, ridge) in ridges(campaign, &points) {
         let of_dtype = points.iter().filter(|p| p.problem.math_dtype() == Some(dtype));
         let intensities = of_dtype.map(|p| p.work.operational_intensity());
-        let (lo, hi) = intensities.fold((f64::MAX, 0.0f64), |(lo, hi), oi| (lo.min(oi), hi.max(oi)));
+        let (lo, hi) =
+            intensities.fold((f64::MAX, 0.0f64), |(lo, hi), oi| (lo.min(oi), hi.max(oi)));
         sentences.push(format!(
             "In {dtype} its operational intensity is {} to {} FLOP/byte; the ridge, where \
              arithmetic begins to bind, is at {} FLOP/byte: {} to {} times as much.",
@@ -102,9 +106,11 @@ fn from_where(decode: &[(&Measured, Estimate)]) -> String {
     by_size.sort_unstable();
     let bound = share(BOUND_SHARE);
     // A size with a point below the bound is not yet one from which on all are above it.
-    let last_below = by_size.iter().rev().find(|(_, is_bound)| !is_bound).map(|(size, _)| *size);
+    let last_below =
+        by_size.iter().rev().find(|(_, is_bound)| !is_bound).map(|(size, _)| *size);
     let from = by_size.iter().find(|(size, _)| last_below.is_none_or(|last| *size > last));
-    let smaller = by_size.iter().filter(|(size, _)| from.is_none_or(|(from, _)| size < from));
+    let smaller =
+        by_size.iter().filter(|(size, _)| from.is_none_or(|(from, _)| size < from));
     match (by_size.len(), from) {
         (0, _) => "Nothing was measured that could tell.".to_owned(),
         (_, None) => format!(
@@ -136,14 +142,18 @@ fn vendor(campaign: &Campaign, judged: &Verdict) -> Vec<String> {
         let measured = interval([limit.value.value, limit.value.lo, limit.value.hi], unit);
         let ratio = share(limit.value.value / spec);
         let spec = si(spec, unit);
-        let doubt = limit.doubt.map_or(String::new(), |doubt| format!(" ({})", doubt.name()));
+        let doubt =
+            limit.doubt.map_or(String::new(), |doubt| format!(" ({})", doubt.name()));
         let name = limit.id.replace('_', " ");
-        Some(format!("{name}: measured {measured}, {ratio} of the data sheet's {spec}{doubt}."))
+        Some(format!(
+            "{name}: {measured}, which is {ratio} of the data sheet's {spec}{doubt}."
+        ))
     };
     let sentences: Vec<String> = judged.limits.iter().filter_map(sentence).collect();
     let none = || match &campaign.spec_refused {
         Some(why) => format!("No data sheet is used: {why}."),
-        None => "No data sheet of this device is known, or nothing in it was measured.".to_owned(),
+        None => "No data sheet of this device is known, or nothing in it was measured."
+            .to_owned(),
     };
     if sentences.is_empty() { vec![none()] } else { sentences }
 }

@@ -57,7 +57,7 @@ const GUIDE: [(&str, &str); 9] = [
         "Figures and tables",
         "Point at a mark, or step through them with Tab and the arrow keys, to see its row and \
          the command that measures it again; Enter or a click keeps it open. Click a heading \
-         to sort.",
+         to sort by it.",
     ),
 ];
 
@@ -115,7 +115,8 @@ fn remarks(id: &str, heading: &str, texts: &[String]) -> String {
     if texts.is_empty() {
         return String::new();
     }
-    let items: String = texts.iter().map(|text| format!("<li>{}</li>\n", escape(text))).collect();
+    let items: String =
+        texts.iter().map(|text| format!("<li>{}</li>\n", escape(text))).collect();
     format!(
         "<section id=\"{id}\" class=\"remarks\"><h2>{heading}</h2>\n<ul>\n{items}</ul></section>\n"
     )
@@ -153,9 +154,8 @@ fn machine(campaign: &Campaign) -> String {
     }
     facts.extend(reported(campaign));
     facts.push(("points".to_owned(), tally(campaign)));
-    let mut list = String::from(
-        "<section id=\"machine\">\n<h2>Machine</h2>\n<dl class=\"facts\">\n",
-    );
+    let mut list =
+        String::from("<section id=\"machine\">\n<h2>Machine</h2>\n<dl class=\"facts\">\n");
     for (name, value) in facts {
         let (name, value) = (escape(&name), escape(&value));
         let _ = writeln!(list, "<div><dt>{name}</dt><dd>{value}</dd></div>");
@@ -204,7 +204,8 @@ fn with_interval(rate: Estimate, unit: &str) -> String {
 }
 
 fn figures_html(figures: &[Drawn]) -> String {
-    let mut text = String::from("<section id=\"figures\">\n<h2>Figures</h2>\n<div class=\"sheet\">\n");
+    let mut text =
+        String::from("<section id=\"figures\">\n<h2>Figures</h2>\n<div class=\"sheet\">\n");
     let mut missing = String::new();
     for (name, drawn) in figures {
         match drawn {
@@ -259,7 +260,8 @@ fn guide() -> String {
 fn provenance(campaign: &Campaign) -> String {
     let Some(first) = campaign.runs.first() else { return String::new() };
     let names: Vec<&str> = first.fields().iter().map(|(name, _)| name.as_str()).collect();
-    let cells = |of: &dyn Fn(&str) -> String| names.iter().map(|n| Cell::text(of(n))).collect();
+    let cells =
+        |of: &dyn Fn(&str) -> String| names.iter().map(|n| Cell::text(of(n))).collect();
     let mut columns = vec![Column::new("column", cells(&|name| name.to_owned()))];
     for (at, run) in campaign.runs.iter().enumerate() {
         let value = |run: &Run, name: &str| run.get(name).unwrap_or("").to_owned();

@@ -45,7 +45,10 @@ pub fn headline(campaign: &Campaign, judged: &Verdict) -> String {
 fn limit_row(limit: &MachineLimit) -> String {
     let unit = super::answer::unit(limit.unit);
     let value = limit.value;
-    let measured = interval([value.value, value.lo, value.hi], unit);
+    let measured = match limit.unit {
+        "share" => share(value.value),
+        _ => interval([value.value, value.lo, value.hi], unit),
+    };
     let of = |peak: Option<f64>| {
         peak.map_or("--".to_owned(), |peak| {
             format!("{} of {}", share(value.value / peak), si(peak, unit))
@@ -90,8 +93,14 @@ mod tests {
 
     #[test]
     fn special_characters_are_escaped() {
-        assert_eq!(escape("50% of a_b & {c} #1 $x"), "50\\% of a\\_b \\& \\{c\\} \\#1 \\$x");
-        assert_eq!(escape("4 µs ~ \\x^2"), "4 $\\mu$s \\textasciitilde{} \\textbackslash{}x\\textasciicircum{}2");
+        assert_eq!(
+            escape("50% of a_b & {c} #1 $x"),
+            "50\\% of a\\_b \\& \\{c\\} \\#1 \\$x"
+        );
+        assert_eq!(
+            escape("4 µs ~ \\x^2"),
+            "4 $\\mu$s \\textasciitilde{} \\textbackslash{}x\\textasciicircum{}2"
+        );
         assert_eq!(escape("\u{1f600}\n<"), "? $<$");
     }
 }

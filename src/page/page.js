@@ -113,7 +113,7 @@
     else card.hidden = true;
   });
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#card, button, a, input, summary")) return;
+    if (event.target.closest("#card, button, .sorter, a, input, summary")) return;
     const source = event.target.closest(shown);
     if (source && getSelection().isCollapsed) keep(source, event.clientX, event.clientY);
     else if (!source && kept) close();
@@ -218,11 +218,18 @@
     const table = holder.querySelector("table");
     const heads = all("th", table);
     heads.forEach((th, at) => {
-      const button = make("button", { type: "button" }, ...th.childNodes);
+      // Not a button: on paper, headings that are repeated would lose its text.
+      const button = make("span", { className: "sorter", tabIndex: 0 }, ...th.childNodes);
+      button.setAttribute("role", "button");
       th.append(button);
       th.setAttribute("aria-sort", "none");
-      button.addEventListener("click", () =>
-        sort(table, at, th.getAttribute("aria-sort") !== "ascending"));
+      const turn = () => sort(table, at, th.getAttribute("aria-sort") !== "ascending");
+      button.addEventListener("click", turn);
+      button.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        turn();
+      });
     });
     const tools = make("div", { className: "filter" });
     const count = table.tBodies[0].rows.length;

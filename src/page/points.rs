@@ -38,7 +38,12 @@ fn commands(campaign: &Campaign) -> HashMap<&str, &str> {
     rows.map(|row| (row.point_id.as_str(), row.repro_command.as_str())).collect()
 }
 
-fn table(op: Op, points: &[&Measured], most: usize, commands: &HashMap<&str, &str>) -> Table {
+fn table(
+    op: Op,
+    points: &[&Measured],
+    most: usize,
+    commands: &HashMap<&str, &str>,
+) -> Table {
     let shown = &points[..points.len().min(most)];
     let (shape, constant) = shape_columns(shown);
     let mut columns = shape;
@@ -49,9 +54,10 @@ fn table(op: Op, points: &[&Measured], most: usize, commands: &HashMap<&str, &st
     }
     let attributes = |point: &&Measured| {
         let id = escape(&point.point_id);
-        let command = commands.get(point.point_id.as_str()).map_or(String::new(), |command| {
-            format!(" data-command=\"{}\"", escape(command))
-        });
+        let command =
+            commands.get(point.point_id.as_str()).map_or(String::new(), |command| {
+                format!(" data-command=\"{}\"", escape(command))
+            });
         format!(" data-row=\"{id}\"{command}")
     };
     Table { caption, columns, row_attributes: shown.iter().map(attributes).collect() }
@@ -86,7 +92,8 @@ fn shape_columns(points: &[&Measured]) -> (Vec<Column>, String) {
     let constant: Vec<String> =
         constant.iter().map(|key| format!("{key} {}", values[0][key])).collect();
     let column = |(at, key): (usize, &&str)| {
-        let cells = values.iter().map(|of| Cell::text(of.get(*key).cloned().unwrap_or_default()));
+        let cells =
+            values.iter().map(|of| Cell::text(of.get(*key).cloned().unwrap_or_default()));
         let is_shown = at < SHOWN_KEYS;
         Column { is_shown, ..Column::new(key.replace('_', " "), cells.collect()) }
     };
@@ -118,9 +125,7 @@ fn measured_columns(points: &[&Measured]) -> Vec<Column> {
         ("binds", true, |p| {
             Cell::text(p.empirical.map_or("", |roof| RoofKind::name(roof.binding())))
         }),
-        ("working set", false, |p| {
-            of(p.reuse_distance_bytes.map(|b| at(b as f64)), bytes)
-        }),
+        ("working set", false, |p| of(p.reuse_distance_bytes.map(|b| at(b as f64)), bytes)),
         ("SM clock", false, |p| of(p.sm_clock_hz.map(at), |hz| si(hz, "Hz"))),
         ("point", false, |p| Cell::text(p.point_id.clone())),
         ("reason", true, |p| Cell::text(p.reason.clone())),

@@ -60,7 +60,8 @@ impl Column {
         let is_number = |cell: &Cell| {
             cell.text.is_empty() || cell.value.is_some() || cell.text.parse::<f64>().is_ok()
         };
-        self.cells.iter().all(is_number) && self.cells.iter().any(|cell| !cell.text.is_empty())
+        self.cells.iter().all(is_number)
+            && self.cells.iter().any(|cell| !cell.text.is_empty())
     }
 }
 

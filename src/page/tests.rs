@@ -53,7 +53,9 @@ fn simulated_campaigns_say_so_everywhere() {
     }
     let simulated = made.with_rows(rows);
     assert!(page(&simulated).contains("class=\"simulated\">SIMULATED"));
-    assert!(latex::headline(&simulated, &judge(&simulated)).contains("\\caption{SIMULATED."));
+    assert!(
+        latex::headline(&simulated, &judge(&simulated)).contains("\\caption{SIMULATED.")
+    );
     assert!(!page(&made.campaign()).contains("SIMULATED"));
 }
 
@@ -72,7 +74,8 @@ fn the_latex_table_is_balanced() {
         let judged = judge(&campaign);
         let text = latex::headline(&campaign, &judged);
         let plain = text.replace("\\{", "").replace("\\}", "").replace("\\%", "");
-        let plain: Vec<&str> = plain.lines().filter(|line| !line.starts_with('%')).collect();
+        let plain: Vec<&str> =
+            plain.lines().filter(|line| !line.starts_with('%')).collect();
         let mut depth = 0i32;
         for c in plain.join("\n").chars() {
             depth += i32::from(c == '{') - i32::from(c == '}');
@@ -90,4 +93,50 @@ fn the_latex_table_is_balanced() {
         assert_eq!(of_limits, judged.limits.len() + 1, "{text}");
         assert_eq!(rows.len(), judged.limits.len() + judged.claims.len() + 2, "{text}");
     }
+}
+
+/// Tables and figures of a large campaign show some of it and say so; the CSV files have all.
+#[test]
+fn a_hundred_thousand_points_make_a_page_that_opens() {
+    let made = gpu();
+    let decode = made.rows.iter().find(|row| row.op == "decode_attention").unwrap();
+    let mut rows = made.rows.clone();
+    for at in 0..100_000u64 {
+        let (batch, context) = (1 + at % 250, 64 * (1 + at / 250));
+        let problem = format!(
+            "decode_attention:batch={batch},context={context},q_heads=32,kv_heads=8,\
+             head_dim=128,dtype=bf16,kv_dtype=bf16,layout=contiguous"
+        );
+        let bytes = batch * context * 4096;
+        let time_s = 5e-6 + bytes as f64 / 3e12;
+        rows.push(crate::record::Row {
+            point_id: format!("{at:012x}"),
+            problem,
+            reuse_distance_bytes: Some(bytes.max(1 << 28)),
+            time_s_median: Some(time_s),
+            time_s_ci_lo: Some(0.99 * time_s),
+            time_s_ci_hi: Some(1.01 * time_s),
+            ..decode.clone()
+        });
+    }
+    // The verdict has tests of its own.
+    let judged = judge(&made.campaign());
+    let campaign = made.with_rows(rows);
+    let begun = std::time::Instant::now();
+    let figures = plot::figures(&campaign);
+    let page = html::page(&campaign, &figures, &judged);
+    eprintln!(
+        "figures and page of 100,000 rows: {:?}, {} bytes",
+        begun.elapsed(),
+        page.len()
+    );
+    assert!(page.len() < 6_000_000, "{} bytes", page.len());
+    assert!(page.contains(" points, which points.csv has all"));
+    let drawn = figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok());
+    for figure in drawn {
+        assert!(figure.marks.len() < 1500, "{}: {} marks", figure.name, figure.marks.len());
+    }
+    let roofline = figures.iter().find(|(name, _)| *name == "roofline").unwrap();
+    let csv = &roofline.1.as_ref().unwrap().csv;
+    assert!(csv.lines().count() > 100_000);
 }

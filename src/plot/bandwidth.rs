@@ -70,7 +70,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let y_title = format!("bandwidth ({unit}B/s)");
     panel.draw(&mut canvas, "working set (reuse distance)", &y_title);
     let mut room = panel.room();
-    for (x, rate, _) in curves.iter().flat_map(|c| &c.points).chain(readers.iter().copied()) {
+    for (x, rate, _) in curves.iter().flat_map(|c| &c.points).chain(readers.iter().copied())
+    {
         take_point(&mut room, &panel, *x, *rate);
     }
     let labels = draw_lines(&mut canvas, campaign, &panel, &mut room);

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use super::axis::Axis;
 use super::layout::{Quad, Rect, Room, Spot};
 use super::picture::{Letters, Picture, Tip};
-use super::table::PlottedTable;
 use super::svg::{
     Anchor, Canvas, FAINT, GRID, INK, Marker, PALETTE, SPEC, Stroke, Text, text_width, wrap,
 };
+use super::table::PlottedTable;
 use crate::analysis::{Campaign, Ceiling, Doubt, Measured};
 use crate::format::DType;
 use crate::op::{Op, OpMarker};
@@ -32,7 +32,7 @@ const LINE: f64 = 13.0;
 /// Height of one row of the legend.
 const LEGEND_ROW: f64 = 15.0;
 /// Left edge of panels: room for the numbers and the title of the vertical axis.
-pub const LEFT: f64 = 50.0;
+pub const LEFT: f64 = 54.0;
 /// Right edge of panels.
 pub const RIGHT: f64 = WIDTH - 12.0;
 /// Room below a panel for the numbers and the title of its horizontal axis, and before what
@@ -134,29 +134,43 @@ impl Panel {
     }
 
     /// The same where another panel has the numbers and the title of an axis.
-    pub fn draw_axes(&self, canvas: &mut Canvas, x_title: Option<&str>, y_title: Option<&str>) {
+    pub fn draw_axes(
+        &self,
+        canvas: &mut Canvas,
+        x_title: Option<&str>,
+        y_title: Option<&str>,
+    ) {
         let Rect { x0, y0, x1, y1 } = self.area;
         let most = |length: f64, each: f64| (length / each) as usize;
+        let mut labels = Vec::new();
         for tick in self.x.ticks(most(x1 - x0, 44.0)) {
             let (x, _) = self.spot(tick.value, self.y.lo);
             draw_grid(canvas, ((x, y1), (x, y0)), tick.label.is_some());
             if let Some(label) = tick.label.filter(|_| x_title.is_some()) {
-                let anchor = Anchor::Middle;
                 let half = text_width(&label, LABEL) / 2.0;
-                let x = x.min(canvas.width() - half - 1.0).max(half + 1.0);
-                canvas.text(Text { anchor, ..Text::new(&label, (x, y1 + 13.0), LABEL) });
+                labels.push((
+                    x.min(canvas.width() - half - 1.0).max(half + 1.0),
+                    half + 2.0,
+                    label,
+                ));
             }
         }
-        let mut widest = 0.0f64;
+        for (x, _, label) in apart(labels) {
+            let anchor = Anchor::Middle;
+            canvas.text(Text { anchor, ..Text::new(&label, (x, y1 + 13.0), LABEL) });
+        }
+        let (mut widest, mut labels) = (0.0f64, Vec::new());
         for tick in self.y.ticks(most(y1 - y0, 18.0)) {
             let (_, y) = self.spot(self.x.lo, tick.value);
             draw_grid(canvas, ((x0, y), (x1, y)), tick.label.is_some());
-            if let Some(label) = tick.label.filter(|_| y_title.is_some()) {
-                widest = widest.max(text_width(&label, LABEL));
-                let anchor = Anchor::End;
-                let at = (x0 - 5.0, y + 3.6);
-                canvas.text(Text { anchor, ..Text::new(&label, at, LABEL) });
-            }
+            labels.extend(
+                tick.label.filter(|_| y_title.is_some()).map(|text| (y, 5.5, text)),
+            );
+        }
+        for (y, _, label) in apart(labels) {
+            widest = widest.max(text_width(&label, LABEL));
+            let anchor = Anchor::End;
+            canvas.text(Text { anchor, ..Text::new(&label, (x0 - 5.0, y + 3.6), LABEL) });
         }
         canvas.outline(self.area, Stroke::solid(INK, 0.8));
         let (x, y) = self.area.centre();
@@ -169,15 +183,34 @@ impl Panel {
         }
         if let Some(title) = y_title {
             // At the same distance for all labels that are not long.
-            let at = (x0 - 32.0f64.max(widest + 10.0), y);
+            let at = (x0 - 34.0f64.max(widest + 9.0), y);
             canvas.text(Text { anchor, degrees: -90.0, ..Text::new(title, at, LABEL) });
         }
     }
 
     /// Draws a text above the frame's left corner.
     pub fn heading(&self, canvas: &mut Canvas, text: &str) {
-        canvas.text(Text::new(text, (self.area.x0, self.area.y0 - 5.0), LABEL));
+        let (mut text, most) = (text.to_owned(), canvas.width() - 4.0);
+        while text_width(&text, LABEL) > most && text.pop().is_some() {}
+        // One that is too long for its place begins further left.
+        let x = self.area.x0.min(canvas.width() - 2.0 - text_width(&text, LABEL));
+        canvas.text(Text::new(&text, (x, self.area.y0 - 5.0), LABEL));
     }
+}
+
+/// Of labels by their middle and half their extent, those that do not meet: the shorter of
+/// two.
+fn apart(mut labels: Vec<(f64, f64, String)>) -> Vec<(f64, f64, String)> {
+    labels.sort_by_key(|(_, _, text)| text.len());
+    let mut kept: Vec<(f64, f64, String)> = Vec::new();
+    for label in labels {
+        let meets =
+            |other: &(f64, f64, String)| (other.0 - label.0).abs() < other.1 + label.1;
+        if !kept.iter().any(meets) {
+            kept.push(label);
+        }
+    }
+    kept
 }
 
 /// A grid line and the tick at its start.

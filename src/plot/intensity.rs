@@ -111,7 +111,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let mut canvas = Canvas::new(WIDTH);
     let top = draw_titles(&mut canvas, campaign, "Operational intensity", &how(campaign));
     let families = families(&parts);
-    let mut table = PlottedTable::new("swept_or_bytes", "intensity_flops_per_byte_or_ratio");
+    let mut table =
+        PlottedTable::new("swept_or_bytes", "intensity_flops_per_byte_or_ratio");
     let (mut areas, mut bottom) = (Vec::new(), top);
     for part in &parts {
         let y0 = bottom + 26.0;
@@ -125,7 +126,9 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         areas.push(area);
     }
     bottom = draw_legend(&mut canvas, &witness_entries(&parts), bottom + 16.0);
-    if let Some((area, below)) = draw_ratios(&mut canvas, campaign, bottom + 26.0, &mut table) {
+    if let Some((area, below)) =
+        draw_ratios(&mut canvas, campaign, bottom + 26.0, &mut table)
+    {
         areas.push(area);
         bottom = below;
     }
@@ -145,7 +148,12 @@ fn tabulate(table: &mut PlottedTable, part: &SweepPanel) {
                 ("hardware counters", measured(point)),
             ] {
                 let Some(value) = value else { continue };
-                table.point((part.letter, &format!("{name}, {witness}")), point, *x as f64, value);
+                table.point(
+                    (part.letter, &format!("{name}, {witness}")),
+                    point,
+                    *x as f64,
+                    value,
+                );
             }
         }
     }
@@ -231,13 +239,13 @@ fn draw_ratios(
     let sizes = points.iter().map(|point| point.bytes_declared() as f64);
     let ratios = points.iter().filter_map(|point| Some(byte_ratio(point)?.value));
     let x = Axis::spanning(sizes, Scale::Bytes, (1.5, 1.5))?;
-    let y = Axis::spanning(ratios.chain([0.9, 1.12]), Scale::Decimal(1.0), (1.02, 1.02))?;
+    let y = Axis::spanning(ratios.chain([0.9, 1.12]), Scale::Decimal(1.0), (1.06, 1.1))?;
     let area = Rect::new(LEFT, top, RIGHT, top + 0.8 * HEIGHT);
     let panel = Panel { area, x, y };
     panel.draw(canvas, "bytes of model and kernel, one launch", "DRAM bytes over these");
     let (drawn, step) = thinned(&points, MOST_MARKS);
     let count = count_text(step, points.len());
-    panel.heading(canvas, &format!("(c) counted bytes over those of model and kernel: {count}"));
+    panel.heading(canvas, &format!("(c) counted bytes over those of the model: {count}"));
     for (ratio, stroke) in [
         (1.0 - BYTES_AGREE, Stroke::dotted(FAINT, 1.0)),
         (1.0, Stroke::solid(INK, 1.0)),
@@ -444,7 +452,14 @@ fn draw_panel(
                 let marker = Marker { filled, ..marker };
                 take_point(&mut room, panel, *x as f64, intensity);
                 canvas.series(&series.family.2, |canvas| {
-                    draw_point(canvas, panel, *x as f64, intensity, marker, witness_tip(point));
+                    draw_point(
+                        canvas,
+                        panel,
+                        *x as f64,
+                        intensity,
+                        marker,
+                        witness_tip(point),
+                    );
                 });
             }
         }
@@ -480,11 +495,14 @@ fn draw_label(
     for pair in series.points.windows(2) {
         let (from, to) = (spot(&pair[0]), spot(&pair[1]));
         match stretches.last_mut() {
-            Some((start, end)) if is_straight(slope(*start, *end), slope(from, to)) => *end = to,
+            Some((start, end)) if is_straight(slope(*start, *end), slope(from, to)) => {
+                *end = to
+            }
             _ => stretches.push((from, to)),
         }
     }
-    let segments = stretches.iter().rev().filter_map(|(from, to)| panel.segment(*from, *to));
+    let segments =
+        stretches.iter().rev().filter_map(|(from, to)| panel.segment(*from, *to));
     let place = segments.into_iter().find_map(|line| room.place_along(line, &text, LABEL));
     match place {
         Some(place) => {

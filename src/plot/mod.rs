@@ -3,21 +3,29 @@
 
 mod axis;
 mod bandwidth;
+mod capacity;
 mod comparison;
+mod context;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod font;
 mod frame;
+mod heatmap;
 mod intensity;
 mod layout;
+mod line;
+mod pairs;
+mod pdf;
 mod peers;
 mod picture;
+mod power;
 pub mod predicted;
 mod raster;
 mod ridge;
 mod roofline;
 mod style;
 mod svg;
+mod sweeps;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -31,7 +39,7 @@ use crate::record::write_atomically;
 pub use comparison::write as write_comparison;
 pub use frame::{Drawn, Figure, date, ridges};
 use crate::section::Section;
-use picture::Letters;
+use picture::{Letters, Picture};
 pub use style::{escape, variables};
 
 /// All figures, in the order of the report.
@@ -40,29 +48,48 @@ pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
         ("roofline", roofline::draw(campaign)),
         ("oi", intensity::draw(campaign)),
         ("bandwidth", bandwidth::draw(campaign)),
+        ("context", context::draw(campaign)),
+        ("heatmap", heatmap::draw(campaign)),
+        ("pairs", pairs::draw(campaign)),
+        ("line", line::draw(campaign)),
+        ("capacity", capacity::draw(campaign)),
         ("ridge", ridge::draw(campaign)),
         ("peers", peers::draw(campaign)),
+        ("power", power::draw(campaign)),
     ]
 }
 
-/// Writes every figure as SVG, with text as outlines, as PNG, and its values as CSV. Returns
-/// what was written.
+/// Writes every figure as SVG and PDF, with text as outlines, as PNG, and its values as CSV.
+/// Returns what was written.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn write_all(figures: &[Drawn], folder: &Path) -> Result<Vec<PathBuf>> {
     let mut written = Vec::new();
     for figure in figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok()) {
-        let files: [(&str, Vec<u8>); 3] = [
-            ("svg", figure.picture.svg(Letters::Outlines).into_bytes()),
-            ("png", raster::png(&figure.picture)?),
-            ("csv", figure.csv.clone().into_bytes()),
-        ];
-        for (ending, bytes) in files {
-            let path = folder.join(format!("{}.{ending}", figure.name));
-            write_atomically(&path, &bytes)?;
-            written.push(path);
-        }
+        written.extend(write_forms(folder, figure.name, &figure.picture, &figure.csv)?);
+    }
+    Ok(written)
+}
+
+/// Writes a drawing in all forms, and its values.
+fn write_forms(
+    folder: &Path,
+    name: &str,
+    picture: &Picture,
+    csv: &str,
+) -> Result<Vec<PathBuf>> {
+    let files: [(&str, Vec<u8>); 4] = [
+        ("svg", picture.svg(Letters::Outlines).into_bytes()),
+        ("png", raster::png(picture)?),
+        ("pdf", pdf::pdf(picture)),
+        ("csv", csv.as_bytes().to_vec()),
+    ];
+    let mut written = Vec::new();
+    for (ending, bytes) in files {
+        let path = folder.join(format!("{name}.{ending}"));
+        write_atomically(&path, &bytes)?;
+        written.push(path);
     }
     Ok(written)
 }

@@ -16,10 +16,10 @@ use crate::op::Op;
 use crate::quantity::number;
 
 /// Height above and below the dot of a labelled row, and of one without a label.
-const LABELLED: (f64, f64) = (17.0, 6.0);
+const LABELLED: (f64, f64) = (15.0, 4.5);
 const BARE: (f64, f64) = (4.0, 4.0);
 /// Problems from which on rows have no labels.
-const MOST_LABELLED: usize = 30;
+const MOST_LABELLED: usize = 40;
 /// Room above an operation's rows for its name.
 const HEADING: f64 = 18.0;
 

@@ -195,9 +195,10 @@ fn told(element: String, tip: Option<&Tip>, letters: Letters) -> String {
     match letters {
         Letters::Outlines => format!("<g><title>{text}</title>{element}</g>"),
         Letters::Text => {
-            let point = tip.point_id.as_ref().map_or(String::new(), |id| {
-                format!(" data-point=\"{}\"", escape(id))
-            });
+            let point = tip
+                .point_id
+                .as_ref()
+                .map_or(String::new(), |id| format!(" data-point=\"{}\"", escape(id)));
             format!(
                 "<g class=\"mark\" role=\"img\" aria-label=\"{text}\"{point}>{element}</g>"
             )

@@ -10,16 +10,14 @@ use anyhow::{Context, Result};
 
 use self::chart::{Area, BF16, Chart, ChartSeries, GB, capacities, decode, ridges, step};
 use super::axis::Scale;
-use super::picture::Letters;
-use super::raster;
+use super::write_forms;
 use crate::model::llm::{self, LayerKind, Llm, Mixer};
 use crate::model::machine::Machines;
 use crate::model::predict::{Footprint, Totals};
 use crate::model::step::{Phase, Step, StepPart};
 use crate::model::workload::{self, Workload};
-use crate::record::write_atomically;
 
-/// Draws all figures and writes each as SVG, PNG and CSV. Returns the paths of the files.
+/// Draws all figures and writes each as SVG, PNG, PDF and CSV. Returns the paths of the files.
 ///
 /// # Errors
 /// A model, machine or workload that the figures name is not in the tables, or a file
@@ -34,17 +32,7 @@ pub fn write_all(
         .with_context(|| format!("cannot make {}", folder.display()))?;
     let mut written = Vec::new();
     for chart in charts(models, machines, workloads)? {
-        let picture = chart.draw();
-        let files: [(&str, Vec<u8>); 3] = [
-            ("svg", picture.svg(Letters::Outlines).into_bytes()),
-            ("png", raster::png(&picture)?),
-            ("csv", chart.csv().into_bytes()),
-        ];
-        for (ending, bytes) in files {
-            let path = folder.join(format!("{}.{ending}", chart.name));
-            write_atomically(&path, &bytes)?;
-            written.push(path);
-        }
+        written.extend(write_forms(folder, chart.name, &chart.draw(), &chart.csv())?);
     }
     Ok(written)
 }
@@ -312,7 +300,7 @@ mod tests {
     #[test]
     fn figures_are_valid_and_their_numbers_read_back() {
         for chart in all() {
-            assert!(raster::png(&chart.draw()).is_ok(), "{}", chart.name);
+            assert!(super::super::raster::png(&chart.draw()).is_ok(), "{}", chart.name);
             let text = chart.csv();
             let mut reader = csv::Reader::from_reader(text.as_bytes());
             let rows = reader.records().map(Result::unwrap);

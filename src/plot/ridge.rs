@@ -166,11 +166,7 @@ fn panel(roofs: &[RidgeRoof], area: Rect) -> Panel {
     let y_scale = Scale::Decimal(prefix(high / 3.0).0);
     Panel {
         area,
-        x: Axis {
-            lo: left / X_REACH.0,
-            hi: right * X_REACH.1,
-            scale: Scale::Decimal(1.0),
-        },
+        x: Axis { lo: left / X_REACH.0, hi: right * X_REACH.1, scale: Scale::Decimal(1.0) },
         y: Axis { lo: low / Y_REACH.0, hi: high * Y_REACH.1, scale: y_scale },
     }
 }

@@ -3,11 +3,13 @@
 //! machine promises. Where counters or the virtual machine see another intensity than the
 //! model, an arrow leads from the model's to theirs.
 
+use std::collections::HashSet;
+
 use super::axis::{Axis, Scale};
 use super::frame::{
     self, BELOW, Figure, LABEL, LEFT, LegendEntry, LegendKey, Panel, RIGHT, TALL, WIDTH,
-    draw_legend, draw_point, draw_prose, draw_titles, drawable, marker, op_entries, shown_span,
-    take_point, tip,
+    draw_legend, draw_point, draw_prose, draw_titles, drawable, marker, op_entries,
+    shown_span, take_point, tip,
 };
 use super::layout::{Quad, Rect, Spot};
 use super::picture::Tip;
@@ -39,11 +41,16 @@ struct RoofKind<'a> {
 /// The roofs that are known: measured, derived from the clocks, and the data sheet's.
 fn roofs(campaign: &Campaign) -> Vec<RoofKind<'_>> {
     let measured = campaign.ceilings.as_ref().map(|of| &of.peaks);
-    let of = |name, stroke, peaks: Option<_>| Some(RoofKind { name, stroke, peaks: peaks? });
+    let of =
+        |name, stroke, peaks: Option<_>| Some(RoofKind { name, stroke, peaks: peaks? });
     let kinds = [
         of("measured", Stroke::solid(INK, 1.3), measured),
         of("derived from clocks", Stroke::dashed(FAINT, 1.0), campaign.derived.as_ref()),
-        of("data sheet", Stroke::dotted(SPEC, 1.3), campaign.spec.as_ref().map(|s| &s.peaks)),
+        of(
+            "data sheet",
+            Stroke::dotted(SPEC, 1.3),
+            campaign.spec.as_ref().map(|s| &s.peaks),
+        ),
     ];
     kinds.into_iter().flatten().collect()
 }
@@ -82,7 +89,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     let mut table = table(&groups, &roofs);
     let left_out = groups.split_off(groups.len().min(MOST_PANELS));
     let mut canvas = Canvas::new(WIDTH);
-    let top = draw_titles(&mut canvas, campaign, "Roofline", &subtitle(campaign, &left_out));
+    let top =
+        draw_titles(&mut canvas, campaign, "Roofline", &subtitle(campaign, &left_out));
     let (x, y) = axes(&groups, &roofs);
     let mut areas = Vec::new();
     for (at, group) in groups.iter().enumerate() {
@@ -93,7 +101,8 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
     }
     let shown: Vec<&Measured> = groups.iter().flat_map(|g| g.points.clone()).collect();
     let mut entries = op_entries(&shown);
-    entries.extend(roofs.iter().map(|r| LegendEntry::new(LegendKey::Line(r.stroke), r.name)));
+    entries
+        .extend(roofs.iter().map(|r| LegendEntry::new(LegendKey::Line(r.stroke), r.name)));
     let bottom = areas.iter().map(|area| area.y1).fold(0.0, f64::max);
     let bottom = draw_legend(&mut canvas, &entries, bottom + BELOW);
     let bottom = draw_prose(&mut canvas, &roof_text(&groups, &roofs), bottom + 2.0);
@@ -119,8 +128,8 @@ fn groups(campaign: &Campaign) -> Vec<Group<'_>> {
     let order = |op: Op| Op::ALL.iter().position(|other| *other == op);
     groups.sort_by_key(|group| (order(group.op), group.dtype));
     for group in &mut groups {
-        let at = |p: &Measured| p.work.operational_intensity();
-        group.points.sort_by(|a, b| at(a).total_cmp(&at(b)));
+        // Bits of positive numbers are in the order of the numbers.
+        group.points.sort_by_cached_key(|p| p.work.operational_intensity().to_bits());
     }
     groups
 }
@@ -183,7 +192,8 @@ fn axes(groups: &[Group], roofs: &[RoofKind]) -> (Axis, Axis) {
         std::iter::once(p.work.operational_intensity()).chain(others)
     });
     let x = Axis::spanning(ridges.chain(intensities), scale, (1.8, 4.0)).unwrap_or(one);
-    let flats = roofs.iter().flat_map(|roof| dtypes().filter_map(|d| roof.peaks.flops_per_s(d)));
+    let flats =
+        roofs.iter().flat_map(|roof| dtypes().filter_map(|d| roof.peaks.flops_per_s(d)));
     let rates = points().filter_map(|p| p.flops_per_s());
     let y = flats.chain(rates.flat_map(|rate| shown_span(&rate)));
     let mut y = Axis::spanning(y, scale, (2.0, 2.0)).unwrap_or(one);
@@ -207,7 +217,8 @@ fn draw_axes(canvas: &mut Canvas, panel: &Panel, at: usize, count: usize) {
     let (_, unit) = prefix(panel.y.hi / 3.0);
     let y_title = format!("{unit}FLOP/s");
     let is_last = at + 2 >= count;
-    let x_title = if count == 1 { "operational intensity (FLOP/byte)" } else { "FLOP/byte" };
+    let x_title =
+        if count == 1 { "operational intensity (FLOP/byte)" } else { "FLOP/byte" };
     let x_title = is_last.then_some(x_title);
     panel.draw_axes(canvas, x_title, at.is_multiple_of(2).then_some(y_title.as_str()));
 }
@@ -237,11 +248,13 @@ fn draw_panel(
             draw_point(canvas, panel, intensity, rate, marker, witness_tip(point));
         }
     });
-    let is_drawn = |id: &str| drawn.iter().any(|point| point.point_id == id);
     let name = group.name();
     if step.is_some() {
-        let rows = table.rows.iter_mut().filter(|row| row.panel == name);
-        rows.for_each(|row| row.is_drawn = row.point_id.is_empty() || is_drawn(&row.point_id));
+        let ids: HashSet<&str> =
+            drawn.iter().map(|point| point.point_id.as_str()).collect();
+        for row in table.rows.iter_mut().filter(|row| row.panel == name) {
+            row.is_drawn = row.point_id.is_empty() || ids.contains(row.point_id.as_str());
+        }
     }
     panel.heading(canvas, &name);
     let count = count_text(step, group.points.len());
@@ -293,7 +306,8 @@ fn parted(point: &Measured) -> Option<(Option<f64>, Option<f64>)> {
 
 /// Draws what parts from the model: an arrow to the counters, a tick at the virtual machine.
 fn draw_arrow(canvas: &mut Canvas, panel: &Panel, point: &Measured) {
-    let (Some((counted, measured)), Some(rate)) = (parted(point), point.flops_per_s()) else {
+    let (Some((counted, measured)), Some(rate)) = (parted(point), point.flops_per_s())
+    else {
         return;
     };
     let stroke = Stroke::solid(marker(point.problem.op(), point.cache).colour, 0.9);
@@ -314,7 +328,8 @@ fn draw_arrow(canvas: &mut Canvas, panel: &Panel, point: &Measured) {
 fn witness_tip(point: &Measured) -> Tip {
     let mut told = tip(point);
     if let Some(intensity) = point.intensity_counted() {
-        told.text.push_str(&format!("\nOI by virtual machine {} FLOP/B", number(intensity)));
+        told.text
+            .push_str(&format!("\nOI by virtual machine {} FLOP/B", number(intensity)));
     }
     if let Some((intensity, source)) = point.intensity_measured() {
         let (value, source) = (number(intensity), source.name());
@@ -326,7 +341,11 @@ fn witness_tip(point: &Measured) -> Tip {
 /// The numbers of the roofs, which have no room at their lines.
 fn roof_text(groups: &[Group], roofs: &[RoofKind]) -> String {
     let bandwidths = roofs.iter().map(|roof| {
-        format!("{} {}", roof.name, si(roof.peaks.bandwidth.read.plateau().bytes_per_s, "B/s"))
+        format!(
+            "{} {}",
+            roof.name,
+            si(roof.peaks.bandwidth.read.plateau().bytes_per_s, "B/s")
+        )
     });
     let mut text = format!("DRAM read: {}.", bandwidths.collect::<Vec<_>>().join(", "));
     let mut dtypes: Vec<DType> = groups.iter().filter_map(|group| group.dtype).collect();

@@ -53,7 +53,11 @@ pub struct ThemeColour {
     pub dark: &'static str,
 }
 
-const fn colour(light: &'static str, name: &'static str, dark: &'static str) -> ThemeColour {
+const fn colour(
+    light: &'static str,
+    name: &'static str,
+    dark: &'static str,
+) -> ThemeColour {
     ThemeColour { light, name, dark }
 }
 

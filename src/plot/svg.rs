@@ -5,7 +5,8 @@ pub use super::font::text_width;
 use super::layout::{Quad, Rect, Spot};
 use super::picture::{Item, Label, LabelGround, Picture, Tip};
 pub use super::style::{
-    ALARM, Anchor, FAINT, GRID, GUIDE, INK, Marker, Outline, PALETTE, PAPER, REGION, SPEC, Stroke, Text, wrap,
+    ALARM, Anchor, FAINT, GRID, GUIDE, INK, Marker, Outline, PALETTE, PAPER, REGION,
+    SHADES, SPEC, Stroke, Text, wrap,
 };
 
 /// A drawing under construction.

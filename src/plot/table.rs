@@ -38,7 +38,13 @@ impl PlottedTable {
     }
 
     /// Adds a measured point.
-    pub fn point(&mut self, (panel, series): (&str, &str), point: &Measured, x: f64, y: Estimate) {
+    pub fn point(
+        &mut self,
+        (panel, series): (&str, &str),
+        point: &Measured,
+        x: f64,
+        y: Estimate,
+    ) {
         self.rows.push(PlottedRow {
             panel: panel.to_owned(),
             series: series.to_owned(),
@@ -67,7 +73,8 @@ impl PlottedTable {
         let (x, y) = (self.x_quantity, self.y_quantity);
         let (lo, hi) = (ended(y, "lo"), ended(y, "hi"));
         // Writing to memory never fails.
-        let _ = writer.write_record(["panel", "series", "point_id", x, y, &lo, &hi, "drawn"]);
+        let _ =
+            writer.write_record(["panel", "series", "point_id", x, y, &lo, &hi, "drawn"]);
         for row in &self.rows {
             let [value, lo, hi] = [row.y.value, row.y.lo, row.y.hi].map(|y| y.to_string());
             let PlottedRow { panel, series, point_id, .. } = row;

@@ -27,11 +27,16 @@ impl Browser {
             .unwrap_or_else(|why| panic!("chromedriver does not start ({why}): {INSTALL}"));
         let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = lines.map_while(Result::ok).find_map(|line| {
-            line.split_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok()
+            line.split_once("successfully on port ")?
+                .1
+                .trim_end_matches('.')
+                .parse::<u16>()
+                .ok()
         });
         let port = port.unwrap_or_else(|| panic!("chromedriver names no port: {INSTALL}"));
         let url = format!("http://127.0.0.1:{port}/session");
-        let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"];
+        let arguments =
+            ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"];
         let options = json!({"capabilities": {"alwaysMatch": {
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
@@ -68,15 +73,15 @@ impl Browser {
 
     /// A command of the browser's own protocol.
     pub fn command(&self, name: &str, parameters: Value) -> Value {
-        let value = self.post("/goog/cdp/execute", json!({"cmd": name, "params": parameters}));
+        let value =
+            self.post("/goog/cdp/execute", json!({"cmd": name, "params": parameters}));
         assert!(value.get("error").is_none(), "{name}: {value}");
         value
     }
 
     /// Sets the window's inside, in pixels.
     pub fn resize(&self, width: u64, height: u64) {
-        let size =
-            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.command("Emulation.setDeviceMetricsOverride", size);
     }
 
@@ -115,7 +120,10 @@ impl Browser {
     pub fn press(&self, keys: &str) {
         let actions = keys.chars().flat_map(|key| {
             let key = key.to_string();
-            [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
+            [
+                json!({"type": "keyDown", "value": key}),
+                json!({"type": "keyUp", "value": key}),
+            ]
         });
         let keyboard =
             json!({"type": "key", "id": "keys", "actions": actions.collect::<Vec<_>>()});
@@ -125,7 +133,8 @@ impl Browser {
     /// What the console was told so far, by level and message.
     pub fn console(&self) -> Vec<String> {
         let entries = self.post("/se/log", json!({"type": "browser"}));
-        let entries = entries.as_array().unwrap_or_else(|| panic!("no log: {entries}")).clone();
+        let entries =
+            entries.as_array().unwrap_or_else(|| panic!("no log: {entries}")).clone();
         entries.iter().map(|e| format!("{}: {}", e["level"], e["message"])).collect()
     }
 
@@ -158,6 +167,7 @@ pub fn printed_text(page: &Path, folder: &Path) -> String {
         .unwrap_or_else(|why| panic!("chromium does not start ({why}): {INSTALL}"));
     assert!(status.success(), "printing fails: {status}");
     let output = Command::new("pdftotext").arg("-layout").arg(&pdf).arg("-").output();
-    let output = output.unwrap_or_else(|why| panic!("pdftotext does not start ({why}): {INSTALL}"));
+    let output =
+        output.unwrap_or_else(|why| panic!("pdftotext does not start ({why}): {INSTALL}"));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
