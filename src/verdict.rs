@@ -9,6 +9,7 @@
 
 mod beyond;
 mod decode;
+mod elasticities;
 mod evidence;
 mod knees;
 mod limits;
@@ -141,9 +142,13 @@ pub fn judge(campaign: &Campaign) -> Verdict {
     let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
     sections.extend(judge.probe_section());
     sections.push(judge.line_section());
+    let kernels = judge.kernel_points();
     sections.extend([
         judge.regime_section(),
         judge.decode_section(),
+        judge.elasticity_section(&kernels),
+        judge.change_section(&kernels),
+        judge.sweep_section(&kernels),
         judge.pair_section(&pairs),
         judge.knee_section(),
     ]);

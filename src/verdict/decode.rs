@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::evidence::{Says, Tally, planned_from_dram};
+use super::evidence::{Finding, Says, Tally, planned_from_dram};
 use super::pairs::{Follows, Pair};
 use super::shares::BoundBy;
 use super::{BOUND_SHARE, Claim, Judge, cells, residency_cell};
@@ -100,14 +100,19 @@ impl<'a> Judge<'a> {
             100.0 * BOUND_SHARE
         )];
         parts.extend(tally.remarks());
+        let elasticities = self.elasticities_of(is_plain);
+        parts.extend(elasticities.iter().map(|of| of.text.clone()));
         parts.extend(memory_bound_from(&all));
         if all.is_empty() {
             parts = vec!["no decode attention from DRAM was planned".into()];
         }
+        // Shares of ceilings can agree by chance; what time follows is the cause.
+        let is_against = elasticities.is_some_and(|of| matches!(of.says, Says::Against(_)));
+        let finding = if is_against { Finding::Contradicted } else { tally.finding() };
         Claim {
             id: "decode-memory-bound",
             statement: "Decode attention is memory bound.",
-            finding: tally.finding(),
+            finding,
             evidence: parts.join("; "),
             counts,
             against_by: tally.against_by(),
@@ -186,6 +191,11 @@ impl<'a> Judge<'a> {
             ],
         }
     }
+}
+
+/// Whether a point is of decode attention as the claim means it.
+fn is_plain(point: &Measured) -> bool {
+    DecodeAttention::of(&point.problem).is_some_and(DecodeAttention::is_plain)
 }
 
 /// For each group size, how many points are memory bound, and from how much cache on no
