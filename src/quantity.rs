@@ -120,7 +120,8 @@ impl Measure {
             let of_end = QUOTIENTS.iter().find(|(end, _)| column.ends_with(end));
             return of_end.map_or(Measure::Bare, |(_, measure)| *measure);
         }
-        if column.ends_with("ratio") || column.contains("_over_") {
+        let is_bare = ["ratio", "elasticity"].iter().any(|end| column.ends_with(end));
+        if is_bare || column.contains("_over_") {
             return Measure::Bare;
         }
         // `bytes_model` is of bytes too, but `s_max` of no seconds.

@@ -49,7 +49,7 @@ use crate::op::{Problem, unknown_key};
 use crate::point::{CacheState, KernelName, Point};
 
 /// Suites that are part of the program: name and text.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("quick", include_str!("../benches/quick.toml")),
     ("headline", include_str!("../benches/headline.toml")),
     ("decode", include_str!("../benches/decode.toml")),
@@ -57,6 +57,7 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("mla", include_str!("../benches/mla.toml")),
     ("products", include_str!("../benches/products.toml")),
     ("roofline", include_str!("../benches/roofline.toml")),
+    ("elasticity", include_str!("../benches/elasticity.toml")),
     ("paper", include_str!("../benches/paper.toml")),
     ("corners", include_str!("../benches/corners.toml")),
 ];

@@ -10,6 +10,7 @@
 mod beyond;
 mod claims;
 mod decode;
+mod elasticities;
 mod evidence;
 mod knees;
 mod limits;
@@ -138,9 +139,13 @@ pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
     sections.push(compare::nodes_section(campaign, Rules::default()));
     sections.extend(judge.probe_section());
     sections.push(judge.line_section());
+    let kernels = judge.kernel_points();
     sections.extend([
         judge.regime_section(),
         judge.decode_section(),
+        judge.elasticity_section(&kernels),
+        judge.change_section(&kernels),
+        judge.sweep_section(&kernels),
         judge.pair_section(&pairs),
         judge.knee_section(),
     ]);

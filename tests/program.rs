@@ -532,7 +532,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["measure", "quik"], "did you mean `quick`?"),
         (
             &["measure"],
-            "name a suite (quick, headline, decode, weights, mla, products, roofline, paper",
+            "name a suite (quick, headline, decode, weights, mla, products, roofline, elasticity, paper",
         ),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", "quick", "--device", "gpu"], "`vm` or `vm:sm_80` for the virtual"),
@@ -1030,9 +1030,17 @@ fn a_broken_file_of_claims_says_where_and_what_to_write() {
 #[test]
 fn list_and_doctor_print_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
-    for suite in
-        ["quick", "headline", "decode", "weights", "mla", "products", "roofline", "paper"]
-    {
+    for suite in [
+        "quick",
+        "headline",
+        "decode",
+        "weights",
+        "mla",
+        "products",
+        "roofline",
+        "elasticity",
+        "paper",
+    ] {
         let listed = succeed(dir.path(), &["list", suite, "--format", "csv"]);
         let mut reader = csv::Reader::from_reader(listed.as_bytes());
         let ids: HashSet<String> =

@@ -1,5 +1,6 @@
 //! `ridgepoint list SUITE`: planned points with model FLOPs, bytes and OI.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,15 +11,16 @@ use super::options::{DeviceArgs, FilterArgs, OutputFormat};
 use super::table;
 use crate::campaign::{EarlierTimes, ExpectedTime};
 use crate::device::{self, Device};
-use crate::op::Routed;
-use crate::point::Point;
+use crate::elasticity::Design;
+use crate::op::{Op, Purpose, Routed};
+use crate::point::{CacheState, Point};
 use crate::section::Section;
 
 /// List the planned points of a suite with the model's FLOPs, bytes and OI, and the time that
 /// they take on this device.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, elasticity, paper) or a .toml file.
     suite: OsString,
     #[command(flatten)]
     filter: FilterArgs,
@@ -57,7 +59,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     );
     let section = Section {
         heading: suite.name.clone(),
-        paragraphs: vec![suite.about.trim().to_owned(), time],
+        paragraphs: [suite.about.trim().to_owned(), time]
+            .into_iter()
+            .chain(designs(&plan.points))
+            .collect(),
         columns,
         rows,
         keys: 4,
@@ -74,6 +79,33 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     table::print(&[section], args.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How far bytes and FLOPs vary independently over the points of each operation, and so
+/// whether elasticities can be told from them; `None` of a suite without such points.
+fn designs(points: &[Point]) -> Option<String> {
+    let mut ops: BTreeMap<Op, Vec<[f64; 2]>> = BTreeMap::new();
+    for point in points.iter().filter(|point| point.cache == CacheState::Cold) {
+        let (op, work) = (point.problem.op(), point.problem.work());
+        let is_work = op.facts().judged.purpose == Purpose::Work;
+        if is_work && work.bytes() > 0 && work.flops() > 0 {
+            let amounts = [work.bytes() as f64, work.flops() as f64];
+            ops.entry(op).or_default().push(amounts);
+        }
+    }
+    let told = |(op, amounts): (Op, Vec<[f64; 2]>)| {
+        let design = Design::of(&amounts)?;
+        Some(match (design.check(), design.correlation) {
+            (Err(why), _) => format!("{op}: none, {why}"),
+            (Ok(()), Some(r)) => {
+                format!("{op}: correlation {r:.2} of {} points", design.points)
+            }
+            (Ok(()), None) => return None,
+        })
+    };
+    let designs: Vec<String> = ops.into_iter().filter_map(told).collect();
+    let heading = "Elasticities by these points, from log bytes and log FLOPs";
+    (!designs.is_empty()).then(|| format!("{heading}: {}.", designs.join("; ")))
 }
 
 /// The last three are of routed experts: how many are touched, the bytes read if they

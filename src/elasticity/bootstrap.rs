@@ -7,7 +7,7 @@ use super::least_squares::{Fitted, Matrix, add_outer, inverse, times};
 
 /// Resamples of one interval: an odd number such that 95% of it, one more counted in, is a
 /// whole number.
-const RESAMPLES: usize = 999;
+const RESAMPLES: usize = 499;
 
 /// Clusters from which on no resamples are drawn: what they would give is the normal
 /// distribution.
@@ -103,39 +103,72 @@ fn quantiles<const P: usize, const K: usize>(
     bread: &Matrix<P>,
     of: [usize; K],
 ) -> [f64; K] {
-    // How a change of all parameters moves the residuals of a cluster, as seen in `of`.
-    let pull = |part: &Part<P>| -> [[f64; P]; K] {
-        of.map(|at| times(&transposed(&part.normal), &bread[at]))
-    };
-    let pulls: Vec<[[f64; P]; K]> = parts.iter().map(pull).collect();
+    // A resample changes the residuals of a cluster, as seen in `of`, by its sign times the
+    // jackknife, less the pull of the change of all parameters. The sum of squares of that is
+    // multiplied out, so that a cluster costs a resample one row of additions.
+    let seen: [Seen<P>; K] = of.map(|at| Seen::of(parts, bread, at));
+    let rows = rows(parts, &seen);
     let mut rng = Pcg64Mcg::seed_from_u64(parts.len() as u64);
     let mut ratios = [(); K].map(|()| Vec::with_capacity(RESAMPLES));
-    let mut signs = vec![0.0; parts.len()];
+    let mut sums = vec![0.0; P * (K + 1)];
     for _ in 0..RESAMPLES {
-        let mut change = [0.0; P];
-        for (sign, part) in signs.iter_mut().zip(parts) {
-            *sign = if rng.random::<bool>() { 1.0 } else { -1.0 };
-            for (sum, own) in change.iter_mut().zip(&part.jackknife) {
-                *sum += *sign * own;
+        sums.fill(0.0);
+        for row in rows.chunks_exact(P * (K + 1)) {
+            match rng.random::<bool>() {
+                true => sums.iter_mut().zip(row).for_each(|(sum, of)| *sum += of),
+                false => sums.iter_mut().zip(row).for_each(|(sum, of)| *sum -= of),
             }
         }
-        let mut variances = [0.0; K];
-        for ((sign, part), pull) in signs.iter().zip(parts).zip(&pulls) {
-            for (at, variance) in variances.iter_mut().enumerate() {
-                let pulled: f64 = pull[at].iter().zip(&change).map(|(a, b)| a * b).sum();
-                *variance += (sign * part.jackknife[of[at]] - pulled).powi(2);
-            }
-        }
+        let part = |at: usize| -> [f64; P] { std::array::from_fn(|k| sums[at * P + k]) };
+        let change = part(0);
         for (at, ratios) in ratios.iter_mut().enumerate() {
-            ratios.push(change[of[at]].abs() / variances[at].sqrt());
+            let variance = seen[at].squares - 2.0 * dot(&change, &part(at + 1))
+                + dot(&change, &times(&seen[at].pulls, &change));
+            ratios.push(change[of[at]].abs() / variance.max(f64::MIN_POSITIVE).sqrt());
         }
     }
     ratios.map(|mut ratios| {
-        ratios.sort_by(f64::total_cmp);
+        ratios.sort_unstable_by(f64::total_cmp);
         ratios[(RESAMPLES + 1) * 95 / 100 - 1]
     })
 }
 
-fn transposed<const P: usize>(matrix: &Matrix<P>) -> Matrix<P> {
-    std::array::from_fn(|i| std::array::from_fn(|j| matrix[j][i]))
+/// Of each cluster: its jackknife, and that times its pull on each parameter.
+fn rows<const P: usize, const K: usize>(
+    parts: &[Part<P>],
+    seen: &[Seen<P>; K],
+) -> Vec<f64> {
+    let of = |(cluster, part): (usize, &Part<P>)| {
+        let products = seen.iter().flat_map(move |seen| seen.products[cluster]);
+        part.jackknife.into_iter().chain(products).collect::<Vec<_>>()
+    };
+    parts.iter().enumerate().flat_map(of).collect()
+}
+
+/// What clusters bring to the variance of one parameter.
+struct Seen<const P: usize> {
+    /// Sum of the squares of the jackknife.
+    squares: f64,
+    /// Jackknife times pull of each cluster.
+    products: Vec<[f64; P]>,
+    /// Sum of the products of pulls.
+    pulls: Matrix<P>,
+}
+
+impl<const P: usize> Seen<P> {
+    fn of(parts: &[Part<P>], bread: &Matrix<P>, at: usize) -> Self {
+        let mut seen = Seen { squares: 0.0, products: Vec::new(), pulls: [[0.0; P]; P] };
+        for part in parts {
+            // Products of rows are symmetric.
+            let pull = times(&part.normal, &bread[at]);
+            seen.squares += part.jackknife[at].powi(2);
+            seen.products.push(pull.map(|of| of * part.jackknife[at]));
+            add_outer(&mut seen.pulls, &pull);
+        }
+        seen
+    }
+}
+
+fn dot<const P: usize>(a: &[f64; P], b: &[f64; P]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

@@ -154,6 +154,10 @@ fn not_tested(why: String) -> Judgement {
 }
 
 fn judgement(entry: &ClaimEntry, found: &Found, expected: Option<&Expected>) -> Judgement {
+    if let Some(why) = &found.contradicted {
+        let why = with_silent(why.clone(), &found.tally);
+        return Judgement { finding: Finding::Contradicted, why };
+    }
     let (Some(value), Some(expected)) = (found.value, expected) else {
         return not_tested(with_silent(found.how.clone(), &found.tally));
     };

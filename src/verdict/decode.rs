@@ -97,9 +97,20 @@ impl<'a> Judge<'a> {
         let decode = all.iter().filter_map(|(point, says)| {
             Some((*DecodeAttention::of(&point.problem)?, *says))
         });
-        let details = memory_bound_from(&decode.collect::<Vec<_>>());
+        let mut details = memory_bound_from(&decode.collect::<Vec<_>>());
         let says = all.iter().map(|(p, says)| ([p.point_id.as_str(); 2], *says)).collect();
-        Found { details, ..Found::share_of(says, &how) }
+        // Shares of ceilings can agree by chance; what time follows is the cause.
+        let is_asked = |point: &Measured| all.iter().any(|(p, _)| std::ptr::eq(*p, point));
+        let elasticities = self.elasticities_of(is_asked);
+        let is_against =
+            elasticities.as_ref().is_some_and(|of| matches!(of.says, Says::Against(_)));
+        let texts = elasticities.into_iter().map(|of| of.text);
+        let contradicted = match is_against {
+            true => texts.clone().next().map(|text| format!("time does not follow bytes: {text}")),
+            false => None,
+        };
+        details.splice(0..0, texts);
+        Found { details, contradicted, ..Found::share_of(says, &how) }
     }
 
     pub(super) fn decode_section(&self) -> Section {

@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub details: Vec<String>,
     /// Why nothing can be judged by the value.
     pub doubt: Option<String>,
+    /// Why the claim is wrong, whatever the value.
+    pub contradicted: Option<String>,
     /// How the value follows from what was planned.
     pub made: Made,
 }

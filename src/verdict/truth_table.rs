@@ -391,3 +391,65 @@ fn arithmetic_at_half_its_speed_is_said() {
     }));
     assert!(halved.is_some_and(|note| note.contains("at 1.68 GHz")));
 }
+
+/// The elasticities of decode attention, as the table has them: bytes, FLOPs, and what time
+/// follows.
+fn decode_elasticities(verdict: &Verdict) -> (f64, f64, String) {
+    let section = verdict.sections.iter().find(|s| s.heading == "Elasticities").unwrap();
+    let row = section.rows.iter().find(|row| row[0] == "decode_attention").unwrap();
+    let cell = |name: &str| {
+        let at = section.columns.iter().position(|column| *column == name).unwrap();
+        row[at].clone()
+    };
+    let number = |name: &str| cell(name).parse::<f64>().unwrap();
+    (number("bytes_elasticity"), number("flops_elasticity"), cell("time_follows"))
+}
+
+/// Times that follow FLOPs, so slow that no ceiling is reached and that no share of a roof
+/// tells: elasticities do.
+#[test]
+fn slow_decode_that_follows_flops_contradicts_by_its_elasticities() {
+    let verdict = altered(|row, problem| {
+        if DecodeAttention::of(problem).is_some() {
+            set(row, problem.work().flops() as f64 / 0.2e9);
+        }
+    });
+    let (bytes, flops, follows) = decode_elasticities(&verdict);
+    assert!(bytes.abs() < 0.01 && (flops - 1.0).abs() < 0.01, "{bytes} {flops}");
+    assert_eq!(follows, "FLOPs");
+    let claim = verdict.claims.iter().find(|claim| claim.id == IS_MEMORY_BOUND).unwrap();
+    assert_eq!(claim.finding, Contradicted, "{}", told(&verdict));
+    assert!(
+        claim.evidence.contains("elasticities of 14 points: bytes"),
+        "{}",
+        claim.evidence
+    );
+}
+
+/// Times that are always the same, of a kernel that reaches no roof.
+#[test]
+fn decode_whose_time_is_constant_contradicts() {
+    let verdict = altered(|row, problem| {
+        if DecodeAttention::of(problem).is_some() {
+            set(row, 3.0);
+        }
+    });
+    let (bytes, flops, follows) = decode_elasticities(&verdict);
+    assert!(bytes.abs() < 0.01 && flops.abs() < 0.01, "{bytes} {flops}");
+    assert_eq!(follows, "a fixed cost");
+    assert_eq!(finding(&verdict, IS_MEMORY_BOUND), Contradicted, "{}", told(&verdict));
+}
+
+/// The records as they are: time follows bytes, with one fixed cost.
+#[test]
+fn decode_as_it_was_measured_follows_bytes_by_its_elasticities() {
+    let verdict = altered(|row, problem| {
+        if DecodeAttention::of(problem).is_some() {
+            set(row, 1e-4 + problem.work().bytes() as f64 / 25e9);
+        }
+    });
+    let (bytes, flops, follows) = decode_elasticities(&verdict);
+    assert!((bytes - 1.0).abs() < 0.01 && flops.abs() < 0.01, "{bytes} {flops}");
+    assert_eq!(follows, "bytes");
+    assert_eq!(finding(&verdict, IS_MEMORY_BOUND), Reproduced, "{}", told(&verdict));
+}
