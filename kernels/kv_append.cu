@@ -13,6 +13,7 @@
 // The kernel is latency bound with few tokens, else memory bound.
 //
 // Launch: 1-D grid with a thread for each vector of new keys, THREADS threads.
+#include "divisor.cuh"
 #include "ptx.cuh"
 
 enum class Format { F32, BF16, F16, FP8_E4M3, INT8 };
@@ -36,15 +37,6 @@ constexpr u32 ROW_BYTES = HEAD_DIM * bytes_of(CACHE);
 
 static_assert(bytes_of(NEW) > 1, "new keys and values are not quantized");
 static_assert(HEAD_DIM % ELEMENTS == 0, "rows are whole vectors");
-
-// Divides integers below 2^31 by a divisor that the host knows.
-struct Divisor {
-  u32 by;
-  u32 multiplier;
-  u32 shift;
-
-  DEVICE u32 quotient(u32 n) const { return u32(u64(n) * multiplier >> shift); }
-};
 
 struct Params {
   const u8 *k_new;

@@ -511,6 +511,12 @@ const CODE: &[Check] = &[
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
     ("rmsnorm", "", "rmsnorm", &["LDG.128", "STG.128", "FFMA", "SHFL.BFLY", "MUFU.RSQ"]),
+    (
+        "gated_activation",
+        "",
+        "gated_activation",
+        &["LDG.128", "STG.128", "MUFU.EX2", "MUFU.RCP"],
+    ),
     ("peak", "UNIT_FMA=1 OPERAND_F32=1", "peak", &["FFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_F64=1", "peak", &["DFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_BF16=1", "peak", &["HFMA2"]),

@@ -93,6 +93,7 @@ const CASES: &[Case] = &[
         16,
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
+    ("gated_activation", "gated_activation:m=1310720,n=2048,dtype=bf16", 4),
 ];
 
 /// What is wrong with the far end of a case, as the device runs it.
@@ -172,7 +173,14 @@ fn an_offset_of_32_bits_is_seen_at_the_far_end() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let planted = ["stream", "kv_read", "attention_decode", "gemm_skinny", "rmsnorm"];
+    let planted = [
+        "stream",
+        "kv_read",
+        "attention_decode",
+        "gemm_skinny",
+        "rmsnorm",
+        "gated_activation",
+    ];
     planted.into_par_iter().for_each(|kernel| {
         let case = CASES.iter().rfind(|case| case.0 == kernel).unwrap();
         let problem: Problem = case.1.parse().unwrap();

@@ -280,6 +280,12 @@ m = 3
 n = 136
 dtype = "bf16"
 cache = "hot"
+[[points]]
+op = "gated_activation"
+m = 3
+n = 136
+dtype = "bf16"
+cache = "hot"
 "#;
 
 #[test]

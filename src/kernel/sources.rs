@@ -8,6 +8,8 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("ptx.cuh", include_str!("../../kernels/ptx.cuh")),
     ("element.cuh", include_str!("../../kernels/element.cuh")),
+    ("word.cuh", include_str!("../../kernels/word.cuh")),
+    ("divisor.cuh", include_str!("../../kernels/divisor.cuh")),
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("reduce.cuh", include_str!("../../kernels/reduce.cuh")),

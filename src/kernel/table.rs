@@ -6,6 +6,7 @@ use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_wgmma::AttentionPrefillWgmma;
 use super::contract::{Configured, Kernel};
+use super::gated_activation::GateTokens;
 use super::gemm::TiledGemm;
 use super::gemm_skinny::SkinnyGemm;
 use super::gemm_swapped::SwappedGemm;
@@ -48,6 +49,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionPrefillWgmma>(),
     Kernel::of::<AttentionPrefill>(),
     Kernel::of::<NormalizeTokens>(),
+    Kernel::of::<GateTokens>(),
     Kernel::of_copies::<HostCopies>(),
 ];
 

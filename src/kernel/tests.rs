@@ -144,6 +144,7 @@ fn memory_bound_points() -> Vec<String> {
             format!("rmsnorm:m=65536,n={n},dtype=bf16,residual={residual}")
         }));
     }
+    points.push("gated_activation:m=65536,n=14336,dtype=bf16".to_owned());
     points
 }
 

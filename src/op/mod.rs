@@ -20,6 +20,7 @@ mod contract;
 mod decode_attention;
 mod explanation;
 mod fields;
+mod gated_activation;
 mod gemm;
 mod index_topk;
 mod judged;
@@ -45,6 +46,7 @@ pub use decode_attention::DecodeAttention;
 pub use explanation::Explanation;
 pub use fields::{Fields, KeyDefault, KeySpec, KeyStyle, MAX_EXTENT, ProblemError};
 pub use fields::{parse_bytes, unknown_key};
+pub use gated_activation::GatedActivation;
 pub use gemm::Gemm;
 pub use index_topk::IndexTopk;
 pub use judged::{

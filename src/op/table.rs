@@ -9,6 +9,7 @@ use super::contract::{Facts, Magnitude, Operation, Routed};
 use super::decode_attention::DecodeAttention;
 use super::explanation::Explanation;
 use super::fields::{Fields, KeySpec, KeyStyle, ProblemError};
+use super::gated_activation::GatedActivation;
 use super::gemm::Gemm;
 use super::index_topk::IndexTopk;
 use super::judged::PairKind;
@@ -25,9 +26,9 @@ use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    collective, decode_attention, gemm, index_topk, kv_append, kv_read, mla_append,
-    mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, sparse_mla, state_update,
-    stream, transfer,
+    collective, decode_attention, gated_activation, gemm, index_topk, kv_append, kv_read,
+    mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, sparse_mla,
+    state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
@@ -156,6 +157,7 @@ table! {
     state_update::StateUpdate,
     index_topk::IndexTopk,
     sparse_mla::SparseMla,
+    gated_activation::GatedActivation,
 }
 
 text_of_name!(Op => "an op");

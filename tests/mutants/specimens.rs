@@ -70,6 +70,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     ),
     // Tokens that share a warp, and a block that is not full.
     ("rmsnorm", &["rmsnorm:m=21,n=136,dtype=bf16", "rmsnorm:m=3,n=200,dtype=bf16"]),
+    ("gated_activation", &["gated_activation:m=7,n=200,dtype=bf16"]),
     (
         "kv_append",
         &[

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
-    decode_attention, gemm, host, kv_append, kv_read, peak, prefill_attention, rmsnorm,
-    stream, transfer,
+    decode_attention, gated_activation, gemm, host, kv_append, kv_read, peak,
+    prefill_attention, rmsnorm, stream, transfer,
 };
 use crate::data::Key;
 use crate::device::{
@@ -157,6 +157,7 @@ const KERNELS: &[CpuKernel] = &[
     decode_attention::KERNEL,
     prefill_attention::KERNEL,
     rmsnorm::KERNEL,
+    gated_activation::KERNEL,
     transfer::KERNEL,
 ];
 
