@@ -94,6 +94,12 @@ const CASES: &[Case] = &[
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
     ("gated_activation", "gated_activation:m=1310720,n=2048,dtype=bf16", 4),
+    (
+        "rope_append",
+        "rope_append:batch=640,context=4095,q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,\
+         layout=paged4096,pages=whole",
+        1 << 20,
+    ),
 ];
 
 /// What is wrong with the far end of a case, as the device runs it.

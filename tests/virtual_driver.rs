@@ -286,6 +286,17 @@ m = 3
 n = 136
 dtype = "bf16"
 cache = "hot"
+[[points]]
+op = "rope_append"
+batch = 2
+context = 17
+q_heads = 3
+kv_heads = 1
+head_dim = 64
+dtype = "bf16"
+layout = "paged16"
+pages = ["touched", "whole"]
+cache = "hot"
 "#;
 
 #[test]

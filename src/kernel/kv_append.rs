@@ -5,10 +5,11 @@ use bytemuck::{Pod, Zeroable};
 use super::contract::HostHalf;
 use super::divisor::Divisor;
 use super::formats::refuse_scheme;
+use super::lengths::KernelLengths;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use crate::format::DType;
-use crate::op::{KvAppend, Lengths};
+use crate::op::KvAppend;
 use crate::quant::QuantPlace;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -32,8 +33,7 @@ struct AppendParams {
     v_inverse_scales: u64,
     k_cache: u64,
     v_cache: u64,
-    least: u64,
-    span: u64,
+    lengths: KernelLengths,
     threads: u32,
     pages: u32,
     kv_heads: Divisor,
@@ -145,11 +145,6 @@ impl HostHalf for AppendToPages {
     fn plan(&self, _: &Target) -> Plan {
         let AppendToPages { p, threads, .. } = *self;
         let cache_bytes = cache_bytes(&p);
-        let least = p.lengths.least(p.context);
-        let span = match p.lengths {
-            Lengths::Equal => 1,
-            Lengths::Ragged => p.context - least + 1,
-        };
         let params = Params::of(move |bound| {
             let cache = bound.tensor("cache");
             AppendParams {
@@ -160,8 +155,7 @@ impl HostHalf for AppendToPages {
                 v_inverse_scales: bound.tensor_or_null("v_inverse_scales"),
                 k_cache: cache,
                 v_cache: cache + cache_bytes / 2,
-                least,
-                span,
+                lengths: KernelLengths::new(p.lengths, p.context),
                 threads,
                 pages: p.pages() as u32,
                 kv_heads: Divisor::new(p.kv_heads as u32),

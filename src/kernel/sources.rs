@@ -10,6 +10,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("element.cuh", include_str!("../../kernels/element.cuh")),
     ("word.cuh", include_str!("../../kernels/word.cuh")),
     ("divisor.cuh", include_str!("../../kernels/divisor.cuh")),
+    ("lengths.cuh", include_str!("../../kernels/lengths.cuh")),
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("reduce.cuh", include_str!("../../kernels/reduce.cuh")),

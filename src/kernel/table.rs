@@ -19,6 +19,7 @@ use super::peak::PeakChains;
 use super::peak_wgmma::WarpgroupProducts;
 use super::refusal::Refusal;
 use super::rmsnorm::NormalizeTokens;
+use super::rope_append::RotateAndAppend;
 use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
 use super::transfer::HostCopies;
@@ -50,6 +51,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionPrefill>(),
     Kernel::of::<NormalizeTokens>(),
     Kernel::of::<GateTokens>(),
+    Kernel::of::<RotateAndAppend>(),
     Kernel::of_copies::<HostCopies>(),
 ];
 

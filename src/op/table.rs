@@ -21,14 +21,15 @@ use super::moe_gemm::MoeGemm;
 use super::peak::Peak;
 use super::prefill_attention::PrefillAttention;
 use super::rmsnorm::RmsNorm;
+use super::rope_append::RopeAppend;
 use super::sparse_mla::SparseMla;
 use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
     collective, decode_attention, gated_activation, gemm, index_topk, kv_append, kv_read,
-    mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, sparse_mla,
-    state_update, stream, transfer,
+    mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, rope_append,
+    sparse_mla, state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
@@ -158,6 +159,7 @@ table! {
     index_topk::IndexTopk,
     sparse_mla::SparseMla,
     gated_activation::GatedActivation,
+    rope_append::RopeAppend,
 }
 
 text_of_name!(Op => "an op");

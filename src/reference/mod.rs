@@ -53,6 +53,7 @@ mod peak;
 mod predicted;
 mod prefill_attention;
 mod rmsnorm;
+mod rope_append;
 mod stream;
 mod transfer;
 

@@ -10,7 +10,7 @@ use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
     decode_attention, gated_activation, gemm, host, kv_append, kv_read, peak,
-    prefill_attention, rmsnorm, stream, transfer,
+    prefill_attention, rmsnorm, rope_append, stream, transfer,
 };
 use crate::data::Key;
 use crate::device::{
@@ -158,6 +158,7 @@ const KERNELS: &[CpuKernel] = &[
     prefill_attention::KERNEL,
     rmsnorm::KERNEL,
     gated_activation::KERNEL,
+    rope_append::KERNEL,
     transfer::KERNEL,
 ];
 

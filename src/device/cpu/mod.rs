@@ -15,6 +15,7 @@ mod peak;
 mod prefill_attention;
 mod product;
 mod rmsnorm;
+mod rope_append;
 mod simd;
 mod stream;
 mod threads;
