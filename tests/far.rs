@@ -94,6 +94,7 @@ const CASES: &[Case] = &[
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
     ("gated_activation", "gated_activation:m=1310720,n=2048,dtype=bf16", 4),
+    ("embedding", "embedding:m=1310720,vocab=4194304,n=2048,dtype=bf16", 4),
     (
         "rope_append",
         "rope_append:batch=640,context=4095,q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,\
@@ -186,6 +187,7 @@ fn an_offset_of_32_bits_is_seen_at_the_far_end() {
         "gemm_skinny",
         "rmsnorm",
         "gated_activation",
+        "embedding",
     ];
     planted.into_par_iter().for_each(|kernel| {
         let case = CASES.iter().rfind(|case| case.0 == kernel).unwrap();

@@ -287,6 +287,13 @@ n = 136
 dtype = "bf16"
 cache = "hot"
 [[points]]
+op = "embedding"
+m = 3
+vocab = 50
+n = 136
+dtype = "bf16"
+cache = "hot"
+[[points]]
 op = "rope_append"
 batch = 2
 context = 17

@@ -20,6 +20,7 @@ mod attention_prefill_wgmma;
 mod bound;
 mod contract;
 mod divisor;
+mod embedding;
 mod formats;
 mod gated_activation;
 mod gemm;

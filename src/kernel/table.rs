@@ -6,6 +6,7 @@ use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_wgmma::AttentionPrefillWgmma;
 use super::contract::{Configured, Kernel};
+use super::embedding::LookUpTokens;
 use super::gated_activation::GateTokens;
 use super::gemm::TiledGemm;
 use super::gemm_skinny::SkinnyGemm;
@@ -52,6 +53,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<NormalizeTokens>(),
     Kernel::of::<GateTokens>(),
     Kernel::of::<RotateAndAppend>(),
+    Kernel::of::<LookUpTokens>(),
     Kernel::of_copies::<HostCopies>(),
 ];
 

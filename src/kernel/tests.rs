@@ -150,6 +150,7 @@ fn memory_bound_points() -> Vec<String> {
              layout=paged16,pages={pages}"
         )
     }));
+    points.push("embedding:m=65536,vocab=128256,n=4096,dtype=bf16".to_owned());
     points.push("gated_activation:m=65536,n=14336,dtype=bf16".to_owned());
     points
 }

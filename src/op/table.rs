@@ -7,6 +7,7 @@ use std::str::FromStr;
 use super::collective::Collective;
 use super::contract::{Facts, Magnitude, Operation, Routed};
 use super::decode_attention::DecodeAttention;
+use super::embedding::Embedding;
 use super::explanation::Explanation;
 use super::fields::{Fields, KeySpec, KeyStyle, ProblemError};
 use super::gated_activation::GatedActivation;
@@ -27,9 +28,9 @@ use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    collective, decode_attention, gated_activation, gemm, index_topk, kv_append, kv_read,
-    mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, rope_append,
-    sparse_mla, state_update, stream, transfer,
+    collective, decode_attention, embedding, gated_activation, gemm, index_topk, kv_append,
+    kv_read, mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm,
+    rope_append, sparse_mla, state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
@@ -160,6 +161,7 @@ table! {
     sparse_mla::SparseMla,
     gated_activation::GatedActivation,
     rope_append::RopeAppend,
+    embedding::Embedding,
 }
 
 text_of_name!(Op => "an op");

@@ -40,6 +40,7 @@ mod attention;
 mod collective;
 mod compare;
 mod decode_attention;
+mod embedding;
 mod gated_activation;
 mod gemm;
 mod kv_append;

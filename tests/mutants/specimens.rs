@@ -85,6 +85,13 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "rope_append:batch=5,context=99,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16_nhd,lengths=ragged",
         ],
     ),
+    (
+        "embedding",
+        &[
+            "embedding:m=7,vocab=50,n=200,dtype=bf16",
+            "embedding:m=3,vocab=50,n=200,dtype=bf16",
+        ],
+    ),
     ("gated_activation", &["gated_activation:m=7,n=200,dtype=bf16"]),
     (
         "kv_append",

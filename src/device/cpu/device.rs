@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
-    decode_attention, gated_activation, gemm, host, kv_append, kv_read, peak,
+    decode_attention, embedding, gated_activation, gemm, host, kv_append, kv_read, peak,
     prefill_attention, rmsnorm, rope_append, stream, transfer,
 };
 use crate::data::Key;
@@ -159,6 +159,7 @@ const KERNELS: &[CpuKernel] = &[
     rmsnorm::KERNEL,
     gated_activation::KERNEL,
     rope_append::KERNEL,
+    embedding::KERNEL,
     transfer::KERNEL,
 ];
 

@@ -6,6 +6,7 @@ mod cache;
 mod contract;
 mod decode_attention;
 mod device;
+mod embedding;
 mod gated_activation;
 mod gemm;
 mod host;

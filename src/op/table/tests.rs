@@ -606,6 +606,7 @@ proptest! {
             Problem::MlaAppend(p) => {
                 unread_page_numbers(p.batch, p.page_size(), p.new_tokens, p.pages(), |request| p.first_place(request))
             }
+            Problem::Embedding(p) => p.dtype.bytes_of((p.vocab - p.rows_read()) * p.n),
             Problem::RopeAppend(p) => 4 * p.batch * (p.pages() - 1),
             Problem::SparseMla(p) => {
                 let read = p.context.min(p.new_tokens * p.top_k);
