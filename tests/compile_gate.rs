@@ -519,6 +519,7 @@ const CODE: &[Check] = &[
     ),
     ("rope_append", "", "rope_append", &["LDG.128", "STG.128", "FFMA"]),
     ("embedding", "", "embedding", &["LDG.128", "STG.128"]),
+    ("argmax", "", "argmax", &["LDG.128", "SHFL.BFLY", "FSETP", "ATOMG"]),
     ("peak", "UNIT_FMA=1 OPERAND_F32=1", "peak", &["FFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_F64=1", "peak", &["DFMA"]),
     ("peak", "UNIT_FMA=1 OPERAND_BF16=1", "peak", &["HFMA2"]),

@@ -95,6 +95,9 @@ const CASES: &[Case] = &[
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
     ("gated_activation", "gated_activation:m=1310720,n=2048,dtype=bf16", 4),
     ("embedding", "embedding:m=1310720,vocab=4194304,n=2048,dtype=bf16", 4),
+    ("argmax", "argmax:m=1310720,n=2048,dtype=bf16", 4),
+    // Rows of three blocks each.
+    ("argmax", "argmax:m=20480,n=131072,dtype=bf16", 6),
     (
         "rope_append",
         "rope_append:batch=640,context=4095,q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,\

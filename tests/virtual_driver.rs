@@ -294,6 +294,12 @@ n = 136
 dtype = "bf16"
 cache = "hot"
 [[points]]
+op = "argmax"
+m = 2
+n = 2056
+dtype = "bf16"
+cache = "hot"
+[[points]]
 op = "rope_append"
 batch = 2
 context = 17

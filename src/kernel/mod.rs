@@ -12,6 +12,7 @@
 //! tensor_map <- bound <- plan <- {contract, split} <- split_kv <- host halves <- table
 //! ```
 
+mod argmax;
 mod attention_decode;
 mod attention_mla;
 mod attention_mla_wgmma;

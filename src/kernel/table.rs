@@ -1,5 +1,6 @@
 //! Every CUDA kernel, and how one is found.
 
+use super::argmax::FindLargest;
 use super::attention_decode::AttentionDecode;
 use super::attention_mla::AttentionMla;
 use super::attention_mla_wgmma::AttentionMlaWgmma;
@@ -54,6 +55,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<GateTokens>(),
     Kernel::of::<RotateAndAppend>(),
     Kernel::of::<LookUpTokens>(),
+    Kernel::of::<FindLargest>(),
     Kernel::of_copies::<HostCopies>(),
 ];
 

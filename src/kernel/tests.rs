@@ -151,6 +151,7 @@ fn memory_bound_points() -> Vec<String> {
         )
     }));
     points.push("embedding:m=65536,vocab=128256,n=4096,dtype=bf16".to_owned());
+    points.push("argmax:m=64,n=128256,dtype=bf16".to_owned());
     points.push("gated_activation:m=65536,n=14336,dtype=bf16".to_owned());
     points
 }

@@ -15,6 +15,7 @@
 //! a row all use it.
 
 mod access;
+mod argmax;
 mod collective;
 mod contract;
 mod decode_attention;
@@ -43,6 +44,7 @@ mod table;
 mod transfer;
 
 pub use access::Access;
+pub use argmax::Argmax;
 pub use collective::{Collective, CollectiveKind};
 pub use decode_attention::DecodeAttention;
 pub use embedding::Embedding;

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 
+use super::argmax::Argmax;
 use super::collective::Collective;
 use super::contract::{Facts, Magnitude, Operation, Routed};
 use super::decode_attention::DecodeAttention;
@@ -28,8 +29,8 @@ use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    collective, decode_attention, embedding, gated_activation, gemm, index_topk, kv_append,
-    kv_read, mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm,
+    argmax, collective, decode_attention, embedding, gated_activation, gemm, index_topk,
+    kv_append, kv_read, mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm,
     rope_append, sparse_mla, state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
@@ -162,6 +163,7 @@ table! {
     gated_activation::GatedActivation,
     rope_append::RopeAppend,
     embedding::Embedding,
+    argmax::Argmax,
 }
 
 text_of_name!(Op => "an op");

@@ -36,6 +36,7 @@
 //! by about `1 / sqrt(n)` of the rms: bf16 shows it up to 4000 tokens, f32
 //! for every context.
 
+mod argmax;
 mod attention;
 mod collective;
 mod compare;

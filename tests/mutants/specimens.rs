@@ -85,6 +85,15 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "rope_append:batch=5,context=99,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16_nhd,lengths=ragged",
         ],
     ),
+    // A row of several blocks; rows of one, with a round of vectors that is not full.
+    (
+        "argmax",
+        &[
+            "argmax:m=3,n=5000,dtype=bf16",
+            "argmax:m=1100,n=1032,dtype=bf16",
+            "argmax:m=600,n=4200,dtype=bf16",
+        ],
+    ),
     (
         "embedding",
         &[

@@ -2,6 +2,7 @@
 //! one kept mapping, timed with the monotonic clock.
 
 mod arena;
+mod argmax;
 mod cache;
 mod contract;
 mod decode_attention;
