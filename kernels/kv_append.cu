@@ -13,6 +13,8 @@
 // The kernel is latency bound with few tokens, else memory bound.
 //
 // Launch: 1-D grid with a thread for each vector of new keys, THREADS threads.
+#include "divisor.cuh"
+#include "lengths.cuh"
 #include "ptx.cuh"
 
 enum class Format { F32, BF16, F16, FP8_E4M3, INT8 };
@@ -37,15 +39,6 @@ constexpr u32 ROW_BYTES = HEAD_DIM * bytes_of(CACHE);
 static_assert(bytes_of(NEW) > 1, "new keys and values are not quantized");
 static_assert(HEAD_DIM % ELEMENTS == 0, "rows are whole vectors");
 
-// Divides integers below 2^31 by a divisor that the host knows.
-struct Divisor {
-  u32 by;
-  u32 multiplier;
-  u32 shift;
-
-  DEVICE u32 quotient(u32 n) const { return u32(u64(n) * multiplier >> shift); }
-};
-
 struct Params {
   const u8 *k_new;
   const u8 *v_new;
@@ -54,8 +47,7 @@ struct Params {
   const float *v_inverse_scales;
   u8 *k_cache;
   u8 *v_cache;
-  u64 least;  // fewest tokens of a request in the end,
-  u64 span;   // and how many more a request may have, plus 1
+  Lengths lengths;  // of requests in the end
   u32 threads;
   u32 pages;  // entries of the page table for each request
   Divisor kv_heads;
@@ -150,10 +142,8 @@ KERNEL(THREADS, BLOCKS_PER_SM) kv_append(const __grid_constant__ Params p) {
   const u32 request = p.new_tokens.quotient(token_row);
   const u32 token = token_row - request * p.new_tokens.by;
 
-  // The row's place in the cache. Lengths::of has the same formula for a request's tokens.
-  const u64 fraction = (u64(request) + 1) * 0x9e3779b97f4a7c15ull;
-  const u32 length = u32(p.least + __umul64hi(fraction, p.span));
-  const u32 place = (length - p.new_tokens.by) % PAGE_SIZE + token;
+  // The row's place in the cache.
+  const u32 place = (p.lengths.of(request) - p.new_tokens.by) % PAGE_SIZE + token;
   const u32 page =
       ld_global_nc_u32(p.page_table + u64(request) * p.pages + place / PAGE_SIZE);
   float k_scale = 1, v_scale = 1;

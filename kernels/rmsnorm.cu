@@ -15,11 +15,7 @@
 // that they come from L1 or L2 for all blocks but the first.
 //
 // Launch: 1-D grid with ROW_THREADS threads for each token, THREADS threads a block.
-#if defined(ELEMENT_F32)
-#include "ptx.cuh"
-#else
-#include "element.cuh"
-#endif
+#include "word.cuh"
 
 static_assert(THREADS % ROW_THREADS == 0, "whole tokens");
 static_assert(ROW_THREADS <= WARP ? WARP % ROW_THREADS == 0 : ROW_THREADS % WARP == 0,
@@ -40,37 +36,23 @@ struct Params {
   float epsilon;
 };
 
-// Elements of a word.
-#if defined(ELEMENT_F32)
-constexpr u32 PAIR = 1;
-DEVICE void unpack(float (&x)[PAIR], u32 word) { x[0] = __uint_as_float(word); }
-DEVICE u32 packed(const float (&x)[PAIR]) { return __float_as_uint(x[0]); }
-#else
-constexpr u32 PAIR = 2;
-DEVICE void unpack(float (&x)[PAIR], u32 word) {
-  x[0] = low_float(word);
-  x[1] = high_float(word);
-}
-DEVICE u32 packed(const float (&x)[PAIR]) { return pack(x[0], x[1]); }
-#endif
-
 // a + b, rounded to the format.
 DEVICE u32 add(u32 a, u32 b) {
-  float x[PAIR], y[PAIR];
+  float x[WORD_ELEMENTS], y[WORD_ELEMENTS];
   unpack(x, a);
   unpack(y, b);
 #pragma unroll
-  for (u32 i = 0; i < PAIR; ++i) x[i] += y[i];
+  for (u32 i = 0; i < WORD_ELEMENTS; ++i) x[i] += y[i];
   return packed(x);
 }
 
 // x * scale * w, rounded to the format.
 DEVICE u32 scaled(u32 word, float scale, u32 weight) {
-  float x[PAIR], w[PAIR];
+  float x[WORD_ELEMENTS], w[WORD_ELEMENTS];
   unpack(x, word);
   unpack(w, weight);
 #pragma unroll
-  for (u32 i = 0; i < PAIR; ++i) x[i] = x[i] * scale * w[i];
+  for (u32 i = 0; i < WORD_ELEMENTS; ++i) x[i] = x[i] * scale * w[i];
   return packed(x);
 }
 
@@ -114,10 +96,10 @@ KERNEL(THREADS, BLOCKS_PER_SM) rmsnorm(const __grid_constant__ Params p) {
 #pragma unroll
     for (u32 j = 0; j < 4; ++j) {
       if (RESIDUAL) x[i].w[j] = add(x[i].w[j], added[i].w[j]);
-      float elements[PAIR];
+      float elements[WORD_ELEMENTS];
       unpack(elements, x[i].w[j]);
 #pragma unroll
-      for (u32 k = 0; k < PAIR; ++k) squares = fmaf(elements[k], elements[k], squares);
+      for (u32 k = 0; k < WORD_ELEMENTS; ++k) squares = fmaf(elements[k], elements[k], squares);
     }
     if (RESIDUAL) st_global_v4(p.sum + first + i * ROW_THREADS, x[i]);
   }

@@ -93,6 +93,17 @@ const CASES: &[Case] = &[
         16,
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
+    ("gated_activation", "gated_activation:m=1310720,n=2048,dtype=bf16", 4),
+    ("embedding", "embedding:m=1310720,vocab=4194304,n=2048,dtype=bf16", 4),
+    ("argmax", "argmax:m=1310720,n=2048,dtype=bf16", 4),
+    // Rows of three blocks each.
+    ("argmax", "argmax:m=20480,n=131072,dtype=bf16", 6),
+    (
+        "rope_append",
+        "rope_append:batch=640,context=4095,q_heads=8,kv_heads=8,head_dim=128,dtype=bf16,\
+         layout=paged4096,pages=whole",
+        1 << 20,
+    ),
 ];
 
 /// What is wrong with the far end of a case, as the device runs it.
@@ -172,7 +183,15 @@ fn an_offset_of_32_bits_is_seen_at_the_far_end() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
-    let planted = ["stream", "kv_read", "attention_decode", "gemm_skinny", "rmsnorm"];
+    let planted = [
+        "stream",
+        "kv_read",
+        "attention_decode",
+        "gemm_skinny",
+        "rmsnorm",
+        "gated_activation",
+        "embedding",
+    ];
     planted.into_par_iter().for_each(|kernel| {
         let case = CASES.iter().rfind(|case| case.0 == kernel).unwrap();
         let problem: Problem = case.1.parse().unwrap();

@@ -280,6 +280,36 @@ m = 3
 n = 136
 dtype = "bf16"
 cache = "hot"
+[[points]]
+op = "gated_activation"
+m = 3
+n = 136
+dtype = "bf16"
+cache = "hot"
+[[points]]
+op = "embedding"
+m = 3
+vocab = 50
+n = 136
+dtype = "bf16"
+cache = "hot"
+[[points]]
+op = "argmax"
+m = 2
+n = 2056
+dtype = "bf16"
+cache = "hot"
+[[points]]
+op = "rope_append"
+batch = 2
+context = 17
+q_heads = 3
+kv_heads = 1
+head_dim = 64
+dtype = "bf16"
+layout = "paged16"
+pages = ["touched", "whole"]
+cache = "hot"
 "#;
 
 #[test]

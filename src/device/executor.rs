@@ -399,13 +399,17 @@ fn failure(problem: &Problem, error: impl fmt::Display) -> LaunchError {
 }
 
 /// The positions of the tensors that are not inputs: one, or several that can be returned
-/// as one array.
+/// as one array, of which the last is an update if any is.
 fn outputs(problem: &Problem, tensors: &[Tensor]) -> Result<Vec<usize>, LaunchError> {
     let outputs: Vec<usize> =
         (0..tensors.len()).filter(|&at| tensors[at].role != Role::Input).collect();
-    let kind = |at: usize| (tensors[at].role, tensors[at].format);
+    let kind = |at: usize| (tensors[at].role == Role::Witness, tensors[at].format);
+    let is_update = |at: usize| tensors[at].role == Role::Update;
     match outputs[..] {
-        [first, ref rest @ ..] if rest.iter().all(|&at| kind(at) == kind(first)) => {
+        [ref rest @ .., last]
+            if rest.iter().all(|&at| kind(at) == kind(last))
+                && (is_update(last) || !rest.iter().any(|&at| is_update(at))) =>
+        {
             Ok(outputs)
         }
         _ => Err(LaunchError(format!(

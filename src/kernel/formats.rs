@@ -14,6 +14,11 @@ pub(super) fn element(dtype: DType) -> Option<&'static str> {
     }
 }
 
+/// The same in `word.cuh`, which has 32 bits too.
+pub(super) fn element_or_f32(dtype: DType) -> Option<&'static str> {
+    if dtype == DType::F32 { Some("ELEMENT_F32") } else { element(dtype) }
+}
+
 /// The macro that chooses the format of cached keys and values in `cached.cuh`, for
 /// queries in `dtype`.
 pub(super) fn cached(kv_dtype: Quant, dtype: DType) -> Option<&'static str> {

@@ -3,11 +3,13 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
+use super::divisor::Divisor;
 use super::formats::refuse_scheme;
+use super::lengths::KernelLengths;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
 use crate::format::DType;
-use crate::op::{KvAppend, Lengths};
+use crate::op::KvAppend;
 use crate::quant::QuantPlace;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -20,26 +22,6 @@ const BYTES_IN_FLIGHT: u64 = 64 << 10;
 /// The kernel counts threads, tokens and what it divides by in 31 bits.
 const MAX_COUNT: u64 = 1 << 31;
 
-/// A divisor of the kernel: n / by = n * multiplier >> shift for n below 2^31.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-struct Divisor {
-    by: u32,
-    multiplier: u32,
-    shift: u32,
-}
-
-impl Divisor {
-    /// Division by 1 up to 2^31. With `2^log >= by` the multiplier is
-    /// `2^(31 + log) / by` rounded up, which errs by less than `by <= 2^log`, so the
-    /// product by less than `2^(31 + log) / by`: too little to reach the next quotient.
-    fn new(by: u32) -> Self {
-        let shift = 31 + by.next_power_of_two().ilog2();
-        let multiplier = (1u64 << shift).div_ceil(u64::from(by)) as u32;
-        Divisor { by, multiplier, shift }
-    }
-}
-
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -51,8 +33,7 @@ struct AppendParams {
     v_inverse_scales: u64,
     k_cache: u64,
     v_cache: u64,
-    least: u64,
-    span: u64,
+    lengths: KernelLengths,
     threads: u32,
     pages: u32,
     kv_heads: Divisor,
@@ -164,11 +145,6 @@ impl HostHalf for AppendToPages {
     fn plan(&self, _: &Target) -> Plan {
         let AppendToPages { p, threads, .. } = *self;
         let cache_bytes = cache_bytes(&p);
-        let least = p.lengths.least(p.context);
-        let span = match p.lengths {
-            Lengths::Equal => 1,
-            Lengths::Ragged => p.context - least + 1,
-        };
         let params = Params::of(move |bound| {
             let cache = bound.tensor("cache");
             AppendParams {
@@ -179,8 +155,7 @@ impl HostHalf for AppendToPages {
                 v_inverse_scales: bound.tensor_or_null("v_inverse_scales"),
                 k_cache: cache,
                 v_cache: cache + cache_bytes / 2,
-                least,
-                span,
+                lengths: KernelLengths::new(p.lengths, p.context),
                 threads,
                 pages: p.pages() as u32,
                 kv_heads: Divisor::new(p.kv_heads as u32),
@@ -198,8 +173,6 @@ impl HostHalf for AppendToPages {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::kernel::Bound;
     use crate::kernel::contract::testing::{
@@ -280,18 +253,5 @@ mod tests {
                     dtype=bf16,layout=paged16";
         let refusal = refusal::<AppendToPages>(many, Arch::SM_90);
         assert!(refusal.contains("a number of vectors below"), "{refusal}");
-    }
-
-    proptest! {
-        #[test]
-        fn divisors_divide(n in 0..1u32 << 31, by in 1..=1u32 << 31, log in 0u32..31) {
-            for (n, by) in [(n, by), (n, by >> log), (u32::MAX / 2, by), (n >> log, by >> log)] {
-                let by = by.max(1);
-                let divisor = Divisor::new(by);
-                let quotient =
-                    (u64::from(n) * u64::from(divisor.multiplier)) >> divisor.shift;
-                prop_assert_eq!(quotient, u64::from(n / by));
-            }
-        }
     }
 }

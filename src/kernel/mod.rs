@@ -12,6 +12,7 @@
 //! tensor_map <- bound <- plan <- {contract, split} <- split_kv <- host halves <- table
 //! ```
 
+mod argmax;
 mod attention_decode;
 mod attention_mla;
 mod attention_mla_wgmma;
@@ -19,13 +20,17 @@ mod attention_prefill;
 mod attention_prefill_wgmma;
 mod bound;
 mod contract;
+mod divisor;
+mod embedding;
 mod formats;
+mod gated_activation;
 mod gemm;
 mod gemm_skinny;
 mod gemm_swapped;
 mod gemm_wgmma;
 mod kv_append;
 mod kv_read;
+mod lengths;
 mod moe_gemm;
 mod moe_gemm_wgmma;
 mod peak;
@@ -33,6 +38,7 @@ mod peak_wgmma;
 mod plan;
 mod refusal;
 mod rmsnorm;
+mod rope_append;
 mod sources;
 mod split;
 mod split_kv;

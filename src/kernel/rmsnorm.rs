@@ -3,10 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::contract::HostHalf;
-use super::formats::element;
+use super::formats::element_or_f32;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::format::DType;
 use crate::op::{RMS_EPSILON, RmsNorm};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -55,11 +54,6 @@ pub(super) struct NormalizeTokens {
     threads: u32,
 }
 
-/// The macro that chooses a format.
-fn format_macro(dtype: DType) -> Option<&'static str> {
-    if dtype == DType::F32 { Some("ELEMENT_F32") } else { element(dtype) }
-}
-
 /// Threads of a token of so many vectors: a part of a warp that divides it, or whole warps.
 const fn row_threads(vectors: u32) -> u32 {
     let needed = vectors.div_ceil(VECTORS);
@@ -74,7 +68,7 @@ impl HostHalf for NormalizeTokens {
 
     fn configure(p: &RmsNorm, _: Arch) -> Result<Self, Refusal> {
         let RmsNorm { m, n, dtype, .. } = *p;
-        let element = format_macro(dtype).ok_or_else(|| {
+        let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!("tokens in 16 or 32 bits, not dtype = {dtype}; use bf16"))
         })?;
         let of_vector = VECTOR_BYTES / dtype.bytes();

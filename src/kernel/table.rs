@@ -1,11 +1,14 @@
 //! Every CUDA kernel, and how one is found.
 
+use super::argmax::FindLargest;
 use super::attention_decode::AttentionDecode;
 use super::attention_mla::AttentionMla;
 use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_wgmma::AttentionPrefillWgmma;
 use super::contract::{Configured, Kernel};
+use super::embedding::LookUpTokens;
+use super::gated_activation::GateTokens;
 use super::gemm::TiledGemm;
 use super::gemm_skinny::SkinnyGemm;
 use super::gemm_swapped::SwappedGemm;
@@ -18,6 +21,7 @@ use super::peak::PeakChains;
 use super::peak_wgmma::WarpgroupProducts;
 use super::refusal::Refusal;
 use super::rmsnorm::NormalizeTokens;
+use super::rope_append::RotateAndAppend;
 use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
 use super::transfer::HostCopies;
@@ -48,6 +52,10 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<AttentionPrefillWgmma>(),
     Kernel::of::<AttentionPrefill>(),
     Kernel::of::<NormalizeTokens>(),
+    Kernel::of::<GateTokens>(),
+    Kernel::of::<RotateAndAppend>(),
+    Kernel::of::<LookUpTokens>(),
+    Kernel::of::<FindLargest>(),
     Kernel::of_copies::<HostCopies>(),
 ];
 

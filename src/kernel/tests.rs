@@ -144,6 +144,15 @@ fn memory_bound_points() -> Vec<String> {
             format!("rmsnorm:m=65536,n={n},dtype=bf16,residual={residual}")
         }));
     }
+    points.extend(["touched", "whole"].map(|pages| {
+        format!(
+            "rope_append:batch=512,context=8192,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16,\
+             layout=paged16,pages={pages}"
+        )
+    }));
+    points.push("embedding:m=65536,vocab=128256,n=4096,dtype=bf16".to_owned());
+    points.push("argmax:m=64,n=128256,dtype=bf16".to_owned());
+    points.push("gated_activation:m=65536,n=14336,dtype=bf16".to_owned());
     points
 }
 

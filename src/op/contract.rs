@@ -45,8 +45,8 @@ pub trait Operation: Judged {
 
     /// The arrays of one instance, in a fixed order: that of inputs in memory and of the
     /// keys that they are drawn with. All inputs come before the outputs.
-    /// There is one output, or several that differ in nothing but name, place and elements:
-    /// see `Problem::output`.
+    /// There is one output, or several of one format, see `Problem::output`; where there are
+    /// updates among them, the last is one.
     fn tensors(&self) -> Vec<Tensor>;
 
     /// Bytes of [`Operation::work`] that are weights, and their scales.

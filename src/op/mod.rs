@@ -15,11 +15,14 @@
 //! a row all use it.
 
 mod access;
+mod argmax;
 mod collective;
 mod contract;
 mod decode_attention;
+mod embedding;
 mod explanation;
 mod fields;
+mod gated_activation;
 mod gemm;
 mod index_topk;
 mod judged;
@@ -33,6 +36,7 @@ mod moe_gemm;
 mod peak;
 mod prefill_attention;
 mod rmsnorm;
+mod rope_append;
 mod sparse_mla;
 mod state_update;
 mod stream;
@@ -40,11 +44,14 @@ mod table;
 mod transfer;
 
 pub use access::Access;
+pub use argmax::Argmax;
 pub use collective::{Collective, CollectiveKind};
 pub use decode_attention::DecodeAttention;
+pub use embedding::Embedding;
 pub use explanation::Explanation;
 pub use fields::{Fields, KeyDefault, KeySpec, KeyStyle, MAX_EXTENT, ProblemError};
 pub use fields::{parse_bytes, unknown_key};
+pub use gated_activation::GatedActivation;
 pub use gemm::Gemm;
 pub use index_topk::IndexTopk;
 pub use judged::{
@@ -60,6 +67,7 @@ pub use moe_gemm::{Inputs, MAX_ROUTED, MoeGemm, Routing, RowOrder};
 pub use peak::{Operands, Peak, PeakData, Unit};
 pub use prefill_attention::PrefillAttention;
 pub use rmsnorm::{RMS_EPSILON, RmsNorm};
+pub use rope_append::{CachePages, ROPE_BASE, RopeAppend};
 pub use sparse_mla::SparseMla;
 pub use state_update::{StateDecay, StateRule, StateUpdate};
 pub use stream::Stream;

@@ -5,11 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
+use super::argmax::Argmax;
 use super::collective::Collective;
 use super::contract::{Facts, Magnitude, Operation, Routed};
 use super::decode_attention::DecodeAttention;
+use super::embedding::Embedding;
 use super::explanation::Explanation;
 use super::fields::{Fields, KeySpec, KeyStyle, ProblemError};
+use super::gated_activation::GatedActivation;
 use super::gemm::Gemm;
 use super::index_topk::IndexTopk;
 use super::judged::PairKind;
@@ -21,14 +24,15 @@ use super::moe_gemm::MoeGemm;
 use super::peak::Peak;
 use super::prefill_attention::PrefillAttention;
 use super::rmsnorm::RmsNorm;
+use super::rope_append::RopeAppend;
 use super::sparse_mla::SparseMla;
 use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    collective, decode_attention, gemm, index_topk, kv_append, kv_read, mla_append,
-    mla_decode, moe_gemm, peak, prefill_attention, rmsnorm, sparse_mla, state_update,
-    stream, transfer,
+    argmax, collective, decode_attention, embedding, gated_activation, gemm, index_topk,
+    kv_append, kv_read, mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm,
+    rope_append, sparse_mla, state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
@@ -157,6 +161,10 @@ table! {
     state_update::StateUpdate,
     index_topk::IndexTopk,
     sparse_mla::SparseMla,
+    gated_activation::GatedActivation,
+    rope_append::RopeAppend,
+    embedding::Embedding,
+    argmax::Argmax,
 }
 
 text_of_name!(Op => "an op");

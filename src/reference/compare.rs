@@ -297,6 +297,26 @@ impl CheckedOutput<'_> {
         }
     }
 
+    /// One of several outputs, which begins at an element of all of them; `None` where none of
+    /// its bytes are there.
+    pub(super) fn part(
+        &self,
+        tensor: Tensor,
+        axes: Vec<(&'static str, u64)>,
+        start: u64,
+    ) -> Option<CheckedOutput<'_>> {
+        let (first, end) = (self.first.max(start), start + tensor.elements);
+        let size = tensor.format.bytes();
+        let byte = |element: u64| ((element - self.first) * size) as usize;
+        (first < end).then(|| CheckedOutput {
+            tensor,
+            axes,
+            bytes: &self.bytes[byte(first)..byte(end)],
+            first: first - start,
+            draws: self.draws,
+        })
+    }
+
     /// The first word that looks like poison. It may be right all the same,
     /// once in 2^32, so it is compared rather than failed.
     fn poisoned_word(&self) -> Option<u64> {
@@ -453,7 +473,8 @@ impl CheckedOutput<'_> {
         }
         for (index, &expected) in (first..).zip(expected) {
             let got = self.get(index);
-            let error = (got - expected).abs();
+            // What is not a number is as wrong as can be: of updates only rows are looked at.
+            let error = if got.is_nan() { f64::INFINITY } else { (got - expected).abs() };
             let scale = rms + expected.abs();
             let relative_error = if error == 0.0 { 0.0 } else { error / scale };
             check.max_abs_err = check.max_abs_err.max(error);

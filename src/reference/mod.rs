@@ -36,10 +36,13 @@
 //! by about `1 / sqrt(n)` of the rms: bf16 shows it up to 4000 tokens, f32
 //! for every context.
 
+mod argmax;
 mod attention;
 mod collective;
 mod compare;
 mod decode_attention;
+mod embedding;
+mod gated_activation;
 mod gemm;
 mod kv_append;
 mod kv_read;
@@ -52,6 +55,7 @@ mod peak;
 mod predicted;
 mod prefill_attention;
 mod rmsnorm;
+mod rope_append;
 mod stream;
 mod transfer;
 

@@ -70,6 +70,38 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     ),
     // Tokens that share a warp, and a block that is not full.
     ("rmsnorm", &["rmsnorm:m=21,n=136,dtype=bf16", "rmsnorm:m=3,n=200,dtype=bf16"]),
+    // Heads that turn and do not in one thread, and a thread of one head.
+    (
+        "rope_append",
+        &[
+            "rope_append:batch=7,context=99,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged,pages=whole",
+            "rope_append:batch=5,context=99,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16,lengths=ragged,pages=whole",
+        ],
+    ),
+    (
+        "rope_append",
+        &[
+            "rope_append:batch=7,context=99,q_heads=6,kv_heads=3,head_dim=64,dtype=bf16,layout=paged16_nhd,lengths=ragged",
+            "rope_append:batch=5,context=99,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16_nhd,lengths=ragged",
+        ],
+    ),
+    // A row of several blocks; rows of one, with a round of vectors that is not full.
+    (
+        "argmax",
+        &[
+            "argmax:m=3,n=5000,dtype=bf16",
+            "argmax:m=1100,n=1032,dtype=bf16",
+            "argmax:m=600,n=4200,dtype=bf16",
+        ],
+    ),
+    (
+        "embedding",
+        &[
+            "embedding:m=7,vocab=50,n=200,dtype=bf16",
+            "embedding:m=3,vocab=50,n=200,dtype=bf16",
+        ],
+    ),
+    ("gated_activation", &["gated_activation:m=7,n=200,dtype=bf16"]),
     (
         "kv_append",
         &[

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
-    decode_attention, gemm, host, kv_append, kv_read, peak, prefill_attention, rmsnorm,
-    stream, transfer,
+    argmax, decode_attention, embedding, gated_activation, gemm, host, kv_append, kv_read,
+    peak, prefill_attention, rmsnorm, rope_append, stream, transfer,
 };
 use crate::data::Key;
 use crate::device::{
@@ -157,6 +157,10 @@ const KERNELS: &[CpuKernel] = &[
     decode_attention::KERNEL,
     prefill_attention::KERNEL,
     rmsnorm::KERNEL,
+    gated_activation::KERNEL,
+    rope_append::KERNEL,
+    embedding::KERNEL,
+    argmax::KERNEL,
     transfer::KERNEL,
 ];
 

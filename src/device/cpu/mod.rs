@@ -2,10 +2,13 @@
 //! one kept mapping, timed with the monotonic clock.
 
 mod arena;
+mod argmax;
 mod cache;
 mod contract;
 mod decode_attention;
 mod device;
+mod embedding;
+mod gated_activation;
 mod gemm;
 mod host;
 mod kv_append;
@@ -14,6 +17,7 @@ mod peak;
 mod prefill_attention;
 mod product;
 mod rmsnorm;
+mod rope_append;
 mod simd;
 mod stream;
 mod threads;

@@ -112,6 +112,9 @@ fn a_token_in_the_wrong_place_is_found() {
     let mut changed = right.clone();
     changed[written * 16] ^= 1;
     assert!(found(&changed).contains("expected"));
+    let mut missing = right.clone();
+    missing[written * 16..][..16].fill(0xff);
+    assert!(found(&missing).contains("is NaN, expected"), "a row that nobody wrote");
 }
 
 #[test]

@@ -295,6 +295,9 @@ fn the_output_is_the_tensor_that_is_not_an_input() {
     tensors.swap(0, 1);
     assert_eq!(outputs(&problem(), &tensors), Ok(vec![0]));
     assert_eq!(outputs(&problem(), &[tensors[0]; 2]), Ok(vec![0, 1]));
+    let update = Tensor { role: Role::Update, ..tensors[0] };
+    assert_eq!(outputs(&problem(), &[tensors[0], update]), Ok(vec![0, 1]));
+    assert!(outputs(&problem(), &[update, tensors[0]]).is_err());
     let error = outputs(&problem(), &tensors[1..]).unwrap_err().to_string();
     assert!(error.contains("has 0 tensors that are not inputs"), "{error}");
     let witness = Tensor { role: Role::Witness, ..tensors[0] };

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::{HostMemory, MemoryPlace, Role};
 use crate::op::{
-    Access, Inputs, KvLayout, Lengths, Routing, RowOrder, StateDecay, StateRule,
-    TransferDirection, Unit,
+    Access, CachePages, Inputs, KvLayout, Lengths, Routing, RowOrder, StateDecay,
+    StateRule, TransferDirection, Unit,
 };
 use crate::quant::Quant;
 
@@ -524,7 +524,7 @@ prop_compose! {
                 "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
                 "rope_dim" => (4 * dims[2]).to_string(),
                 "layout" => match op {
-                    Op::KvAppend | Op::MlaAppend => format!("paged{}", dims[1]),
+                    Op::KvAppend | Op::MlaAppend | Op::RopeAppend => format!("paged{}", dims[1]),
                     Op::MlaDecode if choice == 2 => "paged64".into(),
                     _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
                         [choice].clone(),
@@ -541,6 +541,8 @@ prop_compose! {
                 "rule" => StateRule::ALL[access % 2].to_string(),
                 "decay" => StateDecay::ALL[choice].to_string(),
                 "head_dim" if op == Op::IndexTopk => (128 * (1 + dims[3] % 2)).to_string(),
+                "head_dim" if op == Op::RopeAppend => (2 * dims[3]).to_string(),
+                "pages" => CachePages::ALL[access % 2].to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
                 _ => match example_of(op, key) {
                     Some(flag) if flag.parse::<bool>().is_ok() => (choice == 0).to_string(),
@@ -604,6 +606,8 @@ proptest! {
             Problem::MlaAppend(p) => {
                 unread_page_numbers(p.batch, p.page_size(), p.new_tokens, p.pages(), |request| p.first_place(request))
             }
+            Problem::Embedding(p) => p.dtype.bytes_of((p.vocab - p.rows_read()) * p.n),
+            Problem::RopeAppend(p) => 4 * p.batch * (p.pages() - 1),
             Problem::SparseMla(p) => {
                 let read = p.context.min(p.new_tokens * p.top_k);
                 let dense = format!(
@@ -780,6 +784,7 @@ fn appended_bytes(problem: &Problem) -> u64 {
                 * p.head_dim
                 * p.kv_dtype.dtype().bytes()
         }
+        Problem::RopeAppend(p) => p.dtype.bytes_of(2 * p.batch * p.kv_heads * p.head_dim),
         Problem::MlaAppend(p) => p.batch * p.new_tokens * p.attention().record_bytes(),
         Problem::MoeGemm(p) if p.row_order == RowOrder::Masked => {
             p.dtype.bytes_of(p.rows() * p.n)
@@ -892,8 +897,11 @@ fn keeps_the_contract(op: Op, example: &Problem) {
     let (inputs, outputs) = tensors.split_at(inputs);
     assert!(!inputs.is_empty() && !outputs.is_empty(), "{op}");
     let output = example.output();
-    let is_alike =
-        |tensor: &Tensor| (tensor.role, tensor.format) == (output.role, output.format);
+    // An output may be there beside updates, of which the last tensor then is one.
+    let is_alike = |tensor: &Tensor| {
+        let is_beside = (tensor.role, output.role) == (Role::Output, Role::Update);
+        tensor.format == output.format && (is_beside || tensor.role == output.role)
+    };
     assert!(output.role != Role::Input && outputs.iter().all(is_alike), "{op}");
     let bytes: u64 = outputs.iter().map(Tensor::bytes).sum();
     assert_eq!(output.bytes(), bytes, "{op}");
