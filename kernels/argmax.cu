@@ -52,6 +52,7 @@ DEVICE Best best_of_block(Best best) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) argmax(const __grid_constant__ Params p) {
+  overlap_previous();
   const u32 row = p.splits.quotient(blockIdx.x);
   const u32 split = blockIdx.x - row * p.splits.by;
   const u32 end = min_of((split + 1) * p.of_split, p.vectors);

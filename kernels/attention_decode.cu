@@ -546,6 +546,7 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
+  overlap_previous();
   // Rows are aligned to their size: the swizzle changes bits of the address.
   extern __shared__ __align__(256) u8 rings[];
   const u32 ring = shared_address(rings) + warp_index() * RING_BYTES;

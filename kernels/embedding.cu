@@ -20,6 +20,7 @@ struct Params {
 };
 
 KERNEL(THREADS, BLOCKS_PER_SM) embedding(const __grid_constant__ Params p) {
+  overlap_previous();
   const u32 first = blockIdx.x * (VECTORS * THREADS) + threadIdx.x;
   u32 token[VECTORS], word[VECTORS];
 #pragma unroll

@@ -25,6 +25,7 @@ DEVICE float gated(float gate, float up) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) gated_activation(const __grid_constant__ Params p) {
+  overlap_previous();
   const u32 index = blockIdx.x * THREADS + threadIdx.x;
   if (index >= p.threads) return;
   const u64 token = p.vectors.quotient(index);

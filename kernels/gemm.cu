@@ -171,6 +171,7 @@ DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) gemm(const __grid_constant__ Params p) {
+  overlap_previous();
   // Copies from global memory.
   const Job job = job_of_block(p);
   const u32 all_steps = ceil_div(p.k, u32(TILE_K));

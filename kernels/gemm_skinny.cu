@@ -27,6 +27,7 @@ struct Rows {
 };
 
 KERNEL(THREADS, BLOCKS_PER_SM) gemm_skinny(const __grid_constant__ Params p) {
+  overlap_previous();
   const u32 tile = blockIdx.x % p.row_tiles, first = tile * TOKENS;
   const Rows rows{first, min_of<u32>(TOKENS, p.m - first), tile, p.row_tiles};
   multiply_splits(p.of, blockIdx.x / p.row_tiles, [&](const Split &) { return rows; });

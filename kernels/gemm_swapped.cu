@@ -526,6 +526,7 @@ DEVICE void compute(const Params &p, Shared &shared, const Work &work) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
+  overlap_previous();
   __shared__ Shared shared;
   if (threadIdx.x == 0) shared.init();
   if (threadIdx.x == COMPUTING) {

@@ -82,5 +82,6 @@ DEVICE Unscaled scales_of(const Params &) { return {}; }
 #endif
 
 KERNEL(THREADS, 1) gemm_wgmma(const __grid_constant__ Params p) {
+  overlap_previous();
   multiply_tiles({p.a, p.b, p.c, p.partials, {}}, Schedule(p), scales_of(p));
 }

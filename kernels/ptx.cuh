@@ -4,6 +4,20 @@
 #pragma once
 #include "prelude.cuh"
 
+// --- Launches --------------------------------------------------------------
+
+// The first statement of a kernel whose launches may begin while the one before them ends:
+// waits until that one is done and its writes are seen, then lets the next one begin. In this
+// order no more than two launches are on the GPU at once, so that what a launch reads with
+// .nc was written before it began or by the one that it waited for, and no L1 has it as it
+// was before.
+DEVICE void overlap_previous() {
+#ifdef OVERLAP
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // --- Global memory ---------------------------------------------------------
 
 // Reads 16 bytes that no thread writes during the launch, bypassing L1, and makes L2

@@ -73,6 +73,7 @@ DEVICE float sum_of_token(float x) {
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) rmsnorm(const __grid_constant__ Params p) {
+  overlap_previous();
   const u32 token = blockIdx.x * (THREADS / ROW_THREADS) + threadIdx.x / ROW_THREADS;
   const u32 lane = threadIdx.x % ROW_THREADS;
   // This thread's vectors of the token: `count`, ROW_THREADS apart, from `first` on.

@@ -90,6 +90,7 @@ DEVICE void rotate(Words4 (&x)[HEADS][2], const bool (&turns)[HEADS],
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) rope_append(const __grid_constant__ Params p) {
+  overlap_previous();
   const u32 index = blockIdx.x * THREADS + threadIdx.x;
   if (index >= p.threads) return;
   const u32 lane = index % HALF, group = index / HALF;

@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
-use crate::format::{DType, LATENTS_OF_SCALE, TensorFormat};
+use crate::format::{DType, GAIN_DIVISOR, LATENTS_OF_SCALE, TensorFormat};
 use crate::multiversion::multiversioned;
 use crate::weights;
 
@@ -73,6 +73,7 @@ impl Key {
             }
             TensorFormat::ByteScales(_) => e4m3_to_f32(byte_scale_from(self.byte(index))),
             TensorFormat::Values(_)
+            | TensorFormat::Gains(_)
             | TensorFormat::Words
             | TensorFormat::PageTable
             | TensorFormat::LatentRecords { .. } => 1.0,
@@ -205,6 +206,10 @@ impl Key {
             TensorFormat::Values(DType::Fp8E4m3) => {
                 encode_e4m3(bytemuck::cast_slice_mut(draws))
             }
+            TensorFormat::Gains(dtype) => {
+                self.draw(TensorFormat::Values(dtype), first, draws);
+                divide_gains(dtype, draws);
+            }
             TensorFormat::Scales(_) | TensorFormat::InverseScales(_) => {
                 let words: &mut [u32] = bytemuck::cast_slice_mut(draws);
                 words
@@ -319,6 +324,25 @@ fn f32_from(bits: u32) -> f32 {
 #[inline(always)]
 fn tf32_from(bits: u32) -> f32 {
     (bits as i32 >> 21) as f32 * (1.0 / 1024.0)
+}
+
+/// Makes gains of values, in the formats that norms have.
+fn divide_gains(dtype: DType, draws: &mut [u64]) {
+    match dtype {
+        DType::F32 => {
+            let words: &mut [f32] = bytemuck::cast_slice_mut(draws);
+            words.iter_mut().for_each(|word| *word /= GAIN_DIVISOR);
+        }
+        DType::F16 => {
+            let halves: &mut [f16] = bytemuck::cast_slice_mut(draws);
+            halves.iter_mut().for_each(|x| *x = f16::from_f32(x.to_f32() / GAIN_DIVISOR));
+        }
+        DType::Bf16 => {
+            let halves: &mut [bf16] = bytemuck::cast_slice_mut(draws);
+            halves.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() / GAIN_DIVISOR));
+        }
+        other => unreachable!("no norm has weights in {other}"),
+    }
 }
 
 /// Eight of the bits as an odd multiple of 2^-8 in (-1, 1): eight significant

@@ -98,6 +98,9 @@ pub enum TensorFormat {
     Words,
     /// A shuffled table of 32-bit page numbers, each used once.
     PageTable,
+    /// Weights of norms: values over [`GAIN_DIVISOR`], so that the sums of the products after
+    /// a norm are about 1.
+    Gains(DType),
     /// Scales of values in a format, f32. Products of values and scales are at most about 1.
     Scales(DType),
     /// One over such scales.
@@ -118,11 +121,18 @@ pub enum TensorFormat {
     },
 }
 
+/// What values are divided by to be [`TensorFormat::Gains`]: a power of two, so that they
+/// are exact. Rows of 4096 products of a norm's elements and values have sums of about
+/// `sqrt(4096) / 3 / 32 = 0.7`.
+pub const GAIN_DIVISOR: f32 = 32.0;
+
 impl TensorFormat {
     /// Size of `elements` elements in bytes.
     pub const fn bytes_of(self, elements: u64) -> u64 {
         match self {
-            TensorFormat::Values(dtype) => dtype.bytes_of(elements),
+            TensorFormat::Values(dtype) | TensorFormat::Gains(dtype) => {
+                dtype.bytes_of(elements)
+            }
             TensorFormat::HalfScales(_) => 2 * elements,
             TensorFormat::PowerScales(_) | TensorFormat::ByteScales(_) => elements,
             TensorFormat::Words

@@ -157,33 +157,41 @@ impl Inventory {
     }
 
     fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {
-        let kernel = configured.kernel;
         // What only copies is not compiled.
-        let Some(source) = kernel.file() else { return };
-        let same = |wanted: &Wanted| {
-            wanted.source.name == kernel.name
-                && wanted.arch == target.arch
-                && wanted.defines == configured.defines
-        };
-        let at = self.wanted.iter().position(same).unwrap_or_else(|| {
-            self.wanted.push(Wanted {
-                source,
-                defines: configured.defines.clone(),
-                arch: target.arch,
-                launches: BTreeMap::new(),
-                points: 0,
-            });
-            self.wanted.len() - 1
-        });
-        let wanted = &mut self.wanted[at];
-        wanted.points += 1;
+        let images = configured.images().iter();
+        let places: Vec<Option<usize>> =
+            images.map(|image| Some(self.image(image, image.kernel.file()?))).collect();
+        for &at in places.iter().flatten() {
+            self.wanted[at].points += 1;
+        }
         let plan = configured.plan(target);
-        for (launch, params) in plan.launches.iter().zip(stand_in_params(problem, &plan)) {
-            let shape = wanted.launches.entry(launch.entry).or_default();
+        for (planned, params) in plan.all_launches().zip(stand_in_params(problem, &plan)) {
+            let launch = planned.launch;
+            let Some(at) = places[planned.image] else { continue };
+            let shape = self.wanted[at].launches.entry(launch.entry).or_default();
             shape.threads = shape.threads.max(launch.block.iter().product());
             shape.dynamic_bytes = shape.dynamic_bytes.max(launch.shared_bytes);
             shape.param_bytes = params.bytes.len();
         }
+    }
+
+    /// The place of a source in one configuration.
+    fn image(&mut self, image: &Configured, source: Source<'static>) -> usize {
+        let same = |wanted: &Wanted| {
+            wanted.source.name == image.kernel.name
+                && wanted.arch == image.arch
+                && wanted.defines == image.defines
+        };
+        self.wanted.iter().position(same).unwrap_or_else(|| {
+            self.wanted.push(Wanted {
+                source,
+                defines: image.defines.clone(),
+                arch: image.arch,
+                launches: BTreeMap::new(),
+                points: 0,
+            });
+            self.wanted.len() - 1
+        })
     }
 
     /// Compiles everything, on all cores.
@@ -200,7 +208,7 @@ fn stand_in_params(problem: &Problem, plan: &Plan) -> Vec<ParamBytes> {
     let tensors = problem.tensors();
     let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(addresses()));
     let scratch: Vec<u64> =
-        addresses().skip(tensors.len()).take(plan.scratch.len()).collect();
+        addresses().skip(tensors.len()).take(plan.all_scratch().count()).collect();
     let encode = |map: &ptxvm::TensorMap| {
         let mut bytes = [0; 128];
         bytes[..8].copy_from_slice(&map.address.to_le_bytes());

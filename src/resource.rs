@@ -124,6 +124,17 @@ impl Work {
         self.with(Resource::Link(link, direction), bytes)
     }
 
+    /// The same so many times.
+    pub fn times(self, count: u64) -> Work {
+        self.amounts()
+            .fold(Work::NONE, |sum, (resource, amount)| sum.with(resource, count * amount))
+    }
+
+    /// The same with other work beside it.
+    pub fn and(self, other: Work) -> Work {
+        other.amounts().fold(self, |sum, (resource, amount)| sum.with(resource, amount))
+    }
+
     /// The resources that are used, each with its amount above 0.
     pub fn amounts(&self) -> impl Iterator<Item = (Resource, u64)> + '_ {
         self.amounts.iter().flatten().copied()
@@ -216,6 +227,16 @@ mod tests {
         assert_eq!(work.amounts().count(), 6);
         assert_eq!(Work::NONE.with_bytes(0, 0), Work::NONE);
         assert_eq!(Work::NONE.math_dtype(), None);
+    }
+
+    #[test]
+    fn works_are_added_and_multiplied() {
+        let product = Work::NONE.with(Resource::Matrix(DType::F16), 3).with_bytes(2, 1);
+        let norm = Work::NONE.with(Resource::Vector(DType::F32), 4).with_bytes(7, 0);
+        let both = product.times(5).and(norm);
+        assert_eq!((both.matrix_flops(), both.vector_flops()), (15, 4));
+        assert_eq!((both.bytes_read(), both.bytes_written()), (17, 5));
+        assert_eq!(product.times(0), Work::NONE);
     }
 
     #[test]

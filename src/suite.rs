@@ -21,6 +21,9 @@
 //! best. `load` says what the device did before, `"burst"` for nothing and `"sustained"` for
 //! the same over 2 s; unless given, it warms up as the protocol says.
 //!
+//! `parts = true` measures beside a problem that is made of others, a whole step of decoding,
+//! each of these by itself.
+//!
 //! `filter = "op=decode_attention,batch>=8"` keeps the points that meet all conditions: see
 //! [`Filter`]. What a command line filters by is written into the suite's text, so that a
 //! campaign which is resumed has the same points.
@@ -49,13 +52,14 @@ use crate::op::{Problem, unknown_key};
 use crate::point::{CacheState, KernelName, Point};
 
 /// Suites that are part of the program: name and text.
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("quick", include_str!("../benches/quick.toml")),
     ("headline", include_str!("../benches/headline.toml")),
     ("decode", include_str!("../benches/decode.toml")),
     ("weights", include_str!("../benches/weights.toml")),
     ("mla", include_str!("../benches/mla.toml")),
     ("products", include_str!("../benches/products.toml")),
+    ("step", include_str!("../benches/step.toml")),
     ("roofline", include_str!("../benches/roofline.toml")),
     ("elasticity", include_str!("../benches/elasticity.toml")),
     ("paper", include_str!("../benches/paper.toml")),
@@ -303,7 +307,7 @@ impl Suite {
         let mut seen = HashSet::new();
         for entry in &self.entries {
             let is_open = !entry.axes.iter().any(|axis| axis.key == "kernel");
-            for point in self.expand(entry, basis)? {
+            for point in self.with_parts(entry, basis)? {
                 let vendor = self.beside(&point, basis).filter(|_| is_open);
                 let all = [point].into_iter().chain(vendor);
                 points.extend(all.filter(|point| seen.insert(point.clone())));
@@ -339,6 +343,50 @@ impl Suite {
     fn beside(&self, point: &Point, basis: &PlanBasis) -> Option<Point> {
         let kernel = (basis.vendor)(&point.problem).filter(|_| self.settings.vendor)?;
         Some(Point { kernel: kernel.parse().ok()?, ..point.clone() })
+    }
+
+    /// The points of an entry, each with those of its parts behind it, where the entry asks
+    /// for them.
+    fn with_parts(
+        &self,
+        entry: &PointsTable,
+        basis: &PlanBasis,
+    ) -> Result<Vec<Point>, SuiteError> {
+        let points = self.expand(entry, basis)?;
+        if !entry.parts {
+            return Ok(points);
+        }
+        let mut all = Vec::new();
+        for point in points {
+            let parts = point.problem.parts();
+            if parts.is_empty() {
+                let message = format!("{} has no parts; leave `parts` out", entry.op);
+                return Err(self.error(entry.line, message));
+            }
+            let cache = point.cache;
+            all.push(point);
+            for part in parts {
+                let kernel = self.default_kernel(&part.problem, entry.line, basis)?;
+                let problem = part.problem;
+                all.push(Point { problem, kernel, cache, launch: None, load: None });
+            }
+        }
+        Ok(all)
+    }
+
+    /// The kernel of a problem where the suite names none.
+    fn default_kernel(
+        &self,
+        problem: &Problem,
+        line: usize,
+        basis: &PlanBasis,
+    ) -> Result<KernelName, SuiteError> {
+        match (basis.kernel)(problem) {
+            Some(kernel) => {
+                kernel.parse().map_err(|message: String| self.error(line, message))
+            }
+            None => Ok(KernelName::none()),
+        }
     }
 
     fn one(&self, entry: &PointsTable, basis: &PlanBasis) -> Result<Point, SuiteError> {
@@ -412,12 +460,7 @@ impl Suite {
             Some(kernel) => kernel
                 .parse()
                 .map_err(|message: String| self.error(line_of("kernel"), message))?,
-            None => match (basis.kernel)(&problem) {
-                Some(kernel) => kernel
-                    .parse()
-                    .map_err(|message: String| self.error(entry.line, message))?,
-                None => KernelName::none(),
-            },
+            None => self.default_kernel(&problem, entry.line, basis)?,
         };
         let launch = value_of("launch").map(str::parse).transpose();
         let launch = launch.map_err(|e: String| self.error(line_of("launch"), e))?;

@@ -22,6 +22,7 @@ mod probes;
 mod quantities;
 mod records;
 mod shares;
+mod steps;
 mod validity;
 mod witnesses;
 
@@ -135,7 +136,6 @@ pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
         judge.limits_section(&limits),
         judge.evidence_section(&claims),
     ];
-    let mut sections = vec![claims_section(&claims), judge.limits_section(&limits)];
     sections.push(compare::nodes_section(campaign, Rules::default()));
     sections.extend(judge.probe_section());
     sections.push(judge.line_section());
@@ -149,6 +149,7 @@ pub fn judge_by(campaign: &Campaign, entries: &[&ClaimEntry]) -> Verdict {
         judge.pair_section(&pairs),
         judge.knee_section(),
     ]);
+    sections.extend(judge.step_sections());
     sections.extend(judge.peer_sections());
     sections.extend(judge.witness_section());
     sections.retain(|section| !section.rows.is_empty());

@@ -532,7 +532,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["measure", "quik"], "did you mean `quick`?"),
         (
             &["measure"],
-            "name a suite (quick, headline, decode, weights, mla, products, roofline, elasticity, paper",
+            "name a suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper",
         ),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", "quick", "--device", "gpu"], "`vm` or `vm:sm_80` for the virtual"),

@@ -32,7 +32,7 @@ use crate::verdict::judge;
 /// Measure a suite, record it, draw it and judge it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, elasticity, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper) or a .toml file.
     suite: Option<OsString>,
     /// Measure this one point, as the repro_command column spells it.
     #[arg(long, conflicts_with_all = ["suite", "filter"])]
@@ -45,7 +45,7 @@ pub struct Args {
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --", version, max_term_width = 100)]
 pub struct BenchArgs {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, roofline, elasticity, paper) or a .toml file;
+    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper) or a .toml file;
     /// quick unless given.
     #[arg(long)]
     suite: Option<OsString>,

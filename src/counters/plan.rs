@@ -50,7 +50,8 @@ impl Replay {
             grid: by(launch.grid),
             block: by(launch.block),
         };
-        let kernels: Vec<PlannedKernel> = plan.launches.iter().map(kernel).collect();
+        let kernels: Vec<PlannedKernel> =
+            plan.all_launches().map(|planned| kernel(planned.launch)).collect();
         if kernels.is_empty() {
             return Err("it is copies without a kernel, which the profiler does not count"
                 .to_owned());

@@ -13,12 +13,13 @@ use super::{LaunchError, PrepareError, Refusal};
 use crate::data::Key;
 use crate::format::{HostMemory, MemoryPlace, Role, Tensor};
 use crate::kernel::{
-    Bound, Content, EncodedTensorMap, Launch, ParamBytes, Plan, Scratch, TensorCopy,
+    Bound, Content, EncodedTensorMap, Launch, ParamBytes, Plan, PlannedLaunch, Scratch,
+    TensorCopy,
 };
 use crate::op::Problem;
 use crate::resource::LinkDirection;
 
-/// The memory and the launches of a GPU, real or virtual, with one kernel loaded.
+/// The memory and the launches of a GPU, real or virtual, with what one plan launches loaded.
 ///
 /// Addresses are those of the device, or of the host where a part was allocated there; no
 /// address is both. A range of addresses that is passed to a method lies within one part
@@ -96,12 +97,12 @@ pub trait Gpu {
     /// A map that the hardware does not take.
     fn encode(&mut self, map: &ptxvm::TensorMap) -> Result<EncodedTensorMap, Self::Error>;
 
-    /// Finds the function of a launch of `plan` and makes it ready for all launches of the
-    /// plan that use it.
+    /// Finds the function of a launch and makes it ready for all launches of its plan that use
+    /// it.
     ///
     /// # Errors
     /// A function that the loaded kernel does not have or that cannot be configured.
-    fn entry(&mut self, plan: &Plan, launch: &Launch) -> Result<Self::Entry, Self::Error>;
+    fn entry(&mut self, launch: PlannedLaunch<'_>) -> Result<Self::Entry, Self::Error>;
 
     /// Launches a function, or queues the launch after those that are queued.
     ///
@@ -258,7 +259,7 @@ impl<G: Gpu> Executor<G> {
         let tensors = problem.tensors();
         let outputs = outputs(problem, &tensors)?;
         let failed = |error| PrepareError::from(failure(problem, error));
-        let scratch = plan.scratch.iter().map(|s| make_scratch(&mut gpu, problem, s));
+        let scratch = plan.all_scratch().map(|s| make_scratch(&mut gpu, problem, s));
         let scratch = scratch.collect::<Result<Vec<u64>, _>>()?;
         let placed = place(&mut gpu, problem, &tensors, slots)?;
         let mut bound = Vec::with_capacity(slots);
@@ -271,7 +272,7 @@ impl<G: Gpu> Executor<G> {
             let copies = copies.collect::<Result<_, _>>()?;
             bound.push(BoundSlot { params: params.map_err(failed)?, copies, tensors });
         }
-        let entries = plan.launches.iter().map(|launch| gpu.entry(&plan, launch));
+        let entries = plan.all_launches().map(|launch| gpu.entry(launch));
         let entries = entries.collect::<Result<_, _>>().map_err(failed)?;
         Ok(Executor { gpu, plan, entries, slots: bound, outputs })
     }
@@ -328,7 +329,7 @@ impl<G: Gpu> Executor<G> {
     /// Entries that one run adds to the queue of a device, at most: each launch is one, and
     /// each copy has a mark before it and one after it.
     pub fn entries_per_run(&self) -> usize {
-        self.plan.launches.len() + 3 * self.plan.copies.len()
+        self.entries.len() + 3 * self.plan.copies.len()
     }
 
     /// Whether the host takes part in a run, so that runs cannot be queued for later, see
@@ -350,9 +351,9 @@ impl<G: Gpu> Executor<G> {
         if !slots[slot].copies.is_empty() {
             gpu.copy(&slots[slot].copies)?;
         }
-        let launches = plan.launches.iter().zip(entries).zip(&slots[slot].params);
+        let launches = plan.all_launches().zip(entries).zip(&slots[slot].params);
         launches
-            .map(|((launch, entry), params)| gpu.launch(entry, launch, params))
+            .map(|((planned, entry), params)| gpu.launch(entry, planned.launch, params))
             .collect()
     }
 

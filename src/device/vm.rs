@@ -20,7 +20,8 @@ use super::{
 use crate::data::Key;
 use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{
-    Configured, EncodedTensorMap, Kernel, Launch as PlannedLaunch, ParamBytes, Plan,
+    Configured, EncodedTensorMap, Kernel, Launch as LaunchOfPlan, ParamBytes, Plan,
+    PlannedLaunch,
 };
 use crate::op::Problem;
 use crate::reference::{self, Check};
@@ -146,15 +147,14 @@ impl VmDevice {
         let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let plan = configured.plan(&Target::new(self.target.arch, gpu.sms));
         let extra_bytes = plan.extra_bytes;
-        let blocks = |launch: &PlannedLaunch| -> u64 {
+        let blocks = |launch: &LaunchOfPlan| -> u64 {
             launch.grid.iter().map(|&axis| u64::from(axis)).product()
         };
-        let all: u64 = plan.launches.iter().map(blocks).sum();
+        let all: u64 = plan.all_launches().map(|planned| blocks(planned.launch)).sum();
         let chosen = move |blocks| evenly(blocks, gpu.one_of);
         let run: u64 = plan
-            .launches
-            .iter()
-            .flat_map(|launch| chosen(blocks(launch)))
+            .all_launches()
+            .flat_map(|planned| chosen(blocks(planned.launch)))
             .map(|range| range.end - range.start)
             .sum();
         let share = run as f64 / all.max(1) as f64;
@@ -266,13 +266,12 @@ impl VmDevice {
         (slots, seed): (usize, u64),
         only: Option<ChooseBlocks>,
     ) -> Result<VmPoint, PrepareError> {
-        let module = match configured.kernel.source {
-            Some(_) => Some(self.module(configured)?),
-            None => None,
-        };
+        let images =
+            configured.images().iter().filter(|image| image.kernel.source.is_some());
+        let modules = images.map(|image| self.module(image)).collect::<Result<_, _>>()?;
         let gpu = VirtualGpu {
             kernel: configured.kernel.name,
-            module,
+            modules,
             memory: Memory::new(),
             launching: self.launching,
             only,
@@ -426,8 +425,8 @@ fn evenly(blocks: u64, one_of: u64) -> Vec<Range<u64>> {
 /// A module of the virtual machine, and the memory that it is launched on.
 struct VirtualGpu {
     kernel: &'static str,
-    /// `None` for a kernel that is copies only.
-    module: Option<Rc<Module>>,
+    /// By the number of the image; none for a kernel that is copies only.
+    modules: Vec<Rc<Module>>,
     /// Of the device, and the ranges of the host's memory that it copies to and from.
     memory: Memory,
     launching: ptxvm::Options,
@@ -438,10 +437,16 @@ struct VirtualGpu {
     copied_bytes: u64,
 }
 
+/// A function of a module.
+struct VirtualEntry {
+    module: Rc<Module>,
+    /// Bytes of the parameters that it declares.
+    param_bytes: usize,
+}
+
 impl Gpu for VirtualGpu {
     type Error = LaunchError;
-    /// Bytes of the parameters that the function declares.
-    type Entry = usize;
+    type Entry = VirtualEntry;
     type Report = Counts;
 
     fn allocate(
@@ -515,23 +520,24 @@ impl Gpu for VirtualGpu {
         encoded.map_err(|why| LaunchError(why.to_string()))
     }
 
-    fn entry(&mut self, _: &Plan, launch: &PlannedLaunch) -> Result<usize, LaunchError> {
-        let entry = launch.entry;
-        let found = self.module.as_ref().and_then(|module| module.kernel(entry));
-        let found = found.ok_or_else(|| {
+    fn entry(&mut self, planned: PlannedLaunch<'_>) -> Result<VirtualEntry, LaunchError> {
+        let entry = planned.launch.entry;
+        let module = self.modules.get(planned.image);
+        let found = module.and_then(|module| Some((module, module.kernel(entry)?)));
+        let (module, kernel) = found.ok_or_else(|| {
             LaunchError(format!("kernel {} has no entry {entry} in its PTX", self.kernel))
         })?;
-        Ok(found.param_bytes)
+        Ok(VirtualEntry { module: Rc::clone(module), param_bytes: kernel.param_bytes })
     }
 
     fn launch(
         &mut self,
-        declared: &usize,
-        launch: &PlannedLaunch,
+        entry: &VirtualEntry,
+        launch: &LaunchOfPlan,
         params: &ParamBytes,
     ) -> Result<Counts, LaunchError> {
         let passed = std::slice::from_ref(params);
-        ParamMismatch::check(self.kernel, launch.entry, &[*declared], passed)
+        ParamMismatch::check(self.kernel, launch.entry, &[entry.param_bytes], passed)
             .map_err(|mismatch| LaunchError(mismatch.to_string()))?;
         self.launched += 1;
         let asked = Launch {
@@ -548,13 +554,8 @@ impl Gpu for VirtualGpu {
             options: self.launching,
             ..Launch::new(launch.entry)
         };
-        let Some(module) = &self.module else {
-            return Err(LaunchError(format!(
-                "kernel {} has no code to launch",
-                self.kernel
-            )));
-        };
-        let report = module
+        let report = entry
+            .module
             .launch(&mut self.memory, &asked)
             .map_err(|fault| LaunchError(fault.to_string()))?;
         match report.findings.first() {

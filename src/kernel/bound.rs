@@ -1,6 +1,7 @@
 //! The addresses that the parameter of a launch is made from, by name.
 
 use super::tensor_map::EncodedTensorMap;
+use crate::op::Operand;
 
 /// What the parameter struct of a launch is made from: for one rotation slot, the addresses
 /// of the problem's tensors and of the plan's scratch buffers, and encoded tensor maps.
@@ -45,6 +46,20 @@ impl Bound {
     pub fn with_tensor_map(mut self, name: &'static str, map: EncodedTensorMap) -> Self {
         self.tensor_maps.push((name, map));
         self
+    }
+
+    /// What a stage's launches are made from: tensors of its own problem, which lie in
+    /// tensors or scratch buffers of this one.
+    ///
+    /// # Panics
+    /// Where there is no such tensor and no such buffer; see [`Bound::tensor`].
+    pub(super) fn operands(&self, operands: &[Operand]) -> Bound {
+        let place = |operand: &Operand| {
+            let within = find(operand.within, &self.tensors)
+                .unwrap_or_else(|| self.scratch(operand.within));
+            (operand.tensor, within + operand.offset_bytes)
+        };
+        Bound::new(self.seed, self.slot, operands.iter().map(place))
     }
 
     /// Device address of a tensor that every problem of the kernel has.

@@ -2,6 +2,7 @@
 //! that is configured once for a problem and says how it is compiled and launched.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::plan::{Plan, TensorCopy};
 use super::refusal::Refusal;
@@ -54,6 +55,27 @@ pub(super) trait CopyHalf: 'static {
     fn copies(problem: &Self::Operation) -> Vec<TensorCopy>;
 }
 
+/// A kernel that runs other kernels one after the other, each for a stage of a problem.
+pub(super) trait Composition: Sized + Send + Sync + 'static {
+    /// What it computes.
+    type Operation: OfProblem;
+    /// The name in records.
+    const NAME: &'static str;
+
+    /// Configures the kernels of all stages.
+    ///
+    /// # Errors
+    /// Why a kernel does not run a stage, and what it would run.
+    fn configure(problem: &Self::Operation, arch: Arch) -> Result<Self, Refusal>;
+
+    /// The kernels, one for each kind of stage.
+    fn parts(&self) -> &[Configured];
+
+    /// How the problem is launched on a GPU of the architecture: [`Plan::parts`] are those of
+    /// [`Composition::parts`], in order.
+    fn plan(&self, target: &Target) -> Plan;
+}
+
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
@@ -61,7 +83,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// What it computes.
     pub op: Op,
-    /// Text of the CUDA source; `None` for what the copy engines do.
+    /// Text of the CUDA source; `None` for what the copy engines do, and for what other
+    /// kernels are composed to.
     pub source: Option<&'static str>,
     /// Whether memory bounds what it does, so that the time of its bytes is the time to
     /// expect: a product of few rows is bound by memory, one of many is not.
@@ -92,6 +115,17 @@ impl Kernel {
         }
     }
 
+    /// The kernel that is composed of others.
+    pub(super) const fn of_stages<H: Composition>() -> Self {
+        Kernel {
+            name: H::NAME,
+            op: H::Operation::OP,
+            source: None,
+            memory_bound: false,
+            configure: configure_stages::<H>,
+        }
+    }
+
     /// The source with its file name and what it includes, if there is one.
     pub fn file(&self) -> Option<Source<'static>> {
         let text = self.source?;
@@ -119,8 +153,19 @@ fn configure<H: HostHalf>(
 ) -> Result<Configured, Refusal> {
     let half = H::configure(operation(kernel, problem)?, arch)?;
     let (defines, is_fast) = (half.defines(), half.is_fast());
-    let plan = Box::new(move |target: &Target| half.plan(target));
-    Ok(Configured { kernel, arch, defines, is_fast, plan })
+    let plan = Arc::new(move |target: &Target| half.plan(target));
+    Ok(Configured { kernel, arch, defines, is_fast, plan, parts: Vec::new() })
+}
+
+fn configure_stages<H: Composition>(
+    kernel: &'static Kernel,
+    problem: &Problem,
+    arch: Arch,
+) -> Result<Configured, Refusal> {
+    let composed = Arc::new(H::configure(operation(kernel, problem)?, arch)?);
+    let parts = composed.parts().to_vec();
+    let plan = Arc::new(move |target: &Target| composed.plan(target));
+    Ok(Configured { kernel, arch, defines: Defines::new(), is_fast: true, plan, parts })
 }
 
 fn configure_copies<H: CopyHalf>(
@@ -129,8 +174,9 @@ fn configure_copies<H: CopyHalf>(
     arch: Arch,
 ) -> Result<Configured, Refusal> {
     let copies = H::copies(operation(kernel, problem)?);
-    let plan = Box::new(move |_: &Target| Plan::of_copies(copies.clone()));
-    Ok(Configured { kernel, arch, defines: Defines::new(), is_fast: true, plan })
+    let plan = Arc::new(move |_: &Target| Plan::of_copies(copies.clone()));
+    let defines = Defines::new();
+    Ok(Configured { kernel, arch, defines, is_fast: true, plan, parts: Vec::new() })
 }
 
 /// The struct of the kernel's operation.
@@ -151,6 +197,7 @@ fn operation<'a, O: OfProblem>(
 type MakePlan = dyn Fn(&Target) -> Plan + Send + Sync;
 
 /// A kernel configured for a problem on an architecture.
+#[derive(Clone)]
 pub struct Configured {
     /// The kernel.
     pub kernel: &'static Kernel,
@@ -161,10 +208,24 @@ pub struct Configured {
     pub defines: Defines,
     /// Whether it is expected to be no slower than kernels after it.
     pub(super) is_fast: bool,
-    plan: Box<MakePlan>,
+    plan: Arc<MakePlan>,
+    /// The kernels that it is composed of; empty for a kernel with a source, and for copies.
+    parts: Vec<Configured>,
 }
 
 impl Configured {
+    /// What is compiled for it: itself, or the kernels that it is composed of. The launches
+    /// of a plan name theirs by its place here.
+    pub fn images(&self) -> &[Configured] {
+        if self.parts.is_empty() { std::slice::from_ref(self) } else { &self.parts }
+    }
+
+    /// The same, compiled with one more macro.
+    pub(super) fn with_define(mut self, name: &'static str, value: u32) -> Self {
+        self.defines = self.defines.with(name, value);
+        self
+    }
+
     /// How the problem is launched on a GPU of the architecture.
     ///
     /// # Panics

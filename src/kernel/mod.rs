@@ -20,6 +20,7 @@ mod attention_prefill;
 mod attention_prefill_wgmma;
 mod bound;
 mod contract;
+mod decode_step;
 mod divisor;
 mod embedding;
 mod formats;
@@ -50,7 +51,10 @@ mod transfer;
 
 pub use bound::Bound;
 pub use contract::{Configured, Kernel};
-pub use plan::{Content, Launch, ParamBytes, Params, Plan, Scratch, TensorCopy};
+pub use plan::{
+    BoundStage, Content, Launch, ParamBytes, Params, Plan, PlannedLaunch, Scratch,
+    TensorCopy,
+};
 pub use refusal::Refusal;
 pub use sources::{DEVICE_SOURCE, HEADERS, UTILITIES};
 pub use table::KERNELS;

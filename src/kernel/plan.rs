@@ -6,9 +6,10 @@ use bytemuck::Pod;
 
 use super::bound::Bound;
 use super::tensor_map::{EncodedTensorMap, TensorMap};
+use crate::op::Operand;
 
 /// How a problem is launched: its copies, all at the same time, then its launches in
-/// order.
+/// order, then its stages.
 #[derive(Debug)]
 pub struct Plan {
     /// Copies between the memory of the host and that of the device.
@@ -26,9 +27,53 @@ pub struct Plan {
     /// Work of the busiest block over that of the mean block; 1 where all have the same,
     /// apart from a tail.
     pub imbalance: f64,
+    /// Plans of other problems that this one is made of, each of launches only.
+    pub parts: Vec<Plan>,
+    /// What runs after the launches: parts, each with tensors of its own.
+    pub stages: Vec<BoundStage>,
+}
+
+/// A part of a plan, run once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundStage {
+    /// Which of [`Plan::parts`].
+    pub part: usize,
+    /// Where the tensors of the part's problem lie.
+    pub operands: Vec<Operand>,
+}
+
+/// A launch of a plan, and what it is launched from.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedLaunch<'a> {
+    /// The plan that it stands in: the whole, or a part.
+    pub plan: &'a Plan,
+    /// Which of the compiled sources has its function, see
+    /// [`Configured::images`](super::Configured::images).
+    pub image: usize,
+    /// The launch.
+    pub launch: &'a Launch,
 }
 
 impl Plan {
+    /// Every launch in order, those of stages too.
+    pub fn all_launches(&self) -> impl Iterator<Item = PlannedLaunch<'_>> {
+        let stages = self.stages.iter();
+        let of_stages =
+            stages.flat_map(|stage| self.parts[stage.part].own_launches(stage.part));
+        self.own_launches(0).chain(of_stages)
+    }
+
+    fn own_launches(&self, image: usize) -> impl Iterator<Item = PlannedLaunch<'_>> {
+        let launches = self.launches.iter();
+        launches.map(move |launch| PlannedLaunch { plan: self, image, launch })
+    }
+
+    /// Every scratch buffer: its own, then those of each part, which all stages of a part
+    /// share.
+    pub fn all_scratch(&self) -> impl Iterator<Item = &Scratch> {
+        self.scratch.iter().chain(self.parts.iter().flat_map(|part| &part.scratch))
+    }
+
     /// A plan of one launch without scratch, tensor maps or extra traffic.
     pub fn of(launch: Launch) -> Self {
         Plan { launches: vec![launch], ..Plan::of_copies(Vec::new()) }
@@ -43,11 +88,13 @@ impl Plan {
             tensor_maps: Vec::new(),
             extra_bytes: Some(0),
             imbalance: 1.0,
+            parts: Vec::new(),
+            stages: Vec::new(),
         }
     }
 
-    /// The parameters of every launch, in order, for a slot's tensors. `scratch` has
-    /// the device addresses of [`Plan::scratch`], in order; `encode` makes of each tensor
+    /// The parameters of [`Plan::all_launches`], in order, for a slot's tensors. `scratch` has
+    /// the device addresses of [`Plan::all_scratch`], in order; `encode` makes of each tensor
     /// map what the hardware reads.
     ///
     /// # Errors
@@ -58,13 +105,44 @@ impl Plan {
         scratch: &[u64],
         mut encode: impl FnMut(&ptxvm::TensorMap) -> Result<EncodedTensorMap, E>,
     ) -> Result<Vec<ParamBytes>, E> {
+        let (own, mut rest) = scratch.split_at(self.scratch.len());
+        let mut of_parts = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let (here, after) = rest.split_at(part.scratch.len());
+            of_parts.push(here);
+            rest = after;
+        }
+        let mut params = Vec::new();
+        let bound = self.bind(tensors, own, &mut encode, &mut params)?;
+        for stage in &self.stages {
+            let operands = bound.operands(&stage.operands);
+            self.parts[stage.part].bind(
+                operands,
+                of_parts[stage.part],
+                &mut encode,
+                &mut params,
+            )?;
+        }
+        Ok(params)
+    }
+
+    /// Adds the parameters of the launches that are not of stages, and returns what they are
+    /// made from.
+    fn bind<E>(
+        &self,
+        tensors: Bound,
+        scratch: &[u64],
+        encode: &mut impl FnMut(&ptxvm::TensorMap) -> Result<EncodedTensorMap, E>,
+        params: &mut Vec<ParamBytes>,
+    ) -> Result<Bound, E> {
         let names = self.scratch.iter().map(|scratch| scratch.name);
         let mut bound = tensors.with_scratch(names.zip(scratch.iter().copied()));
         for map in &self.tensor_maps {
             let encoded = encode(&map.over(bound.tensor(map.tensor)))?;
             bound = bound.with_tensor_map(map.name, encoded);
         }
-        Ok(self.launches.iter().map(|launch| launch.params.of_slot(&bound)).collect())
+        params.extend(self.launches.iter().map(|launch| launch.params.of_slot(&bound)));
+        Ok(bound)
     }
 }
 

@@ -7,6 +7,7 @@ use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_wgmma::AttentionPrefillWgmma;
 use super::contract::{Configured, Kernel};
+use super::decode_step::ComposedStep;
 use super::embedding::LookUpTokens;
 use super::gated_activation::GateTokens;
 use super::gemm::TiledGemm;
@@ -56,6 +57,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<RotateAndAppend>(),
     Kernel::of::<LookUpTokens>(),
     Kernel::of::<FindLargest>(),
+    Kernel::of_stages::<ComposedStep>(),
     Kernel::of_copies::<HostCopies>(),
 ];
 

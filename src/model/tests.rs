@@ -104,6 +104,28 @@ fn attention_of_a_layer_is_golden() {
 }
 
 /// Weights give the batch, and the cache 8: at batch 8 every context has 8.000.
+/// The step that runs as a whole is the one that predictions add up: the same products and the
+/// same attention, and less than half a percent of bytes between them, where the whole rotates
+/// queries, chooses a token and has a page table.
+#[test]
+fn the_step_that_runs_is_the_one_that_is_predicted() {
+    for (batch, context) in [(1, 1024), (8, 8192), (64, 4096)] {
+        let predicted = Totals::of_step(&step("llama-3.1-8b", &decode(batch, context)));
+        let text = format!(
+            "decode_step:layers=32,batch={batch},context={context},hidden=4096,q_heads=32,\
+             kv_heads=8,head_dim=128,intermediate=14336,vocab=128256,dtype=bf16"
+        );
+        let run = text.parse::<Problem>().unwrap().work();
+        let flops = predicted.flops;
+        assert!(
+            (run.matrix_flops() as f64 / flops - 1.0).abs() < 1e-9,
+            "{batch}, {context}"
+        );
+        let bytes = predicted.bytes;
+        assert!((run.bytes() as f64 / bytes - 1.0).abs() < 5e-3, "{batch}, {context}");
+    }
+}
+
 #[test]
 fn whole_steps_of_llama_70b_are_golden() {
     let oi = |batch, context| {

@@ -9,6 +9,7 @@ use super::argmax::Argmax;
 use super::collective::Collective;
 use super::contract::{Facts, Magnitude, Operation, Routed};
 use super::decode_attention::DecodeAttention;
+use super::decode_step::{DecodeStep, StageKind};
 use super::embedding::Embedding;
 use super::explanation::Explanation;
 use super::fields::{Fields, KeySpec, KeyStyle, ProblemError};
@@ -30,9 +31,9 @@ use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    argmax, collective, decode_attention, embedding, gated_activation, gemm, index_topk,
-    kv_append, kv_read, mla_append, mla_decode, moe_gemm, peak, prefill_attention, rmsnorm,
-    rope_append, sparse_mla, state_update, stream, transfer,
+    argmax, collective, decode_attention, decode_step, embedding, gated_activation, gemm,
+    index_topk, kv_append, kv_read, mla_append, mla_decode, moe_gemm, peak,
+    prefill_attention, rmsnorm, rope_append, sparse_mla, state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
 use crate::resource::Work;
@@ -165,6 +166,7 @@ table! {
     rope_append::RopeAppend,
     embedding::Embedding,
     argmax::Argmax,
+    decode_step::DecodeStep,
 }
 
 text_of_name!(Op => "an op");
@@ -274,6 +276,12 @@ impl Problem {
     /// What is known of routed experts: see [`Operation::routed`].
     pub fn routed(&self) -> Option<Routed> {
         self.operation().routed()
+    }
+
+    /// The problems that it is made of, equal ones together; none of a problem that is one
+    /// launch or a few.
+    pub fn parts(&self) -> Vec<StageKind> {
+        DecodeStep::of(self).map_or_else(Vec::new, DecodeStep::kinds)
     }
 
     /// The format that is computed in: see [`Work::math_dtype`].

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::axis::{LogAxis, Scale};
+use super::axis::{Axis, Scale};
 use super::font::text_width;
 use super::frame::{draw_grid, draw_title_lines, drawable, shown_span};
 use super::layout::Rect;
@@ -38,7 +38,7 @@ pub fn draw(comparison: &Comparison<'_>) -> Result<Picture, String> {
     let left_out = rows.len().saturating_sub(MOST);
     rows.truncate(MOST);
     let spans = rows.iter().flat_map(|row| shown_span(&row.speed)).chain([1.0]);
-    let axis = LogAxis::spanning(spans, Scale::Decimal(1.0), (1.1, 1.1));
+    let axis = Axis::spanning(spans, Scale::Decimal(1.0), (1.1, 1.1));
     let (Some(axis), false) = (axis, rows.is_empty()) else {
         return Err("no point has a time in both".to_owned());
     };
@@ -115,7 +115,7 @@ fn label(row: &Compared<'_>) -> String {
     text
 }
 
-fn draw_axis(canvas: &mut Canvas, panel: Rect, axis: LogAxis, is_of_peers: bool) {
+fn draw_axis(canvas: &mut Canvas, panel: Rect, axis: Axis, is_of_peers: bool) {
     let Rect { x0, y0, x1, y1 } = panel;
     for tick in axis.ticks(((x1 - x0) / 34.0) as usize) {
         let x = x0 + axis.share(tick.value) * (x1 - x0);
@@ -137,12 +137,7 @@ fn draw_axis(canvas: &mut Canvas, panel: Rect, axis: LogAxis, is_of_peers: bool)
     canvas.text(Text { anchor, ..Text::new(title, at, 12.0) });
 }
 
-fn draw_row(
-    canvas: &mut Canvas,
-    (panel, axis): (Rect, LogAxis),
-    row: &Compared<'_>,
-    y: f64,
-) {
+fn draw_row(canvas: &mut Canvas, (panel, axis): (Rect, Axis), row: &Compared<'_>, y: f64) {
     let x = |ratio: f64| {
         let inside = ratio.clamp(axis.lo, axis.hi);
         panel.x0 + axis.share(inside) * (panel.x1 - panel.x0)
@@ -152,7 +147,7 @@ fn draw_row(
     let marker = Marker { shape: shape(row.change), colour, filled };
     let line = ((x(row.speed.lo), y), (x(row.speed.hi), y));
     canvas.line(line, Stroke::solid(colour, 1.2));
-    canvas.mark((x(row.speed.value), y), marker, tip(row).as_str());
+    canvas.mark((x(row.speed.value), y), marker, tip(row));
     let label = label(row);
     let at = (panel.x0 - 8.0, y + 3.4);
     canvas.text(Text { anchor: Anchor::End, ..Text::new(&label, at, SIZE) });

@@ -38,7 +38,6 @@ use crate::analysis::Campaign;
 use crate::record::write_atomically;
 pub use comparison::write as write_comparison;
 pub use frame::{Drawn, Figure, date, ridges};
-use crate::section::Section;
 use picture::{Letters, Picture};
 pub use style::{escape, variables};
 

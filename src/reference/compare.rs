@@ -259,6 +259,8 @@ pub(super) struct CheckedOutput<'a> {
     pub first: u64,
     /// Chooses the sample where rows are sampled.
     pub draws: Key,
+    /// What tolerances are multiplied with: see [`super::Answer::tolerance_factor`].
+    pub tolerance_factor: f64,
 }
 
 impl CheckedOutput<'_> {
@@ -284,6 +286,7 @@ impl CheckedOutput<'_> {
             )
             | TensorFormat::PowerScales(_)
             | TensorFormat::ByteScales(_)
+            | TensorFormat::Gains(_)
             | TensorFormat::LatentRecords { .. } => {
                 unreachable!("no output has this format")
             }
@@ -314,6 +317,7 @@ impl CheckedOutput<'_> {
             bytes: &self.bytes[byte(first)..byte(end)],
             first: first - start,
             draws: self.draws,
+            tolerance_factor: self.tolerance_factor,
         })
     }
 
@@ -462,7 +466,9 @@ impl CheckedOutput<'_> {
         // added did not.
         let rms = rms.max(typical.unwrap_or(0.0) / 4.0);
         let relative = match self.tensor.format {
-            TensorFormat::Values(dtype) if typical.is_some() => tolerance(dtype),
+            TensorFormat::Values(dtype) if typical.is_some() => {
+                self.tolerance_factor * tolerance(dtype)
+            }
             _ => 0.0,
         };
         let mut check = Check::of(expected.len() as u64);

@@ -41,6 +41,7 @@ mod attention;
 mod collective;
 mod compare;
 mod decode_attention;
+mod decode_step;
 mod embedding;
 mod gated_activation;
 mod gemm;
@@ -147,6 +148,12 @@ trait Answer {
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference>;
 
+    /// What the tolerance is multiplied with. Where numbers go through many problems, each of
+    /// them errs by as much as one does, in independent directions.
+    fn tolerance_factor(&self) -> f64 {
+        1.0
+    }
+
     /// What makes the words of the output from an even index on, two for each element of a
     /// buffer, where words are all that it is.
     fn words(&self, inputs: &SlotInputs) -> Option<MakeWords> {
@@ -186,8 +193,10 @@ pub fn check(
     }
     let answer = answer(problem);
     let draws = Key::new(seed ^ round, slot, usize::MAX);
+    let tolerance_factor = answer.tolerance_factor();
+    let axes = answer.axes();
     let target =
-        CheckedOutput { tensor, axes: answer.axes(), bytes: output, first: 0, draws };
+        CheckedOutput { tensor, axes, bytes: output, first: 0, draws, tolerance_factor };
     if tensor.role != Role::Update
         && let Some(found) = target.scan()
     {
@@ -214,6 +223,7 @@ pub fn check_magnified(
         bytes: output,
         first: 0,
         draws: Key::new(seed, 0, usize::MAX),
+        tolerance_factor: answer.tolerance_factor(),
     };
     let inputs = SlotInputs { query_factor, ..SlotInputs::new(problem, seed, 0) };
     target.scan().map_or_else(|| answer.compare(&target, &inputs), Ok)
@@ -239,6 +249,7 @@ pub fn check_end(
         bytes: end,
         first: tensor.elements - elements,
         draws: Key::new(seed, slot, usize::MAX),
+        tolerance_factor: answer.tolerance_factor(),
     };
     match target.scan().filter(|_| tensor.role != Role::Update) {
         Some(found) => Ok(found),

@@ -34,6 +34,8 @@ pub struct SuiteError {
 pub(super) struct PointsTable {
     pub line: usize,
     pub op: Op,
+    /// Whether the problems that its points are made of are points too.
+    pub parts: bool,
     pub axes: Vec<KeyValues>,
 }
 
@@ -179,14 +181,21 @@ impl SuiteSource<'_> {
         let op_name = self.string(op)?;
         let op: Op = op_name.parse().map_err(|e: String| self.error(op.span(), e))?;
         let mut axes = Vec::new();
+        let mut parts = false;
         for (key, value) in table {
             let key_text = key.get_ref().as_ref();
             if ["op", "about"].contains(&key_text) {
                 continue;
             }
+            if key_text == "parts" {
+                parts = value.get_ref().as_bool().ok_or_else(|| {
+                    self.error(value.span(), "parts must be true or false")
+                })?;
+                continue;
+            }
             const OF_POINTS: [&str; 4] = ["cache", "kernel", "launch", "load"];
             if op.key(key_text).is_none() && !OF_POINTS.contains(&key_text) {
-                let mut known: Vec<_> = op.keys().chain(["about"]).collect();
+                let mut known: Vec<_> = op.keys().chain(["about", "parts"]).collect();
                 known.extend(OF_POINTS);
                 return Err(
                     self.error(key.span(), unknown_key(key_text, op.name(), &known))
@@ -198,7 +207,7 @@ impl SuiteSource<'_> {
             });
         }
         axes.sort_by_key(|axis| op.keys().position(|k| k == axis.key));
-        Ok(PointsTable { line, op, axes })
+        Ok(PointsTable { line, op, parts, axes })
     }
 
     fn axis(

@@ -51,6 +51,11 @@ impl Arch {
     /// The oldest that the kernels are written for.
     pub const OLDEST: Arch = Arch::SM_80;
 
+    /// Whether a launch may begin while the one before it ends (griddepcontrol).
+    pub fn can_overlap_launches(self) -> bool {
+        self >= Arch::SM_90
+    }
+
     /// The compiler's name for machine code of this architecture. Hopper and
     /// data-centre Blackwell have instructions that only the `a` target knows.
     pub fn compiler_name(self) -> String {

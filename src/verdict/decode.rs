@@ -104,11 +104,9 @@ impl<'a> Judge<'a> {
         let elasticities = self.elasticities_of(is_asked);
         let is_against =
             elasticities.as_ref().is_some_and(|of| matches!(of.says, Says::Against(_)));
-        let texts = elasticities.into_iter().map(|of| of.text);
-        let contradicted = match is_against {
-            true => texts.clone().next().map(|text| format!("time does not follow bytes: {text}")),
-            false => None,
-        };
+        let texts: Vec<String> = elasticities.into_iter().map(|of| of.text).collect();
+        let why = || Some(format!("time does not follow bytes: {}", texts.first()?));
+        let contradicted = is_against.then(why).flatten();
         details.splice(0..0, texts);
         Found { details, contradicted, ..Found::share_of(says, &how) }
     }

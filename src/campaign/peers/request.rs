@@ -149,6 +149,7 @@ pub(super) fn tensor_json(tensor: &Tensor) -> Value {
 fn format_json(format: TensorFormat) -> Value {
     let (kind, dtype) = match format {
         TensorFormat::Values(dtype) => ("values", dtype),
+        TensorFormat::Gains(dtype) => ("gains", dtype),
         TensorFormat::Scales(dtype) => ("scales", dtype),
         TensorFormat::InverseScales(dtype) => ("inverse_scales", dtype),
         TensorFormat::HalfScales(dtype) => ("half_scales", dtype),

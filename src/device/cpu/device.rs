@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
-    argmax, decode_attention, embedding, gated_activation, gemm, host, kv_append, kv_read,
-    peak, prefill_attention, rmsnorm, rope_append, stream, transfer,
+    argmax, decode_attention, decode_step, embedding, gated_activation, gemm, host,
+    kv_append, kv_read, peak, prefill_attention, rmsnorm, rope_append, stream, transfer,
 };
 use crate::data::Key;
 use crate::device::{
@@ -162,6 +162,7 @@ const KERNELS: &[CpuKernel] = &[
     embedding::KERNEL,
     argmax::KERNEL,
     transfer::KERNEL,
+    decode_step::KERNEL,
 ];
 
 impl CpuKernel {

@@ -6,6 +6,7 @@ mod argmax;
 mod cache;
 mod contract;
 mod decode_attention;
+mod decode_step;
 mod device;
 mod embedding;
 mod gated_activation;

@@ -1,5 +1,7 @@
 //! The GPU as a device.
 
+use std::collections::BTreeSet;
+
 use ptxvm::conformance::Program;
 
 use super::cublaslt;
@@ -38,13 +40,16 @@ impl Device for CudaDevice {
         }
         let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let plan = found.plan(&self.target);
-        let mut entries: Vec<_> = plan.launches.iter().map(|l| l.entry).collect();
-        entries.dedup();
-        let loaded = match found.kernel.file() {
-            Some(source) => Some(self.loaded(&found, &source, problem, &entries)?),
-            None => None,
-        };
-        let ready = prepared::prepare(self, problem, plan, loaded.as_ref(), layout)?;
+        let mut loaded = Vec::new();
+        for (number, image) in found.images().iter().enumerate() {
+            let Some(source) = image.kernel.file() else { continue };
+            let launches = plan.all_launches().filter(|planned| planned.image == number);
+            let entries: BTreeSet<_> =
+                launches.map(|planned| planned.launch.entry).collect();
+            let entries: Vec<_> = entries.into_iter().collect();
+            loaded.push(self.loaded(image, &source, problem, &entries)?);
+        }
+        let ready = prepared::prepare(self, problem, plan, &loaded, layout)?;
         Ok(Box::new(ready))
     }
 

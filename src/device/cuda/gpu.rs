@@ -100,8 +100,7 @@ impl CudaDevice {
         stream.synchronize()?;
         let calibration = timing::calibrate(&stopwatch, &stream, &empty, &spin)?;
         // Older GPUs do not overlap launches.
-        let can_overlap = target.arch >= Arch::SM_90;
-        let overlapped_s = can_overlap.then(|| {
+        let overlapped_s = target.arch.can_overlap_launches().then(|| {
             let mode = LaunchMode::Programmatic;
             timing::launch_overhead_s(&stopwatch, &stream, &empty, mode)
         });

@@ -1,6 +1,7 @@
 //! A problem laid out in GPU memory, ready to launch.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
@@ -19,7 +20,7 @@ use crate::device::{
     KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal, Timing,
 };
 use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
-use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan};
+use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan, PlannedLaunch};
 use crate::op::Problem;
 use crate::point::LaunchMode;
 
@@ -32,10 +33,10 @@ const COMPARED_BYTES: u64 = 4096;
 /// A GPU with a kernel loaded, and the memory of one problem.
 struct CudaGpu<'a> {
     device: &'a CudaDevice,
-    /// `None` for a kernel that is copies only.
-    loaded: Option<Rc<Loaded>>,
-    /// Whether also the first launch of a run may begin while what is before it drains.
-    overlaps_runs: bool,
+    /// By the number of the image; none for a kernel that is copies only.
+    loaded: Vec<Rc<Loaded>>,
+    /// Whether launches may begin while what is before them drains, where they can.
+    overlaps: bool,
     buffers: Vec<Buffer>,
     host_buffers: Vec<Rc<HostBuffer>>,
 }
@@ -165,10 +166,10 @@ impl Gpu for CudaGpu<'_> {
 
     fn entry(
         &mut self,
-        plan: &Plan,
-        launch: &Launch,
+        planned: PlannedLaunch<'_>,
     ) -> driver::Result<(Function, LaunchShape)> {
-        let loaded = self.loaded.as_ref();
+        let PlannedLaunch { plan, image, launch } = planned;
+        let loaded = self.loaded.get(image);
         let function = loaded.and_then(|loaded| loaded.function(launch.entry)).cloned();
         let function = function.ok_or(DriverError::NotLoaded { entry: launch.entry })?;
         // Several launches may share a function; the largest need counts.
@@ -177,9 +178,8 @@ impl Gpu for CudaGpu<'_> {
             let most = same.map(|l| l.shared_bytes).max().unwrap_or(0);
             function.allow_shared_bytes(most)?;
         }
-        let is_first = std::ptr::eq(launch, &plan.launches[0]);
-        let overlaps = launch.overlaps_previous && (self.overlaps_runs || !is_first);
-        Ok((function, LaunchShape { overlaps_previous: overlaps, ..shape(launch) }))
+        let overlaps_previous = launch.overlaps_previous && self.overlaps;
+        Ok((function, LaunchShape { overlaps_previous, ..shape(launch) }))
     }
 
     fn launch(
@@ -237,6 +237,7 @@ impl FillFormat {
             }
             TensorFormat::Values(DType::Fp8E5m2 | DType::F64)
             | TensorFormat::PageTable
+            | TensorFormat::Gains(_)
             | TensorFormat::Scales(_)
             | TensorFormat::InverseScales(_)
             | TensorFormat::HalfScales(_)
@@ -349,7 +350,7 @@ pub(super) fn prepare<'a>(
     device: &'a CudaDevice,
     problem: &Problem,
     plan: Plan,
-    loaded: Option<&Rc<Loaded>>,
+    loaded: &[Rc<Loaded>],
     layout: Layout,
 ) -> Result<CudaPoint<'a>, PrepareError> {
     let Layout { slots, seed, .. } = layout;
@@ -359,8 +360,8 @@ pub(super) fn prepare<'a>(
     let mode = launch_mode(&plan, layout.launch)?;
     let gpu = CudaGpu {
         device,
-        loaded: loaded.cloned(),
-        overlaps_runs: mode == LaunchMode::Programmatic,
+        loaded: loaded.to_vec(),
+        overlaps: mode == LaunchMode::Programmatic,
         buffers: Vec::new(),
         host_buffers: Vec::new(),
     };
@@ -376,8 +377,7 @@ pub(super) fn prepare<'a>(
         ))
         .into());
     }
-    let facts = loaded.map(|loaded| facts(&executor, loaded)).transpose();
-    let facts = facts.map_err(failed)?;
+    let facts = facts(&executor, loaded).map_err(failed)?;
     let mut runs = Runs { device, executor, product: None };
     // The first launch of a kernel may load it, which must not happen while the
     // GPU is held.
@@ -396,7 +396,7 @@ pub(super) fn prepare_vendor<'a>(
     cublaslt::takes(problem)?;
     // Whatever else it moves, its caches decide.
     let plan = Plan { extra_bytes: None, ..Plan::of_copies(Vec::new()) };
-    let mut ready = prepare(device, problem, plan, None, layout)?;
+    let mut ready = prepare(device, problem, plan, &[], layout)?;
     let slot = ready.runs.executor.tensors(0);
     let product = VendorProduct::new(device.vendor(), &device.context, problem, slot)?;
     ready.runs.product = Some(product);
@@ -418,11 +418,12 @@ pub(super) fn prepare_vendor<'a>(
 /// waits for what it needs of them.
 fn launch_mode(plan: &Plan, asked: Option<LaunchMode>) -> Result<LaunchMode, Refusal> {
     let mode = asked.unwrap_or(LaunchMode::Graph);
-    if mode == LaunchMode::Programmatic && plan.launches.is_empty() {
+    if mode == LaunchMode::Programmatic && plan.all_launches().next().is_none() {
         let why = "only launches of own kernels can overlap; use `launch = \"graph\"`";
         return Err(Refusal(why.to_owned()));
     }
-    let alone = plan.launches.iter().find(|launch| !launch.overlaps_previous);
+    let mut launches = plan.all_launches().map(|planned| planned.launch);
+    let alone = launches.find(|launch| !launch.overlaps_previous);
     match alone.filter(|_| mode == LaunchMode::Programmatic) {
         None => Ok(mode),
         Some(launch) => Err(Refusal(format!(
@@ -492,12 +493,21 @@ fn digest(device: &CudaDevice, pairs: u64, count: u64) -> driver::Result<u64> {
     Ok(found[0])
 }
 
-/// Facts about the first launch, which is the main one.
-fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<KernelFacts> {
+/// Facts about the launch with the most blocks, which is the main one; `None` without launches.
+fn facts(
+    executor: &Executor<CudaGpu>,
+    loaded: &[Rc<Loaded>],
+) -> driver::Result<Option<KernelFacts>> {
     let by = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
-    let (function, shape) = &executor.entries()[0];
-    let compiled = loaded.binary.resources.get(executor.plan().launches[0].entry);
-    Ok(KernelFacts {
+    let launches = executor.entries().iter().zip(executor.plan().all_launches());
+    let blocks =
+        |shape: &LaunchShape| -> u64 { shape.grid.iter().map(|&n| u64::from(n)).product() };
+    // Of equal ones the first.
+    let main = launches.min_by_key(|((_, shape), _)| Reverse(blocks(shape)));
+    let Some(((function, shape), planned)) = main else { return Ok(None) };
+    let binary = &loaded[planned.image].binary;
+    let compiled = binary.resources.get(planned.launch.entry);
+    Ok(Some(KernelFacts {
         grid: by(shape.grid),
         block: by(shape.block),
         registers: function.registers()?,
@@ -507,8 +517,22 @@ fn facts(executor: &Executor<CudaGpu>, loaded: &Loaded) -> driver::Result<Kernel
         },
         shared_bytes: function.static_shared_bytes()? + shape.shared_bytes,
         blocks_per_sm: function.blocks_per_sm(shape)?,
-        code_hash: loaded.binary.hash.clone(),
-    })
+        code_hash: code_hash(loaded),
+    }))
+}
+
+/// The hash of the machine code, of several images that of their hashes.
+fn code_hash(loaded: &[Rc<Loaded>]) -> String {
+    match loaded {
+        [one] => one.binary.hash.clone(),
+        several => {
+            let mut hasher = blake3::Hasher::new();
+            several.iter().for_each(|image| {
+                hasher.update(image.binary.hash.as_bytes());
+            });
+            hasher.finalize().to_hex()[..several[0].binary.hash.len()].to_owned()
+        }
+    }
 }
 
 impl CudaPoint<'_> {
@@ -536,8 +560,10 @@ impl CudaPoint<'_> {
     fn queue_graphs(&self, row: &[Stretch], let_go: &dyn Fn()) -> driver::Result<()> {
         let mut held = 0;
         for stretch in row {
-            held += self.queue.entries(*stretch);
-            if held > MAX_HELD {
+            let entries = self.queue.entries(*stretch);
+            held += entries;
+            // The first graph is always held, however many launches it has.
+            if held > MAX_HELD.max(entries) {
                 let_go();
             }
             self.device.stream.launch_graph(&self.graphs[stretch])?;

@@ -7,6 +7,10 @@ use crate::point::LaunchMode;
 /// a graph count one by one.
 pub const MAX_HELD: usize = 256;
 
+/// Most launches of one run that are recorded as a graph: whole steps of models are a few
+/// hundred.
+const MAX_IN_GRAPH: usize = 512;
+
 /// Most instances of a problem whose rows are graphs: as many different launches are
 /// recorded, and each takes memory of the driver.
 const MAX_RECORDED_SLOTS: usize = 16 * MAX_HELD;
@@ -46,7 +50,7 @@ impl RowQueue {
         let is_graph = self.mode != LaunchMode::Stream
             && launches * self.entries > 1
             && self.slots <= MAX_RECORDED_SLOTS
-            && self.entries <= MAX_HELD;
+            && self.entries <= MAX_IN_GRAPH;
         if is_graph { self.mode } else { LaunchMode::Stream }
     }
 

@@ -81,8 +81,12 @@ impl Gpu for Recorder {
         Ok(encoded)
     }
 
-    fn entry(&mut self, _: &Plan, launch: &Launch) -> Result<(), &'static str> {
-        if launch.entry == "missing" { Err("there is no such function") } else { Ok(()) }
+    fn entry(&mut self, planned: PlannedLaunch<'_>) -> Result<(), &'static str> {
+        if planned.launch.entry == "missing" {
+            Err("there is no such function")
+        } else {
+            Ok(())
+        }
     }
 
     fn launch(
