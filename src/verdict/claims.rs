@@ -171,6 +171,10 @@ fn judgement(entry: &ClaimEntry, found: &Found, expected: Option<&Expected>) -> 
         Made::Best | Made::Many => value,
     };
     let finding = expected.judge(judged);
+    if let (Finding::Contradicted, Some(excuse)) = (finding, found.excuse) {
+        let off = value_reason(entry, found, expected, finding);
+        return not_tested(format!("{excuse}: {off}"));
+    }
     let why = match found.made {
         Made::Share => share_reason(found, expected, finding),
         Made::Best | Made::Many => value_reason(entry, found, expected, finding),
