@@ -308,6 +308,9 @@ fn published_times_are_held_against_the_fastest_row() {
         assert_eq!(claim.rows.len(), 1);
         let is_excused = factor == 1.2 && implementation.is_empty();
         assert_eq!(claim.reason.contains("only own kernels"), is_excused);
+        let is_off = matches!(finding, Finding::Contradicted | Finding::WithinTolerance);
+        let share = format!("{}% of what is claimed", (100.0 * factor).round());
+        assert!(!is_off || claim.reason.contains(&share), "{}", claim.reason);
     }
     let verdict = taking(1.0, "");
     // A row whose data lie in the cache is faster and does not count.
