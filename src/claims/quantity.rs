@@ -25,7 +25,8 @@ pub enum RowQuantity {
     Intensity,
     /// Counted FLOPs over the bytes that hardware counters saw.
     MeasuredIntensity,
-    /// The latter over the former.
+    /// The model's FLOPs over the bytes that hardware counters saw, over that by the model:
+    /// what tensor cores compute of padding is none of the problem's.
     IntensityOfModel,
     /// Bytes of cache of a request.
     CapacityFootprint,
@@ -268,9 +269,11 @@ pub static QUANTITIES: [QuantityFacts; 22] = [
     of_rows("oi_measured", "counted FLOPs over bytes that counters saw", |asked| {
         Some(Quantity::OfRows(RowQuantity::MeasuredIntensity, asked.over))
     }),
-    of_rows("oi_measured_of_model", "oi_measured over oi", |asked| {
-        Some(Quantity::OfRows(RowQuantity::IntensityOfModel, asked.over))
-    }),
+    of_rows(
+        "oi_measured_of_model",
+        "the model's FLOPs over bytes that counters saw, over oi",
+        |asked| Some(Quantity::OfRows(RowQuantity::IntensityOfModel, asked.over)),
+    ),
     of_rows("capacity_footprint", "bytes of cache of a request", |asked| {
         Some(Quantity::OfRows(RowQuantity::CapacityFootprint, asked.over))
     }),

@@ -175,6 +175,10 @@ fn judgement(entry: &ClaimEntry, found: &Found, expected: Option<&Expected>) -> 
         Made::Best | Made::Many => value,
     };
     let finding = expected.judge(judged);
+    if let (Finding::Contradicted, Some(excuse)) = (finding, found.excuse) {
+        let off = value_reason(entry, found, expected, finding);
+        return not_tested(format!("{excuse}: {off}"));
+    }
     let why = match found.made {
         Made::Share => share_reason(found, expected, finding),
         Made::Best | Made::Many => value_reason(entry, found, expected, finding),
@@ -206,8 +210,14 @@ fn value_reason(
         Tolerance::Absolute(absolute) => entry.unit().text(absolute),
     };
     let (from, to) = expected.claimed;
-    let of_claimed = found.value.filter(|_| from == to && from != 0.0).map(|value| {
-        format!("{} of what is claimed, ", crate::quantity::share(value.value / from))
+    // Of a range there is no one end to compare with.
+    let end = match (from.is_finite(), to.is_finite()) {
+        (true, true) if from < to => None,
+        (true, _) => Some(from),
+        (false, _) => Some(to),
+    };
+    let of_claimed = found.value.zip(end.filter(|end| *end != 0.0)).map(|(value, end)| {
+        format!("{} of what is claimed, ", crate::quantity::share(value.value / end))
     });
     let of_claimed = of_claimed.unwrap_or_default();
     let how = &found.how;

@@ -34,6 +34,8 @@ pub(super) struct Found {
     pub doubt: Option<String>,
     /// Why the claim is wrong, whatever the value.
     pub contradicted: Option<String>,
+    /// Why a value that is off says nothing all the same.
+    pub excuse: Option<&'static str>,
     /// How the value follows from what was planned.
     pub made: Made,
 }
@@ -262,7 +264,8 @@ impl<'a> Judge<'a> {
                 Some(Estimate::exact(point.intensity_measured()?.0))
             }
             RowQuantity::IntensityOfModel => {
-                Some(Estimate::exact(point.intensity_measured()?.0 / intensity))
+                let of_bytes = point.intensity_of_measured_bytes()?;
+                Some(Estimate::exact(of_bytes / intensity))
             }
             RowQuantity::CapacityFootprint => {
                 let requests: f64 = point.problem.value_of("batch")?.parse().ok()?;
@@ -364,15 +367,19 @@ impl<'a> Judge<'a> {
         Found { value: (of > 0).then_some(value), how, ..ridge }
     }
 
-    /// The time of problems one after the other, each by its fastest row.
+    /// The time of problems one after the other, each by its fastest row from DRAM on a device
+    /// that did nothing special before.
     fn time_of(&self, problems: &[Problem]) -> Found {
         let (mut sum, mut rows, mut kernels) =
             (Some(Estimate::exact(0.0)), Vec::new(), vec![]);
-        let mut says = Vec::new();
+        let (mut says, mut are_all_own) = (Vec::new(), true);
         for problem in problems {
+            let is_of = |p: &&Measured| p.problem == *problem && p.load.is_none();
+            let of_problem = self.campaign.points.iter().filter(is_of);
             let planned: Vec<&Measured> =
-                self.campaign.points.iter().filter(|p| p.problem == *problem).collect();
+                of_problem.filter(|p| planned_from_dram(p)).collect();
             says.extend(planned.iter().map(|p| self.of_time(p)));
+            are_all_own &= planned.iter().all(|p| p.is_own() || p.time_s.is_none());
             let calm = planned.into_iter().filter(|p| !self.campaign.is_disturbed(p));
             let timed = calm.filter_map(|p| Some((p, p.time_s?.widened(self.drift))));
             let best = timed.min_by(|a, b| a.1.value.total_cmp(&b.1.value));
@@ -401,7 +408,9 @@ impl<'a> Judge<'a> {
             kernels.join(", then "),
             counted(tally.counts().planned, "row", "rows")
         );
-        Found { value: sum, tally, rows, how, ..Found::default() }
+        // A kernel that is slow says nothing of the machine, and little of other kernels.
+        let excuse = are_all_own.then_some("only own kernels were measured, and slower");
+        Found { value: sum, tally, rows, how, excuse, ..Found::default() }
     }
 }
 
