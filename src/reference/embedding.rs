@@ -115,7 +115,7 @@ mod tests {
         let mut needed = ids();
         needed.sort_unstable();
         needed.dedup();
-        let mut left = vec![true; VOCAB];
+        let mut left = [true; VOCAB];
         needed.iter().for_each(|&id| left[id] = false);
         for (name, bytes) in unneeded(&problem(&text()), SEED, 0) {
             assert_eq!(name, "table");
