@@ -184,7 +184,7 @@ fn the_report_sets_the_witnesses_side_by_side() {
     let page = fs::read_to_string(bench.campaign().join("report.html")).unwrap();
     assert!(page.contains("Three witnesses of bytes"));
     assert!(page.contains("6 points: the witnesses agree"), "the audit");
-    assert!(page.contains("(c) bytes by hardware counters"), "the figure");
+    assert!(page.contains("(c) counted bytes over those of the model"), "the figure");
     let mut points = csv::Reader::from_path(bench.campaign().join("points.csv")).unwrap();
     let header = points.headers().unwrap().clone();
     let at = |name: &str| header.iter().position(|column| column == name).unwrap();

@@ -429,8 +429,12 @@ fn measure_writes_records_figures_and_a_verdict() {
         let svg = fs::read_to_string(folder.join(format!("{name}.svg"))).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{name}");
         assert!(!svg.contains("<text"), "{name} needs a font");
+        let pdf = fs::read(folder.join(format!("{name}.pdf"))).unwrap();
+        assert!(pdf.starts_with(b"%PDF-1."), "{name}");
+        let csv = fs::read_to_string(folder.join(format!("{name}.csv"))).unwrap();
+        assert!(csv.starts_with("panel,series,point_id,") && csv.lines().count() > 1);
     }
-    for name in ["report.html", "points.csv", "verdict.csv", "suite.toml"] {
+    for name in ["report.html", "headline.tex", "points.csv", "verdict.csv", "suite.toml"] {
         assert!(folder.join(name).is_file(), "{name}");
     }
 }
@@ -458,7 +462,9 @@ fn verdict_and_report_need_the_records_alone() {
     let ridge = limits.iter().find(|row| row["id"] == "f32_ridge").unwrap();
     assert!(ridge["value"].as_f64().unwrap() > 0.0);
     succeed(dir.path(), &["report", "b"]);
-    for name in ["roofline.svg", "roofline.png", "points.csv"] {
+    for name in
+        ["roofline.svg", "roofline.png", "roofline.pdf", "roofline.csv", "points.csv"]
+    {
         let read = |folder: &str| fs::read(dir.path().join(folder).join(name)).unwrap();
         assert_eq!(read("a"), read("b"), "{name} is not the same twice");
     }
@@ -623,7 +629,7 @@ fn predictions_are_printed_and_drawn() {
     }
     let printed = succeed(dir.path(), &["predict", "figures", "figures"]);
     let files = fs::read_dir(dir.path().join("figures")).unwrap().count();
-    assert_eq!((files, printed.lines().count()), (5 * 3, 5 * 3));
+    assert_eq!((files, printed.lines().count()), (5 * 4, 5 * 4));
 }
 
 /// A figure that cannot be written is named, with the command that makes it later, and

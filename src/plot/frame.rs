@@ -19,8 +19,8 @@ use crate::record::Status;
 use crate::roofline::Peaks;
 use crate::statistics::Estimate;
 
-/// Width of every figure in pixels: a column of a journal, 85 mm.
-pub const WIDTH: f64 = 400.0;
+pub use super::style::WIDTH;
+
 /// Left and right margin of titles and legends.
 const MARGIN: f64 = 10.0;
 /// Font size of all texts but titles: 6 points where the figure is 85 mm wide.

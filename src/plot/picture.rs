@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use super::font::{Segment, outlines, text_width};
 use super::layout::{Rect, Spot};
-use super::style::{Anchor, Marker, Outline, PAPER, Stroke, escape, px, variable};
+use super::style::{Anchor, Marker, Outline, PAPER, Stroke, WIDTH, escape, px, variable};
 
 /// A text as it is drawn.
 #[derive(Clone, Debug)]
@@ -252,8 +252,8 @@ pub struct Picture {
     pub items: Vec<Item>,
 }
 
-/// Millimetres of a pixel in print: [`super::frame::WIDTH`] is a column of a journal.
-pub const MM_PER_PX: f64 = 85.0 / super::frame::WIDTH;
+/// Millimetres of a pixel in print: [`WIDTH`] is a column of a journal.
+pub const MM_PER_PX: f64 = 85.0 / WIDTH;
 
 impl Picture {
     /// As SVG.

@@ -297,7 +297,7 @@ fn parted(point: &Measured) -> Option<(Option<f64>, Option<f64>)> {
     let model = point.work.operational_intensity();
     let is_apart = |other: &f64| {
         let ratio = other / model;
-        ratio.is_finite() && (ratio > APART || ratio < 1.0 / APART)
+        ratio.is_finite() && !(1.0 / APART..=APART).contains(&ratio)
     };
     let counted = point.intensity_counted().filter(is_apart);
     let measured = point.intensity_measured().map(|(oi, _)| oi).filter(is_apart);

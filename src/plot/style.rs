@@ -4,6 +4,8 @@ use super::font::text_width;
 use super::layout::{Quad, Spot};
 use crate::op::MarkerShape;
 
+/// Width of every figure in pixels: a column of a journal, 85 mm.
+pub const WIDTH: f64 = 400.0;
 /// Ink of text and axes.
 pub const INK: &str = "#222222";
 /// Ink of what matters less.

@@ -96,7 +96,7 @@ fn ended(quantity: &str, end: &str) -> String {
 pub fn thinned<T>(points: &[T], most: usize) -> (Vec<&T>, Option<usize>) {
     let step = points.len().div_ceil(most.max(1)).max(1);
     let last = points.len().saturating_sub(1);
-    let kept = |at: &usize| at % step == 0 || *at == last;
+    let kept = |at: &usize| at.is_multiple_of(step) || *at == last;
     let drawn = (0..points.len()).filter(kept).map(|at| &points[at]).collect();
     (drawn, (step > 1).then_some(step))
 }
