@@ -12,6 +12,9 @@ use crate::verdict::{BOUND_SHARE, Claim, MachineLimit, Verdict};
 /// The claim that the page answers first.
 const CLAIM: &str = "decode-memory-bound";
 
+/// Share of a stated rate from which on it counts as reached.
+const HOLDS: f64 = 0.9;
+
 /// A question with its answer in sentences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
@@ -155,7 +158,31 @@ fn vendor(campaign: &Campaign, judged: &Verdict) -> Vec<String> {
         None => "No data sheet of this device is known, or nothing in it was measured."
             .to_owned(),
     };
-    if sentences.is_empty() { vec![none()] } else { sentences }
+    let summary = reached(judged);
+    if sentences.is_empty() {
+        vec![none()]
+    } else {
+        summary.into_iter().chain(sentences).collect()
+    }
+}
+
+/// How much of the data sheet's rates was reached, in a sentence; none where nothing proves
+/// what the machine can do.
+fn reached(judged: &Verdict) -> Option<String> {
+    let is_rate =
+        |limit: &&MachineLimit| limit.unit.ends_with("/s") && limit.doubt.is_none();
+    let rates = judged.limits.iter().filter(is_rate);
+    let mut shares: Vec<f64> =
+        rates.filter_map(|of| Some(of.value.value / of.spec?)).collect();
+    shares.sort_by(f64::total_cmp);
+    let (low, high) = (share(*shares.first()?), share(*shares.last()?));
+    let range = if low == high { low } else { format!("{low} to {high}") };
+    let near = shares.iter().filter(|of| **of >= HOLDS).count();
+    Some(format!(
+        "Measured were {range} of what it states; {near} of {} rates reach {} of it or more.",
+        shares.len(),
+        share(HOLDS)
+    ))
 }
 
 /// The unit of a limit as people read it.

@@ -269,7 +269,7 @@ fn provenance(campaign: &Campaign) -> String {
         columns.push(Column::new(heading, cells(&|name| value(run, name))));
     }
     let caption = "run.csv: what each process said of itself".to_owned();
-    let table = Table { caption, columns, row_attributes: Vec::new() };
+    let table = Table { caption, is_titled: false, columns, row_attributes: Vec::new() };
     format!(
         "<section id=\"provenance\">\n<h2>Provenance</h2>\n{}</section>\n",
         table.html()

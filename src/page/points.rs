@@ -60,7 +60,8 @@ fn table(
             });
         format!(" data-row=\"{id}\"{command}")
     };
-    Table { caption, columns, row_attributes: shown.iter().map(attributes).collect() }
+    let row_attributes = shown.iter().map(attributes).collect();
+    Table { caption, is_titled: false, columns, row_attributes }
 }
 
 fn count(all: usize, most: usize) -> String {

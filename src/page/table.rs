@@ -70,6 +70,8 @@ impl Column {
 pub struct Table {
     /// What it shows, in a sentence; read aloud before its cells.
     pub caption: String,
+    /// Whether a heading above it says the same, so that the caption is for screen readers.
+    pub is_titled: bool,
     /// Its columns, all of one length.
     pub columns: Vec<Column>,
     /// Attributes of each row; fewer where the last have none.
@@ -90,6 +92,7 @@ impl Table {
         };
         Table {
             caption: section.heading.clone(),
+            is_titled: true,
             columns: section.for_people().into_iter().map(column).collect(),
             row_attributes: Vec::new(),
         }
@@ -98,10 +101,11 @@ impl Table {
     /// The element. Columns that are not shown at first are there all the same.
     pub fn html(&self) -> String {
         let caption = escape(&self.caption);
+        let quiet = if self.is_titled { " class=\"quiet\"" } else { "" };
         let rows = self.columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
         let mut text = format!(
             "<div class=\"table\"><div class=\"scroll\" role=\"region\" tabindex=\"0\" \
-             aria-label=\"{caption}\">\n<table>\n<caption>{caption}</caption>\n<thead><tr>"
+             aria-label=\"{caption}\">\n<table>\n<caption{quiet}>{caption}</caption>\n<thead><tr>"
         );
         let classes: Vec<&str> = self.columns.iter().map(Column::class).collect();
         for (column, class) in self.columns.iter().zip(&classes) {

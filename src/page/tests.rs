@@ -67,6 +67,48 @@ fn an_empty_campaign_has_a_page_that_says_what_is_missing() {
     }
 }
 
+/// The answers of a campaign, as one text.
+fn answered(campaign: &Campaign) -> String {
+    let answers = answer::answers(campaign, &judge(campaign));
+    let sentences = answers.into_iter().flat_map(|answer| answer.sentences);
+    sentences.collect::<Vec<_>>().join("\n")
+}
+
+/// The same campaign with decode attention this much slower.
+fn slower(factor: f64) -> Campaign {
+    let made = gpu();
+    let mut rows = made.rows.clone();
+    for row in rows.iter_mut().filter(|row| row.op == "decode_attention") {
+        for time in [&mut row.time_s_median, &mut row.time_s_ci_lo, &mut row.time_s_ci_hi] {
+            *time = time.map(|time| factor * time);
+        }
+    }
+    made.with_rows(rows)
+}
+
+#[test]
+fn the_answer_follows_the_records() {
+    let text = answered(&gpu().campaign());
+    for part in [
+        "Decode attention is memory bound. This is ",
+        "of the measured read bandwidth, in the median at ",
+        "In bf16 its operational intensity is 0.998 to 16 FLOP/byte",
+        "of the data sheet's 3.35 TB/s",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let slow = answered(&slower(10.0));
+    assert!(slow.contains("Not within what was measured: the largest, "), "{slow}");
+    // 60 to 95% of the roof become 100% and more.
+    let fast = answered(&slower(0.6));
+    assert!(
+        fast.contains("every point reaches 70% of the measured read bandwidth"),
+        "{fast}"
+    );
+    let unknown = answered(&cpu().campaign());
+    assert!(unknown.contains("No data sheet of this device is known"), "{unknown}");
+}
+
 /// Braces and environments close, and every row has its cells.
 #[test]
 fn the_latex_table_is_balanced() {
