@@ -183,7 +183,7 @@ fn elasticities_of_other_times_are_covered() {
 /// How often the intervals of both change points hold the truth; `slower` is how much slower
 /// than the machine's a kernel's arithmetic is, which moves the ridge.
 fn coverage_of_changes(what: &str, shapes: &[Shape], slower: f64, power: f64) {
-    let mut rng = Pcg64Mcg::seed_from_u64(2);
+    let mut rng = Pcg64Mcg::seed_from_u64(1);
     let mut covered = [0; 2];
     for _ in 0..SETS {
         let points = measured(&mut rng, shapes, 0.0, under_roofs(slower, power));

@@ -1,6 +1,7 @@
 //! Simulated devices whose nature is known, with the verdict that each must give, and
 //! records of a real campaign that were altered so that a claim is false.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
@@ -452,4 +453,36 @@ fn decode_as_it_was_measured_follows_bytes_by_its_elasticities() {
     assert!((bytes - 1.0).abs() < 0.01 && flops.abs() < 0.01, "{bytes} {flops}");
     assert_eq!(follows, "bytes");
     assert_eq!(finding(&verdict, IS_MEMORY_BOUND), Reproduced, "{}", told(&verdict));
+}
+
+/// The records of a GPU, of which times of decode follow FLOPs at a rate that leaves most
+/// points near the memory roof: shares of it agree with the claim, and what time follows does
+/// not.
+#[test]
+fn what_time_follows_outweighs_shares_of_roofs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("results/2026-11-27-nvidia-h200-headline");
+    for (rate, follows) in [(Some(6e13), "FLOPs"), (None, "a fixed cost")] {
+        let mut records = Records::read(&folder).unwrap();
+        let mut times = BTreeMap::new();
+        for row in &mut records.rows {
+            let problem: Problem = row.problem.parse().unwrap();
+            let flops = problem.work().flops() as f64;
+            if DecodeAttention::of(&problem).is_some() && row.time_s_median.is_some() {
+                let time_s = rate.map_or(3e-4, |rate| flops / rate);
+                set(row, time_s);
+                times.insert(row.point_id.clone(), time_s);
+            }
+        }
+        for round in &mut records.rounds {
+            let time_s = times.get(&round.point_id).copied();
+            round.time_s_median = time_s.unwrap_or(round.time_s_median);
+        }
+        let verdict = judge(&Campaign::from_records(&folder, records, None).unwrap());
+        assert_eq!(decode_elasticities(&verdict).2, follows, "{}", told(&verdict));
+        let claim =
+            verdict.claims.iter().find(|claim| claim.id == IS_MEMORY_BOUND).unwrap();
+        assert!(2 * claim.counts.agree > claim.counts.against, "{}", claim.evidence);
+        assert_eq!(claim.finding, Contradicted, "{}", told(&verdict));
+    }
 }
