@@ -11,7 +11,7 @@ use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compar
 use super::rmsnorm::RmsNorm;
 use super::rope_append::{CachePages, RopeAppend};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation, Problem};
-use super::{ProblemError, Routed};
+use super::{MAX_EXTENT, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::quant::Quant;
 use crate::resource::Work;
@@ -36,7 +36,7 @@ pub(super) const FACTS: Facts = Facts {
                  head_dim=64,intermediate=96,vocab=200,dtype=bf16,layout=paged16"],
     judged: JudgedFacts {
         prose: "decode step",
-        marker: OpMarker { shape: MarkerShape::Diamond, hue: Hue::SkyBlue },
+        marker: OpMarker { shape: MarkerShape::Square, hue: Hue::Purple },
         purpose: Purpose::Work,
         sets_compute_ceiling: false,
         reads_cache: false,
@@ -391,6 +391,20 @@ impl Operation for DecodeStep {
     }
 
     fn check(&self) -> Result<(), ProblemError> {
+        // Widths that are made of others, before anything is counted by them.
+        let heads = product(&[self.q_heads, self.head_dim])
+            + product(&[2, self.kv_heads, self.head_dim]);
+        let up = product(&[2, self.intermediate]);
+        for (key, width) in [("head_dim", heads), ("intermediate", up)] {
+            if width > MAX_EXTENT as f64 {
+                return Err(ProblemError::at(
+                    key,
+                    format!(
+                        "rows of {width:.3e} elements, more than {MAX_EXTENT}; make {key} smaller"
+                    ),
+                ));
+            }
+        }
         for kind in self.kinds() {
             kind.problem.operation().check()?;
         }

@@ -524,7 +524,9 @@ prop_compose! {
                 "latent_dim" => (256 * (1 + dims[3] % 3)).to_string(),
                 "rope_dim" => (4 * dims[2]).to_string(),
                 "layout" => match op {
-                    Op::KvAppend | Op::MlaAppend | Op::RopeAppend => format!("paged{}", dims[1]),
+                    Op::KvAppend | Op::MlaAppend | Op::RopeAppend | Op::DecodeStep => {
+                        format!("paged{}", dims[1])
+                    }
                     Op::MlaDecode if choice == 2 => "paged64".into(),
                     _ => ["contiguous".into(), format!("paged{}", dims[1]), "paged16_nhd".into()]
                         [choice].clone(),
@@ -541,7 +543,7 @@ prop_compose! {
                 "rule" => StateRule::ALL[access % 2].to_string(),
                 "decay" => StateDecay::ALL[choice].to_string(),
                 "head_dim" if op == Op::IndexTopk => (128 * (1 + dims[3] % 2)).to_string(),
-                "head_dim" if op == Op::RopeAppend => (2 * dims[3]).to_string(),
+                "head_dim" if matches!(op, Op::RopeAppend | Op::DecodeStep) => (2 * dims[3]).to_string(),
                 "pages" => CachePages::ALL[access % 2].to_string(),
                 "q_heads" => (dims[2] * group).to_string(),
                 _ => match example_of(op, key) {
@@ -577,6 +579,13 @@ proptest! {
     /// part of an array is needed, that part is counted one by one.
     #[test]
     fn compulsory_bytes_are_the_sizes_of_the_arrays(problem in any_problem()) {
+        // What is made of others is counted by these.
+        if let Problem::DecodeStep(p) = problem {
+            let works = p.stages().into_iter().map(|stage| stage.problem.work());
+            let sum = works.fold(crate::resource::Work::NONE, crate::resource::Work::and);
+            prop_assert_eq!(problem.work(), sum);
+            return Ok(());
+        }
         // What lies on the host is not the device's memory.
         let sum = |role| {
             let counts = |t: &&Tensor| t.role == role && t.place == MemoryPlace::Device;
