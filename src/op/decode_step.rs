@@ -391,6 +391,13 @@ impl Operation for DecodeStep {
     }
 
     fn check(&self) -> Result<(), ProblemError> {
+        if self.dtype.is_scaled() {
+            let message = format!(
+                "a step hands on numbers in f32, bf16 or f16, not in {}; use one of these",
+                self.dtype
+            );
+            return Err(ProblemError::at("dtype", message));
+        }
         // Widths that are made of others, before anything is counted by them.
         let heads = product(&[self.q_heads, self.head_dim])
             + product(&[2, self.kv_heads, self.head_dim]);
@@ -633,6 +640,7 @@ mod tests {
             contiguous.parse::<Problem>().unwrap_err().key.as_deref(),
             Some("layout")
         );
-        assert!(text.replace("dtype=bf16", "dtype=int4").parse::<Problem>().is_err());
+        let scaled = text.replace("dtype=bf16", "dtype=fp8_e4m3").parse::<Problem>();
+        assert_eq!(scaled.unwrap_err().key.as_deref(), Some("dtype"));
     }
 }

@@ -502,6 +502,7 @@ prop_compose! {
                 "bytes" => (dims[0] * 768).to_string(),
                 "direction" => TransferDirection::ALL[choice].to_string(),
                 "memory" => HostMemory::ALL[access % 2].to_string(),
+                "dtype" if op == Op::DecodeStep && dtype.is_scaled() => "f16".into(),
                 "dtype" => dtype.to_string(),
                 "w_dtype" => w_dtype.to_string(),
                 "a_dtype" if a_dtype.is_empty() => dtype.to_string(),
