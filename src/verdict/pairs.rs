@@ -4,6 +4,9 @@
 //! that is the bottleneck is found whatever its rate. Ceilings only say on which side of the
 //! ridge a pair lies, and whether flat times could be those of something else.
 
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::evidence::{Says, planned_from_dram};
 use super::{FLAT, Judge};
 use crate::analysis::Measured;
@@ -171,13 +174,15 @@ impl<'a> Judge<'a> {
         let is_measured = |p: &&Measured| p.time_s.is_some();
         let (measured, lost): (Vec<&Measured>, Vec<&Measured>) =
             planned.iter().copied().partition(is_measured);
+        let neighbours = Neighbours::of(&planned);
         let mut pairs = Vec::new();
         for low in &measured {
-            let of_low = measured.iter().filter_map(|high| self.pair(low, high));
+            let others = neighbours.of_point(low).into_iter().filter(is_measured);
+            let of_low = others.filter_map(|high| self.pair(low, high));
             pairs.extend(nearest(of_low.collect()));
         }
         for point in &lost {
-            pairs.extend(self.lost_pairs(point, &planned));
+            pairs.extend(self.lost_pairs(point, &neighbours.of_point(point)));
         }
         pairs.sort_by_key(|pair| pair.kind);
         pairs
@@ -311,13 +316,58 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// Points by all that they are but one key: the only ones that can make a pair, which is of
+/// problems that differ in one thing. Campaigns may have more points than all of them could
+/// be held against all others.
+struct Neighbours<'a> {
+    points: Vec<&'a Measured>,
+    alike: HashMap<u64, Vec<usize>>,
+}
+
+impl<'a> Neighbours<'a> {
+    fn of(points: &[&'a Measured]) -> Self {
+        let mut alike: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (at, point) in points.iter().enumerate() {
+            for rest in rests(point) {
+                alike.entry(rest).or_default().push(at);
+            }
+        }
+        Neighbours { points: points.to_vec(), alike }
+    }
+
+    /// Points that differ from this one in one key at most, in the order of all.
+    fn of_point(&self, point: &Measured) -> Vec<&'a Measured> {
+        let lists = rests(point).into_iter().filter_map(|rest| self.alike.get(&rest));
+        let mut found: Vec<usize> = lists.flatten().copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().map(|at| self.points[at]).collect()
+    }
+}
+
+/// For each key of any problem, a hash of all else that a point's problem is, and of its
+/// cache state. Equal hashes of unequal points cost a look at them and nothing else.
+fn rests(point: &Measured) -> Vec<u64> {
+    let fields = point.problem.fields();
+    let rest = |left_out: &str| {
+        let mut hasher = DefaultHasher::new();
+        (point.problem.op(), point.cache, left_out).hash(&mut hasher);
+        for (key, value) in fields.iter().filter(|(key, _)| *key != left_out) {
+            (key, value).hash(&mut hasher);
+        }
+        hasher.finish()
+    };
+    // A key that the text leaves out has its default, and may be what another point has.
+    point.problem.op().keys().map(rest).collect()
+}
+
 /// Of pairs that share one end, those whose other end is the next along its size.
 fn nearest(pairs: Vec<Pair<'_>>) -> Vec<Pair<'_>> {
-    let next = |kind: PairKind| {
-        let alike = pairs.iter().filter(|pair| pair.kind == kind);
-        alike.map(|pair| pair.flops).fold(f64::INFINITY, f64::min)
-    };
-    let is_next = |pair: &Pair<'_>| !is_step(pair.kind) || pair.flops <= next(pair.kind);
-    let kept: Vec<bool> = pairs.iter().map(is_next).collect();
-    pairs.into_iter().zip(kept).filter_map(|(pair, kept)| kept.then_some(pair)).collect()
+    let mut next: BTreeMap<PairKind, f64> = BTreeMap::new();
+    for pair in &pairs {
+        let least = next.entry(pair.kind).or_insert(f64::INFINITY);
+        *least = least.min(pair.flops);
+    }
+    let is_next = |pair: &Pair<'_>| !is_step(pair.kind) || pair.flops <= next[&pair.kind];
+    pairs.into_iter().filter(is_next).collect()
 }
