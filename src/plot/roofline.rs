@@ -11,7 +11,7 @@ use super::frame::{
     draw_legend, draw_point, draw_prose, draw_titles, drawable, marker, op_entries,
     shown_span, take_point, tip,
 };
-use super::layout::{Quad, Rect, Spot};
+use super::layout::{Quad, Rect, Room, Spot};
 use super::picture::Tip;
 use super::svg::{Canvas, FAINT, INK, REGION, SPEC, Stroke, Text};
 use super::table::{PlottedTable, count_text, thinned};
@@ -28,6 +28,8 @@ const MOST_MARKS: usize = 80;
 /// Height of a panel beside another, and the room between two rows of panels.
 const SMALL: f64 = 118.0;
 const BETWEEN: f64 = 22.0;
+/// How far the axis of speeds reaches above the highest, so that words have room there.
+const HEADROOM: f64 = 8.0;
 /// Factor from which on two intensities count as apart.
 const APART: f64 = 1.1;
 
@@ -196,9 +198,14 @@ fn axes(groups: &[Group], roofs: &[RoofKind]) -> (Axis, Axis) {
         roofs.iter().flat_map(|roof| dtypes().filter_map(|d| roof.peaks.flops_per_s(d)));
     let rates = points().filter_map(|p| p.flops_per_s());
     let y = flats.chain(rates.flat_map(|rate| shown_span(&rate)));
-    let mut y = Axis::spanning(y, scale, (2.0, 2.0)).unwrap_or(one);
-    y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
+    let mut y = Axis::spanning(y, scale, (2.0, HEADROOM)).unwrap_or(one);
+    y.scale = Scale::Decimal(unit(&y).0);
     (x, y)
+}
+
+/// The unit of speeds: that in which the highest of them reads best.
+fn unit(y: &Axis) -> (f64, &'static str) {
+    prefix(y.hi / HEADROOM / 1.5)
 }
 
 /// Where panel number `at` of `count` lies: two in a row.
@@ -214,8 +221,7 @@ fn area(at: usize, count: usize, top: f64) -> Rect {
 
 /// Numbers and titles stand at the left and below the last panel of each column.
 fn draw_axes(canvas: &mut Canvas, panel: &Panel, at: usize, count: usize) {
-    let (_, unit) = prefix(panel.y.hi / 3.0);
-    let y_title = format!("{unit}FLOP/s");
+    let y_title = format!("{}FLOP/s", unit(&panel.y).1);
     let is_last = at + 2 >= count;
     let x_title =
         if count == 1 { "operational intensity (FLOP/byte)" } else { "FLOP/byte" };
@@ -229,7 +235,7 @@ fn draw_panel(
     roofs: &[RoofKind],
     table: &mut PlottedTable,
 ) {
-    draw_region(canvas, (group, panel), roofs);
+    let edge = draw_region(canvas, (group, panel), roofs);
     let mut room = panel.room();
     for roof in roofs {
         for segment in segments(panel, roof.peaks, group.dtype) {
@@ -258,27 +264,47 @@ fn draw_panel(
     }
     panel.heading(canvas, &name);
     let count = count_text(step, group.points.len());
-    let words = [(count.as_str(), panel.area.y1 - 2.5), ("memory", panel.area.y0 + 17.0)];
-    for (word, y) in words {
-        let line = match y > panel.area.centre().1 {
-            true => ((panel.area.x0, y), (panel.area.x1, y)),
-            false => ((panel.area.x1, y), (panel.area.x0, y)),
-        };
+    draw_words(canvas, panel, &mut room, (edge, &count));
+}
+
+/// Writes the regimes above the roofs, each on its side of the ridge at `edge`, and the count
+/// of points in the corner, where there is room.
+fn draw_words(
+    canvas: &mut Canvas,
+    panel: &Panel,
+    room: &mut Room,
+    (edge, count): (f64, &str),
+) {
+    let Rect { x0, y0, x1, y1 } = panel.area;
+    // Labels lie above a line, as near as possible to its end.
+    let (top, bottom) = (y0 + 16.1, y1 - 2.5);
+    let words = [
+        (count, ((x0, bottom), (x1, bottom))),
+        ("memory", ((edge, top), (x0, top))),
+        ("compute", ((edge, top), (x1, top))),
+    ];
+    for (word, line) in words {
+        if (line.1.0 - line.0.0).abs() < 1.0 {
+            continue;
+        }
         if let Some(place) = room.place_along(line, word, LABEL) {
             canvas.text(Text { colour: FAINT, ..Text::new(word, place.at, LABEL) });
         }
     }
 }
 
-/// Tints where arithmetic binds under the first kind of roof.
-fn draw_region(canvas: &mut Canvas, (group, panel): (&Group, &Panel), roofs: &[RoofKind]) {
-    let ridges = roofs.iter().filter_map(|roof| roof.peaks.ridge(group.dtype?));
-    let Some(ridge) = ridges.into_iter().next().filter(|ridge| *ridge < panel.x.hi) else {
-        return;
-    };
-    let (x, _) = panel.spot(ridge.max(panel.x.lo), panel.y.lo);
+/// Tints where arithmetic binds under the first kind of roof, and returns where that begins.
+fn draw_region(
+    canvas: &mut Canvas,
+    (group, panel): (&Group, &Panel),
+    roofs: &[RoofKind],
+) -> f64 {
     let Rect { y0, x1, y1, .. } = panel.area;
+    let ridge = roofs.iter().find_map(|roof| roof.peaks.ridge(group.dtype?));
+    let Some(ridge) = ridge.filter(|ridge| *ridge < panel.x.hi) else { return x1 };
+    let (x, _) = panel.spot(ridge.max(panel.x.lo), panel.y.lo);
     canvas.area(Rect::new(x, y0 + 0.5, x1 - 0.5, y1 - 0.5), REGION, None);
+    x
 }
 
 /// The lines of a roof: the slope of memory, and the flat of a format's arithmetic.
