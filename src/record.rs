@@ -37,6 +37,7 @@ pub use recorder::{
 pub use samples::SampleTimes;
 
 pub use crate::files::write_atomically;
+use crate::op::shape_keys;
 
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 6;
@@ -187,10 +188,10 @@ pub struct Row {
     /// Line of the file that it was read from, for messages. Not a column.
     #[serde(skip)]
     pub line: u64,
-    /// The shape columns as they were read, those with a value, for checks. The recorder
-    /// writes them from `problem`.
+    /// The shape columns as they were read, those with a value, where one is not as the
+    /// recorder writes it from `problem`.
     #[serde(skip)]
-    pub shape: Vec<(String, String)>,
+    pub shape: Option<Vec<(String, String)>>,
 }
 
 impl Row {
@@ -436,10 +437,11 @@ fn read_results(path: &Path) -> Result<Records> {
     let text = csv_text(path)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers()?.clone();
+    let shape = ShapeColumns::of(&header);
     let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
     for record in reader.records() {
         let parsed = match record {
-            Ok(record) => parse_row(&header, &record),
+            Ok(record) => parse_row(&header, &shape, &record),
             Err(error) => Err(broken_line(&error)),
         };
         match parsed {
@@ -451,14 +453,49 @@ fn read_results(path: &Path) -> Result<Records> {
     Ok(Records { rows, unreadable, columns, ..Records::default() })
 }
 
-fn parse_row(header: &StringRecord, record: &StringRecord) -> Result<Row, Unreadable> {
+/// Where a file has the shape columns, in the order of their keys.
+struct ShapeColumns(Vec<Option<usize>>);
+
+impl ShapeColumns {
+    fn of(header: &StringRecord) -> Self {
+        let place = |key: &str| {
+            header.iter().position(|name| name.strip_prefix("shape_") == Some(key))
+        };
+        ShapeColumns(shape_keys().into_iter().map(place).collect())
+    }
+
+    /// The cells with a value, unless all are as the recorder writes them.
+    fn read(
+        &self,
+        header: &StringRecord,
+        record: &StringRecord,
+        problem: &str,
+    ) -> Option<Vec<(String, String)>> {
+        let cells = self.0.iter().zip(shape_values(problem));
+        let are_same = |(place, value): (&Option<usize>, String)| {
+            place.is_none_or(|at| record.get(at).unwrap_or_default() == value)
+        };
+        if cells.into_iter().all(are_same) {
+            return None;
+        }
+        let cells = header.iter().zip(record.iter());
+        let shape = cells
+            .filter(|(name, value)| name.starts_with("shape_") && !value.is_empty())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Some(shape.collect())
+    }
+}
+
+fn parse_row(
+    header: &StringRecord,
+    shape: &ShapeColumns,
+    record: &StringRecord,
+) -> Result<Row, Unreadable> {
     let line = record.position().map_or(0, csv::Position::line);
     match record.deserialize::<Row>(Some(header)) {
         Ok(row) => {
-            let cells = header.iter().zip(record.iter());
-            let shape = cells.filter(|(name, value)| is_shape(name) && !value.is_empty());
-            let shape = shape.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            Ok(Row { line, shape: shape.collect(), ..row })
+            let shape = shape.read(header, record, &row.problem);
+            Ok(Row { line, shape, ..row })
         }
         Err(error) => {
             let csv::ErrorKind::Deserialize { err, .. } = error.kind() else {
@@ -480,10 +517,6 @@ fn parse_row(header: &StringRecord, record: &StringRecord) -> Result<Row, Unread
             })
         }
     }
-}
-
-fn is_shape(column: &str) -> bool {
-    column.starts_with("shape_")
 }
 
 fn broken_line(error: &csv::Error) -> Unreadable {

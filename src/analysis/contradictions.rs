@@ -83,15 +83,15 @@ pub fn model_columns(row: &Row, has_column: &impl Fn(&str) -> bool) -> Vec<Unrea
 
 /// Shape columns that do not repeat the row's problem.
 pub fn shape_columns(row: &Row, has_column: &impl Fn(&str) -> bool) -> Vec<Unreadable> {
+    let Some(shape) = &row.shape else { return Vec::new() };
     if row.problem.parse::<Problem>().is_err() {
         return Vec::new();
     }
     let keys = shape_keys().into_iter();
     let differ = keys.zip(shape_values(&row.problem)).filter_map(|(key, computed)| {
         let is_of = |name: &str| name.strip_prefix("shape_") == Some(key);
-        let cell = row.shape.iter().find(|(name, _)| is_of(name));
+        let cell = shape.iter().find(|(name, _)| is_of(name));
         let written = cell.map_or("", |(_, value)| value);
-        // Rows are many, and hardly any cell differs.
         if written == computed {
             return None;
         }

@@ -1,6 +1,6 @@
 //! Reading `samples.csv`: the times of every row, without holding the file in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,7 +13,9 @@ use super::Unreadable;
 /// Seconds of one launch in each sample, by row and round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SampleTimes {
-    by_row: HashMap<String, BTreeMap<(u32, u32), Vec<f64>>>,
+    /// By point: repeat and round with their times, in this order. Campaigns may have many
+    /// points, and each has few rounds.
+    by_row: HashMap<String, Vec<((u32, u32), Vec<f64>)>>,
     /// Values of the file that cannot be read. Such a line is not among the times.
     pub unreadable: Vec<Unreadable>,
 }
@@ -76,20 +78,23 @@ impl SampleTimes {
         point_id: &str,
         repeat: u32,
     ) -> impl Iterator<Item = (u32, &[f64])> {
-        let rounds = self.by_row.get(point_id).into_iter();
+        let rounds = self.by_row.get(point_id).into_iter().flatten();
         rounds
-            .flat_map(move |rounds| rounds.range((repeat, 0)..=(repeat, u32::MAX)))
-            .map(|(&(_, round), times)| (round, times.as_slice()))
+            .filter(move |((of, _), _)| *of == repeat)
+            .map(|((_, round), times)| (*round, times.as_slice()))
     }
 
     fn take(&mut self, text: &str, line: u64, columns: &Columns) {
         match columns.sample(text, line) {
             Ok((point_id, key, seconds)) => {
                 if !self.by_row.contains_key(point_id) {
-                    self.by_row.insert(point_id.to_owned(), BTreeMap::new());
+                    self.by_row.insert(point_id.to_owned(), Vec::new());
                 }
-                if let Some(rounds) = self.by_row.get_mut(point_id) {
-                    rounds.entry(key).or_default().push(seconds);
+                let Some(rounds) = self.by_row.get_mut(point_id) else { return };
+                // Samples of a round stand together, and rounds mostly in their order.
+                match rounds.binary_search_by_key(&key, |(key, _)| *key) {
+                    Ok(at) => rounds[at].1.push(seconds),
+                    Err(at) => rounds.insert(at, (key, vec![seconds])),
                 }
             }
             Err(value) => self.unreadable.push(value),

@@ -219,7 +219,10 @@ fn files_that_others_have_saved_are_read_and_restored() {
     let written = FILES.map(|name| fs::read_to_string(folder.join(name)).unwrap());
     let read = || {
         let mut records = Records::read(&folder).unwrap();
-        records.rows.iter_mut().for_each(|row| row.shape.sort());
+        records
+            .rows
+            .iter_mut()
+            .for_each(|row| row.shape.iter_mut().for_each(|cells| cells.sort()));
         let samples = SampleTimes::read(&folder).unwrap().unwrap();
         let mut run = records.runs[0].fields().to_vec();
         run.sort();

@@ -1,7 +1,7 @@
 //! Three witnesses of bytes and FLOPs beside each other: the model, the virtual machine and
 //! the hardware counters; and the byte audit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Judge, cell, counted};
 use crate::analysis::{ByteFinding, Measured};
@@ -120,10 +120,12 @@ impl Judge<'_> {
 
     /// Counters of other machine code than the campaign measured.
     pub(super) fn foreign_counters(&self) -> Option<String> {
+        let points = self.campaign.points.iter();
+        let with_counters: HashMap<&str, _> = points
+            .filter_map(|point| Some((&*point.point_id, point.counters_row()?)))
+            .collect();
         let of_row = |row: &&crate::record::Row| {
-            let point = self.campaign.points.iter().find(|p| p.point_id == row.point_id);
-            let counters = point.and_then(|point| point.counters_row());
-            counters.is_some_and(|counters| {
+            with_counters.get(&*row.point_id).is_some_and(|counters| {
                 let (theirs, ours) = (&counters.code_hash, &row.code_hash);
                 !theirs.is_empty() && !ours.is_empty() && theirs != ours
             })
