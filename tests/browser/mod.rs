@@ -101,9 +101,19 @@ impl Browser {
 
     /// Moves the mouse onto an element, and presses its button if wanted.
     pub fn point_at(&self, selector: &str, presses: bool) {
-        let centre = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})";
+        // What comes into view gets its true size only then, which moves what is below it.
+        let centre = "const [element, done] = arguments;
+            let left = 3;
+            const step = () => {
+              element.scrollIntoView({block: 'center', behavior: 'instant'});
+              left -= 1;
+              if (left) requestAnimationFrame(step); else done();
+            };
+            step();";
         let origin = self.element(selector);
-        self.post("/execute/sync", json!({"script": centre, "args": [origin]}));
+        let moved =
+            self.post("/execute/async", json!({"script": centre, "args": [origin]}));
+        assert_eq!(moved, Value::Null, "{selector}");
         let mut actions = vec![
             json!({"type": "pointerMove", "duration": 0, "x": 0, "y": 0, "origin": origin}),
         ];
