@@ -55,13 +55,19 @@ impl Repeatability {
     }
 }
 
+/// Processes with their medians, by id: lists, since points may be many, and have few.
+type Processes<'a> = Vec<(&'a str, Vec<f64>)>;
+
 /// Medians of the undisturbed rounds of each point, by process.
-fn by_process(rounds: &[RoundRow]) -> BTreeMap<&str, BTreeMap<&str, Vec<f64>>> {
-    let mut points: BTreeMap<&str, BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
+fn by_process(rounds: &[RoundRow]) -> BTreeMap<&str, Processes<'_>> {
+    let mut points: BTreeMap<&str, Processes<'_>> = BTreeMap::new();
     let is_usable = |row: &&RoundRow| !row.disturbed && row.time_s_median > 0.0;
     for row in rounds.iter().filter(is_usable) {
         let of_point = points.entry(&row.point_id).or_default();
-        of_point.entry(&row.run_id).or_default().push(row.time_s_median);
+        match of_point.binary_search_by_key(&row.run_id.as_str(), |(run, _)| run) {
+            Ok(at) => of_point[at].1.push(row.time_s_median),
+            Err(at) => of_point.insert(at, (&row.run_id, vec![row.time_s_median])),
+        }
     }
     points
 }
@@ -90,16 +96,16 @@ pub(super) fn apply(
         false => RoundUnit::Rounds,
     };
     let units: BTreeMap<&str, Vec<f64>> = by_process
-        .iter()
-        .map(|(&id, processes)| match unit {
+        .into_iter()
+        .map(|(id, processes)| match unit {
             RoundUnit::Processes if is_own(id) => {
                 let mean = |medians: &Vec<f64>| {
                     of_rounds(medians, None).map_or(medians[0], |e| e.value)
                 };
-                (id, processes.values().map(mean).collect())
+                (id, processes.iter().map(|(_, medians)| mean(medians)).collect())
             }
             // Peers have one process, which measures all of their rounds.
-            _ => (id, processes.values().flatten().copied().collect()),
+            _ => (id, processes.into_iter().flat_map(|(_, medians)| medians).collect()),
         })
         .collect();
     let of_own = units.iter().filter(|(id, _)| is_own(id));

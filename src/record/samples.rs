@@ -10,12 +10,15 @@ use flate2::read::MultiGzDecoder;
 
 use super::Unreadable;
 
+/// Repeat and round, and seconds of one launch in each of its samples.
+type RoundTimes = ((u32, u32), Vec<f64>);
+
 /// Seconds of one launch in each sample, by row and round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SampleTimes {
     /// By point: repeat and round with their times, in this order. Campaigns may have many
     /// points, and each has few rounds.
-    by_row: HashMap<String, Vec<((u32, u32), Vec<f64>)>>,
+    by_row: HashMap<String, Vec<RoundTimes>>,
     /// Values of the file that cannot be read. Such a line is not among the times.
     pub unreadable: Vec<Unreadable>,
 }

@@ -402,7 +402,7 @@ fn most_memory_bytes() -> u64 {
     1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
 }
 
-/// 100,000 rows with three rounds each, judged in less than 5 s and 500 MB.
+/// 100,000 rows with three rounds each, judged in less than 5 s and 600 MB.
 #[cfg(target_os = "linux")]
 #[test]
 #[ignore = "100,000 rows, for a program that was compiled for speed"]
@@ -416,5 +416,5 @@ fn a_large_campaign_is_judged_in_seconds() {
     let (seconds, bytes) = (began.elapsed().as_secs_f64(), most_memory_bytes());
     println!("100,000 rows in {seconds:.2} s and {} MB", bytes / 1_000_000);
     assert!(verdict.is_valid(), "{:?}", &verdict.faults[..verdict.faults.len().min(3)]);
-    assert!(seconds < 5.0 && bytes < 500_000_000, "{seconds} s, {bytes} bytes");
+    assert!(seconds < 5.0 && bytes < 600_000_000, "{seconds} s, {bytes} bytes");
 }
