@@ -77,10 +77,9 @@ fn how_much(campaign: &Campaign, decode: &[(&Measured, Estimate)]) -> Vec<String
     let median = shares[shares.len() / 2];
     let count = shares.len();
     let mut sentences = vec![format!(
-        "Its {count} points from DRAM move their bytes at {} to {} of the measured read \
-         bandwidth, in the median at {}.",
-        share(*low),
-        share(*high),
+        "Its {count} points from DRAM move their bytes at {} of the measured read bandwidth, \
+         in the median at {}.",
+        range(share(*low), share(*high)),
         share(median)
     )];
     let points: Vec<&Measured> = decode.iter().map(|(point, _)| *point).collect();
@@ -90,16 +89,19 @@ fn how_much(campaign: &Campaign, decode: &[(&Measured, Estimate)]) -> Vec<String
         let (lo, hi) =
             intensities.fold((f64::MAX, 0.0f64), |(lo, hi), oi| (lo.min(oi), hi.max(oi)));
         sentences.push(format!(
-            "In {dtype} its operational intensity is {} to {} FLOP/byte; the ridge, where \
-             arithmetic begins to bind, is at {} FLOP/byte: {} to {} times as much.",
-            number(lo),
-            number(hi),
+            "In {dtype} its operational intensity is {} FLOP/byte; the ridge, where arithmetic \
+             begins to bind, is at {} FLOP/byte: {} times as much.",
+            range(number(lo), number(hi)),
             number(ridge),
-            number(ridge / hi),
-            number(ridge / lo)
+            range(number(ridge / hi), number(ridge / lo))
         ));
     }
     sentences
+}
+
+/// `39% to 52%`, or `39%` where both ends read the same.
+fn range(lo: String, hi: String) -> String {
+    if lo == hi { lo } else { format!("{lo} to {hi}") }
 }
 
 /// The size from which on all points reach the share of a roof that counts as bound by it.
@@ -175,8 +177,7 @@ fn reached(judged: &Verdict) -> Option<String> {
     let mut shares: Vec<f64> =
         rates.filter_map(|of| Some(of.value.value / of.spec?)).collect();
     shares.sort_by(f64::total_cmp);
-    let (low, high) = (share(*shares.first()?), share(*shares.last()?));
-    let range = if low == high { low } else { format!("{low} to {high}") };
+    let range = range(share(*shares.first()?), share(*shares.last()?));
     let near = shares.iter().filter(|of| **of >= HOLDS).count();
     Some(format!(
         "Measured were {range} of what it states; {near} of {} rates reach {} of it or more.",
