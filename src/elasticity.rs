@@ -168,7 +168,7 @@ impl Design {
 /// most points, nothing of the rest is seen, and the elasticities are those of the whole time.
 ///
 /// What computes nothing has no elasticity of FLOPs. Intervals are as
-/// [`bootstrap::half_widths`] says, of configurations where there are at least twelve, and else
+/// `bootstrap::half_widths` says, of configurations where there are at least twelve, and else
 /// of points.
 ///
 /// # Errors

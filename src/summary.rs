@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::analysis::Campaign;
+use crate::claims::{Finding, Origin};
 use crate::model::machine::Machines;
 use crate::op::{Op, Problem};
 use crate::quantity::{share, si};
@@ -83,6 +84,18 @@ impl Judged {
             (None, Some(spec)) => of(spec, "its data sheet"),
             (None, None) => value,
         }
+    }
+
+    /// How many of the data sheet's numbers, and of published times, come to what.
+    fn tally_text(&self, is_asked: impl Fn(&Claim) -> bool) -> String {
+        let claims = self.verdict.claims.iter().filter(|claim| is_asked(claim));
+        let found: Vec<Finding> = claims.map(|claim| claim.finding).collect();
+        let tested = Finding::ALL.into_iter().filter(|of| *of != Finding::NotTested);
+        let counts = tested.map(|of| (of, found.iter().filter(|f| **f == of).count()));
+        let parts = counts
+            .filter(|(_, count)| *count > 0)
+            .map(|(of, count)| format!("{count} {}", of.name()));
+        parts.collect::<Vec<String>>().join(", ")
     }
 
     /// What a claim comes to, and how many points or pairs agree.
@@ -210,6 +223,12 @@ pub fn side_by_side(campaigns: &[Judged]) -> Vec<(String, Vec<String>)> {
     for (id, statement) in claims(campaigns) {
         lines.push(line(&statement, &|of| of.claim_text(&id)));
     }
+    lines.push(line("numbers of its data sheet", &|of| {
+        of.tally_text(|claim| claim.id.starts_with(OF_SHEET))
+    }));
+    lines.push(line("published times on it", &|of| {
+        of.tally_text(|claim| claim.origin == Origin::Published)
+    }));
     let of_bandwidth = "share of read bandwidth, median and range";
     for (op, name) in [(Op::DecodeAttention, "decode"), (Op::MlaDecode, "latent attention")]
     {
@@ -228,11 +247,17 @@ pub fn side_by_side(campaigns: &[Judged]) -> Vec<(String, Vec<String>)> {
     lines
 }
 
-/// Claims that any of the campaigns judges, in order.
+/// How the names of claims about data sheets begin.
+const OF_SHEET: &str = "sheet-";
+
+/// Claims of the paper that any of the campaigns tests, in order.
 fn claims(campaigns: &[Judged]) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
     for claim in campaigns.iter().flat_map(|of| &of.verdict.claims) {
-        if claim.counts.planned > 0 && !all.iter().any(|(id, _)| *id == claim.id) {
+        let is_of_paper =
+            claim.origin == Origin::BuiltIn && !claim.id.starts_with(OF_SHEET);
+        let is_tested = claim.finding != Finding::NotTested;
+        if is_of_paper && is_tested && !all.iter().any(|(id, _)| *id == claim.id) {
             all.push((claim.id.to_string(), claim.statement.to_string()));
         }
     }
