@@ -9,7 +9,7 @@ use super::argmax::Argmax;
 use super::collective::Collective;
 use super::contract::{Facts, Magnitude, Operation, Routed};
 use super::decode_attention::DecodeAttention;
-use super::decode_step::{DecodeStep, StageKind};
+use super::decode_step::DecodeStep;
 use super::embedding::Embedding;
 use super::explanation::Explanation;
 use super::fields::{Fields, KeySpec, KeyStyle, ProblemError};
@@ -276,12 +276,6 @@ impl Problem {
     /// What is known of routed experts: see [`Operation::routed`].
     pub fn routed(&self) -> Option<Routed> {
         self.operation().routed()
-    }
-
-    /// The problems that it is made of, equal ones together; none of a problem that is one
-    /// launch or a few.
-    pub fn parts(&self) -> Vec<StageKind> {
-        DecodeStep::of(self).map_or_else(Vec::new, DecodeStep::kinds)
     }
 
     /// The format that is computed in: see [`Work::math_dtype`].
