@@ -363,9 +363,10 @@ impl Suite {
                 let message = format!("{} has no parts; leave `parts` out", entry.op);
                 return Err(self.error(entry.line, message));
             }
-            let cache = point.cache;
+            let asked = point.cache;
             all.push(point);
             for part in parts {
+                let cache = cache_of_part(&part.problem, asked);
                 let kernel = self.default_kernel(&part.problem, entry.line, basis)?;
                 let problem = part.problem;
                 all.push(Point { problem, kernel, cache, launch: None, load: None });
@@ -509,6 +510,18 @@ impl Suite {
     fn error(&self, line: usize, message: impl Into<String>) -> SuiteError {
         SuiteError { file: self.file.clone(), line, message: message.into() }
     }
+}
+
+/// Of what a problem has in memory, the share below which it is not measured cold: of an
+/// embedding's table a step reads a few rows, and as many tables as keep a cache cold fit no
+/// memory.
+const TOUCHED_SHARE: f64 = 0.01;
+
+/// What the caches hold when a part is measured by itself.
+fn cache_of_part(problem: &Problem, asked: CacheState) -> CacheState {
+    let held: u64 = problem.tensors().iter().map(|tensor| tensor.bytes()).sum();
+    let touched = problem.work().bytes() as f64;
+    if touched < TOUCHED_SHARE * held as f64 { CacheState::Hot } else { asked }
 }
 
 #[cfg(test)]

@@ -269,3 +269,36 @@ fn shards_that_are_none_say_what_to_write() {
     let empty = suite.sharded(shard("7/8")).unwrap().plan(&device()).unwrap_err();
     assert!(empty.to_string().contains("has no point"), "{empty}");
 }
+
+const STEP: &str = "name = \"x\"\n[[points]]\nop = \"decode_step\"\nparts = true\nlayers = 2\n\
+                    batch = [1, 2]\ncontext = 4096\nhidden = 1024\nq_heads = 8\nkv_heads = 2\n\
+                    head_dim = 64\nintermediate = 2048\nvocab = 32000\ndtype = \"bf16\"\n";
+
+/// A step is planned with every problem that it is made of, each once, and nothing cold that
+/// would need hundreds of times the memory of one.
+#[test]
+fn parts_of_a_problem_are_points_too() {
+    let suite = Suite::parse("s.toml", STEP).unwrap();
+    let points = suite.plan(&device()).unwrap().points;
+    let steps: Vec<&Point> =
+        points.iter().filter(|p| !p.problem.parts().is_empty()).collect();
+    assert_eq!(steps.len(), 2);
+    for step in steps {
+        for part in step.problem.parts() {
+            let found: Vec<&Point> =
+                points.iter().filter(|point| point.problem == part.problem).collect();
+            let [found] = found[..] else { panic!("{}: {}", part.name, found.len()) };
+            let is_sparse = ["embedding", "rope and append"].contains(&part.name);
+            let expected = if is_sparse { CacheState::Hot } else { CacheState::Cold };
+            assert_eq!(found.cache, expected, "{}", part.name);
+        }
+    }
+}
+
+#[test]
+fn what_has_no_parts_is_told() {
+    let text = GEMM.replace("n = 3", "parts = true\nn = 3");
+    assert_eq!(error_of(&text), "s.toml:2: gemm has no parts; leave `parts` out");
+    let text = GEMM.replace("n = 3", "parts = 3\nn = 3");
+    assert_eq!(error_of(&text), "s.toml:5: parts must be true or false");
+}

@@ -102,18 +102,17 @@ impl Judge<'_> {
         step.kinds().into_iter().map(measured).collect()
     }
 
-    /// The own point that is fastest on a problem by itself, from DRAM and launched as the
-    /// device does best.
+    /// The own point that is fastest on a problem by itself, from DRAM where it was measured
+    /// so, and launched as the device does best.
     fn alone(&self, kind: &StageKind) -> Option<&Measured> {
         let points = self.campaign.own_points().filter(|point| {
-            point.problem == kind.problem
-                && point.cache == CacheState::Cold
-                && point.load.is_none()
-                && point.time_s.is_some()
+            point.problem == kind.problem && point.load.is_none() && point.time_s.is_some()
         });
+        let is_hot = |point: &Measured| point.cache != CacheState::Cold;
         let time_s =
-            |point: &&Measured| point.time_s.map_or(f64::INFINITY, |time| time.value);
-        points.min_by(|a, b| time_s(a).total_cmp(&time_s(b)))
+            |point: &Measured| point.time_s.map_or(f64::INFINITY, |time| time.value);
+        points
+            .min_by(|a, b| is_hot(a).cmp(&is_hot(b)).then(time_s(a).total_cmp(&time_s(b))))
     }
 
     fn step_row(&self, point: &Measured, step: &DecodeStep) -> Option<Vec<String>> {
@@ -171,5 +170,82 @@ impl Judge<'_> {
     fn launch_mode(&self, point: &Measured) -> String {
         let row = self.campaign.rows.iter().find(|row| row.point_id == point.point_id);
         row.map_or(String::new(), |row| row.launch_mode.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::analysis::Campaign;
+    use crate::op::Problem;
+    use crate::record::{Records, Row, Status};
+    use crate::section::Section;
+    use crate::verdict::judge;
+
+    const STEP: &str = "decode_step:layers=3,batch=2,context=100,hidden=64,q_heads=2,kv_heads=1,\
+                        head_dim=64,intermediate=96,vocab=200,dtype=bf16,layout=paged16";
+
+    /// Committed records with a step of `step_s`, and its kernels, each of 1 us but for one that
+    /// was not measured.
+    fn whole_steps(step_s: f64, not_measured: Option<&str>) -> Section {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("results/2026-11-23-cpu-intel-xeon-2c-quick");
+        let mut records = Records::read(&folder).unwrap();
+        let is_ok =
+            |row: &&Row| row.status == Some(Status::Ok) && row.cache_state == "cold";
+        let template = records.rows.iter().find(is_ok).unwrap().clone();
+        let mut add = |problem: Problem, time_s: f64| {
+            let time = |share: f64| Some(share * time_s);
+            records.rows.push(Row {
+                problem: problem.to_string(),
+                point_id: format!("id of {problem}"),
+                time_s_median: time(1.0),
+                time_s_ci_lo: time(0.99),
+                time_s_ci_hi: time(1.02),
+                ..template.clone()
+            });
+        };
+        let step: Problem = STEP.parse().unwrap();
+        for kind in step.parts() {
+            if Some(kind.name) != not_measured {
+                add(kind.problem, 1e-6);
+            }
+        }
+        add(step, step_s);
+        let campaign = Campaign::from_records(&folder, records, None).unwrap();
+        let sections = judge(&campaign).sections;
+        sections.into_iter().find(|section| section.heading == "Whole steps").unwrap()
+    }
+
+    fn number(section: &Section, column: &str) -> f64 {
+        let at = section.columns.iter().position(|name| *name == column).unwrap();
+        section.rows[0][at].parse().unwrap_or(f64::NAN)
+    }
+
+    /// 31 launches of 1 us each, and 4 us more.
+    #[test]
+    fn what_the_sum_misses_is_a_column() {
+        let section = whole_steps(35e-6, None);
+        assert_eq!(section.rows.len(), 1);
+        assert_eq!(number(&section, "launches"), 31.0);
+        let is_near = |column: &str, expected: f64| {
+            let found = number(&section, column);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{column}: {found}");
+        };
+        is_near("kernels_s", 31e-6);
+        is_near("kernels_s_lo", 31e-6 * 0.99);
+        is_near("kernels_s_hi", 31e-6 * 1.02);
+        is_near("missed_s", 4e-6);
+        is_near("missed_share", 4.0 / 35.0);
+        assert!(number(&section, "roofs_s") > 0.0);
+        assert!(number(&whole_steps(25e-6, None), "missed_s") < 0.0);
+    }
+
+    #[test]
+    fn a_kernel_that_was_not_measured_is_named() {
+        let section = whole_steps(35e-6, Some("down"));
+        assert!(number(&section, "kernels_s").is_nan());
+        assert_eq!(section.rows[0].last().unwrap(), "down");
     }
 }
