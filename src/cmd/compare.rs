@@ -41,7 +41,7 @@ pub struct Args {
     /// How to print; markdown is for a pull request.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Draw the comparison into this file, .svg or .png.
+    /// Draw the comparison into this file, .svg, .pdf or .png.
     #[arg(long, value_name = "FILE")]
     figure: Option<PathBuf>,
     /// End with exit code 4 where a row says so, for scripts.

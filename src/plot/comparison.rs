@@ -9,6 +9,7 @@ use super::axis::{Axis, Scale};
 use super::font::text_width;
 use super::frame::{draw_grid, draw_title_lines, drawable, shown_span};
 use super::layout::Rect;
+use super::pdf;
 use super::picture::{Letters, Picture};
 use super::raster;
 use super::svg::{Anchor, Canvas, FAINT, INK, Marker, Stroke, Text};
@@ -63,7 +64,7 @@ pub fn draw(comparison: &Comparison<'_>) -> Result<Picture, String> {
     Ok(canvas.finish(bottom + 52.0, &title))
 }
 
-/// Draws a comparison into a file whose name says the form: `.svg` or `.png`.
+/// Draws a comparison into a file whose name says the form: `.svg`, `.pdf` or `.png`.
 ///
 /// # Errors
 /// Another ending, nothing to draw, a file that cannot be written.
@@ -73,7 +74,8 @@ pub fn write(comparison: &Comparison<'_>, path: &Path) -> Result<()> {
     let bytes = match ending {
         "svg" => picture.svg(Letters::Outlines).into_bytes(),
         "png" => raster::png(&picture)?,
-        _ => bail!("{}: a figure is .svg or .png; name it so", path.display()),
+        "pdf" => pdf::pdf(&picture),
+        _ => bail!("{}: a figure is .svg, .pdf or .png; name it so", path.display()),
     };
     write_atomically(path, &bytes)
 }
