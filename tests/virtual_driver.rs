@@ -310,6 +310,20 @@ dtype = "bf16"
 layout = "paged16"
 pages = ["touched", "whole"]
 cache = "hot"
+[[points]]
+op = "decode_step"
+launch = ["graph", "programmatic"]
+layers = 2
+batch = 2
+context = 40
+hidden = 128
+q_heads = 4
+kv_heads = 2
+head_dim = 64
+intermediate = 192
+vocab = 200
+dtype = "bf16"
+layout = "paged16"
 "#;
 
 #[test]
