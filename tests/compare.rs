@@ -116,7 +116,11 @@ fn a_figure_is_drawn_where_it_is_asked_for() {
     roxmltree::Document::parse(&text).unwrap();
     let output = run(&["compare", H100, H200, "--figure", &at("c.gif")]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(told(&output).contains("c.gif: a figure is .svg, .pdf or .png"), "{}", told(&output));
+    assert!(
+        told(&output).contains("c.gif: a figure is .svg, .pdf or .png"),
+        "{}",
+        told(&output)
+    );
 }
 
 #[test]
