@@ -7,8 +7,10 @@ use rayon::prelude::*;
 
 use super::attention::Attention;
 use super::compare::{CheckedOutput, Rows, round_to};
+use super::gated_activation::silu;
 use super::kv_source::{CachedPart, KvSource};
 use super::linear::dot;
+use super::rope_append::rotated;
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::data::Key;
 use crate::format::GAIN_DIVISOR;
@@ -111,19 +113,6 @@ impl<'a> Step<'a> {
         x.iter().zip(residual).map(sum).collect()
     }
 
-    /// A head, turned by its position.
-    fn rotated(&self, head: &[f32], position: u64) -> Vec<f64> {
-        let (rope, pairs) = (self.p.rope_append(), head.len() / 2);
-        let element = |i: usize| {
-            let angle = position as f64 * rope.frequency((i % pairs) as u64);
-            let (sine, cosine) = angle.sin_cos();
-            let other = f64::from(head[(i + pairs) % head.len()]);
-            let turned = if i < pairs { -other } else { other };
-            f64::from(head[i]) * cosine + turned * sine
-        };
-        (0..head.len()).map(element).collect()
-    }
-
     /// Attention of the last token of each request, whose queries, keys and values are given
     /// before rotation.
     fn attention(&self, qkv: &Tokens, layer: u64) -> Tokens {
@@ -147,14 +136,15 @@ impl<'a> Step<'a> {
         let p = &self.p;
         let (d, group) = (p.head_dim as usize, (p.q_heads / p.kv_heads) as usize);
         let length = self.cache.p.length(request);
-        let rotated = |first: usize, heads: usize| -> Vec<f32> {
+        let rope = p.rope_append();
+        let turned = |first: usize, heads: usize| -> Vec<f32> {
             let heads = qkv[first * d..(first + heads) * d].chunks(d);
-            let rotated = heads.flat_map(|head| self.rotated(head, length - 1));
-            rotated.map(|x| self.rounded(x)).collect()
+            let turned = heads.flat_map(|head| rotated(&rope, head, length - 1));
+            turned.map(|x| self.rounded(x)).collect()
         };
         let (head_at, q_heads) = (head as usize, p.q_heads as usize);
-        let queries = rotated(head_at * group, group);
-        let new_key = rotated(q_heads + head_at, 1);
+        let queries = turned(head_at * group, group);
+        let new_key = turned(q_heads + head_at, 1);
         let value_at = (q_heads + p.kv_heads as usize + head_at) * d;
         let new_value = &qkv[value_at..value_at + d];
         let row = |part: CachedPart, token: u64, to: &mut [f32]| {
@@ -179,8 +169,7 @@ impl<'a> Step<'a> {
         let of_token = |x: &Vec<f32>| {
             let (gate, up) = x.split_at(x.len() / 2);
             let of = |(&gate, &up): (&f32, &f32)| {
-                let gate = f64::from(gate);
-                self.rounded(gate / (1.0 + (-gate).exp()) * f64::from(up))
+                self.rounded(silu(gate.into()) * f64::from(up))
             };
             gate.iter().zip(up).map(of).collect()
         };

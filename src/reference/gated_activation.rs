@@ -6,6 +6,11 @@ use super::compare::{CheckedOutput, Rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::GatedActivation;
 
+/// `x / (1 + exp(-x))`.
+pub(super) fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
 /// Root mean square of `silu(gate) up` for both uniform in [-1, 1): silu's is 0.310 there,
 /// up's `sqrt(1/3)`.
 const TYPICAL: f64 = 0.179;
@@ -31,7 +36,6 @@ impl Answer for GatedActivation {
             let mut row = vec![0.0; 2 * n as usize];
             x.values(dtype, token * 2 * n, &mut row);
             let (gate, up) = row.split_at(n as usize);
-            let silu = |x: f64| x / (1.0 + (-x).exp());
             let y = gate.iter().zip(up).map(|(&g, &u)| silu(g.into()) * f64::from(u));
             (token * n, y.collect())
         };

@@ -9,6 +9,18 @@ use crate::data::Key;
 use crate::format::{Role, Tensor};
 use crate::op::{CachePages, RopeAppend};
 
+/// A head, turned by a position: elements `i` and `i + d / 2` are a pair.
+pub(super) fn rotated(p: &RopeAppend, head: &[f32], position: u64) -> Vec<f64> {
+    let pairs = head.len() / 2;
+    let element = |i: usize| {
+        let angle = position as f64 * p.frequency((i % pairs) as u64);
+        let (sine, cosine) = angle.sin_cos();
+        let other = f64::from(head[(i + pairs) % head.len()]);
+        f64::from(head[i]) * cosine + if i < pairs { -other } else { other } * sine
+    };
+    (0..head.len()).map(element).collect()
+}
+
 /// New heads of a problem, and where they belong.
 #[derive(Clone)]
 struct Source {
@@ -31,18 +43,10 @@ impl Source {
         let RopeAppend { head_dim, dtype, .. } = self.p;
         let mut x = vec![0.0; head_dim as usize];
         self.qkv.values(dtype, (request * self.p.heads() + head) * head_dim, &mut x);
-        let x: Vec<f64> = x.into_iter().map(f64::from).collect();
-        if !is_rotated {
-            return x;
+        match is_rotated {
+            true => rotated(&self.p, &x, self.p.position(request)),
+            false => x.into_iter().map(f64::from).collect(),
         }
-        let position = self.p.position(request) as f64;
-        let pairs = head_dim / 2;
-        let element = |i: u64| {
-            let (sine, cosine) = (position * self.p.frequency(i % pairs)).sin_cos();
-            let other = x[((i + pairs) % head_dim) as usize];
-            x[i as usize] * cosine + if i < pairs { -other } else { other } * sine
-        };
-        (0..head_dim).map(element).collect()
     }
 
     /// Row of a tensor, in head widths, that a request's head of queries, or of keys or
