@@ -1,5 +1,7 @@
 //! Configurations of kernels: what a tuner may choose between.
 
+use super::refusal::Refusal;
+
 /// One way to build and launch a kernel: values of tunable parameters, such as threads of a
 /// block, stages or splits. What it does not name the kernel chooses itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,4 +50,58 @@ pub fn split_name(text: &str) -> (&str, Option<&str>) {
         Some((kernel, configuration)) => (kernel, Some(configuration)),
         None => (text, None),
     }
+}
+
+/// What a kernel may be built and launched as, and which code that is said of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchSpace {
+    /// The name of the kernel.
+    pub kernel: &'static str,
+    /// Its configurations, the default first.
+    pub configurations: Vec<&'static Configuration>,
+    /// First digits of the BLAKE3 hash of its source and of what that includes: what was
+    /// measured of one source says nothing of another.
+    pub source_hash: String,
+}
+
+impl SearchSpace {
+    /// The search space of a kernel of these sources.
+    pub fn new(
+        kernel: &'static str,
+        variants: &'static [Configuration],
+        sources: impl IntoIterator<Item = &'static str>,
+    ) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for source in sources {
+            hasher.update(source.as_bytes());
+        }
+        let source_hash = hasher.finalize().to_hex()[..12].to_owned();
+        let configurations = [Configuration::DEFAULT].into_iter().chain(variants).collect();
+        SearchSpace { kernel, configurations, source_hash }
+    }
+
+    /// The configuration of a name.
+    ///
+    /// # Errors
+    /// A name that it has not, with those that it has.
+    pub fn find(&self, name: &str) -> Result<&'static Configuration, Refusal> {
+        let found = self.configurations.iter().find(|found| found.name == name);
+        found.copied().ok_or_else(|| {
+            let known: Vec<&str> = self.configurations.iter().map(|c| c.name).collect();
+            Refusal(format!(
+                "the kernel `{}` has no configuration `{name}`; it has {}",
+                self.kernel,
+                known.join(", ")
+            ))
+        })
+    }
+}
+
+/// A way to run a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The name of the kernel.
+    pub kernel: &'static str,
+    /// One of its configurations.
+    pub configuration: &'static Configuration,
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::configuration::Configuration;
+use super::configuration::{Configuration, SearchSpace};
 use super::plan::{Plan, TensorCopy};
 use super::refusal::Refusal;
 use super::sources::HEADERS;
@@ -155,24 +155,27 @@ impl Kernel {
         Some(Source { name: self.name, text, headers: HEADERS })
     }
 
-    /// Its search space, the default first.
-    pub fn configurations(&self) -> impl Iterator<Item = &'static Configuration> + use<> {
-        [Configuration::DEFAULT].into_iter().chain(self.variants)
+    /// Its search space.
+    pub fn search_space(&self) -> SearchSpace {
+        let mut texts: Vec<&'static str> = self.source.into_iter().collect();
+        let mut next = 0;
+        while let Some(text) = texts.get(next) {
+            let included = HEADERS
+                .iter()
+                .filter(|(name, _)| text.contains(&format!("#include \"{name}\"")));
+            let new: Vec<&str> = included
+                .map(|(_, text)| *text)
+                .filter(|text| !texts.contains(text))
+                .collect();
+            texts.extend(new);
+            next += 1;
+        }
+        SearchSpace::new(self.name, self.variants, texts)
     }
 
-    /// The configuration of a name.
-    ///
-    /// # Errors
-    /// A name that its search space has not, with those that it has.
-    pub fn configuration(&self, name: &str) -> Result<&'static Configuration, Refusal> {
-        self.configurations().find(|found| found.name == name).ok_or_else(|| {
-            let known: Vec<&str> = self.configurations().map(|known| known.name).collect();
-            Refusal(format!(
-                "the CUDA kernel `{}` has no configuration `{name}`; it has {}",
-                self.name,
-                known.join(", ")
-            ))
-        })
+    /// Its configurations, the default first.
+    pub fn configurations(&self) -> impl Iterator<Item = &'static Configuration> + use<> {
+        [Configuration::DEFAULT].into_iter().chain(self.variants)
     }
 
     /// Configures the kernel for a problem on an architecture, in its default configuration.
@@ -303,6 +306,22 @@ impl Configured {
             is_fast: true,
             plan,
             parts: Vec::new(),
+        }
+    }
+
+    /// The name of its configuration; of a kernel that is composed of others, those of its
+    /// parts that are not in their default, `gemm_skinny.plain+attention_decode.split4`.
+    pub fn configuration_name(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for part in self.parts.iter().filter(|part| !part.configuration.is_default()) {
+            let name = format!("{}.{}", part.kernel.name, part.configuration.name);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        match names.is_empty() {
+            true => self.configuration.name.to_owned(),
+            false => names.join("+"),
         }
     }
 

@@ -51,7 +51,7 @@ mod tensor_map;
 mod transfer;
 
 pub use bound::Bound;
-pub use configuration::{Configuration, split_name};
+pub use configuration::{Candidate, Configuration, SearchSpace, split_name};
 pub use contract::{Choose, Configured, Kernel};
 pub use plan::{
     BoundStage, Content, Launch, ParamBytes, Params, Plan, PlannedLaunch, Scratch,

@@ -6,7 +6,7 @@ use super::attention_mla::AttentionMla;
 use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_wgmma::AttentionPrefillWgmma;
-use super::configuration::{Configuration, split_name};
+use super::configuration::{Candidate, Configuration, split_name};
 use super::contract::{Choose, Configured, Kernel};
 use super::decode_step::ComposedStep;
 use super::embedding::LookUpTokens;
@@ -104,7 +104,9 @@ impl Kernel {
             )));
         };
         match configuration {
-            Some(name) => kernel.configure_as(problem, arch, kernel.configuration(name)?),
+            Some(name) => {
+                kernel.configure_as(problem, arch, kernel.search_space().find(name)?)
+            }
             None => kernel.configure_with(problem, arch, choose),
         }
     }
@@ -128,6 +130,16 @@ impl Kernel {
         Err(refusal.unwrap_or_else(|| {
             Refusal(format!("there is no CUDA kernel for {}", problem.op()))
         }))
+    }
+
+    /// Every kernel that runs a problem, with each of its configurations in which it does.
+    pub fn candidates(problem: &Problem, arch: Arch) -> Vec<Candidate> {
+        let of_op = KERNELS.iter().filter(|kernel| kernel.op == problem.op());
+        let all =
+            of_op.flat_map(|kernel| kernel.configurations().map(move |c| (kernel, c)));
+        all.filter(|(kernel, c)| kernel.configure_as(problem, arch, c).is_ok())
+            .map(|(kernel, configuration)| Candidate { kernel: kernel.name, configuration })
+            .collect()
     }
 
     /// Every kernel that runs a problem, configured for it.
