@@ -9,7 +9,7 @@ use std::process::Command;
 /// Everything that the program and its suites are made of, relative to the
 /// package. A change here runs this script again, and only a change here makes
 /// a build dirty: one list for both, so that the two cannot disagree.
-pub const INPUTS: [&str; 11] = [
+pub const INPUTS: [&str; 12] = [
     "Cargo.lock",
     "Cargo.toml",
     "assets",
@@ -21,6 +21,7 @@ pub const INPUTS: [&str; 11] = [
     "ptxvm/src",
     "scripts/peers.py",
     "src",
+    "tuning",
 ];
 
 /// Written by `cargo package` into a crate that was packaged from a checkout.
@@ -59,6 +60,30 @@ fn main() {
     for path in watched {
         println!("cargo:rerun-if-changed={}", path.display());
     }
+    if let Err(why) = write_tuning_tables() {
+        panic!("cannot list the tables of tuning/: {why}");
+    }
+}
+
+/// Writes a list of the tuning tables in `tuning/`, which become part of the program: a
+/// table is contributed by putting it there.
+fn write_tuning_tables() -> std::io::Result<()> {
+    let folder = std::path::absolute("tuning")?;
+    let files = std::fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let mut paths: Vec<PathBuf> = files.into_iter().map(|file| file.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    let rows = paths.iter().map(|path| {
+        let name = format!("tuning/{}", path.file_name().unwrap_or_default().display());
+        format!("    ({name:?}, include_str!({path:?})),\n")
+    });
+    let text = format!(
+        "/// Tables that are part of the program: file name and text.\n\
+         const BUILT_IN: &[(&str, &str)] = &[\n{}];\n",
+        rows.collect::<String>()
+    );
+    let out = std::env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
+    std::fs::write(out.join("tuning_tables.rs"), text)
 }
 
 fn set(name: &str, value: &str) {

@@ -16,6 +16,7 @@ use thiserror::Error;
 mod checks;
 mod earlier;
 mod expected;
+mod halving;
 mod looks;
 mod merge;
 mod peers;
@@ -26,6 +27,7 @@ use earlier::Earlier;
 pub use expected::{
     EarlierTimes, ExpectedTime, LikelyTime, PointTime, seconds_of_a_row, spell_seconds,
 };
+use halving::Halving;
 use looks::Looks;
 pub use merge::{MergeSummary, MergedShard, MissingPoint, merge};
 pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
@@ -39,9 +41,10 @@ use crate::host_load::HostLoad;
 use crate::measure::{Durations, PointOutcome, Settings, measure};
 use crate::op::Purpose;
 use crate::point::Point;
-use crate::record::{Recorder, Records, RoundRow, Row};
+use crate::record::{Recorder, Records, RoundRow, Row, write_atomically};
 use crate::statistics;
 use crate::suite::{PlannedPoints, Suite};
+use crate::tuning::TuningTable;
 
 /// The order of a campaign: `rounds` passes over the points, each shuffled by `seed` in its
 /// own way, the sentinel first, last and after every `sentinel_every` points. The same plan
@@ -93,6 +96,9 @@ pub struct Request {
     pub process: Process,
     /// The command line, for provenance.
     pub command_line: String,
+    /// The table that the device's kernels run by, to be kept with the records; of a campaign
+    /// that is resumed the one that is there.
+    pub tuning: Option<TuningTable>,
 }
 
 /// A device that this process can use no more. Another process may.
@@ -188,6 +194,10 @@ pub trait Observer {
     fn start(&mut self, scheduled: &Scheduled);
     /// It is on disk, and with the point's last round the point's row.
     fn measured(&mut self, scheduled: &Scheduled, row: Option<&Row>);
+    /// So many of the planned rounds are not measured, see [`Settings::halving_rounds`].
+    fn left_out(&mut self, rounds: usize) {
+        let _ = rounds;
+    }
     /// Something went wrong that spoils no round.
     fn note(&mut self, text: &str) {
         let _ = text;
@@ -231,6 +241,9 @@ pub fn run(
     let rows: HashSet<_> = order.iter().map(|s| (s.point.id(), s.repeat)).collect();
     run.set("planned_rows", rows.len());
     run.set("plan_hash", plan_hash(&order));
+    let tuning = request.tuning.as_ref().map(TuningTable::to_toml).transpose()?;
+    let hash_of = |text: &String| blake3::hash(text.as_bytes()).to_hex()[..12].to_owned();
+    run.set("tuning_hash", tuning.as_ref().map_or("none".to_owned(), hash_of));
     let whole = suite.whole()?.plan(device)?;
     run.set("shard", suite.shard().map_or(String::new(), |shard| shard.to_string()));
     run.set("points_hash", points_hash(&whole));
@@ -259,6 +272,9 @@ pub fn run(
     if let Some(shard) = suite.shard() {
         merge::write_plan(recorder.folder(), &whole, shard.count)?;
     }
+    if let Some(text) = tuning.filter(|_| request.resume.is_none()) {
+        write_atomically(&recorder.folder().join(USED_TUNING), text.as_bytes())?;
+    }
     let budget_s = request.budget_s.unwrap_or(f64::INFINITY);
     Runner {
         device,
@@ -279,6 +295,9 @@ pub fn run(
     }
     .run(&order, request.given_up.as_ref(), observer)
 }
+
+/// The file of a campaign's folder that has the tuning table which kernels ran by.
+pub const USED_TUNING: &str = "used-tuning.toml";
 
 /// The point that shows again and again what the units do: the first of the plan that is
 /// there for their ceiling, and that the device runs.
@@ -360,6 +379,7 @@ impl Runner<'_> {
         let done = mine.filter(|s| !self.is_wanted(s)).count();
         let total = order.iter().filter(|s| self.process.measures(s)).count();
         observer.begin(self.recorder.folder(), total, done);
+        let halving = Halving::new(order, self.suite.settings.halving_rounds);
         let mut round = 0;
         for (order_index, scheduled) in order.iter().enumerate() {
             if !self.process.measures(scheduled) || !self.is_wanted(scheduled) {
@@ -370,7 +390,11 @@ impl Runner<'_> {
             }
             if scheduled.round > round {
                 round = scheduled.round;
+                self.halve(&halving, (order, round), observer)?;
                 self.device.begin_round();
+                if !self.is_wanted(scheduled) {
+                    continue;
+                }
             }
             self.step(scheduled, order_index, observer)?;
         }
@@ -423,6 +447,36 @@ impl Runner<'_> {
         let rounds = self.recorder.rounds_of(&id, repeat);
         !self.recorder.has(&id, repeat)
             && rounds.iter().all(|round| round.row.round != scheduled.round)
+    }
+
+    /// Writes the rows of points that are measured no further from a round on.
+    fn halve(
+        &mut self,
+        halving: &Halving,
+        (order, round): (&[Scheduled], u32),
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        self.record_all(observer)?;
+        let recorder = &self.recorder;
+        let alive = |point: &Point| !recorder.has(&point.id(), 0);
+        let rounds_of = |point: &Point| recorder.rounds_of(&point.id(), 0);
+        let given_up = halving.given_up(round, alive, rounds_of);
+        for point in given_up {
+            let same = |s: &&Scheduled| s.point == *point;
+            let left = order.iter().filter(same).filter(|s| self.is_wanted(s)).count();
+            // One that a process before this one measured is measured on: its row needs
+            // what was seen of it.
+            let last = self.begun.iter().position(|(_, s, _)| s.point == *point);
+            let Some(at) = last else { continue };
+            let (order_index, scheduled, outcome) = self.begun.remove(at);
+            // What it has is all that it is to have.
+            let rounds = self.recorder.rounds_of(&point.id(), 0).iter();
+            let usable = rounds.filter(|round| !round.row.disturbed).count();
+            let scheduled = Scheduled { rounds: usable as u32, ..scheduled };
+            self.write_row(&scheduled, order_index, &outcome)?;
+            observer.left_out(left);
+        }
+        Ok(())
     }
 
     /// Measures rounds in place of disturbed ones, pass by pass, until every point has its

@@ -8,9 +8,10 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use crate::kernel::{
-    Bound, Configured, EncodedTensorMap, Kernel, ParamBytes, Plan, UTILITIES,
+    Bound, Configured, EncodedTensorMap, Kernel, ParamBytes, Plan, UTILITIES, split_name,
 };
 use crate::op::Problem;
+use crate::point::Point;
 use crate::suite::{PlanBasis, Suite};
 use crate::toolchain::nvrtc::{Resources, Source};
 use crate::toolchain::occupancy::blocks_per_sm;
@@ -123,6 +124,7 @@ impl Inventory {
             for suite in suites {
                 for point in suite.plan_for(&ground)?.points {
                     inventory.add(&point.problem, &nominal.target);
+                    inventory.add_asked(&point, &nominal.target);
                 }
             }
         }
@@ -141,10 +143,13 @@ impl Inventory {
         if runs {
             return;
         }
-        let reason = match Kernel::for_problem(problem, arch) {
-            Err(refusal) => refusal.to_string(),
-            Ok(_) => return,
-        };
+        if let Err(refusal) = Kernel::for_problem(problem, arch) {
+            self.refuse(problem, arch, refusal.to_string());
+        }
+    }
+
+    /// Counts a point that nothing runs.
+    fn refuse(&mut self, problem: &Problem, arch: Arch, reason: String) {
         let Some(refused) = self.refused.iter_mut().find(|r| r.reason == reason) else {
             let example = problem.to_string();
             self.refused.push(Refused { archs: vec![arch], reason, points: 1, example });
@@ -154,6 +159,17 @@ impl Inventory {
             refused.archs.push(arch);
         }
         refused.points += usize::from(refused.archs[0] == arch);
+    }
+
+    /// Adds the configuration that a point asks for, where that is not the default.
+    fn add_asked(&mut self, point: &Point, target: &Target) {
+        if split_name(&point.kernel).1.is_none() {
+            return;
+        }
+        match Kernel::asked_for(&point.kernel, &point.problem, target.arch) {
+            Ok(configured) => self.add_kernel(&configured, &point.problem, target),
+            Err(refusal) => self.refuse(&point.problem, target.arch, refusal.to_string()),
+        }
     }
 
     fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {

@@ -42,5 +42,6 @@ pub mod statistics;
 pub mod suite;
 pub mod summary;
 pub mod toolchain;
+pub mod tuning;
 pub mod verdict;
 pub mod weights;

@@ -188,8 +188,9 @@ impl FromStr for Point {
 }
 
 /// The name of a kernel: of a CUDA kernel of this program (`gemm`), of one for the
-/// CPU (`cpu_gemm`), or of another library. It becomes part of ids and commands, so it
-/// has lower-case letters, digits and underscores only.
+/// CPU (`cpu_gemm`), or of another library. Where a point asks for one of a kernel's
+/// configurations its name follows behind a dot, `stream.looped`. It becomes part of ids and
+/// commands, so both have lower-case letters, digits and underscores only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelName(String);
 
@@ -219,11 +220,12 @@ impl FromStr for KernelName {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        match !name.is_empty() && name.chars().all(plain) {
+        let is_word = |word: &str| !word.is_empty() && word.chars().all(plain);
+        match name.split('.').count() <= 2 && name.split('.').all(is_word) {
             true => Ok(KernelName(name.to_owned())),
             false => Err(format!(
                 "`{name}` is not a kernel name; those have lower-case letters, digits and \
-                 underscores"
+                 underscores, and may be followed by a configuration's, `kernel.configuration`"
             )),
         }
     }
@@ -240,7 +242,10 @@ mod tests {
     fn text_parses_back() {
         let launched = LaunchMode::ALL.map(|mode| format!("{TEXT}@{mode}"));
         let loaded = Load::ALL.map(|load| format!("{TEXT}@{load}"));
-        let both = [format!("{TEXT}@stream@sustained")];
+        let both = [
+            format!("{TEXT}@stream@sustained"),
+            TEXT.replace("@cpu@", "@cpu.blocks_of_64@"),
+        ];
         let all = [&launched[..], &loaded, &both].concat();
         for text in std::iter::once(TEXT).chain(all.iter().map(String::as_str)) {
             let point: Point = text.parse().unwrap();
@@ -253,8 +258,13 @@ mod tests {
         let id = |text: &str| text.parse::<Point>().unwrap().id();
         let base = id(TEXT);
         assert_eq!(base, "8c023c0292d4");
-        let changes =
-            [("=8,con", "=9,con"), ("@cpu", "@gpu"), ("@cold", "@hot"), ("d16@", "d32@")];
+        let changes = [
+            ("=8,con", "=9,con"),
+            ("@cpu", "@gpu"),
+            ("@cold", "@hot"),
+            ("d16@", "d32@"),
+            ("@cpu", "@cpu.x"),
+        ];
         for (from, to) in changes {
             assert_ne!(id(&TEXT.replace(from, to)), base, "{from} -> {to}");
         }
@@ -285,6 +295,9 @@ mod tests {
             "gemm:m=1,n=1,k=1,dtype=f32@x@hot@graph@y",
             "gemm:m=1,n=1,k=1,dtype=f32@x@hot@burst@graph",
             "gemm:m=1,n=1,k=1,dtype=f32@x@hot@burst@burst",
+            "gemm:m=1,n=1,k=1,dtype=f32@x.@hot",
+            "gemm:m=1,n=1,k=1,dtype=f32@.y@hot",
+            "gemm:m=1,n=1,k=1,dtype=f32@x.y.z@hot",
         ] {
             assert!(text.parse::<Point>().is_err(), "{text}");
         }

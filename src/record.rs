@@ -185,6 +185,12 @@ pub struct Row {
     pub clock_limits: String,
     #[serde(skip_serializing)]
     pub energy_per_launch_j: Option<f64>,
+    /// The configuration in which the kernel ran, and whether it is the kernel's default, the
+    /// point asked for it or a tuning table says so.
+    #[serde(skip_serializing)]
+    pub configuration: String,
+    #[serde(skip_serializing)]
+    pub configuration_from: String,
     /// Line of the file that it was read from, for messages. Not a column.
     #[serde(skip)]
     pub line: u64,

@@ -97,4 +97,4 @@ fn refuse_edited(folder: &Path, found: &[Unreadable]) -> Result<()> {
 }
 
 /// Columns of `run.csv` that say what is measured, and how.
-const PLAN_COLUMNS: [&str; 3] = ["schema_version", "protocol", "plan_hash"];
+const PLAN_COLUMNS: [&str; 4] = ["schema_version", "protocol", "plan_hash", "tuning_hash"];

@@ -387,10 +387,13 @@ fn outcome_columns(outcome: &PointOutcome, rounds: &Rounds<'_>) -> Row {
         row.status = Some(outcome.status);
         row.reason = outcome.reason.clone();
     }
+    let chosen = outcome.chosen.as_ref();
     Row {
         bytes_extra: outcome.bytes_extra,
         check: check.map_or("none", |c| c.verdict.name()).to_owned(),
         energy_per_launch_j: outcome.energy_per_launch_j,
+        configuration: chosen.map_or(String::new(), |c| c.configuration.clone()),
+        configuration_from: chosen.map_or(String::new(), |c| c.by.name().to_owned()),
         max_abs_err: check.map(|c| c.max_abs_err).filter(|e| e.is_finite()),
         max_rel_err: check.map(|c| c.max_rel_err).filter(|e| e.is_finite()),
         ..row

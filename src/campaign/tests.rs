@@ -7,6 +7,7 @@ use super::*;
 use crate::analysis::Campaign;
 use crate::device::simulated::{Fault, SimulatedDevice};
 use crate::device::{ClockLimit, Look, Telemetry};
+use crate::kernel::Configuration;
 use crate::model::machine::Machines;
 use crate::point::Point;
 use crate::record::{Records, SampleRow, Status};
@@ -50,6 +51,7 @@ fn request(dir: &Path) -> Request {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".into(),
+        tuning: None,
     }
 }
 
@@ -63,6 +65,7 @@ fn resume(folder: &Path) -> Request {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".into(),
+        tuning: None,
     }
 }
 
@@ -612,4 +615,117 @@ fn seeds_shuffle_differently() {
     assert_ne!(order(1)[0].point, order(3)[0].point);
     // Each round has an order of its own.
     assert_ne!(order(1)[0].point, order(1)[30].point);
+}
+
+/// Fifteen configurations beside the default, of which `t90` is the fastest.
+static COMPETING: [Configuration; 15] = [
+    Configuration::new("t150", &[("time_percent", 150)]),
+    Configuration::new("t90", &[("time_percent", 90)]),
+    Configuration::new("t101", &[("time_percent", 101)]),
+    Configuration::new("t102", &[("time_percent", 102)]),
+    Configuration::new("t103", &[("time_percent", 103)]),
+    Configuration::new("t104", &[("time_percent", 104)]),
+    Configuration::new("t105", &[("time_percent", 105)]),
+    Configuration::new("t106", &[("time_percent", 106)]),
+    Configuration::new("t107", &[("time_percent", 107)]),
+    Configuration::new("t108", &[("time_percent", 108)]),
+    Configuration::new("t109", &[("time_percent", 109)]),
+    Configuration::new("t110", &[("time_percent", 110)]),
+    Configuration::new("t120", &[("time_percent", 120)]),
+    Configuration::new("t130", &[("time_percent", 130)]),
+    Configuration::new("t95", &[("time_percent", 95)]),
+];
+
+/// Two problems in all configurations, halved after each of four rounds of six.
+fn competition() -> (SimulatedDevice, Suite) {
+    let mut names: Vec<String> =
+        vec!["\"simulated\"".into(), "\"simulated.default\"".into()];
+    names.extend(COMPETING.iter().map(|c| format!("\"simulated.{}\"", c.name)));
+    let text = format!(
+        "name = \"compete\"\n[protocol]\nwarmup_s = 0.001\nmin_samples = 36\n\
+         max_sample_s = 0.01\nrounds = 6\nhalving_rounds = 4\n[[points]]\nop = \"stream\"\n\
+         access = \"read\"\nbytes = [\"16 KiB\", \"64 KiB\"]\ncache = \"hot\"\nkernel = [{}]\n",
+        names.join(", ")
+    );
+    let mut device = SimulatedDevice {
+        configurations: &COMPETING,
+        noise: 0.002,
+        ..SimulatedDevice::default()
+    };
+    device.info.launch_overhead_s = 0.0;
+    (device, Suite::parse("compete.toml", &text).unwrap())
+}
+
+/// Rounds of each configuration of one of the problems.
+fn rounds_of(folder: &Path, bytes: u64) -> std::collections::BTreeMap<String, usize> {
+    let records = Records::read(folder).unwrap();
+    let of_problem =
+        records.rows.iter().filter(|row| row.problem.ends_with(&format!("bytes={bytes}")));
+    let count = |row: &Row| {
+        let rounds = records.rounds.iter().filter(|round| round.point_id == row.point_id);
+        (row.kernel.clone(), rounds.count())
+    };
+    of_problem.map(count).collect()
+}
+
+fn assert_halved(folder: &Path) {
+    for bytes in [16 << 10, 64 << 10] {
+        let rounds = rounds_of(folder, bytes);
+        assert_eq!(rounds.len(), 17, "every configuration has a row");
+        let of = |name: &str| rounds[name];
+        for kept in ["simulated", "simulated.default", "simulated.t90"] {
+            assert_eq!(of(kept), 6, "{rounds:?}");
+        }
+        // Fifteen, then eight, four, two and one.
+        let mut counts: Vec<usize> = rounds.values().copied().collect();
+        counts.sort_unstable();
+        assert_eq!(counts[..7], [1; 7], "{rounds:?}");
+        assert_eq!(counts[7..11], [2; 4], "{rounds:?}");
+        assert_eq!(counts[11..14], [3, 3, 4], "{rounds:?}");
+        assert_eq!((of("simulated.t150"), of("simulated.t95")), (1, 4), "{rounds:?}");
+    }
+}
+
+#[test]
+fn half_of_the_configurations_of_a_problem_are_given_up_after_each_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut device, suite) = competition();
+    let asked = Request { suite: Some(suite), ..request(dir.path()) };
+    let summary = run(&mut device, &asked, &mut Silent).unwrap();
+    assert_eq!((summary.rows, summary.rows_left), (34, 0));
+    assert_halved(&summary.folder);
+    let rows = Records::read(&summary.folder).unwrap().rows;
+    for row in rows {
+        assert_eq!(row.status, Some(Status::Ok), "{}", row.reason);
+        let (configuration, from) = match row.kernel.split_once('.') {
+            Some((_, name)) => (name, "asked"),
+            None => ("default", "default"),
+        };
+        assert_eq!(
+            (row.configuration.as_str(), row.configuration_from.as_str()),
+            (configuration, from)
+        );
+    }
+}
+
+/// Wherever it was cut, what is measured to the end is the same.
+#[test]
+fn a_competition_that_is_cut_and_resumed_gives_up_as_many() {
+    for seconds in [0.02, 0.1, 0.3, 0.6] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut device, suite) = competition();
+        let asked =
+            Request { suite: Some(suite), budget_s: Some(seconds), ..request(dir.path()) };
+        let folder = run(&mut device, &asked, &mut Silent).unwrap().folder;
+        let summary = run(&mut device, &resume(&folder), &mut Silent).unwrap();
+        assert_eq!(summary.rows_left, 0);
+        for bytes in [16 << 10, 64 << 10] {
+            let rounds = rounds_of(&folder, bytes);
+            for kept in ["simulated", "simulated.default", "simulated.t90"] {
+                assert!(rounds[kept] >= 2, "{rounds:?}");
+            }
+            let all: usize = rounds.values().sum();
+            assert!(all < 17 * 4, "after {seconds} s: {rounds:?}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{
     self, CampaignSummary, DeviceLost, EarlierTimes, ExpectedTime, GivenUp, Process,
-    Request, seconds_of_a_row,
+    Request, USED_TUNING, seconds_of_a_row,
 };
 use crate::device::{self, Device, DeviceKind, Opened};
 use crate::model::machine::Machines;
@@ -27,6 +27,7 @@ use crate::record::Records;
 use crate::section::Section;
 use crate::statistics::Estimate;
 use crate::suite::{Shard, Suite};
+use crate::tuning::{Tuning, TuningTable};
 use crate::verdict::judge;
 
 /// Measure a suite, record it, draw it and judge it.
@@ -91,6 +92,11 @@ struct MeasureOptions {
     /// Which of those processes this is; given by the first to the others.
     #[arg(long, hide = true, requires = "resume")]
     process: Option<u32>,
+    /// Run kernels in the configurations of this table, which `ridgepoint tune` wrote, or
+    /// `none` in their defaults; by default as the program's own table of this device says,
+    /// where there is one.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    tuning: Option<PathBuf>,
     #[command(flatten)]
     machines: MachineFile,
     /// How to print: as tables, or the points as in points.csv.
@@ -152,6 +158,7 @@ fn measure(
             remark!("note: {disturbance}");
         }
     }
+    let tuning = tune_device(&mut *device, options)?;
     let request = Request {
         suite,
         out: options.out.clone(),
@@ -161,6 +168,7 @@ fn measure(
         given_up: options.give_up.clone(),
         process,
         command_line: command_line(),
+        tuning,
     };
     let round_s = expected_round_s(&request, &*device)?;
     let interrupt = Interrupt::listen()?;
@@ -192,6 +200,44 @@ fn measure(
         summary.take_in(&Records::read(&summary.folder)?, began.elapsed().as_secs_f64());
     }
     conclude(&summary, &machines, options.format)
+}
+
+/// Makes the device run kernels as a tuning table says, and returns the table.
+fn tune_device(
+    device: &mut dyn Device,
+    options: &MeasureOptions,
+) -> Result<Option<TuningTable>> {
+    let none = Path::new("none");
+    let name = &device.info().name;
+    let (from, table) = match (&options.resume, options.tuning.as_deref()) {
+        (Some(folder), _) => {
+            let path = folder.join(USED_TUNING);
+            if !path.exists() {
+                return Ok(None);
+            }
+            (path.display().to_string(), TuningTable::load(&path)?)
+        }
+        (None, Some(path)) if path == none => return Ok(None),
+        (None, Some(path)) => (path.display().to_string(), TuningTable::load(path)?),
+        (None, None) => match TuningTable::built_in(name) {
+            Some((file, table)) => (file.to_owned(), table),
+            None => return Ok(None),
+        },
+    };
+    if table.device != *name {
+        bail!(
+            "{from} was tuned on {}, and this is {name}; tune this device with `ridgepoint \
+             tune`, or leave --tuning out",
+            table.device
+        );
+    }
+    remark!("kernels run as tuned in {from}");
+    let (tuning, notes) = Tuning::new(&table, |kernel| device.search_space(kernel));
+    for note in notes {
+        remark!("note: {note}");
+    }
+    device.use_tuning(tuning);
+    Ok(Some(table))
 }
 
 /// Runs the campaign in workers.
@@ -489,6 +535,7 @@ mod tests {
             given_up: None,
             process: Process::ALONE,
             command_line: "test".into(),
+            tuning: None,
         };
         let mut device = SimulatedDevice::default();
         let folder = campaign::run(&mut device, &request, &mut campaign::Silent).unwrap();

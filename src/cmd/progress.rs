@@ -175,6 +175,12 @@ impl Observer for Progress {
         }
     }
 
+    fn left_out(&mut self, rounds: usize) {
+        let mut state = self.state();
+        state.total -= rounds;
+        self.bar.set_length(state.total as u64);
+    }
+
     fn start(&mut self, scheduled: &Scheduled) {
         let label = scheduled.point.problem.label();
         self.bar.set_message(label.clone());

@@ -68,6 +68,7 @@ pub fn run(args: &SelfcheckArgs) -> Result<ExitCode> {
             given_up: None,
             process: Process::ALONE,
             command_line: super::measure::command_line(),
+            tuning: None,
         };
         let mut progress = Progress::new(&interrupt, None);
         let summary = campaign::run(&mut *device, &request, &mut progress)?;

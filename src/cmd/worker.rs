@@ -110,6 +110,10 @@ impl Observer for Reporting<'_> {
         self.inner.measured(scheduled, row);
     }
 
+    fn left_out(&mut self, rounds: usize) {
+        self.inner.left_out(rounds);
+    }
+
     fn note(&mut self, text: &str) {
         self.inner.note(text);
     }

@@ -361,7 +361,11 @@ fn measured_rows(records: &Records) -> Vec<&Row> {
 
 fn point_of(row: &Row) -> Result<Point, String> {
     let problem: Problem = row.problem.parse().map_err(|why| format!("{why}"))?;
-    let kernel = row.kernel.parse()?;
+    // What a tuning table chose then is asked for by its name now.
+    let kernel = match row.configuration_from.as_str() {
+        "tuned" => format!("{}.{}", row.kernel, row.configuration).parse()?,
+        _ => row.kernel.parse()?,
+    };
     let cache = row.cache_state.parse()?;
     // How its launches were queued makes no difference to its counters.
     Ok(Point { problem, kernel, cache, launch: None, load: None })

@@ -10,10 +10,12 @@ use std::time::Instant;
 use ptxvm::conformance::Program;
 use thiserror::Error;
 
-pub use crate::kernel::Refusal;
+use crate::kernel::Candidate;
+pub use crate::kernel::{Refusal, SearchSpace};
 use crate::op::Problem;
 use crate::point::LaunchMode;
 use crate::residency::CacheSize;
+use crate::tuning::{Chosen, Tuning};
 
 /// What a device may need to know before it is opened.
 #[derive(Clone, Debug, Default)]
@@ -327,6 +329,24 @@ pub trait Device {
     /// A refusal when the device has no kernel for the problem.
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal>;
 
+    /// Every kernel that runs a problem, in each of its configurations in which it does: what
+    /// a tuner may choose between. Empty where kernels have no configurations.
+    fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
+        let _ = problem;
+        Vec::new()
+    }
+
+    /// The search space of one of its kernels, if it has such a kernel.
+    fn search_space(&self, kernel: &str) -> Option<SearchSpace> {
+        let _ = kernel;
+        None
+    }
+
+    /// From now on kernels run as a tuning says, where points ask for no configuration.
+    fn use_tuning(&mut self, tuning: Tuning) {
+        let _ = tuning;
+    }
+
     /// The kernel of the vendor's library for such problems, if there is one: what own
     /// kernels are measured beside. Whether the library is there is seen when it is asked to
     /// run.
@@ -408,6 +428,12 @@ pub trait Prepared {
 
     /// The library that the kernel is of, with its version, where it is not this program's.
     fn implementation(&self) -> Option<String> {
+        None
+    }
+
+    /// In which of its configurations the kernel runs, and who chose that; `None` of what has
+    /// no configurations, such as another library.
+    fn chosen(&self) -> Option<Chosen> {
         None
     }
 

@@ -14,8 +14,10 @@ use super::{
 };
 use crate::data::Key;
 use crate::format::DType;
+use crate::kernel::{Candidate, Configuration, SearchSpace, split_name};
 use crate::op::{Access, Gemm, Problem, Stream};
 use crate::residency::{CacheLevel, CacheSize};
+use crate::tuning::{Chosen, ChosenBy, Tuning};
 
 /// What goes wrong, and from which launch of a point on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +55,17 @@ pub struct SimulatedDevice {
     pub clock_hz: Option<f64>,
     /// Energy of a launch.
     pub launch_j: Option<f64>,
+    /// Configurations of its kernel, whose parameter `time_percent` says how long they take
+    /// beside the default.
+    pub configurations: &'static [Configuration],
+    /// Which of them it runs in.
+    pub tuning: Tuning,
+    /// How often it laid a point out.
+    pub laid_out: u64,
 }
+
+/// The name of its kernel.
+const KERNEL: &str = "simulated";
 
 impl Default for SimulatedDevice {
     fn default() -> Self {
@@ -79,6 +91,9 @@ impl Default for SimulatedDevice {
             asked: Cell::new(0),
             clock_hz: None,
             launch_j: None,
+            configurations: &[],
+            tuning: Tuning::default(),
+            laid_out: 0,
         }
     }
 }
@@ -91,9 +106,25 @@ impl Device for SimulatedDevice {
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
         match problem {
             Problem::Stream(Stream { access: Access::Read, .. })
-            | Problem::Gemm(Gemm { dtype: DType::F32, .. }) => Ok("simulated"),
+            | Problem::Gemm(Gemm { dtype: DType::F32, .. }) => Ok(KERNEL),
             other => Err(Refusal(format!("the simulated device has no {}", other.op()))),
         }
+    }
+
+    fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
+        let runs = self.kernel(problem).is_ok();
+        let all = [Configuration::DEFAULT].into_iter().chain(self.configurations);
+        all.filter(|_| runs)
+            .map(|configuration| Candidate { kernel: KERNEL, configuration })
+            .collect()
+    }
+
+    fn search_space(&self, kernel: &str) -> Option<SearchSpace> {
+        (kernel == KERNEL).then(|| SearchSpace::new(KERNEL, self.configurations, [KERNEL]))
+    }
+
+    fn use_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
     fn probe(&self) -> Result<FixedCosts, LaunchError> {
@@ -112,18 +143,25 @@ impl Device for SimulatedDevice {
     fn prepare<'a>(
         &'a mut self,
         problem: &Problem,
-        _: &str,
+        kernel: &str,
         layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         let Layout { slots, seed, .. } = layout;
         layout.refuse_launch_mode("the simulated device")?;
         self.kernel(problem)?;
+        let (configuration, by) = self.choose(kernel, problem)?;
+        let time_share = f64::from(configuration.or("time_percent", 100)) / 100.0;
         let answers =
             (0..slots).map(|slot| answer(problem, seed, slot)).collect::<Vec<_>>();
         let work = problem.work();
-        let seconds = (work.bytes() as f64 / self.bytes_per_s)
-            .max(work.flops() as f64 / self.flops_per_s)
+        let seconds = time_share
+            * (work.bytes() as f64 / self.bytes_per_s)
+                .max(work.flops() as f64 / self.flops_per_s)
             + self.info.launch_overhead_s;
+        // Times of one layout differ from those of another, as those of hardware do.
+        self.laid_out += 1;
+        let seed = seed.wrapping_add(self.laid_out);
+        let chosen = Chosen { configuration: configuration.name.to_owned(), by };
         Ok(Box::new(SimulatedPoint {
             outputs: answers.clone(),
             answers,
@@ -134,6 +172,25 @@ impl Device for SimulatedDevice {
             clock_hz: self.clock_hz,
             launch_j: self.launch_j,
             rng: Pcg64Mcg::seed_from_u64(seed),
+            chosen,
+        }))
+    }
+}
+
+impl SimulatedDevice {
+    /// The configuration that a kernel's name asks for, or that a tuning has.
+    fn choose(
+        &self,
+        kernel: &str,
+        problem: &Problem,
+    ) -> Result<(&'static Configuration, ChosenBy), Refusal> {
+        let space = SearchSpace::new(KERNEL, self.configurations, [KERNEL]);
+        if let (_, Some(name)) = split_name(kernel) {
+            return Ok((space.find(name)?, ChosenBy::Asked));
+        }
+        let tuned = self.tuning.choose(KERNEL, problem);
+        Ok(tuned.map_or((Configuration::DEFAULT, ChosenBy::Default), |tuned| {
+            (tuned, ChosenBy::Tuned)
         }))
     }
 }
@@ -169,11 +226,16 @@ struct SimulatedPoint {
     clock_hz: Option<f64>,
     launch_j: Option<f64>,
     rng: Pcg64Mcg,
+    chosen: Chosen,
 }
 
 impl Prepared for SimulatedPoint {
     fn extra_bytes(&self) -> Option<u64> {
         Some(0)
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        Some(self.chosen.clone())
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {

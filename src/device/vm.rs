@@ -15,19 +15,20 @@ use ptxvm::{Launch, Memory, Module};
 use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch, PlacedCopy, PlacedTensor};
 use super::{
     Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, Layout, PrepareError,
-    Prepared, Refusal, Timing,
+    Prepared, Refusal, SearchSpace, Timing,
 };
 use crate::data::Key;
 use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{
-    Configured, EncodedTensorMap, Kernel, Launch as LaunchOfPlan, ParamBytes, Plan,
-    PlannedLaunch,
+    Candidate, Configured, EncodedTensorMap, Kernel, Launch as LaunchOfPlan, ParamBytes,
+    Plan, PlannedLaunch,
 };
 use crate::op::Problem;
 use crate::reference::{self, Check};
 use crate::residency::{CacheLevel, CacheSize};
 use crate::resource::LinkDirection;
 use crate::toolchain::{Arch, Compiler, CompilerOptions, Defines, Target};
+use crate::tuning::{Chosen, Tuning};
 
 /// Multiprocessors that plans are made for: enough that work is split over
 /// blocks, few enough that small problems fill them.
@@ -48,6 +49,7 @@ pub struct VmDevice {
     target: Target,
     compiler: Compiler,
     modules: HashMap<(&'static str, Defines), Rc<Module>>,
+    tuning: Tuning,
     launching: ptxvm::Options,
 }
 
@@ -77,7 +79,8 @@ impl VmDevice {
             facts: vec![("compiler".to_owned(), compiler.describe())],
         };
         let launching = ptxvm::Options::default();
-        Ok(VmDevice { info, target, compiler, modules: HashMap::new(), launching })
+        let (modules, tuning) = (HashMap::new(), Tuning::default());
+        Ok(VmDevice { info, target, compiler, modules, tuning, launching })
     }
 
     /// Launches with other options from now on.
@@ -243,7 +246,8 @@ impl VmDevice {
         slots: usize,
         seed: u64,
     ) -> Result<VmPoint, PrepareError> {
-        let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
+        let (configured, chosen) =
+            self.tuning.configure(kernel, problem, self.target.arch)?;
         let bytes: u64 = problem.tensors().iter().map(|t| t.bytes()).sum();
         let needed = bytes.saturating_mul(slots as u64);
         if needed > self.info.memory_bytes {
@@ -255,7 +259,8 @@ impl VmDevice {
             .into());
         }
         let plan = configured.plan(&self.target);
-        self.place(&configured, problem, plan, (slots, seed), None)
+        let placed = self.place(&configured, problem, plan, (slots, seed), None)?;
+        Ok(VmPoint { chosen: Some(chosen), ..placed })
     }
 
     fn place(
@@ -280,7 +285,7 @@ impl VmDevice {
         };
         let mut executor = Executor::new(gpu, problem, plan, slots, seed)?;
         forget_unneeded(&mut executor, problem, seed);
-        Ok(VmPoint { executor })
+        Ok(VmPoint { executor, chosen: None })
     }
 
     fn module(&mut self, configured: &Configured) -> Result<Rc<Module>, LaunchError> {
@@ -326,6 +331,18 @@ impl Device for VmDevice {
 
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
         Kernel::for_problem(problem, self.target.arch).map(|found| found.kernel.name)
+    }
+
+    fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
+        Kernel::candidates(problem, self.target.arch)
+    }
+
+    fn search_space(&self, kernel: &str) -> Option<SearchSpace> {
+        Kernel::named(kernel).map(Kernel::search_space)
+    }
+
+    fn use_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
     fn prepare<'a>(
@@ -582,6 +599,7 @@ fn forget_unneeded(executor: &mut Executor<VirtualGpu>, problem: &Problem, seed:
 /// A problem in the virtual machine's memory.
 struct VmPoint {
     executor: Executor<VirtualGpu>,
+    chosen: Option<Chosen>,
 }
 
 impl VmPoint {
@@ -657,6 +675,10 @@ impl VmPoint {
 }
 
 impl Prepared for VmPoint {
+    fn chosen(&self) -> Option<Chosen> {
+        self.chosen.clone()
+    }
+
     fn extra_bytes(&self) -> Option<u64> {
         self.executor.plan().extra_bytes
     }

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::divisor::Divisor;
 use super::formats::element_or_f32;
@@ -65,8 +66,9 @@ impl HostHalf for FindLargest {
     const NAME: &'static str = "argmax";
     const SOURCE: &'static str = include_str!("../../kernels/argmax.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Argmax, _: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Argmax, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let Argmax { m, n, dtype } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!("logits in 16 or 32 bits, not dtype = {dtype}; use bf16"))

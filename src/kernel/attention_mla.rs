@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
@@ -116,8 +117,9 @@ impl HostHalf for AttentionMla {
     const NAME: &'static str = "attention_mla";
     const SOURCE: &'static str = include_str!("../../kernels/attention_mla.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &MlaDecode, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!(
                 "bf16 and f16 queries, not dtype = {}; use one of those",

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
@@ -89,8 +90,9 @@ impl HostHalf for AttentionMlaWgmma {
     const NAME: &'static str = "attention_mla_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/attention_mla_wgmma.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &MlaDecode, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &MlaDecode, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let other = "use `attention_mla`";
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; {other}")

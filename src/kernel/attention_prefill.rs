@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan};
@@ -138,8 +139,13 @@ impl HostHalf for AttentionPrefill {
     const NAME: &'static str = "attention_prefill";
     const SOURCE: &'static str = include_str!("../../kernels/attention_prefill.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(
+        p: &PrefillAttention,
+        arch: Arch,
+        _: &Configuration,
+    ) -> Result<Self, Refusal> {
         let element = only_element(p)?;
         refuse_unless(matches!(p.head_dim, 64 | 128), || {
             format!("head_dim = 64 or 128, not {}; use one of those", p.head_dim)

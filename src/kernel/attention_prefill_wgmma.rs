@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use bytemuck::{Pod, Zeroable};
 
 use super::attention_prefill::{only_element, section};
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::kv_read::page_size;
 use super::plan::{Launch, Params, Plan, Scratch};
@@ -210,8 +211,13 @@ impl HostHalf for AttentionPrefillWgmma {
     const NAME: &'static str = "attention_prefill_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/attention_prefill_wgmma.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &PrefillAttention, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(
+        p: &PrefillAttention,
+        arch: Arch,
+        _: &Configuration,
+    ) -> Result<Self, Refusal> {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `attention_prefill`")
         })?;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::configuration::{Configuration, SearchSpace};
 use super::plan::{Plan, TensorCopy};
 use super::refusal::Refusal;
 use super::sources::HEADERS;
@@ -22,13 +23,20 @@ pub(super) trait HostHalf: Sized + Send + Sync + 'static {
     const SOURCE: &'static str;
     /// See [`Kernel::memory_bound`].
     const MEMORY_BOUND: bool;
+    /// Its search space beyond the default, see [`Kernel::configurations`].
+    const CONFIGURATIONS: &'static [Configuration];
 
-    /// Decides everything about a problem on an architecture. Kernels are compiled on
-    /// machines without a GPU, so nothing here depends on the size of one.
+    /// Decides everything about a problem on an architecture, with parameters as a
+    /// configuration of the search space has them. Kernels are compiled on machines without a
+    /// GPU, so nothing here depends on the size of one.
     ///
     /// # Errors
-    /// Why the kernel does not run the problem, and what it would run.
-    fn configure(problem: &Self::Operation, arch: Arch) -> Result<Self, Refusal>;
+    /// Why the kernel does not run the problem so, and what it would run.
+    fn configure(
+        problem: &Self::Operation,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal>;
 
     /// What the source is compiled with.
     fn defines(&self) -> Defines;
@@ -62,11 +70,15 @@ pub(super) trait Composition: Sized + Send + Sync + 'static {
     /// The name in records.
     const NAME: &'static str;
 
-    /// Configures the kernels of all stages.
+    /// Configures the kernels of all stages, each as `choose` says.
     ///
     /// # Errors
     /// Why a kernel does not run a stage, and what it would run.
-    fn configure(problem: &Self::Operation, arch: Arch) -> Result<Self, Refusal>;
+    fn configure(
+        problem: &Self::Operation,
+        arch: Arch,
+        choose: &Choose<'_>,
+    ) -> Result<Self, Refusal>;
 
     /// The kernels, one for each kind of stage.
     fn parts(&self) -> &[Configured];
@@ -75,6 +87,9 @@ pub(super) trait Composition: Sized + Send + Sync + 'static {
     /// [`Composition::parts`], in order.
     fn plan(&self, target: &Target) -> Plan;
 }
+
+/// The configuration in which a kernel is to run a problem.
+pub type Choose<'a> = dyn Fn(&'static Kernel, &Problem) -> &'static Configuration + 'a;
 
 /// A CUDA kernel: a source file and its host half.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +104,13 @@ pub struct Kernel {
     /// Whether memory bounds what it does, so that the time of its bytes is the time to
     /// expect: a product of few rows is bound by memory, one of many is not.
     pub memory_bound: bool,
-    configure: fn(&'static Kernel, &Problem, Arch) -> Result<Configured, Refusal>,
+    /// Its search space beyond the default.
+    variants: &'static [Configuration],
+    configure: Configure,
 }
+
+type Configure =
+    fn(&'static Kernel, &Problem, Arch, &Choose<'_>) -> Result<Configured, Refusal>;
 
 impl Kernel {
     /// The kernel of a host half.
@@ -100,6 +120,7 @@ impl Kernel {
             op: H::Operation::OP,
             source: Some(H::SOURCE),
             memory_bound: H::MEMORY_BOUND,
+            variants: H::CONFIGURATIONS,
             configure: configure::<H>,
         }
     }
@@ -111,6 +132,7 @@ impl Kernel {
             op: H::Operation::OP,
             source: None,
             memory_bound: false,
+            variants: &[],
             configure: configure_copies::<H>,
         }
     }
@@ -122,6 +144,7 @@ impl Kernel {
             op: H::Operation::OP,
             source: None,
             memory_bound: false,
+            variants: &[],
             configure: configure_stages::<H>,
         }
     }
@@ -132,7 +155,30 @@ impl Kernel {
         Some(Source { name: self.name, text, headers: HEADERS })
     }
 
-    /// Configures the kernel for a problem on an architecture.
+    /// Its search space.
+    pub fn search_space(&self) -> SearchSpace {
+        let mut texts: Vec<&'static str> = self.source.into_iter().collect();
+        let mut next = 0;
+        while let Some(text) = texts.get(next) {
+            let included = HEADERS
+                .iter()
+                .filter(|(name, _)| text.contains(&format!("#include \"{name}\"")));
+            let new: Vec<&str> = included
+                .map(|(_, text)| *text)
+                .filter(|text| !texts.contains(text))
+                .collect();
+            texts.extend(new);
+            next += 1;
+        }
+        SearchSpace::new(self.name, self.variants, texts)
+    }
+
+    /// Its configurations, the default first.
+    pub fn configurations(&self) -> impl Iterator<Item = &'static Configuration> + use<> {
+        [Configuration::DEFAULT].into_iter().chain(self.variants)
+    }
+
+    /// Configures the kernel for a problem on an architecture, in its default configuration.
     ///
     /// # Errors
     /// A problem of another operation; why the kernel does not run the problem, and what
@@ -142,7 +188,37 @@ impl Kernel {
         problem: &Problem,
         arch: Arch,
     ) -> Result<Configured, Refusal> {
-        (self.configure)(self, problem, arch)
+        self.configure_with(problem, arch, &|_, _| Configuration::DEFAULT)
+    }
+
+    /// Configures the kernel for a problem on an architecture, in a configuration of its
+    /// search space.
+    ///
+    /// # Errors
+    /// As [`Kernel::configure`], and a configuration that does not suit the problem.
+    pub fn configure_as(
+        &'static self,
+        problem: &Problem,
+        arch: Arch,
+        choice: &'static Configuration,
+    ) -> Result<Configured, Refusal> {
+        let choose = |kernel: &'static Kernel, _: &Problem| {
+            if kernel.name == self.name { choice } else { Configuration::DEFAULT }
+        };
+        self.configure_with(problem, arch, &choose)
+    }
+
+    /// Configures the kernel, or those that it is composed of, as `choose` says.
+    ///
+    /// # Errors
+    /// As [`Kernel::configure_as`].
+    pub fn configure_with(
+        &'static self,
+        problem: &Problem,
+        arch: Arch,
+        choose: &Choose<'_>,
+    ) -> Result<Configured, Refusal> {
+        (self.configure)(self, problem, arch, choose)
     }
 }
 
@@ -150,33 +226,37 @@ fn configure<H: HostHalf>(
     kernel: &'static Kernel,
     problem: &Problem,
     arch: Arch,
+    choose: &Choose<'_>,
 ) -> Result<Configured, Refusal> {
-    let half = H::configure(operation(kernel, problem)?, arch)?;
+    let configuration = choose(kernel, problem);
+    let half = H::configure(operation(kernel, problem)?, arch, configuration)?;
     let (defines, is_fast) = (half.defines(), half.is_fast());
     let plan = Arc::new(move |target: &Target| half.plan(target));
-    Ok(Configured { kernel, arch, defines, is_fast, plan, parts: Vec::new() })
+    let parts = Vec::new();
+    Ok(Configured { kernel, configuration, arch, defines, is_fast, plan, parts })
 }
 
 fn configure_stages<H: Composition>(
     kernel: &'static Kernel,
     problem: &Problem,
     arch: Arch,
+    choose: &Choose<'_>,
 ) -> Result<Configured, Refusal> {
-    let composed = Arc::new(H::configure(operation(kernel, problem)?, arch)?);
+    let composed = Arc::new(H::configure(operation(kernel, problem)?, arch, choose)?);
     let parts = composed.parts().to_vec();
     let plan = Arc::new(move |target: &Target| composed.plan(target));
-    Ok(Configured { kernel, arch, defines: Defines::new(), is_fast: true, plan, parts })
+    Ok(Configured { parts, ..Configured::without_source(kernel, arch, plan) })
 }
 
 fn configure_copies<H: CopyHalf>(
     kernel: &'static Kernel,
     problem: &Problem,
     arch: Arch,
+    _: &Choose<'_>,
 ) -> Result<Configured, Refusal> {
     let copies = H::copies(operation(kernel, problem)?);
     let plan = Arc::new(move |_: &Target| Plan::of_copies(copies.clone()));
-    let defines = Defines::new();
-    Ok(Configured { kernel, arch, defines, is_fast: true, plan, parts: Vec::new() })
+    Ok(Configured::without_source(kernel, arch, plan))
 }
 
 /// The struct of the kernel's operation.
@@ -201,6 +281,8 @@ type MakePlan = dyn Fn(&Target) -> Plan + Send + Sync;
 pub struct Configured {
     /// The kernel.
     pub kernel: &'static Kernel,
+    /// In which of its configurations.
+    pub configuration: &'static Configuration,
     /// The architecture.
     pub arch: Arch,
     /// What the source is compiled with. Depends on the architecture but not on the size
@@ -214,6 +296,35 @@ pub struct Configured {
 }
 
 impl Configured {
+    /// What has nothing of its own to compile.
+    fn without_source(kernel: &'static Kernel, arch: Arch, plan: Arc<MakePlan>) -> Self {
+        Configured {
+            kernel,
+            configuration: Configuration::DEFAULT,
+            arch,
+            defines: Defines::new(),
+            is_fast: true,
+            plan,
+            parts: Vec::new(),
+        }
+    }
+
+    /// The name of its configuration; of a kernel that is composed of others, those of its
+    /// parts that are not in their default, `gemm_skinny.plain+attention_decode.split4`.
+    pub fn configuration_name(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for part in self.parts.iter().filter(|part| !part.configuration.is_default()) {
+            let name = format!("{}.{}", part.kernel.name, part.configuration.name);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        match names.is_empty() {
+            true => self.configuration.name.to_owned(),
+            false => names.join("+"),
+        }
+    }
+
     /// What is compiled for it: itself, or the kernels that it is composed of. The launches
     /// of a plan name theirs by its place here.
     pub fn images(&self) -> &[Configured] {
@@ -244,6 +355,7 @@ impl fmt::Debug for Configured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Configured")
             .field("kernel", &self.kernel.name)
+            .field("configuration", &self.configuration.name)
             .field("arch", &self.arch)
             .field("defines", &self.defines)
             .finish_non_exhaustive()
@@ -266,7 +378,7 @@ pub(super) mod testing {
     where
         H: HostHalf<Operation: Copy>,
     {
-        H::configure(&operation(text), arch)
+        H::configure(&operation(text), arch, Configuration::DEFAULT)
     }
 
     /// The plan of a problem that the kernel runs.

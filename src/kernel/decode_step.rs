@@ -1,6 +1,6 @@
 //! A whole step of decoding, of the kernels that run its problems one by one.
 
-use super::contract::{Composition, Configured, Kernel};
+use super::contract::{Choose, Composition, Configured, Kernel};
 use super::plan::{BoundStage, Plan, Scratch};
 use super::refusal::Refusal;
 use crate::op::{DecodeStep, Problem, Stage};
@@ -24,12 +24,13 @@ impl Composition for ComposedStep {
     type Operation = DecodeStep;
     const NAME: &'static str = "decode_step";
 
-    fn configure(p: &DecodeStep, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &DecodeStep, arch: Arch, choose: &Choose<'_>) -> Result<Self, Refusal> {
         let overlaps = arch.can_overlap_launches();
         let kinds = p.kinds();
         let mut parts = Vec::with_capacity(kinds.len());
         for kind in &kinds {
             let part = Kernel::for_problem(&kind.problem, arch)
+                .and_then(|found| found.kernel.configure_with(&kind.problem, arch, choose))
                 .map_err(|why| Refusal(format!("{}: {why}", kind.name)))?;
             parts.push(if overlaps { part.with_define(OVERLAP, 1) } else { part });
         }
@@ -83,14 +84,19 @@ impl ComposedStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Configuration;
     use crate::kernel::contract::testing::operation;
+
+    fn default(_: &'static Kernel, _: &Problem) -> &'static Configuration {
+        Configuration::DEFAULT
+    }
 
     fn composed(batch: u64, arch: Arch) -> ComposedStep {
         let text = format!(
             "decode_step:layers=2,batch={batch},context=512,hidden=4096,q_heads=32,kv_heads=8,\
              head_dim=128,intermediate=14336,vocab=128256,dtype=bf16"
         );
-        ComposedStep::configure(&operation(&text), arch)
+        ComposedStep::configure(&operation(&text), arch, &default)
             .unwrap_or_else(|why| panic!("{why}"))
     }
 
@@ -147,8 +153,10 @@ mod tests {
     fn what_a_part_refuses_is_told_with_its_name() {
         let text = "decode_step:layers=1,batch=2,context=64,hidden=60,q_heads=2,kv_heads=1,\
                     head_dim=64,intermediate=96,vocab=200,dtype=bf16";
-        let refusal =
-            ComposedStep::configure(&operation(text), Arch::SM_90).err().unwrap().0;
+        let refusal = ComposedStep::configure(&operation(text), Arch::SM_90, &default)
+            .err()
+            .unwrap()
+            .0;
         assert!(refusal.contains(": ") && refusal.contains("60"), "{refusal}");
     }
 }

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::divisor::Divisor;
 use super::plan::{Launch, Params, Plan};
@@ -48,8 +49,9 @@ impl HostHalf for LookUpTokens {
     const NAME: &'static str = "embedding";
     const SOURCE: &'static str = include_str!("../../kernels/embedding.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Embedding, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Embedding, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let Embedding { m, vocab, n, dtype } = *p;
         if dtype.is_scaled() {
             return Err(supports(format!(

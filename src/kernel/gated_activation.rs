@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::divisor::Divisor;
 use super::formats::element_or_f32;
@@ -46,8 +47,13 @@ impl HostHalf for GateTokens {
     const NAME: &'static str = "gated_activation";
     const SOURCE: &'static str = include_str!("../../kernels/gated_activation.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &GatedActivation, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(
+        p: &GatedActivation,
+        arch: Arch,
+        _: &Configuration,
+    ) -> Result<Self, Refusal> {
         let GatedActivation { m, n, dtype } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!("tokens in 16 or 32 bits, not dtype = {dtype}; use bf16"))

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::{element, refuse_activations_scheme};
 use super::plan::{Launch, Params, Plan, Scratch};
@@ -168,8 +169,9 @@ impl HostHalf for TiledGemm {
     const NAME: &'static str = "gemm";
     const SOURCE: &'static str = include_str!("../../kernels/gemm.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
         })?;

@@ -4,6 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bound::Bound;
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::{element, refuse_activations_scheme, refuse_scheme};
 use super::plan::{Launch, Params, Plan, Scratch};
@@ -308,8 +309,9 @@ impl HostHalf for SkinnyGemm {
     const NAME: &'static str = "gemm_skinny";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_skinny.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_activations_scheme(p)?;
         let w_dtype = p.w_dtype.dtype();
@@ -404,7 +406,12 @@ mod tests {
     fn every_block_has_rows() {
         for m in 1..=MAX_ROWS {
             let p = operation(&problem("m=1,n=16,k=128,dtype=bf16,w_dtype=int4"));
-            let half = SkinnyGemm::configure(&Gemm { m, ..p }, Arch::SM_90).unwrap();
+            let half = SkinnyGemm::configure(
+                &Gemm { m, ..p },
+                Arch::SM_90,
+                Configuration::DEFAULT,
+            )
+            .unwrap();
             let (tiles, tokens) = (half.row_tiles, u64::from(half.ring.tokens));
             assert!(
                 (tiles - 1) * tokens < m && m <= tiles * tokens,

@@ -3,6 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::refuse_activations_scheme;
 use super::gemm_skinny::MatrixFormats;
@@ -329,8 +330,9 @@ impl HostHalf for SwappedGemm {
     const NAME: &'static str = "gemm_swapped";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_swapped.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_activations_scheme(p)?;
         refuse_unless(arch == Arch::SM_90, || {
@@ -512,7 +514,12 @@ mod tests {
     fn tokens_are_padded_to_the_next_tile() {
         for m in LEAST_QUANTIZED_ROWS..=MAX_QUANTIZED_ROWS {
             let p = operation(&problem("m=17,n=16,k=128,dtype=bf16,w_dtype=int4"));
-            let half = SwappedGemm::configure(&Gemm { m, ..p }, Arch::SM_90).unwrap();
+            let half = SwappedGemm::configure(
+                &Gemm { m, ..p },
+                Arch::SM_90,
+                Configuration::DEFAULT,
+            )
+            .unwrap();
             let (tiles, tokens) = (token_tiles(&half.p), u64::from(half.tile.tokens));
             assert!((tiles - 1) * tokens < m && m <= tiles * tokens, "{m}: {half:?}");
             assert!(tokens < 2 * m.max(MAX_ROWS / tiles), "{m}: {tokens}");

@@ -3,6 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::element;
 use super::plan::{Launch, Params, Plan, Scratch};
@@ -465,8 +466,9 @@ impl HostHalf for WgmmaGemm {
     const NAME: &'static str = "gemm_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_wgmma.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Gemm, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `gemm`")
         })?;
@@ -599,7 +601,8 @@ pub(super) fn panels(
 /// Rough clocks of a problem on a typical GPU of the architecture; `None` if the kernel does
 /// not run it.
 pub(super) fn clocks(p: &Gemm, arch: Arch) -> Option<f64> {
-    let WgmmaGemm { p, operands, tile, .. } = WgmmaGemm::configure(p, arch).ok()?;
+    let WgmmaGemm { p, operands, tile, .. } =
+        WgmmaGemm::configure(p, arch, Configuration::DEFAULT).ok()?;
     Some(Division::of(&tile, &p, operands.steps(p.k), arch.usual_sms().into()).1)
 }
 

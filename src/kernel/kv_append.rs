@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::divisor::Divisor;
 use super::formats::refuse_scheme;
@@ -95,8 +96,9 @@ impl HostHalf for AppendToPages {
     const NAME: &'static str = "kv_append";
     const SOURCE: &'static str = include_str!("../../kernels/kv_append.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &KvAppend, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &KvAppend, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(!p.dtype.is_scaled(), || {
             format!(
                 "new keys and values in 16 or 32 bits, not dtype = {}; use bf16, and kv_dtype \

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless};
@@ -110,8 +111,9 @@ impl HostHalf for ReadCache {
     const NAME: &'static str = "kv_read";
     const SOURCE: &'static str = include_str!("../../kernels/kv_read.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &KvRead, _: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &KvRead, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let row = row_bytes(p);
         let most = u64::from(THREADS * UNROLL) * VECTOR_BYTES;
         refuse_unless(row.is_multiple_of(VECTOR_BYTES) && row <= most, || {

@@ -19,6 +19,7 @@ mod attention_mla_wgmma;
 mod attention_prefill;
 mod attention_prefill_wgmma;
 mod bound;
+mod configuration;
 mod contract;
 mod decode_step;
 mod divisor;
@@ -50,7 +51,8 @@ mod tensor_map;
 mod transfer;
 
 pub use bound::Bound;
-pub use contract::{Configured, Kernel};
+pub use configuration::{Candidate, Configuration, SearchSpace, split_name};
+pub use contract::{Choose, Configured, Kernel};
 pub use plan::{
     BoundStage, Content, Launch, ParamBytes, Params, Plan, PlannedLaunch, Scratch,
     TensorCopy,

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::gemm_skinny::{
     Division, MAX_TOKENS, Matrices, MatrixFormats, MatrixNames, Ring, refuse_activations,
@@ -79,8 +80,9 @@ impl HostHalf for ExpertGemm {
     const NAME: &'static str = "moe_gemm";
     const SOURCE: &'static str = include_str!("../../kernels/moe_gemm.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &MoeGemm, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &MoeGemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_unless(p.has_plain_activations(), || {
             format!(

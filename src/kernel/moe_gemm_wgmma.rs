@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::element;
 use super::gemm_wgmma::{
@@ -321,8 +322,9 @@ impl HostHalf for WgmmaExpertGemm {
     const NAME: &'static str = "moe_gemm_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/moe_gemm_wgmma.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &MoeGemm, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &MoeGemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `moe_gemm`")
         })?;

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan};
 use super::refusal::Refusal;
@@ -141,8 +142,9 @@ impl HostHalf for PeakChains {
     const NAME: &'static str = "peak";
     const SOURCE: &'static str = include_str!("../../kernels/peak.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(peak: &Peak, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(peak: &Peak, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let operand = operand(peak, arch)?;
         if peak.unit == Unit::Tensor {
             products(peak)?;

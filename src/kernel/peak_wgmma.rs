@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::peak::{data_code, products, refuse_tensor};
 use super::plan::{Launch, Params, Plan};
@@ -58,8 +59,9 @@ impl HostHalf for WarpgroupProducts {
     const NAME: &'static str = "peak_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/peak_wgmma.cu");
     const MEMORY_BOUND: bool = false;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(peak: &Peak, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(peak: &Peak, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         if peak.unit == Unit::Fma || arch != Arch::SM_90 {
             refuse_tensor(peak, arch)?;
         }

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::element_or_f32;
 use super::plan::{Launch, Params, Plan};
@@ -65,8 +66,9 @@ impl HostHalf for NormalizeTokens {
     const NAME: &'static str = "rmsnorm";
     const SOURCE: &'static str = include_str!("../../kernels/rmsnorm.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &RmsNorm, _: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &RmsNorm, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let RmsNorm { m, n, dtype, .. } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!("tokens in 16 or 32 bits, not dtype = {dtype}; use bf16"))

@@ -4,6 +4,7 @@ use std::f64::consts::TAU;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::divisor::Divisor;
 use super::formats::element_or_f32;
@@ -68,8 +69,9 @@ impl HostHalf for RotateAndAppend {
     const NAME: &'static str = "rope_append";
     const SOURCE: &'static str = include_str!("../../kernels/rope_append.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &RopeAppend, _: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &RopeAppend, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
         let RopeAppend { head_dim, dtype, .. } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!(

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::Refusal;
@@ -43,8 +44,9 @@ impl HostHalf for VectorStream {
     const NAME: &'static str = "stream";
     const SOURCE: &'static str = include_str!("../../kernels/stream.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(stream: &Stream, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(stream: &Stream, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         // 2 blocks of 512 threads leave 64 registers each.
         let blocks_per_sm = (arch.limits().threads_per_sm / THREADS).min(2);
         Ok(VectorStream { stream: *stream, blocks_per_sm })

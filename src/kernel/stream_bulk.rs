@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
@@ -53,8 +54,9 @@ impl HostHalf for BulkStream {
     const NAME: &'static str = "stream_bulk";
     const SOURCE: &'static str = include_str!("../../kernels/stream_bulk.cu");
     const MEMORY_BOUND: bool = true;
+    const CONFIGURATIONS: &[Configuration] = &[];
 
-    fn configure(p: &Stream, arch: Arch) -> Result<Self, Refusal> {
+    fn configure(p: &Stream, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(arch >= Arch::SM_90, || {
             format!("sm_90 and later, which have bulk copies, not {arch}; use `stream`")
         })?;

@@ -6,7 +6,8 @@ use super::attention_mla::AttentionMla;
 use super::attention_mla_wgmma::AttentionMlaWgmma;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_wgmma::AttentionPrefillWgmma;
-use super::contract::{Configured, Kernel};
+use super::configuration::{Candidate, Configuration, split_name};
+use super::contract::{Choose, Configured, Kernel};
 use super::decode_step::ComposedStep;
 use super::embedding::LookUpTokens;
 use super::gated_activation::GateTokens;
@@ -67,16 +68,32 @@ impl Kernel {
         KERNELS.iter().find(|kernel| kernel.name == name)
     }
 
-    /// The kernel named `name`, configured for a problem on an architecture.
+    /// The kernel named `name`, or `name.configuration`, configured for a problem on an
+    /// architecture: in the default configuration where none is named.
     ///
     /// # Errors
-    /// A name that no kernel for the operation has, with the one to use; why the
-    /// kernel does not run the problem.
+    /// A name that no kernel for the operation has, with the one to use; a configuration that
+    /// the kernel does not have; why the kernel does not run the problem.
     pub fn asked_for(
         name: &str,
         problem: &Problem,
         arch: Arch,
     ) -> Result<Configured, Refusal> {
+        Kernel::asked_with(name, problem, arch, &|_, _| Configuration::DEFAULT)
+    }
+
+    /// As [`Kernel::asked_for`], in the configurations that `choose` says where none is
+    /// named.
+    ///
+    /// # Errors
+    /// As [`Kernel::asked_for`].
+    pub fn asked_with(
+        name: &str,
+        problem: &Problem,
+        arch: Arch,
+        choose: &Choose<'_>,
+    ) -> Result<Configured, Refusal> {
+        let (name, configuration) = split_name(name);
         let found = Kernel::named(name).filter(|found| found.op == problem.op());
         let Some(kernel) = found else {
             let known = Kernel::for_problem(problem, arch)?;
@@ -86,7 +103,12 @@ impl Kernel {
                 known.kernel.name
             )));
         };
-        kernel.configure(problem, arch)
+        match configuration {
+            Some(name) => {
+                kernel.configure_as(problem, arch, kernel.search_space().find(name)?)
+            }
+            None => kernel.configure_with(problem, arch, choose),
+        }
     }
 
     /// The kernel that runs a problem where no kernel is named, configured for it.
@@ -108,6 +130,16 @@ impl Kernel {
         Err(refusal.unwrap_or_else(|| {
             Refusal(format!("there is no CUDA kernel for {}", problem.op()))
         }))
+    }
+
+    /// Every kernel that runs a problem, with each of its configurations in which it does.
+    pub fn candidates(problem: &Problem, arch: Arch) -> Vec<Candidate> {
+        let of_op = KERNELS.iter().filter(|kernel| kernel.op == problem.op());
+        let all =
+            of_op.flat_map(|kernel| kernel.configurations().map(move |c| (kernel, c)));
+        all.filter(|(kernel, c)| kernel.configure_as(problem, arch, c).is_ok())
+            .map(|(kernel, configuration)| Candidate { kernel: kernel.name, configuration })
+            .collect()
     }
 
     /// Every kernel that runs a problem, configured for it.

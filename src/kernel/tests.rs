@@ -243,3 +243,62 @@ fn schemes_without_a_kernel_are_refused() {
         }
     }
 }
+
+/// What a plan is, without the parameters of its launches.
+fn outline(configured: &Configured) -> String {
+    let plan = configured.plan(&Target::new(configured.arch, configured.arch.usual_sms()));
+    let launch = |launch: &Launch| {
+        (
+            launch.entry,
+            launch.grid,
+            launch.block,
+            launch.shared_bytes,
+            launch.bytes_in_flight,
+        )
+    };
+    let launches: Vec<_> = plan.launches.iter().map(launch).collect();
+    let scratch: Vec<_> =
+        plan.scratch.iter().map(|s| (s.name, s.content.clone())).collect();
+    format!("{} {launches:?} {scratch:?} {:?}", configured.defines, plan.extra_bytes)
+}
+
+/// A parameter that a host half does not read would make a configuration that is the default
+/// by another name, which a tuner would measure and could not tell from it.
+#[test]
+fn every_configuration_is_another_way_to_run_some_problem() {
+    let problems: Vec<Problem> =
+        memory_bound_points().iter().map(|text| text.parse().unwrap()).collect();
+    for kernel in KERNELS {
+        let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        for configuration in kernel.configurations() {
+            let name = configuration.name;
+            assert!(names.insert(name), "{} has {name} twice", kernel.name);
+            let spelled = format!("{}.{name}", kernel.name);
+            assert!(spelled.parse::<crate::point::KernelName>().is_ok(), "{spelled}");
+            let parameters = configuration.parameters.iter();
+            let different: BTreeSet<&str> = parameters.map(|(name, _)| *name).collect();
+            assert_eq!(different.len(), configuration.parameters.len(), "{spelled}");
+            let of_kernel = problems.iter().filter(|problem| problem.op() == kernel.op);
+            let ways = of_kernel.filter_map(|problem| {
+                kernel.configure_as(problem, Arch::SM_90, configuration).ok()
+            });
+            let ways: Vec<String> = ways.map(|configured| outline(&configured)).collect();
+            assert!(!configuration.is_default() || name == "default");
+            if kernel.configurations().count() > 1 {
+                assert!(!ways.is_empty(), "{spelled} runs no problem");
+                assert!(seen.insert(ways), "{spelled} is another one by another name");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_configuration_is_found_by_its_name_or_refused_with_those_that_there_are() {
+    let problem: Problem = "stream:access=read,bytes=1 GiB".parse().unwrap();
+    let asked = |name| Kernel::asked_for(name, &problem, Arch::SM_90);
+    let default = asked("stream.default").unwrap();
+    assert_eq!(default.configuration, Configuration::DEFAULT);
+    assert_eq!(outline(&default), outline(&asked("stream").unwrap()));
+    let why = asked("stream.no_such").unwrap_err().0;
+    assert!(why.contains("no configuration `no_such`; it has default"), "{why}");
+}

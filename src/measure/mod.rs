@@ -18,6 +18,7 @@ use crate::reference::{self, Check, NoReference};
 
 use crate::residency::Residency;
 use crate::statistics::{Summary, summarise};
+use crate::tuning::Chosen;
 
 /// How long and how precisely to measure a point. Samples and seconds are those of all of
 /// its rounds together.
@@ -43,6 +44,10 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Times that a point is laid out anew and measured, spread over the campaign.
     pub rounds: usize,
+    /// After how many rounds half of the points that are one problem in several
+    /// configurations of a kernel is measured no further; 0 where all are measured to the
+    /// end.
+    pub halving_rounds: usize,
     /// Whether the vendor's library is measured beside own kernels, where the device has
     /// one for a problem.
     pub vendor: bool,
@@ -53,7 +58,7 @@ pub struct Settings {
 
 impl Settings {
     /// Names of the settings as suites spell them.
-    pub const KEYS: [&str; 11] = [
+    pub const KEYS: [&str; 12] = [
         "warmup_s",
         "min_samples",
         "min_sample_s",
@@ -63,6 +68,7 @@ impl Settings {
         "sentinel_every",
         "memory_bytes",
         "rounds",
+        "halving_rounds",
         "vendor",
         "disturbed_share",
     ];
@@ -93,6 +99,7 @@ impl Default for Settings {
             sentinel_every: 16,
             memory_bytes: u64::MAX,
             rounds: 3,
+            halving_rounds: 0,
             vendor: true,
             disturbed_share: 0.05,
         }
@@ -199,6 +206,8 @@ pub struct PointOutcome {
     pub kernel: Option<KernelFacts>,
     /// The library that the kernel is of, with its version; `None` of this program's own.
     pub implementation: Option<String>,
+    /// In which of its configurations it ran, where it has any.
+    pub chosen: Option<Chosen>,
     /// Launches in each sample.
     pub launches: usize,
     /// How they were queued, on devices with a queue.
@@ -367,6 +376,7 @@ fn verify_slots(
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
     outcome.implementation = prepared.implementation();
+    outcome.chosen = prepared.chosen();
     let mut bench = Bench {
         prepared: &mut *prepared,
         rotation,
@@ -451,6 +461,7 @@ fn run(
     outcome.bytes_extra = prepared.extra_bytes();
     outcome.kernel = prepared.kernel_facts();
     outcome.implementation = prepared.implementation();
+    outcome.chosen = prepared.chosen();
     // Launches that warm the device up, whatever else they are for.
     let tuning_s = prepared.tuning_s();
     outcome.durations.warmup_s = tuning_s;

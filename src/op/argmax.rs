@@ -10,6 +10,7 @@ use crate::resource::Work;
 pub(super) const FACTS: Facts = Facts {
     name: "argmax",
     keys: &[KeySpec::new("m"), KeySpec::new("n"), KeySpec::bare("dtype")],
+    size_keys: &["m"],
     examples: &["argmax:m=3,n=64,dtype=bf16"],
     judged: JudgedFacts {
         prose: "argmax",

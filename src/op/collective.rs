@@ -14,6 +14,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bytes("bytes"),
         KeySpec::bare("link").or("peer"),
     ],
+    size_keys: &["bytes"],
     examples: &["collective:collective=all_reduce,ranks=8,bytes=16 KiB,link=peer"],
     judged: JudgedFacts {
         prose: "collective",

@@ -13,6 +13,9 @@ pub struct Facts {
     pub name: &'static str,
     /// Keys that a problem is written with, in order.
     pub keys: &'static [KeySpec],
+    /// Those of them that make a problem larger and not another one, so that a kernel's best
+    /// configuration depends on them through its bytes alone: see [`super::ShapeClass`].
+    pub size_keys: &'static [&'static str],
     /// Small problems, as text, one of each kind that has kernels of its own: for tests and
     /// for what a device is asked whether it can run.
     pub examples: &'static [&'static str],

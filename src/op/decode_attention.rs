@@ -33,6 +33,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("new_tokens").or("1").silent(),
         KeySpec::new("window").or("0").silent(),
     ],
+    size_keys: &["batch", "context"],
     examples: &[
         "decode_attention:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16",
     ],

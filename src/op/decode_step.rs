@@ -32,6 +32,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("layout").or("paged64"),
         KeySpec::new("lengths").or("equal").silent(),
     ],
+    size_keys: &["layers", "batch", "context"],
     examples: &["decode_step:layers=2,batch=2,context=70,hidden=64,q_heads=2,kv_heads=1,\
                  head_dim=64,intermediate=96,vocab=200,dtype=bf16,layout=paged16"],
     judged: JudgedFacts {

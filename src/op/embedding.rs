@@ -15,6 +15,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("n"),
         KeySpec::bare("dtype"),
     ],
+    size_keys: &["m", "vocab"],
     examples: &["embedding:m=3,vocab=100,n=64,dtype=bf16"],
     judged: JudgedFacts {
         prose: "embedding",

@@ -10,6 +10,7 @@ use crate::resource::{Resource, Work};
 pub(super) const FACTS: Facts = Facts {
     name: "gated_activation",
     keys: &[KeySpec::new("m"), KeySpec::new("n"), KeySpec::bare("dtype")],
+    size_keys: &["m"],
     examples: &["gated_activation:m=3,n=64,dtype=bf16"],
     judged: JudgedFacts {
         prose: "gated activation",

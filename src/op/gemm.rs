@@ -28,6 +28,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("w_dtype").or_as("dtype").silent(),
         KeySpec::new("a_dtype").or_as("dtype").silent(),
     ],
+    size_keys: &["n", "k"],
     examples: &["gemm:m=3,n=16,k=128,dtype=bf16"],
     judged: JudgedFacts {
         prose: "GEMM",

@@ -22,6 +22,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("dtype"),
         KeySpec::new("kv_dtype").or_as("dtype"),
     ],
+    size_keys: &["batch", "context", "new_tokens"],
     examples: &[
         "index_topk:batch=2,context=40,new_tokens=3,q_heads=8,head_dim=128,top_k=16,dtype=bf16",
     ],

@@ -28,6 +28,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("layout").or("contiguous"),
         KeySpec::new("lengths").or("equal").silent(),
     ],
+    size_keys: &["batch", "context"],
     examples: &[
         "kv_read:batch=2,context=40,kv_heads=2,head_dim=64,dtype=bf16,layout=paged16",
     ],

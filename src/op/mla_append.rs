@@ -23,6 +23,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("layout").or("contiguous"),
         KeySpec::new("lengths").or("equal").silent(),
     ],
+    size_keys: &["batch", "context", "new_tokens"],
     examples: &["mla_append:batch=2,context=40,new_tokens=3,dtype=bf16,layout=paged64"],
     judged: JudgedFacts {
         prose: "MLA append",

@@ -32,6 +32,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("lengths").or("equal").silent(),
         KeySpec::new("new_tokens").or("1").silent(),
     ],
+    size_keys: &["batch", "context"],
     examples: &["mla_decode:batch=2,context=40,q_heads=16,dtype=bf16"],
     judged: JudgedFacts {
         prose: "MLA decode",

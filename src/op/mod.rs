@@ -16,6 +16,7 @@
 
 mod access;
 mod argmax;
+mod class;
 mod collective;
 mod contract;
 mod decode_attention;
@@ -47,6 +48,7 @@ mod transfer;
 
 pub use access::Access;
 pub use argmax::Argmax;
+pub use class::ShapeClass;
 pub use collective::{Collective, CollectiveKind};
 pub use decode_attention::DecodeAttention;
 pub use decode_step::DecodeStep;

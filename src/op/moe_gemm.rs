@@ -37,6 +37,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("rows").or("scattered").silent(),
         KeySpec::new("a_dtype").or_as("dtype").silent(),
     ],
+    size_keys: &["n", "k", "routing_seed"],
     examples: &[
         "moe_gemm:tokens=3,experts=8,top_k=2,n=16,k=128,dtype=bf16,routing=uniform",
     ],

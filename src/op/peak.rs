@@ -17,6 +17,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("operands").or("native").silent(),
         KeySpec::new("data").or("small").silent(),
     ],
+    size_keys: &["lanes", "steps"],
     examples: &[
         "peak:unit=fma,dtype=f32,lanes=64,steps=8",
         "peak:unit=tensor,dtype=bf16,lanes=64,steps=8",

@@ -28,6 +28,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("v_head_dim").or_as("head_dim").silent(),
         KeySpec::bare("layout").or("contiguous").silent(),
     ],
+    size_keys: &["batch", "prefix", "new_tokens"],
     examples: &["prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
               head_dim=64,dtype=bf16"],
     judged: JudgedFacts {

@@ -15,6 +15,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("dtype"),
         KeySpec::new("residual").or("false").silent(),
     ],
+    size_keys: &["m"],
     examples: &["rmsnorm:m=3,n=64,dtype=bf16,residual=true"],
     judged: JudgedFacts {
         prose: "RMS norm",

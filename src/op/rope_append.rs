@@ -22,6 +22,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("lengths").or("equal").silent(),
         KeySpec::new("pages").or("touched").silent(),
     ],
+    size_keys: &["batch", "context"],
     examples: &[
         "rope_append:batch=2,context=40,q_heads=4,kv_heads=2,head_dim=64,dtype=bf16,\
          layout=paged16",

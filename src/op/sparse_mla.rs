@@ -25,6 +25,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("dtype"),
         KeySpec::new("kv_dtype").or_as("dtype"),
     ],
+    size_keys: &["batch", "context", "new_tokens"],
     examples: &[
         "sparse_mla:batch=2,context=40,new_tokens=3,q_heads=16,top_k=16,dtype=bf16",
     ],

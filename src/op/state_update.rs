@@ -23,6 +23,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("dtype"),
         KeySpec::new("state_dtype").or("f32"),
     ],
+    size_keys: &["batch", "new_tokens"],
     examples: &[
         "state_update:batch=2,new_tokens=3,state_heads=4,key_heads=2,key_dim=16,value_dim=8,\
          conv_taps=4,rule=delta,decay=head,dtype=bf16",

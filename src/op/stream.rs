@@ -15,6 +15,7 @@ use crate::resource::{Resource, Work};
 pub(super) const FACTS: Facts = Facts {
     name: "stream",
     keys: &[KeySpec::bare("access"), KeySpec::bytes("bytes")],
+    size_keys: &["bytes"],
     examples: &["stream:access=copy,bytes=4 KiB"],
     judged: JudgedFacts {
         prose: "stream",

@@ -16,6 +16,7 @@ use crate::resource::{Link, LinkDirection, Work};
 pub(super) const FACTS: Facts = Facts {
     name: "transfer",
     keys: &[KeySpec::bare("direction"), KeySpec::bare("memory"), KeySpec::bytes("bytes")],
+    size_keys: &["bytes"],
     examples: &["transfer:direction=both,memory=pinned,bytes=4 KiB"],
     judged: JudgedFacts {
         prose: "transfer",

@@ -328,13 +328,15 @@ fn header_of<T: Serialize>(row: &T) -> Vec<String> {
 }
 
 /// Columns of `results.csv` behind those of shapes.
-const LATER_COLUMNS: [&str; 6] = [
+const LATER_COLUMNS: [&str; 8] = [
     "implementation",
     "launch_mode",
     "load",
     "power_w",
     "clock_limits",
     "energy_per_launch_j",
+    "configuration",
+    "configuration_from",
 ];
 
 /// The values of these columns, which came later than those of shapes and stand behind them.
@@ -346,6 +348,8 @@ pub(super) fn later_values(row: &Row) -> impl Serialize {
         row.power_w,
         row.clock_limits.clone(),
         row.energy_per_launch_j,
+        row.configuration.clone(),
+        row.configuration_from.clone(),
     )
 }
 

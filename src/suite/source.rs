@@ -134,6 +134,7 @@ impl SuiteSource<'_> {
                 "max_launch_s" => s.max_launch_s = number()?,
                 "sentinel_every" => s.sentinel_every = number()? as usize,
                 "rounds" => s.rounds = number()? as usize,
+                "halving_rounds" => s.halving_rounds = number()? as usize,
                 "disturbed_share" => s.disturbed_share = number()?,
                 "vendor" => {
                     s.vendor = value.get_ref().as_bool().ok_or_else(|| {
@@ -159,9 +160,11 @@ impl SuiteSource<'_> {
             || s.sentinel_every < 1
             || !(1..=MAX_ROUNDS).contains(&s.rounds)
             || s.max_sample_s < s.min_sample_s
+            || s.halving_rounds >= s.rounds
         {
             let message = "[protocol] needs min_samples of 2 or more, sentinel_every of 1 or \
-                           more, rounds of 1 to 100, and max_sample_s no less than min_sample_s";
+                           more, rounds of 1 to 100 and more than halving_rounds, and \
+                           max_sample_s no less than min_sample_s";
             return Err(self.error(value.span(), message));
         }
         Ok(s)

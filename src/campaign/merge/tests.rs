@@ -50,6 +50,7 @@ fn measured(folder: &Path, shard: &str, device: &mut SimulatedDevice) -> PathBuf
         given_up: None,
         process: Process::ALONE,
         command_line: "test".into(),
+        tuning: None,
     };
     run(device, &request, &mut Silent).unwrap().folder
 }
@@ -246,6 +247,7 @@ fn a_shard_is_resumed_as_it_was() {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".into(),
+        tuning: None,
     };
     run(&mut device(1e11), &request, &mut Silent).unwrap();
     let resumed = Records::read(&folder).unwrap();

@@ -9,7 +9,9 @@ use crate::op::{Argmax, Op};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_argmax",
     op: Op::Argmax,
-    configure: |problem| {
+    sources: &[include_str!("argmax.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &Argmax| {
             CpuFormat::of("dtype", p.dtype)?;
             Ok(Box::new(move |run| Box::new(ArgmaxKernel::new(p, run.threads))))

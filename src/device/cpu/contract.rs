@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::device::Refusal;
 use crate::format::DType;
+use crate::kernel::{Configuration, SearchSpace};
 use crate::op::{OfProblem, Op, Problem};
 use crate::quant::Quant;
 
@@ -46,8 +47,29 @@ pub(super) struct CpuKernel {
     pub name: &'static str,
     /// What it computes.
     pub op: Op,
-    /// Whether it runs a problem, and how it is made for it.
-    pub configure: fn(&Problem) -> Result<Configured, Refusal>,
+    /// The texts that its code is in, beside those that all kernels share.
+    pub sources: &'static [&'static str],
+    /// Its search space beyond the default.
+    pub configurations: &'static [Configuration],
+    /// Whether it runs a problem in a configuration, and how it is made for it.
+    pub configure: fn(&Problem, &'static Configuration) -> Result<Configured, Refusal>,
+}
+
+/// The texts that all kernels share.
+const SHARED_SOURCES: [&str; 5] = [
+    include_str!("../../multiversion.rs"),
+    include_str!("cache.rs"),
+    include_str!("product.rs"),
+    include_str!("simd.rs"),
+    include_str!("threads.rs"),
+];
+
+impl CpuKernel {
+    /// Its search space.
+    pub fn search_space(&self) -> SearchSpace {
+        let sources = self.sources.iter().chain(&SHARED_SOURCES).copied();
+        SearchSpace::new(self.name, self.configurations, sources)
+    }
 }
 
 /// Makes the kernel of one problem.

@@ -27,7 +27,9 @@ const MAX_ROWS: usize = 8;
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_decode_attention",
     op: Op::DecodeAttention,
-    configure: |problem| {
+    sources: &[include_str!("decode_attention.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &DecodeAttention| {
             let format = kv_format(p)?;
             Ok(Box::new(move |run| match format {

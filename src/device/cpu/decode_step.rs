@@ -10,7 +10,9 @@ use crate::op::{DecodeStep, Op, Operand, Problem, Stage, Temporary};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_decode_step",
     op: Op::DecodeStep,
-    configure: |problem| {
+    sources: &[include_str!("decode_step.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &DecodeStep| {
             CpuFormat::of("dtype", p.dtype)?;
             let mut makers = Vec::new();

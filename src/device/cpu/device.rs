@@ -15,15 +15,18 @@ use super::{
 use crate::data::Key;
 use crate::device::{
     AskedTelemetry, Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError,
-    Prepared, Refusal, Timing,
+    Prepared, Refusal, SearchSpace, Timing,
 };
 use crate::format::Role;
+use crate::kernel::{Candidate, Configuration, split_name};
 use crate::op::Problem;
+use crate::tuning::{Chosen, ChosenBy, Tuning};
 
 /// This machine's CPU, with all cores of the rayon pool.
 pub struct CpuDevice {
     pub(super) info: DeviceInfo,
     pub(super) arena: Arena,
+    tuning: Tuning,
 }
 
 impl CpuDevice {
@@ -31,7 +34,12 @@ impl CpuDevice {
     pub fn new() -> Self {
         let info = host::device_info();
         let arena = Arena::new(info.memory_bytes as usize);
-        CpuDevice { info, arena }
+        CpuDevice::with(info, arena)
+    }
+
+    /// A device that lays points out in this memory.
+    pub(super) fn with(info: DeviceInfo, arena: Arena) -> Self {
+        CpuDevice { info, arena, tuning: Tuning::default() }
     }
 }
 
@@ -62,7 +70,26 @@ impl Device for CpuDevice {
     }
 
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
-        Ok(CpuKernel::for_problem(problem)?.0)
+        let kernel = CpuKernel::of(problem)?;
+        (kernel.configure)(problem, Configuration::DEFAULT).map(|_| kernel.name)
+    }
+
+    fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
+        let Ok(kernel) = CpuKernel::of(problem) else { return Vec::new() };
+        let runs = |configuration: &&'static Configuration| {
+            (kernel.configure)(problem, configuration).is_ok()
+        };
+        let all = kernel.search_space().configurations.into_iter().filter(runs);
+        all.map(|configuration| Candidate { kernel: kernel.name, configuration }).collect()
+    }
+
+    fn search_space(&self, kernel: &str) -> Option<SearchSpace> {
+        let found = KERNELS.iter().find(|known| known.name == kernel);
+        found.map(CpuKernel::search_space)
+    }
+
+    fn use_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
     fn prepare<'a>(
@@ -73,14 +100,7 @@ impl Device for CpuDevice {
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         let Layout { slots, seed, .. } = layout;
         layout.refuse_launch_mode("the CPU")?;
-        let (known, make) = CpuKernel::for_problem(problem)?;
-        if kernel != known {
-            return Err(Refusal(format!(
-                "the CPU has no kernel `{kernel}` for {}; use `{known}`",
-                problem.op()
-            ))
-            .into());
-        }
+        let (make, chosen) = self.configure(problem, kernel)?;
         if slots == 0 {
             return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
         }
@@ -88,7 +108,7 @@ impl Device for CpuDevice {
         let threads = rayon::current_num_threads();
         let kernel = make(RunSettings { seed, threads });
         let slots = lay_out(&mut self.arena, problem, slots, seed)?;
-        Ok(Box::new(Ready { kernel, slots }))
+        Ok(Box::new(Ready { kernel, slots, chosen }))
     }
 }
 
@@ -102,11 +122,16 @@ struct Slot<'a> {
 struct Ready<'a> {
     kernel: Box<dyn Kernel>,
     slots: Vec<Slot<'a>>,
+    chosen: Chosen,
 }
 
 impl Prepared for Ready<'_> {
     fn extra_bytes(&self) -> Option<u64> {
         self.kernel.extra_bytes()
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        Some(self.chosen.clone())
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {
@@ -166,16 +191,54 @@ const KERNELS: &[CpuKernel] = &[
 ];
 
 impl CpuKernel {
-    /// The kernel for a problem.
+    /// The kernel for the operation of a problem.
+    fn of(problem: &Problem) -> Result<&'static CpuKernel, Refusal> {
+        let op = problem.op();
+        let found = KERNELS.iter().find(|kernel| kernel.op == op);
+        found.ok_or_else(|| Refusal(format!("the CPU has no kernel for {op}")))
+    }
+
+    /// The kernel for a problem, in its default configuration.
     pub(super) fn for_problem(
         problem: &Problem,
     ) -> Result<(&'static str, Configured), Refusal> {
-        let op = problem.op();
-        let kernel = KERNELS
-            .iter()
-            .find(|kernel| kernel.op == op)
-            .ok_or_else(|| Refusal(format!("the CPU has no kernel for {op}")))?;
-        Ok((kernel.name, (kernel.configure)(problem)?))
+        let kernel = CpuKernel::of(problem)?;
+        Ok((kernel.name, (kernel.configure)(problem, Configuration::DEFAULT)?))
+    }
+}
+
+impl CpuDevice {
+    /// A kernel by its name in a point, for a problem, and the configuration that it is in.
+    fn configure(
+        &self,
+        problem: &Problem,
+        name: &str,
+    ) -> Result<(Configured, Chosen), Refusal> {
+        let kernel = CpuKernel::of(problem)?;
+        let (name, asked) = split_name(name);
+        if name != kernel.name {
+            return Err(Refusal(format!(
+                "the CPU has no kernel `{name}` for {}; use `{}`",
+                problem.op(),
+                kernel.name
+            )));
+        }
+        let chosen = |configuration: &Configuration, by| Chosen {
+            configuration: configuration.name.to_owned(),
+            by,
+        };
+        if let Some(asked) = asked {
+            let configuration = kernel.search_space().find(asked)?;
+            let make = (kernel.configure)(problem, configuration)?;
+            return Ok((make, chosen(configuration, ChosenBy::Asked)));
+        }
+        if let Some(tuned) = self.tuning.choose(kernel.name, problem)
+            && let Ok(make) = (kernel.configure)(problem, tuned)
+        {
+            return Ok((make, chosen(tuned, ChosenBy::Tuned)));
+        }
+        let default = Configuration::DEFAULT;
+        Ok(((kernel.configure)(problem, default)?, chosen(default, ChosenBy::Default)))
     }
 }
 

@@ -8,7 +8,9 @@ use crate::op::{Embedding, Op};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_embedding",
     op: Op::Embedding,
-    configure: |problem| {
+    sources: &[include_str!("embedding.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &Embedding| {
             CpuFormat::of("dtype", p.dtype)?;
             Ok(Box::new(move |_| Box::new(EmbeddingKernel { p })))

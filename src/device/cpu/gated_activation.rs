@@ -10,7 +10,9 @@ use crate::op::{GatedActivation, Op};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_gated_activation",
     op: Op::GatedActivation,
-    configure: |problem| {
+    sources: &[include_str!("gated_activation.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &GatedActivation| {
             CpuFormat::of("dtype", p.dtype)?;
             Ok(Box::new(move |run| Box::new(GatedActivationKernel::new(p, run.threads))))

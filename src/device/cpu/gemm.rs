@@ -32,7 +32,9 @@ const DEPTH: usize = 256;
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_gemm",
     op: Op::Gemm,
-    configure: |problem| {
+    sources: &[include_str!("gemm.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &Gemm| {
             let format = format(p)?;
             Ok(Box::new(move |run| match format {

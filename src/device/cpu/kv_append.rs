@@ -10,7 +10,9 @@ use crate::op::{KvAppend, Op};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_kv_append",
     op: Op::KvAppend,
-    configure: |problem| {
+    sources: &[include_str!("kv_append.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &KvAppend| {
             CpuFormat::of("dtype", p.dtype)?;
             CpuFormat::of("kv_dtype", p.kv_dtype)?;

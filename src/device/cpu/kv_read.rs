@@ -12,7 +12,9 @@ use crate::op::{KvRead, Op};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_kv_read",
     op: Op::KvRead,
-    configure: |problem| {
+    sources: &[include_str!("kv_read.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &KvRead| {
             refuse(p)?;
             Ok(Box::new(move |run| Box::new(KvReadKernel::new(p, run.threads))))

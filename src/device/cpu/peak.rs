@@ -14,7 +14,9 @@ use crate::reference::{FMA_A, FMA_B};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_peak",
     op: Op::Peak,
-    configure: |problem| {
+    sources: &[include_str!("peak.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &Peak| {
             refuse(p)?;
             Ok(Box::new(move |_| Box::new(PeakKernel::new(p))))

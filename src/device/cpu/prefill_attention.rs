@@ -15,7 +15,9 @@ use crate::op::{KvLayout, Op, PrefillAttention};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_prefill_attention",
     op: Op::PrefillAttention,
-    configure: |problem| {
+    sources: &[include_str!("prefill_attention.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &PrefillAttention| {
             refuse(p)?;
             Ok(Box::new(move |run| Box::new(PrefillKernel::new(p, run.threads))))

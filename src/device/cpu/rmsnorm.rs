@@ -11,7 +11,9 @@ use crate::op::{Op, RMS_EPSILON, RmsNorm};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_rmsnorm",
     op: Op::RmsNorm,
-    configure: |problem| {
+    sources: &[include_str!("rmsnorm.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &RmsNorm| {
             CpuFormat::of("dtype", p.dtype)?;
             Ok(Box::new(move |run| Box::new(RmsNormKernel::new(p, run.threads))))

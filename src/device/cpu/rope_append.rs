@@ -10,7 +10,9 @@ use crate::op::{Op, RopeAppend};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_rope_append",
     op: Op::RopeAppend,
-    configure: |problem| {
+    sources: &[include_str!("rope_append.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &RopeAppend| {
             CpuFormat::of("dtype", p.dtype)?;
             Ok(Box::new(move |run| Box::new(RopeAppendKernel::new(p, run.threads))))

@@ -3,17 +3,25 @@
 
 use rayon::prelude::*;
 
-use super::contract::{CpuKernel, InputBytes, Kernel, configured};
+use super::contract::{CpuKernel, InputBytes, Kernel, RunSettings, configured};
 use super::simd::{sum_words, triad};
+use crate::kernel::Configuration;
 use crate::op::{Access, Op, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
 
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_stream",
     op: Op::Stream,
-    configure: |problem| {
+    sources: &[include_str!("stream.rs")],
+    configurations: &[
+        Configuration::new("chunks_of_64_kib", &[("chunk_kib", 64)]),
+        Configuration::new("chunks_of_256_kib", &[("chunk_kib", 256)]),
+        Configuration::new("chunks_of_1_mib", &[("chunk_kib", 1 << 10)]),
+        Configuration::new("chunks_of_16_mib", &[("chunk_kib", 16 << 10)]),
+    ],
+    configure: |problem, choice| {
         configured(problem, |&p: &Stream| {
-            Ok(Box::new(move |run| Box::new(StreamKernel::new(p, run.seed, run.threads))))
+            Ok(Box::new(move |run| Box::new(StreamKernel::new(p, choice, run))))
         })
     },
 };
@@ -29,9 +37,13 @@ struct StreamKernel {
 impl StreamKernel {
     /// Chunks are large enough to hide the cost of handing them out and small
     /// enough that no thread waits long for the last.
-    fn new(p: Stream, seed: u64, threads: usize) -> Self {
+    fn new(p: Stream, choice: &Configuration, run: RunSettings) -> Self {
+        let RunSettings { seed, threads } = run;
         let chunk_bytes = (p.bytes as usize / (8 * threads)).clamp(1 << 16, 1 << 22);
-        let chunk_bytes = chunk_bytes.next_multiple_of(64);
+        let chunk_bytes = match choice.or("chunk_kib", 0) {
+            0 => chunk_bytes.next_multiple_of(64),
+            kib => (kib as usize) << 10,
+        };
         StreamKernel { access: p.access, seed, chunk_bytes }
     }
 }

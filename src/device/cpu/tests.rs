@@ -31,7 +31,7 @@ pub(super) fn verify(device: &mut CpuDevice, text: &str) {
 }
 
 pub(super) fn device() -> CpuDevice {
-    CpuDevice { info: host::device_info(), arena: Arena::new(0) }
+    CpuDevice::with(host::device_info(), Arena::new(0))
 }
 
 #[test]

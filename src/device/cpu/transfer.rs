@@ -9,7 +9,9 @@ use crate::op::{Op, Transfer};
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_transfer",
     op: Op::Transfer,
-    configure: |problem| {
+    sources: &[include_str!("transfer.rs")],
+    configurations: &[],
+    configure: |problem, _| {
         configured(problem, |&p: &Transfer| {
             Ok(Box::new(move |run| Box::new(TransferKernel::new(p, run.threads))))
         })

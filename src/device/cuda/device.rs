@@ -10,11 +10,12 @@ use super::nvml::Nvidia;
 use super::{prepared, program, timing};
 use crate::device::{
     AskedTelemetry, Device, DeviceInfo, FixedCosts, LaunchError, Layout, PrepareError,
-    Prepared, Refusal, Telemetry,
+    Prepared, Refusal, SearchSpace, Telemetry,
 };
-use crate::kernel::Kernel;
+use crate::kernel::{Candidate, Kernel};
 use crate::op::Problem;
 use crate::point::LaunchMode;
+use crate::tuning::Tuning;
 
 impl Device for CudaDevice {
     fn info(&self) -> &DeviceInfo {
@@ -23,6 +24,18 @@ impl Device for CudaDevice {
 
     fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
         Kernel::for_problem(problem, self.target.arch).map(|found| found.kernel.name)
+    }
+
+    fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
+        Kernel::candidates(problem, self.target.arch)
+    }
+
+    fn search_space(&self, kernel: &str) -> Option<SearchSpace> {
+        Kernel::named(kernel).map(Kernel::search_space)
+    }
+
+    fn use_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
     fn vendor_kernel(&self, problem: &Problem) -> Option<&'static str> {
@@ -38,7 +51,7 @@ impl Device for CudaDevice {
         if kernel == cublaslt::NAME {
             return Ok(Box::new(prepared::prepare_vendor(self, problem, layout)?));
         }
-        let found = Kernel::asked_for(kernel, problem, self.target.arch)?;
+        let (found, chosen) = self.tuning.configure(kernel, problem, self.target.arch)?;
         let plan = found.plan(&self.target);
         let mut loaded = Vec::new();
         for (number, image) in found.images().iter().enumerate() {
@@ -50,7 +63,7 @@ impl Device for CudaDevice {
             loaded.push(self.loaded(image, &source, problem, &entries)?);
         }
         let ready = prepared::prepare(self, problem, plan, &loaded, layout)?;
-        Ok(Box::new(ready))
+        Ok(Box::new(ready.chosen_as(chosen)))
     }
 
     fn probe(&self) -> Result<FixedCosts, LaunchError> {

@@ -21,6 +21,7 @@ use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{
     Arch, Binary, Compiler, CompilerOptions, Defines, ImageKind, SmLimits, Target,
 };
+use crate::tuning::Tuning;
 
 /// Share of the free memory that buffers may take: the driver needs some, and
 /// so do modules.
@@ -41,6 +42,8 @@ pub struct CudaDevice {
     vendor: OnceCell<cublaslt::Library>,
     /// The fastest of the vendor's algorithms for problems that were measured before.
     pub(super) chosen: RefCell<HashMap<String, usize>>,
+    /// Which configurations kernels run in.
+    pub(super) tuning: Tuning,
     compiler: Compiler,
     loaded: HashMap<(&'static str, Defines), Rc<Loaded>>,
 }
@@ -134,6 +137,7 @@ impl CudaDevice {
             nvidia: nvidia.ok(),
             vendor: OnceCell::new(),
             chosen: RefCell::default(),
+            tuning: Tuning::default(),
             compiler,
             loaded,
         })

@@ -23,6 +23,7 @@ use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{EncodedTensorMap, Launch, ParamBytes, Plan, PlannedLaunch};
 use crate::op::Problem;
 use crate::point::LaunchMode;
+use crate::tuning::Chosen;
 
 /// Parts of an allocation begin at multiples of this: what cuMemAlloc promises.
 const ALIGNMENT: u64 = 256;
@@ -339,7 +340,15 @@ pub(super) struct CudaPoint<'a> {
     /// Recorded launches.
     graphs: HashMap<Stretch, Graph>,
     facts: Option<KernelFacts>,
+    chosen: Option<Chosen>,
     tuning_s: f64,
+}
+
+impl CudaPoint<'_> {
+    /// The same, of a kernel in this configuration.
+    pub(super) fn chosen_as(self, chosen: Chosen) -> Self {
+        CudaPoint { chosen: Some(chosen), ..self }
+    }
 }
 
 /// Most graphs that are kept: what a row is made of, and some of warm-up's.
@@ -383,7 +392,8 @@ pub(super) fn prepare<'a>(
     // GPU is held.
     runs.run(0).and_then(|()| device.stream.synchronize()).map_err(failed)?;
     let queue = RowQueue::new(slots, runs.entries(), mode);
-    Ok(CudaPoint { device, runs, queue, graphs: HashMap::new(), facts, tuning_s: 0.0 })
+    let graphs = HashMap::new();
+    Ok(CudaPoint { device, runs, queue, graphs, facts, chosen: None, tuning_s: 0.0 })
 }
 
 /// The same for the kernel of the vendor's library.
@@ -627,6 +637,10 @@ impl Prepared for CudaPoint<'_> {
 
     fn implementation(&self) -> Option<String> {
         self.runs.product.as_ref().map(VendorProduct::implementation)
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        self.chosen.clone()
     }
 
     fn tuning_s(&self) -> f64 {

@@ -49,6 +49,7 @@ fn measured() -> (TempDir, PathBuf) {
         given_up: None,
         process: campaign::Process::ALONE,
         command_line: "test".into(),
+        tuning: None,
     };
     let folder = campaign::run(&mut device, &request, &mut Silent).unwrap().folder;
     (dir, folder)
