@@ -16,7 +16,7 @@
 //! machine's bandwidth, and a kernel whose lines approach less is told apart by that.
 
 use crate::analysis::{Campaign, Measured};
-use crate::kernel::Plan;
+use crate::kernel::{Plan, split_name};
 use crate::line_fit::{self, Fit, LineFamily};
 use crate::model::launch::{
     Constants, EMPTY_LAUNCH_S, EMPTY_NODE_S, EMPTY_OVERLAPPED_S, FIXED_S, Traffic,
@@ -150,7 +150,7 @@ impl FixedSource {
 pub struct Asked<'a> {
     /// What it computes.
     pub problem: &'a Problem,
-    /// Its kernel.
+    /// Its kernel, as points name it: with its configuration where one is asked for.
     pub kernel: &'a str,
     /// How it is queued.
     pub launch: LaunchMode,
@@ -253,11 +253,16 @@ impl LaunchCosts {
     fn fixed(&self, asked: &Asked<'_>) -> (f64, FixedSource) {
         let launch_s = self.empty.seconds(asked.launch);
         let shape = asked.problem.operation().line();
+        // A configuration has lines of its own; the kernel's are those of all.
+        let (kernel, _) = split_name(asked.kernel);
         let is_own = |family: &&LineFamily| {
-            *family.kernel == *asked.kernel && family.op == asked.problem.op()
+            split_name(&family.kernel).0 == kernel && family.op == asked.problem.op()
         };
         let of_kernel = || self.families.iter().filter(is_own);
-        let of_shape = of_kernel().filter(|f| Some(&f.shape) == shape.as_ref());
+        let is_of_shape = |family: &&LineFamily| {
+            *family.kernel == *asked.kernel && Some(&family.shape) == shape.as_ref()
+        };
+        let of_shape = of_kernel().filter(is_of_shape);
         let streams = || self.families.iter().filter(|family| family.is_roof());
         let middle = |costs: Vec<f64>| (!costs.is_empty()).then(|| median(&costs));
         let least = |costs: Vec<f64>| costs.into_iter().reduce(f64::min);
@@ -431,6 +436,13 @@ mod tests {
             (
                 &*kv_read(2, "paged16"),
                 "kv_read",
+                LaunchMode::Graph,
+                KV_S,
+                FixedSource::Kernel,
+            ),
+            (
+                &*kv_read(2, "contiguous"),
+                "kv_read.other",
                 LaunchMode::Graph,
                 KV_S,
                 FixedSource::Kernel,

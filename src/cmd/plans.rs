@@ -305,7 +305,7 @@ impl Gpu {
         let work = point.problem.work();
         let costs = self.costs.of(&Asked {
             problem: &point.problem,
-            kernel: kernel.name,
+            kernel: &point.kernel,
             launch: point.launch.unwrap_or(LaunchMode::Graph),
             without: None,
         });
@@ -316,7 +316,7 @@ impl Gpu {
         let in_flight = launch.bytes_in_flight * u64::from(resident);
         Some(vec![
             point.problem.label(),
-            kernel.name.to_owned(),
+            point.kernel.to_string(),
             resources.registers.to_string(),
             (resources.shared_bytes + launch.shared_bytes).to_string(),
             blocks_per_sm.to_string(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Asked, FixedSource, LaunchCosts, RateSource, traffic, unsaid_mode};
 use crate::analysis::{Campaign, Measured};
-use crate::kernel::{Kernel, Plan};
+use crate::kernel::{Configured, Kernel, Plan, split_name};
 use crate::model::launch::{LaunchLimit, expect};
 use crate::point::{KernelName, LaunchMode};
 use crate::record::Row;
@@ -131,15 +131,16 @@ pub fn compare(
         records.rows.iter().filter(first).map(|row| (&*row.point_id, row)).collect();
     let mut found = Comparison::default();
     for point in records.own_points() {
-        let is_memory_bound =
-            Kernel::named(&point.kernel).is_some_and(|kernel| kernel.memory_bound);
+        let (name, _) = split_name(&point.kernel);
+        let is_memory_bound = Kernel::named(name).is_some_and(|kernel| kernel.memory_bound);
         let (true, Some(time_s)) = (is_memory_bound, point.time_s) else { continue };
         if !point.is_from_dram() {
             found.from_caches += 1;
             continue;
         }
-        let configured = Kernel::asked_for(&point.kernel, &point.problem, target.arch);
-        let (Ok(configured), Some(row)) = (configured, rows.get(&*point.point_id)) else {
+        let row = rows.get(&*point.point_id);
+        let configured = row.and_then(|row| as_recorded(point, row, target));
+        let (Some(row), Some(configured)) = (row, configured) else {
             found.refused += 1;
             continue;
         };
@@ -176,6 +177,17 @@ pub fn compare(
         }
     }
     found
+}
+
+/// The kernel of a point, configured as its row says; `None` where today's kernels refuse that.
+fn as_recorded(point: &Measured, row: &Row, target: &Target) -> Option<Configured> {
+    let name = match (split_name(&point.kernel), row.configuration.as_str()) {
+        ((name, None), configuration) if !configuration.is_empty() => {
+            format!("{name}.{configuration}")
+        }
+        _ => point.kernel.to_string(),
+    };
+    Kernel::asked_for(&name, &point.problem, target.arch).ok()
 }
 
 /// `own` are the costs where they are of the same campaign.
