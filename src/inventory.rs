@@ -172,7 +172,13 @@ impl Inventory {
         }
     }
 
-    fn add_kernel(&mut self, configured: &Configured, problem: &Problem, target: &Target) {
+    /// Adds a kernel as it is configured for a problem.
+    pub fn add_kernel(
+        &mut self,
+        configured: &Configured,
+        problem: &Problem,
+        target: &Target,
+    ) {
         // What only copies is not compiled.
         let images = configured.images().iter();
         let places: Vec<Option<usize>> =

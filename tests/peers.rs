@@ -58,6 +58,7 @@ fn campaign_in(parent: &Path) -> PathBuf {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     run(&mut SimulatedDevice::default(), &request, &mut Silent).unwrap();
     folder
@@ -72,6 +73,7 @@ fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
         filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     measure_peers(&request, &mut Silent)
 }
@@ -176,6 +178,7 @@ fn rows_are_never_doubled() {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     let summary = run(&mut SimulatedDevice::default(), &resumed, &mut Silent).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (0, 0));
@@ -208,6 +211,7 @@ fn time_that_is_up_leaves_rows_of_two_rounds() {
         filter: None,
         job_limit_s: 20.0,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     let summary = measure_peers(&request, &mut Slow).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (2, 0));
@@ -238,6 +242,7 @@ fn mistakes_are_told_before_anything_is_written() {
         filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     let error = measure_peers(&request, &mut Silent).unwrap_err().to_string();
     assert!(error.contains("cannot start `no-such-python`"), "{error}");
