@@ -31,8 +31,7 @@ struct StreamBulkParams {
     source: u64,
     target: u64,
     checksum: u64,
-    partials: u64,
-    ticket: u64,
+    progress: u64,
     bytes: u64,
     pattern: u32,
     unused: u32,
@@ -93,17 +92,13 @@ impl HostHalf for BulkStream {
             source: bound.tensor_or_null("source"),
             target: bound.tensor_or_null("target"),
             checksum: bound.tensor_or_null("checksum"),
-            partials: bound.scratch("partials"),
-            ticket: bound.scratch("ticket"),
+            progress: bound.scratch("progress"),
             bytes,
             pattern: write_pattern(bound.seed, bound.slot),
             unused: 0,
         });
         Plan {
-            scratch: vec![
-                Scratch::unset("partials", 4 * u64::from(blocks)),
-                Scratch::zeros("ticket", 4),
-            ],
+            scratch: vec![Scratch::zeros("progress", 8)],
             ..Plan::of(Launch {
                 shared_bytes: self.used_stages * STAGE_BYTES,
                 // A stage is being read, or its copy awaited.
@@ -163,17 +158,17 @@ mod tests {
         let words = |access| {
             let second = if access == Access::Read { "checksum" } else { "target" };
             let bound = Bound::new(1, 0, [("source", 256), (second, 512)])
-                .with_scratch([("partials", 1024), ("ticket", 2048)]);
+                .with_scratch([("progress", 1024)]);
             let plan = plan::<BulkStream>(&stream(access, 1 << 20), &target);
             let launch = &plan.launches[0];
             let bytes = launch.params.bytes(&bound);
-            let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..48]);
+            let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..40]);
             (launch.grid[0], launch.shared_bytes, words)
         };
         let (blocks, shared_bytes, read) = words(Access::Read);
         assert_eq!((blocks, shared_bytes), (64, 12 << 14));
-        assert_eq!(read, [256, 0, 512, 1024, 2048, 1 << 20]);
+        assert_eq!(read, [256, 0, 512, 1024, 1 << 20]);
         let (blocks, _, copy) = words(Access::Copy);
-        assert_eq!((blocks, &copy[..3], copy[5]), (32, &[256, 512, 0][..], 1 << 19));
+        assert_eq!((blocks, &copy[..3], copy[4]), (32, &[256, 512, 0][..], 1 << 19));
     }
 }

@@ -39,10 +39,10 @@ fn params_hold_what_a_slot_is_bound_to() {
     let read = "stream:access=read,bytes=1048576";
     let plan = plan::<VectorStream>(read, &Target::new(Arch::SM_90, 132));
     let bound = Bound::new(1, 0, [("source", 256), ("checksum", 512)])
-        .with_scratch([("partials", 1024), ("ticket", 2048)]);
+        .with_scratch([("progress", 1024)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
-    assert_eq!(words, [256, 0, 0, 512, 1024, 2048, 65536]);
+    assert_eq!(words, [256, 0, 0, 512, 1024, 65536, 1]);
     // 65,536 vectors, one for each thread.
     assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([128, 1, 1], [512, 1, 1]));
 }
@@ -52,11 +52,13 @@ fn a_triads_arrays_are_told_apart() {
     let triad = "stream:access=triad,bytes=3 GiB";
     let plan = plan::<VectorStream>(triad, &Target::new(Arch::SM_90, 132));
     let bound = Bound::new(1, 0, [("b", 256), ("c", 512), ("a", 768)])
-        .with_scratch([("partials", 1024), ("ticket", 2048)]);
+        .with_scratch([("progress", 1024)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
-    assert_eq!(words, [256, 512, 768, 0, 1024, 2048, 1 << 26]);
-    assert_eq!((plan.launches[0].entry, plan.launches[0].grid[0]), ("stream_triad", 264));
+    assert_eq!(words, [256, 512, 768, 0, 1024, 1 << 26, 1]);
+    // A tile has 512 vectors of each array.
+    let launch = &plan.launches[0];
+    assert_eq!((launch.entry, launch.grid[0]), ("stream_triad", 1 << 17));
 }
 
 /// Bytes that all blocks of an SM have in flight, for every launch.
@@ -99,10 +101,10 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
 
 /// One of each shape that decides how memory-bound kernels are compiled.
 fn memory_bound_points() -> Vec<String> {
-    let mut points: Vec<String> = ["read", "write", "copy", "triad"]
-        .iter()
-        .map(|access| format!("stream:access={access},bytes=3 GiB"))
-        .collect();
+    let mut points = Vec::new();
+    for access in ["read", "write", "copy", "triad"] {
+        points.extend(["24 MiB", "3 GiB"].map(|b| format!("stream:access={access},bytes={b}")));
+    }
     for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
         let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
         points.extend((1..=64).map(|m| format!("gemm:m={m},{weights}")));
@@ -161,7 +163,8 @@ fn tiles_in_flight_are_counted_for_every_kernel() {
     let target = Target::new(Arch::SM_90, 132);
     for (text, bytes) in [
         // Threads times vectors of each; tokens of a tile, keys and values.
-        ("stream:access=read,bytes=1 GiB", 512 * 8 * 16),
+        ("stream:access=read,bytes=32 MiB", 512 * 8 * 16),
+        ("stream:access=read,bytes=1 GiB", 512 * 2 * 16),
         ("peak:unit=fma,dtype=f32,lanes=4096,steps=16", 0),
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=128,dtype=bf16", 2 * 64 * 256),
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=80,dtype=bf16", 2 * 102 * 160),
@@ -185,7 +188,7 @@ fn a_problem_of_another_operation_is_refused() {
 /// another one is a plan for the same code.
 #[test]
 fn plans_are_made_for_the_architecture_that_is_configured() {
-    let problem: Problem = "stream:access=read,bytes=1 GiB".parse().unwrap();
+    let problem: Problem = "stream:access=read,bytes=32 MiB".parse().unwrap();
     let configured = Kernel::for_problem(&problem, Arch::SM_90).unwrap();
     let blocks = |sms| configured.plan(&Target::new(Arch::SM_90, sms)).launches[0].grid[0];
     assert_eq!((blocks(114), blocks(132)), (228, 264));
