@@ -103,7 +103,9 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
 fn memory_bound_points() -> Vec<String> {
     let mut points = Vec::new();
     for access in ["read", "write", "copy", "triad"] {
-        points.extend(["24 MiB", "3 GiB"].map(|b| format!("stream:access={access},bytes={b}")));
+        points.extend(
+            ["24 MiB", "3 GiB"].map(|b| format!("stream:access={access},bytes={b}")),
+        );
     }
     for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
         let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
