@@ -36,12 +36,17 @@ fn candidates() -> Vec<Candidate> {
 }
 
 /// Some of the corners that a configuration runs, spread over all of them.
-fn corners((kernel, configuration): Candidate, problems: &[Problem], arch: Arch) -> Vec<Problem> {
+fn corners(
+    (kernel, configuration): Candidate,
+    problems: &[Problem],
+    arch: Arch,
+) -> Vec<Problem> {
     let is_small = |problem: &Problem| {
         let work = problem.work();
         work.flops().max(work.bytes()) < MOST_WORK
     };
-    let of_op = problems.iter().filter(|problem| problem.op() == kernel.op && is_small(problem));
+    let of_op =
+        problems.iter().filter(|problem| problem.op() == kernel.op && is_small(problem));
     let runs: Vec<&Problem> = of_op
         .filter(|problem| kernel.configure_as(problem, arch, configuration).is_ok())
         .collect();

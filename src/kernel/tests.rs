@@ -160,6 +160,43 @@ fn memory_bound_points() -> Vec<String> {
     points
 }
 
+/// Some of each shape that decides how kernels are compiled that memory does not bind.
+fn compute_bound_points() -> Vec<String> {
+    let mut points = Vec::new();
+    let scales = [
+        "dtype=bf16",
+        "dtype=bf16,a_dtype=fp8_e4m3_token,w_dtype=fp8_e4m3",
+        "dtype=bf16,a_dtype=int8_token,w_dtype=int8",
+    ];
+    for formats in scales {
+        for m in [64, 128, 256, 512, 1000, 8192] {
+            points.push(format!("gemm:m={m},n=4096,k=4096,{formats}"));
+        }
+        for (tokens, experts) in [(64, 8), (512, 64), (4096, 8)] {
+            points.push(format!(
+                "moe_gemm:tokens={tokens},experts={experts},top_k=2,n=2048,k=4096,{formats},\
+                 routing=zipf,rows=contiguous,inputs=per_expert"
+            ));
+        }
+    }
+    points.push("rmsnorm:m=64,n=128,dtype=bf16".to_owned());
+    for widths in
+        ["head_dim=64", "head_dim=128", "head_dim=192,v_head_dim=128", "head_dim=256"]
+    {
+        for rest in ["new_tokens=64", "new_tokens=8192", "new_tokens=8192,causal=false"] {
+            points.push(format!(
+                "prefill_attention:batch=2,{rest},q_heads=32,kv_heads=8,{widths},dtype=bf16"
+            ));
+        }
+    }
+    for unit in ["unit=fma,dtype=f32", "unit=tensor,dtype=bf16"] {
+        points.extend(
+            [77, 8448, 67584].map(|lanes| format!("peak:{unit},lanes={lanes},steps=1024")),
+        );
+    }
+    points
+}
+
 #[test]
 fn tiles_in_flight_are_counted_for_every_kernel() {
     let target = Target::new(Arch::SM_90, 132);
@@ -271,8 +308,8 @@ fn outline(configured: &Configured) -> String {
 /// by another name, which a tuner would measure and could not tell from it.
 #[test]
 fn every_configuration_is_another_way_to_run_some_problem() {
-    let problems: Vec<Problem> =
-        memory_bound_points().iter().map(|text| text.parse().unwrap()).collect();
+    let texts = memory_bound_points().into_iter().chain(compute_bound_points());
+    let problems: Vec<Problem> = texts.map(|text| text.parse().unwrap()).collect();
     for kernel in KERNELS {
         let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for configuration in kernel.configurations() {
