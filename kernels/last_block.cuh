@@ -38,16 +38,16 @@ DEVICE u32 block_sum(u32 value) {
   return sum;
 }
 
-// Sum of `sum` over all threads of the grid, to *total; wraps around. `partials`
-// has a word for each block, `ticket` is zero between launches. All threads of
-// all blocks call it.
+// Sum of `sum` over all threads of the grid, to *total; wraps around. All threads of all
+// blocks call it. `progress` is zero between launches: its low word counts the blocks that
+// have added their sum, its high word is the sum of these. One atomic does both, so that the
+// last block knows the total from its own addition: no sums of blocks in memory, and no fence.
 template <u32 threads>
-DEVICE void sum_over_grid(u32 sum, u32 *partials, u32 *ticket, u32 *total) {
+DEVICE void sum_over_grid(u32 sum, u64 *progress, u32 *total) {
   sum = block_sum<threads>(sum);
-  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
-  if (!is_last_block(ticket, gridDim.x)) return;
-  sum = 0;
-  for (u32 block = threadIdx.x; block < gridDim.x; block += threads) sum += partials[block];
-  sum = block_sum<threads>(sum);
-  if (threadIdx.x == 0) *total = sum;
+  if (threadIdx.x != 0) return;
+  const u64 own = u64(sum) << 32 | 1, before = atom_add_relaxed_gpu(progress, own);
+  if (u32(before) != gridDim.x - 1) return;
+  *total = (before + own) >> 32;
+  atom_add_relaxed_gpu(progress, 0 - (before + own));
 }

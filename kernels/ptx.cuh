@@ -40,6 +40,16 @@ DEVICE Words4 ld_global_nc_v4_only(const void *address) {
   return v;
 }
 
+// Reads 16 bytes that no thread writes during the launch and that nothing reads again soon:
+// caches evict them first.
+DEVICE Words4 ld_global_nc_v4_streaming(const void *address) {
+  Words4 v;
+  asm volatile("ld.global.cs.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(address));
+  return v;
+}
+
 // Reads 16 bytes that no thread writes during the launch; the same thread reads the
 // bytes next to them, so L1 keeps their sectors.
 DEVICE Words4 ld_global_nc_v4_kept(const void *address) {
@@ -79,6 +89,16 @@ DEVICE u32 atom_add_acq_rel_gpu(u32 *address, u32 value) {
   asm volatile("atom.global.acq_rel.gpu.add.u32 %0, [%1], %2;"
                : "=r"(old)
                : "l"(address), "r"(value)
+               : "memory");
+  return old;
+}
+
+// Adds to what other blocks add to, and orders nothing.
+DEVICE u64 atom_add_relaxed_gpu(u64 *address, u64 value) {
+  u64 old;
+  asm volatile("atom.global.relaxed.gpu.add.u64 %0, [%1], %2;"
+               : "=l"(old)
+               : "l"(address), "l"(value)
                : "memory");
   return old;
 }

@@ -27,8 +27,7 @@ struct Params {
   const u8 *source;  // read, copy
   u8 *target;        // write, copy
   u32 *checksum;     // read: wrapping sum of all 32-bit words
-  u32 *partials;     // read: one word per block
-  u32 *ticket;       // read: zero between launches
+  u64 *progress;     // read: zero between launches
   u64 bytes;         // read, or written, or copied: a multiple of 16
   u32 pattern;       // write: the word stored everywhere
   u32 unused;
@@ -117,7 +116,7 @@ KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_read(const __grid_constant__ Params p
       if (lane_index() == 0) mbarrier_arrive(empty.of(stage));
     }
   }
-  sum_over_grid<THREADS>(sum, p.partials, p.ticket, p.checksum);
+  sum_over_grid<THREADS>(sum, p.progress, p.checksum);
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) stream_bulk_write(const __grid_constant__ Params p) {

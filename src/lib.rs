@@ -42,6 +42,7 @@ pub mod statistics;
 pub mod suite;
 pub mod summary;
 pub mod toolchain;
+pub mod tune;
 pub mod tuning;
 pub mod verdict;
 pub mod weights;

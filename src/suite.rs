@@ -52,7 +52,7 @@ use crate::op::{Problem, unknown_key};
 use crate::point::{CacheState, KernelName, Point};
 
 /// Suites that are part of the program: name and text.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("quick", include_str!("../benches/quick.toml")),
     ("headline", include_str!("../benches/headline.toml")),
     ("decode", include_str!("../benches/decode.toml")),
@@ -62,6 +62,7 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("step", include_str!("../benches/step.toml")),
     ("roofline", include_str!("../benches/roofline.toml")),
     ("elasticity", include_str!("../benches/elasticity.toml")),
+    ("tune", include_str!("../benches/tune.toml")),
     ("paper", include_str!("../benches/paper.toml")),
     ("corners", include_str!("../benches/corners.toml")),
 ];

@@ -58,6 +58,7 @@ fn campaign_in(parent: &Path) -> PathBuf {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     run(&mut SimulatedDevice::default(), &request, &mut Silent).unwrap();
     folder
@@ -176,6 +177,7 @@ fn rows_are_never_doubled() {
         given_up: None,
         process: Process::ALONE,
         command_line: "test".to_owned(),
+        tuning: None,
     };
     let summary = run(&mut SimulatedDevice::default(), &resumed, &mut Silent).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (0, 0));

@@ -549,7 +549,7 @@ fn bad_input_says_where_and_what_to_do() {
         (&["measure", "quik"], "did you mean `quick`?"),
         (
             &["measure"],
-            "name a suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper",
+            "name a suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, tune, paper",
         ),
         (&["measure", "quick", "--device", "tpu"], "no device `tpu`"),
         (&["measure", "quick", "--device", "gpu"], "`vm` or `vm:sm_80` for the virtual"),
@@ -1065,6 +1065,7 @@ fn list_and_doctor_print_in_every_format() {
         "products",
         "roofline",
         "elasticity",
+        "tune",
         "paper",
     ] {
         let listed = succeed(dir.path(), &["list", suite, "--format", "csv"]);

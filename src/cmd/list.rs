@@ -20,7 +20,7 @@ use crate::section::Section;
 /// they take on this device.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, tune, paper) or a .toml file.
     suite: OsString,
     #[command(flatten)]
     filter: FilterArgs,

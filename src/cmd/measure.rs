@@ -33,7 +33,7 @@ use crate::verdict::judge;
 /// Measure a suite, record it, draw it and judge it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, tune, paper) or a .toml file.
     suite: Option<OsString>,
     /// Measure this one point, as the repro_command column spells it.
     #[arg(long, conflicts_with_all = ["suite", "filter"])]
@@ -46,7 +46,7 @@ pub struct Args {
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --", version, max_term_width = 100)]
 pub struct BenchArgs {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper) or a .toml file;
+    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, tune, paper) or a .toml file;
     /// quick unless given.
     #[arg(long)]
     suite: Option<OsString>,
@@ -55,40 +55,20 @@ pub struct BenchArgs {
 }
 
 #[derive(Debug, clap::Args)]
-struct MeasureOptions {
+pub(super) struct MeasureOptions {
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
-    device: DeviceArgs,
-    /// Folder to write; it must not exist. By default
-    /// `results/<date>-<device>-<suite>`.
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// Finish the campaign in this folder instead of beginning one.
-    #[arg(long, conflicts_with_all = ["out", "filter"])]
-    resume: Option<PathBuf>,
+    common: CampaignOptions,
     /// Measure this part of the plan, such as 3/8, the third of eight: for several machines
     /// that share it. What shows the machine's limits is in each; `merge` puts them together.
     #[arg(long, value_name = "K/N", conflicts_with = "resume")]
     shard: Option<Shard>,
-    /// Seed of the order and of the inputs; new on every run unless given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Begin no further round after so many minutes; `--resume` finishes the
-    /// rest.
-    #[arg(long, value_parser = positive)]
-    minutes: Option<f64>,
     /// Measure the rounds of each point in so many processes, one after the other, so that
     /// intervals also span what differs from process to process. At most the suite's
     /// rounds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     processes: u32,
-    /// Where this process tells its supervisor what it does; given by that.
-    #[arg(long, hide = true, value_name = "FILE")]
-    worker: Option<PathBuf>,
-    /// A point that became of processes that ended with it; given by their supervisor.
-    #[arg(long, hide = true, value_parser = given_up)]
-    give_up: Option<GivenUp>,
     /// Which of those processes this is; given by the first to the others.
     #[arg(long, hide = true, requires = "resume")]
     process: Option<u32>,
@@ -97,60 +77,119 @@ struct MeasureOptions {
     /// where there is one.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     tuning: Option<PathBuf>,
-    #[command(flatten)]
-    machines: MachineFile,
     /// How to print: as tables, or the points as in points.csv.
     #[arg(long, value_enum, default_value_t)]
     format: OutputFormat,
+}
+
+/// What commands share that run a campaign.
+#[derive(Debug, clap::Args)]
+pub(super) struct CampaignOptions {
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
+    /// Folder to write; it must not exist. By default
+    /// `results/<date>-<device>-<suite>`.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Finish the campaign in this folder instead of beginning one.
+    #[arg(long, conflicts_with_all = ["out", "filter"])]
+    pub(super) resume: Option<PathBuf>,
+    /// Seed of the order and of the inputs; new on every run unless given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Begin no further round after so many minutes; `--resume` finishes the
+    /// rest.
+    #[arg(long, value_parser = positive)]
+    pub(super) minutes: Option<f64>,
+    /// Where this process tells its supervisor what it does; given by that.
+    #[arg(long, hide = true, value_name = "FILE")]
+    worker: Option<PathBuf>,
+    /// A point that became of processes that ended with it; given by their supervisor.
+    #[arg(long, hide = true, value_parser = given_up)]
+    give_up: Option<GivenUp>,
+    #[command(flatten)]
+    machines: MachineFile,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let suite = match (&args.suite, &args.point) {
         (Some(name), _) => Some(args.options.filter.load(name)?),
         (None, Some(point)) => Some(Suite::of_point(point)?),
-        (None, None) if args.options.resume.is_some() => None,
+        (None, None) if args.options.common.resume.is_some() => None,
         (None, None) => bail!(
             "name a suite ({}, or a .toml file), a --point, or a folder to --resume",
             Suite::built_in_names().join(", ")
         ),
     };
-    measure(suite, &args.options, &["measure"])
+    measure(&whole(suite), &args.options, &["measure"], &conclude)
 }
 
 pub fn run_bench(args: BenchArgs) -> Result<ExitCode> {
-    let suite = match (&args.suite, &args.options.resume) {
+    let suite = match (&args.suite, &args.options.common.resume) {
         (None, Some(_)) => None,
         (name, _) => {
             let quick = OsStr::new("quick");
             Some(args.options.filter.load(name.as_deref().unwrap_or(quick))?)
         }
     };
-    measure(suite, &args.options, &[])
+    measure(&whole(suite), &args.options, &[], &conclude)
+}
+
+impl MeasureOptions {
+    /// Those of one process that measures a suite of its own, as `tune` does.
+    pub(super) fn alone(common: CampaignOptions, format: OutputFormat) -> Self {
+        MeasureOptions {
+            filter: FilterArgs::default(),
+            common,
+            shard: None,
+            processes: 1,
+            process: None,
+            tuning: Some(PathBuf::from("none")),
+            format,
+        }
+    }
+
+    /// What the device is opened with.
+    pub(super) fn device_options(&self) -> device::DeviceOptions {
+        self.common.device.options()
+    }
+}
+
+/// What is measured, once the device is known; `None` for a campaign that is resumed.
+pub(super) type Plan<'a> = dyn Fn(&dyn Device) -> Result<Option<Suite>> + 'a;
+
+/// What is printed and written when all is measured.
+pub(super) type Conclude<'a> =
+    dyn Fn(&CampaignSummary, &Machines, OutputFormat) -> Result<ExitCode> + 'a;
+
+fn whole(suite: Option<Suite>) -> impl Fn(&dyn Device) -> Result<Option<Suite>> {
+    move |_| Ok(suite.clone())
 }
 
 /// `command` is the subcommand that a further process of the campaign is started with.
-fn measure(
-    suite: Option<Suite>,
+pub(super) fn measure(
+    plan: &Plan<'_>,
     options: &MeasureOptions,
     command: &[&str],
+    conclude: &Conclude<'_>,
 ) -> Result<ExitCode> {
-    let suite = suite.map(|suite| suite.sharded(options.shard)).transpose()?;
     // Before the campaign: a mistake in the file must not cost an hour.
-    let machines = options.machines.load()?;
-    let is_own_process = options.worker.is_some() || options.process.is_some();
-    if !is_own_process && device::is_gpu(&options.device.name) {
+    let machines = options.common.machines.load()?;
+    let is_own_process = options.common.worker.is_some() || options.process.is_some();
+    if !is_own_process && device::is_gpu(&options.common.device.name) {
         return supervise(options, command);
     }
-    if options.worker.is_some() {
+    if options.common.worker.is_some() {
         worker::follow_supervisor();
     }
     let index = options.process.unwrap_or(0);
     let process = Process { index, count: options.processes };
+    let Opened { mut device, why } =
+        device::open(&options.common.device.name, &options.common.device.options())?;
+    let suite = plan(&*device)?.map(|suite| suite.sharded(options.shard)).transpose()?;
     if let Some(suite) = &suite {
         refuse_more_processes(suite, options.processes)?;
     }
-    let Opened { mut device, why } =
-        device::open(&options.device.name, &options.device.options())?;
     let info = device.info();
     remark!("device: {} ({}): {why}", info.name, info.backend);
     if index == 0 {
@@ -161,11 +200,11 @@ fn measure(
     let tuning = tune_device(&mut *device, options)?;
     let request = Request {
         suite,
-        out: options.out.clone(),
-        resume: options.resume.clone(),
-        seed: options.seed,
-        budget_s: options.minutes.map(|minutes| 60.0 * minutes),
-        given_up: options.give_up.clone(),
+        out: options.common.out.clone(),
+        resume: options.common.resume.clone(),
+        seed: options.common.seed,
+        budget_s: options.common.minutes.map(|minutes| 60.0 * minutes),
+        given_up: options.common.give_up.clone(),
         process,
         command_line: command_line(),
         tuning,
@@ -176,7 +215,7 @@ fn measure(
     let measured = run_campaign(&mut *device, &request, options, &mut progress);
     drop(progress);
     let mut summary = match measured {
-        Err(error) if options.worker.is_some() && error.is::<DeviceLost>() => {
+        Err(error) if options.common.worker.is_some() && error.is::<DeviceLost>() => {
             remark!("note: {error:#}");
             return Ok(ExitCode::from(worker::LOST));
         }
@@ -209,7 +248,7 @@ fn tune_device(
 ) -> Result<Option<TuningTable>> {
     let none = Path::new("none");
     let name = &device.info().name;
-    let (from, table) = match (&options.resume, options.tuning.as_deref()) {
+    let (from, table) = match (&options.common.resume, options.tuning.as_deref()) {
         (Some(folder), _) => {
             let path = folder.join(USED_TUNING);
             if !path.exists() {
@@ -245,7 +284,7 @@ fn supervise(options: &MeasureOptions, command: &[&str]) -> Result<ExitCode> {
     let began = Instant::now();
     let resume = |folder: &Path| {
         let spent = began.elapsed().as_secs_f64() / 60.0;
-        let minutes = options.minutes.map(|minutes| (minutes - spent).max(1e-3));
+        let minutes = options.common.minutes.map(|minutes| (minutes - spent).max(1e-3));
         to_resume(folder, options, minutes, command)
     };
     let arguments = std::env::args_os().skip(1).collect();
@@ -259,7 +298,7 @@ fn run_campaign(
     options: &MeasureOptions,
     progress: &mut Progress,
 ) -> Result<CampaignSummary> {
-    let Some(path) = &options.worker else {
+    let Some(path) = &options.common.worker else {
         return campaign::run(device, request, progress);
     };
     let mut reporting = Reporting::new(progress, path, longest_round_s(request)?);
@@ -295,16 +334,18 @@ fn to_resume(
         arguments.extend([name.into(), value.to_owned()]);
     };
     add("--resume", folder.as_os_str());
-    add("--device", options.device.name.as_ref());
-    add("--processes", options.processes.to_string().as_ref());
+    add("--device", options.common.device.name.as_ref());
+    if options.processes > 1 {
+        add("--processes", options.processes.to_string().as_ref());
+    }
     add("--format", options.format.name().as_ref());
-    if let Some(kernels) = options.device.options().kernels {
+    if let Some(kernels) = options.common.device.options().kernels {
         add("--kernels", kernels.as_os_str());
     }
     if let Some(minutes) = minutes {
         add("--minutes", minutes.to_string().as_ref());
     }
-    if let Some(path) = options.machines.path() {
+    if let Some(path) = options.common.machines.path() {
         add("--machines", path.as_os_str());
     }
     arguments
@@ -313,6 +354,12 @@ fn to_resume(
 /// Each process measures one round at least.
 fn refuse_more_processes(suite: &Suite, processes: u32) -> Result<()> {
     let rounds = suite.settings.rounds;
+    if processes > 1 && suite.settings.halving_rounds > 0 {
+        bail!(
+            "a suite with halving_rounds is measured by one process, which has seen all rounds \
+             of a point before it gives it up; leave --processes out"
+        );
+    }
     if processes as usize > rounds {
         bail!(
             "the suite has {rounds} rounds, which cannot be shared by {processes} processes; \
@@ -413,7 +460,7 @@ fn shell_word(argument: &OsStr) -> String {
 }
 
 /// Prints and writes what the records say.
-fn conclude(
+pub(super) fn conclude(
     summary: &CampaignSummary,
     machines: &Machines,
     format: OutputFormat,

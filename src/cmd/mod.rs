@@ -19,11 +19,13 @@ mod peers;
 mod plans;
 mod predict;
 mod progress;
+mod proof;
 mod replay;
 mod report;
 mod results;
 mod selfcheck;
 mod table;
+mod tune;
 mod verdict;
 mod worker;
 
@@ -64,6 +66,7 @@ enum CliCommand {
     Verdict(verdict::Args),
     Report(report::Args),
     Results(results::Args),
+    Tune(Box<tune::Args>),
 }
 
 /// Runs the program on its command line.
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         CliCommand::Verdict(args) => verdict::run(&args),
         CliCommand::Report(args) => report::run(&args),
         CliCommand::Results(args) => results::run(&args),
+        CliCommand::Tune(args) => tune::run(*args),
     };
     exit(result)
 }

@@ -20,7 +20,7 @@ use crate::output::remark;
 /// differences this machine can tell.
 #[derive(Debug, clap::Args)]
 pub struct SelfcheckArgs {
-    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, paper) or a .toml file.
+    /// A built-in suite (quick, headline, decode, weights, mla, products, step, roofline, elasticity, tune, paper) or a .toml file.
     #[arg(default_value = "quick")]
     suite: OsString,
     #[command(flatten)]

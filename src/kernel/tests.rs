@@ -39,10 +39,10 @@ fn params_hold_what_a_slot_is_bound_to() {
     let read = "stream:access=read,bytes=1048576";
     let plan = plan::<VectorStream>(read, &Target::new(Arch::SM_90, 132));
     let bound = Bound::new(1, 0, [("source", 256), ("checksum", 512)])
-        .with_scratch([("partials", 1024), ("ticket", 2048)]);
+        .with_scratch([("progress", 1024)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
-    assert_eq!(words, [256, 0, 0, 512, 1024, 2048, 65536]);
+    assert_eq!(words, [256, 0, 0, 512, 1024, 65536, 1]);
     // 65,536 vectors, one for each thread.
     assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([128, 1, 1], [512, 1, 1]));
 }
@@ -52,11 +52,13 @@ fn a_triads_arrays_are_told_apart() {
     let triad = "stream:access=triad,bytes=3 GiB";
     let plan = plan::<VectorStream>(triad, &Target::new(Arch::SM_90, 132));
     let bound = Bound::new(1, 0, [("b", 256), ("c", 512), ("a", 768)])
-        .with_scratch([("partials", 1024), ("ticket", 2048)]);
+        .with_scratch([("progress", 1024)]);
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes[..56]);
-    assert_eq!(words, [256, 512, 768, 0, 1024, 2048, 1 << 26]);
-    assert_eq!((plan.launches[0].entry, plan.launches[0].grid[0]), ("stream_triad", 264));
+    assert_eq!(words, [256, 512, 768, 0, 1024, 1 << 26, 1]);
+    // A tile has 512 vectors of each array.
+    let launch = &plan.launches[0];
+    assert_eq!((launch.entry, launch.grid[0]), ("stream_triad", 1 << 17));
 }
 
 /// Bytes that all blocks of an SM have in flight, for every launch.
@@ -99,10 +101,12 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
 
 /// One of each shape that decides how memory-bound kernels are compiled.
 fn memory_bound_points() -> Vec<String> {
-    let mut points: Vec<String> = ["read", "write", "copy", "triad"]
-        .iter()
-        .map(|access| format!("stream:access={access},bytes=3 GiB"))
-        .collect();
+    let mut points = Vec::new();
+    for access in ["read", "write", "copy", "triad"] {
+        points.extend(
+            ["24 MiB", "3 GiB"].map(|b| format!("stream:access={access},bytes={b}")),
+        );
+    }
     for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
         let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
         points.extend((1..=64).map(|m| format!("gemm:m={m},{weights}")));
@@ -156,12 +160,50 @@ fn memory_bound_points() -> Vec<String> {
     points
 }
 
+/// Some of each shape that decides how kernels are compiled that memory does not bind.
+fn compute_bound_points() -> Vec<String> {
+    let mut points = Vec::new();
+    let scales = [
+        "dtype=bf16",
+        "dtype=bf16,a_dtype=fp8_e4m3_token,w_dtype=fp8_e4m3",
+        "dtype=bf16,a_dtype=int8_token,w_dtype=int8",
+    ];
+    for formats in scales {
+        for m in [64, 128, 256, 512, 1000, 8192] {
+            points.push(format!("gemm:m={m},n=4096,k=4096,{formats}"));
+        }
+        for (tokens, experts) in [(64, 8), (512, 64), (4096, 8)] {
+            points.push(format!(
+                "moe_gemm:tokens={tokens},experts={experts},top_k=2,n=2048,k=4096,{formats},\
+                 routing=zipf,rows=contiguous,inputs=per_expert"
+            ));
+        }
+    }
+    points.push("rmsnorm:m=64,n=128,dtype=bf16".to_owned());
+    for widths in
+        ["head_dim=64", "head_dim=128", "head_dim=192,v_head_dim=128", "head_dim=256"]
+    {
+        for rest in ["new_tokens=64", "new_tokens=8192", "new_tokens=8192,causal=false"] {
+            points.push(format!(
+                "prefill_attention:batch=2,{rest},q_heads=32,kv_heads=8,{widths},dtype=bf16"
+            ));
+        }
+    }
+    for unit in ["unit=fma,dtype=f32", "unit=tensor,dtype=bf16"] {
+        points.extend(
+            [77, 8448, 67584].map(|lanes| format!("peak:{unit},lanes={lanes},steps=1024")),
+        );
+    }
+    points
+}
+
 #[test]
 fn tiles_in_flight_are_counted_for_every_kernel() {
     let target = Target::new(Arch::SM_90, 132);
     for (text, bytes) in [
         // Threads times vectors of each; tokens of a tile, keys and values.
-        ("stream:access=read,bytes=1 GiB", 512 * 8 * 16),
+        ("stream:access=read,bytes=32 MiB", 512 * 8 * 16),
+        ("stream:access=read,bytes=1 GiB", 512 * 2 * 16),
         ("peak:unit=fma,dtype=f32,lanes=4096,steps=16", 0),
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=128,dtype=bf16", 2 * 64 * 256),
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=80,dtype=bf16", 2 * 102 * 160),
@@ -185,7 +227,7 @@ fn a_problem_of_another_operation_is_refused() {
 /// another one is a plan for the same code.
 #[test]
 fn plans_are_made_for_the_architecture_that_is_configured() {
-    let problem: Problem = "stream:access=read,bytes=1 GiB".parse().unwrap();
+    let problem: Problem = "stream:access=read,bytes=32 MiB".parse().unwrap();
     let configured = Kernel::for_problem(&problem, Arch::SM_90).unwrap();
     let blocks = |sms| configured.plan(&Target::new(Arch::SM_90, sms)).launches[0].grid[0];
     assert_eq!((blocks(114), blocks(132)), (228, 264));
@@ -266,8 +308,8 @@ fn outline(configured: &Configured) -> String {
 /// by another name, which a tuner would measure and could not tell from it.
 #[test]
 fn every_configuration_is_another_way_to_run_some_problem() {
-    let problems: Vec<Problem> =
-        memory_bound_points().iter().map(|text| text.parse().unwrap()).collect();
+    let texts = memory_bound_points().into_iter().chain(compute_bound_points());
+    let problems: Vec<Problem> = texts.map(|text| text.parse().unwrap()).collect();
     for kernel in KERNELS {
         let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for configuration in kernel.configurations() {

@@ -29,7 +29,7 @@ use ptx::Statement;
 use rayon::prelude::*;
 use ridgepoint::device::vm::{Counts, VmDevice};
 use ridgepoint::device::{Device, DeviceOptions};
-use ridgepoint::kernel::{KERNELS, Kernel};
+use ridgepoint::kernel::{KERNELS, Kernel, split_name};
 use ridgepoint::measure::verify;
 use ridgepoint::point::{CacheState, Point};
 use ridgepoint::record::Status;
@@ -59,6 +59,8 @@ const WRONG: &str = "wrong answer";
 
 /// A kernel's PTX and the points that run it.
 struct Specimen {
+    /// The kernel with its configuration, as points name it.
+    name: &'static str,
     kernel: &'static Kernel,
     points: Vec<Point>,
     /// The entry that each point launches.
@@ -117,28 +119,28 @@ fn device(budget: u64) -> VmDevice {
 }
 
 impl Specimen {
-    fn new(kernel: &str, problems: &[&str]) -> Self {
-        let kernel = Kernel::named(kernel).unwrap();
+    fn new(name: &'static str, problems: &[&str]) -> Self {
+        let kernel = Kernel::named(split_name(name).0).unwrap();
         let mut counting = device(1 << 32);
         let sms = counting.info().units as u32;
         let point = |text: &&str| Point {
             problem: text.parse().unwrap_or_else(|why| panic!("{text}: {why}")),
-            kernel: kernel.name.parse().unwrap(),
+            kernel: name.parse().unwrap(),
             cache: CacheState::Hot,
             launch: None,
             load: None,
         };
         let points: Vec<Point> = problems.iter().map(point).collect();
-        let texts = points.iter().map(|p| counting.ptx(&p.problem, kernel.name).unwrap());
+        let texts = points.iter().map(|p| counting.ptx(&p.problem, name).unwrap());
         let texts: BTreeSet<String> = texts.collect();
         assert_eq!(texts.len(), 1, "{problems:?} are not compiled alike");
         let target = Target::new(Arch::SM_90, sms);
         let configured =
-            |point: &Point| kernel.configure(&point.problem, target.arch).unwrap();
+            |point: &Point| Kernel::asked_for(name, &point.problem, target.arch).unwrap();
         let entry = |point: &Point| configured(point).plan(&target).launches[0].entry;
         let mut most = 0;
         for point in &points {
-            let counted = counting.count(&point.problem, kernel.name, SEED).unwrap();
+            let counted = counting.count(&point.problem, name, SEED).unwrap();
             let instructions: u64 =
                 counted.counts.iter().map(Counts::thread_instructions).sum();
             most = most.max(instructions);
@@ -146,7 +148,7 @@ impl Specimen {
         let entries = points.iter().map(entry).collect();
         let ptx = texts.into_iter().next().unwrap_or_default();
         // 32 threads of a warp make one step together, at best.
-        Specimen { kernel, points, entries, ptx, budget: 1000 + PATIENCE * most / 32 }
+        Specimen { name, kernel, points, entries, ptx, budget: 1000 + PATIENCE * most / 32 }
     }
 
     /// Every mutant of the entries that the points launch.
@@ -190,7 +192,7 @@ impl Specimen {
     /// Runs PTX on the points that launch an entry.
     fn fate(&self, device: &mut VmDevice, entry: &str, ptx: &str) -> Fate {
         let problem = &self.points[0].problem;
-        if let Err(why) = device.replace_ptx(problem, self.kernel.name, ptx) {
+        if let Err(why) = device.replace_ptx(problem, self.name, ptx) {
             return Fate::Malformed(why.to_string());
         }
         for (point, _) in
@@ -256,8 +258,8 @@ fn planted_bugs_are_caught() {
     let specimens: Vec<Specimen> = SPECIMENS
         .par_iter()
         .chain(slow)
-        .filter(|(kernel, _)| one.is_none_or(|one| one == *kernel))
-        .map(|(kernel, points)| Specimen::new(kernel, points))
+        .filter(|(name, _)| one.is_none_or(|one| one == split_name(name).0))
+        .map(|(name, points)| Specimen::new(name, points))
         .collect();
     let mut planted = Vec::new();
     for (number, specimen) in specimens.iter().enumerate() {
@@ -296,7 +298,7 @@ fn fates(specimens: &[Specimen], planted: &[Mutant]) -> Vec<Fate> {
         let mut device = device(specimen.budget);
         for entry in specimen.entries.iter().collect::<BTreeSet<_>>() {
             let fate = specimen.fate(&mut device, entry, &specimen.ptx);
-            assert_eq!(fate, Fate::Survived, "{} unaltered", specimen.kernel.name);
+            assert_eq!(fate, Fate::Survived, "{} unaltered", specimen.name);
         }
     }
     let run = |mutants: &[Mutant]| -> Vec<Fate> {

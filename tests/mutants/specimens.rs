@@ -1,7 +1,7 @@
 //! What mutants are made of, and run on.
 
-/// Kernels and the points that each mutant of theirs is run on until one finds
-/// it. The points of a line are compiled alike, and together reach all code.
+/// Kernels, some in another configuration than their default, and the points that each mutant
+/// of theirs is run on until one finds it. The points of a line are compiled alike, and together reach all code.
 pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "stream",
@@ -10,6 +10,15 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "stream:access=write,bytes=721024",
             "stream:access=copy,bytes=1442048",
             "stream:access=triad,bytes=1081728",
+        ],
+    ),
+    (
+        "stream.one_tile",
+        &[
+            // A last tile that is not whole, for some threads and for others.
+            "stream:access=read,bytes=40960",
+            "stream:access=read,bytes=61440",
+            "stream:access=triad,bytes=61440",
         ],
     ),
     (
