@@ -6,7 +6,7 @@ mod common;
 
 use rayon::prelude::*;
 use ridgepoint::device::vm::VmDevice;
-use ridgepoint::device::{Device, DeviceOptions};
+use ridgepoint::device::DeviceOptions;
 use ridgepoint::inventory::Inventory;
 use ridgepoint::kernel::{Configuration, KERNELS, Kernel};
 use ridgepoint::measure::verify;
