@@ -96,8 +96,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS = PANEL_COLUMNS / STEP;
 
 // Registers of a thread by role; together as many as the block was launched with.
-constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : 240;
-constexpr u32 LOADING_REGISTERS = CONVERTS ? 104 : 24;
+constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 208 : 240;
+constexpr u32 LOADING_REGISTERS = CONVERTS ? 96 : 24;
 
 // Whether rows of one matrix may attend to different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;
@@ -781,7 +781,13 @@ struct Compute {
 KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
   __shared__ Shared shared;
   if (threadIdx.x == 0) shared.init();
+  if (threadIdx.x == COMPUTING) {
+    prefetch_tensormap(p.q);
+    if (!CONVERTS) prefetch_tensormap(p.boxes);
+    if (!CONVERTS) prefetch_tensormap(p.least);
+  }
   __syncthreads();
+  overlap_previous();
 
   const u32 row_tile = blockIdx.x % ROW_TILES;
   const u32 group = threadIdx.x / WARPGROUP;

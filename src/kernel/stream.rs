@@ -62,7 +62,10 @@ impl HostHalf for VectorStream {
     const MEMORY_BOUND: bool = true;
     const CONFIGURATIONS: &[Configuration] = &[
         Configuration::new("looped", &[("one_tile", 0)]),
-        Configuration::new("looped_short", &[("one_tile", 0), ("unroll", 4), ("blocks", 4)]),
+        Configuration::new(
+            "looped_short",
+            &[("one_tile", 0), ("unroll", 4), ("blocks", 4)],
+        ),
         Configuration::new("one_tile", &[("one_tile", 1)]),
         Configuration::new("one_tile_1024", &[("one_tile", 1), ("threads", 1024)]),
         Configuration::new("one_tile_256", &[("one_tile", 1), ("threads", 256)]),

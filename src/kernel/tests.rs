@@ -103,7 +103,9 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
 fn memory_bound_points() -> Vec<String> {
     let mut points = Vec::new();
     for access in ["read", "write", "copy", "triad"] {
-        points.extend(["24 MiB", "3 GiB"].map(|b| format!("stream:access={access},bytes={b}")));
+        points.extend(
+            ["24 MiB", "3 GiB"].map(|b| format!("stream:access={access},bytes={b}")),
+        );
     }
     for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
         let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
@@ -269,8 +271,23 @@ fn outline(configured: &Configured) -> String {
 /// by another name, which a tuner would measure and could not tell from it.
 #[test]
 fn every_configuration_is_another_way_to_run_some_problem() {
-    let problems: Vec<Problem> =
-        memory_bound_points().iter().map(|text| text.parse().unwrap()).collect();
+    // Short caches are divided in another way than long ones.
+    let short = [128, 256, 640, 1024, 8192].map(|context| {
+        format!(
+            "decode_attention:batch=8,context={context},q_heads=32,kv_heads=8,head_dim=128,\
+             dtype=bf16"
+        )
+    });
+    let latents = ["batch=8,context=256", "batch=128,context=16384"].map(|cache| {
+        ["16", "64"]
+            .map(|q_heads| format!("mla_decode:{cache},q_heads={q_heads},dtype=bf16"))
+    });
+    let problems: Vec<Problem> = memory_bound_points()
+        .iter()
+        .chain(&short)
+        .chain(latents.as_flattened())
+        .map(|text| text.parse().unwrap())
+        .collect();
     for kernel in KERNELS {
         let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for configuration in kernel.configurations() {
