@@ -105,6 +105,34 @@ impl Inventory {
     /// # Errors
     /// A suite that does not plan.
     pub fn of(suites: &[Suite], archs: &[Arch]) -> Result<Self> {
+        Inventory::with(suites, archs, &|problem, arch| {
+            Kernel::all_for(problem, arch).collect()
+        })
+    }
+
+    /// The same with every configuration of these kernels' search spaces: what `tune` needs.
+    ///
+    /// # Errors
+    /// A suite that does not plan.
+    pub fn of_search_spaces(suites: &[Suite], archs: &[Arch]) -> Result<Self> {
+        Inventory::with(suites, archs, &|problem, arch| {
+            let of_kernel = |kernel: &'static Kernel| {
+                let all = kernel.configurations();
+                all.filter_map(move |choice| {
+                    kernel.configure_as(problem, arch, choice).ok()
+                })
+            };
+            Kernel::all_for(problem, arch)
+                .flat_map(|found| of_kernel(found.kernel))
+                .collect()
+        })
+    }
+
+    fn with(
+        suites: &[Suite],
+        archs: &[Arch],
+        kernels: &dyn Fn(&Problem, Arch) -> Vec<Configured>,
+    ) -> Result<Self> {
         let mut inventory = Inventory::default();
         for &arch in archs {
             let nominal = Nominal::of(arch);
@@ -123,7 +151,8 @@ impl Inventory {
             }
             for suite in suites {
                 for point in suite.plan_for(&ground)?.points {
-                    inventory.add(&point.problem, &nominal.target);
+                    let runs = kernels(&point.problem, arch);
+                    inventory.add(&point.problem, &nominal.target, &runs);
                     inventory.add_asked(&point, &nominal.target);
                 }
             }
@@ -132,15 +161,13 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Adds every kernel that runs a problem.
-    fn add(&mut self, problem: &Problem, target: &Target) {
+    /// Adds every kernel that runs a problem, or the reason why there is none.
+    fn add(&mut self, problem: &Problem, target: &Target, runs: &[Configured]) {
         let arch = target.arch;
-        let mut runs = false;
-        for configured in Kernel::all_for(problem, arch) {
-            runs = true;
-            self.add_kernel(&configured, problem, target);
+        for configured in runs {
+            self.add_kernel(configured, problem, target);
         }
-        if runs {
+        if !runs.is_empty() {
             return;
         }
         if let Err(refusal) = Kernel::for_problem(problem, arch) {

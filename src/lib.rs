@@ -13,6 +13,7 @@ pub mod counters;
 pub mod data;
 pub mod device;
 pub mod elasticity;
+pub mod expectation;
 pub mod files;
 pub mod format;
 mod host_load;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::analysis::{Campaign, Measured};
 use crate::op::{Op, Purpose};
-use crate::point::KernelName;
+use crate::point::{KernelName, LaunchMode};
 use crate::statistics::{Estimate, student_t};
 
 /// Fewest points of a fit: two more than it has unknowns, so that the residuals
@@ -100,8 +100,11 @@ pub struct LineFamily {
     pub kernel: KernelName,
     /// What they have in common: `read`, `32/8 heads of 128, bf16`.
     pub shape: String,
-    /// Compulsory bytes and seconds of each.
+    /// Compulsory bytes and seconds of each, by bytes.
     pub points: Vec<(f64, f64)>,
+    /// How the launches of the point with the fewest bytes were queued, where its row says
+    /// it: what the fixed cost has of them.
+    pub launch: Option<LaunchMode>,
     /// The line through them.
     pub fit: Option<Fit>,
 }
@@ -110,6 +113,18 @@ impl LineFamily {
     /// Whether it is of streams, which are the bandwidth itself.
     pub fn is_roof(&self) -> bool {
         self.op.facts().judged.purpose == Purpose::MemoryRoof
+    }
+
+    /// The line through the points but one of so many bytes and seconds, if it is there.
+    pub fn fit_without(&self, bytes: f64, seconds: f64) -> Option<Fit> {
+        let mut points = self.points.clone();
+        match points.iter().position(|point| *point == (bytes, seconds)) {
+            None => self.fit,
+            Some(at) => {
+                points.remove(at);
+                Fit::new(&points)
+            }
+        }
     }
 
     /// Whether its bytes go over a link, whose bandwidth is not that of the memory.
@@ -121,7 +136,8 @@ impl LineFamily {
 /// The families of a campaign's points from DRAM: read streams, cache reads and
 /// decode attention, whose bytes are nearly all reads, and transfers.
 pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
-    let mut points: BTreeMap<(Op, KernelName, String), Vec<(f64, f64)>> = BTreeMap::new();
+    type Members = Vec<(f64, f64, Option<LaunchMode>)>;
+    let mut points: BTreeMap<(Op, KernelName, String), Members> = BTreeMap::new();
     let cache_bytes = last_level_bytes(campaign).unwrap_or(0.0);
     for point in campaign.own_points() {
         let (Some(shape), Some(time_s)) = (point.problem.operation().line(), point.time_s)
@@ -131,14 +147,18 @@ pub fn families(campaign: &Campaign) -> Vec<LineFamily> {
         if is_from_dram(point, cache_bytes) {
             let key = (point.problem.op(), point.kernel.clone(), shape);
             let bytes = point.work.bytes() as f64;
-            points.entry(key).or_default().push((bytes, time_s.value));
+            points.entry(key).or_default().push((bytes, time_s.value, point.launch));
         }
     }
-    let family = |((op, kernel, shape), mut points): ((Op, KernelName, String), Vec<_>)| {
-        points.sort_by(|a: &(f64, f64), b| a.0.total_cmp(&b.0));
-        let fit = Fit::new(&points);
-        LineFamily { op, kernel, shape, points, fit }
-    };
+    let family =
+        |((op, kernel, shape), mut members): ((Op, KernelName, String), Members)| {
+            members.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let launch = members.first().and_then(|(_, _, launch)| *launch);
+            let points: Vec<(f64, f64)> =
+                members.into_iter().map(|(bytes, seconds, _)| (bytes, seconds)).collect();
+            let fit = Fit::new(&points);
+            LineFamily { op, kernel, shape, points, launch, fit }
+        };
     points.into_iter().map(family).collect()
 }
 
@@ -286,5 +306,9 @@ mod tests {
         assert!((fit.fixed_s.value - 4e-6).abs() < 1e-12);
         assert!((fit.bytes_per_s.value / 3e12 - 1.0).abs() < 1e-9);
         assert_eq!(found[2].fit, None);
+        // Of four points one can be spared only where it is none of them.
+        let (bytes, seconds) = found[0].points[0];
+        assert_eq!(found[0].fit_without(bytes, seconds), None);
+        assert_eq!(found[0].fit_without(bytes, 2.0 * seconds), found[0].fit);
     }
 }

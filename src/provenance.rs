@@ -21,6 +21,11 @@ pub struct Provenance {
     pub l2_bytes: Option<u64>,
     /// Median seconds that the launch of an empty kernel takes.
     pub launch_overhead_s: Option<f64>,
+    /// The same of one that is queued alone, where it is not what
+    /// [`launch_overhead_s`](Provenance::launch_overhead_s) is of.
+    pub empty_launch_stream_s: Option<f64>,
+    /// The same of one in a graph whose launches overlap.
+    pub empty_launch_programmatic_s: Option<f64>,
     /// Seed of the order and of the inputs.
     pub seed: Option<u64>,
     /// Rows that the finished campaign has.
@@ -46,6 +51,8 @@ impl Provenance {
             caches: columns.caches(),
             l2_bytes: columns.count("l2_bytes"),
             launch_overhead_s: columns.positive("launch_overhead_s"),
+            empty_launch_stream_s: columns.positive("empty_launch_stream_s"),
+            empty_launch_programmatic_s: columns.positive("empty_launch_programmatic_s"),
             seed: columns.parsed("seed", whole),
             planned_rows: columns
                 .parsed("planned_rows", whole)

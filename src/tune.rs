@@ -152,6 +152,15 @@ fn suite_text(contests: &[Contest], request: &TuneRequest<'_>) -> String {
     if halving == 0 {
         text = text.replace("halving_rounds = 0\n", "");
     }
+    // What the shapes' suite allows.
+    let Settings { max_launch_s, disturbed_share, memory_bytes, .. } =
+        request.shapes.settings;
+    text.push_str(&format!(
+        "max_launch_s = {max_launch_s}\ndisturbed_share = {disturbed_share}\n"
+    ));
+    if memory_bytes < u64::MAX {
+        text.push_str(&format!("memory_bytes = \"{memory_bytes} B\"\n"));
+    }
     contests.iter().for_each(|contest| text.push_str(&points_text(contest)));
     text
 }
@@ -195,8 +204,12 @@ pub struct Standing {
 /// What a tuning campaign found for a class of shapes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contested {
-    /// As the table has it.
-    pub tuned: TunedClass,
+    /// The kernel.
+    pub kernel: String,
+    /// The class.
+    pub class: ShapeClass,
+    /// As the table has it; `None` where the default has no time.
+    pub tuned: Option<TunedClass>,
     /// The configuration that won against all others but the default, if any was measured.
     pub winner: Option<String>,
     /// Why it is taken or not.
@@ -249,11 +262,16 @@ pub fn found(
             entrants,
             settings.halving_rounds as u32,
         );
-        found.classes.extend(contested);
-        probabilities.extend(probability);
+        found.classes.push(contested);
+        probabilities.push(probability);
         found.standings.extend(standings(kernel, &problem, entrants));
     }
     take_gains(&mut found.classes, &probabilities);
+    // The order of measuring is drawn.
+    found
+        .classes
+        .sort_by_key(|contested| (contested.kernel.clone(), contested.class.clone()));
+    found.standings.sort_by_key(|s| (s.kernel.clone(), ShapeClass::of(&s.problem)));
     Ok(found)
 }
 
@@ -288,12 +306,23 @@ fn contest_result(
     (kernel, problem, source_hash): (&str, &Problem, String),
     entrants: &[Entrant<'_>],
     halving_rounds: u32,
-) -> (Option<Contested>, Option<f64>) {
+) -> (Contested, f64) {
+    let contested = |tuned, winner, why| {
+        let class = ShapeClass::of(problem);
+        Contested { kernel: kernel.to_owned(), class, tuned, winner, why }
+    };
     let named = |name: Option<&str>| entrants.iter().find(|e| e.configuration() == name);
     let pair = named(None).zip(named(Some(Configuration::DEFAULT.name)));
-    let Some((default, twin)) = pair else { return (None, None) };
+    let Some((default, twin)) = pair else {
+        let why = "the default was not measured twice".to_owned();
+        return (contested(None, None, why), 1.0);
+    };
     let default_time_s = default.time_s().zip(twin.time_s()).map(|(a, b)| (a * b).sqrt());
-    let Some(default_time_s) = default_time_s else { return (None, None) };
+    let Some(default_time_s) = default_time_s else {
+        let without = if default.times.is_empty() { default } else { twin };
+        let why = format!("the default has no time: {}", without.row.reason);
+        return (contested(None, None, why), 1.0);
+    };
     let compared = |round: &u32| *round >= halving_rounds;
     // Of several that were left, one that rounds before the comparison say is the fastest.
     let before = |e: &Entrant<'_>| {
@@ -342,7 +371,7 @@ fn contest_result(
     };
     let winner = winner.and_then(|winner| winner.configuration()).map(str::to_owned);
     let probability = gain.map_or(1.0, |(_, probability)| probability);
-    (Some(Contested { tuned, winner, why: String::new() }), Some(probability))
+    (contested(Some(tuned), winner, String::new()), probability)
 }
 
 /// The ratio that logarithms of rounds agree on, with its 95% interval by Student's t, and
@@ -374,7 +403,9 @@ fn interval(logs: &[f64]) -> Option<(Estimate, f64)> {
 fn take_gains(classes: &mut [Contested], probabilities: &[f64]) {
     let tested = holm(probabilities, ALPHA);
     for (contested, tested) in classes.iter_mut().zip(tested) {
-        let Contested { tuned, winner, why: because } = contested;
+        let Contested { tuned: Some(tuned), winner, why: because, .. } = contested else {
+            continue;
+        };
         let noise = tuned.aa_ratio_hi.max(1.0 / tuned.aa_ratio_lo);
         *because = match winner {
             None => "no other configuration was measured to the end".to_owned(),
@@ -424,6 +455,14 @@ fn standings(kernel: &str, problem: &Problem, entrants: &[Entrant<'_>]) -> Vec<S
     standings
 }
 
+impl Contested {
+    /// Whether another configuration than the default is taken.
+    pub fn is_taken(&self) -> bool {
+        let default = Configuration::DEFAULT.name;
+        self.tuned.as_ref().is_some_and(|tuned| tuned.configuration != default)
+    }
+}
+
 impl Found {
     /// The tuning table of what was found, by the campaign's provenance.
     pub fn table(&self, records: &Records) -> TuningTable {
@@ -436,7 +475,7 @@ impl Found {
             driver: of_run("cuda_driver"),
             git_sha: of_run("git_sha"),
             measured_utc: of_run("started_utc"),
-            tuned: self.classes.iter().map(|contested| contested.tuned.clone()).collect(),
+            tuned: self.classes.iter().filter_map(|found| found.tuned.clone()).collect(),
         }
     }
 }

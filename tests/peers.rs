@@ -73,7 +73,6 @@ fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
         filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
-        tuning: None,
     };
     measure_peers(&request, &mut Silent)
 }
@@ -211,7 +210,6 @@ fn time_that_is_up_leaves_rows_of_two_rounds() {
         filter: None,
         job_limit_s: 20.0,
         command_line: "test".to_owned(),
-        tuning: None,
     };
     let summary = measure_peers(&request, &mut Slow).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (2, 0));
@@ -242,7 +240,6 @@ fn mistakes_are_told_before_anything_is_written() {
         filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
-        tuning: None,
     };
     let error = measure_peers(&request, &mut Silent).unwrap_err().to_string();
     assert!(error.contains("cannot start `no-such-python`"), "{error}");

@@ -512,6 +512,11 @@ fn a_point_runs_alone_by_its_recorded_command() {
     }
 }
 
+/// The folder of a committed campaign.
+fn result(name: &str) -> String {
+    format!("{}/results/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
 #[test]
 fn bad_input_says_where_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
@@ -527,7 +532,10 @@ fn bad_input_says_where_and_what_to_do() {
         "[[machine]]\nname = \"a,b\"\ndevice = \"x\"\nbytes_per_s = 1e12\n\
          flops_per_s = { f32 = 1e12 }\nsource = \"me\"\n",
     );
-    let cases: [(&[&str], &str); 25] = [
+    let h100 = result("2026-11-27-nvidia-h100-80gb-hbm3-quick");
+    let h200 = result("2026-11-27-nvidia-h200-headline");
+    let cpu = result("2026-11-23-cpu-intel-xeon-2c-quick");
+    let cases: [(&[&str], &str); 31] = [
         (&["measure", "zero.toml"], "zero.toml:43: n = 0; it must be at least 1"),
         (
             &["measure", "key.toml"],
@@ -551,6 +559,15 @@ fn bad_input_says_where_and_what_to_do() {
             "has no compute capability",
         ),
         (&["kernels", "plan", "decode", "--machine", "t4"], "sm_80 is the oldest"),
+        (&["kernels", "plan", "--arch", "sm_80"], "is sm_90a, not sm_80; leave --arch out"),
+        (&["kernels", "plan", "--campaign", &cpu], "name a campaign of an NVIDIA GPU"),
+        (&["kernels", "plan", "--campaign", "nowhere"], "nowhere"),
+        (&["kernels", "plan", "--campaign", &h200, "--against", &h100], "of the same GPU"),
+        (&["kernels", "plan", "--against", &h200], "the times are of h100-sxm; name"),
+        (
+            &["kernels", "plan", "--against", &h100, "--filter", "op=peak"],
+            "has no measured point meeting `op=peak`",
+        ),
         (&["predict", "--machines", "comma.toml"], "comma.toml:1: machine `a,b` cannot be"),
         (&["predict", "--new-tokens", "64"], "a decode step has one new token"),
         (&["measure", TINY, "--out", "taken"], "never overwritten"),

@@ -83,6 +83,8 @@ fn data_commands() -> Vec<Vec<&'static str>> {
         vec!["compare", H100, H100_AGAIN],
         vec!["compare", WITH_PEERS, "--peers", "--filter", "op=gemm"],
         vec!["history", H100, H100_AGAIN, "--filter", "op=stream"],
+        vec!["kernels", "plan", "--campaign", H100, "--against", H100_AGAIN],
+        vec!["kernels", "plan", "--against", H100, "--filter", "op=stream"],
         vec!["doctor", "--device", "cpu"],
         vec!["check", TINY, "--device", "cpu"],
         vec!["selfcheck", TINY, "--device", "cpu", "--filter", "op=gemm"],
@@ -92,12 +94,13 @@ fn data_commands() -> Vec<Vec<&'static str>> {
 }
 
 /// Those that compile kernels.
-fn compiling_commands() -> [Vec<&'static str>; 4] {
+fn compiling_commands() -> [Vec<&'static str>; 5] {
     let filter = ["--filter", "op=kv_read"];
     [
         vec!["count", TINY],
         vec!["count", TINY, "--sms", "4", "--l2", "1 MiB"],
         vec!["kernels", "plan", TINY],
+        vec!["kernels", "plan", TINY, "--campaign", H100],
         vec!["kernels", "build", TINY, "--arch", "sm_90a", "--out", "kernels"],
     ]
     .map(|command| [&command[..], &filter].concat())

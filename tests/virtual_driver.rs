@@ -350,6 +350,50 @@ fn every_kernel_is_right_and_is_measured_on_the_cuda_device() {
     assert!(measured.iter().all(|row| row[..] == ["simulated", "ok", "pass"]));
 }
 
+/// Shapes that are tuned in a moment. Small sizes have the looped form by default.
+const SHAPES: &str = r#"
+name = "shapes"
+[protocol]
+disturbed_share = 1
+[[points]]
+op = "stream"
+access = "read"
+bytes = 98688
+cache = "hot"
+"#;
+
+/// The same on a GPU, in a worker: every configuration is compiled, loaded and checked there,
+/// and a table of another kind of device is refused.
+#[test]
+fn kernels_are_tuned_on_the_cuda_device() {
+    if !compiler_found() {
+        return;
+    }
+    let driver = Virtual::new().set("RIDGEPOINT_VDRIVER_SMS", 4);
+    let (suite, out) = (driver.suite(SHAPES), driver.campaign());
+    let tune = ["tune", "stream", "--device", "cuda:0", "--shapes", &suite];
+    let ran = driver.run(&[&tune[..], &["--minutes", "0.3", "--out", &out]].concat());
+    assert!(ran.status.success(), "{}", ran.errors);
+    let names = ["device_kind", "status", "check", "configuration", "configuration_from"];
+    let rows = columns(&out, "results.csv", &names);
+    let space = ridgepoint::kernel::Kernel::named("stream").unwrap().search_space();
+    // Each of them, and the default once more.
+    assert!(rows.len() > 4 && rows.len() <= space.configurations.len() + 1, "{rows:?}");
+    for row in &rows {
+        assert!(row[0] == "simulated" && row[2] == "pass", "{row:?}");
+        assert!(["ok", "noisy"].contains(&row[1].as_str()), "{row:?}");
+        assert!(["default", "asked"].contains(&row[4].as_str()), "{row:?}");
+    }
+    let configurations: BTreeSet<&str> = rows.iter().map(|row| row[3].as_str()).collect();
+    assert_eq!(configurations.len() + 1, rows.len());
+    let table = ridgepoint::tuning::TuningTable::load(&Path::new(&out).join("tuning.toml"));
+    let table = table.unwrap();
+    assert_eq!((table.tuned.len(), table.tuned[0].kernel.as_str()), (1, "stream"));
+    let path = Path::new(&out).join("tuning.toml").to_str().unwrap().to_owned();
+    let ran = driver.run(&["measure", &suite, "--device", "cpu", "--tuning", &path]);
+    assert!(ran.errors.contains("was tuned on"), "{}", ran.errors);
+}
+
 #[test]
 fn doctor_describes_a_virtual_gpu() {
     if !compiler_found() {

@@ -15,6 +15,7 @@ use crate::record::{
 use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::Suite;
+use crate::tuning::{ChosenBy, TuningTable};
 
 /// One entry of the order in which points are measured: a round of a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,6 +251,18 @@ pub(super) fn point_columns(point: &Point) -> Row {
     }
 }
 
+/// The option that makes a kernel run in the same configuration again, where the point does
+/// not say it.
+fn tuning_option(outcome: &PointOutcome, info: &DeviceInfo) -> String {
+    match outcome.chosen.as_ref().map(|chosen| chosen.by) {
+        Some(ChosenBy::Tuned) => format!(" --tuning {}", super::USED_TUNING),
+        Some(ChosenBy::Default) if TuningTable::built_in(&info.name).is_some() => {
+            " --tuning none".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 impl RowAuthor<'_> {
     pub(super) fn row(
         &self,
@@ -298,8 +311,10 @@ impl RowAuthor<'_> {
             code_hash: kernel.code_hash,
             timer: info.timer.clone(),
             repro_command: format!(
-                "ridgepoint measure --device {} --seed {} --point '{point}'",
-                info.backend, self.seed
+                "ridgepoint measure --device {} --seed {} --point '{point}'{}",
+                info.backend,
+                self.seed,
+                tuning_option(outcome, info)
             ),
             implementation: outcome
                 .implementation

@@ -52,6 +52,10 @@ struct BuildArgs {
     /// Folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Also every configuration of kernels' search spaces, for `ridgepoint tune` there, whose
+    /// shapes are the suite `tune` unless others are given.
+    #[arg(long)]
+    tune: bool,
     /// Also write the machine code as text, and count the instructions of main
     /// loops; needs nvdisasm.
     #[arg(long)]
@@ -70,6 +74,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 fn build(args: &BuildArgs) -> Result<ExitCode> {
     let names: Vec<OsString> = match args.suites.is_empty() {
+        true if args.tune => vec!["tune".into()],
         true => Suite::built_in_names().into_iter().map(OsString::from).collect(),
         false => args.suites.clone(),
     };
@@ -83,7 +88,10 @@ fn build(args: &BuildArgs) -> Result<ExitCode> {
     let compiler = Compiler::new(options)?;
     remark!("ridgepoint: {}", compiler.nvrtc().map_err(Clone::clone)?);
 
-    let inventory = Inventory::of(&suites, &archs)?;
+    let inventory = match args.tune {
+        true => Inventory::of_search_spaces(&suites, &archs)?,
+        false => Inventory::of(&suites, &archs)?,
+    };
     let built = compile(&inventory, &compiler)?;
     let listings = match &disassembler {
         Some(disassembler) => built

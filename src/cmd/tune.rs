@@ -93,7 +93,7 @@ fn conclude(
     write_table(&path, &found.table(&records).to_toml()?)?;
     let campaign = Campaign::load(folder, machines)?;
     report::write_files(&campaign, &judge(&campaign), folder)?;
-    let taken = found.classes.iter().filter(|c| c.tuned.configuration != "default").count();
+    let taken = found.classes.iter().filter(|class| class.is_taken()).count();
     remark!(
         "{} classes of shapes, {taken} of them faster than by default; {} candidates in {:.1} s",
         found.classes.len(),

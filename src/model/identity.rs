@@ -1,6 +1,8 @@
 //! What a device reports about itself: enough to tell one product from another, and to
 //! derive its peaks.
 
+use crate::toolchain::{Arch, Target};
+
 /// The name of a device and the numbers that its driver reports. A number that it does
 /// not report is `None`; a CPU reports none of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +22,27 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The GPU that CUDA kernels are planned for.
+    ///
+    /// # Errors
+    /// No compute capability, or an older one than kernels are written for; no number of
+    /// multiprocessors. In words, without the device's name.
+    pub fn target(&self) -> Result<Target, String> {
+        let Some((major, minor)) = self.compute_capability else {
+            return Err("no compute capability, so it runs no CUDA kernels".to_owned());
+        };
+        let arch = Arch { major, minor };
+        if arch < Arch::OLDEST {
+            let oldest = Arch::OLDEST;
+            return Err(format!(
+                "{arch}, and {oldest} is the oldest that the kernels are written for"
+            ));
+        }
+        let sms = self.sm_count.and_then(|sms| u32::try_from(sms).ok());
+        sms.map(|sms| Target::new(arch, sms))
+            .ok_or_else(|| "no number of multiprocessors".to_owned())
+    }
+
     /// Whether the name has `words` in it, with no letter or digit before or
     /// after: an `L40S` is not an `L4`.
     pub fn is_named(&self, words: &str) -> bool {

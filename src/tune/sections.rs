@@ -3,6 +3,7 @@
 use super::{Contested, Found, Standing};
 use crate::device::Device;
 use crate::section::Section;
+use crate::tuning::TunedClass;
 
 /// What was found for each class, and how every configuration did.
 pub fn sections(found: &Found, device: &dyn Device) -> Vec<Section> {
@@ -71,23 +72,24 @@ fn class_row(
     contested: &Contested,
     parameters: &dyn Fn(&str, &str) -> String,
 ) -> Vec<String> {
-    let Contested { tuned, winner, why } = contested;
+    let Contested { kernel, class, tuned, winner, why } = contested;
     let winner = winner.as_deref().unwrap_or_default();
+    let cell = |of: fn(&TunedClass) -> String| tuned.as_ref().map_or(String::new(), of);
     vec![
-        tuned.kernel.clone(),
-        tuned.class.to_string(),
-        tuned.candidates.to_string(),
+        kernel.clone(),
+        class.to_string(),
+        cell(|tuned| tuned.candidates.to_string()),
         winner.to_owned(),
-        parameters(&tuned.kernel, winner),
-        tuned.default_time_s.to_string(),
-        tuned.time_s.to_string(),
-        tuned.speedup.to_string(),
-        tuned.speedup_lo.to_string(),
-        tuned.speedup_hi.to_string(),
-        tuned.aa_ratio.to_string(),
-        tuned.aa_ratio_lo.to_string(),
-        tuned.aa_ratio_hi.to_string(),
-        tuned.configuration.clone(),
+        parameters(kernel, winner),
+        cell(|tuned| tuned.default_time_s.to_string()),
+        cell(|tuned| tuned.time_s.to_string()),
+        cell(|tuned| tuned.speedup.to_string()),
+        cell(|tuned| tuned.speedup_lo.to_string()),
+        cell(|tuned| tuned.speedup_hi.to_string()),
+        cell(|tuned| tuned.aa_ratio.to_string()),
+        cell(|tuned| tuned.aa_ratio_lo.to_string()),
+        cell(|tuned| tuned.aa_ratio_hi.to_string()),
+        cell(|tuned| tuned.configuration.clone()),
         why.clone(),
     ]
 }

@@ -104,7 +104,7 @@ fn the_fastest_is_found_with_its_gain() {
     let found = tune(&mut device, 3);
     assert_eq!(found.classes.len(), 2);
     for contested in &found.classes {
-        let tuned = &contested.tuned;
+        let tuned = contested.tuned.as_ref().unwrap();
         assert_eq!(tuned.configuration, "t92", "{contested:?}");
         assert_eq!(contested.why, "faster beyond doubt");
         assert!(
@@ -130,7 +130,11 @@ fn what_was_found_is_used() {
     let found = tune(&mut device, 4);
     let table = TuningTable {
         device: device.info.name.clone(),
-        tuned: found.classes.iter().map(|contested| contested.tuned.clone()).collect(),
+        tuned: found
+            .classes
+            .iter()
+            .filter_map(|contested| contested.tuned.clone())
+            .collect(),
         ..TuningTable::default()
     };
     let space = |kernel: &str| device.search_space(kernel);
@@ -175,12 +179,7 @@ fn no_gain_is_rarely_taken_for_one() {
     let mut taken = 0;
     for seed in 0..tables {
         let found = tune(&mut device(&ALIKE, 0.02), 1000 * seed);
-        taken += usize::from(
-            found
-                .classes
-                .iter()
-                .any(|contested| contested.tuned.configuration != "default"),
-        );
+        taken += usize::from(found.classes.iter().any(Contested::is_taken));
     }
     // More than 5 of 30 have a probability of half a percent where 5% are taken.
     assert!(taken <= 5, "{taken} of {tables}");
@@ -208,4 +207,23 @@ proptest! {
             }
         }
     }
+}
+
+/// What became of a class is said, also where nothing can be.
+#[test]
+fn a_class_whose_default_has_no_time_is_told_with_the_reason() {
+    let mut device = device(&SPACE, 0.0);
+    device.reports = |_| crate::device::Telemetry {
+        other_processes: vec![812],
+        ..crate::device::Telemetry::default()
+    };
+    let found = tune(&mut device, 1);
+    assert_eq!(found.classes.len(), 2);
+    for contested in &found.classes {
+        assert_eq!(contested.tuned, None);
+        assert!(contested.why.contains("processes 812 computed"), "{}", contested.why);
+    }
+    assert!(found.table(&Records::default()).tuned.is_empty());
+    let rows = &sections(&found, &device)[0].rows;
+    assert_eq!(rows.len(), 2);
 }
