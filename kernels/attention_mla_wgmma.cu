@@ -96,8 +96,8 @@ constexpr u32 STEP = 16;
 constexpr u32 STEPS = PANEL_COLUMNS / STEP;
 
 // Registers of a thread by role; together as many as the block was launched with.
-constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 208 : 240;
-constexpr u32 LOADING_REGISTERS = CONVERTS ? 96 : 24;
+constexpr u32 COMPUTING_REGISTERS = CONVERTS ? 200 : 240;
+constexpr u32 LOADING_REGISTERS = CONVERTS ? 104 : 24;
 
 // Whether rows of one matrix may attend to different tokens.
 constexpr bool RAGGED_ROWS = NEW_TOKENS > 1;

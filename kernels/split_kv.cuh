@@ -40,6 +40,13 @@ DEVICE Words2 pack_outputs(Floats4 x, float factor) {
 
 // --- Combining splits ----------------------------------------------------------
 
+// Lanes of a warp for each row: as many as there are, a power of two.
+DEVICE constexpr u32 lanes_of_row(u32 threads, u32 rows) {
+  u32 lanes = WARP;
+  while (lanes > 1 && lanes * rows > threads) lanes /= 2;
+  return lanes;
+}
+
 // Waits for all threads of the cluster.
 DEVICE void sync_cluster() {
   __syncwarp();
@@ -67,6 +74,7 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
   constexpr u32 PAIR = 2;
   constexpr u32 batch = bytes / sizeof(Floats4) / threads / (2 * PAIR);
   static_assert(batch > 0, "a pair of parts for each thread, twice");
+  static_assert(most_rows <= threads, "a lane for each row");
   Floats4 *const slots = reinterpret_cast<Floats4 *>(buffer) + threadIdx.x;
   const auto slot = [&](u32 half, u32 pair, u32 i) {
     return slots + ((half * batch + pair) * PAIR + i) * threads;
@@ -91,33 +99,20 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
   load(0);
   load(1);
 
-  // Maxima and sums: a warp for each row, a lane for each split. The first split of a lane,
-  // mostly its only one, is loaded once, for all rows at the same time.
-  constexpr u32 warps = threads / WARP, turns = ceil_div(most_rows, warps);
-  Softmax first_part[turns];
-#pragma unroll
-  for (u32 turn = 0; turn < turns; ++turn) {
-    const u32 row = turn * warps + warp_index();
-    first_part[turn] = {minus_infinity(), 0};
-    if (row < count && lane_index() < split.count)
-      first_part[turn] = softmaxes[lane_index() * rows + row];
+  // Maxima and sums: some lanes for each row, that take the splits in turn.
+  constexpr u32 lanes = lanes_of_row(threads, most_rows);
+  const u32 row_of_lane = threadIdx.x / lanes;
+  const u32 splits = row_of_lane < count ? split.count : 0;
+  float max = minus_infinity(), sum = 0;
+  for (u32 i = lane_index() % lanes; i < splits; i += lanes)
+    max = fmaxf(max, softmaxes[i * rows + row_of_lane].max);
+  max = max_of_lanes<lanes>(max);
+  for (u32 i = lane_index() % lanes; i < splits; i += lanes) {
+    const Softmax part_softmax = softmaxes[i * rows + row_of_lane];
+    sum += part_softmax.sum * weight_of(part_softmax.max, max, scale);
   }
-#pragma unroll
-  for (u32 turn = 0; turn < turns; ++turn) {
-    const u32 row = turn * warps + warp_index();
-    if (row >= count) break;
-    float max = first_part[turn].max;
-    for (u32 i = lane_index() + WARP; i < split.count; i += WARP)
-      max = fmaxf(max, softmaxes[i * rows + row].max);
-    max = max_of_warp(max);
-    float sum = first_part[turn].sum * weight_of(first_part[turn].max, max, scale);
-    for (u32 i = lane_index() + WARP; i < split.count; i += WARP) {
-      const Softmax part = softmaxes[i * rows + row];
-      sum += part.sum * weight_of(part.max, max, scale);
-    }
-    sum = sum_of_warp(sum);
-    if (lane_index() == 0) of_row[row] = {max, sum};
-  }
+  sum = sum_of_lanes<lanes>(sum);
+  if (row_of_lane < count && lane_index() % lanes == 0) of_row[row_of_lane] = {max, sum};
   sync();
 
   // Outputs, in the order of parts.
