@@ -314,8 +314,24 @@ fn outline(configured: &Configured, problem: &Problem) -> String {
 /// by another name, which a tuner would measure and could not tell from it.
 #[test]
 fn every_configuration_is_another_way_to_run_some_problem() {
-    let texts = memory_bound_points().into_iter().chain(compute_bound_points());
-    let problems: Vec<Problem> = texts.map(|text| text.parse().unwrap()).collect();
+    // Short caches are divided in another way than long ones.
+    let short = [128, 256, 640, 1024, 8192].map(|context| {
+        format!(
+            "decode_attention:batch=8,context={context},q_heads=32,kv_heads=8,head_dim=128,\
+             dtype=bf16"
+        )
+    });
+    let latents = ["batch=8,context=256", "batch=128,context=16384"].map(|cache| {
+        ["16", "64"]
+            .map(|q_heads| format!("mla_decode:{cache},q_heads={q_heads},dtype=bf16"))
+    });
+    let problems: Vec<Problem> = memory_bound_points()
+        .iter()
+        .chain(&compute_bound_points())
+        .chain(&short)
+        .chain(latents.as_flattened())
+        .map(|text| text.parse().unwrap())
+        .collect();
     for kernel in KERNELS {
         let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for configuration in kernel.configurations() {
