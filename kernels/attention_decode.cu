@@ -12,15 +12,17 @@
 // blocks that read the same tokens at the same time, all but one from L2.
 //
 // Blocks divide the cache by a work list (split-KV); the last block of a
-// sequence combines the partial results of all. Within a block a warp owns 16
+// sequence combines the partial results of all, or with CLUSTER > 1 the splits of a
+// sequence are the blocks of a cluster, which combine them together. Within a block a warp owns 16
 // tokens of every tile: it copies them into a ring of its own, does not wait for
 // other warps, keeps an online softmax (in powers of two) of its tokens, and merges
 // with the other warps only at the end of a split. The kernel is memory bound: the
 // tensor cores are mostly idle, and what matters is the bytes in flight,
 // (STAGES - 1) / STAGES of the rings.
 //
-// Launch: ROW_TILES times as many blocks as the work list is made for, THREADS
-// threads, SHARED_BYTES of dynamic shared memory.
+// Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
+// CLUSTER times ROW_TILES where CLUSTER > 1, THREADS threads, SHARED_BYTES of dynamic
+// shared memory.
 #include "cached.cuh"
 #include "last_block.cuh"
 #include "split_kv.cuh"
@@ -67,6 +69,7 @@ static_assert(M_TILES <= 2, "accumulators fit the registers");
 static_assert((TILE_ROWS * (ROW_TILES - 1)) < ALL_ROWS, "every block has rows");
 static_assert(STAGES % 2 == 1 && STAGES >= 3, "keys and values take turns in each stage");
 static_assert(SHARED_BYTES == WARPS * RING_BYTES + QUERY_BYTES, "the host reserves these");
+static_assert(CLUSTER * ROW_TILES <= 16, "blocks of a cluster");
 static_assert(16 * MERGE_STRIDE * sizeof(float) <= RING_BYTES, "rings hold a merge");
 
 // --- Parameters ------------------------------------------------------------
@@ -96,17 +99,27 @@ struct Rows {
   u32 count;
   u64 first_q_row;   // row of q and o that is row 0 of the sequence
   u32 token_stride;  // rows of q from one new token to the next
-  float scale;       // of scores, for powers of two, times the scale of the keys
+  // Scales of 8-bit keys and values. They are loaded with the first pages, and nothing needs
+  // them before the first keys have arrived.
+  float key_scale;
+  float value_scale;
 
   DEVICE Rows(const Params &p, const Split &split, u32 row_tile)
       : first(row_tile * TILE_ROWS),
         count(ROW_TILES == 1 ? ALL_ROWS : min_of(TILE_ROWS, ALL_ROWS - first)),
         first_q_row((u64(split.request) * NEW_TOKENS * p.kv_heads + split.head) * GROUP),
         token_stride(p.kv_heads * GROUP),
-        scale(p.scale) {
-    if (CACHED_BYTES == 1)
-      scale *= ld_global_nc_f32(p.k_scales + split.request * p.kv_heads + split.head);
+        key_scale(1),
+        value_scale(1) {
+    if (CACHED_BYTES == 1) {
+      const u32 sequence = split.request * p.kv_heads + split.head;
+      key_scale = ld_global_nc_f32(p.k_scales + sequence);
+      value_scale = ld_global_nc_f32(p.v_scales + sequence);
+    }
   }
+
+  // The scale of scores, for powers of two.
+  DEVICE float scale(const Params &p) const { return p.scale * key_scale; }
 
   // The row of q and o that is row `row` of the block.
   DEVICE u64 q_row(u32 row) const {
@@ -132,14 +145,22 @@ DEVICE KeyRange visible_keys(const Params &p, u32 length, u32 token) {
 // A warp's cursor over its tokens of a split: copies keys and values of the step
 // ahead into the ring.
 struct Loader {
+  // Whether the rows of a step are evenly spaced in memory.
+  static constexpr bool RUNS = !PAGED || PAGE_TOKENS % STEP == 0;
+  // Lanes that hold the page numbers of a step, and steps whose numbers a warp holds.
+  static constexpr u32 ENTRIES = RUNS ? 1 : STEP;
+  static constexpr u32 TURNS = WARP / ENTRIES;
+
   const u32 *table;  // the request's part of the page table
   u64 first_row;     // contiguous: row of the request's first token
   u32 kv_heads;
   u32 head;
-  u32 token;  // first of the step to copy
-  u32 begin;  // first that any row attends to
-  u32 end;    // of the split
-  u32 page;   // of the step; of this lane's row where pages are smaller than a step
+  u32 token;       // first of the step to copy
+  u32 begin;       // first that any row attends to
+  u32 end;         // of the split
+  u32 turn;        // of TURNS
+  u32 pages;       // page number of this lane's row
+  u32 next_pages;  // the same for the next TURNS steps
 
   DEVICE Loader(const Params &p, const Split &split)
       : table(p.page_table + u64(split.request) * p.request_rows),
@@ -148,25 +169,24 @@ struct Loader {
         head(split.head),
         token(split.first_token + warp_index() * STEP),
         begin(visible_keys(p, split.length, 0).begin),
-        end(split.first_token + split.tokens) {
-    look_up();
-  }
+        end(split.first_token + split.tokens),
+        turn(0),
+        pages(look_up(token)),
+        next_pages(look_up(token + TURNS * TILE)) {}
 
-  // Whether the rows of a step are evenly spaced in memory.
-  static constexpr bool RUNS = !PAGED || PAGE_TOKENS % STEP == 0;
-
-  // Loads the page numbers of the step: copies need them half a round of the ring later.
-  DEVICE void look_up() {
-    if (!PAGED) return;
-    const u32 row = RUNS ? token : token + lane_index() % STEP;
-    page = row < end ? ld_global_nc_u32(table + row / PAGE_TOKENS) : 0;
+  // Loads a page number for each lane, of TURNS steps from `first` on. Numbers are loaded a
+  // whole round before copies need them.
+  DEVICE u32 look_up(u32 first) const {
+    const u32 row = first + lane_index() / ENTRIES * TILE + lane_index() % ENTRIES;
+    return PAGED && row < end ? ld_global_nc_u32(table + row / PAGE_TOKENS) : 0;
   }
 
   // Byte offset of a row of the step in k and in v.
   DEVICE u64 offset(u32 row) const {
     const u32 at = token + row;
     if (!PAGED) return (first_row + at) * ROW_BYTES;
-    const u64 page_of_row = RUNS ? page : __shfl_sync(ALL_LANES, page, row);
+    const u64 page_of_row =
+        __shfl_sync(ALL_LANES, pages, turn * ENTRIES + (RUNS ? 0 : row));
     const u32 place = at % PAGE_TOKENS;
     return (TOKEN_FIRST ? (page_of_row * PAGE_TOKENS + place) * kv_heads + head
                         : (page_of_row * kv_heads + head) * PAGE_TOKENS + place) *
@@ -206,7 +226,11 @@ struct Loader {
 
   DEVICE void advance() {
     token += TILE;
-    look_up();
+    if (PAGED && ++turn == TURNS) {
+      turn = 0;
+      pages = next_pages;
+      next_pages = look_up(token + TURNS * TILE);
+    }
   }
 };
 
@@ -397,7 +421,7 @@ DEVICE void accumulate(State &state, const u32 (&weights)[M_TILES][4], u32 stage
 
 // Attends to this warp's tokens of a split.
 DEVICE void attend(State &state, Queries &q, const Params &p, const Split &split, const Rows &rows,
-                   u32 ring) {
+                   Loader loader, u32 ring) {
   // Keys and values alternate, and take the stages in turn. A stage is filled again as
   // soon as the data of the next stage have arrived: all lanes have then read it.
   u32 stage = ring, used = ring + (STAGES - 1) * STAGE_BYTES;
@@ -411,7 +435,6 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Split &split
   };
 
   // Fill all stages but one, and load the queries meanwhile.
-  Loader loader(p, split);
 #pragma unroll 1
   for (u32 to = stage; to != used; to += 2 * STAGE_BYTES) {
     loader.copy(p.k, to);
@@ -439,6 +462,7 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Split &split
   const u32 all_from = visible_keys(p, split.length, NEW_TOKENS - 1).begin;
   const u32 all_to = visible_keys(p, split.length, 0).end;
 
+  const float scale = rows.scale(p);
   for (u32 done = warp_index() * STEP; done < split.tokens; done += TILE) {
     // Keys
     wait();
@@ -451,7 +475,7 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Split &split
 
     // Softmax
     u32 weights[M_TILES][4];
-    online_softmax(state, weights, s, rows.scale);
+    online_softmax(state, weights, s, scale);
 
     // Values
     wait();
@@ -473,11 +497,9 @@ DEVICE void attend(State &state, Queries &q, const Params &p, const Split &split
 
 // Writes four outputs of a row, divided by the sum of the attention weights; zeros
 // where there was no token.
-DEVICE void write_output(const Params &p, const Split &split, const Rows &rows, u32 row,
-                         u32 vector, Floats4 x, float sum) {
-  float factor = factor_of(sum);
-  if (CACHED_BYTES == 1)
-    factor *= ld_global_nc_f32(p.v_scales + split.request * p.kv_heads + split.head);
+DEVICE void write_output(const Params &p, const Rows &rows, u32 row, u32 vector, Floats4 x,
+                         float sum) {
+  const float factor = factor_of(sum) * rows.value_scale;
   reinterpret_cast<Words2 *>(p.o)[rows.q_row(row) * VECTORS + vector] = pack_outputs(x, factor);
 }
 
@@ -490,6 +512,7 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
     return reinterpret_cast<float *>(rings + warp * RING_BYTES);
   };
   const u32 lane_row = lane_index() / 4;
+  const float scale = rows.scale(p);
 
 #pragma unroll
   for (u32 m = 0; m < M_TILES; ++m) {
@@ -508,9 +531,9 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
       for (u32 warp = 0; warp < WARPS; ++warp) all.max = fmaxf(all.max, of_warp[warp][row].max);
 #pragma unroll
       for (u32 warp = 0; warp < WARPS; ++warp)
-        all.sum += of_warp[warp][row].sum * weight_of(of_warp[warp][row].max, all.max, rows.scale);
+        all.sum += of_warp[warp][row].sum * weight_of(of_warp[warp][row].max, all.max, scale);
       if (warp_index() == 0 && lane_index() % 4 == 0) of_row[row] = all;
-      const float weight = weight_of(state.softmax[m][h].max, all.max, rows.scale);
+      const float weight = weight_of(state.softmax[m][h].max, all.max, scale);
       float *to = values_of(warp_index()) + row * MERGE_STRIDE;
       if (row < tile_rows) {
 #pragma unroll
@@ -534,36 +557,57 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
 #pragma unroll
         for (u32 j = 0; j < 4; ++j) sum.x[j] += part.x[j];
       }
-      if (split.count == 1)
-        write_output(p, split, rows, m * 16 + row, vector, sum, of_row[row].sum);
+      if (CLUSTER > 1)
+        *reinterpret_cast<Floats4 *>(values_of(0) + row * MERGE_STRIDE + vector * 4) = sum;
+      else if (split.count == 1)
+        write_output(p, rows, m * 16 + row, vector, sum, of_row[row].sum);
       else
         p.partials.outputs[(first_row + row) * VECTORS + vector] = sum;
     }
-    if (split.count > 1 && threadIdx.x < tile_rows)
-      p.partials.softmaxes[first_row + threadIdx.x] = of_row[threadIdx.x];
-    __syncthreads();
+    if (CLUSTER > 1) {
+      combine_in_cluster<CLUSTER, ROW_TILES, THREADS, VECTORS>(
+          split.index, blockIdx.x % ROW_TILES, tile_rows, shared_address(values_of(0)),
+          MERGE_STRIDE * sizeof(float), shared_address(of_row), scale,
+          [&](u32 row, u32 vector, Floats4 x, float sum) {
+            write_output(p, rows, m * 16 + row, vector, x, sum);
+          });
+    } else {
+      if (split.count > 1 && threadIdx.x < tile_rows)
+        p.partials.softmaxes[first_row + threadIdx.x] = of_row[threadIdx.x];
+      __syncthreads();
+    }
   }
 }
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
+  // The first split and its pages: no launch writes the work list or page tables.
+  Split split = load_split(p.work, blockIdx.x / ROW_TILES);
+  Loader loader(p, split);
   overlap_previous();
+
   // Rows are aligned to their size: the swizzle changes bits of the address.
   extern __shared__ __align__(256) u8 rings[];
   const u32 ring = shared_address(rings) + warp_index() * RING_BYTES;
   const u32 row_tile = blockIdx.x % ROW_TILES;
-  for_each_split(p.work, blockIdx.x / ROW_TILES, [&](const Split &split) {
+  while (true) {
+    const Rows rows(p, split, row_tile);
     State state;
     Queries q;
     q.shared = reinterpret_cast<Words4 *>(rings + WARPS * RING_BYTES);
-    const Rows rows(p, split, row_tile);
-    attend(state, q, p, split, rows, ring);
+    attend(state, q, p, split, rows, loader, ring);
+    // The next split and its pages are on their way while this one ends.
+    Split next = split;
+    if (split.next != 0) next = load_split(p.work, split.next);
     merge(state, p, split, rows, rings);
+    if (split.next != 0) loader = Loader(p, next);
     u32 *ticket = p.tickets + split.first_partial * ROW_TILES + row_tile;
-    if (split.count > 1 && is_last_block(ticket, split.count))
+    if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count))
       combine<THREADS, WARPS * RING_BYTES, TILE_ROWS>(
-          p.partials, split, rows.first, rows.count, rows.scale, rings,
+          p.partials, split, rows.first, rows.count, rows.scale(p), rings,
           [&](u32 row, u32 vector, Floats4 x, float sum) {
-            write_output(p, split, rows, row, vector, x, sum);
+            write_output(p, rows, row, vector, x, sum);
           });
-  });
+    if (split.next == 0) break;
+    split = next;
+  }
 }

@@ -13,7 +13,8 @@
 // at the same time, all but one from L2.
 //
 // Blocks divide the cache by a work list (split-KV); the last block of a sequence
-// combines the partial results of all. A block copies tiles of tokens into a ring
+// combines the partial results of all, or with CLUSTER > 1 the splits of a sequence are the
+// blocks of a cluster, which combine them together. A block copies tiles of tokens into a ring
 // and uses each twice. For the scores, a warp takes a quarter of the columns and a
 // half of the tile's tokens: its queries stay in registers, and the four partial
 // sums of a score go to shared memory, where one thread adds them up and makes an
@@ -23,8 +24,9 @@
 // the next two. The kernel is memory bound: what matters is the bytes in flight,
 // (STAGES - 2) / STAGES of the ring.
 //
-// Launch: ROW_TILES times as many blocks as the work list is made for, THREADS
-// threads, SHARED_BYTES of dynamic shared memory.
+// Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
+// CLUSTER times ROW_TILES where CLUSTER > 1, THREADS threads, SHARED_BYTES of dynamic
+// shared memory.
 #include "cached.cuh"
 #include "last_block.cuh"
 #include "split_kv.cuh"
@@ -498,9 +500,9 @@ DEVICE void write_output(const Params &p, const Rows &rows, u32 row, u32 vector,
 }
 
 // Writes the outputs of a split by way of the ring, as partial results where the
-// sequence has further splits.
+// sequence has further splits, or together with the other blocks of the cluster.
 DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const Rows &rows,
-                   float *ring, const Exchange &exchange) {
+                   u32 row_tile, float *ring, const Exchange &exchange) {
   __syncthreads();
 #pragma unroll
   for (u32 m = 0; m < M_TILES; ++m)
@@ -514,6 +516,15 @@ DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const 
         to[output_column(n, 1)] = o[m][n][2 * h + 1];
       }
     }
+  if (CLUSTER > 1) {
+    combine_in_cluster<CLUSTER, ROW_TILES, THREADS, VECTORS>(
+        split.index, row_tile, rows.count, shared_address(ring), MERGE_STRIDE * sizeof(float),
+        shared_address(exchange.of_row), p.scale,
+        [&](u32 row, u32 vector, Floats4 x, float sum) {
+          write_output(p, rows, row, vector, x, sum);
+        });
+    return;
+  }
   __syncthreads();
 
   const u64 first_row = u64(split.first_partial + split.index) * ALL_ROWS + rows.first;
@@ -531,17 +542,21 @@ DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const 
 }
 
 KERNEL(THREADS, 1) attention_mla(const __grid_constant__ Params p) {
+  // No launch writes the work list.
+  const Split first = load_split(p.work, blockIdx.x / ROW_TILES);
+  overlap_previous();
+
   // Records are aligned to the banks: the swizzle changes bits of the address.
   extern __shared__ __align__(128) u8 ring[];
   Exchange &exchange = *reinterpret_cast<Exchange *>(ring + RING_BYTES);
   const u32 row_tile = blockIdx.x % ROW_TILES;
-  for_each_split(p.work, blockIdx.x / ROW_TILES, [&](const Split &split) {
+  for_each_split(p.work, first, [&](const Split &split) {
     const Rows rows(split, row_tile);
     Outputs o;
     attend(o, p, split, rows, shared_address(ring), exchange);
-    finish(o, p, split, rows, reinterpret_cast<float *>(ring), exchange);
+    finish(o, p, split, rows, row_tile, reinterpret_cast<float *>(ring), exchange);
     u32 *ticket = p.tickets + split.first_partial * ROW_TILES + row_tile;
-    if (split.count > 1 && is_last_block(ticket, split.count))
+    if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count))
       combine<THREADS, RING_BYTES, TILE_ROWS>(
           p.partials, split, rows.first, rows.count, p.scale, ring,
           [&](u32 row, u32 vector, Floats4 x, float sum) {

@@ -781,7 +781,13 @@ struct Compute {
 KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
   __shared__ Shared shared;
   if (threadIdx.x == 0) shared.init();
+  if (threadIdx.x == COMPUTING) {
+    prefetch_tensormap(p.q);
+    if (!CONVERTS) prefetch_tensormap(p.boxes);
+    if (!CONVERTS) prefetch_tensormap(p.least);
+  }
   __syncthreads();
+  overlap_previous();
 
   const u32 row_tile = blockIdx.x % ROW_TILES;
   const u32 group = threadIdx.x / WARPGROUP;

@@ -420,6 +420,16 @@ DEVICE Words4 ld_shared_cluster_v4(u32 address) {
   return v;
 }
 
+// Reads 8 bytes there.
+DEVICE Words2 ld_shared_cluster_v2(u32 address) {
+  Words2 v;
+  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.w[0]), "=r"(v.w[1])
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
 // Writes 16 bytes there.
 DEVICE void st_shared_cluster_v4(u32 address, Words4 v) {
   asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.w[0]),

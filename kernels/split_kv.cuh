@@ -40,10 +40,26 @@ DEVICE Words2 pack_outputs(Floats4 x, float factor) {
 
 // --- Combining splits ----------------------------------------------------------
 
+// Lanes of a warp for each row: as many as there are, a power of two.
+DEVICE constexpr u32 lanes_of_row(u32 threads, u32 rows) {
+  u32 lanes = WARP;
+  while (lanes > 1 && lanes * rows > threads) lanes /= 2;
+  return lanes;
+}
+
+// Waits for all threads of the cluster.
+DEVICE void sync_cluster() {
+  __syncwarp();
+  barrier_cluster_arrive();
+  barrier_cluster_wait();
+}
+
 // Combines the splits of a sequence: calls write(row, vector, outputs, sum) for
 // each vector of `count` rows from row `first` on, at most `most_rows`. All
-// threads of the block call it. `buffer` takes as many partial outputs at a time
-// as fit its `bytes`: a single block has no others to cover the latency.
+// threads of the block call it. A single block has no others to cover the latency of
+// its loads: every thread has as many partial outputs in flight as its share of the
+// `bytes` of `buffer` holds, of all of its vectors, and the first are on their way
+// while maxima and sums are computed.
 template <u32 threads, u32 bytes, u32 most_rows, u32 rows, u32 vectors, typename Write,
           typename Sync = WholeBlock>
 DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split, u32 first,
@@ -53,44 +69,123 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
   const Softmax *softmaxes = partials.softmaxes + first_row;
   const Floats4 *outputs = partials.outputs + first_row * vectors;
 
-  // Maxima and sums: a warp for each row, a lane for each split.
-  for (u32 row = warp_index(); row < count; row += threads / WARP) {
-    float max = minus_infinity(), sum = 0;
-    for (u32 i = lane_index(); i < split.count; i += WARP)
-      max = fmaxf(max, softmaxes[i * rows + row].max);
-    max = max_of_warp(max);
-    for (u32 i = lane_index(); i < split.count; i += WARP) {
-      const Softmax part = softmaxes[i * rows + row];
-      sum += part.sum * weight_of(part.max, max, scale);
+  // Every thread loads what it adds up itself, so no thread waits for another: of each of
+  // its vectors all parts, two at a time, in batches that are halves of its slots.
+  constexpr u32 PAIR = 2;
+  constexpr u32 batch = bytes / sizeof(Floats4) / threads / (2 * PAIR);
+  static_assert(batch > 0, "a pair of parts for each thread, twice");
+  static_assert(most_rows <= threads, "a lane for each row");
+  Floats4 *const slots = reinterpret_cast<Floats4 *>(buffer) + threadIdx.x;
+  const auto slot = [&](u32 half, u32 pair, u32 i) {
+    return slots + ((half * batch + pair) * PAIR + i) * threads;
+  };
+  const u32 end = count * vectors;
+  u32 load_vector = threadIdx.x, load_part = 0;
+  const auto load = [&](u32 half) {
+#pragma unroll 1
+    for (u32 pair = 0; pair < batch && load_vector < end; ++pair) {
+#pragma unroll
+      for (u32 i = 0; i < PAIR; ++i) {
+        const bool exists = load_part + i < split.count;
+        const u64 part = exists ? load_part + i : 0;
+        cp_async_16(shared_address(slot(half, pair, i)), outputs + part * rows * vectors + load_vector,
+                    exists ? sizeof(Floats4) : 0);
+      }
+      load_part += PAIR;
+      if (load_part >= split.count) load_part = 0, load_vector += threads;
     }
-    sum = sum_of_warp(sum);
-    if (lane_index() == 0) of_row[row] = {max, sum};
+    cp_async_commit_group();
+  };
+  load(0);
+  load(1);
+
+  // Maxima and sums: some lanes for each row, that take the splits in turn.
+  constexpr u32 lanes = lanes_of_row(threads, most_rows);
+  const u32 row_of_lane = threadIdx.x / lanes;
+  const u32 splits = row_of_lane < count ? split.count : 0;
+  float max = minus_infinity(), sum = 0;
+  for (u32 i = lane_index() % lanes; i < splits; i += lanes)
+    max = fmaxf(max, softmaxes[i * rows + row_of_lane].max);
+  max = max_of_lanes<lanes>(max);
+  for (u32 i = lane_index() % lanes; i < splits; i += lanes) {
+    const Softmax part_softmax = softmaxes[i * rows + row_of_lane];
+    sum += part_softmax.sum * weight_of(part_softmax.max, max, scale);
   }
+  sum = sum_of_lanes<lanes>(sum);
+  if (row_of_lane < count && lane_index() % lanes == 0) of_row[row_of_lane] = {max, sum};
   sync();
 
-  // Outputs: every thread loads what it adds up itself, so no thread waits for another.
-  constexpr u32 batch = bytes / sizeof(Floats4) / threads;
-  Floats4 *parts = reinterpret_cast<Floats4 *>(buffer) + threadIdx.x;
-  for (u32 i = threadIdx.x; i < count * vectors; i += threads) {
-    const u32 row = i / vectors;
-    const Softmax all = of_row[row];
-    Floats4 total = {};
-    for (u32 from = 0; from < split.count; from += batch) {
-      const u32 fetched = min_of<u32>(batch, split.count - from);
-      for (u32 j = 0; j < fetched; ++j)
-        cp_async_16(shared_address(parts + j * threads),
-                    outputs + u64(from + j) * rows * vectors + i);
-      cp_async_commit_group();
-      cp_async_wait_group<0>();
-      for (u32 j = 0; j < fetched; ++j) {
-        const float max = softmaxes[(from + j) * rows + row].max;
-        const float weight = weight_of(max, all.max, scale);
-        const Floats4 part = parts[j * threads];
+  // Outputs, in the order of parts.
+  u32 vector = threadIdx.x, part = 0;
+  Floats4 total = {};
+#pragma unroll 1
+  for (u32 half = 0; vector < end; half ^= 1) {
+    cp_async_wait_group<1>();
+#pragma unroll 1
+    for (u32 pair = 0; pair < batch && vector < end; ++pair) {
+      const u32 row = vector / vectors;
+      float weight[PAIR];
 #pragma unroll
-        for (u32 k = 0; k < 4; ++k) total.x[k] += part.x[k] * weight;
+      for (u32 i = 0; i < PAIR; ++i) {
+        const bool exists = part + i < split.count;
+        const float max = softmaxes[(exists ? part + i : part) * rows + row].max;
+        weight[i] = exists ? weight_of(max, of_row[row].max, scale) : 0;
       }
+#pragma unroll
+      for (u32 i = 0; i < PAIR; ++i) {
+        const Floats4 outputs_of_part = *slot(half, pair, i);
+#pragma unroll
+        for (u32 k = 0; k < 4; ++k) total.x[k] += outputs_of_part.x[k] * weight[i];
+      }
+      part += PAIR;
+      if (part < split.count) continue;
+      write(row, vector % vectors, total, of_row[row].sum);
+      total = {}, part = 0, vector += threads;
     }
-    write(row, i % vectors, total, all.sum);
+    load(half);
   }
   sync();
+}
+
+// The same where the splits of a sequence are the blocks of one cluster, which read each
+// other's shared memory: no partial results in global memory and no ticket. Each block
+// writes its share of the vectors of `count` rows, all in the order of splits.
+// `outputs` and `softmaxes` are the shared addresses of the block's own partial results, the
+// same in all blocks, `row_bytes` is the distance of rows of outputs. Block `split` of
+// the sequence has rank split * row_tiles + row_tile in the cluster. All threads of all
+// blocks call it, as many times.
+template <u32 cluster, u32 row_tiles, u32 threads, u32 vectors, typename Write>
+DEVICE void combine_in_cluster(u32 split, u32 row_tile, u32 count, u32 outputs, u32 row_bytes,
+                               u32 softmaxes, float scale, Write write) {
+  sync_cluster();
+  const u32 all = count * vectors, share = ceil_div(all, cluster);
+  const u32 end = min_of(all, (split + 1) * share);
+#pragma unroll 1
+  for (u32 i = split * share + held(threadIdx.x); i < end; i += threads) {
+    const u32 row = i / vectors, vector = i % vectors;
+    const u32 at = outputs + row * row_bytes + vector * u32(sizeof(Floats4));
+    Softmax parts[cluster];
+    Words4 words[cluster];
+#pragma unroll
+    for (u32 part = 0; part < cluster; ++part) {
+      const u32 rank = part * row_tiles + row_tile;
+      const Words2 softmax = ld_shared_cluster_v2(mapa(softmaxes + row * u32(sizeof(Softmax)), rank));
+      parts[part] = {__uint_as_float(softmax.w[0]), __uint_as_float(softmax.w[1])};
+      words[part] = ld_shared_cluster_v4(mapa(at, rank));
+    }
+    float max = minus_infinity(), sum = 0;
+#pragma unroll
+    for (u32 part = 0; part < cluster; ++part) max = fmaxf(max, parts[part].max);
+    Floats4 total = {};
+#pragma unroll
+    for (u32 part = 0; part < cluster; ++part) {
+      const float weight = weight_of(parts[part].max, max, scale);
+      sum += parts[part].sum * weight;
+#pragma unroll
+      for (u32 k = 0; k < 4; ++k) total.x[k] += __uint_as_float(words[part].w[k]) * weight;
+    }
+    write(row, vector, total, sum);
+  }
+  // Others have read this block's results.
+  sync_cluster();
 }

@@ -9,7 +9,7 @@ struct alignas(16) Split {
   u32 request;
   u32 head;           // KV head
   u32 first_token;    // a multiple of the tile
-  u32 tokens;         // 0 only where the whole sequence is empty
+  u32 tokens;         // 0 where the whole sequence is empty, or shorter than its cluster
   u32 length;         // of the request, in tokens
   u16 index;          // of this split within its sequence
   u16 count;          // splits of the sequence
@@ -25,7 +25,17 @@ DEVICE Split load_split(const Split *splits, u32 index) {
           splits_of_sequence, rest.w[2], rest.w[3]};
 }
 
-// Calls body(split) for each split of block number `block` of the list.
+// Calls body(split) for each split of a block whose first is `split`.
+template <typename Body>
+DEVICE void for_each_split(const Split *splits, Split split, Body body) {
+  while (true) {
+    body(split);
+    if (split.next == 0) break;
+    split = load_split(splits, split.next);
+  }
+}
+
+// The same for block number `block` of the list.
 template <typename Body>
 DEVICE void for_each_split(const Split *splits, u32 block, Body body) {
   u32 index = block;

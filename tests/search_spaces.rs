@@ -5,8 +5,8 @@
 mod common;
 
 use rayon::prelude::*;
+use ridgepoint::device::DeviceOptions;
 use ridgepoint::device::vm::VmDevice;
-use ridgepoint::device::{Device, DeviceOptions};
 use ridgepoint::inventory::Inventory;
 use ridgepoint::kernel::{Configuration, KERNELS, Kernel};
 use ridgepoint::measure::verify;

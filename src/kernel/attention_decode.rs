@@ -3,13 +3,13 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::configuration::Configuration;
-use super::contract::HostHalf;
+use super::contract::{HostHalf, OVERLAP};
 use super::formats::{cached, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use super::split::{WorkList, refuse_counts};
-use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use super::split::{Costs, refuse_counts};
+use super::split_kv::{DividedSequences, Division, SplitBuffers, log2_scale};
 use crate::op::DecodeAttention;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -31,6 +31,10 @@ const HEAD_DIMS: [u64; 5] = [64, 80, 96, 128, 256];
 /// Most stages of a ring; more would add bytes in flight beyond what DRAM can
 /// use.
 const MAX_STAGES: u32 = 13;
+/// Bytes of keys and values of a sequence that one block reads: to divide fewer saves less
+/// than combining takes. A row of campaigns of an H100 with splits takes 1.8 us more than one
+/// without (docs/METHODOLOGY.md, fixed costs), in which an SM reads 144 KiB at 80 GB/s.
+const WHOLE_BYTES: u64 = 144 << 10;
 /// Shared memory that the kernel declares itself, at most, for every four warps.
 const STATIC_SHARED_BYTES: u32 = 1024;
 
@@ -92,7 +96,17 @@ impl Rings {
     /// other begins or ends a split, or else one; with the least shared memory one
     /// of half as many warps. From [`ONE_BLOCK_TOKENS`] on first of all one large block,
     /// where that was measured.
-    fn new(p: &DecodeAttention, arch: Arch) -> Self {
+    ///
+    /// A configuration may ask for `blocks_per_sm` of so many `warps`, and for fewer `stages`
+    /// than fit.
+    ///
+    /// # Errors
+    /// What a configuration asks for does not fit.
+    fn new(
+        p: &DecodeAttention,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
         let limits = arch.limits();
         let stage_bytes = STEP * (p.head_dim * p.kv_dtype.dtype().bytes()) as u32;
         // Queries that do not fit the registers, see the kernel.
@@ -106,7 +120,7 @@ impl Rings {
             let of_kernel = STATIC_SHARED_BYTES * warps.div_ceil(WARPS);
             let share = limits.shared_bytes_of_block(blocks_per_sm) - of_kernel;
             let stages = (share - query_bytes) / (warps * stage_bytes);
-            let stages = stages.min(MAX_STAGES);
+            let stages = stages.min(choice.or("stages", MAX_STAGES));
             // Odd: keys and values then take turns in each stage.
             let stages = stages.saturating_sub((stages + 1) % 2);
             let shared_bytes = stages * warps * stage_bytes + query_bytes;
@@ -119,7 +133,21 @@ impl Rings {
         let ways = [(1, 2 * WARPS), (2, WARPS), (1, WARPS), (1, WARPS / 2)].map(fit);
         let is_long = arch == Arch::SM_90 && p.context >= ONE_BLOCK_TOKENS;
         let first = if is_long { 0 } else { 1 };
-        ways.into_iter().skip(first).find(is_enough).unwrap_or(ways[3])
+        let usual = ways.into_iter().skip(first).find(is_enough).unwrap_or(ways[3]);
+        let asked = (
+            choice.or("blocks_per_sm", usual.blocks_per_sm),
+            choice.or("warps", usual.warps),
+        );
+        let asked = fit(asked);
+        refuse_unless(is_enough(&asked), || {
+            format!(
+                "rings of 3 and more stages, {merge_bytes} bytes and more: {} blocks of {} \
+                 warps on an SM of {arch} have {} of {stage_bytes} bytes; use another \
+                 configuration",
+                asked.blocks_per_sm, asked.warps, asked.stages
+            )
+        })?;
+        Ok(asked)
     }
 
     fn threads(&self) -> u32 {
@@ -146,6 +174,9 @@ pub(super) struct AttentionDecode {
     cached: &'static str,
     row_tiles: u32,
     rings: Rings,
+    division: Division,
+    /// Whether launches may begin while the one before them ends.
+    overlaps: bool,
 }
 
 impl HostHalf for AttentionDecode {
@@ -153,12 +184,39 @@ impl HostHalf for AttentionDecode {
     const NAME: &'static str = "attention_decode";
     const SOURCE: &'static str = include_str!("../../kernels/attention_decode.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Sequences are divided less: a split costs as much as so many tiles.
+        Configuration::new("overhead4", &[("overhead", 4)]),
+        Configuration::new("overhead16", &[("overhead", 16)]),
+        // Short sequences are divided too.
+        Configuration::new("divided", &[("whole", 0)]),
+        // Sequences of up to 16 tiles are one piece.
+        Configuration::new("whole16", &[("whole", 16)]),
+        // Splits are combined through shared memory.
+        Configuration::new("cluster2", &[("cluster", 2)]),
+        Configuration::new("cluster4", &[("cluster", 4)]),
+        Configuration::new("cluster8", &[("cluster", 8)]),
+        // How blocks use an SM.
+        Configuration::new("one_block", &[("blocks_per_sm", 1), ("warps", 8)]),
+        Configuration::new("two_blocks", &[("blocks_per_sm", 2), ("warps", 4)]),
+        Configuration::new("four_blocks", &[("blocks_per_sm", 4), ("warps", 2)]),
+        Configuration::new("stages3", &[("stages", 3)]),
+        Configuration::new("stages5", &[("stages", 5)]),
+        // Both.
+        Configuration::new(
+            "one_block_overhead4",
+            &[("blocks_per_sm", 1), ("warps", 8), ("overhead", 4)],
+        ),
+        Configuration::new(
+            "one_block_cluster4",
+            &[("blocks_per_sm", 1), ("warps", 8), ("cluster", 4)],
+        ),
+    ];
 
     fn configure(
         p: &DecodeAttention,
         arch: Arch,
-        _: &Configuration,
+        choice: &Configuration,
     ) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!(
@@ -188,13 +246,17 @@ impl HostHalf for AttentionDecode {
             format!("up to {MAX_NEW_TOKENS} new_tokens, not {}; use fewer", p.new_tokens)
         })?;
         refuse_counts(&p.kv())?;
-        let (row_tiles, rings) = (RowTiles::new(p).count, Rings::new(p, arch));
-        Ok(AttentionDecode { p: *p, element, cached, row_tiles, rings })
+        let (row_tiles, rings) = (RowTiles::new(p).count, Rings::new(p, arch, choice)?);
+        let tile_bytes = u64::from(2 * rings.warps * rings.stage_bytes);
+        let costs = Costs { overhead: 1, whole: WHOLE_BYTES / tile_bytes };
+        let division = Division::new(choice, costs, row_tiles, arch)?;
+        let overlaps = arch.can_overlap_launches();
+        Ok(AttentionDecode { p: *p, element, cached, row_tiles, rings, division, overlaps })
     }
 
     fn defines(&self) -> Defines {
         let AttentionDecode { p, rings, .. } = self;
-        Defines::new()
+        let defines = Defines::new()
             .with(self.element, 1)
             .with(self.cached, 1)
             .with("THREADS", rings.threads())
@@ -205,29 +267,33 @@ impl HostHalf for AttentionDecode {
             .with("GROUP", p.group())
             .with("NEW_TOKENS", p.new_tokens)
             .with("ROW_TILES", self.row_tiles)
+            .with("CLUSTER", self.division.blocks_of_cluster())
             .with("WINDOWED", u32::from(p.window > 0))
             .with("HEAD_DIM", p.head_dim)
             .with("PAGE_SIZE", page_size(p.layout))
-            .with("TOKEN_FIRST", u32::from(p.layout.is_token_first()))
+            .with("TOKEN_FIRST", u32::from(p.layout.is_token_first()));
+        if self.overlaps { defines.with(OVERLAP, 1) } else { defines }
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let AttentionDecode { p, row_tiles, rings, .. } = *self;
+        let AttentionDecode { p, row_tiles, rings, division, .. } = *self;
         let resident = target.sms * rings.blocks_per_sm;
-        let list = WorkList::of(
+        let list = division.list(
             &p.kv(),
             |length| p.visible(length),
             rings.tile_tokens(),
-            (resident / row_tiles).max(1),
+            resident / row_tiles,
         );
         let division = DividedSequences {
             list,
+            blocks_of_cluster: division.blocks_of_cluster(),
             row_tiles,
             rows: p.group() * p.new_tokens,
             value_dim: p.head_dim,
         };
         let launch = Launch {
             shared_bytes: rings.shared_bytes,
+            overlaps_previous: self.overlaps,
             ..Launch::new("attention_decode", division.blocks(), rings.threads(), params(p))
         };
         division.plan(launch, rings.bytes_in_flight(), 0)
@@ -278,7 +344,12 @@ mod tests {
                             "batch=1,context=9,q_heads={rows},kv_heads=1,head_dim={head_dim},\
                              dtype=f16,kv_dtype={kv_dtype}"
                         );
-                        let rings = Rings::new(&operation(&problem(&shape)), arch);
+                        let rings = Rings::new(
+                            &operation(&problem(&shape)),
+                            arch,
+                            Configuration::DEFAULT,
+                        )
+                        .unwrap();
                         assert!(
                             rings.stages >= 3 && rings.stages % 2 == 1,
                             "{arch} {shape}"
@@ -302,7 +373,8 @@ mod tests {
                 }
             }
         }
-        let h100 = Rings::new(&operation(&llama()), Arch::SM_90);
+        let h100 =
+            Rings::new(&operation(&llama()), Arch::SM_90, Configuration::DEFAULT).unwrap();
         assert_eq!((h100.blocks_per_sm, h100.stages, h100.shared_bytes), (2, 7, 7 * 16384));
     }
 

@@ -3,13 +3,13 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::configuration::Configuration;
-use super::contract::HostHalf;
+use super::contract::{HostHalf, OVERLAP};
 use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use super::split::{WorkList, refuse_counts};
-use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use super::split::{Costs, refuse_counts};
+use super::split_kv::{DividedSequences, Division, SplitBuffers, log2_scale};
 use crate::op::{MlaDecode, SCORE_WIDTH};
 use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
@@ -31,6 +31,9 @@ const MAX_STAGES: u32 = 8;
 /// Bytes in flight that a block has where they fit: larger tiles need fewer barriers,
 /// smaller ones keep more of the ring in flight. By Little's law an H200 needs 29 KB.
 const ENOUGH_IN_FLIGHT: u32 = 64 << 10;
+/// Bytes of a sequence that one block reads: to divide fewer saves less than combining takes,
+/// some 4 us (docs/METHODOLOGY.md, fixed costs), in which an SM reads them at 80 GB/s.
+const WHOLE_BYTES: u64 = 320 << 10;
 /// Shared memory that the kernel declares itself, at most.
 const STATIC_SHARED_BYTES: u32 = 1024;
 
@@ -70,21 +73,37 @@ struct Ring {
 }
 
 impl Ring {
-    /// The largest tiles that leave enough bytes in flight, or else the smallest.
-    fn new(p: &MlaDecode, arch: Arch) -> Self {
+    /// The largest tiles that leave enough bytes in flight, or else the smallest. A
+    /// configuration may ask for a `tile` of so many tokens, and for fewer `stages` than fit.
+    ///
+    /// # Errors
+    /// What a configuration asks for does not fit.
+    fn new(p: &MlaDecode, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let shared_bytes = arch.limits().shared_bytes_of_block(1);
         let tile_rows = rows(p).div_ceil(row_tiles(p)).next_multiple_of(16);
         let fit = |tile_tokens: u32| {
             let stage_bytes = tile_tokens * p.record_bytes() as u32;
             let exchange_bytes = exchange_bytes(tile_rows, tile_tokens, p.kv_dtype);
             let room = shared_bytes - STATIC_SHARED_BYTES - exchange_bytes;
-            let stages = (room / stage_bytes).min(MAX_STAGES);
+            let stages = (room / stage_bytes).min(choice.or("stages", MAX_STAGES));
             let shared_bytes = stages * stage_bytes + exchange_bytes;
             Ring { tile_tokens, stages, stage_bytes, shared_bytes }
         };
         let ways = [64, 32, 16].map(fit);
         let is_enough = |way: &Ring| way.bytes_in_flight() >= u64::from(ENOUGH_IN_FLIGHT);
-        ways.into_iter().find(is_enough).unwrap_or(ways[2])
+        let usual = ways.into_iter().find(is_enough).unwrap_or(ways[2]);
+        let ring = fit(choice.or("tile", usual.tile_tokens));
+        // At the end the ring has to hold the outputs, see the kernel.
+        let merge_bytes = tile_rows * (KV_LORA_RANK as u32 + 8) * 4;
+        let is_enough = ring.stages >= 3 && ring.stages * ring.stage_bytes >= merge_bytes;
+        refuse_unless(is_enough, || {
+            format!(
+                "rings of 3 and more stages, {merge_bytes} bytes and more: {} tokens are {} \
+                 stages of {} bytes on {arch}; use another configuration",
+                ring.tile_tokens, ring.stages, ring.stage_bytes
+            )
+        })?;
+        Ok(ring)
     }
 
     /// Bytes that the block has in flight: all stages but the two that are
@@ -110,6 +129,9 @@ pub(super) struct AttentionMla {
     element: &'static str,
     cached: &'static str,
     ring: Ring,
+    division: Division,
+    /// Whether launches may begin while the one before them ends.
+    overlaps: bool,
 }
 
 impl HostHalf for AttentionMla {
@@ -117,9 +139,29 @@ impl HostHalf for AttentionMla {
     const NAME: &'static str = "attention_mla";
     const SOURCE: &'static str = include_str!("../../kernels/attention_mla.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // What a split costs, in tiles: the more, the less sequences are divided.
+        Configuration::new("overhead1", &[("overhead", 1)]),
+        Configuration::new("overhead16", &[("overhead", 16)]),
+        Configuration::new("overhead64", &[("overhead", 64)]),
+        // Short sequences are divided too.
+        Configuration::new("divided", &[("overhead", 1), ("whole", 0)]),
+        // Splits are combined through shared memory.
+        Configuration::new("cluster2", &[("cluster", 2)]),
+        Configuration::new("cluster4", &[("cluster", 4)]),
+        Configuration::new("cluster8", &[("cluster", 8)]),
+        // How the block uses its shared memory.
+        Configuration::new("tile16", &[("tile", 16)]),
+        Configuration::new("tile32", &[("tile", 32)]),
+        Configuration::new("tile64", &[("tile", 64)]),
+        Configuration::new("stages4", &[("stages", 4)]),
+    ];
 
-    fn configure(p: &MlaDecode, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(
+        p: &MlaDecode,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!(
                 "bf16 and f16 queries, not dtype = {}; use one of those",
@@ -145,12 +187,16 @@ impl HostHalf for AttentionMla {
             format!("up to {MAX_HEADS} q_heads, not {}; use fewer", p.q_heads)
         })?;
         refuse_counts(&p.kv())?;
-        Ok(AttentionMla { p: *p, element, cached, ring: Ring::new(p, arch) })
+        let ring = Ring::new(p, arch, choice)?;
+        let costs = Costs { overhead: 4, whole: WHOLE_BYTES / u64::from(ring.stage_bytes) };
+        let division = Division::new(choice, costs, row_tiles(p), arch)?;
+        let overlaps = arch.can_overlap_launches();
+        Ok(AttentionMla { p: *p, element, cached, ring, division, overlaps })
     }
 
     fn defines(&self) -> Defines {
         let AttentionMla { p, ring, .. } = self;
-        Defines::new()
+        let defines = Defines::new()
             .with(self.element, 1)
             .with(self.cached, 1)
             .with("THREADS", THREADS)
@@ -160,26 +206,30 @@ impl HostHalf for AttentionMla {
             .with("Q_HEADS", p.q_heads)
             .with("NEW_TOKENS", p.new_tokens)
             .with("ROW_TILES", row_tiles(p))
-            .with("PAGE_SIZE", page_size(p.layout))
+            .with("CLUSTER", self.division.blocks_of_cluster())
+            .with("PAGE_SIZE", page_size(p.layout));
+        if self.overlaps { defines.with(OVERLAP, 1) } else { defines }
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let AttentionMla { p, ring, .. } = *self;
+        let AttentionMla { p, ring, division, .. } = *self;
         let row_tiles = row_tiles(&p);
-        let list = WorkList::of(
+        let list = division.list(
             &p.kv(),
             |length| 0..length,
             ring.tile_tokens,
-            (target.sms / row_tiles).max(1),
+            target.sms / row_tiles,
         );
         let division = DividedSequences {
             list,
+            blocks_of_cluster: division.blocks_of_cluster(),
             row_tiles,
             rows: rows(&p).into(),
             value_dim: KV_LORA_RANK,
         };
         let launch = Launch {
             shared_bytes: ring.shared_bytes,
+            overlaps_previous: self.overlaps,
             ..Launch::new("attention_mla", division.blocks(), THREADS, params(p))
         };
         division.plan(launch, ring.bytes_in_flight(), 0)
@@ -220,7 +270,7 @@ mod tests {
                          new_tokens=2"
                     );
                     let p = operation(&problem(&shape));
-                    let ring = Ring::new(&p, arch);
+                    let ring = Ring::new(&p, arch, Configuration::DEFAULT).unwrap();
                     assert!((3..=MAX_STAGES).contains(&ring.stages), "{arch} {shape}");
                     let block = ring.shared_bytes + STATIC_SHARED_BYTES;
                     assert!(block <= sm.shared_bytes_per_block, "{arch} {shape}");
@@ -244,7 +294,7 @@ mod tests {
         let ring = |kv_dtype: &str| {
             let shape = "batch=1,context=9,q_heads=16,dtype=bf16";
             let problem = problem(&format!("{shape},kv_dtype={kv_dtype}"));
-            Ring::new(&operation(&problem), Arch::SM_90)
+            Ring::new(&operation(&problem), Arch::SM_90, Configuration::DEFAULT).unwrap()
         };
         let (h100, fp8) = (ring("bf16"), ring("fp8_e4m3"));
         assert_eq!((h100.tile_tokens, h100.stages, h100.shared_bytes), (32, 5, 195_840));
@@ -262,10 +312,10 @@ mod tests {
                 plan.extra_bytes.is_some(),
             )
         };
-        // 99 tokens are four tiles.
-        assert_eq!(tiles("q_heads=32"), (1, 4, true));
-        assert_eq!(tiles("q_heads=17,new_tokens=2"), (2, 8, false));
-        assert_eq!(tiles("q_heads=128,new_tokens=2"), (8, 32, false));
+        // 99 tokens are four tiles, which one block reads.
+        assert_eq!(tiles("q_heads=32"), (1, 1, true));
+        assert_eq!(tiles("q_heads=17,new_tokens=2"), (2, 2, false));
+        assert_eq!(tiles("q_heads=128,new_tokens=2"), (8, 8, false));
     }
 
     #[test]
@@ -295,7 +345,7 @@ mod tests {
         let shape = "batch=32,context=8192,q_heads=16,dtype=bf16,layout=paged64";
         let split = plan::<AttentionMla>(&problem(shape), &Target::new(Arch::SM_90, 132));
         let launch = &split.launches[0];
-        assert_eq!((launch.grid, launch.block), ([131, 1, 1], [256, 1, 1]));
+        assert_eq!((launch.grid, launch.block), ([132, 1, 1], [256, 1, 1]));
         assert_eq!(launch.bytes_in_flight, 3 * 32 * 1152);
         // Splits of 32 bytes each have partial results of 16 rows of 512 values, a maximum
         // and a sum, and sequences that are shared a ticket of 4 bytes: all 32.

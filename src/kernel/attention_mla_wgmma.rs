@@ -3,13 +3,13 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::configuration::Configuration;
-use super::contract::HostHalf;
+use super::contract::{HostHalf, OVERLAP};
 use super::formats::{cached_latents, element};
 use super::kv_read::{page_size, request_rows};
 use super::plan::{Launch, Params, Plan};
 use super::refusal::{Refusal, refuse_unless, supports};
-use super::split::{WorkList, refuse_counts};
-use super::split_kv::{DividedSequences, SplitBuffers, log2_scale};
+use super::split::{Costs, refuse_counts};
+use super::split_kv::{DividedSequences, Division, SplitBuffers, log2_scale};
 use super::tensor_map::TensorMap;
 use crate::op::{KvLayout, MlaDecode, SCORE_WIDTH};
 use crate::toolchain::{Arch, Defines, Target};
@@ -36,6 +36,9 @@ const VALUE_DIM: u64 = 512;
 const STAGES: u32 = 2;
 /// Tiles of records that are prefetched into L2 before they are read.
 const TILES_AHEAD: u32 = 2;
+/// Tiles of a sequence that one block reads: to divide fewer saves less than combining takes,
+/// some 9 us for 64 rows (docs/METHODOLOGY.md, fixed costs), in which it computes four.
+const WHOLE_TILES: u64 = 4;
 /// Bytes of a tile, and of a block's queries.
 const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
@@ -83,6 +86,7 @@ pub(super) struct AttentionMlaWgmma {
     /// The macros that choose the formats of queries and of the cache.
     element: &'static str,
     cached: &'static str,
+    division: Division,
 }
 
 impl HostHalf for AttentionMlaWgmma {
@@ -90,9 +94,19 @@ impl HostHalf for AttentionMlaWgmma {
     const NAME: &'static str = "attention_mla_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/attention_mla_wgmma.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // What a split costs, in tiles: the more, the less sequences are divided.
+        Configuration::new("overhead1", &[("overhead", 1)]),
+        Configuration::new("overhead16", &[("overhead", 16)]),
+        // Short sequences are divided too.
+        Configuration::new("divided", &[("overhead", 1), ("whole", 0)]),
+    ];
 
-    fn configure(p: &MlaDecode, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(
+        p: &MlaDecode,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
         let other = "use `attention_mla`";
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; {other}")
@@ -128,7 +142,9 @@ impl HostHalf for AttentionMlaWgmma {
             format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
         })?;
         refuse_counts(&p.kv())?;
-        Ok(AttentionMlaWgmma { p: *p, element, cached })
+        let costs = Costs { overhead: 4, whole: WHOLE_TILES };
+        let division = Division::new(choice, costs, row_tiles(p), arch)?;
+        Ok(AttentionMlaWgmma { p: *p, element, cached, division })
     }
 
     fn defines(&self) -> Defines {
@@ -146,17 +162,24 @@ impl HostHalf for AttentionMlaWgmma {
             .with("KEY_DIM", KEY_DIM)
             .with("VALUE_DIM", VALUE_DIM)
             .with("PAGE_SIZE", page_size(p.layout))
+            .with(OVERLAP, 1)
     }
 
     fn plan(&self, target: &Target) -> Plan {
         let p = self.p;
         let row_tiles = row_tiles(&p);
-        let blocks = (target.sms / row_tiles).max(1);
-        let list = WorkList::of(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
-        let division =
-            DividedSequences { list, row_tiles, rows: rows(&p), value_dim: VALUE_DIM };
+        let blocks = target.sms / row_tiles;
+        let list = self.division.list(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
+        let division = DividedSequences {
+            list,
+            blocks_of_cluster: 1,
+            row_tiles,
+            rows: rows(&p),
+            value_dim: VALUE_DIM,
+        };
         let launch = Launch {
             shared_bytes: SHARED_BYTES,
+            overlaps_previous: true,
             ..Launch::new("attention_mla_wgmma", division.blocks(), THREADS, params(p))
         };
         Plan {

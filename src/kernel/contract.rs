@@ -12,6 +12,11 @@ use crate::op::{OfProblem, Op, Problem};
 use crate::toolchain::nvrtc::Source;
 use crate::toolchain::{Arch, Defines, Target};
 
+/// The macro by which a kernel waits for the launch before it, so that the two may overlap:
+/// `overlap_previous` in `kernels/ptx.cuh`. Kernels whose points may be launched so by
+/// themselves have it wherever the architecture knows it.
+pub(super) const OVERLAP: &str = "OVERLAP";
+
 /// The host half of a kernel, configured for a problem: all that is decided about it,
 /// once.
 pub(super) trait HostHalf: Sized + Send + Sync + 'static {
@@ -331,9 +336,11 @@ impl Configured {
         if self.parts.is_empty() { std::slice::from_ref(self) } else { &self.parts }
     }
 
-    /// The same, compiled with one more macro.
-    pub(super) fn with_define(mut self, name: &'static str, value: u32) -> Self {
-        self.defines = self.defines.with(name, value);
+    /// The same, compiled so that its launches may overlap the one before them.
+    pub(super) fn overlapping(mut self) -> Self {
+        if !self.defines.has(OVERLAP) {
+            self.defines = self.defines.with(OVERLAP, 1);
+        }
         self
     }
 

@@ -6,10 +6,6 @@ use super::refusal::Refusal;
 use crate::op::{DecodeStep, Problem, Stage};
 use crate::toolchain::{Arch, Target};
 
-/// The macro by which a kernel's first statement waits for the launch before it, so that the
-/// two may overlap: `overlap_previous` in `kernels/prelude.cuh`.
-const OVERLAP: &str = "OVERLAP";
-
 /// A step, its kernels configured.
 pub(super) struct ComposedStep {
     p: DecodeStep,
@@ -32,7 +28,7 @@ impl Composition for ComposedStep {
             let part = Kernel::for_problem(&kind.problem, arch)
                 .and_then(|found| found.kernel.configure_with(&kind.problem, arch, choose))
                 .map_err(|why| Refusal(format!("{}: {why}", kind.name)))?;
-            parts.push(if overlaps { part.with_define(OVERLAP, 1) } else { part });
+            parts.push(if overlaps { part.overlapping() } else { part });
         }
         let problems = kinds.into_iter().map(|kind| kind.problem).collect();
         Ok(ComposedStep { p: *p, stages: p.stages(), problems, parts, overlaps })
@@ -85,6 +81,7 @@ impl ComposedStep {
 mod tests {
     use super::*;
     use crate::kernel::Configuration;
+    use crate::kernel::contract::OVERLAP;
     use crate::kernel::contract::testing::operation;
 
     fn default(_: &'static Kernel, _: &Problem) -> &'static Configuration {
@@ -109,13 +106,12 @@ mod tests {
             for part in composed(batch, Arch::SM_90).parts {
                 let source = part.kernel.source.expect("parts are compiled");
                 let kernels = source.matches("\nKERNEL(").count();
-                let waiting = source.matches("{\n  overlap_previous();\n").count();
+                // In the body of each, before anything that an earlier launch may write.
+                let waiting = source.matches("\n  overlap_previous();\n").count();
                 assert!(kernels > 0 && waiting == kernels, "{}", part.kernel.name);
-                assert!(
-                    part.defines.to_string().ends_with("OVERLAP=1"),
-                    "{}",
-                    part.defines
-                );
+                let options = part.defines.options();
+                let overlapping = options.iter().filter(|o| *o == "-DOVERLAP=1");
+                assert_eq!(overlapping.count(), 1, "{}", part.defines);
             }
         }
     }
@@ -132,7 +128,7 @@ mod tests {
                 planned.launch.overlaps_previous == overlaps
             };
             assert!(plan.all_launches().all(same), "{arch}");
-            let has_macro = |part: &Configured| part.defines.to_string().contains(OVERLAP);
+            let has_macro = |part: &Configured| part.defines.has(OVERLAP);
             assert!(step.parts.iter().all(|part| has_macro(part) == overlaps), "{arch}");
         }
     }

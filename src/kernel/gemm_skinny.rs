@@ -9,7 +9,7 @@ use super::contract::HostHalf;
 use super::formats::{element, refuse_activations_scheme, refuse_scheme};
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
-use super::split::{Split, WorkList};
+use super::split::{Costs, Split, WorkList};
 use crate::format::DType;
 use crate::op::Gemm;
 use crate::quant::{Quant, QuantPlace};
@@ -245,7 +245,8 @@ impl Division {
         let columns = vec![0..k as u32; sets.len()];
         let unit = stage_columns(w_dtype) as u32;
         // The ring stays full from one split to the next.
-        let list = WorkList::new(&columns, row_tiles, unit, blocks, 0);
+        let costs = Costs { overhead: 0, whole: 0 };
+        let list = WorkList::new(&columns, row_tiles, unit, blocks, costs);
         let of_split = |split: &Split| {
             let rows = (n - u64::from(split.head) * ring.tile_rows()).min(ring.tile_rows());
             rows.next_multiple_of(4) * sets[split.request as usize] * 4

@@ -6,7 +6,7 @@ use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless};
-use super::split::{WorkList, refuse_counts};
+use super::split::{Costs, WorkList, refuse_counts};
 use crate::op::{KvLayout, KvRead, PageOrder};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -173,7 +173,13 @@ impl HostHalf for ReadCache {
         // What the list calls a head is a group of heads.
         let groups = KvRead { kv_heads: p.kv_heads / tile.heads, ..p };
         let resident = target.sms * blocks_per_sm;
-        let list = WorkList::of(&groups, |length| 0..length, tile.tokens as u32, resident);
+        let list = WorkList::of(
+            &groups,
+            |length| 0..length,
+            tile.tokens as u32,
+            resident,
+            Costs::READING,
+        );
         let partial_bytes = 4 * tile.heads;
         let params = Params::of(move |bound| KvReadParams {
             k: bound.tensor("k"),

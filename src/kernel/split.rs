@@ -15,9 +15,21 @@ use super::plan::Scratch;
 use super::refusal::{Refusal, refuse_unless};
 use crate::op::{KvLayout, KvRead};
 
-/// What a split costs a block of attention beside its tiles, in tiles: reading queries,
-/// filling the pipeline, writing results.
-const OVERHEAD: u64 = 1;
+/// What splits cost beside the tiles that they read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Costs {
+    /// What a split costs a block, in tiles: reading queries, filling the pipeline, writing
+    /// results.
+    pub overhead: u64,
+    /// Most tiles of a sequence that is never divided: where its blocks would save less by
+    /// reading at the same time than combining their results takes.
+    pub whole: u64,
+}
+
+impl Costs {
+    /// Those of a kernel that has nothing to combine.
+    pub const READING: Self = Costs { overhead: 1, whole: 0 };
+}
 
 /// Most tokens of a request, and most sequences: kernels count them in 32
 /// bits, with room for a tile beyond the end.
@@ -72,34 +84,68 @@ struct Cut {
 
 impl WorkList {
     /// Divides requests of which these tokens are needed, with `kv_heads` sequences
-    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks, where a split
-    /// costs as much as `overhead` tiles beside its own. The first split of a sequence
-    /// begins at the tile with the first needed token.
+    /// each, in tiles of `tile_tokens` among at most `max_blocks` blocks. The first split of
+    /// a sequence begins at the tile with the first needed token.
     pub fn new(
         needed: &[Range<u32>],
         kv_heads: u32,
         tile_tokens: u32,
         max_blocks: u32,
-        overhead: u64,
+        costs: Costs,
+    ) -> Self {
+        let sequences = needed.len() * kv_heads as usize;
+        let tiles: Vec<u64> = (0..sequences)
+            .map(|sequence| tiles_of(&needed[sequence / kv_heads as usize], tile_tokens))
+            .collect();
+        let cuts = cut_evenly(&tiles, max_blocks.min(MAX_BLOCKS).into(), costs);
+        WorkList::of_cuts(needed, kv_heads, tile_tokens, &cuts)
+    }
+
+    /// Divides each sequence evenly among the blocks of a cluster, each with one split. They
+    /// combine their results in shared memory, so that none has partial results. Where a
+    /// sequence has fewer tiles than its cluster has blocks, some splits have no tokens.
+    pub fn in_clusters(
+        p: &KvRead,
+        needed: impl Fn(u64) -> Range<u64>,
+        tile_tokens: u32,
+        blocks_of_cluster: u32,
+    ) -> Self {
+        let (needed, kv_heads) = (needed_tokens(p, needed), p.kv_heads as u32);
+        let blocks_of_cluster = u64::from(blocks_of_cluster);
+        let mut cuts = Vec::new();
+        for (sequence, tokens) in
+            needed.iter().flat_map(|t| (0..kv_heads).map(move |_| t)).enumerate()
+        {
+            let tiles = tiles_of(tokens, tile_tokens);
+            let first = |index: u64| index * tiles / blocks_of_cluster;
+            cuts.extend((0..blocks_of_cluster).map(|index| Cut {
+                block: sequence as u64 * blocks_of_cluster + index,
+                sequence,
+                first_tile: first(index),
+                tiles: first(index + 1) - first(index),
+            }));
+        }
+        let list = WorkList::of_cuts(&needed, kv_heads, tile_tokens, &cuts);
+        WorkList { partials: 0, ..list }
+    }
+
+    /// The list of these cuts, which walk through all sequences in order.
+    fn of_cuts(
+        needed: &[Range<u32>],
+        kv_heads: u32,
+        tile_tokens: u32,
+        cuts: &[Cut],
     ) -> Self {
         let sequences = needed.len() * kv_heads as usize;
         let needed = |sequence: usize| needed[sequence / kv_heads as usize].clone();
         let first_tile = |sequence: usize| needed(sequence).start / tile_tokens;
-        let tiles: Vec<u64> = (0..sequences)
-            .map(|sequence| {
-                let end_tile = needed(sequence).end.div_ceil(tile_tokens);
-                u64::from(end_tile - first_tile(sequence))
-            })
-            .collect();
-        let cuts = cut_evenly(&tiles, max_blocks.min(MAX_BLOCKS).into(), overhead);
-
         let mut counts = vec![0; sequences];
-        for cut in &cuts {
+        for cut in cuts {
             counts[cut.sequence] += 1;
         }
         let (mut partials, mut index) = (0, 0);
         let mut splits: Vec<(u64, Split)> = Vec::with_capacity(cuts.len());
-        for cut in &cuts {
+        for cut in cuts {
             let tile = first_tile(cut.sequence) + cut.first_tile as u32;
             let first_token = tile * tile_tokens;
             let length = needed(cut.sequence).end;
@@ -132,13 +178,10 @@ impl WorkList {
         needed: impl Fn(u64) -> Range<u64>,
         tile_tokens: u32,
         max_blocks: u32,
+        costs: Costs,
     ) -> Self {
-        let needed = |request| {
-            let tokens = needed(p.length(request));
-            tokens.start as u32..tokens.end as u32
-        };
-        let needed: Vec<Range<u32>> = (0..p.batch).map(needed).collect();
-        WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks, OVERHEAD)
+        let needed = needed_tokens(p, needed);
+        WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks, costs)
     }
 
     /// Tokens of the busiest block over those of the mean block.
@@ -171,6 +214,9 @@ impl WorkList {
     /// Sequences that several blocks share.
     fn shared_sequences(&self) -> u64 {
         let is_last = |split: &&Split| split.count > 1 && split.index + 1 == split.count;
+        if self.partials == 0 {
+            return 0;
+        }
         self.splits.iter().filter(is_last).count() as u64
     }
 
@@ -210,15 +256,30 @@ pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The needed tokens of each request.
+fn needed_tokens(p: &KvRead, needed: impl Fn(u64) -> Range<u64>) -> Vec<Range<u32>> {
+    let of_request = |request| {
+        let tokens = needed(p.length(request));
+        tokens.start as u32..tokens.end as u32
+    };
+    (0..p.batch).map(of_request).collect()
+}
+
+/// Tiles that hold these tokens.
+fn tiles_of(tokens: &Range<u32>, tile_tokens: u32) -> u64 {
+    u64::from(tokens.end.div_ceil(tile_tokens) - tokens.start / tile_tokens)
+}
+
 /// Cuts sequences of so many tiles into splits for at most `max_blocks` blocks, such that
 /// the largest load is as small as cutting in order allows.
-fn cut_evenly(tiles: &[u64], max_blocks: u64, overhead: u64) -> Vec<Cut> {
-    let total: u64 = tiles.iter().map(|tiles| tiles + overhead).sum();
+fn cut_evenly(tiles: &[u64], max_blocks: u64, costs: Costs) -> Vec<Cut> {
+    let total: u64 = tiles.iter().map(|tiles| tiles + costs.overhead).sum();
     // Every cut within a sequence adds an overhead to the next block, so the
-    // mean plus an overhead is always enough.
-    let mut load = total.div_ceil(max_blocks).max(overhead + 1);
+    // mean plus an overhead, and the most that is never divided, is always enough.
+    let least = tiles.iter().map(|&tiles| costs.least(tiles)).max().unwrap_or(0);
+    let mut load = total.div_ceil(max_blocks).max(least).max(1);
     loop {
-        let cuts = cut_at_load(tiles, load, overhead);
+        let cuts = cut_at_load(tiles, load, costs);
         if cuts.last().is_none_or(|cut| cut.block < max_blocks) {
             return cuts;
         }
@@ -226,21 +287,27 @@ fn cut_evenly(tiles: &[u64], max_blocks: u64, overhead: u64) -> Vec<Cut> {
     }
 }
 
+impl Costs {
+    /// Room that a split of a sequence of so many tiles needs: for its overhead and, unless
+    /// it is empty, for a tile, or for the sequence where that is never divided.
+    fn least(&self, tiles: u64) -> u64 {
+        self.overhead + if tiles <= self.whole { tiles } else { tiles.min(1) }
+    }
+}
+
 /// Fills one block after the other up to a load of tiles and overheads.
-fn cut_at_load(tiles: &[u64], load: u64, overhead: u64) -> Vec<Cut> {
+fn cut_at_load(tiles: &[u64], load: u64, costs: Costs) -> Vec<Cut> {
     let mut cuts = Vec::with_capacity(tiles.len());
     let (mut block, mut room) = (0, load);
     for (sequence, &tiles) in tiles.iter().enumerate() {
         let mut first_tile = 0;
         loop {
-            // A split needs room for its overhead and, unless it is empty, for
-            // a tile.
-            if room < overhead + tiles.min(1) {
+            if room < costs.least(tiles) {
                 (block, room) = (block + 1, load);
             }
-            let taken = (tiles - first_tile).min(room - overhead);
+            let taken = (tiles - first_tile).min(room - costs.overhead);
             cuts.push(Cut { block, sequence, first_tile, tiles: taken });
-            room -= overhead + taken;
+            room -= costs.overhead + taken;
             first_tile += taken;
             if first_tile == tiles {
                 break;
@@ -296,7 +363,7 @@ mod tests {
     /// Everything that kernels rely on.
     fn check(contexts: &[u32], kv_heads: u32, tile: u32, max_blocks: u32) -> WorkList {
         let needed: Vec<_> = contexts.iter().map(|&context| 0..context).collect();
-        check_needed(&needed, kv_heads, tile, max_blocks, OVERHEAD)
+        check_needed(&needed, kv_heads, tile, max_blocks, Costs::READING)
     }
 
     /// The same where the first tokens of requests may be skipped.
@@ -305,10 +372,11 @@ mod tests {
         kv_heads: u32,
         tile: u32,
         max_blocks: u32,
-        overhead: u64,
+        costs: Costs,
     ) -> WorkList {
-        let list = WorkList::new(needed, kv_heads, tile, max_blocks, overhead);
-        assert_eq!(list, WorkList::new(needed, kv_heads, tile, max_blocks, overhead));
+        let list = WorkList::new(needed, kv_heads, tile, max_blocks, costs);
+        assert_eq!(list, WorkList::new(needed, kv_heads, tile, max_blocks, costs));
+        let Costs { overhead, whole } = costs;
         assert!(list.blocks <= max_blocks);
 
         // Blocks in order walk through all sequences in order, each token once.
@@ -342,13 +410,18 @@ mod tests {
         assert!(walk.next().is_none());
         assert_eq!(partials, list.partials);
 
-        // No block has more than its share and one overhead.
-        let tiles = |tokens: &Range<u32>| tokens.end.div_ceil(tile) - tokens.start / tile;
+        let is_divided = |split: &Split| {
+            let tokens = &needed[split.request as usize];
+            split.count > 1 && tiles_of(tokens, tile) <= whole
+        };
+        assert!(!list.splits.iter().any(is_divided));
+
+        // No block has more than its share, one overhead and what is never divided.
         let sequences = needed.iter().flat_map(|c| (0..kv_heads).map(move |_| c));
-        let total: u64 = sequences.map(|c| u64::from(tiles(c)) + overhead).sum();
+        let total: u64 = sequences.map(|c| tiles_of(c, tile) + overhead).sum();
         let loads = blocks.iter().map(|splits| load(splits, tile, overhead));
         let share = total.div_ceil(max_blocks.into()).max(1 + overhead);
-        assert!(loads.max().unwrap_or(0) <= share + overhead);
+        assert!(loads.max().unwrap_or(0) <= share + overhead + whole);
         list
     }
 
@@ -357,8 +430,7 @@ mod tests {
         // Two sequences of 100 tiles on 5 blocks: 202 units are 41 each at
         // best, and the second split of a sequence costs another.
         let list = check(&[6400], 2, 64, 5);
-        let loads: Vec<_> =
-            (0..5).map(|b| load(&of_block(&list, b), 64, OVERHEAD)).collect();
+        let loads: Vec<_> = (0..5).map(|b| load(&of_block(&list, b), 64, 1)).collect();
         assert_eq!(loads, [42, 42, 42, 42, 38]);
         assert_eq!(list.partials, 6);
         assert_eq!(list.extra_bytes(100, 4), 6 * 32 + 2 * (6 * 100 + 2 * 4));
@@ -371,6 +443,33 @@ mod tests {
         let list = check(&[64; 8], 1, 64, 4);
         assert_eq!((list.blocks, list.partials, list.splits.len()), (4, 0, 8));
         assert_eq!(list.extra_bytes(100, 4), 8 * 32);
+    }
+
+    #[test]
+    fn what_is_never_divided_fills_blocks_whole() {
+        let tokens: Vec<_> = (0..3).map(|_| 0..256).collect();
+        let cut = |whole| check_needed(&tokens, 1, 64, 8, Costs { overhead: 1, whole });
+        assert_eq!((cut(3).blocks, cut(3).partials), (6, 6));
+        assert_eq!((cut(4).blocks, cut(4).partials), (3, 0));
+    }
+
+    #[test]
+    fn clusters_divide_each_sequence_for_itself() {
+        let text = "kv_read:batch=2,context=300,kv_heads=3,head_dim=64,dtype=bf16";
+        let p: crate::op::Problem = text.parse().unwrap();
+        let p = <KvRead as crate::op::OfProblem>::of(&p).unwrap();
+        let list = WorkList::in_clusters(p, |length| 10..length, 64, 8);
+        assert_eq!((list.blocks, list.splits.len(), list.partials), (48, 48, 0));
+        // Of five tiles the first is not whole; three of eight blocks have none.
+        let tokens: Vec<u32> = list.splits[..8].iter().map(|split| split.tokens).collect();
+        assert_eq!(tokens, [0, 64, 0, 64, 64, 0, 64, 44]);
+        for (block, split) in list.splits.iter().enumerate() {
+            assert_eq!((split.count, split.next), (8, 0));
+            assert_eq!(usize::from(split.index), block % 8);
+            assert_eq!((split.request * 3 + split.head) as usize, block / 8);
+            assert!(split.first_token + split.tokens <= 300);
+        }
+        assert_eq!(list.extra_bytes(100, 4), 48 * 32);
     }
 
     #[test]
@@ -392,7 +491,7 @@ mod tests {
 
     #[test]
     fn tokens_outside_of_all_windows_are_skipped() {
-        let list = check_needed(&[1000..6400, 0..10], 1, 64, 4, OVERHEAD);
+        let list = check_needed(&[1000..6400, 0..10], 1, 64, 4, Costs::READING);
         assert_eq!(list.splits.iter().map(|p| p.first_token).min(), Some(0));
         let first = list.splits.iter().filter(|p| p.request == 0).map(|p| p.first_token);
         assert_eq!(first.min(), Some(960));
@@ -404,10 +503,11 @@ mod tests {
             needed in prop::collection::vec((0u32..3000, 0u32..3000), 0..20),
             kv_heads in 1u32..9,
             max_blocks in 1u32..300,
-            overhead in 0u64..3,
+            overhead in 0u64..20,
+            whole in 0u64..50,
         ) {
             let needed: Vec<_> = needed.iter().map(|&(a, b)| a.min(b)..a.max(b)).collect();
-            check_needed(&needed, kv_heads, 64, max_blocks, overhead);
+            check_needed(&needed, kv_heads, 64, max_blocks, Costs { overhead, whole });
         }
 
         #[test]

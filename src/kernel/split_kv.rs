@@ -5,8 +5,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::bound::Bound;
+use super::configuration::Configuration;
 use super::plan::{Launch, Plan, Scratch};
-use super::split::WorkList;
+use super::refusal::{Refusal, refuse_unless};
+use super::split::{Costs, WorkList};
+use crate::op::KvRead;
+use crate::toolchain::Arch;
 
 /// Names of the scratch buffers.
 const WORK: &str = "work list";
@@ -35,9 +39,85 @@ impl SplitBuffers {
     }
 }
 
+/// How sequences are divided among blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Division {
+    /// Into as many splits as keep all blocks busy, whose last block combines them.
+    Evenly(Costs),
+    /// Each among so many blocks of a cluster, which combine their results together.
+    InClusters(u32),
+}
+
+/// Most blocks of a cluster that every GPU with clusters can launch.
+const MAX_CLUSTER: u32 = 8;
+
+impl Division {
+    /// That of a configuration: with `cluster` blocks in clusters, or else at the given costs
+    /// with its `overhead` and `whole` tiles. Rows are divided among `row_tiles` blocks of a
+    /// cluster.
+    ///
+    /// # Errors
+    /// An architecture without clusters; larger clusters than GPUs launch.
+    pub fn new(
+        choice: &Configuration,
+        costs: Costs,
+        row_tiles: u32,
+        arch: Arch,
+    ) -> Result<Self, Refusal> {
+        let blocks = choice.or("cluster", 1);
+        if blocks == 1 {
+            let or = |name, default: u64| u64::from(choice.or(name, default as u32));
+            let overhead = or("overhead", costs.overhead);
+            return Ok(Division::Evenly(Costs {
+                overhead,
+                whole: or("whole", costs.whole),
+            }));
+        }
+        refuse_unless(arch.can_overlap_launches(), || {
+            format!("clusters from sm_90 on, not on {arch}; use another configuration")
+        })?;
+        refuse_unless(blocks * row_tiles <= MAX_CLUSTER, || {
+            format!(
+                "clusters of up to {MAX_CLUSTER} blocks, not {blocks} splits times {row_tiles} \
+                 blocks for their rows; use another configuration"
+            )
+        })?;
+        Ok(Division::InClusters(blocks))
+    }
+
+    /// The macro `CLUSTER` of the kernels: splits of a sequence that are a cluster.
+    pub fn blocks_of_cluster(self) -> u32 {
+        match self {
+            Division::Evenly(_) => 1,
+            Division::InClusters(blocks) => blocks,
+        }
+    }
+
+    /// The list for a problem of which the requests of each length need these tokens, in
+    /// tiles of `tile_tokens`, where `resident` blocks run at the same time.
+    pub fn list(
+        self,
+        p: &KvRead,
+        needed: impl Fn(u64) -> std::ops::Range<u64>,
+        tile_tokens: u32,
+        resident: u32,
+    ) -> WorkList {
+        match self {
+            Division::Evenly(costs) => {
+                WorkList::of(p, needed, tile_tokens, resident.max(1), costs)
+            }
+            Division::InClusters(blocks) => {
+                WorkList::in_clusters(p, needed, tile_tokens, blocks)
+            }
+        }
+    }
+}
+
 /// Sequences divided among blocks.
 pub(super) struct DividedSequences {
     pub list: WorkList,
+    /// Splits of a sequence that are a cluster, 1 without clusters.
+    pub blocks_of_cluster: u32,
     /// Blocks that divide the rows of a sequence among them and read the same keys and
     /// values.
     pub row_tiles: u32,
@@ -51,6 +131,14 @@ impl DividedSequences {
     /// Blocks of the launch.
     pub fn blocks(&self) -> u32 {
         self.list.blocks * self.row_tiles
+    }
+
+    /// Blocks of a cluster: those that read and combine the same sequence.
+    fn cluster(&self) -> u32 {
+        match self.blocks_of_cluster {
+            1 => 1,
+            blocks => blocks * self.row_tiles,
+        }
     }
 
     /// The plan of one launch. `in_flight_bytes` is what a block has in flight;
@@ -81,6 +169,7 @@ impl DividedSequences {
             ..Plan::of(Launch {
                 // Blocks that divide rows read the same.
                 bytes_in_flight: in_flight_bytes / u64::from(self.row_tiles),
+                cluster: [self.cluster(), 1, 1],
                 ..launch
             })
         }

@@ -286,9 +286,14 @@ fn schemes_without_a_kernel_are_refused() {
     }
 }
 
-/// What a plan is, without the parameters of its launches.
-fn outline(configured: &Configured) -> String {
+/// What a plan is, with the parameters of its launches.
+fn outline(configured: &Configured, problem: &Problem) -> String {
     let plan = configured.plan(&Target::new(configured.arch, configured.arch.usual_sms()));
+    let tensors = problem.tensors();
+    let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(1..));
+    let addresses: Vec<u64> = plan.all_scratch().zip(100..).map(|(_, at)| at).collect();
+    let encode = |_: &_| Ok::<_, Refusal>(EncodedTensorMap([0; 128]));
+    let params = plan.params(bound, &addresses, encode).unwrap();
     let launch = |launch: &Launch| {
         (
             launch.entry,
@@ -301,15 +306,32 @@ fn outline(configured: &Configured) -> String {
     let launches: Vec<_> = plan.launches.iter().map(launch).collect();
     let scratch: Vec<_> =
         plan.scratch.iter().map(|s| (s.name, s.content.clone())).collect();
-    format!("{} {launches:?} {scratch:?} {:?}", configured.defines, plan.extra_bytes)
+    let defines = &configured.defines;
+    format!("{defines} {launches:?} {scratch:?} {:?} {params:?}", plan.extra_bytes)
 }
 
 /// A parameter that a host half does not read would make a configuration that is the default
 /// by another name, which a tuner would measure and could not tell from it.
 #[test]
 fn every_configuration_is_another_way_to_run_some_problem() {
-    let texts = memory_bound_points().into_iter().chain(compute_bound_points());
-    let problems: Vec<Problem> = texts.map(|text| text.parse().unwrap()).collect();
+    // Short caches are divided in another way than long ones.
+    let short = [128, 256, 640, 1024, 8192].map(|context| {
+        format!(
+            "decode_attention:batch=8,context={context},q_heads=32,kv_heads=8,head_dim=128,\
+             dtype=bf16"
+        )
+    });
+    let latents = ["batch=8,context=256", "batch=128,context=16384"].map(|cache| {
+        ["16", "64"]
+            .map(|q_heads| format!("mla_decode:{cache},q_heads={q_heads},dtype=bf16"))
+    });
+    let problems: Vec<Problem> = memory_bound_points()
+        .iter()
+        .chain(&compute_bound_points())
+        .chain(&short)
+        .chain(latents.as_flattened())
+        .map(|text| text.parse().unwrap())
+        .collect();
     for kernel in KERNELS {
         let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
         for configuration in kernel.configurations() {
@@ -322,9 +344,10 @@ fn every_configuration_is_another_way_to_run_some_problem() {
             assert_eq!(different.len(), configuration.parameters.len(), "{spelled}");
             let of_kernel = problems.iter().filter(|problem| problem.op() == kernel.op);
             let ways = of_kernel.filter_map(|problem| {
-                kernel.configure_as(problem, Arch::SM_90, configuration).ok()
+                let found = kernel.configure_as(problem, Arch::SM_90, configuration);
+                found.ok().map(|configured| outline(&configured, problem))
             });
-            let ways: Vec<String> = ways.map(|configured| outline(&configured)).collect();
+            let ways: Vec<String> = ways.collect();
             assert!(!configuration.is_default() || name == "default");
             if kernel.configurations().count() > 1 {
                 assert!(!ways.is_empty(), "{spelled} runs no problem");
@@ -340,7 +363,8 @@ fn a_configuration_is_found_by_its_name_or_refused_with_those_that_there_are() {
     let asked = |name| Kernel::asked_for(name, &problem, Arch::SM_90);
     let default = asked("stream.default").unwrap();
     assert_eq!(default.configuration, Configuration::DEFAULT);
-    assert_eq!(outline(&default), outline(&asked("stream").unwrap()));
+    let other = asked("stream").unwrap();
+    assert_eq!(outline(&default, &problem), outline(&other, &problem));
     let why = asked("stream.no_such").unwrap_err().0;
     assert!(why.contains("no configuration `no_such`; it has default"), "{why}");
 }

@@ -18,6 +18,11 @@ impl Defines {
         self
     }
 
+    /// Whether there is a macro of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| *known == name)
+    }
+
     /// As compiler options, `-DNAME=VALUE`.
     pub fn options(&self) -> Vec<String> {
         self.0.iter().map(|(name, value)| format!("-D{name}={value}")).collect()
