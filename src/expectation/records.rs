@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Asked, FixedSource, LaunchCosts, RateSource, traffic, unsaid_mode};
 use crate::analysis::{Campaign, Measured};
-use crate::kernel::{Configured, Kernel, Plan, split_name};
+use crate::kernel::{Kernel, Plan, split_name};
 use crate::model::launch::{LaunchLimit, expect};
 use crate::point::{KernelName, LaunchMode};
 use crate::record::Row;
@@ -60,7 +60,7 @@ impl Compared {
 /// Whether an expectation is about what was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// It is: today's plan launches as many blocks of as many threads.
+    /// It is: today's plan, in some configuration, launches as many blocks of as many threads.
     Compared,
     /// The kernel of that day was launched otherwise than today's.
     OtherLaunch,
@@ -139,12 +139,11 @@ pub fn compare(
             continue;
         }
         let row = rows.get(&*point.point_id);
-        let configured = row.and_then(|row| as_recorded(point, row, target));
-        let (Some(row), Some(configured)) = (row, configured) else {
+        let plan = row.and_then(|row| as_recorded(point, row, target));
+        let (Some(row), Some(plan)) = (row, plan) else {
             found.refused += 1;
             continue;
         };
-        let plan = configured.plan(target);
         let traffic =
             traffic(&plan, row.blocks_per_sm.unwrap_or(1), target.sms, &point.work);
         let asked = Asked {
@@ -179,15 +178,35 @@ pub fn compare(
     found
 }
 
-/// The kernel of a point, configured as its row says; `None` where today's kernels refuse that.
-fn as_recorded(point: &Measured, row: &Row, target: &Target) -> Option<Configured> {
-    let name = match (split_name(&point.kernel), row.configuration.as_str()) {
-        ((name, None), configuration) if !configuration.is_empty() => {
-            format!("{name}.{configuration}")
-        }
-        _ => point.kernel.to_string(),
+/// The kernel of a point, configured as its row says, or where the row does not say it in the
+/// default, or the first configuration that is launched as the row has it; `None` where
+/// today's kernels refuse the problem.
+fn as_recorded(point: &Measured, row: &Row, target: &Target) -> Option<Plan> {
+    let ask = |name: &str| {
+        let configured = Kernel::asked_for(name, &point.problem, target.arch).ok()?;
+        Some(configured.plan(target))
     };
-    Kernel::asked_for(&name, &point.problem, target.arch).ok()
+    let (name, None) = split_name(&point.kernel) else { return ask(&point.kernel) };
+    if !row.configuration.is_empty() {
+        return ask(&format!("{name}.{}", row.configuration));
+    }
+    let default = ask(name)?;
+    if is_launched_as(&default, row) {
+        return Some(default);
+    }
+    let others = Kernel::named(name)?.configurations();
+    let mut others = others.filter_map(|other| ask(&format!("{name}.{}", other.name)));
+    others.find(|plan| is_launched_as(plan, row)).or(Some(default))
+}
+
+/// Whether a plan launches as many blocks of as many threads as a row says of the launch with
+/// the most blocks.
+fn is_launched_as(plan: &Plan, row: &Row) -> bool {
+    let by = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
+    let blocks = |grid: [u32; 3]| grid.iter().map(|&n| u64::from(n)).product::<u64>();
+    let launches = plan.all_launches().map(|planned| planned.launch);
+    let main = launches.min_by_key(|launch| std::cmp::Reverse(blocks(launch.grid)));
+    main.is_some_and(|main| by(main.grid) == row.grid && by(main.block) == row.block)
 }
 
 /// `own` are the costs where they are of the same campaign.
@@ -204,14 +223,7 @@ fn standing(
     if own.is_some_and(|costs| costs.is_bandwidth_of(point)) {
         return Standing::OwnRate;
     }
-    let by = |[x, y, z]: [u32; 3]| format!("{x}x{y}x{z}");
-    // What a row says is of the launch with the most blocks.
-    let blocks = |grid: [u32; 3]| grid.iter().map(|&n| u64::from(n)).product::<u64>();
-    let launches = plan.all_launches().map(|planned| planned.launch);
-    let main = launches.min_by_key(|launch| std::cmp::Reverse(blocks(launch.grid)));
-    let is_same =
-        main.is_some_and(|main| by(main.grid) == row.grid && by(main.block) == row.block);
-    if is_same { Standing::Compared } else { Standing::OtherLaunch }
+    if is_launched_as(plan, row) { Standing::Compared } else { Standing::OtherLaunch }
 }
 
 impl Comparison {
