@@ -13,11 +13,11 @@
 // position.
 //
 // A thread has a vector of 16 bytes of the first half of a head and the one of the same pairs
-// in the second half, of two heads, which share sines and cosines. It loads all four before it
-// uses the first. No load depends on another, so that one memory latency lies between launch
+// in the second half, of HEADS heads, which share sines and cosines. It loads all of them before
+// it uses the first. No load depends on another, so that one memory latency lies between launch
 // and stores. The kernel is latency bound with few requests, else memory bound.
 //
-// Launch: 1-D grid with a thread for each vector of half a head and two heads, THREADS threads.
+// Launch: 1-D grid with a thread for each vector of half a head and HEADS heads, THREADS threads.
 #include "divisor.cuh"
 #include "lengths.cuh"
 #include "word.cuh"
@@ -26,8 +26,6 @@ constexpr u32 VECTOR_ELEMENTS = 4 * WORD_ELEMENTS;
 // Vectors of half a head, each of a thread, and of a whole one.
 constexpr u32 HALF = HEAD_DIM / 2 / VECTOR_ELEMENTS;
 constexpr u32 ROW = 2 * HALF;
-// Heads of a thread.
-constexpr u32 HEADS = 2;
 
 static_assert(HEAD_DIM % (2 * VECTOR_ELEMENTS) == 0, "half heads are whole vectors");
 
@@ -114,7 +112,9 @@ KERNEL(THREADS, BLOCKS_PER_SM) rope_append(const __grid_constant__ Params p) {
     frequencies[i] = ld_global_nc_v4_kept(p.turns + lane * (VECTOR_ELEMENTS / 2) + i);
 
   const u32 turning = p.q_heads + p.kv_heads;
-  const bool turns[HEADS] = {first_head < turning, first_head + 1 < turning};
+  bool turns[HEADS];
+#pragma unroll
+  for (u32 i = 0; i < HEADS; ++i) turns[i] = first_head + i < turning;
   if (turns[0]) rotate(x, turns, frequencies, position);
 
   const u32 in_page = position % PAGE_SIZE;

@@ -350,42 +350,53 @@ fn every_kernel_is_right_and_is_measured_on_the_cuda_device() {
     assert!(measured.iter().all(|row| row[..] == ["simulated", "ok", "pass"]));
 }
 
-/// Shapes that are tuned in a moment. Small sizes have the looped form by default.
-const SHAPES: &str = r#"
-name = "shapes"
+/// Configurations of a kernel that compete, in a moment of the virtual GPU's time.
+const COMPETITION: &str = r#"
+name = "tune"
 [protocol]
+warmup_s = 1e-6
+min_samples = 3
+min_sample_s = 1e-6
+max_sample_s = 1e-5
+rounds = 2
+halving_rounds = 1
 disturbed_share = 1
 [[points]]
 op = "stream"
 access = "read"
 bytes = 98688
 cache = "hot"
+kernel = [KERNELS]
 "#;
 
-/// The same on a GPU, in a worker: every configuration is compiled, loaded and checked there,
-/// and a table of another kind of device is refused.
+/// Kernels are tuned on a GPU as on a CPU, in workers: every configuration is compiled, loaded
+/// and checked there. A table of another kind of device is refused.
 #[test]
 fn kernels_are_tuned_on_the_cuda_device() {
     if !compiler_found() {
         return;
     }
     let driver = Virtual::new().set("RIDGEPOINT_VDRIVER_SMS", 4);
-    let (suite, out) = (driver.suite(SHAPES), driver.campaign());
-    let tune = ["tune", "stream", "--device", "cuda:0", "--shapes", &suite];
-    let ran = driver.run(&[&tune[..], &["--minutes", "0.3", "--out", &out]].concat());
+    let space = ridgepoint::kernel::Kernel::named("stream").unwrap().search_space();
+    let named =
+        space.configurations.iter().map(|choice| format!("\"stream.{}\"", choice.name));
+    let kernels: Vec<String> = ["\"stream\"".to_owned()].into_iter().chain(named).collect();
+    let suite = driver.suite(&COMPETITION.replace("KERNELS", &kernels.join(", ")));
+    let out = driver.campaign();
+    let ran = driver.run(&["measure", &suite, "--device", "cuda:0", "--out", &out]);
+    assert!(ran.status.success(), "{}", ran.errors);
+    let ran = driver.run(&["tune", "--resume", &out, "--device", "cuda:0"]);
     assert!(ran.status.success(), "{}", ran.errors);
     let names = ["device_kind", "status", "check", "configuration", "configuration_from"];
     let rows = columns(&out, "results.csv", &names);
-    let space = ridgepoint::kernel::Kernel::named("stream").unwrap().search_space();
-    // Each of them, and the default once more.
-    assert!(rows.len() > 4 && rows.len() <= space.configurations.len() + 1, "{rows:?}");
     for row in &rows {
-        assert!(row[0] == "simulated" && row[2] == "pass", "{row:?}");
-        assert!(["ok", "noisy"].contains(&row[1].as_str()), "{row:?}");
-        assert!(["default", "asked"].contains(&row[4].as_str()), "{row:?}");
+        assert!(row[0] == "simulated" && row[1] != "failed", "{row:?}");
+        // Some configurations do not run a set as small as this.
+        assert!(row[1] == "skipped" || row[2] == "pass", "{row:?}");
     }
-    let configurations: BTreeSet<&str> = rows.iter().map(|row| row[3].as_str()).collect();
-    assert_eq!(configurations.len() + 1, rows.len());
+    assert_eq!(rows.len(), kernels.len());
+    let asked = rows.iter().filter(|row| row[2] == "pass" && row[4] == "asked");
+    assert!(asked.count() > 3, "{rows:?}");
     let table = ridgepoint::tuning::TuningTable::load(&Path::new(&out).join("tuning.toml"));
     let table = table.unwrap();
     assert_eq!((table.tuned.len(), table.tuned[0].kernel.as_str()), (1, "stream"));

@@ -283,4 +283,18 @@ mod tests {
             .collect();
         assert!(all.values().all(|count| *count > 1), "{all:?}");
     }
+
+    #[test]
+    fn what_is_wrong_unproved_or_spills_is_bad() {
+        let right = || Proof { right: 3, ..Proof::default() };
+        assert!(!right().is_bad() && right().why().is_empty());
+        for (bad, says) in [
+            (Proof { wrong: 1, first: "x: off by 2".into(), ..right() }, "off by 2"),
+            (Proof { failed: 1, first: "x: faults".into(), ..right() }, "faults"),
+            (Proof { faults: vec!["e spills".into()], ..right() }, "e spills"),
+            (Proof::default(), "runs no problem"),
+        ] {
+            assert!(bad.is_bad() && bad.why().contains(says), "{}", bad.why());
+        }
+    }
 }

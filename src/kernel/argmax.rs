@@ -48,14 +48,20 @@ pub(super) struct FindLargest {
     element: &'static str,
     /// Vectors of a row.
     vectors: u32,
+    /// Threads of a block.
+    threads: u32,
+    /// Vectors that a thread has in flight.
+    of_thread: u32,
+    /// Blocks that an SM must hold at least.
+    blocks_per_sm: u32,
 }
 
 impl FindLargest {
     /// Blocks of a row, and the vectors of all of them but the last: as many blocks as a GPU
     /// holds at a time, but a vector for each thread.
     fn split(&self, target: &Target) -> (u32, u32) {
-        let resident = target.sms * BLOCKS_PER_SM;
-        let wanted = (resident / self.rows).clamp(1, self.vectors.div_ceil(THREADS));
+        let resident = target.sms * self.blocks_per_sm;
+        let wanted = (resident / self.rows).clamp(1, self.vectors.div_ceil(self.threads));
         let of_split = self.vectors.div_ceil(wanted);
         (self.vectors.div_ceil(of_split), of_split)
     }
@@ -66,9 +72,16 @@ impl HostHalf for FindLargest {
     const NAME: &'static str = "argmax";
     const SOURCE: &'static str = include_str!("../../kernels/argmax.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("threads_256", &[("threads", 256), ("blocks_per_sm", 4)]),
+        Configuration::new("threads_512", &[("threads", 512), ("blocks_per_sm", 2)]),
+        Configuration::new("vectors_2", &[("vectors", 2), ("blocks_per_sm", 10)]),
+        Configuration::new("vectors_8", &[("vectors", 8), ("blocks_per_sm", 4)]),
+        // Half of the blocks: the last of a row compares half as many.
+        Configuration::new("blocks_4", &[("blocks_per_sm", 4)]),
+    ];
 
-    fn configure(p: &Argmax, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &Argmax, _: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let Argmax { m, n, dtype } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!("logits in 16 or 32 bits, not dtype = {dtype}; use bf16"))
@@ -85,19 +98,26 @@ impl HostHalf for FindLargest {
                 format!("{key} below {limit}, not {value}; use a smaller one")
             })?;
         }
-        Ok(FindLargest { rows: m as u32, element, vectors: (n / of_vector) as u32 })
+        Ok(FindLargest {
+            rows: m as u32,
+            element,
+            vectors: (n / of_vector) as u32,
+            threads: choice.or("threads", THREADS),
+            of_thread: choice.or("vectors", VECTORS),
+            blocks_per_sm: choice.or("blocks_per_sm", BLOCKS_PER_SM),
+        })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("THREADS", THREADS)
-            .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
-            .with("VECTORS", VECTORS)
+            .with("THREADS", self.threads)
+            .with("BLOCKS_PER_SM", self.blocks_per_sm)
+            .with("VECTORS", self.of_thread)
             .with(self.element, 1)
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let FindLargest { rows, vectors, .. } = *self;
+        let FindLargest { rows, vectors, threads, of_thread, .. } = *self;
         let (splits, of_split) = self.split(target);
         let params = Params::of(move |bound| ArgmaxParams {
             x: bound.tensor("x"),
@@ -113,7 +133,7 @@ impl HostHalf for FindLargest {
         let shared = if splits > 1 { u64::from(rows) } else { 0 };
         let partial_bytes = shared * u64::from(splits) * PARTIAL_BYTES;
         let ticket_bytes = shared * TICKET_BYTES;
-        let of_block = of_split.min(THREADS * VECTORS);
+        let of_block = of_split.min(threads * of_thread);
         Plan {
             // Both are written and read.
             extra_bytes: Some(2 * (partial_bytes + ticket_bytes)),
@@ -123,7 +143,7 @@ impl HostHalf for FindLargest {
             ],
             ..Plan::of(Launch {
                 bytes_in_flight: u64::from(of_block) * VECTOR_BYTES,
-                ..Launch::new("argmax", rows * splits, THREADS, params)
+                ..Launch::new("argmax", rows * splits, threads, params)
             })
         }
     }
@@ -133,7 +153,9 @@ impl HostHalf for FindLargest {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{configured, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, options, plan, refusal,
+    };
 
     const TARGET: Target = Target::new(Arch::SM_90, 132);
 
@@ -159,21 +181,40 @@ mod tests {
     /// Every vector belongs to one block, and no block is without.
     #[test]
     fn splits_cover_a_row() {
+        let half = |m| {
+            let text = format!("argmax:m={m},n=128256,dtype=bf16");
+            configured::<FindLargest>(&text, Arch::SM_90).unwrap()
+        };
         for (m, splits) in
             [(1, 126), (8, 126), (16, 66), (64, 16), (528, 2), (529, 1), (9999, 1)]
         {
-            let text = format!("argmax:m={m},n=128256,dtype=bf16");
-            let half = configured::<FindLargest>(&text, Arch::SM_90).unwrap();
-            assert_eq!(half.split(&TARGET).0, splits, "{text}");
+            assert_eq!(half(m).split(&TARGET).0, splits, "m = {m}");
         }
         for vectors in 1..3000 {
             for rows in [1, 7, 100] {
-                let half = FindLargest { rows, element: "", vectors };
+                let half = FindLargest { rows, vectors, ..half(1) };
                 let (splits, of_split) = half.split(&TARGET);
                 assert!(splits * of_split >= vectors, "{vectors}");
                 assert!((splits - 1) * of_split < vectors, "{vectors}");
             }
         }
+    }
+
+    #[test]
+    fn configurations_divide_rows_otherwise() {
+        let text = "argmax:m=16,n=128256,dtype=bf16";
+        let of = |name| {
+            let half = configured_as::<FindLargest>(text, Arch::SM_90, name).unwrap();
+            let plan = half.plan(&TARGET);
+            let launch = &plan.launches[0];
+            (launch.grid[0], launch.block[0], launch.bytes_in_flight, plan.extra_bytes)
+        };
+        // 33 blocks for a row, 486 vectors each at most.
+        let partials = |splits: u64| Some(2 * 16 * (8 * splits + 4));
+        assert_eq!(of("threads_256"), (16 * 33, 256, 486 * 16, partials(33)));
+        assert_eq!(of("blocks_4"), (16 * 33, 128, 486 * 16, partials(33)));
+        // 82 blocks for a row, 196 vectors each at most.
+        assert_eq!(of("vectors_2"), (16 * 82, 128, 196 * 16, partials(82)));
     }
 
     #[test]

@@ -43,6 +43,8 @@ struct PrefillParams {
 struct PrefillShape {
     /// Tokens of a block.
     rows: u64,
+    /// Warps of a block.
+    warps: u64,
     /// Keys of a tile.
     keys: u64,
     /// Tiles of keys or values in shared memory.
@@ -63,13 +65,68 @@ impl PrefillShape {
             (64, 64) => (3, 64),
             _ => (2, 64),
         };
-        let share = u64::from(arch.limits().shared_bytes_of_block(resident as u32));
-        let with_keys = |keys| {
-            let stages = (share / (2 * head_dim)).saturating_sub(rows) / keys;
-            PrefillShape { rows, keys, stages: stages.min(MAX_STAGES), resident, head_dim }
+        let shape = PrefillShape {
+            rows,
+            warps: WARPS,
+            keys,
+            stages: MAX_STAGES,
+            resident,
+            head_dim,
         };
-        let wide = with_keys(keys);
-        if wide.stages >= 2 { wide } else { with_keys(32) }
+        let wide = shape.that_fits(arch);
+        if wide.stages >= 2 {
+            wide
+        } else {
+            PrefillShape { keys: 32, ..shape }.that_fits(arch)
+        }
+    }
+
+    /// With as many of its stages as shared memory has room for.
+    fn that_fits(self, arch: Arch) -> Self {
+        let share = u64::from(arch.limits().shared_bytes_of_block(self.resident as u32));
+        let most = (share / (2 * self.head_dim)).saturating_sub(self.rows) / self.keys;
+        PrefillShape { stages: most.min(self.stages), ..self }
+    }
+
+    /// The shape of a configuration.
+    ///
+    /// # Errors
+    /// Blocks of which few tokens would fill less than half, and tiles of which two do not fit
+    /// shared memory.
+    fn of(
+        p: &PrefillAttention,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
+        let best = best_shape(p, arch);
+        let rows = u64::from(choice.or("rows", best.rows as u32));
+        refuse_unless(rows == best.rows || p.new_tokens > rows / 2, || {
+            format!(
+                "more than {} new tokens in blocks of {rows}, not {}",
+                rows / 2,
+                p.new_tokens
+            )
+        })?;
+        let of_rows = PrefillShape::new(rows, p.head_dim, arch);
+        let warps = u64::from(choice.or("warps", WARPS as u32));
+        // Eight warps of 16 rows need as many registers as four do, and have two blocks of them
+        // where outputs are narrow.
+        let (resident, keys) = match warps == WARPS {
+            true => (of_rows.resident, of_rows.keys),
+            false => (if p.head_dim == 64 { 2 } else { 1 }, 64),
+        };
+        let keys = u64::from(choice.or("keys", keys as u32));
+        let stages = u64::from(choice.or("stages", MAX_STAGES as u32));
+        let shape =
+            PrefillShape { rows, warps, keys, stages, resident, ..of_rows }.that_fits(arch);
+        refuse_unless(shape.stages >= 2, || {
+            format!(
+                "two tiles of keys in shared memory, which {arch} does not have for tiles of \
+                 {keys} with head_dim = {}; use fewer",
+                p.head_dim
+            )
+        })?;
+        Ok(shape)
     }
 
     /// Of Q and the ring of stages.
@@ -139,12 +196,21 @@ impl HostHalf for AttentionPrefill {
     const NAME: &'static str = "attention_prefill";
     const SOURCE: &'static str = include_str!("../../kernels/attention_prefill.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("rows_64", &[("rows", 64)]),
+        Configuration::new("rows_128", &[("rows", 128)]),
+        // Fewer scores that a mask hides, or fewer steps of the softmax.
+        Configuration::new("keys_32", &[("keys", 32)]),
+        Configuration::new("keys_128", &[("rows", 64), ("keys", 128)]),
+        // Twice as many warps read the same keys and values.
+        Configuration::new("warps_8", &[("rows", 128), ("warps", 8)]),
+        Configuration::new("stages_2", &[("stages", 2)]),
+    ];
 
     fn configure(
         p: &PrefillAttention,
         arch: Arch,
-        _: &Configuration,
+        choice: &Configuration,
     ) -> Result<Self, Refusal> {
         let element = only_element(p)?;
         refuse_unless(matches!(p.head_dim, 64 | 128), || {
@@ -167,7 +233,7 @@ impl HostHalf for AttentionPrefill {
         refuse_unless(blocks <= i32::MAX as u64, || {
             format!("at most {} blocks, not {blocks}; use a smaller batch", i32::MAX)
         })?;
-        Ok(AttentionPrefill { p: *p, element, shape: best_shape(p, arch) })
+        Ok(AttentionPrefill { p: *p, element, shape: PrefillShape::of(p, arch, choice)? })
     }
 
     fn defines(&self) -> Defines {
@@ -177,7 +243,7 @@ impl HostHalf for AttentionPrefill {
             .with("HEAD_DIM", self.p.head_dim)
             .with("ROWS", shape.rows)
             .with("KEYS", shape.keys)
-            .with("WARPS", WARPS)
+            .with("WARPS", shape.warps)
             .with("STAGES", shape.stages)
             .with("BLOCKS_PER_SM", shape.resident)
     }
@@ -201,7 +267,7 @@ impl HostHalf for AttentionPrefill {
         let launch = Launch::new(
             "attention_prefill",
             shape.blocks(&p) as u32,
-            (32 * WARPS) as u32,
+            (32 * shape.warps) as u32,
             params,
         );
         Plan {
@@ -221,7 +287,9 @@ impl HostHalf for AttentionPrefill {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{operation, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured_as, operation, options_as, plan, refusal, refusal_as,
+    };
 
     const ARCHS: [Arch; 5] = [
         Arch::SM_80,
@@ -259,6 +327,34 @@ mod tests {
             assert_eq!(rows(16, head_dim), 64);
             assert_eq!(rows(8192, head_dim), 128);
         }
+    }
+
+    #[test]
+    fn configurations_have_tiles_of_their_own() {
+        let of = |tokens: u32| {
+            problem(&format!(
+                "batch=1,new_tokens={tokens},q_heads=32,kv_heads=8,head_dim=128,dtype=bf16"
+            ))
+        };
+        for (name, macros) in [
+            ("rows_64", "-DROWS=64 -DKEYS=64 -DWARPS=4 -DSTAGES=6 -DBLOCKS_PER_SM=2"),
+            ("keys_32", "-DROWS=128 -DKEYS=32 -DWARPS=4 -DSTAGES=6 -DBLOCKS_PER_SM=2"),
+            ("keys_128", "-DROWS=64 -DKEYS=128 -DWARPS=4 -DSTAGES=3 -DBLOCKS_PER_SM=2"),
+            ("warps_8", "-DROWS=128 -DKEYS=64 -DWARPS=8 -DSTAGES=6 -DBLOCKS_PER_SM=1"),
+            ("stages_2", "-DROWS=128 -DKEYS=48 -DWARPS=4 -DSTAGES=2 -DBLOCKS_PER_SM=2"),
+        ] {
+            let found = options_as::<AttentionPrefill>(&of(8192), Arch::SM_90, name);
+            assert!(found.ends_with(macros), "{name}: {found}");
+        }
+        let wide = configured_as::<AttentionPrefill>(&of(8192), Arch::SM_90, "warps_8");
+        let plan = wide.unwrap().plan(&Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.launches[0].block, [256, 1, 1]);
+        let why =
+            |tokens, arch, name| refusal_as::<AttentionPrefill>(&of(tokens), arch, name);
+        let few = why(64, Arch::SM_90, "rows_128");
+        assert!(few.contains("more than 64 new tokens in blocks of 128, not 64"), "{few}");
+        let small = why(8192, Arch::SM_120, "keys_128");
+        assert!(small.contains("sm_120 does not have for tiles of 128"), "{small}");
     }
 
     #[test]

@@ -26,6 +26,10 @@ const PANEL_ROW_BYTES: u64 = 128;
 /// tiles of 160 keys reach 0.93 of the speed of 128 with 1024 tokens, 0.99 with 2048, and
 /// 1.01, 1.01 and 1.04 with 4096, 8192 and 16384.
 const WIDE_TILE_KEYS: u64 = 4096;
+/// Most keys of a tile, whose scores and weights leave registers for outputs of 128 columns.
+const MOST_KEYS: u64 = 176;
+/// Shared memory that the kernel declares itself, rounded up to where a tile may begin.
+const STATIC_SHARED_BYTES: u32 = 1024;
 /// Keys of the smallest box: the rows of one swizzle atom.
 const LEAST_BOX: u64 = 8;
 /// What an item costs a block beside its tiles, in tiles: the first softmax and the last
@@ -111,6 +115,46 @@ impl Shape {
         let wide = p.head_dim > 128;
         let lazy_bits = if consumers == 3 || wide { 8 } else { 0 };
         Some(Shape { consumers, keys, stages, turns: consumers == 3, lazy_bits })
+    }
+
+    /// The shape of a configuration.
+    ///
+    /// # Errors
+    /// More warpgroups, or wider tiles, than registers or shared memory allow.
+    fn chosen(
+        self,
+        p: &PrefillAttention,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
+        let consumers = u64::from(choice.or("warpgroups", self.consumers as u32));
+        // Three have the registers of narrow heads alone, and of fewer scores.
+        let most = match (p.head_dim, p.v_head_dim, consumers) {
+            (64, 64, 3) | (192, 128, _) => 128,
+            (256, 256, _) => 80,
+            _ => MOST_KEYS,
+        };
+        let keys = u64::from(choice.or("keys", self.keys as u32));
+        refuse_unless(keys <= most, || {
+            format!(
+                "tiles of up to {most} keys with head_dim = {} and {consumers} warpgroups, not \
+                 {keys}; use narrower ones",
+                p.head_dim
+            )
+        })?;
+        let stages = u64::from(choice.or("stages", self.stages as u32));
+        let turns = choice.or("turns", u32::from(self.turns && consumers > 2)) == 1;
+        let lazy_bits = choice.or("lazy_bits", self.lazy_bits);
+        let shape = Shape { consumers, keys, stages, turns, lazy_bits };
+        let most = arch.limits().shared_bytes_of_block(1) - STATIC_SHARED_BYTES;
+        let bytes = shape.shared_bytes(p);
+        refuse_unless(bytes <= most.into(), || {
+            format!(
+                "tiles in {most} bytes of shared memory, not {stages} stages of {keys} keys in \
+                 {bytes}; use the default configuration"
+            )
+        })?;
+        Ok(shape)
     }
 
     /// Rows of a block.
@@ -211,12 +255,28 @@ impl HostHalf for AttentionPrefillWgmma {
     const NAME: &'static str = "attention_prefill_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/attention_prefill_wgmma.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    /// Other widths of tiles than the length of a context suggests, and the other way to start
+    /// products and to rescale outputs.
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Fewer scores that a mask or a window hides.
+        Configuration::new("keys_64", &[("keys", 64)]),
+        Configuration::new("keys_128", &[("keys", 128)]),
+        Configuration::new("keys_160", &[("keys", 160)]),
+        Configuration::new("keys_176", &[("keys", 176)]),
+        // Of narrow heads, which default to three.
+        Configuration::new(
+            "warpgroups_2",
+            &[("warpgroups", 2), ("keys", 176), ("stages", 2)],
+        ),
+        Configuration::new("in_turns", &[("turns", 1)]),
+        Configuration::new("lazy", &[("lazy_bits", 8)]),
+        Configuration::new("eager", &[("lazy_bits", 0)]),
+    ];
 
     fn configure(
         p: &PrefillAttention,
         arch: Arch,
-        _: &Configuration,
+        choice: &Configuration,
     ) -> Result<Self, Refusal> {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `attention_prefill`")
@@ -229,6 +289,7 @@ impl HostHalf for AttentionPrefillWgmma {
                 p.head_dim, p.v_head_dim
             ))
         })?;
+        let shape = shape.chosen(p, arch, choice)?;
         refuse_unless(p.context() <= MAX_COUNT, || {
             format!("contexts up to {MAX_COUNT}, not {}; use shorter ones", p.context())
         })?;
@@ -379,7 +440,9 @@ fn params(p: PrefillAttention) -> Params {
 mod tests {
     use super::*;
     use crate::kernel::EncodedTensorMap;
-    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, operation, options_as, plan, refusal, refusal_as,
+    };
     use crate::kernel::split_kv::bound_in_order;
 
     fn problem(rest: &str) -> String {
@@ -395,8 +458,7 @@ mod tests {
 
     #[test]
     fn a_block_fits_an_sm() {
-        // What the kernel declares itself, rounded up to where a tile may begin.
-        let most = Arch::SM_90.limits().shared_bytes_of_block(1) - 1024;
+        let most = Arch::SM_90.limits().shared_bytes_of_block(1) - STATIC_SHARED_BYTES;
         for (width, v_width) in WIDTHS {
             for causal in [true, false] {
                 let p = operation(&problem(&format!(
@@ -519,6 +581,41 @@ mod tests {
         assert_eq!(token_first.extents, [128, 256, 3, 2]);
         assert_eq!(token_first.strides_bytes, [3 * 256, 256, 3 * 256 * 256]);
         assert_eq!(token_first.tile, [64, 128, 1, 1]);
+    }
+
+    #[test]
+    fn configurations_have_tiles_of_their_own() {
+        let of = |rest: &str| {
+            problem(&format!(
+                "batch=1,new_tokens=512,q_heads=8,kv_heads=2,{rest},dtype=bf16"
+            ))
+        };
+        for (rest, name, macros) in [
+            ("head_dim=128", "keys_160", "-DKEYS=160 -DSTAGES=2 -DTURNS=0 -DLAZY_BITS=0"),
+            ("head_dim=256", "keys_64", "-DKEYS=64 -DSTAGES=2 -DTURNS=0 -DLAZY_BITS=8"),
+            ("head_dim=128", "lazy", "-DKEYS=128 -DSTAGES=2 -DTURNS=0 -DLAZY_BITS=8"),
+            ("head_dim=128", "in_turns", "-DKEYS=128 -DSTAGES=2 -DTURNS=1 -DLAZY_BITS=0"),
+            (
+                "head_dim=64",
+                "warpgroups_2",
+                "-DTHREADS=384 -DKEYS=176 -DSTAGES=2 -DTURNS=0",
+            ),
+        ] {
+            let found = options_as::<AttentionPrefillWgmma>(&of(rest), Arch::SM_90, name);
+            assert!(found.contains(macros), "{name}: {found}");
+        }
+        for (rest, name, says) in [
+            (
+                "head_dim=64",
+                "keys_160",
+                "up to 128 keys with head_dim = 64 and 3 warpgroups",
+            ),
+            ("head_dim=256", "keys_128", "up to 80 keys with head_dim = 256"),
+            ("head_dim=128,layout=paged64", "keys_160", "multiples of 160 tokens, not 64"),
+        ] {
+            let why = refusal_as::<AttentionPrefillWgmma>(&of(rest), Arch::SM_90, name);
+            assert!(why.contains(says), "{why}");
+        }
     }
 
     #[test]

@@ -388,6 +388,35 @@ pub(super) mod testing {
         H::configure(&operation(text), arch, Configuration::DEFAULT)
     }
 
+    /// A host half for a problem, in the configuration of a name.
+    pub fn configured_as<H>(text: &str, arch: Arch, name: &str) -> Result<H, Refusal>
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        let found = H::CONFIGURATIONS.iter().find(|choice| choice.name == name);
+        let choice = found.unwrap_or_else(|| panic!("{} has no {name}", H::NAME));
+        H::configure(&operation(text), arch, choice)
+    }
+
+    /// The macros of a configuration, as compiler options.
+    pub fn options_as<H>(text: &str, arch: Arch, name: &str) -> String
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        configured_as::<H>(text, arch, name).unwrap().defines().options().join(" ")
+    }
+
+    /// Why a configuration does not suit a problem.
+    pub fn refusal_as<H>(text: &str, arch: Arch, name: &str) -> String
+    where
+        H: HostHalf<Operation: Copy>,
+    {
+        match configured_as::<H>(text, arch, name) {
+            Ok(_) => panic!("{name} of {text} is not refused"),
+            Err(refusal) => refusal.0,
+        }
+    }
+
     /// The plan of a problem that the kernel runs.
     pub fn plan<H>(text: &str, target: &Target) -> Plan
     where

@@ -40,7 +40,12 @@ pub(super) struct LookUpTokens {
     vectors: u32,
     /// Vectors of the output.
     all: u32,
-    /// Blocks that an SM must hold at least: as many as it has threads for.
+    /// Threads of a block.
+    threads: u32,
+    /// Vectors of a thread.
+    of_thread: u32,
+    /// Blocks that an SM must hold at least: as many as it has threads for, unless a thread
+    /// needs more registers.
     blocks_per_sm: u32,
 }
 
@@ -49,9 +54,19 @@ impl HostHalf for LookUpTokens {
     const NAME: &'static str = "embedding";
     const SOURCE: &'static str = include_str!("../../kernels/embedding.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // More threads for few tokens, and fewer blocks to start for many.
+        Configuration::new("vectors_1", &[("vectors", 1)]),
+        Configuration::new("vectors_4", &[("vectors", 4), ("blocks_per_sm", 8)]),
+        Configuration::new("threads_256", &[("threads", 256)]),
+        Configuration::new("threads_512", &[("threads", 512)]),
+    ];
 
-    fn configure(p: &Embedding, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(
+        p: &Embedding,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
         let Embedding { m, vocab, n, dtype } = *p;
         if dtype.is_scaled() {
             return Err(supports(format!(
@@ -73,23 +88,27 @@ impl HostHalf for LookUpTokens {
                 format!("fewer than {limit} {name}, not {value}; use a smaller problem")
             })?;
         }
+        let threads = choice.or("threads", THREADS);
+        let resident = arch.limits().threads_per_sm / threads;
         Ok(LookUpTokens {
             vocab: vocab as u32,
             vectors: (n / of_vector) as u32,
             all: all as u32,
-            blocks_per_sm: arch.limits().threads_per_sm / THREADS,
+            threads,
+            of_thread: choice.or("vectors", VECTORS),
+            blocks_per_sm: choice.or("blocks_per_sm", resident).min(resident),
         })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("THREADS", THREADS)
+            .with("THREADS", self.threads)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
-            .with("VECTORS", VECTORS)
+            .with("VECTORS", self.of_thread)
     }
 
     fn plan(&self, _: &Target) -> Plan {
-        let LookUpTokens { vocab, vectors, all, .. } = *self;
+        let LookUpTokens { vocab, vectors, all, threads, of_thread, .. } = *self;
         let params = Params::of(move |bound| EmbeddingParams {
             tokens: bound.tensor("tokens"),
             table: bound.tensor("table"),
@@ -99,10 +118,10 @@ impl HostHalf for LookUpTokens {
             vectors: Divisor::new(vectors),
             _padding: 0,
         });
-        let of_block = THREADS * VECTORS;
+        let of_block = threads * of_thread;
         Plan::of(Launch {
             bytes_in_flight: u64::from(of_block) * VECTOR_BYTES,
-            ..Launch::new("embedding", all.div_ceil(of_block), THREADS, params)
+            ..Launch::new("embedding", all.div_ceil(of_block), threads, params)
         })
     }
 }
@@ -111,7 +130,7 @@ impl HostHalf for LookUpTokens {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{options, plan, refusal};
+    use crate::kernel::contract::testing::{configured_as, options, plan, refusal};
 
     #[test]
     fn params_say_where_rows_are() {
@@ -130,6 +149,20 @@ mod tests {
             let found = options::<LookUpTokens>(&text, Arch::SM_90);
             assert_eq!(found, "-DTHREADS=128 -DBLOCKS_PER_SM=16 -DVECTORS=2");
         }
+    }
+
+    #[test]
+    fn configurations_divide_vectors_otherwise() {
+        let text = "embedding:m=5,vocab=128256,n=4096,dtype=bf16";
+        let of = |name, macros: &str| {
+            let half = configured_as::<LookUpTokens>(text, Arch::SM_120, name).unwrap();
+            assert_eq!(half.defines().options().join(" "), macros);
+            half.plan(&Target::new(Arch::SM_120, 170)).launches[0].grid[0]
+        };
+        let one = of("vectors_1", "-DTHREADS=128 -DBLOCKS_PER_SM=12 -DVECTORS=1");
+        let four = of("vectors_4", "-DTHREADS=128 -DBLOCKS_PER_SM=8 -DVECTORS=4");
+        let wide = of("threads_256", "-DTHREADS=256 -DBLOCKS_PER_SM=6 -DVECTORS=2");
+        assert_eq!([one, four, wide], [20, 5, 5]);
     }
 
     #[test]

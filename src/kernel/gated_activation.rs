@@ -38,6 +38,8 @@ pub(super) struct GateTokens {
     vectors: u32,
     /// Vectors of all outputs.
     threads: u32,
+    /// Threads of a block.
+    block_threads: u32,
     /// Blocks that an SM must hold at least: as many as it has threads for.
     blocks_per_sm: u32,
 }
@@ -47,12 +49,17 @@ impl HostHalf for GateTokens {
     const NAME: &'static str = "gated_activation";
     const SOURCE: &'static str = include_str!("../../kernels/gated_activation.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Fewer blocks to start where there are many tokens.
+        Configuration::new("threads_256", &[("threads", 256)]),
+        Configuration::new("threads_512", &[("threads", 512)]),
+        Configuration::new("threads_1024", &[("threads", 1024)]),
+    ];
 
     fn configure(
         p: &GatedActivation,
         arch: Arch,
-        _: &Configuration,
+        choice: &Configuration,
     ) -> Result<Self, Refusal> {
         let GatedActivation { m, n, dtype } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
@@ -71,23 +78,25 @@ impl HostHalf for GateTokens {
                 "fewer than {MAX_VECTORS} vectors of outputs, not {threads}; use a smaller m"
             )
         })?;
+        let block_threads = choice.or("threads", THREADS);
         Ok(GateTokens {
             element,
             vectors: (n / of_vector) as u32,
             threads: threads as u32,
-            blocks_per_sm: arch.limits().threads_per_sm / THREADS,
+            block_threads,
+            blocks_per_sm: arch.limits().threads_per_sm / block_threads,
         })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("THREADS", THREADS)
+            .with("THREADS", self.block_threads)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
             .with(self.element, 1)
     }
 
     fn plan(&self, _: &Target) -> Plan {
-        let GateTokens { vectors, threads, .. } = *self;
+        let GateTokens { vectors, threads, block_threads, .. } = *self;
         let params = Params::of(move |bound| GateParams {
             x: bound.tensor("x"),
             y: bound.tensor("y"),
@@ -95,8 +104,13 @@ impl HostHalf for GateTokens {
             vectors: Divisor::new(vectors),
         });
         Plan::of(Launch {
-            bytes_in_flight: u64::from(THREADS) * THREAD_BYTES,
-            ..Launch::new("gated_activation", threads.div_ceil(THREADS), THREADS, params)
+            bytes_in_flight: u64::from(block_threads) * THREAD_BYTES,
+            ..Launch::new(
+                "gated_activation",
+                threads.div_ceil(block_threads),
+                block_threads,
+                params,
+            )
         })
     }
 }
@@ -105,7 +119,7 @@ impl HostHalf for GateTokens {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{options, plan, refusal};
+    use crate::kernel::contract::testing::{configured_as, options, plan, refusal};
 
     #[test]
     fn params_say_where_tokens_are() {
@@ -120,6 +134,18 @@ mod tests {
         let options =
             options::<GateTokens>("gated_activation:m=1,n=4,dtype=f32", Arch::SM_120);
         assert_eq!(options, "-DTHREADS=128 -DBLOCKS_PER_SM=12 -DELEMENT_F32=1");
+    }
+
+    #[test]
+    fn configurations_have_larger_blocks() {
+        let text = "gated_activation:m=5,n=14336,dtype=bf16";
+        let of = |name| {
+            let half = configured_as::<GateTokens>(text, Arch::SM_90, name).unwrap();
+            let launch = half.plan(&Target::new(Arch::SM_90, 132)).launches.remove(0);
+            (half.blocks_per_sm, launch.grid[0], launch.block[0], launch.bytes_in_flight)
+        };
+        assert_eq!(of("threads_256"), (8, 35, 256, 8192));
+        assert_eq!(of("threads_512"), (4, 18, 512, 16384));
     }
 
     #[test]

@@ -49,6 +49,8 @@ const TILES: [Tile; 4] = [
 
 /// Most splits of k.
 const MAX_SPLITS: u64 = 16;
+/// Tiles of an SM from which on splits are of no use.
+const MOST_WAVES: u64 = 4;
 /// Most stages: with these, loads arrive before they are waited for.
 const MAX_STAGES: u64 = 6;
 /// Shared memory that the kernel declares itself, at most.
@@ -155,12 +157,55 @@ fn best_tile(p: &Gemm, arch: Arch) -> Tile {
     TILES.into_iter().min_by(|a, b| clocks(a).total_cmp(&clocks(b))).unwrap_or(TILES[0])
 }
 
+/// The tile of a configuration, if it names one: refused where most of it would be empty, or
+/// where the smallest would read its operands many times.
+fn named_tile(p: &Gemm, choice: &Configuration) -> Result<Option<Tile>, Refusal> {
+    let [m, n] = ["tile_m", "tile_n"].map(|name| u64::from(choice.or(name, 0)));
+    let Some(tile) = TILES.into_iter().find(|tile| (tile.m, tile.n) == (m, n)) else {
+        return Ok(None);
+    };
+    let least = if m == TILES[3].m { 0 } else { m / 2 };
+    let most = if m == TILES[3].m { 16 * m } else { u64::MAX };
+    refuse_unless((least + 1..=most).contains(&p.m), || match p.m > most {
+        true => format!("up to {most} rows in tiles of {m} x {n}, not {}; use larger", p.m),
+        false => format!("more than {least} rows in tiles of {m} x {n}, not {}", p.m),
+    })?;
+    Ok(Some(tile))
+}
+
+/// The splits of a configuration, if it names any: refused where they would be more than
+/// steps, or where tiles keep a GPU busy several times over, so that sums of splits are bytes
+/// for nothing.
+fn named_splits(
+    p: &Gemm,
+    (tile, columns): (&Tile, u64),
+    arch: Arch,
+    choice: &Configuration,
+) -> Result<Option<u64>, Refusal> {
+    let splits = u64::from(choice.or("splits", 0));
+    let steps = p.k.div_ceil(columns);
+    refuse_unless(splits <= steps, || {
+        format!("up to {steps} splits of k = {} in steps of {columns}, not {splits}", p.k)
+    })?;
+    let (tiles, most) = (tile.tiles(p), MOST_WAVES * u64::from(arch.usual_sms()));
+    refuse_unless(splits <= 1 || tiles <= most, || {
+        format!("splits of up to {most} tiles, not of {tiles}; use one split")
+    })?;
+    Ok(Some(splits).filter(|splits| *splits > 0))
+}
+
 /// A product in tiles.
 pub(super) struct TiledGemm {
     p: Gemm,
     /// The macro that chooses the format.
     element: &'static str,
     tile: Tile,
+    /// Columns of a step.
+    columns: u64,
+    /// Steps in shared memory.
+    stages: u64,
+    /// Splits of k; `None` for as many as take the fewest clocks.
+    splits: Option<u64>,
     arch: Arch,
 }
 
@@ -169,9 +214,19 @@ impl HostHalf for TiledGemm {
     const NAME: &'static str = "gemm";
     const SOURCE: &'static str = include_str!("../../kernels/gemm.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    /// Every tile and few splits, which are otherwise chosen by rough clocks.
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("tile_128x256", &[("tile_m", 128), ("tile_n", 256)]),
+        Configuration::new("tile_128x128", &[("tile_m", 128), ("tile_n", 128)]),
+        Configuration::new("tile_64x128", &[("tile_m", 64), ("tile_n", 128)]),
+        Configuration::new("tile_16x128", &[("tile_m", 16), ("tile_n", 128)]),
+        Configuration::new("splits_1", &[("splits", 1)]),
+        Configuration::new("splits_2", &[("splits", 2)]),
+        Configuration::new("splits_4", &[("splits", 4)]),
+        Configuration::new("stages_3", &[("stages", 3)]),
+    ];
 
-    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let element = element(p.dtype).ok_or_else(|| {
             supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
         })?;
@@ -191,27 +246,30 @@ impl HostHalf for TiledGemm {
         refuse_unless(blocks <= i32::MAX as u64, || {
             format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
         })?;
-        Ok(TiledGemm { p: *p, element, tile: best_tile(p, arch), arch })
+        let tile = named_tile(p, choice)?.unwrap_or_else(|| best_tile(p, arch));
+        let (columns, most) = tile.depth(arch);
+        let stages = u64::from(choice.or("stages", most as u32)).min(most);
+        let splits = named_splits(p, (&tile, columns), arch, choice)?;
+        Ok(TiledGemm { p: *p, element, tile, columns, stages, splits, arch })
     }
 
     fn defines(&self) -> Defines {
         let tile = &self.tile;
-        let (columns, stages) = tile.depth(self.arch);
         Defines::new()
             .with(self.element, 1)
             .with("TILE_M", tile.m)
             .with("TILE_N", tile.n)
-            .with("TILE_K", columns)
+            .with("TILE_K", self.columns)
             .with("WARPS_M", tile.warps_m)
             .with("WARPS_N", tile.warps_n)
-            .with("STAGES", stages)
+            .with("STAGES", self.stages)
             .with("BLOCKS_PER_SM", tile.resident)
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let TiledGemm { p, tile, arch, .. } = *self;
-        let (columns, stages) = tile.depth(arch);
-        let (splits, _) = tile.best_splits(&p, arch, target.sms.into());
+        let TiledGemm { p, tile, columns, stages, arch, .. } = *self;
+        let best = || tile.best_splits(&p, arch, target.sms.into()).0;
+        let splits = self.splits.unwrap_or_else(best);
         let blocks = tile.tiles(&p) * splits;
         let params = Params::of(move |bound| GemmParams {
             a: bound.tensor("a"),
@@ -246,7 +304,9 @@ impl HostHalf for TiledGemm {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{operation, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured_as, operation, plan, refusal, refusal_as,
+    };
 
     const ARCHS: [Arch; 5] = [
         Arch::SM_80,
@@ -321,6 +381,38 @@ mod tests {
         let bytes = launch.params.bytes(&bound);
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(words, [256, 0, 512, 0, 768, 0, 1024, 0, 2048, 0, 3, 200, 8, 1]);
+    }
+
+    #[test]
+    fn configurations_force_what_is_estimated() {
+        let text = problem(64, 4096, 4096);
+        let of = |name, macros: &str| {
+            let half = configured_as::<TiledGemm>(&text, Arch::SM_90, name).unwrap();
+            let found = half.defines().options().join(" ");
+            assert!(found.contains(macros), "{name}: {found}");
+            let launch = half.plan(&Target::new(Arch::SM_90, 132)).launches.remove(0);
+            (launch.grid[0], launch.shared_bytes)
+        };
+        let flat = "-DTILE_M=64 -DTILE_N=128 -DTILE_K=64";
+        assert_eq!(of("splits_1", flat), (32, 4 * 24576));
+        assert_eq!(of("splits_4", flat), (128, 4 * 24576));
+        assert_eq!(of("stages_3", "-DSTAGES=3").1, 3 * 24576);
+        // Four rows of tiles, split so that SMs are busy.
+        let (blocks, _) = of("tile_16x128", "-DTILE_M=16 -DTILE_N=128");
+        assert!(blocks.is_multiple_of(4 * 32), "{blocks}");
+    }
+
+    #[test]
+    fn configurations_that_make_no_sense_are_refused() {
+        for ([m, n, k], name, says) in [
+            ([64, 4096, 4096], "tile_128x256", "more than 64 rows in tiles of 128 x 256"),
+            ([257, 4096, 4096], "tile_16x128", "up to 256 rows in tiles of 16 x 128"),
+            ([64, 4096, 72], "splits_4", "up to 2 splits of k = 72 in steps of 64"),
+            ([8192, 8192, 8192], "splits_2", "splits of up to 528 tiles, not of 2048"),
+        ] {
+            let why = refusal_as::<TiledGemm>(&problem(m, n, k), Arch::SM_90, name);
+            assert!(why.contains(says), "{why}");
+        }
     }
 
     #[test]

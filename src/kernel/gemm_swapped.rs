@@ -43,6 +43,8 @@ const ROWS: u32 = GROUPS * GROUP_ROWS;
 const PANEL_COLUMNS: u32 = 64;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
+/// Most rows of activations of blocks of which two share an SM.
+const MOST_SHARED_TOKENS: u32 = 64;
 /// Units by which the tiles of rows begin later than those before: two, since L2 loads two
 /// lines at a time.
 const ROTATION: u32 = 2;
@@ -147,19 +149,29 @@ impl Tile {
     /// one streams while the other begins or ends. Where the sums of 64 x 192 and more leave no
     /// registers for converted weights, a whole warpgroup loads and gives its registers away.
     fn new(rows: u64, w_dtype: DType, arch: Arch) -> Self {
-        let tokens =
-            TOKENS.into_iter().find(|tokens| *tokens >= rows).unwrap_or(MAX_ROWS) as u32;
+        let tokens = tokens_of(rows);
         let converts = w_dtype.bytes_of(2) < 4;
         let blocks_per_sm = if tokens <= 64 && !converts { 2 } else { 1 };
+        Tile::with_rings(tokens, w_dtype, arch, (blocks_per_sm, MAX_STAGES))
+    }
+
+    /// The same with so many blocks on an SM, and at most so many stages of a ring.
+    fn with_rings(
+        tokens: u32,
+        w_dtype: DType,
+        arch: Arch,
+        (blocks_per_sm, most_stages): (u32, u32),
+    ) -> Self {
+        let converts = w_dtype.bytes_of(2) < 4;
         let loading = if converts && tokens > 128 { 128 } else { 32 };
         let share =
             arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
         // Rings as deep as one another, and weights in what is left.
         let x_bytes = 2 * tokens * stage_columns(w_dtype);
         let of_stage = weight_bytes(w_dtype) + scale_bytes(w_dtype);
-        let units = (share / (of_stage + x_bytes)).min(MAX_STAGES);
+        let units = (share / (of_stage + x_bytes)).min(most_stages);
         let left = share - units * (of_stage + x_bytes);
-        let weight_stages = (units + left / of_stage).min(MAX_STAGES);
+        let weight_stages = (units + left / of_stage).min(most_stages);
         // Sums are exchanged where the rings were.
         let sums_bytes = 4 * tokens * (ROWS + 4);
         Tile {
@@ -284,6 +296,35 @@ impl Tile {
     }
 }
 
+/// Rows of activations with padding, of at most [`MAX_ROWS`].
+fn tokens_of(rows: u64) -> u32 {
+    TOKENS.into_iter().find(|tokens| *tokens >= rows).unwrap_or(MAX_ROWS) as u32
+}
+
+/// The tile of a configuration for so many rows: the default, or with another number of blocks
+/// on an SM, or with other rings.
+///
+/// # Errors
+/// More blocks than registers and shared memory allow.
+fn tile_of(
+    rows: u64,
+    w_dtype: DType,
+    arch: Arch,
+    choice: &Configuration,
+) -> Result<Tile, Refusal> {
+    let default = Tile::new(rows, w_dtype, arch);
+    let blocks = choice.or("blocks_per_sm", default.blocks_per_sm);
+    let most = if default.tokens <= MOST_SHARED_TOKENS { 2 } else { 1 };
+    refuse_unless(blocks <= most, || {
+        format!(
+            "{blocks} blocks of an SM with up to {MOST_SHARED_TOKENS} rows, not {rows}; use the \
+             default configuration"
+        )
+    })?;
+    let stages = choice.or("stages", MAX_STAGES);
+    Ok(Tile::with_rings(default.tokens, w_dtype, arch, (blocks, stages)))
+}
+
 /// Columns of a unit of weights: a line of memory of each row, or a group with a scale.
 fn stage_columns(w_dtype: DType) -> u32 {
     match w_dtype {
@@ -322,6 +363,10 @@ pub(super) struct SwappedGemm {
     p: Gemm,
     formats: MatrixFormats,
     tile: Tile,
+    /// Blocks of a cluster; `None` for as many as take the fewest clocks.
+    splits: Option<u64>,
+    /// Units by which tiles of rows begin later than those before.
+    rotation: u32,
     arch: Arch,
 }
 
@@ -330,9 +375,21 @@ impl HostHalf for SwappedGemm {
     const NAME: &'static str = "gemm_swapped";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_swapped.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    /// Clusters of any size, which rough clocks choose otherwise; the other number of blocks on
+    /// an SM than registers suggest; rings of half the depth; and tiles that begin in step,
+    /// which then share activations in L2.
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("splits_1", &[("splits", 1)]),
+        Configuration::new("splits_2", &[("splits", 2)]),
+        Configuration::new("splits_4", &[("splits", 4)]),
+        Configuration::new("splits_8", &[("splits", 8)]),
+        Configuration::new("blocks_1", &[("blocks_per_sm", 1)]),
+        Configuration::new("blocks_2", &[("blocks_per_sm", 2)]),
+        Configuration::new("stages_4", &[("stages", 4)]),
+        Configuration::new("rotation_0", &[("rotation", 0)]),
+    ];
 
-    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_activations_scheme(p)?;
         refuse_unless(arch == Arch::SM_90, || {
@@ -354,8 +411,18 @@ impl HostHalf for SwappedGemm {
         refuse_unless(blocks <= i32::MAX as u64, || {
             format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
         })?;
-        let tile = Tile::new(p.m.div_ceil(token_tiles(p)), w_dtype, arch);
-        Ok(SwappedGemm { p: *p, formats, tile, arch })
+        let tile = tile_of(p.m.div_ceil(token_tiles(p)), w_dtype, arch, choice)?;
+        let splits = Some(u64::from(choice.or("splits", 0))).filter(|splits| *splits > 0);
+        refuse_unless(splits.is_none_or(|splits| splits <= units(p)), || {
+            format!(
+                "clusters of up to {} blocks for k = {}, not {}; use as many",
+                units(p).min(MAX_SPLITS),
+                p.k,
+                splits.unwrap_or(0)
+            )
+        })?;
+        let rotation = choice.or("rotation", ROTATION);
+        Ok(SwappedGemm { p: *p, formats, tile, splits, rotation, arch })
     }
 
     fn defines(&self) -> Defines {
@@ -372,8 +439,9 @@ impl HostHalf for SwappedGemm {
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let SwappedGemm { p, tile, .. } = *self;
-        let splits = tile.best_splits(&p, target.sms.into());
+        let SwappedGemm { p, tile, rotation, .. } = *self;
+        let best = || tile.best_splits(&p, target.sms.into());
+        let splits = self.splits.unwrap_or_else(best);
         let blocks = row_tiles(&p) * token_tiles(&p) * splits;
         let launch = Launch {
             cluster: [splits as u32, 1, 1],
@@ -386,7 +454,7 @@ impl HostHalf for SwappedGemm {
                 "gemm_swapped",
                 blocks as u32,
                 tile.threads,
-                params(p, tile, splits),
+                params(p, tile, (splits, rotation)),
             )
         };
         let busiest = units(&p).div_ceil(splits) * splits;
@@ -441,7 +509,7 @@ fn tensor_maps(p: &Gemm, tokens: u32) -> Vec<TensorMap> {
     maps
 }
 
-fn params(p: Gemm, tile: Tile, splits: u64) -> Params {
+fn params(p: Gemm, tile: Tile, (splits, rotation): (u64, u32)) -> Params {
     let has_row_scales = matches!(tile.w_dtype, DType::Fp8E4m3 | DType::Int8);
     Params::of(move |bound| SwappedParams {
         weights: bound.tensor_map(WEIGHTS).0,
@@ -454,7 +522,7 @@ fn params(p: Gemm, tile: Tile, splits: u64) -> Params {
         units: units(&p) as u32,
         token_tiles: token_tiles(&p) as u32,
         splits: splits as u32,
-        rotation: ROTATION,
+        rotation,
         padding: [0; 6],
     })
 }
@@ -462,7 +530,9 @@ fn params(p: Gemm, tile: Tile, splits: u64) -> Params {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, operation, options, plan, refusal, refusal_as,
+    };
     use crate::kernel::{Bound, EncodedTensorMap, Kernel};
 
     const FORMATS: [DType; 4] = [DType::Bf16, DType::Fp8E4m3, DType::Int8, DType::Int4];
@@ -703,6 +773,33 @@ mod tests {
         assert_eq!(addresses, [3, 4]);
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[400..424]);
         assert_eq!(words, [300, 48, 2, 2, plan.launches[0].cluster[0], ROTATION]);
+    }
+
+    #[test]
+    fn configurations_force_what_is_estimated() {
+        let of = |text: &str, name| {
+            let text = problem(text);
+            configured_as::<SwappedGemm>(&text, Arch::SM_90, name).unwrap()
+        };
+        let plain = "m=64,n=8192,k=8192,dtype=bf16";
+        for (name, splits) in [("splits_1", 1), ("splits_4", 4), ("splits_8", 8)] {
+            let plan = of(plain, name).plan(&h100());
+            assert_eq!(plan.launches[0].cluster, [splits, 1, 1]);
+            assert_eq!(plan.launches[0].grid, [64 * splits, 1, 1]);
+        }
+        let Tile { blocks_per_sm, weight_stages, .. } = of(plain, "blocks_1").tile;
+        let two = of(plain, "blocks_2").tile;
+        assert_eq!((blocks_per_sm, two.blocks_per_sm), (1, 2));
+        assert!(weight_stages > two.weight_stages);
+        assert_eq!(of(plain, "stages_4").tile.weight_stages, 4);
+        assert_eq!(of(plain, "rotation_0").rotation, 0);
+        for (text, name, says) in [
+            ("m=65,n=64,k=640,dtype=bf16", "blocks_2", "with up to 64 rows, not 65"),
+            ("m=64,n=64,k=192,dtype=bf16", "splits_4", "of up to 3 blocks for k = 192"),
+        ] {
+            let why = refusal_as::<SwappedGemm>(&problem(text), Arch::SM_90, name);
+            assert!(why.contains(says), "{why}");
+        }
     }
 
     #[test]

@@ -195,6 +195,12 @@ impl Tile {
         (self.m + self.n) * STEP_BYTES
     }
 
+    /// Whether a product fills more than half of the tiles of a cluster.
+    fn suits(&self, p: &Gemm) -> bool {
+        let (rows, columns) = self.cluster_extents();
+        2 * p.m > rows && 2 * p.n > columns
+    }
+
     /// As many as fit an SM.
     pub fn stages(&self, arch: Arch) -> u64 {
         let all = u64::from(arch.limits().shared_bytes_of_block(1));
@@ -202,8 +208,9 @@ impl Tile {
         (ring / self.stage_bytes()).min(MAX_STAGES)
     }
 
-    pub fn shared_bytes(&self, arch: Arch) -> u64 {
-        self.stages(arch) * self.stage_bytes() + STAGING_BYTES
+    /// Dynamic shared memory with so many stages.
+    pub fn shared_bytes(&self, stages: u64) -> u64 {
+        stages * self.stage_bytes() + STAGING_BYTES
     }
 
     /// Rows and columns of clusters' tiles that cover C.
@@ -212,16 +219,16 @@ impl Tile {
         (p.m.div_ceil(rows), p.n.div_ceil(columns))
     }
 
-    /// With the macros of the tile.
-    pub fn define(&self, defines: Defines, arch: Arch) -> Defines {
+    /// With the macros of the tile and of so many stages.
+    pub fn define(&self, defines: Defines, stages: u64) -> Defines {
         defines
             .with("TILE_M", self.m)
             .with("TILE_N", self.n)
             .with("PRODUCT_COLUMNS", self.of_warpgroup().1)
             .with("CLUSTER", self.cluster())
             .with("SHARES_A", u32::from(self.shared == Shared::A))
-            .with("STAGES", self.stages(arch))
-            .with("SHARED_BYTES", self.shared_bytes(arch))
+            .with("STAGES", stages)
+            .with("SHARED_BYTES", self.shared_bytes(stages))
     }
 
     /// Bytes of the sums of a tile.
@@ -288,6 +295,28 @@ struct Division {
 impl Division {
     /// Divides a problem, and how many clocks that takes, roughly.
     fn of(tile: &Tile, p: &Gemm, steps: u64, sms: u64) -> (Division, f64) {
+        Division::with_splits(tile, p, steps, sms, None)
+    }
+
+    /// Most splits of the tiles that are not whole: those of a tile run at the same time. One
+    /// after the other, each would write sums that do not fit L2, and read A and B when those
+    /// of its neighbours are gone from it.
+    fn most_splits(tile: &Tile, p: &Gemm, steps: u64, sms: u64) -> u64 {
+        let (rows, columns) = tile.grid(p);
+        let clusters = (sms / tile.cluster()).max(1);
+        let at_once = clusters.checked_div(rows * columns % clusters);
+        at_once.map_or(1, |most| most.min(steps).min(MAX_SPLITS))
+    }
+
+    /// The same with so many splits, as far as they run at the same time; `None` for those
+    /// that take the fewest clocks.
+    fn with_splits(
+        tile: &Tile,
+        p: &Gemm,
+        steps: u64,
+        sms: u64,
+        splits: Option<u64>,
+    ) -> (Division, f64) {
         let (rows, columns) = tile.grid(p);
         let tiles = rows * columns;
         let clusters = (sms / tile.cluster()).max(1);
@@ -300,10 +329,11 @@ impl Division {
         let round = |steps: u64| {
             steps as f64 * tile.step_clocks() * past_the_end + tile.store_clocks()
         };
-        // Splits of a tile run at the same time: one after the other, each would write sums
-        // that do not fit L2, and read A and B when those of its neighbours are gone from it.
-        let most =
-            clusters.checked_div(rest).map_or(1, |most| most.min(steps).min(MAX_SPLITS));
+        let most = Division::most_splits(tile, p, steps, sms);
+        let candidates = match splits {
+            Some(splits) => splits.min(most)..=splits.min(most),
+            None => 1..=most,
+        };
         let of_rest = |splits: u64| {
             if rest == 0 {
                 0.0
@@ -311,7 +341,7 @@ impl Division {
                 round(steps.div_ceil(splits)) + tile.add_clocks(splits)
             }
         };
-        let (splits, of_rest) = (1..=most)
+        let (splits, of_rest) = candidates
             .map(|splits| (splits, of_rest(splits)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .unwrap_or((1, 0.0));
@@ -451,6 +481,48 @@ fn best_tile(p: &Gemm, operands: Operands, arch: Arch) -> Tile {
     *best.unwrap_or(&tiles[0])
 }
 
+/// The tile of a configuration, if it names one: refused where operands do not have it, and
+/// where most of its cluster would be empty.
+fn named_tile(
+    p: &Gemm,
+    operands: Operands,
+    choice: &Configuration,
+) -> Result<Option<Tile>, Refusal> {
+    let [m, n] = ["tile_m", "tile_n"].map(|name| u64::from(choice.or(name, 0)));
+    if m == 0 {
+        return Ok(None);
+    }
+    let shared = match (choice.or("shares_a", 0), choice.or("shares_b", 0)) {
+        (0, 0) => Shared::Nothing,
+        (_, 0) => Shared::A,
+        _ => Shared::B,
+    };
+    let tile = tile(m, n, shared);
+    refuse_unless(operands.tiles().contains(&tile), || {
+        let of = |tile: &Tile| format!("{} x {}", tile.m, tile.n);
+        let known: Vec<String> = operands.tiles().iter().map(of).collect();
+        format!(
+            "operands in {} with tiles of {}, not {} where a cluster shares {shared:?}; use \
+             another configuration",
+            operands.dtype(),
+            known.join(", "),
+            of(&tile)
+        )
+    })?;
+    let (rows, columns) = tile.cluster_extents();
+    refuse_unless(tile.suits(p), || {
+        format!(
+            "more than {} rows and {} columns in clusters with tiles of {m} x {n}, not {} and \
+             {}; use a smaller tile",
+            rows / 2,
+            columns / 2,
+            p.m,
+            p.n
+        )
+    })?;
+    Ok(Some(tile))
+}
+
 /// A product in tiles of warpgroups.
 pub(super) struct WgmmaGemm {
     p: Gemm,
@@ -458,7 +530,11 @@ pub(super) struct WgmmaGemm {
     element: &'static str,
     operands: Operands,
     tile: Tile,
-    arch: Arch,
+    /// Steps in shared memory.
+    stages: u64,
+    /// Splits of the tiles that do not fill a card; `None` for those that take the fewest
+    /// clocks.
+    splits: Option<u64>,
 }
 
 impl HostHalf for WgmmaGemm {
@@ -466,9 +542,31 @@ impl HostHalf for WgmmaGemm {
     const NAME: &'static str = "gemm_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_wgmma.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    /// Every tile, of which a problem's operands have four or six, and few splits: rough clocks
+    /// choose them otherwise. With fewer stages less is in flight, and less in L2.
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new(
+            "tile_128x256_shared_b",
+            &[("tile_m", 128), ("tile_n", 256), ("shares_b", 1)],
+        ),
+        Configuration::new("tile_128x256", &[("tile_m", 128), ("tile_n", 256)]),
+        Configuration::new("tile_128x192", &[("tile_m", 128), ("tile_n", 192)]),
+        Configuration::new(
+            "tile_128x128_shared_b",
+            &[("tile_m", 128), ("tile_n", 128), ("shares_b", 1)],
+        ),
+        Configuration::new("tile_128x128", &[("tile_m", 128), ("tile_n", 128)]),
+        Configuration::new("tile_64x256", &[("tile_m", 64), ("tile_n", 256)]),
+        Configuration::new(
+            "tile_256x128_shared_a",
+            &[("tile_m", 256), ("tile_n", 128), ("shares_a", 1)],
+        ),
+        Configuration::new("splits_1", &[("splits", 1)]),
+        Configuration::new("splits_2", &[("splits", 2)]),
+        Configuration::new("stages_3", &[("stages", 3)]),
+    ];
 
-    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `gemm`")
         })?;
@@ -506,19 +604,34 @@ impl HostHalf for WgmmaGemm {
         refuse_unless(tiles < 1 << 31, || {
             format!("at most {} tiles, not {tiles}; use smaller m or n", 1u64 << 31)
         })?;
-        let tile = best_tile(p, operands, arch);
-        Ok(WgmmaGemm { p: *p, element, operands, tile, arch })
+        let named = named_tile(p, operands, choice)?;
+        let tile = named.unwrap_or_else(|| best_tile(p, operands, arch));
+        let splits = Some(u64::from(choice.or("splits", 0))).filter(|splits| *splits > 0);
+        let (steps, sms) = (operands.steps(p.k), u64::from(arch.usual_sms()));
+        let most = Division::most_splits(&tile, p, steps, sms);
+        refuse_unless(splits.is_none_or(|splits| splits <= most), || {
+            format!(
+                "up to {most} splits of what does not fill a card with tiles of {} x {}, not \
+                 {}; use as many or the default configuration",
+                tile.m,
+                tile.n,
+                splits.unwrap_or(0)
+            )
+        })?;
+        let stages = u64::from(choice.or("stages", tile.stages(arch) as u32));
+        Ok(WgmmaGemm { p: *p, element, operands, tile, stages, splits })
     }
 
     fn defines(&self) -> Defines {
-        let WgmmaGemm { operands, tile, arch, .. } = *self;
-        tile.define(operands.define(Defines::new().with(self.element, 1)), arch)
+        let WgmmaGemm { operands, tile, stages, .. } = *self;
+        tile.define(operands.define(Defines::new().with(self.element, 1)), stages)
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let WgmmaGemm { p, operands, tile, arch, .. } = *self;
+        let WgmmaGemm { p, operands, tile, stages, splits, .. } = *self;
         let steps = operands.steps(p.k);
-        let (division, _) = Division::of(&tile, &p, steps, target.sms.into());
+        let (division, _) =
+            Division::with_splits(&tile, &p, steps, target.sms.into(), splits);
         let (rows, columns) = tile.grid(&p);
         let rest = rows * columns - division.whole;
         let blocks = division.busy(rows * columns) * tile.cluster();
@@ -549,10 +662,9 @@ impl HostHalf for WgmmaGemm {
             splits: division.splits as u32,
             padding: [0; 14],
         });
-        let stages = tile.stages(arch);
         let launch = Launch {
             cluster: [tile.cluster() as u32, 1, 1],
-            shared_bytes: tile.shared_bytes(arch) as u32,
+            shared_bytes: tile.shared_bytes(stages) as u32,
             bytes_in_flight: (stages - 1) * tile.stage_bytes(),
             ..Launch::new("gemm_wgmma", blocks as u32, THREADS, params)
         };
@@ -615,7 +727,9 @@ pub(super) fn predicted_clocks(text: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, operation, options, plan, refusal, refusal_as,
+    };
     use crate::kernel::{Bound, EncodedTensorMap};
 
     const BLOCKS: &str = "a_dtype=fp8_e4m3_block1x128,w_dtype=fp8_e4m3_block128x128";
@@ -645,7 +759,7 @@ mod tests {
     fn every_tile_fits_an_sm() {
         for tile in all_tiles() {
             let most = Arch::SM_90.limits().shared_bytes_of_block(1);
-            let bytes = tile.shared_bytes(Arch::SM_90) + STATIC_SHARED_BYTES;
+            let bytes = tile.shared_bytes(tile.stages(Arch::SM_90)) + STATIC_SHARED_BYTES;
             assert!(bytes <= most.into(), "{tile:?} {bytes}");
             assert!(tile.stages(Arch::SM_90) >= 4, "{tile:?}");
             // Of 232 registers, with those of a step's sums.
@@ -938,6 +1052,58 @@ mod tests {
             (BLOCKS, "SCALES_BLOCKS=1"),
         ] {
             assert!(options(schemes).contains(has), "{}", options(schemes));
+        }
+    }
+
+    #[test]
+    fn configurations_force_what_is_estimated() {
+        let of = |text: &str, name, macros: &str| {
+            let half = configured_as::<WgmmaGemm>(text, Arch::SM_90, name).unwrap();
+            let found = half.defines().options().join(" ");
+            assert!(found.contains(macros), "{name}: {found}");
+            let launch = half.plan(&h100()).launches.remove(0);
+            (launch.cluster[0], launch.grid[0], launch.shared_bytes)
+        };
+        let text = problem(256, 4096, 4096);
+        // 32 tiles in clusters of two; 64 alone, of which two splits fit a card.
+        let shared =
+            "-DTILE_M=128 -DTILE_N=256 -DPRODUCT_COLUMNS=256 -DCLUSTER=2 -DSHARES_A=0";
+        assert_eq!(of(&text, "tile_128x256_shared_b", shared).0, 2);
+        assert_eq!(of(&text, "tile_64x256", "-DTILE_M=64 -DTILE_N=256").0, 1);
+        let (_, one, bytes) = of(&text, "splits_1", "-DTILE_M=");
+        let (_, two, _) = of(&text, "splits_2", "-DTILE_M=");
+        assert_eq!(two, 2 * one);
+        let (_, _, less) = of(&text, "stages_3", "-DSTAGES=3");
+        assert!(less < bytes, "{less} {bytes}");
+        let scaled = format!("{},{BLOCKS}", problem(512, 4096, 4096));
+        let shares_a =
+            "-DTILE_M=256 -DTILE_N=128 -DPRODUCT_COLUMNS=128 -DCLUSTER=2 -DSHARES_A=1";
+        assert_eq!(of(&scaled, "tile_256x128_shared_a", shares_a).0, 2);
+    }
+
+    #[test]
+    fn configurations_that_make_no_sense_are_refused() {
+        let scaled = format!("{},{BLOCKS}", problem(512, 4096, 4096));
+        for (text, name, says) in [
+            (
+                problem(512, 4096, 4096),
+                "tile_256x128_shared_a",
+                "not 256 x 128 where a cluster",
+            ),
+            (scaled, "tile_128x192", "with tiles of 256 x 128, 128 x 128"),
+            (
+                problem(128, 4096, 4096),
+                "tile_128x256_shared_b",
+                "more than 128 rows and 128",
+            ),
+            (
+                problem(128, 128, 64),
+                "splits_2",
+                "up to 1 splits of what does not fill a card",
+            ),
+        ] {
+            let why = refusal_as::<WgmmaGemm>(&text, Arch::SM_90, name);
+            assert!(why.contains(says), "{why}");
         }
     }
 

@@ -20,6 +20,8 @@ const THREADS: u32 = 128;
 const VECTOR_BYTES: u64 = 16;
 /// Bytes that an SM should have in flight, to cover the latency of DRAM.
 const BYTES_IN_FLIGHT: u64 = 64 << 10;
+/// Blocks that an SM of any architecture can hold.
+const MAX_BLOCKS: u64 = 16;
 /// The kernel counts threads, tokens and what it divides by in 31 bits.
 const MAX_COUNT: u64 = 1 << 31;
 
@@ -53,10 +55,10 @@ fn threads(p: &KvAppend) -> u64 {
 }
 
 /// Blocks that an SM must hold at least: as many as have enough bytes in flight.
-fn blocks_per_sm(p: &KvAppend, arch: Arch) -> u64 {
-    let block_bytes = u64::from(THREADS) * 2 * thread_elements(p) * p.dtype.bytes();
-    let most = u64::from(arch.limits().threads_per_sm / THREADS);
-    (BYTES_IN_FLIGHT / block_bytes).min(most)
+fn blocks_per_sm(p: &KvAppend, arch: Arch, block_threads: u32) -> u64 {
+    let block_bytes = u64::from(block_threads) * 2 * thread_elements(p) * p.dtype.bytes();
+    let most = u64::from(arch.limits().threads_per_sm / block_threads).min(MAX_BLOCKS);
+    (BYTES_IN_FLIGHT / block_bytes).clamp(1, most)
 }
 
 /// The kernel's name of a format.
@@ -85,6 +87,8 @@ pub(super) struct AppendToPages {
     /// Formats of new keys and values, and of the cache.
     from: &'static str,
     to: &'static str,
+    /// Threads of a block.
+    block_threads: u32,
     /// Blocks that an SM must hold at least.
     blocks_per_sm: u64,
     /// Threads of a launch that have something to do.
@@ -96,9 +100,18 @@ impl HostHalf for AppendToPages {
     const NAME: &'static str = "kv_append";
     const SOURCE: &'static str = include_str!("../../kernels/kv_append.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Small blocks spread the few tokens of a decode step over more SMs.
+        Configuration::new("threads_64", &[("threads", 64)]),
+        Configuration::new("threads_256", &[("threads", 256)]),
+        Configuration::new("threads_512", &[("threads", 512)]),
+    ];
 
-    fn configure(p: &KvAppend, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(
+        p: &KvAppend,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
         refuse_unless(!p.dtype.is_scaled(), || {
             format!(
                 "new keys and values in 16 or 32 bits, not dtype = {}; use bf16, and kv_dtype \
@@ -124,18 +137,20 @@ impl HostHalf for AppendToPages {
                 )
             })?;
         }
+        let block_threads = choice.or("threads", THREADS);
         Ok(AppendToPages {
             p: *p,
             from: format_name(p.dtype)?,
             to: format_name(p.kv_dtype.dtype())?,
-            blocks_per_sm: blocks_per_sm(p, arch),
+            block_threads,
+            blocks_per_sm: blocks_per_sm(p, arch, block_threads),
             threads: threads(p) as u32,
         })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("THREADS", THREADS)
+            .with("THREADS", self.block_threads)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
             .with("FROM", self.from)
             .with("TO", self.to)
@@ -145,7 +160,7 @@ impl HostHalf for AppendToPages {
     }
 
     fn plan(&self, _: &Target) -> Plan {
-        let AppendToPages { p, threads, .. } = *self;
+        let AppendToPages { p, threads, block_threads, .. } = *self;
         let cache_bytes = cache_bytes(&p);
         let params = Params::of(move |bound| {
             let cache = bound.tensor("cache");
@@ -167,8 +182,13 @@ impl HostHalf for AppendToPages {
         // What fits into a vector of keys, and the same of values.
         let read_bytes = thread_elements(&p) * p.dtype.bytes();
         Plan::of(Launch {
-            bytes_in_flight: u64::from(THREADS) * 2 * read_bytes,
-            ..Launch::new("kv_append", threads.div_ceil(THREADS), THREADS, params)
+            bytes_in_flight: u64::from(block_threads) * 2 * read_bytes,
+            ..Launch::new(
+                "kv_append",
+                threads.div_ceil(block_threads),
+                block_threads,
+                params,
+            )
         })
     }
 }
@@ -178,7 +198,7 @@ mod tests {
     use super::*;
     use crate::kernel::Bound;
     use crate::kernel::contract::testing::{
-        configured, operation, options as options_of, plan, refusal,
+        configured, configured_as, operation, options as options_of, plan, refusal,
     };
     use crate::op::Problem;
 
@@ -229,7 +249,21 @@ mod tests {
         }
         // An SM of fewer threads.
         let copy = problem("new_tokens=1,dtype=bf16,layout=paged16");
-        assert_eq!(blocks_per_sm(&operation(&copy), Arch::SM_120), 12);
+        assert_eq!(blocks_per_sm(&operation(&copy), Arch::SM_120, THREADS), 12);
+    }
+
+    #[test]
+    fn configurations_divide_threads_otherwise() {
+        let text = problem("new_tokens=5,dtype=f32,kv_dtype=int8,layout=paged16");
+        let of = |name| {
+            let half = configured_as::<AppendToPages>(&text, Arch::SM_90, name).unwrap();
+            let plan = half.plan(&Target::new(Arch::SM_90, 132));
+            let launch = &plan.launches[0];
+            (half.blocks_per_sm, launch.grid[0], launch.block[0], launch.bytes_in_flight)
+        };
+        // 30 rows of 8 threads, which read 128 bytes each.
+        assert_eq!(of("threads_64"), (8, 4, 64, 8 << 10));
+        assert_eq!(of("threads_256"), (2, 1, 256, 32 << 10));
     }
 
     #[test]

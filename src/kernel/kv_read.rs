@@ -54,10 +54,10 @@ struct Tile {
 }
 
 impl Tile {
-    /// All heads, or as many as a pass of the block has room for, where a token's heads are
-    /// adjacent, and one head where a head's tokens are.
-    fn new(p: &KvRead) -> Self {
-        let threads = u64::from(THREADS);
+    /// All heads, or as many as a pass of `threads` has room for, where a token's heads are
+    /// adjacent, and one head where a head's tokens are. A thread has `unroll` vectors.
+    fn new(p: &KvRead, threads: u32, unroll: u32) -> Self {
+        let threads = u64::from(threads);
         let row_vectors = row_bytes(p) / VECTOR_BYTES;
         let (heads, token_bytes) = match p.layout {
             KvLayout::Paged { order: PageOrder::TokenFirst, .. } => {
@@ -78,7 +78,7 @@ impl Tile {
         } else {
             threads / token_vectors * token_vectors
         };
-        let tokens = threads / strip * strip * u64::from(UNROLL) / token_vectors;
+        let tokens = threads / strip * strip * u64::from(unroll) / token_vectors;
         Tile { heads, strip, tokens, token_bytes }
     }
 }
@@ -104,6 +104,12 @@ pub(super) fn request_rows(p: &KvRead) -> u32 {
 pub(super) struct ReadCache {
     p: KvRead,
     tile: Tile,
+    /// Threads of a block.
+    threads: u32,
+    /// Accesses of a thread to keys, and as many to values.
+    unroll: u32,
+    /// Blocks that share an SM.
+    blocks_per_sm: u32,
 }
 
 impl HostHalf for ReadCache {
@@ -111,11 +117,22 @@ impl HostHalf for ReadCache {
     const NAME: &'static str = "kv_read";
     const SOURCE: &'static str = include_str!("../../kernels/kv_read.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("threads_128", &[("threads", 128), ("blocks_per_sm", 8)]),
+        Configuration::new("threads_512", &[("threads", 512), ("blocks_per_sm", 2)]),
+        // Smaller tiles fit short contexts and small pages.
+        Configuration::new("unroll_2", &[("unroll", 2), ("blocks_per_sm", 6)]),
+        Configuration::new("unroll_8", &[("unroll", 8), ("blocks_per_sm", 2)]),
+        // Half of the blocks: as many sums of splits fewer.
+        Configuration::new("blocks_2", &[("blocks_per_sm", 2)]),
+    ];
 
-    fn configure(p: &KvRead, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &KvRead, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
+        let (threads, unroll) =
+            (choice.or("threads", THREADS), choice.or("unroll", UNROLL));
+        let resident = arch.limits().threads_per_sm / threads;
         let row = row_bytes(p);
-        let most = u64::from(THREADS * UNROLL) * VECTOR_BYTES;
+        let most = u64::from(threads * unroll) * VECTOR_BYTES;
         refuse_unless(row.is_multiple_of(VECTOR_BYTES) && row <= most, || {
             format!(
                 "rows of up to {most} bytes that are multiples of {VECTOR_BYTES}, not head_dim \
@@ -128,15 +145,21 @@ impl HostHalf for ReadCache {
             format!("pages below 4 GiB, not {page_bytes} bytes; use smaller ones")
         })?;
         refuse_counts(p)?;
-        Ok(ReadCache { p: *p, tile: Tile::new(p) })
+        Ok(ReadCache {
+            p: *p,
+            tile: Tile::new(p, threads, unroll),
+            threads,
+            unroll,
+            blocks_per_sm: choice.or("blocks_per_sm", BLOCKS_PER_SM).min(resident),
+        })
     }
 
     fn defines(&self) -> Defines {
         let tile = &self.tile;
         Defines::new()
-            .with("THREADS", THREADS)
-            .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
-            .with("UNROLL", UNROLL)
+            .with("THREADS", self.threads)
+            .with("BLOCKS_PER_SM", self.blocks_per_sm)
+            .with("UNROLL", self.unroll)
             .with("ROW_BYTES", row_bytes(&self.p))
             .with("TOKEN_BYTES", tile.token_bytes)
             .with("HEADS", tile.heads)
@@ -146,10 +169,10 @@ impl HostHalf for ReadCache {
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let ReadCache { p, tile } = *self;
+        let ReadCache { p, tile, threads, blocks_per_sm, .. } = *self;
         // What the list calls a head is a group of heads.
         let groups = KvRead { kv_heads: p.kv_heads / tile.heads, ..p };
-        let resident = target.sms * BLOCKS_PER_SM;
+        let resident = target.sms * blocks_per_sm;
         let list = WorkList::of(
             &groups,
             |length| 0..length,
@@ -180,7 +203,7 @@ impl HostHalf for ReadCache {
             ..Plan::of(Launch {
                 // A tile of keys and the same of values.
                 bytes_in_flight: 2 * tile.tokens * tile.heads * row_bytes(&p),
-                ..Launch::new("kv_read", list.blocks, THREADS, params)
+                ..Launch::new("kv_read", list.blocks, threads, params)
             })
         }
     }
@@ -190,7 +213,9 @@ impl HostHalf for ReadCache {
 mod tests {
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, operation, options, plan, refusal, refusal_as,
+    };
 
     fn problem(rest: &str) -> String {
         format!("kv_read:batch=2,context=1000,kv_heads=3,{rest}")
@@ -264,11 +289,29 @@ mod tests {
         let problem = problem("head_dim=128,dtype=bf16,layout=paged16_nhd");
         // 48 vectors of a token, five times in 256 threads: 20 tokens. Two requests of 50
         // tiles.
-        assert_eq!(Tile::new(&operation(&problem)).tokens, 20);
+        assert_eq!(Tile::new(&operation(&problem), THREADS, UNROLL).tokens, 20);
         let plan = plan::<ReadCache>(&problem, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.launches[0].grid, [100, 1, 1]);
         assert_eq!(plan.scratch[1].bytes(), 100 * 3 * 4);
         assert_eq!(plan.extra_bytes, Some(100 * 32 + 2 * (12 * 100 + 4 * 2)));
+    }
+
+    #[test]
+    fn configurations_have_tiles_of_their_own() {
+        let problem = problem("head_dim=128,dtype=bf16,layout=paged16_nhd");
+        let tile = |name| {
+            let half = configured_as::<ReadCache>(&problem, Arch::SM_90, name).unwrap();
+            let Tile { heads, strip, tokens, .. } = half.tile;
+            (heads, strip, tokens, half.blocks_per_sm)
+        };
+        // 48 vectors of a token go twice into 128 threads, ten times into 512.
+        assert_eq!(tile("threads_128"), (3, 96, 8, 8));
+        assert_eq!(tile("threads_512"), (3, 480, 40, 2));
+        assert_eq!(tile("unroll_2"), (3, 240, 10, 6));
+        let wide = "kv_read:batch=1,context=99,kv_heads=1,head_dim=4096,dtype=f32";
+        assert!(configured::<ReadCache>(wide, Arch::SM_90).is_ok());
+        let why = refusal_as::<ReadCache>(wide, Arch::SM_90, "threads_128");
+        assert!(why.contains("rows of up to 8192 bytes"), "{why}");
     }
 
     #[test]

@@ -167,6 +167,26 @@ impl Clusters {
     }
 }
 
+/// What a configuration decides of a walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Forced {
+    /// Whether no sum is split.
+    whole: bool,
+    /// Whether a warpgroup without rows multiplies nothing; `None` for where that is no
+    /// slower.
+    passes_over: Option<bool>,
+}
+
+impl Forced {
+    fn of(choice: &Configuration) -> Self {
+        let passes_over = match choice.or("passes_over", u32::MAX) {
+            u32::MAX => None,
+            other => Some(other == 1),
+        };
+        Forced { whole: choice.or("splits", 0) == 1, passes_over }
+    }
+}
+
 /// What each cluster multiplies.
 struct Walk {
     /// Cluster by cluster.
@@ -187,14 +207,21 @@ struct Walk {
 impl Walk {
     /// Divides the tiles of all experts among the clusters of a GPU. Tiles are given, in
     /// order, to the cluster that is done first; those that would leave clusters without
-    /// work are split along their sums.
-    fn new(tile: &Tile, p: &MoeGemm, experts: &[ExpertRows], sms: u64) -> Self {
+    /// work are split along their sums, unless `forced` says otherwise.
+    fn new(
+        tile: &Tile,
+        p: &MoeGemm,
+        experts: &[ExpertRows],
+        sms: u64,
+        forced: Forced,
+    ) -> Self {
         let clusters = (sms / tile.cluster()).max(1);
         let steps = steps_of(p);
         let tiles = tiles_in_order(tile, p, experts, clusters);
         let (whole, rest) = tiles.split_at(tiles.len() - tiles.len() % clusters as usize);
 
-        let passes_over = experts_fit_l2(tile, p, experts, clusters);
+        let fit_l2 = || experts_fit_l2(tile, p, experts, clusters);
+        let passes_over = forced.passes_over.unwrap_or_else(fit_l2);
         let step_clocks = [1, 2].map(|warpgroups| tile.step_clocks_of(warpgroups));
         let clocks_of = |tiles: &Tiles| {
             let both =
@@ -217,6 +244,7 @@ impl Walk {
         };
         // Splits of a tile run at the same time, as in a single product.
         let most = match rest.len() as u64 {
+            _ if forced.whole => 1,
             0 => 1,
             rest => (clusters / rest).min(steps).min(MAX_SPLITS),
         };
@@ -306,6 +334,25 @@ fn read_again(tile: &Tile, p: &MoeGemm, experts: &[ExpertRows], clusters: u64) -
     experts.iter().map(of_expert).sum()
 }
 
+/// The tiles that operands may have: all, or that of a configuration.
+///
+/// # Errors
+/// A configuration of another tile.
+fn tiles_of(operands: Operands, choice: &Configuration) -> Result<Vec<Tile>, Refusal> {
+    let tiles: &[Tile] = if operands.has_two_levels() { &TWO_LEVEL_TILES } else { &TILES };
+    let [m, n] = ["tile_m", "tile_n"].map(|name| u64::from(choice.or(name, 0)));
+    let is_asked = |tile: &&Tile| m == 0 || (tile.m, tile.n) == (m, n);
+    let asked: Vec<Tile> = tiles.iter().filter(is_asked).copied().collect();
+    refuse_unless(!asked.is_empty(), || {
+        format!(
+            "tiles of 128 x 128 and 64 x 256 of operands in {}, not {m} x {n}; use another \
+             configuration",
+            operands.dtype()
+        )
+    })?;
+    Ok(asked)
+}
+
 /// A layer of routed experts whose rows lie by expert, in tiles of warpgroups.
 pub(super) struct WgmmaExpertGemm {
     p: MoeGemm,
@@ -314,7 +361,9 @@ pub(super) struct WgmmaExpertGemm {
     operands: Operands,
     experts: Vec<ExpertRows>,
     tile: Tile,
-    arch: Arch,
+    /// Steps in shared memory.
+    stages: u64,
+    forced: Forced,
 }
 
 impl HostHalf for WgmmaExpertGemm {
@@ -322,9 +371,18 @@ impl HostHalf for WgmmaExpertGemm {
     const NAME: &'static str = "moe_gemm_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/moe_gemm_wgmma.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    /// Every tile, and what is otherwise chosen by rough clocks and by what fits L2.
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("tile_128x256", &[("tile_m", 128), ("tile_n", 256)]),
+        Configuration::new("tile_128x128", &[("tile_m", 128), ("tile_n", 128)]),
+        Configuration::new("tile_64x256", &[("tile_m", 64), ("tile_n", 256)]),
+        Configuration::new("splits_1", &[("splits", 1)]),
+        Configuration::new("passes_over", &[("passes_over", 1)]),
+        Configuration::new("in_step", &[("passes_over", 0)]),
+        Configuration::new("stages_3", &[("stages", 3)]),
+    ];
 
-    fn configure(p: &MoeGemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &MoeGemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `moe_gemm`")
         })?;
@@ -366,31 +424,40 @@ impl HostHalf for WgmmaExpertGemm {
         let count = |tile: &Tile| -> u64 {
             experts.iter().map(|rows| rows.grid(tile, p.n)).map(|(m, n)| m * n).sum()
         };
-        let tiles: &[Tile] =
-            if operands.has_two_levels() { &TWO_LEVEL_TILES } else { &TILES };
+        let tiles = tiles_of(operands, choice)?;
         let most = tiles.iter().map(count).max().unwrap_or(0);
         refuse_unless(most <= MAX_TILES, || {
             format!("up to {MAX_TILES} tiles, not {most}; use fewer tokens or a smaller n")
         })?;
         let sms = u64::from(arch.usual_sms());
-        let clocks = |tile: &Tile| Walk::new(tile, p, &experts, sms).clocks;
+        let forced = Forced::of(choice);
+        let clocks = |tile: &Tile| Walk::new(tile, p, &experts, sms, forced).clocks;
         let best = tiles
             .iter()
             .map(|tile| (*tile, clocks(tile)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .map_or(tiles[0], |(tile, _)| tile);
-        Ok(WgmmaExpertGemm { p: *p, element, operands, experts, tile: best, arch })
+        let stages = u64::from(choice.or("stages", best.stages(arch) as u32));
+        Ok(WgmmaExpertGemm {
+            p: *p,
+            element,
+            operands,
+            experts,
+            tile: best,
+            stages,
+            forced,
+        })
     }
 
     fn defines(&self) -> Defines {
         let defines = Defines::new().with(self.element, 1);
-        self.tile.define(self.operands.define(defines), self.arch)
+        self.tile.define(self.operands.define(defines), self.stages)
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let WgmmaExpertGemm { p, operands, ref experts, tile, arch, .. } = *self;
+        let WgmmaExpertGemm { p, operands, ref experts, tile, stages, forced, .. } = *self;
         let has_one_scale = matches!(operands, Operands::Rows(_, [ScaleGroup::Tensor, _]));
-        let walk = Walk::new(&tile, &p, experts, target.sms.into());
+        let walk = Walk::new(&tile, &p, experts, target.sms.into(), forced);
         let params = Params::of(move |bound| WgmmaParams {
             x: bound.tensor_map("x").0,
             w: bound.tensor_map("w").0,
@@ -413,8 +480,8 @@ impl HostHalf for WgmmaExpertGemm {
         let blocks = (walk.clusters() * tile.cluster()) as u32;
         let launch = Launch {
             cluster: [tile.cluster() as u32, 1, 1],
-            shared_bytes: tile.shared_bytes(arch) as u32,
-            bytes_in_flight: (tile.stages(arch) - 1) * tile.stage_bytes(),
+            shared_bytes: tile.shared_bytes(stages) as u32,
+            bytes_in_flight: (stages - 1) * tile.stage_bytes(),
             ..Launch::new("moe_gemm_wgmma", blocks, THREADS, params)
         };
         let partial_bytes = walk.split_tiles * walk.splits * tile.sum_bytes();
@@ -442,7 +509,9 @@ impl HostHalf for WgmmaExpertGemm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, operation, plan, refusal, refusal_as,
+    };
     use crate::kernel::gemm_wgmma::predicted_clocks;
     use crate::kernel::{Bound, EncodedTensorMap};
 
@@ -466,7 +535,45 @@ mod tests {
     ];
 
     fn walk(tile: &Tile, p: &MoeGemm, sms: u64) -> Walk {
-        Walk::new(tile, p, &ExpertRows::all(p), sms)
+        Walk::new(tile, p, &ExpertRows::all(p), sms, Forced::default())
+    }
+
+    #[test]
+    fn configurations_force_what_is_estimated() {
+        let of = |text: &str, name, macros: &str| {
+            let half = configured_as::<WgmmaExpertGemm>(&problem(text), Arch::SM_90, name);
+            let half = half.unwrap();
+            let found = half.defines().options().join(" ");
+            assert!(found.contains(macros), "{name}: {found}");
+            let experts = &half.experts;
+            let walk = Walk::new(&half.tile, &half.p, experts, 132, half.forced);
+            (walk.splits, walk.passes_over)
+        };
+        // Few tiles with long sums.
+        let few = "tokens=65,experts=3,top_k=3,n=136,k=3080,dtype=bf16,routing=balanced,\
+                   rows=contiguous";
+        let default: MoeGemm = operation(&problem(few));
+        assert!(walk(&TILES[1], &default, 132).splits > 1);
+        assert_eq!(of(few, "splits_1", "-DTILE_M=").0, 1);
+        assert!(
+            of(few, "passes_over", "-DTILE_M=").1 && !of(few, "in_step", "-DTILE_M=").1
+        );
+        of(
+            few,
+            "tile_64x256",
+            "-DTILE_M=64 -DTILE_N=256 -DPRODUCT_COLUMNS=128 -DCLUSTER=1",
+        );
+        of(
+            few,
+            "tile_128x128",
+            "-DTILE_M=128 -DTILE_N=128 -DPRODUCT_COLUMNS=128 -DCLUSTER=2",
+        );
+        of(few, "stages_3", "-DSTAGES=3");
+        let scaled = "tokens=64,experts=8,top_k=2,n=256,k=256,dtype=bf16,routing=balanced,\
+                      rows=contiguous,a_dtype=fp8_e4m3_token,w_dtype=fp8_e4m3";
+        let why =
+            refusal_as::<WgmmaExpertGemm>(&problem(scaled), Arch::SM_90, "tile_128x256");
+        assert!(why.contains("128 x 128 and 64 x 256 of operands in fp8_e4m3"), "{why}");
     }
 
     /// Every element of Y is summed up once: each of its steps in one cluster, and by
@@ -746,7 +853,8 @@ mod tests {
     fn every_tile_fits_an_sm() {
         for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
             let most = u64::from(Arch::SM_90.limits().shared_bytes_of_block(1));
-            assert!(tile.shared_bytes(Arch::SM_90) + 1024 <= most, "{tile:?}");
+            let bytes = tile.shared_bytes(tile.stages(Arch::SM_90));
+            assert!(bytes + 1024 <= most, "{tile:?}");
             assert!(tile.stages(Arch::SM_90) >= 4, "{tile:?}");
         }
     }

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, refuse_unless};
 use crate::format::DType;
 use crate::op::{Peak, PeakData, Unit};
 use crate::reference::fma_step;
@@ -135,6 +135,12 @@ pub(super) struct PeakChains {
     peak: Peak,
     /// What chooses the operands.
     operand: &'static str,
+    /// Threads of a block.
+    threads: u32,
+    /// Steps between two tests of the loop counter.
+    unroll: u32,
+    /// Chains of a thread or warp; `None` for as many as fill a GPU.
+    chains: Option<u32>,
 }
 
 impl HostHalf for PeakChains {
@@ -142,18 +148,38 @@ impl HostHalf for PeakChains {
     const NAME: &'static str = "peak";
     const SOURCE: &'static str = include_str!("../../kernels/peak.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // More chains cover a unit's latency with fewer threads, fewer leave more threads to
+        // choose from.
+        Configuration::new("chains_2", &[("chains", 2)]),
+        Configuration::new("chains_4", &[("chains", 4)]),
+        Configuration::new("chains_8", &[("chains", 8)]),
+        // The loop costs less, or fits an instruction cache.
+        Configuration::new("unroll_4", &[("unroll", 4)]),
+        Configuration::new("unroll_16", &[("unroll", 16)]),
+        Configuration::new("threads_128", &[("threads", 128)]),
+    ];
 
-    fn configure(peak: &Peak, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(peak: &Peak, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let operand = operand(peak, arch)?;
         if peak.unit == Unit::Tensor {
             products(peak)?;
         }
-        Ok(PeakChains { peak: *peak, operand })
+        let chains = Some(choice.or("chains", 0)).filter(|chains| *chains > 0);
+        if let Some(chains) = chains {
+            let least = u64::from(chains * lanes_per_chain(*peak));
+            refuse_unless(peak.lanes >= least, || {
+                format!("{least} lanes and more in {chains} chains, not {}", peak.lanes)
+            })?;
+        }
+        let (threads, unroll) =
+            (choice.or("threads", THREADS), choice.or("unroll", UNROLL));
+        Ok(PeakChains { peak: *peak, operand, threads, unroll, chains })
     }
 
     fn defines(&self) -> Defines {
-        let defines = Defines::new().with("THREADS", THREADS).with("UNROLL", UNROLL);
+        let defines =
+            Defines::new().with("THREADS", self.threads).with("UNROLL", self.unroll);
         match self.peak.unit {
             Unit::Fma => defines.with("UNIT_FMA", 1).with(self.operand, 1),
             Unit::Tensor => defines.with("UNIT_TENSOR", 1).with("FORMAT", self.operand),
@@ -161,14 +187,15 @@ impl HostHalf for PeakChains {
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let peak = self.peak;
+        let PeakChains { peak, threads, .. } = *self;
         // First every thread or warp of the GPU has a chain, then each has more.
         let (places, per_block) = match peak.unit {
-            Unit::Fma => (target.sms * target.limits.threads_per_sm, THREADS),
-            Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, THREADS / 32),
+            Unit::Fma => (target.sms * target.limits.threads_per_sm, threads),
+            Unit::Tensor => (target.sms * TENSOR_WARPS_PER_SM, threads / 32),
         };
         let share = peak.lanes.div_ceil(u64::from(places * lanes_per_chain(peak)));
-        let chains = CHAINS.into_iter().find(|c| u64::from(*c) <= share).unwrap_or(1);
+        let filling = CHAINS.into_iter().find(|c| u64::from(*c) <= share).unwrap_or(1);
+        let chains = self.chains.unwrap_or(filling);
         let workers = peak.lanes.div_ceil(u64::from(chains * lanes_per_chain(peak)));
         let blocks = workers.div_ceil(u64::from(per_block)).min(u64::from(i32::MAX as u32));
         let entry = match chains {
@@ -188,14 +215,16 @@ impl HostHalf for PeakChains {
             data: data_code(peak.data),
             unused: 0,
         });
-        Plan::of(Launch::new(entry, blocks as u32, THREADS, params))
+        Plan::of(Launch::new(entry, blocks as u32, threads, params))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::contract::testing::{configured, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, plan, refusal, refusal_as,
+    };
 
     fn entry(text: &str) -> (&'static str, u32) {
         let plan = plan::<PeakChains>(text, &Target::new(Arch::SM_90, 132));
@@ -214,6 +243,23 @@ mod tests {
         };
         assert_eq!(tensor(132 * 64), ("peak_4", 132 * 2));
         assert_eq!(tensor(1), ("peak_1", 1));
+    }
+
+    #[test]
+    fn configurations_choose_chains_and_loops() {
+        let text = "peak:unit=tensor,dtype=bf16,lanes=8448,steps=8";
+        let of = |name| {
+            let half = configured_as::<PeakChains>(text, Arch::SM_90, name).unwrap();
+            let plan = half.plan(&Target::new(Arch::SM_90, 132));
+            (half.unroll, plan.launches[0].entry, plan.launches[0].grid[0])
+        };
+        assert_eq!(of("chains_8"), (8, "peak_8", 132));
+        assert_eq!(of("chains_2"), (8, "peak_2", 528));
+        assert_eq!(of("unroll_16"), (16, "peak_4", 264));
+        assert_eq!(of("threads_128"), (8, "peak_4", 528));
+        let few = "peak:unit=fma,dtype=bf16,lanes=15,steps=8";
+        let why = refusal_as::<PeakChains>(few, Arch::SM_90, "chains_8");
+        assert!(why.contains("16 lanes and more in 8 chains, not 15"), "{why}");
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub(super) struct WarpgroupProducts {
     peak: Peak,
     /// The struct of the operands' format.
     format: &'static str,
+    /// Products of a group.
+    of_group: u32,
+    /// Columns of a product; `None` for as many as fill a GPU.
+    columns: Option<u32>,
 }
 
 impl HostHalf for WarpgroupProducts {
@@ -59,9 +63,15 @@ impl HostHalf for WarpgroupProducts {
     const NAME: &'static str = "peak_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/peak_wgmma.cu");
     const MEMORY_BOUND: bool = false;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Fewer waits and branches for as many products.
+        Configuration::new("products_8", &[("products", 8)]),
+        Configuration::new("products_16", &[("products", 16)]),
+        Configuration::new("columns_128", &[("columns", 128)]),
+        Configuration::new("columns_256", &[("columns", 256)]),
+    ];
 
-    fn configure(peak: &Peak, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(peak: &Peak, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         if peak.unit == Unit::Fma || arch != Arch::SM_90 {
             refuse_tensor(peak, arch)?;
         }
@@ -77,21 +87,23 @@ impl HostHalf for WarpgroupProducts {
             }));
         };
         products(peak)?;
-        Ok(WarpgroupProducts { peak: *peak, format })
+        let of_group = choice.or("products", PRODUCTS);
+        let columns = Some(choice.or("columns", 0)).filter(|columns| *columns > 0);
+        Ok(WarpgroupProducts { peak: *peak, format, of_group, columns })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
             .with("FORMAT", self.format)
-            .with("PRODUCTS", PRODUCTS)
+            .with("PRODUCTS", self.of_group)
             .with("A_IN_REGISTERS", u32::from(self.peak.operands == Operands::Registers))
     }
 
     fn plan(&self, target: &Target) -> Plan {
         let peak = self.peak;
         // First every SM has two warpgroups, then these have wider products.
-        let (entry, columns) = match peak.lanes >= u64::from(target.sms * WARPGROUPS * 128)
-        {
+        let is_wide = peak.lanes >= u64::from(target.sms * WARPGROUPS * 128);
+        let (entry, columns) = match self.columns.map_or(is_wide, |columns| columns > 128) {
             true => ("peak_wgmma_256", 256),
             false => ("peak_wgmma_128", 128),
         };
@@ -115,7 +127,9 @@ impl HostHalf for WarpgroupProducts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::contract::testing::{configured, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, configured_as, options, plan, refusal,
+    };
 
     fn launch(lanes: u32) -> (&'static str, u32, u32) {
         let text = format!("peak:unit=tensor,dtype=bf16,lanes={lanes},steps=8");
@@ -130,6 +144,19 @@ mod tests {
         assert_eq!(launch(132 * 256 - 1), ("peak_wgmma_128", 528, 24_576));
         assert_eq!(launch(132 * 64), ("peak_wgmma_128", 132, 24_576));
         assert_eq!(launch(1), ("peak_wgmma_128", 1, 24_576));
+    }
+
+    #[test]
+    fn configurations_choose_groups_and_widths() {
+        let text = "peak:unit=tensor,dtype=bf16,lanes=8448,steps=8";
+        let of = |name| {
+            let half = configured_as::<WarpgroupProducts>(text, Arch::SM_90, name).unwrap();
+            let plan = half.plan(&Target::new(Arch::SM_90, 132));
+            (half.of_group, plan.launches[0].entry, plan.launches[0].grid[0])
+        };
+        assert_eq!(of("products_16"), (16, "peak_wgmma_128", 132));
+        assert_eq!(of("columns_256"), (4, "peak_wgmma_256", 66));
+        assert_eq!(of("columns_128"), (4, "peak_wgmma_128", 132));
     }
 
     #[test]

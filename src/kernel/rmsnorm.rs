@@ -20,10 +20,9 @@ const WARP: u32 = 32;
 const THREADS: u32 = 128;
 /// Most threads of a block, and of a token.
 const MOST_THREADS: u32 = 1024;
-/// Threads of an SM, and with a residual, when each has twice as many bytes in flight:
-/// four or eight vectors of 16 bytes, so that there are 72 or 96 KiB in all. They leave
-/// 56 and 80 registers, enough for these and as many weights.
-const SM_THREADS: [u32; 2] = [1152, 768];
+/// Threads of an SM, with four vectors of 16 bytes in flight each: 72 KiB in all. They leave
+/// 56 registers, enough for these and as many weights.
+const SM_THREADS: u32 = 1152;
 /// The kernel counts tokens in 31 bits, as a grid does.
 const MAX_TOKENS: u64 = 1 << 31;
 
@@ -53,11 +52,16 @@ pub(super) struct NormalizeTokens {
     row_threads: u32,
     /// Threads of a block.
     threads: u32,
+    /// Most vectors of a token that a thread has.
+    of_thread: u32,
+    /// Threads that an SM must hold at least.
+    sm_threads: u32,
 }
 
-/// Threads of a token of so many vectors: a part of a warp that divides it, or whole warps.
-const fn row_threads(vectors: u32) -> u32 {
-    let needed = vectors.div_ceil(VECTORS);
+/// Threads of a token of so many vectors, of which each has up to `of_thread`: a part of a
+/// warp that divides it, or whole warps.
+const fn row_threads(vectors: u32, of_thread: u32) -> u32 {
+    let needed = vectors.div_ceil(of_thread);
     if needed <= WARP { needed.next_power_of_two() } else { needed.next_multiple_of(WARP) }
 }
 
@@ -66,9 +70,19 @@ impl HostHalf for NormalizeTokens {
     const NAME: &'static str = "rmsnorm";
     const SOURCE: &'static str = include_str!("../../kernels/rmsnorm.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // More threads for a token have fewer steps each, which counts where there are few
+        // tokens; fewer add less across warps. All of them leave registers for as many vectors.
+        Configuration::new("vectors_1", &[("vectors", 1), ("sm_threads", 1536)]),
+        Configuration::new("vectors_2", &[("vectors", 2), ("sm_threads", 1536)]),
+        Configuration::new("vectors_8", &[("vectors", 8), ("sm_threads", 512)]),
+        // Blocks of more and of fewer narrow tokens.
+        Configuration::new("threads_256", &[("threads", 256)]),
+        Configuration::new("threads_64", &[("threads", 64)]),
+    ];
 
-    fn configure(p: &RmsNorm, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &RmsNorm, _: Arch, choice: &Configuration) -> Result<Self, Refusal> {
+        let of_thread = choice.or("vectors", VECTORS);
         let RmsNorm { m, n, dtype, .. } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!("tokens in 16 or 32 bits, not dtype = {dtype}; use bf16"))
@@ -80,7 +94,7 @@ impl HostHalf for NormalizeTokens {
                  of {of_vector}"
             )
         })?;
-        let widest = of_vector * u64::from(VECTORS * MOST_THREADS);
+        let widest = of_vector * u64::from(of_thread * MOST_THREADS);
         refuse_unless(n <= widest, || {
             format!(
                 "tokens that fit the registers of a block, not n = {n} in {dtype}; use at \
@@ -91,18 +105,27 @@ impl HostHalf for NormalizeTokens {
             format!("fewer than {MAX_TOKENS} tokens, not m = {m}; use a smaller m")
         })?;
         let vectors = (n / of_vector) as u32;
-        let row_threads = row_threads(vectors);
-        let threads = (THREADS / row_threads).max(1) * row_threads;
-        Ok(NormalizeTokens { p: *p, element, vectors, row_threads, threads })
+        let row_threads = row_threads(vectors, of_thread);
+        let most_threads = choice.or("threads", THREADS);
+        // With a residual each has twice as many bytes in flight, and 80 registers: 96 KiB.
+        let all = choice.or("sm_threads", SM_THREADS);
+        Ok(NormalizeTokens {
+            p: *p,
+            element,
+            vectors,
+            row_threads,
+            threads: (most_threads / row_threads).max(1) * row_threads,
+            of_thread,
+            sm_threads: if p.residual { all * 2 / 3 } else { all },
+        })
     }
 
     fn defines(&self) -> Defines {
-        let sm_threads = SM_THREADS[usize::from(self.p.residual)];
         Defines::new()
             .with("THREADS", self.threads)
-            .with("BLOCKS_PER_SM", (sm_threads / self.threads).max(1))
+            .with("BLOCKS_PER_SM", (self.sm_threads / self.threads).max(1))
             .with("ROW_THREADS", self.row_threads)
-            .with("VECTORS", VECTORS)
+            .with("VECTORS", self.of_thread)
             .with("RESIDUAL", u8::from(self.p.residual))
             .with(self.element, 1)
     }
@@ -143,7 +166,9 @@ impl HostHalf for NormalizeTokens {
 mod tests {
     use super::super::tests::bytes_in_flight_per_sm;
     use super::*;
-    use crate::kernel::contract::testing::{configured, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, options, options_as, plan, refusal, refusal_as,
+    };
     use crate::kernel::{Bound, Kernel};
     use crate::op::Problem;
 
@@ -176,7 +201,7 @@ mod tests {
     #[test]
     fn threads_cover_a_token() {
         for vectors in 1..=4096 {
-            let threads = row_threads(vectors);
+            let threads = row_threads(vectors, VECTORS);
             assert!(VECTORS * threads >= vectors && threads <= MOST_THREADS, "{vectors}");
             let fits = if threads <= WARP { WARP % threads } else { threads % WARP };
             assert_eq!(fits, 0, "{vectors}");
@@ -194,6 +219,23 @@ mod tests {
                 format!("{expected} -DVECTORS=4 -DRESIDUAL=0 -DELEMENT_BF16=1")
             );
         }
+    }
+
+    #[test]
+    fn configurations_divide_tokens_otherwise() {
+        for (name, n, expected) in [
+            ("vectors_1", 4096, "-DTHREADS=512 -DBLOCKS_PER_SM=3 -DROW_THREADS=512"),
+            ("vectors_2", 4096, "-DTHREADS=256 -DBLOCKS_PER_SM=6 -DROW_THREADS=256"),
+            ("vectors_8", 16384, "-DTHREADS=256 -DBLOCKS_PER_SM=2 -DROW_THREADS=256"),
+            ("threads_256", 1024, "-DTHREADS=256 -DBLOCKS_PER_SM=4 -DROW_THREADS=32"),
+        ] {
+            let text = format!("rmsnorm:m=9,n={n},dtype=bf16");
+            let found = options_as::<NormalizeTokens>(&text, Arch::SM_90, name);
+            assert!(found.starts_with(expected), "{name}: {found}");
+        }
+        let wide = "rmsnorm:m=9,n=16384,dtype=bf16";
+        let why = refusal_as::<NormalizeTokens>(wide, Arch::SM_90, "vectors_1");
+        assert!(why.contains("use at most 8192"), "{why}");
     }
 
     /// Twice what the latency of DRAM takes, for hidden sizes of models: see the test of

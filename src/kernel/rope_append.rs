@@ -21,7 +21,7 @@ const SM_THREADS: u32 = 1024;
 /// Bytes of one access.
 const VECTOR_BYTES: u64 = 16;
 /// Heads of a thread.
-const HEADS: u64 = 2;
+const HEADS: u32 = 2;
 /// The kernel counts threads, tokens and what it divides by in 31 bits.
 const MAX_COUNT: u64 = 1 << 31;
 /// Name of the scratch buffer of frequencies.
@@ -62,6 +62,12 @@ pub(super) struct RotateAndAppend {
     groups: u32,
     /// Threads of a launch that have something to do.
     threads: u32,
+    /// Threads of a block.
+    block_threads: u32,
+    /// Heads of a thread.
+    heads: u32,
+    /// Threads that an SM must hold at least.
+    sm_threads: u32,
 }
 
 impl HostHalf for RotateAndAppend {
@@ -69,9 +75,17 @@ impl HostHalf for RotateAndAppend {
     const NAME: &'static str = "rope_append";
     const SOURCE: &'static str = include_str!("../../kernels/rope_append.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Small blocks spread the few requests of a decode step over more SMs.
+        Configuration::new("threads_64", &[("threads", 64)]),
+        Configuration::new("threads_256", &[("threads", 256)]),
+        // Twice as many threads, which make sines and cosines for one head.
+        Configuration::new("heads_1", &[("heads", 1)]),
+        // Half as many sines and cosines, and as many registers as four heads take.
+        Configuration::new("heads_4", &[("heads", 4), ("sm_threads", 512)]),
+    ];
 
-    fn configure(p: &RopeAppend, _: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &RopeAppend, _: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let RopeAppend { head_dim, dtype, .. } = *p;
         let element = element_or_f32(dtype).ok_or_else(|| {
             supports(format!(
@@ -87,7 +101,8 @@ impl HostHalf for RotateAndAppend {
                 2 * of_vector
             )
         })?;
-        let groups = p.heads().div_ceil(HEADS);
+        let heads = choice.or("heads", HEADS);
+        let groups = p.heads().div_ceil(heads.into());
         let threads = p.batch * groups * (head_dim / 2 / of_vector);
         for (name, value) in [
             ("tokens of a request", p.context),
@@ -101,14 +116,22 @@ impl HostHalf for RotateAndAppend {
                 )
             })?;
         }
-        let (groups, threads) = (groups as u32, threads as u32);
-        Ok(RotateAndAppend { p: *p, element, groups, threads })
+        Ok(RotateAndAppend {
+            p: *p,
+            element,
+            groups: groups as u32,
+            threads: threads as u32,
+            block_threads: choice.or("threads", THREADS),
+            heads,
+            sm_threads: choice.or("sm_threads", SM_THREADS),
+        })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("THREADS", THREADS)
-            .with("BLOCKS_PER_SM", SM_THREADS / THREADS)
+            .with("THREADS", self.block_threads)
+            .with("BLOCKS_PER_SM", self.sm_threads / self.block_threads)
+            .with("HEADS", self.heads)
             .with("HEAD_DIM", self.p.head_dim)
             .with("PAGE_SIZE", self.p.paging().0)
             .with("TOKEN_FIRST", u8::from(self.p.layout.is_token_first()))
@@ -117,7 +140,7 @@ impl HostHalf for RotateAndAppend {
     }
 
     fn plan(&self, _: &Target) -> Plan {
-        let RotateAndAppend { p, groups, threads, .. } = *self;
+        let RotateAndAppend { p, groups, threads, block_threads, heads, .. } = *self;
         let params = Params::of(move |bound| RopeParams {
             qkv: bound.tensor("qkv"),
             page_table: bound.tensor("page_table"),
@@ -135,8 +158,13 @@ impl HostHalf for RotateAndAppend {
         });
         let frequencies = Scratch::of(TURNS, &turns(&p));
         let launch = Launch {
-            bytes_in_flight: u64::from(THREADS) * 2 * HEADS * VECTOR_BYTES,
-            ..Launch::new("rope_append", threads.div_ceil(THREADS), THREADS, params)
+            bytes_in_flight: u64::from(block_threads * 2 * heads) * VECTOR_BYTES,
+            ..Launch::new(
+                "rope_append",
+                threads.div_ceil(block_threads),
+                block_threads,
+                params,
+            )
         };
         Plan {
             extra_bytes: Some(frequencies.bytes()),
@@ -152,7 +180,9 @@ mod tests {
 
     use super::*;
     use crate::kernel::Bound;
-    use crate::kernel::contract::testing::{operation, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured_as, operation, options, plan, refusal,
+    };
     use crate::op::Problem;
 
     fn problem(rest: &str) -> String {
@@ -190,9 +220,26 @@ mod tests {
         ] {
             let text = problem(&format!("head_dim=80,dtype=f32,{rest}"));
             let found = options::<RotateAndAppend>(&text, Arch::SM_90);
-            let sizes = "-DTHREADS=128 -DBLOCKS_PER_SM=8 -DHEAD_DIM=80";
+            let sizes = "-DTHREADS=128 -DBLOCKS_PER_SM=8 -DHEADS=2 -DHEAD_DIM=80";
             assert_eq!(found, format!("{sizes} {expected} -DELEMENT_F32=1"));
         }
+    }
+
+    #[test]
+    fn configurations_divide_heads_otherwise() {
+        let text = problem("head_dim=128,dtype=bf16,layout=paged16");
+        let of = |name, macros: &str| {
+            let half = configured_as::<RotateAndAppend>(&text, Arch::SM_90, name).unwrap();
+            let found = half.defines().options().join(" ");
+            assert!(found.starts_with(macros), "{found}");
+            let launch = half.plan(&Target::new(Arch::SM_90, 132)).launches.remove(0);
+            (half.groups, launch.grid[0], launch.bytes_in_flight)
+        };
+        // 48 heads of 8 threads each, for two requests.
+        let one = of("heads_1", "-DTHREADS=128 -DBLOCKS_PER_SM=8 -DHEADS=1");
+        let four = of("heads_4", "-DTHREADS=128 -DBLOCKS_PER_SM=4 -DHEADS=4");
+        let small = of("threads_64", "-DTHREADS=64 -DBLOCKS_PER_SM=16 -DHEADS=2");
+        assert_eq!([one, four, small], [(48, 6, 4096), (12, 2, 16384), (24, 6, 4096)]);
     }
 
     /// What the kernel takes the sine and cosine of, as it makes it, against the angle in

@@ -64,7 +64,7 @@ impl HostHalf for VectorStream {
         Configuration::new("looped", &[("one_tile", 0)]),
         Configuration::new(
             "looped_short",
-            &[("one_tile", 0), ("unroll", 4), ("blocks", 4)],
+            &[("one_tile", 0), ("unroll", 4), ("blocks", 3)],
         ),
         Configuration::new("one_tile", &[("one_tile", 1)]),
         Configuration::new("one_tile_1024", &[("one_tile", 1), ("threads", 1024)]),

@@ -12,15 +12,13 @@ use crate::toolchain::{Arch, Defines, Target};
 
 /// Warps that sum what one more warp copies.
 const READER_WARPS: u32 = 8;
-/// Threads of a block.
-const THREADS: u32 = 32 * (READER_WARPS + 1);
 /// Blocks that share an SM: one has all of its shared memory.
 const BLOCKS_PER_SM: u32 = 1;
 /// Bytes of one copy, a stage of the ring: large enough that one thread can issue
 /// copies fast enough, small enough that blocks end together.
 const STAGE_BYTES: u32 = 16 << 10;
-/// Most stages; 176 KiB in flight are six times what DRAM's latency needs.
-const MAX_STAGES: u32 = 12;
+/// Most bytes of a ring; 176 KiB in flight are six times what DRAM's latency needs.
+const MAX_RING_BYTES: u32 = 192 << 10;
 /// Shared memory that the kernel declares itself, at most.
 const STATIC_SHARED_BYTES: u32 = 1024;
 
@@ -46,6 +44,12 @@ pub(super) struct BulkStream {
     stages: u32,
     /// Stages that the entry uses.
     used_stages: u32,
+    /// Bytes of a stage.
+    stage_bytes: u32,
+    /// Threads of a block: warps that sum, and one that copies.
+    threads: u32,
+    /// Blocks that share an SM.
+    blocks_per_sm: u32,
 }
 
 impl HostHalf for BulkStream {
@@ -53,15 +57,34 @@ impl HostHalf for BulkStream {
     const NAME: &'static str = "stream_bulk";
     const SOURCE: &'static str = include_str!("../../kernels/stream_bulk.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        // Fewer bytes in flight compete less for a DRAM that is not far away.
+        Configuration::new("stages_5", &[("stages", 5)]),
+        // Smaller copies divide few bytes more evenly, larger ones are fewer to start.
+        Configuration::new("stage_8k", &[("stage_bytes", 8 << 10)]),
+        Configuration::new("stage_32k", &[("stage_bytes", 32 << 10)]),
+        Configuration::new("readers_4", &[("reader_warps", 4)]),
+        Configuration::new("readers_16", &[("reader_warps", 16)]),
+        // Two threads of an SM start copies.
+        Configuration::new("blocks_2", &[("blocks_per_sm", 2), ("reader_warps", 4)]),
+    ];
 
-    fn configure(p: &Stream, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &Stream, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         refuse_unless(arch >= Arch::SM_90, || {
             format!("sm_90 and later, which have bulk copies, not {arch}; use `stream`")
         })?;
+        let blocks_per_sm = choice.or("blocks_per_sm", BLOCKS_PER_SM);
+        let stage_bytes = choice.or("stage_bytes", STAGE_BYTES);
         let shared_bytes =
-            arch.limits().shared_bytes_of_block(BLOCKS_PER_SM) - STATIC_SHARED_BYTES;
-        let stages = (shared_bytes / STAGE_BYTES).min(MAX_STAGES);
+            arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
+        let most = shared_bytes.min(MAX_RING_BYTES) / stage_bytes;
+        let stages = choice.or("stages", most);
+        refuse_unless((2..=most).contains(&stages), || {
+            format!(
+                "2 to {most} stages of {stage_bytes} bytes on {arch}, not {stages}; use the \
+                 default configuration"
+            )
+        })?;
         let (entry, bytes, used_stages) = match p.access {
             Access::Read => ("stream_bulk_read", p.bytes, stages),
             Access::Write => ("stream_bulk_write", p.bytes, 1),
@@ -73,21 +96,30 @@ impl HostHalf for BulkStream {
                 ));
             }
         };
-        Ok(BulkStream { entry, bytes, stages, used_stages })
+        let threads = 32 * (choice.or("reader_warps", READER_WARPS) + 1);
+        Ok(BulkStream {
+            entry,
+            bytes,
+            stages,
+            used_stages,
+            stage_bytes,
+            threads,
+            blocks_per_sm,
+        })
     }
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("THREADS", THREADS)
-            .with("BLOCKS_PER_SM", BLOCKS_PER_SM)
+            .with("THREADS", self.threads)
+            .with("BLOCKS_PER_SM", self.blocks_per_sm)
             .with("STAGES", self.stages)
-            .with("STAGE_BYTES", STAGE_BYTES)
+            .with("STAGE_BYTES", self.stage_bytes)
     }
 
     fn plan(&self, target: &Target) -> Plan {
         let bytes = self.bytes;
-        let resident = u64::from(target.sms * BLOCKS_PER_SM);
-        let blocks = bytes.div_ceil(STAGE_BYTES.into()).clamp(1, resident) as u32;
+        let resident = u64::from(target.sms * self.blocks_per_sm);
+        let blocks = bytes.div_ceil(self.stage_bytes.into()).clamp(1, resident) as u32;
         let params = Params::of(move |bound| StreamBulkParams {
             source: bound.tensor_or_null("source"),
             target: bound.tensor_or_null("target"),
@@ -100,10 +132,10 @@ impl HostHalf for BulkStream {
         Plan {
             scratch: vec![Scratch::zeros("progress", 8)],
             ..Plan::of(Launch {
-                shared_bytes: self.used_stages * STAGE_BYTES,
+                shared_bytes: self.used_stages * self.stage_bytes,
                 // A stage is being read, or its copy awaited.
-                bytes_in_flight: u64::from((self.stages - 1) * STAGE_BYTES),
-                ..Launch::new(self.entry, blocks, THREADS, params)
+                bytes_in_flight: u64::from((self.stages - 1) * self.stage_bytes),
+                ..Launch::new(self.entry, blocks, self.threads, params)
             })
         }
     }
@@ -112,7 +144,7 @@ impl HostHalf for BulkStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::contract::testing::{configured, plan, refusal};
+    use crate::kernel::contract::testing::{configured, configured_as, plan, refusal};
     use crate::kernel::{Bound, Kernel};
 
     fn stream(access: Access, bytes: u64) -> String {
@@ -133,6 +165,24 @@ mod tests {
             configured::<BulkStream>(&stream(Access::Read, 384), arch).unwrap().stages
         };
         assert_eq!((stages(Arch::SM_90), stages(Arch::SM_120)), (12, 6));
+    }
+
+    #[test]
+    fn configurations_cut_the_ring_otherwise() {
+        let read = stream(Access::Read, 1 << 30);
+        let target = Target::new(Arch::SM_90, 132);
+        let launch = |name, macros: &str| {
+            let half = configured_as::<BulkStream>(&read, Arch::SM_90, name).unwrap();
+            assert_eq!(half.defines().options().join(" "), macros);
+            let launch = half.plan(&target).launches.remove(0);
+            (launch.grid[0], launch.shared_bytes, launch.bytes_in_flight)
+        };
+        let small = "-DTHREADS=288 -DBLOCKS_PER_SM=1 -DSTAGES=24 -DSTAGE_BYTES=8192";
+        assert_eq!(launch("stage_8k", small), (132, 192 << 10, 23 << 13));
+        let two = "-DTHREADS=160 -DBLOCKS_PER_SM=2 -DSTAGES=7 -DSTAGE_BYTES=16384";
+        assert_eq!(launch("blocks_2", two), (264, 7 << 14, 6 << 14));
+        let why = configured_as::<BulkStream>(&read, Arch::SM_120, "blocks_2").err();
+        assert_eq!(why, None, "two stages of each block fit");
     }
 
     #[test]

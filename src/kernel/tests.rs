@@ -160,6 +160,43 @@ fn memory_bound_points() -> Vec<String> {
     points
 }
 
+/// Some of each shape that decides how kernels are compiled that memory does not bind.
+fn compute_bound_points() -> Vec<String> {
+    let mut points = Vec::new();
+    let scales = [
+        "dtype=bf16",
+        "dtype=bf16,a_dtype=fp8_e4m3_token,w_dtype=fp8_e4m3",
+        "dtype=bf16,a_dtype=int8_token,w_dtype=int8",
+    ];
+    for formats in scales {
+        for m in [64, 128, 256, 512, 1000, 8192] {
+            points.push(format!("gemm:m={m},n=4096,k=4096,{formats}"));
+        }
+        for (tokens, experts) in [(64, 8), (512, 64), (4096, 8)] {
+            points.push(format!(
+                "moe_gemm:tokens={tokens},experts={experts},top_k=2,n=2048,k=4096,{formats},\
+                 routing=zipf,rows=contiguous,inputs=per_expert"
+            ));
+        }
+    }
+    points.push("rmsnorm:m=64,n=128,dtype=bf16".to_owned());
+    for widths in
+        ["head_dim=64", "head_dim=128", "head_dim=192,v_head_dim=128", "head_dim=256"]
+    {
+        for rest in ["new_tokens=64", "new_tokens=8192", "new_tokens=8192,causal=false"] {
+            points.push(format!(
+                "prefill_attention:batch=2,{rest},q_heads=32,kv_heads=8,{widths},dtype=bf16"
+            ));
+        }
+    }
+    for unit in ["unit=fma,dtype=f32", "unit=tensor,dtype=bf16"] {
+        points.extend(
+            [77, 8448, 67584].map(|lanes| format!("peak:{unit},lanes={lanes},steps=1024")),
+        );
+    }
+    points
+}
+
 #[test]
 fn tiles_in_flight_are_counted_for_every_kernel() {
     let target = Target::new(Arch::SM_90, 132);
@@ -249,9 +286,14 @@ fn schemes_without_a_kernel_are_refused() {
     }
 }
 
-/// What a plan is, without the parameters of its launches.
-fn outline(configured: &Configured) -> String {
+/// What a plan is, with the parameters of its launches.
+fn outline(configured: &Configured, problem: &Problem) -> String {
     let plan = configured.plan(&Target::new(configured.arch, configured.arch.usual_sms()));
+    let tensors = problem.tensors();
+    let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(1..));
+    let addresses: Vec<u64> = plan.all_scratch().zip(100..).map(|(_, at)| at).collect();
+    let encode = |_: &_| Ok::<_, Refusal>(EncodedTensorMap([0; 128]));
+    let params = plan.params(bound, &addresses, encode).unwrap();
     let launch = |launch: &Launch| {
         (
             launch.entry,
@@ -264,7 +306,8 @@ fn outline(configured: &Configured) -> String {
     let launches: Vec<_> = plan.launches.iter().map(launch).collect();
     let scratch: Vec<_> =
         plan.scratch.iter().map(|s| (s.name, s.content.clone())).collect();
-    format!("{} {launches:?} {scratch:?} {:?}", configured.defines, plan.extra_bytes)
+    let defines = &configured.defines;
+    format!("{defines} {launches:?} {scratch:?} {:?} {params:?}", plan.extra_bytes)
 }
 
 /// A parameter that a host half does not read would make a configuration that is the default
@@ -284,6 +327,7 @@ fn every_configuration_is_another_way_to_run_some_problem() {
     });
     let problems: Vec<Problem> = memory_bound_points()
         .iter()
+        .chain(&compute_bound_points())
         .chain(&short)
         .chain(latents.as_flattened())
         .map(|text| text.parse().unwrap())
@@ -300,9 +344,10 @@ fn every_configuration_is_another_way_to_run_some_problem() {
             assert_eq!(different.len(), configuration.parameters.len(), "{spelled}");
             let of_kernel = problems.iter().filter(|problem| problem.op() == kernel.op);
             let ways = of_kernel.filter_map(|problem| {
-                kernel.configure_as(problem, Arch::SM_90, configuration).ok()
+                let found = kernel.configure_as(problem, Arch::SM_90, configuration);
+                found.ok().map(|configured| outline(&configured, problem))
             });
-            let ways: Vec<String> = ways.map(|configured| outline(&configured)).collect();
+            let ways: Vec<String> = ways.collect();
             assert!(!configuration.is_default() || name == "default");
             if kernel.configurations().count() > 1 {
                 assert!(!ways.is_empty(), "{spelled} runs no problem");
@@ -318,7 +363,8 @@ fn a_configuration_is_found_by_its_name_or_refused_with_those_that_there_are() {
     let asked = |name| Kernel::asked_for(name, &problem, Arch::SM_90);
     let default = asked("stream.default").unwrap();
     assert_eq!(default.configuration, Configuration::DEFAULT);
-    assert_eq!(outline(&default), outline(&asked("stream").unwrap()));
+    let other = asked("stream").unwrap();
+    assert_eq!(outline(&default, &problem), outline(&other, &problem));
     let why = asked("stream.no_such").unwrap_err().0;
     assert!(why.contains("no configuration `no_such`; it has default"), "{why}");
 }

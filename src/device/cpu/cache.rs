@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::contract::InputBytes;
+use crate::kernel::Configuration;
 use crate::op::{KvLayout, KvRead, PageOrder};
 
 /// The geometry of a key and value cache.
@@ -120,13 +121,13 @@ pub struct CacheSplit {
 }
 
 impl CacheSplit {
-    /// Splits only where requests and heads alone would leave threads idle:
-    /// four parts a thread even out their speeds, and a part of less than 256
-    /// tokens is not worth its overhead.
-    pub fn new(p: &KvRead, threads: usize) -> Self {
+    /// Splits only where requests and heads alone would leave threads idle: four parts a
+    /// thread, or as many as `parts` of the configuration says, even out their speeds, and a
+    /// part of less than 256 tokens is not worth its overhead.
+    pub fn new(p: &KvRead, threads: usize, choice: &Configuration) -> Self {
         let pairs = (p.batch * p.kv_heads) as usize;
         let context = p.context as usize;
-        let wanted = (4 * threads).div_ceil(pairs);
+        let wanted = (choice.or("parts", 4) as usize * threads).div_ceil(pairs);
         let splits = wanted.min(context.div_ceil(256));
         CacheSplit { p: *p, kv_heads: p.kv_heads as usize, pairs, splits }
     }

@@ -12,14 +12,22 @@ use rayon::prelude::*;
 use super::cache::{Cache, CacheSplit};
 use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::simd::{
-    Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows, take_out, widen,
+    Ahead, Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows,
+    take_out, widen,
 };
 use crate::device::Refusal;
+use crate::kernel::Configuration;
 use crate::multiversion::multiversioned;
 use crate::op::{DecodeAttention, Op};
 
-/// Tokens in a block: keys and values of 128 16-bit elements are 32 KiB.
-const BLOCK: usize = 32;
+/// Tokens in a block: keys and values of 128 16-bit elements are 16 KiB.
+const TOKENS: u32 = 32;
+
+/// Most tokens in a block of any configuration.
+const MAX_TOKENS: usize = 128;
+
+/// Tokens between the one that is worked on and the one that is fetched.
+const AHEAD: u32 = 24;
 
 /// Most query heads that the inner loops take at once.
 const MAX_ROWS: usize = 8;
@@ -28,14 +36,30 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_decode_attention",
     op: Op::DecodeAttention,
     sources: &[include_str!("decode_attention.rs")],
-    configurations: &[],
-    configure: |problem, _| {
+    configurations: &[
+        Configuration::new("blocks_of_16", &[("tokens", 16)]),
+        Configuration::new("blocks_of_64", &[("tokens", 64)]),
+        Configuration::new("blocks_of_128", &[("tokens", 128)]),
+        Configuration::new("ahead_8", &[("ahead", 8)]),
+        Configuration::new("ahead_16", &[("ahead", 16)]),
+        Configuration::new("ahead_48", &[("ahead", 48)]),
+        Configuration::new("blocks_of_64_ahead_48", &[("tokens", 64), ("ahead", 48)]),
+        Configuration::new("parts_1", &[("parts", 1)]),
+        Configuration::new("parts_16", &[("parts", 16)]),
+    ],
+    configure: |problem, choice| {
         configured(problem, |&p: &DecodeAttention| {
             let format = kv_format(p)?;
             Ok(Box::new(move |run| match format {
-                CpuFormat::F32 => Box::new(DecodeKernel::<f32>::new(p, run.threads)),
-                CpuFormat::Bf16 => Box::new(DecodeKernel::<bf16>::new(p, run.threads)),
-                CpuFormat::F16 => Box::new(DecodeKernel::<f16>::new(p, run.threads)),
+                CpuFormat::F32 => {
+                    Box::new(DecodeKernel::<f32>::new(p, choice, run.threads))
+                }
+                CpuFormat::Bf16 => {
+                    Box::new(DecodeKernel::<bf16>::new(p, choice, run.threads))
+                }
+                CpuFormat::F16 => {
+                    Box::new(DecodeKernel::<f16>::new(p, choice, run.threads))
+                }
             }))
         })
     },
@@ -57,7 +81,15 @@ fn kv_format(p: DecodeAttention) -> Result<CpuFormat, Refusal> {
 
 /// One block of tokens for some query heads: queries, keys, values, where the
 /// tokens start, head width, running state.
-type Attend<T> = fn(&[Lanes], &[T], &[T], &[usize], &[usize], usize, &mut State);
+type Attend<T> = fn(&[Lanes], &[T], &[T], &[usize], Next<'_>, usize, &mut State);
+
+/// The tokens of the next block, and how many tokens lie between the one that is worked on
+/// and the one that is fetched.
+#[derive(Clone, Copy)]
+struct Next<'a> {
+    offsets: &'a [usize],
+    distance: usize,
+}
 
 /// Running softmax of up to [`MAX_ROWS`] query heads.
 struct State {
@@ -67,6 +99,8 @@ struct State {
     sum: [f32; MAX_ROWS],
     /// Weighted sums of values, in the layout of [`arrange`].
     values: Vec<Lanes>,
+    /// Scores of a block of tokens.
+    scores: Vec<Lanes>,
 }
 
 /// What one thread works with: queries and state for each run of
@@ -84,6 +118,10 @@ struct DecodeKernel<T> {
     split: CacheSplit,
     /// Query heads that the inner loops take at once.
     rows: usize,
+    /// Tokens in a block.
+    tokens: usize,
+    /// Tokens that are fetched ahead.
+    ahead: usize,
     attend: Attend<T>,
     scratch: PerThread<Scratch>,
     /// Maximum, sum and values of every part and head, where contexts are
@@ -92,11 +130,11 @@ struct DecodeKernel<T> {
 }
 
 impl<T: Element> DecodeKernel<T> {
-    fn new(p: DecodeAttention, threads: usize) -> Self {
+    fn new(p: DecodeAttention, choice: &Configuration, threads: usize) -> Self {
         let group = p.group() as usize;
         let width = p.head_dim as usize;
         let rows = padded_rows(group);
-        let split = CacheSplit::new(&p.kv(), threads);
+        let split = CacheSplit::new(&p.kv(), threads, choice);
         let parts = if split.splits > 1 { split.items() } else { 0 };
         let lanes = chunks(width) * rows * 2;
         let scratch = || Scratch {
@@ -109,6 +147,8 @@ impl<T: Element> DecodeKernel<T> {
             cache: Cache::new(&p.kv()),
             split,
             rows,
+            tokens: choice.or("tokens", TOKENS) as usize,
+            ahead: choice.or("ahead", AHEAD) as usize,
             attend: match rows {
                 1 => attend::<T, 1, 16, 4>,
                 2 => attend::<T, 2, 8, 4>,
@@ -130,18 +170,19 @@ impl<T: Element> DecodeKernel<T> {
         let table = self.cache.page_table(inputs);
         self.load_queries(item / self.split.splits, inputs.get("q"), scratch);
         scratch.states.iter_mut().for_each(State::clear);
-        let blocks = tokens.clone().step_by(BLOCK);
-        let offsets_of = |start: usize, offsets: &mut [usize; BLOCK]| {
-            let block = start.min(tokens.end)..tokens.end.min(start + BLOCK);
+        let blocks = tokens.clone().step_by(self.tokens);
+        let offsets_of = |start: usize, offsets: &mut [usize; MAX_TOKENS]| {
+            let block = start.min(tokens.end)..tokens.end.min(start + self.tokens);
             self.cache.offsets(table, request, head, block, offsets)
         };
-        let (mut offsets, mut next) = ([0; BLOCK], [0; BLOCK]);
+        let (mut offsets, mut next) = ([0; MAX_TOKENS], [0; MAX_TOKENS]);
         let mut count = offsets_of(tokens.start, &mut offsets);
         for start in blocks {
-            let next_count = offsets_of(start + BLOCK, &mut next);
+            let next_count = offsets_of(start + self.tokens, &mut next);
             for (i, queries) in scratch.queries.iter().enumerate() {
                 // Only the first heads of a large group need to touch.
                 let next = if i == 0 { &next[..next_count] } else { &[] };
+                let next = Next { offsets: next, distance: self.ahead };
                 let (offsets, state) = (&offsets[..count], &mut scratch.states[i]);
                 (self.attend)(queries, keys, values, offsets, next, width, state);
             }
@@ -242,6 +283,7 @@ impl State {
             max: [f32::NEG_INFINITY; MAX_ROWS],
             sum: [0.0; MAX_ROWS],
             values: vec![Lanes::ZERO; lanes],
+            scores: vec![Lanes::ZERO; MAX_TOKENS * MAX_ROWS / 16],
         }
     }
 
@@ -259,13 +301,14 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
     keys: &[T],
     values: &[T],
     offsets: &[usize],
-    next: &[usize],
+    next: Next<'_>,
     width: usize,
     state: &mut State,
 ) {
-    let mut scores = [Lanes::ZERO; BLOCK * MAX_ROWS / 16];
-    let scores = &mut scores[..offsets.len().div_ceil(N)];
-    dots::<T, G, N>(queries, keys, offsets, (values, offsets), width, scores);
+    let Next { offsets: after, distance } = next;
+    let scores = &mut state.scores[..offsets.len().div_ceil(N)];
+    let then = Ahead { data: values, offsets, distance };
+    dots::<T, G, N>(queries, keys, offsets, then, width, scores);
     // Padding repeats the last token, which does not change the maximum.
     let max = highest::<G>(scores, &state.max);
     let mut scale = [0.0; G];
@@ -278,7 +321,8 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
         state.sum[g] = state.sum[g] * scale[g] + sums[g];
     }
     let weights = bytemuck::cast_slice(scores);
-    accumulate::<T, G, C>(weights, values, offsets, (keys, next), width, &scale, &mut state.values);
+    let then = Ahead { data: keys, offsets: after, distance };
+    accumulate::<T, G, C>(weights, values, offsets, then, width, &scale, &mut state.values);
 }
 }
 

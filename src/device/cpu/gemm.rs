@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::product::{Left, PANEL, multiply, pack, packed_len};
-use super::simd::{Element, Lanes, arrange, chunks, dots, padded_rows};
+use super::simd::{Ahead, Element, Lanes, arrange, chunks, dots, padded_rows};
 use crate::device::Refusal;
+use crate::kernel::Configuration;
 use crate::multiversion::multiversioned;
 use crate::op::{Gemm, Op};
 use crate::quant::Quant;
@@ -17,7 +18,7 @@ use crate::quant::Quant;
 const FEW_ROWS: u64 = 32;
 
 /// Rows of B that one piece of work of the streaming kernel takes.
-const BLOCK: usize = 64;
+const BLOCK: u32 = 64;
 
 /// Rows of B that stay in the second cache while all rows of A meet them.
 const STRIPE: usize = 16;
@@ -33,14 +34,19 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_gemm",
     op: Op::Gemm,
     sources: &[include_str!("gemm.rs")],
-    configurations: &[],
-    configure: |problem, _| {
+    configurations: &[
+        Configuration::new("rows_of_32", &[("rows", 32)]),
+        Configuration::new("rows_of_256", &[("rows", 256)]),
+        Configuration::new("ahead_4", &[("ahead", 4)]),
+        Configuration::new("ahead_16", &[("ahead", 16)]),
+    ],
+    configure: |problem, choice| {
         configured(problem, |&p: &Gemm| {
             let format = format(p)?;
             Ok(Box::new(move |run| match format {
-                CpuFormat::F32 => typed_kernel::<f32>(p, run.threads),
-                CpuFormat::Bf16 => typed_kernel::<bf16>(p, run.threads),
-                CpuFormat::F16 => typed_kernel::<f16>(p, run.threads),
+                CpuFormat::F32 => typed_kernel::<f32>(p, choice, run.threads),
+                CpuFormat::Bf16 => typed_kernel::<bf16>(p, choice, run.threads),
+                CpuFormat::F16 => typed_kernel::<f16>(p, choice, run.threads),
             }))
         })
     },
@@ -66,9 +72,13 @@ fn format(p: Gemm) -> Result<CpuFormat, Refusal> {
     Ok(format)
 }
 
-fn typed_kernel<T: Element>(p: Gemm, threads: usize) -> Box<dyn Kernel> {
+fn typed_kernel<T: Element>(
+    p: Gemm,
+    choice: &Configuration,
+    threads: usize,
+) -> Box<dyn Kernel> {
     if p.m <= FEW_ROWS {
-        Box::new(StreamB::<T>::new(p))
+        Box::new(StreamB::<T>::new(p, choice))
     } else {
         Box::new(Tiled::<T>::new(p, threads))
     }
@@ -76,13 +86,25 @@ fn typed_kernel<T: Element>(p: Gemm, threads: usize) -> Box<dyn Kernel> {
 
 /// Dot products of a block of rows of B, which start at the offsets, with all
 /// rows of A.
-type Dots<T> = fn(&[Lanes], &[T], &[usize], usize, &mut [Lanes]);
+type Dots<T> = fn(&[Lanes], &[T], &[usize], Next<'_>, usize, &mut [Lanes]);
+
+/// Rows of B that come next, and how many rows ahead is fetched.
+#[derive(Clone, Copy)]
+struct Next<'a> {
+    offsets: &'a [usize],
+    distance: usize,
+}
 
 /// The kernel for few rows.
 struct StreamB<T> {
     p: Gemm,
     /// Rows of A that the inner loop takes at once.
     rows: usize,
+    /// Rows of B that one piece of work takes.
+    block: usize,
+    /// Rows of B between the one that is worked on and the one that is fetched; 0 leaves
+    /// that to the CPU, for which rows are long enough.
+    ahead: usize,
     dots: Dots<T>,
     /// A, laid out for the inner loop, for each run of `rows` rows.
     a: Vec<Vec<Lanes>>,
@@ -92,13 +114,16 @@ struct StreamB<T> {
 }
 
 impl<T: Element> StreamB<T> {
-    fn new(p: Gemm) -> Self {
+    fn new(p: Gemm, choice: &Configuration) -> Self {
+        let block = choice.or("rows", BLOCK) as usize;
         let (m, n, k) = (p.m as usize, p.n as usize, p.k as usize);
         let rows = padded_rows(m);
         let runs = m.div_ceil(rows);
         StreamB {
             p,
             rows,
+            block,
+            ahead: choice.or("ahead", 0) as usize,
             dots: match rows {
                 1 => dots_of::<T, 1, 16>,
                 2 => dots_of::<T, 2, 8>,
@@ -107,7 +132,7 @@ impl<T: Element> StreamB<T> {
             },
             a: vec![vec![Lanes::ZERO; chunks(k) * rows * 2]; runs],
             row: vec![0.0; n.max(k)],
-            c: vec![Lanes::ZERO; n.div_ceil(BLOCK) * runs * BLOCK * rows / 16],
+            c: vec![Lanes::ZERO; n.div_ceil(block) * runs * block * rows / 16],
         }
     }
 
@@ -124,20 +149,24 @@ impl<T: Element> StreamB<T> {
     /// Multiplies with all of B.
     fn multiply(&mut self, b: &[T]) {
         let (n, k) = (self.p.n as usize, self.p.k as usize);
-        let (a, dots) = (&self.a, self.dots);
-        let run_lanes = BLOCK * self.rows / 16;
+        let (a, dots, rows) = (&self.a, self.dots, self.block);
+        let ahead = self.ahead;
+        let run_lanes = rows * self.rows / 16;
         let stripe_lanes = STRIPE * self.rows / 16;
         self.c.par_chunks_mut(a.len() * run_lanes).enumerate().for_each(|(block, c)| {
-            let end = n.min((block + 1) * BLOCK);
-            for (stripe, first) in (block * BLOCK..end).step_by(STRIPE).enumerate() {
-                let mut offsets = [0; STRIPE];
+            let end = n.min((block + 1) * rows);
+            for (stripe, first) in (block * rows..end).step_by(STRIPE).enumerate() {
+                let offsets: [usize; 2 * STRIPE] = std::array::from_fn(|i| (first + i) * k);
                 let count = STRIPE.min(end - first);
-                for (i, offset) in offsets[..count].iter_mut().enumerate() {
-                    *offset = (first + i) * k;
-                }
-                for (a, c) in a.iter().zip(c.chunks_exact_mut(run_lanes)) {
+                let known = (2 * STRIPE).min(end - first);
+                for (i, (a, c)) in a.iter().zip(c.chunks_exact_mut(run_lanes)).enumerate() {
                     let c = &mut c[stripe * stripe_lanes..];
-                    dots(a, b, &offsets[..count], k, c);
+                    // Rows of A after the first find those of B in a cache.
+                    let next = match i == 0 && ahead > 0 {
+                        true => Next { offsets: &offsets[count..known], distance: ahead },
+                        false => Next { offsets: &[], distance: STRIPE },
+                    };
+                    dots(a, b, &offsets[..count], next, k, c);
                 }
             }
         });
@@ -147,11 +176,11 @@ impl<T: Element> StreamB<T> {
     fn store(&mut self, output: &mut [T]) {
         let n = self.p.n as usize;
         let c: &[f32] = bytemuck::cast_slice(&self.c);
-        let run_len = BLOCK * self.rows;
+        let run_len = self.block * self.rows;
         for (index, out) in output.chunks_exact_mut(n).enumerate() {
             let (run, row) = (index / self.rows, index % self.rows);
             let blocks = c.chunks_exact(self.a.len() * run_len);
-            for (block, to) in blocks.zip(self.row[..n].chunks_mut(BLOCK)) {
+            for (block, to) in blocks.zip(self.row[..n].chunks_mut(self.block)) {
                 let columns = block[run * run_len..].chunks_exact(self.rows);
                 for (x, column) in to.iter_mut().zip(columns) {
                     *x = column[row];
@@ -175,10 +204,12 @@ fn dots_of<T: Element, const G: usize, const N: usize>(
     a: &[Lanes],
     b: &[T],
     offsets: &[usize],
+    next: Next<'_>,
     width: usize,
     to: &mut [Lanes],
 ) {
-    dots::<T, G, N>(a, b, offsets, (b, &[]), width, to);
+    let then = Ahead { data: b, offsets: next.offsets, distance: next.distance };
+    dots::<T, G, N>(a, b, offsets, then, width, to);
 }
 }
 

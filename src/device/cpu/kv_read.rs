@@ -7,17 +7,23 @@ use super::cache::{Cache, CacheSplit};
 use super::contract::{CpuKernel, InputBytes, Kernel, configured};
 use super::simd::sum_words;
 use crate::device::Refusal;
+use crate::kernel::Configuration;
 use crate::op::{KvRead, Op};
 
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_kv_read",
     op: Op::KvRead,
     sources: &[include_str!("kv_read.rs")],
-    configurations: &[],
-    configure: |problem, _| {
+    configurations: &[
+        Configuration::new("blocks_of_64", &[("tokens", 64)]),
+        Configuration::new("blocks_of_1024", &[("tokens", 1024)]),
+        Configuration::new("parts_1", &[("parts", 1)]),
+        Configuration::new("parts_16", &[("parts", 16)]),
+    ],
+    configure: |problem, choice| {
         configured(problem, |&p: &KvRead| {
             refuse(p)?;
-            Ok(Box::new(move |run| Box::new(KvReadKernel::new(p, run.threads))))
+            Ok(Box::new(move |run| Box::new(KvReadKernel::new(p, choice, run.threads))))
         })
     },
 };
@@ -35,24 +41,27 @@ fn refuse(p: KvRead) -> Result<(), Refusal> {
 }
 
 /// Tokens whose keys are read before their values.
-const BLOCK: usize = 256;
+const TOKENS: u32 = 256;
 
 /// Sums keys and values, divided over requests, heads and context.
 struct KvReadKernel {
     cache: Cache,
     split: CacheSplit,
     token_bytes: usize,
+    /// Tokens whose keys are read before their values.
+    block: usize,
     sums: Vec<u32>,
 }
 
 impl KvReadKernel {
     /// A kernel for `p`, whose rows are whole words.
-    fn new(p: KvRead, threads: usize) -> Self {
-        let split = CacheSplit::new(&p, threads);
+    fn new(p: KvRead, choice: &Configuration, threads: usize) -> Self {
+        let split = CacheSplit::new(&p, threads, choice);
         KvReadKernel {
             cache: Cache::new(&p),
             split,
             token_bytes: (p.head_dim * p.dtype.bytes()) as usize,
+            block: choice.or("tokens", TOKENS) as usize,
             sums: vec![0; split.items()],
         }
     }
@@ -60,14 +69,14 @@ impl KvReadKernel {
 
 impl Kernel for KvReadKernel {
     fn run(&mut self, _slot: usize, inputs: &InputBytes, output: &mut [u8]) {
-        let KvReadKernel { cache, split, token_bytes, ref mut sums } = *self;
+        let KvReadKernel { cache, split, token_bytes, block, ref mut sums } = *self;
         let table = cache.page_table(inputs);
         let element_bytes = token_bytes / cache.head_dim();
         sums.par_iter_mut().enumerate().for_each(|(item, sum)| {
             let (request, head, tokens) = split.item(item);
             *sum = 0;
-            for start in tokens.clone().step_by(BLOCK) {
-                let block = start..tokens.end.min(start + BLOCK);
+            for start in tokens.clone().step_by(block) {
+                let block = start..tokens.end.min(start + block);
                 for tensor in [inputs.get("k"), inputs.get("v")] {
                     for (first, count) in cache.runs(table, request, head, block.clone()) {
                         let bytes = &tensor[first * element_bytes..][..count * token_bytes];

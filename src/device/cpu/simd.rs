@@ -18,8 +18,17 @@ use crate::multiversion::multiversioned;
 /// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
 const ROWS: usize = 16;
 
-/// Rows of a matrix: its elements, and where each row starts.
-pub type Rows<'a, T> = (&'a [T], &'a [usize]);
+/// What is fetched while rows are worked on.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a, T> {
+    /// The elements of the rows that come after those that are worked on.
+    pub data: &'a [T],
+    /// Where each of them starts.
+    pub offsets: &'a [usize],
+    /// How many rows lie between the one that is worked on and the one that is fetched: too
+    /// few do not cover the latency of DRAM, too many push each other out of the first cache.
+    pub distance: usize,
+}
 
 /// Elements that one step of an inner loop takes from a row.
 pub const CHUNK: usize = 32;
@@ -332,7 +341,7 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
     left: &[Lanes],
     data: &[T],
     offsets: &[usize],
-    then: Rows<'_, T>,
+    then: Ahead<'_, T>,
     width: usize,
     to: &mut [Lanes],
 ) {
@@ -413,25 +422,21 @@ fn multiply_tail<T: Element, const G: usize, const N: usize>(
     }
 }
 
-/// How many rows lie between the one that is worked on and the one that is
-/// fetched. Found by measuring 8 to 32 on an AVX-512 server: too few do not
-/// cover the latency of DRAM, too many push each other out of the first cache.
-const AHEAD: usize = 24;
-
 /// The row to fetch while row `index` of those at `offsets` in `data` is worked
 /// on: one of the same, past their end one of those that come `then`.
 #[inline(always)]
 fn upcoming<'a, T>(
     data: &'a [T],
     offsets: &[usize],
-    then: Rows<'a, T>,
+    then: Ahead<'a, T>,
     index: usize,
 ) -> (&'a [T], usize) {
-    if let Some(&offset) = offsets.get(index + AHEAD) {
+    let at = index + then.distance;
+    if let Some(&offset) = offsets.get(at) {
         return (data, offset);
     }
-    match then.1.get(index + AHEAD - offsets.len()) {
-        Some(&offset) => (then.0, offset),
+    match then.offsets.get(at - offsets.len()) {
+        Some(&offset) => (then.data, offset),
         // Nothing follows: a row that is there already.
         None => (data, offsets[0]),
     }
@@ -457,7 +462,7 @@ pub fn accumulate<T: Element, const G: usize, const C: usize>(
     weights: &[f32],
     data: &[T],
     offsets: &[usize],
-    then: Rows<'_, T>,
+    then: Ahead<'_, T>,
     width: usize,
     scale: &[f32; G],
     sums: &mut [Lanes],
@@ -514,7 +519,7 @@ fn accumulate_tail<T: Element, const G: usize>(
 fn accumulate_chunks<T: Element, const G: usize, const C: usize>(
     weights: &[[f32; G]],
     data: &[T],
-    (offsets, all, then, base): (&[usize], &[usize], Rows<'_, T>, usize),
+    (offsets, all, then, base): (&[usize], &[usize], Ahead<'_, T>, usize),
     first: usize,
     scale: &[f32; G],
     sums: &mut [Lanes],
@@ -676,7 +681,8 @@ mod tests {
             .collect();
         let offsets: Vec<usize> = (0..rows).map(|t| t * width).collect();
         let mut got = vec![Lanes::ZERO; rows.div_ceil(N)];
-        dots::<bf16, G, N>(&laid_out, &data, &offsets, (&data, &[]), width, &mut got);
+        let then = Ahead { data: &data, offsets: &[], distance: 24 };
+        dots::<bf16, G, N>(&laid_out, &data, &offsets, then, width, &mut got);
         let got: &[f32] = bytemuck::cast_slice(&got);
         for (t, got) in got.chunks_exact(G).take(rows).enumerate() {
             for (g, got) in got.iter().enumerate() {

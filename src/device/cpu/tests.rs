@@ -2,9 +2,11 @@ use proptest::prelude::*;
 
 use super::arena::Arena;
 use super::device::*;
+
 use super::*;
 use crate::device::*;
 use crate::format::DType;
+use crate::kernel::Candidate;
 use crate::op::Problem;
 use crate::reference::{CheckVerdict, check};
 
@@ -12,8 +14,13 @@ const SEED: u64 = 7;
 
 /// Runs a problem in two slots and holds both against the reference.
 pub(super) fn verify(device: &mut CpuDevice, text: &str) {
+    let kernel = device.kernel(&text.parse().unwrap()).unwrap();
+    verify_as(device, text, kernel);
+}
+
+/// The same with a kernel, or a configuration of one.
+fn verify_as(device: &mut CpuDevice, text: &str, kernel: &str) {
     let problem: Problem = text.parse().unwrap();
-    let kernel = device.kernel(&problem).unwrap();
     let mut ready = device.prepare(&problem, kernel, Layout::new(2, SEED)).unwrap();
     ready.poison().unwrap();
     let timing = ready.launch(1, 3).unwrap();
@@ -24,9 +31,44 @@ pub(super) fn verify(device: &mut CpuDevice, text: &str) {
         assert_eq!(
             found.verdict,
             CheckVerdict::Pass,
-            "{text} slot {slot}: {}",
+            "{text} by {kernel} slot {slot}: {}",
             found.message
         );
+    }
+}
+
+/// Contexts that end within blocks, are divided and lie in pages; rows of products around
+/// pieces of work and stripes; groups of query heads of every size that loops take at once.
+#[test]
+fn every_configuration_is_right() {
+    let mut device = device();
+    let mut texts: Vec<String> = ["f32", "bf16"]
+        .map(|dtype| format!("gemm:m=9,n=331,k=72,dtype={dtype}"))
+        .into_iter()
+        .chain([1, 3].map(|m| format!("gemm:m={m},n=530,k=96,dtype=f16")))
+        .chain(["read", "copy"].map(|a| format!("stream:access={a},bytes=3 MiB")))
+        .collect();
+    for layout in ["contiguous", "paged16", "paged16_nhd"] {
+        texts.push(format!(
+            "kv_read:batch=2,context=1537,kv_heads=2,head_dim=64,dtype=bf16,layout={layout}"
+        ));
+        texts.push(decode((1537, 2, 1, 64), ("bf16", "bf16"), layout));
+        texts.push(decode((700, 20, 2, 80), ("bf16", "f16"), layout));
+    }
+    let mut ran = std::collections::BTreeSet::new();
+    for text in &texts {
+        let problem = text.parse().unwrap();
+        for Candidate { kernel, configuration } in device.candidates(&problem) {
+            let name = format!("{kernel}.{}", configuration.name);
+            verify_as(&mut device, text, &name);
+            ran.insert(name);
+        }
+    }
+    for (kernel, least) in
+        [("stream", 5), ("kv_read", 4), ("decode_attention", 8), ("gemm", 4)]
+    {
+        let count = ran.iter().filter(|n| n.starts_with(&format!("cpu_{kernel}."))).count();
+        assert!(count >= least, "{kernel}: {count}");
     }
 }
 
@@ -256,6 +298,7 @@ fn split_contexts_cost_their_partial_results() {
             lengths: crate::op::Lengths::Equal,
         },
         rayon::current_num_threads(),
+        crate::kernel::Configuration::DEFAULT,
     );
     let parts = if items.splits > 1 { items.items() as u64 } else { 0 };
     assert_eq!(extra(&mut device, &alone), Some(2 * parts * 4 * (64 + 2) * 4));
