@@ -110,6 +110,7 @@ fn memory_bound_points() -> Vec<String> {
     for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
         let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
         points.extend((1..=64).map(|m| format!("gemm:m={m},{weights}")));
+        points.push(format!("gemm:m=1,n=32768,k=8192,dtype=bf16,w_dtype={w_dtype}"));
         points.push(format!(
             "moe_gemm:tokens=64,experts=64,top_k=8,{weights},routing=balanced"
         ));
