@@ -11,6 +11,16 @@
 // The last block of a tile adds the partial results of all, in the order of columns, so
 // that the result is always the same to the last bit.
 //
+// Warps divide a stage in one of two ways:
+//
+// * by rows (COLUMN_WARPS is 1): each has all columns of its own rows. A stage has 128 bytes of
+//   each of TILE_ROWS rows.
+// * by columns (COLUMN_WARPS is WARPS): each has 128 bytes of the same few rows, next to those
+//   of another warp, so that a stage has 512 bytes of a row, or 1 KiB, in one place of DRAM.
+//   Sums of warps are added at the end of a split. A warp then copies itself what it
+//   multiplies, activations too. With WARP_RING it waits for its own copies only, and no
+//   barrier of the block holds it back before the end of a split.
+//
 // A scale group of 4-bit weights is the columns of a stage; its products are summed
 // separately and scaled in f32. Scales of rows are applied at the end.
 //
@@ -27,22 +37,28 @@
 // --- Shape -----------------------------------------------------------------
 
 constexpr u32 THREADS = WARPS * WARP;
-constexpr u32 M_TILES = 2;  // of a warp: 16 rows of weights each
 constexpr u32 WARP_ROWS = M_TILES * 16;
-constexpr u32 TILE_ROWS = WARPS * WARP_ROWS;
+constexpr u32 ROW_WARPS = WARPS / COLUMN_WARPS;
+constexpr u32 TILE_ROWS = ROW_WARPS * WARP_ROWS;
 constexpr u32 LINES = TILE_ROWS / LINE_ROWS;
 constexpr u32 TOKEN_TILES = TOKENS / 8;
 
 constexpr u32 WEIGHT_BYTES = LINES * LINE_BYTES;
 constexpr u32 SCALE_CHUNKS = GROUP_SCALES ? TILE_ROWS / CHUNK_ELEMENTS : 0;
-constexpr u32 STAGE_BYTES = WEIGHT_BYTES + TOKENS * X_BYTES + SCALE_CHUNKS * CHUNK_BYTES;
+// A part of a stage has STAGE_COLUMNS columns: the stage, or what a warp has of it.
+constexpr u32 PART_BYTES = WEIGHT_BYTES + TOKENS * X_BYTES + SCALE_CHUNKS * CHUNK_BYTES;
+constexpr u32 STAGE_BYTES = COLUMN_WARPS * PART_BYTES;
+constexpr u32 COLUMNS_AT_ONCE = COLUMN_WARPS * STAGE_COLUMNS;
 
-// What threads copy of a stage: lines of weights and rows of tokens at a time.
-constexpr u32 LINES_AT_ONCE = THREADS / LINE_CHUNKS;
-constexpr u32 TOKENS_AT_ONCE = THREADS / X_CHUNKS;
+// What the threads that copy a part copy at a time: lines of weights, or steps of one line, and
+// rows of tokens.
+constexpr u32 COPIERS = THREADS / COLUMN_WARPS;
+constexpr u32 LINES_AT_ONCE = max_of<u32>(COPIERS / LINE_CHUNKS, 1);
+constexpr u32 LINE_STEPS = max_of<u32>(LINE_CHUNKS / COPIERS, 1);
+constexpr u32 TOKENS_AT_ONCE = COPIERS / X_CHUNKS;
 constexpr u32 TOKEN_COPIES = ceil_div<u32>(TOKENS, TOKENS_AT_ONCE);
 
-// Sums are transposed, from rows of weights to rows of y, in the shared memory of a stage,
+// Sums are transposed, from rows of weights to rows of y, in the shared memory of a part,
 // TRANSPOSED_TOKENS at a time, padded so that four tokens fall into different banks.
 constexpr u32 TRANSPOSED_TOKENS = 16;
 constexpr u32 TRANSPOSED_STRIDE = TILE_ROWS + 4;
@@ -52,10 +68,17 @@ static_assert(TOKENS % 8 == 0, "tokens are tiles of the tensor cores");
 static_assert(STAGES >= 2, "one stage is copied while another is multiplied");
 static_assert(LINE_ROWS > 1 || LINES_AT_ONCE % 2 == 0, "a thread's lines have the same swizzle");
 static_assert(TOKENS_AT_ONCE % 2 == 0, "a thread's tokens have the same swizzle");
+static_assert(COLUMN_WARPS == 1 || COLUMN_WARPS == WARPS, "by rows, or by columns");
+static_assert(COLUMN_WARPS > 1 || !WARP_RING, "by rows, warps share activations");
+static_assert(SCALE_CHUNKS <= COPIERS, "a thread copies a chunk of scales");
 static_assert(SHARED_BYTES == STAGES * STAGE_BYTES, "the host reserves these");
 static_assert(min_of<u32>(TOKENS, TRANSPOSED_TOKENS) * TRANSPOSED_STRIDE * sizeof(float) <=
-                  STAGE_BYTES,
-              "a stage holds transposed sums");
+                  PART_BYTES,
+              "a part of a stage holds transposed sums");
+
+// This warp among those that divide columns, and among those that divide rows.
+DEVICE u32 column_warp() { return COLUMN_WARPS > 1 ? warp_index() : 0; }
+DEVICE u32 row_warp() { return COLUMN_WARPS > 1 ? 0 : warp_index(); }
 
 // --- Parameters ------------------------------------------------------------
 
@@ -107,18 +130,23 @@ struct Loader {
   u32 padded;   // the same with padding
   bool scaled;  // whether this thread's scales are inside the matrix
 
-  static DEVICE u32 line() { return threadIdx.x / LINE_CHUNKS; }
-  static DEVICE u32 line_chunk() { return threadIdx.x % LINE_CHUNKS; }
-  static DEVICE u32 token() { return threadIdx.x / X_CHUNKS; }
-  static DEVICE u32 x_chunk() { return threadIdx.x % X_CHUNKS; }
+  static DEVICE u32 copier() { return threadIdx.x % COPIERS; }
+  static DEVICE u32 line() { return copier() / LINE_CHUNKS; }
+  static DEVICE u32 line_chunk() { return copier() % LINE_CHUNKS; }
+  static DEVICE u32 token() { return copier() / X_CHUNKS; }
+  static DEVICE u32 x_chunk() { return copier() % X_CHUNKS; }
+  // First column of this thread's part of a stage.
+  static DEVICE u32 part_column() { return column_warp() * STAGE_COLUMNS; }
 
   DEVICE Loader(const Matrices &matrices)
       : p(matrices),
         weights_to(held(line_chunk_offset(line(), line_chunk()))),
         x_to(held(WEIGHT_BYTES + x_chunk_offset(token(), x_chunk()))),
-        scales_to(STAGE_BYTES - (SCALE_CHUNKS - threadIdx.x) * CHUNK_BYTES),
-        weights_column(CHUNK_COLUMNS == 0 ? 0 : held(line_chunk() * CHUNK_COLUMNS)),
-        x_column(held(x_chunk() * CHUNK_ELEMENTS)) {}
+        scales_to(PART_BYTES - (SCALE_CHUNKS - copier()) * CHUNK_BYTES),
+        weights_column(CHUNK_COLUMNS == 0 && COLUMN_WARPS == 1
+                           ? 0
+                           : held(part_column() + line_chunk() * CHUNK_COLUMNS)),
+        x_column(held(part_column() + x_chunk() * CHUNK_ELEMENTS)) {}
 
   DEVICE u64 line_bytes() const { return u64(p.k) * LINE_BYTES_PER_COLUMN; }
 
@@ -127,13 +155,15 @@ struct Loader {
     const u32 row = split.head * TILE_ROWS;
     const u64 matrix_lines = u64(of.expert()) * (p.n / LINE_ROWS);
     weights = p.weights + (matrix_lines + row / LINE_ROWS + line()) * line_bytes() +
-              split.first_token * LINE_BYTES_PER_COLUMN + line_chunk() * CHUNK_BYTES;
+              (split.first_token + part_column()) * LINE_BYTES_PER_COLUMN +
+              line_chunk() * CHUNK_BYTES;
     lines = (p.n - row) / LINE_ROWS;
     lines -= min_of(lines, line());
     if (GROUP_SCALES) {
-      const u64 group = (u64(of.expert()) * p.k + split.first_token) / STAGE_COLUMNS;
-      scales = p.scales + (group * p.n + row) * sizeof(u16) + threadIdx.x * CHUNK_BYTES;
-      scaled = row + threadIdx.x * CHUNK_ELEMENTS < p.n;
+      const u64 group =
+          (u64(of.expert()) * p.k + split.first_token) / STAGE_COLUMNS + column_warp();
+      scales = p.scales + (group * p.n + row) * sizeof(u16) + copier() * CHUNK_BYTES;
+      scaled = row + copier() * CHUNK_ELEMENTS < p.n;
     }
     tokens = held(of.count() - min_of(of.count(), token()));
     padded = held(padded_tokens(of.count()) - min_of(padded_tokens(of.count()), token()));
@@ -154,9 +184,13 @@ struct Loader {
     const u32 inside = column + weights_column < end ? lines : 0;
 #pragma unroll
     for (u32 i = 0; i < LINES; i += LINES_AT_ONCE)
-      cp_async_16(stage + weights_to + i * LINE_BYTES, weights + i * line_bytes(),
-                  i < inside ? CHUNK_BYTES : 0);
-    weights += STAGE_COLUMNS * LINE_BYTES_PER_COLUMN;
+#pragma unroll
+      for (u32 j = 0; j < LINE_STEPS; ++j) {
+        const u32 step = j * COPIERS * CHUNK_BYTES;
+        cp_async_16(stage + weights_to + i * LINE_BYTES + step, weights + i * line_bytes() + step,
+                    i < inside ? CHUNK_BYTES : 0);
+      }
+    weights += COLUMNS_AT_ONCE * LINE_BYTES_PER_COLUMN;
   }
 
   // Copies the tokens' columns of a stage; columns right of the split and padding are
@@ -168,16 +202,17 @@ struct Loader {
       if (i * TOKENS_AT_ONCE < padded)
         cp_async_16(stage + x_to + i * TOKENS_AT_ONCE * X_BYTES, x[i],
                     inside && i * TOKENS_AT_ONCE < tokens ? CHUNK_BYTES : 0);
-      x[i] += STAGE_COLUMNS;
+      x[i] += COLUMNS_AT_ONCE;
     }
   }
 
-  // Copies the scales of a stage, one chunk for each thread; those below the matrix are
-  // filled with zeros.
+  // Copies the scales of a stage, one chunk for each thread; those below the matrix or right of
+  // the split are filled with zeros.
   DEVICE void copy_scales(u32 stage) {
-    if (!GROUP_SCALES || threadIdx.x >= SCALE_CHUNKS) return;
-    cp_async_16(stage + scales_to, scales, scaled ? CHUNK_BYTES : 0);
-    scales += p.n * sizeof(u16);
+    if (!GROUP_SCALES || copier() >= SCALE_CHUNKS) return;
+    const bool inside = COLUMN_WARPS == 1 || column + part_column() < end;
+    cp_async_16(stage + scales_to, scales, scaled && inside ? CHUNK_BYTES : 0);
+    scales += COLUMN_WARPS * p.n * sizeof(u16);
   }
 
   // Copies the next columns to a stage, if there are any. `tokens_of` makes the Tokens of a
@@ -188,7 +223,7 @@ struct Loader {
       copy_weights(stage);
       copy_tokens(stage);
       copy_scales(stage);
-      column += STAGE_COLUMNS;
+      column += COLUMNS_AT_ONCE;
       if (column >= end && following != 0) {
         const Split split = load_split(p.work, following);
         enter(split, tokens_of(split));
@@ -204,7 +239,7 @@ struct Loader {
 typedef u32 Weights[M_TILES][PRODUCTS][4];
 
 DEVICE void load_weights_of_half(Weights &a, u32 stage, u32 half) {
-  const u32 from = stage + warp_index() * M_TILES * ROWS_16_BYTES + weights_lane_offset();
+  const u32 from = stage + row_warp() * M_TILES * ROWS_16_BYTES + weights_lane_offset();
 #pragma unroll
   for (u32 m = 0; m < M_TILES; ++m)
     load_weights(a[m], weights_of_half(from, half) + m * ROWS_16_BYTES);
@@ -260,8 +295,8 @@ DEVICE void multiply_stage(Sums &sums, u8 *ring, u32 offset, u32 padded) {
     multiply_stage<max_of(tiles / 2, 1u)>(sums, ring, offset, padded);
   else if (GROUP_SCALES)
     multiply_group<tiles>(sums, shared_address(ring) + offset,
-                          reinterpret_cast<const u16 *>(ring + offset + STAGE_BYTES) - TILE_ROWS +
-                              warp_index() * WARP_ROWS + lane_index() / 4);
+                          reinterpret_cast<const u16 *>(ring + offset + PART_BYTES) - TILE_ROWS +
+                              row_warp() * WARP_ROWS + lane_index() / 4);
   else
     multiply<tiles>(sums, shared_address(ring) + offset);
 }
@@ -294,10 +329,12 @@ DEVICE void for_each_vector(u32 first, u32 end, u32 rows, Body body) {
 }
 
 // Writes a split's sums to y, or to its partial result where the tile has further splits,
-// by way of `stage`, the last one used, which is not read any more.
+// by way of `stage`, the last one used, which is not read any more. Warps that divide columns
+// have sums of the same rows, each in its part.
 template <typename Tokens>
 DEVICE void store(const Matrices &p, const Split &split, const Tokens &of, const Sums &sums,
                   u8 *stage) {
+  constexpr u32 PART_FLOATS = PART_BYTES / sizeof(float);
   float *const transposed = reinterpret_cast<float *>(stage);
   const u32 first_row = split.head * TILE_ROWS, rows = min_of(TILE_ROWS, p.n - first_row);
   Floats4 *const partial = reinterpret_cast<Floats4 *>(p.partials) +
@@ -312,15 +349,21 @@ DEVICE void store(const Matrices &p, const Split &split, const Tokens &of, const
       for (u32 n = 0; n < TRANSPOSED_TOKENS / 8 && first / 8 + n < TOKEN_TILES; ++n)
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
-          const u32 row = warp_index() * WARP_ROWS + m * 16 + i / 2 * 8 + lane_index() / 4;
+          const u32 row = row_warp() * WARP_ROWS + m * 16 + i / 2 * 8 + lane_index() / 4;
           const u32 token = n * 8 + lane_index() % 4 * 2 + i % 2;
-          transposed[token * TRANSPOSED_STRIDE + row] = sums[first / 8 + n][m][i];
+          transposed[column_warp() * PART_FLOATS + token * TRANSPOSED_STRIDE + row] = sums[first / 8 + n][m][i];
         }
     __syncthreads();
     const u32 end = min_of(first + TRANSPOSED_TOKENS, of.count());
     for_each_vector(first, end, rows, [&](u32 token, u32 vector) {
       const float *from = transposed + (token - first) * TRANSPOSED_STRIDE + vector * 4;
-      const Floats4 sum = *reinterpret_cast<const Floats4 *>(from);
+      Floats4 sum = *reinterpret_cast<const Floats4 *>(from);
+#pragma unroll
+      for (u32 part = 1; part < COLUMN_WARPS; ++part) {
+        const Floats4 other = *reinterpret_cast<const Floats4 *>(from + part * PART_FLOATS);
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) sum.x[i] += other.x[i];
+      }
       if (split.count == 1)
         write_output(p, of, token, first_row + vector * 4, sum);
       else
@@ -362,27 +405,33 @@ DEVICE void multiply_splits(const Matrices &p, u32 block, TokensOf tokens_of) {
     return stage == SHARED_BYTES - STAGE_BYTES ? 0 : stage + STAGE_BYTES;
   };
   const auto start_copies = [&] {
-    loader.next(shared_address(ring) + fill, tokens_of);
+    loader.next(shared_address(ring) + column_warp() * PART_BYTES + fill, tokens_of);
     fill = after(fill);
   };
   for (u32 i = 0; i < STAGES - 1; ++i) start_copies();
+  u8 *const own = ring + column_warp() * PART_BYTES;
 
   for_each_split(p.work, block, [&](const Split &split) {
     const auto of = tokens_of(split);
     const u32 padded = padded_tokens(of.count());
     Sums sums = {};
     u32 stage = drain;
-    for (u32 done = 0; done < split.tokens; done += STAGE_COLUMNS) {
-      // Waits for the oldest stage in flight. For all threads its data have then arrived,
-      // and all are done with the stage before it.
+    for (u32 done = 0; done < split.tokens; done += COLUMNS_AT_ONCE) {
+      // Waits for the oldest stage in flight. For all threads that copy its data have then
+      // arrived, and all are done with the stage before it.
       cp_async_wait_group<STAGES - 2>();
-      __syncthreads();
+      if (WARP_RING)
+        __syncwarp();
+      else
+        __syncthreads();
       start_copies();
       stage = drain;
-      multiply_stage(sums, ring, stage, padded);
+      multiply_stage(sums, own, stage, padded);
       drain = after(drain);
     }
     store(p, split, of, sums, ring + stage);
+    // Other warps have read this one's sums before it copies to their place.
+    if (WARP_RING) __syncthreads();
     u32 *const ticket = p.tickets + of.partial(split.first_partial);
     if (split.count > 1 && is_last_block(ticket, split.count)) combine(p, split, of);
   });

@@ -344,7 +344,7 @@ mod tests {
     }
 
     const STREAMS: &str = "[[points]]\nop = \"stream\"\naccess = [\"read\", \"copy\"]\n\
-                           bytes = [\"0.5 llc\", \"4 llc\"]\n";
+                           bytes = [\"0.125 llc\", \"0.25 llc\"]\n";
 
     /// The stream kernel on an H100, as if it had been compiled well.
     fn stream() -> (Wanted, Binary) {

@@ -403,6 +403,16 @@ const CODE: &[Check] = &[
         "gemm_wgmma",
         &["QGMMA.64x128x32.F32", "SHFL.IDX", "FFMA"],
     ),
+    // Weights come straight to registers, and activations from shared memory.
+    ("gemv", "WEIGHT_16=1", "gemv", &["LDG.128", "LDS.128", "FFMA", "SHFL.BFLY"]),
+    ("gemv", "WEIGHT_E4M3=1", "gemv", &["LDG.128", "LDS.128", "FFMA", "HADD2.F32"]),
+    ("gemv", "WEIGHT_INT8=1", "gemv", &["LDG.128", "LDS.128", "FFMA", "PRMT", "HADD2.F32"]),
+    (
+        "gemv",
+        "WEIGHT_INT4=1",
+        "gemv",
+        &["LDG.128", "LDS.128", "HMMA.16816.F32", "LOP3", "HFMA2"],
+    ),
     (
         "gemm_skinny",
         "WEIGHT_16=1",

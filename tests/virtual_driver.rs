@@ -197,6 +197,15 @@ dtype = "bf16"
 cache = "hot"
 [[points]]
 op = "gemm"
+kernel = "gemv"
+m = 2
+n = 80
+k = 128
+dtype = "bf16"
+w_dtype = ["bf16", "int4"]
+cache = "hot"
+[[points]]
+op = "gemm"
 kernel = "gemm_swapped"
 m = 17
 n = 136

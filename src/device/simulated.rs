@@ -200,7 +200,8 @@ fn answer(problem: &Problem, seed: u64, slot: usize) -> Vec<u8> {
     match *problem {
         Problem::Stream(stream) => {
             let words = (0..stream.bytes / 4).map(|i| key(0).word(i));
-            words.fold(0u32, u32::wrapping_add).to_le_bytes().to_vec()
+            let sum = words.fold(0u32, u32::wrapping_add);
+            sum.wrapping_mul(stream.passes as u32).to_le_bytes().to_vec()
         }
         Problem::Gemm(Gemm { m, n, k, dtype, .. }) => (0..m * n)
             .flat_map(|index| {

@@ -21,12 +21,16 @@ pub(super) const MAX_TOKENS: u64 = 64;
 /// Most rows of activations. Quantized weights have no other kernel, though with many rows
 /// the kernel is compute bound and does not use the tensor cores well.
 const MAX_ROWS: u64 = 4096;
+/// Most rows of activations where warps divide columns.
+const MAX_ROWS_BY_COLUMNS: u64 = 16;
 /// Largest n and k.
 const MAX_EXTENT: u64 = 1 << 28;
-/// Rows of weights that a warp multiplies.
-const WARP_ROWS: u64 = 32;
+/// Tiles of 16 rows of weights that a warp multiplies.
+const M_TILES: u32 = 2;
 /// Most stages; more would add bytes in flight beyond what DRAM can use.
 const MAX_STAGES: u32 = 12;
+/// Fewest stages: one is copied while another is multiplied.
+const LEAST_STAGES: u32 = 2;
 /// Most of 4-bit weights. With twice as many an H200 took up to 13% longer.
 const MAX_INT4_STAGES: u32 = 6;
 /// Shared memory that the kernels declare themselves, at most.
@@ -90,8 +94,14 @@ struct SkinnyParams {
 pub(super) struct Ring {
     /// Activations' rows of a block, with padding.
     pub tokens: u32,
-    /// Warps of a block, of 32 rows of weights each.
+    /// Warps of a block.
     warps: u32,
+    /// Tiles of 16 rows of weights of a warp.
+    m_tiles: u32,
+    /// Warps that divide columns: one, or all.
+    column_warps: u32,
+    /// Whether a warp waits for its own copies only.
+    warp_ring: bool,
     /// Blocks that share an SM.
     pub blocks_per_sm: u32,
     /// Stages.
@@ -108,20 +118,34 @@ impl Ring {
     /// Two blocks share an SM, so that one streams while the other begins or ends a
     /// split. With many rows it is one with as many warps: the activations pass through
     /// L2 for each block, and would take more of its bandwidth than the weights.
-    pub fn new(tokens: u64, w_dtype: DType, arch: Arch) -> Self {
+    pub fn new(tokens: u64, w_dtype: DType, arch: Arch, choice: &Configuration) -> Self {
         let tokens = tokens.next_multiple_of(8) as u32;
         let (blocks_per_sm, warps) = if tokens <= 16 { (2, 4) } else { (1, 8) };
-        let rows = warps * WARP_ROWS as u32;
-        let columns = stage_columns(w_dtype) as u32;
+        let warps = choice.or("warps", warps);
+        let blocks_per_sm = if warps == 8 { 1 } else { blocks_per_sm };
+        let m_tiles = choice.or("m_tiles", M_TILES);
+        let column_warps = if choice.or("by_columns", 0) == 1 { warps } else { 1 };
+        let rows = warps / column_warps * m_tiles * 16;
+        let columns = column_warps * stage_columns(w_dtype) as u32;
         let weight_bytes = w_dtype.bytes_of(u64::from(rows * columns)) as u32;
-        let scale_bytes = if w_dtype == DType::Int4 { 2 * rows } else { 0 };
+        let scale_bytes = if w_dtype == DType::Int4 { 2 * rows * column_warps } else { 0 };
         let stage_bytes = weight_bytes + 2 * tokens * columns + scale_bytes;
 
         let share =
             arch.limits().shared_bytes_of_block(blocks_per_sm) - STATIC_SHARED_BYTES;
         let most = if w_dtype == DType::Int4 { MAX_INT4_STAGES } else { MAX_STAGES };
         let stages = (share / stage_bytes).min(most);
-        Ring { tokens, warps, blocks_per_sm, stages, weight_bytes, stage_bytes }
+        Ring {
+            tokens,
+            warps,
+            m_tiles,
+            column_warps,
+            warp_ring: choice.or("warp_ring", 0) == 1,
+            blocks_per_sm,
+            stages,
+            weight_bytes,
+            stage_bytes,
+        }
     }
 
     pub fn threads(&self) -> u32 {
@@ -130,7 +154,12 @@ impl Ring {
 
     /// Rows of weights of a block.
     pub fn tile_rows(&self) -> u64 {
-        u64::from(self.warps) * WARP_ROWS
+        u64::from(self.warps / self.column_warps * self.m_tiles * 16)
+    }
+
+    /// Columns of a stage.
+    fn columns(&self, w_dtype: DType) -> u64 {
+        u64::from(self.column_warps) * stage_columns(w_dtype)
     }
 
     pub fn shared_bytes(&self) -> u32 {
@@ -148,13 +177,16 @@ impl Ring {
             .defines()
             .with("TOKENS", self.tokens)
             .with("WARPS", self.warps)
+            .with("M_TILES", self.m_tiles)
+            .with("COLUMN_WARPS", self.column_warps)
+            .with("WARP_RING", u32::from(self.warp_ring))
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
             .with("STAGES", self.stages)
             .with("SHARED_BYTES", self.shared_bytes())
     }
 }
 
-/// Columns of a stage: a line of memory of each row, or a group with a scale.
+/// Columns of a warp's part of a stage: a line of memory of each row, or a group with a scale.
 ///
 /// Splits begin at multiples of them too. Those that began at half a line made all requests of
 /// a stage two, for the halves of different lines: on an H200 this took 5 to 13% longer.
@@ -174,6 +206,10 @@ pub(super) struct MatrixFormats {
 }
 
 impl MatrixFormats {
+    /// All in f32, which `gemv.cu` alone multiplies.
+    pub const F32: MatrixFormats =
+        MatrixFormats { element: "ELEMENT_F32", weight: "WEIGHT_32" };
+
     /// These macros.
     pub fn defines(&self) -> Defines {
         Defines::new().with(self.element, 1).with(self.weight, 1)
@@ -243,7 +279,7 @@ impl Division {
         let row_tiles = n.div_ceil(ring.tile_rows()) as u32;
         let blocks = (target.sms * ring.blocks_per_sm / sharers).max(1);
         let columns = vec![0..k as u32; sets.len()];
-        let unit = stage_columns(w_dtype) as u32;
+        let unit = ring.columns(w_dtype) as u32;
         // The ring stays full from one split to the next.
         let costs = Costs { overhead: 0, whole: 0 };
         let list = WorkList::new(&columns, row_tiles, unit, blocks, costs);
@@ -310,9 +346,24 @@ impl HostHalf for SkinnyGemm {
     const NAME: &'static str = "gemm_skinny";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_skinny.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = &[
+        Configuration::new("runs_512", &[("by_columns", 1), ("warps", 4)]),
+        Configuration::new("runs_1024", &[("by_columns", 1), ("warps", 8)]),
+        Configuration::new(
+            "warp_rings",
+            &[("by_columns", 1), ("warps", 4), ("warp_ring", 1)],
+        ),
+        Configuration::new(
+            "warp_rings_1024",
+            &[("by_columns", 1), ("warps", 8), ("warp_ring", 1)],
+        ),
+        Configuration::new(
+            "warp_rings_tall",
+            &[("by_columns", 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
+        ),
+    ];
 
-    fn configure(p: &Gemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_activations_scheme(p)?;
         let w_dtype = p.w_dtype.dtype();
@@ -324,8 +375,23 @@ impl HostHalf for SkinnyGemm {
             )
         })?;
         refuse_activations(p.m, p.k)?;
+        let by_columns = choice.or("by_columns", 0) == 1;
+        refuse_unless(!by_columns || p.m <= MAX_ROWS_BY_COLUMNS, || {
+            format!(
+                "up to {MAX_ROWS_BY_COLUMNS} rows where warps divide columns, and each copies \
+                 activations for itself, not m = {}; use another configuration",
+                p.m
+            )
+        })?;
         let row_tiles = row_tiles(p);
-        let ring = Ring::new(p.m.div_ceil(row_tiles), w_dtype, arch);
+        let ring = Ring::new(p.m.div_ceil(row_tiles), w_dtype, arch, choice);
+        refuse_unless(ring.stages >= LEAST_STAGES, || {
+            format!(
+                "{LEAST_STAGES} stages of what fits in shared memory, not of {} bytes with m = {} \
+                 on {arch}; use another configuration",
+                ring.stage_bytes, p.m
+            )
+        })?;
         Ok(SkinnyGemm { p: *p, formats, row_tiles, ring })
     }
 
@@ -379,7 +445,7 @@ mod tests {
             for (w_dtype, tokens) in
                 FORMATS.into_iter().flat_map(|f| (1..=MAX_TOKENS).map(move |m| (f, m)))
             {
-                let ring = Ring::new(tokens, w_dtype, arch);
+                let ring = Ring::new(tokens, w_dtype, arch, Configuration::DEFAULT);
                 let what = format!("{arch} {w_dtype} {tokens}: {ring:?}");
                 assert!(u64::from(ring.tokens) >= tokens && ring.stages >= 2, "{what}");
                 let block = ring.shared_bytes() + STATIC_SHARED_BYTES;
@@ -401,6 +467,49 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rings_of_warps_fit_too_and_their_stages_have_long_runs() {
+        let problem = |m, w_dtype| {
+            operation::<Gemm>(&problem(&format!(
+                "m={m},n=256,k=1024,dtype=bf16,w_dtype={w_dtype}"
+            )))
+        };
+        let mut looked_at = 0;
+        for (choice, arch) in SkinnyGemm::CONFIGURATIONS
+            .iter()
+            .flat_map(|c| ARCHS.map(|arch| (c, arch.parse::<Arch>().unwrap())))
+        {
+            for (w_dtype, m) in
+                FORMATS.into_iter().flat_map(|f| (1..=16).map(move |m| (f, m)))
+            {
+                let what = format!("{arch} {w_dtype} {m} {}", choice.name);
+                let Ok(half) = SkinnyGemm::configure(&problem(m, w_dtype), arch, choice)
+                else {
+                    assert!(
+                        arch != Arch::SM_90 || m > 8 || choice.or("m_tiles", 2) > 2,
+                        "{what}"
+                    );
+                    continue;
+                };
+                let ring = half.ring;
+                let block = ring.shared_bytes() + STATIC_SHARED_BYTES;
+                let most = arch.limits().shared_bytes_of_block(ring.blocks_per_sm);
+                assert!(block <= most && ring.stages >= LEAST_STAGES, "{what}: {ring:?}");
+                let in_flight = u64::from(ring.blocks_per_sm) * ring.bytes_in_flight();
+                let least = if arch == Arch::SM_90 { 32 } else { 8 };
+                assert!(in_flight >= least << 10, "{what}: {in_flight}");
+                // Of a row; of 16 rows with 4 bits.
+                let run = w_dtype.bytes_of(ring.columns(w_dtype));
+                assert!(
+                    run >= if w_dtype == DType::Int4 { 256 } else { 512 },
+                    "{what}: {run}"
+                );
+                looked_at += 1;
+            }
+        }
+        assert!(looked_at > 1000, "{looked_at}");
     }
 
     #[test]
@@ -428,8 +537,8 @@ mod tests {
         assert_eq!(of_one, options("m=8,n=4096,k=8192,dtype=f16,w_dtype=int4"));
         assert_eq!(
             of_one,
-            "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=4 -DBLOCKS_PER_SM=2 \
-             -DSTAGES=6 -DSHARED_BYTES=62976"
+            "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=4 -DM_TILES=2 \
+             -DCOLUMN_WARPS=1 -DWARP_RING=0 -DBLOCKS_PER_SM=2 -DSTAGES=6 -DSHARED_BYTES=62976"
         );
         let of_many = options("m=64,n=16,k=128,dtype=f16,w_dtype=int4");
         assert_eq!(of_many, options("m=4096,n=16,k=128,dtype=f16,w_dtype=int4"));
@@ -513,6 +622,10 @@ mod tests {
             let refusal = refusal::<SkinnyGemm>(&problem(text), Arch::SM_90);
             assert!(refusal.contains(says), "{text}: {refusal}");
         }
+        let many = problem("m=17,n=64,k=64,dtype=bf16").parse().unwrap();
+        let asked = Kernel::asked_for("gemm_skinny.warp_rings", &many, Arch::SM_90);
+        let refusal = asked.unwrap_err().0;
+        assert!(refusal.contains("up to 16 rows where warps divide columns"), "{refusal}");
         let supported =
             configured::<SkinnyGemm>(&problem("m=64,n=1,k=8,dtype=f16"), Arch::OLDEST);
         assert!(supported.is_ok());

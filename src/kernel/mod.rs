@@ -30,6 +30,7 @@ mod gemm;
 mod gemm_skinny;
 mod gemm_swapped;
 mod gemm_wgmma;
+mod gemv;
 mod kv_append;
 mod kv_read;
 mod lengths;

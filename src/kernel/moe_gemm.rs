@@ -63,7 +63,7 @@ impl RoutedPlan {
 
     fn ring(&self, p: &MoeGemm, arch: Arch) -> Ring {
         let most = self.sets.iter().map(|set| set.rows).max().unwrap_or(1);
-        Ring::new(most.into(), p.w_dtype.dtype(), arch)
+        Ring::new(most.into(), p.w_dtype.dtype(), arch, Configuration::DEFAULT)
     }
 }
 

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, refuse_unless};
 use crate::op::{Access, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
 use crate::toolchain::{Arch, Defines, Target};
@@ -79,7 +79,15 @@ impl HostHalf for VectorStream {
         arch: Arch,
         choice: &Configuration,
     ) -> Result<Self, Refusal> {
-        let one_tile = choice.or("one_tile", u32::from(stream.bytes >= TILED_BYTES)) == 1;
+        let is_tiled = stream.bytes >= TILED_BYTES && stream.passes == 1;
+        let one_tile = choice.or("one_tile", u32::from(is_tiled)) == 1;
+        refuse_unless(stream.passes == 1 || !one_tile, || {
+            format!(
+                "one pass where a block has one tile and ends, not passes = {}; use \
+                 `stream.looped`",
+                stream.passes
+            )
+        })?;
         // With 8 accesses, 2 blocks of 512 threads leave 64 registers each.
         let (unroll, blocks) = if one_tile { (2, u32::MAX) } else { (8, LOOPED_BLOCKS) };
         let threads = choice.or("threads", 512);
@@ -104,7 +112,7 @@ impl HostHalf for VectorStream {
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let Stream { access, bytes } = self.stream;
+        let Stream { access, bytes, passes } = self.stream;
         let vectors = match access {
             Access::Read | Access::Write => bytes / VECTOR_BYTES,
             Access::Copy => bytes / 2 / VECTOR_BYTES,
@@ -131,7 +139,7 @@ impl HostHalf for VectorStream {
                 checksum: bound.tensor_or_null("checksum"),
                 progress: bound.scratch("progress"),
                 vectors,
-                passes: 1,
+                passes: passes as u32,
                 unused: 0,
                 pattern: write_pattern(bound.seed, bound.slot),
                 factor: TRIAD_FACTOR,

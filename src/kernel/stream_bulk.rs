@@ -73,6 +73,9 @@ impl HostHalf for BulkStream {
         refuse_unless(arch >= Arch::SM_90, || {
             format!("sm_90 and later, which have bulk copies, not {arch}; use `stream`")
         })?;
+        refuse_unless(p.passes == 1, || {
+            format!("one pass by bulk copies, not passes = {}; use `stream`", p.passes)
+        })?;
         let blocks_per_sm = choice.or("blocks_per_sm", BLOCKS_PER_SM);
         let stage_bytes = choice.or("stage_bytes", STAGE_BYTES);
         let shared_bytes =

@@ -15,6 +15,7 @@ use super::gemm::TiledGemm;
 use super::gemm_skinny::SkinnyGemm;
 use super::gemm_swapped::SwappedGemm;
 use super::gemm_wgmma::WgmmaGemm;
+use super::gemv::Gemv;
 use super::kv_append::AppendToPages;
 use super::kv_read::ReadCache;
 use super::moe_gemm::ExpertGemm;
@@ -43,6 +44,7 @@ pub static KERNELS: &[Kernel] = &[
     Kernel::of::<ReadCache>(),
     Kernel::of::<AppendToPages>(),
     Kernel::of::<SwappedGemm>(),
+    Kernel::of::<Gemv>(),
     Kernel::of::<SkinnyGemm>(),
     Kernel::of::<WgmmaGemm>(),
     Kernel::of::<TiledGemm>(),

@@ -47,6 +47,25 @@ fn params_hold_what_a_slot_is_bound_to() {
     assert_eq!((plan.launches[0].grid, plan.launches[0].block), ([128, 1, 1], [512, 1, 1]));
 }
 
+/// Passes are of the loop: neither a tile for each block nor bulk copies read twice.
+#[test]
+fn several_passes_are_read_by_blocks_that_stay() {
+    let read = "stream:access=read,bytes=128 MiB,passes=7";
+    let plan = plan::<VectorStream>(read, &Target::new(Arch::SM_90, 132));
+    let bound = Bound::new(1, 0, [("source", 256), ("checksum", 512)])
+        .with_scratch([("progress", 1024)]);
+    let bytes = plan.launches[0].params.bytes(&bound);
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[40..56]);
+    assert_eq!((words, plan.launches[0].grid[0]), (vec![1 << 23, 0, 7, 0], 264));
+    let problem = read.parse().unwrap();
+    for (name, says) in
+        [("stream.one_tile", "not passes = 7"), ("stream_bulk", "use `stream`")]
+    {
+        let refusal = Kernel::asked_for(name, &problem, Arch::SM_90).unwrap_err().0;
+        assert!(refusal.contains(says), "{name}: {refusal}");
+    }
+}
+
 #[test]
 fn a_triads_arrays_are_told_apart() {
     let triad = "stream:access=triad,bytes=3 GiB";
@@ -110,6 +129,7 @@ fn memory_bound_points() -> Vec<String> {
     for w_dtype in ["bf16", "fp8_e4m3", "int8", "int4"] {
         let weights = format!("n=4096,k=8192,dtype=bf16,w_dtype={w_dtype}");
         points.extend((1..=64).map(|m| format!("gemm:m={m},{weights}")));
+        points.push(format!("gemm:m=1,n=32768,k=8192,dtype=bf16,w_dtype={w_dtype}"));
         points.push(format!(
             "moe_gemm:tokens=64,experts=64,top_k=8,{weights},routing=balanced"
         ));

@@ -11,7 +11,7 @@ use crate::device::{
     Device, DeviceInfo, KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal,
     Timing,
 };
-use crate::op::Problem;
+use crate::op::{OfProblem, Problem, Stream};
 use crate::point::{CacheState, LaunchMode, Load, Point};
 use crate::record::Status;
 use crate::reference::{self, Check, NoReference};
@@ -106,6 +106,12 @@ impl Default for Settings {
     }
 }
 
+/// Distinct bytes that an instance of a problem moves between two uses of the same one: those
+/// of its work, which has the bytes of a stream once for each pass.
+fn distinct_bytes(problem: &Problem) -> u64 {
+    Stream::of(problem).map_or_else(|| problem.work().bytes(), |stream| stream.bytes)
+}
+
 /// Instances of a problem that launches take in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -129,7 +135,14 @@ impl Rotation {
         memory_bytes: u64,
     ) -> Result<Self, Refusal> {
         let slot_bytes: u64 = point.problem.tensors().iter().map(|t| t.bytes()).sum();
-        let touched = point.problem.work().bytes();
+        let touched = distinct_bytes(&point.problem);
+        if point.cache == CacheState::Cold && touched < point.problem.work().bytes() {
+            return Err(Refusal(
+                "reads the same bytes in several passes, which a cache may hold after the \
+                 first; use cache = \"hot\", or passes = 1"
+                    .to_owned(),
+            ));
+        }
         let wanted = match point.cache {
             CacheState::Hot => 1,
             CacheState::Cold => (2 * cache_bytes).div_ceil(touched).max(1),
@@ -367,7 +380,7 @@ fn verify_slots(
     let rotation = Rotation {
         slots: SLOTS,
         footprint_bytes: SLOTS as u64 * slot_bytes,
-        reuse_distance_bytes: SLOTS as u64 * point.problem.work().bytes(),
+        reuse_distance_bytes: SLOTS as u64 * distinct_bytes(&point.problem),
     };
     outcome.rotation = Some(rotation);
     device.kernel(&point.problem)?;
@@ -862,6 +875,16 @@ mod tests {
 
     fn rotation(point: &str, cache_bytes: u64) -> Result<Rotation, Refusal> {
         Rotation::plan(&point.parse().unwrap(), cache_bytes, 1 << 30)
+    }
+
+    #[test]
+    fn passes_are_of_sets_that_stay_where_they_are() {
+        let hot =
+            rotation("stream:access=read,bytes=4 KiB,passes=9@x@hot", 1 << 20).unwrap();
+        assert_eq!((hot.slots, hot.reuse_distance_bytes), (1, 4096));
+        let cold = rotation("stream:access=read,bytes=4 KiB,passes=9@x@cold", 1 << 20);
+        let why = cold.unwrap_err().0;
+        assert!(why.contains("several passes") && why.contains("passes = 1"), "{why}");
     }
 
     #[test]

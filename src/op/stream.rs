@@ -14,9 +14,16 @@ use crate::resource::{Resource, Work};
 
 pub(super) const FACTS: Facts = Facts {
     name: "stream",
-    keys: &[KeySpec::bare("access"), KeySpec::bytes("bytes")],
+    keys: &[
+        KeySpec::bare("access"),
+        KeySpec::bytes("bytes"),
+        KeySpec::new("passes").or("1").silent(),
+    ],
     size_keys: &["bytes"],
-    examples: &["stream:access=copy,bytes=4 KiB"],
+    examples: &[
+        "stream:access=copy,bytes=4 KiB",
+        "stream:access=read,bytes=8 KiB,passes=3",
+    ],
     judged: JudgedFacts {
         prose: "stream",
         marker: OpMarker { shape: MarkerShape::Wedge, hue: Hue::SkyBlue },
@@ -28,7 +35,7 @@ pub(super) const FACTS: Facts = Facts {
 
 /// Stream through `bytes` of memory: the bandwidth ceilings.
 ///
-/// Work: the bytes; a triad has 2 FLOPs for 12 of them.
+/// Work: the bytes, in each pass; a triad has 2 FLOPs for 12 of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stream {
     /// Which way.
@@ -36,10 +43,20 @@ pub struct Stream {
     /// Distinct bytes touched; a copy reads one half and writes the other, a
     /// triad reads two thirds and writes the third.
     pub bytes: u64,
+    /// How many times one launch reads all of them, in other orders: more than once for sets
+    /// that a cache holds, whose bandwidth does not show in the few microseconds of one pass.
+    pub passes: u64,
 }
 
+/// Most passes.
+const MAX_PASSES: u64 = 1 << 16;
+
 pub(super) fn read(f: &Fields) -> Result<Stream, ProblemError> {
-    Ok(Stream { access: f.parse("access")?, bytes: f.size("bytes")? })
+    Ok(Stream {
+        access: f.parse("access")?,
+        bytes: f.size("bytes")?,
+        passes: f.extent("passes")?,
+    })
 }
 
 impl Stream {
@@ -72,10 +89,25 @@ impl Stream {
 
 impl Operation for Stream {
     fn values(&self) -> Vec<String> {
-        vec![self.access.to_string(), self.bytes.to_string()]
+        vec![self.access.to_string(), self.bytes.to_string(), self.passes.to_string()]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
+        if self.passes > 1 && self.access != Access::Read {
+            return Err(ProblemError::at(
+                "passes",
+                format!(
+                    "passes = {} of a {}: only reads have several; leave passes out",
+                    self.passes, self.access
+                ),
+            ));
+        }
+        if self.passes > MAX_PASSES {
+            return Err(ProblemError::at(
+                "passes",
+                format!("passes = {} are more than {MAX_PASSES}; use fewer", self.passes),
+            ));
+        }
         if self.bytes.is_multiple_of(self.line_bytes()) {
             return Ok(());
         }
@@ -92,12 +124,18 @@ impl Operation for Stream {
     }
 
     fn magnitude(&self) -> Magnitude {
-        Magnitude { flops: self.flops() as f64, elements: self.bytes as f64 / 4.0 }
+        Magnitude {
+            flops: self.flops() as f64,
+            elements: self.bytes as f64 / 4.0 * self.passes as f64,
+        }
     }
 
     fn work(&self) -> Work {
         Work::NONE
-            .with_bytes(self.bytes - self.bytes_written(), self.bytes_written())
+            .with_bytes(
+                self.passes * (self.bytes - self.bytes_written()),
+                self.bytes_written(),
+            )
             .with(Resource::Vector(DType::F32), self.flops())
     }
 
@@ -153,7 +191,7 @@ impl Judged for Stream {
     }
 
     fn line(&self) -> Option<String> {
-        (self.access == Access::Read).then(|| "read".to_owned())
+        (self.access == Access::Read && self.passes == 1).then(|| "read".to_owned())
     }
 
     fn place_in(&self, _: Sweep) -> Option<SweepPlace> {

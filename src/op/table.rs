@@ -222,17 +222,23 @@ const FIRST_SHAPE_KEYS: [&str; 30] = [
     "w_dtype",
 ];
 
+/// Keys that operations got when columns for others were there already, in the order in which
+/// they came.
+const LATER_SHAPE_KEYS: [&str; 1] = ["passes"];
+
 /// Every key that any problem is written with, in the order of CSV columns: those of the
-/// first campaigns, then what operations brought later, in the order of the table.
+/// first campaigns, then what operations brought, in the order of the table, then what they
+/// got later.
 pub fn shape_keys() -> Vec<&'static str> {
     // Large campaigns ask for each row.
     static KEYS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         let mut keys = FIRST_SHAPE_KEYS.to_vec();
         for key in Op::ALL.into_iter().flat_map(Op::keys) {
-            if !keys.contains(&key) {
+            if !keys.contains(&key) && !LATER_SHAPE_KEYS.contains(&key) {
                 keys.push(key);
             }
         }
+        keys.extend(LATER_SHAPE_KEYS);
         keys
     });
     KEYS.clone()

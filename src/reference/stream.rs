@@ -31,7 +31,7 @@ fn triad([b, c]: [Key; 2], first: u64, a: &mut [f32]) {
     }
 }
 
-/// The wrapping sum of every word.
+/// The wrapping sum of every word, in each pass.
 fn stream_sum(p: Stream, source: Key) -> Rows<'static> {
     let make = move |_| {
         const BLOCK: u64 = 1 << 16;
@@ -41,7 +41,8 @@ fn stream_sum(p: Stream, source: Key) -> Rows<'static> {
             source.word_sum(TensorFormat::Words, first, words.min(first + BLOCK))
         };
         let blocks = (0..words.div_ceil(BLOCK)).into_par_iter();
-        (0, vec![blocks.map(block).reduce(|| 0, u32::wrapping_add).into()])
+        let sum = blocks.map(block).reduce(|| 0, u32::wrapping_add);
+        (0, vec![sum.wrapping_mul(p.passes as u32).into()])
     };
     Rows { count: 1, cost: 1, rows: 1, width: 1, typical: None, make: Box::new(make) }
 }

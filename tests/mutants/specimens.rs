@@ -131,6 +131,15 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "gemm:m=17,n=300,k=376,dtype=bf16",
         ],
     ),
+    // Rows of whole rounds of loads and a tail, of a tail alone, and warps without rows.
+    (
+        "gemv",
+        &[
+            "gemm:m=2,n=20,k=4360,dtype=bf16",
+            "gemm:m=2,n=3,k=72,dtype=bf16",
+            "gemm:m=2,n=8,k=2048,dtype=bf16",
+        ],
+    ),
     // Tiles of several blocks, several tiles in a block, and tails of both.
     (
         "gemm_skinny",

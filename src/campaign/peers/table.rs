@@ -68,7 +68,8 @@ fn of_gpu(problem: &Problem) -> Vec<&'static str> {
     if let Some(p) = MlaDecode::of(problem) {
         return of_mla(p);
     }
-    match Stream::of(problem).map(|p| p.access) {
+    let once = Stream::of(problem).filter(|p| p.passes == 1);
+    match once.map(|p| p.access) {
         Some(Access::Read) => vec!["torch_sum"],
         Some(Access::Copy) => vec!["torch_copy"],
         Some(Access::Write | Access::Triad) | None => Vec::new(),

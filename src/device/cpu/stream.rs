@@ -30,6 +30,7 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
 /// multiply by [`TRIAD_FACTOR`] and add.
 struct StreamKernel {
     access: Access,
+    passes: u64,
     seed: u64,
     chunk_bytes: usize,
 }
@@ -44,7 +45,7 @@ impl StreamKernel {
             0 => chunk_bytes.next_multiple_of(64),
             kib => (kib as usize) << 10,
         };
-        StreamKernel { access: p.access, seed, chunk_bytes }
+        StreamKernel { access: p.access, passes: p.passes, seed, chunk_bytes }
     }
 }
 
@@ -52,11 +53,14 @@ impl Kernel for StreamKernel {
     fn run(&mut self, slot: usize, inputs: &InputBytes, output: &mut [u8]) {
         match self.access {
             Access::Read => {
-                let sum = inputs
-                    .get("source")
-                    .par_chunks(self.chunk_bytes)
-                    .map(|chunk| sum_words(bytemuck::cast_slice(chunk)))
-                    .reduce(|| 0, u32::wrapping_add);
+                // Every pass reads: nothing is known of the bytes from the one before.
+                let pass = |_| {
+                    std::hint::black_box(inputs.get("source"))
+                        .par_chunks(self.chunk_bytes)
+                        .map(|chunk| sum_words(bytemuck::cast_slice(chunk)))
+                        .reduce(|| 0, u32::wrapping_add)
+                };
+                let sum = (0..self.passes).map(pass).fold(0, u32::wrapping_add);
                 output.copy_from_slice(&sum.to_le_bytes());
             }
             Access::Write => {

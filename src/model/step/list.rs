@@ -258,7 +258,7 @@ impl Builder<'_> {
     ) -> Result<(), String> {
         let bytes = self.shape.formats.activations.bytes_of(elements);
         let bytes = bytes.next_multiple_of(128);
-        let stream = Stream { access: Access::Copy, bytes };
+        let stream = Stream { access: Access::Copy, bytes, passes: 1 };
         self.push((name, StepPart::Rest), Problem::Stream(stream), count)
     }
 

@@ -260,6 +260,12 @@ fn streams_count_what_they_touch() {
     assert_eq!((stream("write").bytes_read(), stream("write").bytes_written()), (0, 1024));
     assert_eq!((stream("copy").bytes_read(), stream("copy").bytes_written()), (512, 512));
     // 64 elements of each array.
+    // Every pass moves the bytes again.
+    let passes: Problem = "stream:access=read,bytes=1 KiB,passes=3".parse().unwrap();
+    assert_eq!(passes.work().bytes_read(), 3072);
+    assert_eq!(passes.to_string(), "stream:access=read,bytes=1024,passes=3");
+    let once: Problem = "stream:access=read,bytes=1 KiB,passes=1".parse().unwrap();
+    assert_eq!(once.to_string(), "stream:access=read,bytes=1024");
     let triad = work("stream:access=triad,bytes=768");
     assert_eq!((triad.bytes_read(), triad.bytes_written()), (512, 256));
     assert_eq!((triad.vector_flops(), triad.matrix_flops()), (128, 0));
@@ -337,6 +343,9 @@ fn bad_input_is_told_what_to_do() {
         ("stream:access=read,bytes=4 MB", "bytes", "4 MiB"),
         ("stream:access=read,bytes=100", "bytes", "multiple of 128"),
         ("stream:access=triad,bytes=1 GiB", "bytes", "multiple of 384"),
+        ("stream:access=copy,bytes=256,passes=2", "passes", "only reads have several"),
+        ("stream:access=read,bytes=256,passes=65537", "passes", "more than 65536"),
+        ("stream:access=read,bytes=256,passes=0", "passes", "passes"),
         ("stream:access=triad,bytes=1 GiB", "bytes", "use 1073741952"),
         ("peak:unit=tensor,dtype=f32,lanes=1,steps=1", "dtype", "unit = \"fma\""),
         (
@@ -500,6 +509,8 @@ prop_compose! {
                 "operands" => "native".into(),
                 "data" => "small".into(),
                 "bytes" => (dims[0] * 768).to_string(),
+                // More are of reads alone, and move the same arrays again.
+                "passes" => "1".into(),
                 "direction" => TransferDirection::ALL[choice].to_string(),
                 "memory" => HostMemory::ALL[access % 2].to_string(),
                 "dtype" if op == Op::DecodeStep && dtype.is_scaled() => "f16".into(),
