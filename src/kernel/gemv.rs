@@ -116,7 +116,13 @@ impl HostHalf for Gemv {
                 p.m, p.k
             )
         })?;
-        Ok(half)
+        // As many as have the shared memory too.
+        let fits = |blocks: &u32| {
+            let share = arch.limits().shared_bytes_of_block(*blocks);
+            bytes + half.static_shared_bytes() <= share.into()
+        };
+        let blocks_per_sm = (1..=half.blocks_per_sm).rev().find(fits).unwrap_or(1);
+        Ok(Gemv { blocks_per_sm, ..half })
     }
 
     fn defines(&self) -> Defines {
@@ -185,6 +191,14 @@ impl Gemv {
             _ => u64::from(self.warps * self.rows),
         };
         self.p.n.div_ceil(rows)
+    }
+
+    /// Shared memory that the kernel declares itself: sums of warps, of 4-bit weights.
+    fn static_shared_bytes(&self) -> u64 {
+        match self.p.w_dtype.dtype() {
+            DType::Int4 => u64::from(self.warps) * 8 * weights::TILE_ROWS * 4,
+            _ => 0,
+        }
     }
 
     /// Dynamic shared memory: activations, and scales of the rows of a block.
