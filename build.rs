@@ -69,7 +69,12 @@ fn main() {
 /// table is contributed by putting it there.
 fn write_tuning_tables() -> std::io::Result<()> {
     let folder = std::path::absolute("tuning")?;
-    let files = std::fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let files = match std::fs::read_dir(&folder) {
+        Ok(files) => files.collect::<std::io::Result<Vec<_>>>()?,
+        // No table, no folder.
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(why) => return Err(why),
+    };
     let mut paths: Vec<PathBuf> = files.into_iter().map(|file| file.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     paths.sort();

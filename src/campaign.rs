@@ -44,7 +44,7 @@ use crate::point::Point;
 use crate::record::{Recorder, Records, RoundRow, Row, write_atomically};
 use crate::statistics;
 use crate::suite::{PlannedPoints, Suite};
-use crate::tuning::TuningTable;
+use crate::tuning::{TuningTable, USED_TUNING};
 
 /// The order of a campaign: `rounds` passes over the points, each shuffled by `seed` in its
 /// own way, the sentinel first, last and after every `sentinel_every` points. The same plan
@@ -295,9 +295,6 @@ pub fn run(
     }
     .run(&order, request.given_up.as_ref(), observer)
 }
-
-/// The file of a campaign's folder that has the tuning table which kernels ran by.
-pub const USED_TUNING: &str = "used-tuning.toml";
 
 /// The point that shows again and again what the units do: the first of the plan that is
 /// there for their ceiling, and that the device runs.

@@ -17,6 +17,9 @@ use crate::toolchain::Arch;
 
 include!(concat!(env!("OUT_DIR"), "/tuning_tables.rs"));
 
+/// The file of a campaign's folder that has the table which its kernels ran by.
+pub const USED_TUNING: &str = "used-tuning.toml";
+
 /// Largest distance in steps of size at which a class's configuration is taken for another
 /// size of the same shape: a factor of 16 in bytes and less.
 const MOST_STEPS: u32 = 2;

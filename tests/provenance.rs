@@ -86,6 +86,12 @@ fn every_included_file_is_an_input() {
         for call in ["include_str!(", "include_bytes!(", "include!("] {
             for (at, _) in text.match_indices(call) {
                 let argument = text[at + call.len()..].trim_start();
+                // The list of `tuning/`, which the script writes of an input.
+                if argument.starts_with("concat!(env!(\"OUT_DIR\"), \"/tuning_tables.rs\")")
+                {
+                    assert!(is_input(Path::new("tuning/a.toml")));
+                    continue;
+                }
                 let path = argument
                     .strip_prefix('"')
                     .and_then(|rest| rest.split('"').next())

@@ -15,7 +15,7 @@ use crate::record::{
 use crate::residency::spell_caches;
 use crate::statistics;
 use crate::suite::Suite;
-use crate::tuning::{ChosenBy, TuningTable};
+use crate::tuning::{ChosenBy, TuningTable, USED_TUNING};
 
 /// One entry of the order in which points are measured: a round of a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,7 +255,7 @@ pub(super) fn point_columns(point: &Point) -> Row {
 /// not say it.
 fn tuning_option(outcome: &PointOutcome, info: &DeviceInfo) -> String {
     match outcome.chosen.as_ref().map(|chosen| chosen.by) {
-        Some(ChosenBy::Tuned) => format!(" --tuning {}", super::USED_TUNING),
+        Some(ChosenBy::Tuned) => format!(" --tuning {}", USED_TUNING),
         Some(ChosenBy::Default) if TuningTable::built_in(&info.name).is_some() => {
             " --tuning none".to_owned()
         }

@@ -17,7 +17,7 @@ use super::{disturbances, report, table, verdict};
 use crate::analysis::{Campaign, Measured, derived_csv};
 use crate::campaign::{
     self, CampaignSummary, DeviceLost, EarlierTimes, ExpectedTime, GivenUp, Process,
-    Request, USED_TUNING, seconds_of_a_row,
+    Request, seconds_of_a_row,
 };
 use crate::device::{self, Device, DeviceKind, Opened};
 use crate::model::machine::Machines;
@@ -27,7 +27,7 @@ use crate::record::Records;
 use crate::section::Section;
 use crate::statistics::Estimate;
 use crate::suite::{Shard, Suite};
-use crate::tuning::{Tuning, TuningTable};
+use crate::tuning::{Tuning, TuningTable, USED_TUNING};
 use crate::verdict::judge;
 
 /// Measure a suite, record it, draw it and judge it.

@@ -502,11 +502,16 @@ fn named_tile(
         let of = |tile: &Tile| format!("{} x {}", tile.m, tile.n);
         let known: Vec<String> = operands.tiles().iter().map(of).collect();
         format!(
-            "operands in {} with tiles of {}, not {} where a cluster shares {shared:?}; use \
-             another configuration",
+            "operands in {} with tiles of {}, not {} where a cluster shares {}; use another \
+             configuration",
             operands.dtype(),
             known.join(", "),
-            of(&tile)
+            of(&tile),
+            match shared {
+                Shared::Nothing => "nothing",
+                Shared::A => "rows of A",
+                Shared::B => "rows of B",
+            }
         )
     })?;
     let (rows, columns) = tile.cluster_extents();

@@ -156,7 +156,7 @@ fn what_was_found_is_used() {
     };
     let folder =
         campaign::run(&mut device, &request, &mut campaign::Silent).unwrap().folder;
-    let kept = TuningTable::load(&folder.join(campaign::USED_TUNING)).unwrap();
+    let kept = TuningTable::load(&folder.join(crate::tuning::USED_TUNING)).unwrap();
     assert_eq!(kept, table);
     let records = Records::read(&folder).unwrap();
     assert_ne!(records.runs[0].get("tuning_hash"), Some("none"));
