@@ -26,7 +26,7 @@ const MOST: [(&str, f64); 9] = [
     ("stream", 0.015),
     ("stream_bulk", 0.01),
     ("kv_read", 0.02),
-    ("attention_decode", 0.18),
+    ("attention_decode", 0.05),
     ("attention_mla", 0.10),
     ("attention_mla_wgmma", 0.35),
     ("gemm_skinny", 0.25),

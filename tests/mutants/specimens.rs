@@ -188,8 +188,8 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "attention_decode",
         &[
-            "decode_attention:batch=1,context=700,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
-            "decode_attention:batch=5,context=1100,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+            "decode_attention:batch=1,context=1400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+            "decode_attention:batch=5,context=1300,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
             "decode_attention:batch=7,context=200,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
@@ -206,7 +206,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "attention_mla",
         &[
-            "mla_decode:batch=1,context=350,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+            "mla_decode:batch=1,context=600,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
             "mla_decode:batch=5,context=70,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
