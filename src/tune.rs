@@ -30,7 +30,7 @@ const COMPARED_ROUNDS: usize = 8;
 
 /// Seconds of warm-up and samples of a round, unless a budget says otherwise: launches of
 /// microseconds are then timed some thousand times.
-const ROUND_S: f64 = 0.12;
+const ROUND_S: f64 = 0.08;
 
 /// Shortest and longest time of a round that a budget makes.
 const ROUND_RANGE_S: [f64; 2] = [0.03, 2.0];
