@@ -80,7 +80,8 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
     return slots + ((half * batch + pair) * PAIR + i) * threads;
   };
   const u32 end = count * vectors;
-  u32 load_vector = threadIdx.x, load_part = 0;
+  // Held, since places that follow from them would be kept across all splits, and spill.
+  u32 load_vector = held(threadIdx.x), load_part = 0;
   const auto load = [&](u32 half) {
 #pragma unroll 1
     for (u32 pair = 0; pair < batch && load_vector < end; ++pair) {
@@ -116,7 +117,7 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
   sync();
 
   // Outputs, in the order of parts.
-  u32 vector = threadIdx.x, part = 0;
+  u32 vector = held(threadIdx.x), part = 0;
   Floats4 total = {};
 #pragma unroll 1
   for (u32 half = 0; vector < end; half ^= 1) {

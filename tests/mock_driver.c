@@ -350,17 +350,17 @@ static void digest(const u64 *p) {
     *(u64 *)p[1] += mix(pairs[i] ^ ((i + 1) * 0x9e3779b97f4a7c15ull));
 }
 
-// source, second, target, checksum, partials, ticket, vectors, pattern; of stream.cu
+// source, second, target, checksum, progress, vectors, passes, pattern; of stream.cu
 static void stream(const char *entry, const u64 *p) {
   const u32 *source = (const u32 *)p[0];
   u32 *target = (u32 *)p[2];
   u32 sum = 0;
-  for (u64 i = 0; i < 4 * p[6]; ++i) {
+  for (u64 i = 0; i < 4 * p[5]; ++i) {
     if (!strcmp(entry, "stream_read")) sum += source[i];
     if (!strcmp(entry, "stream_write")) target[i] = (u32)p[7];
     if (!strcmp(entry, "stream_copy")) target[i] = source[i];
   }
-  if (!strcmp(entry, "stream_read")) *(u32 *)p[3] = sum;
+  if (!strcmp(entry, "stream_read")) *(u32 *)p[3] = sum * (u32)p[6];
 }
 
 static void read_clocks(const u64 *p) {

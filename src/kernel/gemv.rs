@@ -95,7 +95,7 @@ impl HostHalf for Gemv {
                  16 rows a block shares; use another configuration"
             )
         })?;
-        let (rows, blocks) = shape(p, choice)?;
+        let (rows, blocks) = shape(p, arch, choice)?;
         let warps = choice.or("warps", WARPS);
         let half = Gemv {
             p: *p,
@@ -214,10 +214,11 @@ impl Gemv {
 /// Rows of weights of a warp, and how many blocks of [`WARPS`] share an SM: each row has a sum
 /// for each token, in registers. Several rows use activations from shared memory once for all,
 /// which with four tokens would take most of its bandwidth.
-fn shape(p: &Gemm, choice: &Configuration) -> Result<(u32, u32), Refusal> {
+fn shape(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<(u32, u32), Refusal> {
     let (tokens, w_dtype) = (p.m as u32, p.w_dtype.dtype());
     if w_dtype == DType::Int4 {
-        return Ok((1, 4));
+        // With four the compiler spills on sm_120.
+        return Ok((1, if arch.major == 12 { 3 } else { 4 }));
     }
     let rows = choice.or("rows", if tokens > 2 { 2 } else { 1 });
     let most = if rows == 4 || choice.or("loads", LOADS) > LOADS { 4 } else { 8 };
