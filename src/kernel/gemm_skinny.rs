@@ -148,6 +148,34 @@ impl Ring {
         }
     }
 
+    /// The ring of a configuration for `m` rows of activations, of which a block has so many.
+    ///
+    /// # Errors
+    /// A configuration that does not suit them.
+    pub fn chosen(
+        (m, of_block): (u64, u64),
+        w_dtype: DType,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Self, Refusal> {
+        let by_columns = choice.or("by_columns", 0) == 1;
+        refuse_unless(!by_columns || m <= MAX_ROWS_BY_COLUMNS, || {
+            format!(
+                "up to {MAX_ROWS_BY_COLUMNS} rows where warps divide columns, and each copies \
+                 activations for itself, not m = {m}; use another configuration"
+            )
+        })?;
+        let ring = Ring::new(of_block, w_dtype, arch, choice);
+        refuse_unless(ring.stages >= LEAST_STAGES, || {
+            format!(
+                "{LEAST_STAGES} stages of what fits in shared memory, not of {} bytes with m = {m} \
+                 on {arch}; use another configuration",
+                ring.stage_bytes
+            )
+        })?;
+        Ok(ring)
+    }
+
     pub fn threads(&self) -> u32 {
         self.warps * 32
     }
@@ -341,27 +369,28 @@ pub(super) struct SkinnyGemm {
     ring: Ring,
 }
 
+/// Other rings: warps that divide columns, so that a stage has long runs of a row, and that wait
+/// for their own copies alone.
+pub(super) const RING_CONFIGURATIONS: &[Configuration] = &[
+    Configuration::new("runs_512", &[("by_columns", 1), ("warps", 4)]),
+    Configuration::new("runs_1024", &[("by_columns", 1), ("warps", 8)]),
+    Configuration::new("warp_rings", &[("by_columns", 1), ("warps", 4), ("warp_ring", 1)]),
+    Configuration::new(
+        "warp_rings_1024",
+        &[("by_columns", 1), ("warps", 8), ("warp_ring", 1)],
+    ),
+    Configuration::new(
+        "warp_rings_tall",
+        &[("by_columns", 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
+    ),
+];
+
 impl HostHalf for SkinnyGemm {
     type Operation = Gemm;
     const NAME: &'static str = "gemm_skinny";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_skinny.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[
-        Configuration::new("runs_512", &[("by_columns", 1), ("warps", 4)]),
-        Configuration::new("runs_1024", &[("by_columns", 1), ("warps", 8)]),
-        Configuration::new(
-            "warp_rings",
-            &[("by_columns", 1), ("warps", 4), ("warp_ring", 1)],
-        ),
-        Configuration::new(
-            "warp_rings_1024",
-            &[("by_columns", 1), ("warps", 8), ("warp_ring", 1)],
-        ),
-        Configuration::new(
-            "warp_rings_tall",
-            &[("by_columns", 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
-        ),
-    ];
+    const CONFIGURATIONS: &[Configuration] = RING_CONFIGURATIONS;
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
@@ -375,23 +404,8 @@ impl HostHalf for SkinnyGemm {
             )
         })?;
         refuse_activations(p.m, p.k)?;
-        let by_columns = choice.or("by_columns", 0) == 1;
-        refuse_unless(!by_columns || p.m <= MAX_ROWS_BY_COLUMNS, || {
-            format!(
-                "up to {MAX_ROWS_BY_COLUMNS} rows where warps divide columns, and each copies \
-                 activations for itself, not m = {}; use another configuration",
-                p.m
-            )
-        })?;
         let row_tiles = row_tiles(p);
-        let ring = Ring::new(p.m.div_ceil(row_tiles), w_dtype, arch, choice);
-        refuse_unless(ring.stages >= LEAST_STAGES, || {
-            format!(
-                "{LEAST_STAGES} stages of what fits in shared memory, not of {} bytes with m = {} \
-                 on {arch}; use another configuration",
-                ring.stage_bytes, p.m
-            )
-        })?;
+        let ring = Ring::chosen((p.m, p.m.div_ceil(row_tiles)), w_dtype, arch, choice)?;
         Ok(SkinnyGemm { p: *p, formats, row_tiles, ring })
     }
 

@@ -5,7 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::gemm_skinny::{
-    Division, MAX_TOKENS, Matrices, MatrixFormats, MatrixNames, Ring, refuse_activations,
+    Division, MAX_TOKENS, Matrices, MatrixFormats, MatrixNames, RING_CONFIGURATIONS, Ring,
+    refuse_activations,
 };
 use super::plan::{Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless};
@@ -61,9 +62,14 @@ impl RoutedPlan {
         RoutedPlan { sets, rows, repeats }
     }
 
-    fn ring(&self, p: &MoeGemm, arch: Arch) -> Ring {
-        let most = self.sets.iter().map(|set| set.rows).max().unwrap_or(1);
-        Ring::new(most.into(), p.w_dtype.dtype(), arch, Configuration::DEFAULT)
+    fn ring(
+        &self,
+        p: &MoeGemm,
+        arch: Arch,
+        choice: &Configuration,
+    ) -> Result<Ring, Refusal> {
+        let most: u64 = self.sets.iter().map(|set| set.rows).max().unwrap_or(1).into();
+        Ring::chosen((most, most), p.w_dtype.dtype(), arch, choice)
     }
 }
 
@@ -80,9 +86,9 @@ impl HostHalf for ExpertGemm {
     const NAME: &'static str = "moe_gemm";
     const SOURCE: &'static str = include_str!("../../kernels/moe_gemm.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = &[];
+    const CONFIGURATIONS: &[Configuration] = RING_CONFIGURATIONS;
 
-    fn configure(p: &MoeGemm, arch: Arch, _: &Configuration) -> Result<Self, Refusal> {
+    fn configure(p: &MoeGemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
         refuse_unless(p.has_plain_activations(), || {
             format!(
@@ -92,7 +98,7 @@ impl HostHalf for ExpertGemm {
         })?;
         refuse_activations(p.input_places(), p.k)?;
         let routed = RoutedPlan::new(p);
-        let ring = routed.ring(p, arch);
+        let ring = routed.ring(p, arch, choice)?;
         Ok(ExpertGemm { p: *p, formats, routed, ring })
     }
 
