@@ -323,33 +323,16 @@ fn contest_result(
         let why = format!("the default has no time: {}", without.row.reason);
         return (contested(None, None, why), 1.0);
     };
-    let compared = |round: &u32| *round >= halving_rounds;
-    // Of several that were left, one that rounds before the comparison say is the fastest.
-    let before = |e: &Entrant<'_>| {
-        let times =
-            e.times.iter().filter(|(round, _)| !compared(round) || halving_rounds == 0);
-        let logs: Vec<f64> = times.map(|(_, time_s)| time_s.ln()).collect();
-        logs.iter().sum::<f64>() / logs.len().max(1) as f64
-    };
-    let finalists = entrants.iter().filter(|e| {
-        e.is_challenger()
-            && e.row.status.is_some_and(|s| s.has_time())
-            && e.times.iter().any(|(r, _)| compared(r))
-    });
-    let winner = finalists.min_by(|a, b| before(a).total_cmp(&before(b)));
-    let ratios = |of: &dyn Fn(u32) -> Option<f64>| -> Vec<f64> {
-        let rounds = default.times.iter().map(|(round, _)| *round);
-        rounds.filter_map(of).collect()
-    };
-    let aa = ratios(&|round| Some((default.at(round)? / twin.at(round)?).ln()));
-    let gains = winner.map(|winner| {
-        ratios(&|round| {
+    let winner = winner_of(entrants, halving_rounds);
+    let aa = interval(&log_ratios(default, |round| {
+        Some(default.at(round)?.ln() - twin.at(round)?.ln())
+    }));
+    let gain = winner.and_then(|winner| {
+        interval(&log_ratios(default, |round| {
             let both = (default.at(round)?.ln() + twin.at(round)?.ln()) / 2.0;
-            compared(&round).then_some(both - winner.at(round)?.ln())
-        })
+            (round >= halving_rounds).then_some(both - winner.at(round)?.ln())
+        }))
     });
-    let aa = interval(&aa);
-    let gain = interval(gains.as_deref().unwrap_or_default());
     let one = Estimate { value: 1.0, lo: 1.0, hi: 1.0 };
     let speedup = gain.map_or(one, |(gain, _)| gain);
     let aa_ratio = aa.map_or(one, |(aa, _)| aa);
@@ -372,6 +355,32 @@ fn contest_result(
     let winner = winner.and_then(|winner| winner.configuration()).map(str::to_owned);
     let probability = gain.map_or(1.0, |(_, probability)| probability);
     (contested(Some(tuned), winner, String::new()), probability)
+}
+
+/// The configuration that is compared with the default: of several that were left, the one
+/// that is the fastest by the rounds before the comparison.
+fn winner_of<'a, 'b>(
+    entrants: &'a [Entrant<'b>],
+    halving_rounds: u32,
+) -> Option<&'a Entrant<'b>> {
+    let is_compared = |round: u32| round >= halving_rounds;
+    let before = |e: &Entrant<'_>| {
+        let times =
+            e.times.iter().filter(|(round, _)| !is_compared(*round) || halving_rounds == 0);
+        let logs: Vec<f64> = times.map(|(_, time_s)| time_s.ln()).collect();
+        logs.iter().sum::<f64>() / logs.len().max(1) as f64
+    };
+    let finalists = entrants.iter().filter(|e| {
+        e.is_challenger()
+            && e.row.status.is_some_and(|s| s.has_time())
+            && e.times.iter().any(|(round, _)| is_compared(*round))
+    });
+    finalists.min_by(|a, b| before(a).total_cmp(&before(b)))
+}
+
+/// What `of` makes of the rounds of the default, where it makes anything of them.
+fn log_ratios(default: &Entrant<'_>, of: impl Fn(u32) -> Option<f64>) -> Vec<f64> {
+    default.times.iter().filter_map(|(round, _)| of(*round)).collect()
 }
 
 /// The ratio that logarithms of rounds agree on, with its 95% interval by Student's t, and
