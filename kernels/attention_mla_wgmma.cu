@@ -188,6 +188,8 @@ DEVICE void arrive(u64 &barrier) {
 
 // The barrier of the warpgroups that compute.
 struct Computing {
+  // With fewer the compiler spills.
+  static constexpr u32 SPLITS_AT_ONCE = 4;
   DEVICE void operator()() const { bar_sync(1, COMPUTING); }
 };
 

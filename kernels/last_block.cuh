@@ -5,6 +5,8 @@
 // The barrier of all threads of a block. Where warps are specialized, those that take
 // part pass a barrier of their own; thread 0 is one of them.
 struct WholeBlock {
+  // Iterations of a loop over splits that are unrolled: a GPU has few splits of a sequence.
+  static constexpr u32 SPLITS_AT_ONCE = 1;
   DEVICE void operator()() const {
     __syncthreads();
   }

@@ -105,11 +105,11 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
   const u32 row_of_lane = threadIdx.x / lanes;
   const u32 splits = row_of_lane < count ? split.count : 0;
   float max = minus_infinity(), sum = 0;
-#pragma unroll 1
+#pragma unroll (Sync::SPLITS_AT_ONCE)
   for (u32 i = lane_index() % lanes; i < splits; i += lanes)
     max = fmaxf(max, softmaxes[i * rows + row_of_lane].max);
   max = max_of_lanes<lanes>(max);
-#pragma unroll 1
+#pragma unroll (Sync::SPLITS_AT_ONCE)
   for (u32 i = lane_index() % lanes; i < splits; i += lanes) {
     const Softmax part_softmax = softmaxes[i * rows + row_of_lane];
     sum += part_softmax.sum * weight_of(part_softmax.max, max, scale);

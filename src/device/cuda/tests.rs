@@ -260,7 +260,7 @@ fn launch_declared(bytes: usize) -> Result<(), DriverError> {
     let context = Context::open(0).unwrap();
     let stream = CudaStream::new(&context).unwrap();
     let target = Buffer::new(&context, 64).unwrap();
-    let params = ParamBytes::of(&[0, 0, target.address(), 0, 0, 0, 1, 5]);
+    let params = ParamBytes::of(&[0, 0, target.address(), 0, 0, 1, 1, 5]);
     let functions = load(&context, "stream", b"\x7fELF", &["stream_write"]).unwrap();
     let shape = LaunchShape::warps(1);
     for params in [&[][..], &[params.clone(), params.clone()]] {
@@ -335,7 +335,7 @@ fn graphs_replay_what_was_queued() {
         let functions = load(&context, "streams", b"\x7fELF", &["stream_write"]).unwrap();
         let target = Buffer::new(&context, 64).unwrap();
         target.set(&stream, 0, 64, 0).unwrap();
-        let params = [0, 0, target.address(), 0, 0, 0, 1, 0x0505_0505u64];
+        let params = [0, 0, target.address(), 0, 0, 1, 1, 0x0505_0505u64];
         let params = [ParamBytes::of(&params)];
         let graph = stream
             .capture(|| stream.launch(&functions[0], &LaunchShape::warps(1), &params))
