@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::kernel::{Candidate, Choose, Configuration, Configured, Kernel, SearchSpace};
-use crate::kernel::{Refusal, split_name};
+use crate::kernel::{
+    Choose, Configuration, Configured, Kernel, Refusal, SearchSpace, split_name,
+};
 use crate::op::{Problem, ShapeClass};
 use crate::toolchain::Arch;
 
@@ -270,11 +271,6 @@ impl Tuning {
         let configuration = configured.configuration_name();
         Ok((configured, Chosen { configuration, by }))
     }
-}
-
-/// How a point names a candidate.
-pub fn spell_candidate(candidate: &Candidate) -> String {
-    format!("{}.{}", candidate.kernel, candidate.configuration.name)
 }
 
 #[cfg(test)]
