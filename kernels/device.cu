@@ -64,9 +64,13 @@ struct FillParams {
   u64 key;
   u64 *to;
   u64 draws;
-  u32 format;  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3, 5 records of latents, 7 tf32
+  // 0 as drawn, 1 f32, 2 bf16, 3 f16, 4 fp8 e4m3, 5 records of latents, 6 scales, 7 tf32,
+  // 8 scales in binary16
+  u32 format;
   u16 latent_dim;
   u16 rope_dim;
+  float largest;  // of scales, a power of two
+  u32 unused;
 };
 
 // The finaliser of splitmix64.
@@ -87,11 +91,16 @@ DEVICE u32 encode_bf16(u32 bits) {
   return __float_as_uint(value) >> 16;
 }
 
-DEVICE u32 encode_f16(u32 bits) {
-  const u32 wide = __float_as_uint(float(i32(bits << 16) >> 21) * (1.0f / 1024.0f));
-  const u32 size = (wide & 0x7fffffff) >> 13;
+// Eleven of the bits as a multiple of 2^-10.
+DEVICE float f16_value(u32 bits) { return float(i32(bits << 16) >> 21) * (1.0f / 1024.0f); }
+
+// Of a value that binary16 holds, normal or zero.
+DEVICE u32 f16_bits(float value) {
+  const u32 wide = __float_as_uint(value), size = (wide & 0x7fffffff) >> 13;
   return (size == 0 ? 0 : size - (112 << 10)) | (wide >> 31 << 15);
 }
+
+DEVICE u32 encode_f16(u32 bits) { return f16_bits(f16_value(bits)); }
 
 DEVICE u32 encode_tf32(u32 bits) {
   return __float_as_uint(float(i32(bits) >> 21) * (1.0f / 1024.0f));
@@ -101,12 +110,16 @@ DEVICE u32 encode_e4m3(u32 bits) {
   return ((bits >> 3) & 7) == 7 ? bits & 0x87 : bits & 0xbf;
 }
 
-// A scale between a half and 1.
-DEVICE u32 encode_scale(u32 bits) {
-  return __float_as_uint(0.5f + 0.5f * fabsf(__uint_as_float(encode_f32(bits))));
+// A scale between a half of the largest and all of it.
+DEVICE u32 encode_scale(u32 bits, float largest) {
+  return __float_as_uint(largest * (0.5f + 0.5f * fabsf(__uint_as_float(encode_f32(bits)))));
 }
 
-enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES, TF32 };
+DEVICE u32 encode_half_scale(u32 bits, float largest) {
+  return f16_bits(largest * (0.5f + 0.5f * fabsf(f16_value(bits))));
+}
+
+enum Format : u32 { AS_DRAWN, F32, BF16, F16, E4M3, LATENT_RECORDS, SCALES, TF32, HALF_SCALES };
 
 // The format of draw number `i` of a tensor: the latents of a record, their scales (one
 // for each 128) and its rope elements have different formats.
@@ -117,7 +130,7 @@ DEVICE u32 format_of_draw(const FillParams &p, u64 i) {
   return at < latents ? E4M3 : at < latents + scales ? SCALES : BF16;
 }
 
-DEVICE u64 encode(u64 draw, u32 format) {
+DEVICE u64 encode(u64 draw, u32 format, float largest) {
   u64 bytes = 0;
   switch (format) {
     case F32:
@@ -125,7 +138,11 @@ DEVICE u64 encode(u64 draw, u32 format) {
     case TF32:
       return encode_tf32(u32(draw)) | u64(encode_tf32(u32(draw >> 32))) << 32;
     case SCALES:
-      return encode_scale(u32(draw)) | u64(encode_scale(u32(draw >> 32))) << 32;
+      return encode_scale(u32(draw), largest) | u64(encode_scale(u32(draw >> 32), largest)) << 32;
+    case HALF_SCALES:
+      for (u32 at = 0; at < 64; at += 16)
+        bytes |= u64(encode_half_scale(u32(draw >> at) & 0xffff, largest)) << at;
+      return bytes;
     case BF16:
       for (u32 at = 0; at < 64; at += 16)
         bytes |= u64(encode_bf16(u32(draw >> at) & 0xffff)) << at;
@@ -146,7 +163,7 @@ DEVICE u64 encode(u64 draw, u32 format) {
 KERNEL(256, 1) fill(const __grid_constant__ FillParams p) {
   const u64 stride = u64(gridDim.x) * blockDim.x;
   for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.draws; i += stride)
-    p.to[i] = encode(mix(p.key ^ (i * 0x9e3779b97f4a7c15ull)), format_of_draw(p, i));
+    p.to[i] = encode(mix(p.key ^ (i * 0x9e3779b97f4a7c15ull)), format_of_draw(p, i), p.largest);
 }
 
 // --- Digests -------------------------------------------------------------------------

@@ -292,6 +292,7 @@ pub fn run(
         begun: Vec::new(),
         checks: CheckQueue::default(),
         telemetry: None,
+        load: HostLoad::now(),
     }
     .run(&order, request.given_up.as_ref(), observer)
 }
@@ -350,6 +351,8 @@ struct Runner<'a> {
     checks: CheckQueue,
     /// What the device reported after the last round.
     telemetry: Option<Telemetry>,
+    /// What the host's CPUs had done by then.
+    load: Option<HostLoad>,
 }
 
 impl Runner<'_> {
@@ -526,19 +529,18 @@ impl Runner<'_> {
         if self.telemetry.is_none() {
             self.telemetry = Some(self.device.ask_telemetry().wait());
         }
-        let load = HostLoad::now();
         let outcome = self.measure(scheduled);
-        // An answer takes longer than laying out does. It is known when the round is recorded.
-        let (load_after, telemetry) = (HostLoad::now(), self.device.ask_telemetry());
-        let other_cpu_share = load_after.zip(load).and_then(|(b, a)| b.others_since(&a));
+        // Answers take longer than laying out does. They are known when the round is recorded.
+        let (load, telemetry) = (HostLoad::ask(), self.device.ask_telemetry());
         let circumstances =
-            Circumstances { started_utc, since_start_s, other_cpu_share, probes };
+            Circumstances { started_utc, since_start_s, other_cpu_share: None, probes };
         self.checks.push(MeasuredRound {
             scheduled: scheduled.clone(),
             order_index,
             outcome,
             circumstances,
             telemetry,
+            load,
         });
         if let Some(why) = self.device.lost() {
             self.record_all(observer)?;
@@ -560,14 +562,17 @@ impl Runner<'_> {
 
     /// Records a round, and writes the point's row when it is the last.
     fn record(&mut self, round: MeasuredRound, observer: &mut dyn Observer) -> Result<()> {
-        let MeasuredRound { scheduled, order_index, outcome, circumstances, telemetry } =
-            round;
+        let MeasuredRound { scheduled, order_index, outcome, telemetry, load, .. } = round;
         add(&mut self.durations, &outcome.durations);
         // Rounds are recorded in the order in which they were measured, so that one answer
         // serves two: it stands after a round and before the next.
         let mut after = telemetry.wait();
         let looks = std::mem::take(&mut after.looks);
         let before = self.telemetry.replace(after.clone()).unwrap_or_default();
+        let load = load.wait();
+        let load_before = std::mem::replace(&mut self.load, load);
+        let other_cpu_share = load.zip(load_before).and_then(|(b, a)| b.others_since(&a));
+        let circumstances = Circumstances { other_cpu_share, ..round.circumstances };
         // While a round is checked, another of a point that fails may be measured.
         if self.recorder.has(&scheduled.point.id(), scheduled.repeat) {
             return Ok(());
@@ -578,7 +583,7 @@ impl Runner<'_> {
         let disturbed_by = rows::disturbed_by(
             self.device.info(),
             &self.suite.settings,
-            circumstances.other_cpu_share,
+            other_cpu_share,
             (&before, &after),
         );
         let reports = Reports { telemetry: after, disturbed_by };

@@ -385,7 +385,7 @@ fn e5m2_to_f32(code: u8) -> f32 {
 
 /// Scales are between this and half of it. An 8-bit value times its scale is about 1 in
 /// size; inverses are so large that some values exceed the range of the format.
-const fn largest_scale(format: TensorFormat) -> f32 {
+pub(crate) const fn largest_scale(format: TensorFormat) -> f32 {
     match format {
         TensorFormat::Scales(DType::Int8) => 1.0 / 128.0,
         TensorFormat::HalfScales(_) => 1.0 / 8.0,

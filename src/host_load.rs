@@ -2,6 +2,7 @@
 //! the first thing to suspect when two campaigns of one machine differ.
 
 use std::fs;
+use std::thread::{Builder, JoinHandle};
 
 /// Counters of the host and of this process, in clock ticks since boot.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +15,25 @@ pub struct HostLoad {
     own: u64,
 }
 
+/// Counters that were asked for.
+#[derive(Debug)]
+pub enum AskedLoad {
+    /// They are there.
+    Known(Option<HostLoad>),
+    /// The thread that reads them.
+    Asked(JoinHandle<Option<HostLoad>>),
+}
+
+impl AskedLoad {
+    /// The counters, after waiting for them; `None` where the system has none.
+    pub fn wait(self) -> Option<HostLoad> {
+        match self {
+            AskedLoad::Known(load) => load,
+            AskedLoad::Asked(thread) => thread.join().ok().flatten(),
+        }
+    }
+}
+
 /// Ticks below which one more or less is several percent.
 const FEWEST_TICKS: u64 = 40;
 
@@ -24,6 +44,13 @@ impl HostLoad {
             &fs::read_to_string("/proc/stat").ok()?,
             &fs::read_to_string("/proc/self/stat").ok()?,
         )
+    }
+
+    /// Asks for the counters without waiting for them: a host of many CPUs takes
+    /// milliseconds to add them up.
+    pub fn ask() -> AskedLoad {
+        let asked = Builder::new().name("host load".to_owned()).spawn(HostLoad::now);
+        asked.map_or_else(|_| AskedLoad::Known(HostLoad::now()), AskedLoad::Asked)
     }
 
     /// Share of all CPU time since `earlier` that others had. `None` when the counters
@@ -73,6 +100,17 @@ mod tests {
         assert_eq!(parse("cpu  1 2", OWN), None);
         assert_eq!(parse(STAT, "1 (x) S"), None);
         assert_eq!(parse("", ""), None);
+    }
+
+    #[test]
+    fn counters_that_were_asked_for_are_those_of_that_time() {
+        let asked = HostLoad::ask();
+        let known = AskedLoad::Known(HostLoad::now());
+        let (asked, known) = (asked.wait(), known.wait());
+        assert_eq!(asked.is_some(), known.is_some());
+        if let (Some(asked), Some(known)) = (asked, known) {
+            assert!(asked.total.abs_diff(known.total) < 1000, "{asked:?} {known:?}");
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ static void multiply(void *queued) {
   const Product *p = &q->product;
   const Layout *al = &q->a_layout, *bl = &q->b_layout, *dl = &q->d_layout;
   if (q->algorithm == SLOW) {
-    struct timespec wait = {0, 2000000};
+    struct timespec wait = {0, 20000000};  // longer than what else runs may take
     nanosleep(&wait, 0);
   }
   const uint64_t k = p->transpose[0] ? al->rows : al->columns;

@@ -255,7 +255,7 @@ static int is_stream(const char *entry) {
 // that are not implemented here.
 static size_t param_bytes(const char *entry) {
   if (is_stream(entry)) return STREAM_PARAM_BYTES;
-  if (!strcmp(entry, "fill")) return 32;
+  if (!strcmp(entry, "fill")) return 40;
   if (!strcmp(entry, "hold") || !strcmp(entry, "read_clocks") || !strcmp(entry, "digest"))
     return 24;
   if (!strcmp(entry, "spin") || !strcmp(entry, "report_attributes")) return 8;
@@ -312,8 +312,8 @@ static u32 float_bits(float x) {
   return bits;
 }
 
-// Formats as kernels/device.cu has them: 0 as drawn, 1 f32, 2 bf16, 4 fp8 e4m3.
-static u64 encode(u64 draw, u32 format) {
+// Formats as kernels/device.cu has them: 0 as drawn, 1 f32, 2 bf16, 4 fp8 e4m3, 6 scales.
+static u64 encode(u64 draw, u32 format, float largest) {
   u64 bytes = 0;
   switch (format) {
     case 1:
@@ -332,16 +332,24 @@ static u64 encode(u64 draw, u32 format) {
         bytes |= (u64)((bits >> 3 & 7) == 7 ? bits & 0x87 : bits & 0xbf) << at;
       }
       return bytes;
+    case 6:
+      for (u32 at = 0; at < 64; at += 32) {
+        const float value = (float)((int32_t)(draw >> at) >> 8) / (1 << 23);
+        const float size = value < 0 ? -value : value;
+        bytes |= (u64)float_bits(largest * (0.5f + 0.5f * size)) << at;
+      }
+      return bytes;
     default:
       return draw;
   }
 }
 
-// key, to, draws, format
+// key, to, draws, format, the largest scale
 static void fill(const u64 *p) {
   u64 *to = (u64 *)p[1];
+  const float largest = *(const float *)&p[4];
   for (u64 i = 0; i < p[2]; ++i)
-    to[i] = encode(mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull)), (u32)p[3]);
+    to[i] = encode(mix(p[0] ^ (i * 0x9e3779b97f4a7c15ull)), (u32)p[3], largest);
 }
 
 static void digest(const u64 *p) {

@@ -10,6 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::rows::{Circumstances, Scheduled};
 use crate::device::AskedTelemetry;
+use crate::host_load::AskedLoad;
 use crate::measure::{PendingCheck, PointOutcome};
 use crate::reference::{Check, NoReference};
 
@@ -35,6 +36,8 @@ pub(super) struct MeasuredRound {
     pub circumstances: Circumstances,
     /// What the device reports of itself at the end.
     pub telemetry: AskedTelemetry,
+    /// What the host's CPUs did until then.
+    pub load: AskedLoad,
 }
 
 type Found = Vec<Result<Check, NoReference>>;

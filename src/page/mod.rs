@@ -29,11 +29,13 @@ pub fn write_all(
     folder: &Path,
 ) -> Result<Vec<PathBuf>> {
     let figures = plot::figures(campaign);
-    let mut written = plot::write_all(&figures, folder)?;
-    let files = [
-        ("headline.tex", latex::headline(campaign, judged)),
-        ("report.html", html::page(campaign, &figures, judged)),
-    ];
+    let (written, page) = rayon::join(
+        || plot::write_all(&figures, folder),
+        || html::page(campaign, &figures, judged),
+    );
+    let mut written = written?;
+    let files =
+        [("headline.tex", latex::headline(campaign, judged)), ("report.html", page)];
     for (name, text) in files {
         let path = folder.join(name);
         write_atomically(&path, text.as_bytes())?;

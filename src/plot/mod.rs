@@ -33,6 +33,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use rayon::prelude::*;
 
 use crate::analysis::Campaign;
 use crate::record::write_atomically;
@@ -64,11 +65,14 @@ pub fn figures(campaign: &Campaign) -> Vec<Drawn> {
 /// # Errors
 /// A file that cannot be written.
 pub fn write_all(figures: &[Drawn], folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut written = Vec::new();
-    for figure in figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok()) {
-        written.extend(write_forms(folder, figure.name, &figure.picture, &figure.csv)?);
-    }
-    Ok(written)
+    let drawn: Vec<_> =
+        figures.iter().filter_map(|(_, drawn)| drawn.as_ref().ok()).collect();
+    // Most of the time goes into compressing pixels.
+    let written: Result<Vec<_>> = drawn
+        .into_par_iter()
+        .map(|figure| write_forms(folder, figure.name, &figure.picture, &figure.csv))
+        .collect();
+    Ok(written?.concat())
 }
 
 /// Writes a drawing in all forms, and its values.

@@ -14,7 +14,7 @@ use super::driver::{
 };
 use super::gpu::{CudaDevice, Loaded};
 use super::queue::{MAX_HELD, RowQueue, Stretch};
-use crate::data::Key;
+use crate::data::{Key, largest_scale};
 use crate::device::executor::{Executor, Gpu, MemoryPart, PlacedCopy, PlacedTensor};
 use crate::device::{
     KernelFacts, LaunchError, Layout, PrepareError, Prepared, Refusal, Timing,
@@ -130,8 +130,8 @@ impl Gpu for CudaGpu<'_> {
         self.set(address, bytes, 0xff)
     }
 
-    /// On the GPU, except what lies on the host, and page tables and scales, which the host
-    /// draws.
+    /// On the GPU, except what lies on the host, and page tables and some small formats,
+    /// which the host draws.
     fn fill(&mut self, tensor: &Tensor, address: u64, key: Key) -> driver::Result<()> {
         let on_gpu =
             FillFormat::of(tensor.format).filter(|_| tensor.place == MemoryPlace::Device);
@@ -212,18 +212,22 @@ struct DigestParams {
     count: u64,
 }
 
-/// A format by the code that `fill` knows it by, and the widths of latent records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+/// A format by the code that `fill` knows it by, the widths of latent records, and the
+/// largest scale.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct FillFormat {
     code: u32,
     latent_dim: u16,
     rope_dim: u16,
+    largest: f32,
+    unused: u32,
 }
 
 impl FillFormat {
     /// The code of a format that `fill` draws; `None` for those that the host draws.
     const fn of(format: TensorFormat) -> Option<Self> {
+        let (mut latents, mut ropes) = (0, 0);
         let code = match format {
             TensorFormat::Words
             | TensorFormat::Values(DType::Int8 | DType::Int4 | DType::Fp4E2m1) => 0,
@@ -233,19 +237,19 @@ impl FillFormat {
             TensorFormat::Values(DType::F16) => 3,
             TensorFormat::Values(DType::Fp8E4m3) => 4,
             TensorFormat::LatentRecords { latent_dim, rope_dim } => {
-                let (latent_dim, rope_dim) = (latent_dim as u16, rope_dim as u16);
-                return Some(FillFormat { code: 5, latent_dim, rope_dim });
+                (latents, ropes) = (latent_dim as u16, rope_dim as u16);
+                5
             }
+            TensorFormat::Scales(_) | TensorFormat::InverseScales(_) => 6,
+            TensorFormat::HalfScales(_) => 8,
             TensorFormat::Values(DType::Fp8E5m2 | DType::F64)
             | TensorFormat::PageTable
             | TensorFormat::Gains(_)
-            | TensorFormat::Scales(_)
-            | TensorFormat::InverseScales(_)
-            | TensorFormat::HalfScales(_)
             | TensorFormat::PowerScales(_)
             | TensorFormat::ByteScales(_) => return None,
         };
-        Some(FillFormat { code, latent_dim: 0, rope_dim: 0 })
+        let largest = largest_scale(format);
+        Some(FillFormat { code, latent_dim: latents, rope_dim: ropes, largest, unused: 0 })
     }
 }
 
