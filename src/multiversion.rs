@@ -13,3 +13,15 @@ macro_rules! multiversioned {
     };
 }
 pub(crate) use multiversioned;
+
+/// The same for AVX-512 with products of pairs of bf16 and for the baseline of the target. The
+/// two bodies differ, which [`match_target`](multiversion::target::match_target) tells apart.
+macro_rules! multiversioned_for_pairs {
+    ($($function:tt)*) => {
+        #[multiversion::multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+avx512bf16+fma+avx2+f16c+bmi2",
+        ))]
+        $($function)*
+    };
+}
+pub(crate) use multiversioned_for_pairs;

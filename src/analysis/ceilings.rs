@@ -12,7 +12,7 @@ use super::Measured;
 use crate::format::DType;
 use crate::model::derived;
 use crate::model::identity::Identity;
-use crate::op::{Access, Purpose};
+use crate::op::{Access, OfProblem, Peak, Purpose, Unit};
 use crate::point::KernelName;
 use crate::record::Run;
 use crate::resource::{Link, LinkDirection, Resource};
@@ -252,10 +252,11 @@ impl<'a> DeviceFacts<'a> {
         self.is_cpu && share.is_some_and(|share| share > self.disturbed_share)
     }
 
-    /// The format in which operands of `dtype` are multiplied and added. The CPU's kernels
-    /// convert to f32.
-    fn computes_in(&self, dtype: DType) -> DType {
-        if self.is_cpu { DType::F32 } else { dtype }
+    /// The format in which a point multiplies and adds operands of `dtype`. The CPU's kernels
+    /// convert to f32, but for those of its matrix units.
+    fn computes_in(&self, point: &Measured, dtype: DType) -> DType {
+        let is_matrix = Peak::of(&point.problem).is_some_and(|p| p.unit == Unit::Tensor);
+        if self.is_cpu && !is_matrix { DType::F32 } else { dtype }
     }
 
     /// The rate that the clocks allow of a format, at this clock or else at the highest.
@@ -391,7 +392,7 @@ fn compute_ceilings(
         let sets_ceiling = point.judged_facts().sets_compute_ceiling
             && point.problem.operation().has_usual_data();
         if sets_ceiling {
-            let done_in = device.computes_in(dtype);
+            let done_in = device.computes_in(point, dtype);
             let derived = device.flops_per_s(done_in, point.sm_clock_hz);
             let candidate = Candidate { derived, ..Candidate::of(point, rate, device) };
             candidates.entry(done_in).or_default().push(candidate);
@@ -402,10 +403,18 @@ fn compute_ceilings(
     };
     let by_format: BTreeMap<DType, Ceiling> =
         candidates.into_iter().filter_map(best).collect();
+    // Some of a CPU's kernels convert operands of a format that it has a matrix unit for:
+    // the higher of both rates is what it can do.
     let of = |dtype: DType| {
-        let done_in = device.computes_in(dtype);
+        let in_f32 = by_format.get(&DType::F32).filter(|_| device.is_cpu);
+        let formats = by_format.get(&dtype).map(|own| (dtype, own)).into_iter();
+        let formats = formats.chain(in_f32.map(|ceiling| (DType::F32, ceiling)));
+        let higher = |a: &(DType, &Ceiling), b: &(DType, &Ceiling)| {
+            a.1.rate.value.total_cmp(&b.1.rate.value)
+        };
+        let (done_in, ceiling) = formats.max_by(higher)?;
         let computed_in = (dtype != done_in).then_some(done_in);
-        Some((dtype, Ceiling { computed_in, ..by_format.get(&done_in)?.clone() }))
+        Some((dtype, Ceiling { computed_in, ..ceiling.clone() }))
     };
     used.into_iter().filter_map(of).collect()
 }

@@ -859,12 +859,8 @@ fn ceilings_are_held_against_the_clock_that_was_measured() {
 fn a_cpus_ceiling_is_held_against_the_clock_that_it_is_sold_with() {
     let with_peak = |share: f64| {
         let mut rows = ceilings();
-        let peak = &mut rows[1];
-        for time in
-            [&mut peak.time_s_median, &mut peak.time_s_ci_lo, &mut peak.time_s_ci_hi]
-        {
-            *time = time.map(|time| time / share);
-        }
+        let text = "peak:unit=fma,dtype=f32,lanes=1024,steps=4096";
+        rows[1] = row(text, 2.0 * 1024.0 * 4096.0 / FLOPS / share, 0.0);
         let mut run = Run::default();
         for (name, value) in [
             ("backend", "cpu"),
@@ -879,10 +875,44 @@ fn a_cpus_ceiling_is_held_against_the_clock_that_it_is_sold_with() {
         judge(&Campaign::from_records(Path::new("x"), records, None).unwrap())
     };
     // 300 GFLOP/s of 268.8, and 150 of them.
-    assert_eq!(judged_by(&with_peak(1.0), "bf16_compute"), "yes");
+    assert_eq!(judged_by(&with_peak(1.0), "f32_compute"), "yes");
     let halved = with_peak(0.5);
-    assert_eq!(judged_by(&halved, "bf16_compute"), "not judged: ceiling too low");
+    assert_eq!(judged_by(&halved, "f32_compute"), "not judged: ceiling too low");
     assert!(halved.warnings.iter().any(|w| w.contains("56% of what the clocks allow")));
+}
+
+/// A CPU with products of pairs of bf16: they set the ceiling of bf16 where they are faster, and
+/// none of f32.
+#[test]
+fn a_cpus_products_of_pairs_set_the_ceiling_of_their_format() {
+    let mut run = Run::default();
+    run.set("backend", "cpu");
+    let peak = |unit: &str, flops: f64, share: f64| Row {
+        kernel: "cpu_peak".into(),
+        ..row(
+            &format!("peak:unit={unit},lanes=1024,steps=4096"),
+            flops * 1024.0 * 4096.0 / (share * FLOPS),
+            0.0,
+        )
+    };
+    let of = |share| {
+        let rows = vec![
+            peak("fma,dtype=f32", 2.0, 1.0),
+            peak("tensor,dtype=bf16", 4096.0, share),
+            at_roof(&gemm(1024, "bf16"), 1.0, 0.001),
+        ];
+        let judged = judged_without_probe(rows, &run);
+        ["bf16_compute", "f32_compute"].map(|id| {
+            let limit = judged.limits.iter().find(|limit| limit.id == id).unwrap();
+            (limit.value.value / FLOPS, limit.from.clone())
+        })
+    };
+    let [bf16, f32] = of(1.9);
+    assert!((bf16.0 - 1.9).abs() < 1e-9 && (f32.0 - 1.0).abs() < 1e-9, "{bf16:?} {f32:?}");
+    assert_eq!(bf16.1, "cpu_peak: peak tensor bf16 lanes=1024 steps=4096");
+    let [bf16, _] = of(0.5);
+    assert!((bf16.0 - 1.0).abs() < 1e-9, "{bf16:?}");
+    assert!(bf16.1.ends_with(", computed in f32"), "{bf16:?}");
 }
 
 #[test]

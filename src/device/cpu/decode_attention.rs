@@ -7,17 +7,19 @@
 //! rescales what the ones before it left (Milakov and Gimelshein, 2018).
 
 use half::{bf16, f16};
+use multiversion::target::match_target;
 use rayon::prelude::*;
 
 use super::cache::{Cache, CacheSplit};
 use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
 use super::simd::{
-    Ahead, Element, Lanes, accumulate, arrange, chunks, dots, narrow, padded_rows,
-    take_out, widen,
+    Ahead, Element, Lanes, accumulate, arrange, arrange_pairs, chunks, dots,
+    has_bf16_pairs, narrow, padded_rows, take_out, widen,
 };
 use crate::device::Refusal;
+use crate::format::DType;
 use crate::kernel::Configuration;
-use crate::multiversion::multiversioned;
+use crate::multiversion::{multiversioned, multiversioned_for_pairs};
 use crate::op::{DecodeAttention, Op};
 
 /// Tokens in a block: keys and values of 128 16-bit elements are 16 KiB.
@@ -37,28 +39,41 @@ const MAX_ROWS: usize = 8;
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_decode_attention",
     op: Op::DecodeAttention,
-    sources: &[include_str!("decode_attention.rs")],
+    sources: &[include_str!("decode_attention.rs"), include_str!("pairs.rs")],
     configurations: &[
         Configuration::new("blocks_of_64", &[("tokens", 64)]),
         Configuration::new("blocks_of_128", &[("tokens", 128)]),
         Configuration::new("ahead_8", &[("ahead", 8)]),
         Configuration::new("blocks_of_16_ahead_8", &[("tokens", 16), ("ahead", 8)]),
         Configuration::new("blocks_of_128_ahead_16", &[("tokens", 128), ("ahead", 16)]),
+        // Of bf16, where the CPU multiplies pairs of it without widening them.
+        Configuration::new("in_f32", &[("pairs", 0)]),
         Configuration::new("parts_1", &[("parts", 1)]),
         Configuration::new("parts_16", &[("parts", 16)]),
     ],
     configure: |problem, choice| {
         configured(problem, |&p: &DecodeAttention| {
-            let format = kv_format(p)?;
+            let (format, can_pair) = (kv_format(p)?, can_pair(&p));
+            if choice.or("pairs", 1) == 0 && !can_pair {
+                return Err(Refusal(
+                    "the default computes in f32 here: pairs need bf16 queries, keys and \
+                     values, and a CPU with AVX512-BF16; use the default"
+                        .to_owned(),
+                ));
+            }
+            let pairs = can_pair && choice.or("pairs", 1) == 1;
             Ok(Box::new(move |run| match format {
                 CpuFormat::F32 => {
                     Box::new(DecodeKernel::<f32>::new(p, choice, run.threads))
                 }
-                CpuFormat::Bf16 => {
-                    Box::new(DecodeKernel::<bf16>::new(p, choice, run.threads))
-                }
                 CpuFormat::F16 => {
                     Box::new(DecodeKernel::<f16>::new(p, choice, run.threads))
+                }
+                CpuFormat::Bf16 if pairs => {
+                    Box::new(DecodeKernel::in_pairs(p, choice, run.threads))
+                }
+                CpuFormat::Bf16 => {
+                    Box::new(DecodeKernel::<bf16>::new(p, choice, run.threads))
                 }
             }))
         })
@@ -77,6 +92,32 @@ fn kv_format(p: DecodeAttention) -> Result<CpuFormat, Refusal> {
         )));
     }
     Ok(format)
+}
+
+/// Whether the CPU multiplies the problem's operands as they are, in pairs.
+fn can_pair(p: &DecodeAttention) -> bool {
+    let kv = p.kv_dtype.dtype();
+    (p.dtype, kv) == (DType::Bf16, DType::Bf16) && has_bf16_pairs()
+}
+
+/// The inner loops for so many query heads, in f32.
+fn attend_rows<T: Element>(rows: usize) -> Attend<T> {
+    match rows {
+        1 => attend::<T, 1, 16, 4>,
+        2 => attend::<T, 2, 8, 4>,
+        4 => attend::<T, 4, 4, 2>,
+        _ => attend::<T, 8, 2, 1>,
+    }
+}
+
+/// The same on pairs of bf16. A single head is joined by one of zeros: that is faster than
+/// sixteen tokens at a time.
+fn attend_pairs(rows: usize) -> Attend<bf16> {
+    match rows {
+        2 => attend_in_pairs::<2, 8, 4>,
+        4 => attend_in_pairs::<4, 4, 2>,
+        _ => attend_in_pairs::<8, 2, 1>,
+    }
 }
 
 /// One block of tokens for some query heads: queries, keys, values, where the
@@ -101,6 +142,10 @@ struct State {
     values: Vec<Lanes>,
     /// Scores of a block of tokens.
     scores: Vec<Lanes>,
+    /// The weights of two tokens in a word, for products of pairs.
+    pairs: Vec<u32>,
+    /// What makes scores of products, where that is not in the queries.
+    scale: f32,
 }
 
 /// What one thread works with: queries and state for each run of
@@ -123,6 +168,8 @@ struct DecodeKernel<T> {
     /// Tokens that are fetched ahead.
     ahead: usize,
     attend: Attend<T>,
+    /// Whether that takes queries in bf16, without their scale.
+    pairs: bool,
     scratch: PerThread<Scratch>,
     /// Maximum, sum and values of every part and head, where contexts are
     /// split.
@@ -131,15 +178,25 @@ struct DecodeKernel<T> {
 
 impl<T: Element> DecodeKernel<T> {
     fn new(p: DecodeAttention, choice: &Configuration, threads: usize) -> Self {
+        let rows = padded_rows(p.group() as usize);
+        Self::with(p, choice, threads, (rows, attend_rows(rows)))
+    }
+
+    /// `attend` works on so many query heads at once.
+    fn with(
+        p: DecodeAttention,
+        choice: &Configuration,
+        threads: usize,
+        (rows, attend): (usize, Attend<T>),
+    ) -> Self {
         let group = p.group() as usize;
         let width = p.head_dim as usize;
-        let rows = padded_rows(group);
         let split = CacheSplit::new(&p.kv(), threads, choice);
         let parts = if split.splits > 1 { split.items() } else { 0 };
         let lanes = chunks(width) * rows * 2;
         let scratch = || Scratch {
             queries: vec![vec![Lanes::ZERO; lanes]; group.div_ceil(rows)],
-            states: (0..group.div_ceil(rows)).map(|_| State::new(lanes)).collect(),
+            states: (0..group.div_ceil(rows)).map(|_| State::new(lanes, width)).collect(),
             row: vec![0.0; width],
         };
         DecodeKernel {
@@ -149,12 +206,8 @@ impl<T: Element> DecodeKernel<T> {
             rows,
             tokens: choice.or("tokens", TOKENS) as usize,
             ahead: choice.or("ahead", AHEAD) as usize,
-            attend: match rows {
-                1 => attend::<T, 1, 16, 4>,
-                2 => attend::<T, 2, 8, 4>,
-                4 => attend::<T, 4, 4, 2>,
-                _ => attend::<T, 8, 2, 1>,
-            },
+            attend,
+            pairs: false,
             scratch: PerThread::new(threads, scratch),
             partials: vec![0.0; parts * group * (width + 2)],
         }
@@ -192,16 +245,25 @@ impl<T: Element> DecodeKernel<T> {
     }
 
     /// Lays out the queries of a pair of request and head, scaled so that
-    /// scores are exponents of two.
+    /// scores are exponents of two, unless they stay in bf16.
     fn load_queries(&self, pair: usize, q: &[u8], scratch: &mut Scratch) {
         let group = self.p.group() as usize;
         let row_bytes = (self.p.head_dim * self.p.dtype.bytes()) as usize;
-        let scale = std::f32::consts::LOG2_E / (self.p.head_dim as f32).sqrt();
+        let scale = score_scale(self.p.head_dim as usize);
         let heads = &q[pair * group * row_bytes..][..group * row_bytes];
         for (g, head) in heads.chunks_exact(row_bytes).enumerate() {
+            let queries = &mut scratch.queries[g / self.rows];
+            if self.pairs {
+                arrange_pairs(
+                    bytemuck::cast_slice(head),
+                    g % self.rows,
+                    self.rows,
+                    queries,
+                );
+                continue;
+            }
             widen(self.p.dtype, head, &mut scratch.row);
             scratch.row.iter_mut().for_each(|x| *x *= scale);
-            let queries = &mut scratch.queries[g / self.rows];
             arrange::<T>(&scratch.row, g % self.rows, self.rows, queries);
         }
     }
@@ -212,6 +274,15 @@ impl<T: Element> DecodeKernel<T> {
         let (state, row) = (&scratch.states[g / self.rows], g % self.rows);
         take_out::<T>(&state.values, row, self.rows, &mut scratch.row);
         (state.max[row], state.sum[row])
+    }
+}
+
+impl DecodeKernel<bf16> {
+    /// With products of pairs of bf16, where the CPU has them.
+    fn in_pairs(p: DecodeAttention, choice: &Configuration, threads: usize) -> Self {
+        let rows = padded_rows(p.group() as usize).max(2);
+        let kernel = Self::with(p, choice, threads, (rows, attend_pairs(rows)));
+        DecodeKernel { pairs: true, ..kernel }
     }
 }
 
@@ -277,14 +348,43 @@ fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) 
     }
 }
 
+/// What products of queries and keys are multiplied by, so that weights are powers of two.
+fn score_scale(head_dim: usize) -> f32 {
+    std::f32::consts::LOG2_E / (head_dim as f32).sqrt()
+}
+
 impl State {
-    fn new(lanes: usize) -> Self {
+    fn new(lanes: usize, head_dim: usize) -> Self {
         State {
             max: [f32::NEG_INFINITY; MAX_ROWS],
             sum: [0.0; MAX_ROWS],
             values: vec![Lanes::ZERO; lanes],
             scores: vec![Lanes::ZERO; MAX_TOKENS * MAX_ROWS / 16],
+            pairs: vec![0; MAX_TOKENS * MAX_ROWS / 2],
+            scale: score_scale(head_dim),
         }
+    }
+
+    /// Turns the scores of `count` tokens into weights, and takes them in. Returns by how much
+    /// what was there before shrinks. `ROUNDED`: weights are rounded to bf16.
+    #[inline(always)]
+    fn soften<const G: usize, const N: usize, const ROUNDED: bool>(
+        &mut self,
+        count: usize,
+    ) -> [f32; G] {
+        let scores = &mut self.scores[..count.div_ceil(N)];
+        // Padding repeats the last token, which does not change the maximum.
+        let max = highest::<G>(scores, &self.max);
+        let mut scale = [0.0; G];
+        for g in 0..G {
+            scale[g] = super::simd::exp2(self.max[g] - max[g]);
+            self.max[g] = max[g];
+        }
+        let sums = weigh::<G, ROUNDED>(scores, count * G, &max);
+        for g in 0..G {
+            self.sum[g] = self.sum[g] * scale[g] + sums[g];
+        }
+        scale
     }
 
     fn clear(&mut self) {
@@ -306,24 +406,67 @@ fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
     state: &mut State,
 ) {
     let Next { offsets: after, distance } = next;
-    let scores = &mut state.scores[..offsets.len().div_ceil(N)];
+    let count = offsets.len();
+    let scores = &mut state.scores[..count.div_ceil(N)];
     let then = Ahead { data: values, offsets, distance };
     dots::<T, G, N>(queries, keys, offsets, then, width, scores);
-    // Padding repeats the last token, which does not change the maximum.
-    let max = highest::<G>(scores, &state.max);
-    let mut scale = [0.0; G];
-    for g in 0..G {
-        scale[g] = super::simd::exp2(state.max[g] - max[g]);
-        state.max[g] = max[g];
-    }
-    let sums = weigh::<G>(scores, offsets.len() * G, &max);
-    for g in 0..G {
-        state.sum[g] = state.sum[g] * scale[g] + sums[g];
-    }
-    let weights = bytemuck::cast_slice(scores);
+    let scale = state.soften::<G, N, false>(count);
+    let weights = bytemuck::cast_slice(&state.scores[..count.div_ceil(N)]);
     let then = Ahead { data: keys, offsets: after, distance };
     accumulate::<T, G, C>(weights, values, offsets, then, width, &scale, &mut state.values);
 }
+}
+
+multiversioned_for_pairs! {
+/// [`attend`] with products of pairs of bf16. The weights are rounded to bf16, in their sum
+/// too, as kernels of GPUs do it.
+fn attend_in_pairs<const G: usize, const N: usize, const C: usize>(
+    queries: &[Lanes],
+    keys: &[bf16],
+    values: &[bf16],
+    offsets: &[usize],
+    next: Next<'_>,
+    width: usize,
+    state: &mut State,
+) {
+    match_target! {
+        "x86_64+avx512bf16" => {
+            let Next { offsets: after, distance } = next;
+            let count = offsets.len();
+            let scores = &mut state.scores[..count.div_ceil(N)];
+            let then = Ahead { data: values, offsets, distance };
+            let queries = bytemuck::cast_slice(queries);
+            super::pairs::dots::<G, N>(queries, keys, offsets, then, width, scores);
+            let by = Lanes::splat(state.scale);
+            scores.iter_mut().for_each(|scores| *scores = scores.times(by));
+            let scale = state.soften::<G, N, true>(count);
+            pair_weights::<G>(&state.scores[..count.div_ceil(N)], &mut state.pairs);
+            let then = Ahead { data: keys, offsets: after, distance };
+            let (pairs, sums) = (&state.pairs, &mut state.values);
+            super::pairs::accumulate::<G, C>(
+                pairs, values, offsets, then, width, &scale, sums,
+            );
+        }
+        _ => {
+            let _ = (queries, keys, values, offsets, next, width, state);
+            unreachable!("pairs are taken only where the CPU multiplies them");
+        }
+    }
+}
+}
+
+/// Puts the weights of two tokens of a head into a word, the first in its low half: from
+/// `[token][G]` to `[pair][G]`. They are exact in bf16.
+#[inline(always)]
+fn pair_weights<const G: usize>(weights: &[Lanes], pairs: &mut [u32]) {
+    let (pairs, _) = pairs.as_chunks_mut::<8>();
+    for (weights, pairs) in weights.iter().zip(pairs) {
+        for i in 0..8 {
+            let even = 2 * (i / G) * G + i % G;
+            let (low, high) = (weights.0[even], weights.0[even + G]);
+            pairs[i] = low.to_bits() >> 16 | high.to_bits() & 0xffff_0000;
+        }
+    }
 }
 
 /// The largest score of each head and of `floor`; lane `i` is of head `i % G`.
@@ -346,7 +489,11 @@ fn highest<const G: usize>(scores: &[Lanes], floor: &[f32; MAX_ROWS]) -> [f32; G
 /// Turns scores into weights and returns their sum for each head. Only the
 /// first `count` are of tokens; the rest become zero.
 #[inline(always)]
-fn weigh<const G: usize>(scores: &mut [Lanes], count: usize, max: &[f32; G]) -> [f32; G] {
+fn weigh<const G: usize, const ROUNDED: bool>(
+    scores: &mut [Lanes],
+    count: usize,
+    max: &[f32; G],
+) -> [f32; G] {
     let mut shift = Lanes::ZERO;
     for i in 0..16 {
         shift.0[i] = max[i % G];
@@ -355,6 +502,9 @@ fn weigh<const G: usize>(scores: &mut [Lanes], count: usize, max: &[f32; G]) -> 
     let last = scores.len() - 1;
     for (index, score) in scores.iter_mut().enumerate() {
         *score = score.exp2_less(shift);
+        if ROUNDED {
+            *score = score.to_bf16();
+        }
         if index == last {
             for i in count - last * 16..16 {
                 score.0[i] = 0.0;

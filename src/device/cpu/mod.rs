@@ -14,6 +14,8 @@ mod gemm;
 mod host;
 mod kv_append;
 mod kv_read;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod peak;
 mod prefill_attention;
 mod product;

@@ -16,7 +16,7 @@ use crate::format::DType;
 use crate::multiversion::multiversioned;
 
 /// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 
 /// What is fetched while rows are worked on.
 #[derive(Clone, Copy)]
@@ -81,6 +81,17 @@ impl Lanes {
     pub fn max(mut self, other: Lanes) -> Self {
         for i in 0..16 {
             self.0[i] = if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] };
+        }
+        self
+    }
+
+    /// Each lane rounded to the nearest number of bf16, ties to even; none is NaN.
+    #[inline(always)]
+    pub fn to_bf16(mut self) -> Self {
+        for i in 0..16 {
+            let bits = self.0[i].to_bits();
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+            self.0[i] = f32::from_bits(rounded);
         }
         self
     }
@@ -311,6 +322,14 @@ pub fn arrange<T: Element>(from: &[f32], row: usize, rows: usize, to: &mut [Lane
     }
 }
 
+/// Puts row `row` of `rows` where loops on pairs have it, in `[chunk][row]` and in order.
+pub fn arrange_pairs(from: &[bf16], row: usize, rows: usize, to: &mut [Lanes]) {
+    let to: &mut [[bf16; CHUNK]] = bytemuck::cast_slice_mut(to);
+    for (i, &x) in from.iter().enumerate() {
+        to[i / CHUNK * rows + row][i % CHUNK] = x;
+    }
+}
+
 /// The inverse of [`arrange`]: takes row `row` of `rows` out.
 pub fn take_out<T: Element>(from: &[Lanes], row: usize, rows: usize, to: &mut [f32]) {
     for (i, x) in to.iter_mut().enumerate() {
@@ -321,7 +340,7 @@ pub fn take_out<T: Element>(from: &[Lanes], row: usize, rows: usize, to: &mut [f
 
 /// The chunk `index` of a row, padded with zeros when the row ends in it.
 #[inline(always)]
-fn padded<T: Element>(row: &[T], index: usize) -> [T; CHUNK] {
+pub(super) fn padded<T: Element>(row: &[T], index: usize) -> [T; CHUNK] {
     let mut chunk = [T::zeroed(); CHUNK];
     let tail = &row[index * CHUNK..];
     chunk[..tail.len()].copy_from_slice(tail);
@@ -425,7 +444,7 @@ fn multiply_tail<T: Element, const G: usize, const N: usize>(
 /// The row to fetch while row `index` of those at `offsets` in `data` is worked
 /// on: one of the same, past their end one of those that come `then`.
 #[inline(always)]
-fn upcoming<'a, T>(
+pub(super) fn upcoming<'a, T>(
     data: &'a [T],
     offsets: &[usize],
     then: Ahead<'a, T>,
@@ -446,7 +465,7 @@ fn upcoming<'a, T>(
 /// prefetchers stop at a few lines ahead, and a block is worked on for longer
 /// than that lasts: without this, memory idles during arithmetic.
 #[inline(always)]
-fn fetch_ahead<T: Element>(data: &[T], start: usize) {
+pub(super) fn fetch_ahead<T: Element>(data: &[T], start: usize) {
     prefetch_index(data, start);
     if size_of::<T>() * CHUNK > 64 {
         prefetch_index(data, start + CHUNK / 2);
@@ -597,6 +616,18 @@ pub fn narrow(dtype: DType, from: &[f32], to: &mut [u8]) {
         DType::Bf16 => bf16::narrow(from, bytemuck::cast_slice_mut(to)),
         DType::F16 => f16::narrow(from, bytemuck::cast_slice_mut(to)),
         _ => unreachable!("{dtype} is refused in prepare"),
+    }
+}
+
+/// Whether this CPU multiplies pairs of bf16 and adds them in f32, with AVX-512.
+pub fn has_bf16_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        level() == "avx512" && std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
     }
 }
 

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::arena::Arena;
 use super::device::*;
+use super::simd::has_bf16_pairs;
 
 use super::*;
 use crate::device::*;
@@ -64,9 +65,12 @@ fn every_configuration_is_right() {
             ran.insert(name);
         }
     }
-    for (kernel, least) in
-        [("stream", 5), ("kv_read", 4), ("decode_attention", 8), ("gemm", 4)]
-    {
+    for (kernel, least) in [
+        ("stream", 5),
+        ("kv_read", 4),
+        ("decode_attention", 8 + usize::from(has_bf16_pairs())),
+        ("gemm", 4),
+    ] {
         let count = ran.iter().filter(|n| n.starts_with(&format!("cpu_{kernel}."))).count();
         assert!(count >= least, "{kernel}: {count}");
     }
@@ -107,6 +111,14 @@ fn chains_are_right() {
     let mut device = device();
     for lanes in [1, 15, 16, 255, 256, 257, 1000] {
         verify(&mut device, &format!("peak:unit=fma,dtype=f32,lanes={lanes},steps=77"));
+        let of_pairs = format!("peak:unit=tensor,dtype=bf16,lanes={lanes},steps=77");
+        if has_bf16_pairs() {
+            verify(&mut device, &of_pairs);
+            verify(&mut device, &format!("{of_pairs},data=zeros"));
+        } else {
+            let why = device.kernel(&of_pairs.parse().unwrap()).unwrap_err();
+            assert!(why.0.contains("AVX512-BF16"), "{why:?}");
+        }
     }
 }
 
@@ -233,6 +245,7 @@ fn decode_is_right_for_every_group() {
     for group in [1, 2, 3, 4, 5, 8, 12, 16] {
         verify(&mut device, &decode((50, group, 2, 128), ("f32", "f32"), "contiguous"));
         verify(&mut device, &decode((1000, group, 1, 64), ("f16", "f16"), "paged16"));
+        verify(&mut device, &decode((333, group, 2, 80), ("bf16", "bf16"), "paged16"));
     }
 }
 
@@ -323,7 +336,7 @@ fn what_cannot_run_is_refused_with_a_reason() {
         ),
         ("gemm:m=1,n=1,k=32,dtype=bf16,w_dtype=mxfp4", "w_dtype = mxfp4"),
         ("gemm:m=1,n=1,k=32,dtype=bf16,a_dtype=mxfp8", "a_dtype = mxfp8"),
-        ("peak:unit=tensor,dtype=bf16,lanes=1,steps=1", "tensor unit"),
+        ("peak:unit=tensor,dtype=f16,lanes=1,steps=1", "tensor unit"),
         ("peak:unit=fma,dtype=f16,lanes=1,steps=1", "dtype = f16"),
         ("kv_read:batch=1,context=1,kv_heads=1,head_dim=3,dtype=bf16", "6 bytes"),
     ];
