@@ -527,6 +527,13 @@ const SHARED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "gemm_swapped.multicast",
+        &[
+            "gemm:m=256,n=512,k=1024,dtype=bf16",
+            "gemm:m=256,n=512,k=1024,dtype=bf16,w_dtype=int4",
+        ],
+    ),
+    (
         "moe_gemm_wgmma",
         &[
             "moe_gemm:tokens=256,experts=4,top_k=1,n=512,k=256,dtype=bf16,routing=balanced,inputs=per_expert,rows=contiguous",
@@ -580,4 +587,22 @@ fn warpgroups_have_next_to_no_bank_conflicts() {
             assert!(ratio <= MOST_PASSES, "{text} by {kernel}: {ratio} times its passes");
         }
     }
+}
+
+/// Pairs of tiles that load activations together ask L2 for them half as often: of 256 rows
+/// and 256 weights that is a third of all.
+#[test]
+fn multicast_activations_are_read_once_for_two_tiles() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let problem: Problem = "gemm:m=256,n=256,k=512,dtype=bf16".parse().unwrap();
+    let mut sectors = |kernel: &str| {
+        let counted = device.count(&problem, kernel, SEED).unwrap();
+        counted.counts.iter().map(|counts| counts.sectors_read).sum::<u64>()
+    };
+    // Of 1024 bytes a row: 256 weights once, 256 activations twice.
+    assert_eq!(sectors("gemm_swapped"), (256 + 2 * 256) * 32);
+    assert_eq!(sectors("gemm_swapped.multicast"), (256 + 256) * 32);
 }
