@@ -280,7 +280,8 @@ struct Loader {
 
 // A thread's share of a tile: four tokens, 16 apart; 16 latents of each quarter of their
 // records, which are two chunks of a panel; and one chunk of the rope panel. They are
-// assigned such that eight lanes that store together use different banks.
+// assigned such that eight lanes that store together use different banks: chunks of two
+// neighbouring tokens, of the rope panel from its other half.
 struct Share {
   static constexpr u32 TOKENS = 4;
   static constexpr u32 APART = TILE / TOKENS;
@@ -289,7 +290,9 @@ struct Share {
     return threadIdx.x % WARPGROUP / WARP * 4 + lane_index() / 16 * 2 + lane_index() / 4 % 2;
   }
   // The chunk of this thread in a part of 128 bytes of a record.
-  DEVICE static u32 chunk() { return lane_index() / 8 % 2 * 4 + lane_index() % 4; }
+  DEVICE static u32 chunk() {
+    return (lane_index() / 8 + lane_index() / 4) % 2 * 4 + lane_index() % 4;
+  }
   // Offset in its panel of a chunk of 16-bit elements of the first token.
   DEVICE static u32 offset(u32 chunk) {
     return token() * ROW_BYTES + (chunk ^ token() % 8) * CHUNK_BYTES;

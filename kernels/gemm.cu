@@ -1,4 +1,8 @@
-// C = A * B^T, for A [m][k], B [n][k] and C [m][n] in bf16 or f16, summed in f32.
+// C = A * B^T, for A [m][k], B [n][k] and C [m][n] in bf16 or f16, summed in f32; or all in
+// f32 and multiplied as tf32, where tensor cores leave out the lower 13 bits of each element.
+// Such an element is loaded as two of 16 bits, of which a product's 16 columns are then eight:
+// operands of the same bytes lie in the same registers. Columns and k here are those of 16
+// bits.
 //
 // A block computes a tile of TILE_M x TILE_N of C, or with splits > 1 (split-K) the
 // contribution of a range of k to it. Steps of TILE_K columns of A and B pass
@@ -18,7 +22,9 @@
 // rounded up, and tickets are zero. Tiles are taken in stripes of STRIPE_TILES
 // rows of tiles, top to bottom and then to the right, so that blocks that run at
 // the same time share their parts of A and B in L2.
+#if !defined(ELEMENT_TF32)
 #include "element.cuh"
+#endif
 #include "last_block.cuh"
 #include "tile.cuh"
 
@@ -43,10 +49,16 @@ static_assert(DEPTH % 2 == 0, "operands alternate between two sets of registers"
 static_assert(STAGES >= 2, "one step is copied while another is multiplied");
 static_assert(TILE_M * TILE_N * ELEMENT_BYTES <= SHARED_BYTES, "the tile of C is staged");
 
+#if defined(ELEMENT_TF32)
+typedef float Result;
+#else
+typedef u16 Result;
+#endif
+
 struct Params {
   const u16 *a;
   const u16 *b;
-  u16 *c;
+  Result *c;
   Words4 *partials;  // splits > 1: a tile's accumulators of every split
   u32 *tickets;      // splits > 1: one per tile, zero between launches
   u32 m;
@@ -82,12 +94,21 @@ DEVICE Job job_of_block(const Params &p) {
           within / height * TILE_N};
 }
 
+// A product along 32 bytes of k.
+DEVICE void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if defined(ELEMENT_TF32)
+  mma_m16n8k8_tf32(d, a, b0, b1);
+#else
+  mma_m16n8k16(d, a, b0, b1);
+#endif
+}
+
 DEVICE void multiply(Accumulators &sum, const Operands &x) {
 #pragma unroll
   for (u32 i = 0; i < BLOCKS_M; ++i)
 #pragma unroll
     for (u32 j = 0; j < BLOCKS_N; ++j)
-      mma_m16n8k16(sum[i][j], x.a[i], x.b[j / 2][j % 2 * 2], x.b[j / 2][j % 2 * 2 + 1]);
+      mma(sum[i][j], x.a[i], x.b[j / 2][j % 2 * 2], x.b[j / 2][j % 2 * 2 + 1]);
 }
 
 // Writes this split's accumulators to p.partials. Returns whether all splits have done
@@ -126,6 +147,31 @@ DEVICE bool add_splits(const Params &p, const Job &job, Accumulators &sum) {
   return true;
 }
 
+#if defined(ELEMENT_TF32)
+// Writes the part of the tile that lies in C. Four neighbouring threads have a sector.
+DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
+  const u32 first_row = job.row + warp_index() / WARPS_N * WARP_M + lane_index() / 4;
+  const u32 first_column = job.column + warp_index() % WARPS_N * WARP_N + lane_index() % 4 * 2;
+#pragma unroll
+  for (u32 i = 0; i < BLOCKS_M * 2; ++i) {
+    const u32 row = first_row + i * 8;
+    if (row >= p.m) return;
+    float *const c = p.c + u64(row) * p.n;
+#pragma unroll
+    for (u32 j = 0; j < BLOCKS_N; ++j) {
+      const u32 column = first_column + j * 8;
+      const float *x = sum[i / 2][j] + i % 2 * 2;
+      if (p.n % 2 == 0) {
+        if (column < p.n) *reinterpret_cast<Floats2 *>(c + column) = {{x[0], x[1]}};
+      } else {
+        // Rows of C start anywhere.
+        if (column < p.n) c[column] = x[0];
+        if (column + 1 < p.n) c[column + 1] = x[1];
+      }
+    }
+  }
+}
+#else
 // Rounds the tile to the format and writes the part that lies in C, by way of shared
 // memory, so that neighbouring threads write neighbouring bytes.
 DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
@@ -169,6 +215,7 @@ DEVICE void store(const Params &p, const Job &job, const Accumulators &sum) {
     }
   }
 }
+#endif
 
 KERNEL(THREADS, BLOCKS_PER_SM) gemm(const __grid_constant__ Params p) {
   overlap_previous();

@@ -18,6 +18,10 @@
 // at different units, so that the blocks in flight ask for different lines of activations,
 // and for weights at different offsets from a power of two.
 //
+// SHARING blocks (1 or 2) of a cluster have tiles of rows above one another and the same columns:
+// each loads half of their activations and multicasts that to both, so that activations take
+// half of what L2 delivers. A stage of activations is empty when both have read it.
+//
 // Weights of 16 bits are multiplied as they lie. Smaller ones are loaded and converted into
 // the registers of the left operand, one panel while the products of the panel before run.
 // With 4 bits sums are kept in units of the scales of a group: before the products of the
@@ -28,7 +32,7 @@
 // With 256 tokens a unit takes the tensor cores about as long as it takes memory in 16 bits,
 // so smaller weights are then bound by the tensor cores and not by memory.
 //
-// Launch: a cluster of `splits` blocks for each tile, THREADS threads, SHARED_BYTES of dynamic
+// Launch: a cluster of `splits` times SHARING blocks for SHARING tiles, THREADS threads, SHARED_BYTES of dynamic
 // shared memory. Every block has at least one unit.
 #include "mbarrier.cuh"
 #include "weights.cuh"
@@ -52,6 +56,7 @@ constexpr u32 PANEL_COLUMNS = 64;
 constexpr u32 PANEL_ROW_BYTES = PANEL_COLUMNS * ELEMENT_BYTES;
 constexpr u32 X_PANEL_BYTES = TOKENS * PANEL_ROW_BYTES;
 constexpr u32 PANELS = STAGE_COLUMNS / PANEL_COLUMNS;  // of a unit
+constexpr u32 X_BOX_ROWS = TOKENS / SHARING;           // that a block loads
 
 // Weights of a unit: rows of 128 bytes, swizzled too; with 4 bits, 1024 bytes for each 16
 // rows.
@@ -91,6 +96,8 @@ static_assert(X_STAGES % PANELS == 0 && X_STAGES / PANELS <= WEIGHT_STAGES,
 static_assert(LEAD < WEIGHT_STAGES, "activations follow before their unit is waited for");
 static_assert(X_STAGES >= (CONVERTS ? 2 * PANELS : 2),
               "a unit is waited for before another is done");
+static_assert(SHARING == 1 || SHARING == 2 && X_BOX_ROWS % 8 == 0,
+              "halves of activations begin at multiples of their pattern");
 static_assert(COMPUTING % VECTORS == 0, "a thread has the same rows of all its tokens");
 static_assert(WEIGHT_STAGES >= 2, "a unit is copied while another is multiplied");
 static_assert(WEIGHT_BYTES % ATOM_BYTES == 0 && X_PANEL_BYTES % ATOM_BYTES == 0,
@@ -110,7 +117,7 @@ struct Params {
   u32 n;
   u32 units;  // of columns
   u32 token_tiles;
-  u32 splits;  // blocks of a cluster
+  u32 splits;  // of columns: blocks of a cluster for each of its tiles
   u32 rotation;  // units by which the tiles of rows begin later than those before
 };
 
@@ -135,7 +142,7 @@ struct Shared {
     }
     for (u32 stage = 0; stage < X_STAGES; ++stage) {
       mbarrier_init(shared_address(&x_full[stage]), 1);
-      mbarrier_init(shared_address(&x_empty[stage]), READERS);
+      mbarrier_init(shared_address(&x_empty[stage]), SHARING * READERS);
     }
     fence_mbarrier_init();
   }
@@ -164,7 +171,8 @@ DEVICE void arrive(u64 &barrier) {
 struct Work {
   u32 row;    // first of weights
   u32 token;  // first
-  u32 rank;   // of the block in its cluster
+  u32 rank;   // of the split
+  u32 member; // of the blocks that share activations
   u32 first;  // unit
   u32 end;
   u32 start;  // the unit to begin with; after the last comes the first
@@ -174,14 +182,19 @@ struct Work {
     // From one lane, so that the compiler knows that a warp's lanes go the same way, and keeps
     // descriptors in uniform registers.
     group = __shfl_sync(ALL_LANES, warp_index(), 0) / (WARPGROUP / WARP);
-    const u32 tile = blockIdx.x / p.splits;
-    rank = blockIdx.x % p.splits;
-    row = tile / p.token_tiles * ROWS;
+    const u32 in_cluster = p.splits * SHARING, tile = blockIdx.x / in_cluster;
+    rank = blockIdx.x % in_cluster / SHARING;
+    member = blockIdx.x % SHARING;
+    const u32 tile_row = tile / p.token_tiles;
+    row = (tile_row * SHARING + member) * ROWS;
     token = tile % p.token_tiles * TOKENS;
     first = u64(p.units) * rank / p.splits;
     end = u64(p.units) * (rank + 1) / p.splits;
-    start = first + u64(row / ROWS) * p.rotation % (end - first);
+    start = first + u64(tile_row) * p.rotation % (end - first);
   }
+
+  // Rank in the cluster of a split of a member's tile.
+  DEVICE u32 cluster_rank(u32 split, u32 of) const { return split * SHARING + of; }
 };
 
 // The units of a block in order.
@@ -193,6 +206,15 @@ struct Unit {
 
   DEVICE void next() { number = number + 1 == work.end ? work.first : number + 1; }
 };
+
+// Frees a stage of activations in every block that fills it.
+DEVICE void free_x(Shared &shared, const Work &work, u32 stage) {
+  if (SHARING == 1) return arrive(shared.x_empty[stage]);
+  __syncwarp();
+  const u32 empty = shared_address(&shared.x_empty[stage]), lane = lane_index();
+  if (lane < SHARING)
+    mbarrier_arrive_cluster_unordered(mapa(empty, work.cluster_rank(work.rank, lane)));
+}
 
 // Copies a unit of weights as soon as there is room.
 DEVICE void copy_weights(const Params &p, Shared &shared, const Work &work, u32 unit,
@@ -218,8 +240,15 @@ DEVICE void copy_activations(const Params &p, Shared &shared, const Work &work, 
     const u32 full = shared_address(&shared.x_full[x.stage]);
     wait(shared_address(&shared.x_empty[x.stage]), x.parity ^ 1);
     mbarrier_arrive_expect_tx(full, X_PANEL_BYTES);
-    cp_async_bulk_tensor_2d_load(x_at(x.stage), p.x, unit * STAGE_COLUMNS + panel * PANEL_COLUMNS,
-                                 work.token, full);
+    const u32 column = unit * STAGE_COLUMNS + panel * PANEL_COLUMNS;
+    if (SHARING > 1) {
+      const u32 first = work.member * X_BOX_ROWS;
+      const u16 both = ((1 << SHARING) - 1) << work.cluster_rank(work.rank, 0);
+      cp_async_bulk_tensor_2d_multicast(x_at(x.stage) + first * PANEL_ROW_BYTES, p.x, column,
+                                        work.token + first, full, both);
+    } else {
+      cp_async_bulk_tensor_2d_load(x_at(x.stage), p.x, column, work.token, full);
+    }
     x.next();
   }
 }
@@ -271,7 +300,7 @@ DEVICE void multiply_plain(Sums &sums, Shared &shared, const Work &work) {
     wgmma_wait_group<1>();
     if (unit > work.first) {
       arrive(shared.weights_empty[w_before]);
-      arrive(shared.x_empty[x_before]);
+      free_x(shared, work, x_before);
     }
     w_before = w.stage, x_before = x.stage;
     w.next(), x.next();
@@ -393,7 +422,7 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
     start(sums, second, x.stage);
     if (left == 1) break;
     wgmma_wait_group<1>();
-    arrive(shared.x_empty[x_of_first]);
+    free_x(shared, work, x_of_first);
     wait(shared_address(&shared.weights_full[w.stage]), w.parity);
     convert(first, w.stage, work.group, 0);
     if (GROUP_SCALES) unit.change(factors, w.stage, work.group);
@@ -403,7 +432,7 @@ DEVICE void multiply_converted(Sums &sums, Shared &shared, const Work &work) {
     wait(shared_address(&shared.x_full[x.stage]), x.parity);
     wgmma_wait_group<0>();
     pin(sums);
-    arrive(shared.x_empty[x_of_second]);
+    free_x(shared, work, x_of_second);
     if (GROUP_SCALES) multiply(sums, factors);
     pin(sums);
   }
@@ -424,9 +453,10 @@ DEVICE void write_sums(const Sums &sums, const Work &work) {
     to[(i / 4 * 8 + i % 2) * SUMS_STRIDE + i / 2 % 2 * 8] = sums[i];
 }
 
-// Four rows of a token of the sums of a block of the cluster.
+// Four rows of a token of the sums of a split of this block's tile.
 DEVICE Words4 load_sums(const Work &work, u32 at, u32 rank) {
-  return rank == work.rank ? ld_shared_v4(at) : ld_shared_cluster_v4(mapa(at, rank));
+  if (rank == work.rank) return ld_shared_v4(at);
+  return ld_shared_cluster_v4(mapa(at, work.cluster_rank(rank, work.member)));
 }
 
 // The rows that a thread writes, of different tokens.
@@ -533,7 +563,10 @@ KERNEL(THREADS, BLOCKS_PER_SM) gemm_swapped(const __grid_constant__ Params p) {
     prefetch_tensormap(p.weights);
     prefetch_tensormap(p.x);
   }
-  __syncthreads();
+  if (SHARING > 1)
+    sync_cluster();
+  else
+    __syncthreads();
 
   const Work work(p);
   if (work.group < GROUPS) {

@@ -1,8 +1,10 @@
 // C = A * B^T, for A [m][k], B [n][k] and C [m][n], by wgmma from tiles that tensor copies
 // load (TMA); sm_90a. C is in bf16 or f16; A and B are in the same format, or both in 8 bits
 // with scales: int8 and E4M3 with one for a row or a tensor, E4M3 also with one for 128
-// columns of a row of A and for 128 x 128 of B. Meant for products that tensor cores bind, of
-// many rows; see gemm_wgmma.cuh for how a block computes tiles.
+// columns of a row of A and for 128 x 128 of B. Or all are in f32 and multiplied as tf32:
+// tensor cores leave out the lower 13 bits of each element, without rounding. Meant for
+// products that tensor cores bind, of many rows; see gemm_wgmma.cuh for how a block computes
+// tiles.
 //
 // Blocks are persistent and take work in turn: first whole tiles, as many as fill all blocks
 // some times over; then the rest, which would leave blocks without work, each tile in

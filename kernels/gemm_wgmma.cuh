@@ -20,7 +20,9 @@
 // Where a tile's sum is split, partial sums are added by the block that finishes it last, in
 // the order of k: the result is the same to the last bit, always.
 #pragma once
+#if !defined(ELEMENT_TF32)
 #include "element.cuh"
+#endif
 #include "last_block.cuh"
 #include "mbarrier.cuh"
 #include "tile.cuh"
@@ -57,8 +59,15 @@ constexpr u32 A_BOX_ROWS = SHARES_A ? TILE_M / CLUSTER : TILE_M;
 constexpr u32 B_BOX_ROWS = SHARES_A ? TILE_N : TILE_N / CLUSTER;
 constexpr u16 ALL_BLOCKS = (1 << CLUSTER) - 1;
 
-// A warp stages its 16 rows of C in panels of 64 columns, two of them in turn.
-constexpr u32 PANEL_COLUMNS = ROW_BYTES / ELEMENT_BYTES;
+// Products of tf32 have sums in f32 as their result, others in 16 bits.
+#if defined(ELEMENT_TF32)
+constexpr u32 C_BYTES = sizeof(float);
+#else
+constexpr u32 C_BYTES = ELEMENT_BYTES;
+#endif
+
+// A warp stages its 16 rows of C in panels of 128 bytes a row, two of them in turn.
+constexpr u32 PANEL_COLUMNS = ROW_BYTES / C_BYTES;
 constexpr u32 WARP_ROWS = 16;
 constexpr u32 PANEL_BYTES = WARP_ROWS * ROW_BYTES;
 constexpr u32 PANELS = 2;
@@ -402,6 +411,54 @@ DEVICE void store_rows(const Target &c, u32 panel, u32 row, u32 end, u32 column)
   }
 }
 
+#if defined(ELEMENT_TF32)
+// Where this lane stages sums: two of a row in eight bytes. Rows of different parity begin
+// two blocks of eight columns apart, so that the four rows of half a warp lie in all banks.
+DEVICE u32 staged_at() {
+  const u32 row = lane_index() / 4, chunk = row % 2 * 4 + lane_index() % 4 / 2;
+  return swizzled<ROW_BYTES / CHUNK_BYTES>(row, chunk) + lane_index() % 2 * sizeof(Floats2);
+}
+
+// Stages this warp's rows of a panel, whose sums `x` are.
+template <typename Scales>
+DEVICE void stage_panel(u32 lane, const float *x, float, float, const Scales &, u32) {
+  const bool is_odd = lane_index() / 4 % 2;
+#pragma unroll
+  for (u32 block = 0; block < PANEL_COLUMNS / 8; ++block) {
+    float of_lane[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) of_lane[i] = is_odd ? x[(block ^ 2) * 4 + i] : x[block * 4 + i];
+    const u32 to = right_by(lane, block);
+    st_shared_v2(to, bits_of(of_lane[0]), bits_of(of_lane[1]));
+    st_shared_v2(to + 8 * ROW_BYTES, bits_of(of_lane[2]), bits_of(of_lane[3]));
+  }
+}
+#else
+// Where this lane stages sums.
+DEVICE u32 staged_at() { return lane_offset_a<PANEL_COLUMNS>(); }
+
+// Rounds and stages this warp's rows of a panel, whose sums `x` are; `b_row` is the row of B
+// of its first column.
+template <typename Scales>
+DEVICE void stage_panel(u32 lane, const Sum *x, float top, float bottom, const Scales &scales,
+                        u32 b_row) {
+#pragma unroll
+  for (u32 pair = 0; pair < PANEL_COLUMNS / 16; ++pair) {
+    u32 words[4];
+#pragma unroll
+    for (u32 j = 0; j < 2; ++j) {
+      const u32 block = pair * 2 + j;
+      const Sum *y = x + block * 4;
+      const Floats2 of_columns = scales.of_columns(b_row + block * 8 + lane_index() % 4 * 2);
+      words[j * 2] = pack(y[0] * (top * of_columns.x[0]), y[1] * (top * of_columns.x[1]));
+      words[j * 2 + 1] =
+          pack(y[2] * (bottom * of_columns.x[0]), y[3] * (bottom * of_columns.x[1]));
+    }
+    stmatrix_x4(right_by(lane, pair), words);
+  }
+}
+#endif
+
 // Rounds this warp's rows of the tile and stores them; what lies past the end of C is not
 // written. `Scales` has the factors of rows and of pairs of columns. `stored` is how many
 // panels the warp has stored before.
@@ -412,7 +469,7 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
   const u32 warp = warp_index() % (WARPGROUP / WARP);
   const u32 staging = shared_address(shared) + STAGES * STAGE_BYTES +
                       (group * (WARPGROUP / WARP) + warp) * PANELS * PANEL_BYTES;
-  const u32 lane = staging + lane_offset_a<PANEL_COLUMNS>();
+  const u32 lane = staging + staged_at();
   const u32 first_row = (DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS) + warp * WARP_ROWS;
   const u32 column = work.c_column + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
   const u32 b_row = work.b_row + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
@@ -437,21 +494,8 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
       const u32 place = (before + panel) % PANELS * PANEL_BYTES;
       if (lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
       __syncwarp();
-#pragma unroll
-      for (u32 pair = 0; pair < PANEL_COLUMNS / 16; ++pair) {
-        u32 words[4];
-#pragma unroll
-        for (u32 j = 0; j < 2; ++j) {
-          const u32 block = pair * 2 + j;
-          const Sum *x = sums[i] + (panel * (PANEL_COLUMNS / 8) + block) * 4;
-          const Floats2 of_columns = scales.of_columns(b_row + panel * PANEL_COLUMNS + block * 8 +
-                                                       lane_index() % 4 * 2);
-          words[j * 2] = pack(x[0] * (top * of_columns.x[0]), x[1] * (top * of_columns.x[1]));
-          words[j * 2 + 1] =
-              pack(x[2] * (bottom * of_columns.x[0]), x[3] * (bottom * of_columns.x[1]));
-        }
-        stmatrix_x4(right_by(lane + place, pair), words);
-      }
+      stage_panel(lane + place, sums[i] + panel * (PANEL_COLUMNS / 2), top, bottom, scales,
+                  b_row + panel * PANEL_COLUMNS);
       const u32 x = column + panel * PANEL_COLUMNS;
       if (is_whole) {
         fence_proxy_async_shared();

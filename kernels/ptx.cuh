@@ -153,6 +153,12 @@ DEVICE void st_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
+// Writes 8 bytes.
+DEVICE void st_shared_v2(u32 address, u32 low, u32 high) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(low), "r"(high)
+               : "memory");
+}
+
 // Copies 16 bytes from global to shared memory, bypassing L1; where `bytes` is 0,
 // writes zeros and reads nothing.
 DEVICE void cp_async_16(u32 to, const void *from, u32 bytes = 16) {

@@ -374,7 +374,8 @@ const CODE: &[Check] = &[
     ("stream_bulk", "", "stream_bulk_copy", &["UBLKCP.S.G", "UBLKCP.G.S", "SYNCS"]),
     ("kv_read", "", "kv_read", &["LDG.128"]),
     ("kv_append", "", "kv_append", &["LDG.128", "STG.128"]),
-    ("gemm", "", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
+    ("gemm", "ELEMENT_BF16=1", "gemm", &["HMMA.16816.F32", "LDSM.4", "LDGSTS.128"]),
+    ("gemm", "ELEMENT_TF32=1", "gemm", &["HMMA.1688.F32.TF32", "LDSM.4", "STG.64"]),
     (
         "gemm_wgmma",
         "MULTIPLIED=Bf16",
@@ -387,6 +388,12 @@ const CODE: &[Check] = &[
             "USETMAXREG",
             "STSM.16.M88.4",
         ],
+    ),
+    (
+        "gemm_wgmma",
+        "MULTIPLIED=Tf32",
+        "gemm_wgmma",
+        &["HGMMA.F32.TF32", "UTMALDG.2D", "UTMASTG.2D", "STS.64"],
     ),
     ("gemm_wgmma", "CLUSTER=2", "gemm_wgmma", &["UTMALDG.2D.MULTICAST"]),
     (

@@ -74,6 +74,8 @@ const CASES: &[Case] = &[
     ("gemm", "gemm:m=1310720,n=128,k=2048,dtype=bf16", 2),
     ("gemm", "gemm:m=128,n=1310720,k=2048,dtype=bf16", 16),
     ("gemm", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),
+    ("gemm", "gemm:m=1310720,n=128,k=1024,dtype=tf32", 2),
+    ("gemm_wgmma", "gemm:m=655360,n=128,k=2052,dtype=tf32", 2),
     ("gemm_wgmma", "gemm:m=1048576,n=128,k=2056,dtype=bf16", 2),
     ("gemm_wgmma", "gemm:m=128,n=655360,k=4096,dtype=bf16", 4),
     ("gemm_wgmma", "gemm:m=40960,n=65536,k=64,dtype=bf16", 2),

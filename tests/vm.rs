@@ -486,3 +486,123 @@ fn parameters_of_another_size_are_not_launched() {
     device.replace_ptx(&problem, "stream", &ptx).unwrap();
     device.count(&problem, "stream", SEED).unwrap();
 }
+
+/// Kernels by warpgroups, and problems that reach each way in which their threads read and
+/// write shared memory: formats, tiles, splits, tails, keys and values of several widths.
+const SHARED: &[(&str, &[&str])] = &[
+    (
+        "peak_wgmma",
+        &[
+            "peak:unit=tensor,dtype=bf16,lanes=1024,steps=16",
+            "peak:unit=tensor,dtype=bf16,operands=registers,lanes=1024,steps=16",
+        ],
+    ),
+    (
+        "gemm_wgmma",
+        &[
+            "gemm:m=256,n=512,k=256,dtype=bf16",
+            "gemm:m=130,n=136,k=3080,dtype=bf16",
+            "gemm:m=257,n=6152,k=72,dtype=f16",
+            "gemm:m=256,n=512,k=256,dtype=tf32",
+            "gemm:m=257,n=6148,k=36,dtype=tf32",
+            "gemm:m=65,n=24580,k=36,dtype=tf32",
+            "gemm:m=256,n=512,k=256,dtype=bf16,w_dtype=int8,a_dtype=int8_token",
+            "gemm:m=256,n=512,k=256,dtype=bf16,w_dtype=fp8_e4m3,a_dtype=fp8_e4m3_token",
+            "gemm:m=256,n=512,k=512,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
+        ],
+    ),
+    (
+        "gemm_swapped",
+        &[
+            "gemm:m=16,n=512,k=1024,dtype=bf16",
+            "gemm:m=64,n=500,k=1032,dtype=bf16",
+            "gemm:m=80,n=512,k=1024,dtype=bf16",
+            "gemm:m=129,n=512,k=1024,dtype=bf16",
+            "gemm:m=256,n=512,k=1024,dtype=bf16",
+            "gemm:m=64,n=512,k=1024,dtype=bf16,w_dtype=int8",
+            "gemm:m=64,n=512,k=1024,dtype=bf16,w_dtype=fp8_e4m3",
+            "gemm:m=256,n=512,k=1024,dtype=bf16,w_dtype=fp8_e4m3",
+            "gemm:m=64,n=512,k=1024,dtype=bf16,w_dtype=int4",
+            "gemm:m=256,n=512,k=1024,dtype=bf16,w_dtype=int4",
+        ],
+    ),
+    (
+        "gemm_swapped.multicast",
+        &[
+            "gemm:m=256,n=512,k=1024,dtype=bf16",
+            "gemm:m=256,n=512,k=1024,dtype=bf16,w_dtype=int4",
+        ],
+    ),
+    (
+        "moe_gemm_wgmma",
+        &[
+            "moe_gemm:tokens=256,experts=4,top_k=1,n=512,k=256,dtype=bf16,routing=balanced,inputs=per_expert,rows=contiguous",
+            "moe_gemm:tokens=250,experts=6,top_k=2,n=136,k=272,dtype=bf16,routing=zipf,inputs=per_expert,rows=contiguous",
+            "moe_gemm:tokens=150,experts=6,top_k=2,n=256,k=1200,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128,routing=zipf,inputs=per_expert,rows=contiguous",
+        ],
+    ),
+    (
+        "attention_prefill_wgmma",
+        &[
+            "prefill_attention:batch=1,new_tokens=256,q_heads=2,kv_heads=1,head_dim=64,dtype=bf16",
+            "prefill_attention:batch=1,new_tokens=256,q_heads=2,kv_heads=1,head_dim=128,dtype=bf16",
+            "prefill_attention:batch=1,new_tokens=200,q_heads=2,kv_heads=1,head_dim=256,dtype=bf16",
+            "prefill_attention:batch=1,new_tokens=256,q_heads=2,kv_heads=2,head_dim=192,v_head_dim=128,dtype=bf16",
+        ],
+    ),
+    (
+        "attention_mla_wgmma",
+        &[
+            "mla_decode:batch=4,context=575,q_heads=64,dtype=bf16,layout=paged64",
+            "mla_decode:batch=4,context=575,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged64",
+            "mla_decode:batch=2,context=319,new_tokens=2,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
+        ],
+    ),
+];
+
+/// Most passes of shared memory for each that is needed.
+const MOST_PASSES: f64 = 1.01;
+
+/// Bank conflicts of kernels by warpgroups, next to none: what their threads read and write.
+/// Wgmma reads operands, and copy engines write them, by themselves in swizzled panels, and
+/// those passes are not counted.
+#[test]
+fn warpgroups_have_next_to_no_bank_conflicts() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let count = |kernel: &str, text: &&str| {
+        let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+        let counted = device.count(&text.parse().unwrap(), kernel, SEED).unwrap();
+        let of = |of: fn(&ptxvm::Counts) -> u64| counted.counts.iter().map(of).sum::<u64>();
+        (of(|counts| counts.shared_wavefronts), of(|counts| counts.bank_conflicts))
+    };
+    for (kernel, problems) in SHARED {
+        let counts: Vec<(u64, u64)> =
+            problems.par_iter().map(|text| count(kernel, text)).collect();
+        for (text, (passes, conflicts)) in problems.iter().zip(counts) {
+            println!("{passes:8} passes, {conflicts} conflicts: {text}");
+            let ratio = passes as f64 / (passes - conflicts) as f64;
+            assert!(passes > 100, "{text} by {kernel}: {passes} passes");
+            assert!(ratio <= MOST_PASSES, "{text} by {kernel}: {ratio} times its passes");
+        }
+    }
+}
+
+/// Pairs of tiles that load activations together ask L2 for them half as often: of 256 rows
+/// and 256 weights that is a third of all.
+#[test]
+fn multicast_activations_are_read_once_for_two_tiles() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let problem: Problem = "gemm:m=256,n=256,k=512,dtype=bf16".parse().unwrap();
+    let mut sectors = |kernel: &str| {
+        let counted = device.count(&problem, kernel, SEED).unwrap();
+        counted.counts.iter().map(|counts| counts.sectors_read).sum::<u64>()
+    };
+    // Of 1024 bytes a row: 256 weights once, 256 activations twice.
+    assert_eq!(sectors("gemm_swapped"), (256 + 2 * 256) * 32);
+    assert_eq!(sectors("gemm_swapped.multicast"), (256 + 256) * 32);
+}

@@ -19,6 +19,11 @@ pub(super) fn element_or_f32(dtype: DType) -> Option<&'static str> {
     if dtype == DType::F32 { Some("ELEMENT_F32") } else { element(dtype) }
 }
 
+/// The same in the kernels of matrix products that multiply tf32 too.
+pub(super) fn element_or_tf32(dtype: DType) -> Option<&'static str> {
+    if dtype == DType::Tf32 { Some("ELEMENT_TF32") } else { element(dtype) }
+}
+
 /// The macro that chooses the format of cached keys and values in `cached.cuh`, for
 /// queries in `dtype`.
 pub(super) fn cached(kv_dtype: Quant, dtype: DType) -> Option<&'static str> {

@@ -1,10 +1,11 @@
-//! Host half of `kernels/gemm.cu`: which tile, and how many splits of k.
+//! Host half of `kernels/gemm.cu`: which tile, and how many splits of k. Columns of a step
+//! are those of 16 bits, also with tf32: tensor cores multiply as many bytes of it in a clock.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::configuration::Configuration;
 use super::contract::HostHalf;
-use super::formats::{element, refuse_activations_scheme};
+use super::formats::{element_or_tf32, refuse_activations_scheme};
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use crate::op::{Gemm, Problem};
@@ -59,7 +60,7 @@ const STATIC_SHARED_BYTES: u32 = 256;
 /// Rough rates of an SM per clock on all architectures: enough to compare tiles of the
 /// same problem with each other.
 mod nominal {
-    /// Multiply-adds of 16-bit operands on tensor cores.
+    /// Multiply-adds of 16-bit operands on tensor cores; half as many of tf32.
     pub const MULTIPLY_ADDS: f64 = 1024.0;
     /// Bytes to and from shared memory.
     pub const SHARED_BYTES: f64 = 128.0;
@@ -105,7 +106,7 @@ impl Tile {
     fn clocks(&self, p: &Gemm, splits: u64, arch: Arch, sms: u64) -> f64 {
         let (columns, stages) = self.depth(arch);
         let blocks = self.tiles(p) * splits;
-        let steps = p.k.div_ceil(columns).div_ceil(splits) as f64;
+        let steps = columns_of(p).div_ceil(columns).div_ceil(splits) as f64;
         let waves = blocks.div_ceil(sms * self.resident) as f64;
 
         let copied = self.stage_bytes(columns) as f64;
@@ -143,12 +144,17 @@ impl Tile {
     fn best_splits(&self, p: &Gemm, arch: Arch, sms: u64) -> (u64, f64) {
         let (columns, _) = self.depth(arch);
         let busy = self.tiles(p) >= sms;
-        let most = if busy { 1 } else { p.k.div_ceil(columns).min(MAX_SPLITS) };
+        let most = if busy { 1 } else { columns_of(p).div_ceil(columns).min(MAX_SPLITS) };
         (1..=most)
             .map(|splits| (splits, self.clocks(p, splits, arch, sms)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .unwrap_or((1, 0.0))
     }
+}
+
+/// Columns of 16 bits of both operands.
+fn columns_of(p: &Gemm) -> u64 {
+    p.dtype.bytes_of(p.k) / 2
 }
 
 /// The tile with the fewest clocks on a typical GPU of the architecture.
@@ -183,7 +189,7 @@ fn named_splits(
     choice: &Configuration,
 ) -> Result<Option<u64>, Refusal> {
     let splits = u64::from(choice.or("splits", 0));
-    let steps = p.k.div_ceil(columns);
+    let steps = columns_of(p).div_ceil(columns);
     refuse_unless(splits <= steps, || {
         format!("up to {steps} splits of k = {} in steps of {columns}, not {splits}", p.k)
     })?;
@@ -227,15 +233,20 @@ impl HostHalf for TiledGemm {
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
-        let element = element(p.dtype).ok_or_else(|| {
-            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        let element = element_or_tf32(p.dtype).ok_or_else(|| {
+            supports(format!(
+                "dtype = bf16, f16 or tf32, not {}; use one of those",
+                p.dtype
+            ))
         })?;
         refuse_unless(p.w_dtype == Quant::weights(p.dtype), || {
             format!("weights in the dtype of activations, not w_dtype = {}", p.w_dtype)
         })?;
         refuse_activations_scheme(p)?;
-        refuse_unless(p.k.is_multiple_of(8), || {
-            format!("k in multiples of 8, not {}; use {}", p.k, p.k.next_multiple_of(8))
+        // Rows of operands are multiples of 16 bytes.
+        let of = 16 / p.dtype.bytes();
+        refuse_unless(p.k.is_multiple_of(of), || {
+            format!("k in multiples of {of}, not {}; use {}", p.k, p.k.next_multiple_of(of))
         })?;
         let most = 1 << 30;
         refuse_unless(p.m.max(p.n).max(p.k) <= most, || {
@@ -279,7 +290,7 @@ impl HostHalf for TiledGemm {
             tickets: bound.scratch("tickets"),
             m: p.m as u32,
             n: p.n as u32,
-            k: p.k as u32,
+            k: columns_of(&p) as u32,
             splits: splits as u32,
         });
         let launch = Launch::new("gemm", blocks as u32, tile.threads() as u32, params);
@@ -420,7 +431,7 @@ mod tests {
         let why = |text: &str| refusal::<TiledGemm>(text, Arch::SM_90);
         assert_eq!(
             why("gemm:m=1,n=1,k=8,dtype=int8"),
-            "the CUDA kernel supports dtype = bf16 or f16, not int8; use one of those"
+            "the CUDA kernel supports dtype = bf16, f16 or tf32, not int8; use one of those"
         );
         assert_eq!(
             why("gemm:m=1,n=1,k=100,dtype=f16"),

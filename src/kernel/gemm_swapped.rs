@@ -24,8 +24,6 @@ const LEAST_ROWS: u64 = 16;
 /// one load, by an order of columns that TMA can't give activations. With 16 rows it took 0.6
 /// to 0.7 of the time on an H200.
 const LEAST_QUANTIZED_ROWS: u64 = 17;
-/// Most rows with which it is never slower than `gemm_wgmma`, whose tiles have 64 and more.
-const FASTEST_ROWS: u64 = 64;
 /// Most rows where weights are as activations. With more, tiles no longer have all rows, and
 /// the tensor cores bind: 256 rows of 64 columns and 128 weights take them 1024 clocks, and
 /// the memory of an H100 1200 of its SM's share.
@@ -49,9 +47,13 @@ const MOST_SHARED_TOKENS: u32 = 64;
 /// lines at a time.
 const ROTATION: u32 = 2;
 /// Most blocks of a cluster that every GPU can launch.
-const MAX_SPLITS: u64 = 8;
+const MAX_CLUSTER: u64 = 8;
 /// Shared memory that the kernel declares itself, rounded up to where its rings begin.
 const STATIC_SHARED_BYTES: u32 = 1024;
+
+/// Most rows with which it is the default without an estimate: as many as the smallest tile of
+/// `gemm_wgmma` has. Bytes of weights bind both, and estimates are within 5% of one another.
+const FASTEST_ROWS: u64 = 64;
 
 /// Names of the tensor maps.
 const WEIGHTS: &str = "weights";
@@ -138,6 +140,8 @@ struct Tile {
     weight_stages: u32,
     /// Panels of activations in theirs.
     x_stages: u32,
+    /// Tiles of rows whose blocks load activations together: 1 or 2.
+    sharing: u32,
     /// Dynamic shared memory.
     shared_bytes: u32,
 }
@@ -181,6 +185,7 @@ impl Tile {
             threads: GROUPS * 128 + loading,
             weight_stages,
             x_stages: units * stage_columns(w_dtype) / PANEL_COLUMNS,
+            sharing: 1,
             shared_bytes: (weight_stages * of_stage + units * x_bytes).max(sums_bytes),
         }
     }
@@ -196,12 +201,13 @@ impl Tile {
         let tensor = f64::from(ROWS * self.tokens * columns) / nominal::MULTIPLY_ADDS;
         let x_bytes = 2 * self.tokens * columns;
         let copied = f64::from(weight_bytes(self.w_dtype) + x_bytes);
+        let from_l2 = f64::from(self.l2_bytes());
         // Every warpgroup reads the activations, and weights that are not converted.
         let read = f64::from(weight_bytes(self.w_dtype) + GROUPS * x_bytes);
         let instructions = self.instructions_of_warp();
         let issue = f64::from(GROUPS * 4) * instructions / nominal::INSTRUCTIONS;
         let busy = tensor
-            .max(copied / nominal::L2_BYTES)
+            .max(from_l2 / nominal::L2_BYTES)
             .max((copied + read) / nominal::SHARED_BYTES)
             .max(issue);
 
@@ -213,6 +219,22 @@ impl Tile {
         let x_latency = nominal::x_latency(self.tokens) / ahead(x_units);
         let alone = self.converting_clocks().max(latency).max(x_latency);
         (busy, busy.max(alone))
+    }
+
+    /// Bytes of a unit that L2 delivers to an SM: what is multicast, it delivers once.
+    fn l2_bytes(&self) -> u32 {
+        let x_bytes = 2 * self.tokens * stage_columns(self.w_dtype);
+        weight_bytes(self.w_dtype) + x_bytes / self.sharing
+    }
+
+    /// Tiles of all clusters together: of each cluster as many as share activations.
+    fn cluster_tiles(&self, p: &Gemm) -> u64 {
+        row_tiles(p).div_ceil(self.sharing.into()) * token_tiles(p)
+    }
+
+    /// Most splits of the columns of a tile.
+    fn most_splits(&self, p: &Gemm) -> u64 {
+        (MAX_CLUSTER / u64::from(self.sharing)).min(units(p))
     }
 
     /// Clocks of a unit in which a warp waits for its own instructions, one after the other.
@@ -237,15 +259,15 @@ impl Tile {
         converted + f64::from(scaled) + 80.0
     }
 
-    /// Rough clocks of the busiest SM with clusters of `splits` blocks: of units, and of
-    /// starts and ends.
+    /// Rough clocks of the busiest SM with clusters of `splits` blocks for each of their
+    /// tiles: of units, and of starts and ends.
     fn sm_clocks(&self, p: &Gemm, splits: u64, sms: u64) -> (f64, f64) {
-        let tiles = row_tiles(p) * token_tiles(p);
+        let tiles = self.cluster_tiles(p);
         let resident = u64::from(self.blocks_per_sm);
         let (busy, alone) = self.unit_clocks();
         let units = units(p).div_ceil(splits) as f64;
         // Clusters that run at the same time without and with sharing SMs.
-        let apart = nominal::clusters(splits, sms);
+        let apart = nominal::clusters(splits * u64::from(self.sharing), sms);
         let at_once = apart * resident;
         let busiest = |clusters: u64| clusters.div_ceil(apart) as f64;
         let multiply = |clusters: u64| units * (busy * busiest(clusters)).max(alone);
@@ -287,9 +309,9 @@ impl Tile {
         together(sm + ends, products, dram)
     }
 
-    /// The blocks of a cluster with which a problem takes the fewest clocks.
+    /// The splits with which a problem takes the fewest clocks.
     fn best_splits(&self, p: &Gemm, sms: u64) -> u64 {
-        (1..=MAX_SPLITS.min(units(p)))
+        (1..=self.most_splits(p))
             .map(|splits| (splits, self.clocks(p, splits, sms)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
             .map_or(1, |(splits, _)| splits)
@@ -322,7 +344,8 @@ fn tile_of(
         )
     })?;
     let stages = choice.or("stages", MAX_STAGES);
-    Ok(Tile::with_rings(default.tokens, w_dtype, arch, (blocks, stages)))
+    let tile = Tile::with_rings(default.tokens, w_dtype, arch, (blocks, stages));
+    Ok(Tile { sharing: choice.or("sharing", tile.sharing), ..tile })
 }
 
 /// Columns of a unit of weights: a line of memory of each row, or a group with a scale.
@@ -363,7 +386,7 @@ pub(super) struct SwappedGemm {
     p: Gemm,
     formats: MatrixFormats,
     tile: Tile,
-    /// Blocks of a cluster; `None` for as many as take the fewest clocks.
+    /// Blocks of a cluster for each of its tiles; `None` for as many as take the fewest clocks.
     splits: Option<u64>,
     /// Units by which tiles of rows begin later than those before.
     rotation: u32,
@@ -376,8 +399,10 @@ impl HostHalf for SwappedGemm {
     const SOURCE: &'static str = include_str!("../../kernels/gemm_swapped.cu");
     const MEMORY_BOUND: bool = true;
     /// Clusters of any size, which rough clocks choose otherwise; the other number of blocks on
-    /// an SM than registers suggest; rings of half the depth; and tiles that begin in step,
-    /// which then share activations in L2.
+    /// an SM than registers suggest; rings of half the depth; tiles that begin in step, which
+    /// then share activations in L2; and pairs of tiles that load activations together. Pairs
+    /// take a third of what L2 delivers with 256 rows away, and nothing of what binds a unit:
+    /// memory takes 1213 clocks of it and the tensor cores 1024, where L2 took 983.
     const CONFIGURATIONS: &[Configuration] = &[
         Configuration::new("splits_1", &[("splits", 1)]),
         Configuration::new("splits_2", &[("splits", 2)]),
@@ -387,6 +412,7 @@ impl HostHalf for SwappedGemm {
         Configuration::new("blocks_2", &[("blocks_per_sm", 2)]),
         Configuration::new("stages_4", &[("stages", 4)]),
         Configuration::new("rotation_0", &[("rotation", 0)]),
+        Configuration::new("multicast", &[("sharing", 2)]),
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
@@ -407,16 +433,22 @@ impl HostHalf for SwappedGemm {
                 if p.m < least { "`gemm_skinny`" } else { "`gemm`, or less" }
             )
         })?;
-        let blocks = row_tiles(p) * token_tiles(p) * MAX_SPLITS;
+        let blocks = row_tiles(p) * token_tiles(p) * MAX_CLUSTER;
         refuse_unless(blocks <= i32::MAX as u64, || {
             format!("at most {} blocks, not {blocks}; use smaller m or n", i32::MAX)
         })?;
         let tile = tile_of(p.m.div_ceil(token_tiles(p)), w_dtype, arch, choice)?;
+        refuse_unless(row_tiles(p) >= tile.sharing.into(), || {
+            format!(
+                "activations of two tiles together where n is more than {ROWS}, not {}; use the                  default configuration",
+                p.n
+            )
+        })?;
         let splits = Some(u64::from(choice.or("splits", 0))).filter(|splits| *splits > 0);
         refuse_unless(splits.is_none_or(|splits| splits <= units(p)), || {
             format!(
                 "clusters of up to {} blocks for k = {}, not {}; use as many",
-                units(p).min(MAX_SPLITS),
+                units(p).min(MAX_CLUSTER),
                 p.k,
                 splits.unwrap_or(0)
             )
@@ -435,6 +467,7 @@ impl HostHalf for SwappedGemm {
             .with("BLOCKS_PER_SM", tile.blocks_per_sm)
             .with("WEIGHT_STAGES", tile.weight_stages)
             .with("X_STAGES", tile.x_stages)
+            .with("SHARING", tile.sharing)
             .with("SHARED_BYTES", tile.shared_bytes)
     }
 
@@ -442,9 +475,10 @@ impl HostHalf for SwappedGemm {
         let SwappedGemm { p, tile, rotation, .. } = *self;
         let best = || tile.best_splits(&p, target.sms.into());
         let splits = self.splits.unwrap_or_else(best);
-        let blocks = row_tiles(&p) * token_tiles(&p) * splits;
+        let cluster = splits * u64::from(tile.sharing);
+        let blocks = tile.cluster_tiles(&p) * cluster;
         let launch = Launch {
-            cluster: [splits as u32, 1, 1],
+            cluster: [cluster as u32, 1, 1],
             shared_bytes: tile.shared_bytes,
             // All units but the one that is multiplied; blocks that divide rows read the same.
             bytes_in_flight: u64::from(
@@ -459,7 +493,7 @@ impl HostHalf for SwappedGemm {
         };
         let busiest = units(&p).div_ceil(splits) * splits;
         Plan {
-            tensor_maps: tensor_maps(&p, tile.tokens),
+            tensor_maps: tensor_maps(&p, tile.tokens / tile.sharing),
             // Blocks that divide rows share what they read through L2.
             extra_bytes: (token_tiles(&p) == 1).then_some(0),
             imbalance: busiest as f64 / units(&p) as f64,
@@ -476,7 +510,7 @@ impl HostHalf for SwappedGemm {
     }
 }
 
-/// Weights in units of a block, activations in panels, and scales of groups.
+/// Weights in units of a block, activations in panels of so many tokens, and scales of groups.
 fn tensor_maps(p: &Gemm, tokens: u32) -> Vec<TensorMap> {
     let w_dtype = p.w_dtype.dtype();
     let map = |name, tensor, element_bytes, extents, strides_bytes, tile| TensorMap {
@@ -687,6 +721,79 @@ mod tests {
         assert!(10 * right >= 9 * measured.len(), "{right} of {}", measured.len());
     }
 
+    /// Estimated clocks of the kernel over those of `gemm_wgmma`.
+    fn estimated_ratio(m: u64, (n, k): (u64, u64)) -> f64 {
+        let text = problem(&format!("m={m},n={n},k={k},dtype=bf16"));
+        let SwappedGemm { p, tile, .. } = configured(&text, Arch::SM_90).unwrap();
+        tile.clocks_as_wgmma(&p, 132) / gemm_wgmma::clocks(&p, Arch::SM_90).unwrap()
+    }
+
+    /// The limit between both kernels is where their estimates cross: as many rows as tiles
+    /// have, of all of them or of none, by the shape.
+    #[test]
+    fn estimates_cross_where_the_default_changes() {
+        let is_default = |m: u64, (n, k): (u64, u64)| {
+            let text = problem(&format!("m={m},n={n},k={k},dtype=bf16"));
+            let chosen = Kernel::for_problem(&text.parse().unwrap(), Arch::SM_90).unwrap();
+            chosen.kernel.name == "gemm_swapped"
+        };
+        for (shape, crossing) in [
+            ((4096, 4096), Some(193)),
+            ((6144, 4096), Some(193)),
+            ((8192, 8192), None),
+            ((7168, 18432), None),
+            ((5120, 25600), Some(65)),
+            ((24576, 1536), Some(65)),
+        ] {
+            let rows = FASTEST_ROWS + 1..=MAX_ROWS;
+            let first = rows.clone().find(|m| estimated_ratio(*m, shape) > 1.0);
+            assert_eq!(first, crossing, "{shape:?}");
+            for m in rows {
+                let is_before = crossing.is_none_or(|crossing| m < crossing);
+                assert_eq!(is_default(m, shape), is_before, "m = {m}, {shape:?}");
+            }
+        }
+    }
+
+    /// Both are bound by the bytes of the weights, and estimates cannot tell them apart.
+    #[test]
+    fn up_to_the_rows_of_a_tile_estimates_are_alike() {
+        for shape in [
+            (4096, 4096),
+            (28672, 4096),
+            (4096, 14336),
+            (8192, 8192),
+            (10240, 8192),
+            (8192, 28672),
+            (5120, 25600),
+            (24576, 1536),
+            (36864, 7168),
+        ] {
+            let ratio = estimated_ratio(FASTEST_ROWS, shape);
+            assert!((0.7..1.06).contains(&ratio), "{shape:?}: {ratio}");
+        }
+    }
+
+    /// By hand, of a unit of 64 columns: 128 rows of weights are 16 KiB, 256 of activations 32
+    /// KiB. What L2 delivers is not what binds, so that the default does without.
+    #[test]
+    fn activations_of_two_tiles_come_from_l2_once() {
+        let alone = Tile::new(256, DType::Bf16, Arch::SM_90);
+        let pair = Tile { sharing: 2, ..alone };
+        assert_eq!([alone.l2_bytes(), pair.l2_bytes()], [48 << 10, 32 << 10]);
+        assert_eq!(alone.unit_clocks().0, 1024.0, "tensor cores");
+        for tile in tiles() {
+            let l2 = f64::from(tile.l2_bytes()) / nominal::L2_BYTES;
+            let memory = f64::from(weight_bytes(tile.w_dtype)) / nominal::DRAM_BYTES;
+            let (others, _) = Tile { sharing: 2, ..tile }.unit_clocks();
+            assert!(l2 < memory.max(others), "{tile:?}: {l2} {memory} {others}");
+        }
+        // 65 tiles of rows in pairs, of which the last is empty.
+        let p: Gemm = operation(&problem("m=256,n=8200,k=8192,dtype=bf16"));
+        assert_eq!((alone.cluster_tiles(&p), pair.cluster_tiles(&p)), (65, 33));
+        assert_eq!((alone.most_splits(&p), pair.most_splits(&p)), (8, 4));
+    }
+
     #[test]
     fn a_kernel_that_is_named_runs_where_another_is_faster() {
         let text = problem("m=256,n=5120,k=25600,dtype=bf16").parse().unwrap();
@@ -726,7 +833,8 @@ mod tests {
         assert_eq!(
             options("m=256,n=16,k=128,dtype=bf16,w_dtype=fp8_e4m3"),
             "-DELEMENT_BF16=1 -DWEIGHT_E4M3=1 -DTOKENS=256 -DGROUPS=2 \
-             -DTHREADS=384 -DBLOCKS_PER_SM=1 -DWEIGHT_STAGES=6 -DX_STAGES=4 -DSHARED_BYTES=229376"
+             -DTHREADS=384 -DBLOCKS_PER_SM=1 -DWEIGHT_STAGES=6 -DX_STAGES=4 -DSHARING=1 \
+             -DSHARED_BYTES=229376"
         );
     }
 
@@ -793,9 +901,19 @@ mod tests {
         assert!(weight_stages > two.weight_stages);
         assert_eq!(of(plain, "stages_4").tile.weight_stages, 4);
         assert_eq!(of(plain, "rotation_0").rotation, 0);
+        // 66 tiles in pairs, and half of the activations' rows for each block.
+        let many = "m=256,n=8400,k=8192,dtype=bf16";
+        let pairs = of(many, "multicast");
+        assert!(pairs.defines().options().join(" ").contains("-DSHARING=2"));
+        let plan = pairs.plan(&h100());
+        let splits = plan.launches[0].cluster[0] / 2;
+        assert!((1..=4).contains(&splits), "{splits}");
+        assert_eq!(plan.launches[0].grid, [33 * 2 * splits, 1, 1]);
+        assert_eq!(plan.tensor_maps[0].tile, [64, 128]);
         for (text, name, says) in [
             ("m=65,n=64,k=640,dtype=bf16", "blocks_2", "with up to 64 rows, not 65"),
             ("m=64,n=64,k=192,dtype=bf16", "splits_4", "of up to 3 blocks for k = 192"),
+            ("m=64,n=128,k=192,dtype=bf16", "multicast", "n is more than 128, not 128"),
         ] {
             let why = refusal_as::<SwappedGemm>(&problem(text), Arch::SM_90, name);
             assert!(why.contains(says), "{why}");

@@ -1,11 +1,12 @@
 //! Host half of `kernels/gemm_wgmma.cu`: which tile, in which order, and how the rest that
-//! does not fill the card is split.
+//! does not fill the card is split. Steps of 128 bytes take the tensor cores the same clocks
+//! in every format; with tf32 only C has other panels.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::configuration::Configuration;
 use super::contract::HostHalf;
-use super::formats::element;
+use super::formats::element_or_tf32;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::tensor_map::TensorMap;
@@ -134,7 +135,7 @@ pub(super) mod nominal {
     /// Clocks of a launch.
     pub const LAUNCH: f64 = 3000.0;
     /// Clocks of a tile that do not overlap with products: once, and for each sum of a
-    /// thread, which is rounded and stored.
+    /// thread, which is rounded to 16 bits and stored.
     pub const STORE: f64 = 300.0;
     pub const STORE_SUM: f64 = 10.0;
     /// Clocks of a step for each clock of it where one block of a cluster has only rows past
@@ -255,9 +256,14 @@ impl Tile {
         (tensor as f64).max(shared).max(l2)
     }
 
-    /// Rough clocks of a tile beside its steps.
+    /// Rough clocks of a tile beside its steps, where C is in 16 bits.
     pub fn store_clocks(&self) -> f64 {
-        nominal::STORE + nominal::STORE_SUM * self.sums() as f64
+        self.store_clocks_of(2)
+    }
+
+    /// The same where its elements have so many bytes, which all pass through shared memory.
+    pub fn store_clocks_of(&self, c_bytes: u64) -> f64 {
+        nominal::STORE + nominal::STORE_SUM * (self.sums() * c_bytes) as f64 / 2.0
     }
 
     /// Rough clocks of adding the sums of so many splits: all write theirs, the last reads
@@ -327,7 +333,8 @@ impl Division {
             && !p.m.div_ceil(tile.m).is_multiple_of(tile.cluster());
         let past_the_end = if has_idle_blocks { nominal::PAST_THE_END } else { 1.0 };
         let round = |steps: u64| {
-            steps as f64 * tile.step_clocks() * past_the_end + tile.store_clocks()
+            steps as f64 * tile.step_clocks() * past_the_end
+                + tile.store_clocks_of(p.dtype.bytes())
         };
         let most = Division::most_splits(tile, p, steps, sms);
         let candidates = match splits {
@@ -441,6 +448,7 @@ impl Operands {
     fn name(self) -> &'static str {
         match self.dtype() {
             DType::F16 => "F16",
+            DType::Tf32 => "Tf32",
             DType::Fp8E4m3 => "E4m3",
             DType::Int8 => "Int8",
             _ => "Bf16",
@@ -575,8 +583,11 @@ impl HostHalf for WgmmaGemm {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `gemm`")
         })?;
-        let element = element(p.dtype).ok_or_else(|| {
-            supports(format!("dtype = bf16 or f16, not {}; use one of those", p.dtype))
+        let element = element_or_tf32(p.dtype).ok_or_else(|| {
+            supports(format!(
+                "dtype = bf16, f16 or tf32, not {}; use one of those",
+                p.dtype
+            ))
         })?;
         let operands = Operands::of(p).ok_or_else(|| {
             supports(format!(
@@ -588,7 +599,8 @@ impl HostHalf for WgmmaGemm {
             ))
         })?;
         refuse_unless(p.m >= LEAST_ROWS, || {
-            format!("{LEAST_ROWS} and more rows, not {}; use `gemm_skinny`", p.m)
+            let of_few = if p.dtype == DType::Tf32 { "gemm" } else { "gemm_skinny" };
+            format!("{LEAST_ROWS} and more rows, not {}; use `{of_few}`", p.m)
         })?;
         // Rows of tensor maps are multiples of 16 bytes.
         for (name, extent, dtype) in [("k", p.k, operands.dtype()), ("n", p.n, p.dtype)] {
@@ -751,6 +763,10 @@ mod tests {
         configured::<WgmmaGemm>(text, Arch::SM_90).unwrap().tile
     }
 
+    fn in_tf32([m, n, k]: [u64; 3]) -> String {
+        format!("gemm:m={m},n={n},k={k},dtype=tf32")
+    }
+
     fn clocks(tile: &Tile, [m, n, k]: [u64; 3]) -> f64 {
         let p = operation(&problem(m, n, k));
         Division::of(tile, &p, Operands::Plain(DType::Bf16).steps(k), 132).1
@@ -859,6 +875,28 @@ mod tests {
         }
     }
 
+    /// A step has 32 columns of tf32 and as many clocks as one of 64 columns of bf16, and C has
+    /// twice the bytes.
+    #[test]
+    fn tf32_takes_twice_the_steps_and_stores() {
+        let operands = Operands::Plain(DType::Tf32);
+        assert_eq!([32, 33, 4096].map(|k| operands.steps(k)), [1, 2, 128]);
+        let large = tile(128, 256, Shared::B);
+        // 128 sums of a thread.
+        assert_eq!((large.store_clocks(), large.store_clocks_of(4)), (1580.0, 2860.0));
+        for shape @ [m, n, k] in
+            [[4096, 4096, 4096], [8192, 8192, 8192], [2048, 14336, 4096]]
+        {
+            let p: Gemm = operation(&in_tf32(shape));
+            assert_eq!(tile_of(&in_tf32(shape)), large, "{p:?}");
+            let (_, found) = Division::of(&large, &p, operands.steps(k), 132);
+            let share = (m * n * k) as f64 / 132.0 / 1024.0 / found;
+            assert!((0.7..0.77).contains(&share), "{shape:?}: {share}");
+            let half = clocks(&large, shape);
+            assert!((1.9..2.1).contains(&(found / half)), "{shape:?}: {found} {half}");
+        }
+    }
+
     /// Microseconds on an H200, which ran at 1.75 GHz where power did not limit it, of products
     /// that DRAM does not bind.
     #[test]
@@ -947,36 +985,48 @@ mod tests {
         assert_eq!(stripe_of(&alone, (4, 100), 132, 10).0, 4);
     }
 
-    /// Shapes for every tile that the picker can choose, in both ways of adding.
-    fn shapes_of_tiles() -> [(Tile, bool, [u64; 3]); 10] {
+    /// Shapes for every tile that the picker can choose: in bf16, in E4M3, which is added in
+    /// two levels, and in tf32, whose C has other panels.
+    fn shapes_of_tiles() -> [(Tile, DType, [u64; 3]); 16] {
+        use DType::{Bf16, Fp8E4m3, Tf32};
         [
-            (tile(128, 256, Shared::B), false, [190, 16392, 72]),
-            (tile(128, 256, Shared::Nothing), false, [65, 32776, 72]),
-            (tile(128, 192, Shared::Nothing), false, [65, 24584, 72]),
-            (tile(128, 128, Shared::B), false, [130, 136, 200]),
-            (tile(128, 128, Shared::Nothing), false, [65, 12296, 72]),
-            (tile(64, 256, Shared::Nothing), false, [257, 6152, 72]),
-            (tile(256, 128, Shared::A), true, [190, 16392, 144]),
-            (tile(128, 128, Shared::B), true, [130, 136, 1200]),
-            (tile(128, 128, Shared::Nothing), true, [65, 12296, 144]),
-            (tile(64, 256, Shared::Nothing), true, [257, 6152, 144]),
+            (tile(128, 256, Shared::B), Bf16, [190, 16392, 72]),
+            (tile(128, 256, Shared::Nothing), Bf16, [65, 32776, 72]),
+            (tile(128, 192, Shared::Nothing), Bf16, [65, 24584, 72]),
+            (tile(128, 128, Shared::B), Bf16, [130, 136, 200]),
+            (tile(128, 128, Shared::Nothing), Bf16, [65, 12296, 72]),
+            (tile(64, 256, Shared::Nothing), Bf16, [257, 6152, 72]),
+            (tile(256, 128, Shared::A), Fp8E4m3, [190, 16392, 144]),
+            (tile(128, 128, Shared::B), Fp8E4m3, [130, 136, 1200]),
+            (tile(128, 128, Shared::Nothing), Fp8E4m3, [65, 12296, 144]),
+            (tile(64, 256, Shared::Nothing), Fp8E4m3, [257, 6152, 144]),
+            (tile(128, 256, Shared::B), Tf32, [190, 16388, 36]),
+            (tile(128, 256, Shared::Nothing), Tf32, [65, 32772, 36]),
+            (tile(128, 192, Shared::Nothing), Tf32, [65, 24580, 36]),
+            (tile(128, 128, Shared::B), Tf32, [130, 132, 100]),
+            (tile(128, 128, Shared::Nothing), Tf32, [65, 12292, 36]),
+            (tile(64, 256, Shared::Nothing), Tf32, [257, 6148, 36]),
         ]
     }
 
     #[test]
     fn every_tile_is_chosen_for_some_shape() {
-        let shapes = shapes_of_tiles();
-        assert_eq!(all_tiles().count(), shapes.len());
-        for (tile, two_levels, [m, n, k]) in shapes {
-            let schemes = if two_levels { format!(",{BLOCKS}") } else { String::new() };
-            assert_eq!(
-                tile_of(&format!("{}{schemes}", problem(m, n, k))),
-                tile,
-                "{m} {n} {k}"
-            );
-            let tiles: &[Tile] = if two_levels { &TWO_LEVEL_TILES } else { &TILES };
+        for (tile, operands, shape @ [m, n, k]) in shapes_of_tiles() {
+            let (text, tiles) = match operands {
+                DType::Bf16 => (problem(m, n, k), TILES.as_slice()),
+                DType::Tf32 => (in_tf32(shape), TILES.as_slice()),
+                _ => (format!("{},{BLOCKS}", problem(m, n, k)), TWO_LEVEL_TILES.as_slice()),
+            };
+            assert_eq!(tile_of(&text), tile, "{text}");
             assert!(tiles.contains(&tile));
         }
+        let has = |operands, tile| {
+            shapes_of_tiles().iter().any(|found| (found.0, found.1) == (tile, operands))
+        };
+        assert!(
+            TILES.into_iter().all(|tile| has(DType::Bf16, tile) && has(DType::Tf32, tile))
+        );
+        assert!(TWO_LEVEL_TILES.into_iter().all(|tile| has(DType::Fp8E4m3, tile)));
     }
 
     /// The suite that is executed on the virtual machine has these shapes.
@@ -985,22 +1035,26 @@ mod tests {
         let corners: toml::Table =
             include_str!("../../benches/corners.toml").parse().unwrap();
         let points = corners["points"].as_array().unwrap();
-        let has = |value: &toml::Value, wanted: u64| match value {
-            toml::Value::Array(values) => {
-                values.iter().any(|value| value.as_integer() == Some(wanted as i64))
-            }
-            value => value.as_integer() == Some(wanted as i64),
+        let has = |value: &toml::Value, wanted: toml::Value| match value {
+            toml::Value::Array(values) => values.contains(&wanted),
+            value => *value == wanted,
         };
-        for (tile, two_levels, shape) in shapes_of_tiles() {
+        for (tile, operands, shape) in shapes_of_tiles() {
+            let (dtype, scheme) = match operands {
+                DType::Fp8E4m3 => ("bf16", Some("fp8_e4m3_block1x128")),
+                DType::Tf32 => ("tf32", None),
+                _ => ("bf16", None),
+            };
             let found = points.iter().any(|point| {
-                let is_own = point.get("kernel").and_then(toml::Value::as_str)
-                    == Some(WgmmaGemm::NAME);
-                let scheme = point.get("a_dtype").and_then(toml::Value::as_str);
-                let is_alike = scheme == two_levels.then_some("fp8_e4m3_block1x128");
+                let text = |key: &str| point.get(key).and_then(toml::Value::as_str);
+                let is_own = text("kernel") == Some(WgmmaGemm::NAME);
                 let extents = ["m", "n", "k"].into_iter().zip(shape);
-                is_own && is_alike && extents.clone().all(|(key, of)| has(&point[key], of))
+                is_own
+                    && text("a_dtype") == scheme
+                    && has(&point["dtype"], dtype.into())
+                    && extents.clone().all(|(key, of)| has(&point[key], (of as i64).into()))
             });
-            assert!(found, "{tile:?} {shape:?}");
+            assert!(found, "{tile:?} {dtype} {shape:?}");
         }
     }
 
@@ -1116,8 +1170,10 @@ mod tests {
     fn refusals_say_what_to_use() {
         let why = |text: &str| refusal::<WgmmaGemm>(text, Arch::SM_90);
         for (rest, says) in [
-            ("m=64,n=8,k=8,dtype=f32", "bf16 or f16"),
+            ("m=64,n=8,k=8,dtype=f32", "bf16, f16 or tf32"),
             ("m=63,n=8,k=8,dtype=bf16", "not 63; use `gemm_skinny`"),
+            ("m=63,n=8,k=8,dtype=tf32", "not 63; use `gemm`"),
+            ("m=64,n=8,k=6,dtype=tf32", "k in multiples of 4, not 6; use 8 or"),
             ("m=64,n=8,k=12,dtype=bf16", "k in multiples of 8, not 12; use 16 or"),
             ("m=64,n=9,k=8,dtype=bf16", "n in multiples of 8, not 9; use 16 or"),
             (

@@ -48,7 +48,8 @@ pub(super) const FACTS: Facts = Facts {
 /// [`GROUP_COLUMNS`](crate::weights::GROUP_COLUMNS) columns, `[k / 128][n]` in f16, and are
 /// shuffled, see [`crate::weights`]; other scales are row-major. Activations have no scales
 /// unless `a_dtype` says so. Products are summed in f32 whatever the formats. With tf32 all
-/// matrices are in 32 bits, and what is multiplied is their upper 19.
+/// matrices are in 32 bits, and what is multiplied is their upper 19: inputs are drawn with
+/// the lower 13 zero, so that it does not matter whether a kernel rounds or leaves them out.
 ///
 /// Work: `2 m n k` in the format that both operands have, in that of C where they differ;
 /// `b m n`, and for either operand the bytes of its elements, scales and zero points
