@@ -72,6 +72,11 @@ impl CpuKernel {
     }
 }
 
+/// For kernels that memory binds: fewer threads may reach as much, and one on each core more
+/// than two. What it means is up to the device.
+pub(super) const HALF_OF_THE_THREADS: Configuration =
+    Configuration::new("half_of_the_threads", &[("thread_divisor", 2)]);
+
 /// Makes the kernel of one problem.
 pub(super) type Configured = Box<dyn FnOnce(RunSettings) -> Box<dyn Kernel>>;
 

@@ -11,7 +11,9 @@ use multiversion::target::match_target;
 use rayon::prelude::*;
 
 use super::cache::{Cache, CacheSplit};
-use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
+use super::contract::{
+    CpuFormat, CpuKernel, HALF_OF_THE_THREADS, InputBytes, Kernel, PerThread, configured,
+};
 use super::simd::{
     Ahead, Element, Lanes, accumulate, arrange, arrange_pairs, chunks, dots,
     has_bf16_pairs, narrow, padded_rows, take_out, widen,
@@ -50,6 +52,7 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
         Configuration::new("in_f32", &[("pairs", 0)]),
         Configuration::new("parts_1", &[("parts", 1)]),
         Configuration::new("parts_16", &[("parts", 16)]),
+        HALF_OF_THE_THREADS,
     ],
     configure: |problem, choice| {
         configured(problem, |&p: &DecodeAttention| {

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::arena::{self, Arena};
 use super::contract::{Configured, CpuKernel, InputBytes, Kernel, RunSettings};
 use super::{
     argmax, decode_attention, decode_step, embedding, gated_activation, gemm, host,
-    kv_append, kv_read, peak, prefill_attention, rmsnorm, rope_append, stream, transfer,
+    kv_append, kv_read, peak, prefill_attention, rmsnorm, rope_append, stream, threads,
+    transfer,
 };
 use crate::data::Key;
 use crate::device::{
@@ -27,6 +29,8 @@ pub struct CpuDevice {
     pub(super) info: DeviceInfo,
     pub(super) arena: Arena,
     tuning: Tuning,
+    /// For configurations with fewer threads than the machine has.
+    fewer: Option<ThreadPool>,
 }
 
 impl CpuDevice {
@@ -39,7 +43,7 @@ impl CpuDevice {
 
     /// A device that lays points out in this memory.
     pub(super) fn with(info: DeviceInfo, arena: Arena) -> Self {
-        CpuDevice { info, arena, tuning: Tuning::default() }
+        CpuDevice { info, arena, tuning: Tuning::default(), fewer: None }
     }
 }
 
@@ -77,7 +81,8 @@ impl Device for CpuDevice {
     fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
         let Ok(kernel) = CpuKernel::of(problem) else { return Vec::new() };
         let runs = |configuration: &&'static Configuration| {
-            (kernel.configure)(problem, configuration).is_ok()
+            threads_of(configuration).is_ok()
+                && (kernel.configure)(problem, configuration).is_ok()
         };
         let all = kernel.search_space().configurations.into_iter().filter(runs);
         all.map(|configuration| Candidate { kernel: kernel.name, configuration }).collect()
@@ -100,15 +105,21 @@ impl Device for CpuDevice {
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
         let Layout { slots, seed, .. } = layout;
         layout.refuse_launch_mode("the CPU")?;
-        let (make, chosen) = self.configure(problem, kernel)?;
+        let (make, configuration, by) = self.configure(problem, kernel)?;
+        let threads = threads_of(configuration)?;
         if slots == 0 {
             return Err(Refusal(format!("{problem} needs at least one slot, not 0")).into());
         }
         refuse_size(problem, slots, self.info.memory_bytes)?;
-        let threads = rayon::current_num_threads();
+        if threads < rayon::current_num_threads() {
+            self.start_fewer(threads)?;
+        }
         let kernel = make(RunSettings { seed, threads });
         let slots = lay_out(&mut self.arena, problem, slots, seed)?;
-        Ok(Box::new(Ready { kernel, slots, chosen }))
+        let chosen = Chosen { configuration: configuration.name.to_owned(), by };
+        let fewer = self.fewer.as_ref();
+        let fewer = fewer.filter(|pool| pool.current_num_threads() == threads);
+        Ok(Box::new(Ready { kernel, slots, chosen, fewer }))
     }
 }
 
@@ -123,6 +134,8 @@ struct Ready<'a> {
     kernel: Box<dyn Kernel>,
     slots: Vec<Slot<'a>>,
     chosen: Chosen,
+    /// The threads that it runs on, where these are not all.
+    fewer: Option<&'a ThreadPool>,
 }
 
 impl Prepared for Ready<'_> {
@@ -147,9 +160,8 @@ impl Prepared for Ready<'_> {
         launches: usize,
     ) -> Result<Timing, LaunchError> {
         let count = self.slots.len();
-        // From a thread of the pool: one from outside would be put to sleep
-        // and woken again at every launch.
-        let elapsed = rayon::scope(|_| {
+        let fewer = self.fewer;
+        let mut run = || {
             let start = Instant::now();
             for launch in 0..launches {
                 let index = (first_slot + launch) % count;
@@ -157,7 +169,13 @@ impl Prepared for Ready<'_> {
                 self.kernel.run(index, &slot.inputs, slot.output);
             }
             start.elapsed()
-        });
+        };
+        // From a thread of the pool: one from outside would be put to sleep
+        // and woken again at every launch.
+        let elapsed = match fewer {
+            Some(pool) => pool.install(run),
+            None => rayon::scope(|_| run()),
+        };
         Ok(Timing { seconds: elapsed.as_secs_f64(), sm_clock_hz: None })
     }
 
@@ -208,12 +226,13 @@ impl CpuKernel {
 }
 
 impl CpuDevice {
-    /// A kernel by its name in a point, for a problem, and the configuration that it is in.
+    /// A kernel by its name in a point, for a problem, the configuration that it is in, and
+    /// why.
     fn configure(
         &self,
         problem: &Problem,
         name: &str,
-    ) -> Result<(Configured, Chosen), Refusal> {
+    ) -> Result<(Configured, &'static Configuration, ChosenBy), Refusal> {
         let kernel = CpuKernel::of(problem)?;
         let (name, asked) = split_name(name);
         if name != kernel.name {
@@ -223,22 +242,49 @@ impl CpuDevice {
                 kernel.name
             )));
         }
-        let chosen = |configuration: &Configuration, by| Chosen {
-            configuration: configuration.name.to_owned(),
-            by,
-        };
         if let Some(asked) = asked {
             let configuration = kernel.search_space().find(asked)?;
             let make = (kernel.configure)(problem, configuration)?;
-            return Ok((make, chosen(configuration, ChosenBy::Asked)));
+            return Ok((make, configuration, ChosenBy::Asked));
         }
         if let Some(tuned) = self.tuning.choose(kernel.name, problem)
+            && threads_of(tuned).is_ok()
             && let Ok(make) = (kernel.configure)(problem, tuned)
         {
-            return Ok((make, chosen(tuned, ChosenBy::Tuned)));
+            return Ok((make, tuned, ChosenBy::Tuned));
         }
         let default = Configuration::DEFAULT;
-        Ok(((kernel.configure)(problem, default)?, chosen(default, ChosenBy::Default)))
+        Ok(((kernel.configure)(problem, default)?, default, ChosenBy::Default))
+    }
+
+    /// Makes so many threads ready, each tied to a CPU as those of the device are.
+    fn start_fewer(&mut self, threads: usize) -> Result<(), Refusal> {
+        let running = self.fewer.as_ref().map(ThreadPool::current_num_threads);
+        if running != Some(threads) {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool.map_err(|e| {
+                Refusal(format!("{threads} threads of a configuration do not start: {e}"))
+            })?;
+            pool.install(threads::pin);
+            self.fewer = Some(pool);
+        }
+        Ok(())
+    }
+}
+
+/// Threads that a configuration runs on.
+///
+/// # Errors
+/// Fewer than one.
+fn threads_of(configuration: &Configuration) -> Result<usize, Refusal> {
+    let (all, divisor) =
+        (rayon::current_num_threads(), configuration.or("thread_divisor", 1) as usize);
+    match all / divisor {
+        0 => Err(Refusal(format!(
+            "`{}` needs {divisor} threads or more, not {all}; use the default configuration",
+            configuration.name
+        ))),
+        threads => Ok(threads),
     }
 }
 

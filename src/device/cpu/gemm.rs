@@ -5,7 +5,9 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::contract::{CpuFormat, CpuKernel, InputBytes, Kernel, PerThread, configured};
+use super::contract::{
+    CpuFormat, CpuKernel, HALF_OF_THE_THREADS, InputBytes, Kernel, PerThread, configured,
+};
 use super::product::{Left, PANEL, multiply, pack, packed_len};
 use super::simd::{Ahead, Element, Lanes, arrange, chunks, dots, padded_rows};
 use crate::device::Refusal;
@@ -39,6 +41,7 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
         Configuration::new("rows_of_256", &[("rows", 256)]),
         Configuration::new("ahead_4", &[("ahead", 4)]),
         Configuration::new("ahead_16", &[("ahead", 16)]),
+        HALF_OF_THE_THREADS,
     ],
     configure: |problem, choice| {
         configured(problem, |&p: &Gemm| {

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::cache::{Cache, CacheSplit};
-use super::contract::{CpuKernel, InputBytes, Kernel, configured};
+use super::contract::{CpuKernel, HALF_OF_THE_THREADS, InputBytes, Kernel, configured};
 use super::simd::sum_words;
 use crate::device::Refusal;
 use crate::kernel::Configuration;
@@ -19,6 +19,7 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
         Configuration::new("blocks_of_1024", &[("tokens", 1024)]),
         Configuration::new("parts_1", &[("parts", 1)]),
         Configuration::new("parts_16", &[("parts", 16)]),
+        HALF_OF_THE_THREADS,
     ],
     configure: |problem, choice| {
         configured(problem, |&p: &KvRead| {

@@ -3,7 +3,9 @@
 
 use rayon::prelude::*;
 
-use super::contract::{CpuKernel, InputBytes, Kernel, RunSettings, configured};
+use super::contract::{
+    CpuKernel, HALF_OF_THE_THREADS, InputBytes, Kernel, RunSettings, configured,
+};
 use super::simd::{sum_words, triad};
 use crate::kernel::Configuration;
 use crate::op::{Access, Op, Stream};
@@ -18,6 +20,7 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
         Configuration::new("chunks_of_256_kib", &[("chunk_kib", 256)]),
         Configuration::new("chunks_of_1_mib", &[("chunk_kib", 1 << 10)]),
         Configuration::new("chunks_of_16_mib", &[("chunk_kib", 16 << 10)]),
+        HALF_OF_THE_THREADS,
     ],
     configure: |problem, choice| {
         configured(problem, |&p: &Stream| {
