@@ -97,6 +97,11 @@ const CASES: &[Case] = &[
          inputs=per_expert,rows=contiguous",
         16,
     ),
+    (
+        "moe_gemm_wgmma",
+        "moe_gemm:tokens=128,experts=2,top_k=2,n=655360,k=2048,dtype=bf16,routing=uniform",
+        16,
+    ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),
     ("gated_activation", "gated_activation:m=1310720,n=2048,dtype=bf16", 4),
     ("embedding", "embedding:m=1310720,vocab=4194304,n=2048,dtype=bf16", 4),
