@@ -487,7 +487,13 @@ const CODE: &[Check] = &[
         "moe_gemm_wgmma",
         "GATHERS=1",
         "moe_gemm_wgmma",
-        &["LDGSTS.E.BYPASS", "ARRIVES.LDGSTSBAR", "FENCE.VIEW.ASYNC", "UTMALDG.2D", "STG.E.NA.128"],
+        &[
+            "LDGSTS.E.BYPASS",
+            "ARRIVES.LDGSTSBAR",
+            "FENCE.VIEW.ASYNC",
+            "UTMALDG.2D",
+            "STG.E.NA.128",
+        ],
     ),
     (
         "attention_decode",
