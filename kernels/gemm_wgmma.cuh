@@ -516,7 +516,7 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
       // The store of the panel before the last has read its place.
       const u32 before = all % PANELS == 0 ? i * across : stored;
       const u32 place = (before + panel) % PANELS * PANEL_BYTES;
-      if (lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
+      if (!GATHERS && lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
       __syncwarp();
 #pragma unroll
       for (u32 pair = 0; pair < PANEL_COLUMNS / 16; ++pair) {
@@ -542,7 +542,7 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
         __syncwarp();
         store_rows(target, staging + place, row, end, x);
       }
-      cp_async_bulk_commit_group();
+      if (!GATHERS) cp_async_bulk_commit_group();
     }
     stored += across;
   }
@@ -690,7 +690,7 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
     store(matrices.c, matrices.target, work, sums, group, scales, stored);
   }
   // Shared memory is the block's until all of it is read.
-  if (lane_index() == 0) cp_async_bulk_wait_group<0>();
+  if (!GATHERS && lane_index() == 0) cp_async_bulk_wait_group<0>();
 }
 
 // All of a block. Every role goes through the same schedule.
