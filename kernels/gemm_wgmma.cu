@@ -14,6 +14,7 @@
 // Launch: 1-D grid of whole clusters of CLUSTER blocks, THREADS threads, SHARED_BYTES of
 // dynamic shared memory. Rows of A, B and C are multiples of 16 bytes. Tickets are zero.
 #define ENDS_ROWS false
+#define GATHERS false
 #include "gemm_wgmma.cuh"
 
 struct Params {

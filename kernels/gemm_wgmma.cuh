@@ -17,6 +17,8 @@
 // Sums are rounded, staged in shared memory by warp and stored by tensor copies, which run
 // on during the next tile. With ENDS_ROWS a tile's last rows may be another's: those are not
 // stored, and a warpgroup that has no others multiplies nothing where the schedule says so.
+// With GATHERS the rows of A and of C lie anywhere, and a list says where: all of the loading
+// warpgroup copies rows of A by cp.async, 16 bytes a thread, and sums are stored row by row.
 // Where a tile's sum is split, partial sums are added by the block that finishes it last, in
 // the order of k: the result is the same to the last bit, always.
 #pragma once
@@ -73,9 +75,10 @@ constexpr u32 PANEL_BYTES = WARP_ROWS * ROW_BYTES;
 constexpr u32 PANELS = 2;
 constexpr u32 STAGING_BYTES = MULTIPLYING / WARP * PANELS * PANEL_BYTES;
 
-// Registers of a thread by role; together as many as the block was launched with.
-constexpr u32 MULTIPLYING_REGISTERS = 232;
-constexpr u32 LOADING_REGISTERS = 40;
+// Registers of a thread by role; together as many as the block was launched with. Who gathers
+// holds addresses of rows.
+constexpr u32 MULTIPLYING_REGISTERS = GATHERS ? 224 : 232;
+constexpr u32 LOADING_REGISTERS = GATHERS ? 56 : 40;
 
 static_assert(GROUP_ROWS % PRODUCT_ROWS == 0, "a product has 64 rows");
 static_assert(GROUP_COLUMNS % PANEL_COLUMNS == 0, "C is stored in whole panels");
@@ -85,6 +88,7 @@ static_assert(A_BOX_ROWS % 8 == 0 && B_BOX_ROWS % 8 == 0, "boxes begin at swizzl
 static_assert(CLUSTER == 1 || CLUSTER == 2, "halves are multicast");
 static_assert(CLUSTER == 2 || !SHARES_A, "one block shares nothing");
 static_assert(STEP_K == 128 || !TWO_LEVELS, "a step has one scale of a row");
+static_assert(!GATHERS || (ENDS_ROWS && CLUSTER == 1), "rows are gathered for one block");
 static_assert(SHARED_BYTES == STAGES * STAGE_BYTES + STAGING_BYTES, "the host reserves these");
 
 WGMMA(MULTIPLIED, PRODUCT_COLUMNS)
@@ -123,7 +127,8 @@ struct Ring {
 
   DEVICE void init() {
     for (u32 stage = 0; stage < STAGES; ++stage) {
-      mbarrier_init(shared_address(&full[stage]), 1);
+      // Who starts tensor copies arrives, and all threads whose copies gather rows.
+      mbarrier_init(shared_address(&full[stage]), GATHERS ? 1 + WARPGROUP : 1);
       mbarrier_init(shared_address(&empty[stage]), CLUSTER * MULTIPLYING / WARP);
     }
     fence_mbarrier_init();
@@ -150,6 +155,13 @@ DEVICE void sync_sharing_blocks() {
   } else {
     __syncthreads();
   }
+}
+
+// Waits until the stage is full. Warpgroups read operands through the async proxy: what
+// cp.async wrote is fenced by all who observe that it has arrived.
+DEVICE void wait_full(Ring &ring, Slot slot) {
+  wait(shared_address(&ring.full[slot.stage]), slot.parity);
+  if (GATHERS) fence_proxy_async_shared();
 }
 
 DEVICE u32 rank_in_cluster() { return CLUSTER > 1 ? cluster_ctarank() : 0; }
@@ -193,6 +205,74 @@ DEVICE void load_all(const TensorMap &a, const TensorMap &b, Ring &ring, Schedul
     }
   }
 }
+
+#if GATHERS
+// Where rows of A and C lie: rows of both by the place in a list of those of C.
+struct RowMap {
+  const u32 *rows;  // of C
+  u32 of_input;     // rows of C for each row of A
+
+  DEVICE u32 in_c(u32 place) const { return ld_global_nc_u32(rows + place); }
+  DEVICE u32 in_a(u32 place) const { return in_c(place) / of_input; }
+};
+
+// A, where it is gathered.
+struct Gathered {
+  const u8 *first;
+  RowMap map;
+  u32 row_bytes;
+};
+
+// Run by all threads of the warpgroup that loads: the same as load_all(), where this thread
+// copies a chunk of 16 bytes of every 16th row of A.
+template <typename Schedule>
+DEVICE void gather_all(const Gathered &a, const TensorMap &b, Ring &ring, Schedule schedule) {
+  constexpr u32 chunks = ROW_BYTES / CHUNK_BYTES, rows_at_once = WARPGROUP / chunks;
+  constexpr u32 rows = TILE_M / rows_at_once;  // of this thread
+  static_assert(rows_at_once % 8 == 0, "all rows of a thread have the same swizzle");
+  const u32 thread = threadIdx.x - MULTIPLYING, row = thread / chunks, chunk = thread % chunks;
+  const u32 within = swizzled<chunks>(row, chunk);
+  Slot slot;
+  for (Work work; schedule.next(work);) {
+    // Rows past the end are filled with zeros, and so are columns.
+    const u8 *from[rows];
+    const u32 first = work.a_row + row;
+#pragma unroll
+    for (u32 i = 0; i < rows; ++i) {
+      const u32 place = min_of(first + i * rows_at_once, work.c_end - 1);
+      from[i] = a.first + u64(a.map.in_a(place)) * a.row_bytes + work.first_step * ROW_BYTES +
+                chunk * CHUNK_BYTES;
+    }
+    const i32 left = i32(work.c_end) - i32(first);
+    u32 column = work.first_step * ROW_BYTES + chunk * CHUNK_BYTES;
+#pragma unroll 1
+    for (u32 step = 0; step < work.steps; ++step, slot.advance()) {
+      wait(shared_address(&ring.empty[slot.stage]), slot.parity ^ 1);
+      const u32 full = shared_address(&ring.full[slot.stage]);
+      const u32 to_a = stage_address(slot.stage), x = (work.first_step + step) * STEP_K;
+      if (thread == 0) {
+        mbarrier_arrive_expect_tx(full, B_BYTES);
+        cp_async_bulk_tensor_2d_load(to_a + A_BYTES, b, x, work.b_row, full);
+      }
+      const i32 inside = column < a.row_bytes ? left : 0;
+#pragma unroll
+      for (u32 i = 0; i < rows; ++i) {
+        cp_async_16(to_a + within + i * rows_at_once * ROW_BYTES, from[i],
+                    i32(i * rows_at_once) < inside ? CHUNK_BYTES : 0);
+        from[i] += ROW_BYTES;
+      }
+      cp_async_mbarrier_arrive(full);
+      column += ROW_BYTES;
+    }
+  }
+}
+#else
+// Rows of A and C are where the schedule says.
+struct RowMap {
+  DEVICE u32 in_c(u32 row) const { return row; }
+  DEVICE u32 in_a(u32 row) const { return row; }
+};
+#endif
 
 // --- Products ----------------------------------------------------------------------
 
@@ -241,13 +321,13 @@ DEVICE void start_step(Sums &sums, Place place, u32 stage, bool is_first) {
 // the next one have started.
 DEVICE void multiply(Sums &sums, Ring &ring, Slot &slot, Place place, u32 steps) {
   u32 last = slot.stage;
-  wait(shared_address(&ring.full[slot.stage]), slot.parity);
+  wait_full(ring, slot);
   pin(sums);
   start_step(sums, place, slot.stage, true);
   slot.advance();
 #pragma unroll 1
   for (u32 step = 1; step < steps; ++step) {
-    wait(shared_address(&ring.full[slot.stage]), slot.parity);
+    wait_full(ring, slot);
     start_step(sums, place, slot.stage, false);
     wgmma_wait_group<1>();
     release(ring, last);
@@ -285,7 +365,7 @@ DEVICE void add_steps(Sums &sums, Ring &ring, Slot &slot, Place place, u32 step,
   u32 stages[count];
 #pragma unroll
   for (u32 s = 0; s < count; ++s, slot.advance()) {
-    wait(shared_address(&ring.full[slot.stage]), slot.parity);
+    wait_full(ring, slot);
     stages[s] = slot.stage;
   }
 #pragma unroll
@@ -397,6 +477,7 @@ DEVICE bool add_splits(const Partials &partials, const Work &work, Sums &sums) {
 struct Target {
   u8 *first;
   u32 columns;
+  RowMap map;
 };
 
 // Stores the first rows of a panel.
@@ -407,7 +488,7 @@ DEVICE void store_rows(const Target &c, u32 panel, u32 row, u32 end, u32 column)
     const u32 x = column + chunk * (CHUNK_BYTES / ELEMENT_BYTES);
     const Words4 words = ld_shared_v4(panel + chunk_offset<PANEL_COLUMNS>(r, chunk));
     if (row + r < end && x < c.columns)
-      st_global_v4(c.first + (u64(row + r) * c.columns + x) * ELEMENT_BYTES, words);
+      st_global_v4(c.first + (u64(c.map.in_c(row + r)) * c.columns + x) * ELEMENT_BYTES, words);
   }
 }
 
@@ -480,7 +561,7 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
     static_assert(BLOCKS_M == 1 || across % PANELS == 0, "panels alternate");
     if (row >= work.c_end) break;
     const u32 end = work.c_end;
-    const bool is_whole = row + WARP_ROWS <= end;
+    const bool is_whole = !GATHERS && row + WARP_ROWS <= end;
 #else
     constexpr u32 end = 0;
     constexpr bool is_whole = true;
@@ -492,7 +573,7 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
       // The store of the panel before the last has read its place.
       const u32 before = all % PANELS == 0 ? i * across : stored;
       const u32 place = (before + panel) % PANELS * PANEL_BYTES;
-      if (lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
+      if (!GATHERS && lane_index() == 0) cp_async_bulk_wait_group_read<PANELS - 1>();
       __syncwarp();
       stage_panel(lane + place, sums[i] + panel * (PANEL_COLUMNS / 2), top, bottom, scales,
                   b_row + panel * PANEL_COLUMNS);
@@ -505,7 +586,7 @@ DEVICE void store(const TensorMap &c, const Target &target, const Work &work, co
         __syncwarp();
         store_rows(target, staging + place, row, end, x);
       }
-      cp_async_bulk_commit_group();
+      if (!GATHERS) cp_async_bulk_commit_group();
     }
     stored += across;
   }
@@ -536,9 +617,10 @@ struct RowScales {
   u32 b_rows;
   u32 a_stride;
   u32 b_stride;
+  RowMap map;
 
   DEVICE float of_row(u32 row) const {
-    return ld_global_nc_f32(a + min_of(row, a_rows - 1) * a_stride);
+    return ld_global_nc_f32(a + map.in_a(min_of(row, a_rows - 1)) * a_stride);
   }
   // Of columns of C by their rows of B.
   DEVICE Floats2 of_columns(u32 b_row) const {
@@ -587,6 +669,7 @@ struct BlockScales {
   u32 a_rows;
   u32 b_rows;
   u32 steps;
+  RowMap map;
 
   DEVICE float of_row(u32) const { return 1; }
   DEVICE Floats2 of_columns(u32) const { return {{1, 1}}; }
@@ -600,7 +683,7 @@ struct BlockScales {
 #pragma unroll
       for (u32 half = 0; half < 2; ++half) {
         const u32 row = work.a_row + first_row + i * PRODUCT_ROWS + half * 8;
-        of_steps.a[i][half] = a + u64(min_of(row, a_rows - 1)) * steps + step;
+        of_steps.a[i][half] = a + u64(map.in_a(min_of(row, a_rows - 1))) * steps + step;
       }
     const u32 b_row = work.b_row + (DIVIDES_COLUMNS ? group * GROUP_COLUMNS : 0);
     of_steps.b = b + u64(min_of(b_row, b_rows - 1) / 128) * steps + step;
@@ -614,7 +697,11 @@ struct BlockScales {
 
 // The matrices of a launch, and where partial sums go.
 struct Matrices {
+#if GATHERS
+  Gathered a;
+#else
   const TensorMap &a;
+#endif
   const TensorMap &b;
   const TensorMap &c;
   Partials partials;
@@ -647,7 +734,7 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
     store(matrices.c, matrices.target, work, sums, group, scales, stored);
   }
   // Shared memory is the block's until all of it is read.
-  if (lane_index() == 0) cp_async_bulk_wait_group<0>();
+  if (!GATHERS && lane_index() == 0) cp_async_bulk_wait_group<0>();
 }
 
 // All of a block. Every role goes through the same schedule.
@@ -663,12 +750,16 @@ DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
     multiply_all(matrices, ring, schedule, scales);
   } else {
     setmaxnreg_dec<LOADING_REGISTERS>();
+#if GATHERS
+    gather_all(matrices.a, matrices.b, ring, schedule);
+#else
     if (threadIdx.x == MULTIPLYING) {
       prefetch_tensormap(matrices.a);
       prefetch_tensormap(matrices.b);
       load_all(matrices.a, matrices.b, ring, schedule);
     }
     __syncwarp();
+#endif
   }
   // The other block may still arrive here.
   if (CLUSTER > 1) sync_sharing_blocks();

@@ -1,5 +1,6 @@
-// Y = X * W[expert]^T for rows that lie by expert, by wgmma from tiles that tensor copies
-// load (TMA); sm_90a. Y is in bf16 or f16; X and W are in the same format, or both in 8 bits
+// Y = X * W[expert]^T for rows of several experts, by wgmma from tiles that tensor copies
+// load (TMA); sm_90a. Rows lie by expert, or with GATHERS anywhere: then a list has those of
+// Y by expert, and rows of X are gathered. Y is in bf16 or f16; X and W are in the same format, or both in 8 bits
 // with scales: int8 and E4M3 with one for each row, E4M3 also with one for 128 columns of a
 // row of X and for 128 x 128 of W. See gemm_wgmma.cuh for how a block computes tiles; here
 // the host says which, in a list, see src/kernel/moe_gemm_wgmma.rs.
@@ -12,6 +13,7 @@
 //
 // Launch: 1-D grid of whole clusters of CLUSTER blocks, THREADS threads, SHARED_BYTES of
 // dynamic shared memory. Rows of X, W and Y are multiples of 16 bytes. Tickets are zero.
+// With GATHERS `row` and `end` are places in p.rows, and maps of X and Y are not used.
 #define ENDS_ROWS true
 #include "gemm_wgmma.cuh"
 
@@ -41,12 +43,16 @@ struct Params {
   u8 *y_rows;
   const float *x_scales;  // null without
   const float *w_scales;
+  const u8 *x_first;  // X and rows of Y by expert, with GATHERS
+  const u32 *rows;
   u32 n;
   u32 x_rows;    // of all experts, with gaps
   u32 w_rows;    // of all experts
   u32 x_stride;  // of scales of rows; 0 where there is one for all
   u32 steps;     // of k
   u32 passes_over;  // whether a warpgroup without rows multiplies nothing
+  u32 of_input;     // rows of Y computed from the same row of X
+  u32 row_bytes;    // of X
 };
 
 // The tiles of this block's cluster, in order. The next are loaded while some are multiplied.
@@ -93,20 +99,30 @@ struct Schedule {
   }
 };
 
+#if GATHERS
+DEVICE RowMap row_map(const Params &p) { return {p.rows, p.of_input}; }
+DEVICE Gathered x_of(const Params &p) { return {p.x_first, row_map(p), p.row_bytes}; }
+#else
+DEVICE RowMap row_map(const Params &) { return {}; }
+DEVICE const TensorMap &x_of(const Params &p) { return p.x; }
+#endif
+
 #if defined(SCALES_ROWS)
 DEVICE RowScales scales_of(const Params &p) {
-  return {p.x_scales, p.w_scales, p.x_rows, p.w_rows, p.x_stride, 1};
+  return {p.x_scales, p.w_scales, p.x_rows, p.w_rows, p.x_stride, 1, row_map(p)};
 }
 #elif defined(SCALES_BLOCKS)
 static_assert(128 % GROUP_COLUMNS == 0, "a warpgroup's columns have one scale");
 // An expert's rows of W are whole blocks.
 DEVICE BlockScales scales_of(const Params &p) {
-  return {p.x_scales, p.w_scales, p.x_rows, p.w_rows, p.steps};
+  return {p.x_scales, p.w_scales, p.x_rows, p.w_rows, p.steps, row_map(p)};
 }
 #else
 DEVICE Unscaled scales_of(const Params &) { return {}; }
 #endif
 
 KERNEL(THREADS, 1) moe_gemm_wgmma(const __grid_constant__ Params p) {
-  multiply_tiles({p.x, p.w, p.y, p.partials, {p.y_rows, p.n}}, Schedule(p), scales_of(p));
+  overlap_previous();
+  multiply_tiles({x_of(p), p.w, p.y, p.partials, {p.y_rows, p.n, row_map(p)}}, Schedule(p),
+                 scales_of(p));
 }

@@ -228,6 +228,13 @@ DEVICE void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// Arrives when all copies that this thread has started so far by cp_async_16 have arrived:
+// one of the arrivals that the phase expects. What copies wrote is ordered for threads that
+// observe the phase complete, but not for the async proxy.
+DEVICE void cp_async_mbarrier_arrive(u32 barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Whether the phase of this parity has completed; waits for a limited time. The phase
 // before the first counts as completed and has parity 1.
 DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {

@@ -491,6 +491,18 @@ const CODE: &[Check] = &[
     ),
     ("moe_gemm_wgmma", "MULTIPLIED=Int8", "moe_gemm_wgmma", &["IGMMA.S8.S8", "UTMALDG.2D"]),
     (
+        "moe_gemm_wgmma",
+        "GATHERS=1",
+        "moe_gemm_wgmma",
+        &[
+            "LDGSTS.E.BYPASS",
+            "ARRIVES.LDGSTSBAR",
+            "FENCE.VIEW.ASYNC",
+            "UTMALDG.2D",
+            "STG.E.NA.128",
+        ],
+    ),
+    (
         "attention_decode",
         "",
         "attention_decode",

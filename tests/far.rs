@@ -51,7 +51,7 @@ const CASES: &[Case] = &[
     ),
     (
         "attention_prefill",
-        "prefill_attention:batch=5120,new_tokens=128,q_heads=32,kv_heads=32,head_dim=128,\
+        "prefill_attention:batch=10240,new_tokens=64,q_heads=32,kv_heads=32,head_dim=128,\
          dtype=bf16",
         4,
     ),
@@ -97,6 +97,11 @@ const CASES: &[Case] = &[
         "moe_gemm_wgmma",
         "moe_gemm:tokens=128,experts=2,top_k=2,n=655360,k=2048,dtype=bf16,routing=uniform,\
          inputs=per_expert,rows=contiguous",
+        16,
+    ),
+    (
+        "moe_gemm_wgmma",
+        "moe_gemm:tokens=128,experts=1,top_k=1,n=1310720,k=2048,dtype=bf16,routing=balanced",
         16,
     ),
     ("rmsnorm", "rmsnorm:m=1310720,n=2048,dtype=bf16", 4),

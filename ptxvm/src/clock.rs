@@ -289,11 +289,9 @@ impl Message {
     }
 
     /// Adds an asynchronous copy that has completed in shared memory. What the async proxy
-    /// wrote itself is visible to it without a fence.
+    /// wrote itself is visible to it without a fence; what `cp.async` wrote is not.
     pub(crate) fn add_copy(&mut self, entry: usize, time: u32) {
-        for known in [&mut self.known, &mut self.fenced_shared] {
-            known.raise(entry, ALL_LANES, time);
-        }
+        self.known.raise(entry, ALL_LANES, time);
     }
 
     /// Adds what another message says of asynchronous operations, whose entries come

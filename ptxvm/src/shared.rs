@@ -193,7 +193,7 @@ impl Shared {
         for flags in &mut self.flags[offset..offset + bytes.len()] {
             *flags = *flags & !(WRITTEN | LANDING) | u8::from(defined);
         }
-        self.landed(offset, bytes.len(), time);
+        self.landed(offset, bytes.len(), time, true);
     }
 
     /// Marks, or unmarks, the eight bytes of an mbarrier.
@@ -358,17 +358,19 @@ impl Shared {
     }
 
     /// Records an asynchronous write that completed, at a time of the clock's entry for it.
+    /// Bulk copies write through the async proxy, a thread's `cp.async` does not.
     pub(crate) fn landed(
         &mut self,
         offset: usize,
         bytes: usize,
         (entry, time): (usize, u32),
+        proxy: bool,
     ) {
         if !self.checked {
             return;
         }
         let (warp, lane) = (entry, WHOLE_WARP);
-        let new = Tag { time, warp, lane, bytes: 15, strong: false, proxy: true };
+        let new = Tag { time, warp, lane, bytes: 15, strong: false, proxy };
         self.writes[offset / 4..(offset + bytes).div_ceil(4)].fill(new.pack());
     }
 

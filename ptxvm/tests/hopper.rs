@@ -639,3 +639,75 @@ fn no_wait_for_one_of_two_copies() {
         );
     }
 }
+
+/// Threads copy 16 bytes each and arrive at an mbarrier when these have landed; `behind` the
+/// wait for it another warp stores all by a bulk copy. A bulk copy that lands later has the
+/// same mbarrier.
+fn gathered(behind: &str) -> String {
+    format!(
+        ".version 8.0\n.target sm_90\n.address_size 64\n\
+         .visible .entry gather(.param .u64 rows, .param .u64 out) {{
+             .reg .b64 %q<4>;
+             .reg .b32 %r<8>;
+             .reg .pred %p<4>;
+             .shared .align 128 .b8 tile[544];
+             .shared .align 8 .b64 full;
+             ld.param.u64 %q1, [rows];
+             ld.param.u64 %q2, [out];
+             mov.u32 %r1, %tid.x;
+             mov.u32 %r2, tile;
+             setp.eq.u32 %p1, %r1, 0;
+             @%p1 mbarrier.init.shared::cta.b64 [full], 33;
+             @%p1 fence.mbarrier_init.release.cluster;
+             bar.sync 0;
+             setp.ge.u32 %p2, %r1, 32;
+             @%p2 bra AGAIN;
+             mad.lo.u32 %r3, %r1, 16, %r2;
+             mad.wide.u32 %q3, %r1, 16, %q1;
+             cp.async.cg.shared.global [%r3], [%q3], 16;
+             @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 32;
+             @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [tile+512], [%q1], 32, [full];
+             cp.async.mbarrier.arrive.noinc.shared::cta.b64 [full];
+             ret;
+         AGAIN:
+             mbarrier.try_wait.parity.shared::cta.b64 %p3, [full], 0;
+             @!%p3 bra AGAIN;
+             {behind}
+             setp.ne.u32 %p1, %r1, 32;
+             @%p1 ret;
+             cp.async.bulk.global.shared::cta.bulk_group [%q2], [tile], 544;
+             cp.async.bulk.commit_group;
+             cp.async.bulk.wait_group 0;
+             ret;
+         }}"
+    )
+}
+
+/// What `cp.async` wrote is visible to the async proxy behind a fence by who has waited for
+/// it, and not without one.
+#[test]
+fn no_proxy_fence_after_gathering() {
+    let outcome = |behind: &str, seed: u64| {
+        let mut memory = Memory::new();
+        let data: Vec<u32> = (0..128).collect();
+        let rows = upload(&mut memory, "rows", &data, u32::to_le_bytes);
+        let out = memory.alloc(544, "out");
+        let launch = Launch {
+            block: [64, 1, 1],
+            params: Params::new().u64(rows).u64(out).build(),
+            seed,
+            ..Launch::new("gather")
+        };
+        let run = Module::parse(&gathered(behind)).unwrap().launch(&mut memory, &launch);
+        (run, words(&memory, out, 128), data)
+    };
+    for seed in 0..8 {
+        let (run, found, wanted) = outcome("fence.proxy.async.shared::cta;", seed);
+        assert!(kinds(&run).is_empty(), "{:?}", kinds(&run));
+        assert_eq!(found, wanted);
+    }
+    let missing = FindingKind::MissingProxyFence;
+    caught(|seed| outcome("", seed).0, missing);
+    caught(|seed| outcome("fence.acq_rel.cta;", seed).0, missing);
+    caught(|seed| outcome("fence.proxy.async.global;", seed).0, missing);
+}

@@ -13,9 +13,10 @@ use super::gemm_wgmma::{
     MAX_EXTENT, MAX_SPLITS, Operands, PRODUCT_ROWS, STEP_BYTES, Shared, THREADS, Tile,
     WARP_ROWS, nominal, panels, product_clocks, stripe_of, tile, together,
 };
+use super::moe_gemm;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::op::{Gemm, MoeGemm, Problem, RowOrder};
+use crate::op::{Gemm, Inputs, MoeGemm, Problem, RowOrder};
 use crate::quant::ScaleGroup;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -27,6 +28,21 @@ const TILES: [Tile; 3] =
 /// Tiles of an expert whose sums have two levels.
 const TWO_LEVEL_TILES: [Tile; 2] =
     [tile(128, 128, Shared::A), tile(64, 256, Shared::Nothing)];
+
+/// The same where rows are gathered: a thread copies to its own block only.
+const GATHERED_TILES: [Tile; 3] = [
+    tile(128, 256, Shared::Nothing),
+    tile(128, 128, Shared::Nothing),
+    tile(64, 256, Shared::Nothing),
+];
+const GATHERED_TWO_LEVEL_TILES: [Tile; 2] =
+    [tile(128, 128, Shared::Nothing), tile(64, 256, Shared::Nothing)];
+
+/// By how many fewer clocks scattered rows must be estimated to take than by `moe_gemm` for
+/// this kernel to be their default. Few rows of an expert take the time of its weights' bytes
+/// by either, of which `moe_gemm` was measured to read a tenth fewer in a clock than is assumed
+/// here: that alone is no reason.
+const CLEARLY_FEWER: f64 = 0.85;
 
 /// Most tiles in a list.
 const MAX_TILES: u64 = 1 << 21;
@@ -45,13 +61,17 @@ struct WgmmaParams {
     y_rows: u64,
     x_scales: u64,
     w_scales: u64,
+    x_first: u64,
+    rows: u64,
     n: u32,
     x_rows: u32,
     w_rows: u32,
     x_stride: u32,
     steps: u32,
     passes_over: u32,
-    padding: [u32; 12],
+    of_input: u32,
+    row_bytes: u32,
+    padding: [u32; 6],
 }
 
 /// `Tiles` of the kernel: those of a cluster, side by side.
@@ -69,7 +89,7 @@ struct Tiles {
     partial: u32,
 }
 
-/// Rows of an expert, of X and of Y.
+/// Rows of an expert, of X and of Y; of scattered ones, where they are in the list of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ExpertRows {
     expert: u64,
@@ -81,9 +101,14 @@ impl ExpertRows {
     /// Of each expert that has any.
     fn all(p: &MoeGemm) -> Vec<ExpertRows> {
         let of_experts = (0..).zip(p.rows_of_experts());
+        let mut listed = 0;
         let rows = of_experts.filter_map(|(expert, rows)| {
+            let count = rows.len() as u64;
+            let before = listed;
+            listed += count;
             let first = u64::from(*rows.first()?);
-            Some(ExpertRows { expert, first, count: rows.len() as u64 })
+            let first = if is_scattered(p) { before } else { first };
+            Some(ExpertRows { expert, first, count })
         });
         rows.collect()
     }
@@ -93,6 +118,11 @@ impl ExpertRows {
         let (rows, columns) = tile.cluster_extents();
         (self.count.div_ceil(rows), n.div_ceil(columns))
     }
+}
+
+/// Whether rows of X are gathered, and those of Y stored where a list says.
+fn is_scattered(p: &MoeGemm) -> bool {
+    p.row_order == RowOrder::Scattered
 }
 
 /// Whole tiles in the order in which they are begun: expert by expert, so that the weights of
@@ -338,8 +368,17 @@ fn read_again(tile: &Tile, p: &MoeGemm, experts: &[ExpertRows], clusters: u64) -
 ///
 /// # Errors
 /// A configuration of another tile.
-fn tiles_of(operands: Operands, choice: &Configuration) -> Result<Vec<Tile>, Refusal> {
-    let tiles: &[Tile] = if operands.has_two_levels() { &TWO_LEVEL_TILES } else { &TILES };
+fn tiles_of(
+    p: &MoeGemm,
+    operands: Operands,
+    choice: &Configuration,
+) -> Result<Vec<Tile>, Refusal> {
+    let tiles: &[Tile] = match (is_scattered(p), operands.has_two_levels()) {
+        (false, false) => &TILES,
+        (false, true) => &TWO_LEVEL_TILES,
+        (true, false) => &GATHERED_TILES,
+        (true, true) => &GATHERED_TWO_LEVEL_TILES,
+    };
     let [m, n] = ["tile_m", "tile_n"].map(|name| u64::from(choice.or(name, 0)));
     let is_asked = |tile: &&Tile| m == 0 || (tile.m, tile.n) == (m, n);
     let asked: Vec<Tile> = tiles.iter().filter(is_asked).copied().collect();
@@ -353,7 +392,7 @@ fn tiles_of(operands: Operands, choice: &Configuration) -> Result<Vec<Tile>, Ref
     Ok(asked)
 }
 
-/// A layer of routed experts whose rows lie by expert, in tiles of warpgroups.
+/// A layer of routed experts in tiles of warpgroups.
 pub(super) struct WgmmaExpertGemm {
     p: MoeGemm,
     /// The macro that chooses the format of Y.
@@ -364,6 +403,9 @@ pub(super) struct WgmmaExpertGemm {
     /// Steps in shared memory.
     stages: u64,
     forced: Forced,
+    /// Rough clocks on a typical GPU.
+    clocks: f64,
+    arch: Arch,
 }
 
 impl HostHalf for WgmmaExpertGemm {
@@ -398,11 +440,6 @@ impl HostHalf for WgmmaExpertGemm {
                 p.dtype, p.a_dtype, p.w_dtype
             ))
         })?;
-        refuse_unless(p.row_order != RowOrder::Scattered, || {
-            "rows = contiguous or masked, not scattered: tensor copies gather no rows; use \
-             `moe_gemm`"
-                .to_owned()
-        })?;
         // Rows of tensor maps are multiples of 16 bytes; blocks that have a scale are an
         // expert's.
         let of_n = if operands == Operands::Blocks { 128 } else { 16 / p.dtype.bytes() };
@@ -424,7 +461,7 @@ impl HostHalf for WgmmaExpertGemm {
         let count = |tile: &Tile| -> u64 {
             experts.iter().map(|rows| rows.grid(tile, p.n)).map(|(m, n)| m * n).sum()
         };
-        let tiles = tiles_of(operands, choice)?;
+        let tiles = tiles_of(p, operands, choice)?;
         let most = tiles.iter().map(count).max().unwrap_or(0);
         refuse_unless(most <= MAX_TILES, || {
             format!("up to {MAX_TILES} tiles, not {most}; use fewer tokens or a smaller n")
@@ -435,22 +472,35 @@ impl HostHalf for WgmmaExpertGemm {
         let best = tiles
             .iter()
             .map(|tile| (*tile, clocks(tile)))
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map_or(tiles[0], |(tile, _)| tile);
-        let stages = u64::from(choice.or("stages", best.stages(arch) as u32));
+            .min_by(|a, b| a.1.total_cmp(&b.1));
+        let (tile, clocks) = best.unwrap_or((tiles[0], 0.0));
+        let stages = u64::from(choice.or("stages", tile.stages(arch) as u32));
         Ok(WgmmaExpertGemm {
             p: *p,
             element,
             operands,
             experts,
-            tile: best,
+            tile,
             stages,
             forced,
+            clocks,
+            arch,
         })
     }
 
+    /// Of rows that lie by expert it always is.
+    fn is_fast(&self) -> bool {
+        if !is_scattered(&self.p) {
+            return true;
+        }
+        let other = moe_gemm::rough_clocks(&self.p, self.arch.usual_sms().into());
+        self.clocks < CLEARLY_FEWER * other
+    }
+
     fn defines(&self) -> Defines {
-        let defines = Defines::new().with(self.element, 1);
+        let defines = Defines::new()
+            .with(self.element, 1)
+            .with("GATHERS", u32::from(is_scattered(&self.p)));
         self.tile.define(self.operands.define(defines), self.stages)
     }
 
@@ -458,10 +508,15 @@ impl HostHalf for WgmmaExpertGemm {
         let WgmmaExpertGemm { p, operands, ref experts, tile, stages, forced, .. } = *self;
         let has_one_scale = matches!(operands, Operands::Rows(_, [ScaleGroup::Tensor, _]));
         let walk = Walk::new(&tile, &p, experts, target.sms.into(), forced);
+        let gathers = is_scattered(&p);
+        let of_input = match p.inputs {
+            Inputs::PerToken => p.top_k as u32,
+            Inputs::PerExpert => 1,
+        };
         let params = Params::of(move |bound| WgmmaParams {
-            x: bound.tensor_map("x").0,
+            x: if gathers { [0; 128] } else { bound.tensor_map("x").0 },
             w: bound.tensor_map("w").0,
-            y: bound.tensor_map("y").0,
+            y: if gathers { [0; 128] } else { bound.tensor_map("y").0 },
             partials: bound.scratch("partials"),
             tickets: bound.scratch("tickets"),
             tiles: bound.scratch("tiles"),
@@ -469,13 +524,17 @@ impl HostHalf for WgmmaExpertGemm {
             y_rows: bound.tensor("y"),
             x_scales: bound.tensor_or_null("x_scales"),
             w_scales: bound.tensor_or_null("w_scales"),
+            x_first: if gathers { bound.tensor("x") } else { 0 },
+            rows: if gathers { bound.scratch("rows of experts") } else { 0 },
             n: p.n as u32,
             x_rows: p.row_places() as u32,
             w_rows: (p.experts * p.n) as u32,
             x_stride: u32::from(!has_one_scale),
             steps: steps_of(&p) as u32,
             passes_over: u32::from(walk.passes_over),
-            padding: [0; 12],
+            of_input,
+            row_bytes: operands.dtype().bytes_of(p.k) as u32,
+            padding: [0; 6],
         });
         let blocks = (walk.clusters() * tile.cluster()) as u32;
         let launch = Launch {
@@ -486,18 +545,26 @@ impl HostHalf for WgmmaExpertGemm {
         };
         let partial_bytes = walk.split_tiles * walk.splits * tile.sum_bytes();
         let (x_rows, w_rows) = tile.box_rows();
+        let mut scratch = vec![
+            Scratch::unset("partials", partial_bytes.max(16)),
+            Scratch::zeros("tickets", 4 * walk.split_tiles.max(1)),
+            Scratch::of("tiles", &walk.tiles),
+            Scratch::of("tiles of clusters", &walk.of_cluster),
+        ];
+        let mut tensor_maps =
+            vec![panels("w", [p.k, p.experts * p.n], operands.dtype(), w_rows as u32)];
+        if gathers {
+            scratch.push(Scratch::of("rows of experts", &p.rows_of_experts().concat()));
+        } else {
+            let places = p.row_places();
+            tensor_maps.extend([
+                panels("x", [p.k, places], operands.dtype(), x_rows as u32),
+                panels("y", [p.n, places], p.dtype, WARP_ROWS),
+            ]);
+        }
         Plan {
-            scratch: vec![
-                Scratch::unset("partials", partial_bytes.max(16)),
-                Scratch::zeros("tickets", 4 * walk.split_tiles.max(1)),
-                Scratch::of("tiles", &walk.tiles),
-                Scratch::of("tiles of clusters", &walk.of_cluster),
-            ],
-            tensor_maps: vec![
-                panels("x", [p.k, p.row_places()], operands.dtype(), x_rows as u32),
-                panels("w", [p.k, p.experts * p.n], operands.dtype(), w_rows as u32),
-                panels("y", [p.n, p.row_places()], p.dtype, WARP_ROWS),
-            ],
+            scratch,
+            tensor_maps,
             // Tiles read X and W again, and rows beside them, all through L2 where they fit.
             extra_bytes: None,
             imbalance: walk.imbalance,
@@ -525,14 +592,21 @@ mod tests {
 
     /// Problems of few and of many tiles, with experts without rows, with one row, and with
     /// tails in all directions.
-    const PROBLEMS: [&str; 6] = [
+    const PROBLEMS: [&str; 8] = [
         "tokens=1,experts=8,top_k=2,n=136,k=72,dtype=bf16,routing=balanced,rows=contiguous",
         "tokens=9,experts=40,top_k=4,n=1544,k=8000,dtype=bf16,routing=zipf,rows=masked",
         "tokens=700,experts=6,top_k=2,n=520,k=1032,dtype=bf16,routing=zipf,rows=contiguous",
         "tokens=300,experts=3,top_k=3,n=264,k=64,dtype=f16,routing=uniform,rows=masked",
         "tokens=4096,experts=32,top_k=4,n=1024,k=512,dtype=bf16,routing=uniform,rows=contiguous",
         "tokens=500,experts=70,top_k=8,n=768,k=2048,dtype=bf16,routing=zipf,rows=contiguous",
+        "tokens=700,experts=6,top_k=2,n=520,k=1032,dtype=bf16,routing=zipf",
+        "tokens=9,experts=40,top_k=4,n=1544,k=8000,dtype=bf16,routing=zipf",
     ];
+
+    fn all_tiles() -> impl Iterator<Item = &'static Tile> {
+        let by_expert = TILES.iter().chain(&TWO_LEVEL_TILES);
+        by_expert.chain(&GATHERED_TILES).chain(&GATHERED_TWO_LEVEL_TILES)
+    }
 
     fn walk(tile: &Tile, p: &MoeGemm, sms: u64) -> Walk {
         Walk::new(tile, p, &ExpertRows::all(p), sms, Forced::default())
@@ -584,7 +658,7 @@ mod tests {
         for text in PROBLEMS {
             let p: MoeGemm = operation(&problem(text));
             let steps = steps_of(&p) as u32;
-            for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
+            for tile in all_tiles() {
                 for sms in [1, 7, 132] {
                     let walk = walk(tile, &p, sms);
                     most_splits = most_splits.max(walk.splits);
@@ -660,7 +734,7 @@ mod tests {
             let p: MoeGemm = operation(&problem(text));
             let experts = ExpertRows::all(&p);
             assert_eq!(experts.len() as u64, p.experts_touched());
-            for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
+            for tile in all_tiles() {
                 let tiles = tiles_in_order(tile, &p, &experts, 132);
                 let mut weights: Vec<u64> =
                     tiles.iter().map(|tiles| u64::from(tiles.w_row) / p.n).collect();
@@ -702,8 +776,8 @@ mod tests {
         assert_eq!(
             plan.tensor_maps.iter().map(shapes).collect::<Vec<_>>(),
             [
-                ("x", vec![80, 12], vec![64, x_rows as u32]),
                 ("w", vec![80, 4 * 136], vec![64, w_rows as u32]),
+                ("x", vec![80, 12], vec![64, x_rows as u32]),
                 ("y", vec![136, 12], vec![64, 16]),
             ]
         );
@@ -719,10 +793,72 @@ mod tests {
         let bytes = launch.params.bytes(&bound);
         assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..464]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..488]);
         assert_eq!(words[..10], [1, 0, 2, 0, 3, 0, 4, 0, 768, 0]);
-        assert_eq!(words[10..], [0, 0, 0, 0, 136, 12, 544, 1, 2, 1]);
+        assert_eq!(words[10..18], [0; 8]);
+        assert_eq!(words[18..], [136, 12, 544, 1, 2, 1, 1, 160]);
         assert_eq!(launch.block, [384, 1, 1]);
+    }
+
+    /// Scattered rows have a list, and neither X nor Y a map.
+    #[test]
+    fn params_of_scattered_rows() {
+        let text =
+            "moe_gemm:tokens=3,experts=4,top_k=2,n=136,k=80,dtype=f16,routing=balanced";
+        for (inputs, of_input) in [("per_token", 2), ("per_expert", 1)] {
+            let text = format!("{text},inputs={inputs}");
+            let plan = plan::<WgmmaExpertGemm>(&text, &h100());
+            let maps: Vec<_> = plan.tensor_maps.iter().map(|map| map.name).collect();
+            assert_eq!(maps, ["w"]);
+            let p: MoeGemm = operation(&text);
+            let list = p.rows_of_experts().concat();
+            assert_eq!(list, [0, 4, 1, 5, 2, 3]);
+            let experts: Vec<_> = ExpertRows::all(&p)
+                .iter()
+                .map(|rows| (rows.expert, rows.first, rows.count))
+                .collect();
+            assert_eq!(experts, [(0, 0, 2), (1, 2, 2), (2, 4, 1), (3, 5, 1)]);
+            let scratch =
+                ["partials", "tickets", "tiles", "tiles of clusters", "rows of experts"];
+            let bound = Bound::new(1, 0, [("x", 256), ("w", 512), ("y", 768)])
+                .with_scratch(scratch.into_iter().zip([1, 2, 3, 4, 5]))
+                .with_tensor_map("w", EncodedTensorMap([2; 128]));
+            let bytes = plan.launches[0].params.bytes(&bound);
+            assert_eq!((bytes[0], bytes[128], bytes[256]), (0, 2, 0));
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..488]);
+            assert_eq!(words[10..18], [0, 0, 0, 0, 256, 0, 5, 0]);
+            assert_eq!(words[18..], [136, 6, 544, 1, 2, 1, of_input, 160]);
+        }
+    }
+
+    /// The default of scattered rows: with few rows of an expert both read weights once, and
+    /// `moe_gemm` is what was measured; it reads those of more than 64 rows several times.
+    #[test]
+    fn scattered_rows_are_the_default_where_experts_have_several() {
+        let default = |shape: &str, arch: Arch| {
+            let text = format!("moe_gemm:{shape},routing=uniform").parse().unwrap();
+            crate::kernel::Kernel::for_problem(&text, arch).unwrap().kernel.name
+        };
+        let mixtral = "experts=8,top_k=2,n=28672,k=4096,dtype=bf16";
+        let deepseek = "experts=256,top_k=8,n=4096,k=7168,dtype=bf16";
+        for (tokens, layer, name) in [
+            (1, mixtral, "moe_gemm"),
+            (16, mixtral, "moe_gemm"),
+            (128, mixtral, "moe_gemm_wgmma"),
+            (256, mixtral, "moe_gemm_wgmma"),
+            (4096, mixtral, "moe_gemm_wgmma"),
+            (64, deepseek, "moe_gemm"),
+            (4096, deepseek, "moe_gemm_wgmma"),
+        ] {
+            let shape = format!("tokens={tokens},{layer}");
+            assert_eq!(default(&shape, Arch::SM_90), name, "{shape}");
+            assert_eq!(default(&shape, Arch::SM_80), "moe_gemm", "{shape}");
+        }
+        // Only one of them has activations with scales, the other weights without.
+        let scaled = "tokens=1,experts=8,top_k=2,n=256,k=256,dtype=bf16,w_dtype=int8";
+        assert_eq!(default(scaled, Arch::SM_90), "moe_gemm");
+        let both = format!("{scaled},a_dtype=int8_token");
+        assert_eq!(default(&both, Arch::SM_90), "moe_gemm_wgmma");
     }
 
     /// Experts of DeepSeek-V3 have 59 MB of weights each, those of Qwen3-30B 6 MB.
@@ -789,6 +925,51 @@ mod tests {
         }
     }
 
+    /// Where routing is drawn, the share of a dense product is at least 0.9 unless the bytes of
+    /// the experts' weights, which a dense product reads of one, take about as long as its
+    /// FLOPs: DeepSeek-V3's are 15 GB. Then balanced routing, whose tiles have all their rows,
+    /// is no better, or little.
+    #[test]
+    fn shares_of_drawn_routing() {
+        // Half as much to the fourth power as what products take where power limits them.
+        let of_bytes = nominal::POWER / 2.0_f64.sqrt().sqrt();
+        for (experts, top_k, n, k) in [
+            (8, 2, 28672, 4096),
+            (128, 8, 1536, 2048),
+            (256, 8, 4096, 7168),
+            (256, 8, 7168, 2048),
+        ] {
+            for tokens in [2048, 4096, 8192, 16384] {
+                let share = |routing: &str| {
+                    let text = problem(&format!(
+                        "tokens={tokens},experts={experts},top_k={top_k},n={n},k={k},\
+                         dtype=bf16,routing={routing},rows=contiguous"
+                    ));
+                    let half = configured::<WgmmaExpertGemm>(&text, Arch::SM_90).unwrap();
+                    let dense = predicted_clocks(&format!(
+                        "gemm:m={},n={n},k={k},dtype=bf16",
+                        half.p.rows()
+                    ));
+                    (dense / half.clocks, half.p)
+                };
+                let (balanced, p) = share("balanced");
+                let bytes = Problem::MoeGemm(p).work().bytes() as f64;
+                let dram = bytes / (nominal::DRAM_BYTES * 132.0);
+                let products = product_clocks(p.rows() * n, steps_of(&p), 132);
+                for routing in ["uniform", "zipf"] {
+                    let (drawn, _) = share(routing);
+                    let text = format!("{tokens} {experts} {n}: {drawn}, {balanced}");
+                    assert!(drawn >= 0.92 * balanced, "{text}");
+                    if dram < of_bytes * products {
+                        assert!(drawn >= 0.9, "{text}");
+                    } else {
+                        assert!(balanced < 0.91, "{text}");
+                    }
+                }
+            }
+        }
+    }
+
     /// Few rows of many experts: the time is that of the bytes of their weights.
     #[test]
     fn decode_is_bound_by_memory() {
@@ -816,16 +997,21 @@ mod tests {
         let corners: toml::Table =
             include_str!("../../benches/corners.toml").parse().unwrap();
         let points = corners["points"].as_array().unwrap();
-        for (tile, schemes, shape) in [
-            (TILES[0], "", [600, 8, 1, 3080, 72]),
-            (TILES[1], "", [150, 6, 2, 136, 272]),
-            (TILES[2], "", [150, 40, 1, 1032, 72]),
-            (TWO_LEVEL_TILES[0], BLOCKS, [150, 6, 2, 256, 1200]),
-            (TWO_LEVEL_TILES[1], BLOCKS, [150, 40, 1, 1024, 144]),
+        let by_expert = ",inputs=per_expert,rows=masked";
+        for (tile, rows, schemes, shape) in [
+            (TILES[0], by_expert, "", [600, 8, 1, 3080, 72]),
+            (TILES[1], by_expert, "", [150, 6, 2, 136, 272]),
+            (TILES[2], by_expert, "", [150, 40, 1, 1032, 72]),
+            (TWO_LEVEL_TILES[0], by_expert, BLOCKS, [150, 6, 2, 256, 1200]),
+            (TWO_LEVEL_TILES[1], by_expert, BLOCKS, [150, 40, 1, 1024, 144]),
+            (GATHERED_TILES[0], "", "", [600, 8, 1, 3080, 72]),
+            (GATHERED_TILES[1], "", "", [150, 6, 2, 136, 272]),
+            (GATHERED_TILES[2], "", "", [150, 40, 1, 1032, 72]),
+            (GATHERED_TWO_LEVEL_TILES[0], "", BLOCKS, [150, 6, 2, 256, 1200]),
+            (GATHERED_TWO_LEVEL_TILES[1], "", BLOCKS, [150, 40, 1, 1024, 144]),
         ] {
             let keys = ["tokens", "experts", "top_k", "n", "k"];
-            let mut text =
-                "moe_gemm:dtype=bf16,routing=zipf,inputs=per_expert,rows=masked".to_owned();
+            let mut text = format!("moe_gemm:dtype=bf16,routing=zipf{rows}");
             text.extend(keys.iter().zip(shape).map(|(key, of)| format!(",{key}={of}")));
             if !schemes.is_empty() {
                 text = format!("{text},{schemes}");
@@ -841,6 +1027,7 @@ mod tests {
             let found = points.iter().any(|point| {
                 let of = |key: &str| point.get(key).and_then(toml::Value::as_str);
                 of("kernel") == Some(WgmmaExpertGemm::NAME)
+                    && point.get("rows").is_none() == rows.is_empty()
                     && of("a_dtype").unwrap_or("")
                         == schemes.rsplit('=').next().unwrap_or("")
                     && keys.iter().zip(shape).all(|(key, wanted)| has(&point[*key], wanted))
@@ -851,7 +1038,7 @@ mod tests {
 
     #[test]
     fn every_tile_fits_an_sm() {
-        for tile in TILES.iter().chain(&TWO_LEVEL_TILES) {
+        for tile in all_tiles() {
             let most = u64::from(Arch::SM_90.limits().shared_bytes_of_block(1));
             let bytes = tile.shared_bytes(tile.stages(Arch::SM_90));
             assert!(bytes + 1024 <= most, "{tile:?}");
@@ -867,7 +1054,6 @@ mod tests {
         };
         let own = "inputs=per_expert,rows=contiguous";
         for (text, says) in [
-            (of("n=64,k=64,dtype=bf16"), "rows = contiguous or masked, not scattered"),
             (of(&format!("n=64,k=64,dtype=f32,{own}")), "bf16 or f16, not f32"),
             (
                 of(&format!("n=64,k=64,dtype=bf16,w_dtype=int8,{own}")),

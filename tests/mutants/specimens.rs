@@ -269,6 +269,14 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "moe_gemm:tokens=150,experts=3,top_k=2,n=136,k=328,dtype=bf16,routing=zipf,inputs=per_expert,rows=masked",
         ],
     ),
+    // Rows that are gathered and stored one by one: tails, and columns past the end.
+    (
+        "moe_gemm_wgmma",
+        &[
+            "moe_gemm:tokens=40,experts=3,top_k=2,n=136,k=1096,dtype=bf16,routing=zipf",
+            "moe_gemm:tokens=150,experts=3,top_k=2,n=136,k=328,dtype=bf16,routing=zipf",
+        ],
+    ),
     // One split for each of several blocks; several to a block; long ones. Then rows of
     // two blocks; then records of 8 bits.
     (

@@ -240,7 +240,7 @@ pub(crate) fn land_for_mbarrier(
     time: (usize, u32),
 ) {
     put(m, rank, copy);
-    m.blocks[rank].shared.landed(copy.to, copy.bytes, time);
+    m.blocks[rank].shared.landed(copy.to, copy.bytes, time, false);
 }
 
 /// Moves a copy's bytes into shared memory.
