@@ -2,7 +2,8 @@
 // bf16 or f16, with an online softmax in f32 (Dao, "FlashAttention-2", 2023).
 // Q and O are [head][token][HEAD_DIM], K and V [KV head][key][HEAD_DIM], where
 // heads are numbered across requests and `group` consecutive query heads share a
-// KV head.
+// KV head. Of requests of several lengths (RAGGED) Q and O are [token of all
+// requests][head of a request][HEAD_DIM], and K and V have room for the longest.
 //
 // A block computes ROWS tokens of a head, divided among its WARPS warps, over the
 // tiles of KEYS keys in order. Tiles of K and of V alternate in a ring of STAGES
@@ -16,8 +17,10 @@
 // Launch: 1-D grid of ceil(new_tokens / ROWS) times heads, WARPS * 32 threads,
 // Q_BYTES + RING_BYTES of dynamic shared memory. Blocks take heads in sections
 // whose K and V fit in L2 together; within a section the last tokens come first,
-// since with a causal mask they attend to the most keys.
+// since with a causal mask they attend to the most keys. With RAGGED a block for
+// each item of a list that the host made, in such an order.
 #include "element.cuh"
+#include "prompt.cuh"
 #include "reduce.cuh"
 #include "tile.cuh"
 
@@ -44,30 +47,27 @@ struct Params {
   const u16 *v;
   const u16 *q;
   u16 *o;
-  u32 new_tokens;
-  u32 context;  // keys of a KV head: prefix and new tokens
-  u32 reach;    // token r attends to min(context, r + reach) keys
-  u32 heads;    // query heads of all requests
-  u32 group;    // query heads of a KV head
-  u32 section;  // query heads whose blocks run together
-  float scale;  // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
+  const Item *work;  // with RAGGED
+  u32 heads;         // query heads of all requests
+  u32 group;         // query heads of a KV head
+  Prompt prompt;     // of every request, or the longest that there could be
+  u32 section;       // query heads whose blocks run together
+  u32 q_heads;       // of a request
+  float scale;       // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
   u32 unused;
 };
 
 extern __shared__ __align__(256) u8 shared[];
 
-// The work of this block: a head and its first token.
-struct Job {
-  u32 head;
-  u32 token;
-};
-
-DEVICE Job job_of_block(const Params &p) {
-  const u32 tiles = ceil_div(p.new_tokens, u32(ROWS));
+// The work of this block.
+DEVICE Item item_of_block(const Params &p) {
+  if (RAGGED) return Item::load(p.work + blockIdx.x);
+  const u32 tiles = ceil_div(p.prompt.new_tokens, u32(ROWS));
   const u32 first = blockIdx.x / (p.section * tiles) * p.section;
   const u32 heads = min_of(p.section, p.heads - first);
   const u32 within = blockIdx.x - first * tiles;
-  return {first + within % heads, (tiles - 1 - within / heads) * ROWS};
+  const u32 head = first + within % heads;
+  return {head, head / p.group, (tiles - 1 - within / heads) * ROWS, 0, p.prompt};
 }
 
 // Scores and outputs of a warp in the layout of mma: this lane's row r of
@@ -181,17 +181,21 @@ DEVICE void online_softmax(Softmax &state, Scores &s, Outputs &o, float scale) {
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params p) {
   // Tokens and keys.
-  const Job job = job_of_block(p);
-  const u32 end_token = min_of(job.token + ROWS, p.new_tokens);
-  const u32 tiles = ceil_div(min_of(p.context, end_token - 1 + p.reach), u32(KEYS));
+  const Item item = item_of_block(p);
+  const Prompt &prompt = item.prompt;
+  const u32 end_token = min_of(item.token + ROWS, prompt.new_tokens);
+  const u32 tiles = ceil_div(min_of(prompt.context, end_token - 1 + prompt.reach), u32(KEYS));
   // Tiles that need no mask: every token attends to every key.
-  const u32 unmasked_tiles = min_of(p.context, job.token + p.reach) / KEYS;
+  const u32 unmasked_tiles = min_of(prompt.context, item.token + prompt.reach) / KEYS;
 
   // Copies from global memory.
   const u32 q_tile = shared_address(shared), ring = q_tile + Q_BYTES;
   const u32 copied = copied_row<HEAD_DIM>(), chunk = copied_chunk<HEAD_DIM>() * CHUNK_ELEMENTS;
-  const u64 q_start = (u64(job.head) * p.new_tokens + job.token) * HEAD_DIM;
-  const u64 kv_start = (u64(job.head / p.group) * p.context + copied) * HEAD_DIM + chunk;
+  const u64 first_q_row = RAGGED ? u64(prompt.row + item.token) * p.q_heads + item.head
+                                 : u64(item.head) * prompt.new_tokens + item.token;
+  const u64 q_start = first_q_row * HEAD_DIM;
+  const u32 q_stride = RAGGED ? p.q_heads * HEAD_DIM : HEAD_DIM;
+  const u64 kv_start = (u64(item.kv_head) * p.prompt.context + copied) * HEAD_DIM + chunk;
   // K and V alternate in the ring: `turn` 0 is `tile` of K, 1 that of V, 2 the next
   // tile of K, and so on.
   auto start_copies = [&](u32 tile, u32 turn, u32 stage) {
@@ -199,12 +203,12 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
     if (tile < tiles) {
       const u16 *const from = (turn % 2 == 0 ? p.k : p.v) + kv_start;
       copy_tile<KEYS, HEAD_DIM, THREADS>(stage, from + u64(tile) * (KEYS * HEAD_DIM), HEAD_DIM,
-                                         p.context - tile * KEYS);
+                                         prompt.context - tile * KEYS);
     }
     cp_async_commit_group();
   };
-  copy_tile<ROWS, HEAD_DIM, THREADS>(q_tile, p.q + q_start + copied * HEAD_DIM + chunk, HEAD_DIM,
-                                     end_token - job.token);
+  copy_tile<ROWS, HEAD_DIM, THREADS>(q_tile, p.q + q_start + u64(copied) * q_stride + chunk,
+                                     q_stride, end_token - item.token);
 #pragma unroll
   for (u32 i = 0; i < STAGES - 1; ++i) start_copies(0, i, ring + i * STAGE_BYTES);
 
@@ -232,8 +236,8 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
     Scores s = {};
     score(s, q_lane, next_tile(tile, 0) + k_lane);
     if (tile >= unmasked_tiles) {
-      const u32 token = job.token + first_row + lane_index() / 4;
-      mask(s, token + p.reach, p.context, tile * KEYS + lane_index() % 4 * 2);
+      const u32 token = item.token + first_row + lane_index() / 4;
+      mask(s, token + prompt.reach, prompt.context, tile * KEYS + lane_index() % 4 * 2);
     }
     online_softmax(state, s, o, p.scale);
     multiply_values(o, s, next_tile(tile, 1) + v_lane);
@@ -256,8 +260,8 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_prefill(const __grid_constant__ Params 
 #pragma unroll
   for (u32 i = 0; i < WARP_ROWS * chunks; i += WARP) {
     const u32 row = first_row + (i + lane_index()) / chunks, column = lane_index() % chunks;
-    if (job.token + row < end_token)
-      st_global_v4(p.o + q_start + row * HEAD_DIM + column * CHUNK_ELEMENTS,
+    if (item.token + row < end_token)
+      st_global_v4(p.o + q_start + u64(row) * q_stride + column * CHUNK_ELEMENTS,
                    ld_shared_v4(q_tile + chunk_offset<HEAD_DIM>(row, column)));
   }
 }

@@ -9,6 +9,11 @@
 // the request] is the page table. New token r attends to the keys up to number r + reach, or
 // the last `window` of them.
 //
+// Of requests of several lengths (RAGGED) Q and O are [token of all requests][head of a
+// request][...]. Rows of a block beyond its request's tokens belong to the next request: they
+// are loaded and computed with the others, and not stored. K and V have room for the longest
+// request; what is in it beyond a request's keys is masked.
+//
 // A block computes ROWS tokens of a head at a time, 64 in each of CONSUMERS warpgroups, over
 // tiles of KEYS keys from the last one to the first, so that those to be masked come first.
 // One thread of a further warpgroup copies: queries, which stay in shared memory; and keys
@@ -34,6 +39,7 @@
 // made by the host; THREADS threads, SHARED_BYTES of dynamic shared memory.
 #include "element.cuh"
 #include "mbarrier.cuh"
+#include "prompt.cuh"
 #include "reduce.cuh"
 #include "wgmma.cuh"
 
@@ -85,28 +91,19 @@ static_assert(SHARED_BYTES == Q_BYTES + STAGES * (K_BYTES + V_BYTES), "the host 
 
 // --- Parameters ------------------------------------------------------------
 
-// What a block computes at a time.
-struct alignas(16) Item {
-  u32 head;
-  u32 kv_head;
-  u32 token;  // the first one
-  u32 next;   // the block's next item, 0 after the last
-};
-
 struct Params {
-  TensorMap q;  // columns, tokens, heads
+  TensorMap q;  // columns, tokens, heads; the tokens of all requests with RAGGED
   TensorMap k;  // columns, keys, KV heads; or keys of a page, KV heads of a request, pages
   TensorMap v;
   u16 *o;
   const Item *work;  // item number b is the first of block b
   const u32 *page_table;  // null where keys and values are contiguous
-  u32 new_tokens;
-  u32 context;  // keys of a KV head
-  u32 reach;    // token r attends to keys before min(context, r + reach)
-  u32 window;   // and only to so many of them
-  u32 kv_heads;       // of a request
+  float scale;  // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
+  u32 window;   // a token attends to the last so many of its keys
+  Prompt prompt;      // of every request, or the longest that there could be
+  u32 q_heads;        // of a request
+  u32 kv_heads;
   u32 request_pages;  // entries of its page table
-  float scale;        // log2(e) / sqrt(HEAD_DIM): scores become exponents of two
 };
 
 // Keys that a token attends to.
@@ -115,8 +112,8 @@ struct Keys {
   u32 end;
 };
 
-DEVICE Keys attended(const Params &p, u32 token) {
-  const u32 end = min_of(p.context, token + p.reach);
+DEVICE Keys attended(const Params &p, const Prompt &prompt, u32 token) {
+  const u32 end = min_of(prompt.context, token + prompt.reach);
   return {end - min_of(end, p.window), end};
 }
 
@@ -126,9 +123,15 @@ struct Tiles {
   u32 end;
 };
 
-DEVICE Tiles tiles_of(const Params &p, u32 token) {
-  const u32 last = min_of(token + ROWS, p.new_tokens) - 1;
-  return {attended(p, token).begin / KEYS, ceil_div<u32>(attended(p, last).end, KEYS)};
+DEVICE Tiles tiles_of(const Params &p, const Prompt &prompt, u32 token) {
+  const u32 last = min_of(token + ROWS, prompt.new_tokens) - 1;
+  return {attended(p, prompt, token).begin / KEYS,
+          ceil_div<u32>(attended(p, prompt, last).end, KEYS)};
+}
+
+// The prompt of an item. Where all are equal it is read from where the parameters are.
+DEVICE const Prompt &prompt_of(const Params &p, const Item &item) {
+  return RAGGED ? item.prompt : p.prompt;
 }
 
 // --- Shared memory -----------------------------------------------------------
@@ -195,7 +198,8 @@ struct Copier {
 #pragma unroll
     for (u32 panel = 0; panel < PANELS; ++panel)
       cp_async_bulk_tensor_3d_load(shared_address(tiles) + panel * Q_PANEL_BYTES, p.q,
-                                   panel * PANEL_COLUMNS, item.token, item.head, full);
+                                   panel * PANEL_COLUMNS, item.prompt.row + item.token,
+                                   item.head, full);
   }
 
   // Copies a tile of keys, or of values, to `to` when it is `empty`. Of the pages of a
@@ -204,7 +208,8 @@ struct Copier {
   DEVICE void copy_tile(const TensorMap &map, const Item &item, u32 tile, u32 to, Turn turn,
                         u64 &empty, u64 &full_barrier) const {
     const u32 first = tile * KEYS, full = shared_address(&full_barrier);
-    const u32 boxes = PAGED ? min_of(BOXES, ceil_div(p.context - first, BOX)) : 1;
+    const u32 context = prompt_of(p, item).context;
+    const u32 boxes = PAGED ? min_of(BOXES, ceil_div(context - first, BOX)) : 1;
     u32 page[BOXES] = {};
     if (PAGED) {
 #pragma unroll
@@ -251,10 +256,10 @@ struct Copier {
     ++items;
   }
 
-  // Copies what an item needs, in the order of its use. Its first keys are copied while the
-  // item before ends.
-  DEVICE void copy(const Item &item) {
-    const Tiles all = tiles_of(p, item.token);
+  // Copies what an item needs, in the order of its use, and loads the item after it. Its
+  // first keys are copied while the item before ends.
+  DEVICE Item copy(const Item &item) {
+    const Tiles all = tiles_of(p, prompt_of(p, item), item.token);
     u32 tile = all.end - 1;
     next_keys(item, tile);
     wait_for_queries();
@@ -264,12 +269,10 @@ struct Copier {
       next_keys(item, tile - 1);
       next_values(item, tile);
     }
+    // Arrives while the last values wait for a stage.
+    const Item next = Item::load(p.work + item.next);
     next_values(item, tile);
-  }
-
-  DEVICE Item load(u32 index) const {
-    const Words4 item = ld_global_nc_v4(p.work + index);
-    return {item.w[0], item.w[1], item.w[2], item.w[3]};
+    return next;
   }
 
   // Copies all items of the block.
@@ -277,11 +280,9 @@ struct Copier {
     prefetch_tensormap(p.q);
     prefetch_tensormap(p.k);
     prefetch_tensormap(p.v);
-    Item item = load(blockIdx.x);
+    Item item = Item::load(p.work + blockIdx.x);
     while (true) {
-      // Loaded while this item is copied.
-      const Item next = load(item.next);
-      copy(item);
+      const Item next = copy(item);
       if (item.next == 0) break;
       item = next;
     }
@@ -363,11 +364,11 @@ struct Consumer {
 
   // Masks the scores of keys from `key` on that this lane's rows do not attend to. `token`
   // is its first row's.
-  DEVICE void mask(Scores &s, u32 token, u32 key) const {
+  DEVICE void mask(Scores &s, const Prompt &prompt, u32 token, u32 key) const {
     i32 begin[HALVES], end[HALVES];
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
-      const Keys keys = attended(p, token + h * 8);
+      const Keys keys = attended(p, prompt, token + h * 8);
       const u32 first = key + lane_column(0);
       begin[h] = i32(keys.begin - first), end[h] = i32(keys.end - first);
     }
@@ -429,12 +430,12 @@ struct Consumer {
     wait(shared_address(&shared.v_full[of.stage()]), of.parity());
   }
 
-  // Clears the values of an item's last tile after the context, where its last page ends
-  // later or was not copied: memory there may hold NaN, which a weight of zero does not
-  // cancel. The warpgroups share the work.
-  DEVICE void clear_values(u32 tile) const {
-    const u32 begin = p.context - tile * KEYS;
-    if (!PAGED || begin >= KEYS) return;
+  // Clears the values of an item's last tile after the context, where its last page, or the
+  // room for the longest request, ends later, or a page was not copied: memory there may hold
+  // NaN, which a weight of zero does not cancel. The warpgroups share the work.
+  DEVICE void clear_values(const Prompt &prompt, u32 tile) const {
+    const u32 begin = prompt.context - tile * KEYS;
+    if (!(PAGED || RAGGED) || begin >= KEYS) return;
     wait_for_values(turn);
     constexpr u32 chunks = ROW_BYTES / sizeof(Words4);
     const u32 to = turn.values() + threadIdx.x % chunks * sizeof(Words4);
@@ -452,10 +453,12 @@ struct Consumer {
     for (u32 h = 0; h < HALVES; ++h) max[h] = minus_infinity(), sum[h] = 0;
 #pragma unroll
     for (u32 i = 0; i < V_HEAD_DIM / 2; ++i) o[i] = 0;
-    const Tiles all = tiles_of(p, item.token);
+    const Prompt &prompt = prompt_of(p, item);
+    const Tiles all = tiles_of(p, prompt, item.token);
     const u32 first = item.token + group * GROUP_ROWS;
     // Keys that all rows attend to.
-    const u32 begin = attended(p, first + GROUP_ROWS - 1).begin, end = attended(p, first).end;
+    const u32 begin = attended(p, prompt, first + GROUP_ROWS - 1).begin;
+    const u32 end = attended(p, prompt, first).end;
     u32 tile = all.end - 1;
     Scores s;
     Weights weights;
@@ -463,13 +466,13 @@ struct Consumer {
       arrive(shared.k_empty[turn.stage()]);
       if (tile == all.begin) arrive(shared.q_empty);
       const u32 key = tile * KEYS;
-      if (key < begin || key + KEYS > end) mask(s, first + lane_row(0), key);
+      if (key < begin || key + KEYS > end) mask(s, prompt, first + lane_row(0), key);
       return online_softmax(s);
     };
 
     wait_for_keys();
     start_scores(s, queries, turn.keys());
-    clear_values(tile);
+    clear_values(prompt, tile);
     finish<0>(s);
     weigh();
     convert(weights, s);
@@ -502,12 +505,14 @@ struct Consumer {
   // columns, so that the lanes of a row write 32 bytes without gaps.
   DEVICE void write(const Item &item) const {
     const bool odd = lane_index() % 2 != 0;
+    const Prompt &prompt = prompt_of(p, item);
 #pragma unroll
     for (u32 h = 0; h < HALVES; ++h) {
       const u32 token = item.token + group * GROUP_ROWS + lane_row(h);
       const float factor = rcp_approx(sum_of_quad(sum[h]));
-      u16 *const to = p.o + (u64(item.head) * p.new_tokens + token) * V_HEAD_DIM +
-                      (odd ? 6 : 0) + lane_column(0);
+      const u64 row = RAGGED ? u64(prompt.row + token) * p.q_heads + item.head
+                             : u64(item.head) * prompt.new_tokens + token;
+      u16 *const to = p.o + row * V_HEAD_DIM + (odd ? 6 : 0) + lane_column(0);
 #pragma unroll
       for (u32 i = 0; i < V_HEAD_DIM / 16; ++i) {
         const float *const x = o + 8 * i + 2 * h;
@@ -515,7 +520,7 @@ struct Consumer {
         const u32 right = pack(x[4] * factor, x[5] * factor);
         const u32 other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 1);
         const Words2 words = {odd ? other : left, odd ? right : other};
-        if (token < p.new_tokens) *reinterpret_cast<Words2 *>(to + i * 16) = words;
+        if (token < prompt.new_tokens) *reinterpret_cast<Words2 *>(to + i * 16) = words;
       }
     }
   }

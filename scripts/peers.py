@@ -607,6 +607,8 @@ def decode_qkv(laid, slot):
 
 def prefill_qkv(laid, slot):
     """The same of prefill."""
+    if laid.fields.get("lengths", "equal") != "equal":
+        raise Skipped("its prompts are of equal lengths here; rows of several lengths have no gaps")
     hq, hkv, d = heads(laid)
     b, new = laid.count("batch"), laid.count("new_tokens")
     c, of_value = new + laid.count("prefix"), value_dim(laid)

@@ -539,6 +539,12 @@ const CODE: &[Check] = &[
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
+    (
+        "attention_prefill_wgmma",
+        "HEAD_DIM=128 KEYS=128 RAGGED=1",
+        "attention_prefill_wgmma",
+        &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
+    ),
     ("rmsnorm", "", "rmsnorm", &["LDG.128", "STG.128", "FFMA", "SHFL.BFLY", "MUFU.RSQ"]),
     (
         "gated_activation",

@@ -284,6 +284,17 @@ head_dim = 64
 dtype = "bf16"
 cache = "hot"
 [[points]]
+op = "prefill_attention"
+kernel = "attention_prefill_wgmma"
+batch = 2
+new_tokens = 3
+q_heads = 2
+kv_heads = 1
+head_dim = 64
+dtype = "bf16"
+lengths = "ragged"
+cache = "hot"
+[[points]]
 op = "rmsnorm"
 m = 3
 n = 136

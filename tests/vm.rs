@@ -14,8 +14,8 @@ use ridgepoint::point::Point;
 use ridgepoint::record::Status;
 use ridgepoint::reference::{self, CheckVerdict};
 use ridgepoint::suite::Suite;
-use ridgepoint::toolchain::Arch;
-use ridgepoint::toolchain::nvrtc::Nvrtc;
+use ridgepoint::toolchain::nvrtc::{Nvrtc, Source};
+use ridgepoint::toolchain::{Arch, Compiler, CompilerOptions};
 
 /// One of so many points of each kernel is executed.
 const STRIDE: usize = 9;
@@ -196,6 +196,81 @@ fn softmax_takes_the_largest_score_off() {
         passes && magnified(&mut device, kernel, text).is_err()
     });
     assert!(seen_only_here);
+}
+
+/// Bugs of prompts that lie one behind the other, as another text in a kernel's source.
+const RAGGED_BUGS: [(&str, &str, &str); 9] = [
+    // The rows of a request's last tile are stored over those of the next request.
+    ("attention_prefill_wgmma", "if (token < prompt.new_tokens) *re", "*re"),
+    ("attention_prefill", "if (item.token + row < end_token)", ""),
+    // The last tile ends where that of the longest request would.
+    (
+        "attention_prefill_wgmma",
+        "min_of(prompt.context, token + prompt.reach)",
+        "min_of(p.prompt.context, token + prompt.reach)",
+    ),
+    (
+        "attention_prefill",
+        "= i32(min_of(visible + r * 8, context))",
+        "= i32(visible + r * 8)",
+    ),
+    // It is left out.
+    (
+        "attention_prefill_wgmma",
+        "ceil_div<u32>(attended(p, prompt, last).end, KEYS)",
+        "max_of<u32>(attended(p, prompt, last).end / KEYS, 1)",
+    ),
+    // Values in the room for longer requests are multiplied by weights of zero.
+    ("attention_prefill_wgmma", "if (!(PAGED || RAGGED)", "if (!PAGED"),
+    (
+        "attention_prefill",
+        "prompt.context - tile * KEYS);",
+        "p.prompt.context - tile * KEYS);",
+    ),
+    // Rows of the first request.
+    ("attention_prefill_wgmma", "item.prompt.row + item.token", "item.token"),
+    ("attention_prefill", "u64(prompt.row + item.token) *", "u64(item.token) *"),
+];
+
+/// Three requests of 87, 43 and 114 new tokens, of 154, 76 and 202 keys.
+const RAGGED: &str = "prefill_attention:batch=3,prefix=100,new_tokens=130,q_heads=2,kv_heads=1,\
+                      head_dim=64,dtype=bf16,lengths=ragged";
+
+#[test]
+fn bugs_of_prompts_of_several_lengths_are_noticed() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let options = CompilerOptions { cache: None, ..CompilerOptions::default() };
+    let compiler = Compiler::new(options).unwrap();
+    let passes = |device: &mut VmDevice, problem: &Problem, kernel: &str| {
+        device.outputs(problem, kernel, (SEED, 1), 1.0).is_ok_and(|outputs| {
+            let check = reference::check(problem, SEED, 0, 0, &outputs[0]).unwrap();
+            check.verdict == CheckVerdict::Pass
+        })
+    };
+    let missed: Vec<String> = RAGGED_BUGS
+        .par_iter()
+        .filter_map(|(name, right, wrong)| {
+            let kernel = KERNELS.iter().find(|kernel| kernel.name == *name).unwrap();
+            let source = kernel.file().unwrap();
+            assert_eq!(source.text.matches(right).count(), 1, "{name}: {right}");
+            let text = source.text.replace(right, wrong);
+            let noticed = ["causal=true", "causal=false"].iter().any(|rest| {
+                let problem: Problem = format!("{RAGGED},{rest}").parse().unwrap();
+                let mut device =
+                    VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+                assert!(passes(&mut device, &problem, name), "{name} without a bug");
+                let defines = kernel.configure(&problem, Arch::SM_90).unwrap().defines;
+                let planted = Source { text: &text, ..source };
+                let ptx = compiler.ptx(&planted, &defines, Arch::SM_90).unwrap();
+                device.replace_ptx(&problem, name, &ptx).unwrap();
+                !passes(&mut device, &problem, name)
+            });
+            (!noticed).then(|| format!("{name}: `{right}` as `{wrong}`"))
+        })
+        .collect();
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
 /// A kernel that leaves out part of its work is found: the virtual machine as a

@@ -5,9 +5,10 @@ use bytemuck::{Pod, Zeroable};
 use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::element;
-use super::plan::{Launch, Params, Plan};
+use super::plan::{Launch, Params, Plan, Scratch};
+use super::prompts::{Item, Prompt, WORK, check_counts, items, section};
 use super::refusal::{Refusal, refuse_unless, supports};
-use crate::op::{KvLayout, PrefillAttention};
+use crate::op::{KvLayout, Lengths, PrefillAttention};
 use crate::quant::Quant;
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -15,10 +16,6 @@ use crate::toolchain::{Arch, Defines, Target};
 const LEAST_ROWS: u64 = 64;
 /// Most tiles of keys or values in shared memory.
 const MAX_STAGES: u64 = 6;
-/// Bytes of keys and values that heads which run together may have, so that
-/// they stay in L2 from the first block that reads them to the last. Half of
-/// what the smallest data-centre GPUs have.
-const SECTION_BYTES: u64 = 16 << 20;
 
 /// `Params` of the kernel.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -28,12 +25,12 @@ struct PrefillParams {
     v: u64,
     q: u64,
     o: u64,
-    new_tokens: u32,
-    context: u32,
-    reach: u32,
+    work: u64,
     heads: u32,
     group: u32,
+    prompt: Prompt,
     section: u32,
+    q_heads: u32,
     scale: f32,
     unused: u32,
 }
@@ -176,6 +173,7 @@ impl PrefillShape {
         2 * self.head_dim * (self.stages - 1) * self.keys
     }
 
+    /// As many as all requests together have, had each of them `new_tokens`.
     fn blocks(&self, p: &PrefillAttention) -> u64 {
         p.new_tokens.div_ceil(self.rows) * p.q_heads * p.batch
     }
@@ -244,15 +242,6 @@ fn best_of(
     shapes.min_by(|a, b| clocks(a).total_cmp(&clocks(b)))
 }
 
-/// Query heads that run together: whole groups, as many as have keys and
-/// values that fit.
-pub(super) fn section(p: &PrefillAttention) -> u64 {
-    let widths = p.head_dim + p.v_head_dim;
-    let bytes = p.context() * widths * p.kv_dtype.dtype().bytes();
-    let groups = (SECTION_BYTES / bytes).clamp(1, p.batch * p.kv_heads);
-    groups * p.group()
-}
-
 /// The macro that chooses the one format of queries, keys and values.
 ///
 /// # Errors
@@ -273,6 +262,36 @@ pub(super) struct AttentionPrefill {
     /// The macro that chooses the format.
     element: &'static str,
     shape: PrefillShape,
+}
+
+impl AttentionPrefill {
+    /// An item for each block, where requests have several lengths.
+    fn work(&self) -> Option<Vec<Item>> {
+        let cost = |request: &PrefillAttention, token: u64| {
+            let last = (token + self.shape.rows).min(request.new_tokens) - 1;
+            request.attended(last).end.div_ceil(self.shape.keys)
+        };
+        let all =
+            || items(&self.p, self.shape.rows, cost).into_iter().map(|(item, _)| item);
+        (self.p.lengths != Lengths::Equal).then(|| all().collect())
+    }
+}
+
+fn params(p: PrefillAttention) -> Params {
+    Params::of(move |bound| PrefillParams {
+        k: bound.tensor("k"),
+        v: bound.tensor("v"),
+        q: bound.tensor("q"),
+        o: bound.tensor("o"),
+        work: if p.lengths == Lengths::Equal { 0 } else { bound.scratch(WORK) },
+        heads: (p.batch * p.q_heads) as u32,
+        group: p.group() as u32,
+        prompt: Prompt::longest(&p),
+        section: section(&p) as u32,
+        q_heads: p.q_heads as u32,
+        scale: std::f32::consts::LOG2_E / (p.head_dim as f32).sqrt(),
+        unused: 0,
+    })
 }
 
 impl HostHalf for AttentionPrefill {
@@ -310,10 +329,7 @@ impl HostHalf for AttentionPrefill {
         refuse_unless(p.layout == KvLayout::Contiguous, || {
             format!("contiguous keys and values, not layout = {}; use contiguous", p.layout)
         })?;
-        let most = 1 << 30;
-        refuse_unless(p.context() <= most, || {
-            format!("contexts up to {most} tokens, not {}; use less", p.context())
-        })?;
+        check_counts(p)?;
         let blocks = p.new_tokens.div_ceil(LEAST_ROWS) * p.q_heads * p.batch;
         refuse_unless(blocks <= i32::MAX as u64, || {
             format!("at most {} blocks, not {blocks}; use a smaller batch", i32::MAX)
@@ -331,31 +347,21 @@ impl HostHalf for AttentionPrefill {
             .with("WARPS", shape.warps)
             .with("STAGES", shape.stages)
             .with("BLOCKS_PER_SM", shape.resident)
+            .with("RAGGED", u32::from(self.p.lengths != Lengths::Equal))
     }
 
     fn plan(&self, _: &Target) -> Plan {
         let AttentionPrefill { p, shape, .. } = *self;
-        let params = Params::of(move |bound| PrefillParams {
-            k: bound.tensor("k"),
-            v: bound.tensor("v"),
-            q: bound.tensor("q"),
-            o: bound.tensor("o"),
-            new_tokens: p.new_tokens as u32,
-            context: p.context() as u32,
-            reach: p.attended(0).end as u32,
-            heads: (p.batch * p.q_heads) as u32,
-            group: p.group() as u32,
-            section: section(&p) as u32,
-            scale: std::f32::consts::LOG2_E / (p.head_dim as f32).sqrt(),
-            unused: 0,
-        });
+        let work = self.work();
+        let blocks = work.as_ref().map_or(shape.blocks(&p), |work| work.len() as u64);
         let launch = Launch::new(
             "attention_prefill",
-            shape.blocks(&p) as u32,
+            blocks as u32,
             (32 * shape.warps) as u32,
-            params,
+            params(p),
         );
         Plan {
+            scratch: work.iter().map(|work| Scratch::of(WORK, work)).collect(),
             // Blocks of tokens read keys and values again, through L2 where it
             // they fit.
             extra_bytes: None,
@@ -590,11 +596,26 @@ mod tests {
             ))
         };
         for (name, macros) in [
-            ("rows_64", "-DROWS=64 -DKEYS=64 -DWARPS=4 -DSTAGES=3 -DBLOCKS_PER_SM=3"),
-            ("keys_32", "-DROWS=128 -DKEYS=32 -DWARPS=4 -DSTAGES=6 -DBLOCKS_PER_SM=2"),
-            ("keys_128", "-DROWS=64 -DKEYS=128 -DWARPS=4 -DSTAGES=3 -DBLOCKS_PER_SM=2"),
-            ("warps_8", "-DROWS=128 -DKEYS=64 -DWARPS=8 -DSTAGES=6 -DBLOCKS_PER_SM=1"),
-            ("stages_2", "-DROWS=128 -DKEYS=48 -DWARPS=4 -DSTAGES=2 -DBLOCKS_PER_SM=2"),
+            (
+                "rows_64",
+                "-DROWS=64 -DKEYS=64 -DWARPS=4 -DSTAGES=3 -DBLOCKS_PER_SM=3 -DRAGGED=0",
+            ),
+            (
+                "keys_32",
+                "-DROWS=128 -DKEYS=32 -DWARPS=4 -DSTAGES=6 -DBLOCKS_PER_SM=2 -DRAGGED=0",
+            ),
+            (
+                "keys_128",
+                "-DROWS=64 -DKEYS=128 -DWARPS=4 -DSTAGES=3 -DBLOCKS_PER_SM=2 -DRAGGED=0",
+            ),
+            (
+                "warps_8",
+                "-DROWS=128 -DKEYS=64 -DWARPS=8 -DSTAGES=6 -DBLOCKS_PER_SM=1 -DRAGGED=0",
+            ),
+            (
+                "stages_2",
+                "-DROWS=128 -DKEYS=48 -DWARPS=4 -DSTAGES=2 -DBLOCKS_PER_SM=2 -DRAGGED=0",
+            ),
         ] {
             let found = options_as::<AttentionPrefill>(&of(8192), Arch::SM_90, name);
             assert!(found.ends_with(macros), "{name}: {found}");
@@ -628,27 +649,27 @@ mod tests {
         };
         let words = words_of(&problem(text));
         assert_eq!(words[..8], [256, 0, 512, 0, 768, 0, 1024, 0]);
-        assert_eq!(words[8..14], [130, 230, 101, 12, 3, 12]);
-        let scale = f32::from_bits(words[14]);
+        assert_eq!(words[8..18], [0, 0, 12, 3, 0, 130, 230, 101, 12, 6]);
+        let scale = f32::from_bits(words[18]);
         assert!((scale - 0.127_517_4).abs() < 1e-6, "{scale}");
-        assert_eq!(words[15..], [0]);
+        assert_eq!(words[19..], [0]);
         // Without a mask every token reaches every key.
         let words = words_of(&problem(&format!("{text},causal=false")));
-        assert_eq!(words[10], 230);
+        assert_eq!(words[15], 230);
     }
 
-    /// 16 MiB are 32,768 keys and values of 256 bytes.
     #[test]
-    fn heads_run_together_while_their_keys_fit_l2() {
-        let heads = |context: u64| {
-            section(&operation(&problem(&format!(
-                "batch=1,new_tokens={context},q_heads=32,kv_heads=8,head_dim=128,dtype=bf16"
-            ))))
-        };
-        assert_eq!(
-            [heads(1024), heads(8192), heads(16384), heads(100_000)],
-            [32, 16, 8, 4]
+    fn ragged_prompts_have_a_block_for_each_of_their_tiles() {
+        let text = problem(
+            "batch=5,prefix=100,new_tokens=330,q_heads=6,kv_heads=2,head_dim=128,\
+             dtype=bf16,lengths=ragged",
         );
+        let p: PrefillAttention = operation(&text);
+        let rows = best_shape(&p, Arch::SM_90).rows;
+        let tiles: u64 = (0..5).map(|r| p.request(r).new_tokens.div_ceil(rows)).sum();
+        let plan = plan::<AttentionPrefill>(&text, &Target::new(Arch::SM_90, 132));
+        assert_eq!(plan.launches[0].grid, [6 * tiles as u32, 1, 1]);
+        assert_eq!(plan.scratch[0].name, WORK);
     }
 
     #[test]

@@ -5,15 +5,16 @@ use std::collections::BinaryHeap;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::attention_prefill::{only_element, section};
+use super::attention_prefill::only_element;
 use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::kv_read::page_size;
 use super::plan::{Launch, Params, Plan, Scratch};
+use super::prompts::{self, Item, MAX_COUNT, Prompt, WORK, check_counts};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split_kv::log2_scale;
 use super::tensor_map::TensorMap;
-use crate::op::{KvLayout, PrefillAttention};
+use crate::op::{KvLayout, Lengths, PrefillAttention};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Rows of a warpgroup.
@@ -35,11 +36,6 @@ const LEAST_BOX: u64 = 8;
 /// What an item costs a block beside its tiles, in tiles: the first softmax and the last
 /// product overlap with nothing of their own warpgroup.
 const OVERHEAD: u64 = 1;
-/// Most keys, and most new tokens: kernels count them in 32 bits, with room for tiles
-/// beyond the end.
-const MAX_COUNT: u64 = 1 << 30;
-/// The work list.
-const WORK: &str = "work";
 /// Names of the tensor maps: those of their tensors.
 const QUERIES: &str = "q";
 const KEYS: &str = "k";
@@ -55,24 +51,13 @@ struct PrefillWgmmaParams {
     o: u64,
     work: u64,
     page_table: u64,
-    new_tokens: u32,
-    context: u32,
-    reach: u32,
+    scale: f32,
     window: u32,
+    prompt: Prompt,
+    q_heads: u32,
     kv_heads: u32,
     request_pages: u32,
-    scale: f32,
-    unused: [u32; 3],
-}
-
-/// `Item` of the kernel: rows of one head, as many as a block computes at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-struct Item {
-    head: u32,
-    kv_head: u32,
-    token: u32,
-    next: u32,
+    unused: u32,
 }
 
 /// The tiles of a block.
@@ -178,7 +163,8 @@ impl Shape {
         self.keys * (row_bytes(p.head_dim) + row_bytes(p.v_head_dim))
     }
 
-    /// Tiles that the rows of a block attend to, the first of them being `token`.
+    /// Tiles that the rows of a block attend to, the first of them being `token` of the only
+    /// request, or of any of equal ones.
     fn tiles(&self, p: &PrefillAttention, token: u64) -> u64 {
         let last = (token + self.rows()).min(p.new_tokens) - 1;
         let (begin, end) = (p.attended(token).start, p.attended(last).end);
@@ -202,40 +188,27 @@ struct Division {
 }
 
 impl Division {
-    /// Gives each item to the block that is free first. Heads whose keys and values fit in
-    /// L2 come together, those of one KV head side by side; among them the last tokens come
-    /// first, since with a causal mask they attend to the most keys.
+    /// Gives each item to the block that is free first, those that take longest before the
+    /// others: with a causal mask the last tokens, which attend to the most keys.
     fn new(p: &PrefillAttention, shape: &Shape, most_blocks: u32) -> Self {
-        let heads = p.batch * p.q_heads;
-        let row_tiles = p.new_tokens.div_ceil(shape.rows());
-        let blocks = u64::from(most_blocks).min(heads * row_tiles) as u32;
+        let cost = |request: &_, token| shape.tiles(request, token) + OVERHEAD;
+        let in_order = prompts::items(p, shape.rows(), cost);
+        let blocks = (most_blocks as usize).min(in_order.len()) as u32;
         let mut free: BinaryHeap<_> =
             (0..blocks).map(|block| Reverse((0, block))).collect();
-        let mut items: Vec<Item> = Vec::with_capacity((heads * row_tiles) as usize);
+        let mut items: Vec<Item> = Vec::with_capacity(in_order.len());
         let mut last_of_block = vec![0; blocks as usize];
         let (mut all, mut busiest) = (0, 0);
-        let together = section(p);
-        for first in (0..heads).step_by(together as usize) {
-            for tile in (0..row_tiles).rev() {
-                let token = tile * shape.rows();
-                let cost = shape.tiles(p, token) + OVERHEAD;
-                for head in first..heads.min(first + together) {
-                    let Reverse((busy, block)) = free.pop().expect("there are blocks");
-                    free.push(Reverse((busy + cost, block)));
-                    (all, busiest) = (all + cost, (busy + cost).max(busiest));
-                    let at = items.len() as u32;
-                    items.push(Item {
-                        head: head as u32,
-                        kv_head: (head / p.group()) as u32,
-                        token: token as u32,
-                        next: 0,
-                    });
-                    if at >= blocks {
-                        items[last_of_block[block as usize] as usize].next = at;
-                    }
-                    last_of_block[block as usize] = at;
-                }
+        for (item, cost) in in_order {
+            let Reverse((busy, block)) = free.pop().expect("there are blocks");
+            free.push(Reverse((busy + cost, block)));
+            (all, busiest) = (all + cost, (busy + cost).max(busiest));
+            let at = items.len() as u32;
+            items.push(item);
+            if at >= blocks {
+                items[last_of_block[block as usize] as usize].next = at;
             }
+            last_of_block[block as usize] = at;
         }
         let imbalance = (busiest * u64::from(blocks)) as f64 / all as f64;
         Division { items, blocks, imbalance }
@@ -290,9 +263,7 @@ impl HostHalf for AttentionPrefillWgmma {
             ))
         })?;
         let shape = shape.chosen(p, arch, choice)?;
-        refuse_unless(p.context() <= MAX_COUNT, || {
-            format!("contexts up to {MAX_COUNT}, not {}; use shorter ones", p.context())
-        })?;
+        check_counts(p)?;
         let page = page_size(p.layout);
         let is_boxes = page.is_multiple_of(shape.keys)
             || shape.keys.is_multiple_of(page) && page >= LEAST_BOX;
@@ -323,6 +294,7 @@ impl HostHalf for AttentionPrefillWgmma {
             .with("TURNS", u32::from(shape.turns))
             .with("LAZY_BITS", shape.lazy_bits)
             .with("PAGE_SIZE", page_size(p.layout))
+            .with("RAGGED", u32::from(p.lengths != Lengths::Equal))
             .with("SHARED_BYTES", shape.shared_bytes(p))
     }
 
@@ -354,7 +326,6 @@ impl HostHalf for AttentionPrefillWgmma {
 /// The queries in boxes of a block's rows; keys and values in boxes of a tile, or of a page
 /// where these are smaller.
 fn tensor_maps(p: &PrefillAttention, shape: &Shape) -> Vec<TensorMap> {
-    let q_heads = p.batch * p.q_heads;
     let of_cache = |name, columns| match p.layout {
         KvLayout::Contiguous => {
             contiguous(p, name, [columns, p.context(), p.batch * p.kv_heads], shape.keys)
@@ -364,10 +335,29 @@ fn tensor_maps(p: &PrefillAttention, shape: &Shape) -> Vec<TensorMap> {
         }
     };
     vec![
-        contiguous(p, QUERIES, [p.head_dim, p.new_tokens, q_heads], shape.rows()),
+        queries(p, shape.rows()),
         of_cache(KEYS, p.head_dim),
         of_cache(VALUES, p.v_head_dim),
     ]
+}
+
+/// Columns, tokens and heads of all requests; where these have several lengths the tokens of
+/// all requests, and heads within a token.
+fn queries(p: &PrefillAttention, box_rows: u64) -> TensorMap {
+    match p.lengths {
+        Lengths::Equal => {
+            let extents = [p.head_dim, p.new_tokens, p.batch * p.q_heads];
+            contiguous(p, QUERIES, extents, box_rows)
+        }
+        Lengths::Ragged => {
+            let extents = [p.head_dim, p.all_new_tokens(), p.q_heads];
+            let row_bytes = p.head_dim * p.dtype.bytes();
+            TensorMap {
+                strides_bytes: vec![p.q_heads * row_bytes, row_bytes],
+                ..contiguous(p, QUERIES, extents, box_rows)
+            }
+        }
+    }
 }
 
 /// Columns, rows of a head, heads.
@@ -425,14 +415,13 @@ fn params(p: PrefillAttention) -> Params {
         o: bound.tensor("o"),
         work: bound.scratch(WORK),
         page_table: bound.tensor_or_null("page_table"),
-        new_tokens: p.new_tokens as u32,
-        context: p.context() as u32,
-        reach: p.attended(0).end as u32,
+        scale: log2_scale(p.head_dim),
         window: if p.window == 0 { u32::MAX } else { p.window.min(MAX_COUNT) as u32 },
+        prompt: Prompt::longest(&p),
+        q_heads: p.q_heads as u32,
         kv_heads: p.kv_heads as u32,
         request_pages: p.layout.pages(1, p.context()) as u32,
-        scale: log2_scale(p.head_dim),
-        unused: [0; 3],
+        unused: 0,
     })
 }
 
@@ -520,6 +509,35 @@ mod tests {
         }
     }
 
+    /// The longest request is eight times as long as the shortest, and its rows attend to eight
+    /// times as many keys.
+    #[test]
+    fn requests_of_several_lengths_are_divided_evenly() {
+        for (batch, new_tokens) in [(32, 2048), (8, 8192), (64, 512), (256, 300)] {
+            for rest in ["", ",causal=false", ",window=500"] {
+                let rest = format!(
+                    "batch={batch},new_tokens={new_tokens},q_heads=32,kv_heads=8,head_dim=128,\
+                     dtype=bf16,lengths=ragged{rest}"
+                );
+                let imbalance = division(&rest, 132).imbalance;
+                assert!(imbalance < 1.03, "{rest}: {imbalance}");
+            }
+        }
+    }
+
+    #[test]
+    fn queries_of_several_lengths_have_no_gaps() {
+        let p = operation(&problem(
+            "batch=4,new_tokens=9,q_heads=6,kv_heads=3,head_dim=128,dtype=bf16,\
+             lengths=ragged",
+        ));
+        let maps = tensor_maps(&p, &Shape::of(&p).unwrap());
+        // 6, 3, 8 and 5 tokens.
+        assert_eq!(maps[0].extents, [128, 22, 6]);
+        assert_eq!(maps[0].strides_bytes, [6 * 256, 256]);
+        assert_eq!(maps[1].extents, [128, 9, 12]);
+    }
+
     #[test]
     fn a_window_leaves_out_tiles() {
         let tiles = |rest: &str, token| {
@@ -559,8 +577,9 @@ mod tests {
         assert!(bytes.len().is_multiple_of(64), "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..]);
-        assert_eq!(words[..12], [4, 0, 5, 0, 0, 0, 130, 230, 101, 50, 2, 0]);
-        let scale = f32::from_bits(words[12]);
+        assert_eq!(words[..6], [4, 0, 5, 0, 0, 0]);
+        assert_eq!(words[7..], [50, 0, 130, 230, 101, 6, 2, 0, 0]);
+        let scale = f32::from_bits(words[6]);
         assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
     }
 

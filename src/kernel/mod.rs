@@ -39,6 +39,7 @@ mod moe_gemm_wgmma;
 mod peak;
 mod peak_wgmma;
 mod plan;
+mod prompts;
 mod refusal;
 mod rmsnorm;
 mod rope_append;

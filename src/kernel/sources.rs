@@ -11,6 +11,7 @@ pub static HEADERS: &[(&str, &str)] = &[
     ("word.cuh", include_str!("../../kernels/word.cuh")),
     ("divisor.cuh", include_str!("../../kernels/divisor.cuh")),
     ("lengths.cuh", include_str!("../../kernels/lengths.cuh")),
+    ("prompt.cuh", include_str!("../../kernels/prompt.cuh")),
     ("narrow.cuh", include_str!("../../kernels/narrow.cuh")),
     ("cached.cuh", include_str!("../../kernels/cached.cuh")),
     ("reduce.cuh", include_str!("../../kernels/reduce.cuh")),

@@ -6,8 +6,9 @@ use super::contract::product;
 use super::explanation::{Explanation, formula, size};
 use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::kv_append::scale_tensors;
-use super::kv_layout::{attended, check_cache, check_heads};
-use super::{Facts, Fields, KeySpec, KvLayout, Magnitude, Operation, ProblemError, Routed};
+use super::kv_layout::{Requests, attended, check_cache, check_heads};
+use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
+use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::quant::{Quant, QuantPlace};
 use crate::resource::{Resource, Work};
@@ -27,6 +28,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("window").or("0").silent(),
         KeySpec::new("v_head_dim").or_as("head_dim").silent(),
         KeySpec::bare("layout").or("contiguous").silent(),
+        KeySpec::new("lengths").or("equal").silent(),
     ],
     size_keys: &["batch", "prefix", "new_tokens"],
     examples: &["prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
@@ -50,10 +52,16 @@ pub(super) const FACTS: Facts = Facts {
 /// Keys and values in 8 bits are taken as they are, without scales, or have one scale for
 /// all keys and one for all values (`fp8_e4m3_tensor`).
 ///
+/// Requests of several lengths have of their context what [`Lengths`] says, and as new
+/// tokens the same share of `new_tokens`, the last ones. Their caches have room for the
+/// longest; Q and O have no gaps, `[token of all requests][q head][dim]`, one request after
+/// the other.
+///
 /// Work: `2 B n_q (d + d_v)` times the attended keys summed over rows, which is
 /// `B n_q (d + d_v) S (2 P + S + 1)` when causal; Q and O `B n_q S (d + d_v) b`, K and V
 /// `B n_kv (S + P) (d + d_v) b_kv`, scales where there are any 8 bytes; 4
 /// bytes for each needed entry of a page table. In a window only the keys that some row attends to.
+/// Requests of several lengths count each for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrefillAttention {
     /// Requests.
@@ -80,6 +88,8 @@ pub struct PrefillAttention {
     pub v_head_dim: u64,
     /// How keys and values lie in memory.
     pub layout: KvLayout,
+    /// How many new tokens, and tokens in all, the requests have.
+    pub lengths: Lengths,
 }
 
 pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
@@ -96,6 +106,7 @@ pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
         window: f.count("window")?,
         v_head_dim: f.extent("v_head_dim")?,
         layout: KvLayout::read(f)?,
+        lengths: f.parse("lengths")?,
     })
 }
 
@@ -105,12 +116,48 @@ impl PrefillAttention {
         self.q_heads / self.kv_heads
     }
 
-    /// Keys of each request and head.
+    /// Most keys that a request and head have.
     pub const fn context(&self) -> u64 {
         self.prefix + self.new_tokens
     }
 
-    /// Keys that new token number `row` attends to.
+    /// One request as a problem of its own, with its prefix and new tokens.
+    pub const fn request(&self, number: u64) -> PrefillAttention {
+        let new_tokens = self.lengths.of(number, self.new_tokens);
+        // What is shared out of more is no less: a prefix is not negative.
+        let prefix = self.lengths.of(number, self.context()) - new_tokens;
+        PrefillAttention { batch: 1, prefix, new_tokens, lengths: Lengths::Equal, ..*self }
+    }
+
+    /// The sum over all requests of what depends on each.
+    fn sum(&self, of: impl Fn(&PrefillAttention) -> u64) -> u64 {
+        match self.lengths {
+            Lengths::Equal => self.batch * of(&self.request(0)),
+            Lengths::Ragged => {
+                (0..self.batch).map(|number| of(&self.request(number))).sum()
+            }
+        }
+    }
+
+    /// New tokens of all requests.
+    pub fn all_new_tokens(&self) -> u64 {
+        self.sum(|request| request.new_tokens)
+    }
+
+    /// The cache of keys, and of values where these have the same width.
+    pub const fn kv(&self) -> KvRead {
+        KvRead {
+            batch: self.batch,
+            context: self.context(),
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            dtype: self.kv_dtype.dtype(),
+            layout: self.layout,
+            lengths: self.lengths,
+        }
+    }
+
+    /// Keys that new token number `row` of a request attends to, where all are equally long.
     pub const fn attended(&self, row: u64) -> Range<u64> {
         if self.causal {
             attended(self.context(), self.new_tokens, row, self.window)
@@ -119,12 +166,13 @@ impl PrefillAttention {
         }
     }
 
-    /// Keys that any of the new tokens attends to.
+    /// Keys that any of the new tokens of a request attends to, where all are equally long.
     const fn visible(&self) -> Range<u64> {
         Range { start: self.attended(0).start, end: self.context() }
     }
 
-    /// Keys that new tokens attend to, added up over all of them.
+    /// Keys that the new tokens of a request attend to, added up over all of them, where all
+    /// requests are equally long.
     const fn all_attended(&self) -> u64 {
         if !self.causal {
             return self.new_tokens * self.context();
@@ -142,8 +190,8 @@ impl PrefillAttention {
     }
 
     /// Queries: rows of Q and of O.
-    const fn rows(&self) -> u64 {
-        self.batch * self.q_heads * self.new_tokens
+    fn rows(&self) -> u64 {
+        self.q_heads * self.all_new_tokens()
     }
 }
 
@@ -162,12 +210,16 @@ impl Operation for PrefillAttention {
             self.window.to_string(),
             self.v_head_dim.to_string(),
             self.layout.to_string(),
+            self.lengths.to_string(),
         ]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
         check_heads(self.q_heads, self.kv_heads)?;
         check_cache(self.kv_dtype, QuantPlace::Prompt)?;
+        let (batch, lengths) = (self.batch, self.lengths);
+        let new_tokens = lengths.least(self.new_tokens);
+        Requests { batch, context: self.context(), lengths, new_tokens }.check()?;
         if self.window > 0 && !self.causal {
             return Err(ProblemError::at(
                 "window",
@@ -190,15 +242,18 @@ impl Operation for PrefillAttention {
     fn work(&self) -> Work {
         let q_bytes = self.dtype.bytes_of(self.rows() * self.head_dim);
         let o_bytes = self.dtype.bytes_of(self.rows() * self.v_head_dim);
-        let widths = self.batch * self.q_heads * (self.head_dim + self.v_head_dim);
+        let widths = self.q_heads * (self.head_dim + self.v_head_dim);
+        let attended = self.sum(PrefillAttention::all_attended);
         Work::NONE
-            .with(Resource::Matrix(self.dtype), 2 * widths * self.all_attended())
+            .with(Resource::Matrix(self.dtype), 2 * widths * attended)
             .with_bytes(q_bytes + self.cache_bytes(), o_bytes)
     }
 
     fn explanation(&self) -> Explanation {
         let in_pages = self.layout != KvLayout::Contiguous;
-        if self.window > 0 || !self.causal || self.kv_dtype.is_scaled() || in_pages {
+        let is_ragged = self.lengths != Lengths::Equal;
+        let is_scaled = self.kv_dtype.is_scaled();
+        if self.window > 0 || !self.causal || is_scaled || in_pages || is_ragged {
             return Explanation::results(&self.work());
         }
         let PrefillAttention { batch, prefix, new_tokens: s, .. } = *self;
@@ -251,10 +306,14 @@ impl Operation for PrefillAttention {
     }
 
     fn cache_bytes(&self) -> u64 {
-        let visible = self.visible();
-        let rows = self.batch * self.kv_heads * (visible.end - visible.start);
-        4 * self.batch * self.layout.pages_of(&visible)
-            + self.kv_dtype.dtype().bytes_of(rows * (self.head_dim + self.v_head_dim))
+        let keys = self.sum(|request| {
+            let visible = request.visible();
+            visible.end - visible.start
+        });
+        let pages = self.sum(|request| self.layout.pages_of(&request.visible()));
+        let widths = self.kv_heads * (self.head_dim + self.v_head_dim);
+        4 * pages
+            + self.kv_dtype.dtype().bytes_of(keys * widths)
             + 2 * self.kv_dtype.scale_bytes(self.batch * self.kv_heads, 1)
     }
 

@@ -101,6 +101,7 @@ fn decode_case(context: u64) -> (String, PrefillAttention) {
         window: 0,
         v_head_dim: 8,
         layout: KvLayout::Contiguous,
+        lengths: Lengths::Equal,
     };
     (text, same)
 }
@@ -263,6 +264,92 @@ fn a_mask_that_is_off_by_one_is_caught() {
             assert_eq!(verdict(Bug::MaskOneLong), CheckVerdict::Fail);
         }
     }
+}
+
+/// Of a batch of several lengths each token has its row behind that of the one before, and
+/// attends to its own request alone.
+#[test]
+fn rows_of_a_ragged_prefill_have_no_gaps() {
+    for rest in ["causal=true", "causal=false", "window=2"] {
+        let text = format!(
+            "prefill_attention:batch=4,prefix=6,new_tokens=9,q_heads=4,kv_heads=2,head_dim=8,\
+             dtype=f32,lengths=ragged,{rest}"
+        );
+        let Problem::PrefillAttention(p) = problem(&text) else { panic!("{text}") };
+        // Nine tokens at most, two at least: 2 + floor(8 * fraction of the golden ratio).
+        let lengths: Vec<u64> = (0..4).map(|r| p.request(r).new_tokens).collect();
+        assert_eq!(lengths, [6, 3, 8, 5]);
+        let verdict = |bug| {
+            let rows = ragged_attention(&p, bug);
+            checked(&text, &bytes_of(&rows)).verdict
+        };
+        assert_eq!(verdict(RaggedBug::None), CheckVerdict::Pass, "{text}");
+        for bug in [RaggedBug::NextRequest, RaggedBug::Spill, RaggedBug::HeadFirst] {
+            assert_eq!(verdict(bug), CheckVerdict::Fail, "{text}: {bug:?}");
+        }
+    }
+}
+
+/// What a kernel of ragged prompts may do wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RaggedBug {
+    None,
+    /// The last token of a request sees the room behind its keys.
+    NextRequest,
+    /// The tile of a request's last rows is stored whole, over the first row of the next.
+    Spill,
+    /// Rows in the order of equal lengths, head before token.
+    HeadFirst,
+}
+
+/// Attention of requests of several lengths, written another way than the reference: each
+/// row by itself, in the order of its request.
+fn ragged_attention(p: &PrefillAttention, bug: RaggedBug) -> Vec<f64> {
+    let value = |tensor: usize, index: u64| f64::from(key(tensor).value(DType::F32, index));
+    let mut out = Vec::new();
+    let mut first = 0;
+    for number in 0..p.batch {
+        let (length, tokens) =
+            (p.lengths.of(number, p.context()), p.lengths.of(number, p.new_tokens));
+        let of_row = |token: u64, head: u64| -> Vec<f64> {
+            let base = (number * p.kv_heads + head / p.group()) * p.context();
+            let last = token + 1 == tokens && bug == RaggedBug::NextRequest;
+            let position = length - tokens + token;
+            let end = if p.causal { position + 1 } else { length } + u64::from(last);
+            let begin = if p.window > 0 { end.saturating_sub(p.window) } else { 0 };
+            let row = (first + token) * p.q_heads + head;
+            let dot = |key: u64| -> f64 {
+                let at = |i| value(2, row * p.head_dim + i);
+                (0..p.head_dim)
+                    .map(|i| at(i) * value(0, (base + key) * p.head_dim + i))
+                    .sum()
+            };
+            let weights: Vec<f64> = (begin..end)
+                .map(|key| (dot(key) / (p.head_dim as f64).sqrt()).exp())
+                .collect();
+            let total: f64 = weights.iter().sum();
+            let of_column = |i| {
+                let terms = (begin..end).zip(&weights);
+                terms
+                    .map(|(key, w)| w * value(1, (base + key) * p.head_dim + i))
+                    .sum::<f64>()
+            };
+            (0..p.head_dim).map(|i| of_column(i) / total).collect()
+        };
+        let token_first = (0..tokens).flat_map(|t| (0..p.q_heads).map(move |h| (t, h)));
+        let head_first = (0..p.q_heads).flat_map(|h| (0..tokens).map(move |t| (t, h)));
+        let order: Vec<_> = match bug {
+            RaggedBug::HeadFirst => head_first.collect(),
+            _ => token_first.collect(),
+        };
+        for (token, head) in order {
+            let spilled = bug == RaggedBug::Spill && number > 0 && token == 0;
+            let row = of_row(token, head);
+            out.extend(row.iter().map(|x| if spilled { -x } else { *x }));
+        }
+        first += tokens;
+    }
+    out
 }
 
 /// Every part of an answer, as `store` puts it into the output's format.
@@ -1049,6 +1136,10 @@ fn unneeded_bytes_are_those_that_work_leaves_out() {
          a_dtype=fp8_e4m3_token,routing=zipf,inputs=per_expert,rows=masked",
         "kv_read:batch=3,context=21,kv_heads=2,head_dim=64,dtype=bf16,layout=paged4,\
          lengths=ragged",
+        "prefill_attention:batch=3,prefix=9,new_tokens=12,q_heads=4,kv_heads=2,head_dim=8,\
+         dtype=bf16,layout=paged4,lengths=ragged",
+        "prefill_attention:batch=3,prefix=9,new_tokens=12,q_heads=4,kv_heads=2,head_dim=8,\
+         v_head_dim=4,dtype=bf16,lengths=ragged",
     ] {
         let p = problem(text);
         let unneeded = unneeded(&p, SEED, 0);

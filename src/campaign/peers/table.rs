@@ -3,8 +3,8 @@
 
 use crate::format::DType;
 use crate::op::{
-    Access, DecodeAttention, Gemm, KvLayout, MlaDecode, OfProblem, PrefillAttention,
-    Problem, Stream,
+    Access, DecodeAttention, Gemm, KvLayout, Lengths, MlaDecode, OfProblem,
+    PrefillAttention, Problem, Stream,
 };
 use crate::quant::{Quant, ScaleGroup};
 
@@ -174,13 +174,14 @@ fn of_decode(p: &DecodeAttention) -> Vec<&'static str> {
     peers
 }
 
-/// No cached prefix, pages or window, one width and one 16-bit format.
+/// No cached prefix, pages, window or several lengths, one width and one 16-bit format.
 fn is_plain_prefill(p: &PrefillAttention) -> bool {
     is_half(p.dtype)
         && p.kv_dtype == Quant::plain(p.dtype)
         && p.window == 0
         && p.v_head_dim == p.head_dim
         && p.layout == KvLayout::Contiguous
+        && p.lengths == Lengths::Equal
         && p.prefix == 0
 }
 
@@ -238,6 +239,14 @@ mod tests {
         assert_eq!(of(&format!("{decode},kv_dtype=fp8_e4m3")), "");
         assert_eq!(of(&format!("{decode},window=1024")), "");
         assert_eq!(peers(decode, "cpu"), ["sdpa_cpu"]);
+        // Its rows have no gaps, which no peer is given.
+        let prefill = "prefill_attention:batch=8,new_tokens=512,q_heads=32,kv_heads=8,\
+                       head_dim=128,dtype=bf16";
+        assert_eq!(of(prefill), "sdpa_cudnn sdpa_flash flash_attention_3");
+        assert_eq!(of(&format!("{prefill},prefix=64")), "flash_attention_3");
+        for prefix in ["", ",prefix=64"] {
+            assert_eq!(of(&format!("{prefill}{prefix},lengths=ragged")), "");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::product::{Left, PANEL, multiply, pack, pack_columns, packed_len};
 use super::simd::{Lanes, exp2, narrow, widen};
 use crate::device::Refusal;
 use crate::multiversion::multiversioned;
-use crate::op::{KvLayout, Op, PrefillAttention};
+use crate::op::{KvLayout, Lengths, Op, PrefillAttention};
 
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_prefill_attention",
@@ -46,6 +46,12 @@ fn refuse(p: PrefillAttention) -> Result<(), Refusal> {
             "the CPU kernel takes contiguous keys and values of a prompt, not layout = {}; use \
              contiguous",
             p.layout
+        )));
+    }
+    if p.lengths != Lengths::Equal {
+        return Err(Refusal(format!(
+            "the CPU kernel takes prompts of equal lengths, not lengths = {}; use equal",
+            p.lengths
         )));
     }
     Ok(())

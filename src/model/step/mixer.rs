@@ -325,6 +325,7 @@ impl Builder<'_> {
             window,
             v_head_dim,
             layout: KvLayout::Contiguous,
+            lengths: Lengths::Equal,
         };
         let together = (count, u64::from(piece.launches));
         self.push_together((name, StepPart::Attention), attention.into(), together)

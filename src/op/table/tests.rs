@@ -642,12 +642,15 @@ proptest! {
             // What is sent is not memory.
             Problem::Collective(_) => sum(Role::Input),
             Problem::PrefillAttention(p) => {
-                let seen = p.attended(0).start..p.context();
-                let unseen = p.layout.allocated(p.context()) - (seen.end - seen.start);
                 let row_bytes = (p.head_dim + p.v_head_dim) * p.kv_dtype.dtype().bytes();
-                let pages = p.layout.pages(p.batch, p.context());
-                unseen * p.batch * p.kv_heads * row_bytes
-                    + 4 * (pages - p.batch * p.layout.pages_of(&seen))
+                let of_request = |number| {
+                    let request = p.request(number);
+                    let seen = request.attended(0).start..request.context();
+                    let unseen = p.layout.allocated(p.context()) - (seen.end - seen.start);
+                    let pages = p.layout.pages(1, p.context()) - p.layout.pages_of(&seen);
+                    unseen * p.kv_heads * row_bytes + 4 * pages
+                };
+                (0..p.batch).map(of_request).sum()
             }
             _ => 0,
         };
@@ -682,29 +685,40 @@ proptest! {
     #[test]
     fn prefill_flops_are_those_of_what_is_attended(problem in any_problem()) {
         let Problem::PrefillAttention(p) = problem else { return Ok(()) };
-        let sees = |row: u64, key: u64| {
-            let position = p.prefix + row;
-            !p.causal
-                || key <= position && (p.window == 0 || position - key < p.window)
-        };
-        let keys = |row| (0..p.context()).filter(move |&key| sees(row, key));
-        let attended: u64 = (0..p.new_tokens).map(|row| keys(row).count() as u64).sum();
-        let widths = p.head_dim + p.v_head_dim;
-        prop_assert_eq!(problem.work().flops(), 2 * p.batch * p.q_heads * widths * attended);
-        let seen: Vec<u64> = (0..p.context())
-            .filter(|&key| (0..p.new_tokens).any(|row| sees(row, key)))
-            .collect();
-        let page = |key: &u64| match p.layout {
-            KvLayout::Contiguous => None,
-            KvLayout::Paged { page_size, .. } => Some(key / page_size),
-        };
-        let pages: BTreeSet<u64> = seen.iter().filter_map(page).collect();
-        let row_bytes = p.batch * p.kv_heads * widths * p.kv_dtype.dtype().bytes();
+        let p = PrefillAttention { batch: p.batch.min(20), ..p };
+        let (mut attended, mut keys_seen, mut pages_seen, mut tokens) = (0, 0, 0, 0);
+        for number in 0..p.batch {
+            let length = p.lengths.of(number, p.prefix + p.new_tokens);
+            let new_tokens = p.lengths.of(number, p.new_tokens);
+            let sees = |row: u64, key: u64| {
+                let position = length - new_tokens + row;
+                !p.causal
+                    || key <= position && (p.window == 0 || position - key < p.window)
+            };
+            let keys = |row| (0..length).filter(move |&key| sees(row, key));
+            attended += (0..new_tokens).map(|row| keys(row).count() as u64).sum::<u64>();
+            let seen: Vec<u64> =
+                (0..length).filter(|&key| (0..new_tokens).any(|row| sees(row, key))).collect();
+            let page = |key: &u64| match p.layout {
+                KvLayout::Contiguous => None,
+                KvLayout::Paged { page_size, .. } => Some(key / page_size),
+            };
+            keys_seen += seen.len() as u64;
+            pages_seen += seen.iter().filter_map(page).collect::<BTreeSet<u64>>().len() as u64;
+            tokens += new_tokens;
+        }
+        let (widths, problem) = (p.head_dim + p.v_head_dim, Problem::PrefillAttention(p));
+        prop_assert_eq!(problem.work().flops(), 2 * p.q_heads * widths * attended);
+        let row_bytes = p.kv_heads * widths * p.kv_dtype.dtype().bytes();
         // One scale of all keys and one of all values, in f32.
         let scale_bytes = if p.kv_dtype.is_scaled() { 8 } else { 0 };
         prop_assert_eq!(
             problem.cache_bytes(),
-            row_bytes * seen.len() as u64 + scale_bytes + 4 * p.batch * pages.len() as u64
+            row_bytes * keys_seen + scale_bytes + 4 * pages_seen
+        );
+        prop_assert_eq!(
+            problem.work().bytes_written(),
+            p.dtype.bytes_of(tokens * p.q_heads * p.v_head_dim)
         );
     }
 
