@@ -248,7 +248,7 @@ impl HostHalf for AttentionDecode {
         refuse_counts(&p.kv())?;
         let (row_tiles, rings) = (RowTiles::new(p).count, Rings::new(p, arch, choice)?);
         let tile_bytes = u64::from(2 * rings.warps * rings.stage_bytes);
-        let costs = Costs { overhead: 1, whole: WHOLE_BYTES / tile_bytes };
+        let costs = Costs { overhead: 1, whole: WHOLE_BYTES / tile_bytes, combine: 0 };
         let division = Division::new(choice, costs, row_tiles, arch)?;
         let overlaps = arch.can_overlap_launches();
         Ok(AttentionDecode { p: *p, element, cached, row_tiles, rings, division, overlaps })

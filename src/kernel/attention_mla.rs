@@ -34,6 +34,9 @@ const ENOUGH_IN_FLIGHT: u32 = 64 << 10;
 /// Bytes of a sequence that one block reads: to divide fewer saves less than combining takes,
 /// some 4 us (docs/METHODOLOGY.md, fixed costs), in which an SM reads them at 80 GB/s.
 const WHOLE_BYTES: u64 = 320 << 10;
+/// Tiles that a block reads in the time in which it combines a split of 16 rows: 1.1 us on an
+/// H200, where one block combined 128 of them.
+const COMBINE_TILES: u64 = 2;
 /// Shared memory that the kernel declares itself, at most.
 const STATIC_SHARED_BYTES: u32 = 1024;
 
@@ -145,7 +148,10 @@ impl HostHalf for AttentionMla {
         Configuration::new("overhead16", &[("overhead", 16)]),
         Configuration::new("overhead64", &[("overhead", 64)]),
         // Short sequences are divided too.
-        Configuration::new("divided", &[("overhead", 1), ("whole", 0)]),
+        Configuration::new("divided", &[("overhead", 1), ("whole", 0), ("combine", 0)]),
+        // Another number of splits of a sequence that has blocks for itself.
+        Configuration::new("combine1", &[("combine", 1)]),
+        Configuration::new("combine8", &[("combine", 8)]),
         // Splits are combined through shared memory.
         Configuration::new("cluster2", &[("cluster", 2)]),
         Configuration::new("cluster4", &[("cluster", 4)]),
@@ -188,7 +194,8 @@ impl HostHalf for AttentionMla {
         })?;
         refuse_counts(&p.kv())?;
         let ring = Ring::new(p, arch, choice)?;
-        let costs = Costs { overhead: 4, whole: WHOLE_BYTES / u64::from(ring.stage_bytes) };
+        let whole = WHOLE_BYTES / u64::from(ring.stage_bytes);
+        let costs = Costs { overhead: 4, whole, combine: COMBINE_TILES };
         let division = Division::new(choice, costs, row_tiles(p), arch)?;
         let overlaps = arch.can_overlap_launches();
         Ok(AttentionMla { p: *p, element, cached, ring, division, overlaps })

@@ -39,6 +39,9 @@ const TILES_AHEAD: u32 = 2;
 /// Tiles of a sequence that one block reads: to divide fewer saves less than combining takes,
 /// some 9 us for 64 rows (docs/METHODOLOGY.md, fixed costs), in which it computes four.
 const WHOLE_TILES: u64 = 4;
+/// Tiles that a block computes in the time in which it combines a split of 64 rows: 6 us on an
+/// H200, where one block combined 64 of them.
+const COMBINE_TILES: u64 = 5;
 /// Bytes of a tile, and of a block's queries.
 const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
@@ -98,8 +101,11 @@ impl HostHalf for AttentionMlaWgmma {
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
+        // Another number of splits of a sequence that has blocks for itself.
+        Configuration::new("combine2", &[("combine", 2)]),
+        Configuration::new("combine12", &[("combine", 12)]),
         // Short sequences are divided too.
-        Configuration::new("divided", &[("overhead", 1), ("whole", 0)]),
+        Configuration::new("divided", &[("overhead", 1), ("whole", 0), ("combine", 0)]),
     ];
 
     fn configure(
@@ -142,7 +148,7 @@ impl HostHalf for AttentionMlaWgmma {
             format!("pages of 8, 16, 32 or multiples of 64 tokens, not {page}; {other}")
         })?;
         refuse_counts(&p.kv())?;
-        let costs = Costs { overhead: 4, whole: WHOLE_TILES };
+        let costs = Costs { overhead: 4, whole: WHOLE_TILES, combine: COMBINE_TILES };
         let division = Division::new(choice, costs, row_tiles(p), arch)?;
         Ok(AttentionMlaWgmma { p: *p, element, cached, division })
     }
@@ -276,7 +282,7 @@ mod tests {
         assert!(shared_bytes <= Arch::SM_90.limits().shared_bytes_of_block(1));
         let plain = problem("batch=8,context=4096,q_heads=64,dtype=bf16");
         let launch = &plan::<AttentionMlaWgmma>(&plain, &h100()).launches[0];
-        assert_eq!((launch.grid, launch.block), ([128, 1, 1], [384, 1, 1]));
+        assert_eq!((launch.grid, launch.block), ([32, 1, 1], [384, 1, 1]));
         assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
         let records = "batch=8,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3";
         let plan = plan::<AttentionMlaWgmma>(&problem(records), &h100());

@@ -309,7 +309,7 @@ impl Division {
         let columns = vec![0..k as u32; sets.len()];
         let unit = ring.columns(w_dtype) as u32;
         // The ring stays full from one split to the next.
-        let costs = Costs { overhead: 0, whole: 0 };
+        let costs = Costs { overhead: 0, whole: 0, combine: 0 };
         let list = WorkList::new(&columns, row_tiles, unit, blocks, costs);
         let of_split = |split: &Split| {
             let rows = (n - u64::from(split.head) * ring.tile_rows()).min(ring.tile_rows());

@@ -24,11 +24,14 @@ pub(super) struct Costs {
     /// Most tiles of a sequence that is never divided: where its blocks would save less by
     /// reading at the same time than combining their results takes.
     pub whole: u64,
+    /// What it takes the last block of a sequence to combine one of its splits, in tiles; 0
+    /// where that is next to nothing.
+    pub combine: u64,
 }
 
 impl Costs {
     /// Those of a kernel that has nothing to combine.
-    pub const READING: Self = Costs { overhead: 1, whole: 0 };
+    pub const READING: Self = Costs { overhead: 1, whole: 0, combine: 0 };
 }
 
 /// Most tokens of a request, and most sequences: kernels count them in 32
@@ -276,7 +279,8 @@ fn cut_evenly(tiles: &[u64], max_blocks: u64, costs: Costs) -> Vec<Cut> {
     let total: u64 = tiles.iter().map(|tiles| tiles + costs.overhead).sum();
     // Every cut within a sequence adds an overhead to the next block, so the
     // mean plus an overhead, and the most that is never divided, is always enough.
-    let least = tiles.iter().map(|&tiles| costs.least(tiles)).max().unwrap_or(0);
+    let least = tiles.iter().map(|&tiles| costs.least(tiles).max(costs.best_load(tiles)));
+    let least = least.max().unwrap_or(0);
     let mut load = total.div_ceil(max_blocks).max(least).max(1);
     loop {
         let cuts = cut_at_load(tiles, load, costs);
@@ -292,6 +296,16 @@ impl Costs {
     /// it is empty, for a tile, or for the sequence where that is never divided.
     fn least(&self, tiles: u64) -> u64 {
         self.overhead + if tiles <= self.whole { tiles } else { tiles.min(1) }
+    }
+}
+
+impl Costs {
+    /// The load with which a sequence of so many tiles that has blocks for itself is done the
+    /// soonest: in n splits its blocks read `tiles / n` each, and then one of them combines n,
+    /// which is least together where both take as long.
+    fn best_load(&self, tiles: u64) -> u64 {
+        let of_split = (self.combine * tiles).isqrt();
+        if of_split == 0 { 0 } else { self.overhead + of_split.min(tiles) }
     }
 }
 
@@ -346,6 +360,25 @@ mod tests {
 
     use super::*;
 
+    /// An H200 took 146 us for one request of 4096 tokens in 128 splits of one tile: one
+    /// block combined them all.
+    #[test]
+    fn a_sequence_has_no_more_splits_than_are_combined_in_time() {
+        let splits = |tokens: u32, blocks: u32, combine: u64| {
+            let costs = Costs { overhead: 4, whole: 0, combine };
+            WorkList::new(&[0..tokens], 1, 32, blocks, costs).splits.len()
+        };
+        assert_eq!([0, 2, 5].map(|combine| splits(4096, 132, combine)), [128, 8, 6]);
+        // As many as there are blocks, where these are fewer.
+        assert_eq!(splits(32_768, 8, 2), 8);
+        // Many sequences fill the blocks by themselves.
+        let list = |combine| {
+            let costs = Costs { overhead: 4, whole: 0, combine };
+            WorkList::new(&vec![0..4096; 128], 1, 32, 132, costs)
+        };
+        assert_eq!(list(2), list(0));
+    }
+
     /// The splits of a block in order.
     fn of_block(list: &WorkList, block: u32) -> Vec<Split> {
         let mut splits = vec![list.splits[block as usize]];
@@ -376,7 +409,7 @@ mod tests {
     ) -> WorkList {
         let list = WorkList::new(needed, kv_heads, tile, max_blocks, costs);
         assert_eq!(list, WorkList::new(needed, kv_heads, tile, max_blocks, costs));
-        let Costs { overhead, whole } = costs;
+        let Costs { overhead, whole, .. } = costs;
         assert!(list.blocks <= max_blocks);
 
         // Blocks in order walk through all sequences in order, each token once.
@@ -448,7 +481,9 @@ mod tests {
     #[test]
     fn what_is_never_divided_fills_blocks_whole() {
         let tokens: Vec<_> = (0..3).map(|_| 0..256).collect();
-        let cut = |whole| check_needed(&tokens, 1, 64, 8, Costs { overhead: 1, whole });
+        let cut = |whole| {
+            check_needed(&tokens, 1, 64, 8, Costs { overhead: 1, whole, combine: 0 })
+        };
         assert_eq!((cut(3).blocks, cut(3).partials), (6, 6));
         assert_eq!((cut(4).blocks, cut(4).partials), (3, 0));
     }
@@ -507,7 +542,7 @@ mod tests {
             whole in 0u64..50,
         ) {
             let needed: Vec<_> = needed.iter().map(|&(a, b)| a.min(b)..a.max(b)).collect();
-            check_needed(&needed, kv_heads, 64, max_blocks, Costs { overhead, whole });
+            check_needed(&needed, kv_heads, 64, max_blocks, Costs { overhead, whole, combine: 0 });
         }
 
         #[test]

@@ -71,6 +71,7 @@ impl Division {
             return Ok(Division::Evenly(Costs {
                 overhead,
                 whole: or("whole", costs.whole),
+                combine: or("combine", costs.combine),
             }));
         }
         refuse_unless(arch.can_overlap_launches(), || {

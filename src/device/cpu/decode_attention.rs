@@ -464,10 +464,10 @@ fn attend_in_pairs<const G: usize, const N: usize, const C: usize>(
 fn pair_weights<const G: usize>(weights: &[Lanes], pairs: &mut [u32]) {
     let (pairs, _) = pairs.as_chunks_mut::<8>();
     for (weights, pairs) in weights.iter().zip(pairs) {
-        for i in 0..8 {
+        for (i, pair) in pairs.iter_mut().enumerate() {
             let even = 2 * (i / G) * G + i % G;
             let (low, high) = (weights.0[even], weights.0[even + G]);
-            pairs[i] = low.to_bits() >> 16 | high.to_bits() & 0xffff_0000;
+            *pair = low.to_bits() >> 16 | high.to_bits() & 0xffff_0000;
         }
     }
 }
