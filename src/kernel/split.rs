@@ -366,7 +366,8 @@ mod tests {
     fn a_sequence_has_no_more_splits_than_are_combined_in_time() {
         let splits = |tokens: u32, blocks: u32, combine: u64| {
             let costs = Costs { overhead: 4, whole: 0, combine };
-            WorkList::new(&[0..tokens], 1, 32, blocks, costs).splits.len()
+            let needed = vec![0..tokens; 1];
+            WorkList::new(&needed, 1, 32, blocks, costs).splits.len()
         };
         assert_eq!([0, 2, 5].map(|combine| splits(4096, 132, combine)), [128, 8, 6]);
         // As many as there are blocks, where these are fewer.

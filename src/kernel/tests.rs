@@ -341,10 +341,14 @@ fn every_configuration_is_another_way_to_run_some_problem() {
              dtype=bf16"
         )
     });
-    let latents = ["batch=8,context=256", "batch=128,context=16384"].map(|cache| {
-        ["16", "64"]
-            .map(|q_heads| format!("mla_decode:{cache},q_heads={q_heads},dtype=bf16"))
-    });
+    let latents =
+        ["batch=8,context=256", "batch=128,context=16384", "batch=1,context=32768"].map(
+            |cache| {
+                ["16", "64"].map(|q_heads| {
+                    format!("mla_decode:{cache},q_heads={q_heads},dtype=bf16")
+                })
+            },
+        );
     let problems: Vec<Problem> = memory_bound_points()
         .iter()
         .chain(&compute_bound_points())

@@ -212,10 +212,10 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "attention_prefill",
+        "attention_prefill.rows_64",
         &[
             "prefill_attention:batch=1,prefix=7,new_tokens=65,q_heads=4,kv_heads=2,head_dim=64,causal=true,dtype=bf16",
-            "prefill_attention:batch=1,prefix=100,new_tokens=15,q_heads=3,kv_heads=1,head_dim=64,causal=false,dtype=bf16",
+            "prefill_attention:batch=1,prefix=100,new_tokens=47,q_heads=3,kv_heads=1,head_dim=64,causal=false,dtype=bf16",
             "prefill_attention:batch=2,prefix=0,new_tokens=130,q_heads=2,kv_heads=2,head_dim=64,causal=true,dtype=bf16",
         ],
     ),
