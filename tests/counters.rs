@@ -20,8 +20,7 @@ fn root() -> &'static Path {
 
 /// Kernels with the blocks and grids that the tool told of, and those of today's plans, which
 /// are held against what it tells.
-const PLANS: [(&str, &str, &str); 3] = [
-    ("stream_read", r#""(512, 1, 1)","(264, 1, 1)""#, r#""(512, 1, 1)","(65536, 1, 1)""#),
+const PLANS: [(&str, &str, &str); 2] = [
     (
         "attention_decode",
         r#""(128, 1, 1)","(264, 1, 1)""#,

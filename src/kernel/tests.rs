@@ -223,7 +223,8 @@ fn tiles_in_flight_are_counted_for_every_kernel() {
     for (text, bytes) in [
         // Threads times vectors of each; tokens of a tile, keys and values.
         ("stream:access=read,bytes=32 MiB", 512 * 8 * 16),
-        ("stream:access=read,bytes=1 GiB", 512 * 2 * 16),
+        ("stream:access=read,bytes=1 GiB", 512 * 8 * 16),
+        ("stream:access=write,bytes=1 GiB", 512 * 2 * 16),
         ("peak:unit=fma,dtype=f32,lanes=4096,steps=16", 0),
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=128,dtype=bf16", 2 * 64 * 256),
         ("kv_read:batch=1,context=99,kv_heads=1,head_dim=80,dtype=bf16", 2 * 102 * 160),

@@ -155,7 +155,7 @@ fn multiply<const G: usize, const N: usize>(
 }
 
 /// As [`simd::accumulate`](super::simd::accumulate), with weights that are exact in bf16 and
-/// come in pairs, see [`pair_weights`]: rows are added two at a time.
+/// come in pairs, `[pair of rows][G]`: rows are added two at a time.
 #[target(
     "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+avx512bf16+fma+avx2+f16c+bmi2"
 )]
