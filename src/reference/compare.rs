@@ -193,6 +193,15 @@ pub const fn tolerance(dtype: DType) -> f64 {
     }
 }
 
+/// What an answer allows beside the [`tolerance`] of its format.
+#[derive(Clone, Copy)]
+pub(super) struct Tolerance {
+    /// What that is multiplied with: see [`super::Answer::tolerance_factor`].
+    pub factor: f64,
+    /// What is added for sums in fixed point, see [`crate::reference`].
+    pub of_sums: f64,
+}
+
 /// The value of a format nearest to `x`, ties to even, within its range.
 pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
     match dtype {
@@ -259,8 +268,7 @@ pub(super) struct CheckedOutput<'a> {
     pub first: u64,
     /// Chooses the sample where rows are sampled.
     pub draws: Key,
-    /// What tolerances are multiplied with: see [`super::Answer::tolerance_factor`].
-    pub tolerance_factor: f64,
+    pub tolerance: Tolerance,
 }
 
 impl CheckedOutput<'_> {
@@ -317,7 +325,7 @@ impl CheckedOutput<'_> {
             bytes: &self.bytes[byte(first)..byte(end)],
             first: first - start,
             draws: self.draws,
-            tolerance_factor: self.tolerance_factor,
+            tolerance: self.tolerance,
         })
     }
 
@@ -467,7 +475,7 @@ impl CheckedOutput<'_> {
         let rms = rms.max(typical.unwrap_or(0.0) / 4.0);
         let relative = match self.tensor.format {
             TensorFormat::Values(dtype) if typical.is_some() => {
-                self.tolerance_factor * tolerance(dtype)
+                self.tolerance.factor * tolerance(dtype) + self.tolerance.of_sums
             }
             _ => 0.0,
         };

@@ -7,6 +7,12 @@ use crate::format::{DType, TensorFormat};
 use crate::quant::{Quant, ScaleFormat};
 use crate::weights;
 
+/// Whether products of activations and weights are of 8-bit floats.
+pub(super) fn has_8_bit_floats(activations: Quant, weights: Quant) -> bool {
+    let is_one = |scheme: Quant| matches!(scheme.dtype(), DType::Fp8E4m3 | DType::Fp8E5m2);
+    is_one(activations) && is_one(weights)
+}
+
 /// Outputs of a gemm row that are compared together.
 const GEMM_COLUMNS: u64 = 64;
 
