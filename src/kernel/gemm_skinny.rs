@@ -369,28 +369,56 @@ pub(super) struct SkinnyGemm {
     ring: Ring,
 }
 
-/// Other rings: warps that divide columns, so that a stage has long runs of a row, and that wait
-/// for their own copies alone.
-pub(super) const RING_CONFIGURATIONS: &[Configuration] = &[
-    Configuration::new("runs_512", &[("by_columns", 1), ("warps", 4)]),
-    Configuration::new("runs_1024", &[("by_columns", 1), ("warps", 8)]),
-    Configuration::new("warp_rings", &[("by_columns", 1), ("warps", 4), ("warp_ring", 1)]),
-    Configuration::new(
-        "warp_rings_1024",
-        &[("by_columns", 1), ("warps", 8), ("warp_ring", 1)],
-    ),
-    Configuration::new(
-        "warp_rings_tall",
-        &[("by_columns", 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
-    ),
-];
+/// Warps divide rows of weights, and wait for one another.
+const BY_ROWS: Configuration = Configuration::new("by_rows", &[("by_columns", 0)]);
+const RUNS_512: Configuration =
+    Configuration::new("runs_512", &[("by_columns", 1), ("warps", 4)]);
+const RUNS_1024: Configuration =
+    Configuration::new("runs_1024", &[("by_columns", 1), ("warps", 8)]);
+const WARP_RINGS: Configuration =
+    Configuration::new("warp_rings", &[("by_columns", 1), ("warps", 4), ("warp_ring", 1)]);
+const WARP_RINGS_1024: Configuration = Configuration::new(
+    "warp_rings_1024",
+    &[("by_columns", 1), ("warps", 8), ("warp_ring", 1)],
+);
+const WARP_RINGS_TALL: Configuration = Configuration::new(
+    "warp_rings_tall",
+    &[("by_columns", 1), ("warps", 4), ("warp_ring", 1), ("m_tiles", 4)],
+);
+
+/// Rings other than those of [`BY_ROWS`]: warps divide columns, so that a stage has long runs of
+/// a row, and may wait for their own copies alone.
+pub(super) const RING_CONFIGURATIONS: &[Configuration] =
+    &[RUNS_512, RUNS_1024, WARP_RINGS, WARP_RINGS_1024, WARP_RINGS_TALL];
+
+/// What the default is for a problem.
+///
+/// With up to 16 rows of activations an H200 took 1.04 to 1.39 times as long by rows
+/// (`results/2026-11-28-nvidia-h200-tune`: m of 1, 4 and 16, n of 4096 and 32768). Where each
+/// block has whole rows of its own, blocks of eight warps were the fastest, which divide columns
+/// most; with more rows it was four warps, of quantized weights with twice the rows, which read
+/// the activations half as often. Other architectures were not measured.
+fn usual(p: &Gemm, arch: Arch) -> Configuration {
+    if p.m > MAX_ROWS_BY_COLUMNS || arch.major != 9 {
+        return BY_ROWS;
+    }
+    let tiles = p.n.div_ceil(u64::from(16 * M_TILES));
+    if tiles <= arch.usual_sms().into() {
+        WARP_RINGS_1024
+    } else if p.w_dtype.dtype() == p.dtype {
+        WARP_RINGS
+    } else {
+        WARP_RINGS_TALL
+    }
+}
 
 impl HostHalf for SkinnyGemm {
     type Operation = Gemm;
     const NAME: &'static str = "gemm_skinny";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_skinny.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] = RING_CONFIGURATIONS;
+    const CONFIGURATIONS: &[Configuration] =
+        &[BY_ROWS, RUNS_512, RUNS_1024, WARP_RINGS, WARP_RINGS_1024, WARP_RINGS_TALL];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;
@@ -405,6 +433,7 @@ impl HostHalf for SkinnyGemm {
         })?;
         refuse_activations(p.m, p.k)?;
         let row_tiles = row_tiles(p);
+        let choice = if choice.is_default() { &usual(p, arch) } else { choice };
         let ring = Ring::chosen((p.m, p.m.div_ceil(row_tiles)), w_dtype, arch, choice)?;
         Ok(SkinnyGemm { p: *p, formats, row_tiles, ring })
     }
@@ -438,7 +467,9 @@ impl HostHalf for SkinnyGemm {
 mod tests {
     use super::*;
     use crate::kernel::Kernel;
-    use crate::kernel::contract::testing::{configured, operation, options, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, operation, options, options_as, plan, refusal,
+    };
 
     const ARCHS: [&str; 7] =
         ["sm_80", "sm_86", "sm_87", "sm_89", "sm_90a", "sm_100a", "sm_120"];
@@ -491,7 +522,7 @@ mod tests {
             )))
         };
         let mut looked_at = 0;
-        for (choice, arch) in SkinnyGemm::CONFIGURATIONS
+        for (choice, arch) in RING_CONFIGURATIONS
             .iter()
             .flat_map(|c| ARCHS.map(|arch| (c, arch.parse::<Arch>().unwrap())))
         {
@@ -526,6 +557,26 @@ mod tests {
         assert!(looked_at > 1000, "{looked_at}");
     }
 
+    /// By the times of an H200, see [`usual`].
+    #[test]
+    fn the_default_is_the_ring_that_was_fastest() {
+        let p = |text: &str| operation::<Gemm>(&problem(text));
+        for (text, name) in [
+            ("m=1,n=4096,k=8192,dtype=bf16", "warp_rings_1024"),
+            ("m=16,n=4224,k=8192,dtype=bf16,w_dtype=int4", "warp_rings_1024"),
+            ("m=16,n=4225,k=8192,dtype=bf16", "warp_rings"),
+            ("m=4,n=32768,k=8192,dtype=f16", "warp_rings"),
+            ("m=4,n=32768,k=8192,dtype=bf16,w_dtype=fp8_e4m3", "warp_rings_tall"),
+            ("m=17,n=4096,k=8192,dtype=bf16", "by_rows"),
+        ] {
+            assert_eq!(usual(&p(text), Arch::SM_90).name, name, "{text}");
+            assert_eq!(usual(&p(text), Arch::SM_80).name, "by_rows", "{text}");
+        }
+        // Each of 4096 rows of weights is one block's, and nothing is left to add up.
+        let plan = plan_on_h100("m=16,n=4096,k=8192,dtype=bf16");
+        assert_eq!((plan.launches[0].grid[0], plan.extra_bytes), (128, Some(32 * 128)));
+    }
+
     #[test]
     fn every_block_has_rows() {
         for m in 1..=MAX_ROWS {
@@ -549,6 +600,15 @@ mod tests {
         let options = |text: &str| options::<SkinnyGemm>(&problem(text), Arch::SM_90);
         let of_one = options("m=1,n=16,k=128,dtype=f16,w_dtype=int4");
         assert_eq!(of_one, options("m=8,n=4096,k=8192,dtype=f16,w_dtype=int4"));
+        assert_eq!(
+            of_one,
+            "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=8 -DM_TILES=2 \
+             -DCOLUMN_WARPS=8 -DWARP_RING=1 -DBLOCKS_PER_SM=1 -DSTAGES=6 -DSHARED_BYTES=199680"
+        );
+        let by_rows =
+            |text: &str| options_as::<SkinnyGemm>(&problem(text), Arch::SM_90, "by_rows");
+        let of_one = by_rows("m=1,n=16,k=128,dtype=f16,w_dtype=int4");
+        assert_eq!(of_one, by_rows("m=8,n=4096,k=8192,dtype=f16,w_dtype=int4"));
         assert_eq!(
             of_one,
             "-DELEMENT_F16=1 -DWEIGHT_INT4=1 -DTOKENS=8 -DWARPS=4 -DM_TILES=2 \
@@ -576,16 +636,22 @@ mod tests {
         ] {
             let plan = plan_on_h100(text);
             assert!(plan.imbalance < 1.04, "{text}: {}", plan.imbalance);
-            // Nearly all SMs take part.
-            let resident = if text.starts_with("m=64") { 132 } else { 264 };
+            // Nearly all SMs take part, those of 4096 rows with one block each.
+            let is_alone = text.starts_with("m=64") || text.contains("n=4096");
+            let resident = if is_alone { 132 } else { 264 };
             assert!(plan.launches[0].grid[0] * 100 >= resident * 96, "{text}");
         }
     }
 
     #[test]
     fn partial_sums_are_extra_traffic() {
+        let by_rows = |text: &str| {
+            let half =
+                SkinnyGemm::configure(&operation(&problem(text)), Arch::SM_90, &BY_ROWS);
+            half.unwrap().plan(&Target::new(Arch::SM_90, 132))
+        };
         // One tile of 128 rows and one of 72.
-        let plan = plan_on_h100("m=3,n=200,k=8192,dtype=bf16");
+        let plan = by_rows("m=3,n=200,k=8192,dtype=bf16");
         let splits: Vec<Split> = match &plan.scratch[0].content {
             crate::kernel::Content::Bytes(bytes) => bytemuck::pod_collect_to_vec(bytes),
             other => unreachable!("{other:?}"),
@@ -597,7 +663,7 @@ mod tests {
         // Splits begin where lines of memory and stages do.
         assert!(splits.iter().all(|split| split.first_token % 64 == 0));
         // A tile of one unit has no partial results.
-        let plan = plan_on_h100("m=3,n=100,k=32,dtype=bf16");
+        let plan = by_rows("m=3,n=100,k=32,dtype=bf16");
         assert_eq!(plan.extra_bytes, Some(32));
         // Blocks that share weights share them through a cache.
         let plan = plan_on_h100("m=65,n=100,k=64,dtype=bf16,w_dtype=int8");

@@ -55,6 +55,11 @@ const STATIC_SHARED_BYTES: u32 = 1024;
 /// `gemm_wgmma` has. Bytes of weights bind both, and estimates are within 5% of one another.
 const FASTEST_ROWS: u64 = 64;
 
+/// Fewest bytes of weights with [`LEAST_ROWS`], where `gemm_skinny` has a smaller fixed cost and
+/// takes longer for each byte. On an H200, with 64 and 512 MiB, it took 19.2 and 131.0 us, this
+/// kernel 21.7 and 127.6 (`results/2026-11-28-nvidia-h200-tune`): lines that cross here.
+const LEAST_ROWS_BYTES: u64 = 250 << 20;
+
 /// Names of the tensor maps.
 const WEIGHTS: &str = "weights";
 const X: &str = "x";
@@ -502,6 +507,10 @@ impl HostHalf for SwappedGemm {
     }
 
     fn is_fast(&self) -> bool {
+        if self.p.m == LEAST_ROWS {
+            let bytes = self.p.w_dtype.matrix_bytes(self.p.n, self.p.k);
+            return bytes >= LEAST_ROWS_BYTES;
+        }
         if self.p.m <= FASTEST_ROWS || self.tile.converts() {
             return true;
         }
@@ -945,7 +954,9 @@ mod tests {
             Kernel::for_problem(&problem, Arch::SM_90).unwrap().kernel.name
         };
         assert_eq!(default("m=15,n=64,k=64,dtype=f16"), "gemm_skinny");
-        assert_eq!(default("m=16,n=64,k=64,dtype=f16"), "gemm_swapped");
+        assert_eq!(default("m=16,n=8192,k=8192,dtype=f16"), "gemm_skinny");
+        assert_eq!(default("m=16,n=32768,k=8192,dtype=f16"), "gemm_swapped");
+        assert_eq!(default("m=17,n=64,k=64,dtype=f16"), "gemm_swapped");
         assert_eq!(default("m=64,n=5120,k=25600,dtype=f16"), "gemm_swapped");
         assert_eq!(default("m=256,n=7168,k=18432,dtype=f16"), "gemm_swapped");
         assert_eq!(default("m=256,n=5120,k=25600,dtype=bf16,w_dtype=int8"), "gemm_swapped");

@@ -165,21 +165,19 @@ impl HostHalf for Gemv {
         })
     }
 
-    /// Whether nothing but the weights takes time, by counts.
+    /// Whether nothing but the weights takes time.
     ///
     /// An SM of an H100 gets 512 bytes, a warp's load, in 38 clocks of 1.7 GHz where 132 share
     /// 3050 GB/s, and issues 152 instructions meanwhile. The loop of the compiled kernel has, for
     /// each load, with m = 1, 2 and 4: 27, 44 and 61 with weights of 16 bits, 70 to 74, 105 to
-    /// 109 and 138 to 142 with 8; 62 with 4 bits. Up to half of the slots leaves memory the
-    /// bound.
-    ///
-    /// Each block reads the activations from L2: with weights of 8 and 4 bits that is a quarter
-    /// of its weights' bytes for each token, with others an eighth or a sixteenth.
+    /// 109 and 138 to 142 with 8; 62 with 4 bits. On an H200 one row took as long as the bytes;
+    /// four took 7% longer than `gemm_skinny`'s warps did, in 16 bits, and 63% with 8
+    /// (`results/2026-11-28-nvidia-h200-tune`). That kernel has none in f32.
     ///
     /// And few rows do not fill a GPU: nothing divides columns here but the warps of a block.
     fn is_fast(&self) -> bool {
-        let is_narrow = self.p.w_dtype.dtype().bytes_of(2) < 4;
-        (!is_narrow || self.p.m == 1) && self.blocks() >= self.arch.usual_sms().into()
+        let alone = self.p.m == 1 || self.p.dtype == DType::F32;
+        alone && self.blocks() >= self.arch.usual_sms().into()
     }
 }
 
@@ -322,8 +320,8 @@ mod tests {
         };
         for (text, name) in [
             ("m=1,n=8192,k=8192,dtype=bf16", "gemv"),
-            ("m=4,n=8192,k=8192,dtype=f16", "gemv"),
-            ("m=5,n=8192,k=8192,dtype=bf16", "gemm_skinny"),
+            ("m=2,n=8192,k=8192,dtype=f16", "gemm_skinny"),
+            ("m=4,n=8192,k=8192,dtype=bf16", "gemm_skinny"),
             ("m=1,n=8192,k=8192,dtype=bf16,w_dtype=fp8_e4m3", "gemv"),
             ("m=2,n=8192,k=8192,dtype=bf16,w_dtype=fp8_e4m3", "gemm_skinny"),
             ("m=1,n=8192,k=8192,dtype=bf16,w_dtype=int4", "gemv"),

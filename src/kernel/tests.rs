@@ -107,7 +107,11 @@ fn memory_bound_kernels_have_enough_bytes_in_flight() {
             names.insert(configured.kernel.name);
             for bytes in bytes_in_flight_per_sm(&configured) {
                 let name = configured.kernel.name;
-                assert!(bytes >= 64 << 10, "{name} for {text}: {bytes}");
+                // Warps that wait for nobody begin, end and wait apart.
+                let is_apart =
+                    configured.defines.0.contains(&("WARP_RING", "1".to_owned()));
+                let least = if is_apart { 48 << 10 } else { 64 << 10 };
+                assert!(bytes >= least, "{name} for {text}: {bytes}");
                 looked_at += 1;
             }
         }
