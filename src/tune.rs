@@ -58,13 +58,22 @@ struct Contest {
     configurations: Vec<&'static Configuration>,
 }
 
-/// The suite of the campaign that tunes: one problem for each class of shapes that a suite
-/// has, the first, in all configurations.
+/// A campaign that tunes.
+pub struct Competition {
+    /// One problem for each class of shapes, in all configurations.
+    pub suite: Suite,
+    /// Kernels and problems for which the time is too short, `gemv: gemm:m=1,...`.
+    pub left_out: Vec<String>,
+}
+
+/// The campaign that tunes: one problem for each class of shapes that a suite has, the first, in
+/// all configurations. Of those that the budget does not suffice for, in rounds as short as can
+/// be, the last are left out: what competes shall also be compared with the default.
 ///
 /// # Errors
 /// A kernel that the device does not have or of which there is nothing to choose, shapes that
 /// do not plan or that none of the kernels runs.
-pub fn competition(device: &dyn Device, request: &TuneRequest<'_>) -> Result<Suite> {
+pub fn competition(device: &dyn Device, request: &TuneRequest<'_>) -> Result<Competition> {
     for name in request.kernels {
         match device.search_space(name) {
             None => bail!(
@@ -81,7 +90,7 @@ pub fn competition(device: &dyn Device, request: &TuneRequest<'_>) -> Result<Sui
             Some(_) => {}
         }
     }
-    let contests = contests(device, request)?;
+    let mut contests = contests(device, request)?;
     if contests.is_empty() {
         bail!(
             "no point of suite {} has several configurations of {} on {}",
@@ -93,8 +102,22 @@ pub fn competition(device: &dyn Device, request: &TuneRequest<'_>) -> Result<Sui
             device.info().name
         );
     }
+    let budget_s = request.budget_s.unwrap_or(f64::INFINITY);
+    let affordable = affordable(&contests, budget_s);
+    let spell = |c: Contest| format!("{}: {}", c.kernel, c.point.problem);
+    let left_out = contests.drain(affordable..).map(spell).collect();
     let text = suite_text(&contests, request);
-    Ok(Suite::parse("tune.toml", &text)?)
+    Ok(Competition { suite: Suite::parse("tune.toml", &text)?, left_out })
+}
+
+/// The first contests, at least one, that so many seconds suffice for.
+fn affordable(contests: &[Contest], budget_s: f64) -> usize {
+    let shortest_s = ROUND_RANGE_S[0] + LAYOUT_S;
+    let fits = |&count: &usize| {
+        let (_, rows) = Rounds::of(&contests[..count]);
+        rows as f64 * shortest_s <= budget_s
+    };
+    (1..=contests.len()).rev().find(fits).unwrap_or(1)
 }
 
 fn contests(device: &dyn Device, request: &TuneRequest<'_>) -> Result<Vec<Contest>> {
@@ -123,26 +146,39 @@ fn halving_rounds(challengers: usize) -> usize {
     challengers.next_power_of_two().ilog2() as usize
 }
 
+/// Rounds of a campaign.
+struct Rounds {
+    /// After which of every contest one configuration is left beside the default.
+    halving: usize,
+    /// All of them.
+    all: usize,
+}
+
+impl Rounds {
+    /// The rounds of these contests, and how many rows all of them have.
+    fn of(contests: &[Contest]) -> (Rounds, usize) {
+        let challengers = contests.iter().map(|contest| contest.configurations.len() - 1);
+        let halving = halving_rounds(challengers.clone().max().unwrap_or(0));
+        let all = halving + COMPARED_ROUNDS;
+        let in_round =
+            |count: usize, round: usize| 2 + count.div_ceil(1 << round.min(halving));
+        let of_contest =
+            |count| (0..all).map(|round| in_round(count, round)).sum::<usize>();
+        (Rounds { halving, all }, challengers.map(of_contest).sum())
+    }
+}
+
 fn suite_text(contests: &[Contest], request: &TuneRequest<'_>) -> String {
-    let most = contests.iter().map(|contest| contest.configurations.len() - 1).max();
-    let halving = halving_rounds(most.unwrap_or(0));
-    let rounds = halving + COMPARED_ROUNDS;
-    let in_round = |contest: &Contest, round: usize| {
-        2 + (contest.configurations.len() - 1).div_ceil(1 << round.min(halving))
-    };
-    let all: usize = contests
-        .iter()
-        .map(|c| (0..rounds).map(|round| in_round(c, round)).sum::<usize>())
-        .sum();
+    let (Rounds { halving, all: rounds }, rows) = Rounds::of(contests);
     let [shortest, longest] = ROUND_RANGE_S;
     let round_s = request.budget_s.map_or(ROUND_S, |budget_s| {
-        (budget_s / all as f64 - LAYOUT_S).clamp(shortest, longest)
+        (budget_s / rows as f64 - LAYOUT_S).clamp(shortest, longest)
     });
     // Settings are of all rounds together.
     let total_s = round_s * rounds as f64;
     let mut text = format!(
         "name = \"tune\"\nabout = \"Every configuration of kernels on the shapes of suite {}, in \
-         {all} rounds.\"\n\n[protocol]\nwarmup_s = {}\nmin_samples = {}\nmax_sample_s = {}\n\
+         {rows} rounds.\"\n\n[protocol]\nwarmup_s = {}\nmin_samples = {}\nmax_sample_s = {}\n\
          half_width = 0.01\nrounds = {rounds}\nhalving_rounds = {halving}\nvendor = false\n",
         request.shapes.name,
         total_s / 3.0,

@@ -56,7 +56,7 @@ fn kernels_of_the_cpu_are_tuned_and_run_by_the_table() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("shapes.toml"), SHAPES).unwrap();
     let tune = ["tune", "cpu_stream", "--device", "cpu", "--shapes", "shapes.toml"];
-    let options = ["--minutes", "0.1", "--out", "tuned", "--format", "csv"];
+    let options = ["--minutes", "0.13", "--out", "tuned", "--format", "csv"];
     let printed = succeed(dir.path(), &[&tune[..], &options].concat());
     // Two classes, for 2 and 2.5 MiB are one.
     let classes = printed.split("\n\n").next().unwrap();

@@ -18,7 +18,7 @@ use crate::model::machine::Machines;
 use crate::output::remark;
 use crate::record::{Records, write_atomically};
 use crate::suite::Suite;
-use crate::tune::{self, TuneRequest};
+use crate::tune::{self, Competition, TuneRequest};
 use crate::verdict::judge;
 
 /// Find the fastest configuration of kernels on this machine, by class of shapes, and write
@@ -63,7 +63,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
             return Ok(None);
         }
         let request = TuneRequest { shapes: &shapes, kernels: &kernels, budget_s };
-        Ok(Some(tune::competition(device, &request)?))
+        let Competition { suite, left_out } = tune::competition(device, &request)?;
+        if let [first, ..] = &left_out[..] {
+            remark!(
+                "{} classes of shapes are left out, for which the time is too short, the first is \
+                 {first}; give more --minutes, or fewer kernels or shapes at a time",
+                left_out.len()
+            );
+        }
+        Ok(Some(suite))
     };
     let options = MeasureOptions::alone(common, format);
     let device_options = options.device_options();

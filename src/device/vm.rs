@@ -334,7 +334,7 @@ impl Device for VmDevice {
     }
 
     fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
-        Kernel::candidates(problem, self.target.arch)
+        Kernel::candidates(problem, &self.target)
     }
 
     fn search_space(&self, kernel: &str) -> Option<SearchSpace> {

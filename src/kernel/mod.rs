@@ -36,6 +36,7 @@ mod kv_read;
 mod lengths;
 mod moe_gemm;
 mod moe_gemm_wgmma;
+mod outline;
 mod peak;
 mod peak_wgmma;
 mod plan;

@@ -20,6 +20,7 @@ use super::kv_append::AppendToPages;
 use super::kv_read::ReadCache;
 use super::moe_gemm::ExpertGemm;
 use super::moe_gemm_wgmma::WgmmaExpertGemm;
+use super::outline::Outline;
 use super::peak::PeakChains;
 use super::peak_wgmma::WarpgroupProducts;
 use super::refusal::Refusal;
@@ -29,7 +30,7 @@ use super::stream::VectorStream;
 use super::stream_bulk::BulkStream;
 use super::transfer::HostCopies;
 use crate::op::Problem;
-use crate::toolchain::Arch;
+use crate::toolchain::{Arch, Target};
 
 /// Every CUDA kernel. Where several run the same problem, the default is the first one that
 /// expects to be no slower than those after it. Of matrix products those of few rows come
@@ -134,14 +135,32 @@ impl Kernel {
         }))
     }
 
-    /// Every kernel that runs a problem, with each of its configurations in which it does.
-    pub fn candidates(problem: &Problem, arch: Arch) -> Vec<Candidate> {
+    /// Every kernel that runs a problem on a GPU, with each of its configurations in which it
+    /// does, but for those that are one before them by another name.
+    pub fn candidates(problem: &Problem, target: &Target) -> Vec<Candidate> {
         let of_op = KERNELS.iter().filter(|kernel| kernel.op == problem.op());
-        let all =
-            of_op.flat_map(|kernel| kernel.configurations().map(move |c| (kernel, c)));
-        all.filter(|(kernel, c)| kernel.configure_as(problem, arch, c).is_ok())
-            .map(|(kernel, configuration)| Candidate { kernel: kernel.name, configuration })
-            .collect()
+        of_op.flat_map(|kernel| kernel.candidates_of(problem, target)).collect()
+    }
+
+    fn candidates_of(&'static self, problem: &Problem, target: &Target) -> Vec<Candidate> {
+        let runs = |configuration: &'static Configuration| {
+            let configured = self.configure_as(problem, target.arch, configuration).ok()?;
+            Some((Candidate { kernel: self.name, configuration }, configured))
+        };
+        let all: Vec<_> = self.configurations().filter_map(runs).collect();
+        if all.len() < 2 {
+            return all.into_iter().map(|(candidate, _)| candidate).collect();
+        }
+        let mut known = Vec::new();
+        let mut candidates = Vec::new();
+        for (candidate, configured) in all {
+            let outline = Outline::of(&configured, problem, target);
+            if !known.contains(&outline) {
+                known.push(outline);
+                candidates.push(candidate);
+            }
+        }
+        candidates
     }
 
     /// Every kernel that runs a problem, configured for it.

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::contract::testing::plan;
+use super::outline::Outline;
 use super::stream::VectorStream;
 use super::*;
 use crate::op::{Op, Problem};
@@ -311,30 +312,6 @@ fn schemes_without_a_kernel_are_refused() {
     }
 }
 
-/// What a plan is, with the parameters of its launches.
-fn outline(configured: &Configured, problem: &Problem) -> String {
-    let plan = configured.plan(&Target::new(configured.arch, configured.arch.usual_sms()));
-    let tensors = problem.tensors();
-    let bound = Bound::new(1, 0, tensors.iter().map(|tensor| tensor.name).zip(1..));
-    let addresses: Vec<u64> = plan.all_scratch().zip(100..).map(|(_, at)| at).collect();
-    let encode = |_: &_| Ok::<_, Refusal>(EncodedTensorMap([0; 128]));
-    let params = plan.params(bound, &addresses, encode).unwrap();
-    let launch = |launch: &Launch| {
-        (
-            launch.entry,
-            launch.grid,
-            launch.block,
-            launch.shared_bytes,
-            launch.bytes_in_flight,
-        )
-    };
-    let launches: Vec<_> = plan.launches.iter().map(launch).collect();
-    let scratch: Vec<_> =
-        plan.scratch.iter().map(|s| (s.name, s.content.clone())).collect();
-    let defines = &configured.defines;
-    format!("{defines} {launches:?} {scratch:?} {:?} {params:?}", plan.extra_bytes)
-}
-
 /// A parameter that a host half does not read would make a configuration that is the default
 /// by another name, which a tuner would measure and could not tell from it.
 #[test]
@@ -361,8 +338,9 @@ fn every_configuration_is_another_way_to_run_some_problem() {
         .chain(latents.as_flattened())
         .map(|text| text.parse().unwrap())
         .collect();
+    let target = Target::new(Arch::SM_90, Arch::SM_90.usual_sms());
     for kernel in KERNELS {
-        let (mut names, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        let (mut names, mut seen) = (BTreeSet::new(), Vec::new());
         for configuration in kernel.configurations() {
             let name = configuration.name;
             assert!(names.insert(name), "{} has {name} twice", kernel.name);
@@ -374,16 +352,43 @@ fn every_configuration_is_another_way_to_run_some_problem() {
             let of_kernel = problems.iter().filter(|problem| problem.op() == kernel.op);
             let ways = of_kernel.filter_map(|problem| {
                 let found = kernel.configure_as(problem, Arch::SM_90, configuration);
-                found.ok().map(|configured| outline(&configured, problem))
+                found.ok().map(|configured| Outline::of(&configured, problem, &target))
             });
-            let ways: Vec<String> = ways.collect();
+            let ways: Vec<Outline> = ways.collect();
             assert!(!configuration.is_default() || name == "default");
             if kernel.configurations().count() > 1 {
                 assert!(!ways.is_empty(), "{spelled} runs no problem");
-                assert!(seen.insert(ways), "{spelled} is another one by another name");
+                assert!(!seen.contains(&ways), "{spelled} is another one by another name");
+                seen.push(ways);
             }
         }
     }
+}
+
+/// Where the default is one of the others, it is not measured against itself.
+#[test]
+fn candidates_are_told_apart() {
+    let target = Target::new(Arch::SM_90, 132);
+    let names = |text: &str, kernel: &str| -> Vec<&str> {
+        let problem: Problem = text.parse().unwrap();
+        let all = Kernel::candidates(&problem, &target).into_iter();
+        all.filter(|c| c.kernel == kernel).map(|c| c.configuration.name).collect()
+    };
+    let rings = |n: u64| names(&format!("gemm:m=4,n={n},k=8192,dtype=bf16"), "gemm_skinny");
+    let others = ["by_rows", "runs_512", "runs_1024"];
+    assert_eq!(
+        rings(4096),
+        [&["default"], &others[..], &["warp_rings", "warp_rings_tall"]].concat()
+    );
+    let tall =
+        [&["default"], &others[..], &["warp_rings_1024", "warp_rings_tall"]].concat();
+    assert_eq!(rings(32768), tall);
+    let tiles = names("gemm:m=4096,n=8192,k=8192,dtype=bf16", "gemm_wgmma");
+    assert!(
+        tiles.len() > 3 && !tiles.contains(&"tile_128x256_shared_b"),
+        "{}",
+        tiles.join(" ")
+    );
 }
 
 #[test]
@@ -393,7 +398,9 @@ fn a_configuration_is_found_by_its_name_or_refused_with_those_that_there_are() {
     let default = asked("stream.default").unwrap();
     assert_eq!(default.configuration, Configuration::DEFAULT);
     let other = asked("stream").unwrap();
-    assert_eq!(outline(&default, &problem), outline(&other, &problem));
+    let target = Target::new(Arch::SM_90, 132);
+    let outline = |configured: &Configured| Outline::of(configured, &problem, &target);
+    assert_eq!(outline(&default), outline(&other));
     let why = asked("stream.no_such").unwrap_err().0;
     assert!(why.contains("no configuration `no_such`; it has default"), "{why}");
 }

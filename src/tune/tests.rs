@@ -40,8 +40,8 @@ fn shapes() -> Suite {
 fn tune(device: &mut SimulatedDevice, seed: u64) -> Found {
     let dir = tempfile::tempdir().unwrap();
     let shapes = shapes();
-    let request = TuneRequest { shapes: &shapes, kernels: &[], budget_s: Some(0.1) };
-    let suite = competition(device, &request).unwrap();
+    let request = TuneRequest { shapes: &shapes, kernels: &[], budget_s: Some(10.0) };
+    let suite = competition(device, &request).unwrap().suite;
     let settings = suite.settings;
     // Made-up times take no time: a few launches are as good as many.
     let text = suite.text.replace("warmup_s = ", "warmup_s = 0.001 # ");
@@ -67,7 +67,7 @@ fn one_problem_of_each_class_competes_in_every_configuration() {
     let device = device(&SPACE, 0.0);
     let shapes = shapes();
     let request = TuneRequest { shapes: &shapes, kernels: &[], budget_s: None };
-    let suite = competition(&device, &request).unwrap();
+    let suite = competition(&device, &request).unwrap().suite;
     // Five others take three rounds until one is left.
     assert_eq!((suite.settings.halving_rounds, suite.settings.rounds), (3, 11));
     let points = suite.plan(&device).unwrap().points;
@@ -78,13 +78,34 @@ fn one_problem_of_each_class_competes_in_every_configuration() {
     assert!(points[..7].iter().all(|point| point.problem.to_string().ends_with("=1024")));
 }
 
+/// Of two classes one has the time of its deciding rounds, rather than both half of it.
+#[test]
+fn classes_that_the_time_is_too_short_for_are_left_out() {
+    let device = device(&SPACE, 0.0);
+    let shapes = shapes();
+    let within = |budget_s| {
+        let request =
+            TuneRequest { shapes: &shapes, kernels: &[], budget_s: Some(budget_s) };
+        let Competition { suite, left_out } = competition(&device, &request).unwrap();
+        assert_eq!((suite.settings.halving_rounds, suite.settings.rounds), (3, 11));
+        (suite.plan(&device).unwrap().points.len(), left_out)
+    };
+    // By hand: five others make 7, 5, 4 and 8 times 3 rows of a class, of 0.09 s each.
+    assert_eq!(within(2.0 * 40.0 * 0.09 + 0.01), (2 * 7, vec![]));
+    let out = vec!["simulated: stream:access=read,bytes=16384".to_owned()];
+    assert_eq!(within(2.0 * 40.0 * 0.09 - 0.01), (7, out.clone()));
+    // One class competes, however long it takes.
+    assert_eq!(within(0.1), (7, out));
+}
+
 #[test]
 fn what_cannot_be_tuned_is_refused_in_a_sentence() {
     let shapes = shapes();
     let refusal = |configurations, kernels: &[&str]| {
         let kernels: Vec<String> = kernels.iter().map(|name| (*name).to_owned()).collect();
         let request = TuneRequest { shapes: &shapes, kernels: &kernels, budget_s: None };
-        competition(&device(configurations, 0.0), &request).unwrap_err().to_string()
+        let found = competition(&device(configurations, 0.0), &request);
+        found.err().unwrap().to_string()
     };
     let unknown = refusal(&SPACE, &["gemm"]);
     assert!(

@@ -27,7 +27,7 @@ impl Device for CudaDevice {
     }
 
     fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
-        Kernel::candidates(problem, self.target.arch)
+        Kernel::candidates(problem, &self.target)
     }
 
     fn search_space(&self, kernel: &str) -> Option<SearchSpace> {
