@@ -367,8 +367,8 @@ struct Transposer {
   // eight. Rows of a matrix are eight in a row of panels' rows, so that no bank is asked twice.
   DEVICE void transpose() const {
     constexpr u32 blocks = V_HEAD_DIM / 16, chunk_bytes = 16, chunks = ROW_BYTES / chunk_bytes;
-    // Blocks whose loads are in flight together.
-    constexpr u32 together = 4;
+    // Blocks whose loads are in flight together, as many as there are registers for.
+    constexpr u32 together = CONSUMERS == 2 ? 4 : 2;
     static_assert(blocks % together == 0, "these have the same keys");
     const u32 within = lane_index() % 8, matrix = lane_index() / 8;
     for (u32 i = warp; i < KEYS / 32 * blocks / together; i += TRANSPOSING) {

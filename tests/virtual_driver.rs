@@ -285,11 +285,11 @@ dtype = "bf16"
 cache = "hot"
 [[points]]
 op = "prefill_attention"
-kernel = ["attention_prefill", "attention_prefill_wgmma"]
-batch = 3
-new_tokens = 15
-q_heads = 4
-kv_heads = 2
+kernel = "attention_prefill_wgmma"
+batch = 2
+new_tokens = 3
+q_heads = 2
+kv_heads = 1
 head_dim = 64
 dtype = "bf16"
 lengths = "ragged"

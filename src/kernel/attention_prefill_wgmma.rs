@@ -33,6 +33,8 @@ const MOST_KEYS: u64 = 176;
 const STATIC_SHARED_BYTES: u32 = 1024;
 /// Keys of the smallest box: the rows of one swizzle atom.
 const LEAST_BOX: u64 = 8;
+/// Most pages of a tile: the thread that copies has registers for so many of their numbers.
+const MOST_PAGES: u64 = 8;
 /// What an item costs a block beside its tiles, in tiles: the first softmax and the last
 /// product overlap with nothing of their own warpgroup.
 const OVERHEAD: u64 = 1;
@@ -109,11 +111,11 @@ impl Shape {
         Some(Shape { consumers, keys, stages, turns: consumers == 3, lazy_bits })
     }
 
-    /// The same of operands in 8 bits, whose tiles of keys are wider, and of values there are
-    /// two: as they lie, and transposed.
+    /// The same of operands in 8 bits: of values there are two tiles, as they lie and
+    /// transposed, and the warps that transpose need the registers of a third warpgroup.
     fn narrow(p: &PrefillAttention, paged: bool, longest: u64) -> Option<Self> {
         let (consumers, keys, stages) = match (p.head_dim, p.v_head_dim) {
-            (64, 64) => (3, 128, 4),
+            (64, 64) => (2, 128, 4),
             (128, 128) if paged => (2, 128, 2),
             (128, 128) if !p.causal => (2, 224, 2),
             (128, 128) if longest < WIDE_TILE_KEYS => (2, 128, 2),
@@ -122,7 +124,7 @@ impl Shape {
             (256, 256) => (2, 96, 2),
             _ => return None,
         };
-        Some(Shape { consumers, keys, stages, turns: consumers == 3, lazy_bits: 0 })
+        Some(Shape { consumers, keys, stages, turns: false, lazy_bits: 0 })
     }
 
     /// The shape of a configuration.
@@ -136,22 +138,11 @@ impl Shape {
         choice: &Configuration,
     ) -> Result<Self, Refusal> {
         let consumers = u64::from(choice.or("warpgroups", self.consumers as u32));
-        // Three have the registers of narrow heads alone, and of fewer scores.
-        let most = match (p.head_dim, p.v_head_dim, consumers) {
-            (256, 256, _) if is_narrow(p) => 96,
-            (128, 128, _) if is_narrow(p) => 224,
-            (64, 64, 3) | (192, 128, _) => 128,
-            (256, 256, _) => 80,
-            _ => MOST_KEYS,
-        };
-        let keys = u64::from(choice.or("keys", self.keys as u32));
-        refuse_unless(keys <= most, || {
-            format!(
-                "tiles of up to {most} keys with head_dim = {} and {consumers} warpgroups, not \
-                 {keys}; use narrower ones",
-                p.head_dim
-            )
-        })?;
+        // Tiles are narrower where pages are so small that they would have too many.
+        let page = page_size(p.layout);
+        let widest = if page == 0 { self.keys } else { self.keys.min(MOST_PAGES * page) };
+        let keys = u64::from(choice.or("keys", widest as u32));
+        check_keys(p, keys, consumers)?;
         let stages = u64::from(choice.or("stages", self.stages as u32));
         let turns = choice.or("turns", u32::from(self.turns && consumers > 2)) == 1;
         let lazy_bits = choice.or("lazy_bits", self.lazy_bits);
@@ -206,6 +197,32 @@ impl Shape {
         let (begin, end) = (p.attended(token).start, p.attended(last).end);
         end.div_ceil(self.keys) - begin / self.keys
     }
+}
+
+/// Refuses tiles that are wider than registers allow.
+fn check_keys(p: &PrefillAttention, keys: u64, consumers: u64) -> Result<(), Refusal> {
+    // Three have the registers of narrow heads alone, and of fewer scores.
+    let most = match (p.head_dim, p.v_head_dim, consumers) {
+        (256, 256, _) if is_narrow(p) => 96,
+        (128, 128, _) if is_narrow(p) => 224,
+        (64, 64, 3) | (192, 128, _) => 128,
+        (256, 256, _) => 80,
+        _ => MOST_KEYS,
+    };
+    refuse_unless(keys <= most, || {
+        format!(
+            "tiles of up to {most} keys with head_dim = {} and {consumers} warpgroups, not {keys}; \
+             use narrower ones",
+            p.head_dim
+        )
+    })?;
+    let page = page_size(p.layout);
+    refuse_unless(page == 0 || keys <= MOST_PAGES * page, || {
+        format!(
+            "tiles of up to {MOST_PAGES} pages, not {keys} keys with layout = {}; use narrower ones",
+            p.layout
+        )
+    })
 }
 
 /// Bytes of a row of panels of operands in shared memory.
@@ -593,6 +610,58 @@ mod tests {
                 assert!(imbalance < 1.03, "{rest}: {imbalance}");
             }
         }
+    }
+
+    #[test]
+    fn operands_in_8_bits_have_tiles_of_their_own() {
+        let of = |rest: &str| {
+            problem(&format!(
+                "batch=1,new_tokens=512,q_heads=8,kv_heads=2,{rest},dtype=bf16,\
+                 q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3_tensor"
+            ))
+        };
+        let p = operation(&of("head_dim=256,v_head_dim=256"));
+        let shape = Shape::of(&p).unwrap();
+        // Queries of 128 rows; two tiles of keys, values, and values transposed.
+        let bytes = 128 * 256 + 2 * (96 * 256 + 96 * 256 + 256 * 128);
+        assert_eq!(shape.shared_bytes(&p), bytes);
+        let maps = tensor_maps(&p, &shape);
+        assert_eq!((maps[0].element_bytes, &maps[0].strides_bytes[..1]), (1, &[256][..]));
+        assert_eq!(
+            (&maps[0].tile[..], &maps[1].tile[..]),
+            (&[128, 128, 1][..], &[128, 96, 1][..])
+        );
+        for (rest, says) in [
+            ("head_dim=96", "head_dim = 64, 128 or 256 in 8 bits, not 96"),
+            ("head_dim=192,v_head_dim=128", "not 192 with 128"),
+        ] {
+            let why = refusal::<AttentionPrefillWgmma>(&of(rest), Arch::SM_90);
+            assert!(why.contains(says), "{why}");
+        }
+        let why = refusal_as::<AttentionPrefillWgmma>(
+            &of("head_dim=128"),
+            Arch::SM_90,
+            "keys_176",
+        );
+        assert!(why.contains("a multiple of 32 keys"), "{why}");
+    }
+
+    #[test]
+    fn tiles_have_no_more_pages_than_registers() {
+        let of = |layout: &str| {
+            problem(&format!(
+                "batch=1,new_tokens=512,q_heads=8,kv_heads=2,head_dim=128,dtype=bf16,\
+                 layout={layout}"
+            ))
+        };
+        for (layout, keys) in [("paged8", 64), ("paged16", 128)] {
+            let half =
+                configured::<AttentionPrefillWgmma>(&of(layout), Arch::SM_90).unwrap();
+            assert_eq!(half.shape.keys, keys);
+        }
+        let why =
+            refusal_as::<AttentionPrefillWgmma>(&of("paged8"), Arch::SM_90, "keys_128");
+        assert!(why.contains("up to 8 pages, not 128 keys"), "{why}");
     }
 
     #[test]
