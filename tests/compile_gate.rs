@@ -541,6 +541,12 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_prefill_wgmma",
+        "FP8=1 HEAD_DIM=128 KEYS=128",
+        "attention_prefill_wgmma",
+        &["QGMMA.64x128x32.F32.E4M3.E4M3", "UTMALDG.3D", "LDSM.16.MT88.4", "STSM.16.M88.4"],
+    ),
+    (
+        "attention_prefill_wgmma",
         "HEAD_DIM=128 KEYS=128 RAGGED=1",
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
