@@ -1,7 +1,7 @@
 // Attention of many new tokens per request, O = softmax(Q K^T / sqrt(d)) V, in bf16 or
-// f16, or of queries, keys and values in e4m3 (FP8), with an online softmax in f32. Products are wgmma instructions, tiles are loaded by
-// tensor copies (TMA); sm_90a. The overlap of products with the softmax is that of Shah et
-// al., "FlashAttention-3", 2024.
+// f16, or of queries, keys and values in e4m3 (FP8), with an online softmax in f32. Products
+// are wgmma instructions, tiles are loaded by tensor copies (TMA); sm_90a. The overlap of
+// products with the softmax is that of Shah et al., "FlashAttention-3", 2024.
 //
 // Q is [head][token][HEAD_DIM], O the same with V_HEAD_DIM, where heads are numbered across
 // requests; K and V are [KV head][key][HEAD_DIM and V_HEAD_DIM], or [page][KV head of a
@@ -208,6 +208,7 @@ struct Shared {
       mbarrier_init(shared_address(&v_full[stage]), 1);
       mbarrier_init(shared_address(&k_empty[stage]), COMPUTING / WARP);
       mbarrier_init(shared_address(&v_empty[stage]), FP8 ? TRANSPOSING : COMPUTING / WARP);
+      if (!FP8) continue;
       mbarrier_init(shared_address(&transposed_full[stage]), TRANSPOSING);
       mbarrier_init(shared_address(&transposed_empty[stage]), COMPUTING / WARP);
     }
@@ -337,6 +338,9 @@ struct Copier {
 
 // --- The warps that transpose ------------------------------------------------------
 
+#if FP8
+static_assert(CONSUMERS == 2, "the warps that transpose need registers of a third");
+
 // Two registers of pairs of columns of two keys each, as those of one column of four keys.
 DEVICE u32 first_column(u32 a, u32 b) { return __byte_perm(a, b, 0x6420); }
 DEVICE u32 second_column(u32 a, u32 b) { return __byte_perm(a, b, 0x7531); }
@@ -368,7 +372,7 @@ struct Transposer {
   DEVICE void transpose() const {
     constexpr u32 blocks = V_HEAD_DIM / 16, chunk_bytes = 16, chunks = ROW_BYTES / chunk_bytes;
     // Blocks whose loads are in flight together, as many as there are registers for.
-    constexpr u32 together = CONSUMERS == 2 ? 4 : 2;
+    constexpr u32 together = 4;
     static_assert(blocks % together == 0, "these have the same keys");
     const u32 within = lane_index() % 8, matrix = lane_index() / 8;
     for (u32 i = warp; i < KEYS / 32 * blocks / together; i += TRANSPOSING) {
@@ -416,6 +420,7 @@ struct Transposer {
     }
   }
 };
+#endif
 
 // --- A warpgroup that computes ------------------------------------------------------
 
@@ -717,7 +722,9 @@ KERNEL(THREADS, 1) attention_prefill_wgmma(const __grid_constant__ Params p) {
   } else {
     setmaxnreg_dec<COPYING_REGISTERS>();
     if (threadIdx.x == COMPUTING) Copier{p, shared}.run();
+#if FP8
     const u32 warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0) - COMPUTING / WARP;
-    if (FP8 && warp > 0) Transposer{p, shared, warp - 1}.run();
+    if (warp > 0) Transposer{p, shared, warp - 1}.run();
+#endif
   }
 }

@@ -535,7 +535,7 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_prefill_wgmma",
-        "HEAD_DIM=128 KEYS=128",
+        "FP8=0 HEAD_DIM=128 KEYS=128",
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
@@ -547,7 +547,7 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_prefill_wgmma",
-        "HEAD_DIM=128 KEYS=128 RAGGED=1",
+        "FP8=0 HEAD_DIM=128 KEYS=128 RAGGED=1",
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
