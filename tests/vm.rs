@@ -4,9 +4,10 @@
 
 mod common;
 
+use half::f16;
 use rayon::prelude::*;
 use ridgepoint::device::vm::VmDevice;
-use ridgepoint::device::{Device, DeviceOptions};
+use ridgepoint::device::{Device, DeviceOptions, Layout};
 use ridgepoint::kernel::{KERNELS, Kernel};
 use ridgepoint::measure::verify;
 use ridgepoint::op::{Op, Problem};
@@ -755,4 +756,35 @@ fn multicast_activations_are_read_once_for_two_tiles() {
     // Of 1024 bytes a row: 256 weights once, 256 activations twice.
     assert_eq!(sectors("gemm_swapped"), (256 + 2 * 256) * 32);
     assert_eq!(sectors("gemm_swapped.multicast"), (256 + 256) * 32);
+}
+
+/// An H200 computed this element of an expert's product in E4M3, whose exact value rounds to
+/// -0.0257: its tensor cores add in fixed point. The machine has it to the last bit, and the
+/// check lets it pass, but not one that is off by three times as much.
+#[test]
+fn products_in_e4m3_are_those_of_an_h200() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let (row, column, n) = (215, 128, 136);
+    let text = "moe_gemm:tokens=150,experts=6,top_k=2,n=136,k=144,dtype=f16,w_dtype=fp8_e4m3,\
+                routing=zipf,inputs=per_expert,rows=contiguous,a_dtype=fp8_e4m3_token";
+    let problem: Problem = text.parse().unwrap();
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let slot = 1;
+    let layout = Layout::new(2, SEED);
+    let mut prepared = device.prepare(&problem, "moe_gemm_wgmma", layout).unwrap();
+    prepared.poison().unwrap();
+    prepared.launch(slot, 1).unwrap();
+    let mut output = prepared.output(slot).unwrap().into_owned();
+    let element = &mut output[2 * (row * n + column)..][..2];
+    let found = f64::from(f16::from_le_bytes([element[0], element[1]]));
+    assert_eq!(found, -0.025054931640625);
+    let exact = -0.025706854455841324;
+    element.copy_from_slice(&f16::from_f64(exact + 3.0 * (found - exact)).to_le_bytes());
+    let check = |output: &[u8]| reference::check(&problem, SEED, slot, 0, output).unwrap();
+    assert_eq!(check(&output).verdict, CheckVerdict::Fail);
+    let element = &mut output[2 * (row * n + column)..][..2];
+    element.copy_from_slice(&f16::from_f64(found).to_le_bytes());
+    assert_eq!(check(&output).message, "");
 }

@@ -211,6 +211,9 @@ pub(crate) struct Tiles {
     /// The sums of each warp's elements of D: as the registers of 32-bit accumulators
     /// have them, each register 32 lanes.
     pub sums: Vec<f64>,
+    /// The accumulators before the product in the places of `sums`, which then are what they
+    /// are after it, if it is in fixed point.
+    pub c: Vec<f64>,
     /// Where an operand lies, while it is read.
     pub chunks: Vec<Chunk>,
 }

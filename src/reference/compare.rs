@@ -199,6 +199,17 @@ pub const fn tolerance(dtype: DType) -> f64 {
     }
 }
 
+/// What an answer allows beside the [`tolerance`] of its format.
+#[derive(Clone, Copy)]
+pub(super) struct Tolerance {
+    /// What that is multiplied with: see [`super::Answer::tolerance_factor`].
+    pub factor: f64,
+    /// What is added for sums in fixed point, see [`crate::reference`].
+    pub of_sums: f64,
+    /// Of terms of sums: see [`super::Answer::roundoff`].
+    pub roundoff: f64,
+}
+
 /// The value of a format nearest to `x`, ties to even, within its range.
 pub(super) fn round_to(dtype: DType, x: f32) -> f64 {
     match dtype {
@@ -265,10 +276,7 @@ pub(super) struct CheckedOutput<'a> {
     pub first: u64,
     /// Chooses the sample where rows are sampled.
     pub draws: Key,
-    /// What tolerances are multiplied with: see [`super::Answer::tolerance_factor`].
-    pub tolerance_factor: f64,
-    /// Of terms of sums: see [`super::Answer::roundoff`].
-    pub roundoff: f64,
+    pub tolerance: Tolerance,
 }
 
 impl CheckedOutput<'_> {
@@ -325,8 +333,7 @@ impl CheckedOutput<'_> {
             bytes: &self.bytes[byte(first)..byte(end)],
             first: first - start,
             draws: self.draws,
-            tolerance_factor: self.tolerance_factor,
-            roundoff: self.roundoff,
+            tolerance: self.tolerance,
         })
     }
 
@@ -465,7 +472,7 @@ impl CheckedOutput<'_> {
             })
         };
         let check = parts.into_par_iter().map(compare).reduce(Check::new, Check::and);
-        check.judged(&self.tensor, self.roundoff)
+        check.judged(&self.tensor, self.tolerance.roundoff)
     }
 
     fn compare_row(&self, first: u64, expected: &[f64], typical: Option<f64>) -> Check {
@@ -476,7 +483,8 @@ impl CheckedOutput<'_> {
         let rms = rms.max(typical.unwrap_or(0.0) / 4.0);
         let relative = match self.tensor.format {
             TensorFormat::Values(dtype) if typical.is_some() => {
-                self.tolerance_factor * tolerance(dtype) + ROUNDOFFS * self.roundoff
+                let Tolerance { factor, of_sums, roundoff } = self.tolerance;
+                factor * tolerance(dtype) + of_sums + ROUNDOFFS * roundoff
             }
             _ => 0.0,
         };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::compare::{CheckedOutput, Rows};
-use super::linear::{Matrices, MatrixNames, linear_rows};
+use super::linear::{Matrices, MatrixNames, fixed_point_products, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::Gemm;
 
@@ -20,6 +20,10 @@ pub(super) fn rows(p: Gemm, inputs: &SlotInputs) -> Rows<'static> {
 impl Answer for Gemm {
     fn axes(&self) -> Vec<(&'static str, u64)> {
         vec![("row", self.m), ("column", self.n)]
+    }
+
+    fn fixed_point_products(&self) -> u64 {
+        fixed_point_products(self.a_dtype, self.w_dtype)
     }
 
     fn compare(

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::compare::{CheckedOutput, Rows};
-use super::linear::{Matrices, linear_rows};
+use super::linear::{Matrices, fixed_point_products, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::format::Role;
 use crate::op::{MoeGemm, Operation, RowOrder};
@@ -20,6 +20,10 @@ impl Answer for MoeGemm {
                 vec![("expert", self.experts), ("row", self.tokens), column]
             }
         }
+    }
+
+    fn fixed_point_products(&self) -> u64 {
+        fixed_point_products(self.a_dtype, self.w_dtype)
     }
 
     fn compare(

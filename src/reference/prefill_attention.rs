@@ -114,6 +114,11 @@ impl Answer for PrefillAttention {
         if self.has_narrow_weights() { 1.0 / 16.0 } else { 0.0 }
     }
 
+    /// Of keys: sums of weighted values stay in tensor cores.
+    fn fixed_point_products(&self) -> u64 {
+        if self.has_narrow_weights() { self.context() } else { 0 }
+    }
+
     /// What is after a request's tokens: in its last page, and in the room for longer ones.
     fn unneeded(&self, inputs: &SlotInputs) -> Vec<(&'static str, Range<u64>)> {
         let of_widths = |(tensor, head_dim)| {

@@ -37,6 +37,8 @@ struct Product {
     registers: bool,
     /// Whether D starts as column numbers, and is added to.
     accumulate: bool,
+    /// Whether the first product is so large that others are cut off.
+    cuts: bool,
 }
 
 const PLAIN: Product = Product {
@@ -51,6 +53,7 @@ const PLAIN: Product = Product {
     negate_b: false,
     registers: false,
     accumulate: false,
+    cuts: false,
 };
 
 fn span(swizzle: Swizzle) -> usize {
@@ -176,12 +179,23 @@ fn copies(draft: &mut Draft, swizzle: Swizzle, operands: &[(usize, Operand)]) {
     }
 }
 
-/// Numbers small enough that every sum is exact.
+/// Numbers small enough that every sum is exact, but for a large first one along k, of
+/// either sign, in two of three rows and columns where the sums are to be cut.
 fn matrices(product: &Product, k: usize) -> (Vec<i32>, Vec<i32>) {
     let sign = |number: Number, x: i32| if number.name == "u8" { x.abs() } else { x };
-    let a = (0..64 * k).map(|i| sign(product.a, (i * 7 % 9) as i32 - 4)).collect();
-    let b = (0..product.n * k).map(|i| sign(product.b, (i * 5 % 7) as i32 - 3)).collect();
-    (a, b)
+    let large = |i: usize| (product.cuts && i % k == 0).then(|| [256, -256, 0][i / k % 3]);
+    let a = |i: usize| large(i).unwrap_or(sign(product.a, (i * 7 % 9) as i32 - 4));
+    let b = |i: usize| large(i).unwrap_or(sign(product.b, (i * 5 % 7) as i32 - 3));
+    ((0..64 * k).map(a).collect(), (0..product.n * k).map(b).collect())
+}
+
+/// The sum of products of 8-bit floats and what D was, in fixed point: Hopper's tensor cores
+/// keep 13 bits after the point of the largest product's power of two, and cut off the rest
+/// of each term towards zero.
+fn fixed_point(terms: &[i32]) -> i32 {
+    let largest = terms.iter().map(|term| term.abs()).max().unwrap_or(0);
+    let unit = if largest == 65536 { 8 } else { 1 };
+    terms.iter().map(|term| term / unit * unit).sum()
 }
 
 /// Row and column of element `i` of a thread's accumulator: four in each 8 columns.
@@ -224,6 +238,7 @@ fn name(product: &Product, k: usize) -> String {
         (product.negate_b, "B negated"),
         (product.registers, "A in registers"),
         (product.accumulate, "D added to"),
+        (product.cuts, "small products beside a large one"),
     ] {
         if on {
             name += &format!(", {what}");
@@ -327,14 +342,11 @@ fn results(
     for thread in 0..128 {
         for i in 0..product.n / 2 {
             let (row, column) = place(thread, i);
-            let terms = (0..k).map(|j| a[row * k + j] * b[column * k + j]);
-            let mut sum: i32 = terms.sum();
-            if product.negate_a != product.negate_b {
-                sum = -sum;
-            }
-            if product.accumulate {
-                sum += column as i32;
-            }
+            let sign = if product.negate_a != product.negate_b { -1 } else { 1 };
+            let terms = (0..k).map(|j| sign * a[row * k + j] * b[column * k + j]);
+            let start = product.accumulate.then_some(column as i32);
+            let terms: Vec<i32> = terms.chain(start).collect();
+            let sum = if product.cuts { fixed_point(&terms) } else { terms.iter().sum() };
             let near = |format: Format| match sum {
                 // The ISA leaves the sign of a zero open.
                 0 => Wanted::Near { value: 0.0, margin: 0.0, format },
@@ -395,5 +407,15 @@ pub(super) fn programs() -> Vec<Program> {
     products.push(Product { a: TF32S, b: TF32S, ..in_registers });
     products.push(Product { a: E4M3S, b: E4M3S, ..in_registers });
     products.push(Product { a: S8, b: U8, d: "s32", n: 16, ..in_registers });
+    let cuts = Product { a: E4M3S, b: E4M3S, cuts: true, ..narrow };
+    products.push(cuts);
+    products.push(Product { accumulate: true, ..cuts });
+    products.push(Product {
+        a: E5M2S,
+        b: E4M3S,
+        registers: true,
+        accumulate: true,
+        ..cuts
+    });
     products.iter().map(program).collect()
 }

@@ -275,6 +275,9 @@ fn request(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) -> Step {
         }
     }
     group.tiles.bad_rows[own] = 0;
+    if op.is_fixed_point() {
+        read_accumulators(warp, m, op, keep);
+    }
     match (&op.a, a) {
         (WgmmaA::Registers(rows), _) => read_registers(warp, m, op, rows),
         (_, Some(bits)) => read_a(warp, m, op, (pc, bits))?,
@@ -341,6 +344,16 @@ fn scale(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, pc: u32) -> Step<bool> {
         return m.stop(FindingKind::BadOperand, warp, pc, lane, text);
     }
     Ok(bits != 0)
+}
+
+/// The warp's 16 rows of C, zeros where the product is not added to any.
+fn read_accumulators(warp: &Warp, m: &mut Machine<'_>, op: &Wgmma, keep: bool) {
+    let own = warp.index % GROUP;
+    let c = &mut group(warp, m).tiles.c[own * 16 * op.n..(own + 1) * 16 * op.n];
+    for (c, &register) in c.as_chunks_mut::<LANES>().0.iter_mut().zip(&op.d) {
+        let old = warp.regs.r[usize::from(register)].map(f32::from_bits);
+        *c = old.map(|old| if keep { old.into() } else { 0.0 });
+    }
 }
 
 /// The warp's 16 rows of A from its registers.
@@ -501,6 +514,8 @@ fn write_back(
     for (i, &register) in op.d.iter().enumerate() {
         let index = usize::from(register);
         let old = if keep { warp.regs.r[index] } else { [0; LANES] };
+        // Sums in fixed point have C in them.
+        let old = if op.is_fixed_point() { [0; LANES] } else { old };
         let row = add((op.accumulator, op.saturate), i, &old, sums);
         let mut undefined = warp.regs.undefined(Bank::Word, register);
         let last = warp.wgmma.results.get(register).copied();

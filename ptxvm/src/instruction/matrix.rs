@@ -211,3 +211,12 @@ pub(crate) struct Wgmma {
     pub transpose_a: bool,
     pub transpose_b: bool,
 }
+
+impl Wgmma {
+    /// Whether tensor cores add the products in fixed point. Sums in f16 are exact here: what
+    /// they are on hardware was not looked at.
+    pub(crate) fn is_fixed_point(&self) -> bool {
+        matches!(self.a_ty, Element::E4M3 | Element::E5M2)
+            && self.accumulator == Accumulator::F32
+    }
+}
