@@ -41,7 +41,9 @@
 // 2^WEIGHT_BITS, so that those of 2^-17 of the largest are not rounded to zero.
 //
 // Tensor cores bind: a tile takes KEYS HEAD_DIM / 16 + KEYS V_HEAD_DIM / 16 clocks of a
-// warpgroup, its exponentials 4 KEYS. With a head of 64 elements both take the same time.
+// warpgroup, its exponentials 4 KEYS. With a head of 64 elements both take the same time. In
+// e4m3 products take half as long: with 128 elements they take as long as exponentials, and
+// shared memory, which operands, transposed tiles and copies share, is as busy.
 //
 // Launch: a block for every SM, or fewer, each with a list of items (the rows of one head)
 // made by the host; THREADS threads, SHARED_BYTES of dynamic shared memory.
