@@ -605,7 +605,7 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_prefill_wgmma",
-        "FP8=0 HEAD_DIM=128 KEYS=128 RAGGED=1",
+        "FP8=0 HEAD_DIM=128 RAGGED=1",
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
