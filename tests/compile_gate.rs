@@ -17,13 +17,14 @@ use std::sync::OnceLock;
 use common::{need, search};
 use rayon::prelude::*;
 use ridgepoint::inventory::{Inventory, Wanted};
-use ridgepoint::kernel::HEADERS;
+use ridgepoint::kernel::{HEADERS, KERNELS};
+use ridgepoint::op::Problem;
 use ridgepoint::suite::Suite;
 use ridgepoint::toolchain::nvrtc::{Nvrtc, Source};
 use ridgepoint::toolchain::sass::{Disassembler, Listing};
 use ridgepoint::toolchain::search::{NVRTC, SearchPath};
 use ridgepoint::toolchain::{
-    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines, ImageKind,
+    Arch, Binary, CompileError, Compiler, CompilerOptions, Defines, ImageKind, Target,
 };
 
 const ARCHS: [Arch; 3] = [Arch::SM_80, Arch::SM_90, Arch::SM_120];
@@ -125,6 +126,49 @@ fn every_configuration_of_the_suites_compiles_clean() {
         assert!(any, "nothing is compiled for {arch}");
     }
 }
+
+/// Prompts in the smallest pages, of which a tile has the most: every number of a page takes a
+/// register of the thread that copies, and the gate compiles few of what only `corners` uses.
+#[test]
+fn tiles_of_many_pages_compile_clean() {
+    let Some(compiler) = compiler() else { return };
+    let target = Target::new(Arch::SM_90, Arch::SM_90.usual_sms());
+    let mut inventory = Inventory::default();
+    let kernel = KERNELS.iter().find(|k| k.name == "attention_prefill_wgmma").unwrap();
+    for layout in ["paged8", "paged16"] {
+        for (width, narrow) in [
+            (64, ""),
+            (96, ""),
+            (128, ""),
+            (256, ""),
+            (64, NARROW),
+            (128, NARROW),
+            (256, NARROW),
+        ] {
+            let problem = format!(
+                "prefill_attention:batch=1,new_tokens=512,q_heads=8,kv_heads=2,\
+                 head_dim={width},dtype=bf16,layout={layout}{narrow}"
+            );
+            let problem: Problem = problem.parse().unwrap();
+            let configured = kernel.configure(&problem, Arch::SM_90).unwrap();
+            inventory.add_kernel(&configured, &problem, &target);
+        }
+    }
+    assert_eq!(inventory.wanted.len(), 14);
+    let found: Vec<String> = inventory
+        .wanted
+        .iter()
+        .zip(inventory.compile(&compiler))
+        .flat_map(|(wanted, result)| {
+            let faults = faults(wanted, &result).into_iter();
+            faults.map(|fault| format!("{}: {fault}", wanted.defines)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// Queries, keys and values in 8 bits.
+const NARROW: &str = ",q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3";
 
 /// A source that is not in the table, as the gate sees it.
 fn planted(text: &'static str) -> Wanted {
@@ -535,13 +579,33 @@ const CODE: &[Check] = &[
     ),
     (
         "attention_prefill_wgmma",
-        "HEAD_DIM=128 KEYS=128",
+        "FP8=0 HEAD_DIM=128 KEYS=128",
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
     (
         "attention_prefill_wgmma",
-        "HEAD_DIM=128 KEYS=128 RAGGED=1",
+        "FP8=1 HEAD_DIM=64",
+        "attention_prefill_wgmma",
+        &["QGMMA.64x128x32.F32.E4M3.E4M3", "QGMMA.64x64x32.F32.E4M3.E4M3", "UTMALDG.3D"],
+    ),
+    (
+        "attention_prefill_wgmma",
+        "FP8=1 HEAD_DIM=128 KEYS=192",
+        "attention_prefill_wgmma",
+        &[
+            "QGMMA.64x192x32.F32.E4M3.E4M3",
+            "QGMMA.64x128x32.F32.E4M3.E4M3",
+            "UTMALDG.3D",
+            "LDSM.16.MT88.4",
+            "STSM.16.M88.4",
+            "F2FP.SATFINITE.E4M3",
+            "USETMAXREG",
+        ],
+    ),
+    (
+        "attention_prefill_wgmma",
+        "FP8=0 HEAD_DIM=128 RAGGED=1",
         "attention_prefill_wgmma",
         &["HGMMA.64x128x16.F32", "UTMALDG.3D", "SYNCS", "USETMAXREG", "MUFU.EX2"],
     ),
@@ -598,38 +662,44 @@ fn kernels_are_made_of_the_instructions_they_were_written_for() {
         .map(|(wanted, result)| match result {
             Ok(binary) => check_code(wanted, binary, &disassembler),
             // What does not compile is another test's finding.
-            Err(_) => (0, Vec::new()),
+            Err(_) => (Vec::new(), Vec::new()),
         })
         .collect();
-    let checked: usize = results.iter().map(|(checked, _)| checked).sum();
-    let missing: Vec<_> = results.into_iter().flat_map(|(_, missing)| missing).collect();
+    let (checked, missing): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+    let (checked, missing) = (checked.concat(), missing.concat());
     assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
     assert!(
-        checked >= CODE.len() * ARCHS.len(),
-        "only {checked} checks found their function"
+        checked.len() >= CODE.len() * ARCHS.len(),
+        "only {} checks found their function",
+        checked.len()
     );
+    // What nothing measured matches would hold nothing.
+    for (at, (kernel, only, entry, _)) in CODE.iter().enumerate() {
+        let is_found = checked.contains(&at) || *kernel != "attention_prefill_wgmma";
+        assert!(is_found, "no {entry} of {kernel} with `{only}` is measured");
+    }
 }
 
-/// How many checks found their function, and those that failed.
+/// The checks that found their function, once for each, and those that failed.
 fn check_code(
     wanted: &Wanted,
     binary: &Binary,
     disassembler: &Disassembler,
-) -> (usize, Vec<String>) {
+) -> (Vec<usize>, Vec<String>) {
     let macros = wanted.defines.to_string();
     let has = |word: &str| macros.split(' ').any(|other| other == word);
-    let meant = |(kernel, only, ..): &&Check| {
+    let meant = |(_, (kernel, only, ..)): &(usize, &Check)| {
         *kernel == wanted.source.name && only.split_whitespace().all(has)
     };
-    let checks: Vec<_> = CODE.iter().filter(meant).collect();
-    let (mut checked, mut missing) = (0, Vec::new());
+    let checks: Vec<_> = CODE.iter().enumerate().filter(meant).collect();
+    let (mut checked, mut missing) = (Vec::new(), Vec::new());
     if checks.is_empty() {
         return (checked, missing);
     }
     let listing = listing(binary, disassembler);
-    for (kernel, _, entry, opcodes) in checks {
+    for (at, (kernel, _, entry, opcodes)) in checks {
         for name in listing.functions.keys().filter(|name| name.starts_with(entry)) {
-            checked += 1;
+            checked.push(at);
             for opcode in opcodes.iter().filter(|opcode| listing.count(name, opcode) == 0) {
                 let arch = wanted.arch;
                 missing.push(format!(

@@ -62,6 +62,12 @@ const CASES: &[Case] = &[
         2,
     ),
     (
+        "attention_prefill_wgmma",
+        "prefill_attention:batch=10240,new_tokens=128,q_heads=32,kv_heads=32,head_dim=128,\
+         dtype=bf16,q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3",
+        2,
+    ),
+    (
         "attention_mla",
         "mla_decode:batch=5120,context=1024,q_heads=16,dtype=bf16,layout=paged64",
         4,

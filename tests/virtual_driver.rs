@@ -295,6 +295,20 @@ dtype = "bf16"
 lengths = "ragged"
 cache = "hot"
 [[points]]
+op = "prefill_attention"
+kernel = "attention_prefill_wgmma"
+batch = 2
+prefix = 7
+new_tokens = 15
+q_heads = 2
+kv_heads = 1
+head_dim = 64
+dtype = "bf16"
+kv_dtype = "fp8_e4m3_tensor"
+q_dtype = "fp8_e4m3_tensor"
+lengths = "ragged"
+cache = "hot"
+[[points]]
 op = "rmsnorm"
 m = 3
 n = 136

@@ -17,7 +17,7 @@ use super::{
     Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, Layout, PrepareError,
     Prepared, Refusal, SearchSpace, Timing,
 };
-use crate::data::Key;
+use crate::data::{Key, e4m3_from_f32, e4m3_to_f32};
 use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{
     Candidate, Configured, EncodedTensorMap, Kernel, Launch as LaunchOfPlan, ParamBytes,
@@ -628,20 +628,30 @@ impl VmPoint {
         };
         let memory = &mut self.executor.gpu().memory;
         let mut bytes = memory.read(address, tensor.bytes() as usize);
-        for half in bytes.as_chunks_mut::<2>().0 {
-            let bits = u16::from_le_bytes(*half);
-            *half = match tensor.format {
-                TensorFormat::Values(DType::F16) => {
-                    f16::from_f32(f16::from_bits(bits).to_f32() * factor).to_le_bytes()
-                }
-                TensorFormat::Values(DType::Bf16) => {
-                    bf16::from_f32(bf16::from_bits(bits).to_f32() * factor).to_le_bytes()
-                }
-                _ => {
-                    let why = "queries in neither f16 nor bf16 cannot be magnified";
-                    return Err(LaunchError(why.to_owned()));
-                }
-            };
+        let mut halves = |magnified: fn(u16, f32) -> u16| {
+            for half in bytes.as_chunks_mut::<2>().0 {
+                *half = magnified(u16::from_le_bytes(*half), factor).to_le_bytes();
+            }
+        };
+        match tensor.format {
+            TensorFormat::Values(DType::F16) => {
+                halves(|bits, by| {
+                    f16::from_f32(f16::from_bits(bits).to_f32() * by).to_bits()
+                });
+            }
+            TensorFormat::Values(DType::Bf16) => {
+                halves(|bits, by| {
+                    bf16::from_f32(bf16::from_bits(bits).to_f32() * by).to_bits()
+                });
+            }
+            TensorFormat::Values(DType::Fp8E4m3) => {
+                let magnified = |code| e4m3_from_f32(e4m3_to_f32(code) * factor);
+                bytes.iter_mut().for_each(|code| *code = magnified(*code));
+            }
+            _ => {
+                let why = "queries in none of f16, bf16 and fp8_e4m3 cannot be magnified";
+                return Err(LaunchError(why.to_owned()));
+            }
         }
         memory.write(address, &bytes);
         Ok(())

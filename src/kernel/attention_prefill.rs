@@ -253,6 +253,9 @@ pub(super) fn only_element(p: &PrefillAttention) -> Result<&'static str, Refusal
     refuse_unless(p.kv_dtype == Quant::plain(p.dtype), || {
         format!("kv_dtype = dtype, not {} with dtype = {}; use {1}", p.kv_dtype, p.dtype)
     })?;
+    refuse_unless(p.q_dtype == Quant::plain(p.dtype), || {
+        format!("q_dtype = dtype, not {} with dtype = {}; use {1}", p.q_dtype, p.dtype)
+    })?;
     Ok(element)
 }
 

@@ -8,20 +8,20 @@ use bytemuck::{Pod, Zeroable};
 use super::attention_prefill::only_element;
 use super::configuration::Configuration;
 use super::contract::HostHalf;
+use super::formats::element;
 use super::kv_read::page_size;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::prompts::{self, Item, MAX_COUNT, Prompt, WORK, check_counts};
 use super::refusal::{Refusal, refuse_unless, supports};
 use super::split_kv::log2_scale;
 use super::tensor_map::TensorMap;
+use crate::format::DType;
 use crate::op::{KvLayout, Lengths, PrefillAttention};
 use crate::toolchain::{Arch, Defines, Target};
 
 /// Rows of a warpgroup.
 const GROUP_ROWS: u64 = 64;
-/// Columns of a panel, and of a box: 128 bytes.
-const PANEL_COLUMNS: u64 = 64;
-/// Bytes of a row of a panel.
+/// Bytes of a row of a panel, and of a box.
 const PANEL_ROW_BYTES: u64 = 128;
 /// Keys that a token attends to from which tiles under a causal mask are wide: on an H200,
 /// tiles of 160 keys reach 0.93 of the speed of 128 with 1024 tokens, 0.99 with 2048, and
@@ -33,6 +33,8 @@ const MOST_KEYS: u64 = 176;
 const STATIC_SHARED_BYTES: u32 = 1024;
 /// Keys of the smallest box: the rows of one swizzle atom.
 const LEAST_BOX: u64 = 8;
+/// Most pages of a tile: the thread that copies has registers for so many of their numbers.
+const MOST_PAGES: u64 = 8;
 /// What an item costs a block beside its tiles, in tiles: the first softmax and the last
 /// product overlap with nothing of their own warpgroup.
 const OVERHEAD: u64 = 1;
@@ -58,6 +60,10 @@ struct PrefillWgmmaParams {
     kv_heads: u32,
     request_pages: u32,
     unused: u32,
+    q_scale: u64,
+    k_scale: u64,
+    v_scale: u64,
+    rest: [u64; 5],
 }
 
 /// The tiles of a block.
@@ -83,6 +89,9 @@ impl Shape {
         let paged = page_size(p.layout) != 0;
         let of_last = p.attended(p.new_tokens - 1);
         let longest = of_last.end - of_last.start;
+        if is_narrow(p) {
+            return Shape::narrow(p, paged, longest);
+        }
         let (consumers, keys, stages) = match (p.head_dim, p.v_head_dim) {
             (64, 64) => (3, 128, 4),
             (96, 96) | (128, 128) if paged => (2, 128, 2),
@@ -102,6 +111,22 @@ impl Shape {
         Some(Shape { consumers, keys, stages, turns: consumers == 3, lazy_bits })
     }
 
+    /// The same of operands in 8 bits: of values there are two tiles, as they lie and
+    /// transposed, and the warps that transpose need the registers of a third warpgroup.
+    fn narrow(p: &PrefillAttention, paged: bool, longest: u64) -> Option<Self> {
+        let (consumers, keys, stages) = match (p.head_dim, p.v_head_dim) {
+            (64, 64) => (2, 128, 4),
+            (128, 128) if paged => (2, 128, 2),
+            (128, 128) if !p.causal => (2, 224, 2),
+            (128, 128) if longest < WIDE_TILE_KEYS => (2, 128, 2),
+            (128, 128) => (2, 192, 2),
+            (256, 256) if paged => (2, 64, 2),
+            (256, 256) => (2, 96, 2),
+            _ => return None,
+        };
+        Some(Shape { consumers, keys, stages, turns: false, lazy_bits: 0 })
+    }
+
     /// The shape of a configuration.
     ///
     /// # Errors
@@ -113,23 +138,20 @@ impl Shape {
         choice: &Configuration,
     ) -> Result<Self, Refusal> {
         let consumers = u64::from(choice.or("warpgroups", self.consumers as u32));
-        // Three have the registers of narrow heads alone, and of fewer scores.
-        let most = match (p.head_dim, p.v_head_dim, consumers) {
-            (64, 64, 3) | (192, 128, _) => 128,
-            (256, 256, _) => 80,
-            _ => MOST_KEYS,
-        };
-        let keys = u64::from(choice.or("keys", self.keys as u32));
-        refuse_unless(keys <= most, || {
-            format!(
-                "tiles of up to {most} keys with head_dim = {} and {consumers} warpgroups, not \
-                 {keys}; use narrower ones",
-                p.head_dim
-            )
-        })?;
+        // Tiles are narrower where pages are so small that they would have too many.
+        let page = page_size(p.layout);
+        let widest = if page == 0 { self.keys } else { self.keys.min(MOST_PAGES * page) };
+        let keys = u64::from(choice.or("keys", widest as u32));
+        check_keys(p, keys, consumers)?;
         let stages = u64::from(choice.or("stages", self.stages as u32));
         let turns = choice.or("turns", u32::from(self.turns && consumers > 2)) == 1;
         let lazy_bits = choice.or("lazy_bits", self.lazy_bits);
+        refuse_unless(!is_narrow(p) || keys.is_multiple_of(32) && lazy_bits == 0, || {
+            format!(
+                "tiles of a multiple of 32 keys and outputs that are always rescaled in 8 bits, \
+                 not {keys} keys and lazy_bits = {lazy_bits}; use the default configuration"
+            )
+        })?;
         let shape = Shape { consumers, keys, stages, turns, lazy_bits };
         let most = arch.limits().shared_bytes_of_block(1) - STATIC_SHARED_BYTES;
         let bytes = shape.shared_bytes(p);
@@ -154,13 +176,18 @@ impl Shape {
 
     /// Of the tiles of queries, keys and values.
     fn shared_bytes(&self, p: &PrefillAttention) -> u64 {
-        let q_bytes = self.rows() * row_bytes(p.head_dim);
-        q_bytes + self.stages * self.tile_bytes(p)
+        let q_bytes = self.rows() * row_bytes(p, p.head_dim);
+        q_bytes + self.stages * (self.tile_bytes(p) + self.transposed_bytes(p))
+    }
+
+    /// Of a tile of values that are transposed: rows of keys.
+    fn transposed_bytes(&self, p: &PrefillAttention) -> u64 {
+        if is_narrow(p) { p.v_head_dim * row_bytes(p, self.keys) } else { 0 }
     }
 
     /// Of a tile of keys and one of values.
     fn tile_bytes(&self, p: &PrefillAttention) -> u64 {
-        self.keys * (row_bytes(p.head_dim) + row_bytes(p.v_head_dim))
+        self.keys * (row_bytes(p, p.head_dim) + row_bytes(p, p.v_head_dim))
     }
 
     /// Tiles that the rows of a block attend to, the first of them being `token` of the only
@@ -172,9 +199,45 @@ impl Shape {
     }
 }
 
-/// Bytes of a row of panels in shared memory.
-const fn row_bytes(columns: u64) -> u64 {
-    columns.div_ceil(PANEL_COLUMNS) * PANEL_ROW_BYTES
+/// Refuses tiles that are wider than registers allow.
+fn check_keys(p: &PrefillAttention, keys: u64, consumers: u64) -> Result<(), Refusal> {
+    // Three have the registers of narrow heads alone, and of fewer scores.
+    let most = match (p.head_dim, p.v_head_dim, consumers) {
+        (256, 256, _) if is_narrow(p) => 96,
+        (128, 128, _) if is_narrow(p) => 224,
+        (64, 64, 3) | (192, 128, _) => 128,
+        (256, 256, _) => 80,
+        _ => MOST_KEYS,
+    };
+    refuse_unless(keys <= most, || {
+        format!(
+            "tiles of up to {most} keys with head_dim = {} and {consumers} warpgroups, not {keys}; \
+             use narrower ones",
+            p.head_dim
+        )
+    })?;
+    let page = page_size(p.layout);
+    refuse_unless(page == 0 || keys <= MOST_PAGES * page, || {
+        format!(
+            "tiles of up to {MOST_PAGES} pages, not {keys} keys with layout = {}; use narrower ones",
+            p.layout
+        )
+    })
+}
+
+/// Bytes of a row of panels of operands in shared memory.
+fn row_bytes(p: &PrefillAttention, columns: u64) -> u64 {
+    operand(p).bytes_of(columns).next_multiple_of(PANEL_ROW_BYTES)
+}
+
+/// The format of queries, keys and values.
+const fn operand(p: &PrefillAttention) -> DType {
+    p.q_dtype.dtype()
+}
+
+/// Whether they have 8 bits.
+fn is_narrow(p: &PrefillAttention) -> bool {
+    operand(p) == DType::Fp8E4m3
 }
 
 /// What blocks compute, and in which order.
@@ -254,11 +317,18 @@ impl HostHalf for AttentionPrefillWgmma {
         refuse_unless(arch == Arch::SM_90, || {
             format!("sm_90a, which has wgmma, not {arch}; use `attention_prefill`")
         })?;
-        let element = only_element(p)?;
+        // Outputs are in 16 bits; a problem has queries in 8 bits only where keys are too.
+        let element = match element(p.dtype) {
+            Some(element) if is_narrow(p) => element,
+            _ => only_element(p)?,
+        };
         let shape = Shape::of(p).ok_or_else(|| {
+            let widths = match is_narrow(p) {
+                true => "head_dim = 64, 128 or 256 in 8 bits",
+                false => "head_dim = 64, 96, 128 or 256, and 192 with v_head_dim = 128",
+            };
             supports(format!(
-                "head_dim = 64, 96, 128 or 256, and 192 with v_head_dim = 128, not {} with {}; \
-                 use one of those",
+                "{widths}, not {} with {}; use one of those",
                 p.head_dim, p.v_head_dim
             ))
         })?;
@@ -285,6 +355,7 @@ impl HostHalf for AttentionPrefillWgmma {
         let AttentionPrefillWgmma { p, element, shape } = self;
         Defines::new()
             .with(element, 1)
+            .with("FP8", u32::from(is_narrow(p)))
             .with("HEAD_DIM", p.head_dim)
             .with("V_HEAD_DIM", p.v_head_dim)
             .with("CONSUMERS", shape.consumers)
@@ -351,13 +422,18 @@ fn queries(p: &PrefillAttention, box_rows: u64) -> TensorMap {
         }
         Lengths::Ragged => {
             let extents = [p.head_dim, p.all_new_tokens(), p.q_heads];
-            let row_bytes = p.head_dim * p.dtype.bytes();
+            let row_bytes = operand(p).bytes_of(p.head_dim);
             TensorMap {
                 strides_bytes: vec![p.q_heads * row_bytes, row_bytes],
                 ..contiguous(p, QUERIES, extents, box_rows)
             }
         }
     }
+}
+
+/// Columns of a panel, and of a box.
+fn panel_columns(p: &PrefillAttention) -> u32 {
+    (PANEL_ROW_BYTES / operand(p).bytes()) as u32
 }
 
 /// Columns, rows of a head, heads.
@@ -368,14 +444,14 @@ fn contiguous(
     box_rows: u64,
 ) -> TensorMap {
     let [columns, rows, _] = extents;
-    let row_bytes = columns * p.dtype.bytes();
+    let row_bytes = operand(p).bytes_of(columns);
     TensorMap {
         name,
         tensor: name,
-        element_bytes: p.dtype.bytes() as u32,
+        element_bytes: operand(p).bytes() as u32,
         extents: extents.to_vec(),
         strides_bytes: vec![row_bytes, rows * row_bytes],
-        tile: vec![PANEL_COLUMNS as u32, box_rows as u32, 1],
+        tile: vec![panel_columns(p), box_rows as u32, 1],
         swizzle_bytes: 128,
     }
 }
@@ -389,7 +465,7 @@ fn in_pages(
     page_size: u64,
     tile_keys: u64,
 ) -> TensorMap {
-    let row_bytes = columns * p.dtype.bytes();
+    let row_bytes = operand(p).bytes_of(columns);
     let pages = p.layout.pages(p.batch, p.context());
     let (key_stride, head_stride) = if p.layout.is_token_first() {
         (p.kv_heads * row_bytes, row_bytes)
@@ -399,10 +475,10 @@ fn in_pages(
     TensorMap {
         name,
         tensor: name,
-        element_bytes: p.dtype.bytes() as u32,
+        element_bytes: operand(p).bytes() as u32,
         extents: vec![columns, page_size, p.kv_heads, pages],
         strides_bytes: vec![key_stride, head_stride, page_size * p.kv_heads * row_bytes],
-        tile: vec![PANEL_COLUMNS as u32, page_size.min(tile_keys) as u32, 1, 1],
+        tile: vec![panel_columns(p), page_size.min(tile_keys) as u32, 1, 1],
         swizzle_bytes: 128,
     }
 }
@@ -422,6 +498,10 @@ fn params(p: PrefillAttention) -> Params {
         kv_heads: p.kv_heads as u32,
         request_pages: p.layout.pages(1, p.context()) as u32,
         unused: 0,
+        q_scale: bound.tensor_or_null("q_scales"),
+        k_scale: bound.tensor_or_null("k_scales"),
+        v_scale: bound.tensor_or_null("v_scales"),
+        rest: [0; 5],
     })
 }
 
@@ -433,6 +513,7 @@ mod tests {
         configured, operation, options_as, plan, refusal, refusal_as,
     };
     use crate::kernel::split_kv::bound_in_order;
+    use crate::quant::Quant;
 
     fn problem(rest: &str) -> String {
         format!("prefill_attention:{rest}")
@@ -457,6 +538,12 @@ mod tests {
                 let shape = Shape::of(&p).unwrap();
                 let bytes = shape.shared_bytes(&p);
                 assert!(bytes <= most.into(), "{bytes} for {p:?}");
+                let narrow = Quant::plain(DType::Fp8E4m3);
+                let p = PrefillAttention { q_dtype: narrow, kv_dtype: narrow, ..p };
+                if let Some(shape) = Shape::of(&p) {
+                    let bytes = shape.shared_bytes(&p);
+                    assert!(bytes <= most.into(), "{bytes} for {p:?}");
+                }
                 // Panels begin where their swizzle does.
                 assert!((shape.keys * PANEL_ROW_BYTES).is_multiple_of(1024));
             }
@@ -526,6 +613,58 @@ mod tests {
     }
 
     #[test]
+    fn operands_in_8_bits_have_tiles_of_their_own() {
+        let of = |rest: &str| {
+            problem(&format!(
+                "batch=1,new_tokens=512,q_heads=8,kv_heads=2,{rest},dtype=bf16,\
+                 q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3_tensor"
+            ))
+        };
+        let p = operation(&of("head_dim=256,v_head_dim=256"));
+        let shape = Shape::of(&p).unwrap();
+        // Queries of 128 rows; two tiles of keys, values, and values transposed.
+        let bytes = 128 * 256 + 2 * (96 * 256 + 96 * 256 + 256 * 128);
+        assert_eq!(shape.shared_bytes(&p), bytes);
+        let maps = tensor_maps(&p, &shape);
+        assert_eq!((maps[0].element_bytes, &maps[0].strides_bytes[..1]), (1, &[256][..]));
+        assert_eq!(
+            (&maps[0].tile[..], &maps[1].tile[..]),
+            (&[128, 128, 1][..], &[128, 96, 1][..])
+        );
+        for (rest, says) in [
+            ("head_dim=96", "head_dim = 64, 128 or 256 in 8 bits, not 96"),
+            ("head_dim=192,v_head_dim=128", "not 192 with 128"),
+        ] {
+            let why = refusal::<AttentionPrefillWgmma>(&of(rest), Arch::SM_90);
+            assert!(why.contains(says), "{why}");
+        }
+        let why = refusal_as::<AttentionPrefillWgmma>(
+            &of("head_dim=128"),
+            Arch::SM_90,
+            "keys_176",
+        );
+        assert!(why.contains("a multiple of 32 keys"), "{why}");
+    }
+
+    #[test]
+    fn tiles_have_no_more_pages_than_registers() {
+        let of = |layout: &str| {
+            problem(&format!(
+                "batch=1,new_tokens=512,q_heads=8,kv_heads=2,head_dim=128,dtype=bf16,\
+                 layout={layout}"
+            ))
+        };
+        for (layout, keys) in [("paged8", 64), ("paged16", 128)] {
+            let half =
+                configured::<AttentionPrefillWgmma>(&of(layout), Arch::SM_90).unwrap();
+            assert_eq!(half.shape.keys, keys);
+        }
+        let why =
+            refusal_as::<AttentionPrefillWgmma>(&of("paged8"), Arch::SM_90, "keys_128");
+        assert!(why.contains("up to 8 pages, not 128 keys"), "{why}");
+    }
+
+    #[test]
     fn queries_of_several_lengths_have_no_gaps() {
         let p = operation(&problem(
             "batch=4,new_tokens=9,q_heads=6,kv_heads=3,head_dim=128,dtype=bf16,\
@@ -578,7 +717,8 @@ mod tests {
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..]);
         assert_eq!(words[..6], [4, 0, 5, 0, 0, 0]);
-        assert_eq!(words[7..], [50, 0, 130, 230, 101, 6, 2, 0, 0]);
+        assert_eq!(words[7..16], [50, 0, 130, 230, 101, 6, 2, 0, 0]);
+        assert!(words[16..].iter().all(|word| *word == 0));
         let scale = f32::from_bits(words[6]);
         assert!((scale - 0.104_119).abs() < 1e-5, "{scale}");
     }

@@ -7,6 +7,7 @@ use super::explanation::{Explanation, formula, size};
 use super::judged::{Hue, JudgedFacts, MarkerShape, OpMarker, Purpose, not_compared};
 use super::kv_append::scale_tensors;
 use super::kv_layout::{Requests, attended, check_cache, check_heads};
+use super::linear::math_dtype;
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
@@ -29,6 +30,7 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::new("v_head_dim").or_as("head_dim").silent(),
         KeySpec::bare("layout").or("contiguous").silent(),
         KeySpec::new("lengths").or("equal").silent(),
+        KeySpec::new("q_dtype").or_as("dtype").silent(),
     ],
     size_keys: &["batch", "prefix", "new_tokens"],
     examples: &["prefill_attention:batch=1,prefix=5,new_tokens=20,q_heads=4,kv_heads=2,\
@@ -50,16 +52,18 @@ pub(super) const FACTS: Facts = Facts {
 /// (192 and 128).
 ///
 /// Keys and values in 8 bits are taken as they are, without scales, or have one scale for
-/// all keys and one for all values (`fp8_e4m3_tensor`).
+/// all keys and one for all values (`fp8_e4m3_tensor`). So may queries be, where keys and
+/// values are: then all products are of 8 bits, and attention weights are rounded to them.
 ///
 /// Requests of several lengths have of their context what [`Lengths`] says, and as new
 /// tokens the same share of `new_tokens`, the last ones. Their caches have room for the
 /// longest; Q and O have no gaps, `[token of all requests][q head][dim]`, one request after
 /// the other.
 ///
-/// Work: `2 B n_q (d + d_v)` times the attended keys summed over rows, which is
+/// Work: in the format of queries, keys and values, in that of outputs where they differ,
+/// `2 B n_q (d + d_v)` times the attended keys summed over rows, which is
 /// `B n_q (d + d_v) S (2 P + S + 1)` when causal; Q and O `B n_q S (d + d_v) b`, K and V
-/// `B n_kv (S + P) (d + d_v) b_kv`, scales where there are any 8 bytes; 4
+/// `B n_kv (S + P) (d + d_v) b_kv`, scales where there are any 8 bytes, of queries 4; 4
 /// bytes for each needed entry of a page table. In a window only the keys that some row attends to.
 /// Requests of several lengths count each for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,7 +82,7 @@ pub struct PrefillAttention {
     pub head_dim: u64,
     /// Whether a token sees only the tokens up to itself.
     pub causal: bool,
-    /// Format of queries and outputs.
+    /// Format of outputs.
     pub dtype: DType,
     /// Scheme of keys and values.
     pub kv_dtype: Quant,
@@ -90,6 +94,8 @@ pub struct PrefillAttention {
     pub layout: KvLayout,
     /// How many new tokens, and tokens in all, the requests have.
     pub lengths: Lengths,
+    /// Scheme of queries.
+    pub q_dtype: Quant,
 }
 
 pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
@@ -107,6 +113,7 @@ pub(super) fn read(f: &Fields) -> Result<PrefillAttention, ProblemError> {
         v_head_dim: f.extent("v_head_dim")?,
         layout: KvLayout::read(f)?,
         lengths: f.parse("lengths")?,
+        q_dtype: f.quant("q_dtype", QuantPlace::Prompt)?,
     })
 }
 
@@ -189,6 +196,35 @@ impl PrefillAttention {
         up_to + (self.new_tokens - growing) * self.window
     }
 
+    /// The format that products are made in.
+    pub fn math_dtype(&self) -> DType {
+        math_dtype(self.q_dtype, self.kv_dtype, self.dtype)
+    }
+
+    /// Whether attention weights are rounded to 8 bits.
+    pub fn has_narrow_weights(&self) -> bool {
+        self.math_dtype() == DType::Fp8E4m3
+    }
+
+    /// Refuses queries that nobody would multiply with the keys.
+    fn check_queries(&self) -> Result<(), ProblemError> {
+        let PrefillAttention { q_dtype, kv_dtype, dtype, .. } = *self;
+        let place = q_dtype.check_place(QuantPlace::Prompt);
+        place.map_err(|message| ProblemError::at("q_dtype", message))?;
+        let is_narrow =
+            q_dtype.dtype() == DType::Fp8E4m3 && kv_dtype.dtype() == q_dtype.dtype();
+        if q_dtype == Quant::plain(dtype) || is_narrow {
+            return Ok(());
+        }
+        Err(ProblemError::at(
+            "q_dtype",
+            format!(
+                "queries in {q_dtype} are neither in dtype = {dtype} nor in fp8_e4m3 as keys and \
+                 values are; leave it out, or write q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3"
+            ),
+        ))
+    }
+
     /// Queries: rows of Q and of O.
     fn rows(&self) -> u64 {
         self.q_heads * self.all_new_tokens()
@@ -211,12 +247,14 @@ impl Operation for PrefillAttention {
             self.v_head_dim.to_string(),
             self.layout.to_string(),
             self.lengths.to_string(),
+            self.q_dtype.to_string(),
         ]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
         check_heads(self.q_heads, self.kv_heads)?;
         check_cache(self.kv_dtype, QuantPlace::Prompt)?;
+        self.check_queries()?;
         let (batch, lengths) = (self.batch, self.lengths);
         let new_tokens = lengths.least(self.new_tokens);
         Requests { batch, context: self.context(), lengths, new_tokens }.check()?;
@@ -240,19 +278,20 @@ impl Operation for PrefillAttention {
     }
 
     fn work(&self) -> Work {
-        let q_bytes = self.dtype.bytes_of(self.rows() * self.head_dim);
+        let q_bytes = self.q_dtype.matrix_bytes(self.rows(), self.head_dim);
         let o_bytes = self.dtype.bytes_of(self.rows() * self.v_head_dim);
         let widths = self.q_heads * (self.head_dim + self.v_head_dim);
         let attended = self.sum(PrefillAttention::all_attended);
         Work::NONE
-            .with(Resource::Matrix(self.dtype), 2 * widths * attended)
+            .with(Resource::Matrix(self.math_dtype()), 2 * widths * attended)
             .with_bytes(q_bytes + self.cache_bytes(), o_bytes)
     }
 
     fn explanation(&self) -> Explanation {
         let in_pages = self.layout != KvLayout::Contiguous;
         let is_ragged = self.lengths != Lengths::Equal;
-        let is_scaled = self.kv_dtype.is_scaled();
+        let is_scaled =
+            self.kv_dtype.is_scaled() || self.q_dtype != Quant::plain(self.dtype);
         if self.window > 0 || !self.causal || is_scaled || in_pages || is_ragged {
             return Explanation::results(&self.work());
         }
@@ -286,6 +325,7 @@ impl Operation for PrefillAttention {
 
     fn tensors(&self) -> Vec<Tensor> {
         let format = TensorFormat::Values(self.dtype);
+        let q_format = TensorFormat::Values(self.q_dtype.dtype());
         let kv_format = TensorFormat::Values(self.kv_dtype.dtype());
         let cached = self.batch * self.kv_heads * self.layout.allocated(self.context());
         let mut tensors = vec![
@@ -294,8 +334,10 @@ impl Operation for PrefillAttention {
         ];
         tensors.extend(self.layout.page_table(self.batch, self.context()));
         tensors.extend(scale_tensors(self.kv_dtype, self.batch * self.kv_heads));
+        let q_scale = self.q_dtype.scale_format();
+        tensors.extend(q_scale.map(|of| Tensor::new("q_scales", Role::Input, of, 1)));
         tensors.extend([
-            Tensor::new("q", Role::Input, format, self.rows() * self.head_dim),
+            Tensor::new("q", Role::Input, q_format, self.rows() * self.head_dim),
             Tensor::new("o", Role::Output, format, self.rows() * self.v_head_dim),
         ]);
         tensors

@@ -91,10 +91,10 @@ impl RowSums {
 
     /// The factor between output and expectation, and how far from 1 it may be, see
     /// [`crate::reference`]. `None` where nothing was added up.
-    fn factor(self, dtype: DType) -> Option<(f64, f64)> {
+    fn factor(self, roundoff: f64) -> Option<(f64, f64)> {
         // As many rows of equal size would have the same sums.
         let rows = self.energy * self.energy / self.energy_squared;
-        let bound = SUM_ERROR + 6.0 * unit_roundoff(dtype) / (3.0 * rows).sqrt();
+        let bound = SUM_ERROR + 6.0 * roundoff / (3.0 * rows).sqrt();
         (self.energy > 0.0).then(|| (self.product / self.energy, bound))
     }
 }
@@ -156,11 +156,11 @@ impl Check {
         }
     }
 
-    /// Judges the sums over the rows of an output of a format.
-    fn judged(self, tensor: &Tensor) -> Check {
+    /// Judges the sums over the rows of an output of a format, whose terms were rounded.
+    fn judged(self, tensor: &Tensor, roundoff: f64) -> Check {
         let (sums, check) = (self.sums, Check { sums: RowSums::default(), ..self });
         let TensorFormat::Values(dtype) = tensor.format else { return check };
-        match sums.factor(dtype) {
+        match sums.factor(unit_roundoff(dtype) + roundoff) {
             Some((factor, bound)) if (factor - 1.0).abs() > bound => {
                 let message = format!(
                     "{} is {factor:.5} times the expected one in the mean, where 1 +- {bound:.5} \
@@ -181,6 +181,12 @@ impl Check {
     }
 }
 
+/// Errors of an output in units of its `rms`, in roundoffs of its terms. Of terms that are
+/// rounded to nearest the errors are independent; their sum is 0.42 roundoffs of the row's `rms`
+/// in the mean square, where elements have random signs, since the sum of the terms is as large
+/// as their own errors are parts of them. Seven of these.
+const ROUNDOFFS: f64 = 3.0;
+
 /// Largest error of an output format in units of `rms + |ref|`.
 pub const fn tolerance(dtype: DType) -> f64 {
     match dtype {
@@ -200,6 +206,8 @@ pub(super) struct Tolerance {
     pub factor: f64,
     /// What is added for sums in fixed point, see [`crate::reference`].
     pub of_sums: f64,
+    /// Of terms of sums: see [`super::Answer::roundoff`].
+    pub roundoff: f64,
 }
 
 /// The value of a format nearest to `x`, ties to even, within its range.
@@ -464,7 +472,7 @@ impl CheckedOutput<'_> {
             })
         };
         let check = parts.into_par_iter().map(compare).reduce(Check::new, Check::and);
-        check.judged(&self.tensor)
+        check.judged(&self.tensor, self.tolerance.roundoff)
     }
 
     fn compare_row(&self, first: u64, expected: &[f64], typical: Option<f64>) -> Check {
@@ -475,7 +483,8 @@ impl CheckedOutput<'_> {
         let rms = rms.max(typical.unwrap_or(0.0) / 4.0);
         let relative = match self.tensor.format {
             TensorFormat::Values(dtype) if typical.is_some() => {
-                self.tolerance.factor * tolerance(dtype) + self.tolerance.of_sums
+                let Tolerance { factor, of_sums, roundoff } = self.tolerance;
+                factor * tolerance(dtype) + of_sums + ROUNDOFFS * roundoff
             }
             _ => 0.0,
         };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::compare::{CheckedOutput, Rows};
-use super::linear::{Matrices, MatrixNames, has_8_bit_floats, linear_rows};
+use super::linear::{Matrices, MatrixNames, fixed_point_products, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::op::Gemm;
 
@@ -22,8 +22,8 @@ impl Answer for Gemm {
         vec![("row", self.m), ("column", self.n)]
     }
 
-    fn has_fixed_point_sums(&self) -> bool {
-        has_8_bit_floats(self.a_dtype, self.w_dtype)
+    fn fixed_point_products(&self) -> u64 {
+        fixed_point_products(self.a_dtype, self.w_dtype)
     }
 
     fn compare(

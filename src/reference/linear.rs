@@ -7,10 +7,11 @@ use crate::format::{DType, TensorFormat};
 use crate::quant::{Quant, ScaleFormat};
 use crate::weights;
 
-/// Whether products of activations and weights are of 8-bit floats.
-pub(super) fn has_8_bit_floats(activations: Quant, weights: Quant) -> bool {
+/// Products of activations and weights that tensor cores add up in fixed point before they take
+/// the sum to f32, as kernels do with products of two 8-bit floats.
+pub(super) fn fixed_point_products(activations: Quant, weights: Quant) -> u64 {
     let is_one = |scheme: Quant| matches!(scheme.dtype(), DType::Fp8E4m3 | DType::Fp8E5m2);
-    is_one(activations) && is_one(weights)
+    if is_one(activations) && is_one(weights) { 128 } else { 0 }
 }
 
 /// Outputs of a gemm row that are compared together.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::compare::{CheckedOutput, Rows};
-use super::linear::{Matrices, has_8_bit_floats, linear_rows};
+use super::linear::{Matrices, fixed_point_products, linear_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
 use crate::format::Role;
 use crate::op::{MoeGemm, Operation, RowOrder};
@@ -22,8 +22,8 @@ impl Answer for MoeGemm {
         }
     }
 
-    fn has_fixed_point_sums(&self) -> bool {
-        has_8_bit_floats(self.a_dtype, self.w_dtype)
+    fn fixed_point_products(&self) -> u64 {
+        fixed_point_products(self.a_dtype, self.w_dtype)
     }
 
     fn compare(

@@ -6,6 +6,7 @@ use super::attention::{Attention, typical_attention};
 use super::compare::{CheckedOutput, Rows};
 use super::kv_source::{CachedPart, KvSource, unneeded_rows};
 use super::{Answer, Check, NoReference, SlotInputs};
+use crate::format::TensorFormat;
 use crate::op::{KvRead, Lengths, PrefillAttention};
 
 /// Whose a row of the queries is, and of the outputs.
@@ -57,10 +58,14 @@ fn prefill_rows(p: PrefillAttention, inputs: &SlotInputs) -> Rows<'static> {
     let of_keys = source(kv);
     let of_values = source(KvRead { head_dim: p.v_head_dim, ..kv });
     let all_queries = inputs.queries();
+    let q_dtype = p.q_dtype.dtype();
+    let q_scale =
+        inputs.find("q_scales").map(|key| key.scale(TensorFormat::Scales(q_dtype), 0));
     let make = move |row: u64| {
         let Row { request, head, token } = order.row(row);
         let mut query = vec![0.0; p.head_dim as usize];
-        all_queries.values(p.dtype, row * p.head_dim, &mut query);
+        all_queries.values(q_dtype, row * p.head_dim, &mut query);
+        query.iter_mut().for_each(|x| *x *= q_scale.unwrap_or(1.0));
         let kv_head = head / p.group();
         let attention = Attention {
             value_dim: p.v_head_dim as usize,
@@ -103,6 +108,15 @@ impl Answer for PrefillAttention {
         inputs: &SlotInputs,
     ) -> Result<Check, NoReference> {
         Ok(target.compare_rows(&prefill_rows(*self, inputs)))
+    }
+
+    fn roundoff(&self) -> f64 {
+        if self.has_narrow_weights() { 1.0 / 16.0 } else { 0.0 }
+    }
+
+    /// Of keys: sums of weighted values stay in tensor cores.
+    fn fixed_point_products(&self) -> u64 {
+        if self.has_narrow_weights() { self.context() } else { 0 }
     }
 
     /// What is after a request's tokens: in its last page, and in the room for longer ones.

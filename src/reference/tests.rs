@@ -102,6 +102,7 @@ fn decode_case(context: u64) -> (String, PrefillAttention) {
         v_head_dim: 8,
         layout: KvLayout::Contiguous,
         lengths: Lengths::Equal,
+        q_dtype: Quant::plain(DType::F32),
     };
     (text, same)
 }

@@ -259,8 +259,9 @@ impl Code {
         });
     }
 
-    /// The main loop: the one with the most tensor instructions of its own, or, without
-    /// any, the most bytes of memory. Instructions of loops within it are not its own.
+    /// The main loop: the one with the most tensor instructions of its own, of several the
+    /// innermost, or, without any, the most bytes of memory. Instructions of loops within it are
+    /// not its own.
     pub fn main_loop(&self) -> Option<Vec<&Instruction>> {
         let loops = self.loops();
         let own = |&(first, last): &(usize, usize)| {
@@ -272,20 +273,23 @@ impl Code {
             let own = (first..=last).filter(|&at| !nested(at));
             own.map(|at| &self.instructions[at]).collect::<Vec<_>>()
         };
-        let work = |own: &Vec<&Instruction>| {
+        let work = |&(first, last): &(usize, usize)| {
+            let own = own(&(first, last));
             let tensor = own.iter().filter(|i| class(&i.opcode) == "tensor").count();
+            let around = loops.iter().filter(|&&(f, l)| f <= first && last <= l).count();
             (
                 tensor,
+                if tensor > 0 { around } else { 0 },
                 own.iter().map(|i| accessed_bytes(&i.opcode)).sum::<usize>(),
                 own.len(),
             )
         };
-        loops.iter().map(own).max_by_key(work)
+        loops.iter().max_by_key(|of| work(of)).map(own)
     }
 
     /// First and last instruction of every loop: a branch back to a label.
     /// Rarely executed code after the end of a function branches back too, so what contains
-    /// an unconditional end is not a loop.
+    /// an unconditional end is not a loop, nor what begins within another loop and ends after it.
     fn loops(&self) -> Vec<(usize, usize)> {
         let mut loops: BTreeMap<usize, usize> = BTreeMap::new();
         for (last, instruction) in self.instructions.iter().enumerate() {
@@ -301,7 +305,10 @@ impl Code {
                 loops.insert(first, last);
             }
         }
-        loops.into_iter().collect()
+        let leaves = |first: usize, last: usize| {
+            loops.iter().any(|(&f, &l)| f < first && first <= l && l < last)
+        };
+        loops.iter().map(|(&f, &l)| (f, l)).filter(|&(f, l)| !leaves(f, l)).collect()
     }
 }
 
@@ -404,6 +411,31 @@ mm:
             ("branch", 1),
         ];
         assert_eq!(mix, Mix(expected.into()));
+    }
+
+    /// A wait that had to be repeated goes on within the loop from behind what follows it. The
+    /// loop around it has as many products of its own, and more bytes.
+    #[test]
+    fn waits_after_a_loop_do_not_extend_it() {
+        let text = "\t.section\t.text.waits,\"ax\",@progbits\n\
+                    .L_x_0:\n\
+                    /*0000*/ HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24 ;\n\
+                    .L_x_1:\n\
+                    /*0008*/ SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R3], R4 ;\n\
+                    /*0010*/ @!P0 BRA `(.L_x_2) ;\n\
+                    .L_x_3:\n\
+                    /*0020*/ HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24 ;\n\
+                    /*0030*/ @P1 BRA `(.L_x_1) ;\n\
+                    /*0040*/ STG.E.128 desc[UR6][R2.64], R24 ;\n\
+                    /*0050*/ @P2 BRA `(.L_x_0) ;\n\
+                    /*0060*/ @P3 EXIT ;\n\
+                    .L_x_2:\n\
+                    /*0070*/ SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R3], R4 ;\n\
+                    /*0080*/ @!P0 BRA `(.L_x_2) ;\n\
+                    /*0090*/ BRA `(.L_x_3) ;\n";
+        let listing = Listing::parse(text.to_owned());
+        let mix = Mix::of_all(listing.functions["waits"].main_loop().unwrap());
+        assert_eq!((mix.of("tensor"), mix.total()), (1, 4));
     }
 
     #[test]

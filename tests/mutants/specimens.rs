@@ -312,4 +312,12 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "prefill_attention:batch=134,prefix=0,new_tokens=3,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
         ],
     ),
+    // In 8 bits: more tiles than stages, more items than blocks.
+    (
+        "attention_prefill_wgmma",
+        &[
+            "prefill_attention:batch=1,prefix=200,new_tokens=130,q_heads=2,kv_heads=1,head_dim=128,dtype=bf16,q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3",
+            "prefill_attention:batch=134,prefix=0,new_tokens=3,q_heads=1,kv_heads=1,head_dim=128,dtype=bf16,q_dtype=fp8_e4m3,kv_dtype=fp8_e4m3",
+        ],
+    ),
 ];

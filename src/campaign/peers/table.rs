@@ -178,6 +178,7 @@ fn of_decode(p: &DecodeAttention) -> Vec<&'static str> {
 fn is_plain_prefill(p: &PrefillAttention) -> bool {
     is_half(p.dtype)
         && p.kv_dtype == Quant::plain(p.dtype)
+        && p.q_dtype == p.kv_dtype
         && p.window == 0
         && p.v_head_dim == p.head_dim
         && p.layout == KvLayout::Contiguous

@@ -28,6 +28,7 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
 fn refuse(p: PrefillAttention) -> Result<(), Refusal> {
     CpuFormat::of("dtype", p.dtype)?;
     CpuFormat::of("kv_dtype", p.kv_dtype)?;
+    CpuFormat::of("q_dtype", p.q_dtype)?;
     if p.v_head_dim != p.head_dim {
         return Err(Refusal(format!(
             "the CPU kernel takes values as wide as keys, not head_dim = {} with v_head_dim = {}; \

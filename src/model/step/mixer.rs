@@ -10,7 +10,7 @@ use crate::op::{
     DecodeAttention, IndexTopk, KvAppend, KvLayout, KvRead, Lengths, MlaAppend, MlaDecode,
     PageOrder, PrefillAttention, Problem, SparseMla, StateUpdate,
 };
-use crate::quant::QuantPlace;
+use crate::quant::{Quant, QuantPlace};
 
 /// Pages of a predicted cache.
 const PAGES: KvLayout = KvLayout::Paged { page_size: 64, order: PageOrder::HeadFirst };
@@ -326,6 +326,7 @@ impl Builder<'_> {
             v_head_dim,
             layout: KvLayout::Contiguous,
             lengths: Lengths::Equal,
+            q_dtype: Quant::plain(formats.activations),
         };
         let together = (count, u64::from(piece.launches));
         self.push_together((name, StepPart::Attention), attention.into(), together)

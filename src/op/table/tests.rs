@@ -516,6 +516,10 @@ prop_compose! {
                 "dtype" if op == Op::DecodeStep && dtype.is_scaled() => "f16".into(),
                 "dtype" => dtype.to_string(),
                 "w_dtype" => w_dtype.to_string(),
+                "q_dtype" if kv_dtype == DType::Fp8E4m3 && access % 2 == 1 => {
+                    ["fp8_e4m3", "fp8_e4m3_tensor", "fp8_e4m3"][choice].into()
+                }
+                "q_dtype" => dtype.to_string(),
                 "a_dtype" if a_dtype.is_empty() => dtype.to_string(),
                 "a_dtype" => a_dtype.to_string(),
                 "kv_dtype" if is_latent && kv_dtype == DType::Int8 => "bf16".into(),
