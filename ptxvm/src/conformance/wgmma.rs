@@ -183,7 +183,8 @@ fn copies(draft: &mut Draft, swizzle: Swizzle, operands: &[(usize, Operand)]) {
 /// either sign, in two of three rows and columns where the sums are to be cut.
 fn matrices(product: &Product, k: usize) -> (Vec<i32>, Vec<i32>) {
     let sign = |number: Number, x: i32| if number.name == "u8" { x.abs() } else { x };
-    let large = |i: usize| (product.cuts && i % k == 0).then(|| [256, -256, 0][i / k % 3]);
+    let large =
+        |i: usize| (product.cuts && i.is_multiple_of(k)).then(|| [256, -256, 0][i / k % 3]);
     let a = |i: usize| large(i).unwrap_or(sign(product.a, (i * 7 % 9) as i32 - 4));
     let b = |i: usize| large(i).unwrap_or(sign(product.b, (i * 5 % 7) as i32 - 3));
     ((0..64 * k).map(a).collect(), (0..product.n * k).map(b).collect())
