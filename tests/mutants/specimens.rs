@@ -198,8 +198,8 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "attention_decode.cluster4_three",
         &[
-            "decode_attention:batch=1,context=1333,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
-            "decode_attention:batch=2,context=333,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=1,context=2333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=2,context=333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
         ],
     ),
     // Splits of one sequence in several blocks; several splits in a block. Then rows of two
@@ -222,8 +222,8 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     (
         "attention_mla.cluster4_three",
         &[
-            "mla_decode:batch=1,context=300,q_heads=4,dtype=bf16,layout=paged16",
-            "mla_decode:batch=2,context=250,q_heads=4,dtype=bf16,layout=paged16,lengths=ragged",
+            "mla_decode:batch=1,context=1300,q_heads=3,dtype=bf16,layout=paged16",
+            "mla_decode:batch=2,context=250,q_heads=3,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
     (
