@@ -27,7 +27,7 @@
 //   both        outputs = outputs * factor + weights * values, in their columns
 //
 // While one warpgroup computes its softmax, the other multiplies. Where tensor cores
-// bind, with several row tiles, the second warpgroup starts on the scores of its own tile
+// bind, with several row tiles or as asked (OVERTAKE), the second warpgroup starts on the scores of its own tile
 // even before the values of the first's tile; otherwise it does the values first, so that
 // stages are free early and memory, which binds, never waits.
 //
@@ -629,7 +629,7 @@ struct Compute {
   // Whether this warpgroup computes the scores of its tiles before the values of the
   // other's: where tensor cores bind rather than memory, so that they have work during
   // the other's softmax.
-  static constexpr bool OVERTAKES = group == 1 && ROW_TILES > 1;
+  static constexpr bool OVERTAKES = group == 1 && OVERTAKE;
 
   const Params &p;
   Shared &shared;

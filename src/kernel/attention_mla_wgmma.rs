@@ -95,6 +95,8 @@ pub(super) struct AttentionMlaWgmma {
     element: &'static str,
     cached: &'static str,
     division: Division,
+    /// Whether the second warpgroup scores its tile before the values of the first's.
+    overtakes: bool,
 }
 
 impl HostHalf for AttentionMlaWgmma {
@@ -113,6 +115,9 @@ impl HostHalf for AttentionMlaWgmma {
         Configuration::new("cluster4_three", &[("cluster", 4), ("clusters", 3)]),
         Configuration::new("cluster8_two", &[("cluster", 8), ("clusters", 2)]),
         Configuration::new("cluster8_six", &[("cluster", 8), ("clusters", 6)]),
+        // Tensor cores have work during the other warpgroup's softmax, as is the default of
+        // several row tiles; stages are free later.
+        Configuration::new("overtakes", &[("overtakes", 1)]),
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
@@ -174,7 +179,8 @@ impl HostHalf for AttentionMlaWgmma {
         };
         let needed = |length| 0..length;
         let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
-        Ok(AttentionMlaWgmma { p: *p, element, cached, division })
+        let overtakes = choice.or("overtakes", u32::from(row_tiles(p) > 1)) == 1;
+        Ok(AttentionMlaWgmma { p: *p, element, cached, division, overtakes })
     }
 
     fn defines(&self) -> Defines {
@@ -190,6 +196,7 @@ impl HostHalf for AttentionMlaWgmma {
             .with("NEW_TOKENS", p.new_tokens)
             .with("ROW_TILES", row_tiles(p))
             .with("CLUSTER", self.division.blocks_of_cluster())
+            .with("OVERTAKE", u32::from(self.overtakes))
             .with("KEY_DIM", KEY_DIM)
             .with("VALUE_DIM", VALUE_DIM)
             .with("PAGE_SIZE", page_size(p.layout))
@@ -294,7 +301,9 @@ fn params(p: MlaDecode) -> Params {
 mod tests {
     use super::*;
     use crate::kernel::EncodedTensorMap;
-    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, operation, options_as, plan, refusal,
+    };
     use crate::kernel::split_kv::bound_in_order;
 
     fn problem(rest: &str) -> String {
@@ -353,6 +362,17 @@ mod tests {
         assert_eq!(way("batch=128,context=4096,q_heads=128", 132), (1, 128));
         assert_eq!(way("batch=128,context=4096,q_heads=64", 132), (1, 128));
         assert_eq!(way("batch=1,context=64,q_heads=64", 132), (1, 1));
+    }
+
+    #[test]
+    fn a_warpgroup_overtakes_with_several_row_tiles_or_where_asked() {
+        let overtakes = |q_heads: u32, name: &str| {
+            let text = problem(&format!("batch=1,context=64,q_heads={q_heads},dtype=bf16"));
+            let options = options_as::<AttentionMlaWgmma>(&text, Arch::SM_90, name);
+            options.contains("-DOVERTAKE=1")
+        };
+        assert_eq!([64, 128].map(|heads| overtakes(heads, "no_cluster")), [false, true]);
+        assert_eq!([64, 128].map(|heads| overtakes(heads, "overtakes")), [true, true]);
     }
 
     #[test]
