@@ -13,7 +13,7 @@
 //
 // Blocks divide the cache by a work list (split-KV); the last block of a
 // sequence combines the partial results of all, or with CLUSTER > 1 the splits of a
-// sequence are the blocks of a cluster, which combine them together. Within a block a warp owns 16
+// sequence are the blocks of clusters, which combine them together. Within a block a warp owns 16
 // tokens of every tile: it copies them into a ring of its own, does not wait for
 // other warps, keeps an online softmax (in powers of two) of its tokens, and merges
 // with the other warps only at the end of a split. The kernel is memory bound: the
@@ -21,8 +21,7 @@
 // (STAGES - 1) / STAGES of the rings.
 //
 // Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
-// CLUSTER times ROW_TILES where CLUSTER > 1, THREADS threads, SHARED_BYTES of dynamic
-// shared memory.
+// CLUSTER, THREADS threads, SHARED_BYTES of dynamic shared memory.
 #include "cached.cuh"
 #include "last_block.cuh"
 #include "split_kv.cuh"
@@ -69,7 +68,7 @@ static_assert(M_TILES <= 2, "accumulators fit the registers");
 static_assert((TILE_ROWS * (ROW_TILES - 1)) < ALL_ROWS, "every block has rows");
 static_assert(STAGES % 2 == 1 && STAGES >= 3, "keys and values take turns in each stage");
 static_assert(SHARED_BYTES == WARPS * RING_BYTES + QUERY_BYTES, "the host reserves these");
-static_assert(CLUSTER * ROW_TILES <= 16, "blocks of a cluster");
+static_assert(CLUSTER <= 16, "blocks of a cluster");
 static_assert(16 * MERGE_STRIDE * sizeof(float) <= RING_BYTES, "rings hold a merge");
 
 // --- Parameters ------------------------------------------------------------
@@ -84,7 +83,7 @@ struct Params {
   u16 *o;
   const Split *work;
   Partials<ALL_ROWS, VECTORS> partials;
-  u32 *tickets;  // [partial][ROW_TILES]; zero between launches
+  u32 *tickets;  // [partial][ROW_TILES][CLUSTER]; zero between launches
   u32 kv_heads;
   u32 request_rows;  // tokens of a request; entries of its page table when paged
   float scale;       // softmax scale, for powers of two: log2(e) / sqrt(HEAD_DIM)
@@ -565,8 +564,8 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
         p.partials.outputs[(first_row + row) * VECTORS + vector] = sum;
     }
     if (CLUSTER > 1) {
-      combine_in_cluster<CLUSTER, ROW_TILES, THREADS, VECTORS>(
-          split.index, blockIdx.x % ROW_TILES, tile_rows, shared_address(values_of(0)),
+      combine_in_cluster<CLUSTER, THREADS>(
+          p.partials, split, rows.first + m * 16, tile_rows, shared_address(values_of(0)),
           MERGE_STRIDE * sizeof(float), shared_address(of_row), scale,
           [&](u32 row, u32 vector, Floats4 x, float sum) {
             write_output(p, rows, m * 16 + row, vector, x, sum);
@@ -581,14 +580,14 @@ DEVICE void merge(State &state, const Params &p, const Split &split, const Rows 
 
 KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p) {
   // The first split and its pages: no launch writes the work list or page tables.
-  Split split = load_split(p.work, blockIdx.x / ROW_TILES);
+  Split split = load_split(p.work, list_block<CLUSTER, ROW_TILES>());
   Loader loader(p, split);
   overlap_previous();
 
   // Rows are aligned to their size: the swizzle changes bits of the address.
   extern __shared__ __align__(256) u8 rings[];
   const u32 ring = shared_address(rings) + warp_index() * RING_BYTES;
-  const u32 row_tile = blockIdx.x % ROW_TILES;
+  const u32 row_tile = row_tile_of_block<CLUSTER, ROW_TILES>();
   while (true) {
     const Rows rows(p, split, row_tile);
     State state;
@@ -600,13 +599,22 @@ KERNEL(THREADS, BLOCKS_PER_SM) attention_decode(const __grid_constant__ Params p
     if (split.next != 0) next = load_split(p.work, split.next);
     merge(state, p, split, rows, rings);
     if (split.next != 0) loader = Loader(p, next);
-    u32 *ticket = p.tickets + split.first_partial * ROW_TILES + row_tile;
+    u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
     if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count))
       combine<THREADS, WARPS * RING_BYTES, TILE_ROWS>(
           p.partials, split, rows.first, rows.count, rows.scale(p), rings,
           [&](u32 row, u32 vector, Floats4 x, float sum) {
             write_output(p, rows, row, vector, x, sum);
           });
+    if (CLUSTER > 1 && split.count > CLUSTER && is_last_block(ticket, split.count / CLUSTER)) {
+#pragma unroll 1
+      for (u32 done = 0; done < rows.count; done += 16)
+        combine_clusters<CLUSTER, THREADS>(
+            p.partials, split, rows.first + done, min_of<u32>(16, rows.count - done),
+            rows.scale(p), rings, [&](u32 row, u32 vector, Floats4 x, float sum) {
+              write_output(p, rows, done + row, vector, x, sum);
+            });
+    }
     if (split.next == 0) break;
     split = next;
   }

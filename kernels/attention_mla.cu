@@ -14,7 +14,7 @@
 //
 // Blocks divide the cache by a work list (split-KV); the last block of a sequence
 // combines the partial results of all, or with CLUSTER > 1 the splits of a sequence are the
-// blocks of a cluster, which combine them together. A block copies tiles of tokens into a ring
+// blocks of clusters, which combine them together. A block copies tiles of tokens into a ring
 // and uses each twice. For the scores, a warp takes a quarter of the columns and a
 // half of the tile's tokens: its queries stay in registers, and the four partial
 // sums of a score go to shared memory, where one thread adds them up and makes an
@@ -25,8 +25,7 @@
 // (STAGES - 2) / STAGES of the ring.
 //
 // Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
-// CLUSTER times ROW_TILES where CLUSTER > 1, THREADS threads, SHARED_BYTES of dynamic
-// shared memory.
+// CLUSTER, THREADS threads, SHARED_BYTES of dynamic shared memory.
 #include "cached.cuh"
 #include "last_block.cuh"
 #include "split_kv.cuh"
@@ -98,7 +97,7 @@ struct Params {
   u16 *o;
   const Split *work;
   Partials<ALL_ROWS, VECTORS> partials;
-  u32 *tickets;      // [partial][ROW_TILES]; zero between launches
+  u32 *tickets;      // [partial][ROW_TILES][CLUSTER]; zero between launches
   u32 request_rows;  // tokens of a request; entries of its page table when paged
   float scale;       // of scores, for powers of two
 };
@@ -502,7 +501,7 @@ DEVICE void write_output(const Params &p, const Rows &rows, u32 row, u32 vector,
 // Writes the outputs of a split by way of the ring, as partial results where the
 // sequence has further splits, or together with the other blocks of the cluster.
 DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const Rows &rows,
-                   u32 row_tile, float *ring, const Exchange &exchange) {
+                   float *ring, const Exchange &exchange) {
   __syncthreads();
 #pragma unroll
   for (u32 m = 0; m < M_TILES; ++m)
@@ -517,9 +516,9 @@ DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const 
       }
     }
   if (CLUSTER > 1) {
-    combine_in_cluster<CLUSTER, ROW_TILES, THREADS, VECTORS>(
-        split.index, row_tile, rows.count, shared_address(ring), MERGE_STRIDE * sizeof(float),
-        shared_address(exchange.of_row), p.scale,
+    combine_in_cluster<CLUSTER, THREADS>(
+        p.partials, split, rows.first, rows.count, shared_address(ring),
+        MERGE_STRIDE * sizeof(float), shared_address(exchange.of_row), p.scale,
         [&](u32 row, u32 vector, Floats4 x, float sum) {
           write_output(p, rows, row, vector, x, sum);
         });
@@ -543,24 +542,27 @@ DEVICE void finish(const Outputs &o, const Params &p, const Split &split, const 
 
 KERNEL(THREADS, 1) attention_mla(const __grid_constant__ Params p) {
   // No launch writes the work list.
-  const Split first = load_split(p.work, blockIdx.x / ROW_TILES);
+  const Split first = load_split(p.work, list_block<CLUSTER, ROW_TILES>());
   overlap_previous();
 
   // Records are aligned to the banks: the swizzle changes bits of the address.
   extern __shared__ __align__(128) u8 ring[];
   Exchange &exchange = *reinterpret_cast<Exchange *>(ring + RING_BYTES);
-  const u32 row_tile = blockIdx.x % ROW_TILES;
+  const u32 row_tile = row_tile_of_block<CLUSTER, ROW_TILES>();
   for_each_split(p.work, first, [&](const Split &split) {
     const Rows rows(split, row_tile);
     Outputs o;
     attend(o, p, split, rows, shared_address(ring), exchange);
-    finish(o, p, split, rows, row_tile, reinterpret_cast<float *>(ring), exchange);
-    u32 *ticket = p.tickets + split.first_partial * ROW_TILES + row_tile;
+    finish(o, p, split, rows, reinterpret_cast<float *>(ring), exchange);
+    u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
+    const auto write = [&](u32 row, u32 vector, Floats4 x, float sum) {
+      write_output(p, rows, row, vector, x, sum);
+    };
     if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count))
-      combine<THREADS, RING_BYTES, TILE_ROWS>(
-          p.partials, split, rows.first, rows.count, p.scale, ring,
-          [&](u32 row, u32 vector, Floats4 x, float sum) {
-            write_output(p, rows, row, vector, x, sum);
-          });
+      combine<THREADS, RING_BYTES, TILE_ROWS>(p.partials, split, rows.first, rows.count, p.scale,
+                                              ring, write);
+    if (CLUSTER > 1 && split.count > CLUSTER && is_last_block(ticket, split.count / CLUSTER))
+      combine_clusters<CLUSTER, THREADS>(p.partials, split, rows.first, rows.count, p.scale, ring,
+                                         write);
   });
 }

@@ -27,12 +27,15 @@
 //   both        outputs = outputs * factor + weights * values, in their columns
 //
 // While one warpgroup computes its softmax, the other multiplies. Where tensor cores
-// bind, with several row tiles, the second warpgroup starts on the scores of its own tile
+// bind, with several row tiles or as asked (OVERTAKE), the second warpgroup starts on the scores of its own tile
 // even before the values of the first's tile; otherwise it does the values first, so that
 // stages are free early and memory, which binds, never waits.
 //
-// Launch: ROW_TILES times as many blocks as the work list is made for, THREADS
-// threads, SHARED_BYTES of dynamic shared memory.
+// The last block of a sequence combines its splits; or with CLUSTER > 1 these are the blocks of
+// clusters, with one split each, which combine them together (split_kv.cuh).
+//
+// Launch: ROW_TILES times as many blocks as the work list is made for, in clusters of
+// CLUSTER, THREADS threads, SHARED_BYTES of dynamic shared memory.
 #include "cached.cuh"
 #include "mbarrier.cuh"
 #include "split_kv.cuh"
@@ -89,6 +92,10 @@ constexpr u32 WEIGHTS_PANEL = VALUE_PANELS;
 constexpr u32 TILE_BYTES = KEY_PANELS * PANEL_BYTES;
 constexpr u32 STAGES = 2;
 constexpr u32 VECTORS = KV_LORA_RANK / 4;
+// Where blocks of a cluster find each other's results: outputs, in rows that are padded so that
+// stores of a warp fall into different banks, then softmaxes.
+constexpr u32 MERGE_STRIDE = KV_LORA_RANK + 8;
+constexpr u32 SOFTMAXES_AT = ROWS * MERGE_STRIDE * sizeof(float);
 
 // Steps of descriptors: eight rows of a panel, and 16 of its columns or rows.
 constexpr u32 ATOM_BYTES = 8 * ROW_BYTES;
@@ -115,6 +122,7 @@ static_assert(QUARTERS * 2 == VALUE_PANELS, "a quarter is two panels");
 static_assert(RECORD_BYTES % CHUNK_BYTES == 0, "records begin at chunks");
 static_assert(TILES_AHEAD > 0 || !CONVERTS, "records are prefetched before they are read");
 static_assert(SHARED_BYTES == (1 + STAGES) * TILE_BYTES, "the host reserves these");
+static_assert(SOFTMAXES_AT + ROWS * sizeof(Softmax) <= SHARED_BYTES, "panels hold results");
 
 // --- Parameters ------------------------------------------------------------
 
@@ -127,7 +135,7 @@ struct Params {
   const u32 *page_table;  // null where the cache is contiguous
   const Split *work;
   Partials<ALL_ROWS, VECTORS> partials;
-  u32 *tickets;      // [partial][ROW_TILES]; zero between launches
+  u32 *tickets;      // [partial][ROW_TILES][CLUSTER]; zero between launches
   u32 request_rows;  // tokens of a request; entries of its page table when paged
   float scale;       // of scores, for powers of two
 };
@@ -271,7 +279,7 @@ struct Loader {
 
   // Copies all splits of the block.
   DEVICE void run(u32 row_tile) {
-    for_each_split(p.work, blockIdx.x / ROW_TILES,
+    for_each_split(p.work, list_block<CLUSTER, ROW_TILES>(),
                    [&](const Split &split) { copy(split, row_tile * ROWS); });
   }
 };
@@ -467,7 +475,7 @@ struct Convert {
 
   // Converts all splits of the block.
   DEVICE void run(u32 row_tile) {
-    const u32 block = blockIdx.x / ROW_TILES;
+    const u32 block = list_block<CLUSTER, ROW_TILES>();
     const Split first = load_split(p.work, block);
     for (u32 index = 0; index < TILES_AHEAD; ++index) prefetch(first, index);
     for_each_split(p.work, block, [&](const Split &of) { split(of, row_tile * ROWS); });
@@ -509,6 +517,9 @@ DEVICE void convert_queries() {
 // Starts s = q k^T for a tile, panel by panel as they arrive.
 DEVICE void start_scores(float (&s)[TILE / 2], Shared &shared, Tile tile) {
   pin(s);
+  // In clusters the compiler would keep all descriptors of queries from one tile to the next,
+  // for which there are no registers.
+  const u32 first_query = CLUSTER > 1 ? held(query_panel(0)) : query_panel(0);
 #pragma unroll
   for (u32 panel = 0; panel < KEY_PANELS; ++panel) {
     wait(shared_address(&shared.full[tile.stage()][panel]), tile.parity());
@@ -516,7 +527,7 @@ DEVICE void start_scores(float (&s)[TILE / 2], Shared &shared, Tile tile) {
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
       const u32 offset = panel * PANEL_BYTES + step * STEP * sizeof(u16);
-      const u64 queries = panel_descriptor(query_panel(0), offset, 0, ATOM_BYTES);
+      const u64 queries = panel_descriptor(first_query, offset, 0, ATOM_BYTES);
       const u64 keys = panel_descriptor(tile.panel(0), offset, 0, ATOM_BYTES);
       if (panel < VALUE_PANELS)
         Wgmma<MULTIPLIED, 64>::ss(s, queries, keys, panel + step > 0);
@@ -618,7 +629,7 @@ struct Compute {
   // Whether this warpgroup computes the scores of its tiles before the values of the
   // other's: where tensor cores bind rather than memory, so that they have work during
   // the other's softmax.
-  static constexpr bool OVERTAKES = group == 1 && ROW_TILES > 1;
+  static constexpr bool OVERTAKES = group == 1 && OVERTAKE;
 
   const Params &p;
   Shared &shared;
@@ -722,7 +733,8 @@ struct Compute {
       add(first.after(tiles - 1), {});
   }
 
-  // Writes outputs, or partial results where the sequence has further splits.
+  // Writes outputs, or partial results where the sequence has further splits; in clusters to
+  // where the panels were, which all products and copies of the block's one split have left.
   DEVICE void write(const Split &split, u32 first_row) {
     // Each warpgroup has the sums of its own tiles. `held` makes the compiler compute their
     // addresses here: it would keep them over all tiles, for which there are no registers.
@@ -738,7 +750,16 @@ struct Compute {
       if (row >= ALL_ROWS) continue;
       const float sum = state.sum[h] + shared.sums[group ^ 1][held(lane_row(h))];
       const u32 column = group * OWN_COLUMNS + lane_column(0);
-      if (split.count == 1) {
+      if (CLUSTER > 1) {
+        float *const outputs = reinterpret_cast<float *>(panels);
+        Floats2 *to =
+            reinterpret_cast<Floats2 *>(outputs + held(lane_row(h)) * MERGE_STRIDE + column);
+#pragma unroll
+        for (u32 block = 0; block < OWN_COLUMNS / 8; ++block)
+          to[block * 4] = {state.o[4 * block + 2 * h], state.o[4 * block + 2 * h + 1]};
+        if (group == 0 && lane_index() % 4 == 0)
+          reinterpret_cast<Softmax *>(panels + SOFTMAXES_AT)[held(lane_row(h))] = {state.max[h], sum};
+      } else if (split.count == 1) {
         const float factor = factor_of(sum);
         u32 *to = reinterpret_cast<u32 *>(
             p.o + (u64(split.request) * ALL_ROWS + row) * KV_LORA_RANK + column);
@@ -759,19 +780,20 @@ struct Compute {
     }
   }
 
-  // Computes all splits of the block.
+  // Computes all splits of the block; in clusters it has one, whose results are then in shared
+  // memory.
   DEVICE void run(u32 row_tile) {
     const u32 first_row = row_tile * ROWS;
     const u32 rows = min_of(ROWS, ALL_ROWS - first_row);
     Tile first = {0};
     u32 parity = 0;
-    for_each_split(p.work, blockIdx.x / ROW_TILES, [&](const Split &split) {
+    for_each_split(p.work, list_block<CLUSTER, ROW_TILES>(), [&](const Split &split) {
       wait(shared_address(&shared.queries_full), parity);
       convert_queries();
       attend(split, first_row, first);
       write(split, first_row);
-      u32 *ticket = p.tickets + split.first_partial * ROW_TILES + row_tile;
-      if (split.count > 1 && is_last_block(ticket, split.count, Computing{}))
+      u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
+      if (CLUSTER == 1 && split.count > 1 && is_last_block(ticket, split.count, Computing{}))
         // The shared memory of the queries is free.
         combine<COMPUTING, TILE_BYTES, ROWS>(p.partials, split, first_row, rows, p.scale, panels,
                                              WriteCombined{p, split, first_row}, Computing{});
@@ -782,6 +804,20 @@ struct Compute {
     });
   }
 };
+
+// Combines the results that the warpgroups of each block of the cluster have left.
+DEVICE void combine_results(const Params &p, u32 row_tile) {
+  const Split split = load_split(p.work, list_block<CLUSTER, ROW_TILES>());
+  const u32 first_row = row_tile * ROWS, rows = min_of(ROWS, ALL_ROWS - first_row);
+  const WriteCombined write = {p, split, first_row};
+  combine_in_cluster<CLUSTER, COMPUTING>(p.partials, split, first_row, rows,
+                                         shared_address(panels), MERGE_STRIDE * sizeof(float),
+                                         shared_address(panels) + SOFTMAXES_AT, p.scale, write);
+  u32 *ticket = ticket_of<CLUSTER, ROW_TILES>(p.tickets, split, row_tile);
+  if (split.count > CLUSTER && is_last_block(ticket, split.count / CLUSTER, Computing{}))
+    combine_clusters<CLUSTER, COMPUTING>(p.partials, split, first_row, rows, p.scale, panels,
+                                         write, Computing{});
+}
 
 KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
   __shared__ Shared shared;
@@ -794,14 +830,16 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
   __syncthreads();
   overlap_previous();
 
-  const u32 row_tile = blockIdx.x % ROW_TILES;
+  const u32 row_tile = row_tile_of_block<CLUSTER, ROW_TILES>();
   const u32 group = threadIdx.x / WARPGROUP;
   if (group == 0) {
     setmaxnreg_inc<COMPUTING_REGISTERS>();
     Compute<0>{p, shared}.run(row_tile);
+    if (CLUSTER > 1) combine_results(p, row_tile);
   } else if (group == 1) {
     setmaxnreg_inc<COMPUTING_REGISTERS>();
     Compute<1>{p, shared}.run(row_tile);
+    if (CLUSTER > 1) combine_results(p, row_tile);
   } else {
     setmaxnreg_dec<LOADING_REGISTERS>();
     if (CONVERTS)

@@ -1,7 +1,7 @@
 // Split-KV: sequences whose cached tokens are divided among several blocks (see
 // work_list.cuh). Each block keeps the softmax of the tokens of its split and the
 // values weighted by it, and writes both as partial results; the sequence's last
-// block combines them.
+// block combines them, or the blocks of clusters together.
 #pragma once
 #include "element.cuh"
 #include "last_block.cuh"
@@ -18,7 +18,7 @@ struct alignas(8) Softmax {
 template <u32 rows, u32 vectors>
 struct Partials {
   Floats4 *outputs;    // [partial][rows][vectors], not divided by the sum
-  Softmax *softmaxes;  // [partial][rows]
+  Softmax *softmaxes;  // [partial][rows]; of clusters see slice_softmaxes
 };
 
 // --- Weights and outputs -----------------------------------------------------
@@ -150,31 +150,75 @@ DEVICE void combine(const Partials<rows, vectors> &partials, const Split &split,
   sync();
 }
 
-// The same where the splits of a sequence are the blocks of one cluster, which read each
-// other's shared memory: no partial results in global memory and no ticket. Each block
-// writes its share of the vectors of `count` rows, all in the order of splits.
-// `outputs` and `softmaxes` are the shared addresses of the block's own partial results, the
-// same in all blocks, `row_bytes` is the distance of rows of outputs. Block `split` of
-// the sequence has rank split * row_tiles + row_tile in the cluster. All threads of all
-// blocks call it, as many times.
-template <u32 cluster, u32 row_tiles, u32 threads, u32 vectors, typename Write>
-DEVICE void combine_in_cluster(u32 split, u32 row_tile, u32 count, u32 outputs, u32 row_bytes,
-                               u32 softmaxes, float scale, Write write) {
+// --- Combining in clusters -----------------------------------------------------
+
+// With CLUSTER > 1 the splits of a sequence are the blocks of clusters, CLUSTER of them
+// each. Blocks of a cluster read each other's shared memory, and each combines a slice of the
+// outputs. Where a sequence has one cluster, these are done. Else each block writes its
+// slice as partial results of the cluster, and the last block of all clusters that has
+// this slice combines them: as many blocks as a cluster has, each from its own ticket.
+
+// The block's place in the work list, and its rows: clusters of the same splits and
+// other rows follow one another.
+template <u32 cluster, u32 row_tiles>
+DEVICE u32 list_block() {
+  return blockIdx.x / (cluster * row_tiles) * cluster + blockIdx.x % cluster;
+}
+template <u32 cluster, u32 row_tiles>
+DEVICE u32 row_tile_of_block() {
+  return blockIdx.x / cluster % row_tiles;
+}
+
+// The ticket of a sequence, or of a slice of it.
+template <u32 cluster, u32 row_tiles>
+DEVICE u32 *ticket_of(u32 *tickets, const Split &split, u32 row_tile) {
+  return tickets + (split.first_partial * row_tiles + row_tile) * cluster + split.index % cluster;
+}
+
+// The vectors of `count` rows that a block of a cluster combines.
+template <u32 cluster, u32 vectors>
+struct Slice {
+  u32 begin;
+  u32 end;
+
+  DEVICE Slice(const Split &split, u32 count) {
+    const u32 all = count * vectors, share = ceil_div(all, cluster);
+    begin = min_of(split.index % cluster * share, all);
+    end = min_of(begin + share, all);
+  }
+};
+
+// Softmaxes of clusters are [partial][slice][rows]: each slice has those of its rows.
+template <u32 cluster, u32 rows, u32 vectors>
+DEVICE Softmax *slice_softmaxes(const Partials<rows, vectors> &partials, const Split &split,
+                                u32 part, u32 first) {
+  const u64 slice = u64(split.first_partial + part) * cluster + split.index % cluster;
+  return partials.softmaxes + slice * rows + first;
+}
+
+// Combines the splits of a cluster: calls write(row, vector, outputs, sum) for each vector of
+// the block's slice of `count` rows from row `first` on, or writes partial results where
+// the sequence has several clusters; all in the order of splits. `outputs` and `softmaxes` are
+// the shared addresses of the block's own results, the same in all blocks, `row_bytes` is
+// the distance of rows of outputs. All threads of all blocks call it, as many times, or
+// all that have not ended.
+template <u32 cluster, u32 threads, u32 rows, u32 vectors, typename Write>
+DEVICE void combine_in_cluster(const Partials<rows, vectors> &partials, const Split &split,
+                               u32 first, u32 count, u32 outputs, u32 row_bytes, u32 softmaxes,
+                               float scale, Write write) {
   sync_cluster();
-  const u32 all = count * vectors, share = ceil_div(all, cluster);
-  const u32 end = min_of(all, (split + 1) * share);
+  const Slice<cluster, vectors> slice(split, count);
 #pragma unroll 1
-  for (u32 i = split * share + held(threadIdx.x); i < end; i += threads) {
+  for (u32 i = slice.begin + held(threadIdx.x); i < slice.end; i += threads) {
     const u32 row = i / vectors, vector = i % vectors;
     const u32 at = outputs + row * row_bytes + vector * u32(sizeof(Floats4));
     Softmax parts[cluster];
     Words4 words[cluster];
 #pragma unroll
     for (u32 part = 0; part < cluster; ++part) {
-      const u32 rank = part * row_tiles + row_tile;
-      const Words2 softmax = ld_shared_cluster_v2(mapa(softmaxes + row * u32(sizeof(Softmax)), rank));
+      const Words2 softmax = ld_shared_cluster_v2(mapa(softmaxes + row * u32(sizeof(Softmax)), part));
       parts[part] = {__uint_as_float(softmax.w[0]), __uint_as_float(softmax.w[1])};
-      words[part] = ld_shared_cluster_v4(mapa(at, rank));
+      words[part] = ld_shared_cluster_v4(mapa(at, part));
     }
     float max = minus_infinity(), sum = 0;
 #pragma unroll
@@ -187,8 +231,71 @@ DEVICE void combine_in_cluster(u32 split, u32 row_tile, u32 count, u32 outputs, 
 #pragma unroll
       for (u32 k = 0; k < 4; ++k) total.x[k] += __uint_as_float(words[part].w[k]) * weight;
     }
-    write(row, vector, total, sum);
+    if (split.count == cluster) {
+      write(row, vector, total, sum);
+      continue;
+    }
+    const u32 part = split.index / cluster;
+    partials.outputs[(u64(split.first_partial + part) * rows + first) * vectors + i] = total;
+    if (i == slice.begin || vector == 0)
+      slice_softmaxes<cluster>(partials, split, part, first)[row] = {max, sum};
   }
   // Others have read this block's results.
   sync_cluster();
+}
+
+// Combines the clusters of a sequence: calls write(row, vector, outputs, sum) for each vector
+// of the block's slice of `count` rows from row `first` on. All threads call it, of the
+// block that is the last with this slice. `buffer` is shared memory for the weights of all
+// clusters and the sum, of each row of the slice.
+template <u32 cluster, u32 threads, u32 rows, u32 vectors, typename Write,
+          typename Sync = WholeBlock>
+DEVICE void combine_clusters(const Partials<rows, vectors> &partials, const Split &split,
+                             u32 first, u32 count, float scale, u8 *buffer, Write write,
+                             Sync sync = {}) {
+  const u32 parts = split.count / cluster, row_weights = parts + 1;
+  const Slice<cluster, vectors> slice(split, count);
+  const u32 first_row = slice.begin / vectors, end_row = ceil_div(slice.end, vectors);
+  float *const weights = reinterpret_cast<float *>(buffer);
+
+  // A warp for each row.
+#pragma unroll 1
+  for (u32 row = first_row + warp_index(); row < end_row; row += threads / WARP) {
+    const auto softmax_of = [&](u32 part) {
+      return slice_softmaxes<cluster>(partials, split, part, first)[row];
+    };
+    float *const of_row = weights + (row - first_row) * row_weights;
+    float max = minus_infinity(), sum = 0;
+#pragma unroll 1
+    for (u32 part = lane_index(); part < parts; part += WARP) max = fmaxf(max, softmax_of(part).max);
+    max = max_of_warp(max);
+#pragma unroll 1
+    for (u32 part = lane_index(); part < parts; part += WARP) {
+      const Softmax softmax = softmax_of(part);
+      const float weight = weight_of(softmax.max, max, scale);
+      sum += softmax.sum * weight;
+      of_row[part] = weight;
+    }
+    sum = sum_of_warp(sum);
+    if (lane_index() == 0) of_row[parts] = sum;
+  }
+  sync();
+
+  // Outputs, in the order of clusters; several loads of a thread are on their way.
+#pragma unroll 1
+  for (u32 i = slice.begin + held(threadIdx.x); i < slice.end; i += threads) {
+    const u32 row = i / vectors;
+    const float *const of_row = weights + (row - first_row) * row_weights;
+    const Floats4 *const outputs =
+        partials.outputs + (u64(split.first_partial) * rows + first) * vectors + i;
+    Floats4 total = {};
+#pragma unroll 4
+    for (u32 part = 0; part < parts; ++part) {
+      const Floats4 outputs_of_part = outputs[u64(part) * rows * vectors];
+#pragma unroll
+      for (u32 k = 0; k < 4; ++k) total.x[k] += outputs_of_part.x[k] * of_row[part];
+    }
+    write(row, i % vectors, total, of_row[parts]);
+  }
+  sync();
 }

@@ -113,7 +113,7 @@ fn answers_do_not_depend_on_the_schedule() {
 }
 
 /// Attention whose scores reach several hundred: powers of them are beyond f32.
-const MAGNIFIED: [(&str, &str); 9] = [
+const MAGNIFIED: [(&str, &str); 12] = [
     (
         "attention_decode",
         "decode_attention:batch=2,context=700,q_heads=8,kv_heads=2,head_dim=128,dtype=bf16",
@@ -152,6 +152,19 @@ const MAGNIFIED: [(&str, &str); 9] = [
     ),
     ("attention_mla", "mla_decode:batch=2,context=500,q_heads=16,dtype=bf16"),
     ("attention_mla_wgmma", "mla_decode:batch=2,context=500,q_heads=64,dtype=bf16"),
+    // Splits of three clusters; of a last block.
+    (
+        "attention_decode.cluster4_three",
+        "decode_attention:batch=2,context=900,q_heads=8,kv_heads=2,head_dim=128,dtype=bf16",
+    ),
+    (
+        "attention_mla_wgmma.cluster8_two",
+        "mla_decode:batch=1,context=1200,q_heads=64,dtype=bf16",
+    ),
+    (
+        "attention_mla_wgmma.no_cluster",
+        "mla_decode:batch=2,context=500,q_heads=64,dtype=bf16",
+    ),
 ];
 
 fn magnified(device: &mut VmDevice, kernel: &str, text: &str) -> Result<(), String> {
@@ -346,6 +359,92 @@ fn bugs_of_products_of_8_bits_are_noticed() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
+/// Bugs of combining in clusters, as another text of a kernel's source or of a header.
+const CLUSTER_BUGS: [(&str, &str, &str); 11] = [
+    // Results of other blocks are read before they are written; a block ends, or writes
+    // weights over its results, while others read them.
+    ("split_kv.cuh", "  sync_cluster();\n  const Slice", "  const Slice"),
+    ("split_kv.cuh", "results.\n  sync_cluster();", "results."),
+    // The slice of another block; one ticket for all slices; a softmax only where a row begins.
+    (
+        "split_kv.cuh",
+        "min_of(split.index % cluster * share",
+        "min_of(split.index / cluster * share",
+    ),
+    ("split_kv.cuh", "cluster + split.index % cluster;\n}", "cluster;\n}"),
+    ("split_kv.cuh", "i == slice.begin || vector == 0", "vector == 0"),
+    // What the blocks of other clusters have written is not waited for, not seen, or left out.
+    ("last_block.cuh", "== blocks - 1", "<= blocks - 1"),
+    ("ptx.cuh", "atom.global.acq_rel.gpu.add.u32", "atom.global.relaxed.gpu.add.u32"),
+    (
+        "split_kv.cuh",
+        "u32 parts = split.count / cluster,",
+        "u32 parts = split.count / cluster - 1,",
+    ),
+    // Weights are read before they are written.
+    ("split_kv.cuh", "of_row[parts] = sum;\n  }\n  sync();", "of_row[parts] = sum;\n  }"),
+    // The tickets of the next launch.
+    ("last_block.cuh", "if (last) *ticket = 0;", ""),
+    // Each row has its maximum taken off.
+    (
+        "split_kv.cuh",
+        "weight_of(softmax.max, max, scale);\n      sum +=",
+        "1;\n      sum +=",
+    ),
+];
+
+#[test]
+fn bugs_of_combining_in_clusters_are_noticed() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let options = CompilerOptions { cache: None, ..CompilerOptions::default() };
+    let compiler = Compiler::new(options).unwrap();
+    let (kernel, name) = ("attention_decode", "attention_decode.cluster4_three");
+    let text =
+        "decode_attention:batch=2,context=900,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16";
+    let problem: Problem = text.parse().unwrap();
+    let passes = |device: &mut VmDevice| {
+        device.outputs(&problem, name, (SEED, 3), 1.0).is_ok_and(|outputs| {
+            let is_right = |output: &Vec<u8>| {
+                let check = reference::check(&problem, SEED, 0, 0, output).unwrap();
+                check.verdict == CheckVerdict::Pass
+            };
+            outputs.iter().all(is_right)
+        })
+    };
+    let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
+    let way = kernel.configurations().find(|way| name.ends_with(way.name)).unwrap();
+    let defines = kernel.configure_as(&problem, Arch::SM_90, way).unwrap().defines;
+    let source = kernel.file().unwrap();
+    let open = || VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    assert!(passes(&mut open()), "without a bug");
+    let missed: Vec<String> = CLUSTER_BUGS
+        .par_iter()
+        .filter_map(|(file, right, wrong)| {
+            let headers: Vec<(&str, String)> = source
+                .headers
+                .iter()
+                .map(|(name, text)| match name == file {
+                    true => {
+                        assert_eq!(text.matches(right).count(), 1, "{file}: {right}");
+                        (*name, text.replace(right, wrong))
+                    }
+                    false => (*name, (*text).to_owned()),
+                })
+                .collect();
+            let headers: Vec<_> =
+                headers.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let planted = Source { headers: &headers, ..source };
+            let ptx = compiler.ptx(&planted, &defines, Arch::SM_90).unwrap();
+            let mut device = open();
+            device.replace_ptx(&problem, name, &ptx).unwrap();
+            passes(&mut device).then(|| format!("{file}: `{right}` as `{wrong}`"))
+        })
+        .collect();
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
 /// A kernel that leaves out part of its work is found: the virtual machine as a
 /// device is no better than what it catches.
 #[test]
@@ -485,6 +584,41 @@ fn decode_attention_reads_what_it_must() {
     }
 }
 
+/// So do clusters, one or several of a sequence: what they add are partial results of clusters,
+/// and slices' softmaxes and tickets.
+#[test]
+fn clusters_read_what_they_must() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    for (kernel, text) in [
+        (
+            "attention_decode.cluster8_two",
+            "decode_attention:batch=2,context=1500,q_heads=40,kv_heads=2,head_dim=128,dtype=bf16",
+        ),
+        (
+            "attention_decode.cluster4_three",
+            "decode_attention:batch=1,context=1500,q_heads=5,kv_heads=1,head_dim=80,dtype=f16",
+        ),
+        (
+            "attention_mla.cluster8_two",
+            "mla_decode:batch=1,context=1000,q_heads=20,dtype=bf16",
+        ),
+        (
+            "attention_mla_wgmma.cluster8_two",
+            "mla_decode:batch=1,context=1024,q_heads=40,dtype=bf16,layout=paged64",
+        ),
+    ] {
+        let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+        let problem: Problem = text.parse().unwrap();
+        let counted = device.count(&problem, kernel, SEED).unwrap();
+        let declared = problem.work().bytes() + counted.extra_bytes.unwrap();
+        // Rounded up to the sectors of memory that softmaxes and tickets lie in.
+        let ratio = counted.bytes() as f64 / declared as f64;
+        assert!((ratio - 1.0).abs() < 0.002, "{kernel}: {ratio} of the declared bytes");
+    }
+}
+
 /// Latent attention reads each record once, though it is key and value, in both formats
 /// and pages of all sizes, and adds what its plan declares. All rows are of queries
 /// here, so FLOPs are more by the last tile's padding only.
@@ -528,8 +662,13 @@ fn latent_attention_by_warpgroup_reads_what_it_must() {
         ("context=777,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged3", 1.0..1.1),
     ] {
         let problem: Problem = format!("mla_decode:batch=3,{rest}").parse().unwrap();
-        let times = padding_of(&mut device, &problem, "attention_mla_wgmma");
-        assert!(padding.contains(&times), "{rest}: {times} times the FLOPs");
+        for kernel in ["attention_mla_wgmma", "attention_mla_wgmma.no_cluster"] {
+            let times = padding_of(&mut device, &problem, kernel);
+            assert!(
+                padding.contains(&times),
+                "{rest}: {times} times the FLOPs by {kernel}"
+            );
+        }
     }
 }
 

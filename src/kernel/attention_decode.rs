@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::clusters::BlockWork;
 use super::configuration::Configuration;
 use super::contract::{HostHalf, OVERLAP};
 use super::formats::{cached, element};
@@ -35,6 +36,10 @@ const MAX_STAGES: u32 = 13;
 /// than combining takes. A row of campaigns of an H100 with splits takes 1.8 us more than one
 /// without (docs/METHODOLOGY.md, fixed costs), in which an SM reads 144 KiB at 80 GB/s.
 const WHOLE_BYTES: u64 = 144 << 10;
+/// What a split costs, in tiles. With four an H200 took 1 to 3% less than with one for 32
+/// requests of 8192 tokens, which are then a whole head for each SM, and the same elsewhere
+/// (`results/2026-11-28-nvidia-h200-tune`).
+const OVERHEAD: u64 = 4;
 /// Shared memory that the kernel declares itself, at most, for every four warps.
 const STATIC_SHARED_BYTES: u32 = 1024;
 
@@ -166,6 +171,12 @@ impl Rings {
     }
 }
 
+/// Seconds of a tile of 16 tokens for each of so many warps, where memory does not bind: an H200
+/// took 0.45 us for four warps and 0.68 us for eight, with heads of 128 in 16 and in 8 bits.
+fn tile_s(p: &DecodeAttention, warps: u32) -> f64 {
+    (0.23e-6 + 0.056e-6 * f64::from(warps)) * p.head_dim as f64 / 128.0
+}
+
 /// Attention of few new tokens to a cache.
 pub(super) struct AttentionDecode {
     p: DecodeAttention,
@@ -185,8 +196,10 @@ impl HostHalf for AttentionDecode {
     const SOURCE: &'static str = include_str!("../../kernels/attention_decode.cu");
     const MEMORY_BOUND: bool = true;
     const CONFIGURATIONS: &[Configuration] = &[
-        // Sequences are divided less: a split costs as much as so many tiles.
-        Configuration::new("overhead4", &[("overhead", 4)]),
+        // The last block of a sequence combines its splits, as is the default of many.
+        Configuration::new("no_cluster", &[("cluster", 1)]),
+        // Sequences are divided more or less: a split costs as much as so many tiles.
+        Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
         // Short sequences are divided too.
         Configuration::new("divided", &[("whole", 0)]),
@@ -196,6 +209,9 @@ impl HostHalf for AttentionDecode {
         Configuration::new("cluster2", &[("cluster", 2)]),
         Configuration::new("cluster4", &[("cluster", 4)]),
         Configuration::new("cluster8", &[("cluster", 8)]),
+        // The same with several clusters of a sequence, of which the last combines all.
+        Configuration::new("cluster4_three", &[("cluster", 4), ("clusters", 3)]),
+        Configuration::new("cluster8_two", &[("cluster", 8), ("clusters", 2)]),
         // How blocks use an SM.
         Configuration::new("one_block", &[("blocks_per_sm", 1), ("warps", 8)]),
         Configuration::new("two_blocks", &[("blocks_per_sm", 2), ("warps", 4)]),
@@ -204,8 +220,8 @@ impl HostHalf for AttentionDecode {
         Configuration::new("stages5", &[("stages", 5)]),
         // Both.
         Configuration::new(
-            "one_block_overhead4",
-            &[("blocks_per_sm", 1), ("warps", 8), ("overhead", 4)],
+            "one_block_no_cluster",
+            &[("blocks_per_sm", 1), ("warps", 8), ("cluster", 1)],
         ),
         Configuration::new(
             "one_block_cluster4",
@@ -248,8 +264,18 @@ impl HostHalf for AttentionDecode {
         refuse_counts(&p.kv())?;
         let (row_tiles, rings) = (RowTiles::new(p).count, Rings::new(p, arch, choice)?);
         let tile_bytes = u64::from(2 * rings.warps * rings.stage_bytes);
-        let costs = Costs { overhead: 1, whole: WHOLE_BYTES / tile_bytes, combine: 0 };
-        let division = Division::new(choice, costs, row_tiles, arch)?;
+        let costs =
+            Costs { overhead: OVERHEAD, whole: WHOLE_BYTES / tile_bytes, combine: 0 };
+        let work = BlockWork {
+            tile_tokens: rings.tile_tokens(),
+            tile_s: tile_s(p, rings.warps),
+            tile_bytes,
+            output_bytes: u64::from(RowTiles::new(p).rows) * p.head_dim * 4,
+            row_tiles,
+            blocks_per_sm: rings.blocks_per_sm,
+        };
+        let needed = |length| p.visible(length);
+        let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
         let overlaps = arch.can_overlap_launches();
         Ok(AttentionDecode { p: *p, element, cached, row_tiles, rings, division, overlaps })
     }
@@ -277,18 +303,18 @@ impl HostHalf for AttentionDecode {
 
     fn plan(&self, target: &Target) -> Plan {
         let AttentionDecode { p, row_tiles, rings, division, .. } = *self;
-        let resident = target.sms * rings.blocks_per_sm;
         let list = division.list(
             &p.kv(),
             |length| p.visible(length),
-            rings.tile_tokens(),
-            resident / row_tiles,
+            (rings.tile_tokens(), row_tiles),
+            [target.sms, rings.blocks_per_sm],
         );
         let division = DividedSequences {
             list,
             blocks_of_cluster: division.blocks_of_cluster(),
             row_tiles,
             rows: p.group() * p.new_tokens,
+            rows_at_once: 16,
             value_dim: p.head_dim,
         };
         let launch = Launch {
@@ -433,20 +459,84 @@ mod tests {
 
     #[test]
     fn partial_results_are_extra_traffic() {
-        let split = plan::<AttentionDecode>(&llama(), &Target::new(Arch::SM_90, 132));
+        let target = Target::new(Arch::SM_90, 132);
+        let many = "batch=37,context=8191,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16";
+        let split = plan::<AttentionDecode>(&problem(many), &target);
         let launch = &split.launches[0];
-        assert_eq!((launch.grid, launch.block), ([263, 1, 1], [128, 1, 1]));
-        // 256 sequences over 263 blocks: two splits of 32 bytes each, whose partial results
+        assert_eq!((launch.grid, launch.block), ([264, 1, 1], [128, 1, 1]));
+        // 296 sequences over 264 blocks: 231 are two splits of 32 bytes, whose partial results
         // are 4 heads of 128 values, a maximum and a sum, and a ticket of 4 bytes.
         let splits = split.scratch[0].bytes() / 32;
         let tickets = split.scratch[3].bytes() / 4;
-        assert_eq!((splits, tickets), (512, 512));
+        assert_eq!((splits, tickets), (296 + 231, 2 * 231));
         let partials = tickets * 4 * (128 + 2) * 4;
-        assert_eq!(split.extra_bytes, Some(splits * 32 + 2 * (partials + 256 * 4)));
+        assert_eq!(split.extra_bytes, Some(splits * 32 + 2 * (partials + 231 * 4)));
         // A whole sequence for each block has no partial results.
         let whole = "batch=4,context=64,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16";
-        let plan = plan::<AttentionDecode>(&problem(whole), &Target::new(Arch::SM_90, 132));
-        assert_eq!(plan.extra_bytes, Some(32 * 32));
+        assert_eq!(
+            plan::<AttentionDecode>(&problem(whole), &target).extra_bytes,
+            Some(32 * 32)
+        );
+    }
+
+    /// The classes of `results/2026-11-28-nvidia-h200-tune`, where clusters of so many blocks
+    /// were the fastest, and some that were not tuned.
+    #[test]
+    fn few_sequences_are_divided_in_clusters() {
+        let way = |shape: &str, sms: u32| {
+            let text = problem(&format!("{shape},q_heads=32,kv_heads=8,head_dim=128"));
+            let cluster = configured::<AttentionDecode>(&text, Arch::SM_90)
+                .unwrap()
+                .division
+                .blocks_of_cluster();
+            let plan = plan::<AttentionDecode>(&text, &Target::new(Arch::SM_90, sms));
+            assert_eq!(plan.launches[0].cluster, [cluster, 1, 1]);
+            (cluster, plan.launches[0].grid[0])
+        };
+        assert_eq!(way("batch=1,context=1024,dtype=bf16", 132), (8, 64));
+        assert_eq!(way("batch=1,context=8192,dtype=bf16", 132), (8, 64));
+        assert_eq!(way("batch=1,context=8192,dtype=bf16,kv_dtype=fp8_e4m3", 132), (8, 64));
+        assert_eq!(way("batch=8,context=8192,dtype=bf16", 132), (2, 128));
+        assert_eq!(way("batch=32,context=8192,dtype=bf16", 132), (1, 128));
+        assert_eq!(way("batch=64,context=8192,dtype=bf16", 132), (1, 132));
+        // Too short to be divided.
+        assert_eq!(way("batch=1,context=64,dtype=bf16", 132), (1, 8));
+        // Of a smaller GPU, whether or not all clusters run at the same time.
+        assert_eq!(way("batch=8,context=8192,dtype=bf16", 16), (2, 128));
+        // What is asked for is done.
+        let text =
+            problem("batch=1,context=1024,q_heads=32,kv_heads=8,head_dim=128,dtype=bf16");
+        let p = operation(&text);
+        for (name, expected) in [("no_cluster", (1, 128)), ("cluster8_two", (8, 128))] {
+            let choice = AttentionDecode::CONFIGURATIONS.iter().find(|c| c.name == name);
+            let way = AttentionDecode::configure(&p, Arch::SM_90, choice.unwrap()).unwrap();
+            let plan = way.plan(&Target::new(Arch::SM_90, 132));
+            let cluster = way.division.blocks_of_cluster();
+            assert_eq!((cluster, plan.launches[0].grid[0]), expected, "{name}");
+        }
+        let on_ampere = configured::<AttentionDecode>(&text, Arch::SM_80).unwrap();
+        assert_eq!(on_ampere.division.blocks_of_cluster(), 1);
+    }
+
+    /// Slices of a cluster whose rows are two blocks' have their softmaxes twice.
+    #[test]
+    fn partial_results_of_clusters_are_extra_traffic() {
+        let shape = "batch=1,context=1024,q_heads=20,kv_heads=1,head_dim=128,dtype=bf16";
+        let p = operation(&problem(shape));
+        let named = |name| AttentionDecode::CONFIGURATIONS.iter().find(|c| c.name == name);
+        let extra = |name| {
+            let choice = named(name).unwrap();
+            let way = AttentionDecode::configure(&p, Arch::SM_90, choice).unwrap();
+            way.plan(&Target::new(Arch::SM_90, 132)).extra_bytes
+        };
+        assert_eq!(extra("cluster8"), Some(8 * 32));
+        // Two clusters: outputs of 20 rows, and of each slice of 16 rows two, of 4 rows one,
+        // and a ticket for each slice.
+        let partials = 2 * (20 * 512 + (16 + 8) * 8);
+        assert_eq!(extra("cluster8_two"), Some(16 * 32 + 2 * (partials + 8 * 4)));
+        // Three clusters of four: slices of four rows and of one.
+        let partials = 3 * (20 * 512 + 20 * 8);
+        assert_eq!(extra("cluster4_three"), Some(12 * 32 + 2 * (partials + 4 * 4)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::clusters::BlockWork;
 use super::configuration::Configuration;
 use super::contract::{HostHalf, OVERLAP};
 use super::formats::{cached_latents, element};
@@ -125,6 +126,12 @@ fn exchange_bytes(rows: u32, tile_tokens: u32, kv_dtype: Quant) -> u32 {
     (rows * (scores + scalings * tile_tokens * 2 + 12)).next_multiple_of(128)
 }
 
+/// Seconds of a token, where memory does not bind: an H200 took 28 to 34 ns with 16 rows, and
+/// some 56 ns with 32, in 16 and in 8 bits (`results/2026-11-28-nvidia-h200-tune`).
+fn token_s(rows: u32) -> f64 {
+    8e-9 + 24e-9 * f64::from(rows.div_ceil(16))
+}
+
 /// Latent attention of few new tokens to a cache.
 pub(super) struct AttentionMla {
     p: MlaDecode,
@@ -143,6 +150,8 @@ impl HostHalf for AttentionMla {
     const SOURCE: &'static str = include_str!("../../kernels/attention_mla.cu");
     const MEMORY_BOUND: bool = true;
     const CONFIGURATIONS: &[Configuration] = &[
+        // The last block of a sequence combines its splits, as is the default of many.
+        Configuration::new("no_cluster", &[("cluster", 1)]),
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
@@ -156,6 +165,10 @@ impl HostHalf for AttentionMla {
         Configuration::new("cluster2", &[("cluster", 2)]),
         Configuration::new("cluster4", &[("cluster", 4)]),
         Configuration::new("cluster8", &[("cluster", 8)]),
+        // The same with several clusters of a sequence, of which the last combines all.
+        Configuration::new("cluster4_three", &[("cluster", 4), ("clusters", 3)]),
+        Configuration::new("cluster8_two", &[("cluster", 8), ("clusters", 2)]),
+        Configuration::new("cluster8_twelve", &[("cluster", 8), ("clusters", 12)]),
         // How the block uses its shared memory.
         Configuration::new("tile16", &[("tile", 16)]),
         Configuration::new("tile32", &[("tile", 32)]),
@@ -196,7 +209,17 @@ impl HostHalf for AttentionMla {
         let ring = Ring::new(p, arch, choice)?;
         let whole = WHOLE_BYTES / u64::from(ring.stage_bytes);
         let costs = Costs { overhead: 4, whole, combine: COMBINE_TILES };
-        let division = Division::new(choice, costs, row_tiles(p), arch)?;
+        let block_rows = rows(p).div_ceil(row_tiles(p));
+        let work = BlockWork {
+            tile_tokens: ring.tile_tokens,
+            tile_s: f64::from(ring.tile_tokens) * token_s(block_rows),
+            tile_bytes: ring.stage_bytes.into(),
+            output_bytes: u64::from(block_rows) * KV_LORA_RANK * 4,
+            row_tiles: row_tiles(p),
+            blocks_per_sm: 1,
+        };
+        let needed = |length| 0..length;
+        let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
         let overlaps = arch.can_overlap_launches();
         Ok(AttentionMla { p: *p, element, cached, ring, division, overlaps })
     }
@@ -224,14 +247,15 @@ impl HostHalf for AttentionMla {
         let list = division.list(
             &p.kv(),
             |length| 0..length,
-            ring.tile_tokens,
-            target.sms / row_tiles,
+            (ring.tile_tokens, row_tiles),
+            [target.sms, 1],
         );
         let division = DividedSequences {
             list,
             blocks_of_cluster: division.blocks_of_cluster(),
             row_tiles,
             rows: rows(&p).into(),
+            rows_at_once: rows(&p).div_ceil(row_tiles).into(),
             value_dim: KV_LORA_RANK,
         };
         let launch = Launch {
@@ -319,10 +343,10 @@ mod tests {
                 plan.extra_bytes.is_some(),
             )
         };
-        // 99 tokens are four tiles, which one block reads.
-        assert_eq!(tiles("q_heads=32"), (1, 1, true));
-        assert_eq!(tiles("q_heads=17,new_tokens=2"), (2, 2, false));
-        assert_eq!(tiles("q_heads=128,new_tokens=2"), (8, 8, false));
+        // 99 tokens are four tiles, one for each block of a cluster.
+        assert_eq!(tiles("q_heads=32"), (1, 4, true));
+        assert_eq!(tiles("q_heads=17,new_tokens=2"), (2, 8, false));
+        assert_eq!(tiles("q_heads=128,new_tokens=2"), (8, 32, false));
     }
 
     #[test]
@@ -349,22 +373,40 @@ mod tests {
 
     #[test]
     fn partial_results_are_extra_traffic() {
-        let shape = "batch=32,context=8192,q_heads=16,dtype=bf16,layout=paged64";
+        let shape = "batch=80,context=8192,q_heads=16,dtype=bf16,layout=paged64";
         let split = plan::<AttentionMla>(&problem(shape), &Target::new(Arch::SM_90, 132));
         let launch = &split.launches[0];
         assert_eq!((launch.grid, launch.block), ([132, 1, 1], [256, 1, 1]));
         assert_eq!(launch.bytes_in_flight, 3 * 32 * 1152);
         // Splits of 32 bytes each have partial results of 16 rows of 512 values, a maximum
-        // and a sum, and sequences that are shared a ticket of 4 bytes: all 32.
+        // and a sum, and sequences that are shared a ticket of 4 bytes: all 80.
         let splits = split.scratch[0].bytes() / 32;
         let tickets = split.scratch[3].bytes() / 4;
-        assert_eq!(splits, tickets);
+        assert_eq!((splits, tickets), (209, 209));
         let partials = tickets * 16 * (512 + 2) * 4;
-        assert_eq!(split.extra_bytes, Some(splits * 32 + 2 * (partials + 32 * 4)));
+        assert_eq!(split.extra_bytes, Some(splits * 32 + 2 * (partials + 80 * 4)));
         // A whole sequence for each block has no partial results.
         let whole = problem("batch=4,context=32,q_heads=16,dtype=bf16");
         let plan = plan::<AttentionMla>(&whole, &Target::new(Arch::SM_90, 132));
         assert_eq!(plan.extra_bytes, Some(4 * 32));
+    }
+
+    /// An H200 took 21.8 us for one request of 4096 tokens in a cluster of eight, 30.4 us in
+    /// eight splits that one block combined (`results/2026-11-28-nvidia-h200-tune`). Several
+    /// clusters are not measured yet.
+    #[test]
+    fn few_requests_are_divided_in_clusters() {
+        let way = |shape: &str| {
+            let text = problem(&format!("{shape},dtype=bf16,layout=paged64"));
+            let plan = plan::<AttentionMla>(&text, &Target::new(Arch::SM_90, 132));
+            (plan.launches[0].cluster[0], plan.launches[0].grid[0])
+        };
+        assert_eq!(way("batch=1,context=4096,q_heads=16"), (8, 64));
+        assert_eq!(way("batch=1,context=4096,q_heads=16,kv_dtype=fp8_e4m3"), (8, 64));
+        assert_eq!(way("batch=1,context=32768,q_heads=16"), (8, 96));
+        assert_eq!(way("batch=8,context=32768,q_heads=16"), (2, 128));
+        assert_eq!(way("batch=128,context=4096,q_heads=16"), (1, 128));
+        assert_eq!(way("batch=1,context=20,q_heads=16"), (1, 1));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::clusters::BlockWork;
 use super::configuration::Configuration;
 use super::contract::{HostHalf, OVERLAP};
 use super::formats::{cached_latents, element};
@@ -42,6 +43,10 @@ const WHOLE_TILES: u64 = 4;
 /// Tiles that a block computes in the time in which it combines a split of 64 rows: 6 us on an
 /// H200, where one block combined 64 of them.
 const COMBINE_TILES: u64 = 5;
+/// Seconds of a tile where memory does not bind, also one that is converted: what an H200 took
+/// for one request in blocks of 16 tiles, less what they take beside them.
+const TILE_S: f64 = 2.2e-6;
+const CONVERTED_TILE_S: f64 = 3.1e-6;
 /// Bytes of a tile, and of a block's queries.
 const TILE_BYTES: u32 = TILE_TOKENS * KEY_DIM as u32 * 2;
 /// Dynamic shared memory of a block.
@@ -90,6 +95,8 @@ pub(super) struct AttentionMlaWgmma {
     element: &'static str,
     cached: &'static str,
     division: Division,
+    /// Whether the second warpgroup scores its tile before the values of the first's.
+    overtakes: bool,
 }
 
 impl HostHalf for AttentionMlaWgmma {
@@ -98,6 +105,19 @@ impl HostHalf for AttentionMlaWgmma {
     const SOURCE: &'static str = include_str!("../../kernels/attention_mla_wgmma.cu");
     const MEMORY_BOUND: bool = true;
     const CONFIGURATIONS: &[Configuration] = &[
+        // The last block of a sequence combines its splits, as is the default of many.
+        Configuration::new("no_cluster", &[("cluster", 1)]),
+        // Splits are combined through shared memory.
+        Configuration::new("cluster2", &[("cluster", 2)]),
+        Configuration::new("cluster4", &[("cluster", 4)]),
+        Configuration::new("cluster8", &[("cluster", 8)]),
+        // The same with several clusters of a sequence, of which the last combines all.
+        Configuration::new("cluster4_three", &[("cluster", 4), ("clusters", 3)]),
+        Configuration::new("cluster8_two", &[("cluster", 8), ("clusters", 2)]),
+        Configuration::new("cluster8_six", &[("cluster", 8), ("clusters", 6)]),
+        // Tensor cores have work during the other warpgroup's softmax, as is the default of
+        // several row tiles; stages are free later.
+        Configuration::new("overtakes", &[("overtakes", 1)]),
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
@@ -149,8 +169,18 @@ impl HostHalf for AttentionMlaWgmma {
         })?;
         refuse_counts(&p.kv())?;
         let costs = Costs { overhead: 4, whole: WHOLE_TILES, combine: COMBINE_TILES };
-        let division = Division::new(choice, costs, row_tiles(p), arch)?;
-        Ok(AttentionMlaWgmma { p: *p, element, cached, division })
+        let work = BlockWork {
+            tile_tokens: TILE_TOKENS,
+            tile_s: if converts(p) { CONVERTED_TILE_S } else { TILE_S },
+            tile_bytes: u64::from(TILE_TOKENS) * p.record_bytes(),
+            output_bytes: rows(p).min(ROWS.into()) * VALUE_DIM * 4,
+            row_tiles: row_tiles(p),
+            blocks_per_sm: 1,
+        };
+        let needed = |length| 0..length;
+        let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
+        let overtakes = choice.or("overtakes", u32::from(row_tiles(p) > 1)) == 1;
+        Ok(AttentionMlaWgmma { p: *p, element, cached, division, overtakes })
     }
 
     fn defines(&self) -> Defines {
@@ -165,6 +195,8 @@ impl HostHalf for AttentionMlaWgmma {
             .with("Q_HEADS", p.q_heads)
             .with("NEW_TOKENS", p.new_tokens)
             .with("ROW_TILES", row_tiles(p))
+            .with("CLUSTER", self.division.blocks_of_cluster())
+            .with("OVERTAKE", u32::from(self.overtakes))
             .with("KEY_DIM", KEY_DIM)
             .with("VALUE_DIM", VALUE_DIM)
             .with("PAGE_SIZE", page_size(p.layout))
@@ -174,13 +206,18 @@ impl HostHalf for AttentionMlaWgmma {
     fn plan(&self, target: &Target) -> Plan {
         let p = self.p;
         let row_tiles = row_tiles(&p);
-        let blocks = target.sms / row_tiles;
-        let list = self.division.list(&p.kv(), |length| 0..length, TILE_TOKENS, blocks);
+        let list = self.division.list(
+            &p.kv(),
+            |length| 0..length,
+            (TILE_TOKENS, row_tiles),
+            [target.sms, 1],
+        );
         let division = DividedSequences {
             list,
-            blocks_of_cluster: 1,
+            blocks_of_cluster: self.division.blocks_of_cluster(),
             row_tiles,
             rows: rows(&p),
+            rows_at_once: rows(&p).min(ROWS.into()),
             value_dim: VALUE_DIM,
         };
         let launch = Launch {
@@ -264,7 +301,9 @@ fn params(p: MlaDecode) -> Params {
 mod tests {
     use super::*;
     use crate::kernel::EncodedTensorMap;
-    use crate::kernel::contract::testing::{configured, operation, plan, refusal};
+    use crate::kernel::contract::testing::{
+        configured, operation, options_as, plan, refusal,
+    };
     use crate::kernel::split_kv::bound_in_order;
 
     fn problem(rest: &str) -> String {
@@ -282,7 +321,7 @@ mod tests {
         assert!(shared_bytes <= Arch::SM_90.limits().shared_bytes_of_block(1));
         let plain = problem("batch=8,context=4096,q_heads=64,dtype=bf16");
         let launch = &plan::<AttentionMlaWgmma>(&plain, &h100()).launches[0];
-        assert_eq!((launch.grid, launch.block), ([32, 1, 1], [384, 1, 1]));
+        assert_eq!((launch.grid, launch.block), ([96, 1, 1], [384, 1, 1]));
         assert_eq!((launch.shared_bytes, launch.bytes_in_flight), (3 * 73728, 73728));
         let records = "batch=8,context=4096,q_heads=64,dtype=bf16,kv_dtype=fp8_e4m3";
         let plan = plan::<AttentionMlaWgmma>(&problem(records), &h100());
@@ -304,6 +343,36 @@ mod tests {
         assert_eq!(tiles("q_heads=64"), (1, 128, true));
         assert_eq!(tiles("q_heads=33,new_tokens=2"), (2, 128, false));
         assert_eq!(tiles("q_heads=128,new_tokens=2"), (4, 128, false));
+    }
+
+    /// With as many clusters as run at the same time. Of one request of 4096 tokens, 64 tiles,
+    /// a block of 132 has at least one and of clusters of eight two.
+    #[test]
+    fn few_requests_are_divided_in_clusters() {
+        let way = |shape: &str, sms: u32| {
+            let text = problem(&format!("{shape},dtype=bf16,layout=paged64"));
+            let plan = plan::<AttentionMlaWgmma>(&text, &Target::new(Arch::SM_90, sms));
+            (plan.launches[0].cluster[0], plan.launches[0].grid[0])
+        };
+        assert_eq!(way("batch=1,context=4096,q_heads=128", 132), (8, 64));
+        assert_eq!(way("batch=1,context=32768,q_heads=128", 132), (8, 96));
+        assert_eq!(way("batch=1,context=32768,q_heads=128", 66), (8, 48));
+        assert_eq!(way("batch=8,context=4096,q_heads=128", 132), (2, 128));
+        assert_eq!(way("batch=8,context=32768,q_heads=128", 132), (2, 128));
+        assert_eq!(way("batch=128,context=4096,q_heads=128", 132), (1, 128));
+        assert_eq!(way("batch=128,context=4096,q_heads=64", 132), (1, 128));
+        assert_eq!(way("batch=1,context=64,q_heads=64", 132), (1, 1));
+    }
+
+    #[test]
+    fn a_warpgroup_overtakes_with_several_row_tiles_or_where_asked() {
+        let overtakes = |q_heads: u32, name: &str| {
+            let text = problem(&format!("batch=1,context=64,q_heads={q_heads},dtype=bf16"));
+            let options = options_as::<AttentionMlaWgmma>(&text, Arch::SM_90, name);
+            options.contains("-DOVERTAKE=1")
+        };
+        assert_eq!([64, 128].map(|heads| overtakes(heads, "no_cluster")), [false, true]);
+        assert_eq!([64, 128].map(|heads| overtakes(heads, "overtakes")), [true, true]);
     }
 
     #[test]

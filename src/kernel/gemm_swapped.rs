@@ -3,6 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::clusters;
 use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::formats::refuse_activations_scheme;
@@ -46,8 +47,8 @@ const MOST_SHARED_TOKENS: u32 = 64;
 /// Units by which the tiles of rows begin later than those before: two, since L2 loads two
 /// lines at a time.
 const ROTATION: u32 = 2;
-/// Most blocks of a cluster that every GPU can launch.
-const MAX_CLUSTER: u64 = 8;
+/// Most blocks of a cluster.
+const MAX_CLUSTER: u64 = clusters::MAX_CLUSTER as u64;
 /// Shared memory that the kernel declares itself, rounded up to where its rings begin.
 const STATIC_SHARED_BYTES: u32 = 1024;
 
@@ -102,17 +103,6 @@ mod nominal {
     /// 1310 with 128.
     pub fn x_latency(tokens: u32) -> f64 {
         750.0 + 4.5 * f64::from(tokens)
-    }
-
-    /// Clusters of one to eight blocks that run at the same time with one block on an SM, of
-    /// 132. An H200 had fewer than groups of SMs (GPCs) would hold: 64 of two and 32 of three
-    /// took one round, 40 of three and 17 of five and of six two, 64 of four three, and of
-    /// eight six.
-    const CLUSTERS: [u64; 8] = [132, 66, 32, 29, 16, 16, 12, 12];
-
-    /// Clusters of so many blocks that run at the same time with one block on an SM.
-    pub fn clusters(splits: u64, sms: u64) -> u64 {
-        (CLUSTERS[splits as usize - 1] * sms / CLUSTERS[0]).max(1)
     }
 
     /// Clocks before a block's first and after its last unit, and the same for each row of
@@ -272,7 +262,7 @@ impl Tile {
         let (busy, alone) = self.unit_clocks();
         let units = units(p).div_ceil(splits) as f64;
         // Clusters that run at the same time without and with sharing SMs.
-        let apart = nominal::clusters(splits * u64::from(self.sharing), sms);
+        let apart = clusters::resident(splits * u64::from(self.sharing), sms);
         let at_once = apart * resident;
         let busiest = |clusters: u64| clusters.div_ceil(apart) as f64;
         let multiply = |clusters: u64| units * (busy * busiest(clusters)).max(alone);
@@ -696,7 +686,7 @@ mod tests {
             assert!(clocks.is_sorted(), "{text}: {order:?} {clocks:?}");
         }
         assert_eq!(
-            [1, 2, 4, 8].map(|splits| nominal::clusters(splits, 132)),
+            [1, 2, 4, 8].map(|splits| clusters::resident(splits, 132)),
             [132, 66, 29, 12]
         );
     }

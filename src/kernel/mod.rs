@@ -9,7 +9,7 @@
 //! [`KERNELS`]. What a GPU's copy engines do needs no source. Within the module, imports run one way:
 //!
 //! ```text
-//! tensor_map <- bound <- plan <- {contract, split} <- split_kv <- host halves <- table
+//! tensor_map <- bound <- plan <- {contract, split} <- clusters <- split_kv <- host halves <- table
 //! ```
 
 mod argmax;
@@ -19,6 +19,7 @@ mod attention_mla_wgmma;
 mod attention_prefill;
 mod attention_prefill_wgmma;
 mod bound;
+mod clusters;
 mod configuration;
 mod contract;
 mod decode_step;

@@ -104,32 +104,38 @@ impl WorkList {
         WorkList::of_cuts(needed, kv_heads, tile_tokens, &cuts)
     }
 
-    /// Divides each sequence evenly among the blocks of a cluster, each with one split. They
-    /// combine their results in shared memory, so that none has partial results. Where a
-    /// sequence has fewer tiles than its cluster has blocks, some splits have no tokens.
+    /// Divides each sequence evenly among the blocks of its clusters, each with one split. Those
+    /// of a cluster combine their results in shared memory, so that partial results are of
+    /// clusters, and none where a sequence has one. Where it has fewer tiles than blocks, some
+    /// splits have no tokens.
     pub fn in_clusters(
-        p: &KvRead,
-        needed: impl Fn(u64) -> Range<u64>,
+        needed: &[Range<u32>],
+        kv_heads: u32,
         tile_tokens: u32,
-        blocks_of_cluster: u32,
+        [blocks_of_cluster, clusters]: [u32; 2],
     ) -> Self {
-        let (needed, kv_heads) = (needed_tokens(p, needed), p.kv_heads as u32);
-        let blocks_of_cluster = u64::from(blocks_of_cluster);
+        let blocks = u64::from(blocks_of_cluster * clusters);
         let mut cuts = Vec::new();
         for (sequence, tokens) in
             needed.iter().flat_map(|t| (0..kv_heads).map(move |_| t)).enumerate()
         {
             let tiles = tiles_of(tokens, tile_tokens);
-            let first = |index: u64| index * tiles / blocks_of_cluster;
-            cuts.extend((0..blocks_of_cluster).map(|index| Cut {
-                block: sequence as u64 * blocks_of_cluster + index,
+            let first = |index: u64| index * tiles / blocks;
+            cuts.extend((0..blocks).map(|index| Cut {
+                block: sequence as u64 * blocks + index,
                 sequence,
                 first_tile: first(index),
                 tiles: first(index + 1) - first(index),
             }));
         }
-        let list = WorkList::of_cuts(&needed, kv_heads, tile_tokens, &cuts);
-        WorkList { partials: 0, ..list }
+        let mut list = WorkList::of_cuts(needed, kv_heads, tile_tokens, &cuts);
+        let partials_of_sequence = if clusters > 1 { clusters } else { 0 };
+        for split in &mut list.splits {
+            let sequence = split.request * kv_heads + split.head;
+            split.first_partial = sequence * partials_of_sequence;
+        }
+        list.partials = needed.len() as u32 * kv_heads * partials_of_sequence;
+        list
     }
 
     /// The list of these cuts, which walk through all sequences in order.
@@ -187,9 +193,21 @@ impl WorkList {
         WorkList::new(&needed, p.kv_heads as u32, tile_tokens, max_blocks, costs)
     }
 
+    /// Tokens of the busiest block.
+    pub fn busiest_tokens(&self) -> u64 {
+        self.tokens_of_blocks().max().unwrap_or(0)
+    }
+
     /// Tokens of the busiest block over those of the mean block.
     pub fn imbalance(&self) -> f64 {
-        let of_block = |first: &Split| {
+        let all: u64 = self.tokens_of_blocks().sum();
+        let most = self.busiest_tokens() as f64;
+        if all == 0 { 1.0 } else { most * f64::from(self.blocks) / all as f64 }
+    }
+
+    /// Tokens of each block.
+    fn tokens_of_blocks(&self) -> impl Iterator<Item = u64> {
+        let of_block = |first| {
             let next = |split: &&Split| match split.next {
                 0 => None,
                 next => self.splits.get(next as usize),
@@ -197,12 +215,7 @@ impl WorkList {
             let splits = std::iter::successors(Some(first), next);
             splits.map(|split| u64::from(split.tokens)).sum::<u64>()
         };
-        let blocks = &self.splits[..self.blocks as usize];
-        let (most, all) = blocks
-            .iter()
-            .map(of_block)
-            .fold((0, 0), |(most, all), tokens| (tokens.max(most), tokens + all));
-        if all == 0 { 1.0 } else { most as f64 * f64::from(self.blocks) / all as f64 }
+        self.splits[..self.blocks as usize].iter().map(of_block)
     }
 
     /// Traffic that dividing the work adds, in bytes: the list is read, the partial
@@ -260,7 +273,10 @@ pub(super) fn refuse_counts(p: &KvRead) -> Result<(), Refusal> {
 }
 
 /// The needed tokens of each request.
-fn needed_tokens(p: &KvRead, needed: impl Fn(u64) -> Range<u64>) -> Vec<Range<u32>> {
+pub(super) fn needed_tokens(
+    p: &KvRead,
+    needed: impl Fn(u64) -> Range<u64>,
+) -> Vec<Range<u32>> {
     let of_request = |request| {
         let tokens = needed(p.length(request));
         tokens.start as u32..tokens.end as u32
@@ -269,7 +285,7 @@ fn needed_tokens(p: &KvRead, needed: impl Fn(u64) -> Range<u64>) -> Vec<Range<u3
 }
 
 /// Tiles that hold these tokens.
-fn tiles_of(tokens: &Range<u32>, tile_tokens: u32) -> u64 {
+pub(super) fn tiles_of(tokens: &Range<u32>, tile_tokens: u32) -> u64 {
     u64::from(tokens.end.div_ceil(tile_tokens) - tokens.start / tile_tokens)
 }
 
@@ -494,7 +510,8 @@ mod tests {
         let text = "kv_read:batch=2,context=300,kv_heads=3,head_dim=64,dtype=bf16";
         let p: crate::op::Problem = text.parse().unwrap();
         let p = <KvRead as crate::op::OfProblem>::of(&p).unwrap();
-        let list = WorkList::in_clusters(p, |length| 10..length, 64, 8);
+        let needed = needed_tokens(p, |length| 10..length);
+        let list = WorkList::in_clusters(&needed, 3, 64, [8, 1]);
         assert_eq!((list.blocks, list.splits.len(), list.partials), (48, 48, 0));
         // Of five tiles the first is not whole; three of eight blocks have none.
         let tokens: Vec<u32> = list.splits[..8].iter().map(|split| split.tokens).collect();
@@ -506,6 +523,15 @@ mod tests {
             assert!(split.first_token + split.tokens <= 300);
         }
         assert_eq!(list.extra_bytes(100, 4), 48 * 32);
+
+        // As many splits, of which two to a cluster: four partial results of each sequence.
+        let several = WorkList::in_clusters(&needed, 3, 64, [2, 4]);
+        assert_eq!((several.blocks, several.partials), (48, 24));
+        for (split, of_one) in several.splits.iter().zip(&list.splits) {
+            let first_partial = (split.request * 3 + split.head) * 4;
+            assert_eq!(*split, Split { first_partial, ..*of_one });
+        }
+        assert_eq!(several.extra_bytes(100, 4), 48 * 32 + 2 * (24 * 100 + 6 * 4));
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     ),
     // Splits of one sequence in several blocks; several splits in a block.
     (
-        "attention_decode",
+        "attention_decode.no_cluster",
         &[
             "decode_attention:batch=1,context=1333,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
             "decode_attention:batch=20,context=40,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16",
@@ -175,7 +175,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "attention_decode",
+        "attention_decode.no_cluster",
         &[
             "decode_attention:batch=1,context=700,new_tokens=3,window=400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
             "decode_attention:batch=1,context=9,new_tokens=3,window=400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,layout=paged16",
@@ -186,7 +186,7 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "attention_decode",
+        "attention_decode.no_cluster",
         &[
             "decode_attention:batch=1,context=1400,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
             "decode_attention:batch=5,context=1300,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
@@ -194,10 +194,18 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
             "decode_attention:batch=7,context=200,q_heads=4,kv_heads=1,head_dim=64,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
         ],
     ),
+    // Three clusters of each sequence, of which some blocks have nothing to read.
+    (
+        "attention_decode.cluster4_three",
+        &[
+            "decode_attention:batch=1,context=2333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
+            "decode_attention:batch=2,context=333,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16",
+        ],
+    ),
     // Splits of one sequence in several blocks; several splits in a block. Then rows of two
     // blocks.
     (
-        "attention_mla",
+        "attention_mla.no_cluster",
         &[
             "mla_decode:batch=1,context=300,q_heads=4,dtype=bf16,layout=paged16",
             "mla_decode:batch=9,context=40,q_heads=4,dtype=bf16,layout=paged16",
@@ -205,10 +213,17 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "attention_mla",
+        "attention_mla.no_cluster",
         &[
             "mla_decode:batch=1,context=600,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1",
             "mla_decode:batch=5,context=70,new_tokens=2,q_heads=17,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged1,lengths=ragged",
+        ],
+    ),
+    (
+        "attention_mla.cluster4_three",
+        &[
+            "mla_decode:batch=1,context=1300,q_heads=3,dtype=bf16,layout=paged16",
+            "mla_decode:batch=2,context=250,q_heads=3,dtype=bf16,layout=paged16,lengths=ragged",
         ],
     ),
     (
@@ -280,7 +295,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
     // One split for each of several blocks; several to a block; long ones. Then rows of
     // two blocks; then records of 8 bits.
     (
-        "attention_mla_wgmma",
+        "attention_mla_wgmma.no_cluster",
         &[
             "mla_decode:batch=1,context=511,q_heads=33,dtype=bf16,layout=paged16",
             "mla_decode:batch=14,context=130,q_heads=33,dtype=bf16,layout=paged16,lengths=ragged",
@@ -288,7 +303,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "attention_mla_wgmma",
+        "attention_mla_wgmma.no_cluster",
         &[
             "mla_decode:batch=1,context=319,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64",
             "mla_decode:batch=8,context=130,new_tokens=2,q_heads=33,dtype=bf16,layout=paged64,lengths=ragged",
@@ -296,7 +311,7 @@ pub const SLOW: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "attention_mla_wgmma",
+        "attention_mla_wgmma.no_cluster",
         &[
             "mla_decode:batch=1,context=511,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8",
             "mla_decode:batch=14,context=130,q_heads=33,dtype=bf16,kv_dtype=fp8_e4m3,layout=paged8,lengths=ragged",
