@@ -9,8 +9,9 @@
 //! gives, and 128 blocks 15.1. Of 64 sequences of 8192 tokens clusters of two took 63.4 us, and as
 //! many blocks 64.8; larger clusters, which do not run at the same time, 72.
 
-use super::split::{WorkList, tiles_of};
 use std::ops::Range;
+
+use super::split::{WorkList, tiles_of};
 
 /// Most blocks of a cluster that every GPU with clusters can launch.
 pub(super) const MAX_CLUSTER: u32 = 8;
