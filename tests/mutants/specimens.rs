@@ -142,15 +142,24 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
     ),
     // Tiles of several blocks, several tiles in a block, and tails of both.
     (
-        "gemm_skinny",
+        "gemm_skinny.by_rows",
         &[
             "gemm:m=5,n=200,k=520,dtype=bf16",
             "gemm:m=7,n=2090,k=72,dtype=bf16",
             "gemm:m=8,n=138,k=1352,dtype=bf16",
         ],
     ),
+    // The same with a ring for each warp, and more tiles in a block than stages.
     (
         "gemm_skinny",
+        &[
+            "gemm:m=5,n=200,k=1544,dtype=bf16",
+            "gemm:m=7,n=1430,k=72,dtype=bf16",
+            "gemm:m=8,n=138,k=5000,dtype=bf16",
+        ],
+    ),
+    (
+        "gemm_skinny.by_rows",
         &[
             "gemm:m=5,n=1168,k=640,dtype=bf16,w_dtype=int4",
             "gemm:m=7,n=1168,k=384,dtype=bf16,w_dtype=int4",
