@@ -283,7 +283,7 @@ const FRACTION_BITS: i32 = 13;
 /// `sums`: an H200 adds them in fixed point. The unit is 2^-13 of the largest power of two
 /// of all that is added, where a product's is that of its factors, so that the product
 /// itself may be nearly four times as large. Below the unit all are cut off, towards zero.
-/// With these rules, and no others of 12 to 14 bits, cut or rounded, the checks of 20
+/// With these rules, and no others of 12 to 14 bits, cut or rounded, the checks of 31
 /// matrices have the same largest error here as there to three digits.
 #[multiversion::multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 pub(crate) fn fixed_point_products(
