@@ -22,6 +22,7 @@ struct Params {
   TensorMap b;
   TensorMap c;
   Partials partials;
+  u32 *taken;  // with DYNAMIC: turns; zero between launches
   const float *a_scales;  // null without
   const float *b_scales;
   u32 m;
@@ -34,32 +35,33 @@ struct Params {
   u32 stripe;   // rows of tiles in a stripe
   u32 whole;    // tiles that are not split
   u32 splits;   // of each of the others
+  u32 turns;    // whole tiles, and splits of the others
 };
 
-// The work of this block's cluster, in order.
+// All work, in order.
 struct Schedule {
+  typedef u32 Turn;
+
   const Params &p;
-  u32 rank;
-  u32 unit;
 
-  DEVICE Schedule(const Params &p)
-      : p(p), rank(rank_in_cluster()), unit(blockIdx.x / CLUSTER) {}
+  DEVICE u32 turns() const { return p.turns; }
+  DEVICE u32 *taken() const { return p.taken; }
+  DEVICE Turn turn(u32 number) const { return number; }
 
-  // Sets `work` to the next; false where there is none.
-  DEVICE bool next(Work &work) {
-    u32 tile = unit, split = 0, splits = 1;
-    if (unit >= p.whole) {
+  // Sets `work` to that of a turn, for this block of its cluster; false where it has none.
+  DEVICE bool begin(Turn turn, Work &work) const {
+    if (turn >= p.turns) return false;
+    u32 tile = turn, split = 0, splits = 1;
+    if (turn >= p.whole) {
       splits = p.splits;
-      tile = p.whole + (unit - p.whole) / splits;
-      split = (unit - p.whole) % splits;
+      tile = p.whole + (turn - p.whole) / splits;
+      split = (turn - p.whole) % splits;
     }
-    if (tile >= p.rows * p.columns) return false;
-    unit += gridDim.x / CLUSTER;
-
     // A stripe's tiles, column by column.
     const u32 stripe = tile / (p.stripe * p.columns), within = tile % (p.stripe * p.columns);
     const u32 height = min_of(p.stripe, p.rows - stripe * p.stripe);
     const u32 row = stripe * p.stripe + within % height, column = within / height;
+    const u32 rank = rank_in_cluster();
     work.a_row = (SHARES_A ? row : row * CLUSTER + rank) * TILE_M;
     work.b_row = (SHARES_A ? column * CLUSTER + rank : column) * TILE_N;
     work.c_row = work.a_row;
@@ -86,5 +88,5 @@ DEVICE Unscaled scales_of(const Params &) { return {}; }
 
 KERNEL(THREADS, 1) gemm_wgmma(const __grid_constant__ Params p) {
   overlap_previous();
-  multiply_tiles({p.a, p.b, p.c, p.partials, {}}, Schedule(p), scales_of(p));
+  multiply_tiles({p.a, p.b, p.c, p.partials, {}}, Schedule{p}, scales_of(p));
 }

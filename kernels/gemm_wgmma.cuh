@@ -10,6 +10,10 @@
 // tensor cores always have work. The ring does not stop between tiles: while a tile is
 // stored, the next one is loaded.
 //
+// Clusters take work in turn: always as many turns further on, or with DYNAMIC by a ticket when
+// they begin what they have. Then work is begun in order, however unlike clusters run, so that
+// those that read the same rows of A and of B do so at the same time, and one of them from DRAM.
+//
 // CLUSTER blocks (1 or 2) of a cluster compute neighbouring tiles at the same time; they
 // have B in common (or A, with SHARES_A): each loads half of it and multicasts that to both.
 // A stage is empty when the warpgroups of both blocks have read it.
@@ -176,14 +180,158 @@ DEVICE void release(Ring &ring, u32 stage) {
   }
 }
 
+// --- Turns -----------------------------------------------------------------------------
+// A schedule says what a turn is (`Turn`), how many there are (`turns()`), which one has a
+// number (`turn`, past the end too), what its work is (`begin`, false past the end), and where
+// those that were taken are counted (`taken()`, zero between launches).
+
+DEVICE u32 cluster_index() { return blockIdx.x / CLUSTER; }
+DEVICE u32 clusters() { return gridDim.x / CLUSTER; }
+
+#if DYNAMIC
+// Turns that are taken ahead: where the warpgroup that loads also takes them, two, since it
+// comes to the next before others have read the last.
+constexpr u32 TURNS = GATHERS ? 2 : 1;
+// Warps that read each: those that multiply, and those that load.
+constexpr u32 READERS = MULTIPLYING / WARP + (GATHERS ? WARPGROUP / WARP : 1);
+
+// One of the turns that are taken ahead, and the parity of the phases in which it is.
+struct TurnSlot {
+  u32 number = 0;
+  u32 parity = 0;
+
+  DEVICE void advance() {
+    if (++number == TURNS) number = 0, parity ^= 1;
+  }
+};
+
+// In shared memory.
+template <typename Turn>
+struct Turns {
+  u64 full[TURNS];
+  u64 empty[TURNS];
+  Turn turns[TURNS];
+  // What the second block of a cluster is told of by the first: a number at a time.
+  u64 told;
+  u64 heard;
+  Words4 number;
+
+  DEVICE void init() {
+    for (u32 i = 0; i < TURNS; ++i) {
+      mbarrier_init(shared_address(&full[i]), 1);
+      mbarrier_init(shared_address(&empty[i]), READERS);
+    }
+    mbarrier_init(shared_address(&told), 1);
+    mbarrier_init(shared_address(&heard), 1);
+  }
+};
+
+// Waits until the phase of this parity has ended, where another block arrives.
+DEVICE void wait_cluster(u32 barrier, u32 parity) {
+  while (!mbarrier_try_wait_parity_cluster(barrier, parity)) {
+  }
+}
+
+// Takes turns for a block; one thread has it.
+template <typename Schedule>
+struct Taker {
+  Turns<typename Schedule::Turn> &turns;
+  const Schedule &schedule;
+  TurnSlot slot = {};
+  u32 told = 0;  // parity of the number's phases
+  bool more = true;
+
+  // The next number, for the first block of a cluster; the first is that of the cluster. All
+  // clusters together take as many tickets as there are turns, the last ones in vain: who has
+  // the last ticket leaves none for the next launch.
+  DEVICE u32 take() const {
+    u32 *const taken = schedule.taken();
+    const u32 ticket = atom_add_relaxed_gpu(taken, 1);
+    if (ticket == schedule.turns() - 1) *taken = 0;
+    return clusters() + ticket;
+  }
+
+  // The next number for both blocks of a cluster.
+  DEVICE u32 take_together() {
+    const u32 here = shared_address(&turns.number);
+    u32 number;
+    if (rank_in_cluster() == 0) {
+      number = take();
+      wait_cluster(shared_address(&turns.heard), told ^ 1);
+      st_shared_cluster_v4(mapa(here, 1), {number});
+      mbarrier_arrive_cluster(mapa(shared_address(&turns.told), 1));
+    } else {
+      wait_cluster(shared_address(&turns.told), told);
+      number = ld_shared_u32(here);
+      mbarrier_arrive_cluster(mapa(shared_address(&turns.heard), 0));
+    }
+    told ^= 1;
+    return number;
+  }
+
+  // Takes the next turn when all have read the one in whose place it comes.
+  DEVICE void next() {
+    if (!more) return;
+    wait(shared_address(&turns.empty[slot.number]), slot.parity ^ 1);
+    const u32 number = CLUSTER > 1 ? take_together() : take();
+    more = number < schedule.turns();
+    turns.turns[slot.number] = schedule.turn(number);
+    mbarrier_arrive(shared_address(&turns.full[slot.number]));
+    slot.advance();
+  }
+};
+
+// A role's way through its block's turns.
+template <typename Schedule>
+struct Way {
+  const Schedule &schedule;
+  Turns<typename Schedule::Turn> &turns;
+  TurnSlot slot = {};
+  bool is_first = true;
+
+  // Sets `work` to the next; false where there is none. Called by whole warps, or by one
+  // thread of a warp for it.
+  template <bool whole_warp = true>
+  DEVICE bool next(Work &work) {
+    if (is_first) {
+      is_first = false;
+      return schedule.begin(schedule.turn(cluster_index()), work);
+    }
+    wait(shared_address(&turns.full[slot.number]), slot.parity);
+    const bool any = schedule.begin(turns.turns[slot.number], work);
+    if (whole_warp) __syncwarp();
+    if (!whole_warp || lane_index() == 0)
+      mbarrier_arrive(shared_address(&turns.empty[slot.number]));
+    slot.advance();
+    return any;
+  }
+};
+#else
+// Every role counts for itself. The next turn is loaded while one is done.
+template <typename Schedule>
+struct Way {
+  const Schedule &schedule;
+  u32 number = cluster_index();
+  typename Schedule::Turn ahead = schedule.turn(number);
+
+  template <bool whole_warp = true>
+  DEVICE bool next(Work &work) {
+    if (!schedule.begin(ahead, work)) return false;
+    number += clusters();
+    ahead = schedule.turn(number);
+    return true;
+  }
+};
+#endif
+
 // --- The warp that loads -----------------------------------------------------------
 
 // Run by one of its threads: loads the steps of all work as soon as there is room.
-template <typename Schedule>
-DEVICE void load_all(const TensorMap &a, const TensorMap &b, Ring &ring, Schedule schedule) {
+template <typename Way>
+DEVICE void load_all(const TensorMap &a, const TensorMap &b, Ring &ring, Way way) {
   const u32 rank = rank_in_cluster();
   Slot slot;
-  for (Work work; schedule.next(work);) {
+  for (Work work; way.template next<false>(work);) {
     const u32 end = work.first_step + work.steps;
     for (u32 step = work.first_step; step < end; ++step, slot.advance()) {
       wait(shared_address(&ring.empty[slot.stage]), slot.parity ^ 1);
@@ -224,16 +372,17 @@ struct Gathered {
 };
 
 // Run by all threads of the warpgroup that loads: the same as load_all(), where this thread
-// copies a chunk of 16 bytes of every 16th row of A.
-template <typename Schedule>
-DEVICE void gather_all(const Gathered &a, const TensorMap &b, Ring &ring, Schedule schedule) {
+// copies a chunk of 16 bytes of every 16th row of A, and the first one takes turns with `take`.
+template <typename Way, typename Take>
+DEVICE void gather_all(const Gathered &a, const TensorMap &b, Ring &ring, Way way, Take take) {
   constexpr u32 chunks = ROW_BYTES / CHUNK_BYTES, rows_at_once = WARPGROUP / chunks;
   constexpr u32 rows = TILE_M / rows_at_once;  // of this thread
   static_assert(rows_at_once % 8 == 0, "all rows of a thread have the same swizzle");
   const u32 thread = threadIdx.x - MULTIPLYING, row = thread / chunks, chunk = thread % chunks;
   const u32 within = swizzled<chunks>(row, chunk);
   Slot slot;
-  for (Work work; schedule.next(work);) {
+  for (Work work; way.next(work);) {
+    if (thread == 0) take();
     // Rows past the end are filled with zeros, and so are columns.
     const u8 *from[rows];
     const u32 first = work.a_row + row;
@@ -708,15 +857,14 @@ struct Matrices {
   Target target;  // C, where ENDS_ROWS
 };
 
-template <typename Schedule, typename Scales>
-DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule,
-                         const Scales &scales) {
+template <typename Way, typename Scales>
+DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Way way, const Scales &scales) {
   // The same for all lanes, which the compiler does not know.
   const u32 group = __shfl_sync(ALL_LANES, threadIdx.x / WARPGROUP, 0);
   const Place place = place_of(group);
   Slot slot;
   u32 stored = 0;
-  for (Work work; schedule.next(work);) {
+  for (Work work; way.next(work);) {
 #if ENDS_ROWS
     const u32 first_row = DIVIDES_COLUMNS ? 0 : group * GROUP_ROWS;
     if (work.passes_over && work.c_row + first_row >= work.c_end) {
@@ -737,27 +885,42 @@ DEVICE void multiply_all(const Matrices &matrices, Ring &ring, Schedule schedule
   if (!GATHERS && lane_index() == 0) cp_async_bulk_wait_group<0>();
 }
 
-// All of a block. Every role goes through the same schedule.
+// All of a block. Every role goes through the same turns.
 template <typename Schedule, typename Scales>
 DEVICE void multiply_tiles(const Matrices &matrices, const Schedule &schedule,
                            const Scales &scales) {
   __shared__ Ring ring;
+#if DYNAMIC
+  __shared__ Turns<typename Schedule::Turn> turns;
+  if (threadIdx.x == 0) turns.init();
+  const Way<Schedule> way = {schedule, turns};
+  Taker<Schedule> taker = {turns, schedule};
+#else
+  const Way<Schedule> way = {schedule};
+#endif
   if (threadIdx.x == 0) ring.init();
   sync_sharing_blocks();
 
   if (threadIdx.x < MULTIPLYING) {
     setmaxnreg_inc<MULTIPLYING_REGISTERS>();
-    multiply_all(matrices, ring, schedule, scales);
+    multiply_all(matrices, ring, way, scales);
   } else {
     setmaxnreg_dec<LOADING_REGISTERS>();
-#if GATHERS
-    gather_all(matrices.a, matrices.b, ring, schedule);
+#if GATHERS && DYNAMIC
+    gather_all(matrices.a, matrices.b, ring, way, [&] { taker.next(); });
+#elif GATHERS
+    gather_all(matrices.a, matrices.b, ring, way, [] {});
 #else
     if (threadIdx.x == MULTIPLYING) {
       prefetch_tensormap(matrices.a);
       prefetch_tensormap(matrices.b);
-      load_all(matrices.a, matrices.b, ring, schedule);
+      load_all(matrices.a, matrices.b, ring, way);
     }
+#if DYNAMIC
+    // Another warp, so that no load waits for a ticket.
+    if (threadIdx.x == MULTIPLYING + WARP)
+      while (taker.more) taker.next();
+#endif
     __syncwarp();
 #endif
   }

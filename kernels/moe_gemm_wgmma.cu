@@ -38,8 +38,8 @@ struct Params {
   TensorMap w;
   TensorMap y;
   Partials partials;
-  const Tiles *tiles;   // cluster by cluster, in order
-  const u32 *of_cluster;  // the first tiles of each, and the end
+  const Tiles *tiles;  // in order
+  u32 *taken;          // DYNAMIC: of tiles; zero between launches
   u8 *y_rows;
   const float *x_scales;  // null without
   const float *w_scales;
@@ -50,52 +50,44 @@ struct Params {
   u32 w_rows;    // of all experts
   u32 x_stride;  // of scales of rows; 0 where there is one for all
   u32 steps;     // of k
+  u32 turns;     // tiles
   u32 passes_over;  // whether a warpgroup without rows multiplies nothing
   u32 of_input;     // rows of Y computed from the same row of X
   u32 row_bytes;    // of X
 };
 
-// The tiles of this block's cluster, in order. The next are loaded while some are multiplied.
+// The list of tiles.
 struct Schedule {
-  const Tiles *next_tiles;
-  u32 left;
-  bool passes_over;
-  Words4 place;
-  Words4 part;
+  struct Turn {
+    Words4 place;
+    Words4 part;  // no steps past the end
+  };
 
-  DEVICE Schedule(const Params &p) {
-    const u32 *const of_cluster = p.of_cluster + blockIdx.x / CLUSTER;
-    const u32 first = ld_global_nc_u32(of_cluster);
-    left = ld_global_nc_u32(of_cluster + 1) - first;
-    passes_over = p.passes_over != 0;
-    next_tiles = p.tiles + first;
-    load();
+  const Params &p;
+
+  DEVICE u32 turns() const { return p.turns; }
+  DEVICE u32 *taken() const { return p.taken; }
+  DEVICE Turn turn(u32 number) const {
+    if (number >= p.turns) return {};
+    const Words4 *const words = reinterpret_cast<const Words4 *>(p.tiles + number);
+    return {ld_global_nc_v4_kept(words), ld_global_nc_v4_kept(words + 1)};
   }
 
-  // There is at least one.
-  DEVICE void load() {
-    const Words4 *const words = reinterpret_cast<const Words4 *>(next_tiles);
-    place = ld_global_nc_v4_kept(words);
-    part = ld_global_nc_v4_kept(words + 1);
-  }
-
-  // Sets `work` to the next; false where there is none.
-  DEVICE bool next(Work &work) {
-    if (left == 0) return false;
+  // Sets `work` to that of a turn, for this block of its cluster; false where it has none.
+  DEVICE bool begin(const Turn &turn, Work &work) const {
     const u32 rank = rank_in_cluster();
-    work.a_row = work.c_row = place.w[0];
-    work.c_end = place.w[1];
-    work.c_column = place.w[3] + rank * TILE_N;
-    work.b_row = place.w[2] + work.c_column;
-    work.first_step = part.w[0];
-    work.steps = part.w[1];
-    work.split = part.w[2] & 0xffff;
-    work.splits = part.w[2] >> 16;
-    work.partial = part.w[3] + rank;
+    work.a_row = work.c_row = turn.place.w[0];
+    work.c_end = turn.place.w[1];
+    work.c_column = turn.place.w[3] + rank * TILE_N;
+    work.b_row = turn.place.w[2] + work.c_column;
+    work.first_step = turn.part.w[0];
+    work.steps = turn.part.w[1];
+    work.split = turn.part.w[2] & 0xffff;
+    work.splits = turn.part.w[2] >> 16;
+    work.partial = turn.part.w[3] + rank;
     // Those who add splits wait for each other, so that all have sums.
-    work.passes_over = passes_over && work.splits == 1;
-    if (--left > 0) ++next_tiles, load();
-    return true;
+    work.passes_over = p.passes_over != 0 && work.splits == 1;
+    return work.steps > 0;
   }
 };
 
@@ -123,6 +115,6 @@ DEVICE Unscaled scales_of(const Params &) { return {}; }
 
 KERNEL(THREADS, 1) moe_gemm_wgmma(const __grid_constant__ Params p) {
   overlap_previous();
-  multiply_tiles({x_of(p), p.w, p.y, p.partials, {p.y_rows, p.n, row_map(p)}}, Schedule(p),
+  multiply_tiles({x_of(p), p.w, p.y, p.partials, {p.y_rows, p.n, row_map(p)}}, Schedule{p},
                  scales_of(p));
 }

@@ -94,6 +94,14 @@ DEVICE u32 atom_add_acq_rel_gpu(u32 *address, u32 value) {
 }
 
 // Adds to what other blocks add to, and orders nothing.
+DEVICE u32 atom_add_relaxed_gpu(u32 *address, u32 value) {
+  u32 old;
+  asm volatile("atom.global.relaxed.gpu.add.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(address), "r"(value)
+               : "memory");
+  return old;
+}
 DEVICE u64 atom_add_relaxed_gpu(u64 *address, u64 value) {
   u64 old;
   asm volatile("atom.global.relaxed.gpu.add.u64 %0, [%1], %2;"

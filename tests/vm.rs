@@ -398,51 +398,131 @@ fn bugs_of_combining_in_clusters_are_noticed() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {
         return;
     }
+    let problem =
+        "decode_attention:batch=2,context=900,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16";
+    let missed =
+        missed_in_headers(&CLUSTER_BUGS, &[("attention_decode.cluster4_three", problem)]);
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Bugs of tiles that are taken by a ticket, as another text of a header.
+const TURN_BUGS: [(&str, &str, &str); 12] = [
+    // The next launch finds no tiles; a tile is left out; tickets are left over.
+    ("gemm_wgmma.cuh", "if (ticket == schedule.turns() - 1) *taken = 0;", ""),
+    ("gemm_wgmma.cuh", "return clusters() + ticket;", "return clusters() + 1 + ticket;"),
+    (
+        "gemm_wgmma.cuh",
+        "more = number < schedule.turns();",
+        "more = number <= schedule.turns();",
+    ),
+    // A turn comes in the place of one that others still read, or is read before it comes.
+    (
+        "gemm_wgmma.cuh",
+        "wait(shared_address(&turns.empty[slot.number]), slot.parity ^ 1);",
+        "",
+    ),
+    (
+        "gemm_wgmma.cuh",
+        "mbarrier_init(shared_address(&empty[i]), READERS)",
+        "mbarrier_init(shared_address(&empty[i]), READERS - 1)",
+    ),
+    ("gemm_wgmma.cuh", "if (whole_warp) __syncwarp();\n", "\n"),
+    ("gemm_wgmma.cuh", "wait(shared_address(&turns.full[slot.number]), slot.parity);", ""),
+    // The same of numbers that a block tells the other.
+    ("gemm_wgmma.cuh", "wait_cluster(shared_address(&turns.told), told);", ""),
+    ("gemm_wgmma.cuh", "wait_cluster(shared_address(&turns.heard), told ^ 1);", ""),
+    (
+        "gemm_wgmma.cuh",
+        "      st_shared_cluster_v4(mapa(here, 1), {number});\n      mbarrier_arrive_cluster(mapa(shared_address(&turns.told), 1));",
+        "      mbarrier_arrive_cluster(mapa(shared_address(&turns.told), 1));\n      st_shared_cluster_v4(mapa(here, 1), {number});",
+    ),
+    (
+        "gemm_wgmma.cuh",
+        "mbarrier_arrive_cluster(mapa(shared_address(&turns.heard), 0));",
+        "",
+    ),
+    // Blocks of a cluster take turns of their own.
+    (
+        "gemm_wgmma.cuh",
+        "if (rank_in_cluster() == 0) {\n      number",
+        "if (true) {\n      number",
+    ),
+];
+
+/// Clusters of two with splits, and with several whole tiles; then one block that gathers rows.
+const TURNS: [(&str, &str); 3] = [
+    ("gemm_wgmma.dynamic", "gemm:m=130,n=136,k=3080,dtype=bf16"),
+    (
+        "moe_gemm_wgmma",
+        "moe_gemm:tokens=150,experts=3,top_k=2,n=1544,k=72,dtype=bf16,routing=zipf,\
+         inputs=per_expert,rows=contiguous",
+    ),
+    (
+        "moe_gemm_wgmma",
+        "moe_gemm:tokens=150,experts=3,top_k=2,n=1544,k=72,dtype=bf16,routing=zipf",
+    ),
+];
+
+#[test]
+fn bugs_of_taking_tiles_are_noticed() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let missed = missed_in_headers(&TURN_BUGS, &TURNS);
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Those of bugs that no case shows: a kernel or a configuration of one, and a problem.
+fn missed_in_headers(bugs: &[(&str, &str, &str)], cases: &[(&str, &str)]) -> Vec<String> {
     let options = CompilerOptions { cache: None, ..CompilerOptions::default() };
     let compiler = Compiler::new(options).unwrap();
-    let (kernel, name) = ("attention_decode", "attention_decode.cluster4_three");
-    let text =
-        "decode_attention:batch=2,context=900,q_heads=3,kv_heads=1,head_dim=64,dtype=bf16";
-    let problem: Problem = text.parse().unwrap();
-    let passes = |device: &mut VmDevice| {
-        device.outputs(&problem, name, (SEED, 3), 1.0).is_ok_and(|outputs| {
+    let open = || VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let passes = |device: &mut VmDevice, name: &str, problem: &Problem| {
+        device.outputs(problem, name, (SEED, 3), 1.0).is_ok_and(|outputs| {
             let is_right = |output: &Vec<u8>| {
-                let check = reference::check(&problem, SEED, 0, 0, output).unwrap();
+                let check = reference::check(problem, SEED, 0, 0, output).unwrap();
                 check.verdict == CheckVerdict::Pass
             };
             outputs.iter().all(is_right)
         })
     };
-    let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
-    let way = kernel.configurations().find(|way| name.ends_with(way.name)).unwrap();
-    let defines = kernel.configure_as(&problem, Arch::SM_90, way).unwrap().defines;
-    let source = kernel.file().unwrap();
-    let open = || VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
-    assert!(passes(&mut open()), "without a bug");
-    let missed: Vec<String> = CLUSTER_BUGS
-        .par_iter()
-        .filter_map(|(file, right, wrong)| {
-            let headers: Vec<(&str, String)> = source
-                .headers
-                .iter()
-                .map(|(name, text)| match name == file {
-                    true => {
-                        assert_eq!(text.matches(right).count(), 1, "{file}: {right}");
-                        (*name, text.replace(right, wrong))
-                    }
-                    false => (*name, (*text).to_owned()),
-                })
-                .collect();
-            let headers: Vec<_> =
-                headers.iter().map(|(name, text)| (*name, text.as_str())).collect();
-            let planted = Source { headers: &headers, ..source };
-            let ptx = compiler.ptx(&planted, &defines, Arch::SM_90).unwrap();
-            let mut device = open();
-            device.replace_ptx(&problem, name, &ptx).unwrap();
-            passes(&mut device).then(|| format!("{file}: `{right}` as `{wrong}`"))
-        })
-        .collect();
-    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    let is_noticed = |bug: &(&str, &str, &str), (name, text): &(&str, &str)| {
+        let problem: Problem = text.parse().unwrap();
+        let (kernel, way) = name.split_once('.').unwrap_or((name, "default"));
+        let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
+        let way = kernel.configurations().find(|found| found.name == way).unwrap();
+        let defines = kernel.configure_as(&problem, Arch::SM_90, way).unwrap().defines;
+        let (file, right, wrong) = *bug;
+        let source = kernel.file().unwrap();
+        let texts: Vec<(&str, String)> = source
+            .headers
+            .iter()
+            .map(|(name, text)| match *name == file {
+                true => {
+                    assert_eq!(text.matches(right).count(), 1, "{file}: {right}");
+                    (*name, text.replace(right, wrong))
+                }
+                false => (*name, (*text).to_owned()),
+            })
+            .collect();
+        let headers: Vec<_> =
+            texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let planted = Source { headers: &headers, ..source };
+        let ptx = compiler.ptx(&planted, &defines, Arch::SM_90).unwrap();
+        let mut device = open();
+        device.replace_ptx(&problem, name, &ptx).unwrap();
+        !passes(&mut device, name, &problem)
+    };
+    for (name, text) in cases {
+        let is_right = passes(&mut open(), name, &text.parse().unwrap());
+        assert!(is_right, "{text} by {name} without a bug");
+    }
+    let is_missed =
+        |bug: &&(&str, &str, &str)| !cases.iter().any(|case| is_noticed(bug, case));
+    let told = |(file, right, wrong): &(&str, &str, &str)| {
+        format!("{file}: `{right}` as `{wrong}`")
+    };
+    bugs.par_iter().filter(is_missed).map(told).collect()
 }
 
 /// A kernel that leaves out part of its work is found: the virtual machine as a

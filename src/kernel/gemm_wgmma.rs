@@ -54,6 +54,7 @@ struct WgmmaParams {
     c: [u8; 128],
     partials: u64,
     tickets: u64,
+    taken: u64,
     a_scales: u64,
     b_scales: u64,
     m: u32,
@@ -66,7 +67,8 @@ struct WgmmaParams {
     stripe: u32,
     whole: u32,
     splits: u32,
-    padding: [u32; 14],
+    turns: u32,
+    padding: [u32; 11],
 }
 
 /// What blocks of a cluster have in common.
@@ -212,6 +214,16 @@ impl Tile {
     /// Dynamic shared memory with so many stages.
     pub fn shared_bytes(&self, stages: u64) -> u64 {
         stages * self.stage_bytes() + STAGING_BYTES
+    }
+
+    /// Whether blocks that compute tiles in an order of their own read more from DRAM: each has
+    /// several, and A and B do not fit L2. Clusters of an H200 that had their tiles given beforehand
+    /// drifted apart until they read twice what they do side by side, and grouped products
+    /// three times.
+    fn drifts(&self, p: &Gemm, steps: u64, sms: u64) -> bool {
+        let (rows, columns) = self.grid(p);
+        let clusters = (sms / self.cluster()).max(1);
+        rows * columns > clusters && (p.m + p.n) * steps * STEP_BYTES > nominal::L2_CAPACITY
     }
 
     /// Rows and columns of clusters' tiles that cover C.
@@ -368,9 +380,9 @@ impl Division {
         (Division { clusters, stripe, whole, splits }, clocks)
     }
 
-    /// Clusters that have work.
-    fn busy(&self, tiles: u64) -> u64 {
-        self.clusters.min(self.whole + (tiles - self.whole) * self.splits)
+    /// Whole tiles, and splits of the others.
+    fn turns(&self, tiles: u64) -> u64 {
+        self.whole + (tiles - self.whole) * self.splits
     }
 }
 
@@ -548,6 +560,8 @@ pub(super) struct WgmmaGemm {
     /// Splits of the tiles that do not fill a card; `None` for those that take the fewest
     /// clocks.
     splits: Option<u64>,
+    /// Whether clusters take tiles by a ticket.
+    dynamic: bool,
 }
 
 impl HostHalf for WgmmaGemm {
@@ -556,7 +570,8 @@ impl HostHalf for WgmmaGemm {
     const SOURCE: &'static str = include_str!("../../kernels/gemm_wgmma.cu");
     const MEMORY_BOUND: bool = false;
     /// Every tile, of which a problem's operands have four or six, and few splits: rough clocks
-    /// choose them otherwise. With fewer stages less is in flight, and less in L2.
+    /// choose them otherwise. With fewer stages less is in flight, and less in L2. Which cluster
+    /// computes a tile is known before the launch, or when it begins.
     const CONFIGURATIONS: &[Configuration] = &[
         Configuration::new(
             "tile_128x256_shared_b",
@@ -577,6 +592,8 @@ impl HostHalf for WgmmaGemm {
         Configuration::new("splits_1", &[("splits", 1)]),
         Configuration::new("splits_2", &[("splits", 2)]),
         Configuration::new("stages_3", &[("stages", 3)]),
+        Configuration::new("static", &[("dynamic", 0)]),
+        Configuration::new("dynamic", &[("dynamic", 1)]),
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
@@ -636,12 +653,14 @@ impl HostHalf for WgmmaGemm {
             )
         })?;
         let stages = u64::from(choice.or("stages", tile.stages(arch) as u32));
-        Ok(WgmmaGemm { p: *p, element, operands, tile, stages, splits })
+        let dynamic = choice.or("dynamic", u32::from(tile.drifts(p, steps, sms))) == 1;
+        Ok(WgmmaGemm { p: *p, element, operands, tile, stages, splits, dynamic })
     }
 
     fn defines(&self) -> Defines {
-        let WgmmaGemm { operands, tile, stages, .. } = *self;
-        tile.define(operands.define(Defines::new().with(self.element, 1)), stages)
+        let WgmmaGemm { operands, tile, stages, dynamic, .. } = *self;
+        let defines = operands.define(Defines::new().with(self.element, 1));
+        tile.define(defines, stages).with("DYNAMIC", u32::from(dynamic))
     }
 
     fn plan(&self, target: &Target) -> Plan {
@@ -651,7 +670,8 @@ impl HostHalf for WgmmaGemm {
             Division::with_splits(&tile, &p, steps, target.sms.into(), splits);
         let (rows, columns) = tile.grid(&p);
         let rest = rows * columns - division.whole;
-        let blocks = division.busy(rows * columns) * tile.cluster();
+        let turns = division.turns(rows * columns);
+        let blocks = division.clusters.min(turns) * tile.cluster();
         let split_tiles = if division.splits == 1 { 0 } else { rest * tile.cluster() };
         let strides = match operands {
             Operands::Rows(_, groups) => {
@@ -665,6 +685,7 @@ impl HostHalf for WgmmaGemm {
             c: bound.tensor_map(C).0,
             partials: bound.scratch("partials"),
             tickets: bound.scratch("tickets"),
+            taken: bound.scratch("taken"),
             a_scales: bound.tensor_or_null("a_scales"),
             b_scales: bound.tensor_or_null("b_scales"),
             m: p.m as u32,
@@ -677,7 +698,8 @@ impl HostHalf for WgmmaGemm {
             stripe: division.stripe as u32,
             whole: division.whole as u32,
             splits: division.splits as u32,
-            padding: [0; 14],
+            turns: turns as u32,
+            padding: [0; 11],
         });
         let launch = Launch {
             cluster: [tile.cluster() as u32, 1, 1],
@@ -690,6 +712,7 @@ impl HostHalf for WgmmaGemm {
             scratch: vec![
                 Scratch::unset("partials", partial_bytes.max(16)),
                 Scratch::zeros("tickets", 4 * split_tiles.max(1)),
+                Scratch::zeros("taken", 4),
             ],
             tensor_maps: tensor_maps(&p, operands, &tile),
             // Tiles read A and B again, and splits combine their partial sums, all through
@@ -745,7 +768,8 @@ pub(super) fn predicted_clocks(text: &str) -> f64 {
 mod tests {
     use super::*;
     use crate::kernel::contract::testing::{
-        configured, configured_as, operation, options, plan, refusal, refusal_as,
+        configured, configured_as, operation, options, options_as, plan, refusal,
+        refusal_as,
     };
     use crate::kernel::{Bound, EncodedTensorMap};
 
@@ -1058,6 +1082,28 @@ mod tests {
         }
     }
 
+    /// Where clusters have several tiles of operands that do not fit L2, they take tickets.
+    #[test]
+    fn large_products_are_dynamic() {
+        for (m, n, k, dynamic) in [
+            (8192, 28672, 8192, true),
+            (8192, 4096, 8192, true),
+            (2048, 28672, 8192, true),
+            // A tile each, and operands that fit.
+            (256, 8192, 8192, false),
+            (8192, 8192, 512, false),
+        ] {
+            let text = problem(m, n, k);
+            let is = |dynamic| format!("-DDYNAMIC={}", u32::from(dynamic));
+            let default = options::<WgmmaGemm>(&text, Arch::SM_90);
+            assert!(default.contains(&is(dynamic)), "{text}: {default}");
+            for (name, dynamic) in [("static", false), ("dynamic", true)] {
+                let forced = options_as::<WgmmaGemm>(&text, Arch::SM_90, name);
+                assert!(forced.contains(&is(dynamic)), "{name}: {forced}");
+            }
+        }
+    }
+
     #[test]
     fn params_maps_and_scratch() {
         // Two clusters of two tiles above one another, 48 steps in five splits or so.
@@ -1075,8 +1121,11 @@ mod tests {
                 ("c", vec![136, 130], vec![64, 16]),
             ]
         );
-        let bound = Bound::new(1, 0, [("a", 256), ("b", 512), ("c", 768)])
-            .with_scratch([("partials", 1024), ("tickets", 2048)]);
+        let bound = Bound::new(1, 0, [("a", 256), ("b", 512), ("c", 768)]).with_scratch([
+            ("partials", 1024),
+            ("tickets", 2048),
+            ("taken", 4096),
+        ]);
         let bound =
             [(1, A), (2, B), (3, C)].into_iter().fold(bound, |bound, (byte, name)| {
                 bound.with_tensor_map(name, EncodedTensorMap([byte; 128]))
@@ -1084,15 +1133,16 @@ mod tests {
         let bytes = launch.params.bytes(&bound);
         assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..456]);
-        let splits = words[17];
-        assert_eq!(words[..8], [1024, 0, 2048, 0, 0, 0, 0, 0]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..468]);
+        let splits = words[19];
+        assert_eq!(words[..10], [1024, 0, 2048, 0, 4096, 0, 0, 0, 0, 0]);
         // Rows, columns, strides, steps; a row of two columns of clusters' tiles.
-        assert_eq!(words[8..17], [130, 136, 0, 0, 48, 1, 2, 1, 0]);
+        assert_eq!(words[10..19], [130, 136, 0, 0, 48, 1, 2, 1, 0]);
         assert!(splits > 1, "{words:?}");
+        assert_eq!(words[20], 2 * splits);
         assert_eq!(launch.grid[0], 2 * 2 * splits);
         let sizes: Vec<u64> = plan.scratch.iter().map(Scratch::bytes).collect();
-        assert_eq!(sizes, [4 * u64::from(splits) * 4 * 128 * 128, 16]);
+        assert_eq!(sizes, [4 * u64::from(splits) * 4 * 128 * 128, 16, 4]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ struct WgmmaParams {
     partials: u64,
     tickets: u64,
     tiles: u64,
-    of_cluster: u64,
+    taken: u64,
     y_rows: u64,
     x_scales: u64,
     w_scales: u64,
@@ -68,10 +68,11 @@ struct WgmmaParams {
     w_rows: u32,
     x_stride: u32,
     steps: u32,
+    turns: u32,
     passes_over: u32,
     of_input: u32,
     row_bytes: u32,
-    padding: [u32; 6],
+    padding: [u32; 5],
 }
 
 /// `Tiles` of the kernel: those of a cluster, side by side.
@@ -176,23 +177,23 @@ fn operands_of(p: &MoeGemm) -> Option<Operands> {
 
 /// When each cluster has done what it was given so far, in rough clocks.
 #[derive(Clone)]
-struct Clusters(BinaryHeap<Reverse<(u64, usize)>>);
+struct Clusters(BinaryHeap<Reverse<u64>>);
 
 impl Clusters {
     fn new(count: u64) -> Self {
-        Clusters((0..count as usize).map(|cluster| Reverse((0, cluster))).collect())
+        Clusters((0..count).map(|_| Reverse(0)).collect())
     }
 
-    /// Gives work to the cluster that is done first, and says which.
-    fn give(&mut self, clocks: f64) -> usize {
-        let Some(Reverse((until, cluster))) = self.0.pop() else { return 0 };
-        self.0.push(Reverse((until + clocks as u64, cluster)));
-        cluster
+    /// Gives work to the cluster that is done first.
+    fn give(&mut self, clocks: f64) {
+        if let Some(Reverse(until)) = self.0.pop() {
+            self.0.push(Reverse(until + clocks as u64));
+        }
     }
 
     /// When the last is done, and when they are in the mean.
     fn done(&self) -> (u64, f64) {
-        let all = || self.0.iter().map(|Reverse((until, _))| *until);
+        let all = || self.0.iter().map(|Reverse(until)| *until);
         (all().max().unwrap_or(0), all().sum::<u64>() as f64 / self.0.len() as f64)
     }
 }
@@ -217,12 +218,12 @@ impl Forced {
     }
 }
 
-/// What each cluster multiplies.
+/// What clusters multiply.
 struct Walk {
-    /// Cluster by cluster.
+    /// In the order in which they are begun.
     tiles: Vec<Tiles>,
-    /// The first tiles of each cluster, and the end.
-    of_cluster: Vec<u32>,
+    /// Clusters that have any.
+    clusters: u64,
     /// Tiles whose sums are split.
     split_tiles: u64,
     splits: u64,
@@ -235,8 +236,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// Divides the tiles of all experts among the clusters of a GPU. Tiles are given, in
-    /// order, to the cluster that is done first; those that would leave clusters without
+    /// Divides the tiles of all experts among the clusters of a GPU, as if each were begun, in
+    /// order, by the cluster that is done first; those that would leave clusters without
     /// work are split along their sums, unless `forced` says otherwise.
     fn new(
         tile: &Tile,
@@ -259,18 +260,17 @@ impl Walk {
             let both = both || tiles.splits > 1 || !passes_over;
             f64::from(tiles.steps) * step_clocks[usize::from(both)] + tile.store_clocks()
         };
-        let mut order = Vec::with_capacity(tiles.len());
         let mut after_whole = Clusters::new(clusters);
         for tiles in whole {
-            order.push((after_whole.give(clocks_of(tiles)), *tiles));
+            after_whole.give(clocks_of(tiles));
         }
         let with_rest = |splits: u64| {
             let mut clusters = after_whole.clone();
-            let given: Vec<_> = split(rest, tile, steps, splits)
-                .map(|tiles| (clusters.give(clocks_of(&tiles)), tiles))
-                .collect();
+            for tiles in split(rest, tile, steps, splits) {
+                clusters.give(clocks_of(&tiles));
+            }
             let (end, mean) = clusters.done();
-            (end as f64 + tile.add_clocks(splits), mean, given, splits)
+            (end as f64 + tile.add_clocks(splits), mean, splits)
         };
         // Splits of a tile run at the same time, as in a single product.
         let most = match rest.len() as u64 {
@@ -285,33 +285,23 @@ impl Walk {
                 best = other;
             }
         }
-        let (sm, mean, given, splits) = best;
-        order.extend(given);
-
-        // As they were given: the sort keeps the order within a cluster.
-        order.sort_by_key(|&(cluster, _)| cluster);
-        let busy = order.last().map_or(0, |&(cluster, _)| cluster + 1);
-        let of_cluster = (0..=busy)
-            .map(|cluster| order.partition_point(|&(other, _)| other < cluster) as u32)
-            .collect();
+        let (sm, mean, splits) = best;
+        let turns: Vec<Tiles> =
+            whole.iter().copied().chain(split(rest, tile, steps, splits)).collect();
 
         let dram = (Problem::MoeGemm(*p).work().bytes()
             + read_again(tile, p, experts, clusters)) as f64
             / (nominal::DRAM_BYTES * sms as f64);
         let rows: u64 = experts.iter().map(|rows| rows.count).sum();
         Walk {
-            tiles: order.into_iter().map(|(_, tiles)| tiles).collect(),
-            of_cluster,
+            clusters: clusters.min(turns.len() as u64),
+            tiles: turns,
             split_tiles: if splits == 1 { 0 } else { rest.len() as u64 * tile.cluster() },
             splits,
             passes_over,
             clocks: together(sm, product_clocks(rows * p.n, steps, sms), dram),
             imbalance: if mean > 0.0 { sm / mean } else { 1.0 },
         }
-    }
-
-    fn clusters(&self) -> u64 {
-        self.of_cluster.len() as u64 - 1
     }
 }
 
@@ -403,6 +393,8 @@ pub(super) struct WgmmaExpertGemm {
     /// Steps in shared memory.
     stages: u64,
     forced: Forced,
+    /// Whether clusters take tiles by a ticket.
+    dynamic: bool,
     /// Rough clocks on a typical GPU.
     clocks: f64,
     arch: Arch,
@@ -413,7 +405,8 @@ impl HostHalf for WgmmaExpertGemm {
     const NAME: &'static str = "moe_gemm_wgmma";
     const SOURCE: &'static str = include_str!("../../kernels/moe_gemm_wgmma.cu");
     const MEMORY_BOUND: bool = false;
-    /// Every tile, and what is otherwise chosen by rough clocks and by what fits L2.
+    /// Every tile, and what is otherwise chosen by rough clocks and by what fits L2; and tiles
+    /// that are given to clusters in turn, whoever is done first.
     const CONFIGURATIONS: &[Configuration] = &[
         Configuration::new("tile_128x256", &[("tile_m", 128), ("tile_n", 256)]),
         Configuration::new("tile_128x128", &[("tile_m", 128), ("tile_n", 128)]),
@@ -422,6 +415,7 @@ impl HostHalf for WgmmaExpertGemm {
         Configuration::new("passes_over", &[("passes_over", 1)]),
         Configuration::new("in_step", &[("passes_over", 0)]),
         Configuration::new("stages_3", &[("stages", 3)]),
+        Configuration::new("static", &[("dynamic", 0)]),
     ];
 
     fn configure(p: &MoeGemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
@@ -483,6 +477,7 @@ impl HostHalf for WgmmaExpertGemm {
             tile,
             stages,
             forced,
+            dynamic: choice.or("dynamic", 1) == 1,
             clocks,
             arch,
         })
@@ -500,7 +495,8 @@ impl HostHalf for WgmmaExpertGemm {
     fn defines(&self) -> Defines {
         let defines = Defines::new()
             .with(self.element, 1)
-            .with("GATHERS", u32::from(is_scattered(&self.p)));
+            .with("GATHERS", u32::from(is_scattered(&self.p)))
+            .with("DYNAMIC", u32::from(self.dynamic));
         self.tile.define(self.operands.define(defines), self.stages)
     }
 
@@ -513,6 +509,7 @@ impl HostHalf for WgmmaExpertGemm {
             Inputs::PerToken => p.top_k as u32,
             Inputs::PerExpert => 1,
         };
+        let turns = walk.tiles.len() as u32;
         let params = Params::of(move |bound| WgmmaParams {
             x: if gathers { [0; 128] } else { bound.tensor_map("x").0 },
             w: bound.tensor_map("w").0,
@@ -520,7 +517,7 @@ impl HostHalf for WgmmaExpertGemm {
             partials: bound.scratch("partials"),
             tickets: bound.scratch("tickets"),
             tiles: bound.scratch("tiles"),
-            of_cluster: bound.scratch("tiles of clusters"),
+            taken: bound.scratch("taken"),
             y_rows: bound.tensor("y"),
             x_scales: bound.tensor_or_null("x_scales"),
             w_scales: bound.tensor_or_null("w_scales"),
@@ -531,12 +528,13 @@ impl HostHalf for WgmmaExpertGemm {
             w_rows: (p.experts * p.n) as u32,
             x_stride: u32::from(!has_one_scale),
             steps: steps_of(&p) as u32,
+            turns,
             passes_over: u32::from(walk.passes_over),
             of_input,
             row_bytes: operands.dtype().bytes_of(p.k) as u32,
-            padding: [0; 6],
+            padding: [0; 5],
         });
-        let blocks = (walk.clusters() * tile.cluster()) as u32;
+        let blocks = (walk.clusters * tile.cluster()) as u32;
         let launch = Launch {
             cluster: [tile.cluster() as u32, 1, 1],
             shared_bytes: tile.shared_bytes(stages) as u32,
@@ -549,7 +547,7 @@ impl HostHalf for WgmmaExpertGemm {
             Scratch::unset("partials", partial_bytes.max(16)),
             Scratch::zeros("tickets", 4 * walk.split_tiles.max(1)),
             Scratch::of("tiles", &walk.tiles),
-            Scratch::of("tiles of clusters", &walk.of_cluster),
+            Scratch::zeros("taken", 4),
         ];
         let mut tensor_maps =
             vec![panels("w", [p.k, p.experts * p.n], operands.dtype(), w_rows as u32)];
@@ -714,13 +712,8 @@ mod tests {
                         (0..walk.split_tiles).step_by(cluster as usize).collect();
                     assert_eq!(partials, all, "{text} {tile:?}");
 
-                    let of_cluster = &walk.of_cluster;
-                    assert!(
-                        of_cluster.windows(2).all(|pair| pair[0] < pair[1]),
-                        "none is idle"
-                    );
-                    assert_eq!(of_cluster[of_cluster.len() - 1] as usize, walk.tiles.len());
-                    assert!(walk.clusters() * cluster <= sms.max(cluster));
+                    assert!(walk.clusters <= walk.tiles.len() as u64, "none is idle");
+                    assert!(walk.clusters * cluster <= sms.max(cluster));
                 }
             }
         }
@@ -747,17 +740,22 @@ mod tests {
     }
 
     /// With tiles of equal work clusters take turns; a tile of half the rows is half as long,
-    /// and the next goes to who has it.
+    /// and the next goes to who had it.
     #[test]
     fn tiles_go_to_who_is_done_first() {
         let mut clusters = Clusters::new(3);
-        let turns: Vec<usize> = (0..6).map(|_| clusters.give(10.0)).collect();
-        assert_eq!(turns, [0, 1, 2, 0, 1, 2]);
-        assert_eq!(
-            [20.0, 5.0, 20.0, 20.0].map(|clocks| clusters.give(clocks)),
-            [0, 1, 2, 1]
-        );
+        (0..6).for_each(|_| clusters.give(10.0));
+        assert_eq!(clusters.done(), (20, 20.0));
+        [20.0, 5.0, 20.0, 20.0].map(|clocks| clusters.give(clocks));
         assert_eq!(clusters.done(), (45, 125.0 / 3.0));
+    }
+
+    /// Tiles in the list of a plan, of which there is one for each expert or more.
+    fn tiles_of(plan: &Plan) -> u32 {
+        let list = plan.scratch.iter().find(|scratch| scratch.name == "tiles").unwrap();
+        let tiles = list.bytes() / size_of::<Tiles>() as u64;
+        assert!(tiles >= 4, "{tiles}");
+        tiles as u32
     }
 
     #[test]
@@ -781,7 +779,7 @@ mod tests {
                 ("y", vec![136, 12], vec![64, 16]),
             ]
         );
-        let scratch = ["partials", "tickets", "tiles", "tiles of clusters"];
+        let scratch = ["partials", "tickets", "tiles", "taken"];
         let bound = Bound::new(1, 0, [("x", 256), ("w", 512), ("y", 768)])
             .with_scratch(scratch.into_iter().zip([1, 2, 3, 4]));
         let bound = [(1, "x"), (2, "w"), (3, "y")].into_iter().fold(
@@ -793,10 +791,10 @@ mod tests {
         let bytes = launch.params.bytes(&bound);
         assert_eq!(bytes.len(), 512, "the kernel aligns tensor maps");
         assert_eq!((bytes[0], bytes[128], bytes[256]), (1, 2, 3));
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..488]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..492]);
         assert_eq!(words[..10], [1, 0, 2, 0, 3, 0, 4, 0, 768, 0]);
         assert_eq!(words[10..18], [0; 8]);
-        assert_eq!(words[18..], [136, 12, 544, 1, 2, 1, 1, 160]);
+        assert_eq!(words[18..], [136, 12, 544, 1, 2, tiles_of(&plan), 1, 1, 160]);
         assert_eq!(launch.block, [384, 1, 1]);
     }
 
@@ -818,16 +816,16 @@ mod tests {
                 .map(|rows| (rows.expert, rows.first, rows.count))
                 .collect();
             assert_eq!(experts, [(0, 0, 2), (1, 2, 2), (2, 4, 1), (3, 5, 1)]);
-            let scratch =
-                ["partials", "tickets", "tiles", "tiles of clusters", "rows of experts"];
+            let scratch = ["partials", "tickets", "tiles", "taken", "rows of experts"];
             let bound = Bound::new(1, 0, [("x", 256), ("w", 512), ("y", 768)])
                 .with_scratch(scratch.into_iter().zip([1, 2, 3, 4, 5]))
                 .with_tensor_map("w", EncodedTensorMap([2; 128]));
             let bytes = plan.launches[0].params.bytes(&bound);
             assert_eq!((bytes[0], bytes[128], bytes[256]), (0, 2, 0));
-            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..488]);
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[384..492]);
             assert_eq!(words[10..18], [0, 0, 0, 0, 256, 0, 5, 0]);
-            assert_eq!(words[18..], [136, 6, 544, 1, 2, 1, of_input, 160]);
+            let tiles = tiles_of(&plan);
+            assert_eq!(words[18..], [136, 6, 544, 1, 2, tiles, 1, of_input, 160]);
         }
     }
 
@@ -876,14 +874,6 @@ mod tests {
             let p: MoeGemm = operation(&problem(&text));
             let walk = walk(&TILES[0], &p, 132);
             assert_eq!(walk.passes_over, passes_over, "{text}");
-            // In turn, whatever the rows of a tile: none falls behind.
-            let count =
-                |cluster: usize| walk.of_cluster[cluster + 1] - walk.of_cluster[cluster];
-            let counts: Vec<u32> = (0..66).map(count).collect();
-            let (least, most) = (counts.iter().min(), counts.iter().max());
-            if !passes_over {
-                assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
-            }
         }
         // The tiles of 130 rows and the same weights follow one another.
         let text = "tokens=130,experts=2,top_k=2,n=1536,k=2048,dtype=bf16,routing=balanced,\

@@ -261,6 +261,11 @@ pub const SLOW: &[(&str, &[&str])] = &[
             "gemm:m=130,n=136,k=6160,dtype=bf16,w_dtype=fp8_e4m3_block128x128,a_dtype=fp8_e4m3_block1x128",
         ],
     ),
+    // Tiles that are taken by a ticket.
+    (
+        "gemm_wgmma.dynamic",
+        &["gemm:m=257,n=520,k=72,dtype=bf16", "gemm:m=130,n=136,k=3080,dtype=bf16"],
+    ),
     // One block; clusters, with tails in all directions; more units than stages. Then weights
     // that are converted.
     (
