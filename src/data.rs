@@ -439,25 +439,21 @@ pub(crate) fn e4m3_from_f32(x: f32) -> u8 {
     // Values below 2^-6 are multiples of 2^-9, larger ones of an eighth of their power of
     // two.
     let exponent = ((size.to_bits() >> 23) as i32 - 127).max(-6);
-    let eighths = (size * 2f32.powi(3 - exponent)).round_ties_even() as i32;
+    let in_eighths = f32::from_bits(((127 + 3 - exponent) as u32) << 23);
+    let eighths = (size * in_eighths).round_ties_even() as i32;
     let code = ((exponent + 6) << 3) + eighths;
     code as u8 | if x.is_sign_negative() { 0x80 } else { 0 }
 }
 
-/// The value of an E4M3 code.
+/// The value of an E4M3 code. Its bits are an f32's without the lower 20 of the fraction, and
+/// with an exponent that is 120 less, subnormal numbers included: a product makes up for that.
 pub(crate) fn e4m3_to_f32(code: u8) -> f32 {
+    const FROM_BIAS: f32 = f32::from_bits((127 + 120) << 23);
     if code & 0x7f == 0x7f {
         return f32::NAN;
     }
-    let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
-    let exponent = i32::from((code >> 3) & 15);
-    let fraction = f32::from(code & 7) / 8.0;
-    let size = if exponent == 0 {
-        fraction * 2f32.powi(-6)
-    } else {
-        (1.0 + fraction) * 2f32.powi(exponent - 7)
-    };
-    sign * size
+    let sign = u32::from(code & 0x80) << 24;
+    f32::from_bits(sign | u32::from(code & 0x7f) << 20) * FROM_BIAS
 }
 
 #[cfg(test)]
@@ -654,6 +650,22 @@ mod tests {
                 assert_eq!(element, expected, "record {record}, column {column}");
             }
         }
+    }
+
+    /// OCP OFP8 v1.0, section 5: a sign, four bits of exponent with bias 7, and three of fraction.
+    #[test]
+    fn e4m3_codes_have_their_values() {
+        for code in (0..=255u8).filter(|code| code & 0x7f != 0x7f) {
+            let (exponent, fraction) =
+                (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
+            let size = match exponent {
+                0 => fraction * 2f32.powi(-6),
+                _ => (1.0 + fraction) * 2f32.powi(exponent - 7),
+            };
+            let value = if code & 0x80 == 0 { size } else { -size };
+            assert_eq!(e4m3_to_f32(code).to_bits(), value.to_bits(), "{code:#x}");
+        }
+        assert!([0x7f, 0xff].into_iter().all(|code| e4m3_to_f32(code).is_nan()));
     }
 
     #[test]
