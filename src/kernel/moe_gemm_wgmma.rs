@@ -746,7 +746,7 @@ mod tests {
         let mut clusters = Clusters::new(3);
         (0..6).for_each(|_| clusters.give(10.0));
         assert_eq!(clusters.done(), (20, 20.0));
-        [20.0, 5.0, 20.0, 20.0].map(|clocks| clusters.give(clocks));
+        [20.0, 5.0, 20.0, 20.0].into_iter().for_each(|clocks| clusters.give(clocks));
         assert_eq!(clusters.done(), (45, 125.0 / 3.0));
     }
 
