@@ -338,6 +338,17 @@ struct Copier {
   }
 };
 
+// Clears the values of a tile from key `begin` on, by so many threads of which this is one.
+template <u32 threads>
+DEVICE void clear_keys(u32 values, u32 begin, u32 thread) {
+  constexpr u32 chunks = ROW_BYTES / sizeof(Words4);
+  const u32 to = values + thread % chunks * sizeof(Words4);
+  for (u32 row = begin + thread / chunks; row < KEYS; row += threads / chunks)
+#pragma unroll
+    for (u32 panel = 0; panel < V_PANELS; ++panel)
+      st_shared_v4(to + panel * KV_PANEL_BYTES + row * ROW_BYTES, {});
+}
+
 // --- The warps that transpose ------------------------------------------------------
 
 #if FP8
@@ -353,18 +364,11 @@ struct Transposer {
   u32 warp;  // of those that transpose
   Turn turn = {0};
 
-  // Clears the values of an item's last tile after the context, where the tile ends later:
-  // memory there may hold NaN, which a weight of zero does not cancel.
+  // Clears the values of an item's last tile after the context.
   DEVICE void clear(const Prompt &prompt, u32 tile) const {
     const u32 begin = prompt.context - tile * KEYS;
     if (!(PAGED || RAGGED) || begin >= KEYS) return;
-    constexpr u32 chunks = ROW_BYTES / sizeof(Words4);
-    const u32 thread = warp * WARP + lane_index();
-    const u32 to = turn.values() + thread % chunks * sizeof(Words4);
-    for (u32 row = begin + thread / chunks; row < KEYS; row += TRANSPOSING * WARP / chunks)
-#pragma unroll
-      for (u32 panel = 0; panel < V_PANELS; ++panel)
-        st_shared_v4(to + panel * KV_PANEL_BYTES + row * ROW_BYTES, {});
+    clear_keys<TRANSPOSING * WARP>(turn.values(), begin, warp * WARP + lane_index());
     bar_sync(2 + CONSUMERS, TRANSPOSING * WARP);
   }
 
@@ -599,12 +603,7 @@ struct Consumer {
     const u32 begin = prompt.context - tile * KEYS;
     if (FP8 || !(PAGED || RAGGED) || begin >= KEYS) return;
     wait_for_values(turn);
-    constexpr u32 chunks = ROW_BYTES / sizeof(Words4);
-    const u32 to = turn.values() + threadIdx.x % chunks * sizeof(Words4);
-    for (u32 row = begin + threadIdx.x / chunks; row < KEYS; row += COMPUTING / chunks)
-#pragma unroll
-      for (u32 panel = 0; panel < V_PANELS; ++panel)
-        st_shared_v4(to + panel * KV_PANEL_BYTES + row * ROW_BYTES, {});
+    clear_keys<COMPUTING>(turn.values(), begin, threadIdx.x);
     fence_proxy_async_shared();
     bar_sync(1 + CONSUMERS, COMPUTING);
   }
