@@ -906,67 +906,95 @@ def torch_copy(laid):
 # ---------------------------------------------------------------------------------------------
 # Timing
 # ---------------------------------------------------------------------------------------------
-class ClockReader:
-    """Reads the clock of the multiprocessors through NVML while samples run."""
-
-    def __init__(self, uuid):
-        self.handle = ctypes.c_void_p()
-        self.library = ctypes.CDLL("libnvidia-ml.so.1")
-        if self.library.nvmlInit_v2() != 0:
-            raise OSError("NVML does not start")
-        name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
-        if self.library.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(self.handle)) != 0:
-            raise OSError(f"NVML does not know {name}")
-        self.readings, self.stop, self.thread = [], threading.Event(), None
-
-    def __enter__(self):
-        self.readings, self.stop = [], threading.Event()
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-        return self
-
-    def _read(self):
-        mhz = ctypes.c_uint()
-        while not self.stop.is_set():
-            if self.library.nvmlDeviceGetClockInfo(self.handle, 1, ctypes.byref(mhz)) == 0:
-                self.readings.append(mhz.value)
-            self.stop.wait(0.01)
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
-
-    def median_hz(self):
-        read = sorted(self.readings)
-        return read[len(read) // 2] * 1e6 if read else None
+# Every multiprocessor's cycles beside the wall clock, one block for each: as read_clocks of
+# kernels/device.cu. One that gets no block keeps its old entry.
+READ_CLOCKS = b"""
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry read_clocks(.param .u64 cycles, .param .u64 ns, .param .u32 sms)
+{
+  .reg .pred outside;
+  .reg .b32 sm, count;
+  .reg .b64 at, to, read;
+  mov.u32 sm, %smid;
+  ld.param.u32 count, [sms];
+  setp.ge.u32 outside, sm, count;
+  @outside ret;
+  mul.wide.u32 at, sm, 8;
+  ld.param.u64 to, [cycles];
+  add.u64 to, to, at;
+  mov.u64 read, %clock64;
+  st.global.u64 [to], read;
+  ld.param.u64 to, [ns];
+  add.u64 to, to, at;
+  mov.u64 read, %globaltimer;
+  st.global.u64 [to], read;
+  ret;
+}
+"""
 
 
-class NoClock:
-    """Where there is no GPU or no NVML."""
+class LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig of cuda.h."""
 
-    def __enter__(self):
-        return self
+    _fields_ = [
+        *((name, ctypes.c_uint) for name in ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("attribute_count", ctypes.c_uint),
+    ]
 
-    def __exit__(self, *_):
-        return None
 
-    def median_hz(self):
-        return None
+class ClockKernel:
+    """Reads the clocks of all multiprocessors in a stream, through a library of the driver."""
+
+    def __init__(self, library, sms):
+        self.library, self.sms = library, sms
+        self.module, self.function = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuModuleLoadData", ctypes.byref(self.module), READ_CLOCKS)
+        self._call("cuModuleGetFunction", ctypes.byref(self.function), self.module, b"read_clocks")
+
+    def _call(self, name, *arguments):
+        code = getattr(self.library, name)(*arguments)
+        if code != 0:
+            raise OSError(f"{name} failed with code {code}")
+
+    def queue(self, address, stream):
+        """Queues a reading to 2 * sms words: all cycles, then all nanoseconds."""
+        cycles, ns = ctypes.c_uint64(address), ctypes.c_uint64(address + 8 * self.sms)
+        sms = ctypes.c_uint32(self.sms)
+        config = LaunchConfig(self.sms, 1, 1, 1, 1, 1, 0, stream, None, 0)
+        pointers = (ctypes.c_void_p * 3)(*(ctypes.addressof(x) for x in (cycles, ns, sms)))
+        self._call("cuLaunchKernelEx", ctypes.byref(config), self.function, pointers, None)
+
+    def hz(self, before, after):
+        """The median clock between two readings; None where no multiprocessor was in both."""
+        of_sms = []
+        for sm in range(self.sms):
+            cycles, ns = (after[at] - before[at] for at in (sm, self.sms + sm))
+            if before[sm] > 0 and cycles > 0 and ns > 0:
+                of_sms.append(cycles * 1e9 / ns)
+        of_sms.sort()
+        middle = len(of_sms) // 2
+        return (of_sms[middle] + of_sms[-middle - 1]) / 2 if of_sms else None
 
 
-def clock_reader(device):
-    if device != "cuda":
-        return NoClock()
-    if "clock" not in LOADED:
+def clock_kernel():
+    """None, once with the reason, where the driver does not take it: then rows have no clock."""
+    if "clocks" not in LOADED:
         try:
-            LOADED["clock"] = ClockReader(str(torch.cuda.get_device_properties(0).uuid))
-        except (OSError, AttributeError):
-            LOADED["clock"] = NoClock()
-    return LOADED["clock"]
+            sms = torch.cuda.get_device_properties(0).multi_processor_count
+            LOADED["clocks"] = ClockKernel(ctypes.CDLL("libcuda.so.1"), sms)
+        except (OSError, AttributeError) as error:
+            print(f"no clocks of multiprocessors: {error}", file=sys.stderr)
+            LOADED["clocks"] = None
+    return LOADED["clocks"]
 
 
 class CpuStopwatch:
-    """Rows of launches timed by the host's clock."""
+    """Rows of launches timed by the host's clock; there is none of a GPU."""
 
     def __init__(self, launch_all):
         self.launch_all = launch_all
@@ -977,7 +1005,7 @@ class CpuStopwatch:
             start = time.perf_counter()
             for _ in range(repeats):
                 self.launch_all()
-            times.append(time.perf_counter() - start)
+            times.append((time.perf_counter() - start, None))
         return times
 
     def close(self):
@@ -985,7 +1013,8 @@ class CpuStopwatch:
 
 
 class GraphStopwatch:
-    """Rows of launches in a CUDA graph, replayed between events that are queued back to back."""
+    """Rows of launches in a CUDA graph, replayed between events, and these between readings of
+    clocks: all is queued back to back, as own samples are."""
 
     def __init__(self, launch_all):
         self.graph = torch.cuda.CUDAGraph()
@@ -996,16 +1025,27 @@ class GraphStopwatch:
         torch.cuda.synchronize()
 
     def samples(self, count, repeats):
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-        # The first event follows a row, as all others do.
+        """Seconds, and the clock where it can be read, of each sample."""
+        clocks = clock_kernel()
+        sms = clocks.sms if clocks else 0
+        readings = torch.zeros((count + 1, 2 * sms), dtype=torch.int64, device="cuda")
+        stream = torch.cuda.current_stream().cuda_stream
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
+        # The first sample follows a row, as all others do.
         self.graph.replay()
-        for event in events[:-1]:
-            event.record()
+        for at, (start, stop) in enumerate(pairs):
+            if clocks:
+                clocks.queue(readings[at].data_ptr(), stream)
+            start.record()
             for _ in range(repeats):
                 self.graph.replay()
-        events[-1].record()
-        events[-1].synchronize()
-        return [a.elapsed_time(b) * 1e-3 for a, b in zip(events, events[1:])]
+            stop.record()
+        if clocks:
+            clocks.queue(readings[count].data_ptr(), stream)
+        torch.cuda.synchronize()
+        read = readings.tolist()
+        hz = [clocks.hz(*both) if clocks else None for both in zip(read, read[1:])]
+        return [(start.elapsed_time(stop) * 1e-3, clock) for (start, stop), clock in zip(pairs, hz)]
 
     def close(self):
         self.graph.reset()
@@ -1079,18 +1119,17 @@ def measure(laid, calls):
     launch_s = warm_up(device, calls, settings["warmup_s"])
     row = Row(calls, row_length(len(calls), launch_s))
     stopwatch = (GraphStopwatch if device == "cuda" else CpuStopwatch)(row.launch_all)
-    row_s = max(1e-7, min(stopwatch.samples(2, 1)))
+    row_s = max(1e-7, min(seconds for seconds, _ in stopwatch.samples(2, 1)))
     repeats = max(1, round(SAMPLE_S / row_s))
     warm_s = time.perf_counter() - began
     row.poison()
     synchronize(device)
-    with clock_reader(device) as clock:
-        times = stopwatch.samples(sample_count(settings, row_s * repeats), repeats)
+    times = stopwatch.samples(sample_count(settings, row_s * repeats), repeats)
     sample_s = time.perf_counter() - began - warm_s
     outputs = write_outputs(laid, row)
     stopwatch.close()
-    return {"status": "ok", "launches": row.launches * repeats, "samples": [[0, t] for t in times],
-            "sm_clock_hz": clock.median_hz(), "warmup_s": warm_s, "sample_s": sample_s, "outputs": outputs}
+    return {"status": "ok", "launches": row.launches * repeats, "samples": [[0, *sample] for sample in times],
+            "warmup_s": warm_s, "sample_s": sample_s, "outputs": outputs}
 
 
 def write_outputs(laid, row):
@@ -1202,6 +1241,10 @@ def fake_product(request, slot):
     return b"".join(struct.pack("<f", dot(row, column)) for row in range(m) for column in range(n))
 
 
+# The clock of a made-up multiprocessor.
+FAKE_HZ = 1.2e9
+
+
 def fake_job(request):
     """Made-up times; one peer answers wrongly, one dies, one hangs, and one is not there."""
     name, answer = request["peer"], {"id": request["id"], "implementation": f"fake {request['peer']} 1.0"}
@@ -1220,9 +1263,9 @@ def fake_job(request):
     launch_s = 1e-6 + sum(tensor["bytes"] for tensor in request["tensors"]) / 2e11
     launches = 10 * request["slots"]
     count = max(FEWEST_SAMPLES, request["settings"]["min_samples"])
-    times = [[0, launches * launch_s * (1 + 1e-4 * ((i + request["round"]) % 3))] for i in range(count)]
-    return {**answer, "status": "ok", "launches": launches, "samples": times, "sm_clock_hz": None,
-            "setup_s": 0.0, "warmup_s": 0.0, "sample_s": 0.0, "outputs": request["outputs"]}
+    times = [[0, launches * launch_s * (1 + 1e-4 * ((i + request["round"]) % 3)), FAKE_HZ] for i in range(count)]
+    return {**answer, "status": "ok", "launches": launches, "samples": times, "setup_s": 0.0,
+            "warmup_s": 0.0, "sample_s": 0.0, "outputs": request["outputs"]}
 
 
 # ---------------------------------------------------------------------------------------------

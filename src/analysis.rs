@@ -283,6 +283,7 @@ impl Campaign {
         let sentinel = sentinel(&read);
         let mut points: Vec<Measured> =
             read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
+        Campaign::forget_polled_clocks(&mut points, &rows, &runs);
         unreadable.extend(witnesses::join(&mut points, &witnesses));
         let bursts = Bursts::of(runs.last(), &rounds);
         let repeatability = rounds::apply(&mut points, &rounds, &bursts);

@@ -42,6 +42,10 @@ use crate::op::shape_keys;
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 6;
 
+/// What `peer_clocks` of `run.csv` says where clocks of other libraries' kernels were read as
+/// those of own kernels are, around each sample.
+pub const CLOCKS_IN_SAMPLES: &str = "samples";
+
 /// What became of a planned point.
 #[derive(
     Clone,

@@ -60,7 +60,9 @@ fn campaign_in(parent: &Path) -> PathBuf {
         command_line: "test".to_owned(),
         tuning: None,
     };
-    run(&mut SimulatedDevice::default(), &request, &mut Silent).unwrap();
+    let mut device =
+        SimulatedDevice { clock_hz: Some(1.5e9), ..SimulatedDevice::default() };
+    run(&mut device, &request, &mut Silent).unwrap();
     folder
 }
 
@@ -147,12 +149,43 @@ fn peers_enter_their_table_and_figure_and_no_claim() {
         assert_eq!((&*both.own.kernel, &*both.peer.kernel), ("simulated", "fake_right"));
         assert!(both.speed.lo <= both.speed.value && both.speed.value <= both.speed.hi);
     }
+    // At 1.2 GHz beside ours at 1.5 the peer took fewer clocks than times.
+    for both in &beside {
+        assert_eq!(both.clocks_hz(), Some([1.5e9, 1.2e9]));
+        let in_clocks = both.speed_in_clocks().unwrap();
+        assert!((in_clocks / both.speed.value - 0.8).abs() < 1e-12, "{in_clocks}");
+    }
+    let each = after.sections.iter().find(|s| s.heading.contains("each problem")).unwrap();
+    let at = |name: &str| each.columns.iter().position(|column| *column == name).unwrap();
+    let (speed, in_clocks) = (at("speed"), at("speed_in_clocks"));
+    assert!(each.rows.iter().all(|row| row[speed] != row[in_clocks]), "{:?}", each.rows);
+    assert!(each.paragraphs[0].contains("a matter of heat"), "{:?}", each.paragraphs);
     assert_eq!(campaign.own_points().count() + 4, campaign.points.len());
     let headings: Vec<&str> = after.sections.iter().map(|s| s.heading.as_str()).collect();
     assert!(headings.contains(&"Beside peers: each problem (SIMULATED)"), "{headings:?}");
     let drawn = figures(&campaign);
     let (_, figure) = drawn.iter().find(|(name, _)| *name == "peers").unwrap();
     assert_eq!(figure.as_ref().unwrap().marks.len(), 2);
+}
+
+/// Where `run.csv` does not say that clocks were read in samples, they were polled beside them:
+/// an older record's are left out.
+#[test]
+fn polled_clocks_are_not_used() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    peers(&folder, &["fake_right"]).unwrap();
+    let clocks = || {
+        let (campaign, _) = judged(&folder);
+        let beside = campaign.beside_peers();
+        beside.iter().map(|both| both.peer.sm_clock_hz).collect::<Vec<_>>()
+    };
+    assert_eq!(clocks(), [Some(1.2e9); 2]);
+    let runs = folder.join("run.csv");
+    let text = fs::read_to_string(&runs).unwrap();
+    assert_eq!(text.matches(",samples").count(), 1, "{text}");
+    fs::write(&runs, text.replace(",samples", ",")).unwrap();
+    assert_eq!(clocks(), [None; 2]);
 }
 
 /// A second run adds nothing, one with other names adds theirs, and own rows can still be

@@ -902,3 +902,58 @@ fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
+
+/// What `scripts/peers.py` does to read clocks in a stream, without torch: two readings, and
+/// one of a multiprocessor that the second left out.
+const READ_TWICE: &str = r#"
+import ctypes, importlib.util, sys
+spec = importlib.util.spec_from_file_location("peers", sys.argv[1])
+peers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(peers)
+cuda, sms = ctypes.CDLL("libcuda.so.1"), 3
+def call(name, *arguments):
+    code = getattr(cuda, name)(*arguments)
+    assert code == 0, (name, code)
+context, words, stream = ctypes.c_void_p(), ctypes.c_uint64(), ctypes.c_void_p()
+call("cuInit", 0)
+call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+call("cuCtxSetCurrent", context)
+call("cuStreamCreate", ctypes.byref(stream), 1)
+size = 4 * sms * 8
+call("cuMemAlloc_v2", ctypes.byref(words), ctypes.c_size_t(size))
+call("cuMemsetD8Async", words, 0, ctypes.c_size_t(size), stream)
+clocks = peers.ClockKernel(cuda, sms)
+for at in range(2):
+    clocks.queue(words.value + at * size // 2, stream.value)
+read = (ctypes.c_uint64 * (4 * sms))()
+call("cuMemcpyDtoHAsync_v2", read, words, ctypes.c_size_t(size), stream)
+call("cuStreamSynchronize", stream)
+print(*read)
+print(clocks.hz([1000, 0, 1000, 50, 0, 60], [3400, 900, 2200, 1050, 950, 1060]))
+print(clocks.hz([0, 0, 0, 0, 0, 0], [3400, 900, 2200, 1050, 950, 1060]))
+"#;
+
+/// Cycles and nanoseconds of every multiprocessor, later ones in the second reading.
+#[test]
+fn clocks_of_peers_are_read_in_the_stream() {
+    let driver = Virtual::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/peers.py");
+    let output = Command::new("python3")
+        .args(["-B", "-c", READ_TWICE])
+        .arg(script)
+        .env("LD_LIBRARY_PATH", driver.folder.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let told = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = told.lines().collect();
+    let words: Vec<u64> = lines[0].split(' ').map(|word| word.parse().unwrap()).collect();
+    assert_eq!(words.len(), 12);
+    assert!(words.iter().any(|word| *word > 0), "{words:?}");
+    for (before, after) in words[..6].iter().zip(&words[6..]) {
+        assert!(before <= after, "{words:?}");
+    }
+    // 2.4 and 1.2 cycles a nanosecond, of two multiprocessors; then none.
+    assert_eq!(lines[1..], ["1800000000.0", "None"]);
+}

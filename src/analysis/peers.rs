@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{Campaign, Measured};
 use crate::op::Op;
 use crate::point::CacheState;
-use crate::record::{Row, Run};
+use crate::record::{CLOCKS_IN_SAMPLES, Row, Run};
 use crate::statistics::Estimate;
 
 /// The fastest own kernel and the fastest of another library on one problem.
@@ -20,6 +20,18 @@ pub struct BesidePeer<'a> {
 }
 
 impl BesidePeer<'_> {
+    /// Clocks of the multiprocessors in Hz, of ours and theirs, where both were read.
+    pub fn clocks_hz(&self) -> Option<[f64; 2]> {
+        let clocks = [self.own.sm_clock_hz?, self.peer.sm_clock_hz?];
+        clocks.iter().all(|clock| *clock > 0.0).then_some(clocks)
+    }
+
+    /// Their clocks over ours: the speed if both had run at the same frequency and nothing
+    /// depended on another.
+    pub fn speed_in_clocks(&self) -> Option<f64> {
+        self.clocks_hz().map(|[own, peer]| self.speed.value * peer / own)
+    }
+
     /// What the interval tells.
     pub fn finding(&self) -> &'static str {
         match self.speed {
@@ -57,6 +69,26 @@ impl Campaign {
     pub fn peer_rows(&self) -> (usize, usize) {
         let planned = self.runs.iter().rev().find_map(planned_peer_rows);
         (self.rows_of_peers().count(), planned.unwrap_or(0))
+    }
+
+    /// Takes clocks away that were not read in samples: those of peers in older records were
+    /// polled beside them, of an idle GPU too.
+    pub(super) fn forget_polled_clocks(
+        points: &mut [Measured],
+        rows: &[Row],
+        runs: &[Run],
+    ) {
+        let polled = |run: &&Run| {
+            planned_peer_rows(run).is_some()
+                && run.get("peer_clocks") != Some(CLOCKS_IN_SAMPLES)
+        };
+        let ids: HashSet<&str> =
+            runs.iter().filter(polled).filter_map(|run| run.get("run_id")).collect();
+        let of_them = rows.iter().filter(|row| ids.contains(row.run_id.as_str()));
+        let polled: HashSet<&str> = of_them.map(|row| row.point_id.as_str()).collect();
+        for point in points.iter_mut().filter(|p| polled.contains(p.point_id.as_str())) {
+            point.sm_clock_hz = None;
+        }
     }
 
     /// The rows that processes of `ridgepoint peers` wrote.

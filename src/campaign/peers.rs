@@ -30,7 +30,7 @@ use crate::measure::{PointOutcome, Rotation, Settings};
 use crate::op::{Problem, Purpose};
 use crate::point::{CacheState, Point};
 use crate::provenance::Provenance;
-use crate::record::{Recorder, Records, Row, Run, Status};
+use crate::record::{CLOCKS_IN_SAMPLES, Recorder, Records, Row, Run, Status};
 use crate::residency::Residency;
 use crate::suite::{Filter, PlannedPoints, Suite};
 
@@ -253,6 +253,8 @@ impl Target {
                 "timer" => run.set(name, &self.info.timer),
                 "peers" => run.set(name, hello.versions()),
                 "planned_peer_rows" => run.set(name, planned),
+                // Before, they were polled beside samples.
+                "peer_clocks" => run.set(name, CLOCKS_IN_SAMPLES),
                 _ => run.set(name, own.get(name).unwrap_or(value)),
             }
         }

@@ -450,6 +450,7 @@ pub(super) fn provenance(
     // Of processes that measure other libraries' kernels.
     run.set("peers", "");
     run.set("planned_peer_rows", "");
+    run.set("peer_clocks", "");
     run
 }
 

@@ -32,6 +32,11 @@ const RATIO: &str = "Speed is the best peer's time over that of our fastest kern
                      problem and inputs, with its 95% interval: above 1 ours is faster. On a \
                      GPU both are launched in CUDA graphs.";
 
+/// Why a ratio has a second form.
+const CLOCKS: &str = "A GPU at its power limit lowers its clock with what ran before: \
+                      speed_in_clocks is the ratio of clocks instead of times. Where the two \
+                      lie on both sides of 1, which one is faster is a matter of heat.";
+
 impl Judge<'_> {
     /// Ratios by operation, then problem by problem; without rows where nothing is beside.
     pub(super) fn peer_sections(&self) -> [Section; 2] {
@@ -66,12 +71,28 @@ impl Judge<'_> {
                 "speed_lo",
                 "speed_hi",
                 "finding",
+                "own_sm_clock_hz",
+                "peer_sm_clock_hz",
+                "speed_in_clocks",
                 "implementation",
             ],
             rows: beside.iter().map(problem_row).collect(),
-            paragraphs: Vec::new(),
+            paragraphs: beside
+                .iter()
+                .any(|both| both.clocks_hz().is_some())
+                .then(|| CLOCKS.to_owned())
+                .into_iter()
+                .collect(),
             keys: 3,
-            spare: &["implementation", "cache", "own_kernel", "own_time_s", "peer_time_s"],
+            spare: &[
+                "implementation",
+                "cache",
+                "own_sm_clock_hz",
+                "peer_sm_clock_hz",
+                "own_kernel",
+                "own_time_s",
+                "peer_time_s",
+            ],
         };
         [summary, each]
     }
@@ -149,6 +170,9 @@ fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
         cell(peer.time_s.map(|time| time.value)),
     ];
     row.extend(cells(Some(*speed)));
-    row.extend([both.finding().to_owned(), peer.implementation.clone()]);
+    row.push(both.finding().to_owned());
+    let [own_hz, peer_hz] = both.clocks_hz().map_or([None; 2], |clocks| clocks.map(Some));
+    row.extend([own_hz, peer_hz, both.speed_in_clocks()].map(cell));
+    row.push(peer.implementation.clone());
     row
 }

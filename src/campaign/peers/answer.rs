@@ -47,29 +47,29 @@ fn measured(
     (seed, settings): (u64, &Settings),
     outcome: &mut PointOutcome,
 ) {
-    let is_time = |(_, seconds): &(usize, f64)| seconds.is_finite() && *seconds > 0.0;
+    let is_time = |seconds: f64| seconds.is_finite() && seconds > 0.0;
     if answer.launches == 0
         || answer.samples.is_empty()
-        || !answer.samples.iter().all(is_time)
+        || !answer.samples.iter().all(|(_, seconds, _)| is_time(*seconds))
     {
         outcome.status = Status::Failed;
         outcome.reason = "the script gave no times that can be used".to_owned();
         return;
     }
     let mut since_point_s = answer.setup_s + answer.warmup_s;
-    for &(first_slot, elapsed_s) in &answer.samples {
+    for &(first_slot, elapsed_s, sm_clock_hz) in &answer.samples {
         since_point_s += elapsed_s;
         outcome.samples.push(Sample {
             first_slot,
             launches: answer.launches,
             elapsed_s,
-            sm_clock_hz: answer.sm_clock_hz,
+            sm_clock_hz,
             since_point_s,
         });
     }
     outcome.launches = answer.launches;
     let seconds: Vec<f64> =
-        answer.samples.iter().map(|(_, s)| s / answer.launches as f64).collect();
+        answer.samples.iter().map(|(_, s, _)| s / answer.launches as f64).collect();
     outcome.summary = summarise(&seconds);
     judge_precision(settings, seconds.len(), outcome);
     let began = std::time::Instant::now();

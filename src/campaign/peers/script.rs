@@ -66,9 +66,9 @@ pub(super) struct Answer {
     pub implementation: Option<String>,
     /// Launches in each sample.
     pub launches: usize,
-    /// Slot of the first launch and seconds of all launches.
-    pub samples: Vec<(usize, f64)>,
-    pub sm_clock_hz: Option<f64>,
+    /// Slot of the first launch, seconds of all launches, and the clock of the
+    /// multiprocessors.
+    pub samples: Vec<(usize, f64, Option<f64>)>,
     pub setup_s: f64,
     pub warmup_s: f64,
     pub sample_s: f64,
