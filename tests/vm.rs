@@ -6,9 +6,9 @@ mod common;
 
 use half::f16;
 use rayon::prelude::*;
-use ridgepoint::device::vm::VmDevice;
+use ridgepoint::device::vm::{CountedGpu, VmDevice};
 use ridgepoint::device::{Device, DeviceOptions, Layout};
-use ridgepoint::kernel::{KERNELS, Kernel};
+use ridgepoint::kernel::{Configuration, KERNELS, Kernel, split_name};
 use ridgepoint::measure::verify;
 use ridgepoint::op::{Op, Problem};
 use ridgepoint::point::Point;
@@ -472,6 +472,24 @@ fn bugs_of_taking_tiles_are_noticed() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
+/// Some of the blocks that take tiles by a ticket do the work of all: they are no sample.
+#[test]
+fn a_sample_of_blocks_that_take_tickets_is_refused() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let problem: Problem = "gemm:m=1024,n=1024,k=64,dtype=bf16".parse().unwrap();
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    let mut count = |kernel, one_of| {
+        let gpu = CountedGpu { sms: 8, l2_bytes: None, l2_partitions: 1, one_of };
+        device.count_on(&problem, kernel, gpu).map(|sampled| sampled.share)
+    };
+    let why = count("gemm_wgmma.dynamic", 4).unwrap_err().to_string();
+    assert!(why.contains("use `gemm_wgmma.static`, or all blocks"), "{why}");
+    assert!(count("gemm_wgmma.dynamic", 1).is_ok_and(|share| share == 1.0));
+    assert!(count("gemm_wgmma.static", 4).is_ok_and(|share| share < 1.0));
+}
+
 /// Those of bugs that no case shows: a kernel or a configuration of one, and a problem.
 fn missed_in_headers(bugs: &[(&str, &str, &str)], cases: &[(&str, &str)]) -> Vec<String> {
     let options = CompilerOptions { cache: None, ..CompilerOptions::default() };
@@ -488,7 +506,8 @@ fn missed_in_headers(bugs: &[(&str, &str, &str)], cases: &[(&str, &str)]) -> Vec
     };
     let is_noticed = |bug: &(&str, &str, &str), (name, text): &(&str, &str)| {
         let problem: Problem = text.parse().unwrap();
-        let (kernel, way) = name.split_once('.').unwrap_or((name, "default"));
+        let (kernel, way) = split_name(name);
+        let way = way.unwrap_or(Configuration::DEFAULT.name);
         let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
         let way = kernel.configurations().find(|found| found.name == way).unwrap();
         let defines = kernel.configure_as(&problem, Arch::SM_90, way).unwrap().defines;

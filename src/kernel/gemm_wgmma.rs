@@ -664,7 +664,7 @@ impl HostHalf for WgmmaGemm {
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let WgmmaGemm { p, operands, tile, stages, splits, .. } = *self;
+        let WgmmaGemm { p, operands, tile, stages, splits, dynamic, .. } = *self;
         let steps = operands.steps(p.k);
         let (division, _) =
             Division::with_splits(&tile, &p, steps, target.sms.into(), splits);
@@ -704,6 +704,7 @@ impl HostHalf for WgmmaGemm {
         let launch = Launch {
             cluster: [tile.cluster() as u32, 1, 1],
             shared_bytes: tile.shared_bytes(stages) as u32,
+            takes_turns: dynamic,
             bytes_in_flight: (stages - 1) * tile.stage_bytes(),
             ..Launch::new("gemm_wgmma", blocks as u32, THREADS, params)
         };

@@ -538,6 +538,7 @@ impl HostHalf for WgmmaExpertGemm {
         let launch = Launch {
             cluster: [tile.cluster() as u32, 1, 1],
             shared_bytes: tile.shared_bytes(stages) as u32,
+            takes_turns: self.dynamic,
             bytes_in_flight: (stages - 1) * tile.stage_bytes(),
             ..Launch::new("moe_gemm_wgmma", blocks, THREADS, params)
         };

@@ -171,6 +171,8 @@ pub struct Launch {
     /// Whether the launch may begin while the one before it drains
     /// (programmatic dependent launch).
     pub overlaps_previous: bool,
+    /// Whether blocks take work by a ticket, so that some of them do that of all.
+    pub takes_turns: bool,
     /// Bytes of a block's loads, copies or stores that are in flight in the middle of its
     /// work. Times the blocks of an SM, they must cover latency times bandwidth (Little's
     /// law); 0 where memory does not matter.
@@ -189,6 +191,7 @@ impl Launch {
             cluster: [1, 1, 1],
             shared_bytes: 0,
             overlaps_previous: false,
+            takes_turns: false,
             bytes_in_flight: 0,
             params,
         }
@@ -204,6 +207,7 @@ impl fmt::Debug for Launch {
             .field("cluster", &self.cluster)
             .field("shared_bytes", &self.shared_bytes)
             .field("overlaps_previous", &self.overlaps_previous)
+            .field("takes_turns", &self.takes_turns)
             .field("bytes_in_flight", &self.bytes_in_flight)
             .finish_non_exhaustive()
     }

@@ -243,6 +243,27 @@ fn mark(mutants: &mut [Mutant], is_slow: bool) {
     }
 }
 
+/// An entry about a line that is gone says nothing, also of kernels whose bugs only a longer
+/// run plants.
+#[test]
+fn survivors_are_about_lines_that_are_there() {
+    let is_there = |kernel: &Kernel, line: &str| {
+        let file = kernel.file().unwrap();
+        let texts = file.headers.iter().map(|(_, text)| *text).chain([file.text]);
+        texts.flat_map(str::lines).any(|other| other.trim() == line)
+    };
+    let mut gone = Vec::new();
+    for (_, entry) in Survivors::load().entries() {
+        let (name, _) = split_name(&entry.kernel);
+        let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
+        let lines = [Some(&entry.source), entry.caller.as_ref()];
+        for line in lines.into_iter().flatten().filter(|line| !is_there(kernel, line)) {
+            gone.push(format!("{}: {line}", entry.kernel));
+        }
+    }
+    assert!(gone.is_empty(), "not in the source:\n{}", gone.join("\n"));
+}
+
 #[test]
 fn planted_bugs_are_caught() {
     if common::need(Nvrtc::find(&common::search(), None)).is_none() {

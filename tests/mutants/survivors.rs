@@ -21,9 +21,9 @@ pub struct Survivor {
     /// What was altered: the name of an operator.
     operator: String,
     /// The line of CUDA.
-    source: String,
+    pub source: String,
     /// The line that it is inlined into, where there are several.
-    caller: Option<String>,
+    pub caller: Option<String>,
     /// Part of the instruction, as [`crate::ptx::normalised`] has it.
     instruction: Option<String>,
     /// Part of what was put in its place, in the same form.
