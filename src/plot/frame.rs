@@ -130,29 +130,27 @@ impl Panel {
 
     /// Draws grid, frame, ticks and titles.
     pub fn draw(&self, canvas: &mut Canvas, x_title: &str, y_title: &str) {
-        self.draw_axes(canvas, Some(x_title), Some(y_title));
+        self.draw_axes(canvas, (Some(x_title), Some(y_title)), f64::INFINITY);
     }
 
-    /// The same where another panel has the numbers and the title of an axis.
+    /// The same where another panel has the numbers and the title of an axis. Numbers below
+    /// the frame stand out of it by `reach` at most: there may be another panel's.
     pub fn draw_axes(
         &self,
         canvas: &mut Canvas,
-        x_title: Option<&str>,
-        y_title: Option<&str>,
+        (x_title, y_title): (Option<&str>, Option<&str>),
+        reach: f64,
     ) {
         let Rect { x0, y0, x1, y1 } = self.area;
         let most = |length: f64, each: f64| (length / each) as usize;
+        let (left, right) = ((x0 - reach).max(1.0), (x1 + reach).min(canvas.width() - 1.0));
         let mut labels = Vec::new();
         for tick in self.x.ticks(most(x1 - x0, 44.0)) {
             let (x, _) = self.spot(tick.value, self.y.lo);
             draw_grid(canvas, ((x, y1), (x, y0)), tick.label.is_some());
             if let Some(label) = tick.label.filter(|_| x_title.is_some()) {
                 let half = text_width(&label, LABEL) / 2.0;
-                labels.push((
-                    x.min(canvas.width() - half - 1.0).max(half + 1.0),
-                    half + 2.0,
-                    label,
-                ));
+                labels.push((x.min(right - half).max(left + half), half + 2.0, label));
             }
         }
         for (x, _, label) in apart(labels) {

@@ -95,7 +95,11 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         let Some(panel) = panel(campaign, &moments, *index, (area, x)) else { continue };
         let title =
             (Some(index) == shown.last()).then_some("seconds since the first round");
-        panel.draw_axes(&mut canvas, title, Some(QUANTITIES[*index].title));
+        panel.draw_axes(
+            &mut canvas,
+            (title, Some(QUANTITIES[*index].title)),
+            f64::INFINITY,
+        );
         draw_panel(&mut canvas, campaign, (&panel, *index), &moments, &mut table);
         bottom = area.y1;
         areas.push(area);

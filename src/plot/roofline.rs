@@ -208,13 +208,16 @@ fn unit(y: &Axis) -> (f64, &'static str) {
     prefix(y.hi / HEADROOM / 1.5)
 }
 
+/// Between two panels side by side.
+const GAP: f64 = 10.0;
+
 /// Where panel number `at` of `count` lies: two in a row.
 fn area(at: usize, count: usize, top: f64) -> Rect {
     if count == 1 {
         return Rect::new(LEFT, top + BETWEEN, RIGHT, top + BETWEEN + TALL);
     }
-    let width = (RIGHT - LEFT - 10.0) / 2.0;
-    let x0 = LEFT + (at % 2) as f64 * (width + 10.0);
+    let width = (RIGHT - LEFT - GAP) / 2.0;
+    let x0 = LEFT + (at % 2) as f64 * (width + GAP);
     let y0 = top + BETWEEN + (at / 2) as f64 * (SMALL + BETWEEN);
     Rect::new(x0, y0, x0 + width, y0 + SMALL)
 }
@@ -226,7 +229,10 @@ fn draw_axes(canvas: &mut Canvas, panel: &Panel, at: usize, count: usize) {
     let x_title =
         if count == 1 { "operational intensity (FLOP/byte)" } else { "FLOP/byte" };
     let x_title = is_last.then_some(x_title);
-    panel.draw_axes(canvas, x_title, at.is_multiple_of(2).then_some(y_title.as_str()));
+    let y_title = at.is_multiple_of(2).then_some(y_title.as_str());
+    // Half of what is between two panels, and a little less.
+    let reach = if count == 1 { f64::INFINITY } else { GAP / 2.0 - 0.5 };
+    panel.draw_axes(canvas, (x_title, y_title), reach);
 }
 
 fn draw_panel(

@@ -420,6 +420,14 @@ proptest! {
     }
 }
 
+/// The last number of a panel's axis was once drawn on the first of the next one.
+#[test]
+fn numbers_of_neighbouring_panels_do_not_meet() {
+    for (_, drawn) in figures(&shaken(&CPU, 7_860_100_002_262_150_951)) {
+        drawn.iter().for_each(assert_is_sound);
+    }
+}
+
 static CPU: LazyLock<MadeUp> = LazyLock::new(cpu);
 static GPU: LazyLock<MadeUp> = LazyLock::new(gpu);
 
