@@ -772,7 +772,7 @@ mod tests {
         configured, configured_as, operation, options, options_as, plan, refusal,
         refusal_as,
     };
-    use crate::kernel::{Bound, EncodedTensorMap};
+    use crate::kernel::{Bound, EncodedTensorMap, drift};
 
     const BLOCKS: &str = "a_dtype=fp8_e4m3_block1x128,w_dtype=fp8_e4m3_block128x128";
 
@@ -1080,6 +1080,41 @@ mod tests {
                     && extents.clone().all(|(key, of)| has(&point[key], (of as i64).into()))
             });
             assert!(found, "{tile:?} {dtype} {shape:?}");
+        }
+    }
+
+    /// An H200 read 7.8 GB for the larger of these and 1.3 for the smaller, which has fewer waves
+    /// of tiles to drift apart in (`results/2026-11-28-nvidia-h200-focus`, `-headline`). Clusters
+    /// whose times differ by up to 0.5% read about as much here, and less with tickets.
+    #[test]
+    fn tickets_save_bytes_of_large_products() {
+        for (n, [given, taken]) in
+            [(28672, [6.0..9.0, 3.8..5.0]), (8192, [1.2..1.8, 1.1..1.5])]
+        {
+            let p: Gemm = operation(&problem(8192, n, 8192));
+            let tile = tile_of(&problem(8192, n, 8192));
+            let steps = Operands::of(&p).unwrap().steps(p.k);
+            let (rows, columns) = tile.grid(&p);
+            let (division, _) = Division::of(&tile, &p, steps, 132);
+            let (of_a, of_b) = tile.cluster_extents();
+            let mut tiles: Vec<drift::Operands> = Vec::new();
+            for first in (0..rows).step_by(division.stripe as usize) {
+                for column in 0..columns {
+                    let rows = first..rows.min(first + division.stripe);
+                    tiles.extend(rows.map(|row| {
+                        [(row, of_a * STEP_BYTES), (column, of_b * STEP_BYTES)]
+                    }));
+                }
+            }
+            let gigabytes = |dynamic| {
+                let clusters = division.clusters as usize;
+                drift::dram_bytes(&tiles, steps, clusters, 0.005, dynamic) as f64 * 1e-9
+            };
+            let found = [gigabytes(false), gigabytes(true)];
+            assert!(
+                given.contains(&found[0]) && taken.contains(&found[1]),
+                "{n}: {found:?}"
+            );
         }
     }
 

@@ -67,4 +67,6 @@ pub use table::KERNELS;
 pub use tensor_map::{EncodedTensorMap, TensorMap};
 
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
 mod tests;
