@@ -308,37 +308,66 @@ const NARROW: &str = "prefill_attention:batch=3,prefix=100,new_tokens=200,q_head
 
 /// Those of planted bugs that no problem shows.
 fn missed(bugs: &[(&str, &str, &str)], problem: &str) -> Vec<String> {
-    let options = CompilerOptions { cache: None, ..CompilerOptions::default() };
-    let compiler = Compiler::new(options).unwrap();
-    let passes = |device: &mut VmDevice, problem: &Problem, kernel: &str| {
-        device.outputs(problem, kernel, (SEED, 1), 1.0).is_ok_and(|outputs| {
-            let check = reference::check(problem, SEED, 0, 0, &outputs[0]).unwrap();
-            check.verdict == CheckVerdict::Pass
-        })
-    };
+    let compiler = uncached();
     let is_noticed = |name: &str, right: &str, wrong: &str, rest: &str| {
         let kernel = KERNELS.iter().find(|kernel| kernel.name == name).unwrap();
         let source = kernel.file().unwrap();
         assert_eq!(source.text.matches(right).count(), 1, "{name}: {right}");
         let text = source.text.replace(right, wrong);
         let problem: Problem = format!("{problem},{rest}").parse().unwrap();
-        let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
-        assert!(passes(&mut device, &problem, name), "{name} without a bug");
-        let defines = kernel.configure(&problem, Arch::SM_90).unwrap().defines;
-        let planted = Source { text: &text, ..source };
-        let ptx = compiler.ptx(&planted, &defines, Arch::SM_90).unwrap();
-        device.replace_ptx(&problem, name, &ptx).unwrap();
-        !passes(&mut device, &problem, name)
+        assert!(passes(&mut hopper(), name, &problem, 1), "{name} without a bug");
+        notices(&compiler, &Source { text: &text, ..source }, name, &problem, 1)
     };
     let is_missed = |(name, right, wrong): &&(&str, &str, &str)| {
         !["causal=true", "causal=false"]
             .iter()
             .any(|rest| is_noticed(name, right, wrong, rest))
     };
-    let told = |(name, right, wrong): &(&str, &str, &str)| {
-        format!("{name}: `{right}` as `{wrong}`")
-    };
     bugs.par_iter().filter(is_missed).map(told).collect()
+}
+
+fn uncached() -> Compiler {
+    Compiler::new(CompilerOptions { cache: None, ..CompilerOptions::default() }).unwrap()
+}
+
+fn hopper() -> VmDevice {
+    VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap()
+}
+
+/// A bug, in words.
+fn told((place, right, wrong): &(&str, &str, &str)) -> String {
+    format!("{place}: `{right}` as `{wrong}`")
+}
+
+/// Whether the answers of so many runs are right.
+fn passes(device: &mut VmDevice, name: &str, problem: &Problem, runs: usize) -> bool {
+    device.outputs(problem, name, (SEED, runs), 1.0).is_ok_and(|outputs| {
+        let is_right = |output: &Vec<u8>| {
+            let check = reference::check(problem, SEED, 0, 0, output).unwrap();
+            check.verdict == CheckVerdict::Pass
+        };
+        outputs.iter().all(is_right)
+    })
+}
+
+/// Whether so many runs of a kernel, or of a configuration of one, show that its source is
+/// another.
+fn notices(
+    compiler: &Compiler,
+    planted: &Source<'_>,
+    name: &str,
+    problem: &Problem,
+    runs: usize,
+) -> bool {
+    let (kernel, way) = split_name(name);
+    let way = way.unwrap_or(Configuration::DEFAULT.name);
+    let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
+    let way = kernel.configurations().find(|found| found.name == way).unwrap();
+    let defines = kernel.configure_as(problem, Arch::SM_90, way).unwrap().defines;
+    let ptx = compiler.ptx(planted, &defines, Arch::SM_90).unwrap();
+    let mut device = hopper();
+    device.replace_ptx(problem, name, &ptx).unwrap();
+    !passes(&mut device, name, problem, runs)
 }
 
 #[test]
@@ -492,26 +521,13 @@ fn a_sample_of_blocks_that_take_tickets_is_refused() {
 
 /// Those of bugs that no case shows: a kernel or a configuration of one, and a problem.
 fn missed_in_headers(bugs: &[(&str, &str, &str)], cases: &[(&str, &str)]) -> Vec<String> {
-    let options = CompilerOptions { cache: None, ..CompilerOptions::default() };
-    let compiler = Compiler::new(options).unwrap();
-    let open = || VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
-    let passes = |device: &mut VmDevice, name: &str, problem: &Problem| {
-        device.outputs(problem, name, (SEED, 3), 1.0).is_ok_and(|outputs| {
-            let is_right = |output: &Vec<u8>| {
-                let check = reference::check(problem, SEED, 0, 0, output).unwrap();
-                check.verdict == CheckVerdict::Pass
-            };
-            outputs.iter().all(is_right)
-        })
-    };
+    // A launch leaves tickets behind, and blocks come in several orders.
+    const RUNS: usize = 3;
+    let compiler = uncached();
     let is_noticed = |bug: &(&str, &str, &str), (name, text): &(&str, &str)| {
-        let problem: Problem = text.parse().unwrap();
-        let (kernel, way) = split_name(name);
-        let way = way.unwrap_or(Configuration::DEFAULT.name);
-        let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
-        let way = kernel.configurations().find(|found| found.name == way).unwrap();
-        let defines = kernel.configure_as(&problem, Arch::SM_90, way).unwrap().defines;
         let (file, right, wrong) = *bug;
+        let (kernel, _) = split_name(name);
+        let kernel = KERNELS.iter().find(|found| found.name == kernel).unwrap();
         let source = kernel.file().unwrap();
         let texts: Vec<(&str, String)> = source
             .headers
@@ -527,20 +543,14 @@ fn missed_in_headers(bugs: &[(&str, &str, &str)], cases: &[(&str, &str)]) -> Vec
         let headers: Vec<_> =
             texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let planted = Source { headers: &headers, ..source };
-        let ptx = compiler.ptx(&planted, &defines, Arch::SM_90).unwrap();
-        let mut device = open();
-        device.replace_ptx(&problem, name, &ptx).unwrap();
-        !passes(&mut device, name, &problem)
+        notices(&compiler, &planted, name, &text.parse().unwrap(), RUNS)
     };
     for (name, text) in cases {
-        let is_right = passes(&mut open(), name, &text.parse().unwrap());
+        let is_right = passes(&mut hopper(), name, &text.parse().unwrap(), RUNS);
         assert!(is_right, "{text} by {name} without a bug");
     }
     let is_missed =
         |bug: &&(&str, &str, &str)| !cases.iter().any(|case| is_noticed(bug, case));
-    let told = |(file, right, wrong): &(&str, &str, &str)| {
-        format!("{file}: `{right}` as `{wrong}`")
-    };
     bugs.par_iter().filter(is_missed).map(told).collect()
 }
 
