@@ -21,7 +21,7 @@ use crate::data::{Key, e4m3_from_f32, e4m3_to_f32};
 use crate::format::{DType, MemoryPlace, Role, Tensor, TensorFormat};
 use crate::kernel::{
     Candidate, Configured, EncodedTensorMap, Kernel, Launch as LaunchOfPlan, ParamBytes,
-    Plan, PlannedLaunch, split_name,
+    Plan, PlannedLaunch,
 };
 use crate::op::Problem;
 use crate::reference::{self, Check};
@@ -160,7 +160,7 @@ impl VmDevice {
             .flat_map(|planned| chosen(blocks(planned.launch)))
             .map(|range| range.end - range.start)
             .sum();
-        refuse_some_of_turns(&plan, kernel, all - run)?;
+        refuse_some_of_turns(&plan, all - run)?;
         let share = run as f64 / all.max(1) as f64;
         let before = self.launching;
         // What the blocks that are left out would hold of the cache is left out too.
@@ -221,7 +221,7 @@ impl VmDevice {
         const SEED: u64 = 1;
         let configured = Kernel::asked_for(kernel, problem, self.target.arch)?;
         let plan = configured.plan(&Target::new(self.target.arch, sms));
-        refuse_some_of_turns(&plan, kernel, 1)?;
+        refuse_some_of_turns(&plan, 1)?;
         let mut point =
             self.place(&configured, problem, plan, (1, SEED), Some(Box::new(only)))?;
         let counts = point.executor.run(0)?;
@@ -429,16 +429,16 @@ pub struct SampledCount {
 }
 
 /// Refuses to leave blocks out where others do what they would: that takes as long as all.
-fn refuse_some_of_turns(plan: &Plan, kernel: &str, left_out: u64) -> Result<(), Refusal> {
-    let takes_turns = plan.all_launches().any(|planned| planned.launch.takes_turns);
-    if left_out == 0 || !takes_turns {
-        return Ok(());
+fn refuse_some_of_turns(plan: &Plan, left_out: u64) -> Result<(), Refusal> {
+    let takes_turns = |planned: &PlannedLaunch<'_>| planned.launch.takes_turns;
+    match plan.all_launches().find(takes_turns) {
+        Some(PlannedLaunch { launch, .. }) if left_out > 0 => Err(Refusal(format!(
+            "blocks of {0} take tiles by a ticket here, so that some of them do the work of \
+             all; use `{0}.static`, or all blocks",
+            launch.entry
+        ))),
+        _ => Ok(()),
     }
-    let (kernel, _) = split_name(kernel);
-    Err(Refusal(format!(
-        "blocks of {kernel} take tiles by a ticket here, so that some of them do the work of \
-         all; use `{kernel}.static`, or all blocks"
-    )))
 }
 
 /// One of `one_of` of so many blocks, in up to four runs of at least eight neighbours, which
