@@ -101,6 +101,8 @@ pub struct Campaign {
     pub device: Option<String>,
     /// One entry for each planned point, repeats of the sentinel left out.
     pub points: Vec<Measured>,
+    /// Kernels of the plan that `ridgepoint peers` measured again, in turn with its own.
+    pub in_turn: Vec<Measured>,
     /// Values of its files that could not be read. Such a row of `results.csv`
     /// is not among the points.
     pub unreadable: Vec<Unreadable>,
@@ -281,8 +283,14 @@ impl Campaign {
             }
         }
         let sentinel = sentinel(&read);
-        let mut points: Vec<Measured> =
-            read.into_iter().filter(|(row, _)| row.repeat == 0).map(|(_, m)| m).collect();
+        read.retain(|(row, _)| row.repeat == 0);
+        let (planned, in_turn): (Vec<_>, Vec<_>) =
+            read.into_iter().partition(|(row, _)| row.is_planned());
+        let mut points: Vec<Measured> = planned.into_iter().map(|(_, m)| m).collect();
+        let mut in_turn: Vec<Measured> = in_turn.into_iter().map(|(_, m)| m).collect();
+        for point in &mut in_turn {
+            point.round_medians_s = rounds::medians_s(&rounds, &point.point_id);
+        }
         Campaign::forget_polled_clocks(&mut points, &rows, &runs);
         unreadable.extend(witnesses::join(&mut points, &witnesses));
         let bursts = Bursts::of(runs.last(), &rounds);
@@ -300,6 +308,7 @@ impl Campaign {
             suite,
             device,
             points,
+            in_turn,
             unreadable,
             row_count,
             rows,
@@ -408,7 +417,9 @@ fn combined(folder: &Path, nodes: Vec<Node>, rest: Records) -> Campaign {
             unreadable.push(fleet::of_no_process(row.line, &row.run_id));
         }
         match Measured::read(row) {
-            Ok(point) if !known.contains_key(&point.point_id) => points.push(point),
+            Ok(point) if row.is_planned() && !known.contains_key(&point.point_id) => {
+                points.push(point)
+            }
             Ok(_) => {}
             Err(value) => unreadable.push(value),
         }
@@ -416,6 +427,7 @@ fn combined(folder: &Path, nodes: Vec<Node>, rest: Records) -> Campaign {
     Campaign {
         folder: folder.to_owned(),
         points,
+        in_turn: nodes.iter().flat_map(|node| node.campaign.in_turn.clone()).collect(),
         unreadable,
         row_count: row_count + nodes.iter().map(|n| n.campaign.row_count).sum::<usize>(),
         rows: rest.rows,

@@ -529,7 +529,8 @@ impl Runner<'_> {
         if self.telemetry.is_none() {
             self.telemetry = Some(self.device.ask_telemetry().wait());
         }
-        let outcome = self.measure(scheduled);
+        let outcome =
+            measure_round(&mut *self.device, scheduled, &self.settings, self.seed);
         // Answers take longer than laying out does. They are known when the round is recorded.
         let (load, telemetry) = (HostLoad::ask(), self.device.ask_telemetry());
         let circumstances =
@@ -672,25 +673,27 @@ impl Runner<'_> {
             self.device.info().name,
         ))
     }
+}
 
-    /// Measures a point. A kernel that panics costs its own row only.
-    fn measure(&mut self, scheduled: &Scheduled) -> PointOutcome {
-        let Scheduled { point, round, .. } = scheduled;
-        let (settings, seed) = (&self.settings, self.seed);
-        let device = &mut *self.device;
-        let attempt = AssertUnwindSafe(|| measure(device, (point, *round), settings, seed));
-        panic::catch_unwind(attempt).unwrap_or_else(|payload| {
-            let text = payload
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| payload.downcast_ref::<&str>().copied());
-            PointOutcome::failed(format!(
-                "kernel {} panicked: {}; this is a bug, please report it",
-                point.kernel,
-                text.unwrap_or("no message")
-            ))
-        })
-    }
+/// Measures a round. A kernel that panics costs its own row only.
+fn measure_round(
+    device: &mut dyn Device,
+    Scheduled { point, round, .. }: &Scheduled,
+    settings: &Settings,
+    seed: u64,
+) -> PointOutcome {
+    let attempt = AssertUnwindSafe(|| measure(device, (point, *round), settings, seed));
+    panic::catch_unwind(attempt).unwrap_or_else(|payload| {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied());
+        PointOutcome::failed(format!(
+            "kernel {} panicked: {}; this is a bug, please report it",
+            point.kernel,
+            text.unwrap_or("no message")
+        ))
+    })
 }
 
 fn add(sum: &mut Durations, d: &Durations) {

@@ -20,7 +20,7 @@ pub use nodes::{RankedNode, nodes_section, ranked};
 pub use pair::Pair;
 use pair::{is_timed, typical, typical_s};
 
-use crate::analysis::{Campaign, Measured};
+use crate::analysis::{BesidePeer, Campaign, Measured};
 use crate::op::Op;
 use crate::point::CacheState;
 use crate::statistics::{Estimate, LogDifference, Tested, holm};
@@ -162,9 +162,13 @@ impl<'a> Comparison<'a> {
     ) -> Self {
         let typical = typical(&[campaign]);
         let beside = campaign.beside_peers().into_iter().filter(|both| wanted(both.own));
-        let rows: Vec<Pair<'a>> = beside
-            .filter_map(|both| Pair::of(both.peer, both.own, typical.as_ref()))
-            .collect();
+        let of_both = |both: BesidePeer<'a>| match both.in_turn {
+            Some(difference) => {
+                Some(Pair { before: both.peer, after: both.own, difference })
+            }
+            None => Pair::of(both.peer, both.own, typical.as_ref()),
+        };
+        let rows: Vec<Pair<'a>> = beside.filter_map(of_both).collect();
         let between = Between::usual(campaign);
         Comparison {
             campaigns: [campaign, campaign],

@@ -96,17 +96,21 @@ pub enum Load {
     Burst,
     /// It did the same for 2 s and more, so that heat and the limit of its power decide.
     Sustained,
+    /// It ran other libraries' kernels on the same problem, which take turns with this one.
+    /// Only `ridgepoint peers` measures so; suites cannot ask for it.
+    InTurn,
 }
 
 impl Load {
-    /// Both, in the order in which tables list them.
-    pub const ALL: [Load; 2] = [Load::Burst, Load::Sustained];
+    /// All of them, in the order in which tables list them.
+    pub const ALL: [Load; 3] = [Load::Burst, Load::Sustained, Load::InTurn];
 
     /// The spelling used in suites, ids and CSV files.
     pub const fn name(self) -> &'static str {
         match self {
             Load::Burst => "burst",
             Load::Sustained => "sustained",
+            Load::InTurn => "in_turn",
         }
     }
 }
@@ -171,8 +175,8 @@ impl FromStr for Point {
                 _ => {
                     return Err(error(format!(
                         "`{text}` is not a point: what may follow the cache state is a launch \
-                         mode, `graph`, `stream` or `programmatic`, and then a load, `burst` \
-                         or `sustained`"
+                         mode, `graph`, `stream` or `programmatic`, and then a load, `burst`, \
+                         `sustained` or `in_turn`"
                     )));
                 }
             }

@@ -42,6 +42,9 @@ use crate::op::shape_keys;
 /// Version of the columns.
 pub const SCHEMA_VERSION: u32 = 6;
 
+/// What `load` says of kernels that were measured again in turn with other libraries'.
+const IN_TURN: &str = "in_turn";
+
 /// What `peer_clocks` of `run.csv` says where clocks of other libraries' kernels were read as
 /// those of own kernels are, around each sample.
 pub const CLOCKS_IN_SAMPLES: &str = "samples";
@@ -208,6 +211,12 @@ impl Row {
     /// What identifies the row within its campaign.
     pub fn key(&self) -> (String, u32) {
         (self.point_id.clone(), self.repeat)
+    }
+
+    /// Whether it is of a point of the plan: no repeat of the sentinel, and nothing that was
+    /// measured again in turn with peers.
+    pub fn is_planned(&self) -> bool {
+        self.repeat == 0 && self.load != IN_TURN
     }
 
     /// Whether a kernel of this program was measured, and not one of another library that is

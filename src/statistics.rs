@@ -144,23 +144,7 @@ fn log_mean(values: &[f64]) -> f64 {
 ///
 /// `None` of fewer than two rounds.
 pub fn of_rounds(medians: &[f64], typical: Option<&RoundSpread>) -> Option<Estimate> {
-    let own = log_variance(medians)?;
-    let own_freedom = (medians.len() - 1) as f64;
-    let (variance, freedom) = match typical {
-        Some(typical) => {
-            let freedom = own_freedom + PRIOR_FREEDOM;
-            let sum = own_freedom * own + PRIOR_FREEDOM * typical.variance;
-            (sum / freedom, freedom)
-        }
-        None => (own, own_freedom),
-    };
-    let reach = student_t(freedom as usize) * (variance / medians.len() as f64).sqrt();
-    let middle = log_mean(medians);
-    Some(Estimate {
-        value: middle.exp(),
-        lo: (middle - reach).exp(),
-        hi: (middle + reach).exp(),
-    })
+    Some(LogDifference::of_pairs(medians, typical)?.ratio_95())
 }
 
 /// What two sets of rounds differ by, in logarithms.
@@ -175,6 +159,24 @@ pub struct LogDifference {
 }
 
 impl LogDifference {
+    /// What times differ by whose rounds belong in pairs, given the ratio of each pair: what
+    /// changes from pair to pair alike for both is not part of the error. With `typical`, the
+    /// variance is moderated as in [`of_rounds`]. `None` of fewer than two pairs.
+    pub fn of_pairs(ratios: &[f64], typical: Option<&RoundSpread>) -> Option<Self> {
+        let own = log_variance(ratios)?;
+        let own_freedom = (ratios.len() - 1) as f64;
+        let (variance, freedom) = match typical {
+            Some(typical) => {
+                let freedom = own_freedom + PRIOR_FREEDOM;
+                let sum = own_freedom * own + PRIOR_FREEDOM * typical.variance;
+                (sum / freedom, freedom)
+            }
+            None => (own, own_freedom),
+        };
+        let variance = variance / ratios.len() as f64;
+        Some(LogDifference { value: log_mean(ratios), variance, freedom })
+    }
+
     /// The same with another error beside its own, degrees of freedom by Welch and
     /// Satterthwaite.
     pub fn with_error(self, variance: f64, freedom: f64) -> Self {
@@ -182,6 +184,11 @@ impl LogDifference {
         let parts = self.variance.powi(2) / self.freedom + variance.powi(2) / freedom;
         let freedom = if parts > 0.0 { total.powi(2) / parts } else { self.freedom };
         LogDifference { value: self.value, variance: total, freedom }
+    }
+
+    /// The ratio with its 95% interval, degrees of freedom rounded down.
+    pub fn ratio_95(&self) -> Estimate {
+        self.within(student_t(self.freedom as usize) * self.variance.sqrt())
     }
 
     /// Half the interval at a level, as a logarithm.
@@ -236,11 +243,7 @@ pub fn difference_of_rounds(
 /// two-sample t-test on logarithms: where the two do not differ it leaves out 1 in 5% of
 /// cases. `None` of sets with fewer than two rounds.
 pub fn ratio_of_rounds(a: &[f64], b: &[f64]) -> Option<Estimate> {
-    let difference = difference_of_rounds(a, b, None)?;
-    Some(
-        difference
-            .within(student_t(difference.freedom as usize) * difference.variance.sqrt()),
-    )
+    Some(difference_of_rounds(a, b, None)?.ratio_95())
 }
 
 /// The 97.5% quantile of Student's t distribution, to three digits. Beyond the

@@ -49,7 +49,7 @@ use source::{PointsTable, SuiteSource};
 use crate::device::Device;
 use crate::measure::Settings;
 use crate::op::{Problem, unknown_key};
-use crate::point::{CacheState, KernelName, Point};
+use crate::point::{CacheState, KernelName, Load, Point};
 
 /// Suites that are part of the program: name and text.
 const BUILT_IN: [(&str, &str); 12] = [
@@ -468,6 +468,11 @@ impl Suite {
         let launch = launch.map_err(|e: String| self.error(line_of("launch"), e))?;
         let load = value_of("load").map(str::parse).transpose();
         let load = load.map_err(|e: String| self.error(line_of("load"), e))?;
+        if load == Some(Load::InTurn) {
+            let message = "a suite has no peers to take turns with; measure it, and then \
+                           `ridgepoint peers` measures kernels `in_turn`";
+            return Err(self.error(line_of("load"), message));
+        }
         Ok(Point { problem, kernel, cache, launch, load })
     }
 

@@ -11,8 +11,10 @@ use ridgepoint::campaign::{
     Observer, PeersRequest, PeersSummary, Process, Request, Scheduled, Silent,
     measure_peers, run,
 };
-use ridgepoint::device::simulated::SimulatedDevice;
+use ridgepoint::device::simulated::{Fault, SimulatedDevice};
+use ridgepoint::device::{Device, DeviceInfo, Layout, PrepareError, Prepared, Refusal};
 use ridgepoint::model::machine::Machines;
+use ridgepoint::op::Problem;
 use ridgepoint::plot::figures;
 use ridgepoint::record::{Records, Row, Status};
 use ridgepoint::suite::Suite;
@@ -48,6 +50,10 @@ cache = "hot"
 
 /// A finished campaign of the simulated device.
 fn campaign_in(parent: &Path) -> PathBuf {
+    campaign_of(SimulatedDevice::default(), parent)
+}
+
+fn campaign_of(device: SimulatedDevice, parent: &Path) -> PathBuf {
     let folder = parent.join("campaign");
     let request = Request {
         suite: Some(Suite::parse("peers.toml", SUITE).unwrap()),
@@ -60,14 +66,13 @@ fn campaign_in(parent: &Path) -> PathBuf {
         command_line: "test".to_owned(),
         tuning: None,
     };
-    let mut device =
-        SimulatedDevice { clock_hz: Some(1.5e9), ..SimulatedDevice::default() };
+    let mut device = SimulatedDevice { clock_hz: Some(1.5e9), ..device };
     run(&mut device, &request, &mut Silent).unwrap();
     folder
 }
 
-fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
-    let request = PeersRequest {
+fn request(folder: &Path, only: &[&str]) -> PeersRequest {
+    PeersRequest {
         folder: folder.to_owned(),
         python: "python3".to_owned(),
         budget_s: None,
@@ -75,8 +80,18 @@ fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
         filter: None,
         job_limit_s: 2.0,
         command_line: "test".to_owned(),
-    };
-    measure_peers(&request, &mut Silent)
+    }
+}
+
+fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
+    measure_peers(&request(folder, only), None, &mut Silent)
+}
+
+/// The same with own kernels in turn.
+fn peers_in_turn(folder: &Path, only: &[&str]) -> PeersSummary {
+    let device = SimulatedDevice { clock_hz: Some(1.4e9), ..SimulatedDevice::default() };
+    let device: Box<dyn Device> = Box::new(device);
+    measure_peers(&request(folder, only), Some(device), &mut Silent).unwrap()
 }
 
 fn judged(folder: &Path) -> (Campaign, Verdict) {
@@ -217,6 +232,212 @@ fn rows_are_never_doubled() {
     assert_eq!(judged(&folder).1.faults, [""; 0]);
 }
 
+/// The problem, the kernel and the round of each row of `rounds.csv` that a process of
+/// `ridgepoint peers` wrote, in their order.
+fn rounds_in_turn(folder: &Path) -> Vec<(String, String, u32)> {
+    let records = Records::read(folder).unwrap();
+    let run_id = records.runs[1].get("run_id").unwrap();
+    let of_peers = records.rounds.iter().filter(|round| round.run_id == run_id);
+    let named = of_peers.map(|round| {
+        let row = records.rows.iter().find(|row| row.point_id == round.point_id).unwrap();
+        (row.problem.clone(), row.kernel.clone(), round.round)
+    });
+    named.collect()
+}
+
+/// Own kernels are measured again between the peers of their problem, and compared with them
+/// by pairs of rounds. They enter nothing else.
+#[test]
+fn own_kernels_take_turns_with_peers() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    let own_rows = Records::read(&folder).unwrap().rows.len();
+    let (own, before) = judged(&folder);
+    let summary = peers_in_turn(&folder, &["fake_right", "fake_missing"]);
+    assert_eq!((summary.rows, summary.there_before, summary.rows_left), (6, 0, 0));
+
+    let records = Records::read(&folder).unwrap();
+    assert_eq!(records.rows.len(), own_rows + 6);
+    let again: Vec<&Row> =
+        records.rows.iter().filter(|row| row.load == "in_turn").collect();
+    assert_eq!(again.len(), 2);
+    for row in &again {
+        assert!(row.is_own() && !row.is_planned() && row.status == Some(Status::Ok));
+        assert_eq!((&*row.kernel, row.sm_clock_hz_median), ("simulated", Some(1.4e9)));
+    }
+    let rounds = rounds_in_turn(&folder);
+    assert_eq!(rounds.len(), 2 * 2 * 3);
+    for pair in rounds.chunks(2) {
+        let [(first, a, round), (second, b, other)] = pair else { panic!("{pair:?}") };
+        assert_eq!((first, round), (second, other), "{rounds:?}");
+        assert_ne!(a, b, "{rounds:?}");
+    }
+
+    let (campaign, after) = judged(&folder);
+    assert_eq!(after.faults, [""; 0]);
+    assert_eq!(claims(&before), claims(&after));
+    assert_eq!(campaign.own_points().count(), own.own_points().count());
+    assert_eq!(campaign.in_turn.len(), 2);
+    let beside = campaign.beside_peers();
+    assert_eq!(beside.len(), 2);
+    for both in &beside {
+        assert!(both.in_turn.is_some());
+        assert_eq!(both.clocks_hz(), Some([1.4e9, 1.2e9]));
+    }
+    let each = after.sections.iter().find(|s| s.heading.contains("each problem")).unwrap();
+    let at = each.columns.iter().position(|column| *column == "in_turn").unwrap();
+    assert!(each.rows.iter().all(|row| row[at] == "yes"), "{:?}", each.rows);
+    assert!(each.paragraphs.iter().any(|text| text.contains("pairs of rounds")));
+
+    let once = files(&folder);
+    let summary = peers_in_turn(&folder, &["fake_right", "fake_missing"]);
+    assert_eq!((summary.rows, summary.there_before), (0, 6));
+    assert_eq!(files(&folder), once);
+    // Named later, they follow nobody.
+    let summary = peers_in_turn(&folder, &["fake_wrong"]);
+    assert_eq!((summary.rows, summary.there_before), (2, 6));
+}
+
+/// The vendor's kernel, which the campaign itself has, takes turns too, and is a peer.
+#[test]
+fn the_vendors_kernel_takes_turns_too() {
+    let parent = tempfile::tempdir().unwrap();
+    let vendor =
+        || SimulatedDevice { vendor: Some("vendor"), ..SimulatedDevice::default() };
+    let folder = campaign_of(vendor(), parent.path());
+    let device: Box<dyn Device> = Box::new(vendor());
+    let request = request(&folder, &["fake_missing"]);
+    let summary = measure_peers(&request, Some(device), &mut Silent).unwrap();
+    assert_eq!(summary.rows, 4, "of the vendor only where it is named");
+    let device: Box<dyn Device> = Box::new(vendor());
+    let request = PeersRequest { only: Vec::new(), ..request };
+    let summary = measure_peers(&request, Some(device), &mut Silent).unwrap();
+    assert_eq!((summary.rows, summary.there_before), (2 * 5, 4));
+    let records = Records::read(&folder).unwrap();
+    let again = records.rows.iter().filter(|row| row.load == "in_turn");
+    let mut kernels: Vec<&str> = again.map(|row| &*row.kernel).collect();
+    kernels.sort_unstable();
+    assert_eq!(kernels, ["simulated", "simulated", "vendor", "vendor"]);
+    let (campaign, verdict) = judged(&folder);
+    assert_eq!(verdict.faults, [""; 0]);
+    let in_turn = campaign.in_turn.iter().filter(|point| !point.is_own());
+    assert_eq!(in_turn.count(), 2);
+}
+
+/// A device that is slower by a third in one round is so for both: the ratio and its interval
+/// do not know.
+#[test]
+fn what_changes_from_round_to_round_cancels() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    peers_in_turn(&folder, &["fake_right"]);
+    let speeds = |campaign: &Campaign| {
+        let beside = campaign.beside_peers();
+        beside.iter().map(|both| both.speed).collect::<Vec<_>>()
+    };
+    let (mut campaign, _) = judged(&folder);
+    let cool = speeds(&campaign);
+    let run_id = campaign.runs[1].get("run_id").unwrap().to_owned();
+    let mut slowed = 0;
+    for round in &mut campaign.rounds {
+        if round.run_id == run_id && round.round == 1 {
+            round.time_s_median *= 4.0 / 3.0;
+            slowed += 1;
+        }
+    }
+    assert_eq!(slowed, 4);
+    for (cool, warm) in cool.iter().zip(speeds(&campaign)) {
+        assert!((cool.value / warm.value - 1.0).abs() < 1e-9);
+        assert!((cool.lo / warm.lo - 1.0).abs() < 1e-9);
+        assert!(warm.half_width() < 0.01, "{warm:?}");
+    }
+    // What only one of them has does not.
+    let own: Vec<String> = campaign.in_turn.iter().map(|p| p.point_id.clone()).collect();
+    let of_own = campaign.rounds.iter_mut().filter(|r| own.contains(&r.point_id));
+    of_own.for_each(|round| round.time_s_median *= 2.0);
+    for (cool, other) in cool.iter().zip(speeds(&campaign)) {
+        assert!((cool.value / other.value - 2.0).abs() < 1e-9, "{other:?}");
+    }
+}
+
+/// A kernel that panics in turn costs its own row, and is a fault of the campaign; the peers
+/// are measured on.
+#[test]
+fn an_own_kernel_that_breaks_in_turn_costs_its_row() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    let device =
+        SimulatedDevice { fault: Some((Fault::Panics, 0)), ..SimulatedDevice::default() };
+    let device: Box<dyn Device> = Box::new(device);
+    let request = request(&folder, &["fake_right"]);
+    let summary = measure_peers(&request, Some(device), &mut Silent).unwrap();
+    assert_eq!((summary.rows, summary.rows_left), (4, 0));
+    let (campaign, verdict) = judged(&folder);
+    let faults = &verdict.faults;
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].contains("kernel simulated panicked: planned panic"), "{faults:?}");
+    let beside = campaign.beside_peers();
+    assert!(beside.iter().all(|both| both.in_turn.is_none()));
+    assert_eq!(beside.len(), 2);
+}
+
+/// A device that is lost with its first launch in turn.
+struct Losing(SimulatedDevice, bool);
+
+impl Device for Losing {
+    fn info(&self) -> &DeviceInfo {
+        self.0.info()
+    }
+    fn kernel(&self, problem: &Problem) -> Result<&'static str, Refusal> {
+        self.0.kernel(problem)
+    }
+    fn prepare<'a>(
+        &'a mut self,
+        problem: &Problem,
+        kernel: &str,
+        layout: Layout,
+    ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        self.1 = true;
+        self.0.prepare(problem, kernel, layout)
+    }
+    fn lost(&self) -> Option<String> {
+        self.1.then(|| "an illegal address".to_owned())
+    }
+}
+
+/// Takes down what it is told.
+#[derive(Default)]
+struct Told(Vec<String>);
+
+impl Observer for Told {
+    fn begin(&mut self, _: &Path, _: usize, _: usize) {}
+    fn start(&mut self, _: &Scheduled) {}
+    fn measured(&mut self, _: &Scheduled, _: Option<&Row>) {}
+    fn note(&mut self, text: &str) {
+        self.0.push(text.to_owned());
+    }
+}
+
+#[test]
+fn peers_outlive_the_device_of_own_kernels() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    let device: Box<dyn Device> = Box::new(Losing(SimulatedDevice::default(), false));
+    let mut told = Told::default();
+    let request = request(&folder, &["fake_right"]);
+    let summary = measure_peers(&request, Some(device), &mut told).unwrap();
+    assert_eq!((summary.rows, summary.rows_left), (2, 2));
+    assert_eq!(told.0.len(), 1, "{:?}", told.0);
+    assert!(
+        told.0[0].contains("an illegal address. Peers are measured on"),
+        "{:?}",
+        told.0
+    );
+    let (campaign, verdict) = judged(&folder);
+    assert_eq!(verdict.faults, [""; 0]);
+    assert_eq!(campaign.beside_peers().len(), 2);
+}
+
 /// Lets time pass before the third round of the first point.
 struct Slow;
 
@@ -236,15 +457,11 @@ fn time_that_is_up_leaves_rows_of_two_rounds() {
     let parent = tempfile::tempdir().unwrap();
     let folder = campaign_in(parent.path());
     let request = PeersRequest {
-        folder: folder.clone(),
-        python: "python3".to_owned(),
         budget_s: Some(7.0),
-        only: vec!["fake_right".to_owned()],
-        filter: None,
         job_limit_s: 20.0,
-        command_line: "test".to_owned(),
+        ..request(&folder, &["fake_right"])
     };
-    let summary = measure_peers(&request, &mut Slow).unwrap();
+    let summary = measure_peers(&request, None, &mut Slow).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (2, 0));
     let records = Records::read(&folder).unwrap();
     let rounds = |row: &&Row| {
@@ -265,16 +482,9 @@ fn mistakes_are_told_before_anything_is_written() {
     let before = files(&folder);
     let error = peers(&folder, &["cublas"]).unwrap_err().to_string();
     assert!(error.contains("`cublas` is no peer on simulated"), "{error}");
-    let request = PeersRequest {
-        folder: folder.clone(),
-        python: "no-such-python".to_owned(),
-        budget_s: None,
-        only: Vec::new(),
-        filter: None,
-        job_limit_s: 2.0,
-        command_line: "test".to_owned(),
-    };
-    let error = measure_peers(&request, &mut Silent).unwrap_err().to_string();
+    let request =
+        PeersRequest { python: "no-such-python".to_owned(), ..request(&folder, &[]) };
+    let error = measure_peers(&request, None, &mut Silent).unwrap_err().to_string();
     assert!(error.contains("cannot start `no-such-python`"), "{error}");
     // Rows of another machine would not belong to the campaign.
     let run_csv = folder.join("run.csv");

@@ -58,11 +58,21 @@ impl Repeatability {
 /// Processes with their medians, by id: lists, since points may be many, and have few.
 type Processes<'a> = Vec<(&'a str, Vec<f64>)>;
 
+/// Whether a round counts.
+pub(super) fn is_usable(row: &RoundRow) -> bool {
+    !row.disturbed && row.time_s_median > 0.0
+}
+
+/// Medians of the undisturbed rounds of one point.
+pub(super) fn medians_s(rounds: &[RoundRow], point_id: &str) -> Vec<f64> {
+    let of_point = rounds.iter().filter(|row| is_usable(row) && row.point_id == point_id);
+    of_point.map(|row| row.time_s_median).collect()
+}
+
 /// Medians of the undisturbed rounds of each point, by process.
 fn by_process(rounds: &[RoundRow]) -> BTreeMap<&str, Processes<'_>> {
     let mut points: BTreeMap<&str, Processes<'_>> = BTreeMap::new();
-    let is_usable = |row: &&RoundRow| !row.disturbed && row.time_s_median > 0.0;
-    for row in rounds.iter().filter(is_usable) {
+    for row in rounds.iter().filter(|row| is_usable(row)) {
         let of_point = points.entry(&row.point_id).or_default();
         match of_point.binary_search_by_key(&row.run_id.as_str(), |(run, _)| run) {
             Ok(at) => of_point[at].1.push(row.time_s_median),

@@ -199,7 +199,7 @@ impl EarlierTimes {
         };
         // What was not measured took no time, and repeats are rounds of the sentinel.
         let rows = records.rows.iter().filter(|row| row.is_own() && row.sample_s > 0.0);
-        for row in rows.filter(|row| row.repeat == 0) {
+        for row in rows.filter(|row| row.is_planned()) {
             times.of_all.add(row);
             times.by_point.entry(row.point_id.clone()).or_default().add(row);
             if let Ok(problem) = row.problem.parse::<Problem>() {

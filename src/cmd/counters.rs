@@ -95,7 +95,7 @@ fn count_points(args: &Args, budget: Duration) -> Result<ExitCode> {
     let mut device = VmDevice::open(arch, &options)?;
     let earlier = records.witnesses.counted.clone().unwrap_or_default();
     let mut rows: Vec<CountedRow> = Vec::new();
-    let own = records.rows.iter().filter(|row| row.repeat == 0);
+    let own = records.rows.iter().filter(|row| row.is_planned());
     let points = own
         .map(|row| {
             let text = format!("{}@{}@{}", row.problem, row.kernel, row.cache_state);

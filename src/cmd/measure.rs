@@ -247,22 +247,35 @@ fn tune_device(
     options: &MeasureOptions,
 ) -> Result<Option<TuningTable>> {
     let none = Path::new("none");
-    let name = &device.info().name;
     let (from, table) = match (&options.common.resume, options.tuning.as_deref()) {
-        (Some(folder), _) => {
-            let path = folder.join(USED_TUNING);
-            if !path.exists() {
-                return Ok(None);
-            }
-            (path.display().to_string(), TuningTable::load(&path)?)
-        }
+        (Some(folder), _) => return tune_as_recorded(device, folder),
         (None, Some(path)) if path == none => return Ok(None),
         (None, Some(path)) => (path.display().to_string(), TuningTable::load(path)?),
-        (None, None) => match TuningTable::built_in(name) {
+        (None, None) => match TuningTable::built_in(&device.info().name) {
             Some((file, table)) => (file.to_owned(), table),
             None => return Ok(None),
         },
     };
+    use_table(device, &from, &table)?;
+    Ok(Some(table))
+}
+
+/// Makes the device run kernels as they ran in a campaign, and returns its table.
+pub(super) fn tune_as_recorded(
+    device: &mut dyn Device,
+    folder: &Path,
+) -> Result<Option<TuningTable>> {
+    let path = folder.join(USED_TUNING);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let table = TuningTable::load(&path)?;
+    use_table(device, &path.display().to_string(), &table)?;
+    Ok(Some(table))
+}
+
+fn use_table(device: &mut dyn Device, from: &str, table: &TuningTable) -> Result<()> {
+    let name = &device.info().name;
     if table.device != *name {
         bail!(
             "{from} was tuned on {}, and this is {name}; tune this device with `ridgepoint \
@@ -271,12 +284,12 @@ fn tune_device(
         );
     }
     remark!("kernels run as tuned in {from}");
-    let (tuning, notes) = Tuning::new(&table, |kernel| device.search_space(kernel));
+    let (tuning, notes) = Tuning::new(table, |kernel| device.search_space(kernel));
     for note in notes {
         remark!("note: {note}");
     }
     device.use_tuning(tuning);
-    Ok(Some(table))
+    Ok(())
 }
 
 /// Runs the campaign in workers.

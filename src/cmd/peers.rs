@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 use super::interrupt::Interrupt;
-use super::measure::{command_line, positive};
+use super::measure::{command_line, positive, tune_as_recorded};
 use super::options::{FilterArgs, MachineFile};
 use super::progress::Progress;
 use super::{report, table, verdict};
 use crate::analysis::Campaign;
 use crate::campaign::{PeersRequest, measure_peers};
+use crate::device::{self, Device, DeviceOptions};
 use crate::output::remark;
-use crate::record::{Row, Status};
+use crate::record::{Records, Row, Status};
 use crate::verdict::{PEERS_HEADING, judge};
 
 /// Measure other libraries' kernels (cuBLAS, cuDNN, FlashAttention, ...) on the points of a
@@ -36,8 +37,26 @@ pub struct Args {
     /// Seconds after which a job that makes no progress is ended; it costs its own row.
     #[arg(long, default_value_t = 180.0, value_parser = positive, value_name = "SECONDS")]
     job_limit: f64,
+    /// Take compiled kernels from this folder, which `ridgepoint kernels build` wrote, for a
+    /// GPU on a machine without a compiler.
+    #[arg(long, value_name = "DIR")]
+    kernels: Option<PathBuf>,
     #[command(flatten)]
     machines: MachineFile,
+}
+
+/// The campaign's device, with its kernels as they ran there: the fastest of each problem
+/// takes turns with the peers.
+fn open_device(args: &Args) -> Result<Box<dyn Device>> {
+    let records = Records::read(&args.folder)?;
+    let backend = records.runs.first().and_then(|run| run.get("backend"));
+    let backend = backend.with_context(|| {
+        format!("{}/run.csv does not say its backend", args.folder.display())
+    })?;
+    let options = DeviceOptions { kernels: args.kernels.clone() };
+    let mut device = device::open(backend, &options)?.device;
+    tune_as_recorded(&mut *device, &args.folder)?;
+    Ok(device)
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -51,9 +70,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         job_limit_s: args.job_limit,
         command_line: command_line(),
     };
+    let device = open_device(args)?;
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new(&interrupt, None);
-    let summary = measure_peers(&request, &mut progress)?;
+    let summary = measure_peers(&request, Some(device), &mut progress)?;
     drop(progress);
     interrupt.end_at_once();
     let campaign = Campaign::load(&args.folder, &machines)?;
@@ -68,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         remark!("  {}", path.display());
     }
     remark!(
-        "{} rows of peers in {:.1} s ({} were there before)",
+        "{} rows of peers, and of kernels in turn with them, in {:.1} s ({} were there before)",
         summary.rows,
         summary.total_s,
         summary.there_before
@@ -83,8 +103,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     verdict::print_remarks(&judged);
     printed?;
     let has_time = |row: &Row| row.status.is_some_and(Status::has_time);
-    match campaign.rows_of_peers().next() {
-        Some(row) if !campaign.rows_of_peers().any(has_time) => bail!(
+    let of_peers = || campaign.rows_of_peers().filter(|row| !row.is_own());
+    match of_peers().next() {
+        Some(row) if !of_peers().any(has_time) => bail!(
             "no peer was measured; the first, {}, was {}: {}",
             row.kernel,
             row.status.map_or("not recorded", Status::name),

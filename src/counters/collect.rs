@@ -353,7 +353,7 @@ fn measured_rows(records: &Records) -> Vec<&Row> {
         let status = row.status.is_some_and(|status| status.has_time());
         status
             && row.is_own()
-            && row.repeat == 0
+            && row.is_planned()
             && row.device_kind == DeviceKind::Measured.name()
     };
     records.rows.iter().filter(has_time).collect()

@@ -62,6 +62,8 @@ pub struct SimulatedDevice {
     pub tuning: Tuning,
     /// How often it laid a point out.
     pub laid_out: u64,
+    /// A made-up vendor's kernel for products; it takes as long as its own.
+    pub vendor: Option<&'static str>,
 }
 
 /// The name of its kernel.
@@ -94,6 +96,7 @@ impl Default for SimulatedDevice {
             configurations: &[],
             tuning: Tuning::default(),
             laid_out: 0,
+            vendor: None,
         }
     }
 }
@@ -109,6 +112,10 @@ impl Device for SimulatedDevice {
             | Problem::Gemm(Gemm { dtype: DType::F32, .. }) => Ok(KERNEL),
             other => Err(Refusal(format!("the simulated device has no {}", other.op()))),
         }
+    }
+
+    fn vendor_kernel(&self, problem: &Problem) -> Option<&'static str> {
+        self.vendor.filter(|_| matches!(problem, Problem::Gemm(_)))
     }
 
     fn candidates(&self, problem: &Problem) -> Vec<Candidate> {
@@ -173,6 +180,7 @@ impl Device for SimulatedDevice {
             launch_j: self.launch_j,
             rng: Pcg64Mcg::seed_from_u64(seed),
             chosen,
+            implementation: self.vendor.filter(|name| *name == kernel),
         }))
     }
 }
@@ -228,6 +236,7 @@ struct SimulatedPoint {
     launch_j: Option<f64>,
     rng: Pcg64Mcg,
     chosen: Chosen,
+    implementation: Option<&'static str>,
 }
 
 impl Prepared for SimulatedPoint {
@@ -237,6 +246,10 @@ impl Prepared for SimulatedPoint {
 
     fn chosen(&self) -> Option<Chosen> {
         Some(self.chosen.clone())
+    }
+
+    fn implementation(&self) -> Option<String> {
+        self.implementation.map(str::to_owned)
     }
 
     fn poison(&mut self) -> Result<(), LaunchError> {

@@ -126,7 +126,7 @@ pub fn compare(
     target: &Target,
     of_itself: bool,
 ) -> Comparison {
-    let first = |row: &&Row| row.repeat == 0;
+    let first = |row: &&Row| row.is_planned();
     let rows: HashMap<&str, &Row> =
         records.rows.iter().filter(first).map(|row| (&*row.point_id, row)).collect();
     let mut found = Comparison::default();

@@ -502,7 +502,7 @@ fn run(
         return Err(PointEnd(Status::Skipped, reason));
     }
     let launch_s = match point.load {
-        None => bench.warm_up(settings.warmup_s, launch_s, outcome)?,
+        None | Some(Load::InTurn) => bench.warm_up(settings.warmup_s, launch_s, outcome)?,
         Some(Load::Burst) => bench.rest(launch_s, outcome)?,
         Some(Load::Sustained) => bench.work(launch_s, outcome)?,
     };
@@ -510,7 +510,7 @@ fn run(
         Some(Load::Burst) => {
             Settings { max_sample_s: BURST_S, min_samples: FEWEST_SAMPLES, ..*settings }
         }
-        Some(Load::Sustained) | None => *settings,
+        Some(Load::Sustained | Load::InTurn) | None => *settings,
     };
     let wanted = launches_per_sample(launch_s, quantum_s, settings);
     outcome.launches = bench.prepared.row_launches(wanted);

@@ -155,7 +155,7 @@ fn tip(both: &BesidePeer<'_>) -> Tip {
 }
 
 fn tip_text(both: &BesidePeer<'_>) -> String {
-    let BesidePeer { own, peer, speed } = both;
+    let BesidePeer { own, peer, speed, .. } = both;
     let in_clocks = both.speed_in_clocks();
     let in_clocks =
         in_clocks.map_or(String::new(), |speed| format!("; in clocks {}", number(speed)));

@@ -74,6 +74,8 @@ fn launch_modes_and_loads_are_axes_of_points() {
     let alone = Suite::of_point(stream).unwrap().plan(&device()).unwrap();
     assert_eq!(alone.points.iter().collect::<Vec<_>>(), [stream]);
     assert!(error_of(&format!("{GEMM}launch = \"queue\"\n")).contains("`stream`"));
+    let wrong = error_of(&format!("{GEMM}load = \"in_turn\"\n"));
+    assert!(wrong.contains("no peers to take turns with"), "{wrong}");
 }
 
 #[test]

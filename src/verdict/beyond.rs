@@ -235,7 +235,7 @@ impl Judge<'_> {
 
     fn row_of(&self, point_id: &str) -> Option<&Row> {
         let rows = self.campaign.rows.iter();
-        rows.filter(|row| row.repeat == 0).find(|row| row.point_id == point_id)
+        rows.filter(|row| row.is_planned()).find(|row| row.point_id == point_id)
     }
 
     fn line(&self, point: &Measured) -> u64 {

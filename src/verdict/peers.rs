@@ -37,6 +37,11 @@ const CLOCKS: &str = "A GPU at its power limit lowers its clock with what ran be
                       speed_in_clocks is the ratio of clocks instead of times. Where the two \
                       lie on both sides of 1, which one is faster is a matter of heat.";
 
+/// What `in_turn` means.
+const IN_TURN: &str = "in_turn says whether rounds of the two followed one another, so that \
+                       the device was as warm for one as for the other; the speed is then of \
+                       pairs of rounds.";
+
 impl Judge<'_> {
     /// Ratios by operation, then problem by problem; without rows where nothing is beside.
     pub(super) fn peer_sections(&self) -> [Section; 2] {
@@ -71,22 +76,19 @@ impl Judge<'_> {
                 "speed_lo",
                 "speed_hi",
                 "finding",
+                "in_turn",
                 "own_sm_clock_hz",
                 "peer_sm_clock_hz",
                 "speed_in_clocks",
                 "implementation",
             ],
             rows: beside.iter().map(problem_row).collect(),
-            paragraphs: beside
-                .iter()
-                .any(|both| both.clocks_hz().is_some())
-                .then(|| CLOCKS.to_owned())
-                .into_iter()
-                .collect(),
+            paragraphs: each_paragraphs(&beside),
             keys: 3,
             spare: &[
                 "implementation",
                 "cache",
+                "in_turn",
                 "own_sm_clock_hz",
                 "peer_sm_clock_hz",
                 "own_kernel",
@@ -114,7 +116,8 @@ impl Judge<'_> {
 
     /// What of other libraries went wrong: it spoils no result of ours.
     pub(super) fn peer_warnings(&self, warnings: &mut Vec<String>) {
-        let points = self.campaign.points.iter().filter(|point| !point.is_own());
+        let in_turn = &self.campaign.in_turn;
+        let points = self.campaign.points.iter().chain(in_turn).filter(|p| !p.is_own());
         let mut skipped: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for point in points {
             let (kernel, reason) = (&*point.kernel, point.reason.as_str());
@@ -153,6 +156,14 @@ impl Judge<'_> {
     }
 }
 
+fn each_paragraphs(beside: &[BesidePeer<'_>]) -> Vec<String> {
+    let have_clocks = beside.iter().any(|both| both.clocks_hz().is_some());
+    let clocks = have_clocks.then(|| CLOCKS.to_owned());
+    let in_turn = beside.iter().any(|both| both.in_turn.is_some());
+    let in_turn = in_turn.then(|| IN_TURN.to_owned());
+    clocks.into_iter().chain(in_turn).collect()
+}
+
 fn op_row((op, mut speeds): (Op, Vec<f64>)) -> Vec<String> {
     speeds.sort_by(f64::total_cmp);
     let at = |p: f64| quantile(&speeds, p).to_string();
@@ -160,7 +171,7 @@ fn op_row((op, mut speeds): (Op, Vec<f64>)) -> Vec<String> {
 }
 
 fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
-    let BesidePeer { own, peer, speed } = both;
+    let BesidePeer { own, peer, speed, .. } = both;
     let mut row = vec![
         own.problem.label(),
         own.cache.to_string(),
@@ -171,6 +182,7 @@ fn problem_row(both: &BesidePeer<'_>) -> Vec<String> {
     ];
     row.extend(cells(Some(*speed)));
     row.push(both.finding().to_owned());
+    row.push(if both.in_turn.is_some() { "yes" } else { "no" }.to_owned());
     let [own_hz, peer_hz] = both.clocks_hz().map_or([None; 2], |clocks| clocks.map(Some));
     row.extend([own_hz, peer_hz, both.speed_in_clocks()].map(cell));
     row.push(peer.implementation.clone());

@@ -16,7 +16,8 @@ impl Judge<'_> {
     pub(super) fn validity(&self) -> (Vec<String>, Vec<String>) {
         let mut faults = Vec::new();
         let mut warnings = Vec::new();
-        for point in self.campaign.own_points() {
+        let in_turn = self.campaign.in_turn.iter().filter(|point| point.is_own());
+        for point in self.campaign.own_points().chain(in_turn) {
             let (problem, reason) = (&point.problem, &point.reason);
             match point.status {
                 Status::Wrong => faults.push(format!("wrong output: {problem}: {reason}")),
@@ -97,7 +98,7 @@ impl Judge<'_> {
     /// would give another time.
     fn at_limit_of_power(&self) -> Option<String> {
         let is_limited = |row: &&Row| {
-            row.repeat == 0
+            row.is_planned()
                 && row.clock_limits.split('+').any(|name| name == ClockLimit::Power.name())
         };
         let limited = self.campaign.rows.iter().filter(is_limited).count();

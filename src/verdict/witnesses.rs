@@ -130,7 +130,7 @@ impl Judge<'_> {
                 !theirs.is_empty() && !ours.is_empty() && theirs != ours
             })
         };
-        let first_repeats = self.campaign.rows.iter().filter(|row| row.repeat == 0);
+        let first_repeats = self.campaign.rows.iter().filter(|row| row.is_planned());
         let count = first_repeats.filter(of_row).count();
         (count > 0).then(|| {
             format!(

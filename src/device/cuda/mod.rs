@@ -11,6 +11,7 @@ mod program;
 mod queue;
 mod timing;
 
+pub use cublaslt::NAME as CUBLASLT;
 pub use driver::{DriverError, Unavailable, gpu_count};
 pub use gpu::CudaDevice;
 
