@@ -675,13 +675,15 @@ def sdpa_cpu(laid):
     return calls, of_torch(f"{how} on the CPU")
 
 
-def fa3_forward(q, k, v, out, scale, causal, cu_q, max_q, max_k, cu_k=None, used=None, table=None, meta=None):
+def fa3_forward(q, k, v, out, scale, causal, cu_q, max_q, max_k, cu_k=None, used=None, table=None, meta=None,
+                descale=(None, None, None)):
     """FlashAttention-3 as vLLM builds it: for requests of several lengths alone, whose tokens
-    lie in a row, [token of all requests, head, dim], or keys and values in pages."""
+    lie in a row, [token of all requests, head, dim], or keys and values in pages. `descale` are
+    factors of 8-bit queries, keys and values, each [request, key head]."""
     return torch.ops._vllm_fa3_C.fwd(
         q, k, v, None, None, None, out,
         cu_q, cu_k, None, None, used, max_q, max_k,
-        table, None, None, None, None, None, None, None, None,
+        table, None, None, None, None, None, *descale,
         scale, causal, -1, -1, 0.0, True,
         meta, 0, None, 0, None, 1, 0, None)[0]
 
@@ -702,19 +704,28 @@ def starts(laid, count, each):
     return torch.arange(count + 1, dtype=torch.int32, device=laid.device) * each
 
 
+def descale_of(laid, slot, name):
+    """A tensor's one scale for each request and key head, where it has one."""
+    if name not in laid.by_name:
+        return None
+    return scales_of(laid, slot, name, (1, 1)).expand(laid.count("batch"), laid.count("kv_heads"))
+
+
 def fa3_prefill(laid):
     """Inputs are put in its order before they are timed."""
     d, causal = laid.count("head_dim"), laid.fields["causal"] == "true"
     b, new = laid.count("batch"), laid.count("new_tokens")
     c = new + laid.count("prefix")
     cu_q, cu_k = starts(laid, b, new), starts(laid, b, c)
+    dtype = torch_dtype(laid.fields["dtype"])
 
     def call(slot):
         q, k, v = (t.transpose(1, 2).flatten(0, 1).contiguous() for t in prefill_qkv(laid, slot))
-        out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=q.dtype, device=q.device)
+        out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=dtype, device=q.device)
+        descale = [descale_of(laid, slot, name) for name in ("q_scales", "k_scales", "v_scales")]
 
         def run():
-            fa3_forward(q, k, v, out, d**-0.5, causal, cu_q, new, c, cu_k=cu_k)
+            fa3_forward(q, k, v, out, d**-0.5, causal, cu_q, new, c, cu_k=cu_k, descale=descale)
             return out.unflatten(0, (b, new)).transpose(1, 2)
         return run
     return laid.each(call)

@@ -179,7 +179,20 @@ fn is_plain_prefill(p: &PrefillAttention) -> bool {
     is_half(p.dtype)
         && p.kv_dtype == Quant::plain(p.dtype)
         && p.q_dtype == p.kv_dtype
-        && p.window == 0
+        && has_plain_shape(p)
+}
+
+/// The same of E4M3, with a scale for each tensor or none, and a result in bf16.
+fn is_plain_fp8_prefill(p: &PrefillAttention) -> bool {
+    let is_fp8 = |quant: Quant| {
+        quant.dtype() == DType::Fp8E4m3
+            && group(quant).is_none_or(|group| group == ScaleGroup::Tensor)
+    };
+    p.dtype == DType::Bf16 && is_fp8(p.q_dtype) && is_fp8(p.kv_dtype) && has_plain_shape(p)
+}
+
+fn has_plain_shape(p: &PrefillAttention) -> bool {
+    p.window == 0
         && p.v_head_dim == p.head_dim
         && p.layout == KvLayout::Contiguous
         && p.lengths == Lengths::Equal
@@ -191,7 +204,8 @@ fn of_prefill(p: &PrefillAttention) -> Vec<&'static str> {
         return vec!["sdpa_cudnn", "sdpa_flash", "flash_attention_3"];
     }
     // Its causal mask ends with the last key, as that of a prompt after a prefix does.
-    if is_plain_prefill(&PrefillAttention { prefix: 0, ..*p }) {
+    let alone = PrefillAttention { prefix: 0, ..*p };
+    if is_plain_prefill(&alone) || is_plain_fp8_prefill(&alone) {
         return vec!["flash_attention_3"];
     }
     Vec::new()
@@ -245,6 +259,11 @@ mod tests {
                        head_dim=128,dtype=bf16";
         assert_eq!(of(prefill), "sdpa_cudnn sdpa_flash flash_attention_3");
         assert_eq!(of(&format!("{prefill},prefix=64")), "flash_attention_3");
+        for quant in ["fp8_e4m3", "fp8_e4m3_tensor"] {
+            let fp8 = format!("{prefill},q_dtype={quant},kv_dtype={quant}");
+            assert_eq!(of(&fp8), "flash_attention_3");
+            assert_eq!(of(&fp8.replace("dtype=bf16", "dtype=f16")), "");
+        }
         for prefix in ["", ",prefix=64"] {
             assert_eq!(of(&format!("{prefill}{prefix},lengths=ragged")), "");
         }
