@@ -384,6 +384,58 @@ fn every_kernel_is_right_and_is_measured_on_the_cuda_device() {
     assert!(measured.iter().all(|row| row[..] == ["simulated", "ok", "pass"]));
 }
 
+/// A configuration that overlaps launches decides how rows are queued, unless the point does.
+const LAUNCH_MODES: &str = r#"
+name = "modes"
+[protocol]
+warmup_s = 1e-6
+min_samples = 3
+min_sample_s = 1e-6
+max_sample_s = 1e-5
+rounds = 1
+disturbed_share = 1
+vendor = false
+[[points]]
+op = "gemm"
+m = 1
+n = 32
+k = 256
+dtype = "bf16"
+cache = "hot"
+kernel = ["gemv", "gemv.programmatic"]
+[[points]]
+op = "gemm"
+m = 1
+n = 32
+k = 256
+dtype = "bf16"
+cache = "hot"
+kernel = "gemv.programmatic"
+launch = "graph"
+"#;
+
+#[test]
+fn a_configuration_may_choose_the_launch_mode() {
+    if !compiler_found() {
+        return;
+    }
+    let driver = Virtual::new().set("RIDGEPOINT_VDRIVER_SMS", 4);
+    let suite = driver.suite(LAUNCH_MODES);
+    let out = driver.campaign();
+    let ran = driver.run(&["measure", &suite, "--device", "cuda:0", "--out", &out]);
+    assert!(ran.status.success(), "{}", ran.errors);
+    let wanted = ["kernel", "launch_mode", "configuration", "status", "check"];
+    let mut rows: Vec<String> =
+        columns(&out, "results.csv", &wanted).iter().map(|row| row.join(" ")).collect();
+    rows.sort();
+    let expected = [
+        "gemv graph default ok pass",
+        "gemv.programmatic graph programmatic ok pass",
+        "gemv.programmatic programmatic programmatic ok pass",
+    ];
+    assert_eq!(rows, expected);
+}
+
 /// Configurations of a kernel that compete, in a moment of the virtual GPU's time.
 const COMPETITION: &str = r#"
 name = "tune"

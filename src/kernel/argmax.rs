@@ -79,6 +79,7 @@ impl HostHalf for FindLargest {
         Configuration::new("vectors_8", &[("vectors", 8), ("blocks_per_sm", 4)]),
         // Half of the blocks: the last of a row compares half as many.
         Configuration::new("blocks_4", &[("blocks_per_sm", 4)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &Argmax, _: Arch, choice: &Configuration) -> Result<Self, Refusal> {

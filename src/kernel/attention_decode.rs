@@ -227,6 +227,7 @@ impl HostHalf for AttentionDecode {
             "one_block_cluster4",
             &[("blocks_per_sm", 1), ("warps", 8), ("cluster", 4)],
         ),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(

@@ -174,6 +174,7 @@ impl HostHalf for AttentionMla {
         Configuration::new("tile32", &[("tile", 32)]),
         Configuration::new("tile64", &[("tile", 64)]),
         Configuration::new("stages4", &[("stages", 4)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(

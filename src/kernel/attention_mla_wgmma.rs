@@ -126,6 +126,7 @@ impl HostHalf for AttentionMlaWgmma {
         Configuration::new("combine12", &[("combine", 12)]),
         // Short sequences are divided too.
         Configuration::new("divided", &[("overhead", 1), ("whole", 0), ("combine", 0)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(

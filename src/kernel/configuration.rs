@@ -16,6 +16,15 @@ impl Configuration {
     /// What a kernel does where nothing else is asked for: the first of every search space.
     pub const DEFAULT: &'static Configuration = &Configuration::new("default", &[]);
 
+    /// Rows are queued so that each launch may begin while the one before it drains, where
+    /// the point asks for no launch mode; for kernels whose source waits for that launch
+    /// (`overlap_previous` in `kernels/ptx.cuh`), on architectures that can.
+    pub const PROGRAMMATIC: Configuration =
+        Configuration::new("programmatic", &[(Configuration::OVERLAPS, 1)]);
+
+    /// The parameter that says so.
+    const OVERLAPS: &'static str = "programmatic";
+
     /// A configuration of these parameters.
     pub const fn new(
         name: &'static str,
@@ -28,6 +37,11 @@ impl Configuration {
     pub fn or(&self, parameter: &str, default: u32) -> u32 {
         let named = self.parameters.iter().find(|(name, _)| *name == parameter);
         named.map_or(default, |(_, value)| *value)
+    }
+
+    /// Whether launches of a row overlap, see [`Configuration::PROGRAMMATIC`].
+    pub fn overlaps_launches(&self) -> bool {
+        self.or(Configuration::OVERLAPS, 0) == 1
     }
 
     /// Whether it is the default.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::configuration::{Configuration, SearchSpace};
 use super::plan::{Plan, TensorCopy};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, refuse_unless};
 use super::sources::HEADERS;
 use crate::op::{OfProblem, Op, Problem};
 use crate::toolchain::nvrtc::Source;
@@ -234,11 +234,20 @@ fn configure<H: HostHalf>(
     choose: &Choose<'_>,
 ) -> Result<Configured, Refusal> {
     let configuration = choose(kernel, problem);
+    let overlaps = configuration.overlaps_launches();
+    refuse_unless(!overlaps || arch.can_overlap_launches(), || {
+        format!("architectures from sm_90 on, on which launches can overlap, not {arch}")
+    })?;
     let half = H::configure(operation(kernel, problem)?, arch, configuration)?;
     let (defines, is_fast) = (half.defines(), half.is_fast());
-    let plan = Arc::new(move |target: &Target| half.plan(target));
+    let plan = Arc::new(move |target: &Target| match half.plan(target) {
+        plan if overlaps => plan.overlapping(),
+        plan => plan,
+    });
     let parts = Vec::new();
-    Ok(Configured { kernel, configuration, arch, defines, is_fast, plan, parts })
+    let configured =
+        Configured { kernel, configuration, arch, defines, is_fast, plan, parts };
+    Ok(if overlaps { configured.overlapping() } else { configured })
 }
 
 fn configure_stages<H: Composition>(

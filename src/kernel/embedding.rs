@@ -60,6 +60,7 @@ impl HostHalf for LookUpTokens {
         Configuration::new("vectors_4", &[("vectors", 4), ("blocks_per_sm", 8)]),
         Configuration::new("threads_256", &[("threads", 256)]),
         Configuration::new("threads_512", &[("threads", 512)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(

@@ -54,6 +54,7 @@ impl HostHalf for GateTokens {
         Configuration::new("threads_256", &[("threads", 256)]),
         Configuration::new("threads_512", &[("threads", 512)]),
         Configuration::new("threads_1024", &[("threads", 1024)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(

@@ -230,6 +230,7 @@ impl HostHalf for TiledGemm {
         Configuration::new("splits_2", &[("splits", 2)]),
         Configuration::new("splits_4", &[("splits", 4)]),
         Configuration::new("stages_3", &[("stages", 3)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

@@ -417,8 +417,15 @@ impl HostHalf for SkinnyGemm {
     const NAME: &'static str = "gemm_skinny";
     const SOURCE: &'static str = include_str!("../../kernels/gemm_skinny.cu");
     const MEMORY_BOUND: bool = true;
-    const CONFIGURATIONS: &[Configuration] =
-        &[BY_ROWS, RUNS_512, RUNS_1024, WARP_RINGS, WARP_RINGS_1024, WARP_RINGS_TALL];
+    const CONFIGURATIONS: &[Configuration] = &[
+        BY_ROWS,
+        RUNS_512,
+        RUNS_1024,
+        WARP_RINGS,
+        WARP_RINGS_1024,
+        WARP_RINGS_TALL,
+        Configuration::PROGRAMMATIC,
+    ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {
         let formats = MatrixFormats::new(p.dtype, p.w_dtype, p.n, p.k)?;

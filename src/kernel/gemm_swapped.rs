@@ -408,6 +408,7 @@ impl HostHalf for SwappedGemm {
         Configuration::new("stages_4", &[("stages", 4)]),
         Configuration::new("rotation_0", &[("rotation", 0)]),
         Configuration::new("multicast", &[("sharing", 2)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

@@ -594,6 +594,7 @@ impl HostHalf for WgmmaGemm {
         Configuration::new("stages_3", &[("stages", 3)]),
         Configuration::new("static", &[("dynamic", 0)]),
         Configuration::new("dynamic", &[("dynamic", 1)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

@@ -75,6 +75,7 @@ impl HostHalf for Gemv {
         Configuration::new("warps_16", &[("warps", 16)]),
         Configuration::new("deep", &[("loads", 16), ("blocks", 2)]),
         Configuration::new("staying", &[("stays", 1)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &Gemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

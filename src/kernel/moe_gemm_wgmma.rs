@@ -416,6 +416,7 @@ impl HostHalf for WgmmaExpertGemm {
         Configuration::new("in_step", &[("passes_over", 0)]),
         Configuration::new("stages_3", &[("stages", 3)]),
         Configuration::new("static", &[("dynamic", 0)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &MoeGemm, arch: Arch, choice: &Configuration) -> Result<Self, Refusal> {

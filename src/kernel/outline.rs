@@ -18,6 +18,7 @@ pub(super) struct Outline {
     scratch: Vec<Scratch>,
     tensor_maps: Vec<ptxvm::TensorMap>,
     params: Vec<ParamBytes>,
+    overlaps_runs: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,7 @@ impl Outline {
             scratch: plan.scratch,
             tensor_maps,
             params,
+            overlaps_runs: plan.overlaps_runs,
         }
     }
 }

@@ -31,6 +31,9 @@ pub struct Plan {
     pub parts: Vec<Plan>,
     /// What runs after the launches: parts, each with tensors of its own.
     pub stages: Vec<BoundStage>,
+    /// Whether each launch of a row is to begin while the one before it drains, where the
+    /// point asks for no launch mode.
+    pub overlaps_runs: bool,
 }
 
 /// A part of a plan, run once.
@@ -90,7 +93,17 @@ impl Plan {
             imbalance: 1.0,
             parts: Vec::new(),
             stages: Vec::new(),
+            overlaps_runs: false,
         }
+    }
+
+    /// The same with launches that may begin while the one before them drains: their kernels
+    /// wait for it.
+    pub(super) fn overlapping(mut self) -> Self {
+        for launch in &mut self.launches {
+            launch.overlaps_previous = true;
+        }
+        Plan { overlaps_runs: true, ..self }
     }
 
     /// The parameters of [`Plan::all_launches`], in order, for a slot's tensors. `scratch` has

@@ -79,6 +79,7 @@ impl HostHalf for NormalizeTokens {
         // Blocks of more and of fewer narrow tokens.
         Configuration::new("threads_256", &[("threads", 256)]),
         Configuration::new("threads_64", &[("threads", 64)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &RmsNorm, _: Arch, choice: &Configuration) -> Result<Self, Refusal> {

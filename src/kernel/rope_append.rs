@@ -83,6 +83,7 @@ impl HostHalf for RotateAndAppend {
         Configuration::new("heads_1", &[("heads", 1)]),
         // Half as many sines and cosines, and as many registers as four heads take.
         Configuration::new("heads_4", &[("heads", 4), ("sm_threads", 512)]),
+        Configuration::PROGRAMMATIC,
     ];
 
     fn configure(p: &RopeAppend, _: Arch, choice: &Configuration) -> Result<Self, Refusal> {

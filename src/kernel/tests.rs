@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::contract::OVERLAP;
 use super::contract::testing::plan;
 use super::outline::Outline;
 use super::stream::VectorStream;
@@ -365,6 +366,43 @@ fn every_configuration_is_another_way_to_run_some_problem() {
     }
 }
 
+/// A launch that may begin before the one before it has ended must wait for it, in every
+/// function, before it reads or writes anything.
+#[test]
+fn kernels_whose_launches_may_overlap_wait_for_the_one_before() {
+    let mut checked = 0;
+    let target = Target::new(Arch::SM_90, Arch::SM_90.usual_sms());
+    let problems: Vec<Problem> = memory_bound_points()
+        .iter()
+        .chain(&compute_bound_points())
+        .map(|text| text.parse().unwrap())
+        .collect();
+    for kernel in KERNELS {
+        let programmatic = kernel.configurations().find(|c| c.overlaps_launches());
+        let Some(programmatic) = programmatic else { continue };
+        let source = kernel.source.unwrap();
+        let waiting = source.matches("\n  overlap_previous();\n").count();
+        assert!(waiting > 0, "{}", kernel.name);
+        assert_eq!(waiting, source.matches("\nKERNEL(").count(), "{}", kernel.name);
+        for problem in problems.iter().filter(|problem| problem.op() == kernel.op) {
+            let of = |arch, choice| kernel.configure_as(problem, arch, choice);
+            let Ok(found) = of(Arch::SM_90, programmatic) else { continue };
+            assert!(found.defines.has(OVERLAP), "{}: {problem}", kernel.name);
+            let plan = found.plan(&target);
+            let overlap = |planned: PlannedLaunch| planned.launch.overlaps_previous;
+            assert!(plan.overlaps_runs && plan.all_launches().all(overlap), "{problem}");
+            let default = of(Arch::SM_90, Configuration::DEFAULT).unwrap();
+            assert!(!default.plan(&target).overlaps_runs, "{problem}");
+            if of(Arch::SM_89, Configuration::DEFAULT).is_ok() {
+                let why = of(Arch::SM_89, programmatic).unwrap_err().0;
+                assert!(why.contains("from sm_90 on"), "{why}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked} problems");
+}
+
 /// Where the default is one of the others, it is not measured against itself.
 #[test]
 fn candidates_are_told_apart() {
@@ -378,10 +416,15 @@ fn candidates_are_told_apart() {
     let others = ["by_rows", "runs_512", "runs_1024"];
     assert_eq!(
         rings(4096),
-        [&["default"], &others[..], &["warp_rings", "warp_rings_tall"]].concat()
+        [&["default"], &others[..], &["warp_rings", "warp_rings_tall", "programmatic"]]
+            .concat()
     );
-    let tall =
-        [&["default"], &others[..], &["warp_rings_1024", "warp_rings_tall"]].concat();
+    let tall = [
+        &["default"],
+        &others[..],
+        &["warp_rings_1024", "warp_rings_tall", "programmatic"],
+    ]
+    .concat();
     assert_eq!(rings(32768), tall);
     let tiles = names("gemm:m=4096,n=8192,k=8192,dtype=bf16", "gemm_wgmma");
     assert!(

@@ -431,7 +431,9 @@ pub(super) fn prepare_vendor<'a>(
 /// How rows are queued. Launches overlap those of the run before only where every kernel
 /// waits for what it needs of them.
 fn launch_mode(plan: &Plan, asked: Option<LaunchMode>) -> Result<LaunchMode, Refusal> {
-    let mode = asked.unwrap_or(LaunchMode::Graph);
+    let of_plan =
+        if plan.overlaps_runs { LaunchMode::Programmatic } else { LaunchMode::Graph };
+    let mode = asked.unwrap_or(of_plan);
     if mode == LaunchMode::Programmatic && plan.all_launches().next().is_none() {
         let why = "only launches of own kernels can overlap; use `launch = \"graph\"`";
         return Err(Refusal(why.to_owned()));
