@@ -342,7 +342,9 @@ impl Suite {
 
     /// The same point with the kernel of the vendor's library.
     fn beside(&self, point: &Point, basis: &PlanBasis) -> Option<Point> {
-        let kernel = (basis.vendor)(&point.problem).filter(|_| self.settings.vendor)?;
+        // A device that is asked makes the library ready.
+        let asks = self.settings.vendor;
+        let kernel = asks.then(|| (basis.vendor)(&point.problem)).flatten()?;
         Some(Point { kernel: kernel.parse().ok()?, ..point.clone() })
     }
 

@@ -27,7 +27,24 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
     for item in &picture.items {
         painter.item(item);
     }
-    painter.pixmap.encode_png().context("cannot encode the PNG")
+    encode(&painter.pixmap).context("cannot encode the PNG")
+}
+
+/// The PNG of an opaque pixmap. Compressing takes most of the time of a report: the first
+/// level takes a quarter of the usual one's, and makes a third more bytes.
+fn encode(pixmap: &Pixmap) -> Result<Vec<u8>> {
+    let opaque = |rgba: &[u8]| [rgba[0], rgba[1], rgba[2]];
+    let pixels: Vec<u8> = pixmap.data().chunks_exact(4).flat_map(opaque).collect();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, pixmap.width(), pixmap.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_deflate_compression(png::DeflateCompression::Level(1));
+    encoder.set_filter(png::Filter::Adaptive);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&pixels)?;
+    writer.finish()?;
+    Ok(bytes)
 }
 
 /// A colour of the form `#rrggbb`.

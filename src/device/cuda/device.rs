@@ -39,7 +39,9 @@ impl Device for CudaDevice {
     }
 
     fn vendor_kernel(&self, problem: &Problem) -> Option<&'static str> {
-        cublaslt::takes(problem).is_ok().then_some(cublaslt::NAME)
+        let takes = cublaslt::takes(problem).is_ok();
+        self.plans_vendor.set(self.plans_vendor.get() || takes);
+        takes.then_some(cublaslt::NAME)
     }
 
     fn prepare<'a>(
@@ -48,6 +50,9 @@ impl Device for CudaDevice {
         kernel: &str,
         layout: Layout,
     ) -> Result<Box<dyn Prepared + 'a>, PrepareError> {
+        if self.plans_vendor.get() {
+            self.begin_vendor();
+        }
         if kernel == cublaslt::NAME {
             return Ok(Box::new(prepared::prepare_vendor(self, problem, layout)?));
         }

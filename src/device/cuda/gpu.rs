@@ -1,6 +1,6 @@
 //! One GPU: its driver's objects, what is compiled and loaded on it, and what it is.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -38,8 +38,10 @@ pub struct CudaDevice {
     pub(super) digest: Function,
     pub(super) empty: Function,
     pub(super) nvidia: Option<Nvidia>,
-    /// Opened when it is first asked for.
     vendor: OnceCell<cublaslt::Library>,
+    opening_vendor: RefCell<Option<cublaslt::Opening>>,
+    /// Whether somebody plans points of the vendor's library.
+    pub(super) plans_vendor: Cell<bool>,
     /// The fastest of the vendor's algorithms for problems that were measured before.
     pub(super) chosen: RefCell<HashMap<String, usize>>,
     /// Which configurations kernels run in.
@@ -136,6 +138,8 @@ impl CudaDevice {
             empty,
             nvidia: nvidia.ok(),
             vendor: OnceCell::new(),
+            opening_vendor: RefCell::new(None),
+            plans_vendor: Cell::new(false),
             chosen: RefCell::default(),
             tuning: Tuning::default(),
             compiler,
@@ -143,9 +147,20 @@ impl CudaDevice {
         })
     }
 
+    /// Begins to open the vendor's library, so that nobody waits for it later.
+    pub(super) fn begin_vendor(&self) {
+        let mut opening = self.opening_vendor.borrow_mut();
+        if self.vendor.get().is_none() && opening.is_none() {
+            *opening = Some(cublaslt::Opening::begin());
+        }
+    }
+
     /// The vendor's matrix products.
     pub(super) fn vendor(&self) -> &cublaslt::Library {
-        self.vendor.get_or_init(cublaslt::Library::find)
+        self.vendor.get_or_init(|| {
+            let begun = self.opening_vendor.take();
+            begun.unwrap_or_else(cublaslt::Opening::begin).finish()
+        })
     }
 
     /// The kernel in the configuration for a problem, compiled and loaded.

@@ -1,11 +1,12 @@
 //! The vendor's matrix products, cuBLASLt, as a kernel beside our own: the same buffers,
-//! the same check and the same protocol. The library is opened where it is first asked for;
-//! a machine without it has rows that say so.
+//! the same check and the same protocol. The library is opened when a campaign that has it in
+//! its plan begins, beside the first points; a machine without it has rows that say so.
 
 mod ffi;
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::thread::JoinHandle;
 
 use ffi::{
     Addresses, Algorithm, Element, Formats, Product, ScaleMode, Session, Shape, Sums,
@@ -113,23 +114,36 @@ fn scaled(dtype: DType, a_dtype: Quant, w_dtype: Quant) -> Option<Formats> {
 /// The library, opened once, or why there is none.
 pub struct Library(Result<Rc<Session>, String>);
 
-impl Library {
+/// A library that is being opened beside what else happens: it is hundreds of megabytes.
+pub struct Opening(JoinHandle<Result<ffi::Library, String>>);
+
+impl Opening {
     /// Looks for it as for the compiler: where the user says, in the loader's path, in
-    /// toolkits, among Python's packages. A context must be current.
-    pub fn find() -> Self {
-        Library(open(&SearchPath::of_this_machine(&CUBLASLT)))
+    /// toolkits, among Python's packages.
+    pub fn begin() -> Self {
+        let find = || open(&SearchPath::of_this_machine(&CUBLASLT));
+        Opening(std::thread::spawn(find))
     }
 
+    /// Waits for it. A context must be current.
+    pub fn finish(self) -> Library {
+        let opened = self.0.join();
+        let opened = opened.unwrap_or_else(|_| Err("opening cuBLASLt panicked".to_owned()));
+        Library(opened.and_then(Session::new))
+    }
+}
+
+impl Library {
     fn session(&self) -> Result<&Rc<Session>, Refusal> {
         self.0.as_ref().map_err(|why| Refusal(why.clone()))
     }
 }
 
-fn open(search: &SearchPath) -> Result<Rc<Session>, String> {
+fn open(search: &SearchPath) -> Result<ffi::Library, String> {
     let mut faults = Vec::new();
     let mut try_all = |paths: Vec<PathBuf>| {
         paths.into_iter().find_map(|path| {
-            let opened = ffi::Library::open(&path).and_then(Session::new);
+            let opened = ffi::Library::open(&path);
             opened.map_err(|why| faults.push(format!("{}: {why}", path.display()))).ok()
         })
     };
