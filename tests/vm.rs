@@ -501,6 +501,90 @@ fn bugs_of_taking_tiles_are_noticed() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
+/// Maxima that stay until a score exceeds them by far, in kernels whose outputs are then not
+/// rescaled: each with a problem whose rows have several tiles.
+const LAZY: [(&str, &str); 3] = [
+    (
+        "attention_mla_wgmma.lazy",
+        "mla_decode:batch=1,context=2500,q_heads=64,dtype=bf16,layout=paged64",
+    ),
+    (
+        "attention_mla_wgmma.lazy",
+        "mla_decode:batch=1,context=2100,q_heads=40,new_tokens=2,dtype=bf16,kv_dtype=fp8_e4m3",
+    ),
+    (
+        "attention_prefill_wgmma.lazy",
+        "prefill_attention:batch=1,new_tokens=520,q_heads=1,kv_heads=1,head_dim=64,dtype=bf16",
+    ),
+];
+
+/// What of the drawn data no score exceeds, and what about half of the maxima do: powers of two.
+const BY_FAR: &str = "<= LAZY_BITS)";
+const BY_LITTLE: &str = "<= 0.05f)";
+
+/// Bugs of it, by kernel.
+const LAZY_BUGS: [(&str, &str, &str); 6] = [
+    // Outputs are not rescaled, or those of every other row are not.
+    (
+        "attention_mla_wgmma",
+        "|| __any_sync(ALL_LANES, factor[0] != 1 || factor[1] != 1)",
+        "",
+    ),
+    ("attention_mla_wgmma", "factor[0] != 1 || factor[1] != 1", "factor[0] != 1"),
+    (
+        "attention_prefill_wgmma",
+        "|| __any_sync(ALL_LANES, factors.of[0] != 1 || factors.of[1] != 1)",
+        "",
+    ),
+    (
+        "attention_prefill_wgmma",
+        "factors.of[0] != 1 || factors.of[1] != 1",
+        "factors.of[1] != 1",
+    ),
+    // The new maximum is published where the old one is kept; sums are not rescaled.
+    ("attention_mla_wgmma", "= {max, ex2", "= {max_of_quad(largest), ex2"),
+    ("attention_prefill_wgmma", "sum[h] = sum[h] * factors.of[h] +", "sum[h] = sum[h] +"),
+];
+
+#[test]
+fn maxima_may_stay_and_bugs_of_that_are_noticed() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    let compiler = uncached();
+    let is_noticed = |(name, text): &(&str, &str), right: &str, wrong: &str| {
+        let (kernel, _) = split_name(name);
+        let source = KERNELS.iter().find(|k| k.name == kernel).unwrap().file().unwrap();
+        let both = [(BY_FAR, BY_LITTLE), (right, wrong)];
+        let text_of = |text: String, (right, wrong): &(&str, &str)| {
+            assert_eq!(text.matches(right).count(), 1, "{kernel}: {right}");
+            text.replace(right, wrong)
+        };
+        let edited = both.iter().fold(source.text.to_owned(), text_of);
+        notices(
+            &compiler,
+            &Source { text: &edited, ..source },
+            name,
+            &text.parse().unwrap(),
+            1,
+        )
+    };
+    for case in &LAZY {
+        assert!(
+            !is_noticed(case, BY_LITTLE, BY_LITTLE),
+            "{} by {} without a bug",
+            case.1,
+            case.0
+        );
+    }
+    let is_missed = |(kernel, right, wrong): &&(&str, &str, &str)| {
+        let of_kernel = LAZY.iter().filter(|(name, _)| split_name(name).0 == *kernel);
+        !of_kernel.clone().any(|case| is_noticed(case, right, wrong))
+    };
+    let missed: Vec<String> = LAZY_BUGS.par_iter().filter(is_missed).map(told).collect();
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
 /// Some of the blocks that take tiles by a ticket do the work of all: they are no sample.
 #[test]
 fn a_sample_of_blocks_that_take_tickets_is_refused() {
