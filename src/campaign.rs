@@ -30,7 +30,9 @@ pub use expected::{
 use halving::Halving;
 use looks::Looks;
 pub use merge::{MergeSummary, MergedShard, MissingPoint, merge};
-pub use peers::{PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of};
+pub use peers::{
+    OpenDevice, PEERS_SCRIPT, PeersRequest, PeersSummary, measure_peers, peers_of,
+};
 pub use rows::Scheduled;
 use rows::{Circumstances, Probes, Reports, Rounds, RowAuthor, nanos_now};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ridgepoint::analysis::Campaign;
 use ridgepoint::campaign::{
-    Observer, PeersRequest, PeersSummary, Process, Request, Scheduled, Silent,
+    Observer, OpenDevice, PeersRequest, PeersSummary, Process, Request, Scheduled, Silent,
     measure_peers, run,
 };
 use ridgepoint::device::simulated::{Fault, SimulatedDevice};
@@ -87,11 +87,14 @@ fn peers(folder: &Path, only: &[&str]) -> anyhow::Result<PeersSummary> {
     measure_peers(&request(folder, only), None, &mut Silent)
 }
 
+fn opens<D: Device + 'static>(device: D) -> Option<Box<OpenDevice<'static>>> {
+    Some(Box::new(|| Ok(Box::new(device))))
+}
+
 /// The same with own kernels in turn.
 fn peers_in_turn(folder: &Path, only: &[&str]) -> PeersSummary {
     let device = SimulatedDevice { clock_hz: Some(1.4e9), ..SimulatedDevice::default() };
-    let device: Box<dyn Device> = Box::new(device);
-    measure_peers(&request(folder, only), Some(device), &mut Silent).unwrap()
+    measure_peers(&request(folder, only), opens(device), &mut Silent).unwrap()
 }
 
 fn judged(folder: &Path) -> (Campaign, Verdict) {
@@ -305,13 +308,11 @@ fn the_vendors_kernel_takes_turns_too() {
     let vendor =
         || SimulatedDevice { vendor: Some("vendor"), ..SimulatedDevice::default() };
     let folder = campaign_of(vendor(), parent.path());
-    let device: Box<dyn Device> = Box::new(vendor());
     let request = request(&folder, &["fake_missing"]);
-    let summary = measure_peers(&request, Some(device), &mut Silent).unwrap();
+    let summary = measure_peers(&request, opens(vendor()), &mut Silent).unwrap();
     assert_eq!(summary.rows, 4, "of the vendor only where it is named");
-    let device: Box<dyn Device> = Box::new(vendor());
     let request = PeersRequest { only: Vec::new(), ..request };
-    let summary = measure_peers(&request, Some(device), &mut Silent).unwrap();
+    let summary = measure_peers(&request, opens(vendor()), &mut Silent).unwrap();
     assert_eq!((summary.rows, summary.there_before), (2 * 5, 4));
     let records = Records::read(&folder).unwrap();
     let again = records.rows.iter().filter(|row| row.load == "in_turn");
@@ -368,9 +369,8 @@ fn an_own_kernel_that_breaks_in_turn_costs_its_row() {
     let folder = campaign_in(parent.path());
     let device =
         SimulatedDevice { fault: Some((Fault::Panics, 0)), ..SimulatedDevice::default() };
-    let device: Box<dyn Device> = Box::new(device);
     let request = request(&folder, &["fake_right"]);
-    let summary = measure_peers(&request, Some(device), &mut Silent).unwrap();
+    let summary = measure_peers(&request, opens(device), &mut Silent).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (4, 0));
     let (campaign, verdict) = judged(&folder);
     let faults = &verdict.faults;
@@ -422,10 +422,10 @@ impl Observer for Told {
 fn peers_outlive_the_device_of_own_kernels() {
     let parent = tempfile::tempdir().unwrap();
     let folder = campaign_in(parent.path());
-    let device: Box<dyn Device> = Box::new(Losing(SimulatedDevice::default(), false));
+    let device = Losing(SimulatedDevice::default(), false);
     let mut told = Told::default();
     let request = request(&folder, &["fake_right"]);
-    let summary = measure_peers(&request, Some(device), &mut told).unwrap();
+    let summary = measure_peers(&request, opens(device), &mut told).unwrap();
     assert_eq!((summary.rows, summary.rows_left), (2, 2));
     assert_eq!(told.0.len(), 1, "{:?}", told.0);
     assert!(
@@ -436,6 +436,23 @@ fn peers_outlive_the_device_of_own_kernels() {
     let (campaign, verdict) = judged(&folder);
     assert_eq!(verdict.faults, [""; 0]);
     assert_eq!(campaign.beside_peers().len(), 2);
+}
+
+/// A GPU that lets in one process at a time has the script's already.
+#[test]
+fn a_device_that_cannot_be_opened_leaves_peers_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    let mut told = Told::default();
+    let request = request(&folder, &["fake_right"]);
+    let open: Box<OpenDevice<'_>> = Box::new(|| anyhow::bail!("the device is in use"));
+    let summary = measure_peers(&request, Some(open), &mut told).unwrap();
+    assert_eq!((summary.rows, summary.rows_left), (2, 0));
+    assert_eq!(told.0.len(), 1, "{:?}", told.0);
+    assert!(told.0[0].ends_with("in turn: the device is in use"), "{:?}", told.0);
+    let (campaign, verdict) = judged(&folder);
+    assert_eq!((campaign.peer_rows(), campaign.in_turn.len()), ((2, 2), 0));
+    assert_eq!(verdict.faults, [""; 0]);
 }
 
 /// Lets time pass before the third round of the first point.

@@ -62,33 +62,54 @@ pub struct PeersSummary {
     pub total_s: f64,
 }
 
+/// Opens the device of the campaign.
+pub type OpenDevice<'a> = dyn FnOnce() -> Result<Box<dyn Device>> + 'a;
+
 /// Measures other libraries' kernels on the points of a campaign that have a time, and
 /// records them in it. What is there already is left as it is.
 ///
-/// On `device`, the one of the campaign, the fastest own kernel of each problem and the
-/// vendor's are measured again in turn with the peers, see [`Load::InTurn`](crate::point::Load::InTurn): under its limit
-/// of power a GPU lowers its clock with what ran before. Without it, peers alone are measured.
+/// On the device of the campaign, which `open` opens, the fastest own kernel of each problem
+/// and the vendor's are measured again in turn with the peers, see
+/// [`Load::InTurn`](crate::point::Load::InTurn): at its limit of power a GPU lowers its clock
+/// with what ran before. Without it, or where it cannot be opened, as a GPU that lets in one
+/// process at a time, peers alone are measured.
 ///
 /// # Errors
 /// A folder that is no campaign of this machine and program, a Python without torch, a name
 /// of no peer, a disk that does not take the rows. What happens to a single point is a row.
 pub fn measure_peers(
     request: &PeersRequest,
-    device: Option<Box<dyn Device>>,
+    open: Option<Box<OpenDevice<'_>>>,
     observer: &mut dyn Observer,
 ) -> Result<PeersSummary> {
     let target = Target::read(&request.folder)?;
-    let of_problems =
-        target.planned(&request.only, request.filter.as_ref(), device.is_some())?;
+    let plan =
+        |takes_turns| target.planned(&request.only, request.filter.as_ref(), takes_turns);
+    let mut of_problems = plan(open.is_some())?;
     let there_before = target.rows_of_peers();
-    let wanted =
-        of_problems.iter().flatten().filter(|point| target.is_wanted(point)).count();
-    if wanted == 0 {
+    let count = |of_problems: &[Vec<Point>]| {
+        of_problems.iter().flatten().filter(|point| target.is_wanted(point)).count()
+    };
+    if count(&of_problems) == 0 {
         let nothing = PeersSummary { rows: 0, there_before, rows_left: 0, total_s: 0.0 };
         return Ok(nothing);
     }
     let mut script = Script::start(&request.python, &target.run, target.is_simulated())?;
     target.agrees_with(script.hello(), &request.python)?;
+    // The script has the device by now.
+    let device = match open.map(|open| open()).transpose() {
+        Ok(device) => device,
+        Err(why) => {
+            let name = &target.info.name;
+            observer.note(&format!(
+                "{name} cannot be opened beside the script of peers, so they are measured \
+                 without own kernels in turn: {why:#}"
+            ));
+            of_problems = plan(false)?;
+            None
+        }
+    };
+    let wanted = count(&of_problems);
     let run = target.run_row(&request.command_line, script.hello(), there_before + wanted);
     target.earlier.agree(&run)?;
     let recorder = Recorder::resume(&request.folder, &run)?;

@@ -70,10 +70,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         job_limit_s: args.job_limit,
         command_line: command_line(),
     };
-    let device = open_device(args)?;
     let interrupt = Interrupt::listen()?;
     let mut progress = Progress::new(&interrupt, None);
-    let summary = measure_peers(&request, Some(device), &mut progress)?;
+    let open = Box::new(|| open_device(args));
+    let summary = measure_peers(&request, Some(open), &mut progress)?;
     drop(progress);
     interrupt.end_at_once();
     let campaign = Campaign::load(&args.folder, &machines)?;
