@@ -12,7 +12,9 @@ use ridgepoint::campaign::{
     measure_peers, run,
 };
 use ridgepoint::device::simulated::{Fault, SimulatedDevice};
-use ridgepoint::device::{Device, DeviceInfo, Layout, PrepareError, Prepared, Refusal};
+use ridgepoint::device::{
+    Device, DeviceInfo, Layout, PrepareError, Prepared, Refusal, Telemetry,
+};
 use ridgepoint::model::machine::Machines;
 use ridgepoint::op::Problem;
 use ridgepoint::plot::figures;
@@ -436,6 +438,39 @@ fn peers_outlive_the_device_of_own_kernels() {
     let (campaign, verdict) = judged(&folder);
     assert_eq!(verdict.faults, [""; 0]);
     assert_eq!(campaign.beside_peers().len(), 2);
+}
+
+/// Heat that slows a device down in one of the rounds: its round does not count, and the rest
+/// make a row, of a peer as of an own kernel.
+#[test]
+fn rounds_that_heat_slows_down_are_left_out() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = campaign_in(parent.path());
+    // Between the two looks of the first round.
+    let reports = |asked: usize| Telemetry {
+        thermal_slowdown: Some(u64::from(asked > 0)),
+        power_w: Some(650.0),
+        other_processes: vec![7],
+        ..Telemetry::default()
+    };
+    let device = SimulatedDevice { reports, ..SimulatedDevice::default() };
+    let request = request(&folder, &["fake_right"]);
+    let summary = measure_peers(&request, opens(device), &mut Silent).unwrap();
+    assert_eq!((summary.rows, summary.rows_left), (4, 0));
+    let records = Records::read(&folder).unwrap();
+    let run_id = records.runs[1].get("run_id").unwrap();
+    let rounds: Vec<_> = records.rounds.iter().filter(|r| r.run_id == run_id).collect();
+    assert_eq!(rounds.len(), 12);
+    let disturbed: Vec<_> = rounds.iter().filter(|round| round.disturbed).collect();
+    assert_eq!(disturbed.len(), 1, "{disturbed:?}");
+    assert_eq!(disturbed[0].disturbed_by, "the device was slowed down for its heat");
+    assert!(rounds.iter().all(|round| round.power_w == Some(650.0)));
+    let rows = records.rows.iter().filter(|row| row.run_id == run_id);
+    assert!(rows.clone().all(|row| row.status == Some(Status::Ok)));
+    assert_eq!(rows.filter(|row| row.power_w == Some(650.0)).count(), 4);
+    let (campaign, verdict) = judged(&folder);
+    assert_eq!(verdict.faults, [""; 0]);
+    assert!(campaign.beside_peers().iter().all(|both| both.in_turn.is_some()));
 }
 
 /// A GPU that lets in one process at a time has the script's already.

@@ -41,10 +41,15 @@ pub(super) struct Answered {
     /// None where nothing was asked.
     exchange: Option<Exchange>,
     outcome: PointOutcome,
-    /// What the device reported before and after a round that this process measured.
-    telemetry: Option<[Telemetry; 2]>,
+    /// What the device reported before and after the round.
+    telemetry: [Telemetry; 2],
     since_start_s: f64,
     started_utc: String,
+}
+
+/// Whether a round is of a kernel that this process runs between those of peers.
+fn takes_turns(scheduled: &Scheduled) -> bool {
+    scheduled.point.load == Some(Load::InTurn)
 }
 
 impl Runner<'_> {
@@ -83,9 +88,7 @@ impl Runner<'_> {
             last = self.step(order_index, scheduled, last, observer)?;
         }
         self.conclude(last.take(), observer)?;
-        if self.is_out_of_time() {
-            self.conclude_early(observer)?;
-        }
+        self.conclude_rest(observer)?;
         Ok((self.rows, self.began.elapsed().as_secs_f64()))
     }
 
@@ -98,22 +101,46 @@ impl Runner<'_> {
         last: Option<Answered>,
         observer: &mut dyn Observer,
     ) -> Result<Option<Answered>> {
-        let takes_turns = scheduled.point.load == Some(Load::InTurn);
+        let takes_turns = takes_turns(scheduled);
         if takes_turns && self.device.is_none() {
             return Ok(last);
         }
         observer.start(scheduled);
-        if takes_turns {
-            let next = self.measure(order_index, scheduled, observer);
+        let before = self.look();
+        let mut next = if takes_turns {
+            let measured = self.measure(order_index, scheduled);
             self.conclude(last, observer)?;
-            return Ok(Some(next));
-        }
-        let mut next = self.ask(order_index, scheduled)?;
-        self.conclude(last, observer)?;
-        if next.asked.is_some() {
-            next.exchange = Some(self.script.receive()?);
-        }
+            measured
+        } else {
+            let mut asked = self.ask(order_index, scheduled)?;
+            self.conclude(last, observer)?;
+            if asked.asked.is_some() {
+                asked.exchange = Some(self.script.receive()?);
+            }
+            asked
+        };
+        next.telemetry = [before, self.look()];
+        self.give_up_lost(&next, observer);
         Ok(Some(next))
+    }
+
+    /// What the device reports since it was last asked. The script's process is known.
+    fn look(&self) -> Telemetry {
+        let telemetry = self.device.as_ref().map(|device| device.ask_telemetry().wait());
+        Telemetry { other_processes: Vec::new(), ..telemetry.unwrap_or_default() }
+    }
+
+    /// Leaves the device where it can be used no more.
+    fn give_up_lost(&mut self, last: &Answered, observer: &mut dyn Observer) {
+        let Some(device) = &self.device else { return };
+        let Some(why) = device.lost() else { return };
+        observer.note(&format!(
+            "{} can no longer be used after {}: {why}. Peers are measured on, without own \
+             kernels in turn",
+            device.info().name,
+            last.scheduled.point
+        ));
+        self.device = None;
     }
 
     /// A round of which nothing is known yet.
@@ -124,38 +151,18 @@ impl Runner<'_> {
             asked: None,
             exchange: None,
             outcome: PointOutcome::default(),
-            telemetry: None,
+            telemetry: Default::default(),
             since_start_s: self.began.elapsed().as_secs_f64(),
             started_utc: format!("{:.3}", jiff::Timestamp::now()),
         }
     }
 
     /// Measures a round by this process's own device.
-    fn measure(
-        &mut self,
-        order_index: usize,
-        scheduled: &Scheduled,
-        observer: &mut dyn Observer,
-    ) -> Answered {
+    fn measure(&mut self, order_index: usize, scheduled: &Scheduled) -> Answered {
         let mut measured = self.begin(order_index, scheduled);
-        let Some(device) = self.device.as_deref_mut() else { return measured };
-        // The script's process is there, and idle.
-        let look = |device: &mut dyn Device| {
-            let telemetry = device.ask_telemetry().wait();
-            Telemetry { other_processes: Vec::new(), ..telemetry }
-        };
-        let before = look(device);
-        measured.outcome =
-            measure_round(device, scheduled, &self.settings, self.target.seed);
-        measured.telemetry = Some([before, look(device)]);
-        if let Some(why) = device.lost() {
-            observer.note(&format!(
-                "{} can no longer be used after {}: {why}. Peers are measured on, without \
-                 own kernels in turn",
-                device.info().name,
-                scheduled.point
-            ));
-            self.device = None;
+        if let Some(device) = self.device.as_deref_mut() {
+            measured.outcome =
+                measure_round(device, scheduled, &self.settings, self.target.seed);
         }
         measured
     }
@@ -164,11 +171,15 @@ impl Runner<'_> {
         self.began.elapsed().as_secs_f64() > self.budget_s
     }
 
-    /// When time is up, points with enough rounds for an interval get their rows.
-    fn conclude_early(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    /// Rows of points all of whose rounds were measured, some of them disturbed; and when time
+    /// is up, of those with enough rounds for an interval.
+    fn conclude_rest(&mut self, observer: &mut dyn Observer) -> Result<()> {
         for answered in std::mem::take(&mut self.begun) {
-            let all = self.recorder.rounds_of(&answered.scheduled.point.id(), 0);
-            if Rounds::of(all, &answered.scheduled).are_enough() {
+            let scheduled = &answered.scheduled;
+            let all = self.recorder.rounds_of(&scheduled.point.id(), 0);
+            let is_measured = all.len() >= scheduled.rounds as usize;
+            let are_enough = Rounds::of(all, scheduled).are_enough();
+            if is_measured || self.is_out_of_time() && are_enough {
                 let row = self.write_row(&answered)?;
                 observer.measured(&answered.scheduled, Some(&row));
             }
@@ -226,7 +237,7 @@ impl Runner<'_> {
             outcome.settle(checks);
             outcome.durations.check_s += began.elapsed().as_secs_f64();
         }
-        if answered.telemetry.is_none() {
+        if !takes_turns(&answered.scheduled) {
             // The column tells rows of peers from own ones, whatever became of them.
             let kernel = answered.scheduled.point.kernel.to_string();
             let unknown = || format!("{kernel}, version not known");
@@ -250,7 +261,7 @@ impl Runner<'_> {
     /// The device that a round was measured on: peers launch in another way.
     fn info(&self, answered: &Answered) -> &DeviceInfo {
         match &self.device {
-            Some(device) if answered.telemetry.is_some() => device.info(),
+            Some(device) if takes_turns(&answered.scheduled) => device.info(),
             _ => &self.target.info,
         }
     }
@@ -261,9 +272,10 @@ impl Runner<'_> {
         let run_id = self.recorder.run_id().to_owned();
         let info = self.info(answered);
         let author = self.target.author(info, &run_id);
-        let [before, mut after] = telemetry.clone().unwrap_or_default();
-        // Nobody looks at the device while another process measures.
-        let looks = std::mem::take(&mut after.looks);
+        let [before, mut after] = telemetry.clone();
+        // When another process took its samples is not known as well as that.
+        let mut looks = std::mem::take(&mut after.looks);
+        looks.retain(|_| takes_turns(scheduled));
         let looks = Looks::new(&looks, self.began);
         let samples =
             author.sample_rows(scheduled, outcome, (answered.since_start_s, &looks));
@@ -295,9 +307,9 @@ impl Runner<'_> {
         if row.started_utc.is_empty() {
             row.started_utc.clone_from(&answered.started_utc);
         }
-        row.repro_command = match answered.telemetry {
-            Some(_) => "ridgepoint peers DIR".to_owned(),
-            None => format!("ridgepoint peers DIR --only {}", scheduled.point.kernel),
+        row.repro_command = match takes_turns(scheduled) {
+            true => "ridgepoint peers DIR".to_owned(),
+            false => format!("ridgepoint peers DIR --only {}", scheduled.point.kernel),
         };
         self.recorder.record(&row)?;
         self.rows += 1;
