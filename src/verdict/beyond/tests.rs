@@ -121,7 +121,8 @@ fn own_shares_beat_no_roof() {
         ..again("own")
     };
     assert_eq!(faults(vec![near]), [""; 0]);
-    let told = faults(vec![again("shared")]);
+    let shared = Row { reuse_distance_bytes: Some(4 * CACHE), ..again("shared") };
+    let told = faults(vec![shared]);
     assert!(told.len() == 1 && told[0].contains("moved bytes at 3000%"), "{told:?}");
 }
 
