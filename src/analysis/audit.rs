@@ -385,8 +385,10 @@ mod tests {
         // Of several passes a flush leaves the first alone to DRAM.
         for reuse in ["shared", "own"] {
             let text = format!("passes=64,reuse={reuse}@stream@hot");
-            let again = row(&STREAM.replace("@stream@hot", &format!(",{text}")), "L2", Some(0));
-            let (finding, why) = audit(&again, Some((8.4, 1.0, 0.9)), Some((0.1, 1.0, 0.99)));
+            let again =
+                row(&STREAM.replace("@stream@hot", &format!(",{text}")), "L2", Some(0));
+            let (finding, why) =
+                audit(&again, Some((8.4, 1.0, 0.9)), Some((0.1, 1.0, 0.99)));
             assert_eq!(finding, ByteFinding::Cache, "{why}");
             assert!(why.contains("passes after the first"), "{why}");
         }
