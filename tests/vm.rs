@@ -869,7 +869,7 @@ fn own_shares_stay_with_their_blocks() {
         let text = format!("stream:access=read,bytes=491392,passes=20,reuse={reuse}");
         let only = move |all: u64| {
             assert!((8..20).contains(&all), "{all} blocks");
-            vec![of_all(all)..of_all(all) + 1]
+            std::iter::once(of_all(all)..of_all(all) + 1).collect()
         };
         let end = device.run_end(&text.parse().unwrap(), "stream", SMS, only).unwrap();
         end.read_to_the_end == ["source"]
