@@ -121,7 +121,7 @@ fn own_shares_beat_no_roof() {
         ..again("own")
     };
     // A smaller set was read, by which others in caches are judged.
-    let smaller = stream(1 << 20, 2.0 * READ);
+    let smaller = Row { residency: "L2".into(), ..stream(1 << 20, 2.0 * READ) };
     assert_eq!(faults(vec![near, smaller]), [""; 0]);
     let shared = Row { reuse_distance_bytes: Some(4 * CACHE), ..again("shared") };
     let told = faults(vec![shared]);
