@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 mod agreement;
 mod audit;
+mod cache_rates;
 mod ceilings;
 pub mod contradictions;
 mod fleet;
@@ -330,7 +331,7 @@ impl Campaign {
     /// Works out each point's least times under measured and derived ceilings.
     fn place_under_ceilings(&mut self) {
         let empirical = self.ceilings.as_ref().map(|c| &c.peaks);
-        for point in &mut self.points {
+        for point in self.points.iter_mut().filter(|point| point.has_roofs()) {
             point.memory_s = empirical
                 .map(|peaks| peaks.bandwidth.seconds(&point.work, point.footprint_bytes()));
             point.empirical = empirical.and_then(|peaks| point.roof(peaks));
@@ -345,7 +346,7 @@ impl Campaign {
             Node { campaign, ..node }
         });
         self.nodes = nodes.collect();
-        for point in &mut self.points {
+        for point in self.points.iter_mut().filter(|point| point.has_roofs()) {
             point.spec = spec.as_ref().and_then(|sheet| point.roof(&sheet.peaks));
         }
         Campaign { spec, ..self }

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use crate::device::DeviceKind;
+use crate::device::{DeviceKind, NEAR_CACHE};
 use crate::model::identity::Identity;
 use crate::record::{Run, Unreadable};
 use crate::residency::{CacheSize, read_caches};
@@ -17,6 +17,9 @@ pub struct Provenance {
     pub device_kind: Option<DeviceKind>,
     /// Data caches, smallest first.
     pub caches: Vec<CacheSize>,
+    /// The cache that each core of a GPU has beside them, summed over the cores; see
+    /// [`NEAR_CACHE`].
+    pub near_cache: Option<CacheSize>,
     /// Capacity of the L2 of a GPU, in bytes, as its driver reports it.
     pub l2_bytes: Option<u64>,
     /// Median seconds that the launch of an empty kernel takes.
@@ -49,6 +52,7 @@ impl Provenance {
             },
             device_kind: columns.parsed("device_kind", DeviceKind::from_str),
             caches: columns.caches(),
+            near_cache: columns.parsed(NEAR_CACHE, CacheSize::from_str),
             l2_bytes: columns.count("l2_bytes"),
             launch_overhead_s: columns.positive("launch_overhead_s"),
             empty_launch_stream_s: columns.positive("empty_launch_stream_s"),
@@ -272,13 +276,19 @@ mod tests {
             ("device_kind", "simulatd"),
             ("caches", "L2=4194304;L3=;L1=98304"),
             ("planned_rows", "44"),
+            ("near_cache", "L1=25 MB"),
             ("seed", "x"),
         ]);
         assert_eq!(provenance.device.name, "NVIDIA Test");
         assert_eq!(spell_caches(&provenance.caches), "L1=98304;L2=4194304");
         assert_eq!(provenance.planned_rows, Some(44));
         assert_eq!((provenance.device_kind, provenance.seed), (None, None));
-        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert_eq!(provenance.near_cache, None);
+        assert!(
+            told.iter().any(|told| told.contains("near_cache: `L1=25 MB`")),
+            "{told:?}"
+        );
         assert!(told[0].contains("known are measured and simulated"), "{told:?}");
     }
 }

@@ -11,6 +11,8 @@ use std::str::FromStr;
 pub struct CacheLevel(u8);
 
 impl CacheLevel {
+    /// The first level, one for each core.
+    pub const L1: CacheLevel = CacheLevel(1);
     /// The second level, the last one of a GPU.
     pub const L2: CacheLevel = CacheLevel(2);
     /// The third level.

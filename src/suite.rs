@@ -15,8 +15,8 @@
 //! ```
 //!
 //! `bytes` of a stream may be given in units of the device's last-level cache,
-//! `"4 llc"`, `lanes` of a peak for each of its cores or multiprocessors,
-//! `"64 units"`, and `cache` is `"cold"`, unless given. `launch` says how rows of launches
+//! `"4 llc"`, or for each of its cores or multiprocessors, `"32 KiB units"`, `lanes` of a peak
+//! too, `"64 units"`, and `cache` is `"cold"`, unless given. `launch` says how rows of launches
 //! are queued, `"graph"`, `"stream"` or `"programmatic"`; unless given, as the device does
 //! best. `load` says what the device did before, `"burst"` for nothing and `"sustained"` for
 //! the same over 2 s; unless given, it warms up as the protocol says.
@@ -48,7 +48,7 @@ use source::{PointsTable, SuiteSource};
 
 use crate::device::Device;
 use crate::measure::Settings;
-use crate::op::{Problem, unknown_key};
+use crate::op::{Problem, parse_bytes, unknown_key};
 use crate::point::{CacheState, KernelName, Load, Point};
 
 /// Suites that are part of the program: name and text.
@@ -451,7 +451,9 @@ impl Suite {
             let multiple = |unit| value.strip_suffix(unit);
             let value = match (*key, multiple("llc"), multiple("units")) {
                 ("bytes", Some(factor), _) => self.cache_multiple(factor, *line, basis)?,
-                ("lanes", _, Some(factor)) => self.unit_multiple(factor, *line, basis)?,
+                ("bytes" | "lanes", _, Some(factor)) => {
+                    self.unit_multiple((*key, factor), *line, basis)?
+                }
                 _ => (*value).to_owned(),
             };
             fields.push(((*key).to_owned(), value));
@@ -498,18 +500,22 @@ impl Suite {
         Ok(((mib * MIB) as u64).to_string())
     }
 
-    /// `"64 units"`: that many for each core or multiprocessor.
+    /// `"64 units"`, `"32 KiB units"`: that many for each core or multiprocessor.
     fn unit_multiple(
         &self,
-        factor: &str,
+        (key, factor): (&str, &str),
         line: usize,
         basis: &PlanBasis,
     ) -> Result<String, SuiteError> {
-        match factor.trim().parse::<u64>() {
-            Ok(f) if (1..=1 << 24).contains(&f) => Ok((f * basis.units).to_string()),
+        let (number, write) = match key {
+            "bytes" => (parse_bytes(factor), "32 KiB units"),
+            _ => (factor.trim().parse().ok(), "64 units"),
+        };
+        match number {
+            Some(f) if (1..=1 << 24).contains(&f) => Ok((f * basis.units).to_string()),
             _ => {
                 let message =
-                    format!("`{factor}units` is not a number of lanes; write `64 units`");
+                    format!("`{factor}units` is not a number of {key}; write `{write}`");
                 Err(self.error(line, message))
             }
         }

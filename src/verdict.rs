@@ -76,6 +76,11 @@ pub struct MachineLimit {
     /// FLOPs of a clock and multiprocessor at that clock; `None` for what is no rate of a
     /// GPU's arithmetic.
     pub flops_per_clock: Option<FlopsPerClock>,
+    /// Bytes of a clock and multiprocessor at that clock; `None` for what is no rate of a GPU's
+    /// cache.
+    pub bytes_per_clock: Option<f64>,
+    /// Whether points are judged by it, unless there is a doubt.
+    pub is_ceiling: bool,
     /// Why nothing can be judged by it.
     pub doubt: Option<Doubt>,
     /// The best of each kernel, best first; empty for what is no rate.

@@ -412,11 +412,14 @@ fn ptx_is_there_for_every_architecture() {
 
 /// Checks of machine code: a kernel, macros of the configurations that are
 /// meant, how the names of its functions begin, and opcodes that each of them
-/// must have.
+/// must have, or with a `!` must not have.
 type Check = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const CODE: &[Check] = &[
     ("stream", "", "stream_read", &["LDG.128"]),
+    // Only own shares are left in L1: `NA` allocates nothing there.
+    ("stream", "FORM=0", "stream_read", &["LDG.NA.128"]),
+    ("stream", "FORM=2", "stream_read", &["LDG.128", "!LDG.NA"]),
     ("stream", "", "stream_write", &["STG.128"]),
     ("stream", "", "stream_copy", &["LDG.128", "STG.128"]),
     ("stream", "", "stream_triad", &["LDG.128", "STG.128", "FFMA"]),
@@ -724,10 +727,16 @@ fn check_code(
     for (at, (kernel, _, entry, opcodes)) in checks {
         for name in listing.functions.keys().filter(|name| name.starts_with(entry)) {
             checked.push(at);
-            for opcode in opcodes.iter().filter(|opcode| listing.count(name, opcode) == 0) {
-                let arch = wanted.arch;
+            let is_there = |opcode: &str| listing.count(name, opcode) > 0;
+            let is_wrong = |opcode: &&&str| match opcode.strip_prefix('!') {
+                Some(unwanted) => is_there(unwanted),
+                None => !is_there(opcode),
+            };
+            for opcode in opcodes.iter().filter(is_wrong) {
+                let (arch, has) = (wanted.arch, opcode.starts_with('!'));
                 missing.push(format!(
-                    "{kernel} with {macros} for {arch}: {name} has no {opcode}"
+                    "{kernel} with {macros} for {arch}: {name} has {}{opcode}",
+                    if has { "" } else { "no " }
                 ));
             }
         }

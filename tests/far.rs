@@ -24,6 +24,7 @@ type Case = (&'static str, &'static str, u64);
 
 const CASES: &[Case] = &[
     ("stream", "stream:access=read,bytes=6442450944", 2),
+    ("stream", "stream:access=read,bytes=6442450944,passes=2,reuse=own", 2),
     ("stream", "stream:access=copy,bytes=12884901888", 2),
     ("stream", "stream:access=triad,bytes=19327352832", 2),
     ("stream.looped", "stream:access=read,bytes=6442450944", 2),

@@ -150,6 +150,13 @@ bytes = 98688
 cache = "hot"
 [[points]]
 op = "stream"
+access = "read"
+bytes = 98688
+passes = 3
+reuse = ["shared", "own"]
+cache = "hot"
+[[points]]
+op = "stream"
 kernel = "stream_bulk"
 access = ["read", "write", "copy"]
 bytes = 16512

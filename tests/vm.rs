@@ -939,6 +939,30 @@ fn streams_are_right_whatever_the_seed() {
     }
 }
 
+/// A block goes in all passes through its own share, so that its SM's L1 can serve it, and in
+/// shared passes through what all others read.
+#[test]
+fn own_shares_stay_with_their_blocks() {
+    if common::need(Nvrtc::find(&common::search(), None)).is_none() {
+        return;
+    }
+    const SMS: u32 = 4;
+    let mut device = VmDevice::open(Arch::SM_90, &DeviceOptions::default()).unwrap();
+    // Whether one block alone, of as many as fit, comes to the last byte.
+    let mut reads_end = |reuse: &str, of_all: fn(u64) -> u64| {
+        let text = format!("stream:access=read,bytes=491392,passes=20,reuse={reuse}");
+        let only = move |all: u64| {
+            assert!((8..20).contains(&all), "{all} blocks");
+            std::iter::once(of_all(all)..of_all(all) + 1).collect()
+        };
+        let end = device.run_end(&text.parse().unwrap(), "stream", SMS, only).unwrap();
+        end.read_to_the_end == ["source"]
+    };
+    assert!(reads_end("own", |all| all - 1));
+    assert!(!reads_end("own", |_| 0) && !reads_end("own", |all| all - 2));
+    assert!(reads_end("shared", |_| 0) && reads_end("shared", |all| all - 1));
+}
+
 /// A kernel that declares another parameter than its host half passes is not launched:
 /// its threads would read what is not there, or leave out what is.
 #[test]

@@ -125,6 +125,10 @@ impl Traffic<'_> {
         let was_replayed = self.row.passes.is_none_or(|passes| passes > 1)
             && (point.work.bytes() as f64) < 2.0 * self.cache_bytes;
         let (finding, why) = match (flushed, point.cache, point.is_from_dram()) {
+            _ if point.reuse().is_some() => (
+                ByteFinding::Cache,
+                "passes after the first find in a cache what it read".to_owned(),
+            ),
             (Some(bytes), CacheState::Hot, _) if is_whole => (
                 ByteFinding::Cache,
                 format!("{} after a flush: the launch before left them in L2", mb(bytes)),
@@ -378,6 +382,16 @@ mod tests {
         assert!(why.contains("8.40 MB after a flush"), "{why}");
         let (finding, why) = audit(&hot, None, Some((0.1, 1.0, 0.99)));
         assert_eq!(finding, ByteFinding::Cache, "{why}");
+        // Of several passes a flush leaves the first alone to DRAM.
+        for reuse in ["shared", "own"] {
+            let text = format!("passes=64,reuse={reuse}@stream@hot");
+            let again =
+                row(&STREAM.replace("@stream@hot", &format!(",{text}")), "L2", Some(0));
+            let (finding, why) =
+                audit(&again, Some((8.4, 1.0, 0.9)), Some((0.1, 1.0, 0.99)));
+            assert_eq!(finding, ByteFinding::Cache, "{why}");
+            assert!(why.contains("passes after the first"), "{why}");
+        }
         let cold = row(DECODE, "dram", Some(0));
         let (finding, why) = audit(&cold, Some((1000.0, 1.0, 0.0)), None);
         assert_eq!(finding, ByteFinding::Model, "{why}");

@@ -78,7 +78,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    fn of(point: &Measured, rate: Estimate, device: &DeviceFacts<'_>) -> Self {
+    pub(super) fn of(point: &Measured, rate: Estimate, device: &DeviceFacts<'_>) -> Self {
         Candidate {
             rate,
             point_id: point.point_id.clone(),
@@ -122,7 +122,7 @@ pub struct Ceiling {
 
 impl Ceiling {
     /// The best of these points. `None` if there are none.
-    fn best(mut candidates: Vec<Candidate>, least_share: f64) -> Option<Self> {
+    pub(super) fn best(mut candidates: Vec<Candidate>, least_share: f64) -> Option<Self> {
         candidates.sort_by(|a, b| b.order(a));
         let mut kernels = Vec::new();
         candidates.retain(|candidate| {

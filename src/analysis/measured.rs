@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::point_counters::PointCounters;
 use crate::device::DeviceKind;
-use crate::op::{Access, JudgedFacts, Problem};
+use crate::op::{Access, JudgedFacts, Problem, Reuse};
 use crate::point::{CacheState, KernelName, LaunchMode, Load, Point};
 use crate::record::{CountedRow, Row, Status, Unreadable};
 use crate::reference;
@@ -156,6 +156,17 @@ impl Measured {
     /// The direction of traffic whose bandwidth it measures, if it is a stream.
     pub fn memory_roof(&self) -> Option<Access> {
         self.problem.operation().memory_roof()
+    }
+
+    /// How it goes several times through the bytes that it reads, if that is what it is for.
+    pub fn reuse(&self) -> Option<Reuse> {
+        self.problem.operation().reuse()
+    }
+
+    /// Whether memory that cores share bounds its time: not where each core reads its own
+    /// share again, from a cache of its own.
+    pub(super) fn has_roofs(&self) -> bool {
+        self.reuse() != Some(Reuse::Own)
     }
 
     /// Whether all of its bytes came from DRAM.

@@ -301,7 +301,8 @@ impl RowAuthor<'_> {
             slots: rotation.map(|r| r.slots as u64),
             footprint_bytes: rotation.map(|r| r.footprint_bytes),
             reuse_distance_bytes: rotation.map(|r| r.reuse_distance_bytes),
-            residency: rotation.map_or(String::new(), |r| r.residency(info).to_string()),
+            residency: rotation
+                .map_or(String::new(), |r| r.residency(&point.problem, info).to_string()),
             grid: kernel.grid,
             block: kernel.block,
             registers: compiled.then_some(kernel.registers),

@@ -232,6 +232,7 @@ fn limit(limit: &MachineLimit) -> Value {
         "spec_share": of(limit.spec),
         "flops_per_clock_per_sm": per_clock.map(|of| of.measured),
         "derived_flops_per_clock_per_sm": per_clock.and_then(|of| of.derived),
+        "bytes_per_clock_per_sm": limit.bytes_per_clock,
         "judged": limit.judged(),
         "candidates": limit.candidates.iter().map(candidate).collect::<Vec<_>>(),
     })
@@ -250,7 +251,7 @@ fn peer(peer: &PeerRatio) -> Value {
 }
 
 /// Columns of `verdict.csv`. Later ones are added at the end.
-const COLUMNS: [&str; 25] = [
+const COLUMNS: [&str; 26] = [
     "kind",
     "id",
     "statement",
@@ -276,6 +277,7 @@ const COLUMNS: [&str; 25] = [
     "rows_used",
     "reason",
     "source",
+    "bytes_per_clock_per_sm",
 ];
 
 /// A row of `verdict.csv` with these cells, empty in other columns but the last.
@@ -338,12 +340,13 @@ pub fn csv_text(verdict: &Verdict) -> Result<String> {
         let v = limit.value;
         let [value, lo, hi] = [v.value, v.lo, v.hi].map(|x| x.to_string());
         let per_clock = limit.flops_per_clock;
-        let [derived, spec, at_clock, measured_per_clock, derived_per_clock] = [
+        let [derived, spec, at_clock, measured_per_clock, derived_per_clock, bytes] = [
             limit.derived,
             limit.spec,
             limit.derived_at_clock,
             per_clock.map(|of| of.measured),
             per_clock.and_then(|of| of.derived),
+            limit.bytes_per_clock,
         ]
         .map(|peak| peak.map_or(String::new(), |x| x.to_string()));
         writer.write_record(record(
@@ -363,6 +366,7 @@ pub fn csv_text(verdict: &Verdict) -> Result<String> {
                 ("candidates", &limit.candidates_csv()),
                 ("flops_per_clock_per_sm", &measured_per_clock),
                 ("derived_flops_per_clock_per_sm", &derived_per_clock),
+                ("bytes_per_clock_per_sm", &bytes),
             ],
         ))?;
     }

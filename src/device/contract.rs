@@ -14,7 +14,8 @@ use crate::kernel::Candidate;
 pub use crate::kernel::{Refusal, SearchSpace};
 use crate::op::Problem;
 use crate::point::LaunchMode;
-use crate::residency::CacheSize;
+use crate::residency::{CacheLevel, CacheSize};
+use crate::toolchain::Arch;
 use crate::tuning::{Chosen, Tuning};
 
 /// What a device may need to know before it is opened.
@@ -64,6 +65,17 @@ impl FromStr for DeviceKind {
     }
 }
 
+/// Fact of a GPU, and column of `run.csv`: the L1 of its multiprocessors, summed over them, as
+/// `L1=bytes`. It keeps nothing from one launch to the next, and nothing of other
+/// multiprocessors.
+pub const NEAR_CACHE: &str = "near_cache";
+
+/// The fact [`NEAR_CACHE`] of a GPU of an architecture with so many multiprocessors.
+pub(crate) fn near_cache_fact(arch: Arch, sms: u32) -> (String, String) {
+    let bytes = u64::from(sms) * u64::from(arch.l1_bytes());
+    (NEAR_CACHE.to_owned(), CacheSize { level: CacheLevel::L1, bytes }.to_string())
+}
+
 /// What a device is.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
@@ -97,10 +109,19 @@ impl DeviceInfo {
         self.caches.iter().map(|c| c.bytes).max().unwrap_or(0)
     }
 
+    /// The cache that each core has beside the caches of `caches` and that a launch finds
+    /// empty, by its facts; none where `caches` has that of the cores already.
+    pub fn near_cache(&self) -> Option<CacheSize> {
+        self.fact(NEAR_CACHE)?.parse().ok()
+    }
+
+    fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// Highest clock of a GPU's multiprocessors in Hz, by its facts.
     pub fn sm_clock_max_hz(&self) -> Option<f64> {
-        let fact = self.facts.iter().find(|(name, _)| name == "sm_clock_max_hz");
-        fact?.1.parse().ok()
+        self.fact("sm_clock_max_hz")?.parse().ok()
     }
 
     /// Whether launches are queued, so that there are several ways to do so.

@@ -12,7 +12,7 @@ pub mod vm;
 
 pub use contract::{
     AskedTelemetry, ClockLimit, Device, DeviceInfo, DeviceKind, DeviceOptions, FixedCosts,
-    KernelFacts, LaunchError, Layout, Look, PrepareError, Prepared, Refusal, SearchSpace,
-    Telemetry, Timing,
+    KernelFacts, LaunchError, Layout, Look, NEAR_CACHE, PrepareError, Prepared, Refusal,
+    SearchSpace, Telemetry, Timing,
 };
 pub use open::{Opened, is_gpu, open};

@@ -12,6 +12,7 @@ use half::{bf16, f16};
 pub use ptxvm::Counts;
 use ptxvm::{Launch, Memory, Module};
 
+use super::contract::near_cache_fact;
 use super::executor::{Executor, Gpu, MemoryPart, ParamMismatch, PlacedCopy, PlacedTensor};
 use super::{
     Device, DeviceInfo, DeviceKind, DeviceOptions, LaunchError, Layout, PrepareError,
@@ -76,7 +77,10 @@ impl VmDevice {
             timer: "counted instructions".to_owned(),
             timer_quantum_s: 1.0 / INSTRUCTIONS_PER_S,
             launch_overhead_s: 0.0,
-            facts: vec![("compiler".to_owned(), compiler.describe())],
+            facts: vec![
+                ("compiler".to_owned(), compiler.describe()),
+                near_cache_fact(arch, SMS),
+            ],
         };
         let launching = ptxvm::Options::default();
         let (modules, tuning) = (HashMap::new(), Tuning::default());

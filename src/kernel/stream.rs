@@ -6,7 +6,7 @@ use super::configuration::Configuration;
 use super::contract::HostHalf;
 use super::plan::{Launch, Params, Plan, Scratch};
 use super::refusal::{Refusal, refuse_unless};
-use crate::op::{Access, Stream};
+use crate::op::{Access, Reuse, Stream};
 use crate::reference::{TRIAD_FACTOR, write_pattern};
 use crate::toolchain::{Arch, Defines, Target};
 
@@ -21,6 +21,14 @@ const VECTOR_BYTES: u64 = 16;
 /// are a quarter of the time, and blocks that stay share the bytes more evenly. A set that a
 /// cache holds is below it too, on most GPUs.
 const TILED_BYTES: u64 = 64 << 20;
+/// `FORM` of the kernel: blocks stay and take tiles in turn.
+const LOOPED: u32 = 0;
+/// A block has one tile and ends.
+const ONE_TILE: u32 = 1;
+/// A block has one share, which it reads in every pass.
+const OWN_SHARE: u32 = 2;
+/// Accesses of a line of memory, of which shares are made.
+const LINE_VECTORS: u64 = 8;
 /// Blocks of an SM that stay.
 const LOOPED_BLOCKS: u32 = 2;
 
@@ -43,8 +51,8 @@ struct StreamParams {
 /// A stream by accesses of 16 bytes.
 pub(super) struct VectorStream {
     stream: Stream,
-    /// Whether a block has one tile and ends, or stays and takes tiles in turn.
-    one_tile: bool,
+    /// How the bytes are divided, `FORM` of the kernel.
+    form: u32,
     /// Threads of a block.
     threads: u32,
     /// Accesses of 16 bytes that a thread has in flight.
@@ -93,11 +101,19 @@ impl HostHalf for VectorStream {
         })?;
         // With 8 accesses, 2 blocks of 512 threads leave 64 registers each.
         let (unroll, blocks) = if one_tile { (2, u32::MAX) } else { (8, LOOPED_BLOCKS) };
-        let threads = choice.or("threads", 512);
+        let form = match stream.reuse {
+            Reuse::Own => OWN_SHARE,
+            Reuse::Shared if one_tile => ONE_TILE,
+            Reuse::Shared => LOOPED,
+        };
+        // An L1 is near: few threads have enough in flight, and many would have so little each
+        // that their instructions took longer than their loads.
+        let threads = if form == OWN_SHARE { 256 } else { 512 };
+        let threads = choice.or("threads", threads);
         let most = arch.limits().threads_per_sm / threads;
         Ok(VectorStream {
             stream: *stream,
-            one_tile,
+            form,
             threads,
             unroll: choice.or("unroll", unroll),
             blocks_per_sm: choice.or("blocks", blocks).min(most),
@@ -107,7 +123,7 @@ impl HostHalf for VectorStream {
 
     fn defines(&self) -> Defines {
         Defines::new()
-            .with("FORM", u32::from(self.one_tile))
+            .with("FORM", self.form)
             .with("THREADS", self.threads)
             .with("UNROLL", self.unroll)
             .with("BLOCKS_PER_SM", self.blocks_per_sm)
@@ -115,7 +131,7 @@ impl HostHalf for VectorStream {
     }
 
     fn plan(&self, target: &Target) -> Plan {
-        let Stream { access, bytes, passes } = self.stream;
+        let Stream { access, bytes, passes, reuse: _ } = self.stream;
         let vectors = match access {
             Access::Read | Access::Write => bytes / VECTOR_BYTES,
             Access::Copy => bytes / 2 / VECTOR_BYTES,
@@ -162,7 +178,7 @@ impl VectorStream {
     /// Blocks for arrays of so many accesses.
     fn blocks(&self, vectors: u64, target: &Target) -> u32 {
         let threads = u64::from(self.threads);
-        if self.one_tile {
+        if self.form == ONE_TILE {
             // A triad has half of its loads in each of two arrays.
             let arrays = if self.stream.access == Access::Triad { 2 } else { 1 };
             let tile = threads * u64::from(self.unroll) / arrays;
@@ -172,6 +188,11 @@ impl VectorStream {
         // Few bytes are spread over many SMs rather than read by a few: with a
         // tile for each block, 4 MiB would keep half of an H100 idle.
         let resident = u64::from(target.sms * self.blocks_per_sm);
+        if self.form == OWN_SHARE {
+            // As many on each SM, whatever they have to read: what one SM reads more than
+            // another, the others wait for.
+            return (vectors / LINE_VECTORS).clamp(1, resident) as u32;
+        }
         vectors.div_ceil(threads).clamp(1, resident) as u32
     }
 }

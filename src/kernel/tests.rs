@@ -59,13 +59,39 @@ fn several_passes_are_read_by_blocks_that_stay() {
     let bytes = plan.launches[0].params.bytes(&bound);
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes[40..56]);
     assert_eq!((words, plan.launches[0].grid[0]), (vec![1 << 23, 0, 7, 0], 264));
+    let own = format!("{read},reuse=own").parse().unwrap();
     let problem = read.parse().unwrap();
     for (name, says) in
         [("stream.one_tile", "not passes = 7"), ("stream_bulk", "use `stream`")]
     {
+        let refusal = Kernel::asked_for(name, &own, Arch::SM_90).unwrap_err().0;
+        assert!(refusal.contains(says), "{name}: {refusal}");
         let refusal = Kernel::asked_for(name, &problem, Arch::SM_90).unwrap_err().0;
         assert!(refusal.contains(says), "{name}: {refusal}");
     }
+}
+
+/// Every SM has as many blocks of own shares, and all of them where there is a line for each.
+#[test]
+fn own_shares_are_as_many_on_each_sm() {
+    let target = Target::new(Arch::SM_90, 132);
+    let of = |bytes: u64| {
+        let read = format!("stream:access=read,bytes={bytes},passes=7,reuse=own");
+        let launch = &plan::<VectorStream>(&read, &target).launches[0];
+        (launch.grid[0], launch.block[0])
+    };
+    assert_eq!(of(128), (1, 256));
+    assert_eq!(of(100 * 128), (100, 256));
+    for bytes in [264 * 128, 132 << 14, 132 * 98304, 1 << 30] {
+        assert_eq!(of(bytes), (264, 256), "{bytes}");
+    }
+    // Another form, so that loads may stay in L1.
+    let defines = |rest: &str| {
+        let problem =
+            format!("stream:access=read,bytes=1 MiB,passes=7{rest}").parse().unwrap();
+        Kernel::asked_for("stream", &problem, Arch::SM_90).unwrap().defines.clone()
+    };
+    assert_ne!(defines(",reuse=own"), defines(""));
 }
 
 #[test]

@@ -170,9 +170,9 @@ impl Rotation {
         })
     }
 
-    /// What holds the bytes of a rotation between two uses.
-    pub fn residency(&self, info: &DeviceInfo) -> Residency {
-        Residency::of(self.reuse_distance_bytes, &info.caches)
+    /// What holds the bytes of a problem's rotation between two uses.
+    pub fn residency(&self, problem: &Problem, info: &DeviceInfo) -> Residency {
+        problem.residency(self.reuse_distance_bytes, &info.caches, info.near_cache())
     }
 }
 
@@ -789,6 +789,7 @@ pub(crate) fn judge_precision(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::NEAR_CACHE;
     use crate::device::simulated::{Fault, SimulatedDevice};
     use crate::residency::{CacheLevel, CacheSize};
 
@@ -909,13 +910,32 @@ mod tests {
         for (mib, expected) in
             [(1, "L2"), (2, "L3"), (4, "L3"), (5, "L3+dram"), (8, "dram"), (99, "dram")]
         {
-            let point = format!("stream:access=read,bytes={mib} MiB@x@hot");
+            let point: Point =
+                format!("stream:access=read,bytes={mib} MiB@x@hot").parse().unwrap();
+            let rotation = Rotation::plan(&point, 0, 1 << 30).unwrap();
             assert_eq!(
-                rotation(&point, 0).unwrap().residency(&info).to_string(),
+                rotation.residency(&point.problem, &info).to_string(),
                 expected,
                 "{mib} MiB"
             );
         }
+    }
+
+    /// The cache of each core serves only what the core itself reads again.
+    #[test]
+    fn own_shares_are_in_the_near_cache_as_far_as_it_holds_them() {
+        let mut info = SimulatedDevice::default().info;
+        info.facts.push((NEAR_CACHE.to_owned(), "L1=2097152".to_owned()));
+        let of = |mib: u32, rest: &str| {
+            let text = format!("stream:access=read,bytes={mib} MiB{rest}@x@hot");
+            let point: Point = text.parse().unwrap();
+            let rotation = Rotation::plan(&point, 0, 1 << 30).unwrap();
+            rotation.residency(&point.problem, &info).to_string()
+        };
+        let own = ",passes=9,reuse=own";
+        assert_eq!([1, 2, 3].map(|mib| of(mib, own)), ["L1", "L1", "dram"]);
+        assert_eq!(of(1, ",passes=9"), "L2");
+        assert_eq!(of(1, ""), "L2");
     }
 
     /// Seconds of warm-up of a device whose clock is this share of its highest.

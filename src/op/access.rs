@@ -16,7 +16,7 @@ pub enum Access {
     Triad,
 }
 
-text_of_name!(Access => "an access");
+text_of_name!(Access => "an access", Reuse => "a kind of reuse");
 
 impl Access {
     /// Every access, in the order in which tables list them.
@@ -29,6 +29,31 @@ impl Access {
             Access::Write => "write",
             Access::Copy => "copy",
             Access::Triad => "triad",
+        }
+    }
+}
+
+/// Who reads bytes again that one launch goes through several times, and so which cache
+/// serves them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reuse {
+    /// In each pass a core reads what another one read in the pass before: what serves it is
+    /// a cache that cores share.
+    Shared,
+    /// Each core reads its own share again: what serves it is the cache nearest to the core
+    /// that holds such a share.
+    Own,
+}
+
+impl Reuse {
+    /// Both, the default first.
+    pub const ALL: [Reuse; 2] = [Reuse::Shared, Reuse::Own];
+
+    /// The spelling used in suites, ids and CSV files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reuse::Shared => "shared",
+            Reuse::Own => "own",
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::ops::Range;
 
-use super::Access;
 use super::contract::product;
 use super::explanation::{Explanation, formula, size};
 use super::judged::{
@@ -12,6 +11,7 @@ use super::judged::{
 };
 use super::kv_append::scale_tensors;
 use super::kv_layout::{Requests, attended, check_cache, check_heads};
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
@@ -262,6 +262,10 @@ impl Operation for DecodeAttention {
 
 impl Judged for DecodeAttention {
     fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 

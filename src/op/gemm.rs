@@ -2,7 +2,6 @@
 
 use std::any::Any;
 
-use super::Access;
 use super::contract::product;
 use super::explanation::{Explanation, formula, matrix, size, weights};
 use super::judged::{
@@ -13,6 +12,7 @@ use super::linear::{
     MatrixNames, check_activations, check_weights, check_whole_groups, math_dtype,
     matrix_tensors,
 };
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::quant::{Quant, QuantPlace};
@@ -193,6 +193,10 @@ impl Operation for Gemm {
 
 impl Judged for Gemm {
     fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 

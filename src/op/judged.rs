@@ -6,7 +6,7 @@
 
 use std::any::Any;
 
-use super::access::Access;
+use super::access::{Access, Reuse};
 use crate::format::DType;
 use crate::quant::Quant;
 
@@ -97,6 +97,12 @@ pub trait Judged {
     /// The direction of traffic whose bandwidth the problem measures, if it is a stream.
     fn memory_roof(&self) -> Option<Access>;
 
+    /// How a launch goes several times through the bytes that it reads, if that is what the
+    /// problem is for: it then shows the rate of a cache. Bytes of [`Reuse::Own`] come from
+    /// caches of one core each, faster than any memory that cores share: they are under no
+    /// roof, and set none.
+    fn reuse(&self) -> Option<Reuse>;
+
     /// What points must share to lie on one straight line of time over bytes, as prose;
     /// `None` for what does more than read.
     fn line(&self) -> Option<String>;
@@ -120,6 +126,10 @@ macro_rules! not_compared {
     ($operation:ty) => {
         impl $crate::op::Judged for $operation {
             fn memory_roof(&self) -> Option<$crate::op::Access> {
+                None
+            }
+
+            fn reuse(&self) -> Option<$crate::op::Reuse> {
                 None
             }
 

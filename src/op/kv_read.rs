@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::ops::Range;
 
-use super::Access;
 use super::contract::product;
 use super::explanation::Explanation;
 use super::judged::{
@@ -12,6 +11,7 @@ use super::judged::{
     SweepPlace,
 };
 use super::kv_layout::Requests;
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, KvLayout, Lengths, Magnitude, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
@@ -175,6 +175,10 @@ impl Operation for KvRead {
 
 impl Judged for KvRead {
     fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::ops::Range;
 
-use super::Access;
 use super::contract::product;
 use super::explanation::{Explanation, formula, size};
 use super::judged::{
@@ -11,6 +10,7 @@ use super::judged::{
     SweepPlace,
 };
 use super::kv_layout::{Requests, attended, check_cache};
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, KvLayout, KvRead, Lengths, Magnitude, Operation};
 use super::{ProblemError, Routed};
 use crate::format::{DType, LATENTS_OF_SCALE, Role, Tensor, TensorFormat};
@@ -252,6 +252,10 @@ impl Operation for MlaDecode {
 
 impl Judged for MlaDecode {
     fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 

@@ -46,7 +46,7 @@ mod stream;
 mod table;
 mod transfer;
 
-pub use access::Access;
+pub use access::{Access, Reuse};
 pub use argmax::Argmax;
 pub use class::ShapeClass;
 pub use collective::{Collective, CollectiveKind};

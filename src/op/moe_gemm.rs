@@ -5,7 +5,6 @@ use std::any::Any;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::Access;
 use super::contract::product;
 use super::explanation::{Explanation, formula, matrix, size, weights};
 use super::judged::{
@@ -16,6 +15,7 @@ use super::linear::{
     MatrixNames, check_activations, check_weights, check_whole_groups, math_dtype,
     matrix_tensors,
 };
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat, text_of_name};
 use crate::quant::{Quant, QuantPlace};
@@ -528,6 +528,10 @@ impl Operation for MoeGemm {
 
 impl Judged for MoeGemm {
     fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 

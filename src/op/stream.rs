@@ -2,12 +2,12 @@
 
 use std::any::Any;
 
-use super::Access;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{DType, Role, Tensor, TensorFormat};
 use crate::resource::{Resource, Work};
@@ -18,11 +18,13 @@ pub(super) const FACTS: Facts = Facts {
         KeySpec::bare("access"),
         KeySpec::bytes("bytes"),
         KeySpec::new("passes").or("1").silent(),
+        KeySpec::new("reuse").or("shared").silent(),
     ],
     size_keys: &["bytes"],
     examples: &[
         "stream:access=copy,bytes=4 KiB",
         "stream:access=read,bytes=8 KiB,passes=3",
+        "stream:access=read,bytes=8 KiB,passes=3,reuse=own",
     ],
     judged: JudgedFacts {
         prose: "stream",
@@ -46,6 +48,9 @@ pub struct Stream {
     /// How many times one launch reads all of them, in other orders: more than once for sets
     /// that a cache holds, whose bandwidth does not show in the few microseconds of one pass.
     pub passes: u64,
+    /// Whether a core reads in each pass what another one read in the pass before, or its own
+    /// share again.
+    pub reuse: Reuse,
 }
 
 /// Most passes.
@@ -56,6 +61,7 @@ pub(super) fn read(f: &Fields) -> Result<Stream, ProblemError> {
         access: f.parse("access")?,
         bytes: f.size("bytes")?,
         passes: f.extent("passes")?,
+        reuse: f.parse("reuse")?,
     })
 }
 
@@ -89,7 +95,12 @@ impl Stream {
 
 impl Operation for Stream {
     fn values(&self) -> Vec<String> {
-        vec![self.access.to_string(), self.bytes.to_string(), self.passes.to_string()]
+        vec![
+            self.access.to_string(),
+            self.bytes.to_string(),
+            self.passes.to_string(),
+            self.reuse.to_string(),
+        ]
     }
 
     fn check(&self) -> Result<(), ProblemError> {
@@ -106,6 +117,16 @@ impl Operation for Stream {
             return Err(ProblemError::at(
                 "passes",
                 format!("passes = {} are more than {MAX_PASSES}; use fewer", self.passes),
+            ));
+        }
+        if self.reuse == Reuse::Own && self.passes == 1 {
+            return Err(ProblemError::at(
+                "reuse",
+                format!(
+                    "reuse = own of a {} with passes = 1, which reads nothing again; write \
+                     access = \"read\" with passes = 2 or more, or leave reuse out",
+                    self.access
+                ),
             ));
         }
         if self.bytes.is_multiple_of(self.line_bytes()) {
@@ -187,7 +208,12 @@ impl Operation for Stream {
 
 impl Judged for Stream {
     fn memory_roof(&self) -> Option<Access> {
-        Some(self.access)
+        // A cache of one core serves no other: its rate is no limit of what all of them do.
+        (self.reuse == Reuse::Shared).then_some(self.access)
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
+        (self.passes > 1).then_some(self.reuse)
     }
 
     fn line(&self) -> Option<String> {

@@ -31,11 +31,12 @@ use super::state_update::StateUpdate;
 use super::stream::Stream;
 use super::transfer::Transfer;
 use super::{
-    argmax, collective, decode_attention, decode_step, embedding, gated_activation, gemm,
-    index_topk, kv_append, kv_read, mla_append, mla_decode, moe_gemm, peak,
+    Reuse, argmax, collective, decode_attention, decode_step, embedding, gated_activation,
+    gemm, index_topk, kv_append, kv_read, mla_append, mla_decode, moe_gemm, peak,
     prefill_attention, rmsnorm, rope_append, sparse_mla, state_update, stream, transfer,
 };
 use crate::format::{DType, Role, Tensor, text_of_name};
+use crate::residency::{CacheSize, Residency};
 use crate::resource::Work;
 
 /// Largest compulsory traffic of one problem, in bytes (64 TiB).
@@ -224,7 +225,7 @@ const FIRST_SHAPE_KEYS: [&str; 30] = [
 
 /// Keys that operations got when columns for others were there already, in the order in which
 /// they came.
-const LATER_SHAPE_KEYS: [&str; 1] = ["passes"];
+const LATER_SHAPE_KEYS: [&str; 2] = ["passes", "reuse"];
 
 /// Every key that any problem is written with, in the order of CSV columns: those of the
 /// first campaigns, then what operations brought, in the order of the table, then what they
@@ -287,6 +288,25 @@ impl Problem {
     /// The format that is computed in: see [`Work::math_dtype`].
     pub fn math_dtype(&self) -> Option<DType> {
         self.work().math_dtype()
+    }
+
+    /// What holds its bytes when so many lie between two uses of the same one, on a device
+    /// with these caches, smallest first. `near_cache` is one that each core has beside them
+    /// and that a launch finds empty, summed over the cores: it serves only what a launch
+    /// [reads again](super::Judged::reuse), each core its own share.
+    pub fn residency(
+        &self,
+        reuse_distance_bytes: u64,
+        caches: &[CacheSize],
+        near_cache: Option<CacheSize>,
+    ) -> Residency {
+        let is_near = |cache: &CacheSize| reuse_distance_bytes <= cache.bytes;
+        match near_cache.filter(is_near) {
+            Some(near) if self.operation().reuse() == Some(Reuse::Own) => {
+                Residency::Cache(near.level)
+            }
+            _ => Residency::of(reuse_distance_bytes, caches),
+        }
     }
 
     /// What another problem differs in: see [`Judged::pair_with`](super::Judged::pair_with).

@@ -3,12 +3,12 @@
 
 use std::any::Any;
 
-use super::Access;
 use super::explanation::Explanation;
 use super::judged::{
     Hue, Judged, JudgedFacts, KneeAxis, MarkerShape, OpMarker, PairKind, Purpose, Sweep,
     SweepPlace,
 };
+use super::{Access, Reuse};
 use super::{Facts, Fields, KeySpec, Magnitude, Operation, ProblemError, Routed};
 use crate::format::{HostMemory, Role, Tensor, TensorFormat, text_of_name};
 use crate::resource::{Link, LinkDirection, Work};
@@ -172,6 +172,10 @@ impl Operation for Transfer {
 
 impl Judged for Transfer {
     fn memory_roof(&self) -> Option<Access> {
+        None
+    }
+
+    fn reuse(&self) -> Option<Reuse> {
         None
     }
 

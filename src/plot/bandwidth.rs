@@ -14,8 +14,9 @@ use super::svg::{Canvas, FAINT, GUIDE, INK, Marker, SPEC, Stroke, Text};
 use super::table::{PlottedTable, count_text, thinned};
 use crate::analysis::{Campaign, Measured};
 use crate::line_fit::{self, Fit};
-use crate::op::{Access, Op};
+use crate::op::{Access, Op, Reuse};
 use crate::quantity::{bytes, prefix, si};
+use crate::residency::CacheSize;
 use crate::statistics::Estimate;
 
 /// Marks of one operation that the panel can show beside the curves.
@@ -24,15 +25,49 @@ const MOST_MARKS: usize = 60;
 /// A point with its working set and bandwidth.
 type Placed<'a> = (f64, Estimate, &'a Measured);
 
-/// The best of the streams of one direction at each working set.
+/// What the streams of a curve show.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streamed {
+    /// Bandwidth in one direction of what all cores share.
+    Shared(Access),
+    /// Reads by each core of its own share, again and again.
+    Own,
+}
+
+impl Streamed {
+    /// The curves, in the order of the legend.
+    const ALL: [Streamed; 5] = [
+        Streamed::Shared(Access::Read),
+        Streamed::Shared(Access::Write),
+        Streamed::Shared(Access::Copy),
+        Streamed::Shared(Access::Triad),
+        Streamed::Own,
+    ];
+
+    fn name(self) -> String {
+        match self {
+            Streamed::Shared(access) => format!("{access} stream"),
+            Streamed::Own => "read stream, each core its own share".to_owned(),
+        }
+    }
+
+    fn is_of(self, point: &Measured) -> bool {
+        match self {
+            Streamed::Shared(access) => point.memory_roof() == Some(access),
+            Streamed::Own => point.reuse() == Some(Reuse::Own),
+        }
+    }
+}
+
+/// The best of the streams of one kind at each working set.
 struct StreamCurve<'a> {
-    access: Access,
+    streamed: Streamed,
     points: Vec<Placed<'a>>,
 }
 
 impl StreamCurve<'_> {
     fn style(&self) -> (Stroke, Marker) {
-        let index = Access::ALL.iter().position(|access| *access == self.access);
+        let index = Streamed::ALL.iter().position(|streamed| *streamed == self.streamed);
         series_style(Op::Stream, index.unwrap_or(0), 1.2)
     }
 }
@@ -42,9 +77,9 @@ impl StreamCurve<'_> {
 /// # Errors
 /// The reason why there is nothing to draw.
 pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
-    let curves: Vec<StreamCurve> = Access::ALL
+    let curves: Vec<StreamCurve> = Streamed::ALL
         .into_iter()
-        .map(|access| StreamCurve { access, points: stream(campaign, access) })
+        .map(|streamed| StreamCurve { streamed, points: stream(campaign, streamed) })
         .filter(|curve| !curve.points.is_empty())
         .collect();
     let all = readers(campaign);
@@ -83,8 +118,9 @@ pub fn draw(campaign: &Campaign) -> Result<Figure, String> {
         });
     }
     for curve in &curves {
-        let name = format!("{} stream", curve.access);
-        canvas.series(&name, |canvas| draw_curve(canvas, &panel, &mut room, curve));
+        canvas.series(&curve.streamed.name(), |canvas| {
+            draw_curve(canvas, &panel, &mut room, curve)
+        });
     }
     let mut entries: Vec<LegendEntry> = curves.iter().map(curve_entry).collect();
     entries.extend(
@@ -126,7 +162,7 @@ fn table(curves: &[StreamCurve], all: &[Placed], drawn: &[&Placed]) -> PlottedTa
     let mut table = PlottedTable::new("working_set_bytes", "bandwidth_bytes_per_s");
     for curve in curves {
         for (x, rate, point) in &curve.points {
-            table.point(("", &format!("{} stream", curve.access)), point, *x, *rate);
+            table.point(("", &curve.streamed.name()), point, *x, *rate);
         }
     }
     let ids: HashSet<&str> = drawn.iter().map(|(_, _, p)| p.point_id.as_str()).collect();
@@ -144,10 +180,10 @@ fn placed(point: &Measured) -> Option<Placed<'_>> {
     Some((distance as f64, point.bytes_per_s().filter(drawable)?, point))
 }
 
-fn stream(campaign: &Campaign, access: Access) -> Vec<Placed<'_>> {
+fn stream(campaign: &Campaign, streamed: Streamed) -> Vec<Placed<'_>> {
     let mut best: BTreeMap<u64, Placed> = BTreeMap::new();
     for point in campaign.own_points() {
-        if point.memory_roof() != Some(access) {
+        if !streamed.is_of(point) {
             continue;
         }
         let Some(new) = placed(point) else { continue };
@@ -174,8 +210,7 @@ fn panel<'a>(
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(byte);
     // A cache just outside still explains the end of the curve.
     let near = |bytes: &f64| x.lo / 4.0 < *bytes && *bytes < x.hi * 4.0;
-    let caches =
-        campaign.provenance.caches.iter().map(|cache| cache.bytes as f64).filter(near);
+    let caches = caches(campaign).into_iter().map(|cache| cache.bytes as f64).filter(near);
     let sets = points.clone().map(|(x, ..)| *x).chain(caches);
     let x = Axis::spanning(sets, Scale::Bytes, (1.7, 1.7)).unwrap_or(x);
     let promised =
@@ -184,6 +219,14 @@ fn panel<'a>(
     let mut y = Axis::spanning(rates, Scale::Decimal(1.0), (1.3, 1.3)).unwrap_or(byte);
     y.scale = Scale::Decimal(prefix(y.hi / 3.0).0);
     Panel { area, x, y }
+}
+
+/// Caches whose capacity is drawn: the one of each core where a curve shows it.
+fn caches(campaign: &Campaign) -> Vec<CacheSize> {
+    let of = &campaign.provenance;
+    let shows_near = campaign.own_points().any(|point| Streamed::Own.is_of(point));
+    let near = of.near_cache.filter(|_| shows_near);
+    near.into_iter().chain(of.caches.iter().copied()).collect()
 }
 
 /// A segment with its label and style.
@@ -199,7 +242,7 @@ fn draw_lines(
 ) -> Vec<Label> {
     let (x, y) = (panel.x, panel.y);
     let mut lines = Vec::new();
-    for cache in &campaign.provenance.caches {
+    for cache in caches(campaign) {
         let capacity = cache.bytes as f64;
         let ends = ((capacity, y.lo), (capacity, y.hi));
         let label = format!("{} {}", cache.level, bytes(capacity));
@@ -271,7 +314,7 @@ fn draw_fit(
     panel: &Panel,
     curve: &StreamCurve,
 ) -> Option<LegendEntry> {
-    if curve.access != Access::Read {
+    if curve.streamed != Streamed::Shared(Access::Read) {
         return None;
     }
     let families =
@@ -300,5 +343,5 @@ fn draw_fit(
 
 fn curve_entry(curve: &StreamCurve) -> LegendEntry {
     let (stroke, marker) = curve.style();
-    LegendEntry::new(LegendKey::Both(stroke, marker), format!("{} stream", curve.access))
+    LegendEntry::new(LegendKey::Both(stroke, marker), curve.streamed.name())
 }

@@ -9,8 +9,11 @@ use crate::model::machine::DataSheet;
 use crate::op::Problem;
 use crate::point::{CacheState, KernelName, Point};
 use crate::record::{Records, Row, Run, Status, Witnesses};
-use crate::residency::{Residency, read_caches};
+use crate::residency::{CacheSize, read_caches};
 use crate::roofline::{Bandwidth, ComputePeak, Peaks};
+
+/// Of 132 multiprocessors with 248 KiB each.
+const NEAR: &str = "L1=33521664";
 
 /// A machine that times are made up for.
 struct MadeUpMachine {
@@ -53,7 +56,9 @@ impl MadeUpMachine {
             bytes_read_model: work.bytes_read(),
             bytes_written_model: work.bytes_written(),
             reuse_distance_bytes: Some(reuse),
-            residency: Residency::of(reuse, &read_caches(self.caches).0).to_string(),
+            residency: problem
+                .residency(reuse, &read_caches(self.caches).0, self.near())
+                .to_string(),
             n_samples: 30,
             time_s_median: Some(time_s),
             time_s_ci_lo: Some(time_s * (1.0 - spread)),
@@ -61,6 +66,17 @@ impl MadeUpMachine {
             started_utc: format!("2026-11-23T10:{:02}:00Z", self.rows.len() / 60),
             ..Row::default()
         });
+    }
+
+    /// The L1 of an H100's multiprocessors.
+    fn near(&self) -> Option<CacheSize> {
+        self.name.contains("H100").then(|| NEAR.parse().unwrap())
+    }
+
+    /// Adds a read of several passes at a bandwidth.
+    fn passes(&mut self, reuse: &str, bytes: u64, bytes_per_s: f64) {
+        let problem = format!("stream:access=read,bytes={bytes},passes=64,reuse={reuse}");
+        self.push(&problem, CacheState::Hot, bytes, 64.0 * bytes as f64 / bytes_per_s);
     }
 
     /// Adds a stream at a bandwidth.
@@ -96,6 +112,9 @@ impl MadeUpMachine {
         let mut run = Run::default();
         run.set("device", self.name);
         run.set("caches", self.caches);
+        if let Some(near) = self.near() {
+            run.set("near_cache", near);
+        }
         run.set("seed", 42);
         MadeUp { rows: self.rows, runs: vec![run], spec }
     }
@@ -283,6 +302,28 @@ pub fn gpu() -> MadeUp {
         );
     }
     machine.made(Some(h100_spec()))
+}
+
+/// The same GPU with reads of several passes, by each core of its own share and by all.
+pub fn gpu_with_caches() -> MadeUp {
+    let gpu = gpu();
+    let mut machine = MadeUpMachine {
+        name: "Example H100 80GB HBM3",
+        caches: "L2=52428800",
+        kernel: "stream",
+        last_level: 50 * MIB,
+        read: 3.02e12,
+        flops_per_s: &[],
+        launch_s: 0.0,
+        rows: Vec::new(),
+    };
+    for (mib, rate) in [(4, 20.0), (8, 26.0), (16, 28.5), (24, 28.7), (32, 6.0)] {
+        machine.passes("own", mib * MIB, rate * 1e12);
+    }
+    for (mib, rate) in [(4, 5.6), (16, 5.9), (32, 5.7)] {
+        machine.passes("shared", mib * MIB, rate * 1e12);
+    }
+    MadeUp { rows: [gpu.rows, machine.rows].concat(), ..gpu }
 }
 
 /// The same GPU without a data sheet, but with a driver that reports its clocks.

@@ -6,7 +6,9 @@ use tiny_skia::Pixmap;
 use std::fs;
 use std::sync::LazyLock;
 
-use super::fixture::{MadeUp, cpu, gpu, gpu_without_sheet, h100_by_implementation};
+use super::fixture::{
+    MadeUp, cpu, gpu, gpu_with_caches, gpu_without_sheet, h100_by_implementation,
+};
 use super::*;
 use crate::analysis::Measured;
 use crate::device::DeviceKind;
@@ -276,6 +278,29 @@ fn the_line_through_reads_from_dram_is_drawn_and_told() {
     assert!(bandwidth.svg.contains("read fit: 4 µs + bytes / 3.02 TB/s"));
     // The CPU's curve has two points beyond twice its cache.
     assert!(!named(&cpu().campaign(), "bandwidth").svg.contains("read fit"));
+}
+
+/// Reads by each core of its own share are a curve of their own, beside the capacity of the
+/// caches that serve them; no other curve has their points.
+#[test]
+fn own_shares_are_a_curve_of_their_own() {
+    let with = named(&gpu_with_caches().campaign(), "bandwidth");
+    assert_is_sound(&with);
+    let name = "read stream, each core its own share";
+    let of = |figure: &Figure, series: &str| {
+        let mut reader = csv::Reader::from_reader(figure.csv.as_bytes());
+        let rows = reader.records().map(Result::unwrap);
+        rows.filter(|row| row.iter().any(|cell| cell == series)).count()
+    };
+    assert_eq!(of(&with, name), 5);
+    let told = words(&with);
+    assert!(told.contains(name) && told.contains("L1 32 MiB"), "{told}");
+    // Shared passes have the place of the read of the same set where they are faster.
+    let without = named(&gpu().campaign(), "bandwidth");
+    assert_eq!(of(&with, "read stream"), of(&without, "read stream"));
+    assert_eq!(of(&without, name), 0);
+    let told = words(&without);
+    assert!(!told.contains(name) && !told.contains("L1 "), "{told}");
 }
 
 #[test]

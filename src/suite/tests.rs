@@ -98,6 +98,14 @@ fn lanes_in_units_follow_the_device() {
     );
     let error = suite(&text.replace("64 units", "0 units")).unwrap_err().to_string();
     assert!(error.contains("s.toml:6") && error.contains("64 units"), "{error}");
+    let text = "name = \"x\"\n[[points]]\nop = \"stream\"\naccess = \"read\"\n\
+                bytes = [\"256 units\", \"32 KiB units\"]\n";
+    let points = suite(text).unwrap().points;
+    let bytes: Vec<u64> = points.iter().map(|p| p.problem.work().bytes()).collect();
+    assert_eq!(bytes, [3 * 256, 3 * (32 << 10)]);
+    let error =
+        suite(&text.replace("32 KiB units", "32 KB units")).unwrap_err().to_string();
+    assert!(error.contains("s.toml:5") && error.contains("`32 KiB units`"), "{error}");
 }
 
 #[test]

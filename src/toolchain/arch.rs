@@ -83,6 +83,19 @@ impl Arch {
         }
     }
 
+    /// Bytes of an SM's L1 where blocks take little shared memory: of the memory that both are
+    /// in (CUDA C++ Programming Guide, "Unified Data Cache Size"), what the smallest share of
+    /// shared memory leaves that [`RESERVED_SHARED_BYTES`] of a few blocks fit in.
+    pub const fn l1_bytes(self) -> u32 {
+        const SMALLEST_SHARED_KIB: u32 = 8;
+        let unified_kib = match (self.major, self.minor) {
+            (8, 0 | 7) => 192,
+            (9..=11, _) => 256,
+            _ => 128,
+        };
+        (unified_kib - SMALLEST_SHARED_KIB) << 10
+    }
+
     /// Multiprocessors of a typical GPU of this architecture: what is compiled may
     /// depend on it, but not on the GPU that it runs on.
     pub const fn usual_sms(self) -> u32 {
@@ -255,6 +268,17 @@ mod tests {
         let ada = Arch::SM_89.limits();
         assert_eq!((ada.shared_bytes_per_block, ada.threads_per_sm), (101_376, 1536));
         assert_eq!(Arch::SM_80.limits().shared_bytes_per_sm, 167_936);
+    }
+
+    /// Shared memory can take all but 28 KiB of what it shares with L1, and L1 all but 8 KiB.
+    #[test]
+    fn the_first_cache_is_what_shared_memory_leaves() {
+        let kib = Arch::KNOWN.map(|arch| arch.l1_bytes() >> 10);
+        let unified =
+            Arch::KNOWN.map(|arch| (arch.limits().shared_bytes_per_sm >> 10) + 28);
+        assert_eq!(kib, unified.map(|kib| kib - 8));
+        assert_eq!(Arch::SM_90.l1_bytes(), 248 << 10);
+        assert_eq!(Arch::SM_89.l1_bytes(), 120 << 10);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::analysis::{Candidate, Ceiling, Repeatability, drift_text};
 use crate::format::DType;
 use crate::line_fit::{self, LineFamily};
 use crate::quantity::si;
+use crate::residency::CacheLevel;
 use crate::roofline::Peaks;
 use crate::section::Section;
 use crate::statistics::Estimate;
@@ -37,12 +38,29 @@ impl Judge<'_> {
                 limits.push(self.ceiling(id, ceiling, "bytes/s", &of));
             }
         }
+        limits.extend(self.cache_limits());
         if let Some(sentinel) = &self.campaign.sentinel {
             let drift = Estimate::exact(sentinel.drift());
             let from = format!("{} repeats of the sentinel", sentinel.times_s.len());
-            limits.push(self.limit("drift".into(), drift, "share", from, &|_| None));
+            let drift = self.limit("drift".into(), drift, "share", from, &|_| None);
+            limits.push(MachineLimit { is_ceiling: false, ..drift });
         }
         limits
+    }
+
+    /// The rates of caches, from near to far.
+    fn cache_limits(&self) -> Vec<MachineLimit> {
+        let of = |(level, best): (CacheLevel, Ceiling)| {
+            let id = format!("{level}_read_bandwidth").to_lowercase();
+            let clock = best.source().sm_clock_hz;
+            MachineLimit {
+                bytes_per_clock: self.campaign.bytes_per_clock(best.rate.value, clock),
+                is_ceiling: false,
+                doubt: None,
+                ..self.ceiling(id, &best, "bytes/s", &|_| None)
+            }
+        };
+        self.campaign.cache_rates().into_iter().map(of).collect()
     }
 
     /// A limit, and what of it the clocks and the data sheet promise.
@@ -65,6 +83,8 @@ impl Judge<'_> {
             derived_at_clock: None,
             spec,
             flops_per_clock: None,
+            bytes_per_clock: None,
+            is_ceiling: true,
             doubt: None,
             candidates: Vec::new(),
         }
@@ -128,6 +148,8 @@ impl Judge<'_> {
         columns.extend(spec.is_some().then_some("of data sheet"));
         let has_clocks = limits.iter().any(|limit| limit.flops_per_clock.is_some());
         columns.extend(has_clocks.then_some("FLOP per clock and SM"));
+        let has_caches = limits.iter().any(|limit| limit.bytes_per_clock.is_some());
+        columns.extend(has_caches.then_some("bytes per clock and SM"));
         columns.extend(["from", "candidates", "judged by it"]);
         let rows = limits.iter().map(|limit| {
             let mut cells = vec![limit.id.replace('_', " "), limit.text()];
@@ -136,6 +158,9 @@ impl Judge<'_> {
             let per_clock =
                 || limit.flops_per_clock.map_or("-".to_owned(), |of| of.to_string());
             cells.extend(has_clocks.then(per_clock));
+            let bytes = limit.bytes_per_clock;
+            let bytes = || bytes.map_or("-".to_owned(), |bytes| format!("{bytes:.1}"));
+            cells.extend(has_caches.then(bytes));
             cells.push(limit.from.clone());
             cells.push(limit.candidates_text());
             cells.push(limit.judged().to_owned());
@@ -149,6 +174,9 @@ impl Judge<'_> {
         if let (Some(sheet), false) = (spec, rows.is_empty()) {
             paragraphs.push(format!("Data sheet: {}, {}.", sheet.machine, sheet.source));
         }
+        if limits.iter().any(|limit| !limit.candidates.is_empty() && !limit.is_ceiling) {
+            paragraphs.push(CACHES.to_owned());
+        }
         paragraphs.extend(self.campaign.repeatability.as_ref().map(repeatable));
         Section {
             heading: LIMITS_HEADING.into(),
@@ -159,6 +187,7 @@ impl Judge<'_> {
             spare: &[
                 "candidates",
                 "FLOP per clock and SM",
+                "bytes per clock and SM",
                 "of data sheet",
                 "judged by it",
             ],
@@ -229,6 +258,12 @@ fn repeatable(of: &Repeatability) -> String {
 const DERIVED: &str = "Derived: 2 x memory clock x bus width; multiprocessors x FLOPs per \
                        clock x clock, at the clock that was measured with the ceiling or \
                        else at the highest that the device reports.";
+
+/// What the rates of caches mean.
+const CACHES: &str = "Caches: the best of reads that go several times through a set in one \
+                      launch. L1 of sets of which each core reads its own share again, caches \
+                      behind it of sets that a core reads after another one. Nothing is judged \
+                      by them.";
 
 /// What a fixed cost below zero is: no time is negative.
 fn note_on(fixed_s: Estimate) -> &'static str {
@@ -305,7 +340,7 @@ impl MachineLimit {
     pub fn judged(&self) -> &'static str {
         match self.doubt {
             Some(doubt) => doubt.name(),
-            None if self.unit == "share" => "",
+            None if !self.is_ceiling => "",
             None => "yes",
         }
     }

@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 use super::{Judge, counted};
 use crate::analysis::Campaign;
 use crate::analysis::contradictions::{self, ROUNDING, are_equal, in_row};
+use crate::op::Problem;
 use crate::provenance::{MACHINE_COLUMNS, PROGRAM_COLUMNS, Provenance, differences};
 use crate::record::{RoundRow, Row, Run, SCHEMA_VERSION, SampleTimes, Unreadable};
-use crate::residency::Residency;
 use crate::statistics;
 
 /// Most findings of one kind that are told one by one; the others are counted.
@@ -230,15 +230,17 @@ impl<'a> Files<'a> {
 
     /// Residencies that do not follow from the rotation and the caches.
     fn residencies(&self) -> Vec<Unreadable> {
-        let caches: HashMap<&str, _> = self
-            .runs
-            .iter()
-            .map(|(id, run)| (*id, Provenance::of(run, 0).0.caches))
-            .collect();
+        let provenances: HashMap<&str, _> =
+            self.runs.iter().map(|(id, run)| (*id, Provenance::of(run, 0).0)).collect();
         let found = self.rows().filter(|row| !row.residency.is_empty()).filter_map(|row| {
-            let caches =
-                caches.get(row.run_id.as_str()).filter(|known| !known.is_empty())?;
-            let expected = Residency::of(row.reuse_distance_bytes?, caches).to_string();
+            let run = provenances.get(row.run_id.as_str())?;
+            let problem: Problem = row.problem.parse().ok()?;
+            if run.caches.is_empty() {
+                return None;
+            }
+            let distance = row.reuse_distance_bytes?;
+            let expected =
+                problem.residency(distance, &run.caches, run.near_cache).to_string();
             (expected != row.residency).then(|| {
                 let why = format!(
                     "{} bytes between two uses are in {expected}, by the caches in run.csv",

@@ -483,6 +483,101 @@ fn limits_stand_beside_what_clocks_and_data_sheet_promise() {
     assert!(section.rows.iter().all(|row| row.len() == section.columns.len()));
 }
 
+/// A read of several passes: of a set that a cache holds, at a rate and a clock of 1 GHz.
+fn cached(bytes: u64, reuse: &str, residency: &str, bytes_per_s: f64) -> Row {
+    let text = format!("stream:access=read,bytes={bytes},passes=64,reuse={reuse}");
+    let row = row(&text, 64.0 * bytes as f64 / bytes_per_s, 0.01);
+    Row {
+        reuse_distance_bytes: Some(bytes),
+        residency: residency.into(),
+        cache_state: "hot".into(),
+        sm_clock_hz_median: Some(1e9),
+        ..row
+    }
+}
+
+/// The best rate of each cache, whose sets are shares of one core for L1 and shared for those
+/// behind it. They bound nothing, and nothing bounds an own share.
+#[test]
+fn rates_of_caches_are_limits_and_no_ceilings() {
+    let rows = vec![
+        cached(1 << 16, "own", "L1", 100.0 * GB_S),
+        cached(1 << 17, "own", "L1", 120.0 * GB_S),
+        // Its L1 served a part of it.
+        cached(1 << 19, "own", "L2", 900.0 * GB_S),
+        cached(1 << 18, "shared", "L2", 60.0 * GB_S),
+        // No cache holds it, and its L1s may have served a part.
+        cached(1 << 29, "own", "dram", 29.0 * GB_S),
+    ];
+    let verdict = judged(rows.clone(), clocked());
+    assert_eq!(verdict.faults, [""; 0]);
+    let limit = |id: &str| verdict.limits.iter().find(|limit| limit.id == id).unwrap();
+    let rate = |id: &str| (limit(id).value.value / GB_S).round();
+    assert_eq!((rate("l1_read_bandwidth"), rate("l2_read_bandwidth")), (120.0, 60.0));
+    assert_eq!(rate("dram_read_bandwidth"), 30.0);
+    let l1 = limit("l1_read_bandwidth");
+    // One multiprocessor at 1 GHz.
+    assert!((l1.bytes_per_clock.unwrap() - 120.0).abs() < 1e-6, "{l1:?}");
+    assert!(l1.value.lo < l1.value.value && l1.value.value < l1.value.hi, "{l1:?}");
+    assert_eq!((l1.judged(), l1.derived, l1.spec), ("", None, None));
+    let section = machine_section(&verdict);
+    let column =
+        section.columns.iter().position(|c| *c == "bytes per clock and SM").unwrap();
+    let cells: Vec<&str> = section.rows.iter().map(|row| row[column].as_str()).collect();
+    assert!(cells.contains(&"120.0") && cells.contains(&"-"), "{cells:?}");
+    assert!(
+        section.paragraphs.iter().any(|told| told.starts_with("Caches: ")),
+        "{section:?}"
+    );
+    let ids: Vec<&str> = verdict.limits.iter().map(|limit| limit.id.as_str()).collect();
+    assert!(!ids.contains(&"l3_read_bandwidth"), "{ids:?}");
+    // Without a clock nobody knows the bytes of one.
+    let unclocked = rows.into_iter().map(|row| Row { sm_clock_hz_median: None, ..row });
+    let verdict = judged(unclocked.collect(), clocked());
+    assert!(!machine_section(&verdict).columns.contains(&"bytes per clock and SM"));
+}
+
+/// Own shares are under no roof of any kind, and change none of another point.
+#[test]
+fn own_shares_have_no_roofs_and_set_none() {
+    let mut run = clocked();
+    run.set("planned_rows", 5);
+    let campaign = |own: Option<Row>| {
+        let mut rows = ceilings();
+        rows.push(decode(8, 8, 0.9, 0.0));
+        rows.push(cached(1 << 18, "shared", "L2", 60.0 * GB_S));
+        rows.extend(own);
+        let records = Records { runs: vec![run.clone()], rows, ..Records::default() };
+        let sheet = DataSheet {
+            machine: "test".into(),
+            source: "https://example.org".into(),
+            peaks: Peaks {
+                bandwidth: Bandwidth::flat(40e9),
+                compute: Vec::new(),
+                links: Vec::new(),
+            },
+            l2_bytes: None,
+        };
+        Campaign::from_records(Path::new("x"), records, Some(sheet)).unwrap()
+    };
+    // As large a set as the largest read, which sets the ceiling.
+    let own = campaign(Some(cached(1 << 30, "own", "L1", 900.0 * GB_S)));
+    let without = campaign(None);
+    let point = own.points.last().unwrap();
+    assert!(point.time_s.is_some() && point.bytes_per_s().is_some());
+    assert_eq!((point.empirical, point.derived, point.spec), (None, None, None));
+    assert_eq!((point.memory_s, point.memory_fraction()), (None, None));
+    let of = |campaign: &Campaign| campaign.ceilings.clone().unwrap();
+    assert_eq!(of(&own).peaks, of(&without).peaks);
+    assert_eq!(of(&own).read, of(&without).read);
+    let roofs = |campaign: &Campaign| {
+        campaign.points[..4].iter().map(|p| (p.empirical, p.spec)).collect::<Vec<_>>()
+    };
+    assert_eq!(roofs(&own), roofs(&without));
+    assert!(roofs(&own).iter().all(|(empirical, _)| empirical.is_some()));
+    assert_eq!(judge(&own).faults, [""; 0]);
+}
+
 /// Faults of a campaign whose row `index` is faster by `factor`.
 fn faster(mut run: Run, index: usize, factor: f64, residency: &str) -> Vec<String> {
     let mut rows = ceilings();

@@ -13,6 +13,15 @@ pub const SPECIMENS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "stream",
+        &[
+            // Shares of a whole tile, and of what is left of one in all its halves.
+            "stream:access=read,bytes=262144,passes=2,reuse=own",
+            "stream:access=read,bytes=303104,passes=2,reuse=own",
+            "stream:access=read,bytes=491392,passes=3,reuse=own",
+        ],
+    ),
+    (
         "stream.one_tile",
         &[
             // A last tile that is not whole, for some threads and for others.

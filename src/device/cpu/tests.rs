@@ -88,6 +88,24 @@ fn streams_are_right() {
             verify(&mut device, &format!("stream:access={access},bytes={bytes}"));
         }
     }
+    // Fewer lines than threads, an odd line, and shares that no thread has done with at once.
+    for bytes in [128, 384, 65_536 + 128, 3 << 20] {
+        for passes in [2, 7] {
+            for reuse in ["shared", "own"] {
+                let rest = format!("passes={passes},reuse={reuse}");
+                verify(&mut device, &format!("stream:access=read,bytes={bytes},{rest}"));
+            }
+        }
+    }
+    let own = "stream:access=read,bytes=3 MiB,passes=2,reuse=own";
+    verify_as(&mut device, own, "cpu_stream.half_of_the_threads");
+    let why = device.prepare(
+        &own.parse().unwrap(),
+        "cpu_stream.chunks_of_1_mib",
+        Layout::new(1, SEED),
+    );
+    let why = why.err().unwrap().to_string();
+    assert!(why.contains("reuse = own") && why.contains("use `cpu_stream`"), "{why}");
     for bytes in [384, 768, 3 * 65_536 + 384, 9 << 20] {
         verify(&mut device, &format!("stream:access=triad,bytes={bytes}"));
     }

@@ -11,7 +11,7 @@ use super::driver::{self, Context, CudaStream, Function, LaunchShape, Properties
 use super::nvml::Nvidia;
 use super::timing::{self, Functions, SpinParams, Stopwatch};
 
-use crate::device::contract::slug;
+use crate::device::contract::{near_cache_fact, slug};
 use crate::device::{DeviceInfo, DeviceKind, DeviceOptions, LaunchError};
 use crate::kernel::{Configured, DEVICE_SOURCE, ParamBytes};
 use crate::op::Problem;
@@ -287,6 +287,10 @@ fn device_info(
         timer: String::new(),
         timer_quantum_s: timing::EVENT_QUANTUM_S,
         launch_overhead_s,
-        facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        facts: facts
+            .map(|(name, value)| (name.to_owned(), value))
+            .into_iter()
+            .chain([near_cache_fact(Arch { major, minor }, p.sms)])
+            .collect(),
     })
 }

@@ -3,7 +3,7 @@
 use crate::model::llm::Llm;
 use crate::model::routing::Touched;
 use crate::model::shape::{Formats, StepShape, WeightPart};
-use crate::op::{Access, Collective, CollectiveKind, Gemm, Problem, Stream};
+use crate::op::{Access, Collective, CollectiveKind, Gemm, Problem, Reuse, Stream};
 use crate::resource::{Link, Work};
 
 /// What a problem of a step belongs to.
@@ -258,7 +258,8 @@ impl Builder<'_> {
     ) -> Result<(), String> {
         let bytes = self.shape.formats.activations.bytes_of(elements);
         let bytes = bytes.next_multiple_of(128);
-        let stream = Stream { access: Access::Copy, bytes, passes: 1 };
+        let stream =
+            Stream { access: Access::Copy, bytes, passes: 1, reuse: Reuse::Shared };
         self.push((name, StepPart::Rest), Problem::Stream(stream), count)
     }
 

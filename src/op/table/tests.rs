@@ -266,9 +266,33 @@ fn streams_count_what_they_touch() {
     assert_eq!(passes.to_string(), "stream:access=read,bytes=1024,passes=3");
     let once: Problem = "stream:access=read,bytes=1 KiB,passes=1".parse().unwrap();
     assert_eq!(once.to_string(), "stream:access=read,bytes=1024");
+    // Who reads them again changes no byte.
+    let own: Problem = "stream:access=read,bytes=1 KiB,passes=3,reuse=own".parse().unwrap();
+    assert_eq!((own.work(), own.tensors()), (passes.work(), passes.tensors()));
+    assert_eq!(own.to_string(), "stream:access=read,bytes=1024,passes=3,reuse=own");
+    assert_eq!(own.label(), "stream read 1 KiB passes=3 reuse=own");
+    let shared: Problem =
+        "stream:access=read,bytes=1 KiB,passes=3,reuse=shared".parse().unwrap();
+    assert_eq!(shared.to_string(), passes.to_string());
     let triad = work("stream:access=triad,bytes=768");
     assert_eq!((triad.bytes_read(), triad.bytes_written()), (512, 256));
     assert_eq!((triad.vector_flops(), triad.matrix_flops()), (128, 0));
+}
+
+/// Only what shares no cache is under no roof, and only what goes through a set again shows a
+/// cache.
+#[test]
+fn own_shares_are_no_roof_of_what_cores_share() {
+    let of = |rest: &str| {
+        let text = format!("stream:access=read,bytes=1 KiB{rest}");
+        let problem: Problem = text.parse().unwrap();
+        let operation = problem.operation();
+        (operation.memory_roof(), operation.line().is_some(), operation.reuse())
+    };
+    let read = Some(Access::Read);
+    assert_eq!(of(""), (read, true, None));
+    assert_eq!(of(",passes=3"), (read, false, Some(Reuse::Shared)));
+    assert_eq!(of(",passes=3,reuse=own"), (None, false, Some(Reuse::Own)));
 }
 
 #[test]
@@ -346,6 +370,10 @@ fn bad_input_is_told_what_to_do() {
         ("stream:access=copy,bytes=256,passes=2", "passes", "only reads have several"),
         ("stream:access=read,bytes=256,passes=65537", "passes", "more than 65536"),
         ("stream:access=read,bytes=256,passes=0", "passes", "passes"),
+        ("stream:access=read,bytes=256,reuse=own", "reuse", "passes = 2 or more"),
+        ("stream:access=copy,bytes=256,reuse=own", "reuse", "access = \"read\""),
+        ("stream:access=copy,bytes=256,passes=2,reuse=own", "passes", "only reads"),
+        ("stream:access=read,bytes=256,passes=2,reuse=mine", "reuse", "one of shared, own"),
         ("stream:access=triad,bytes=1 GiB", "bytes", "use 1073741952"),
         ("peak:unit=tensor,dtype=f32,lanes=1,steps=1", "dtype", "unit = \"fma\""),
         (
@@ -511,6 +539,7 @@ prop_compose! {
                 "bytes" => (dims[0] * 768).to_string(),
                 // More are of reads alone, and move the same arrays again.
                 "passes" => "1".into(),
+                "reuse" => "shared".into(),
                 "direction" => TransferDirection::ALL[choice].to_string(),
                 "memory" => HostMemory::ALL[access % 2].to_string(),
                 "dtype" if op == Op::DecodeStep && dtype.is_scaled() => "f16".into(),

@@ -107,6 +107,27 @@ fn drift_excuses_nothing_and_load_is_told() {
     assert!(told[0].contains("while other programs had 44% of the CPU"), "{told:?}");
 }
 
+/// Reads again of what the caches of single cores hold beat every roof, and are no fault; those
+/// of what cores share are held against the largest read where they come from DRAM.
+#[test]
+fn own_shares_beat_no_roof() {
+    let again = |reuse: &str| {
+        let text = format!("stream:access=read,bytes=32 MiB,passes=64,reuse={reuse}");
+        at("stream", &text, 30.0)
+    };
+    let near = Row {
+        residency: "L1".into(),
+        reuse_distance_bytes: Some(32 << 20),
+        ..again("own")
+    };
+    // A smaller set was read, by which others in caches are judged.
+    let smaller = Row { residency: "L2".into(), ..stream(1 << 20, 2.0 * READ) };
+    assert_eq!(faults(vec![near, smaller]), [""; 0]);
+    let shared = Row { reuse_distance_bytes: Some(4 * CACHE), ..again("shared") };
+    let told = faults(vec![shared]);
+    assert!(told.len() == 1 && told[0].contains("moved bytes at 3000%"), "{told:?}");
+}
+
 #[test]
 fn one_kernel_alone_is_miscounted() {
     let rows = vec![at("decode", DECODE, 1.85), at("kv_read", KV_READ, 0.9)];

@@ -37,11 +37,16 @@ dtype = "f32"
 
 /// A campaign whose processes say how many threads they have.
 fn measured() -> (TempDir, PathBuf) {
+    measured_with(SUITE, ("threads", "2"))
+}
+
+/// A campaign of a suite whose processes say one thing more.
+fn measured_with(suite: &str, (fact, value): (&str, &str)) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let mut device = SimulatedDevice::default();
-    device.info.facts.push(("threads".into(), "2".into()));
+    device.info.facts.push((fact.into(), value.into()));
     let request = Request {
-        suite: Some(Suite::parse("tiny.toml", SUITE).unwrap()),
+        suite: Some(Suite::parse("tiny.toml", suite).unwrap()),
         out: Some(dir.path().join("c")),
         resume: None,
         seed: Some(5),
@@ -211,6 +216,30 @@ fn without_samples_medians_are_not_checked_and_that_is_said() {
     assert!(of(&folder).contains("samples.csv has no samples of 4 rows"));
     fs::remove_file(folder.join("samples.csv")).unwrap();
     assert!(of(&folder).contains("samples.csv is not there"));
+}
+
+/// Own shares are where the near cache of `run.csv` holds them, and nothing else is.
+#[test]
+fn own_shares_are_held_against_the_near_cache() {
+    let own = "[[points]]\nop = \"stream\"\naccess = \"read\"\nbytes = \"64 KiB\"\n\
+               passes = 3\nreuse = [\"shared\", \"own\"]\ncache = \"hot\"\n";
+    let suite = format!("{SUITE}{own}");
+    let (_dir, folder) = measured_with(&suite, ("near_cache", "L1=131072"));
+    assert_eq!(judged(&folder).faults, [""; 0]);
+    let mut table = Table::read(&folder, "results.csv");
+    let near = (0..table.rows.len()).filter(|&row| *table.cell(row, "residency") == "L1");
+    let near: Vec<usize> = near.collect();
+    assert_eq!(near.len(), 1);
+    assert!(table.cell(near[0], "problem").ends_with("reuse=own"));
+    *table.cell(near[0], "residency") = "L2".into();
+    table.write();
+    let faults = judged(&folder).faults;
+    assert!(faults.len() == 1 && faults[0].contains("are in L1"), "{faults:?}");
+    // Records of before name no such cache.
+    let mut runs = Table::read(&folder, "run.csv");
+    *runs.cell(0, "near_cache") = String::new();
+    runs.write();
+    assert_eq!(judged(&folder).faults, [""; 0]);
 }
 
 /// Faults of a copy with a second process that differs in one column.
