@@ -26,9 +26,6 @@
 //               outputs to the new maximum
 //   both        outputs = outputs * factor + weights * values, in their columns
 //
-// With LAZY_BITS, the maximum stays what it is until a score exceeds it by a factor of more
-// than 2^LAZY_BITS, which is rare: outputs are not rescaled, and weights may be that large.
-//
 // While one warpgroup computes its softmax, the other multiplies. Where tensor cores
 // bind, with several row tiles or as asked (OVERTAKE), the second warpgroup starts on the scores of its own tile
 // even before the values of the first's tile; otherwise it does the values first, so that
@@ -594,8 +591,7 @@ DEVICE Sums online_softmax(const State &state, const float (&s)[TILE / 2], Share
 #pragma unroll
     for (u32 block = 0; block < TILE / 8; ++block)
       largest = fmaxf(largest, fmaxf(s[4 * block + 2 * h], s[4 * block + 2 * h + 1]));
-    float max = max_of_quad(largest);
-    if (LAZY_BITS > 0 && (max - state.max[h]) * scale <= LAZY_BITS) max = state.max[h];
+    const float max = max_of_quad(largest);
     const float shift = RAGGED_ROWS && max == minus_infinity() ? 0 : max * scale;
     const u32 row = lane_row(h);
     if (lane_index() % 4 == 0)
@@ -655,9 +651,10 @@ struct Compute {
       state.sum[h] = state.sum[h] * rescale.factor + sums.of[h];
       factor[h] = rescale.factor;
     }
-    if (LAZY_BITS == 0 || __any_sync(ALL_LANES, factor[0] != 1 || factor[1] != 1))
+    // Also where all factors are one: at a branch the compiler would wait for scores that are
+    // being multiplied (C7517).
 #pragma unroll
-      for (u32 i = 0; i < OWN_COLUMNS / 2; ++i) state.o[i] *= factor[i / 2 % 2];
+    for (u32 i = 0; i < OWN_COLUMNS / 2; ++i) state.o[i] *= factor[i / 2 % 2];
     start_outputs(state, tile, group);
   }
 

@@ -276,6 +276,7 @@ int cuFuncGetAttribute(int *value, int attribute, Function *function) {
   return INVALID_VALUE;
 }
 int cuFuncSetAttribute(Function *function, int attribute, int value) {
+  if (attribute == 9 && value >= -1 && value <= 100) return OK;  // less shared memory, more L1
   if (attribute != 8 || value > 232448) return INVALID_VALUE;
   function->shared_bytes = value;
   return OK;

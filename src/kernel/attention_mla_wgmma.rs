@@ -97,8 +97,6 @@ pub(super) struct AttentionMlaWgmma {
     division: Division,
     /// Whether the second warpgroup scores its tile before the values of the first's.
     overtakes: bool,
-    /// A maximum that grows by a factor of up to two to this power is kept; 0 for none.
-    lazy_bits: u32,
 }
 
 impl HostHalf for AttentionMlaWgmma {
@@ -120,9 +118,6 @@ impl HostHalf for AttentionMlaWgmma {
         // Tensor cores have work during the other warpgroup's softmax, as is the default of
         // several row tiles; stages are free later.
         Configuration::new("overtakes", &[("overtakes", 1)]),
-        // The same, and outputs are rescaled only where a maximum grows by a factor of more
-        // than 2^8. Where the warpgroup does not overtake there are no registers for it.
-        Configuration::new("lazy", &[("lazy_bits", 8), ("overtakes", 1)]),
         // What a split costs, in tiles: the more, the less sequences are divided.
         Configuration::new("overhead1", &[("overhead", 1)]),
         Configuration::new("overhead16", &[("overhead", 16)]),
@@ -186,8 +181,7 @@ impl HostHalf for AttentionMlaWgmma {
         let needed = |length| 0..length;
         let division = Division::new(choice, costs, work, (&p.kv(), needed), arch)?;
         let overtakes = choice.or("overtakes", u32::from(row_tiles(p) > 1)) == 1;
-        let lazy_bits = choice.or("lazy_bits", 0);
-        Ok(AttentionMlaWgmma { p: *p, element, cached, division, overtakes, lazy_bits })
+        Ok(AttentionMlaWgmma { p: *p, element, cached, division, overtakes })
     }
 
     fn defines(&self) -> Defines {
@@ -204,7 +198,6 @@ impl HostHalf for AttentionMlaWgmma {
             .with("ROW_TILES", row_tiles(p))
             .with("CLUSTER", self.division.blocks_of_cluster())
             .with("OVERTAKE", u32::from(self.overtakes))
-            .with("LAZY_BITS", self.lazy_bits)
             .with("KEY_DIM", KEY_DIM)
             .with("VALUE_DIM", VALUE_DIM)
             .with("PAGE_SIZE", page_size(p.layout))

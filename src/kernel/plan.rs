@@ -186,6 +186,8 @@ pub struct Launch {
     pub overlaps_previous: bool,
     /// Whether blocks take work by a ticket, so that some of them do that of all.
     pub takes_turns: bool,
+    /// Whether as much as can be of the memory that L1 and shared memory divide is to be L1.
+    pub prefers_l1: bool,
     /// Bytes of a block's loads, copies or stores that are in flight in the middle of its
     /// work. Times the blocks of an SM, they must cover latency times bandwidth (Little's
     /// law); 0 where memory does not matter.
@@ -205,6 +207,7 @@ impl Launch {
             shared_bytes: 0,
             overlaps_previous: false,
             takes_turns: false,
+            prefers_l1: false,
             bytes_in_flight: 0,
             params,
         }
@@ -221,6 +224,7 @@ impl fmt::Debug for Launch {
             .field("shared_bytes", &self.shared_bytes)
             .field("overlaps_previous", &self.overlaps_previous)
             .field("takes_turns", &self.takes_turns)
+            .field("prefers_l1", &self.prefers_l1)
             .field("bytes_in_flight", &self.bytes_in_flight)
             .finish_non_exhaustive()
     }

@@ -167,6 +167,7 @@ impl HostHalf for VectorStream {
         Plan {
             scratch: vec![Scratch::zeros("progress", 8)],
             ..Plan::of(Launch {
+                prefers_l1: self.form == OWN_SHARE,
                 bytes_in_flight: u64::from(self.threads * self.unroll) * VECTOR_BYTES,
                 ..Launch::new(entry, blocks, self.threads, params)
             })

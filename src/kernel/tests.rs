@@ -78,8 +78,11 @@ fn own_shares_are_as_many_on_each_sm() {
     let of = |bytes: u64| {
         let read = format!("stream:access=read,bytes={bytes},passes=7,reuse=own");
         let launch = &plan::<VectorStream>(&read, &target).launches[0];
+        assert!(launch.prefers_l1);
         (launch.grid[0], launch.block[0])
     };
+    let shared = "stream:access=read,bytes=1 MiB,passes=7";
+    assert!(!plan::<VectorStream>(shared, &target).launches[0].prefers_l1);
     assert_eq!(of(128), (1, 256));
     assert_eq!(of(100 * 128), (100, 256));
     for bytes in [264 * 128, 132 << 14, 132 * 98304, 1 << 30] {

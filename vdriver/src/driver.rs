@@ -351,7 +351,8 @@ impl Driver {
         self.functions.get(&function).ok_or(Code::INVALID_HANDLE)
     }
 
-    /// Sets an attribute of a kernel; only two can be set.
+    /// Sets an attribute of a kernel; only three can be set, and how L1 and shared memory divide
+    /// what they share changes nothing here.
     ///
     /// # Errors
     /// A handle of none, another attribute, a value that cannot be.
@@ -364,6 +365,7 @@ impl Driver {
         let function = self.functions.get_mut(&function).ok_or(Code::INVALID_HANDLE)?;
         match attribute {
             8 => function.allow_shared_bytes(value),
+            9 if (-1..=100).contains(&value) => Ok(()),
             14 => function.allow_big_clusters(value),
             _ => Err(Code::INVALID_VALUE),
         }

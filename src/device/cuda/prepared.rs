@@ -179,6 +179,9 @@ impl Gpu for CudaGpu<'_> {
             let most = same.map(|l| l.shared_bytes).max().unwrap_or(0);
             function.allow_shared_bytes(most)?;
         }
+        if launch.prefers_l1 {
+            function.prefer_l1()?;
+        }
         let overlaps_previous = launch.overlaps_previous && self.overlaps;
         Ok((function, LaunchShape { overlaps_previous, ..shape(launch) }))
     }

@@ -200,6 +200,8 @@ fn what_cannot_be_launched_is_refused_at_once() {
     assert_eq!(launch(clusters(17)), Err(Code::INVALID_CLUSTER_SIZE));
     assert_eq!(launch(clusters(16)), Ok(()));
     assert_eq!(f.driver.set_attribute(function, 14, 2), Err(Code::INVALID_VALUE));
+    assert_eq!(f.driver.set_attribute(function, 9, 0), Ok(()));
+    assert_eq!(f.driver.set_attribute(function, 9, 101), Err(Code::INVALID_VALUE));
     f.driver.set_attribute(function, 8, 200 << 10).unwrap();
     assert_eq!(f.driver.function(function).unwrap().blocks_per_sm(32, 200 << 10), 1);
     assert_eq!(f.driver.find(f.module, "none"), Err(Code::NOT_FOUND));

@@ -608,6 +608,15 @@ impl Function {
         call!(cuFuncSetAttribute(self.raw, attribute, bytes as c_int))
     }
 
+    /// Asks for as much L1 as can be, of the memory that it divides with shared memory; without
+    /// it the driver decides.
+    pub fn prefer_l1(&self) -> Result<()> {
+        let attribute =
+            FunctionAttribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        const LEAST_SHARED_PERCENT: c_int = 0;
+        call!(cuFuncSetAttribute(self.raw, attribute, LEAST_SHARED_PERCENT))
+    }
+
     /// Blocks of a shape that one SM holds.
     pub fn blocks_per_sm(&self, shape: &LaunchShape) -> Result<u32> {
         let threads: u32 = shape.block.iter().product();
