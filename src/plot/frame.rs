@@ -153,7 +153,9 @@ impl Panel {
                 labels.push((x.min(right - half).max(left + half), half + 2.0, label));
             }
         }
-        for (x, _, label) in apart(labels) {
+        let mut leftmost = x0;
+        for (x, reach, label) in apart(labels) {
+            leftmost = leftmost.min(x - reach);
             let anchor = Anchor::Middle;
             canvas.text(Text { anchor, ..Text::new(&label, (x, y1 + 13.0), LABEL) });
         }
@@ -165,10 +167,12 @@ impl Panel {
                 tick.label.filter(|_| y_title.is_some()).map(|text| (y, 5.5, text)),
             );
         }
+        // Where a number below the frame reaches left of it, one at its foot stands higher.
+        let lowest = if leftmost < x0 - 3.0 { y1 } else { f64::INFINITY };
         for (y, _, label) in apart(labels) {
             widest = widest.max(text_width(&label, LABEL));
-            let anchor = Anchor::End;
-            canvas.text(Text { anchor, ..Text::new(&label, (x0 - 5.0, y + 3.6), LABEL) });
+            let (anchor, y) = (Anchor::End, (y + 3.6).min(lowest));
+            canvas.text(Text { anchor, ..Text::new(&label, (x0 - 5.0, y), LABEL) });
         }
         canvas.outline(self.area, Stroke::solid(INK, 0.8));
         let (x, y) = self.area.centre();

@@ -453,6 +453,14 @@ fn numbers_of_neighbouring_panels_do_not_meet() {
     }
 }
 
+/// The lowest number of an axis once lay on the first of the one below.
+#[test]
+fn numbers_of_both_axes_do_not_meet() {
+    for (_, drawn) in figures(&shaken(&GPU, 13_958_117_598_597_755_894)) {
+        drawn.iter().for_each(assert_is_sound);
+    }
+}
+
 static CPU: LazyLock<MadeUp> = LazyLock::new(cpu);
 static GPU: LazyLock<MadeUp> = LazyLock::new(gpu);
 

@@ -16,6 +16,7 @@ use crate::measure::{PendingCheck, PointOutcome, Rotation, Settings};
 use crate::point::Load;
 use crate::record::{Recorder, Row, Status};
 
+/// What measures the rounds of an order, checks and records them.
 pub(super) struct Runner<'a> {
     pub target: &'a Target,
     /// The protocol of one round.
