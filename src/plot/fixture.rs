@@ -304,10 +304,9 @@ pub fn gpu() -> MadeUp {
     machine.made(Some(h100_spec()))
 }
 
-/// The same GPU with reads of several passes, by each core of its own share and by all.
-pub fn gpu_with_caches() -> MadeUp {
-    let gpu = gpu();
-    let mut machine = MadeUpMachine {
+/// An H100 that has no row yet.
+fn h100_of_streams() -> MadeUpMachine {
+    MadeUpMachine {
         name: "Example H100 80GB HBM3",
         caches: "L2=52428800",
         kernel: "stream",
@@ -316,7 +315,13 @@ pub fn gpu_with_caches() -> MadeUp {
         flops_per_s: &[],
         launch_s: 0.0,
         rows: Vec::new(),
-    };
+    }
+}
+
+/// The same GPU with reads of several passes, by each core of its own share and by all.
+pub fn gpu_with_caches() -> MadeUp {
+    let gpu = gpu();
+    let mut machine = h100_of_streams();
     for (mib, rate) in [(4, 20.0), (8, 26.0), (16, 28.5), (24, 28.7), (32, 6.0)] {
         machine.passes("own", mib * MIB, rate * 1e12);
     }
@@ -344,16 +349,7 @@ pub fn gpu_without_sheet() -> MadeUp {
 
 /// Rates in bf16 of several kernels on an H100, at the clock that each ran at.
 pub fn h100_by_implementation() -> MadeUp {
-    let mut machine = MadeUpMachine {
-        name: "Example H100 80GB HBM3",
-        caches: "L2=52428800",
-        kernel: "stream",
-        last_level: 50 * MIB,
-        read: 3.02e12,
-        flops_per_s: &[],
-        launch_s: 0.0,
-        rows: Vec::new(),
-    };
+    let mut machine = h100_of_streams();
     machine.stream("read", 8192 * MIB, 3.02e12);
     let peak = "peak:unit=tensor,dtype=bf16,lanes=33792,steps=4096";
     let gemm = "gemm:m=8192,n=8192,k=8192,dtype=bf16";

@@ -446,6 +446,20 @@ fn clocked() -> Run {
     run
 }
 
+/// A machine of which nothing but its bandwidth is known.
+fn data_sheet() -> DataSheet {
+    DataSheet {
+        machine: "test".into(),
+        source: "https://example.org".into(),
+        peaks: Peaks {
+            bandwidth: Bandwidth::flat(40e9),
+            compute: Vec::new(),
+            links: Vec::new(),
+        },
+        l2_bytes: None,
+    }
+}
+
 fn machine_section(verdict: &Verdict) -> &Section {
     verdict.sections.iter().find(|s| s.heading.starts_with("Machine")).unwrap()
 }
@@ -460,17 +474,8 @@ fn limits_stand_beside_what_clocks_and_data_sheet_promise() {
     let mut run = clocked();
     run.set("planned_rows", 2);
     let records = Records { runs: vec![run], rows: ceilings(), ..Records::default() };
-    let sheet = DataSheet {
-        machine: "test".into(),
-        source: "https://example.org".into(),
-        peaks: Peaks {
-            bandwidth: Bandwidth::flat(40e9),
-            compute: Vec::new(),
-            links: Vec::new(),
-        },
-        l2_bytes: None,
-    };
-    let campaign = Campaign::from_records(Path::new("x"), records, Some(sheet)).unwrap();
+    let campaign =
+        Campaign::from_records(Path::new("x"), records, Some(data_sheet())).unwrap();
     let verdict = judge(&campaign);
     assert!(verdict.is_valid(), "{:?}", verdict.faults);
     let section = machine_section(&verdict);
@@ -548,17 +553,7 @@ fn own_shares_have_no_roofs_and_set_none() {
         rows.push(cached(1 << 18, "shared", "L2", 60.0 * GB_S));
         rows.extend(own);
         let records = Records { runs: vec![run.clone()], rows, ..Records::default() };
-        let sheet = DataSheet {
-            machine: "test".into(),
-            source: "https://example.org".into(),
-            peaks: Peaks {
-                bandwidth: Bandwidth::flat(40e9),
-                compute: Vec::new(),
-                links: Vec::new(),
-            },
-            l2_bytes: None,
-        };
-        Campaign::from_records(Path::new("x"), records, Some(sheet)).unwrap()
+        Campaign::from_records(Path::new("x"), records, Some(data_sheet())).unwrap()
     };
     // As large a set as the largest read, which sets the ceiling.
     let own = campaign(Some(cached(1 << 30, "own", "L1", 900.0 * GB_S)));
