@@ -7,47 +7,52 @@
 //! rescales what the ones before it left (Milakov and Gimelshein, 2018).
 
 use half::{bf16, f16};
-use multiversion::target::match_target;
 use rayon::prelude::*;
 
+use super::attend::{
+    Attend, MAX_TOKENS, State, Tokens, attend_in_f32, attend_in_pairs, score_scale,
+};
 use super::cache::{Cache, CacheSplit};
 use super::contract::{
     CpuFormat, CpuKernel, HALF_OF_THE_THREADS, InputBytes, Kernel, PerThread, configured,
 };
 use super::simd::{
-    Ahead, Element, Lanes, accumulate, arrange, arrange_pairs, chunks, dots,
-    has_bf16_pairs, narrow, padded_rows, take_out, widen,
+    Element, Lanes, arrange, arrange_pairs, chunks, has_bf16_pairs, narrow, padded_rows,
+    widen,
 };
 use crate::device::Refusal;
 use crate::format::DType;
 use crate::kernel::Configuration;
-use crate::multiversion::{multiversioned, multiversioned_for_pairs};
 use crate::op::{DecodeAttention, Op};
 
-/// Tokens in a block: keys and values of 128 16-bit elements are 16 KiB.
-const TOKENS: u32 = 32;
+/// Tokens in a block: keys of 128 16-bit elements are 32 KiB, and so are values. Both stay in the
+/// second cache.
+const TOKENS: u32 = 128;
 
-/// Most tokens in a block of any configuration.
-const MAX_TOKENS: usize = 128;
-
-/// Tokens between the one that is worked on and the one that is fetched. Found by measuring 8
-/// to 32 on an AVX-512 server. On one of AMD (Zen 4) blocks of 16 tokens with 8 ahead
-/// are faster for groups of up to 4 query heads, and blocks of 128 with 16 for larger ones.
-const AHEAD: u32 = 24;
-
-/// Most query heads that the inner loops take at once.
-const MAX_ROWS: usize = 8;
+/// Tokens between the one that is worked on and the one that is fetched. Found by measuring 0
+/// to 64 on a server of AMD (Zen 4), where a single head, which is done with a token soonest,
+/// wants fewer.
+const fn tokens_ahead(heads: usize) -> u32 {
+    if heads == 1 { 16 } else { 32 }
+}
 
 pub(super) const KERNEL: CpuKernel = CpuKernel {
     name: "cpu_decode_attention",
     op: Op::DecodeAttention,
-    sources: &[include_str!("decode_attention.rs"), include_str!("pairs.rs")],
+    sources: &[
+        include_str!("decode_attention.rs"),
+        include_str!("attend.rs"),
+        include_str!("pairs.rs"),
+    ],
     configurations: &[
+        Configuration::new("blocks_of_32", &[("tokens", 32)]),
         Configuration::new("blocks_of_64", &[("tokens", 64)]),
-        Configuration::new("blocks_of_128", &[("tokens", 128)]),
-        Configuration::new("ahead_8", &[("ahead", 8)]),
-        Configuration::new("blocks_of_16_ahead_8", &[("tokens", 16), ("ahead", 8)]),
-        Configuration::new("blocks_of_128_ahead_16", &[("tokens", 128), ("ahead", 16)]),
+        Configuration::new("blocks_of_256", &[("tokens", 256)]),
+        Configuration::new("ahead_16", &[("ahead", 16)]),
+        Configuration::new("ahead_32", &[("ahead", 32)]),
+        Configuration::new("ahead_64", &[("ahead", 64)]),
+        // What is fetched is left to the CPU.
+        Configuration::new("ahead_0", &[("ahead", 0)]),
         // Of bf16, where the CPU multiplies pairs of it without widening them.
         Configuration::new("in_f32", &[("pairs", 0)]),
         Configuration::new("parts_1", &[("parts", 1)]),
@@ -103,56 +108,8 @@ fn can_pair(p: &DecodeAttention) -> bool {
     (p.dtype, kv) == (DType::Bf16, DType::Bf16) && has_bf16_pairs()
 }
 
-/// The inner loops for so many query heads, in f32.
-fn attend_rows<T: Element>(rows: usize) -> Attend<T> {
-    match rows {
-        1 => attend::<T, 1, 16, 4>,
-        2 => attend::<T, 2, 8, 4>,
-        4 => attend::<T, 4, 4, 2>,
-        _ => attend::<T, 8, 2, 1>,
-    }
-}
-
-/// The same on pairs of bf16. A single head is joined by one of zeros: that is faster than
-/// sixteen tokens at a time.
-fn attend_pairs(rows: usize) -> Attend<bf16> {
-    match rows {
-        2 => attend_in_pairs::<2, 8, 4>,
-        4 => attend_in_pairs::<4, 4, 2>,
-        _ => attend_in_pairs::<8, 2, 1>,
-    }
-}
-
-/// One block of tokens for some query heads: queries, keys, values, where the
-/// tokens start, head width, running state.
-type Attend<T> = fn(&[Lanes], &[T], &[T], &[usize], Next<'_>, usize, &mut State);
-
-/// The tokens of the next block, and how many tokens lie between the one that is worked on
-/// and the one that is fetched.
-#[derive(Clone, Copy)]
-struct Next<'a> {
-    offsets: &'a [usize],
-    distance: usize,
-}
-
-/// Running softmax of up to [`MAX_ROWS`] query heads.
-struct State {
-    /// Largest score so far, in powers of two.
-    max: [f32; MAX_ROWS],
-    /// Sum of the weights so far.
-    sum: [f32; MAX_ROWS],
-    /// Weighted sums of values, in the layout of [`arrange`].
-    values: Vec<Lanes>,
-    /// Scores of a block of tokens.
-    scores: Vec<Lanes>,
-    /// The weights of two tokens in a word, for products of pairs.
-    pairs: Vec<u32>,
-    /// What makes scores of products, where that is not in the queries.
-    scale: f32,
-}
-
 /// What one thread works with: queries and state for each run of
-/// [`MAX_ROWS`] heads.
+/// [`MAX_HEADS`](super::attend::MAX_HEADS) heads.
 struct Scratch {
     queries: Vec<Vec<Lanes>>,
     states: Vec<State>,
@@ -168,7 +125,7 @@ struct DecodeKernel<T> {
     rows: usize,
     /// Tokens in a block.
     tokens: usize,
-    /// Tokens that are fetched ahead.
+    /// Tokens between the one that is worked on and the one that is fetched.
     ahead: usize,
     attend: Attend<T>,
     /// Whether that takes queries in bf16, without their scale.
@@ -182,7 +139,7 @@ struct DecodeKernel<T> {
 impl<T: Element> DecodeKernel<T> {
     fn new(p: DecodeAttention, choice: &Configuration, threads: usize) -> Self {
         let rows = padded_rows(p.group() as usize);
-        Self::with(p, choice, threads, (rows, attend_rows(rows)))
+        Self::with(p, choice, threads, (rows, attend_in_f32(rows)))
     }
 
     /// `attend` works on so many query heads at once.
@@ -208,7 +165,7 @@ impl<T: Element> DecodeKernel<T> {
             split,
             rows,
             tokens: choice.or("tokens", TOKENS) as usize,
-            ahead: choice.or("ahead", AHEAD) as usize,
+            ahead: choice.or("ahead", tokens_ahead(rows)) as usize,
             attend,
             pairs: false,
             scratch: PerThread::new(threads, scratch),
@@ -226,21 +183,29 @@ impl<T: Element> DecodeKernel<T> {
         let table = self.cache.page_table(inputs);
         self.load_queries(item / self.split.splits, inputs.get("q"), scratch);
         scratch.states.iter_mut().for_each(State::clear);
-        let blocks = tokens.clone().step_by(self.tokens);
         let offsets_of = |start: usize, offsets: &mut [usize; MAX_TOKENS]| {
             let block = start.min(tokens.end)..tokens.end.min(start + self.tokens);
             self.cache.offsets(table, request, head, block, offsets)
         };
-        let (mut offsets, mut next) = ([0; MAX_TOKENS], [0; MAX_TOKENS]);
-        let mut count = offsets_of(tokens.start, &mut offsets);
-        for start in blocks {
-            let next_count = offsets_of(start + self.tokens, &mut next);
+        let (mut these, mut others) = ([0; MAX_TOKENS], [0; MAX_TOKENS]);
+        let (mut offsets, mut next) = (&mut these, &mut others);
+        let mut count = offsets_of(tokens.start, offsets);
+        for start in tokens.clone().step_by(self.tokens) {
+            let next_count = offsets_of(start + self.tokens, next);
+            // Where fewer follow, their places say again what is there already.
+            if next_count < count {
+                next[next_count..count].copy_from_slice(&offsets[next_count..count]);
+            }
             for (i, queries) in scratch.queries.iter().enumerate() {
-                // Only the first heads of a large group need to touch.
-                let next = if i == 0 { &next[..next_count] } else { &[] };
-                let next = Next { offsets: next, distance: self.ahead };
-                let (offsets, state) = (&offsets[..count], &mut scratch.states[i]);
-                (self.attend)(queries, keys, values, offsets, next, width, state);
+                let tokens = Tokens {
+                    keys,
+                    values,
+                    offsets: &offsets[..count],
+                    next: &next[..count],
+                    // Only the first heads of a large group need to touch.
+                    ahead: if i == 0 { self.ahead } else { 0 },
+                };
+                (self.attend)(queries, tokens, width, &mut scratch.states[i]);
             }
             std::mem::swap(&mut offsets, &mut next);
             count = next_count;
@@ -274,17 +239,21 @@ impl<T: Element> DecodeKernel<T> {
     /// The state of one query head: its maximum, its sum, and its values in
     /// order in `scratch.row`.
     fn take_head(&self, g: usize, scratch: &mut Scratch) -> (f32, f32) {
-        let (state, row) = (&scratch.states[g / self.rows], g % self.rows);
-        take_out::<T>(&state.values, row, self.rows, &mut scratch.row);
-        (state.max[row], state.sum[row])
+        let state = &scratch.states[g / self.rows];
+        state.take_head::<T>(g % self.rows, self.rows, &mut scratch.row)
     }
 }
 
 impl DecodeKernel<bf16> {
     /// With products of pairs of bf16, where the CPU has them.
     fn in_pairs(p: DecodeAttention, choice: &Configuration, threads: usize) -> Self {
-        let rows = padded_rows(p.group() as usize).max(2);
-        let kernel = Self::with(p, choice, threads, (rows, attend_pairs(rows)));
+        let rows = padded_rows(p.group() as usize);
+        let kernel = Self::with(
+            p,
+            choice,
+            threads,
+            (rows, attend_in_pairs(rows, p.head_dim as usize)),
+        );
         DecodeKernel { pairs: true, ..kernel }
     }
 }
@@ -349,175 +318,4 @@ fn combine<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) 
             *out += weight * value;
         }
     }
-}
-
-/// What products of queries and keys are multiplied by, so that weights are powers of two.
-fn score_scale(head_dim: usize) -> f32 {
-    std::f32::consts::LOG2_E / (head_dim as f32).sqrt()
-}
-
-impl State {
-    fn new(lanes: usize, head_dim: usize) -> Self {
-        State {
-            max: [f32::NEG_INFINITY; MAX_ROWS],
-            sum: [0.0; MAX_ROWS],
-            values: vec![Lanes::ZERO; lanes],
-            scores: vec![Lanes::ZERO; MAX_TOKENS * MAX_ROWS / 16],
-            pairs: vec![0; MAX_TOKENS * MAX_ROWS / 2],
-            scale: score_scale(head_dim),
-        }
-    }
-
-    /// Turns the scores of `count` tokens into weights, and takes them in. Returns by how much
-    /// what was there before shrinks. `ROUNDED`: weights are rounded to bf16.
-    #[inline(always)]
-    fn soften<const G: usize, const N: usize, const ROUNDED: bool>(
-        &mut self,
-        count: usize,
-    ) -> [f32; G] {
-        let scores = &mut self.scores[..count.div_ceil(N)];
-        // Padding repeats the last token, which does not change the maximum.
-        let max = highest::<G>(scores, &self.max);
-        let mut scale = [0.0; G];
-        for g in 0..G {
-            scale[g] = super::simd::exp2(self.max[g] - max[g]);
-            self.max[g] = max[g];
-        }
-        let sums = weigh::<G, ROUNDED>(scores, count * G, &max);
-        for g in 0..G {
-            self.sum[g] = self.sum[g] * scale[g] + sums[g];
-        }
-        scale
-    }
-
-    fn clear(&mut self) {
-        self.max.fill(f32::NEG_INFINITY);
-        self.sum.fill(0.0);
-        self.values.fill(Lanes::ZERO);
-    }
-}
-
-multiversioned! {
-/// Attends `G` query heads to a block of tokens. `G * N` is 16.
-fn attend<T: Element, const G: usize, const N: usize, const C: usize>(
-    queries: &[Lanes],
-    keys: &[T],
-    values: &[T],
-    offsets: &[usize],
-    next: Next<'_>,
-    width: usize,
-    state: &mut State,
-) {
-    let Next { offsets: after, distance } = next;
-    let count = offsets.len();
-    let scores = &mut state.scores[..count.div_ceil(N)];
-    let then = Ahead { data: values, offsets, distance };
-    dots::<T, G, N>(queries, keys, offsets, then, width, scores);
-    let scale = state.soften::<G, N, false>(count);
-    let weights = bytemuck::cast_slice(&state.scores[..count.div_ceil(N)]);
-    let then = Ahead { data: keys, offsets: after, distance };
-    accumulate::<T, G, C>(weights, values, offsets, then, width, &scale, &mut state.values);
-}
-}
-
-multiversioned_for_pairs! {
-/// [`attend`] with products of pairs of bf16. The weights are rounded to bf16, in their sum
-/// too, as kernels of GPUs do it.
-fn attend_in_pairs<const G: usize, const N: usize, const C: usize>(
-    queries: &[Lanes],
-    keys: &[bf16],
-    values: &[bf16],
-    offsets: &[usize],
-    next: Next<'_>,
-    width: usize,
-    state: &mut State,
-) {
-    match_target! {
-        "x86_64+avx512bf16" => {
-            let Next { offsets: after, distance } = next;
-            let count = offsets.len();
-            let scores = &mut state.scores[..count.div_ceil(N)];
-            let then = Ahead { data: values, offsets, distance };
-            let queries = bytemuck::cast_slice(queries);
-            super::pairs::dots::<G, N>(queries, keys, offsets, then, width, scores);
-            let by = Lanes::splat(state.scale);
-            scores.iter_mut().for_each(|scores| *scores = scores.times(by));
-            let scale = state.soften::<G, N, true>(count);
-            pair_weights::<G>(&state.scores[..count.div_ceil(N)], &mut state.pairs);
-            let then = Ahead { data: keys, offsets: after, distance };
-            let (pairs, sums) = (&state.pairs, &mut state.values);
-            super::pairs::accumulate::<G, C>(
-                pairs, values, offsets, then, width, &scale, sums,
-            );
-        }
-        _ => {
-            let _ = (queries, keys, values, offsets, next, width, state);
-            unreachable!("pairs are taken only where the CPU multiplies them");
-        }
-    }
-}
-}
-
-/// Puts the weights of two tokens of a head into a word, the first in its low half: from
-/// `[token][G]` to `[pair][G]`. They are exact in bf16.
-#[inline(always)]
-fn pair_weights<const G: usize>(weights: &[Lanes], pairs: &mut [u32]) {
-    let (pairs, _) = pairs.as_chunks_mut::<8>();
-    for (weights, pairs) in weights.iter().zip(pairs) {
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let even = 2 * (i / G) * G + i % G;
-            let (low, high) = (weights.0[even], weights.0[even + G]);
-            *pair = low.to_bits() >> 16 | high.to_bits() & 0xffff_0000;
-        }
-    }
-}
-
-/// The largest score of each head and of `floor`; lane `i` is of head `i % G`.
-#[inline(always)]
-fn highest<const G: usize>(scores: &[Lanes], floor: &[f32; MAX_ROWS]) -> [f32; G] {
-    let mut lanes = Lanes::splat(f32::NEG_INFINITY);
-    for &score in scores {
-        lanes = lanes.max(score);
-    }
-    let mut max = [f32::NEG_INFINITY; G];
-    for i in 0..16 {
-        max[i % G] = max[i % G].max(lanes.0[i]);
-    }
-    for g in 0..G {
-        max[g] = max[g].max(floor[g]);
-    }
-    max
-}
-
-/// Turns scores into weights and returns their sum for each head. Only the
-/// first `count` are of tokens; the rest become zero.
-#[inline(always)]
-fn weigh<const G: usize, const ROUNDED: bool>(
-    scores: &mut [Lanes],
-    count: usize,
-    max: &[f32; G],
-) -> [f32; G] {
-    let mut shift = Lanes::ZERO;
-    for i in 0..16 {
-        shift.0[i] = max[i % G];
-    }
-    let mut lanes = Lanes::ZERO;
-    let last = scores.len() - 1;
-    for (index, score) in scores.iter_mut().enumerate() {
-        *score = score.exp2_less(shift);
-        if ROUNDED {
-            *score = score.to_bf16();
-        }
-        if index == last {
-            for i in count - last * 16..16 {
-                score.0[i] = 0.0;
-            }
-        }
-        lanes = lanes.plus(*score);
-    }
-    let mut sums = [0.0; G];
-    for i in 0..16 {
-        sums[i % G] += lanes.0[i];
-    }
-    sums
 }

@@ -9,7 +9,7 @@ use super::contract::{
     CpuFormat, CpuKernel, HALF_OF_THE_THREADS, InputBytes, Kernel, PerThread, configured,
 };
 use super::product::{Left, PANEL, multiply, pack, packed_len};
-use super::simd::{Ahead, Element, Lanes, arrange, chunks, dots, padded_rows};
+use super::simd::{Ahead, Element, Lanes, Rows, arrange, chunks, dots, padded_rows};
 use crate::device::Refusal;
 use crate::kernel::Configuration;
 use crate::multiversion::multiversioned;
@@ -39,8 +39,8 @@ pub(super) const KERNEL: CpuKernel = CpuKernel {
     configurations: &[
         Configuration::new("rows_of_32", &[("rows", 32)]),
         Configuration::new("rows_of_256", &[("rows", 256)]),
-        Configuration::new("ahead_4", &[("ahead", 4)]),
-        Configuration::new("ahead_16", &[("ahead", 16)]),
+        // The next stripe is fetched into the second cache.
+        Configuration::new("fetch", &[("fetch", 1)]),
         HALF_OF_THE_THREADS,
     ],
     configure: |problem, choice| {
@@ -87,16 +87,8 @@ fn typed_kernel<T: Element>(
     }
 }
 
-/// Dot products of a block of rows of B, which start at the offsets, with all
-/// rows of A.
-type Dots<T> = fn(&[Lanes], &[T], &[usize], Next<'_>, usize, &mut [Lanes]);
-
-/// Rows of B that come next, and how many rows ahead is fetched.
-#[derive(Clone, Copy)]
-struct Next<'a> {
-    offsets: &'a [usize],
-    distance: usize,
-}
+/// Dot products of rows of B with all rows of A.
+type Dots<T> = fn(&[Lanes], Rows<'_, T>, usize, &mut [Lanes]);
 
 /// The kernel for few rows.
 struct StreamB<T> {
@@ -105,9 +97,9 @@ struct StreamB<T> {
     rows: usize,
     /// Rows of B that one piece of work takes.
     block: usize,
-    /// Rows of B between the one that is worked on and the one that is fetched; 0 leaves
-    /// that to the CPU, for which rows are long enough.
-    ahead: usize,
+    /// Whether the next stripe is fetched. It can be left to the CPU, for which rows are
+    /// long enough.
+    fetch: bool,
     dots: Dots<T>,
     /// A, laid out for the inner loop, for each run of `rows` rows.
     a: Vec<Vec<Lanes>>,
@@ -126,12 +118,12 @@ impl<T: Element> StreamB<T> {
             p,
             rows,
             block,
-            ahead: choice.or("ahead", 0) as usize,
+            fetch: choice.or("fetch", 0) == 1,
             dots: match rows {
-                1 => dots_of::<T, 1, 16>,
-                2 => dots_of::<T, 2, 8>,
-                4 => dots_of::<T, 4, 4>,
-                _ => dots_of::<T, 8, 2>,
+                1 => dots_of::<T, 1, 16, 4>,
+                2 => dots_of::<T, 2, 8, 4>,
+                4 => dots_of::<T, 4, 4, 4>,
+                _ => dots_of::<T, 8, 2, 2>,
             },
             a: vec![vec![Lanes::ZERO; chunks(k) * rows * 2]; runs],
             row: vec![0.0; n.max(k)],
@@ -153,23 +145,25 @@ impl<T: Element> StreamB<T> {
     fn multiply(&mut self, b: &[T]) {
         let (n, k) = (self.p.n as usize, self.p.k as usize);
         let (a, dots, rows) = (&self.a, self.dots, self.block);
-        let ahead = self.ahead;
-        let run_lanes = rows * self.rows / 16;
-        let stripe_lanes = STRIPE * self.rows / 16;
+        let fetch = self.fetch;
+        let padded = self.rows;
+        let run_lanes = rows * padded / 16;
+        let stripe_lanes = STRIPE * padded / 16;
         self.c.par_chunks_mut(a.len() * run_lanes).enumerate().for_each(|(block, c)| {
             let end = n.min((block + 1) * rows);
             for (stripe, first) in (block * rows..end).step_by(STRIPE).enumerate() {
-                let offsets: [usize; 2 * STRIPE] = std::array::from_fn(|i| (first + i) * k);
                 let count = STRIPE.min(end - first);
-                let known = (2 * STRIPE).min(end - first);
+                // Past the end of the block its last row is asked for again.
+                let offsets: [usize; 2 * STRIPE] =
+                    std::array::from_fn(|i| (first + i).min(end - 1) * k);
+                let (of, next) = (&offsets[..count], &offsets[count..][..count]);
                 for (i, (a, c)) in a.iter().zip(c.chunks_exact_mut(run_lanes)).enumerate() {
-                    let c = &mut c[stripe * stripe_lanes..];
+                    let c =
+                        &mut c[stripe * stripe_lanes..][..(count * padded).div_ceil(16)];
                     // Rows of A after the first find those of B in a cache.
-                    let next = match i == 0 && ahead > 0 {
-                        true => Next { offsets: &offsets[count..known], distance: ahead },
-                        false => Next { offsets: &[], distance: STRIPE },
-                    };
-                    dots(a, b, &offsets[..count], next, k, c);
+                    let ahead = if fetch && i == 0 { next } else { of };
+                    let ahead = Ahead { data: b, offsets: ahead };
+                    dots(a, Rows { data: b, offsets: of, ahead }, k, c);
                 }
             }
         });
@@ -203,16 +197,13 @@ impl<T: Element> Kernel for StreamB<T> {
 }
 
 multiversioned! {
-fn dots_of<T: Element, const G: usize, const N: usize>(
+fn dots_of<T: Element, const G: usize, const N: usize, const R: usize>(
     a: &[Lanes],
-    b: &[T],
-    offsets: &[usize],
-    next: Next<'_>,
+    b: Rows<'_, T>,
     width: usize,
     to: &mut [Lanes],
 ) {
-    let then = Ahead { data: b, offsets: next.offsets, distance: next.distance };
-    dots::<T, G, N>(a, b, offsets, then, width, to);
+    dots::<T, G, N, R>(a, b, width, to);
 }
 }
 
@@ -239,7 +230,12 @@ impl Scratch {
     }
 
     /// Widens a tile's rows of the left operand, from `start` on along the depth.
-    fn load_left<T: Element>(&mut self, from: &Rows<'_, T>, start: usize, depth: usize) {
+    fn load_left<T: Element>(
+        &mut self,
+        from: &TileRows<'_, T>,
+        start: usize,
+        depth: usize,
+    ) {
         let rows = self.left.chunks_exact_mut(depth).take(from.count);
         for (i, row) in rows.enumerate() {
             T::widen(from.part(i, start, depth), row);
@@ -247,7 +243,12 @@ impl Scratch {
     }
 
     /// Widens and packs a tile's rows of the right operand.
-    fn load_right<T: Element>(&mut self, from: &Rows<'_, T>, start: usize, depth: usize) {
+    fn load_right<T: Element>(
+        &mut self,
+        from: &TileRows<'_, T>,
+        start: usize,
+        depth: usize,
+    ) {
         let panels = self.right.chunks_exact_mut(depth).take(from.count.div_ceil(PANEL));
         for (index, panel) in panels.enumerate() {
             let first = index * PANEL;
@@ -261,14 +262,14 @@ impl Scratch {
 }
 
 /// Rows of an operand that a tile takes.
-struct Rows<'a, T> {
+struct TileRows<'a, T> {
     elements: &'a [T],
     width: usize,
     first: usize,
     count: usize,
 }
 
-impl<T> Rows<'_, T> {
+impl<T> TileRows<'_, T> {
     /// `depth` elements of the tile's row `index`, from `start` on.
     fn part(&self, index: usize, start: usize, depth: usize) -> &[T] {
         &self.elements[(self.first + index) * self.width + start..][..depth]
@@ -303,8 +304,8 @@ impl<T: Element> Tiled<T> {
     fn run_tile(&self, (a, b): (&[T], &[T]), tile: Tile<'_, T>, scratch: &mut Scratch) {
         let (rows, columns) = (tile.rows.len(), tile.rows[0].len());
         let width = self.p.k as usize;
-        let a = Rows { elements: a, width, first: tile.row, count: rows };
-        let b = Rows { elements: b, width, first: tile.column, count: columns };
+        let a = TileRows { elements: a, width, first: tile.row, count: rows };
+        let b = TileRows { elements: b, width, first: tile.column, count: columns };
         // To pack takes longer than to widen, so where A has far fewer rows it is
         // packed, and the transpose of C computed.
         let turned = 2 * rows <= columns;

@@ -3,6 +3,7 @@
 
 mod arena;
 mod argmax;
+mod attend;
 mod cache;
 mod contract;
 mod decode_attention;
@@ -17,6 +18,7 @@ mod kv_read;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod peak;
+mod prefetch;
 mod prefill_attention;
 mod product;
 mod rmsnorm;

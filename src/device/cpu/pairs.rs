@@ -7,15 +7,15 @@
 
 use std::arch::x86_64::{
     __m512, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_dpbf16_ps,
-    _mm512_permutex2var_epi16, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
-    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_permutex2var_epi16, _mm512_permutexvar_epi32, _mm512_shuffle_f32x4,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use bytemuck::cast;
 use half::bf16;
 use multiversion::target;
 
-use super::simd::{Ahead, CHUNK, Lanes, ROWS, fetch_ahead, padded, unrolled, upcoming};
+use super::simd::{CHUNK, Lanes, ROWS, Rows, fetch_ahead, padded, unrolled};
 
 /// A chunk of a row: pairs of neighbours, in one register.
 pub type Chunk = [bf16; CHUNK];
@@ -57,29 +57,29 @@ fn interleave(a: Chunk, b: Chunk) -> [Chunk; 2] {
     ]
 }
 
-/// As [`simd::dots`](super::simd::dots), with `left` in the layout `[chunk][row]`.
+/// As [`simd::dots`](super::simd::dots), with `left` in the layout `[chunk][row]`. `W` is the
+/// width of rows, or 0 where only `width` says it.
 #[target(
     "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+avx512bf16+fma+avx2+f16c+bmi2"
 )]
 #[inline]
-pub fn dots<const G: usize, const N: usize>(
+pub fn dots<const G: usize, const N: usize, const R: usize, const W: usize>(
     left: &[Chunk],
-    data: &[bf16],
-    offsets: &[usize],
-    then: Ahead<'_, bf16>,
+    rows: Rows<'_, bf16>,
     width: usize,
     to: &mut [Lanes],
 ) {
+    let width = if W > 0 { W } else { width };
     let (left, _) = left.as_chunks::<G>();
-    for (index, (of, to)) in offsets.chunks(N).zip(to).enumerate() {
-        let mut rows = [&data[..0]; N];
-        let mut ahead = [(data, 0); N];
-        for t in 0..N {
-            let start = of[t.min(of.len() - 1)];
-            rows[t] = &data[start..start + width];
-            ahead[t] = upcoming(data, offsets, then, index * N + t);
+    let mut sums = [Lanes::ZERO; 16];
+    for (index, to) in to.iter_mut().enumerate() {
+        let rows = rows.run(index * N, N);
+        let (of, ahead) = rows.take::<N>(width);
+        let places = of.as_chunks::<R>().0.iter().zip(ahead.as_chunks::<R>().0);
+        for ((of, ahead), sums) in places.zip(sums.chunks_exact_mut(R * G)) {
+            multiply::<G, R, W>(left, of, (rows.ahead.data, ahead), sums);
         }
-        *to = sum_each(&multiply::<G, N>(left, rows, ahead));
+        *to = sum_each(&sums);
     }
 }
 
@@ -122,36 +122,72 @@ fn add_quarters(a: __m512, b: __m512) -> __m512 {
     "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+avx512bf16+fma+avx2+f16c+bmi2"
 )]
 #[inline]
-fn multiply<const G: usize, const N: usize>(
+fn multiply<const G: usize, const R: usize, const W: usize>(
     left: &[[Chunk; G]],
-    rows: [&[bf16]; N],
-    ahead: [(&[bf16], usize); N],
-) -> [Lanes; 16] {
-    let whole = rows[0].len() / CHUNK;
-    let mut chunks: [&[Chunk]; N] = [&[]; N];
-    for t in 0..N {
+    rows: &[&[bf16]; R],
+    (data, ahead): (&[bf16], &[usize; R]),
+    to: &mut [Lanes],
+) {
+    let width = if W > 0 { W } else { rows[0].len() };
+    let whole = width / CHUNK;
+    let mut chunks: [&[Chunk]; R] = [&[]; R];
+    for t in 0..R {
         chunks[t] = &rows[t].as_chunks().0[..whole];
     }
     let mut sums = [Lanes::ZERO; 16];
     for (c, left) in left[..whole].iter().enumerate() {
         let mut right = ZERO;
         unrolled!(I, {
-            if I.is_multiple_of(G) {
-                right = chunks[I / G][c];
-                fetch_ahead(ahead[I / G].0, ahead[I / G].1 + c * CHUNK);
+            if I < R * G {
+                if I.is_multiple_of(G) {
+                    right = chunks[I / G][c];
+                    fetch_ahead(data, ahead[I / G] + c * CHUNK);
+                }
+                sums[I] = dot(left[I % G], right, sums[I]);
             }
-            sums[I] = dot(left[I % G], right, sums[I]);
         });
     }
-    if !rows[0].len().is_multiple_of(CHUNK) {
-        for t in 0..N {
+    if !width.is_multiple_of(CHUNK) {
+        for t in 0..R {
             let right = padded(rows[t], whole);
             for g in 0..G {
                 sums[t * G + g] = dot(left[whole][g], right, sums[t * G + g]);
             }
         }
     }
-    sums
+    unrolled!(I, {
+        if I < R * G {
+            to[I] = sums[I];
+        }
+    });
+}
+
+/// Puts the weights of two rows of a head into a word, the first in its low half: from
+/// `[row][G]` to `[pair of rows][G]`. They are exact in bf16.
+#[target("x86_64+avx512f")]
+#[inline]
+pub fn pair_weights<const G: usize>(weights: &[Lanes], pairs: &mut [u32]) {
+    let (even, odd) = const { (first_of_pairs(G, 0), first_of_pairs(G, G as u32)) };
+    let (pairs, _) = pairs.as_chunks_mut::<8>();
+    for (&weights, pairs) in weights.iter().zip(pairs) {
+        let low: [u32; 16] = cast(_mm512_permutexvar_epi32(cast(even), cast(weights)));
+        let high: [u32; 16] = cast(_mm512_permutexvar_epi32(cast(odd), cast(weights)));
+        for i in 0..8 {
+            pairs[i] = low[i] >> 16 | high[i] & 0xffff_0000;
+        }
+    }
+}
+
+/// Of the lanes of weights `[row][heads]` those of the first row of each pair, or `further`
+/// ones.
+const fn first_of_pairs(heads: usize, further: u32) -> [u32; 16] {
+    let mut lanes = [0; 16];
+    let mut i = 0;
+    while i < 8 {
+        lanes[i] = (2 * (i / heads) * heads + i % heads) as u32 + further;
+        i += 1;
+    }
+    lanes
 }
 
 /// As [`simd::accumulate`](super::simd::accumulate), with weights that are exact in bf16 and
@@ -160,42 +196,38 @@ fn multiply<const G: usize, const N: usize>(
     "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+avx512bf16+fma+avx2+f16c+bmi2"
 )]
 #[inline]
-pub fn accumulate<const G: usize, const C: usize>(
+pub fn accumulate<const G: usize, const C: usize, const W: usize>(
     weights: &[u32],
-    data: &[bf16],
-    offsets: &[usize],
-    then: Ahead<'_, bf16>,
+    rows: Rows<'_, bf16>,
     width: usize,
-    scale: &[f32; G],
+    shrink: Lanes,
     sums: &mut [Lanes],
 ) {
+    let width = if W > 0 { W } else { width };
     let (weights, _) = weights.as_chunks::<G>();
     let whole = width / CHUNK;
-    let mut scale = *scale;
-    for first in (0..offsets.len()).step_by(ROWS) {
-        let rows = (offsets, first..offsets.len().min(first + ROWS), then);
-        let weights = &weights[first / 2..];
+    let mut shrink = shrink;
+    let weights = &weights[..rows.count().div_ceil(2)];
+    for (index, weights) in weights.chunks(ROWS / 2).enumerate() {
+        let rows = rows.run(index * ROWS, ROWS);
         let mut chunk = 0;
         while chunk + C <= whole {
             let sums = &mut sums[chunk * G * 2..][..C * G * 2];
-            add_chunks::<G, C>(weights, data, rows.clone(), chunk * CHUNK, &scale, sums);
+            add_chunks::<G, C>(weights, rows, chunk * CHUNK, shrink, sums);
             chunk += C;
         }
         while chunk < whole {
             let sums = &mut sums[chunk * G * 2..][..G * 2];
-            add_chunks::<G, 1>(weights, data, rows.clone(), chunk * CHUNK, &scale, sums);
+            add_chunks::<G, 1>(weights, rows, chunk * CHUNK, shrink, sums);
             chunk += 1;
         }
         if !width.is_multiple_of(CHUNK) {
             let sums = &mut sums[whole * G * 2..][..G * 2];
-            add_tail::<G>(weights, data, &offsets[rows.1], width, &scale, sums);
+            add_tail::<G>(weights, rows, width, shrink, sums);
         }
-        scale = [1.0; G];
+        shrink = Lanes::splat(1.0);
     }
 }
-
-/// The offsets of all rows, which of them are added, and what is fetched after them.
-type Rows<'a> = (&'a [usize], std::ops::Range<usize>, Ahead<'a, bf16>);
 
 #[target(
     "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx512cd+avx512bf16+fma+avx2+f16c+bmi2"
@@ -203,35 +235,33 @@ type Rows<'a> = (&'a [usize], std::ops::Range<usize>, Ahead<'a, bf16>);
 #[inline]
 fn add_chunks<const G: usize, const C: usize>(
     weights: &[[u32; G]],
-    data: &[bf16],
-    (offsets, which, then): Rows<'_>,
+    rows: Rows<'_, bf16>,
     first: usize,
-    scale: &[f32; G],
+    shrink: Lanes,
     sums: &mut [Lanes],
 ) {
     let mut held = [Lanes::ZERO; 16];
     unrolled!(I, {
         if I < 2 * G * C {
-            held[I] = sums[I].times(Lanes::splat(scale[I / 2 % G]));
+            held[I] = sums[I].times(Lanes::splat(shrink.0[I / 2 % G]));
         }
     });
-    let mut row = which.start;
-    for weights in &weights[..which.len().div_ceil(2)] {
+    let fetch = rows.ahead.data;
+    let places = rows.offsets.chunks(2).zip(rows.ahead.offsets.chunks(2));
+    for ((pair, ahead), weights) in places.zip(weights) {
         // A last row without another one is its own neighbour, whose weights are zero.
-        let other = (row + 1).min(which.end - 1);
-        let (even, _) = data[offsets[row] + first..][..C * CHUNK].as_chunks::<CHUNK>();
-        let (odd, _) = data[offsets[other] + first..][..C * CHUNK].as_chunks::<CHUNK>();
-        let ahead = upcoming(data, offsets, then, row);
-        let other_ahead = upcoming(data, offsets, then, row + 1);
-        row += 2;
+        let other = pair.len() - 1;
+        let (even, _) = rows.data[pair[0] + first..][..C * CHUNK].as_chunks::<CHUNK>();
+        let (odd, _) = rows.data[pair[other] + first..][..C * CHUNK].as_chunks::<CHUNK>();
+        let (ahead, other_ahead) = (ahead[0] + first, ahead[ahead.len() - 1] + first);
         let mut right = [ZERO; 2];
         unrolled!(I, {
             if I < 2 * G * C {
                 if I.is_multiple_of(2 * G) {
                     let chunk = I / (2 * G);
                     right = interleave(even[chunk], odd[chunk]);
-                    fetch_ahead(ahead.0, ahead.1 + first + chunk * CHUNK);
-                    fetch_ahead(other_ahead.0, other_ahead.1 + first + chunk * CHUNK);
+                    fetch_ahead(fetch, ahead + chunk * CHUNK);
+                    fetch_ahead(fetch, other_ahead + chunk * CHUNK);
                 }
                 let weight = cast([weights[I / 2 % G]; 16]);
                 held[I] = dot(weight, right[I % 2], held[I]);
@@ -252,19 +282,18 @@ fn add_chunks<const G: usize, const C: usize>(
 #[inline]
 fn add_tail<const G: usize>(
     weights: &[[u32; G]],
-    data: &[bf16],
-    offsets: &[usize],
+    rows: Rows<'_, bf16>,
     width: usize,
-    scale: &[f32; G],
+    shrink: Lanes,
     sums: &mut [Lanes],
 ) {
     for (i, sum) in sums.iter_mut().enumerate() {
-        *sum = sum.times(Lanes::splat(scale[i / 2]));
+        *sum = sum.times(Lanes::splat(shrink.0[i / 2]));
     }
-    for (pair, weights) in offsets.chunks(2).zip(weights) {
+    for (pair, weights) in rows.offsets.chunks(2).zip(weights) {
         let (even, odd) = (pair[0], pair[pair.len() - 1]);
-        let even = padded(&data[even..even + width], width / CHUNK);
-        let odd = padded(&data[odd..odd + width], width / CHUNK);
+        let even = padded(&rows.data[even..even + width], width / CHUNK);
+        let odd = padded(&rows.data[odd..odd + width], width / CHUNK);
         let right = interleave(even, odd);
         for (i, sum) in sums.iter_mut().enumerate() {
             *sum = dot(cast([weights[i / 2]; 16]), right[i % 2], *sum);

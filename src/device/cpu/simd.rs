@@ -10,24 +10,71 @@ use std::hint::black_box;
 use bytemuck::{Pod, Zeroable};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use prefetch_index::prefetch_index;
 
+use super::prefetch::prefetch;
 use crate::format::DType;
 use crate::multiversion::multiversioned;
 
-/// Rows that [`accumulate`] adds to all chunks before it goes on to the next.
+/// Rows that [`accumulate`] adds to all chunks before it goes on to the next ones.
 pub(super) const ROWS: usize = 16;
 
-/// What is fetched while rows are worked on.
+/// Rows that the inner loops work on.
 #[derive(Clone, Copy)]
-pub struct Ahead<'a, T> {
-    /// The elements of the rows that come after those that are worked on.
+pub struct Rows<'a, T> {
+    /// What the rows lie in.
     pub data: &'a [T],
     /// Where each of them starts.
     pub offsets: &'a [usize],
-    /// How many rows lie between the one that is worked on and the one that is fetched: too
-    /// few do not cover the latency of DRAM, too many push each other out of the first cache.
-    pub distance: usize,
+    /// What is fetched meanwhile.
+    pub ahead: Ahead<'a, T>,
+}
+
+/// Rows that are fetched into the second cache while others are worked on: one for each of
+/// those, which come about a block of rows later. Where nothing is to be fetched, the rows that
+/// are worked on themselves.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a, T> {
+    /// What the rows lie in.
+    pub data: &'a [T],
+    /// Where each of them starts.
+    pub offsets: &'a [usize],
+}
+
+impl<'a, T: Copy> Rows<'a, T> {
+    /// Rows without others that are fetched meanwhile.
+    pub fn alone(data: &'a [T], offsets: &'a [usize]) -> Self {
+        Rows { data, offsets, ahead: Ahead { data, offsets } }
+    }
+
+    /// How many rows there are.
+    #[inline(always)]
+    pub fn count(self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Up to `count` rows from `first` on.
+    #[inline(always)]
+    pub fn run(self, first: usize, count: usize) -> Self {
+        let Rows { data, offsets, ahead } = self;
+        let end = offsets.len().min(first + count);
+        let ahead = Ahead { data: ahead.data, offsets: &ahead.offsets[first..end] };
+        Rows { data, offsets: &offsets[first..end], ahead }
+    }
+
+    /// `N` rows of `width` elements and where those to fetch start. What is missing repeats the
+    /// last.
+    #[inline(always)]
+    pub fn take<const N: usize>(self, width: usize) -> ([&'a [T]; N], [usize; N]) {
+        let mut rows = [&self.data[..0]; N];
+        let mut ahead = [0; N];
+        let last = self.count() - 1;
+        for t in 0..N {
+            let start = self.offsets[t.min(last)];
+            rows[t] = &self.data[start..start + width];
+            ahead[t] = self.ahead.offsets[t.min(last)];
+        }
+        (rows, ahead)
+    }
 }
 
 /// Elements that one step of an inner loop takes from a row.
@@ -92,6 +139,25 @@ impl Lanes {
             let bits = self.0[i].to_bits();
             let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
             self.0[i] = f32::from_bits(rounded);
+        }
+        self
+    }
+
+    /// Lane `i + BY` in lane `i`, around the end.
+    #[inline(always)]
+    pub fn rotated<const BY: usize>(self) -> Self {
+        let mut to = Lanes::ZERO;
+        for i in 0..16 {
+            to.0[i] = self.0[(i + BY) % 16];
+        }
+        to
+    }
+
+    /// The first `count` lanes, and zero in the others.
+    #[inline(always)]
+    pub fn first(mut self, count: u32) -> Self {
+        for i in 0..16 {
+            self.0[i] = if (i as u32) < count { self.0[i] } else { 0.0 };
         }
         self
     }
@@ -350,17 +416,15 @@ pub(super) fn padded<T: Element>(row: &[T], index: usize) -> [T; CHUNK] {
 /// Steps of [`dots`] whose sums are finished together.
 const STEPS: usize = 4;
 
-/// Dot products of `G` rows, laid out by [`arrange`], with the rows of `width`
-/// elements that start at `offsets` in `data`. `G * N` is 16; one vector of
-/// `to` takes `N` rows, the lane of offset `t` and row `g` being `t * G + g`.
-/// Lanes past the last offset repeat the last one. Rows are fetched ahead on
-/// the way, at the end those that are worked on `then`.
+/// Dot products of `G` rows, laid out by [`arrange`], with rows of `width`
+/// elements. `G * N` is 16; one vector of `to` takes `N` rows, the lane of row
+/// `t` and left row `g` being `t * G + g`. Lanes past the last row repeat
+/// it. `R` rows are worked on at once: more would not leave registers for where
+/// each of them is.
 #[inline(always)]
-pub fn dots<T: Element, const G: usize, const N: usize>(
+pub fn dots<T: Element, const G: usize, const N: usize, const R: usize>(
     left: &[Lanes],
-    data: &[T],
-    offsets: &[usize],
-    then: Ahead<'_, T>,
+    rows: Rows<'_, T>,
     width: usize,
     to: &mut [Lanes],
 ) {
@@ -370,19 +434,16 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
     // in parts cannot be loaded whole at once.
     let mut quarters = [[[0.0; 4]; 16]; STEPS];
     let mut sums = [Lanes::ZERO; 16];
-    for (index, (of, to)) in offsets.chunks(N * STEPS).zip(to.chunks_mut(STEPS)).enumerate()
-    {
-        for (step, (of, quarters)) in of.chunks(N).zip(&mut quarters).enumerate() {
-            let mut rows = [&data[..0]; N];
-            let mut ahead = [(data, 0); N];
-            for t in 0..N {
-                let start = of[t.min(of.len() - 1)];
-                rows[t] = &data[start..start + width];
-                ahead[t] = upcoming(data, offsets, then, (index * STEPS + step) * N + t);
-            }
-            multiply_chunks::<T, G, N>(left, rows, ahead, &mut sums);
-            if !width.is_multiple_of(CHUNK) {
-                multiply_tail::<T, G, N>(left, rows, &mut sums);
+    for (index, to) in to.chunks_mut(STEPS).enumerate() {
+        for (step, quarters) in quarters[..to.len()].iter_mut().enumerate() {
+            let rows = rows.run((index * STEPS + step) * N, N);
+            let (of, ahead) = rows.take::<N>(width);
+            let places = of.as_chunks::<R>().0.iter().zip(ahead.as_chunks::<R>().0);
+            for ((of, ahead), sums) in places.zip(sums.chunks_exact_mut(R * G)) {
+                multiply_chunks::<T, G, R>(left, of, (rows.ahead.data, ahead), sums);
+                if !width.is_multiple_of(CHUNK) {
+                    multiply_tail::<T, G, R>(left, of, sums);
+                }
             }
             *quarters = add_quarters(&sums);
         }
@@ -393,46 +454,50 @@ pub fn dots<T: Element, const G: usize, const N: usize>(
 /// The products behind [`dots`], of all whole chunks: one vector for each pair
 /// of rows, whose lanes are still to be added to each other.
 #[inline(always)]
-fn multiply_chunks<T: Element, const G: usize, const N: usize>(
+fn multiply_chunks<T: Element, const G: usize, const R: usize>(
     left: &[[[Lanes; 2]; G]],
-    rows: [&[T]; N],
-    ahead: [(&[T], usize); N],
-    to: &mut [Lanes; 16],
+    rows: &[&[T]; R],
+    (data, ahead): (&[T], &[usize; R]),
+    to: &mut [Lanes],
 ) {
     let whole = rows[0].len() / CHUNK;
-    let mut chunks: [&[[T; CHUNK]]; N] = [&[]; N];
-    for t in 0..N {
+    let mut chunks: [&[[T; CHUNK]]; R] = [&[]; R];
+    for t in 0..R {
         chunks[t] = &rows[t].as_chunks().0[..whole];
     }
     let mut sums = [Lanes::ZERO; 16];
     for (c, left) in left[..whole].iter().enumerate() {
         let mut right = [Lanes::ZERO; 2];
         unrolled!(I, {
-            if I.is_multiple_of(G) {
-                right = T::split(&chunks[I / G][c]);
-                fetch_ahead(ahead[I / G].0, ahead[I / G].1 + c * CHUNK);
+            if I < R * G {
+                if I.is_multiple_of(G) {
+                    right = T::split(&chunks[I / G][c]);
+                    fetch_ahead(data, ahead[I / G] + c * CHUNK);
+                }
+                sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
+                sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
             }
-            sums[I] = left[I % G][0].mul_add(right[0], sums[I]);
-            sums[I] = left[I % G][1].mul_add(right[1], sums[I]);
         });
     }
     // Sums that lay in memory all along would be loaded and stored by every
     // product.
     unrolled!(I, {
-        to[I] = sums[I];
+        if I < R * G {
+            to[I] = sums[I];
+        }
     });
 }
 
 /// Adds the products of the chunk that rows end in.
 #[inline(always)]
-fn multiply_tail<T: Element, const G: usize, const N: usize>(
+fn multiply_tail<T: Element, const G: usize, const R: usize>(
     left: &[[[Lanes; 2]; G]],
-    rows: [&[T]; N],
-    to: &mut [Lanes; 16],
+    rows: &[&[T]; R],
+    to: &mut [Lanes],
 ) {
     let whole = rows[0].len() / CHUNK;
     let left = &left[whole];
-    for t in 0..N {
+    for t in 0..R {
         let right = T::split(&padded(rows[t], whole));
         for g in 0..G {
             let sum = &mut to[t * G + g];
@@ -441,75 +506,51 @@ fn multiply_tail<T: Element, const G: usize, const N: usize>(
     }
 }
 
-/// The row to fetch while row `index` of those at `offsets` in `data` is worked
-/// on: one of the same, past their end one of those that come `then`.
-#[inline(always)]
-pub(super) fn upcoming<'a, T>(
-    data: &'a [T],
-    offsets: &[usize],
-    then: Ahead<'a, T>,
-    index: usize,
-) -> (&'a [T], usize) {
-    let at = index + then.distance;
-    if let Some(&offset) = offsets.get(at) {
-        return (data, offset);
-    }
-    match then.offsets.get(at - offsets.len()) {
-        Some(&offset) => (then.data, offset),
-        // Nothing follows: a row that is there already.
-        None => (data, offsets[0]),
-    }
-}
-
-/// Asks for the cache lines of a chunk that is needed soon. The CPU's own
-/// prefetchers stop at a few lines ahead, and a block is worked on for longer
-/// than that lasts: without this, memory idles during arithmetic.
+/// Asks for the cache lines of a chunk that is needed a block later, in the second cache. The
+/// CPU's own prefetchers stop at the end of a page. Fetched into the first cache, what is
+/// asked for would take the few places of loads that miss it (24 on Zen 4), and those of the
+/// CPU's own prefetchers to the second cache would stay empty.
 #[inline(always)]
 pub(super) fn fetch_ahead<T: Element>(data: &[T], start: usize) {
-    prefetch_index(data, start);
+    prefetch(data, start);
     if size_of::<T>() * CHUNK > 64 {
-        prefetch_index(data, start + CHUNK / 2);
+        prefetch(data, start + CHUNK / 2);
     }
 }
 
-/// `sums = sums * scale + weights^T * rows`: adds the rows of `width` elements
-/// at `offsets` in `data`, weighted, to each of `G` sums in the layout of
-/// [`arrange`]. `weights` is `[row][G]`. `C` chunks are summed in registers at
+/// `sums = sums * shrink + weights^T * rows`: adds rows of `width` elements,
+/// weighted, to each of `G` sums in the layout of [`arrange`]; lane `g` of `shrink` is of sum
+/// `g`. `weights` is `[row][G]`. `C` chunks are summed in registers at
 /// a time; `2 * G * C` is at most 16.
 #[inline(always)]
 pub fn accumulate<T: Element, const G: usize, const C: usize>(
     weights: &[f32],
-    data: &[T],
-    offsets: &[usize],
-    then: Ahead<'_, T>,
+    rows: Rows<'_, T>,
     width: usize,
-    scale: &[f32; G],
+    shrink: Lanes,
     sums: &mut [Lanes],
 ) {
-    let all = offsets;
     let (weights, _) = weights.as_chunks::<G>();
     let whole = width / CHUNK;
-    let mut scale = *scale;
-    for (index, offsets) in offsets.chunks(ROWS).enumerate() {
-        let first = index * ROWS;
-        let rows = (offsets, all, then, first);
-        let weights = &weights[first..];
+    let mut shrink = shrink;
+    for (index, weights) in weights[..rows.count()].chunks(ROWS).enumerate() {
+        let rows = rows.run(index * ROWS, ROWS);
         let mut chunk = 0;
         while chunk + C <= whole {
             let sums = &mut sums[chunk * G * 2..][..C * G * 2];
-            accumulate_chunks::<T, G, C>(weights, data, rows, chunk * CHUNK, &scale, sums);
+            accumulate_chunks::<T, G, C>(weights, rows, chunk * CHUNK, shrink, sums);
             chunk += C;
         }
         while chunk < whole {
             let sums = &mut sums[chunk * G * 2..][..G * 2];
-            accumulate_chunks::<T, G, 1>(weights, data, rows, chunk * CHUNK, &scale, sums);
+            accumulate_chunks::<T, G, 1>(weights, rows, chunk * CHUNK, shrink, sums);
             chunk += 1;
         }
         if !width.is_multiple_of(CHUNK) {
             let sums = &mut sums[whole * G * 2..][..G * 2];
-            accumulate_tail(weights, data, offsets, width, &scale, sums);
+            accumulate_tail(weights, rows, width, shrink, sums);
         }
-        scale = [1.0; G];
+        shrink = Lanes::splat(1.0);
     }
 }
 
@@ -517,17 +558,16 @@ pub fn accumulate<T: Element, const G: usize, const C: usize>(
 #[inline(always)]
 fn accumulate_tail<T: Element, const G: usize>(
     weights: &[[f32; G]],
-    data: &[T],
-    offsets: &[usize],
+    rows: Rows<'_, T>,
     width: usize,
-    scale: &[f32; G],
+    shrink: Lanes,
     sums: &mut [Lanes],
 ) {
     for (i, sum) in sums.iter_mut().enumerate() {
-        *sum = sum.times(Lanes::splat(scale[i / 2]));
+        *sum = sum.times(Lanes::splat(shrink.0[i / 2]));
     }
-    for (&offset, weights) in offsets.iter().zip(weights) {
-        let right = T::split(&padded(&data[offset..offset + width], width / CHUNK));
+    for (&offset, weights) in rows.offsets.iter().zip(weights) {
+        let right = T::split(&padded(&rows.data[offset..offset + width], width / CHUNK));
         for (i, sum) in sums.iter_mut().enumerate() {
             *sum = Lanes::splat(weights[i / 2]).mul_add(right[i % 2], *sum);
         }
@@ -537,27 +577,26 @@ fn accumulate_tail<T: Element, const G: usize>(
 #[inline(always)]
 fn accumulate_chunks<T: Element, const G: usize, const C: usize>(
     weights: &[[f32; G]],
-    data: &[T],
-    (offsets, all, then, base): (&[usize], &[usize], Ahead<'_, T>, usize),
+    rows: Rows<'_, T>,
     first: usize,
-    scale: &[f32; G],
+    shrink: Lanes,
     sums: &mut [Lanes],
 ) {
     let mut held = [Lanes::ZERO; 16];
     unrolled!(I, {
         if I < 2 * G * C {
-            held[I] = sums[I].times(Lanes::splat(scale[I / 2 % G]));
+            held[I] = sums[I].times(Lanes::splat(shrink.0[I / 2 % G]));
         }
     });
-    for (index, (&offset, weights)) in offsets.iter().zip(weights).enumerate() {
-        let (row, _) = data[offset + first..][..C * CHUNK].as_chunks::<CHUNK>();
-        let ahead = upcoming(data, all, then, base + index);
+    let places = rows.offsets.iter().zip(rows.ahead.offsets);
+    for ((&offset, &ahead), weights) in places.zip(weights) {
+        let (row, _) = rows.data[offset + first..][..C * CHUNK].as_chunks::<CHUNK>();
         let mut right = [Lanes::ZERO; 2];
         unrolled!(I, {
             if I < 2 * G * C {
                 if I.is_multiple_of(2 * G) {
                     right = T::split(&row[I / (2 * G)]);
-                    fetch_ahead(ahead.0, ahead.1 + first + I / (2 * G) * CHUNK);
+                    fetch_ahead(rows.ahead.data, ahead + first + I / (2 * G) * CHUNK);
                 }
                 held[I] = Lanes::splat(weights[I / 2 % G]).mul_add(right[I % 2], held[I]);
             }
@@ -692,14 +731,18 @@ mod tests {
     fn products_of_rows_are_those_of_plain_loops() {
         for width in [1, 31, 32, 33, 64, 80, 128] {
             for rows in [1, 3, 4, 5, 17, 33] {
-                check_dots::<1, 16>(width, rows);
-                check_dots::<4, 4>(width, rows);
-                check_dots::<8, 2>(width, rows);
+                check_dots::<1, 16, 4>(width, rows);
+                check_dots::<2, 8, 4>(width, rows);
+                check_dots::<4, 4, 4>(width, rows);
+                check_dots::<8, 2, 2>(width, rows);
             }
         }
     }
 
-    fn check_dots<const G: usize, const N: usize>(width: usize, rows: usize) {
+    fn check_dots<const G: usize, const N: usize, const R: usize>(
+        width: usize,
+        rows: usize,
+    ) {
         let left = |g: usize, i: usize| (g * 3 + i % 5) as f32 - 4.0;
         let right = |t: usize, i: usize| (t % 7 + i % 3) as f32 - 2.0;
         let mut laid_out = vec![Lanes::ZERO; chunks(width) * G * 2];
@@ -712,8 +755,8 @@ mod tests {
             .collect();
         let offsets: Vec<usize> = (0..rows).map(|t| t * width).collect();
         let mut got = vec![Lanes::ZERO; rows.div_ceil(N)];
-        let then = Ahead { data: &data, offsets: &[], distance: 24 };
-        dots::<bf16, G, N>(&laid_out, &data, &offsets, then, width, &mut got);
+        let of = Rows::alone(&data, &offsets);
+        dots::<bf16, G, N, R>(&laid_out, of, width, &mut got);
         let got: &[f32] = bytemuck::cast_slice(&got);
         for (t, got) in got.chunks_exact(G).take(rows).enumerate() {
             for (g, got) in got.iter().enumerate() {

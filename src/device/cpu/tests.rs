@@ -68,7 +68,7 @@ fn every_configuration_is_right() {
     for (kernel, least) in [
         ("stream", 5),
         ("kv_read", 4),
-        ("decode_attention", 8 + usize::from(has_bf16_pairs())),
+        ("decode_attention", 10 + usize::from(has_bf16_pairs())),
         ("gemm", 4),
     ] {
         let count = ran.iter().filter(|n| n.starts_with(&format!("cpu_{kernel}."))).count();
@@ -253,6 +253,17 @@ fn decode_is_right_for_every_tail_of_the_context() {
             [(1, "paged16"), (2, "contiguous"), (4, "paged64"), (8, "paged1")]
         {
             verify(&mut device, &decode((context, group, 2, 64), ("bf16", "bf16"), layout));
+        }
+    }
+    // Where one part has several blocks, and the last of them few tokens.
+    for context in [97, 127, 128, 129, 144, 161, 255, 257, 303] {
+        for (group, formats) in
+            [(1, ("bf16", "bf16")), (4, ("bf16", "bf16")), (12, ("f16", "f16"))]
+        {
+            let text = decode((context, group, 2, 64), formats, "paged16");
+            for ahead in ["ahead_16", "ahead_32", "ahead_64", "ahead_0", "blocks_of_32"] {
+                verify_as(&mut device, &text, &format!("cpu_decode_attention.{ahead}"));
+            }
         }
     }
 }
