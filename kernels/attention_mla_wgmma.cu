@@ -848,6 +848,5 @@ KERNEL(THREADS, 1) attention_mla_wgmma(const __grid_constant__ Params p) {
       Convert{p, shared, {p, shared}}.run(row_tile);
     else if (threadIdx.x == COMPUTING)
       Loader{p, shared}.run(row_tile);
-    if (CLUSTER > 1) stay_while_combining();
   }
 }

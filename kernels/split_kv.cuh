@@ -201,7 +201,7 @@ DEVICE Softmax *slice_softmaxes(const Partials<rows, vectors> &partials, const S
 // the sequence has several clusters; all in the order of splits. `outputs` and `softmaxes` are
 // the shared addresses of the block's own results, the same in all blocks, `row_bytes` is
 // the distance of rows of outputs. All threads of all blocks call it, as many times, or
-// stay_while_combining().
+// all that have not ended.
 template <u32 cluster, u32 threads, u32 rows, u32 vectors, typename Write>
 DEVICE void combine_in_cluster(const Partials<rows, vectors> &partials, const Split &split,
                                u32 first, u32 count, u32 outputs, u32 row_bytes, u32 softmaxes,
@@ -241,14 +241,6 @@ DEVICE void combine_in_cluster(const Partials<rows, vectors> &partials, const Sp
       slice_softmaxes<cluster>(partials, split, part, first)[row] = {max, sum};
   }
   // Others have read this block's results.
-  sync_cluster();
-}
-
-// What threads without a part in combine_in_cluster() do meanwhile. They must not end before:
-// on an H200 the barrier of a cluster of which some warps had ended opened before all others
-// had arrived.
-DEVICE void stay_while_combining() {
-  sync_cluster();
   sync_cluster();
 }
 
