@@ -43,11 +43,17 @@ DEVICE void pin(u32 (&d)[count]) {
 
 // --- Descriptors -----------------------------------------------------------------
 
+// Shared memory whose places a descriptor can tell apart: more than a block has.
+constexpr u32 DESCRIBED_BYTES = 1 << 18;
+
 // Describes a tile, `offset` bytes after an address. It is stored in panels of 128 bytes a
 // row with swizzled chunks: groups of eight rows are `stride` bytes apart, and, where the
 // sum runs across the rows of panels, panels are `leading` bytes apart.
 DEVICE u64 panel_descriptor(u32 address, u32 offset, u32 leading, u32 stride) {
-  const u32 low = (address >> 4) + (offset >> 4) + (leading >> 4 << 16);
+  // In a cluster an address has the block's rank from bit 24 on, which here would be part of
+  // the leading distance. Where that is 0, the hardware does not read it.
+  const u32 start = leading > 0 ? address % DESCRIBED_BYTES : address;
+  const u32 low = (start >> 4) + (offset >> 4) + (leading >> 4 << 16);
   return u64(1u << 30 | stride >> 4) << 32 | low;
 }
 
