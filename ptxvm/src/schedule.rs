@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::bank::Bank;
 use crate::clock::{Clock, Home};
 use crate::count::{Counts, Traffic};
+use crate::exec::access::cluster_address;
 use crate::exec::{self, landing, wgmma};
 use crate::finding::{FindingKind, Findings};
 use crate::flight::{GROUP, Warpgroup};
@@ -437,6 +438,7 @@ fn inside(run: &Run<'_>, rank: u32) -> [u32; 3] {
 
 /// Writes constants and special registers into a warp's rows.
 fn fill(run: &Run<'_>, warp: &mut Warp, block: &Block, rank: u32) {
+    let ranks: u32 = run.cluster.iter().product();
     for &(bank, index, what) in &run.kernel.initials {
         let value = initial(run, what);
         let row: [u64; LANES] = std::array::from_fn(|lane| match (value, what) {
@@ -444,6 +446,10 @@ fn fill(run: &Run<'_>, warp: &mut Warp, block: &Block, rank: u32) {
             (None, Initial::Special(special)) => {
                 self::special(run, warp, block, rank, special, lane)
             }
+            // Hardware, too, has the rank in addresses of blocks of clusters: what is made of
+            // them with other operations than accesses finds it there.
+            (None, Initial::Shared(offset)) if ranks > 1 => cluster_address(rank, offset),
+            (None, Initial::Shared(offset)) => offset,
             (None, _) => 0,
         });
         put(warp, (bank, index), &row);
@@ -459,7 +465,7 @@ fn initial(run: &Run<'_>, what: Initial) -> Option<u64> {
         Initial::Symbol(index, offset) => {
             Some(run.symbols[index].wrapping_add(offset as u64))
         }
-        Initial::Special(_) => None,
+        Initial::Special(_) | Initial::Shared(_) => None,
     }
 }
 

@@ -208,10 +208,12 @@ impl<'a> Decoder<'_, 'a> {
     /// The address of the variable or parameter `name`.
     fn symbol(&self, name: &str, offset: i64) -> Result<Initial> {
         let at = |base: u64| Ok(Initial::Value(base.wrapping_add(offset as u64)));
+        let shared =
+            |base: u32| Ok(Initial::Shared(u64::from(base).wrapping_add(offset as u64)));
         let mut scope = Some(self.statement.scope);
         while let Some(here) = scope {
             if let Some(&address) = self.shared.get(&(here, name)) {
-                return at(u64::from(address));
+                return shared(address);
             }
             if let Some(&address) = self.local.get(&(here, name)) {
                 return at(u64::from(address));
@@ -222,7 +224,7 @@ impl<'a> Decoder<'_, 'a> {
             return at(param.offset);
         }
         if let Some(&address) = self.module_shared.get(name) {
-            return at(u64::from(address));
+            return shared(address);
         }
         if let Some(&index) = self.module_variables.get(name) {
             return Ok(Initial::Symbol(index, offset));

@@ -16,6 +16,8 @@ pub(crate) enum Initial {
     Special(Special),
     /// The address of the module's variable of this index.
     Symbol(usize, i64),
+    /// The address of a variable in shared memory, which in a cluster says of which block.
+    Shared(u64),
 }
 
 /// Registers that hold a launch's or a thread's coordinates.
