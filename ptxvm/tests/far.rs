@@ -137,3 +137,59 @@ fn clusters_run_whole() {
     let report = module.launch(&mut memory, &none).unwrap();
     assert_eq!(report.counts.global_atomics, 0);
 }
+
+/// An address of a variable tells the blocks of a cluster apart, as on hardware, where the rank
+/// stands above the place in shared memory; and it is of the block's own variable.
+#[test]
+fn addresses_of_shared_memory_say_of_which_block_of_a_cluster() {
+    let module = Module::parse(
+        ".version 8.0
+         .target sm_90
+         .address_size 64
+         .visible .entry where(.param .u64 to)
+         {
+             .reg .b32 %r<8>;
+             .reg .b64 %rd<4>;
+             .shared .align 16 .b8 before[48];
+             .shared .align 16 .b8 tile[16];
+             ld.param.u64 %rd1, [to];
+             mov.u32 %r1, %ctaid.x;
+             mov.u32 %r2, tile;
+             st.shared.u32 [tile+4], %r1;
+             ld.shared.u32 %r3, [%r2+4];
+             mul.wide.u32 %rd2, %r1, 8;
+             add.u64 %rd3, %rd1, %rd2;
+             st.global.u32 [%rd3], %r2;
+             st.global.u32 [%rd3+4], %r3;
+             ret;
+         }",
+    )
+    .unwrap();
+    let blocks_of = |cluster: u32| {
+        let mut memory = Memory::new();
+        let to = memory.alloc(8 * 8, "to");
+        let launch = Launch {
+            grid: [8, 1, 1],
+            cluster: [cluster, 1, 1],
+            params: Params::new().u64(to).build(),
+            ..Launch::new("where")
+        };
+        module.launch(&mut memory, &launch).unwrap();
+        let word =
+            |at: u64| u32::from_le_bytes(memory.read(to + at, 4).try_into().unwrap());
+        (0..8).map(|block| [word(8 * block), word(8 * block + 4)]).collect::<Vec<_>>()
+    };
+    let alone = blocks_of(1);
+    let place = alone[0][0];
+    assert!(
+        alone.iter().zip(0..).all(|(&found, block)| found == [place, block]),
+        "{alone:?}"
+    );
+    let together = blocks_of(4);
+    for (block, &[address, read]) in together.iter().enumerate() {
+        assert_eq!(address % (1 << 24), place, "{together:?}");
+        assert_eq!(read, block as u32);
+        assert_eq!(address, together[block % 4][0], "the same in every cluster");
+        assert!(together[..block % 4].iter().all(|other| other[0] != address));
+    }
+}
