@@ -2,8 +2,8 @@
 
 use crate::check::Manner;
 use crate::exec::access::{
-    Target, addresses, aligned, conflict, global, note_global_read, read_sectors, resolve,
-    sectors, shared,
+    Target, addresses, aligned, cluster_target, conflict, global, note_global_read,
+    read_sectors, resolve, sectors, shared,
 };
 use crate::exec::landing;
 use crate::exec::runs::{Runs, note_reads};
@@ -50,7 +50,12 @@ pub(crate) fn issue(
         } else {
             (0, 0)
         };
-        let at = shared(warp, m, (pc, lane), (warp.rank, to[lane]), bytes)?;
+        let (rank, offset) = cluster_target(warp.rank, to[lane]);
+        if rank != warp.rank {
+            let detail = format!("the destination is in block {rank} of the cluster");
+            return m.stop(FindingKind::BadOperand, warp, pc, lane, detail);
+        }
+        let at = shared(warp, m, (pc, lane), (rank, offset), bytes)?;
         let who = Who { clock: &warp.clock, lane, strong: false, proxy: false };
         let memory = &mut m.blocks[warp.rank].shared;
         let found = memory.on_write(at, bytes as usize, who, true);
